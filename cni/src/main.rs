@@ -1,0 +1,3 @@
+//! The CNI plugin `skep-cni`.
+
+fn main() {}

@@ -1,0 +1,110 @@
+//! Addresses, ports and protocols. Byte order lives in the type.
+
+/// An IPv6 address, or an IPv4 address in its mapped form `::ffff:a.b.c.d` (RFC 4291, 2.5.5.2).
+///
+/// The words hold the bytes in network order as they stand in a packet, so that equality is four word compares.
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct Addr(pub [u32; 4]);
+
+impl Addr {
+    pub const UNSPECIFIED: Addr = Addr([0; 4]);
+    /// Bits before the address proper in an IPv4-mapped prefix: `10.0.0.0/8` is `::ffff:10.0.0.0/104`.
+    pub const V4_PREFIX_BITS: u32 = 96;
+    const V4_MARK: u32 = 0x0000_ffff_u32.to_be();
+
+    /// `word` holds the four bytes in network order, as read from an IPv4 header.
+    #[inline(always)]
+    pub const fn from_v4_word(word: u32) -> Self {
+        Addr([0, 0, Self::V4_MARK, word])
+    }
+
+    #[inline(always)]
+    pub const fn is_v4(&self) -> bool {
+        self.0[0] == 0 && self.0[1] == 0 && self.0[2] == Self::V4_MARK
+    }
+
+    /// The IPv4 address in network order; meaningful if [`Addr::is_v4`].
+    #[inline(always)]
+    pub const fn v4_word(&self) -> u32 {
+        self.0[3]
+    }
+
+    pub const fn from_octets(b: [u8; 16]) -> Self {
+        Addr([
+            u32::from_ne_bytes([b[0], b[1], b[2], b[3]]),
+            u32::from_ne_bytes([b[4], b[5], b[6], b[7]]),
+            u32::from_ne_bytes([b[8], b[9], b[10], b[11]]),
+            u32::from_ne_bytes([b[12], b[13], b[14], b[15]]),
+        ])
+    }
+
+    pub const fn octets(&self) -> [u8; 16] {
+        let [a, b, c, d] = [
+            self.0[0].to_ne_bytes(),
+            self.0[1].to_ne_bytes(),
+            self.0[2].to_ne_bytes(),
+            self.0[3].to_ne_bytes(),
+        ];
+        [a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1], d[2], d[3]]
+    }
+}
+
+impl From<core::net::IpAddr> for Addr {
+    fn from(ip: core::net::IpAddr) -> Self {
+        match ip {
+            core::net::IpAddr::V4(v4) => Addr::from_v4_word(u32::from_ne_bytes(v4.octets())),
+            core::net::IpAddr::V6(v6) => Addr::from_octets(v6.octets()),
+        }
+    }
+}
+
+impl From<Addr> for core::net::IpAddr {
+    fn from(addr: Addr) -> Self {
+        core::net::Ipv6Addr::from(addr.octets()).to_canonical()
+    }
+}
+
+/// A 16-bit number in network byte order.
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Be16(pub u16);
+
+impl Be16 {
+    #[inline(always)]
+    pub const fn new(host: u16) -> Self {
+        Be16(host.to_be())
+    }
+
+    #[inline(always)]
+    pub const fn get(self) -> u16 {
+        u16::from_be(self.0)
+    }
+}
+
+impl PartialOrd for Be16 {
+    fn partial_cmp(&self, other: &Self) -> Option<core::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Be16 {
+    fn cmp(&self, other: &Self) -> core::cmp::Ordering {
+        self.get().cmp(&other.get())
+    }
+}
+
+/// An IP protocol number.
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct Proto(pub u8);
+
+impl Proto {
+    pub const ICMP: Proto = Proto(1);
+    pub const TCP: Proto = Proto(6);
+    pub const UDP: Proto = Proto(17);
+    pub const ICMPV6: Proto = Proto(58);
+    pub const SCTP: Proto = Proto(132);
+}
+
+crate::plain!(Addr: 16, Be16: 2, Proto: 1);

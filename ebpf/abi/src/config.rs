@@ -1,0 +1,19 @@
+//! What every program must know of its node: `CONFIG`, an array of one.
+
+use crate::Addr;
+
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct NodeConfig {
+    /// Raised by every change that may alter a verdict; see [`crate::table_of`].
+    pub generation: u32,
+    pub uplink: u32,
+    /// The node's addresses; unspecified where it has none of the family.
+    pub node_v4: Addr,
+    pub node_v6: Addr,
+}
+
+/// `CLUSTER`: LPM trie of prefixes that are inside the cluster (pod CIDRs and node addresses): not masqueraded.
+pub const CLUSTER_MAX: u32 = 16_384;
+
+crate::plain!(NodeConfig: 40);

@@ -1,0 +1,73 @@
+//! Services: frontend to backend set, backend set and slot to backend.
+//!
+//! A backend set is immutable: a change of endpoints makes a new set, and one write of the frontend's value moves
+//! to it, so a reader sees all of the old or all of the new. Identical sets may be shared between frontends.
+
+use crate::{Addr, Be16, Proto};
+
+/// `SERVICES`: hash of [`ServiceKey`] to [`ServiceValue`].
+pub const SERVICES_MAX: u32 = 262_144;
+/// `BACKENDS`: hash of [`BackendKey`] to [`Backend`].
+pub const BACKENDS_MAX: u32 = 1_048_576;
+
+/// A frontend: what a client addresses.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct ServiceKey {
+    pub addr: Addr,
+    pub port: Be16,
+    pub proto: Proto,
+    pub scope: Scope,
+}
+
+/// From where a frontend is looked up; traffic policies make the answers differ.
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct Scope(pub u8);
+
+impl Scope {
+    /// From pods of this node and from the node itself.
+    pub const INTERNAL: Scope = Scope(0);
+    /// From packets that arrive on the uplink.
+    pub const EXTERNAL: Scope = Scope(1);
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct ServiceValue {
+    /// The backend set; its slots are `0..count`.
+    pub set: u32,
+    /// Backends in the set. 0: nothing to send to, see [`ServiceValue::REJECT`] and [`ServiceValue::DROP`].
+    pub count: u32,
+    /// Identity of the service port, the same in every frontend of it and over its whole life: affinity and flow log.
+    pub service: u32,
+    /// Session affinity timeout in seconds; 0: none.
+    pub affinity: u32,
+    pub flags: u32,
+}
+
+impl ServiceValue {
+    /// No backend at all: refuse at once (TCP reset or ICMP), as kube-proxy rejects.
+    pub const REJECT: u32 = 1 << 0;
+    /// No backend on this node under a Local traffic policy: drop silently, as kube-proxy does.
+    pub const DROP: u32 = 1 << 1;
+    /// externalTrafficPolicy Local: the client's address is kept.
+    pub const KEEP_SOURCE: u32 = 1 << 2;
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct BackendKey {
+    pub set: u32,
+    pub slot: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct Backend {
+    pub addr: Addr,
+    pub port: Be16,
+    pub reserved: u16,
+}
+
+crate::plain!(Scope: 1, ServiceKey: 20, ServiceValue: 20, BackendKey: 8, Backend: 20);

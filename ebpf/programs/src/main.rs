@@ -1,0 +1,2 @@
+//! Skep's BPF programs; build with `cargo xtask build-ebpf`.
+fn main() {}

@@ -1,0 +1,3 @@
+//! The `skep` binary: commands and wiring only.
+
+fn main() {}

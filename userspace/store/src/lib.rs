@@ -1,0 +1,1 @@
+//! skep-store

@@ -1,0 +1,3 @@
+//! `cargo xtask`: build, run and test Skep; one file a command.
+
+fn main() {}
