@@ -1,0 +1,111 @@
+//! What the binary tells the controllers: grace periods, networks, the cluster's CA and who leads.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use ipnetwork::IpNetwork;
+
+/// Everything `run` needs; there is no other source of settings (no environment, no files).
+#[derive(Clone)]
+pub struct Config {
+    /// `None` when this is the only server: no Lease is kept at all.
+    pub leader_election: Option<LeaderElection>,
+    /// How long a node's Lease may stay unrenewed before its node is declared unreachable (50 s as upstream; 5 s is the least).
+    pub node_grace: Duration,
+    /// How long a node that has just registered may take to its first Lease (60 s as upstream).
+    pub node_startup_grace: Duration,
+    /// Networks the pods of all nodes live in, at most one a family. Empty: nodes get no podCIDR.
+    pub cluster_cidrs: Vec<IpNetwork>,
+    /// Prefix length of each node's IPv4 network.
+    pub node_prefix_v4: u8,
+    /// Prefix length of each node's IPv6 network.
+    pub node_prefix_v6: u8,
+    /// PEM of the certificates by which pods know the API server; published as `kube-root-ca.crt`.
+    pub root_ca_pem: String,
+    /// Signs approved certificate requests; `None` leaves them unsigned.
+    pub signer: Option<Arc<dyn Signer>>,
+    /// How many terminated pods stay before the oldest go; 0 keeps them all.
+    pub terminated_pod_threshold: usize,
+    /// Whether the scheduler runs in this process too.
+    pub scheduler: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            leader_election: None,
+            node_grace: Duration::from_secs(50),
+            node_startup_grace: Duration::from_secs(60),
+            cluster_cidrs: Vec::new(),
+            node_prefix_v4: 24,
+            node_prefix_v6: 64,
+            root_ca_pem: String::new(),
+            signer: None,
+            terminated_pod_threshold: 12_500,
+            scheduler: true,
+        }
+    }
+}
+
+/// Lease-based leader election; times as upstream's kube-controller-manager.
+#[derive(Clone, Debug)]
+pub struct LeaderElection {
+    /// Unique to the process: host name and a random part.
+    pub identity: String,
+    pub namespace: String,
+    pub name: String,
+    /// How long others wait before they take over an unrenewed lease.
+    pub lease_duration: Duration,
+    /// How long the holder tries to renew before it gives up.
+    pub renew_deadline: Duration,
+    /// Pause between tries.
+    pub retry_period: Duration,
+}
+
+impl LeaderElection {
+    /// Upstream's times for the lease `kube-system/skep-controller-manager`.
+    pub fn new(identity: impl Into<String>) -> Self {
+        LeaderElection {
+            identity: identity.into(),
+            namespace: "kube-system".into(),
+            name: "skep-controller-manager".into(),
+            lease_duration: Duration::from_secs(15),
+            renew_deadline: Duration::from_secs(10),
+            retry_period: Duration::from_secs(2),
+        }
+    }
+}
+
+/// A certificate request that was approved, already checked against its signer's rules.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SignRequest {
+    /// PEM `CERTIFICATE REQUEST` as the client made it; its signature was verified.
+    pub csr_pem: String,
+    /// `kubernetes.io/kube-apiserver-client-kubelet`, `kubernetes.io/kubelet-serving` or `kubernetes.io/kube-apiserver-client`.
+    pub signer_name: String,
+    /// Key usages as the API spells them ("digital signature", "client auth", ...).
+    pub usages: Vec<String>,
+    /// How long the certificate shall live.
+    pub lifetime: Duration,
+}
+
+/// Holds the cluster CA's key and signs with it.
+pub trait Signer: Send + Sync + 'static {
+    /// Signs the request; the answer is the PEM of the certificate (with intermediates after it, if there are any).
+    fn sign(&self, request: &SignRequest) -> Result<String, SignError>;
+}
+
+/// Why a request could not be signed; the text becomes the request's `Failed` condition.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct SignError(pub String);
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("leader_election", &self.leader_election)
+            .field("node_grace", &self.node_grace)
+            .field("cluster_cidrs", &self.cluster_cidrs)
+            .field("signer", &self.signer.as_ref().map(|_| "present"))
+            .finish_non_exhaustive()
+    }
+}
