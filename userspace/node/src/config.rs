@@ -1,0 +1,111 @@
+//! What the agent is told at start. Only the binary reads flags and files; everything arrives here as values.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// Everything the agent needs. Use [`AgentConfig::new`] for the usual values and change what differs.
+#[derive(Clone)]
+pub struct AgentConfig {
+    /// The Node's name.
+    pub name: String,
+    /// Client of the API server; in process or over TLS.
+    pub client: kube::Client,
+    /// containerd's gRPC socket, which serves CRI v1.
+    pub containerd_socket: PathBuf,
+    /// The agent's own folder: `pods/` (volumes, checkpoints), `images/*.tar` (imported at start), `logs/`.
+    pub root_dir: PathBuf,
+    /// Parent cgroup of every pod sandbox, such as `/skep/NODE`. Empty means containerd's default.
+    pub cgroup_parent: String,
+    /// The node's InternalIPs; the first is the pods' `hostIP` and where the API server reaches [`AgentConfig::listen`].
+    pub node_ips: Vec<IpAddr>,
+    /// Labels beside kubernetes.io/hostname, os and arch.
+    pub labels: BTreeMap<String, String>,
+    /// Taints to register with, as `key=value:Effect`.
+    pub taints: Vec<String>,
+    /// The kubelet API.
+    pub listen: SocketAddr,
+    pub tls: ServingTls,
+    /// Name servers and domain for pods with `dnsPolicy: ClusterFirst`; without servers such pods get the node's resolv.conf.
+    pub cluster_dns: Vec<IpAddr>,
+    pub cluster_domain: String,
+    pub max_pods: u32,
+    /// How often the Lease is renewed, and for how long it holds.
+    pub lease_interval: Duration,
+    pub lease_duration: Duration,
+    /// How often an unchanged Node status is sent.
+    pub status_interval: Duration,
+    /// A container's log is rotated when it passes this size, in bytes; this many files are kept.
+    pub log_max_size: u64,
+    pub log_max_files: u32,
+    /// The network half. Without it the node is ready when containerd says that its CNI is.
+    pub network: Option<Arc<dyn NodeNetwork>>,
+}
+
+impl AgentConfig {
+    /// The defaults of a Kubernetes node, with a Lease renewed every 10 s.
+    pub fn new(
+        name: impl Into<String>,
+        client: kube::Client,
+        root_dir: PathBuf,
+        listen: SocketAddr,
+        tls: ServingTls,
+    ) -> Self {
+        Self {
+            name: name.into(),
+            client,
+            containerd_socket: PathBuf::from("/run/containerd/containerd.sock"),
+            root_dir,
+            cgroup_parent: String::new(),
+            node_ips: vec![listen.ip()],
+            labels: BTreeMap::new(),
+            taints: Vec::new(),
+            listen,
+            tls,
+            cluster_dns: Vec::new(),
+            cluster_domain: "cluster.local".to_owned(),
+            max_pods: 110,
+            lease_interval: Duration::from_secs(10),
+            lease_duration: Duration::from_secs(40),
+            status_interval: Duration::from_secs(300),
+            log_max_size: 10 << 20,
+            log_max_files: 5,
+            network: None,
+        }
+    }
+}
+
+/// PEM texts of the kubelet API: what it serves with, and the CA that its clients' certificates must chain to.
+#[derive(Clone)]
+pub struct ServingTls {
+    pub certificate: String,
+    pub key: String,
+    pub client_ca: String,
+}
+
+/// Whether pods can be given a network now. `NotReady` becomes the message of the Node's Ready condition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NetworkState {
+    NotReady(String),
+    Ready,
+}
+
+/// The network half of a node (datapath, CNI server), as the agent sees it.
+#[async_trait]
+pub trait NodeNetwork: Send + Sync + 'static {
+    /// Runs until `stop` is cancelled, and says by `state` when pods can have a network. An error ends the agent.
+    async fn run(
+        self: Arc<Self>,
+        node: String,
+        client: kube::Client,
+        state: watch::Sender<NetworkState>,
+        stop: CancellationToken,
+    ) -> Result<(), Box<dyn Error + Send + Sync>>;
+}
