@@ -1,0 +1,141 @@
+//! What netplan asks of the datapath, and what the datapath reads back.
+//!
+//! In: nothing. Out: [`Write`], one change of one map; [`Observed`], the content of all maps as values.
+//! [`Observed::apply`] is the meaning of a write: the planner tracks the kernel with it, tests interpret with it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnetwork::IpNetwork;
+use skep_abi::{Addr, Backend, BackendKey, Pod, ServiceKey, ServiceValue, Verdict, VerdictKey};
+
+/// One change of one map, or of one route. All are idempotent: a put replaces, a delete of what is gone succeeds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Write {
+    PutBackend(BackendKey, Backend),
+    DeleteBackend(BackendKey),
+    PutService(ServiceKey, ServiceValue),
+    DeleteService(ServiceKey),
+    /// `prefix_bits` counts from the first of the 128 bits of `addr`: an IPv4 /24 is 120.
+    PutClass {
+        table: u8,
+        prefix_bits: u32,
+        addr: Addr,
+        class: u32,
+    },
+    DeleteClass {
+        table: u8,
+        prefix_bits: u32,
+        addr: Addr,
+    },
+    ClearClasses {
+        table: u8,
+    },
+    /// Makes a verdict map that no pod uses yet, complete. If the id is there already, nothing is to be done:
+    /// an id names one content for as long as it lives.
+    CreateVerdictMap {
+        id: VerdictMapId,
+        entries: Arc<[VerdictEntry]>,
+    },
+    /// Only sent when no index refers to the map any more.
+    DropVerdictMap {
+        id: VerdictMapId,
+    },
+    /// Sets `VERDICTS[index]`, `index` being [`skep_abi::verdicts_index`].
+    PutVerdicts {
+        index: u32,
+        map: VerdictMapId,
+    },
+    DeleteVerdicts {
+        index: u32,
+    },
+    /// Writes [`skep_abi::NodeConfig::generation`], nothing else of the configuration.
+    SetGeneration(u32),
+    PutPod(Addr, Pod),
+    DeletePod(Addr),
+    PutCluster {
+        prefix_bits: u32,
+        addr: Addr,
+    },
+    DeleteCluster {
+        prefix_bits: u32,
+        addr: Addr,
+    },
+    PutRoute {
+        cidr: IpNetwork,
+        via: IpAddr,
+    },
+    DeleteRoute {
+        cidr: IpNetwork,
+    },
+}
+
+/// Names one verdict map. It is made from the map's content, so equal rules have equal names over restarts;
+/// the datapath pins the map under this name and finds it again.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct VerdictMapId(pub u64);
+
+impl std::fmt::Display for VerdictMapId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// Prefix length in bits, key and value of an entry of a verdict map; within a map sorted by length, then key.
+pub type VerdictEntry = (u32, VerdictKey, Verdict);
+
+/// An LPM key over addresses: prefix length of 128, and the address with all bits behind it zero.
+pub type Prefix = (u32, Addr);
+
+/// What the kernel holds: read back once after a restart, then tracked write by write.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Observed {
+    pub services: BTreeMap<ServiceKey, ServiceValue>,
+    pub backends: BTreeMap<BackendKey, Backend>,
+    pub classes: [BTreeMap<Prefix, u32>; 2],
+    pub verdict_maps: BTreeMap<VerdictMapId, Arc<[VerdictEntry]>>,
+    pub verdicts: BTreeMap<u32, VerdictMapId>,
+    pub generation: u32,
+    pub pods: BTreeMap<Addr, Pod>,
+    pub cluster: BTreeSet<Prefix>,
+    /// Only routes that we made (by their protocol number).
+    pub routes: BTreeMap<IpNetwork, IpAddr>,
+}
+
+impl Observed {
+    /// The content after `write` succeeded.
+    pub fn apply(&mut self, write: &Write) {
+        match write {
+            Write::PutBackend(key, value) => drop(self.backends.insert(*key, *value)),
+            Write::DeleteBackend(key) => drop(self.backends.remove(key)),
+            Write::PutService(key, value) => drop(self.services.insert(*key, *value)),
+            Write::DeleteService(key) => drop(self.services.remove(key)),
+            Write::PutClass { table, prefix_bits, addr, class } => {
+                self.table_mut(*table).insert((*prefix_bits, *addr), *class);
+            }
+            Write::DeleteClass { table, prefix_bits, addr } => {
+                self.table_mut(*table).remove(&(*prefix_bits, *addr));
+            }
+            Write::ClearClasses { table } => self.table_mut(*table).clear(),
+            Write::CreateVerdictMap { id, entries } => {
+                self.verdict_maps.entry(*id).or_insert_with(|| entries.clone());
+            }
+            Write::DropVerdictMap { id } => drop(self.verdict_maps.remove(id)),
+            Write::PutVerdicts { index, map } => drop(self.verdicts.insert(*index, *map)),
+            Write::DeleteVerdicts { index } => drop(self.verdicts.remove(index)),
+            Write::SetGeneration(generation) => self.generation = *generation,
+            Write::PutPod(addr, pod) => drop(self.pods.insert(*addr, *pod)),
+            Write::DeletePod(addr) => drop(self.pods.remove(addr)),
+            Write::PutCluster { prefix_bits, addr } => drop(self.cluster.insert((*prefix_bits, *addr))),
+            Write::DeleteCluster { prefix_bits, addr } => drop(self.cluster.remove(&(*prefix_bits, *addr))),
+            Write::PutRoute { cidr, via } => drop(self.routes.insert(*cidr, *via)),
+            Write::DeleteRoute { cidr } => drop(self.routes.remove(cidr)),
+        }
+    }
+
+    fn table_mut(&mut self, table: u8) -> &mut BTreeMap<Prefix, u32> {
+        let [even, odd] = &mut self.classes;
+        if table & 1 == 0 { even } else { odd }
+    }
+}
