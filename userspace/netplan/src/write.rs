@@ -8,7 +8,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
-use skep_abi::{Addr, Backend, BackendKey, Pod, ServiceKey, ServiceValue, Verdict, VerdictKey};
+use skep_abi::{Addr, Backend, BackendKey, Pod, ServiceKey, ServiceValue};
+pub use skep_policy::{Prefix, VerdictEntry, VerdictMapId};
 
 /// One change of one map, or of one route. All are idempotent: a put replaces, a delete of what is gone succeeds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,23 +71,6 @@ pub enum Write {
         cidr: IpNetwork,
     },
 }
-
-/// Names one verdict map. It is made from the map's content, so equal rules have equal names over restarts;
-/// the datapath pins the map under this name and finds it again.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct VerdictMapId(pub u64);
-
-impl std::fmt::Display for VerdictMapId {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:016x}", self.0)
-    }
-}
-
-/// Prefix length in bits, key and value of an entry of a verdict map; within a map sorted by length, then key.
-pub type VerdictEntry = (u32, VerdictKey, Verdict);
-
-/// An LPM key over addresses: prefix length of 128, and the address with all bits behind it zero.
-pub type Prefix = (u32, Addr);
 
 /// What the kernel holds: read back once after a restart, then tracked write by write.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
