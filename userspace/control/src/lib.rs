@@ -1,7 +1,12 @@
 //! Controllers and scheduler. In: a `kube::Client` (in-process or over TLS) and a [`Config`].
 //! Out: ordinary API writes. Deciding is pure (`controllers/*`); one runner performs.
 
+pub mod action;
 pub mod config;
+pub mod controllers;
+pub mod meta;
+mod runner;
+pub mod view;
 
 pub use config::{Config, LeaderElection, SignError, SignRequest, Signer};
 
@@ -17,6 +22,6 @@ pub async fn run(client: kube::Client, config: Config) -> Result<(), Error> {
     if config.node_grace < std::time::Duration::from_secs(5) {
         return Err(Error::Config(format!("node grace {:?} is under 5 s", config.node_grace)));
     }
-    drop(client);
-    std::future::pending().await
+    runner::run(client, controllers::all(&config), None).await;
+    Ok(())
 }

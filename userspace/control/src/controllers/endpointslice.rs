@@ -1,0 +1,268 @@
+//! EndpointSlices of Services with a selector. PURE.
+//! Existing slices are changed as little as possible: an endpoint stays in its slice, gaps are filled before slices are made.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use k8s_openapi::{
+    api::{
+        core::v1::{ObjectReference, Service, ServiceSpec},
+        discovery::v1::{
+            Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, ForNode, ForZone,
+        },
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+
+use super::endpoints::{self, Backend, Port, ZONE};
+use crate::{
+    action::{Action, Context, Controller},
+    meta::{self, Labels},
+    view::{Change, Key, Kind, Object, View},
+};
+
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+const MANAGER: &str = "endpointslice-controller.k8s.io";
+const HEADLESS: &str = "service.kubernetes.io/headless";
+const MOST_IN_A_SLICE: usize = 100;
+
+pub struct EndpointSlices;
+
+impl Controller for EndpointSlices {
+    fn name(&self) -> &'static str {
+        "endpointslice"
+    }
+
+    fn route(&self, change: &Change, view: &View, keys: &mut Vec<Key>) {
+        endpoints::services_of(change, view, keys);
+        if let Some(Object::EndpointSlice(slice)) = change.object()
+            && let Some(service) = meta::label(&slice.metadata, SERVICE_NAME)
+        {
+            keys.push(Key::new(meta::namespace(&slice.metadata), service));
+        }
+    }
+
+    fn reconcile(&self, view: &View, key: &Key, context: Context<'_>) -> Vec<Action> {
+        let Some(service) = view.services.get(key).filter(|s| !meta::terminating(&s.metadata)) else {
+            return Vec::new();
+        };
+        let Some(spec) = endpoints::selecting(service) else { return Vec::new() };
+        let mut plan = Plan { view, service, spec, context, made: 0, actions: Vec::new() };
+        plan.families();
+        plan.actions
+    }
+}
+
+/// Slices of one kind: same family, same ports.
+type Group = (&'static str, Vec<Port>);
+
+struct Plan<'a> {
+    view: &'a View,
+    service: &'a Arc<Service>,
+    spec: &'a ServiceSpec,
+    context: Context<'a>,
+    made: usize,
+    actions: Vec<Action>,
+}
+
+impl Plan<'_> {
+    fn families(&mut self) {
+        let backends = endpoints::backends(self.view, self.service, self.spec);
+        let mut wanted: BTreeMap<Group, Vec<Endpoint>> = BTreeMap::new();
+        let families = self.spec.ip_families.clone().unwrap_or_else(|| vec!["IPv4".into()]);
+        for family in ["IPv4", "IPv6"].into_iter().filter(|f| families.iter().any(|x| x == f)) {
+            for backend in &backends {
+                let mine: Vec<IpAddr> = endpoints::addresses(backend.pod)
+                    .filter(|a| a.is_ipv4() == (family == "IPv4"))
+                    .take(1)
+                    .collect();
+                if !mine.is_empty() {
+                    let group = wanted.entry((family, backend.ports.clone())).or_default();
+                    group.push(self.endpoint(backend, &mine));
+                }
+            }
+            if !wanted.keys().any(|(f, _)| *f == family) {
+                // A Service without any endpoint still has a slice that says so.
+                wanted.insert((family, Vec::new()), Vec::new());
+            }
+        }
+        let mut existing: BTreeMap<Group, Vec<Arc<EndpointSlice>>> = BTreeMap::new();
+        for slice in self.ours() {
+            let group = group_of(&slice);
+            if wanted.contains_key(&group) {
+                existing.entry(group).or_default().push(slice);
+            } else {
+                self.actions.push(Action::delete(Object::EndpointSlice(slice)));
+            }
+        }
+        // Make and fill before deleting: at no time is an endpoint in no slice.
+        let deletes = std::mem::take(&mut self.actions);
+        for (group, endpoints) in wanted {
+            let slices = existing.remove(&group).unwrap_or_default();
+            self.group(&group, endpoints, slices);
+        }
+        self.actions.extend(deletes);
+    }
+
+    fn ours(&self) -> Vec<Arc<EndpointSlice>> {
+        let namespace = meta::namespace(&self.service.metadata);
+        let named = self.view.slices.indexed(meta::name(&self.service.metadata));
+        named
+            .filter(|s| meta::namespace(&s.metadata) == namespace && !meta::terminating(&s.metadata))
+            .filter(|s| meta::label(&s.metadata, MANAGED_BY) == Some(MANAGER))
+            .cloned()
+            .collect()
+    }
+
+    fn endpoint(&self, backend: &Backend<'_>, addresses: &[IpAddr]) -> Endpoint {
+        let pod = &backend.pod.metadata;
+        let node = super::pods::node_name(backend.pod);
+        let zone = self
+            .view
+            .nodes
+            .get(&Key::cluster(node))
+            .and_then(|n| meta::label(&n.metadata, ZONE))
+            .map(str::to_owned);
+        Endpoint {
+            addresses: addresses.iter().map(ToString::to_string).collect(),
+            conditions: Some(EndpointConditions {
+                ready: Some(backend.ready),
+                serving: Some(backend.serving),
+                terminating: Some(backend.terminating),
+            }),
+            hostname: backend.hostname.map(str::to_owned),
+            hints: self.hints(backend, node, zone.as_deref()),
+            node_name: Some(node.to_owned()).filter(|n| !n.is_empty()),
+            target_ref: Some(ObjectReference {
+                kind: Some("Pod".into()),
+                namespace: pod.namespace.clone(),
+                name: pod.name.clone(),
+                uid: pod.uid.clone(),
+                ..Default::default()
+            }),
+            zone,
+            ..Default::default()
+        }
+    }
+
+    fn hints(&self, backend: &Backend<'_>, node: &str, zone: Option<&str>) -> Option<EndpointHints> {
+        let same_node = match self.spec.traffic_distribution.as_deref()? {
+            "PreferSameNode" => true,
+            "PreferClose" | "PreferSameZone" => false,
+            _ => return None,
+        };
+        let hints = EndpointHints {
+            for_zones: zone.map(|z| vec![ForZone { name: z.into() }]),
+            for_nodes: (same_node && !node.is_empty()).then(|| vec![ForNode { name: node.into() }]),
+        };
+        let useful = hints.for_zones.is_some() || hints.for_nodes.is_some();
+        (backend.ready && useful).then_some(hints)
+    }
+
+    /// Fits the wanted endpoints into the group's slices.
+    fn group(&mut self, group: &Group, wanted: Vec<Endpoint>, slices: Vec<Arc<EndpointSlice>>) {
+        let identity =
+            |e: &Endpoint| (e.target_ref.as_ref().and_then(|r| r.uid.clone()), e.addresses.first().cloned());
+        let mut missing: HashMap<_, Endpoint> = HashMap::with_capacity(wanted.len());
+        let order: Vec<_> = wanted.iter().map(identity).collect();
+        missing.extend(wanted.into_iter().map(|e| (identity(&e), e)));
+        let mut kept: Vec<(Arc<EndpointSlice>, Vec<Endpoint>)> = slices
+            .into_iter()
+            .map(|slice| {
+                let stay =
+                    slice.endpoints.iter().flatten().filter_map(|e| missing.remove(&identity(e))).collect();
+                (slice, stay)
+            })
+            .collect();
+        let mut left: Vec<Endpoint> = order.iter().filter_map(|id| missing.remove(id)).collect();
+        for (_, endpoints) in &mut kept {
+            let room = MOST_IN_A_SLICE.saturating_sub(endpoints.len()).min(left.len());
+            endpoints.extend(left.drain(..room));
+        }
+        let any_left = kept.iter().any(|(_, e)| !e.is_empty());
+        while !left.is_empty() {
+            let rest = left.split_off(left.len().min(MOST_IN_A_SLICE));
+            self.make(group, std::mem::replace(&mut left, rest));
+        }
+        let mut spare = None;
+        for (slice, endpoints) in kept {
+            // One empty slice may stay, and only if nothing else is there.
+            if endpoints.is_empty() && (any_left || spare.replace(()).is_some() || self.made > 0) {
+                self.actions.push(Action::delete(Object::EndpointSlice(slice)));
+            } else {
+                self.keep(&slice, endpoints);
+            }
+        }
+        if order.is_empty() && spare.is_none() && !any_left {
+            self.make(group, Vec::new());
+        }
+    }
+
+    fn keep(&mut self, slice: &Arc<EndpointSlice>, endpoints: Vec<Endpoint>) {
+        let labels = Some(self.labels());
+        if slice.endpoints.as_deref().unwrap_or_default() != endpoints || slice.metadata.labels != labels {
+            let mut updated = slice.as_ref().clone();
+            updated.endpoints = Some(endpoints);
+            updated.metadata.labels = labels;
+            self.actions.push(Action::update(updated));
+        }
+    }
+
+    fn make(&mut self, (family, ports): &Group, endpoints: Vec<Endpoint>) {
+        let service = &self.service.metadata;
+        let base = format!("{}-", meta::name(service));
+        let name = meta::generated_name(&base, self.context.seed, self.made);
+        self.made += 1;
+        let slice = EndpointSlice {
+            metadata: ObjectMeta {
+                name: Some(name),
+                generate_name: Some(base),
+                namespace: service.namespace.clone(),
+                labels: Some(self.labels()),
+                owner_references: Some(vec![meta::controlled_by(Kind::Service, service)]),
+                ..Default::default()
+            },
+            address_type: (*family).into(),
+            endpoints: Some(endpoints),
+            ports: Some(ports.iter().map(port).collect()),
+        };
+        self.actions.push(Action::Create(slice.into()));
+    }
+
+    fn labels(&self) -> Labels {
+        let mut labels = self.service.metadata.labels.clone().unwrap_or_default();
+        labels.remove(HEADLESS);
+        if endpoints::headless(self.spec) {
+            labels.insert(HEADLESS.into(), String::new());
+        }
+        labels.insert(SERVICE_NAME.into(), meta::name(&self.service.metadata).into());
+        labels.insert(MANAGED_BY.into(), MANAGER.into());
+        labels
+    }
+}
+
+fn port(p: &Port) -> EndpointPort {
+    EndpointPort {
+        name: Some(p.name.clone()),
+        port: Some(p.port),
+        protocol: Some(p.protocol.clone()),
+        app_protocol: p.app_protocol.clone(),
+    }
+}
+
+fn group_of(slice: &EndpointSlice) -> Group {
+    let family = if slice.address_type == "IPv6" { "IPv6" } else { "IPv4" };
+    let of = |p: &EndpointPort| Port {
+        name: p.name.clone().unwrap_or_default(),
+        protocol: p.protocol.clone().unwrap_or_else(|| "TCP".into()),
+        port: p.port.unwrap_or(0),
+        app_protocol: p.app_protocol.clone(),
+    };
+    let mut ports: Vec<Port> = slice.ports.iter().flatten().map(of).collect();
+    ports.sort();
+    (family, ports)
+}

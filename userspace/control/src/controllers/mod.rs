@@ -1,0 +1,74 @@
+//! The controllers, each a pure file: what an object's change concerns, and what to do about a key.
+
+pub mod deployment;
+mod deployment_status;
+pub mod endpoints;
+pub mod endpoints_object;
+pub mod endpointslice;
+pub mod node_ipam;
+pub mod node_lifecycle;
+pub mod pod_gc;
+pub mod pods;
+pub mod replicaset;
+pub mod rollout;
+pub mod service_account;
+pub mod taint_eviction;
+
+use crate::{
+    action::Controller,
+    config::Config,
+    view::{Change, Key, Kind, Object},
+};
+
+/// Every controller that the runner drives.
+pub fn all(config: &Config) -> Vec<Box<dyn Controller>> {
+    vec![
+        Box::new(deployment::Deployments),
+        Box::new(endpointslice::EndpointSlices),
+        Box::new(endpoints_object::EndpointsObjects),
+        Box::new(node_ipam::NodeIpam {
+            networks: config.cluster_cidrs.clone(),
+            prefix_v4: config.node_prefix_v4,
+            prefix_v6: config.node_prefix_v6,
+        }),
+        Box::new(node_lifecycle::NodeLifecycle {
+            grace: config.node_grace,
+            startup_grace: config.node_startup_grace,
+        }),
+        Box::new(pod_gc::PodGc { threshold: config.terminated_pod_threshold }),
+        Box::new(service_account::ServiceAccounts { root_ca_pem: config.root_ca_pem.clone() }),
+        Box::new(taint_eviction::TaintEviction),
+        Box::new(replicaset::ReplicaSets { kind: Kind::ReplicaSet }),
+        Box::new(replicaset::ReplicaSets { kind: Kind::ReplicationController }),
+    ]
+}
+
+/// Both versions of a change, the older first.
+pub(crate) fn versions(change: &Change) -> impl Iterator<Item = &Object> {
+    change.old.iter().chain(&change.new)
+}
+
+/// The key, if the change is of an object of this kind.
+pub(crate) fn own_key(change: &Change, kind: Kind, keys: &mut Vec<Key>) {
+    if let Some(object) = change.object()
+        && object.kind() == kind
+    {
+        keys.push(Key::of(object.meta()));
+    }
+}
+
+/// Keys of the controlling owners of this kind, before and after the change.
+pub(crate) fn owner_keys(change: &Change, owner: Kind, keys: &mut Vec<Key>) {
+    for object in versions(change) {
+        let meta = object.meta();
+        if let Some(reference) = crate::meta::controller_of(meta)
+            && reference.kind == owner.name()
+            && reference.api_version.split('/').next() == owner.api_version().split('/').next()
+        {
+            let key = Key::new(crate::meta::namespace(meta), &reference.name);
+            if !keys.contains(&key) {
+                keys.push(key);
+            }
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! Nodes whose Lease goes stale: conditions become Unknown, taints follow the conditions, their pods count as unready. PURE.
+//! A Lease's age is measured from when this process saw it change, so that clocks of nodes play no part.
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Node, NodeCondition, Pod, Taint};
+use serde_json::json;
+
+use super::{own_key, pods};
+use crate::{
+    action::{Action, Context, Controller},
+    meta,
+    view::{Change, Key, Kind, Object, View},
+};
+
+pub const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
+pub const NOT_READY: &str = "node.kubernetes.io/not-ready";
+pub const LEASES: &str = "kube-node-lease";
+
+pub struct NodeLifecycle {
+    pub grace: Duration,
+    pub startup_grace: Duration,
+}
+
+impl Controller for NodeLifecycle {
+    fn name(&self) -> &'static str {
+        "node-lifecycle"
+    }
+
+    fn route(&self, change: &Change, view: &View, keys: &mut Vec<Key>) {
+        own_key(change, Kind::Node, keys);
+        match change.object() {
+            // A Lease renewed in time needs no look: the deadline moves when it is reached.
+            Some(Object::Lease(lease)) if change.old.is_none() || change.new.is_none() => {
+                keys.push(Key::cluster(meta::name(&lease.metadata)));
+            }
+            Some(Object::Node(_)) if readiness(change.old.as_ref()) != readiness(change.new.as_ref()) => {
+                // Whether evictions are safe depends on how many nodes are well.
+                keys.extend(
+                    view.nodes.iter().filter(|(_, n)| ready_status(n) != "True").map(|(k, _)| k.clone()),
+                );
+            }
+            Some(Object::Pod(pod)) if pods::ready(pod) => {
+                let node = Key::cluster(pods::node_name(pod));
+                if view.nodes.get(&node).is_some_and(|n| ready_status(n) == "Unknown") {
+                    keys.push(node);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn reconcile(&self, view: &View, key: &Key, context: Context<'_>) -> Vec<Action> {
+        let Some(node) = view.nodes.get(key).filter(|n| !meta::terminating(&n.metadata)) else {
+            return Vec::new();
+        };
+        let mut actions = Vec::new();
+        let deadline = self.deadline(view, node, key);
+        if deadline > context.now {
+            actions.push(Action::RequeueAt(deadline));
+        } else if let Some(patch) = silent(node, context.now) {
+            actions.push(patch);
+            let object = Object::Node(node.clone());
+            let message = format!("Node {} status is now: NodeNotReady", key.name);
+            actions.push(Action::record(&object, false, "NodeNotReady", message));
+            // Taints are decided on the answer, which is here in a moment.
+            return actions;
+        }
+        actions.extend(taints(view, node, context.now));
+        if ready_status(node) == "Unknown" {
+            actions.extend(view.pods.indexed(&key.name).filter_map(|pod| unready(pod, context.now)));
+        }
+        actions
+    }
+}
+
+impl NodeLifecycle {
+    /// When the node counts as unreachable if its Lease is not renewed before.
+    fn deadline(&self, view: &View, node: &Node, key: &Key) -> Timestamp {
+        match view.leases.changed_at(&Key::new(LEASES, &key.name)) {
+            Some(renewed) => renewed + self.grace,
+            None => meta::created(&node.metadata) + self.startup_grace,
+        }
+    }
+}
+
+fn readiness(object: Option<&Object>) -> Option<&str> {
+    match object {
+        Some(Object::Node(node)) => Some(ready_status(node)),
+        _ => None,
+    }
+}
+
+fn conditions(node: &Node) -> &[NodeCondition] {
+    node.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default()
+}
+
+fn condition_status<'a>(node: &'a Node, kind: &str) -> &'a str {
+    conditions(node).iter().find(|c| c.type_ == kind).map_or("", |c| c.status.as_str())
+}
+
+/// "True", "False", "Unknown", or "" for a node that never said.
+pub fn ready_status(node: &Node) -> &str {
+    condition_status(node, "Ready")
+}
+
+/// The conditions that only the node itself can vouch for become Unknown; nothing if they are.
+fn silent(node: &Node, now: Timestamp) -> Option<Action> {
+    const VOUCHED: [&str; 4] = ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"];
+    if VOUCHED.iter().all(|kind| condition_status(node, kind) == "Unknown") {
+        return None;
+    }
+    let mut all = conditions(node).to_vec();
+    for kind in VOUCHED {
+        match all.iter_mut().find(|c| c.type_ == kind) {
+            Some(c) if c.status == "Unknown" => {}
+            Some(c) => {
+                c.status = "Unknown".into();
+                c.reason = Some("NodeStatusUnknown".into());
+                c.message = Some("Kubelet stopped posting node status.".into());
+                c.last_transition_time = Some(meta::time(now));
+            }
+            None => all.push(NodeCondition {
+                type_: kind.into(),
+                status: "Unknown".into(),
+                reason: Some("NodeStatusNeverUpdated".into()),
+                message: Some("Kubelet never posted node status.".into()),
+                last_heartbeat_time: node.metadata.creation_timestamp.clone(),
+                last_transition_time: Some(meta::time(now)),
+            }),
+        }
+    }
+    Some(Action::Patch {
+        kind: Kind::Node,
+        key: Key::of(&node.metadata),
+        // The version guards against the node having reported at this very moment.
+        patch: json!({
+            "metadata": {"resourceVersion": node.metadata.resource_version},
+            "status": {"conditions": all},
+        }),
+        subresource: "status",
+    })
+}
+
+/// Taints that follow from conditions: (condition, status) to key.
+const BY_CONDITION: [(&str, &str, &str); 6] = [
+    ("Ready", "False", NOT_READY),
+    ("Ready", "Unknown", UNREACHABLE),
+    ("MemoryPressure", "True", "node.kubernetes.io/memory-pressure"),
+    ("DiskPressure", "True", "node.kubernetes.io/disk-pressure"),
+    ("PIDPressure", "True", "node.kubernetes.io/pid-pressure"),
+    ("NetworkUnavailable", "True", "node.kubernetes.io/network-unavailable"),
+];
+const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
+
+/// The write that brings the node's taints in line, if they are not.
+fn taints(view: &View, node: &Arc<Node>, now: Timestamp) -> Option<Action> {
+    let spec = node.spec.as_ref();
+    let current = spec.and_then(|s| s.taints.clone()).unwrap_or_default();
+    let mut wanted: Vec<(&str, &str)> = Vec::new();
+    for (condition, status, key) in BY_CONDITION {
+        if condition_status(node, condition) == status
+            || (status == "False" && ready_status(node).is_empty() && condition == "Ready")
+        {
+            wanted.push((key, "NoSchedule"));
+            if condition == "Ready" && evictions_are_safe(view) {
+                wanted.push((key, "NoExecute"));
+            }
+        }
+    }
+    if spec.is_some_and(|s| s.unschedulable == Some(true)) {
+        wanted.push((UNSCHEDULABLE, "NoSchedule"));
+    }
+    let managed = |t: &Taint| t.key == UNSCHEDULABLE || BY_CONDITION.iter().any(|(_, _, key)| *key == t.key);
+    let mut new: Vec<Taint> = current
+        .iter()
+        .filter(|t| !managed(t) || wanted.contains(&(t.key.as_str(), t.effect.as_str())))
+        .cloned()
+        .collect();
+    for (key, effect) in wanted {
+        if !new.iter().any(|t| t.key == key && t.effect == effect) {
+            new.push(Taint { key: key.into(), effect: effect.into(), ..Default::default() });
+        }
+    }
+    for taint in new.iter_mut().filter(|t| t.effect == "NoExecute") {
+        // Evictions count from here, whoever tainted and whoever leads.
+        taint.time_added.get_or_insert_with(|| meta::time(now));
+    }
+    (new != current).then(|| Action::Patch {
+        kind: Kind::Node,
+        key: Key::of(&node.metadata),
+        patch: json!({
+            "metadata": {"resourceVersion": node.metadata.resource_version},
+            "spec": {"taints": new},
+        }),
+        subresource: "",
+    })
+}
+
+/// If no node is well, the fault is more likely ours than theirs; if most of a small cluster is down (more than two
+/// nodes and at least 55 %), moving everything to the rest would bring that down too.
+fn evictions_are_safe(view: &View) -> bool {
+    const SMALL: usize = 50;
+    let all = view.nodes.len();
+    let down = view.nodes.iter().filter(|(_, n)| ready_status(n) != "True").count();
+    let mostly_down = down > 2 && down * 100 >= all * 55 && all <= SMALL;
+    down < all && !mostly_down
+}
+
+/// Marks a pod of a silent node unready, so that no Service sends to it.
+fn unready(pod: &Arc<Pod>, now: Timestamp) -> Option<Action> {
+    if !pods::ready(pod) {
+        return None;
+    }
+    let mut conditions = pod.status.as_ref()?.conditions.clone()?;
+    let ready = conditions.iter_mut().find(|c| c.type_ == "Ready")?;
+    ready.status = "False".into();
+    ready.reason = Some("NodeNotReady".into());
+    ready.message = Some("Node is not ready".into());
+    ready.last_transition_time = Some(meta::time(now));
+    Some(Action::Patch {
+        kind: Kind::Pod,
+        key: Key::of(&pod.metadata),
+        patch: json!({
+            "metadata": {"uid": pod.metadata.uid, "resourceVersion": pod.metadata.resource_version},
+            "status": {"conditions": conditions},
+        }),
+        subresource: "status",
+    })
+}

@@ -1,0 +1,192 @@
+//! Readings of pods that several controllers share. PURE.
+
+use std::{cmp::Ordering, collections::HashMap, time::Duration};
+
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::core::v1::{Pod, PodCondition, PodTemplateSpec},
+    apimachinery::pkg::{
+        apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference},
+        util::intstr::IntOrString,
+    },
+};
+use serde_json::json;
+
+use crate::{
+    action::Action,
+    meta,
+    view::{Key, Kind},
+};
+
+pub fn phase(pod: &Pod) -> &str {
+    pod.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or("Pending")
+}
+
+pub fn finished(pod: &Pod) -> bool {
+    matches!(phase(pod), "Succeeded" | "Failed")
+}
+
+/// Neither finished nor on its way out.
+pub fn active(pod: &Pod) -> bool {
+    !finished(pod) && !meta::terminating(&pod.metadata)
+}
+
+pub fn condition<'a>(pod: &'a Pod, kind: &str) -> Option<&'a PodCondition> {
+    pod.status.as_ref()?.conditions.as_ref()?.iter().find(|c| c.type_ == kind)
+}
+
+pub fn ready(pod: &Pod) -> bool {
+    condition(pod, "Ready").is_some_and(|c| c.status == "True")
+}
+
+fn ready_since(pod: &Pod) -> Option<Timestamp> {
+    condition(pod, "Ready").filter(|c| c.status == "True")?.last_transition_time.as_ref().map(|t| t.0)
+}
+
+/// When a pod counts as available: now, at a later time, or not while it is as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Availability {
+    Now,
+    At(Timestamp),
+    Unready,
+}
+
+pub fn availability(pod: &Pod, min_ready_seconds: i32, now: Timestamp) -> Availability {
+    if !ready(pod) {
+        return Availability::Unready;
+    }
+    let wait = Duration::from_secs(u64::try_from(min_ready_seconds).unwrap_or(0));
+    match ready_since(pod) {
+        _ if wait.is_zero() => Availability::Now,
+        Some(since) if since + wait <= now => Availability::Now,
+        Some(since) => Availability::At(since + wait),
+        None => Availability::Unready,
+    }
+}
+
+pub fn node_name(pod: &Pod) -> &str {
+    pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).unwrap_or_default()
+}
+
+pub fn restarts(pod: &Pod) -> i32 {
+    pod.status
+        .iter()
+        .flat_map(|s| s.container_statuses.iter().flatten())
+        .map(|c| c.restart_count)
+        .max()
+        .unwrap_or(0)
+}
+
+/// A new pod from a template, controlled by its owner.
+pub fn from_template(template: &PodTemplateSpec, owner_kind: Kind, owner: &ObjectMeta, name: String) -> Pod {
+    let from = template.metadata.as_ref();
+    Pod {
+        metadata: ObjectMeta {
+            name: Some(name),
+            generate_name: Some(format!("{}-", meta::name(owner))),
+            namespace: owner.namespace.clone(),
+            labels: from.and_then(|m| m.labels.clone()),
+            annotations: from.and_then(|m| m.annotations.clone()),
+            finalizers: from.and_then(|m| m.finalizers.clone()),
+            owner_references: Some(vec![meta::controlled_by(owner_kind, owner)]),
+            ..Default::default()
+        },
+        spec: template.spec.clone(),
+        status: None,
+    }
+}
+
+/// The order in which surplus pods go: first those whose loss costs least.
+/// Each pod comes with how many related pods share its node.
+pub fn deletion_order(a: (&Pod, usize), b: (&Pod, usize), now: Timestamp) -> Ordering {
+    let ((a, a_rank), (b, b_rank)) = (a, b);
+    let assigned = |p: &Pod| !node_name(p).is_empty();
+    let progress = |p: &Pod| match phase(p) {
+        "Pending" => 0,
+        "Unknown" => 1,
+        _ => 2,
+    };
+    // A longer time counts as longer only when it is about twice as long, so that victims spread over ages.
+    let age = |since: Option<Timestamp>| {
+        since.map_or(0, |t| u64::try_from(now.duration_since(t).as_secs()).unwrap_or(0).max(1).ilog2() + 1)
+    };
+    assigned(a)
+        .cmp(&assigned(b))
+        .then_with(|| progress(a).cmp(&progress(b)))
+        .then_with(|| ready(a).cmp(&ready(b)))
+        .then_with(|| deletion_cost(a).cmp(&deletion_cost(b)))
+        .then_with(|| b_rank.cmp(&a_rank))
+        .then_with(|| age(ready_since(a)).cmp(&age(ready_since(b))))
+        .then_with(|| restarts(b).cmp(&restarts(a)))
+        .then_with(|| age(Some(meta::created(&a.metadata))).cmp(&age(Some(meta::created(&b.metadata)))))
+        .then_with(|| meta::uid(&a.metadata).cmp(meta::uid(&b.metadata)))
+}
+
+fn deletion_cost(pod: &Pod) -> i32 {
+    meta::annotation(&pod.metadata, "controller.kubernetes.io/pod-deletion-cost")
+        .and_then(|v| v.parse().ok())
+        .unwrap_or(0)
+}
+
+/// How many of the pods each node holds.
+pub fn per_node<'a>(pods: impl Iterator<Item = &'a Pod>) -> HashMap<String, usize> {
+    let mut nodes = HashMap::new();
+    for pod in pods.filter(|p| active(p) && !node_name(p).is_empty()) {
+        *nodes.entry(node_name(pod).to_owned()).or_insert(0) += 1;
+    }
+    nodes
+}
+
+/// What to do with an object that a selector-based owner meets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claim {
+    Mine,
+    /// Matches and has no controller.
+    Adopt,
+    /// Is controlled by the owner, but matches no more.
+    Release,
+    Foreign,
+}
+
+pub fn claim(object: &ObjectMeta, owner: &ObjectMeta, selector: &LabelSelector) -> Claim {
+    let matches = meta::selects(selector, object.labels.as_ref());
+    match meta::controller_of(object) {
+        Some(o) if o.uid == meta::uid(owner) && matches => Claim::Mine,
+        Some(o) if o.uid == meta::uid(owner) && !meta::terminating(owner) => Claim::Release,
+        None if matches && !meta::terminating(owner) && !meta::terminating(object) => Claim::Adopt,
+        _ => Claim::Foreign,
+    }
+}
+
+/// The write that makes (or ends) a controller reference; guarded by the object's uid and version.
+pub fn set_controller(
+    kind: Kind,
+    object: &ObjectMeta,
+    owner: Option<OwnerReference>,
+    leaving: &str,
+) -> Action {
+    let mut references: Vec<_> = object.owner_references.clone().unwrap_or_default();
+    references.retain(|o| o.uid != leaving);
+    references.extend(owner);
+    Action::Patch {
+        kind,
+        key: Key::of(object),
+        patch: json!({"metadata": {
+            "uid": object.uid, "resourceVersion": object.resource_version, "ownerReferences": references,
+        }}),
+        subresource: "",
+    }
+}
+
+/// A count or a percentage of `total`.
+pub fn scaled(value: &IntOrString, total: i32, round_up: bool) -> i32 {
+    match value {
+        IntOrString::Int(n) => *n,
+        IntOrString::String(s) => {
+            let percent: i64 = s.trim_end_matches('%').parse().unwrap_or(0);
+            let parts = percent * i64::from(total);
+            let whole = if round_up { (parts + 99).div_euclid(100) } else { parts.div_euclid(100) };
+            i32::try_from(whole).unwrap_or(i32::MAX)
+        }
+    }
+}

@@ -1,0 +1,346 @@
+//! ReplicaSets and ReplicationControllers: as many active pods as wanted, adopted or made, the cheapest deleted first. PURE.
+
+use std::{borrow::Cow, sync::Arc};
+
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::{
+        apps::v1::{ReplicaSetCondition, ReplicaSetStatus},
+        core::v1::{Pod, PodTemplateSpec, ReplicationControllerCondition, ReplicationControllerStatus},
+    },
+    apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta},
+};
+
+use super::{
+    own_key, owner_keys,
+    pods::{self, Availability, Claim},
+    versions,
+};
+use crate::{
+    action::{Action, Context, Controller, Failure},
+    meta,
+    view::{Change, Key, Kind, Object, View},
+};
+
+/// Pods made or deleted by one reconcile at most, as upstream.
+const BURST: usize = 500;
+
+/// The controller of one of the two kinds.
+pub struct ReplicaSets {
+    pub kind: Kind,
+}
+
+/// What the two kinds have in common.
+struct Set<'a> {
+    object: Object,
+    meta: &'a ObjectMeta,
+    replicas: i32,
+    min_ready: i32,
+    selector: Cow<'a, LabelSelector>,
+    template: Option<&'a PodTemplateSpec>,
+}
+
+impl Controller for ReplicaSets {
+    fn name(&self) -> &'static str {
+        if self.kind == Kind::ReplicaSet { "replicaset" } else { "replicationcontroller" }
+    }
+
+    fn route(&self, change: &Change, view: &View, keys: &mut Vec<Key>) {
+        own_key(change, self.kind, keys);
+        let Some(Object::Pod(_)) = change.object() else { return };
+        owner_keys(change, self.kind, keys);
+        for object in versions(change) {
+            if meta::controller_of(object.meta()).is_none() {
+                self.matching(view, object.meta(), keys);
+            }
+        }
+    }
+
+    fn reconcile(&self, view: &View, key: &Key, context: Context<'_>) -> Vec<Action> {
+        let Some(object) = view.get(self.kind, key) else { return Vec::new() };
+        match &object {
+            Object::ReplicaSet(o) => match &o.spec {
+                Some(spec) => Set {
+                    object: object.clone(),
+                    meta: &o.metadata,
+                    replicas: spec.replicas.unwrap_or(1),
+                    min_ready: spec.min_ready_seconds.unwrap_or(0),
+                    selector: Cow::Borrowed(&spec.selector),
+                    template: spec.template.as_ref(),
+                }
+                .reconcile(view, context),
+                None => Vec::new(),
+            },
+            Object::ReplicationController(o) => match &o.spec {
+                Some(spec) => Set {
+                    object: object.clone(),
+                    meta: &o.metadata,
+                    replicas: spec.replicas.unwrap_or(1),
+                    min_ready: spec.min_ready_seconds.unwrap_or(0),
+                    selector: Cow::Owned(LabelSelector {
+                        match_labels: spec.selector.clone(),
+                        ..Default::default()
+                    }),
+                    template: spec.template.as_ref(),
+                }
+                .reconcile(view, context),
+                None => Vec::new(),
+            },
+            _ => Vec::new(),
+        }
+    }
+}
+
+impl ReplicaSets {
+    /// Keys of the sets that an orphan pod might belong to.
+    fn matching(&self, view: &View, pod: &ObjectMeta, keys: &mut Vec<Key>) {
+        let namespace = meta::namespace(pod);
+        if self.kind == Kind::ReplicaSet {
+            let sets = view.replica_sets.in_namespace(namespace);
+            keys.extend(sets.filter_map(|(key, set)| {
+                let selector = &set.spec.as_ref()?.selector;
+                meta::selects(selector, pod.labels.as_ref()).then(|| key.clone())
+            }));
+        } else {
+            let sets = view.replication_controllers.in_namespace(namespace);
+            keys.extend(sets.filter_map(|(key, set)| {
+                let selector = set.spec.as_ref()?.selector.as_ref()?;
+                meta::contains_all(selector, pod.labels.as_ref()).then(|| key.clone())
+            }));
+        }
+    }
+}
+
+impl Set<'_> {
+    fn reconcile(&self, view: &View, context: Context<'_>) -> Vec<Action> {
+        let mut actions = Vec::new();
+        let mine = self.claim(view, &mut actions);
+        if !actions.is_empty() {
+            // Count again when the answers to the claims are known.
+            return actions;
+        }
+        let active: Vec<&Arc<Pod>> = mine.iter().copied().filter(|p| pods::active(p)).collect();
+        let terminating =
+            mine.iter().filter(|p| meta::terminating(&p.metadata) && !pods::finished(p)).count();
+        // The status goes first: a refused create must not keep users from seeing why.
+        self.status(&active, terminating, context, &mut actions);
+        if !meta::terminating(self.meta) {
+            let wanted = usize::try_from(self.replicas).unwrap_or(0);
+            if active.len() < wanted {
+                self.create((wanted - active.len()).min(BURST), context, &mut actions);
+            } else if active.len() > wanted {
+                self.delete(view, &active, (active.len() - wanted).min(BURST), context.now, &mut actions);
+            }
+        }
+        actions
+    }
+
+    /// Pods of this set; adoptions and releases become actions.
+    fn claim<'v>(&self, view: &'v View, actions: &mut Vec<Action>) -> Vec<&'v Arc<Pod>> {
+        let mut mine = Vec::new();
+        for pod in view.pods.owned_by(meta::uid(self.meta)) {
+            match pods::claim(&pod.metadata, self.meta, &self.selector) {
+                Claim::Release if !pods::finished(pod) => {
+                    actions.push(pods::set_controller(Kind::Pod, &pod.metadata, None, meta::uid(self.meta)));
+                }
+                Claim::Foreign | Claim::Release => {}
+                Claim::Mine | Claim::Adopt => mine.push(pod),
+            }
+        }
+        for (_, pod) in view.pods.in_namespace(meta::namespace(self.meta)) {
+            if pods::active(pod) && pods::claim(&pod.metadata, self.meta, &self.selector) == Claim::Adopt {
+                let owner = meta::controlled_by(self.object.kind(), self.meta);
+                actions.push(pods::set_controller(Kind::Pod, &pod.metadata, Some(owner), ""));
+            }
+        }
+        mine
+    }
+
+    fn create(&self, count: usize, context: Context<'_>, actions: &mut Vec<Action>) {
+        let Some(template) = self.template else { return };
+        let base = format!("{}-", meta::name(self.meta));
+        let names: Vec<String> = (0..count).map(|i| meta::generated_name(&base, context.seed, i)).collect();
+        actions.extend(names.iter().map(|name| {
+            let pod = pods::from_template(template, self.object.kind(), self.meta, name.clone());
+            Action::Create(pod.into())
+        }));
+        actions.extend(names.into_iter().map(|name| {
+            Action::record(&self.object, false, "SuccessfulCreate", format!("Created pod: {name}"))
+        }));
+    }
+
+    fn delete(
+        &self,
+        view: &View,
+        active: &[&Arc<Pod>],
+        count: usize,
+        now: Timestamp,
+        actions: &mut Vec<Action>,
+    ) {
+        let nodes = pods::per_node(self.related(view).iter().map(|p| p.as_ref()));
+        let rank = |pod: &Pod| nodes.get(pods::node_name(pod)).copied().unwrap_or(0);
+        let mut victims: Vec<(&Arc<Pod>, usize)> = active.iter().map(|p| (*p, rank(p))).collect();
+        victims.sort_by(|a, b| pods::deletion_order((a.0, a.1), (b.0, b.1), now));
+        victims.truncate(count);
+        actions.extend(victims.iter().map(|(pod, _)| Action::delete(Object::Pod((*pod).clone()))));
+        actions.extend(victims.iter().map(|(pod, _)| {
+            let message = format!("Deleted pod: {}", meta::name(&pod.metadata));
+            Action::record(&self.object, false, "SuccessfulDelete", message)
+        }));
+    }
+
+    /// Pods of every set with the same owner: a rollout's old and new pods count together when nodes are compared.
+    fn related<'v>(&self, view: &'v View) -> Vec<&'v Arc<Pod>> {
+        match meta::controller_of(self.meta) {
+            Some(owner) => {
+                let sets = view.replica_sets.owned_by(&owner.uid);
+                sets.flat_map(|set| view.pods.owned_by(meta::uid(&set.metadata))).collect()
+            }
+            None => view.pods.owned_by(meta::uid(self.meta)).collect(),
+        }
+    }
+
+    fn status(
+        &self,
+        active: &[&Arc<Pod>],
+        terminating: usize,
+        context: Context<'_>,
+        actions: &mut Vec<Action>,
+    ) {
+        let count = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
+        let template_labels = self.template.and_then(|t| t.metadata.as_ref()).and_then(|m| m.labels.as_ref());
+        let labelled = active.iter().filter(|p| {
+            template_labels.is_none_or(|wanted| meta::contains_all(wanted, p.metadata.labels.as_ref()))
+        });
+        let mut available = 0;
+        for pod in active {
+            match pods::availability(pod, self.min_ready, context.now) {
+                Availability::Now => available += 1,
+                Availability::At(at) => actions.push(Action::RequeueAt(at)),
+                Availability::Unready => {}
+            }
+        }
+        let counts = Counts {
+            replicas: count(active.len()),
+            labelled: count(labelled.count()),
+            ready: count(active.iter().filter(|p| pods::ready(p)).count()),
+            available,
+            terminating: count(terminating),
+            short: active.len() < usize::try_from(self.replicas).unwrap_or(0),
+        };
+        let key = Key::of(self.meta);
+        match &self.object {
+            Object::ReplicaSet(o) => {
+                let new = counts.replica_set(o.status.as_ref(), o.metadata.generation, context);
+                if o.status.as_ref() != Some(&new) {
+                    actions.push(Action::patch_status(Kind::ReplicaSet, key, o.status.as_ref(), &new));
+                }
+            }
+            Object::ReplicationController(o) => {
+                let new = counts.controller(o.status.as_ref(), o.metadata.generation, context);
+                if o.status.as_ref() != Some(&new) {
+                    actions.push(Action::patch_status(
+                        Kind::ReplicationController,
+                        key,
+                        o.status.as_ref(),
+                        &new,
+                    ));
+                }
+            }
+            _ => {}
+        }
+        if let Some(Failure::Refused { message, .. }) = context.failure {
+            actions.push(Action::record(
+                &self.object,
+                true,
+                "FailedCreate",
+                format!("Error creating: {message}"),
+            ));
+        }
+    }
+}
+
+struct Counts {
+    replicas: i32,
+    labelled: i32,
+    ready: i32,
+    available: i32,
+    terminating: i32,
+    /// Fewer pods than wanted: a failure to create still matters.
+    short: bool,
+}
+
+/// 0 stays unsaid, as the server stores it.
+fn some(n: i32) -> Option<i32> {
+    Some(n).filter(|n| *n != 0)
+}
+
+impl Counts {
+    fn replica_set(
+        &self,
+        old: Option<&ReplicaSetStatus>,
+        generation: Option<i64>,
+        context: Context<'_>,
+    ) -> ReplicaSetStatus {
+        let mut status = old.cloned().unwrap_or_default();
+        status.replicas = self.replicas;
+        status.fully_labeled_replicas = some(self.labelled);
+        status.ready_replicas = some(self.ready);
+        status.available_replicas = some(self.available);
+        status.terminating_replicas = Some(self.terminating);
+        status.observed_generation = generation;
+        let mut conditions = status.conditions.take().unwrap_or_default();
+        match self.failure(context) {
+            Some(message) if !conditions.iter().any(|c| c.type_ == "ReplicaFailure") => {
+                conditions.push(ReplicaSetCondition {
+                    type_: "ReplicaFailure".into(),
+                    status: "True".into(),
+                    reason: Some("FailedCreate".into()),
+                    message: Some(message),
+                    last_transition_time: Some(meta::time(context.now)),
+                });
+            }
+            Some(_) => {}
+            None => conditions.retain(|c| c.type_ != "ReplicaFailure"),
+        }
+        status.conditions = Some(conditions).filter(|c| !c.is_empty());
+        status
+    }
+
+    fn controller(
+        &self,
+        old: Option<&ReplicationControllerStatus>,
+        generation: Option<i64>,
+        context: Context<'_>,
+    ) -> ReplicationControllerStatus {
+        let mut status = old.cloned().unwrap_or_default();
+        status.replicas = self.replicas;
+        status.fully_labeled_replicas = some(self.labelled);
+        status.ready_replicas = some(self.ready);
+        status.available_replicas = some(self.available);
+        status.observed_generation = generation;
+        let mut conditions = status.conditions.take().unwrap_or_default();
+        match self.failure(context) {
+            Some(message) if !conditions.iter().any(|c| c.type_ == "ReplicaFailure") => {
+                conditions.push(ReplicationControllerCondition {
+                    type_: "ReplicaFailure".into(),
+                    status: "True".into(),
+                    reason: Some("FailedCreate".into()),
+                    message: Some(message),
+                    last_transition_time: Some(meta::time(context.now)),
+                });
+            }
+            Some(_) => {}
+            None => conditions.retain(|c| c.type_ != "ReplicaFailure"),
+        }
+        status.conditions = Some(conditions).filter(|c| !c.is_empty());
+        status
+    }
+
+    fn failure(&self, context: Context<'_>) -> Option<String> {
+        match context.failure {
+            Some(Failure::Refused { message, .. }) if self.short => Some(message.clone()),
+            _ => None,
+        }
+    }
+}

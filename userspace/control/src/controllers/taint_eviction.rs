@@ -1,0 +1,186 @@
+//! Pods on nodes with NoExecute taints: deleted at once, after their tolerationSeconds, or never. PURE.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Pod, Taint, Toleration};
+use serde_json::json;
+
+use super::{own_key, pods};
+use crate::{
+    action::{Action, Context, Controller},
+    meta,
+    view::{Change, Key, Kind, Object, View},
+};
+
+pub struct TaintEviction;
+
+impl Controller for TaintEviction {
+    fn name(&self) -> &'static str {
+        "taint-eviction"
+    }
+
+    fn route(&self, change: &Change, view: &View, keys: &mut Vec<Key>) {
+        match change.object() {
+            Some(Object::Pod(pod)) if !pods::node_name(pod).is_empty() => own_key(change, Kind::Pod, keys),
+            Some(Object::Node(node)) if taints(change.old.as_ref()) != taints(change.new.as_ref()) => {
+                keys.extend(view.pods.indexed(meta::name(&node.metadata)).map(|p| Key::of(&p.metadata)));
+            }
+            _ => {}
+        }
+    }
+
+    fn reconcile(&self, view: &View, key: &Key, context: Context<'_>) -> Vec<Action> {
+        let Some(pod) = view.pods.get(key).filter(|p| !meta::terminating(&p.metadata)) else {
+            return Vec::new();
+        };
+        let Some(node) = view.nodes.get(&Key::cluster(pods::node_name(pod))) else { return Vec::new() };
+        let taints = node.spec.as_ref().and_then(|s| s.taints.as_deref()).unwrap_or_default();
+        match eviction_time(pod, taints, context.now) {
+            None => Vec::new(),
+            Some(at) if at > context.now => vec![Action::RequeueAt(at)],
+            Some(_) => {
+                let object = Object::Pod(pod.clone());
+                let message = format!("Marking for deletion Pod {key}");
+                vec![
+                    disrupted(
+                        pod,
+                        "DeletionByTaintManager",
+                        "Taint manager: deleting due to NoExecute taint",
+                        context.now,
+                    ),
+                    Action::record(&object, false, "TaintManagerEviction", message),
+                    Action::delete(object),
+                ]
+            }
+        }
+    }
+}
+
+/// Tells in the pod's status why it is about to go.
+pub(super) fn disrupted(pod: &Pod, reason: &str, message: &str, now: Timestamp) -> Action {
+    let status = pod.status.as_ref();
+    let mut conditions = status.and_then(|s| s.conditions.clone()).unwrap_or_default();
+    conditions.retain(|c| c.type_ != "DisruptionTarget");
+    conditions.push(k8s_openapi::api::core::v1::PodCondition {
+        type_: "DisruptionTarget".into(),
+        status: "True".into(),
+        reason: Some(reason.into()),
+        message: Some(message.into()),
+        last_transition_time: Some(meta::time(now)),
+        ..Default::default()
+    });
+    Action::Patch {
+        kind: Kind::Pod,
+        key: Key::of(&pod.metadata),
+        patch: json!({"metadata": {"uid": pod.metadata.uid}, "status": {"conditions": conditions}}),
+        subresource: "status",
+    }
+}
+
+fn taints(object: Option<&Object>) -> Vec<&Taint> {
+    match object {
+        Some(Object::Node(node)) => {
+            no_execute(node.spec.iter().flat_map(|s| s.taints.iter().flatten())).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn no_execute<'a>(taints: impl Iterator<Item = &'a Taint>) -> impl Iterator<Item = &'a Taint> {
+    taints.filter(|t| t.effect == "NoExecute")
+}
+
+/// When the pod must go: `None` if it tolerates every taint for ever.
+pub fn eviction_time(pod: &Pod, taints: &[Taint], now: Timestamp) -> Option<Timestamp> {
+    let tolerations = pod.spec.as_ref().and_then(|s| s.tolerations.as_deref()).unwrap_or_default();
+    no_execute(taints.iter())
+        .filter_map(|taint| {
+            let from = taint.time_added.as_ref().map_or(now, |t| t.0);
+            let mut seconds: Option<i64> = None;
+            let mut tolerated = false;
+            for toleration in tolerations.iter().filter(|t| tolerates(t, taint)) {
+                tolerated = true;
+                if let Some(s) = toleration.toleration_seconds {
+                    seconds = Some(seconds.map_or(s, |least| least.min(s)));
+                }
+            }
+            match (tolerated, seconds) {
+                (false, _) => Some(now),
+                (true, None) => None,
+                (true, Some(s)) => Some(from + Duration::from_secs(u64::try_from(s).unwrap_or(0))),
+            }
+        })
+        .min()
+}
+
+/// Whether a toleration covers a taint.
+pub fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
+    let effect = toleration.effect.as_deref().unwrap_or_default();
+    let key = toleration.key.as_deref().unwrap_or_default();
+    let value = |v: &Option<String>| v.clone().unwrap_or_default();
+    (effect.is_empty() || effect == taint.effect)
+        && (key.is_empty() || key == taint.key)
+        && match toleration.operator.as_deref().unwrap_or_default() {
+            "" | "Equal" => !key.is_empty() && value(&toleration.value) == value(&taint.value),
+            "Exists" => true,
+            _ => false,
+        }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::api::core::v1::PodSpec;
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_second(1_000_000 + seconds).unwrap()
+    }
+
+    fn taint() -> Taint {
+        Taint {
+            key: "node.kubernetes.io/unreachable".into(),
+            effect: "NoExecute".into(),
+            time_added: Some(meta::time(at(0))),
+            value: None,
+        }
+    }
+
+    fn pod(tolerations: Vec<Toleration>) -> Pod {
+        Pod {
+            spec: Some(PodSpec { tolerations: Some(tolerations), ..Default::default() }),
+            ..Default::default()
+        }
+    }
+
+    fn exists(key: &str, seconds: Option<i64>) -> Toleration {
+        Toleration {
+            key: Some(key.into()).filter(|k: &String| !k.is_empty()),
+            operator: Some("Exists".into()),
+            toleration_seconds: seconds,
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn an_untolerated_taint_evicts_at_once() {
+        assert_eq!(eviction_time(&pod(vec![]), &[taint()], at(9)), Some(at(9)));
+    }
+
+    #[test]
+    fn the_shortest_toleration_counts_from_when_the_taint_came() {
+        let p = pod(vec![exists("node.kubernetes.io/unreachable", Some(300)), exists("", Some(30))]);
+        assert_eq!(eviction_time(&p, &[taint()], at(9)), Some(at(30)));
+    }
+
+    #[test]
+    fn tolerating_everything_for_ever_never_evicts() {
+        assert_eq!(eviction_time(&pod(vec![exists("", None)]), &[taint()], at(9)), None);
+    }
+
+    #[test]
+    fn other_effects_do_not_evict() {
+        let t = Taint { effect: "NoSchedule".into(), ..taint() };
+        assert_eq!(eviction_time(&pod(vec![]), &[t], at(9)), None);
+    }
+}

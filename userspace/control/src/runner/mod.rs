@@ -1,0 +1,114 @@
+//! The one runner of all controllers. Watches and outcomes go into [`core::Core`], tasks come out and are performed
+//! beside it; the only timer is the earliest one that a reconcile asked for, so an idle cluster costs nothing.
+
+mod core;
+mod events;
+mod informer;
+mod io;
+mod perform;
+mod queue;
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use kube::Client;
+use tokio::{
+    sync::mpsc,
+    task::{JoinError, JoinSet},
+};
+
+use self::{
+    core::{Core, Effect, Outcome},
+    events::Recorder,
+    informer::Notice,
+};
+use crate::{
+    action::Controller,
+    view::{Change, Kind},
+};
+
+/// What a background job came back with.
+enum Done {
+    Task(Outcome),
+    Asked(Vec<Effect>),
+}
+
+/// Hears every change of the view; the garbage collector's graph shares the watches by it.
+pub(crate) type Listener = mpsc::UnboundedSender<Change>;
+
+/// Runs the controllers until the future is dropped; all its jobs end with it.
+pub(crate) async fn run(client: Client, controllers: Vec<Box<dyn Controller>>, listener: Option<Listener>) {
+    let (sender, mut notices) = mpsc::channel(1024);
+    let mut informers = JoinSet::new();
+    for kind in Kind::ALL {
+        informers.spawn(informer::watch(client.clone(), *kind, sender.clone()));
+    }
+    let mut core = Core::new(controllers, Kind::ALL, rand::random());
+    let recorder = Arc::new(Recorder::default());
+    let mut jobs: JoinSet<Done> = JoinSet::new();
+    let tell = |changes: Vec<Change>| {
+        if let Some(listener) = &listener {
+            // A closed listener means that this run is ending.
+            changes.into_iter().for_each(|c| drop(listener.send(c)));
+        }
+    };
+    loop {
+        start(&client, &recorder, &mut core, &mut jobs);
+        tokio::select! {
+            notice = notices.recv() => match notice {
+                Some(notice) => {
+                    take_notice(&mut core, notice, &tell);
+                    // Take in all that has come: one reconcile may then answer many events.
+                    while let Ok(notice) = notices.try_recv() {
+                        take_notice(&mut core, notice, &tell);
+                    }
+                }
+                None => return,
+            },
+            Some(done) = jobs.join_next() => finish(&mut core, done, &tell),
+            () = wake_at(core.next_due().filter(|_| core.synced())) => {}
+        }
+    }
+}
+
+fn take_notice(core: &mut Core, notice: Notice, tell: &impl Fn(Vec<Change>)) {
+    match notice {
+        Notice::Event(kind, event) => tell(core.event(kind, event, Timestamp::now())),
+        Notice::Absent(kind) => core.absent(kind),
+    }
+}
+
+fn start(client: &Client, recorder: &Arc<Recorder>, core: &mut Core, jobs: &mut JoinSet<Done>) {
+    if !core.ask.is_empty() {
+        let (client, asked) = (client.clone(), std::mem::take(&mut core.ask));
+        jobs.spawn(async move { Done::Asked(perform::ask(client, asked).await) });
+    }
+    while let Some(task) = core.next_task(Timestamp::now()) {
+        let (client, recorder) = (client.clone(), recorder.clone());
+        tracing::debug!(controller = core.controller_name(task.item.0), key = %task.item.1, actions = task.actions.len());
+        jobs.spawn(async move { Done::Task(perform::perform(client, recorder, task).await) });
+    }
+}
+
+fn finish(core: &mut Core, done: Result<Done, JoinError>, tell: &impl Fn(Vec<Change>)) {
+    match done {
+        Ok(Done::Task(outcome)) => {
+            if let Some(failure) = &outcome.failure {
+                let name = core.controller_name(outcome.item.0);
+                tracing::info!(controller = name, key = %outcome.item.1, ?failure, "will try again");
+            }
+            tell(core.finish(outcome, Timestamp::now()));
+        }
+        Ok(Done::Asked(effects)) => tell(core.absorb(effects, Timestamp::now())),
+        Err(error) => tracing::error!(%error, "a job ended without an answer"),
+    }
+}
+
+/// Sleeps to a time, or for ever.
+async fn wake_at(at: Option<Timestamp>) {
+    let Some(at) = at else { return std::future::pending().await };
+    let wait = at.duration_since(Timestamp::now());
+    let wait = Duration::try_from(wait).unwrap_or(Duration::ZERO);
+    // Timers count in milliseconds: never wake just before the time, only to find nothing due.
+    tokio::time::sleep(wait + Duration::from_millis(1)).await;
+}
