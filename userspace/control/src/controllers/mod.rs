@@ -5,6 +5,8 @@ mod deployment_status;
 pub mod endpoints;
 pub mod endpoints_object;
 pub mod endpointslice;
+pub mod garbage_collector;
+pub mod namespace;
 pub mod node_ipam;
 pub mod node_lifecycle;
 pub mod pod_gc;

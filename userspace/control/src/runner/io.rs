@@ -128,3 +128,8 @@ pub(crate) async fn delete(client: &Client, delete: &Delete) -> kube::Result<Opt
         Ok(answer.left().map(Object::from))
     })
 }
+
+/// The kind's name in URLs.
+pub(crate) fn plural(kind: Kind) -> String {
+    typed!(kind, K => K::plural(&()).into_owned())
+}

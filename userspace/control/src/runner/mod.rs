@@ -1,10 +1,13 @@
 //! The one runner of all controllers. Watches and outcomes go into [`core::Core`], tasks come out and are performed
 //! beside it; the only timer is the earliest one that a reconcile asked for, so an idle cluster costs nothing.
 
+mod collector;
 mod core;
+mod discovery;
 mod events;
 mod informer;
 mod io;
+mod namespaces;
 mod perform;
 mod queue;
 
@@ -33,11 +36,29 @@ enum Done {
     Asked(Vec<Effect>),
 }
 
-/// Hears every change of the view; the garbage collector's graph shares the watches by it.
-pub(crate) type Listener = mpsc::UnboundedSender<Change>;
+/// What those hear who share the runner's watches: the garbage collector and whoever empties namespaces.
+#[derive(Clone)]
+enum Heard {
+    Change(Change),
+    /// Every kind has been listed.
+    Synced,
+}
 
-/// Runs the controllers until the future is dropped; all its jobs end with it.
-pub(crate) async fn run(client: Client, controllers: Vec<Box<dyn Controller>>, listener: Option<Listener>) {
+type Listener = mpsc::UnboundedSender<Heard>;
+
+/// Runs controllers, garbage collection and the emptying of namespaces until the future is dropped, or until one of them ends.
+pub(crate) async fn run(client: Client, controllers: Vec<Box<dyn Controller>>) {
+    let (collector, to_collector) = mpsc::unbounded_channel();
+    let (namespaces, to_namespaces) = mpsc::unbounded_channel();
+    tokio::select! {
+        () = drive(client.clone(), controllers, vec![collector, namespaces]) => {}
+        () = collector::run(client.clone(), to_collector) => {}
+        () = namespaces::run(client, to_namespaces) => {}
+    }
+}
+
+/// Drives the controllers; all jobs end with the future.
+async fn drive(client: Client, controllers: Vec<Box<dyn Controller>>, listeners: Vec<Listener>) {
     let (sender, mut notices) = mpsc::channel(1024);
     let mut informers = JoinSet::new();
     for kind in Kind::ALL {
@@ -46,13 +67,16 @@ pub(crate) async fn run(client: Client, controllers: Vec<Box<dyn Controller>>, l
     let mut core = Core::new(controllers, Kind::ALL, rand::random());
     let recorder = Arc::new(Recorder::default());
     let mut jobs: JoinSet<Done> = JoinSet::new();
-    let tell = |changes: Vec<Change>| {
-        if let Some(listener) = &listener {
-            // A closed listener means that this run is ending.
-            changes.into_iter().for_each(|c| drop(listener.send(c)));
-        }
+    let say = |heard: Heard| {
+        // A closed listener means that this run is ending.
+        listeners.iter().for_each(|l| drop(l.send(heard.clone())));
     };
+    let tell = |changes: Vec<Change>| changes.into_iter().for_each(|c| say(Heard::Change(c)));
+    let mut synced = false;
     loop {
+        if core.synced() && !std::mem::replace(&mut synced, true) {
+            say(Heard::Synced);
+        }
         start(&client, &recorder, &mut core, &mut jobs);
         tokio::select! {
             notice = notices.recv() => match notice {

@@ -1,0 +1,370 @@
+//! The graph of owners and dependents over every kind, and what shall become of each object. PURE.
+//! Only what deletion needs is kept of an object: where it is, its owners, and two finalizers.
+
+use std::{
+    collections::{BTreeSet, HashMap, HashSet, VecDeque},
+    sync::Arc,
+};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+
+use crate::{action::Propagation, view::Key};
+
+pub const FOREGROUND: &str = "foregroundDeletion";
+pub const ORPHAN: &str = "orphan";
+
+pub type Uid = Arc<str>;
+
+/// One owner as a dependent names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owner {
+    pub uid: Uid,
+    pub api_version: Arc<str>,
+    pub kind: Arc<str>,
+    pub name: Arc<str>,
+    pub blocks: bool,
+}
+
+/// One object. `resource` is the caller's number for its kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Item {
+    pub resource: u32,
+    pub key: Key,
+    pub owners: Vec<Owner>,
+    pub deleting: bool,
+    pub foreground: bool,
+    pub orphan: bool,
+}
+
+impl Item {
+    pub fn new(resource: u32, meta: &ObjectMeta) -> Self {
+        let finalizer = |name: &str| meta.finalizers.iter().flatten().any(|f| f == name);
+        Item {
+            resource,
+            key: Key::of(meta),
+            owners: meta.owner_references.iter().flatten().map(Owner::from).collect(),
+            deleting: meta.deletion_timestamp.is_some(),
+            foreground: finalizer(FOREGROUND),
+            orphan: finalizer(ORPHAN),
+        }
+    }
+
+    /// Waits for its blocking dependents to go first.
+    fn waits(&self) -> bool {
+        self.deleting && self.foreground
+    }
+}
+
+impl From<&OwnerReference> for Owner {
+    fn from(o: &OwnerReference) -> Self {
+        Owner {
+            uid: o.uid.as_str().into(),
+            api_version: o.api_version.as_str().into(),
+            kind: o.kind.as_str().into(),
+            name: o.name.as_str().into(),
+            blocks: o.block_owner_deletion == Some(true),
+        }
+    }
+}
+
+/// What to do about one object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    Nothing,
+    /// Owners that no watch has shown: the server must say whether they exist.
+    Ask(Vec<Owner>),
+    Delete(Propagation),
+    /// Some owner lives; the references to the others go.
+    DropOwners(Vec<Uid>),
+    /// A circle of foreground deletions: this one no longer blocks its owners.
+    Unblock,
+    /// Its dependents lose this owner, then it may go.
+    Orphan(Vec<Uid>),
+    /// Nothing blocks it any more.
+    Finish,
+}
+
+#[derive(Default)]
+pub struct Graph {
+    items: HashMap<Uid, Item>,
+    dependents: HashMap<Uid, BTreeSet<Uid>>,
+    /// Uids known not to exist, the latest few thousand.
+    absent: HashSet<Uid>,
+    absent_order: VecDeque<Uid>,
+}
+
+impl Graph {
+    const ABSENT_KEPT: usize = 8192;
+
+    pub fn get(&self, uid: &str) -> Option<&Item> {
+        self.items.get(uid)
+    }
+
+    pub fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    /// Takes in an object as it is; answers the uids that must be decided anew.
+    pub fn apply(&mut self, uid: Uid, item: Item) -> Vec<Uid> {
+        if self.absent.contains(&uid) && !self.items.contains_key(&uid) {
+            // An answer from before its end.
+            return Vec::new();
+        }
+        let old = self.items.insert(uid.clone(), item.clone());
+        if old.as_ref() == Some(&item) {
+            return Vec::new();
+        }
+        for owner in old.iter().flat_map(|o| &o.owners) {
+            self.unlink(&owner.uid, &uid);
+        }
+        for owner in &item.owners {
+            self.dependents.entry(owner.uid.clone()).or_default().insert(uid.clone());
+        }
+        let mut again = Vec::new();
+        if !item.owners.is_empty() || item.deleting {
+            again.push(uid.clone());
+        }
+        // An owner that waits may wait for this one no longer.
+        again.extend(item.owners.iter().chain(old.iter().flat_map(|o| &o.owners)).map(|o| o.uid.clone()));
+        if item.waits() && !old.is_some_and(|o| o.waits()) {
+            again.extend(self.dependents_of(&uid).cloned());
+        }
+        again.retain(|u| self.items.contains_key(u));
+        again
+    }
+
+    /// Takes in an object's end; answers the uids that must be decided anew.
+    pub fn remove(&mut self, uid: &Uid) -> Vec<Uid> {
+        self.set_absent(uid.clone());
+        let mut again: Vec<Uid> = self.dependents_of(uid).cloned().collect();
+        if let Some(old) = self.items.remove(uid) {
+            for owner in &old.owners {
+                self.unlink(&owner.uid, uid);
+                again.push(owner.uid.clone());
+            }
+        }
+        again.retain(|u| self.items.contains_key(u));
+        again
+    }
+
+    /// The server knows no object with this uid.
+    pub fn set_absent(&mut self, uid: Uid) {
+        if self.absent.insert(uid.clone()) {
+            self.absent_order.push_back(uid);
+        }
+        while self.absent_order.len() > Self::ABSENT_KEPT {
+            if let Some(oldest) = self.absent_order.pop_front() {
+                self.absent.remove(&oldest);
+            }
+        }
+    }
+
+    fn unlink(&mut self, owner: &str, dependent: &Uid) {
+        if let Some(set) = self.dependents.get_mut(owner) {
+            set.remove(dependent);
+            if set.is_empty() {
+                self.dependents.remove(owner);
+            }
+        }
+    }
+
+    fn dependents_of(&self, uid: &str) -> impl Iterator<Item = &Uid> {
+        self.dependents.get(uid).into_iter().flatten()
+    }
+
+    /// Uids of one resource's objects.
+    pub fn of_resource(&self, resource: u32) -> impl Iterator<Item = &Uid> {
+        self.items.iter().filter(move |(_, i)| i.resource == resource).map(|(u, _)| u)
+    }
+
+    /// What shall become of the object. `present` holds owners that the server was asked for and has.
+    pub fn decide(&self, uid: &str, present: &HashSet<Uid>) -> Decision {
+        let Some(item) = self.items.get(uid) else { return Decision::Nothing };
+        if item.deleting && item.orphan {
+            return Decision::Orphan(self.dependents_of(uid).cloned().collect());
+        }
+        if item.waits() {
+            return if self.blocked(uid) { self.unblock(uid, item) } else { Decision::Finish };
+        }
+        if item.deleting || item.owners.is_empty() {
+            return Decision::Nothing;
+        }
+        self.by_owners(uid, item, present)
+    }
+
+    fn by_owners(&self, uid: &str, item: &Item, present: &HashSet<Uid>) -> Decision {
+        let (mut solid, mut gone, mut waiting, mut ask) = (0, Vec::new(), Vec::new(), Vec::new());
+        for owner in &item.owners {
+            match self.items.get(&owner.uid) {
+                Some(o) if o.waits() => waiting.push(owner.uid.clone()),
+                Some(o) if scope_fits(item, o) => solid += 1,
+                // An owner in another namespace is none.
+                Some(_) => gone.push(owner.uid.clone()),
+                None if self.absent.contains(&owner.uid) => gone.push(owner.uid.clone()),
+                None if present.contains(&owner.uid) => solid += 1,
+                None => ask.push(owner.clone()),
+            }
+        }
+        if !ask.is_empty() {
+            return Decision::Ask(ask);
+        }
+        match (solid, gone.len() + waiting.len()) {
+            (_, 0) => Decision::Nothing,
+            (0, _) if !waiting.is_empty() && self.dependents.contains_key(uid) => {
+                Decision::Delete(Propagation::Foreground)
+            }
+            (0, _) if item.orphan => Decision::Delete(Propagation::Orphan),
+            (0, _) if item.foreground => Decision::Delete(Propagation::Foreground),
+            (0, _) => Decision::Delete(Propagation::Background),
+            _ => {
+                gone.extend(waiting);
+                Decision::DropOwners(gone)
+            }
+        }
+    }
+
+    /// Whether a dependent still holds the owner back.
+    fn blocked(&self, uid: &str) -> bool {
+        self.dependents_of(uid)
+            .filter_map(|d| self.items.get(d))
+            .any(|d| d.owners.iter().any(|o| &*o.uid == uid && o.blocks))
+    }
+
+    /// A waiting object that waits for one of those that wait for it would wait for ever.
+    fn unblock(&self, uid: &str, item: &Item) -> Decision {
+        let blocks_waiting =
+            item.owners.iter().any(|o| o.blocks && self.items.get(&o.uid).is_some_and(Item::waits));
+        if blocks_waiting && self.reaches(uid, uid) { Decision::Unblock } else { Decision::Nothing }
+    }
+
+    /// Whether waiting dependents lead from one object to another.
+    fn reaches(&self, from: &str, to: &str) -> bool {
+        let mut seen = HashSet::new();
+        let mut stack = vec![from];
+        while let Some(at) = stack.pop() {
+            for next in self.dependents_of(at) {
+                if &**next == to {
+                    return true;
+                }
+                if self.items.get(next).is_some_and(Item::waits) && seen.insert(next) {
+                    stack.push(next);
+                }
+            }
+        }
+        false
+    }
+}
+
+fn scope_fits(dependent: &Item, owner: &Item) -> bool {
+    owner.key.namespace.is_empty() || owner.key.namespace == dependent.key.namespace
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn item(name: &str, owners: &[(&str, bool)]) -> Item {
+        Item {
+            resource: 0,
+            key: Key::new("ns", name),
+            owners: owners
+                .iter()
+                .map(|(uid, blocks)| Owner {
+                    uid: (*uid).into(),
+                    api_version: "v1".into(),
+                    kind: "Thing".into(),
+                    name: (*uid).into(),
+                    blocks: *blocks,
+                })
+                .collect(),
+            deleting: false,
+            foreground: false,
+            orphan: false,
+        }
+    }
+
+    fn decide(graph: &Graph, uid: &str) -> Decision {
+        graph.decide(uid, &HashSet::new())
+    }
+
+    #[test]
+    fn the_end_of_the_only_owner_deletes_the_dependent() {
+        let mut g = Graph::default();
+        g.apply("a".into(), item("a", &[]));
+        g.apply("b".into(), item("b", &[("a", true)]));
+        assert_eq!(decide(&g, "b"), Decision::Nothing);
+        assert_eq!(g.remove(&"a".into()), vec![Uid::from("b")]);
+        assert_eq!(decide(&g, "b"), Decision::Delete(Propagation::Background));
+    }
+
+    #[test]
+    fn an_owner_never_seen_is_asked_for_and_never_guessed() {
+        let mut g = Graph::default();
+        g.apply("b".into(), item("b", &[("a", true)]));
+        assert!(matches!(decide(&g, "b"), Decision::Ask(o) if o.len() == 1));
+        assert_eq!(g.decide("b", &HashSet::from(["a".into()])), Decision::Nothing);
+        g.set_absent("a".into());
+        assert_eq!(decide(&g, "b"), Decision::Delete(Propagation::Background));
+    }
+
+    #[test]
+    fn a_second_living_owner_keeps_the_dependent() {
+        let mut g = Graph::default();
+        g.apply("a".into(), item("a", &[]));
+        g.apply("b".into(), item("b", &[("a", false), ("x", false)]));
+        g.set_absent("x".into());
+        assert_eq!(decide(&g, "b"), Decision::DropOwners(vec!["x".into()]));
+    }
+
+    #[test]
+    fn a_foreground_owner_goes_after_its_blocking_dependents() {
+        let mut g = Graph::default();
+        g.apply("b".into(), item("b", &[("a", true)]));
+        g.apply("c".into(), item("c", &[("a", false)]));
+        let again = g.apply("a".into(), Item { deleting: true, foreground: true, ..item("a", &[]) });
+        assert!(again.contains(&"b".into()) && again.contains(&"c".into()));
+        assert_eq!(decide(&g, "a"), Decision::Nothing);
+        assert_eq!(decide(&g, "b"), Decision::Delete(Propagation::Background));
+        let again = g.remove(&"b".into());
+        assert!(again.contains(&"a".into()));
+        assert_eq!(decide(&g, "a"), Decision::Finish, "c does not block");
+    }
+
+    #[test]
+    fn an_orphaning_owner_frees_its_dependents() {
+        let mut g = Graph::default();
+        g.apply("b".into(), item("b", &[("a", true)]));
+        g.apply("a".into(), Item { deleting: true, orphan: true, ..item("a", &[]) });
+        assert_eq!(decide(&g, "a"), Decision::Orphan(vec!["b".into()]));
+    }
+
+    #[test]
+    fn a_circle_of_foreground_deletions_is_broken() {
+        let mut g = Graph::default();
+        let waiting = |name, owner| Item { deleting: true, foreground: true, ..item(name, &[(owner, true)]) };
+        g.apply("a".into(), waiting("a", "b"));
+        g.apply("b".into(), waiting("b", "a"));
+        assert_eq!(decide(&g, "a"), Decision::Unblock);
+    }
+
+    #[test]
+    fn an_owner_in_another_namespace_is_none() {
+        let mut g = Graph::default();
+        g.apply("a".into(), Item { key: Key::new("other", "a"), ..item("a", &[]) });
+        g.apply("b".into(), item("b", &[("a", true)]));
+        assert_eq!(decide(&g, "b"), Decision::Delete(Propagation::Background));
+    }
+
+    #[test]
+    fn a_late_answer_does_not_revive_the_dead() {
+        let mut g = Graph::default();
+        g.apply("a".into(), item("a", &[]));
+        g.remove(&"a".into());
+        g.apply("a".into(), item("a", &[]));
+        assert!(g.is_empty());
+    }
+}

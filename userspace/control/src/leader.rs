@@ -1,0 +1,189 @@
+//! Leader election over a Lease. The decision is a pure function of the Lease as last seen and of how long it has been
+//! so; times of other machines are never compared with ours. The loop around it only reads, writes and sleeps.
+
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::coordination::v1::{Lease, LeaseSpec},
+    apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
+};
+use kube::{Api, Client, api::PostParams};
+
+use crate::config::LeaderElection;
+
+/// The Lease as last seen, and since when it has been like that.
+#[derive(Clone, Debug, PartialEq)]
+struct Seen {
+    lease: Lease,
+    since: Instant,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum Step {
+    Create(Lease),
+    Replace(Lease),
+    /// Another holds it.
+    Wait,
+}
+
+/// What a candidate does, given the Lease (if there is one) and when it was last seen to change.
+fn step(config: &LeaderElection, seen: Option<&Seen>, now: Timestamp, instant: Instant) -> Step {
+    let mut spec = LeaseSpec {
+        holder_identity: Some(config.identity.clone()),
+        lease_duration_seconds: i32::try_from(config.lease_duration.as_secs()).ok(),
+        acquire_time: Some(MicroTime(now)),
+        renew_time: Some(MicroTime(now)),
+        lease_transitions: Some(0),
+        ..Default::default()
+    };
+    let Some(seen) = seen else {
+        let metadata = ObjectMeta {
+            name: Some(config.name.clone()),
+            namespace: Some(config.namespace.clone()),
+            ..Default::default()
+        };
+        return Step::Create(Lease { metadata, spec: Some(spec) });
+    };
+    let old = seen.lease.spec.clone().unwrap_or_default();
+    let holder = old.holder_identity.as_deref().unwrap_or_default();
+    if holder == config.identity {
+        spec.acquire_time = old.acquire_time;
+        spec.lease_transitions = old.lease_transitions;
+    } else {
+        if !holder.is_empty() && instant.duration_since(seen.since) < config.lease_duration {
+            return Step::Wait;
+        }
+        spec.lease_transitions = Some(old.lease_transitions.unwrap_or(0).saturating_add(1));
+    }
+    Step::Replace(Lease { spec: Some(spec), ..seen.lease.clone() })
+}
+
+/// A candidate for the leadership.
+pub(crate) struct Candidate {
+    api: Api<Lease>,
+    config: LeaderElection,
+    seen: Option<Seen>,
+}
+
+impl Candidate {
+    pub(crate) fn new(client: Client, config: LeaderElection) -> Self {
+        Candidate { api: Api::namespaced(client, &config.namespace), config, seen: None }
+    }
+
+    /// Waits until this process leads.
+    pub(crate) async fn acquire(&mut self) {
+        loop {
+            match self.attempt().await {
+                Ok(true) => return tracing::info!(lease = self.config.name, "leading"),
+                Ok(false) => {}
+                Err(error) => tracing::info!(lease = self.config.name, %error, "leadership not acquired"),
+            }
+            tokio::time::sleep(self.config.retry_period).await;
+        }
+    }
+
+    /// Renews until the leadership is lost: taken by another, or not renewed within the deadline.
+    pub(crate) async fn hold(&mut self) {
+        let mut renewed = Instant::now();
+        loop {
+            tokio::time::sleep(self.config.retry_period).await;
+            let left = self.config.renew_deadline.saturating_sub(renewed.elapsed());
+            match tokio::time::timeout(left.max(Duration::from_millis(1)), self.attempt()).await {
+                Ok(Ok(true)) => renewed = Instant::now(),
+                Ok(Ok(false)) => {
+                    return tracing::warn!(lease = self.config.name, "leadership taken by another");
+                }
+                Ok(Err(error)) => tracing::info!(lease = self.config.name, %error, "not renewed"),
+                Err(_) => {}
+            }
+            if renewed.elapsed() >= self.config.renew_deadline {
+                return tracing::warn!(lease = self.config.name, "leadership lost: not renewed in time");
+            }
+        }
+    }
+
+    /// One try to get or to renew the lease; false if another holds it.
+    async fn attempt(&mut self) -> kube::Result<bool> {
+        let current = self.api.get_opt(&self.config.name).await?;
+        self.look(current);
+        let sent = match step(&self.config, self.seen.as_ref(), Timestamp::now(), Instant::now()) {
+            Step::Wait => return Ok(false),
+            Step::Create(lease) => self.api.create(&PostParams::default(), &lease).await,
+            Step::Replace(lease) => self.api.replace(&self.config.name, &PostParams::default(), &lease).await,
+        };
+        match sent {
+            Ok(lease) => {
+                self.look(Some(lease));
+                Ok(true)
+            }
+            // Another was faster.
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn look(&mut self, current: Option<Lease>) {
+        let same = match (&self.seen, &current) {
+            (Some(seen), Some(lease)) => seen.lease.spec == lease.spec,
+            _ => false,
+        };
+        if same {
+            if let (Some(seen), Some(lease)) = (&mut self.seen, current) {
+                seen.lease = lease;
+            }
+        } else {
+            self.seen = current.map(|lease| Seen { lease, since: Instant::now() });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn held_by(identity: &str, since: Instant) -> Seen {
+        let mut lease = Lease::default();
+        lease.spec = Some(LeaseSpec {
+            holder_identity: Some(identity.into()),
+            lease_transitions: Some(3),
+            ..Default::default()
+        });
+        Seen { lease, since }
+    }
+
+    fn holder(step: Step) -> (Option<String>, Option<i32>) {
+        match step {
+            Step::Create(lease) | Step::Replace(lease) => {
+                let spec = lease.spec.unwrap();
+                (spec.holder_identity, spec.lease_transitions)
+            }
+            Step::Wait => (None, None),
+        }
+    }
+
+    #[test]
+    fn a_lease_renewed_lately_by_another_is_left_alone() {
+        let (config, start) = (LeaderElection::new("me"), Instant::now());
+        let seen = held_by("other", start);
+        let at = |s| step(&config, Some(&seen), Timestamp::UNIX_EPOCH, start + Duration::from_secs(s));
+        assert_eq!(at(14), Step::Wait);
+        assert_eq!(holder(at(15)), (Some("me".into()), Some(4)), "taken over, and counted");
+    }
+
+    #[test]
+    fn the_holder_renews_without_a_transition_and_a_released_lease_is_free() {
+        let (config, start) = (LeaderElection::new("me"), Instant::now());
+        let mine = held_by("me", start);
+        assert_eq!(
+            holder(step(&config, Some(&mine), Timestamp::UNIX_EPOCH, start)),
+            (Some("me".into()), Some(3))
+        );
+        let free = held_by("", start);
+        assert_eq!(
+            holder(step(&config, Some(&free), Timestamp::UNIX_EPOCH, start)),
+            (Some("me".into()), Some(4))
+        );
+        assert_eq!(holder(step(&config, None, Timestamp::UNIX_EPOCH, start)), (Some("me".into()), Some(0)));
+    }
+}
