@@ -61,6 +61,9 @@ pub struct Compiled {
     pub classifier: Classifier,
 }
 
+/// What a pod's verdicts come from: its policies and its named ports.
+type RuleSet<'a> = (&'a [usize], &'a Arc<[NamedPort]>);
+
 /// When several endpoints claim one address, the last of `peers` has it.
 pub fn compile<'a>(
     policies: &BTreeMap<PolicyKey, Policy>,
@@ -73,7 +76,7 @@ pub fn compile<'a>(
     let classes = classes(&mut classifier, namespaces, peers)?;
     let rules = selected.resolve(&classifier);
     let mut entries = Entries { classes, policies: selected.numbers(), ..Entries::default() };
-    let mut seen: HashMap<(&[usize], &Arc<[NamedPort]>), Option<VerdictMapId>> = HashMap::new();
+    let mut seen: HashMap<RuleSet<'_>, Option<VerdictMapId>> = HashMap::new();
     for (local, of_pod) in local.iter().zip(&selected.of_local) {
         if local.slot >= SLOTS_MAX {
             return Err(Overflow::Slots { slot: local.slot });

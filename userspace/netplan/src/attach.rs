@@ -1,0 +1,111 @@
+//! Pods whose interface stands on this node: what CNI ADD made, by sandbox.
+//!
+//! Addresses come from here and not from the API, so policy holds before the API has heard of the address. Labels
+//! and named ports come from the pod's API object; once that is gone, the last ones stay until the sandbox goes.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use skep_abi::{Addr, Pod};
+use skep_policy::{Endpoint, Labels};
+
+use crate::index::Index;
+use crate::write::Observed;
+
+/// Who the sandbox belongs to, as CNI says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owner {
+    pub namespace: String,
+    pub name: String,
+    /// Empty if the runtime does not say.
+    pub uid: String,
+}
+
+impl Owner {
+    pub fn key(&self) -> Arc<str> {
+        format!("{}/{}", self.namespace, self.name).into()
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Attachment {
+    key: Arc<str>,
+    uid: Box<str>,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) pod: Pod,
+}
+
+impl Attachment {
+    /// Whether traffic of the pod already goes by its slot.
+    pub(crate) fn is_live(&self, kernel: &Observed) -> bool {
+        self.endpoint.addrs.iter().any(|addr| kernel.pods.get(addr).is_some_and(|p| p.slot == self.pod.slot))
+    }
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Attachments {
+    by_sandbox: BTreeMap<Arc<str>, Attachment>,
+    by_addr: HashMap<Addr, Arc<str>>,
+}
+
+impl Attachments {
+    pub(crate) fn put(&mut self, sandbox: &str, owner: &Owner, addrs: &[Addr], pod: Pod, index: &Index) {
+        self.remove(sandbox);
+        let endpoint = Endpoint {
+            namespace: owner.namespace.as_str().into(),
+            labels: Arc::new(Labels::default()),
+            ports: Arc::new([]),
+            addrs: addrs.into(),
+        };
+        let mut attachment = Attachment { key: owner.key(), uid: owner.uid.as_str().into(), endpoint, pod };
+        refresh(&mut attachment, index);
+        let sandbox: Arc<str> = sandbox.into();
+        for addr in addrs {
+            self.by_addr.insert(*addr, sandbox.clone());
+        }
+        self.by_sandbox.insert(sandbox, attachment);
+    }
+
+    pub(crate) fn remove(&mut self, sandbox: &str) -> bool {
+        let Some(attachment) = self.by_sandbox.remove(sandbox) else { return false };
+        for addr in attachment.endpoint.addrs.iter() {
+            if self.by_addr.get(addr).is_some_and(|holder| **holder == *sandbox) {
+                self.by_addr.remove(addr);
+            }
+        }
+        true
+    }
+
+    /// Takes labels and ports from the API objects as they are now.
+    pub(crate) fn refresh(&mut self, index: &Index) {
+        self.by_sandbox.values_mut().for_each(|attachment| refresh(attachment, index));
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&Arc<str>, &Attachment)> + Clone {
+        self.by_sandbox.iter()
+    }
+
+    pub(crate) fn at(&self, addr: Addr) -> Option<&Endpoint> {
+        self.by_sandbox.get(self.by_addr.get(&addr)?).map(|attachment| &attachment.endpoint)
+    }
+
+    pub(crate) fn get(&self, sandbox: &str) -> Option<&Attachment> {
+        self.by_sandbox.get(sandbox)
+    }
+
+    /// `PODS` as it should be.
+    pub(crate) fn pods(&self) -> BTreeMap<Addr, Pod> {
+        let holders = self.by_addr.iter();
+        holders.filter_map(|(addr, sandbox)| Some((*addr, self.by_sandbox.get(sandbox)?.pod))).collect()
+    }
+}
+
+fn refresh(attachment: &mut Attachment, index: &Index) {
+    let Some(facts) = index.pod(&attachment.key) else { return };
+    // A successor of the same name is another pod.
+    if attachment.uid.is_empty() || facts.uid.is_empty() || attachment.uid == facts.uid {
+        attachment.endpoint.namespace = facts.endpoint.namespace.clone();
+        attachment.endpoint.labels = facts.endpoint.labels.clone();
+        attachment.endpoint.ports = facts.endpoint.ports.clone();
+    }
+}

@@ -1,0 +1,230 @@
+//! Services that changed to writes: O(change), not O(all).
+//!
+//! A changed backend set is written under a fresh number before its frontends move to it; the old slots go later,
+//! when no program run can hold the old frontend any more (see [`crate::Planner::collect`]). A set that the kernel
+//! already holds under a frontend is kept, which is also how an agent adopts the maps of its predecessor.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+
+use skep_abi::{BACKENDS_MAX, Backend, BackendKey, SERVICES_MAX, ServiceKey, ServiceValue};
+
+use super::Problem;
+use super::kernel::Kernel;
+use crate::index::{Index, PortFacts, ServiceFacts};
+use crate::service::{Place, ServicePlan, compile};
+use crate::write::Write;
+
+#[derive(Debug, Default)]
+pub(crate) struct Services {
+    owned: HashMap<Arc<str>, Owned>,
+    owner: HashMap<ServiceKey, Arc<str>>,
+    /// Services that want a frontend that another one has.
+    waiting: BTreeMap<ServiceKey, BTreeSet<Arc<str>>>,
+    /// Identity of a service port to the hash it was made from.
+    identities: HashMap<u32, u64>,
+    next_set: u32,
+    problems: BTreeMap<Arc<str>, Problem>,
+}
+
+#[derive(Debug, Default)]
+struct Owned {
+    frontends: Box<[ServiceKey]>,
+    identities: Box<[u32]>,
+}
+
+/// By phase; the planner joins them in this order.
+#[derive(Debug, Default)]
+pub(crate) struct ServiceWrites {
+    pub(crate) backends: Vec<Write>,
+    pub(crate) frontends: Vec<Write>,
+    pub(crate) deletes: Vec<Write>,
+}
+
+impl Services {
+    pub(crate) fn problems(&self) -> impl Iterator<Item = &Problem> {
+        self.problems.values()
+    }
+
+    /// Services that did not fit into the maps; worth another try when something was freed.
+    pub(crate) fn starved(&self) -> impl Iterator<Item = &Arc<str>> {
+        let full = |problem: &&Problem| matches!(problem, Problem::ServicesFull { .. });
+        self.problems.iter().filter(move |(_, problem)| full(problem)).map(|(key, _)| key)
+    }
+
+    /// `sweep`: also delete frontends of the kernel that no service owns.
+    pub(crate) fn plan(
+        &mut self,
+        changed: &BTreeSet<Arc<str>>,
+        index: &Index,
+        place: &Place,
+        kernel: &Kernel,
+        sweep: bool,
+    ) -> ServiceWrites {
+        let mut plans = BTreeMap::new();
+        let mut released = BTreeSet::new();
+        let mut queue: Vec<Arc<str>> = changed.iter().cloned().collect();
+        while let Some(key) = queue.pop() {
+            if plans.contains_key(&key) {
+                continue;
+            }
+            let facts = index.services.get(&key);
+            let plan = facts.map(|facts| compile(facts, index.slices_of(&key), place)).unwrap_or_default();
+            for frontend in self.release(&key, &plan) {
+                queue.extend(self.waiting.remove(&frontend).into_iter().flatten());
+                released.insert(frontend);
+            }
+            plans.insert(key, plan);
+        }
+        let mut writes = ServiceWrites::default();
+        for (key, plan) in plans {
+            match index.services.get(&key) {
+                Some(facts) => self.claim(&key, facts, plan, kernel, &mut writes),
+                None => self.forget(&key),
+            }
+        }
+        let orphans = sweep.then(|| kernel.maps.services.keys()).into_iter().flatten();
+        let gone: BTreeSet<&ServiceKey> =
+            orphans.chain(&released).filter(|key| !self.owner.contains_key(*key)).collect();
+        let gone = gone.into_iter().filter(|key| kernel.maps.services.contains_key(*key));
+        writes.deletes.extend(gone.map(|key| Write::DeleteService(*key)));
+        writes
+    }
+
+    /// Gives back the frontends that the service had and does not want any more.
+    fn release(&mut self, key: &Arc<str>, plan: &ServicePlan) -> Vec<ServiceKey> {
+        self.problems.remove(key);
+        let owned = self.owned.get(key).map(|owned| &*owned.frontends).unwrap_or_default();
+        let unwanted: Vec<ServiceKey> =
+            owned.iter().filter(|frontend| !plan.frontends.contains_key(*frontend)).copied().collect();
+        for frontend in &unwanted {
+            self.owner.remove(frontend);
+        }
+        unwanted
+    }
+
+    fn forget(&mut self, key: &Arc<str>) {
+        if let Some(owned) = self.owned.remove(key) {
+            for identity in &owned.identities {
+                self.identities.remove(identity);
+            }
+        }
+        self.waiting.retain(|_, waiting| {
+            waiting.remove(key);
+            !waiting.is_empty()
+        });
+    }
+
+    fn claim(
+        &mut self,
+        key: &Arc<str>,
+        facts: &ServiceFacts,
+        mut plan: ServicePlan,
+        kernel: &Kernel,
+        writes: &mut ServiceWrites,
+    ) {
+        plan.frontends.retain(|frontend, _| {
+            let owner = self.owner.entry(*frontend).or_insert_with(|| key.clone());
+            if owner == key {
+                return true;
+            }
+            let problem = Problem::FrontendTaken { service: key.clone(), owner: owner.clone() };
+            self.problems.insert(key.clone(), problem);
+            self.waiting.entry(*frontend).or_default().insert(key.clone());
+            false
+        });
+        let identities = self.identities(key, &facts.ports);
+        let frontends = plan.frontends.keys().copied().collect();
+        self.write(key, &plan, &identities, kernel, writes);
+        self.owned.insert(key.clone(), Owned { frontends, identities });
+    }
+
+    fn write(
+        &mut self,
+        key: &Arc<str>,
+        plan: &ServicePlan,
+        identities: &[u32],
+        kernel: &Kernel,
+        writes: &mut ServiceWrites,
+    ) {
+        let mut numbers: Vec<Option<u32>> = vec![None; plan.sets.len()];
+        for (frontend, wanted) in &plan.frontends {
+            let Some(value) = kernel.maps.services.get(frontend).filter(|value| value.count > 0) else {
+                continue;
+            };
+            let place = wanted.set.and_then(|set| Some((numbers.get_mut(set)?, plan.sets.get(set)?)));
+            if let Some((number @ None, backends)) = place
+                && kernel.holds(value.set, backends)
+            {
+                *number = Some(value.set);
+            }
+        }
+        let new = plan.sets.iter().zip(&numbers).filter(|(_, number)| number.is_none());
+        let slots: usize = new.map(|(backends, _)| backends.len()).sum();
+        let fresh = plan.frontends.keys().filter(|f| !kernel.maps.services.contains_key(*f)).count();
+        let backends_full =
+            kernel.maps.backends.len() + writes.backends.len() + slots > BACKENDS_MAX as usize;
+        // Counts moved frontends twice, which only matters within a hair of the limit.
+        let frontends_full =
+            fresh > 0 && kernel.maps.services.len() + writes.frontends.len() + fresh > SERVICES_MAX as usize;
+        if (slots > 0 && backends_full) || frontends_full {
+            self.problems.insert(key.clone(), Problem::ServicesFull { service: key.clone() });
+            return;
+        }
+        for (number, backends) in numbers.iter_mut().zip(&plan.sets) {
+            number.get_or_insert_with(|| self.fresh_set(backends, kernel, writes));
+        }
+        for (frontend, wanted) in &plan.frontends {
+            let set = wanted.set.and_then(|set| Some((*numbers.get(set)?, plan.sets.get(set)?.len())));
+            let (set, count) = match set {
+                Some((Some(number), count)) => (number, count as u32),
+                _ => (0, 0),
+            };
+            let service = identities.get(wanted.port).copied().unwrap_or_default();
+            let (affinity, flags) = (wanted.affinity, wanted.flags);
+            let value = ServiceValue { set, count, service, affinity, flags };
+            if kernel.maps.services.get(frontend) != Some(&value) {
+                writes.frontends.push(Write::PutService(*frontend, value));
+            }
+        }
+    }
+
+    fn fresh_set(&mut self, backends: &[Backend], kernel: &Kernel, writes: &mut ServiceWrites) -> u32 {
+        if self.next_set == 0 {
+            let last = kernel.maps.backends.last_key_value();
+            self.next_set = last.map_or(0, |(key, _)| key.set);
+        }
+        // Numbers are used once; after 2^32 sets those of old ones that still live are passed over.
+        loop {
+            self.next_set = self.next_set.wrapping_add(1).max(1);
+            if kernel.set(self.next_set).next().is_none() {
+                break;
+            }
+        }
+        let set = self.next_set;
+        let slots = backends.iter().zip(0..);
+        writes.backends.extend(slots.map(|(b, slot)| Write::PutBackend(BackendKey { set, slot }, *b)));
+        set
+    }
+
+    /// One for each port, made from its name, so that affinity and flow log know it after a restart.
+    fn identities(&mut self, key: &Arc<str>, ports: &[PortFacts]) -> Box<[u32]> {
+        let before = self.owned.get(key).map(|owned| owned.identities.clone()).unwrap_or_default();
+        for identity in &before {
+            self.identities.remove(identity);
+        }
+        let mut identity = |port: &PortFacts| {
+            let mut hasher = DefaultHasher::new();
+            (key, &port.name, port.proto).hash(&mut hasher);
+            let hash = hasher.finish();
+            let mut identity = (hash as u32).max(1);
+            while self.identities.get(&identity).is_some_and(|other| *other != hash) {
+                identity = identity.wrapping_add(1).max(1);
+            }
+            self.identities.insert(identity, hash);
+            identity
+        };
+        ports.iter().map(&mut identity).collect()
+    }
+}

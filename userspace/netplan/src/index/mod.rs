@@ -1,0 +1,327 @@
+//! The cluster as this node needs it: small values extracted from API objects, and what changed since last looked.
+//!
+//! In: objects by `apply_*`, keys by `delete_*`, whole lists by `keep_*`. Out: facts, and [`Changes`]. An object whose
+//! facts stay the same (a heartbeat, an annotation) changes nothing. Keys are `namespace/name`, nodes and namespaces
+//! have their name.
+
+mod node;
+mod pod;
+mod service;
+mod slice;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use skep_abi::Addr;
+use skep_policy::{Labels, NamedPort, Policy, PolicyKey, Problem};
+
+pub use node::NodeFacts;
+pub use pod::PodFacts;
+pub use service::{PortFacts, ServiceFacts};
+pub use slice::{EndpointFacts, Hints, SliceFacts};
+
+/// What must be compiled anew.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Services by key, themselves or by their slices.
+    pub services: BTreeSet<Arc<str>>,
+    /// Addresses whose pod came, went or changed.
+    pub peers: BTreeSet<Addr>,
+    /// Policies, namespaces or pods of this node changed.
+    pub policy: bool,
+    pub nodes: bool,
+}
+
+#[derive(Debug, Default)]
+pub struct Index {
+    node: String,
+    pub(crate) services: BTreeMap<Arc<str>, ServiceFacts>,
+    slices: HashMap<Arc<str>, SliceFacts>,
+    by_service: HashMap<Arc<str>, BTreeSet<Arc<str>>>,
+    pub(crate) pods: BTreeMap<Arc<str>, PodFacts>,
+    by_addr: HashMap<Addr, Vec<Arc<str>>>,
+    pub(crate) nodes: BTreeMap<Arc<str>, NodeFacts>,
+    pub(crate) namespaces: BTreeMap<Arc<str>, Arc<Labels>>,
+    pub(crate) policies: BTreeMap<PolicyKey, Policy>,
+    problems: BTreeMap<PolicyKey, Vec<Problem>>,
+    interner: Interner,
+    pub(crate) changes: Changes,
+}
+
+/// `namespace/name`, or the name of what has no namespace.
+pub fn key_of(meta: &ObjectMeta) -> Arc<str> {
+    let name = meta.name.as_deref().unwrap_or_default();
+    match meta.namespace.as_deref() {
+        Some(namespace) => format!("{namespace}/{name}").into(),
+        None => name.into(),
+    }
+}
+
+impl Index {
+    /// `node` is the name of the node that is planned for.
+    pub fn new(node: &str) -> Self {
+        Index { node: node.to_owned(), ..Index::default() }
+    }
+
+    pub fn apply_service(&mut self, service: &Service) {
+        let key = key_of(&service.metadata);
+        match ServiceFacts::extract(service) {
+            Some(facts) if self.services.get(&key) == Some(&facts) => {}
+            Some(facts) => {
+                self.changes.services.insert(key.clone());
+                self.services.insert(key, facts);
+            }
+            None => self.delete_service(&key),
+        }
+    }
+
+    pub fn delete_service(&mut self, key: &str) {
+        if let Some((key, _)) = self.services.remove_entry(key) {
+            self.changes.services.insert(key);
+        }
+    }
+
+    pub fn apply_slice(&mut self, slice: &EndpointSlice) {
+        let key = key_of(&slice.metadata);
+        let Some(facts) = SliceFacts::extract(slice, &self.node) else { return self.delete_slice(&key) };
+        if self.slices.get(&key) == Some(&facts) {
+            return;
+        }
+        self.delete_slice(&key);
+        self.changes.services.insert(facts.service.clone());
+        self.by_service.entry(facts.service.clone()).or_default().insert(key.clone());
+        self.slices.insert(key, facts);
+    }
+
+    pub fn delete_slice(&mut self, key: &str) {
+        let Some(facts) = self.slices.remove(key) else { return };
+        if let Some(slices) = self.by_service.get_mut(&facts.service) {
+            slices.remove(key);
+            if slices.is_empty() {
+                self.by_service.remove(&facts.service);
+            }
+        }
+        self.changes.services.insert(facts.service);
+    }
+
+    pub fn apply_pod(&mut self, pod: &Pod) {
+        let key = key_of(&pod.metadata);
+        let facts = PodFacts::extract(pod, &self.node, &mut self.interner);
+        if self.pods.get(&key) == Some(&facts) {
+            return;
+        }
+        // Addresses of a pod of this node are known from its attachment; only its labels and ports matter here.
+        let policy_of = |facts: &PodFacts| {
+            let endpoint = &facts.endpoint;
+            (endpoint.labels.clone(), endpoint.ports.clone(), facts.uid.clone())
+        };
+        let before = self.pods.get(&key).map(policy_of);
+        self.changes.policy |= facts.on_this_node && before != Some(policy_of(&facts));
+        self.unlink_addrs(&key);
+        for addr in facts.endpoint.addrs.iter() {
+            self.by_addr.entry(*addr).or_default().push(key.clone());
+            self.changes.peers.insert(*addr);
+        }
+        self.pods.insert(key, facts);
+    }
+
+    pub fn delete_pod(&mut self, key: &str) {
+        self.unlink_addrs(key);
+        if let Some(facts) = self.pods.remove(key) {
+            self.changes.policy |= facts.on_this_node;
+        }
+    }
+
+    fn unlink_addrs(&mut self, key: &str) {
+        let Some(facts) = self.pods.get(key) else { return };
+        for addr in facts.endpoint.addrs.iter() {
+            self.changes.peers.insert(*addr);
+            if let Some(keys) = self.by_addr.get_mut(addr) {
+                keys.retain(|other| other.as_ref() != key);
+                if keys.is_empty() {
+                    self.by_addr.remove(addr);
+                }
+            }
+        }
+    }
+
+    pub fn apply_node(&mut self, node: &Node) {
+        let key = key_of(&node.metadata);
+        let facts = NodeFacts::extract(node);
+        let before = self.nodes.get(&key);
+        if before == Some(&facts) {
+            return;
+        }
+        self.changes.nodes = true;
+        let of_services =
+            |facts: &NodeFacts| (facts.internal_ips.clone(), facts.external_ips.clone(), facts.zone.clone());
+        // Node ports stand on this node's addresses, hints name its zone.
+        if *key == *self.node && before.map(of_services) != Some(of_services(&facts)) {
+            self.changes.services.extend(self.services.keys().cloned());
+        }
+        self.nodes.insert(key, facts);
+    }
+
+    pub fn delete_node(&mut self, key: &str) {
+        // Its own object gone does not take the node's addresses away.
+        if *key != *self.node && self.nodes.remove(key).is_some() {
+            self.changes.nodes = true;
+        }
+    }
+
+    pub fn apply_namespace(&mut self, namespace: &Namespace) {
+        let name = self.interner.text(&key_of(&namespace.metadata));
+        let labels = self.interner.labels(Labels::from(namespace.metadata.labels.as_ref()));
+        if self.namespaces.get(&name) != Some(&labels) {
+            self.changes.policy = true;
+            self.namespaces.insert(name, labels);
+        }
+    }
+
+    pub fn delete_namespace(&mut self, key: &str) {
+        self.changes.policy |= self.namespaces.remove(key).is_some();
+    }
+
+    pub fn apply_policy(&mut self, object: &NetworkPolicy) {
+        let key = PolicyKey {
+            namespace: self.interner.text(object.metadata.namespace.as_deref().unwrap_or_default()),
+            name: object.metadata.name.as_deref().unwrap_or_default().into(),
+        };
+        let (policy, problems) = Policy::parse(&key, object);
+        if problems.is_empty() {
+            self.problems.remove(&key);
+        } else {
+            self.problems.insert(key.clone(), problems);
+        }
+        if self.policies.get(&key) != Some(&policy) {
+            self.changes.policy = true;
+            self.policies.insert(key, policy);
+        }
+    }
+
+    pub fn delete_policy(&mut self, key: &str) {
+        let Some((namespace, name)) = key.split_once('/') else { return };
+        let key = PolicyKey { namespace: namespace.into(), name: name.into() };
+        self.problems.remove(&key);
+        self.changes.policy |= self.policies.remove(&key).is_some();
+    }
+
+    /// What is wrong in the policies there are.
+    pub fn problems(&self) -> impl Iterator<Item = &Problem> {
+        self.problems.values().flatten()
+    }
+
+    /// After a complete list of a kind, what it did not have is gone.
+    pub fn keep_services(&mut self, listed: &HashSet<Arc<str>>) {
+        missing(self.services.keys(), listed).iter().for_each(|key| self.delete_service(key));
+    }
+
+    pub fn keep_slices(&mut self, listed: &HashSet<Arc<str>>) {
+        missing(self.slices.keys(), listed).iter().for_each(|key| self.delete_slice(key));
+    }
+
+    pub fn keep_pods(&mut self, listed: &HashSet<Arc<str>>) {
+        missing(self.pods.keys(), listed).iter().for_each(|key| self.delete_pod(key));
+    }
+
+    pub fn keep_nodes(&mut self, listed: &HashSet<Arc<str>>) {
+        missing(self.nodes.keys(), listed).iter().for_each(|key| self.delete_node(key));
+    }
+
+    pub fn keep_namespaces(&mut self, listed: &HashSet<Arc<str>>) {
+        missing(self.namespaces.keys(), listed).iter().for_each(|key| self.delete_namespace(key));
+    }
+
+    pub fn keep_policies(&mut self, listed: &HashSet<Arc<str>>) {
+        let keys: Vec<Arc<str>> = self.policies.keys().map(|key| key.to_string().into()).collect();
+        missing(keys.iter(), listed).iter().for_each(|key| self.delete_policy(key));
+    }
+
+    pub fn pod(&self, key: &str) -> Option<&PodFacts> {
+        self.pods.get(key)
+    }
+
+    /// The pod that has the address; while an address changes hands, the one that is not on its way out.
+    pub(crate) fn pod_at(&self, addr: Addr) -> Option<&PodFacts> {
+        let pods = self.by_addr.get(&addr)?.iter().filter_map(|key| Some((key, self.pods.get(key)?)));
+        pods.max_by_key(|(key, facts)| (!facts.deleting, *key)).map(|(_, facts)| facts)
+    }
+
+    pub(crate) fn slices_of(&self, service: &str) -> impl Iterator<Item = &SliceFacts> + Clone {
+        let keys = self.by_service.get(service).into_iter().flatten();
+        keys.filter_map(|key| self.slices.get(key))
+    }
+
+    pub(crate) fn this_node(&self) -> Option<&NodeFacts> {
+        self.nodes.get(self.node.as_str())
+    }
+
+    /// Drops interned values that nothing uses any more.
+    pub fn shrink(&mut self) {
+        self.interner.shrink();
+    }
+
+    pub fn pod_cidrs(&self) -> Vec<ipnetwork::IpNetwork> {
+        self.this_node().map(|node| node.pod_cidrs.to_vec()).unwrap_or_default()
+    }
+
+    pub(crate) fn node_addrs(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.this_node().into_iter().flat_map(|n| n.internal_ips.iter().chain(n.external_ips.iter()).copied())
+    }
+
+    pub(crate) fn node_name(&self) -> &str {
+        &self.node
+    }
+}
+
+fn missing<'a>(known: impl Iterator<Item = &'a Arc<str>>, listed: &HashSet<Arc<str>>) -> Vec<Arc<str>> {
+    known.filter(|key| !listed.contains(*key)).cloned().collect()
+}
+
+/// Shares equal values: pods of one template differ in little but their name and address.
+#[derive(Debug, Default)]
+pub(crate) struct Interner {
+    texts: HashSet<Arc<str>>,
+    labels: HashSet<Arc<Labels>>,
+    ports: HashSet<Arc<[NamedPort]>>,
+}
+
+impl Interner {
+    pub(crate) fn text(&mut self, text: &str) -> Arc<str> {
+        if let Some(known) = self.texts.get(text) {
+            return known.clone();
+        }
+        let text: Arc<str> = text.into();
+        self.texts.insert(text.clone());
+        text
+    }
+
+    pub(crate) fn labels(&mut self, labels: Labels) -> Arc<Labels> {
+        if let Some(known) = self.labels.get(&labels) {
+            return known.clone();
+        }
+        let labels = Arc::new(labels);
+        self.labels.insert(labels.clone());
+        labels
+    }
+
+    pub(crate) fn ports(&mut self, ports: Vec<NamedPort>) -> Arc<[NamedPort]> {
+        if let Some(known) = self.ports.get(ports.as_slice()) {
+            return known.clone();
+        }
+        let ports: Arc<[NamedPort]> = ports.into();
+        self.ports.insert(ports.clone());
+        ports
+    }
+
+    fn shrink(&mut self) {
+        self.texts.retain(|value| Arc::strong_count(value) > 1);
+        self.labels.retain(|value| Arc::strong_count(value) > 1);
+        self.ports.retain(|value| Arc::strong_count(value) > 1);
+    }
+}

@@ -1,0 +1,70 @@
+//! What of a Pod policy needs.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Pod;
+use skep_abi::Addr;
+use skep_policy::{Endpoint, Labels, NamedPort};
+
+use super::Interner;
+use super::service::proto;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodFacts {
+    /// Without addresses when it has none yet, has ended, or uses its node's.
+    pub endpoint: Endpoint,
+    pub uid: Box<str>,
+    pub on_this_node: bool,
+    pub deleting: bool,
+}
+
+impl PodFacts {
+    pub(crate) fn extract(pod: &Pod, node: &str, interner: &mut Interner) -> Self {
+        let spec = pod.spec.as_ref();
+        let status = pod.status.as_ref();
+        let ended = matches!(status.and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"));
+        let host_network = spec.and_then(|s| s.host_network).unwrap_or(false);
+        let addrs: Arc<[Addr]> = match ended || host_network {
+            true => Arc::default(),
+            false => pod_addrs(pod).collect(),
+        };
+        let labels = Labels::from(pod.metadata.labels.as_ref());
+        PodFacts {
+            endpoint: Endpoint {
+                namespace: interner.text(pod.metadata.namespace.as_deref().unwrap_or_default()),
+                labels: interner.labels(labels),
+                ports: interner.ports(named_ports(pod)),
+                addrs,
+            },
+            uid: pod.metadata.uid.as_deref().unwrap_or_default().into(),
+            on_this_node: spec.and_then(|s| s.node_name.as_deref()) == Some(node),
+            deleting: pod.metadata.deletion_timestamp.is_some(),
+        }
+    }
+}
+
+fn pod_addrs(pod: &Pod) -> impl Iterator<Item = Addr> {
+    let status = pod.status.as_ref();
+    let all = status.and_then(|s| s.pod_ips.as_deref()).unwrap_or_default();
+    let only = status.and_then(|s| s.pod_ip.as_deref()).filter(|_| all.is_empty());
+    let texts = all.iter().map(|ip| ip.ip.as_str()).chain(only);
+    texts.filter_map(|text| text.parse::<IpAddr>().ok()).map(Addr::from)
+}
+
+/// Ports of containers, then of sidecars, as a Service's targetPort finds them.
+fn named_ports(pod: &Pod) -> Vec<NamedPort> {
+    let Some(spec) = pod.spec.as_ref() else { return Vec::new() };
+    let sidecars = spec.init_containers.iter().flatten();
+    let sidecars = sidecars.filter(|container| container.restart_policy.as_deref() == Some("Always"));
+    let ports = spec.containers.iter().chain(sidecars).flat_map(|c| c.ports.iter().flatten());
+    ports
+        .filter_map(|port| {
+            Some(NamedPort {
+                name: port.name.as_deref().filter(|name| !name.is_empty())?.into(),
+                proto: proto(port.protocol.as_deref())?,
+                port: u16::try_from(port.container_port).ok()?,
+            })
+        })
+        .collect()
+}

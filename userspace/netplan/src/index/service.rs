@@ -1,0 +1,111 @@
+//! What of a Service the datapath needs.
+
+use std::net::IpAddr;
+
+use k8s_openapi::api::core::v1::Service;
+use skep_abi::Proto;
+
+/// kube-proxy leaves services with this label to another proxy; so do we.
+const OTHER_PROXY: &str = "service.kubernetes.io/service-proxy-name";
+/// The API's default of ClientIP affinity.
+const AFFINITY_SECONDS: u32 = 10_800;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceFacts {
+    /// Seconds; 0: none.
+    pub affinity: u32,
+    pub internal_local: bool,
+    pub external_local: bool,
+    /// `loadBalancerSourceRanges` is set.
+    pub restricted: bool,
+    pub cluster_ips: Box<[IpAddr]>,
+    pub external_ips: Box<[IpAddr]>,
+    pub balancer_ips: Box<[IpAddr]>,
+    pub ports: Box<[PortFacts]>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortFacts {
+    pub name: Box<str>,
+    pub proto: Proto,
+    pub port: u16,
+    /// 0: none.
+    pub node_port: u16,
+}
+
+impl ServiceFacts {
+    /// `None`: no frontend of ours (headless, ExternalName, left to another proxy).
+    pub fn extract(service: &Service) -> Option<Self> {
+        let spec = service.spec.as_ref()?;
+        if service.metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(OTHER_PROXY)) {
+            return None;
+        }
+        let kind = spec.type_.as_deref().unwrap_or("ClusterIP");
+        let first = spec.cluster_ip.as_deref().unwrap_or_default();
+        if kind == "ExternalName" || first == "None" || first.is_empty() {
+            return None;
+        }
+        let all = spec.cluster_ips.as_deref().filter(|ips| !ips.is_empty());
+        let cluster_ips = match all {
+            Some(all) => addresses(all.iter().map(String::as_str)),
+            None => addresses([first].into_iter()),
+        };
+        let affinity = match spec.session_affinity.as_deref() {
+            Some("ClientIP") => {
+                let config = spec.session_affinity_config.as_ref().and_then(|c| c.client_ip.as_ref());
+                let seconds = config.and_then(|c| c.timeout_seconds).and_then(|s| u32::try_from(s).ok());
+                seconds.filter(|s| *s > 0).unwrap_or(AFFINITY_SECONDS)
+            }
+            _ => 0,
+        };
+        Some(ServiceFacts {
+            affinity,
+            internal_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
+            external_local: spec.external_traffic_policy.as_deref() == Some("Local"),
+            restricted: spec.load_balancer_source_ranges.as_ref().is_some_and(|ranges| !ranges.is_empty()),
+            cluster_ips,
+            external_ips: addresses(spec.external_ips.iter().flatten().map(String::as_str)),
+            balancer_ips: if kind == "LoadBalancer" { balancer_ips(service) } else { Box::default() },
+            ports: spec.ports.iter().flatten().filter_map(PortFacts::extract).collect(),
+        })
+    }
+
+    /// Whether anything but cluster addresses leads to it.
+    pub fn is_external(&self) -> bool {
+        let balanced = !self.external_ips.is_empty() || !self.balancer_ips.is_empty();
+        balanced || self.ports.iter().any(|port| port.node_port != 0)
+    }
+}
+
+impl PortFacts {
+    fn extract(port: &k8s_openapi::api::core::v1::ServicePort) -> Option<Self> {
+        Some(PortFacts {
+            name: port.name.as_deref().unwrap_or_default().into(),
+            proto: proto(port.protocol.as_deref())?,
+            port: u16::try_from(port.port).ok().filter(|port| *port != 0)?,
+            node_port: port.node_port.and_then(|port| u16::try_from(port).ok()).unwrap_or(0),
+        })
+    }
+}
+
+/// Addresses of the load balancer that traffic still bears when it arrives here.
+fn balancer_ips(service: &Service) -> Box<[IpAddr]> {
+    let status = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+    let ingress = status.and_then(|balancer| balancer.ingress.as_ref()).into_iter().flatten();
+    let ours = ingress.filter(|ingress| ingress.ip_mode.as_deref() != Some("Proxy"));
+    addresses(ours.filter_map(|ingress| ingress.ip.as_deref()))
+}
+
+/// TCP where none is named; `None`: one that we do not balance.
+pub(crate) fn proto(name: Option<&str>) -> Option<Proto> {
+    match name.unwrap_or("TCP") {
+        "TCP" => Some(Proto::TCP),
+        "UDP" => Some(Proto::UDP),
+        "SCTP" => Some(Proto::SCTP),
+        _ => None,
+    }
+}
+
+pub(crate) fn addresses<'a>(texts: impl Iterator<Item = &'a str>) -> Box<[IpAddr]> {
+    texts.filter_map(|text| text.parse().ok()).collect()
+}

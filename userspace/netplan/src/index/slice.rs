@@ -1,0 +1,96 @@
+//! What of an EndpointSlice the datapath needs.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
+use skep_abi::{Addr, Proto};
+
+use super::service::proto;
+
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+/// Set on slices of headless services.
+const HEADLESS: &str = "service.kubernetes.io/headless";
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SliceFacts {
+    /// `namespace/name` of the service.
+    pub service: Arc<str>,
+    pub v4: bool,
+    pub ports: Box<[(Box<str>, Proto, u16)]>,
+    pub endpoints: Box<[EndpointFacts]>,
+}
+
+/// An endpoint that can be used now: ready, or, as the fallback, serving while it terminates (KEP-1669).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointFacts {
+    pub addr: Addr,
+    pub local: bool,
+    pub ready: bool,
+    pub hints: Option<Box<Hints>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hints {
+    /// Whether nodes are named at all, and whether this one is.
+    pub nodes: bool,
+    pub this_node: bool,
+    pub zones: Box<[Box<str>]>,
+}
+
+impl SliceFacts {
+    /// `None`: of no service, of a headless one, or of names instead of addresses.
+    pub fn extract(slice: &EndpointSlice, node: &str) -> Option<Self> {
+        let labels = slice.metadata.labels.as_ref()?;
+        if labels.contains_key(HEADLESS) {
+            return None;
+        }
+        let namespace = slice.metadata.namespace.as_deref().unwrap_or_default();
+        let service = format!("{namespace}/{}", labels.get(SERVICE_NAME)?).into();
+        let v4 = match slice.address_type.as_str() {
+            "IPv4" => true,
+            "IPv6" => false,
+            _ => return None,
+        };
+        let ports = slice.ports.iter().flatten().filter_map(|port| {
+            let number = u16::try_from(port.port?).ok().filter(|port| *port != 0)?;
+            Some((port.name.as_deref().unwrap_or_default().into(), proto(port.protocol.as_deref())?, number))
+        });
+        let endpoints = slice.endpoints.iter().flatten();
+        Some(SliceFacts {
+            service,
+            v4,
+            ports: ports.collect(),
+            endpoints: endpoints.filter_map(|endpoint| EndpointFacts::extract(endpoint, v4, node)).collect(),
+        })
+    }
+}
+
+impl EndpointFacts {
+    /// Of several addresses the first counts; they are the same backend (API: addresses are fungible).
+    fn extract(endpoint: &Endpoint, v4: bool, node: &str) -> Option<Self> {
+        let conditions = endpoint.conditions.as_ref();
+        let ready = conditions.and_then(|c| c.ready).unwrap_or(true);
+        let serving = conditions.and_then(|c| c.serving).unwrap_or(true);
+        let terminating = conditions.and_then(|c| c.terminating).unwrap_or(false);
+        let usable = ready || (serving && terminating);
+        if !usable {
+            return None;
+        }
+        let addr: IpAddr = endpoint.addresses.first()?.parse().ok()?;
+        if addr.is_ipv4() != v4 {
+            return None;
+        }
+        let hints = endpoint.hints.as_ref().map(|hints| {
+            let zones = hints.for_zones.iter().flatten().map(|zone| zone.name.as_str().into());
+            let nodes = hints.for_nodes.as_deref().unwrap_or_default();
+            Box::new(Hints {
+                nodes: !nodes.is_empty(),
+                this_node: nodes.iter().any(|hint| hint.name == node),
+                zones: zones.collect(),
+            })
+        });
+        let local = endpoint.node_name.as_deref() == Some(node);
+        Some(EndpointFacts { addr: addr.into(), local, ready, hints })
+    }
+}

@@ -1,0 +1,144 @@
+//! Where pods of other nodes are, and which addresses are inside the cluster.
+//!
+//! In: all nodes. Out: other nodes' podCIDRs by their InternalIP; all podCIDRs and node addresses as prefixes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnetwork::IpNetwork;
+use skep_abi::Addr;
+use skep_policy::Prefix;
+
+use crate::index::NodeFacts;
+use crate::write::{Observed, Write};
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RouteProblem {
+    #[error("node {node} has no InternalIP of the family of its podCIDR {cidr}: no route to its pods")]
+    NoAddress { node: Arc<str>, cidr: IpNetwork },
+    #[error("node {node}: podCIDR {cidr} overlaps with that of node {other}: no route to its pods")]
+    Overlap { node: Arc<str>, cidr: IpNetwork, other: Arc<str> },
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Routes {
+    pub routes: BTreeMap<IpNetwork, IpAddr>,
+    pub cluster: BTreeSet<Prefix>,
+    pub problems: Vec<RouteProblem>,
+}
+
+/// `this` is the node that is planned for; its own podCIDRs need no route.
+pub fn compile(nodes: &BTreeMap<Arc<str>, NodeFacts>, this: &str) -> Routes {
+    let mut wanted = Routes::default();
+    let own = nodes.get_key_value(this).into_iter();
+    // Own networks come first, so that no other node can take them.
+    let others = nodes.iter().filter(|(name, _)| ***name != *this);
+    let mut taken: BTreeMap<(u128, u128), Arc<str>> = BTreeMap::new();
+    for (name, node) in own.chain(others) {
+        for ip in node.internal_ips.iter().chain(&node.external_ips) {
+            wanted.cluster.insert((128, Addr::from(*ip)));
+        }
+        for cidr in &node.pod_cidrs {
+            let prefix = prefix(cidr);
+            let range = range(prefix);
+            // Ranges taken are disjoint: only the last that starts at or before our end can meet ours.
+            let before = taken.range(..=(range.1, u128::MAX)).next_back();
+            if let Some(((_, last), other)) = before
+                && *last >= range.0
+            {
+                let (node, other) = (name.clone(), other.clone());
+                wanted.problems.push(RouteProblem::Overlap { node, cidr: *cidr, other });
+                continue;
+            }
+            taken.insert(range, name.clone());
+            wanted.cluster.insert(prefix);
+            if **name == *this {
+                continue;
+            }
+            match node.internal_ips.iter().find(|ip| ip.is_ipv4() == cidr.is_ipv4()) {
+                Some(via) => drop(wanted.routes.insert(*cidr, *via)),
+                None => wanted.problems.push(RouteProblem::NoAddress { node: name.clone(), cidr: *cidr }),
+            }
+        }
+    }
+    wanted
+}
+
+/// Puts first: a prefix that moves from one form to another is never missing.
+pub(crate) fn diff(wanted: &Routes, kernel: &Observed) -> Vec<Write> {
+    let new = wanted.cluster.difference(&kernel.cluster);
+    let mut writes: Vec<Write> =
+        new.map(|(prefix_bits, addr)| Write::PutCluster { prefix_bits: *prefix_bits, addr: *addr }).collect();
+    let changed = wanted.routes.iter().filter(|(cidr, via)| kernel.routes.get(*cidr) != Some(*via));
+    writes.extend(changed.map(|(cidr, via)| Write::PutRoute { cidr: *cidr, via: *via }));
+    let gone = kernel.routes.keys().filter(|cidr| !wanted.routes.contains_key(*cidr));
+    writes.extend(gone.map(|cidr| Write::DeleteRoute { cidr: *cidr }));
+    let gone = kernel.cluster.difference(&wanted.cluster);
+    writes.extend(
+        gone.map(|(prefix_bits, addr)| Write::DeleteCluster { prefix_bits: *prefix_bits, addr: *addr }),
+    );
+    writes
+}
+
+fn prefix(cidr: &IpNetwork) -> Prefix {
+    let bits = u32::from(cidr.prefix()) + if cidr.is_ipv4() { Addr::V4_PREFIX_BITS } else { 0 };
+    (bits, Addr::from(cidr.network()))
+}
+
+/// First and last address.
+fn range((bits, addr): Prefix) -> (u128, u128) {
+    let first = u128::from_be_bytes(addr.octets());
+    let host = if bits == 0 { u128::MAX } else { (1u128 << (128 - bits)).wrapping_sub(1) };
+    (first, first | host)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(ip: &str, cidr: &str) -> NodeFacts {
+        NodeFacts {
+            internal_ips: [ip.parse().unwrap()].into(),
+            pod_cidrs: [cidr.parse().unwrap()].into(),
+            ..NodeFacts::default()
+        }
+    }
+
+    #[test]
+    fn other_nodes_are_reached_by_their_internal_address() {
+        let nodes = BTreeMap::from([
+            ("a".into(), node("10.86.0.11", "10.244.0.0/24")),
+            ("b".into(), node("10.86.0.12", "10.244.1.0/24")),
+        ]);
+        let routes = compile(&nodes, "a");
+        let expected = BTreeMap::from([("10.244.1.0/24".parse().unwrap(), "10.86.0.12".parse().unwrap())]);
+        assert_eq!(routes.routes, expected);
+        assert_eq!(routes.cluster.len(), 4);
+        assert_eq!(routes.problems, vec![]);
+    }
+
+    #[test]
+    fn network_inside_another_nodes_is_not_routed() {
+        let nodes = BTreeMap::from([
+            ("a".into(), node("10.86.0.11", "10.244.0.0/16")),
+            ("b".into(), node("10.86.0.12", "10.244.1.0/24")),
+        ]);
+        let routes = compile(&nodes, "a");
+        assert!(routes.routes.is_empty());
+        assert!(matches!(&routes.problems[..], [RouteProblem::Overlap { .. }]));
+    }
+
+    #[test]
+    fn diff_to_what_is_there_is_empty() {
+        let nodes = BTreeMap::from([
+            ("a".into(), node("10.86.0.11", "10.244.0.0/24")),
+            ("b".into(), node("10.86.0.12", "10.244.1.0/24")),
+        ]);
+        let routes = compile(&nodes, "b");
+        let mut kernel = Observed::default();
+        diff(&routes, &kernel).iter().for_each(|write| kernel.apply(write));
+        assert_eq!(kernel.routes, routes.routes);
+        assert_eq!(diff(&routes, &kernel), vec![]);
+    }
+}

@@ -1,0 +1,371 @@
+//! Whatever changes, in whatever order and wherever it stops: after every single write each lookup is wholly that of
+//! the old state or wholly that of the new one, and in the end the maps are what a fresh start would make of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use proptest::prelude::*;
+use proptest::sample::{select, subsequence};
+use serde_json::{Value, json};
+use skep_abi::{
+    Addr, Backend, BackendKey, Be16, CLASS_OTHER, Direction, Pod, Proto, Scope, ServiceKey, VerdictKey,
+    table_of, verdicts_index,
+};
+use skep_netplan::{Observed, Owner, Planner, VerdictEntry, Write};
+
+const NODE: &str = "node-a";
+
+#[derive(Clone, Debug)]
+enum Event {
+    Service { name: usize, affinity: bool, node_port: bool, local: bool, ip: u8 },
+    DeleteService(usize),
+    Slice { service: usize, endpoints: Vec<(u8, bool)> },
+    DeleteSlice(usize),
+    RemotePod { n: u8, app: &'static str },
+    DeleteRemotePod(u8),
+    LocalPod { n: u8, app: &'static str },
+    Attach(u8),
+    Detach(u8),
+    Policy { name: usize, app: Option<&'static str>, from: Value, port: u16 },
+    DeletePolicy(usize),
+    Namespace { team: &'static str },
+    Node { n: u8, present: bool },
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let app = || select(vec!["x", "y"]);
+    let from = select(vec![
+        json!({"podSelector": {"matchLabels": {"app": "x"}}}),
+        json!({"podSelector": {}}),
+        json!({"namespaceSelector": {"matchLabels": {"team": "red"}}}),
+        json!({"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.0.0.0/28"]}}),
+        json!({"ipBlock": {"cidr": "10.0.0.3/32"}}),
+    ]);
+    let endpoint = subsequence((0u8..6).collect::<Vec<_>>(), 0..4)
+        .prop_flat_map(|ns| ns.into_iter().map(|n| (Just(n), any::<bool>())).collect::<Vec<_>>());
+    prop_oneof![
+        3 => (0usize..3, any::<(bool, bool, bool)>(), 0u8..3).prop_map(|(name, (affinity, node_port, local), ip)| {
+            Event::Service { name, affinity, node_port, local, ip }
+        }),
+        1 => (0usize..3).prop_map(Event::DeleteService),
+        4 => (0usize..3, endpoint).prop_map(|(service, endpoints)| Event::Slice { service, endpoints }),
+        1 => (0usize..3).prop_map(Event::DeleteSlice),
+        3 => (0u8..6, app()).prop_map(|(n, app)| Event::RemotePod { n, app }),
+        1 => (0u8..6).prop_map(Event::DeleteRemotePod),
+        2 => (0u8..3, app()).prop_map(|(n, app)| Event::LocalPod { n, app }),
+        3 => (0u8..3).prop_map(Event::Attach),
+        1 => (0u8..3).prop_map(Event::Detach),
+        4 => (0usize..3, proptest::option::of(app()), from, 80u16..82)
+            .prop_map(|(name, app, from, port)| Event::Policy { name, app, from, port }),
+        1 => (0usize..3).prop_map(Event::DeletePolicy),
+        1 => select(vec!["red", "blue"]).prop_map(|team| Event::Namespace { team }),
+        1 => (0u8..3, any::<bool>()).prop_map(|(n, present)| Event::Node { n, present }),
+    ]
+}
+
+fn object<T: serde::de::DeserializeOwned>(value: Value) -> T {
+    serde_json::from_value(value).unwrap()
+}
+
+fn pod(name: &str, app: &str, node: &str, ip: Option<String>) -> Value {
+    json!({
+        "metadata": {"namespace": "ns", "name": name, "labels": {"app": app}},
+        "spec": {"nodeName": node, "containers": []},
+        "status": {"podIPs": ip.map(|ip| vec![json!({"ip": ip})])},
+    })
+}
+
+fn perform(planner: &mut Planner, event: &Event) {
+    let index = &mut planner.index;
+    match event {
+        Event::Service { name, affinity, node_port, local, ip } => index.apply_service(&object(json!({
+            "metadata": {"namespace": "ns", "name": format!("s{name}")},
+            "spec": {
+                "type": if *node_port { "NodePort" } else { "ClusterIP" },
+                "clusterIP": format!("10.96.0.{}", name + 1),
+                // Shared between services, so that they contend for it.
+                "externalIPs": [format!("192.0.2.{ip}")],
+                "sessionAffinity": if *affinity { "ClientIP" } else { "None" },
+                "externalTrafficPolicy": if *local { "Local" } else { "Cluster" },
+                "ports": [{"port": 80, "nodePort": node_port.then_some(30000 + name)}],
+            },
+        }))),
+        Event::DeleteService(name) => index.delete_service(&format!("ns/s{name}")),
+        Event::Slice { service, endpoints } => {
+            let endpoints: Vec<Value> = endpoints
+                .iter()
+                .map(|(n, ready)| {
+                    json!({"addresses": [format!("10.0.1.{n}")], "conditions": {"ready": ready},
+                           "nodeName": if n % 2 == 0 { NODE } else { "node-b" }})
+                })
+                .collect();
+            index.apply_slice(&object(json!({
+                "metadata": {"namespace": "ns", "name": format!("s{service}-1"),
+                             "labels": {"kubernetes.io/service-name": format!("s{service}")}},
+                "addressType": "IPv4", "ports": [{"port": 8080}], "endpoints": endpoints,
+            })));
+        }
+        Event::DeleteSlice(service) => index.delete_slice(&format!("ns/s{service}-1")),
+        Event::RemotePod { n, app } => {
+            index.apply_pod(&object(pod(&format!("r{n}"), app, "node-b", Some(format!("10.0.0.{n}")))));
+        }
+        Event::DeleteRemotePod(n) => index.delete_pod(&format!("ns/r{n}")),
+        Event::LocalPod { n, app } => index.apply_pod(&object(pod(&format!("l{n}"), app, NODE, None))),
+        Event::Attach(n) => {
+            let slot = planner.attached(&format!("sandbox-{n}")).map(|pod| pod.slot);
+            let slot = slot.or_else(|| planner.free_slot()).unwrap();
+            let owner = Owner { namespace: "ns".into(), name: format!("l{n}"), uid: String::new() };
+            let pod = Pod { ifindex: u32::from(*n) + 1, slot, ..Pod::default() };
+            planner.attach(&format!("sandbox-{n}"), &owner, &[local_addr(*n)], pod);
+        }
+        Event::Detach(n) => planner.detach(&format!("sandbox-{n}")),
+        Event::Policy { name, app, from, port } => {
+            let selector = app.map_or(json!({}), |app| json!({"matchLabels": {"app": app}}));
+            index.apply_policy(&object(json!({
+                "metadata": {"namespace": "ns", "name": format!("p{name}")},
+                "spec": {"podSelector": selector, "ingress": [{"from": [from], "ports": [{"port": port}]}]},
+            })));
+        }
+        Event::DeletePolicy(name) => index.delete_policy(&format!("ns/p{name}")),
+        Event::Namespace { team } => {
+            index.apply_namespace(&object(json!({"metadata": {"name": "ns", "labels": {"team": team}}})));
+        }
+        Event::Node { n, present: false } => index.delete_node(&format!("node-{n}")),
+        Event::Node { n, present: true } => index.apply_node(&object(json!({
+            "metadata": {"name": format!("node-{n}")},
+            "spec": {"podCIDR": format!("10.244.{n}.0/24")},
+            "status": {"addresses": [{"type": "InternalIP", "address": format!("10.86.0.{n}")}]},
+        }))),
+    }
+}
+
+fn local_addr(n: u8) -> IpAddr {
+    IpAddr::from([10, 0, 2, n])
+}
+
+/// What a packet to the frontend meets: flags and backends, or `None` for no such frontend.
+fn resolve(maps: &Observed, key: &ServiceKey) -> Option<(u32, u32, Vec<Backend>)> {
+    let value = maps.services.get(key)?;
+    let slots = (0..value.count).map(|slot| BackendKey { set: value.set, slot });
+    // A slot that is not there is a lost packet: it shows as an address that no state has.
+    let backends = slots.map(|key| maps.backends.get(&key).copied().unwrap_or_default()).collect();
+    Some((value.affinity, value.flags, backends))
+}
+
+fn class_of(maps: &Observed, addr: Addr) -> u32 {
+    let bits = u128::from_be_bytes(addr.octets());
+    let classes = &maps.classes[table_of(maps.generation) as usize];
+    let at = |length: u32| {
+        let mask = if length == 0 { 0 } else { u128::MAX << (128 - length) };
+        classes.get(&(length, Addr::from_octets((bits & mask).to_be_bytes()))).copied()
+    };
+    (0..=128).rev().find_map(at).unwrap_or(CLASS_OTHER)
+}
+
+fn bytes(key: &VerdictKey) -> u128 {
+    let [a, b, c, d] = key.class;
+    let [p, q] = key.port.0.to_ne_bytes();
+    u128::from_be_bytes([key.direction.0, 0, 0, 0, a, b, c, d, 0, key.proto.0, p, q, 0, 0, 0, 0])
+}
+
+fn lookup(map: &[VerdictEntry], key: VerdictKey) -> Option<u32> {
+    let matching = map.iter().filter(|(bits, entry, _)| {
+        let mask = u128::MAX << (128 - bits);
+        bytes(entry) & mask == bytes(&key) & mask
+    });
+    matching.max_by_key(|(bits, _, _)| *bits).map(|(_, _, verdict)| verdict.allow)
+}
+
+/// `None`: the address is no pod here. `Some(None)` would be a hole in the maps.
+fn verdict(maps: &Observed, pod: Addr, peer: Addr, port: u16) -> Option<Option<u32>> {
+    let pod = maps.pods.get(&pod)?;
+    let Some(id) = maps.verdicts.get(&verdicts_index(pod.slot, maps.generation)) else {
+        return Some(Some(1));
+    };
+    let key = VerdictKey::new(Direction::INGRESS, class_of(maps, peer), Proto::TCP, Be16::new(port));
+    Some(maps.verdict_maps.get(id).and_then(|map| lookup(map, key)))
+}
+
+type Services = BTreeMap<ServiceKey, Option<(u32, u32, Vec<Backend>)>>;
+type Verdicts = BTreeMap<(Addr, Addr, u16), Option<Option<u32>>>;
+
+fn answers(maps: &Observed, frontends: &BTreeSet<ServiceKey>) -> (Services, Verdicts) {
+    let services = frontends.iter().map(|key| (*key, resolve(maps, key))).collect();
+    let locals = (0..3).map(|n| Addr::from(local_addr(n)));
+    let peers = (0..6u8).map(|n| IpAddr::from([10, 0, 0, n])).chain((0..3).map(local_addr));
+    let peers: Vec<Addr> = peers.chain([IpAddr::from([10, 9, 9, 9])]).map(Addr::from).collect();
+    let mut verdicts = Verdicts::new();
+    for pod in locals {
+        for peer in &peers {
+            for port in 80..82 {
+                verdicts.insert((pod, *peer, port), verdict(maps, pod, *peer, port));
+            }
+        }
+    }
+    (services, verdicts)
+}
+
+fn frontends() -> BTreeSet<ServiceKey> {
+    let mut keys = BTreeSet::new();
+    let mut add = |addr: [u8; 4], port| {
+        for scope in [Scope::INTERNAL, Scope::EXTERNAL] {
+            keys.insert(ServiceKey {
+                addr: IpAddr::from(addr).into(),
+                port: Be16::new(port),
+                proto: Proto::TCP,
+                scope,
+            });
+        }
+    };
+    for n in 0..3u8 {
+        add([10, 96, 0, n + 1], 80);
+        add([192, 0, 2, n], 80);
+        add([10, 86, 0, 100], 30000 + u16::from(n));
+    }
+    keys
+}
+
+fn planner(observed: Observed) -> Planner {
+    Planner::new(NODE, vec!["10.86.0.100".parse().unwrap()], observed)
+}
+
+/// Writes one by one up to `limit`; `check` sees the maps after each.
+fn carry_out(planner: &mut Planner, limit: usize, mut check: impl FnMut(&Observed, &Write)) {
+    let plan = planner.plan();
+    let done = plan.writes.len().min(limit);
+    let mut maps = planner.kernel().clone();
+    for write in plan.writes.iter().take(done) {
+        maps.apply(write);
+        check(&maps, write);
+    }
+    planner.commit(plan, done);
+    assert_eq!(&maps, planner.kernel());
+}
+
+/// Everything but numbers that history gives: set numbers, slots of pods, the generation.
+fn content(maps: &Observed) -> (Services, Verdicts, usize, usize) {
+    let keys: BTreeSet<ServiceKey> = maps.services.keys().copied().collect();
+    let (services, verdicts) = answers(maps, &keys);
+    (services, verdicts, maps.routes.len(), maps.cluster.len())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+    #[test]
+    fn each_lookup_is_wholly_old_or_wholly_new(
+        rounds in proptest::collection::vec((proptest::collection::vec(event(), 1..6), 0usize..60, any::<bool>()), 1..10)
+    ) {
+        let frontends = frontends();
+        let mut planner = planner(Observed::default());
+        planner.synced();
+        for (events, stop, collect) in rounds {
+            events.iter().for_each(|event| perform(&mut planner, event));
+            let before = planner.kernel().clone();
+            let (old_services, old_verdicts) = answers(&before, &frontends);
+            let mut seen = Vec::new();
+            // Some rounds stop in the middle, as when a write fails.
+            carry_out(&mut planner, stop, |maps, write| seen.push((maps.clone(), write.clone())));
+            carry_out(&mut planner, usize::MAX, |maps, write| seen.push((maps.clone(), write.clone())));
+            let (new_services, new_verdicts) = answers(planner.kernel(), &frontends);
+            if collect {
+                for _ in 0..2 {
+                    let plan = planner.collect();
+                    let mut maps = planner.kernel().clone();
+                    for write in &plan.writes {
+                        maps.apply(write);
+                        seen.push((maps.clone(), write.clone()));
+                    }
+                    let all = plan.writes.len();
+                    planner.commit(plan, all);
+                }
+            }
+            for (maps, write) in seen {
+                let (services, verdicts) = answers(&maps, &frontends);
+                for (key, got) in &services {
+                    let (old, new) = (&old_services[key], &new_services[key]);
+                    prop_assert!(got == old || got == new, "after {:?}: {:?} is {:?}, was {:?}, will be {:?}", write, key, got, old, new);
+                }
+                for (key, got) in &verdicts {
+                    let (old, new) = (&old_verdicts[key], &new_verdicts[key]);
+                    // Between two sandboxes with one address there may be none.
+                    let slot = |maps: &Observed| maps.pods.get(&key.0).map(|pod| pod.slot);
+                    let vacant = got.is_none() && slot(&before) != slot(planner.kernel());
+                    prop_assert!(vacant || got == old || got == new, "after {:?}: {:?} is {:?}, was {:?}, will be {:?}", write, key, got, old, new);
+                }
+            }
+            for got in planner.kernel().verdicts.values() {
+                prop_assert!(planner.kernel().verdict_maps.contains_key(got));
+            }
+            prop_assert!(planner.plan().writes.is_empty());
+        }
+    }
+
+    #[test]
+    fn history_leaves_nothing_that_a_fresh_start_would_not_write(
+        rounds in proptest::collection::vec((proptest::collection::vec(event(), 1..6), 0usize..60), 1..8)
+    ) {
+        let mut old = planner(Observed::default());
+        let mut fresh = planner(Observed::default());
+        old.synced();
+        for (events, stop) in &rounds {
+            events.iter().for_each(|event| perform(&mut old, event));
+            carry_out(&mut old, *stop, |_, _| {});
+        }
+        carry_out(&mut old, usize::MAX, |_, _| {});
+        rounds.iter().flat_map(|(events, _)| events).for_each(|event| perform(&mut fresh, event));
+        fresh.synced();
+        carry_out(&mut fresh, usize::MAX, |_, _| {});
+        for planner in [&mut old, &mut fresh] {
+            for _ in 0..3 {
+                let plan = planner.collect();
+                let all = plan.writes.len();
+                planner.commit(plan, all);
+                carry_out(planner, usize::MAX, |_, _| {});
+            }
+            prop_assert!(!planner.has_garbage());
+            let slots: u32 = planner.kernel().services.values().map(|v| (v.set, v.count)).collect::<BTreeSet<_>>().iter().map(|(_, count)| count).sum();
+            prop_assert_eq!(slots as usize, planner.kernel().backends.len());
+        }
+        if old.problems().is_empty() {
+            prop_assert_eq!(content(old.kernel()), content(fresh.kernel()));
+        }
+    }
+
+    #[test]
+    fn successor_adopts_the_maps_and_writes_nothing(events in proptest::collection::vec(event(), 1..30)) {
+        let mut first = planner(Observed::default());
+        first.synced();
+        let mut slots = BTreeMap::new();
+        for event in &events {
+            perform(&mut first, event);
+            carry_out(&mut first, usize::MAX, |_, _| {});
+        }
+        // A successor compiles from scratch; so does the first, once, to forget classes that only history gave it.
+        first.index.apply_namespace(&object(json!({"metadata": {"name": "ns", "labels": {"team": "red", "n": "1"}}})));
+        carry_out(&mut first, usize::MAX, |_, _| {});
+        for (addr, pod) in &first.kernel().pods {
+            slots.insert(*addr, *pod);
+        }
+        let mut second = planner(first.kernel().clone());
+        for event in &events {
+            match event {
+                Event::Attach(n) | Event::Detach(n) => second.detach(&format!("sandbox-{n}")),
+                _ => perform(&mut second, event),
+            }
+        }
+        second.index.apply_namespace(&object(json!({"metadata": {"name": "ns", "labels": {"team": "red", "n": "1"}}})));
+        for n in 0..3 {
+            if let Some(pod) = slots.get(&Addr::from(local_addr(n))) {
+                let owner = Owner { namespace: "ns".into(), name: format!("l{n}"), uid: String::new() };
+                second.attach(&format!("sandbox-{n}"), &owner, &[local_addr(n)], *pod);
+            }
+        }
+        prop_assert!(second.plan().writes.is_empty(), "nothing before all is known");
+        second.synced();
+        let writes = second.plan().writes;
+        if first.problems().is_empty() {
+            prop_assert_eq!(writes, vec![]);
+        }
+    }
+}
