@@ -1,1 +1,16 @@
-//! skep-cni
+//! The CNI protocol (1.1 and back to 0.3.1) and the messages between the plugin `skep-cni` and the node agent.
+//!
+//! In: a runtime's environment and stdin as values. Out: the JSON that it expects, and the exit code.
+
+pub mod agent;
+mod config;
+mod error;
+mod plugin;
+mod request;
+mod result;
+
+pub use config::{AttachmentId, NetConf, SUPPORTED, Version};
+pub use error::{CniError, code};
+pub use plugin::{Outcome, run};
+pub use request::{Command, Environment, Request};
+pub use result::{CniResult, Interface, Ip, Route};

@@ -1,0 +1,37 @@
+//! The agent's gRPC messages, and the way to it: a unix socket.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+use tonic::transport::{Channel, Endpoint, Uri};
+
+mod generated {
+    #![allow(clippy::all, missing_docs, unreachable_pub, reason = "made by prost")]
+    tonic::include_proto!("skep.agent.v1");
+}
+
+pub use generated::network_client::NetworkClient;
+pub use generated::network_server::{Network, NetworkServer};
+pub use generated::*;
+
+/// Where the agent listens unless the network configuration says otherwise.
+pub const SOCKET: &str = "/run/skep/cni.sock";
+
+/// A runtime kills a plugin that takes longer than its own patience; the agent waits less for what it needs.
+pub const TIMEOUT: Duration = Duration::from_secs(40);
+
+/// Fails when nobody listens.
+pub async fn connect(socket: &Path) -> Result<NetworkClient<Channel>, tonic::transport::Error> {
+    let path: PathBuf = socket.to_owned();
+    // The address is never looked at: the connector below decides where to go.
+    let endpoint = Endpoint::from_static("http://agent").timeout(TIMEOUT);
+    let channel = endpoint
+        .connect_with_connector(tower::service_fn(move |_: Uri| {
+            let path = path.clone();
+            async move { UnixStream::connect(path).await.map(TokioIo::new) }
+        }))
+        .await?;
+    Ok(NetworkClient::new(channel))
+}
