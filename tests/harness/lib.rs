@@ -1,1 +1,4 @@
-//! What tests share: packets, network namespaces, nodes.
+//! What tests share: packets, network namespaces, nodes. Everything made here is unmade on drop.
+
+pub mod cgroup;
+pub mod netns;

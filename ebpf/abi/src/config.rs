@@ -7,13 +7,17 @@ use crate::Addr;
 pub struct NodeConfig {
     /// Raised by every change that may alter a verdict; see [`crate::table_of`].
     pub generation: u32,
+    /// The interface that leads to the other nodes and to the outside.
     pub uplink: u32,
     /// The node's addresses; unspecified where it has none of the family.
     pub node_v4: Addr,
     pub node_v6: Addr,
+    /// 1 while somebody reads `FLOWS`; 0 spares the programs the events.
+    pub observe: u32,
+    pub reserved: u32,
 }
 
 /// `CLUSTER`: LPM trie of prefixes that are inside the cluster (pod CIDRs and node addresses): not masqueraded.
 pub const CLUSTER_MAX: u32 = 16_384;
 
-crate::plain!(NodeConfig: 40);
+crate::plain!(NodeConfig: 48);

@@ -11,6 +11,7 @@ mod flow;
 mod pod;
 mod policy;
 mod service;
+mod socket;
 
 pub use addr::*;
 pub use config::*;
@@ -19,6 +20,7 @@ pub use flow::*;
 pub use pod::*;
 pub use policy::*;
 pub use service::*;
+pub use socket::*;
 
 /// Version of everything in this crate; maps are pinned below a folder of this number.
 pub const ABI_VERSION: u32 = 1;

@@ -1,2 +1,24 @@
-//! Skep's BPF programs; build with `cargo xtask build-ebpf`.
-fn main() {}
+//! Skep's BPF programs. `hooks/` has an entry a kernel hook, each a short list of steps; the other modules are the steps.
+#![no_std]
+#![no_main]
+
+mod conntrack;
+mod deliver;
+mod hooks;
+mod maps;
+mod nat;
+mod parse;
+mod policy;
+mod report;
+mod service;
+
+/// Helpers such as `bpf_redirect_neigh` are for GPL-compatible programs only.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo) -> ! {
+    loop {}
+}

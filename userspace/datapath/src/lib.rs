@@ -1,1 +1,105 @@
-//! skep-datapath
+//! The node's datapath: loads and attaches the BPF programs, writes their maps, makes the pods' interfaces.
+//!
+//! In: [`skep_netplan::Write`]s and pods' links. Out: the kernel doing it. Nothing is decided here. Everything that
+//! must outlive the process is pinned below `<bpffs>/v<ABI_VERSION>`; a new process adopts it, so packets never wait.
+
+mod apply;
+mod attach;
+mod conntrack;
+mod error;
+mod flows;
+mod maps;
+mod netlink;
+mod object;
+mod observe;
+mod pod_link;
+mod route;
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+pub use apply::ApplyError;
+pub use conntrack::Collected;
+pub use error::DatapathError;
+pub use flows::{DropCount, Flows};
+pub use object::Verified;
+pub use pod_link::{PodInterface, PodLink};
+
+use attach::Attachments;
+use maps::Maps;
+
+/// Where and for whom the datapath runs.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// A folder of a BPF file system, the node's own; made if it is missing.
+    pub bpffs: PathBuf,
+    /// The cgroup v2 folder whose processes reach services by translation at the socket.
+    pub cgroup: PathBuf,
+    /// The interface that leads to the other nodes.
+    pub uplink: String,
+    /// The node's addresses, at most one of each family is used.
+    pub node_addrs: Vec<IpAddr>,
+}
+
+/// The attached programs and their maps. Dropping it leaves everything running in the kernel.
+pub struct Datapath {
+    ebpf: aya::Ebpf,
+    maps: Maps,
+    attachments: Attachments,
+}
+
+impl Datapath {
+    /// Loads the programs and attaches them, or adopts the maps of an earlier process and replaces its programs.
+    pub async fn open(options: Options) -> Result<Datapath, DatapathError> {
+        let mut ebpf = object::load(&options.bpffs)?;
+        let mut maps = Maps::take(&mut ebpf, &options.bpffs)?;
+        maps.configure(&options)?;
+        let mut attachments = Attachments::new(&options.bpffs)?;
+        attachments.attach_node(&mut ebpf, &options)?;
+        attachments.adopt_pods(&mut ebpf)?;
+        for addr in &options.node_addrs {
+            pod_link::enable_forwarding(addr)?;
+        }
+        Ok(Datapath { ebpf, maps, attachments })
+    }
+
+    /// Detaches everything and removes every pin below `bpffs`; what is gone already is no error.
+    pub fn remove(bpffs: &std::path::Path) -> Result<(), DatapathError> {
+        attach::remove_pins(bpffs)
+    }
+
+    /// Attaches the pod programs to the host side of a pod's interface; idempotent.
+    pub fn attach_pod(&mut self, ifindex: u32) -> Result<(), DatapathError> {
+        self.attachments.attach_pod(&mut self.ebpf, ifindex)
+    }
+
+    /// Makes the pod's interface pair, addresses, routes and neighbours; idempotent.
+    pub async fn add_pod(&self, link: PodLink) -> Result<PodInterface, DatapathError> {
+        blocking(move || pod_link::add(&link)).await
+    }
+
+    /// Whether the pod's interface is as [`Datapath::add_pod`] left it and the programs are attached.
+    pub async fn check_pod(&self, link: PodLink) -> Result<PodInterface, DatapathError> {
+        let interface = blocking(move || pod_link::check(&link)).await?;
+        if !self.attachments.has_pod(interface.ifindex) {
+            return Err(DatapathError::NotAttached { ifindex: interface.ifindex });
+        }
+        Ok(interface)
+    }
+
+    /// Removes the host side, and with it the pod's; succeeds if it is gone already.
+    pub async fn delete_pod(&mut self, host_ifname: &str) -> Result<(), DatapathError> {
+        let name = host_ifname.to_owned();
+        if let Some(ifindex) = blocking(move || pod_link::delete(&name)).await? {
+            self.attachments.forget_pod(ifindex)?;
+        }
+        Ok(())
+    }
+}
+
+/// Netlink calls block their thread for microseconds; namespaces are entered on threads of their own.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, DatapathError> + Send + 'static,
+) -> Result<T, DatapathError> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| DatapathError::Aborted)?
+}

@@ -1,0 +1,114 @@
+//! Flow entries: find, open, touch. One symmetric entry serves both directions.
+
+use aya_ebpf::bindings::BPF_ANY;
+use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
+use skep_abi::{DropReason, End, Flow, FlowKey, Proto, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN};
+
+use crate::maps::{CONNTRACK, FRESH};
+use crate::parse::Packet;
+
+/// A flow's key, and from which of its ends a packet came.
+pub(crate) struct Side {
+    pub(crate) key: FlowKey,
+    pub(crate) from_high: bool,
+}
+
+#[inline(always)]
+pub(crate) fn side(source: &End, destination: &End, proto: Proto) -> Side {
+    let from_high = higher(source, destination);
+    let (low, high) = if from_high { (destination, source) } else { (source, destination) };
+    let key = FlowKey {
+        low: low.addr,
+        high: high.addr,
+        low_port: low.port,
+        high_port: high.port,
+        proto,
+        reserved: [0; 3],
+    };
+    Side { key, from_high }
+}
+
+#[inline(always)]
+fn higher(a: &End, b: &End) -> bool {
+    for i in 0..4 {
+        if a.addr.0[i] != b.addr.0[i] {
+            return a.addr.0[i] > b.addr.0[i];
+        }
+    }
+    a.port.0 > b.port.0
+}
+
+/// The entry of the packet's flow, touched. A SYN on a closed one opens a new flow, so the old one is not found.
+#[inline(always)]
+pub(crate) fn find(packet: &Packet) -> Option<&'static mut Flow> {
+    let flow = CONNTRACK.get_ptr_mut(&packet.key)?;
+    // SAFETY: the kernel keeps the element valid until the program ends. Concurrent writers exist; every field is
+    // written whole and a lost update costs at most a counter.
+    let flow = unsafe { &mut *flow };
+    if packet.tcp_flags & (TCP_SYN | TCP_ACK) == TCP_SYN && closed(flow) {
+        let _ = CONNTRACK.remove(&packet.key);
+        return None;
+    }
+    flow.last_seen = now();
+    flow.packets += 1;
+    if packet.from_high() {
+        flow.seen_high |= packet.tcp_flags;
+    } else {
+        flow.seen_low |= packet.tcp_flags;
+    }
+    Some(flow)
+}
+
+#[inline(always)]
+fn closed(flow: &Flow) -> bool {
+    (flow.seen_low | flow.seen_high) & TCP_RST != 0 || flow.seen_low & flow.seen_high & TCP_FIN != 0
+}
+
+/// Puts an entry; false if there is no room or, under `flags` of BPF_NOEXIST, if there is one already.
+#[inline(always)]
+pub(crate) fn put(key: &FlowKey, flow: &Flow, flags: u32) -> bool {
+    CONNTRACK.insert(key, flow, flags as u64).is_ok()
+}
+
+/// An empty entry to fill and put: this CPU's, in a map to spare the stack. One is in use at a time.
+#[inline(always)]
+pub(crate) fn fresh(flags: u32) -> Result<&'static mut Flow, DropReason> {
+    let flow = FRESH.get_ptr_mut(0).ok_or(DropReason::Rewrite)?;
+    // SAFETY: the element is this CPU's and classifiers do not nest on one CPU.
+    let flow = unsafe { &mut *flow };
+    *flow = Flow { last_seen: now(), flags, ..Flow::default() };
+    Ok(flow)
+}
+
+/// Puts the entry under the packet's key, replacing what was there.
+#[inline(always)]
+pub(crate) fn replace(packet: &Packet, flow: &Flow) {
+    // A full table costs the flow its shortcut, not its packets.
+    let _ = put(&packet.key, flow, BPF_ANY);
+}
+
+/// The monotonic clock at the tick's resolution: enough for timeouts, cheaper than the exact one.
+#[inline(always)]
+pub(crate) fn now() -> u64 {
+    // SAFETY: the helper has no preconditions.
+    unsafe { bpf_ktime_get_coarse_ns() }
+}
+
+/// The interface of the end that the packet goes to, if it is a pod of this node.
+#[inline(always)]
+pub(crate) fn receiver(flow: &Flow, packet: &Packet) -> u32 {
+    if packet.from_high() { flow.low_ifindex } else { flow.high_ifindex }
+}
+
+/// The interface of the end that the packet comes from, if it is a pod of this node.
+#[inline(always)]
+pub(crate) fn sender(flow: &Flow, packet: &Packet) -> u32 {
+    if packet.from_high() { flow.high_ifindex } else { flow.low_ifindex }
+}
+
+/// Whether packets of this direction are to be rewritten.
+#[inline(always)]
+pub(crate) fn rewrites(flow: &Flow, packet: &Packet) -> bool {
+    flow.flags & (Flow::SOURCE | Flow::DESTINATION) != 0
+        && (flow.flags & Flow::REWRITE_HIGH != 0) == packet.from_high()
+}

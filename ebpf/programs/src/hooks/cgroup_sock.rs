@@ -1,0 +1,152 @@
+//! Service translation at the socket: a connection to a service is one to a backend from its first packet on,
+//! and its packets need nothing. `recvmsg` and `getpeername` show the application what it addressed.
+
+use aya_ebpf::EbpfContext;
+use aya_ebpf::bindings::{BPF_ANY, bpf_sock_addr};
+use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_set_retval};
+use aya_ebpf::macros::cgroup_sock_addr;
+use aya_ebpf::programs::SockAddrContext;
+use skep_abi::{Addr, Be16, End, Proto, Scope, SocketKey};
+
+use crate::maps::SOCKETS;
+use crate::service;
+
+const ALLOW: i32 = 1;
+const REFUSE: i32 = 0;
+const ECONNREFUSED: i32 = 111;
+
+#[cgroup_sock_addr(connect4)]
+pub(crate) fn cgroup_connect4(ctx: SockAddrContext) -> i32 {
+    translate(&Family::V4(&ctx))
+}
+
+#[cgroup_sock_addr(connect6)]
+pub(crate) fn cgroup_connect6(ctx: SockAddrContext) -> i32 {
+    translate(&Family::V6(&ctx))
+}
+
+#[cgroup_sock_addr(sendmsg4)]
+pub(crate) fn cgroup_sendmsg4(ctx: SockAddrContext) -> i32 {
+    translate(&Family::V4(&ctx))
+}
+
+#[cgroup_sock_addr(sendmsg6)]
+pub(crate) fn cgroup_sendmsg6(ctx: SockAddrContext) -> i32 {
+    translate(&Family::V6(&ctx))
+}
+
+#[cgroup_sock_addr(recvmsg4)]
+pub(crate) fn cgroup_recvmsg4(ctx: SockAddrContext) -> i32 {
+    restore(&Family::V4(&ctx))
+}
+
+#[cgroup_sock_addr(recvmsg6)]
+pub(crate) fn cgroup_recvmsg6(ctx: SockAddrContext) -> i32 {
+    restore(&Family::V6(&ctx))
+}
+
+#[cgroup_sock_addr(getpeername4)]
+pub(crate) fn cgroup_getpeer4(ctx: SockAddrContext) -> i32 {
+    restore(&Family::V4(&ctx))
+}
+
+#[cgroup_sock_addr(getpeername6)]
+pub(crate) fn cgroup_getpeer6(ctx: SockAddrContext) -> i32 {
+    restore(&Family::V6(&ctx))
+}
+
+/// Which fields of the context hold the peer. The verifier wants each read and written by itself, in words.
+enum Family<'a> {
+    V4(&'a SockAddrContext),
+    V6(&'a SockAddrContext),
+}
+
+impl Family<'_> {
+    #[inline(always)]
+    fn context(&self) -> &SockAddrContext {
+        match self {
+            Family::V4(ctx) | Family::V6(ctx) => ctx,
+        }
+    }
+
+    #[inline(always)]
+    fn raw(&self) -> *mut bpf_sock_addr {
+        self.context().sock_addr
+    }
+
+    #[inline(always)]
+    fn peer(&self) -> End {
+        let raw = self.raw();
+        // SAFETY: the context is the kernel's and these fields are readable at every hook used here.
+        unsafe {
+            let addr = match self {
+                Family::V4(_) => Addr::from_v4_word(core::ptr::read_volatile(&raw const (*raw).user_ip4)),
+                Family::V6(_) => Addr([
+                    core::ptr::read_volatile(&raw const (*raw).user_ip6[0]),
+                    core::ptr::read_volatile(&raw const (*raw).user_ip6[1]),
+                    core::ptr::read_volatile(&raw const (*raw).user_ip6[2]),
+                    core::ptr::read_volatile(&raw const (*raw).user_ip6[3]),
+                ]),
+            };
+            let port = core::ptr::read_volatile(&raw const (*raw).user_port) as u16;
+            End { addr, port: Be16(port), reserved: 0 }
+        }
+    }
+
+    #[inline(always)]
+    fn set_peer(&self, to: &End) {
+        let raw = self.raw();
+        // SAFETY: as in `peer`; these fields are writable at every hook used here, a word at a time.
+        unsafe {
+            match self {
+                Family::V4(_) => core::ptr::write_volatile(&raw mut (*raw).user_ip4, to.addr.v4_word()),
+                Family::V6(_) => {
+                    core::ptr::write_volatile(&raw mut (*raw).user_ip6[0], to.addr.0[0]);
+                    core::ptr::write_volatile(&raw mut (*raw).user_ip6[1], to.addr.0[1]);
+                    core::ptr::write_volatile(&raw mut (*raw).user_ip6[2], to.addr.0[2]);
+                    core::ptr::write_volatile(&raw mut (*raw).user_ip6[3], to.addr.0[3]);
+                }
+            }
+            core::ptr::write_volatile(&raw mut (*raw).user_port, to.port.0 as u32);
+        }
+    }
+
+    #[inline(always)]
+    fn proto(&self) -> Proto {
+        let raw = self.raw();
+        // SAFETY: as in `peer`.
+        Proto(unsafe { core::ptr::read_volatile(&raw const (*raw).protocol) } as u8)
+    }
+
+    #[inline(always)]
+    fn socket(&self, backend: &End) -> SocketKey {
+        // SAFETY: the context is the kernel's.
+        let cookie = unsafe { bpf_get_socket_cookie(self.context().as_ptr()) };
+        SocketKey { cookie, backend: backend.addr, port: backend.port, proto: self.proto(), reserved: [0; 5] }
+    }
+}
+
+#[inline(always)]
+fn translate(socket: &Family) -> i32 {
+    let addressed = socket.peer();
+    let Some(service) = service::find(&addressed, socket.proto(), Scope::INTERNAL) else { return ALLOW };
+    let Some(backend) = service::pick(service) else {
+        // SAFETY: sets what the system call returns; no preconditions.
+        unsafe { bpf_set_retval(-ECONNREFUSED) };
+        return REFUSE;
+    };
+    let to = End { addr: backend.addr, port: backend.port, reserved: 0 };
+    // A full map costs the application the addressed name of its peer, not the connection.
+    let _ = SOCKETS.insert(socket.socket(&to), addressed, BPF_ANY as u64);
+    socket.set_peer(&to);
+    ALLOW
+}
+
+#[inline(always)]
+fn restore(socket: &Family) -> i32 {
+    // SAFETY: the value is read at once; the entry belongs to this socket.
+    if let Some(addressed) = unsafe { SOCKETS.get(socket.socket(&socket.peer())) } {
+        socket.set_peer(addressed);
+    }
+    ALLOW
+}

@@ -1,0 +1,5 @@
+//! The kernel's hooks.
+
+mod cgroup_sock;
+mod tc_node;
+mod tc_pod;

@@ -1,0 +1,179 @@
+//! The node's uplink. `tc_node_ingress`: services addressed from the outside, returns, straight delivery to pods.
+//! `tc_node_egress`: masquerade of pods that talk to the outside.
+
+use aya_ebpf::macros::classifier;
+use aya_ebpf::programs::TcContext;
+use skep_abi::{Addr, Be16, DropReason, End, Flow, NodeConfig, Scope, ServiceValue};
+
+use super::tc_pod::{answers_come_from, remember};
+use crate::conntrack;
+use crate::deliver::{self, PASS};
+use crate::parse::{Packet, parse};
+use crate::{nat, policy, report, service};
+
+#[classifier]
+pub(crate) fn tc_node_ingress(ctx: TcContext) -> i32 {
+    deliver::verdict(ingress(&ctx))
+}
+
+#[classifier]
+pub(crate) fn tc_node_egress(ctx: TcContext) -> i32 {
+    deliver::verdict(egress(&ctx))
+}
+
+#[inline(always)]
+fn ingress(ctx: &TcContext) -> Result<i32, DropReason> {
+    let Some(config) = report::config() else { return Ok(PASS) };
+    let Some(packet) = parse(ctx)? else { return Ok(PASS) };
+    let Some(flow) = conntrack::find(packet) else { return open(ctx, config, packet) };
+    let flags = flow.flags;
+    if flags & (Flow::ALIAS | Flow::MASQUERADE | Flow::TRANSIT) == 0 {
+        return receive(ctx, config, packet, flow);
+    }
+    if !conntrack::rewrites(flow, packet) {
+        return Ok(PASS);
+    }
+    nat::apply(ctx, packet, flow)?;
+    if flags & Flow::TRANSIT != 0 {
+        return Ok(deliver::to_uplink(config));
+    }
+    packet.locate();
+    match conntrack::find(packet) {
+        Some(flow) => receive(ctx, config, packet, flow),
+        None => to_local(config, packet, None),
+    }
+}
+
+/// A packet of a known flow whose entry holds the verdict.
+#[inline(always)]
+fn receive(
+    ctx: &TcContext,
+    config: &NodeConfig,
+    packet: &mut Packet,
+    flow: &mut Flow,
+) -> Result<i32, DropReason> {
+    policy::renew(config, flow, packet)?;
+    let receiver = conntrack::receiver(flow, packet);
+    if conntrack::rewrites(flow, packet) && flow.flags & Flow::MASQUERADE == 0 {
+        nat::apply(ctx, packet, flow)?;
+    }
+    if receiver == 0 { Ok(PASS) } else { Ok(deliver::to_pod(receiver)) }
+}
+
+/// A packet of a new flow from outside this node.
+#[inline(always)]
+fn open(ctx: &TcContext, config: &NodeConfig, packet: &mut Packet) -> Result<i32, DropReason> {
+    let addressed = packet.destination;
+    let Some(service) = service::find(&addressed, packet.proto, Scope::EXTERNAL) else {
+        return to_local(config, packet, None);
+    };
+    let Some(backend) = service::pick(service) else {
+        report::decided(config, packet, DropReason::NoBackend, 0, service.service);
+        // The node's stack refuses what nobody listens to; a Local traffic policy drops instead.
+        return if service.flags & ServiceValue::DROP != 0 { Err(DropReason::NoBackend) } else { Ok(PASS) };
+    };
+    let backend = End { addr: backend.addr, port: backend.port, reserved: 0 };
+    if policy::pod(&backend.addr).is_none() {
+        return transit(ctx, config, packet, &backend);
+    }
+    remember(config, packet, &backend, 0)?;
+    nat::set_destination(ctx, packet, &backend)?;
+    packet.locate();
+    to_local(config, packet, Some((addressed, service.service)))
+}
+
+/// A new flow to a pod of this node, or else the stack's business.
+#[inline(always)]
+fn to_local(config: &NodeConfig, packet: &Packet, addressed: Option<(End, u32)>) -> Result<i32, DropReason> {
+    if policy::pod(&packet.destination.addr).is_none() {
+        return Ok(PASS);
+    }
+    let decision = policy::decide(config, &packet.source, &packet.destination, packet.proto);
+    let id = addressed.map_or(0, |(_, service)| service);
+    report::decided(config, packet, decision.reason, decision.policy, id);
+    if decision.reason != DropReason::None {
+        return Err(decision.reason);
+    }
+    let flow = policy::opened(config, packet, &decision)?;
+    if let Some((addressed, service)) = addressed {
+        answers_come_from(flow, packet, &addressed);
+        flow.service = service;
+    }
+    conntrack::replace(packet, flow);
+    Ok(deliver::to_pod(decision.target_ifindex))
+}
+
+/// To a backend on another node: both ends are rewritten, so that the answer comes back here.
+#[inline(always)]
+fn transit(
+    ctx: &TcContext,
+    config: &NodeConfig,
+    packet: &mut Packet,
+    backend: &End,
+) -> Result<i32, DropReason> {
+    let node = node_end(config, packet).ok_or(DropReason::NoPort)?;
+    let answers = conntrack::fresh(Flow::TRANSIT | Flow::SOURCE | Flow::DESTINATION)?;
+    answers.source = packet.destination;
+    answers.destination = packet.source;
+    let port = nat::claim(&node, backend, packet.proto, answers).ok_or(DropReason::NoPort)?;
+    let source = End { port, ..node };
+    let flow = conntrack::fresh(Flow::TRANSIT | Flow::SOURCE | Flow::DESTINATION)?;
+    if packet.from_high() {
+        flow.flags |= Flow::REWRITE_HIGH | Flow::FROM_HIGH;
+    }
+    flow.source = source;
+    flow.destination = *backend;
+    conntrack::replace(packet, flow);
+    nat::set_source(ctx, packet, &source)?;
+    nat::set_destination(ctx, packet, backend)?;
+    Ok(deliver::to_uplink(config))
+}
+
+#[inline(always)]
+fn node_end(config: &NodeConfig, packet: &Packet) -> Option<End> {
+    let addr = if packet.is_v4() { config.node_v4 } else { config.node_v6 };
+    (addr != Addr::UNSPECIFIED).then_some(End { addr, port: Be16(0), reserved: 0 })
+}
+
+#[inline(always)]
+fn egress(ctx: &TcContext) -> Result<i32, DropReason> {
+    let Some(config) = report::config() else { return Ok(PASS) };
+    let Some(packet) = parse(ctx)? else { return Ok(PASS) };
+    if policy::is_node(config, &packet.source.addr) {
+        return Ok(PASS);
+    }
+    // Every packet of a pod has an entry by now: the pod's own hook made it.
+    let Some(flow) = conntrack::find(packet) else { return Ok(PASS) };
+    if conntrack::sender(flow, packet) == 0 || flow.flags & Flow::REMOTE != 0 {
+        return Ok(PASS);
+    }
+    if flow.flags & Flow::MASQUERADE == 0 {
+        if policy::in_cluster(&packet.destination.addr) {
+            return Ok(PASS);
+        }
+        masquerade(config, packet, flow)?;
+    }
+    if flow.flags & Flow::MASQUERADE != 0 && conntrack::rewrites(flow, packet) {
+        nat::apply(ctx, packet, flow)?;
+    }
+    Ok(PASS)
+}
+
+/// Gives the flow a source at the node, and the answers their way back.
+#[inline(always)]
+fn masquerade(config: &NodeConfig, packet: &Packet, flow: &mut Flow) -> Result<(), DropReason> {
+    // The pod answers somebody who reached it by its own address or a service; the source stays.
+    if (flow.flags & Flow::FROM_HIGH != 0) != packet.from_high() || flow.flags & Flow::SOURCE != 0 {
+        return Ok(());
+    }
+    let node = node_end(config, packet).ok_or(DropReason::NoPort)?;
+    let answers = conntrack::fresh(Flow::MASQUERADE | Flow::DESTINATION)?;
+    answers.destination = packet.source;
+    let port = nat::claim(&node, &packet.destination, packet.proto, answers).ok_or(DropReason::NoPort)?;
+    flow.source = End { port, ..node };
+    flow.flags |= Flow::MASQUERADE | Flow::SOURCE;
+    if packet.from_high() {
+        flow.flags |= Flow::REWRITE_HIGH;
+    }
+    Ok(())
+}

@@ -1,0 +1,208 @@
+//! The host side of a pod's veth. `tc_pod_egress`: from the pod. `tc_pod_ingress`: from the node's stack to the pod.
+
+use aya_ebpf::macros::classifier;
+use aya_ebpf::programs::TcContext;
+use skep_abi::{Addr, DropReason, End, Flow, NodeConfig, Proto, Scope, ServiceValue};
+
+use crate::conntrack;
+use crate::deliver::{self, PASS};
+use crate::parse::{Packet, parse};
+use crate::{nat, policy, report, service};
+
+/// Ingress hook of the host side: packets that the pod sends.
+#[classifier]
+pub(crate) fn tc_pod_egress(ctx: TcContext) -> i32 {
+    deliver::verdict(egress(&ctx))
+}
+
+/// Egress hook of the host side: packets that the node's stack sends to the pod.
+#[classifier]
+pub(crate) fn tc_pod_ingress(ctx: TcContext) -> i32 {
+    deliver::verdict(ingress(&ctx))
+}
+
+#[inline(always)]
+fn egress(ctx: &TcContext) -> Result<i32, DropReason> {
+    let Some(config) = report::config() else { return Ok(PASS) };
+    let Some(packet) = parse(ctx)? else { return Ok(PASS) };
+    let Some(flow) = conntrack::find(packet) else { return open(ctx, config, packet) };
+    check_source(ctx, flow, config, packet)?;
+    if flow.flags & Flow::ALIAS == 0 || !conntrack::rewrites(flow, packet) {
+        return forward(ctx, config, packet, flow);
+    }
+    nat::apply(ctx, packet, flow)?;
+    packet.locate();
+    match conntrack::find(packet) {
+        Some(flow) => forward(ctx, config, packet, flow),
+        None => open(ctx, config, packet),
+    }
+}
+
+/// A pod may send only from its own address. The check stands in the entry under the present generation.
+#[inline(always)]
+fn check_source(
+    ctx: &TcContext,
+    flow: &Flow,
+    config: &NodeConfig,
+    packet: &Packet,
+) -> Result<(), DropReason> {
+    let ifindex = interface(ctx);
+    if flow.generation == config.generation && conntrack::sender(flow, packet) == ifindex {
+        return Ok(());
+    }
+    owns(ifindex, packet)
+}
+
+#[inline(always)]
+fn owns(ifindex: u32, packet: &Packet) -> Result<(), DropReason> {
+    match policy::pod(&packet.source.addr) {
+        Some(pod) if pod.ifindex == ifindex => Ok(()),
+        _ => Err(DropReason::Spoofed),
+    }
+}
+
+#[inline(always)]
+fn interface(ctx: &TcContext) -> u32 {
+    // SAFETY: the context is the kernel's; `ifindex` is a field that every classifier may read.
+    unsafe { (*ctx.skb.skb).ifindex }
+}
+
+/// A packet of a known flow: verdict of this generation, rewriting, the shortest way.
+#[inline(always)]
+fn forward(
+    ctx: &TcContext,
+    config: &NodeConfig,
+    packet: &mut Packet,
+    flow: &mut Flow,
+) -> Result<i32, DropReason> {
+    policy::renew(config, flow, packet)?;
+    let translated = conntrack::rewrites(flow, packet) && flow.flags & Flow::MASQUERADE == 0;
+    let (receiver, flags) = (conntrack::receiver(flow, packet), flow.flags);
+    if translated {
+        nat::apply(ctx, packet, flow)?;
+    }
+    if receiver != 0 {
+        return Ok(deliver::to_pod(receiver));
+    }
+    // A translated source is one of the node's own addresses: its stack would take that for a martian.
+    if config.uplink != 0 && (translated && flags & Flow::NODE == 0 || flags & Flow::REMOTE != 0) {
+        return Ok(deliver::to_uplink(config));
+    }
+    Ok(PASS)
+}
+
+/// A packet of a new flow that the pod opens.
+#[inline(always)]
+fn open(ctx: &TcContext, config: &NodeConfig, packet: &mut Packet) -> Result<i32, DropReason> {
+    if is_neighbour_discovery(packet) {
+        return Ok(PASS);
+    }
+    owns(interface(ctx), packet)?;
+    let addressed = packet.destination;
+    let service = service::find(&addressed, packet.proto, Scope::INTERNAL);
+    if let Some(service) = service {
+        translate(ctx, config, packet, service)?;
+    }
+    let id = service.map_or(0, |service| service.service);
+    let decision = policy::decide(config, &packet.source, &packet.destination, packet.proto);
+    report::decided(config, packet, decision.reason, decision.policy, id);
+    if decision.reason != DropReason::None {
+        return Err(decision.reason);
+    }
+    let flow = policy::opened(config, packet, &decision)?;
+    flow.service = id;
+    if service.is_some() {
+        answers_come_from(flow, packet, &addressed);
+    }
+    conntrack::replace(packet, flow);
+    // What was just opened is rewritten in the other direction only.
+    forward(ctx, config, packet, flow)
+}
+
+/// Rewrites the destination to a backend and remembers the choice under the addressed ends.
+#[inline(always)]
+fn translate(
+    ctx: &TcContext,
+    config: &NodeConfig,
+    packet: &mut Packet,
+    service: &ServiceValue,
+) -> Result<(), DropReason> {
+    let Some(backend) = service::pick(service) else {
+        report::decided(config, packet, DropReason::NoBackend, 0, service.service);
+        return Err(DropReason::NoBackend);
+    };
+    let to = End { addr: backend.addr, port: backend.port, reserved: 0 };
+    remember(config, packet, &to, interface(ctx))?;
+    nat::set_destination(ctx, packet, &to)?;
+    packet.locate();
+    Ok(())
+}
+
+/// The entry under which later packets of a translated flow find their backend.
+#[inline(always)]
+pub(super) fn remember(
+    config: &NodeConfig,
+    packet: &Packet,
+    to: &End,
+    sender: u32,
+) -> Result<(), DropReason> {
+    let alias = conntrack::fresh(Flow::ALIAS | Flow::DESTINATION)?;
+    alias.generation = config.generation;
+    alias.destination = *to;
+    if packet.from_high() {
+        alias.flags |= Flow::FROM_HIGH | Flow::REWRITE_HIGH;
+        alias.high_ifindex = sender;
+    } else {
+        alias.low_ifindex = sender;
+    }
+    conntrack::replace(packet, alias);
+    Ok(())
+}
+
+/// Lets the answers of a translated flow come from what the client addressed.
+#[inline(always)]
+pub(super) fn answers_come_from(flow: &mut Flow, packet: &Packet, addressed: &End) {
+    flow.source = *addressed;
+    flow.flags |= Flow::SOURCE;
+    if !packet.from_high() {
+        flow.flags |= Flow::REWRITE_HIGH;
+    }
+}
+
+/// Router and neighbour discovery (RFC 4861) with the node; its addresses are link-local or unspecified.
+#[inline(always)]
+fn is_neighbour_discovery(packet: &Packet) -> bool {
+    let source = packet.source.addr.0;
+    let link_local = source[0] & 0xffc0_0000_u32.to_be() == 0xfe80_0000_u32.to_be();
+    packet.proto == Proto::ICMPV6 && (link_local || packet.source.addr == Addr::UNSPECIFIED)
+}
+
+#[inline(always)]
+fn ingress(ctx: &TcContext) -> Result<i32, DropReason> {
+    let Some(config) = report::config() else { return Ok(PASS) };
+    let Some(packet) = parse(ctx)? else { return Ok(PASS) };
+    let Some(flow) = conntrack::find(packet) else { return admit(ctx, config, packet) };
+    policy::renew(config, flow, packet)?;
+    if conntrack::rewrites(flow, packet) && flow.flags & Flow::MASQUERADE == 0 {
+        nat::apply(ctx, packet, flow)?;
+    }
+    Ok(PASS)
+}
+
+/// A new flow towards the pod through the node's stack.
+#[inline(always)]
+fn admit(ctx: &TcContext, config: &NodeConfig, packet: &Packet) -> Result<i32, DropReason> {
+    let mut decision = policy::decide(config, &packet.source, &packet.destination, packet.proto);
+    // SAFETY: as in `interface`. 0: the packet came from no interface, so the node itself sent it.
+    if unsafe { (*ctx.skb.skb).ingress_ifindex } == 0 {
+        decision.flags |= Flow::NODE;
+        decision.reason = DropReason::None;
+    }
+    report::decided(config, packet, decision.reason, decision.policy, 0);
+    if decision.reason != DropReason::None {
+        return Err(decision.reason);
+    }
+    let flow = policy::opened(config, packet, &decision)?;
+    conntrack::replace(packet, flow);
+    Ok(PASS)
+}

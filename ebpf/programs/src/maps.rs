@@ -1,0 +1,71 @@
+//! Every map, by the name under which it is pinned. Keys, values and sizes are `skep_abi`'s.
+
+use aya_ebpf::btf_maps::{Array, HashMap, HashOfMaps, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
+use aya_ebpf::macros::btf_map;
+use skep_abi::{
+    Addr, BACKENDS_MAX, Backend, BackendKey, CLASSES_MAX, CLUSTER_MAX, CONNTRACK_MAX, ClassKey, DropReason,
+    End, FLOWS_BYTES, FRAGMENTS_MAX, Flow, FlowEvent, FlowKey, FragmentKey, FragmentPorts, NodeConfig,
+    PODS_MAX, Pod, SERVICES_MAX, SLOTS_MAX, SOCKETS_MAX, ServiceKey, ServiceValue, SocketKey, VERDICTS_MAX,
+    Verdict, VerdictKey,
+};
+
+use crate::parse::Packet;
+
+/// Memory as entries come: the sizes are limits, not reservations.
+const NO_PREALLOC: usize = 1;
+
+#[btf_map]
+pub(crate) static CONFIG: Array<NodeConfig, 1> = Array::new();
+
+#[btf_map]
+pub(crate) static SERVICES: HashMap<ServiceKey, ServiceValue, { SERVICES_MAX as usize }, NO_PREALLOC> =
+    HashMap::new();
+
+#[btf_map]
+pub(crate) static BACKENDS: HashMap<BackendKey, Backend, { BACKENDS_MAX as usize }, NO_PREALLOC> =
+    HashMap::new();
+
+#[btf_map]
+pub(crate) static PODS: HashMap<Addr, Pod, { PODS_MAX as usize }, NO_PREALLOC> = HashMap::new();
+
+#[btf_map]
+pub(crate) static CLUSTER: LpmTrie<Addr, u32, { CLUSTER_MAX as usize }, NO_PREALLOC> = LpmTrie::new();
+
+/// The class table of even generations.
+#[btf_map]
+pub(crate) static CLASSES_EVEN: LpmTrie<ClassKey, u32, { CLASSES_MAX as usize }, NO_PREALLOC> =
+    LpmTrie::new();
+
+/// The class table of odd generations.
+#[btf_map]
+pub(crate) static CLASSES_ODD: LpmTrie<ClassKey, u32, { CLASSES_MAX as usize }, NO_PREALLOC> = LpmTrie::new();
+
+/// One pod's verdicts under one generation.
+pub(crate) type VerdictMap = LpmTrie<VerdictKey, Verdict, { VERDICTS_MAX as usize }, NO_PREALLOC>;
+
+#[btf_map]
+pub(crate) static VERDICTS: HashOfMaps<u32, VerdictMap, { 2 * SLOTS_MAX as usize }> = HashOfMaps::new();
+
+#[btf_map]
+pub(crate) static CONNTRACK: LruHashMap<FlowKey, Flow, { CONNTRACK_MAX as usize }> = LruHashMap::new();
+
+#[btf_map]
+pub(crate) static FRAGMENTS: LruHashMap<FragmentKey, FragmentPorts, { FRAGMENTS_MAX as usize }> =
+    LruHashMap::new();
+
+#[btf_map]
+pub(crate) static SOCKETS: LruHashMap<SocketKey, End, { SOCKETS_MAX as usize }> = LruHashMap::new();
+
+#[btf_map]
+pub(crate) static DROPS: PerCpuArray<u64, { DropReason::COUNT as usize }> = PerCpuArray::new();
+
+#[btf_map]
+pub(crate) static FLOWS: RingBuf<FlowEvent, { FLOWS_BYTES as usize }> = RingBuf::new();
+
+/// The packet that this CPU is working on.
+#[btf_map]
+pub(crate) static SCRATCH: PerCpuArray<Packet, 1> = PerCpuArray::new();
+
+/// The flow entry that this CPU is making.
+#[btf_map]
+pub(crate) static FRESH: PerCpuArray<Flow, 1> = PerCpuArray::new();

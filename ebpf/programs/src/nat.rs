@@ -1,0 +1,142 @@
+//! Rewriting a packet's ends, with checksums, and finding a free source port.
+
+use aya_ebpf::bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_NOEXIST};
+use aya_ebpf::helpers::generated::{bpf_csum_diff, bpf_get_prandom_u32};
+use aya_ebpf::programs::TcContext;
+use skep_abi::{Addr, Be16, DropReason, End, Flow, Proto, SNAT_PORT_MAX, SNAT_PORT_MIN};
+
+use crate::conntrack::{put, side};
+use crate::parse::{L3, Packet};
+
+/// Ports that are tried for one flow before it is refused; each try is one insertion.
+const PORT_TRIES: u32 = 48;
+
+/// Applies what the entry says to a packet of the rewritten direction.
+#[inline(always)]
+pub(crate) fn apply(ctx: &TcContext, packet: &mut Packet, flow: &Flow) -> Result<(), DropReason> {
+    if flow.flags & Flow::SOURCE != 0 {
+        set_source(ctx, packet, &flow.source)?;
+    }
+    if flow.flags & Flow::DESTINATION != 0 {
+        set_destination(ctx, packet, &flow.destination)?;
+    }
+    Ok(())
+}
+
+#[inline(always)]
+pub(crate) fn set_source(ctx: &TcContext, packet: &mut Packet, to: &End) -> Result<(), DropReason> {
+    let offset = if packet.is_v4() { 12 } else { 8 };
+    set(ctx, packet, offset, 0, &packet.source, to).map_err(|()| DropReason::Rewrite)?;
+    packet.source = *to;
+    Ok(())
+}
+
+#[inline(always)]
+pub(crate) fn set_destination(ctx: &TcContext, packet: &mut Packet, to: &End) -> Result<(), DropReason> {
+    let offset = if packet.is_v4() { 16 } else { 24 };
+    set(ctx, packet, offset, 2, &packet.destination, to).map_err(|()| DropReason::Rewrite)?;
+    packet.destination = *to;
+    Ok(())
+}
+
+/// `addr_at`: offset of the address in the IP header; `port_at`: of the port in the transport header.
+#[inline(always)]
+fn set(
+    ctx: &TcContext,
+    packet: &Packet,
+    addr_at: usize,
+    port_at: usize,
+    from: &End,
+    to: &End,
+) -> Result<(), ()> {
+    let check = checksum(packet);
+    let flags = if packet.proto == Proto::UDP { BPF_F_MARK_MANGLED_0 as u64 } else { 0 };
+    if packet.is_v4() {
+        let (old, new) = (from.addr.v4_word() as u64, to.addr.v4_word());
+        if let Some(check) = check
+            && packet.proto != Proto::ICMP
+        {
+            ctx.l4_csum_replace(check, old, new as u64, flags | BPF_F_PSEUDO_HDR as u64 | 4).map_err(drop)?;
+        }
+        ctx.l3_csum_replace(L3 + 10, old, new as u64, 4).map_err(drop)?;
+        ctx.store(L3 + addr_at, &new, 0).map_err(drop)?;
+    } else {
+        if let Some(check) = check {
+            let difference = difference(&from.addr, &to.addr);
+            ctx.l4_csum_replace(check, 0, difference, flags | BPF_F_PSEUDO_HDR as u64).map_err(drop)?;
+        }
+        ctx.store(L3 + addr_at, &to.addr, 0).map_err(drop)?;
+    }
+    set_port(ctx, packet, port_at, check, flags, from.port, to.port)
+}
+
+#[inline(always)]
+fn set_port(
+    ctx: &TcContext,
+    packet: &Packet,
+    port_at: usize,
+    check: Option<usize>,
+    flags: u64,
+    from: Be16,
+    to: Be16,
+) -> Result<(), ()> {
+    if from == to || !packet.has_transport() {
+        return Ok(());
+    }
+    // An SCTP checksum (CRC32c) covers the ports and cannot be replaced in part by the kernel's helpers.
+    let check = check.ok_or(())?;
+    let at = match packet.proto {
+        Proto::ICMP | Proto::ICMPV6 => packet.l4 + 4,
+        _ => packet.l4 + port_at,
+    };
+    ctx.l4_csum_replace(check, from.0 as u64, to.0 as u64, flags | 2).map_err(drop)?;
+    ctx.store(at, &to.0, 0).map_err(drop)
+}
+
+/// Where the transport checksum stands, if this packet has one that can be replaced.
+#[inline(always)]
+fn checksum(packet: &Packet) -> Option<usize> {
+    if !packet.has_transport() {
+        return None;
+    }
+    match packet.proto {
+        Proto::TCP => Some(packet.l4 + 16),
+        Proto::UDP => Some(packet.l4 + 6),
+        Proto::ICMP | Proto::ICMPV6 => Some(packet.l4 + 2),
+        _ => None,
+    }
+}
+
+#[inline(always)]
+fn difference(from: &Addr, to: &Addr) -> u64 {
+    let (mut from, mut to) = (from.0, to.0);
+    // SAFETY: both arrays are 16 bytes, as said.
+    unsafe { bpf_csum_diff(from.as_mut_ptr(), 16, to.as_mut_ptr(), 16, 0) as u64 }
+}
+
+/// Claims a source port of `node` towards `remote` by putting `reverse` under the ends that answers will have.
+/// Ports are per remote end, so flows to different places share them.
+#[inline(never)]
+pub(crate) fn claim(node: &End, remote: &End, proto: Proto, reverse: &mut Flow) -> Option<Be16> {
+    let range = (SNAT_PORT_MAX - SNAT_PORT_MIN) as u32 + 1;
+    // SAFETY: the helper has no preconditions.
+    let start = unsafe { bpf_get_prandom_u32() };
+    for i in 0..PORT_TRIES {
+        let port = Be16::new(SNAT_PORT_MIN + (start.wrapping_add(i * 97) % range) as u16);
+        let ours = End { addr: node.addr, port, reserved: 0 };
+        let mut theirs = *remote;
+        if proto == Proto::ICMP || proto == Proto::ICMPV6 {
+            theirs.port = port;
+        }
+        let side = side(&theirs, &ours, proto);
+        // Answers come from the remote end: theirs is the rewritten direction.
+        reverse.flags &= !Flow::REWRITE_HIGH;
+        if side.from_high {
+            reverse.flags |= Flow::REWRITE_HIGH;
+        }
+        if put(&side.key, reverse, BPF_NOEXIST) {
+            return Some(port);
+        }
+    }
+    None
+}

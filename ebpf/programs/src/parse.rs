@@ -1,0 +1,265 @@
+//! A packet's headers to a [`Packet`]: bounds-checked, both families, later fragments with the first one's ports.
+//!
+//! The packet lives in a per-CPU map, not on the stack: the verifier tracks no values there, so the many ways through
+//! the headers join into one behind the parser, and what follows is verified once.
+
+use aya_ebpf::bindings::BPF_ANY;
+use aya_ebpf::programs::TcContext;
+use skep_abi::{Addr, Be16, DropReason, End, FlowKey, FragmentKey, FragmentPorts, Proto};
+
+use crate::conntrack::side;
+use crate::maps::{FRAGMENTS, SCRATCH};
+
+const ETHERNET: usize = 14;
+const ETHERTYPE_IPV4: u16 = 0x0800_u16.to_be();
+const ETHERTYPE_IPV6: u16 = 0x86dd_u16.to_be();
+/// Enough for Ethernet, IPv6 with one extension header, and TCP.
+const LINEAR: u32 = 110;
+/// IPv6 extension headers that are walked over (RFC 8200, 4.1 names fewer in use).
+const EXTENSIONS: usize = 4;
+
+/// What the hooks decide on.
+pub(crate) struct Packet {
+    pub(crate) source: End,
+    pub(crate) destination: End,
+    pub(crate) proto: Proto,
+    pub(crate) tcp_flags: u8,
+    /// 1: IPv4, 0: IPv6.
+    pub(crate) v4: u8,
+    /// 1: the transport header stands in this packet; 0: it is a later fragment.
+    pub(crate) transport: u8,
+    /// 1: the packet comes from the high end of `key`.
+    pub(crate) high: u8,
+    /// Offset of the transport header.
+    pub(crate) l4: usize,
+    /// Of the packet's flow; follows the ends by [`Packet::locate`].
+    pub(crate) key: FlowKey,
+}
+
+impl Packet {
+    #[inline(always)]
+    pub(crate) fn is_v4(&self) -> bool {
+        self.v4 != 0
+    }
+
+    #[inline(always)]
+    pub(crate) fn has_transport(&self) -> bool {
+        self.transport != 0
+    }
+
+    #[inline(always)]
+    pub(crate) fn from_high(&self) -> bool {
+        self.high != 0
+    }
+
+    /// Finds the flow's key for the ends as they are now.
+    #[inline(always)]
+    pub(crate) fn locate(&mut self) {
+        let side = side(&self.source, &self.destination, self.proto);
+        self.key = side.key;
+        self.high = side.from_high as u8;
+    }
+}
+
+pub(crate) const L3: usize = ETHERNET;
+
+/// The largest offset of a transport header that is looked at.
+const L4_MAX: usize = 255;
+
+/// `Ok(None)`: no IP, nothing of ours.
+#[inline(always)]
+pub(crate) fn parse(ctx: &TcContext) -> Result<Option<&'static mut Packet>, DropReason> {
+    let Some(packet) = SCRATCH.get_ptr_mut(0) else { return Ok(None) };
+    // SAFETY: the element is this CPU's, classifiers do not nest on one CPU, and any bytes are a Packet: its fields
+    // are integers. One reference is made a run.
+    let packet = unsafe { &mut *packet };
+    if !read_headers(ctx, packet)? {
+        return Ok(None);
+    }
+    packet.locate();
+    Ok(Some(packet))
+}
+
+#[inline(always)]
+fn read_headers(ctx: &TcContext, packet: &mut Packet) -> Result<bool, DropReason> {
+    let wanted = if ctx.len() < LINEAR { ctx.len() } else { LINEAR };
+    if ctx.data() + wanted as usize > ctx.data_end() {
+        ctx.pull_data(wanted).map_err(|_| DropReason::Malformed)?;
+    }
+    let ethertype: u16 = read(ctx, 12).ok_or(DropReason::Malformed)?;
+    match ethertype {
+        ETHERTYPE_IPV4 => ipv4(ctx, packet)?,
+        ETHERTYPE_IPV6 => ipv6(ctx, packet)?,
+        _ => return Ok(false),
+    }
+    Ok(true)
+}
+
+/// Reads `T` at `offset` of the packet's linear part.
+#[inline(always)]
+fn read<T: Copy>(ctx: &TcContext, offset: usize) -> Option<T> {
+    let at = ctx.data() + offset;
+    if at + core::mem::size_of::<T>() > ctx.data_end() {
+        return None;
+    }
+    // SAFETY: the bytes `at..at + size_of::<T>()` lie before data_end, as just compared; T is integers, read unaligned.
+    Some(unsafe { core::ptr::read_unaligned(at as *const T) })
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Ipv4 {
+    version_ihl: u8,
+    tos: u8,
+    len: u16,
+    id: u16,
+    fragment: u16,
+    ttl: u8,
+    proto: u8,
+    check: u16,
+    source: u32,
+    destination: u32,
+}
+
+#[inline(always)]
+fn ipv4(ctx: &TcContext, packet: &mut Packet) -> Result<(), DropReason> {
+    let ip: Ipv4 = read(ctx, L3).ok_or(DropReason::Malformed)?;
+    let words = (ip.version_ihl & 0x0f) as usize;
+    if ip.version_ihl >> 4 != 4 || words < 5 {
+        return Err(DropReason::Malformed);
+    }
+    let fragment = u16::from_be(ip.fragment);
+    packet.source = End { addr: Addr::from_v4_word(ip.source), port: Be16(0), reserved: 0 };
+    packet.destination = End { addr: Addr::from_v4_word(ip.destination), port: Be16(0), reserved: 0 };
+    packet.proto = Proto(ip.proto);
+    packet.tcp_flags = 0;
+    packet.v4 = 1;
+    packet.transport = (fragment & 0x1fff == 0) as u8;
+    packet.l4 = L3 + words * 4;
+    finish(ctx, packet, fragment & 0x3fff != 0, ip.id as u32)
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Ipv6 {
+    version_class_flow: u32,
+    len: u16,
+    next: u8,
+    hops: u8,
+    source: [u32; 4],
+    destination: [u32; 4],
+}
+
+#[inline(always)]
+fn ipv6(ctx: &TcContext, packet: &mut Packet) -> Result<(), DropReason> {
+    let ip: Ipv6 = read(ctx, L3).ok_or(DropReason::Malformed)?;
+    if u32::from_be(ip.version_class_flow) >> 28 != 6 {
+        return Err(DropReason::Malformed);
+    }
+    packet.source = End { addr: Addr(ip.source), port: Be16(0), reserved: 0 };
+    packet.destination = End { addr: Addr(ip.destination), port: Be16(0), reserved: 0 };
+    packet.proto = Proto(ip.next);
+    packet.tcp_flags = 0;
+    packet.v4 = 0;
+    packet.transport = 1;
+    packet.l4 = L3 + 40;
+    let (mut fragmented, mut id) = (false, 0);
+    for _ in 0..EXTENSIONS {
+        // Read back from the map, so that the rounds of this loop do not multiply in the verifier.
+        let (proto, l4) = where_now(packet);
+        match proto {
+            // Hop-by-hop options, routing, destination options: length in units of eight bytes, less the first.
+            0 | 43 | 60 => {
+                let header: [u8; 2] = ctx.load(l4).map_err(|_| DropReason::Malformed)?;
+                packet.proto = Proto(header[0]);
+                packet.l4 = l4 + 8 + header[1] as usize * 8;
+            }
+            44 => {
+                let header: [u32; 2] = ctx.load(l4).map_err(|_| DropReason::Malformed)?;
+                let first = u32::from_be(header[0]);
+                packet.proto = Proto((first >> 24) as u8);
+                packet.transport = (first & 0xfff8 == 0) as u8;
+                packet.l4 = l4 + 8;
+                (fragmented, id) = (true, header[1]);
+            }
+            _ => break,
+        }
+    }
+    finish(ctx, packet, fragmented, id)
+}
+
+#[inline(always)]
+fn where_now(packet: &Packet) -> (u8, usize) {
+    // SAFETY: reads through valid references; volatile only keeps the compiler from remembering the values.
+    unsafe {
+        (core::ptr::read_volatile(&raw const packet.proto.0), core::ptr::read_volatile(&raw const packet.l4))
+    }
+}
+
+/// Ports: from the transport header, or for a later fragment from what the first one left.
+#[inline(always)]
+fn finish(ctx: &TcContext, packet: &mut Packet, fragmented: bool, id: u32) -> Result<(), DropReason> {
+    if packet.has_transport() {
+        transport(ctx, packet)?;
+    }
+    if !fragmented {
+        return Ok(());
+    }
+    let key = FragmentKey {
+        source: packet.source.addr,
+        destination: packet.destination.addr,
+        id,
+        proto: packet.proto,
+        reserved: [0; 3],
+    };
+    if packet.has_transport() {
+        let ports = FragmentPorts { source: packet.source.port, destination: packet.destination.port };
+        // A full map only costs the later fragments.
+        let _ = FRAGMENTS.insert(key, ports, BPF_ANY as u64);
+        return Ok(());
+    }
+    // SAFETY: the value is copied at once; a concurrent replacement can at worst mix two datagrams of one id.
+    let ports = unsafe { FRAGMENTS.get(key) }.ok_or(DropReason::Fragment)?;
+    packet.source.port = ports.source;
+    packet.destination.port = ports.destination;
+    Ok(())
+}
+
+#[inline(always)]
+fn transport(ctx: &TcContext, packet: &mut Packet) -> Result<(), DropReason> {
+    let (_, l4) = where_now(packet);
+    if l4 > L4_MAX {
+        return Err(DropReason::Malformed);
+    }
+    match packet.proto {
+        Proto::TCP => {
+            let ports: [u16; 2] = read(ctx, l4).ok_or(DropReason::Malformed)?;
+            let offset_flags: [u8; 2] = read(ctx, l4 + 12).ok_or(DropReason::Malformed)?;
+            packet.source.port = Be16(ports[0]);
+            packet.destination.port = Be16(ports[1]);
+            packet.tcp_flags = offset_flags[1];
+        }
+        Proto::UDP | Proto::SCTP => {
+            let header: [u16; 4] = read(ctx, l4).ok_or(DropReason::Malformed)?;
+            packet.source.port = Be16(header[0]);
+            packet.destination.port = Be16(header[1]);
+        }
+        Proto::ICMP | Proto::ICMPV6 => {
+            let header: [u16; 4] = read(ctx, l4).ok_or(DropReason::Malformed)?;
+            if is_echo(packet.proto, header[0] as u8) {
+                packet.source.port = Be16(header[2]);
+                packet.destination.port = Be16(header[2]);
+            }
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn is_echo(proto: Proto, kind: u8) -> bool {
+    match proto {
+        Proto::ICMP => kind == 8 || kind == 0,
+        _ => kind == 128 || kind == 129,
+    }
+}

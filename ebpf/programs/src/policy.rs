@@ -1,0 +1,146 @@
+//! Whether a flow may be: the verdicts of the local pods at its two ends.
+
+use aya_ebpf::btf_maps::lpm_trie::Key;
+use skep_abi::{
+    Addr, Be16, CLASS_OTHER, Direction, DropReason, End, Flow, NodeConfig, Pod, Proto, VerdictKey, table_of,
+    verdicts_index,
+};
+
+use crate::conntrack;
+use crate::maps::{CLASSES_EVEN, CLASSES_ODD, CLUSTER, PODS, VERDICTS};
+use crate::parse::Packet;
+use crate::report;
+
+/// What was decided about a flow.
+pub(crate) struct Decision {
+    pub(crate) reason: DropReason,
+    /// The policy that decided; see [`skep_abi::Verdict::policy`].
+    pub(crate) policy: u32,
+    pub(crate) opener_ifindex: u32,
+    pub(crate) target_ifindex: u32,
+    /// [`Flow`] flags that follow from where the ends are.
+    pub(crate) flags: u32,
+}
+
+/// Decides on a flow that `opener` opens to `target`.
+#[inline(never)]
+pub(crate) fn decide(config: &NodeConfig, opener: &End, target: &End, proto: Proto) -> Decision {
+    let (from, to) = (pod(&opener.addr), pod(&target.addr));
+    let mut decision = Decision {
+        reason: DropReason::None,
+        policy: 0,
+        opener_ifindex: from.map_or(0, |pod| pod.ifindex),
+        target_ifindex: to.map_or(0, |pod| pod.ifindex),
+        flags: 0,
+    };
+    // Traffic between a pod and its own node is always allowed (NetworkPolicy: "traffic to and from the node").
+    if is_node(config, &opener.addr) || is_node(config, &target.addr) {
+        decision.flags = Flow::NODE;
+        return decision;
+    }
+    if from.is_some() != to.is_some() {
+        let other = if from.is_some() { &target.addr } else { &opener.addr };
+        if in_cluster(other) {
+            decision.flags = Flow::REMOTE;
+        }
+    }
+    if let Some(pod) = from {
+        let (allow, policy) = verdict(config, pod, Direction::EGRESS, &target.addr, proto, target.port);
+        decision.policy = policy;
+        if !allow {
+            decision.reason = DropReason::PolicyEgress;
+            return decision;
+        }
+    }
+    if let Some(pod) = to {
+        let (allow, policy) = verdict(config, pod, Direction::INGRESS, &opener.addr, proto, target.port);
+        if policy != 0 {
+            decision.policy = policy;
+        }
+        if !allow {
+            decision.reason = DropReason::PolicyIngress;
+        }
+    }
+    decision
+}
+
+/// Gives a flow whose verdict is of an older generation the present one; an error if it may not go on.
+#[inline(always)]
+pub(crate) fn renew(config: &NodeConfig, flow: &mut Flow, packet: &Packet) -> Result<(), DropReason> {
+    if flow.generation == config.generation {
+        return Ok(());
+    }
+    let from_high = flow.flags & Flow::FROM_HIGH != 0;
+    // The verdict is about who opened the flow to whom, whichever way this packet goes.
+    let decision = if from_high == packet.from_high() {
+        decide(config, &packet.source, &packet.destination, packet.proto)
+    } else {
+        decide(config, &packet.destination, &packet.source, packet.proto)
+    };
+    if decision.reason != DropReason::None && flow.flags & Flow::NODE == 0 {
+        report::decided(config, packet, decision.reason, decision.policy, flow.service);
+        return Err(decision.reason);
+    }
+    place(flow, &decision, from_high);
+    flow.generation = config.generation;
+    Ok(())
+}
+
+/// A new entry for the flow that this packet opens.
+#[inline(always)]
+pub(crate) fn opened(
+    config: &NodeConfig,
+    packet: &Packet,
+    decision: &Decision,
+) -> Result<&'static mut Flow, DropReason> {
+    let flow = conntrack::fresh(if packet.from_high() { Flow::FROM_HIGH } else { 0 })?;
+    flow.packets = 1;
+    flow.generation = config.generation;
+    place(flow, decision, packet.from_high());
+    Ok(flow)
+}
+
+#[inline(always)]
+fn place(flow: &mut Flow, decision: &Decision, from_high: bool) {
+    let (opener, target) = (decision.opener_ifindex, decision.target_ifindex);
+    (flow.low_ifindex, flow.high_ifindex) = if from_high { (target, opener) } else { (opener, target) };
+    flow.flags = flow.flags & !Flow::REMOTE | decision.flags;
+}
+
+#[inline(always)]
+pub(crate) fn pod(addr: &Addr) -> Option<&'static Pod> {
+    // SAFETY: read-only use within the program's run; the agent replaces entries whole.
+    unsafe { PODS.get(addr) }
+}
+
+#[inline(always)]
+pub(crate) fn is_node(config: &NodeConfig, addr: &Addr) -> bool {
+    *addr == config.node_v4 || *addr == config.node_v6
+}
+
+#[inline(always)]
+pub(crate) fn in_cluster(addr: &Addr) -> bool {
+    CLUSTER.get(&Key::new(128, *addr)).is_some()
+}
+
+#[inline(always)]
+fn verdict(
+    config: &NodeConfig,
+    pod: &Pod,
+    direction: Direction,
+    peer: &Addr,
+    proto: Proto,
+    port: Be16,
+) -> (bool, u32) {
+    // SAFETY: the inner map stays valid until the program ends.
+    let Some(verdicts) = (unsafe { VERDICTS.get(&verdicts_index(pod.slot, config.generation)) }) else {
+        return (true, 0);
+    };
+    let address = Key::new(128, *peer);
+    let class =
+        if table_of(config.generation) == 0 { CLASSES_EVEN.get(&address) } else { CLASSES_ODD.get(&address) };
+    let class = class.map_or(CLASS_OTHER, |class| *class);
+    let key = Key::new(VerdictKey::PORT_BITS, VerdictKey::new(direction, class, proto, port));
+    // A verdict map always has the direction's default; should it not, nothing passes.
+    verdicts.get(&key).map_or((false, 0), |verdict| (verdict.allow != 0, verdict.policy))
+}

@@ -1,0 +1,48 @@
+//! Telling the agent: a counter for every drop, an event for every decision while somebody reads them.
+
+use skep_abi::{Direction, DropReason, FlowEvent, NodeConfig};
+
+use crate::conntrack::now;
+use crate::maps::{CONFIG, DROPS, FLOWS};
+use crate::parse::Packet;
+
+/// Counts a drop.
+#[inline(always)]
+pub(crate) fn dropped(reason: DropReason) {
+    if let Some(count) = DROPS.get_ptr_mut(reason as u32) {
+        // SAFETY: a per-CPU element: nobody else writes it while this program runs.
+        unsafe { *count += 1 };
+    }
+}
+
+/// Sends the decision about a flow to `FLOWS`, if observed.
+#[inline(never)]
+pub(crate) fn decided(config: &NodeConfig, packet: &Packet, reason: DropReason, policy: u32, service: u32) {
+    if config.observe == 0 {
+        return;
+    }
+    let direction = match reason {
+        DropReason::PolicyEgress => Direction::EGRESS,
+        _ => Direction::INGRESS,
+    };
+    // A full ring loses the event, never the packet.
+    let Some(mut event) = FLOWS.reserve(0) else { return };
+    event.write(FlowEvent {
+        time: now(),
+        source: packet.source.addr,
+        destination: packet.destination.addr,
+        source_port: packet.source.port,
+        destination_port: packet.destination.port,
+        proto: packet.proto,
+        direction,
+        reason: reason as u16,
+        policy,
+        service,
+    });
+    event.submit(0);
+}
+
+#[inline(always)]
+pub(crate) fn config() -> Option<&'static NodeConfig> {
+    CONFIG.get(0)
+}

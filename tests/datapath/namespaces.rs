@@ -1,0 +1,223 @@
+//! Packets between namespaces: delivery, services, policy.
+
+use std::io::{Read, Write as _};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use skep_abi::{
+    Addr, Backend, BackendKey, Be16, Direction, Proto, Scope, ServiceKey, ServiceValue, Verdict, VerdictKey,
+    verdicts_index,
+};
+use skep_netplan::{VerdictMapId, Write};
+use skep_tests::netns::NetNs;
+
+use crate::node::Node;
+
+const A: Ipv4Addr = Ipv4Addr::new(10, 77, 1, 2);
+const B: Ipv4Addr = Ipv4Addr::new(10, 77, 1, 3);
+const NODE: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 1);
+const OUTSIDE: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 254);
+const VIP: Ipv4Addr = Ipv4Addr::new(10, 96, 7, 7);
+const PATIENCE: Duration = Duration::from_secs(3);
+
+fn addr(ip: Ipv4Addr) -> Addr {
+    Addr::from(IpAddr::V4(ip))
+}
+
+/// Writes of a service with the backends; `set` is the backend set's number.
+fn service(
+    at: (Ipv4Addr, u16),
+    proto: Proto,
+    scope: Scope,
+    set: u32,
+    backends: &[(Ipv4Addr, u16)],
+) -> Vec<Write> {
+    let mut writes: Vec<Write> = backends
+        .iter()
+        .zip(0..)
+        .map(|((ip, port), slot)| {
+            let backend = Backend { addr: addr(*ip), port: Be16::new(*port), reserved: 0 };
+            Write::PutBackend(BackendKey { set, slot }, backend)
+        })
+        .collect();
+    let key = ServiceKey { addr: addr(at.0), port: Be16::new(at.1), proto, scope };
+    let value = ServiceValue { set, count: backends.len() as u32, service: set, ..ServiceValue::default() };
+    writes.push(Write::PutService(key, value));
+    writes
+}
+
+/// Writes that put `slot` under a policy which allows or denies all that comes in, and raise the generation.
+fn ingress(slot: u32, generation: u32, allow: bool) -> Vec<Write> {
+    let id = VerdictMapId(u64::from(generation) << 32 | u64::from(slot));
+    let key = |direction| VerdictKey::new(direction, 0, Proto(0), Be16::new(0));
+    let entries = vec![
+        (VerdictKey::DIRECTION_BITS, key(Direction::INGRESS), Verdict { allow: allow.into(), policy: 1 }),
+        (VerdictKey::DIRECTION_BITS, key(Direction::EGRESS), Verdict { allow: 1, policy: 0 }),
+    ];
+    vec![
+        Write::CreateVerdictMap { id, entries: Arc::from(entries) },
+        Write::PutVerdicts { index: verdicts_index(slot, generation), map: id },
+        Write::SetGeneration(generation),
+    ]
+}
+
+/// Answers one byte with its own name, on every connection, until the listener's thread is left behind.
+fn serve(netns: &NetNs, at: SocketAddr, name: u8) -> Result<()> {
+    let listener = netns.run(move || TcpListener::bind(at))??;
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            std::thread::spawn(move || {
+                let mut byte = [0];
+                while stream.read_exact(&mut byte).is_ok() {
+                    if stream.write_all(&[name]).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    Ok(())
+}
+
+fn ask(stream: &mut TcpStream) -> std::io::Result<u8> {
+    let mut byte = [0];
+    stream.write_all(&byte)?;
+    stream.read_exact(&mut byte)?;
+    Ok(byte[0])
+}
+
+fn dial(netns: &NetNs, to: (Ipv4Addr, u16), patience: Duration) -> Result<std::io::Result<TcpStream>> {
+    netns.run(move || {
+        let stream = TcpStream::connect_timeout(&SocketAddr::from(to), patience)?;
+        stream.set_read_timeout(Some(patience))?;
+        Ok(stream)
+    })
+}
+
+struct World {
+    outside: NetNs,
+    node: Node,
+    a: NetNs,
+    b: NetNs,
+    b_slot: u32,
+}
+
+fn world(name: &str) -> Result<World> {
+    let outside = NetNs::new(&format!("sk{name}o"))?;
+    let mut node = Node::new(&format!("sk{name}n"), &outside, NODE, OUTSIDE)?;
+    let (a, _, _) = node.add_pod(&format!("sk{name}a"), A)?;
+    let (b, _, b_slot) = node.add_pod(&format!("sk{name}b"), B)?;
+    Ok(World { outside, node, a, b, b_slot })
+}
+
+#[test]
+fn pods_of_one_node_reach_each_other_and_the_node_reaches_them() -> Result<()> {
+    let world = world("loc")?;
+    serve(&world.b, SocketAddr::from((B, 80)), b'b')?;
+    ensure!(ask(&mut dial(&world.a, (B, 80), PATIENCE)??)? == b'b');
+    ensure!(ask(&mut dial(&world.node.netns, (B, 80), PATIENCE)??)? == b'b');
+    Ok(())
+}
+
+#[test]
+fn a_cluster_address_answers_per_packet_and_the_answer_comes_from_it() -> Result<()> {
+    let mut world = world("vip")?;
+    serve(&world.b, SocketAddr::from((B, 8080)), b'b')?;
+    world.node.apply(&service((VIP, 80), Proto::TCP, Scope::INTERNAL, 1, &[(B, 8080)]))?;
+    // These sockets are in no cgroup of the node, so only the packets are translated.
+    let mut stream = dial(&world.a, (VIP, 80), PATIENCE)??;
+    ensure!(ask(&mut stream)? == b'b');
+    ensure!(stream.peer_addr()? == SocketAddr::from((VIP, 80)));
+    world.node.apply(&service((VIP, 53), Proto::UDP, Scope::INTERNAL, 2, &[(B, 5353)]))?;
+    let server = world.b.run(|| UdpSocket::bind((B, 5353)))??;
+    let client = world.a.run(|| UdpSocket::bind((A, 0)))??;
+    client.connect((VIP, 53))?;
+    client.set_read_timeout(Some(PATIENCE))?;
+    server.set_read_timeout(Some(PATIENCE))?;
+    client.send(b"question")?;
+    let mut buffer = [0; 16];
+    let (n, from) = server.recv_from(&mut buffer)?;
+    ensure!(&buffer[..n] == b"question" && from.ip() == IpAddr::V4(A));
+    server.send_to(b"answer", from)?;
+    let n = client.recv(&mut buffer)?;
+    ensure!(&buffer[..n] == b"answer");
+    Ok(())
+}
+
+#[test]
+fn revoking_a_policy_cuts_an_established_connection_and_restoring_it_heals() -> Result<()> {
+    let mut world = world("pol")?;
+    serve(&world.b, SocketAddr::from((B, 80)), b'b')?;
+    let mut stream = dial(&world.a, (B, 80), PATIENCE)??;
+    ensure!(ask(&mut stream)? == b'b');
+    world.node.apply(&ingress(world.b_slot, 3, false))?;
+    stream.set_read_timeout(Some(Duration::from_millis(300)))?;
+    ensure!(ask(&mut stream).is_err(), "an established connection outlived its policy");
+    ensure!(dial(&world.a, (B, 80), Duration::from_millis(300))?.is_err(), "a denied connection was opened");
+    ensure!(ask(&mut dial(&world.node.netns, (B, 80), PATIENCE)??)? == b'b', "the node is always allowed");
+    world.node.apply(&ingress(world.b_slot, 4, true))?;
+    let start = Instant::now();
+    ensure!(ask(&mut dial(&world.a, (B, 80), PATIENCE)??)? == b'b');
+    ensure!(start.elapsed() < PATIENCE);
+    Ok(())
+}
+
+#[test]
+fn a_node_port_reaches_a_local_pod_with_the_clients_address() -> Result<()> {
+    let mut world = world("npl")?;
+    world.node.apply(&service((NODE, 30080), Proto::TCP, Scope::EXTERNAL, 1, &[(B, 80)]))?;
+    let listener = world.b.run(|| TcpListener::bind((B, 80)))??;
+    let client = dial(&world.outside, (NODE, 30080), PATIENCE)??;
+    let (_, from) = listener.accept()?;
+    ensure!(from == client.local_addr()?);
+    Ok(())
+}
+
+#[test]
+fn a_pod_talks_to_the_outside_from_the_nodes_address() -> Result<()> {
+    let mut world = world("msq")?;
+    world
+        .node
+        .apply(&[Write::PutCluster { prefix_bits: 96 + 16, addr: addr(Ipv4Addr::new(10, 77, 0, 0)) }])?;
+    let listener = world.outside.run(|| TcpListener::bind((OUTSIDE, 80)))??;
+    let mut client = dial(&world.a, (OUTSIDE, 80), PATIENCE)??;
+    let (mut server, from) = listener.accept()?;
+    ensure!(from.ip() == IpAddr::V4(NODE));
+    server.write_all(b"x")?;
+    let mut byte = [0];
+    client.read_exact(&mut byte)?;
+    Ok(())
+}
+
+#[test]
+fn a_new_process_adopts_the_maps_and_connections_go_on() -> Result<()> {
+    let mut world = world("rst")?;
+    serve(&world.b, SocketAddr::from((B, 8080)), b'b')?;
+    world.node.apply(&service((VIP, 80), Proto::TCP, Scope::INTERNAL, 1, &[(B, 8080)]))?;
+    world.node.apply(&ingress(world.b_slot, 3, true))?;
+    let mut stream = dial(&world.a, (VIP, 80), PATIENCE)??;
+    ensure!(ask(&mut stream)? == b'b');
+    let before = world
+        .node
+        .datapath
+        .as_ref()
+        .map(|d| world.node.netns.run(|| d.observed()))
+        .transpose()?
+        .transpose()?;
+    world.node.datapath = None;
+    ensure!(ask(&mut stream)? == b'b', "the kernel goes on without the process");
+    world.node.open()?;
+    let after = world
+        .node
+        .datapath
+        .as_ref()
+        .map(|d| world.node.netns.run(|| d.observed()))
+        .transpose()?
+        .transpose()?;
+    ensure!(before == after, "what was written is what is read back: {before:?} {after:?}");
+    ensure!(ask(&mut stream)? == b'b');
+    Ok(())
+}

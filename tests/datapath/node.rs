@@ -1,0 +1,92 @@
+//! One node in a network namespace: its datapath, its pods, an uplink.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use skep_abi::{Addr, Pod};
+use skep_datapath::{Datapath, Options, PodInterface, PodLink};
+use skep_netplan::Write;
+use skep_tests::cgroup::Cgroup;
+use skep_tests::netns::{NetNs, connect};
+
+pub(crate) struct Node {
+    pub(crate) netns: NetNs,
+    pub(crate) cgroup: Cgroup,
+    pub(crate) datapath: Option<Datapath>,
+    pub(crate) addr: Ipv4Addr,
+    name: String,
+    slots: u32,
+}
+
+impl Node {
+    /// A node whose uplink is a veth to `outside`, which gets `outside_addr`/24.
+    pub(crate) fn new(name: &str, outside: &NetNs, addr: Ipv4Addr, outside_addr: Ipv4Addr) -> Result<Node> {
+        let netns = NetNs::new(name)?;
+        let peer = format!("to-{name}");
+        connect((&netns, "up0", &format!("{addr}/24")), (outside, &peer, &format!("{outside_addr}/24")))?;
+        netns.ip(&["route", "add", "default", "via", &outside_addr.to_string()])?;
+        let cgroup = Cgroup::new(name)?;
+        let mut node = Node { netns, cgroup, datapath: None, addr, name: name.to_owned(), slots: 0 };
+        node.open()?;
+        Ok(node)
+    }
+
+    fn bpffs(&self) -> PathBuf {
+        PathBuf::from("/sys/fs/bpf").join(&self.name)
+    }
+
+    /// Opens the datapath, as a starting agent does.
+    pub(crate) fn open(&mut self) -> Result<()> {
+        let options = Options {
+            bpffs: self.bpffs(),
+            cgroup: self.cgroup.path().to_owned(),
+            uplink: "up0".to_owned(),
+            node_addrs: vec![IpAddr::V4(self.addr)],
+        };
+        let opened = self.netns.run(move || runtime().block_on(Datapath::open(options)))?;
+        self.datapath = Some(opened.context("open the datapath")?);
+        Ok(())
+    }
+
+    pub(crate) fn apply(&mut self, writes: &[Write]) -> Result<()> {
+        let datapath = self.datapath.as_mut().context("no datapath")?;
+        Ok(self.netns.run(|| datapath.apply(writes))??)
+    }
+
+    /// A pod in a namespace of its own, connected, known and under no policy.
+    pub(crate) fn add_pod(&mut self, name: &str, addr: Ipv4Addr) -> Result<(NetNs, PodInterface, u32)> {
+        let pod = NetNs::new(name)?;
+        let link = PodLink {
+            netns: pod.path(),
+            ifname: "eth0".to_owned(),
+            host_ifname: format!("v{name}"),
+            addrs: vec![IpAddr::V4(addr)],
+            mtu: 1500,
+        };
+        let slot = self.slots;
+        self.slots += 1;
+        let datapath = self.datapath.as_mut().context("no datapath")?;
+        let interface = self.netns.run(|| -> Result<PodInterface> {
+            let interface = runtime().block_on(datapath.add_pod(link))?;
+            let known =
+                Pod { ifindex: interface.ifindex, slot, mac: interface.mac, host_mac: interface.host_mac };
+            datapath.apply(&[Write::PutPod(Addr::from(IpAddr::V4(addr)), known)])?;
+            datapath.attach_pod(interface.ifindex)?;
+            Ok(interface)
+        })??;
+        Ok((pod, interface, slot))
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.datapath = None;
+        let _ = Datapath::remove(&self.bpffs());
+    }
+}
+
+/// A runtime of the calling thread's own, since the thread is what lives in a namespace.
+pub(crate) fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")
+}

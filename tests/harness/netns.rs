@@ -1,0 +1,97 @@
+//! Network namespaces with names, removed on drop.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+
+use anyhow::{Context, Result, bail};
+
+/// A named network namespace below /run/netns.
+pub struct NetNs {
+    name: String,
+}
+
+impl NetNs {
+    /// Makes it, with `lo` up; one that an earlier run left behind is replaced.
+    pub fn new(name: &str) -> Result<NetNs> {
+        let _ = ip(&["netns", "del", name]);
+        ip(&["netns", "add", name])?;
+        let netns = NetNs { name: name.to_owned() };
+        netns.ip(&["link", "set", "lo", "up"])?;
+        Ok(netns)
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub fn path(&self) -> PathBuf {
+        Path::new("/run/netns").join(&self.name)
+    }
+
+    /// `ip` inside the namespace.
+    pub fn ip(&self, args: &[&str]) -> Result<()> {
+        ip(&[&["-n", &self.name], args].concat())
+    }
+
+    /// A command that will run inside; `ip netns exec` would hide cgroups and bpffs behind a fresh /sys.
+    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net={}", self.path().display())).arg("--").arg(program);
+        command
+    }
+
+    /// Runs `work` on a thread that lives in the namespace, and waits for it.
+    pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
+        let path = self.path();
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(move || -> Result<T> {
+                let file = File::open(&path).with_context(|| format!("open {}", path.display()))?;
+                let kind = Some(rustix::thread::LinkNameSpaceType::Network);
+                rustix::thread::move_into_link_name_space(file.as_fd(), kind)
+                    .context("enter the namespace")?;
+                Ok(work())
+            });
+            match thread.join() {
+                Ok(result) => result,
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        })
+    }
+}
+
+impl Drop for NetNs {
+    fn drop(&mut self) {
+        let _ = ip(&["netns", "del", &self.name]);
+    }
+}
+
+/// A veth pair between two namespaces, both ends up, with an address each.
+pub fn connect(a: (&NetNs, &str, &str), b: (&NetNs, &str, &str)) -> Result<()> {
+    ip(&["-n", a.0.name(), "link", "add", a.1, "type", "veth", "peer", "name", b.1, "netns", b.0.name()])?;
+    for (netns, interface, address) in [a, b] {
+        netns.ip(&["addr", "add", address, "dev", interface, "nodad"])?;
+        netns.ip(&["link", "set", interface, "up"])?;
+    }
+    Ok(())
+}
+
+/// The host's `ip`.
+pub fn ip(args: &[&str]) -> Result<()> {
+    let output = Command::new("ip").args(args).output().context("run ip (package iproute2)")?;
+    if !output.status.success() {
+        bail!("ip {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
+}
+
+/// A process that is ended and reaped on drop.
+pub struct Process(pub Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}

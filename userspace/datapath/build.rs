@@ -1,0 +1,14 @@
+//! Hands the built BPF object to the crate, which embeds it.
+
+use std::path::PathBuf;
+
+fn main() -> Result<(), String> {
+    let root = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR").map_err(|e| e.to_string())?).join("../..");
+    let object = root.join("target/bpf/skep-programs.o");
+    println!("cargo::rerun-if-changed={}", object.display());
+    let object = object
+        .canonicalize()
+        .map_err(|_| "the BPF programs are not built: run `cargo xtask build-ebpf` first".to_owned())?;
+    println!("cargo::rustc-env=SKEP_BPF_OBJECT={}", object.display());
+    Ok(())
+}

@@ -1,0 +1,89 @@
+//! Writes to the kernel, in the order given.
+
+use aya::maps::MapError;
+use aya::maps::lpm_trie::Key;
+use skep_abi::{Addr, SLOTS_MAX};
+use skep_netplan::Write;
+
+use crate::error::DatapathError;
+use crate::{Datapath, route};
+
+/// A write that failed; those before it are done, those behind it are not.
+#[derive(Debug, thiserror::Error)]
+#[error("write {index}, {write:?}")]
+pub struct ApplyError {
+    pub index: usize,
+    pub write: Box<Write>,
+    pub source: DatapathError,
+}
+
+impl Datapath {
+    /// Applies the writes one after the other and stops at the first that fails.
+    pub fn apply(&mut self, writes: &[Write]) -> Result<(), ApplyError> {
+        for (index, write) in writes.iter().enumerate() {
+            self.write(write).map_err(|source| ApplyError {
+                index,
+                write: Box::new(write.clone()),
+                source,
+            })?;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, write: &Write) -> Result<(), DatapathError> {
+        let maps = &mut self.maps;
+        let (map, done) = match write {
+            Write::PutBackend(key, value) => ("BACKENDS", maps.backends.insert(key, value, 0)),
+            Write::DeleteBackend(key) => ("BACKENDS", gone_is_fine(maps.backends.remove(key))),
+            Write::PutService(key, value) => ("SERVICES", maps.services.insert(key, value, 0)),
+            Write::DeleteService(key) => ("SERVICES", gone_is_fine(maps.services.remove(key))),
+            Write::PutPod(addr, pod) => ("PODS", maps.pods.insert(addr, pod, 0)),
+            Write::DeletePod(addr) => ("PODS", gone_is_fine(maps.pods.remove(addr))),
+            Write::PutClass { table, prefix_bits, addr, class } => (
+                "CLASSES",
+                maps.classes[(table & 1) as usize].insert(&Key::new(*prefix_bits, *addr), class, 0),
+            ),
+            Write::DeleteClass { table, prefix_bits, addr } => {
+                let removed = maps.classes[(table & 1) as usize].remove(&Key::new(*prefix_bits, *addr));
+                ("CLASSES", gone_is_fine(removed))
+            }
+            Write::ClearClasses { table } => ("CLASSES", clear(&mut maps.classes[(table & 1) as usize])),
+            Write::PutCluster { prefix_bits, addr } => {
+                ("CLUSTER", maps.cluster.insert(&Key::new(*prefix_bits, *addr), 1, 0))
+            }
+            Write::DeleteCluster { prefix_bits, addr } => {
+                ("CLUSTER", gone_is_fine(maps.cluster.remove(&Key::new(*prefix_bits, *addr))))
+            }
+            Write::CreateVerdictMap { id, entries } => return maps.create_verdict_map(*id, entries),
+            Write::DropVerdictMap { id } => return maps.drop_verdict_map(*id),
+            Write::PutVerdicts { index, map } => match maps.verdict_maps.get(map) {
+                Some(_) if *index >= 2 * SLOTS_MAX => ("VERDICTS", Err(MapError::KeyNotFound)),
+                Some(inner) => ("VERDICTS", maps.verdicts.insert(index, inner, 0)),
+                None => ("VERDICTS", Err(MapError::KeyNotFound)),
+            },
+            Write::DeleteVerdicts { index } => ("VERDICTS", gone_is_fine(maps.verdicts.remove(index))),
+            Write::SetGeneration(generation) => {
+                ("CONFIG", maps.set_config(|config| config.generation = *generation))
+            }
+            Write::PutRoute { cidr, via } => return route::put(*cidr, *via),
+            Write::DeleteRoute { cidr } => return route::delete(*cidr),
+        };
+        done.map_err(DatapathError::map(map, "write"))
+    }
+}
+
+fn gone_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
+    match result {
+        Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        result => result,
+    }
+}
+
+fn clear(trie: &mut aya::maps::lpm_trie::LpmTrie<aya::maps::MapData, Addr, u32>) -> Result<(), MapError> {
+    let keys: Vec<Key<Addr>> = trie.keys().collect::<Result<_, _>>()?;
+    for key in keys {
+        gone_is_fine(trie.remove(&key))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,188 @@
+//! Programs on their hooks, by pinned links: a new process updates the link, and no packet passes unseen.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use aya::Ebpf;
+use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle};
+use aya::programs::{CgroupAttachMode, LinkOrder, TcAttachType, tc};
+use aya::util::KernelVersion;
+
+use crate::Options;
+use crate::error::DatapathError;
+use crate::object::{SOCKET_HOOKS, classifier, pins, socket_hook};
+
+/// Where the clsact fallback puts its filter, so that a new process replaces it in place.
+const CLSACT_PRIORITY: u16 = 1;
+const CLSACT_HANDLE: u32 = 1;
+
+pub(crate) struct Attachments {
+    folder: PathBuf,
+    pods: BTreeSet<u32>,
+    /// Kernels from 6.6 have TCX links; older ones get clsact filters.
+    tcx: bool,
+}
+
+impl Attachments {
+    pub(crate) fn new(bpffs: &Path) -> Result<Self, DatapathError> {
+        let folder = pins(bpffs).join("links");
+        fs::create_dir_all(&folder).map_err(DatapathError::file("create", &folder))?;
+        let tcx = KernelVersion::current().is_ok_and(|kernel| kernel >= KernelVersion::new(6, 6, 0));
+        Ok(Attachments { folder, pods: BTreeSet::new(), tcx })
+    }
+
+    pub(crate) fn attach_node(&mut self, ebpf: &mut Ebpf, options: &Options) -> Result<(), DatapathError> {
+        let uplink = &options.uplink;
+        self.attach_tc(ebpf, "tc_node_ingress", uplink, TcAttachType::Ingress, "uplink-ingress")?;
+        self.attach_tc(ebpf, "tc_node_egress", uplink, TcAttachType::Egress, "uplink-egress")?;
+        let cgroup = File::open(&options.cgroup).map_err(DatapathError::file("open", &options.cgroup))?;
+        for name in SOCKET_HOOKS {
+            self.attach_socket_hook(ebpf, name, &cgroup)?;
+        }
+        Ok(())
+    }
+
+    /// Puts this process's programs behind the links that an earlier one pinned for pods.
+    pub(crate) fn adopt_pods(&mut self, ebpf: &mut Ebpf) -> Result<(), DatapathError> {
+        let entries = fs::read_dir(&self.folder).map_err(DatapathError::file("list", &self.folder))?;
+        let pods: BTreeSet<u32> = entries
+            .flatten()
+            .filter_map(|entry| {
+                entry.file_name().to_str()?.strip_prefix("pod-")?.split('-').next()?.parse().ok()
+            })
+            .collect();
+        for ifindex in pods {
+            match self.attach_pod(ebpf, ifindex) {
+                Err(DatapathError::NoInterface { .. }) => self.forget_pod(ifindex)?,
+                result => result?,
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn attach_pod(&mut self, ebpf: &mut Ebpf, ifindex: u32) -> Result<(), DatapathError> {
+        let name = interface_name(ifindex)?;
+        let (egress, ingress) = (format!("pod-{ifindex}-egress"), format!("pod-{ifindex}-ingress"));
+        // What the pod sends comes in on the host side.
+        self.attach_tc(ebpf, "tc_pod_egress", &name, TcAttachType::Ingress, &egress)?;
+        self.attach_tc(ebpf, "tc_pod_ingress", &name, TcAttachType::Egress, &ingress)?;
+        self.pods.insert(ifindex);
+        Ok(())
+    }
+
+    pub(crate) fn has_pod(&self, ifindex: u32) -> bool {
+        self.pods.contains(&ifindex)
+    }
+
+    pub(crate) fn forget_pod(&mut self, ifindex: u32) -> Result<(), DatapathError> {
+        self.pods.remove(&ifindex);
+        remove_file(&self.folder.join(format!("pod-{ifindex}-egress")))?;
+        remove_file(&self.folder.join(format!("pod-{ifindex}-ingress")))
+    }
+
+    fn attach_tc(
+        &self,
+        ebpf: &mut Ebpf,
+        name: &'static str,
+        interface: &str,
+        side: TcAttachType,
+        pin: &str,
+    ) -> Result<(), DatapathError> {
+        let failed = |source| DatapathError::Program { name, operation: "attach", source };
+        let program = classifier(ebpf, name)?;
+        let path = self.folder.join(pin);
+        if !self.tcx {
+            attach_clsact(program, interface, side).map_err(failed)?;
+            // The marker tells a later process that this interface is a pod's; the filter itself is no link.
+            return fs::create_dir_all(&path).map_err(DatapathError::file("create", &path));
+        }
+        if let Ok(pinned) = PinnedLink::from_pin(&path) {
+            let link = SchedClassifierLink::try_from(FdLink::from(pinned));
+            if link.is_ok_and(|link| program.attach_to_link(link).is_ok()) {
+                return Ok(());
+            }
+            // The interface that the link was on is gone.
+            remove_file(&path)?;
+        }
+        let order = TcAttachOptions::TcxOrder(LinkOrder::default());
+        let id = program.attach_with_options(interface, side, order).map_err(failed)?;
+        let link = program.take_link(id).map_err(failed)?;
+        let link = FdLink::try_from(link).map_err(|source| DatapathError::Link { name, source })?;
+        pin_link(link, &path)
+    }
+
+    /// Socket hooks cannot be replaced in place; for a moment both are attached, and the second finds nothing to do.
+    /// (A link always allows others beside it; the mode without flags is the one that links take.)
+    fn attach_socket_hook(
+        &self,
+        ebpf: &mut Ebpf,
+        name: &'static str,
+        cgroup: &File,
+    ) -> Result<(), DatapathError> {
+        let failed = |source| DatapathError::Program { name, operation: "attach", source };
+        let program = socket_hook(ebpf, name)?;
+        let id = program.attach(cgroup, CgroupAttachMode::Single).map_err(failed)?;
+        let link = program.take_link(id).map_err(failed)?;
+        let link = FdLink::try_from(link).map_err(|source| DatapathError::Link { name, source })?;
+        let path = self.folder.join(name);
+        remove_file(&path)?;
+        pin_link(link, &path)
+    }
+}
+
+fn attach_clsact(
+    program: &mut tc::SchedClassifier,
+    interface: &str,
+    side: TcAttachType,
+) -> Result<(), aya::programs::ProgramError> {
+    let handle = TcHandle::from(CLSACT_HANDLE);
+    // "There already" is the usual answer after a restart; any other trouble shows at the filter.
+    let _ = tc::qdisc_add_clsact(interface);
+    let replaced = SchedClassifierLink::attached(interface, side, CLSACT_PRIORITY, handle, None)
+        .map_err(|e| tc::TcError::IoError(e).into())
+        .and_then(|link| program.attach_to_link(link));
+    let id = match replaced {
+        Ok(id) => id,
+        Err(_) => {
+            let options = NlOptions { priority: CLSACT_PRIORITY, handle, ..NlOptions::default() };
+            program.attach_with_options(interface, side, TcAttachOptions::Netlink(options))?
+        }
+    };
+    // The filter is to stay when this process ends.
+    std::mem::forget(program.take_link(id)?);
+    Ok(())
+}
+
+fn pin_link(link: FdLink, path: &Path) -> Result<(), DatapathError> {
+    link.pin(path).map(drop).map_err(|source| DatapathError::Pin { path: path.to_owned(), source })
+}
+
+fn interface_name(ifindex: u32) -> Result<String, DatapathError> {
+    let mut buffer = [0u8; libc::IF_NAMESIZE];
+    // SAFETY: the buffer has IF_NAMESIZE bytes, as if_indextoname(3) asks.
+    let found = unsafe { libc::if_indextoname(ifindex, buffer.as_mut_ptr().cast()) };
+    if found.is_null() {
+        return Err(DatapathError::NoInterface { name: ifindex.to_string() });
+    }
+    let end = buffer.iter().position(|byte| *byte == 0).unwrap_or(buffer.len());
+    Ok(String::from_utf8_lossy(&buffer[..end]).into_owned())
+}
+
+pub(crate) fn remove_file(path: &Path) -> Result<(), DatapathError> {
+    let removed = if path.is_dir() { fs::remove_dir(path) } else { fs::remove_file(path) };
+    match removed {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(DatapathError::file("remove", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Unpins everything below `bpffs`, of every ABI version; links that nobody holds detach.
+pub(crate) fn remove_pins(bpffs: &Path) -> Result<(), DatapathError> {
+    match fs::remove_dir_all(bpffs) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(DatapathError::file("remove", bpffs)(error)),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,72 @@
+//! Removing flow entries by time, so that LRU stays the last resort.
+
+use aya::maps::MapError;
+use skep_abi::{Flow, FlowKey, Proto, TCP_ACK, TCP_FIN, TCP_RST};
+
+use crate::Datapath;
+use crate::error::DatapathError;
+
+const SECOND: u64 = 1_000_000_000;
+
+/// What one walk found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Collected {
+    pub live: usize,
+    pub removed: usize,
+}
+
+impl Datapath {
+    /// Removes the entries whose time is over. The caller walks seldom: an idle flow more costs only memory.
+    pub fn collect_flows(&mut self) -> Result<Collected, DatapathError> {
+        let now = monotonic();
+        let mut expired = Vec::new();
+        let mut live = 0;
+        for entry in self.maps.conntrack.iter() {
+            match entry {
+                Ok((key, flow)) if now.saturating_sub(flow.last_seen) > timeout(&key, &flow) => {
+                    expired.push(key)
+                }
+                Ok(_) => live += 1,
+                Err(error) => return Err(DatapathError::map("CONNTRACK", "walk")(error)),
+            }
+        }
+        for key in &expired {
+            match self.maps.conntrack.remove(key) {
+                Ok(()) | Err(MapError::KeyNotFound) => {}
+                Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => {
+                }
+                Err(error) => return Err(DatapathError::map("CONNTRACK", "remove from")(error)),
+            }
+        }
+        Ok(Collected { live, removed: expired.len() })
+    }
+}
+
+/// Nanoseconds without a packet after which an entry is removed. TCP as RFC 5382 asks (at least 2 h 4 min when
+/// established), UDP as RFC 4787 (at least 2 min), ICMP as RFC 5508 (at least 60 s).
+fn timeout(key: &FlowKey, flow: &Flow) -> u64 {
+    let seconds = match key.proto {
+        Proto::TCP => {
+            let seen = flow.seen_low | flow.seen_high;
+            if seen & TCP_RST != 0 || seen & TCP_FIN != 0 && flow.seen_low & flow.seen_high & TCP_FIN != 0 {
+                10
+            } else if flow.seen_low & TCP_ACK != 0 && flow.seen_high & TCP_ACK != 0
+                || flow.flags & Flow::ALIAS != 0
+            {
+                8_000
+            } else {
+                120
+            }
+        }
+        Proto::UDP => 180,
+        Proto::SCTP => 3_600,
+        _ => 60,
+    };
+    seconds * SECOND
+}
+
+/// The clock that the programs stamp entries with.
+fn monotonic() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec as u64 * SECOND + now.tv_nsec as u64
+}

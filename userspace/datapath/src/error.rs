@@ -1,0 +1,55 @@
+//! What can go wrong between this process and the kernel.
+
+use std::io;
+use std::path::PathBuf;
+
+#[derive(Debug, thiserror::Error)]
+pub enum DatapathError {
+    #[error("{path} is not on a BPF file system; mount one: mount -t bpf bpf /sys/fs/bpf")]
+    NoBpffs { path: PathBuf },
+    #[error("{operation} {path}")]
+    File { operation: &'static str, path: PathBuf, source: io::Error },
+    #[error("load the BPF programs")]
+    Load(#[from] aya::EbpfError),
+    #[error("program {name}: {operation}: {source}")]
+    Program { name: &'static str, operation: &'static str, source: aya::programs::ProgramError },
+    #[error("program {name}: its link is not one that can be pinned")]
+    Link { name: &'static str, source: aya::programs::links::LinkError },
+    #[error("the BPF object has no {what} {name}")]
+    Missing { what: &'static str, name: &'static str },
+    #[error("map {name}: {operation}")]
+    Map { name: &'static str, operation: &'static str, source: aya::maps::MapError },
+    #[error("pin {path}")]
+    Pin { path: PathBuf, source: aya::pin::PinError },
+    #[error("interface {name} is not there")]
+    NoInterface { name: String },
+    #[error("the pod programs are not attached to interface {ifindex}")]
+    NotAttached { ifindex: u32 },
+    #[error("{name} is not as it was made: {what}")]
+    Changed { name: String, what: String },
+    #[error("netlink: {operation}")]
+    Netlink { operation: String, source: rtnetlink::Error },
+    #[error("enter network namespace {path}")]
+    Namespace { path: PathBuf, source: io::Error },
+    #[error("a worker thread ended before its work was done")]
+    Aborted,
+}
+
+impl DatapathError {
+    pub(crate) fn file(operation: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| DatapathError::File { operation, path, source }
+    }
+
+    pub(crate) fn netlink(operation: impl Into<String>) -> impl FnOnce(rtnetlink::Error) -> Self {
+        let operation = operation.into();
+        move |source| DatapathError::Netlink { operation, source }
+    }
+
+    pub(crate) fn map(
+        name: &'static str,
+        operation: &'static str,
+    ) -> impl FnOnce(aya::maps::MapError) -> Self {
+        move |source| DatapathError::Map { name, operation, source }
+    }
+}

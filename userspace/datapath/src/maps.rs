@@ -1,0 +1,136 @@
+//! The maps, typed.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use aya::Ebpf;
+use aya::maps::lpm_trie::{Key, LpmTrie};
+use aya::maps::{Array, HashMap, HashOfMaps, MapData, PerCpuArray};
+use skep_abi::{
+    Addr, Backend, BackendKey, Flow, FlowKey, NodeConfig, Pod, ServiceKey, ServiceValue, VERDICTS_MAX,
+    Verdict, VerdictKey,
+};
+use skep_netplan::{VerdictEntry, VerdictMapId};
+
+use crate::Options;
+use crate::error::DatapathError;
+use crate::object::pins;
+
+const BPF_F_NO_PREALLOC: u32 = 1;
+
+pub(crate) type VerdictMap = LpmTrie<MapData, VerdictKey, Verdict>;
+
+pub(crate) struct Maps {
+    pub(crate) config: Array<MapData, NodeConfig>,
+    pub(crate) services: HashMap<MapData, ServiceKey, ServiceValue>,
+    pub(crate) backends: HashMap<MapData, BackendKey, Backend>,
+    pub(crate) pods: HashMap<MapData, Addr, Pod>,
+    pub(crate) cluster: LpmTrie<MapData, Addr, u32>,
+    pub(crate) classes: [LpmTrie<MapData, Addr, u32>; 2],
+    pub(crate) verdicts: HashOfMaps<MapData, u32, VerdictMap>,
+    pub(crate) verdict_maps: BTreeMap<VerdictMapId, VerdictMap>,
+    pub(crate) conntrack: HashMap<MapData, FlowKey, Flow>,
+    pub(crate) drops: PerCpuArray<MapData, u64>,
+    verdict_pins: PathBuf,
+}
+
+impl Maps {
+    pub(crate) fn take(ebpf: &mut Ebpf, bpffs: &Path) -> Result<Maps, DatapathError> {
+        let verdict_pins = pins(bpffs).join("maps/verdicts");
+        Ok(Maps {
+            config: take(ebpf, "CONFIG")?,
+            services: take(ebpf, "SERVICES")?,
+            backends: take(ebpf, "BACKENDS")?,
+            pods: take(ebpf, "PODS")?,
+            cluster: take(ebpf, "CLUSTER")?,
+            classes: [take(ebpf, "CLASSES_EVEN")?, take(ebpf, "CLASSES_ODD")?],
+            verdicts: take(ebpf, "VERDICTS")?,
+            verdict_maps: pinned_verdict_maps(&verdict_pins)?,
+            conntrack: take(ebpf, "CONNTRACK")?,
+            drops: take(ebpf, "DROPS")?,
+            verdict_pins,
+        })
+    }
+
+    /// Writes what the programs must know of the node; the generation stays as it is.
+    pub(crate) fn configure(&mut self, options: &Options) -> Result<(), DatapathError> {
+        let failed = DatapathError::map("CONFIG", "write");
+        let mut config = self.config.get(&0, 0).map_err(DatapathError::map("CONFIG", "read"))?;
+        config.uplink = interface_index(&options.uplink)?;
+        (config.node_v4, config.node_v6) = (Addr::UNSPECIFIED, Addr::UNSPECIFIED);
+        for ip in &options.node_addrs {
+            let slot = if ip.is_ipv4() { &mut config.node_v4 } else { &mut config.node_v6 };
+            *slot = Addr::from(*ip);
+        }
+        self.config.set(0, config, 0).map_err(failed)
+    }
+
+    pub(crate) fn set_config(
+        &mut self,
+        change: impl FnOnce(&mut NodeConfig),
+    ) -> Result<(), aya::maps::MapError> {
+        let mut config = self.config.get(&0, 0)?;
+        change(&mut config);
+        self.config.set(0, config, 0)
+    }
+
+    /// Fills a new verdict map and only then pins it under its name: a pin is always a whole map.
+    pub(crate) fn create_verdict_map(
+        &mut self,
+        id: VerdictMapId,
+        entries: &[VerdictEntry],
+    ) -> Result<(), DatapathError> {
+        let failed = |operation| DatapathError::map("VERDICTS", operation);
+        if self.verdict_maps.contains_key(&id) {
+            return Ok(());
+        }
+        let mut map = VerdictMap::create(VERDICTS_MAX, BPF_F_NO_PREALLOC).map_err(failed("make a map of"))?;
+        for (bits, key, verdict) in entries {
+            map.insert(&Key::new(*bits, *key), verdict, 0).map_err(failed("fill a map of"))?;
+        }
+        let path = self.verdict_pins.join(id.to_string());
+        map.pin(&path).map_err(|source| DatapathError::Pin { path: path.clone(), source })?;
+        let map = open_verdict_map(&path).map_err(failed("open a pinned map of"))?;
+        self.verdict_maps.insert(id, map);
+        Ok(())
+    }
+
+    pub(crate) fn drop_verdict_map(&mut self, id: VerdictMapId) -> Result<(), DatapathError> {
+        self.verdict_maps.remove(&id);
+        crate::attach::remove_file(&self.verdict_pins.join(id.to_string()))
+    }
+}
+
+fn take<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, DatapathError>
+where
+    T: TryFrom<aya::maps::Map, Error = aya::maps::MapError>,
+{
+    let map = ebpf.take_map(name).ok_or(DatapathError::Missing { what: "map", name })?;
+    T::try_from(map).map_err(DatapathError::map(name, "open"))
+}
+
+fn open_verdict_map(path: &Path) -> Result<VerdictMap, aya::maps::MapError> {
+    VerdictMap::try_from(aya::maps::Map::from_map_data(MapData::from_pin(path)?)?)
+}
+
+fn pinned_verdict_maps(folder: &Path) -> Result<BTreeMap<VerdictMapId, VerdictMap>, DatapathError> {
+    let mut maps = BTreeMap::new();
+    for entry in std::fs::read_dir(folder).map_err(DatapathError::file("list", folder))?.flatten() {
+        let name = entry.file_name();
+        let Some(id) = name.to_str().and_then(|name| u64::from_str_radix(name, 16).ok()) else { continue };
+        let map = open_verdict_map(&entry.path())
+            .map_err(DatapathError::map("VERDICTS", "open a pinned map of"))?;
+        maps.insert(VerdictMapId(id), map);
+    }
+    Ok(maps)
+}
+
+pub(crate) fn interface_index(name: &str) -> Result<u32, DatapathError> {
+    let missing = || DatapathError::NoInterface { name: name.to_owned() };
+    let name = std::ffi::CString::new(name).map_err(|_| missing())?;
+    // SAFETY: a NUL-terminated string, as if_nametoindex(3) asks.
+    match unsafe { libc::if_nametoindex(name.as_ptr()) } {
+        0 => Err(missing()),
+        index => Ok(index),
+    }
+}

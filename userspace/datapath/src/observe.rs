@@ -1,0 +1,75 @@
+//! Reading the maps back after a restart.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use aya::maps::MapError;
+use aya::maps::lpm_trie::LpmTrie;
+use aya::maps::{IterableMap, MapData};
+use skep_abi::Addr;
+use skep_netplan::{Observed, VerdictEntry, VerdictMapId};
+
+use crate::error::DatapathError;
+use crate::maps::VerdictMap;
+use crate::{Datapath, route};
+
+impl Datapath {
+    /// What the kernel holds.
+    pub fn observed(&self) -> Result<Observed, DatapathError> {
+        let maps = &self.maps;
+        let failed = |name| DatapathError::map(name, "read");
+        let (verdict_maps, names) = self.verdict_maps()?;
+        let mut verdicts = BTreeMap::new();
+        for index in maps.verdicts.keys() {
+            let index = index.map_err(failed("VERDICTS"))?;
+            let inner = maps.verdicts.get(&index, 0).map_err(failed("VERDICTS"))?;
+            if let Some(name) = names.get(&map_id(&inner).map_err(failed("VERDICTS"))?) {
+                verdicts.insert(index, *name);
+            }
+        }
+        let [even, odd] = &maps.classes;
+        Ok(Observed {
+            services: maps.services.iter().collect::<Result<_, _>>().map_err(failed("SERVICES"))?,
+            backends: maps.backends.iter().collect::<Result<_, _>>().map_err(failed("BACKENDS"))?,
+            pods: maps.pods.iter().collect::<Result<_, _>>().map_err(failed("PODS"))?,
+            classes: [
+                prefixes(even).map_err(failed("CLASSES_EVEN"))?,
+                prefixes(odd).map_err(failed("CLASSES_ODD"))?,
+            ],
+            cluster: prefixes(&maps.cluster).map_err(failed("CLUSTER"))?.into_keys().collect(),
+            verdict_maps,
+            verdicts,
+            generation: maps.config.get(&0, 0).map_err(failed("CONFIG"))?.generation,
+            routes: route::ours()?,
+        })
+    }
+
+    /// Every pinned verdict map, and their names by kernel id.
+    #[expect(clippy::type_complexity, reason = "two maps that are made in one pass and used by one caller")]
+    fn verdict_maps(
+        &self,
+    ) -> Result<(BTreeMap<VerdictMapId, Arc<[VerdictEntry]>>, BTreeMap<u32, VerdictMapId>), DatapathError>
+    {
+        let failed = || DatapathError::map("VERDICTS", "read a map of");
+        let (mut contents, mut names) = (BTreeMap::new(), BTreeMap::new());
+        for (name, map) in &self.maps.verdict_maps {
+            let mut entries = Vec::new();
+            for entry in map.iter() {
+                let (key, verdict) = entry.map_err(failed())?;
+                entries.push((key.prefix_len(), key.data(), verdict));
+            }
+            entries.sort_by(|a, b| (a.0, a.1).cmp(&(b.0, b.1)));
+            contents.insert(*name, Arc::from(entries));
+            names.insert(map_id(map).map_err(failed())?, *name);
+        }
+        Ok((contents, names))
+    }
+}
+
+fn map_id(map: &VerdictMap) -> Result<u32, MapError> {
+    map.map().info().map(|info| info.id())
+}
+
+fn prefixes(trie: &LpmTrie<MapData, Addr, u32>) -> Result<BTreeMap<(u32, Addr), u32>, MapError> {
+    trie.iter().map(|entry| entry.map(|(key, value)| ((key.prefix_len(), key.data()), value))).collect()
+}

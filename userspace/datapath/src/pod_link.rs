@@ -1,0 +1,302 @@
+//! A pod's interface: a veth pair, the pod's side with its addresses and one next hop that is always there.
+//!
+//! The pod sends everything to a link-local gateway whose permanent neighbour entry is the host side, so there is no
+//! bridge and no address resolution; the programs on the host side decide where packets go.
+
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+
+use futures::TryStreamExt;
+use netlink_packet_route::link::{LinkAttribute, LinkMessage};
+use netlink_packet_route::neighbour::NeighbourState;
+use netlink_packet_route::route::RouteScope;
+use rtnetlink::{Handle, LinkUnspec, LinkVeth, RouteMessageBuilder};
+
+use crate::error::DatapathError;
+use crate::netlink::{is_errno, run};
+
+const GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
+const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+
+/// What is wanted.
+#[derive(Clone, Debug)]
+pub struct PodLink {
+    /// The pod's network namespace, as a path.
+    pub netns: PathBuf,
+    /// The interface's name in the pod.
+    pub ifname: String,
+    /// The host side's name, at most 15 bytes.
+    pub host_ifname: String,
+    pub addrs: Vec<IpAddr>,
+    pub mtu: u32,
+}
+
+/// What there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PodInterface {
+    /// The host side's.
+    pub ifindex: u32,
+    /// The pod side's.
+    pub mac: [u8; 6],
+    pub host_mac: [u8; 6],
+}
+
+pub(crate) fn add(link: &PodLink) -> Result<PodInterface, DatapathError> {
+    let netns = fs::File::open(&link.netns)
+        .map_err(|source| DatapathError::Namespace { path: link.netns.clone(), source })?;
+    let wanted = link.clone();
+    let host = run(None, move |handle| async move { add_host_side(&handle, &wanted, &netns).await })?;
+    let wanted = link.clone();
+    let mac =
+        run(Some(&link.netns), move |handle| async move { set_pod_side(&handle, &wanted, host.mac).await })?;
+    host_sysctls(&link.host_ifname)?;
+    let wanted = link.clone();
+    run(None, move |handle| async move { add_host_routes(&handle, &wanted, host.index, mac).await })?;
+    Ok(PodInterface { ifindex: host.index, mac, host_mac: host.mac })
+}
+
+#[derive(Clone, Copy)]
+struct Side {
+    index: u32,
+    mac: [u8; 6],
+}
+
+/// The pod's side is born under a name derived from the host side's and moves at once.
+async fn add_host_side(handle: &Handle, link: &PodLink, netns: &fs::File) -> Result<Side, DatapathError> {
+    let name = &link.host_ifname;
+    if let Some(found) = find(handle, name).await? {
+        return Ok(found);
+    }
+    let peer = peer_name(name);
+    let pair = LinkVeth::new(name, &peer).mtu(link.mtu).build();
+    handle.link().add(pair).execute().await.map_err(DatapathError::netlink(format!("add {name}")))?;
+    let moved = async {
+        let peer_index = need(handle, &peer).await?.index;
+        let to = LinkUnspec::new_with_index(peer_index).setns_by_fd(netns.as_raw_fd()).build();
+        handle.link().set(to).execute().await.map_err(DatapathError::netlink(format!("move {peer}")))?;
+        let host = need(handle, name).await?;
+        let up = LinkUnspec::new_with_index(host.index).mtu(link.mtu).up().build();
+        handle.link().set(up).execute().await.map_err(DatapathError::netlink(format!("bring {name} up")))?;
+        Ok(host)
+    };
+    match moved.await {
+        Ok(host) => Ok(host),
+        Err(error) => {
+            // Nothing half-made stays; what failed first is what is told.
+            let _ = remove(handle, name).await;
+            Err(error)
+        }
+    }
+}
+
+fn peer_name(host: &str) -> String {
+    let tail: String = host.chars().rev().take(12).collect::<Vec<_>>().into_iter().rev().collect();
+    format!("p-{tail}")
+}
+
+async fn set_pod_side(handle: &Handle, link: &PodLink, host_mac: [u8; 6]) -> Result<[u8; 6], DatapathError> {
+    let side = match find(handle, &link.ifname).await? {
+        Some(side) => side,
+        None => {
+            let side = need(handle, &peer_name(&link.host_ifname)).await?;
+            let named = LinkUnspec::new_with_index(side.index).name(link.ifname.clone()).build();
+            handle
+                .link()
+                .set(named)
+                .execute()
+                .await
+                .map_err(DatapathError::netlink("name the pod's interface"))?;
+            side
+        }
+    };
+    let up = LinkUnspec::new_with_index(side.index).mtu(link.mtu).up().build();
+    handle.link().set(up).execute().await.map_err(DatapathError::netlink("bring the pod's interface up"))?;
+    if let Some(lo) = find_index(handle, "lo").await? {
+        let up = LinkUnspec::new_with_index(lo).up().build();
+        handle.link().set(up).execute().await.map_err(DatapathError::netlink("bring lo up"))?;
+    }
+    for addr in &link.addrs {
+        let bits = if addr.is_ipv4() { 32 } else { 128 };
+        let mut add = handle.address().add(side.index, *addr, bits).replace();
+        if addr.is_ipv6() {
+            // Nobody else can have the address: no waiting for duplicate detection.
+            add.message_mut().header.flags |= netlink_packet_route::address::AddressHeaderFlags::Nodad;
+        }
+        add.execute().await.map_err(DatapathError::netlink(format!("add address {addr}")))?;
+    }
+    for family in families(&link.addrs) {
+        set_gateway(handle, side.index, family, host_mac).await?;
+    }
+    Ok(side.mac)
+}
+
+/// The gateway of each family that the pod has an address of.
+fn families(addrs: &[IpAddr]) -> Vec<IpAddr> {
+    let mut gateways = Vec::new();
+    if addrs.iter().any(IpAddr::is_ipv4) {
+        gateways.push(IpAddr::V4(GATEWAY_V4));
+    }
+    if addrs.iter().any(IpAddr::is_ipv6) {
+        gateways.push(IpAddr::V6(GATEWAY_V6));
+    }
+    gateways
+}
+
+async fn set_gateway(
+    handle: &Handle,
+    index: u32,
+    gateway: IpAddr,
+    mac: [u8; 6],
+) -> Result<(), DatapathError> {
+    add_neighbour(handle, index, gateway, mac).await?;
+    let failed = || DatapathError::netlink(format!("route via {gateway}"));
+    match gateway {
+        IpAddr::V4(via) => {
+            let direct = RouteMessageBuilder::<Ipv4Addr>::new()
+                .destination_prefix(via, 32)
+                .output_interface(index)
+                .scope(RouteScope::Link)
+                .build();
+            handle.route().add(direct).replace().execute().await.map_err(failed())?;
+            let default = RouteMessageBuilder::<Ipv4Addr>::new().gateway(via).output_interface(index).build();
+            handle.route().add(default).replace().execute().await.map_err(failed())
+        }
+        IpAddr::V6(via) => {
+            let default = RouteMessageBuilder::<Ipv6Addr>::new().gateway(via).output_interface(index).build();
+            handle.route().add(default).replace().execute().await.map_err(failed())
+        }
+    }
+}
+
+async fn add_neighbour(handle: &Handle, index: u32, ip: IpAddr, mac: [u8; 6]) -> Result<(), DatapathError> {
+    let add = handle
+        .neighbours()
+        .add(index, ip)
+        .link_layer_address(&mac)
+        .state(NeighbourState::Permanent)
+        .replace();
+    add.execute().await.map_err(DatapathError::netlink(format!("neighbour {ip}")))
+}
+
+/// The node's own way to the pod.
+async fn add_host_routes(
+    handle: &Handle,
+    link: &PodLink,
+    index: u32,
+    mac: [u8; 6],
+) -> Result<(), DatapathError> {
+    for addr in &link.addrs {
+        add_neighbour(handle, index, *addr, mac).await?;
+        let route = match addr {
+            IpAddr::V4(v4) => RouteMessageBuilder::<Ipv4Addr>::new()
+                .destination_prefix(*v4, 32)
+                .output_interface(index)
+                .scope(RouteScope::Link)
+                .build(),
+            IpAddr::V6(v6) => RouteMessageBuilder::<Ipv6Addr>::new()
+                .destination_prefix(*v6, 128)
+                .output_interface(index)
+                .build(),
+        };
+        handle
+            .route()
+            .add(route)
+            .replace()
+            .execute()
+            .await
+            .map_err(DatapathError::netlink(format!("route to {addr}")))?;
+    }
+    Ok(())
+}
+
+pub(crate) fn check(link: &PodLink) -> Result<PodInterface, DatapathError> {
+    let name = link.host_ifname.clone();
+    let host = run(None, move |handle| async move { need(&handle, &name).await })?;
+    let wanted = link.clone();
+    let mac = run(Some(&link.netns), move |handle| async move {
+        let side = need(&handle, &wanted.ifname).await?;
+        let mut found = Vec::new();
+        let mut addresses = handle.address().get().set_link_index_filter(side.index).execute();
+        while let Some(address) =
+            addresses.try_next().await.map_err(DatapathError::netlink("list addresses"))?
+        {
+            found.extend(address.attributes.iter().filter_map(|attribute| match attribute {
+                netlink_packet_route::address::AddressAttribute::Address(ip) => Some(*ip),
+                _ => None,
+            }));
+        }
+        match wanted.addrs.iter().find(|addr| !found.contains(addr)) {
+            Some(addr) => Err(DatapathError::Changed {
+                name: wanted.ifname.clone(),
+                what: format!("address {addr} is gone"),
+            }),
+            None => Ok(side.mac),
+        }
+    })?;
+    Ok(PodInterface { ifindex: host.index, mac, host_mac: host.mac })
+}
+
+/// The interface index of what was deleted; `None` if there was nothing.
+pub(crate) fn delete(host_ifname: &str) -> Result<Option<u32>, DatapathError> {
+    let name = host_ifname.to_owned();
+    run(None, move |handle| async move { remove(&handle, &name).await })
+}
+
+async fn remove(handle: &Handle, name: &str) -> Result<Option<u32>, DatapathError> {
+    let Some(index) = find_index(handle, name).await? else { return Ok(None) };
+    match handle.link().del(index).execute().await {
+        Err(error) if !is_errno(&error, libc::ENODEV) => {
+            Err(DatapathError::netlink(format!("delete {name}"))(error))
+        }
+        _ => Ok(Some(index)),
+    }
+}
+
+async fn get(handle: &Handle, name: &str) -> Result<Option<LinkMessage>, DatapathError> {
+    match handle.link().get().match_name(name.to_owned()).execute().try_next().await {
+        Ok(message) => Ok(message),
+        Err(error) if is_errno(&error, libc::ENODEV) => Ok(None),
+        Err(error) => Err(DatapathError::netlink(format!("look {name} up"))(error)),
+    }
+}
+
+async fn find_index(handle: &Handle, name: &str) -> Result<Option<u32>, DatapathError> {
+    Ok(get(handle, name).await?.map(|message| message.header.index))
+}
+
+async fn find(handle: &Handle, name: &str) -> Result<Option<Side>, DatapathError> {
+    let Some(message) = get(handle, name).await? else { return Ok(None) };
+    let mac = message.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Address(bytes) => <[u8; 6]>::try_from(bytes.as_slice()).ok(),
+        _ => None,
+    });
+    Ok(mac.map(|mac| Side { index: message.header.index, mac }))
+}
+
+async fn need(handle: &Handle, name: &str) -> Result<Side, DatapathError> {
+    find(handle, name).await?.ok_or_else(|| DatapathError::NoInterface { name: name.to_owned() })
+}
+
+/// Packets between pods, node and uplink are forwarded by routes where a program lets them pass.
+pub(crate) fn enable_forwarding(addr: &IpAddr) -> Result<(), DatapathError> {
+    if addr.is_ipv4() {
+        sysctl(Path::new("net/ipv4/ip_forward"), "1")
+    } else {
+        sysctl(Path::new("net/ipv6/conf/all/forwarding"), "1")
+    }
+}
+
+/// The programs check sources; the kernel's own check would not know of answers that skip the stack.
+fn host_sysctls(name: &str) -> Result<(), DatapathError> {
+    sysctl(&Path::new("net/ipv4/conf").join(name).join("rp_filter"), "0")
+}
+
+fn sysctl(name: &Path, value: &str) -> Result<(), DatapathError> {
+    let path = Path::new("/proc/sys").join(name);
+    if fs::read_to_string(&path).is_ok_and(|now| now.trim() == value) {
+        return Ok(());
+    }
+    fs::write(&path, value).map_err(DatapathError::file("write", path))
+}
