@@ -1,5 +1,6 @@
 //! The controllers, each a pure file: what an object's change concerns, and what to do about a key.
 
+pub mod csr;
 pub mod deployment;
 mod deployment_status;
 pub mod endpoints;
@@ -25,6 +26,7 @@ use crate::{
 /// Every controller that the runner drives.
 pub fn all(config: &Config) -> Vec<Box<dyn Controller>> {
     vec![
+        Box::new(csr::Csrs { signer: config.signer.clone() }),
         Box::new(deployment::Deployments),
         Box::new(endpointslice::EndpointSlices),
         Box::new(endpoints_object::EndpointsObjects),
