@@ -27,6 +27,11 @@ pub enum Action {
         kind: Kind,
         key: Key,
     },
+    /// Learns what an object is like; the runner asks so after writes whose answer was lost.
+    Confirm {
+        kind: Kind,
+        key: Key,
+    },
     /// Tells users what happened to an object, and why.
     Record(Record),
     /// Reconcile this key again at that time.
@@ -80,6 +85,17 @@ impl Action {
             }
         }
         Action::Patch { kind, key, patch: json!({"status": status}), subresource: "status" }
+    }
+
+    /// What may or may not have changed if this action's answer was lost.
+    pub(crate) fn unsure(&self) -> Option<(Kind, Key)> {
+        match self {
+            Action::Create(object) => Some((object.kind(), Key::of(object.meta()))),
+            Action::Delete(Delete { kind, key, .. }) | Action::Confirm { kind, key } => {
+                Some((*kind, key.clone()))
+            }
+            _ => None,
+        }
     }
 
     /// Deletes exactly this object, as its kind does by default.

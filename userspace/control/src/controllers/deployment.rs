@@ -171,6 +171,22 @@ impl<'a> Step<'a> {
         self.sets.iter().map(|s| rollout::wanted(s)).sum()
     }
 
+    /// Pods that are there or may yet come. A set that was made smaller counts until its pods are really going, and
+    /// as long as a set's controller may still act on an older size nothing is said to be free: so surge holds at
+    /// every moment and not only in the end.
+    fn pods_at_most(&self) -> i32 {
+        let observed =
+            |s: &ReplicaSet| s.status.as_ref().and_then(|st| st.observed_generation) >= s.metadata.generation;
+        if !self.sets.iter().all(|s| observed(s)) {
+            return i32::MAX;
+        }
+        let alive = |set: &ReplicaSet| {
+            let pods = self.view.pods.owned_by(meta::uid(&set.metadata));
+            i32::try_from(pods.filter(|p: &&Arc<Pod>| pods::active(p)).count()).unwrap_or(i32::MAX)
+        };
+        self.sets.iter().map(|s| rollout::wanted(s).max(alive(s))).fold(0, i32::saturating_add)
+    }
+
     /// Whether the Deployment was scaled since its sets were sized.
     fn resized(&self) -> bool {
         self.sets.iter().filter(|s| rollout::wanted(s) > 0).any(|s| {
@@ -229,7 +245,7 @@ impl<'a> Step<'a> {
             self.collided = true;
             return true;
         }
-        let replicas = rollout::new_set_size(self.spec, self.total(), 0);
+        let replicas = rollout::new_set_size(self.spec, self.pods_at_most(), 0);
         let set = self.new_set(name.clone(), hash, replicas, revision);
         if let Some(Failure::Refused { message, .. }) = self.context.failure {
             self.progress = Some((
@@ -313,7 +329,7 @@ impl<'a> Step<'a> {
         let size = if rollout::wanted(&new) > target {
             target
         } else {
-            rollout::new_set_size(self.spec, self.total(), rollout::wanted(&new))
+            rollout::new_set_size(self.spec, self.pods_at_most(), rollout::wanted(&new))
         };
         if self.resize(&new, size) || self.shrink_old(&new) {
             return;
@@ -339,7 +355,9 @@ impl<'a> Step<'a> {
             *size -= unhealthy;
             may_go -= unhealthy;
         }
-        let mut spare = self.sets.iter().map(|s| rollout::available(s)).sum::<i32>() - least;
+        // Of a set that is already shrinking only what it keeps counts as available.
+        let kept: i32 = self.sets.iter().map(|s| rollout::available(s).min(rollout::wanted(s))).sum();
+        let mut spare = (kept - least).min(may_go);
         for size in &mut sizes {
             let healthy = (*size).min(spare).max(0);
             *size -= healthy;

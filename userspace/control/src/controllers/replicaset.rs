@@ -127,7 +127,7 @@ impl Set<'_> {
         if !meta::terminating(self.meta) {
             let wanted = usize::try_from(self.replicas).unwrap_or(0);
             if active.len() < wanted {
-                self.create((wanted - active.len()).min(BURST), context, &mut actions);
+                self.create(view, (wanted - active.len()).min(BURST), context, &mut actions);
             } else if active.len() > wanted {
                 self.delete(view, &active, (active.len() - wanted).min(BURST), context.now, &mut actions);
             }
@@ -156,10 +156,14 @@ impl Set<'_> {
         mine
     }
 
-    fn create(&self, count: usize, context: Context<'_>, actions: &mut Vec<Action>) {
+    fn create(&self, view: &View, count: usize, context: Context<'_>, actions: &mut Vec<Action>) {
         let Some(template) = self.template else { return };
         let base = format!("{}-", meta::name(self.meta));
-        let names: Vec<String> = (0..count).map(|i| meta::generated_name(&base, context.seed, i)).collect();
+        let names: Vec<String> = (0..)
+            .map(|i| meta::generated_name(&base, context.seed, i))
+            .filter(|name| view.pods.get(&Key::new(meta::namespace(self.meta), name)).is_none())
+            .take(count)
+            .collect();
         actions.extend(names.iter().map(|name| {
             let pod = pods::from_template(template, self.object.kind(), self.meta, name.clone());
             Action::Create(pod.into())

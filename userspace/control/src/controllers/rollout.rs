@@ -65,7 +65,7 @@ pub fn new_set_size(spec: &DeploymentSpec, all_pods: i32, new_wanted: i32) -> i3
     if spec.strategy.as_ref().and_then(|s| s.type_.as_deref()) == Some("Recreate") {
         return target;
     }
-    let room = target + Bounds::of(spec).surge - all_pods;
+    let room = (target + Bounds::of(spec).surge).saturating_sub(all_pods);
     if room <= 0 { new_wanted } else { new_wanted + room.min(target - new_wanted) }
 }
 

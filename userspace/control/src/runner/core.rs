@@ -31,6 +31,8 @@ pub(crate) struct Outcome {
     pub(crate) item: Item,
     pub(crate) effects: Vec<Effect>,
     pub(crate) failure: Option<Failure>,
+    /// Objects that may or may not have changed.
+    pub(crate) unsure: Vec<(Kind, Key)>,
 }
 
 /// One step of a kind's watch.
@@ -53,6 +55,8 @@ pub(crate) struct Core {
     /// Seeds of keys whose last actions have an unknown fate.
     seeds: HashMap<Item, u64>,
     next_seed: u64,
+    /// What a key's last actions may or may not have changed; asked before the key is reconciled again.
+    unsure: HashMap<Item, Vec<(Kind, Key)>>,
     working: usize,
     /// Objects to ask for, after a relist that may be older than our write.
     pub(crate) ask: Vec<(Kind, Key)>,
@@ -71,6 +75,7 @@ impl Core {
             failures: HashMap::new(),
             seeds: HashMap::new(),
             next_seed: seed,
+            unsure: HashMap::new(),
             working: 0,
             ask: Vec::new(),
         }
@@ -126,6 +131,13 @@ impl Core {
         }
         while self.working < MOST_AT_WORK {
             let item = self.queue.take(now)?;
+            if let Some(unsure) = self.unsure.remove(&item) {
+                // Whatever is learnt, the key is reconciled after it.
+                self.queue.add(item.clone());
+                self.working += 1;
+                let actions = unsure.into_iter().map(|(kind, key)| Action::Confirm { kind, key }).collect();
+                return Some(Task { item, actions });
+            }
             let seed = *self.seeds.entry(item.clone()).or_insert_with(|| {
                 self.next_seed = self.next_seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
                 self.next_seed
@@ -154,6 +166,9 @@ impl Core {
     pub(crate) fn finish(&mut self, outcome: Outcome, now: Timestamp) -> Vec<Change> {
         self.working = self.working.saturating_sub(1);
         let changes = self.absorb(outcome.effects, now);
+        if !outcome.unsure.is_empty() {
+            self.unsure.insert(outcome.item.clone(), outcome.unsure);
+        }
         self.settle(&outcome.item, outcome.failure, now);
         changes
     }
@@ -175,8 +190,9 @@ impl Core {
     }
 
     fn settle(&mut self, item: &Item, failure: Option<Failure>, now: Timestamp) {
-        // While a write's fate is unknown the seed stays, so that trying again names the same objects.
-        if !matches!(failure, Some(Failure::Unknown(_))) {
+        // After a lost answer the seed stays, so that trying again names the same objects: a create that reaches the
+        // server late meets a taken name.
+        if !matches!(failure, Some(Failure::Unknown(_))) && !self.unsure.contains_key(item) {
             self.seeds.remove(item);
         }
         self.queue.done(item, failure.is_some(), now);

@@ -10,6 +10,10 @@ mod io;
 mod namespaces;
 mod perform;
 mod queue;
+#[cfg(test)]
+mod sim;
+#[cfg(test)]
+mod stories;
 
 use std::{sync::Arc, time::Duration};
 

@@ -21,7 +21,7 @@ const MOST_TOGETHER: usize = 32;
 
 pub(crate) async fn perform(client: Client, recorder: Arc<Recorder>, task: Task) -> Outcome {
     let mut effects = Vec::new();
-    let mut failure = None;
+    let (mut failure, mut unsure) = (None, Vec::new());
     let mut rest = task.actions.as_slice();
     let mut batch = 1;
     while let Some(first) = rest.first()
@@ -34,13 +34,17 @@ pub(crate) async fn perform(client: Client, recorder: Arc<Recorder>, task: Task)
         };
         batch = if matches!(first, Action::Create(_)) { batch * 2 } else { 1 };
         let (now, later) = rest.split_at(size);
-        for (answered, failed) in join_all(now.iter().map(|a| one(&client, &recorder, a))).await {
+        let answers = join_all(now.iter().map(|a| one(&client, &recorder, a))).await;
+        for (action, (answered, failed)) in now.iter().zip(answers) {
             effects.extend(answered);
+            if matches!(failed, Some(Failure::Unknown(_))) {
+                unsure.extend(action.unsure());
+            }
             failure = failure.or(failed);
         }
         rest = later;
     }
-    Outcome { item: task.item, effects, failure }
+    Outcome { item: task.item, effects, failure, unsure }
 }
 
 fn together(first: &Action, other: &Action) -> bool {
@@ -64,6 +68,13 @@ async fn one(client: &Client, recorder: &Recorder, action: &Action) -> (Option<E
             Ok(object) => (Some(Effect::Written(object)), Some(Failure::Conflict)),
             Err(kube::Error::Api(status)) if status.code == 404 => (None, None),
             Err(error) => (None, Some(failure(error))),
+        },
+        Action::Confirm { kind, key } => match io::get(client, *kind, key).await {
+            Ok(object) => (Some(Effect::Written(object)), None),
+            Err(kube::Error::Api(status)) if status.code == 404 => {
+                (Some(Effect::Missing { kind: *kind, key: key.clone() }), None)
+            }
+            Err(error) => (None, Some(Failure::Unknown(error.to_string()))),
         },
         Action::Record(record) => {
             recorder.record(client, record).await;
