@@ -3,7 +3,9 @@
 //! In: an [`AgentConfig`], a `kube::Client`, containerd's socket. Out: containers, a Node with its Lease, pod statuses,
 //! events, and the kubelet's HTTPS API. What to do with a pod is decided by the pure [`plan`]; the rest performs it.
 
+pub mod cni;
 pub mod config;
+pub mod network;
 
 pub use config::{AgentConfig, NetworkState, NodeNetwork, ServingTls};
 

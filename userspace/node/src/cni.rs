@@ -1,0 +1,160 @@
+//! The gRPC server that `skep-cni` talks to, on a unix socket that only root can open.
+//!
+//! In: the plugin's requests. Out: calls to the network's [`engine`](crate::network::engine), its answers as gRPC.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use skep_cni::agent::{
+    AddReply, AddRequest, Attachment, CheckReply, CheckRequest, DelReply, DelRequest, GcReply, GcRequest,
+    Network, NetworkServer, StatusReply, StatusRequest,
+};
+use skep_netplan::Owner;
+use tokio::net::UnixListener;
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::wrappers::UnixListenerStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+
+use crate::network::NetworkError;
+use crate::network::allocations::key;
+use crate::network::engine::{Add, Added, Call, Check, Message, Refused};
+
+/// The next hops that the datapath gives to pods.
+const GATEWAY_V4: &str = "169.254.1.1";
+const GATEWAY_V6: &str = "fe80::1";
+
+/// Takes the place of a socket that an earlier agent left.
+pub fn listen(path: &Path) -> Result<UnixListener, NetworkError> {
+    let failed = |source| NetworkError::Socket { path: path.to_owned(), source };
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).map_err(failed)?;
+    }
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path).map_err(failed)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(failed)?;
+    Ok(listener)
+}
+
+/// Serves until `stop` is cancelled.
+pub async fn serve(
+    listener: UnixListener,
+    engine: mpsc::Sender<Message>,
+    stop: CancellationToken,
+) -> Result<(), tonic::transport::Error> {
+    tonic::transport::Server::builder()
+        .add_service(NetworkServer::new(Service { engine }))
+        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop.cancelled_owned())
+        .await
+}
+
+struct Service {
+    engine: mpsc::Sender<Message>,
+}
+
+impl Service {
+    async fn ask<T>(
+        &self,
+        call: impl FnOnce(oneshot::Sender<Result<T, Refused>>) -> Call,
+    ) -> Result<T, Status> {
+        let stopping = || Status::unavailable("the agent is stopping");
+        let (send, receive) = oneshot::channel();
+        self.engine.send(Message::Cni(call(send))).await.map_err(|_| stopping())?;
+        receive.await.map_err(|_| stopping())?.map_err(status)
+    }
+}
+
+fn status(refused: Refused) -> Status {
+    let words = refused.to_string();
+    match refused {
+        Refused::NotYet(_) => Status::unavailable(words),
+        Refused::Unknown(_) => Status::not_found(words),
+        Refused::Invalid(_) => Status::invalid_argument(words),
+        Refused::Failed(_) => Status::internal(words),
+    }
+}
+
+#[tonic::async_trait]
+impl Network for Service {
+    async fn add(&self, request: Request<AddRequest>) -> Result<Response<AddReply>, Status> {
+        let add = parse_add(request.into_inner())?;
+        let added = self.ask(|answer| Call::Add(add, answer)).await?;
+        Ok(Response::new(reply(added)))
+    }
+
+    async fn del(&self, request: Request<DelRequest>) -> Result<Response<DelReply>, Status> {
+        let Attachment { container_id, ifname } = attachment(request.into_inner().attachment)?;
+        self.ask(|answer| Call::Del { container_id, ifname, answer }).await?;
+        Ok(Response::new(DelReply {}))
+    }
+
+    async fn check(&self, request: Request<CheckRequest>) -> Result<Response<CheckReply>, Status> {
+        let CheckRequest { attachment: of, netns, addresses: texts } = request.into_inner();
+        let of = attachment(of)?;
+        let key = key(&of.container_id, &of.ifname);
+        let check = Check { key, netns: PathBuf::from(netns), addrs: addresses(&texts)? };
+        self.ask(|answer| Call::Check(check, answer)).await?;
+        Ok(Response::new(CheckReply {}))
+    }
+
+    async fn gc(&self, request: Request<GcRequest>) -> Result<Response<GcReply>, Status> {
+        let valid = request.into_inner().valid;
+        let valid: BTreeSet<String> = valid.iter().map(|a| key(&a.container_id, &a.ifname)).collect();
+        self.ask(|answer| Call::Gc(valid, answer)).await?;
+        Ok(Response::new(GcReply {}))
+    }
+
+    async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusReply>, Status> {
+        self.ask(Call::Status).await?;
+        Ok(Response::new(StatusReply {}))
+    }
+}
+
+fn parse_add(request: AddRequest) -> Result<Add, Status> {
+    let AddRequest { attachment: of, netns, pod, mtu, chained } = request;
+    let Attachment { container_id, ifname } = attachment(of)?;
+    let pod = pod.unwrap_or_default();
+    let chained = match chained {
+        None => None,
+        Some(chained) => Some((chained.host_ifname, addresses(&chained.addresses)?)),
+    };
+    let owner = Owner { namespace: pod.namespace, name: pod.name, uid: pod.uid };
+    Ok(Add { container_id, ifname, netns: PathBuf::from(netns), owner, mtu, chained })
+}
+
+fn attachment(attachment: Option<Attachment>) -> Result<Attachment, Status> {
+    let complete = attachment.filter(|a| !a.container_id.is_empty() && !a.ifname.is_empty());
+    complete.ok_or_else(|| Status::invalid_argument("the attachment is not named"))
+}
+
+fn addresses(texts: &[String]) -> Result<Vec<IpAddr>, Status> {
+    let parse =
+        |text: &String| text.parse().map_err(|_| Status::invalid_argument(format!("{text:?} is no address")));
+    texts.iter().map(parse).collect()
+}
+
+fn reply(added: Added) -> AddReply {
+    let Added { addrs, mac, host_ifname, host_mac, mtu } = added;
+    let gateways =
+        [(GATEWAY_V4, addrs.iter().any(IpAddr::is_ipv4)), (GATEWAY_V6, addrs.iter().any(IpAddr::is_ipv6))];
+    let gateways = gateways.into_iter().filter(|(_, needed)| *needed).map(|(gateway, _)| gateway.to_owned());
+    AddReply {
+        addresses: addrs.iter().map(ToString::to_string).collect(),
+        gateways: gateways.collect(),
+        mac: text(mac),
+        host_ifname,
+        host_mac: text(host_mac),
+        mtu,
+    }
+}
+
+fn text(mac: [u8; 6]) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}
