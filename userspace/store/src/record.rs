@@ -1,0 +1,163 @@
+//! How entries and events lie on disk: fixed header, bytes, checksum. A record that does not check is reported.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::{Entry, Event, Result, Revision, StoreError};
+
+const CHECKSUM: usize = 4;
+
+/// An entry's value in the table of objects; the key is the table's.
+pub(crate) fn encode_entry(entry: &Entry) -> Vec<u8> {
+    let mut out = Vec::with_capacity(16 + entry.value.len() + CHECKSUM);
+    out.extend_from_slice(&entry.created.to_be_bytes());
+    out.extend_from_slice(&entry.modified.to_be_bytes());
+    out.extend_from_slice(&entry.value);
+    seal(out, entry.key.as_bytes())
+}
+
+pub(crate) fn decode_entry(key: &str, bytes: &[u8]) -> Result<Entry> {
+    let body = unseal(bytes, key.as_bytes()).ok_or_else(|| damaged(key))?;
+    let mut reader = Reader(body);
+    let (created, modified) = (reader.u64(), reader.u64());
+    match (created, modified) {
+        (Some(created), Some(modified)) => {
+            Ok(Entry { key: key.into(), value: Bytes::copy_from_slice(reader.0), created, modified })
+        }
+        _ => Err(damaged(key)),
+    }
+}
+
+const PUT: u8 = 1;
+const PUT_OVER: u8 = 2;
+const DELETE: u8 = 3;
+
+/// An event in the table of history; the revision is the table's key.
+pub(crate) fn encode_event(event: &Event) -> Vec<u8> {
+    let mut out = Vec::new();
+    let (kind, first, second) = match event {
+        Event::Put { entry, previous: None } => (PUT, entry, None),
+        Event::Put { entry, previous: Some(previous) } => (PUT_OVER, entry, Some(previous)),
+        Event::Delete { previous, .. } => (DELETE, previous, None),
+    };
+    out.push(kind);
+    put_bytes(&mut out, event.key().as_bytes());
+    for entry in [Some(first), second].into_iter().flatten() {
+        out.extend_from_slice(&entry.created.to_be_bytes());
+        out.extend_from_slice(&entry.modified.to_be_bytes());
+        put_bytes(&mut out, &entry.value);
+    }
+    seal(out, &event.revision().to_be_bytes())
+}
+
+pub(crate) fn decode_event(revision: Revision, bytes: &[u8]) -> Result<Event> {
+    unseal(bytes, &revision.to_be_bytes())
+        .and_then(|body| read_event(revision, body))
+        .ok_or_else(|| damaged(&format!("history at revision {revision}")))
+}
+
+fn read_event(revision: Revision, body: &[u8]) -> Option<Event> {
+    let mut reader = Reader(body);
+    let kind = reader.take(1)?[0];
+    let key: Arc<str> = std::str::from_utf8(reader.bytes()?).ok()?.into();
+    let mut entry = || {
+        let (created, modified) = (reader.u64()?, reader.u64()?);
+        Some(Entry { key: key.clone(), value: Bytes::copy_from_slice(reader.bytes()?), created, modified })
+    };
+    Some(match kind {
+        PUT => Event::Put { entry: entry()?, previous: None },
+        PUT_OVER => Event::Put { entry: entry()?, previous: Some(entry()?) },
+        DELETE => Event::Delete { previous: entry()?, revision },
+        _ => return None,
+    })
+}
+
+fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    out.extend_from_slice(&(bytes.len() as u64).to_be_bytes());
+    out.extend_from_slice(bytes);
+}
+
+/// Appends the checksum of the record and of where it lies, so that a record in a wrong place shows too.
+fn seal(mut out: Vec<u8>, place: &[u8]) -> Vec<u8> {
+    let sum = checksum(&out, place);
+    out.extend_from_slice(&sum);
+    out
+}
+
+fn unseal<'a>(bytes: &'a [u8], place: &[u8]) -> Option<&'a [u8]> {
+    let (body, sum) = bytes.split_at_checked(bytes.len().checked_sub(CHECKSUM)?)?;
+    (checksum(body, place) == sum).then_some(body)
+}
+
+fn checksum(body: &[u8], place: &[u8]) -> [u8; CHECKSUM] {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(place);
+    hasher.update(body);
+    hasher.finalize().to_be_bytes()
+}
+
+fn damaged(what: &str) -> StoreError {
+    StoreError::Corrupt(format!("the record of {what} does not match its checksum"))
+}
+
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, n: usize) -> Option<&'a [u8]> {
+        let (head, tail) = self.0.split_at_checked(n)?;
+        self.0 = tail;
+        Some(head)
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        Some(u64::from_be_bytes(self.take(8)?.try_into().ok()?))
+    }
+
+    fn bytes(&mut self) -> Option<&'a [u8]> {
+        let n = usize::try_from(self.u64()?).ok()?;
+        self.take(n)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn entry(key: String, value: Vec<u8>, created: u64, modified: u64) -> Entry {
+        Entry { key: key.into(), value: value.into(), created, modified }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(key in ".{0,20}", value: Vec<u8>, old: Vec<u8>, created: u64, modified: u64) {
+            let new = entry(key.clone(), value, created, modified);
+            prop_assert_eq!(&decode_entry(&key, &encode_entry(&new)).unwrap(), &new);
+            let previous = entry(key, old, created, 1);
+            for event in [
+                Event::Put { entry: new.clone(), previous: None },
+                Event::Put { entry: new, previous: Some(previous.clone()) },
+                Event::Delete { previous, revision: modified },
+            ] {
+                prop_assert_eq!(&decode_event(event.revision(), &encode_event(&event)).unwrap(), &event);
+            }
+        }
+
+        #[test]
+        fn a_flipped_bit_is_found(value: Vec<u8>, at: prop::sample::Index, bit in 0u8..8) {
+            let new = entry("k".into(), value, 1, 2);
+            let mut bytes = encode_entry(&new);
+            let at = at.index(bytes.len());
+            bytes[at] ^= 1 << bit;
+            prop_assert!(decode_entry("k", &bytes).is_err());
+        }
+
+        #[test]
+        fn foreign_bytes_never_panic(bytes: Vec<u8>, revision: u64) {
+            let _ = decode_event(revision, &bytes);
+            let _ = decode_entry("k", &bytes);
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! The arithmetic of revisions: which are known, what recent history holds, what a range looked like before.
+//!
+//! PURE. The embedded store feeds it what was committed.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use crate::{Entry, Event, Expect, Result, Revision, StoreError};
+
+/// Whether a write may go ahead over what is there.
+pub(crate) fn check(expect: Expect, actual: Option<&Entry>) -> Result<()> {
+    let fits = match (expect, actual) {
+        (Expect::Any, _) | (Expect::Absent, None) => true,
+        (Expect::Revision(wanted), Some(entry)) => entry.modified == wanted,
+        (Expect::Absent, Some(_)) | (Expect::Revision(_), None) => false,
+    };
+    if fits { Ok(()) } else { Err(StoreError::Conflict { actual: actual.cloned() }) }
+}
+
+/// The last write, and up to where history was forgotten.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Revisions {
+    pub(crate) current: Revision,
+    /// Reads at or above it can be answered.
+    pub(crate) compacted: Revision,
+}
+
+impl Revisions {
+    /// The revision to read at; `None` asks for the present.
+    pub(crate) fn resolve(&self, at: Option<Revision>) -> Result<Revision> {
+        let at = at.unwrap_or(self.current);
+        if at > self.current {
+            return Err(StoreError::FutureRevision { wanted: at, current: self.current });
+        }
+        if at < self.compacted {
+            return Err(StoreError::Compacted { oldest: self.compacted });
+        }
+        Ok(at)
+    }
+}
+
+/// The latest events, bounded by number and by bytes.
+#[derive(Debug)]
+pub(crate) struct Recent {
+    events: VecDeque<Event>,
+    bytes: usize,
+    max_events: usize,
+    max_bytes: usize,
+    /// Every event after this revision is here.
+    complete_after: Revision,
+}
+
+impl Recent {
+    pub(crate) fn new(current: Revision, max_events: usize, max_bytes: usize) -> Self {
+        Recent { events: VecDeque::new(), bytes: 0, max_events, max_bytes, complete_after: current }
+    }
+
+    pub(crate) fn push(&mut self, event: Event) {
+        self.bytes += weight(&event);
+        self.events.push_back(event);
+        while self.events.len() > self.max_events || self.bytes > self.max_bytes {
+            let Some(oldest) = self.events.pop_front() else { break };
+            self.bytes -= weight(&oldest);
+            self.complete_after = oldest.revision();
+        }
+    }
+
+    /// Events after a revision, or `None` if some of them are not here any more.
+    pub(crate) fn after(&self, after: Revision, prefix: &str) -> Option<Vec<Event>> {
+        if after < self.complete_after {
+            return None;
+        }
+        let start = self.events.partition_point(|event| event.revision() <= after);
+        Some(self.events.range(start..).filter(|event| event.key().starts_with(prefix)).cloned().collect())
+    }
+}
+
+fn weight(event: &Event) -> usize {
+    let entry = |entry: &Entry| entry.value.len() + entry.key.len();
+    match event {
+        Event::Put { entry: new, previous } => entry(new) + previous.as_ref().map_or(0, entry),
+        Event::Delete { previous, .. } => entry(previous),
+    }
+}
+
+/// How the keys that `events` touched looked before the first of them: the way back from the present to a revision.
+pub(crate) fn undo(events: impl IntoIterator<Item = Event>) -> BTreeMap<Arc<str>, Option<Entry>> {
+    let mut before = BTreeMap::new();
+    for event in events {
+        let key = event.key().clone();
+        before.entry(key).or_insert(match event {
+            Event::Put { previous, .. } => previous,
+            Event::Delete { previous, .. } => Some(previous),
+        });
+    }
+    before
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn entry(key: &str, created: Revision, modified: Revision) -> Entry {
+        Entry { key: key.into(), value: Bytes::from(format!("{key}@{modified}")), created, modified }
+    }
+
+    #[test]
+    fn a_write_expecting_a_revision_fails_on_every_other() {
+        let there = entry("a", 1, 3);
+        assert!(check(Expect::Revision(3), Some(&there)).is_ok());
+        assert!(matches!(
+            check(Expect::Revision(2), Some(&there)),
+            Err(StoreError::Conflict { actual: Some(_) })
+        ));
+        assert!(matches!(check(Expect::Revision(2), None), Err(StoreError::Conflict { actual: None })));
+        assert!(check(Expect::Absent, Some(&there)).is_err());
+        assert!(check(Expect::Absent, None).is_ok());
+    }
+
+    #[test]
+    fn reads_outside_known_history_say_which_way() {
+        let revisions = Revisions { current: 10, compacted: 5 };
+        assert_eq!(revisions.resolve(None).unwrap(), 10);
+        assert_eq!(revisions.resolve(Some(5)).unwrap(), 5);
+        assert!(matches!(revisions.resolve(Some(4)), Err(StoreError::Compacted { oldest: 5 })));
+        assert!(matches!(revisions.resolve(Some(11)), Err(StoreError::FutureRevision { .. })));
+    }
+
+    /// A history of puts and deletes over few keys, and the states after each revision.
+    fn play(writes: &[(u8, bool)]) -> (Vec<Event>, Vec<BTreeMap<Arc<str>, Entry>>) {
+        let (mut events, mut states) = (Vec::new(), vec![BTreeMap::new()]);
+        let mut now: BTreeMap<Arc<str>, Entry> = BTreeMap::new();
+        for (key, delete) in writes {
+            let revision = events.len() as Revision + 1;
+            let key: Arc<str> = format!("k{}", key % 4).into();
+            let previous = now.remove(&key);
+            match (previous, delete) {
+                (Some(previous), true) => events.push(Event::Delete { previous, revision }),
+                (previous, _) => {
+                    let created = previous.as_ref().map_or(revision, |p| p.created);
+                    let entry = entry(&key, created, revision);
+                    now.insert(key, entry.clone());
+                    events.push(Event::Put { entry, previous });
+                }
+            }
+            states.push(now.clone());
+        }
+        (events, states)
+    }
+
+    proptest! {
+        #[test]
+        fn undoing_history_gives_the_state_of_every_revision(writes in prop::collection::vec((0u8..4, any::<bool>()), 0..40)) {
+            let (events, states) = play(&writes);
+            let now = states.last().cloned().unwrap_or_default();
+            for (at, state) in states.iter().enumerate() {
+                let mut past = now.clone();
+                for (key, entry) in undo(events[at..].iter().cloned()) {
+                    match entry {
+                        Some(entry) => { past.insert(key, entry); }
+                        None => { past.remove(&key); }
+                    }
+                }
+                prop_assert_eq!(&past, state);
+            }
+        }
+
+        #[test]
+        fn recent_history_is_complete_or_says_that_it_is_not(
+            writes in prop::collection::vec((0u8..4, any::<bool>()), 0..60), max in 1usize..20, after in 0u64..60,
+        ) {
+            let (events, _) = play(&writes);
+            let mut recent = Recent::new(0, max, usize::MAX);
+            events.iter().cloned().for_each(|event| recent.push(event));
+            let wanted: Vec<Event> = events.iter().filter(|e| e.revision() > after).cloned().collect();
+            if let Some(found) = recent.after(after, "k") {
+                prop_assert_eq!(found, wanted);
+            } else {
+                prop_assert!(wanted.len() > max);
+            }
+        }
+    }
+}
