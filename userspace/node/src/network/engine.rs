@@ -4,6 +4,8 @@
 //! come close together are written together. What fails is planned again, with back-off, from where the kernel stands.
 
 mod cni;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeSet;
 use std::time::Duration;

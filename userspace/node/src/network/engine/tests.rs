@@ -1,0 +1,317 @@
+//! The engine over a datapath that is only values; the plugin in front of it where the whole way matters.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use serde_json::{Value, json};
+use skep_abi::{Addr, verdicts_index};
+use skep_netplan::{Observed, Owner, Write};
+use tokio::task::JoinHandle;
+
+use super::super::dataplane::{Interface, Link};
+use super::*;
+
+/// Shared with the test, like the kernel: it outlives the engine.
+#[derive(Clone, Default)]
+struct Fake(Arc<Mutex<Kernel>>);
+
+#[derive(Default)]
+struct Kernel {
+    maps: Observed,
+    links: Vec<String>,
+    /// Maps as they were when programs were put on a pod.
+    at_attach: Vec<Observed>,
+    writes: usize,
+    /// Fail this many times, after one write each.
+    failures: usize,
+    refuse_link: bool,
+}
+
+#[async_trait]
+impl Dataplane for Fake {
+    fn observed(&self) -> Result<Observed, String> {
+        Ok(self.0.lock().unwrap().maps.clone())
+    }
+
+    fn apply(&mut self, writes: &[Write]) -> Result<(), Failed> {
+        let mut kernel = self.0.lock().unwrap();
+        for (done, write) in writes.iter().enumerate() {
+            if kernel.failures > 0 && done == 1 {
+                kernel.failures -= 1;
+                return Err(Failed { done, reason: "no space".into() });
+            }
+            kernel.maps.apply(write);
+            kernel.writes += 1;
+        }
+        Ok(())
+    }
+
+    async fn add_pod(&mut self, link: &Link) -> Result<Interface, String> {
+        let mut kernel = self.0.lock().unwrap();
+        if kernel.refuse_link {
+            return Err("no such namespace".into());
+        }
+        if !kernel.links.contains(&link.host_ifname) {
+            kernel.links.push(link.host_ifname.clone());
+        }
+        let place = kernel.links.iter().position(|name| *name == link.host_ifname).unwrap_or_default();
+        Ok(Interface { ifindex: place as u32 + 10, mac: [2; 6], host_mac: [4; 6] })
+    }
+
+    fn attach_pod(&mut self, _: u32) -> Result<(), String> {
+        let mut kernel = self.0.lock().unwrap();
+        let maps = kernel.maps.clone();
+        kernel.at_attach.push(maps);
+        Ok(())
+    }
+
+    async fn check_pod(&mut self, link: &Link) -> Result<Interface, String> {
+        self.add_pod(link).await
+    }
+
+    async fn delete_pod(&mut self, link: &Link) -> Result<(), String> {
+        self.0.lock().unwrap().links.retain(|name| *name != link.host_ifname);
+        Ok(())
+    }
+}
+
+struct Running {
+    to: mpsc::Sender<Message>,
+    state: watch::Receiver<NetworkState>,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+async fn start(folder: &Path, kernel: &Fake) -> Running {
+    let mut config = NetworkConfig::new("node-a", folder.join("cni.sock"), folder.to_owned());
+    config.patience = Duration::from_millis(200);
+    let mut engine = Engine::open(config, kernel.clone()).await.unwrap();
+    let (to, messages) = mpsc::channel(64);
+    let (told, state) = watch::channel(NetworkState::NotReady(String::new()));
+    let stop = CancellationToken::new();
+    let stopped = stop.clone();
+    let task = tokio::spawn(async move { engine.run(messages, told, stopped).await });
+    Running { to, state, stop, task }
+}
+
+impl Running {
+    async fn index(&self, change: impl FnOnce(&mut Index) + Send + 'static) {
+        self.to.send(Message::index(change)).await.ok().unwrap();
+    }
+
+    /// The node with its podCIDR, and the end of all lists.
+    async fn sync(&mut self) {
+        let node: Node =
+            object(json!({"metadata": {"name": "node-a"}, "spec": {"podCIDR": "10.244.0.0/24"}}));
+        self.index(move |index| index.apply_node(&node)).await;
+        for _ in 0..feed::KINDS {
+            self.to.send(Message::Listed).await.ok().unwrap();
+        }
+        self.state.wait_for(|state| *state == NetworkState::Ready).await.unwrap();
+    }
+
+    async fn pod(&self, name: &str) {
+        let pod: Pod = object(json!({
+            "metadata": {"namespace": "default", "name": name, "uid": format!("uid-{name}")},
+            "spec": {"nodeName": "node-a", "containers": []},
+        }));
+        self.index(move |index| index.apply_pod(&pod)).await;
+    }
+
+    async fn add(&self, container: &str, pod: &str) -> Result<Added, Refused> {
+        let owner = Owner { namespace: "default".into(), name: pod.into(), uid: format!("uid-{pod}") };
+        let (container_id, ifname, netns) = (container.into(), "eth0".into(), "/run/netns/x".into());
+        let add = Add { container_id, ifname, netns, owner, mtu: 0, chained: None };
+        self.ask(|answer| Call::Add(add, answer)).await
+    }
+
+    async fn del(&self, container: &str) -> Result<(), Refused> {
+        let (container_id, ifname) = (container.to_owned(), "eth0".to_owned());
+        self.ask(|answer| Call::Del { container_id, ifname, answer }).await
+    }
+
+    async fn ask<T>(&self, call: impl FnOnce(oneshot::Sender<T>) -> Call) -> T {
+        let (send, receive) = oneshot::channel();
+        self.to.send(Message::Cni(call(send))).await.ok().unwrap();
+        receive.await.unwrap()
+    }
+
+    async fn end(self) {
+        self.stop.cancel();
+        self.task.await.unwrap();
+    }
+}
+
+fn object<T: serde::de::DeserializeOwned>(value: Value) -> T {
+    serde_json::from_value(value).unwrap()
+}
+
+fn deny_all() -> NetworkPolicy {
+    object(json!({"metadata": {"namespace": "default", "name": "deny"}, "spec": {"podSelector": {}}}))
+}
+
+fn service(name: &str) -> Service {
+    object(json!({
+        "metadata": {"namespace": "default", "name": name},
+        "spec": {"clusterIP": "10.96.0.1", "ports": [{"port": 80}]},
+    }))
+}
+
+#[tokio::test]
+async fn policy_is_in_the_maps_before_add_is_answered() {
+    let (folder, kernel) = (tempfile::tempdir().unwrap(), Fake::default());
+    let mut running = start(folder.path(), &kernel).await;
+    running.index(|index| index.apply_policy(&deny_all())).await;
+    running.sync().await;
+    running.pod("web").await;
+    let added = running.add("c1", "web").await.unwrap();
+    let kernel = kernel.0.lock().unwrap();
+    let maps = kernel.at_attach.first().unwrap();
+    let pod = maps.pods[&Addr::from(added.addrs[0])];
+    let verdicts = maps.verdicts[&verdicts_index(pod.slot, maps.generation)];
+    assert!(maps.verdict_maps.contains_key(&verdicts));
+}
+
+#[tokio::test]
+async fn add_waits_for_its_pod_and_no_longer_than_its_patience() {
+    let (folder, kernel) = (tempfile::tempdir().unwrap(), Fake::default());
+    let mut running = start(folder.path(), &kernel).await;
+    running.sync().await;
+    let (waiting, ()) = tokio::join!(running.add("c1", "late"), running.pod("late"));
+    assert_eq!(waiting.unwrap().addrs, [std::net::IpAddr::from([10, 244, 0, 2])]);
+    assert!(matches!(running.add("c2", "never").await, Err(Refused::NotYet(_))));
+    assert_eq!(kernel.0.lock().unwrap().links.len(), 1);
+}
+
+#[tokio::test]
+async fn asking_twice_gives_the_same_addresses() {
+    let (folder, kernel) = (tempfile::tempdir().unwrap(), Fake::default());
+    let mut running = start(folder.path(), &kernel).await;
+    running.sync().await;
+    running.pod("web").await;
+    let first = running.add("c1", "web").await.unwrap();
+    assert_eq!(running.add("c1", "web").await.unwrap(), first);
+    assert_eq!(kernel.0.lock().unwrap().maps.pods.len(), 1);
+}
+
+#[tokio::test]
+async fn del_takes_everything_away_and_may_come_again() {
+    let (folder, kernel) = (tempfile::tempdir().unwrap(), Fake::default());
+    let mut running = start(folder.path(), &kernel).await;
+    running.sync().await;
+    running.pod("web").await;
+    running.add("c1", "web").await.unwrap();
+    for _ in 0..2 {
+        running.del("c1").await.unwrap();
+        let kernel = kernel.0.lock().unwrap();
+        assert!(kernel.maps.pods.is_empty() && kernel.links.is_empty());
+    }
+    running.end().await;
+    assert_eq!(std::fs::read(folder.path().join("allocations.json")).unwrap(), b"[]");
+}
+
+#[tokio::test]
+async fn failed_add_leaves_nothing_behind() {
+    let (folder, kernel) = (tempfile::tempdir().unwrap(), Fake::default());
+    let mut running = start(folder.path(), &kernel).await;
+    running.sync().await;
+    running.pod("web").await;
+    kernel.0.lock().unwrap().refuse_link = true;
+    assert!(matches!(running.add("c1", "web").await, Err(Refused::Failed(_))));
+    assert_eq!(std::fs::read(folder.path().join("allocations.json")).unwrap(), b"[]");
+    assert!(kernel.0.lock().unwrap().maps.pods.is_empty());
+}
+
+#[tokio::test]
+async fn next_agent_keeps_addresses_and_writes_nothing_again() {
+    let (folder, kernel) = (tempfile::tempdir().unwrap(), Fake::default());
+    let mut running = start(folder.path(), &kernel).await;
+    running.index(|index| index.apply_policy(&deny_all())).await;
+    running.sync().await;
+    running.pod("web").await;
+    let before = running.add("c1", "web").await.unwrap();
+    running.end().await;
+    let writes = kernel.0.lock().unwrap().writes;
+
+    let mut running = start(folder.path(), &kernel).await;
+    running.index(|index| index.apply_policy(&deny_all())).await;
+    running.pod("web").await;
+    running.pod("other").await;
+    running.sync().await;
+    assert_eq!(kernel.0.lock().unwrap().writes, writes);
+    assert_eq!(running.add("c1", "web").await.unwrap(), before);
+    assert_ne!(running.add("c2", "other").await.unwrap().addrs, before.addrs);
+}
+
+#[tokio::test]
+async fn nothing_changes_until_every_kind_is_listed() {
+    let (folder, kernel) = (tempfile::tempdir().unwrap(), Fake::default());
+    let mut running = start(folder.path(), &kernel).await;
+    running.index(|index| index.apply_service(&service("old"))).await;
+    running.sync().await;
+    running.end().await;
+    let before = kernel.0.lock().unwrap().maps.clone();
+    assert_eq!(before.services.len(), 1);
+
+    let mut running = start(folder.path(), &kernel).await;
+    for _ in 1..feed::KINDS {
+        running.to.send(Message::Listed).await.ok().unwrap();
+    }
+    // An answer says that everything sent before it has been worked on.
+    assert!(running.ask(Call::Status).await.is_err());
+    assert_eq!(kernel.0.lock().unwrap().maps, before);
+    running.sync().await;
+    assert!(kernel.0.lock().unwrap().maps.services.is_empty());
+}
+
+#[tokio::test]
+async fn failed_write_is_told_and_made_good() {
+    let (folder, kernel) = (tempfile::tempdir().unwrap(), Fake::default());
+    kernel.0.lock().unwrap().failures = 1;
+    let mut running = start(folder.path(), &kernel).await;
+    running.index(|index| index.apply_service(&service("a"))).await;
+    let node: Node = object(json!({"metadata": {"name": "node-a"}, "spec": {"podCIDR": "10.244.0.0/24"}}));
+    running.index(move |index| index.apply_node(&node)).await;
+    for _ in 0..feed::KINDS {
+        running.to.send(Message::Listed).await.ok().unwrap();
+    }
+    let failed =
+        |state: &NetworkState| matches!(state, NetworkState::NotReady(why) if why.contains("no space"));
+    running.state.wait_for(failed).await.unwrap();
+    running.state.wait_for(|state| *state == NetworkState::Ready).await.unwrap();
+    assert_eq!(kernel.0.lock().unwrap().maps.services.len(), 1);
+}
+
+#[tokio::test]
+async fn plugin_and_agent_agree_over_the_socket() {
+    let (folder, kernel) = (tempfile::tempdir().unwrap(), Fake::default());
+    let mut running = start(folder.path(), &kernel).await;
+    running.sync().await;
+    running.pod("web").await;
+    let socket = folder.path().join("cni.sock");
+    let listener = crate::cni::listen(&socket).unwrap();
+    tokio::spawn(crate::cni::serve(listener, running.to.clone(), running.stop.clone()));
+    let mut config = json!({"cniVersion": "1.0.0", "name": "skep", "agentSocket": socket});
+    let environment = |command: &str| skep_cni::Environment {
+        command: Some(command.into()),
+        container_id: Some("c1".into()),
+        netns: Some("/run/netns/x".into()),
+        ifname: Some("eth0".into()),
+        args: Some("K8S_POD_NAMESPACE=default;K8S_POD_NAME=web;K8S_POD_UID=uid-web".into()),
+    };
+    let added = skep_cni::run(&environment("ADD"), config.to_string().as_bytes()).await;
+    assert!(!added.failed, "{added:?}");
+    let result = added.stdout.unwrap();
+    assert_eq!(result["ips"][0]["address"], "10.244.0.2/32");
+    config["prevResult"] = result;
+    for command in ["CHECK", "DEL", "DEL"] {
+        let outcome = skep_cni::run(&environment(command), config.to_string().as_bytes()).await;
+        assert!(!outcome.failed, "{command}: {outcome:?}");
+    }
+    let gone = skep_cni::run(&environment("CHECK"), config.to_string().as_bytes()).await;
+    assert_eq!(gone.stdout.unwrap()["code"], 3);
+    assert!(kernel.0.lock().unwrap().links.is_empty());
+}
