@@ -90,11 +90,13 @@ impl Action {
     /// What may or may not have changed if this action's answer was lost.
     pub(crate) fn unsure(&self) -> Option<(Kind, Key)> {
         match self {
-            Action::Create(object) => Some((object.kind(), Key::of(object.meta()))),
-            Action::Delete(Delete { kind, key, .. }) | Action::Confirm { kind, key } => {
-                Some((*kind, key.clone()))
+            Action::Create(object) | Action::Update { object, .. } => {
+                Some((object.kind(), Key::of(object.meta())))
             }
-            _ => None,
+            Action::Delete(Delete { kind, key, .. })
+            | Action::Patch { kind, key, .. }
+            | Action::Confirm { kind, key } => Some((*kind, key.clone())),
+            Action::EnsureMissing { .. } | Action::Record(_) | Action::RequeueAt(_) => None,
         }
     }
 

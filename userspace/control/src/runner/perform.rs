@@ -37,7 +37,7 @@ pub(crate) async fn perform(client: Client, recorder: Arc<Recorder>, task: Task)
         let answers = join_all(now.iter().map(|a| one(&client, &recorder, a))).await;
         for (action, (answered, failed)) in now.iter().zip(answers) {
             effects.extend(answered);
-            if matches!(failed, Some(Failure::Unknown(_))) {
+            if matches!(failed, Some(Failure::Unknown(_) | Failure::Conflict)) {
                 unsure.extend(action.unsure());
             }
             failure = failure.or(failed);

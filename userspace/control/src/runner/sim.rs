@@ -217,6 +217,9 @@ impl Sim {
                 }
                 outcome.effects.extend(effect);
                 if failure.is_some() {
+                    if failure == Some(Failure::Conflict) {
+                        outcome.unsure.extend(action.unsure());
+                    }
                     outcome.failure = failure;
                     break;
                 }

@@ -302,7 +302,31 @@ fn happen(sim: &mut Sim, happening: Happening) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, ..Default::default() })]
+    #![proptest_config(ProptestConfig { cases: 48, ..Default::default() })]
+
+    #[test]
+    fn a_rolling_update_keeps_its_bounds_whatever_lags_or_is_lost(
+        replicas in 1..8_i32, surge in 0..4_i32, unavailable in 0..4_i32,
+        happenings in prop::collection::vec(happening(), 50..400),
+    ) {
+        let (surge, unavailable) = if surge + unavailable == 0 { (1, 0) } else { (surge, unavailable) };
+        let mut sim = sim();
+        let mut d = deployment(replicas, "0", "0");
+        d.spec.as_mut().unwrap().strategy = serde_json::from_value(json!({
+            "type": "RollingUpdate", "rollingUpdate": {"maxSurge": surge, "maxUnavailable": unavailable},
+        })).unwrap();
+        sim.create(d);
+        sim.settle();
+        let (most, least) = ((replicas + surge) as usize, (replicas - unavailable).max(0) as usize);
+        for happening in happenings {
+            happen(&mut sim, happening.clone());
+            prop_assert!(active(&sim) <= most, "{} pods after {happening:?}", active(&sim));
+            prop_assert!(ready(&sim) >= least, "{} ready after {happening:?}", ready(&sim));
+        }
+        sim.advance(Duration::from_secs(2000));
+        sim.settle();
+        prop_assert_eq!(ready(&sim), replicas as usize, "it ends whole");
+    }
 
     #[test]
     fn a_set_never_creates_a_pod_twice(
