@@ -1,0 +1,204 @@
+//! The agent's main loop: pods of this node from the API, events from the runtime, one worker a pod.
+
+use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::Pod;
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Client};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::cri::events::{self, RuntimeEvent};
+use crate::names;
+use crate::objects::ObjectKey;
+use crate::shared::Shared;
+use crate::worker::{self, Handle, Message};
+
+/// The runtime's events are reliable while the stream lives; this is the net under them.
+const RELIST: Duration = Duration::from_secs(180);
+const CHECKPOINT: &str = "pod.json";
+
+pub(crate) struct Agent {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) changes: mpsc::UnboundedReceiver<ObjectKey>,
+    pub(crate) stop: CancellationToken,
+}
+
+struct Pods {
+    shared: Arc<Shared>,
+    workers: HashMap<String, Handle>,
+    /// Pods of a list that has not ended yet.
+    listed: HashSet<String>,
+    checkpoints: HashMap<String, Option<i64>>,
+    forget: mpsc::UnboundedSender<String>,
+    stop: CancellationToken,
+}
+
+impl Agent {
+    /// Runs until stopped.
+    pub(crate) async fn run(mut self) {
+        let (forget, mut forgotten) = mpsc::unbounded_channel();
+        let (sender, mut runtime) = mpsc::channel(64);
+        tokio::spawn(events::follow(self.shared.cri.clone(), sender, self.stop.clone()));
+        let mut pods = Pods {
+            shared: self.shared.clone(),
+            workers: HashMap::new(),
+            listed: HashSet::new(),
+            checkpoints: HashMap::new(),
+            forget,
+            stop: self.stop.clone(),
+        };
+        pods.load_checkpoints().await;
+        let stream = pods_of_node(self.shared.client.clone(), &self.shared.node);
+        let mut stream = std::pin::pin!(stream);
+        let mut relist = tokio::time::interval(RELIST);
+        relist.tick().await;
+        loop {
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                Some(event) = stream.next() => match event {
+                    Ok(event) => pods.take(event).await,
+                    Err(error) => tracing::debug!(%error, "watch of pods failed"),
+                },
+                Some(event) = runtime.recv() => pods.runtime(event),
+                Some(key) = self.changes.recv() => {
+                    pods.tell(|handle| handle.uses(&key), || Message::ObjectChanged);
+                }
+                Some(uid) = forgotten.recv() => {
+                    pods.workers.remove(&uid);
+                    pods.checkpoints.remove(&uid);
+                }
+                _ = relist.tick() => pods.tell(|_| true, || Message::RuntimeChanged),
+            }
+        }
+    }
+}
+
+fn pods_of_node(
+    client: Client,
+    node: &str,
+) -> impl futures::Stream<Item = watcher::Result<watcher::Event<Pod>>> {
+    let config = watcher::Config::default().fields(&format!("spec.nodeName={node}"));
+    watcher(Api::<Pod>::all(client), config).default_backoff()
+}
+
+impl Pods {
+    async fn take(&mut self, event: watcher::Event<Pod>) {
+        match event {
+            watcher::Event::Init => self.listed.clear(),
+            watcher::Event::InitApply(pod) => {
+                self.listed.insert(names::of(&pod).2);
+                self.pod(pod).await;
+            }
+            watcher::Event::InitDone => self.listed().await,
+            watcher::Event::Apply(pod) => self.pod(pod).await,
+            watcher::Event::Delete(pod) => {
+                if let Some(handle) = self.workers.get(&names::of(&pod).2) {
+                    let _ = handle.messages.send(Message::Gone);
+                }
+            }
+        }
+    }
+
+    async fn pod(&mut self, pod: Pod) {
+        let (_, _, uid) = names::of(&pod);
+        if uid.is_empty() {
+            return;
+        }
+        self.checkpoint(&uid, &pod).await;
+        match self.workers.get(&uid) {
+            Some(handle) => drop(handle.messages.send(Message::Pod(Box::new(pod)))),
+            None => self.spawn(pod),
+        }
+    }
+
+    fn spawn(&mut self, pod: Pod) {
+        let (_, _, uid) = names::of(&pod);
+        let handle = worker::spawn(self.shared.clone(), pod, self.forget.clone(), self.stop.clone());
+        self.workers.insert(uid, handle);
+    }
+
+    /// The list is whole: what is not on it is no more.
+    async fn listed(&mut self) {
+        for (uid, handle) in &self.workers {
+            if !self.listed.contains(uid) {
+                let _ = handle.messages.send(Message::Gone);
+            }
+        }
+        for identity in self.shared.cri.pods().await.unwrap_or_default() {
+            if !self.workers.contains_key(&identity.uid) {
+                self.spawn(worker::orphan(&identity));
+                if let Some(handle) = self.workers.get(&identity.uid) {
+                    let _ = handle.messages.send(Message::Gone);
+                }
+            }
+        }
+        for uid in self.shared.volumes.known_pods() {
+            if !self.workers.contains_key(&uid)
+                && let Err(error) = self.shared.volumes.clean_up(&uid).await
+            {
+                tracing::warn!(uid, %error, "left-over folder of a pod");
+            }
+        }
+    }
+
+    fn runtime(&self, event: RuntimeEvent) {
+        match event {
+            RuntimeEvent::Connected => self.tell(|_| true, || Message::RuntimeChanged),
+            RuntimeEvent::Changed(id) => {
+                let owner = self.shared.owner(&id).and_then(|uid| self.workers.get(&uid));
+                if let Some(handle) = owner {
+                    let _ = handle.messages.send(Message::RuntimeChanged);
+                }
+            }
+        }
+    }
+
+    fn tell(&self, chosen: impl Fn(&Handle) -> bool, message: impl Fn() -> Message) {
+        for handle in self.workers.values().filter(|h| chosen(h)) {
+            let _ = handle.messages.send(message());
+        }
+    }
+
+    fn checkpoint_file(&self, uid: &str) -> PathBuf {
+        self.shared.volumes.pod_folder(uid).join(CHECKPOINT)
+    }
+
+    /// Keeps the pod on disk, so that an agent that starts while the API server is away knows what to run.
+    async fn checkpoint(&mut self, uid: &str, pod: &Pod) {
+        let generation = pod.metadata.generation;
+        if pod.metadata.deletion_timestamp.is_some() || self.checkpoints.get(uid) == Some(&generation) {
+            return;
+        }
+        let file = self.checkpoint_file(uid);
+        let write = async {
+            if let Some(folder) = file.parent() {
+                tokio::fs::create_dir_all(folder).await?;
+            }
+            let fresh = file.with_extension("json.new");
+            tokio::fs::write(&fresh, serde_json::to_vec(pod)?).await?;
+            tokio::fs::rename(&fresh, &file).await
+        };
+        match write.await {
+            Ok(()) => drop(self.checkpoints.insert(uid.to_owned(), generation)),
+            Err(error) => tracing::warn!(uid, %error, "pod not kept on disk"),
+        }
+    }
+
+    async fn load_checkpoints(&mut self) {
+        for uid in self.shared.volumes.known_pods() {
+            let Ok(bytes) = tokio::fs::read(self.checkpoint_file(&uid)).await else { continue };
+            match serde_json::from_slice::<Pod>(&bytes) {
+                Ok(pod) if names::of(&pod).2 == uid => {
+                    self.checkpoints.insert(uid, pod.metadata.generation);
+                    self.spawn(pod);
+                }
+                _ => tracing::warn!(uid, "unreadable pod on disk"),
+            }
+        }
+    }
+}

@@ -1,0 +1,321 @@
+//! The CRI client. Each method is one or a few calls; errors carry the call and the runtime's own words.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use jiff::Timestamp;
+use tokio::net::UnixStream;
+use tonic::transport::{Channel, Endpoint, Uri};
+
+use super::api::{
+    self, image_service_client::ImageServiceClient, runtime_service_client::RuntimeServiceClient,
+};
+use super::{CriError, GRACE, MESSAGE_FILE, MESSAGE_POLICY, POD_NAME, POD_NAMESPACE, POD_UID, PodIdentity};
+use crate::plan::{Container, ContainerState, Exit, Sandbox};
+
+/// Longest message taken: the output of an ExecSync can reach 16 MiB.
+const MESSAGE_LIMIT: usize = 20 << 20;
+
+#[derive(Clone)]
+pub struct Cri {
+    runtime: RuntimeServiceClient<Channel>,
+    images: ImageServiceClient<Channel>,
+    channel: Channel,
+}
+
+/// Calls one method and names it in the error.
+macro_rules! call {
+    ($client:expr, $method:ident, $request:expr) => {
+        $client
+            .clone()
+            .$method($request)
+            .await
+            .map(tonic::Response::into_inner)
+            .map_err(|status| CriError { call: stringify!($method), status })
+    };
+}
+
+impl Cri {
+    /// A client that connects at its first call and again whenever the connection is lost.
+    pub fn new(socket: &Path) -> Result<Cri, tonic::transport::Error> {
+        let path = socket.to_path_buf();
+        let channel = Endpoint::try_from("http://containerd")?.connect_with_connector_lazy(
+            tower::service_fn(move |_: Uri| {
+                let path = path.clone();
+                async move { Ok::<_, std::io::Error>(TokioIo::new(UnixStream::connect(path).await?)) }
+            }),
+        );
+        let runtime = RuntimeServiceClient::new(channel.clone()).max_decoding_message_size(MESSAGE_LIMIT);
+        let images = ImageServiceClient::new(channel.clone()).max_decoding_message_size(MESSAGE_LIMIT);
+        Ok(Cri { runtime, images, channel })
+    }
+
+    /// The channel to containerd, for its own services.
+    pub fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
+    pub async fn version(&self) -> Result<api::VersionResponse, CriError> {
+        call!(self.runtime, version, api::VersionRequest::default())
+    }
+
+    /// The runtime's conditions, RuntimeReady and NetworkReady.
+    pub async fn conditions(&self) -> Result<Vec<api::RuntimeCondition>, CriError> {
+        let response = call!(self.runtime, status, api::StatusRequest { verbose: false })?;
+        Ok(response.status.map(|s| s.conditions).unwrap_or_default())
+    }
+
+    pub async fn run_sandbox(
+        &self,
+        config: api::PodSandboxConfig,
+        handler: &str,
+    ) -> Result<String, CriError> {
+        let request = api::RunPodSandboxRequest { config: Some(config), runtime_handler: handler.to_owned() };
+        Ok(call!(self.runtime, run_pod_sandbox, request)?.pod_sandbox_id)
+    }
+
+    pub async fn stop_sandbox(&self, id: &str) -> Result<(), CriError> {
+        let request = api::StopPodSandboxRequest { pod_sandbox_id: id.to_owned() };
+        absent_is_fine(call!(self.runtime, stop_pod_sandbox, request).map(drop))
+    }
+
+    pub async fn remove_sandbox(&self, id: &str) -> Result<(), CriError> {
+        let request = api::RemovePodSandboxRequest { pod_sandbox_id: id.to_owned() };
+        absent_is_fine(call!(self.runtime, remove_pod_sandbox, request).map(drop))
+    }
+
+    pub async fn create_container(
+        &self,
+        sandbox: &str,
+        config: api::ContainerConfig,
+        sandbox_config: api::PodSandboxConfig,
+    ) -> Result<String, CriError> {
+        let request = api::CreateContainerRequest {
+            pod_sandbox_id: sandbox.to_owned(),
+            config: Some(config),
+            sandbox_config: Some(sandbox_config),
+        };
+        Ok(call!(self.runtime, create_container, request)?.container_id)
+    }
+
+    pub async fn start_container(&self, id: &str) -> Result<(), CriError> {
+        let request = api::StartContainerRequest { container_id: id.to_owned() };
+        call!(self.runtime, start_container, request).map(drop)
+    }
+
+    /// SIGTERM (or the image's stop signal), then SIGKILL after `grace`. Returns when the container is dead.
+    pub async fn stop_container(&self, id: &str, grace: Duration) -> Result<(), CriError> {
+        let timeout = i64::try_from(grace.as_secs()).unwrap_or(i64::MAX);
+        let request = api::StopContainerRequest { container_id: id.to_owned(), timeout };
+        absent_is_fine(call!(self.runtime, stop_container, request).map(drop))
+    }
+
+    pub async fn remove_container(&self, id: &str) -> Result<(), CriError> {
+        let request = api::RemoveContainerRequest { container_id: id.to_owned() };
+        absent_is_fine(call!(self.runtime, remove_container, request).map(drop))
+    }
+
+    pub async fn reopen_log(&self, id: &str) -> Result<(), CriError> {
+        let request = api::ReopenContainerLogRequest { container_id: id.to_owned() };
+        call!(self.runtime, reopen_container_log, request).map(drop)
+    }
+
+    pub async fn exec_sync(
+        &self,
+        id: &str,
+        command: Vec<String>,
+        timeout: Duration,
+    ) -> Result<api::ExecSyncResponse, CriError> {
+        let timeout = i64::try_from(timeout.as_secs().max(1)).unwrap_or(i64::MAX);
+        let request = api::ExecSyncRequest { container_id: id.to_owned(), cmd: command, timeout };
+        call!(self.runtime, exec_sync, request)
+    }
+
+    pub async fn exec_url(&self, request: api::ExecRequest) -> Result<String, CriError> {
+        Ok(call!(self.runtime, exec, request)?.url)
+    }
+
+    pub async fn attach_url(&self, request: api::AttachRequest) -> Result<String, CriError> {
+        Ok(call!(self.runtime, attach, request)?.url)
+    }
+
+    pub async fn port_forward_url(&self, sandbox: &str, ports: Vec<i32>) -> Result<String, CriError> {
+        let request = api::PortForwardRequest { pod_sandbox_id: sandbox.to_owned(), port: ports };
+        Ok(call!(self.runtime, port_forward, request)?.url)
+    }
+
+    /// The image's id and size if it is present.
+    pub async fn image(&self, image: &str) -> Result<Option<api::Image>, CriError> {
+        let request = api::ImageStatusRequest { image: Some(image_spec(image)), verbose: false };
+        Ok(call!(self.images, image_status, request)?.image)
+    }
+
+    pub async fn images(&self) -> Result<Vec<api::Image>, CriError> {
+        Ok(call!(self.images, list_images, api::ListImagesRequest::default())?.images)
+    }
+
+    pub async fn pull(&self, image: &str, auth: Option<api::AuthConfig>) -> Result<String, CriError> {
+        let request = api::PullImageRequest { image: Some(image_spec(image)), auth, sandbox_config: None };
+        Ok(call!(self.images, pull_image, request)?.image_ref)
+    }
+
+    pub async fn container_stats(&self) -> Result<Vec<api::ContainerStats>, CriError> {
+        Ok(call!(self.runtime, list_container_stats, api::ListContainerStatsRequest::default())?.stats)
+    }
+
+    /// Every pod that has a sandbox.
+    pub async fn pods(&self) -> Result<Vec<PodIdentity>, CriError> {
+        let list = call!(self.runtime, list_pod_sandbox, api::ListPodSandboxRequest::default())?.items;
+        let mut pods = BTreeMap::new();
+        for sandbox in list {
+            let text = |key: &str| sandbox.labels.get(key).cloned().unwrap_or_default();
+            let uid = text(POD_UID);
+            if uid.is_empty() {
+                continue;
+            }
+            let grace = sandbox.annotations.get(GRACE).and_then(|g| g.parse().ok()).unwrap_or(30);
+            let identity =
+                PodIdentity { uid: uid.clone(), name: text(POD_NAME), namespace: text(POD_NAMESPACE), grace };
+            pods.insert(uid, identity);
+        }
+        Ok(pods.into_values().collect())
+    }
+
+    /// A pod's sandboxes, newest first, and its containers.
+    pub async fn observe(&self, uid: &str) -> Result<(Vec<Sandbox>, Vec<Container>), CriError> {
+        let selector = HashMap::from([(POD_UID.to_owned(), uid.to_owned())]);
+        let filter = api::PodSandboxFilter { label_selector: selector.clone(), ..Default::default() };
+        let request = api::ListPodSandboxRequest { filter: Some(filter) };
+        let mut sandboxes = Vec::new();
+        for item in call!(self.runtime, list_pod_sandbox, request)?.items {
+            if let Some(sandbox) = self.sandbox(&item.id).await? {
+                sandboxes.push(sandbox);
+            }
+        }
+        sandboxes.sort_by_key(|s| std::cmp::Reverse((s.attempt, s.created)));
+        let filter = api::ContainerFilter { label_selector: selector, ..Default::default() };
+        let request = api::ListContainersRequest { filter: Some(filter) };
+        let mut containers = Vec::new();
+        for item in call!(self.runtime, list_containers, request)?.containers {
+            if let Some(status) = self.container(&item.id).await? {
+                containers.push(container(status, item.pod_sandbox_id).await);
+            }
+        }
+        containers.sort_by_key(|c| std::cmp::Reverse((c.attempt, c.created)));
+        Ok((sandboxes, containers))
+    }
+
+    pub async fn container(&self, id: &str) -> Result<Option<api::ContainerStatus>, CriError> {
+        let request = api::ContainerStatusRequest { container_id: id.to_owned(), verbose: false };
+        match call!(self.runtime, container_status, request) {
+            Ok(response) => Ok(response.status),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn sandbox(&self, id: &str) -> Result<Option<Sandbox>, CriError> {
+        let request = api::PodSandboxStatusRequest { pod_sandbox_id: id.to_owned(), verbose: false };
+        let status = match call!(self.runtime, pod_sandbox_status, request) {
+            Ok(response) => response.status,
+            Err(error) if error.is_not_found() => None,
+            Err(error) => return Err(error),
+        };
+        Ok(status.map(|status| {
+            let network = status.network.unwrap_or_default();
+            let addresses = network.additional_ips.iter().map(|a| a.ip.as_str());
+            let node = api::NamespaceMode::Node as i32;
+            Sandbox {
+                attempt: status.metadata.map_or(0, |m| m.attempt),
+                ready: status.state == api::PodSandboxState::SandboxReady as i32,
+                created: nanoseconds(status.created_at),
+                ips: std::iter::once(network.ip.as_str())
+                    .chain(addresses)
+                    .filter_map(|ip| ip.parse().ok())
+                    .collect(),
+                host_network: status
+                    .linux
+                    .and_then(|l| l.namespaces)
+                    .and_then(|n| n.options)
+                    .is_some_and(|o| o.network == node),
+                id: status.id,
+            }
+        }))
+    }
+}
+
+fn image_spec(image: &str) -> api::ImageSpec {
+    api::ImageSpec { image: image.to_owned(), ..Default::default() }
+}
+
+fn absent_is_fine(result: Result<(), CriError>) -> Result<(), CriError> {
+    match result {
+        Err(error) if error.is_not_found() => Ok(()),
+        other => other,
+    }
+}
+
+fn nanoseconds(value: i64) -> Timestamp {
+    Timestamp::from_nanosecond(value.into()).unwrap_or(Timestamp::UNIX_EPOCH)
+}
+
+async fn container(status: api::ContainerStatus, sandbox: String) -> Container {
+    let started = nanoseconds(status.started_at);
+    let state = match api::ContainerState::try_from(status.state) {
+        Ok(api::ContainerState::ContainerCreated) => ContainerState::Created,
+        Ok(api::ContainerState::ContainerRunning) => ContainerState::Running { started },
+        Ok(api::ContainerState::ContainerExited) => {
+            let message = exit_message(&status).await;
+            ContainerState::Exited(Exit {
+                started,
+                finished: nanoseconds(status.finished_at),
+                code: status.exit_code,
+                reason: exit_reason(&status),
+                message,
+            })
+        }
+        _ => ContainerState::Unknown,
+    };
+    let metadata = status.metadata.unwrap_or_default();
+    Container {
+        id: status.id,
+        name: metadata.name,
+        attempt: metadata.attempt,
+        sandbox,
+        image: status.image.map(|i| i.image).unwrap_or_default(),
+        image_id: status.image_ref,
+        created: nanoseconds(status.created_at),
+        state,
+    }
+}
+
+fn exit_reason(status: &api::ContainerStatus) -> String {
+    match (status.reason.as_str(), status.exit_code) {
+        ("", 0) => "Completed".to_owned(),
+        ("", _) => "Error".to_owned(),
+        (reason, _) => reason.to_owned(),
+    }
+}
+
+/// The container's own last words, from its file or, where asked for, from the end of its log.
+async fn exit_message(status: &api::ContainerStatus) -> String {
+    const FILE_LIMIT: usize = 4096;
+    const LOG_LIMIT: usize = 2048;
+    let from_file = match status.annotations.get(MESSAGE_FILE) {
+        Some(path) => crate::logs::tail_bytes(Path::new(path), FILE_LIMIT).await.unwrap_or_default(),
+        None => String::new(),
+    };
+    if !from_file.is_empty() {
+        return from_file;
+    }
+    let fall_back = status.annotations.get(MESSAGE_POLICY).is_some_and(|p| p == "FallbackToLogsOnError");
+    if fall_back && status.exit_code != 0 {
+        let tail = crate::logs::tail_text(Path::new(&status.log_path), 80, LOG_LIMIT).await;
+        if !tail.is_empty() {
+            return tail;
+        }
+    }
+    status.message.clone()
+}

@@ -1,0 +1,106 @@
+//! Images: import of OCI archives through containerd's own services, and the credentials of pulls.
+
+mod archive;
+mod import;
+
+pub use archive::ArchiveError;
+pub use import::{ImportError, import_folder};
+
+use std::collections::HashMap;
+
+use k8s_openapi::api::core::v1::Secret;
+use kube::Api;
+use serde::Deserialize;
+
+use crate::cri::api;
+use crate::names;
+use crate::worker::Job;
+
+#[derive(Deserialize)]
+struct DockerConfig {
+    auths: HashMap<String, DockerAuth>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct DockerAuth {
+    username: String,
+    password: String,
+    auth: String,
+}
+
+/// The credentials that the pod's imagePullSecrets hold for the image's registry.
+pub(crate) async fn credentials(job: &Job, image: &str) -> Option<api::AuthConfig> {
+    let secrets = job.pod.spec.as_ref()?.image_pull_secrets.as_ref()?;
+    let (_, namespace, _) = names::of(&job.pod);
+    let secrets_api: Api<Secret> = Api::namespaced(job.shared.client.clone(), &namespace);
+    for reference in secrets {
+        let Ok(Some(secret)) = secrets_api.get_opt(&reference.name).await else { continue };
+        if let Some(found) = secret.data.as_ref().and_then(|data| from_secret(data, image)) {
+            return Some(found);
+        }
+    }
+    None
+}
+
+fn from_secret(
+    data: &std::collections::BTreeMap<String, k8s_openapi::ByteString>,
+    image: &str,
+) -> Option<api::AuthConfig> {
+    let auths = match (data.get(".dockerconfigjson"), data.get(".dockercfg")) {
+        (Some(text), _) => serde_json::from_slice::<DockerConfig>(&text.0).ok()?.auths,
+        (None, Some(text)) => serde_json::from_slice(&text.0).ok()?,
+        (None, None) => return None,
+    };
+    let full = normalize(image);
+    let best = auths.into_iter().filter_map(|(place, auth)| {
+        let bare = place.trim_start_matches("https://").trim_start_matches("http://");
+        let bare = bare.trim_end_matches('/').trim_end_matches("/v1").trim_end_matches("/v2");
+        let bare = if bare == "index.docker.io" { "docker.io" } else { bare };
+        let fits = full.strip_prefix(bare).is_some_and(|rest| rest.starts_with('/'));
+        fits.then(|| (bare.len(), place.clone(), auth))
+    });
+    let (_, place, auth) = best.max_by_key(|(length, ..)| *length)?;
+    Some(api::AuthConfig {
+        username: auth.username,
+        password: auth.password,
+        auth: auth.auth,
+        server_address: place,
+        ..Default::default()
+    })
+}
+
+/// The full name of an image as containerd stores it: registry, repository, tag.
+pub fn normalize(image: &str) -> String {
+    let (first, rest) = image.split_once('/').unwrap_or(("", image));
+    let has_host = first.contains(['.', ':']) || first == "localhost";
+    let mut full = match (has_host, first) {
+        (true, _) => image.to_owned(),
+        (false, "") => format!("docker.io/library/{rest}"),
+        (false, _) => format!("docker.io/{image}"),
+    };
+    let last = full.rsplit('/').next().unwrap_or_default();
+    if !last.contains(':') && !full.contains('@') {
+        full.push_str(":latest");
+    }
+    full
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_made_full() {
+        let cases = [
+            ("busybox", "docker.io/library/busybox:latest"),
+            ("a/b:1", "docker.io/a/b:1"),
+            ("localhost/skep/web:1", "localhost/skep/web:1"),
+            ("h:5000/x", "h:5000/x:latest"),
+            ("h.io/x@sha256:0", "h.io/x@sha256:0"),
+        ];
+        for (given, expected) in cases {
+            assert_eq!(normalize(given), expected);
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! ConfigMaps and Secrets that pods of this node use. Each is watched by its name while a pod mounts it; the last value seen
+//! stands in while the API server cannot be reached.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, Weak};
+
+use futures::TryStreamExt;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kube::runtime::watcher;
+use kube::{Api, Client};
+use tokio::sync::mpsc;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ObjectKind {
+    ConfigMap,
+    Secret,
+}
+
+/// One object's identity.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ObjectKey {
+    pub kind: ObjectKind,
+    pub namespace: String,
+    pub name: String,
+}
+
+#[derive(Debug, Clone)]
+pub enum Object {
+    ConfigMap(Arc<ConfigMap>),
+    Secret(Arc<Secret>),
+}
+
+/// Keeps an object watched for as long as it is held.
+#[derive(Debug)]
+pub struct Followed {
+    task: tokio::task::AbortHandle,
+}
+
+impl Drop for Followed {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// The node's view of ConfigMaps and Secrets.
+#[derive(Clone)]
+pub struct ObjectCache {
+    client: Client,
+    state: Arc<Mutex<State>>,
+    changes: mpsc::UnboundedSender<ObjectKey>,
+}
+
+#[derive(Default)]
+struct State {
+    followed: HashMap<ObjectKey, Weak<Followed>>,
+    last: HashMap<ObjectKey, Object>,
+}
+
+impl ObjectCache {
+    /// `changes` is told of every change of a followed object.
+    pub fn new(client: Client, changes: mpsc::UnboundedSender<ObjectKey>) -> Self {
+        Self { client, state: Arc::default(), changes }
+    }
+
+    /// The object as it is now; `None` when it does not exist.
+    pub async fn get(&self, key: &ObjectKey) -> Result<Option<Object>, kube::Error> {
+        let fetched = match key.kind {
+            ObjectKind::ConfigMap => {
+                let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), &key.namespace);
+                api.get_opt(&key.name).await.map(|o| o.map(|o| Object::ConfigMap(Arc::new(o))))
+            }
+            ObjectKind::Secret => {
+                let api: Api<Secret> = Api::namespaced(self.client.clone(), &key.namespace);
+                api.get_opt(&key.name).await.map(|o| o.map(|o| Object::Secret(Arc::new(o))))
+            }
+        };
+        match fetched {
+            Ok(object) => {
+                self.remember(key, object.clone());
+                Ok(object)
+            }
+            Err(kube::Error::Api(status)) => Err(kube::Error::Api(status)),
+            Err(error) => match self.lock().last.get(key).cloned() {
+                Some(object) => Ok(Some(object)),
+                None => Err(error),
+            },
+        }
+    }
+
+    /// Watches the object until the last holder lets go.
+    pub fn follow(&self, key: &ObjectKey) -> Arc<Followed> {
+        let mut state = self.lock();
+        if let Some(followed) = state.followed.get(key).and_then(Weak::upgrade) {
+            return followed;
+        }
+        let (cache, own) = (self.clone(), key.clone());
+        let task = tokio::spawn(async move { cache.watch(own).await }).abort_handle();
+        let followed = Arc::new(Followed { task });
+        state.followed.retain(|_, weak| weak.strong_count() > 0);
+        state.followed.insert(key.clone(), Arc::downgrade(&followed));
+        followed
+    }
+
+    async fn watch(&self, key: ObjectKey) {
+        let config = watcher::Config::default().fields(&format!("metadata.name={}", key.name)).page_size(2);
+        match key.kind {
+            ObjectKind::ConfigMap => {
+                let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), &key.namespace);
+                self.pump(watcher(api, config), &key, |o| Object::ConfigMap(Arc::new(o))).await;
+            }
+            ObjectKind::Secret => {
+                let api: Api<Secret> = Api::namespaced(self.client.clone(), &key.namespace);
+                self.pump(watcher(api, config), &key, |o| Object::Secret(Arc::new(o))).await;
+            }
+        }
+    }
+
+    async fn pump<K>(
+        &self,
+        stream: impl futures::Stream<Item = watcher::Result<watcher::Event<K>>>,
+        key: &ObjectKey,
+        wrap: impl Fn(K) -> Object,
+    ) {
+        let stream = kube::runtime::WatchStreamExt::default_backoff(stream);
+        let mut stream = std::pin::pin!(stream);
+        loop {
+            let object = match stream.try_next().await {
+                Ok(Some(watcher::Event::Apply(object) | watcher::Event::InitApply(object))) => {
+                    Some(wrap(object))
+                }
+                Ok(Some(watcher::Event::Delete(_))) => None,
+                Ok(Some(_)) => continue,
+                Ok(None) => return,
+                Err(error) => {
+                    tracing::debug!(name = key.name, %error, "watch of an object failed");
+                    continue;
+                }
+            };
+            if self.remember(key, object) && self.changes.send(key.clone()).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Keeps the value; true if it is news.
+    fn remember(&self, key: &ObjectKey, object: Option<Object>) -> bool {
+        let mut state = self.lock();
+        let before = state.last.get(key).and_then(version);
+        match object {
+            None => state.last.remove(key).is_some(),
+            Some(object) => {
+                let news = before.is_none() || before != version(&object);
+                state.last.insert(key.clone(), object);
+                news
+            }
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+fn version(object: &Object) -> Option<String> {
+    match object {
+        Object::ConfigMap(map) => map.metadata.resource_version.clone(),
+        Object::Secret(secret) => secret.metadata.resource_version.clone(),
+    }
+}

@@ -1,0 +1,170 @@
+//! The pod conditions that the node owns. Conditions of others are kept as they are.
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition, PodStatus};
+
+use super::model::{Class, Observed, specs};
+use super::status::{find, seconds};
+
+/// The conditions that this node writes.
+pub(super) const OWNED: [&str; 5] =
+    ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
+
+struct Wanted {
+    type_: &'static str,
+    status: bool,
+    reason: Option<&'static str>,
+    message: Option<String>,
+}
+
+impl Wanted {
+    fn yes(type_: &'static str) -> Wanted {
+        Wanted { type_, status: true, reason: None, message: None }
+    }
+
+    fn no(type_: &'static str, reason: &'static str, message: Option<String>) -> Wanted {
+        Wanted { type_, status: false, reason: Some(reason), message }
+    }
+}
+
+/// All conditions of the status, ours computed anew. A transition time changes only with the condition's status.
+pub fn compute(
+    pod: &Pod,
+    observed: &Observed,
+    previous: &PodStatus,
+    status: &PodStatus,
+    now: Timestamp,
+) -> Vec<PodCondition> {
+    let old = previous.conditions.as_deref().unwrap_or_default();
+    let ready_containers = containers_ready(pod, status);
+    let ready = pod_ready(pod, old, &ready_containers);
+    let sandbox =
+        observed.sandboxes.first().is_some_and(|s| s.ready && (s.host_network || !s.ips.is_empty()));
+    let wanted = [
+        Wanted { type_: "PodReadyToStartContainers", status: sandbox, reason: None, message: None },
+        initialized(pod, status),
+        ready,
+        ready_containers,
+        Wanted::yes("PodScheduled"),
+    ];
+    let mut conditions: Vec<PodCondition> =
+        old.iter().filter(|c| wanted.iter().all(|w| w.type_ != c.type_)).cloned().collect();
+    for want in wanted {
+        conditions.push(condition(pod, old, want, now));
+    }
+    conditions
+}
+
+fn condition(pod: &Pod, old: &[PodCondition], want: Wanted, now: Timestamp) -> PodCondition {
+    let status = if want.status { "True" } else { "False" };
+    let before = old.iter().find(|c| c.type_ == want.type_);
+    PodCondition {
+        type_: want.type_.to_owned(),
+        status: status.to_owned(),
+        reason: want.reason.map(str::to_owned),
+        message: want.message,
+        observed_generation: pod.metadata.generation,
+        last_probe_time: None,
+        last_transition_time: before
+            .filter(|c| c.status == status)
+            .and_then(|c| c.last_transition_time.clone())
+            .or_else(|| Some(seconds(now))),
+    }
+}
+
+/// A container of the main list has run, so initialisation lies behind the pod.
+pub fn initialized_before(main: &[ContainerStatus]) -> bool {
+    main.iter().any(|s| {
+        let ended = s.last_state.as_ref().is_some_and(|l| l.terminated.is_some());
+        ended || s.state.as_ref().is_some_and(|state| state.running.is_some() || state.terminated.is_some())
+    })
+}
+
+fn initialized(pod: &Pod, status: &PodStatus) -> Wanted {
+    const TYPE: &str = "Initialized";
+    let main = status.container_statuses.as_deref().unwrap_or_default();
+    if status.phase.as_deref() == Some("Succeeded") {
+        return Wanted { type_: TYPE, status: true, reason: Some("PodCompleted"), message: None };
+    }
+    if initialized_before(main) {
+        return Wanted::yes(TYPE);
+    }
+    let init = status.init_container_statuses.as_deref().unwrap_or_default();
+    let incomplete: Vec<String> = specs(pod)
+        .iter()
+        .filter_map(|spec| {
+            let found = find(init, &spec.container.name)?;
+            let done = match spec.class {
+                Class::Init => found.ready,
+                Class::Sidecar => found.started == Some(true),
+                _ => true,
+            };
+            (!done).then(|| found.name.clone())
+        })
+        .collect();
+    if incomplete.is_empty() {
+        return Wanted::yes(TYPE);
+    }
+    let message = format!("containers with incomplete status: [{}]", incomplete.join(" "));
+    Wanted::no(TYPE, "ContainersNotInitialized", Some(message))
+}
+
+fn containers_ready(pod: &Pod, status: &PodStatus) -> Wanted {
+    const TYPE: &str = "ContainersReady";
+    match status.phase.as_deref() {
+        Some("Succeeded") => return Wanted::no(TYPE, "PodCompleted", None),
+        Some("Failed") => return Wanted::no(TYPE, "PodFailed", None),
+        _ => {}
+    }
+    let lists = [&status.init_container_statuses, &status.container_statuses];
+    let unready: Vec<String> = specs(pod)
+        .iter()
+        .filter(|spec| matches!(spec.class, Class::Sidecar | Class::Main))
+        .filter(|spec| {
+            !lists
+                .iter()
+                .find_map(|list| find(list.as_deref().unwrap_or_default(), &spec.container.name))
+                .is_some_and(|s| s.ready)
+        })
+        .map(|spec| spec.container.name.clone())
+        .collect();
+    if unready.is_empty() {
+        return Wanted::yes(TYPE);
+    }
+    let message = format!("containers with unready status: [{}]", unready.join(" "));
+    Wanted::no(TYPE, "ContainersNotReady", Some(message))
+}
+
+fn pod_ready(pod: &Pod, conditions: &[PodCondition], containers: &Wanted) -> Wanted {
+    const TYPE: &str = "Ready";
+    if !containers.status {
+        return Wanted {
+            type_: TYPE,
+            status: false,
+            reason: containers.reason,
+            message: containers.message.clone(),
+        };
+    }
+    let gates = pod.spec.as_ref().and_then(|s| s.readiness_gates.as_ref());
+    let problems: Vec<String> = gates
+        .into_iter()
+        .flatten()
+        .filter_map(|gate| {
+            let kind = &gate.condition_type;
+            match conditions.iter().find(|c| &c.type_ == kind) {
+                None => {
+                    Some(format!("corresponding condition of pod readiness gate \"{kind}\" does not exist."))
+                }
+                Some(c) if c.status != "True" => Some(format!(
+                    "the status of pod readiness gate \"{kind}\" is not \"True\", but {}",
+                    c.status
+                )),
+                Some(_) => None,
+            }
+        })
+        .collect();
+    if problems.is_empty() {
+        return Wanted::yes(TYPE);
+    }
+    Wanted::no(TYPE, "ReadinessGatesNotReady", Some(problems.join(", ")))
+}

@@ -1,0 +1,350 @@
+//! What the plan looks at (a pod's sandboxes and containers, and what the agent remembers of it) and what it asks for.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{self as core, Pod, PodStatus};
+
+use super::restart::Backoff;
+
+/// A sandbox as the runtime reports it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sandbox {
+    pub id: String,
+    pub attempt: u32,
+    pub ready: bool,
+    pub created: Timestamp,
+    /// Empty for a sandbox in the host's network.
+    pub ips: Vec<IpAddr>,
+    pub host_network: bool,
+}
+
+/// A container as the runtime reports it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Container {
+    pub id: String,
+    pub name: String,
+    pub attempt: u32,
+    pub sandbox: String,
+    pub image: String,
+    pub image_id: String,
+    pub created: Timestamp,
+    pub state: ContainerState,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ContainerState {
+    Created,
+    Running { started: Timestamp },
+    Exited(Exit),
+    Unknown,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exit {
+    pub started: Timestamp,
+    pub finished: Timestamp,
+    pub code: i32,
+    pub reason: String,
+    /// The termination message, or what the runtime said.
+    pub message: String,
+}
+
+impl Container {
+    pub fn is_running(&self) -> bool {
+        matches!(self.state, ContainerState::Running { .. })
+    }
+
+    pub fn exit(&self) -> Option<&Exit> {
+        match &self.state {
+            ContainerState::Exited(exit) => Some(exit),
+            _ => None,
+        }
+    }
+}
+
+/// Everything known of one pod beside its API object.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Observed {
+    /// Newest first.
+    pub sandboxes: Vec<Sandbox>,
+    /// For one name, newest first.
+    pub containers: Vec<Container>,
+    pub memory: Memory,
+}
+
+impl Observed {
+    /// The newest container of that name.
+    pub fn newest(&self, name: &str) -> Option<&Container> {
+        self.containers.iter().filter(|c| c.name == name).max_by_key(|c| (c.attempt, c.created))
+    }
+
+    /// The last one before the newest that ended.
+    pub fn previous_exit(&self, name: &str) -> Option<&Container> {
+        let newest = self.newest(name)?;
+        self.containers
+            .iter()
+            .filter(|c| c.name == name && c.id != newest.id && c.exit().is_some())
+            .max_by_key(|c| (c.attempt, c.created))
+    }
+
+    pub fn is_running(&self, task: &Task) -> bool {
+        self.memory.in_flight.contains_key(task)
+    }
+}
+
+/// What the agent remembers of a pod between two plans. Lost at a restart of the agent; nothing in it is needed for correctness.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Memory {
+    /// Actions that were begun and have not ended.
+    pub in_flight: BTreeMap<Task, InFlight>,
+    /// Restart back-off per container name.
+    pub backoff: BTreeMap<String, Backoff>,
+    /// The last failed start per container name.
+    pub failures: BTreeMap<String, Failure>,
+    pub sandbox_failure: Option<Failure>,
+    pub volumes: Volumes,
+    pub probes: BTreeMap<ProbeKey, super::probe::ProbeState>,
+    /// Containers to be restarted whatever their exit code: a probe condemned them.
+    pub condemned: BTreeSet<String>,
+    /// Containers that ran before this agent began, so whose hooks are done.
+    pub adopted: BTreeSet<String>,
+    /// When the agent first saw the pod.
+    pub start_time: Option<Timestamp>,
+    /// The node itself ended the pod: phase Failed with this reason and message.
+    pub verdict: Option<(String, String)>,
+    /// When termination began, and how long it may take.
+    pub stopping: Option<Stopping>,
+    /// The status that the API server acknowledged last.
+    pub reported: Option<PodStatus>,
+    pub cleaned: bool,
+    /// The API object is gone: nothing is left to report to.
+    pub gone: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stopping {
+    pub since: Timestamp,
+    pub deadline: Timestamp,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InFlight {
+    pub since: Timestamp,
+    /// For a kill: when the container is dead at the latest.
+    pub deadline: Option<Timestamp>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Volumes {
+    #[default]
+    Absent,
+    Ready,
+    Failed(Failure),
+}
+
+/// Why something could not be done, and when it is tried again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    pub reason: String,
+    pub message: String,
+    pub at: Timestamp,
+    pub delay: SignedDuration,
+    /// Image pulls show a second reason while they wait.
+    pub image: Option<String>,
+}
+
+impl Failure {
+    pub fn retry_at(&self) -> Timestamp {
+        self.at + self.delay
+    }
+}
+
+pub type ProbeKey = (String, ProbeKind);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ProbeKind {
+    Startup,
+    Liveness,
+    Readiness,
+}
+
+impl ProbeKind {
+    pub const ALL: [ProbeKind; 3] = [ProbeKind::Startup, ProbeKind::Liveness, ProbeKind::Readiness];
+
+    pub fn of<'a>(self, container: &'a core::Container) -> Option<&'a core::Probe> {
+        match self {
+            ProbeKind::Startup => container.startup_probe.as_ref(),
+            ProbeKind::Liveness => container.liveness_probe.as_ref(),
+            ProbeKind::Readiness => container.readiness_probe.as_ref(),
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            ProbeKind::Startup => "Startup",
+            ProbeKind::Liveness => "Liveness",
+            ProbeKind::Readiness => "Readiness",
+        }
+    }
+}
+
+/// One thing to do. The agent begins each as a task of its own and reports an [`Outcome`].
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    PrepareVolumes,
+    CreateSandbox {
+        attempt: u32,
+    },
+    /// Ensures the image, creates and starts the container, runs postStart.
+    Start {
+        name: String,
+        attempt: u32,
+        sandbox: String,
+    },
+    /// Runs preStop where asked, then SIGTERM, and SIGKILL after `grace`.
+    Kill {
+        name: String,
+        id: String,
+        grace: SignedDuration,
+        pre_stop: bool,
+        message: String,
+    },
+    Probe {
+        name: String,
+        id: String,
+        kind: ProbeKind,
+    },
+    StopSandbox {
+        id: String,
+    },
+    RemoveContainer {
+        id: String,
+    },
+    /// Removes the sandbox and every container in it.
+    RemoveSandbox {
+        id: String,
+    },
+    /// Unmounts and removes the pod's folders.
+    CleanUp,
+    /// Deletes the API object with grace 0 and its uid as precondition.
+    Delete,
+    /// Tells the user by an event.
+    Note(Note),
+}
+
+/// An event about the pod, or about one of its containers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note {
+    pub container: Option<String>,
+    pub warning: bool,
+    pub reason: &'static str,
+    pub message: String,
+}
+
+/// The identity of an action: no two of the same are in flight.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Task {
+    Volumes,
+    Sandbox,
+    Start(String),
+    Kill(String),
+    Probe(String, ProbeKind),
+    StopSandbox(String),
+    Remove(String),
+    CleanUp,
+    Delete,
+}
+
+impl Action {
+    pub fn task(&self) -> Option<Task> {
+        Some(match self {
+            Action::PrepareVolumes => Task::Volumes,
+            Action::CreateSandbox { .. } => Task::Sandbox,
+            Action::Start { name, .. } => Task::Start(name.clone()),
+            Action::Kill { id, .. } => Task::Kill(id.clone()),
+            Action::Probe { id, kind, .. } => Task::Probe(id.clone(), *kind),
+            Action::StopSandbox { id } => Task::StopSandbox(id.clone()),
+            Action::RemoveContainer { id } | Action::RemoveSandbox { id } => Task::Remove(id.clone()),
+            Action::CleanUp => Task::CleanUp,
+            Action::Delete => Task::Delete,
+            Action::Note(_) => return None,
+        })
+    }
+}
+
+/// How an action ended.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome {
+    Done,
+    /// A failed start, sandbox, mount or removal.
+    Failed {
+        reason: String,
+        message: String,
+        image: Option<String>,
+    },
+    Probed {
+        success: bool,
+        output: String,
+    },
+}
+
+/// Where a container stands in the pod's life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    Init,
+    /// An init container with `restartPolicy: Always`.
+    Sidecar,
+    Main,
+    Ephemeral,
+}
+
+/// A container of the pod's spec.
+#[derive(Debug, Clone)]
+pub struct Spec<'a> {
+    pub class: Class,
+    pub container: Cow<'a, core::Container>,
+}
+
+/// The pod's containers in order: init containers and sidecars as listed, then the main ones, then the ephemeral ones.
+pub fn specs(pod: &Pod) -> Vec<Spec<'_>> {
+    let Some(spec) = &pod.spec else { return Vec::new() };
+    let init = spec.init_containers.iter().flatten().map(|container| Spec {
+        class: if container.restart_policy.as_deref() == Some("Always") {
+            Class::Sidecar
+        } else {
+            Class::Init
+        },
+        container: Cow::Borrowed(container),
+    });
+    let main = spec.containers.iter().map(|c| Spec { class: Class::Main, container: Cow::Borrowed(c) });
+    let ephemeral = spec
+        .ephemeral_containers
+        .iter()
+        .flatten()
+        .map(|c| Spec { class: Class::Ephemeral, container: Cow::Owned(ephemeral_as_container(c)) });
+    init.chain(main).chain(ephemeral).collect()
+}
+
+fn ephemeral_as_container(from: &core::EphemeralContainer) -> core::Container {
+    core::Container {
+        name: from.name.clone(),
+        image: from.image.clone(),
+        command: from.command.clone(),
+        args: from.args.clone(),
+        env: from.env.clone(),
+        env_from: from.env_from.clone(),
+        image_pull_policy: from.image_pull_policy.clone(),
+        security_context: from.security_context.clone(),
+        stdin: from.stdin,
+        stdin_once: from.stdin_once,
+        tty: from.tty,
+        termination_message_path: from.termination_message_path.clone(),
+        termination_message_policy: from.termination_message_policy.clone(),
+        volume_mounts: from.volume_mounts.clone(),
+        working_dir: from.working_dir.clone(),
+        ..Default::default()
+    }
+}

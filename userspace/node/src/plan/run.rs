@@ -1,0 +1,289 @@
+//! A pod that is to run: volumes, sandbox, init containers in order, sidecars, main containers, probes, restarts.
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::model::{
+    Action, Class, Container, ContainerState, Note, ProbeKind, Sandbox, Spec, Task, Volumes, specs,
+};
+use super::restart::{Backoff, should_restart};
+use super::{Steps, probe, spec_grace, status};
+
+pub(super) fn plan(steps: &mut Steps<'_>) {
+    note_deadline(steps);
+    if !volumes_ready(steps) {
+        return;
+    }
+    let specs = specs(steps.pod);
+    let Some(sandbox) = sandbox(steps, &specs) else { return };
+    let mut initialized = true;
+    let past_init = has_run_main(steps, &specs, &sandbox);
+    for spec in &specs {
+        match spec.class {
+            Class::Init if past_init => {}
+            Class::Init | Class::Sidecar => {
+                if initialized || past_init {
+                    initialized &= init_step(steps, spec, &sandbox);
+                }
+            }
+            Class::Main if initialized || past_init => main_step(steps, spec, &sandbox),
+            Class::Ephemeral => ephemeral_step(steps, spec, &sandbox),
+            Class::Main => {}
+        }
+    }
+    collect(steps, &sandbox);
+}
+
+fn note_deadline(steps: &mut Steps<'_>) {
+    let limit = steps.pod.spec.as_ref().and_then(|s| s.active_deadline_seconds);
+    let started = steps.pod.status.as_ref().and_then(|s| s.start_time.as_ref()).map(|t| t.0);
+    if let (Some(limit), Some(started)) = (limit, started.or(steps.observed.memory.start_time)) {
+        steps.wake(started + SignedDuration::from_secs(limit.max(0)));
+    }
+}
+
+fn volumes_ready(steps: &mut Steps<'_>) -> bool {
+    let failure = match &steps.observed.memory.volumes {
+        Volumes::Ready => return true,
+        Volumes::Absent => None,
+        Volumes::Failed(failure) => Some(failure),
+    };
+    if steps.due(failure) {
+        steps.act(Action::PrepareVolumes);
+    }
+    false
+}
+
+/// Every main container has ended and none is to run again: the sidecars have nothing left to serve.
+pub(super) fn mains_done(steps: &Steps<'_>) -> bool {
+    let never = steps.pod.spec.as_ref().and_then(|s| s.restart_policy.as_deref()) == Some("Never");
+    let specs = specs(steps.pod);
+    let mut mains = specs.iter().filter(|s| s.class == Class::Main).peekable();
+    mains.peek().is_some()
+        && mains.all(|spec| {
+            let newest = steps.observed.newest(&spec.container.name);
+            newest.and_then(|c| Some((c, c.exit()?))).is_some_and(|(container, exit)| {
+                let condemned = !never && steps.observed.memory.condemned.contains(&container.id);
+                !condemned && !should_restart(steps.pod, spec.class, &spec.container, exit.code)
+            })
+        })
+}
+
+/// The sandbox to run in; without one, the actions that lead to it.
+fn sandbox(steps: &mut Steps<'_>, specs: &[Spec<'_>]) -> Option<Sandbox> {
+    let newest = steps.observed.sandboxes.first().cloned();
+    if let Some(sandbox) = &newest
+        && sandbox.ready
+        && (sandbox.host_network || !sandbox.ips.is_empty())
+    {
+        return newest;
+    }
+    if newest.is_some() && !wants_sandbox(steps, specs) {
+        return None;
+    }
+    // What still runs in a sandbox that lost its own process or network goes first.
+    let observed = steps.observed;
+    let alive =
+        |s: &Sandbox| s.ready || observed.containers.iter().any(|c| c.sandbox == s.id && c.is_running());
+    for old in observed.sandboxes.iter().filter(|s| alive(s)) {
+        steps.act(Action::StopSandbox { id: old.id.clone() });
+    }
+    if observed.sandboxes.iter().any(alive) {
+        return None;
+    }
+    if steps.due(steps.observed.memory.sandbox_failure.as_ref()) {
+        let attempt = newest.map_or(0, |s| s.attempt.saturating_add(1));
+        steps.act(Action::CreateSandbox { attempt });
+    }
+    None
+}
+
+/// Whether any container would start in a new sandbox.
+fn wants_sandbox(steps: &Steps<'_>, specs: &[Spec<'_>]) -> bool {
+    specs.iter().filter(|s| s.class == Class::Main).any(|spec| {
+        steps.observed.newest(&spec.container.name).is_none_or(|container| match container.exit() {
+            Some(exit) => should_restart(steps.pod, spec.class, &spec.container, exit.code),
+            None => true,
+        })
+    })
+}
+
+/// A main container exists in this sandbox: its init containers are not run again.
+fn has_run_main(steps: &Steps<'_>, specs: &[Spec<'_>], sandbox: &Sandbox) -> bool {
+    specs
+        .iter()
+        .filter(|s| s.class == Class::Main)
+        .filter_map(|s| steps.observed.newest(&s.container.name))
+        .any(|c| c.sandbox == sandbox.id)
+}
+
+/// One step of initialisation. True when what follows may start.
+fn init_step(steps: &mut Steps<'_>, spec: &Spec<'_>, sandbox: &Sandbox) -> bool {
+    let newest = in_sandbox(steps, spec, sandbox);
+    let Some(container) = newest else {
+        start(steps, spec, sandbox);
+        return false;
+    };
+    match (&container.state, spec.class) {
+        (ContainerState::Running { .. }, Class::Sidecar) => {
+            watch_running(steps, spec, &container);
+            probe::started(steps.observed, spec, &container, was_ready(steps, spec))
+        }
+        (ContainerState::Exited(exit), Class::Init) if exit.code == 0 => true,
+        (ContainerState::Exited(exit), _) => {
+            restart(steps, spec, sandbox, exit.code, exit.finished, &container);
+            false
+        }
+        (ContainerState::Created | ContainerState::Unknown, _) => {
+            restart_stuck(steps, spec, &container);
+            false
+        }
+        (ContainerState::Running { .. }, _) => false,
+    }
+}
+
+fn main_step(steps: &mut Steps<'_>, spec: &Spec<'_>, sandbox: &Sandbox) {
+    let Some(container) = in_sandbox(steps, spec, sandbox) else {
+        // One that ended well in an earlier sandbox is not run again for the sake of a new sandbox.
+        let ended = steps.observed.newest(&spec.container.name).and_then(Container::exit);
+        if ended.is_none_or(|e| should_restart(steps.pod, spec.class, &spec.container, e.code)) {
+            start(steps, spec, sandbox);
+        }
+        return;
+    };
+    match &container.state {
+        ContainerState::Running { .. } => watch_running(steps, spec, &container),
+        ContainerState::Exited(exit) => {
+            restart(steps, spec, sandbox, exit.code, exit.finished, &container);
+        }
+        ContainerState::Created | ContainerState::Unknown => {
+            restart_stuck(steps, spec, &container);
+        }
+    }
+}
+
+fn ephemeral_step(steps: &mut Steps<'_>, spec: &Spec<'_>, sandbox: &Sandbox) {
+    if steps.observed.newest(&spec.container.name).is_none() {
+        start(steps, spec, sandbox);
+    }
+}
+
+fn in_sandbox(steps: &Steps<'_>, spec: &Spec<'_>, sandbox: &Sandbox) -> Option<Container> {
+    steps.observed.newest(&spec.container.name).filter(|c| c.sandbox == sandbox.id).cloned()
+}
+
+fn was_ready(steps: &Steps<'_>, spec: &Spec<'_>) -> bool {
+    steps.pod.status.as_ref().and_then(|s| status::known(s, &spec.container.name)).is_some_and(|s| s.ready)
+}
+
+fn start(steps: &mut Steps<'_>, spec: &Spec<'_>, sandbox: &Sandbox) {
+    let name = spec.container.name.clone();
+    if !steps.due(steps.observed.memory.failures.get(&name)) {
+        return;
+    }
+    let known = steps.pod.status.as_ref().and_then(|s| status::known(s, &name));
+    let attempt = match steps.observed.newest(&name) {
+        Some(container) => container.attempt.saturating_add(1),
+        // The runtime forgot it, the API did not: the count goes on.
+        None => known
+            .filter(|k| k.container_id.is_some())
+            .map_or(0, |k| u32::try_from(k.restart_count).unwrap_or(0).saturating_add(1)),
+    };
+    steps.act(Action::Start { name, attempt, sandbox: sandbox.id.clone() });
+}
+
+fn restart(
+    steps: &mut Steps<'_>,
+    spec: &Spec<'_>,
+    sandbox: &Sandbox,
+    code: i32,
+    finished: Timestamp,
+    container: &Container,
+) {
+    let condemned = steps.observed.memory.condemned.contains(&container.id)
+        && steps.pod.spec.as_ref().and_then(|s| s.restart_policy.as_deref()) != Some("Never");
+    if !condemned && !should_restart(steps.pod, spec.class, &spec.container, code) {
+        return;
+    }
+    let name = &spec.container.name;
+    let backoff = steps.observed.memory.backoff.get(name);
+    let Some(until) = Backoff::wait(backoff, finished, steps.now) else {
+        return start(steps, spec, sandbox);
+    };
+    steps.wake(until);
+    if backoff.is_some_and(|b| !b.announced) {
+        let place = status::pod_text(steps.pod);
+        steps.act(Action::Note(Note {
+            container: Some(name.clone()),
+            warning: true,
+            reason: "BackOff",
+            message: format!("Back-off restarting failed container {name} in pod {place}"),
+        }));
+    }
+}
+
+/// A container that was created and never started, with nobody about to start it: made anew.
+fn restart_stuck(steps: &mut Steps<'_>, spec: &Spec<'_>, container: &Container) {
+    if steps.observed.is_running(&Task::Start(spec.container.name.clone())) {
+        return;
+    }
+    if steps.due(steps.observed.memory.failures.get(&spec.container.name)) {
+        steps.act(Action::RemoveContainer { id: container.id.clone() });
+    }
+}
+
+/// Probes of a running container, and its end when one condemns it.
+fn watch_running(steps: &mut Steps<'_>, spec: &Spec<'_>, container: &Container) {
+    if steps.observed.is_running(&Task::Start(container.name.clone())) {
+        return;
+    }
+    if let Some(kind) = probe::condemned_by(steps.observed, spec, container) {
+        let own = kind.of(&spec.container).and_then(|p| p.termination_grace_period_seconds);
+        let grace = own.map_or_else(|| spec_grace(steps.pod), |s| SignedDuration::from_secs(s.max(0)));
+        steps.act(Action::Kill {
+            name: container.name.clone(),
+            id: container.id.clone(),
+            grace,
+            pre_stop: true,
+            message: format!(
+                "Container {} failed {} probe, will be restarted",
+                container.name,
+                kind.name().to_lowercase()
+            ),
+        });
+        return;
+    }
+    let was_ready = was_ready(steps, spec);
+    let started = probe::started(steps.observed, spec, container, was_ready);
+    for kind in ProbeKind::ALL {
+        let Some(settings) = kind.of(&spec.container) else { continue };
+        // The startup probe comes alone, and never again once it has passed.
+        if (kind == ProbeKind::Startup) == started
+            || steps.observed.is_running(&Task::Probe(container.id.clone(), kind))
+        {
+            continue;
+        }
+        let due = probe::state(steps.observed, container, kind, settings, was_ready).due;
+        if due <= steps.now {
+            steps.act(Action::Probe { name: container.name.clone(), id: container.id.clone(), kind });
+        } else {
+            steps.wake(due);
+        }
+    }
+}
+
+/// Removes what nobody will ask for again: containers older than the last two of a name, sandboxes that hold none.
+fn collect(steps: &mut Steps<'_>, sandbox: &Sandbox) {
+    let observed = steps.observed;
+    let kept = |container: &Container| {
+        observed.newest(&container.name).is_some_and(|c| c.id == container.id)
+            || observed.previous_exit(&container.name).is_some_and(|c| c.id == container.id)
+    };
+    for container in observed.containers.iter().filter(|c| !c.is_running() && !kept(c)) {
+        steps.act(Action::RemoveContainer { id: container.id.clone() });
+    }
+    for old in observed.sandboxes.iter().filter(|s| s.id != sandbox.id && !s.ready) {
+        if !observed.containers.iter().any(|c| c.sandbox == old.id && kept(c)) {
+            steps.act(Action::RemoveSandbox { id: old.id.clone() });
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! A pod that is to end: containers are killed in order, the sandbox is stopped, the last status is sent, and, when the
+//! pod is being deleted, everything is removed and then the API object.
+
+use jiff::SignedDuration;
+use k8s_openapi::api::core::v1::PodStatus;
+
+use super::memory::is_terminal;
+use super::model::{Action, Class, Container, Task, specs};
+use super::run::mains_done;
+use super::{Steps, spec_grace};
+
+/// Whether nothing of the pod runs or will run again. Then its phase is final.
+pub(super) fn ended(steps: &Steps<'_>) -> bool {
+    let starting =
+        steps.observed.memory.in_flight.keys().any(|t| matches!(t, Task::Start(_) | Task::Sandbox));
+    let over = steps.observed.memory.stopping.is_some() || mains_done(steps);
+    over && !starting && !steps.any_container_running()
+}
+
+/// Whether the pod is to end, by order or because it has run to its end.
+pub(super) fn wanted(steps: &Steps<'_>, status: &PodStatus) -> bool {
+    steps.observed.memory.stopping.is_some()
+        || is_terminal(steps.pod)
+        || mains_done(steps)
+        || matches!(status.phase.as_deref(), Some("Failed" | "Succeeded"))
+}
+
+/// The next steps towards the end. True when there is nothing left of the pod anywhere.
+pub(super) fn plan(steps: &mut Steps<'_>, status: &PodStatus) -> bool {
+    if !kill_containers(steps) {
+        return false;
+    }
+    let memory = &steps.observed.memory;
+    for sandbox in steps.observed.sandboxes.iter().filter(|s| s.ready) {
+        steps.act(Action::StopSandbox { id: sandbox.id.clone() });
+    }
+    let deleting = memory.gone || steps.pod.metadata.deletion_timestamp.is_some();
+    if !deleting || steps.observed.sandboxes.iter().any(|s| s.ready) {
+        return false;
+    }
+    // The runtime is the only place that knows how the containers ended: not removed before the API server knows too.
+    if !memory.gone && memory.reported.as_ref() != Some(status) && !memory.cleaned {
+        return false;
+    }
+    if !steps.observed.sandboxes.is_empty() || !steps.observed.containers.is_empty() {
+        remove_all(steps);
+        return false;
+    }
+    if !memory.cleaned {
+        steps.act(Action::CleanUp);
+        return false;
+    }
+    if !memory.gone {
+        steps.act(Action::Delete);
+    }
+    memory.gone && memory.in_flight.is_empty()
+}
+
+/// Main containers first, then sidecars from the last to the first. True when none runs.
+fn kill_containers(steps: &mut Steps<'_>) -> bool {
+    let remaining = steps.observed.memory.stopping.map_or_else(
+        || spec_grace(steps.pod),
+        |s| s.deadline.duration_since(steps.now).max(SignedDuration::ZERO),
+    );
+    let specs = specs(steps.pod);
+    let sidecars: Vec<&str> =
+        specs.iter().filter(|s| s.class == Class::Sidecar).map(|s| s.container.name.as_str()).collect();
+    let running: Vec<Container> =
+        steps.observed.containers.iter().filter(|c| c.is_running()).cloned().collect();
+    let (mut late, first): (Vec<_>, Vec<_>) =
+        running.into_iter().partition(|c| sidecars.contains(&c.name.as_str()));
+    late.sort_by_key(|c| sidecars.iter().position(|name| *name == c.name));
+    let starting =
+        steps.observed.memory.in_flight.keys().any(|t| matches!(t, Task::Start(_) | Task::Sandbox));
+    if let Some(stopping) = steps.observed.memory.stopping
+        && stopping.deadline > steps.now
+    {
+        steps.wake(stopping.deadline);
+    }
+    if !first.is_empty() {
+        for container in &first {
+            kill(steps, container, remaining);
+        }
+        // When the grace is used up nobody is waited for.
+        if remaining > SignedDuration::ZERO {
+            return false;
+        }
+    }
+    if remaining > SignedDuration::ZERO {
+        if let Some(container) = late.last() {
+            kill(steps, container, remaining);
+        }
+    } else {
+        for container in &late {
+            kill(steps, container, remaining);
+        }
+    }
+    first.is_empty() && late.is_empty() && !starting
+}
+
+fn kill(steps: &mut Steps<'_>, container: &Container, grace: SignedDuration) {
+    let task = Task::Kill(container.id.clone());
+    let message = format!("Stopping container {}", container.name);
+    let action = Action::Kill {
+        name: container.name.clone(),
+        id: container.id.clone(),
+        grace,
+        pre_stop: grace > SignedDuration::ZERO,
+        message,
+    };
+    match steps.observed.memory.in_flight.get(&task) {
+        None => steps.actions.push(action),
+        // The user shortened the grace: killed again, with what is left.
+        Some(flight)
+            if flight.deadline.is_some_and(|d| d > steps.now + grace + SignedDuration::from_secs(1)) =>
+        {
+            steps.actions.push(action);
+        }
+        Some(_) => {}
+    }
+}
+
+fn remove_all(steps: &mut Steps<'_>) {
+    let observed = steps.observed;
+    for sandbox in &observed.sandboxes {
+        steps.act(Action::RemoveSandbox { id: sandbox.id.clone() });
+    }
+    for container in &observed.containers {
+        if !observed.sandboxes.iter().any(|s| s.id == container.sandbox) {
+            steps.act(Action::RemoveContainer { id: container.id.clone() });
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! The node's heartbeat: a Lease in kube-node-lease, renewed at a fixed pace.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference};
+use kube::api::PostParams;
+use kube::{Api, Client};
+use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+const NAMESPACE: &str = "kube-node-lease";
+
+/// Renews the Lease every `interval` until `stop`. A failure is repeated soon, since the node's life hangs on it.
+pub async fn keep(
+    client: Client,
+    name: String,
+    node: watch::Receiver<Option<Node>>,
+    interval: Duration,
+    duration: Duration,
+    stop: CancellationToken,
+) {
+    let api: Api<Lease> = Api::namespaced(client, NAMESPACE);
+    let mut held: Option<Lease> = None;
+    let mut ticks = tokio::time::interval(interval);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut delay = Duration::from_millis(200);
+    loop {
+        let renewal = renew(&api, &name, &node, held.take(), duration);
+        // A renewal that hangs must not outlast the lease.
+        match tokio::time::timeout(interval.max(Duration::from_secs(2)), renewal).await {
+            Ok(Ok(lease)) => {
+                held = Some(lease);
+                delay = Duration::from_millis(200);
+            }
+            failure => {
+                if let Ok(Err(error)) = failure {
+                    tracing::debug!(%error, "lease not renewed");
+                }
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = tokio::time::sleep(delay) => {}
+                }
+                delay = (delay * 2).min(interval).min(Duration::from_secs(7));
+                continue;
+            }
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+    }
+}
+
+async fn renew(
+    api: &Api<Lease>,
+    name: &str,
+    node: &watch::Receiver<Option<Node>>,
+    held: Option<Lease>,
+    duration: Duration,
+) -> Result<Lease, kube::Error> {
+    let lease = match held {
+        Some(lease) => Some(lease),
+        None => api.get_opt(name).await?,
+    };
+    let spec = LeaseSpec {
+        holder_identity: Some(name.to_owned()),
+        lease_duration_seconds: i32::try_from(duration.as_secs()).ok(),
+        renew_time: Some(MicroTime(Timestamp::now())),
+        ..Default::default()
+    };
+    let owner = node.borrow().as_ref().map(|node| OwnerReference {
+        api_version: "v1".to_owned(),
+        kind: "Node".to_owned(),
+        name: name.to_owned(),
+        uid: node.metadata.uid.clone().unwrap_or_default(),
+        ..Default::default()
+    });
+    let owners = owner.map(|o| vec![o]);
+    match lease {
+        Some(mut lease) => {
+            lease.spec = Some(spec);
+            lease.metadata.owner_references = owners.or(lease.metadata.owner_references);
+            api.replace(name, &PostParams::default(), &lease).await
+        }
+        None => {
+            let metadata = ObjectMeta {
+                name: Some(name.to_owned()),
+                namespace: Some(NAMESPACE.to_owned()),
+                owner_references: owners,
+                ..Default::default()
+            };
+            api.create(&PostParams::default(), &Lease { metadata, spec: Some(spec) }).await
+        }
+    }
+}

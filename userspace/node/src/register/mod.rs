@@ -1,0 +1,274 @@
+//! The node in the API: its Node object, its conditions and its Lease.
+
+mod lease;
+pub mod machine;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{
+    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeSpec,
+    NodeStatus, Taint,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::PostParams;
+use kube::{Api, Client};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::NetworkState;
+use crate::cri::Cri;
+use crate::plan::status::seconds;
+use machine::{Capacity, Pressure};
+
+pub use lease::keep as keep_lease;
+
+/// What the Node says of itself that does not change while the agent runs.
+#[derive(Clone)]
+pub struct Identity {
+    pub name: String,
+    pub ips: Vec<IpAddr>,
+    pub labels: BTreeMap<String, String>,
+    pub taints: Vec<String>,
+    pub port: u16,
+    pub max_pods: u32,
+    pub capacity: Capacity,
+    pub root: PathBuf,
+    pub status_interval: Duration,
+}
+
+pub struct Registration {
+    pub client: Client,
+    pub cri: Cri,
+    pub identity: Identity,
+    /// `Some` when a network half decides on readiness beside the runtime.
+    pub network: watch::Receiver<NetworkState>,
+    /// Set once the Node exists.
+    pub registered: watch::Sender<Option<Node>>,
+}
+
+/// How often the machine's state is looked at.
+const LOOK: Duration = Duration::from_secs(10);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Health {
+    problem: Option<String>,
+    pressure: Pressure,
+}
+
+impl Registration {
+    /// Creates or updates the Node, then keeps its status fresh.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let runtime = loop {
+            match self.cri.version().await {
+                Ok(version) => break format!("{}://{}", version.runtime_name, version.runtime_version),
+                Err(error) => tracing::warn!(%error, "the runtime does not answer"),
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(Duration::from_secs(1)) => {}
+            }
+        };
+        let mut sent: Option<(Health, Instant)> = None;
+        loop {
+            let health = self.health().await;
+            let due = sent
+                .as_ref()
+                .is_none_or(|(last, at)| *last != health || at.elapsed() >= self.identity.status_interval);
+            let mut wait = LOOK;
+            if due {
+                match self.send(&runtime, &health).await {
+                    Ok(node) => {
+                        self.registered.send_replace(Some(node));
+                        sent = Some((health, Instant::now()));
+                    }
+                    Err(error) => {
+                        tracing::debug!(%error, "node status not sent");
+                        wait = Duration::from_secs(1);
+                    }
+                }
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                Ok(()) = self.network.changed() => {}
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+
+    async fn health(&self) -> Health {
+        let problem = match self.cri.conditions().await {
+            Err(error) => Some(format!("container runtime is down: {error}")),
+            Ok(conditions) => {
+                let bad = conditions.iter().find(|c| !c.status);
+                bad.map(|c| {
+                    let (kind, reason, message) = (&c.r#type, &c.reason, &c.message);
+                    format!("container runtime not ready: {kind}=false reason:{reason} message:{message}")
+                })
+            }
+        };
+        let network = match &*self.network.borrow() {
+            NetworkState::NotReady(why) => Some(format!("network is not ready: {why}")),
+            NetworkState::Ready => None,
+        };
+        Health { problem: problem.or(network), pressure: Pressure::read(&self.identity.root) }
+    }
+
+    async fn send(&self, runtime: &str, health: &Health) -> Result<Node, kube::Error> {
+        let api: Api<Node> = Api::all(self.client.clone());
+        let node = match api.get_opt(&self.identity.name).await? {
+            Some(node) => self.update_labels(&api, node).await?,
+            None => api.create(&PostParams::default(), &self.fresh()).await?,
+        };
+        let old = node.status.clone().unwrap_or_default();
+        let mut node = node;
+        node.status = Some(self.status(&old, runtime, health, Timestamp::now()).await);
+        let body = node.clone();
+        api.replace_status(&self.identity.name, &PostParams::default(), &body).await
+    }
+
+    fn labels(&self) -> BTreeMap<String, String> {
+        let mut labels = self.identity.labels.clone();
+        let own = [
+            ("kubernetes.io/hostname", self.identity.name.as_str()),
+            ("kubernetes.io/os", "linux"),
+            ("kubernetes.io/arch", machine::architecture()),
+            ("beta.kubernetes.io/os", "linux"),
+            ("beta.kubernetes.io/arch", machine::architecture()),
+        ];
+        labels.extend(own.map(|(key, value)| (key.to_owned(), value.to_owned())));
+        labels
+    }
+
+    fn fresh(&self) -> Node {
+        let taints: Vec<Taint> = self.identity.taints.iter().filter_map(|text| parse_taint(text)).collect();
+        Node {
+            metadata: ObjectMeta {
+                name: Some(self.identity.name.clone()),
+                labels: Some(self.labels()),
+                ..Default::default()
+            },
+            spec: Some(NodeSpec { taints: (!taints.is_empty()).then_some(taints), ..Default::default() }),
+            status: None,
+        }
+    }
+
+    async fn update_labels(&self, api: &Api<Node>, node: Node) -> Result<Node, kube::Error> {
+        let wanted = self.labels();
+        let has = |(key, value): (&String, &String)| {
+            node.metadata.labels.as_ref().and_then(|l| l.get(key)) == Some(value)
+        };
+        if wanted.iter().all(has) {
+            return Ok(node);
+        }
+        let patch = serde_json::json!({"metadata": {"labels": wanted}});
+        api.patch(&self.identity.name, &Default::default(), &kube::api::Patch::Merge(patch)).await
+    }
+
+    async fn status(&self, old: &NodeStatus, runtime: &str, health: &Health, now: Timestamp) -> NodeStatus {
+        let capacity = self.identity.capacity;
+        let amounts = |memory: i64, disk: i64| {
+            BTreeMap::from([
+                ("cpu".to_owned(), Quantity(capacity.cpus.to_string())),
+                ("memory".to_owned(), Quantity(format!("{}Ki", memory >> 10))),
+                ("ephemeral-storage".to_owned(), Quantity(format!("{}Ki", disk >> 10))),
+                ("pods".to_owned(), Quantity(self.identity.max_pods.to_string())),
+            ])
+        };
+        let address = |kind: &str, address: String| NodeAddress { address, type_: kind.to_owned() };
+        let mut addresses: Vec<NodeAddress> =
+            self.identity.ips.iter().map(|ip| address("InternalIP", ip.to_string())).collect();
+        addresses.push(address("Hostname", self.identity.name.clone()));
+        NodeStatus {
+            addresses: Some(addresses),
+            capacity: Some(amounts(capacity.memory, capacity.disk)),
+            allocatable: Some(amounts(capacity.allocatable_memory(), capacity.allocatable_disk())),
+            conditions: Some(conditions(old, health, now)),
+            daemon_endpoints: Some(NodeDaemonEndpoints {
+                kubelet_endpoint: Some(DaemonEndpoint { port: self.identity.port.into() }),
+            }),
+            node_info: Some(machine::system_info(runtime)),
+            images: Some(self.images().await),
+            ..old.clone()
+        }
+    }
+
+    /// The images on the node, largest first; at most 50, as upstream.
+    async fn images(&self) -> Vec<ContainerImage> {
+        let mut images = self.cri.images().await.unwrap_or_default();
+        images.sort_by_key(|image| std::cmp::Reverse(image.size));
+        let named = images.into_iter().map(|image| ContainerImage {
+            names: Some(image.repo_digests.into_iter().chain(image.repo_tags).take(5).collect()),
+            size_bytes: i64::try_from(image.size).ok(),
+        });
+        named.take(50).collect()
+    }
+}
+
+fn conditions(old: &NodeStatus, health: &Health, now: Timestamp) -> Vec<NodeCondition> {
+    let before = old.conditions.as_deref().unwrap_or_default();
+    let make = |kind: &str, status: bool, reason: &str, message: &str| {
+        let status = if status { "True" } else { "False" };
+        let same = before.iter().find(|c| c.type_ == kind && c.status == status);
+        NodeCondition {
+            type_: kind.to_owned(),
+            status: status.to_owned(),
+            reason: Some(reason.to_owned()),
+            message: Some(message.to_owned()),
+            last_heartbeat_time: Some(seconds(now)),
+            last_transition_time: same
+                .and_then(|c| c.last_transition_time.clone())
+                .or_else(|| Some(seconds(now))),
+        }
+    };
+    let pressure = |kind: &str, high: bool, what: &str| match high {
+        true => make(kind, true, &format!("KubeletHas{what}"), &format!("kubelet has {}", spaced(what))),
+        false => {
+            let (reason, message) = match what {
+                "InsufficientMemory" => {
+                    ("KubeletHasSufficientMemory", "kubelet has sufficient memory available")
+                }
+                "DiskPressure" => ("KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+                _ => ("KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+            };
+            make(kind, false, reason, message)
+        }
+    };
+    let ready = match &health.problem {
+        None => make("Ready", true, "KubeletReady", "kubelet is posting ready status"),
+        Some(problem) => make("Ready", false, "KubeletNotReady", problem),
+    };
+    let ours = [
+        pressure("MemoryPressure", health.pressure.memory, "InsufficientMemory"),
+        pressure("DiskPressure", health.pressure.disk, "DiskPressure"),
+        pressure("PIDPressure", health.pressure.pids, "InsufficientPID"),
+        ready,
+    ];
+    let foreign = before.iter().filter(|c| ours.iter().all(|o| o.type_ != c.type_)).cloned();
+    foreign.chain(ours.iter().cloned()).collect()
+}
+
+fn spaced(camel: &str) -> String {
+    match camel {
+        "InsufficientMemory" => "insufficient memory available",
+        "DiskPressure" => "disk pressure",
+        _ => "insufficient PID available",
+    }
+    .to_owned()
+}
+
+/// Parses `key=value:Effect` or `key:Effect`.
+fn parse_taint(text: &str) -> Option<Taint> {
+    let (front, effect) = text.rsplit_once(':')?;
+    let (key, value) = front.split_once('=').map_or((front, None), |(k, v)| (k, Some(v.to_owned())));
+    Some(Taint { key: key.to_owned(), value, effect: effect.to_owned(), time_added: None })
+}
+
+/// The agent's shared view of its Node, once registered.
+pub type Registered = Arc<watch::Receiver<Option<Node>>>;

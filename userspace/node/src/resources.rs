@@ -1,0 +1,135 @@
+//! PURE. Quantities of a pod: QoS class, and requests and limits as cgroup settings.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+
+/// A quantity in thousandths; `None` when it is not a quantity or too large.
+pub fn milli(quantity: &Quantity) -> Option<i128> {
+    let text = quantity.0.trim();
+    let split = text.find(|c: char| !matches!(c, '0'..='9' | '.' | '+' | '-')).unwrap_or(text.len());
+    let (number, suffix) = text.split_at(split);
+    let (multiplier, divisor): (i128, i128) = match suffix {
+        "" => (1000, 1),
+        "n" => (1, 1_000_000),
+        "u" => (1, 1000),
+        "m" => (1, 1),
+        "k" => (1_000_000, 1),
+        "M" => (1_000_000_000, 1),
+        "G" => (1_000_000_000_000, 1),
+        "T" => (1_000_000_000_000_000, 1),
+        "P" => (1_000_000_000_000_000_000, 1),
+        "E" => (1_000_000_000_000_000_000_000, 1),
+        "Ki" => (1000 << 10, 1),
+        "Mi" => (1000 << 20, 1),
+        "Gi" => (1000 << 30, 1),
+        "Ti" => (1000 << 40, 1),
+        "Pi" => (1000 << 50, 1),
+        "Ei" => (1000 << 60, 1),
+        exponent => {
+            let digits = exponent.strip_prefix(['e', 'E'])?;
+            (1000_i128.checked_mul(10_i128.checked_pow(digits.parse().ok()?)?)?, 1)
+        }
+    };
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    let fraction: String = fraction.chars().take(9).collect();
+    let scale = 10_i128.checked_pow(u32::try_from(fraction.len()).ok()?)?;
+    let digits: i128 = format!("{whole}{fraction}").parse().ok()?;
+    let scaled = digits.checked_mul(multiplier)?;
+    let divisor = divisor.checked_mul(scale)?;
+    // Rounded away from zero, as a request must not vanish.
+    Some(scaled.checked_add(divisor - 1)?.div_euclid(divisor))
+}
+
+/// A quantity in whole units, rounded up.
+pub fn units(quantity: &Quantity) -> Option<i64> {
+    i64::try_from(milli(quantity)?.checked_add(999)?.div_euclid(1000)).ok()
+}
+
+type List = BTreeMap<String, Quantity>;
+
+fn positive(list: Option<&List>, name: &str) -> Option<i128> {
+    list?.get(name).and_then(milli).filter(|value| *value > 0)
+}
+
+/// Guaranteed, Burstable or BestEffort, from every container's cpu and memory.
+pub fn qos_class(pod: &Pod) -> &'static str {
+    let Some(spec) = &pod.spec else { return "BestEffort" };
+    let mut any = false;
+    let mut guaranteed = true;
+    for container in spec.containers.iter().chain(spec.init_containers.iter().flatten()) {
+        let resources = container.resources.as_ref();
+        for name in ["cpu", "memory"] {
+            let request = positive(resources.and_then(|r| r.requests.as_ref()), name);
+            let limit = positive(resources.and_then(|r| r.limits.as_ref()), name);
+            any |= request.is_some() || limit.is_some();
+            guaranteed &= limit.is_some() && request.is_none_or(|r| Some(r) == limit);
+        }
+    }
+    match (any, guaranteed) {
+        (false, _) => "BestEffort",
+        (true, true) => "Guaranteed",
+        (true, false) => "Burstable",
+    }
+}
+
+/// What a container's resources are in terms of cgroups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cgroup {
+    pub cpu_shares: i64,
+    /// Zero is unlimited.
+    pub cpu_quota: i64,
+    pub cpu_period: i64,
+    /// Zero is unlimited.
+    pub memory_limit: i64,
+}
+
+const PERIOD: i64 = 100_000;
+
+/// Shares, quota and memory limit; a missing request is the limit.
+pub fn cgroup(container: &Container) -> Cgroup {
+    let resources = container.resources.as_ref();
+    let limits = resources.and_then(|r| r.limits.as_ref());
+    let requests = resources.and_then(|r| r.requests.as_ref());
+    let limit = positive(limits, "cpu");
+    let request = requests.and_then(|r| r.get("cpu")).and_then(milli).or(limit).unwrap_or(0);
+    let quota = limit.map_or(0, |milli| (milli * i128::from(PERIOD) / 1000).max(1000));
+    let memory = limits.and_then(|l| l.get("memory")).and_then(units).unwrap_or(0);
+    Cgroup {
+        cpu_shares: i64::try_from((request * 1024 / 1000).clamp(2, 262_144)).unwrap_or(2),
+        cpu_quota: i64::try_from(quota).unwrap_or(0),
+        cpu_period: PERIOD,
+        memory_limit: memory,
+    }
+}
+
+/// How eagerly the kernel ends the container when memory runs out: BestEffort first, Guaranteed last.
+pub fn oom_score_adj(pod: &Pod, container: &Container, node_memory: i64) -> i64 {
+    match qos_class(pod) {
+        "Guaranteed" => -997,
+        "BestEffort" => 1000,
+        _ => {
+            let requests = container.resources.as_ref().and_then(|r| r.requests.as_ref());
+            let request = requests.and_then(|r| r.get("memory")).and_then(units).unwrap_or(0);
+            let share = i128::from(request) * 1000 / i128::from(node_memory.max(1));
+            i64::try_from((1000 - share).clamp(3, 999)).unwrap_or(999)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantities_keep_their_size() {
+        let cases = [("100m", 100), ("1", 1000), ("1.5", 1500), ("2Ki", 2_048_000), ("1e3", 1_000_000)];
+        for (text, expected) in cases {
+            assert_eq!(milli(&Quantity(text.into())), Some(expected), "{text}");
+        }
+        assert_eq!(milli(&Quantity("1u".into())), Some(1));
+        assert_eq!(milli(&Quantity("zebra".into())), None);
+        assert_eq!(units(&Quantity("64Mi".into())), Some(64 << 20));
+    }
+}

@@ -1,0 +1,78 @@
+//! What every part of the agent uses: the runtime, the API client, volumes, events, and facts of the node.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::Client;
+use tokio::sync::watch;
+
+use crate::config::NetworkState;
+use crate::cri::Cri;
+use crate::cri::sandbox::NodeSettings;
+use crate::downward::Allocatable;
+use crate::events::Recorder;
+use crate::plan::NodeView;
+use crate::services::Services;
+use crate::volumes::VolumeManager;
+
+pub struct Shared {
+    pub node: String,
+    pub client: Client,
+    pub cri: Cri,
+    pub settings: NodeSettings,
+    pub node_view: NodeView,
+    pub allocatable: Allocatable,
+    pub volumes: VolumeManager,
+    pub services: Services,
+    pub events: Recorder,
+    pub network: watch::Receiver<NetworkState>,
+    pub root: PathBuf,
+    /// Which pod a sandbox or container belongs to.
+    pub(crate) owners: Mutex<HashMap<String, String>>,
+    /// The pods as their workers see them now, by uid; what the kubelet API shows.
+    pub(crate) pods: Mutex<HashMap<String, Pod>>,
+}
+
+impl Shared {
+    /// Notes whose this sandbox or container is, so that the runtime's events find their pod.
+    pub fn own(&self, id: &str, uid: &str) {
+        lock(&self.owners).insert(id.to_owned(), uid.to_owned());
+    }
+
+    pub fn owner(&self, id: &str) -> Option<String> {
+        lock(&self.owners).get(id).cloned()
+    }
+
+    /// Replaces what is known of a pod's sandboxes and containers.
+    pub fn own_all<'a>(&self, uid: &str, ids: impl Iterator<Item = &'a str>) {
+        let mut owners = lock(&self.owners);
+        owners.retain(|_, owner| owner != uid);
+        owners.extend(ids.map(|id| (id.to_owned(), uid.to_owned())));
+    }
+
+    pub fn show_pod(&self, uid: &str, pod: Option<Pod>) {
+        let mut pods = lock(&self.pods);
+        match pod {
+            Some(pod) => drop(pods.insert(uid.to_owned(), pod)),
+            None => drop(pods.remove(uid)),
+        }
+    }
+
+    pub fn pods(&self) -> Vec<Pod> {
+        lock(&self.pods).values().cloned().collect()
+    }
+
+    /// The pod of that name, as of now.
+    pub fn pod(&self, namespace: &str, name: &str) -> Option<Pod> {
+        let is = |pod: &&Pod| {
+            pod.metadata.name.as_deref() == Some(name) && pod.metadata.namespace.as_deref() == Some(namespace)
+        };
+        lock(&self.pods).values().find(is).cloned()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,236 @@
+//! A pod's volumes on this node: made before its containers, kept fresh while it runs, removed after it.
+//!
+//! Everything lies under `pods/UID/` of the agent's folder, except what is secret: that lies on one tmpfs, `secrets/`.
+
+pub mod atomic;
+mod disk;
+pub mod mounts;
+pub mod payload;
+mod tokens;
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Pod, Volume};
+use kube::Client;
+
+use crate::downward::{Allocatable, Context};
+use crate::env::Objects;
+use crate::names;
+use crate::objects::{Followed, Object, ObjectCache, ObjectKey};
+use atomic::Owner;
+use tokens::TokenStore;
+
+/// Why a volume cannot be had now; the event FailedMount shows it.
+#[derive(Debug, thiserror::Error)]
+pub enum VolumeError {
+    #[error("MountVolume.SetUp failed for volume {volume:?} : {source}")]
+    Payload { volume: String, source: payload::PayloadError },
+    #[error("MountVolume.SetUp failed for volume {volume:?} : {operation} {path}: {source}")]
+    Io { volume: String, operation: &'static str, path: String, source: std::io::Error },
+    #[error(
+        "MountVolume.SetUp failed for volume {volume:?} : hostPath type check failed: {path} is not {wanted}"
+    )]
+    HostPath { volume: String, path: String, wanted: String },
+    #[error("MountVolume.SetUp failed for volume {volume:?} : {source}")]
+    Api { volume: String, source: Box<kube::Error> },
+    #[error("volume {volume:?} is of a kind that this node does not support")]
+    Unsupported { volume: String },
+}
+
+impl VolumeError {
+    /// The API server was not there to be asked.
+    fn is_absence_of_api(&self) -> bool {
+        matches!(self, VolumeError::Api { source, .. } if !matches!(**source, kube::Error::Api(_)))
+    }
+}
+
+/// What keeps a pod's volumes fresh.
+#[derive(Debug, Default)]
+pub struct Kept {
+    /// When a token must be renewed.
+    pub refresh_at: Option<Timestamp>,
+    /// The watched objects.
+    pub followed: Vec<Arc<Followed>>,
+    pub keys: BTreeSet<ObjectKey>,
+}
+
+pub struct VolumeManager {
+    pods: PathBuf,
+    secrets: PathBuf,
+    cache: ObjectCache,
+    tokens: TokenStore,
+    allocatable: Allocatable,
+    host_ips: Vec<String>,
+}
+
+impl VolumeManager {
+    /// Mounts the tmpfs for what is secret, if it is not there from an earlier agent.
+    pub fn open(
+        root: &Path,
+        client: Client,
+        cache: ObjectCache,
+        allocatable: Allocatable,
+        host_ips: Vec<String>,
+    ) -> std::io::Result<Self> {
+        let (pods, secrets) = (root.join("pods"), root.join("secrets"));
+        std::fs::create_dir_all(&pods)?;
+        std::fs::create_dir_all(&secrets)?;
+        if !disk::is_mount_point(&secrets)? {
+            disk::mount_tmpfs(&secrets, None)?;
+        }
+        Ok(Self { pods, secrets, cache, tokens: TokenStore::new(client), allocatable, host_ips })
+    }
+
+    /// The pod's folder.
+    pub fn pod_folder(&self, uid: &str) -> PathBuf {
+        self.pods.join(uid)
+    }
+
+    /// Every pod that has a folder here.
+    pub fn known_pods(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(&self.pods).into_iter().flatten().flatten();
+        entries.map(|e| e.file_name().to_string_lossy().into_owned()).collect()
+    }
+
+    /// Where the volume lies on the host; `None` for kinds that are not supported.
+    pub fn host_path(&self, pod: &Pod, volume: &Volume) -> Option<PathBuf> {
+        let (_, _, uid) = names::of(pod);
+        let base = |secret: bool, kind: &str| {
+            let folder = if secret { self.secrets.join(&uid) } else { self.pods.join(&uid).join("volumes") };
+            Some(folder.join(kind).join(&volume.name))
+        };
+        if volume.empty_dir.is_some() {
+            base(false, "kubernetes.io~empty-dir")
+        } else if volume.config_map.is_some() {
+            base(false, "kubernetes.io~configmap")
+        } else if volume.secret.is_some() {
+            base(true, "kubernetes.io~secret")
+        } else if volume.projected.is_some() {
+            base(true, "kubernetes.io~projected")
+        } else if volume.downward_api.is_some() {
+            base(false, "kubernetes.io~downward-api")
+        } else {
+            volume.host_path.as_ref().map(|h| PathBuf::from(&h.path))
+        }
+    }
+
+    /// Makes or refreshes every volume of the pod.
+    pub async fn prepare(&self, pod: &Pod) -> Result<Kept, VolumeError> {
+        let keys: BTreeSet<ObjectKey> = payload::references(pod).into_iter().collect();
+        let followed = keys.iter().map(|key| self.cache.follow(key)).collect();
+        let mut kept = Kept { refresh_at: None, followed, keys };
+        for volume in pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()) {
+            let refresh = match self.prepare_one(pod, volume).await {
+                // Volumes that were made before serve on while the API server is away.
+                Err(error) if error.is_absence_of_api() && self.exists(pod, volume) => {
+                    Some(Timestamp::now() + jiff::SignedDuration::from_secs(30))
+                }
+                other => other?,
+            };
+            kept.refresh_at = [kept.refresh_at, refresh].into_iter().flatten().min();
+        }
+        Ok(kept)
+    }
+
+    fn exists(&self, pod: &Pod, volume: &Volume) -> bool {
+        self.host_path(pod, volume).is_some_and(|path| path.join("..data").exists())
+    }
+
+    async fn prepare_one(&self, pod: &Pod, volume: &Volume) -> Result<Option<Timestamp>, VolumeError> {
+        let name = || volume.name.clone();
+        let path = self.host_path(pod, volume).ok_or_else(|| VolumeError::Unsupported { volume: name() })?;
+        if let Some(host) = &volume.host_path {
+            disk::check_host_path(&path, host.type_.as_deref().unwrap_or_default())
+                .map_err(|problem| problem.of_volume(&volume.name, &path))?;
+            return Ok(None);
+        }
+        if let Some(source) = &volume.empty_dir {
+            let group = owner(pod).group;
+            return disk::make_empty_dir(&path, source, group)
+                .map(|()| None)
+                .map_err(|problem| problem.of_volume(&volume.name, &path));
+        }
+        let objects = self.objects_of(pod, volume).await?;
+        let (issued, refresh) = self
+            .tokens
+            .issue(pod, volume)
+            .await
+            .map_err(|source| VolumeError::Api { volume: name(), source: Box::new(source) })?;
+        let context = Context::new(pod, &self.host_ips, &[], self.allocatable);
+        let files = payload::compile(volume, &context, &objects, &issued)
+            .map_err(|source| VolumeError::Payload { volume: name(), source })?
+            .unwrap_or_default();
+        let (owner, target) = (owner(pod), path.clone());
+        let written =
+            tokio::task::spawn_blocking(move || atomic::write(&target, &files, owner, Timestamp::now()))
+                .await
+                .unwrap_or_else(|join| Err(std::io::Error::other(join)));
+        written.map_err(|source| VolumeError::Io {
+            volume: name(),
+            operation: "write",
+            path: path.display().to_string(),
+            source,
+        })?;
+        Ok(refresh)
+    }
+
+    async fn objects_of(&self, pod: &Pod, volume: &Volume) -> Result<Objects, VolumeError> {
+        let only = Pod {
+            spec: Some(k8s_openapi::api::core::v1::PodSpec {
+                volumes: Some(vec![volume.clone()]),
+                ..Default::default()
+            }),
+            metadata: pod.metadata.clone(),
+            status: None,
+        };
+        self.fetch(&payload::references(&only))
+            .await
+            .map_err(|source| VolumeError::Api { volume: volume.name.clone(), source: Box::new(source) })
+    }
+
+    /// The named objects that exist.
+    pub async fn fetch(&self, keys: &[ObjectKey]) -> Result<Objects, kube::Error> {
+        let mut objects = Objects::default();
+        for key in keys {
+            match self.cache.get(key).await? {
+                Some(Object::ConfigMap(map)) => {
+                    objects.config_maps.insert(key.name.clone(), map);
+                }
+                Some(Object::Secret(secret)) => {
+                    objects.secrets.insert(key.name.clone(), secret);
+                }
+                None => {}
+            }
+        }
+        Ok(objects)
+    }
+
+    /// Unmounts and removes everything of the pod. Repeating it does no harm.
+    pub async fn clean_up(&self, uid: &str) -> std::io::Result<()> {
+        self.tokens.forget(uid);
+        let folders = [self.pods.join(uid), self.secrets.join(uid)];
+        tokio::task::spawn_blocking(move || folders.iter().try_for_each(|f| disk::remove_tree(f)))
+            .await
+            .unwrap_or_else(|join| Err(std::io::Error::other(join)))
+    }
+}
+
+fn owner(pod: &Pod) -> Owner {
+    let context = pod.spec.as_ref().and_then(|s| s.security_context.as_ref());
+    let id = |value: i64| u32::try_from(value).ok();
+    let mut users =
+        pod.spec.iter().flat_map(|s| s.containers.iter().chain(s.init_containers.iter().flatten())).map(
+            |c| {
+                let own = c.security_context.as_ref().and_then(|s| s.run_as_user);
+                own.or(context.and_then(|s| s.run_as_user)).and_then(id)
+            },
+        );
+    let first = users.next().flatten();
+    Owner {
+        user: first.filter(|_| users.all(|user| user == first)),
+        group: context.and_then(|s| s.fs_group).and_then(id),
+    }
+}

@@ -1,0 +1,307 @@
+//! One task a pod: it keeps what is known of the pod, asks the plan, and begins what the plan asks for.
+//!
+//! It sleeps until the API object, the runtime or a followed object changes, one of its actions ends, or the plan's deadline comes.
+
+mod perform;
+mod report;
+mod start;
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::names;
+use crate::objects::ObjectKey;
+use crate::plan::{self, Action, ContainerState, Observed, Outcome, Plan, Task, merge_reported};
+use crate::shared::Shared;
+use crate::volumes::Kept;
+use perform::Extra;
+pub(crate) use perform::Job;
+
+/// What a worker is told.
+#[derive(Debug)]
+pub(crate) enum Message {
+    /// The API object as of now.
+    Pod(Box<Pod>),
+    /// The API object is no more.
+    Gone,
+    /// Something of the pod changed in the runtime, or may have.
+    RuntimeChanged,
+    /// An object that the pod mounts changed.
+    ObjectChanged,
+}
+
+/// The agent's end of a worker.
+pub(crate) struct Handle {
+    pub(crate) messages: mpsc::UnboundedSender<Message>,
+    pub(crate) interest: Arc<Mutex<BTreeSet<ObjectKey>>>,
+}
+
+impl Handle {
+    pub(crate) fn uses(&self, key: &ObjectKey) -> bool {
+        self.interest.lock().unwrap_or_else(PoisonError::into_inner).contains(key)
+    }
+}
+
+enum Done {
+    Action(Box<(Action, Outcome, Extra)>),
+    Reported(Box<report::Reported>),
+}
+
+struct Worker {
+    shared: Arc<Shared>,
+    uid: String,
+    pod: Arc<Pod>,
+    observed: Observed,
+    /// The runtime has been asked at least once.
+    looked: bool,
+    look_at: Option<Instant>,
+    tasks: JoinSet<Done>,
+    cancels: HashMap<Task, CancellationToken>,
+    reporting: bool,
+    report_at: Option<Instant>,
+    report_delay: Duration,
+    kept: Kept,
+    interest: Arc<Mutex<BTreeSet<ObjectKey>>>,
+}
+
+/// How soon a failed refresh of volumes is repeated.
+const REFRESH_AGAIN: SignedDuration = SignedDuration::from_secs(30);
+/// How soon an unanswered look at the runtime is repeated.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// Starts the pod's worker. `forget` is called with the uid when nothing is left of the pod.
+pub(crate) fn spawn(
+    shared: Arc<Shared>,
+    pod: Pod,
+    forget: mpsc::UnboundedSender<String>,
+    stop: CancellationToken,
+) -> Handle {
+    let (messages, inbox) = mpsc::unbounded_channel();
+    let interest: Arc<Mutex<BTreeSet<ObjectKey>>> = Arc::default();
+    let (_, _, uid) = names::of(&pod);
+    let worker = Worker {
+        shared,
+        uid: uid.clone(),
+        pod: Arc::new(pod),
+        observed: Observed::default(),
+        looked: false,
+        look_at: Some(Instant::now()),
+        tasks: JoinSet::new(),
+        cancels: HashMap::new(),
+        reporting: false,
+        report_at: None,
+        report_delay: report::FIRST_DELAY,
+        kept: Kept::default(),
+        interest: interest.clone(),
+    };
+    tokio::spawn(async move {
+        if worker.run(inbox, stop).await {
+            let _ = forget.send(uid);
+        }
+    });
+    Handle { messages, interest }
+}
+
+impl Worker {
+    /// Returns true when the pod is over, false when the agent stops.
+    async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Message>, stop: CancellationToken) -> bool {
+        loop {
+            if self.look_at.is_some_and(|at| at <= Instant::now()) {
+                self.look().await;
+            }
+            let deadline = if self.looked {
+                let now = Timestamp::now();
+                let pod = self.pod.clone();
+                self.observed.note_pod(&pod, now);
+                let plan = plan::plan(&pod, &self.observed, &self.shared.node_view, now);
+                if plan.finished {
+                    self.shared.show_pod(&self.uid, None);
+                    self.shared.own_all(&self.uid, std::iter::empty());
+                    return true;
+                }
+                self.apply(plan, now)
+            } else {
+                None
+            };
+            let wake = [deadline, self.look_at, self.report_at].into_iter().flatten().min();
+            tokio::select! {
+                () = stop.cancelled() => return false,
+                message = inbox.recv() => match message {
+                    Some(message) => self.take(message),
+                    None => return false,
+                },
+                Some(done) = self.tasks.join_next() => self.finished(done),
+                () = sleep_until(wake) => {}
+            }
+            while let Ok(message) = inbox.try_recv() {
+                self.take(message);
+            }
+        }
+    }
+
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Pod(pod) => {
+                if version(&pod) >= version(&self.pod) {
+                    self.pod = Arc::new(merge_reported(*pod, self.observed.memory.reported.as_ref()));
+                }
+            }
+            Message::Gone => self.observed.memory.gone = true,
+            Message::RuntimeChanged => self.look_at = Some(Instant::now()),
+            Message::ObjectChanged => {
+                self.observed.memory.retry_now(Timestamp::now());
+                if self.observed.memory.volumes == plan::model::Volumes::Ready {
+                    self.kept.refresh_at = Some(Timestamp::now());
+                }
+            }
+        }
+    }
+
+    /// Asks the runtime for the pod's sandboxes and containers.
+    async fn look(&mut self) {
+        match self.shared.cri.observe(&self.uid).await {
+            Ok((sandboxes, containers)) => {
+                let ids = sandboxes.iter().map(|s| s.id.as_str());
+                self.shared.own_all(&self.uid, ids.chain(containers.iter().map(|c| c.id.as_str())));
+                if !self.looked {
+                    // What runs at the first look was started by an earlier agent, hooks and all.
+                    let running =
+                        containers.iter().filter(|c| matches!(c.state, ContainerState::Running { .. }));
+                    self.observed.memory.adopted = running.map(|c| c.id.clone()).collect();
+                }
+                self.observed.sandboxes = sandboxes;
+                self.observed.containers = containers;
+                self.observed.forget_absent();
+                self.looked = true;
+                self.look_at = None;
+            }
+            Err(error) => {
+                tracing::debug!(uid = self.uid, %error, "the runtime does not answer");
+                self.look_at = Some(Instant::now() + LOOK_AGAIN);
+            }
+        }
+    }
+
+    /// Begins the plan's actions and the report of its status. Returns when to plan again.
+    fn apply(&mut self, plan: Plan, now: Timestamp) -> Option<Instant> {
+        for action in plan.actions {
+            self.begin(action, now);
+        }
+        if self.observed.memory.stopping.is_some() {
+            let starting = self.cancels.iter().filter(|(task, _)| matches!(task, Task::Start(_)));
+            starting.for_each(|(_, token)| token.cancel());
+        }
+        self.report(plan.status);
+        let refresh = self.kept.refresh_at.filter(|_| {
+            self.observed.memory.stopping.is_none()
+                && self.observed.memory.volumes == plan::model::Volumes::Ready
+                && !self.observed.is_running(&Task::Volumes)
+        });
+        if refresh.is_some_and(|at| at <= now) {
+            self.kept.refresh_at = None;
+            self.begin(Action::PrepareVolumes, now);
+        }
+        let next = [plan.deadline, refresh].into_iter().flatten().min()?;
+        let wait = next.duration_since(Timestamp::now());
+        Some(Instant::now() + wait.try_into().unwrap_or(Duration::ZERO))
+    }
+
+    fn begin(&mut self, action: Action, now: Timestamp) {
+        self.observed.begin(&action, now);
+        let cancel = CancellationToken::new();
+        if let Some(task) = action.task() {
+            self.cancels.insert(task, cancel.clone());
+        }
+        let newest = self.observed.sandboxes.first();
+        let host = self.pod.spec.as_ref().and_then(|s| s.host_network) == Some(true);
+        let job = Job {
+            shared: self.shared.clone(),
+            pod: self.pod.clone(),
+            uid: self.uid.clone(),
+            ips: if host {
+                self.shared.node_view.ips.iter().filter_map(|ip| ip.parse().ok()).collect()
+            } else {
+                newest.map(|s| s.ips.clone()).unwrap_or_default()
+            },
+            sandbox_attempt: newest.map_or(0, |s| s.attempt),
+            container_ids: self
+                .observed
+                .containers
+                .iter()
+                .rev()
+                .map(|c| (c.name.clone(), c.id.clone()))
+                .collect(),
+        };
+        self.tasks.spawn(async move {
+            let (outcome, extra) = perform::perform(&job, &action, &cancel).await;
+            Done::Action(Box::new((action, outcome, extra)))
+        });
+    }
+
+    fn finished(&mut self, done: Result<Done, tokio::task::JoinError>) {
+        match done {
+            Ok(Done::Action(ended)) => {
+                let (action, outcome, extra) = *ended;
+                if let Some(task) = action.task() {
+                    self.cancels.remove(&task);
+                }
+                let pod = self.pod.clone();
+                self.observed.finish(&pod, &action, &outcome, Timestamp::now());
+                if action == Action::PrepareVolumes && outcome != Outcome::Done {
+                    self.kept.refresh_at = Some(Timestamp::now() + REFRESH_AGAIN);
+                }
+                if let Some(kept) = extra.kept {
+                    *self.interest.lock().unwrap_or_else(PoisonError::into_inner) = kept.keys.clone();
+                    self.kept = kept;
+                }
+                if !matches!(action, Action::Probe { .. } | Action::Note(_) | Action::PrepareVolumes) {
+                    self.look_at = Some(Instant::now());
+                }
+            }
+            Ok(Done::Reported(reported)) => self.reported(*reported),
+            Err(error) => {
+                // A task that panicked would be in flight for ever: everything is looked at anew.
+                tracing::error!(uid = self.uid, %error, "a task of the pod ended badly");
+                self.observed.memory.in_flight.clear();
+                self.reporting = false;
+                self.look_at = Some(Instant::now() + LOOK_AGAIN);
+            }
+        }
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn version(pod: &Pod) -> u64 {
+    pod.metadata.resource_version.as_deref().and_then(|v| v.parse().ok()).unwrap_or(0)
+}
+
+/// A stand-in for a pod that only the runtime knows, so that it is ended in order.
+pub(crate) fn orphan(identity: &crate::cri::PodIdentity) -> Pod {
+    Pod {
+        metadata: k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta {
+            name: Some(identity.name.clone()),
+            namespace: Some(identity.namespace.clone()),
+            uid: Some(identity.uid.clone()),
+            ..Default::default()
+        },
+        spec: Some(k8s_openapi::api::core::v1::PodSpec {
+            termination_grace_period_seconds: Some(identity.grace),
+            ..Default::default()
+        }),
+        status: Some(PodStatus::default()),
+    }
+}

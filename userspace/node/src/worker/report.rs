@@ -1,0 +1,114 @@
+//! Sends the pod's status to the API server, until it has arrived.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use kube::Api;
+use kube::api::{Patch, PatchParams};
+use tokio::time::Instant;
+
+use super::{Done, Worker};
+use crate::names;
+use crate::plan::merge_reported;
+
+pub(super) const FIRST_DELAY: Duration = Duration::from_millis(500);
+const LONGEST_DELAY: Duration = Duration::from_secs(15);
+
+/// How a report ended.
+pub(super) struct Reported {
+    status: PodStatus,
+    result: Result<Verdict, kube::Error>,
+}
+
+enum Verdict {
+    /// The API server has it; the pod as it is there now.
+    Taken(Box<Pod>),
+    /// The pod changed meanwhile; this is how it is now.
+    Stale(Box<Pod>),
+    /// There is no such pod any more.
+    Gone,
+}
+
+impl Worker {
+    /// Begins to send `status` if it is news.
+    pub(super) fn report(&mut self, status: PodStatus) {
+        let memory = &self.observed.memory;
+        if self.reporting || memory.gone || memory.reported.as_ref() == Some(&status) {
+            if !self.reporting {
+                self.report_at = None;
+            }
+            return;
+        }
+        let mut shown = (*self.pod).clone();
+        shown.status = Some(status.clone());
+        self.shared.show_pod(&self.uid, Some(shown));
+        if self.report_at.is_some_and(|at| at > Instant::now()) {
+            return;
+        }
+        self.report_at = None;
+        self.reporting = true;
+        let (client, pod) = (self.shared.client.clone(), self.pod.clone());
+        self.tasks.spawn(async move {
+            let result = send(client, &pod, &status).await;
+            Done::Reported(Box::new(Reported { status, result }))
+        });
+    }
+
+    pub(super) fn reported(&mut self, reported: Reported) {
+        self.reporting = false;
+        match reported.result {
+            Ok(Verdict::Taken(pod)) => {
+                self.report_delay = FIRST_DELAY;
+                self.observed.memory.reported = Some(reported.status);
+                self.adopt(*pod);
+            }
+            Ok(Verdict::Stale(pod)) => self.adopt(*pod),
+            Ok(Verdict::Gone) => self.observed.memory.gone = true,
+            Err(error) => {
+                tracing::debug!(uid = self.uid, %error, "status not sent");
+                self.report_at = Some(Instant::now() + self.report_delay);
+                self.report_delay = (self.report_delay * 2).min(LONGEST_DELAY);
+            }
+        }
+    }
+
+    fn adopt(&mut self, pod: Pod) {
+        if super::version(&pod) >= super::version(&self.pod) {
+            self.pod = Arc::new(merge_reported(pod, self.observed.memory.reported.as_ref()));
+        }
+    }
+}
+
+async fn send(client: kube::Client, pod: &Pod, status: &PodStatus) -> Result<Verdict, kube::Error> {
+    let (name, namespace, uid) = names::of(pod);
+    let api: Api<Pod> = Api::namespaced(client, &namespace);
+    let mut body = serde_json::to_value(status).map_err(kube::Error::SerdeError)?;
+    if let Some(fields) = body.as_object_mut() {
+        // A merge keeps what is not named.
+        for field in ["reason", "message", "podIP", "podIPs"] {
+            fields.entry(field).or_insert(serde_json::Value::Null);
+        }
+    }
+    let patch = serde_json::json!({
+        "metadata": {"uid": uid, "resourceVersion": pod.metadata.resource_version},
+        "status": body,
+    });
+    match api.patch_status(&name, &PatchParams::default(), &Patch::Merge(patch)).await {
+        Ok(pod) => Ok(Verdict::Taken(Box::new(pod))),
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(Verdict::Gone),
+        Err(kube::Error::Api(status)) if status.code == 409 || status.code == 422 => {
+            match api.get_opt(&name).await? {
+                Some(now) if now.metadata.uid.as_deref() == Some(uid.as_str()) => {
+                    if now.metadata.resource_version == pod.metadata.resource_version {
+                        // Not stale, so refused for what it says.
+                        return Err(kube::Error::Api(status));
+                    }
+                    Ok(Verdict::Stale(Box::new(now)))
+                }
+                _ => Ok(Verdict::Gone),
+            }
+        }
+        Err(error) => Err(error),
+    }
+}
