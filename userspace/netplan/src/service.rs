@@ -4,6 +4,9 @@
 //! [`crate::diff`] gives. Endpoints are chosen as kube-proxy chooses them: ready ones, else those that serve while
 //! they terminate (KEP-1669), separately for the Cluster and the Local policy; topology hints as in KEP-2433/3015.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -51,6 +54,10 @@ pub fn compile<'a>(
     let mut plan = ServicePlan::default();
     for (number, port) in service.ports.iter().enumerate() {
         for v4 in [true, false] {
+            // A service is of the families of its cluster addresses; nothing of another family leads to it.
+            if !service.cluster_ips.iter().any(|ip| ip.is_ipv4() == v4) {
+                continue;
+            }
             let endpoints = Endpoints::collect(port, slices.clone().filter(|slice| slice.v4 == v4), place);
             let mut adder = Adder { plan: &mut plan, service, number, port, endpoints: &endpoints };
             let family = |ip: &&IpAddr| ip.is_ipv4() == v4;

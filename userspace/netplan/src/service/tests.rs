@@ -1,0 +1,232 @@
+//! Which frontends a Service has and where each leads, from API objects on.
+
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use serde_json::{Value, json};
+
+use super::*;
+
+const NODE: &str = "node-a";
+
+fn facts(spec: Value, status: Value) -> Option<ServiceFacts> {
+    let object = json!({"metadata": {"namespace": "ns", "name": "s"}, "spec": spec, "status": status});
+    let service: Service = serde_json::from_value(object).unwrap();
+    ServiceFacts::extract(&service)
+}
+
+/// Each endpoint: address, node, ready, serving, terminating.
+fn slice(endpoints: &[(&str, &str, bool, bool, bool)]) -> SliceFacts {
+    let v4 = endpoints.iter().all(|(addr, ..)| !addr.contains(':'));
+    let endpoints: Vec<Value> = endpoints
+        .iter()
+        .map(|(addr, node, ready, serving, terminating)| {
+            json!({"addresses": [addr], "nodeName": node,
+                   "conditions": {"ready": ready, "serving": serving, "terminating": terminating}})
+        })
+        .collect();
+    raw_slice(if v4 { "IPv4" } else { "IPv6" }, json!(endpoints))
+}
+
+fn raw_slice(family: &str, endpoints: Value) -> SliceFacts {
+    let slice: EndpointSlice = serde_json::from_value(json!({
+        "metadata": {"namespace": "ns", "name": "s-1", "labels": {"kubernetes.io/service-name": "s"}},
+        "addressType": family,
+        "ports": [{"name": "http", "port": 8080}, {"name": "dns", "port": 5353, "protocol": "UDP"}],
+        "endpoints": endpoints,
+    }))
+    .unwrap();
+    SliceFacts::extract(&slice, NODE).unwrap()
+}
+
+fn place() -> Place {
+    Place { zone: "z1".into(), addrs: vec!["192.0.2.11".parse().unwrap(), "2001:db8::11".parse().unwrap()] }
+}
+
+struct Planned(ServicePlan);
+
+impl Planned {
+    fn new(spec: Value, slices: &[SliceFacts]) -> Self {
+        Planned(compile(&facts(spec, json!({})).unwrap(), slices.iter(), &place()))
+    }
+
+    /// Addresses of the backends, or the flag that stands for none; `absent` if there is no such frontend.
+    fn at(&self, addr: &str, port: u16, scope: Scope) -> String {
+        self.at_proto(addr, port, Proto::TCP, scope)
+    }
+
+    fn at_proto(&self, addr: &str, port: u16, proto: Proto, scope: Scope) -> String {
+        let Some(frontend) = self.0.frontends.get(&key(addr.parse().unwrap(), port, proto, scope)) else {
+            return "absent".into();
+        };
+        match frontend.set {
+            None if frontend.flags & ServiceValue::REJECT != 0 => "reject".into(),
+            None if frontend.flags & ServiceValue::DROP != 0 => "drop".into(),
+            None => "nothing".into(),
+            Some(set) => {
+                let backends = self.0.sets[set].iter();
+                let texts = backends.map(|b| format!("{}:{}", IpAddr::from(b.addr), b.port.get()));
+                texts.collect::<Vec<_>>().join(" ")
+            }
+        }
+    }
+}
+
+fn spec(more: Value) -> Value {
+    let mut spec = json!({"clusterIP": "10.96.0.1", "ports": [{"name": "http", "port": 80}]});
+    spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    spec
+}
+
+fn node_port(more: Value) -> Value {
+    let ports = json!({"type": "NodePort", "ports": [{"name": "http", "port": 80, "nodePort": 30080}]});
+    let mut ports = spec(ports);
+    ports.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    ports
+}
+
+const HERE: (&str, &str, bool, bool, bool) = ("10.0.0.1", NODE, true, true, false);
+const THERE: (&str, &str, bool, bool, bool) = ("10.0.1.1", "node-b", true, true, false);
+const HERE_LEAVING: (&str, &str, bool, bool, bool) = ("10.0.0.2", NODE, false, true, true);
+const THERE_LEAVING: (&str, &str, bool, bool, bool) = ("10.0.1.2", "node-b", false, true, true);
+const DEAD: (&str, &str, bool, bool, bool) = ("10.0.0.3", NODE, false, false, true);
+const NOT_READY: (&str, &str, bool, bool, bool) = ("10.0.0.4", NODE, false, true, false);
+
+#[test]
+fn cluster_ip_leads_to_all_ready_endpoints() {
+    let plan = Planned::new(spec(json!({})), &[slice(&[HERE, THERE, HERE_LEAVING, DEAD, NOT_READY])]);
+    assert_eq!(plan.at("10.96.0.1", 80, Scope::INTERNAL), "10.0.0.1:8080 10.0.1.1:8080");
+    assert_eq!(plan.at("10.96.0.1", 80, Scope::EXTERNAL), "absent");
+}
+
+#[test]
+fn without_ready_endpoints_those_that_serve_while_they_terminate_take_over() {
+    let plan = Planned::new(spec(json!({})), &[slice(&[HERE_LEAVING, THERE_LEAVING, DEAD, NOT_READY])]);
+    assert_eq!(plan.at("10.96.0.1", 80, Scope::INTERNAL), "10.0.0.2:8080 10.0.1.2:8080");
+}
+
+#[test]
+fn service_without_any_endpoint_rejects() {
+    for slices in [vec![], vec![slice(&[DEAD, NOT_READY])]] {
+        let plan = Planned::new(node_port(json!({"externalTrafficPolicy": "Local"})), &slices);
+        assert_eq!(plan.at("10.96.0.1", 80, Scope::INTERNAL), "reject");
+        assert_eq!(plan.at("192.0.2.11", 30080, Scope::EXTERNAL), "reject");
+    }
+}
+
+#[test]
+fn internal_local_keeps_to_this_node_and_drops_elsewhere() {
+    let policy = || spec(json!({"internalTrafficPolicy": "Local"}));
+    let at = |slices: &[SliceFacts]| Planned::new(policy(), slices).at("10.96.0.1", 80, Scope::INTERNAL);
+    assert_eq!(at(&[slice(&[HERE, THERE])]), "10.0.0.1:8080");
+    assert_eq!(at(&[slice(&[THERE])]), "drop");
+    assert_eq!(at(&[slice(&[HERE_LEAVING, THERE])]), "10.0.0.2:8080");
+}
+
+#[test]
+fn external_local_keeps_to_this_node_from_outside_only() {
+    let plan = Planned::new(node_port(json!({"externalTrafficPolicy": "Local"})), &[slice(&[HERE, THERE])]);
+    assert_eq!(plan.at("192.0.2.11", 30080, Scope::EXTERNAL), "10.0.0.1:8080");
+    assert_eq!(plan.at("192.0.2.11", 30080, Scope::INTERNAL), "10.0.0.1:8080 10.0.1.1:8080");
+    let outside = plan.0.frontends[&key(place().addrs[0], 30080, Proto::TCP, Scope::EXTERNAL)];
+    assert_eq!(outside.flags, ServiceValue::KEEP_SOURCE);
+    let plan = Planned::new(node_port(json!({"externalTrafficPolicy": "Local"})), &[slice(&[THERE])]);
+    assert_eq!(plan.at("192.0.2.11", 30080, Scope::EXTERNAL), "drop");
+}
+
+#[test]
+fn external_and_balancer_addresses_are_frontends_of_the_service_port() {
+    let status = json!({"loadBalancer": {"ingress": [{"ip": "198.51.100.1"}, {"ip": "198.51.100.2", "ipMode": "Proxy"}]}});
+    let spec = spec(json!({"type": "LoadBalancer", "externalIPs": ["203.0.113.9"]}));
+    let service = facts(spec, status).unwrap();
+    let plan = Planned(compile(&service, [slice(&[HERE])].iter(), &place()));
+    for addr in ["198.51.100.1", "203.0.113.9"] {
+        assert_eq!(plan.at(addr, 80, Scope::EXTERNAL), "10.0.0.1:8080");
+        assert_eq!(plan.at(addr, 80, Scope::INTERNAL), "10.0.0.1:8080");
+    }
+    assert_eq!(plan.at("198.51.100.2", 80, Scope::EXTERNAL), "absent");
+}
+
+#[test]
+fn source_ranges_close_the_balancer_from_outside() {
+    let status = json!({"loadBalancer": {"ingress": [{"ip": "198.51.100.1"}]}});
+    let spec = spec(json!({"type": "LoadBalancer", "loadBalancerSourceRanges": ["192.0.2.0/24"]}));
+    let plan = Planned(compile(&facts(spec, status).unwrap(), [slice(&[HERE])].iter(), &place()));
+    assert_eq!(plan.at("198.51.100.1", 80, Scope::EXTERNAL), "drop");
+    assert_eq!(plan.at("198.51.100.1", 80, Scope::INTERNAL), "10.0.0.1:8080");
+}
+
+#[test]
+fn each_family_has_its_own_endpoints() {
+    let spec = node_port(json!({"clusterIPs": ["10.96.0.1", "fd00:96::1"]}));
+    let six = slice(&[("fd00::1", NODE, true, true, false)]);
+    let plan = Planned::new(spec, &[slice(&[HERE]), six]);
+    assert_eq!(plan.at("10.96.0.1", 80, Scope::INTERNAL), "10.0.0.1:8080");
+    assert_eq!(plan.at("fd00:96::1", 80, Scope::INTERNAL), "fd00::1:8080");
+    assert_eq!(plan.at("2001:db8::11", 30080, Scope::EXTERNAL), "fd00::1:8080");
+}
+
+#[test]
+fn ports_meet_by_name_and_protocol() {
+    let ports = json!([{"name": "dns", "port": 53, "protocol": "UDP"}, {"name": "dns-tcp", "port": 53}]);
+    let plan = Planned::new(spec(json!({"ports": ports})), &[slice(&[HERE])]);
+    assert_eq!(plan.at_proto("10.96.0.1", 53, Proto::UDP, Scope::INTERNAL), "10.0.0.1:5353");
+    assert_eq!(plan.at("10.96.0.1", 53, Scope::INTERNAL), "reject");
+}
+
+#[test]
+fn frontends_with_equal_backends_share_a_set() {
+    let plan = Planned::new(node_port(json!({"externalIPs": ["203.0.113.9"]})), &[slice(&[HERE, THERE])]);
+    assert_eq!(plan.0.frontends.len(), 5);
+    assert_eq!(plan.0.sets.len(), 1);
+}
+
+#[test]
+fn endpoint_in_two_slices_is_one_backend() {
+    let moved = ("10.0.0.1", NODE, false, true, true);
+    let plan = Planned::new(spec(json!({})), &[slice(&[moved]), slice(&[HERE])]);
+    assert_eq!(plan.at("10.96.0.1", 80, Scope::INTERNAL), "10.0.0.1:8080");
+}
+
+#[test]
+fn hints_hold_only_if_all_ready_endpoints_have_them_and_one_is_for_here() {
+    let endpoint = |addr: &str, zone: Option<&str>, node: Option<&str>| {
+        let mut hints = json!({});
+        if let Some(zone) = zone {
+            hints["forZones"] = json!([{"name": zone}]);
+        }
+        if let Some(node) = node {
+            hints["forNodes"] = json!([{"name": node}]);
+        }
+        json!({"addresses": [addr], "nodeName": "node-b", "hints": hints})
+    };
+    let at = |endpoints: Value| {
+        Planned::new(spec(json!({})), &[raw_slice("IPv4", endpoints)]).at("10.96.0.1", 80, Scope::INTERNAL)
+    };
+    let zones = json!([endpoint("10.0.0.1", Some("z1"), None), endpoint("10.0.0.2", Some("z2"), None)]);
+    assert_eq!(at(zones), "10.0.0.1:8080");
+    let one_without = json!([endpoint("10.0.0.1", Some("z1"), None), endpoint("10.0.0.2", None, None)]);
+    assert_eq!(at(one_without), "10.0.0.1:8080 10.0.0.2:8080");
+    let elsewhere = json!([endpoint("10.0.0.1", Some("z2"), None), endpoint("10.0.0.2", Some("z3"), None)]);
+    assert_eq!(at(elsewhere), "10.0.0.1:8080 10.0.0.2:8080");
+    let nodes = json!([
+        endpoint("10.0.0.1", Some("z1"), Some("node-b")),
+        endpoint("10.0.0.2", Some("z1"), Some(NODE))
+    ]);
+    assert_eq!(at(nodes), "10.0.0.2:8080");
+}
+
+#[test]
+fn affinity_has_its_timeout_and_the_apis_default() {
+    let affinity = |more: Value| facts(spec(more), json!({})).unwrap().affinity;
+    assert_eq!(affinity(json!({})), 0);
+    assert_eq!(affinity(json!({"sessionAffinity": "ClientIP"})), 10_800);
+    let config = json!({"clientIP": {"timeoutSeconds": 5}});
+    assert_eq!(affinity(json!({"sessionAffinity": "ClientIP", "sessionAffinityConfig": config})), 5);
+}
+
+#[test]
+fn headless_and_external_name_have_no_frontend() {
+    assert_eq!(facts(spec(json!({"clusterIP": "None"})), json!({})), None);
+    assert_eq!(facts(spec(json!({"clusterIP": ""})), json!({})), None);
+    assert_eq!(facts(spec(json!({"type": "ExternalName", "externalName": "a.example"})), json!({})), None);
+}
