@@ -21,6 +21,8 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::NetworkState;
+pub use feed::KINDS;
+
 use allocations::AllocationError;
 use dataplane::Dataplane;
 use engine::Engine;

@@ -34,7 +34,7 @@ trait Indexed:
 macro_rules! indexed {
     ($($kind:ty: $apply:ident, $delete:ident, $keep:ident;)+) => {
         /// How many kinds must be listed before anything is written.
-        pub(super) const KINDS: usize = [$(stringify!($kind)),+].len();
+        pub const KINDS: usize = [$(stringify!($kind)),+].len();
 
         $(impl Indexed for $kind {
             fn apply(&self, index: &mut Index) {

@@ -1,0 +1,159 @@
+//! A node's network engine on a thread in the node's namespace, fed by the test instead of by watches.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::thread::JoinHandle;
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+use skep_datapath::{Datapath, Options};
+use skep_netplan::{Index, Observed};
+use skep_node::config::NetworkState;
+use skep_node::network::engine::{Engine, Message};
+use skep_node::network::{KINDS, NetworkConfig};
+use skep_tests::cgroup::Cgroup;
+use skep_tests::netns::{NetNs, connect};
+use tokio::runtime::Runtime;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+pub(crate) const NODE: &str = "np-node";
+pub(crate) const NODE_ADDR: &str = "10.79.0.1";
+
+/// What outlives an agent.
+pub(crate) struct Machine {
+    netns: NetNs,
+    _outside: NetNs,
+    cgroup: Cgroup,
+    folder: tempfile::TempDir,
+}
+
+pub(crate) struct Agent {
+    to: mpsc::Sender<Message>,
+    state: watch::Receiver<NetworkState>,
+    stop: CancellationToken,
+    thread: Option<JoinHandle<Result<()>>>,
+    socket: PathBuf,
+    runtime: Runtime,
+}
+
+impl Machine {
+    pub(crate) fn new() -> Result<Machine> {
+        let _ = Datapath::remove(&bpffs());
+        let (netns, outside) = (NetNs::new(NODE)?, NetNs::new("np-outside")?);
+        let uplink = (&netns, "up0", &*format!("{NODE_ADDR}/24"));
+        connect(uplink, (&outside, "to-node", "10.79.0.254/24"))?;
+        let cgroup = Cgroup::new(NODE)?;
+        Ok(Machine { netns, _outside: outside, cgroup, folder: tempfile::tempdir()? })
+    }
+
+    fn options(&self) -> Result<Options> {
+        Ok(Options {
+            bpffs: bpffs(),
+            cgroup: self.cgroup.path().to_owned(),
+            uplink: "up0".to_owned(),
+            node_addrs: vec![NODE_ADDR.parse::<IpAddr>()?],
+        })
+    }
+
+    /// What the kernel holds, read by a datapath of its own.
+    pub(crate) fn observed(&self) -> Result<Observed> {
+        let options = self.options()?;
+        let read =
+            move || -> Result<Observed> { Ok(runtime()?.block_on(Datapath::open(options))?.observed()?) };
+        self.netns.run(read)?
+    }
+
+    pub(crate) fn start(&self) -> Result<Agent> {
+        let socket = self.folder.path().join("cni.sock");
+        let config = NetworkConfig::new(NODE, socket.clone(), self.folder.path().to_owned());
+        let (options, path) = (self.options()?, self.netns.path());
+        let (to, messages) = mpsc::channel(256);
+        let (told, state) = watch::channel(NetworkState::NotReady("starting".into()));
+        let stop = CancellationToken::new();
+        let (sender, stopped) = (to.clone(), stop.clone());
+        let thread = std::thread::spawn(move || -> Result<()> {
+            let file = std::fs::File::open(path)?;
+            let kind = Some(rustix::thread::LinkNameSpaceType::Network);
+            rustix::thread::move_into_link_name_space(std::os::fd::AsFd::as_fd(&file), kind)?;
+            runtime()?.block_on(async move {
+                let listener = skep_node::cni::listen(&config.cni_socket)?;
+                let mut engine = Engine::open(config, Datapath::open(options).await?).await?;
+                tokio::select! {
+                    () = engine.run(messages, told, stopped.clone()) => Ok(()),
+                    served = skep_node::cni::serve(listener, sender, stopped) => Ok(served?),
+                }
+            })
+        });
+        Ok(Agent { to, state, stop, thread: Some(thread), socket, runtime: runtime()? })
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        let _ = Datapath::remove(&bpffs());
+    }
+}
+
+impl Agent {
+    pub(crate) fn index(&self, change: impl FnOnce(&mut Index) + Send + 'static) -> Result<()> {
+        self.to.blocking_send(Message::index(change)).ok().context("the engine has ended")
+    }
+
+    /// The end of all lists.
+    pub(crate) fn sync(&mut self) -> Result<()> {
+        for _ in 0..KINDS {
+            self.to.blocking_send(Message::Listed).ok().context("the engine has ended")?;
+        }
+        let Agent { runtime, state, .. } = self;
+        let ready = state.wait_for(|state| *state == NetworkState::Ready);
+        runtime
+            .block_on(async { tokio::time::timeout(std::time::Duration::from_secs(10), ready).await })??;
+        Ok(())
+    }
+
+    /// The plugin's call, as containerd makes it.
+    pub(crate) fn cni(&self, command: &str, pod: &str, netns: &NetNs) -> Result<Value> {
+        let config =
+            json!({"cniVersion": "1.0.0", "name": "skep", "type": "skep-cni", "agentSocket": self.socket});
+        let environment = skep_cni::Environment {
+            command: Some(command.into()),
+            container_id: Some(format!("sandbox-{pod}")),
+            netns: Some(netns.path().display().to_string()),
+            ifname: Some("eth0".into()),
+            args: Some(format!("IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={pod}")),
+        };
+        let config = config.to_string();
+        let outcome = self.runtime.block_on(skep_cni::run(&environment, config.as_bytes()));
+        match outcome.failed {
+            true => bail!("{command} {pod}: {:?}", outcome.stdout),
+            false => Ok(outcome.stdout.unwrap_or_default()),
+        }
+    }
+
+    pub(crate) fn end(mut self) -> Result<()> {
+        self.stop.cancel();
+        match self.thread.take().map(JoinHandle::join) {
+            Some(Ok(result)) => result,
+            _ => bail!("the engine panicked"),
+        }
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn bpffs() -> PathBuf {
+    PathBuf::from("/sys/fs/bpf").join(NODE)
+}
+
+/// Of the calling thread's own, since the thread is what lives in a namespace.
+fn runtime() -> std::io::Result<Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
+}

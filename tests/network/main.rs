@@ -1,0 +1,4 @@
+//! The network half of a node in the kernel: the plugin's calls, API objects, packets between pods, a restart.
+
+mod agent;
+mod story;
