@@ -78,11 +78,8 @@ impl Action {
     pub fn patch_status<S: Serialize>(kind: Kind, key: Key, old: Option<&S>, new: &S) -> Self {
         let json = |s: &S| serde_json::to_value(s).unwrap_or_default();
         let mut status = json(new);
-        if let (Some(Value::Object(old)), Value::Object(fields)) = (old.map(json), &mut status) {
-            // Null removes a field that the new status no longer has.
-            for name in old.keys() {
-                fields.entry(name.clone()).or_insert(Value::Null);
-            }
+        if let Some(old) = old.map(json) {
+            remove_missing(&old, &mut status);
         }
         Action::Patch { kind, key, patch: json!({"status": status}), subresource: "status" }
     }
@@ -121,6 +118,15 @@ impl Action {
             reason,
             message,
         })
+    }
+}
+
+/// Adds to a merge patch a null for every field that the old value has and the new one has not.
+fn remove_missing(old: &Value, new: &mut Value) {
+    if let (Value::Object(old), Value::Object(new)) = (old, new) {
+        for (name, value) in old {
+            remove_missing(value, new.entry(name.clone()).or_insert(Value::Null));
+        }
     }
 }
 

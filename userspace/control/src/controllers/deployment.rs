@@ -66,6 +66,11 @@ impl Controller for Deployments {
     }
 }
 
+/// Whether the set's controller has seen the set's present size.
+fn observed(set: &ReplicaSet) -> bool {
+    set.status.as_ref().and_then(|s| s.observed_generation) >= set.metadata.generation
+}
+
 /// One reconcile of one Deployment.
 pub(super) struct Step<'a> {
     pub(super) view: &'a View,
@@ -175,8 +180,6 @@ impl<'a> Step<'a> {
     /// as long as a set's controller may still act on an older size nothing is said to be free: so surge holds at
     /// every moment and not only in the end.
     fn pods_at_most(&self) -> i32 {
-        let observed =
-            |s: &ReplicaSet| s.status.as_ref().and_then(|st| st.observed_generation) >= s.metadata.generation;
         if !self.sets.iter().all(|s| observed(s)) {
             return i32::MAX;
         }
@@ -355,8 +358,11 @@ impl<'a> Step<'a> {
             *size -= unhealthy;
             may_go -= unhealthy;
         }
-        // Of a set that is already shrinking only what it keeps counts as available.
-        let kept: i32 = self.sets.iter().map(|s| rollout::available(s).min(rollout::wanted(s))).sum();
+        // Of a set that is already shrinking only what it keeps counts as available, and of one whose controller may
+        // still act on an older size nothing does.
+        let keeps = |s: &&Arc<ReplicaSet>| observed(s);
+        let kept: i32 =
+            self.sets.iter().filter(keeps).map(|s| rollout::available(s).min(rollout::wanted(s))).sum();
         let mut spare = (kept - least).min(may_go);
         for size in &mut sizes {
             let healthy = (*size).min(spare).max(0);

@@ -7,6 +7,8 @@ pub mod endpoints;
 pub mod endpoints_object;
 pub mod endpointslice;
 pub mod garbage_collector;
+pub mod job;
+mod job_status;
 pub mod namespace;
 pub mod node_ipam;
 pub mod node_lifecycle;
@@ -30,6 +32,7 @@ pub fn all(config: &Config) -> Vec<Box<dyn Controller>> {
         Box::new(deployment::Deployments),
         Box::new(endpointslice::EndpointSlices),
         Box::new(endpoints_object::EndpointsObjects),
+        Box::new(job::Jobs),
         Box::new(node_ipam::NodeIpam {
             networks: config.cluster_cidrs.clone(),
             prefix_v4: config.node_prefix_v4,
