@@ -1,8 +1,11 @@
 //! The controllers, each a pure file: what an object's change concerns, and what to do about a key.
 
+pub mod cluster_role;
 pub mod csr;
+pub mod daemonset;
 pub mod deployment;
 mod deployment_status;
+pub mod disruption;
 pub mod endpoints;
 pub mod endpoints_object;
 pub mod endpointslice;
@@ -12,11 +15,14 @@ mod job_status;
 pub mod namespace;
 pub mod node_ipam;
 pub mod node_lifecycle;
+pub mod nodes;
 pub mod pod_gc;
 pub mod pods;
 pub mod replicaset;
+pub mod revisions;
 pub mod rollout;
 pub mod service_account;
+pub mod statefulset;
 pub mod taint_eviction;
 
 use crate::{
@@ -28,8 +34,11 @@ use crate::{
 /// Every controller that the runner drives.
 pub fn all(config: &Config) -> Vec<Box<dyn Controller>> {
     vec![
+        Box::new(cluster_role::ClusterRoles),
         Box::new(csr::Csrs { signer: config.signer.clone() }),
+        Box::new(daemonset::DaemonSets),
         Box::new(deployment::Deployments),
+        Box::new(disruption::Disruption),
         Box::new(endpointslice::EndpointSlices),
         Box::new(endpoints_object::EndpointsObjects),
         Box::new(job::Jobs),
@@ -44,6 +53,7 @@ pub fn all(config: &Config) -> Vec<Box<dyn Controller>> {
         }),
         Box::new(pod_gc::PodGc { threshold: config.terminated_pod_threshold }),
         Box::new(service_account::ServiceAccounts { root_ca_pem: config.root_ca_pem.clone() }),
+        Box::new(statefulset::StatefulSets),
         Box::new(taint_eviction::TaintEviction),
         Box::new(replicaset::ReplicaSets { kind: Kind::ReplicaSet }),
         Box::new(replicaset::ReplicaSets { kind: Kind::ReplicationController }),

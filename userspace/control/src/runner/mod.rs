@@ -14,6 +14,8 @@ mod queue;
 mod sim;
 #[cfg(test)]
 mod stories;
+#[cfg(test)]
+mod stories_sets;
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,0 +1,90 @@
+//! Which nodes a pod may run on, by selector, affinity and taints. PURE.
+
+use k8s_openapi::api::core::v1::{Node, NodeSelectorRequirement, NodeSelectorTerm, PodSpec, Toleration};
+
+use super::taint_eviction::tolerates;
+use crate::meta;
+
+/// Whether the pod's node selector and required node affinity admit the node.
+pub fn admits(pod: &PodSpec, node: &Node) -> bool {
+    let selected = pod
+        .node_selector
+        .as_ref()
+        .is_none_or(|wanted| meta::contains_all(wanted, node.metadata.labels.as_ref()));
+    let required = pod
+        .affinity
+        .as_ref()
+        .and_then(|a| a.node_affinity.as_ref())
+        .and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
+    let named = pod.node_name.as_deref().is_none_or(|n| n.is_empty() || n == meta::name(&node.metadata));
+    selected && named && required.is_none_or(|r| r.node_selector_terms.iter().any(|t| term(t, node)))
+}
+
+/// Terms of an affinity are alternatives; requirements of one term hold together; an empty term admits nothing.
+fn term(term: &NodeSelectorTerm, node: &Node) -> bool {
+    let (expressions, fields) = (term.match_expressions.as_deref(), term.match_fields.as_deref());
+    let some = expressions.is_some_and(|e| !e.is_empty()) || fields.is_some_and(|f| !f.is_empty());
+    some && expressions
+        .unwrap_or_default()
+        .iter()
+        .all(|e| requirement(e, meta::label(&node.metadata, &e.key)))
+        && fields
+            .unwrap_or_default()
+            .iter()
+            .all(|f| f.key == "metadata.name" && requirement(f, Some(meta::name(&node.metadata))))
+}
+
+fn requirement(requirement: &NodeSelectorRequirement, value: Option<&str>) -> bool {
+    let values = requirement.values.as_deref().unwrap_or_default();
+    let listed = || value.is_some_and(|v| values.iter().any(|x| x == v));
+    let compared = |f: fn(i64, i64) -> bool| {
+        let limit = values.first().and_then(|v| v.parse().ok());
+        matches!((value.and_then(|v| v.parse().ok()), limit), (Some(a), Some(b)) if f(a, b))
+    };
+    match requirement.operator.as_str() {
+        "In" => listed(),
+        "NotIn" => !listed(),
+        "Exists" => value.is_some(),
+        "DoesNotExist" => value.is_none(),
+        "Gt" => compared(|a, b| a > b),
+        "Lt" => compared(|a, b| a < b),
+        _ => false,
+    }
+}
+
+/// Whether every taint with one of these effects is tolerated.
+pub fn tolerated(tolerations: &[Toleration], node: &Node, effects: &[&str]) -> bool {
+    let taints = node.spec.iter().flat_map(|s| s.taints.iter().flatten());
+    let mut hard = taints.filter(|t| effects.contains(&t.effect.as_str()));
+    hard.all(|taint| tolerations.iter().any(|t| tolerates(t, taint)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn node() -> Node {
+        serde_json::from_value(json!({"metadata": {"name": "n1", "labels": {"disk": "ssd", "cores": "8"}}}))
+            .unwrap()
+    }
+
+    fn pod(terms: serde_json::Value) -> PodSpec {
+        let required =
+            json!({"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}});
+        serde_json::from_value(json!({"containers": [], "affinity": {"nodeAffinity": required}})).unwrap()
+    }
+
+    #[test]
+    fn terms_are_alternatives_and_requirements_hold_together() {
+        let of = |op: &str, key: &str, values: &[&str]| json!({"key": key, "operator": op, "values": values});
+        let both = json!([{"matchExpressions": [of("In", "disk", &["ssd"]), of("Gt", "cores", &["16"])]}]);
+        assert!(!admits(&pod(both), &node()));
+        let either = json!([
+            {"matchExpressions": [of("Gt", "cores", &["16"])]},
+            {"matchFields": [of("In", "metadata.name", &["n1"])]},
+        ]);
+        assert!(admits(&pod(either), &node()));
+        assert!(!admits(&pod(json!([{}])), &node()), "an empty term admits nothing");
+    }
+}

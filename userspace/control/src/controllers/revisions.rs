@@ -1,0 +1,144 @@
+//! The history of pod templates that DaemonSets and StatefulSets keep as ControllerRevisions. PURE.
+
+use std::sync::Arc;
+
+use k8s_openapi::{
+    api::{
+        apps::v1::ControllerRevision,
+        core::v1::{Pod, PodTemplateSpec},
+    },
+    apimachinery::pkg::{
+        apis::meta::v1::{LabelSelector, ObjectMeta},
+        runtime::RawExtension,
+    },
+};
+use serde_json::json;
+
+use super::pods::{self, Claim};
+use crate::{
+    action::Action,
+    meta,
+    view::{Key, Kind, Object, View},
+};
+
+/// Label of pods and revisions by which they find each other.
+pub const HASH: &str = "controller-revision-hash";
+
+/// The owner's revisions, and which of them is the template's.
+pub struct History {
+    /// Oldest first.
+    pub all: Vec<Arc<ControllerRevision>>,
+    /// Name of the revision of the present template; it may still have to be made.
+    pub current: String,
+}
+
+pub struct Owner<'a> {
+    pub kind: Kind,
+    pub meta: &'a ObjectMeta,
+    pub selector: &'a LabelSelector,
+    pub template: &'a PodTemplateSpec,
+    pub collisions: i32,
+    pub limit: Option<i32>,
+}
+
+impl Owner<'_> {
+    /// Finds the history; what must be written first (a new revision, a raised number, adoptions) becomes actions.
+    pub fn history(&self, view: &View, actions: &mut Vec<Action>) -> History {
+        let mut all = Vec::new();
+        for (_, revision) in view.revisions.in_namespace(meta::namespace(self.meta)) {
+            match pods::claim(&revision.metadata, self.meta, self.selector) {
+                Claim::Mine => all.push(revision.clone()),
+                Claim::Adopt => {
+                    let owner = meta::controlled_by(self.kind, self.meta);
+                    actions.push(pods::set_controller(
+                        Kind::ControllerRevision,
+                        &revision.metadata,
+                        Some(owner),
+                        "",
+                    ));
+                }
+                Claim::Release | Claim::Foreign => {}
+            }
+        }
+        all.sort_by_key(|r| r.revision);
+        let data = self.data();
+        let newest = all.last().map_or(0, |r| r.revision);
+        let found = all.iter().rev().find(|r| r.data.as_ref().is_some_and(|d| d.0 == data)).cloned();
+        let current = match found {
+            Some(revision) => {
+                if revision.revision < newest {
+                    let mut raised = revision.as_ref().clone();
+                    raised.revision = newest + 1;
+                    actions.push(Action::update(raised));
+                }
+                meta::name(&revision.metadata).to_owned()
+            }
+            None => self.make(data, newest + 1, actions),
+        };
+        History { all, current }
+    }
+
+    /// A strategic patch that brings the template back, as `kubectl rollout undo` applies it.
+    fn data(&self) -> serde_json::Value {
+        let mut template = serde_json::to_value(self.template).unwrap_or_default();
+        if let Some(fields) = template.as_object_mut() {
+            fields.insert("$patch".into(), json!("replace"));
+        }
+        json!({"spec": {"template": template}})
+    }
+
+    fn make(&self, data: serde_json::Value, number: i64, actions: &mut Vec<Action>) -> String {
+        let bytes = serde_json::to_vec(&data).unwrap_or_default();
+        let hash = meta::short_code(meta::stable_hash(&[&bytes, &self.collisions.to_le_bytes()]), 10);
+        let name = format!("{}-{hash}", meta::name(self.meta));
+        let mut labels = self.template.metadata.as_ref().and_then(|m| m.labels.clone()).unwrap_or_default();
+        labels.insert(HASH.into(), hash);
+        let revision = ControllerRevision {
+            metadata: ObjectMeta {
+                name: Some(name.clone()),
+                namespace: self.meta.namespace.clone(),
+                labels: Some(labels),
+                annotations: self.meta.annotations.clone(),
+                owner_references: Some(vec![meta::controlled_by(self.kind, self.meta)]),
+                ..Default::default()
+            },
+            data: Some(RawExtension(data)),
+            revision: number,
+        };
+        actions.push(Action::Create(revision.into()));
+        name
+    }
+
+    /// Deletes the oldest revisions that no pod has, beyond the limit.
+    pub fn clean_up(&self, history: &History, pods: &[&Arc<Pod>], keep: &[&str], actions: &mut Vec<Action>) {
+        let hashes: Vec<&str> = pods.iter().filter_map(|p| meta::label(&p.metadata, HASH)).collect();
+        let unused: Vec<&Arc<ControllerRevision>> = history
+            .all
+            .iter()
+            .filter(|r| {
+                let name = meta::name(&r.metadata);
+                name != history.current
+                    && !keep.contains(&name)
+                    && !hashes.contains(&hash_of(self.meta, name))
+            })
+            .collect();
+        let limit = usize::try_from(self.limit.unwrap_or(10)).unwrap_or(0);
+        let surplus = unused.len().saturating_sub(limit);
+        actions.extend(
+            unused.into_iter().take(surplus).map(|r| Action::delete(Object::ControllerRevision(r.clone()))),
+        );
+    }
+}
+
+/// The hash in a revision's name.
+pub fn hash_of<'a>(owner: &ObjectMeta, revision: &'a str) -> &'a str {
+    revision.strip_prefix(meta::name(owner)).and_then(|r| r.strip_prefix('-')).unwrap_or(revision)
+}
+
+/// The template that a revision holds.
+pub fn template_of(view: &View, namespace: &str, name: &str) -> Option<PodTemplateSpec> {
+    let revision = view.revisions.get(&Key::new(namespace, name))?;
+    let mut template = revision.data.as_ref()?.0.get("spec")?.get("template")?.clone();
+    template.as_object_mut()?.remove("$patch");
+    serde_json::from_value(template).ok()
+}

@@ -1,0 +1,317 @@
+//! StatefulSets: pods with names, one after the other up, the last first down, and claims that outlive them. PURE.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::{
+    apps::v1::{StatefulSet, StatefulSetSpec, StatefulSetStatus},
+    core::v1::{PersistentVolumeClaim, PersistentVolumeClaimVolumeSource, Pod, Volume},
+};
+
+use super::{
+    own_key, owner_keys,
+    pods::{self, Availability, Claim},
+    revisions::{self, HASH, History, Owner},
+};
+use crate::{
+    action::{Action, Context, Controller},
+    meta,
+    view::{Change, Key, Kind, Object, View},
+};
+
+const POD_NAME: &str = "statefulset.kubernetes.io/pod-name";
+const POD_INDEX: &str = "apps.kubernetes.io/pod-index";
+
+pub struct StatefulSets;
+
+impl Controller for StatefulSets {
+    fn name(&self) -> &'static str {
+        "statefulset"
+    }
+
+    fn route(&self, change: &Change, view: &View, keys: &mut Vec<Key>) {
+        own_key(change, Kind::StatefulSet, keys);
+        match change.object() {
+            Some(Object::Pod(pod)) => {
+                owner_keys(change, Kind::StatefulSet, keys);
+                // An orphan with one of its names is adopted or in the way.
+                if let Some((set, _)) = meta::name(&pod.metadata).rsplit_once('-') {
+                    let key = Key::new(meta::namespace(&pod.metadata), set);
+                    if view.stateful_sets.get(&key).is_some() && !keys.contains(&key) {
+                        keys.push(key);
+                    }
+                }
+            }
+            Some(Object::ControllerRevision(_)) => owner_keys(change, Kind::StatefulSet, keys),
+            _ => {}
+        }
+    }
+
+    fn reconcile(&self, view: &View, key: &Key, context: Context<'_>) -> Vec<Action> {
+        let Some(set) = view.stateful_sets.get(key) else { return Vec::new() };
+        let Some(spec) = &set.spec else { return Vec::new() };
+        let mut step = Step {
+            view,
+            set,
+            spec,
+            context,
+            actions: Vec::new(),
+            current: String::new(),
+            update: String::new(),
+        };
+        step.take();
+        step.actions
+    }
+}
+
+struct Step<'a> {
+    view: &'a View,
+    set: &'a Arc<StatefulSet>,
+    spec: &'a StatefulSetSpec,
+    context: Context<'a>,
+    actions: Vec<Action>,
+    /// Names of the revision that pods are at and of the one they shall be at.
+    current: String,
+    update: String,
+}
+
+impl<'a> Step<'a> {
+    fn take(&mut self) {
+        let set = self.set;
+        let owner = Owner {
+            kind: Kind::StatefulSet,
+            meta: &set.metadata,
+            selector: &self.spec.selector,
+            template: &self.spec.template,
+            collisions: set.status.as_ref().and_then(|s| s.collision_count).unwrap_or(0),
+            limit: self.spec.revision_history_limit,
+        };
+        let mut mine = self.claim();
+        if !self.actions.is_empty() {
+            return;
+        }
+        let history = owner.history(self.view, &mut self.actions);
+        if !self.actions.is_empty() {
+            return;
+        }
+        self.revisions(history.current.clone(), &history);
+        mine.sort_by_key(|(ordinal, _)| *ordinal);
+        self.status(&mine);
+        if !meta::terminating(&set.metadata) {
+            self.bring_about(&mine);
+            let pods: Vec<&Arc<Pod>> = mine.iter().map(|(_, p)| *p).collect();
+            let keep = [self.current.clone(), self.update.clone()];
+            owner.clean_up(&history, &pods, &[&keep[0], &keep[1]], &mut self.actions);
+        }
+    }
+
+    fn revisions(&mut self, update: String, history: &History) {
+        let known = self.set.status.as_ref().and_then(|s| s.current_revision.clone());
+        let known = known.filter(|name| history.all.iter().any(|r| meta::name(&r.metadata) == name));
+        self.current = known.unwrap_or_else(|| update.clone());
+        self.update = update;
+    }
+
+    fn claim(&mut self) -> Vec<(i32, &'a Arc<Pod>)> {
+        let mut mine = Vec::new();
+        let uid = meta::uid(&self.set.metadata);
+        for (_, pod) in self.view.pods.in_namespace(meta::namespace(&self.set.metadata)) {
+            let Some(ordinal) = self.ordinal(pod) else { continue };
+            match pods::claim(&pod.metadata, &self.set.metadata, &self.spec.selector) {
+                Claim::Mine => mine.push((ordinal, pod)),
+                Claim::Adopt => {
+                    let owner = meta::controlled_by(Kind::StatefulSet, &self.set.metadata);
+                    self.actions.push(pods::set_controller(Kind::Pod, &pod.metadata, Some(owner), ""));
+                }
+                Claim::Release => {
+                    self.actions.push(pods::set_controller(Kind::Pod, &pod.metadata, None, uid))
+                }
+                Claim::Foreign => {}
+            }
+        }
+        mine
+    }
+
+    /// The number in a pod's name, if the name is one of the set's.
+    fn ordinal(&self, pod: &Pod) -> Option<i32> {
+        let rest = meta::name(&pod.metadata).strip_prefix(meta::name(&self.set.metadata))?;
+        rest.strip_prefix('-')?.parse().ok()
+    }
+
+    fn start(&self) -> i32 {
+        self.spec.ordinals.as_ref().and_then(|o| o.start).unwrap_or(0)
+    }
+
+    fn ordinals(&self) -> std::ops::Range<i32> {
+        self.start()..self.start().saturating_add(self.spec.replicas.unwrap_or(1))
+    }
+
+    fn one_by_one(&self) -> bool {
+        self.spec.pod_management_policy.as_deref() != Some("Parallel")
+    }
+
+    fn healthy(&self, pod: &Pod) -> bool {
+        let seconds = self.spec.min_ready_seconds.unwrap_or(0);
+        !meta::terminating(&pod.metadata)
+            && pods::phase(pod) == "Running"
+            && pods::availability(pod, seconds, self.context.now) == Availability::Now
+    }
+
+    fn revision_of(pod: &Pod) -> &str {
+        meta::label(&pod.metadata, HASH).unwrap_or_default()
+    }
+
+    /// Ordinals from here on get the new template.
+    fn first_updated(&self) -> i32 {
+        let strategy = self.spec.update_strategy.as_ref();
+        if strategy.and_then(|s| s.type_.as_deref()) == Some("OnDelete") {
+            return i32::MAX;
+        }
+        let partition = strategy.and_then(|s| s.rolling_update.as_ref()).and_then(|r| r.partition);
+        self.start().saturating_add(partition.unwrap_or(0))
+    }
+
+    /// Makes, removes and updates pods; one at a time unless the set says otherwise.
+    fn bring_about(&mut self, mine: &[(i32, &Arc<Pod>)]) {
+        let find = |ordinal: i32| mine.iter().find(|(o, _)| *o == ordinal).map(|(_, p)| *p);
+        for ordinal in self.ordinals() {
+            let waits = match find(ordinal) {
+                None => self.create(ordinal),
+                Some(pod) if pods::finished(pod) && !meta::terminating(&pod.metadata) => {
+                    self.actions.push(Action::delete(Object::Pod(pod.clone())));
+                    true
+                }
+                Some(pod) => !self.healthy(pod),
+            };
+            if waits && self.one_by_one() {
+                return;
+            }
+        }
+        let range = self.ordinals();
+        for (_, pod) in mine.iter().rev().filter(|(o, _)| !range.contains(o)) {
+            if !meta::terminating(&pod.metadata) {
+                self.actions.push(Action::delete(Object::Pod((*pod).clone())));
+            }
+            if self.one_by_one() {
+                return;
+            }
+        }
+        self.roll(mine);
+    }
+
+    /// Updates the highest ordinal first and waits for it to be healthy again.
+    fn roll(&mut self, mine: &[(i32, &Arc<Pod>)]) {
+        let (range, first) = (self.ordinals(), self.first_updated());
+        for (_, pod) in mine.iter().rev().filter(|(o, _)| range.contains(o) && *o >= first) {
+            if Self::revision_of(pod) != self.update {
+                if !meta::terminating(&pod.metadata) {
+                    self.actions.push(Action::delete(Object::Pod((*pod).clone())));
+                }
+                return;
+            }
+            if !self.healthy(pod) {
+                return;
+            }
+        }
+    }
+
+    /// True if the set must wait for what was begun.
+    fn create(&mut self, ordinal: i32) -> bool {
+        let strategy = self.spec.update_strategy.as_ref().and_then(|s| s.type_.as_deref());
+        let old =
+            strategy != Some("OnDelete") && ordinal < self.first_updated() && self.current != self.update;
+        let namespace = meta::namespace(&self.set.metadata);
+        let earlier = old.then(|| revisions::template_of(self.view, namespace, &self.current)).flatten();
+        let revision = if earlier.is_some() { &self.current } else { &self.update };
+        let template = earlier.as_ref().unwrap_or(&self.spec.template);
+        let name = format!("{}-{ordinal}", meta::name(&self.set.metadata));
+        let mut pod = pods::from_template(template, Kind::StatefulSet, &self.set.metadata, name.clone());
+        pod.metadata.generate_name = None;
+        let labels = pod.metadata.labels.get_or_insert_default();
+        labels.insert(POD_NAME.into(), name.clone());
+        labels.insert(POD_INDEX.into(), ordinal.to_string());
+        labels.insert(HASH.into(), revision.clone());
+        let claims = self.claims(ordinal);
+        if let Some(spec) = &mut pod.spec {
+            spec.hostname = Some(name);
+            spec.subdomain = self.spec.service_name.clone();
+            let volumes = spec.volumes.get_or_insert_default();
+            for (volume, claim) in &claims {
+                volumes.retain(|v| v.name != *volume);
+                volumes.push(Volume {
+                    name: volume.clone(),
+                    persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
+                        claim_name: meta::name(&claim.metadata).into(),
+                        read_only: Some(false),
+                    }),
+                    ..Default::default()
+                });
+            }
+            spec.volumes = spec.volumes.take().filter(|v| !v.is_empty());
+        }
+        for (_, claim) in claims {
+            if self.view.claims.get(&Key::of(&claim.metadata)).is_none() {
+                self.actions.push(Action::Create(claim.into()));
+            }
+        }
+        self.actions.push(Action::Create(pod.into()));
+        true
+    }
+
+    /// The claims of one pod, by the volume each is for.
+    fn claims(&self, ordinal: i32) -> Vec<(String, PersistentVolumeClaim)> {
+        let templates = self.spec.volume_claim_templates.iter().flatten();
+        templates
+            .map(|template| {
+                let mut claim = template.clone();
+                let volume = meta::name(&template.metadata).to_owned();
+                claim.metadata.name = Some(format!("{volume}-{}-{ordinal}", meta::name(&self.set.metadata)));
+                claim.metadata.namespace = self.set.metadata.namespace.clone();
+                let labels = claim.metadata.labels.get_or_insert_default();
+                labels.extend(self.spec.selector.match_labels.clone().unwrap_or_default());
+                claim.status = None;
+                (volume, claim)
+            })
+            .collect()
+    }
+
+    fn status(&mut self, mine: &[(i32, &Arc<Pod>)]) {
+        let count = |f: &dyn Fn(&Pod) -> bool| {
+            i32::try_from(mine.iter().filter(|(_, p)| f(p)).count()).unwrap_or(i32::MAX)
+        };
+        let some = |n: i32| Some(n).filter(|n| *n != 0);
+        let seconds = self.spec.min_ready_seconds.unwrap_or(0);
+        for (_, pod) in mine {
+            if let Availability::At(at) = pods::availability(pod, seconds, self.context.now) {
+                self.actions.push(Action::RequeueAt(at));
+            }
+        }
+        let replicas = count(&|p| !pods::finished(p));
+        let ready = count(&|p| pods::phase(p) == "Running" && pods::ready(p));
+        let at =
+            |p: &Pod, revision: &str| !meta::terminating(&p.metadata) && Self::revision_of(p) == revision;
+        let updated = count(&|p| at(p, &self.update));
+        let wanted = self.spec.replicas.unwrap_or(1);
+        if updated == wanted && ready == wanted && replicas == wanted && self.first_updated() == self.start()
+        {
+            // The update is complete: what was new is now what pods are at.
+            self.current.clone_from(&self.update);
+        }
+        let old = self.set.status.as_ref();
+        let new = StatefulSetStatus {
+            observed_generation: self.set.metadata.generation,
+            replicas,
+            ready_replicas: some(ready),
+            available_replicas: Some(count(&|p| self.healthy(p))),
+            current_replicas: some(count(&|p| at(p, &self.current))),
+            updated_replicas: some(updated),
+            current_revision: Some(self.current.clone()),
+            update_revision: Some(self.update.clone()),
+            collision_count: Some(old.and_then(|s| s.collision_count).unwrap_or(0)),
+            conditions: old.and_then(|s| s.conditions.clone()),
+        };
+        if old != Some(&new) {
+            let key = Key::of(&self.set.metadata);
+            self.actions.push(Action::patch_status(Kind::StatefulSet, key, old, &new));
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! Stories of DaemonSets, StatefulSets and disruption budgets, told over the simulated server.
+
+use std::time::Duration;
+
+use k8s_openapi::api::{
+    apps::v1::{DaemonSet, StatefulSet},
+    core::v1::{Node, Pod},
+    policy::v1::PodDisruptionBudget,
+};
+use serde_json::json;
+
+use super::sim::{Fate, Sim};
+use crate::{
+    controllers::{self, pods},
+    meta,
+    view::{Key, Kind, Object},
+};
+
+fn sim() -> Sim {
+    Sim::new(vec![
+        Box::new(controllers::daemonset::DaemonSets),
+        Box::new(controllers::statefulset::StatefulSets),
+        Box::new(controllers::disruption::Disruption),
+    ])
+}
+
+fn node(sim: &mut Sim, name: &str, taint: Option<&str>) {
+    let taints: Vec<_> = taint.into_iter().map(|key| json!({"key": key, "effect": "NoSchedule"})).collect();
+    let node = json!({"metadata": {"name": name}, "spec": {"taints": taints}});
+    sim.create(serde_json::from_value::<Node>(node).unwrap());
+}
+
+fn template(version: u32) -> serde_json::Value {
+    json!({
+        "metadata": {"labels": {"app": "x"}},
+        "spec": {"containers": [{"name": "c", "image": format!("x:{version}")}]},
+    })
+}
+
+fn decide(sim: &mut Sim) {
+    for _ in 0..10 {
+        sim.deliver(usize::MAX);
+        sim.decide();
+        while !sim.tasks.is_empty() {
+            sim.perform(Fate::Answered);
+        }
+    }
+}
+
+fn names(sim: &Sim) -> Vec<String> {
+    sim.pods().iter().map(|p| meta::name(&p.metadata).to_owned()).collect()
+}
+
+fn versions(sim: &Sim) -> Vec<String> {
+    let image = |p: &Pod| p.spec.as_ref().unwrap().containers[0].image.clone().unwrap();
+    sim.pods().iter().map(image).collect()
+}
+
+/// The node that a daemon pod's affinity names.
+fn pinned(pod: &Pod) -> String {
+    let value = serde_json::to_value(&pod.spec.as_ref().unwrap().affinity).unwrap();
+    let terms = &value["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"];
+    terms[0]["matchFields"][0]["values"][0].as_str().unwrap().to_owned()
+}
+
+fn run_daemons(sim: &mut Sim) {
+    for pod in sim.pods() {
+        sim.kubelet(&Key::of(&pod.metadata), &pinned(&pod), true);
+    }
+}
+
+#[test]
+fn a_daemon_runs_once_on_every_node_that_it_tolerates() {
+    let mut sim = sim();
+    for name in ["n1", "n2"] {
+        node(&mut sim, name, None);
+    }
+    node(&mut sim, "n3", Some("dedicated"));
+    node(&mut sim, "n4", Some("node.kubernetes.io/unschedulable"));
+    let set = json!({
+        "metadata": {"name": "d", "namespace": "ns"},
+        "spec": {"selector": {"matchLabels": {"app": "x"}}, "template": template(1)},
+    });
+    sim.create(serde_json::from_value::<DaemonSet>(set).unwrap());
+    decide(&mut sim);
+    let mut nodes: Vec<String> = sim.pods().iter().map(pinned).collect();
+    nodes.sort();
+    assert_eq!(nodes, ["n1", "n2", "n4"]);
+    node(&mut sim, "n5", None);
+    decide(&mut sim);
+    assert_eq!(sim.pods().len(), 4);
+    run_daemons(&mut sim);
+    decide(&mut sim);
+    let Some(Object::DaemonSet(set)) = sim.get(Kind::DaemonSet, &Key::new("ns", "d")) else { panic!() };
+    let status = set.status.as_ref().unwrap();
+    assert_eq!((status.desired_number_scheduled, status.number_ready), (4, 4));
+    assert_eq!(status.updated_number_scheduled, Some(4));
+}
+
+#[test]
+fn daemons_are_updated_one_node_at_a_time() {
+    let mut sim = sim();
+    for name in ["n1", "n2", "n3"] {
+        node(&mut sim, name, None);
+    }
+    let set = json!({
+        "metadata": {"name": "d", "namespace": "ns"},
+        "spec": {"selector": {"matchLabels": {"app": "x"}}, "template": template(1)},
+    });
+    sim.create(serde_json::from_value::<DaemonSet>(set).unwrap());
+    decide(&mut sim);
+    run_daemons(&mut sim);
+    decide(&mut sim);
+    sim.patch(Kind::DaemonSet, &Key::new("ns", "d"), json!({"spec": {"template": template(2)}}));
+    for _ in 0..8 {
+        decide(&mut sim);
+        let serving = sim.pods().iter().filter(|p| pods::active(p) && pods::ready(p)).count();
+        assert!(serving >= 2, "{serving} serve");
+        run_daemons(&mut sim);
+    }
+    assert_eq!(versions(&sim), ["x:2"; 3]);
+    assert_eq!(sim.all(Kind::ControllerRevision).len(), 2);
+}
+
+fn stateful(replicas: i32) -> StatefulSet {
+    serde_json::from_value(json!({
+        "metadata": {"name": "db", "namespace": "ns"},
+        "spec": {
+            "replicas": replicas,
+            "serviceName": "db",
+            "selector": {"matchLabels": {"app": "x"}},
+            "template": template(1),
+            "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": 0}},
+            "volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": {"accessModes": ["ReadWriteOnce"]}}],
+        },
+    }))
+    .unwrap()
+}
+
+/// Starts pods and takes terminating ones away, one step each.
+fn run_pods(sim: &mut Sim) {
+    let due: Vec<Key> = sim
+        .pods()
+        .iter()
+        .filter(|p| p.metadata.deletion_timestamp.is_some() || pods::phase(p) == "Pending")
+        .map(|p| Key::of(&p.metadata))
+        .collect();
+    due.iter().for_each(|key| sim.kubelet(key, "n1", true));
+}
+
+#[test]
+fn stateful_pods_come_in_order_and_go_in_reverse_and_leave_their_claims() {
+    let mut sim = sim();
+    sim.create(stateful(3));
+    for count in 1..=3 {
+        decide(&mut sim);
+        assert_eq!(sim.pods().len(), count, "each waits for the one before");
+        run_pods(&mut sim);
+    }
+    decide(&mut sim);
+    assert_eq!(names(&sim), ["db-0", "db-1", "db-2"]);
+    sim.patch(Kind::StatefulSet, &Key::new("ns", "db"), json!({"spec": {"replicas": 1}}));
+    decide(&mut sim);
+    let going = |sim: &Sim| -> Vec<String> {
+        let pods = sim.pods();
+        let going = pods.iter().filter(|p| p.metadata.deletion_timestamp.is_some());
+        going.map(|p| meta::name(&p.metadata).to_owned()).collect()
+    };
+    assert_eq!(going(&sim), ["db-2"]);
+    run_pods(&mut sim);
+    decide(&mut sim);
+    assert_eq!(going(&sim), ["db-1"]);
+    run_pods(&mut sim);
+    decide(&mut sim);
+    assert_eq!(names(&sim), ["db-0"]);
+    assert_eq!(sim.all(Kind::PersistentVolumeClaim).len(), 3);
+}
+
+#[test]
+fn stateful_pods_are_updated_from_the_last_to_the_partition() {
+    let mut sim = sim();
+    sim.create(stateful(3));
+    let set = Key::new("ns", "db");
+    let rest = |sim: &mut Sim| {
+        for _ in 0..12 {
+            decide(sim);
+            run_pods(sim);
+        }
+        decide(sim);
+    };
+    rest(&mut sim);
+    let partition = json!({"spec": {
+        "template": template(2),
+        "updateStrategy": {"rollingUpdate": {"partition": 2}},
+    }});
+    sim.patch(Kind::StatefulSet, &set, partition);
+    rest(&mut sim);
+    assert_eq!(versions(&sim), ["x:1", "x:1", "x:2"]);
+    // A lost pod below the partition comes back as it was.
+    sim.vanish(Kind::Pod, &Key::new("ns", "db-0"));
+    rest(&mut sim);
+    assert_eq!(versions(&sim), ["x:1", "x:1", "x:2"]);
+    sim.patch(
+        Kind::StatefulSet,
+        &set,
+        json!({"spec": {"updateStrategy": {"rollingUpdate": {"partition": 0}}}}),
+    );
+    rest(&mut sim);
+    assert_eq!(versions(&sim), ["x:2"; 3]);
+    let Some(Object::StatefulSet(set)) = sim.get(Kind::StatefulSet, &set) else { panic!() };
+    let status = set.status.as_ref().unwrap();
+    assert_eq!(status.current_revision, status.update_revision);
+    assert_eq!((status.ready_replicas, status.updated_replicas), (Some(3), Some(3)));
+}
+
+#[test]
+fn a_budget_allows_what_exceeds_the_healthy_minimum() {
+    let mut sim = sim();
+    sim.create(stateful(3));
+    let budget = json!({
+        "metadata": {"name": "b", "namespace": "ns"},
+        "spec": {"minAvailable": "50%", "selector": {"matchLabels": {"app": "x"}}},
+    });
+    sim.create(serde_json::from_value::<PodDisruptionBudget>(budget).unwrap());
+    for _ in 0..6 {
+        decide(&mut sim);
+        run_pods(&mut sim);
+    }
+    decide(&mut sim);
+    let allowed = |sim: &Sim| match sim.get(Kind::PodDisruptionBudget, &Key::new("ns", "b")) {
+        Some(Object::PodDisruptionBudget(b)) => b.status.as_ref().unwrap().disruptions_allowed,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(allowed(&sim), Some(1), "two of three must stay");
+    sim.kubelet(&Key::new("ns", "db-1"), "n1", false);
+    sim.advance(Duration::from_secs(1));
+    decide(&mut sim);
+    assert_eq!(allowed(&sim), Some(0));
+}
