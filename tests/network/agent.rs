@@ -17,7 +17,6 @@ use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-pub(crate) const NODE: &str = "np-node";
 pub(crate) const NODE_ADDR: &str = "10.79.0.1";
 
 /// What outlives an agent.
@@ -38,35 +37,40 @@ pub(crate) struct Agent {
 }
 
 impl Machine {
-    pub(crate) fn new() -> Result<Machine> {
-        let _ = Datapath::remove(&bpffs());
-        let (netns, outside) = (NetNs::new(NODE)?, NetNs::new("np-outside")?);
+    pub(crate) fn new(name: &str) -> Result<Machine> {
+        let _ = Datapath::remove(&bpffs(name));
+        let (netns, outside) = (NetNs::new(name)?, NetNs::new(&format!("{name}-out"))?);
         let uplink = (&netns, "up0", &*format!("{NODE_ADDR}/24"));
         connect(uplink, (&outside, "to-node", "10.79.0.254/24"))?;
-        let cgroup = Cgroup::new(NODE)?;
+        let cgroup = Cgroup::new(name)?;
         Ok(Machine { netns, _outside: outside, cgroup, folder: tempfile::tempdir()? })
     }
 
     fn options(&self) -> Result<Options> {
         Ok(Options {
-            bpffs: bpffs(),
+            bpffs: bpffs(self.netns.name()),
             cgroup: self.cgroup.path().to_owned(),
             uplink: "up0".to_owned(),
             node_addrs: vec![NODE_ADDR.parse::<IpAddr>()?],
         })
     }
 
-    /// What the kernel holds, read by a datapath of its own.
-    pub(crate) fn observed(&self) -> Result<Observed> {
+    /// Works on a datapath of its own, in the node's namespace.
+    pub(crate) fn datapath<T: Send>(
+        &self,
+        work: impl FnOnce(&mut Datapath) -> Result<T> + Send,
+    ) -> Result<T> {
         let options = self.options()?;
-        let read =
-            move || -> Result<Observed> { Ok(runtime()?.block_on(Datapath::open(options))?.observed()?) };
-        self.netns.run(read)?
+        self.netns.run(move || work(&mut runtime()?.block_on(Datapath::open(options))?))?
+    }
+
+    pub(crate) fn observed(&self) -> Result<Observed> {
+        self.datapath(|datapath| Ok(datapath.observed()?))
     }
 
     pub(crate) fn start(&self) -> Result<Agent> {
         let socket = self.folder.path().join("cni.sock");
-        let config = NetworkConfig::new(NODE, socket.clone(), self.folder.path().to_owned());
+        let config = NetworkConfig::new(self.netns.name(), socket.clone(), self.folder.path().to_owned());
         let (options, path) = (self.options()?, self.netns.path());
         let (to, messages) = mpsc::channel(256);
         let (told, state) = watch::channel(NetworkState::NotReady("starting".into()));
@@ -91,7 +95,7 @@ impl Machine {
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        let _ = Datapath::remove(&bpffs());
+        let _ = Datapath::remove(&bpffs(self.netns.name()));
     }
 }
 
@@ -149,8 +153,8 @@ impl Drop for Agent {
     }
 }
 
-fn bpffs() -> PathBuf {
-    PathBuf::from("/sys/fs/bpf").join(NODE)
+fn bpffs(name: &str) -> PathBuf {
+    PathBuf::from("/sys/fs/bpf").join(name)
 }
 
 /// Of the calling thread's own, since the thread is what lives in a namespace.

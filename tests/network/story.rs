@@ -11,8 +11,9 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use serde_json::{Value, json};
 use skep_tests::netns::NetNs;
 
-use crate::agent::{Agent, Machine, NODE, NODE_ADDR};
+use crate::agent::{Agent, Machine, NODE_ADDR};
 
+const NODE: &str = "np-story";
 const VIP: &str = "10.96.7.8";
 /// How long an answer may take before it counts as none.
 const PATIENCE: Duration = Duration::from_millis(50);
@@ -104,7 +105,7 @@ fn within_deadline(what: &str, mut done: impl FnMut() -> bool) -> Result<Duratio
 
 #[test]
 fn pods_service_policy_and_restart() -> Result<()> {
-    let machine = Machine::new()?;
+    let machine = Machine::new(NODE)?;
     let (client, server) = (NetNs::new("np-client")?, NetNs::new("np-server")?);
     let mut agent = machine.start()?;
     feed(&agent, None)?;

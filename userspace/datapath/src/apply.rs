@@ -20,12 +20,16 @@ pub struct ApplyError {
 impl Datapath {
     /// Applies the writes one after the other and stops at the first that fails.
     pub fn apply(&mut self, writes: &[Write]) -> Result<(), ApplyError> {
-        for (index, write) in writes.iter().enumerate() {
+        let mut index = 0;
+        while let Some(rest) = writes.get(index..) {
+            index += self.maps.write_verdicts(rest);
+            let Some(write) = writes.get(index) else { break };
             self.write(write).map_err(|source| ApplyError {
                 index,
                 write: Box::new(write.clone()),
                 source,
             })?;
+            index += 1;
         }
         Ok(())
     }

@@ -5,6 +5,7 @@
 
 mod apply;
 mod attach;
+mod batch;
 mod conntrack;
 mod error;
 mod flows;

@@ -28,6 +28,8 @@ pub(crate) struct Maps {
     pub(crate) cluster: LpmTrie<MapData, Addr, u32>,
     pub(crate) classes: [LpmTrie<MapData, Addr, u32>; 2],
     pub(crate) verdicts: HashOfMaps<MapData, u32, VerdictMap>,
+    /// The same map, for batches.
+    pub(crate) verdicts_data: MapData,
     pub(crate) verdict_maps: BTreeMap<VerdictMapId, VerdictMap>,
     pub(crate) conntrack: HashMap<MapData, FlowKey, Flow>,
     pub(crate) drops: PerCpuArray<MapData, u64>,
@@ -45,6 +47,8 @@ impl Maps {
             cluster: take(ebpf, "CLUSTER")?,
             classes: [take(ebpf, "CLASSES_EVEN")?, take(ebpf, "CLASSES_ODD")?],
             verdicts: take(ebpf, "VERDICTS")?,
+            verdicts_data: MapData::from_pin(pins(bpffs).join("maps/VERDICTS"))
+                .map_err(DatapathError::map("VERDICTS", "open"))?,
             verdict_maps: pinned_verdict_maps(&verdict_pins)?,
             conntrack: take(ebpf, "CONNTRACK")?,
             drops: take(ebpf, "DROPS")?,
@@ -88,7 +92,7 @@ impl Maps {
         for (bits, key, verdict) in entries {
             map.insert(&Key::new(*bits, *key), verdict, 0).map_err(failed("fill a map of"))?;
         }
-        let path = self.verdict_pins.join(id.to_string());
+        let path = self.verdict_pin(id);
         map.pin(&path).map_err(|source| DatapathError::Pin { path: path.clone(), source })?;
         let map = open_verdict_map(&path).map_err(failed("open a pinned map of"))?;
         self.verdict_maps.insert(id, map);
@@ -97,7 +101,11 @@ impl Maps {
 
     pub(crate) fn drop_verdict_map(&mut self, id: VerdictMapId) -> Result<(), DatapathError> {
         self.verdict_maps.remove(&id);
-        crate::attach::remove_file(&self.verdict_pins.join(id.to_string()))
+        crate::attach::remove_file(&self.verdict_pin(id))
+    }
+
+    pub(crate) fn verdict_pin(&self, id: VerdictMapId) -> PathBuf {
+        self.verdict_pins.join(id.to_string())
     }
 }
 
