@@ -15,8 +15,8 @@ const OBJECT: &str = "target/bpf/skep-programs.o";
 const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 const DEBIAN_CARGO: &str = "/usr/bin/cargo";
 
-pub(crate) fn run() -> Result<()> {
-    let root = workspace();
+pub fn run() -> Result<()> {
+    let root = crate::workspace();
     let linker = find_in_path("bpf-linker").or_else(|| in_cargo_home("bpf-linker")).context(
         "bpf-linker is missing; install it with `cargo install bpf-linker --version 0.13.0` \
          (on Debian: `LLVM_PREFIX=/usr/lib/llvm-22 cargo install bpf-linker --version 0.13.0 --no-default-features --features llvm-22`)",
@@ -35,11 +35,6 @@ pub(crate) fn run() -> Result<()> {
     let built = root.join("target").join(TARGET).join("ebpf").join(PACKAGE);
     let object = root.join(OBJECT);
     install(&built, &object)
-}
-
-pub(crate) fn workspace() -> PathBuf {
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
-    manifest.parent().unwrap_or(manifest).to_owned()
 }
 
 /// The cargo call that can build for the BPF target on this machine.
@@ -62,7 +57,7 @@ fn toolchain() -> Result<Command> {
     )
 }
 
-fn nightly_has_sources() -> bool {
+pub(crate) fn nightly_has_sources() -> bool {
     let sysroot = Command::new("rustup").args(["run", "nightly", "rustc", "--print", "sysroot"]).output();
     let Ok(sysroot) = sysroot else { return false };
     let path = String::from_utf8_lossy(&sysroot.stdout).trim().to_owned();

@@ -1,0 +1,178 @@
+//! Where the parts of a development cluster are: names, addresses, folders. PURE.
+
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+/// The most nodes one machine is asked to play.
+pub const MAX_NODES: u8 = 64;
+
+/// One cluster on this machine. Two with different names and networks live side by side.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// Prefix of every link, namespace and cgroup; at most 8 characters.
+    pub name: String,
+    /// What outlives a restart of the cluster's processes: stores, images, certificates, logs.
+    pub state: PathBuf,
+    /// First three bytes of the network of nodes.
+    network: [u8; 3],
+    /// Second byte of the network of pods, 10.x.0.0/16.
+    pods: u8,
+}
+
+/// One node of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeLayout {
+    /// The Node object's name.
+    pub name: String,
+    pub netns: String,
+    /// The bridge's end of the node's uplink; the node's own end is `UPLINK`.
+    pub port: String,
+    pub addr: Ipv4Addr,
+    /// containerd's images and snapshots, the agent's pods and logs.
+    pub state: PathBuf,
+    /// Sockets, pins, mounts: what a reboot takes away.
+    pub run: PathBuf,
+    /// Below the root of each cgroup hierarchy.
+    pub cgroup: String,
+}
+
+/// The node's interface to the others.
+pub const UPLINK: &str = "eth0";
+
+impl Layout {
+    /// The cluster of `cargo xtask up`.
+    pub fn development(workspace: &Path) -> Layout {
+        Layout {
+            name: "skep".to_owned(),
+            state: workspace.join("target/skep"),
+            network: [10, 86, 0],
+            pods: 244,
+        }
+    }
+
+    /// The cluster of tests, which leaves a development cluster alone.
+    pub fn test(workspace: &Path) -> Layout {
+        Layout {
+            name: "skeptest".to_owned(),
+            state: workspace.join("target/skep-test"),
+            network: [10, 87, 0],
+            pods: 245,
+        }
+    }
+
+    /// Sockets are here: a path below the workspace may be longer than a socket's address can be.
+    pub fn run(&self) -> PathBuf {
+        Path::new("/run").join(&self.name)
+    }
+
+    pub fn bridge(&self) -> String {
+        format!("{}0", self.name)
+    }
+
+    pub fn server_addr(&self) -> Ipv4Addr {
+        self.addr(1)
+    }
+
+    pub fn server_url(&self) -> String {
+        format!("https://{}:6443", self.server_addr())
+    }
+
+    pub fn pod_cidr(&self) -> String {
+        format!("10.{}.0.0/16", self.pods)
+    }
+
+    pub fn service_cidr(&self) -> &'static str {
+        "10.96.0.0/12"
+    }
+
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.state.join("kubeconfig")
+    }
+
+    pub fn logs(&self) -> PathBuf {
+        self.state.join("logs")
+    }
+
+    pub fn pids(&self) -> PathBuf {
+        self.run().join("pids")
+    }
+
+    pub fn images(&self) -> PathBuf {
+        self.state.join("images")
+    }
+
+    /// The node with number `index`, counted from 1.
+    pub fn node(&self, index: u8) -> NodeLayout {
+        let name = format!("node-{index}");
+        NodeLayout {
+            netns: format!("{}-{name}", self.name),
+            port: format!("{}-n{index}", self.name),
+            addr: self.addr(10 + index),
+            state: self.state.join(&name),
+            run: self.run().join(&name),
+            cgroup: format!("{}/{name}", self.name),
+            name,
+        }
+    }
+
+    fn addr(&self, host: u8) -> Ipv4Addr {
+        let [a, b, c] = self.network;
+        Ipv4Addr::new(a, b, c, host)
+    }
+}
+
+impl NodeLayout {
+    pub fn containerd_socket(&self) -> PathBuf {
+        self.run.join("containerd.sock")
+    }
+
+    /// The node's own BPF file system: unmounting it takes every pin away.
+    pub fn bpffs(&self) -> PathBuf {
+        self.run.join("bpf")
+    }
+
+    pub fn cni_socket(&self) -> PathBuf {
+        self.run.join("cni.sock")
+    }
+
+    pub fn agent_root(&self) -> PathBuf {
+        self.state.join("agent")
+    }
+
+    pub fn netns_path(&self) -> PathBuf {
+        Path::new("/run/netns").join(&self.netns)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn link_names_fit_the_kernel() {
+        for layout in [Layout::development(Path::new("/w")), Layout::test(Path::new("/w"))] {
+            assert!(layout.bridge().len() <= 15);
+            assert!(layout.node(MAX_NODES).port.len() <= 15);
+        }
+    }
+
+    #[test]
+    fn socket_paths_fit_the_kernel() {
+        let deep = PathBuf::from(format!("/{}", "x".repeat(200)));
+        let node = Layout::test(&deep).node(MAX_NODES);
+        // containerd appends `.ttrpc`; sun_path holds 107 bytes.
+        assert!(node.containerd_socket().as_os_str().len() + 6 <= 107);
+    }
+
+    #[test]
+    fn two_clusters_share_nothing() {
+        let (a, b) = (Layout::development(Path::new("/w")), Layout::test(Path::new("/w")));
+        assert_ne!(a.state, b.state);
+        assert_ne!(a.run(), b.run());
+        assert_ne!(a.bridge(), b.bridge());
+        assert_ne!(a.server_addr(), b.server_addr());
+        assert_ne!(a.pod_cidr(), b.pod_cidr());
+        let (a, b) = (a.node(1), b.node(1));
+        assert_ne!((a.netns, a.port, a.cgroup), (b.netns, b.port, b.cgroup));
+    }
+}

@@ -1,0 +1,25 @@
+//! `cargo xtask down`: takes the cluster away, and looks whether anything is left.
+
+use anyhow::{Result, bail};
+
+use crate::cluster::layout::Layout;
+use crate::cluster::{leftovers, tear_down};
+use crate::deps;
+
+pub fn run() -> Result<()> {
+    deps::require_root("down")?;
+    let layout = Layout::development(&crate::workspace());
+    let removed = tear_down(&layout)?;
+    for what in &removed {
+        println!("removed {what}");
+    }
+    let left = leftovers(&layout)?;
+    if !left.is_empty() {
+        bail!("still there:\n  {}", left.join("\n  "));
+    }
+    println!(
+        "{}",
+        if removed.is_empty() { "There was no cluster." } else { "Nothing of the cluster is left." }
+    );
+    Ok(())
+}

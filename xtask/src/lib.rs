@@ -1,0 +1,20 @@
+//! What the commands of `cargo xtask` are made of. Tests that need a cluster use [`cluster`] too.
+//!
+//! It needs nothing but a Rust toolchain to compile: it is what installs the rest.
+
+pub mod binaries;
+pub mod build_ebpf;
+pub mod cluster;
+pub mod commands;
+pub mod deps;
+pub mod example;
+pub mod image;
+pub mod progress;
+
+use std::path::{Path, PathBuf};
+
+/// The top of the source tree.
+pub fn workspace() -> PathBuf {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    manifest.parent().unwrap_or(manifest).to_owned()
+}
