@@ -149,10 +149,10 @@ impl Pods {
     fn runtime(&self, event: RuntimeEvent) {
         match event {
             RuntimeEvent::Connected => self.tell(|_| true, || Message::RuntimeChanged),
-            RuntimeEvent::Changed(id) => {
+            RuntimeEvent::Exited(id) => {
                 let owner = self.shared.owner(&id).and_then(|uid| self.workers.get(&uid));
                 if let Some(handle) = owner {
-                    let _ = handle.messages.send(Message::RuntimeChanged);
+                    let _ = handle.messages.send(Message::Exited(id));
                 }
             }
         }

@@ -87,7 +87,8 @@ fn value(
     before: &[(String, String)],
 ) -> Result<Option<String>, EnvError> {
     let Some(source) = &variable.value_from else {
-        let known: Vec<_> = before.iter().chain(services).cloned().collect();
+        // The container's own names come before the services'.
+        let known: Vec<_> = services.iter().chain(before).cloned().collect();
         return Ok(Some(expand(variable.value.as_deref().unwrap_or_default(), &known)));
     };
     from_source(source, container, context, objects)

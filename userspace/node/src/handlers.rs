@@ -21,18 +21,18 @@ use crate::tls::accept_any;
 const BODY_LIMIT: usize = 10 << 10;
 
 /// The result of a probe: whether it passed, and what the other side said.
-pub type Verdict = (bool, String);
+pub(crate) type Verdict = (bool, String);
 
 /// Where a container can be reached.
 #[derive(Debug, Clone)]
-pub struct Target<'a> {
-    pub container: &'a Container,
-    pub id: &'a str,
-    pub ip: Option<IpAddr>,
+pub(crate) struct Target<'a> {
+    pub(crate) container: &'a Container,
+    pub(crate) id: &'a str,
+    pub(crate) ip: Option<IpAddr>,
 }
 
 /// Runs a probe within its timeout.
-pub async fn probe(cri: &Cri, probe: &Probe, target: &Target<'_>) -> Verdict {
+pub(crate) async fn probe(cri: &Cri, probe: &Probe, target: &Target<'_>) -> Verdict {
     let timeout = Duration::from_secs(u64::try_from(probe.timeout_seconds.unwrap_or(1).max(1)).unwrap_or(1));
     if let Some(action) = &probe.exec {
         return exec(cri, action, target, timeout).await;
@@ -56,7 +56,7 @@ pub async fn probe(cri: &Cri, probe: &Probe, target: &Target<'_>) -> Verdict {
 }
 
 /// Runs a lifecycle hook; the error is what went wrong.
-pub async fn hook(
+pub(crate) async fn hook(
     cri: &Cri,
     handler: &LifecycleHandler,
     target: &Target<'_>,

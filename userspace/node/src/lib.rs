@@ -19,6 +19,7 @@ pub mod objects;
 pub mod plan;
 pub mod register;
 pub mod resources;
+mod server;
 pub mod services;
 mod shared;
 mod tls;
@@ -130,6 +131,7 @@ pub async fn run(config: AgentConfig, stop: CancellationToken) -> Result<(), Nod
         root: root_dir.clone(),
         owners: Mutex::new(HashMap::new()),
         pods: Mutex::new(HashMap::new()),
+        pod_changes: watch::Sender::new(0),
     });
     let (registered_in, registered) = watch::channel::<Option<Node>>(None);
     let registration = Registration {
@@ -176,6 +178,17 @@ pub async fn run(config: AgentConfig, stop: CancellationToken) -> Result<(), Nod
         let running = network.run(name, client, network_in, stop.clone());
         tasks.spawn(async move { running.await.map_err(NodeError::Network) });
     }
+    let server = server::Server::bind(listen, &tls, shared.clone()).await?;
+    let own = stop.clone();
+    tasks.spawn(async move {
+        server.run(own).await;
+        Ok(())
+    });
+    let rotation = logs::rotate::run(shared.clone(), log_max_size, log_max_files, stop.clone());
+    tasks.spawn(async move {
+        rotation.await;
+        Ok(())
+    });
     let agent = agent::Agent { shared, changes, stop: stop.clone() };
     tasks.spawn(async move {
         agent.run().await;

@@ -17,55 +17,64 @@ use crate::plan::NodeView;
 use crate::services::Services;
 use crate::volumes::VolumeManager;
 
-pub struct Shared {
-    pub node: String,
-    pub client: Client,
-    pub cri: Cri,
-    pub settings: NodeSettings,
-    pub node_view: NodeView,
-    pub allocatable: Allocatable,
-    pub volumes: VolumeManager,
-    pub services: Services,
-    pub events: Recorder,
-    pub network: watch::Receiver<NetworkState>,
-    pub root: PathBuf,
+pub(crate) struct Shared {
+    pub(crate) node: String,
+    pub(crate) client: Client,
+    pub(crate) cri: Cri,
+    pub(crate) settings: NodeSettings,
+    pub(crate) node_view: NodeView,
+    pub(crate) allocatable: Allocatable,
+    pub(crate) volumes: VolumeManager,
+    pub(crate) services: Services,
+    pub(crate) events: Recorder,
+    pub(crate) network: watch::Receiver<NetworkState>,
+    pub(crate) root: PathBuf,
     /// Which pod a sandbox or container belongs to.
     pub(crate) owners: Mutex<HashMap<String, String>>,
     /// The pods as their workers see them now, by uid; what the kubelet API shows.
     pub(crate) pods: Mutex<HashMap<String, Pod>>,
+    /// Counts the changes of [`Shared::pods`].
+    pub(crate) pod_changes: watch::Sender<u64>,
 }
 
 impl Shared {
     /// Notes whose this sandbox or container is, so that the runtime's events find their pod.
-    pub fn own(&self, id: &str, uid: &str) {
+    pub(crate) fn own(&self, id: &str, uid: &str) {
         lock(&self.owners).insert(id.to_owned(), uid.to_owned());
     }
 
-    pub fn owner(&self, id: &str) -> Option<String> {
+    pub(crate) fn owner(&self, id: &str) -> Option<String> {
         lock(&self.owners).get(id).cloned()
     }
 
     /// Replaces what is known of a pod's sandboxes and containers.
-    pub fn own_all<'a>(&self, uid: &str, ids: impl Iterator<Item = &'a str>) {
+    pub(crate) fn own_all<'a>(&self, uid: &str, ids: impl Iterator<Item = &'a str>) {
         let mut owners = lock(&self.owners);
         owners.retain(|_, owner| owner != uid);
         owners.extend(ids.map(|id| (id.to_owned(), uid.to_owned())));
     }
 
-    pub fn show_pod(&self, uid: &str, pod: Option<Pod>) {
+    pub(crate) fn show_pod(&self, uid: &str, pod: Option<Pod>) {
         let mut pods = lock(&self.pods);
         match pod {
             Some(pod) => drop(pods.insert(uid.to_owned(), pod)),
             None => drop(pods.remove(uid)),
         }
+        drop(pods);
+        self.pod_changes.send_modify(|count| *count = count.wrapping_add(1));
     }
 
-    pub fn pods(&self) -> Vec<Pod> {
+    /// Resolves whenever any pod changes.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.pod_changes.subscribe()
+    }
+
+    pub(crate) fn pods(&self) -> Vec<Pod> {
         lock(&self.pods).values().cloned().collect()
     }
 
     /// The pod of that name, as of now.
-    pub fn pod(&self, namespace: &str, name: &str) -> Option<Pod> {
+    pub(crate) fn pod(&self, namespace: &str, name: &str) -> Option<Pod> {
         let is = |pod: &&Pod| {
             pod.metadata.name.as_deref() == Some(name) && pod.metadata.namespace.as_deref() == Some(namespace)
         };

@@ -17,7 +17,7 @@ fn provider() -> Arc<CryptoProvider> {
 }
 
 /// The kubelet API's TLS: a client without a certificate of the cluster's CA gets no further than /healthz.
-pub fn server(tls: &ServingTls) -> Result<ServerConfig, NodeError> {
+pub(crate) fn server(tls: &ServingTls) -> Result<ServerConfig, NodeError> {
     let bad = |error: &dyn std::fmt::Display| NodeError::Tls(error.to_string());
     let chain = CertificateDer::pem_slice_iter(tls.certificate.as_bytes())
         .collect::<Result<Vec<_>, _>>()
@@ -43,7 +43,7 @@ pub fn server(tls: &ServingTls) -> Result<ServerConfig, NodeError> {
 }
 
 /// A client that does not verify: a pod's certificate is its own affair, as upstream.
-pub fn accept_any() -> ClientConfig {
+pub(crate) fn accept_any() -> ClientConfig {
     let provider = provider();
     let verifier = AcceptAny(provider.clone());
     let builder = ClientConfig::builder_with_provider(provider);

@@ -6,6 +6,10 @@ use anyhow::Result;
 use common::{TestNode, container, phase};
 use serde_json::{Value, json};
 
+fn running(pod: Option<&Value>) -> bool {
+    phase(pod) == "Running" && status(pod)["ready"] == true
+}
+
 fn status(pod: Option<&Value>) -> Value {
     pod.map(|p| p["status"]["containerStatuses"][0].clone()).unwrap_or_default()
 }
@@ -26,5 +30,219 @@ async fn a_pod_runs_and_is_deleted_within_its_grace() -> Result<()> {
     for reason in ["Pulled", "Created", "Started", "Killing"] {
         assert!(events.contains(reason), "{reason} in {events}");
     }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failing_container_restarts_at_once_and_then_backs_off() -> Result<()> {
+    let node = TestNode::start("back").await?;
+    let path = node.run_pod(
+        "crash",
+        json!({"restartPolicy": "Always", "containers": [container("main", "echo run; exit 7")]}),
+    );
+    let waits = |p: Option<&Value>| status(p)["state"]["waiting"]["reason"] == "CrashLoopBackOff";
+    node.api.wait(&path, "a back-off", waits).await?;
+    let pod = node.api.get(&path).unwrap_or_default();
+    assert_eq!(status(Some(&pod))["restartCount"], 1, "the first restart does not wait");
+    assert_eq!(status(Some(&pod))["lastState"]["terminated"]["exitCode"], 7);
+    let message = status(Some(&pod))["state"]["waiting"]["message"].to_string();
+    assert!(
+        message.contains("back-off 10s restarting failed container=main pod=crash_default("),
+        "{message}"
+    );
+    assert_eq!(phase(Some(&pod)), "Running");
+    assert_eq!(
+        node.kubelet_get("/containerLogs/default/crash/main?previous=true").await?,
+        (200, "run\n".into())
+    );
+    node.api.wait(&path, "the second restart", |p| status(p)["restartCount"] == 2).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_ends_keeps_its_result_and_its_log() -> Result<()> {
+    let node = TestNode::start("ends").await?;
+    let spec = |code: u8| {
+        json!({"restartPolicy": "Never", "containers": [
+            container("main", &format!("echo out; echo err >&2; echo -n why > /dev/termination-log; exit {code}"))]})
+    };
+    let (good, bad) = (node.run_pod("good", spec(0)), node.run_pod("bad", spec(2)));
+    node.api.wait(&good, "success", |p| phase(p) == "Succeeded").await?;
+    node.api.wait(&bad, "failure", |p| phase(p) == "Failed").await?;
+    let ended = status(node.api.get(&bad).as_ref())["state"]["terminated"].clone();
+    assert_eq!(
+        (&ended["exitCode"], &ended["reason"], &ended["message"]),
+        (&json!(2), &json!("Error"), &json!("why"))
+    );
+    let (code, log) = node.kubelet_get("/containerLogs/default/bad/main").await?;
+    assert_eq!((code, log.contains("out\n"), log.contains("err\n")), (200, true, true));
+    let (code, log) = node.kubelet_get("/containerLogs/default/bad/main?tailLines=1&timestamps=true").await?;
+    assert!(code == 200 && log.lines().count() == 1 && log.contains('T'), "{log}");
+    let (code, message) = node.kubelet_get("/containerLogs/default/bad/none").await?;
+    assert_eq!(code, 404, "{message}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_agent_takes_over_without_disturbing_the_pod() -> Result<()> {
+    let mut node = TestNode::start("adopt").await?;
+    let path = node.run_pod("stay", json!({"containers": [container("main", "while :; do sleep 1; done")]}));
+    let gone = node.run_pod(
+        "gone",
+        json!({"terminationGracePeriodSeconds": 1, "containers": [container("main", "sleep 1000")]}),
+    );
+    node.api.wait(&path, "a ready pod", running).await?;
+    node.api.wait(&gone, "another", running).await?;
+    let before = node.api.get(&path).unwrap_or_default();
+    node.stop_agent().await;
+    node.api.remove(&gone);
+    node.start_agent();
+    let (code, list) = loop {
+        // The agent listens when it has looked at the runtime; nothing else tells of that.
+        if let Ok(answer) = node.kubelet_get("/pods").await
+            && answer.1.contains("stay")
+        {
+            break answer;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    };
+    assert_eq!(code, 200);
+    assert!(list.contains("\"Running\""));
+    let after = node.api.get(&path).unwrap_or_default();
+    assert_eq!(status(Some(&before))["containerID"], status(Some(&after))["containerID"]);
+    assert_eq!(status(Some(&after))["restartCount"], 0);
+    // The pod that was deleted meanwhile is ended, though no API object tells of it.
+    while node.kubelet_get("/pods").await?.1.contains("gone") {
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_api_server_restarts_go_on_and_the_status_comes_later() -> Result<()> {
+    let node = TestNode::start("down").await?;
+    let script = "test -e /data/again && exec sleep 1000; touch /data/again; while ! test -e /data/go; do sleep 0.1; done; exit 1";
+    let mut main = container("main", script);
+    main["volumeMounts"] = json!([{"name": "data", "mountPath": "/data"}]);
+    let folder = tempfile::tempdir()?;
+    let volume = json!([{"name": "data", "hostPath": {"path": folder.path()}}]);
+    let path = node.run_pod("on", json!({"containers": [main], "volumes": volume}));
+    node.api.wait(&path, "a ready pod", running).await?;
+    node.api.set_up(false);
+    std::fs::write(folder.path().join("go"), "")?;
+    let restarted = async {
+        while !node.kubelet_get("/pods").await.is_ok_and(|(_, text)| text.contains("\"restartCount\":1")) {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(20), restarted).await?;
+    assert_eq!(status(node.api.get(&path).as_ref())["restartCount"], 0);
+    node.api.set_up(true);
+    node.api.wait(&path, "the late status", |p| status(p)["restartCount"] == 1 && running(p)).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unknown_image_shows_as_upstream() -> Result<()> {
+    let node = TestNode::start("image").await?;
+    let pod = |name: &str, policy: &str| {
+        let image = json!({"name": "main", "image": "127.0.0.1:1/none:1", "imagePullPolicy": policy});
+        node.run_pod(name, json!({"containers": [image]}))
+    };
+    let (pulled, never) = (pod("pulled", "IfNotPresent"), pod("never", "Never"));
+    let waits =
+        |reason: &'static str| move |p: Option<&Value>| status(p)["state"]["waiting"]["reason"] == reason;
+    node.api.wait(&never, "ErrImageNeverPull", waits("ErrImageNeverPull")).await?;
+    node.api.wait(&pulled, "ErrImagePull", waits("ErrImagePull")).await?;
+    node.api.wait(&pulled, "ImagePullBackOff", waits("ImagePullBackOff")).await?;
+    assert_eq!(phase(node.api.get(&pulled).as_ref()), "Pending");
+    let events = node.events("pulled").join("\n");
+    assert!(events.contains("Pulling: Pulling image \"127.0.0.1:1/none:1\""), "{events}");
+    assert!(events.contains("Failed: Failed to pull image"), "{events}");
+    assert!(events.contains("BackOff: Back-off pulling image"), "{events}");
+    let (code, text) = node.kubelet_get("/containerLogs/default/pulled/main").await?;
+    assert!(code == 400 && text.contains("waiting to start: trying and failing to pull image"), "{text}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn init_containers_sidecars_volumes_and_environment_reach_the_container() -> Result<()> {
+    let node = TestNode::start("whole").await?;
+    let object = |kind: &str, data: Value| json!({"apiVersion": "v1", "kind": kind, "metadata": {"name": "settings", "namespace": "default"}, "data": data});
+    node.api
+        .put("/api/v1/namespaces/default/configmaps/settings", object("ConfigMap", json!({"color": "red"})));
+    node.api.put("/api/v1/namespaces/default/secrets/settings", object("Secret", json!({"key": "c2VjcmV0"})));
+    let mount = |name: &str| json!({"name": name, "mountPath": format!("/{name}")});
+    let mut first = container("first", "echo made > /shared/file");
+    first["volumeMounts"] = json!([mount("shared")]);
+    let mut side = container("side", "sleep 1000");
+    side["restartPolicy"] = json!("Always");
+    let mut main = container(
+        "main",
+        "cat /shared/file /conf/color; echo; cat /all/token; echo; echo $COLOR $NAME $BOTH $CPU; \
+        while :; do cat /conf/color; echo; sleep 0.1; done",
+    );
+    main["volumeMounts"] = json!([mount("shared"), mount("conf"), mount("all")]);
+    main["resources"] = json!({"limits": {"cpu": "500m", "memory": "64Mi"}});
+    main["env"] = json!([
+        {"name": "COLOR", "valueFrom": {"configMapKeyRef": {"name": "settings", "key": "color"}}},
+        {"name": "NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+        {"name": "BOTH", "value": "$(COLOR)-$(NAME)"},
+        {"name": "CPU", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu", "divisor": "1m"}}},
+    ]);
+    main["readinessProbe"] = json!({"exec": {"command": ["test", "-e", "/shared/file"]}, "periodSeconds": 1});
+    let volumes = json!([
+        {"name": "shared", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}},
+        {"name": "conf", "configMap": {"name": "settings"}},
+        {"name": "all", "projected": {"sources": [
+            {"serviceAccountToken": {"path": "token"}},
+            {"secret": {"name": "settings", "items": [{"key": "key", "path": "deep/key"}]}},
+            {"downwardAPI": {"items": [{"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}}]}},
+        ]}},
+    ]);
+    let spec = json!({"initContainers": [first, side], "containers": [main], "volumes": volumes, "terminationGracePeriodSeconds": 1});
+    let path = node.run_pod("whole", spec);
+    node.api.wait(&path, "a ready pod", running).await?;
+    let (_, log) = node.kubelet_get("/containerLogs/default/whole/main").await?;
+    assert!(log.starts_with("made\nred\na.test.token\nred whole red-whole 500\n"), "{log}");
+    let pod = node.api.get(&path).unwrap_or_default();
+    let init = &pod["status"]["initContainerStatuses"];
+    assert_eq!(
+        (&init[0]["state"]["terminated"]["reason"], &init[1]["started"]),
+        (&json!("Completed"), &json!(true))
+    );
+    assert_eq!(pod["status"]["qosClass"], "Burstable");
+    node.api
+        .put("/api/v1/namespaces/default/configmaps/settings", object("ConfigMap", json!({"color": "blue"})));
+    let seen = async {
+        while !node.kubelet_get("/containerLogs/default/whole/main?tailLines=1").await?.1.contains("blue") {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+        anyhow::Ok(())
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(10), seen).await??;
+    node.api.delete_pod(&path, 1);
+    node.api.wait(&path, "the pod's end", |p| p.is_none()).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_node_registers_and_only_the_api_server_may_ask_it() -> Result<()> {
+    let node = TestNode::start("reg").await?;
+    let path = format!("/api/v1/nodes/{}", common::NODE);
+    node.api.wait(&path, "a status", |n| n.is_some_and(|n| n["status"]["nodeInfo"].is_object())).await?;
+    let object = node.api.get(&path).unwrap_or_default();
+    assert_eq!(object["metadata"]["labels"]["kubernetes.io/hostname"], common::NODE);
+    assert_eq!(object["status"]["capacity"]["pods"], "110");
+    assert_eq!(object["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"], node.address.port());
+    let lease = format!("/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{}", common::NODE);
+    node.api.wait(&lease, "a lease", |l| l.is_some_and(|l| l["spec"]["renewTime"].is_string())).await?;
+    let first = node.api.get(&lease).unwrap_or_default();
+    node.api
+        .wait(&lease, "a renewal", |l| {
+            l.is_some_and(|l| l["spec"]["renewTime"] != first["spec"]["renewTime"])
+        })
+        .await?;
+    let ask = |path: &str| http::Request::get(path).header("host", "x").body(http_body_util::Empty::new());
+    assert_eq!(node.kubelet(ask("/healthz")?, false).await?.status(), 200);
+    assert_eq!(node.kubelet(ask("/pods")?, false).await?.status(), 401);
     Ok(())
 }

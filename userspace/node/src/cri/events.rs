@@ -1,4 +1,4 @@
-//! containerd's own event stream: which containers started, ended or were removed, without asking again and again.
+//! containerd's own event stream: which containers ended, without asking again and again.
 
 use std::time::Duration;
 
@@ -17,8 +17,8 @@ use super::Cri;
 pub enum RuntimeEvent {
     /// The stream began, or began again: what happened before is unknown.
     Connected,
-    /// This container or sandbox changed.
-    Changed(String),
+    /// The process of this container or sandbox ended. The CRI learns of it by the same event, perhaps later.
+    Exited(String),
 }
 
 const NAMESPACE: &str = "k8s.io";
@@ -51,7 +51,7 @@ async fn stream(cri: &Cri, events: &mpsc::Sender<RuntimeEvent>) -> Result<(), to
         let Some(id) = envelope.event.and_then(|any| container_of(&envelope.topic, &any.value)) else {
             continue;
         };
-        if events.send(RuntimeEvent::Changed(id)).await.is_err() {
+        if events.send(RuntimeEvent::Exited(id)).await.is_err() {
             return Ok(());
         }
     }
@@ -62,7 +62,7 @@ async fn stream(cri: &Cri, events: &mpsc::Sender<RuntimeEvent>) -> Result<(), to
 /// event, so one is published for that.
 async fn subscribe(cri: &Cri) -> Result<tonic::Streaming<Envelope>, tonic::Status> {
     let filter = |topic: &str| format!("namespace=={NAMESPACE},topic==\"{topic}\"");
-    let filters = ["/tasks/exit", "/tasks/oom", HELLO].map(filter).to_vec();
+    let filters = ["/tasks/exit", HELLO].map(filter).to_vec();
     let mut client = EventsClient::new(cri.channel());
     let mut publisher = client.clone();
     let mut subscription = std::pin::pin!(client.subscribe(SubscribeRequest { filters }));
@@ -82,11 +82,8 @@ async fn subscribe(cri: &Cri) -> Result<tonic::Streaming<Envelope>, tonic::Statu
 
 /// The container that the event is about. An exec's exit is not its container's.
 fn container_of(topic: &str, value: &[u8]) -> Option<String> {
-    match topic {
-        "/tasks/exit" => {
-            TaskExit::decode(value).ok().filter(|e| e.id == e.container_id).map(|e| e.container_id)
-        }
-        "/tasks/oom" => TaskOom::decode(value).ok().map(|e| e.container_id),
-        _ => None,
+    if topic != "/tasks/exit" {
+        return None;
     }
+    TaskExit::decode(value).ok().filter(|e| e.id == e.container_id).map(|e| e.container_id)
 }

@@ -1,5 +1,8 @@
 //! Container logs in the CRI's format: `TIMESTAMP stdout|stderr F|P TEXT`.
 
+pub(crate) mod read;
+pub(crate) mod rotate;
+
 use std::path::Path;
 
 use tokio::fs::File;
@@ -7,16 +10,16 @@ use tokio::io::{AsyncReadExt, AsyncSeekExt, SeekFrom};
 
 /// One line of a log file, parsed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Line<'a> {
-    pub timestamp: &'a str,
-    pub stderr: bool,
+pub(crate) struct Line<'a> {
+    pub(crate) timestamp: &'a str,
+    pub(crate) stderr: bool,
     /// The runtime cut the text here; the rest follows in the next line of the same stream.
-    pub partial: bool,
-    pub text: &'a [u8],
+    pub(crate) partial: bool,
+    pub(crate) text: &'a [u8],
 }
 
 /// Parses a line without its newline; `None` if it is no CRI log line.
-pub fn parse(line: &[u8]) -> Option<Line<'_>> {
+pub(crate) fn parse(line: &[u8]) -> Option<Line<'_>> {
     let mut parts = line.splitn(4, |byte| *byte == b' ');
     let timestamp = std::str::from_utf8(parts.next()?).ok()?;
     let stderr = match parts.next()? {
@@ -30,7 +33,7 @@ pub fn parse(line: &[u8]) -> Option<Line<'_>> {
 }
 
 /// The last `limit` bytes of a file as text; empty when it is not there.
-pub async fn tail_bytes(path: &Path, limit: usize) -> std::io::Result<String> {
+pub(crate) async fn tail_bytes(path: &Path, limit: usize) -> std::io::Result<String> {
     let mut file = File::open(path).await?;
     let length = file.metadata().await?.len();
     let limit = u64::try_from(limit).unwrap_or(u64::MAX);
@@ -41,7 +44,7 @@ pub async fn tail_bytes(path: &Path, limit: usize) -> std::io::Result<String> {
 }
 
 /// The texts of the last lines of a log file, at most `limit` bytes.
-pub async fn tail_text(path: &Path, lines: usize, limit: usize) -> String {
+pub(crate) async fn tail_text(path: &Path, lines: usize, limit: usize) -> String {
     let raw = tail_bytes(path, limit.saturating_mul(4)).await.unwrap_or_default();
     let mut texts = Vec::new();
     for line in raw.lines().rev().take(lines) {

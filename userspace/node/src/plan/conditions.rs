@@ -28,7 +28,7 @@ impl Wanted {
 }
 
 /// All conditions of the status, ours computed anew. A transition time changes only with the condition's status.
-pub fn compute(
+pub(super) fn compute(
     pod: &Pod,
     observed: &Observed,
     previous: &PodStatus,
@@ -73,7 +73,7 @@ fn condition(pod: &Pod, old: &[PodCondition], want: Wanted, now: Timestamp) -> P
 }
 
 /// A container of the main list has run, so initialisation lies behind the pod.
-pub fn initialized_before(main: &[ContainerStatus]) -> bool {
+pub(super) fn initialized_before(main: &[ContainerStatus]) -> bool {
     main.iter().any(|s| {
         let ended = s.last_state.as_ref().is_some_and(|l| l.terminated.is_some());
         ended || s.state.as_ref().is_some_and(|state| state.running.is_some() || state.terminated.is_some())

@@ -181,7 +181,7 @@ impl Memory {
 }
 
 /// The pod's phase says that it will not run again.
-pub fn is_terminal(pod: &Pod) -> bool {
+pub(super) fn is_terminal(pod: &Pod) -> bool {
     let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
     matches!(phase, Some("Failed" | "Succeeded"))
 }

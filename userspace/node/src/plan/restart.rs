@@ -42,12 +42,12 @@ impl Backoff {
 }
 
 /// The delay before something that failed with `previous` delay is tried again.
-pub fn retry_delay(previous: Option<SignedDuration>) -> SignedDuration {
+pub(super) fn retry_delay(previous: Option<SignedDuration>) -> SignedDuration {
     previous.map_or(FIRST, |delay| (delay * 2).min(LONGEST))
 }
 
 /// Whether a container of the pod that ended with `code` is to be started again.
-pub fn should_restart(pod: &Pod, class: Class, container: &Container, code: i32) -> bool {
+pub(super) fn should_restart(pod: &Pod, class: Class, container: &Container, code: i32) -> bool {
     match class {
         Class::Ephemeral => return false,
         Class::Sidecar => return true,

@@ -231,6 +231,9 @@ fn waiting_to_restart(
     if let Some(failure) = observed.memory.failures.get(name) {
         return Some(failed_start(failure, now));
     }
+    if observed.is_running(&Task::Start(name.clone())) {
+        return None;
+    }
     let backoff = observed.memory.backoff.get(name)?;
     Backoff::wait(Some(backoff), exit.finished, now)?;
     Some(waiting("CrashLoopBackOff", Some(backoff_message(pod, name, backoff))))

@@ -34,6 +34,8 @@ pub(crate) enum Message {
     Gone,
     /// Something of the pod changed in the runtime, or may have.
     RuntimeChanged,
+    /// This container or sandbox of the pod ended.
+    Exited(String),
     /// An object that the pod mounts changed.
     ObjectChanged,
 }
@@ -63,6 +65,8 @@ struct Worker {
     /// The runtime has been asked at least once.
     looked: bool,
     look_at: Option<Instant>,
+    /// What has ended by containerd's word, while the CRI may still call it running: when to look again.
+    exits: HashMap<String, Duration>,
     tasks: JoinSet<Done>,
     cancels: HashMap<Task, CancellationToken>,
     reporting: bool,
@@ -70,10 +74,15 @@ struct Worker {
     report_delay: Duration,
     kept: Kept,
     interest: Arc<Mutex<BTreeSet<ObjectKey>>>,
+    /// The status that the rest of the agent sees.
+    shown: Option<PodStatus>,
 }
 
 /// How soon a failed refresh of volumes is repeated.
 const REFRESH_AGAIN: SignedDuration = SignedDuration::from_secs(30);
+/// The CRI usually knows of an exit within milliseconds; after the last wait the regular look must do.
+const FIRST_EXIT_LOOK: Duration = Duration::from_millis(5);
+const LAST_EXIT_LOOK: Duration = Duration::from_secs(10);
 /// How soon an unanswered look at the runtime is repeated.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
@@ -94,6 +103,7 @@ pub(crate) fn spawn(
         observed: Observed::default(),
         looked: false,
         look_at: Some(Instant::now()),
+        exits: HashMap::new(),
         tasks: JoinSet::new(),
         cancels: HashMap::new(),
         reporting: false,
@@ -101,6 +111,7 @@ pub(crate) fn spawn(
         report_delay: report::FIRST_DELAY,
         kept: Kept::default(),
         interest: interest.clone(),
+        shown: None,
     };
     tokio::spawn(async move {
         if worker.run(inbox, stop).await {
@@ -156,6 +167,10 @@ impl Worker {
             }
             Message::Gone => self.observed.memory.gone = true,
             Message::RuntimeChanged => self.look_at = Some(Instant::now()),
+            Message::Exited(id) => {
+                self.exits.insert(id, FIRST_EXIT_LOOK);
+                self.look_at = Some(Instant::now());
+            }
             Message::ObjectChanged => {
                 self.observed.memory.retry_now(Timestamp::now());
                 if self.observed.memory.volumes == plan::model::Volumes::Ready {
@@ -181,13 +196,25 @@ impl Worker {
                 self.observed.containers = containers;
                 self.observed.forget_absent();
                 self.looked = true;
-                self.look_at = None;
+                self.look_at = self.next_exit_look();
             }
             Err(error) => {
                 tracing::debug!(uid = self.uid, %error, "the runtime does not answer");
                 self.look_at = Some(Instant::now() + LOOK_AGAIN);
             }
         }
+    }
+
+    /// When to look for exits that the CRI has not taken note of.
+    fn next_exit_look(&mut self) -> Option<Instant> {
+        let alive = |id: &String| {
+            self.observed.containers.iter().any(|c| &c.id == id && c.is_running())
+                || self.observed.sandboxes.iter().any(|s| &s.id == id && s.ready)
+        };
+        self.exits.retain(|id, wait| alive(id) && *wait < LAST_EXIT_LOOK);
+        let next = self.exits.values().min().copied()?;
+        self.exits.values_mut().for_each(|wait| *wait *= 2);
+        Some(Instant::now() + next)
     }
 
     /// Begins the plan's actions and the report of its status. Returns when to plan again.

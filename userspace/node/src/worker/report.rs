@@ -33,6 +33,12 @@ enum Verdict {
 impl Worker {
     /// Begins to send `status` if it is news.
     pub(super) fn report(&mut self, status: PodStatus) {
+        if self.shown.as_ref() != Some(&status) {
+            let mut shown = (*self.pod).clone();
+            shown.status = Some(status.clone());
+            self.shared.show_pod(&self.uid, Some(shown));
+            self.shown = Some(status.clone());
+        }
         let memory = &self.observed.memory;
         if self.reporting || memory.gone || memory.reported.as_ref() == Some(&status) {
             if !self.reporting {
@@ -40,9 +46,6 @@ impl Worker {
             }
             return;
         }
-        let mut shown = (*self.pod).clone();
-        shown.status = Some(status.clone());
-        self.shared.show_pod(&self.uid, Some(shown));
         if self.report_at.is_some_and(|at| at > Instant::now()) {
             return;
         }

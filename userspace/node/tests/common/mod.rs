@@ -1,6 +1,7 @@
 //! A node for a test: containerd of its own, the API in memory, the agent in this process.
 
 pub mod api;
+pub mod kubelet;
 
 use std::time::Duration;
 

@@ -1,0 +1,124 @@
+//! /containerLogs: a container's log from its file.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use http::{Response, StatusCode};
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Frame;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use tokio::sync::mpsc;
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::{Body, Query, answer, text};
+use crate::logs::read;
+use crate::names;
+use crate::plan::status::known;
+use crate::shared::Shared;
+
+pub(super) async fn serve(shared: &Arc<Shared>, pod: &Pod, container: &str, query: &Query) -> Response<Body> {
+    let wanted = match parse(query, Timestamp::now()) {
+        Ok(wanted) => wanted,
+        Err(message) => return text(StatusCode::BAD_REQUEST, message),
+    };
+    let attempt = match attempt(pod, container, wanted.previous) {
+        Ok(attempt) => attempt,
+        Err((status, message)) => return text(status, message),
+    };
+    let folder = Path::new(&shared.settings.log_root).join(names::log_folder(pod));
+    let path = folder.join(names::log_file(container, attempt));
+    if tokio::fs::metadata(&path).await.is_err() {
+        let message = format!("failed to try resolving symlinks in path {path:?}: no such file or directory");
+        return text(StatusCode::INTERNAL_SERVER_ERROR, message);
+    }
+    let (sink, pieces) = mpsc::channel(4);
+    let (shared, container) = (shared.clone(), container.to_owned());
+    let (name, namespace, _) = names::of(pod);
+    tokio::spawn(async move {
+        let changes = shared.changes();
+        let ended = || !shared.pod(&namespace, &name).is_some_and(|pod| runs(&pod, &container, attempt));
+        if let Err(error) = read::stream(&path, &wanted, &sink, ended, changes).await {
+            let _ = sink.send(Err(error)).await;
+        }
+    });
+    let frames = ReceiverStream::new(pieces).map(|piece| piece.map(Frame::data));
+    answer(StatusCode::OK, "text/plain", BodyExt::boxed(StreamBody::new(frames)))
+}
+
+fn parse(query: &Query, now: Timestamp) -> Result<read::Query, String> {
+    let number = |name: &str| -> Result<Option<u64>, String> {
+        match query.first(name).filter(|v| !v.is_empty()) {
+            None => Ok(None),
+            Some(value) => value.parse().map(Some).map_err(|_| format!("{name}: invalid value {value:?}")),
+        }
+    };
+    let since_time = match query.first("sinceTime").filter(|v| !v.is_empty()) {
+        None => None,
+        Some(value) => {
+            Some(value.parse::<Timestamp>().map_err(|_| format!("sinceTime: invalid value {value:?}"))?)
+        }
+    };
+    let since = number("sinceSeconds")?
+        .and_then(|s| i64::try_from(s).ok())
+        .map(|seconds| now - SignedDuration::from_secs(seconds));
+    Ok(read::Query {
+        follow: query.flag(&["follow"]),
+        previous: query.flag(&["previous"]),
+        timestamps: query.flag(&["timestamps"]),
+        tail: number("tailLines")?,
+        since: since.or(since_time),
+        limit_bytes: number("limitBytes")?,
+        stream: match query.first("stream") {
+            Some("Stdout") => Some(false),
+            Some("Stderr") => Some(true),
+            _ => None,
+        },
+    })
+}
+
+/// Which attempt's log is meant.
+fn attempt(pod: &Pod, container: &str, previous: bool) -> Result<u32, (StatusCode, String)> {
+    let name = pod.metadata.name.as_deref().unwrap_or_default();
+    let bad = |message: String| Err((StatusCode::BAD_REQUEST, message));
+    let specs = crate::plan::specs(pod);
+    if !specs.iter().any(|s| s.container.name == container) {
+        return Err((StatusCode::NOT_FOUND, format!("container {container} is not valid for pod {name}")));
+    }
+    let status = pod.status.as_ref().and_then(|s| known(s, container));
+    let empty = ContainerStatus::default();
+    let status = status.unwrap_or(&empty);
+    let count = u32::try_from(status.restart_count).unwrap_or(0);
+    let state = status.state.clone().unwrap_or_default();
+    let ended_before = status.last_state.as_ref().is_some_and(|s| s.terminated.is_some());
+    match (state.waiting, previous, ended_before) {
+        // Waiting to be started again: the newest container is the one that ended.
+        (Some(_), _, true) => Ok(count),
+        (Some(_), true, false) | (None, true, false) => {
+            bad(format!("previous terminated container \"{container}\" in pod \"{name}\" not found"))
+        }
+        (Some(waiting), false, false) => {
+            let reason = waiting.reason.unwrap_or_default();
+            let pull = ["ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"];
+            let why = if pull.contains(&reason.as_str()) {
+                format!("trying and failing to pull image: {reason}")
+            } else {
+                reason
+            };
+            bad(format!("container \"{container}\" in pod \"{name}\" is waiting to start: {why}"))
+        }
+        (None, true, true) => Ok(count.saturating_sub(1)),
+        (None, false, _) if state.running.is_none() && state.terminated.is_none() => {
+            bad(format!("container \"{container}\" in pod \"{name}\" is not available"))
+        }
+        (None, false, _) => Ok(count),
+    }
+}
+
+/// That attempt of the container runs.
+fn runs(pod: &Pod, container: &str, attempt: u32) -> bool {
+    pod.status.as_ref().and_then(|s| known(s, container)).is_some_and(|s| {
+        u32::try_from(s.restart_count) == Ok(attempt) && s.state.as_ref().is_some_and(|s| s.running.is_some())
+    })
+}

@@ -1,0 +1,90 @@
+//! /metrics and /stats/summary: what the node and its containers use.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Response, StatusCode};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::{Body, answer, full, json as json_answer, text};
+use crate::cri::{CONTAINER_NAME, POD_NAME, POD_NAMESPACE, POD_UID, api};
+use crate::register::machine;
+use crate::shared::Shared;
+
+/// In Prometheus' text format.
+pub(super) fn metrics(shared: &Arc<Shared>) -> Response<Body> {
+    let pods = shared.pods();
+    let running = |pod: &&k8s_openapi::api::core::v1::Pod| {
+        pod.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Running")
+    };
+    let statuses = pods.iter().filter_map(|p| p.status.as_ref()?.container_statuses.as_ref()).flatten();
+    let containers = statuses.filter(|s| s.state.as_ref().is_some_and(|s| s.running.is_some())).count();
+    let mut out = String::new();
+    let mut gauge = |name: &str, help: &str, value: i64| {
+        let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}");
+    };
+    let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+    gauge("kubelet_running_pods", "Pods that run on this node", count(pods.iter().filter(running).count()));
+    gauge("kubelet_running_containers", "Containers that run on this node", count(containers));
+    gauge("process_resident_memory_bytes", "Resident memory of the agent in bytes", own_memory());
+    answer(StatusCode::OK, "text/plain; version=0.0.4", full(Bytes::from(out)))
+}
+
+fn own_memory() -> i64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"));
+    let kilobytes = line.and_then(|l| l.split_whitespace().next()).and_then(|n| n.parse::<i64>().ok());
+    kilobytes.unwrap_or(0).saturating_mul(1024)
+}
+
+/// The summary API, by pod and container.
+pub(super) async fn summary(shared: &Arc<Shared>) -> Response<Body> {
+    let stats = match shared.cri.container_stats().await {
+        Ok(stats) => stats,
+        Err(error) => return text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+    };
+    let mut pods: BTreeMap<String, (Value, Vec<Value>)> = BTreeMap::new();
+    for stat in &stats {
+        let Some(attributes) = &stat.attributes else { continue };
+        let label = |key: &str| attributes.labels.get(key).cloned().unwrap_or_default();
+        let reference =
+            json!({"name": label(POD_NAME), "namespace": label(POD_NAMESPACE), "uid": label(POD_UID)});
+        let (_, containers) = pods.entry(label(POD_UID)).or_insert((reference, Vec::new()));
+        containers.push(container(stat, &label(CONTAINER_NAME)));
+    }
+    let pods: Vec<Value> = pods
+        .into_values()
+        .map(|(reference, containers)| json!({"podRef": reference, "containers": containers}))
+        .collect();
+    let disk = machine::disk(&shared.root).map(|(total, free)| {
+        json!({"time": now(), "capacityBytes": total, "availableBytes": free, "usedBytes": total - free})
+    });
+    json_answer(&json!({
+        "node": {"nodeName": shared.node, "fs": disk, "memory": {"time": now(),
+            "availableBytes": shared.allocatable.memory}},
+        "pods": pods,
+    }))
+}
+
+fn container(stat: &api::ContainerStats, name: &str) -> Value {
+    let value = |v: &Option<api::UInt64Value>| v.as_ref().map(|v| v.value);
+    let cpu = stat.cpu.as_ref().map(|cpu| {
+        json!({"time": time(cpu.timestamp), "usageCoreNanoSeconds": value(&cpu.usage_core_nano_seconds),
+            "usageNanoCores": value(&cpu.usage_nano_cores)})
+    });
+    let memory = stat.memory.as_ref().map(
+        |memory| json!({"time": time(memory.timestamp), "workingSetBytes": value(&memory.working_set_bytes)}),
+    );
+    json!({"name": name, "cpu": cpu, "memory": memory})
+}
+
+fn now() -> String {
+    crate::plan::status::seconds(Timestamp::now()).0.to_string()
+}
+
+fn time(nanoseconds: i64) -> String {
+    Timestamp::from_nanosecond(nanoseconds.into()).unwrap_or(Timestamp::UNIX_EPOCH).to_string()
+}

@@ -1,0 +1,53 @@
+//! Asks the kubelet API as the API server does.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Empty};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::net::TcpStream;
+
+use super::TestNode;
+
+impl TestNode {
+    /// Sends a request, with the API server's certificate or with none.
+    pub async fn kubelet(
+        &self,
+        request: Request<Empty<Bytes>>,
+        certified: bool,
+    ) -> Result<Response<Incoming>> {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(self.pki.ca.as_bytes())?)?;
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots);
+        let config = if certified {
+            let chain = vec![CertificateDer::from_pem_slice(self.pki.client.0.as_bytes())?];
+            builder
+                .with_client_auth_cert(chain, PrivateKeyDer::from_pem_slice(self.pki.client.1.as_bytes())?)?
+        } else {
+            builder.with_no_client_auth()
+        };
+        let stream = TcpStream::connect(self.address).await.context("connect to the kubelet API")?;
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+        let stream = connector.connect(self.address.ip().into(), stream).await?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        tokio::spawn(connection.with_upgrades());
+        Ok(sender.send_request(request).await?)
+    }
+
+    /// The answer's status and text.
+    pub async fn kubelet_get(&self, path: &str) -> Result<(u16, String)> {
+        let request = Request::get(path).header("host", "kubelet").body(Empty::new())?;
+        let response = self.kubelet(request, true).await?;
+        let status = response.status().as_u16();
+        let body = response.into_body().collect().await?.to_bytes();
+        Ok((status, String::from_utf8_lossy(&body).into_owned()))
+    }
+}
