@@ -4,6 +4,7 @@
 
 pub mod binaries;
 pub mod build_ebpf;
+pub mod gen_api;
 pub mod cluster;
 pub mod commands;
 pub mod deps;

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use clap::Parser;
-use xtask::build_ebpf;
+use xtask::{build_ebpf, gen_api};
 use xtask::commands::{demo, down, lint, test, up};
 
 #[derive(Parser)]
@@ -10,6 +10,8 @@ use xtask::commands::{demo, down, lint, test, up};
 enum Command {
     /// Build the BPF programs that the binary embeds
     BuildEbpf,
+    /// Renew the schema facts of userspace/api from public data
+    GenApi,
     /// Start a cluster on this machine, with an example application in it
     Up(up::Arguments),
     /// Take the cluster away; nothing of it stays
@@ -26,6 +28,7 @@ enum Command {
 fn main() -> Result<()> {
     match Command::parse() {
         Command::BuildEbpf => build_ebpf::run(),
+        Command::GenApi => gen_api::run(),
         Command::Up(arguments) => up::run(arguments),
         Command::Down => down::run(),
         Command::Demo(demo) => demo::run(demo),

@@ -1,1 +1,19 @@
-//! skep-api
+//! What the Kubernetes API says of its kinds: rows, schema facts, defaults, validation, patches, selectors, tables.
+//!
+//! PURE: values in, values out. The API server does what is decided here; time and random names come in as arguments.
+
+pub mod discovery;
+pub mod field;
+pub mod kinds;
+pub mod meta;
+pub mod openapi;
+pub mod patch;
+pub mod quantity;
+pub mod schema;
+pub mod selector;
+pub mod status;
+pub mod table;
+
+pub use field::{Errors, FieldError};
+pub use kinds::{Kind, Scope, find, find_kind, kinds};
+pub use status::Status;

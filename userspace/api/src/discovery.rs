@@ -1,0 +1,175 @@
+//! Discovery documents: aggregated (`apidiscovery.k8s.io/v2`) and legacy.
+
+use serde_json::{Value, json};
+
+use crate::kinds::{Kind, kinds};
+
+/// Groups in the order of discovery, each with its versions, preferred first. The core group is not among them.
+fn groups() -> Vec<(&'static str, Vec<&'static str>)> {
+    let mut groups: Vec<(&str, Vec<&str>)> = Vec::new();
+    for kind in kinds().iter().filter(|kind| !kind.group.is_empty()) {
+        match groups.iter_mut().find(|(group, _)| *group == kind.group) {
+            Some((_, versions)) if versions.contains(&kind.version) => {}
+            Some((_, versions)) => versions.push(kind.version),
+            None => groups.push((kind.group, vec![kind.version])),
+        }
+    }
+    groups
+}
+
+/// The resources of one group and version.
+fn of(group: &str, version: &str) -> impl Iterator<Item = &'static Kind> {
+    kinds().iter().filter(move |kind| kind.group == group && kind.version == version)
+}
+
+/// Group, version and kind of the body of a subresource, where it is not its parent's.
+fn subresource_kind(kind: &Kind, subresource: &str) -> (&'static str, &'static str, &'static str) {
+    match subresource {
+        "scale" => ("autoscaling", "v1", "Scale"),
+        "eviction" => ("policy", "v1", "Eviction"),
+        "binding" => ("", "v1", "Binding"),
+        "token" => ("authentication.k8s.io", "v1", "TokenRequest"),
+        "exec" => ("", "v1", "PodExecOptions"),
+        "attach" => ("", "v1", "PodAttachOptions"),
+        "portforward" => ("", "v1", "PodPortForwardOptions"),
+        "proxy" if kind.kind == "Node" => ("", "v1", "NodeProxyOptions"),
+        "proxy" if kind.kind == "Service" => ("", "v1", "ServiceProxyOptions"),
+        "proxy" => ("", "v1", "PodProxyOptions"),
+        _ => (kind.group, kind.version, kind.kind),
+    }
+}
+
+fn subresource_verbs(subresource: &str) -> &'static [&'static str] {
+    match subresource {
+        "status" | "scale" | "approval" | "ephemeralcontainers" | "resize" => &["get", "patch", "update"],
+        "log" => &["get"],
+        "exec" | "attach" | "portforward" => &["create", "get"],
+        "proxy" => &["create", "delete", "get", "patch", "update"],
+        "finalize" => &["update"],
+        _ => &["create"],
+    }
+}
+
+/// `/apis` (and `/api` with `core`) for clients that accept aggregated discovery.
+pub fn aggregated(core: bool) -> Value {
+    let groups = if core { vec![("", vec!["v1"])] } else { groups() };
+    let items: Vec<Value> = groups
+        .iter()
+        .map(|(group, versions)| {
+            let versions: Vec<Value> = versions
+                .iter()
+                .map(|version| {
+                    let resources: Vec<Value> = of(group, version).map(aggregated_resource).collect();
+                    json!({"version": version, "resources": resources, "freshness": "Current"})
+                })
+                .collect();
+            let metadata = if group.is_empty() {
+                json!({"creationTimestamp": null})
+            } else {
+                json!({"name": group, "creationTimestamp": null})
+            };
+            json!({"metadata": metadata, "versions": versions})
+        })
+        .collect();
+    json!({"kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items})
+}
+
+fn aggregated_resource(kind: &'static Kind) -> Value {
+    let gvk = |(group, version, kind): (&str, &str, &str)| json!({"group": group, "version": version, "kind": kind});
+    let mut resource = json!({
+        "resource": kind.plural,
+        "responseKind": gvk((kind.group, kind.version, kind.kind)),
+        "scope": if kind.namespaced() { "Namespaced" } else { "Cluster" },
+        "singularResource": kind.singular,
+        "verbs": kind.verbs,
+    });
+    if !kind.short_names.is_empty() {
+        resource["shortNames"] = json!(kind.short_names);
+    }
+    if !kind.categories.is_empty() {
+        resource["categories"] = json!(kind.categories);
+    }
+    let subresources: Vec<Value> = kind
+        .subresources
+        .iter()
+        .map(|name| {
+            json!({
+                "subresource": name,
+                "responseKind": gvk(subresource_kind(kind, name)),
+                "verbs": subresource_verbs(name),
+            })
+        })
+        .collect();
+    if !subresources.is_empty() {
+        resource["subresources"] = subresources.into();
+    }
+    resource
+}
+
+/// `/api`.
+pub fn core_versions(server: &str) -> Value {
+    json!({
+        "kind": "APIVersions", "versions": ["v1"],
+        "serverAddressByClientCIDRs": [{"clientCIDR": "0.0.0.0/0", "serverAddress": server}],
+    })
+}
+
+/// `/apis`.
+pub fn group_list() -> Value {
+    let groups: Vec<Value> =
+        groups().into_iter().map(|(group, versions)| group_entry(group, &versions)).collect();
+    json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
+}
+
+/// `/apis/<group>`; `None` if there is no such group.
+pub fn group(name: &str) -> Option<Value> {
+    let (group, versions) = groups().into_iter().find(|(group, _)| *group == name)?;
+    let mut entry = group_entry(group, &versions);
+    entry["kind"] = "APIGroup".into();
+    entry["apiVersion"] = "v1".into();
+    Some(entry)
+}
+
+fn group_entry(group: &str, versions: &[&str]) -> Value {
+    let version = |version: &&str| json!({"groupVersion": format!("{group}/{version}"), "version": version});
+    let all: Vec<Value> = versions.iter().map(version).collect();
+    let preferred = all.first().cloned();
+    json!({"name": group, "versions": all, "preferredVersion": preferred})
+}
+
+/// `/api/v1` and `/apis/<group>/<version>`; `None` if there is no such version.
+pub fn resources(group: &str, version: &str) -> Option<Value> {
+    let mut list = Vec::new();
+    for kind in of(group, version) {
+        let mut resource = json!({
+            "name": kind.plural, "singularName": kind.singular, "namespaced": kind.namespaced(),
+            "kind": kind.kind, "verbs": kind.verbs,
+        });
+        if !kind.short_names.is_empty() {
+            resource["shortNames"] = json!(kind.short_names);
+        }
+        if !kind.categories.is_empty() {
+            resource["categories"] = json!(kind.categories);
+        }
+        list.push(resource);
+        for name in kind.subresources {
+            let (group, version, body) = subresource_kind(kind, name);
+            let mut entry = json!({
+                "name": format!("{}/{name}", kind.plural), "singularName": "", "namespaced": kind.namespaced(),
+                "kind": body, "verbs": subresource_verbs(name),
+            });
+            if (group, version) != (kind.group, kind.version) {
+                entry["group"] = group.into();
+                entry["version"] = version.into();
+            }
+            list.push(entry);
+        }
+    }
+    if list.is_empty() {
+        return None;
+    }
+    let group_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
+    Some(
+        json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version, "resources": list}),
+    )
+}

@@ -1,0 +1,314 @@
+//! Services, EndpointSlices, Endpoints and NetworkPolicies.
+
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+use serde_json::{Value, json};
+
+use super::containers::{one_of, validate_port_number};
+use super::{immutable, items, items_mut, set_default};
+use crate::field::{Errors, Path};
+use crate::meta;
+
+const PROTOCOLS: [&str; 3] = ["TCP", "UDP", "SCTP"];
+
+pub(super) fn default_service(object: &mut Value) {
+    let spec = &mut object["spec"];
+    if !spec.is_object() {
+        return;
+    }
+    set_default(spec, "type", "ClusterIP");
+    set_default(spec, "sessionAffinity", "None");
+    if spec["sessionAffinity"] == "ClientIP" {
+        let timeout = json!({"clientIP": {"timeoutSeconds": 10800}});
+        set_default(spec, "sessionAffinityConfig", timeout);
+    }
+    let external = matches!(spec["type"].as_str(), Some("NodePort" | "LoadBalancer"))
+        || items(spec, "externalIPs").next().is_some();
+    if spec["type"] != "ExternalName" {
+        set_default(spec, "internalTrafficPolicy", "Cluster");
+        set_default(spec, "ipFamilyPolicy", "SingleStack");
+    }
+    if external && spec["type"] != "ExternalName" {
+        set_default(spec, "externalTrafficPolicy", "Cluster");
+    }
+    if spec["type"] == "LoadBalancer" {
+        set_default(spec, "allocateLoadBalancerNodePorts", true);
+    }
+    for port in items_mut(spec, "ports") {
+        set_default(port, "protocol", "TCP");
+        let number = port["port"].clone();
+        if port["targetPort"] == "" || port["targetPort"] == 0 {
+            port["targetPort"] = Value::Null;
+        }
+        set_default(port, "targetPort", number);
+    }
+    if object.get("status").is_none() {
+        object["status"] = json!({"loadBalancer": {}});
+    }
+}
+
+pub(super) fn validate_service(object: &Value, errors: &mut Errors) {
+    let (spec, path) = (&object["spec"], Path::new("spec"));
+    let headless = spec["clusterIP"] == "None";
+    one_of(spec, "type", &path, &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"], errors);
+    one_of(spec, "sessionAffinity", &path, &["ClientIP", "None"], errors);
+    one_of(spec, "externalTrafficPolicy", &path, &["Cluster", "Local"], errors);
+    one_of(spec, "internalTrafficPolicy", &path, &["Cluster", "Local"], errors);
+    if spec["type"] == "ExternalName" {
+        if spec["externalName"].as_str().is_none_or(str::is_empty) {
+            errors.required(&path.child("externalName"), "");
+        }
+    } else if items(spec, "ports").next().is_none() && !headless {
+        errors.required(&path.child("ports"), "");
+    }
+    meta::validate_labels(&spec["selector"], &path.child("selector"), errors);
+    validate_service_ports(spec, &path.child("ports"), errors);
+    for (field, values) in [("externalIPs", true), ("loadBalancerSourceRanges", false)] {
+        for (i, value) in items(spec, field).enumerate() {
+            let text = value.as_str().unwrap_or_default().trim();
+            let at = path.child(field).index(i);
+            if values && text.parse::<IpAddr>().is_err() {
+                errors.invalid(&at, value, "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)");
+            }
+            if !values && text.parse::<IpNetwork>().is_err() {
+                errors.invalid(&at, value, "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)");
+            }
+        }
+    }
+}
+
+fn validate_service_ports(spec: &Value, path: &Path, errors: &mut Errors) {
+    let several = items(spec, "ports").count() > 1;
+    let (mut names, mut numbers) = (Vec::new(), Vec::new());
+    for (i, port) in items(spec, "ports").enumerate() {
+        let at = path.index(i);
+        match port["name"].as_str() {
+            None | Some("") if several => errors.required(&at.child("name"), ""),
+            None | Some("") => {}
+            Some(name) => {
+                if let Some(problem) = meta::name_problem(name, meta::NameForm::Label) {
+                    errors.invalid(&at.child("name"), &port["name"], problem);
+                } else if names.contains(&name) {
+                    errors.duplicate(&at.child("name"), &port["name"]);
+                }
+                names.push(name);
+            }
+        }
+        validate_port_number(&port["port"], 1, &at.child("port"), true, errors);
+        one_of(port, "protocol", &at, &PROTOCOLS, errors);
+        match &port["targetPort"] {
+            number @ Value::Number(_) => {
+                validate_port_number(number, 1, &at.child("targetPort"), false, errors)
+            }
+            Value::String(name) if !is_port_name(name) => errors.invalid(
+                &at.child("targetPort"),
+                &port["targetPort"],
+                "must contain at least one letter (a-z), and only a-z, 0-9 and '-', at most 15 characters",
+            ),
+            _ => {}
+        }
+        let key = (port["protocol"].clone(), port["port"].clone());
+        if numbers.contains(&key) {
+            errors.duplicate(&at, &json!({"port": port["port"], "protocol": port["protocol"]}));
+        }
+        numbers.push(key);
+    }
+}
+
+/// RFC 6335: a service name.
+fn is_port_name(name: &str) -> bool {
+    name.len() <= 15
+        && meta::is_label(name)
+        && !name.contains("--")
+        && name.bytes().any(|c| c.is_ascii_lowercase())
+}
+
+pub(super) fn validate_service_update(new: &Value, old: &Value, errors: &mut Errors) {
+    let (new, old, path) = (&new["spec"], &old["spec"], Path::new("spec"));
+    // Turning into or out of an external name gives the address back.
+    if new["type"] != "ExternalName" && old["type"] != "ExternalName" && !old["clusterIP"].is_null() {
+        immutable(&new["clusterIP"], &old["clusterIP"], &path.child("clusterIPs").index(0), errors);
+    }
+}
+
+pub(super) fn default_network_policy(object: &mut Value) {
+    let spec = &mut object["spec"];
+    if !spec.is_object() {
+        return;
+    }
+    if spec["policyTypes"].as_array().is_none_or(Vec::is_empty) {
+        let egress = items(spec, "egress").next().is_some();
+        spec["policyTypes"] = if egress { json!(["Ingress", "Egress"]) } else { json!(["Ingress"]) };
+    }
+    for direction in ["ingress", "egress"] {
+        for rule in items_mut(spec, direction) {
+            for port in items_mut(rule, "ports") {
+                set_default(port, "protocol", "TCP");
+            }
+        }
+    }
+}
+
+pub(super) fn validate_network_policy(object: &Value, errors: &mut Errors) {
+    let (spec, path) = (&object["spec"], Path::new("spec"));
+    validate_selector(&spec["podSelector"], &path.child("podSelector"), errors);
+    for (i, kind) in items(spec, "policyTypes").enumerate() {
+        if !matches!(kind.as_str(), Some("Ingress" | "Egress")) {
+            errors.not_supported(&path.child("policyTypes").index(i), kind, &["Ingress", "Egress"]);
+        }
+    }
+    for (direction, peers) in [("ingress", "from"), ("egress", "to")] {
+        for (i, rule) in items(spec, direction).enumerate() {
+            let at = path.child(direction).index(i);
+            for (j, port) in items(rule, "ports").enumerate() {
+                validate_policy_port(port, &at.child("ports").index(j), errors);
+            }
+            for (j, peer) in items(rule, peers).enumerate() {
+                validate_peer(peer, &at.child(peers).index(j), errors);
+            }
+        }
+    }
+}
+
+fn validate_selector(selector: &Value, path: &Path, errors: &mut Errors) {
+    if let Err(bad) = crate::selector::LabelSelector::from_object(selector) {
+        errors.invalid(path, selector, &bad.0);
+    }
+}
+
+fn validate_policy_port(port: &Value, path: &Path, errors: &mut Errors) {
+    one_of(port, "protocol", path, &PROTOCOLS, errors);
+    let (first, last) = (&port["port"], &port["endPort"]);
+    match first {
+        Value::Number(_) => validate_port_number(first, 1, &path.child("port"), false, errors),
+        Value::String(name) if !is_port_name(name) => {
+            errors.invalid(&path.child("port"), first, "must be a valid port name");
+        }
+        _ => {}
+    }
+    if last.is_null() {
+        return;
+    }
+    let at = path.child("endPort");
+    match (first.as_i64(), last.as_i64()) {
+        (Some(first), Some(last)) if last < first => {
+            errors.invalid(&at, &json!(last), "must be greater than or equal to `port`");
+        }
+        (Some(_), Some(_)) => validate_port_number(last, 1, &at, false, errors),
+        _ if first.is_string() => {
+            errors.invalid(&at, last, "may not be specified when `port` is non-numeric")
+        }
+        _ => errors.invalid(&at, last, "may not be specified when `port` is not specified"),
+    }
+}
+
+fn validate_peer(peer: &Value, path: &Path, errors: &mut Errors) {
+    let selectors = ["podSelector", "namespaceSelector"];
+    let selects = selectors.iter().any(|field| !peer[*field].is_null());
+    for field in selectors {
+        validate_selector(&peer[field], &path.child(field), errors);
+    }
+    let block = &peer["ipBlock"];
+    if block.is_null() {
+        if !selects {
+            errors.required(path, "must specify a peer");
+        }
+        return;
+    }
+    if selects {
+        errors.forbidden(path, "may not specify both ipBlock and another peer");
+    }
+    let at = path.child("ipBlock");
+    let bad = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
+    let Some(cidr) = parse_cidr(&block["cidr"]) else {
+        if block["cidr"].as_str().is_none_or(str::is_empty) {
+            errors.required(&at.child("cidr"), "");
+        } else {
+            errors.invalid(&at.child("cidr"), &block["cidr"], bad);
+        }
+        return;
+    };
+    for (i, except) in items(block, "except").enumerate() {
+        let at = at.child("except").index(i);
+        match parse_cidr(except) {
+            None => errors.invalid(&at, except, bad),
+            Some(inner) if !strictly_inside(inner, cidr) => {
+                errors.invalid(&at, except, "must be a strict subset of `cidr`");
+            }
+            Some(_) => {}
+        }
+    }
+}
+
+fn parse_cidr(value: &Value) -> Option<IpNetwork> {
+    let text = value.as_str()?;
+    text.contains('/').then(|| text.parse().ok())?
+}
+
+fn strictly_inside(inner: IpNetwork, outer: IpNetwork) -> bool {
+    inner.is_ipv4() == outer.is_ipv4() && inner.prefix() > outer.prefix() && outer.contains(inner.network())
+}
+
+pub(super) fn default_endpoint_slice(object: &mut Value) {
+    for port in items_mut(object, "ports") {
+        set_default(port, "name", "");
+        set_default(port, "protocol", "TCP");
+    }
+}
+
+pub(super) fn validate_endpoint_slice(object: &Value, errors: &mut Errors) {
+    let root = Path::new("");
+    let families = ["IPv4", "IPv6", "FQDN"];
+    if object["addressType"].is_null() {
+        errors.required(&Path::new("addressType"), "");
+    }
+    one_of(object, "addressType", &root, &families, errors);
+    let endpoints = Path::new("endpoints");
+    if items(object, "endpoints").count() > 1000 {
+        errors.0.push(crate::FieldError {
+            field: "endpoints".into(),
+            reason: "FieldValueTooMany",
+            message: format!(
+                "Too many: {}: must have at most 1000 items",
+                items(object, "endpoints").count()
+            ),
+        });
+    }
+    for (i, endpoint) in items(object, "endpoints").enumerate() {
+        let at = endpoints.index(i).child("addresses");
+        if items(endpoint, "addresses").next().is_none() {
+            errors.required(&at, "must contain at least 1 address");
+        }
+        for (j, address) in items(endpoint, "addresses").enumerate() {
+            let parsed = address.as_str().unwrap_or_default().parse::<IpAddr>();
+            let fits = match object["addressType"].as_str() {
+                Some("IPv4") => parsed.is_ok_and(|ip| ip.is_ipv4()),
+                Some("IPv6") => parsed.is_ok_and(|ip| ip.is_ipv6()),
+                _ => true,
+            };
+            if !fits {
+                errors.invalid(
+                    &at.index(j),
+                    address,
+                    "must be a valid IP address of the slice's address type",
+                );
+            }
+        }
+    }
+    for (i, port) in items(object, "ports").enumerate() {
+        one_of(port, "protocol", &Path::new("ports").index(i), &PROTOCOLS, errors);
+    }
+}
+
+pub(super) fn validate_endpoint_slice_update(new: &Value, old: &Value, errors: &mut Errors) {
+    immutable(&new["addressType"], &old["addressType"], &Path::new("addressType"), errors);
+}
+
+pub(super) fn default_endpoints(object: &mut Value) {
+    for subset in items_mut(object, "subsets") {
+        for port in items_mut(subset, "ports") {
+            set_default(port, "protocol", "TCP");
+        }
+    }
+}

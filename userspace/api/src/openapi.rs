@@ -1,0 +1,234 @@
+//! OpenAPI documents from the schema facts, made on request: v3 a group and version, v2 for all.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Map, Value, json};
+
+use crate::kinds::{Kind, kinds};
+use crate::schema::{self, Field, Shape, Type, named};
+
+/// Which of the two dialects.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Dialect {
+    V2,
+    V3,
+}
+
+impl Dialect {
+    fn reference(self, name: &str) -> String {
+        let folder = if self == Dialect::V2 { "#/definitions" } else { "#/components/schemas" };
+        format!("{folder}/io.k8s.{name}")
+    }
+}
+
+/// `/openapi/v3`: where each group and version's document is. The hash changes with the program's version only.
+pub fn v3_index(hash: &str) -> Value {
+    let mut paths = Map::new();
+    for kind in kinds() {
+        let path = root(kind);
+        let url = format!("/openapi/v3/{path}?hash={hash}");
+        paths.insert(path, json!({"serverRelativeURL": url}));
+    }
+    json!({"paths": paths})
+}
+
+fn root(kind: &Kind) -> String {
+    if kind.group.is_empty() {
+        format!("api/{}", kind.version)
+    } else {
+        format!("apis/{}/{}", kind.group, kind.version)
+    }
+}
+
+/// `/openapi/v3/apis/<group>/<version>`; `None` if there is no such version.
+pub fn v3(group: &str, version: &str) -> Option<Value> {
+    let rows: Vec<&Kind> =
+        kinds().iter().filter(|kind| kind.group == group && kind.version == version).collect();
+    if rows.is_empty() {
+        return None;
+    }
+    let schemas = schemas(Dialect::V3, &rows);
+    Some(json!({
+        "openapi": "3.0.0",
+        "info": {"title": "Kubernetes", "version": "v1.36.0"},
+        "paths": paths(Dialect::V3, &rows),
+        "components": {"schemas": schemas},
+    }))
+}
+
+/// `/openapi/v2`.
+pub fn v2() -> Value {
+    let rows: Vec<&Kind> = kinds().iter().collect();
+    json!({
+        "swagger": "2.0",
+        "info": {"title": "Kubernetes", "version": "v1.36.0"},
+        "paths": paths(Dialect::V2, &rows),
+        "definitions": schemas(Dialect::V2, &rows),
+    })
+}
+
+fn paths(dialect: Dialect, rows: &[&Kind]) -> Map<String, Value> {
+    let mut paths = Map::new();
+    for kind in rows {
+        let scope = if kind.namespaced() { "/namespaces/{namespace}" } else { "" };
+        let collection = format!("/{}{scope}/{}", root(kind), kind.plural);
+        let item = format!("{collection}/{{name}}");
+        let (mut on_collection, mut on_item) = (Map::new(), Map::new());
+        for verb in kind.verbs {
+            let (method, action, place) = match *verb {
+                "create" => ("post", "post", &mut on_collection),
+                "list" => ("get", "list", &mut on_collection),
+                "deletecollection" => ("delete", "deletecollection", &mut on_collection),
+                "get" => ("get", "get", &mut on_item),
+                "update" => ("put", "put", &mut on_item),
+                "patch" => ("patch", "patch", &mut on_item),
+                "delete" => ("delete", "delete", &mut on_item),
+                _ => continue,
+            };
+            place.insert(method.to_owned(), operation(dialect, kind, action));
+        }
+        for (path, operations) in [(collection, on_collection), (item, on_item)] {
+            if !operations.is_empty() {
+                paths.insert(path, Value::Object(operations));
+            }
+        }
+    }
+    paths
+}
+
+fn operation(dialect: Dialect, kind: &Kind, action: &str) -> Value {
+    let reference = json!({"$ref": dialect.reference(kind.schema)});
+    let ok = match dialect {
+        Dialect::V2 => json!({"description": "OK", "schema": reference}),
+        Dialect::V3 => json!({"description": "OK", "content": {"application/json": {"schema": reference}}}),
+    };
+    let parameter = |name: &str| match dialect {
+        Dialect::V2 => json!({"name": name, "in": "query", "type": "string", "uniqueItems": true}),
+        Dialect::V3 => {
+            json!({"name": name, "in": "query", "schema": {"type": "string", "uniqueItems": true}})
+        }
+    };
+    let names: &[&str] = match action {
+        "post" | "put" => &["dryRun", "fieldManager", "fieldValidation"],
+        "patch" => &["dryRun", "fieldManager", "fieldValidation", "force"],
+        "delete" => &["dryRun"],
+        _ => &[],
+    };
+    json!({
+        "operationId": format!("{action}{}{}{}", kind.group, kind.version, kind.kind),
+        "parameters": names.iter().map(|name| parameter(name)).collect::<Vec<_>>(),
+        "responses": {"200": ok},
+        "x-kubernetes-action": action,
+        "x-kubernetes-group-version-kind": {"group": kind.group, "kind": kind.kind, "version": kind.version},
+    })
+}
+
+/// The types of the rows and all that they refer to.
+fn schemas(dialect: Dialect, rows: &[&Kind]) -> Map<String, Value> {
+    let mut wanted: Vec<&'static str> = rows.iter().map(|kind| kind.schema).collect();
+    wanted.extend(["apimachinery.pkg.apis.meta.v1.DeleteOptions", "apimachinery.pkg.apis.meta.v1.Status"]);
+    let mut done = BTreeSet::new();
+    while let Some(name) = wanted.pop() {
+        if done.insert(name)
+            && let Some(found) = named(name)
+        {
+            found.fields.iter().for_each(|field| collect(field.shape, &mut wanted));
+        }
+    }
+    let found = done.into_iter().filter_map(named);
+    found.map(|found| (format!("io.k8s.{}", found.name), definition(dialect, found))).collect()
+}
+
+fn collect(shape: Shape, names: &mut Vec<&'static str>) {
+    match shape {
+        Shape::Type(name) => names.push(name),
+        Shape::List(inner) | Shape::Map(inner) => collect(Shape::of(inner), names),
+        Shape::Scalar(_) => {}
+    }
+}
+
+fn definition(dialect: Dialect, schema: &'static Type) -> Value {
+    let mut out = match schema.shape {
+        Some(shape) => shape_of(dialect, shape),
+        None => {
+            let fields = schema.fields.iter();
+            let properties: Map<String, Value> =
+                fields.map(|field| (field.name.to_owned(), property(dialect, field))).collect();
+            let required: Vec<&str> = schema.fields.iter().filter(|f| f.required).map(|f| f.name).collect();
+            let mut out = json!({"type": "object", "properties": properties});
+            if !required.is_empty() {
+                out["required"] = json!(required);
+            }
+            out
+        }
+    };
+    if !schema.kinds.is_empty() {
+        let kinds = schema.kinds.iter().filter_map(|kind| {
+            let mut parts = kind.splitn(3, '/');
+            Some(json!({"group": parts.next()?, "version": parts.next()?, "kind": parts.next()?}))
+        });
+        out["x-kubernetes-group-version-kind"] = kinds.collect();
+    }
+    out
+}
+
+fn property(dialect: Dialect, field: &'static Field) -> Value {
+    let mut out = match (dialect, field.shape) {
+        // A reference may have no siblings in OpenAPI 3.0.
+        (Dialect::V3, Shape::Type(_)) => json!({"allOf": [shape_of(dialect, field.shape)]}),
+        (_, shape) => shape_of(dialect, shape),
+    };
+    if let Some(kind) = field.list_type() {
+        out["x-kubernetes-list-type"] = kind.into();
+    }
+    let keys: Vec<&str> = field.list_map_keys().collect();
+    if !keys.is_empty() {
+        out["x-kubernetes-list-map-keys"] = json!(keys);
+    }
+    if let Some(key) = field.merge_key() {
+        out["x-kubernetes-patch-merge-key"] = key.into();
+    }
+    let strategies: Vec<&str> =
+        ["merge", "retainKeys", "replace"].into_iter().filter(|s| field.has_patch_strategy(s)).collect();
+    if !strategies.is_empty() {
+        out["x-kubernetes-patch-strategy"] = strategies.join(",").into();
+    }
+    if let Some(kind) = field.map_type() {
+        out["x-kubernetes-map-type"] = kind.into();
+    }
+    let values: Vec<&str> = field.values().collect();
+    if !values.is_empty() {
+        out["enum"] = json!(values);
+    }
+    out
+}
+
+fn shape_of(dialect: Dialect, shape: Shape) -> Value {
+    use schema::Scalar;
+    match shape {
+        Shape::Type(name) => json!({"$ref": dialect.reference(name)}),
+        Shape::List(inner) => json!({"type": "array", "items": shape_of(dialect, Shape::of(inner))}),
+        Shape::Map(inner) => {
+            json!({"type": "object", "additionalProperties": shape_of(dialect, Shape::of(inner))})
+        }
+        Shape::Scalar(scalar) => match scalar {
+            Scalar::String => json!({"type": "string"}),
+            Scalar::Int32 => json!({"type": "integer", "format": "int32"}),
+            Scalar::Int64 => json!({"type": "integer", "format": "int64"}),
+            Scalar::Number => json!({"type": "number", "format": "double"}),
+            Scalar::Boolean => json!({"type": "boolean"}),
+            Scalar::Time => json!({"type": "string", "format": "date-time"}),
+            Scalar::Base64 => json!({"type": "string", "format": "byte"}),
+            Scalar::Quantity if dialect == Dialect::V3 => {
+                json!({"oneOf": [{"type": "string"}, {"type": "number"}]})
+            }
+            Scalar::IntOrString if dialect == Dialect::V3 => {
+                json!({"format": "int-or-string", "oneOf": [{"type": "integer"}, {"type": "string"}]})
+            }
+            Scalar::IntOrString => json!({"type": "string", "format": "int-or-string"}),
+            Scalar::Quantity => json!({"type": "string"}),
+            Scalar::Object => json!({"type": "object"}),
+            Scalar::Any => json!({}),
+        },
+    }
+}

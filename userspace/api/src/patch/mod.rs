@@ -1,0 +1,50 @@
+//! Patches: JSON (RFC 6902), merge (RFC 7396) and strategic merge.
+
+mod strategic;
+
+use serde_json::Value;
+
+use crate::kinds::Kind;
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PatchError {
+    /// The patch itself is no patch: 400.
+    #[error("{0}")]
+    Malformed(String),
+    /// It does not apply to this object: 422.
+    #[error("{0}")]
+    DoesNotApply(String),
+}
+
+/// Operations of one JSON patch at most, as upstream.
+const OPERATIONS_MAX: usize = 10_000;
+
+/// A JSON patch, whole or not at all.
+pub fn json(object: &mut Value, patch: Value) -> Result<(), PatchError> {
+    let patch: json_patch::Patch = serde_json::from_value(patch)
+        .map_err(|error| PatchError::Malformed(format!("error decoding patch: {error}")))?;
+    if patch.0.len() > OPERATIONS_MAX {
+        let found = patch.0.len();
+        return Err(PatchError::Malformed(format!(
+            "The allowed maximum operations in a JSON patch is {OPERATIONS_MAX}, got {found}"
+        )));
+    }
+    json_patch::patch(object, &patch).map_err(|error| {
+        PatchError::DoesNotApply(format!(
+            "the server rejected our request due to an error in our request: {error}"
+        ))
+    })
+}
+
+pub fn merge(object: &mut Value, patch: &Value) -> Result<(), PatchError> {
+    if !patch.is_object() {
+        return Err(PatchError::Malformed("a merge patch must be an object".into()));
+    }
+    json_patch::merge(object, patch);
+    Ok(())
+}
+
+/// A strategic merge patch by the kind's schema facts.
+pub fn strategic(kind: &Kind, object: &mut Value, patch: &Value) -> Result<(), PatchError> {
+    strategic::apply(kind.schema, object, patch)
+}

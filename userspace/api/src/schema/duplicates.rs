@@ -1,0 +1,80 @@
+//! Fields that stand twice in one JSON object: the parsed value does not show them, the text does.
+
+/// Paths of duplicate fields in a JSON text; nothing for a text that does not parse.
+pub fn duplicates(text: &[u8]) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut deserializer = serde_json::Deserializer::from_slice(text);
+    let seed = Visit { path: String::new(), found: &mut found };
+    let _ = serde::de::DeserializeSeed::deserialize(seed, &mut deserializer);
+    found
+}
+
+struct Visit<'a> {
+    path: String,
+    found: &'a mut Vec<String>,
+}
+
+impl<'de> serde::de::DeserializeSeed<'de> for Visit<'_> {
+    type Value = ();
+
+    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+macro_rules! ignore {
+    ($($name:ident: $type:ty),+) => {$(
+        fn $name<E>(self, _: $type) -> Result<(), E> {
+            Ok(())
+        }
+    )+};
+}
+
+impl<'de> serde::de::Visitor<'de> for Visit<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("JSON")
+    }
+
+    ignore!(visit_bool: bool, visit_i64: i64, visit_u64: u64, visit_f64: f64, visit_str: &str);
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
+        let mut index = 0;
+        while items
+            .next_element_seed(Visit { path: format!("{}[{index}]", self.path), found: self.found })?
+            .is_some()
+        {
+            index += 1;
+        }
+        Ok(())
+    }
+
+    fn visit_map<A: serde::de::MapAccess<'de>>(self, mut fields: A) -> Result<(), A::Error> {
+        let mut seen = std::collections::HashSet::new();
+        while let Some(name) = fields.next_key::<String>()? {
+            let path = if self.path.is_empty() { name.clone() } else { format!("{}.{name}", self.path) };
+            if !seen.insert(name) {
+                self.found.push(path.clone());
+            }
+            fields.next_value_seed(Visit { path, found: self.found })?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_field_that_stands_twice_is_named() {
+        assert_eq!(duplicates(br#"{"a":{"b":1,"b":2},"c":[{"d":1,"d":1}]}"#), ["a.b", "c[0].d"]);
+        assert!(duplicates(br#"{"a":{"b":1},"c":{"b":1}}"#).is_empty());
+        assert!(duplicates(b"{").is_empty());
+    }
+}

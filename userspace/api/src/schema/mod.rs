@@ -1,0 +1,9 @@
+//! Schema facts of the built-in types, and checking JSON against them.
+
+mod check;
+mod duplicates;
+mod facts;
+
+pub use check::{Problem, check, check_required};
+pub use duplicates::duplicates;
+pub use facts::{Field, Scalar, Shape, Type, named, types};
