@@ -143,12 +143,12 @@ mod tests {
     use super::*;
 
     fn held_by(identity: &str, since: Instant) -> Seen {
-        let mut lease = Lease::default();
-        lease.spec = Some(LeaseSpec {
+        let spec = LeaseSpec {
             holder_identity: Some(identity.into()),
             lease_transitions: Some(3),
             ..Default::default()
-        });
+        };
+        let lease = Lease { spec: Some(spec), ..Default::default() };
         Seen { lease, since }
     }
 

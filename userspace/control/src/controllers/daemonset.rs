@@ -59,8 +59,11 @@ impl Controller for DaemonSets {
     }
 }
 
+/// Labels, and taints by key and effect.
+type Placement<'a> = (Option<&'a meta::Labels>, Vec<(&'a str, &'a str)>);
+
 /// What of a node decides whether pods belong there.
-fn placement(object: Option<&Object>) -> Option<(Option<&meta::Labels>, Vec<(&str, &str)>)> {
+fn placement(object: Option<&Object>) -> Option<Placement<'_>> {
     let Some(Object::Node(node)) = object else { return None };
     let taints = node.spec.iter().flat_map(|s| s.taints.iter().flatten());
     Some((node.metadata.labels.as_ref(), taints.map(|t| (t.key.as_str(), t.effect.as_str())).collect()))

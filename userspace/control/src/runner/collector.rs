@@ -234,6 +234,8 @@ impl State {
         let mut served = HashSet::new();
         for resource in resources {
             let api = &resource.api;
+            // Known by number even if not watched here: an owner of the kind can be asked for.
+            let number = self.number(api);
             // Events are many, short-lived and own nothing.
             if !resource.can(&["list", "watch", "delete"])
                 || api.kind == "Event"
@@ -241,7 +243,6 @@ impl State {
             {
                 continue;
             }
-            let number = self.number(api);
             served.insert(number);
             if !self.watches.contains_key(&number) {
                 self.unsynced.insert(number);

@@ -32,9 +32,11 @@ impl Resource {
 
 /// Asks the server; two requests where it aggregates its answer, one a group where it does not.
 pub(crate) async fn discover(client: &Client) -> kube::Result<Vec<Resource>> {
-    let discovery = match Discovery::new(client.clone()).run_aggregated().await {
-        Ok(discovery) => discovery,
-        Err(_) => Discovery::new(client.clone()).run().await?,
+    let aggregated = Discovery::new(client.clone()).run_aggregated().await;
+    // A server that does not aggregate answers in the older form, which reads as an empty list.
+    let discovery = match aggregated {
+        Ok(discovery) if discovery.groups().next().is_some() => discovery,
+        _ => Discovery::new(client.clone()).run().await?,
     };
     let resources = discovery.groups().flat_map(|group| group.recommended_resources());
     Ok(resources
