@@ -344,9 +344,7 @@ impl Sim {
         let due: Vec<Key> = self
             .pods()
             .iter()
-            .filter(|p| {
-                p.metadata.deletion_timestamp.is_some() || crate::controllers::pods::phase(p) == "Pending"
-            })
+            .filter(|p| p.metadata.deletion_timestamp.is_some() || !crate::controllers::pods::ready(p))
             .map(|p| Key::of(&p.metadata))
             .collect();
         due.iter().for_each(|key| self.kubelet(key, "node-1", true));
