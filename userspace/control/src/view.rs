@@ -386,7 +386,7 @@ macro_rules! kinds {
 
 use k8s_openapi::api::{
     apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet},
-    batch::v1::{CronJob, Job},
+    batch::v1::Job,
     certificates::v1::CertificateSigningRequest,
     coordination::v1::Lease,
     core::v1::{
@@ -416,7 +416,6 @@ kinds! {
     ControllerRevision revisions ControllerRevision;
     PersistentVolumeClaim claims PersistentVolumeClaim;
     Job jobs Job;
-    CronJob cron_jobs CronJob;
     CertificateSigningRequest csrs CertificateSigningRequest;
     PodDisruptionBudget budgets PodDisruptionBudget;
     ClusterRole cluster_roles ClusterRole;
@@ -453,7 +452,6 @@ plain!(
     ControllerRevision,
     PersistentVolumeClaim,
     Job,
-    CronJob,
     CertificateSigningRequest,
     PodDisruptionBudget,
     ClusterRole

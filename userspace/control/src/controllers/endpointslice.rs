@@ -266,3 +266,139 @@ fn group_of(slice: &EndpointSlice) -> Group {
     ports.sort();
     (family, ports)
 }
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use k8s_openapi::api::core::v1::Pod;
+    use serde_json::json;
+
+    use super::*;
+
+    fn context() -> Context<'static> {
+        Context { now: Timestamp::UNIX_EPOCH, seed: 1, failure: None }
+    }
+
+    fn view(spec: serde_json::Value) -> View {
+        let mut view = View::default();
+        let service = json!({"metadata": {"name": "web", "namespace": "ns", "uid": "s"}, "spec": spec});
+        view.watched(serde_json::from_value::<Service>(service).unwrap().into(), Timestamp::UNIX_EPOCH);
+        view
+    }
+
+    fn pod(view: &mut View, number: u32, port: i32, ready: bool) {
+        let status = if ready { "True" } else { "False" };
+        let pod = json!({
+            "metadata": {
+                "name": format!("p{number}"), "namespace": "ns", "uid": format!("p{number}"), "labels": {"app": "web"},
+                "resourceVersion": (number + 1).to_string(),
+            },
+            "spec": {
+                "nodeName": "n1",
+                "containers": [{"name": "c", "ports": [{"name": "http", "containerPort": port}]}],
+            },
+            "status": {
+                "phase": "Running",
+                "conditions": [{"type": "Ready", "status": status}],
+                "podIPs": [
+                    {"ip": format!("10.0.{}.{}", number / 250, number % 250 + 1)},
+                    {"ip": format!("fd00::{:x}", number + 1)},
+                ],
+            },
+        });
+        view.watched(serde_json::from_value::<Pod>(pod).unwrap().into(), Timestamp::UNIX_EPOCH);
+    }
+
+    /// Reconciles until nothing is left to do; the slices as they then are.
+    fn settle(view: &mut View) -> Vec<Arc<EndpointSlice>> {
+        for _ in 0..5 {
+            for action in EndpointSlices.reconcile(view, &Key::new("ns", "web"), context()) {
+                match action {
+                    Action::Create(object) | Action::Update { object, .. } => {
+                        view.watched(object, Timestamp::UNIX_EPOCH);
+                    }
+                    Action::Delete(delete) => drop(view.missing(delete.kind, &delete.key)),
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+        let rest = EndpointSlices.reconcile(view, &Key::new("ns", "web"), context());
+        assert!(rest.is_empty(), "{rest:?}");
+        view.slices.iter().map(|(_, s)| s.clone()).collect()
+    }
+
+    fn selecting(extra: serde_json::Value) -> serde_json::Value {
+        let mut spec =
+            json!({"selector": {"app": "web"}, "ports": [{"name": "w", "port": 80, "targetPort": "http"}]});
+        spec.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        spec
+    }
+
+    fn sizes(slices: &[Arc<EndpointSlice>]) -> Vec<usize> {
+        let mut sizes: Vec<usize> = slices.iter().map(|s| s.endpoints.iter().flatten().count()).collect();
+        sizes.sort_unstable();
+        sizes
+    }
+
+    #[test]
+    fn no_slice_holds_more_than_a_hundred_and_gaps_are_filled_first() {
+        let mut view = view(selecting(json!({})));
+        (0..230).for_each(|n| pod(&mut view, n, 8080, true));
+        assert_eq!(sizes(&settle(&mut view)), [30, 100, 100]);
+        let gone: Vec<Key> = view.pods.iter().take(20).map(|(k, _)| k.clone()).collect();
+        gone.iter().for_each(|key| drop(view.missing(Kind::Pod, key)));
+        settle(&mut view);
+        (300..310).for_each(|n| pod(&mut view, n, 8080, true));
+        let slices = settle(&mut view);
+        assert_eq!((slices.len(), sizes(&slices).iter().sum::<usize>()), (3, 220));
+    }
+
+    #[test]
+    fn a_named_port_may_differ_from_pod_to_pod() {
+        let mut view = view(selecting(json!({})));
+        pod(&mut view, 1, 8080, true);
+        pod(&mut view, 2, 9090, true);
+        let ports: Vec<_> =
+            settle(&mut view).iter().map(|s| s.ports.as_ref().unwrap()[0].port.unwrap()).collect();
+        assert_eq!((ports.len(), ports.iter().sum::<i32>()), (2, 8080 + 9090));
+    }
+
+    #[test]
+    fn each_family_has_slices_of_its_own() {
+        let mut view = view(selecting(json!({"ipFamilies": ["IPv4", "IPv6"]})));
+        pod(&mut view, 1, 8080, true);
+        let mut types: Vec<_> = settle(&mut view).iter().map(|s| s.address_type.clone()).collect();
+        types.sort();
+        assert_eq!(types, ["IPv4", "IPv6"]);
+    }
+
+    #[test]
+    fn unready_pods_are_listed_and_ready_only_where_the_service_wants_it() {
+        let ready = |extra| {
+            let mut view = view(selecting(extra));
+            pod(&mut view, 1, 8080, false);
+            let slice = settle(&mut view).pop().unwrap();
+            let conditions = slice.endpoints.as_ref().unwrap()[0].conditions.clone().unwrap();
+            (conditions.ready, conditions.serving, conditions.terminating)
+        };
+        assert_eq!(ready(json!({})), (Some(false), Some(false), Some(false)));
+        assert_eq!(ready(json!({"publishNotReadyAddresses": true})), (Some(true), Some(false), Some(false)));
+    }
+
+    #[test]
+    fn a_service_without_pods_has_one_empty_slice_that_fills_or_makes_way() {
+        let mut view = view(selecting(json!({})));
+        assert_eq!(sizes(&settle(&mut view)), [0]);
+        pod(&mut view, 1, 8080, true);
+        assert_eq!(sizes(&settle(&mut view)), [1]);
+        view.missing(Kind::Pod, &Key::new("ns", "p1"));
+        assert_eq!(sizes(&settle(&mut view)), [0]);
+    }
+
+    #[test]
+    fn services_without_selector_are_left_alone() {
+        let mut view = view(json!({"ports": [{"port": 80}]}));
+        pod(&mut view, 1, 8080, true);
+        assert!(settle(&mut view).is_empty());
+    }
+}

@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::{
     apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet},
-    batch::v1::{CronJob, Job},
+    batch::v1::Job,
     certificates::v1::CertificateSigningRequest,
     coordination::v1::Lease,
     core::v1::{
@@ -30,7 +30,7 @@ macro_rules! typed {
     ($kind:expr, $K:ident => $body:expr) => {
         typed!(@ $kind, $K, $body, Namespace Node Lease Pod Service Endpoints EndpointSlice ConfigMap ServiceAccount
             ReplicationController ReplicaSet Deployment DaemonSet StatefulSet ControllerRevision
-            PersistentVolumeClaim Job CronJob CertificateSigningRequest PodDisruptionBudget ClusterRole)
+            PersistentVolumeClaim Job CertificateSigningRequest PodDisruptionBudget ClusterRole)
     };
     (@ $kind:expr, $K:ident, $body:expr, $($name:ident)*) => {
         match $kind { $(Kind::$name => { type $K = $name; $body })* }
@@ -43,7 +43,7 @@ macro_rules! of_object {
     ($object:expr, $o:ident => $body:expr) => {
         of_object!(@ $object, $o, $body, Namespace Node Lease Pod Service Endpoints EndpointSlice ConfigMap
             ServiceAccount ReplicationController ReplicaSet Deployment DaemonSet StatefulSet ControllerRevision
-            PersistentVolumeClaim Job CronJob CertificateSigningRequest PodDisruptionBudget ClusterRole)
+            PersistentVolumeClaim Job CertificateSigningRequest PodDisruptionBudget ClusterRole)
     };
     (@ $object:expr, $o:ident, $body:expr, $($name:ident)*) => {
         match $object { $(Object::$name($o) => $body,)* }

@@ -9,7 +9,7 @@ use std::{
 use jiff::Timestamp;
 use k8s_openapi::api::{
     apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet},
-    batch::v1::{CronJob, Job},
+    batch::v1::Job,
     certificates::v1::CertificateSigningRequest,
     coordination::v1::Lease,
     core::v1::{
@@ -65,7 +65,7 @@ fn value_of(object: &Object) -> Value {
         ($($name:ident)*) => { match object { $(Object::$name(o) => serde_json::to_value(o.as_ref()),)* } };
     }
     all!(Namespace Node Lease Pod Service Endpoints EndpointSlice ConfigMap ServiceAccount ReplicationController
-        ReplicaSet Deployment DaemonSet StatefulSet ControllerRevision PersistentVolumeClaim Job CronJob
+        ReplicaSet Deployment DaemonSet StatefulSet ControllerRevision PersistentVolumeClaim Job
         CertificateSigningRequest PodDisruptionBudget ClusterRole)
     .expect("objects serialise")
 }

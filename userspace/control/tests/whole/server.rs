@@ -37,7 +37,6 @@ const RESOURCES: &[(&str, &str, &str, bool)] = &[
     ("apps/v1", "statefulsets", "StatefulSet", true),
     ("apps/v1", "controllerrevisions", "ControllerRevision", true),
     ("batch/v1", "jobs", "Job", true),
-    ("batch/v1", "cronjobs", "CronJob", true),
     ("coordination.k8s.io/v1", "leases", "Lease", true),
     ("discovery.k8s.io/v1", "endpointslices", "EndpointSlice", true),
     ("certificates.k8s.io/v1", "certificatesigningrequests", "CertificateSigningRequest", false),
