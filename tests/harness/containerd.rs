@@ -90,7 +90,27 @@ impl Drop for Containerd {
         self.remove_everything();
         let _ = self.process.kill();
         let _ = self.process.wait();
+        kill_shims(self.folder.path());
         unmount_below(self.folder.path());
+    }
+}
+
+/// Kills the shims that belong to the containerd of that folder, and what they run.
+fn kill_shims(folder: &Path) {
+    let place = folder.display().to_string();
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
+            continue;
+        };
+        let command = fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default();
+        if !command.contains("containerd-shim") || !command.contains(&place) {
+            continue;
+        }
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        let pids = children.split_whitespace().filter_map(|child| child.parse().ok()).chain([pid]);
+        for pid in pids.filter_map(rustix::process::Pid::from_raw) {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
     }
 }
 

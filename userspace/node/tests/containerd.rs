@@ -246,3 +246,28 @@ async fn the_node_registers_and_only_the_api_server_may_ask_it() -> Result<()> {
     assert_eq!(node.kubelet(ask("/pods")?, false).await?.status(), 401);
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn exec_and_port_forward_upgrade_through_to_the_runtime() -> Result<()> {
+    let node = TestNode::start("exec").await?;
+    let path = node.run_pod(
+        "web",
+        json!({"terminationGracePeriodSeconds": 0, "containers": [container("main", "sleep 1000")]}),
+    );
+    node.api.wait(&path, "a ready pod", running).await?;
+    let request = http::Request::post("/exec/default/web/main?command=echo&command=hello&output=1&error=1")
+        .header("host", "kubelet")
+        .header("connection", "Upgrade")
+        .header("upgrade", "SPDY/3.1")
+        .header("x-stream-protocol-version", "v4.channel.k8s.io")
+        .body(http_body_util::Empty::new())?;
+    let response = node.kubelet(request, true).await?;
+    assert_eq!(response.status(), 101);
+    assert_eq!(
+        response.headers().get("x-stream-protocol-version").map(|v| v.as_bytes()),
+        Some(&b"v4.channel.k8s.io"[..])
+    );
+    let (code, text) = node.kubelet_get("/exec/default/web/none?command=ls&output=1").await?;
+    assert_eq!(code, 404, "{text}");
+    Ok(())
+}

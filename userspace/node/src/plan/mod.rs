@@ -96,3 +96,6 @@ pub fn spec_grace(pod: &Pod) -> SignedDuration {
     let seconds = pod.spec.as_ref().and_then(|s| s.termination_grace_period_seconds).unwrap_or(30);
     SignedDuration::from_secs(seconds.max(0))
 }
+
+#[cfg(test)]
+mod tests;

@@ -22,10 +22,25 @@ pub const NODE: &str = "node-under-test";
 pub struct TestNode {
     pub api: FakeApi,
     pub containerd: Containerd,
+    /// Declared after containerd, and so removed after its containers.
+    cgroup: Cgroup,
     pub pki: Pki,
     pub address: std::net::SocketAddr,
     root: TempDir,
     agent: Option<(JoinHandle<()>, CancellationToken)>,
+}
+
+/// The folder of the pods' cgroups in every hierarchy.
+struct Cgroup(String);
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        let root = std::path::Path::new("/sys/fs/cgroup");
+        let hierarchies = std::fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path());
+        for hierarchy in hierarchies.chain([root.to_path_buf()]) {
+            let _ = std::fs::remove_dir(hierarchy.join(&self.0));
+        }
+    }
 }
 
 /// A cluster CA, the node's certificate and a client's.
@@ -71,8 +86,16 @@ impl TestNode {
         build(&Image { name: IMAGE, command: &["/bin/sh"], files: &[] }, &images.join("test.tar"))?;
         // A port that was free a moment ago; the agent binds it next.
         let address = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
-        let mut node =
-            TestNode { api: FakeApi::new(), containerd, pki: Pki::new()?, address, root, agent: None };
+        let cgroup = Cgroup(format!("skep-{name}-{}", std::process::id()));
+        let mut node = TestNode {
+            api: FakeApi::new(),
+            containerd,
+            cgroup,
+            pki: Pki::new()?,
+            address,
+            root,
+            agent: None,
+        };
         node.start_agent();
         Ok(node)
     }
@@ -86,7 +109,7 @@ impl TestNode {
         let root = self.root.path().to_path_buf();
         let mut config = AgentConfig::new(NODE, self.api.client(), root, self.address, tls);
         config.containerd_socket = self.containerd.socket();
-        config.cgroup_parent = format!("/skep-test-{}", std::process::id());
+        config.cgroup_parent = format!("/{}", self.cgroup.0);
         config.lease_interval = Duration::from_secs(2);
         let stop = CancellationToken::new();
         let own = stop.clone();
