@@ -4,11 +4,11 @@
 
 pub mod binaries;
 pub mod build_ebpf;
-pub mod gen_api;
 pub mod cluster;
 pub mod commands;
 pub mod deps;
 pub mod example;
+pub mod gen_api;
 pub mod image;
 pub mod progress;
 

@@ -2,8 +2,8 @@
 
 use anyhow::Result;
 use clap::Parser;
-use xtask::{build_ebpf, gen_api};
 use xtask::commands::{demo, down, lint, test, up};
+use xtask::{build_ebpf, gen_api};
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Build, run and test Skep")]

@@ -1,3 +1,49 @@
 //! The `skep` binary: commands and wiring only.
 
-fn main() {}
+mod commands;
+mod join;
+mod kubeconfig;
+mod pki;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+use commands::{agent, token};
+
+/// Kubernetes-API orchestrator whose network is eBPF
+#[derive(Parser)]
+#[command(name = "skep", version)]
+enum Command {
+    /// Be a node
+    Agent(Box<agent::Agent>),
+    /// Manage the tokens by which machines join
+    #[command(subcommand)]
+    Token(token::Token),
+}
+
+fn main() -> ExitCode {
+    let command = Command::parse();
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    match run(command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("skep: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    // Two threads: one may wait on a disk while the other serves.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    runtime.context("start the runtime")?.block_on(async {
+        match command {
+            Command::Agent(agent) => agent::run(*agent).await,
+            Command::Token(token) => token::run(token).await,
+        }
+    })
+}

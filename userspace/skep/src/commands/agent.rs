@@ -1,0 +1,217 @@
+//! `skep agent`: makes this machine a node, or, with `--network-only`, gives a node of any Kubernetes its network.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, Result, bail};
+use ipnetwork::IpNetwork;
+use kube::Client;
+use skep_datapath::Options;
+use skep_node::network::NetworkConfig;
+use skep_node::network::kernel::KernelNetwork;
+use skep_node::{AgentConfig, NetworkState, NodeNetwork, ServingTls};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::duration;
+use crate::join::{Folder, Identity, Invitation};
+use crate::kubeconfig::{Credentials, client, client_from_file};
+
+#[derive(clap::Args)]
+pub(crate) struct Agent {
+    /// Name of the Node
+    #[arg(long)]
+    node: String,
+    /// The API server, as https://HOST:PORT
+    #[arg(long, required_unless_present = "kubeconfig")]
+    server: Option<String>,
+    /// A bootstrap token of `skep token create`; needed once
+    #[arg(long)]
+    token: Option<String>,
+    /// SHA-256 of the CA's public key, as `skep token create` prints it; needed once
+    #[arg(long)]
+    ca_hash: Option<String>,
+    /// Be a client as this file says, instead of joining
+    #[arg(long, conflicts_with_all = ["server", "token", "ca_hash"], requires = "network_only")]
+    kubeconfig: Option<PathBuf>,
+    /// Only the network: services, policy and pods' interfaces, beside a kubelet
+    #[arg(long)]
+    network_only: bool,
+    /// Keys, volumes, images, logs
+    #[arg(long, default_value = "/var/lib/skep/agent")]
+    data_dir: PathBuf,
+    /// The node's address; may be repeated for IPv4 and IPv6
+    #[arg(long = "node-ip", required = true)]
+    node_ips: Vec<IpAddr>,
+    /// The interface that leads to the other nodes
+    #[arg(long, default_value = "eth0")]
+    uplink: String,
+    /// Port of the kubelet API
+    #[arg(long, default_value_t = 10250)]
+    port: u16,
+    /// containerd's socket
+    #[arg(long, default_value = "/run/containerd/containerd.sock")]
+    containerd: PathBuf,
+    /// Where skep-cni finds the agent
+    #[arg(long, default_value = "/run/skep/cni.sock")]
+    cni_socket: PathBuf,
+    /// A folder of a mounted BPF file system
+    #[arg(long, default_value = "/sys/fs/bpf/skep")]
+    bpffs: PathBuf,
+    /// The cgroup v2 folder whose processes reach services at the socket [default: the mounted root]
+    #[arg(long)]
+    cgroup: Option<PathBuf>,
+    /// Parent cgroup of pods
+    #[arg(long, default_value = "/skep")]
+    cgroup_parent: String,
+    /// Networks that pods get addresses from [default: the Node's podCIDRs]
+    #[arg(long)]
+    pod_cidr: Vec<IpNetwork>,
+    /// MTU of pods' interfaces
+    #[arg(long, default_value_t = 1500)]
+    mtu: u32,
+    /// A label of the Node, as key=value; may be repeated
+    #[arg(long = "node-label", value_parser = label)]
+    labels: Vec<(String, String)>,
+    /// A taint to register with, as key=value:Effect; may be repeated
+    #[arg(long = "register-with-taint")]
+    taints: Vec<String>,
+    /// Name servers of pods
+    #[arg(long)]
+    cluster_dns: Vec<IpAddr>,
+    /// Domain of services
+    #[arg(long, default_value = "cluster.local")]
+    cluster_domain: String,
+    /// How often the node says that it lives
+    #[arg(long, default_value = "10s", value_parser = duration)]
+    lease_interval: Duration,
+    /// The most pods
+    #[arg(long, default_value_t = 110)]
+    max_pods: u32,
+}
+
+/// After a renewal that failed.
+const RETRY: Duration = Duration::from_secs(3600);
+
+pub(crate) async fn run(agent: Agent) -> Result<()> {
+    let stop = CancellationToken::new();
+    let asked = stop.clone();
+    tokio::spawn(async move {
+        if super::terminated().await.is_ok() {
+            tracing::info!("asked to end; pods go on");
+            asked.cancel();
+        }
+    });
+    if let Some(file) = &agent.kubeconfig {
+        let (_, client) = client_from_file(file).await?;
+        return network_only(&agent, client, stop).await;
+    }
+    let invitation = Invitation {
+        server: agent.server.clone().context("--server is missing")?,
+        token: agent.token.clone(),
+        ca_hash: agent.ca_hash.clone(),
+    };
+    let folder = Folder::new(agent.data_dir.join("pki"), &agent.node, &agent.node_ips);
+    while !stop.is_cancelled() {
+        let identity = tokio::select! {
+            identity = folder.identity(&invitation) => identity?,
+            () = stop.cancelled() => return Ok(()),
+        };
+        one_life(&agent, &invitation.server, identity, &stop).await?;
+    }
+    Ok(())
+}
+
+/// Runs the node until it is asked to end or a certificate is due; pods live through both.
+async fn one_life(agent: &Agent, server: &str, identity: Identity, stop: &CancellationToken) -> Result<()> {
+    let due = identity.due().context("a certificate has no end")?;
+    let due = due.duration_since(SystemTime::now()).unwrap_or(RETRY);
+    let client = client(server, &identity.ca, Credentials::Certificate(&identity.client))?;
+    let this_life = stop.child_token();
+    if agent.network_only {
+        return network_only(agent, client, this_life).await;
+    }
+    let tls = ServingTls {
+        certificate: identity.serving.certificate,
+        key: identity.serving.key,
+        client_ca: identity.ca,
+    };
+    let running = skep_node::run(config(agent, client, tls)?, this_life.clone());
+    tokio::pin!(running);
+    tokio::select! {
+        ended = &mut running => return Ok(ended?),
+        () = tokio::time::sleep(due) => tracing::info!("certificates are renewed"),
+    }
+    this_life.cancel();
+    Ok(running.await?)
+}
+
+fn config(agent: &Agent, client: Client, tls: ServingTls) -> Result<AgentConfig> {
+    let address = *agent.node_ips.first().context("--node-ip is missing")?;
+    let listen = SocketAddr::new(address, agent.port);
+    let mut config = AgentConfig::new(&agent.node, client, agent.data_dir.clone(), listen, tls);
+    config.containerd_socket.clone_from(&agent.containerd);
+    config.cgroup_parent.clone_from(&agent.cgroup_parent);
+    config.node_ips.clone_from(&agent.node_ips);
+    config.labels = agent.labels.iter().cloned().collect::<BTreeMap<_, _>>();
+    config.taints.clone_from(&agent.taints);
+    config.cluster_dns.clone_from(&agent.cluster_dns);
+    config.cluster_domain.clone_from(&agent.cluster_domain);
+    config.lease_interval = agent.lease_interval;
+    config.max_pods = agent.max_pods;
+    config.network = Some(Arc::new(network(agent)?));
+    Ok(config)
+}
+
+fn network(agent: &Agent) -> Result<KernelNetwork> {
+    let cgroup = match &agent.cgroup {
+        Some(cgroup) => cgroup.clone(),
+        None => cgroup_root()?,
+    };
+    let mut config =
+        NetworkConfig::new(&agent.node, agent.cni_socket.clone(), agent.data_dir.join("network"));
+    config.node_addrs.clone_from(&agent.node_ips);
+    config.pod_cidrs.clone_from(&agent.pod_cidr);
+    config.mtu = agent.mtu;
+    let datapath = Options {
+        bpffs: agent.bpffs.clone(),
+        cgroup,
+        uplink: agent.uplink.clone(),
+        node_addrs: agent.node_ips.clone(),
+    };
+    Ok(KernelNetwork { config, datapath })
+}
+
+async fn network_only(agent: &Agent, client: Client, stop: CancellationToken) -> Result<()> {
+    let (sender, mut state) = watch::channel(NetworkState::NotReady("the network is starting".to_owned()));
+    let told = tokio::spawn(async move {
+        while state.changed().await.is_ok() {
+            tracing::info!(state = ?*state.borrow_and_update(), "network");
+        }
+    });
+    let ended = Arc::new(network(agent)?).run(agent.node.clone(), client, sender, stop).await;
+    told.abort();
+    match ended {
+        Ok(()) => Ok(()),
+        Err(error) => bail!("network: {error}"),
+    }
+}
+
+/// Where cgroup v2 is mounted.
+fn cgroup_root() -> Result<PathBuf> {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").context("read /proc/self/mounts")?;
+    let found = mounts.lines().find_map(|line| {
+        let mut fields = line.split(' ').skip(1);
+        let path = fields.next()?;
+        (fields.next()? == "cgroup2").then(|| PathBuf::from(path))
+    });
+    found.context("cgroup v2 is not mounted; mount it, or name a folder of it with --cgroup")
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("a label is key=value")?;
+    Ok((key.to_owned(), value.to_owned()))
+}

@@ -1,0 +1,36 @@
+//! One file a command.
+
+pub(crate) mod agent;
+pub(crate) mod token;
+
+use std::time::Duration;
+
+/// A duration as Kubernetes' flags have it: `500ms`, `5s`, `1m30s`, `24h`.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let parsed: jiff::SignedDuration = text.parse().map_err(|error: jiff::Error| error.to_string())?;
+    Duration::try_from(parsed).map_err(|_| "a duration is not negative".to_owned())
+}
+
+/// Ends when the process is asked to end.
+pub(crate) async fn terminated() -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut term, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_read_as_in_kubernetes() {
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("1m30s"), Ok(Duration::from_secs(90)));
+        assert!(duration("-5s").is_err());
+        assert!(duration("soon").is_err());
+    }
+}

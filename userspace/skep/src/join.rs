@@ -1,0 +1,337 @@
+//! How a machine becomes a node: from a token and the CA's hash to certificates of its own, and to new ones in time.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, Result, bail};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use k8s_openapi::ByteString;
+use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestSpec};
+use k8s_openapi::api::core::v1::Node;
+use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};
+use kube::runtime::wait::await_condition;
+use kube::{Api, Client};
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use crate::kubeconfig::{self, Credentials};
+use crate::pki::{self, CertifiedPem, Leaf, SERVER, hash_of_der};
+
+/// Where to join, and by what right.
+#[derive(Clone, Debug)]
+pub(crate) struct Invitation {
+    pub server: String,
+    /// Both only for a machine that has no certificate yet.
+    pub token: Option<String>,
+    pub ca_hash: Option<String>,
+}
+
+/// What a node needs to be one.
+#[derive(Clone, Debug)]
+pub(crate) struct Identity {
+    pub ca: String,
+    pub client: CertifiedPem,
+    pub serving: CertifiedPem,
+}
+
+impl Identity {
+    /// When the first of the certificates should be renewed.
+    pub(crate) fn due(&self) -> Option<SystemTime> {
+        let due = |pem: &CertifiedPem| pki::due(&pem.certificate);
+        Some(due(&self.client)?.min(due(&self.serving)?))
+    }
+}
+
+/// A node's folder of keys and certificates.
+pub(crate) struct Folder {
+    path: PathBuf,
+    node: String,
+    ips: Vec<IpAddr>,
+}
+
+const CLIENT_SIGNER: &str = "kubernetes.io/kube-apiserver-client-kubelet";
+const SERVING_SIGNER: &str = "kubernetes.io/kubelet-serving";
+const RETRY: Duration = Duration::from_secs(1);
+
+impl Folder {
+    pub(crate) fn new(path: PathBuf, node: &str, ips: &[IpAddr]) -> Folder {
+        Folder { path, node: node.to_owned(), ips: ips.to_vec() }
+    }
+
+    /// The node's identity: what is in the folder; missing or old certificates are asked for. An old one that cannot be
+    /// renewed now still serves.
+    pub(crate) async fn identity(&self, invitation: &Invitation) -> Result<Identity> {
+        std::fs::create_dir_all(&self.path).with_context(|| format!("create {}", self.path.display()))?;
+        let ca = self.ca(invitation).await?;
+        let user = Leaf::new(&format!("system:node:{}", self.node), &["system:nodes"]);
+        let client = match self.read("client", &user, &ca) {
+            Found::Good(pem) => pem,
+            Found::Old(pem) => {
+                let renewed = self.renew("client", &invitation.server, &ca, &pem, &user).await;
+                or_old(renewed, pem, "client")
+            }
+            Found::None => {
+                let token = invitation.token.as_deref().context(
+                    "this machine is no node yet: give --token and --ca-hash as `skep token create` prints them",
+                )?;
+                let bootstrapper = kubeconfig::client(&invitation.server, &ca, Credentials::Token(token))?;
+                let made = certify(bootstrapper, CLIENT_SIGNER, &user).await?;
+                self.write("client", &made)?;
+                made
+            }
+        };
+        let names: BTreeSet<String> =
+            self.ips.iter().map(ToString::to_string).chain([self.node.clone()]).collect();
+        let server = Leaf { purpose: SERVER, names, ..user };
+        let serving = match self.read("serving", &server, &ca) {
+            Found::Good(pem) => pem,
+            Found::Old(pem) => {
+                let renewed = self.renew("serving", &invitation.server, &ca, &client, &server).await;
+                or_old(renewed, pem, "serving")
+            }
+            Found::None => self.renew("serving", &invitation.server, &ca, &client, &server).await?,
+        };
+        Ok(Identity { ca, client, serving })
+    }
+
+    /// The CA: from the folder, or from the server if its hash is the one that was given.
+    async fn ca(&self, invitation: &Invitation) -> Result<String> {
+        let file = self.path.join("ca.crt");
+        if let Ok(found) = std::fs::read_to_string(&file) {
+            return Ok(found);
+        }
+        let hash = invitation.ca_hash.as_deref().context(
+            "the server's CA is not known yet: give --token and --ca-hash as `skep token create` prints them",
+        )?;
+        let ca = fetch_ca(&invitation.server, hash).await?;
+        pki::write_private(&file, ca.as_bytes())?;
+        Ok(ca)
+    }
+
+    fn read(&self, name: &str, wanted: &Leaf, ca: &str) -> Found {
+        let read = |extension| std::fs::read_to_string(self.path.join(format!("{name}.{extension}"))).ok();
+        let (Some(certificate), Some(key)) = (read("crt"), read("key")) else { return Found::None };
+        let pem = CertifiedPem { certificate, key };
+        if wanted.is_met_by(&pem.certificate, ca) {
+            return Found::Good(pem);
+        }
+        // Of this CA and subject, but no longer young.
+        if wanted.is_met_but_old(&pem.certificate, ca) { Found::Old(pem) } else { Found::None }
+    }
+
+    fn write(&self, name: &str, pem: &CertifiedPem) -> Result<()> {
+        let certificate = self.path.join(format!("{name}.crt"));
+        // The key first: a certificate without its key would be taken for the whole.
+        let _ = std::fs::remove_file(&certificate);
+        pki::write_private(&self.path.join(format!("{name}.key")), pem.key.as_bytes())?;
+        pki::write_private(&certificate, pem.certificate.as_bytes())?;
+        Ok(())
+    }
+
+    async fn renew(
+        &self,
+        name: &'static str,
+        server: &str,
+        ca: &str,
+        by: &CertifiedPem,
+        wanted: &Leaf,
+    ) -> Result<CertifiedPem> {
+        let client = kubeconfig::client(server, ca, Credentials::Certificate(by))?;
+        let signer = if wanted.purpose == SERVER { SERVING_SIGNER } else { CLIENT_SIGNER };
+        if wanted.purpose == SERVER {
+            introduce(client.clone(), &self.node, &self.ips).await?;
+        }
+        let made = certify(client, signer, wanted).await?;
+        self.write(name, &made)?;
+        Ok(made)
+    }
+}
+
+enum Found {
+    None,
+    Old(CertifiedPem),
+    Good(CertifiedPem),
+}
+
+fn or_old(renewed: Result<CertifiedPem>, old: CertifiedPem, name: &str) -> CertifiedPem {
+    renewed.unwrap_or_else(|error| {
+        tracing::warn!("the {name} certificate is not renewed, the old one goes on: {error:#}");
+        old
+    })
+}
+
+/// Tells the API server that the node exists and where: a serving certificate is given for known addresses only.
+async fn introduce(client: Client, node: &str, ips: &[IpAddr]) -> Result<()> {
+    let nodes: Api<Node> = Api::all(client);
+    let found = nodes.get_opt(node).await.with_context(|| format!("look for node {node}"))?;
+    if found.is_none() {
+        let metadata = ObjectMeta { name: Some(node.to_owned()), ..ObjectMeta::default() };
+        let created = nodes.create(&PostParams::default(), &Node { metadata, ..Node::default() }).await;
+        created.with_context(|| format!("register node {node}"))?;
+    }
+    let mut addresses: Vec<_> =
+        ips.iter().map(|ip| serde_json::json!({"type": "InternalIP", "address": ip.to_string()})).collect();
+    addresses.push(serde_json::json!({"type": "Hostname", "address": node}));
+    let patch = Patch::Merge(serde_json::json!({"status": {"addresses": addresses}}));
+    let patched = nodes.patch_status(node, &PatchParams::default(), &patch).await;
+    patched.with_context(|| format!("write the addresses of node {node}"))?;
+    Ok(())
+}
+
+/// Asks for a certificate and waits for it.
+async fn certify(client: Client, signer: &str, wanted: &Leaf) -> Result<CertifiedPem> {
+    let (key, csr) = pki::request(wanted)?;
+    let purpose = if wanted.purpose == SERVER { "server auth" } else { "client auth" };
+    let request = CertificateSigningRequest {
+        metadata: ObjectMeta { generate_name: Some("node-".to_owned()), ..ObjectMeta::default() },
+        spec: CertificateSigningRequestSpec {
+            request: ByteString(csr.into_bytes()),
+            signer_name: signer.to_owned(),
+            usages: Some(vec!["digital signature".to_owned(), purpose.to_owned()]),
+            ..CertificateSigningRequestSpec::default()
+        },
+        status: None,
+    };
+    let requests: Api<CertificateSigningRequest> = Api::all(client);
+    let created = requests.create(&PostParams::default(), &request).await;
+    let name = created.context("ask for a certificate")?.metadata.name.context("the request has no name")?;
+    let decided = await_condition(requests, &name, |request: Option<&CertificateSigningRequest>| {
+        request.is_none_or(|request| certificate(request).is_some() || refusal(request).is_some())
+    });
+    tokio::pin!(decided);
+    let request = loop {
+        tokio::select! {
+            decided = &mut decided => break decided.context("wait for the certificate")?,
+            () = tokio::time::sleep(Duration::from_secs(15)) => {
+                tracing::warn!("request {name} waits; approve it with `kubectl certificate approve {name}`");
+            }
+        }
+    };
+    let request = request.with_context(|| format!("request {name} was deleted"))?;
+    if let Some(reason) = refusal(&request) {
+        bail!("request {name} is refused: {reason}");
+    }
+    let certificate = certificate(&request).with_context(|| format!("request {name} has no certificate"))?;
+    Ok(CertifiedPem { certificate, key: key.serialize_pem() })
+}
+
+fn certificate(request: &CertificateSigningRequest) -> Option<String> {
+    let bytes = &request.status.as_ref()?.certificate.as_ref()?.0;
+    String::from_utf8(bytes.clone()).ok().filter(|pem| !pem.is_empty())
+}
+
+fn refusal(request: &CertificateSigningRequest) -> Option<String> {
+    let conditions = request.status.as_ref()?.conditions.as_ref()?;
+    let found =
+        conditions.iter().find(|condition| ["Denied", "Failed"].contains(&condition.type_.as_str()))?;
+    Some(found.message.clone().unwrap_or_else(|| found.type_.clone()))
+}
+
+/// Takes the CA from the server's own certificate chain. A server that is not there yet is waited for.
+async fn fetch_ca(server: &str, hash: &str) -> Result<String> {
+    let url: http::Uri = server.parse().with_context(|| format!("{server:?} is not a URL"))?;
+    let host = url.host().with_context(|| format!("{server:?} names no host"))?.to_owned();
+    let port = url.port_u16().unwrap_or(443);
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let pinned =
+        Arc::new(PinnedCa { hash: hash.to_owned(), provider: provider.clone(), found: Mutex::default() });
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .dangerous()
+        .with_custom_certificate_verifier(pinned.clone())
+        .with_no_client_auth();
+    let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned())
+        .with_context(|| format!("{host:?} is no host name"))?;
+    let connector = TlsConnector::from(Arc::new(config));
+    let mut told = false;
+    let stream = loop {
+        match TcpStream::connect((host.trim_matches(['[', ']']), port)).await {
+            Ok(stream) => break stream,
+            Err(error) if !told => {
+                tracing::warn!("{server} does not answer, trying on: {error}");
+                told = true;
+            }
+            Err(_) => {}
+        }
+        tokio::time::sleep(RETRY).await;
+    };
+    connector.connect(name, stream).await.with_context(|| format!("trust {server}"))?;
+    let found = pinned.found.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let found = found.context("the server showed no CA")?;
+    Ok(to_pem(&found))
+}
+
+fn to_pem(certificate: &[u8]) -> String {
+    let text = STANDARD.encode(certificate);
+    let mut pem = "-----BEGIN CERTIFICATE-----\n".to_owned();
+    for line in text.as_bytes().chunks(64) {
+        pem.push_str(&String::from_utf8_lossy(line));
+        pem.push('\n');
+    }
+    pem + "-----END CERTIFICATE-----\n"
+}
+
+/// Trusts a server whose chain holds the CA with the given hash, and keeps that CA.
+#[derive(Debug)]
+struct PinnedCa {
+    hash: String,
+    provider: Arc<CryptoProvider>,
+    found: Mutex<Option<CertificateDer<'static>>>,
+}
+
+impl ServerCertVerifier for PinnedCa {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let ca = intermediates.iter().find(|ca| hash_of_der(ca).as_deref() == Some(&*self.hash));
+        let ca = ca.ok_or_else(|| {
+            rustls::Error::General(format!("its CA has not the hash {} that --ca-hash says", self.hash))
+        })?;
+        let mut roots = RootCertStore::empty();
+        roots.add(ca.clone().into_owned())?;
+        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), self.provider.clone())
+            .build()
+            .map_err(|_| rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer))?;
+        let verified = verifier.verify_server_cert(end_entity, &[], server_name, ocsp_response, now)?;
+        *self.found.lock().unwrap_or_else(PoisonError::into_inner) = Some(ca.clone().into_owned());
+        Ok(verified)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, certificate, signature, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}

@@ -1,0 +1,77 @@
+//! Writes kubeconfig files, and makes clients from credentials.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use kube::Client;
+use kube::config::{AuthInfo, Config, KubeConfigOptions, Kubeconfig};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+
+use crate::pki::{self, CertifiedPem};
+
+/// Who a client is to the API server.
+pub(crate) enum Credentials<'a> {
+    Token(&'a str),
+    Certificate(&'a CertifiedPem),
+}
+
+/// A client of `server` that trusts `ca` alone.
+pub(crate) fn client(server: &str, ca: &str, credentials: Credentials<'_>) -> Result<Client> {
+    let url = server.parse().with_context(|| format!("{server:?} is not a URL; use https://HOST:PORT"))?;
+    let mut config = Config::new(url);
+    let ca = CertificateDer::from_pem_slice(ca.as_bytes()).context("the CA is not a PEM certificate")?;
+    config.root_cert = Some(vec![ca.to_vec()]);
+    config.auth_info = match credentials {
+        Credentials::Token(token) => AuthInfo { token: Some(token.to_owned().into()), ..AuthInfo::default() },
+        Credentials::Certificate(pem) => AuthInfo {
+            client_certificate_data: Some(STANDARD.encode(&pem.certificate)),
+            client_key_data: Some(STANDARD.encode(&pem.key).into()),
+            ..AuthInfo::default()
+        },
+    };
+    Client::try_from(config).context("make a client of the API server")
+}
+
+/// A client as a kubeconfig file says.
+pub(crate) async fn client_from_file(file: &Path) -> Result<(Kubeconfig, Client)> {
+    let read = Kubeconfig::read_from(file).with_context(|| format!("read {}", file.display()))?;
+    let options = KubeConfigOptions::default();
+    let config = Config::from_custom_kubeconfig(read.clone(), &options).await;
+    let config = config.with_context(|| format!("understand {}", file.display()))?;
+    Ok((read, Client::try_from(config).context("make a client of the API server")?))
+}
+
+/// An administrator's kubeconfig, with everything in it.
+pub(crate) fn write(file: &Path, server: &str, ca: &str, admin: &CertifiedPem) -> Result<()> {
+    let (ca, certificate, key) =
+        (STANDARD.encode(ca), STANDARD.encode(&admin.certificate), STANDARD.encode(&admin.key));
+    let text = format!(
+        "apiVersion: v1
+kind: Config
+current-context: skep
+clusters:
+- name: skep
+  cluster:
+    server: {server}
+    certificate-authority-data: {ca}
+users:
+- name: admin
+  user:
+    client-certificate-data: {certificate}
+    client-key-data: {key}
+contexts:
+- name: skep
+  context:
+    cluster: skep
+    user: admin
+"
+    );
+    if std::fs::read_to_string(file).is_ok_and(|old| old == text) {
+        return Ok(());
+    }
+    pki::write_private(file, text.as_bytes())?;
+    Ok(())
+}

@@ -1,0 +1,190 @@
+//! The cluster's CA: issues the server's own certificates and signs nodes' requests.
+
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use aws_lc_rs::digest::{SHA256, digest};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose,
+    IsCa, Issuer, KeyPair, KeyUsagePurpose, SerialNumber,
+};
+use skep_control::{SignError, SignRequest, Signer};
+use x509_parser::pem::parse_x509_pem;
+
+use super::files::{read, to_hex, write_private};
+use super::{CertifiedPem, Leaf, PkiError};
+
+const CA_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+/// Clocks of nodes may be behind.
+const SKEW: Duration = Duration::from_secs(300);
+
+pub(crate) struct Authority {
+    pem: String,
+    hash: String,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    /// Reads both files, or makes both if there is neither.
+    pub(super) fn open(certificate: &Path, key: &Path) -> Result<Authority, PkiError> {
+        let (pem, key_pem) = match (read(certificate)?, read(key)?) {
+            (Some(pem), Some(key)) => (pem, key),
+            (None, found) => {
+                let made = make(found.as_deref(), key)?;
+                write_private(key, made.key.as_bytes())?;
+                write_private(certificate, made.certificate.as_bytes())?;
+                (made.certificate, made.key)
+            }
+            (Some(_), None) => {
+                let reason = "its certificate is there, the key is not".to_owned();
+                return Err(PkiError::Bad { path: key.to_owned(), reason });
+            }
+        };
+        let bad = |path: &Path, reason: &dyn std::fmt::Display| PkiError::Bad {
+            path: path.to_owned(),
+            reason: reason.to_string(),
+        };
+        let hash = ca_hash(&pem).ok_or_else(|| bad(certificate, &"not a PEM certificate"))?;
+        let key_pair = KeyPair::from_pem(&key_pem).map_err(|e| bad(key, &e))?;
+        let issuer = Issuer::from_ca_cert_pem(&pem, key_pair).map_err(|e| bad(certificate, &e))?;
+        Ok(Authority { pem, hash, issuer })
+    }
+
+    /// The certificate that everything of the cluster is trusted by.
+    pub(crate) fn pem(&self) -> &str {
+        &self.pem
+    }
+
+    /// See [`ca_hash`].
+    pub(crate) fn hash(&self) -> &str {
+        &self.hash
+    }
+
+    pub(super) fn issue(&self, wanted: &Leaf) -> Result<CertifiedPem, PkiError> {
+        let issue = || {
+            let key = KeyPair::generate()?;
+            let mut params = wanted.params()?;
+            limit(&mut params, wanted.lifetime);
+            let certificate = params.signed_by(&key, &self.issuer)?;
+            Ok(CertifiedPem { certificate: certificate.pem(), key: key.serialize_pem() })
+        };
+        issue().map_err(|source| PkiError::Make { what: "a certificate", source })
+    }
+}
+
+/// SHA-256 over the subject's public key information, as kubeadm's `--discovery-token-ca-cert-hash` has it.
+pub(crate) fn ca_hash(pem: &str) -> Option<String> {
+    let (_, pem) = parse_x509_pem(pem.as_bytes()).ok()?;
+    hash_of_der(&pem.contents)
+}
+
+/// The same of a certificate that is not PEM.
+pub(crate) fn hash_of_der(certificate: &[u8]) -> Option<String> {
+    let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    let hash = digest(&SHA256, certificate.public_key().raw);
+    Some(format!("sha256:{}", to_hex(hash.as_ref())))
+}
+
+/// A self-signed CA, over the key that is there already if a start was interrupted after it was written.
+fn make(found: Option<&str>, path: &Path) -> Result<CertifiedPem, PkiError> {
+    let key = match found {
+        Some(pem) => KeyPair::from_pem(pem)
+            .map_err(|error| PkiError::Bad { path: path.to_owned(), reason: error.to_string() })?,
+        None => KeyPair::generate().map_err(|source| PkiError::Make { what: "the key of the CA", source })?,
+    };
+    let mut params = CertificateParams::default();
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, "skep-ca");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages =
+        vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
+    limit(&mut params, CA_LIFETIME);
+    let certificate = params.self_signed(&key).map_err(|source| PkiError::Make { what: "the CA", source })?;
+    Ok(CertifiedPem { certificate: certificate.pem(), key: key.serialize_pem() })
+}
+
+fn limit(params: &mut CertificateParams, lifetime: Duration) {
+    let now = SystemTime::now();
+    params.not_before = (now - SKEW).into();
+    params.not_after = (now + lifetime).into();
+    let mut serial = [0; 16];
+    // Without random numbers rcgen makes a serial number from the key.
+    params.serial_number = aws_lc_rs::rand::fill(&mut serial).is_ok().then(|| {
+        // A serial number is positive.
+        serial[0] &= 0x7f;
+        SerialNumber::from_slice(&serial)
+    });
+    params.use_authority_key_identifier_extension = true;
+}
+
+impl Signer for Authority {
+    fn sign(&self, request: &SignRequest) -> Result<String, SignError> {
+        let failed = |error: &dyn std::fmt::Display| SignError(error.to_string());
+        let mut asked =
+            CertificateSigningRequestParams::from_pem(&request.csr_pem).map_err(|e| failed(&e))?;
+        let params = &mut asked.params;
+        limit(params, request.lifetime);
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages.clear();
+        params.extended_key_usages.clear();
+        for usage in &request.usages {
+            match usage.as_str() {
+                "digital signature" => params.key_usages.push(KeyUsagePurpose::DigitalSignature),
+                "key encipherment" => params.key_usages.push(KeyUsagePurpose::KeyEncipherment),
+                "client auth" => params.extended_key_usages.push(ExtendedKeyUsagePurpose::ClientAuth),
+                "server auth" => params.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth),
+                other => return Err(failed(&format!("usage {other:?} is not certified here"))),
+            }
+        }
+        Ok(asked.signed_by(&self.issuer).map_err(|e| failed(&e))?.pem())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{CLIENT, Pki, request};
+    use super::*;
+
+    #[test]
+    fn a_signed_request_is_what_was_asked_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let pki = Pki::open(folder.path()).unwrap();
+        let wanted = Leaf::new("system:node:n1", &["system:nodes"]);
+        let (_, csr_pem) = request(&wanted).unwrap();
+        let usages = ["digital signature", "client auth"].map(str::to_owned).to_vec();
+        let lifetime = Duration::from_secs(3600);
+        let request = SignRequest { csr_pem, signer_name: String::new(), usages, lifetime };
+        let signed = pki.authority().sign(&request).unwrap();
+        assert!(wanted.is_met_by(&signed, pki.authority().pem()));
+        let (_, pem) = parse_x509_pem(signed.as_bytes()).unwrap();
+        let certificate = pem.parse_x509().unwrap();
+        assert!(!certificate.is_ca());
+        let usage = certificate.extended_key_usage().unwrap().unwrap().value;
+        assert!(usage.client_auth && !usage.server_auth);
+        let life =
+            certificate.validity().not_after.timestamp() - certificate.validity().not_before.timestamp();
+        assert_eq!(life, 3600 + 300);
+        assert_eq!(wanted.purpose, CLIENT);
+    }
+
+    #[test]
+    fn a_usage_that_is_not_certified_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let pki = Pki::open(folder.path()).unwrap();
+        let (_, csr_pem) = request(&Leaf::new("x", &[])).unwrap();
+        let usages = vec!["cert sign".to_owned()];
+        let request = SignRequest { csr_pem, signer_name: String::new(), usages, lifetime: SKEW };
+        assert!(pki.authority().sign(&request).is_err());
+    }
+
+    #[test]
+    fn the_hash_is_that_of_the_public_key() {
+        let folder = tempfile::tempdir().unwrap();
+        let pki = Pki::open(folder.path()).unwrap();
+        let key = std::fs::read_to_string(folder.path().join("ca.key")).unwrap();
+        let key = KeyPair::from_pem(&key).unwrap();
+        let spki = rcgen::PublicKeyData::subject_public_key_info(&key);
+        let expected = format!("sha256:{}", to_hex(digest(&SHA256, &spki).as_ref()));
+        assert_eq!(pki.authority().hash(), expected);
+    }
+}

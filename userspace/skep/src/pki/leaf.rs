@@ -1,0 +1,148 @@
+//! Certificates that are no CA's: what is wanted, and whether one on disk is that.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, KeyPair, KeyUsagePurpose, SanType};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::{FromDer, GeneralName};
+
+use super::PkiError;
+
+/// For a TLS server.
+pub(crate) const SERVER: ExtendedKeyUsagePurpose = ExtendedKeyUsagePurpose::ServerAuth;
+/// For a TLS client.
+pub(crate) const CLIENT: ExtendedKeyUsagePurpose = ExtendedKeyUsagePurpose::ClientAuth;
+
+const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// A certificate as wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Leaf {
+    pub common_name: String,
+    pub organizations: Vec<String>,
+    pub purpose: ExtendedKeyUsagePurpose,
+    /// DNS names and IP addresses.
+    pub names: BTreeSet<String>,
+    pub lifetime: Duration,
+}
+
+/// A certificate and its key, as PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct CertifiedPem {
+    pub certificate: String,
+    pub key: String,
+}
+
+impl Leaf {
+    /// A client's, valid for a year.
+    pub(crate) fn new(common_name: &str, organizations: &[&str]) -> Leaf {
+        Leaf {
+            common_name: common_name.to_owned(),
+            organizations: organizations.iter().map(|name| (*name).to_owned()).collect(),
+            purpose: CLIENT,
+            names: BTreeSet::new(),
+            lifetime: YEAR,
+        }
+    }
+
+    pub(crate) fn with_names(mut self, names: Vec<String>) -> Leaf {
+        self.names = names.into_iter().collect();
+        self
+    }
+
+    pub(super) fn params(&self) -> Result<CertificateParams, rcgen::Error> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        for organization in &self.organizations {
+            params.distinguished_name.push(DnType::OrganizationName, organization.as_str());
+        }
+        params.distinguished_name.push(DnType::CommonName, self.common_name.as_str());
+        for name in &self.names {
+            params.subject_alt_names.push(match name.parse::<IpAddr>() {
+                Ok(ip) => SanType::IpAddress(ip),
+                Err(_) => SanType::DnsName(name.as_str().try_into()?),
+            });
+        }
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
+        params.extended_key_usages = vec![self.purpose.clone()];
+        Ok(params)
+    }
+
+    /// Whether a certificate is of this subject and these names, signed by that CA, and has not passed two thirds of its
+    /// life.
+    pub(crate) fn is_met_by(&self, certificate: &str, ca: &str) -> bool {
+        self.is_subject_of(certificate, ca) && due(certificate).is_some_and(|due| due > SystemTime::now())
+    }
+
+    /// The same of one that should be renewed, but is still valid.
+    pub(crate) fn is_met_but_old(&self, certificate: &str, ca: &str) -> bool {
+        let valid = |pem: &str| {
+            let (_, pem) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).ok()?;
+            let (_, certificate) = X509Certificate::from_der(&pem.contents).ok()?;
+            Some(certificate.validity().is_valid())
+        };
+        self.is_subject_of(certificate, ca) && valid(certificate) == Some(true)
+    }
+
+    fn is_subject_of(&self, certificate: &str, ca: &str) -> bool {
+        let (Ok((_, leaf)), Ok((_, ca))) = (
+            x509_parser::pem::parse_x509_pem(certificate.as_bytes()),
+            x509_parser::pem::parse_x509_pem(ca.as_bytes()),
+        ) else {
+            return false;
+        };
+        let (Ok(leaf), Ok(ca)) = (leaf.parse_x509(), ca.parse_x509()) else { return false };
+        let subject = leaf.subject();
+        let common: Vec<&str> = subject.iter_common_name().filter_map(|name| name.as_str().ok()).collect();
+        let organizations: Vec<&str> =
+            subject.iter_organization().filter_map(|name| name.as_str().ok()).collect();
+        common == [self.common_name.as_str()]
+            && organizations == self.organizations
+            && names(&leaf) == self.names
+            && leaf.verify_signature(Some(ca.public_key())).is_ok()
+    }
+}
+
+fn names(certificate: &X509Certificate<'_>) -> BTreeSet<String> {
+    let Ok(Some(extension)) = certificate.subject_alternative_name() else { return BTreeSet::new() };
+    let text = |name: &GeneralName<'_>| match name {
+        GeneralName::DNSName(name) => Some((*name).to_owned()),
+        GeneralName::IPAddress(bytes) => <[u8; 4]>::try_from(*bytes)
+            .map(IpAddr::from)
+            .or_else(|_| <[u8; 16]>::try_from(*bytes).map(IpAddr::from))
+            .ok()
+            .map(|ip| ip.to_string()),
+        _ => None,
+    };
+    extension.value.general_names.iter().filter_map(text).collect()
+}
+
+/// When a certificate has passed two thirds of its life, which is when it should be renewed.
+fn due_of(certificate: &X509Certificate<'_>) -> Option<SystemTime> {
+    let from = u64::try_from(certificate.validity().not_before.timestamp()).ok()?;
+    let to = u64::try_from(certificate.validity().not_after.timestamp()).ok()?;
+    UNIX_EPOCH.checked_add(Duration::from_secs(from + to.saturating_sub(from) / 3 * 2))
+}
+
+/// See [`due_of`]; of the first certificate in a PEM text.
+pub(crate) fn due(pem: &str) -> Option<SystemTime> {
+    let (_, pem) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).ok()?;
+    let (_, certificate) = X509Certificate::from_der(&pem.contents).ok()?;
+    due_of(&certificate)
+}
+
+/// A new key, and the PEM request to have it certified.
+pub(crate) fn request(wanted: &Leaf) -> Result<(KeyPair, String), PkiError> {
+    let make = || {
+        let key = KeyPair::generate()?;
+        let mut params = wanted.params()?;
+        // Usages are the API's to say, beside the request.
+        params.key_usages.clear();
+        params.extended_key_usages.clear();
+        let request = params.serialize_request(&key)?.pem()?;
+        Ok((key, request))
+    };
+    make().map_err(|source| PkiError::Make { what: "a certificate request", source })
+}
