@@ -128,11 +128,15 @@ pub fn cgroups(name: &str) -> Result<Vec<PathBuf>> {
     Ok(roots.map(|mount| mount.path.join(name)).filter(|path| path.is_dir()).collect())
 }
 
-/// Makes the node's cgroup, and below it the one of the node's own processes: with controllers enabled, a cgroup that
-/// holds pods may hold no process itself.
-pub fn make_cgroup(node: &NodeLayout) -> Result<(PathBuf, PathBuf)> {
+/// Makes the node's cgroup with the one of its own processes below.
+pub fn make_cgroup(node: &NodeLayout) -> Result<PathBuf> {
     let cgroup = cgroup_root()?.join(&node.cgroup);
-    let system = cgroup.join("system");
+    let system = system_cgroup(&cgroup);
     fs::create_dir_all(&system).with_context(|| format!("create {}", system.display()))?;
-    Ok((cgroup, system))
+    Ok(cgroup)
+}
+
+/// Where containerd and the agent run: with controllers enabled, a cgroup that holds pods may hold no process itself.
+pub fn system_cgroup(cgroup: &Path) -> PathBuf {
+    cgroup.join("system")
 }

@@ -13,10 +13,8 @@ pub struct Layout {
     pub name: String,
     /// What outlives a restart of the cluster's processes: stores, images, certificates, logs.
     pub state: PathBuf,
-    /// First three bytes of the network of nodes.
-    network: [u8; 3],
-    /// Second byte of the network of pods, 10.x.0.0/16.
-    pods: u8,
+    /// Second byte of the network of nodes, below 96; with 128 more, of the network of pods.
+    number: u8,
 }
 
 /// One node of it.
@@ -42,22 +40,17 @@ pub const UPLINK: &str = "eth0";
 impl Layout {
     /// The cluster of `cargo xtask up`.
     pub fn development(workspace: &Path) -> Layout {
-        Layout {
-            name: "skep".to_owned(),
-            state: workspace.join("target/skep"),
-            network: [10, 86, 0],
-            pods: 244,
-        }
+        Layout::named("skep", &workspace.join("target/skep"), 86)
     }
 
     /// The cluster of tests, which leaves a development cluster alone.
     pub fn test(workspace: &Path) -> Layout {
-        Layout {
-            name: "skeptest".to_owned(),
-            state: workspace.join("target/skep-test"),
-            network: [10, 87, 0],
-            pods: 245,
-        }
+        Layout::named("skeptest", &workspace.join("target/skep-test"), 87)
+    }
+
+    /// A cluster with nodes in 10.`number`.0.0/24.
+    pub fn named(name: &str, state: &Path, number: u8) -> Layout {
+        Layout { name: name.to_owned(), state: state.to_owned(), number }
     }
 
     /// Sockets are here: a path below the workspace may be longer than a socket's address can be.
@@ -78,7 +71,7 @@ impl Layout {
     }
 
     pub fn pod_cidr(&self) -> String {
-        format!("10.{}.0.0/16", self.pods)
+        format!("10.{}.0.0/16", self.number | 128)
     }
 
     pub fn service_cidr(&self) -> &'static str {
@@ -116,8 +109,7 @@ impl Layout {
     }
 
     fn addr(&self, host: u8) -> Ipv4Addr {
-        let [a, b, c] = self.network;
-        Ipv4Addr::new(a, b, c, host)
+        Ipv4Addr::new(10, self.number, 0, host)
     }
 }
 

@@ -183,19 +183,26 @@ impl Cluster {
     /// Starts node `index` (from 1): namespace, containerd, agent. It is Ready some time later.
     pub fn start_node(&self, index: u8) -> Result<()> {
         let node = self.layout.node(index);
-        host::make_node_network(&self.layout, &node)?;
-        let (cgroup, system) = host::make_cgroup(&node)?;
-        host::mount_bpf(&node.bpffs())?;
+        let cgroup = self.start_runtime(&node)?;
         self.import_images(&node)?;
-        let containerd = containerd::spec(&self.layout, &node, &self.binaries.plugins, &system)?;
-        self.processes.converge(&containerd)?;
-        containerd::wait(&node, &containerd.log)?;
-        let agent = self.agent(&node, &cgroup, &system)?;
+        let agent = self.agent(&node, &cgroup)?;
         self.processes.converge(&agent)?;
         Ok(())
     }
 
-    fn agent(&self, node: &NodeLayout, cgroup: &Path, system: &Path) -> Result<Spec> {
+    /// What a node stands on before its agent comes: links, cgroup, pins, containerd. Gives the node's cgroup.
+    pub fn start_runtime(&self, node: &NodeLayout) -> Result<PathBuf> {
+        host::make_node_network(&self.layout, node)?;
+        let cgroup = host::make_cgroup(node)?;
+        host::mount_bpf(&node.bpffs())?;
+        let containerd =
+            containerd::spec(&self.layout, node, &self.binaries.plugins, &host::system_cgroup(&cgroup))?;
+        self.processes.converge(&containerd)?;
+        containerd::wait(node, &containerd.log)?;
+        Ok(cgroup)
+    }
+
+    fn agent(&self, node: &NodeLayout, cgroup: &Path) -> Result<Spec> {
         let join = self.join()?;
         let mut words = args([
             "agent".to_owned(),
@@ -223,7 +230,7 @@ impl Cluster {
             args: words,
             env: Vec::new(),
             netns: Some(node.netns_path()),
-            cgroup: Some(system.to_owned()),
+            cgroup: Some(host::system_cgroup(cgroup)),
             log: self.layout.logs().join(format!("agent-{}.log", node.name)),
         })
     }

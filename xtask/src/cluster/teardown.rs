@@ -125,7 +125,8 @@ fn processes_of(layout: &Layout) -> Vec<String> {
             // With the slash, so that /run/skep is not found in /run/skeptest.
             && folders.iter().any(|folder| words.contains(&format!("{folder}/")));
         let inside = cgroups.lines().any(|line| line.contains(&member));
-        if pid != std::process::id() && (inside || ours) {
+        // One that has ended and is not yet reaped has no words.
+        if pid != std::process::id() && !words.trim().is_empty() && (inside || ours) {
             found.push(format!("{pid} {}", words.trim()));
         }
     }
