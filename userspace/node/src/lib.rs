@@ -27,16 +27,21 @@ pub mod volumes;
 mod worker;
 
 use std::collections::HashMap;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Node;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub use config::{AgentConfig, NetworkState, NodeNetwork, ServingTls};
 use cri::Cri;
+use cri::sandbox::{NodeSettings, parse_resolv_conf};
 use downward::Allocatable;
+use objects::ObjectKey;
 use register::machine::Capacity;
 use register::{Identity, Registration};
 use shared::Shared;
@@ -79,84 +84,54 @@ pub async fn run(config: AgentConfig, stop: CancellationToken) -> Result<(), Nod
         log_max_files,
         network,
     } = config;
-    let io = |operation, path: &std::path::Path| {
-        let path = path.display().to_string();
-        move |source| NodeError::Io { operation, path, source }
-    };
-    let root_dir = std::path::absolute(&root_dir).map_err(io("resolve", &root_dir))?;
-    for folder in ["images", "logs", "pods"] {
-        let folder = root_dir.join(folder);
-        std::fs::create_dir_all(&folder).map_err(io("create", &folder))?;
-    }
+    let root = prepare_root(&root_dir)?;
     let cri = Cri::new(&containerd_socket)
         .map_err(|source| NodeError::Runtime { socket: containerd_socket.display().to_string(), source })?;
     wait_for_runtime(&cri, &stop).await;
-    import_images(&cri, &root_dir).await;
-    let capacity = Capacity::read(&root_dir);
-    let allocatable = Allocatable {
-        cpu_milli: capacity.cpus * 1000,
-        memory: capacity.allocatable_memory(),
-        ephemeral_storage: capacity.allocatable_disk(),
+    import_images(&cri, &root).await;
+    let settings = NodeSettings {
+        cgroup_parent,
+        log_root: root.join("logs").display().to_string(),
+        cluster_dns: cluster_dns.iter().map(ToString::to_string).collect(),
+        cluster_domain,
+        host_dns: parse_resolv_conf(&std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default()),
     };
-    let (changes_in, changes) = mpsc::unbounded_channel();
-    let cache = objects::ObjectCache::new(client.clone(), changes_in);
-    let ips: Vec<String> = node_ips.iter().map(ToString::to_string).collect();
-    let volumes = volumes::VolumeManager::open(&root_dir, client.clone(), cache, allocatable, ips.clone())
-        .map_err(io("open volumes under", &root_dir))?;
-    let (events, writer) = events::Recorder::new(client.clone(), &name);
-    tokio::spawn(writer);
+    let capacity = Capacity::read(&root);
     let first = match &network {
         Some(_) => NetworkState::NotReady("the network is starting".to_owned()),
         None => NetworkState::Ready,
     };
     let (network_in, network_state) = watch::channel(first);
-    let resolv_conf = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-    let shared = Arc::new(Shared {
-        node: name.clone(),
-        client: client.clone(),
-        cri: cri.clone(),
-        settings: cri::sandbox::NodeSettings {
-            cgroup_parent,
-            log_root: root_dir.join("logs").display().to_string(),
-            cluster_dns: cluster_dns.iter().map(ToString::to_string).collect(),
-            cluster_domain,
-            host_dns: cri::sandbox::parse_resolv_conf(&resolv_conf),
-        },
-        node_view: plan::NodeView { ips },
-        allocatable,
-        volumes,
-        services: services::Services::default(),
-        events,
+    let facts = Facts {
+        name: &name,
+        root: &root,
+        ips: &node_ips,
+        capacity,
+        settings,
         network: network_state.clone(),
-        root: root_dir.clone(),
-        owners: Mutex::new(HashMap::new()),
-        pods: Mutex::new(HashMap::new()),
-        pod_changes: watch::Sender::new(0),
-    });
+    };
+    let (shared, changes) = share(facts, client.clone(), cri.clone())?;
     let (registered_in, registered) = watch::channel::<Option<Node>>(None);
+    let identity = Identity {
+        name: name.clone(),
+        ips: node_ips,
+        labels,
+        taints,
+        port: listen.port(),
+        max_pods,
+        capacity,
+        root,
+        status_interval,
+    };
     let registration = Registration {
         client: client.clone(),
         cri,
-        identity: Identity {
-            name: name.clone(),
-            ips: node_ips,
-            labels,
-            taints,
-            port: listen.port(),
-            max_pods,
-            capacity,
-            root: root_dir,
-            status_interval,
-        },
+        identity,
         network: network_state,
         registered: registered_in,
     };
-    let mut tasks = tokio::task::JoinSet::new();
-    let own = stop.clone();
-    tasks.spawn(async move {
-        registration.run(own).await;
-        Ok(())
-    });
+    let server = server::Server::bind(listen, &tls, shared.clone()).await?;
+    let mut tasks = JoinSet::new();
     let lease = register::keep_lease(
         client.clone(),
         name.clone(),
@@ -165,35 +140,77 @@ pub async fn run(config: AgentConfig, stop: CancellationToken) -> Result<(), Nod
         lease_duration,
         stop.clone(),
     );
-    tasks.spawn(async move {
-        lease.await;
-        Ok(())
-    });
-    let services = shared.services.clone().follow(client.clone());
-    tasks.spawn(async move {
-        services.await;
-        Ok(())
-    });
+    begin(&mut tasks, registration.run(stop.clone()));
+    begin(&mut tasks, lease);
+    begin(&mut tasks, shared.services.clone().follow(client.clone()));
+    begin(&mut tasks, server.run(stop.clone()));
+    begin(&mut tasks, logs::rotate::run(shared.clone(), log_max_size, log_max_files, stop.clone()));
+    begin(&mut tasks, agent::Agent { shared, changes, stop: stop.clone() }.run());
     if let Some(network) = network {
         let running = network.run(name, client, network_in, stop.clone());
         tasks.spawn(async move { running.await.map_err(NodeError::Network) });
     }
-    let server = server::Server::bind(listen, &tls, shared.clone()).await?;
-    let own = stop.clone();
+    first_failure(tasks, &stop).await
+}
+
+/// What the parts of the agent are told of the node.
+struct Facts<'a> {
+    name: &'a str,
+    root: &'a Path,
+    ips: &'a [IpAddr],
+    capacity: Capacity,
+    settings: NodeSettings,
+    network: watch::Receiver<NetworkState>,
+}
+
+/// Puts together what every part uses, and the stream of changed objects.
+fn share(
+    facts: Facts<'_>,
+    client: kube::Client,
+    cri: Cri,
+) -> Result<(Arc<Shared>, mpsc::UnboundedReceiver<ObjectKey>), NodeError> {
+    let allocatable = Allocatable {
+        cpu_milli: facts.capacity.cpus * 1000,
+        memory: facts.capacity.allocatable_memory(),
+        ephemeral_storage: facts.capacity.allocatable_disk(),
+    };
+    let (changes_in, changes) = mpsc::unbounded_channel();
+    let cache = objects::ObjectCache::new(client.clone(), changes_in);
+    let ips: Vec<String> = facts.ips.iter().map(ToString::to_string).collect();
+    let volumes = volumes::VolumeManager::open(facts.root, client.clone(), cache, allocatable, ips.clone())
+        .map_err(io("open volumes under", facts.root))?;
+    let (events, writer) = events::Recorder::new(client.clone(), facts.name);
+    tokio::spawn(writer);
+    let shared = Shared {
+        node: facts.name.to_owned(),
+        client,
+        cri,
+        settings: facts.settings,
+        node_view: plan::NodeView { ips },
+        allocatable,
+        volumes,
+        services: services::Services::default(),
+        events,
+        network: facts.network,
+        root: facts.root.to_path_buf(),
+        owners: Mutex::new(HashMap::new()),
+        pods: Mutex::new(HashMap::new()),
+        pod_changes: watch::Sender::new(0),
+    };
+    Ok((Arc::new(shared), changes))
+}
+
+type Tasks = JoinSet<Result<(), NodeError>>;
+
+fn begin(tasks: &mut Tasks, part: impl Future<Output = ()> + Send + 'static) {
     tasks.spawn(async move {
-        server.run(own).await;
+        part.await;
         Ok(())
     });
-    let rotation = logs::rotate::run(shared.clone(), log_max_size, log_max_files, stop.clone());
-    tasks.spawn(async move {
-        rotation.await;
-        Ok(())
-    });
-    let agent = agent::Agent { shared, changes, stop: stop.clone() };
-    tasks.spawn(async move {
-        agent.run().await;
-        Ok(())
-    });
+}
+
+/// Waits for the stop, or for the first part that cannot go on.
+async fn first_failure(mut tasks: Tasks, stop: &CancellationToken) -> Result<(), NodeError> {
     while let Some(ended) = tasks.join_next().await {
         match ended {
             Ok(Err(error)) => return Err(error),
@@ -205,6 +222,21 @@ pub async fn run(config: AgentConfig, stop: CancellationToken) -> Result<(), Nod
         }
     }
     Ok(())
+}
+
+fn io(operation: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> NodeError + use<> {
+    let path = path.display().to_string();
+    move |source| NodeError::Io { operation, path, source }
+}
+
+/// The agent's folder as an absolute path, with its parts made.
+fn prepare_root(root: &Path) -> Result<PathBuf, NodeError> {
+    let root = std::path::absolute(root).map_err(io("resolve", root))?;
+    for folder in ["images", "logs", "pods"] {
+        let folder = root.join(folder);
+        std::fs::create_dir_all(&folder).map_err(io("create", &folder))?;
+    }
+    Ok(root)
 }
 
 async fn wait_for_runtime(cri: &Cri, stop: &CancellationToken) {
@@ -221,7 +253,7 @@ async fn wait_for_runtime(cri: &Cri, stop: &CancellationToken) {
     }
 }
 
-async fn import_images(cri: &Cri, root: &std::path::Path) {
+async fn import_images(cri: &Cri, root: &Path) {
     let (names, errors) = images::import_folder(cri, &root.join("images")).await;
     for name in names {
         tracing::info!(image = name, "image imported");

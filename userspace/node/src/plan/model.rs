@@ -174,7 +174,7 @@ pub enum ProbeKind {
 impl ProbeKind {
     pub const ALL: [ProbeKind; 3] = [ProbeKind::Startup, ProbeKind::Liveness, ProbeKind::Readiness];
 
-    pub fn of<'a>(self, container: &'a core::Container) -> Option<&'a core::Probe> {
+    pub fn of(self, container: &core::Container) -> Option<&core::Probe> {
         match self {
             ProbeKind::Startup => container.startup_probe.as_ref(),
             ProbeKind::Liveness => container.liveness_probe.as_ref(),

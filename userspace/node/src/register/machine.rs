@@ -91,7 +91,6 @@ pub fn system_info(runtime: &str) -> NodeSystemInfo {
         os_image: pretty.trim_matches('"').to_owned(),
         system_uuid: line("/sys/class/dmi/id/product_uuid"),
         swap: None,
-        ..Default::default()
     }
 }
 

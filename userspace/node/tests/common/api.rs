@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 /// Objects by path, such as `/api/v1/namespaces/default/pods/web`.
 #[derive(Clone)]
-pub struct FakeApi {
+pub(crate) struct FakeApi {
     state: Arc<Mutex<Objects>>,
     revision: Arc<watch::Sender<u64>>,
     /// False while the server plays dead.
@@ -34,7 +34,7 @@ struct Target {
 }
 
 impl FakeApi {
-    pub fn new() -> FakeApi {
+    pub(crate) fn new() -> FakeApi {
         FakeApi {
             state: Arc::default(),
             revision: Arc::new(watch::Sender::new(1)),
@@ -42,27 +42,27 @@ impl FakeApi {
         }
     }
 
-    pub fn client(&self) -> kube::Client {
+    pub(crate) fn client(&self) -> kube::Client {
         let router = Router::new().fallback(handle).with_state(self.clone());
         kube::Client::new(router, "default")
     }
 
-    pub fn set_up(&self, up: bool) {
+    pub(crate) fn set_up(&self, up: bool) {
         self.up.send_replace(up);
     }
 
-    pub fn get(&self, path: &str) -> Option<Value> {
+    pub(crate) fn get(&self, path: &str) -> Option<Value> {
         self.lock().live.get(path).cloned()
     }
 
     /// Objects whose path begins so.
-    pub fn list(&self, prefix: &str) -> Vec<Value> {
+    pub(crate) fn list(&self, prefix: &str) -> Vec<Value> {
         self.lock().live.iter().filter(|(path, _)| path.starts_with(prefix)).map(|(_, v)| v.clone()).collect()
     }
 
-    pub fn put(&self, path: &str, mut object: Value) -> Value {
+    pub(crate) fn put(&self, path: &str, mut object: Value) -> Value {
         let mut state = self.lock();
-        let mut revision = *self.revision.borrow() + 1;
+        let revision = *self.revision.borrow() + 1;
         let meta = &mut object["metadata"];
         if meta["uid"].is_null() {
             meta["uid"] = json!(format!("uid-{revision}-{}", std::process::id()));
@@ -72,24 +72,21 @@ impl FakeApi {
         let kind =
             if state.live.insert(path.to_owned(), object.clone()).is_some() { "MODIFIED" } else { "ADDED" };
         state.log.push((revision, kind, path.to_owned(), object.clone()));
-        drop(state);
-        std::mem::swap(&mut revision, &mut 0);
         self.revision.send_modify(|r| *r += 1);
         object
     }
 
-    pub fn remove(&self, path: &str) -> Option<Value> {
+    pub(crate) fn remove(&self, path: &str) -> Option<Value> {
         let mut state = self.lock();
         let object = state.live.remove(path)?;
         let revision = *self.revision.borrow() + 1;
         state.log.push((revision, "DELETED", path.to_owned(), object.clone()));
-        drop(state);
         self.revision.send_modify(|r| *r += 1);
         Some(object)
     }
 
     /// Asks for a pod's deletion as a user does.
-    pub fn delete_pod(&self, path: &str, grace: i64) {
+    pub(crate) fn delete_pod(&self, path: &str, grace: i64) {
         let Some(mut pod) = self.get(path) else { return };
         pod["metadata"]["deletionTimestamp"] = json!("2024-01-01T00:00:00Z");
         pod["metadata"]["deletionGracePeriodSeconds"] = json!(grace);
@@ -97,7 +94,7 @@ impl FakeApi {
     }
 
     /// Waits until `test` holds for the object at `path`.
-    pub async fn wait(
+    pub(crate) async fn wait(
         &self,
         path: &str,
         what: &str,

@@ -16,7 +16,7 @@ use super::TestNode;
 
 impl TestNode {
     /// Sends a request, with the API server's certificate or with none.
-    pub async fn kubelet(
+    pub(crate) async fn kubelet(
         &self,
         request: Request<Empty<Bytes>>,
         certified: bool,
@@ -43,7 +43,7 @@ impl TestNode {
     }
 
     /// The answer's status and text.
-    pub async fn kubelet_get(&self, path: &str) -> Result<(u16, String)> {
+    pub(crate) async fn kubelet_get(&self, path: &str) -> Result<(u16, String)> {
         let request = Request::get(path).header("host", "kubelet").body(Empty::new())?;
         let response = self.kubelet(request, true).await?;
         let status = response.status().as_u16();

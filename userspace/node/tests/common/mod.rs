@@ -1,7 +1,7 @@
 //! A node for a test: containerd of its own, the API in memory, the agent in this process.
 
-pub mod api;
-pub mod kubelet;
+pub(crate) mod api;
+pub(crate) mod kubelet;
 
 use std::time::Duration;
 
@@ -16,16 +16,16 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-pub const IMAGE: &str = "localhost/skep/test:1";
-pub const NODE: &str = "node-under-test";
+pub(crate) const IMAGE: &str = "localhost/skep/test:1";
+pub(crate) const NODE: &str = "node-under-test";
 
-pub struct TestNode {
-    pub api: FakeApi,
-    pub containerd: Containerd,
+pub(crate) struct TestNode {
+    pub(crate) api: FakeApi,
+    pub(crate) containerd: Containerd,
     /// Declared after containerd, and so removed after its containers.
     cgroup: Cgroup,
-    pub pki: Pki,
-    pub address: std::net::SocketAddr,
+    pub(crate) pki: Pki,
+    pub(crate) address: std::net::SocketAddr,
     root: TempDir,
     agent: Option<(JoinHandle<()>, CancellationToken)>,
 }
@@ -44,10 +44,10 @@ impl Drop for Cgroup {
 }
 
 /// A cluster CA, the node's certificate and a client's.
-pub struct Pki {
-    pub ca: String,
-    pub serving: (String, String),
-    pub client: (String, String),
+pub(crate) struct Pki {
+    pub(crate) ca: String,
+    pub(crate) serving: (String, String),
+    pub(crate) client: (String, String),
 }
 
 impl Pki {
@@ -75,7 +75,7 @@ impl Pki {
 }
 
 impl TestNode {
-    pub async fn start(name: &str) -> Result<TestNode> {
+    pub(crate) async fn start(name: &str) -> Result<TestNode> {
         let _ =
             tracing_subscriber::fmt().with_env_filter("warn,skep_node=debug").with_test_writer().try_init();
         let containerd = tokio::task::block_in_place(|| Containerd::start(name))?;
@@ -100,7 +100,7 @@ impl TestNode {
         Ok(node)
     }
 
-    pub fn start_agent(&mut self) {
+    pub(crate) fn start_agent(&mut self) {
         let tls = ServingTls {
             certificate: self.pki.serving.0.clone(),
             key: self.pki.serving.1.clone(),
@@ -122,7 +122,7 @@ impl TestNode {
     }
 
     /// Ends the agent as a kill does: at once, wherever it is.
-    pub async fn stop_agent(&mut self) {
+    pub(crate) async fn stop_agent(&mut self) {
         if let Some((task, stop)) = self.agent.take() {
             stop.cancel();
             let _ = task.await;
@@ -130,7 +130,7 @@ impl TestNode {
     }
 
     /// Binds a pod to the node; returns its path.
-    pub fn run_pod(&self, name: &str, spec: Value) -> String {
+    pub(crate) fn run_pod(&self, name: &str, spec: Value) -> String {
         let path = format!("/api/v1/namespaces/default/pods/{name}");
         let mut pod = json!({
             "apiVersion": "v1", "kind": "Pod",
@@ -145,7 +145,7 @@ impl TestNode {
     }
 
     /// Events about the pod, as `reason: message`.
-    pub fn events(&self, name: &str) -> Vec<String> {
+    pub(crate) fn events(&self, name: &str) -> Vec<String> {
         let about = |e: &&Value| e["involvedObject"]["name"] == name;
         let events = self.api.list("/api/v1/namespaces/default/events/");
         let text = |e: &Value| {
@@ -165,10 +165,10 @@ impl Drop for TestNode {
     }
 }
 
-pub fn container(name: &str, script: &str) -> Value {
+pub(crate) fn container(name: &str, script: &str) -> Value {
     json!({"name": name, "image": IMAGE, "imagePullPolicy": "IfNotPresent", "command": ["/bin/sh", "-c", script]})
 }
 
-pub fn phase(pod: Option<&Value>) -> &str {
+pub(crate) fn phase(pod: Option<&Value>) -> &str {
     pod.and_then(|p| p["status"]["phase"].as_str()).unwrap_or("")
 }
