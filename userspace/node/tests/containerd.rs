@@ -271,3 +271,24 @@ async fn exec_and_port_forward_upgrade_through_to_the_runtime() -> Result<()> {
     assert_eq!(code, 404, "{text}");
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_v5_websocket_client_ends_its_input_and_gets_the_exit_code() -> Result<()> {
+    let node = TestNode::start("ws").await?;
+    let path = node.run_pod(
+        "web",
+        json!({"terminationGracePeriodSeconds": 0, "containers": [container("main", "sleep 1000")]}),
+    );
+    node.api.wait(&path, "a ready pod", running).await?;
+    let script = "cat%3B%20echo%20done%20%3E%262%3B%20exit%205";
+    let query = format!("command=sh&command=-c&command={script}&input=1&output=1&error=1");
+    let got = node.exec_v5(&format!("/exec/default/web/main?{query}"), b"some input").await?;
+    assert_eq!(got.get(&1).map(String::as_str), Some("some input"));
+    assert_eq!(got.get(&2).map(String::as_str), Some("done\n"));
+    let status: Value = serde_json::from_str(got.get(&3).map_or("", String::as_str))?;
+    assert_eq!(
+        (&status["reason"], &status["details"]["causes"][0]["message"]),
+        (&json!("NonZeroExitCode"), &json!("5"))
+    );
+    Ok(())
+}

@@ -2,7 +2,9 @@
 
 mod logs;
 mod proxy;
+mod spdy;
 mod stats;
+mod websocket;
 
 use std::collections::HashMap;
 use std::convert::Infallible;

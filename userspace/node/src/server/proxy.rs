@@ -1,15 +1,18 @@
 //! /exec, /attach and /portForward: the request is handed to the runtime's streaming server, and the upgraded connections are
 //! joined.
 
+use bytes::Bytes;
 use http::{Request, Response, StatusCode, Uri};
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
+use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::Pod;
 use tokio::net::TcpStream;
 
+use super::websocket::{self, Streams};
 use super::{Body, Query, running_container, text};
-use crate::cri::api;
+use crate::cri::{CriError, api};
 use crate::shared::Shared;
 
 pub(super) async fn exec(
@@ -35,6 +38,15 @@ pub(super) async fn exec(
         let cmd = query.all("command").to_vec();
         shared.cri.exec_url(api::ExecRequest { container_id, cmd, tty, stdin, stdout, stderr }).await
     };
+    if websocket::offers(&request, websocket::V5) {
+        let streams = Streams { stdin, stdout, stderr, tty };
+        return match connect(url, &[(VERSION_HEADER, "v4.channel.k8s.io")]).await {
+            Ok(server) => {
+                websocket::accept(request, websocket::V5, move |s| websocket::channels(s, server, streams))
+            }
+            Err(error) => failure(&error),
+        };
+    }
     forward(url, request).await
 }
 
@@ -53,44 +65,72 @@ pub(super) async fn port_forward(
         return text(StatusCode::INTERNAL_SERVER_ERROR, "the pod has no sandbox");
     };
     let ports = query.all("port").iter().filter_map(|p| p.parse().ok()).collect();
-    forward(shared.cri.port_forward_url(&sandbox.id, ports).await, request).await
+    let url = shared.cri.port_forward_url(&sandbox.id, ports).await;
+    if websocket::offers(&request, websocket::TUNNEL) {
+        return match connect(url, &[(VERSION_HEADER, "portforward.k8s.io")]).await {
+            Ok(server) => {
+                websocket::accept(request, websocket::TUNNEL, move |s| websocket::tunnel(s, server))
+            }
+            Err(error) => failure(&error),
+        };
+    }
+    forward(url, request).await
 }
 
-async fn forward(url: Result<String, crate::cri::CriError>, request: Request<Incoming>) -> Response<Body> {
-    let failure = |error: &dyn std::fmt::Display| text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string());
-    let url = match url.map(|url| url.parse::<Uri>()) {
-        Ok(Ok(url)) => url,
-        Ok(Err(error)) => return failure(&error),
-        Err(error) => return failure(&error),
-    };
-    match relay(&url, request).await {
-        Ok(response) => response,
-        Err(error) => failure(&format!("streaming server of the runtime: {error}")),
-    }
-}
+const VERSION_HEADER: &str = "x-stream-protocol-version";
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
-async fn relay(url: &Uri, mut request: Request<Incoming>) -> Result<Response<Body>, Error> {
+fn failure(error: &Error) -> Response<Body> {
+    text(StatusCode::INTERNAL_SERVER_ERROR, format!("streaming server of the runtime: {error}"))
+}
+
+async fn forward(url: Result<String, CriError>, request: Request<Incoming>) -> Response<Body> {
+    match relay(url, request).await {
+        Ok(response) => response,
+        Err(error) => failure(&error),
+    }
+}
+
+/// A SPDY connection to the streaming server.
+async fn connect(
+    url: Result<String, CriError>,
+    headers: &[(&str, &str)],
+) -> Result<TokioIo<Upgraded>, Error> {
+    let mut request = Request::post("/").header("connection", "Upgrade").header("upgrade", "SPDY/3.1");
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let mut response = ask(url, request.body(())?).await?;
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        return Err(format!("answered {}", response.status()).into());
+    }
+    Ok(TokioIo::new(hyper::upgrade::on(&mut response).await?))
+}
+
+/// Sends a request's head to the streaming server's own URL.
+async fn ask<B>(url: Result<String, CriError>, request: Request<B>) -> Result<Response<Incoming>, Error> {
+    let url: Uri = url?.parse()?;
     let authority = url.authority().ok_or("no address")?.as_str().to_owned();
     let stream = TcpStream::connect(&authority).await?;
     let _ = stream.set_nodelay(true);
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    tokio::spawn(async move {
-        let _ = connection.with_upgrades().await;
-    });
-    let client = hyper::upgrade::on(&mut request);
-    let mut onward = Request::builder()
-        .method(request.method().clone())
-        .uri(url.path_and_query().map_or("/", |p| p.as_str()));
-    for (name, value) in request.headers() {
-        if name != http::header::HOST {
-            onward = onward.header(name, value);
-        }
+    tokio::spawn(connection.with_upgrades());
+    let path = url.path_and_query().map_or("/", |p| p.as_str());
+    let mut onward = Request::builder().method(request.method().clone()).uri(path);
+    for (name, value) in request.headers().iter().filter(|(name, _)| *name != http::header::HOST) {
+        onward = onward.header(name, value);
     }
-    let onward =
-        onward.header(http::header::HOST, authority).body(http_body_util::Empty::<bytes::Bytes>::new())?;
-    let mut response = sender.send_request(onward).await?;
+    let onward = onward.header(http::header::HOST, authority).body(Empty::<Bytes>::new())?;
+    Ok(sender.send_request(onward).await?)
+}
+
+async fn relay(
+    url: Result<String, CriError>,
+    mut request: Request<Incoming>,
+) -> Result<Response<Body>, Error> {
+    let client = hyper::upgrade::on(&mut request);
+    let mut response = ask(url, request).await?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         return Ok(response.map(|body| body.map_err(std::io::Error::other).boxed()));
     }
@@ -105,5 +145,5 @@ async fn relay(url: &Uri, mut request: Request<Incoming>) -> Result<Response<Bod
         }
     });
     let (parts, _) = response.into_parts();
-    Ok(Response::from_parts(parts, super::full(bytes::Bytes::new())))
+    Ok(Response::from_parts(parts, super::full(Bytes::new())))
 }

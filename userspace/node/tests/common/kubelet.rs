@@ -1,9 +1,11 @@
 //! Asks the kubelet API as the API server does.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
+use futures::{SinkExt, StreamExt};
 use http::{Request, Response};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
@@ -11,6 +13,9 @@ use hyper_util::rt::TokioIo;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::TcpStream;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::Role;
 
 use super::TestNode;
 
@@ -49,5 +54,35 @@ impl TestNode {
         let status = response.status().as_u16();
         let body = response.into_body().collect().await?.to_bytes();
         Ok((status, String::from_utf8_lossy(&body).into_owned()))
+    }
+
+    /// Runs a command as kubectl does: sends `input`, closes it, collects what each channel says.
+    pub(crate) async fn exec_v5(&self, path: &str, input: &[u8]) -> Result<BTreeMap<u8, String>> {
+        let request = Request::get(path)
+            .header("host", "kubelet")
+            .header("connection", "Upgrade")
+            .header("upgrade", "websocket")
+            .header("sec-websocket-version", "13")
+            .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")
+            .header("sec-websocket-protocol", "v5.channel.k8s.io")
+            .body(Empty::new())?;
+        let mut response = self.kubelet(request, true).await?;
+        anyhow::ensure!(response.status() == 101, "answered {}", response.status());
+        let upgraded = TokioIo::new(hyper::upgrade::on(&mut response).await?);
+        let mut socket = WebSocketStream::from_raw_socket(upgraded, Role::Client, None).await;
+        socket.send(Message::Binary([&[0], input].concat().into())).await?;
+        socket.send(Message::Binary(vec![255, 0].into())).await?;
+        let mut channels: BTreeMap<u8, String> = BTreeMap::new();
+        while let Some(message) = socket.next().await {
+            match message? {
+                Message::Binary(bytes) => {
+                    let (channel, text) = bytes.split_first().context("an empty message")?;
+                    channels.entry(*channel).or_default().push_str(std::str::from_utf8(text)?);
+                }
+                Message::Close(_) => break,
+                _ => {}
+            }
+        }
+        Ok(channels)
     }
 }

@@ -1,0 +1,204 @@
+//! WebSocket clients of /exec, /attach and /portForward: v5.channel.k8s.io, which the runtime's own server does not speak, and
+//! SPDY within WebSocket. Both become SPDY towards the runtime.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use futures::{SinkExt, StreamExt};
+use http::{Request, Response, StatusCode};
+use hyper::body::Incoming;
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::mpsc;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, frame::coding::CloseCode};
+
+use super::{Body, full, spdy};
+
+pub(super) const V5: &str = "v5.channel.k8s.io";
+pub(super) const TUNNEL: &str = "SPDY/3.1+portforward.k8s.io";
+
+const STDIN: u8 = 0;
+const STDOUT: u8 = 1;
+const STDERR: u8 = 2;
+const ERROR: u8 = 3;
+const RESIZE: u8 = 4;
+const CLOSE: u8 = 255;
+
+/// Which streams the client asked for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Streams {
+    pub(super) stdin: bool,
+    pub(super) stdout: bool,
+    pub(super) stderr: bool,
+    pub(super) tty: bool,
+}
+
+type Socket = WebSocketStream<TokioIo<Upgraded>>;
+
+/// Whether the request is a WebSocket handshake that offers `protocol`.
+pub(super) fn offers(request: &Request<Incoming>, protocol: &str) -> bool {
+    let header = |name: &str| request.headers().get(name).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    header("upgrade").eq_ignore_ascii_case("websocket")
+        && request
+            .headers()
+            .get_all("sec-websocket-protocol")
+            .iter()
+            .filter_map(|v| v.to_str().ok())
+            .flat_map(|v| v.split(','))
+            .any(|offered| offered.trim() == protocol)
+}
+
+/// Accepts the handshake; `work` gets the socket once the connection is upgraded.
+pub(super) fn accept<F>(
+    mut request: Request<Incoming>,
+    protocol: &'static str,
+    work: impl FnOnce(Socket) -> F + Send + 'static,
+) -> Response<Body>
+where
+    F: Future<Output = std::io::Result<()>> + Send,
+{
+    let Some(key) = request.headers().get("sec-websocket-key").cloned() else {
+        return super::text(StatusCode::BAD_REQUEST, "no Sec-WebSocket-Key");
+    };
+    let upgrade = hyper::upgrade::on(&mut request);
+    tokio::spawn(async move {
+        match upgrade.await {
+            Ok(upgraded) => {
+                let socket =
+                    WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, None).await;
+                if let Err(error) = work(socket).await {
+                    tracing::debug!(%error, "stream ended");
+                }
+            }
+            Err(error) => tracing::debug!(%error, "upgrade failed"),
+        }
+    });
+    let mut response = Response::new(full(Bytes::new()));
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    let set = [("connection", "Upgrade"), ("upgrade", "websocket"), ("sec-websocket-protocol", protocol)];
+    for (name, value) in set {
+        headers.insert(name, http::HeaderValue::from_static(value));
+    }
+    if let Ok(value) = http::HeaderValue::from_str(&accept_key(key.as_bytes())) {
+        headers.insert("sec-websocket-accept", value);
+    }
+    response
+}
+
+/// RFC 6455, section 4.2.2.
+fn accept_key(key: &[u8]) -> String {
+    tokio_tungstenite::tungstenite::handshake::derive_accept_key(key)
+}
+
+/// Joins a v5 client with the runtime's SPDY server.
+pub(super) async fn channels<S>(mut socket: Socket, server: S, streams: Streams) -> std::io::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Send + 'static,
+{
+    let (reader, writer) = tokio::io::split(server);
+    let mut writer = spdy::Writer::new(writer);
+    let error = writer.open(&[("streamtype", "error")]).await?;
+    let mut open = Vec::from([(error, ERROR)]);
+    let wanted = [
+        (streams.stdin, "stdin", STDIN),
+        (streams.stdout, "stdout", STDOUT),
+        (streams.stderr && !streams.tty, "stderr", STDERR),
+        (streams.tty, "resize", RESIZE),
+    ];
+    for (_, kind, channel) in wanted.into_iter().filter(|(wanted, ..)| *wanted) {
+        open.push((writer.open(&[("streamtype", kind)]).await?, channel));
+    }
+    let stream_of = |channel: u8| open.iter().find(|(_, c)| *c == channel).map(|(stream, _)| *stream);
+    let (sender, mut frames) = mpsc::channel(16);
+    let reading = tokio::spawn(read_all(reader, sender));
+    let mut outputs: Vec<u8> =
+        [ERROR, STDOUT, STDERR].into_iter().filter(|c| stream_of(*c).is_some()).collect();
+    while !outputs.is_empty() {
+        tokio::select! {
+            message = socket.next() => match message {
+                Some(Ok(Message::Binary(bytes))) => match (bytes.first(), bytes.get(1..).unwrap_or_default()) {
+                    (Some(&CLOSE), [STDIN, ..]) => {
+                        if let Some(stream) = stream_of(STDIN) {
+                            writer.data(stream, &[], true).await?;
+                        }
+                    }
+                    (Some(channel @ (&STDIN | &RESIZE)), data) => {
+                        if let Some(stream) = stream_of(*channel) {
+                            writer.data(stream, data, false).await?;
+                        }
+                    }
+                    _ => {}
+                },
+                Some(Ok(Message::Close(_))) | None => break,
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return Err(std::io::Error::other(error)),
+            },
+            frame = frames.recv() => match frame {
+                Some(spdy::Frame::Data { stream, fin, bytes }) => {
+                    let Some((_, channel)) = open.iter().find(|(s, _)| *s == stream) else { continue };
+                    if !bytes.is_empty() {
+                        send(&mut socket, *channel, &bytes).await?;
+                    }
+                    outputs.retain(|c| !(fin && c == channel));
+                }
+                Some(spdy::Frame::Reset { stream }) => {
+                    let channel = open.iter().find(|(s, _)| *s == stream).map(|(_, c)| *c);
+                    outputs.retain(|c| Some(*c) != channel);
+                }
+                Some(spdy::Frame::Ping(id)) => writer.pong(id).await?,
+                Some(spdy::Frame::Other) => {}
+                Some(spdy::Frame::GoAway) | None => break,
+            },
+        }
+    }
+    reading.abort();
+    close(&mut socket).await
+}
+
+async fn read_all<R: AsyncRead + Unpin>(mut reader: R, frames: mpsc::Sender<spdy::Frame>) {
+    while let Ok(Some(frame)) = spdy::read(&mut reader).await {
+        if frames.send(frame).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn send(socket: &mut Socket, channel: u8, bytes: &[u8]) -> std::io::Result<()> {
+    let mut message = BytesMut::with_capacity(bytes.len() + 1);
+    message.put_u8(channel);
+    message.extend_from_slice(bytes);
+    socket.send(Message::Binary(message.freeze())).await.map_err(std::io::Error::other)
+}
+
+async fn close(socket: &mut Socket) -> std::io::Result<()> {
+    let frame = CloseFrame { code: CloseCode::Normal, reason: "".into() };
+    socket.close(Some(frame)).await.map_err(std::io::Error::other)
+}
+
+/// Carries SPDY's bytes in binary messages to the runtime and back.
+pub(super) async fn tunnel<S>(mut socket: Socket, server: S) -> std::io::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let (mut reader, mut writer) = tokio::io::split(server);
+    let mut buffer = BytesMut::with_capacity(32 << 10);
+    loop {
+        tokio::select! {
+            message = socket.next() => match message {
+                Some(Ok(Message::Binary(bytes))) => writer.write_all(&bytes).await?,
+                Some(Ok(Message::Close(_))) | None => return writer.shutdown().await,
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return Err(std::io::Error::other(error)),
+            },
+            read = reader.read_buf(&mut buffer) => {
+                if read? == 0 {
+                    return close(&mut socket).await;
+                }
+                let bytes = buffer.split().freeze();
+                socket.send(Message::Binary(bytes)).await.map_err(std::io::Error::other)?;
+            }
+        }
+    }
+}
