@@ -111,6 +111,7 @@ pub async fn run(config: AgentConfig, stop: CancellationToken) -> Result<(), Nod
         network: network_state.clone(),
     };
     let (shared, changes) = share(facts, client.clone(), cri.clone())?;
+    shared.events.node(&name, false, "Starting", "Starting kubelet.");
     let (registered_in, registered) = watch::channel::<Option<Node>>(None);
     let identity = Identity {
         name: name.clone(),

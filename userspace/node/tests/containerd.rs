@@ -292,3 +292,22 @@ async fn a_v5_websocket_client_ends_its_input_and_gets_the_exit_code() -> Result
     );
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_of_the_runtime_disturbs_no_pod_and_loses_no_exit() -> Result<()> {
+    let mut node = TestNode::start("crun").await?;
+    let folder = tempfile::tempdir()?;
+    let script = "while ! test -e /data/go; do sleep 0.1; done; exit 4";
+    let mut main = container("main", script);
+    main["volumeMounts"] = json!([{"name": "data", "mountPath": "/data"}]);
+    let volume = json!([{"name": "data", "hostPath": {"path": folder.path()}}]);
+    let spec = json!({"restartPolicy": "Never", "containers": [main], "volumes": volume});
+    let path = node.run_pod("on", spec);
+    node.api.wait(&path, "a ready pod", running).await?;
+    tokio::task::block_in_place(|| node.containerd.restart())?;
+    assert!(running(node.api.get(&path).as_ref()));
+    std::fs::write(folder.path().join("go"), "")?;
+    node.api.wait(&path, "the exit", |p| phase(p) == "Failed").await?;
+    assert_eq!(status(node.api.get(&path).as_ref())["state"]["terminated"]["exitCode"], 4);
+    Ok(())
+}

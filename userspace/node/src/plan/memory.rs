@@ -3,10 +3,12 @@
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 
-use super::model::{Action, Failure, InFlight, Memory, Observed, Outcome, Stopping, Volumes, specs};
+use super::model::{Action, Failure, InFlight, Memory, Observed, Outcome, Stopping, Task, Volumes, specs};
 use super::restart::{Backoff, retry_delay};
 use super::{probe, spec_grace};
 
+/// An object that is held back by finalizers is deleted again at this pace.
+const DELETE_AGAIN: SignedDuration = SignedDuration::from_secs(60);
 /// A configuration that lacks something is tried again at this pace, as it may appear.
 const CONFIG_RETRY: SignedDuration = SignedDuration::from_secs(10);
 
@@ -75,8 +77,28 @@ impl Observed {
             (Action::Probe { name, id, kind }, Outcome::Probed { success, .. }) => {
                 self.probed(pod, name, id, *kind, *success, now);
             }
-            (Action::CleanUp, Outcome::Done) => self.memory.cleaned = true,
-            _ => {}
+            (Action::CleanUp, Outcome::Done) => {
+                self.memory.retries.remove(&Task::CleanUp);
+                self.memory.cleaned = true;
+            }
+            (action, outcome) => self.note_retry(action, outcome, now),
+        }
+    }
+
+    fn note_retry(&mut self, action: &Action, outcome: &Outcome, now: Timestamp) {
+        let Some(task) = action.task() else { return };
+        match outcome {
+            Outcome::Failed { reason, message, .. } => {
+                let failure = fail(self.memory.retries.get(&task), reason, message, now);
+                self.memory.retries.insert(task, failure);
+            }
+            // Finalizers may hold the object back; it goes when they do.
+            Outcome::Done if *action == Action::Delete => {
+                let mut wait = fail(None, "Deleting", "", now);
+                wait.delay = DELETE_AGAIN;
+                self.memory.retries.insert(task, wait);
+            }
+            _ => drop(self.memory.retries.remove(&task)),
         }
     }
 
@@ -148,6 +170,11 @@ impl Observed {
     pub fn forget_absent(&mut self) {
         let known = |id: &String| self.containers.iter().any(|c| &c.id == id);
         self.memory.probes.retain(|(id, _), _| known(id));
+        let sandbox = |id: &String| self.sandboxes.iter().any(|s| &s.id == id);
+        self.memory.retries.retain(|task, _| match task {
+            Task::Kill(id) | Task::Remove(id) | Task::StopSandbox(id) => known(id) || sandbox(id),
+            _ => true,
+        });
         self.memory.condemned.retain(known);
         self.memory.adopted.retain(known);
     }

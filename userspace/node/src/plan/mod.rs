@@ -60,9 +60,11 @@ struct Steps<'a> {
 }
 
 impl Steps<'_> {
-    /// Asks for an action, unless it is in flight.
+    /// Asks for an action, unless it is in flight or has to wait.
     fn act(&mut self, action: Action) {
-        if action.task().is_none_or(|task| !self.observed.is_running(&task)) {
+        let Some(task) = action.task() else { return self.actions.push(action) };
+        let observed = self.observed;
+        if !observed.is_running(&task) && self.due(observed.memory.retries.get(&task)) {
             self.actions.push(action);
         }
     }

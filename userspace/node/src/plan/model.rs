@@ -105,6 +105,8 @@ pub struct Memory {
     /// The last failed start per container name.
     pub failures: BTreeMap<String, Failure>,
     pub sandbox_failure: Option<Failure>,
+    /// Actions that are not to be begun again before their time: they failed, or what they asked for comes by itself.
+    pub retries: BTreeMap<Task, Failure>,
     pub volumes: Volumes,
     pub probes: BTreeMap<ProbeKey, super::probe::ProbeState>,
     /// Containers to be restarted whatever their exit code: a probe condemned them.

@@ -109,7 +109,7 @@ fn kill(steps: &mut Steps<'_>, container: &Container, grace: SignedDuration) {
         message,
     };
     match steps.observed.memory.in_flight.get(&task) {
-        None => steps.actions.push(action),
+        None => steps.act(action),
         // The user shortened the grace: killed again, with what is left.
         Some(flight)
             if flight.deadline.is_some_and(|d| d > steps.now + grace + SignedDuration::from_secs(1)) =>

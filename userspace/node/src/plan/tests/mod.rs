@@ -273,3 +273,27 @@ fn a_pod_deleted_before_it_ran_is_removed() {
     assert!(world.finished, "{:?}", world.story);
     assert_eq!(world.times("delete").len(), 1);
 }
+
+#[test]
+fn what_fails_is_tried_again_ever_more_slowly() {
+    let mut world = World::new(main_only(json!({}))).live("main", [SERVES]);
+    world.stop_failures = 4;
+    world.pass(5);
+    world.delete(1);
+    world.pass(60);
+    assert_eq!(world.times("stop sandbox"), [6, 7, 9, 13, 21]);
+    assert!(world.finished);
+}
+
+#[test]
+fn an_object_held_back_by_finalizers_is_not_deleted_again_and_again() {
+    let mut world = World::new(main_only(json!({}))).live("main", [SERVES]);
+    world.held_back = true;
+    world.pass(5);
+    world.delete(1);
+    world.pass(100);
+    assert_eq!(world.times("delete"), [6, 66]);
+    world.observed.memory.gone = true;
+    world.pass(1);
+    assert!(world.finished);
+}

@@ -36,6 +36,10 @@ pub(super) struct World {
     began: Timestamp,
     ids: u32,
     pub(super) finished: bool,
+    /// How often stopping the sandbox fails before it succeeds.
+    pub(super) stop_failures: u32,
+    /// Finalizers keep the API object when it is deleted.
+    pub(super) held_back: bool,
     /// Statuses reach the API.
     pub(super) api_up: bool,
 }
@@ -64,6 +68,8 @@ impl World {
             began,
             ids: 0,
             finished: false,
+            stop_failures: 0,
+            held_back: false,
             api_up: true,
         }
     }
@@ -195,7 +201,10 @@ impl World {
             }
             Action::StopSandbox { .. } => {
                 self.tell("stop sandbox".into());
-                (0, Outcome::Done)
+                let fails = self.stop_failures > 0;
+                self.stop_failures = self.stop_failures.saturating_sub(1);
+                let failed = Outcome::Failed { reason: "no".into(), message: "no".into(), image: None };
+                (0, if fails { failed } else { Outcome::Done })
             }
             Action::CleanUp => {
                 self.tell("clean up".into());
@@ -293,7 +302,7 @@ impl World {
                 };
                 self.exit(&id.clone(), code);
             }
-            Action::StopSandbox { id } => {
+            Action::StopSandbox { id } if outcome == Outcome::Done => {
                 let dead: Vec<String> = self
                     .observed
                     .containers
@@ -309,7 +318,7 @@ impl World {
                 self.observed.containers.retain(|c| &c.sandbox != id);
                 self.observed.sandboxes.retain(|s| &s.id != id);
             }
-            Action::Delete => self.observed.memory.gone = true,
+            Action::Delete => self.observed.memory.gone = !self.held_back,
             _ => {}
         }
         let pod = self.pod.clone();
