@@ -311,3 +311,37 @@ async fn a_restart_of_the_runtime_disturbs_no_pod_and_loses_no_exit() -> Result<
     assert_eq!(status(node.api.get(&path).as_ref())["state"]["terminated"]["exitCode"], 4);
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hooks_run_and_probes_over_http_and_tcp_decide() -> Result<()> {
+    let node = TestNode::start("probe").await?;
+    let folder = tempfile::tempdir()?;
+    let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    let mut main = container(
+        "main",
+        &format!("mkdir -p /www; echo ok > /www/ready; httpd -f -p 127.0.0.1:{port} -h /www"),
+    );
+    main["ports"] = json!([{"name": "web", "containerPort": port}]);
+    main["startupProbe"] = json!({"tcpSocket": {"port": port}, "periodSeconds": 1});
+    main["readinessProbe"] =
+        json!({"httpGet": {"path": "/ready", "port": "web"}, "periodSeconds": 1, "failureThreshold": 1});
+    main["livenessProbe"] = json!({"httpGet": {"path": "/gone", "port": "web"}, "periodSeconds": 1, "initialDelaySeconds": 4,
+        "failureThreshold": 1, "terminationGracePeriodSeconds": 1});
+    main["lifecycle"] = json!({"postStart": {"exec": {"command": ["touch", "/data/started"]}},
+        "preStop": {"exec": {"command": ["touch", "/data/stopping"]}}});
+    main["volumeMounts"] = json!([{"name": "data", "mountPath": "/data"}]);
+    let volume = json!([{"name": "data", "hostPath": {"path": folder.path()}}]);
+    let path = node
+        .run_pod("web", json!({"containers": [main], "volumes": volume, "terminationGracePeriodSeconds": 1}));
+    node.api.wait(&path, "a ready pod", running).await?;
+    assert!(folder.path().join("started").exists());
+    node.api.wait(&path, "a restart by the liveness probe", |p| status(p)["restartCount"] == 1).await?;
+    assert!(folder.path().join("stopping").exists());
+    let events = node.events("web").join("\n");
+    assert!(
+        events.contains("Unhealthy: Liveness probe failed: HTTP probe failed with statuscode: 404"),
+        "{events}"
+    );
+    assert!(events.contains("Killing: Container main failed liveness probe, will be restarted"), "{events}");
+    Ok(())
+}
