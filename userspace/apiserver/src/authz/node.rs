@@ -1,0 +1,193 @@
+//! What a node may read: secrets, config maps, claims and accounts that pods on it refer to, and what is its own.
+
+use std::collections::{BTreeSet, HashMap};
+
+use serde_json::Value;
+
+use super::{Attributes, Decision, Rules};
+
+const USER: &str = "system:node:";
+const GROUP: &str = "system:nodes";
+const LEASES: &str = "kube-node-lease";
+
+/// The node that a user is, if it is one.
+pub fn node_name<'a>(user: &'a str, groups: &[String]) -> Option<&'a str> {
+    let name = user.strip_prefix(USER).filter(|name| !name.is_empty())?;
+    groups.iter().any(|group| group == GROUP).then_some(name)
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Kind {
+    Secret,
+    ConfigMap,
+    Claim,
+    ServiceAccount,
+}
+
+/// Kind, namespace and name.
+type Reference = (Kind, String, String);
+
+/// Which objects the pods of each node refer to.
+#[derive(Debug, Default)]
+pub(super) struct NodeGraph {
+    pods: HashMap<(String, String), (String, BTreeSet<Reference>)>,
+    /// How many pods of a node refer to it.
+    nodes: HashMap<String, HashMap<Reference, usize>>,
+}
+
+impl NodeGraph {
+    /// A pod that is bound to no node refers for nobody.
+    pub(super) fn apply_pod(&mut self, pod: &Value) {
+        let text = |pointer| pod.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+        let (namespace, name) = (text("/metadata/namespace"), text("/metadata/name"));
+        let node = text("/spec/nodeName");
+        if node.is_empty() {
+            return self.delete_pod(namespace, name);
+        }
+        let references = references(pod, namespace, name);
+        let id = (namespace.to_owned(), name.to_owned());
+        if self.pods.get(&id).is_some_and(|(old_node, old)| old_node == node && *old == references) {
+            return;
+        }
+        self.delete_pod(namespace, name);
+        let counts = self.nodes.entry(node.to_owned()).or_default();
+        for reference in &references {
+            *counts.entry(reference.clone()).or_default() += 1;
+        }
+        self.pods.insert(id, (node.to_owned(), references));
+    }
+
+    pub(super) fn delete_pod(&mut self, namespace: &str, name: &str) {
+        let Some((node, references)) = self.pods.remove(&(namespace.to_owned(), name.to_owned())) else {
+            return;
+        };
+        let Some(counts) = self.nodes.get_mut(&node) else { return };
+        for reference in references {
+            match counts.get_mut(&reference) {
+                Some(count) if *count > 1 => *count -= 1,
+                _ => {
+                    counts.remove(&reference);
+                }
+            }
+        }
+        if counts.is_empty() {
+            self.nodes.remove(&node);
+        }
+    }
+
+    pub(super) fn authorize(&self, request: &Attributes<'_>, rules: &Rules) -> Decision {
+        let Some(node) = node_name(request.user, request.groups) else {
+            return Decision::NoOpinion(String::new());
+        };
+        let no = |why: &str| Decision::NoOpinion(why.to_owned());
+        let yes = || Decision::Allow(String::new());
+        let read = ["get", "list", "watch"].contains(&request.verb);
+        if !request.path.is_empty() {
+            return no("");
+        }
+        match (request.group, request.resource, request.subresource) {
+            ("", "secrets", "") if read => self.refers(node, Kind::Secret, request),
+            ("", "configmaps", "") if read => self.refers(node, Kind::ConfigMap, request),
+            ("", "secrets" | "configmaps", _) => no("can only read resources of this type"),
+            ("", "persistentvolumeclaims", "") if request.verb == "get" => {
+                self.refers(node, Kind::Claim, request)
+            }
+            ("", "persistentvolumeclaims", "status") if ["update", "patch"].contains(&request.verb) => {
+                self.refers(node, Kind::Claim, request)
+            }
+            ("", "persistentvolumeclaims", _) => no("can only get individual resources of this type"),
+            ("", "serviceaccounts", "") if read => self.refers(node, Kind::ServiceAccount, request),
+            ("", "serviceaccounts", "token") if request.verb == "create" => {
+                self.refers(node, Kind::ServiceAccount, request)
+            }
+            ("", "serviceaccounts", _) => no("can only create tokens for individual service accounts"),
+            ("coordination.k8s.io", "leases", _) => own_lease(node, request),
+            ("storage.k8s.io", "csinodes", "") if request.verb == "create" || request.name == node => yes(),
+            ("storage.k8s.io", "csinodes", _) => {
+                no("can only access CSINode with the same name as the requesting node")
+            }
+            ("", "nodes", _)
+                if ["update", "patch", "delete"].contains(&request.verb) && request.name != node =>
+            {
+                no("node is not allowed to modify other nodes")
+            }
+            _ => match rules.role("ClusterRole", "", "system:node") {
+                Some(rules) if rules.iter().any(|rule| rule.allows(request)) => yes(),
+                _ => no(""),
+            },
+        }
+    }
+
+    fn refers(&self, node: &str, kind: Kind, request: &Attributes<'_>) -> Decision {
+        if request.name.is_empty() || request.namespace.is_empty() {
+            return Decision::NoOpinion("can only read namespaced object of this type".to_owned());
+        }
+        let reference = (kind, request.namespace.to_owned(), request.name.to_owned());
+        if self.nodes.get(node).is_some_and(|counts| counts.contains_key(&reference)) {
+            return Decision::Allow(String::new());
+        }
+        Decision::NoOpinion(format!("no relationship found between node '{node}' and this object"))
+    }
+}
+
+fn own_lease(node: &str, request: &Attributes<'_>) -> Decision {
+    if request.namespace != LEASES {
+        return Decision::NoOpinion(format!("can only access leases in the {LEASES:?} system namespace"));
+    }
+    // The name of what is created is not known yet.
+    let own = request.verb == "create" || request.name == node;
+    if own && ["get", "create", "update", "patch", "delete"].contains(&request.verb) {
+        return Decision::Allow(String::new());
+    }
+    Decision::NoOpinion("can only access node lease with the same name as the requesting node".to_owned())
+}
+
+/// Everything a pod names that its node must read for it.
+fn references(pod: &Value, namespace: &str, name: &str) -> BTreeSet<Reference> {
+    let mut found = BTreeSet::new();
+    let mut add = |kind: Kind, name: Option<&Value>| {
+        if let Some(name) = name.and_then(Value::as_str).filter(|name| !name.is_empty()) {
+            found.insert((kind, namespace.to_owned(), name.to_owned()));
+        }
+    };
+    let list = |value: &'_ Value, pointer: &str| -> Vec<Value> {
+        value.pointer(pointer).and_then(Value::as_array).cloned().unwrap_or_default()
+    };
+    let account = pod.pointer("/spec/serviceAccountName");
+    add(Kind::ServiceAccount, Some(account.unwrap_or(&Value::from("default"))));
+    for secret in list(pod, "/spec/imagePullSecrets") {
+        add(Kind::Secret, secret.get("name"));
+    }
+    for containers in ["/spec/initContainers", "/spec/containers", "/spec/ephemeralContainers"] {
+        for container in list(pod, containers) {
+            for env in list(&container, "/env") {
+                add(Kind::Secret, env.pointer("/valueFrom/secretKeyRef/name"));
+                add(Kind::ConfigMap, env.pointer("/valueFrom/configMapKeyRef/name"));
+            }
+            for from in list(&container, "/envFrom") {
+                add(Kind::Secret, from.pointer("/secretRef/name"));
+                add(Kind::ConfigMap, from.pointer("/configMapRef/name"));
+            }
+        }
+    }
+    for volume in list(pod, "/spec/volumes") {
+        add(Kind::Secret, volume.pointer("/secret/secretName"));
+        add(Kind::ConfigMap, volume.pointer("/configMap/name"));
+        add(Kind::Claim, volume.pointer("/persistentVolumeClaim/claimName"));
+        if volume.get("ephemeral").is_some()
+            && let Some(of) = volume.get("name").and_then(Value::as_str)
+        {
+            add(Kind::Claim, Some(&Value::from(format!("{name}-{of}"))));
+        }
+        for source in list(&volume, "/projected/sources") {
+            add(Kind::Secret, source.pointer("/secret/name"));
+            add(Kind::ConfigMap, source.pointer("/configMap/name"));
+        }
+        for (driver, field) in
+            [("csi", "nodePublishSecretRef"), ("cephfs", "secretRef"), ("rbd", "secretRef")]
+        {
+            add(Kind::Secret, volume.pointer(&format!("/{driver}/{field}/name")));
+        }
+    }
+    found
+}

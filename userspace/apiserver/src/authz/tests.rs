@@ -1,0 +1,193 @@
+//! Who may do what, on upstream's default roles.
+
+use serde_json::{Value, json};
+
+use super::*;
+
+fn authorizer(more: &[Value]) -> Authorizer {
+    let mut authorizer = Authorizer::default();
+    for object in default_objects().iter().chain(more) {
+        authorizer.apply(object);
+    }
+    authorizer
+}
+
+fn groups(names: &[&str]) -> Vec<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+fn request<'a>(user: &'a str, groups: &'a [String], verb: &'a str, what: &'a str) -> Attributes<'a> {
+    let (group, resource) = what.split_once('/').unwrap_or(("", what));
+    let (resource, subresource) = resource.split_once(':').unwrap_or((resource, ""));
+    Attributes { user, groups, verb, group, resource, subresource, ..Attributes::default() }
+}
+
+fn role(name: &str, rules: Value) -> Value {
+    json!({"kind": "Role", "metadata": {"name": name, "namespace": "default"}, "rules": rules})
+}
+
+fn bind(name: &str, role: &str, kind: &str, subject: Value) -> Value {
+    json!({
+        "kind": "RoleBinding",
+        "metadata": {"name": name, "namespace": "default"},
+        "roleRef": {"kind": kind, "name": role},
+        "subjects": [subject],
+    })
+}
+
+fn pod(name: &str, node: &str, spec: Value) -> Value {
+    let mut pod = json!({"kind": "Pod", "metadata": {"name": name, "namespace": "default"}, "spec": spec});
+    pod["spec"]["nodeName"] = json!(node);
+    pod
+}
+
+#[test]
+fn the_table_has_every_line_understood() {
+    let objects = default_objects();
+    let count = |kind: &str| objects.iter().filter(|object| object["kind"] == kind).count();
+    assert!(count("ClusterRole") > 30, "{}", count("ClusterRole"));
+    assert_eq!(count("RoleBinding"), 7);
+    for object in &objects {
+        if let Some(rules) = object["rules"].as_array() {
+            assert!(!rules.is_empty() || object.get("aggregationRule").is_some(), "{object}");
+            assert_eq!(rbac::parse_rules(&object["rules"]).len(), rules.len());
+        }
+    }
+}
+
+#[test]
+fn nobody_may_nothing_and_masters_everything() {
+    let authorizer = authorizer(&[]);
+    let (nobody, masters) = (groups(&["system:authenticated"]), groups(&[SUPERUSERS]));
+    assert!(!authorizer.authorize(&request("bob", &nobody, "get", "pods")).allowed());
+    assert!(authorizer.authorize(&request("bob", &masters, "get", "pods")).allowed());
+    let version = Attributes { path: "/version", verb: "get", groups: &nobody, ..Attributes::default() };
+    assert!(authorizer.authorize(&version).allowed());
+    let metrics = Attributes { path: "/metrics", ..version };
+    assert!(!authorizer.authorize(&metrics).allowed());
+}
+
+#[test]
+fn a_role_counts_in_its_namespace_only() {
+    let reader =
+        role("reader", json!([{"apiGroups": [""], "resources": ["pods", "pods/log"], "verbs": ["get"]}]));
+    let bound = bind("bob", "reader", "Role", json!({"kind": "User", "name": "bob"}));
+    let authorizer = authorizer(&[reader, bound]);
+    let here = Attributes { namespace: "default", ..request("bob", &[], "get", "pods") };
+    assert!(authorizer.authorize(&here).allowed());
+    assert!(authorizer.authorize(&Attributes { subresource: "log", ..here.clone() }).allowed());
+    assert!(!authorizer.authorize(&Attributes { subresource: "exec", ..here.clone() }).allowed());
+    assert!(!authorizer.authorize(&Attributes { namespace: "other", ..here.clone() }).allowed());
+    assert!(!authorizer.authorize(&Attributes { namespace: "", ..here.clone() }).allowed());
+    assert!(!authorizer.authorize(&Attributes { verb: "delete", ..here }).allowed());
+}
+
+#[test]
+fn a_service_account_is_bound_in_the_bindings_namespace() {
+    let reader = role("reader", json!([{"apiGroups": ["apps"], "resources": ["*"], "verbs": ["*"]}]));
+    let bound = bind("b", "reader", "Role", json!({"kind": "ServiceAccount", "name": "builder"}));
+    let authorizer = authorizer(&[reader, bound]);
+    let user = "system:serviceaccount:default:builder";
+    let here = Attributes { namespace: "default", ..request(user, &[], "patch", "apps/deployments:scale") };
+    assert!(authorizer.authorize(&here).allowed());
+}
+
+#[test]
+fn a_deleted_binding_binds_no_more() {
+    let reader = role("reader", json!([{"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]}]));
+    let bound = bind("bob", "reader", "Role", json!({"kind": "User", "name": "bob"}));
+    let mut authorizer = authorizer(&[reader, bound]);
+    authorizer.delete("RoleBinding", "default", "bob");
+    let here = Attributes { namespace: "default", ..request("bob", &[], "get", "pods") };
+    assert!(!authorizer.authorize(&here).allowed());
+}
+
+#[test]
+fn names_narrow_a_rule() {
+    let rules =
+        json!([{"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get"], "resourceNames": ["a"]}]);
+    let bound = bind("bob", "one", "Role", json!({"kind": "User", "name": "bob"}));
+    let authorizer = authorizer(&[role("one", rules), bound]);
+    let a = Attributes { namespace: "default", name: "a", ..request("bob", &[], "get", "configmaps") };
+    assert!(authorizer.authorize(&a).allowed());
+    assert!(!authorizer.authorize(&Attributes { name: "b", ..a.clone() }).allowed());
+    assert!(!authorizer.authorize(&Attributes { name: "", ..a }).allowed());
+}
+
+#[test]
+fn a_node_reads_what_its_pods_refer_to() {
+    let nodes = groups(&["system:nodes"]);
+    let spec = json!({
+        "containers": [{"env": [{"valueFrom": {"secretKeyRef": {"name": "by-env"}}}]}],
+        "volumes": [{"projected": {"sources": [{"configMap": {"name": "by-volume"}}]}}],
+        "serviceAccountName": "builder",
+    });
+    let mut authorizer = authorizer(&[pod("a", "n1", spec)]);
+    let get = |authorizer: &Authorizer, user, what, name| {
+        let request = Attributes { namespace: "default", name, ..request(user, &nodes, "get", what) };
+        authorizer.authorize(&request).allowed()
+    };
+    assert!(get(&authorizer, "system:node:n1", "secrets", "by-env"));
+    assert!(get(&authorizer, "system:node:n1", "configmaps", "by-volume"));
+    assert!(!get(&authorizer, "system:node:n1", "secrets", "another"));
+    assert!(!get(&authorizer, "system:node:n2", "secrets", "by-env"));
+    let token = request("system:node:n1", &nodes, "create", "serviceaccounts:token");
+    let token = Attributes { namespace: "default", name: "builder", ..token };
+    assert!(authorizer.authorize(&token).allowed());
+    authorizer.delete("Pod", "default", "a");
+    assert!(!get(&authorizer, "system:node:n1", "secrets", "by-env"));
+    assert!(!authorizer.authorize(&token).allowed());
+}
+
+#[test]
+fn a_node_writes_its_own_lease_and_node_only() {
+    let nodes = groups(&["system:nodes"]);
+    let authorizer = authorizer(&[]);
+    let may = |verb, what, namespace, name| {
+        let request = Attributes { namespace, name, ..request("system:node:n1", &nodes, verb, what) };
+        authorizer.authorize(&request).allowed()
+    };
+    assert!(may("update", "coordination.k8s.io/leases", "kube-node-lease", "n1"));
+    assert!(!may("update", "coordination.k8s.io/leases", "kube-node-lease", "n2"));
+    assert!(!may("update", "coordination.k8s.io/leases", "kube-system", "n1"));
+    assert!(may("patch", "nodes:status", "", "n1"));
+    assert!(!may("patch", "nodes:status", "", "n2"));
+    assert!(may("create", "certificates.k8s.io/certificatesigningrequests", "", ""));
+    assert!(may("watch", "networking.k8s.io/networkpolicies", "", ""));
+    assert!(!may("delete", "apps/deployments", "default", "web"));
+}
+
+#[test]
+fn nobody_grants_what_he_has_not() {
+    let own = json!([{"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list"]}]);
+    let bound = bind("bob", "own", "Role", json!({"kind": "User", "name": "bob"}));
+    let authorizer = authorizer(&[role("own", own.clone()), bound]);
+    let resource = request("bob", &[], "create", "rbac.authorization.k8s.io/roles");
+    let request = Attributes { namespace: "default", ..resource };
+    assert_eq!(authorizer.check_escalation(&request, &own), Ok(()));
+    let more = json!([{"apiGroups": [""], "resources": ["pods", "secrets"], "verbs": ["get"]}]);
+    let error = authorizer.check_escalation(&request, &more).unwrap_err();
+    assert!(error.ends_with(r#"{APIGroups:[""], Resources:["secrets"], Verbs:["get"]}"#), "{error}");
+    assert!(error.starts_with(r#"user "bob" (groups=[]) is attempting to grant"#), "{error}");
+    let own_role = json!({"kind": "Role", "name": "own"});
+    assert_eq!(authorizer.check_binding(&request, &own_role), Ok(()));
+    let admin = json!({"kind": "ClusterRole", "name": "cluster-admin"});
+    assert!(authorizer.check_binding(&request, &admin).is_err());
+}
+
+#[test]
+fn who_may_escalate_or_bind_grants_anything() {
+    let rules = json!([{
+        "apiGroups": ["rbac.authorization.k8s.io"],
+        "resources": ["roles", "clusterroles"],
+        "verbs": ["escalate", "bind"],
+    }]);
+    let bound = bind("bob", "boss", "Role", json!({"kind": "User", "name": "bob"}));
+    let authorizer = authorizer(&[role("boss", rules), bound]);
+    let resource = request("bob", &[], "create", "rbac.authorization.k8s.io/roles");
+    let request = Attributes { namespace: "default", ..resource };
+    let all = json!([{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}]);
+    assert_eq!(authorizer.check_escalation(&request, &all), Ok(()));
+    let admin = json!({"kind": "ClusterRole", "name": "cluster-admin"});
+    assert_eq!(authorizer.check_binding(&request, &admin), Ok(()));
+}
