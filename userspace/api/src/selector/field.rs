@@ -24,7 +24,7 @@ impl FieldSelector {
                 return Err(invalid());
             };
             let field = field.trim();
-            if !selectable(kind).contains(&field) {
+            if !selectable_fields(kind).contains(&field) {
                 return Err(BadSelector(format!("field label not supported: {field}")));
             }
             requirements.push((field.to_owned(), equal, unescape(value)));
@@ -73,7 +73,7 @@ fn shown(object: &Value, field: &str) -> String {
 }
 
 /// The fields that upstream lets be selected.
-fn selectable(kind: &Kind) -> &'static [&'static str] {
+pub fn selectable_fields(kind: &Kind) -> &'static [&'static str] {
     match (kind.group, kind.kind) {
         ("", "Pod") => &[
             "metadata.name",

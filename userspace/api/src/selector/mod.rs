@@ -3,7 +3,7 @@
 mod field;
 mod label;
 
-pub use field::FieldSelector;
+pub use field::{FieldSelector, selectable_fields};
 pub use label::LabelSelector;
 
 /// A selector that cannot be read; the text is what the client is told.

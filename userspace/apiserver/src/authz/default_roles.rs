@@ -8,7 +8,7 @@ const GROUP: &str = "rbac.authorization.k8s.io";
 /// ClusterRoles, Roles, ClusterRoleBindings and RoleBindings, as objects to be created. Those that are there already
 /// are to be brought to these rules and subjects at each start, unless the annotation
 /// `rbac.authorization.kubernetes.io/autoupdate` is `false`.
-pub fn default_objects() -> Vec<Value> {
+pub(crate) fn default_objects() -> Vec<Value> {
     let mut objects: Vec<Value> = Vec::new();
     for line in TABLE.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
         if let Some(rule) = line.strip_prefix("  ") {

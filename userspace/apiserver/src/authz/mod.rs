@@ -11,32 +11,31 @@ mod tests;
 
 use serde_json::Value;
 
-pub use default_roles::default_objects;
-pub use node::node_name;
-pub use rbac::{Rule, Rules};
+pub(crate) use default_roles::default_objects;
+pub(crate) use rbac::{Rule, Rules};
 
 /// A request, as authorisation sees it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Attributes<'a> {
-    pub user: &'a str,
-    pub groups: &'a [String],
+pub(crate) struct Attributes<'a> {
+    pub(crate) user: &'a str,
+    pub(crate) groups: &'a [String],
     /// get, list, watch, create, update, patch, delete, deletecollection, or a special one; for paths the method in
     /// lower case.
-    pub verb: &'a str,
+    pub(crate) verb: &'a str,
     /// Empty: the core group.
-    pub group: &'a str,
-    pub resource: &'a str,
-    pub subresource: &'a str,
+    pub(crate) group: &'a str,
+    pub(crate) resource: &'a str,
+    pub(crate) subresource: &'a str,
     /// Empty: all, or not known yet.
-    pub name: &'a str,
+    pub(crate) name: &'a str,
     /// Empty: no namespace, or all of them.
-    pub namespace: &'a str,
+    pub(crate) namespace: &'a str,
     /// Empty: the request is for a resource.
-    pub path: &'a str,
+    pub(crate) path: &'a str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Decision {
+pub(crate) enum Decision {
     /// By which right.
     Allow(String),
     /// Why not, if there is something to say.
@@ -44,24 +43,24 @@ pub enum Decision {
 }
 
 impl Decision {
-    pub fn allowed(&self) -> bool {
+    pub(crate) fn allowed(&self) -> bool {
         matches!(self, Decision::Allow(_))
     }
 }
 
 /// Members may do everything.
-pub const SUPERUSERS: &str = "system:masters";
+pub(crate) const SUPERUSERS: &str = "system:masters";
 
 /// All that decisions depend on.
 #[derive(Default)]
-pub struct Authorizer {
+pub(crate) struct Authorizer {
     rules: Rules,
     nodes: node::NodeGraph,
 }
 
 impl Authorizer {
     /// Takes a Role, ClusterRole, RoleBinding, ClusterRoleBinding or Pod as it is now; others are not looked at.
-    pub fn apply(&mut self, object: &Value) {
+    pub(crate) fn apply(&mut self, object: &Value) {
         if object.get("kind").and_then(Value::as_str) == Some("Pod") {
             self.nodes.apply_pod(object);
         } else {
@@ -70,7 +69,7 @@ impl Authorizer {
     }
 
     /// Forgets an object.
-    pub fn delete(&mut self, kind: &str, namespace: &str, name: &str) {
+    pub(crate) fn delete(&mut self, kind: &str, namespace: &str, name: &str) {
         if kind == "Pod" {
             self.nodes.delete_pod(namespace, name);
         } else {
@@ -78,11 +77,11 @@ impl Authorizer {
         }
     }
 
-    pub fn rules(&self) -> &Rules {
+    pub(crate) fn rules(&self) -> &Rules {
         &self.rules
     }
 
-    pub fn authorize(&self, request: &Attributes<'_>) -> Decision {
+    pub(crate) fn authorize(&self, request: &Attributes<'_>) -> Decision {
         if request.groups.iter().any(|group| group == SUPERUSERS) {
             return Decision::Allow(String::new());
         }
@@ -98,7 +97,7 @@ impl Authorizer {
 
     /// Whether a user may write a Role or ClusterRole with these rules: nobody gives what he has not. Err: what he lacks,
     /// as the API says it.
-    pub fn check_escalation(&self, request: &Attributes<'_>, rules: &Value) -> Result<(), String> {
+    pub(crate) fn check_escalation(&self, request: &Attributes<'_>, rules: &Value) -> Result<(), String> {
         let escalate = Attributes { verb: "escalate", ..request.clone() };
         if self.authorize(&escalate).allowed() {
             return Ok(());
@@ -107,7 +106,7 @@ impl Authorizer {
     }
 
     /// Whether a user may bind a role (`roleRef`): he has all of its rules, or the verb `bind` on it.
-    pub fn check_binding(&self, request: &Attributes<'_>, role_ref: &Value) -> Result<(), String> {
+    pub(crate) fn check_binding(&self, request: &Attributes<'_>, role_ref: &Value) -> Result<(), String> {
         let text = |field| role_ref.get(field).and_then(Value::as_str).unwrap_or_default();
         let (kind, name) = (text("kind"), text("name"));
         let resource = if kind == "ClusterRole" { "clusterroles" } else { "roles" };

@@ -11,22 +11,22 @@ use super::{Attributes, Decision};
 /// One rule of a role. A list that is missing is an empty one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Rule {
+pub(crate) struct Rule {
     #[serde(default, deserialize_with = "or_empty")]
-    pub verbs: Vec<String>,
+    pub(crate) verbs: Vec<String>,
     #[serde(default, deserialize_with = "or_empty", skip_serializing_if = "Vec::is_empty")]
-    pub api_groups: Vec<String>,
+    pub(crate) api_groups: Vec<String>,
     #[serde(default, deserialize_with = "or_empty", skip_serializing_if = "Vec::is_empty")]
-    pub resources: Vec<String>,
+    pub(crate) resources: Vec<String>,
     #[serde(default, deserialize_with = "or_empty", skip_serializing_if = "Vec::is_empty")]
-    pub resource_names: Vec<String>,
+    pub(crate) resource_names: Vec<String>,
     #[serde(
         default,
         deserialize_with = "or_empty",
         rename = "nonResourceURLs",
         skip_serializing_if = "Vec::is_empty"
     )]
-    pub non_resource_urls: Vec<String>,
+    pub(crate) non_resource_urls: Vec<String>,
 }
 
 fn or_empty<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
@@ -51,7 +51,7 @@ struct Binding {
 
 /// Roles and bindings as they are now.
 #[derive(Debug, Default)]
-pub struct Rules {
+pub(crate) struct Rules {
     roles: HashMap<Id, Arc<[Rule]>>,
     bindings: HashMap<Id, Binding>,
     by_subject: HashMap<Subject, BTreeSet<Id>>,
@@ -59,7 +59,7 @@ pub struct Rules {
 
 impl Rules {
     /// Takes a role or a binding as it is now; other kinds are not looked at.
-    pub fn apply(&mut self, object: &Value) {
+    pub(crate) fn apply(&mut self, object: &Value) {
         let text = |pointer| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
         let id = (text("/metadata/namespace"), text("/metadata/name"));
         match text("/kind").as_str() {
@@ -85,7 +85,7 @@ impl Rules {
         }
     }
 
-    pub fn delete(&mut self, kind: &str, namespace: &str, name: &str) {
+    pub(crate) fn delete(&mut self, kind: &str, namespace: &str, name: &str) {
         let id = (namespace.to_owned(), name.to_owned());
         match kind {
             "Role" | "ClusterRole" => {
@@ -109,13 +109,13 @@ impl Rules {
     }
 
     /// The rules of a role; a Role is looked for in `namespace`.
-    pub fn role(&self, kind: &str, namespace: &str, name: &str) -> Option<&[Rule]> {
+    pub(crate) fn role(&self, kind: &str, namespace: &str, name: &str) -> Option<&[Rule]> {
         let namespace = if kind == "ClusterRole" { "" } else { namespace };
         self.roles.get(&(namespace.to_owned(), name.to_owned())).map(AsRef::as_ref)
     }
 
     /// The first rule that allows the request decides.
-    pub fn authorize(&self, request: &Attributes<'_>) -> Decision {
+    pub(crate) fn authorize(&self, request: &Attributes<'_>) -> Decision {
         let found =
             self.bindings_of(request.user, request.groups, request.namespace).find(|(_, binding, rules)| {
                 let _ = binding;
@@ -136,7 +136,7 @@ impl Rules {
     }
 
     /// Every rule that a user has in a namespace.
-    pub fn rules_of(&self, user: &str, groups: &[String], namespace: &str) -> Vec<Rule> {
+    pub(crate) fn rules_of(&self, user: &str, groups: &[String], namespace: &str) -> Vec<Rule> {
         self.bindings_of(user, groups, namespace).flat_map(|(_, _, rules)| rules.iter().cloned()).collect()
     }
 
@@ -186,7 +186,7 @@ fn has(list: &[String], wanted: &str) -> bool {
 }
 
 impl Rule {
-    pub fn allows(&self, request: &Attributes<'_>) -> bool {
+    pub(crate) fn allows(&self, request: &Attributes<'_>) -> bool {
         if !has(&self.verbs, request.verb) {
             return false;
         }

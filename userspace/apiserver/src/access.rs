@@ -1,0 +1,123 @@
+//! Authorisation of requests: the pure authoriser, kept up with the caches, and its answers as the API words them.
+
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+
+use serde_json::{Value, json};
+use skep_api::{Kind, Status, meta};
+
+use crate::authn::Identity;
+use crate::authz::{Attributes, Authorizer};
+use crate::route::Target;
+
+/// Fed by the caches with every change, in order, before a read can see it.
+#[derive(Default)]
+pub(crate) struct Access {
+    authorizer: RwLock<Authorizer>,
+}
+
+/// Whether decisions depend on objects of this kind.
+pub(crate) fn matters(kind: &Kind) -> bool {
+    kind.group == "rbac.authorization.k8s.io" || kind.group.is_empty() && kind.kind == "Pod"
+}
+
+impl<'a> Attributes<'a> {
+    pub(crate) fn resource(identity: &'a Identity, verb: &'a str, target: &'a Target) -> Attributes<'a> {
+        // A namespace is itself in the namespace of its name, so that a right there reaches it.
+        let own = target.kind.group.is_empty() && target.kind.kind == "Namespace";
+        Attributes {
+            user: &identity.user,
+            groups: &identity.groups,
+            verb,
+            group: target.kind.group,
+            resource: target.kind.plural,
+            subresource: &target.subresource,
+            name: &target.name,
+            namespace: if own { &target.name } else { &target.namespace },
+            path: "",
+        }
+    }
+
+    pub(crate) fn path(identity: &'a Identity, verb: &'a str, path: &'a str) -> Attributes<'a> {
+        Attributes { user: &identity.user, groups: &identity.groups, verb, path, ..Attributes::default() }
+    }
+}
+
+impl Access {
+    /// Nothing that panics runs under the lock.
+    fn read(&self) -> RwLockReadGuard<'_, Authorizer> {
+        self.authorizer.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn apply(&self, object: &Value) {
+        self.authorizer.write().unwrap_or_else(PoisonError::into_inner).apply(object);
+    }
+
+    pub(crate) fn delete(&self, object: &Value) {
+        let kind = object["kind"].as_str().unwrap_or_default();
+        let mut authorizer = self.authorizer.write().unwrap_or_else(PoisonError::into_inner);
+        authorizer.delete(kind, meta::namespace(object), meta::name(object));
+    }
+
+    pub(crate) fn allows(&self, attributes: &Attributes<'_>) -> bool {
+        self.read().authorize(attributes).allowed()
+    }
+
+    /// 403 in upstream's words if nobody allows it.
+    pub(crate) fn check(&self, attributes: &Attributes<'_>) -> Result<(), Status> {
+        use crate::authz::Decision;
+        let why = match self.read().authorize(attributes) {
+            Decision::Allow(_) => return Ok(()),
+            Decision::NoOpinion(why) => why,
+        };
+        let mut message = refusal(attributes);
+        if !why.is_empty() {
+            message = format!("{message}: {why}");
+        }
+        if attributes.path.is_empty() {
+            return Err(Status::forbidden(attributes.group, attributes.resource, attributes.name, message));
+        }
+        Err(Status::new(403, "Forbidden", format!("forbidden: {message}")).with_details(json!({})))
+    }
+
+    /// Nobody gives by a role or a binding what he has not.
+    pub(crate) fn check_grant(&self, attributes: &Attributes<'_>, object: &Value) -> Result<(), Status> {
+        let authorizer = self.read();
+        let checked = match object["kind"].as_str() {
+            Some("Role" | "ClusterRole") if object["rules"].is_array() => {
+                authorizer.check_escalation(attributes, &object["rules"])
+            }
+            Some("RoleBinding" | "ClusterRoleBinding") => {
+                authorizer.check_binding(attributes, &object["roleRef"])
+            }
+            _ => Ok(()),
+        };
+        checked
+            .map_err(|why| Status::forbidden(attributes.group, attributes.resource, meta::name(object), why))
+    }
+
+    /// A user's rights in a namespace: of resources and of paths.
+    pub(crate) fn rules_of(&self, identity: &Identity, namespace: &str) -> (Vec<Value>, Vec<Value>) {
+        let rules = self.read().rules().rules_of(&identity.user, &identity.groups, namespace);
+        let (mut resources, mut paths) = (Vec::new(), Vec::new());
+        for rule in &rules {
+            let value = json!(rule);
+            if value["nonResourceURLs"].is_array() { paths.push(value) } else { resources.push(value) }
+        }
+        (resources, paths)
+    }
+}
+
+fn refusal(attributes: &Attributes<'_>) -> String {
+    let Attributes { user, verb, group, resource, subresource, namespace, path, .. } = attributes;
+    if !path.is_empty() {
+        return format!("User \"{user}\" cannot {verb} path \"{path}\"");
+    }
+    let resource =
+        if subresource.is_empty() { (*resource).to_owned() } else { format!("{resource}/{subresource}") };
+    let scope = if namespace.is_empty() {
+        "at the cluster scope".to_owned()
+    } else {
+        format!("in the namespace \"{namespace}\"")
+    };
+    format!("User \"{user}\" cannot {verb} resource \"{resource}\" in API group \"{group}\" {scope}")
+}

@@ -1,0 +1,122 @@
+//! Who asks: a client certificate, a token, the process itself, or nobody.
+
+mod bootstrap;
+mod certificate;
+pub(crate) mod token;
+
+use std::collections::BTreeMap;
+
+use axum::extract::Request;
+use http::header::AUTHORIZATION;
+use skep_api::Status;
+
+use crate::Inner;
+use crate::authz::Attributes;
+
+pub(crate) use certificate::PeerCertificate;
+
+/// An authenticated user.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    pub user: String,
+    pub groups: Vec<String>,
+    pub uid: String,
+    pub extra: BTreeMap<String, Vec<String>>,
+}
+
+const AUTHENTICATED: &str = "system:authenticated";
+
+impl Identity {
+    /// A user in groups, and in that of all who are authenticated.
+    pub fn new(user: impl Into<String>, groups: &[&str]) -> Identity {
+        let mut groups: Vec<String> = groups.iter().map(ToString::to_string).collect();
+        groups.push(AUTHENTICATED.to_owned());
+        Identity { user: user.into(), groups, ..Identity::default() }
+    }
+
+    fn anonymous() -> Identity {
+        Identity {
+            user: "system:anonymous".into(),
+            groups: vec!["system:unauthenticated".into()],
+            ..Identity::default()
+        }
+    }
+}
+
+pub(crate) fn authenticate(server: &Inner, request: &Request) -> Result<Identity, Status> {
+    let identity = match request.extensions().get::<Identity>() {
+        Some(identity) => identity.clone(),
+        None => from_credentials(server, request)?,
+    };
+    impersonated(server, request, identity)
+}
+
+fn from_credentials(server: &Inner, request: &Request) -> Result<Identity, Status> {
+    if let Some(header) = request.headers().get(AUTHORIZATION) {
+        let token = header.to_str().ok().and_then(|text| text.strip_prefix("Bearer ")).map(str::trim);
+        // A wrong credential is refused even where nobody would need one.
+        return token.and_then(|token| by_token(server, token)).ok_or_else(Status::unauthorized);
+    }
+    let certificate = request.extensions().get::<PeerCertificate>();
+    match certificate.and_then(certificate::identity) {
+        Some(identity) => Ok(identity),
+        None if certificate.is_some() => Err(Status::unauthorized()),
+        None => Ok(Identity::anonymous()),
+    }
+}
+
+fn by_token(server: &Inner, token: &str) -> Option<Identity> {
+    by_token_for(server, token, None)
+}
+
+/// Who a token is for, if it is meant for the audience; without one, for this server.
+pub(crate) fn by_token_for(server: &Inner, token: &str, audience: Option<&str>) -> Option<Identity> {
+    bootstrap::identity(server, token).or_else(|| token::identity(server, token, audience))
+}
+
+/// `Impersonate-User` and its kin, for those who may.
+fn impersonated(server: &Inner, request: &Request, identity: Identity) -> Result<Identity, Status> {
+    let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
+    let groups: Vec<String> = request
+        .headers()
+        .get_all("impersonate-group")
+        .iter()
+        .filter_map(|value| value.to_str().ok().map(str::to_owned))
+        .collect();
+    let Some(user) = header("impersonate-user") else {
+        if groups.is_empty() {
+            return Ok(identity);
+        }
+        return Err(Status::bad_request("requested groups without impersonating a user"));
+    };
+    may_impersonate(server, &identity, "users", user)?;
+    for group in &groups {
+        may_impersonate(server, &identity, "groups", group)?;
+    }
+    let mut impersonated = Identity { user: user.to_owned(), groups, ..Identity::default() };
+    if let Some(account) = user.strip_prefix("system:serviceaccount:")
+        && impersonated.groups.is_empty()
+        && let Some((namespace, _)) = account.split_once(':')
+    {
+        impersonated.groups = token::account_groups(namespace);
+    }
+    if user != "system:anonymous" && !impersonated.groups.iter().any(|group| group == AUTHENTICATED) {
+        impersonated.groups.push(AUTHENTICATED.to_owned());
+    }
+    Ok(impersonated)
+}
+
+fn may_impersonate(server: &Inner, identity: &Identity, resource: &str, name: &str) -> Result<(), Status> {
+    let attributes = Attributes {
+        user: &identity.user,
+        groups: &identity.groups,
+        verb: "impersonate",
+        group: "",
+        resource,
+        subresource: "",
+        name,
+        namespace: "",
+        path: "",
+    };
+    server.caches.access().check(&attributes)
+}

@@ -1,0 +1,83 @@
+//! Service account tokens: signed, bound to an audience, an account and often a pod.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use serde_json::{Value, json};
+use skep_api::{find, meta};
+
+use super::{AUTHENTICATED, Identity};
+use crate::{Inner, write};
+
+const POD_NAME: &str = "authentication.kubernetes.io/pod-name";
+const POD_UID: &str = "authentication.kubernetes.io/pod-uid";
+
+/// What a token is to say.
+pub(crate) struct Claims<'a> {
+    pub(crate) namespace: &'a str,
+    pub(crate) account: &'a Value,
+    pub(crate) audiences: Vec<String>,
+    pub(crate) seconds: i64,
+    /// The pod that the token lives and dies with.
+    pub(crate) pod: Option<&'a Value>,
+}
+
+/// A signed token and when it expires.
+pub(crate) fn sign(server: &Inner, claims: &Claims) -> Result<(String, Timestamp), String> {
+    let now = Timestamp::now().as_second();
+    let (namespace, name) = (claims.namespace, meta::name(claims.account));
+    let mut bound =
+        json!({"namespace": namespace, "serviceaccount": {"name": name, "uid": meta::uid(claims.account)}});
+    if let Some(pod) = claims.pod {
+        bound["pod"] = json!({"name": meta::name(pod), "uid": meta::uid(pod)});
+    }
+    let payload = json!({
+        "iss": server.config.tokens.issuer, "aud": claims.audiences, "exp": now + claims.seconds, "iat": now, "nbf": now,
+        "jti": uuid::Uuid::new_v4().to_string(), "sub": format!("system:serviceaccount:{namespace}:{name}"),
+        "kubernetes.io": bound,
+    });
+    let key = EncodingKey::from_ec_pem(server.config.tokens.private.as_bytes())
+        .map_err(|error| error.to_string())?;
+    let token = jsonwebtoken::encode(&Header::new(Algorithm::ES256), &payload, &key)
+        .map_err(|error| error.to_string())?;
+    let expires = Timestamp::from_second(now + claims.seconds).map_err(|error| error.to_string())?;
+    Ok((token, expires))
+}
+
+/// Who a token is for: `None` unless it is ours, of now, for the audience, and all that it is bound to is still there.
+pub(crate) fn identity(server: &Inner, token: &str, audience: Option<&str>) -> Option<Identity> {
+    let key = DecodingKey::from_ec_pem(server.config.tokens.public.as_bytes()).ok()?;
+    let mut validation = Validation::new(Algorithm::ES256);
+    validation.set_issuer(&[&server.config.tokens.issuer]);
+    validation.set_audience(&[audience.unwrap_or(&server.config.tokens.issuer)]);
+    validation.validate_nbf = true;
+    let claims = jsonwebtoken::decode::<Value>(token, &key, &validation).ok()?.claims;
+    let bound = &claims["kubernetes.io"];
+    let (namespace, account) = (bound["namespace"].as_str()?, bound["serviceaccount"]["name"].as_str()?);
+    let uid = bound["serviceaccount"]["uid"].as_str()?;
+    lives(server, "serviceaccounts", namespace, account, uid)?;
+    let mut extra = BTreeMap::new();
+    if let Some(pod) = bound["pod"]["name"].as_str() {
+        let uid = bound["pod"]["uid"].as_str()?;
+        lives(server, "pods", namespace, pod, uid)?;
+        extra.insert(POD_NAME.to_owned(), vec![pod.to_owned()]);
+        extra.insert(POD_UID.to_owned(), vec![uid.to_owned()]);
+    }
+    Some(Identity {
+        user: format!("system:serviceaccount:{namespace}:{account}"),
+        groups: account_groups(namespace).into_iter().chain([AUTHENTICATED.to_owned()]).collect(),
+        uid: uid.to_owned(),
+        extra,
+    })
+}
+
+pub(super) fn account_groups(namespace: &str) -> Vec<String> {
+    vec!["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{namespace}")]
+}
+
+fn lives(server: &Inner, plural: &str, namespace: &str, name: &str, uid: &str) -> Option<()> {
+    let kind = find("", "v1", plural)?;
+    let object = write::find(server, kind, namespace, name).ok()?.value();
+    (meta::uid(&object) == uid).then_some(())
+}

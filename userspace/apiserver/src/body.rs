@@ -1,0 +1,61 @@
+//! Request bodies to values: size limit, JSON or YAML, and what does not decode.
+
+use axum::body::Body;
+use bytes::Bytes;
+use http::HeaderMap;
+use http::header::CONTENT_TYPE;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde_json::Value;
+use skep_api::Status;
+
+/// As upstream's MaxRequestBodyBytes.
+pub(crate) const LIMIT: usize = 3 << 20;
+
+/// Reads the body; 413 if it is over the limit.
+pub(crate) async fn read(body: Body) -> Result<Bytes, Status> {
+    match Limited::new(body, LIMIT).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(Status::too_large(LIMIT)),
+        Err(error) => Err(Status::bad_request(format!("read the body: {error}"))),
+    }
+}
+
+/// The media type, without parameters.
+pub(crate) fn media_type(headers: &HeaderMap) -> &str {
+    let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    value.split(';').next().unwrap_or_default().trim()
+}
+
+/// An object from a JSON or YAML body.
+pub(crate) fn decode(headers: &HeaderMap, bytes: &Bytes) -> Result<Value, Status> {
+    match media_type(headers) {
+        "" | "application/json" | "*/*" => json(bytes),
+        "application/yaml" | "text/yaml" => yaml(bytes),
+        _ => Err(Status::unsupported_media_type("application/json, application/yaml")),
+    }
+}
+
+pub(crate) fn json(bytes: &[u8]) -> Result<Value, Status> {
+    let value: Value = serde_json::from_slice(bytes).map_err(|error| {
+        Status::bad_request(format!("the object provided is unrecognized (must be of type json): {error}"))
+    })?;
+    as_object(value)
+}
+
+fn yaml(bytes: &[u8]) -> Result<Value, Status> {
+    let value: Value = serde_saphyr::from_slice(bytes)
+        .map_err(|error| Status::bad_request(format!("error converting YAML to JSON: {error}")))?;
+    as_object(value)
+}
+
+fn as_object(value: Value) -> Result<Value, Status> {
+    if value.is_object() {
+        return Ok(value);
+    }
+    Err(Status::bad_request("the body of the request is not an object"))
+}
+
+/// An optional body, such as DeleteOptions.
+pub(crate) fn decode_optional(headers: &HeaderMap, bytes: &Bytes) -> Result<Value, Status> {
+    if bytes.is_empty() { Ok(Value::Null) } else { decode(headers, bytes) }
+}

@@ -1,0 +1,126 @@
+//! One kind's objects and their latest changes.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use skep_store::Revision;
+use tokio::sync::mpsc;
+
+use super::{Change, ChangeKind};
+use crate::object::Object;
+
+/// Changes that a watch can start behind.
+const CHANGES: usize = 2_048;
+/// Changes that may wait for a slow watcher before it is dropped.
+const QUEUE: usize = 1_024;
+
+#[derive(Default)]
+pub(crate) struct Resource {
+    inner: RwLock<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    objects: BTreeMap<Arc<str>, Arc<Object>>,
+    changes: VecDeque<Arc<Change>>,
+    /// Every change after this revision is in `changes`.
+    complete_after: Revision,
+    watchers: Vec<mpsc::Sender<Arc<Change>>>,
+}
+
+/// The changes that a watch asks for are not known any more: 410.
+#[derive(Debug)]
+pub(crate) struct Gone {
+    pub(crate) oldest: Revision,
+}
+
+impl Resource {
+    /// Nothing that panics runs under the lock.
+    fn read(&self) -> RwLockReadGuard<'_, Inner> {
+        self.inner.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Inner> {
+        self.inner.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn reset(&self, objects: Vec<Arc<Object>>, revision: Revision) {
+        let mut inner = self.write();
+        inner.objects = objects.into_iter().map(|object| (object.key.clone(), object)).collect();
+        inner.changes.clear();
+        inner.complete_after = revision;
+        // Who watched across the gap must list again.
+        inner.watchers.clear();
+    }
+
+    pub(super) fn put(&self, object: Arc<Object>) {
+        let mut inner = self.write();
+        let previous = inner.objects.insert(object.key.clone(), object.clone());
+        let kind = if previous.is_some() { ChangeKind::Modified } else { ChangeKind::Added };
+        inner.publish(Change::new(kind, object, previous));
+    }
+
+    pub(super) fn delete(&self, key: &str, revision: Revision) {
+        let mut inner = self.write();
+        if let Some(previous) = inner.objects.remove(key) {
+            let object = Arc::new(previous.deleted(revision));
+            inner.publish(Change::new(ChangeKind::Deleted, object, Some(previous)));
+        }
+    }
+
+    pub(crate) fn get(&self, key: &str) -> Option<Arc<Object>> {
+        self.read().objects.get(key).cloned()
+    }
+
+    /// Objects whose keys start with `prefix`, in key order.
+    pub(crate) fn list(&self, prefix: &str) -> Vec<Arc<Object>> {
+        self.read().with_prefix(prefix)
+    }
+
+    /// Changes after a revision that are known, and all that come.
+    pub(crate) fn watch(
+        &self,
+        after: Revision,
+    ) -> Result<(Vec<Arc<Change>>, mpsc::Receiver<Arc<Change>>), Gone> {
+        let mut inner = self.write();
+        if after < inner.complete_after {
+            return Err(Gone { oldest: inner.complete_after });
+        }
+        let start = inner.changes.partition_point(|change| change.revision() <= after);
+        let missed = inner.changes.range(start..).cloned().collect();
+        Ok((missed, inner.subscribe()))
+    }
+
+    /// The present objects with `prefix`, and all changes from here on.
+    pub(crate) fn list_and_watch(&self, prefix: &str) -> (Vec<Arc<Object>>, mpsc::Receiver<Arc<Change>>) {
+        let mut inner = self.write();
+        let objects = inner.with_prefix(prefix);
+        (objects, inner.subscribe())
+    }
+}
+
+impl Inner {
+    fn with_prefix(&self, prefix: &str) -> Vec<Arc<Object>> {
+        let range = self.objects.range::<str, _>((Bound::Included(prefix), Bound::Unbounded));
+        range.take_while(|(key, _)| key.starts_with(prefix)).map(|(_, object)| object.clone()).collect()
+    }
+
+    fn publish(&mut self, change: Change) {
+        let change = Arc::new(change);
+        self.changes.push_back(change.clone());
+        while self.changes.len() > CHANGES {
+            if let Some(oldest) = self.changes.pop_front() {
+                self.complete_after = oldest.revision();
+            }
+        }
+        self.watchers.retain(|watcher| watcher.try_send(change.clone()).is_ok());
+    }
+
+    fn subscribe(&mut self) -> mpsc::Receiver<Arc<Change>> {
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        self.watchers.retain(|watcher| !watcher.is_closed());
+        self.watchers.push(sender);
+        receiver
+    }
+}

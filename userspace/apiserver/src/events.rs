@@ -1,0 +1,51 @@
+//! `events.k8s.io/v1` and the core group's Event are one stored object in two spellings.
+
+use serde_json::{Value, json};
+
+pub(crate) const GROUP: &str = "events.k8s.io";
+
+/// Field names: `events.k8s.io` on the left, core on the right.
+const NAMES: [(&str, &str); 8] = [
+    ("regarding", "involvedObject"),
+    ("note", "message"),
+    ("reportingController", "reportingComponent"),
+    ("reportingInstance", "reportingInstance"),
+    ("deprecatedSource", "source"),
+    ("deprecatedFirstTimestamp", "firstTimestamp"),
+    ("deprecatedLastTimestamp", "lastTimestamp"),
+    ("deprecatedCount", "count"),
+];
+
+pub(crate) fn to_core(event: Value) -> Value {
+    let mut core = renamed(event, |name| NAMES.iter().find(|(new, _)| *new == name).map(|(_, old)| *old));
+    core["apiVersion"] = "v1".into();
+    core
+}
+
+pub(crate) fn from_core(event: Value) -> Value {
+    let mut new = renamed(event, |name| NAMES.iter().find(|(_, old)| *old == name).map(|(new, _)| *new));
+    new["apiVersion"] = "events.k8s.io/v1".into();
+    new
+}
+
+fn renamed(event: Value, rename: impl Fn(&str) -> Option<&'static str>) -> Value {
+    let Value::Object(fields) = event else { return json!({}) };
+    let fields = fields.into_iter();
+    fields.map(|(name, value)| (rename(&name).map_or(name, str::to_owned), value)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_and_back_is_the_same() {
+        let event = json!({"apiVersion": "events.k8s.io/v1", "kind": "Event", "note": "n", "reason": "r", "deprecatedCount": 2, "regarding": {"name": "p"}});
+        let core = to_core(event.clone());
+        assert_eq!(
+            (&core["message"], &core["count"], &core["involvedObject"]["name"]),
+            (&json!("n"), &json!(2), &json!("p"))
+        );
+        assert_eq!(from_core(core), event);
+    }
+}

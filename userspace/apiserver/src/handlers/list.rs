@@ -1,0 +1,227 @@
+//! Many objects: a gather of kept bytes.
+
+use std::sync::Arc;
+
+use axum::response::Response;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
+use serde_json::{Value, json};
+use skep_api::selector::{FieldSelector, LabelSelector};
+use skep_api::{Kind, Status};
+use skep_store::Revision;
+
+use crate::http::{Call, Query};
+use crate::negotiate::{View, metadata_of, render_value, respond_large, table_of, view};
+use crate::object::{Object, prefix};
+use crate::write::store_error;
+
+/// What a list, a watch or a collection delete selects.
+pub(crate) struct Selection {
+    /// Of the keys: the kind's, or one namespace's of it.
+    pub(crate) prefix: String,
+    labels: LabelSelector,
+    fields: FieldSelector,
+}
+
+impl Selection {
+    pub(crate) fn of(kind: &Kind, namespace: &str, query: &Query) -> Result<Selection, Status> {
+        let bad = |error: skep_api::selector::BadSelector| Status::bad_request(error.0);
+        let labels = LabelSelector::parse(query.get("labelSelector").unwrap_or_default())
+            .map_err(|error| Status::bad_request(format!("unable to parse requirement: {error}")))?;
+        let fields =
+            FieldSelector::parse(kind, query.get("fieldSelector").unwrap_or_default()).map_err(bad)?;
+        let prefix =
+            if namespace.is_empty() { prefix(kind) } else { format!("{}{namespace}/", prefix(kind)) };
+        Ok(Selection { prefix, labels, fields })
+    }
+
+    pub(crate) fn selects(&self, object: &Object) -> bool {
+        (self.labels.is_empty() || self.labels.matches(object.labels()))
+            && (self.fields.is_empty() || self.fields.matches(&object.selectable))
+    }
+
+    pub(crate) fn is_everything(&self) -> bool {
+        self.labels.is_empty() && self.fields.is_empty()
+    }
+}
+
+/// A page's place: at which revision, behind which key.
+struct Continue {
+    revision: Revision,
+    after: String,
+}
+
+impl Continue {
+    fn parse(token: &str) -> Result<Continue, Status> {
+        let bad = || Status::bad_request("continue key is not valid");
+        let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|_| bad())?;
+        let value: Value = serde_json::from_slice(&bytes).map_err(|_| bad())?;
+        let after = value["start"].as_str().ok_or_else(bad)?.to_owned();
+        Ok(Continue { revision: value["rv"].as_u64().ok_or_else(bad)?, after })
+    }
+
+    fn token(&self) -> String {
+        URL_SAFE_NO_PAD
+            .encode(json!({"v": "meta.k8s.io/v1", "rv": self.revision, "start": self.after}).to_string())
+    }
+}
+
+pub(crate) async fn handle(call: Call) -> Result<Response, Status> {
+    let kind = call.target.kind;
+    let view = view(&call.headers, call.query.get("includeObject"))?;
+    let selection = Selection::of(kind, &call.target.namespace, &call.query)?;
+    let limit: usize = parse_number(&call.query, "limit")?.unwrap_or(0) as usize;
+    let page = match call.query.get("continue") {
+        Some(token) => stored_page(&call, &selection, limit, Continue::parse(token)?).await?,
+        None => present_page(&call, &selection, limit).await?,
+    };
+    Ok(respond_large(&call.headers, page.body(kind, view)))
+}
+
+pub(crate) fn parse_number(query: &Query, name: &str) -> Result<Option<u64>, Status> {
+    let number = query.get(name).map(str::parse::<u64>).transpose();
+    number.map_err(|_| Status::bad_request(format!("{name}: Invalid value: must be a non-negative integer")))
+}
+
+struct Page {
+    objects: Vec<Arc<Object>>,
+    revision: Revision,
+    next: Option<Continue>,
+    remaining: Option<u64>,
+}
+
+/// The first page, from the cache.
+async fn present_page(call: &Call, selection: &Selection, limit: usize) -> Result<Page, Status> {
+    let wanted = parse_number(&call.query, "resourceVersion")?;
+    let exact = call.query.get("resourceVersionMatch") == Some("Exact");
+    let caches = &call.server.caches;
+    let revision = match wanted {
+        Some(0) => caches.applied(),
+        Some(at) if exact => {
+            let from_start = Continue { revision: at, after: String::new() };
+            return stored_page(call, selection, limit, from_start).await;
+        }
+        Some(at) => {
+            let now = caches.catch_up().await.map_err(store_error)?;
+            if at > now {
+                return Err(Status::new(504, "Timeout", format!("Too large resource version: {at}, current: {now}"))
+                    .with_details(json!({"causes": [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}], "retryAfterSeconds": 1})));
+            }
+            now
+        }
+        None => caches.catch_up().await.map_err(store_error)?,
+    };
+    let resource = caches.of(call.target.kind).ok_or_else(Status::no_such_path)?;
+    let mut objects = resource.list(&selection.prefix);
+    if !selection.is_everything() {
+        objects.retain(|object| selection.selects(object));
+    }
+    // The cache may have moved on while we read: the list is at least as new as the revision it tells.
+    let (mut next, mut remaining) = (None, None);
+    if limit != 0 && objects.len() > limit {
+        remaining = selection.is_everything().then_some((objects.len() - limit) as u64);
+        objects.truncate(limit);
+        let after = objects.last().map(|object| object.key.to_string()).unwrap_or_default();
+        next = Some(Continue { revision, after });
+    }
+    Ok(Page { objects, revision, next, remaining })
+}
+
+/// A page of the past, from the store.
+async fn stored_page(
+    call: &Call,
+    selection: &Selection,
+    limit: usize,
+    from: Continue,
+) -> Result<Page, Status> {
+    let kind = call.target.kind;
+    let mut after = (!from.after.is_empty()).then_some(from.after);
+    let (mut objects, mut remaining) = (Vec::new(), None);
+    loop {
+        let range = call
+            .server
+            .caches
+            .store()
+            .range(&selection.prefix, after.as_deref(), limit, Some(from.revision))
+            .await
+            .map_err(store_error)?;
+        after = range.entries.last().map(|entry| entry.key.to_string());
+        for entry in &range.entries {
+            let object = Object::from_entry(kind, entry);
+            if selection.selects(&object) {
+                objects.push(Arc::new(object));
+            }
+        }
+        if !range.more {
+            return Ok(Page { objects, revision: from.revision, next: None, remaining: None });
+        }
+        if limit != 0 && objects.len() >= limit {
+            if selection.is_everything() {
+                remaining = Some(range.remaining);
+            }
+            break;
+        }
+    }
+    let next = Some(Continue { revision: from.revision, after: after.unwrap_or_default() });
+    Ok(Page { objects, revision: from.revision, next, remaining })
+}
+
+impl Page {
+    fn body(&self, kind: &Kind, view: View) -> Bytes {
+        let mut metadata = json!({"resourceVersion": self.revision.to_string()});
+        if let Some(next) = &self.next {
+            metadata["continue"] = next.token().into();
+        }
+        if let Some(remaining) = self.remaining {
+            metadata["remainingItemCount"] = remaining.into();
+        }
+        let values = || self.objects.iter().map(|object| render_value(View::Whole, kind, object.value()));
+        match view {
+            View::Whole if kind.group == crate::events::GROUP => {
+                let items: Vec<Value> = values().collect();
+                list_value(&list_kind(kind), &kind.api_version(), &metadata, &items)
+            }
+            View::Whole => self.gather(kind, &metadata),
+            View::Metadata => {
+                let items: Vec<Value> = values().map(metadata_of).collect();
+                list_value("PartialObjectMetadataList", "meta.k8s.io/v1", &metadata, &items)
+            }
+            View::Table(rows) => {
+                let mut table = table_of(kind, rows, &Value::Null, values(), true);
+                table["metadata"] = metadata;
+                Bytes::from(table.to_string())
+            }
+        }
+    }
+
+    /// The kept bytes one after the other, nothing parsed.
+    fn gather(&self, kind: &Kind, metadata: &Value) -> Bytes {
+        let size: usize = self.objects.iter().map(|object| object.bytes.len() + 1).sum();
+        let head = format!(
+            "{{\"kind\":\"{}\",\"apiVersion\":\"{}\",\"metadata\":{metadata},\"items\":[",
+            list_kind(kind),
+            kind.api_version()
+        );
+        let mut out = Vec::with_capacity(size + head.len() + 2);
+        out.extend_from_slice(head.as_bytes());
+        for (i, object) in self.objects.iter().enumerate() {
+            if i > 0 {
+                out.push(b',');
+            }
+            out.extend_from_slice(&object.bytes);
+        }
+        out.extend_from_slice(b"]}");
+        Bytes::from(out)
+    }
+}
+
+pub(crate) fn list_kind(kind: &Kind) -> String {
+    format!("{}List", kind.kind)
+}
+
+fn list_value(kind: &str, api_version: &str, metadata: &Value, items: &[Value]) -> Bytes {
+    Bytes::from(
+        json!({"kind": kind, "apiVersion": api_version, "metadata": metadata, "items": items}).to_string(),
+    )
+}

@@ -1,0 +1,10 @@
+//! One file a verb; `other` is what is no resource.
+
+pub(crate) mod create;
+pub(crate) mod delete;
+pub(crate) mod get;
+pub(crate) mod list;
+pub(crate) mod other;
+pub(crate) mod patch;
+pub(crate) mod update;
+pub(crate) mod watch;

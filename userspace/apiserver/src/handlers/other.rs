@@ -1,0 +1,108 @@
+//! Discovery, schemas, health, version.
+
+use std::sync::Arc;
+
+use axum::extract::Request;
+use axum::response::Response;
+use http::header::ACCEPT;
+use http::{Method, StatusCode};
+use serde_json::json;
+use skep_api::{Status, discovery, openapi};
+
+use crate::Inner;
+use crate::http::text;
+use crate::negotiate::{respond_large, respond_value};
+
+/// Changes with the program only, so clients keep what they fetched.
+const SCHEMA_HASH: &str = concat!("skep-", env!("CARGO_PKG_VERSION"), "-v1.36");
+
+pub(crate) fn handle(server: &Arc<Inner>, request: &Request) -> Result<Response, Status> {
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        return Err(Status::no_such_path());
+    }
+    let path = request.uri().path().trim_end_matches('/');
+    let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
+    let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let aggregated = accept.contains("as=APIGroupDiscoveryList") && accept.contains("v=v2");
+    let document = match parts.as_slice() {
+        ["api"] if aggregated => return Ok(aggregated_answer(true)),
+        ["apis"] if aggregated => return Ok(aggregated_answer(false)),
+        ["api"] => Some(discovery::core_versions(&server.config.advertise.to_string())),
+        ["apis"] => Some(discovery::group_list()),
+        ["api", version] => discovery::resources("", version),
+        ["apis", group] => discovery::group(group),
+        ["apis", group, version] => discovery::resources(group, version),
+        ["openapi", "v3"] => Some(openapi::v3_index(SCHEMA_HASH)),
+        ["openapi", "v3", "api", version] => openapi::v3("", version),
+        ["openapi", "v3", "apis", group, version] => openapi::v3(group, version),
+        ["openapi", "v2"] => Some(openapi::v2()),
+        ["version"] => Some(version()),
+        ["healthz" | "livez" | "readyz", ..] => return Ok(health(server, request, &parts)),
+        ["metrics"] => return Ok(text(StatusCode::OK, metrics(server))),
+        _ => None,
+    };
+    let document = document.ok_or_else(Status::no_such_path)?;
+    Ok(respond_large(request.headers(), document.to_string().into()))
+}
+
+fn aggregated_answer(core: bool) -> Response {
+    let mut response = respond_value(StatusCode::OK, &discovery::aggregated(core));
+    let kind = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+    response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(kind));
+    response
+}
+
+fn version() -> serde_json::Value {
+    json!({
+        "major": "1", "minor": "36", "gitVersion": concat!("v1.36.0+skep-", env!("CARGO_PKG_VERSION")),
+        "gitCommit": "", "gitTreeState": "clean", "buildDate": "1970-01-01T00:00:00Z", "goVersion": "none",
+        "compiler": "rustc", "platform": "linux/amd64",
+    })
+}
+
+/// The server is ready once it answers: it does not listen before its caches are filled.
+fn health(server: &Arc<Inner>, request: &Request, parts: &[&str]) -> Response {
+    let checks = [("ping", true), ("caches", server.caches.applied() > 0)];
+    let wanted = parts.get(1);
+    let chosen: Vec<&(&str, bool)> =
+        checks.iter().filter(|(name, _)| wanted.is_none_or(|wanted| wanted == name)).collect();
+    if chosen.is_empty() {
+        return text(StatusCode::NOT_FOUND, "404 page not found\n");
+    }
+    let healthy = chosen.iter().all(|(_, good)| *good);
+    let code = if healthy { StatusCode::OK } else { StatusCode::INTERNAL_SERVER_ERROR };
+    let verbose =
+        request.uri().query().is_some_and(|query| query.split('&').any(|part| part.starts_with("verbose")));
+    if healthy && !verbose {
+        return text(code, "ok");
+    }
+    let mut body = String::new();
+    for (name, good) in chosen {
+        body.push_str(&if *good { format!("[+]{name} ok\n") } else { format!("[-]{name} failed\n") });
+    }
+    body.push_str(&format!(
+        "{} check {}\n",
+        parts.first().unwrap_or(&"healthz"),
+        if healthy { "passed" } else { "failed" }
+    ));
+    text(code, body)
+}
+
+/// In the text format of Prometheus.
+fn metrics(server: &Arc<Inner>) -> String {
+    let mut out = String::from("# TYPE apiserver_storage_revision gauge\n");
+    out.push_str(&format!(
+        "apiserver_storage_revision {}\n# TYPE apiserver_storage_objects gauge\n",
+        server.caches.applied()
+    ));
+    for kind in skep_api::kinds() {
+        if let Some(resource) = server.caches.of(kind) {
+            let count = resource.list(&crate::object::prefix(kind)).len();
+            out.push_str(&format!(
+                "apiserver_storage_objects{{resource=\"{}\"}} {count}\n",
+                kind.group_resource()
+            ));
+        }
+    }
+    out
+}

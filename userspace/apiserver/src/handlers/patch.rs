@@ -1,0 +1,93 @@
+//! A change of an object: JSON, merge or strategic merge patch.
+
+use axum::response::Response;
+use bytes::Bytes;
+use http::StatusCode;
+use serde_json::Value;
+use skep_api::patch::{self, PatchError};
+use skep_api::{Kind, Status, meta};
+
+use super::update::{TRIES, check_preconditions, part};
+use crate::body::media_type;
+use crate::http::Call;
+use crate::negotiate::view;
+use crate::write::{self, Options, Warnings, check_kind, check_place, check_schema, respond_object};
+
+#[derive(Clone, Copy)]
+pub(crate) enum Form {
+    Json,
+    Merge,
+    Strategic,
+}
+
+impl Form {
+    pub(crate) fn of(call: &Call) -> Result<Form, Status> {
+        match media_type(&call.headers) {
+            "application/json-patch+json" => Ok(Form::Json),
+            "application/merge-patch+json" => Ok(Form::Merge),
+            "application/strategic-merge-patch+json" => Ok(Form::Strategic),
+            _ => Err(Status::unsupported_media_type(
+                "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json",
+            )),
+        }
+    }
+
+    /// The patched object.
+    pub(crate) fn apply(self, kind: &Kind, mut object: Value, change: &Value) -> Result<Value, Status> {
+        let name = meta::name(&object).to_owned();
+        let done = match self {
+            Form::Json => patch::json(&mut object, change.clone()),
+            Form::Merge => patch::merge(&mut object, change),
+            Form::Strategic => patch::strategic(kind, &mut object, change),
+        };
+        done.map(|()| object).map_err(|error| match error {
+            PatchError::Malformed(message) => Status::bad_request(message),
+            PatchError::DoesNotApply(message) => Status::new(
+                422,
+                "Invalid",
+                format!("{} \"{name}\" is invalid: {message}", kind.group_resource()),
+            ),
+        })
+    }
+}
+
+pub(crate) fn decode(bytes: &Bytes) -> Result<Value, Status> {
+    serde_json::from_slice(bytes)
+        .map_err(|error| Status::bad_request(format!("error decoding patch: {error}")))
+}
+
+pub(crate) async fn handle(call: Call, bytes: Bytes) -> Result<Response, Status> {
+    let kind = call.target.kind;
+    let options = Options::parse(&call.query)?;
+    let view = view(&call.headers, None)?;
+    let form = Form::of(&call)?;
+    let change = decode(&bytes)?;
+    // A patch that names a version is for that version only.
+    let conditional = change["metadata"]["resourceVersion"].is_string();
+    for attempt in 1.. {
+        let old = write::find_latest(&call.server, kind, &call.target.namespace, &call.target.name).await?;
+        let (new, warnings) = patched(&call, form, &change, old.value(), &options)?;
+        check_preconditions(kind, &new, &old)?;
+        match write::update(&call, &old, new, part(&call), &options).await {
+            Err(status) if status.reason == "Conflict" && !conditional && attempt < TRIES => {}
+            Err(status) => return Err(status),
+            Ok(stored) => return Ok(respond_object(StatusCode::OK, view, kind, &stored, &warnings)),
+        }
+    }
+    Err(Status::stale(kind, &call.target.name))
+}
+
+fn patched(
+    call: &Call,
+    form: Form,
+    change: &Value,
+    old: Value,
+    options: &Options,
+) -> Result<(Value, Warnings), Status> {
+    let kind = call.target.kind;
+    let mut new = form.apply(kind, old, change)?;
+    check_kind(kind, &mut new)?;
+    let warnings = check_schema(kind, &mut new, None, options)?;
+    check_place(call, &mut new)?;
+    Ok((new, warnings))
+}

@@ -1,0 +1,220 @@
+//! Changes as they happen, one line each.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::response::Response;
+use bytes::Bytes;
+use http::StatusCode;
+use rand::Rng as _;
+use serde_json::{Value, json};
+use skep_api::{Kind, Status};
+use skep_store::Revision;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::list::{Selection, parse_number};
+use crate::Inner;
+use crate::cache::{Change, ChangeKind};
+use crate::http::Call;
+use crate::negotiate::{View, render_value, table_of, view};
+use crate::object::Object;
+use crate::write::store_error;
+
+/// How often an idle watch tells how far it is.
+const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
+/// A watch ends after this long unless the client asked for less; then clients watch again.
+const MIN_TIMEOUT: u64 = 1_800;
+
+pub(crate) async fn handle(call: Call) -> Result<Response, Status> {
+    let kind = call.target.kind;
+    let view = view(&call.headers, call.query.get("includeObject"))?;
+    let selection = Selection::of(kind, &call.target.namespace, &call.query)?;
+    let seconds = parse_number(&call.query, "timeoutSeconds")?
+        .unwrap_or_else(|| MIN_TIMEOUT + rand::rng().random_range(0..MIN_TIMEOUT));
+    let bookmarks = call.query.is_true("allowWatchBookmarks");
+    let wanted = parse_number(&call.query, "resourceVersion")?;
+    let initial = call.query.is_true("sendInitialEvents");
+    if initial && call.query.get("resourceVersionMatch") != Some("NotOlderThan") {
+        return Err(Status::new(
+            422,
+            "Invalid",
+            "resourceVersionMatch: Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+        ));
+    }
+    let mut stream = Stream {
+        server: call.server.clone(),
+        kind,
+        view,
+        selection,
+        waiting: VecDeque::new(),
+        changes: None,
+        deadline: Instant::now() + Duration::from_secs(seconds),
+        bookmarks,
+        columns_sent: false,
+        last: 0,
+    };
+    stream.start(wanted, initial).await?;
+    let lines = futures::stream::unfold(stream, |mut stream| async move {
+        let line = stream.next().await?;
+        Some((Ok::<Bytes, std::convert::Infallible>(line), stream))
+    });
+    let mut response = Response::new(Body::from_stream(lines));
+    *response.status_mut() = StatusCode::OK;
+    response
+        .headers_mut()
+        .insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+    Ok(response)
+}
+
+struct Stream {
+    server: Arc<Inner>,
+    kind: &'static Kind,
+    view: View,
+    selection: Selection,
+    /// Lines to send before anything new.
+    waiting: VecDeque<Bytes>,
+    changes: Option<mpsc::Receiver<Arc<Change>>>,
+    deadline: Instant,
+    bookmarks: bool,
+    columns_sent: bool,
+    last: Revision,
+}
+
+impl Stream {
+    async fn start(&mut self, wanted: Option<Revision>, initial: bool) -> Result<(), Status> {
+        let resource = self.server.caches.of(self.kind).ok_or_else(Status::no_such_path)?;
+        match wanted {
+            // From a revision on: what the client has seen, it does not get again.
+            Some(after) if after != 0 && !initial => match resource.watch(after) {
+                Ok((missed, changes)) => {
+                    self.last = after;
+                    missed.iter().for_each(|change| self.push(change));
+                    self.changes = Some(changes);
+                }
+                Err(gone) => self.waiting.push_back(expired(after, gone.oldest)),
+            },
+            _ => {
+                let revision = match wanted {
+                    Some(at) if at != 0 => self.server.caches.wait_for(at).await.map_err(store_error)?,
+                    Some(_) => self.server.caches.applied(),
+                    None => self.server.caches.catch_up().await.map_err(store_error)?,
+                };
+                let (objects, changes) = resource.list_and_watch(&self.selection.prefix);
+                self.last = revision;
+                for object in &objects {
+                    if !self.selection.selects(object) {
+                        continue;
+                    }
+                    let line = self.line(ChangeKind::Added.name(), object);
+                    self.waiting.push_back(line);
+                }
+                if initial && self.bookmarks {
+                    let annotations = json!({"k8s.io/initial-events-end": "true"});
+                    self.waiting.push_back(self.bookmark(revision, &annotations));
+                }
+                self.changes = Some(changes);
+            }
+        }
+        Ok(())
+    }
+
+    /// The next line; `None` ends the response.
+    async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            if let Some(line) = self.waiting.pop_front() {
+                return Some(line);
+            }
+            let changes = self.changes.as_mut()?;
+            let pause = tokio::time::sleep_until(self.deadline.min(Instant::now() + BOOKMARK_EVERY));
+            tokio::select! {
+                change = changes.recv() => match change {
+                    Some(change) => self.push(&change),
+                    // Too slow, or the cache was filled anew: the client lists again.
+                    None => {
+                        self.changes = None;
+                        self.waiting.push_back(expired(self.last, self.last + 1));
+                    }
+                },
+                () = pause => {
+                    let over = Instant::now() >= self.deadline;
+                    if self.bookmarks {
+                        // Everything up to here was sent, if nothing waits.
+                        let applied = self.server.caches.applied();
+                        if self.changes.as_ref().is_some_and(mpsc::Receiver::is_empty) {
+                            self.last = self.last.max(applied);
+                        }
+                        self.waiting.push_back(self.bookmark(self.last, &Value::Null));
+                    }
+                    if over {
+                        self.changes = None;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Turns a change into the line that this watcher is to see, if any.
+    fn push(&mut self, change: &Change) {
+        if change.revision() <= self.last {
+            return;
+        }
+        self.last = change.revision();
+        if !change.object.key.starts_with(&self.selection.prefix) {
+            return;
+        }
+        let before = change.previous.as_ref().is_some_and(|object| self.selection.selects(object));
+        let after = change.kind != ChangeKind::Deleted && self.selection.selects(&change.object);
+        let kind = match (before, after) {
+            (false, false) => return,
+            (false, true) => ChangeKind::Added,
+            (true, true) => ChangeKind::Modified,
+            (true, false) => ChangeKind::Deleted,
+        };
+        let line = match self.view {
+            View::Whole if self.kind.group != crate::events::GROUP => change.line(kind),
+            _ => self.line(kind.name(), &change.object),
+        };
+        self.waiting.push_back(line);
+    }
+
+    fn line(&mut self, kind: &str, object: &Object) -> Bytes {
+        let body = match self.view {
+            View::Whole if self.kind.group != crate::events::GROUP => object.bytes.clone(),
+            View::Table(rows) => {
+                let columns = !std::mem::replace(&mut self.columns_sent, true);
+                let value = render_value(View::Whole, self.kind, object.value());
+                let revision = value["metadata"]["resourceVersion"].clone();
+                Bytes::from(table_of(self.kind, rows, &revision, [value].into_iter(), columns).to_string())
+            }
+            view => Bytes::from(render_value(view, self.kind, object.value()).to_string()),
+        };
+        crate::cache::line(kind, &body)
+    }
+
+    fn bookmark(&self, revision: Revision, annotations: &Value) -> Bytes {
+        let mut metadata = json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
+        if !annotations.is_null() {
+            metadata["annotations"] = annotations.clone();
+        }
+        let (kind, api_version) = match self.view {
+            View::Whole => (self.kind.kind, self.kind.api_version()),
+            View::Metadata => ("PartialObjectMetadata", "meta.k8s.io/v1".to_owned()),
+            View::Table(_) => ("Table", "meta.k8s.io/v1".to_owned()),
+        };
+        let mut object = json!({"kind": kind, "apiVersion": api_version, "metadata": metadata});
+        if let View::Table(_) = self.view {
+            object["columnDefinitions"] = json!([]);
+            object["rows"] = json!([]);
+        }
+        crate::cache::line("BOOKMARK", object.to_string().as_bytes())
+    }
+}
+
+/// The error event after which a client lists again.
+fn expired(after: Revision, oldest: Revision) -> Bytes {
+    let status = Status::expired(format!("too old resource version: {after} ({oldest})"));
+    crate::cache::line("ERROR", status.to_value().to_string().as_bytes())
+}

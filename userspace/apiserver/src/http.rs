@@ -1,0 +1,165 @@
+//! One request: who, whether, what, then the handler.
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::response::Response;
+use bytes::Bytes;
+use http::{HeaderMap, Method, StatusCode, Uri};
+use skep_api::Status;
+
+use crate::authn::{self, Identity};
+use crate::authz::Attributes;
+use crate::handlers;
+use crate::negotiate::{respond, respond_status};
+use crate::route::{Route, Target, route, verb};
+use crate::{Inner, subresources};
+
+/// A request to a resource, authorised.
+pub(crate) struct Call {
+    pub(crate) server: Arc<Inner>,
+    pub(crate) identity: Identity,
+    pub(crate) target: Target,
+    pub(crate) method: Method,
+    pub(crate) headers: HeaderMap,
+    pub(crate) query: Query,
+}
+
+/// Query parameters, decoded.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Query(Vec<(String, String)>);
+
+impl Query {
+    pub(crate) fn parse(uri: &Uri) -> Query {
+        let pairs = uri.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
+        Query(
+            pairs
+                .map(|pair| {
+                    let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+                    (percent_decode(name), percent_decode(value))
+                })
+                .collect(),
+        )
+    }
+
+    /// The first value; an empty one counts as absent.
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(n, v)| n == name && !v.is_empty()).map(|(_, value)| value.as_str())
+    }
+
+    pub(crate) fn is_true(&self, name: &str) -> bool {
+        matches!(self.0.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str()), Some("true" | "1"))
+    }
+}
+
+fn percent_decode(text: &str) -> String {
+    let mut out = Vec::with_capacity(text.len());
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'+' => out.push(b' '),
+            b'%' => {
+                let rest = bytes.clone();
+                let digits: Option<u8> = rest.as_slice_of_two().and_then(|two| {
+                    std::str::from_utf8(&two).ok().and_then(|hex| u8::from_str_radix(hex, 16).ok())
+                });
+                match digits {
+                    Some(decoded) => {
+                        out.push(decoded);
+                        bytes.nth(1);
+                    }
+                    None => out.push(byte),
+                }
+            }
+            _ => out.push(byte),
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+/// The next two bytes of an iterator, if there are as many.
+trait TwoBytes {
+    fn as_slice_of_two(self) -> Option<[u8; 2]>;
+}
+
+impl TwoBytes for std::str::Bytes<'_> {
+    fn as_slice_of_two(mut self) -> Option<[u8; 2]> {
+        Some([self.next()?, self.next()?])
+    }
+}
+
+pub(crate) async fn handle(State(server): State<Arc<Inner>>, request: Request) -> Response {
+    match answer(server, request).await {
+        Ok(response) => response,
+        Err(status) => respond_status(&status),
+    }
+}
+
+async fn answer(server: Arc<Inner>, request: Request) -> Result<Response, Status> {
+    let identity = authn::authenticate(&server, &request)?;
+    let query = Query::parse(request.uri());
+    match route(request.uri().path()) {
+        Route::Other => {
+            let path = request.uri().path().to_owned();
+            let verb = request.method().as_str().to_lowercase();
+            server.caches.access().check(&Attributes::path(&identity, &verb, &path))?;
+            handlers::other::handle(&server, &request)
+        }
+        Route::Resource(target) => {
+            let watching = query.is_true("watch");
+            let (parts, body) = (request.method().clone(), request.headers().clone());
+            let call = Call { server, identity, target, method: parts, headers: body, query };
+            let attributes = call.attributes(verb(&call.method, &call.target, watching));
+            call.server.caches.access().check(&attributes)?;
+            dispatch(call, request, watching).await
+        }
+    }
+}
+
+impl Call {
+    pub(crate) fn attributes<'a>(&'a self, verb: &'a str) -> Attributes<'a> {
+        Attributes::resource(&self.identity, verb, &self.target)
+    }
+}
+
+async fn dispatch(call: Call, request: Request, watching: bool) -> Result<Response, Status> {
+    let target = &call.target;
+    if !target.subresource.is_empty() && !matches!(target.subresource.as_str(), "status") {
+        return subresources::handle(call, request).await;
+    }
+    let verb = verb(&call.method, target, watching);
+    if !target.kind.verbs.contains(&verb)
+        && !(target.subresource == "status" && matches!(verb, "get" | "update" | "patch"))
+    {
+        return Err(Status::method_not_supported(target.kind, verb));
+    }
+    match verb {
+        "watch" => handlers::watch::handle(call).await,
+        "list" if call.query.is_true("watch") => handlers::watch::handle(call).await,
+        "list" => handlers::list::handle(call).await,
+        "get" => handlers::get::handle(call).await,
+        verb => {
+            let body = crate::body::read(request.into_body()).await?;
+            write(call, verb, body).await
+        }
+    }
+}
+
+async fn write(call: Call, verb: &str, body: Bytes) -> Result<Response, Status> {
+    match verb {
+        "create" => handlers::create::handle(call, body).await,
+        "update" => handlers::update::handle(call, body).await,
+        "patch" => handlers::patch::handle(call, body).await,
+        "delete" => handlers::delete::handle(call, body).await,
+        "deletecollection" => handlers::delete::handle_collection(call, body).await,
+        _ => Err(Status::method_not_supported(call.target.kind, verb)),
+    }
+}
+
+/// A plain text answer.
+pub(crate) fn text(code: StatusCode, body: impl Into<Bytes>) -> Response {
+    let mut response = respond(code, body.into());
+    let plain = http::HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(http::header::CONTENT_TYPE, plain);
+    response
+}

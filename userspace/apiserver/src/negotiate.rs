@@ -1,0 +1,155 @@
+//! What the client wants to see: objects, tables or metadata; and making that of kept bytes.
+
+use axum::body::Body;
+use axum::response::Response;
+use bytes::Bytes;
+use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER, VARY};
+use http::{HeaderMap, StatusCode};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use skep_api::{Kind, Status, table};
+
+use crate::{events, object::Object};
+
+/// In which form objects are sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum View {
+    Whole,
+    /// `meta.k8s.io/v1` Table; with whole objects in the rows, their metadata, or nothing.
+    Table(Rows),
+    Metadata,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rows {
+    Nothing,
+    Metadata,
+    Object,
+}
+
+/// Reads the Accept header: the first alternative that can be served.
+pub(crate) fn view(headers: &HeaderMap, include_object: Option<&str>) -> Result<View, Status> {
+    let accept = headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("*/*");
+    for alternative in accept.split(',') {
+        let mut parts = alternative.split(';').map(str::trim);
+        let media = parts.next().unwrap_or_default();
+        if !matches!(media, "application/json" | "*/*" | "application/*" | "") {
+            continue;
+        }
+        let (mut kind, mut group, mut version) = ("", "", "");
+        for part in parts {
+            match part.split_once('=') {
+                Some(("as", value)) => kind = value,
+                Some(("g", value)) => group = value,
+                Some(("v", value)) => version = value,
+                _ => {}
+            }
+        }
+        let ours = group == "meta.k8s.io" && matches!(version, "v1");
+        match kind {
+            "" => return Ok(View::Whole),
+            "Table" if ours => {
+                return Ok(View::Table(match include_object {
+                    Some("None") => Rows::Nothing,
+                    Some("Object") => Rows::Object,
+                    _ => Rows::Metadata,
+                }));
+            }
+            "PartialObjectMetadata" | "PartialObjectMetadataList" if ours => return Ok(View::Metadata),
+            _ => {}
+        }
+    }
+    Err(Status::not_acceptable("application/json, application/yaml, application/vnd.kubernetes.protobuf"))
+}
+
+/// An object of a kind in the wanted form.
+pub(crate) fn render(view: View, kind: &Kind, object: &Object) -> Bytes {
+    match view {
+        View::Whole if kind.group != events::GROUP => object.bytes.clone(),
+        _ => Bytes::from(render_value(view, kind, object.value()).to_string()),
+    }
+}
+
+pub(crate) fn render_value(view: View, kind: &Kind, mut value: Value) -> Value {
+    if kind.group == events::GROUP {
+        value = events::from_core(value);
+    }
+    match view {
+        View::Whole => value,
+        View::Table(rows) => {
+            table_of(kind, rows, &value["metadata"]["resourceVersion"].clone(), [value].into_iter(), true)
+        }
+        View::Metadata => metadata_of(value),
+    }
+}
+
+pub(crate) fn metadata_of(value: Value) -> Value {
+    json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": value["metadata"]})
+}
+
+/// A table of objects. Watches send the columns with their first event only.
+pub(crate) fn table_of(
+    kind: &Kind,
+    rows: Rows,
+    revision: &Value,
+    objects: impl Iterator<Item = Value>,
+    columns: bool,
+) -> Value {
+    let now = Timestamp::now();
+    let rows: Vec<Value> = objects
+        .map(|object| {
+            let cells = table::cells(kind, &object, now);
+            match rows {
+                Rows::Nothing => json!({"cells": cells}),
+                Rows::Metadata => json!({"cells": cells, "object": metadata_of(object)}),
+                Rows::Object => json!({"cells": cells, "object": object}),
+            }
+        })
+        .collect();
+    let definitions = if columns { table::definitions(kind) } else { json!([]) };
+    json!({
+        "kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": {"resourceVersion": revision},
+        "columnDefinitions": definitions, "rows": rows,
+    })
+}
+
+/// A JSON answer.
+pub(crate) fn respond(code: StatusCode, body: Bytes) -> Response {
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = code;
+    response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+    response
+}
+
+pub(crate) fn respond_value(code: StatusCode, value: &Value) -> Response {
+    respond(code, Bytes::from(value.to_string()))
+}
+
+pub(crate) fn respond_status(status: &Status) -> Response {
+    let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = respond_value(code, &status.to_value());
+    if code == StatusCode::TOO_MANY_REQUESTS {
+        response.headers_mut().insert(RETRY_AFTER, http::HeaderValue::from_static("1"));
+    }
+    response
+}
+
+/// Bodies under this size are not worth compressing (upstream's threshold).
+const GZIP_FROM: usize = 128 << 10;
+
+/// Compresses a large answer for a client that asked for it.
+pub(crate) fn respond_large(headers: &HeaderMap, body: Bytes) -> Response {
+    use std::io::Write as _;
+    let accepts = headers.get(ACCEPT_ENCODING).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if body.len() < GZIP_FROM || !accepts.contains("gzip") {
+        return respond(StatusCode::OK, body);
+    }
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    let compressed = encoder.write_all(&body).and_then(|()| encoder.finish());
+    let Ok(compressed) = compressed else { return respond(StatusCode::OK, body) };
+    let mut response = respond(StatusCode::OK, Bytes::from(compressed));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_ENCODING, http::HeaderValue::from_static("gzip"));
+    headers.insert(VARY, http::HeaderValue::from_static("Accept-Encoding"));
+    response
+}

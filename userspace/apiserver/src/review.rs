@@ -1,0 +1,104 @@
+//! Reviews: questions that are asked by creating an object and answered in its status. Nothing is stored.
+
+use axum::response::Response;
+use http::StatusCode;
+use serde_json::{Value, json};
+use skep_api::Status;
+
+use crate::authn::{Identity, by_token_for};
+use crate::authz::Attributes;
+use crate::http::Call;
+use crate::negotiate::respond_value;
+
+/// The answer, if the kind is a review.
+pub(crate) fn answer(call: &Call, object: &Value) -> Result<Option<Response>, Status> {
+    let status = match (call.target.kind.group, call.target.kind.kind) {
+        ("authentication.k8s.io", "TokenReview") => token(call, object),
+        ("authentication.k8s.io", "SelfSubjectReview") => json!({"userInfo": user_info(&call.identity)}),
+        ("authorization.k8s.io", "SelfSubjectAccessReview") => access(call, &call.identity, &object["spec"])?,
+        ("authorization.k8s.io", "SubjectAccessReview" | "LocalSubjectAccessReview") => {
+            access(call, &subject(&object["spec"]), &object["spec"])?
+        }
+        ("authorization.k8s.io", "SelfSubjectRulesReview") => rules(call, object),
+        _ => return Ok(None),
+    };
+    let mut answer = object.clone();
+    answer["metadata"]["creationTimestamp"] = Value::Null;
+    answer["status"] = status;
+    Ok(Some(respond_value(StatusCode::CREATED, &answer)))
+}
+
+fn user_info(identity: &Identity) -> Value {
+    let mut info = json!({"username": identity.user, "groups": identity.groups});
+    if !identity.uid.is_empty() {
+        info["uid"] = identity.uid.as_str().into();
+    }
+    if !identity.extra.is_empty() {
+        info["extra"] = json!(identity.extra);
+    }
+    info
+}
+
+fn token(call: &Call, object: &Value) -> Value {
+    let token = object["spec"]["token"].as_str().unwrap_or_default();
+    let asked: Vec<&str> =
+        object["spec"]["audiences"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let found = if asked.is_empty() {
+        let issuer = call.server.config.tokens.issuer.clone();
+        by_token_for(&call.server, token, None).map(|identity| (identity, issuer))
+    } else {
+        asked.iter().find_map(|audience| {
+            Some((by_token_for(&call.server, token, Some(audience))?, (*audience).to_owned()))
+        })
+    };
+    match found {
+        Some((identity, audience)) => {
+            json!({"authenticated": true, "user": user_info(&identity), "audiences": [audience]})
+        }
+        None => json!({"user": {}, "error": "[invalid bearer token]"}),
+    }
+}
+
+fn subject(spec: &Value) -> Identity {
+    let groups = spec["groups"].as_array().into_iter().flatten();
+    Identity {
+        user: spec["user"].as_str().unwrap_or_default().to_owned(),
+        groups: groups.filter_map(|group| group.as_str().map(str::to_owned)).collect(),
+        ..Identity::default()
+    }
+}
+
+fn access(call: &Call, identity: &Identity, spec: &Value) -> Result<Value, Status> {
+    let (resource, path) = (&spec["resourceAttributes"], &spec["nonResourceAttributes"]);
+    if resource.is_null() == path.is_null() {
+        return Err(Status::new(
+            422,
+            "Invalid",
+            "spec.resourceAttributes: Invalid value: null: exactly one of nonResourceAttributes or resourceAttributes must be specified",
+        ));
+    }
+    let text = |value: &'_ Value| value.as_str().unwrap_or_default().to_owned();
+    let asked = if path.is_null() { resource } else { path };
+    let (verb, group, plural) = (text(&asked["verb"]), text(&asked["group"]), text(&asked["resource"]));
+    let (subresource, name, namespace) =
+        (text(&asked["subresource"]), text(&asked["name"]), text(&asked["namespace"]));
+    let path = text(&asked["path"]);
+    let attributes = Attributes {
+        user: &identity.user,
+        groups: &identity.groups,
+        verb: &verb,
+        group: &group,
+        resource: &plural,
+        subresource: &subresource,
+        name: &name,
+        namespace: &namespace,
+        path: &path,
+    };
+    Ok(json!({"allowed": call.server.caches.access().allows(&attributes)}))
+}
+
+fn rules(call: &Call, object: &Value) -> Value {
+    let namespace = object["spec"]["namespace"].as_str().unwrap_or_default();
+    let (resources, paths) = call.server.caches.access().rules_of(&call.identity, namespace);
+    json!({"resourceRules": resources, "nonResourceRules": paths, "incomplete": false})
+}

@@ -1,0 +1,85 @@
+//! `eviction`: a deletion that disruption budgets may refuse.
+
+use axum::extract::Request;
+use axum::response::Response;
+use serde_json::{Value, json};
+use skep_api::selector::LabelSelector;
+use skep_api::{Status, find, meta};
+use skep_store::StoreError;
+
+use super::{posted, success};
+use crate::handlers::delete::{DeleteOptions, delete};
+use crate::http::Call;
+use crate::object::{Object, prefix, to_stored};
+use crate::write;
+
+pub(super) async fn handle(call: Call, request: Request) -> Result<Response, Status> {
+    let eviction = posted(&call, request).await?;
+    let options = DeleteOptions::from_value(&call, &eviction["deleteOptions"])?;
+    let (kind, target) = (call.target.kind, &call.target);
+    let pod = write::find_latest(&call.server, kind, &target.namespace, &target.name).await?.value();
+    let ended = matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed" | "Pending"));
+    if !ended && pod["metadata"]["deletionTimestamp"].is_null() {
+        spend_budget(&call, &pod).await?;
+    }
+    delete(&call.server, kind, &target.namespace, &target.name, &options).await?;
+    Ok(success())
+}
+
+/// Takes one disruption from the budget over the pod, or answers 429.
+async fn spend_budget(call: &Call, pod: &Value) -> Result<(), Status> {
+    let Some(kind) = find("policy", "v1", "poddisruptionbudgets") else { return Ok(()) };
+    let namespace = meta::namespace(pod);
+    let all =
+        call.server.caches.of(kind).map(|resource| resource.list(&format!("{}{namespace}/", prefix(kind))));
+    let over: Vec<_> = all.into_iter().flatten().filter(|budget| covers(budget, pod)).collect();
+    let budget = match over.as_slice() {
+        [] => return Ok(()),
+        [one] => one,
+        _ => {
+            return Err(Status::internal(
+                "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.",
+            ));
+        }
+    };
+    let mut value = budget.value();
+    let name = meta::name(&value).to_owned();
+    let ready = |pod: &Value| {
+        pod["status"]["conditions"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .any(|c| c["type"] == "Ready" && c["status"] == "True")
+    };
+    let always = value["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow";
+    if !ready(pod)
+        && (always
+            || value["status"]["currentHealthy"].as_i64() >= value["status"]["desiredHealthy"].as_i64())
+    {
+        return Ok(());
+    }
+    let allowed = value["status"]["disruptionsAllowed"].as_i64().unwrap_or(0);
+    let stale = value["status"]["observedGeneration"].as_i64() < value["metadata"]["generation"].as_i64();
+    if allowed <= 0 || stale {
+        let status =
+            Status::too_many_requests("Cannot evict pod as it would violate the pod's disruption budget.", 0);
+        let cause = json!({"reason": "DisruptionBudget", "message": format!("The disruption budget {name} needs {} healthy pods and has {} currently", value["status"]["desiredHealthy"], value["status"]["currentHealthy"])});
+        return Err(status.with_details(json!({"causes": [cause]})));
+    }
+    value["status"]["disruptionsAllowed"] = (allowed - 1).into();
+    value["status"]["disruptedPods"][meta::name(pod)] = write::now().into();
+    let expect = skep_store::Expect::Revision(budget.revision);
+    match call.server.caches.store().put(&budget.key, to_stored(&value), expect).await {
+        Ok(_) => Ok(()),
+        Err(StoreError::Conflict { .. }) => Err(Status::too_many_requests(
+            "Cannot evict pod: the disruption budget is being changed; please retry.",
+            1,
+        )),
+        Err(error) => Err(write::store_error(error)),
+    }
+}
+
+fn covers(budget: &Object, pod: &Value) -> bool {
+    let selector = LabelSelector::from_object(&budget.value()["spec"]["selector"]);
+    matches!(selector, Ok(Some(selector)) if selector.matches(&pod["metadata"]["labels"]))
+}

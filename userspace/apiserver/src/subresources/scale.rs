@@ -1,0 +1,80 @@
+//! `scale`: the replicas of whatever has them.
+
+use axum::extract::Request;
+use axum::response::Response;
+use http::{Method, StatusCode};
+use serde_json::{Value, json};
+use skep_api::{Status, meta};
+
+use super::edit;
+use crate::body;
+use crate::handlers::patch::{Form, decode};
+use crate::http::Call;
+use crate::negotiate::respond_value;
+use crate::write::{self, Options};
+
+pub(super) async fn handle(call: Call, request: Request) -> Result<Response, Status> {
+    let kind = call.target.kind;
+    if call.method == Method::GET {
+        let object =
+            write::find_latest(&call.server, kind, &call.target.namespace, &call.target.name).await?;
+        return Ok(respond_value(StatusCode::OK, &of(&object.value())));
+    }
+    let options = Options::parse(&call.query)?;
+    let bytes = body::read(request.into_body()).await?;
+    let (whole, patch) = match call.method {
+        Method::PUT => (body::decode(&call.headers, &bytes)?, None),
+        Method::PATCH => (Value::Null, Some((Form::of(&call)?, decode(&bytes)?))),
+        _ => return Err(Status::method_not_supported(kind, call.method.as_str())),
+    };
+    let stored = edit(&call, &options, |old| {
+        let scale = match &patch {
+            Some((form, patch)) => form.apply(kind, of(old), patch)?,
+            None => whole.clone(),
+        };
+        let replicas = scale["spec"]["replicas"].as_i64().unwrap_or(0);
+        if i32::try_from(replicas).is_err() || replicas < 0 {
+            let name = &call.target.name;
+            return Err(Status::new(
+                422,
+                "Invalid",
+                format!("Scale.autoscaling \"{name}\" is invalid: spec.replicas: Invalid value: {replicas}: must be greater than or equal to 0"),
+            ));
+        }
+        let mut new = old.clone();
+        new["spec"]["replicas"] = replicas.into();
+        if let Some(revision) = scale["metadata"].get("resourceVersion") {
+            meta::of_mut(&mut new).insert("resourceVersion".into(), revision.clone());
+        }
+        Ok(new)
+    })
+    .await?;
+    Ok(respond_value(StatusCode::OK, &of(&stored.value())))
+}
+
+fn of(object: &Value) -> Value {
+    let from = &object["metadata"];
+    let mut metadata = json!({});
+    for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
+        if let Some(value) = from.get(field) {
+            metadata[field] = value.clone();
+        }
+    }
+    json!({
+        "kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": metadata,
+        "spec": {"replicas": object["spec"]["replicas"].as_i64().unwrap_or(0)},
+        "status": {
+            "replicas": object["status"]["replicas"].as_i64().unwrap_or(0),
+            "selector": selector(&object["spec"]["selector"]),
+        },
+    })
+}
+
+/// A selector as text; a ReplicationController's is a plain map.
+fn selector(selector: &Value) -> String {
+    let labels = if selector["matchLabels"].is_object() { &selector["matchLabels"] } else { selector };
+    let pairs = labels.as_object().into_iter().flatten();
+    let pairs: Vec<String> =
+        pairs.filter_map(|(key, value)| Some(format!("{key}={}", value.as_str()?))).collect();
+    pairs.join(",")
+}

@@ -1,0 +1,90 @@
+//! `token`: a TokenRequest for a service account.
+
+use axum::extract::Request;
+use axum::response::Response;
+use http::StatusCode;
+use serde_json::{Value, json};
+use skep_api::{Status, find, meta};
+
+use super::posted;
+use crate::authn::token::{Claims, sign};
+use crate::http::Call;
+use crate::negotiate::respond_value;
+use crate::write::{self, timestamp};
+
+const LEAST_SECONDS: i64 = 600;
+const MOST_SECONDS: i64 = 1 << 32;
+
+pub(super) async fn handle(call: Call, request: Request) -> Result<Response, Status> {
+    let mut asked = posted(&call, request).await?;
+    let target = &call.target;
+    let account =
+        write::find_latest(&call.server, target.kind, &target.namespace, &target.name).await?.value();
+    let seconds = asked["spec"]["expirationSeconds"].as_i64().unwrap_or(3_600);
+    if !(LEAST_SECONDS..=MOST_SECONDS).contains(&seconds) {
+        return Err(Status::new(
+            422,
+            "Invalid",
+            format!(
+                "TokenRequest.authentication.k8s.io \"{}\" is invalid: spec.expirationSeconds: Invalid value: {seconds}: may not specify a duration less than 10 minutes",
+                target.name
+            ),
+        ));
+    }
+    let mut audiences: Vec<String> = asked["spec"]["audiences"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|audience| audience.as_str().map(str::to_owned))
+        .collect();
+    if audiences.is_empty() {
+        audiences.push(call.server.config.tokens.issuer.clone());
+    }
+    let pod = bound_pod(&call, &account, &asked["spec"]["boundObjectRef"])?;
+    let claims = Claims {
+        namespace: &target.namespace,
+        account: &account,
+        audiences: audiences.clone(),
+        seconds,
+        pod: pod.as_ref(),
+    };
+    let (token, expires) = sign(&call.server, &claims).map_err(Status::internal)?;
+    asked["apiVersion"] = "authentication.k8s.io/v1".into();
+    asked["kind"] = "TokenRequest".into();
+    asked["metadata"] =
+        json!({"name": target.name, "namespace": target.namespace, "creationTimestamp": write::now()});
+    asked["spec"]["audiences"] = json!(audiences);
+    asked["spec"]["expirationSeconds"] = seconds.into();
+    asked["status"] = json!({"token": token, "expirationTimestamp": timestamp(expires)});
+    Ok(respond_value(StatusCode::CREATED, &asked))
+}
+
+/// The pod that the token is to be bound to: it must be there and run as the account.
+fn bound_pod(call: &Call, account: &Value, reference: &Value) -> Result<Option<Value>, Status> {
+    if reference.is_null() {
+        return Ok(None);
+    }
+    let name = reference["name"].as_str().unwrap_or_default();
+    let Some(pods) = find("", "v1", "pods").filter(|_| reference["kind"] == "Pod") else {
+        return Err(Status::bad_request(format!(
+            "cannot bind token to object of type {}",
+            reference["kind"]
+        )));
+    };
+    let pod = write::find(&call.server, pods, &call.target.namespace, name)?.value();
+    let uid = reference["uid"].as_str().unwrap_or_default();
+    if !uid.is_empty() && uid != meta::uid(&pod) {
+        return Err(Status::conflict(
+            pods,
+            name,
+            &format!("the UID in the bound object reference ({uid}) does not match the UID in record"),
+        ));
+    }
+    if pod["spec"]["serviceAccountName"] != account["metadata"]["name"] {
+        return Err(Status::bad_request(format!(
+            "cannot bind token for serviceaccount \"{}\" to pod running with different serviceaccount name.",
+            meta::name(account)
+        )));
+    }
+    Ok(Some(pod))
+}

@@ -1,0 +1,339 @@
+//! What every write goes through: options, decoding, preparation, validation, the store.
+
+use std::sync::Arc;
+
+use axum::response::Response;
+use http::{HeaderMap, HeaderValue, StatusCode};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use skep_api::kinds::Part;
+use skep_api::schema::{self, Problem};
+use skep_api::{Kind, Status, meta};
+use skep_store::{Expect, StoreError};
+
+use crate::Inner;
+use crate::http::{Call, Query};
+use crate::negotiate::{View, render, respond};
+use crate::object::{Object, key, to_stored};
+
+/// Query options of a write.
+pub(crate) struct Options {
+    pub(crate) dry_run: bool,
+    validation: FieldValidation,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum FieldValidation {
+    Ignore,
+    Warn,
+    Strict,
+}
+
+impl Options {
+    pub(crate) fn parse(query: &Query) -> Result<Options, Status> {
+        let dry_run = match query.get("dryRun") {
+            None => false,
+            Some("All") => true,
+            Some(other) => {
+                return Err(Status::new(
+                    422,
+                    "Invalid",
+                    format!("dryRun: Unsupported value: \"{other}\": supported values: \"All\""),
+                ));
+            }
+        };
+        let validation = match query.get("fieldValidation") {
+            None | Some("Warn") => FieldValidation::Warn,
+            Some("Ignore") => FieldValidation::Ignore,
+            Some("Strict") => FieldValidation::Strict,
+            Some(other) => {
+                return Err(Status::new(
+                    422,
+                    "Invalid",
+                    format!(
+                        "fieldValidation: Unsupported value: \"{other}\": supported values: \"Ignore\", \"Strict\", \"Warn\""
+                    ),
+                ));
+            }
+        };
+        Ok(Options { dry_run, validation })
+    }
+}
+
+/// Warnings for the client, sent as headers.
+pub(crate) type Warnings = Vec<String>;
+
+/// A decoded body against the kind's schema: unknown fields are dropped, warned of or refused; wrong types refused.
+pub(crate) fn check_schema(
+    kind: &Kind,
+    object: &mut Value,
+    text: Option<&[u8]>,
+    options: &Options,
+) -> Result<Warnings, Status> {
+    let problems = schema::check(kind, object);
+    if let Some(wrong) = problems.iter().find(|problem| matches!(problem, Problem::WrongType { .. })) {
+        let form = format!(
+            "{} in version \"{}\" cannot be handled as a {}: {wrong}",
+            kind.kind, kind.version, kind.kind
+        );
+        return Err(Status::bad_request(form));
+    }
+    if options.validation == FieldValidation::Ignore {
+        return Ok(Vec::new());
+    }
+    let mut found: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    if let Some(text) = text {
+        found.extend(schema::duplicates(text).iter().map(|path| format!("duplicate field \"{path}\"")));
+    }
+    if found.is_empty() || options.validation == FieldValidation::Warn {
+        return Ok(found);
+    }
+    let form = format!(
+        "{} in version \"{}\" cannot be handled as a {}: strict decoding error: {}",
+        kind.kind,
+        kind.version,
+        kind.kind,
+        found.join(", ")
+    );
+    Err(Status::bad_request(form))
+}
+
+/// The body must be of the kind that the path names.
+pub(crate) fn check_kind(kind: &Kind, object: &mut Value) -> Result<(), Status> {
+    let wanted = (kind.api_version(), kind.kind);
+    let api_version = object["apiVersion"].as_str().unwrap_or_default();
+    let found = object["kind"].as_str().unwrap_or_default();
+    if !api_version.is_empty() && api_version != wanted.0 {
+        return Err(Status::bad_request(format!(
+            "the API version in the data ({api_version}) does not match the expected API version ({})",
+            wanted.0
+        )));
+    }
+    if !found.is_empty() && found != wanted.1 {
+        return Err(Status::bad_request(format!(
+            "{found} in version \"{}\" cannot be handled as a {}: no kind \"{found}\" is registered for this path",
+            kind.version, kind.kind
+        )));
+    }
+    object["apiVersion"] = wanted.0.into();
+    object["kind"] = wanted.1.into();
+    Ok(())
+}
+
+/// Namespace and name of the body must be those of the path.
+pub(crate) fn check_place(call: &Call, object: &mut Value) -> Result<(), Status> {
+    let target = &call.target;
+    let metadata = meta::of_mut(object);
+    if target.kind.namespaced() {
+        let found = metadata.get("namespace").and_then(Value::as_str).unwrap_or_default();
+        if !found.is_empty() && found != target.namespace {
+            return Err(Status::bad_request(
+                "the namespace of the provided object does not match the namespace sent on the request",
+            ));
+        }
+        metadata.insert("namespace".into(), target.namespace.as_str().into());
+    } else {
+        metadata.remove("namespace");
+    }
+    if !target.name.is_empty() {
+        let found = metadata.get("name").and_then(Value::as_str).unwrap_or_default();
+        if !found.is_empty() && found != target.name {
+            return Err(Status::bad_request(format!(
+                "the name of the object ({found}) does not match the name on the URL ({})",
+                target.name
+            )));
+        }
+        metadata.insert("name".into(), target.name.as_str().into());
+    }
+    Ok(())
+}
+
+/// An object of the cache, or 404.
+pub(crate) fn find(server: &Inner, kind: &Kind, namespace: &str, name: &str) -> Result<Arc<Object>, Status> {
+    let found = server.caches.of(kind).and_then(|resource| resource.get(&key(kind, namespace, name)));
+    found.ok_or_else(|| Status::not_found(kind, name))
+}
+
+/// As [`find`], for a write: as new as anything acknowledged before.
+pub(crate) async fn find_latest(
+    server: &Inner,
+    kind: &Kind,
+    namespace: &str,
+    name: &str,
+) -> Result<Arc<Object>, Status> {
+    server.caches.catch_up().await.map_err(store_error)?;
+    find(server, kind, namespace, name)
+}
+
+/// Stores a new object.
+pub(crate) async fn insert(server: &Inner, kind: &Kind, object: &Value) -> Result<Object, Status> {
+    let at = key(kind, meta::namespace(object), meta::name(object));
+    match server.caches.store().put(&at, to_stored(object), Expect::Absent).await {
+        Ok(entry) => Ok(Object::from_entry(kind, &entry)),
+        Err(StoreError::Conflict { .. }) => Err(Status::already_exists(kind, meta::name(object))),
+        Err(error) => Err(store_error(error)),
+    }
+}
+
+/// Replaces `old`; an object that did not change is not written, and one that waited for its last finalizer goes.
+pub(crate) async fn replace(
+    server: &Inner,
+    kind: &Kind,
+    old: &Object,
+    new: &Value,
+) -> Result<Object, Status> {
+    if is_finished(kind, new) {
+        return remove(server, kind, old).await;
+    }
+    let bytes = to_stored(new);
+    if bytes == to_stored(&old.value()) {
+        return Ok(Object {
+            key: old.key.clone(),
+            revision: old.revision,
+            bytes: old.bytes.clone(),
+            selectable: old.selectable.clone(),
+        });
+    }
+    match server.caches.store().put(&old.key, bytes, Expect::Revision(old.revision)).await {
+        Ok(entry) => Ok(Object::from_entry(kind, &entry)),
+        Err(StoreError::Conflict { .. }) => Err(Status::stale(kind, meta::name(new))),
+        Err(error) => Err(store_error(error)),
+    }
+}
+
+/// Removes an object; what it was, at the revision of its deletion.
+pub(crate) async fn remove(server: &Inner, kind: &Kind, old: &Object) -> Result<Object, Status> {
+    match server.caches.store().delete(&old.key, Expect::Revision(old.revision)).await {
+        Ok((_, revision)) => {
+            let gone = old.deleted(revision);
+            server.allocator.release(kind, &gone.value());
+            Ok(gone)
+        }
+        Err(StoreError::NotFound) => {
+            Err(Status::not_found(kind, old.key.rsplit('/').next().unwrap_or_default()))
+        }
+        Err(StoreError::Conflict { .. }) => {
+            Err(Status::stale(kind, old.key.rsplit('/').next().unwrap_or_default()))
+        }
+        Err(error) => Err(store_error(error)),
+    }
+}
+
+/// Marked for deletion, with nobody left to wait for.
+fn is_finished(kind: &Kind, object: &Value) -> bool {
+    let metadata = &object["metadata"];
+    let empty = |list: &Value| list.as_array().is_none_or(Vec::is_empty);
+    metadata["deletionTimestamp"].is_string()
+        && empty(&metadata["finalizers"])
+        && (kind.kind != "Namespace" || empty(&object["spec"]["finalizers"]))
+        && (kind.kind != "Pod" || metadata["deletionGracePeriodSeconds"].as_i64().unwrap_or(0) == 0)
+}
+
+/// An update as every path to it ends: prepared, admitted, validated, stored.
+pub(crate) async fn update(
+    call: &Call,
+    old: &Object,
+    mut new: Value,
+    part: Part,
+    options: &Options,
+) -> Result<Object, Status> {
+    let (server, kind) = (&call.server, call.target.kind);
+    let before = old.value();
+    keep_system_fields(&mut new, &before);
+    kind.prepare_update(&mut new, &before, part);
+    if part == Part::Main {
+        crate::admission::on_update(call, &mut new, &before)?;
+    }
+    let errors = kind.validate_update(&new, &before, part);
+    if !errors.is_empty() {
+        return Err(Status::invalid(kind, meta::name(&new), &errors));
+    }
+    if options.dry_run {
+        return Ok(unstored(kind, old, &new));
+    }
+    replace(server, kind, old, &new).await
+}
+
+/// What only the server sets stays as it is.
+fn keep_system_fields(new: &mut Value, old: &Value) {
+    let metadata = meta::of_mut(new);
+    for field in [
+        "uid",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "generation",
+        "generateName",
+    ] {
+        match old["metadata"].get(field) {
+            Some(value) => drop(metadata.insert(field.into(), value.clone())),
+            None => drop(metadata.remove(field)),
+        }
+    }
+    metadata.remove("selfLink");
+}
+
+/// What a dry run would have stored.
+pub(crate) fn unstored(kind: &Kind, old: &Object, new: &Value) -> Object {
+    let entry = skep_store::Entry {
+        key: old.key.clone(),
+        value: to_stored(new),
+        created: old.revision,
+        modified: old.revision,
+    };
+    Object::from_entry(kind, &entry)
+}
+
+/// Name, uid, times and all else that a new object gets from the server.
+pub(crate) fn stamp(object: &mut Value) {
+    let metadata = meta::of_mut(object);
+    for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "resourceVersion", "selfLink"] {
+        metadata.remove(field);
+    }
+    metadata.insert("uid".into(), uuid::Uuid::new_v4().to_string().into());
+    metadata.insert("creationTimestamp".into(), now().into());
+}
+
+/// The present second, as the API writes times.
+pub(crate) fn now() -> String {
+    timestamp(Timestamp::now())
+}
+
+pub(crate) fn timestamp(at: Timestamp) -> String {
+    at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+/// The answer to a write.
+pub(crate) fn respond_object(
+    code: StatusCode,
+    view: View,
+    kind: &Kind,
+    object: &Object,
+    warnings: &Warnings,
+) -> Response {
+    let mut response = respond(code, render(view, kind, object));
+    add_warnings(response.headers_mut(), warnings);
+    response
+}
+
+pub(crate) fn add_warnings(headers: &mut HeaderMap, warnings: &Warnings) {
+    for warning in warnings {
+        let quoted = warning.replace('\\', "\\\\").replace('"', "\\\"");
+        if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{quoted}\"")) {
+            headers.append(http::header::WARNING, value);
+        }
+    }
+}
+
+/// The store's errors as the API tells them.
+pub(crate) fn store_error(error: StoreError) -> Status {
+    match error {
+        StoreError::Compacted { oldest } => {
+            Status::expired(format!("The provided continue parameter or resource version is too old: the oldest is {oldest}"))
+        }
+        StoreError::FutureRevision { wanted, current } => Status::timeout(format!("Too large resource version: {wanted}, current: {current}"))
+            .with_details(json!({"causes": [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}]})),
+        StoreError::Full(_) => Status::new(507, "InternalError", error.to_string()),
+        error => Status::internal(error),
+    }
+}
