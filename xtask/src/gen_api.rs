@@ -1,7 +1,9 @@
 //! `cargo xtask gen-api`: public schema data of Kubernetes to the facts that `userspace/api` embeds.
 //!
-//! In: `_definitions.json` of the PyPI package `kubernetes-validate`. Out: one line a type and one a field, without
-//! prose. The form is read by `userspace/api/src/schema/facts.rs`, which documents it.
+//! In: `_definitions.json` of the PyPI package `kubernetes-validate`, and the field numbers of the crate `k8s-pb`.
+//! Out: one line a type and one a field, without prose; `userspace/api/src/schema/facts.rs` documents the form.
+
+mod numbers;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -32,7 +34,8 @@ pub fn run() -> Result<()> {
     let types = definitions["$defs"].as_object().context("the definitions have no $defs")?;
     let target = workspace().join(FACTS);
     std::fs::create_dir_all(target.parent().context("a folder")?)?;
-    std::fs::write(&target, facts(types)?).with_context(|| format!("write {FACTS}"))?;
+    std::fs::write(&target, facts(types, &numbers::read(&folder)?)?)
+        .with_context(|| format!("write {FACTS}"))?;
     println!("{FACTS}: {} types", types.len());
     Ok(())
 }
@@ -45,7 +48,7 @@ fn python(folder: &Path, args: &[&str]) -> Result<()> {
     Ok(())
 }
 
-fn facts(types: &serde_json::Map<String, Value>) -> Result<String> {
+fn facts(types: &serde_json::Map<String, Value>, numbers: &numbers::Numbers) -> Result<String> {
     let mut out = String::new();
     for (name, definition) in types {
         let _ = write!(out, "T {}", short(name));
@@ -66,6 +69,9 @@ fn facts(types: &serde_json::Map<String, Value>) -> Result<String> {
             }
             for (key, value) in attributes(schema) {
                 let _ = write!(out, " {key}={value}");
+            }
+            if let Some(number) = numbers.of(short(name), field) {
+                let _ = write!(out, " t={number}");
             }
             out.push('\n');
         }

@@ -33,9 +33,13 @@ pub(crate) fn decide(config: &NodeConfig, opener: &End, target: &End, proto: Pro
         target_ifindex: to.map_or(0, |pod| pod.ifindex),
         flags: 0,
     };
-    // Traffic between a pod and its own node is always allowed (NetworkPolicy: "traffic to and from the node").
+    // What NetworkPolicy never forbids: traffic between a pod and its own node.
     if is_node(config, &opener.addr) || is_node(config, &target.addr) {
         decision.flags = Flow::NODE;
+        return decision;
+    }
+    // Nor a pod's traffic with itself.
+    if opener.addr == target.addr {
         return decision;
     }
     if from.is_some() != to.is_some() {

@@ -31,8 +31,16 @@ pub(crate) fn decode(headers: &HeaderMap, bytes: &Bytes) -> Result<Value, Status
     match media_type(headers) {
         "" | "application/json" | "*/*" => json(bytes),
         "application/yaml" | "text/yaml" => yaml(bytes),
-        _ => Err(Status::unsupported_media_type("application/json, application/yaml")),
+        "application/vnd.kubernetes.protobuf" => protobuf(bytes),
+        _ => Err(Status::unsupported_media_type(
+            "application/json, application/yaml, application/vnd.kubernetes.protobuf",
+        )),
     }
+}
+
+/// The body where it is JSON text, in which a field could stand twice.
+pub(crate) fn text<'a>(headers: &HeaderMap, bytes: &'a Bytes) -> Option<&'a [u8]> {
+    matches!(media_type(headers), "" | "application/json").then_some(bytes)
 }
 
 pub(crate) fn json(bytes: &[u8]) -> Result<Value, Status> {
@@ -46,6 +54,10 @@ fn yaml(bytes: &[u8]) -> Result<Value, Status> {
     let value: Value = serde_saphyr::from_slice(bytes)
         .map_err(|error| Status::bad_request(format!("error converting YAML to JSON: {error}")))?;
     as_object(value)
+}
+
+fn protobuf(bytes: &[u8]) -> Result<Value, Status> {
+    skep_api::protobuf::decode(bytes).map_err(|error| Status::bad_request(error.to_string()))
 }
 
 fn as_object(value: Value) -> Result<Value, Status> {

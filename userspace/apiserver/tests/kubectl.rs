@@ -182,6 +182,7 @@ async fn kubectl_finds_everything_where_it_expects_it() {
         server.ok("create deployment hello --image=hello --replicas=2 -n other", "", "created");
         server.ok("get all -A", "", "deployment.apps/hello");
         server.ok("create role r --verb=get --resource=pods", "", "created");
+        server.ok("create serviceaccount default", "", "created");
         server.ok("create token default", "", "ey");
         server.ok("delete deploy web", "", "deleted");
         server.fails("get deploy web", "", "deployments.apps \"web\" not found");

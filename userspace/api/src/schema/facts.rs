@@ -3,7 +3,8 @@
 //! A type: `T name [=shape] [g=group/version/kind]...`, then its fields: `name shape [!] [key=value]...`. `!` marks
 //! required ones. Shapes: `s` string, `i` int32, `l` int64, `n` number, `b` boolean, `d` date-time, `B` base64,
 //! `q` quantity, `y` int or string, `o` any object, `x` anything, `@T` a type, `[S` a list, `{S` a map.
-//! Attributes: `l` list type, `k` list map keys, `m` merge key, `p` patch strategy, `a` map type, `e` enum.
+//! Attributes: `l` list type, `k` list map keys, `m` merge key, `p` patch strategy, `a` map type, `e` enum,
+//! `t` protobuf field number (a path `2.5` through a message that JSON does not show).
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -93,6 +94,11 @@ impl Field {
         self.attribute("p").is_some_and(|all| all.split(',').any(|one| one == strategy))
     }
 
+    /// In protobuf: `3`, or a path.
+    pub fn number(&self) -> Option<&'static str> {
+        self.attribute("t")
+    }
+
     /// `atomic`, or nothing for a granular map.
     pub fn map_type(&self) -> Option<&'static str> {
         self.attribute("a")
@@ -124,6 +130,14 @@ static TYPES: LazyLock<HashMap<&'static str, Type>> = LazyLock::new(|| parse(TEX
 /// A type by its name.
 pub fn named(name: &str) -> Option<&'static Type> {
     TYPES.get(name)
+}
+
+static BY_KIND: LazyLock<HashMap<&'static str, &'static Type>> =
+    LazyLock::new(|| types().flat_map(|found| found.kinds.iter().map(move |kind| (*kind, found))).collect());
+
+/// The type of `group/version/kind`.
+pub fn of_kind(kind: &str) -> Option<&'static Type> {
+    BY_KIND.get(kind).copied()
 }
 
 /// Every type, in no order.

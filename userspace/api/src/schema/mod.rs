@@ -6,4 +6,4 @@ mod facts;
 
 pub use check::{Problem, check, check_required};
 pub use duplicates::duplicates;
-pub use facts::{Field, Scalar, Shape, Type, named, types};
+pub use facts::{Field, Scalar, Shape, Type, named, of_kind, types};

@@ -29,7 +29,7 @@ pub(crate) async fn handle(call: Call, bytes: Bytes) -> Result<Response, Status>
     let view = view(&call.headers, None)?;
     let mut object = body::decode(&call.headers, &bytes)?;
     check_kind(kind, &mut object)?;
-    let warnings = check_schema(kind, &mut object, Some(&bytes), &options)?;
+    let warnings = check_schema(kind, &mut object, body::text(&call.headers, &bytes), &options)?;
     if let Some(answer) = review::answer(&call, &object)? {
         return Ok(answer);
     }

@@ -22,7 +22,7 @@ pub(crate) async fn handle(call: Call, bytes: Bytes) -> Result<Response, Status>
     let view = view(&call.headers, None)?;
     let mut object = body::decode(&call.headers, &bytes)?;
     check_kind(kind, &mut object)?;
-    let warnings = check_schema(kind, &mut object, Some(&bytes), &options)?;
+    let warnings = check_schema(kind, &mut object, body::text(&call.headers, &bytes), &options)?;
     check_place(&call, &mut object)?;
     if kind.group == events::GROUP {
         object = events::to_core(object);

@@ -1,0 +1,299 @@
+//! Kubernetes protobuf bodies to JSON values, by the field numbers among the schema facts.
+//!
+//! An object travels as `k8s\0` and a `runtime.Unknown` message: type meta in field 1, the object's bytes in field 2.
+
+mod wire;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use jiff::Timestamp;
+use serde_json::{Map, Number, Value};
+
+use crate::find_kind;
+use crate::schema::{Field, Scalar, Shape, Type, named};
+use wire::{Reader, Wire};
+
+const MAGIC: &[u8] = b"k8s\0";
+/// Messages within messages at most; upstream's types need fewer than half of it.
+const DEPTH: usize = 64;
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    #[error("the body does not begin with the protobuf prefix of Kubernetes")]
+    NoPrefix,
+    #[error("the body is truncated or no protobuf")]
+    Malformed,
+    #[error("no kind \"{kind}\" is registered for version \"{api_version}\"")]
+    UnknownKind { api_version: String, kind: String },
+}
+
+/// The object of a body, with its `apiVersion` and `kind`.
+pub fn decode(body: &[u8]) -> Result<Value, DecodeError> {
+    let unknown = body.strip_prefix(MAGIC).ok_or(DecodeError::NoPrefix)?;
+    let (mut api_version, mut kind, mut raw) = (String::new(), String::new(), &[][..]);
+    for field in Reader::new(unknown) {
+        match field.ok_or(DecodeError::Malformed)? {
+            (1, Wire::Bytes(meta)) => {
+                for field in Reader::new(meta) {
+                    match field.ok_or(DecodeError::Malformed)? {
+                        (1, Wire::Bytes(text)) => api_version = string(text)?,
+                        (2, Wire::Bytes(text)) => kind = string(text)?,
+                        _ => {}
+                    }
+                }
+            }
+            (2, Wire::Bytes(bytes)) => raw = bytes,
+            _ => {}
+        }
+    }
+    let schema = schema_of(&api_version, &kind);
+    let schema = schema
+        .ok_or_else(|| DecodeError::UnknownKind { api_version: api_version.clone(), kind: kind.clone() })?;
+    let mut object = Map::new();
+    object.insert("apiVersion".into(), api_version.into());
+    object.insert("kind".into(), kind.into());
+    message(schema, "", raw, &mut object, DEPTH)?;
+    Ok(Value::Object(object))
+}
+
+fn schema_of(api_version: &str, kind: &str) -> Option<&'static Type> {
+    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+    match find_kind(group, version, kind) {
+        Some(found) => named(found.schema),
+        // Bodies that are no stored kinds: options, scales, evictions.
+        None => crate::schema::of_kind(&format!("{group}/{version}/{kind}")),
+    }
+}
+
+fn string(bytes: &[u8]) -> Result<String, DecodeError> {
+    String::from_utf8(bytes.to_vec()).map_err(|_| DecodeError::Malformed)
+}
+
+/// Reads the fields whose numbers stand behind `place`, a path such as `2.` into a message that JSON does not show.
+fn message(
+    schema: &'static Type,
+    place: &str,
+    bytes: &[u8],
+    out: &mut Map<String, Value>,
+    depth: usize,
+) -> Result<(), DecodeError> {
+    let depth = depth.checked_sub(1).ok_or(DecodeError::Malformed)?;
+    for item in Reader::new(bytes) {
+        let (number, wire) = item.ok_or(DecodeError::Malformed)?;
+        let at = format!("{place}{number}");
+        if let Some(field) = schema.fields.iter().find(|field| field.number() == Some(at.as_str())) {
+            put(field, wire, out, depth)?;
+            continue;
+        }
+        let within = format!("{at}.");
+        let inline = schema.fields.iter().any(|field| field.number().is_some_and(|n| n.starts_with(&within)));
+        if let (true, Wire::Bytes(inner)) = (inline, wire) {
+            message(schema, &within, inner, out, depth)?;
+        }
+    }
+    Ok(())
+}
+
+fn put(
+    field: &'static Field,
+    wire: Wire,
+    out: &mut Map<String, Value>,
+    depth: usize,
+) -> Result<(), DecodeError> {
+    match field.shape {
+        Shape::List(inner) => {
+            let list = out.entry(field.name).or_insert_with(|| Value::Array(Vec::new()));
+            let Value::Array(items) = list else { return Err(DecodeError::Malformed) };
+            match (Shape::of(inner), wire) {
+                // Numbers may come packed into one field.
+                (
+                    shape @ Shape::Scalar(Scalar::Int32 | Scalar::Int64 | Scalar::Boolean),
+                    Wire::Bytes(packed),
+                ) => {
+                    for number in wire::varints(packed) {
+                        items.push(value(shape, Wire::Varint(number.ok_or(DecodeError::Malformed)?), depth)?);
+                    }
+                }
+                (shape, wire) => items.push(value(shape, wire, depth)?),
+            }
+        }
+        Shape::Map(inner) => {
+            let Wire::Bytes(entry) = wire else { return Err(DecodeError::Malformed) };
+            let map = out.entry(field.name).or_insert_with(|| Value::Object(Map::new()));
+            let Value::Object(map) = map else { return Err(DecodeError::Malformed) };
+            let (key, value) = entry_of(Shape::of(inner), entry, depth)?;
+            map.insert(key, value);
+        }
+        shape => {
+            let value = value(shape, wire, depth)?;
+            // Zero values of Go's plain fields are left out in JSON.
+            let empty = matches!(&value, Value::String(text) if text.is_empty()) || value == Value::Null;
+            if !empty || field.required {
+                out.insert(field.name.to_owned(), value);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn entry_of(shape: Shape, entry: &[u8], depth: usize) -> Result<(String, Value), DecodeError> {
+    let (mut key, mut found) = (String::new(), None);
+    for item in Reader::new(entry) {
+        match (item.ok_or(DecodeError::Malformed)?, shape) {
+            ((1, Wire::Bytes(text)), _) => key = string(text)?,
+            // A map of lists wraps each list in a message.
+            ((2, Wire::Bytes(bytes)), Shape::List(inner)) => {
+                let mut items = Vec::new();
+                for item in Reader::new(bytes) {
+                    let (_, wire) = item.ok_or(DecodeError::Malformed)?;
+                    items.push(value(Shape::of(inner), wire, depth)?);
+                }
+                found = Some(Value::Array(items));
+            }
+            ((2, wire), shape) => found = Some(value(shape, wire, depth)?),
+            _ => {}
+        }
+    }
+    Ok((key, found.unwrap_or_else(|| zero(shape))))
+}
+
+fn zero(shape: Shape) -> Value {
+    match shape {
+        Shape::Scalar(Scalar::Int32 | Scalar::Int64 | Scalar::Number) => 0.into(),
+        Shape::Scalar(Scalar::Boolean) => false.into(),
+        Shape::Scalar(_) => "".into(),
+        Shape::List(_) => Value::Array(Vec::new()),
+        Shape::Map(_) | Shape::Type(_) => Value::Object(Map::new()),
+    }
+}
+
+fn value(shape: Shape, wire: Wire, depth: usize) -> Result<Value, DecodeError> {
+    let scalar = match shape {
+        Shape::Type(name) => {
+            let schema = named(name).ok_or(DecodeError::Malformed)?;
+            match schema.shape {
+                Some(Shape::Scalar(scalar)) => scalar,
+                _ => {
+                    let Wire::Bytes(bytes) = wire else { return Err(DecodeError::Malformed) };
+                    let mut out = Map::new();
+                    message(schema, "", bytes, &mut out, depth)?;
+                    return Ok(Value::Object(out));
+                }
+            }
+        }
+        Shape::Scalar(scalar) => scalar,
+        Shape::List(_) | Shape::Map(_) => return Err(DecodeError::Malformed),
+    };
+    match (scalar, wire) {
+        (Scalar::Int32, Wire::Varint(n)) => Ok((n as i32).into()),
+        (Scalar::Int64, Wire::Varint(n)) => Ok((n as i64).into()),
+        (Scalar::Boolean, Wire::Varint(n)) => Ok((n != 0).into()),
+        (Scalar::Number, Wire::Fixed64(bits)) => {
+            Ok(Number::from_f64(f64::from_bits(bits)).map_or(Value::Null, Value::Number))
+        }
+        (Scalar::String, Wire::Bytes(text)) => string(text).map(Value::String),
+        (Scalar::Base64, Wire::Bytes(bytes)) => Ok(STANDARD.encode(bytes).into()),
+        (Scalar::Time, Wire::Bytes(bytes)) => time(bytes),
+        (Scalar::Quantity, Wire::Bytes(bytes)) => Ok(text_field(bytes, 1)?.into()),
+        (Scalar::IntOrString, Wire::Bytes(bytes)) => int_or_string(bytes),
+        (Scalar::Object | Scalar::Any, Wire::Bytes(bytes)) => embedded(bytes),
+        _ => Err(DecodeError::Malformed),
+    }
+}
+
+fn text_field(bytes: &[u8], wanted: u32) -> Result<String, DecodeError> {
+    for item in Reader::new(bytes) {
+        if let (number, Wire::Bytes(text)) = item.ok_or(DecodeError::Malformed)?
+            && number == wanted
+        {
+            return string(text);
+        }
+    }
+    Ok(String::new())
+}
+
+/// Seconds and nanoseconds since 1970; a zero time is null, as in JSON.
+fn time(bytes: &[u8]) -> Result<Value, DecodeError> {
+    let (mut seconds, mut nanos) = (None, 0);
+    for item in Reader::new(bytes) {
+        match item.ok_or(DecodeError::Malformed)? {
+            (1, Wire::Varint(n)) => seconds = Some(n as i64),
+            (2, Wire::Varint(n)) => nanos = n as i32,
+            _ => {}
+        }
+    }
+    let Some(seconds) = seconds else { return Ok(Value::Null) };
+    let at = Timestamp::new(seconds, nanos).map_err(|_| DecodeError::Malformed)?;
+    let form = if nanos == 0 { "%Y-%m-%dT%H:%M:%SZ" } else { "%Y-%m-%dT%H:%M:%S%.6fZ" };
+    Ok(at.strftime(form).to_string().into())
+}
+
+fn int_or_string(bytes: &[u8]) -> Result<Value, DecodeError> {
+    let (mut is_text, mut number, mut text) = (false, 0, String::new());
+    for item in Reader::new(bytes) {
+        match item.ok_or(DecodeError::Malformed)? {
+            (1, Wire::Varint(kind)) => is_text = kind == 1,
+            (2, Wire::Varint(n)) => number = n as i32,
+            (3, Wire::Bytes(bytes)) => text = string(bytes)?,
+            _ => {}
+        }
+    }
+    Ok(if is_text { text.into() } else { number.into() })
+}
+
+/// A message whose first field is JSON text.
+fn embedded(bytes: &[u8]) -> Result<Value, DecodeError> {
+    for item in Reader::new(bytes) {
+        if let (1, Wire::Bytes(raw)) = item.ok_or(DecodeError::Malformed)? {
+            return serde_json::from_slice(raw).map_err(|_| DecodeError::Malformed);
+        }
+    }
+    Ok(Value::Null)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn field(number: u32, bytes: &[u8]) -> Vec<u8> {
+        let mut out = wire::encode_varint(u64::from(number) << 3 | 2);
+        out.extend(wire::encode_varint(bytes.len() as u64));
+        out.extend_from_slice(bytes);
+        out
+    }
+
+    fn body(api_version: &str, kind: &str, raw: &[u8]) -> Vec<u8> {
+        let meta = [field(1, api_version.as_bytes()), field(2, kind.as_bytes())].concat();
+        [MAGIC, &field(1, &meta), &field(2, raw)].concat()
+    }
+
+    #[test]
+    fn a_config_map_is_read() {
+        let metadata = field(1, b"cm");
+        let entry = [field(1, b"a"), field(2, b"b")].concat();
+        let raw = [field(1, &metadata), field(2, &entry)].concat();
+        let wanted =
+            json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "cm"}, "data": {"a": "b"}});
+        assert_eq!(decode(&body("v1", "ConfigMap", &raw)), Ok(wanted));
+    }
+
+    #[test]
+    fn a_volumes_source_stands_in_the_volume() {
+        let source = field(2, b"");
+        let volume = [field(1, b"v"), field(2, &source)].concat();
+        let raw = field(2, &field(1, &volume));
+        let pod = decode(&body("v1", "Pod", &raw)).unwrap();
+        assert_eq!(pod["spec"]["volumes"], json!([{"name": "v", "emptyDir": {}}]));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_or_refused(raw: Vec<u8>) {
+            let _ = decode(&body("v1", "Pod", &raw));
+            let _ = decode(&raw);
+        }
+    }
+}
