@@ -7,6 +7,7 @@ pub mod controllers;
 mod leader;
 pub mod meta;
 mod runner;
+pub mod scheduler;
 pub mod view;
 
 use std::time::Duration;
@@ -55,6 +56,6 @@ pub async fn run(client: Client, config: Config) -> Result<(), Error> {
 
 /// All that only the leader does; dropping the future ends all of it.
 async fn lead(client: &Client, config: &Config) {
-    runner::run(client.clone(), controllers::all(config)).await;
+    runner::run(client.clone(), controllers::all(config), config.scheduler).await;
     tracing::error!("controllers ended; they start again");
 }

@@ -118,7 +118,7 @@ impl Rules {
     pub(crate) fn authorize(&self, request: &Attributes<'_>) -> Decision {
         let found =
             self.bindings_of(request.user, request.groups, request.namespace).find(|(_, binding, rules)| {
-                let _ = binding;
+                
                 rules.iter().any(|rule| rule.allows(request))
             });
         match found {

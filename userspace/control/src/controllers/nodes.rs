@@ -17,11 +17,11 @@ pub fn admits(pod: &PodSpec, node: &Node) -> bool {
         .and_then(|a| a.node_affinity.as_ref())
         .and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
     let named = pod.node_name.as_deref().is_none_or(|n| n.is_empty() || n == meta::name(&node.metadata));
-    selected && named && required.is_none_or(|r| r.node_selector_terms.iter().any(|t| term(t, node)))
+    selected && named && required.is_none_or(|r| r.node_selector_terms.iter().any(|t| term_admits(t, node)))
 }
 
 /// Terms of an affinity are alternatives; requirements of one term hold together; an empty term admits nothing.
-fn term(term: &NodeSelectorTerm, node: &Node) -> bool {
+pub fn term_admits(term: &NodeSelectorTerm, node: &Node) -> bool {
     let (expressions, fields) = (term.match_expressions.as_deref(), term.match_fields.as_deref());
     let some = expressions.is_some_and(|e| !e.is_empty()) || fields.is_some_and(|f| !f.is_empty());
     some && expressions

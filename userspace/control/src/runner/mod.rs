@@ -4,7 +4,7 @@
 mod collector;
 mod core;
 mod discovery;
-mod events;
+pub(crate) mod events;
 mod informer;
 mod io;
 mod namespaces;
@@ -33,6 +33,7 @@ use self::{
 };
 use crate::{
     action::Controller,
+    scheduler,
     view::{Change, Kind},
 };
 
@@ -44,7 +45,7 @@ enum Done {
 
 /// What those hear who share the runner's watches: the garbage collector and whoever empties namespaces.
 #[derive(Clone)]
-enum Heard {
+pub(crate) enum Heard {
     Change(Change),
     /// Every kind has been listed.
     Synced,
@@ -53,13 +54,27 @@ enum Heard {
 type Listener = mpsc::UnboundedSender<Heard>;
 
 /// Runs controllers, garbage collection and the emptying of namespaces until the future is dropped, or until one of them ends.
-pub(crate) async fn run(client: Client, controllers: Vec<Box<dyn Controller>>) {
+pub(crate) async fn run(client: Client, controllers: Vec<Box<dyn Controller>>, with_scheduler: bool) {
     let (collector, to_collector) = mpsc::unbounded_channel();
     let (namespaces, to_namespaces) = mpsc::unbounded_channel();
+    let mut listeners = vec![collector, namespaces];
+    let to_scheduler = with_scheduler.then(|| {
+        let (sender, heard) = mpsc::unbounded_channel();
+        listeners.push(sender);
+        heard
+    });
+    let scheduling = async {
+        if let Some(heard) = to_scheduler {
+            scheduler::run(client.clone(), heard).await;
+        } else {
+            std::future::pending().await
+        }
+    };
     tokio::select! {
-        () = drive(client.clone(), controllers, vec![collector, namespaces]) => {}
+        () = drive(client.clone(), controllers, listeners) => {}
+        () = scheduling => {}
         () = collector::run(client.clone(), to_collector) => {}
-        () = namespaces::run(client, to_namespaces) => {}
+        () = namespaces::run(client.clone(), to_namespaces) => {}
     }
 }
 
@@ -135,7 +150,7 @@ fn finish(core: &mut Core, done: Result<Done, JoinError>, tell: &impl Fn(Vec<Cha
 }
 
 /// Sleeps to a time, or for ever.
-async fn wake_at(at: Option<Timestamp>) {
+pub(crate) async fn wake_at(at: Option<Timestamp>) {
     let Some(at) = at else { return std::future::pending().await };
     let wait = at.duration_since(Timestamp::now());
     let wait = Duration::try_from(wait).unwrap_or(Duration::ZERO);

@@ -1,0 +1,127 @@
+//! What pods ask for and nodes have. PURE.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{Container, Node, Pod, PodSpec, ResourceRequirements};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+
+/// Amounts: cpu in thousandths, memory and storage in bytes, others in whole units.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Resources {
+    pub cpu: i64,
+    pub memory: i64,
+    pub storage: i64,
+    pub others: BTreeMap<String, i64>,
+}
+
+/// What a container that asks for nothing is taken to use when nodes are compared, as upstream.
+const USUAL_CPU: i64 = 100;
+const USUAL_MEMORY: i64 = 200 << 20;
+
+impl Resources {
+    fn of(list: Option<&BTreeMap<String, Quantity>>) -> Resources {
+        let mut resources = Resources::default();
+        for (name, quantity) in list.into_iter().flatten() {
+            let Ok(quantity) = quantity.0.parse::<skep_api::quantity::Quantity>() else { continue };
+            let whole = i64::try_from(quantity.value()).unwrap_or(i64::MAX);
+            match name.as_str() {
+                "cpu" => resources.cpu = i64::try_from(quantity.millis()).unwrap_or(i64::MAX),
+                "memory" => resources.memory = whole,
+                "ephemeral-storage" => resources.storage = whole,
+                "pods" => {}
+                _ => {
+                    resources.others.insert(name.clone(), whole);
+                }
+            }
+        }
+        resources
+    }
+
+    pub fn add(&mut self, other: &Resources) {
+        self.each(other, i64::saturating_add);
+    }
+
+    pub fn subtract(&mut self, other: &Resources) {
+        self.each(other, i64::saturating_sub);
+    }
+
+    fn raise_to(&mut self, other: &Resources) {
+        self.each(other, i64::max);
+    }
+
+    fn each(&mut self, other: &Resources, with: fn(i64, i64) -> i64) {
+        self.cpu = with(self.cpu, other.cpu);
+        self.memory = with(self.memory, other.memory);
+        self.storage = with(self.storage, other.storage);
+        for (name, amount) in &other.others {
+            let own = self.others.entry(name.clone()).or_default();
+            *own = with(*own, *amount);
+        }
+        self.others.retain(|_, amount| *amount != 0);
+    }
+}
+
+/// What a node offers to pods, and how many of them.
+pub fn allocatable(node: &Node) -> (Resources, i64) {
+    let list = node.status.as_ref().and_then(|status| status.allocatable.as_ref());
+    let pods = list.and_then(|list| list.get("pods")).and_then(|quantity| quantity.0.parse().ok());
+    // A node that does not say takes as many as a kubelet does by default.
+    (Resources::of(list), pods.unwrap_or(110))
+}
+
+/// What a pod needs at its neediest moment.
+pub fn requested(pod: &Pod) -> Resources {
+    pod.spec
+        .as_ref()
+        .map(|spec| sum(spec, |container| request(container.resources.as_ref())))
+        .unwrap_or_default()
+}
+
+/// The same for comparisons: a container that does not say counts as a usual one.
+pub fn weight(pod: &Pod) -> Resources {
+    let usual = |container: &Container| {
+        let mut request = request(container.resources.as_ref());
+        let asked = container.resources.as_ref().and_then(|r| r.requests.as_ref());
+        let says = |name| asked.is_some_and(|list| list.contains_key(name));
+        if !says("cpu") {
+            request.cpu = USUAL_CPU;
+        }
+        if !says("memory") {
+            request.memory = USUAL_MEMORY;
+        }
+        request
+    };
+    pod.spec.as_ref().map(|spec| sum(spec, usual)).unwrap_or_default()
+}
+
+fn request(resources: Option<&ResourceRequirements>) -> Resources {
+    Resources::of(resources.and_then(|r| r.requests.as_ref()))
+}
+
+/// Containers run together; before them, one by one, the init containers, beside the sidecars started so far (KEP-753).
+fn sum(spec: &PodSpec, of: impl Fn(&Container) -> Resources) -> Resources {
+    let mut running = Resources::default();
+    spec.containers.iter().for_each(|container| running.add(&of(container)));
+    let mut sidecars = Resources::default();
+    let mut neediest = Resources::default();
+    for container in spec.init_containers.iter().flatten() {
+        let own = of(container);
+        let mut moment = sidecars.clone();
+        moment.add(&own);
+        if container.restart_policy.as_deref() == Some("Always") {
+            sidecars = moment.clone();
+        }
+        neediest.raise_to(&moment);
+    }
+    running.add(&sidecars);
+    running.raise_to(&neediest);
+    // A pod's own request stands in place of its containers' (KEP-2837).
+    let own = Resources::of(spec.resources.as_ref().and_then(|r| r.requests.as_ref()));
+    for (own, sum) in [(own.cpu, &mut running.cpu), (own.memory, &mut running.memory)] {
+        if own > 0 {
+            *sum = own;
+        }
+    }
+    running.add(&Resources::of(spec.overhead.as_ref()));
+    running
+}

@@ -1,0 +1,189 @@
+//! Nodes with the pods on them, kept up change by change. PURE.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+
+use super::resources::{Resources, allocatable, requested, weight};
+use crate::controllers::pods::{finished, node_name};
+use crate::meta::{self, Labels};
+use crate::view::{Change, Key, Object};
+
+/// A host port in use: protocol, address (empty: all of them), number.
+pub type HostPort = (String, String, i32);
+
+/// A pod on a node.
+#[derive(Clone, Debug)]
+pub struct Placed {
+    pub pod: Arc<Pod>,
+    requested: Resources,
+    weight: Resources,
+    ports: Vec<HostPort>,
+}
+
+/// A node, and what is on it.
+#[derive(Clone, Debug, Default)]
+pub struct NodeInfo {
+    /// `None`: pods are bound to it that has not been seen yet.
+    pub node: Option<Arc<Node>>,
+    pub allocatable: Resources,
+    pub most_pods: i64,
+    pub pods: BTreeMap<Key, Placed>,
+    pub requested: Resources,
+    pub weight: Resources,
+    pub ports: BTreeSet<HostPort>,
+    /// Pods a controller has here, by its uid.
+    pub owners: HashMap<String, usize>,
+    /// Those of `pods` that have affinity or anti-affinity to pods.
+    pub choosy: BTreeSet<Key>,
+}
+
+/// The cluster as the scheduler sees it: what is, and what it has decided already.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    pub nodes: BTreeMap<Arc<str>, NodeInfo>,
+    pub namespaces: HashMap<String, Labels>,
+    /// Where each pod is.
+    places: HashMap<Key, Arc<str>>,
+}
+
+impl Placed {
+    fn new(pod: Arc<Pod>) -> Placed {
+        Placed { requested: requested(&pod), weight: weight(&pod), ports: host_ports(&pod), pod }
+    }
+}
+
+impl NodeInfo {
+    fn insert(&mut self, key: Key, placed: Placed) {
+        self.requested.add(&placed.requested);
+        self.weight.add(&placed.weight);
+        self.ports.extend(placed.ports.iter().cloned());
+        if let Some(owner) = meta::controller_of(&placed.pod.metadata) {
+            *self.owners.entry(owner.uid.clone()).or_default() += 1;
+        }
+        if is_choosy(&placed.pod) {
+            self.choosy.insert(key.clone());
+        }
+        self.pods.insert(key, placed);
+    }
+
+    fn remove(&mut self, key: &Key) {
+        let Some(placed) = self.pods.remove(key) else { return };
+        self.requested.subtract(&placed.requested);
+        self.weight.subtract(&placed.weight);
+        // Two pods never hold the same port, but a finished one may have left it to the next.
+        self.ports = self.pods.values().flat_map(|placed| placed.ports.iter().cloned()).collect();
+        self.choosy.remove(key);
+        if let Some(owner) = meta::controller_of(&placed.pod.metadata)
+            && let Some(count) = self.owners.get_mut(&owner.uid)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.owners.remove(&owner.uid);
+            }
+        }
+    }
+
+    fn is_forgotten(&self) -> bool {
+        self.node.is_none() && self.pods.is_empty()
+    }
+}
+
+impl Snapshot {
+    /// Takes in a change of a node, a pod or a namespace; others are not looked at.
+    pub fn apply(&mut self, change: &Change) {
+        match (&change.new, &change.old) {
+            (Some(Object::Node(node)), _) => self.put_node(node.clone()),
+            (None, Some(Object::Node(node))) => self.delete_node(meta::name(&node.metadata)),
+            (Some(Object::Pod(pod)), _) => self.put_pod(pod.clone()),
+            (None, Some(Object::Pod(pod))) => self.delete_pod(&Key::of(&pod.metadata)),
+            (Some(Object::Namespace(namespace)), _) => self.put_namespace(namespace),
+            (None, Some(Object::Namespace(namespace))) => {
+                self.namespaces.remove(meta::name(&namespace.metadata));
+            }
+            _ => {}
+        }
+    }
+
+    fn put_namespace(&mut self, namespace: &Namespace) {
+        let labels = namespace.metadata.labels.clone().unwrap_or_default();
+        self.namespaces.insert(meta::name(&namespace.metadata).to_owned(), labels);
+    }
+
+    fn put_node(&mut self, node: Arc<Node>) {
+        let info = self.nodes.entry(meta::name(&node.metadata).into()).or_default();
+        (info.allocatable, info.most_pods) = allocatable(&node);
+        info.node = Some(node);
+    }
+
+    fn delete_node(&mut self, name: &str) {
+        if let Some(info) = self.nodes.get_mut(name) {
+            info.node = None;
+            if info.is_forgotten() {
+                self.nodes.remove(name);
+            }
+        }
+    }
+
+    /// A pod that is bound and not finished takes room; of others only an assumed place stays.
+    fn put_pod(&mut self, pod: Arc<Pod>) {
+        let key = Key::of(&pod.metadata);
+        if finished(&pod) {
+            return self.delete_pod(&key);
+        }
+        let name = node_name(&pod);
+        if name.is_empty() {
+            return;
+        }
+        let name: Arc<str> = name.into();
+        self.place(key, pod, name);
+    }
+
+    fn place(&mut self, key: Key, pod: Arc<Pod>, name: Arc<str>) {
+        self.delete_pod(&key);
+        self.nodes.entry(name.clone()).or_default().insert(key.clone(), Placed::new(pod));
+        self.places.insert(key, name);
+    }
+
+    /// Takes a decision as done: its room is not given to another pod.
+    pub fn assume(&mut self, pod: &Arc<Pod>, node: &Arc<str>) {
+        self.place(Key::of(&pod.metadata), pod.clone(), node.clone());
+    }
+
+    pub fn delete_pod(&mut self, key: &Key) {
+        let Some(name) = self.places.remove(key) else { return };
+        if let Some(info) = self.nodes.get_mut(&name) {
+            info.remove(key);
+            if info.is_forgotten() {
+                self.nodes.remove(&name);
+            }
+        }
+    }
+
+    /// Nodes that are known, by name.
+    pub fn known(&self) -> impl Iterator<Item = (&Arc<str>, &NodeInfo, &Arc<Node>)> {
+        self.nodes.iter().filter_map(|(name, info)| Some((name, info, info.node.as_ref()?)))
+    }
+}
+
+/// Ports of the node that the pod's containers take.
+pub fn host_ports(pod: &Pod) -> Vec<HostPort> {
+    let Some(spec) = &pod.spec else { return Vec::new() };
+    let sidecars = spec.init_containers.iter().flatten();
+    let sidecars = sidecars.filter(|container| container.restart_policy.as_deref() == Some("Always"));
+    let ports = spec.containers.iter().chain(sidecars).flat_map(|container| container.ports.iter().flatten());
+    ports
+        .filter_map(|port| {
+            let number = port.host_port.filter(|number| *number > 0)?;
+            let protocol = port.protocol.clone().unwrap_or_else(|| "TCP".to_owned());
+            let ip = port.host_ip.clone().filter(|ip| ip != "0.0.0.0").unwrap_or_default();
+            Some((protocol, ip, number))
+        })
+        .collect()
+}
+
+fn is_choosy(pod: &Pod) -> bool {
+    let affinity = pod.spec.as_ref().and_then(|spec| spec.affinity.as_ref());
+    affinity.is_some_and(|affinity| affinity.pod_affinity.is_some() || affinity.pod_anti_affinity.is_some())
+}
