@@ -63,7 +63,7 @@ impl Server {
         };
         let server = ApiServer::new(config).await.unwrap();
         tokio::spawn(
-            async move { server.serve(listener, &serving.certificate, &serving.key).await.unwrap() },
+            async move { server.serve(&listener, &serving.certificate, &serving.key).await.unwrap() },
         );
         write_kubeconfig(&folder, address, &ca_pem, &admin);
         Server { folder }

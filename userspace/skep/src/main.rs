@@ -11,12 +11,14 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
-use commands::{agent, token};
+use commands::{agent, server, token};
 
 /// Kubernetes-API orchestrator whose network is eBPF
 #[derive(Parser)]
 #[command(name = "skep", version)]
 enum Command {
+    /// Be the control plane: API server, store, controllers and scheduler
+    Server(Box<server::Server>),
     /// Be a node
     Agent(Box<agent::Agent>),
     /// Manage the tokens by which machines join
@@ -42,6 +44,7 @@ fn run(command: Command) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     runtime.context("start the runtime")?.block_on(async {
         match command {
+            Command::Server(server) => server::run(*server).await,
             Command::Agent(agent) => agent::run(*agent).await,
             Command::Token(token) => token::run(token).await,
         }

@@ -1,0 +1,222 @@
+//! `skep server`: API server, store, controllers and scheduler in one process.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, Result, bail};
+use ipnetwork::IpNetwork;
+use rcgen::KeyPair;
+use skep_apiserver::{ApiServer, Config, Identity, NODE_PORTS, NodeTls, ServiceNetwork, TokenKeys};
+use skep_control::LeaderElection;
+use skep_store::Store;
+use skep_store::embedded::EmbeddedStore;
+use skep_store::etcd::EtcdStore;
+use tokio::net::TcpListener;
+
+use super::duration;
+use crate::kubeconfig;
+use crate::pki::{CLIENT, Leaf, Pki, SERVER, due};
+
+#[derive(clap::Args)]
+pub(crate) struct Server {
+    /// Keys and the embedded store
+    #[arg(long, default_value = "/var/lib/skep/server")]
+    data_dir: PathBuf,
+    /// Where the API is served; other nodes must reach it
+    #[arg(long, default_value = "127.0.0.1:6443")]
+    listen: SocketAddr,
+    /// A further name or address that the API's certificate is good for; may be repeated
+    #[arg(long = "tls-san")]
+    sans: Vec<String>,
+    /// `embedded`, or `etcd=URL[,URL...]`
+    #[arg(long, default_value = "embedded")]
+    store: StoreChoice,
+    /// Addresses of Services; may be repeated for IPv4 and IPv6
+    #[arg(long = "service-cidr", default_value = "10.96.0.0/12")]
+    service_cidrs: Vec<IpNetwork>,
+    /// Addresses of pods, of which every node gets a part; may be repeated for IPv4 and IPv6
+    #[arg(long = "cluster-cidr", default_value = "10.244.0.0/16")]
+    cluster_cidrs: Vec<IpNetwork>,
+    /// How long a silent node counts as ready
+    #[arg(long, default_value = "50s", value_parser = duration)]
+    node_monitor_grace_period: Duration,
+    /// Where to write an administrator's kubeconfig [default: DATA_DIR/admin.kubeconfig]
+    #[arg(long)]
+    write_kubeconfig: Option<PathBuf>,
+    /// Several servers share one etcd: only the elected one runs controllers
+    #[arg(long)]
+    leader_elect: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum StoreChoice {
+    Embedded,
+    Etcd(Vec<String>),
+}
+
+impl FromStr for StoreChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once('=') {
+            None if text == "embedded" => Ok(StoreChoice::Embedded),
+            Some(("etcd", urls)) if !urls.is_empty() => {
+                Ok(StoreChoice::Etcd(urls.split(',').map(str::to_owned).collect()))
+            }
+            _ => Err("a store is `embedded` or `etcd=URL[,URL...]`".to_owned()),
+        }
+    }
+}
+
+/// Least time until certificates are looked at again.
+const RENEW_PAUSE: Duration = Duration::from_secs(3600);
+const ISSUER: &str = "https://kubernetes.default.svc";
+
+pub(crate) async fn run(server: Server) -> Result<()> {
+    if server.node_monitor_grace_period < Duration::from_secs(5) {
+        bail!("--node-monitor-grace-period is at least 5s");
+    }
+    let pki = Arc::new(Pki::open(&server.data_dir.join("pki"))?);
+    let store = open_store(&server).await?;
+    let api = ApiServer::new(api_config(&server, &pki, store)?).await.context("start the API server")?;
+    write_kubeconfig(&server, &pki)?;
+    let controllers = skep_control::run(
+        kube::Client::new(
+            api.in_process(Identity::new("system:kube-controller-manager", &["system:masters"])),
+            "default",
+        ),
+        control_config(&server, &pki),
+    );
+    tracing::info!(listen = %server.listen, "serving");
+    tokio::select! {
+        served = serve(&server, &pki, &api) => served,
+        ended = controllers => ended.context("run the controllers"),
+        asked = super::terminated() => asked.context("wait for a signal"),
+    }
+}
+
+async fn open_store(server: &Server) -> Result<Arc<dyn Store>> {
+    match &server.store {
+        StoreChoice::Embedded => {
+            let file = server.data_dir.join("store.redb");
+            let store = EmbeddedStore::open(&file).with_context(|| format!("open {}", file.display()))?;
+            Ok(Arc::new(store))
+        }
+        StoreChoice::Etcd(urls) => {
+            let store = EtcdStore::connect(urls, None).await;
+            Ok(Arc::new(store.with_context(|| format!("connect to etcd at {}", urls.join(",")))?))
+        }
+    }
+}
+
+fn api_config(server: &Server, pki: &Pki, store: Arc<dyn Store>) -> Result<Config> {
+    let private = pki.service_account_key()?;
+    let public = KeyPair::from_pem(&private).context("read the service-account key")?.public_key_pem();
+    let kubelet = pki.leaf("kubelet-client", &client_leaf("kube-apiserver-kubelet-client"))?;
+    let ca = pki.authority().pem().to_owned();
+    Ok(Config {
+        store,
+        services: ServiceNetwork { cidrs: server.service_cidrs.clone(), node_ports: NODE_PORTS },
+        advertise: server.listen,
+        client_ca: ca.clone(),
+        tokens: TokenKeys { private, public, issuer: ISSUER.to_owned() },
+        node_tls: NodeTls { certificate: kubelet.certificate, key: kubelet.key, ca },
+    })
+}
+
+/// A client that may do everything.
+fn client_leaf(name: &str) -> Leaf {
+    Leaf { purpose: CLIENT, ..Leaf::new(name, &["system:masters"]) }
+}
+
+fn control_config(server: &Server, pki: &Arc<Pki>) -> skep_control::Config {
+    let elected =
+        server.leader_elect.then(|| LeaderElection::new(format!("{}-{}", server.listen, std::process::id())));
+    skep_control::Config {
+        leader_election: elected,
+        node_grace: server.node_monitor_grace_period,
+        cluster_cidrs: server.cluster_cidrs.clone(),
+        root_ca_pem: pki.authority().pem().to_owned(),
+        signer: Some(Arc::new(CaSigner { pki: pki.clone() })),
+        ..skep_control::Config::default()
+    }
+}
+
+/// Signs requests with the cluster's CA.
+struct CaSigner {
+    pki: Arc<Pki>,
+}
+
+impl skep_control::Signer for CaSigner {
+    fn sign(&self, request: &skep_control::SignRequest) -> Result<String, skep_control::SignError> {
+        skep_control::Signer::sign(self.pki.authority(), request)
+    }
+}
+
+fn write_kubeconfig(server: &Server, pki: &Pki) -> Result<()> {
+    let admin = pki.leaf("admin", &client_leaf("kubernetes-admin"))?;
+    let url = format!("https://{}", server.listen);
+    let own = server.data_dir.join("admin.kubeconfig");
+    for file in [Some(&own), server.write_kubeconfig.as_ref()].into_iter().flatten() {
+        write_one(file, &url, pki, &admin)?;
+    }
+    Ok(())
+}
+
+fn write_one(file: &Path, url: &str, pki: &Pki, admin: &crate::pki::CertifiedPem) -> Result<()> {
+    kubeconfig::write(file, url, pki.authority().pem(), admin)
+}
+
+/// Serves, and takes up a renewed certificate without dropping the listener's queue.
+async fn serve(server: &Server, pki: &Pki, api: &ApiServer) -> Result<()> {
+    let listener = TcpListener::bind(server.listen).await;
+    let listener = Arc::new(listener.with_context(|| format!("listen on {}", server.listen))?);
+    loop {
+        let leaf = pki.leaf("server", &serving_leaf(server))?;
+        let renew = due(&leaf.certificate).and_then(|at| at.duration_since(SystemTime::now()).ok());
+        let renew = renew.unwrap_or(RENEW_PAUSE).max(RENEW_PAUSE);
+        tokio::select! {
+            served = api.serve(&listener, &leaf.certificate, &leaf.key) => return Ok(served?),
+            () = tokio::time::sleep(renew) => tracing::info!("the serving certificate is renewed"),
+        }
+    }
+}
+
+fn serving_leaf(server: &Server) -> Leaf {
+    let mut names: BTreeSet<String> = server.sans.iter().cloned().collect();
+    names.extend(
+        ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"].map(str::to_owned),
+    );
+    names.insert("kubernetes.default.svc.cluster.local".to_owned());
+    names.insert("127.0.0.1".to_owned());
+    if !server.listen.ip().is_unspecified() {
+        names.insert(server.listen.ip().to_string());
+    }
+    names.extend(server.service_cidrs.iter().filter_map(first_address).map(|ip| ip.to_string()));
+    Leaf { purpose: SERVER, ..Leaf::new("kube-apiserver", &[]) }.with_names(names.into_iter().collect())
+}
+
+/// The `kubernetes` Service's address.
+fn first_address(cidr: &IpNetwork) -> Option<IpAddr> {
+    cidr.iter().nth(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_is_named_as_the_help_says() {
+        assert_eq!("embedded".parse(), Ok(StoreChoice::Embedded));
+        assert_eq!(
+            "etcd=http://a,http://b".parse(),
+            Ok(StoreChoice::Etcd(vec!["http://a".into(), "http://b".into()]))
+        );
+        assert!("etcd=".parse::<StoreChoice>().is_err());
+        assert!("sqlite".parse::<StoreChoice>().is_err());
+    }
+}
