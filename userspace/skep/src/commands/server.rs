@@ -177,10 +177,12 @@ async fn serve(server: &Server, pki: &Pki, api: &ApiServer) -> Result<()> {
     let listener = Arc::new(listener.with_context(|| format!("listen on {}", server.listen))?);
     loop {
         let leaf = pki.leaf("server", &serving_leaf(server))?;
+        // The CA goes with it: a machine that joins knows only the CA's hash.
+        let chain = format!("{}{}", leaf.certificate, pki.authority().pem());
         let renew = due(&leaf.certificate).and_then(|at| at.duration_since(SystemTime::now()).ok());
         let renew = renew.unwrap_or(RENEW_PAUSE).max(RENEW_PAUSE);
         tokio::select! {
-            served = api.serve(&listener, &leaf.certificate, &leaf.key) => return Ok(served?),
+            served = api.serve(&listener, &chain, &leaf.key) => return Ok(served?),
             () = tokio::time::sleep(renew) => tracing::info!("the serving certificate is renewed"),
         }
     }
