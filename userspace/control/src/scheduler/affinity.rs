@@ -1,156 +1,165 @@
 //! Affinity and anti-affinity between pods. PURE.
 //!
 //! Terms speak of topology domains: all nodes with the same value of a label. What is needed of them is counted once for
-//! a pod, then each node is one lookup.
+//! a pod, then each node is one lookup a key. Pods that are terminating count: they still run.
 
 use std::collections::{HashMap, HashSet};
 
-use k8s_openapi::api::core::v1::{Node, Pod, PodAffinityTerm, PodSpec};
+use k8s_openapi::api::core::v1::{Affinity, Node, Pod, PodAffinityTerm, PodSpec, WeightedPodAffinityTerm};
 
+use super::reason::Reason;
 use super::snapshot::Snapshot;
 use crate::meta::{self, Labels};
 
-/// A topology key with one of its values.
-type Domain = (String, String);
+/// Values by topology key.
+type Domains<T> = HashMap<String, T>;
+
+/// What the required affinity of a pod that is there already adds to a node's preference, as upstream's default.
+const WEIGHT_OF_REQUIRED: i64 = 1;
 
 /// What other pods mean for the placing of one pod.
 #[derive(Default)]
-pub struct Affinities {
-    /// For each required affinity term: its key, the domains with a matching pod, and whether the pod itself matches.
+pub(super) struct Affinities {
+    /// For each required affinity term its key, and the values with a pod that all the terms select.
     required: Vec<(String, HashSet<String>)>,
     /// No pod anywhere matches, but the pod itself matches all its terms: the first of its kind may go anywhere.
     is_first: bool,
-    forbidden: HashSet<Domain>,
+    forbidden: Domains<HashSet<String>>,
     /// Domains that a pod which is there already keeps this one out of.
-    guarded: HashSet<Domain>,
+    guarded: Domains<HashSet<String>>,
     /// Sums of weights of preferred terms, both ways.
-    preferred: HashMap<Domain, i64>,
+    preferred: Domains<HashMap<String, i64>>,
 }
 
 impl Affinities {
-    pub fn new(snapshot: &Snapshot, pod: &Pod, spec: &PodSpec) -> Affinities {
+    pub(super) fn new(snapshot: &Snapshot, pod: &Pod, spec: &PodSpec) -> Affinities {
         let mut affinities = Affinities::default();
-        affinities.own_terms(snapshot, pod, spec);
+        if let Some(affinity) = &spec.affinity {
+            affinities.own_terms(snapshot, pod, affinity);
+        }
         affinities.terms_of_others(snapshot, pod);
         affinities
     }
 
-    fn own_terms(&mut self, snapshot: &Snapshot, pod: &Pod, spec: &PodSpec) {
-        let Some(affinity) = &spec.affinity else { return };
-        let with = affinity.pod_affinity.as_ref();
-        let against = affinity.pod_anti_affinity.as_ref();
-        let mut any = false;
-        let mut matches_itself = true;
-        for term in with.iter().flat_map(|a| required(&a.required_during_scheduling_ignored_during_execution))
-        {
-            let mut found = HashSet::new();
-            each_match(snapshot, pod, term, |domain| {
-                found.insert(domain.1);
-            });
-            any |= !found.is_empty();
-            matches_itself &= selects(snapshot, pod, term, pod);
-            self.required.push((term.topology_key.clone(), found));
+    fn own_terms(&mut self, snapshot: &Snapshot, pod: &Pod, affinity: &Affinity) {
+        let terms = Terms::of(affinity);
+        if terms.is_empty() {
+            return;
         }
-        self.is_first = !any && matches_itself;
-        for term in
-            against.iter().flat_map(|a| required(&a.required_during_scheduling_ignored_during_execution))
-        {
-            each_match(snapshot, pod, term, |domain| {
-                self.forbidden.insert(domain);
-            });
+        self.required = terms.near.iter().map(|term| (term.topology_key.clone(), HashSet::new())).collect();
+        for (_, info, node) in snapshot.known() {
+            for other in info.pods.values().map(|placed| &*placed.pod) {
+                let selected = |term: &PodAffinityTerm| selects(snapshot, pod, term, other);
+                if !terms.near.is_empty() && terms.near.iter().all(&selected) {
+                    for (key, values) in &mut self.required {
+                        values.extend(meta::label(&node.metadata, key).map(str::to_owned));
+                    }
+                }
+                terms.apart.iter().filter(|t| selected(t)).for_each(|t| insert(&mut self.forbidden, node, t));
+                for (term, weight) in terms.liked().filter(|(term, _)| selected(term)) {
+                    add(&mut self.preferred, node, term, weight);
+                }
+            }
         }
-        let liked =
-            with.iter().flat_map(|a| a.preferred_during_scheduling_ignored_during_execution.iter().flatten());
-        let disliked = against
-            .iter()
-            .flat_map(|a| a.preferred_during_scheduling_ignored_during_execution.iter().flatten());
-        for (term, sign) in liked.map(|term| (term, 1)).chain(disliked.map(|term| (term, -1))) {
-            each_match(snapshot, pod, &term.pod_affinity_term, |domain| {
-                *self.preferred.entry(domain).or_default() += sign * i64::from(term.weight);
-            });
-        }
+        self.is_first = self.required.iter().all(|(_, values)| values.is_empty())
+            && terms.near.iter().all(|term| selects(snapshot, pod, term, pod));
     }
 
     fn terms_of_others(&mut self, snapshot: &Snapshot, pod: &Pod) {
-        for (_, info, node) in snapshot.known() {
+        for (info, node) in snapshot.choosy() {
             for placed in info.choosy.iter().filter_map(|key| info.pods.get(key)) {
-                let Some(affinity) = placed.pod.spec.as_ref().and_then(|spec| spec.affinity.as_ref()) else {
+                let other = &placed.pod;
+                let Some(affinity) = other.spec.as_ref().and_then(|spec| spec.affinity.as_ref()) else {
                     continue;
                 };
-                let against = affinity.pod_anti_affinity.as_ref();
-                let terms = against.iter();
-                for term in
-                    terms.flat_map(|a| required(&a.required_during_scheduling_ignored_during_execution))
-                {
-                    if let Some(domain) = domain(node, &term.topology_key)
-                        && selects(snapshot, &placed.pod, term, pod)
-                    {
-                        self.guarded.insert(domain);
-                    }
-                }
-                let liked = affinity.pod_affinity.iter();
-                let liked = liked
-                    .flat_map(|a| a.preferred_during_scheduling_ignored_during_execution.iter().flatten());
-                let disliked = against.iter();
-                let disliked = disliked
-                    .flat_map(|a| a.preferred_during_scheduling_ignored_during_execution.iter().flatten());
-                for (term, sign) in liked.map(|term| (term, 1)).chain(disliked.map(|term| (term, -1))) {
-                    if let Some(domain) = domain(node, &term.pod_affinity_term.topology_key)
-                        && selects(snapshot, &placed.pod, &term.pod_affinity_term, pod)
-                    {
-                        *self.preferred.entry(domain).or_default() += sign * i64::from(term.weight);
-                    }
+                let terms = Terms::of(affinity);
+                let selected = |term: &PodAffinityTerm| selects(snapshot, other, term, pod);
+                terms.apart.iter().filter(|t| selected(t)).for_each(|t| insert(&mut self.guarded, node, t));
+                let near = terms.near.iter().map(|term| (term, WEIGHT_OF_REQUIRED));
+                for (term, weight) in near.chain(terms.liked()).filter(|(term, _)| selected(term)) {
+                    add(&mut self.preferred, node, term, weight);
                 }
             }
         }
     }
 
-    pub fn check(&self, node: &Node) -> Result<(), &'static str> {
-        let has = |domains: &HashSet<Domain>| {
-            domains.iter().any(|(key, value)| meta::label(&node.metadata, key) == Some(value))
-        };
+    pub(super) fn check(&self, node: &Node) -> Result<(), Reason> {
         let together = self.required.iter().all(|(key, values)| {
             meta::label(&node.metadata, key).is_some_and(|value| self.is_first || values.contains(value))
         });
+        let within = |domains: &Domains<HashSet<String>>| {
+            let mut domains = domains.iter();
+            domains.any(|(key, values)| meta::label(&node.metadata, key).is_some_and(|v| values.contains(v)))
+        };
         if !together {
-            return Err("node(s) didn't match pod affinity rules");
+            return Err(Reason::PodAffinity);
         }
-        if has(&self.forbidden) {
-            return Err("node(s) didn't match pod anti-affinity rules");
+        if within(&self.forbidden) {
+            return Err(Reason::PodAntiAffinity);
         }
-        if has(&self.guarded) {
-            return Err("node(s) didn't satisfy existing pods anti-affinity rules");
+        if within(&self.guarded) {
+            return Err(Reason::GuardedByPods);
         }
         Ok(())
     }
 
     /// The sum of what is preferred about the node; `None` if nothing is preferred anywhere.
-    pub fn preference(&self, node: &Node) -> Option<i64> {
+    pub(super) fn preference(&self, node: &Node) -> Option<i64> {
         if self.preferred.is_empty() {
             return None;
         }
-        let of = |(key, value): &Domain| meta::label(&node.metadata, key) == Some(value);
-        Some(self.preferred.iter().filter(|(domain, _)| of(domain)).map(|(_, weight)| weight).sum())
+        let of = |(key, values): (&String, &HashMap<String, i64>)| {
+            meta::label(&node.metadata, key).and_then(|value| values.get(value)).copied()
+        };
+        Some(self.preferred.iter().filter_map(of).sum())
     }
 }
 
-fn required(terms: &Option<Vec<PodAffinityTerm>>) -> &[PodAffinityTerm] {
-    terms.as_deref().unwrap_or_default()
+/// A pod's terms, by what they say.
+struct Terms<'a> {
+    near: &'a [PodAffinityTerm],
+    apart: &'a [PodAffinityTerm],
+    drawn: &'a [WeightedPodAffinityTerm],
+    averse: &'a [WeightedPodAffinityTerm],
 }
 
-fn domain(node: &Node, key: &str) -> Option<Domain> {
-    Some((key.to_owned(), meta::label(&node.metadata, key)?.to_owned()))
-}
-
-/// Calls `each` with the domain of every pod that a term of `pod` selects.
-fn each_match(snapshot: &Snapshot, pod: &Pod, term: &PodAffinityTerm, mut each: impl FnMut(Domain)) {
-    for (_, info, node) in snapshot.known() {
-        let Some(domain) = domain(node, &term.topology_key) else { continue };
-        for placed in info.pods.values().filter(|placed| selects(snapshot, pod, term, &placed.pod)) {
-            if !meta::terminating(&placed.pod.metadata) {
-                each(domain.clone());
-            }
+impl<'a> Terms<'a> {
+    fn of(affinity: &'a Affinity) -> Terms<'a> {
+        let (with, against) = (affinity.pod_affinity.as_ref(), affinity.pod_anti_affinity.as_ref());
+        let near = with.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_deref());
+        let apart = against.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_deref());
+        let drawn = with.and_then(|a| a.preferred_during_scheduling_ignored_during_execution.as_deref());
+        let averse = against.and_then(|a| a.preferred_during_scheduling_ignored_during_execution.as_deref());
+        Terms {
+            near: near.unwrap_or_default(),
+            apart: apart.unwrap_or_default(),
+            drawn: drawn.unwrap_or_default(),
+            averse: averse.unwrap_or_default(),
         }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.near.is_empty() && self.apart.is_empty() && self.drawn.is_empty() && self.averse.is_empty()
+    }
+
+    /// Preferred terms with their weights; aversion weighs below zero.
+    fn liked(&self) -> impl Iterator<Item = (&'a PodAffinityTerm, i64)> {
+        let of = |sign: i64| {
+            move |t: &'a WeightedPodAffinityTerm| (&t.pod_affinity_term, sign * i64::from(t.weight))
+        };
+        self.drawn.iter().map(of(1)).chain(self.averse.iter().map(of(-1)))
+    }
+}
+
+fn insert(domains: &mut Domains<HashSet<String>>, node: &Node, term: &PodAffinityTerm) {
+    if let Some(value) = meta::label(&node.metadata, &term.topology_key) {
+        domains.entry(term.topology_key.clone()).or_default().insert(value.to_owned());
+    }
+}
+
+fn add(domains: &mut Domains<HashMap<String, i64>>, node: &Node, term: &PodAffinityTerm, weight: i64) {
+    if let Some(value) = meta::label(&node.metadata, &term.topology_key) {
+        *domains.entry(term.topology_key.clone()).or_default().entry(value.to_owned()).or_default() += weight;
     }
 }
 
@@ -179,7 +188,7 @@ fn selects(snapshot: &Snapshot, owner: &Pod, term: &PodAffinityTerm, other: &Pod
 }
 
 /// Whether labels have the owner's values of these keys; keys that the owner has not say nothing (KEP-3633).
-pub fn same(owner: &Pod, labels: Option<&Labels>, keys: Option<&[String]>) -> bool {
+pub(super) fn same(owner: &Pod, labels: Option<&Labels>, keys: Option<&[String]>) -> bool {
     keys.unwrap_or_default().iter().all(|key| {
         let own = meta::label(&owner.metadata, key);
         own.is_none() || own == labels.and_then(|labels| labels.get(key)).map(String::as_str)

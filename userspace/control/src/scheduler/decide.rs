@@ -1,6 +1,6 @@
 //! Chooses a node for a pod: filters first, then scores. PURE.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -8,29 +8,43 @@ use k8s_openapi::api::core::v1::{Node, Pod, PodSpec};
 
 use super::affinity::Affinities;
 use super::filter::{self, Wanted};
-use super::resources::{requested, weight};
+use super::queue::Cause;
+use super::reason::Reason;
+use super::resources::weight;
 use super::score::{Candidate, best};
-use super::snapshot::{NodeInfo, Snapshot, host_ports};
+use super::snapshot::{NodeInfo, Snapshot};
 use super::spread::Spread;
 
 /// No node can take the pod: how many there are, and for how many each reason holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unschedulable {
-    pub nodes: usize,
-    pub reasons: BTreeMap<String, usize>,
+pub(super) struct Unschedulable {
+    pub(super) nodes: usize,
+    pub(super) reasons: BTreeMap<Reason, usize>,
+}
+
+impl Unschedulable {
+    /// What would have to change. Without nodes: a node.
+    pub(super) fn causes(&self) -> BTreeSet<Cause> {
+        let causes = self.reasons.keys().map(Reason::cause);
+        if self.reasons.is_empty() { BTreeSet::from([Cause::Node]) } else { causes.collect() }
+    }
 }
 
 impl fmt::Display for Unschedulable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "0/{} nodes are available", self.nodes)?;
-        let mut reasons: Vec<String> =
-            self.reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
-        reasons.sort();
-        match reasons.is_empty() {
-            true => f.write_str("."),
-            false => write!(f, ": {}.", reasons.join(", ")),
+        match self.nodes {
+            0 => f.write_str("no nodes available to schedule pods"),
+            nodes => f.write_str(&tally(nodes, &self.reasons)),
         }
     }
+}
+
+/// `0/3 nodes are available: 2 this, 1 that.`
+pub(super) fn tally(nodes: usize, reasons: &BTreeMap<impl fmt::Display, usize>) -> String {
+    let mut reasons: Vec<String> =
+        reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+    reasons.sort();
+    format!("0/{nodes} nodes are available: {}.", reasons.join(", "))
 }
 
 /// In a large cluster enough good nodes are compared, not all: upstream's share, and never fewer than this.
@@ -41,27 +55,70 @@ fn enough(nodes: usize) -> usize {
     (nodes * percent / 100).max(ENOUGH)
 }
 
+/// All that one pod is held against: itself, and what the pods that are placed mean for it.
+struct Trial<'a> {
+    wanted: &'a Wanted<'a>,
+    affinities: Affinities,
+    spread: Spread<'a>,
+}
+
+impl<'a> Trial<'a> {
+    fn new(snapshot: &Snapshot, wanted: &'a Wanted<'a>) -> Self {
+        Trial {
+            wanted,
+            affinities: Affinities::new(snapshot, wanted.pod, wanted.spec),
+            spread: Spread::new(snapshot, wanted.pod, wanted.spec),
+        }
+    }
+
+    fn check(
+        &self,
+        snapshot: &Snapshot,
+        name: &str,
+        info: &NodeInfo,
+        node: &Node,
+    ) -> Result<(), Vec<Reason>> {
+        match snapshot.with_nominated(name, info, self.wanted) {
+            Some(fuller) => filter::check(self.wanted, &fuller, node)?,
+            None => filter::check(self.wanted, info, node)?,
+        }
+        self.spread.check(node).map_err(|reason| vec![reason])?;
+        self.affinities.check(node).map_err(|reason| vec![reason])
+    }
+}
+
+/// Whether every filter lets the pod onto the node.
+pub(super) fn fits(snapshot: &Snapshot, wanted: &Wanted<'_>, name: &str) -> bool {
+    let trial = Trial::new(snapshot, wanted);
+    snapshot.known_node(name).is_some_and(|(info, node)| trial.check(snapshot, name, info, node).is_ok())
+}
+
 /// The node to run on. `seed` says where to begin looking, and decides between equals.
-pub fn choose(snapshot: &Snapshot, pod: &Pod, spec: &PodSpec, seed: u64) -> Result<Arc<str>, Unschedulable> {
-    let wanted = Wanted { pod, spec, requested: requested(pod), ports: host_ports(pod) };
-    let affinities = Affinities::new(snapshot, pod, spec);
-    let spread = Spread::new(snapshot, pod, spec);
+pub(super) fn choose(
+    snapshot: &Snapshot,
+    pod: &Pod,
+    spec: &PodSpec,
+    seed: u64,
+) -> Result<Arc<str>, Unschedulable> {
+    let wanted = Wanted::of(pod, spec);
+    // Room was made for it there: unless that changed, no other node is compared.
+    if let Some(name) = snapshot.nomination(pod).filter(|name| fits(snapshot, &wanted, name)) {
+        return Ok(name.clone());
+    }
+    let trial = Trial::new(snapshot, &wanted);
     let nodes: Vec<(&Arc<str>, &NodeInfo, &Arc<Node>)> = snapshot.known().collect();
-    let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
+    let mut reasons: BTreeMap<Reason, usize> = BTreeMap::new();
     let mut candidates = Vec::new();
     let start = usize::try_from(seed).unwrap_or(0) % nodes.len().max(1);
     let limit = enough(nodes.len());
     for (name, info, node) in nodes.iter().cycle().skip(start).take(nodes.len()) {
-        let verdict = filter::check(&wanted, info, node)
-            .and_then(|()| spread.check(node).map_err(|reason| vec![reason.to_owned()]))
-            .and_then(|()| affinities.check(node).map_err(|reason| vec![reason.to_owned()]));
-        match verdict {
+        match trial.check(snapshot, name, info, node) {
             Ok(()) => candidates.push(Candidate {
                 name,
                 info,
                 node,
-                crowd: spread.crowd(info, node),
-                preference: affinities.preference(node),
+                crowd: trial.spread.crowd(info, node),
+                preference: trial.affinities.preference(node),
             }),
             Err(why) => why.into_iter().for_each(|reason| *reasons.entry(reason).or_default() += 1),
         }

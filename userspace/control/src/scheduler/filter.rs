@@ -1,36 +1,49 @@
-//! Whether a pod can run on a node, looking at that node alone. PURE. The reasons are upstream's: people know them.
+//! Whether a pod can run on a node, looking at that node alone. PURE.
 
 use k8s_openapi::api::core::v1::{Node, Pod, PodSpec, Taint, Toleration};
 
-use super::resources::Resources;
-use super::snapshot::{HostPort, NodeInfo};
+use super::reason::Reason;
+use super::resources::{Resources, requested};
+use super::snapshot::{HostPort, NodeInfo, host_ports};
 use crate::controllers::nodes::{admits, tolerated};
 use crate::controllers::taint_eviction::tolerates;
 
 /// What of a pod the filters look at, worked out once.
-pub struct Wanted<'a> {
-    pub pod: &'a Pod,
-    pub spec: &'a PodSpec,
-    pub requested: Resources,
-    pub ports: Vec<HostPort>,
+pub(super) struct Wanted<'a> {
+    pub(super) pod: &'a Pod,
+    pub(super) spec: &'a PodSpec,
+    pub(super) requested: Resources,
+    pub(super) ports: Vec<HostPort>,
 }
 
-/// The first reason why the pod cannot run there.
-pub fn check(wanted: &Wanted<'_>, info: &NodeInfo, node: &Node) -> Result<(), Vec<String>> {
+impl<'a> Wanted<'a> {
+    pub(super) fn of(pod: &'a Pod, spec: &'a PodSpec) -> Self {
+        Wanted { pod, spec, requested: requested(pod), ports: host_ports(pod) }
+    }
+}
+
+/// The first reason why the pod cannot run there; of resources, all that are missing.
+pub(super) fn check(wanted: &Wanted<'_>, info: &NodeInfo, node: &Node) -> Result<(), Vec<Reason>> {
+    admits_statically(wanted, node).map_err(|reason| vec![reason])?;
+    if wanted.ports.iter().any(|port| info.ports.iter().any(|taken| clash(port, taken))) {
+        return Err(vec![Reason::Ports]);
+    }
+    let missing = missing_room(wanted, info);
+    if missing.is_empty() { Ok(()) } else { Err(missing) }
+}
+
+/// What no pod's leaving can change.
+pub(super) fn admits_statically(wanted: &Wanted<'_>, node: &Node) -> Result<(), Reason> {
     let tolerations = wanted.spec.tolerations.as_deref().unwrap_or_default();
-    let reason = if is_unschedulable(node, tolerations) {
-        "node(s) were unschedulable"
+    if is_unschedulable(node, tolerations) {
+        Err(Reason::Unschedulable)
     } else if !tolerated(tolerations, node, &["NoSchedule", "NoExecute"]) {
-        "node(s) had untolerated taint(s)"
+        Err(Reason::Taint)
     } else if !admits(wanted.spec, node) {
-        "node(s) didn't match Pod's node affinity/selector"
-    } else if wanted.ports.iter().any(|port| info.ports.iter().any(|taken| clash(port, taken))) {
-        "node(s) didn't have free ports for the requested pod ports"
+        Err(Reason::NodeAffinity)
     } else {
-        let missing = missing_room(wanted, info);
-        return if missing.is_empty() { Ok(()) } else { Err(missing) };
-    };
-    Err(vec![reason.to_owned()])
+        Ok(())
+    }
 }
 
 fn is_unschedulable(node: &Node, tolerations: &[Toleration]) -> bool {
@@ -48,15 +61,15 @@ fn clash(a: &HostPort, b: &HostPort) -> bool {
     a.0 == b.0 && a.2 == b.2 && (a.1 == b.1 || a.1.is_empty() || b.1.is_empty())
 }
 
-fn missing_room(wanted: &Wanted<'_>, info: &NodeInfo) -> Vec<String> {
+fn missing_room(wanted: &Wanted<'_>, info: &NodeInfo) -> Vec<Reason> {
     let mut missing = Vec::new();
     if info.pods.len() as i64 + 1 > info.most_pods {
-        missing.push("Too many pods".to_owned());
+        missing.push(Reason::TooManyPods);
     }
     let (asked, has, used) = (&wanted.requested, &info.allocatable, &info.requested);
     let mut need = |name: &str, asked: i64, has: i64, used: i64| {
         if asked > 0 && asked > has.saturating_sub(used) {
-            missing.push(format!("Insufficient {name}"));
+            missing.push(Reason::Insufficient(name.to_owned()));
         }
     };
     need("cpu", asked.cpu, has.cpu, used.cpu);

@@ -7,11 +7,11 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 /// Amounts: cpu in thousandths, memory and storage in bytes, others in whole units.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Resources {
-    pub cpu: i64,
-    pub memory: i64,
-    pub storage: i64,
-    pub others: BTreeMap<String, i64>,
+pub(super) struct Resources {
+    pub(super) cpu: i64,
+    pub(super) memory: i64,
+    pub(super) storage: i64,
+    pub(super) others: BTreeMap<String, i64>,
 }
 
 /// What a container that asks for nothing is taken to use when nodes are compared, as upstream.
@@ -37,11 +37,11 @@ impl Resources {
         resources
     }
 
-    pub fn add(&mut self, other: &Resources) {
+    pub(super) fn add(&mut self, other: &Resources) {
         self.each(other, i64::saturating_add);
     }
 
-    pub fn subtract(&mut self, other: &Resources) {
+    pub(super) fn subtract(&mut self, other: &Resources) {
         self.each(other, i64::saturating_sub);
     }
 
@@ -62,7 +62,7 @@ impl Resources {
 }
 
 /// What a node offers to pods, and how many of them.
-pub fn allocatable(node: &Node) -> (Resources, i64) {
+pub(super) fn allocatable(node: &Node) -> (Resources, i64) {
     let list = node.status.as_ref().and_then(|status| status.allocatable.as_ref());
     let pods = list.and_then(|list| list.get("pods")).and_then(|quantity| quantity.0.parse().ok());
     // A node that does not say takes as many as a kubelet does by default.
@@ -70,7 +70,7 @@ pub fn allocatable(node: &Node) -> (Resources, i64) {
 }
 
 /// What a pod needs at its neediest moment.
-pub fn requested(pod: &Pod) -> Resources {
+pub(super) fn requested(pod: &Pod) -> Resources {
     pod.spec
         .as_ref()
         .map(|spec| sum(spec, |container| request(container.resources.as_ref())))
@@ -78,7 +78,7 @@ pub fn requested(pod: &Pod) -> Resources {
 }
 
 /// The same for comparisons: a container that does not say counts as a usual one.
-pub fn weight(pod: &Pod) -> Resources {
+pub(super) fn weight(pod: &Pod) -> Resources {
     let usual = |container: &Container| {
         let mut request = request(container.resources.as_ref());
         let asked = container.resources.as_ref().and_then(|r| r.requests.as_ref());

@@ -10,14 +10,14 @@ use crate::controllers::nodes::term_admits;
 use crate::controllers::taint_eviction::tolerates;
 
 /// A node that can take the pod.
-pub struct Candidate<'a> {
-    pub name: &'a Arc<str>,
-    pub info: &'a NodeInfo,
-    pub node: &'a Node,
+pub(super) struct Candidate<'a> {
+    pub(super) name: &'a Arc<str>,
+    pub(super) info: &'a NodeInfo,
+    pub(super) node: &'a Node,
     /// Pods nearby that this one should be spread away from.
-    pub crowd: f64,
+    pub(super) crowd: f64,
     /// What other pods make of the node; `None`: nothing.
-    pub preference: Option<i64>,
+    pub(super) preference: Option<i64>,
 }
 
 const FULL: f64 = 100.0;
@@ -29,7 +29,12 @@ const LEAST_USED: f64 = 1.0;
 const BALANCE: f64 = 1.0;
 
 /// The best; of equals one by the seed.
-pub fn best(candidates: &[Candidate<'_>], spec: &PodSpec, weight: &Resources, seed: u64) -> Option<Arc<str>> {
+pub(super) fn best(
+    candidates: &[Candidate<'_>],
+    spec: &PodSpec,
+    weight: &Resources,
+    seed: u64,
+) -> Option<Arc<str>> {
     let of = |f: &dyn Fn(&Candidate<'_>) -> f64| -> Vec<f64> { candidates.iter().map(f).collect() };
     let taints = fewer_is_better(&of(&|c| soft_taints(spec, c.node)));
     let liked = more_is_better(&of(&|c| node_preference(spec, c.node)));

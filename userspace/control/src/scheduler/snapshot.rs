@@ -5,18 +5,19 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 
+use super::filter::Wanted;
 use super::resources::{Resources, allocatable, requested, weight};
 use crate::controllers::pods::{finished, node_name};
 use crate::meta::{self, Labels};
 use crate::view::{Change, Key, Object};
 
 /// A host port in use: protocol, address (empty: all of them), number.
-pub type HostPort = (String, String, i32);
+pub(super) type HostPort = (String, String, i32);
 
 /// A pod on a node.
 #[derive(Clone, Debug)]
-pub struct Placed {
-    pub pod: Arc<Pod>,
+pub(super) struct Placed {
+    pub(super) pod: Arc<Pod>,
     requested: Resources,
     weight: Resources,
     ports: Vec<HostPort>,
@@ -24,28 +25,34 @@ pub struct Placed {
 
 /// A node, and what is on it.
 #[derive(Clone, Debug, Default)]
-pub struct NodeInfo {
+pub(super) struct NodeInfo {
     /// `None`: pods are bound to it that has not been seen yet.
-    pub node: Option<Arc<Node>>,
-    pub allocatable: Resources,
-    pub most_pods: i64,
-    pub pods: BTreeMap<Key, Placed>,
-    pub requested: Resources,
-    pub weight: Resources,
-    pub ports: BTreeSet<HostPort>,
+    pub(super) node: Option<Arc<Node>>,
+    pub(super) allocatable: Resources,
+    pub(super) most_pods: i64,
+    pub(super) pods: BTreeMap<Key, Placed>,
+    pub(super) requested: Resources,
+    pub(super) weight: Resources,
+    pub(super) ports: BTreeSet<HostPort>,
     /// Pods a controller has here, by its uid.
-    pub owners: HashMap<String, usize>,
+    pub(super) owners: HashMap<String, usize>,
     /// Those of `pods` that have affinity or anti-affinity to pods.
-    pub choosy: BTreeSet<Key>,
+    pub(super) choosy: BTreeSet<Key>,
 }
 
 /// The cluster as the scheduler sees it: what is, and what it has decided already.
 #[derive(Clone, Debug, Default)]
-pub struct Snapshot {
-    pub nodes: BTreeMap<Arc<str>, NodeInfo>,
-    pub namespaces: HashMap<String, Labels>,
+pub(super) struct Snapshot {
+    pub(super) nodes: BTreeMap<Arc<str>, NodeInfo>,
+    pub(super) namespaces: HashMap<String, Labels>,
     /// Where each pod is.
     places: HashMap<Key, Arc<str>>,
+    /// Nodes with pods that have affinity or anti-affinity to pods.
+    choosy: BTreeSet<Arc<str>>,
+    /// Nodes with pods of each controller, by its uid.
+    owners: HashMap<String, BTreeSet<Arc<str>>>,
+    /// Pods that wait for room that is being made for them, and where.
+    nominations: HashMap<Key, (Arc<Pod>, Arc<str>)>,
 }
 
 impl Placed {
@@ -68,21 +75,22 @@ impl NodeInfo {
         self.pods.insert(key, placed);
     }
 
-    fn remove(&mut self, key: &Key) {
-        let Some(placed) = self.pods.remove(key) else { return };
+    /// Returns the uid of the pod's controller.
+    fn remove(&mut self, key: &Key) -> Option<String> {
+        let placed = self.pods.remove(key)?;
         self.requested.subtract(&placed.requested);
         self.weight.subtract(&placed.weight);
         // Two pods never hold the same port, but a finished one may have left it to the next.
         self.ports = self.pods.values().flat_map(|placed| placed.ports.iter().cloned()).collect();
         self.choosy.remove(key);
-        if let Some(owner) = meta::controller_of(&placed.pod.metadata)
-            && let Some(count) = self.owners.get_mut(&owner.uid)
-        {
+        let owner = meta::controller_of(&placed.pod.metadata)?.uid.clone();
+        if let Some(count) = self.owners.get_mut(&owner) {
             *count -= 1;
             if *count == 0 {
-                self.owners.remove(&owner.uid);
+                self.owners.remove(&owner);
             }
         }
+        Some(owner)
     }
 
     fn is_forgotten(&self) -> bool {
@@ -92,7 +100,7 @@ impl NodeInfo {
 
 impl Snapshot {
     /// Takes in a change of a node, a pod or a namespace; others are not looked at.
-    pub fn apply(&mut self, change: &Change) {
+    pub(super) fn apply(&mut self, change: &Change) {
         match (&change.new, &change.old) {
             (Some(Object::Node(node)), _) => self.put_node(node.clone()),
             (None, Some(Object::Node(node))) => self.delete_node(meta::name(&node.metadata)),
@@ -142,19 +150,36 @@ impl Snapshot {
 
     fn place(&mut self, key: Key, pod: Arc<Pod>, name: Arc<str>) {
         self.delete_pod(&key);
+        if is_choosy(&pod) {
+            self.choosy.insert(name.clone());
+        }
+        if let Some(owner) = meta::controller_of(&pod.metadata) {
+            self.owners.entry(owner.uid.clone()).or_default().insert(name.clone());
+        }
         self.nodes.entry(name.clone()).or_default().insert(key.clone(), Placed::new(pod));
         self.places.insert(key, name);
     }
 
     /// Takes a decision as done: its room is not given to another pod.
-    pub fn assume(&mut self, pod: &Arc<Pod>, node: &Arc<str>) {
+    pub(super) fn assume(&mut self, pod: &Arc<Pod>, node: &Arc<str>) {
         self.place(Key::of(&pod.metadata), pod.clone(), node.clone());
     }
 
-    pub fn delete_pod(&mut self, key: &Key) {
+    pub(super) fn delete_pod(&mut self, key: &Key) {
         let Some(name) = self.places.remove(key) else { return };
         if let Some(info) = self.nodes.get_mut(&name) {
-            info.remove(key);
+            let owner = info.remove(key);
+            if info.choosy.is_empty() {
+                self.choosy.remove(&name);
+            }
+            if let Some(owner) = owner.filter(|owner| !info.owners.contains_key(owner))
+                && let Some(nodes) = self.owners.get_mut(&owner)
+            {
+                nodes.remove(&name);
+                if nodes.is_empty() {
+                    self.owners.remove(&owner);
+                }
+            }
             if info.is_forgotten() {
                 self.nodes.remove(&name);
             }
@@ -162,20 +187,88 @@ impl Snapshot {
     }
 
     /// Nodes that are known, by name.
-    pub fn known(&self) -> impl Iterator<Item = (&Arc<str>, &NodeInfo, &Arc<Node>)> {
+    pub(super) fn known(&self) -> impl Iterator<Item = (&Arc<str>, &NodeInfo, &Arc<Node>)> {
         self.nodes.iter().filter_map(|(name, info)| Some((name, info, info.node.as_ref()?)))
+    }
+
+    /// Known nodes with pods that have affinity or anti-affinity to pods.
+    pub(super) fn choosy(&self) -> impl Iterator<Item = (&NodeInfo, &Arc<Node>)> {
+        self.choosy.iter().filter_map(|name| self.known_node(name))
+    }
+
+    /// Known nodes with pods of a controller.
+    pub(super) fn of_owner(&self, uid: &str) -> impl Iterator<Item = (&NodeInfo, &Arc<Node>)> {
+        self.owners.get(uid).into_iter().flatten().filter_map(|name| self.known_node(name))
+    }
+
+    pub(super) fn known_node(&self, name: &str) -> Option<(&NodeInfo, &Arc<Node>)> {
+        let info = self.nodes.get(name)?;
+        Some((info, info.node.as_ref()?))
+    }
+
+    /// Keeps room on a node for a pod that others must leave it for.
+    pub(super) fn nominate(&mut self, pod: &Arc<Pod>, node: &Arc<str>) {
+        self.nominations.insert(Key::of(&pod.metadata), (pod.clone(), node.clone()));
+    }
+
+    pub(super) fn withdraw(&mut self, key: &Key) {
+        self.nominations.remove(key);
+    }
+
+    pub(super) fn nomination(&self, pod: &Pod) -> Option<&Arc<str>> {
+        if self.nominations.is_empty() {
+            return None;
+        }
+        self.nominations.get(&Key::of(&pod.metadata)).map(|(_, node)| node)
+    }
+
+    /// The node as if the pods that wait for room there had it; `None` if none does that counts for this pod.
+    pub(super) fn with_nominated(
+        &self,
+        name: &str,
+        info: &NodeInfo,
+        wanted: &Wanted<'_>,
+    ) -> Option<NodeInfo> {
+        if self.nominations.is_empty() {
+            return None;
+        }
+        let own = Key::of(&wanted.pod.metadata);
+        let before = |pod: &Pod| priority(pod) >= priority(wanted.pod);
+        let others = self.nominations.iter().filter(|(key, (pod, node))| {
+            **node == *name && **key != own && !self.places.contains_key(*key) && before(pod)
+        });
+        let mut fuller = None;
+        for (key, (pod, _)) in others {
+            let fuller = fuller.get_or_insert_with(|| info.clone());
+            fuller.insert(key.clone(), Placed::new(pod.clone()));
+        }
+        fuller
+    }
+
+    /// Frees the room of one pod, and not of a later one by its name.
+    pub(super) fn release(&mut self, key: &Key, uid: &str) {
+        let placed = self.places.get(key).and_then(|name| self.nodes.get(name)?.pods.get(key));
+        if placed.is_some_and(|placed| meta::uid(&placed.pod.metadata) == uid) {
+            self.delete_pod(key);
+        }
     }
 }
 
+pub(super) fn priority(pod: &Pod) -> i32 {
+    pod.spec.as_ref().and_then(|spec| spec.priority).unwrap_or(0)
+}
+
 /// Ports of the node that the pod's containers take.
-pub fn host_ports(pod: &Pod) -> Vec<HostPort> {
+pub(super) fn host_ports(pod: &Pod) -> Vec<HostPort> {
     let Some(spec) = &pod.spec else { return Vec::new() };
     let sidecars = spec.init_containers.iter().flatten();
     let sidecars = sidecars.filter(|container| container.restart_policy.as_deref() == Some("Always"));
     let ports = spec.containers.iter().chain(sidecars).flat_map(|container| container.ports.iter().flatten());
     ports
         .filter_map(|port| {
-            let number = port.host_port.filter(|number| *number > 0)?;
+            // On the node's own network a container port is a port of the node.
+            let on_host = spec.host_network == Some(true);
+            let number = port.host_port.filter(|n| *n > 0).or(on_host.then_some(port.container_port))?;
             let protocol = port.protocol.clone().unwrap_or_else(|| "TCP".to_owned());
             let ip = port.host_ip.clone().filter(|ip| ip != "0.0.0.0").unwrap_or_default();
             Some((protocol, ip, number))

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use k8s_openapi::api::core::v1::{Node, Pod, PodSpec, TopologySpreadConstraint};
 
 use super::affinity::same;
+use super::reason::Reason;
 use super::snapshot::{NodeInfo, Snapshot};
 use crate::controllers::nodes::{admits, tolerated};
 use crate::meta;
@@ -16,12 +17,14 @@ const ZONE: &str = "topology.kubernetes.io/zone";
 struct Counts<'a> {
     constraint: &'a TopologySpreadConstraint,
     domains: HashMap<String, i64>,
+    /// The least of all domains; none while there are fewer domains than wanted.
+    least: i64,
     /// Whether the pod itself is counted where it goes.
     itself: i64,
 }
 
 /// A pod's constraints, counted.
-pub struct Spread<'a> {
+pub(super) struct Spread<'a> {
     hard: Vec<Counts<'a>>,
     soft: Vec<Counts<'a>>,
     /// Pods of the same controller in each zone, if nothing is said.
@@ -30,16 +33,17 @@ pub struct Spread<'a> {
 }
 
 impl<'a> Spread<'a> {
-    pub fn new(snapshot: &Snapshot, pod: &'a Pod, spec: &'a PodSpec) -> Spread<'a> {
+    pub(super) fn new(snapshot: &Snapshot, pod: &'a Pod, spec: &'a PodSpec) -> Spread<'a> {
         let constraints = spec.topology_spread_constraints.as_deref().unwrap_or_default();
         let count = |hard: bool| {
-            let wanted = constraints.iter().filter(|c| (c.when_unsatisfiable == "DoNotSchedule") == hard);
-            wanted.map(|constraint| counted(snapshot, pod, spec, constraint)).collect()
+            let of = |c: &&TopologySpreadConstraint| (c.when_unsatisfiable == "DoNotSchedule") == hard;
+            let wanted: Vec<_> = constraints.iter().filter(of).collect();
+            wanted.iter().map(|constraint| counted(snapshot, pod, spec, constraint, &wanted)).collect()
         };
         let owner = meta::controller_of(&pod.metadata).map(|owner| owner.uid.as_str());
         let owner = owner.filter(|_| constraints.is_empty());
         let mut zones = HashMap::new();
-        for (_, info, node) in snapshot.known() {
+        for (info, node) in owner.into_iter().flat_map(|owner| snapshot.of_owner(owner)) {
             if let (Some(zone), Some(owner)) = (meta::label(&node.metadata, ZONE), owner) {
                 *zones.entry(zone.to_owned()).or_default() += of_owner(info, owner);
             }
@@ -47,26 +51,21 @@ impl<'a> Spread<'a> {
         Spread { hard: count(true), soft: count(false), zones, owner }
     }
 
-    pub fn check(&self, node: &Node) -> Result<(), &'static str> {
+    pub(super) fn check(&self, node: &Node) -> Result<(), Reason> {
         for counts in &self.hard {
             let Some(value) = meta::label(&node.metadata, &counts.constraint.topology_key) else {
-                return Err("node(s) didn't match pod topology spread constraints (missing required label)");
+                return Err(Reason::SpreadLabel);
             };
             let here = counts.domains.get(value).copied().unwrap_or(0);
-            let too_few = counts
-                .constraint
-                .min_domains
-                .is_some_and(|least| counts.domains.len() < usize::try_from(least).unwrap_or(0));
-            let least = if too_few { 0 } else { counts.domains.values().copied().min().unwrap_or(0) };
-            if here + counts.itself - least > i64::from(counts.constraint.max_skew) {
-                return Err("node(s) didn't match pod topology spread constraints");
+            if here + counts.itself - counts.least > i64::from(counts.constraint.max_skew) {
+                return Err(Reason::Spread);
             }
         }
         Ok(())
     }
 
     /// How crowded the node is; less is better.
-    pub fn crowd(&self, info: &NodeInfo, node: &Node) -> f64 {
+    pub(super) fn crowd(&self, info: &NodeInfo, node: &Node) -> f64 {
         let mut crowd = 0.0;
         for counts in &self.soft {
             let value = meta::label(&node.metadata, &counts.constraint.topology_key);
@@ -93,6 +92,7 @@ fn counted<'a>(
     pod: &Pod,
     spec: &PodSpec,
     constraint: &'a TopologySpreadConstraint,
+    all: &[&TopologySpreadConstraint],
 ) -> Counts<'a> {
     let mut domains: HashMap<String, i64> = HashMap::new();
     let selects = |other: &Pod| {
@@ -103,6 +103,10 @@ fn counted<'a>(
     let tolerations = spec.tolerations.as_deref().unwrap_or_default();
     for (_, info, node) in snapshot.known() {
         let Some(value) = meta::label(&node.metadata, &constraint.topology_key) else { continue };
+        // A node that another constraint cannot place counts for none.
+        if all.iter().any(|c| meta::label(&node.metadata, &c.topology_key).is_none()) {
+            continue;
+        }
         let honours =
             |policy: &Option<String>, default: &str| policy.as_deref().unwrap_or(default) == "Honor";
         if honours(&constraint.node_affinity_policy, "Honor") && !admits(spec, node)
@@ -117,5 +121,7 @@ fn counted<'a>(
             .filter(|other| same_namespace(other) && !meta::terminating(&other.metadata) && selects(other));
         *domains.entry(value.to_owned()).or_default() += matching.count() as i64;
     }
-    Counts { constraint, domains, itself: i64::from(selects(pod)) }
+    let wanted = usize::try_from(constraint.min_domains.unwrap_or(1)).unwrap_or(1);
+    let least = if domains.len() < wanted { 0 } else { domains.values().copied().min().unwrap_or(0) };
+    Counts { constraint, domains, least, itself: i64::from(selects(pod)) }
 }

@@ -2,8 +2,16 @@
 
 use serde_json::{Value, json};
 
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+
 use super::decide::choose;
-use super::*;
+use super::mind::{Decision, Mind};
+use super::snapshot::Snapshot;
+use crate::meta;
+use crate::view::{Change, Key, Object};
 
 fn node(name: &str, more: Value) -> Value {
     let mut node = json!({
@@ -65,7 +73,7 @@ fn three() -> Vec<Value> {
 #[test]
 fn without_nodes_nothing_is_available() {
     let why = choice(&snapshot(&[], &[]), &pod("a", json!({}))).unwrap_err();
-    assert_eq!(why, "0/0 nodes are available.");
+    assert_eq!(why, "no nodes available to schedule pods");
 }
 
 #[test]
@@ -186,10 +194,10 @@ fn a_hard_spread_constraint_bounds_the_skew() {
 fn higher_priorities_are_decided_first_and_then_the_older() {
     let mut mind = Mind::default();
     let node: k8s_openapi::api::core::v1::Node = serde_json::from_value(node("n1", json!({}))).unwrap();
-    mind.apply(&Change { old: None, new: Some(node.into()) });
+    mind.apply(&Change { old: None, new: Some(node.into()) }, Timestamp::UNIX_EPOCH);
     for (name, priority) in [("old", 0), ("young", 0), ("vip", 10)] {
         let pod = pod(name, json!({"spec": {"priority": priority}}));
-        mind.apply(&Change { old: None, new: Some(Object::Pod(pod)) });
+        mind.apply(&Change { old: None, new: Some(Object::Pod(pod)) }, Timestamp::UNIX_EPOCH);
     }
     let mut order = Vec::new();
     while let Some(Decision::Bind { pod, .. }) = mind.next(Timestamp::UNIX_EPOCH, 0) {
@@ -202,12 +210,12 @@ fn higher_priorities_are_decided_first_and_then_the_older() {
 fn a_refused_pod_is_tried_again_when_something_changes() {
     let mut mind = Mind::default();
     let now = Timestamp::UNIX_EPOCH;
-    mind.apply(&Change { old: None, new: Some(Object::Pod(pod("a", json!({})))) });
+    mind.apply(&Change { old: None, new: Some(Object::Pod(pod("a", json!({})))) }, Timestamp::UNIX_EPOCH);
     assert!(matches!(mind.next(now, 0), Some(Decision::Refuse { reason: "Unschedulable", .. })));
     let later = now + std::time::Duration::from_secs(20);
     assert!(mind.next(later, 0).is_none(), "nothing has changed");
     let node: k8s_openapi::api::core::v1::Node = serde_json::from_value(node("n1", json!({}))).unwrap();
-    mind.apply(&Change { old: None, new: Some(node.into()) });
+    mind.apply(&Change { old: None, new: Some(node.into()) }, Timestamp::UNIX_EPOCH);
     assert!(mind.next(now, 0).is_none(), "its pause is not over");
     assert!(matches!(mind.next(later, 0), Some(Decision::Bind { .. })));
 }
@@ -218,11 +226,11 @@ fn a_binding_that_failed_frees_the_room_and_is_tried_again() {
     let now = Timestamp::UNIX_EPOCH;
     let big = json!({"spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": "1500m"}}}]}});
     let node: k8s_openapi::api::core::v1::Node = serde_json::from_value(node("n1", json!({}))).unwrap();
-    mind.apply(&Change { old: None, new: Some(node.into()) });
+    mind.apply(&Change { old: None, new: Some(node.into()) }, Timestamp::UNIX_EPOCH);
     let pod = pod("a", big);
-    mind.apply(&Change { old: None, new: Some(Object::Pod(pod.clone())) });
+    mind.apply(&Change { old: None, new: Some(Object::Pod(pod.clone())) }, Timestamp::UNIX_EPOCH);
     assert!(matches!(mind.next(now, 0), Some(Decision::Bind { .. })));
-    mind.not_bound(&Key::of(&pod.metadata), now);
+    mind.not_bound(&Key::of(&pod.metadata), "a", now);
     let later = now + std::time::Duration::from_secs(2);
     assert!(matches!(mind.next(later, 0), Some(Decision::Bind { .. })));
 }
@@ -231,9 +239,160 @@ fn a_binding_that_failed_frees_the_room_and_is_tried_again() {
 fn a_gated_pod_is_not_placed() {
     let mut mind = Mind::default();
     let node: k8s_openapi::api::core::v1::Node = serde_json::from_value(node("n1", json!({}))).unwrap();
-    mind.apply(&Change { old: None, new: Some(node.into()) });
+    mind.apply(&Change { old: None, new: Some(node.into()) }, Timestamp::UNIX_EPOCH);
     let gated = pod("a", json!({"spec": {"schedulingGates": [{"name": "wait"}]}}));
-    mind.apply(&Change { old: None, new: Some(Object::Pod(gated)) });
+    mind.apply(&Change { old: None, new: Some(Object::Pod(gated)) }, Timestamp::UNIX_EPOCH);
     let decision = mind.next(Timestamp::UNIX_EPOCH, 0);
     assert!(matches!(decision, Some(Decision::Refuse { reason: "SchedulingGated", .. })));
+}
+
+fn asks(cpu: &str, priority: i32) -> Value {
+    let containers = json!([{"name": "c", "resources": {"requests": {"cpu": cpu}}}]);
+    json!({"spec": {"priority": priority, "containers": containers}})
+}
+
+fn mind(nodes: &[Value], pods: &[Arc<Pod>]) -> Mind {
+    let mut mind = Mind::default();
+    for node in nodes {
+        let node: k8s_openapi::api::core::v1::Node = serde_json::from_value(node.clone()).unwrap();
+        mind.apply(&Change { old: None, new: Some(node.into()) }, Timestamp::UNIX_EPOCH);
+    }
+    for pod in pods {
+        let new = Some(Object::Pod(pod.clone()));
+        mind.apply(&Change { old: None, new }, Timestamp::UNIX_EPOCH);
+    }
+    mind
+}
+
+fn placed(name: &str, node: &str, cpu: &str, priority: i32) -> Arc<Pod> {
+    pod(name, on(node, asks(cpu, priority)))
+}
+
+fn names(pods: &[Arc<Pod>]) -> Vec<&str> {
+    pods.iter().map(|pod| meta::name(&pod.metadata)).collect()
+}
+
+fn refusal(decision: Option<Decision>) -> (String, Option<super::preempt::Plan>) {
+    match decision {
+        Some(Decision::Refuse { message, plan, .. }) => (message, plan),
+        other => panic!("not refused: {other:?}"),
+    }
+}
+
+#[test]
+fn the_least_pods_that_suffice_make_room() {
+    let pods = [
+        placed("big", "n1", "1500m", 5),
+        placed("small", "n1", "300m", 1),
+        placed("great", "n2", "1500m", 50),
+        placed("mean", "n2", "400m", 5),
+        pod("new", asks("400m", 10)),
+    ];
+    let mut mind = mind(&[node("n1", json!({})), node("n2", json!({}))], &pods);
+    let (message, plan) = refusal(mind.next(Timestamp::UNIX_EPOCH, 0));
+    assert_eq!(message, "0/2 nodes are available: 2 Insufficient cpu.");
+    let plan = plan.unwrap();
+    assert_eq!((&*plan.node, names(&plan.victims)), ("n1", vec!["small"]));
+}
+
+#[test]
+fn room_that_is_being_made_is_kept_for_whom_it_is_made() {
+    let now = Timestamp::UNIX_EPOCH;
+    let victim = placed("old", "n1", "2", 0);
+    let mut mind = mind(&[node("n1", json!({}))], &[victim.clone(), pod("great", asks("2", 10))]);
+    assert!(refusal(mind.next(now, 0)).1.is_some());
+    let lesser = pod("lesser", asks("1", 5));
+    mind.apply(&Change { old: None, new: Some(Object::Pod(lesser)) }, now);
+    mind.apply(&Change { old: Some(Object::Pod(victim)), new: None }, now);
+    let (message, plan) = refusal(mind.next(now, 0));
+    assert!(message.starts_with("0/1 nodes are available: 1 Insufficient cpu."), "{message}");
+    assert!(plan.is_none(), "nothing lesser is there");
+    let later = now + std::time::Duration::from_secs(2);
+    match mind.next(later, 0) {
+        Some(Decision::Bind { pod, .. }) => assert_eq!(meta::name(&pod.metadata), "great"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn no_more_pods_go_while_those_that_must_are_going() {
+    let now = Timestamp::UNIX_EPOCH;
+    let victim = placed("old", "n1", "2", 0);
+    let mut mind = mind(&[node("n1", json!({}))], &[victim.clone(), pod("great", asks("2", 10))]);
+    assert!(refusal(mind.next(now, 0)).1.is_some());
+    let mut going = (*victim).clone();
+    going.metadata.deletion_timestamp = Some(meta::time(now));
+    let target = json!({"conditions": [{"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler"}]});
+    going.status = serde_json::from_value(target).unwrap();
+    let new = Some(Object::Pod(Arc::new(going)));
+    mind.apply(&Change { old: Some(Object::Pod(victim)), new }, now);
+    let later = now + std::time::Duration::from_secs(2);
+    let (message, plan) = refusal(mind.next(later, 0));
+    assert!(plan.is_none());
+    assert!(message.ends_with("preemption: not eligible due to a terminating pod on the nominated node."));
+}
+
+#[test]
+fn budgets_are_kept_where_another_node_can_give_room() {
+    let budget = json!({"metadata": {"name": "b", "namespace": "default"},
+        "spec": {"selector": {"matchLabels": {"app": "web"}}},
+        "status": {"disruptionsAllowed": 0, "currentHealthy": 1, "desiredHealthy": 1, "expectedPods": 1}});
+    let budget: k8s_openapi::api::policy::v1::PodDisruptionBudget = serde_json::from_value(budget).unwrap();
+    let other = json!({"metadata": {"labels": {"app": "other"}}});
+    let mut free = on("n2", asks("2", 9));
+    merge(&mut free, other);
+    let pods = [placed("guarded", "n1", "2", 0), pod("free", free), pod("new", asks("1", 10))];
+    let mut mind = mind(&[node("n1", json!({})), node("n2", json!({}))], &pods);
+    mind.apply(&Change { old: None, new: Some(budget.into()) }, Timestamp::UNIX_EPOCH);
+    let plan = refusal(mind.next(Timestamp::UNIX_EPOCH, 0)).1.unwrap();
+    assert_eq!(names(&plan.victims), ["free"], "though it has the greater priority");
+}
+
+#[test]
+fn who_never_preempts_is_told_so() {
+    let mut meek = asks("2", 10);
+    merge(&mut meek, json!({"spec": {"preemptionPolicy": "Never"}}));
+    let mut mind = mind(&[node("n1", json!({}))], &[placed("old", "n1", "2", 0), pod("new", meek)]);
+    let (message, plan) = refusal(mind.next(Timestamp::UNIX_EPOCH, 0));
+    assert!(plan.is_none());
+    let wanted = "0/1 nodes are available: 1 Insufficient cpu. \
+                  preemption: not eligible due to preemptionPolicy=Never.";
+    assert_eq!(message, wanted);
+}
+
+#[test]
+fn trying_to_make_room_leaves_the_snapshot_as_it_was() {
+    let pods = [placed("a", "n1", "1", 0), placed("b", "n1", "1", 3), pod("new", asks("3", 10))];
+    let mut mind = mind(&[node("n1", json!({}))], &pods);
+    let before = format!("{:?}", mind.snapshot.nodes);
+    let (message, plan) = refusal(mind.next(Timestamp::UNIX_EPOCH, 0));
+    assert!(plan.is_none());
+    assert!(message.ends_with("1 No preemption victims found for incoming pod."), "{message}");
+    assert_eq!(format!("{:?}", mind.snapshot.nodes), before);
+}
+
+#[test]
+fn a_terminating_pod_still_keeps_others_away() {
+    let term =
+        json!({"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"app": "web"}}});
+    let shy = json!({"spec": {"affinity": {"podAntiAffinity": {
+        "requiredDuringSchedulingIgnoredDuringExecution": [term],
+    }}}});
+    let going = on("n1", json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}}));
+    let one = snapshot(&[node("n1", json!({}))], &[pod("a", going)]);
+    let why = choice(&one, &pod("b", shy)).unwrap_err();
+    assert_eq!(why, "0/1 nodes are available: 1 node(s) didn't match pod anti-affinity rules.");
+}
+
+#[test]
+fn one_pod_must_match_all_affinity_terms() {
+    let term = |app: &str| json!({"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {app: "y"}}});
+    let social = json!({"spec": {"affinity": {"podAffinity": {
+        "requiredDuringSchedulingIgnoredDuringExecution": [term("p"), term("q")],
+    }}}});
+    let labelled = |name: &str, labels: Value| pod(name, on("n1", json!({"metadata": {"labels": labels}})));
+    let halves = [labelled("a", json!({"p": "y"})), labelled("b", json!({"q": "y"}))];
+    assert!(choice(&snapshot(&[node("n1", json!({}))], &halves), &pod("c", social.clone())).is_err());
+    let whole = [labelled("a", json!({"p": "y", "q": "y"}))];
+    assert_eq!(choice(&snapshot(&[node("n1", json!({}))], &whole), &pod("c", social)).unwrap(), "n1");
 }
