@@ -60,12 +60,20 @@ const DEBIAN_BPF: [Package; 4] = [
     },
 ];
 
+/// containerd looks for it beside the network's own plugin.
+pub const LOOPBACK: &str = "/usr/lib/cni/loopback";
+
 /// To run a cluster.
-const RUN: [Package; 3] = [
+const RUN: [Package; 4] = [
     Package {
         name: "containerd",
         why: "runs the nodes' containers",
         present: Present::Program("containerd"),
+    },
+    Package {
+        name: "containernetworking-plugins",
+        why: "has the plugin that containerd brings each pod's loopback up with",
+        present: Present::File(&[LOOPBACK]),
     },
     Package { name: "runc", why: "starts them", present: Present::Program("runc") },
     Package {

@@ -68,8 +68,11 @@ pub fn wait_ready(kubectl: &Kubectl, mut each: impl FnMut(usize, &Objects)) -> R
         (ready == REPLICAS && pods.len() == REPLICAS).then_some(())
     });
     waited.map_err(|error| {
-        let shown = kubectl.run(&["get", "pods,events", IN_NAMESPACE, "--output=wide"]);
-        error.context(format!("the replicas do not become ready\n{}", shown.unwrap_or_default()))
+        let pods = kubectl.run(&["get", "pods", IN_NAMESPACE, "--output=wide"]).unwrap_or_default();
+        let events = ["get", "events", IN_NAMESPACE, "--field-selector=type=Warning", "--no-headers"];
+        let events = kubectl.run(&events).unwrap_or_default();
+        let last: Vec<&str> = events.lines().rev().take(6).collect();
+        error.context(format!("the replicas do not become ready\n{pods}{}\n", last.join("\n")))
     })
 }
 

@@ -1,12 +1,24 @@
 //! `cargo xtask`: builds, runs and tests Skep; one file a command.
 
-use anyhow::Result;
-use clap::Parser;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use xtask::cluster::layout::{Layout, USUAL};
 use xtask::commands::{demo, down, lint, test, up};
 use xtask::{build_ebpf, gen_api};
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Build, run and test Skep")]
+struct Arguments {
+    /// Which cluster of this machine: its nodes are in 10.N.0.0/24
+    #[arg(long = "cluster", global = true, default_value_t = USUAL, value_name = "N",
+          value_parser = clap::value_parser!(u8).range(32..96))]
+    number: u8,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
 enum Command {
     /// Build the BPF programs that the binary embeds
     BuildEbpf,
@@ -25,14 +37,23 @@ enum Command {
     Test(test::Arguments),
 }
 
-fn main() -> Result<()> {
-    match Command::parse() {
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let layout = Layout::development(&xtask::workspace(), arguments.number);
+    let done = match arguments.command {
         Command::BuildEbpf => build_ebpf::run(),
         Command::GenApi => gen_api::run(),
-        Command::Up(arguments) => up::run(arguments),
-        Command::Down => down::run(),
-        Command::Demo(demo) => demo::run(demo),
+        Command::Up(arguments) => up::run(layout, arguments),
+        Command::Down => down::run(&layout),
+        Command::Demo(demo) => demo::run(layout, demo),
         Command::Lint => lint::run(),
         Command::Test(arguments) => test::run(arguments),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }

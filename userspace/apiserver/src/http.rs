@@ -118,7 +118,18 @@ async fn answer(server: Arc<Inner>, request: Request) -> Result<Response, Status
 
 impl Call {
     pub(crate) fn attributes<'a>(&'a self, verb: &'a str) -> Attributes<'a> {
-        Attributes::resource(&self.identity, verb, &self.target)
+        let attributes = Attributes::resource(&self.identity, verb, &self.target);
+        if attributes.name.is_empty() && matches!(verb, "list" | "watch" | "deletecollection") {
+            return Attributes { name: self.selected_name(), ..attributes };
+        }
+        attributes
+    }
+
+    /// A collection narrowed to one name counts as a request for that object: who may read it may also watch it.
+    fn selected_name(&self) -> &str {
+        let terms = self.query.get("fieldSelector").unwrap_or_default().split(',');
+        let mut names = terms.filter_map(|term| term.strip_prefix("metadata.name="));
+        names.next().unwrap_or_default().trim_start_matches('=')
     }
 }
 

@@ -36,7 +36,12 @@ pub enum ServeError {
 
 impl ApiServer {
     /// Serves until the listener fails or the future is dropped. `certificate` and `key` are PEM.
-    pub async fn serve(&self, listener: &TcpListener, certificate: &str, key: &str) -> Result<(), ServeError> {
+    pub async fn serve(
+        &self,
+        listener: &TcpListener,
+        certificate: &str,
+        key: &str,
+    ) -> Result<(), ServeError> {
         let acceptor = TlsAcceptor::from(Arc::new(self.tls(certificate, key)?));
         let router = self.router();
         loop {

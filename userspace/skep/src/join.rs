@@ -1,6 +1,7 @@
 //! How a machine becomes a node: from a token and the CA's hash to certificates of its own, and to new ones in time.
 
 use std::collections::BTreeSet;
+use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -68,8 +69,24 @@ impl Folder {
     }
 
     /// The node's identity: what is in the folder; missing or old certificates are asked for. An old one that cannot be
-    /// renewed now still serves.
+    /// renewed now still serves. A server that is away is waited for.
     pub(crate) async fn identity(&self, invitation: &Invitation) -> Result<Identity> {
+        let mut told = false;
+        loop {
+            match self.try_identity(invitation).await {
+                Err(error) if is_passing(&error) => {
+                    if !told {
+                        tracing::warn!("trying on to join: {error:#}");
+                        told = true;
+                    }
+                    tokio::time::sleep(RETRY).await;
+                }
+                decided => return decided,
+            }
+        }
+    }
+
+    async fn try_identity(&self, invitation: &Invitation) -> Result<Identity> {
         std::fs::create_dir_all(&self.path).with_context(|| format!("create {}", self.path.display()))?;
         let ca = self.ca(invitation).await?;
         let user = Leaf::new(&format!("system:node:{}", self.node), &["system:nodes"]);
@@ -156,6 +173,22 @@ impl Folder {
     }
 }
 
+/// Whether the same may succeed a little later: the server is away, not of another opinion.
+fn is_passing(error: &anyhow::Error) -> bool {
+    if let Some(error) = error.chain().find_map(|cause| cause.downcast_ref::<kube::Error>()) {
+        return match error {
+            kube::Error::Api(status) => status.code >= 500 || status.code == 429,
+            kube::Error::HyperError(_) | kube::Error::Service(_) => true,
+            _ => false,
+        };
+    }
+    // A certificate that is not trusted comes as invalid data.
+    let io = error.chain().find_map(|cause| cause.downcast_ref::<std::io::Error>());
+    io.is_some_and(|io| {
+        !matches!(io.kind(), ErrorKind::InvalidData | ErrorKind::NotFound | ErrorKind::PermissionDenied)
+    })
+}
+
 enum Found {
     None,
     Old(CertifiedPem),
@@ -236,7 +269,7 @@ fn refusal(request: &CertificateSigningRequest) -> Option<String> {
     Some(found.message.clone().unwrap_or_else(|| found.type_.clone()))
 }
 
-/// Takes the CA from the server's own certificate chain. A server that is not there yet is waited for.
+/// Takes the CA from the server's own certificate chain.
 async fn fetch_ca(server: &str, hash: &str) -> Result<String> {
     let url: http::Uri = server.parse().with_context(|| format!("{server:?} is not a URL"))?;
     let host = url.host().with_context(|| format!("{server:?} names no host"))?.to_owned();
@@ -252,18 +285,8 @@ async fn fetch_ca(server: &str, hash: &str) -> Result<String> {
     let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned())
         .with_context(|| format!("{host:?} is no host name"))?;
     let connector = TlsConnector::from(Arc::new(config));
-    let mut told = false;
-    let stream = loop {
-        match TcpStream::connect((host.trim_matches(['[', ']']), port)).await {
-            Ok(stream) => break stream,
-            Err(error) if !told => {
-                tracing::warn!("{server} does not answer, trying on: {error}");
-                told = true;
-            }
-            Err(_) => {}
-        }
-        tokio::time::sleep(RETRY).await;
-    };
+    let stream = TcpStream::connect((host.trim_matches(['[', ']']), port)).await;
+    let stream = stream.with_context(|| format!("reach {server}"))?;
     connector.connect(name, stream).await.with_context(|| format!("trust {server}"))?;
     let found = pinned.found.lock().unwrap_or_else(PoisonError::into_inner).take();
     let found = found.context("the server showed no CA")?;

@@ -18,8 +18,12 @@ pub fn spec(layout: &Layout, node: &NodeLayout, plugins: &Path, cgroup: &Path) -
     fs::create_dir_all(&cni).with_context(|| format!("create {}", cni.display()))?;
     fs::create_dir_all(&node.run).with_context(|| format!("create {}", node.run.display()))?;
     write(&cni.join("10-skep.conflist"), &network(node))?;
+    let bin = folder.join("plugins");
+    fs::create_dir_all(&bin).with_context(|| format!("create {}", bin.display()))?;
+    link(&plugins.join("skep-cni"), &bin.join("skep-cni"))?;
+    link(Path::new(deps::LOOPBACK), &bin.join("loopback"))?;
     let config = folder.join("config.toml");
-    write(&config, &configuration(node, plugins))?;
+    write(&config, &configuration(node))?;
     Ok(Spec {
         name: format!("containerd-{}", node.name),
         program: deps::program("containerd").context("no containerd (Debian: apt-get install containerd)")?,
@@ -55,10 +59,18 @@ fn write(file: &Path, text: &str) -> Result<()> {
     fs::write(file, text).with_context(|| format!("write {}", file.display()))
 }
 
+fn link(to: &Path, at: &Path) -> Result<()> {
+    if fs::read_link(at).is_ok_and(|old| old == to) {
+        return Ok(());
+    }
+    let _ = fs::remove_file(at);
+    std::os::unix::fs::symlink(to, at).with_context(|| format!("link {}", at.display()))
+}
+
 /// Without CAP_SYS_RESOURCE, as in many containers and virtual machines, a sandbox cannot lower its OOM score.
-fn configuration(node: &NodeLayout, plugins: &Path) -> String {
+fn configuration(node: &NodeLayout) -> String {
     let state = node.state.join("containerd");
-    let (state, run, plugins) = (state.display(), node.run.display(), plugins.display());
+    let (state, run) = (state.display(), node.run.display());
     let (socket, pause) = (node.containerd_socket(), image::PAUSE);
     let socket = socket.display();
     format!(
@@ -86,7 +98,7 @@ disabled_plugins = [
     [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
       Root = "{run}/runc"
   [plugins."io.containerd.grpc.v1.cri".cni]
-    bin_dir = "{plugins}"
+    bin_dir = "{state}/plugins"
     conf_dir = "{state}/cni"
 "#
     )

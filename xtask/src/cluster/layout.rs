@@ -34,13 +34,18 @@ pub struct NodeLayout {
     pub cgroup: String,
 }
 
+/// The number of the cluster that is meant if none is named.
+pub const USUAL: u8 = 86;
+
 /// The node's interface to the others.
 pub const UPLINK: &str = "eth0";
 
 impl Layout {
-    /// The cluster of `cargo xtask up`.
-    pub fn development(workspace: &Path) -> Layout {
-        Layout::named("skep", &workspace.join("target/skep"), 86)
+    /// The cluster of `cargo xtask up`; others than the usual one are beside it.
+    pub fn development(workspace: &Path, number: u8) -> Layout {
+        let name = if number == USUAL { "skep".to_owned() } else { format!("skep{number}") };
+        let state = workspace.join("target").join(&name);
+        Layout::named(&name, &state, number)
     }
 
     /// The cluster of tests, which leaves a development cluster alone.
@@ -142,7 +147,7 @@ mod tests {
 
     #[test]
     fn link_names_fit_the_kernel() {
-        for layout in [Layout::development(Path::new("/w")), Layout::test(Path::new("/w"))] {
+        for layout in [Layout::development(Path::new("/w"), 95), Layout::test(Path::new("/w"))] {
             assert!(layout.bridge().len() <= 15);
             assert!(layout.node(MAX_NODES).port.len() <= 15);
         }
@@ -158,7 +163,7 @@ mod tests {
 
     #[test]
     fn two_clusters_share_nothing() {
-        let (a, b) = (Layout::development(Path::new("/w")), Layout::test(Path::new("/w")));
+        let (a, b) = (Layout::development(Path::new("/w"), USUAL), Layout::test(Path::new("/w")));
         assert_ne!(a.state, b.state);
         assert_ne!(a.run(), b.run());
         assert_ne!(a.bridge(), b.bridge());

@@ -96,6 +96,7 @@ impl Cluster {
         {
             bail!("the cluster's store is {:?}; `cargo xtask down` first", before.store);
         }
+        self.claim()?;
         fs::create_dir_all(&self.layout.state)
             .with_context(|| format!("create {}", self.layout.state.display()))?;
         fs::write(self.layout.state.join("options.json"), serde_json::to_vec(options)?)?;
@@ -106,6 +107,24 @@ impl Cluster {
         let server = self.server(options);
         self.processes.converge(&server)?;
         self.wait_for_server(&server.log)
+    }
+
+    /// Names and addresses are the machine's: a cluster of another source tree is not taken over.
+    fn claim(&self) -> Result<()> {
+        let (run, state) = (self.layout.run(), &self.layout.state);
+        let file = run.join("owner");
+        match fs::read_to_string(&file) {
+            Ok(owner) if Path::new(&owner) != state => bail!(
+                "a cluster with the same number runs from {owner}; take it away there with `cargo xtask down`, \
+                 or start this one beside it with `--cluster` and a number from 88 to 95"
+            ),
+            Ok(_) => Ok(()),
+            Err(_) => {
+                fs::create_dir_all(&run).with_context(|| format!("create {}", run.display()))?;
+                fs::write(&file, state.display().to_string())
+                    .with_context(|| format!("write {}", file.display()))
+            }
+        }
     }
 
     fn server(&self, options: &Options) -> Spec {

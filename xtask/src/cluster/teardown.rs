@@ -39,6 +39,12 @@ impl Report {
 }
 
 pub(super) fn cluster(layout: &Layout) -> Result<Vec<String>> {
+    let owner = fs::read_to_string(layout.run().join("owner"));
+    if let Ok(owner) = owner
+        && Path::new(&owner) != layout.state
+    {
+        bail!("the cluster runs from {owner}; take it away there");
+    }
     let mut report = Report::default();
     let processes = Processes::new(layout.pids());
     // Agents first: they would report the containers' end as failures.

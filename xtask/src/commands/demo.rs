@@ -24,9 +24,8 @@ pub enum Demo {
 /// The least the server accepts.
 const GRACE: u16 = 5;
 
-pub fn run(demo: Demo) -> Result<()> {
+pub fn run(layout: Layout, demo: Demo) -> Result<()> {
     deps::require_root("demo")?;
-    let layout = Layout::development(&crate::workspace());
     let kubectl = deps::kubectl(&layout.state.join("tools"))?;
     let cluster = Cluster::new(layout, binaries::build()?, kubectl);
     let options = cluster.options()?;

@@ -6,14 +6,13 @@ use crate::cluster::layout::Layout;
 use crate::cluster::{leftovers, tear_down};
 use crate::deps;
 
-pub fn run() -> Result<()> {
+pub fn run(layout: &Layout) -> Result<()> {
     deps::require_root("down")?;
-    let layout = Layout::development(&crate::workspace());
-    let removed = tear_down(&layout)?;
+    let removed = tear_down(layout)?;
     for what in &removed {
         println!("removed {what}");
     }
-    let left = leftovers(&layout)?;
+    let left = leftovers(layout)?;
     if !left.is_empty() {
         bail!("still there:\n  {}", left.join("\n  "));
     }

@@ -24,7 +24,7 @@ pub struct Arguments {
     node_grace: u16,
 }
 
-pub fn run(arguments: Arguments) -> Result<()> {
+pub fn run(layout: Layout, arguments: Arguments) -> Result<()> {
     deps::require_root("up")?;
     let Arguments { nodes, store, node_grace } = arguments;
     let mut needs = vec![Need::Build, Need::Run];
@@ -32,7 +32,6 @@ pub fn run(arguments: Arguments) -> Result<()> {
         needs.push(Need::Etcd);
     }
     deps::ensure(&needs)?;
-    let layout = Layout::development(&crate::workspace());
     let kubectl = deps::kubectl(&layout.state.join("tools"))?;
     let binaries = build()?;
     let cluster = Cluster::new(layout, binaries, kubectl);

@@ -116,11 +116,9 @@ impl Rules {
 
     /// The first rule that allows the request decides.
     pub(crate) fn authorize(&self, request: &Attributes<'_>) -> Decision {
-        let found =
-            self.bindings_of(request.user, request.groups, request.namespace).find(|(_, binding, rules)| {
-                
-                rules.iter().any(|rule| rule.allows(request))
-            });
+        let found = self
+            .bindings_of(request.user, request.groups, request.namespace)
+            .find(|(_, _, rules)| rules.iter().any(|rule| rule.allows(request)));
         match found {
             Some(((namespace, name), binding, _)) => {
                 let kind = if namespace.is_empty() { "ClusterRoleBinding" } else { "RoleBinding" };
