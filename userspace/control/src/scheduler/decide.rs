@@ -11,8 +11,8 @@ use super::filter::{self, Wanted};
 use super::queue::Cause;
 use super::reason::Reason;
 use super::resources::weight;
-use super::score::{Candidate, best};
-use super::snapshot::{NodeInfo, Snapshot};
+use super::score::{Candidate, best, images_there};
+use super::snapshot::{NodeInfo, Snapshot, with_tag};
 use super::spread::Spread;
 
 /// No node can take the pod: how many there are, and for how many each reason holds.
@@ -93,6 +93,11 @@ pub(super) fn fits(snapshot: &Snapshot, wanted: &Wanted<'_>, name: &str) -> bool
     snapshot.known_node(name).is_some_and(|(info, node)| trial.check(snapshot, name, info, node).is_ok())
 }
 
+fn images(spec: &PodSpec) -> impl Iterator<Item = &str> {
+    let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    containers.filter_map(|container| container.image.as_deref())
+}
+
 /// The node to run on. `seed` says where to begin looking, and decides between equals.
 pub(super) fn choose(
     snapshot: &Snapshot,
@@ -111,6 +116,7 @@ pub(super) fn choose(
     let mut candidates = Vec::new();
     let start = usize::try_from(seed).unwrap_or(0) % nodes.len().max(1);
     let limit = enough(nodes.len());
+    let images: Vec<String> = images(spec).map(with_tag).collect();
     for (name, info, node) in nodes.iter().cycle().skip(start).take(nodes.len()) {
         match trial.check(snapshot, name, info, node) {
             Ok(()) => candidates.push(Candidate {
@@ -119,6 +125,7 @@ pub(super) fn choose(
                 node,
                 crowd: trial.spread.crowd(info, node),
                 preference: trial.affinities.preference(node),
+                images: images_there(snapshot, info, &images),
             }),
             Err(why) => why.into_iter().for_each(|reason| *reasons.entry(reason).or_default() += 1),
         }

@@ -55,7 +55,7 @@ impl Mind {
             (Some(Object::Pod(pod)), None) => {
                 let key = Key::of(&pod.metadata);
                 let held_room = !node_name(pod).is_empty() || self.pods.contains_key(&key);
-                self.forget(&key);
+                self.forget(&key, now);
                 if held_room && !finished(pod) {
                     self.queue.changed(queue::Change::PodGone, now);
                 }
@@ -87,7 +87,7 @@ impl Mind {
     fn put_pod(&mut self, pod: &Arc<Pod>, now: Timestamp) {
         let key = Key::of(&pod.metadata);
         if !is_ours(pod) {
-            return self.forget(&key);
+            return self.forget(&key, now);
         }
         // Our own status writes come back too; they change nothing that matters here.
         let changed = |old: &Arc<Pod>| old.spec != pod.spec || old.metadata.labels != pod.metadata.labels;
@@ -96,10 +96,17 @@ impl Mind {
         self.queue.add(&key, meta::uid(&pod.metadata), priority(pod), changed, now);
     }
 
-    fn forget(&mut self, key: &Key) {
+    fn forget(&mut self, key: &Key, now: Timestamp) {
         self.pods.remove(key);
         self.queue.remove(key);
-        self.snapshot.withdraw(key);
+        self.withdraw(key, now);
+    }
+
+    /// Room that is no longer kept for a pod is room for others.
+    fn withdraw(&mut self, key: &Key, now: Timestamp) {
+        if self.snapshot.withdraw(key) {
+            self.queue.changed(queue::Change::PodGone, now);
+        }
     }
 
     pub(super) fn next(&mut self, now: Timestamp, seed: u64) -> Option<Decision> {
@@ -122,7 +129,7 @@ impl Mind {
             let seed = seed.wrapping_add(self.decided);
             let why = match decide::choose(&self.snapshot, &pod, &spec, seed) {
                 Ok(node) => {
-                    self.snapshot.withdraw(&key);
+                    self.withdraw(&key, now);
                     self.snapshot.assume(&pod, &node);
                     return Some(Decision::Bind { pod, node });
                 }
@@ -130,22 +137,30 @@ impl Mind {
             };
             self.queue.settle(&key, uid, Fate::Unschedulable(why.causes()), now);
             let mut message = why.to_string();
-            let plan = self.plan(&pod, &spec, seed, &mut message);
+            let plan = self.plan(&pod, &spec, seed, now, &mut message);
             return Some(Decision::Refuse { pod, reason: "Unschedulable", message, plan });
         }
     }
 
     /// Room for a pod that no node can take now; without a plan the message says why not.
-    fn plan(&mut self, pod: &Arc<Pod>, spec: &PodSpec, seed: u64, message: &mut String) -> Option<Plan> {
+    fn plan(
+        &mut self,
+        pod: &Arc<Pod>,
+        spec: &PodSpec,
+        seed: u64,
+        now: Timestamp,
+        message: &mut String,
+    ) -> Option<Plan> {
         self.snapshot.known().next()?;
         match preempt::plan(&mut self.snapshot, pod, spec, &self.budgets, seed) {
             Ok(plan) => {
+                self.withdraw(&Key::of(&pod.metadata), now);
                 self.snapshot.nominate(pod, &plan.node);
                 Some(plan)
             }
             Err(why) => {
                 if why != NoPlan::Underway {
-                    self.snapshot.withdraw(&Key::of(&pod.metadata));
+                    self.withdraw(&Key::of(&pod.metadata), now);
                 }
                 *message = format!("{message} preemption: {why}");
                 None
@@ -156,8 +171,8 @@ impl Mind {
     /// Room could not be made as planned: the pod is looked at again.
     pub(super) fn not_made(&mut self, key: &Key, uid: &str, now: Timestamp) {
         if let Some(pod) = self.pods.get(key).filter(|pod| meta::uid(&pod.metadata) == uid) {
-            self.snapshot.withdraw(key);
             self.queue.add(key, uid, priority(pod), true, now);
+            self.withdraw(key, now);
         }
     }
 

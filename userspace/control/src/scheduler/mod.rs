@@ -10,6 +10,8 @@ mod filter;
 mod mind;
 mod perform;
 mod preempt;
+#[cfg(test)]
+mod properties;
 mod queue;
 mod reason;
 mod resources;

@@ -71,15 +71,12 @@ pub(super) fn allocatable(node: &Node) -> (Resources, i64) {
 
 /// What a pod needs at its neediest moment.
 pub(super) fn requested(pod: &Pod) -> Resources {
-    pod.spec
-        .as_ref()
-        .map(|spec| sum(spec, |container| request(container.resources.as_ref())))
-        .unwrap_or_default()
+    total(pod, |container| request(container.resources.as_ref()))
 }
 
 /// The same for comparisons: a container that does not say counts as a usual one.
 pub(super) fn weight(pod: &Pod) -> Resources {
-    let usual = |container: &Container| {
+    total(pod, |container| {
         let mut request = request(container.resources.as_ref());
         let asked = container.resources.as_ref().and_then(|r| r.requests.as_ref());
         let says = |name| asked.is_some_and(|list| list.contains_key(name));
@@ -90,8 +87,29 @@ pub(super) fn weight(pod: &Pod) -> Resources {
             request.memory = USUAL_MEMORY;
         }
         request
-    };
-    pod.spec.as_ref().map(|spec| sum(spec, usual)).unwrap_or_default()
+    })
+}
+
+/// A container that is being resized counts with the greater of what it wants and what its node gives it (KEP-1287).
+fn total(pod: &Pod, of: impl Fn(&Container) -> Resources) -> Resources {
+    let Some(spec) = &pod.spec else { return Resources::default() };
+    let statuses = pod.status.iter().flat_map(|status| {
+        let init = status.init_container_statuses.iter().flatten();
+        status.container_statuses.iter().flatten().chain(init)
+    });
+    let mut given: BTreeMap<&str, Resources> = BTreeMap::new();
+    for status in statuses {
+        let mut resources = Resources::of(status.allocated_resources.as_ref());
+        resources.raise_to(&request(status.resources.as_ref()));
+        given.insert(&status.name, resources);
+    }
+    sum(spec, |container| {
+        let mut wanted = of(container);
+        if let Some(given) = given.get(container.name.as_str()) {
+            wanted.raise_to(given);
+        }
+        wanted
+    })
 }
 
 fn request(resources: Option<&ResourceRequirements>) -> Resources {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Node, NodeSelectorTerm, PodSpec};
 
 use super::resources::Resources;
-use super::snapshot::NodeInfo;
+use super::snapshot::{NodeInfo, Snapshot};
 use crate::controllers::nodes::term_admits;
 use crate::controllers::taint_eviction::tolerates;
 
@@ -18,6 +18,8 @@ pub(super) struct Candidate<'a> {
     pub(super) crowd: f64,
     /// What other pods make of the node; `None`: nothing.
     pub(super) preference: Option<i64>,
+    /// Bytes of the pod's images that are there, see [`images_there`].
+    pub(super) images: f64,
 }
 
 const FULL: f64 = 100.0;
@@ -27,6 +29,11 @@ const SPREAD: f64 = 2.0;
 const POD_AFFINITY: f64 = 2.0;
 const LEAST_USED: f64 = 1.0;
 const BALANCE: f64 = 1.0;
+const IMAGES: f64 = 1.0;
+
+/// Images below this in all are fetched soon enough; above the other, for each container, more makes no difference.
+const SMALL_IMAGES: f64 = 23.0 * 1024.0 * 1024.0;
+const LARGE_IMAGE: f64 = 1000.0 * 1024.0 * 1024.0;
 
 /// The best; of equals one by the seed.
 pub(super) fn best(
@@ -49,7 +56,8 @@ pub(super) fn best(
             + SPREAD * at_of(&spread)
             + POD_AFFINITY * at_of(&pods)
             + LEAST_USED * least_used
-            + BALANCE * balance;
+            + BALANCE * balance
+            + IMAGES * images(candidate.images, spec);
         // Scores are compared as upstream has them: whole numbers.
         let score = score.floor();
         let lot = mix(seed, at as u64);
@@ -92,6 +100,19 @@ fn room(info: &NodeInfo, weight: &Resources) -> (f64, f64) {
     let least_used = FULL * (1.0 - (cpu + memory) / 2.0);
     let balance = FULL * (1.0 - (cpu - memory).abs() / 2.0);
     (least_used, balance)
+}
+
+/// Bytes of the pod's images on the node. An image that few nodes have counts for little: else all its pods would
+/// go where its first one went.
+pub(super) fn images_there(snapshot: &Snapshot, info: &NodeInfo, images: &[String]) -> f64 {
+    let size = |image: &String| Some(*info.images.get(image)? as f64 * snapshot.share_of_nodes(image));
+    images.iter().filter_map(size).sum()
+}
+
+fn images(bytes: f64, spec: &PodSpec) -> f64 {
+    let containers = spec.containers.len() + spec.init_containers.as_ref().map_or(0, Vec::len);
+    let most = LARGE_IMAGE * containers.max(1) as f64;
+    FULL * (bytes.clamp(SMALL_IMAGES, most) - SMALL_IMAGES) / (most - SMALL_IMAGES)
 }
 
 fn bounds(scores: &[f64]) -> (f64, f64) {

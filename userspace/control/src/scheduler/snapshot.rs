@@ -38,6 +38,8 @@ pub(super) struct NodeInfo {
     pub(super) owners: HashMap<String, usize>,
     /// Those of `pods` that have affinity or anti-affinity to pods.
     pub(super) choosy: BTreeSet<Key>,
+    /// Bytes of the images that are here, by each of their names.
+    pub(super) images: HashMap<String, i64>,
 }
 
 /// The cluster as the scheduler sees it: what is, and what it has decided already.
@@ -51,6 +53,8 @@ pub(super) struct Snapshot {
     choosy: BTreeSet<Arc<str>>,
     /// Nodes with pods of each controller, by its uid.
     owners: HashMap<String, BTreeSet<Arc<str>>>,
+    /// On how many nodes each image is.
+    images: HashMap<String, usize>,
     /// Pods that wait for room that is being made for them, and where.
     nominations: HashMap<Key, (Arc<Pod>, Arc<str>)>,
 }
@@ -122,12 +126,20 @@ impl Snapshot {
     fn put_node(&mut self, node: Arc<Node>) {
         let info = self.nodes.entry(meta::name(&node.metadata).into()).or_default();
         (info.allocatable, info.most_pods) = allocatable(&node);
+        let images = |node: &Node| node.status.as_ref().and_then(|status| status.images.clone());
+        if info.node.as_ref().is_none_or(|old| images(old) != images(&node)) {
+            let present = images_of(&node);
+            present.keys().for_each(|image| *self.images.entry(image.clone()).or_default() += 1);
+            let old = std::mem::replace(&mut info.images, present);
+            forget_images(&mut self.images, &old);
+        }
         info.node = Some(node);
     }
 
     fn delete_node(&mut self, name: &str) {
         if let Some(info) = self.nodes.get_mut(name) {
             info.node = None;
+            forget_images(&mut self.images, &std::mem::take(&mut info.images));
             if info.is_forgotten() {
                 self.nodes.remove(name);
             }
@@ -191,6 +203,12 @@ impl Snapshot {
         self.nodes.iter().filter_map(|(name, info)| Some((name, info, info.node.as_ref()?)))
     }
 
+    /// On which share of the nodes an image is.
+    pub(super) fn share_of_nodes(&self, image: &str) -> f64 {
+        let there = self.images.get(image).copied().unwrap_or(0);
+        there as f64 / self.nodes.len().max(1) as f64
+    }
+
     /// Known nodes with pods that have affinity or anti-affinity to pods.
     pub(super) fn choosy(&self) -> impl Iterator<Item = (&NodeInfo, &Arc<Node>)> {
         self.choosy.iter().filter_map(|name| self.known_node(name))
@@ -211,8 +229,9 @@ impl Snapshot {
         self.nominations.insert(Key::of(&pod.metadata), (pod.clone(), node.clone()));
     }
 
-    pub(super) fn withdraw(&mut self, key: &Key) {
-        self.nominations.remove(key);
+    /// No longer keeps room for the pod; whether any was kept.
+    pub(super) fn withdraw(&mut self, key: &Key) -> bool {
+        self.nominations.remove(key).is_some()
     }
 
     pub(super) fn nomination(&self, pod: &Pod) -> Option<&Arc<str>> {
@@ -250,6 +269,34 @@ impl Snapshot {
         let placed = self.places.get(key).and_then(|name| self.nodes.get(name)?.pods.get(key));
         if placed.is_some_and(|placed| meta::uid(&placed.pod.metadata) == uid) {
             self.delete_pod(key);
+        }
+    }
+}
+
+/// An image's name as kubelets report it: with a tag.
+pub(super) fn with_tag(image: &str) -> String {
+    match (image.rfind(':'), image.rfind('/')) {
+        (Some(colon), slash) if slash.is_none_or(|slash| slash < colon) => image.to_owned(),
+        _ => format!("{image}:latest"),
+    }
+}
+
+fn images_of(node: &Node) -> HashMap<String, i64> {
+    let images = node.status.iter().flat_map(|status| status.images.iter().flatten());
+    let names = images.flat_map(|image| {
+        let size = image.size_bytes.unwrap_or(0);
+        image.names.iter().flatten().map(move |name| (with_tag(name), size))
+    });
+    names.collect()
+}
+
+fn forget_images(counts: &mut HashMap<String, usize>, images: &HashMap<String, i64>) {
+    for image in images.keys() {
+        if let Some(count) = counts.get_mut(image) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(image);
+            }
         }
     }
 }

@@ -396,3 +396,24 @@ fn one_pod_must_match_all_affinity_terms() {
     let whole = [labelled("a", json!({"p": "y", "q": "y"}))];
     assert_eq!(choice(&snapshot(&[node("n1", json!({}))], &whole), &pod("c", social)).unwrap(), "n1");
 }
+
+#[test]
+fn a_node_with_the_image_is_preferred_if_nodes_are_alike() {
+    let image = json!({"status": {"images": [{"names": ["registry/web"], "sizeBytes": 900_000_000}]}});
+    let snapshot = snapshot(&[node("n1", json!({})), node("n2", image)], &[]);
+    let wants = json!({"spec": {"containers": [{"name": "c", "image": "registry/web"}]}});
+    for number in 0..8 {
+        assert_eq!(choice(&snapshot, &pod(&format!("p{number}"), wants.clone())).unwrap(), "n2");
+    }
+}
+
+#[test]
+fn a_shrinking_pod_holds_what_its_node_still_gives_it() {
+    let status = json!({"status": {"containerStatuses": [{"name": "c", "image": "", "imageID": "", "ready": true,
+        "restartCount": 0, "allocatedResources": {"cpu": "1500m"}}]}});
+    let mut shrinking = on("n1", asks("100m", 0));
+    merge(&mut shrinking, status);
+    let snapshot = snapshot(&[node("n1", json!({}))], &[pod("a", shrinking)]);
+    assert!(choice(&snapshot, &pod("b", asks("1", 0))).is_err());
+    assert!(choice(&snapshot, &pod("b", asks("500m", 0))).is_ok());
+}

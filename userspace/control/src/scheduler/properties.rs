@@ -1,0 +1,299 @@
+//! Whatever happens, and in whatever order: no pod is bound where a filter refuses it, no node is overcommitted, no pod
+//! that fits somewhere waits for ever, and the snapshot kept up change by change is the one made anew.
+//! The oracle is written apart from the filters, on plain numbers.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::mind::{Decision, Mind};
+use super::snapshot::Snapshot;
+use crate::meta;
+use crate::view::{Change, Object};
+
+#[derive(Clone, Debug, PartialEq)]
+struct Place {
+    cpu: i64,
+    most_pods: usize,
+    zone: u8,
+    cordoned: bool,
+    tainted: bool,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct Wish {
+    cpu: i64,
+    priority: i32,
+    zone: Option<u8>,
+    port: Option<u16>,
+    tolerant: bool,
+    /// Not on a node with another pod that is alone.
+    alone: bool,
+    /// Spread over zones with a skew of one.
+    spread: bool,
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    PutNode(u8, Place),
+    DeleteNode(u8),
+    PutPod(u8, Wish),
+    DeletePod(u8),
+    /// The mind decides this many times; the server refuses the bindings whose turn is set.
+    Decide(u8, u8),
+    Wait(u16),
+}
+
+fn place() -> impl Strategy<Value = Place> {
+    (500..4000i64, 1..6usize, 0..3u8, prop::bool::weighted(0.1), prop::bool::weighted(0.2)).prop_map(
+        |(cpu, most_pods, zone, cordoned, tainted)| Place { cpu, most_pods, zone, cordoned, tainted },
+    )
+}
+
+fn wish() -> impl Strategy<Value = Wish> {
+    let zone = prop::option::weighted(0.2, 0..3u8);
+    let port = prop::option::weighted(0.2, 80..82u16);
+    let flags = (any::<bool>(), prop::bool::weighted(0.2), prop::bool::weighted(0.2));
+    (0..2000i64, 0..3i32, zone, port, flags).prop_map(|(cpu, priority, zone, port, flags)| {
+        let (tolerant, alone, spread) = flags;
+        Wish { cpu, priority, zone, port, tolerant, alone, spread }
+    })
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        2 => (0..4u8, place()).prop_map(|(n, p)| Op::PutNode(n, p)),
+        1 => (0..4u8).prop_map(Op::DeleteNode),
+        5 => (0..24u8, wish()).prop_map(|(n, w)| Op::PutPod(n, w)),
+        2 => (0..24u8).prop_map(Op::DeletePod),
+        5 => (1..6u8, any::<u8>()).prop_map(|(n, refused)| Op::Decide(n, refused)),
+        1 => (0..20_000u16).prop_map(Op::Wait),
+    ]
+}
+
+fn node(number: u8, place: &Place) -> Node {
+    let name = format!("n{number}");
+    let taints = if place.tainted { json!([{"key": "t", "effect": "NoSchedule"}]) } else { json!([]) };
+    serde_json::from_value(json!({
+        "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name, "zone": place.zone.to_string()}},
+        "spec": {"unschedulable": place.cordoned, "taints": taints},
+        "status": {"allocatable": {"cpu": format!("{}m", place.cpu), "pods": place.most_pods.to_string()}},
+    }))
+    .unwrap()
+}
+
+fn pod(number: u8, serial: u64, wish: &Wish, node: Option<u8>) -> Arc<Pod> {
+    let mut labels = BTreeMap::new();
+    if wish.alone {
+        labels.insert("alone", "y");
+    }
+    if wish.spread {
+        labels.insert("spread", "y");
+    }
+    let selector = wish.zone.map(|zone| json!({"zone": zone.to_string()})).unwrap_or(json!({}));
+    let ports: Vec<_> = wish.port.iter().map(|p| json!({"containerPort": p, "hostPort": p})).collect();
+    let tolerations = if wish.tolerant { json!([{"key": "t", "operator": "Exists"}]) } else { json!([]) };
+    let mut spec = json!({
+        "priority": wish.priority, "nodeSelector": selector, "tolerations": tolerations,
+        "containers": [{"name": "c", "ports": ports, "resources": {"requests": {"cpu": format!("{}m", wish.cpu)}}}],
+    });
+    if wish.alone {
+        let term = json!({"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"alone": "y"}}});
+        spec["affinity"] =
+            json!({"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}});
+    }
+    if wish.spread {
+        spec["topologySpreadConstraints"] = json!([{"maxSkew": 1, "topologyKey": "zone",
+            "whenUnsatisfiable": "DoNotSchedule", "nodeAffinityPolicy": "Ignore",
+            "labelSelector": {"matchLabels": {"spread": "y"}}}]);
+    }
+    if let Some(node) = node {
+        spec["nodeName"] = json!(format!("n{node}"));
+    }
+    let metadata =
+        json!({"name": format!("p{number}"), "namespace": "ns", "uid": serial.to_string(), "labels": labels});
+    Arc::new(serde_json::from_value(json!({"metadata": metadata, "spec": spec})).unwrap())
+}
+
+#[derive(Clone, Debug)]
+struct Guest {
+    wish: Wish,
+    node: Option<u8>,
+    object: Arc<Pod>,
+}
+
+/// The server, and the mind that watches it.
+#[derive(Default)]
+struct World {
+    mind: Mind,
+    nodes: BTreeMap<u8, (Place, Arc<Node>)>,
+    pods: BTreeMap<u8, Guest>,
+    serial: u64,
+    ms: i64,
+}
+
+impl World {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_millisecond(1_000_000 + self.ms).unwrap()
+    }
+
+    fn tell(&mut self, old: Option<Object>, new: Option<Object>) {
+        let now = self.now();
+        self.mind.apply(&Change { old, new }, now);
+    }
+
+    fn put_node(&mut self, number: u8, place: Place) {
+        let object = Arc::new(node(number, &place));
+        let old = self.nodes.insert(number, (place, object.clone()));
+        self.tell(old.map(|(_, old)| Object::Node(old)), Some(Object::Node(object)));
+    }
+
+    fn delete_node(&mut self, number: u8) {
+        if let Some((_, old)) = self.nodes.remove(&number) {
+            self.tell(Some(Object::Node(old)), None);
+            // Its pods are collected.
+            let lost: Vec<u8> =
+                self.pods.iter().filter(|(_, g)| g.node == Some(number)).map(|(k, _)| *k).collect();
+            lost.into_iter().for_each(|pod| self.delete_pod(pod));
+        }
+    }
+
+    fn put_pod(&mut self, number: u8, wish: Wish) {
+        if !self.pods.contains_key(&number) {
+            self.serial += 1;
+            let object = pod(number, self.serial, &wish, None);
+            self.pods.insert(number, Guest { wish, node: None, object: object.clone() });
+            self.tell(None, Some(Object::Pod(object)));
+        }
+    }
+
+    fn delete_pod(&mut self, number: u8) {
+        if let Some(old) = self.pods.remove(&number) {
+            self.tell(Some(Object::Pod(old.object)), None);
+        }
+    }
+
+    /// The oracle: whether the pod may go to the node now.
+    fn may(&self, number: u8, on: u8) -> Result<(), String> {
+        let (Some(guest), Some((place, _))) = (self.pods.get(&number), self.nodes.get(&on)) else {
+            return Err("not there".into());
+        };
+        let wish = &guest.wish;
+        let there = || self.pods.values().filter(|other| other.node == Some(on));
+        let zone_of = |node: Option<u8>| node.and_then(|n| self.nodes.get(&n)).map(|(p, _)| p.zone);
+        let mut counts: BTreeMap<u8, i64> = self.nodes.values().map(|(place, _)| (place.zone, 0)).collect();
+        for other in self.pods.values().filter(|other| other.wish.spread) {
+            if let Some(count) = zone_of(other.node).and_then(|zone| counts.get_mut(&zone)) {
+                *count += 1;
+            }
+        }
+        let least = counts.values().min().copied().unwrap_or(0);
+        let rules = [
+            ("cordon", !place.cordoned),
+            ("taint", !place.tainted || wish.tolerant),
+            ("selector", wish.zone.is_none_or(|zone| zone == place.zone)),
+            ("pods", there().count() < place.most_pods),
+            ("cpu", wish.cpu == 0 || there().map(|o| o.wish.cpu).sum::<i64>() + wish.cpu <= place.cpu),
+            ("port", wish.port.is_none() || there().all(|o| o.wish.port != wish.port)),
+            ("alone", !wish.alone || there().all(|o| !o.wish.alone)),
+            ("spread", !wish.spread || counts[&place.zone] + 1 - least <= 1),
+        ];
+        let broken: Vec<_> = rules.iter().filter(|(_, holds)| !holds).map(|(name, _)| *name).collect();
+        if broken.is_empty() { Ok(()) } else { Err(broken.join(", ")) }
+    }
+
+    /// One decision and what the server makes of it; whether there was one.
+    fn decide(&mut self, refused: bool) -> Result<bool, TestCaseError> {
+        let now = self.now();
+        let number = |pod: &Pod| meta::name(&pod.metadata)[1..].parse::<u8>().unwrap();
+        match self.mind.next(now, self.serial) {
+            None => return Ok(false),
+            Some(Decision::Bind { pod: bound, node }) => {
+                let (who, on) = (number(&bound), node[1..].parse::<u8>().unwrap());
+                prop_assert_eq!(self.may(who, on), Ok(()), "p{} on n{}", who, on);
+                if refused {
+                    let key = crate::view::Key::of(&bound.metadata);
+                    self.mind.not_bound(&key, meta::uid(&bound.metadata), now);
+                } else if let Some(guest) = self.pods.get_mut(&who) {
+                    guest.node = Some(on);
+                    let uid: u64 = meta::uid(&bound.metadata).parse().unwrap();
+                    let new = pod(who, uid, &guest.wish, Some(on));
+                    let old = std::mem::replace(&mut guest.object, new.clone());
+                    self.tell(Some(Object::Pod(old)), Some(Object::Pod(new)));
+                }
+            }
+            Some(Decision::Refuse { plan: Some(plan), pod, .. }) => {
+                let great = self.pods[&number(&pod)].wish.priority;
+                for victim in &plan.victims {
+                    let victim = number(victim);
+                    prop_assert!(self.pods[&victim].wish.priority < great, "only the lesser go");
+                    self.delete_pod(victim);
+                }
+            }
+            Some(Decision::Refuse { .. }) => {}
+        }
+        Ok(true)
+    }
+
+    fn step(&mut self, op: Op) -> Result<(), TestCaseError> {
+        match op {
+            Op::PutNode(number, place) => self.put_node(number, place),
+            Op::DeleteNode(number) => self.delete_node(number),
+            Op::PutPod(number, wish) => self.put_pod(number, wish),
+            Op::DeletePod(number) => self.delete_pod(number),
+            Op::Wait(ms) => self.ms += i64::from(ms),
+            Op::Decide(times, refused) => {
+                for turn in 0..times {
+                    self.decide(refused >> turn & 1 == 1)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets time pass until nothing more comes of it, without the long rest that looks at everything again.
+    fn calm(&mut self) -> Result<(), TestCaseError> {
+        let end = self.ms + 250_000;
+        loop {
+            for _ in 0..2000 {
+                if !self.decide(false)? {
+                    break;
+                }
+            }
+            let due = self.mind.queue.next_due().map(|due| due.as_millisecond() - 1_000_000);
+            match due.filter(|due| *due <= end) {
+                Some(due) => self.ms = self.ms.max(due),
+                None => return Ok(()),
+            }
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn decisions_keep_every_rule_and_nothing_that_fits_waits(ops in prop::collection::vec(op(), 1..60)) {
+        let mut world = World::default();
+        for op in ops {
+            world.step(op)?;
+        }
+        world.calm()?;
+        for (number, guest) in &world.pods {
+            for node in world.nodes.keys().filter(|_| guest.node.is_none()) {
+                prop_assert!(world.may(*number, *node).is_err(), "p{} waits, though n{} can take it", number, node);
+            }
+        }
+        let mut anew = Snapshot::default();
+        for (_, object) in world.nodes.values() {
+            anew.apply(&Change { old: None, new: Some(Object::Node(object.clone())) });
+        }
+        for guest in world.pods.values().filter(|guest| guest.node.is_some()) {
+            anew.apply(&Change { old: None, new: Some(Object::Pod(guest.object.clone())) });
+        }
+        prop_assert_eq!(format!("{:?}", anew.nodes), format!("{:?}", world.mind.snapshot.nodes));
+    }
+}
