@@ -4,6 +4,9 @@
 
 mod wire;
 
+use std::collections::HashSet;
+use std::sync::LazyLock;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
@@ -12,6 +15,11 @@ use serde_json::{Map, Number, Value};
 use crate::find_kind;
 use crate::schema::{Field, Scalar, Shape, Type, named};
 use wire::{Reader, Wire};
+
+/// Numbers and booleans that are plain in Go and left out of JSON when zero. Protobuf writes them always, so without
+/// this list a zero that nobody set would look like one that somebody did. A line is `type.field`.
+static PLAIN_ZERO: LazyLock<HashSet<&'static str>> =
+    LazyLock::new(|| include_str!("../schema/plain_zero.txt").lines().collect());
 
 const MAGIC: &[u8] = b"k8s\0";
 /// Messages within messages at most; upstream's types need fewer than half of it.
@@ -82,7 +90,7 @@ fn message(
         let (number, wire) = item.ok_or(DecodeError::Malformed)?;
         let at = format!("{place}{number}");
         if let Some(field) = schema.fields.iter().find(|field| field.number() == Some(at.as_str())) {
-            put(field, wire, out, depth)?;
+            put(schema, field, wire, out, depth)?;
             continue;
         }
         let within = format!("{at}.");
@@ -95,6 +103,7 @@ fn message(
 }
 
 fn put(
+    schema: &'static Type,
     field: &'static Field,
     wire: Wire,
     out: &mut Map<String, Value>,
@@ -126,14 +135,23 @@ fn put(
         }
         shape => {
             let value = value(shape, wire, depth)?;
-            // Zero values of Go's plain fields are left out in JSON.
-            let empty = matches!(&value, Value::String(text) if text.is_empty()) || value == Value::Null;
-            if !empty || field.required {
+            let left_out = match &value {
+                Value::Null => true,
+                Value::String(text) => text.is_empty(),
+                Value::Bool(false) => is_plain(schema, field),
+                Value::Number(number) => number.as_f64() == Some(0.0) && is_plain(schema, field),
+                _ => false,
+            };
+            if !left_out || field.required {
                 out.insert(field.name.to_owned(), value);
             }
         }
     }
     Ok(())
+}
+
+fn is_plain(schema: &Type, field: &Field) -> bool {
+    PLAIN_ZERO.contains(format!("{}.{}", schema.name, field.name).as_str())
 }
 
 fn entry_of(shape: Shape, entry: &[u8], depth: usize) -> Result<(String, Value), DecodeError> {
@@ -287,6 +305,16 @@ mod tests {
         let raw = field(2, &field(1, &volume));
         let pod = decode(&body("v1", "Pod", &raw)).unwrap();
         assert_eq!(pod["spec"]["volumes"], json!([{"name": "v", "emptyDir": {}}]));
+    }
+
+    #[test]
+    fn a_zero_that_nobody_set_is_left_out_and_one_that_somebody_did_stays() {
+        let zero = |number: u32| [wire::encode_varint(u64::from(number) << 3), vec![0]].concat();
+        // Container: name 1, stdin 16, securityContext 15 with privileged 2.
+        let container = [field(1, b"c"), zero(16), field(15, &zero(2))].concat();
+        let pod = decode(&body("v1", "Pod", &field(2, &field(2, &container)))).unwrap();
+        let wanted = json!([{"name": "c", "securityContext": {"privileged": false}}]);
+        assert_eq!(pod["spec"]["containers"], wanted);
     }
 
     proptest! {
