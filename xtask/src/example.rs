@@ -97,8 +97,10 @@ pub fn prove(kubectl: &Kubectl, nodes: &[SocketAddr]) -> Result<Proof> {
     let step = Step::of("requests by NodePort", REQUESTS as u64);
     let node_port = by_node_port(nodes, |sent| step.at(sent))?;
     step.done(format!("{} answers from {} replicas", total(&node_port), node_port.len()));
-    let tried = refusals.lines().count();
-    let let_in = refusals.lines().filter(|line| *line != "refused").count();
+    let refused = refusals.lines().filter(|line| *line == "refused").count();
+    // An answer is a pod's and its node's name.
+    let let_in = refusals.lines().filter(|line| line.split_whitespace().count() >= 2).count();
+    let tried = refused + let_in;
     let step = Step::new("a replica deleted");
     let replaced = replace_one(kubectl)?;
     step.done(format!("{} came for {}", replaced.new, replaced.old));

@@ -181,8 +181,6 @@ async fn serve(server: &Server, pki: &Pki, api: &ApiServer) -> Result<()> {
         let chain = format!("{}{}", leaf.certificate, pki.authority().pem());
         let renew = due(&leaf.certificate).and_then(|at| at.duration_since(SystemTime::now()).ok());
         let renew = renew.unwrap_or(RENEW_PAUSE).max(RENEW_PAUSE);
-        // With the CA behind it: a machine that joins by the CA's hash takes it from here.
-        let chain = format!("{}{}", leaf.certificate, pki.authority().pem());
         tokio::select! {
             served = api.serve(&listener, &chain, &leaf.key) => return Ok(served?),
             () = tokio::time::sleep(renew) => tracing::info!("the serving certificate is renewed"),

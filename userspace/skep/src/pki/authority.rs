@@ -20,7 +20,6 @@ const SKEW: Duration = Duration::from_secs(300);
 
 pub(crate) struct Authority {
     pem: String,
-    hash: String,
     issuer: Issuer<'static, KeyPair>,
 }
 
@@ -44,20 +43,14 @@ impl Authority {
             path: path.to_owned(),
             reason: reason.to_string(),
         };
-        let hash = ca_hash(&pem).ok_or_else(|| bad(certificate, &"not a PEM certificate"))?;
         let key_pair = KeyPair::from_pem(&key_pem).map_err(|e| bad(key, &e))?;
         let issuer = Issuer::from_ca_cert_pem(&pem, key_pair).map_err(|e| bad(certificate, &e))?;
-        Ok(Authority { pem, hash, issuer })
+        Ok(Authority { pem, issuer })
     }
 
     /// The certificate that everything of the cluster is trusted by.
     pub(crate) fn pem(&self) -> &str {
         &self.pem
-    }
-
-    /// See [`ca_hash`].
-    pub(crate) fn hash(&self) -> &str {
-        &self.hash
     }
 
     pub(super) fn issue(&self, wanted: &Leaf) -> Result<CertifiedPem, PkiError> {
@@ -185,6 +178,6 @@ mod tests {
         let key = KeyPair::from_pem(&key).unwrap();
         let spki = rcgen::PublicKeyData::subject_public_key_info(&key);
         let expected = format!("sha256:{}", to_hex(digest(&SHA256, &spki).as_ref()));
-        assert_eq!(pki.authority().hash(), expected);
+        assert_eq!(ca_hash(pki.authority().pem()), Some(expected));
     }
 }

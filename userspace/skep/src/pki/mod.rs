@@ -25,8 +25,6 @@ pub(crate) enum PkiError {
     Bad { path: PathBuf, reason: String },
     #[error("make {what}: {source}")]
     Make { what: &'static str, source: rcgen::Error },
-    #[error("the system's random numbers failed")]
-    Random,
 }
 
 /// The folder, opened.
@@ -80,19 +78,6 @@ impl Pki {
         write_private(&path, key.as_bytes())?;
         Ok(key)
     }
-
-    /// 32 bytes that Secrets are encrypted with in the store.
-    pub(crate) fn secrets_key(&self) -> Result<[u8; 32], PkiError> {
-        let path = self.folder.join("secrets.key");
-        if let Some(found) = files::read(&path)? {
-            return files::from_hex(found.trim())
-                .ok_or_else(|| PkiError::Bad { path, reason: "not 64 hexadecimal digits".to_owned() });
-        }
-        let mut key = [0; 32];
-        aws_lc_rs::rand::fill(&mut key).map_err(|_| PkiError::Random)?;
-        write_private(&path, files::to_hex(&key).as_bytes())?;
-        Ok(key)
-    }
 }
 
 #[cfg(test)]
@@ -114,7 +99,6 @@ mod tests {
         let second = Pki::open(folder.path()).unwrap();
         assert_eq!(second.authority().pem(), first.authority().pem());
         assert_eq!(second.leaf("server", &serving(&["localhost", "10.0.0.1"])).unwrap(), leaf);
-        assert_eq!(second.secrets_key().unwrap(), first.secrets_key().unwrap());
         assert_eq!(second.service_account_key().unwrap(), first.service_account_key().unwrap());
     }
 
@@ -142,7 +126,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let pki = Pki::open(&folder.path().join("pki")).unwrap();
         pki.leaf("server", &serving(&["localhost"])).unwrap();
-        pki.secrets_key().unwrap();
+        pki.service_account_key().unwrap();
         let folder = folder.path().join("pki");
         assert_eq!(std::fs::metadata(&folder).unwrap().permissions().mode() & 0o777, 0o700);
         for file in std::fs::read_dir(folder).unwrap() {
@@ -151,11 +135,11 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_key_is_an_error_and_stays() {
+    fn a_damaged_ca_is_an_error_and_stays() {
         let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("secrets.key"), "nonsense").unwrap();
-        let pki = Pki::open(folder.path()).unwrap();
-        assert!(matches!(pki.secrets_key(), Err(PkiError::Bad { .. })));
-        assert_eq!(std::fs::read_to_string(folder.path().join("secrets.key")).unwrap(), "nonsense");
+        drop(Pki::open(folder.path()).unwrap());
+        std::fs::write(folder.path().join("ca.key"), "nonsense").unwrap();
+        assert!(matches!(Pki::open(folder.path()), Err(PkiError::Bad { .. })));
+        assert_eq!(std::fs::read_to_string(folder.path().join("ca.key")).unwrap(), "nonsense");
     }
 }
