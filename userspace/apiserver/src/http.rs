@@ -109,24 +109,11 @@ async fn answer(server: Arc<Inner>, request: Request) -> Result<Response, Status
             let watching = query.is_true("watch");
             let (parts, body) = (request.method().clone(), request.headers().clone());
             let call = Call { server, identity, target, method: parts, headers: body, query };
-            let mut attributes = call.attributes(verb(&call.method, &call.target, watching));
-            // A list or watch of one object by its name needs no more than the right to that object.
-            let only = named_by_selector(&call.query);
-            if attributes.name.is_empty()
-                && let Some(name) = &only
-            {
-                attributes.name = name;
-            }
+            let attributes = call.attributes(verb(&call.method, &call.target, watching));
             call.server.caches.access().check(&attributes)?;
             dispatch(call, request, watching).await
         }
     }
-}
-
-fn named_by_selector(query: &Query) -> Option<String> {
-    let mut parts = query.get("fieldSelector")?.split(',');
-    let name = parts.find_map(|part| part.strip_prefix("metadata.name="))?;
-    Some(name.trim_start_matches('=').to_owned())
 }
 
 impl Call {
