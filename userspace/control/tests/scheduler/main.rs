@@ -1,0 +1,227 @@
+//! The scheduler against the real API server, in one process: bindings, conditions, events, preemption.
+
+use std::fmt::Debug;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Event, Node, Pod};
+use k8s_openapi::api::scheduling::v1::PriorityClass;
+use kube::api::{DeleteParams, ListParams, PostParams};
+use kube::runtime::wait::await_condition;
+use kube::{Api, Client};
+use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use skep_apiserver::{ApiServer, Config, Identity, NODE_PORTS, NodeTls, ServiceNetwork, TokenKeys};
+use skep_store::embedded::EmbeddedStore;
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+
+struct Cluster {
+    client: Client,
+    controllers: JoinHandle<()>,
+    _folder: TempDir,
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.controllers.abort();
+    }
+}
+
+async fn cluster() -> Cluster {
+    let folder = tempfile::tempdir().unwrap();
+    let tokens = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+    let key = KeyPair::generate().unwrap();
+    let certificate = CertificateParams::default().self_signed(&key).unwrap().pem();
+    let config = Config {
+        store: Arc::new(EmbeddedStore::open(&folder.path().join("store")).unwrap()),
+        services: ServiceNetwork { cidrs: vec!["10.96.0.0/12".parse().unwrap()], node_ports: NODE_PORTS },
+        advertise: "127.0.0.1:6443".parse().unwrap(),
+        client_ca: certificate.clone(),
+        tokens: TokenKeys {
+            private: tokens.serialize_pem(),
+            public: tokens.public_key_pem(),
+            issuer: "https://kubernetes.default.svc".to_owned(),
+        },
+        node_tls: NodeTls { certificate: certificate.clone(), key: key.serialize_pem(), ca: certificate },
+    };
+    let server = ApiServer::new(config).await.unwrap();
+    let identity = Identity::new("system:kube-controller-manager", &["system:masters"]);
+    let client = Client::new(server.in_process(identity), "default");
+    // The nodes have no agents: they must not be found dead while a test runs.
+    let config = skep_control::Config {
+        root_ca_pem: "PEM".into(),
+        node_startup_grace: Duration::from_secs(3600),
+        ..Default::default()
+    };
+    let running = client.clone();
+    let controllers = tokio::spawn(async move { drop(skep_control::run(running, config).await) });
+    Cluster { client, controllers, _folder: folder }
+}
+
+fn parsed<K: DeserializeOwned>(value: Value) -> K {
+    serde_json::from_value(value).unwrap()
+}
+
+/// Long enough for a machine that does much else; a passing test never waits for it.
+async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    let limit = Duration::from_secs(60);
+    tokio::time::timeout(limit, future).await.unwrap_or_else(|_| panic!("not seen in {limit:?}: {what}"))
+}
+
+impl Cluster {
+    fn pods(&self) -> Api<Pod> {
+        Api::namespaced(self.client.clone(), "default")
+    }
+
+    async fn node(&self, name: &str, cpu: &str) {
+        let nodes: Api<Node> = Api::all(self.client.clone());
+        let node = parsed(json!({"metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}}}));
+        nodes.create(&PostParams::default(), &node).await.unwrap();
+        let room = json!({"cpu": cpu, "memory": "8Gi", "pods": "20"});
+        let ready = json!({"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "",
+            "lastHeartbeatTime": "2026-01-01T00:00:00Z", "lastTransitionTime": "2026-01-01T00:00:00Z"});
+        let status = json!({"status": {"capacity": room, "allocatable": room, "conditions": [ready]}});
+        let patch = kube::api::Patch::Merge(status);
+        nodes.patch_status(name, &Default::default(), &patch).await.unwrap();
+    }
+
+    async fn pod(&self, name: &str, cpu: &str, more: Value) {
+        let mut spec = json!({
+            "containers": [{"name": "c", "image": "i", "resources": {"requests": {"cpu": cpu}}}],
+            "serviceAccountName": "default", "automountServiceAccountToken": false,
+        });
+        if let (Some(spec), Value::Object(more)) = (spec.as_object_mut(), more) {
+            spec.extend(more);
+        }
+        let pod: Pod = parsed(json!({"metadata": {"name": name, "labels": {"app": "web"}}, "spec": spec}));
+        // The service account is made by a controller, and pods are refused before it is there.
+        let accounts =
+            Api::<k8s_openapi::api::core::v1::ServiceAccount>::default_namespaced(self.client.clone());
+        let there = |account: Option<&k8s_openapi::api::core::v1::ServiceAccount>| account.is_some();
+        soon("service account", await_condition(accounts, "default", there)).await.unwrap();
+        self.pods().create(&PostParams::default(), &pod).await.unwrap();
+    }
+
+    async fn until(&self, what: &str, name: &str, holds: impl Fn(&Pod) -> bool) -> Pod {
+        let seen = await_condition(self.pods(), name, |pod: Option<&Pod>| pod.is_some_and(&holds));
+        soon(what, seen).await.unwrap().unwrap()
+    }
+
+    async fn bound(&self, name: &str) -> String {
+        node_of(&self.until("bound", name, |pod| !node_of(pod).is_empty()).await)
+    }
+
+    async fn event(&self, pod: &str, reason: &str) -> String {
+        let events: Api<Event> = Api::namespaced(self.client.clone(), "default");
+        let wanted = |event: &Event| {
+            event.involved_object.name.as_deref() == Some(pod) && event.reason.as_deref() == Some(reason)
+        };
+        let mut stream = std::pin::pin!(kube::runtime::watcher(events, Default::default()));
+        let found = async {
+            loop {
+                use futures::StreamExt;
+                use kube::runtime::watcher::Event as Step;
+                if let Some(Ok(Step::Apply(event) | Step::InitApply(event))) = stream.next().await
+                    && wanted(&event)
+                {
+                    return event.message.unwrap_or_default();
+                }
+            }
+        };
+        soon(reason, found).await
+    }
+}
+
+fn node_of(pod: &Pod) -> String {
+    pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default()
+}
+
+/// Status, reason and message of a condition.
+fn condition(pod: &Pod, kind: &str) -> Option<(String, String, String)> {
+    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
+    let found = conditions.iter().find(|condition| condition.type_ == kind)?;
+    let text = |value: &Option<String>| value.clone().unwrap_or_default();
+    Some((found.status.clone(), text(&found.reason), text(&found.message)))
+}
+
+fn same<T: PartialEq + Debug>(a: T, b: T) {
+    assert_eq!(a, b);
+}
+
+#[tokio::test]
+async fn a_pod_is_bound_and_told_so() {
+    let cluster = cluster().await;
+    cluster.node("n1", "2").await;
+    cluster.pod("web", "100m", json!({})).await;
+    same(cluster.bound("web").await, "n1".into());
+    let pod = cluster.until("condition", "web", |pod| condition(pod, "PodScheduled").is_some()).await;
+    same(condition(&pod, "PodScheduled").unwrap().0, "True".into());
+    same(cluster.event("web", "Scheduled").await, "Successfully assigned default/web to n1".into());
+}
+
+#[tokio::test]
+async fn a_pod_without_room_says_why_and_is_bound_when_there_is() {
+    let cluster = cluster().await;
+    cluster.node("n1", "500m").await;
+    cluster.pod("web", "1", json!({})).await;
+    let pod = cluster.until("refusal", "web", |pod| condition(pod, "PodScheduled").is_some()).await;
+    let message = "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: \
+                   1 No preemption victims found for incoming pod.";
+    same(condition(&pod, "PodScheduled").unwrap(), ("False".into(), "Unschedulable".into(), message.into()));
+    same(cluster.event("web", "FailedScheduling").await, message.into());
+    cluster.node("n2", "2").await;
+    same(cluster.bound("web").await, "n2".into());
+}
+
+#[tokio::test]
+async fn many_pods_never_overcommit_a_node() {
+    let cluster = cluster().await;
+    for node in ["n1", "n2", "n3"] {
+        cluster.node(node, "1").await;
+    }
+    for number in 0..12 {
+        cluster.pod(&format!("p{number}"), "300m", json!({})).await;
+    }
+    // Nine fit; the last of those in line is refused only after all nine were decided.
+    let refused = |pods: &[Pod]| {
+        pods.iter().filter(|p| condition(p, "PodScheduled").is_some_and(|c| c.0 == "False")).count()
+    };
+    let bound = |pods: &[Pod]| pods.iter().filter(|p| !node_of(p).is_empty()).count();
+    let mut stream = std::pin::pin!(kube::runtime::watcher(cluster.pods(), Default::default()));
+    let pods = soon("nine bound, three refused", async {
+        loop {
+            let pods = cluster.pods().list(&ListParams::default()).await.unwrap().items;
+            if bound(&pods) == 9 && refused(&pods) == 3 {
+                return pods;
+            }
+            futures::StreamExt::next(&mut stream).await;
+        }
+    })
+    .await;
+    for node in ["n1", "n2", "n3"] {
+        same(pods.iter().filter(|pod| node_of(pod) == node).count(), 3);
+    }
+}
+
+#[tokio::test]
+async fn a_pod_of_greater_priority_takes_the_place_of_a_lesser_one() {
+    let cluster = cluster().await;
+    let classes: Api<PriorityClass> = Api::all(cluster.client.clone());
+    let class = parsed(json!({"metadata": {"name": "great"}, "value": 1000}));
+    classes.create(&PostParams::default(), &class).await.unwrap();
+    cluster.node("n1", "1").await;
+    cluster.pod("old", "800m", json!({})).await;
+    cluster.bound("old").await;
+    cluster.pod("new", "800m", json!({"priorityClassName": "great"})).await;
+    let old = cluster.until("removal", "old", |pod| pod.metadata.deletion_timestamp.is_some()).await;
+    same(condition(&old, "DisruptionTarget").unwrap().1, "PreemptionByScheduler".into());
+    let nominated = |pod: &Pod| pod.status.as_ref().and_then(|status| status.nominated_node_name.clone());
+    let new = cluster.until("nomination", "new", |pod| nominated(pod).is_some()).await;
+    same((nominated(&new).as_deref(), node_of(&new).as_str()), (Some("n1"), ""));
+    // What a kubelet does when the containers have ended.
+    cluster.pods().delete("old", &DeleteParams::default().grace_period(0)).await.unwrap();
+    same(cluster.bound("new").await, "n1".into());
+}
