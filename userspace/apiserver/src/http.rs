@@ -60,7 +60,7 @@ fn percent_decode(text: &str) -> String {
             b'+' => out.push(b' '),
             b'%' => {
                 let rest = bytes.clone();
-                let digits: Option<u8> = rest.as_slice_of_two().and_then(|two| {
+                let digits: Option<u8> = rest.next_two().and_then(|two| {
                     std::str::from_utf8(&two).ok().and_then(|hex| u8::from_str_radix(hex, 16).ok())
                 });
                 match digits {
@@ -79,11 +79,11 @@ fn percent_decode(text: &str) -> String {
 
 /// The next two bytes of an iterator, if there are as many.
 trait TwoBytes {
-    fn as_slice_of_two(self) -> Option<[u8; 2]>;
+    fn next_two(self) -> Option<[u8; 2]>;
 }
 
 impl TwoBytes for std::str::Bytes<'_> {
-    fn as_slice_of_two(mut self) -> Option<[u8; 2]> {
+    fn next_two(mut self) -> Option<[u8; 2]> {
         Some([self.next()?, self.next()?])
     }
 }
@@ -139,9 +139,8 @@ async fn dispatch(call: Call, request: Request, watching: bool) -> Result<Respon
         return subresources::handle(call, request).await;
     }
     let verb = verb(&call.method, target, watching);
-    if !target.kind.verbs.contains(&verb)
-        && !(target.subresource == "status" && matches!(verb, "get" | "update" | "patch"))
-    {
+    let of_status = target.subresource == "status" && matches!(verb, "get" | "update" | "patch");
+    if !of_status && !target.kind.verbs.contains(&verb) {
         return Err(Status::method_not_supported(target.kind, verb));
     }
     match verb {

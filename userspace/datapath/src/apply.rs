@@ -14,7 +14,7 @@ use crate::{Datapath, route};
 pub struct ApplyError {
     pub index: usize,
     pub write: Box<Write>,
-    pub source: DatapathError,
+    pub source: Box<DatapathError>,
 }
 
 impl Datapath {
@@ -27,7 +27,7 @@ impl Datapath {
             self.write(write).map_err(|source| ApplyError {
                 index,
                 write: Box::new(write.clone()),
-                source,
+                source: Box::new(source),
             })?;
             index += 1;
         }

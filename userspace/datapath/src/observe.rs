@@ -58,7 +58,7 @@ impl Datapath {
                 let (key, verdict) = entry.map_err(failed())?;
                 entries.push((key.prefix_len(), key.data(), verdict));
             }
-            entries.sort_by(|a, b| (a.0, a.1).cmp(&(b.0, b.1)));
+            entries.sort_by_key(|a| (a.0, a.1));
             contents.insert(*name, Arc::from(entries));
             names.insert(map_id(map).map_err(failed())?, *name);
         }

@@ -48,10 +48,11 @@ struct Walk<'a> {
 impl Walk<'_> {
     fn value(&mut self, shape: Shape, value: &mut Value) {
         match shape {
-            Shape::Type(name) => match named(name) {
-                Some(found) => self.fields(found, value),
-                None => {}
-            },
+            Shape::Type(name) => {
+                if let Some(found) = named(name) {
+                    self.fields(found, value)
+                }
+            }
             Shape::List(inner) => match value {
                 Value::Array(items) => {
                     let shape = Shape::of(inner);

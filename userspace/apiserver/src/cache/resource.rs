@@ -15,6 +15,9 @@ const CHANGES: usize = 2_048;
 /// Changes that may wait for a slow watcher before it is dropped.
 const QUEUE: usize = 1_024;
 
+/// A watcher's end: changes as they happen, until it is dropped for being slow.
+pub(crate) type Changes = mpsc::Receiver<Arc<Change>>;
+
 #[derive(Default)]
 pub(crate) struct Resource {
     inner: RwLock<Inner>,
@@ -79,10 +82,7 @@ impl Resource {
     }
 
     /// Changes after a revision that are known, and all that come.
-    pub(crate) fn watch(
-        &self,
-        after: Revision,
-    ) -> Result<(Vec<Arc<Change>>, mpsc::Receiver<Arc<Change>>), Gone> {
+    pub(crate) fn watch(&self, after: Revision) -> Result<(Vec<Arc<Change>>, Changes), Gone> {
         let mut inner = self.write();
         if after < inner.complete_after {
             return Err(Gone { oldest: inner.complete_after });
@@ -93,7 +93,7 @@ impl Resource {
     }
 
     /// The present objects with `prefix`, and all changes from here on.
-    pub(crate) fn list_and_watch(&self, prefix: &str) -> (Vec<Arc<Object>>, mpsc::Receiver<Arc<Change>>) {
+    pub(crate) fn list_and_watch(&self, prefix: &str) -> (Vec<Arc<Object>>, Changes) {
         let mut inner = self.write();
         let objects = inner.with_prefix(prefix);
         (objects, inner.subscribe())
@@ -117,7 +117,7 @@ impl Inner {
         self.watchers.retain(|watcher| watcher.try_send(change.clone()).is_ok());
     }
 
-    fn subscribe(&mut self) -> mpsc::Receiver<Arc<Change>> {
+    fn subscribe(&mut self) -> Changes {
         let (sender, receiver) = mpsc::channel(QUEUE);
         self.watchers.retain(|watcher| !watcher.is_closed());
         self.watchers.push(sender);

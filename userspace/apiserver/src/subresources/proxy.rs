@@ -165,9 +165,8 @@ fn service(call: &Call, service: &Value, query: &str) -> Result<Destination, Sta
     let (scheme, name, wanted) = parts(&call.target.name);
     let unavailable = || Status::unavailable(format!("no endpoints available for service \"{name}\""));
     let ports = service["spec"]["ports"].as_array().cloned().unwrap_or_default();
-    let port = ports
-        .iter()
-        .find(|port| wanted.is_empty() || port["name"] == wanted || port["port"].to_string() == wanted);
+    let port =
+        ports.iter().find(|port| wanted.is_empty() || port["name"] == wanted || port["port"] == wanted);
     let port = port.ok_or_else(unavailable)?;
     let port_name = port["name"].as_str().unwrap_or_default();
     let kind = find("discovery.k8s.io", "v1", "endpointslices").ok_or_else(unavailable)?;
