@@ -178,7 +178,7 @@ async fn serve(server: &Server, pki: &Pki, api: &ApiServer) -> Result<()> {
     loop {
         let leaf = pki.leaf("server", &serving_leaf(server))?;
         // The CA goes with it: a machine that joins knows only the CA's hash.
-        let _chain = format!("{}{}", leaf.certificate, pki.authority().pem());
+        let chain = format!("{}{}", leaf.certificate, pki.authority().pem());
         let renew = due(&leaf.certificate).and_then(|at| at.duration_since(SystemTime::now()).ok());
         let renew = renew.unwrap_or(RENEW_PAUSE).max(RENEW_PAUSE);
         tokio::select! {
