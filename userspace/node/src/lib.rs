@@ -113,6 +113,7 @@ pub async fn run(config: AgentConfig, stop: CancellationToken) -> Result<(), Nod
     let (shared, changes) = share(facts, client.clone(), cri.clone())?;
     shared.events.node(&name, false, "Starting", "Starting kubelet.");
     let (registered_in, registered) = watch::channel::<Option<Node>>(None);
+    let (returned_in, returned) = watch::channel(());
     let identity = Identity {
         name: name.clone(),
         ips: node_ips,
@@ -130,6 +131,7 @@ pub async fn run(config: AgentConfig, stop: CancellationToken) -> Result<(), Nod
         identity,
         network: network_state,
         registered: registered_in,
+        returned,
     };
     let server = server::Server::bind(listen, &tls, shared.clone()).await?;
     let mut tasks = JoinSet::new();
@@ -139,6 +141,7 @@ pub async fn run(config: AgentConfig, stop: CancellationToken) -> Result<(), Nod
         registered,
         lease_interval,
         lease_duration,
+        returned_in,
         stop.clone(),
     );
     begin(&mut tasks, registration.run(stop.clone()));

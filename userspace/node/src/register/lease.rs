@@ -14,13 +14,15 @@ use tokio_util::sync::CancellationToken;
 
 const NAMESPACE: &str = "kube-node-lease";
 
-/// Renews the Lease every `interval` until `stop`. A failure is repeated soon, since the node's life hangs on it.
+/// Renews the Lease every `interval` until `stop`. A failure is repeated soon, since the node's life hangs on it; a
+/// success after one is told by `returned`.
 pub async fn keep(
     client: Client,
     name: String,
     node: watch::Receiver<Option<Node>>,
     interval: Duration,
     duration: Duration,
+    returned: watch::Sender<()>,
     stop: CancellationToken,
 ) {
     let api: Api<Lease> = Api::namespaced(client, NAMESPACE);
@@ -28,6 +30,7 @@ pub async fn keep(
     let mut ticks = tokio::time::interval(interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut delay = Duration::from_millis(200);
+    let mut failed = false;
     loop {
         let renewal = renew(&api, &name, &node, held.take(), duration);
         // A renewal that hangs must not outlast the lease.
@@ -35,8 +38,12 @@ pub async fn keep(
             Ok(Ok(lease)) => {
                 held = Some(lease);
                 delay = Duration::from_millis(200);
+                if std::mem::take(&mut failed) {
+                    returned.send_replace(());
+                }
             }
             failure => {
+                failed = true;
                 if let Ok(Err(error)) = failure {
                     tracing::debug!(%error, "lease not renewed");
                 }

@@ -51,6 +51,8 @@ pub struct Registration {
     pub network: watch::Receiver<NetworkState>,
     /// Set once the Node exists.
     pub registered: watch::Sender<Option<Node>>,
+    /// Changes when the API server is reached again: it may have taken the node for dead meanwhile.
+    pub returned: watch::Receiver<()>,
 }
 
 /// How often the machine's state is looked at.
@@ -97,6 +99,7 @@ impl Registration {
             tokio::select! {
                 () = stop.cancelled() => return,
                 Ok(()) = self.network.changed() => {}
+                Ok(()) = self.returned.changed() => sent = None,
                 () = tokio::time::sleep(wait) => {}
             }
         }

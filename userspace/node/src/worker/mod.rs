@@ -162,6 +162,7 @@ impl Worker {
         match message {
             Message::Pod(pod) => {
                 if version(&pod) >= version(&self.pod) {
+                    self.hear_of_ready(&pod);
                     self.pod = Arc::new(merge_reported(*pod, self.observed.memory.reported.as_ref()));
                 }
             }

@@ -76,11 +76,25 @@ impl Worker {
         }
     }
 
+    /// The control plane takes a silent node's pods for unready. Once the node is heard again, they say how they are.
+    pub(super) fn hear_of_ready(&mut self, pod: &Pod) {
+        let reported = self.observed.memory.reported.as_ref();
+        let overruled = ready(reported) == Some("True") && ready(pod.status.as_ref()) == Some("False");
+        if overruled && super::version(pod) > super::version(&self.pod) {
+            self.observed.memory.reported = None;
+        }
+    }
+
     fn adopt(&mut self, pod: Pod) {
         if super::version(&pod) >= super::version(&self.pod) {
             self.pod = Arc::new(merge_reported(pod, self.observed.memory.reported.as_ref()));
         }
     }
+}
+
+fn ready(status: Option<&PodStatus>) -> Option<&str> {
+    let conditions = status?.conditions.as_ref()?;
+    conditions.iter().find(|condition| condition.type_ == "Ready").map(|condition| condition.status.as_str())
 }
 
 async fn send(client: kube::Client, pod: &Pod, status: &PodStatus) -> Result<Verdict, kube::Error> {
