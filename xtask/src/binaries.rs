@@ -15,7 +15,19 @@ pub fn build() -> Result<Binaries> {
     if !status.success() {
         bail!("building skep failed: {status}");
     }
+    built()
+}
+
+/// Those that were built before.
+pub fn built() -> Result<Binaries> {
     let target = std::env::var_os("CARGO_TARGET_DIR").map(Into::into);
     let folder = target.unwrap_or_else(|| crate::workspace().join("target")).join("debug");
-    Ok(Binaries { skep: folder.join("skep"), plugins: folder })
+    let skep = folder.join("skep");
+    if !skep.exists() || !folder.join("skep-cni").exists() {
+        bail!(
+            "{} is not built; run `cargo xtask test`, or `cargo build -p skep -p skep-cni`",
+            skep.display()
+        );
+    }
+    Ok(Binaries { skep, plugins: folder })
 }

@@ -67,6 +67,27 @@ pub fn v2() -> Value {
     })
 }
 
+/// The media type of [`v2_protobuf`]. Clients ask for it with `@v1.0`, which no media type may hold.
+pub const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+
+/// Whether a client that accepts this wants [`v2_protobuf`].
+pub fn accepts_v2_protobuf(accept: &str) -> bool {
+    accept.contains("application/com.github.proto-openapi.spec.v2") && accept.contains("+protobuf")
+}
+
+/// The OpenAPI v2 document as protobuf (gnostic's openapiv2.Document), which kubectl asks for a kind that it did not find
+/// in v3. As every kind that there is stands in v3, it names none: fields 1 `swagger`, 2 `info` {1 title, 2 version},
+/// 8 `paths`.
+pub fn v2_protobuf() -> Vec<u8> {
+    let field = |number: u8, bytes: &[u8]| -> Vec<u8> {
+        // Every part is shorter than 128 bytes: one byte of length.
+        let length = u8::try_from(bytes.len()).unwrap_or(0) & 0x7f;
+        [&[number << 3 | 2, length], bytes].concat()
+    };
+    let info = [field(1, b"Kubernetes"), field(2, b"v1.36.0")].concat();
+    [field(1, b"2.0"), field(2, &info), field(8, &[])].concat()
+}
+
 fn paths(dialect: Dialect, rows: &[&Kind]) -> Map<String, Value> {
     let mut paths = Map::new();
     for kind in rows {

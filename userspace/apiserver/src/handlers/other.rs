@@ -11,7 +11,7 @@ use skep_api::{Status, discovery, openapi};
 
 use crate::Inner;
 use crate::http::text;
-use crate::negotiate::{respond_large, respond_value};
+use crate::negotiate::{respond, respond_large, respond_value};
 
 /// Changes with the program only, so clients keep what they fetched.
 const SCHEMA_HASH: &str = concat!("skep-", env!("CARGO_PKG_VERSION"), "-v1.36");
@@ -35,6 +35,7 @@ pub(crate) fn handle(server: &Arc<Inner>, request: &Request) -> Result<Response,
         ["openapi", "v3"] => Some(openapi::v3_index(SCHEMA_HASH)),
         ["openapi", "v3", "api", version] => openapi::v3("", version),
         ["openapi", "v3", "apis", group, version] => openapi::v3(group, version),
+        ["openapi", "v2"] if openapi::accepts_v2_protobuf(accept) => return Ok(openapi_v2_protobuf()),
         ["openapi", "v2"] => Some(openapi::v2()),
         ["version"] => Some(version()),
         ["healthz" | "livez" | "readyz", ..] => return Ok(health(server, request, &parts)),
@@ -49,6 +50,13 @@ fn aggregated_answer(core: bool) -> Response {
     let mut response = respond_value(StatusCode::OK, &discovery::aggregated(core));
     let kind = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
     response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(kind));
+    response
+}
+
+fn openapi_v2_protobuf() -> Response {
+    let mut response = respond(StatusCode::OK, openapi::v2_protobuf().into());
+    let kind = http::HeaderValue::from_static(openapi::V2_PROTOBUF);
+    response.headers_mut().insert(http::header::CONTENT_TYPE, kind);
     response
 }
 
