@@ -126,7 +126,8 @@ fn pods_service_policy_and_restart() -> Result<()> {
     agent.index(|index| index.apply_policy(&policy(None)))?;
     let cut = within_deadline("an established connection is cut", || !echoes(&established))?;
     println!("an established connection was cut after {:?}", cut.saturating_sub(PATIENCE));
-    ensure!(cut < Duration::from_millis(100) + PATIENCE, "the cut took {cut:?}");
+    // The printed figure is the measurement; this bound, wide for a busy machine, catches a cut that waits for a timer.
+    ensure!(cut < Duration::from_secs(1) + PATIENCE, "the cut took {cut:?}");
     ensure!(dial(&client).is_err(), "a denied connection was made");
     agent.index(|index| index.apply_policy(&policy(Some("client"))))?;
     within_deadline("an allowed client gets in", || dial(&client).is_ok_and(|stream| echoes(&stream)))?;

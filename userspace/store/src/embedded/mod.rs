@@ -7,6 +7,7 @@ mod writer;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -32,7 +33,20 @@ const CACHE_BYTES: usize = 16 << 20;
 
 pub struct EmbeddedStore {
     shared: Arc<Shared>,
-    writes: mpsc::Sender<Write>,
+    /// `None` only while the store is being dropped.
+    writes: Option<mpsc::Sender<Write>>,
+    writer: Option<JoinHandle<()>>,
+}
+
+impl Drop for EmbeddedStore {
+    /// Waits for the writer, so that the file is free when the store is gone.
+    fn drop(&mut self) {
+        self.writes = None;
+        if let Some(writer) = self.writer.take() {
+            // A writer that panicked has nothing left to say.
+            let _ = writer.join();
+        }
+    }
 }
 
 pub(crate) struct Shared {
@@ -71,16 +85,17 @@ impl EmbeddedStore {
         };
         let shared = Arc::new(Shared { database, live: Mutex::new(live) });
         let (writes, queue) = mpsc::channel(WRITE_QUEUE);
-        let writer = shared.clone();
-        std::thread::Builder::new()
+        let for_writer = shared.clone();
+        let writer = std::thread::Builder::new()
             .name("store-writer".to_owned())
-            .spawn(move || writer::run(&writer, queue))
+            .spawn(move || writer::run(&for_writer, queue))
             .map_err(|error| StoreError::Unavailable(format!("start the writer: {error}")))?;
-        Ok(EmbeddedStore { shared, writes })
+        Ok(EmbeddedStore { shared, writes: Some(writes), writer: Some(writer) })
     }
 
     async fn send<T>(&self, write: Write, answer: oneshot::Receiver<Result<T>>) -> Result<T> {
-        self.writes.send(write).await.map_err(|_| StoreError::Closed)?;
+        let writes = self.writes.as_ref().ok_or(StoreError::Closed)?;
+        writes.send(write).await.map_err(|_| StoreError::Closed)?;
         answer.await.map_err(|_| StoreError::Closed)?
     }
 }
