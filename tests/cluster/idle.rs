@@ -9,7 +9,8 @@ use xtask::example;
 use crate::fixture::{NODES, shared};
 
 const PERIOD: Duration = Duration::from_secs(30);
-/// Largest resident set in MiB and share of a core in per cent.
+/// Most private memory in MiB and share of a core in per cent. Tests run unoptimised code, whose text alone is larger than
+/// these bars and shared by all processes; what the processes themselves take is the same in every profile.
 const SERVER: (u64, f64) = (100, 1.0);
 const AGENT: (u64, f64) = (60, 0.5);
 
@@ -30,8 +31,9 @@ fn an_idle_cluster_costs_little() -> Result<()> {
     let mut too_much = Vec::new();
     for ((name, pid, (most_memory, most_time)), before) in processes.iter().zip(before) {
         let (_, from) = before.context("a process has ended")?;
-        let (resident, to) = usage(*pid).context("a process has ended")?;
-        let (memory, time) = (resident / 1024, (to - from) / PERIOD.as_secs_f64() * 100.0);
+        let (_, to) = usage(*pid).context("a process has ended")?;
+        let memory = private(*pid)? / 1024;
+        let time = (to - from) / PERIOD.as_secs_f64() * 100.0;
         println!("{name}: {memory} MiB, {time:.2} % of a core");
         if memory > *most_memory || time > *most_time {
             too_much.push(format!("{name}: {memory} MiB (bar {most_memory}), {time:.2} % (bar {most_time})"));
@@ -40,4 +42,11 @@ fn an_idle_cluster_costs_little() -> Result<()> {
     cluster.kubectl.run(&["delete", "namespace", example::NAMESPACE, "--wait=false"])?;
     ensure!(too_much.is_empty(), "{}", too_much.join("; "));
     Ok(())
+}
+
+/// Anonymous resident memory in KiB (proc(5), RssAnon).
+fn private(pid: u32) -> Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).context("a process has ended")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).context("no RssAnon")?;
+    line.trim().trim_end_matches(" kB").parse().context("RssAnon is no number")
 }

@@ -84,7 +84,7 @@ fn kubectl_shows_edits_and_explains() -> Result<()> {
     for (field, value) in
         [("minReadySeconds", 1), ("revisionHistoryLimit", 3), ("progressDeadlineSeconds", 120)]
     {
-        ensure!(web["spec"][field] == Value::from(value), "spec.{field} is {}", web["spec"][field]);
+        ensure!(web["spec"][field] == value, "spec.{field} is {}", web["spec"][field]);
     }
     ensure!(space.run(&["explain", "deployment.spec.replicas"])?.contains("integer"));
     let resources = space.run(&["api-resources"])?;
