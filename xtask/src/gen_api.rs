@@ -59,6 +59,9 @@ fn facts(types: &serde_json::Map<String, Value>, numbers: &numbers::Numbers) -> 
             let part = |key: &str| gvk[key].as_str().unwrap_or_default().to_owned();
             let _ = write!(out, " g={}/{}/{}", part("group"), part("version"), part("kind"));
         }
+        if let Some(map_type) = definition["x-kubernetes-map-type"].as_str() {
+            let _ = write!(out, " a={map_type}");
+        }
         out.push('\n');
         let required: Vec<&str> =
             definition["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();

@@ -2,6 +2,7 @@
 //!
 //! PURE: values in, values out. The API server does what is decided here; time and random names come in as arguments.
 
+pub mod apply;
 pub mod discovery;
 pub mod field;
 pub mod kinds;

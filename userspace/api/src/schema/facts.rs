@@ -1,6 +1,6 @@
 //! The embedded facts, parsed once on first use.
 //!
-//! A type: `T name [=shape] [g=group/version/kind]...`, then its fields: `name shape [!] [key=value]...`. `!` marks
+//! A type: `T name [=shape] [g=group/version/kind]... [a=map type]`, then its fields: `name shape [!] [key=value]...`. `!` marks
 //! required ones. Shapes: `s` string, `i` int32, `l` int64, `n` number, `b` boolean, `d` date-time, `B` base64,
 //! `q` quantity, `y` int or string, `o` any object, `x` anything, `@T` a type, `[S` a list, `{S` a map.
 //! Attributes: `l` list type, `k` list map keys, `m` merge key, `p` patch strategy, `a` map type, `e` enum,
@@ -117,6 +117,8 @@ pub struct Type {
     pub fields: Vec<Field>,
     /// `group/version/kind`.
     pub kinds: Vec<&'static str>,
+    /// Its fields belong together: one writer owns all of them.
+    pub atomic: bool,
 }
 
 impl Type {
@@ -153,14 +155,15 @@ fn parse(text: &'static str) -> HashMap<&'static str, Type> {
             types.extend(current.take().map(|done| (done.name, done)));
             let mut words = rest.split(' ');
             let name = words.next().unwrap_or_default();
-            let (mut shape, mut kinds) = (None, Vec::new());
+            let mut new = Type { name, shape: None, fields: Vec::new(), kinds: Vec::new(), atomic: false };
             for word in words {
-                match word.strip_prefix("g=") {
-                    Some(kind) => kinds.push(kind),
-                    None => shape = word.strip_prefix('=').map(Shape::of),
+                match (word.strip_prefix("g="), word.strip_prefix('=')) {
+                    (Some(kind), _) => new.kinds.push(kind),
+                    (None, Some(shape)) => new.shape = Some(Shape::of(shape)),
+                    (None, None) => new.atomic |= word == "a=atomic",
                 }
             }
-            current = Some(Type { name, shape, fields: Vec::new(), kinds });
+            current = Some(new);
         } else if let Some(current) = &mut current {
             let (name, rest) = line.split_once(' ').unwrap_or((line, "x"));
             let (shape, rest) = rest.split_once(' ').unwrap_or((rest, ""));

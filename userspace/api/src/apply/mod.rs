@@ -1,0 +1,327 @@
+//! Server-side apply (KEP-555): who owns which field, what an applied configuration makes of an object, who objects.
+//!
+//! [`track`] notes who wrote what by any other write; [`apply`] merges a configuration. Both keep `managedFields`.
+
+mod fields;
+mod last_applied;
+mod managers;
+mod place;
+#[cfg(test)]
+mod tests;
+mod walk;
+
+use serde_json::{Value, json};
+
+use crate::kinds::{Kind, Part};
+use crate::{Status, meta};
+use fields::Fields;
+use managers::{Entry, Id, Managers};
+use place::Place;
+use walk::Changes;
+
+/// Who writes, by what way and when.
+#[derive(Clone, Copy, Debug)]
+pub struct Writer<'a> {
+    /// `fieldManager`, or the client's name; empty becomes `unknown`.
+    pub manager: &'a str,
+    /// Empty for the object itself.
+    pub subresource: &'a str,
+    pub part: Part,
+    /// RFC 3339, in whole seconds.
+    pub now: &'a str,
+}
+
+impl Writer<'_> {
+    fn id(&self, kind: &Kind, applies: bool) -> Id {
+        let name = if self.manager.is_empty() { "unknown" } else { self.manager };
+        Id {
+            name: name.to_owned(),
+            applies,
+            version: if applies { String::new() } else { kind.api_version() },
+            subresource: self.subresource.to_owned(),
+        }
+    }
+}
+
+/// The manager of what was there before anything was tracked.
+const BEFORE: &str = "before-first-apply";
+/// What the server alone sets; nobody owns it.
+const SYSTEM: [&str; 9] = [
+    "name",
+    "namespace",
+    "creationTimestamp",
+    "selfLink",
+    "uid",
+    "clusterName",
+    "generation",
+    "managedFields",
+    "resourceVersion",
+];
+
+/// Notes in `new` what its writer changed of `old` (null for a new object).
+pub fn track(kind: &Kind, old: &Value, new: &mut Value, writer: &Writer<'_>) {
+    let managers = present(old, new, writer);
+    meta::of_mut(new).remove("managedFields");
+    // An object whose fields nobody tracked from the start is tracked from its first apply on.
+    if managers.0.is_empty() && !meta::uid(old).is_empty() {
+        return;
+    }
+    let managers = tracked(kind, managers, old, new, &writer.id(kind, false), writer);
+    set(new, &managers);
+}
+
+/// The entries to go on from: the client's, if it sent any that can be read, else the present ones.
+fn present(old: &Value, new: &Value, writer: &Writer<'_>) -> Managers {
+    let sent = &new["metadata"]["managedFields"];
+    let stored = || Managers::decode(&old["metadata"]["managedFields"]).unwrap_or_default();
+    if !writer.subresource.is_empty() {
+        return stored();
+    }
+    // An empty list, or one of one empty entry, asks for a new beginning.
+    let reset = sent.as_array().is_some_and(|list| match list.as_slice() {
+        [] => true,
+        [only] => {
+            only.as_object().is_some_and(|fields| fields.values().all(|value| value.is_null() || value == ""))
+        }
+        _ => false,
+    });
+    match Managers::decode(sent) {
+        _ if reset => Managers::default(),
+        Ok(managers) if !managers.0.is_empty() => managers,
+        _ => stored(),
+    }
+}
+
+fn tracked(
+    kind: &Kind,
+    mut managers: Managers,
+    old: &Value,
+    new: &Value,
+    id: &Id,
+    writer: &Writer<'_>,
+) -> Managers {
+    let Changes { mut changed, mut removed } = compare(kind, old, new);
+    strip(kind, &mut changed, writer.part);
+    strip(kind, &mut removed, writer.part);
+    if changed.is_empty() && removed.is_empty() {
+        return managers;
+    }
+    managers.take(Some(id), &changed);
+    managers.take(None, &removed);
+    if !changed.is_empty() {
+        let version = kind.api_version();
+        let entry = managers.0.entry(id.clone()).or_insert_with(|| Entry {
+            version,
+            time: None,
+            fields: Fields::default(),
+        });
+        entry.fields.add(&changed);
+        entry.time = Some(writer.now.to_owned());
+    }
+    managers.cap();
+    managers
+}
+
+fn compare(kind: &Kind, old: &Value, new: &Value) -> Changes {
+    let empty = json!({});
+    walk::changes(Place::root(kind.schema), if old.is_object() { old } else { &empty }, new)
+}
+
+/// Drops what no writer can own by this way.
+fn strip(kind: &Kind, fields: &mut Fields, part: Part) {
+    fields.member = false;
+    for name in ["apiVersion", "kind"] {
+        fields.children.remove(&fields::field(name));
+    }
+    match part {
+        Part::Main if kind.has_status() => drop(fields.children.remove(&fields::field("status"))),
+        Part::Status => {
+            let kept = [fields::field("metadata"), fields::field("status")];
+            fields.children.retain(|element, _| kept.contains(element));
+        }
+        Part::Main | Part::Whole => {}
+    }
+    let at = fields::field("metadata");
+    if let Some(metadata) = fields.children.get_mut(&at) {
+        metadata.member = false;
+        SYSTEM.iter().for_each(|name| drop(metadata.children.remove(&fields::field(name))));
+        if metadata.is_empty() {
+            fields.children.remove(&at);
+        }
+    }
+}
+
+fn set(object: &mut Value, managers: &Managers) {
+    let metadata = meta::of_mut(object);
+    match managers.encode() {
+        Some(list) => drop(metadata.insert("managedFields".into(), list)),
+        None => drop(metadata.remove("managedFields")),
+    }
+}
+
+/// The object that an applied configuration makes of `live` (null for a new object); 409 if others own what it would
+/// change, unless it is forced. The result is neither defaulted nor validated.
+pub fn apply(
+    kind: &Kind,
+    live: &Value,
+    config: &Value,
+    writer: &Writer<'_>,
+    force: bool,
+) -> Result<Value, Status> {
+    check(kind, config)?;
+    let mut live = if live.is_object() { live.clone() } else { empty(config) };
+    let mut managers = Managers::decode(&live["metadata"]["managedFields"])
+        .map_err(|why| Status::internal(format!("failed to decode managed fields: {why}")))?;
+    meta::of_mut(&mut live).remove("managedFields");
+    if managers.0.is_empty() && !meta::uid(&live).is_empty() {
+        let before = Writer { manager: BEFORE, subresource: "", ..*writer };
+        let id = before.id(kind, false);
+        managers = tracked(kind, managers, &Value::Null, &live, &id, &before);
+    }
+    let attempt = Attempt { kind, live: &live, config, writer };
+    let (mut object, managers) = match attempt.run(managers.clone(), force) {
+        Err(conflicts) if writer.manager == last_applied::MANAGER => {
+            let allowed = last_applied::unchanged(kind, &live);
+            let rest = without(conflicts, &allowed);
+            if !rest.is_empty() {
+                return Err(refused(&rest));
+            }
+            attempt.run(managers, true).map_err(|conflicts| refused(&conflicts))?
+        }
+        done => done.map_err(|conflicts| refused(&conflicts))?,
+    };
+    set(&mut object, &managers);
+    if writer.manager == last_applied::MANAGER {
+        last_applied::follow(&mut object, config);
+    }
+    Ok(object)
+}
+
+/// What is there of an object before it is created.
+fn empty(config: &Value) -> Value {
+    json!({"apiVersion": config["apiVersion"], "kind": config["kind"], "metadata": {}})
+}
+
+fn check(kind: &Kind, config: &Value) -> Result<(), Status> {
+    if config["apiVersion"] != kind.api_version() || config["kind"] != kind.kind {
+        let (version, name) = (&config["apiVersion"], &config["kind"]);
+        return Err(Status::bad_request(format!(
+            "invalid object type: {}, Kind={}",
+            version.as_str().unwrap_or_default(),
+            name.as_str().unwrap_or_default()
+        )));
+    }
+    if !config["metadata"]["managedFields"].is_null() {
+        return Err(Status::bad_request("metadata.managedFields must be nil"));
+    }
+    walk::check(Place::root(kind.schema), config, "").map_err(|why| {
+        let (namespace, name) = (meta::namespace(config), meta::name(config));
+        Status::new(
+            500,
+            "",
+            format!(
+                "failed to create typed patch object ({namespace}/{name}; {}, Kind={}): {why}",
+                kind.api_version(),
+                kind.kind
+            ),
+        )
+    })
+}
+
+/// Fields of one manager that an apply would change.
+type Conflicts = Vec<(Id, Fields)>;
+
+struct Attempt<'a> {
+    kind: &'a Kind,
+    live: &'a Value,
+    config: &'a Value,
+    writer: &'a Writer<'a>,
+}
+
+impl Attempt<'_> {
+    fn run(&self, mut managers: Managers, force: bool) -> Result<(Value, Managers), Conflicts> {
+        let (kind, root) = (self.kind, Place::root(self.kind.schema));
+        let id = self.writer.id(kind, true);
+        let said = walk::said(root, self.config);
+        let mut new = walk::merge(root, self.live.clone(), self.config);
+        self.keep_ignored(&mut new);
+        let last = managers.0.get(&id).cloned();
+        if let Some(last) = &last {
+            let mut owned = said.clone();
+            managers
+                .0
+                .iter()
+                .filter(|(other, _)| **other != id)
+                .for_each(|(_, entry)| owned.add(&entry.fields));
+            walk::prune(root, &mut new, &last.fields, Some(&owned));
+        }
+        let mut fields = said;
+        strip(kind, &mut fields, self.writer.part);
+        managers.0.insert(id.clone(), Entry { version: kind.api_version(), time: None, fields });
+        let Changes { mut changed, mut removed } = walk::changes(root, self.live, &new);
+        strip(kind, &mut changed, self.writer.part);
+        strip(kind, &mut removed, self.writer.part);
+        let others = managers.0.iter().filter(|(other, _)| **other != id);
+        let conflicts: Conflicts = others
+            .map(|(other, entry)| (other.clone(), entry.fields.common(&changed)))
+            .filter(|(_, fields)| !fields.is_empty())
+            .collect();
+        if !force && !conflicts.is_empty() {
+            return Err(conflicts);
+        }
+        let same = changed.is_empty() && removed.is_empty();
+        let unchanged = |entry: &Entry| last.as_ref().is_some_and(|last| last.fields == entry.fields);
+        if let Some(entry) = managers.0.get_mut(&id) {
+            let before = last.as_ref().and_then(|last| last.time.clone());
+            entry.time = if same && unchanged(entry) { before } else { Some(self.writer.now.to_owned()) };
+        }
+        managers.take(Some(&id), &changed);
+        managers.take(Some(&id), &removed);
+        Ok((new, managers))
+    }
+
+    /// A configuration says nothing of the part that it does not come by.
+    fn keep_ignored(&self, new: &mut Value) {
+        if self.writer.part == Part::Main
+            && self.kind.has_status()
+            && let Some(fields) = new.as_object_mut()
+        {
+            match self.live.get("status") {
+                Some(status) => drop(fields.insert("status".into(), status.clone())),
+                None => drop(fields.remove("status")),
+            }
+        }
+    }
+}
+
+fn without(conflicts: Conflicts, allowed: &Fields) -> Conflicts {
+    let rest = conflicts.into_iter().map(|(id, mut fields)| {
+        fields.subtract(allowed);
+        (id, fields)
+    });
+    rest.filter(|(_, fields)| !fields.is_empty()).collect()
+}
+
+/// 409, with a cause for each field.
+fn refused(conflicts: &Conflicts) -> Status {
+    let all: Vec<(&Id, String)> = conflicts
+        .iter()
+        .flat_map(|(id, fields)| fields.paths().into_iter().map(move |path| (id, path)))
+        .collect();
+    let causes: Vec<Value> = all
+        .iter()
+        .map(|(id, path)| json!({"reason": "FieldManagerConflict", "message": format!("conflict with {id}"), "field": path}))
+        .collect();
+    let message = match all.as_slice() {
+        [(id, path)] => format!("Apply failed with 1 conflict: conflict with {id}: {path}"),
+        all => {
+            let mut lines = Vec::new();
+            for (id, fields) in conflicts {
+                lines.push(format!("conflicts with {id}:"));
+                lines.extend(fields.paths().iter().map(|path| format!("- {path}")));
+            }
+            format!("Apply failed with {} conflicts: {}", all.len(), lines.join("\n"))
+        }
+    };
+    Status::new(409, "Conflict", message).with_details(json!({"causes": causes}))
+}

@@ -1,0 +1,411 @@
+//! Stories of appliers and writers, and what holds for all of them.
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::fields::Fields;
+use super::managers::Managers;
+use super::place::Place;
+use super::{Writer, apply, track, walk};
+use crate::kinds::{Kind, Part};
+use crate::{Status, find};
+
+fn deployments() -> &'static Kind {
+    find("apps", "v1", "deployments").unwrap()
+}
+
+fn writer(manager: &str) -> Writer<'_> {
+    Writer { manager, subresource: "", part: Part::Main, now: "2026-01-01T00:00:00Z" }
+}
+
+fn applied(live: &Value, config: &Value, manager: &str) -> Result<Value, Status> {
+    apply(deployments(), live, config, &writer(manager), false)
+}
+
+fn forced(live: &Value, config: &Value, manager: &str) -> Value {
+    apply(deployments(), live, config, &writer(manager), true).unwrap()
+}
+
+/// As if it had been stored.
+fn stored(mut object: Value) -> Value {
+    object["metadata"]["uid"] = "u".into();
+    object
+}
+
+fn owners(object: &Value) -> Vec<String> {
+    let list = object["metadata"]["managedFields"].as_array().cloned().unwrap_or_default();
+    list.iter()
+        .map(|entry| {
+            format!("{}:{}", entry["manager"].as_str().unwrap(), entry["operation"].as_str().unwrap())
+        })
+        .collect()
+}
+
+fn fields(object: &Value, manager: &str) -> Vec<String> {
+    let managers = Managers::decode(&object["metadata"]["managedFields"]).unwrap();
+    managers
+        .0
+        .iter()
+        .filter(|(id, _)| id.name == manager)
+        .flat_map(|(_, entry)| entry.fields.paths())
+        .collect()
+}
+
+fn config(spec: Value) -> Value {
+    json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web", "namespace": "x"}, "spec": spec})
+}
+
+fn with_containers(containers: Value) -> Value {
+    config(json!({"template": {"spec": {"containers": containers}}}))
+}
+
+#[test]
+fn an_applied_object_is_owned_field_by_field() {
+    let containers = json!([{"name": "a", "image": "a:1", "ports": [{"containerPort": 80}]}]);
+    let object = applied(&Value::Null, &with_containers(containers), "kubectl").unwrap();
+    assert_eq!(owners(&object), ["kubectl:Apply"]);
+    assert_eq!(
+        fields(&object, "kubectl"),
+        [
+            ".spec.template.spec.containers[name=\"a\"]",
+            ".spec.template.spec.containers[name=\"a\"].image",
+            ".spec.template.spec.containers[name=\"a\"].name",
+            ".spec.template.spec.containers[name=\"a\"].ports[containerPort=80,protocol=\"TCP\"]",
+            ".spec.template.spec.containers[name=\"a\"].ports[containerPort=80,protocol=\"TCP\"].containerPort",
+        ]
+    );
+}
+
+#[test]
+fn what_is_no_longer_applied_goes_unless_another_owns_it() {
+    let two = json!({"replicas": 2, "paused": true, "minReadySeconds": 5});
+    let live = stored(applied(&Value::Null, &config(two), "one").unwrap());
+    let live = stored(applied(&live, &config(json!({"minReadySeconds": 5})), "two").unwrap());
+    let live = applied(&live, &config(json!({"replicas": 2})), "one").unwrap();
+    assert_eq!(live["spec"], json!({"replicas": 2, "minReadySeconds": 5}));
+    assert_eq!(fields(&live, "one"), [".spec.replicas"]);
+}
+
+#[test]
+fn a_field_of_another_is_refused_with_its_path_and_owner() {
+    let mut live = stored(applied(&Value::Null, &config(json!({"replicas": 1})), "kubectl").unwrap());
+    let old = live.clone();
+    live["spec"]["replicas"] = 5.into();
+    track(
+        deployments(),
+        &old,
+        &mut live,
+        &Writer { subresource: "scale", part: Part::Whole, ..writer("hpa") },
+    );
+    assert_eq!(fields(&live, "hpa"), [".spec.replicas"]);
+    assert_eq!(owners(&live), ["hpa:Update"]);
+    let status = applied(&live, &config(json!({"replicas": 1})), "kubectl").unwrap_err();
+    assert_eq!(
+        status.message,
+        "Apply failed with 1 conflict: conflict with \"hpa\" with subresource \"scale\" using apps/v1: .spec.replicas"
+    );
+    let details = &status.to_value()["details"]["causes"][0];
+    assert_eq!(details["reason"], "FieldManagerConflict");
+    assert_eq!(details["field"], ".spec.replicas");
+    assert_eq!((status.code, status.reason), (409, "Conflict"));
+
+    let live = forced(&live, &config(json!({"replicas": 1})), "kubectl");
+    assert_eq!(live["spec"]["replicas"], 1);
+    assert_eq!(owners(&live), ["kubectl:Apply"]);
+}
+
+#[test]
+fn several_conflicts_are_listed_by_manager() {
+    let live = stored(applied(&Value::Null, &config(json!({"replicas": 1, "paused": true})), "a").unwrap());
+    let status = applied(&live, &config(json!({"replicas": 2, "paused": false})), "b").unwrap_err();
+    assert_eq!(
+        status.message,
+        "Apply failed with 2 conflicts: conflicts with \"a\":\n- .spec.paused\n- .spec.replicas"
+    );
+}
+
+#[test]
+fn the_same_value_is_owned_together() {
+    let one = config(json!({"replicas": 1}));
+    let live = stored(applied(&Value::Null, &one, "a").unwrap());
+    let live = stored(applied(&live, &one, "b").unwrap());
+    assert_eq!(owners(&live), ["a:Apply", "b:Apply"]);
+    let status = applied(&live, &config(json!({"replicas": 2})), "a").unwrap_err();
+    assert!(status.message.contains("conflict with \"b\": .spec.replicas"), "{status}");
+}
+
+#[test]
+fn items_of_others_stay_and_own_items_go() {
+    let live = stored(
+        applied(&Value::Null, &with_containers(json!([{"name": "a"}, {"name": "b"}])), "one").unwrap(),
+    );
+    let sidecar = with_containers(json!([{"name": "side", "image": "s"}]));
+    let live = stored(applied(&live, &sidecar, "injector").unwrap());
+    let live = applied(&live, &with_containers(json!([{"name": "b"}])), "one").unwrap();
+    assert_eq!(
+        live["spec"]["template"]["spec"]["containers"],
+        json!([{"name": "b"}, {"name": "side", "image": "s"}])
+    );
+}
+
+#[test]
+fn a_struct_that_is_no_longer_applied_takes_its_defaults_along() {
+    let mut live = stored(
+        applied(&Value::Null, &config(json!({"strategy": {"type": "RollingUpdate"}})), "one").unwrap(),
+    );
+    live["spec"]["strategy"]["rollingUpdate"] = json!({"maxSurge": "25%"});
+    let live = applied(&live, &config(json!({"replicas": 1})), "one").unwrap();
+    assert_eq!(live["spec"], json!({"replicas": 1}));
+}
+
+#[test]
+fn kubectl_takes_over_what_its_annotation_applied() {
+    let last = config(json!({"replicas": 1, "paused": true}));
+    let mut object = last.clone();
+    object["metadata"]["annotations"] =
+        json!({"kubectl.kubernetes.io/last-applied-configuration": last.to_string()});
+    let mut live = object.clone();
+    track(deployments(), &Value::Null, &mut live, &writer("kubectl-client-side-apply"));
+    let live = stored(live);
+    let next = config(json!({"replicas": 3, "paused": true}));
+    let other = applied(&live, &next, "argo").unwrap_err();
+    assert_eq!(other.code, 409);
+    let after = applied(&live, &next, "kubectl").unwrap();
+    assert_eq!(after["spec"]["replicas"], 3);
+    let annotation = &after["metadata"]["annotations"]["kubectl.kubernetes.io/last-applied-configuration"];
+    assert_eq!(annotation.as_str().unwrap(), format!("{next}\n"));
+
+    let mut scaled = live.clone();
+    scaled["spec"]["replicas"] = 9.into();
+    track(deployments(), &live, &mut scaled, &writer("kubectl-scale"));
+    let status = applied(&scaled, &next, "kubectl").unwrap_err();
+    assert!(
+        status.message.ends_with("conflict with \"kubectl-scale\" using apps/v1: .spec.replicas"),
+        "{status}"
+    );
+}
+
+#[test]
+fn what_was_there_before_the_first_apply_has_an_owner() {
+    let live = stored(config(json!({"replicas": 4})));
+    let status = applied(&live, &config(json!({"replicas": 1})), "a").unwrap_err();
+    assert!(status.message.contains("\"before-first-apply\" using apps/v1: .spec.replicas"), "{status}");
+}
+
+#[test]
+fn status_belongs_to_its_own_way() {
+    let with_status = json!({
+        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"},
+        "spec": {"replicas": 1}, "status": {"replicas": 7},
+    });
+    let live = stored(applied(&Value::Null, &with_status, "a").unwrap());
+    assert_eq!(live.get("status"), None);
+    assert_eq!(fields(&live, "a"), [".spec.replicas"]);
+    let by_status = Writer { subresource: "status", part: Part::Status, ..writer("c") };
+    let live = apply(deployments(), &live, &with_status, &by_status, false).unwrap();
+    assert_eq!(fields(&live, "c"), [".status.replicas"]);
+    assert_eq!(live["status"]["replicas"], 7);
+}
+
+#[test]
+fn configurations_that_cannot_be_merged_are_refused() {
+    for (config, wanted) in [
+        (config(json!({"replcas": 1})), ".spec.replcas: field not declared in schema"),
+        (
+            with_containers(json!([{"name": "a"}, {"name": "a"}])),
+            ".spec.template.spec.containers: duplicate entries for key [name=\"a\"]",
+        ),
+        (with_containers(json!([{"image": "a"}])), "has an element that omits key field \"name\""),
+        (config(json!(3)), ".spec: expected map, got 3"),
+        (json!({"apiVersion": "v1", "kind": "Pod"}), "invalid object type: v1, Kind=Pod"),
+    ] {
+        let status = applied(&Value::Null, &config, "a").unwrap_err();
+        assert!(status.message.contains(wanted), "{status}");
+    }
+    let mut managed = config(json!({}));
+    managed["metadata"]["managedFields"] = json!([]);
+    assert_eq!(
+        applied(&Value::Null, &managed, "a").unwrap_err().message,
+        "metadata.managedFields must be nil"
+    );
+}
+
+#[test]
+fn an_empty_list_of_managers_asks_for_a_new_beginning() {
+    let live = stored(applied(&Value::Null, &config(json!({"replicas": 1})), "a").unwrap());
+    let mut new = live.clone();
+    new["metadata"]["managedFields"] = json!([{}]);
+    track(deployments(), &live, &mut new, &writer("b"));
+    assert_eq!(new["metadata"].get("managedFields"), None);
+    let mut kept = live.clone();
+    kept["metadata"].as_object_mut().unwrap().remove("managedFields");
+    track(deployments(), &live, &mut kept, &writer("b"));
+    assert_eq!(kept["metadata"]["managedFields"], live["metadata"]["managedFields"]);
+}
+
+#[test]
+fn merged_lists_keep_the_order_of_both() {
+    let place = Place::root("api.core.v1.PodSpec").child("containers").0;
+    let names =
+        |list: &[&str]| Value::from(list.iter().map(|name| json!({"name": name})).collect::<Vec<_>>());
+    for (live, config, wanted) in [
+        (&["a", "b"][..], &["b", "c"][..], &["a", "b", "c"][..]),
+        (&["a", "x", "b"], &["b", "a"], &["b", "x", "a"]),
+        (&["x", "a"], &["n", "a"], &["x", "n", "a"]),
+        (&["a"], &[], &["a"]),
+        (&[], &["a"], &["a"]),
+    ] {
+        assert_eq!(walk::merge(place, names(live), &names(config)), names(wanted));
+    }
+}
+
+/// Configurations out of a few values, so that they meet often.
+fn configs() -> impl Strategy<Value = Value> {
+    let subset = |all: &'static [&'static str]| proptest::sample::subsequence(all, 0..=all.len());
+    let env = (subset(&["E", "F"]), 0..2u8).prop_map(|(names, value)| {
+        names.iter().map(|name| json!({"name": name, "value": value.to_string()})).collect::<Vec<_>>()
+    });
+    let container =
+        (env, proptest::option::of(0..2u8), subset(&["x", "y"])).prop_map(|(env, image, args)| {
+            let mut out = json!({});
+            if let Some(image) = image {
+                out["image"] = image.to_string().into();
+            }
+            if !env.is_empty() {
+                out["env"] = env.into();
+            }
+            if !args.is_empty() {
+                out["args"] = json!(args);
+            }
+            out
+        });
+    let containers =
+        (subset(&["a", "b", "c"]), proptest::collection::vec(container, 3)).prop_map(|(names, made)| {
+            let both = names.iter().zip(made);
+            both.map(|(name, mut container)| {
+                container["name"] = (*name).into();
+                container
+            })
+            .collect::<Vec<_>>()
+        });
+    let labels = (subset(&["l", "m"]), 0..2u8);
+    (labels, subset(&["f", "g"]), proptest::option::of(0..2u8), containers).prop_map(
+        |((labels, value), finalizers, replicas, containers)| {
+            let mut out = config(json!({}));
+            for label in labels {
+                out["metadata"]["labels"][label] = value.to_string().into();
+            }
+            if !finalizers.is_empty() {
+                out["metadata"]["finalizers"] = json!(finalizers);
+            }
+            if let Some(replicas) = replicas {
+                out["spec"]["replicas"] = replicas.into();
+            }
+            if !containers.is_empty() {
+                out["spec"]["template"]["spec"]["containers"] = containers.into();
+            }
+            out
+        },
+    )
+}
+
+/// Whether all that the configuration says stands in the object.
+fn contains(place: Place, object: &Value, config: &Value) -> bool {
+    walk::merge(place, object.clone(), config) == *object
+}
+
+/// Whether every place of a set is in the object.
+fn is_there(place: Place, value: &Value, fields: &Fields) -> bool {
+    fields.children.iter().all(|(element, part)| match element.strip_prefix("f:") {
+        Some(name) => value.get(name).is_some_and(|value| is_there(place.child(name).0, value, part)),
+        None => {
+            let mut items = value.as_array().into_iter().flatten();
+            let found = items.find(|item| place.element(item).as_ref() == Some(element));
+            found.is_some_and(|item| is_there(place.item(), item, part))
+        }
+    })
+}
+
+/// Without what is empty.
+fn tidy(value: &Value) -> Value {
+    match value {
+        Value::Object(fields) => {
+            let full = fields.iter().map(|(name, value)| (name.clone(), tidy(value)));
+            let full: serde_json::Map<_, _> = full.filter(|(_, value)| !value.is_null()).collect();
+            if full.is_empty() { Value::Null } else { full.into() }
+        }
+        Value::Array(items) if items.is_empty() => Value::Null,
+        Value::Array(items) => items.iter().map(tidy).collect(),
+        other => other.clone(),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn applying_twice_changes_nothing(first in configs(), second in configs()) {
+        let live = stored(forced(&Value::Null, &first, "a"));
+        let once = forced(&live, &second, "b");
+        let later = Writer { now: "2027-01-01T00:00:00Z", ..writer("b") };
+        let twice = apply(deployments(), &once, &second, &later, false).unwrap();
+        prop_assert_eq!(once, twice);
+    }
+
+    #[test]
+    fn what_is_applied_is_there_and_owned(first in configs(), second in configs(), third in configs()) {
+        let root = Place::root(deployments().schema);
+        let live = stored(forced(&Value::Null, &first, "a"));
+        let live = forced(&live, &second, "b");
+        let live = forced(&live, &third, "a");
+        prop_assert!(contains(root, &live, &third), "{}", live);
+        prop_assert_eq!(&live["metadata"]["name"], "web");
+        let managers = Managers::decode(&live["metadata"]["managedFields"]).unwrap();
+        for entry in managers.0.values() {
+            prop_assert!(is_there(root, &live, &entry.fields), "{}", live);
+        }
+    }
+
+    #[test]
+    fn the_last_of_a_lone_applier_is_all_that_stays(first in configs(), second in configs()) {
+        let live = stored(forced(&Value::Null, &first, "a"));
+        let live = forced(&live, &second, "a");
+        let fresh = stored(forced(&Value::Null, &second, "a"));
+        prop_assert_eq!(fields(&live, "a"), fields(&fresh, "a"));
+        // Structs that are empty now may stand there empty.
+        prop_assert_eq!(tidy(&live["spec"]), tidy(&fresh["spec"]));
+        for field in ["labels", "finalizers"] {
+            prop_assert_eq!(&live["metadata"][field], &fresh["metadata"][field]);
+        }
+    }
+
+    #[test]
+    fn a_write_owns_what_it_changes_and_nothing_else(first in configs(), second in configs()) {
+        let live = stored(forced(&Value::Null, &first, "a"));
+        let mut new = second;
+        new["metadata"]["uid"] = "u".into();
+        new["metadata"]["managedFields"] = live["metadata"]["managedFields"].clone();
+        let unchanged = { let mut same = live.clone(); track(deployments(), &live, &mut same, &writer("b")); same };
+        prop_assert_eq!(&unchanged, &live);
+        track(deployments(), &live, &mut new, &writer("b"));
+        let status = applied(&new, &first, "a");
+        let root = Place::root(deployments().schema);
+        // The first applier meets a conflict exactly where the other put another value in place of its own.
+        match status {
+            Ok(object) => prop_assert!(contains(root, &object, &first)),
+            Err(status) => prop_assert!(status.message.contains("conflict with \"b\" using apps/v1")
+                || status.message.contains("conflicts with \"b\" using apps/v1"), "{}", status),
+        }
+    }
+
+    #[test]
+    fn differences_added_to_the_old_fields_are_the_new_fields(first in configs(), second in configs()) {
+        let root = Place::root(deployments().schema);
+        let changes = walk::changes(root, &first, &second);
+        let mut all = walk::said(root, &first);
+        all.subtract(&changes.removed);
+        all.add(&changes.changed);
+        all.subtract(&walk::said(root, &second));
+        prop_assert!(all.paths().iter().all(|path| !path.ends_with(']')), "{:?}", all.paths());
+    }
+}
