@@ -1,12 +1,12 @@
 //! One node in a network namespace: its datapath, its pods, an uplink.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use skep_abi::{Addr, Pod};
 use skep_datapath::{Datapath, Options, PodInterface, PodLink};
 use skep_netplan::Write;
+use skep_tests::bpffs;
 use skep_tests::cgroup::Cgroup;
 use skep_tests::netns::{NetNs, connect};
 
@@ -32,14 +32,10 @@ impl Node {
         Ok(node)
     }
 
-    fn bpffs(&self) -> PathBuf {
-        PathBuf::from("/sys/fs/bpf").join(&self.name)
-    }
-
     /// Opens the datapath, as a starting agent does.
     pub(crate) fn open(&mut self) -> Result<()> {
         let options = Options {
-            bpffs: self.bpffs(),
+            bpffs: bpffs::folder(&self.name)?,
             cgroup: self.cgroup.path().to_owned(),
             uplink: "up0".to_owned(),
             node_addrs: vec![IpAddr::V4(self.addr)],
@@ -82,7 +78,9 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         self.datapath = None;
-        let _ = Datapath::remove(&self.bpffs());
+        if let Ok(folder) = bpffs::folder(&self.name) {
+            let _ = Datapath::remove(&folder);
+        }
     }
 }
 

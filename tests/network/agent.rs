@@ -11,6 +11,7 @@ use skep_netplan::{Index, Observed};
 use skep_node::config::NetworkState;
 use skep_node::network::engine::{Engine, Message};
 use skep_node::network::{KINDS, NetworkConfig};
+use skep_tests::bpffs;
 use skep_tests::cgroup::Cgroup;
 use skep_tests::netns::{NetNs, connect};
 use tokio::runtime::Runtime;
@@ -38,7 +39,7 @@ pub(crate) struct Agent {
 
 impl Machine {
     pub(crate) fn new(name: &str) -> Result<Machine> {
-        let _ = Datapath::remove(&bpffs(name));
+        let _ = Datapath::remove(&bpffs::folder(name)?);
         let (netns, outside) = (NetNs::new(name)?, NetNs::new(&format!("{name}-out"))?);
         let uplink = (&netns, "up0", &*format!("{NODE_ADDR}/24"));
         connect(uplink, (&outside, "to-node", "10.79.0.254/24"))?;
@@ -48,7 +49,7 @@ impl Machine {
 
     fn options(&self) -> Result<Options> {
         Ok(Options {
-            bpffs: bpffs(self.netns.name()),
+            bpffs: bpffs::folder(self.netns.name())?,
             cgroup: self.cgroup.path().to_owned(),
             uplink: "up0".to_owned(),
             node_addrs: vec![NODE_ADDR.parse::<IpAddr>()?],
@@ -95,7 +96,9 @@ impl Machine {
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        let _ = Datapath::remove(&bpffs(self.netns.name()));
+        if let Ok(folder) = bpffs::folder(self.netns.name()) {
+            let _ = Datapath::remove(&folder);
+        }
     }
 }
 
@@ -151,10 +154,6 @@ impl Drop for Agent {
             let _ = thread.join();
         }
     }
-}
-
-fn bpffs(name: &str) -> PathBuf {
-    PathBuf::from("/sys/fs/bpf").join(name)
 }
 
 /// Of the calling thread's own, since the thread is what lives in a namespace.
