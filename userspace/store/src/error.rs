@@ -18,10 +18,13 @@ pub enum StoreError {
     /// A watcher that did not keep up; it may watch again from the last revision it saw.
     #[error("the watcher fell behind and was dropped")]
     Lagged,
+    /// Nothing of the write was kept. Reads go on, and writes too once there is room.
     #[error("the store's disk is full; free some space, reads go on meanwhile: {0}")]
     Full(String),
+    /// Told, never repaired over: what was read does not match its checksum.
     #[error("the store is damaged and was left as it is; restore a backup: {0}")]
     Corrupt(String),
+    /// The outcome of a write that got this answer is not known.
     #[error("the store cannot be reached: {0}")]
     Unavailable(String),
     #[error("the store is closed")]

@@ -1,32 +1,150 @@
 //! The store of several servers: an etcd cluster.
 
+use std::future::Future;
+use std::time::Duration;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use etcd_client::{
-    Client, Compare, CompareOp, ConnectOptions, DeleteOptions, EventType, GetOptions, KeyValue, PutOptions,
-    Txn, TxnOp, TxnOpResponse, WatchOptions, WatchResponse,
+    Client, Compare, CompareOp, ConnectOptions, DeleteOptions, EventType, GetOptions, KeyValue, KvClient,
+    PutOptions, Txn, TxnOp, TxnOpResponse, WatchOptions, WatchResponse, WatchStream,
 };
-use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
 
+use crate::watch::WatchSender;
 use crate::{Entry, Event, Expect, Range, Result, Revision, Store, StoreError, Watch, WatchItem};
 
 pub use etcd_client::{Certificate, Identity, TlsOptions};
 
-#[derive(Clone)]
+/// How long a request waits for etcd; a cluster elects a new leader well within it.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Pings that find a connection whose other end vanished; etcd refuses them more often than every 5 s.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// etcd keeps all history until told otherwise: it is kept for one to two of these, as with Kubernetes.
+const COMPACTION: Duration = Duration::from_secs(300);
+/// Entries of one request: a whole range is read in pages of one revision, none of which stalls etcd.
+const PAGE: usize = 1_000;
+/// Pages and bursts of events are larger than tonic's 4 MiB; etcd itself bounds what it sends.
+const MAX_MESSAGE: usize = 512 << 20;
+
 pub struct EtcdStore {
     client: Client,
+    compaction: AbortHandle,
 }
 
 impl EtcdStore {
     /// Connects to any of the endpoints (`http://host:2379`); with `tls` the endpoints are `https://`.
     pub async fn connect(endpoints: &[String], tls: Option<TlsOptions>) -> Result<EtcdStore> {
-        let options = tls.map(|tls| ConnectOptions::new().with_tls(tls));
-        let client = Client::connect(endpoints, options).await.map_err(error)?;
-        let store = EtcdStore { client };
+        // A member cut off from its cluster must not go on feeding a watch that will see nothing more.
+        let mut options = ConnectOptions::new()
+            .with_require_leader(true)
+            .with_connect_timeout(PATIENCE)
+            .with_keep_alive(KEEP_ALIVE, KEEP_ALIVE_TIMEOUT);
+        if let Some(tls) = tls {
+            options = options.with_tls(tls);
+        }
+        let client = Client::connect(endpoints, Some(options)).await.map_err(error)?;
+        let compaction = tokio::spawn(compact_regularly(client.clone())).abort_handle();
+        let store = EtcdStore { client, compaction };
         // A connection is made lazily; an unreachable etcd is better told now.
         store.revision().await?;
         Ok(store)
     }
+
+    fn kv(&self) -> KvClient {
+        kv(&self.client)
+    }
+
+    /// Fills in what etcd leaves out of its errors.
+    async fn explain(&self, error: StoreError) -> StoreError {
+        match error {
+            StoreError::Compacted { .. } => {
+                StoreError::Compacted { oldest: self.oldest().await.unwrap_or(0) }
+            }
+            StoreError::FutureRevision { wanted, .. } => {
+                StoreError::FutureRevision { wanted, current: self.revision().await.unwrap_or(0) }
+            }
+            error => error,
+        }
+    }
+
+    /// Up to where history was compacted. Only the refusal of a watch tells.
+    async fn oldest(&self) -> Result<Revision> {
+        let options = WatchOptions::new().with_start_revision(1);
+        let mut stream = patient(self.client.watch_client().watch("/", Some(options))).await?;
+        while let Some(response) = patient(stream.message()).await? {
+            if response.canceled() || !response.created() {
+                return Ok(response.compact_revision() as Revision);
+            }
+        }
+        Ok(0)
+    }
+
+    async fn page(
+        &self,
+        start: Vec<u8>,
+        end: Vec<u8>,
+        limit: usize,
+        at: Option<Revision>,
+    ) -> Result<etcd_client::GetResponse> {
+        let mut options = GetOptions::new().with_range(end).with_limit(limit as i64);
+        if let Some(at) = at {
+            options = options.with_revision(at as i64);
+        }
+        match patient(self.kv().get(start, Some(options))).await {
+            Ok(response) => Ok(response),
+            Err(error) => Err(self.explain(at_revision(error, at)).await),
+        }
+    }
+}
+
+impl Drop for EtcdStore {
+    fn drop(&mut self) {
+        self.compaction.abort();
+    }
+}
+
+fn kv(client: &Client) -> KvClient {
+    client.kv_client().max_decoding_message_size(MAX_MESSAGE)
+}
+
+/// A request's answer, or `Unavailable` when none comes.
+async fn patient<T>(request: impl Future<Output = Result<T, etcd_client::Error>>) -> Result<T> {
+    match tokio::time::timeout(PATIENCE, request).await {
+        Ok(result) => result.map_err(error),
+        Err(_) => Err(StoreError::Unavailable(format!("etcd did not answer within {PATIENCE:?}"))),
+    }
+}
+
+/// Forgets history older than an interval. Several servers may do it: the later one finds nothing to do.
+async fn compact_regularly(client: Client) {
+    let mut before = None;
+    let mut interval = tokio::time::interval(COMPACTION);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        if let Some(before) = before
+            && let Err(error) = compact(&client, before).await
+        {
+            tracing::warn!(%error, "compact etcd's history");
+            continue;
+        }
+        before = current(&client).await.ok();
+    }
+}
+
+async fn compact(client: &Client, before: Revision) -> Result<()> {
+    match patient(kv(client).compact(before as i64, None)).await {
+        // Somebody else did it: that is what was asked for.
+        Err(StoreError::Compacted { .. }) => Ok(()),
+        result => result.map(drop).map_err(|error| at_revision(error, Some(before))),
+    }
+}
+
+async fn current(client: &Client) -> Result<Revision> {
+    let response = patient(kv(client).get("/", None)).await?;
+    Ok(response.header().map_or(0, |header| header.revision() as Revision))
 }
 
 /// etcd's range end for all keys with a prefix is the prefix with its last byte raised.
@@ -73,7 +191,10 @@ fn found(responses: Vec<TxnOpResponse>) -> Result<Option<Entry>> {
 impl Store for EtcdStore {
     async fn get(&self, key: &str, at: Option<Revision>) -> Result<(Option<Entry>, Revision)> {
         let options = at.map(|at| GetOptions::new().with_revision(at as i64));
-        let response = self.client.kv_client().get(key, options).await.map_err(|e| read_error(e, at))?;
+        let response = match patient(self.kv().get(key, options)).await {
+            Ok(response) => response,
+            Err(error) => return Err(self.explain(at_revision(error, at)).await),
+        };
         let current = response.header().map_or(0, |header| header.revision() as Revision);
         Ok((response.kvs().first().map(entry).transpose()?, at.unwrap_or(current)))
     }
@@ -85,24 +206,38 @@ impl Store for EtcdStore {
         limit: usize,
         at: Option<Revision>,
     ) -> Result<Range> {
-        let mut options = GetOptions::new().with_range(end_of(prefix)).with_limit(limit as i64);
-        if let Some(at) = at {
-            options = options.with_revision(at as i64);
-        }
         // The key right behind `start_after` is that key with a zero byte appended.
-        let start = start_after.map_or_else(|| prefix.to_owned(), |key| format!("{key}\0"));
-        let response =
-            self.client.kv_client().get(start, Some(options)).await.map_err(|e| read_error(e, at))?;
-        let current = response.header().map_or(0, |header| header.revision() as Revision);
-        let entries: Vec<Entry> = response.kvs().iter().map(entry).collect::<Result<_>>()?;
-        let remaining = (response.count() as u64).saturating_sub(entries.len() as u64);
-        Ok(Range { entries, revision: at.unwrap_or(current), more: response.more(), remaining })
+        let mut start = start_after
+            .filter(|key| *key >= prefix)
+            .map_or_else(|| prefix.to_owned(), |key| format!("{key}\0"))
+            .into_bytes();
+        let mut range = Range { entries: Vec::new(), revision: at.unwrap_or(0), more: false, remaining: 0 };
+        let mut at = at;
+        loop {
+            let wanted = if limit == 0 { PAGE } else { PAGE.min(limit - range.entries.len()) };
+            let response = self.page(start, end_of(prefix), wanted, at).await?;
+            if at.is_none() {
+                range.revision = response.header().map_or(0, |header| header.revision() as Revision);
+                at = Some(range.revision);
+            }
+            for kv in response.kvs() {
+                range.entries.push(entry(kv)?);
+            }
+            range.more = response.more();
+            range.remaining = (response.count() as u64).saturating_sub(response.kvs().len() as u64);
+            match response.kvs().last() {
+                Some(last) if range.more && (limit == 0 || range.entries.len() < limit) => {
+                    start = [last.key(), &[0]].concat();
+                }
+                _ => return Ok(range),
+            }
+        }
     }
 
     async fn put(&self, key: &str, value: Bytes, expect: Expect) -> Result<Entry> {
         let put = TxnOp::put(key, value.to_vec(), Some(PutOptions::new().with_prev_key()));
         let txn = Txn::new().when(compare(key, expect)).and_then([put]).or_else([TxnOp::get(key, None)]);
-        let response = self.client.kv_client().txn(txn).await.map_err(error)?;
+        let response = patient(self.kv().txn(txn)).await?;
         if !response.succeeded() {
             return Err(StoreError::Conflict { actual: found(response.op_responses())? });
         }
@@ -117,7 +252,7 @@ impl Store for EtcdStore {
     async fn delete(&self, key: &str, expect: Expect) -> Result<(Entry, Revision)> {
         let delete = TxnOp::delete(key, Some(DeleteOptions::new().with_prev_key()));
         let txn = Txn::new().when(compare(key, expect)).and_then([delete]).or_else([TxnOp::get(key, None)]);
-        let response = self.client.kv_client().txn(txn).await.map_err(error)?;
+        let response = patient(self.kv().txn(txn)).await?;
         if !response.succeeded() {
             let actual = found(response.op_responses())?;
             return Err(
@@ -137,72 +272,73 @@ impl Store for EtcdStore {
 
     async fn watch(&self, prefix: &str, after: Revision) -> Result<Watch> {
         // etcd tells of a compacted start only in the stream; this read tells it at once.
-        self.get(prefix, Some(after.max(1))).await.map(drop).or_else(|error| match error {
-            StoreError::FutureRevision { .. } if after <= 1 => Ok(()),
-            error => Err(error),
-        })?;
-        let options = WatchOptions::new()
-            .with_range(end_of(prefix))
-            .with_start_revision(after as i64 + 1)
-            .with_prev_key()
-            .with_progress_notify();
-        let stream = self.client.watch_client().watch(prefix, Some(options)).await.map_err(error)?;
+        if after > 0 {
+            self.get(prefix, Some(after)).await?;
+        }
+        // All keys: the revisions of other keys' events are progress, in order with the rest. (etcd 3.4's own
+        // progress notifications are not: etcd issue 15220.)
+        let options =
+            WatchOptions::new().with_all_keys().with_start_revision(after as i64 + 1).with_prev_key();
+        let mut client = self.client.watch_client().max_decoding_message_size(MAX_MESSAGE);
+        let stream = patient(client.watch("", Some(options))).await?;
         let (sender, watch) = Watch::channel();
-        let _ = sender.try_send(Ok(WatchItem::Progress(after)));
-        tokio::spawn(forward(stream, sender));
+        sender.offer(Ok(WatchItem::Progress(after)));
+        tokio::spawn(forward(stream, prefix.to_owned(), sender));
         Ok(watch)
     }
 
     async fn revision(&self) -> Result<Revision> {
-        let response = self.client.kv_client().get("/", None).await.map_err(error)?;
-        Ok(response.header().map_or(0, |header| header.revision() as Revision))
+        current(&self.client).await
     }
 
     async fn compact(&self, before: Revision) -> Result<()> {
-        match self.client.kv_client().compact(before as i64, None).await.map_err(error) {
-            // Somebody else did it: that is what was asked for.
-            Err(StoreError::Compacted { .. }) => Ok(()),
-            result => result.map(drop),
+        match compact(&self.client, before).await {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.explain(error).await),
         }
     }
 }
 
 /// Moves etcd's responses to the watcher until either end goes away.
-async fn forward(mut stream: etcd_client::WatchStream, sender: mpsc::Sender<Result<WatchItem>>) {
+async fn forward(mut stream: WatchStream, prefix: String, sender: WatchSender) {
     loop {
         let response = tokio::select! {
             response = stream.message() => response,
             () = sender.closed() => return,
         };
         let item = match response {
-            Ok(Some(response)) => item(&response),
+            Ok(Some(response)) => item(&response, &prefix),
             Ok(None) => Some(Err(StoreError::Unavailable("etcd ended the watch".to_owned()))),
             Err(error_) => Some(Err(error(error_))),
         };
         let Some(item) = item else { continue };
         let last = item.is_err();
-        if sender.try_send(item).is_err() || last {
+        if !sender.offer(item) || last {
             return;
         }
     }
 }
 
-fn item(response: &WatchResponse) -> Option<Result<WatchItem>> {
+/// What a response means to the watcher of a prefix.
+fn item(response: &WatchResponse, prefix: &str) -> Option<Result<WatchItem>> {
     if response.compact_revision() > 0 {
         return Some(Err(StoreError::Compacted { oldest: response.compact_revision() as Revision }));
     }
     if response.canceled() {
         return Some(Err(StoreError::Unavailable(response.cancel_reason().to_owned())));
     }
-    if response.created() {
-        return None;
-    }
-    if response.events().is_empty() {
-        let revision = response.header().map_or(0, |header| header.revision() as Revision);
-        return Some(Ok(WatchItem::Progress(revision)));
-    }
-    let events: Result<Vec<Event>> = response.events().iter().filter_map(|e| event(e).transpose()).collect();
-    Some(events.map(WatchItem::Events))
+    let until = response.events().last()?.kv()?.mod_revision() as Revision;
+    let matching = response
+        .events()
+        .iter()
+        .filter(|event| event.kv().is_some_and(|kv| kv.key().starts_with(prefix.as_bytes())))
+        .filter_map(|e| event(e).transpose())
+        .collect::<Result<Vec<Event>>>();
+    Some(matching.map(
+        |events| {
+            if events.is_empty() { WatchItem::Progress(until) } else { WatchItem::Events(events) }
+        },
+    ))
 }
 
 fn event(event: &etcd_client::Event) -> Result<Option<Event>> {
@@ -216,6 +352,7 @@ fn event(event: &etcd_client::Event) -> Result<Option<Event>> {
     })
 }
 
+/// etcd has no codes of its own for these; its messages are part of its API (etcd's `rpctypes`).
 fn error(error: etcd_client::Error) -> StoreError {
     let etcd_client::Error::GRpcStatus(status) = &error else {
         return StoreError::Unavailable(error.to_string());
@@ -223,18 +360,22 @@ fn error(error: etcd_client::Error) -> StoreError {
     let message = status.message();
     if message.contains("required revision has been compacted") {
         StoreError::Compacted { oldest: 0 }
+    } else if message.contains("required revision is a future revision") {
+        StoreError::FutureRevision { wanted: 0, current: 0 }
     } else if message.contains("database space exceeded") {
         StoreError::Full(message.to_owned())
+    } else if message.contains("data corruption") {
+        StoreError::Corrupt(message.to_owned())
     } else {
         StoreError::Unavailable(message.to_owned())
     }
 }
 
-fn read_error(error_: etcd_client::Error, at: Option<Revision>) -> StoreError {
-    match &error_ {
-        etcd_client::Error::GRpcStatus(status) if status.message().contains("future revision") => {
-            StoreError::FutureRevision { wanted: at.unwrap_or(0), current: 0 }
+fn at_revision(error: StoreError, at: Option<Revision>) -> StoreError {
+    match error {
+        StoreError::FutureRevision { current, .. } => {
+            StoreError::FutureRevision { wanted: at.unwrap_or(0), current }
         }
-        _ => error(error_),
+        error => error,
     }
 }

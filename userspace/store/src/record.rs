@@ -57,6 +57,15 @@ pub(crate) fn decode_event(revision: Revision, bytes: &[u8]) -> Result<Event> {
         .ok_or_else(|| damaged(&format!("history at revision {revision}")))
 }
 
+/// An event if its key starts with `prefix`; what does not is neither copied nor checked.
+pub(crate) fn decode_matching(revision: Revision, bytes: &[u8], prefix: &str) -> Result<Option<Event>> {
+    let mut reader = Reader(bytes.get(1..).unwrap_or_default());
+    match reader.bytes() {
+        Some(key) if !key.starts_with(prefix.as_bytes()) => Ok(None),
+        _ => decode_event(revision, bytes).map(Some),
+    }
+}
+
 fn read_event(revision: Revision, body: &[u8]) -> Option<Event> {
     let mut reader = Reader(body);
     let kind = reader.take(1)?[0];

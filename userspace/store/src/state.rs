@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::{Entry, Event, Expect, Result, Revision, StoreError};
 
@@ -36,6 +37,52 @@ impl Revisions {
             return Err(StoreError::Compacted { oldest: self.compacted });
         }
         Ok(at)
+    }
+}
+
+/// How much history is kept for reads in the past and for late watchers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Keep {
+    pub(crate) age: Duration,
+    pub(crate) revisions: Revision,
+    pub(crate) bytes: u64,
+}
+
+/// When which revision was current: what history has become too old.
+#[derive(Debug)]
+pub(crate) struct Retention {
+    keep: Keep,
+    /// Instants since the store was opened, a tenth of the age or more apart, and the revision at each.
+    marks: VecDeque<(Duration, Revision)>,
+}
+
+impl Retention {
+    pub(crate) fn new(keep: Keep) -> Self {
+        Retention { keep, marks: VecDeque::new() }
+    }
+
+    /// To be told of each commit. The revision to compact before, if it is time to.
+    pub(crate) fn note(&mut self, now: Duration, revisions: Revisions, bytes: u64) -> Option<Revision> {
+        let Revisions { current, compacted } = revisions;
+        if self.marks.back().is_none_or(|(at, _)| now.saturating_sub(*at) >= self.keep.age / 10) {
+            self.marks.push_back((now, current));
+        }
+        let mut before = compacted;
+        while let Some((at, revision)) = self.marks.front()
+            && now.saturating_sub(*at) >= self.keep.age
+        {
+            before = before.max(*revision);
+            self.marks.pop_front();
+        }
+        let kept = current - compacted;
+        if kept > self.keep.revisions {
+            before = before.max(current - (self.keep.revisions - self.keep.revisions / 4));
+        }
+        if bytes > self.keep.bytes {
+            // Events differ in size: a quarter at a time comes to the bound without knowing each.
+            before = before.max(compacted + kept.div_ceil(4));
+        }
+        (before > compacted).then_some(before)
     }
 }
 
@@ -127,6 +174,43 @@ mod tests {
         assert_eq!(revisions.resolve(Some(5)).unwrap(), 5);
         assert!(matches!(revisions.resolve(Some(4)), Err(StoreError::Compacted { oldest: 5 })));
         assert!(matches!(revisions.resolve(Some(11)), Err(StoreError::FutureRevision { .. })));
+    }
+
+    const KEEP: Keep = Keep { age: Duration::from_secs(100), revisions: 1_000, bytes: 1 << 20 };
+
+    #[test]
+    fn history_is_kept_for_its_age_and_then_forgotten() {
+        let mut retention = Retention::new(KEEP);
+        for second in 0..1_000u64 {
+            let revisions = Revisions { current: second, compacted: 0 };
+            if let Some(before) = retention.note(Duration::from_secs(second), revisions, 0) {
+                assert!(before + 100 <= second, "forgot revision {before} at second {second}");
+                assert!(before + 111 > second, "kept more than revision {before} at second {second}");
+            }
+        }
+        let idle = Revisions { current: 999, compacted: 0 };
+        let forgotten = retention.note(Duration::from_secs(2_000), idle, 0);
+        assert!(forgotten.is_some_and(|before| before >= 990));
+    }
+
+    proptest! {
+        #[test]
+        fn no_burst_outgrows_the_bounds(commits in prop::collection::vec((1u64..100, 1u64..5_000), 1..100)) {
+            let mut retention = Retention::new(KEEP);
+            let (mut revisions, mut sizes, mut bytes) = (Revisions::default(), VecDeque::new(), 0);
+            for (events, size) in commits {
+                revisions.current += events;
+                sizes.extend((0..events).map(|_| size));
+                bytes += events * size;
+                if let Some(before) = retention.note(Duration::ZERO, revisions, bytes) {
+                    prop_assert!(before > revisions.compacted && before <= revisions.current);
+                    bytes -= sizes.drain(..(before - revisions.compacted) as usize).sum::<u64>();
+                    revisions.compacted = before;
+                }
+                prop_assert!(revisions.current - revisions.compacted <= KEEP.revisions);
+                prop_assert!(bytes <= KEEP.bytes + 100 * 5_000);
+            }
+        }
     }
 
     /// A history of puts and deletes over few keys, and the states after each revision.

@@ -1,75 +1,17 @@
 //! One suite, both stores: what etcd promises, the embedded store promises too.
 
-use std::net::TcpListener;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+mod common;
+
+use std::time::Duration;
 
 use bytes::Bytes;
+use common::{Etcd, next_events};
+use futures::future::join_all;
 use skep_store::embedded::EmbeddedStore;
-use skep_store::etcd::EtcdStore;
-use skep_store::{Event, Expect, Store, StoreError, Watch, WatchItem};
-
-/// An etcd of this test's own, ended on drop.
-struct Etcd {
-    child: Child,
-    url: String,
-    _data: tempfile::TempDir,
-}
-
-impl Etcd {
-    async fn start() -> (Etcd, EtcdStore) {
-        let data = tempfile::tempdir().unwrap();
-        let (client, peer) = (free_port(), free_port());
-        let url = format!("http://127.0.0.1:{client}");
-        let peer = format!("http://127.0.0.1:{peer}");
-        let child = Command::new("etcd")
-            .args(["--data-dir", data.path().to_str().unwrap(), "--listen-client-urls", &url])
-            .args(["--advertise-client-urls", &url, "--listen-peer-urls", &peer])
-            .args(["--initial-advertise-peer-urls", &peer, "--initial-cluster", &format!("default={peer}")])
-            .args(["--experimental-watch-progress-notify-interval", "1s"])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("etcd (package etcd-server)");
-        let etcd = Etcd { child, url, _data: data };
-        let start = Instant::now();
-        loop {
-            match EtcdStore::connect(std::slice::from_ref(&etcd.url), None).await {
-                Ok(store) => return (etcd, store),
-                Err(error) => {
-                    assert!(start.elapsed() < Duration::from_secs(20), "etcd did not start: {error}")
-                }
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    }
-}
-
-impl Drop for Etcd {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
+use skep_store::{Event, Expect, Store, StoreError, WatchItem};
 
 fn bytes(text: &str) -> Bytes {
     Bytes::copy_from_slice(text.as_bytes())
-}
-
-/// The next events, progress passed over.
-async fn events(watch: &mut Watch) -> Vec<Event> {
-    loop {
-        let item =
-            tokio::time::timeout(Duration::from_secs(10), watch.next()).await.expect("an event in time");
-        match item.expect("the watch goes on").expect("no error") {
-            WatchItem::Events(events) => return events,
-            WatchItem::Progress(_) => {}
-        }
-    }
 }
 
 async fn writes_compare_and_swap(store: &dyn Store) {
@@ -120,7 +62,7 @@ async fn watches_start_anywhere_and_miss_nothing(store: &dyn Store) {
     let (_, deleted) = store.delete("/watch/a", Expect::Any).await.unwrap();
     let mut seen = Vec::new();
     while seen.len() < 3 {
-        seen.extend(events(&mut watch).await);
+        seen.extend(next_events(&mut watch).await);
     }
     let expected = [
         Event::Put { entry: a.clone(), previous: None },
@@ -148,7 +90,87 @@ async fn compacted_history_is_refused(store: &dyn Store) {
             }
         },
     };
-    assert!(matches!(late, StoreError::Compacted { .. }), "{late}");
+    assert!(matches!(late, StoreError::Compacted { oldest } if oldest >= new.modified), "{late}");
+}
+
+async fn revisions_that_are_not_there_yet_are_refused(store: &dyn Store) {
+    let now = store.put("/future/a", bytes("1"), Expect::Any).await.unwrap().modified;
+    let future = |wanted, current| wanted == now + 5 && current == now;
+    let read = store.get("/future/a", Some(now + 5)).await;
+    assert!(matches!(read, Err(StoreError::FutureRevision { wanted, current }) if future(wanted, current)));
+    let page = store.range("/future/", None, 0, Some(now + 5)).await;
+    assert!(matches!(page, Err(StoreError::FutureRevision { wanted, current }) if future(wanted, current)));
+    let compacted = store.compact(now + 5).await;
+    assert!(
+        matches!(compacted, Err(StoreError::FutureRevision { wanted, current }) if future(wanted, current))
+    );
+}
+
+async fn a_refused_write_takes_no_revision(store: &dyn Store) {
+    let made = store.put("/refused/a", bytes("1"), Expect::Absent).await.unwrap();
+    let _ = store.put("/refused/a", bytes("2"), Expect::Absent).await.unwrap_err();
+    let _ = store.delete("/refused/b", Expect::Any).await.unwrap_err();
+    assert_eq!(store.revision().await.unwrap(), made.modified);
+}
+
+/// A reader of the whole waits until its watch reached the store's revision: other keys' writes must not hold it up.
+async fn a_watch_reaches_the_stores_revision_past_other_keys(store: &dyn Store) {
+    let mut watch = store.watch("/mine/", store.revision().await.unwrap()).await.unwrap();
+    let mine = store.put("/mine/a", bytes("1"), Expect::Any).await.unwrap();
+    assert_eq!(next_events(&mut watch).await, [Event::Put { entry: mine, previous: None }]);
+    let other = store.put("/other/a", bytes("1"), Expect::Any).await.unwrap().modified;
+    let reached = async {
+        loop {
+            match watch.next().await.unwrap().unwrap() {
+                WatchItem::Progress(at) if at >= other => return,
+                WatchItem::Progress(_) => {}
+                WatchItem::Events(events) => panic!("of other keys: {events:?}"),
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), reached).await.unwrap();
+}
+
+async fn large_ranges_come_whole(store: &dyn Store) {
+    let value = Bytes::from(vec![b'x'; 6_000]);
+    let puts = (0..1_500).map(|i| {
+        let (key, value) = (format!("/large/{i:04}"), value.clone());
+        async move { store.put(&key, value, Expect::Any).await.unwrap().modified }
+    });
+    let last = join_all(puts).await.into_iter().max().unwrap();
+    let all = store.range("/large/", None, 0, None).await.unwrap();
+    assert_eq!((all.entries.len(), all.more, all.remaining), (1_500, false, 0));
+    assert!(all.entries.iter().all(|entry| entry.value == value));
+    assert!(all.entries.is_sorted_by(|a, b| a.key < b.key));
+    let page = store.range("/large/", Some("/large/0099"), 1_200, Some(last)).await.unwrap();
+    assert_eq!((page.entries.len(), page.more, page.remaining), (1_200, true, 200));
+    let mut watch = store.watch("/large/", last - 1_500).await.unwrap();
+    let mut seen = 0;
+    while seen < 1_500 {
+        seen += next_events(&mut watch).await.len();
+    }
+}
+
+async fn concurrent_writers_of_one_key_never_overwrite_each_other(store: &dyn Store) {
+    store.put("/count/a", bytes("0"), Expect::Any).await.unwrap();
+    let count = |_| async move {
+        for _ in 0..10 {
+            loop {
+                let (entry, _) = store.get("/count/a", None).await.unwrap();
+                let entry = entry.unwrap();
+                let next = std::str::from_utf8(&entry.value).unwrap().parse::<u64>().unwrap() + 1;
+                let expect = Expect::Revision(entry.modified);
+                match store.put("/count/a", bytes(&next.to_string()), expect).await {
+                    Ok(_) => break,
+                    Err(StoreError::Conflict { .. }) => {}
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        }
+    };
+    join_all((0..8).map(count)).await;
+    let (entry, _) = store.get("/count/a", None).await.unwrap();
+    assert_eq!(entry.unwrap().value, bytes("80"));
 }
 
 async fn suite(store: &dyn Store) {
@@ -156,6 +178,11 @@ async fn suite(store: &dyn Store) {
     ranges_page_at_one_revision(store).await;
     watches_start_anywhere_and_miss_nothing(store).await;
     compacted_history_is_refused(store).await;
+    revisions_that_are_not_there_yet_are_refused(store).await;
+    a_refused_write_takes_no_revision(store).await;
+    a_watch_reaches_the_stores_revision_past_other_keys(store).await;
+    large_ranges_come_whole(store).await;
+    concurrent_writers_of_one_key_never_overwrite_each_other(store).await;
 }
 
 #[tokio::test]
@@ -170,49 +197,26 @@ async fn etcd_keeps_them_too() {
     suite(&store).await;
 }
 
-/// Run as a child: writes for ever, and prints every acknowledged revision.
 #[tokio::test]
-async fn write_until_killed() {
-    let Some(path) = std::env::var_os("SKEP_STORE_WRITE_UNTIL_KILLED") else { return };
-    let store = EmbeddedStore::open(path.as_ref()).unwrap();
-    let start = store.revision().await.unwrap();
-    for i in start.. {
-        let entry = store.put(&format!("/kill/{i}"), bytes(&i.to_string()), Expect::Absent).await.unwrap();
-        println!("acknowledged {}", entry.modified);
-    }
-}
-
-#[tokio::test]
-async fn a_killed_store_has_every_acknowledged_write() {
-    use std::io::{BufRead, BufReader};
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("store.redb");
-    for round in 1..4u64 {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "write_until_killed", "--nocapture"])
-            .env("SKEP_STORE_WRITE_UNTIL_KILLED", &path)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut acknowledged = 0;
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
-        for line in lines {
-            let Some((_, revision)) = line.split_once("acknowledged ") else { continue };
-            // The kill may cut the last line short, never make a number greater.
-            acknowledged = acknowledged.max(revision.parse().unwrap_or(0));
-            if acknowledged >= round * 150 {
-                child.kill().unwrap();
-            }
+async fn an_etcd_that_is_away_is_told_and_found_again() {
+    let (mut etcd, store) = Etcd::start().await;
+    let made = store.put("/away/a", bytes("1"), Expect::Any).await.unwrap();
+    let mut watch = store.watch("/away/", made.modified - 1).await.unwrap();
+    assert_eq!(next_events(&mut watch).await.len(), 1);
+    etcd.stop();
+    let ended = loop {
+        match watch.next().await.unwrap() {
+            Ok(WatchItem::Progress(_)) => {}
+            Ok(WatchItem::Events(events)) => panic!("nothing was written: {events:?}"),
+            Err(error) => break error,
         }
-        child.wait().unwrap();
-        assert!(acknowledged >= round * 150);
-        let store = EmbeddedStore::open(&path).unwrap();
-        let current = store.revision().await.unwrap();
-        assert!(current >= acknowledged, "acknowledged {acknowledged}, found {current}");
-        let all = store.range("/kill/", None, 0, None).await.unwrap();
-        let mut revisions: Vec<u64> = all.entries.iter().map(|entry| entry.modified).collect();
-        revisions.sort_unstable();
-        assert_eq!(revisions, (1..=current).collect::<Vec<_>>());
-    }
+    };
+    assert!(matches!(ended, StoreError::Unavailable(_)), "{ended}");
+    assert!(matches!(store.get("/away/a", None).await, Err(StoreError::Unavailable(_))));
+    etcd.run();
+    common::until_ok(|| store.get("/away/a", None)).await;
+    assert_eq!(store.get("/away/a", None).await.unwrap().0, Some(made.clone()));
+    let mut watch = store.watch("/away/", made.modified).await.unwrap();
+    let next = store.put("/away/a", bytes("2"), Expect::Revision(made.modified)).await.unwrap();
+    assert_eq!(next_events(&mut watch).await, [Event::Put { entry: next, previous: Some(made) }]);
 }

@@ -1,96 +1,88 @@
 //! The store of a single server: redb on the local disk, one writer, fsync before every answer.
 //!
-//! Writes that wait together are committed together. Readers use snapshots and never wait for the writer.
+//! Writes that wait together are committed together. Readers use snapshots and never wait for the writer. Values are
+//! read from the database; only the latest events are kept in memory, for watchers.
 
-mod reader;
+mod commit;
+mod failure;
+mod live;
+mod view;
 mod writer;
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use redb::{Database, TableDefinition};
+use redb::TableDefinition;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::state::{Recent, Revisions};
-use crate::{Entry, Event, Expect, Range, Result, Revision, Store, StoreError, Watch, WatchItem};
+use self::failure::guarded;
+use self::live::{Shared, feed};
+use self::view::View;
+use self::writer::Writer;
+use crate::{Entry, Expect, Range, Result, Revision, Store, StoreError, Watch, WatchItem};
 
 const OBJECTS: TableDefinition<&str, &[u8]> = TableDefinition::new("objects");
 const HISTORY: TableDefinition<u64, &[u8]> = TableDefinition::new("history");
 const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 const CURRENT: &str = "revision";
 const COMPACTED: &str = "compacted";
+const HISTORY_BYTES: &str = "history_bytes";
+/// How the tables are laid out; a number that this build does not know is refused.
+const FORMAT: &str = "format";
+const FORMAT_1: u64 = 1;
 
-/// Events kept in memory for watchers; older ones are read from disk.
-const RECENT_EVENTS: usize = 10_000;
-const RECENT_BYTES: usize = 16 << 20;
 /// Writes that may wait for the writer; more of them wait for a place.
 const WRITE_QUEUE: usize = 4_096;
-/// Page cache of the database. The operating system caches the file as well.
-const CACHE_BYTES: usize = 16 << 20;
 
 pub struct EmbeddedStore {
     shared: Arc<Shared>,
-    /// `None` only while the store is being dropped.
+    /// `None` only while it is dropped.
     writes: Option<mpsc::Sender<Write>>,
     writer: Option<JoinHandle<()>>,
 }
 
-impl Drop for EmbeddedStore {
-    /// Waits for the writer, so that the file is free when the store is gone.
-    fn drop(&mut self) {
-        self.writes = None;
-        if let Some(writer) = self.writer.take() {
-            // A writer that panicked has nothing left to say.
-            let _ = writer.join();
-        }
-    }
-}
-
-pub(crate) struct Shared {
-    database: Database,
-    live: Mutex<Live>,
-}
-
-/// What was committed last, and who waits for more.
-struct Live {
-    revisions: Revisions,
-    recent: Recent,
-    watchers: Vec<Watcher>,
-}
-
-struct Watcher {
-    prefix: String,
-    sender: mpsc::Sender<Result<WatchItem>>,
-}
-
 pub(crate) enum Write {
-    Put { key: Arc<str>, value: Bytes, expect: Expect, answer: oneshot::Sender<Result<Entry>> },
-    Delete { key: Arc<str>, expect: Expect, answer: oneshot::Sender<Result<(Entry, Revision)>> },
-    Compact { before: Revision, answer: oneshot::Sender<Result<()>> },
+    Put {
+        key: Arc<str>,
+        value: Bytes,
+        expect: Expect,
+        answer: oneshot::Sender<Result<Entry>>,
+    },
+    Delete {
+        key: Arc<str>,
+        expect: Expect,
+        answer: oneshot::Sender<Result<(Entry, Revision)>>,
+    },
+    Compact {
+        before: Revision,
+        answer: oneshot::Sender<Result<()>>,
+    },
+    /// A reader found the database of this generation broken.
+    Reopen {
+        generation: u64,
+        answer: oneshot::Sender<Result<()>>,
+    },
 }
 
 impl EmbeddedStore {
-    /// Opens or creates the database file. A store that a power cut or kill interrupted opens at its last commit.
+    /// Opens or creates the database file, and checks every page of it. A store that a power cut or kill interrupted
+    /// opens at its last commit; one that was altered since is told as `Corrupt` and left as it is.
     pub fn open(path: &Path) -> Result<EmbeddedStore> {
-        let database =
-            Database::builder().set_cache_size(CACHE_BYTES).create(path).map_err(reader::database)?;
-        let revisions = writer::prepare(&database)?;
-        let live = Live {
-            revisions,
-            recent: Recent::new(revisions.current, RECENT_EVENTS, RECENT_BYTES),
-            watchers: Vec::new(),
-        };
-        let shared = Arc::new(Shared { database, live: Mutex::new(live) });
+        let (writer, shared) = Writer::open(path)?;
         let (writes, queue) = mpsc::channel(WRITE_QUEUE);
-        let for_writer = shared.clone();
-        let writer = std::thread::Builder::new()
+        let thread = std::thread::Builder::new()
             .name("store-writer".to_owned())
-            .spawn(move || writer::run(&for_writer, queue))
+            .spawn(move || writer.run(queue))
             .map_err(|error| StoreError::Unavailable(format!("start the writer: {error}")))?;
-        Ok(EmbeddedStore { shared, writes: Some(writes), writer: Some(writer) })
+        Ok(EmbeddedStore { shared, writes: Some(writes), writer: Some(thread) })
+    }
+
+    /// Reads every record and its checksum; `Err(Corrupt)` names the first damaged one. Takes as long as reading the file.
+    pub async fn verify(&self) -> Result<()> {
+        self.read_blocking(|view| view.verify()).await
     }
 
     async fn send<T>(&self, write: Write, answer: oneshot::Receiver<Result<T>>) -> Result<T> {
@@ -98,35 +90,63 @@ impl EmbeddedStore {
         writes.send(write).await.map_err(|_| StoreError::Closed)?;
         answer.await.map_err(|_| StoreError::Closed)?
     }
-}
 
-impl Shared {
-    /// Nothing that panics runs under the lock, so a poisoned one is as good.
-    fn live(&self) -> MutexGuard<'_, Live> {
-        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Reads from the present snapshot. If the database broke (the disk was full, or failed), it is opened again first.
+    async fn read<T>(&self, read: impl Fn(&View) -> Result<T>) -> Result<T> {
+        let view = self.shared.view()?;
+        match guarded(|| read(&view)) {
+            Err(StoreError::Unavailable(_) | StoreError::Full(_)) => {
+                self.reopen(view.generation).await?;
+                let view = self.shared.view()?;
+                guarded(|| read(&view))
+            }
+            result => result,
+        }
+    }
+
+    /// Like `read`, for what takes long: it must not hold up the runtime's threads.
+    async fn read_blocking<T: Send + 'static>(
+        &self,
+        read: impl Fn(&View) -> Result<T> + Send + Sync + 'static,
+    ) -> Result<T> {
+        let read = Arc::new(read);
+        let mut view = self.shared.view()?;
+        for last in [false, true] {
+            let (work, snapshot) = (read.clone(), view.clone());
+            let result = tokio::task::spawn_blocking(move || guarded(|| work(&snapshot)))
+                .await
+                .map_err(|_| StoreError::Closed)?;
+            match result {
+                Err(StoreError::Unavailable(_) | StoreError::Full(_)) if !last => {
+                    self.reopen(view.generation).await?;
+                    view = self.shared.view()?;
+                }
+                result => return result,
+            }
+        }
+        Err(StoreError::Closed)
+    }
+
+    async fn reopen(&self, generation: u64) -> Result<()> {
+        let (answer, answered) = oneshot::channel();
+        self.send(Write::Reopen { generation, answer }, answered).await
     }
 }
 
-impl Live {
-    /// Makes a commit visible: to readers by its revision, to watchers as one item each.
-    fn publish(&mut self, events: Vec<Event>) {
-        let Some(last) = events.last() else { return };
-        self.revisions.current = last.revision();
-        self.watchers.retain(|watcher| {
-            let matching: Vec<Event> =
-                events.iter().filter(|event| event.key().starts_with(&watcher.prefix)).cloned().collect();
-            // A full queue drops the watcher; it is never waited for.
-            matching.is_empty() && !watcher.sender.is_closed()
-                || !matching.is_empty() && watcher.sender.try_send(Ok(WatchItem::Events(matching))).is_ok()
-        });
-        events.into_iter().for_each(|event| self.recent.push(event));
+impl Drop for EmbeddedStore {
+    /// Waits for the writes in hand, so that the file is closed and may be opened again.
+    fn drop(&mut self) {
+        self.writes = None;
+        if let Some(writer) = self.writer.take() {
+            let _ = writer.join();
+        }
     }
 }
 
 #[async_trait]
 impl Store for EmbeddedStore {
     async fn get(&self, key: &str, at: Option<Revision>) -> Result<(Option<Entry>, Revision)> {
-        reader::get(&self.shared, key, at)
+        self.read(|view| view.get(key, at)).await
     }
 
     async fn range(
@@ -136,14 +156,8 @@ impl Store for EmbeddedStore {
         limit: usize,
         at: Option<Revision>,
     ) -> Result<Range> {
-        let (shared, prefix) = (self.shared.clone(), prefix.to_owned());
-        let start_after = start_after.map(str::to_owned);
-        // A long range must not hold up the runtime's thread.
-        tokio::task::spawn_blocking(move || {
-            reader::range(&shared, &prefix, start_after.as_deref(), limit, at)
-        })
-        .await
-        .map_err(|_| StoreError::Closed)?
+        let (prefix, start_after) = (prefix.to_owned(), start_after.map(str::to_owned));
+        self.read_blocking(move |view| view.range(&prefix, start_after.as_deref(), limit, at)).await
     }
 
     async fn put(&self, key: &str, value: Bytes, expect: Expect) -> Result<Entry> {
@@ -157,22 +171,17 @@ impl Store for EmbeddedStore {
     }
 
     async fn watch(&self, prefix: &str, after: Revision) -> Result<Watch> {
+        self.shared.view()?.revisions.resolve(Some(after))?;
         let (sender, watch) = Watch::channel();
-        let mut live = self.shared.live();
-        live.revisions.resolve(Some(after))?;
-        let missed = match live.recent.after(after, prefix) {
-            Some(events) => events,
-            None => reader::history(&self.shared.database, after, live.revisions.current, prefix)?,
-        };
-        // The first item of a new queue always fits. Under the lock, so that no commit falls between.
-        let first = if missed.is_empty() { WatchItem::Progress(after) } else { WatchItem::Events(missed) };
-        let _ = sender.try_send(Ok(first));
-        live.watchers.push(Watcher { prefix: prefix.to_owned(), sender });
+        if let Some(sender) = self.shared.subscribe(prefix, after, sender, WatchItem::Progress(after)) {
+            // What it missed lies on disk only: a task of its own reads it, at the watcher's speed.
+            tokio::spawn(feed(self.shared.clone(), prefix.to_owned(), after, sender));
+        }
         Ok(watch)
     }
 
     async fn revision(&self) -> Result<Revision> {
-        Ok(self.shared.live().revisions.current)
+        Ok(self.shared.view()?.revisions.current)
     }
 
     async fn compact(&self, before: Revision) -> Result<()> {

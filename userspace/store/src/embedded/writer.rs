@@ -1,184 +1,187 @@
-//! The one writer: takes what waits, commits it in one transaction, then answers and tells the watchers.
+//! The one writer: takes what waits, commits it in one transaction, publishes it, then answers.
+//!
+//! It alone owns the database, and opens it again when it broke: redb refuses everything after a failed write.
 
-use bytes::Bytes;
-use redb::{Database, Durability, ReadableTable, Table, WriteTransaction};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use redb::Database;
 use tokio::sync::{mpsc, oneshot};
 
-use super::reader::database;
-use super::{COMPACTED, CURRENT, HISTORY, META, OBJECTS, Shared, Write};
-use crate::record::{decode_entry, encode_entry, encode_event};
-use crate::state::{Revisions, check};
-use crate::{Entry, Event, Expect, Result, Revision, StoreError};
+use super::Write;
+use super::commit::{Committed, Outcome, commit, prepare};
+use super::failure::{database, guarded};
+use super::live::Shared;
+use super::view::View;
+use crate::state::{Keep, Retention};
+use crate::{Event, Result, Revision, StoreError};
 
 /// Writes of one commit at most: bounds how long the first of them waits.
 const BATCH: usize = 1_024;
-/// Revisions of history that are kept on disk; compacted in steps of a quarter.
-const KEEP: Revision = 200_000;
+/// Lists that go on page by page, and watches that start late, may reach back this far, as with etcd under Kubernetes.
+const KEEP: Keep = Keep { age: Duration::from_secs(600), revisions: 500_000, bytes: 512 << 20 };
+/// Page cache of the database. The operating system caches the file as well.
+const CACHE_BYTES: usize = 16 << 20;
 
-/// Makes the tables of a new file and reads where an old one stands.
-pub(super) fn prepare(db: &Database) -> Result<Revisions> {
-    let transaction = db.begin_write().map_err(database)?;
-    let revisions = {
-        transaction.open_table(OBJECTS).map_err(database)?;
-        transaction.open_table(HISTORY).map_err(database)?;
-        let meta = transaction.open_table(META).map_err(database)?;
-        let read =
-            |key| Ok::<_, StoreError>(meta.get(key).map_err(database)?.map_or(0, |found| found.value()));
-        Revisions { current: read(CURRENT)?, compacted: read(COMPACTED)? }
-    };
-    transaction.commit().map_err(database)?;
-    Ok(revisions)
+pub(super) struct Writer {
+    path: PathBuf,
+    shared: Arc<Shared>,
+    /// `None` while it could not be opened again.
+    database: Option<Database>,
+    generation: u64,
+    retention: Retention,
+    opened: Instant,
+    /// What the next commit is to forget.
+    compact: Option<Revision>,
 }
 
-/// Runs until every sender is gone.
-pub(super) fn run(shared: &Shared, mut queue: mpsc::Receiver<Write>) {
-    let mut batch = Vec::with_capacity(BATCH);
-    while queue.blocking_recv_many(&mut batch, BATCH) > 0 {
-        let mut revisions = shared.live().revisions;
-        match commit(&shared.database, &mut revisions, &mut batch) {
-            Ok((events, answers)) => {
-                let mut live = shared.live();
-                live.revisions.compacted = revisions.compacted;
-                live.publish(events);
-                drop(live);
-                answers.into_iter().for_each(|answer| answer());
+impl Writer {
+    pub(super) fn open(path: &Path) -> Result<(Writer, Arc<Shared>)> {
+        let database = open(path, true).or_else(|error| match error {
+            // The check of every page ends in a commit; without room the store can still be read.
+            StoreError::Full(_) => open(path, false),
+            error => Err(error),
+        })?;
+        let shared = Arc::new(Shared::new(guarded(|| View::open(&database, 0))?));
+        let writer = Writer {
+            path: path.to_owned(),
+            shared: shared.clone(),
+            database: Some(database),
+            generation: 0,
+            retention: Retention::new(KEEP),
+            opened: Instant::now(),
+            compact: None,
+        };
+        Ok((writer, shared))
+    }
+
+    /// Runs until every sender is gone.
+    pub(super) fn run(mut self, mut queue: mpsc::Receiver<Write>) {
+        let mut batch = Vec::with_capacity(BATCH);
+        while queue.blocking_recv_many(&mut batch, BATCH) > 0 {
+            match self.serve(&batch) {
+                Ok(outcomes) => {
+                    batch.drain(..).zip(outcomes).for_each(|(write, outcome)| answer(write, outcome));
+                }
+                Err(error) => {
+                    tracing::error!(%error, writes = batch.len(), "a commit failed");
+                    batch.drain(..).for_each(|write| answer(write, Outcome::Refused(error.clone())));
+                }
+            }
+        }
+        self.shared.close();
+        self.close();
+    }
+
+    fn serve(&mut self, batch: &[Write]) -> Result<Vec<Outcome>> {
+        let broken = |write: &Write| matches!(write, Write::Reopen { generation, .. } if *generation == self.generation);
+        if self.database.is_none() || batch.iter().any(broken) {
+            self.reopen()?;
+        }
+        let revisions = self.shared.view()?.revisions;
+        let db = self.database.as_ref().ok_or(StoreError::Closed)?;
+        let compact = self.compact.take();
+        let result = guarded(|| {
+            let committed = commit(db, revisions, batch, compact)?;
+            Ok((committed, View::open(db, self.generation)))
+        });
+        match result {
+            Ok((Committed { events, outcomes, revisions, bytes }, view)) => {
+                match view {
+                    Ok(view) => self.shared.publish(view, events),
+                    Err(_) => self.reopen()?,
+                }
+                self.compact = self.retention.note(self.opened.elapsed(), revisions, bytes);
+                Ok(outcomes)
             }
             Err(error) => {
-                tracing::error!(%error, "a commit failed; nothing of it was written");
-                batch.drain(..).for_each(|write| refuse(write, error.clone()));
+                if let Err(error) = self.reopen() {
+                    tracing::error!(%error, "open the store again");
+                }
+                Err(error)
             }
+        }
+    }
+
+    /// Opens the database anew. A commit that failed may have reached the disk all the same: then it is published now.
+    fn reopen(&mut self) -> Result<()> {
+        self.close();
+        self.generation += 1;
+        let seen = self.shared.view()?.revisions.current;
+        let opened = open(&self.path, false)?;
+        let (view, events) = guarded(|| {
+            let view = View::open(&opened, self.generation)?;
+            let events = since(&view, seen)?;
+            Ok((view, events))
+        })?;
+        tracing::warn!(revision = view.revisions.current, "the store was opened again");
+        self.shared.publish(view, events);
+        self.database = Some(opened);
+        Ok(())
+    }
+
+    fn close(&mut self) {
+        let closed = self.database.take();
+        let closed = guarded(|| closed.map_or(Ok(()), |database_| database_.close().map_err(database)));
+        if let Err(error) = closed {
+            tracing::warn!(%error, "close the store");
         }
     }
 }
 
-type Answer = Box<dyn FnOnce()>;
-
-/// One transaction for the whole batch. On an error the batch keeps its writes, to be refused.
-fn commit(
-    db: &Database,
-    revisions: &mut Revisions,
-    batch: &mut Vec<Write>,
-) -> Result<(Vec<Event>, Vec<Answer>)> {
-    let mut transaction = db.begin_write().map_err(database)?;
-    transaction.set_durability(Durability::Immediate).map_err(|e| StoreError::Unavailable(e.to_string()))?;
-    transaction.set_quick_repair(true);
-    let (events, results) = apply(&transaction, revisions, batch)?;
-    transaction.commit().map_err(database)?;
-    let answers = batch.drain(..).zip(results).map(|(write, result)| answer(write, result)).collect();
-    Ok((events, answers))
+fn open(path: &Path, check: bool) -> Result<Database> {
+    guarded(|| {
+        let database = Database::builder()
+            .set_cache_size(CACHE_BYTES)
+            .set_check_integrity_on_open(check)
+            .create(path)
+            .map_err(database)?;
+        prepare(&database)?;
+        Ok(database)
+    })
 }
 
-/// What a write came to inside the transaction.
-enum Outcome {
-    Put(Entry),
-    Deleted(Entry, Revision),
-    Compacted,
-    Refused(StoreError),
-}
-
-fn apply(
-    transaction: &WriteTransaction,
-    revisions: &mut Revisions,
-    batch: &[Write],
-) -> Result<(Vec<Event>, Vec<Outcome>)> {
-    let mut objects = transaction.open_table(OBJECTS).map_err(database)?;
-    let mut history = transaction.open_table(HISTORY).map_err(database)?;
-    let mut meta = transaction.open_table(META).map_err(database)?;
-    let (mut events, mut outcomes) = (Vec::with_capacity(batch.len()), Vec::with_capacity(batch.len()));
-    for write in batch {
-        let next = revisions.current + 1;
-        let done = match write {
-            Write::Put { key, value, expect, .. } => put(&mut objects, key, value, *expect, next),
-            Write::Delete { key, expect, .. } => delete(&mut objects, key, *expect, next),
-            Write::Compact { before, .. } => {
-                compact(&mut history, revisions, *before)?;
-                outcomes.push(Outcome::Compacted);
-                continue;
-            }
-        };
-        match done {
-            Ok((event, outcome)) => {
-                history.insert(next, encode_event(&event).as_slice()).map_err(database)?;
-                revisions.current = next;
-                events.push(event);
-                outcomes.push(outcome);
-            }
-            Err(refused @ (StoreError::Conflict { .. } | StoreError::NotFound)) => {
-                outcomes.push(Outcome::Refused(refused));
-            }
-            Err(error) => return Err(error),
-        }
+fn since(view: &View, mut seen: Revision) -> Result<Vec<Event>> {
+    let mut events = Vec::new();
+    while seen < view.revisions.current {
+        let part = view.history(seen, "")?;
+        events.extend(part.events);
+        seen = part.until;
     }
-    if revisions.current - revisions.compacted > KEEP + KEEP / 4 {
-        let before = revisions.current - KEEP;
-        compact(&mut history, revisions, before)?;
+    Ok(events)
+}
+
+/// Whoever asked may be gone; the write stands all the same.
+fn answer(write: Write, outcome: Outcome) {
+    fn send<T>(answer: oneshot::Sender<Result<T>>, result: Result<T>) {
+        let _ = answer.send(result);
     }
-    meta.insert(CURRENT, revisions.current).map_err(database)?;
-    meta.insert(COMPACTED, revisions.compacted).map_err(database)?;
-    Ok((events, outcomes))
-}
-
-fn find(objects: &Table<&str, &[u8]>, key: &str) -> Result<Option<Entry>> {
-    objects.get(key).map_err(database)?.map(|found| decode_entry(key, found.value())).transpose()
-}
-
-fn put(
-    objects: &mut Table<&str, &[u8]>,
-    key: &std::sync::Arc<str>,
-    value: &Bytes,
-    expect: Expect,
-    revision: Revision,
-) -> Result<(Event, Outcome)> {
-    let previous = find(objects, key)?;
-    check(expect, previous.as_ref())?;
-    let created = previous.as_ref().map_or(revision, |previous| previous.created);
-    let entry = Entry { key: key.clone(), value: value.clone(), created, modified: revision };
-    objects.insert(&**key, encode_entry(&entry).as_slice()).map_err(database)?;
-    Ok((Event::Put { entry: entry.clone(), previous }, Outcome::Put(entry)))
-}
-
-fn delete(
-    objects: &mut Table<&str, &[u8]>,
-    key: &str,
-    expect: Expect,
-    revision: Revision,
-) -> Result<(Event, Outcome)> {
-    let previous = find(objects, key)?.ok_or(StoreError::NotFound)?;
-    check(expect, Some(&previous))?;
-    objects.remove(key).map_err(database)?;
-    Ok((Event::Delete { previous: previous.clone(), revision }, Outcome::Deleted(previous, revision)))
-}
-
-fn compact(history: &mut Table<u64, &[u8]>, revisions: &mut Revisions, before: Revision) -> Result<()> {
-    let before = before.min(revisions.current);
-    if before <= revisions.compacted {
-        return Ok(());
-    }
-    history.retain_in(..=before, |_, _| false).map_err(database)?;
-    revisions.compacted = before;
-    Ok(())
-}
-
-fn answer(write: Write, outcome: Outcome) -> Answer {
-    // Whoever asked may be gone; the write stands all the same.
-    match (write, outcome) {
-        (Write::Put { answer, .. }, Outcome::Put(entry)) => Box::new(move || drop(answer.send(Ok(entry)))),
-        (Write::Delete { answer, .. }, Outcome::Deleted(entry, revision)) => {
-            Box::new(move || drop(answer.send(Ok((entry, revision)))))
-        }
-        (Write::Compact { answer, .. }, Outcome::Compacted) => Box::new(move || drop(answer.send(Ok(())))),
-        (write, Outcome::Refused(error)) => Box::new(move || refuse(write, error)),
-        (write, _) => Box::new(move || refuse(write, StoreError::Closed)),
-    }
-}
-
-fn refuse(write: Write, error: StoreError) {
-    fn send<T>(answer: oneshot::Sender<Result<T>>, error: StoreError) {
-        let _ = answer.send(Err(error));
-    }
+    let odd = || StoreError::Unavailable("the writer mixed up its answers".to_owned());
     match write {
-        Write::Put { answer, .. } => send(answer, error),
-        Write::Delete { answer, .. } => send(answer, error),
-        Write::Compact { answer, .. } => send(answer, error),
+        Write::Put { answer, .. } => send(
+            answer,
+            match outcome {
+                Outcome::Put(entry) => Ok(entry),
+                Outcome::Refused(error) => Err(error),
+                _ => Err(odd()),
+            },
+        ),
+        Write::Delete { answer, .. } => send(
+            answer,
+            match outcome {
+                Outcome::Deleted(entry, revision) => Ok((entry, revision)),
+                Outcome::Refused(error) => Err(error),
+                _ => Err(odd()),
+            },
+        ),
+        Write::Compact { answer, .. } | Write::Reopen { answer, .. } => send(
+            answer,
+            match outcome {
+                Outcome::Done => Ok(()),
+                Outcome::Refused(error) => Err(error),
+                _ => Err(odd()),
+            },
+        ),
     }
 }

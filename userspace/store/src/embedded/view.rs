@@ -1,0 +1,187 @@
+//! A snapshot of the tables as of one commit. The past is the present with the history since then undone.
+
+use std::collections::BTreeMap;
+use std::iter::Peekable;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use redb::{AccessGuard, Database, ReadOnlyTable, ReadableDatabase, ReadableTable};
+
+use super::failure::database;
+use super::{COMPACTED, CURRENT, HISTORY, META, OBJECTS};
+use crate::record::{decode_entry, decode_event, decode_matching};
+use crate::state::{Revisions, undo};
+use crate::{Entry, Event, Range, Result, Revision};
+
+pub(super) struct View {
+    objects: ReadOnlyTable<&'static str, &'static [u8]>,
+    history: ReadOnlyTable<u64, &'static [u8]>,
+    pub(super) revisions: Revisions,
+    /// Counts how often the database was opened: whoever finds it broken says which one.
+    pub(super) generation: u64,
+}
+
+impl View {
+    pub(super) fn open(database_: &Database, generation: u64) -> Result<View> {
+        let read = database_.begin_read().map_err(database)?;
+        let meta = read.open_table(META).map_err(database)?;
+        let number = |key| Ok(meta.get(key).map_err(database)?.map_or(0, |found| found.value()));
+        let revisions = Revisions { current: number(CURRENT)?, compacted: number(COMPACTED)? };
+        Ok(View {
+            objects: read.open_table(OBJECTS).map_err(database)?,
+            history: read.open_table(HISTORY).map_err(database)?,
+            revisions,
+            generation,
+        })
+    }
+
+    pub(super) fn get(&self, key: &str, at: Option<Revision>) -> Result<(Option<Entry>, Revision)> {
+        let revision = self.revisions.resolve(at)?;
+        if let Some(before) = self.undone(revision, key)?.remove(key) {
+            return Ok((before, revision));
+        }
+        let found = self.objects.get(key).map_err(database)?;
+        Ok((found.map(|found| decode_entry(key, found.value())).transpose()?, revision))
+    }
+
+    pub(super) fn range(
+        &self,
+        prefix: &str,
+        start_after: Option<&str>,
+        limit: usize,
+        at: Option<Revision>,
+    ) -> Result<Range> {
+        let revision = self.revisions.resolve(at)?;
+        let mut before = self.undone(revision, prefix)?;
+        let start = match start_after {
+            Some(key) if key >= prefix => {
+                before.retain(|changed, _| &**changed > key);
+                Bound::Excluded(key)
+            }
+            _ => Bound::Included(prefix),
+        };
+        let mut rows = self.objects.range::<&str>((start, Bound::Unbounded)).map_err(database)?;
+        let now = std::iter::from_fn(move || match rows.next()? {
+            Ok((key, value)) => key.value().starts_with(prefix).then(|| Ok(Row::Now(key, value))),
+            Err(error) => Some(Err(database(error))),
+        });
+        let mut page = Range { entries: Vec::new(), revision, more: false, remaining: 0 };
+        for row in merge(now, before) {
+            let row = row?;
+            if limit != 0 && page.entries.len() == limit {
+                page.remaining += 1;
+            } else {
+                page.entries.push(row.entry()?);
+            }
+        }
+        page.more = page.remaining > 0;
+        Ok(page)
+    }
+
+    /// How keys with `prefix` that were written after `revision` looked at it.
+    fn undone(&self, revision: Revision, prefix: &str) -> Result<BTreeMap<Arc<str>, Option<Entry>>> {
+        let mut before = BTreeMap::new();
+        let mut from = revision;
+        while from < self.revisions.current {
+            let part = self.history(from, prefix)?;
+            from = part.until;
+            for (key, entry) in undo(part.events) {
+                before.entry(key).or_insert(entry);
+            }
+        }
+        Ok(before)
+    }
+
+    /// The next events of keys with `prefix` after a revision, as many as are good to hold at once.
+    pub(super) fn history(&self, after: Revision, prefix: &str) -> Result<Part> {
+        let mut part = Part { events: Vec::new(), until: self.revisions.current };
+        let mut bytes = 0;
+        for row in self.history.range(after + 1..=self.revisions.current).map_err(database)? {
+            let (revision, event) = row.map_err(database)?;
+            if let Some(event) = decode_matching(revision.value(), event.value(), prefix)? {
+                part.events.push(event);
+            }
+            bytes += event.value().len();
+            if bytes > Part::BYTES || part.events.len() >= Part::EVENTS {
+                part.until = revision.value();
+                break;
+            }
+        }
+        Ok(part)
+    }
+
+    /// Reads every record. The first one that is damaged is told.
+    pub(super) fn verify(&self) -> Result<()> {
+        for row in self.objects.iter().map_err(database)? {
+            let (key, value) = row.map_err(database)?;
+            decode_entry(key.value(), value.value())?;
+        }
+        for row in self.history.iter().map_err(database)? {
+            let (revision, event) = row.map_err(database)?;
+            decode_event(revision.value(), event.value())?;
+        }
+        Ok(())
+    }
+}
+
+/// A piece of history.
+pub(super) struct Part {
+    pub(super) events: Vec<Event>,
+    /// Up to here there are no other events.
+    pub(super) until: Revision,
+}
+
+impl Part {
+    const EVENTS: usize = 1_000;
+    const BYTES: usize = 4 << 20;
+}
+
+/// A row of a range; its value is copied only if somebody wants it.
+enum Row {
+    Now(AccessGuard<'static, &'static str>, AccessGuard<'static, &'static [u8]>),
+    Before(Entry),
+}
+
+impl Row {
+    fn key(&self) -> &str {
+        match self {
+            Row::Now(key, _) => key.value(),
+            Row::Before(entry) => &entry.key,
+        }
+    }
+
+    fn entry(self) -> Result<Entry> {
+        match self {
+            Row::Now(key, value) => decode_entry(key.value(), value.value()),
+            Row::Before(entry) => Ok(entry),
+        }
+    }
+}
+
+/// The rows with the changed keys as they were before, in key order.
+fn merge(
+    now: impl Iterator<Item = Result<Row>>,
+    before: BTreeMap<Arc<str>, Option<Entry>>,
+) -> impl Iterator<Item = Result<Row>> {
+    let mut now = now.peekable();
+    let mut before = before.into_iter().peekable();
+    std::iter::from_fn(move || next(&mut now, &mut before))
+}
+
+fn next(
+    now: &mut Peekable<impl Iterator<Item = Result<Row>>>,
+    before: &mut Peekable<impl Iterator<Item = (Arc<str>, Option<Entry>)>>,
+) -> Option<Result<Row>> {
+    loop {
+        let Some((changed, _)) = before.peek() else { return now.next() };
+        match now.peek() {
+            Some(Ok(row)) if row.key() < &**changed => return now.next(),
+            Some(Ok(row)) if row.key() == &**changed => drop(now.next()),
+            Some(Err(_)) => return now.next(),
+            _ => {}
+        }
+        if let Some((_, Some(entry))) = before.next() {
+            return Some(Ok(Row::Before(entry)));
+        }
+    }
+}

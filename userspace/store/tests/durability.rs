@@ -1,0 +1,311 @@
+//! What the embedded store keeps when its process is killed, its disk is full, or its file is damaged.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::join_all;
+use skep_store::embedded::EmbeddedStore;
+use skep_store::{Event, Expect, Range, Store, StoreError, WatchItem};
+
+fn bytes(text: &str) -> Bytes {
+    Bytes::copy_from_slice(text.as_bytes())
+}
+
+const CHILD: &str = "SKEP_STORE_WRITE_UNTIL_KILLED";
+
+/// Run as a child: writers that create, update and delete for ever, and print what was acknowledged.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn write_until_killed() {
+    let Some(path) = std::env::var_os(CHILD) else { return };
+    let store = EmbeddedStore::open(path.as_ref()).unwrap();
+    let start = store.revision().await.unwrap();
+    let store = &store;
+    join_all((0..16u64).map(|writer| async move {
+        for round in start.. {
+            let key = format!("/kill/{writer}/{}", round % 7);
+            let line = if round % 5 == 4 {
+                match store.delete(&key, Expect::Any).await {
+                    Ok((_, revision)) => format!("{revision} {key}\n"),
+                    Err(StoreError::NotFound) => continue,
+                    Err(error) => panic!("{error}"),
+                }
+            } else {
+                let entry = store.put(&key, bytes(&round.to_string()), Expect::Any).await.unwrap();
+                format!("{} {key} {round}\n", entry.modified)
+            };
+            // One write call a line: a kill cuts off at most the last line.
+            std::io::stdout().write_all(line.as_bytes()).unwrap();
+        }
+    }))
+    .await;
+}
+
+fn spawn_writer(path: &Path) -> Child {
+    Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "write_until_killed", "--nocapture"])
+        .env(CHILD, path)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+/// Kills the writer after so many acknowledged writes; each revision's key, and its value if it was not a deletion.
+fn acknowledged(mut child: Child, kill_after: usize) -> HashMap<u64, (String, Option<String>)> {
+    let mut lines = BufReader::new(child.stdout.take().unwrap());
+    let mut writes = HashMap::new();
+    let mut line = String::new();
+    while lines.read_line(&mut line).unwrap() > 0 {
+        let mut words = line.split_whitespace();
+        // What the test harness prints begins otherwise; the line that the kill cut has no end.
+        if let Some(revision) = words.next().and_then(|word| word.parse().ok())
+            && let Some(key) = words.next()
+            && line.ends_with('\n')
+        {
+            writes.insert(revision, (key.to_owned(), words.next().map(str::to_owned)));
+        }
+        if writes.len() >= kill_after {
+            child.kill().unwrap();
+        }
+        line.clear();
+    }
+    child.wait().unwrap();
+    assert!(writes.len() >= kill_after, "the writer ended early, after {} writes", writes.len());
+    writes
+}
+
+#[tokio::test]
+async fn a_killed_store_has_every_acknowledged_write() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.redb");
+    let mut known = HashMap::new();
+    for kill_after in [1, 137, 700, 1_500] {
+        known.extend(acknowledged(spawn_writer(&path), kill_after));
+        let store = EmbeddedStore::open(&path).unwrap();
+        let current = store.revision().await.unwrap();
+        assert!(known.keys().all(|revision| *revision <= current));
+        let mut watch = store.watch("/kill/", 0).await.unwrap();
+        let (mut next, mut alive) = (1, HashMap::new());
+        while next <= current {
+            let Some(Ok(WatchItem::Events(events))) = watch.next().await else { continue };
+            for event in events {
+                assert_eq!(event.revision(), next, "revisions have no gaps");
+                let value = match &event {
+                    Event::Put { entry, .. } => Some(String::from_utf8(entry.value.to_vec()).unwrap()),
+                    Event::Delete { .. } => None,
+                };
+                let found = (event.key().to_string(), value);
+                if let Some(told) = known.get(&next) {
+                    assert_eq!(&found, told, "revision {next} is what was acknowledged");
+                }
+                match found {
+                    (key, Some(value)) => drop(alive.insert(key, value)),
+                    (key, None) => drop(alive.remove(&key)),
+                }
+                next += 1;
+            }
+        }
+        let all = store.range("/kill/", None, 0, None).await.unwrap();
+        let found: HashMap<String, String> = all
+            .entries
+            .iter()
+            .map(|e| (e.key.to_string(), String::from_utf8(e.value.to_vec()).unwrap()))
+            .collect();
+        assert_eq!(found, alive, "objects and history agree");
+        store.verify().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_closed_store_opens_again_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.redb");
+    for round in 1..10 {
+        let store = EmbeddedStore::open(&path).unwrap();
+        let second = EmbeddedStore::open(&path);
+        assert!(matches!(second, Err(StoreError::Unavailable(_))), "one process at a time");
+        let entry = store.put("/a", bytes("1"), Expect::Any).await.unwrap();
+        assert_eq!(entry.modified, round);
+    }
+}
+
+/// A file system of its own, so small that it fills up; unmounted on drop.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn mount(size: &str) -> SmallDisk {
+        let folder = tempfile::tempdir().unwrap();
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])
+            .arg(folder.path())
+            .status()
+            .unwrap();
+        assert!(mounted.success(), "mount a tmpfs (needs root)");
+        SmallDisk(folder)
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.0.path().join(name)
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(self.0.path()).status();
+    }
+}
+
+async fn fill(store: &EmbeddedStore) -> (Vec<u64>, StoreError) {
+    let mut written = Vec::new();
+    let value = Bytes::from(vec![7; 20_000]);
+    for i in 0..10_000 {
+        match store.put(&format!("/fill/{i}"), value.clone(), Expect::Any).await {
+            Ok(entry) => written.push(entry.modified),
+            Err(error) => return (written, error),
+        }
+    }
+    panic!("the disk never filled up");
+}
+
+async fn all(store: &EmbeddedStore) -> Range {
+    store.range("/fill/", None, 0, None).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_writes_serves_reads_and_recovers() {
+    let disk = SmallDisk::mount("24m");
+    fs::write(disk.path("ballast"), vec![1; 8 << 20]).unwrap();
+    let store = EmbeddedStore::open(&disk.path("store.redb")).unwrap();
+    let mut watch = store.watch("/late/", 0).await.unwrap();
+    let (written, error) = fill(&store).await;
+    assert!(matches!(error, StoreError::Full(_)), "{error}");
+    for _ in 0..5 {
+        let refused = store.put("/fill/more", Bytes::from(vec![7; 200_000]), Expect::Any).await;
+        assert!(matches!(refused, Err(StoreError::Full(_))), "{refused:?}");
+        assert_eq!(all(&store).await.entries.len(), written.len());
+        assert_eq!(store.revision().await.unwrap(), written.len() as u64);
+        let (past, _) = store.get("/fill/1", Some(1)).await.unwrap();
+        assert_eq!(past, None);
+    }
+    fs::remove_file(disk.path("ballast")).unwrap();
+    let next = store.put("/late/a", bytes("there is room"), Expect::Absent).await.unwrap();
+    assert_eq!(next.modified, written.len() as u64 + 1, "nothing was half-written");
+    let seen = async {
+        loop {
+            if let WatchItem::Events(events) = watch.next().await.unwrap().unwrap() {
+                return events;
+            }
+        }
+    };
+    let events = tokio::time::timeout(Duration::from_secs(10), seen).await.unwrap();
+    assert_eq!(events, [Event::Put { entry: next, previous: None }]);
+    store.verify().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_store_on_a_full_disk_opens_for_reading() {
+    let disk = SmallDisk::mount("8m");
+    let path = disk.path("store.redb");
+    let (written, _) = fill(&EmbeddedStore::open(&path).unwrap()).await;
+    let mut ballast = File::create(disk.path("ballast")).unwrap();
+    while ballast.write_all(&[1; 4096]).is_ok() {}
+    let store = EmbeddedStore::open(&path).unwrap();
+    assert_eq!(all(&store).await.entries.len(), written.len());
+}
+
+/// Where in the file `marker` lies, each time.
+fn places(path: &Path, marker: &[u8]) -> Vec<u64> {
+    let file = fs::read(path).unwrap();
+    (0..file.len().saturating_sub(marker.len()))
+        .filter(|at| file[*at..].starts_with(marker))
+        .map(|at| at as u64)
+        .collect()
+}
+
+fn flip(path: &Path, at: u64) {
+    let file = File::options().read(true).write(true).open(path).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[byte[0] ^ 0x10], at).unwrap();
+}
+
+#[tokio::test]
+async fn a_file_altered_while_closed_is_told_and_left_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.redb");
+    let store = EmbeddedStore::open(&path).unwrap();
+    for i in 0..50 {
+        store.put(&format!("/a/{i}"), bytes(&format!("value-{i}-end")), Expect::Any).await.unwrap();
+    }
+    drop(store);
+    let found = places(&path, b"value-31-end");
+    assert!(!found.is_empty());
+    found.iter().for_each(|at| flip(&path, *at));
+    let altered = fs::read(&path).unwrap();
+    let opened = EmbeddedStore::open(&path);
+    assert!(matches!(opened, Err(StoreError::Corrupt(_))), "{:?}", opened.err());
+    drop(opened);
+    assert_eq!(places(&path, b"value-31-end").len(), 0, "nothing was made up");
+    assert_eq!(fs::read(&path).unwrap().len(), altered.len());
+}
+
+/// Whatever byte is hit: the store says that it is damaged, or every record is as it was.
+#[tokio::test]
+async fn no_flipped_byte_makes_a_record_wrong_in_silence() {
+    let folder = tempfile::tempdir().unwrap();
+    let (good, bad) = (folder.path().join("good.redb"), folder.path().join("bad.redb"));
+    let store = EmbeddedStore::open(&good).unwrap();
+    for i in 0..200 {
+        store.put(&format!("/a/{}", i % 150), bytes(&format!("value {i}")), Expect::Any).await.unwrap();
+    }
+    let expected = store.range("/", None, 0, None).await.unwrap();
+    drop(store);
+    let length = fs::metadata(&good).unwrap().len();
+    let mut told = 0;
+    // A step that is prime to the page size visits all kinds of places: headers, branches, leaves, free pages.
+    for at in (0..length).step_by((length as usize / 150) | 1) {
+        fs::copy(&good, &bad).unwrap();
+        flip(&bad, at);
+        match EmbeddedStore::open(&bad) {
+            Err(StoreError::Corrupt(_) | StoreError::Unavailable(_)) => told += 1,
+            Err(error) => panic!("byte {at}: {error}"),
+            Ok(store) => {
+                let found = store.range("/", None, 0, None).await.unwrap();
+                assert_eq!(found, expected, "byte {at}");
+                store.verify().await.unwrap();
+            }
+        }
+    }
+    assert!(told > 0);
+}
+
+#[tokio::test]
+async fn a_record_damaged_under_an_open_store_fails_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.redb");
+    let store = EmbeddedStore::open(&path).unwrap();
+    // More than the page cache holds, so that the first record must be read from the file again.
+    let filler = Bytes::from(vec![b'x'; 64 << 10]);
+    store.put("/a/hit", Bytes::from([b"find me".as_slice(), &filler].concat()), Expect::Any).await.unwrap();
+    join_all((0..600).map(|i| {
+        let (store, filler) = (&store, filler.clone());
+        async move { store.put(&format!("/b/{i}"), filler, Expect::Any).await.unwrap() }
+    }))
+    .await;
+    let found = places(&path, b"find me");
+    assert!(!found.is_empty());
+    found.iter().for_each(|at| flip(&path, *at));
+    assert_eq!(store.range("/b/", None, 0, None).await.unwrap().entries.len(), 600);
+    let read = store.get("/a/hit", None).await.map(|_| "read");
+    assert!(matches!(read, Err(StoreError::Corrupt(ref why)) if why.contains("/a/hit")), "{read:?}");
+    let over = store.put("/a/hit", bytes("new"), Expect::Any).await.map(|_| "written");
+    assert!(matches!(over, Err(StoreError::Corrupt(_))), "{over:?}");
+    assert!(matches!(store.verify().await, Err(StoreError::Corrupt(_))));
+    store.put("/b/1", bytes("others can still be written"), Expect::Any).await.unwrap();
+}
