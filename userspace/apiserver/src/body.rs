@@ -50,6 +50,14 @@ pub(crate) fn json(bytes: &[u8]) -> Result<Value, Status> {
     as_object(value)
 }
 
+/// A body that may be either; JSON is tried first, for it is read faster.
+pub(crate) fn json_or_yaml(bytes: &[u8]) -> Result<Value, Status> {
+    match serde_json::from_slice(bytes) {
+        Ok(value) => as_object(value),
+        Err(_) => yaml(bytes),
+    }
+}
+
 fn yaml(bytes: &[u8]) -> Result<Value, Status> {
     let value: Value = serde_saphyr::from_slice(bytes)
         .map_err(|error| Status::bad_request(format!("error converting YAML to JSON: {error}")))?;

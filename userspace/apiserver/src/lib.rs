@@ -15,6 +15,7 @@ mod config;
 mod events;
 mod handlers;
 mod http;
+mod managers;
 mod negotiate;
 mod node_client;
 mod object;

@@ -5,21 +5,23 @@ use std::sync::Arc;
 use axum::response::Response;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use skep_api::kinds::Part;
 use skep_api::schema::{self, Problem};
 use skep_api::{Kind, Status, meta};
 use skep_store::{Expect, StoreError};
 
-use crate::Inner;
 use crate::http::{Call, Query};
 use crate::negotiate::{View, render, respond};
 use crate::object::{Object, key, to_stored};
+use crate::{Inner, managers};
 
 /// Query options of a write.
 pub(crate) struct Options {
     pub(crate) dry_run: bool,
     validation: FieldValidation,
+    /// Server-side apply has noted the owners of fields already.
+    pub(crate) applied: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -56,7 +58,26 @@ impl Options {
                 ));
             }
         };
-        Ok(Options { dry_run, validation })
+        managers::check_name(query)?;
+        Ok(Options { dry_run, validation, applied: false })
+    }
+
+    /// As this, for an object whose owners are noted.
+    pub(crate) fn of_apply(self) -> Options {
+        Options { applied: true, ..self }
+    }
+
+    /// Findings of a strict reading: ignored, warned of, or refused as `refusal` words all of them.
+    pub(crate) fn judge(
+        &self,
+        found: Vec<String>,
+        refusal: impl FnOnce(&str) -> Status,
+    ) -> Result<Warnings, Status> {
+        match self.validation {
+            FieldValidation::Ignore => Ok(Vec::new()),
+            FieldValidation::Strict if !found.is_empty() => Err(refusal(&found.join(", "))),
+            FieldValidation::Warn | FieldValidation::Strict => Ok(found),
+        }
     }
 }
 
@@ -78,24 +99,16 @@ pub(crate) fn check_schema(
         );
         return Err(Status::bad_request(form));
     }
-    if options.validation == FieldValidation::Ignore {
-        return Ok(Vec::new());
-    }
     let mut found: Vec<String> = problems.iter().map(ToString::to_string).collect();
-    if let Some(text) = text {
+    if let Some(text) = text.filter(|_| options.validation != FieldValidation::Ignore) {
         found.extend(schema::duplicates(text).iter().map(|path| format!("duplicate field \"{path}\"")));
     }
-    if found.is_empty() || options.validation == FieldValidation::Warn {
-        return Ok(found);
-    }
-    let form = format!(
-        "{} in version \"{}\" cannot be handled as a {}: strict decoding error: {}",
-        kind.kind,
-        kind.version,
-        kind.kind,
-        found.join(", ")
-    );
-    Err(Status::bad_request(form))
+    options.judge(found, |all| {
+        Status::bad_request(format!(
+            "{} in version \"{}\" cannot be handled as a {}: strict decoding error: {all}",
+            kind.kind, kind.version, kind.kind
+        ))
+    })
 }
 
 /// The body must be of the kind that the path names.
@@ -186,7 +199,7 @@ pub(crate) async fn replace(
         return remove(server, kind, old).await;
     }
     let bytes = to_stored(new);
-    if bytes == to_stored(&old.value()) {
+    if is_same(new, &old.value()) {
         return Ok(Object {
             key: old.key.clone(),
             revision: old.revision,
@@ -199,6 +212,23 @@ pub(crate) async fn replace(
         Err(StoreError::Conflict { .. }) => Err(Status::stale(kind, meta::name(new))),
         Err(error) => Err(store_error(error)),
     }
+}
+
+/// Whether two objects differ in nothing but their version.
+fn is_same(new: &Value, old: &Value) -> bool {
+    let fields = |value: &Value| value.as_object().map_or(0, Map::len);
+    let same_metadata = |new: &Value, old: &Value| {
+        let count = |value: &Value| fields(value) - usize::from(value.get("resourceVersion").is_some());
+        let mut all = new.as_object().into_iter().flatten();
+        count(new) == count(old)
+            && all.all(|(name, value)| name == "resourceVersion" || old.get(name) == Some(value))
+    };
+    let mut all = new.as_object().into_iter().flatten();
+    fields(new) == fields(old)
+        && all.all(|(name, value)| match name.as_str() {
+            "metadata" => same_metadata(value, &old["metadata"]),
+            name => old.get(name) == Some(value),
+        })
 }
 
 /// Removes an object; what it was, at the revision of its deletion.
@@ -241,6 +271,9 @@ pub(crate) async fn update(
     let before = old.value();
     keep_system_fields(&mut new, &before);
     kind.prepare_update(&mut new, &before, part);
+    if !options.applied {
+        managers::track(call, &before, &mut new, part);
+    }
     if part == Part::Main {
         crate::admission::on_update(call, &mut new, &before)?;
     }

@@ -5,13 +5,14 @@ use bytes::Bytes;
 use http::StatusCode;
 use rand::Rng as _;
 use serde_json::Value;
+use skep_api::kinds::Part;
 use skep_api::{Kind, Status, meta};
 
 use crate::http::Call;
 use crate::negotiate::view;
 use crate::object::{Object, key};
 use crate::write::{self, Options, check_kind, check_place, check_schema, respond_object};
-use crate::{admission, body, events, review};
+use crate::{admission, body, events, managers, review};
 
 /// Characters of generated names: none that make words or look alike, as upstream's.
 const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
@@ -63,6 +64,9 @@ pub(crate) async fn create(call: &Call, mut object: Value, options: &Options) ->
 async fn create_named(call: &Call, mut object: Value, options: &Options) -> Result<Object, Status> {
     let kind = call.target.kind;
     kind.prepare_create(&mut object);
+    if !options.applied {
+        managers::track(call, &Value::Null, &mut object, Part::Main);
+    }
     admission::on_create(call, &mut object).await?;
     let errors = kind.validate_create(&object);
     if !errors.is_empty() {

@@ -1,5 +1,6 @@
 //! One file a verb; `other` is what is no resource.
 
+pub(crate) mod apply;
 pub(crate) mod create;
 pub(crate) mod delete;
 pub(crate) mod get;

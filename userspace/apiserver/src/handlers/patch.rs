@@ -7,9 +7,11 @@ use serde_json::Value;
 use skep_api::patch::{self, PatchError};
 use skep_api::{Kind, Status, meta};
 
+use super::apply;
 use super::update::{TRIES, check_preconditions, part};
 use crate::body::media_type;
 use crate::http::Call;
+use crate::managers;
 use crate::negotiate::view;
 use crate::write::{self, Options, Warnings, check_kind, check_place, check_schema, respond_object};
 
@@ -27,7 +29,7 @@ impl Form {
             "application/merge-patch+json" => Ok(Form::Merge),
             "application/strategic-merge-patch+json" => Ok(Form::Strategic),
             _ => Err(Status::unsupported_media_type(
-                "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json",
+                "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml",
             )),
         }
     }
@@ -58,7 +60,13 @@ pub(crate) fn decode(bytes: &Bytes) -> Result<Value, Status> {
 
 pub(crate) async fn handle(call: Call, bytes: Bytes) -> Result<Response, Status> {
     let kind = call.target.kind;
+    if media_type(&call.headers) == apply::MEDIA_TYPE {
+        return apply::handle(call, bytes).await;
+    }
     let options = Options::parse(&call.query)?;
+    if call.query.get("force").is_some() {
+        return Err(managers::invalid("force: Forbidden: may not be specified for non-apply patch"));
+    }
     let view = view(&call.headers, None)?;
     let form = Form::of(&call)?;
     let change = decode(&bytes)?;

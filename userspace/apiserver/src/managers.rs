@@ -1,0 +1,57 @@
+//! Who wrote which fields: the field manager of a request, and its note in `metadata.managedFields`.
+
+use http::header::USER_AGENT;
+use serde_json::Value;
+use skep_api::apply::{self, Writer};
+use skep_api::kinds::Part;
+use skep_api::{Kind, Status, find};
+
+use crate::events;
+use crate::http::{Call, Query};
+use crate::write::now;
+
+/// Bytes of a manager's name (validation.FieldManagerMaxLength).
+const NAME_MAX: usize = 128;
+
+/// Refuses a `fieldManager` that could not be kept.
+pub(crate) fn check_name(query: &Query) -> Result<(), Status> {
+    let name = query.get("fieldManager").unwrap_or_default();
+    if name.len() > NAME_MAX {
+        return Err(invalid(&format!("fieldManager: Too long: may not be more than {NAME_MAX} bytes")));
+    }
+    match name.char_indices().find(|(_, c)| c.is_control()) {
+        Some((at, c)) => Err(invalid(&format!(
+            "fieldManager: Invalid value: {name:?}: invalid character {c:?} (at position {at})"
+        ))),
+        None => Ok(()),
+    }
+}
+
+pub(crate) fn invalid(what: &str) -> Status {
+    Status::new(422, "Invalid", format!("PatchOptions.meta.k8s.io \"\" is invalid: {what}"))
+}
+
+/// The manager that the request names, or the program that sent it.
+pub(crate) fn name(call: &Call) -> String {
+    if let Some(name) = call.query.get("fieldManager") {
+        return name.to_owned();
+    }
+    let agent = call.headers.get(USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    agent.split('/').next().unwrap_or_default().chars().take(NAME_MAX).collect()
+}
+
+/// Runs `with` as the writer that the request is.
+pub(crate) fn as_writer<T>(call: &Call, part: Part, with: impl FnOnce(&Writer<'_>) -> T) -> T {
+    let (manager, now) = (name(call), now());
+    with(&Writer { manager: &manager, subresource: &call.target.subresource, part, now: &now })
+}
+
+/// Notes what the request changed of `old` (null for a new object).
+pub(crate) fn track(call: &Call, old: &Value, new: &mut Value, part: Part) {
+    as_writer(call, part, |writer| apply::track(stored_kind(call.target.kind), old, new, writer));
+}
+
+/// The kind in whose form objects are stored.
+fn stored_kind(kind: &'static Kind) -> &'static Kind {
+    if kind.group == events::GROUP { find("", "v1", "events").unwrap_or(kind) } else { kind }
+}
