@@ -48,6 +48,12 @@ pub fn manifests() -> PathBuf {
 /// Applies the application and waits until every replica is ready.
 pub fn deploy(kubectl: &Kubectl) -> Result<()> {
     let step = Step::of("example application", REPLICAS as u64);
+    // One that is being deleted takes nothing new.
+    let args = ["namespaces", "--field-selector=metadata.name=example"];
+    kubectl.wait(&args, Duration::from_secs(60), |found| {
+        let ending = found.iter().any(|found| found.pointer("/metadata/deletionTimestamp").is_some());
+        (!ending).then_some(())
+    })?;
     for file in ["10-web.yaml", "20-api.yaml"] {
         kubectl.apply(&manifests().join(file))?;
     }
