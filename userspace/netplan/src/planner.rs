@@ -171,8 +171,9 @@ impl Planner {
             let Changes { services, peers, policy, nodes } = changes;
             let now = &mut self.index.changes;
             now.services.extend(services);
+            // Peers may have led to a new compilation, whose verdicts are looked at again only if policy changed.
+            now.policy |= policy || !peers.is_empty();
             now.peers.extend(peers);
-            now.policy |= policy;
             now.nodes |= nodes;
             self.sweep = true;
         }
