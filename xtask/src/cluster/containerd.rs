@@ -91,6 +91,7 @@ disabled_plugins = [
   sandbox_image = "{pause}"
   restrict_oom_score_adj = true
   disable_apparmor = true
+  netns_mounts_under_state_dir = true
   stream_server_address = "127.0.0.1"
   stream_server_port = "0"
   [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
