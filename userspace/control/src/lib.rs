@@ -7,7 +7,7 @@ pub mod controllers;
 mod leader;
 pub mod meta;
 mod runner;
-mod scheduler;
+pub mod scheduler;
 pub mod view;
 
 use std::time::Duration;

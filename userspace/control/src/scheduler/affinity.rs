@@ -7,6 +7,7 @@ use std::collections::{HashMap, HashSet};
 
 use k8s_openapi::api::core::v1::{Affinity, Node, Pod, PodAffinityTerm, PodSpec, WeightedPodAffinityTerm};
 
+use super::classes::Class;
 use super::reason::Reason;
 use super::snapshot::Snapshot;
 use crate::meta::{self, Labels};
@@ -47,17 +48,22 @@ impl Affinities {
             return;
         }
         self.required = terms.near.iter().map(|term| (term.topology_key.clone(), HashSet::new())).collect();
-        for (_, info, node) in snapshot.known() {
-            for other in info.pods.values().map(|placed| &*placed.pod) {
-                let selected = |term: &PodAffinityTerm| selects(snapshot, pod, term, other);
-                if !terms.near.is_empty() && terms.near.iter().all(&selected) {
-                    for (key, values) in &mut self.required {
-                        values.extend(meta::label(&node.metadata, key).map(str::to_owned));
-                    }
+        let own_namespace = Some(meta::namespace(&pod.metadata)).filter(|_| terms.are_local());
+        for class in snapshot.classes.within(own_namespace) {
+            let selected = |term: &&PodAffinityTerm| selects(snapshot, pod, term, &class.sample);
+            let together = !terms.near.is_empty() && terms.near.iter().all(|term| selected(&term));
+            let apart: Vec<_> = terms.apart.iter().filter(&selected).collect();
+            let liked: Vec<_> = terms.liked().filter(|(term, _)| selected(term)).collect();
+            if !together && apart.is_empty() && liked.is_empty() {
+                continue;
+            }
+            for (node, count) in nodes_of(snapshot, class) {
+                if together {
+                    self.required.iter_mut().for_each(|(key, values)| note(values, node, key));
                 }
-                terms.apart.iter().filter(|t| selected(t)).for_each(|t| insert(&mut self.forbidden, node, t));
-                for (term, weight) in terms.liked().filter(|(term, _)| selected(term)) {
-                    add(&mut self.preferred, node, term, weight);
+                apart.iter().for_each(|term| insert(&mut self.forbidden, node, term));
+                for (term, weight) in &liked {
+                    add(&mut self.preferred, node, term, weight * count);
                 }
             }
         }
@@ -66,18 +72,22 @@ impl Affinities {
     }
 
     fn terms_of_others(&mut self, snapshot: &Snapshot, pod: &Pod) {
-        for (info, node) in snapshot.choosy() {
-            for placed in info.choosy.iter().filter_map(|key| info.pods.get(key)) {
-                let other = &placed.pod;
-                let Some(affinity) = other.spec.as_ref().and_then(|spec| spec.affinity.as_ref()) else {
-                    continue;
-                };
-                let terms = Terms::of(affinity);
-                let selected = |term: &PodAffinityTerm| selects(snapshot, other, term, pod);
-                terms.apart.iter().filter(|t| selected(t)).for_each(|t| insert(&mut self.guarded, node, t));
-                let near = terms.near.iter().map(|term| (term, WEIGHT_OF_REQUIRED));
-                for (term, weight) in near.chain(terms.liked()).filter(|(term, _)| selected(term)) {
-                    add(&mut self.preferred, node, term, weight);
+        for class in snapshot.classes.choosy() {
+            let Some(affinity) = class.sample.spec.as_ref().and_then(|spec| spec.affinity.as_ref()) else {
+                continue;
+            };
+            let terms = Terms::of(affinity);
+            let selected = |term: &&PodAffinityTerm| selects(snapshot, &class.sample, term, pod);
+            let apart: Vec<_> = terms.apart.iter().filter(&selected).collect();
+            let near = terms.near.iter().map(|term| (term, WEIGHT_OF_REQUIRED));
+            let liked: Vec<_> = near.chain(terms.liked()).filter(|(term, _)| selected(term)).collect();
+            if apart.is_empty() && liked.is_empty() {
+                continue;
+            }
+            for (node, count) in nodes_of(snapshot, class) {
+                apart.iter().for_each(|term| insert(&mut self.guarded, node, term));
+                for (term, weight) in &liked {
+                    add(&mut self.preferred, node, term, weight * count);
                 }
             }
         }
@@ -101,6 +111,11 @@ impl Affinities {
             return Err(Reason::GuardedByPods);
         }
         Ok(())
+    }
+
+    /// Whether no node is refused, whatever its labels.
+    pub(super) fn allows_everything(&self) -> bool {
+        self.required.is_empty() && self.forbidden.is_empty() && self.guarded.is_empty()
     }
 
     /// The sum of what is preferred about the node; `None` if nothing is preferred anywhere.
@@ -142,6 +157,14 @@ impl<'a> Terms<'a> {
         self.near.is_empty() && self.apart.is_empty() && self.drawn.is_empty() && self.averse.is_empty()
     }
 
+    /// Whether all of them speak of the pod's own namespace only.
+    fn are_local(&self) -> bool {
+        let local = |term: &PodAffinityTerm| {
+            term.namespace_selector.is_none() && term.namespaces.as_ref().is_none_or(Vec::is_empty)
+        };
+        self.near.iter().chain(self.apart).all(local) && self.liked().all(|(term, _)| local(term))
+    }
+
     /// Preferred terms with their weights; aversion weighs below zero.
     fn liked(&self) -> impl Iterator<Item = (&'a PodAffinityTerm, i64)> {
         let of = |sign: i64| {
@@ -151,9 +174,26 @@ impl<'a> Terms<'a> {
     }
 }
 
+/// The known nodes with pods of a class, and how many.
+fn nodes_of<'a>(snapshot: &'a Snapshot, class: &'a Class) -> impl Iterator<Item = (&'a Node, i64)> {
+    let nodes = class.nodes.iter();
+    nodes.filter_map(|(name, count)| Some((&**snapshot.known_node(name)?.1, count.all as i64)))
+}
+
 fn insert(domains: &mut Domains<HashSet<String>>, node: &Node, term: &PodAffinityTerm) {
-    if let Some(value) = meta::label(&node.metadata, &term.topology_key) {
-        domains.entry(term.topology_key.clone()).or_default().insert(value.to_owned());
+    if !domains.contains_key(&term.topology_key) {
+        domains.insert(term.topology_key.clone(), HashSet::new());
+    }
+    if let Some(values) = domains.get_mut(&term.topology_key) {
+        note(values, node, &term.topology_key);
+    }
+}
+
+fn note(values: &mut HashSet<String>, node: &Node, key: &str) {
+    if let Some(value) = meta::label(&node.metadata, key)
+        && !values.contains(value)
+    {
+        values.insert(value.to_owned());
     }
 }
 

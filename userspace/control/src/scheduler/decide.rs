@@ -63,7 +63,7 @@ struct Trial<'a> {
 }
 
 impl<'a> Trial<'a> {
-    fn new(snapshot: &Snapshot, wanted: &'a Wanted<'a>) -> Self {
+    fn new(snapshot: &'a Snapshot, wanted: &'a Wanted<'a>) -> Self {
         Trial {
             wanted,
             affinities: Affinities::new(snapshot, wanted.pod, wanted.spec),

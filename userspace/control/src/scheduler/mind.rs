@@ -17,7 +17,7 @@ use crate::view::{Change, Key, Object};
 
 /// What the scheduler decided about a pod.
 #[derive(Debug)]
-pub(super) enum Decision {
+pub enum Decision {
     Bind {
         pod: Arc<Pod>,
         node: Arc<str>,
@@ -31,8 +31,9 @@ pub(super) enum Decision {
     },
 }
 
+/// Fed with every change, asked for one decision after the other. Public for simulations and benchmarks.
 #[derive(Default)]
-pub(super) struct Mind {
+pub struct Mind {
     pub(super) snapshot: Snapshot,
     pub(super) queue: Queue,
     /// Pods that are for this scheduler to place.
@@ -42,7 +43,8 @@ pub(super) struct Mind {
 }
 
 impl Mind {
-    pub(super) fn apply(&mut self, change: &Change, now: Timestamp) {
+    /// Takes in a change of a pod, a node, a namespace or a disruption budget; others are not looked at.
+    pub fn apply(&mut self, change: &Change, now: Timestamp) {
         self.snapshot.apply(change);
         match (&change.old, &change.new) {
             (old, Some(Object::Pod(pod))) => {
@@ -109,7 +111,8 @@ impl Mind {
         }
     }
 
-    pub(super) fn next(&mut self, now: Timestamp, seed: u64) -> Option<Decision> {
+    /// The decision about the pod whose turn it is; its room is taken from now on. `None`: none can be tried now.
+    pub fn next(&mut self, now: Timestamp, seed: u64) -> Option<Decision> {
         loop {
             let (key, _) = self.queue.take(now)?;
             let Some((pod, spec)) =

@@ -5,6 +5,7 @@
 //! the decision on, while the binding is on its way.
 
 mod affinity;
+mod classes;
 mod decide;
 mod filter;
 mod mind;
@@ -30,8 +31,10 @@ use tokio::task::JoinSet;
 
 use crate::runner::events::Recorder;
 use crate::runner::{Heard, wake_at};
-use mind::Mind;
 use perform::{Done, perform};
+
+pub use mind::{Decision, Mind};
+pub use preempt::Plan;
 
 const NAME: &str = "default-scheduler";
 /// Writes under way at once.

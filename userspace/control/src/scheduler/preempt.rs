@@ -4,17 +4,18 @@
 //! lowest sum of priorities, fewest victims, and the latest start of the greatest victims.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, PodSpec};
+use k8s_openapi::api::core::v1::{Node, Pod, PodSpec};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 
+use super::affinity::Affinities;
 use super::decide::{fits, tally};
-use super::filter::{Wanted, admits_statically};
-use super::snapshot::{Snapshot, priority};
+use super::filter::{self, Wanted, admits_statically};
+use super::snapshot::{NodeInfo, Placed, Snapshot, priority};
 use crate::controllers::pods::condition;
 use crate::meta;
 use crate::view::Key;
@@ -25,9 +26,9 @@ pub(super) type Budgets = BTreeMap<Key, Arc<PodDisruptionBudget>>;
 
 /// Room that will be made on a node.
 #[derive(Clone, Debug)]
-pub(super) struct Plan {
-    pub(super) node: Arc<str>,
-    pub(super) victims: Vec<Arc<Pod>>,
+pub struct Plan {
+    pub node: Arc<str>,
+    pub victims: Vec<Arc<Pod>>,
 }
 
 /// Why no room is made.
@@ -71,8 +72,11 @@ pub(super) fn plan(
     let (mut reasons, mut found) = (BTreeMap::<&str, usize>::new(), Vec::new());
     let limit = (names.len() / 10).max(ENOUGH);
     let start = usize::try_from(seed).unwrap_or(0) % names.len().max(1);
+    // Fewer pods mean no more to a pod to which all of them mean nothing.
+    let looks_at_pods = !spec.topology_spread_constraints.as_ref().is_none_or(Vec::is_empty)
+        || !Affinities::new(snapshot, pod, spec).allows_everything();
     for name in names.iter().cycle().skip(start).take(names.len()) {
-        match victims(snapshot, &wanted, name, budgets) {
+        match victims(snapshot, &wanted, name, budgets, looks_at_pods) {
             Ok((broken, victims)) => found.push((rank(broken, &victims), name, victims)),
             Err(reason) => *reasons.entry(reason).or_default() += 1,
         }
@@ -96,55 +100,124 @@ fn leaving(snapshot: &Snapshot, pod: &Pod, node: &str) -> bool {
     })
 }
 
+/// A node to try on what happens if pods leave it.
+trait Stage {
+    fn take_out(&mut self, key: &Key) -> Option<Placed>;
+    fn put_back(&mut self, key: Key, placed: Placed);
+    fn fits(&self) -> bool;
+}
+
+/// The whole cluster: for pods that look at the pods on other nodes too. What is taken out must be put back.
+struct Whole<'a> {
+    snapshot: &'a mut Snapshot,
+    wanted: &'a Wanted<'a>,
+    name: &'a Arc<str>,
+}
+
+impl Stage for Whole<'_> {
+    fn take_out(&mut self, key: &Key) -> Option<Placed> {
+        self.snapshot.take_out(key)
+    }
+
+    fn put_back(&mut self, key: Key, placed: Placed) {
+        self.snapshot.put_back(key, placed, self.name.clone());
+    }
+
+    fn fits(&self) -> bool {
+        fits(self.snapshot, self.wanted, self.name)
+    }
+}
+
+/// A copy of the one node: for pods that look at its room only.
+struct Copy<'a> {
+    snapshot: &'a Snapshot,
+    wanted: &'a Wanted<'a>,
+    name: &'a Arc<str>,
+    info: NodeInfo,
+    node: &'a Node,
+}
+
+impl Stage for Copy<'_> {
+    fn take_out(&mut self, key: &Key) -> Option<Placed> {
+        self.info.remove(key)
+    }
+
+    fn put_back(&mut self, key: Key, placed: Placed) {
+        self.info.insert(key, placed);
+    }
+
+    fn fits(&self) -> bool {
+        let fuller = self.snapshot.with_nominated(self.name, &self.info, self.wanted);
+        filter::check(self.wanted, fuller.as_ref().unwrap_or(&self.info), self.node).is_ok()
+    }
+}
+
 /// The fewest pods of the node that must go, and how many budgets that breaks.
 fn victims(
     snapshot: &mut Snapshot,
     wanted: &Wanted<'_>,
     name: &Arc<str>,
     budgets: &Budgets,
+    looks_at_pods: bool,
 ) -> Result<(usize, Vec<Arc<Pod>>), &'static str> {
     const NO_HELP: &str = "Preemption is not helpful for scheduling";
     const NO_VICTIMS: &str = "No preemption victims found for incoming pod";
     let Some((info, node)) = snapshot.known_node(name) else { return Err(NO_HELP) };
-    if admits_statically(wanted, node).is_err() {
+    if admits_statically(wanted, node).is_err() || !could_be_enough(wanted, info) {
         return Err(NO_HELP);
+    }
+    if !info.has_lesser(priority(wanted.pod)) {
+        return Err(NO_VICTIMS);
     }
     let lesser = |other: &&Arc<Pod>| priority(other) < priority(wanted.pod);
     let mut lesser: Vec<Arc<Pod>> =
         info.pods.values().map(|placed| &placed.pod).filter(lesser).cloned().collect();
-    if lesser.is_empty() {
-        return Err(NO_VICTIMS);
-    }
     // The greater and the older first: they are the first to be spared.
     lesser.sort_by_key(|pod| (Reverse(priority(pod)), started(pod)));
-    lesser.iter().for_each(|pod| snapshot.delete_pod(&Key::of(&pod.metadata)));
-    let mut gone = lesser.clone();
-    let mut outcome = Err(NO_VICTIMS);
-    if fits(snapshot, wanted, name) {
-        let (breaking, harmless) = split(&lesser, budgets);
+    let fewest = if looks_at_pods {
+        fewest(&mut Whole { snapshot, wanted, name }, &lesser, budgets)
+    } else {
+        fewest(&mut Copy { snapshot, wanted, name, info: info.clone(), node }, &lesser, budgets)
+    };
+    // With none it fits as it is: something changed since it was refused, and its next attempt will see that.
+    fewest.filter(|(_, victims)| !victims.is_empty()).ok_or(NO_VICTIMS)
+}
+
+/// Which of the lesser pods must go; the stage is as it was afterwards. `None`: not even all of them are enough.
+fn fewest(stage: &mut impl Stage, lesser: &[Arc<Pod>], budgets: &Budgets) -> Option<(usize, Vec<Arc<Pod>>)> {
+    // Taken out with all that is known of them, so that putting them back costs little.
+    let mut out: HashMap<Key, Placed> = HashMap::new();
+    for key in lesser.iter().map(|pod| Key::of(&pod.metadata)) {
+        out.extend(stage.take_out(&key).map(|placed| (key, placed)));
+    }
+    let mut found = None;
+    if stage.fits() {
+        let (breaking, harmless) = split(lesser, budgets);
         let mut must_go = |pods: Vec<Arc<Pod>>| -> Vec<Arc<Pod>> {
-            let stays = |pod: &Arc<Pod>| {
-                snapshot.assume(pod, name);
-                let stays = fits(snapshot, wanted, name);
+            let mut stays = |pod: &Arc<Pod>| {
+                let key = Key::of(&pod.metadata);
+                let Some(placed) = out.remove(&key) else { return true };
+                stage.put_back(key.clone(), placed);
+                let stays = stage.fits();
                 if !stays {
-                    snapshot.delete_pod(&Key::of(&pod.metadata));
+                    out.extend(stage.take_out(&key).map(|placed| (key, placed)));
                 }
                 stays
             };
-            let mut stays = stays;
             pods.into_iter().filter(|pod| !stays(pod)).collect()
         };
         let (broken, others) = (must_go(breaking), must_go(harmless));
         let count = broken.len();
-        gone = broken.into_iter().chain(others).collect();
-        outcome = Ok((count, gone.clone()));
+        found = Some((count, broken.into_iter().chain(others).collect()));
     }
-    gone.iter().for_each(|pod| snapshot.assume(pod, name));
-    match outcome {
-        // It fits as it is: something changed since it was refused, and its next attempt will see that.
-        Ok((_, victims)) if victims.is_empty() => Err(NO_VICTIMS),
-        outcome => outcome,
-    }
+    out.into_iter().for_each(|(key, placed)| stage.put_back(key, placed));
+    found
+}
+
+/// Whether the node has what the pod asks for at all: then those that must stay decide.
+fn could_be_enough(wanted: &Wanted<'_>, info: &NodeInfo) -> bool {
+    let (asked, has) = (&wanted.requested, &info.allocatable);
+    asked.cpu <= has.cpu && asked.memory <= has.memory && asked.storage <= has.storage
 }
 
 /// Pods whose loss breaks a budget, and the others, in the order given.

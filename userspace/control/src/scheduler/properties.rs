@@ -294,5 +294,6 @@ proptest! {
             anew.apply(&Change { old: None, new: Some(Object::Pod(guest.object.clone())) });
         }
         prop_assert_eq!(format!("{:?}", anew.nodes), format!("{:?}", world.mind.snapshot.nodes));
+        prop_assert_eq!(anew.classes.places(), world.mind.snapshot.classes.places());
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 
+use super::classes::{Alike, Classes};
 use super::filter::Wanted;
 use super::resources::{Resources, allocatable, requested, weight};
 use crate::controllers::pods::{finished, node_name};
@@ -18,6 +19,7 @@ pub(super) type HostPort = (String, String, i32);
 #[derive(Clone, Debug)]
 pub(super) struct Placed {
     pub(super) pod: Arc<Pod>,
+    alike: Arc<Alike>,
     requested: Resources,
     weight: Resources,
     ports: Vec<HostPort>,
@@ -34,10 +36,10 @@ pub(super) struct NodeInfo {
     pub(super) requested: Resources,
     pub(super) weight: Resources,
     pub(super) ports: BTreeSet<HostPort>,
-    /// Pods a controller has here, by its uid.
+    /// Pods a controller has here that are not terminating, by its uid.
     pub(super) owners: HashMap<String, usize>,
-    /// Those of `pods` that have affinity or anti-affinity to pods.
-    pub(super) choosy: BTreeSet<Key>,
+    /// How many of the pods have each priority.
+    priorities: BTreeMap<i32, usize>,
     /// Bytes of the images that are here, by each of their names.
     pub(super) images: HashMap<String, i64>,
 }
@@ -49,52 +51,63 @@ pub(super) struct Snapshot {
     pub(super) namespaces: HashMap<String, Labels>,
     /// Where each pod is.
     places: HashMap<Key, Arc<str>>,
-    /// Nodes with pods that have affinity or anti-affinity to pods.
-    choosy: BTreeSet<Arc<str>>,
+    pub(super) classes: Classes,
     /// Nodes with pods of each controller, by its uid.
     owners: HashMap<String, BTreeSet<Arc<str>>>,
     /// On how many nodes each image is.
     images: HashMap<String, usize>,
     /// Pods that wait for room that is being made for them, and where.
     nominations: HashMap<Key, (Arc<Pod>, Arc<str>)>,
+    /// Their keys, by node.
+    nominated: HashMap<Arc<str>, BTreeSet<Key>>,
 }
 
 impl Placed {
     fn new(pod: Arc<Pod>) -> Placed {
-        Placed { requested: requested(&pod), weight: weight(&pod), ports: host_ports(&pod), pod }
+        Placed {
+            alike: Arc::new(Alike::of(&pod)),
+            requested: requested(&pod),
+            weight: weight(&pod),
+            ports: host_ports(&pod),
+            pod,
+        }
     }
 }
 
 impl NodeInfo {
-    fn insert(&mut self, key: Key, placed: Placed) {
+    pub(super) fn insert(&mut self, key: Key, placed: Placed) {
         self.requested.add(&placed.requested);
         self.weight.add(&placed.weight);
         self.ports.extend(placed.ports.iter().cloned());
-        if let Some(owner) = meta::controller_of(&placed.pod.metadata) {
-            *self.owners.entry(owner.uid.clone()).or_default() += 1;
+        if let Some(owner) = owner_of(&placed.pod) {
+            *self.owners.entry(owner.to_owned()).or_default() += 1;
         }
-        if is_choosy(&placed.pod) {
-            self.choosy.insert(key.clone());
-        }
+        *self.priorities.entry(priority(&placed.pod)).or_default() += 1;
         self.pods.insert(key, placed);
     }
 
-    /// Returns the uid of the pod's controller.
-    fn remove(&mut self, key: &Key) -> Option<String> {
+    pub(super) fn remove(&mut self, key: &Key) -> Option<Placed> {
         let placed = self.pods.remove(key)?;
         self.requested.subtract(&placed.requested);
         self.weight.subtract(&placed.weight);
-        // Two pods never hold the same port, but a finished one may have left it to the next.
-        self.ports = self.pods.values().flat_map(|placed| placed.ports.iter().cloned()).collect();
-        self.choosy.remove(key);
-        let owner = meta::controller_of(&placed.pod.metadata)?.uid.clone();
-        if let Some(count) = self.owners.get_mut(&owner) {
+        if !placed.ports.is_empty() {
+            // Two pods never hold the same port, but a finished one may have left it to the next.
+            self.ports = self.pods.values().flat_map(|placed| placed.ports.iter().cloned()).collect();
+        }
+        decrement(&mut self.owners, owner_of(&placed.pod).unwrap_or_default());
+        let priority = priority(&placed.pod);
+        if let Some(count) = self.priorities.get_mut(&priority) {
             *count -= 1;
             if *count == 0 {
-                self.owners.remove(&owner);
+                self.priorities.remove(&priority);
             }
         }
-        Some(owner)
+        Some(placed)
+    }
+
+    /// Whether a pod of lesser priority is here.
+    pub(super) fn has_lesser(&self, than: i32) -> bool {
+        self.priorities.first_key_value().is_some_and(|(least, _)| *least < than)
     }
 
     fn is_forgotten(&self) -> bool {
@@ -162,13 +175,16 @@ impl Snapshot {
 
     fn place(&mut self, key: Key, pod: Arc<Pod>, name: Arc<str>) {
         self.delete_pod(&key);
-        if is_choosy(&pod) {
-            self.choosy.insert(name.clone());
+        self.put_back(key, Placed::new(pod), name);
+    }
+
+    /// Puts a pod where it was taken from.
+    pub(super) fn put_back(&mut self, key: Key, placed: Placed, name: Arc<str>) {
+        if let Some(owner) = owner_of(&placed.pod) {
+            self.owners.entry(owner.to_owned()).or_default().insert(name.clone());
         }
-        if let Some(owner) = meta::controller_of(&pod.metadata) {
-            self.owners.entry(owner.uid.clone()).or_default().insert(name.clone());
-        }
-        self.nodes.entry(name.clone()).or_default().insert(key.clone(), Placed::new(pod));
+        self.classes.insert(&placed.alike, &placed.pod, &name);
+        self.nodes.entry(name.clone()).or_default().insert(key.clone(), placed);
         self.places.insert(key, name);
     }
 
@@ -178,24 +194,27 @@ impl Snapshot {
     }
 
     pub(super) fn delete_pod(&mut self, key: &Key) {
-        let Some(name) = self.places.remove(key) else { return };
-        if let Some(info) = self.nodes.get_mut(&name) {
-            let owner = info.remove(key);
-            if info.choosy.is_empty() {
-                self.choosy.remove(&name);
-            }
-            if let Some(owner) = owner.filter(|owner| !info.owners.contains_key(owner))
-                && let Some(nodes) = self.owners.get_mut(&owner)
-            {
-                nodes.remove(&name);
-                if nodes.is_empty() {
-                    self.owners.remove(&owner);
-                }
-            }
-            if info.is_forgotten() {
-                self.nodes.remove(&name);
+        self.take_out(key);
+    }
+
+    /// Takes a pod off its node; it may be put back.
+    pub(super) fn take_out(&mut self, key: &Key) -> Option<Placed> {
+        let name = self.places.remove(key)?;
+        let info = self.nodes.get_mut(&name)?;
+        let placed = info.remove(key)?;
+        self.classes.remove(&placed.alike, &placed.pod, &name);
+        if let Some(owner) = owner_of(&placed.pod).filter(|owner| !info.owners.contains_key(*owner))
+            && let Some(nodes) = self.owners.get_mut(owner)
+        {
+            nodes.remove(&name);
+            if nodes.is_empty() {
+                self.owners.remove(owner);
             }
         }
+        if info.is_forgotten() {
+            self.nodes.remove(&name);
+        }
+        Some(placed)
     }
 
     /// Nodes that are known, by name.
@@ -207,11 +226,6 @@ impl Snapshot {
     pub(super) fn share_of_nodes(&self, image: &str) -> f64 {
         let there = self.images.get(image).copied().unwrap_or(0);
         there as f64 / self.nodes.len().max(1) as f64
-    }
-
-    /// Known nodes with pods that have affinity or anti-affinity to pods.
-    pub(super) fn choosy(&self) -> impl Iterator<Item = (&NodeInfo, &Arc<Node>)> {
-        self.choosy.iter().filter_map(|name| self.known_node(name))
     }
 
     /// Known nodes with pods of a controller.
@@ -226,12 +240,22 @@ impl Snapshot {
 
     /// Keeps room on a node for a pod that others must leave it for.
     pub(super) fn nominate(&mut self, pod: &Arc<Pod>, node: &Arc<str>) {
-        self.nominations.insert(Key::of(&pod.metadata), (pod.clone(), node.clone()));
+        let key = Key::of(&pod.metadata);
+        self.withdraw(&key);
+        self.nominated.entry(node.clone()).or_default().insert(key.clone());
+        self.nominations.insert(key, (pod.clone(), node.clone()));
     }
 
     /// No longer keeps room for the pod; whether any was kept.
     pub(super) fn withdraw(&mut self, key: &Key) -> bool {
-        self.nominations.remove(key).is_some()
+        let Some((_, node)) = self.nominations.remove(key) else { return false };
+        if let Some(keys) = self.nominated.get_mut(&node) {
+            keys.remove(key);
+            if keys.is_empty() {
+                self.nominated.remove(&node);
+            }
+        }
+        true
     }
 
     pub(super) fn nomination(&self, pod: &Pod) -> Option<&Arc<str>> {
@@ -248,16 +272,13 @@ impl Snapshot {
         info: &NodeInfo,
         wanted: &Wanted<'_>,
     ) -> Option<NodeInfo> {
-        if self.nominations.is_empty() {
-            return None;
-        }
+        let keys = self.nominated.get(name)?;
         let own = Key::of(&wanted.pod.metadata);
         let before = |pod: &Pod| priority(pod) >= priority(wanted.pod);
-        let others = self.nominations.iter().filter(|(key, (pod, node))| {
-            **node == *name && **key != own && !self.places.contains_key(*key) && before(pod)
-        });
+        let others = keys.iter().filter(|key| **key != own && !self.places.contains_key(*key));
+        let others = others.filter_map(|key| Some((key, self.nominations.get(key)?)));
         let mut fuller = None;
-        for (key, (pod, _)) in others {
+        for (key, (pod, _)) in others.filter(|(_, (pod, _))| before(pod)) {
             let fuller = fuller.get_or_insert_with(|| info.clone());
             fuller.insert(key.clone(), Placed::new(pod.clone()));
         }
@@ -291,12 +312,14 @@ fn images_of(node: &Node) -> HashMap<String, i64> {
 }
 
 fn forget_images(counts: &mut HashMap<String, usize>, images: &HashMap<String, i64>) {
-    for image in images.keys() {
-        if let Some(count) = counts.get_mut(image) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(image);
-            }
+    images.keys().for_each(|image| decrement(counts, image));
+}
+
+fn decrement(counts: &mut HashMap<String, usize>, of: &str) {
+    if let Some(count) = counts.get_mut(of) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(of);
         }
     }
 }
@@ -323,7 +346,11 @@ pub(super) fn host_ports(pod: &Pod) -> Vec<HostPort> {
         .collect()
 }
 
-fn is_choosy(pod: &Pod) -> bool {
-    let affinity = pod.spec.as_ref().and_then(|spec| spec.affinity.as_ref());
-    affinity.is_some_and(|affinity| affinity.pod_affinity.is_some() || affinity.pod_anti_affinity.is_some())
+/// The uid of the controller whose pods are spread. One that is terminating is as good as gone: its successor may take
+/// its place.
+fn owner_of(pod: &Pod) -> Option<&str> {
+    if meta::terminating(&pod.metadata) {
+        return None;
+    }
+    meta::controller_of(&pod.metadata).map(|owner| owner.uid.as_str())
 }

@@ -16,7 +16,7 @@ const ZONE: &str = "topology.kubernetes.io/zone";
 /// How many pods are counted in each domain of one constraint.
 struct Counts<'a> {
     constraint: &'a TopologySpreadConstraint,
-    domains: HashMap<String, i64>,
+    domains: HashMap<&'a str, i64>,
     /// The least of all domains; none while there are fewer domains than wanted.
     least: i64,
     /// Whether the pod itself is counted where it goes.
@@ -33,7 +33,7 @@ pub(super) struct Spread<'a> {
 }
 
 impl<'a> Spread<'a> {
-    pub(super) fn new(snapshot: &Snapshot, pod: &'a Pod, spec: &'a PodSpec) -> Spread<'a> {
+    pub(super) fn new(snapshot: &'a Snapshot, pod: &'a Pod, spec: &'a PodSpec) -> Spread<'a> {
         let constraints = spec.topology_spread_constraints.as_deref().unwrap_or_default();
         let count = |hard: bool| {
             let of = |c: &&TopologySpreadConstraint| (c.when_unsatisfiable == "DoNotSchedule") == hard;
@@ -88,38 +88,40 @@ fn of_owner(info: &NodeInfo, owner: &str) -> i64 {
 }
 
 fn counted<'a>(
-    snapshot: &Snapshot,
+    snapshot: &'a Snapshot,
     pod: &Pod,
     spec: &PodSpec,
     constraint: &'a TopologySpreadConstraint,
     all: &[&TopologySpreadConstraint],
 ) -> Counts<'a> {
-    let mut domains: HashMap<String, i64> = HashMap::new();
     let selects = |other: &Pod| {
         let labels = other.metadata.labels.as_ref();
         constraint.label_selector.as_ref().is_some_and(|selector| meta::selects(selector, labels))
             && same(pod, labels, constraint.match_label_keys.as_deref())
     };
     let tolerations = spec.tolerations.as_deref().unwrap_or_default();
-    for (_, info, node) in snapshot.known() {
-        let Some(value) = meta::label(&node.metadata, &constraint.topology_key) else { continue };
+    let honours = |policy: &Option<String>, default: &str| policy.as_deref().unwrap_or(default) == "Honor";
+    let by_affinity = honours(&constraint.node_affinity_policy, "Honor");
+    let by_taints = honours(&constraint.node_taints_policy, "Ignore");
+    let domain = |node: &'a Node| {
+        let value = meta::label(&node.metadata, &constraint.topology_key)?;
         // A node that another constraint cannot place counts for none.
-        if all.iter().any(|c| meta::label(&node.metadata, &c.topology_key).is_none()) {
-            continue;
+        let placed = all.iter().all(|c| meta::label(&node.metadata, &c.topology_key).is_some());
+        let counts = placed
+            && (!by_affinity || admits(spec, node))
+            && (!by_taints || tolerated(tolerations, node, &["NoSchedule", "NoExecute"]));
+        counts.then_some(value)
+    };
+    let mut domains: HashMap<&'a str, i64> =
+        snapshot.known().filter_map(|(.., node)| Some((domain(node)?, 0))).collect();
+    let alike = snapshot.classes.within(Some(meta::namespace(&pod.metadata)));
+    for class in alike.filter(|class| selects(&class.sample)) {
+        for (name, count) in &class.nodes {
+            let value = snapshot.known_node(name).and_then(|(_, node)| domain(node));
+            if let Some(here) = value.and_then(|value| domains.get_mut(value)) {
+                *here += count.staying as i64;
+            }
         }
-        let honours =
-            |policy: &Option<String>, default: &str| policy.as_deref().unwrap_or(default) == "Honor";
-        if honours(&constraint.node_affinity_policy, "Honor") && !admits(spec, node)
-            || honours(&constraint.node_taints_policy, "Ignore")
-                && !tolerated(tolerations, node, &["NoSchedule", "NoExecute"])
-        {
-            continue;
-        }
-        let same_namespace = |other: &Pod| meta::namespace(&other.metadata) == meta::namespace(&pod.metadata);
-        let pods = info.pods.values().map(|placed| &*placed.pod);
-        let matching = pods
-            .filter(|other| same_namespace(other) && !meta::terminating(&other.metadata) && selects(other));
-        *domains.entry(value.to_owned()).or_default() += matching.count() as i64;
     }
     let wanted = usize::try_from(constraint.min_domains.unwrap_or(1)).unwrap_or(1);
     let least = if domains.len() < wanted { 0 } else { domains.values().copied().min().unwrap_or(0) };

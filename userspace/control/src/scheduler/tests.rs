@@ -362,13 +362,27 @@ fn who_never_preempts_is_told_so() {
 
 #[test]
 fn trying_to_make_room_leaves_the_snapshot_as_it_was() {
-    let pods = [placed("a", "n1", "1", 0), placed("b", "n1", "1", 3), pod("new", asks("3", 10))];
-    let mut mind = mind(&[node("n1", json!({}))], &pods);
-    let before = format!("{:?}", mind.snapshot.nodes);
+    let constraint = json!({"maxSkew": 9, "topologyKey": "kubernetes.io/hostname",
+        "whenUnsatisfiable": "DoNotSchedule", "labelSelector": {"matchLabels": {"app": "web"}}});
+    for constraints in [json!([]), json!([constraint])] {
+        let mut new = asks("2", 10);
+        merge(&mut new, json!({"spec": {"topologySpreadConstraints": constraints}}));
+        let pods = [placed("a", "n1", "1", 20), placed("b", "n1", "1", 3), pod("new", new)];
+        let mut mind = mind(&[node("n1", json!({}))], &pods);
+        let before = (format!("{:?}", mind.snapshot.nodes), mind.snapshot.classes.places());
+        let (message, plan) = refusal(mind.next(Timestamp::UNIX_EPOCH, 0));
+        assert!(plan.is_none());
+        assert!(message.ends_with("1 No preemption victims found for incoming pod."), "{message}");
+        assert_eq!((format!("{:?}", mind.snapshot.nodes), mind.snapshot.classes.places()), before);
+    }
+}
+
+#[test]
+fn no_pod_is_removed_for_one_that_asks_for_more_than_the_node_has() {
+    let mut mind = mind(&[node("n1", json!({}))], &[placed("a", "n1", "1", 0), pod("new", asks("3", 10))]);
     let (message, plan) = refusal(mind.next(Timestamp::UNIX_EPOCH, 0));
     assert!(plan.is_none());
-    assert!(message.ends_with("1 No preemption victims found for incoming pod."), "{message}");
-    assert_eq!(format!("{:?}", mind.snapshot.nodes), before);
+    assert!(message.ends_with("1 Preemption is not helpful for scheduling."), "{message}");
 }
 
 #[test]
@@ -416,4 +430,19 @@ fn a_shrinking_pod_holds_what_its_node_still_gives_it() {
     let snapshot = snapshot(&[node("n1", json!({}))], &[pod("a", shrinking)]);
     assert!(choice(&snapshot, &pod("b", asks("1", 0))).is_err());
     assert!(choice(&snapshot, &pod("b", asks("500m", 0))).is_ok());
+}
+
+#[test]
+fn a_successor_may_take_the_place_of_a_pod_that_is_terminating() {
+    let owner =
+        json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "r", "uid": "r", "controller": true});
+    let replica = |name: &str, node: &str, more: Value| {
+        let mut spec = on(node, json!({"metadata": {"ownerReferences": [owner]}}));
+        merge(&mut spec, more);
+        pod(name, spec)
+    };
+    let going = json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}});
+    let pods = [replica("a", "n1", going), replica("b", "n2", json!({})), replica("c", "n3", json!({}))];
+    let successor = pod("d", json!({"metadata": {"ownerReferences": [owner]}}));
+    assert_eq!(choice(&snapshot(&three(), &pods), &successor).unwrap(), "n1");
 }

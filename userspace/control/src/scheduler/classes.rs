@@ -1,0 +1,167 @@
+//! Pods that are alike: one entry for all pods of a namespace with the same labels and the same affinity, with the nodes
+//! they are on. What a selector means is worked out once for each kind of pod, not for each pod. PURE.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Pod;
+
+use crate::meta::{self, Labels};
+
+/// What makes pods alike to selectors and terms.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub(super) struct Alike {
+    namespace: String,
+    labels: Labels,
+    /// Affinity and anti-affinity to pods as JSON; empty if there is none.
+    affinity: String,
+}
+
+impl Alike {
+    pub(super) fn of(pod: &Pod) -> Alike {
+        Alike {
+            namespace: meta::namespace(&pod.metadata).to_owned(),
+            labels: pod.metadata.labels.clone().unwrap_or_default(),
+            affinity: affinity(pod),
+        }
+    }
+
+    /// Whether these pods have affinity or anti-affinity to pods.
+    pub(super) fn is_choosy(&self) -> bool {
+        !self.affinity.is_empty()
+    }
+}
+
+fn affinity(pod: &Pod) -> String {
+    let affinity = pod.spec.as_ref().and_then(|spec| spec.affinity.as_ref());
+    let Some(affinity) = affinity.filter(|a| a.pod_affinity.is_some() || a.pod_anti_affinity.is_some())
+    else {
+        return String::new();
+    };
+    // What cannot be written down would be unlike everything, which is slow and right.
+    serde_json::to_string(&(&affinity.pod_affinity, &affinity.pod_anti_affinity))
+        .unwrap_or_else(|_| meta::uid(&pod.metadata).to_owned())
+}
+
+/// How many of a kind are on a node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Count {
+    pub(super) all: usize,
+    /// Those that are not terminating.
+    pub(super) staying: usize,
+}
+
+/// A kind of pods.
+#[derive(Clone, Debug)]
+pub(super) struct Class {
+    /// One of them; what it says of itself, all of them say.
+    pub(super) sample: Arc<Pod>,
+    pub(super) nodes: BTreeMap<Arc<str>, Count>,
+}
+
+type Table = HashMap<Arc<Alike>, Class>;
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Classes {
+    /// By namespace.
+    plain: HashMap<String, Table>,
+    choosy: HashMap<String, Table>,
+}
+
+impl Classes {
+    pub(super) fn insert(&mut self, alike: &Arc<Alike>, pod: &Arc<Pod>, node: &Arc<str>) {
+        let tables = self.tables(alike);
+        if !tables.contains_key(&alike.namespace) {
+            tables.insert(alike.namespace.clone(), Table::new());
+        }
+        let Some(table) = tables.get_mut(&alike.namespace) else { return };
+        let class = table
+            .entry(alike.clone())
+            .or_insert_with(|| Class { sample: pod.clone(), nodes: BTreeMap::new() });
+        let count = class.nodes.entry(node.clone()).or_default();
+        count.all += 1;
+        count.staying += usize::from(!meta::terminating(&pod.metadata));
+    }
+
+    pub(super) fn remove(&mut self, alike: &Arc<Alike>, pod: &Pod, node: &str) {
+        let tables = self.tables(alike);
+        let Some(table) = tables.get_mut(&alike.namespace) else { return };
+        if let Some(class) = table.get_mut(alike)
+            && let Some(count) = class.nodes.get_mut(node)
+        {
+            count.all -= 1;
+            count.staying -= usize::from(!meta::terminating(&pod.metadata));
+            if count.all == 0 {
+                class.nodes.remove(node);
+            }
+            if class.nodes.is_empty() {
+                table.remove(alike);
+            }
+        }
+        if table.is_empty() {
+            tables.remove(&alike.namespace);
+        }
+    }
+
+    fn tables(&mut self, alike: &Alike) -> &mut HashMap<String, Table> {
+        if alike.is_choosy() { &mut self.choosy } else { &mut self.plain }
+    }
+
+    /// The kinds of pods of a namespace; of all namespaces without one.
+    pub(super) fn within<'a>(&'a self, namespace: Option<&str>) -> impl Iterator<Item = &'a Class> {
+        let of = |tables: &'a HashMap<String, Table>| {
+            let one = namespace.map(|namespace| tables.get(namespace).into_iter());
+            let all = namespace.is_none().then(|| tables.values());
+            one.into_iter().flatten().chain(all.into_iter().flatten()).flat_map(Table::values)
+        };
+        of(&self.plain).chain(of(&self.choosy))
+    }
+
+    /// The kinds of pods that have affinity or anti-affinity to pods.
+    pub(super) fn choosy(&self) -> impl Iterator<Item = &Class> {
+        self.choosy.values().flat_map(Table::values)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    impl Classes {
+        /// All that is counted, in an order.
+        pub(in super::super) fn places(&self) -> BTreeMap<String, BTreeMap<Arc<str>, Count>> {
+            let tables = self.plain.values().chain(self.choosy.values());
+            tables.flatten().map(|(alike, class)| (format!("{alike:?}"), class.nodes.clone())).collect()
+        }
+    }
+
+    fn pod(name: &str, more: serde_json::Value) -> Arc<Pod> {
+        let mut pod = json!({"metadata": {"name": name, "namespace": "a", "labels": {"app": "web"}}, "spec": {"containers": []}});
+        for (key, value) in more.as_object().into_iter().flatten() {
+            pod["metadata"][key] = value.clone();
+        }
+        Arc::new(serde_json::from_value(pod).unwrap())
+    }
+
+    #[test]
+    fn alike_pods_are_one_class_and_leave_nothing_behind() {
+        let mut classes = Classes::default();
+        let pods = [
+            pod("p1", json!({})),
+            pod("p2", json!({"deletionTimestamp": "2026-01-01T00:00:00Z"})),
+            pod("p3", json!({"labels": {"app": "db"}})),
+            pod("p4", json!({"namespace": "b"})),
+        ];
+        let node: Arc<str> = "n1".into();
+        let placed: Vec<_> = pods.iter().map(|pod| (Arc::new(Alike::of(pod)), pod)).collect();
+        placed.iter().for_each(|(alike, pod)| classes.insert(alike, pod, &node));
+        assert_eq!(classes.within(None).count(), 3);
+        assert_eq!(classes.within(Some("a")).count(), 2);
+        let web = classes.within(Some("a")).find(|class| class.nodes[&node].all == 2).unwrap();
+        assert_eq!(web.nodes[&node], Count { all: 2, staying: 1 });
+        placed.iter().for_each(|(alike, pod)| classes.remove(alike, pod, &node));
+        assert!(classes.plain.is_empty() && classes.choosy.is_empty());
+    }
+}
