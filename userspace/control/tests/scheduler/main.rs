@@ -169,7 +169,7 @@ async fn a_pod_without_room_says_why_and_is_bound_when_there_is() {
     cluster.pod("web", "1", json!({})).await;
     let pod = cluster.until("refusal", "web", |pod| condition(pod, "PodScheduled").is_some()).await;
     let message = "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: \
-                   1 No preemption victims found for incoming pod.";
+                   1 Preemption is not helpful for scheduling.";
     same(condition(&pod, "PodScheduled").unwrap(), ("False".into(), "Unschedulable".into(), message.into()));
     same(cluster.event("web", "FailedScheduling").await, message.into());
     cluster.node("n2", "2").await;
