@@ -173,6 +173,33 @@ async fn concurrent_writers_of_one_key_never_overwrite_each_other(store: &dyn St
     assert_eq!(entry.unwrap().value, bytes("80"));
 }
 
+/// One that does not read neither holds up writers nor misses anything once it watches again. How often it was dropped.
+async fn a_watcher_that_sleeps_catches_up(store: &dyn Store) -> usize {
+    const WRITES: usize = 1_500;
+    let start = store.revision().await.unwrap();
+    let mut watch = store.watch("/sleep/", start).await.unwrap();
+    let mut written = Vec::new();
+    for i in 0..WRITES {
+        let entry = store.put(&format!("/sleep/{}", i % 10), bytes(&i.to_string()), Expect::Any).await;
+        written.push(entry.unwrap().modified);
+    }
+    let (mut seen, mut dropped) = (Vec::new(), 0);
+    while seen.len() < WRITES {
+        match watch.next().await {
+            Some(Ok(WatchItem::Events(events))) => seen.extend(events.iter().map(Event::revision)),
+            Some(Ok(WatchItem::Progress(_))) => {}
+            Some(Err(StoreError::Lagged)) => {
+                dropped += 1;
+                let last = seen.last().copied().unwrap_or(start);
+                watch = store.watch("/sleep/", last).await.unwrap();
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(seen, written);
+    dropped
+}
+
 async fn suite(store: &dyn Store) {
     writes_compare_and_swap(store).await;
     ranges_page_at_one_revision(store).await;
@@ -188,13 +215,17 @@ async fn suite(store: &dyn Store) {
 #[tokio::test]
 async fn the_embedded_store_keeps_etcds_promises() {
     let folder = tempfile::tempdir().unwrap();
-    suite(&EmbeddedStore::open(&folder.path().join("store.redb")).unwrap()).await;
+    let store = EmbeddedStore::open(&folder.path().join("store.redb")).unwrap();
+    suite(&store).await;
+    assert!(a_watcher_that_sleeps_catches_up(&store).await > 0, "each write was an item of its own");
 }
 
 #[tokio::test]
 async fn etcd_keeps_them_too() {
     let (_etcd, store) = Etcd::start().await;
     suite(&store).await;
+    // etcd may send many events at once; then the queue is long enough.
+    a_watcher_that_sleeps_catches_up(&store).await;
 }
 
 #[tokio::test]

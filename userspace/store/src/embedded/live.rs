@@ -10,7 +10,7 @@ use crate::{Event, Result, Revision, StoreError, WatchItem};
 
 /// Events kept in memory for watchers; older ones are read from disk.
 const RECENT_EVENTS: usize = 10_000;
-const RECENT_BYTES: usize = 16 << 20;
+const RECENT_BYTES: usize = 4 << 20;
 
 pub(super) struct Shared {
     live: Mutex<Live>,
