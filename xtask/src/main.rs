@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use xtask::cluster::layout::{Layout, USUAL};
 use xtask::commands::{demo, down, lint, test, up};
-use xtask::{build_ebpf, gen_api};
+use xtask::{bench, build_ebpf, gen_api};
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Build, run and test Skep")]
@@ -31,6 +31,9 @@ enum Command {
     /// Show something on the running cluster
     #[command(subcommand)]
     Demo(demo::Demo),
+    /// Measure, and say how it compares with what is to be reached
+    #[command(subcommand)]
+    Bench(bench::Bench),
     /// Check formatting and run clippy
     Lint,
     /// Run every test, the cluster's included
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
         Command::Up(arguments) => up::run(layout, arguments),
         Command::Down => down::run(&layout),
         Command::Demo(demo) => demo::run(layout, demo),
+        Command::Bench(bench) => bench::run(bench),
         Command::Lint => lint::run(),
         Command::Test(arguments) => test::run(arguments),
     };

@@ -137,19 +137,29 @@ pub(crate) fn respond_status(status: &Status) -> Response {
 /// Bodies under this size are not worth compressing (upstream's threshold).
 const GZIP_FROM: usize = 128 << 10;
 
-/// Compresses a large answer for a client that asked for it.
-pub(crate) fn respond_large(headers: &HeaderMap, body: Bytes) -> Response {
-    use std::io::Write as _;
+/// Whether the client asked for compression and the answer is worth it.
+pub(crate) fn accepts_gzip(headers: &HeaderMap, size: usize) -> bool {
     let accepts = headers.get(ACCEPT_ENCODING).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    if body.len() < GZIP_FROM || !accepts.contains("gzip") {
-        return respond(StatusCode::OK, body);
-    }
-    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    let compressed = encoder.write_all(&body).and_then(|()| encoder.finish());
-    let Ok(compressed) = compressed else { return respond(StatusCode::OK, body) };
-    let mut response = respond(StatusCode::OK, Bytes::from(compressed));
+    size >= GZIP_FROM && accepts.contains("gzip")
+}
+
+/// Marks an answer as compressed.
+pub(crate) fn as_gzip(mut response: Response) -> Response {
     let headers = response.headers_mut();
     headers.insert(CONTENT_ENCODING, http::HeaderValue::from_static("gzip"));
     headers.insert(VARY, http::HeaderValue::from_static("Accept-Encoding"));
     response
+}
+
+/// Compresses a large answer for a client that asked for it.
+pub(crate) fn respond_large(headers: &HeaderMap, body: Bytes) -> Response {
+    use std::io::Write as _;
+    if !accepts_gzip(headers, body.len()) {
+        return respond(StatusCode::OK, body);
+    }
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    match encoder.write_all(&body).and_then(|()| encoder.finish()) {
+        Ok(compressed) => as_gzip(respond(StatusCode::OK, Bytes::from(compressed))),
+        Err(_) => respond(StatusCode::OK, body),
+    }
 }

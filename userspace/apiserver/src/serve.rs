@@ -93,7 +93,7 @@ async fn connection(acceptor: TlsAcceptor, router: Router, stream: TcpStream) {
     let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await else { return };
     let (_, session) = stream.get_ref();
     let peer = session.peer_certificates().and_then(|chain| chain.first());
-    let peer = peer.map(|certificate| PeerCertificate(certificate.clone().into_owned()));
+    let peer = peer.map(|certificate| Arc::new(PeerCertificate::read(certificate)));
     let service = hyper::service::service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
         if let Some(peer) = &peer {
             request.extensions_mut().insert(peer.clone());

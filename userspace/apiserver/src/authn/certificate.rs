@@ -1,20 +1,42 @@
 //! A client certificate's subject: the common name is the user, organisations are the groups.
 
+use jiff::Timestamp;
 use rustls_pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::{AUTHENTICATED, Identity};
 
-/// The certificate that a connection was made with; TLS has verified its chain. Put into requests by the accept loop.
+/// Who a connection's certificate is for; TLS has verified its chain. Read once, put into requests by the accept loop.
 #[derive(Clone, Debug)]
-pub(crate) struct PeerCertificate(pub(crate) CertificateDer<'static>);
+pub(crate) struct PeerCertificate {
+    /// `None` if the subject names no user.
+    identity: Option<Identity>,
+    /// Seconds since 1970.
+    valid: std::ops::RangeInclusive<i64>,
+}
 
-/// `None` if the subject names no user.
-pub(super) fn identity(certificate: &PeerCertificate) -> Option<Identity> {
-    let (_, parsed) = X509Certificate::from_der(&certificate.0).ok()?;
-    let subject = parsed.subject();
+impl PeerCertificate {
+    pub(crate) fn read(certificate: &CertificateDer<'_>) -> PeerCertificate {
+        match X509Certificate::from_der(certificate) {
+            Ok((_, parsed)) => {
+                let validity = parsed.validity();
+                let valid = validity.not_before.timestamp()..=validity.not_after.timestamp();
+                PeerCertificate { identity: subject(&parsed), valid }
+            }
+            Err(_) => PeerCertificate { identity: None, valid: 0..=0 },
+        }
+    }
+
+    /// A connection may outlive the certificate that it was made with.
+    pub(super) fn identity(&self) -> Option<&Identity> {
+        self.identity.as_ref().filter(|_| self.valid.contains(&Timestamp::now().as_second()))
+    }
+}
+
+fn subject(certificate: &X509Certificate<'_>) -> Option<Identity> {
+    let subject = certificate.subject();
     let user = subject.iter_common_name().next()?.as_str().ok()?.to_owned();
-    if user.is_empty() || !parsed.validity().is_valid() {
+    if user.is_empty() {
         return None;
     }
     let mut groups: Vec<String> =

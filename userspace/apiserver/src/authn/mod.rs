@@ -5,6 +5,7 @@ mod certificate;
 pub(crate) mod token;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use axum::extract::Request;
 use http::header::AUTHORIZATION;
@@ -57,9 +58,9 @@ fn from_credentials(server: &Inner, request: &Request) -> Result<Identity, Statu
         // A wrong credential is refused even where nobody would need one.
         return token.and_then(|token| by_token(server, token)).ok_or_else(Status::unauthorized);
     }
-    let certificate = request.extensions().get::<PeerCertificate>();
-    match certificate.and_then(certificate::identity) {
-        Some(identity) => Ok(identity),
+    let certificate = request.extensions().get::<Arc<PeerCertificate>>();
+    match certificate.and_then(|certificate| certificate.identity()) {
+        Some(identity) => Ok(identity.clone()),
         None if certificate.is_some() => Err(Status::unauthorized()),
         None => Ok(Identity::anonymous()),
     }

@@ -61,10 +61,11 @@ impl Caches {
     }
 
     pub(crate) async fn wait_for(&self, wanted: Revision) -> Result<Revision, StoreError> {
-        let mut applied = self.shared.applied.subscribe();
-        if *applied.borrow() >= wanted {
-            return Ok(*applied.borrow());
+        let now = self.applied();
+        if now >= wanted {
+            return Ok(now);
         }
+        let mut applied = self.shared.applied.subscribe();
         let reached = tokio::time::timeout(PATIENCE, applied.wait_for(|at| *at >= wanted)).await;
         match reached {
             Ok(Ok(at)) => Ok(*at),

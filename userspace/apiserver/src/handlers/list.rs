@@ -11,6 +11,7 @@ use skep_api::selector::{FieldSelector, LabelSelector};
 use skep_api::{Kind, Status};
 use skep_store::Revision;
 
+use super::items::respond_items;
 use crate::http::{Call, Query};
 use crate::negotiate::{View, metadata_of, render_value, respond_large, table_of, view};
 use crate::object::{Object, prefix};
@@ -76,7 +77,13 @@ pub(crate) async fn handle(call: Call) -> Result<Response, Status> {
         Some(token) => stored_page(&call, &selection, limit, Continue::parse(token)?).await?,
         None => present_page(&call, &selection, limit).await?,
     };
-    Ok(respond_large(&call.headers, page.body(kind, view)))
+    if view == View::Whole && kind.group != crate::events::GROUP {
+        return Ok(respond_items(&call.headers, page.head(kind), page.objects));
+    }
+    // Every object is parsed for these: that is no work for the threads that serve all others.
+    let headers = call.headers;
+    let made = tokio::task::spawn_blocking(move || respond_large(&headers, page.body(kind, view)));
+    made.await.map_err(Status::internal)
 }
 
 pub(crate) fn parse_number(query: &Query, name: &str) -> Result<Option<u64>, Status> {
@@ -168,7 +175,7 @@ async fn stored_page(
 }
 
 impl Page {
-    fn body(&self, kind: &Kind, view: View) -> Bytes {
+    fn metadata(&self) -> Value {
         let mut metadata = json!({"resourceVersion": self.revision.to_string()});
         if let Some(next) = &self.next {
             metadata["continue"] = next.token().into();
@@ -176,43 +183,36 @@ impl Page {
         if let Some(remaining) = self.remaining {
             metadata["remainingItemCount"] = remaining.into();
         }
+        metadata
+    }
+
+    /// All of a list that stands before its items.
+    fn head(&self, kind: &Kind) -> String {
+        format!(
+            "{{\"kind\":\"{}\",\"apiVersion\":\"{}\",\"metadata\":{},\"items\":[",
+            list_kind(kind),
+            kind.api_version(),
+            self.metadata()
+        )
+    }
+
+    fn body(&self, kind: &Kind, view: View) -> Bytes {
         let values = || self.objects.iter().map(|object| render_value(View::Whole, kind, object.value()));
         match view {
-            View::Whole if kind.group == crate::events::GROUP => {
+            View::Whole => {
                 let items: Vec<Value> = values().collect();
-                list_value(&list_kind(kind), &kind.api_version(), &metadata, &items)
+                list_value(&list_kind(kind), &kind.api_version(), &self.metadata(), &items)
             }
-            View::Whole => self.gather(kind, &metadata),
             View::Metadata => {
                 let items: Vec<Value> = values().map(metadata_of).collect();
-                list_value("PartialObjectMetadataList", "meta.k8s.io/v1", &metadata, &items)
+                list_value("PartialObjectMetadataList", "meta.k8s.io/v1", &self.metadata(), &items)
             }
             View::Table(rows) => {
                 let mut table = table_of(kind, rows, &Value::Null, values(), true);
-                table["metadata"] = metadata;
+                table["metadata"] = self.metadata();
                 Bytes::from(table.to_string())
             }
         }
-    }
-
-    /// The kept bytes one after the other, nothing parsed.
-    fn gather(&self, kind: &Kind, metadata: &Value) -> Bytes {
-        let size: usize = self.objects.iter().map(|object| object.bytes.len() + 1).sum();
-        let head = format!(
-            "{{\"kind\":\"{}\",\"apiVersion\":\"{}\",\"metadata\":{metadata},\"items\":[",
-            list_kind(kind),
-            kind.api_version()
-        );
-        let mut out = Vec::with_capacity(size + head.len() + 2);
-        out.extend_from_slice(head.as_bytes());
-        for (i, object) in self.objects.iter().enumerate() {
-            if i > 0 {
-                out.push(b',');
-            }
-            out.extend_from_slice(&object.bytes);
-        }
-        out.extend_from_slice(b"]}");
-        Bytes::from(out)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Changes as they happen, one line each.
 
 use std::collections::VecDeque;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use serde_json::{Value, json};
 use skep_api::{Kind, Status};
 use skep_store::Revision;
 use tokio::sync::mpsc;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 
 use super::list::{Selection, parse_number};
 use crate::Inner;
@@ -52,6 +53,7 @@ pub(crate) async fn handle(call: Call) -> Result<Response, Status> {
         waiting: VecDeque::new(),
         changes: None,
         deadline: Instant::now() + Duration::from_secs(seconds),
+        pause: Box::pin(tokio::time::sleep(BOOKMARK_EVERY.min(Duration::from_secs(seconds)))),
         bookmarks,
         columns_sent: false,
         last: 0,
@@ -78,6 +80,8 @@ struct Stream {
     waiting: VecDeque<Bytes>,
     changes: Option<mpsc::Receiver<Arc<Change>>>,
     deadline: Instant,
+    /// Until the next bookmark, or the end. Kept: a timer for each event would cost more than the event.
+    pause: Pin<Box<Sleep>>,
     bookmarks: bool,
     columns_sent: bool,
     last: Revision,
@@ -128,8 +132,8 @@ impl Stream {
                 return Some(line);
             }
             let changes = self.changes.as_mut()?;
-            let pause = tokio::time::sleep_until(self.deadline.min(Instant::now() + BOOKMARK_EVERY));
             tokio::select! {
+                biased;
                 change = changes.recv() => match change {
                     Some(change) => self.push(&change),
                     // Too slow, or the cache was filled anew: the client lists again.
@@ -138,8 +142,10 @@ impl Stream {
                         self.waiting.push_back(expired(self.last, self.last + 1));
                     }
                 },
-                () = pause => {
-                    let over = Instant::now() >= self.deadline;
+                () = &mut self.pause => {
+                    let now = Instant::now();
+                    let over = now >= self.deadline;
+                    self.pause.as_mut().reset(self.deadline.min(now + BOOKMARK_EVERY));
                     if self.bookmarks {
                         // Everything up to here was sent, if nothing waits.
                         let applied = self.server.caches.applied();

@@ -1,0 +1,155 @@
+//! Many watchers of one resource while it is written: does each get every event, in order, and how soon.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::Request;
+use http_body_util::{BodyExt, Empty};
+use hyper::body::Incoming;
+use hyper::client::conn::http2::SendRequest;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+
+use crate::connection::{Connection, Target};
+use crate::samples::Samples;
+use crate::{CONNECTIONS, Failure, NAMESPACE, objects};
+
+/// How long after the last write an event may still come.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Each writes an object of its own, so that none is refused for another's write.
+const WRITERS: usize = 8;
+
+pub(crate) async fn measure(
+    target: Arc<Target>,
+    watchers: usize,
+    rate: usize,
+    time: Duration,
+) -> Result<Value, Failure> {
+    let writes = rate * time.as_secs() as usize;
+    let base = Instant::now();
+    let mut connections = Vec::new();
+    for _ in 0..CONNECTIONS {
+        connections.push(connect(&target).await?);
+    }
+    for at in 0..WRITERS {
+        let path = format!("/api/v1/namespaces/{NAMESPACE}/configmaps");
+        let body = stamped(at, base);
+        Connection::open(&target).await?.expect(&[201, 409], "POST", &path, &body).await?;
+    }
+    let revision = revision(&target).await?;
+    let mut tasks = JoinSet::new();
+    for at in 0..watchers {
+        let body = watch(connections[at % CONNECTIONS].clone(), &target.address, &revision).await?;
+        tasks.spawn(follow(body, writes, base));
+    }
+    let writing = write(target, writes, rate, base).await?;
+    let mut all = Samples::default();
+    while let Some(done) = tasks.join_next().await {
+        all.merge(done??);
+    }
+    let mut report = all.report(time);
+    report["writes"] = json!(writes);
+    report["watchers"] = json!(watchers);
+    report["writing"] = writing;
+    Ok(report)
+}
+
+fn stamped(at: usize, base: Instant) -> String {
+    objects::stamped(&format!("watched-{at}"), base.elapsed().as_nanos())
+}
+
+async fn revision(target: &Target) -> Result<String, Failure> {
+    let path = format!("/api/v1/namespaces/{NAMESPACE}/configmaps?limit=1");
+    let answer = Connection::open(target).await?.expect(&[200], "GET", &path, "").await?;
+    let list = answer.body.split("\"metadata\":{").nth(1).unwrap_or_default();
+    let number = list.split("\"resourceVersion\":\"").nth(1).and_then(|rest| rest.split('"').next());
+    Ok(number.ok_or("a list without a resourceVersion")?.to_owned())
+}
+
+async fn connect(target: &Target) -> Result<SendRequest<Empty<Bytes>>, Failure> {
+    let stream = TokioIo::new(target.connect("h2").await?);
+    let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
+    // As client-go's: room for bursts.
+    builder.initial_stream_window_size(4 << 20).initial_connection_window_size(64 << 20);
+    let (sender, connection) = builder.handshake(stream).await?;
+    tokio::spawn(connection);
+    Ok(sender)
+}
+
+async fn watch(
+    mut connection: SendRequest<Empty<Bytes>>,
+    address: &str,
+    revision: &str,
+) -> Result<Incoming, Failure> {
+    let uri = format!(
+        "https://{address}/api/v1/namespaces/{NAMESPACE}/configmaps?watch=1&allowWatchBookmarks=true&resourceVersion={revision}"
+    );
+    connection.ready().await?;
+    let response = connection.send_request(Request::get(uri).body(Empty::new())?).await?;
+    if !response.status().is_success() {
+        return Err(format!("a watch was answered {}", response.status()).into());
+    }
+    Ok(response.into_body())
+}
+
+/// Reads events until as many as there are writes have come.
+async fn follow(mut body: Incoming, writes: usize, base: Instant) -> Result<Samples, Failure> {
+    let (mut samples, mut rest, mut last) = (Samples::default(), Vec::new(), 0u64);
+    while samples.len() < writes {
+        let frame = tokio::time::timeout(PATIENCE, body.frame()).await;
+        let frame = frame.map_err(|_| format!("{} of {writes} events came", samples.len()))?;
+        let frame =
+            frame.ok_or_else(|| format!("a watch ended after {} of {writes} events", samples.len()))??;
+        let now = base.elapsed();
+        rest.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
+        let mut from = 0;
+        while let Some(end) = rest[from..].iter().position(|byte| *byte == b'\n') {
+            let line = std::str::from_utf8(&rest[from..from + end])?;
+            from += end + 1;
+            if line.starts_with("{\"type\":\"BOOKMARK\"") {
+                continue;
+            }
+            let revision = between(line, "\"resourceVersion\":\"").ok_or("an event without a revision")?;
+            let sent = between(line, "\"sent\":\"").ok_or_else(|| format!("an odd event: {line}"))?;
+            if revision <= last {
+                return Err(format!("revision {revision} came after {last}").into());
+            }
+            last = revision;
+            samples.add(now.saturating_sub(Duration::from_nanos(sent)));
+        }
+        rest.drain(..from);
+    }
+    Ok(samples)
+}
+
+fn between(line: &str, before: &str) -> Option<u64> {
+    let (_, rest) = line.split_once(before)?;
+    rest.split('"').next()?.parse().ok()
+}
+
+/// Writes at a rate; what is late is not left out.
+async fn write(target: Arc<Target>, writes: usize, rate: usize, base: Instant) -> Result<Value, Failure> {
+    let (mut tasks, start) = (JoinSet::new(), Instant::now());
+    for writer in 0..WRITERS {
+        let mut connection = Connection::open(&target).await?;
+        tasks.spawn(async move {
+            let mut samples = Samples::default();
+            for at in (writer..writes).step_by(WRITERS) {
+                let due = start + Duration::from_secs_f64(at as f64 / rate as f64);
+                tokio::time::sleep_until(due.into()).await;
+                let path = format!("/api/v1/namespaces/{NAMESPACE}/configmaps/watched-{writer}");
+                let sent = Instant::now();
+                connection.expect(&[200], "PUT", &path, &stamped(writer, base)).await?;
+                samples.add(sent.elapsed());
+            }
+            Ok::<Samples, Failure>(samples)
+        });
+    }
+    let mut all = Samples::default();
+    while let Some(done) = tasks.join_next().await {
+        all.merge(done??);
+    }
+    Ok(all.report(start.elapsed()))
+}

@@ -1,0 +1,136 @@
+//! `cargo xtask bench api`: a release build of `skep server` over TLS, under load from 32 connections.
+//!
+//! Server and load share the machine's cores, as in the figures that they are compared with.
+
+mod server;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use super::report::{Bar, Row, publish};
+use crate::cluster::Store;
+use crate::deps::{self, Need};
+use crate::progress::Step;
+use server::Server;
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// How often everything is measured
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..))]
+    rounds: u8,
+    /// The store to measure; both without
+    #[arg(long, value_enum)]
+    store: Option<Store>,
+    /// Seconds of each load of reads and watches
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
+    seconds: u16,
+}
+
+/// What is measured, in which unit, and what it is to reach.
+const MEASURES: [(&str, &str, Bar); 7] = [
+    ("create", "1/s", Bar::AtLeast(8_000.0)),
+    ("create_p99", "ms", Bar::AtMost(20.0)),
+    ("get", "1/s", Bar::AtLeast(30_000.0)),
+    ("list_5000_pods", "1/s", Bar::AtLeast(60.0)),
+    ("watch_p99", "ms", Bar::AtMost(100.0)),
+    ("rss", "MB", Bar::AtMost(250.0)),
+    ("cold_start", "s", Bar::AtMost(1.0)),
+];
+
+pub fn run(arguments: Arguments) -> Result<()> {
+    let Arguments { rounds, store, seconds } = arguments;
+    let stores = store.map_or_else(|| vec![Store::Embedded, Store::Etcd], |store| vec![store]);
+    let mut needs = vec![Need::Build];
+    if stores.contains(&Store::Etcd) {
+        needs.push(Need::Etcd);
+    }
+    deps::ensure(&needs)?;
+    let step = Step::new("release build");
+    let programs = Programs::build()?;
+    step.done("built");
+    let mut rows = Vec::new();
+    let folder = crate::workspace().join("target/bench");
+    for store in stores {
+        let subject = format!("{store:?}").to_lowercase();
+        let mut samples: [Vec<f64>; MEASURES.len()] = Default::default();
+        for round in 1..=rounds {
+            let step = Step::new(format!("{subject}, round {round} of {rounds}"));
+            let measured = measure(&programs, store, &folder.join("api"), seconds, &step)
+                .with_context(|| format!("measure {subject}"))?;
+            step.done("measured");
+            samples.iter_mut().zip(measured).for_each(|(all, one)| all.push(one));
+        }
+        for ((measure, unit, bar), samples) in MEASURES.into_iter().zip(&samples) {
+            rows.extend(Row::new(measure, &subject, unit, samples).map(|row| row.to_reach(bar)));
+        }
+    }
+    publish(&folder, "api", &rows)
+}
+
+struct Programs {
+    skep: PathBuf,
+    load: PathBuf,
+}
+
+impl Programs {
+    fn build() -> Result<Programs> {
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        crate::build_ebpf::run()?;
+        let packages = ["--package=skep", "--package=skep-apiserver", "--bin=skep", "--example=load"];
+        let mut command = Command::new(cargo);
+        command.current_dir(crate::workspace()).args(["build", "--release"]).args(packages);
+        let status = command.status().with_context(|| format!("run {command:?}"))?;
+        if !status.success() {
+            bail!("the release build failed: {status}");
+        }
+        let target = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
+        let release = target.unwrap_or_else(|| crate::workspace().join("target")).join("release");
+        Ok(Programs { skep: release.join("skep"), load: release.join("examples/load") })
+    }
+}
+
+/// One round: values in the order of [`MEASURES`].
+fn measure(
+    programs: &Programs,
+    store: Store,
+    folder: &Path,
+    seconds: u16,
+    step: &Step,
+) -> Result<[f64; MEASURES.len()]> {
+    let mut server = Server::start(programs, store, folder)?;
+    let load = |command: &str, words: &[&str]| -> Result<Value> {
+        step.say(command);
+        server::load(programs, folder, command, words)
+    };
+    let seconds = format!("seconds={seconds}");
+    load("ready", &[])?;
+    let created = load("create", &["count=20000"])?;
+    load("pods", &["count=5000"])?;
+    let got = load("get", &[&seconds, "count=20000"])?;
+    let listed = load("list", &[&seconds])?;
+    let watched = load("watch", &[&seconds, "watchers=1000", "rate=200"])?;
+    let resident = server.resident()?;
+    step.say("cold start");
+    server.stop()?;
+    let start = Instant::now();
+    server.restart()?;
+    load("ready", &[])?;
+    let cold = start.elapsed();
+    Ok([
+        number(&created, "rate")?,
+        number(&created, "p99")?,
+        number(&got, "rate")?,
+        number(&listed, "rate")?,
+        number(&watched, "p99")?,
+        resident as f64 * 1024.0 / 1e6,
+        cold.as_secs_f64(),
+    ])
+}
+
+fn number(measured: &Value, name: &str) -> Result<f64> {
+    measured[name].as_f64().with_context(|| format!("no {name} in {measured}"))
+}

@@ -1,0 +1,131 @@
+//! The server under load, and etcd where it is the store; both end when this is dropped.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use super::Programs;
+use crate::cluster::Store;
+use crate::cluster::process::{tail, usage};
+
+const ADDRESS: &str = "127.0.0.1:16443";
+const ETCD: &str = "http://127.0.0.1:12379";
+const ETCD_PEERS: &str = "http://127.0.0.1:12380";
+const PATIENCE: Duration = Duration::from_secs(20);
+
+pub(super) struct Server {
+    skep: PathBuf,
+    folder: PathBuf,
+    store: Store,
+    server: Option<Running>,
+    /// Dropped after the server.
+    _etcd: Option<Running>,
+}
+
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn spawn(command: &mut Command, log: &Path) -> Result<Running> {
+    let file = fs::File::options().create(true).append(true).open(log);
+    let file = file.with_context(|| format!("open {}", log.display()))?;
+    command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
+    Ok(Running(command.spawn().with_context(|| format!("run {command:?}"))?))
+}
+
+impl Server {
+    /// With nothing in its store.
+    pub(super) fn start(programs: &Programs, store: Store, folder: &Path) -> Result<Server> {
+        if folder.exists() {
+            fs::remove_dir_all(folder).with_context(|| format!("remove {}", folder.display()))?;
+        }
+        fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
+        let etcd = if store == Store::Etcd { Some(start_etcd(folder)?) } else { None };
+        let (skep, folder) = (programs.skep.clone(), folder.to_owned());
+        let mut server = Server { skep, folder, store, server: None, _etcd: etcd };
+        server.restart()?;
+        // The last of the files that it makes at first start; the load needs its keys.
+        let made = server.folder.join("admin.kubeconfig");
+        wait("make its keys", &server.log(), || made.exists())?;
+        Ok(server)
+    }
+
+    fn log(&self) -> PathBuf {
+        self.folder.join("server.log")
+    }
+
+    pub(super) fn restart(&mut self) -> Result<()> {
+        let mut command = Command::new(&self.skep);
+        command.args(["server", "--listen", ADDRESS, "--data-dir"]).arg(&self.folder);
+        if self.store == Store::Etcd {
+            command.arg(format!("--store=etcd={ETCD}"));
+        }
+        self.server = Some(spawn(command.env("RUST_LOG", "warn"), &self.log())?);
+        Ok(())
+    }
+
+    /// Resident memory in KiB.
+    pub(super) fn resident(&self) -> Result<u64> {
+        let pid = self.server.as_ref().context("the server does not run")?.0.id();
+        let (resident, _) = usage(pid).context("the server has ended")?;
+        Ok(resident)
+    }
+
+    pub(super) fn stop(&mut self) -> Result<()> {
+        let Some(mut server) = self.server.take() else { return Ok(()) };
+        kill_process(Pid::from_child(&server.0), Signal::TERM).context("end the server")?;
+        wait("end", &self.log(), || matches!(server.0.try_wait(), Ok(Some(_))))
+    }
+}
+
+/// Looks until it is so, for a while.
+fn wait(what: &str, log: &Path, mut is_so: impl FnMut() -> bool) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() {
+        if Instant::now() > deadline {
+            bail!("it does not {what} within {PATIENCE:?}; its log ends with\n{}", tail(log, 5));
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
+}
+
+fn start_etcd(folder: &Path) -> Result<Running> {
+    let mut command = Command::new("etcd");
+    command.arg("--data-dir").arg(folder.join("etcd"));
+    command.args(["--listen-client-urls", ETCD, "--advertise-client-urls", ETCD]);
+    command.args(["--listen-peer-urls", ETCD_PEERS, "--initial-advertise-peer-urls", ETCD_PEERS]);
+    command.arg(format!("--initial-cluster=default={ETCD_PEERS}"));
+    let log = folder.join("etcd.log");
+    let etcd = spawn(&mut command, &log)?;
+    let address = ETCD.trim_start_matches("http://");
+    wait("listen", &log, || std::net::TcpStream::connect(address).is_ok())?;
+    Ok(etcd)
+}
+
+/// Runs the load; what it measured.
+pub(super) fn load(programs: &Programs, folder: &Path, command: &str, words: &[&str]) -> Result<Value> {
+    let output = Command::new(&programs.load)
+        .arg(ADDRESS)
+        .arg(folder.join("pki"))
+        .arg(command)
+        .args(words)
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("run {}", programs.load.display()))?;
+    if !output.status.success() {
+        let why = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        bail!("{command}: {why}\nthe server: {}", tail(&folder.join("server.log"), 5));
+    }
+    serde_json::from_slice(&output.stdout).with_context(|| format!("{command} printed no JSON"))
+}

@@ -1,0 +1,16 @@
+//! `cargo xtask bench`: measurements that repeat, one folder each.
+
+pub mod api;
+pub mod report;
+
+#[derive(clap::Subcommand)]
+pub enum Bench {
+    /// Measure the API server over TLS, with each store
+    Api(api::Arguments),
+}
+
+pub fn run(bench: Bench) -> anyhow::Result<()> {
+    match bench {
+        Bench::Api(arguments) => api::run(arguments),
+    }
+}
