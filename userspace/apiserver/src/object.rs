@@ -100,7 +100,15 @@ fn selectable(kind: &Kind, object: &Value) -> Value {
         }
         *to = from.clone();
     }
-    out
+    compact(out)
+}
+
+/// The same without room for more: maps that grew have room for three times as much, and every object has some.
+fn compact(value: Value) -> Value {
+    let Value::Object(map) = value else { return value };
+    let mut out = Map::with_capacity(map.len());
+    out.extend(map.into_iter().map(|(name, value)| (name, compact(value))));
+    Value::Object(out)
 }
 
 /// The key under which a kind's objects are stored: `/registry/[group/]plural/[namespace/]name`.

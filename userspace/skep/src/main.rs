@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
-use commands::{agent, server, token};
+use commands::{agent, secrets, server, token};
 
 /// Kubernetes-API orchestrator whose network is eBPF
 #[derive(Parser)]
@@ -22,6 +22,9 @@ enum Command {
     Server(Box<server::Server>),
     /// Be a node
     Agent(Box<agent::Agent>),
+    /// Manage the keys that Secrets are sealed with
+    #[command(subcommand)]
+    Secrets(secrets::Secrets),
     /// Manage the tokens by which machines join
     #[command(subcommand)]
     Token(token::Token),
@@ -52,6 +55,7 @@ fn run(command: Command) -> Result<()> {
         match command {
             Command::Server(server) => server::run(*server).await,
             Command::Agent(agent) => agent::run(*agent).await,
+            Command::Secrets(secrets) => secrets::run(secrets),
             Command::Token(token) => token::run(token).await,
         }
     })

@@ -24,6 +24,9 @@ pub enum StoreError {
     /// Told, never repaired over: what was read does not match its checksum.
     #[error("the store is damaged and was left as it is; restore a backup: {0}")]
     Corrupt(String),
+    /// A value can be read with a key only that this server does not have.
+    #[error("{key} is sealed with key {id}, which this server does not have")]
+    Sealed { key: String, id: String },
     /// The outcome of a write that got this answer is not known.
     #[error("the store cannot be reached: {0}")]
     Unavailable(String),

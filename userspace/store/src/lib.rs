@@ -1,12 +1,14 @@
 //! The store: keys to values under one global revision, with etcd's semantics.
 //!
 //! In: compare-and-swap writes, reads at a revision, watches from a revision. Out: entries, ordered events, durable
-//! before they are acknowledged. [`embedded::EmbeddedStore`] is for one server, [`etcd::EtcdStore`] for several.
+//! before they are acknowledged. [`embedded::EmbeddedStore`] is for one server, [`etcd::EtcdStore`] for several;
+//! [`sealed::SealedStore`] encrypts part of either.
 
 pub mod embedded;
 mod error;
 pub mod etcd;
 mod record;
+pub mod sealed;
 mod state;
 mod watch;
 

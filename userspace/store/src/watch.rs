@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::mpsc;
 
+use crate::sealed::Opener;
 use crate::{Event, Result, Revision, StoreError};
 
 /// What a watcher is sent.
@@ -26,13 +27,18 @@ pub struct Watch {
     items: mpsc::Receiver<Result<WatchItem>>,
     waiting: Arc<AtomicUsize>,
     ended: bool,
+    /// For events whose values are sealed.
+    opener: Option<Arc<Opener>>,
 }
 
 impl Watch {
     pub(crate) fn channel() -> (WatchSender, Watch) {
         let (sender, items) = mpsc::channel(MAX_ITEMS);
         let waiting = Arc::new(AtomicUsize::new(0));
-        (WatchSender { items: sender, waiting: waiting.clone() }, Watch { items, waiting, ended: false })
+        (
+            WatchSender { items: sender, waiting: waiting.clone() },
+            Watch { items, waiting, ended: false, opener: None },
+        )
     }
 
     /// `None` after an error. A sender that vanished left the watcher behind: that is `Lagged`, never a silent end.
@@ -44,8 +50,24 @@ impl Watch {
         if let Ok(WatchItem::Events(events)) = &item {
             self.waiting.fetch_sub(events.len(), Ordering::Relaxed);
         }
+        let item = item.and_then(|item| self.open(item));
         self.ended = item.is_err();
         Some(item)
+    }
+
+    pub(crate) fn opened_by(self, opener: Arc<Opener>) -> Watch {
+        Watch { opener: Some(opener), ..self }
+    }
+
+    fn open(&self, item: WatchItem) -> Result<WatchItem> {
+        match (&self.opener, item) {
+            (Some(opener), WatchItem::Events(events)) => {
+                let opened: Result<Vec<Event>> =
+                    events.into_iter().map(|event| opener.event(event)).collect();
+                Ok(WatchItem::Events(opened?))
+            }
+            (_, item) => Ok(item),
+        }
     }
 }
 

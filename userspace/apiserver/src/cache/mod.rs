@@ -18,6 +18,8 @@ use crate::access::{Access, matters};
 use crate::object::{Object, prefix};
 
 const ROOT: &str = "/registry/";
+/// Entries that are held twice, as stored and as sent, while the caches are filled.
+const PAGE: usize = 4_096;
 /// How long a read waits for the caches to reach the store before it says so.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -90,22 +92,30 @@ impl Caches {
 impl Shared {
     /// Fills the caches with the present; used at the start and after history was lost.
     async fn fill(&self, store: &dyn Store) -> Result<Revision, StoreError> {
-        let range = store.range(ROOT, None, 0, None).await?;
         let mut objects: HashMap<&str, Vec<Arc<Object>>> = HashMap::new();
-        for entry in &range.entries {
-            if let Some((prefix, (kind, _))) = self.resource_of(&entry.key) {
-                let object = Object::from_entry(kind, entry);
-                if matters(kind) {
-                    self.access.apply(&object.value());
+        let (mut after, mut at) = (None, None);
+        let revision = loop {
+            let page = store.range(ROOT, after.as_deref(), PAGE, at).await?;
+            for entry in &page.entries {
+                if let Some((prefix, (kind, _))) = self.resource_of(&entry.key) {
+                    let object = Object::from_entry(kind, entry);
+                    if matters(kind) {
+                        self.access.apply(&object.value());
+                    }
+                    objects.entry(prefix).or_default().push(Arc::new(object));
                 }
-                objects.entry(prefix).or_default().push(Arc::new(object));
             }
-        }
+            if !page.more {
+                break page.revision;
+            }
+            at = Some(page.revision);
+            after = page.entries.last().map(|entry| entry.key.clone());
+        };
         for (prefix, (_, resource)) in &self.resources {
-            resource.reset(objects.remove(prefix.as_str()).unwrap_or_default(), range.revision);
+            resource.reset(objects.remove(prefix.as_str()).unwrap_or_default(), revision);
         }
-        self.applied.send_replace(range.revision);
-        Ok(range.revision)
+        self.applied.send_replace(revision);
+        Ok(revision)
     }
 
     fn resource_of(&self, key: &str) -> Option<(&str, &(&'static Kind, Arc<Resource>))> {

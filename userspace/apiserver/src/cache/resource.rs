@@ -81,6 +81,27 @@ impl Resource {
         self.read().with_prefix(prefix)
     }
 
+    /// As [`Self::list`], but as it was at a revision; `None` if the changes since then are not known any more.
+    pub(crate) fn list_at(&self, prefix: &str, at: Revision) -> Option<Vec<Arc<Object>>> {
+        let inner = self.read();
+        if at < inner.complete_after {
+            return None;
+        }
+        let mut objects = inner.with_prefix(prefix);
+        let since = inner.changes.partition_point(|change| change.revision() <= at);
+        // The first change since then says how its object was before.
+        let mut before: BTreeMap<&str, Option<&Arc<Object>>> = BTreeMap::new();
+        for change in inner.changes.range(since..).filter(|change| change.object.key.starts_with(prefix)) {
+            before.entry(&change.object.key).or_insert(change.previous.as_ref());
+        }
+        if !before.is_empty() {
+            objects.retain(|object| !before.contains_key(&*object.key));
+            objects.extend(before.into_values().flatten().cloned());
+            objects.sort_by(|a, b| a.key.cmp(&b.key));
+        }
+        Some(objects)
+    }
+
     /// Changes after a revision that are known, and all that come.
     pub(crate) fn watch(&self, after: Revision) -> Result<(Vec<Arc<Change>>, Changes), Gone> {
         let mut inner = self.write();
@@ -122,5 +143,44 @@ impl Inner {
         self.watchers.retain(|watcher| !watcher.is_closed());
         self.watchers.push(sender);
         receiver
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use skep_store::Entry;
+
+    use super::*;
+
+    fn object(key: &str, revision: Revision) -> Arc<Object> {
+        let kind = skep_api::find("", "v1", "configmaps").unwrap();
+        let value = format!("{{\"metadata\":{{\"name\":\"{key}\"}}}}").into();
+        let entry = Entry { key: format!("/n/{key}").into(), value, created: 1, modified: revision };
+        Arc::new(Object::from_entry(kind, &entry))
+    }
+
+    fn seen(objects: &[Arc<Object>]) -> Vec<(String, Revision)> {
+        objects.iter().map(|object| (object.key.to_string(), object.revision)).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn the_past_is_as_it_was(writes in prop::collection::vec((0u8..5, any::<bool>()), 0..60)) {
+            let resource = Resource::default();
+            resource.reset(vec![object("k0", 1), object("k3", 2)], 2);
+            let mut states = vec![seen(&resource.list("/n/"))];
+            for (revision, (key, delete)) in (3..).zip(writes) {
+                match delete {
+                    true => resource.delete(&format!("/n/k{key}"), revision),
+                    false => resource.put(object(&format!("k{key}"), revision)),
+                }
+                states.push(seen(&resource.list("/n/")));
+            }
+            for (revision, state) in (2..).zip(states) {
+                prop_assert_eq!(seen(&resource.list_at("/n/", revision).unwrap()), state);
+            }
+            prop_assert!(resource.list_at("/n/", 1).is_none());
+        }
     }
 }

@@ -17,6 +17,9 @@ use crate::negotiate::{View, metadata_of, render_value, respond_large, table_of,
 use crate::object::{Object, prefix};
 use crate::write::store_error;
 
+/// Objects that are parsed in a few milliseconds; clients that page ask for no more.
+const PARSED_AT_ONCE: usize = 512;
+
 /// What a list, a watch or a collection delete selects.
 pub(crate) struct Selection {
     /// Of the keys: the kind's, or one namespace's of it.
@@ -74,14 +77,17 @@ pub(crate) async fn handle(call: Call) -> Result<Response, Status> {
     let selection = Selection::of(kind, &call.target.namespace, &call.query)?;
     let limit: usize = parse_number(&call.query, "limit")?.unwrap_or(0) as usize;
     let page = match call.query.get("continue") {
-        Some(token) => stored_page(&call, &selection, limit, Continue::parse(token)?).await?,
+        Some(token) => past_page(&call, &selection, limit, Continue::parse(token)?).await?,
         None => present_page(&call, &selection, limit).await?,
     };
     if view == View::Whole && kind.group != crate::events::GROUP {
         return Ok(respond_items(&call.headers, page.head(kind), page.objects));
     }
-    // Every object is parsed for these: that is no work for the threads that serve all others.
     let headers = call.headers;
+    if page.objects.len() <= PARSED_AT_ONCE {
+        return Ok(respond_large(&headers, page.body(kind, view)));
+    }
+    // Every object is parsed for these: so many are no work for the threads that serve all others.
     let made = tokio::task::spawn_blocking(move || respond_large(&headers, page.body(kind, view)));
     made.await.map_err(Status::internal)
 }
@@ -107,7 +113,7 @@ async fn present_page(call: &Call, selection: &Selection, limit: usize) -> Resul
         Some(0) => caches.applied(),
         Some(at) if exact => {
             let from_start = Continue { revision: at, after: String::new() };
-            return stored_page(call, selection, limit, from_start).await;
+            return past_page(call, selection, limit, from_start).await;
         }
         Some(at) => {
             let now = caches.catch_up().await.map_err(store_error)?;
@@ -120,19 +126,22 @@ async fn present_page(call: &Call, selection: &Selection, limit: usize) -> Resul
         None => caches.catch_up().await.map_err(store_error)?,
     };
     let resource = caches.of(call.target.kind).ok_or_else(Status::no_such_path)?;
-    let mut objects = resource.list(&selection.prefix);
-    if !selection.is_everything() {
-        objects.retain(|object| selection.selects(object));
-    }
     // The cache may have moved on while we read: the list is at least as new as the revision it tells.
-    let (mut next, mut remaining) = (None, None);
-    if limit != 0 && objects.len() > limit {
-        remaining = selection.is_everything().then_some((objects.len() - limit) as u64);
-        objects.truncate(limit);
-        let after = objects.last().map(|object| object.key.to_string()).unwrap_or_default();
-        next = Some(Continue { revision, after });
+    Ok(Page::cut(resource.list(&selection.prefix), selection, limit, revision))
+}
+
+/// A page of the past: from the cache while it knows what changed since, else from the store.
+async fn past_page(call: &Call, selection: &Selection, limit: usize, from: Continue) -> Result<Page, Status> {
+    let caches = &call.server.caches;
+    let resource = caches.of(call.target.kind).ok_or_else(Status::no_such_path)?;
+    if from.revision <= caches.catch_up().await.map_err(store_error)?
+        && let Some(mut objects) = resource.list_at(&selection.prefix, from.revision)
+    {
+        let seen = objects.partition_point(|object| *object.key <= *from.after);
+        objects.drain(..seen);
+        return Ok(Page::cut(objects, selection, limit, from.revision));
     }
-    Ok(Page { objects, revision, next, remaining })
+    stored_page(call, selection, limit, from).await
 }
 
 /// A page of the past, from the store.
@@ -175,6 +184,21 @@ async fn stored_page(
 }
 
 impl Page {
+    /// The first of these objects that are selected.
+    fn cut(mut objects: Vec<Arc<Object>>, selection: &Selection, limit: usize, revision: Revision) -> Page {
+        if !selection.is_everything() {
+            objects.retain(|object| selection.selects(object));
+        }
+        let (mut next, mut remaining) = (None, None);
+        if limit != 0 && objects.len() > limit {
+            remaining = selection.is_everything().then_some((objects.len() - limit) as u64);
+            objects.truncate(limit);
+            let after = objects.last().map(|object| object.key.to_string()).unwrap_or_default();
+            next = Some(Continue { revision, after });
+        }
+        Page { objects, revision, next, remaining }
+    }
+
     fn metadata(&self) -> Value {
         let mut metadata = json!({"resourceVersion": self.revision.to_string()});
         if let Some(next) = &self.next {

@@ -56,7 +56,8 @@ where
     };
     let slim = |mut object: K| {
         object.metadata_mut().managed_fields = None;
-        Object::from(object)
+        // Lists are decoded with room for four items of whatever size; a clone has no room to spare. A pod takes a third.
+        Object::from(K::clone(&object))
     };
     let mut stream = pin!(watcher(api, config).default_backoff());
     while let Some(step) = stream.next().await {

@@ -14,7 +14,8 @@ use skep_apiserver::{ApiServer, Config, Identity, NODE_PORTS, NodeTls, ServiceNe
 use skep_control::LeaderElection;
 use skep_store::Store;
 use skep_store::embedded::EmbeddedStore;
-use skep_store::etcd::EtcdStore;
+use skep_store::etcd::{Certificate, EtcdStore, TlsOptions};
+use skep_store::sealed::{SealedStore, holds_sealed};
 use tokio::net::TcpListener;
 
 use super::duration;
@@ -35,6 +36,8 @@ pub(crate) struct Server {
     /// `embedded`, or `etcd=URL[,URL...]`
     #[arg(long, default_value = "embedded")]
     store: StoreChoice,
+    #[command(flatten)]
+    etcd_tls: EtcdTls,
     /// Addresses of Services; may be repeated for IPv4 and IPv6
     #[arg(long = "service-cidr", default_value = "10.96.0.0/12")]
     service_cidrs: Vec<IpNetwork>,
@@ -50,6 +53,35 @@ pub(crate) struct Server {
     /// Several servers share one etcd: only the elected one runs controllers
     #[arg(long)]
     leader_elect: bool,
+}
+
+/// Files in PEM.
+#[derive(clap::Args)]
+struct EtcdTls {
+    /// The CA of etcd's certificates
+    #[arg(long)]
+    etcd_cafile: Option<PathBuf>,
+    /// The certificate that etcd knows this server by
+    #[arg(long, requires = "etcd_keyfile")]
+    etcd_certfile: Option<PathBuf>,
+    /// Its key
+    #[arg(long, requires = "etcd_certfile")]
+    etcd_keyfile: Option<PathBuf>,
+}
+
+impl EtcdTls {
+    fn options(&self) -> Result<Option<TlsOptions>> {
+        let EtcdTls { etcd_cafile, etcd_certfile, etcd_keyfile } = self;
+        let read = |file: &PathBuf| std::fs::read(file).with_context(|| format!("read {}", file.display()));
+        let mut options = TlsOptions::new();
+        if let Some(ca) = etcd_cafile {
+            options = options.ca_certificate(Certificate::from_pem(read(ca)?));
+        }
+        if let (Some(certificate), Some(key)) = (etcd_certfile, etcd_keyfile) {
+            options = options.identity(skep_store::etcd::Identity::from_pem(read(certificate)?, read(key)?));
+        }
+        Ok((etcd_cafile.is_some() || etcd_certfile.is_some()).then_some(options))
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,6 +106,8 @@ impl FromStr for StoreChoice {
 
 /// Least time until certificates are looked at again.
 const RENEW_PAUSE: Duration = Duration::from_secs(3600);
+/// Where the API server keeps Secrets.
+const SECRETS: &str = "/registry/secrets/";
 const ISSUER: &str = "https://kubernetes.default.svc";
 
 pub(crate) async fn run(server: Server) -> Result<()> {
@@ -81,7 +115,7 @@ pub(crate) async fn run(server: Server) -> Result<()> {
         bail!("--node-monitor-grace-period is at least 5s");
     }
     let pki = Arc::new(Pki::open(&server.data_dir.join("pki"))?);
-    let store = open_store(&server).await?;
+    let store = sealed(open_store(&server).await?, &pki).await?;
     let api = ApiServer::new(api_config(&server, &pki, store)?).await.context("start the API server")?;
     write_kubeconfig(&server, &pki)?;
     let controllers = skep_control::run(
@@ -107,10 +141,32 @@ async fn open_store(server: &Server) -> Result<Arc<dyn Store>> {
             Ok(Arc::new(store))
         }
         StoreChoice::Etcd(urls) => {
-            let store = EtcdStore::connect(urls, None).await;
+            let store = EtcdStore::connect(urls, server.etcd_tls.options()?).await;
             Ok(Arc::new(store.with_context(|| format!("connect to etcd at {}", urls.join(",")))?))
         }
     }
+}
+
+/// Secrets are sealed wherever the store keeps them.
+async fn sealed(store: Arc<dyn Store>, pki: &Pki) -> Result<Arc<dyn Store>> {
+    let keyring = match pki.sealing_keys()? {
+        Some(keyring) => keyring,
+        None if holds_sealed(&*store, SECRETS).await.context("look for sealed Secrets")? => bail!(
+            "the store holds Secrets sealed with a key of {0}, and there is no such file; restore {0} from a copy, or from \
+             another server of this cluster",
+            pki.sealing_file().display()
+        ),
+        None => pki.make_sealing_key()?,
+    };
+    let key = keyring.id().to_owned();
+    let store = SealedStore::new(store, SECRETS, keyring);
+    let resealed = store.reseal().await;
+    let resealed =
+        resealed.with_context(|| format!("read the Secrets with {}", pki.sealing_file().display()))?;
+    if resealed > 0 {
+        tracing::info!(secrets = resealed, key, "sealed Secrets anew");
+    }
+    Ok(Arc::new(store))
 }
 
 fn api_config(server: &Server, pki: &Pki, store: Arc<dyn Store>) -> Result<Config> {

@@ -5,6 +5,7 @@
 mod authority;
 mod files;
 mod leaf;
+mod sealing;
 
 use std::path::{Path, PathBuf};
 
@@ -13,6 +14,7 @@ pub(crate) use files::write_private;
 pub(crate) use leaf::{CLIENT, CertifiedPem, Leaf, SERVER, due, request};
 
 use rcgen::KeyPair;
+use skep_store::sealed::BadKeyring;
 
 /// Why keys or certificates cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +25,8 @@ pub(crate) enum PkiError {
         "{path} is not what it should be: {reason}; restore it from a copy, or remove it to have a new one made"
     )]
     Bad { path: PathBuf, reason: String },
+    #[error("{path}: {source}; restore it from a copy")]
+    Keyring { path: PathBuf, source: BadKeyring },
     #[error("make {what}: {source}")]
     Make { what: &'static str, source: rcgen::Error },
 }

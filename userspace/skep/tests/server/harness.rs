@@ -1,0 +1,89 @@
+//! A server process in a folder, and clients of it.
+
+use std::fs::File;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use kube::Client;
+use kube::config::{Config, KubeConfigOptions, Kubeconfig};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Killed without a warning when dropped.
+pub(crate) struct Process(pub(crate) Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+pub(crate) struct Server {
+    folder: PathBuf,
+    _process: Process,
+}
+
+/// An address that nobody listens on.
+pub(crate) fn free_address() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+pub(crate) fn skep() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_skep"))
+}
+
+fn command(folder: &Path, args: &[String]) -> Command {
+    let mut command = skep();
+    command.args(["server", "--listen", &free_address().to_string(), "--data-dir"]).arg(folder).args(args);
+    command.env("RUST_LOG", "info").stdin(Stdio::null());
+    command
+}
+
+/// What a server says that does not start.
+pub(crate) fn refusal(folder: &Path, args: &[String]) -> String {
+    let Output { status, stderr, .. } = command(folder, args).output().unwrap();
+    assert!(!status.success());
+    String::from_utf8_lossy(&stderr).into_owned()
+}
+
+impl Server {
+    /// Starts it, and waits until it answers.
+    pub(crate) async fn start(folder: &Path, args: &[String]) -> Server {
+        // A kubeconfig of an earlier start names another port.
+        let _ = std::fs::remove_file(folder.join("admin.kubeconfig"));
+        std::fs::create_dir_all(folder).unwrap();
+        let log = File::options().create(true).append(true).open(folder.join("server.log")).unwrap();
+        let process = Process(command(folder, args).stderr(log).spawn().unwrap());
+        let server = Server { folder: folder.to_owned(), _process: process };
+        let start = Instant::now();
+        loop {
+            if let Some(client) = server.try_client().await
+                && client.apiserver_version().await.is_ok()
+            {
+                return server;
+            }
+            assert!(start.elapsed() < PATIENCE, "the server does not answer; it says\n{}", server.log());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    async fn try_client(&self) -> Option<Client> {
+        let read = Kubeconfig::read_from(self.folder.join("admin.kubeconfig")).ok()?;
+        let config = Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await.ok()?;
+        Client::try_from(config).ok()
+    }
+
+    pub(crate) async fn client(&self) -> Client {
+        self.try_client().await.expect("a client of a server that answers")
+    }
+
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.join("server.log")).unwrap_or_default()
+    }
+
+    /// kill -9.
+    pub(crate) fn kill(self) {}
+}

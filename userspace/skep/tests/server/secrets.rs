@@ -1,0 +1,83 @@
+//! Secrets at rest: unreadable without the key, readable with it, and sealed anew when it is rotated.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kube::Api;
+use kube::api::PostParams;
+use serde_json::json;
+
+use crate::harness::{Server, refusal, skep};
+
+const SECRET: &str = "correct-horse-battery-staple";
+const SECRET_BASE64: &str = "Y29ycmVjdC1ob3JzZS1iYXR0ZXJ5LXN0YXBsZQ==";
+const PUBLIC: &str = "nobody-minds-who-reads-this";
+
+fn is_on_disk(folder: &Path, text: &str) -> bool {
+    let stored = fs::read(folder.join("store.redb")).unwrap();
+    stored.windows(text.len()).any(|window| window == text.as_bytes())
+}
+
+async fn read(server: &Server) -> String {
+    let secrets: Api<Secret> = Api::namespaced(server.client().await, "default");
+    let found = secrets.get("sealed").await.unwrap();
+    String::from_utf8(found.data.unwrap()["password"].0.clone()).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_is_sealed_on_disk_and_its_key_can_be_rotated() {
+    let folder = tempfile::tempdir().unwrap();
+    let (folder, keys) = (folder.path(), folder.path().join("pki/secrets.keys"));
+    let server = Server::start(folder, &[]).await;
+    let client = server.client().await;
+    let secret: Secret =
+        serde_json::from_value(json!({"metadata": {"name": "sealed"}, "stringData": {"password": SECRET}}))
+            .unwrap();
+    let public: ConfigMap =
+        serde_json::from_value(json!({"metadata": {"name": "public"}, "data": {"text": PUBLIC}})).unwrap();
+    let post = PostParams::default();
+    Api::<Secret>::namespaced(client.clone(), "default").create(&post, &secret).await.unwrap();
+    Api::<ConfigMap>::namespaced(client, "default").create(&post, &public).await.unwrap();
+    assert_eq!(read(&server).await, SECRET);
+    server.kill();
+    assert!(is_on_disk(folder, PUBLIC), "this test sees what is not sealed");
+    assert!(!is_on_disk(folder, SECRET) && !is_on_disk(folder, SECRET_BASE64));
+    assert_eq!(fs::metadata(&keys).unwrap().permissions().mode() & 0o777, 0o600);
+
+    let first = fs::read_to_string(&keys).unwrap();
+    let rotated = skep().args(["secrets", "rotate", "--data-dir"]).arg(folder).output().unwrap();
+    let said = String::from_utf8_lossy(&rotated.stdout).into_owned();
+    assert!(rotated.status.success() && said.contains("Next:") && said.contains("restart"), "{said}");
+    let server = Server::start(folder, &[]).await;
+    assert_eq!(read(&server).await, SECRET);
+    assert!(server.log().contains("sealed Secrets anew"), "{}", server.log());
+    server.kill();
+
+    // The new key alone is enough now.
+    let both = fs::read_to_string(&keys).unwrap();
+    let second = both.lines().next().unwrap();
+    assert!(both.ends_with(&first) && !first.contains(second));
+    fs::write(&keys, format!("{second}\n")).unwrap();
+    let server = Server::start(folder, &[]).await;
+    assert_eq!(read(&server).await, SECRET);
+    server.kill();
+
+    fs::write(&keys, &first).unwrap();
+    let said = refusal(folder, &[]);
+    let id = second.split(' ').next().unwrap();
+    assert!(said.contains(&format!("sealed with key {id}")) && said.contains("secrets.keys"), "{said}");
+    fs::remove_file(&keys).unwrap();
+    let said = refusal(folder, &[]);
+    assert!(said.contains("there is no such file; restore") && said.contains("secrets.keys"), "{said}");
+    assert!(!keys.exists(), "no key is made where another is missing");
+}
+
+#[test]
+fn rotating_where_no_server_is_says_what_to_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = skep().args(["secrets", "rotate", "--data-dir"]).arg(folder.path()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && said.contains("--data-dir"), "{said}");
+}

@@ -1,0 +1,210 @@
+//! Keys that values are sealed with, and the form of a sealed value.
+//!
+//! A sealed value names its key: `skep:sealed:v1:aesgcm:ID:`, then nonce, ciphertext and tag. The place where it lies is
+//! authenticated with it, so that a value put in another's place does not open. The concept is EncryptionConfiguration's:
+//! the first key seals, all of them open.
+
+use std::fmt;
+
+use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
+use aws_lc_rs::rand;
+use bytes::Bytes;
+
+use crate::{Result, StoreError};
+
+const MARK: &[u8] = b"skep:sealed:v1:aesgcm:";
+const KEY_BYTES: usize = 32;
+const ID_BYTES: usize = 4;
+
+/// The keys, the first of which seals.
+pub struct Keyring {
+    keys: Vec<Key>,
+}
+
+struct Key {
+    id: String,
+    aead: RandomizedNonceKey,
+}
+
+/// Why a text is not a keyring. The text itself is never told.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadKeyring {
+    #[error("it holds no key")]
+    Empty,
+    #[error("line {0} is not a key's id, a space, and 64 hexadecimal digits")]
+    Line(usize),
+    #[error("line {0} has the id of an earlier line")]
+    Twice(usize),
+    #[error("the system gives no random bytes")]
+    Random,
+}
+
+impl fmt::Debug for Keyring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.keys.iter().map(|key| &key.id)).finish()
+    }
+}
+
+impl Keyring {
+    /// One key a line: its id, and its bytes in hexadecimal digits.
+    pub fn parse(text: &str) -> Result<Keyring, BadKeyring> {
+        let mut keys: Vec<Key> = Vec::new();
+        for (at, line) in text.lines().enumerate() {
+            if line.trim().is_empty() {
+                continue;
+            }
+            let parsed = line.trim().split_once(' ').and_then(|(id, hex)| Key::new(id, &from_hex(hex)?));
+            let key = parsed.ok_or(BadKeyring::Line(at + 1))?;
+            if keys.iter().any(|other| other.id == key.id) {
+                return Err(BadKeyring::Twice(at + 1));
+            }
+            keys.push(key);
+        }
+        if keys.is_empty() { Err(BadKeyring::Empty) } else { Ok(Keyring { keys }) }
+    }
+
+    /// A line with a new key.
+    pub fn new_line() -> Result<String, BadKeyring> {
+        let mut random = [0; ID_BYTES + KEY_BYTES];
+        rand::fill(&mut random).map_err(|_| BadKeyring::Random)?;
+        let (id, key) = random.split_at(ID_BYTES);
+        Ok(format!("{} {}\n", to_hex(id), to_hex(key)))
+    }
+
+    /// Of the key that seals.
+    pub fn id(&self) -> &str {
+        self.keys.first().map_or("", |key| &key.id)
+    }
+
+    pub(super) fn seal(&self, place: &str, plain: &[u8]) -> Result<Bytes> {
+        let key = self.keys.first().ok_or_else(failed)?;
+        let mut text = plain.to_vec();
+        let nonce = key.aead.seal_in_place_append_tag(Aad::from(place), &mut text).map_err(|_| failed())?;
+        Ok(Bytes::from([MARK, key.id.as_bytes(), b":", nonce.as_ref(), &text].concat()))
+    }
+
+    /// A value that is not sealed is as it is: it was stored before there were keys.
+    pub(super) fn open(&self, place: &str, stored: &Bytes) -> Result<Bytes> {
+        let Some(sealed) = parts(stored) else { return Ok(stored.clone()) };
+        let Sealed { id, nonce, text } = sealed.ok_or_else(|| damaged(place))?;
+        let key = self.keys.iter().find(|key| key.id == id);
+        let key = key.ok_or_else(|| StoreError::Sealed { key: place.to_owned(), id: id.to_owned() })?;
+        let mut text = text.to_vec();
+        let opened = key.aead.open_in_place(nonce, Aad::from(place), &mut text);
+        let length = opened.map_err(|_| damaged(place))?.len();
+        text.truncate(length);
+        Ok(Bytes::from(text))
+    }
+}
+
+/// Whether a value is sealed with this key.
+pub(super) fn is_sealed_by(stored: &[u8], id: &str) -> bool {
+    matches!(parts(stored), Some(Some(sealed)) if sealed.id == id)
+}
+
+/// Whether a value is sealed with any key.
+pub(super) fn is_sealed(stored: &[u8]) -> bool {
+    stored.starts_with(MARK)
+}
+
+struct Sealed<'a> {
+    id: &'a str,
+    nonce: Nonce,
+    text: &'a [u8],
+}
+
+/// `None`: not sealed. `Some(None)`: it says that it is, and is too short or odd for that.
+fn parts(stored: &[u8]) -> Option<Option<Sealed<'_>>> {
+    let rest = stored.strip_prefix(MARK)?;
+    let read = || {
+        let end = rest.iter().position(|byte| *byte == b':')?;
+        let (nonce, text) = rest.get(end + 1..)?.split_at_checked(NONCE_LEN)?;
+        let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
+        Some(Sealed { id: str::from_utf8(&rest[..end]).ok()?, nonce, text })
+    };
+    Some(read())
+}
+
+fn failed() -> StoreError {
+    StoreError::Unavailable("a value could not be sealed".to_owned())
+}
+
+fn damaged(place: &str) -> StoreError {
+    StoreError::Corrupt(format!("the sealed value of {place} was altered"))
+}
+
+impl Key {
+    fn new(id: &str, bytes: &[u8]) -> Option<Key> {
+        let fit = !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+        let aead = RandomizedNonceKey::new(&AES_256_GCM, bytes).ok()?;
+        fit.then(|| Key { id: id.to_owned(), aead })
+    }
+}
+
+fn to_hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn from_hex(text: &str) -> Option<Vec<u8>> {
+    let text = text.trim();
+    // What Rust reads as a number may have a sign.
+    if text.len() != 2 * KEY_BYTES || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return None;
+    }
+    let pairs = text.as_bytes().chunks(2);
+    pairs.map(|pair| u8::from_str_radix(str::from_utf8(pair).ok()?, 16).ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn keyring(text: &str) -> Keyring {
+        Keyring::parse(text).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_sealed_opens_in_its_place_only(plain: Vec<u8>, at: prop::sample::Index) {
+            let keys = keyring(&Keyring::new_line().unwrap());
+            let sealed = keys.seal("/a", &plain).unwrap();
+            prop_assert_eq!(&keys.open("/a", &sealed).unwrap()[..], &plain[..]);
+            prop_assert!(keys.open("/b", &sealed).is_err());
+            let mut altered = sealed.to_vec();
+            let at = MARK.len() + at.index(altered.len() - MARK.len());
+            altered[at] ^= 1;
+            prop_assert!(keys.open("/a", &altered.into()).is_err());
+        }
+
+        #[test]
+        fn foreign_bytes_never_panic(rest: Vec<u8>, text: String) {
+            let keys = keyring(&Keyring::new_line().unwrap());
+            let _ = keys.open("/a", &[MARK, &rest].concat().into());
+            let _ = Keyring::parse(&text);
+        }
+    }
+
+    #[test]
+    fn the_first_key_seals_and_every_key_opens() {
+        let (old, new) = (Keyring::new_line().unwrap(), Keyring::new_line().unwrap());
+        let sealed = keyring(&old).seal("/a", b"x").unwrap();
+        let both = keyring(&format!("{new}{old}"));
+        assert_eq!(&both.open("/a", &sealed).unwrap()[..], b"x");
+        let again = both.seal("/a", b"x").unwrap();
+        assert!(is_sealed_by(&again, keyring(&new).id()) && !is_sealed_by(&sealed, both.id()));
+        let missing = keyring(&new).open("/a", &sealed);
+        assert!(matches!(missing, Err(StoreError::Sealed { id, .. }) if id == keyring(&old).id()));
+    }
+
+    #[test]
+    fn a_bad_file_is_told_without_its_keys() {
+        let line = Keyring::new_line().unwrap();
+        assert_eq!(Keyring::parse("\n").err(), Some(BadKeyring::Empty));
+        assert_eq!(Keyring::parse(&format!("{line}{line}")).err(), Some(BadKeyring::Twice(2)));
+        for bad in ["a", "a 00", "a:b 00", &line[..line.len() - 2], &line.replace(' ', "")] {
+            assert_eq!(Keyring::parse(bad).err(), Some(BadKeyring::Line(1)), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! A store whose values below one prefix lie sealed in the store beneath it.
+//!
+//! In and out: the values as they are. What is on disk, in etcd and in their history can be read by nobody without a key.
+
+mod keyring;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::{Entry, Event, Expect, Range, Result, Revision, Store, StoreError, Watch};
+use keyring::{is_sealed, is_sealed_by};
+
+pub use keyring::{BadKeyring, Keyring};
+
+pub struct SealedStore {
+    inner: Arc<dyn Store>,
+    opener: Arc<Opener>,
+}
+
+/// Opens what is sealed, and lets all else pass.
+pub(crate) struct Opener {
+    prefix: String,
+    keyring: Keyring,
+}
+
+/// Whether any value with `prefix` is sealed: then its keys must be had, and making new ones would be wrong.
+pub async fn holds_sealed(store: &dyn Store, prefix: &str) -> Result<bool> {
+    Ok(store.range(prefix, None, 0, None).await?.entries.iter().any(|entry| is_sealed(&entry.value)))
+}
+
+impl SealedStore {
+    /// Seals what is written below `prefix`.
+    pub fn new(inner: Arc<dyn Store>, prefix: &str, keyring: Keyring) -> SealedStore {
+        SealedStore { inner, opener: Arc::new(Opener { prefix: prefix.to_owned(), keyring }) }
+    }
+
+    /// Writes anew what is not sealed with the first key; how many those were. Fails if a value does not open.
+    pub async fn reseal(&self) -> Result<usize> {
+        let (prefix, keyring) = (&self.opener.prefix, &self.opener.keyring);
+        let stored = self.inner.range(prefix, None, 0, None).await?;
+        let mut resealed = 0;
+        for entry in stored.entries {
+            let plain = keyring.open(&entry.key, &entry.value)?;
+            if is_sealed_by(&entry.value, keyring.id()) {
+                continue;
+            }
+            let sealed = keyring.seal(&entry.key, &plain)?;
+            match self.inner.put(&entry.key, sealed, Expect::Revision(entry.modified)).await {
+                Ok(_) => resealed += 1,
+                // Another server did it, or wrote something newer: with the first key, as this one.
+                Err(StoreError::Conflict { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(resealed)
+    }
+
+    fn seal(&self, key: &str, value: Bytes) -> Result<Bytes> {
+        if key.starts_with(&self.opener.prefix) { self.opener.keyring.seal(key, &value) } else { Ok(value) }
+    }
+}
+
+impl Opener {
+    fn entry(&self, mut entry: Entry) -> Result<Entry> {
+        if entry.key.starts_with(&self.prefix) {
+            entry.value = self.keyring.open(&entry.key, &entry.value)?;
+        }
+        Ok(entry)
+    }
+
+    pub(crate) fn event(&self, event: Event) -> Result<Event> {
+        Ok(match event {
+            Event::Put { entry, previous } => {
+                let previous = previous.map(|previous| self.entry(previous)).transpose()?;
+                Event::Put { entry: self.entry(entry)?, previous }
+            }
+            Event::Delete { previous, revision } => {
+                Event::Delete { previous: self.entry(previous)?, revision }
+            }
+        })
+    }
+
+    /// A refused write shows what is there.
+    fn error(&self, error: StoreError) -> StoreError {
+        match error {
+            StoreError::Conflict { actual: Some(actual) } => match self.entry(actual) {
+                Ok(actual) => StoreError::Conflict { actual: Some(actual) },
+                Err(error) => error,
+            },
+            error => error,
+        }
+    }
+}
+
+#[async_trait]
+impl Store for SealedStore {
+    async fn get(&self, key: &str, at: Option<Revision>) -> Result<(Option<Entry>, Revision)> {
+        let (entry, revision) = self.inner.get(key, at).await?;
+        Ok((entry.map(|entry| self.opener.entry(entry)).transpose()?, revision))
+    }
+
+    async fn range(
+        &self,
+        prefix: &str,
+        start_after: Option<&str>,
+        limit: usize,
+        at: Option<Revision>,
+    ) -> Result<Range> {
+        let range = self.inner.range(prefix, start_after, limit, at).await?;
+        let entries: Result<Vec<Entry>> =
+            range.entries.into_iter().map(|entry| self.opener.entry(entry)).collect();
+        Ok(Range { entries: entries?, ..range })
+    }
+
+    async fn put(&self, key: &str, value: Bytes, expect: Expect) -> Result<Entry> {
+        let sealed = self.seal(key, value.clone())?;
+        match self.inner.put(key, sealed, expect).await {
+            Ok(entry) => Ok(Entry { value, ..entry }),
+            Err(error) => Err(self.opener.error(error)),
+        }
+    }
+
+    async fn delete(&self, key: &str, expect: Expect) -> Result<(Entry, Revision)> {
+        match self.inner.delete(key, expect).await {
+            Ok((entry, revision)) => Ok((self.opener.entry(entry)?, revision)),
+            Err(error) => Err(self.opener.error(error)),
+        }
+    }
+
+    async fn watch(&self, prefix: &str, after: Revision) -> Result<Watch> {
+        Ok(self.inner.watch(prefix, after).await?.opened_by(self.opener.clone()))
+    }
+
+    async fn revision(&self) -> Result<Revision> {
+        self.inner.revision().await
+    }
+
+    async fn compact(&self, before: Revision) -> Result<()> {
+        self.inner.compact(before).await
+    }
+}

@@ -1,0 +1,93 @@
+//! Values below a prefix: as they are for who has the keys, unreadable on disk, and resealed when a key is rotated.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use skep_store::embedded::EmbeddedStore;
+use skep_store::sealed::{Keyring, SealedStore, holds_sealed};
+use skep_store::{Event, Expect, Store, StoreError, WatchItem};
+
+const PREFIX: &str = "/secrets/";
+const PLAIN: &[u8] = b"correct horse battery staple";
+
+async fn open(path: &Path, keys: &str) -> (Arc<EmbeddedStore>, SealedStore) {
+    let store = Arc::new(EmbeddedStore::open(path).unwrap());
+    let keyring = Keyring::parse(keys).unwrap();
+    (store.clone(), SealedStore::new(store, PREFIX, keyring))
+}
+
+fn plain() -> Bytes {
+    Bytes::from_static(PLAIN)
+}
+
+fn is_on_disk(path: &Path) -> bool {
+    std::fs::read(path).unwrap().windows(PLAIN.len()).any(|window| window == PLAIN)
+}
+
+#[tokio::test]
+async fn every_way_of_reading_gives_the_plain_value_and_the_disk_never_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.redb");
+    let (raw, store) = open(&path, &Keyring::new_line().unwrap()).await;
+    let mut watch = store.watch("/", 0).await.unwrap();
+    let put = store.put("/secrets/a", plain(), Expect::Absent).await.unwrap();
+    assert_eq!(put.value, plain());
+    assert_eq!(store.get("/secrets/a", None).await.unwrap().0.unwrap(), put);
+    assert_eq!(store.range("/", None, 0, None).await.unwrap().entries, std::slice::from_ref(&put));
+    let refused = store.put("/secrets/a", plain(), Expect::Absent).await;
+    assert!(matches!(refused, Err(StoreError::Conflict { actual: Some(actual) }) if actual == put));
+    let again = store.put("/secrets/a", plain(), Expect::Revision(put.modified)).await.unwrap();
+    let (gone, _) = store.delete("/secrets/a", Expect::Any).await.unwrap();
+    assert_eq!(gone, again);
+    let mut events = Vec::new();
+    while events.len() < 3 {
+        if let WatchItem::Events(some) = watch.next().await.unwrap().unwrap() {
+            events.extend(some);
+        }
+    }
+    assert_eq!(events[0], Event::Put { entry: put.clone(), previous: None });
+    assert_eq!(events[1], Event::Put { entry: again.clone(), previous: Some(put) });
+    assert!(matches!(&events[2], Event::Delete { previous, .. } if *previous == again));
+    store.put("/other", plain(), Expect::Any).await.unwrap();
+    assert_eq!(raw.get("/other", None).await.unwrap().0.unwrap().value, plain());
+    store.delete("/other", Expect::Any).await.unwrap();
+    drop((watch, store, raw));
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.redb");
+    let (raw, store) = open(&path, &Keyring::new_line().unwrap()).await;
+    store.put("/secrets/a", plain(), Expect::Absent).await.unwrap();
+    assert!(!is_on_disk(&path), "the plain value is in the file");
+    raw.put("/plain", plain(), Expect::Any).await.unwrap();
+    assert!(is_on_disk(&path), "this test can see a plain value");
+}
+
+#[tokio::test]
+async fn a_rotated_key_seals_everything_anew_and_the_old_one_can_go() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.redb");
+    let (old, new) = (Keyring::new_line().unwrap(), Keyring::new_line().unwrap());
+    let (raw, store) = open(&path, &old).await;
+    // One from before there were keys.
+    raw.put("/secrets/early", plain(), Expect::Absent).await.unwrap();
+    assert!(!holds_sealed(&*raw, PREFIX).await.unwrap());
+    assert_eq!(store.get("/secrets/early", None).await.unwrap().0.unwrap().value, plain());
+    for name in ["a", "b"] {
+        store.put(&format!("/secrets/{name}"), plain(), Expect::Absent).await.unwrap();
+    }
+    assert!(holds_sealed(&*raw, PREFIX).await.unwrap());
+    drop((raw, store));
+    let (raw, store) = open(&path, &new).await;
+    let refused = store.get("/secrets/a", None).await;
+    assert!(matches!(&refused, Err(StoreError::Sealed { id, .. }) if old.starts_with(id)), "{refused:?}");
+    assert!(store.reseal().await.is_err(), "nothing is thrown away for want of a key");
+    drop((raw, store));
+    let (raw, store) = open(&path, &format!("{new}{old}")).await;
+    assert_eq!(store.reseal().await.unwrap(), 3);
+    assert_eq!(store.reseal().await.unwrap(), 0);
+    drop((raw, store));
+    let (_raw, store) = open(&path, &new).await;
+    let all = store.range(PREFIX, None, 0, None).await.unwrap();
+    assert!(all.entries.len() == 3 && all.entries.iter().all(|entry| entry.value == plain()));
+}
