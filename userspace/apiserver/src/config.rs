@@ -5,6 +5,8 @@ use std::sync::Arc;
 use ipnetwork::IpNetwork;
 use skep_store::Store;
 
+use crate::audit::Audit;
+
 /// Everything the API server needs; there is no other source of settings.
 #[derive(Clone)]
 pub struct Config {
@@ -16,6 +18,8 @@ pub struct Config {
     pub client_ca: String,
     pub tokens: TokenKeys,
     pub node_tls: NodeTls,
+    /// Without it nothing is told of requests.
+    pub audit: Option<Audit>,
 }
 
 /// Addresses and ports of Services.

@@ -13,7 +13,7 @@ use crate::authz::Attributes;
 use crate::handlers;
 use crate::negotiate::{respond, respond_status};
 use crate::route::{Route, Target, route, verb};
-use crate::{Inner, subresources};
+use crate::{Inner, audit, subresources};
 
 /// A request to a resource, authorised.
 pub(crate) struct Call {
@@ -89,6 +89,13 @@ impl TwoBytes for std::str::Bytes<'_> {
 }
 
 pub(crate) async fn handle(State(server): State<Arc<Inner>>, request: Request) -> Response {
+    match server.config.audit.clone() {
+        Some(audit) => audit::around(audit, server, request).await,
+        None => unaudited(server, request).await,
+    }
+}
+
+pub(crate) async fn unaudited(server: Arc<Inner>, request: Request) -> Response {
     match answer(server, request).await {
         Ok(response) => response,
         Err(status) => respond_status(&status),

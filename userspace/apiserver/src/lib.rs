@@ -6,6 +6,7 @@
 mod access;
 mod admission;
 mod allocate;
+mod audit;
 mod authn;
 mod authz;
 mod body;
@@ -29,6 +30,7 @@ use std::sync::Arc;
 
 use axum::Router;
 
+pub use audit::{Audit, LogOptions, Policy};
 pub use authn::Identity;
 pub use config::{Config, NODE_PORTS, NodeTls, ServiceNetwork, TokenKeys};
 pub use serve::ServeError;

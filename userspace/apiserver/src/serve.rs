@@ -1,6 +1,7 @@
 //! The listener: TLS with optional client certificates, HTTP/1.1 and HTTP/2.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,7 +46,7 @@ impl ApiServer {
         let acceptor = TlsAcceptor::from(Arc::new(self.tls(certificate, key)?));
         let router = self.router();
         loop {
-            let (stream, _) = match listener.accept().await {
+            let (stream, peer) = match listener.accept().await {
                 Ok(accepted) => accepted,
                 Err(error) if is_passing(&error) => {
                     tracing::warn!(%error, "a connection was lost before it was accepted");
@@ -54,7 +55,7 @@ impl ApiServer {
                 }
                 Err(error) => return Err(error.into()),
             };
-            tokio::spawn(connection(acceptor.clone(), router.clone(), stream));
+            tokio::spawn(connection(acceptor.clone(), router.clone(), stream, peer));
         }
     }
 
@@ -88,13 +89,18 @@ fn is_passing(error: &io::Error) -> bool {
         || matches!(error.raw_os_error(), Some(23 | 24 | 105))
 }
 
-async fn connection(acceptor: TlsAcceptor, router: Router, stream: TcpStream) {
+/// Where a request comes from, in its extensions.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PeerAddress(pub(crate) SocketAddr);
+
+async fn connection(acceptor: TlsAcceptor, router: Router, stream: TcpStream, address: SocketAddr) {
     let _ = stream.set_nodelay(true);
     let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await else { return };
     let (_, session) = stream.get_ref();
     let peer = session.peer_certificates().and_then(|chain| chain.first());
     let peer = peer.map(|certificate| Arc::new(PeerCertificate::read(certificate)));
     let service = hyper::service::service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
+        request.extensions_mut().insert(PeerAddress(address));
         if let Some(peer) = &peer {
             request.extensions_mut().insert(peer.clone());
         }

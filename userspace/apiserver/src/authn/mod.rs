@@ -45,11 +45,15 @@ impl Identity {
 }
 
 pub(crate) fn authenticate(server: &Inner, request: &Request) -> Result<Identity, Status> {
-    let identity = match request.extensions().get::<Identity>() {
-        Some(identity) => identity.clone(),
-        None => from_credentials(server, request)?,
-    };
-    impersonated(server, request, identity)
+    impersonated(server, request, requester(server, request)?)
+}
+
+/// Who sent it, whomever he acts as.
+pub(crate) fn requester(server: &Inner, request: &Request) -> Result<Identity, Status> {
+    match request.extensions().get::<Identity>() {
+        Some(identity) => Ok(identity.clone()),
+        None => from_credentials(server, request),
+    }
 }
 
 fn from_credentials(server: &Inner, request: &Request) -> Result<Identity, Status> {

@@ -112,5 +112,11 @@ fn metrics(server: &Arc<Inner>) -> String {
             ));
         }
     }
+    if let Some(audit) = &server.config.audit {
+        out.push_str(&format!(
+            "# TYPE apiserver_audit_error_total counter\napiserver_audit_error_total{{plugin=\"log\"}} {}\n",
+            audit.lost()
+        ));
+    }
     out
 }

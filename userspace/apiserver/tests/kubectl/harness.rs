@@ -61,6 +61,7 @@ impl Server {
                 key: admin.key.clone(),
                 ca: ca_pem.clone(),
             },
+            audit: None,
         };
         let server = ApiServer::new(config).await.unwrap();
         tokio::spawn(

@@ -46,6 +46,7 @@ async fn cluster() -> Cluster {
             issuer: "https://kubernetes.default.svc".to_owned(),
         },
         node_tls: NodeTls { certificate: certificate.clone(), key: key.serialize_pem(), ca: certificate },
+        audit: None,
     };
     let server = ApiServer::new(config).await.unwrap();
     let identity = Identity::new("system:kube-controller-manager", &["system:masters"]);

@@ -1,6 +1,7 @@
 //! One file a command.
 
 pub(crate) mod agent;
+mod audit;
 pub(crate) mod secrets;
 pub(crate) mod server;
 pub(crate) mod token;

@@ -18,6 +18,7 @@ use skep_store::etcd::{Certificate, EtcdStore, TlsOptions};
 use skep_store::sealed::{SealedStore, holds_sealed};
 use tokio::net::TcpListener;
 
+use super::audit::AuditFlags;
 use super::duration;
 use crate::kubeconfig;
 use crate::pki::{CLIENT, Leaf, Pki, SERVER, due};
@@ -44,6 +45,8 @@ pub(crate) struct Server {
     /// Addresses of pods, of which every node gets a part; may be repeated for IPv4 and IPv6
     #[arg(long = "cluster-cidr", default_value = "10.244.0.0/16")]
     cluster_cidrs: Vec<IpNetwork>,
+    #[command(flatten)]
+    audit: AuditFlags,
     /// How long a silent node counts as ready
     #[arg(long, default_value = "50s", value_parser = duration)]
     node_monitor_grace_period: Duration,
@@ -181,6 +184,7 @@ fn api_config(server: &Server, pki: &Pki, store: Arc<dyn Store>) -> Result<Confi
         client_ca: ca.clone(),
         tokens: TokenKeys { private, public, issuer: ISSUER.to_owned() },
         node_tls: NodeTls { certificate: kubelet.certificate, key: kubelet.key, ca },
+        audit: server.audit.open()?,
     })
 }
 

@@ -1,0 +1,53 @@
+//! The flags of the audit log, named as kube-apiserver's.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, anyhow};
+use skep_apiserver::{Audit, LogOptions, Policy};
+
+#[derive(clap::Args)]
+pub(super) struct AuditFlags {
+    /// Which requests the audit log tells of: a file with a Policy of audit.k8s.io/v1
+    #[arg(long, requires = "audit_log_path")]
+    audit_policy_file: Option<PathBuf>,
+    /// Where the audit log is written, a line of JSON an event; `-` is the standard output
+    #[arg(long, requires = "audit_policy_file")]
+    audit_log_path: Option<PathBuf>,
+    /// Days that old audit logs are kept; 0: for ever
+    #[arg(long, default_value_t = 366)]
+    audit_log_maxage: u32,
+    /// How many old audit logs are kept; 0: all
+    #[arg(long, default_value_t = 100)]
+    audit_log_maxbackup: usize,
+    /// Megabytes of an audit log before the next is begun; 0: no bound
+    #[arg(long, default_value_t = 100)]
+    audit_log_maxsize: u64,
+    /// Compress old audit logs with gzip
+    #[arg(long)]
+    audit_log_compress: bool,
+}
+
+impl AuditFlags {
+    pub(super) fn open(&self) -> Result<Option<Audit>> {
+        let AuditFlags {
+            audit_policy_file,
+            audit_log_path,
+            audit_log_maxage,
+            audit_log_maxbackup,
+            audit_log_maxsize,
+            audit_log_compress,
+        } = self;
+        let (Some(file), Some(path)) = (audit_policy_file, audit_log_path) else { return Ok(None) };
+        let text = std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
+        let policy = Policy::parse(&text).map_err(|why| anyhow!("{}: {why}", file.display()))?;
+        let options = LogOptions {
+            path: path.clone(),
+            max_age: *audit_log_maxage,
+            max_backups: *audit_log_maxbackup,
+            max_size: *audit_log_maxsize,
+            compress: *audit_log_compress,
+        };
+        let audit = Audit::new(policy, options).with_context(|| format!("open {}", path.display()))?;
+        Ok(Some(audit))
+    }
+}
