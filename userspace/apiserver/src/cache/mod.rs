@@ -19,7 +19,7 @@ use crate::object::{Object, prefix};
 
 const ROOT: &str = "/registry/";
 /// Entries that are held twice, as stored and as sent, while the caches are filled.
-const PAGE: usize = 4_096;
+const PAGE: usize = 2_048;
 /// How long a read waits for the caches to reach the store before it says so.
 const PATIENCE: Duration = Duration::from_secs(10);
 
