@@ -4,7 +4,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use xtask::cluster::layout::Layout;
-use xtask::cluster::{Options, Store, leftovers, tear_down};
+use xtask::cluster::{Options, Store, leftovers, seize, tear_down};
 use xtask::commands::up::node_ports;
 use xtask::example::{self, total};
 
@@ -21,7 +21,7 @@ impl Drop for Down {
 #[test]
 fn a_cluster_over_etcd_does_the_same_and_etcdctl_shows_its_objects() -> Result<()> {
     let layout = Layout::named("skepetcd", &xtask::workspace().join("target/skep-etcd"), 89);
-    tear_down(&layout)?;
+    seize(&layout)?;
     let _down = Down(layout.clone());
     let cluster = cluster(layout.clone())?;
     let options = Options { nodes: 2, store: Store::Etcd, node_grace: 20 };

@@ -1,5 +1,6 @@
 //! What a node stands on, without a server: it comes up, and goes without a trace.
 
+use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
@@ -13,6 +14,24 @@ impl Drop for Down {
     fn drop(&mut self) {
         let _ = tear_down(&self.0);
     }
+}
+
+/// Notes who started the cluster, as its server's start does.
+fn claim_for(layout: &Layout) -> Result<()> {
+    fs::create_dir_all(layout.run())?;
+    Ok(fs::write(layout.run().join("owner"), layout.state.display().to_string())?)
+}
+
+#[test]
+fn what_a_dead_cluster_of_another_source_tree_left_is_taken_away() -> Result<()> {
+    let (theirs, ours) = (tempfile::tempdir()?, tempfile::tempdir()?);
+    let dead = Layout::named("skepdead", theirs.path(), 90);
+    claim_for(&dead)?;
+    xtask::cluster::host::mount_bpf(&dead.node(1).bpffs())?;
+    fs::write(theirs.path().join("join.json"), "{}")?;
+    tear_down(&Layout::named("skepdead", ours.path(), 90))?;
+    ensure!(leftovers(&dead)?.is_empty(), "left: {:?}", leftovers(&dead)?);
+    Ok(())
 }
 
 #[test]
@@ -41,6 +60,10 @@ fn a_node_with_a_running_container_is_torn_down_whole() -> Result<()> {
     let there = leftovers(&layout)?;
     ensure!(there.iter().any(|what| what.contains("sleep 2147483647")), "no container in {there:?}");
     ensure!(there.iter().any(|what| what.contains("containerd-shim-runc-v2")), "no shim in {there:?}");
+    // Another source tree leaves it alone while it runs.
+    claim_for(&layout)?;
+    let folder = tempfile::tempdir()?;
+    ensure!(tear_down(&Layout::named("skepmach", folder.path(), 88)).is_err(), "a running cluster was ended");
     tear_down(&layout)?;
     ensure!(leftovers(&layout)?.is_empty(), "left: {:?}", leftovers(&layout)?);
     ensure!(tear_down(&layout)?.is_empty(), "a second time there was still something to remove");

@@ -22,6 +22,8 @@ pub(crate) struct Node {
 impl Node {
     /// A node whose uplink is a veth to `outside`, which gets `outside_addr`/24.
     pub(crate) fn new(name: &str, outside: &NetNs, addr: Ipv4Addr, outside_addr: Ipv4Addr) -> Result<Node> {
+        // An interrupted run leaves its pins, and a datapath adopts what it finds.
+        let _ = Datapath::remove(&bpffs::folder(name)?);
         let netns = NetNs::new(name)?;
         let peer = format!("to-{name}");
         connect((&netns, "up0", &format!("{addr}/24")), (outside, &peer, &format!("{outside_addr}/24")))?;

@@ -109,22 +109,17 @@ impl Cluster {
         self.wait_for_server(&server.log)
     }
 
-    /// Names and addresses are the machine's: a cluster of another source tree is not taken over.
+    /// Names and addresses are the machine's: a running cluster of another source tree is not taken over.
     fn claim(&self) -> Result<()> {
         let (run, state) = (self.layout.run(), &self.layout.state);
-        let file = run.join("owner");
-        match fs::read_to_string(&file) {
-            Ok(owner) if Path::new(&owner) != state => bail!(
-                "a cluster with the same number runs from {owner}; take it away there with `cargo xtask down`, \
-                 or start this one beside it with `--cluster` and a number from 88 to 95"
-            ),
-            Ok(_) => Ok(()),
-            Err(_) => {
-                fs::create_dir_all(&run).with_context(|| format!("create {}", run.display()))?;
-                fs::write(&file, state.display().to_string())
-                    .with_context(|| format!("write {}", file.display()))
-            }
+        if as_left(&self.layout).state != *state {
+            tear_down(&self.layout).context(
+                "start this cluster beside the other with `--cluster` and a number from 88 to 95, or end that one",
+            )?;
         }
+        fs::create_dir_all(&run).with_context(|| format!("create {}", run.display()))?;
+        let file = owner_file(&self.layout);
+        fs::write(&file, state.display().to_string()).with_context(|| format!("write {}", file.display()))
     }
 
     fn server(&self, options: &Options) -> Spec {
@@ -338,9 +333,36 @@ impl Cluster {
     }
 }
 
-/// Ends and removes everything of a cluster; says what it removed. Idempotent.
+/// Says from which source tree a cluster was started.
+fn owner_file(layout: &Layout) -> PathBuf {
+    layout.run().join("owner")
+}
+
+/// The cluster of that name as it stands on this machine: its state is where the source tree that started it put it.
+pub fn as_left(layout: &Layout) -> Layout {
+    let mut left = layout.clone();
+    if let Ok(owner) = fs::read_to_string(owner_file(layout)) {
+        left.state = PathBuf::from(owner);
+    }
+    left
+}
+
+/// Ends and removes everything of a cluster; says what it removed. Idempotent. What another source tree's cluster left
+/// when it died goes too; one that runs is refused.
 pub fn tear_down(layout: &Layout) -> Result<Vec<String>> {
-    teardown::cluster(layout)
+    let left = as_left(layout);
+    if left.state != layout.state && teardown::is_alive(&left) {
+        bail!(
+            "a cluster with this number runs from {}; end it there with `cargo xtask down`",
+            left.state.display()
+        );
+    }
+    teardown::cluster(&left)
+}
+
+/// The same, whoever's it is and whether it runs or not: for clusters that only tests make, by who holds their turn.
+pub fn seize(layout: &Layout) -> Result<Vec<String>> {
+    teardown::cluster(&as_left(layout))
 }
 
 /// What is still there of a cluster: processes, namespaces, links, mounts, cgroups, sockets.

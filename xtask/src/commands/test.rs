@@ -1,10 +1,14 @@
 //! `cargo xtask test`: everything that is checked before a change is good.
 
-use anyhow::Result;
+use std::io::ErrorKind;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
+
+use anyhow::{Context, Result, bail};
 
 use super::lint::{self, cargo};
 use crate::cluster::layout::Layout;
-use crate::cluster::tear_down;
+use crate::cluster::seize;
 use crate::deps::{self, Need};
 use crate::progress::Step;
 use crate::{binaries, build_ebpf};
@@ -18,8 +22,10 @@ pub struct Arguments {
 
 pub fn run(arguments: Arguments) -> Result<()> {
     deps::require_root("test")?;
+    let layout = Layout::test(&crate::workspace());
+    let _turn = turn(&layout)?;
     deps::ensure(&[Need::Build, Need::Run, Need::Etcd, Need::Test])?;
-    deps::kubectl(&Layout::test(&crate::workspace()).state.join("tools"))?;
+    deps::kubectl(&layout.state.join("tools"))?;
     let step = Step::new("BPF programs");
     build_ebpf::run()?;
     step.done("built");
@@ -27,11 +33,22 @@ pub fn run(arguments: Arguments) -> Result<()> {
     lint::run()?;
     step.done("clean");
     binaries::build()?;
-    let layout = Layout::test(&crate::workspace());
-    // What an interrupted run left would only confuse this one.
-    tear_down(&layout)?;
+    // What an interrupted run left, of this source tree or another, would only confuse this one.
+    seize(&layout)?;
     let words: Vec<&str> = arguments.nextest.iter().map(String::as_str).collect();
     let tested = cargo(&[&["nextest", "run", "--no-fail-fast"], words.as_slice()].concat());
-    tear_down(&layout)?;
+    seize(&layout)?;
     tested
+}
+
+/// Names of test clusters are the machine's, so runs of two source trees exclude each other. The turn is an abstract
+/// socket (unix(7)): it ends with this process, however that ends.
+fn turn(layout: &Layout) -> Result<UnixListener> {
+    let address = SocketAddr::from_abstract_name(format!("{}-turn", layout.name))?;
+    match UnixListener::bind_addr(&address) {
+        Err(error) if error.kind() == ErrorKind::AddrInUse => {
+            bail!("another `cargo xtask test` runs on this machine; wait for its end")
+        }
+        bound => bound.context("take the turn of tests"),
+    }
 }
