@@ -148,7 +148,7 @@ impl Pods {
 
     fn runtime(&self, event: RuntimeEvent) {
         match event {
-            RuntimeEvent::Connected => self.tell(|_| true, || Message::RuntimeChanged),
+            RuntimeEvent::Connected => self.tell(|_| true, || Message::ExitsMissed),
             RuntimeEvent::Exited(id) => {
                 let owner = self.shared.owner(&id).and_then(|uid| self.workers.get(&uid));
                 if let Some(handle) = owner {

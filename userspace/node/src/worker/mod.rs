@@ -36,6 +36,8 @@ pub(crate) enum Message {
     RuntimeChanged,
     /// This container or sandbox of the pod ended.
     Exited(String),
+    /// Exits may have been missed.
+    ExitsMissed,
     /// An object that the pod mounts changed.
     ObjectChanged,
 }
@@ -170,6 +172,13 @@ impl Worker {
             Message::RuntimeChanged => self.look_at = Some(Instant::now()),
             Message::Exited(id) => {
                 self.exits.insert(id, FIRST_EXIT_LOOK);
+                self.look_at = Some(Instant::now());
+            }
+            Message::ExitsMissed => {
+                // As if all had ended: the CRI may take note of an exit after the first look.
+                let containers = self.observed.containers.iter().filter(|c| c.is_running()).map(|c| &c.id);
+                let sandboxes = self.observed.sandboxes.iter().filter(|s| s.ready).map(|s| &s.id);
+                self.exits.extend(containers.chain(sandboxes).map(|id| (id.clone(), FIRST_EXIT_LOOK)));
                 self.look_at = Some(Instant::now());
             }
             Message::ObjectChanged => {
