@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures::StreamExt;
+use futures::stream::BoxStream;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{Api, DeleteParams, ListParams, PostParams, WatchEvent, WatchParams};
 use kube::{Client, ResourceExt};
@@ -92,9 +93,15 @@ struct Seen {
     all: BTreeMap<Revision, (String, Option<String>)>,
 }
 
-async fn watch(client: Client, from: String) -> Seen {
+type Events = BoxStream<'static, kube::Result<WatchEvent<ConfigMap>>>;
+
+async fn watch(client: Client, from: Revision) -> Events {
     let objects: Api<ConfigMap> = Api::default_namespaced(client);
-    let mut events = objects.watch(&WatchParams::default().timeout(290), &from).await.unwrap().boxed();
+    objects.watch(&WatchParams::default().timeout(290), &from.to_string()).await.unwrap().boxed()
+}
+
+/// All that comes until the server is gone.
+async fn see(mut events: Events) -> Seen {
     let mut seen = Seen::default();
     while let Some(Ok(event)) = events.next().await {
         let (object, value) = match event {
@@ -128,7 +135,7 @@ async fn no_acknowledged_write_is_lost_and_nothing_seen_is_undone() {
         let server = Server::start(folder.path(), &[]).await;
         let client = server.client().await;
         let (_, start) = list(client.clone()).await;
-        let watcher = tokio::spawn(watch(client.clone(), start.to_string()));
+        let watcher = tokio::spawn(see(watch(client.clone(), start).await));
         let acknowledged = Arc::new(AtomicUsize::new(0));
         let mut writers = JoinSet::new();
         for (writer, history) in histories.drain(..).enumerate() {
