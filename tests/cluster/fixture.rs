@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::{FlockOperation, flock};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::Value;
+use xtask::binaries::Profile;
 use xtask::cluster::kubectl::{Kubectl, condition, text};
 use xtask::cluster::layout::Layout;
 use xtask::cluster::{Cluster, Options, Store, host};
@@ -41,7 +42,7 @@ pub(crate) fn shared() -> Result<Shared> {
 
 pub(crate) fn cluster(layout: Layout) -> Result<Cluster> {
     let kubectl = deps::kubectl(&layout.state.join("tools"))?;
-    Ok(Cluster::new(layout, binaries::built()?, kubectl))
+    Ok(Cluster::new(layout, binaries::built(Profile::Dev)?, kubectl))
 }
 
 pub(crate) fn start(cluster: &Cluster, options: &Options) -> Result<()> {

@@ -10,9 +10,10 @@ use crate::fixture::{NODES, shared};
 
 const PERIOD: Duration = Duration::from_secs(30);
 /// Most private memory in MiB and share of a core in per cent. Tests run unoptimised code, whose text alone is larger than
-/// these bars and shared by all processes; what the processes themselves take is the same in every profile.
-const SERVER: (u64, f64) = (100, 1.0);
-const AGENT: (u64, f64) = (60, 0.5);
+/// the bars for memory and shared by all processes; what the processes themselves take is the same in every profile. It
+/// takes several times the time of a release build, which `cargo xtask bench idle` holds to a third of these bars.
+const SERVER: (u64, f64) = (100, 3.0);
+const AGENT: (u64, f64) = (60, 1.5);
 
 #[test]
 fn an_idle_cluster_costs_little() -> Result<()> {

@@ -1,27 +1,29 @@
-//! Builds what a cluster runs.
+//! Builds what a cluster runs, and what is measured.
 
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
 use crate::cluster::Binaries;
 
-/// `skep` and `skep-cni` in the profile that everything else is built in too: a fresh clone compiles each crate once.
-pub fn build() -> Result<Binaries> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = Command::new(cargo);
-    command.current_dir(crate::workspace()).args(["build", "--package=skep", "--package=skep-cni", "--bins"]);
-    let status = command.status().with_context(|| format!("run {command:?}"))?;
-    if !status.success() {
-        bail!("building skep failed: {status}");
-    }
-    built()
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Profile {
+    /// What everything else is built in too: a fresh clone compiles each crate once.
+    Dev,
+    /// What users run, and what is measured.
+    Release,
+}
+
+/// `skep` and `skep-cni`.
+pub fn build(profile: Profile) -> Result<Binaries> {
+    cargo_build(profile, &["--package=skep", "--package=skep-cni", "--bins"])?;
+    built(profile)
 }
 
 /// Those that were built before.
-pub fn built() -> Result<Binaries> {
-    let target = std::env::var_os("CARGO_TARGET_DIR").map(Into::into);
-    let folder = target.unwrap_or_else(|| crate::workspace().join("target")).join("debug");
+pub fn built(profile: Profile) -> Result<Binaries> {
+    let folder = folder(profile);
     let skep = folder.join("skep");
     if !skep.exists() || !folder.join("skep-cni").exists() {
         bail!(
@@ -30,4 +32,28 @@ pub fn built() -> Result<Binaries> {
         );
     }
     Ok(Binaries { skep, plugins: folder })
+}
+
+/// Builds what the words name; gives the folder in which it then is.
+pub fn cargo_build(profile: Profile, words: &[&str]) -> Result<PathBuf> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command.current_dir(crate::workspace()).arg("build").args(words);
+    if profile == Profile::Release {
+        command.arg("--release");
+    }
+    let status = command.status().with_context(|| format!("run {command:?}"))?;
+    if !status.success() {
+        bail!("{command:?} failed: {status}");
+    }
+    Ok(folder(profile))
+}
+
+fn folder(profile: Profile) -> PathBuf {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
+    let name = match profile {
+        Profile::Dev => "debug",
+        Profile::Release => "release",
+    };
+    target.unwrap_or_else(|| crate::workspace().join("target")).join(name)
 }

@@ -1,16 +1,20 @@
 //! `cargo xtask bench`: measurements that repeat, one folder each.
 
 pub mod api;
+pub mod idle;
 pub mod report;
 
 #[derive(clap::Subcommand)]
 pub enum Bench {
     /// Measure the API server over TLS, with each store
     Api(api::Arguments),
+    /// Measure what server and agents cost while nothing happens
+    Idle(idle::Arguments),
 }
 
 pub fn run(bench: Bench) -> anyhow::Result<()> {
     match bench {
         Bench::Api(arguments) => api::run(arguments),
+        Bench::Idle(arguments) => idle::run(arguments),
     }
 }

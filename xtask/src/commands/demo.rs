@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::up::node_ports;
+use crate::binaries::Profile;
 use crate::cluster::kubectl::{condition, text};
 use crate::cluster::layout::Layout;
 use crate::cluster::{Cluster, Options};
@@ -27,7 +28,7 @@ const GRACE: u16 = 5;
 pub fn run(layout: Layout, demo: Demo) -> Result<()> {
     deps::require_root("demo")?;
     let kubectl = deps::kubectl(&layout.state.join("tools"))?;
-    let cluster = Cluster::new(layout, binaries::build()?, kubectl);
+    let cluster = Cluster::new(layout, binaries::build(Profile::Dev)?, kubectl);
     let options = cluster.options()?;
     match demo {
         Demo::Failover { node } => failover(&cluster, &options, node),

@@ -7,6 +7,7 @@ use std::os::unix::net::{SocketAddr, UnixListener};
 use anyhow::{Context, Result, bail};
 
 use super::lint::{self, cargo};
+use crate::binaries::Profile;
 use crate::cluster::layout::Layout;
 use crate::cluster::seize;
 use crate::deps::{self, Need};
@@ -32,7 +33,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let step = Step::new("format, clippy");
     lint::run()?;
     step.done("clean");
-    binaries::build()?;
+    binaries::build(Profile::Dev)?;
     // What an interrupted run left, of this source tree or another, would only confuse this one.
     seize(&layout)?;
     let words: Vec<&str> = arguments.nextest.iter().map(String::as_str).collect();

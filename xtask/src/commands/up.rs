@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use anyhow::{Result, bail};
 
+use crate::binaries::Profile;
 use crate::cluster::layout::Layout;
 use crate::cluster::{Cluster, Options, Store, process};
 use crate::deps::{self, Need};
@@ -51,7 +52,7 @@ pub fn build() -> Result<crate::cluster::Binaries> {
     build_ebpf::run()?;
     step.done("built");
     let step = Step::new("skep, skep-cni");
-    let binaries = binaries::build()?;
+    let binaries = binaries::build(Profile::Dev)?;
     step.done("built");
     Ok(binaries)
 }

@@ -5,13 +5,13 @@
 mod server;
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde_json::Value;
 
 use super::report::{Bar, Row, publish};
+use crate::binaries::{self, Profile};
 use crate::cluster::Store;
 use crate::deps::{self, Need};
 use crate::progress::Step;
@@ -83,17 +83,9 @@ struct Programs {
 
 impl Programs {
     fn build() -> Result<Programs> {
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         crate::build_ebpf::run()?;
-        let packages = ["--package=skep", "--package=skep-apiserver", "--bin=skep", "--example=load"];
-        let mut command = Command::new(cargo);
-        command.current_dir(crate::workspace()).args(["build", "--release"]).args(packages);
-        let status = command.status().with_context(|| format!("run {command:?}"))?;
-        if !status.success() {
-            bail!("the release build failed: {status}");
-        }
-        let target = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
-        let release = target.unwrap_or_else(|| crate::workspace().join("target")).join("release");
+        let words = ["--package=skep", "--package=skep-apiserver", "--bin=skep", "--example=load"];
+        let release = binaries::cargo_build(Profile::Release, &words)?;
         Ok(Programs { skep: release.join("skep"), load: release.join("examples/load") })
     }
 }
