@@ -2,3 +2,4 @@
 
 mod namespaces;
 mod node;
+mod overlay;

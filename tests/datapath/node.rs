@@ -17,11 +17,32 @@ pub(crate) struct Node {
     pub(crate) addr: Ipv4Addr,
     name: String,
     slots: u32,
+    overlay: bool,
 }
 
 impl Node {
     /// A node whose uplink is a veth to `outside`, which gets `outside_addr`/24.
     pub(crate) fn new(name: &str, outside: &NetNs, addr: Ipv4Addr, outside_addr: Ipv4Addr) -> Result<Node> {
+        Node::start(name, outside, addr, outside_addr, false)
+    }
+
+    /// The same with VXLAN to other nodes.
+    pub(crate) fn with_overlay(
+        name: &str,
+        outside: &NetNs,
+        addr: Ipv4Addr,
+        outside_addr: Ipv4Addr,
+    ) -> Result<Node> {
+        Node::start(name, outside, addr, outside_addr, true)
+    }
+
+    fn start(
+        name: &str,
+        outside: &NetNs,
+        addr: Ipv4Addr,
+        outside_addr: Ipv4Addr,
+        overlay: bool,
+    ) -> Result<Node> {
         // An interrupted run leaves its pins, and a datapath adopts what it finds.
         let _ = Datapath::remove(&bpffs::folder(name)?);
         let netns = NetNs::new(name)?;
@@ -29,7 +50,7 @@ impl Node {
         connect((&netns, "up0", &format!("{addr}/24")), (outside, &peer, &format!("{outside_addr}/24")))?;
         netns.ip(&["route", "add", "default", "via", &outside_addr.to_string()])?;
         let cgroup = Cgroup::new(name)?;
-        let mut node = Node { netns, cgroup, datapath: None, addr, name: name.to_owned(), slots: 0 };
+        let mut node = Node { netns, cgroup, datapath: None, addr, name: name.to_owned(), slots: 0, overlay };
         node.open()?;
         Ok(node)
     }
@@ -41,10 +62,18 @@ impl Node {
             cgroup: self.cgroup.path().to_owned(),
             uplink: "up0".to_owned(),
             node_addrs: vec![IpAddr::V4(self.addr)],
+            overlay: self.overlay,
         };
         let opened = self.netns.run(move || runtime().block_on(Datapath::open(options)))?;
         self.datapath = Some(opened.context("open the datapath")?);
         Ok(())
+    }
+
+    /// Opens the datapath anew, with the overlay or without.
+    pub(crate) fn set_overlay(&mut self, overlay: bool) -> Result<()> {
+        self.overlay = overlay;
+        self.datapath = None;
+        self.open()
     }
 
     pub(crate) fn apply(&mut self, writes: &[Write]) -> Result<()> {
@@ -60,7 +89,7 @@ impl Node {
             ifname: "eth0".to_owned(),
             host_ifname: format!("v{name}"),
             addrs: vec![IpAddr::V4(addr)],
-            mtu: 1500,
+            mtu: self.datapath.as_ref().context("no datapath")?.pod_mtu(),
         };
         let slot = self.slots;
         self.slots += 1;

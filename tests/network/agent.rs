@@ -53,6 +53,7 @@ impl Machine {
             cgroup: self.cgroup.path().to_owned(),
             uplink: "up0".to_owned(),
             node_addrs: vec![NODE_ADDR.parse::<IpAddr>()?],
+            overlay: false,
         })
     }
 

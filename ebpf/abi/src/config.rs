@@ -14,10 +14,15 @@ pub struct NodeConfig {
     pub node_v6: Addr,
     /// 1 while somebody reads `FLOWS`; 0 spares the programs the events.
     pub observe: u32,
+    /// The overlay's devices by the outer packet's family, which is the inner one's; 0: other nodes' pods are reached by
+    /// the uplink.
+    pub overlay_v4: u32,
+    pub overlay_v6: u32,
     pub reserved: u32,
 }
 
-/// `CLUSTER`: LPM trie of prefixes that are inside the cluster (pod CIDRs and node addresses): not masqueraded.
+/// `CLUSTER`: LPM trie of prefixes that are inside the cluster: not masqueraded. Pod CIDRs and, without an overlay, node
+/// addresses.
 pub const CLUSTER_MAX: u32 = 16_384;
 
-crate::plain!(NodeConfig: 48);
+crate::plain!(NodeConfig: 56);

@@ -72,8 +72,10 @@ impl Flow {
     pub const MASQUERADE: u32 = 1 << 6;
     /// Passes through this node from the outside to another node's pod and back: rewrite and send out.
     pub const TRANSIT: u32 = 1 << 7;
-    /// One end is a pod of this node, the other is elsewhere in the cluster: sent straight to the uplink.
+    /// The other end is elsewhere in the cluster: sent straight to the overlay or the uplink.
     pub const REMOTE: u32 = 1 << 8;
+    /// Another node's own flow to a pod of this node, come by the overlay: its answers go there.
+    pub const OVERLAY: u32 = 1 << 9;
 }
 
 pub const TCP_FIN: u8 = 0x01;

@@ -1,10 +1,15 @@
 //! Where a packet goes once it may pass.
 
-use aya_ebpf::bindings::{TC_ACT_OK, TC_ACT_SHOT};
+use aya_ebpf::bindings::{TC_ACT_OK, TC_ACT_SHOT, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1 as NextHop};
 use aya_ebpf::helpers::generated::{bpf_redirect_neigh, bpf_redirect_peer};
+use aya_ebpf::programs::TcContext;
 use skep_abi::{DropReason, NodeConfig};
 
+use crate::parse::Packet;
 use crate::report;
+
+const AF_INET: u32 = 2;
+const AF_INET6: u32 = 10;
 
 /// Straight into the pod behind the host-side interface, past the node's stack.
 #[inline(always)]
@@ -18,6 +23,44 @@ pub(crate) fn to_pod(ifindex: u32) -> i32 {
 pub(crate) fn to_uplink(config: &NodeConfig) -> i32 {
     // SAFETY: no parameters are given, so the kernel looks the neighbour up itself.
     unsafe { bpf_redirect_neigh(config.uplink, core::ptr::null_mut(), 0, 0) as i32 }
+}
+
+/// To another node's pod: by the overlay if there is one, next hop by the node's routes.
+#[inline(always)]
+pub(crate) fn to_remote(config: &NodeConfig, packet: &Packet) -> i32 {
+    let overlay = overlay(config, packet);
+    if overlay == 0 {
+        return to_uplink(config);
+    }
+    // SAFETY: as in `to_uplink`.
+    unsafe { bpf_redirect_neigh(overlay, core::ptr::null_mut(), 0, 0) as i32 }
+}
+
+/// To the node that the packet is addressed to, by the overlay; no route leads there that way.
+#[inline(always)]
+pub(crate) fn to_node(config: &NodeConfig, packet: &Packet) -> i32 {
+    let to = &packet.destination.addr;
+    let mut hop = if packet.is_v4() {
+        bpf_redir_neigh { nh_family: AF_INET, __bindgen_anon_1: NextHop { ipv6_nh: [to.v4_word(), 0, 0, 0] } }
+    } else {
+        bpf_redir_neigh { nh_family: AF_INET6, __bindgen_anon_1: NextHop { ipv6_nh: to.0 } }
+    };
+    let length = core::mem::size_of::<bpf_redir_neigh>() as i32;
+    // SAFETY: `hop` is of the length given and lives over the call.
+    unsafe { bpf_redirect_neigh(overlay(config, packet), &raw mut hop, length, 0) as i32 }
+}
+
+/// Whether another node sent the packet through the overlay.
+#[inline(always)]
+pub(crate) fn came_by_overlay(ctx: &TcContext, config: &NodeConfig, packet: &Packet) -> bool {
+    let overlay = overlay(config, packet);
+    // SAFETY: the context is the kernel's; `ifindex` is a field that every classifier may read.
+    overlay != 0 && unsafe { (*ctx.skb.skb).ifindex } == overlay
+}
+
+#[inline(always)]
+fn overlay(config: &NodeConfig, packet: &Packet) -> u32 {
+    if packet.is_v4() { config.overlay_v4 } else { config.overlay_v6 }
 }
 
 #[inline(always)]

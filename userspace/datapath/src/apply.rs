@@ -69,8 +69,8 @@ impl Datapath {
             Write::SetGeneration(generation) => {
                 ("CONFIG", maps.set_config(|config| config.generation = *generation))
             }
-            Write::PutRoute { cidr, via } => return route::put(*cidr, *via),
-            Write::DeleteRoute { cidr } => return route::delete(*cidr),
+            Write::PutRoute { cidr, via } => return route::put(*cidr, *via, &self.overlay),
+            Write::DeleteRoute { cidr } => return route::delete(*cidr, &self.overlay),
         };
         done.map_err(DatapathError::map(map, "write"))
     }

@@ -14,6 +14,7 @@ use aya::util::KernelVersion;
 use crate::Options;
 use crate::error::DatapathError;
 use crate::object::{SOCKET_HOOKS, classifier, pins, socket_hook};
+use crate::overlay::Overlay;
 
 /// Where the clsact fallback puts its filter, so that a new process replaces it in place.
 const CLSACT_PRIORITY: u16 = 1;
@@ -34,10 +35,18 @@ impl Attachments {
         Ok(Attachments { folder, pods: BTreeSet::new(), tcx })
     }
 
-    pub(crate) fn attach_node(&mut self, ebpf: &mut Ebpf, options: &Options) -> Result<(), DatapathError> {
+    pub(crate) fn attach_node(
+        &mut self,
+        ebpf: &mut Ebpf,
+        options: &Options,
+        overlay: &Overlay,
+    ) -> Result<(), DatapathError> {
         let uplink = &options.uplink;
         self.attach_tc(ebpf, "tc_node_ingress", uplink, TcAttachType::Ingress, "uplink-ingress")?;
         self.attach_tc(ebpf, "tc_node_egress", uplink, TcAttachType::Egress, "uplink-egress")?;
+        for (device, pin) in overlay.devices() {
+            self.attach_tc(ebpf, "tc_node_ingress", device, TcAttachType::Ingress, pin)?;
+        }
         let cgroup = File::open(&options.cgroup).map_err(DatapathError::file("open", &options.cgroup))?;
         for name in SOCKET_HOOKS {
             self.attach_socket_hook(ebpf, name, &cgroup)?;

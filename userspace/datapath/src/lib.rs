@@ -13,6 +13,7 @@ mod maps;
 mod netlink;
 mod object;
 mod observe;
+mod overlay;
 mod pod_link;
 mod route;
 
@@ -28,6 +29,8 @@ pub use pod_link::{PodInterface, PodLink};
 
 use attach::Attachments;
 use maps::Maps;
+use netlink::link_mtu;
+use overlay::Overlay;
 
 /// Where and for whom the datapath runs.
 #[derive(Clone, Debug)]
@@ -40,6 +43,8 @@ pub struct Options {
     pub uplink: String,
     /// The node's addresses, at most one of each family is used.
     pub node_addrs: Vec<IpAddr>,
+    /// Packets to pods of other nodes go in VXLAN; without it the network between the nodes carries pods' addresses.
+    pub overlay: bool,
 }
 
 /// The attached programs and their maps. Dropping it leaves everything running in the kernel.
@@ -47,6 +52,9 @@ pub struct Datapath {
     ebpf: aya::Ebpf,
     maps: Maps,
     attachments: Attachments,
+    overlay: Overlay,
+    /// The largest packet between pods, in bytes.
+    mtu: u32,
 }
 
 impl Datapath {
@@ -54,14 +62,23 @@ impl Datapath {
     pub async fn open(options: Options) -> Result<Datapath, DatapathError> {
         let mut ebpf = object::load(&options.bpffs)?;
         let mut maps = Maps::take(&mut ebpf, &options.bpffs)?;
-        maps.configure(&options)?;
+        let (wanted, addrs) = (options.overlay, options.node_addrs.clone());
+        let uplink_mtu = link_mtu(&options.uplink)?;
+        let overlay = blocking(move || overlay::set_up(wanted, &addrs, uplink_mtu)).await?;
+        maps.configure(&options, &overlay)?;
         let mut attachments = Attachments::new(&options.bpffs)?;
-        attachments.attach_node(&mut ebpf, &options)?;
+        attachments.attach_node(&mut ebpf, &options, &overlay)?;
         attachments.adopt_pods(&mut ebpf)?;
         for addr in &options.node_addrs {
             pod_link::enable_forwarding(addr)?;
         }
-        Ok(Datapath { ebpf, maps, attachments })
+        let mtu = uplink_mtu.saturating_sub(overlay.overhead());
+        Ok(Datapath { ebpf, maps, attachments, overlay, mtu })
+    }
+
+    /// What a pod may send to any other pod in one packet, in bytes: the uplink's MTU without what the overlay puts around.
+    pub fn pod_mtu(&self) -> u32 {
+        self.mtu
     }
 
     /// Detaches everything and removes every pin below `bpffs`; what is gone already is no error.

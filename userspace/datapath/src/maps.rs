@@ -15,6 +15,7 @@ use skep_netplan::{VerdictEntry, VerdictMapId};
 use crate::Options;
 use crate::error::DatapathError;
 use crate::object::pins;
+use crate::overlay::Overlay;
 
 const BPF_F_NO_PREALLOC: u32 = 1;
 
@@ -57,10 +58,11 @@ impl Maps {
     }
 
     /// Writes what the programs must know of the node; the generation stays as it is.
-    pub(crate) fn configure(&mut self, options: &Options) -> Result<(), DatapathError> {
+    pub(crate) fn configure(&mut self, options: &Options, overlay: &Overlay) -> Result<(), DatapathError> {
         let failed = DatapathError::map("CONFIG", "write");
         let mut config = self.config.get(&0, 0).map_err(DatapathError::map("CONFIG", "read"))?;
         config.uplink = interface_index(&options.uplink)?;
+        (config.overlay_v4, config.overlay_v6) = (overlay.index(true), overlay.index(false));
         (config.node_v4, config.node_v6) = (Addr::UNSPECIFIED, Addr::UNSPECIFIED);
         for ip in &options.node_addrs {
             let slot = if ip.is_ipv4() { &mut config.node_v4 } else { &mut config.node_v6 };

@@ -5,6 +5,8 @@ use std::future::Future;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
+use futures::TryStreamExt;
+use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 use rtnetlink::Handle;
 
 use crate::error::DatapathError;
@@ -53,6 +55,40 @@ pub(crate) fn enter(path: &Path) -> Result<(), DatapathError> {
     let file = File::open(path).map_err(failed)?;
     let kind = Some(rustix::thread::LinkNameSpaceType::Network);
     rustix::thread::move_into_link_name_space(file.as_fd(), kind).map_err(|e| failed(e.into()))
+}
+
+/// The link of that name, if there is one.
+pub(crate) async fn get_link(handle: &Handle, name: &str) -> Result<Option<LinkMessage>, DatapathError> {
+    match handle.link().get().match_name(name.to_owned()).execute().try_next().await {
+        Ok(message) => Ok(message),
+        Err(error) if is_errno(&error, libc::ENODEV) => Ok(None),
+        Err(error) => Err(DatapathError::netlink(format!("look {name} up"))(error)),
+    }
+}
+
+/// Bytes that fit into one packet on the link.
+pub(crate) fn link_mtu(name: &str) -> Result<u32, DatapathError> {
+    let missing = DatapathError::NoInterface { name: name.to_owned() };
+    let name = name.to_owned();
+    let link = run(None, move |handle| async move { get_link(&handle, &name).await })?;
+    let mtu = link.and_then(|link| {
+        link.attributes.iter().find_map(|attribute| match attribute {
+            LinkAttribute::Mtu(mtu) => Some(*mtu),
+            _ => None,
+        })
+    });
+    mtu.ok_or(missing)
+}
+
+/// The interface index of what was deleted; `None` if there was nothing.
+pub(crate) async fn remove_link(handle: &Handle, name: &str) -> Result<Option<u32>, DatapathError> {
+    let Some(found) = get_link(handle, name).await? else { return Ok(None) };
+    match handle.link().del(found.header.index).execute().await {
+        Err(error) if !is_errno(&error, libc::ENODEV) => {
+            Err(DatapathError::netlink(format!("delete {name}"))(error))
+        }
+        _ => Ok(Some(found.header.index)),
+    }
 }
 
 pub(crate) fn is_errno(error: &rtnetlink::Error, errno: i32) -> bool {

@@ -40,7 +40,7 @@ impl Datapath {
             verdict_maps,
             verdicts,
             generation: maps.config.get(&0, 0).map_err(failed("CONFIG"))?.generation,
-            routes: route::ours()?,
+            routes: route::ours(&self.overlay)?,
         })
     }
 

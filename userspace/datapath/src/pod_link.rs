@@ -9,13 +9,13 @@ use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use futures::TryStreamExt;
-use netlink_packet_route::link::{LinkAttribute, LinkMessage};
+use netlink_packet_route::link::LinkAttribute;
 use netlink_packet_route::neighbour::NeighbourState;
 use netlink_packet_route::route::RouteScope;
 use rtnetlink::{Handle, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
 use crate::error::DatapathError;
-use crate::netlink::{is_errno, run};
+use crate::netlink::{get_link, remove_link, run};
 
 const GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
@@ -85,7 +85,7 @@ async fn add_host_side(handle: &Handle, link: &PodLink, netns: &fs::File) -> Res
         Ok(host) => Ok(host),
         Err(error) => {
             // Nothing half-made stays; what failed first is what is told.
-            let _ = remove(handle, name).await;
+            let _ = remove_link(handle, name).await;
             Err(error)
         }
     }
@@ -113,8 +113,8 @@ async fn set_pod_side(handle: &Handle, link: &PodLink, host_mac: [u8; 6]) -> Res
     };
     let up = LinkUnspec::new_with_index(side.index).mtu(link.mtu).up().build();
     handle.link().set(up).execute().await.map_err(DatapathError::netlink("bring the pod's interface up"))?;
-    if let Some(lo) = find_index(handle, "lo").await? {
-        let up = LinkUnspec::new_with_index(lo).up().build();
+    if let Some(lo) = get_link(handle, "lo").await? {
+        let up = LinkUnspec::new_with_index(lo.header.index).up().build();
         handle.link().set(up).execute().await.map_err(DatapathError::netlink("bring lo up"))?;
     }
     for addr in &link.addrs {
@@ -241,33 +241,11 @@ pub(crate) fn check(link: &PodLink) -> Result<PodInterface, DatapathError> {
 /// The interface index of what was deleted; `None` if there was nothing.
 pub(crate) fn delete(host_ifname: &str) -> Result<Option<u32>, DatapathError> {
     let name = host_ifname.to_owned();
-    run(None, move |handle| async move { remove(&handle, &name).await })
-}
-
-async fn remove(handle: &Handle, name: &str) -> Result<Option<u32>, DatapathError> {
-    let Some(index) = find_index(handle, name).await? else { return Ok(None) };
-    match handle.link().del(index).execute().await {
-        Err(error) if !is_errno(&error, libc::ENODEV) => {
-            Err(DatapathError::netlink(format!("delete {name}"))(error))
-        }
-        _ => Ok(Some(index)),
-    }
-}
-
-async fn get(handle: &Handle, name: &str) -> Result<Option<LinkMessage>, DatapathError> {
-    match handle.link().get().match_name(name.to_owned()).execute().try_next().await {
-        Ok(message) => Ok(message),
-        Err(error) if is_errno(&error, libc::ENODEV) => Ok(None),
-        Err(error) => Err(DatapathError::netlink(format!("look {name} up"))(error)),
-    }
-}
-
-async fn find_index(handle: &Handle, name: &str) -> Result<Option<u32>, DatapathError> {
-    Ok(get(handle, name).await?.map(|message| message.header.index))
+    run(None, move |handle| async move { remove_link(&handle, &name).await })
 }
 
 async fn find(handle: &Handle, name: &str) -> Result<Option<Side>, DatapathError> {
-    let Some(message) = get(handle, name).await? else { return Ok(None) };
+    let Some(message) = get_link(handle, name).await? else { return Ok(None) };
     let mac = message.attributes.iter().find_map(|attribute| match attribute {
         LinkAttribute::Address(bytes) => <[u8; 6]>::try_from(bytes.as_slice()).ok(),
         _ => None,

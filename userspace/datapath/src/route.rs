@@ -10,19 +10,17 @@ use rtnetlink::RouteMessageBuilder;
 
 use crate::error::DatapathError;
 use crate::netlink::{is_errno, run};
+use crate::overlay::{self, Overlay};
 
 /// rtm_protocol of our routes; the kernel leaves numbers above 4 to whoever sets them (rtnetlink(7)).
 const PROTOCOL: RouteProtocol = RouteProtocol::Other(83);
 
-fn message(cidr: IpNetwork, via: Option<IpAddr>) -> Result<RouteMessage, DatapathError> {
-    let mut builder = RouteMessageBuilder::<IpAddr>::new()
+fn message(cidr: IpNetwork) -> Result<RouteMessageBuilder<IpAddr>, DatapathError> {
+    let builder = RouteMessageBuilder::<IpAddr>::new()
         .protocol(PROTOCOL)
         .destination_prefix(cidr.network(), cidr.prefix())
         .map_err(|_| mismatch(cidr))?;
-    if let Some(via) = via {
-        builder = builder.gateway(via).map_err(|_| mismatch(cidr))?;
-    }
-    Ok(builder.build())
+    Ok(builder)
 }
 
 fn mismatch(cidr: IpNetwork) -> DatapathError {
@@ -32,53 +30,77 @@ fn mismatch(cidr: IpNetwork) -> DatapathError {
     }
 }
 
-pub(crate) fn put(cidr: IpNetwork, via: IpAddr) -> Result<(), DatapathError> {
-    let route = message(cidr, Some(via))?;
+/// Over the overlay, where there is one.
+pub(crate) fn put(cidr: IpNetwork, via: IpAddr, overlay: &Overlay) -> Result<(), DatapathError> {
+    let mut route = message(cidr)?.gateway(via).map_err(|_| mismatch(cidr))?;
+    let device = overlay.of(cidr.is_ipv4());
+    if let Some(device) = device {
+        route = route.output_interface(device.index).onlink();
+        route = route.pref_source(device.local).map_err(|_| mismatch(cidr))?;
+    }
     run(None, move |handle| async move {
-        let added = handle.route().add(route).replace().execute().await;
+        if let Some(device) = device {
+            overlay::add_peer(&handle, device.index, via).await?;
+        }
+        let added = handle.route().add(route.build()).replace().execute().await;
         added.map_err(DatapathError::netlink(format!("route to {cidr} via {via}")))
     })
 }
 
-pub(crate) fn delete(cidr: IpNetwork) -> Result<(), DatapathError> {
-    let route = message(cidr, None)?;
+pub(crate) fn delete(cidr: IpNetwork, overlay: &Overlay) -> Result<(), DatapathError> {
+    let route = message(cidr)?.build();
+    let before = ours(overlay)?;
     run(None, move |handle| async move {
         match handle.route().del(route).execute().await {
             Err(error) if is_errno(&error, libc::ESRCH) => Ok(()),
             result => result.map_err(DatapathError::netlink(format!("delete the route to {cidr}"))),
         }
-    })
+    })?;
+    // The last route to a node takes the node with it.
+    let Some((via, device)) = before.get(&cidr).copied().zip(overlay.of(cidr.is_ipv4())) else {
+        return Ok(());
+    };
+    if before.iter().any(|(other, to)| *other != cidr && *to == via) {
+        return Ok(());
+    }
+    run(None, move |handle| async move { overlay::delete_peer(&handle, device.index, via).await })
 }
 
-/// Our routes in this namespace.
-pub(crate) fn ours() -> Result<BTreeMap<IpNetwork, IpAddr>, DatapathError> {
-    run(None, |handle| async move {
+/// Our routes in this namespace, as far as they lead where they should: over the overlay or, without one, not.
+pub(crate) fn ours(overlay: &Overlay) -> Result<BTreeMap<IpNetwork, IpAddr>, DatapathError> {
+    let overlay = *overlay;
+    run(None, move |handle| async move {
         let mut routes = BTreeMap::new();
         let families =
             [RouteMessageBuilder::<Ipv4Addr>::new().build(), RouteMessageBuilder::<Ipv6Addr>::new().build()];
         for family in families {
             let mut all = handle.route().get(family).execute();
             while let Some(route) = all.try_next().await.map_err(DatapathError::netlink("list routes"))? {
-                routes.extend(parse(&route));
+                routes.extend(parse(&route, &overlay));
             }
         }
         Ok(routes)
     })
 }
 
-fn parse(route: &RouteMessage) -> Option<(IpNetwork, IpAddr)> {
+fn parse(route: &RouteMessage, overlay: &Overlay) -> Option<(IpNetwork, IpAddr)> {
     if route.header.protocol != PROTOCOL {
         return None;
     }
-    let (mut destination, mut gateway) = (None, None);
+    let (mut destination, mut gateway, mut interface) = (None, None, None);
     for attribute in &route.attributes {
         match attribute {
             RouteAttribute::Destination(to) => destination = address(to),
             RouteAttribute::Gateway(via) => gateway = address(via),
+            RouteAttribute::Oif(index) => interface = Some(*index),
             _ => {}
         }
     }
-    Some((IpNetwork::new(destination?, route.header.destination_prefix_length).ok()?, gateway?))
+    let gateway = gateway?;
+    if overlay.of(gateway.is_ipv4()).is_some_and(|device| interface != Some(device.index)) {
+        return None;
+    }
+    Some((IpNetwork::new(destination?, route.header.destination_prefix_length).ok()?, gateway))
 }
 
 fn address(address: &RouteAddress) -> Option<IpAddr> {

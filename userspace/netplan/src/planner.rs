@@ -27,6 +27,7 @@ pub struct Planner {
     /// Objects go in here.
     pub index: Index,
     node_addrs: Vec<IpAddr>,
+    overlay: bool,
     attachments: Attachments,
     kernel: Kernel,
     services: Services,
@@ -58,6 +59,7 @@ impl Planner {
         Planner {
             index: Index::new(node),
             node_addrs,
+            overlay: false,
             attachments: Attachments::default(),
             kernel: Kernel::new(observed),
             services: Services::default(),
@@ -67,6 +69,11 @@ impl Planner {
             sweep: true,
             ripe: Ripe::default(),
         }
+    }
+
+    /// Other nodes' pods are reached by an overlay.
+    pub fn over_overlay(self, overlay: bool) -> Self {
+        Planner { overlay, ..self }
     }
 
     /// All kinds have been listed completely and all attachments restored.
@@ -117,7 +124,7 @@ impl Planner {
         }
         let mut writes = Vec::new();
         if changes.nodes {
-            self.routes = routes::compile(&self.index.nodes, self.index.node_name());
+            self.routes = routes::compile(&self.index.nodes, self.index.node_name(), self.overlay);
             writes.extend(routes::diff(&self.routes, &self.kernel.maps));
         }
         if self.sweep || !changes.services.is_empty() {

@@ -28,15 +28,16 @@ pub struct Routes {
     pub problems: Vec<RouteProblem>,
 }
 
-/// `this` is the node that is planned for; its own podCIDRs need no route.
-pub fn compile(nodes: &BTreeMap<Arc<str>, NodeFacts>, this: &str) -> Routes {
+/// `this` is the node that is planned for; its own podCIDRs need no route. Over an `overlay` only pods' addresses are the
+/// cluster's: the network between the nodes knows no pod, so a pod speaks to a node from its own node's address.
+pub fn compile(nodes: &BTreeMap<Arc<str>, NodeFacts>, this: &str, overlay: bool) -> Routes {
     let mut wanted = Routes::default();
     let own = nodes.get_key_value(this).into_iter();
     // Own networks come first, so that no other node can take them.
     let others = nodes.iter().filter(|(name, _)| ***name != *this);
     let mut taken: BTreeMap<(u128, u128), Arc<str>> = BTreeMap::new();
     for (name, node) in own.chain(others) {
-        for ip in node.internal_ips.iter().chain(&node.external_ips) {
+        for ip in node.internal_ips.iter().chain(&node.external_ips).filter(|_| !overlay) {
             wanted.cluster.insert((128, Addr::from(*ip)));
         }
         for cidr in &node.pod_cidrs {
@@ -111,11 +112,22 @@ mod tests {
             ("a".into(), node("10.86.0.11", "10.244.0.0/24")),
             ("b".into(), node("10.86.0.12", "10.244.1.0/24")),
         ]);
-        let routes = compile(&nodes, "a");
+        let routes = compile(&nodes, "a", false);
         let expected = BTreeMap::from([("10.244.1.0/24".parse().unwrap(), "10.86.0.12".parse().unwrap())]);
         assert_eq!(routes.routes, expected);
         assert_eq!(routes.cluster.len(), 4);
         assert_eq!(routes.problems, vec![]);
+    }
+
+    #[test]
+    fn nodes_are_outside_of_an_overlay_and_their_pods_inside() {
+        let nodes = BTreeMap::from([
+            ("a".into(), node("10.86.0.11", "10.244.0.0/24")),
+            ("b".into(), node("10.86.0.12", "10.244.1.0/24")),
+        ]);
+        let routes = compile(&nodes, "a", true);
+        assert_eq!(routes.routes, compile(&nodes, "a", false).routes);
+        assert!(routes.cluster.iter().all(|(bits, _)| *bits == 96 + 24) && routes.cluster.len() == 2);
     }
 
     #[test]
@@ -124,7 +136,7 @@ mod tests {
             ("a".into(), node("10.86.0.11", "10.244.0.0/16")),
             ("b".into(), node("10.86.0.12", "10.244.1.0/24")),
         ]);
-        let routes = compile(&nodes, "a");
+        let routes = compile(&nodes, "a", false);
         assert!(routes.routes.is_empty());
         assert!(matches!(&routes.problems[..], [RouteProblem::Overlap { .. }]));
     }
@@ -135,7 +147,7 @@ mod tests {
             ("a".into(), node("10.86.0.11", "10.244.0.0/24")),
             ("b".into(), node("10.86.0.12", "10.244.1.0/24")),
         ]);
-        let routes = compile(&nodes, "b");
+        let routes = compile(&nodes, "b", false);
         let mut kernel = Observed::default();
         diff(&routes, &kernel).iter().for_each(|write| kernel.apply(write));
         assert_eq!(kernel.routes, routes.routes);

@@ -40,8 +40,10 @@ pub struct NetworkConfig {
     pub cni_socket: PathBuf,
     /// Folder of `allocations.json`: which sandbox has which address.
     pub state_dir: PathBuf,
-    /// Of pods' interfaces, in bytes.
+    /// Of pods' interfaces, in bytes; 0: what the uplink allows.
     pub mtu: u32,
+    /// Whether other nodes' pods are reached by an overlay; as the datapath is told.
+    pub overlay: bool,
     /// How long changes are gathered before they are written together.
     pub coalesce: Duration,
     /// How long an ADD waits for its pod to be known.
@@ -56,7 +58,8 @@ impl NetworkConfig {
             pod_cidrs: Vec::new(),
             cni_socket,
             state_dir,
-            mtu: 1500,
+            mtu: 0,
+            overlay: false,
             coalesce: Duration::from_millis(2),
             patience: Duration::from_secs(20),
         }

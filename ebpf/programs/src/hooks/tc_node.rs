@@ -1,5 +1,5 @@
-//! The node's uplink. `tc_node_ingress`: services addressed from the outside, returns, straight delivery to pods.
-//! `tc_node_egress`: masquerade of pods that talk to the outside.
+//! The node's uplink and overlay. `tc_node_ingress`: services addressed from the outside, returns, straight delivery to
+//! pods. `tc_node_egress`: masquerade of pods that talk to the outside.
 
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
@@ -35,12 +35,12 @@ fn ingress(ctx: &TcContext) -> Result<i32, DropReason> {
     }
     nat::apply(ctx, packet, flow)?;
     if flags & Flow::TRANSIT != 0 {
-        return Ok(deliver::to_uplink(config));
+        return Ok(send_out(config, packet, flags));
     }
     packet.locate();
     match conntrack::find(packet) {
         Some(flow) => receive(ctx, config, packet, flow),
-        None => to_local(config, packet, None),
+        None => to_local(ctx, config, packet, None),
     }
 }
 
@@ -65,7 +65,7 @@ fn receive(
 fn open(ctx: &TcContext, config: &NodeConfig, packet: &mut Packet) -> Result<i32, DropReason> {
     let addressed = packet.destination;
     let Some(service) = service::find(&addressed, packet.proto, Scope::EXTERNAL) else {
-        return to_local(config, packet, None);
+        return to_local(ctx, config, packet, None);
     };
     let Some(backend) = service::pick(service) else {
         report::decided(config, packet, DropReason::NoBackend, 0, service.service);
@@ -79,12 +79,17 @@ fn open(ctx: &TcContext, config: &NodeConfig, packet: &mut Packet) -> Result<i32
     remember(config, packet, &backend, 0)?;
     nat::set_destination(ctx, packet, &backend)?;
     packet.locate();
-    to_local(config, packet, Some((addressed, service.service)))
+    to_local(ctx, config, packet, Some((addressed, service.service)))
 }
 
 /// A new flow to a pod of this node, or else the stack's business.
 #[inline(always)]
-fn to_local(config: &NodeConfig, packet: &Packet, addressed: Option<(End, u32)>) -> Result<i32, DropReason> {
+fn to_local(
+    ctx: &TcContext,
+    config: &NodeConfig,
+    packet: &Packet,
+    addressed: Option<(End, u32)>,
+) -> Result<i32, DropReason> {
     if policy::pod(&packet.destination.addr).is_none() {
         return Ok(PASS);
     }
@@ -98,6 +103,9 @@ fn to_local(config: &NodeConfig, packet: &Packet, addressed: Option<(End, u32)>)
     if let Some((addressed, service)) = addressed {
         answers_come_from(flow, packet, &addressed);
         flow.service = service;
+    }
+    if flow.flags & Flow::REMOTE == 0 && deliver::came_by_overlay(ctx, config, packet) {
+        flow.flags |= Flow::OVERLAY;
     }
     conntrack::replace(packet, flow);
     Ok(deliver::to_pod(decision.target_ifindex))
@@ -121,12 +129,22 @@ fn transit(
     if packet.from_high() {
         flow.flags |= Flow::REWRITE_HIGH | Flow::FROM_HIGH;
     }
+    if policy::in_cluster(&backend.addr) {
+        flow.flags |= Flow::REMOTE;
+    }
     flow.source = source;
     flow.destination = *backend;
+    let flags = flow.flags;
     conntrack::replace(packet, flow);
     nat::set_source(ctx, packet, &source)?;
     nat::set_destination(ctx, packet, backend)?;
-    Ok(deliver::to_uplink(config))
+    Ok(send_out(config, packet, flags))
+}
+
+/// What passes through: on to another node's pod, or back to whoever asked.
+#[inline(always)]
+fn send_out(config: &NodeConfig, packet: &Packet, flags: u32) -> i32 {
+    if flags & Flow::REMOTE != 0 { deliver::to_remote(config, packet) } else { deliver::to_uplink(config) }
 }
 
 #[inline(always)]

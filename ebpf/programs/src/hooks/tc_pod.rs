@@ -84,8 +84,14 @@ fn forward(
     if receiver != 0 {
         return Ok(deliver::to_pod(receiver));
     }
+    if flags & Flow::OVERLAY != 0 {
+        return Ok(deliver::to_node(config, packet));
+    }
+    if config.uplink != 0 && flags & Flow::REMOTE != 0 {
+        return Ok(deliver::to_remote(config, packet));
+    }
     // A translated source is one of the node's own addresses: its stack would take that for a martian.
-    if config.uplink != 0 && (translated && flags & Flow::NODE == 0 || flags & Flow::REMOTE != 0) {
+    if config.uplink != 0 && translated && flags & Flow::NODE == 0 {
         return Ok(deliver::to_uplink(config));
     }
     Ok(PASS)

@@ -78,6 +78,7 @@ impl<D: Dataplane> Engine<D> {
         let observed = dataplane.observed().map_err(NetworkError::Observe)?;
         let allocations = Allocations::load(&config.state_dir)?;
         let planner = Planner::new(&config.node, config.node_addrs.clone(), observed);
+        let planner = planner.over_overlay(config.overlay);
         let mut engine = Engine {
             config,
             dataplane,

@@ -30,7 +30,10 @@ impl NodeNetwork for KernelNetwork {
         stop: CancellationToken,
     ) -> Result<(), Box<dyn Error + Send + Sync>> {
         let datapath = Datapath::open(self.datapath.clone()).await?;
-        let config = NetworkConfig { node, ..self.config.clone() };
+        let mut config = NetworkConfig { node, overlay: self.datapath.overlay, ..self.config.clone() };
+        if config.mtu == 0 {
+            config.mtu = datapath.pod_mtu();
+        }
         run(config, datapath, client, state, stop).await?;
         Ok(())
     }

@@ -70,9 +70,12 @@ pub(crate) struct Agent {
     /// Networks that pods get addresses from [default: the Node's podCIDRs]
     #[arg(long)]
     pod_cidr: Vec<IpNetwork>,
-    /// MTU of pods' interfaces
-    #[arg(long, default_value_t = 1500)]
+    /// MTU of pods' interfaces [default: the uplink's, without what the tunnel adds]
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
     mtu: u32,
+    /// How packets reach pods of other nodes: as they are, or in VXLAN where the network between carries only nodes' addresses
+    #[arg(long, value_enum, default_value = "none")]
+    tunnel: Tunnel,
     /// A label of the Node, as key=value; may be repeated
     #[arg(long = "node-label", value_parser = label)]
     labels: Vec<(String, String)>,
@@ -91,6 +94,12 @@ pub(crate) struct Agent {
     /// The most pods
     #[arg(long, default_value_t = 110)]
     max_pods: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Tunnel {
+    None,
+    Vxlan,
 }
 
 /// After a renewal that failed.
@@ -181,6 +190,7 @@ fn network(agent: &Agent) -> Result<KernelNetwork> {
         cgroup,
         uplink: agent.uplink.clone(),
         node_addrs: agent.node_ips.clone(),
+        overlay: agent.tunnel == Tunnel::Vxlan,
     };
     Ok(KernelNetwork { config, datapath })
 }
