@@ -1,12 +1,50 @@
 //! Resource quantities: `100m`, `1.5Gi`, `2e3`. Exact to a thousandth (the resolution of every resource in use).
 
+use std::cmp::Ordering;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::str::FromStr;
 
-/// A number of thousandths.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// A number of thousandths, and the notation it was written in. Two that are the same number are equal.
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Quantity {
     millis: i128,
+    notation: Notation,
+}
+
+/// How a quantity is shown: as it was written, so that sums of `Mi` are shown in `Mi`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Notation {
+    #[default]
+    Decimal,
+    Binary,
+    Exponent,
+}
+
+impl PartialEq for Quantity {
+    fn eq(&self, other: &Quantity) -> bool {
+        self.millis == other.millis
+    }
+}
+
+impl Eq for Quantity {}
+
+impl PartialOrd for Quantity {
+    fn partial_cmp(&self, other: &Quantity) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Quantity {
+    fn cmp(&self, other: &Quantity) -> Ordering {
+        self.millis.cmp(&other.millis)
+    }
+}
+
+impl Hash for Quantity {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.millis.hash(state);
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -15,7 +53,7 @@ pub struct BadQuantity;
 
 impl Quantity {
     pub fn from_millis(millis: i128) -> Quantity {
-        Quantity { millis }
+        Quantity { millis, notation: Notation::Decimal }
     }
 
     pub fn millis(self) -> i128 {
@@ -28,7 +66,26 @@ impl Quantity {
     }
 
     pub fn saturating_add(self, other: Quantity) -> Quantity {
-        Quantity { millis: self.millis.saturating_add(other.millis) }
+        self.with(self.millis.saturating_add(other.millis), other)
+    }
+
+    pub fn saturating_sub(self, other: Quantity) -> Quantity {
+        self.with(self.millis.saturating_sub(other.millis), other)
+    }
+
+    /// Shown as the first was written; nothing takes the other's notation.
+    fn with(self, millis: i128, other: Quantity) -> Quantity {
+        let notation = if self.millis == 0 { other.notation } else { self.notation };
+        Quantity { millis, notation }
+    }
+
+    pub fn is_zero(self) -> bool {
+        self.millis == 0
+    }
+
+    /// The next whole number.
+    pub fn rounded_up(self) -> Quantity {
+        Quantity { millis: self.value().saturating_mul(1000), notation: self.notation }
     }
 }
 
@@ -63,7 +120,16 @@ impl FromStr for Quantity {
             let divisor = 10i128.checked_pow(power.unsigned_abs()).ok_or(BadQuantity)?;
             scaled / divisor + i128::from(scaled % divisor != 0)
         };
-        Ok(Quantity { millis: if negative { -millis } else { millis } })
+        Ok(Quantity { millis: if negative { -millis } else { millis }, notation: notation(suffix) })
+    }
+}
+
+fn notation(suffix: &str) -> Notation {
+    match suffix {
+        "E" => Notation::Decimal,
+        _ if suffix.ends_with('i') => Notation::Binary,
+        _ if suffix.starts_with(['e', 'E']) => Notation::Exponent,
+        _ => Notation::Decimal,
     }
 }
 
@@ -98,18 +164,28 @@ fn scale(suffix: &str) -> Result<(i128, i32), BadQuantity> {
 }
 
 impl fmt::Display for Quantity {
-    /// The canonical decimal form: the greatest suffix that leaves no fraction.
+    /// The canonical form: the greatest suffix of the notation that leaves no fraction.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const DECIMAL: [&str; 6] = ["k", "M", "G", "T", "P", "E"];
+        const BINARY: [&str; 6] = ["Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
+        const EXPONENT: [&str; 6] = ["e3", "e6", "e9", "e12", "e15", "e18"];
         if self.millis % 1000 != 0 {
-            return write!(f, "{}m", self.millis);
+            let suffix = if self.notation == Notation::Exponent { "e-3" } else { "m" };
+            return write!(f, "{}{suffix}", self.millis);
         }
         let mut value = self.millis / 1000;
+        // A few bytes are not worth a suffix, and upstream then forgets that there was one.
+        let (step, suffixes) = match self.notation {
+            Notation::Binary if value.abs() >= 1024 => (1024, BINARY),
+            Notation::Exponent => (1000, EXPONENT),
+            Notation::Binary | Notation::Decimal => (1000, DECIMAL),
+        };
         let mut suffix = "";
-        for next in ["k", "M", "G", "T", "P", "E"] {
-            if value == 0 || value % 1000 != 0 {
+        for next in suffixes {
+            if value == 0 || value % step != 0 {
                 break;
             }
-            value /= 1000;
+            value /= step;
             suffix = next;
         }
         write!(f, "{value}{suffix}")
@@ -140,6 +216,26 @@ mod tests {
         }
         for bad in ["", "x", "1.2.3", "1kk", "1e", "--1", "1 Gi", "."] {
             assert!(bad.parse::<Quantity>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn sums_are_shown_as_they_were_written() {
+        let sum = |all: &[&str]| {
+            let quantities = all.iter().map(|text| text.parse::<Quantity>().unwrap());
+            quantities.fold(Quantity::default(), Quantity::saturating_add).to_string()
+        };
+        for (all, wanted) in [
+            (&["0", "512Mi", "512Mi"][..], "1Gi"),
+            (&["1Gi", "1000"], "1073742824"),
+            (&["100m", "900m"], "1"),
+            (&["1e3", "1e3"], "2e3"),
+            (&["500m", "1k"], "1000500m"),
+            (&["1000Mi"], "1000Mi"),
+            (&["0Gi"], "0"),
+            (&["5E"], "5E"),
+        ] {
+            assert_eq!(sum(all), wanted, "{all:?}");
         }
     }
 

@@ -37,6 +37,16 @@ impl Status {
         self
     }
 
+    /// As this, with one more cause.
+    pub fn with_cause(mut self, cause: Value) -> Status {
+        let details = self.details.get_or_insert_with(|| json!({}));
+        match details["causes"].as_array_mut() {
+            Some(causes) => causes.push(cause),
+            None => details["causes"] = json!([cause]),
+        }
+        self
+    }
+
     pub fn not_found(kind: &Kind, name: &str) -> Status {
         Status::new(404, "NotFound", format!("{} \"{name}\" not found", kind.group_resource()))
             .about(kind, name)

@@ -55,7 +55,10 @@ impl Allocator {
     }
 
     /// Gives a Service what it lacks, or refuses what it asks for. `old` is what it was before an update.
-    pub(crate) fn assign(&self, service: &mut Value, old: Option<&Value>) -> Result<(), Status> {
+    pub(crate) fn assign(&self, kind: &Kind, service: &mut Value, old: Option<&Value>) -> Result<(), Status> {
+        if !is_service(kind) {
+            return Ok(());
+        }
         let mut errors = Errors::default();
         let old_spec = old.map_or(&Value::Null, |old| &old["spec"]);
         let mut taken = self.taken();
@@ -64,7 +67,6 @@ impl Allocator {
         self.assign_addresses(service, old_spec, &had_addresses, &taken, &mut new_addresses, &mut errors);
         self.assign_ports(service, old_spec, &had_ports, &taken, &mut new_ports, &mut errors);
         if !errors.is_empty() {
-            let Some(kind) = find("", "v1", "services") else { return Ok(()) };
             return Err(Status::invalid(kind, meta::name(service), &errors));
         }
         taken.addresses.extend(new_addresses);
@@ -229,7 +231,7 @@ impl Allocator {
 
     /// Gives back what a Service had.
     pub(crate) fn release(&self, kind: &Kind, service: &Value) {
-        if kind.group.is_empty() && kind.kind == "Service" {
+        if is_service(kind) {
             let mut taken = self.taken();
             for ip in addresses(&service["spec"]) {
                 taken.addresses.remove(&ip);
@@ -239,6 +241,10 @@ impl Allocator {
             }
         }
     }
+}
+
+fn is_service(kind: &Kind) -> bool {
+    kind.group.is_empty() && kind.kind == "Service"
 }
 
 fn family(v6: bool) -> &'static str {

@@ -66,7 +66,7 @@ async fn kubernetes_service(server: &Arc<Inner>) -> Result<(), Status> {
                 "ports": [{"name": "https", "port": 443, "targetPort": advertise.port(), "protocol": "TCP"}]},
         });
         services.default(&mut service);
-        server.allocator.assign(&mut service, None)?;
+        server.allocator.assign(services, &mut service, None)?;
         insert(server, services, service).await?;
     }
     let slice = json!({

@@ -8,11 +8,13 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, Uri};
 use skep_api::Status;
 
+use crate::admission::Notes;
 use crate::authn::{self, Identity};
 use crate::authz::Attributes;
 use crate::handlers;
 use crate::negotiate::{respond, respond_status};
 use crate::route::{Route, Target, route, verb};
+use crate::write::add_warnings;
 use crate::{Inner, audit, subresources};
 
 /// A request to a resource, authorised.
@@ -23,6 +25,8 @@ pub(crate) struct Call {
     pub(crate) method: Method,
     pub(crate) headers: HeaderMap,
     pub(crate) query: Query,
+    /// What admission has to say, whatever the answer is.
+    pub(crate) notes: Arc<Notes>,
 }
 
 /// Query parameters, decoded.
@@ -96,13 +100,20 @@ pub(crate) async fn handle(State(server): State<Arc<Inner>>, request: Request) -
 }
 
 pub(crate) async fn unaudited(server: Arc<Inner>, request: Request) -> Response {
-    match answer(server, request).await {
+    let notes = Arc::new(Notes::default());
+    let mut response = match answer(server, request, &notes).await {
         Ok(response) => response,
         Err(status) => respond_status(&status),
+    };
+    let (warnings, annotations) = notes.take();
+    add_warnings(response.headers_mut(), &warnings);
+    if !annotations.is_empty() {
+        response.extensions_mut().insert(audit::Annotations(annotations));
     }
+    response
 }
 
-async fn answer(server: Arc<Inner>, request: Request) -> Result<Response, Status> {
+async fn answer(server: Arc<Inner>, request: Request, notes: &Arc<Notes>) -> Result<Response, Status> {
     let identity = authn::authenticate(&server, &request)?;
     let query = Query::parse(request.uri());
     match route(request.uri().path()) {
@@ -115,7 +126,8 @@ async fn answer(server: Arc<Inner>, request: Request) -> Result<Response, Status
         Route::Resource(target) => {
             let watching = query.is_true("watch");
             let (parts, body) = (request.method().clone(), request.headers().clone());
-            let call = Call { server, identity, target, method: parts, headers: body, query };
+            let notes = notes.clone();
+            let call = Call { server, identity, target, method: parts, headers: body, query, notes };
             let attributes = call.attributes(verb(&call.method, &call.target, watching));
             call.server.caches.access().check(&attributes)?;
             dispatch(call, request, watching).await

@@ -50,6 +50,7 @@ pub(crate) struct Inner {
     pub(crate) caches: Caches,
     pub(crate) allocator: Allocator,
     pub(crate) node_client: node_client::NodeClient,
+    pub(crate) quota_locks: admission::Locks,
 }
 
 impl ApiServer {
@@ -58,7 +59,7 @@ impl ApiServer {
         let caches = Caches::load(config.store.clone()).await?;
         let allocator = Allocator::new(&config.services, &caches);
         let node_client = node_client::NodeClient::new(&config.node_tls)?;
-        let inner = Inner { caches, allocator, node_client, config };
+        let inner = Inner { caches, allocator, node_client, quota_locks: Default::default(), config };
         let server = ApiServer { inner: Arc::new(inner) };
         bootstrap::run(&server.inner).await?;
         Ok(server)

@@ -11,6 +11,7 @@ use skep_api::schema::{self, Problem};
 use skep_api::{Kind, Status, meta};
 use skep_store::{Expect, StoreError};
 
+use crate::admission::{self, Request};
 use crate::http::{Call, Query};
 use crate::negotiate::{View, render, respond};
 use crate::object::{Object, key, to_stored};
@@ -274,17 +275,24 @@ pub(crate) async fn update(
     if !options.applied {
         managers::track(call, &before, &mut new, part);
     }
+    let request = Request::update(call, &before, options.dry_run);
+    admission::mutate(&request, &mut new).await?;
     if part == Part::Main {
-        crate::admission::on_update(call, &mut new, &before)?;
+        server.allocator.assign(kind, &mut new, Some(&before))?;
     }
     let errors = kind.validate_update(&new, &before, part);
     if !errors.is_empty() {
         return Err(Status::invalid(kind, meta::name(&new), &errors));
     }
+    let charge = admission::validate(&request, &new).await?;
     if options.dry_run {
         return Ok(unstored(kind, old, &new));
     }
-    replace(server, kind, old, &new).await
+    let stored = replace(server, kind, old, &new).await;
+    if stored.is_err() {
+        charge.refund(server).await;
+    }
+    stored
 }
 
 /// What only the server sets stays as it is.

@@ -153,7 +153,7 @@ fn default_field_ref(item: &mut Value) {
 }
 
 /// `Guaranteed`, `Burstable` or `BestEffort`, as the specification's resources say.
-pub(super) fn qos_class(spec: &Value) -> &'static str {
+pub(crate) fn qos_class(spec: &Value) -> &'static str {
     let containers: Vec<&Value> = items(spec, "containers").chain(items(spec, "initContainers")).collect();
     let set = |container: &Value, list: &str| {
         ["cpu", "memory"].iter().any(|name| !container["resources"][list][*name].is_null())

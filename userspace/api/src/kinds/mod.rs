@@ -1,6 +1,7 @@
 //! The served kinds and what each adds to the generic path.
 
 mod containers;
+mod limits;
 mod network;
 mod rbac;
 mod small;
@@ -15,6 +16,8 @@ use serde_json::Value;
 
 use crate::field::{Errors, Path};
 use crate::{meta, schema};
+
+pub(crate) use containers::qos_class;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {

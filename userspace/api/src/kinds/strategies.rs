@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Strategy, containers, network, rbac, small, workload};
+use super::{Strategy, containers, limits, network, rbac, small, workload};
 use crate::field::Errors;
 use crate::meta::NameForm;
 
@@ -110,6 +110,13 @@ pub(super) static SECRET: Strategy = Strategy {
 pub(super) static CONFIG_MAP: Strategy = Strategy {
     validate: small::validate_config_map,
     validate_update: small::validate_config_map_update,
+    ..PLAIN_VALUE
+};
+pub(super) static LIMIT_RANGE: Strategy =
+    Strategy { default: limits::default_limit_range, validate: limits::validate_limit_range, ..PLAIN_VALUE };
+pub(super) static RESOURCE_QUOTA: Strategy = Strategy {
+    validate: limits::validate_quota,
+    validate_update: limits::validate_quota_update,
     ..PLAIN_VALUE
 };
 pub(super) static LEASE: Strategy = Strategy { validate: small::validate_lease, ..PLAIN_VALUE };

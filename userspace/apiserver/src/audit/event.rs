@@ -1,5 +1,7 @@
 //! One event, in the form of `audit.k8s.io/v1`.
 
+use std::collections::BTreeMap;
+
 use axum::extract::Request;
 use http::{HeaderMap, StatusCode};
 use jiff::Timestamp;
@@ -89,6 +91,10 @@ impl Event {
             self.slim(&mut object);
             self.fields.insert("requestObject".into(), object);
         }
+    }
+
+    pub(super) fn annotated(&mut self, annotations: BTreeMap<String, String>) {
+        self.fields.insert("annotations".into(), json!(annotations));
     }
 
     /// What came of it; `whole` with what was answered.

@@ -7,6 +7,7 @@ mod log;
 mod policy;
 mod request;
 
+use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -96,6 +97,10 @@ pub(crate) async fn around(audit: Audit, server: Arc<Inner>, mut request: Reques
     answered(&audit, event, response, whole && !is_stream(&info)).await
 }
 
+/// What admission noted of a request, in the extensions of its answer.
+#[derive(Clone)]
+pub(crate) struct Annotations(pub(crate) BTreeMap<String, String>);
+
 /// Whether a body is an object, or says what is to be done with one.
 fn has_body(info: &RequestInfo<'_>) -> bool {
     let writes = matches!(info.verb, "create" | "update" | "patch" | "delete" | "deletecollection");
@@ -140,6 +145,9 @@ async fn answered(audit: &Audit, mut event: Event, response: Response, whole: bo
     } else {
         body
     };
+    if let Some(Annotations(annotations)) = parts.extensions.remove() {
+        event.annotated(annotations);
+    }
     event.answered(parts.status, told, whole);
     audit.tell(&event, Stage::ResponseComplete).await;
     parts.headers.insert("audit-id", id_header(&event));

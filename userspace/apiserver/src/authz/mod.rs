@@ -12,6 +12,7 @@ mod tests;
 use serde_json::Value;
 
 pub(crate) use default_roles::default_objects;
+pub(crate) use node::node_name;
 pub(crate) use rbac::{Rule, Rules};
 
 /// A request, as authorisation sees it.

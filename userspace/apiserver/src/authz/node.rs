@@ -11,7 +11,7 @@ const GROUP: &str = "system:nodes";
 const LEASES: &str = "kube-node-lease";
 
 /// The node that a user is, if it is one.
-fn node_name<'a>(user: &'a str, groups: &[String]) -> Option<&'a str> {
+pub(crate) fn node_name<'a>(user: &'a str, groups: &[String]) -> Option<&'a str> {
     let name = user.strip_prefix(USER).filter(|name| !name.is_empty())?;
     groups.iter().any(|group| group == GROUP).then_some(name)
 }

@@ -8,6 +8,7 @@ use serde_json::Value;
 use skep_api::kinds::Part;
 use skep_api::{Kind, Status, meta};
 
+use crate::admission::Request;
 use crate::http::Call;
 use crate::negotiate::view;
 use crate::object::{Object, key};
@@ -67,19 +68,30 @@ async fn create_named(call: &Call, mut object: Value, options: &Options) -> Resu
     if !options.applied {
         managers::track(call, &Value::Null, &mut object, Part::Main);
     }
-    admission::on_create(call, &mut object).await?;
-    let errors = kind.validate_create(&object);
+    let request = Request::create(call, options.dry_run);
+    admission::mutate(&request, &mut object).await?;
+    call.server.allocator.assign(kind, &mut object, None)?;
+    let stored = store(&request, &object).await;
+    if stored.is_err() || options.dry_run {
+        call.server.allocator.release(kind, &object);
+    }
+    stored
+}
+
+/// Validates and stores an object that is complete.
+async fn store(request: &Request<'_>, object: &Value) -> Result<Object, Status> {
+    let (call, kind) = (request.call, request.call.target.kind);
+    let errors = kind.validate_create(object);
     if !errors.is_empty() {
-        call.server.allocator.release(kind, &object);
-        return Err(Status::invalid(kind, meta::name(&object), &errors));
+        return Err(Status::invalid(kind, meta::name(object), &errors));
     }
-    if options.dry_run {
-        call.server.allocator.release(kind, &object);
-        return dry(call, kind, &object);
+    let charge = admission::validate(request, object).await?;
+    if request.dry_run {
+        return dry(call, kind, object);
     }
-    let stored = write::insert(&call.server, kind, &object).await;
+    let stored = write::insert(&call.server, kind, object).await;
     if stored.is_err() {
-        call.server.allocator.release(kind, &object);
+        charge.refund(&call.server).await;
     }
     stored
 }

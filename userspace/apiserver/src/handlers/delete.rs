@@ -9,6 +9,7 @@ use skep_api::{Kind, Status, meta};
 
 use super::list::{Selection, list_kind};
 use super::update::TRIES;
+use crate::admission::{self, Request};
 use crate::http::Call;
 use crate::negotiate::{render, respond, respond_value, view};
 use crate::object::Object;
@@ -93,11 +94,7 @@ pub(crate) async fn handle(call: Call, bytes: Bytes) -> Result<Response, Status>
     let kind = call.target.kind;
     let view = view(&call.headers, None)?;
     let options = DeleteOptions::parse(&call, &bytes)?;
-    if kind.kind == "Namespace" {
-        crate::admission::check_namespace_delete(&call.target.name)?;
-    }
-    let (object, gone) =
-        delete(&call.server, kind, &call.target.namespace, &call.target.name, &options).await?;
+    let (object, gone) = delete(&call, &call.target.namespace, &call.target.name, &options).await?;
     // Pods and namespaces are shown as they are or were; of others that are gone, a word that they are.
     if gone && !matches!(kind.kind, "Pod" | "Namespace") {
         let value = object.value();
@@ -111,14 +108,19 @@ pub(crate) async fn handle(call: Call, bytes: Bytes) -> Result<Response, Status>
 
 /// Deletes, or marks for deletion; the object as it is or was, and whether it is gone.
 pub(crate) async fn delete(
-    server: &Inner,
-    kind: &Kind,
+    call: &Call,
     namespace: &str,
     name: &str,
     options: &DeleteOptions,
 ) -> Result<(Object, bool), Status> {
+    let (server, kind) = (&call.server, call.target.kind);
     for attempt in 1.. {
         let old = write::find_latest(server, kind, namespace, name).await?;
+        // What asks for an eviction was asked about then.
+        if call.target.subresource.is_empty() {
+            let value = old.value();
+            admission::delete(&Request::delete(call, &value, options.dry_run), &value).await?;
+        }
         match delete_once(server, kind, &old, options).await {
             Err(status) if status.message.contains("has been modified") && attempt < TRIES => {}
             result => return result,
@@ -220,7 +222,7 @@ pub(crate) async fn handle_collection(call: Call, bytes: Bytes) -> Result<Respon
     let mut deleted = Vec::new();
     for object in resource.list(&selection.prefix).iter().filter(|object| selection.selects(object)) {
         let value = object.value();
-        match delete(&call.server, kind, meta::namespace(&value), meta::name(&value), &options).await {
+        match delete(&call, meta::namespace(&value), meta::name(&value), &options).await {
             Ok((object, _)) => deleted.push(object.value()),
             // Somebody else was faster.
             Err(status) if status.code == 404 => {}

@@ -22,7 +22,7 @@ pub(super) async fn handle(call: Call, request: Request) -> Result<Response, Sta
     if !ended && pod["metadata"]["deletionTimestamp"].is_null() {
         spend_budget(&call, &pod).await?;
     }
-    delete(&call.server, kind, &target.namespace, &target.name, &options).await?;
+    delete(&call, &target.namespace, &target.name, &options).await?;
     Ok(success())
 }
 

@@ -1,0 +1,173 @@
+//! Admission: what the server adds to or refuses of objects beyond their kind's own rules.
+//!
+//! One chain: [`mutate`], then the kind's own validation, then [`validate`], whose last link is quota. A plugin is a
+//! file: `admit` changes an object or refuses it, `validate` only refuses; each says itself what it is for.
+
+mod certificate;
+mod ingress_class;
+mod limit_range;
+mod namespace;
+mod node;
+mod notes;
+mod pod_security;
+mod priority;
+mod quota;
+mod runtime_class;
+mod service_account;
+mod storage;
+mod tolerations;
+
+use std::sync::Arc;
+
+use serde_json::Value;
+use skep_api::{Kind, Status, find, meta};
+
+use crate::http::Call;
+use crate::object::{Object, prefix};
+use crate::write;
+
+pub(crate) use notes::Notes;
+pub(crate) use quota::{Charge, Locks};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Operation {
+    Create,
+    Update,
+    Delete,
+}
+
+/// What is to be done, and by whom.
+pub(crate) struct Request<'a> {
+    pub(crate) call: &'a Call,
+    pub(crate) operation: Operation,
+    /// Empty for what is in none.
+    namespace: &'a str,
+    /// What was before an update or a deletion.
+    pub(crate) old: Option<&'a Value>,
+    pub(crate) dry_run: bool,
+}
+
+impl<'a> Request<'a> {
+    pub(crate) fn create(call: &'a Call, dry_run: bool) -> Request<'a> {
+        Request { call, operation: Operation::Create, namespace: &call.target.namespace, old: None, dry_run }
+    }
+
+    pub(crate) fn update(call: &'a Call, old: &'a Value, dry_run: bool) -> Request<'a> {
+        Request {
+            call,
+            operation: Operation::Update,
+            namespace: &call.target.namespace,
+            old: Some(old),
+            dry_run,
+        }
+    }
+
+    pub(crate) fn delete(call: &'a Call, old: &'a Value, dry_run: bool) -> Request<'a> {
+        // A collection may be of all namespaces.
+        Request {
+            call,
+            operation: Operation::Delete,
+            namespace: meta::namespace(old),
+            old: Some(old),
+            dry_run,
+        }
+    }
+
+    fn kind(&self) -> &'a Kind {
+        self.call.target.kind
+    }
+
+    fn namespace(&self) -> &'a str {
+        self.namespace
+    }
+
+    fn subresource(&self) -> &'a str {
+        &self.call.target.subresource
+    }
+
+    /// Whether it is for objects of this resource themselves, and not for a part of one.
+    fn is(&self, group: &str, plural: &str) -> bool {
+        self.subresource().is_empty() && self.is_part(group, plural)
+    }
+
+    /// The same with whatever subresource.
+    fn is_part(&self, group: &str, plural: &str) -> bool {
+        self.kind().plural == plural && self.kind().group == group
+    }
+
+    fn creates(&self, group: &str, plural: &str) -> bool {
+        self.operation == Operation::Create && self.is(group, plural)
+    }
+
+    /// The object's name; where the server is yet to make one up, what it begins with.
+    fn name<'b>(&self, object: &'b Value) -> &'b str {
+        let base = object["metadata"]["generateName"].as_str().unwrap_or_default();
+        let generated = self.operation == Operation::Create && self.call.target.name.is_empty();
+        if generated && !base.is_empty() { base } else { meta::name(object) }
+    }
+
+    fn forbidden(&self, object: &Value, why: impl Into<String>) -> Status {
+        Status::forbidden(self.kind().group, self.kind().plural, self.name(object), why)
+    }
+
+    /// An object of another kind, as the cache has it.
+    fn get(
+        &self,
+        group: &str,
+        version: &str,
+        plural: &str,
+        namespace: &str,
+        name: &str,
+    ) -> Option<Arc<Object>> {
+        write::find(&self.call.server, find(group, version, plural)?, namespace, name).ok()
+    }
+
+    /// All objects of another kind; of one namespace, unless that is empty.
+    fn list(&self, group: &str, version: &str, plural: &str, namespace: &str) -> Vec<Arc<Object>> {
+        let Some(kind) = find(group, version, plural) else { return Vec::new() };
+        let mut within = prefix(kind);
+        if !namespace.is_empty() {
+            within.push_str(namespace);
+            within.push('/');
+        }
+        self.call.server.caches.of(kind).map(|resource| resource.list(&within)).unwrap_or_default()
+    }
+}
+
+/// Completes an object that is to be created or updated, or refuses it.
+pub(crate) async fn mutate(request: &Request<'_>, object: &mut Value) -> Result<(), Status> {
+    certificate::admit(request, object);
+    namespace::admit(request, object)?;
+    limit_range::admit(request, object)?;
+    service_account::admit(request, object).await?;
+    node::admit(request, object)?;
+    priority::admit(request, object)?;
+    tolerations::admit(request, object);
+    storage::admit(request, object);
+    runtime_class::admit(request, object)?;
+    ingress_class::admit(request, object);
+    if request.is("", "pods") && request.operation == Operation::Create {
+        // Its quality of service follows from what it asks for now.
+        request.kind().prepare_create(object);
+    }
+    let verb = if request.operation == Operation::Create { "create" } else { "update" };
+    request.call.server.caches.access().check_grant(&request.call.attributes(verb), object)
+}
+
+/// Refuses an object that is complete and valid, or charges quotas for it.
+pub(crate) async fn validate(request: &Request<'_>, object: &Value) -> Result<Charge, Status> {
+    limit_range::validate(request, object)?;
+    service_account::validate(request, object)?;
+    pod_security::validate(request, object)?;
+    priority::validate(request, object)?;
+    storage::validate(request, object)?;
+    runtime_class::validate(request, object)?;
+    certificate::validate(request, object)?;
+    quota::charge(request, object).await
+}
+
+/// Refuses a deletion.
+pub(crate) async fn delete(request: &Request<'_>, old: &Value) -> Result<(), Status> {
+    namespace::delete(request)?;
+    node::delete(request, old)
+}

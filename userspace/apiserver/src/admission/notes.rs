@@ -1,0 +1,40 @@
+//! What admission says beside yes and no: warnings for the client, annotations for the audit log.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Of one request; filled along its way, sent with its answer, whatever that is.
+#[derive(Debug, Default)]
+pub(crate) struct Notes {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    warnings: Vec<String>,
+    annotations: BTreeMap<String, String>,
+}
+
+impl Notes {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Each warning is given once, however often an object is tried.
+    pub(crate) fn warn(&self, warning: impl Into<String>) {
+        let (warning, mut inner) = (warning.into(), self.lock());
+        if !inner.warnings.contains(&warning) {
+            inner.warnings.push(warning);
+        }
+    }
+
+    /// The first value of a key stays.
+    pub(crate) fn annotate(&self, key: impl Into<String>, value: impl Into<String>) {
+        self.lock().annotations.entry(key.into()).or_insert_with(|| value.into());
+    }
+
+    pub(crate) fn take(&self) -> (Vec<String>, BTreeMap<String, String>) {
+        let mut inner = self.lock();
+        (std::mem::take(&mut inner.warnings), std::mem::take(&mut inner.annotations))
+    }
+}

@@ -1,0 +1,176 @@
+//! ResourceQuota, the last link: what is written is charged to every quota that it falls under, or refused.
+//!
+//! A charge is a compare-and-swap of the quota's status, so that writes that race cannot together exceed it. Writes of one
+//! server to one namespace charge one after the other; other servers and the quota controller show as a conflict.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use jiff::Timestamp;
+use serde_json::Value;
+use skep_api::quota::{Meter, charge as charged, negative};
+use skep_api::resources::Resources;
+use skep_api::{Status, find, meta};
+use skep_store::{Expect, StoreError};
+
+use super::{Operation, Request};
+use crate::Inner;
+use crate::object::{Object, to_stored};
+use crate::write::store_error;
+
+/// Tries against others who write the same quota.
+const TRIES: usize = 16;
+
+/// A lock a namespace that has quotas.
+#[derive(Default)]
+pub(crate) struct Locks(Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>);
+
+impl Locks {
+    fn of(&self, namespace: &str) -> Arc<tokio::sync::Mutex<()>> {
+        let mut locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Those that nobody holds are not worth keeping when there are many.
+        if locks.len() > 1_024 {
+            locks.retain(|_, lock| Arc::strong_count(lock) > 1);
+        }
+        locks.entry(namespace.to_owned()).or_default().clone()
+    }
+}
+
+/// What was charged; to be given back if the object is not stored after all.
+#[derive(Default)]
+#[must_use]
+pub(crate) struct Charge(Vec<(Arc<str>, Resources)>);
+
+impl Charge {
+    /// The quota controller counts anew in any case, so what cannot be given back is given back later.
+    pub(crate) async fn refund(self, server: &Inner) {
+        let Some(kind) = find("", "v1", "resourcequotas") else { return };
+        for (key, added) in self.0 {
+            for _ in 0..TRIES {
+                if server.caches.catch_up().await.is_err() {
+                    return;
+                }
+                let Some(quota) = server.caches.of(kind).and_then(|quotas| quotas.get(&key)) else { break };
+                let mut used = Resources::of(&quota.value()["status"]["used"]);
+                used.subtract(&added);
+                match put(server, &quota, &used).await {
+                    Err(StoreError::Conflict { .. }) => {}
+                    _ => break,
+                }
+            }
+        }
+    }
+}
+
+async fn put(server: &Inner, quota: &Object, used: &Resources) -> Result<(), StoreError> {
+    let mut value = quota.value();
+    value["status"]["used"] = used.to_value();
+    let entry =
+        server.caches.store().put(&quota.key, to_stored(&value), Expect::Revision(quota.revision)).await?;
+    // The next charge reads what this one wrote.
+    server.caches.wait_for(entry.modified).await.map(drop)
+}
+
+pub(super) async fn charge(request: &Request<'_>, object: &Value) -> Result<Charge, Status> {
+    let (kind, namespace) = (request.kind(), request.namespace());
+    if namespace.is_empty() || request.operation == Operation::Delete || quotas(request).is_empty() {
+        return Ok(Charge::default());
+    }
+    let Some(meter) = Meter::of(kind.group, kind.plural) else { return Ok(Charge::default()) };
+    if !meter.handles(request.subresource(), object, request.old) {
+        return Ok(Charge::default());
+    }
+    let below = meter.usage(object, Timestamp::now());
+    let below = negative(&below);
+    if !below.is_empty() {
+        let why = format!("quota usage is negative for resource(s): {}", below.join(","));
+        return Err(request.forbidden(object, why));
+    }
+    let lock = request.call.server.quota_locks.of(namespace);
+    let _held = lock.lock().await;
+    let mut done = Charge::default();
+    match charge_all(request, object, &meter, &mut done).await {
+        Ok(()) => Ok(done),
+        Err(status) => {
+            done.refund(&request.call.server).await;
+            Err(status)
+        }
+    }
+}
+
+fn quotas(request: &Request<'_>) -> Vec<Arc<Object>> {
+    request.list("", "v1", "resourcequotas", request.namespace())
+}
+
+/// Checks all quotas, then charges one after the other; what was charged is in `done` even if another one refuses.
+async fn charge_all(
+    request: &Request<'_>,
+    object: &Value,
+    meter: &Meter,
+    done: &mut Charge,
+) -> Result<(), Status> {
+    let server = &request.call.server;
+    for _ in 0..TRIES {
+        server.caches.catch_up().await.map_err(store_error)?;
+        let mut wanted = Vec::new();
+        let present = quotas(request);
+        for quota in present.iter().filter(|quota| done.0.iter().all(|(key, _)| *key != quota.key)) {
+            let value = quota.value();
+            let falls = meter.falls_under(&value, object).map_err(|why| request.forbidden(object, why))?;
+            if falls {
+                wanted.push((quota, value));
+            }
+        }
+        let now = Timestamp::now();
+        let mut charges = Vec::new();
+        for (quota, value) in wanted {
+            let added = meter.added(&value, object, request.old, now);
+            if added.is_empty() {
+                continue;
+            }
+            let used = match charged(&value, &added) {
+                Ok(used) => used,
+                // A status is what has come about already.
+                Err(_) if request.subresource() == "status" => {
+                    let mut used = Resources::of(&value["status"]["used"]);
+                    used.add(&added);
+                    used
+                }
+                Err(why) => return Err(request.forbidden(object, why)),
+            };
+            charges.push((quota, added, used));
+        }
+        if request.dry_run {
+            return Ok(());
+        }
+        let mut raced = false;
+        for (quota, added, used) in charges {
+            match put(server, quota, &used).await {
+                Ok(()) => done.0.push((quota.key.clone(), added)),
+                Err(StoreError::Conflict { .. } | StoreError::NotFound) => raced = true,
+                Err(error) => return Err(store_error(error)),
+            }
+        }
+        if !raced {
+            return Ok(());
+        }
+    }
+    let Some(kind) = find("", "v1", "resourcequotas") else { return Ok(()) };
+    Err(Status::stale(kind, meta::name(object)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_namespace_has_one_lock() {
+        let locks = Locks::default();
+        assert!(Arc::ptr_eq(&locks.of("a"), &locks.of("a")));
+        assert!(!Arc::ptr_eq(&locks.of("a"), &locks.of("b")));
+        for n in 0..3_000 {
+            let _ = locks.of(&n.to_string());
+        }
+        assert!(locks.0.lock().unwrap().len() <= 1_025);
+    }
+}
