@@ -190,6 +190,9 @@ fn value(shape: Shape, wire: Wire, depth: usize) -> Result<Value, DecodeError> {
         Shape::Type(name) => {
             let schema = named(name).ok_or(DecodeError::Malformed)?;
             match schema.shape {
+                Some(_) if name.starts_with(SCHEMA_OR) => {
+                    return schema_or(wire, name.ends_with("StringArray"), depth);
+                }
                 Some(Shape::Scalar(scalar)) => scalar,
                 _ => {
                     let Wire::Bytes(bytes) = wire else { return Err(DecodeError::Malformed) };
@@ -217,6 +220,29 @@ fn value(shape: Shape, wire: Wire, depth: usize) -> Result<Value, DecodeError> {
         (Scalar::Object | Scalar::Any, Wire::Bytes(bytes)) => embedded(bytes),
         _ => Err(DecodeError::Malformed),
     }
+}
+
+/// Types of custom resources' schemas that are a schema or something else.
+const SCHEMA_OR: &str = "apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaPropsOr";
+const SCHEMA: &str = "apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps";
+
+/// A schema (field 1, or 2 beside a boolean in 1), several schemas or several names (2).
+fn schema_or(wire: Wire, names: bool, depth: usize) -> Result<Value, DecodeError> {
+    let Wire::Bytes(bytes) = wire else { return Err(DecodeError::Malformed) };
+    let schema = |bytes| value(Shape::Type(SCHEMA), Wire::Bytes(bytes), depth);
+    let (mut one, mut many) = (None, Vec::new());
+    let mut allows = None;
+    for item in Reader::new(bytes) {
+        match item.ok_or(DecodeError::Malformed)? {
+            (1, Wire::Varint(n)) => allows = Some(n != 0),
+            (1, Wire::Bytes(bytes)) => one = Some(schema(bytes)?),
+            (2, Wire::Bytes(bytes)) if allows.is_some() => one = Some(schema(bytes)?),
+            (2, Wire::Bytes(bytes)) if names => many.push(string(bytes)?.into()),
+            (2, Wire::Bytes(bytes)) => many.push(schema(bytes)?),
+            _ => {}
+        }
+    }
+    Ok(one.or(allows.map(Value::Bool)).unwrap_or(Value::Array(many)))
 }
 
 fn text_field(bytes: &[u8], wanted: u32) -> Result<String, DecodeError> {
@@ -305,6 +331,33 @@ mod tests {
         let raw = field(2, &field(1, &volume));
         let pod = decode(&body("v1", "Pod", &raw)).unwrap();
         assert_eq!(pod["spec"]["volumes"], json!([{"name": "v", "emptyDir": {}}]));
+    }
+
+    #[test]
+    fn names_with_acronyms_have_their_numbers_too() {
+        // Container: livenessProbe 10; Probe: handler 1; ProbeHandler: httpGet 2; path 1, port 2 (an integer), scheme 4.
+        let port = [wire::encode_varint(2 << 3), vec![80]].concat();
+        let get = [field(1, b"/z"), field(2, &port), field(4, b"HTTP")].concat();
+        let container = [field(1, b"c"), field(10, &field(1, &field(2, &get)))].concat();
+        let pod = decode(&body("v1", "Pod", &field(2, &field(2, &container)))).unwrap();
+        let probe = &pod["spec"]["containers"][0]["livenessProbe"];
+        assert_eq!(probe["httpGet"], json!({"path": "/z", "port": 80, "scheme": "HTTP"}));
+    }
+
+    #[test]
+    fn a_custom_resources_schema_is_read() {
+        let varint = |number: u32, n: u8| [wire::encode_varint(u64::from(number) << 3), vec![n]].concat();
+        let leaf = field(5, b"string");
+        // JSONSchemaProps: type 5, items 24, additionalProperties 30, default 8.
+        let additional = [varint(1, 1), field(2, &leaf)].concat();
+        let schema =
+            [field(24, &field(1, &leaf)), field(30, &additional), field(8, &field(1, br#"{"a":1}"#))]
+                .concat();
+        let found = value(Shape::Type(SCHEMA), Wire::Bytes(&schema), DEPTH).unwrap();
+        let leaf = json!({"type": "string"});
+        assert_eq!(found, json!({"items": leaf, "additionalProperties": leaf, "default": {"a": 1}}));
+        let closed = value(Shape::Type(SCHEMA), Wire::Bytes(&field(30, &varint(1, 0))), DEPTH).unwrap();
+        assert_eq!(closed, json!({"additionalProperties": false}));
     }
 
     #[test]

@@ -10,8 +10,10 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 const CRATE: &str = "k8s-pb@0.9";
+/// Fields of v1.36 that the crate does not know yet, from the `generated.proto` files of that release: `type field=number ...`.
+const NEWER: &str = include_str!("newer.txt");
 
-/// By type, then by field name without case and underscores.
+/// By type without case, for Rust's names have their own (`HttpGetAction`), then by field name without case and marks.
 #[derive(Default)]
 pub(super) struct Numbers {
     types: HashMap<String, HashMap<String, Numbered>>,
@@ -25,26 +27,32 @@ struct Numbered {
 
 impl Numbers {
     pub(super) fn of(&self, name: &str, field: &str) -> Option<String> {
+        let name = &name.to_lowercase();
         let fields = self.types.get(name)?;
         let wanted = folded(field);
         if let Some(found) = fields.get(&wanted) {
             return Some(found.tag.to_string());
         }
-        fields.values().find_map(|inline| {
-            let inner = self
-                .of(inline.message.as_deref()?, field)
-                .filter(|_| inline.message.as_deref() != Some(name))?;
-            Some(format!("{}.{inner}", inline.tag))
+        // What Go embeds is a message named as its field.
+        fields.iter().find_map(|(field_name, inline)| {
+            let message =
+                inline.message.as_deref().filter(|message| message.ends_with(field_name.as_str()))?;
+            Some(format!("{}.{}", inline.tag, self.of(message, field).filter(|_| message != name)?))
         })
     }
 }
 
 fn folded(name: &str) -> String {
-    name.trim_start_matches("r#").chars().filter(|c| *c != '_').flat_map(char::to_lowercase).collect()
+    name.trim_start_matches("r#")
+        .chars()
+        .filter(|c| c.is_alphanumeric())
+        .flat_map(char::to_lowercase)
+        .collect()
 }
 
 pub(super) fn read(folder: &Path) -> Result<Numbers> {
     let mut numbers = Numbers::default();
+    NEWER.lines().for_each(|line| numbers.add(line));
     let root = source(&folder.join("numbers"))?;
     let mut folders = vec![root.clone()];
     while let Some(folder) = folders.pop() {
@@ -87,11 +95,23 @@ fn source(project: &Path) -> Result<PathBuf> {
 }
 
 impl Numbers {
+    /// A line of [`NEWER`].
+    fn add(&mut self, line: &str) {
+        let mut words = line.split(' ');
+        let fields = self.types.entry(words.next().unwrap_or_default().to_lowercase()).or_default();
+        for (field, number) in words.filter_map(|word| word.split_once('=')) {
+            if let Ok(tag) = number.parse() {
+                fields.insert(folded(field), Numbered { tag, message: None });
+            }
+        }
+    }
+
     fn parse(&mut self, module: &[String], text: &str) {
         let (mut current, mut tag, mut is_message) = (None::<String>, None, false);
         for line in &statements(text) {
             if let Some(rest) = line.strip_prefix("pub struct ") {
-                current = Some(format!("{}.{}", module.join("."), rest.trim_end_matches([' ', '{', '}'])));
+                let name = rest.trim_end_matches([' ', '{', '}']);
+                current = Some(format!("{}.{name}", module.join(".")).to_lowercase());
             } else if let Some(rest) = line.strip_prefix("#[prost(") {
                 tag = rest.split("tag = \"").nth(1).and_then(|rest| rest.split('"').next()?.parse().ok());
                 is_message = rest.starts_with("message, optional");
@@ -138,5 +158,5 @@ fn resolve(module: &[String], kind: &str) -> String {
             part => path.push(part.replace('_', "-")),
         }
     }
-    path.join(".")
+    path.join(".").to_lowercase()
 }
