@@ -2,6 +2,7 @@
 
 pub mod bpffs;
 pub mod cgroup;
+pub mod churn;
 pub mod containerd;
 pub mod image;
 pub mod netns;

@@ -1,5 +1,6 @@
 //! The network half of a node in the kernel: the plugin's calls, API objects, packets between pods, a restart.
 
 mod agent;
+mod churn;
 mod story;
 mod verdicts;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use xtask::cluster::layout::{Layout, USUAL};
-use xtask::commands::{demo, down, lint, test, up};
+use xtask::commands::{demo, down, lint, soak, test, up};
 use xtask::{bench, build_ebpf, gen_api};
 
 #[derive(Parser)]
@@ -34,6 +34,8 @@ enum Command {
     /// Measure, and say how it compares with what is to be reached
     #[command(subcommand)]
     Bench(bench::Bench),
+    /// Change services and end agents while connections stand, and see that none breaks
+    Soak(soak::Arguments),
     /// Check formatting and run clippy
     Lint,
     /// Run every test, the cluster's included
@@ -50,6 +52,7 @@ fn main() -> ExitCode {
         Command::Down => down::run(&layout),
         Command::Demo(demo) => demo::run(layout, demo),
         Command::Bench(bench) => bench::run(bench),
+        Command::Soak(arguments) => soak::run(arguments),
         Command::Lint => lint::run(),
         Command::Test(arguments) => test::run(arguments),
     };

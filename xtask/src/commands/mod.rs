@@ -3,5 +3,6 @@
 pub mod demo;
 pub mod down;
 pub mod lint;
+pub mod soak;
 pub mod test;
 pub mod up;

@@ -1,0 +1,71 @@
+//! Churn: Services and EndpointSlices change all the time and the agent is restarted and killed, while connections stand
+//! that must not break.
+//!
+//! In: how long, how many connections, how many changes a second. Out: what was done, and every connection that broke.
+//! Server and agent are real processes; pods are namespaces with interfaces by the CNI plugin's own code.
+
+mod changes;
+mod traffic;
+mod world;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use xtask::binaries::Profile;
+
+use traffic::Traffic;
+use world::World;
+
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    pub profile: Profile,
+    pub duration: Duration,
+    /// Half of them to the cluster address from a pod, half to the node port from outside.
+    pub connections: usize,
+    pub changes_per_second: u32,
+    /// Between two ends of the agent, by turns asked for and by force.
+    pub agent_life: Duration,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    pub changes: usize,
+    pub restarts: usize,
+    pub kills: usize,
+    /// Requests over standing connections, and over new ones.
+    pub requests: usize,
+    pub dialled: usize,
+    pub broken: Vec<String>,
+}
+
+/// Fails when the stage cannot be set; what breaks on it is in the report.
+pub fn run(options: &Options) -> Result<Report> {
+    traffic::allow_files(options.connections * 2 + 512)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let mut world = World::new(options.profile, &runtime)?;
+    let stop = Arc::new(AtomicBool::new(false));
+    let traffic = Traffic::start(&world, options.connections, &runtime, &stop)?;
+    let changes = changes::start(&world, options.changes_per_second, &runtime, &stop)?;
+    let mut report = Report::default();
+    let end = Instant::now() + options.duration;
+    let mut next = Instant::now() + options.agent_life;
+    while Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(100));
+        if Instant::now() >= next {
+            let by_force = report.restarts > report.kills;
+            world.restart_agent(by_force)?;
+            *if by_force { &mut report.kills } else { &mut report.restarts } += 1;
+            next += options.agent_life;
+        }
+    }
+    stop.store(true, Ordering::Release);
+    report.changes = runtime.block_on(changes.count())?;
+    // The agent that came last has caught up when what is made now is served.
+    let caught_up = world.serves_a_new_service(&runtime);
+    traffic.finish(&runtime, &mut report)?;
+    caught_up.context("after the churn")?;
+    ensure!(report.requests > 0 && report.changes > 0, "nothing happened: {report:?}");
+    Ok(report)
+}

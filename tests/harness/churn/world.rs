@@ -1,0 +1,259 @@
+//! A server, a node with its agent, pods with echo servers, and the Service that the connections stand on.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use k8s_openapi::api::core::v1::{Node, Pod, Service, ServiceAccount};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::Client;
+use kube::api::{Api, Patch, PatchParams, PostParams};
+use kube::config::{Config, KubeConfigOptions, Kubeconfig};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use tokio::runtime::Runtime;
+use xtask::binaries::{self, Profile};
+use xtask::cluster::layout::{Layout, NodeLayout, UPLINK};
+use xtask::cluster::process::{Processes, Spec, args};
+use xtask::cluster::{self, Cluster, Options, Store, host};
+use xtask::deps;
+
+use super::traffic;
+use crate::netns::NetNs;
+
+const NODE: u8 = 1;
+const BACKENDS: usize = 3;
+const AGENT: &str = "agent-churn";
+const PATIENCE: Duration = Duration::from_secs(30);
+
+pub(super) const PORT: u16 = 8080;
+pub(super) const STEADY: &str = "steady";
+
+/// Everything is unmade when it is dropped: pods' namespaces first, the cluster last.
+pub(super) struct World {
+    pub(super) client: Client,
+    pub(super) visitor: NetNs,
+    pub(super) backends: Vec<Ipv4Addr>,
+    pub(super) cluster_addr: SocketAddr,
+    pub(super) node_port: SocketAddr,
+    _pods: Vec<NetNs>,
+    processes: Processes,
+    agent: Spec,
+    _down: Down,
+}
+
+struct Down(Layout);
+
+impl Drop for Down {
+    fn drop(&mut self) {
+        let _ = cluster::seize(&self.0);
+    }
+}
+
+pub(super) fn object<T: DeserializeOwned>(value: Value) -> T {
+    serde_json::from_value(value).expect("an API object")
+}
+
+impl World {
+    pub(super) fn new(profile: Profile, runtime: &Runtime) -> Result<World> {
+        let layout = Layout::named("skepchrn", &xtask::workspace().join("target/skep-churn"), 92);
+        cluster::seize(&layout)?;
+        let down = Down(layout.clone());
+        let kubectl = deps::kubectl(&layout.state.join("tools"))?;
+        let binaries = binaries::built(profile)?;
+        let cluster = Cluster::new(layout.clone(), binaries.clone(), kubectl);
+        // Nobody sends the node's heartbeats here.
+        cluster.start_server(&Options { nodes: 1, store: Store::Embedded, node_grace: u16::MAX })?;
+        let client = runtime.block_on(client(layout.kubeconfig()))?;
+        let node = layout.node(NODE);
+        let (processes, agent) = (Processes::new(layout.pids()), agent(&layout, &node, binaries.skep)?);
+        processes.converge(&agent)?;
+        runtime.block_on(register(&client, &node))?;
+        let mut pods = Vec::new();
+        let mut backends = Vec::new();
+        for number in 0..=BACKENDS {
+            let name = format!("pod-{number}");
+            let (pod, addr) = runtime.block_on(add_pod(&client, &node, &name))?;
+            if number > 0 {
+                traffic::serve(&pod, SocketAddr::from((addr, PORT)), runtime)?;
+                backends.push(addr);
+            }
+            pods.push(pod);
+        }
+        let visitor = pods.remove(0);
+        let (vip, port) = runtime.block_on(steady(&client, &backends))?;
+        let (cluster_addr, node_port) = (SocketAddr::from((vip, 80)), SocketAddr::from((node.addr, port)));
+        let world = World {
+            client,
+            visitor,
+            backends,
+            cluster_addr,
+            node_port,
+            _pods: pods,
+            processes,
+            agent,
+            _down: down,
+        };
+        world.answers(cluster_addr).context("before the churn")?;
+        Ok(world)
+    }
+
+    pub(super) fn restart_agent(&mut self, by_force: bool) -> Result<()> {
+        let ended = match by_force {
+            true => self.processes.kill(AGENT)?,
+            false => self.processes.end(AGENT, Duration::from_secs(10))?,
+        };
+        ensure!(
+            ended,
+            "the agent had ended by itself; it says\n{}",
+            cluster::process::tail(&self.agent.log, 12)
+        );
+        self.processes.converge(&self.agent)?;
+        Ok(())
+    }
+
+    /// Whether a Service made now is served soon.
+    pub(super) fn serves_a_new_service(&self, runtime: &Runtime) -> Result<()> {
+        let vip = runtime.block_on(async {
+            let vip = create_service(&self.client, "last", "ClusterIP").await?.0;
+            create_slice(&self.client, "last", &self.backends).await.map(|()| vip)
+        })?;
+        self.answers(SocketAddr::from((vip, 80)))
+    }
+
+    fn answers(&self, to: SocketAddr) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.visitor.run(|| traffic::dial(to))? {
+                Ok(()) => return Ok(()),
+                Err(error) if Instant::now() > deadline => {
+                    return Err(error).with_context(|| format!("{to} does not answer"));
+                }
+                Err(_) => std::thread::sleep(Duration::from_millis(50)),
+            }
+        }
+    }
+}
+
+async fn client(kubeconfig: PathBuf) -> Result<Client> {
+    let read = Kubeconfig::read_from(kubeconfig)?;
+    let config = Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await?;
+    Ok(Client::try_from(config)?)
+}
+
+/// Links, cgroup and pins of the node, and how its agent is started.
+fn agent(layout: &Layout, node: &NodeLayout, skep: PathBuf) -> Result<Spec> {
+    host::make_node_network(layout, node)?;
+    let cgroup = host::make_cgroup(node)?;
+    host::mount_bpf(&node.bpffs())?;
+    let mut words = args([
+        "agent".to_owned(),
+        "--network-only".to_owned(),
+        format!("--node={}", node.name),
+        format!("--node-ip={}", node.addr),
+        format!("--uplink={UPLINK}"),
+    ]);
+    for (flag, path) in [
+        ("--kubeconfig", layout.kubeconfig()),
+        ("--data-dir", node.agent_root()),
+        ("--cni-socket", node.cni_socket()),
+        ("--bpffs", node.bpffs()),
+        ("--cgroup", cgroup.clone()),
+    ] {
+        words.extend([flag.into(), path.into()]);
+    }
+    Ok(Spec {
+        name: AGENT.to_owned(),
+        program: skep,
+        args: words,
+        env: Vec::new(),
+        netns: Some(node.netns_path()),
+        cgroup: Some(host::system_cgroup(&cgroup)),
+        log: layout.logs().join(format!("{AGENT}.log")),
+    })
+}
+
+/// The Node, as a kubelet makes it, and the namespace's account, without which there are no pods.
+async fn register(client: &Client, node: &NodeLayout) -> Result<()> {
+    let nodes: Api<Node> = Api::all(client.clone());
+    nodes.create(&PostParams::default(), &object(json!({"metadata": {"name": node.name}}))).await?;
+    let status = json!({"status": {"addresses": [{"type": "InternalIP", "address": node.addr}]}});
+    nodes.patch_status(&node.name, &PatchParams::default(), &Patch::Merge(status)).await?;
+    let accounts: Api<ServiceAccount> = Api::default_namespaced(client.clone());
+    let deadline = Instant::now() + PATIENCE;
+    while accounts.get_opt("default").await?.is_none() {
+        ensure!(Instant::now() < deadline, "no service account is made");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Ok(())
+}
+
+/// A namespace with the pod's interface, and the pod's address.
+async fn add_pod(client: &Client, node: &NodeLayout, name: &str) -> Result<(NetNs, Ipv4Addr)> {
+    let pods: Api<Pod> = Api::default_namespaced(client.clone());
+    let pod = object(json!({
+        "metadata": {"name": name},
+        "spec": {"nodeName": node.name, "automountServiceAccountToken": false,
+                 "containers": [{"name": "main", "image": "localhost/none:1"}]},
+    }));
+    pods.create(&PostParams::default(), &pod).await?;
+    let netns = NetNs::new(&format!("skepchrn-{name}"))?;
+    let config =
+        json!({"cniVersion": "1.0.0", "name": "skep", "type": "skep-cni", "agentSocket": node.cni_socket()});
+    let environment = skep_cni::Environment {
+        command: Some("ADD".into()),
+        container_id: Some(format!("sandbox-{name}")),
+        netns: Some(netns.path().display().to_string()),
+        ifname: Some("eth0".into()),
+        args: Some(format!("IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={name}")),
+    };
+    let deadline = Instant::now() + PATIENCE;
+    let added = loop {
+        let outcome = skep_cni::run(&environment, config.to_string().as_bytes()).await;
+        match outcome.stdout {
+            Some(added) if !outcome.failed => break added,
+            answer if Instant::now() > deadline => bail!("ADD {name}: {answer:?}"),
+            _ => tokio::time::sleep(Duration::from_millis(100)).await,
+        }
+    };
+    let address = added["ips"][0]["address"].as_str().and_then(|text| text.strip_suffix("/32"));
+    Ok((netns, address.context("no address")?.parse()?))
+}
+
+async fn steady(client: &Client, backends: &[Ipv4Addr]) -> Result<(Ipv4Addr, u16)> {
+    let made = create_service(client, STEADY, "NodePort").await?;
+    create_slice(client, STEADY, backends).await?;
+    Ok(made)
+}
+
+/// Gives the cluster address and the node port, 0 where there is none.
+pub(super) async fn create_service(client: &Client, name: &str, kind: &str) -> Result<(Ipv4Addr, u16)> {
+    let services: Api<Service> = Api::default_namespaced(client.clone());
+    let service = object(json!({
+        "metadata": {"name": name},
+        "spec": {"type": kind, "ports": [{"port": 80, "targetPort": PORT}]},
+    }));
+    let service = services.create(&PostParams::default(), &service).await?;
+    let spec = service.spec.context("no spec")?;
+    let port = spec.ports.iter().flatten().find_map(|port| port.node_port).unwrap_or_default();
+    Ok((spec.cluster_ip.context("no cluster address")?.parse()?, u16::try_from(port)?))
+}
+
+pub(super) async fn create_slice(client: &Client, service: &str, backends: &[Ipv4Addr]) -> Result<()> {
+    let slices: Api<EndpointSlice> = Api::default_namespaced(client.clone());
+    let endpoints: Vec<Value> = backends.iter().map(|addr| json!({"addresses": [addr]})).collect();
+    let slice = object(json!({
+        "metadata": {"name": service, "labels": {"kubernetes.io/service-name": service}},
+        "addressType": "IPv4", "ports": [{"port": PORT}], "endpoints": endpoints,
+    }));
+    slices.create(&PostParams::default(), &slice).await?;
+    Ok(())
+}
+
+pub(super) async fn replace_endpoints(client: &Client, service: &str, backends: &[Ipv4Addr]) -> Result<()> {
+    let slices: Api<EndpointSlice> = Api::default_namespaced(client.clone());
+    let endpoints: Vec<Value> = backends.iter().map(|addr| json!({"addresses": [addr]})).collect();
+    slices.patch(service, &PatchParams::default(), &Patch::Merge(json!({"endpoints": endpoints}))).await?;
+    Ok(())
+}

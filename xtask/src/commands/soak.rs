@@ -1,0 +1,31 @@
+//! `cargo xtask soak`: Services change a hundred times a second and agents die while 2,000 connections stand.
+
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::binaries::{self, Profile};
+use crate::build_ebpf;
+use crate::deps::{self, Need};
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// How long
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    minutes: u32,
+}
+
+pub fn run(arguments: Arguments) -> Result<()> {
+    deps::require_root("soak")?;
+    deps::ensure(&[Need::Build])?;
+    build_ebpf::run()?;
+    binaries::build(Profile::Release)?;
+    // The stage is the tests', which are built upon this crate.
+    let folder = binaries::cargo_build(Profile::Dev, &["--package=skep-tests", "--bin=soak"])?;
+    let mut command = Command::new(folder.join("soak"));
+    let status = command.arg(arguments.minutes.to_string()).status().context("run soak")?;
+    if !status.success() {
+        bail!("connections broke, or the stage could not be set");
+    }
+    Ok(())
+}
