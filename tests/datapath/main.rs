@@ -1,5 +1,7 @@
 //! The datapath in the kernel: real programs, namespaces as pods, nodes and clients.
 
+mod cost;
 mod namespaces;
 mod node;
 mod overlay;
+mod packets;

@@ -107,9 +107,9 @@ struct World {
 
 fn world(name: &str) -> Result<World> {
     let outside = NetNs::new(&format!("sk{name}o"))?;
-    let mut node = Node::new(&format!("sk{name}n"), &outside, NODE, OUTSIDE)?;
-    let (a, _, _) = node.add_pod(&format!("sk{name}a"), A)?;
-    let (b, _, b_slot) = node.add_pod(&format!("sk{name}b"), B)?;
+    let mut node = Node::new(&format!("sk{name}n"), &outside, &[(NODE.into(), OUTSIDE.into())])?;
+    let (a, _, _) = node.add_pod(&format!("sk{name}a"), &[A.into()])?;
+    let (b, _, b_slot) = node.add_pod(&format!("sk{name}b"), &[B.into()])?;
     Ok(World { outside, node, a, b, b_slot })
 }
 

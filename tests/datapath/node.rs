@@ -1,6 +1,6 @@
 //! One node in a network namespace: its datapath, its pods, an uplink.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use anyhow::{Context, Result};
 use skep_abi::{Addr, Pod};
@@ -8,49 +8,46 @@ use skep_datapath::{Datapath, Options, PodInterface, PodLink};
 use skep_netplan::Write;
 use skep_tests::bpffs;
 use skep_tests::cgroup::Cgroup;
-use skep_tests::netns::{NetNs, connect};
+use skep_tests::netns::{NetNs, link};
 
 pub(crate) struct Node {
     pub(crate) netns: NetNs,
     pub(crate) cgroup: Cgroup,
     pub(crate) datapath: Option<Datapath>,
-    pub(crate) addr: Ipv4Addr,
+    /// At most one of each family.
+    pub(crate) addrs: Vec<IpAddr>,
     name: String,
     slots: u32,
     overlay: bool,
 }
 
 impl Node {
-    /// A node whose uplink is a veth to `outside`, which gets `outside_addr`/24.
-    pub(crate) fn new(name: &str, outside: &NetNs, addr: Ipv4Addr, outside_addr: Ipv4Addr) -> Result<Node> {
-        Node::start(name, outside, addr, outside_addr, false)
+    /// A node whose uplink is a veth to `outside`; each pair is an address of the node's and one of the outside's.
+    pub(crate) fn new(name: &str, outside: &NetNs, addrs: &[(IpAddr, IpAddr)]) -> Result<Node> {
+        Node::start(name, outside, addrs, false)
     }
 
     /// The same with VXLAN to other nodes.
-    pub(crate) fn with_overlay(
-        name: &str,
-        outside: &NetNs,
-        addr: Ipv4Addr,
-        outside_addr: Ipv4Addr,
-    ) -> Result<Node> {
-        Node::start(name, outside, addr, outside_addr, true)
+    pub(crate) fn with_overlay(name: &str, outside: &NetNs, addrs: &[(IpAddr, IpAddr)]) -> Result<Node> {
+        Node::start(name, outside, addrs, true)
     }
 
-    fn start(
-        name: &str,
-        outside: &NetNs,
-        addr: Ipv4Addr,
-        outside_addr: Ipv4Addr,
-        overlay: bool,
-    ) -> Result<Node> {
+    fn start(name: &str, outside: &NetNs, addrs: &[(IpAddr, IpAddr)], overlay: bool) -> Result<Node> {
         // An interrupted run leaves its pins, and a datapath adopts what it finds.
         let _ = Datapath::remove(&bpffs::folder(name)?);
         let netns = NetNs::new(name)?;
         let peer = format!("to-{name}");
-        connect((&netns, "up0", &format!("{addr}/24")), (outside, &peer, &format!("{outside_addr}/24")))?;
-        netns.ip(&["route", "add", "default", "via", &outside_addr.to_string()])?;
+        link(&netns, "up0", outside, &peer)?;
+        for (ours, theirs) in addrs {
+            let bits = if ours.is_ipv4() { 24 } else { 64 };
+            netns.ip(&["addr", "add", &format!("{ours}/{bits}"), "dev", "up0", "nodad"])?;
+            outside.ip(&["addr", "add", &format!("{theirs}/{bits}"), "dev", &peer, "nodad"])?;
+            netns.ip(&["route", "add", "default", "via", &theirs.to_string()])?;
+        }
         let cgroup = Cgroup::new(name)?;
-        let mut node = Node { netns, cgroup, datapath: None, addr, name: name.to_owned(), slots: 0, overlay };
+        let addrs = addrs.iter().map(|(ours, _)| *ours).collect();
+        let mut node =
+            Node { netns, cgroup, datapath: None, addrs, name: name.to_owned(), slots: 0, overlay };
         node.open()?;
         Ok(node)
     }
@@ -61,7 +58,7 @@ impl Node {
             bpffs: bpffs::folder(&self.name)?,
             cgroup: self.cgroup.path().to_owned(),
             uplink: "up0".to_owned(),
-            node_addrs: vec![IpAddr::V4(self.addr)],
+            node_addrs: self.addrs.clone(),
             overlay: self.overlay,
         };
         let opened = self.netns.run(move || runtime().block_on(Datapath::open(options)))?;
@@ -82,13 +79,13 @@ impl Node {
     }
 
     /// A pod in a namespace of its own, connected, known and under no policy.
-    pub(crate) fn add_pod(&mut self, name: &str, addr: Ipv4Addr) -> Result<(NetNs, PodInterface, u32)> {
+    pub(crate) fn add_pod(&mut self, name: &str, addrs: &[IpAddr]) -> Result<(NetNs, PodInterface, u32)> {
         let pod = NetNs::new(name)?;
         let link = PodLink {
             netns: pod.path(),
             ifname: "eth0".to_owned(),
             host_ifname: format!("v{name}"),
-            addrs: vec![IpAddr::V4(addr)],
+            addrs: addrs.to_vec(),
             mtu: self.datapath.as_ref().context("no datapath")?.pod_mtu(),
         };
         let slot = self.slots;
@@ -98,7 +95,8 @@ impl Node {
             let interface = runtime().block_on(datapath.add_pod(link))?;
             let known =
                 Pod { ifindex: interface.ifindex, slot, mac: interface.mac, host_mac: interface.host_mac };
-            datapath.apply(&[Write::PutPod(Addr::from(IpAddr::V4(addr)), known)])?;
+            let puts: Vec<Write> = addrs.iter().map(|addr| Write::PutPod(Addr::from(*addr), known)).collect();
+            datapath.apply(&puts)?;
             datapath.attach_pod(interface.ifindex)?;
             Ok(interface)
         })??;

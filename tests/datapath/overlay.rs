@@ -26,11 +26,13 @@ struct World {
 
 fn world(name: &str) -> Result<World> {
     let router = NetNs::new(&format!("so{name}r"))?;
-    let start = |i: usize| Node::with_overlay(&format!("so{name}{i}"), &router, NODES[i], ROUTER[i]);
+    let start = |i: usize| {
+        Node::with_overlay(&format!("so{name}{i}"), &router, &[(NODES[i].into(), ROUTER[i].into())])
+    };
     let mut nodes = [start(0)?, start(1)?];
     router.run(|| std::fs::write("/proc/sys/net/ipv4/ip_forward", "1"))??;
-    let (a, ..) = nodes[0].add_pod(&format!("so{name}a"), A)?;
-    let (b, ..) = nodes[1].add_pod(&format!("so{name}b"), B)?;
+    let (a, ..) = nodes[0].add_pod(&format!("so{name}a"), &[A.into()])?;
+    let (b, ..) = nodes[1].add_pod(&format!("so{name}b"), &[B.into()])?;
     let network = |third: u8| -> Result<ipnetwork::IpNetwork> { Ok(format!("10.80.{third}.0/24").parse()?) };
     for (i, node) in nodes.iter_mut().enumerate() {
         let other = 1 - i;

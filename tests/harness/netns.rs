@@ -69,12 +69,18 @@ impl Drop for NetNs {
 
 /// A veth pair between two namespaces, both ends up, with an address each.
 pub fn connect(a: (&NetNs, &str, &str), b: (&NetNs, &str, &str)) -> Result<()> {
-    ip(&["-n", a.0.name(), "link", "add", a.1, "type", "veth", "peer", "name", b.1, "netns", b.0.name()])?;
+    link(a.0, a.1, b.0, b.1)?;
     for (netns, interface, address) in [a, b] {
         netns.ip(&["addr", "add", address, "dev", interface, "nodad"])?;
-        netns.ip(&["link", "set", interface, "up"])?;
     }
     Ok(())
+}
+
+/// A veth pair between two namespaces, both ends up.
+pub fn link(a: &NetNs, a_name: &str, b: &NetNs, b_name: &str) -> Result<()> {
+    ip(&["-n", a.name(), "link", "add", a_name, "type", "veth", "peer", "name", b_name, "netns", b.name()])?;
+    a.ip(&["link", "set", a_name, "up"])?;
+    b.ip(&["link", "set", b_name, "up"])
 }
 
 /// The host's `ip`.

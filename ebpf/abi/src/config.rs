@@ -12,6 +12,8 @@ pub struct NodeConfig {
     /// The node's addresses; unspecified where it has none of the family.
     pub node_v4: Addr,
     pub node_v6: Addr,
+    /// Cookie of the node's own network namespace, by which the socket hooks tell its processes from pods.
+    pub netns_cookie: u64,
     /// 1 while somebody reads `FLOWS`; 0 spares the programs the events.
     pub observe: u32,
     /// The overlay's devices by the outer packet's family, which is the inner one's; 0: other nodes' pods are reached by
@@ -25,4 +27,4 @@ pub struct NodeConfig {
 /// addresses.
 pub const CLUSTER_MAX: u32 = 16_384;
 
-crate::plain!(NodeConfig: 56);
+crate::plain!(NodeConfig: 64);

@@ -76,6 +76,8 @@ impl Flow {
     pub const REMOTE: u32 = 1 << 8;
     /// Another node's own flow to a pod of this node, come by the overlay: its answers go there.
     pub const OVERLAY: u32 = 1 << 9;
+    /// A pod reaches itself through a service: both ends are rewritten, in both directions, and it is always allowed.
+    pub const HAIRPIN: u32 = 1 << 10;
 }
 
 pub const TCP_FIN: u8 = 0x01;

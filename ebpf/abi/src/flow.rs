@@ -50,10 +50,14 @@ pub enum DropReason {
     NoPort = 7,
     /// The packet could not be rewritten.
     Rewrite = 8,
+    /// The client is in none of the service's loadBalancerSourceRanges.
+    SourceRange = 9,
+    /// An ICMP error about a flow that is not there any more.
+    Unrelated = 10,
 }
 
 impl DropReason {
-    pub const COUNT: u32 = 9;
+    pub const COUNT: u32 = 11;
 
     pub const fn name(self) -> &'static str {
         match self {
@@ -66,6 +70,8 @@ impl DropReason {
             DropReason::Fragment => "fragment",
             DropReason::NoPort => "no port",
             DropReason::Rewrite => "rewrite",
+            DropReason::SourceRange => "source range",
+            DropReason::Unrelated => "unrelated error",
         }
     }
 
@@ -80,6 +86,8 @@ impl DropReason {
             6 => DropReason::Fragment,
             7 => DropReason::NoPort,
             8 => DropReason::Rewrite,
+            9 => DropReason::SourceRange,
+            10 => DropReason::Unrelated,
             _ => return None,
         })
     }

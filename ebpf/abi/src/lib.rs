@@ -23,7 +23,7 @@ pub use service::*;
 pub use socket::*;
 
 /// Version of everything in this crate; maps are pinned below a folder of this number.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// Declares that a type is plain bytes: fixed layout, no padding, any bit pattern valid.
 macro_rules! plain {

@@ -7,8 +7,12 @@ use crate::{Addr, Be16, Proto};
 
 /// `SERVICES`: hash of [`ServiceKey`] to [`ServiceValue`].
 pub const SERVICES_MAX: u32 = 262_144;
-/// `BACKENDS`: hash of [`BackendKey`] to [`Backend`].
+/// `BACKENDS`: hash of [`BackendKey`] to [`Backend`]. The slots of a set are in the order of [`Backend`].
 pub const BACKENDS_MAX: u32 = 1_048_576;
+/// `RANGES`: LPM trie of [`RangeKey`] to nothing of interest: who may use a restricted frontend.
+pub const RANGES_MAX: u32 = 131_072;
+/// `AFFINITY`: LRU hash of [`AffinityKey`] to [`Affinity`].
+pub const AFFINITY_MAX: u32 = 65_536;
 
 /// A frontend: what a client addresses.
 #[repr(C)]
@@ -44,6 +48,8 @@ pub struct ServiceValue {
     /// Session affinity timeout in seconds; 0: none.
     pub affinity: u32,
     pub flags: u32,
+    /// loadBalancerSourceRanges: number of an immutable list in `RANGES`; 0: everybody may.
+    pub ranges: u32,
 }
 
 impl ServiceValue {
@@ -70,4 +76,53 @@ pub struct Backend {
     pub reserved: u16,
 }
 
-crate::plain!(Scope: 1, ServiceKey: 20, ServiceValue: 20, BackendKey: 8, Backend: 20);
+/// A source prefix of a list; a look-up is for all 160 bits.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct RangeKey {
+    /// The list's number in big-endian bytes, as an LPM trie compares from the first bit.
+    pub list: [u8; 4],
+    pub addr: Addr,
+}
+
+impl RangeKey {
+    /// Bits before the address; an IPv4 /24 has a prefix of 32 + 120.
+    pub const LIST_BITS: u32 = 32;
+    pub const BITS: u32 = 160;
+
+    #[inline(always)]
+    pub const fn new(list: u32, addr: Addr) -> Self {
+        RangeKey { list: list.to_be_bytes(), addr }
+    }
+}
+
+/// Whose connections to which service port stay with one backend.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct AffinityKey {
+    pub client: Addr,
+    /// [`ServiceValue::service`].
+    pub service: u32,
+}
+
+impl AffinityKey {
+    /// A client by its network namespace, as the socket hooks know it; the form is that of no source address.
+    #[inline(always)]
+    pub const fn namespace(cookie: u64) -> Addr {
+        Addr([u32::MAX, u32::MAX, (cookie >> 32) as u32, cookie as u32])
+    }
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Affinity {
+    /// Of the last new connection: nanoseconds of the monotonic clock.
+    pub last_used: u64,
+    pub backend: Backend,
+    pub reserved: u32,
+}
+
+crate::plain!(
+    Scope: 1, ServiceKey: 20, ServiceValue: 24, BackendKey: 8, Backend: 20, RangeKey: 20, AffinityKey: 20,
+    Affinity: 32,
+);

@@ -9,7 +9,9 @@ mod maps;
 mod nat;
 mod parse;
 mod policy;
+mod refuse;
 mod report;
+mod sctp;
 mod service;
 
 /// Helpers such as `bpf_redirect_neigh` are for GPL-compatible programs only.

@@ -3,13 +3,14 @@
 use aya_ebpf::btf_maps::{Array, HashMap, HashOfMaps, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::macros::btf_map;
 use skep_abi::{
-    Addr, BACKENDS_MAX, Backend, BackendKey, CLASSES_MAX, CLUSTER_MAX, CONNTRACK_MAX, ClassKey, DropReason,
-    End, FLOWS_BYTES, FRAGMENTS_MAX, Flow, FlowEvent, FlowKey, FragmentKey, FragmentPorts, NodeConfig,
-    PODS_MAX, Pod, SERVICES_MAX, SLOTS_MAX, SOCKETS_MAX, ServiceKey, ServiceValue, SocketKey, VERDICTS_MAX,
-    Verdict, VerdictKey,
+    AFFINITY_MAX, Addr, Affinity, AffinityKey, BACKENDS_MAX, Backend, BackendKey, CLASSES_MAX, CLUSTER_MAX,
+    CONNTRACK_MAX, ClassKey, DropReason, End, FLOWS_BYTES, FRAGMENTS_MAX, Flow, FlowEvent, FlowKey,
+    FragmentKey, FragmentPorts, NodeConfig, PODS_MAX, Pod, RANGES_MAX, RangeKey, SERVICES_MAX, SLOTS_MAX,
+    SOCKETS_MAX, ServiceKey, ServiceValue, SocketKey, VERDICTS_MAX, Verdict, VerdictKey,
 };
 
 use crate::parse::Packet;
+use crate::refuse::Reply;
 
 /// Memory as entries come: the sizes are limits, not reservations.
 const NO_PREALLOC: usize = 1;
@@ -24,6 +25,12 @@ pub(crate) static SERVICES: HashMap<ServiceKey, ServiceValue, { SERVICES_MAX as 
 #[btf_map]
 pub(crate) static BACKENDS: HashMap<BackendKey, Backend, { BACKENDS_MAX as usize }, NO_PREALLOC> =
     HashMap::new();
+
+#[btf_map]
+pub(crate) static RANGES: LpmTrie<RangeKey, u32, { RANGES_MAX as usize }, NO_PREALLOC> = LpmTrie::new();
+
+#[btf_map]
+pub(crate) static AFFINITY: LruHashMap<AffinityKey, Affinity, { AFFINITY_MAX as usize }> = LruHashMap::new();
 
 #[btf_map]
 pub(crate) static PODS: HashMap<Addr, Pod, { PODS_MAX as usize }, NO_PREALLOC> = HashMap::new();
@@ -69,3 +76,7 @@ pub(crate) static SCRATCH: PerCpuArray<Packet, 1> = PerCpuArray::new();
 /// The flow entry that this CPU is making.
 #[btf_map]
 pub(crate) static FRESH: PerCpuArray<Flow, 1> = PerCpuArray::new();
+
+/// The refusal that this CPU is making.
+#[btf_map]
+pub(crate) static REPLY: PerCpuArray<Reply, 1> = PerCpuArray::new();

@@ -5,8 +5,9 @@ use aya_ebpf::helpers::generated::{bpf_csum_diff, bpf_get_prandom_u32};
 use aya_ebpf::programs::TcContext;
 use skep_abi::{Addr, Be16, DropReason, End, Flow, Proto, SNAT_PORT_MAX, SNAT_PORT_MIN};
 
-use crate::conntrack::{put, side};
+use crate::conntrack::{self, put, side};
 use crate::parse::{L3, Packet};
+use crate::sctp;
 
 /// Ports that are tried for one flow before it is refused; each try is one insertion.
 const PORT_TRIES: u32 = 48;
@@ -83,13 +84,21 @@ fn set_port(
     if from == to || !packet.has_transport() {
         return Ok(());
     }
-    // An SCTP checksum (CRC32c) covers the ports and cannot be replaced in part by the kernel's helpers.
-    let check = check.ok_or(())?;
     let at = match packet.proto {
         Proto::ICMP | Proto::ICMPV6 => packet.l4 + 4,
         _ => packet.l4 + port_at,
     };
-    ctx.l4_csum_replace(check, from.0 as u64, to.0 as u64, flags | 2).map_err(drop)?;
+    match check {
+        Some(check) => ctx.l4_csum_replace(check, from.0 as u64, to.0 as u64, flags | 2).map_err(drop)?,
+        None if packet.proto == Proto::SCTP => {
+            // Of a fragmented message the length is not known, and so neither is the checksum.
+            let difference = ((from.0 ^ to.0) as u32) << (port_at * 8);
+            if packet.is_fragment() || !sctp::correct(ctx, packet, difference) {
+                return Err(());
+            }
+        }
+        None => return Err(()),
+    }
     ctx.store(at, &to.0, 0).map_err(drop)
 }
 
@@ -112,6 +121,36 @@ fn difference(from: &Addr, to: &Addr) -> u64 {
     let (mut from, mut to) = (from.0, to.0);
     // SAFETY: both arrays are 16 bytes, as said.
     unsafe { bpf_csum_diff(from.as_mut_ptr(), 16, to.as_mut_ptr(), 16, 0) as u64 }
+}
+
+/// Rewrites both ends, so that the backend's answers come to `node` and from there back to the client as from what it
+/// addressed. `onward` are flags of the way to the backend only; `place` completes both entries.
+#[inline(always)]
+pub(crate) fn relay(
+    ctx: &TcContext,
+    packet: &mut Packet,
+    node: &End,
+    backend: &End,
+    (kind, onward): (u32, u32),
+    place: impl Fn(&mut Flow),
+) -> Result<(), DropReason> {
+    let flags = kind | Flow::SOURCE | Flow::DESTINATION;
+    let answers = conntrack::fresh(flags)?;
+    answers.source = packet.destination;
+    answers.destination = packet.source;
+    place(answers);
+    let port = claim(node, backend, packet.proto, answers).ok_or(DropReason::NoPort)?;
+    let source = End { port, ..*node };
+    let flow = conntrack::fresh(flags | onward)?;
+    if packet.from_high() {
+        flow.flags |= Flow::REWRITE_HIGH | Flow::FROM_HIGH;
+    }
+    flow.source = source;
+    flow.destination = *backend;
+    place(flow);
+    conntrack::replace(packet, flow);
+    set_source(ctx, packet, &source)?;
+    set_destination(ctx, packet, backend)
 }
 
 /// Claims a source port of `node` towards `remote` by putting `reverse` under the ends that answers will have.

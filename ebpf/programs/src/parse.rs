@@ -11,6 +11,7 @@ use crate::conntrack::side;
 use crate::maps::{FRAGMENTS, SCRATCH};
 
 const ETHERNET: usize = 14;
+const IPV6: usize = 40;
 const ETHERTYPE_IPV4: u16 = 0x0800_u16.to_be();
 const ETHERTYPE_IPV6: u16 = 0x86dd_u16.to_be();
 /// Enough for Ethernet, IPv6 with one extension header, and TCP.
@@ -28,6 +29,8 @@ pub(crate) struct Packet {
     pub(crate) v4: u8,
     /// 1: the transport header stands in this packet; 0: it is a later fragment.
     pub(crate) transport: u8,
+    /// 1: a fragment, the first or a later one.
+    pub(crate) fragment: u8,
     /// 1: the packet comes from the high end of `key`.
     pub(crate) high: u8,
     /// Offset of the transport header.
@@ -48,8 +51,22 @@ impl Packet {
     }
 
     #[inline(always)]
+    pub(crate) fn is_fragment(&self) -> bool {
+        self.fragment != 0
+    }
+
+    #[inline(always)]
     pub(crate) fn from_high(&self) -> bool {
         self.high != 0
+    }
+
+    /// Bytes of the transport part as the IP header tells; `None` if the packet has fewer.
+    #[inline(always)]
+    pub(crate) fn length(&self, ctx: &TcContext) -> Option<u32> {
+        let (at, from) = if self.is_v4() { (L3 + 2, L3) } else { (L3 + 4, L3 + IPV6) };
+        let told: u16 = ctx.load(at).ok()?;
+        let end = from as u32 + u16::from_be(told) as u32;
+        if end > ctx.len() { None } else { end.checked_sub(self.l4 as u32) }
     }
 
     /// Finds the flow's key for the ends as they are now.
@@ -162,7 +179,7 @@ fn ipv6(ctx: &TcContext, packet: &mut Packet) -> Result<(), DropReason> {
     packet.tcp_flags = 0;
     packet.v4 = 0;
     packet.transport = 1;
-    packet.l4 = L3 + 40;
+    packet.l4 = L3 + IPV6;
     let (mut fragmented, mut id) = (false, 0);
     for _ in 0..EXTENSIONS {
         // Read back from the map, so that the rounds of this loop do not multiply in the verifier.
@@ -199,6 +216,7 @@ fn where_now(packet: &Packet) -> (u8, usize) {
 /// Ports: from the transport header, or for a later fragment from what the first one left.
 #[inline(always)]
 fn finish(ctx: &TcContext, packet: &mut Packet, fragmented: bool, id: u32) -> Result<(), DropReason> {
+    packet.fragment = fragmented as u8;
     if packet.has_transport() {
         transport(ctx, packet)?;
     }

@@ -74,6 +74,12 @@ pub(crate) fn renew(config: &NodeConfig, flow: &mut Flow, packet: &Packet) -> Re
     if flow.generation == config.generation {
         return Ok(());
     }
+    if flow.flags & Flow::HAIRPIN != 0 {
+        let ifindex = pod(&packet.source.addr).map_or(0, |pod| pod.ifindex);
+        (flow.low_ifindex, flow.high_ifindex) = (ifindex, ifindex);
+        flow.generation = config.generation;
+        return Ok(());
+    }
     let from_high = flow.flags & Flow::FROM_HIGH != 0;
     // The verdict is about who opened the flow to whom, whichever way this packet goes.
     let decision = if from_high == packet.from_high() {

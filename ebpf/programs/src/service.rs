@@ -1,9 +1,22 @@
-//! Frontend to backend.
+//! Frontend to backend: the look-up, who may use it, which backend a client gets.
 
+use aya_ebpf::bindings::BPF_ANY;
+use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
-use skep_abi::{Backend, BackendKey, End, Proto, Scope, ServiceKey, ServiceValue};
+use skep_abi::{
+    Addr, Affinity, AffinityKey, Backend, BackendKey, DropReason, End, NodeConfig, Proto, RangeKey, Scope,
+    ServiceKey, ServiceValue,
+};
 
-use crate::maps::{BACKENDS, SERVICES};
+use crate::conntrack::now;
+use crate::maps::{AFFINITY, BACKENDS, RANGES, SERVICES};
+use crate::parse::Packet;
+use crate::report;
+
+const SECOND: u64 = 1_000_000_000;
+/// Rounds of a search in a set: no set has more than 2^20 slots.
+const SEARCH: u32 = 20;
+const _: () = assert!(skep_abi::BACKENDS_MAX <= 1 << SEARCH);
 
 #[inline(always)]
 pub(crate) fn find(to: &End, proto: Proto, scope: Scope) -> Option<&'static ServiceValue> {
@@ -12,15 +25,105 @@ pub(crate) fn find(to: &End, proto: Proto, scope: Scope) -> Option<&'static Serv
     unsafe { SERVICES.get(key) }
 }
 
-/// A backend of the service, each with the same chance; `None` if there is none.
+/// The backend for the client that sent the packet; `None`: the client is to be told that there is none.
 #[inline(always)]
-pub(crate) fn pick(service: &ServiceValue) -> Option<&'static Backend> {
-    let (set, count) = (service.set, service.count);
-    if count == 0 {
-        return None;
+pub(crate) fn resolve(
+    config: &NodeConfig,
+    packet: &Packet,
+    service: &ServiceValue,
+) -> Result<Option<End>, DropReason> {
+    let client = packet.source.addr;
+    if !admits(service, &client) {
+        report::decided(config, packet, DropReason::SourceRange, 0, service.service);
+        return Err(DropReason::SourceRange);
     }
+    if let Some(backend) = pick(service, client, random()) {
+        return Ok(Some(End { addr: backend.addr, port: backend.port, reserved: 0 }));
+    }
+    report::decided(config, packet, DropReason::NoBackend, 0, service.service);
+    if service.flags & ServiceValue::DROP != 0 {
+        return Err(DropReason::NoBackend);
+    }
+    Ok(None)
+}
+
+/// Whether the client is in the frontend's source ranges.
+#[inline(always)]
+pub(crate) fn admits(service: &ServiceValue, client: &Addr) -> bool {
+    if service.ranges == 0 {
+        return true;
+    }
+    RANGES.get(&Key::new(RangeKey::BITS, RangeKey::new(service.ranges, *client))).is_some()
+}
+
+/// A backend of the service, each with the same chance over the values of `chance`, or the one that the client had
+/// before, if the service wants that; `None` if there is none.
+#[inline(always)]
+pub(crate) fn pick(service: &ServiceValue, client: Addr, chance: u32) -> Option<&'static Backend> {
+    let any = chance.checked_rem(service.count)?;
+    if service.affinity != 0 { affine(service, client, any) } else { slot(service, any) }
+}
+
+#[inline(always)]
+pub(crate) fn random() -> u32 {
     // SAFETY: the helper has no preconditions.
-    let random = unsafe { bpf_get_prandom_u32() };
+    unsafe { bpf_get_prandom_u32() }
+}
+
+#[inline(always)]
+fn slot(service: &ServiceValue, slot: u32) -> Option<&'static Backend> {
     // SAFETY: as in `find`.
-    unsafe { BACKENDS.get(BackendKey { set, slot: random % count }) }
+    unsafe { BACKENDS.get(BackendKey { set: service.set, slot }) }
+}
+
+/// The timeout runs from the client's last new connection, as in kube-proxy; so a choice that is used is renewed.
+#[inline(never)]
+fn affine(service: &ServiceValue, client: Addr, any: u32) -> Option<&'static Backend> {
+    let key = AffinityKey { client, service: service.service };
+    let now = now();
+    if let Some(entry) = AFFINITY.get_ptr_mut(key) {
+        // SAFETY: the kernel keeps the element valid until the program ends; two new connections of one client at
+        // the same moment may each write the time, or each choose.
+        let entry = unsafe { &mut *entry };
+        if now.wrapping_sub(entry.last_used) < service.affinity as u64 * SECOND
+            && let Some(backend) = member(service, &entry.backend)
+        {
+            entry.last_used = now;
+            return Some(backend);
+        }
+    }
+    let backend = slot(service, any)?;
+    // A full map costs the client its place, not its connection.
+    let _ = AFFINITY.insert(key, Affinity { last_used: now, backend: *backend, reserved: 0 }, BPF_ANY as u64);
+    Some(backend)
+}
+
+/// The backend, if it is still in the service's set, whose slots are in order.
+#[inline(always)]
+fn member(service: &ServiceValue, wanted: &Backend) -> Option<&'static Backend> {
+    let (mut base, mut size) = (0, service.count);
+    for _ in 0..SEARCH {
+        if size <= 1 {
+            break;
+        }
+        let half = size / 2;
+        let middle = base + half;
+        if !after(slot(service, middle)?, wanted) {
+            base = middle;
+        }
+        size -= half;
+    }
+    let found = slot(service, base)?;
+    (found.addr == wanted.addr && found.port == wanted.port).then_some(found)
+}
+
+/// Whether `a` stands behind `b` in the order of [`Backend`].
+#[inline(always)]
+fn after(a: &Backend, b: &Backend) -> bool {
+    for i in 0..4 {
+        if a.addr.0[i] != b.addr.0[i] {
+            return a.addr.0[i] > b.addr.0[i];
+        }
+    }
+    a.port.get() > b.port.get()
 }

@@ -2,7 +2,7 @@
 
 use aya::maps::MapError;
 use aya::maps::lpm_trie::Key;
-use skep_abi::{Addr, SLOTS_MAX};
+use skep_abi::{Addr, RangeKey, SLOTS_MAX};
 use skep_netplan::Write;
 
 use crate::error::DatapathError;
@@ -41,6 +41,12 @@ impl Datapath {
             Write::DeleteBackend(key) => ("BACKENDS", gone_is_fine(maps.backends.remove(key))),
             Write::PutService(key, value) => ("SERVICES", maps.services.insert(key, value, 0)),
             Write::DeleteService(key) => ("SERVICES", gone_is_fine(maps.services.remove(key))),
+            Write::PutRange { list, prefix_bits, addr } => {
+                ("RANGES", maps.ranges.insert(&range(*list, *prefix_bits, *addr), 1, 0))
+            }
+            Write::DeleteRange { list, prefix_bits, addr } => {
+                ("RANGES", gone_is_fine(maps.ranges.remove(&range(*list, *prefix_bits, *addr))))
+            }
             Write::PutPod(addr, pod) => ("PODS", maps.pods.insert(addr, pod, 0)),
             Write::DeletePod(addr) => ("PODS", gone_is_fine(maps.pods.remove(addr))),
             Write::PutClass { table, prefix_bits, addr, class } => (
@@ -74,6 +80,10 @@ impl Datapath {
         };
         done.map_err(DatapathError::map(map, "write"))
     }
+}
+
+fn range(list: u32, prefix_bits: u32, addr: Addr) -> Key<RangeKey> {
+    Key::new(RangeKey::LIST_BITS + prefix_bits, RangeKey::new(list, addr))
 }
 
 fn gone_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {

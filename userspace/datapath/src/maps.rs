@@ -1,14 +1,16 @@
 //! The maps, typed.
 
 use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, HashOfMaps, MapData, PerCpuArray};
 use skep_abi::{
-    Addr, Backend, BackendKey, Flow, FlowKey, NodeConfig, Pod, ServiceKey, ServiceValue, VERDICTS_MAX,
-    Verdict, VerdictKey,
+    Addr, Backend, BackendKey, Flow, FlowKey, NodeConfig, Pod, RangeKey, ServiceKey, ServiceValue,
+    VERDICTS_MAX, Verdict, VerdictKey,
 };
 use skep_netplan::{VerdictEntry, VerdictMapId};
 
@@ -18,6 +20,8 @@ use crate::object::pins;
 use crate::overlay::Overlay;
 
 const BPF_F_NO_PREALLOC: u32 = 1;
+/// include/uapi/asm-generic/socket.h
+const SO_NETNS_COOKIE: libc::c_int = 71;
 
 pub(crate) type VerdictMap = LpmTrie<MapData, VerdictKey, Verdict>;
 
@@ -25,6 +29,7 @@ pub(crate) struct Maps {
     pub(crate) config: Array<MapData, NodeConfig>,
     pub(crate) services: HashMap<MapData, ServiceKey, ServiceValue>,
     pub(crate) backends: HashMap<MapData, BackendKey, Backend>,
+    pub(crate) ranges: LpmTrie<MapData, RangeKey, u32>,
     pub(crate) pods: HashMap<MapData, Addr, Pod>,
     pub(crate) cluster: LpmTrie<MapData, Addr, u32>,
     pub(crate) classes: [LpmTrie<MapData, Addr, u32>; 2],
@@ -44,6 +49,7 @@ impl Maps {
             config: take(ebpf, "CONFIG")?,
             services: take(ebpf, "SERVICES")?,
             backends: take(ebpf, "BACKENDS")?,
+            ranges: take(ebpf, "RANGES")?,
             pods: take(ebpf, "PODS")?,
             cluster: take(ebpf, "CLUSTER")?,
             classes: [take(ebpf, "CLASSES_EVEN")?, take(ebpf, "CLASSES_ODD")?],
@@ -63,6 +69,7 @@ impl Maps {
         let mut config = self.config.get(&0, 0).map_err(DatapathError::map("CONFIG", "read"))?;
         config.uplink = interface_index(&options.uplink)?;
         (config.overlay_v4, config.overlay_v6) = (overlay.index(true), overlay.index(false));
+        config.netns_cookie = netns_cookie()?;
         (config.node_v4, config.node_v6) = (Addr::UNSPECIFIED, Addr::UNSPECIFIED);
         for ip in &options.node_addrs {
             let slot = if ip.is_ipv4() { &mut config.node_v4 } else { &mut config.node_v6 };
@@ -133,6 +140,25 @@ fn pinned_verdict_maps(folder: &Path) -> Result<BTreeMap<VerdictMapId, VerdictMa
         maps.insert(VerdictMapId(id), map);
     }
     Ok(maps)
+}
+
+/// Of the calling thread's network namespace; a socket tells (Linux 5.14).
+fn netns_cookie() -> Result<u64, DatapathError> {
+    let failed = DatapathError::file("ask for the cookie of", Path::new("the network namespace"));
+    let socket =
+        UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).or_else(|_| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)));
+    let socket = match socket {
+        Ok(socket) => socket,
+        Err(error) => return Err(failed(error)),
+    };
+    let mut cookie = 0u64;
+    let mut length = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: the descriptor is the socket's, and the value has the eight bytes that are said.
+    let result = unsafe {
+        let value = (&raw mut cookie).cast();
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, SO_NETNS_COOKIE, value, &raw mut length)
+    };
+    if result == 0 { Ok(cookie) } else { Err(failed(std::io::Error::last_os_error())) }
 }
 
 pub(crate) fn interface_index(name: &str) -> Result<u32, DatapathError> {

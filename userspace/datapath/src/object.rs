@@ -11,7 +11,8 @@ use crate::error::DatapathError;
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SKEP_BPF_OBJECT"));
 
 /// Maps that outlive the process.
-const PINNED: [&str; 13] = [
+const PINNED: [&str; 15] = [
+    "AFFINITY",
     "BACKENDS",
     "CLASSES_EVEN",
     "CLASSES_ODD",
@@ -22,6 +23,7 @@ const PINNED: [&str; 13] = [
     "FLOWS",
     "FRAGMENTS",
     "PODS",
+    "RANGES",
     "SERVICES",
     "SOCKETS",
     "VERDICTS",

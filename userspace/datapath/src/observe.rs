@@ -1,13 +1,13 @@
 //! Reading the maps back after a restart.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use aya::maps::MapError;
 use aya::maps::lpm_trie::LpmTrie;
 use aya::maps::{IterableMap, MapData};
-use skep_abi::Addr;
-use skep_netplan::{Observed, VerdictEntry, VerdictMapId};
+use skep_abi::{Addr, RangeKey};
+use skep_netplan::{Observed, Prefix, VerdictEntry, VerdictMapId};
 
 use crate::error::DatapathError;
 use crate::maps::VerdictMap;
@@ -31,6 +31,7 @@ impl Datapath {
         Ok(Observed {
             services: maps.services.iter().collect::<Result<_, _>>().map_err(failed("SERVICES"))?,
             backends: maps.backends.iter().collect::<Result<_, _>>().map_err(failed("BACKENDS"))?,
+            ranges: self.ranges()?,
             pods: maps.pods.iter().collect::<Result<_, _>>().map_err(failed("PODS"))?,
             classes: [
                 prefixes(even).map_err(failed("CLASSES_EVEN"))?,
@@ -42,6 +43,17 @@ impl Datapath {
             generation: maps.config.get(&0, 0).map_err(failed("CONFIG"))?.generation,
             routes: route::ours(&self.overlay)?,
         })
+    }
+
+    fn ranges(&self) -> Result<BTreeSet<(u32, Prefix)>, DatapathError> {
+        let mut ranges = BTreeSet::new();
+        for entry in self.maps.ranges.iter() {
+            let (key, _) = entry.map_err(DatapathError::map("RANGES", "read"))?;
+            let RangeKey { list, addr } = key.data();
+            let bits = key.prefix_len().saturating_sub(RangeKey::LIST_BITS);
+            ranges.insert((u32::from_be_bytes(list), (bits, addr)));
+        }
+        Ok(ranges)
     }
 
     /// Every pinned verdict map, and their names by kernel id.

@@ -43,6 +43,7 @@ pub struct Planner {
 #[derive(Debug, Default)]
 struct Ripe {
     sets: BTreeSet<u32>,
+    ranges: BTreeSet<u32>,
     generation: Option<u32>,
 }
 
@@ -188,22 +189,34 @@ impl Planner {
 
     /// Whether [`Planner::collect`] has or will have something to do.
     pub fn has_garbage(&self) -> bool {
-        !self.kernel.idle().is_empty() || !self.policy.garbage(&self.attachments, &self.kernel).is_empty()
+        let (sets, ranges) = (self.kernel.sets.idle(), self.kernel.ranges.idle());
+        !sets.is_empty()
+            || !ranges.is_empty()
+            || !self.policy.garbage(&self.attachments, &self.kernel).is_empty()
     }
 
     /// Deletes what was garbage already at the call before, so that no program run that began before it lost its
     /// last reader can still be at work. To be called in steps of some milliseconds, with no plan outstanding.
     pub fn collect(&mut self) -> Plan {
         let mut writes = Vec::new();
-        for set in self.ripe.sets.intersection(self.kernel.idle()) {
+        for set in self.ripe.sets.intersection(self.kernel.sets.idle()) {
             let slots = self.kernel.set(*set).map(|(key, _)| *key);
             writes.extend(slots.map(|key: BackendKey| Write::DeleteBackend(key)));
+        }
+        for list in self.ripe.ranges.intersection(self.kernel.ranges.idle()) {
+            let ranges = self.kernel.list(*list);
+            writes.extend(ranges.map(|(prefix_bits, addr)| Write::DeleteRange {
+                list: *list,
+                prefix_bits,
+                addr,
+            }));
         }
         let generation = Some(self.kernel.maps.generation);
         if self.synced && self.ripe.generation == generation {
             writes.extend(self.policy.garbage(&self.attachments, &self.kernel));
         }
-        self.ripe = Ripe { sets: self.kernel.idle().clone(), generation };
+        let (sets, ranges) = (self.kernel.sets.idle().clone(), self.kernel.ranges.idle().clone());
+        self.ripe = Ripe { sets, ranges, generation };
         if !writes.is_empty() {
             let starved: Vec<Arc<str>> = self.services.starved().cloned().collect();
             self.index.changes.services.extend(starved);
@@ -213,13 +226,9 @@ impl Planner {
 
     /// All that is wrong now.
     pub fn problems(&self) -> Vec<Problem> {
-        let restricted =
-            self.index.services.iter().filter(|(_, s)| s.restricted && !s.balancer_ips.is_empty());
-        let ranges = restricted.map(|(key, _)| Problem::SourceRanges { service: key.clone() });
         let mut problems: Vec<Problem> = self.index.problems().cloned().map(Problem::from).collect();
         problems.extend(self.policy.overflow().cloned().map(Problem::from));
         problems.extend(self.services.problems().cloned());
-        problems.extend(ranges);
         problems.extend(self.routes.problems.iter().cloned().map(Problem::from));
         problems
     }

@@ -82,7 +82,7 @@ pub(crate) fn diff(wanted: &Routes, kernel: &Observed) -> Vec<Write> {
     writes
 }
 
-fn prefix(cidr: &IpNetwork) -> Prefix {
+pub(crate) fn prefix(cidr: &IpNetwork) -> Prefix {
     let bits = u32::from(cidr.prefix()) + if cidr.is_ipv4() { Addr::V4_PREFIX_BITS } else { 0 };
     (bits, Addr::from(cidr.network()))
 }

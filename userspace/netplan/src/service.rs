@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use skep_abi::{Addr, Backend, Be16, Proto, Scope, ServiceKey, ServiceValue};
+use skep_policy::Prefix;
 
 use crate::index::{EndpointFacts, PortFacts, ServiceFacts, SliceFacts};
 
@@ -26,6 +27,8 @@ pub struct Place {
 pub struct ServicePlan {
     /// Distinct and not empty; backends sorted, each once.
     pub sets: Vec<Vec<Backend>>,
+    /// Distinct and not empty; see [`ServiceFacts::ranges_v4`].
+    pub ranges: Vec<Box<[Prefix]>>,
     pub frontends: BTreeMap<ServiceKey, Frontend>,
 }
 
@@ -33,6 +36,8 @@ pub struct ServicePlan {
 pub struct Frontend {
     /// Place in [`ServicePlan::sets`]; `None`: no backend, then a flag says what to do.
     pub set: Option<usize>,
+    /// Place in [`ServicePlan::ranges`]; `None`: everybody may.
+    pub ranges: Option<usize>,
     /// Place in [`ServiceFacts::ports`].
     pub port: usize,
     pub affinity: u32,
@@ -59,13 +64,17 @@ pub fn compile<'a>(
                 continue;
             }
             let endpoints = Endpoints::collect(port, slices.clone().filter(|slice| slice.v4 == v4), place);
-            let mut adder = Adder { plan: &mut plan, service, number, port, endpoints: &endpoints };
+            let mut adder =
+                Adder { plan: &mut plan, service, number, port, endpoints: &endpoints, ranges: &[] };
             let family = |ip: &&IpAddr| ip.is_ipv4() == v4;
             adder.cluster(service.cluster_ips.iter().filter(family));
-            adder.external(service.external_ips.iter().filter(family), port.port, false);
-            adder.external(service.balancer_ips.iter().filter(family), port.port, service.restricted);
+            // First the balancer's addresses: one that is an external address too stays restricted.
+            adder.ranges = if v4 { &service.ranges_v4 } else { &service.ranges_v6 };
+            adder.external(service.balancer_ips.iter().filter(family), port.port);
+            adder.ranges = &[];
+            adder.external(service.external_ips.iter().filter(family), port.port);
             if port.node_port != 0 {
-                adder.external(place.addrs.iter().filter(family), port.node_port, false);
+                adder.external(place.addrs.iter().filter(family), port.node_port);
             }
         }
     }
@@ -153,6 +162,8 @@ struct Adder<'p, 's> {
     number: usize,
     port: &'s PortFacts,
     endpoints: &'s Endpoints,
+    /// The clients that may use what is added, from inside and from outside alike.
+    ranges: &'s [Prefix],
 }
 
 impl Adder<'_, '_> {
@@ -164,7 +175,7 @@ impl Adder<'_, '_> {
     }
 
     /// Seen from within the cluster an external address is short-cut to all endpoints, whatever its policy.
-    fn external<'i>(&mut self, addrs: impl Iterator<Item = &'i IpAddr>, port: u16, restricted: bool) {
+    fn external<'i>(&mut self, addrs: impl Iterator<Item = &'i IpAddr>, port: u16) {
         let (policy, flags) = match self.service.external_local {
             true => (Policy::Local, ServiceValue::KEEP_SOURCE),
             false => (Policy::Cluster, 0),
@@ -172,12 +183,7 @@ impl Adder<'_, '_> {
         for addr in addrs {
             let proto = self.port.proto;
             self.add(key(*addr, port, proto, Scope::INTERNAL), Policy::Cluster, 0);
-            let outside = key(*addr, port, proto, Scope::EXTERNAL);
-            match restricted {
-                // The maps hold no source ranges: closed is the safe side, and the caller reports it.
-                true => self.insert(outside, None, ServiceValue::DROP),
-                false => self.add(outside, policy, flags),
-            }
+            self.add(key(*addr, port, proto, Scope::EXTERNAL), policy, flags);
         }
     }
 
@@ -191,20 +197,29 @@ impl Adder<'_, '_> {
             let action = if elsewhere { ServiceValue::DROP } else { ServiceValue::REJECT };
             return self.insert(key, None, flags | action);
         }
-        let sets = &mut self.plan.sets;
-        let set = sets.iter().position(|set| set == backends).unwrap_or_else(|| {
-            sets.push(backends.clone());
-            sets.len() - 1
-        });
+        let set = place_of(&mut self.plan.sets, backends);
         self.insert(key, Some(set), flags);
     }
 
     fn insert(&mut self, key: ServiceKey, set: Option<usize>, flags: u32) {
         let affinity = self.service.affinity;
-        let frontend = Frontend { set, port: self.number, affinity, flags };
+        let ranges = (!self.ranges.is_empty()).then(|| place_of(&mut self.plan.ranges, self.ranges));
+        let frontend = Frontend { set, ranges, port: self.number, affinity, flags };
         // Two ports of one service on one frontend: the API refuses it; the first stays.
         self.plan.frontends.entry(key).or_insert(frontend);
     }
+}
+
+/// Where the list stands among the others; added if it does not yet.
+fn place_of<L, T>(lists: &mut Vec<L>, list: &[T]) -> usize
+where
+    L: AsRef<[T]> + for<'t> From<&'t [T]>,
+    T: PartialEq,
+{
+    lists.iter().position(|known| known.as_ref() == list).unwrap_or_else(|| {
+        lists.push(list.into());
+        lists.len() - 1
+    })
 }
 
 fn key(addr: IpAddr, port: u16, proto: Proto, scope: Scope) -> ServiceKey {

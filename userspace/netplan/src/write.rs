@@ -18,6 +18,17 @@ pub enum Write {
     DeleteBackend(BackendKey),
     PutService(ServiceKey, ServiceValue),
     DeleteService(ServiceKey),
+    /// A prefix of a list of source ranges; `prefix_bits` as in [`Write::PutClass`].
+    PutRange {
+        list: u32,
+        prefix_bits: u32,
+        addr: Addr,
+    },
+    DeleteRange {
+        list: u32,
+        prefix_bits: u32,
+        addr: Addr,
+    },
     /// `prefix_bits` counts from the first of the 128 bits of `addr`: an IPv4 /24 is 120.
     PutClass {
         table: u8,
@@ -77,6 +88,8 @@ pub enum Write {
 pub struct Observed {
     pub services: BTreeMap<ServiceKey, ServiceValue>,
     pub backends: BTreeMap<BackendKey, Backend>,
+    /// Source ranges by the number of their list.
+    pub ranges: BTreeSet<(u32, Prefix)>,
     pub classes: [BTreeMap<Prefix, u32>; 2],
     pub verdict_maps: BTreeMap<VerdictMapId, Arc<[VerdictEntry]>>,
     pub verdicts: BTreeMap<u32, VerdictMapId>,
@@ -95,6 +108,12 @@ impl Observed {
             Write::DeleteBackend(key) => drop(self.backends.remove(key)),
             Write::PutService(key, value) => drop(self.services.insert(*key, *value)),
             Write::DeleteService(key) => drop(self.services.remove(key)),
+            Write::PutRange { list, prefix_bits, addr } => {
+                self.ranges.insert((*list, (*prefix_bits, *addr)));
+            }
+            Write::DeleteRange { list, prefix_bits, addr } => {
+                self.ranges.remove(&(*list, (*prefix_bits, *addr)));
+            }
             Write::PutClass { table, prefix_bits, addr, class } => {
                 self.table_mut(*table).insert((*prefix_bits, *addr), *class);
             }

@@ -11,25 +11,51 @@ use skep_abi::{
     Addr, Backend, BackendKey, Be16, CLASS_OTHER, Direction, Pod, Proto, Scope, ServiceKey, VerdictKey,
     table_of, verdicts_index,
 };
-use skep_netplan::{Observed, Owner, Planner, VerdictEntry, Write};
+use skep_netplan::{Observed, Owner, Planner, Prefix, VerdictEntry, Write};
 
 const NODE: &str = "node-a";
 
 #[derive(Clone, Debug)]
 enum Event {
-    Service { name: usize, affinity: bool, node_port: bool, local: bool, ip: u8 },
+    Service {
+        name: usize,
+        affinity: bool,
+        node_port: bool,
+        local: bool,
+        ip: u8,
+        ranges: &'static [&'static str],
+    },
     DeleteService(usize),
-    Slice { service: usize, endpoints: Vec<(u8, bool)> },
+    Slice {
+        service: usize,
+        endpoints: Vec<(u8, bool)>,
+    },
     DeleteSlice(usize),
-    RemotePod { n: u8, app: &'static str },
+    RemotePod {
+        n: u8,
+        app: &'static str,
+    },
     DeleteRemotePod(u8),
-    LocalPod { n: u8, app: &'static str },
+    LocalPod {
+        n: u8,
+        app: &'static str,
+    },
     Attach(u8),
     Detach(u8),
-    Policy { name: usize, app: Option<&'static str>, from: Value, port: u16 },
+    Policy {
+        name: usize,
+        app: Option<&'static str>,
+        from: Value,
+        port: u16,
+    },
     DeletePolicy(usize),
-    Namespace { team: &'static str },
-    Node { n: u8, present: bool },
+    Namespace {
+        team: &'static str,
+    },
+    Node {
+        n: u8,
+        present: bool,
+    },
 }
 
 fn event() -> impl Strategy<Value = Event> {
@@ -41,12 +67,20 @@ fn event() -> impl Strategy<Value = Event> {
         json!({"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.0.0.0/28"]}}),
         json!({"ipBlock": {"cidr": "10.0.0.3/32"}}),
     ]);
+    let ranges = select(vec![
+        &[][..],
+        &["10.1.0.0/16"],
+        &["10.1.0.0/16", "10.2.0.0/16"],
+        &["10.0.0.0/8", "0.0.0.0/0"],
+        &["2001:db8::/32"],
+    ]);
     let endpoint = subsequence((0u8..6).collect::<Vec<_>>(), 0..4)
         .prop_flat_map(|ns| ns.into_iter().map(|n| (Just(n), any::<bool>())).collect::<Vec<_>>());
     prop_oneof![
-        3 => (0usize..3, any::<(bool, bool, bool)>(), 0u8..3).prop_map(|(name, (affinity, node_port, local), ip)| {
-            Event::Service { name, affinity, node_port, local, ip }
-        }),
+        3 => (0usize..3, any::<(bool, bool, bool)>(), 0u8..3, ranges)
+            .prop_map(|(name, (affinity, node_port, local), ip, ranges)| {
+                Event::Service { name, affinity, node_port, local, ip, ranges }
+            }),
         1 => (0usize..3).prop_map(Event::DeleteService),
         4 => (0usize..3, endpoint).prop_map(|(service, endpoints)| Event::Slice { service, endpoints }),
         1 => (0usize..3).prop_map(Event::DeleteSlice),
@@ -78,18 +112,22 @@ fn pod(name: &str, app: &str, node: &str, ip: Option<String>) -> Value {
 fn perform(planner: &mut Planner, event: &Event) {
     let index = &mut planner.index;
     match event {
-        Event::Service { name, affinity, node_port, local, ip } => index.apply_service(&object(json!({
-            "metadata": {"namespace": "ns", "name": format!("s{name}")},
-            "spec": {
-                "type": if *node_port { "NodePort" } else { "ClusterIP" },
-                "clusterIP": format!("10.96.0.{}", name + 1),
-                // Shared between services, so that they contend for it.
-                "externalIPs": [format!("192.0.2.{ip}")],
-                "sessionAffinity": if *affinity { "ClientIP" } else { "None" },
-                "externalTrafficPolicy": if *local { "Local" } else { "Cluster" },
-                "ports": [{"port": 80, "nodePort": node_port.then_some(30000 + name)}],
-            },
-        }))),
+        Event::Service { name, affinity, node_port, local, ip, ranges } => {
+            index.apply_service(&object(json!({
+                "metadata": {"namespace": "ns", "name": format!("s{name}")},
+                "spec": {
+                    "type": if *node_port { "LoadBalancer" } else { "ClusterIP" },
+                    "loadBalancerSourceRanges": ranges,
+                    "clusterIP": format!("10.96.0.{}", name + 1),
+                    // Shared between services, so that they contend for it.
+                    "externalIPs": if *node_port { vec![] } else { vec![format!("192.0.2.{ip}")] },
+                    "sessionAffinity": if *affinity { "ClientIP" } else { "None" },
+                    "externalTrafficPolicy": if *local { "Local" } else { "Cluster" },
+                    "ports": [{"port": 80, "nodePort": node_port.then_some(30000 + name)}],
+                },
+                "status": {"loadBalancer": {"ingress": [{"ip": format!("192.0.2.{ip}")}]}},
+            })))
+        }
         Event::DeleteService(name) => index.delete_service(&format!("ns/s{name}")),
         Event::Slice { service, endpoints } => {
             let endpoints: Vec<Value> = endpoints
@@ -143,13 +181,25 @@ fn local_addr(n: u8) -> IpAddr {
     IpAddr::from([10, 0, 2, n])
 }
 
-/// What a packet to the frontend meets: flags and backends, or `None` for no such frontend.
-fn resolve(maps: &Observed, key: &ServiceKey) -> Option<(u32, u32, Vec<Backend>)> {
+/// What a packet to a frontend meets.
+#[derive(Clone, Debug, PartialEq)]
+struct Resolved {
+    affinity: u32,
+    flags: u32,
+    backends: Vec<Backend>,
+    /// `None`: everybody may.
+    ranges: Option<BTreeSet<Prefix>>,
+}
+
+/// `None`: there is no such frontend.
+fn resolve(maps: &Observed, key: &ServiceKey) -> Option<Resolved> {
     let value = maps.services.get(key)?;
     let slots = (0..value.count).map(|slot| BackendKey { set: value.set, slot });
     // A slot that is not there is a lost packet: it shows as an address that no state has.
     let backends = slots.map(|key| maps.backends.get(&key).copied().unwrap_or_default()).collect();
-    Some((value.affinity, value.flags, backends))
+    let listed = maps.ranges.iter().filter(|(list, _)| *list == value.ranges);
+    let ranges = (value.ranges != 0).then(|| listed.map(|(_, prefix)| *prefix).collect());
+    Some(Resolved { affinity: value.affinity, flags: value.flags, backends, ranges })
 }
 
 fn class_of(maps: &Observed, addr: Addr) -> u32 {
@@ -186,7 +236,7 @@ fn verdict(maps: &Observed, pod: Addr, peer: Addr, port: u16) -> Option<Option<u
     Some(maps.verdict_maps.get(id).and_then(|map| lookup(map, key)))
 }
 
-type Services = BTreeMap<ServiceKey, Option<(u32, u32, Vec<Backend>)>>;
+type Services = BTreeMap<ServiceKey, Option<Resolved>>;
 type Verdicts = BTreeMap<(Addr, Addr, u16), Option<Option<u32>>>;
 
 fn answers(maps: &Observed, frontends: &BTreeSet<ServiceKey>) -> (Services, Verdicts) {
@@ -326,6 +376,9 @@ proptest! {
             prop_assert!(!planner.has_garbage());
             let slots: u32 = planner.kernel().services.values().map(|v| (v.set, v.count)).collect::<BTreeSet<_>>().iter().map(|(_, count)| count).sum();
             prop_assert_eq!(slots as usize, planner.kernel().backends.len());
+            let used: BTreeSet<u32> = planner.kernel().services.values().map(|value| value.ranges).collect();
+            let unused = planner.kernel().ranges.iter().find(|(list, _)| !used.contains(list));
+            prop_assert_eq!(unused, None);
         }
         if old.problems().is_empty() {
             prop_assert_eq!(content(old.kernel()), content(fresh.kernel()));

@@ -3,36 +3,37 @@
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{BPF_ANY, bpf_sock_addr};
-use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_set_retval};
+use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval};
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
-use skep_abi::{Addr, Be16, End, Proto, Scope, SocketKey};
+use skep_abi::{Addr, AffinityKey, Backend, Be16, End, Proto, Scope, ServiceValue, SocketKey};
 
 use crate::maps::SOCKETS;
-use crate::service;
+use crate::{report, service};
 
 const ALLOW: i32 = 1;
 const REFUSE: i32 = 0;
+const EPERM: i32 = 1;
 const ECONNREFUSED: i32 = 111;
 
 #[cgroup_sock_addr(connect4)]
 pub(crate) fn cgroup_connect4(ctx: SockAddrContext) -> i32 {
-    translate(&Family::V4(&ctx))
+    translate(&Family::V4(&ctx), any)
 }
 
 #[cgroup_sock_addr(connect6)]
 pub(crate) fn cgroup_connect6(ctx: SockAddrContext) -> i32 {
-    translate(&Family::V6(&ctx))
+    translate(&Family::V6(&ctx), any)
 }
 
 #[cgroup_sock_addr(sendmsg4)]
 pub(crate) fn cgroup_sendmsg4(ctx: SockAddrContext) -> i32 {
-    translate(&Family::V4(&ctx))
+    translate(&Family::V4(&ctx), own)
 }
 
 #[cgroup_sock_addr(sendmsg6)]
 pub(crate) fn cgroup_sendmsg6(ctx: SockAddrContext) -> i32 {
-    translate(&Family::V6(&ctx))
+    translate(&Family::V6(&ctx), own)
 }
 
 #[cgroup_sock_addr(recvmsg4)]
@@ -127,19 +128,68 @@ impl Family<'_> {
 }
 
 #[inline(always)]
-fn translate(socket: &Family) -> i32 {
+fn translate(socket: &Family, chance: impl Fn(&Family) -> u32) -> i32 {
     let addressed = socket.peer();
     let Some(service) = service::find(&addressed, socket.proto(), Scope::INTERNAL) else { return ALLOW };
-    let Some(backend) = service::pick(service) else {
-        // SAFETY: sets what the system call returns; no preconditions.
-        unsafe { bpf_set_retval(-ECONNREFUSED) };
-        return REFUSE;
-    };
+    if service.affinity | service.ranges | service.flags & ServiceValue::DROP != 0 {
+        return translate_for(socket, service, &addressed, chance(socket));
+    }
+    finish(socket, service::pick(service, Addr::UNSPECIFIED, chance(socket)), &addressed)
+}
+
+/// A service whose answer depends on who asks.
+#[inline(always)]
+fn translate_for(socket: &Family, service: &ServiceValue, addressed: &End, chance: u32) -> i32 {
+    let Some(config) = report::config() else { return ALLOW };
+    // SAFETY: the context is the kernel's.
+    let cookie = unsafe { bpf_get_netns_cookie(socket.context().as_ptr()) };
+    let of_node = cookie == config.netns_cookie;
+    if service.ranges != 0 {
+        let node = if addressed.addr.is_v4() { &config.node_v4 } else { &config.node_v6 };
+        // Which address a pod's socket will have is not known here: its packets are judged.
+        if !of_node {
+            return ALLOW;
+        }
+        if !service::admits(service, node) {
+            return refuse(EPERM);
+        }
+    }
+    // What is to be dropped is not to be refused: the pod's packets are, and the node's never start, as under netfilter.
+    if service.count == 0 && service.flags & ServiceValue::DROP != 0 {
+        return if of_node { refuse(EPERM) } else { ALLOW };
+    }
+    finish(socket, service::pick(service, AffinityKey::namespace(cookie), chance), addressed)
+}
+
+#[inline(always)]
+fn finish(socket: &Family, backend: Option<&Backend>, addressed: &End) -> i32 {
+    let Some(backend) = backend else { return refuse(ECONNREFUSED) };
     let to = End { addr: backend.addr, port: backend.port, reserved: 0 };
     // A full map costs the application the addressed name of its peer, not the connection.
-    let _ = SOCKETS.insert(socket.socket(&to), addressed, BPF_ANY as u64);
+    let _ = SOCKETS.insert(socket.socket(&to), *addressed, BPF_ANY as u64);
     socket.set_peer(&to);
     ALLOW
+}
+
+#[inline(always)]
+fn refuse(error: i32) -> i32 {
+    // SAFETY: sets what the system call returns; no preconditions.
+    unsafe { bpf_set_retval(-error) };
+    REFUSE
+}
+
+/// A new connection may go to any backend.
+#[inline(always)]
+fn any(_: &Family) -> u32 {
+    service::random()
+}
+
+/// Datagrams of one socket go to one backend for as long as the set is the same, as under a connection-tracking proxy.
+#[inline(always)]
+fn own(socket: &Family) -> u32 {
+    // SAFETY: the context is the kernel's.
+    let cookie = unsafe { bpf_get_socket_cookie(socket.context().as_ptr()) };
+    (cookie.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32
 }
 
 #[inline(always)]

@@ -3,9 +3,9 @@
 
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use skep_abi::{Addr, Be16, DropReason, End, Flow, NodeConfig, Scope, ServiceValue};
+use skep_abi::{Addr, Be16, DropReason, End, Flow, NodeConfig, Scope};
 
-use super::tc_pod::{answers_come_from, remember};
+use super::tc_pod::{answers_come_from, refuse, remember};
 use crate::conntrack;
 use crate::deliver::{self, PASS};
 use crate::parse::{Packet, parse};
@@ -67,12 +67,9 @@ fn open(ctx: &TcContext, config: &NodeConfig, packet: &mut Packet) -> Result<i32
     let Some(service) = service::find(&addressed, packet.proto, Scope::EXTERNAL) else {
         return to_local(ctx, config, packet, None);
     };
-    let Some(backend) = service::pick(service) else {
-        report::decided(config, packet, DropReason::NoBackend, 0, service.service);
-        // The node's stack refuses what nobody listens to; a Local traffic policy drops instead.
-        return if service.flags & ServiceValue::DROP != 0 { Err(DropReason::NoBackend) } else { Ok(PASS) };
+    let Some(backend) = service::resolve(config, packet, service)? else {
+        return refuse(ctx, packet, || deliver::to_uplink(config));
     };
-    let backend = End { addr: backend.addr, port: backend.port, reserved: 0 };
     if policy::pod(&backend.addr).is_none() {
         return transit(ctx, config, packet, &backend);
     }
@@ -120,25 +117,9 @@ fn transit(
     backend: &End,
 ) -> Result<i32, DropReason> {
     let node = node_end(config, packet).ok_or(DropReason::NoPort)?;
-    let answers = conntrack::fresh(Flow::TRANSIT | Flow::SOURCE | Flow::DESTINATION)?;
-    answers.source = packet.destination;
-    answers.destination = packet.source;
-    let port = nat::claim(&node, backend, packet.proto, answers).ok_or(DropReason::NoPort)?;
-    let source = End { port, ..node };
-    let flow = conntrack::fresh(Flow::TRANSIT | Flow::SOURCE | Flow::DESTINATION)?;
-    if packet.from_high() {
-        flow.flags |= Flow::REWRITE_HIGH | Flow::FROM_HIGH;
-    }
-    if policy::in_cluster(&backend.addr) {
-        flow.flags |= Flow::REMOTE;
-    }
-    flow.source = source;
-    flow.destination = *backend;
-    let flags = flow.flags;
-    conntrack::replace(packet, flow);
-    nat::set_source(ctx, packet, &source)?;
-    nat::set_destination(ctx, packet, backend)?;
-    Ok(send_out(config, packet, flags))
+    let onward = if policy::in_cluster(&backend.addr) { Flow::REMOTE } else { 0 };
+    nat::relay(ctx, packet, &node, backend, (Flow::TRANSIT, onward), |_| ())?;
+    Ok(send_out(config, packet, onward))
 }
 
 /// What passes through: on to another node's pod, or back to whoever asked.

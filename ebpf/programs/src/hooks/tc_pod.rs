@@ -2,7 +2,7 @@
 
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use skep_abi::{Addr, DropReason, End, Flow, NodeConfig, Proto, Scope, ServiceValue};
+use skep_abi::{Addr, DropReason, End, Flow, NodeConfig, Proto, Scope};
 
 use crate::conntrack;
 use crate::deliver::{self, PASS};
@@ -107,7 +107,15 @@ fn open(ctx: &TcContext, config: &NodeConfig, packet: &mut Packet) -> Result<i32
     let addressed = packet.destination;
     let service = service::find(&addressed, packet.proto, Scope::INTERNAL);
     if let Some(service) = service {
-        translate(ctx, config, packet, service)?;
+        let Some(backend) = service::resolve(config, packet, service)? else {
+            return refuse(ctx, packet, || deliver::to_pod(interface(ctx)));
+        };
+        if backend.addr == packet.source.addr {
+            return hairpin(ctx, config, packet, &backend);
+        }
+        remember(config, packet, &backend, interface(ctx))?;
+        nat::set_destination(ctx, packet, &backend)?;
+        packet.locate();
     }
     let id = service.map_or(0, |service| service.service);
     let decision = policy::decide(config, &packet.source, &packet.destination, packet.proto);
@@ -125,23 +133,36 @@ fn open(ctx: &TcContext, config: &NodeConfig, packet: &mut Packet) -> Result<i32
     forward(ctx, config, packet, flow)
 }
 
-/// Rewrites the destination to a backend and remembers the choice under the addressed ends.
+/// To itself through a service: it sees the service as its peer, since a packet from its own address it would not take.
 #[inline(always)]
-fn translate(
+fn hairpin(
     ctx: &TcContext,
     config: &NodeConfig,
     packet: &mut Packet,
-    service: &ServiceValue,
-) -> Result<(), DropReason> {
-    let Some(backend) = service::pick(service) else {
-        report::decided(config, packet, DropReason::NoBackend, 0, service.service);
-        return Err(DropReason::NoBackend);
+    backend: &End,
+) -> Result<i32, DropReason> {
+    let ifindex = interface(ctx);
+    let place = |flow: &mut Flow| {
+        flow.generation = config.generation;
+        (flow.low_ifindex, flow.high_ifindex) = (ifindex, ifindex);
     };
-    let to = End { addr: backend.addr, port: backend.port, reserved: 0 };
-    remember(config, packet, &to, interface(ctx))?;
-    nat::set_destination(ctx, packet, &to)?;
-    packet.locate();
-    Ok(())
+    let front = packet.destination;
+    nat::relay(ctx, packet, &front, backend, (Flow::HAIRPIN, 0), place)?;
+    Ok(deliver::to_pod(ifindex))
+}
+
+/// Sends the client its refusal by `back`, and counts the packet as dropped.
+#[inline(always)]
+pub(super) fn refuse(
+    ctx: &TcContext,
+    packet: &Packet,
+    back: impl FnOnce() -> i32,
+) -> Result<i32, DropReason> {
+    if !crate::refuse::refuse(ctx, packet) {
+        return Err(DropReason::NoBackend);
+    }
+    report::dropped(DropReason::NoBackend);
+    Ok(back())
 }
 
 /// The entry under which later packets of a translated flow find their backend.

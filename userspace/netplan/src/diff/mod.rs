@@ -20,10 +20,6 @@ pub enum Problem {
     FrontendTaken { service: Arc<str>, owner: Arc<str> },
     #[error("service {service} does not fit into the maps: what it had before stays")]
     ServicesFull { service: Arc<str> },
-    #[error(
-        "service {service}: loadBalancerSourceRanges is not supported: its load balancer addresses are closed"
-    )]
-    SourceRanges { service: Arc<str> },
     #[error("{0}")]
     Route(#[from] RouteProblem),
 }

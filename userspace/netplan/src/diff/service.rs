@@ -1,20 +1,20 @@
 //! Services that changed to writes: O(change), not O(all).
 //!
-//! A changed backend set is written under a fresh number before its frontends move to it; the old slots go later,
-//! when no program run can hold the old frontend any more (see [`crate::Planner::collect`]). A set that the kernel
+//! A changed backend set is written under a fresh number before its frontends move to it, and so is a changed list of
+//! source ranges; the old ones go later, when no program run can hold the old frontend any more (see [`crate::Planner::collect`]). A set that the kernel
 //! already holds under a frontend is kept, which is also how an agent adopts the maps of its predecessor.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use skep_abi::{BACKENDS_MAX, Backend, BackendKey, SERVICES_MAX, ServiceKey, ServiceValue};
+use skep_abi::{BACKENDS_MAX, Backend, BackendKey, RANGES_MAX, SERVICES_MAX, ServiceKey, ServiceValue};
 
 use super::Problem;
 use super::kernel::Kernel;
 use crate::index::{Index, PortFacts, ServiceFacts};
-use crate::service::{Place, ServicePlan, compile};
-use crate::write::Write;
+use crate::service::{Frontend, Place, ServicePlan, compile};
+use crate::write::{Prefix, Write};
 
 #[derive(Debug, Default)]
 pub(crate) struct Services {
@@ -25,6 +25,7 @@ pub(crate) struct Services {
     /// Identity of a service port to the hash it was made from.
     identities: HashMap<u32, u64>,
     next_set: u32,
+    next_list: u32,
     problems: BTreeMap<Arc<str>, Problem>,
 }
 
@@ -37,6 +38,7 @@ struct Owned {
 /// By phase; the planner joins them in this order.
 #[derive(Debug, Default)]
 pub(crate) struct ServiceWrites {
+    /// Backend sets and lists of source ranges, which nothing refers to yet.
     pub(crate) backends: Vec<Write>,
     pub(crate) frontends: Vec<Write>,
     pub(crate) deletes: Vec<Write>,
@@ -148,42 +150,33 @@ impl Services {
         kernel: &Kernel,
         writes: &mut ServiceWrites,
     ) {
-        let mut numbers: Vec<Option<u32>> = vec![None; plan.sets.len()];
-        for (frontend, wanted) in &plan.frontends {
-            let Some(value) = kernel.maps.services.get(frontend).filter(|value| value.count > 0) else {
-                continue;
-            };
-            let place = wanted.set.and_then(|set| Some((numbers.get_mut(set)?, plan.sets.get(set)?)));
-            if let Some((number @ None, backends)) = place
-                && kernel.holds(value.set, backends)
-            {
-                *number = Some(value.set);
-            }
-        }
-        let new = plan.sets.iter().zip(&numbers).filter(|(_, number)| number.is_none());
+        let mut numbers = Numbers::kept(plan, kernel);
+        let new = plan.sets.iter().zip(&numbers.sets).filter(|(_, number)| number.is_none());
         let slots: usize = new.map(|(backends, _)| backends.len()).sum();
+        let new = plan.ranges.iter().zip(&numbers.ranges).filter(|(_, number)| number.is_none());
+        let prefixes: usize = new.map(|(ranges, _)| ranges.len()).sum();
         let fresh = plan.frontends.keys().filter(|f| !kernel.maps.services.contains_key(*f)).count();
-        let backends_full =
-            kernel.maps.backends.len() + writes.backends.len() + slots > BACKENDS_MAX as usize;
-        // Counts moved frontends twice, which only matters within a hair of the limit.
-        let frontends_full =
-            fresh > 0 && kernel.maps.services.len() + writes.frontends.len() + fresh > SERVICES_MAX as usize;
-        if (slots > 0 && backends_full) || frontends_full {
+        // What was written before counts in the map it is not in too, and so do moved frontends, which only matters
+        // within a hair of the limit.
+        let full = |now: usize, written: usize, more: usize, limit: u32| {
+            more > 0 && now + written + more > limit as usize
+        };
+        if full(kernel.maps.backends.len(), writes.backends.len(), slots, BACKENDS_MAX)
+            || full(kernel.maps.ranges.len(), writes.backends.len(), prefixes, RANGES_MAX)
+            || full(kernel.maps.services.len(), writes.frontends.len(), fresh, SERVICES_MAX)
+        {
             self.problems.insert(key.clone(), Problem::ServicesFull { service: key.clone() });
             return;
         }
-        for (number, backends) in numbers.iter_mut().zip(&plan.sets) {
+        for (number, backends) in numbers.sets.iter_mut().zip(&plan.sets) {
             number.get_or_insert_with(|| self.fresh_set(backends, kernel, writes));
         }
+        for (number, ranges) in numbers.ranges.iter_mut().zip(&plan.ranges) {
+            number.get_or_insert_with(|| self.fresh_list(ranges, kernel, writes));
+        }
         for (frontend, wanted) in &plan.frontends {
-            let set = wanted.set.and_then(|set| Some((*numbers.get(set)?, plan.sets.get(set)?.len())));
-            let (set, count) = match set {
-                Some((Some(number), count)) => (number, count as u32),
-                _ => (0, 0),
-            };
             let service = identities.get(wanted.port).copied().unwrap_or_default();
-            let (affinity, flags) = (wanted.affinity, wanted.flags);
-            let value = ServiceValue { set, count, service, affinity, flags };
+            let value = numbers.value(plan, wanted, service);
             if kernel.maps.services.get(frontend) != Some(&value) {
                 writes.frontends.push(Write::PutService(*frontend, value));
             }
@@ -195,17 +188,21 @@ impl Services {
             let last = kernel.maps.backends.last_key_value();
             self.next_set = last.map_or(0, |(key, _)| key.set);
         }
-        // Numbers are used once; after 2^32 sets those of old ones that still live are passed over.
-        loop {
-            self.next_set = self.next_set.wrapping_add(1).max(1);
-            if kernel.set(self.next_set).next().is_none() {
-                break;
-            }
-        }
-        let set = self.next_set;
+        let set = fresh(&mut self.next_set, |set| kernel.set(set).next().is_none());
         let slots = backends.iter().zip(0..);
         writes.backends.extend(slots.map(|(b, slot)| Write::PutBackend(BackendKey { set, slot }, *b)));
         set
+    }
+
+    fn fresh_list(&mut self, ranges: &[Prefix], kernel: &Kernel, writes: &mut ServiceWrites) -> u32 {
+        if self.next_list == 0 {
+            self.next_list = kernel.maps.ranges.last().map_or(0, |(list, _)| *list);
+        }
+        let list = fresh(&mut self.next_list, |list| kernel.list(list).next().is_none());
+        let put =
+            |(prefix_bits, addr): &Prefix| Write::PutRange { list, prefix_bits: *prefix_bits, addr: *addr };
+        writes.backends.extend(ranges.iter().map(put));
+        list
     }
 
     /// One for each port, made from its name, so that affinity and flow log know it after a restart.
@@ -226,5 +223,58 @@ impl Services {
             identity
         };
         ports.iter().map(&mut identity).collect()
+    }
+}
+
+/// Numbers of a plan's sets and lists; `None`: not in the kernel yet.
+struct Numbers {
+    sets: Vec<Option<u32>>,
+    ranges: Vec<Option<u32>>,
+}
+
+impl Numbers {
+    /// Those that the plan's frontends have in the kernel and that hold what is wanted.
+    fn kept(plan: &ServicePlan, kernel: &Kernel) -> Self {
+        let mut numbers =
+            Numbers { sets: vec![None; plan.sets.len()], ranges: vec![None; plan.ranges.len()] };
+        for (frontend, wanted) in &plan.frontends {
+            let Some(value) = kernel.maps.services.get(frontend) else { continue };
+            let place = wanted.set.and_then(|set| Some((numbers.sets.get_mut(set)?, plan.sets.get(set)?)));
+            if let Some((number @ None, backends)) = place
+                && value.count > 0
+                && kernel.holds(value.set, backends)
+            {
+                *number = Some(value.set);
+            }
+            let place = wanted.ranges.and_then(|r| Some((numbers.ranges.get_mut(r)?, plan.ranges.get(r)?)));
+            if let Some((number @ None, ranges)) = place
+                && value.ranges != 0
+                && kernel.list(value.ranges).eq(ranges.iter().copied())
+            {
+                *number = Some(value.ranges);
+            }
+        }
+        numbers
+    }
+
+    fn value(&self, plan: &ServicePlan, wanted: &Frontend, service: u32) -> ServiceValue {
+        let set = wanted.set.and_then(|set| Some((*self.sets.get(set)?, plan.sets.get(set)?.len())));
+        let (set, count) = match set {
+            Some((Some(number), count)) => (number, count as u32),
+            _ => (0, 0),
+        };
+        let ranges = wanted.ranges.and_then(|ranges| *self.ranges.get(ranges)?).unwrap_or_default();
+        ServiceValue { set, count, service, affinity: wanted.affinity, flags: wanted.flags, ranges }
+    }
+}
+
+/// The number after `last` of which nothing is there. Numbers are used once; after 2^32 those of old ones that still
+/// live are passed over.
+fn fresh(last: &mut u32, is_free: impl Fn(u32) -> bool) -> u32 {
+    loop {
+        *last = last.wrapping_add(1).max(1);
+        if is_free(*last) {
+            return *last;
+        }
     }
 }

@@ -1,9 +1,14 @@
 //! What of a Service the datapath needs.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use k8s_openapi::api::core::v1::Service;
-use skep_abi::Proto;
+use ipnetwork::IpNetwork;
+use k8s_openapi::api::core::v1::{Service, ServiceSpec};
+use skep_abi::{Addr, Proto};
+use skep_policy::Prefix;
+
+use crate::routes::prefix;
 
 /// kube-proxy leaves services with this label to another proxy; so do we.
 const OTHER_PROXY: &str = "service.kubernetes.io/service-proxy-name";
@@ -16,8 +21,10 @@ pub struct ServiceFacts {
     pub affinity: u32,
     pub internal_local: bool,
     pub external_local: bool,
-    /// `loadBalancerSourceRanges` is set.
-    pub restricted: bool,
+    /// loadBalancerSourceRanges by family, in order, each once; empty: everybody may. That a list with a zero-length
+    /// prefix is empty, and that a family without a range of its own is open, are kube-proxy's rules.
+    pub ranges_v4: Box<[Prefix]>,
+    pub ranges_v6: Box<[Prefix]>,
     pub cluster_ips: Box<[IpAddr]>,
     pub external_ips: Box<[IpAddr]>,
     pub balancer_ips: Box<[IpAddr]>,
@@ -62,7 +69,8 @@ impl ServiceFacts {
             affinity,
             internal_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
             external_local: spec.external_traffic_policy.as_deref() == Some("Local"),
-            restricted: spec.load_balancer_source_ranges.as_ref().is_some_and(|ranges| !ranges.is_empty()),
+            ranges_v4: source_ranges(spec, true),
+            ranges_v6: source_ranges(spec, false),
             cluster_ips,
             external_ips: addresses(spec.external_ips.iter().flatten().map(String::as_str)),
             balancer_ips: if kind == "LoadBalancer" { balancer_ips(service) } else { Box::default() },
@@ -86,6 +94,18 @@ impl PortFacts {
             node_port: port.node_port.and_then(|port| u16::try_from(port).ok()).unwrap_or(0),
         })
     }
+}
+
+fn source_ranges(spec: &ServiceSpec, v4: bool) -> Box<[Prefix]> {
+    let texts = spec.load_balancer_source_ranges.iter().flatten();
+    // The API allows blanks around a range.
+    let cidrs = texts.filter_map(|text| text.trim().parse::<IpNetwork>().ok()).filter(|c| c.is_ipv4() == v4);
+    let ranges: BTreeSet<Prefix> = cidrs.map(|cidr| prefix(&cidr)).collect();
+    let open = if v4 { Addr::V4_PREFIX_BITS } else { 0 };
+    if ranges.iter().any(|(bits, _)| *bits == open) {
+        return Box::default();
+    }
+    ranges.into_iter().collect()
 }
 
 /// Addresses of the load balancer that traffic still bears when it arrives here.

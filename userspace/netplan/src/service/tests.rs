@@ -146,13 +146,37 @@ fn external_and_balancer_addresses_are_frontends_of_the_service_port() {
     assert_eq!(plan.at("198.51.100.2", 80, Scope::EXTERNAL), "absent");
 }
 
+/// The ranges of the balancer's addresses, by family; `all` if everybody may.
+fn ranges_of(ranges: &[&str]) -> [String; 2] {
+    let addrs = ["198.51.100.1", "2001:db8:1::1"];
+    let status = json!({"loadBalancer": {"ingress": addrs.map(|ip| json!({"ip": ip}))}});
+    let spec = spec(json!({"type": "LoadBalancer", "clusterIPs": ["10.96.0.1", "fd00:96::1"],
+        "externalIPs": ["203.0.113.9"], "loadBalancerSourceRanges": ranges,
+        "ports": [{"name": "http", "port": 80, "nodePort": 30080}]}));
+    let plan = compile(&facts(spec, status).unwrap(), [slice(&[HERE])].iter(), &place());
+    let open = ["10.96.0.1", "203.0.113.9"].map(|ip| (ip, 80)).into_iter().chain([("192.0.2.11", 30080)]);
+    for (ip, port) in open {
+        assert_eq!(plan.frontends[&key(ip.parse().unwrap(), port, Proto::TCP, Scope::INTERNAL)].ranges, None);
+    }
+    addrs.map(|ip| {
+        let [inside, outside] = [Scope::INTERNAL, Scope::EXTERNAL].map(|scope| {
+            let frontend = plan.frontends[&key(ip.parse().unwrap(), 80, Proto::TCP, scope)];
+            let Some(list) = frontend.ranges else { return "all".to_owned() };
+            let texts =
+                plan.ranges[list].iter().map(|(bits, addr)| format!("{}/{bits}", IpAddr::from(*addr)));
+            texts.collect::<Vec<_>>().join(" ")
+        });
+        assert_eq!(inside, outside);
+        inside
+    })
+}
+
 #[test]
-fn source_ranges_close_the_balancer_from_outside() {
-    let status = json!({"loadBalancer": {"ingress": [{"ip": "198.51.100.1"}]}});
-    let spec = spec(json!({"type": "LoadBalancer", "loadBalancerSourceRanges": ["192.0.2.0/24"]}));
-    let plan = Planned(compile(&facts(spec, status).unwrap(), [slice(&[HERE])].iter(), &place()));
-    assert_eq!(plan.at("198.51.100.1", 80, Scope::EXTERNAL), "drop");
-    assert_eq!(plan.at("198.51.100.1", 80, Scope::INTERNAL), "10.0.0.1:8080");
+fn source_ranges_restrict_the_balancers_addresses_by_family() {
+    assert_eq!(ranges_of(&[]), ["all", "all"]);
+    assert_eq!(ranges_of(&["192.0.2.7/24", " 10.0.0.0/8 "]), ["10.0.0.0/104 192.0.2.0/120", "all"]);
+    assert_eq!(ranges_of(&["192.0.2.0/24", "192.0.2.9/24", "fd00::/8"]), ["192.0.2.0/120", "fd00::/8"]);
+    assert_eq!(ranges_of(&["192.0.2.0/24", "0.0.0.0/0", "::/0"]), ["all", "all"]);
 }
 
 #[test]

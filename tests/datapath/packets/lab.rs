@@ -1,0 +1,226 @@
+//! The programs with maps of a small world in them, packets through them by BPF_PROG_TEST_RUN.
+//!
+//! A test run comes from the loopback interface, number 1: every pod of the world is behind it but one.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use skep_abi::{
+    Addr, Backend, BackendKey, Be16, Direction, DropReason, Pod, Proto, Scope, ServiceKey, ServiceValue,
+    Verdict as PolicyVerdict, VerdictKey, verdicts_index,
+};
+use skep_netplan::{VerdictMapId, Write};
+use skep_tests::netns::NetNs;
+
+use crate::node::Node;
+
+/// What a classifier said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// On to the stack.
+    Pass,
+    /// Straight to a pod or out of the uplink.
+    Redirect,
+    Drop(DropReason),
+}
+
+pub(crate) const PROTOS: [Proto; 3] = [Proto::TCP, Proto::UDP, Proto::SCTP];
+
+/// Addresses of the world, the same in both families.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct World {
+    v4: bool,
+}
+
+impl World {
+    pub(crate) const ALL: [World; 2] = [World { v4: true }, World { v4: false }];
+
+    fn at(self, net: u8, host: u8) -> IpAddr {
+        if self.v4 {
+            return IpAddr::from([10, net, 0, host]);
+        }
+        IpAddr::from([0xfd00, u16::from(net), 0, 0, 0, 0, 0, u16::from(host)])
+    }
+
+    pub(crate) fn node(self) -> IpAddr {
+        self.at(78, 1)
+    }
+
+    /// Pods of this node: `a` and `b` under no policy.
+    pub(crate) fn a(self) -> IpAddr {
+        self.at(77, 2)
+    }
+
+    pub(crate) fn b(self) -> IpAddr {
+        self.at(77, 3)
+    }
+
+    /// A pod that nobody may reach, and that may reach nobody.
+    pub(crate) fn closed(self) -> IpAddr {
+        self.at(77, 4)
+    }
+
+    /// A pod behind another interface.
+    pub(crate) fn elsewhere(self) -> IpAddr {
+        self.at(77, 5)
+    }
+
+    /// A pod of another node.
+    pub(crate) fn remote(self) -> IpAddr {
+        self.at(79, 2)
+    }
+
+    pub(crate) fn vip(self) -> IpAddr {
+        self.at(96, 1)
+    }
+
+    /// An address of a load balancer, for `client` and `a` only.
+    pub(crate) fn balancer(self) -> IpAddr {
+        self.at(97, 1)
+    }
+
+    pub(crate) fn client(self) -> IpAddr {
+        self.at(200, 1)
+    }
+
+    /// One of many clients.
+    pub(crate) fn outside(self, host: u8) -> IpAddr {
+        self.at(202, host)
+    }
+
+    pub(crate) fn stranger(self) -> IpAddr {
+        self.at(201, 1)
+    }
+}
+
+/// Ports of `vip`, and 30000 more on the node.
+pub(crate) mod port {
+    pub(crate) const LOCAL: u16 = 80;
+    pub(crate) const REMOTE: u16 = 81;
+    pub(crate) const NOBODY: u16 = 82;
+    pub(crate) const NOBODY_HERE: u16 = 83;
+    /// Its backend is `a`.
+    pub(crate) const HAIRPIN: u16 = 84;
+    /// `a`, `b` and `remote`, with affinity.
+    pub(crate) const STICKY: u16 = 85;
+    /// `b` at the same port.
+    pub(crate) const SAME: u16 = 86;
+    /// Its backend is `closed`.
+    pub(crate) const CLOSED: u16 = 87;
+    pub(crate) const NODE: u16 = 30_000;
+    /// Where backends listen.
+    pub(crate) const BACKEND: u16 = 8080;
+}
+
+const RANGES: u32 = 5;
+pub(crate) const AFFINITY_SECONDS: u32 = 100;
+
+pub(crate) struct Lab {
+    pub(crate) node: Node,
+    _outside: NetNs,
+}
+
+impl Lab {
+    pub(crate) fn new(name: &str) -> Result<Lab> {
+        let outside = NetNs::new(&format!("sk{name}o"))?;
+        let addrs = World::ALL.map(|world| (world.node(), world.at(78, 254)));
+        let mut node = Node::new(&format!("sk{name}n"), &outside, &addrs)?;
+        node.apply(&writes())?;
+        Ok(Lab { node, _outside: outside })
+    }
+
+    pub(crate) fn run(&mut self, program: &str, packet: &[u8]) -> Result<(Verdict, Vec<u8>)> {
+        let datapath = self.node.datapath.as_mut().context("no datapath")?;
+        let before = datapath.drops()?;
+        let (action, packet, _) = self.node.netns.run(|| datapath.test_run(program, packet, 1))??;
+        let after = datapath.drops()?;
+        let reason = before.iter().zip(&after).find(|(b, a)| a.packets > b.packets).map(|(_, a)| a.reason);
+        let verdict = match action {
+            0 => Verdict::Pass,
+            7 => Verdict::Redirect,
+            _ => Verdict::Drop(reason.unwrap_or(DropReason::None)),
+        };
+        Ok((verdict, packet))
+    }
+}
+
+pub(crate) fn at(ip: IpAddr, port: u16) -> SocketAddr {
+    SocketAddr::new(ip, port)
+}
+
+fn writes() -> Vec<Write> {
+    let mut writes = policy(2);
+    let mut set = 0;
+    for world in World::ALL {
+        let pods = [(world.a(), 1, 0), (world.b(), 1, 1), (world.closed(), 1, 2), (world.elsewhere(), 9, 3)];
+        let pod = |ifindex, slot| Pod { ifindex, slot, ..Pod::default() };
+        writes.extend(pods.map(|(ip, ifindex, slot)| Write::PutPod(Addr::from(ip), pod(ifindex, slot))));
+        let (bits, family) = if world.v4 { (16, 96) } else { (32, 0) };
+        for net in [77, 79] {
+            writes.push(Write::PutCluster { prefix_bits: family + bits, addr: Addr::from(world.at(net, 0)) });
+        }
+        writes.push(Write::PutCluster { prefix_bits: 128, addr: Addr::from(world.node()) });
+        for ip in [world.client(), world.a()] {
+            writes.push(Write::PutRange { list: RANGES, prefix_bits: 128, addr: Addr::from(ip) });
+        }
+        for proto in PROTOS {
+            services(world, proto, &mut set, &mut writes);
+        }
+    }
+    writes
+}
+
+fn services(world: World, proto: Proto, set: &mut u32, writes: &mut Vec<Write>) {
+    let (a, b, remote) = (world.a(), world.b(), world.remote());
+    let listed: [(u16, &[IpAddr], u32); 8] = [
+        (port::LOCAL, &[b], 0),
+        (port::REMOTE, &[remote], 0),
+        (port::NOBODY, &[], ServiceValue::REJECT),
+        (port::NOBODY_HERE, &[], ServiceValue::DROP),
+        (port::HAIRPIN, &[a], 0),
+        (port::STICKY, &[a, b, remote], 0),
+        (port::SAME, &[b], 0),
+        (port::CLOSED, &[world.closed()], 0),
+    ];
+    for (number, backends, flags) in listed {
+        *set += 1;
+        let target = if number == port::SAME { number } else { port::BACKEND };
+        let mut backends: Vec<Backend> = backends
+            .iter()
+            .map(|ip| Backend { addr: Addr::from(*ip), port: Be16::new(target), reserved: 0 })
+            .collect();
+        backends.sort();
+        let slots = backends.iter().zip(0..);
+        writes.extend(slots.map(|(b, slot)| Write::PutBackend(BackendKey { set: *set, slot }, *b)));
+        let affinity = if number == port::STICKY { AFFINITY_SECONDS } else { 0 };
+        let count = backends.len() as u32;
+        let value = ServiceValue { set: *set, count, service: *set, affinity, flags, ranges: 0 };
+        let restricted = ServiceValue { ranges: RANGES, ..value };
+        let node = port::NODE + number;
+        for (ip, port, scope, value) in [
+            (world.vip(), number, Scope::INTERNAL, value),
+            (world.node(), node, Scope::INTERNAL, value),
+            (world.node(), node, Scope::EXTERNAL, value),
+            (world.balancer(), number, Scope::INTERNAL, restricted),
+            (world.balancer(), number, Scope::EXTERNAL, restricted),
+        ] {
+            let key = ServiceKey { addr: Addr::from(ip), port: Be16::new(port), proto, scope };
+            writes.push(Write::PutService(key, value));
+        }
+    }
+}
+
+/// Nothing to and from the pod in the slot.
+fn policy(slot: u32) -> Vec<Write> {
+    let id = VerdictMapId(1);
+    let key = |direction| VerdictKey::new(direction, 0, Proto(0), Be16::new(0));
+    let deny = PolicyVerdict { allow: 0, policy: 1 };
+    let entries = [Direction::INGRESS, Direction::EGRESS].map(|d| (VerdictKey::DIRECTION_BITS, key(d), deny));
+    let generation = 3;
+    vec![
+        Write::CreateVerdictMap { id, entries: Arc::from(entries.to_vec()) },
+        Write::PutVerdicts { index: verdicts_index(slot, generation), map: id },
+        Write::SetGeneration(generation),
+    ]
+}

@@ -1,0 +1,5 @@
+//! Packet tables: packet in, verdict and packet out, both families, every protocol that services have.
+
+mod frame;
+mod lab;
+mod service;

@@ -1,0 +1,334 @@
+//! Services per packet: translation and its way back, refusals, source ranges, affinity, hairpin, masquerade.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+
+use anyhow::{Context, Result, ensure};
+use skep_abi::{DropReason, Proto};
+
+use super::frame::{ACK, Body, Frame, RST, SYN};
+use super::lab::{Lab, PROTOS, Verdict, World, at, port};
+
+const POD: &str = "tc_pod_egress";
+const TO_POD: &str = "tc_pod_ingress";
+const FROM_OUTSIDE: &str = "tc_node_ingress";
+const TO_OUTSIDE: &str = "tc_node_egress";
+
+/// A first packet of the protocol.
+fn opening(proto: Proto) -> Body {
+    match proto {
+        Proto::TCP => Body::Tcp { flags: SYN, sequence: 1000, acknowledged: 0, window: 1024, data: vec![] },
+        Proto::UDP => Body::Udp(b"question".to_vec()),
+        _ => Body::Sctp(vec![1, 0, 0, 20, 0, 0, 0, 9, 0, 0, 4, 0, 0, 1, 0, 1, 0, 0, 0, 1]),
+    }
+}
+
+/// A packet of an established flow.
+fn data(proto: Proto) -> Body {
+    match proto {
+        Proto::TCP => {
+            Body::Tcp { flags: ACK, sequence: 1001, acknowledged: 77, window: 9, data: b"odd".to_vec() }
+        }
+        Proto::UDP => Body::Udp(b"answer.".to_vec()),
+        _ => Body::Sctp(vec![0, 3, 0, 20, 0, 0, 0, 9, 0, 0, 4, 0, 0, 1, 0, 1, 0, 0, 0, 1]),
+    }
+}
+
+/// The tables' bench: counts rows, says which row failed.
+struct Table {
+    lab: Lab,
+    rows: usize,
+}
+
+impl Table {
+    fn new(name: &str) -> Result<Table> {
+        Ok(Table { lab: Lab::new(name)?, rows: 0 })
+    }
+
+    fn row(&mut self, program: &str, packet: &Frame, verdict: Verdict, out: &Frame) -> Result<()> {
+        let (got, bytes) = self.run(program, packet)?;
+        let ends = Frame::ends(&bytes);
+        ensure!(got == verdict, "{program} {packet:?}: {got:?} instead of {verdict:?}; out {ends:?}");
+        let same = bytes == out.bytes();
+        ensure!(
+            same,
+            "{program} {packet:?}: out {bytes:02x?} {ends:?}\ninstead of {:02x?} {out:?}",
+            out.bytes()
+        );
+        Ok(())
+    }
+
+    fn dropped(&mut self, program: &str, packet: &Frame, reason: DropReason) -> Result<()> {
+        let (got, _) = self.run(program, packet)?;
+        ensure!(got == Verdict::Drop(reason), "{program} {packet:?}: {got:?} instead of {reason:?}");
+        Ok(())
+    }
+
+    fn run(&mut self, program: &str, packet: &Frame) -> Result<(Verdict, Vec<u8>)> {
+        self.rows += 1;
+        self.lab.run(program, &packet.bytes()).with_context(|| format!("{program} {packet:?}"))
+    }
+}
+
+/// Every family and protocol, with a client port of its own.
+fn each(mut work: impl FnMut(World, Proto, u16) -> Result<()>) -> Result<()> {
+    for world in World::ALL {
+        for (proto, number) in PROTOS.into_iter().zip(40_000..) {
+            work(world, proto, number).with_context(|| format!("{world:?} {proto:?}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// The translated packet, its answer, and one more each way.
+fn conversation(
+    table: &mut Table,
+    proto: Proto,
+    client: (&str, SocketAddr),
+    frontend: SocketAddr,
+    backend: SocketAddr,
+) -> Result<()> {
+    for body in [opening(proto), data(proto)] {
+        let question = Frame::new(client.1, frontend, body);
+        table.row(client.0, &question, Verdict::Redirect, &question.to(backend))?;
+        let answer = Frame::new(backend, client.1, data(proto));
+        table.row(POD, &answer, Verdict::Redirect, &answer.from(frontend))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn frontends_lead_to_backends_and_answers_come_from_frontends() -> Result<()> {
+    let mut table = Table::new("pkt1")?;
+    each(|world, proto, number| {
+        let (a, client, b) = (at(world.a(), number), at(world.client(), number), world.b());
+        let backend = at(b, port::BACKEND);
+        conversation(&mut table, proto, (POD, a), at(world.vip(), port::LOCAL), backend)?;
+        conversation(&mut table, proto, (POD, a), at(world.vip(), port::SAME), at(b, port::SAME))?;
+        let node = at(world.node(), port::NODE + port::LOCAL);
+        conversation(&mut table, proto, (POD, at(world.a(), number + 1)), node, backend)?;
+        conversation(&mut table, proto, (FROM_OUTSIDE, client), node, backend)?;
+        let balancer = at(world.balancer(), port::LOCAL);
+        conversation(&mut table, proto, (FROM_OUTSIDE, at(world.client(), number + 1)), balancer, backend)?;
+        conversation(&mut table, proto, (POD, at(world.a(), number + 2)), balancer, backend)
+    })?;
+    ensure!(table.rows == 6 * 6 * 4);
+    Ok(())
+}
+
+#[test]
+fn a_service_without_backends_refuses_from_the_frontend() -> Result<()> {
+    let mut table = Table::new("pkt2")?;
+    each(|world, proto, number| {
+        let outside = [at(world.node(), port::NODE + port::NOBODY), at(world.balancer(), port::NOBODY)];
+        let outside = outside.map(|frontend| (FROM_OUTSIDE, at(world.client(), number), frontend));
+        let inside = (POD, at(world.a(), number), at(world.vip(), port::NOBODY));
+        for (program, client, frontend) in outside.into_iter().chain([inside]) {
+            for body in [opening(proto), data(proto)] {
+                let question = Frame::new(client, frontend, body);
+                table.row(program, &question, Verdict::Redirect, &refusal(&question))?;
+            }
+        }
+        let hidden = Frame::new(at(world.a(), number), at(world.vip(), port::NOBODY_HERE), opening(proto));
+        table.dropped(POD, &hidden, DropReason::NoBackend)?;
+        let hidden = Frame::new(
+            at(world.client(), number),
+            at(world.node(), port::NODE + port::NOBODY_HERE),
+            opening(proto),
+        );
+        table.dropped(FROM_OUTSIDE, &hidden, DropReason::NoBackend)
+    })?;
+    // A reset is answered by nothing.
+    for world in World::ALL {
+        let reset = Body::Tcp { flags: RST, sequence: 1, acknowledged: 0, window: 0, data: vec![] };
+        let reset = Frame::new(at(world.a(), 41_000), at(world.vip(), port::NOBODY), reset);
+        table.dropped(POD, &reset, DropReason::NoBackend)?;
+    }
+    Ok(())
+}
+
+/// What refuses the packet (RFC 9293 3.10.7.1, RFC 792, RFC 4443).
+fn refusal(question: &Frame) -> Frame {
+    let body = match &question.body {
+        Body::Tcp { flags, sequence, acknowledged, data, .. } => {
+            let (sequence, acknowledged, flags) = match flags & ACK {
+                0 => (0, sequence + data.len() as u32 + u32::from(flags & SYN != 0), RST | ACK),
+                _ => (*acknowledged, 0, RST),
+            };
+            Body::Tcp { flags, sequence, acknowledged, window: 0, data: vec![] }
+        }
+        _ => {
+            let (kind, code) = if question.is_v4() { (3, 3) } else { (1, 4) };
+            let mut rest = question.packet();
+            rest.truncate(508);
+            Body::Icmp { kind, code, word: [0; 4], rest }
+        }
+    };
+    question.answer(body)
+}
+
+#[test]
+fn a_long_datagram_is_quoted_in_part() -> Result<()> {
+    let mut table = Table::new("pkt3")?;
+    for world in World::ALL {
+        for length in [0, 1, 2, 3, 479, 480, 481, 500, 1200] {
+            let (a, frontend) = (at(world.a(), 40_000), at(world.vip(), port::NOBODY));
+            let question = Frame::new(a, frontend, Body::Udp(vec![0xa5; length]));
+            table.row(POD, &question, Verdict::Redirect, &refusal(&question))?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn source_ranges_bind_clients_outside_and_pods() -> Result<()> {
+    let mut table = Table::new("pkt4")?;
+    each(|world, proto, number| {
+        for port in [port::LOCAL, port::NOBODY] {
+            let frontend = at(world.balancer(), port);
+            for (program, ip) in [(FROM_OUTSIDE, world.stranger()), (POD, world.b())] {
+                let question = Frame::new(at(ip, number), frontend, opening(proto));
+                table.dropped(program, &question, DropReason::SourceRange)?;
+            }
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn a_sticky_client_stays_and_others_spread() -> Result<()> {
+    let mut table = Table::new("pkt5")?;
+    each(|world, proto, number| {
+        let frontend = at(world.vip(), port::STICKY);
+        let mut seen = BTreeSet::new();
+        for port in number..number + 12 {
+            let question = Frame::new(at(world.b(), port), frontend, opening(proto));
+            let (_, bytes) = table.run(POD, &question)?;
+            let (from, to) = Frame::ends(&bytes)?;
+            // To itself it comes as from the service.
+            ensure!(to.port() == port::BACKEND && (from.ip() == world.b() || from.ip() == world.vip()));
+            seen.insert(to);
+        }
+        ensure!(seen.len() == 1, "one client saw {seen:?}");
+        let mut seen = BTreeSet::new();
+        for host in 1..60 {
+            let client = at(world.outside(host), number);
+            let frontend = at(world.node(), port::NODE + port::STICKY);
+            let (_, bytes) = table.run(FROM_OUTSIDE, &Frame::new(client, frontend, opening(proto)))?;
+            seen.insert(Frame::ends(&bytes)?.1);
+        }
+        ensure!(seen.len() == 3, "59 clients saw {seen:?}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_pod_reaches_itself_through_its_service() -> Result<()> {
+    let mut table = Table::new("pkt6")?;
+    each(|world, proto, number| {
+        let (a, frontend) = (at(world.a(), number), at(world.vip(), port::HAIRPIN));
+        let question = Frame::new(a, frontend, opening(proto));
+        let (_, bytes) = table.run(POD, &question)?;
+        let (from, to) = Frame::ends(&bytes)?;
+        ensure!(from.ip() == world.vip() && to == at(world.a(), port::BACKEND), "{from} {to}");
+        table.row(POD, &question, Verdict::Redirect, &question.from(from).to(to))?;
+        let answer = Frame::new(to, from, data(proto));
+        table.row(POD, &answer, Verdict::Redirect, &answer.from(frontend).to(a))
+    })
+}
+
+#[test]
+fn a_backend_elsewhere_is_reached_through_this_node() -> Result<()> {
+    let mut table = Table::new("pkt7")?;
+    each(|world, proto, number| {
+        let (client, node) = (at(world.client(), number), at(world.node(), port::NODE + port::REMOTE));
+        let question = Frame::new(client, node, opening(proto));
+        let (_, bytes) = table.run(FROM_OUTSIDE, &question)?;
+        let (from, to) = Frame::ends(&bytes)?;
+        ensure!(from.ip() == world.node() && to == at(world.remote(), port::BACKEND), "{from} {to}");
+        for body in [opening(proto), data(proto)] {
+            let question = Frame::new(client, node, body);
+            table.row(FROM_OUTSIDE, &question, Verdict::Redirect, &question.from(from).to(to))?;
+            let answer = Frame::new(to, from, data(proto));
+            table.row(FROM_OUTSIDE, &answer, Verdict::Redirect, &answer.from(node).to(client))?;
+        }
+        let (a, vip) = (at(world.a(), number), at(world.vip(), port::REMOTE));
+        let question = Frame::new(a, vip, opening(proto));
+        table.row(POD, &question, Verdict::Redirect, &question.to(to))?;
+        let answer = Frame::new(to, a, data(proto));
+        table.row(FROM_OUTSIDE, &answer, Verdict::Redirect, &answer.from(vip))
+    })
+}
+
+#[test]
+fn pods_reach_the_outside_as_the_node_and_only_as_themselves() -> Result<()> {
+    let mut table = Table::new("pkt8")?;
+    each(|world, proto, number| {
+        let (a, outside) = (at(world.a(), number), at(world.client(), 443));
+        let question = Frame::new(a, outside, opening(proto));
+        table.row(POD, &question, Verdict::Pass, &question)?;
+        let (_, bytes) = table.run(TO_OUTSIDE, &question)?;
+        let (from, to) = Frame::ends(&bytes)?;
+        ensure!(from.ip() == world.node() && to == outside, "{from} {to}");
+        table.row(TO_OUTSIDE, &question, Verdict::Pass, &question.from(from))?;
+        let answer = Frame::new(outside, from, data(proto));
+        table.row(FROM_OUTSIDE, &answer, Verdict::Redirect, &answer.to(a))?;
+        for (source, target) in [(world.elsewhere(), world.b()), (world.client(), world.b())] {
+            let spoofed = Frame::new(at(source, number), at(target, 80), opening(proto));
+            table.dropped(POD, &spoofed, DropReason::Spoofed)?;
+        }
+        let own = Frame::new(at(world.node(), number), outside, opening(proto));
+        table.row(TO_OUTSIDE, &own, Verdict::Pass, &own)
+    })
+}
+
+#[test]
+fn policy_holds_for_every_way_to_a_pod() -> Result<()> {
+    let mut table = Table::new("pkt9")?;
+    each(|world, proto, number| {
+        let (a, client, closed) = (at(world.a(), number), at(world.client(), number), at(world.closed(), 80));
+        for (program, from, to) in [
+            (POD, a, closed),
+            (POD, a, at(world.vip(), port::CLOSED)),
+            (POD, a, at(world.node(), port::NODE + port::CLOSED)),
+            (FROM_OUTSIDE, client, closed),
+            (FROM_OUTSIDE, client, at(world.node(), port::NODE + port::CLOSED)),
+            (FROM_OUTSIDE, client, at(world.balancer(), port::CLOSED)),
+            (FROM_OUTSIDE, at(world.remote(), number), closed),
+        ] {
+            table.dropped(program, &Frame::new(from, to, opening(proto)), DropReason::PolicyIngress)?;
+        }
+        for to in [at(world.b(), 80), at(world.client(), 80), at(world.vip(), port::LOCAL)] {
+            let packet = Frame::new(at(world.closed(), number), to, opening(proto));
+            table.dropped(POD, &packet, DropReason::PolicyEgress)?;
+        }
+        // What the node itself sends is allowed; a test run has no interface that it came from.
+        let own = Frame::new(at(world.node(), number), closed, opening(proto));
+        table.row(TO_POD, &own, Verdict::Pass, &own)?;
+        let answer = Frame::new(closed, at(world.node(), number), data(proto));
+        table.row(POD, &answer, Verdict::Pass, &answer)
+    })
+}
+
+#[test]
+fn an_echo_passes_and_its_answer_finds_back() -> Result<()> {
+    let mut table = Table::new("pkta")?;
+    for world in World::ALL {
+        let (a, b, outside) = (at(world.a(), 77), at(world.b(), 77), at(world.client(), 77));
+        let question = Frame::new(a, b, Body::Echo { answer: false });
+        table.row(POD, &question, Verdict::Redirect, &question)?;
+        let answer = Frame::new(b, a, Body::Echo { answer: true });
+        table.row(POD, &answer, Verdict::Redirect, &answer)?;
+        let question = Frame::new(a, outside, Body::Echo { answer: false });
+        table.row(POD, &question, Verdict::Pass, &question)?;
+        let (_, bytes) = table.run(TO_OUTSIDE, &question)?;
+        let id = Frame::echo(&bytes)?;
+        let node = at(world.node(), id);
+        table.row(TO_OUTSIDE, &question, Verdict::Pass, &question.from(node))?;
+        let answer = Frame::new(outside, node, Body::Echo { answer: true });
+        table.row(FROM_OUTSIDE, &answer, Verdict::Redirect, &answer.to(a))?;
+        let closed = Frame::new(a, at(world.closed(), 77), Body::Echo { answer: false });
+        table.dropped(POD, &closed, DropReason::PolicyIngress)?;
+    }
+    Ok(())
+}
