@@ -19,6 +19,7 @@ pub mod nodes;
 pub mod pod_gc;
 pub mod pods;
 pub mod replicaset;
+pub mod resource_quota;
 pub mod revisions;
 pub mod rollout;
 pub mod service_account;

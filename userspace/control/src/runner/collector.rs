@@ -76,7 +76,12 @@ struct State {
     working: usize,
 }
 
-pub(crate) async fn run(client: Client, mut heard: mpsc::UnboundedReceiver<Heard>) {
+/// `gone` is told the namespace of every object that ended of which the runner does not hear.
+pub(crate) async fn run(
+    client: Client,
+    mut heard: mpsc::UnboundedReceiver<Heard>,
+    gone: mpsc::UnboundedSender<String>,
+) {
     let (sender, mut messages) = mpsc::channel(1024);
     let mut state = State::default();
     let mut watches = JoinSet::new();
@@ -92,6 +97,10 @@ pub(crate) async fn run(client: Client, mut heard: mpsc::UnboundedReceiver<Heard
                 None => return,
             },
             Some(message) = messages.recv() => {
+                if let Message::Gone(meta) = &message {
+                    // Who counts may have ended with this run.
+                    let _ = gone.send(crate::meta::namespace(meta).to_owned());
+                }
                 if let Some(again) = state.message(message, &client, &sender, &mut watches) {
                     watches.spawn(find_out(client.clone(), sender.clone(), again));
                 }

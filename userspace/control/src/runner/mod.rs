@@ -10,6 +10,7 @@ mod io;
 mod namespaces;
 mod perform;
 mod queue;
+mod quotas;
 #[cfg(test)]
 mod sim;
 #[cfg(test)]
@@ -53,11 +54,13 @@ pub(crate) enum Heard {
 
 type Listener = mpsc::UnboundedSender<Heard>;
 
-/// Runs controllers, garbage collection and the emptying of namespaces until the future is dropped, or until one of them ends.
+/// Runs controllers, garbage collection, the emptying of namespaces and the counting for quotas until the future is dropped, or until one of them ends.
 pub(crate) async fn run(client: Client, controllers: Vec<Box<dyn Controller>>, with_scheduler: bool) {
     let (collector, to_collector) = mpsc::unbounded_channel();
     let (namespaces, to_namespaces) = mpsc::unbounded_channel();
-    let mut listeners = vec![collector, namespaces];
+    let (quotas, to_quotas) = mpsc::unbounded_channel();
+    let (gone, to_gone) = mpsc::unbounded_channel();
+    let mut listeners = vec![collector, namespaces, quotas];
     let to_scheduler = with_scheduler.then(|| {
         let (sender, heard) = mpsc::unbounded_channel();
         listeners.push(sender);
@@ -73,8 +76,9 @@ pub(crate) async fn run(client: Client, controllers: Vec<Box<dyn Controller>>, w
     tokio::select! {
         () = drive(client.clone(), controllers, listeners) => {}
         () = scheduling => {}
-        () = collector::run(client.clone(), to_collector) => {}
+        () = collector::run(client.clone(), to_collector, gone) => {}
         () = namespaces::run(client.clone(), to_namespaces) => {}
+        () = quotas::run(client.clone(), to_quotas, to_gone) => {}
     }
 }
 

@@ -1,5 +1,7 @@
 //! The scheduler against the real API server, in one process: bindings, conditions, events, preemption.
 
+mod quota;
+
 use std::fmt::Debug;
 use std::future::Future;
 use std::sync::Arc;

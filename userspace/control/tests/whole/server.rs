@@ -29,6 +29,7 @@ const RESOURCES: &[(&str, &str, &str, bool)] = &[
     ("v1", "secrets", "Secret", true),
     ("v1", "events", "Event", true),
     ("v1", "serviceaccounts", "ServiceAccount", true),
+    ("v1", "resourcequotas", "ResourceQuota", true),
     ("v1", "replicationcontrollers", "ReplicationController", true),
     ("v1", "persistentvolumeclaims", "PersistentVolumeClaim", true),
     ("apps/v1", "deployments", "Deployment", true),
