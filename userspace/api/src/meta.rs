@@ -1,5 +1,7 @@
 //! ObjectMeta: reading it, checking it, names.
 
+use std::net::IpAddr;
+
 use serde_json::{Map, Value};
 
 use crate::field::{Errors, Path};
@@ -19,6 +21,8 @@ pub enum NameForm {
     Label1035,
     /// Anything that can stand in a path.
     PathSegment,
+    /// An IP address in its canonical form.
+    Address,
 }
 
 /// The metadata of an object, made if it is missing.
@@ -146,6 +150,11 @@ pub fn name_problem(name: &str, form: NameForm) -> Option<&'static str> {
         NameForm::PathSegment if name.contains('/') => Some("may not contain '/'"),
         NameForm::PathSegment if name.contains('%') => Some("may not contain '%'"),
         NameForm::PathSegment => None,
+        NameForm::Address => match name.parse::<IpAddr>() {
+            Ok(ip) if ip.to_string() == name => None,
+            Ok(_) => Some("must be in canonical form"),
+            Err(_) => Some("must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"),
+        },
     }
 }
 

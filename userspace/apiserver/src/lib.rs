@@ -35,7 +35,6 @@ pub use authn::Identity;
 pub use config::{Config, NODE_PORTS, NodeTls, ServiceNetwork, TokenKeys};
 pub use serve::ServeError;
 
-use allocate::Allocator;
 use cache::Caches;
 
 /// A running API server; cheap to clone.
@@ -48,7 +47,6 @@ pub struct ApiServer {
 pub(crate) struct Inner {
     pub(crate) config: Config,
     pub(crate) caches: Caches,
-    pub(crate) allocator: Allocator,
     pub(crate) node_client: node_client::NodeClient,
     pub(crate) quota_locks: admission::Locks,
 }
@@ -57,11 +55,11 @@ impl ApiServer {
     /// Loads the caches from the store and makes what every cluster has: namespaces, roles, the `kubernetes` Service.
     pub async fn new(config: Config) -> Result<ApiServer, StartError> {
         let caches = Caches::load(config.store.clone()).await?;
-        let allocator = Allocator::new(&config.services, &caches);
         let node_client = node_client::NodeClient::new(&config.node_tls)?;
-        let inner = Inner { caches, allocator, node_client, quota_locks: Default::default(), config };
+        let inner = Inner { caches, node_client, quota_locks: Default::default(), config };
         let server = ApiServer { inner: Arc::new(inner) };
         bootstrap::run(&server.inner).await?;
+        allocate::keep_repaired(&server.inner);
         Ok(server)
     }
 

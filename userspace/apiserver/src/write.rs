@@ -15,7 +15,7 @@ use crate::admission::{self, Request};
 use crate::http::{Call, Query};
 use crate::negotiate::{View, render, respond};
 use crate::object::{Object, key, to_stored};
-use crate::{Inner, managers};
+use crate::{Inner, allocate, managers};
 
 /// Query options of a write.
 pub(crate) struct Options {
@@ -237,7 +237,7 @@ pub(crate) async fn remove(server: &Inner, kind: &Kind, old: &Object) -> Result<
     match server.caches.store().delete(&old.key, Expect::Revision(old.revision)).await {
         Ok((_, revision)) => {
             let gone = old.deleted(revision);
-            server.allocator.release(kind, &gone.value());
+            allocate::release(server, kind, &gone.value()).await;
             Ok(gone)
         }
         Err(StoreError::NotFound) => {
@@ -277,18 +277,32 @@ pub(crate) async fn update(
     }
     let request = Request::update(call, &before, options.dry_run);
     admission::mutate(&request, &mut new).await?;
+    let mut reservation = None;
     if part == Part::Main {
-        server.allocator.assign(kind, &mut new, Some(&before))?;
+        reservation = allocate::reserve(server, kind, &mut new, Some(&before), options.dry_run).await?;
     }
-    let errors = kind.validate_update(&new, &before, part);
+    let stored = store(&request, old, &new, part).await;
+    if let Some(reservation) = reservation {
+        reservation.end(stored.is_ok()).await;
+    }
+    stored
+}
+
+/// Validates and stores a version that is complete.
+async fn store(request: &Request<'_>, old: &Object, new: &Value, part: Part) -> Result<Object, Status> {
+    let (server, kind) = (&request.call.server, request.call.target.kind);
+    let errors = kind.validate_update(new, request.old.unwrap_or(&Value::Null), part);
     if !errors.is_empty() {
-        return Err(Status::invalid(kind, meta::name(&new), &errors));
+        return Err(Status::invalid(kind, meta::name(new), &errors));
     }
-    let charge = admission::validate(&request, &new).await?;
-    if options.dry_run {
-        return Ok(unstored(kind, old, &new));
+    if part == Part::Main {
+        kind.warnings(new).into_iter().for_each(|warning| request.call.notes.warn(warning));
     }
-    let stored = replace(server, kind, old, &new).await;
+    let charge = admission::validate(request, new).await?;
+    if request.dry_run {
+        return Ok(unstored(kind, old, new));
+    }
+    let stored = replace(server, kind, old, new).await;
     if stored.is_err() {
         charge.refund(server).await;
     }

@@ -1,9 +1,11 @@
 //! The served kinds and what each adds to the generic path.
 
+mod address;
 mod containers;
 mod limits;
 mod network;
 mod rbac;
+pub mod service;
 mod small;
 mod strategies;
 mod table;
@@ -53,6 +55,10 @@ pub(crate) struct Strategy {
     pub(crate) validate: fn(&Value, &mut Errors),
     /// New object, old object.
     pub(crate) validate_update: fn(&Value, &Value, &mut Errors),
+    /// The whole object, of whose parts status is new.
+    pub(crate) validate_status: fn(&Value, &mut Errors),
+    /// What to tell whoever writes an object that is valid.
+    pub(crate) warnings: fn(&Value) -> Vec<String>,
     /// How a name is checked.
     pub(crate) name: meta::NameForm,
 }
@@ -151,8 +157,15 @@ impl Kind {
             schema::check_required(self, new, &mut errors);
             (self.strategy.validate)(new, &mut errors);
             (self.strategy.validate_update)(new, old, &mut errors);
+        } else if part == Part::Status {
+            (self.strategy.validate_status)(new, &mut errors);
         }
         errors
+    }
+
+    /// What is in vain in a valid object, or going out of use.
+    pub fn warnings(&self, object: &Value) -> Vec<String> {
+        (self.strategy.warnings)(object)
     }
 
     pub(crate) fn name_form(&self) -> meta::NameForm {

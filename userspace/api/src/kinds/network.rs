@@ -1,4 +1,4 @@
-//! Services, EndpointSlices, Endpoints and NetworkPolicies.
+//! EndpointSlices, Endpoints and NetworkPolicies.
 
 use std::net::IpAddr;
 
@@ -10,126 +10,14 @@ use super::{immutable, items, items_mut, set_default};
 use crate::field::{Errors, Path};
 use crate::meta;
 
-const PROTOCOLS: [&str; 3] = ["TCP", "UDP", "SCTP"];
-
-pub(super) fn default_service(object: &mut Value) {
-    let spec = &mut object["spec"];
-    if !spec.is_object() {
-        return;
-    }
-    set_default(spec, "type", "ClusterIP");
-    set_default(spec, "sessionAffinity", "None");
-    if spec["sessionAffinity"] == "ClientIP" {
-        let timeout = json!({"clientIP": {"timeoutSeconds": 10800}});
-        set_default(spec, "sessionAffinityConfig", timeout);
-    }
-    let external = matches!(spec["type"].as_str(), Some("NodePort" | "LoadBalancer"))
-        || items(spec, "externalIPs").next().is_some();
-    if spec["type"] != "ExternalName" {
-        set_default(spec, "internalTrafficPolicy", "Cluster");
-        set_default(spec, "ipFamilyPolicy", "SingleStack");
-    }
-    if external && spec["type"] != "ExternalName" {
-        set_default(spec, "externalTrafficPolicy", "Cluster");
-    }
-    if spec["type"] == "LoadBalancer" {
-        set_default(spec, "allocateLoadBalancerNodePorts", true);
-    }
-    for port in items_mut(spec, "ports") {
-        set_default(port, "protocol", "TCP");
-        let number = port["port"].clone();
-        if port["targetPort"] == "" || port["targetPort"] == 0 {
-            port["targetPort"] = Value::Null;
-        }
-        set_default(port, "targetPort", number);
-    }
-    if object.get("status").is_none() {
-        object["status"] = json!({"loadBalancer": {}});
-    }
-}
-
-pub(super) fn validate_service(object: &Value, errors: &mut Errors) {
-    let (spec, path) = (&object["spec"], Path::new("spec"));
-    let headless = spec["clusterIP"] == "None";
-    one_of(spec, "type", &path, &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"], errors);
-    one_of(spec, "sessionAffinity", &path, &["ClientIP", "None"], errors);
-    one_of(spec, "externalTrafficPolicy", &path, &["Cluster", "Local"], errors);
-    one_of(spec, "internalTrafficPolicy", &path, &["Cluster", "Local"], errors);
-    if spec["type"] == "ExternalName" {
-        if spec["externalName"].as_str().is_none_or(str::is_empty) {
-            errors.required(&path.child("externalName"), "");
-        }
-    } else if items(spec, "ports").next().is_none() && !headless {
-        errors.required(&path.child("ports"), "");
-    }
-    meta::validate_labels(&spec["selector"], &path.child("selector"), errors);
-    validate_service_ports(spec, &path.child("ports"), errors);
-    for (field, values) in [("externalIPs", true), ("loadBalancerSourceRanges", false)] {
-        for (i, value) in items(spec, field).enumerate() {
-            let text = value.as_str().unwrap_or_default().trim();
-            let at = path.child(field).index(i);
-            if values && text.parse::<IpAddr>().is_err() {
-                errors.invalid(&at, value, "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)");
-            }
-            if !values && text.parse::<IpNetwork>().is_err() {
-                errors.invalid(&at, value, "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)");
-            }
-        }
-    }
-}
-
-fn validate_service_ports(spec: &Value, path: &Path, errors: &mut Errors) {
-    let several = items(spec, "ports").count() > 1;
-    let (mut names, mut numbers) = (Vec::new(), Vec::new());
-    for (i, port) in items(spec, "ports").enumerate() {
-        let at = path.index(i);
-        match port["name"].as_str() {
-            None | Some("") if several => errors.required(&at.child("name"), ""),
-            None | Some("") => {}
-            Some(name) => {
-                if let Some(problem) = meta::name_problem(name, meta::NameForm::Label) {
-                    errors.invalid(&at.child("name"), &port["name"], problem);
-                } else if names.contains(&name) {
-                    errors.duplicate(&at.child("name"), &port["name"]);
-                }
-                names.push(name);
-            }
-        }
-        validate_port_number(&port["port"], 1, &at.child("port"), true, errors);
-        one_of(port, "protocol", &at, &PROTOCOLS, errors);
-        match &port["targetPort"] {
-            number @ Value::Number(_) => {
-                validate_port_number(number, 1, &at.child("targetPort"), false, errors)
-            }
-            Value::String(name) if !is_port_name(name) => errors.invalid(
-                &at.child("targetPort"),
-                &port["targetPort"],
-                "must contain at least one letter (a-z), and only a-z, 0-9 and '-', at most 15 characters",
-            ),
-            _ => {}
-        }
-        let key = (port["protocol"].clone(), port["port"].clone());
-        if numbers.contains(&key) {
-            errors.duplicate(&at, &json!({"port": port["port"], "protocol": port["protocol"]}));
-        }
-        numbers.push(key);
-    }
-}
+pub(super) const PROTOCOLS: [&str; 3] = ["TCP", "UDP", "SCTP"];
 
 /// RFC 6335: a service name.
-fn is_port_name(name: &str) -> bool {
+pub(super) fn is_port_name(name: &str) -> bool {
     name.len() <= 15
         && meta::is_label(name)
         && !name.contains("--")
         && name.bytes().any(|c| c.is_ascii_lowercase())
-}
-
-pub(super) fn validate_service_update(new: &Value, old: &Value, errors: &mut Errors) {
-    let (new, old, path) = (&new["spec"], &old["spec"], Path::new("spec"));
-    // Turning into or out of an external name gives the address back.
-    if new["type"] != "ExternalName" && old["type"] != "ExternalName" && !old["clusterIP"].is_null() {
-        immutable(&new["clusterIP"], &old["clusterIP"], &path.child("clusterIPs").index(0), errors);
-    }
 }
 
 pub(super) fn default_network_policy(object: &mut Value) {

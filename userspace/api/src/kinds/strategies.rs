@@ -2,12 +2,15 @@
 
 use serde_json::Value;
 
-use super::{Strategy, containers, limits, network, rbac, small, workload};
+use super::{Strategy, address, containers, limits, network, rbac, service, small, workload};
 use crate::field::Errors;
 use crate::meta::NameForm;
 
 fn nothing(_: &mut Value) {}
 fn accept(_: &Value, _: &mut Errors) {}
+fn silent(_: &Value) -> Vec<String> {
+    Vec::new()
+}
 fn accept_update(_: &Value, _: &Value, _: &mut Errors) {}
 
 pub(super) static PLAIN: Strategy = Strategy {
@@ -15,6 +18,8 @@ pub(super) static PLAIN: Strategy = Strategy {
     default: nothing,
     validate: accept,
     validate_update: accept_update,
+    validate_status: accept,
+    warnings: silent,
     name: NameForm::Subdomain,
 };
 
@@ -26,6 +31,8 @@ const PLAIN_VALUE: Strategy = Strategy {
     default: nothing,
     validate: accept,
     validate_update: accept_update,
+    validate_status: accept,
+    warnings: silent,
     name: NameForm::Subdomain,
 };
 
@@ -78,10 +85,12 @@ pub(super) static JOB: Strategy = Strategy {
 pub(super) static CRON_JOB: Strategy =
     Strategy { generation: true, default: workload::default_cron_job, ..PLAIN_VALUE };
 pub(super) static SERVICE: Strategy = Strategy {
-    default: network::default_service,
-    validate: network::validate_service,
-    validate_update: network::validate_service_update,
-    name: NameForm::Label1035,
+    default: service::default,
+    validate: service::validate,
+    validate_update: service::validate_update,
+    validate_status: service::validate_status,
+    warnings: service::warnings,
+    name: NameForm::Label,
     ..PLAIN_VALUE
 };
 pub(super) static NETWORK_POLICY: Strategy = Strategy {
@@ -134,5 +143,16 @@ pub(super) static ROLE_BINDING: Strategy = Strategy {
     validate: rbac::validate_binding,
     validate_update: rbac::validate_binding_update,
     name: NameForm::PathSegment,
+    ..PLAIN_VALUE
+};
+pub(super) static SERVICE_CIDR: Strategy = Strategy {
+    validate: address::validate_service_cidr,
+    validate_update: address::validate_service_cidr_update,
+    ..PLAIN_VALUE
+};
+pub(super) static IP_ADDRESS: Strategy = Strategy {
+    validate: address::validate_ip_address,
+    validate_update: address::validate_ip_address_update,
+    name: NameForm::Address,
     ..PLAIN_VALUE
 };

@@ -73,6 +73,12 @@ cells! {
     cluster_ip = |o| or_none(o["spec"]["clusterIP"].as_str().unwrap_or_default().to_owned());
     external_ip = |o| external_addresses(o).into();
     service_ports = |o| or_none(ports(&o["spec"]));
+    cidrs = |o| joined(items(&o["spec"], "cidrs").filter_map(Value::as_str)).into();
+    parent_ref = |o| {
+        let parent = &o["spec"]["parentRef"];
+        let parts = ["group", "resource", "namespace", "name"].iter().filter_map(|part| parent[*part].as_str());
+        parts.filter(|part| !part.is_empty()).collect::<Vec<_>>().join("/").into()
+    };
     address_type = |o| text(&o["addressType"]);
     slice_ports = |o| {
         let ports: Vec<String> = items(o, "ports").filter_map(|p| p["port"].as_i64()).map(|p| p.to_string()).collect();

@@ -140,6 +140,12 @@ fn columns(kind: &Kind) -> &'static [Column] {
                 ]
             }
         }
+        ("networking.k8s.io", "ServiceCIDR") => {
+            const { &[column("Name", c::name), column("CIDRs", c::cidrs), column("Age", c::age)] }
+        }
+        ("networking.k8s.io", "IPAddress") => {
+            const { &[column("Name", c::name), column("ParentRef", c::parent_ref), column("Age", c::age)] }
+        }
         ("networking.k8s.io", "NetworkPolicy") => {
             const { &[column("Name", c::name), column("Pod-Selector", c::pod_selector), column("Age", c::age)] }
         }

@@ -12,7 +12,7 @@ use skep_store::{Event, Revision, Store, StoreError, WatchItem};
 use tokio::sync::watch;
 
 pub(crate) use changes::{Change, ChangeKind, line};
-pub(crate) use resource::Resource;
+pub(crate) use resource::{Changes, Resource};
 
 use crate::access::{Access, matters};
 use crate::object::{Object, prefix};

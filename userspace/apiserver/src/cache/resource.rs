@@ -76,6 +76,12 @@ impl Resource {
         self.read().objects.get(key).cloned()
     }
 
+    /// The revision of the last change, as far as changes are known.
+    pub(crate) fn changed(&self) -> Revision {
+        let inner = self.read();
+        inner.changes.back().map_or(inner.complete_after, |change| change.object.revision)
+    }
+
     /// Objects whose keys start with `prefix`, in key order.
     pub(crate) fn list(&self, prefix: &str) -> Vec<Arc<Object>> {
         self.read().with_prefix(prefix)

@@ -13,7 +13,7 @@ use crate::http::Call;
 use crate::negotiate::view;
 use crate::object::{Object, key};
 use crate::write::{self, Options, check_kind, check_place, check_schema, respond_object};
-use crate::{admission, body, events, managers, review};
+use crate::{admission, allocate, body, events, managers, review};
 
 /// Characters of generated names: none that make words or look alike, as upstream's.
 const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
@@ -70,10 +70,10 @@ async fn create_named(call: &Call, mut object: Value, options: &Options) -> Resu
     }
     let request = Request::create(call, options.dry_run);
     admission::mutate(&request, &mut object).await?;
-    call.server.allocator.assign(kind, &mut object, None)?;
+    let reservation = allocate::reserve(&call.server, kind, &mut object, None, options.dry_run).await?;
     let stored = store(&request, &object).await;
-    if stored.is_err() || options.dry_run {
-        call.server.allocator.release(kind, &object);
+    if let Some(reservation) = reservation {
+        reservation.end(stored.is_ok()).await;
     }
     stored
 }
@@ -85,6 +85,7 @@ async fn store(request: &Request<'_>, object: &Value) -> Result<Object, Status> 
     if !errors.is_empty() {
         return Err(Status::invalid(kind, meta::name(object), &errors));
     }
+    kind.warnings(object).into_iter().for_each(|warning| call.notes.warn(warning));
     let charge = admission::validate(request, object).await?;
     if request.dry_run {
         return dry(call, kind, object);

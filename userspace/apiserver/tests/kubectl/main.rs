@@ -92,7 +92,7 @@ async fn bad_input_gets_the_answer_that_a_kubernetes_user_expects() {
         let policy = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p}\nspec: {podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/99}}]}]}\n";
         server.fails("create -f -", policy, "must be a valid CIDR value");
         let service = "apiVersion: v1\nkind: Service\nmetadata: {name: s}\nspec: {clusterIP: 1.2.3.4, ports: [{port: 80}]}\n";
-        server.fails("create -f -", service, "not in the valid range");
+        server.fails("create -f -", service, "the provided network does not match the current range");
         server.fails("get nonsense", "", "doesn't have a resource type");
         server.fails("delete namespace kube-system", "", "may not be deleted");
         let large = format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: big}}\ndata: {{a: '{}'}}\n", "x".repeat(4 << 20));

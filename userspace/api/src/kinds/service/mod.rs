@@ -1,0 +1,210 @@
+//! Services: what is filled in, what an update keeps, and what must be allocated before one is stored.
+//!
+//! In: a new Service and what it was. Out: the same with all that follows from its own fields, and [`Wants`]: the
+//! addresses and node ports that only the server can give. [`finish`] drops what the Service's type has no use for.
+
+mod family;
+mod ports;
+mod update;
+mod validate;
+mod warnings;
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use serde_json::{Value, json};
+
+use super::{items, items_mut, set_default};
+use crate::field::Errors;
+
+pub use family::Family;
+pub use ports::{PortPlace, PortWant};
+pub(super) use update::validate_update;
+pub(super) use validate::{validate, validate_status};
+pub(super) use warnings::warnings;
+
+/// Seconds that a client stays with its endpoint (v1.DefaultClientIPServiceAffinitySeconds).
+const AFFINITY_SECONDS: i64 = 10_800;
+
+/// What the server must give a Service.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wants {
+    pub addresses: Vec<AddressWant>,
+    pub ports: Vec<PortWant>,
+}
+
+/// One cluster address: this one, or any of the family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AddressWant {
+    /// Place in `spec.clusterIPs`.
+    pub index: usize,
+    pub family: Family,
+    pub asked: Option<IpAddr>,
+}
+
+/// What a Service has of what only one Service can have.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    pub addresses: BTreeSet<IpAddr>,
+    pub ports: BTreeSet<u16>,
+}
+
+impl Held {
+    pub fn of(service: &Value) -> Held {
+        let spec = &service["spec"];
+        let addresses = strings(spec, "clusterIPs").filter_map(|ip| ip.parse().ok()).collect();
+        let mut ports: BTreeSet<u16> =
+            items(spec, "ports").filter_map(|port| ports::number(&port["nodePort"])).collect();
+        ports.extend(ports::number(&spec["healthCheckNodePort"]));
+        Held { addresses, ports }
+    }
+
+    /// What is here and not there.
+    pub fn without(&self, other: &Held) -> Held {
+        Held {
+            addresses: self.addresses.difference(&other.addresses).copied().collect(),
+            ports: self.ports.difference(&other.ports).copied().collect(),
+        }
+    }
+}
+
+/// Fills in what follows from the Service, from what it was and from the families that the cluster has (its own first);
+/// what is left is to be allocated.
+pub fn plan(service: &mut Value, old: Option<&Value>, cluster: &[Family]) -> Result<Wants, Errors> {
+    let old = old.map(|old| &old["spec"]);
+    let spec = &mut service["spec"];
+    if !spec.is_object() {
+        return Ok(Wants::default());
+    }
+    if let Some(old) = old {
+        update::keep_allocated(spec, old);
+    }
+    update::join_cluster_ips(spec, old);
+    let mut errors = Errors::default();
+    family::settle(spec, old, cluster, &mut errors);
+    if !errors.is_empty() {
+        return Err(errors);
+    }
+    Ok(Wants { addresses: family::wants(spec, old), ports: ports::wants(spec, old) })
+}
+
+/// Takes away what the type that the Service now has does not use, unless the user changed it in the same update.
+pub fn finish(service: &mut Value, old: &Value) {
+    update::drop_of_type(service, old);
+}
+
+/// What was asked for stays as it is written.
+pub fn give_address(service: &mut Value, want: &AddressWant, ip: IpAddr) {
+    if want.asked.is_some() {
+        return;
+    }
+    let spec = &mut service["spec"];
+    let mut all: Vec<String> = strings(spec, "clusterIPs").map(str::to_owned).collect();
+    if all.len() <= want.index {
+        all.resize(want.index + 1, String::new());
+    }
+    all[want.index] = ip.to_string();
+    if want.index == 0 {
+        spec["clusterIP"] = ip.to_string().into();
+    }
+    spec["clusterIPs"] = json!(all);
+}
+
+pub fn give_port(service: &mut Value, want: &PortWant, number: u16) {
+    for place in &want.places {
+        match place {
+            PortPlace::Port(index) => service["spec"]["ports"][*index]["nodePort"] = number.into(),
+            PortPlace::HealthCheck => service["spec"]["healthCheckNodePort"] = number.into(),
+        }
+    }
+}
+
+pub(super) fn default(object: &mut Value) {
+    let spec = &mut object["spec"];
+    if !spec.is_object() {
+        return;
+    }
+    set_default(spec, "sessionAffinity", "None");
+    if spec["sessionAffinity"] == "None" {
+        remove(spec, "sessionAffinityConfig");
+    }
+    if spec["sessionAffinity"] == "ClientIP"
+        && spec["sessionAffinityConfig"]["clientIP"]["timeoutSeconds"].is_null()
+    {
+        spec["sessionAffinityConfig"] = json!({"clientIP": {"timeoutSeconds": AFFINITY_SECONDS}});
+    }
+    set_default(spec, "type", "ClusterIP");
+    for port in items_mut(spec, "ports") {
+        set_default(port, "protocol", "TCP");
+        if port["targetPort"].is_null() || port["targetPort"] == "" || port["targetPort"] == 0 {
+            port["targetPort"] = port["port"].clone();
+        }
+    }
+    if externally_accessible(spec) {
+        set_default(spec, "externalTrafficPolicy", "Cluster");
+    }
+    if spec["type"] != "ExternalName" {
+        set_default(spec, "internalTrafficPolicy", "Cluster");
+    }
+    if spec["type"] == "LoadBalancer" {
+        set_default(spec, "allocateLoadBalancerNodePorts", true);
+    }
+    if object.get("status").is_none() {
+        object["status"] = json!({"loadBalancer": {}});
+    }
+    if object["spec"]["type"] == "LoadBalancer" && object["status"]["loadBalancer"].is_object() {
+        for ingress in items_mut(&mut object["status"]["loadBalancer"], "ingress") {
+            if !is_empty(&ingress["ip"]) {
+                set_default(ingress, "ipMode", "VIP");
+            }
+        }
+    }
+}
+
+fn externally_accessible(spec: &Value) -> bool {
+    needs_node_ports(spec) || spec["type"] == "ClusterIP" && items(spec, "externalIPs").next().is_some()
+}
+
+fn needs_health_check(spec: &Value) -> bool {
+    spec["type"] == "LoadBalancer" && spec["externalTrafficPolicy"] == "Local"
+}
+
+fn needs_node_ports(spec: &Value) -> bool {
+    matches!(spec["type"].as_str(), Some("NodePort" | "LoadBalancer"))
+}
+
+fn needs_cluster_ip(spec: &Value) -> bool {
+    spec["type"] != "ExternalName"
+}
+
+fn is_headless(spec: &Value) -> bool {
+    let mut all = strings(spec, "clusterIPs");
+    all.next() == Some("None") && all.next().is_none()
+}
+
+/// Whether a text is not given; the API does not tell an empty one from none.
+fn is_empty(text: &Value) -> bool {
+    text.as_str().is_none_or(str::is_empty)
+}
+
+fn strings<'a>(spec: &'a Value, field: &str) -> impl Iterator<Item = &'a str> {
+    items(spec, field).filter_map(Value::as_str)
+}
+
+/// Sets a list field; an empty one is left out.
+fn set_strings(spec: &mut Value, field: &str, values: &[&str]) {
+    if values.is_empty() {
+        remove(spec, field);
+    } else {
+        spec[field] = json!(values);
+    }
+}
+
+fn remove(object: &mut Value, field: &str) {
+    if let Some(fields) = object.as_object_mut() {
+        fields.remove(field);
+    }
+}
+
+#[cfg(test)]
+mod tests;

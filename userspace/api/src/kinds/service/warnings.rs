@@ -1,0 +1,58 @@
+//! What a Service asks for in vain, or in a way that is going out of use: said to who writes it.
+
+use std::net::IpAddr;
+
+use serde_json::Value;
+
+use super::{is_empty, is_headless, items, strings};
+use crate::field::Path;
+
+const TOPOLOGY_HINTS: &str = "service.kubernetes.io/topology-aware-hints";
+
+pub(in super::super) fn warnings(object: &Value) -> Vec<String> {
+    let (spec, path) = (&object["spec"], Path::new("spec"));
+    let mut said = Vec::new();
+    if !object["metadata"]["annotations"][TOPOLOGY_HINTS].is_null() {
+        let instead = "service.kubernetes.io/topology-mode";
+        said.push(format!("annotation {TOPOLOGY_HINTS} is deprecated, please use {instead} instead"));
+    }
+    for field in ["clusterIPs", "externalIPs"] {
+        let each = strings(spec, field).enumerate();
+        said.extend(each.filter_map(|(i, ip)| not_canonical(ip, &path.child(field).index(i))));
+    }
+    said.extend(
+        spec["loadBalancerIP"].as_str().and_then(|ip| not_canonical(ip, &path.child("loadBalancerIP"))),
+    );
+    let (external, headless) = (items(spec, "externalIPs").next().is_some(), is_headless(spec));
+    if headless {
+        let ignored = [
+            ("loadBalancerIP", !is_empty(&spec["loadBalancerIP"])),
+            ("externalIPs", external),
+            ("SessionAffinity", spec["sessionAffinity"] != "None"),
+        ];
+        let ignored = ignored.iter().filter(|(_, set)| *set);
+        said.extend(ignored.map(|(field, _)| format!("spec.{field} is ignored for headless services")));
+    }
+    let named = spec["type"] == "ExternalName";
+    if external && named {
+        said.push("spec.externalIPs is ignored when spec.type is \"ExternalName\"".to_owned());
+    } else if external && !headless {
+        said.push(
+            "spec.externalIPs is deprecated and may no longer be implemented in some clusters".to_owned(),
+        );
+    }
+    if !named && !is_empty(&spec["externalName"]) {
+        said.push("spec.externalName is ignored when spec.type is not \"ExternalName\"".to_owned());
+    }
+    if spec["trafficDistribution"] == "PreferClose" {
+        said.push(
+            "spec.trafficDistribution: \"PreferClose\" is deprecated; use \"PreferSameZone\"".to_owned(),
+        );
+    }
+    said
+}
+
+fn not_canonical(text: &str, path: &Path) -> Option<String> {
+    let ip = text.parse::<IpAddr>().ok().filter(|ip| ip.is_ipv6() && ip.to_string() != text)?;
+    Some(format!("{path}: IPv6 address {text:?} should be in RFC 5952 canonical format (\"{ip}\")"))
+}
