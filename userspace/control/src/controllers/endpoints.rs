@@ -112,8 +112,9 @@ fn target(port: &ServicePort, protocol: &str, pod: &Pod) -> Option<i32> {
                 .iter()
                 .flatten()
                 .filter(|c| c.restart_policy.as_deref() == Some("Always"));
-            sidecars
-                .chain(&spec.containers)
+            spec.containers
+                .iter()
+                .chain(sidecars)
                 .flat_map(|c| c.ports.iter().flatten())
                 .find(|p| {
                     p.name.as_deref() == Some(name) && p.protocol.as_deref().unwrap_or("TCP") == protocol

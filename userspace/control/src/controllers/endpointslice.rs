@@ -24,8 +24,8 @@ use crate::{
     view::{Change, Key, Kind, Object, View},
 };
 
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
-const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+pub(super) const SERVICE_NAME: &str = "kubernetes.io/service-name";
+pub(super) const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 const MANAGER: &str = "endpointslice-controller.k8s.io";
 const HEADLESS: &str = "service.kubernetes.io/headless";
 const MOST_IN_A_SLICE: usize = 100;
@@ -47,12 +47,14 @@ impl Controller for EndpointSlices {
     }
 
     fn reconcile(&self, view: &View, key: &Key, context: Context<'_>) -> Vec<Action> {
-        let Some(service) = view.services.get(key).filter(|s| !meta::terminating(&s.metadata)) else {
-            return Vec::new();
-        };
+        let Some(service) = view.services.get(key) else { return Vec::new() };
         let Some(spec) = endpoints::selecting(service) else { return Vec::new() };
         let mut plan = Plan { view, service, spec, context, made: 0, actions: Vec::new() };
         plan.families();
+        if meta::terminating(&service.metadata) {
+            // The garbage collector takes the slices; new ones would only race with it.
+            plan.actions.retain(|action| !matches!(action, Action::Create(_)));
+        }
         plan.actions
     }
 }
@@ -76,11 +78,9 @@ impl Plan<'_> {
         let families = self.spec.ip_families.clone().unwrap_or_else(|| vec!["IPv4".into()]);
         for family in ["IPv4", "IPv6"].into_iter().filter(|f| families.iter().any(|x| x == f)) {
             for backend in &backends {
-                let mine: Vec<IpAddr> = endpoints::addresses(backend.pod)
-                    .filter(|a| a.is_ipv4() == (family == "IPv4"))
-                    .take(1)
-                    .collect();
-                if !mine.is_empty() {
+                let mine: Vec<IpAddr> =
+                    endpoints::addresses(backend.pod).filter(|a| a.is_ipv4() == (family == "IPv4")).collect();
+                if !mine.is_empty() && self.has_node(backend) {
                     let group = wanted.entry((family, backend.ports.clone())).or_default();
                     group.push(self.endpoint(backend, &mine));
                 }
@@ -93,7 +93,9 @@ impl Plan<'_> {
         let mut existing: BTreeMap<Group, Vec<Arc<EndpointSlice>>> = BTreeMap::new();
         for slice in self.ours() {
             let group = group_of(&slice);
-            if wanted.contains_key(&group) {
+            // A Service that was made anew has nothing to do with the slices of the old one.
+            let owned = meta::controller_of(&slice.metadata).is_some_and(|o| o.uid == self.service_uid());
+            if owned && wanted.contains_key(&group) {
                 existing.entry(group).or_default().push(slice);
             } else {
                 self.actions.push(Action::delete(Object::EndpointSlice(slice)));
@@ -106,6 +108,16 @@ impl Plan<'_> {
             self.group(&group, endpoints, slices);
         }
         self.actions.extend(deletes);
+    }
+
+    fn service_uid(&self) -> &str {
+        meta::uid(&self.service.metadata)
+    }
+
+    /// A pod whose node is gone cannot be reached, unless the Service wants every pod named.
+    fn has_node(&self, backend: &Backend<'_>) -> bool {
+        let node = Key::cluster(super::pods::node_name(backend.pod));
+        self.spec.publish_not_ready_addresses == Some(true) || self.view.nodes.get(&node).is_some()
     }
 
     fn ours(&self) -> Vec<Arc<EndpointSlice>> {
@@ -150,6 +162,9 @@ impl Plan<'_> {
     }
 
     fn hints(&self, backend: &Backend<'_>, node: &str, zone: Option<&str>) -> Option<EndpointHints> {
+        if wants_topology_hints(self.service) {
+            return None;
+        }
         let same_node = match self.spec.traffic_distribution.as_deref()? {
             "PreferSameNode" => true,
             "PreferClose" | "PreferSameZone" => false,
@@ -179,10 +194,7 @@ impl Plan<'_> {
             })
             .collect();
         let mut left: Vec<Endpoint> = order.iter().filter_map(|id| missing.remove(id)).collect();
-        for (_, endpoints) in &mut kept {
-            let room = MOST_IN_A_SLICE.saturating_sub(endpoints.len()).min(left.len());
-            endpoints.extend(left.drain(..room));
-        }
+        fill(&mut kept, &mut left);
         let any_left = kept.iter().any(|(_, e)| !e.is_empty());
         while !left.is_empty() {
             let rest = left.split_off(left.len().min(MOST_IN_A_SLICE));
@@ -245,6 +257,34 @@ impl Plan<'_> {
     }
 }
 
+/// Slices that change anyway are filled first, the fullest before the others. What then would not fill a slice of its
+/// own goes whole into one of the others, the one that it fills best.
+fn fill(kept: &mut [(Arc<EndpointSlice>, Vec<Endpoint>)], left: &mut Vec<Endpoint>) {
+    let changes = |slice: &EndpointSlice, stay: &[Endpoint]| {
+        !stay.is_empty() && slice.endpoints.as_deref().unwrap_or_default() != stay
+    };
+    let mut changing: Vec<&mut Vec<Endpoint>> =
+        kept.iter_mut().filter(|(slice, stay)| changes(slice, stay)).map(|(_, stay)| stay).collect();
+    changing.sort_by_key(|stay| std::cmp::Reverse(stay.len()));
+    for stay in changing {
+        let room = MOST_IN_A_SLICE.saturating_sub(stay.len()).min(left.len());
+        stay.extend(left.drain(..room));
+    }
+    let rest = left.len() % MOST_IN_A_SLICE;
+    let fits = kept.iter_mut().filter(|(_, stay)| rest > 0 && stay.len() + rest <= MOST_IN_A_SLICE);
+    if let Some((_, stay)) = fits.max_by_key(|(_, stay)| stay.len()) {
+        stay.extend(left.drain(left.len() - rest..));
+    }
+}
+
+/// The annotation of before trafficDistribution, which it overrules.
+fn wants_topology_hints(service: &Service) -> bool {
+    let of = |name| meta::annotation(&service.metadata, name);
+    let mode = of("service.kubernetes.io/topology-aware-hints")
+        .or_else(|| of("service.kubernetes.io/topology-mode"));
+    matches!(mode, Some("Auto" | "auto"))
+}
+
 fn port(p: &Port) -> EndpointPort {
     EndpointPort {
         name: Some(p.name.clone()),
@@ -270,7 +310,7 @@ fn group_of(slice: &EndpointSlice) -> Group {
 #[cfg(test)]
 mod tests {
     use jiff::Timestamp;
-    use k8s_openapi::api::core::v1::Pod;
+    use k8s_openapi::api::core::v1::{Node, Pod};
     use serde_json::json;
 
     use super::*;
@@ -283,6 +323,8 @@ mod tests {
         let mut view = View::default();
         let service = json!({"metadata": {"name": "web", "namespace": "ns", "uid": "s"}, "spec": spec});
         view.watched(serde_json::from_value::<Service>(service).unwrap().into(), Timestamp::UNIX_EPOCH);
+        let node = json!({"metadata": {"name": "n1", "labels": {"topology.kubernetes.io/zone": "z1"}}});
+        view.watched(serde_json::from_value::<Node>(node).unwrap().into(), Timestamp::UNIX_EPOCH);
         view
     }
 
@@ -393,6 +435,77 @@ mod tests {
         assert_eq!(sizes(&settle(&mut view)), [1]);
         view.missing(Kind::Pod, &Key::new("ns", "p1"));
         assert_eq!(sizes(&settle(&mut view)), [0]);
+    }
+
+    #[test]
+    fn what_is_added_changes_as_few_slices_as_it_can() {
+        let mut view = view(selecting(json!({})));
+        (0..250).for_each(|n| pod(&mut view, n, 8080, true));
+        settle(&mut view);
+        let revisions = |view: &View| -> Vec<usize> {
+            view.slices.iter().map(|(_, s)| s.endpoints.iter().flatten().count()).collect()
+        };
+        let before = revisions(&view);
+        // One goes out of a full slice, two come: that slice is full again, the rest goes where it fits.
+        let gone =
+            view.slices.iter().find(|(_, s)| s.endpoints.iter().flatten().count() == 100).unwrap().1.clone();
+        let target = gone.endpoints.as_ref().unwrap()[0].target_ref.clone().unwrap();
+        view.missing(Kind::Pod, &Key::new("ns", &target.name.unwrap()));
+        (300..302).for_each(|n| pod(&mut view, n, 8080, true));
+        settle(&mut view);
+        let mut after = revisions(&view);
+        assert_eq!(after.iter().sum::<usize>(), 251);
+        after.sort_unstable();
+        assert_eq!((before.len(), after), (3, vec![51, 100, 100]));
+    }
+
+    #[test]
+    fn hints_name_the_zone_and_where_it_is_wanted_the_node() {
+        let hints = |spec| {
+            let mut view = view(selecting(spec));
+            pod(&mut view, 1, 8080, true);
+            let slice = settle(&mut view).pop().unwrap();
+            let hints = slice.endpoints.as_ref().unwrap()[0].hints.clone();
+            let zones =
+                |h: &EndpointHints| h.for_zones.iter().flatten().map(|z| z.name.clone()).collect::<Vec<_>>();
+            let nodes =
+                |h: &EndpointHints| h.for_nodes.iter().flatten().map(|n| n.name.clone()).collect::<Vec<_>>();
+            hints.map(|h| (zones(&h), nodes(&h)))
+        };
+        let zone = vec!["z1".to_owned()];
+        assert_eq!(hints(json!({})), None);
+        for close in ["PreferClose", "PreferSameZone"] {
+            assert_eq!(hints(json!({"trafficDistribution": close})), Some((zone.clone(), vec![])));
+        }
+        assert_eq!(
+            hints(json!({"trafficDistribution": "PreferSameNode"})),
+            Some((zone, vec!["n1".to_owned()]))
+        );
+    }
+
+    #[test]
+    fn a_pod_on_a_node_that_is_gone_is_listed_only_if_every_pod_is_to_be() {
+        let listed = |spec| {
+            let mut view = view(selecting(spec));
+            pod(&mut view, 1, 8080, true);
+            view.missing(Kind::Node, &Key::cluster("n1"));
+            sizes(&settle(&mut view))
+        };
+        assert_eq!(listed(json!({})), [0]);
+        assert_eq!(listed(json!({"publishNotReadyAddresses": true})), [1]);
+    }
+
+    #[test]
+    fn slices_of_a_service_of_the_same_name_before_are_replaced() {
+        let mut view = view(selecting(json!({})));
+        pod(&mut view, 1, 8080, true);
+        settle(&mut view);
+        let mut again = view.services.get(&Key::new("ns", "web")).unwrap().as_ref().clone();
+        again.metadata.uid = Some("other".into());
+        view.watched(again.into(), Timestamp::UNIX_EPOCH);
+        let slices = settle(&mut view);
+        let owner = meta::controller_of(&slices[0].metadata).map(|owner| owner.uid.as_str());
+        assert_eq!((sizes(&slices), owner), (vec![1], Some("other")));
     }
 
     #[test]

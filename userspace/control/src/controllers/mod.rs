@@ -9,6 +9,7 @@ pub mod disruption;
 pub mod endpoints;
 pub mod endpoints_object;
 pub mod endpointslice;
+pub mod endpointslice_mirroring;
 pub mod garbage_collector;
 pub mod job;
 mod job_status;
@@ -41,6 +42,7 @@ pub fn all(config: &Config) -> Vec<Box<dyn Controller>> {
         Box::new(deployment::Deployments),
         Box::new(disruption::Disruption),
         Box::new(endpointslice::EndpointSlices),
+        Box::new(endpointslice_mirroring::EndpointSliceMirroring),
         Box::new(endpoints_object::EndpointsObjects),
         Box::new(job::Jobs),
         Box::new(node_ipam::NodeIpam {
