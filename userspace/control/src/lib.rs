@@ -6,6 +6,7 @@ pub mod config;
 pub mod controllers;
 mod leader;
 pub mod meta;
+pub mod pool;
 mod runner;
 pub mod scheduler;
 pub mod view;

@@ -15,6 +15,8 @@ use std::{
 use jiff::Timestamp;
 use k8s_openapi::{Metadata, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 
+use crate::pool::LoadBalancerPool;
+
 /// Namespace (empty for cluster-wide kinds) and name.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key {
@@ -394,6 +396,7 @@ use k8s_openapi::api::{
         ServiceAccount,
     },
     discovery::v1::EndpointSlice,
+    networking::v1::ServiceCIDR,
     policy::v1::PodDisruptionBudget,
     rbac::v1::ClusterRole,
 };
@@ -419,6 +422,8 @@ kinds! {
     CertificateSigningRequest csrs CertificateSigningRequest;
     PodDisruptionBudget budgets PodDisruptionBudget;
     ClusterRole cluster_roles ClusterRole;
+    ServiceCIDR service_cidrs ServiceCIDR;
+    LoadBalancerPool pools LoadBalancerPool;
 }
 
 /// Pods are found by the node they are bound to.
@@ -454,5 +459,7 @@ plain!(
     Job,
     CertificateSigningRequest,
     PodDisruptionBudget,
-    ClusterRole
+    ClusterRole,
+    ServiceCIDR,
+    LoadBalancerPool
 );

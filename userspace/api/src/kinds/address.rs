@@ -6,6 +6,7 @@ use ipnetwork::IpNetwork;
 use serde_json::{Value, json};
 
 use super::items;
+use super::network::validate_selector;
 use crate::field::{Errors, Path};
 use crate::meta;
 
@@ -104,6 +105,18 @@ pub(super) fn validate_service_cidr_update(new: &Value, old: &Value, errors: &mu
             errors.invalid(&path.index(i), now, IMMUTABLE);
         }
     }
+}
+
+/// Ranges of both families, as many as there are; who may have their addresses.
+pub(super) fn validate_load_balancer_pool(object: &Value, errors: &mut Errors) {
+    let (spec, path) = (&object["spec"], Path::new("spec"));
+    if items(spec, "cidrs").next().is_none() {
+        errors.required(&path.child("cidrs"), "at least one CIDR required");
+    }
+    for (i, cidr) in items(spec, "cidrs").enumerate() {
+        parse_cidr(cidr.as_str().unwrap_or_default(), &path.child("cidrs").index(i), errors);
+    }
+    validate_selector(&spec["serviceSelector"], &path.child("serviceSelector"), errors);
 }
 
 pub(super) fn validate_ip_address(object: &Value, errors: &mut Errors) {

@@ -59,7 +59,7 @@ pub(super) fn validate_network_policy(object: &Value, errors: &mut Errors) {
     }
 }
 
-fn validate_selector(selector: &Value, path: &Path, errors: &mut Errors) {
+pub(super) fn validate_selector(selector: &Value, path: &Path, errors: &mut Errors) {
     if let Err(bad) = crate::selector::LabelSelector::from_object(selector) {
         errors.invalid(path, selector, &bad.0);
     }

@@ -150,6 +150,8 @@ pub(super) static SERVICE_CIDR: Strategy = Strategy {
     validate_update: address::validate_service_cidr_update,
     ..PLAIN_VALUE
 };
+pub(super) static LOAD_BALANCER_POOL: Strategy =
+    Strategy { generation: true, validate: address::validate_load_balancer_pool, ..PLAIN_VALUE };
 pub(super) static IP_ADDRESS: Strategy = Strategy {
     validate: address::validate_ip_address,
     validate_update: address::validate_ip_address_update,

@@ -110,4 +110,5 @@ pub(super) static KINDS: &[Kind] = &[
     row("resource.k8s.io", "v1", "ResourceSlice", "resourceslices", "resourceslice", Cluster, &[], &[], &[], ALL, "api.resource.v1.ResourceSlice", &s::PLAIN),
     row("flowcontrol.apiserver.k8s.io", "v1", "FlowSchema", "flowschemas", "flowschema", Cluster, &[], &[], &["status"], ALL, "api.flowcontrol.v1.FlowSchema", &s::PLAIN),
     row("flowcontrol.apiserver.k8s.io", "v1", "PriorityLevelConfiguration", "prioritylevelconfigurations", "prioritylevelconfiguration", Cluster, &[], &[], &["status"], ALL, "api.flowcontrol.v1.PriorityLevelConfiguration", &s::PLAIN),
+    row("skep.io", "v1alpha1", "LoadBalancerPool", "loadbalancerpools", "loadbalancerpool", Cluster, &["lbpool"], &[], &[], ALL, "skep.v1alpha1.LoadBalancerPool", &s::LOAD_BALANCER_POOL),
 ];

@@ -9,7 +9,8 @@
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
-static TEXT: &str = include_str!("../../schema/v1.36.facts");
+/// Kubernetes' own, by `cargo xtask gen-api`, and ours.
+static TEXTS: [&str; 2] = [include_str!("../../schema/v1.36.facts"), include_str!("../../schema/skep.facts")];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scalar {
@@ -127,7 +128,8 @@ impl Type {
     }
 }
 
-static TYPES: LazyLock<HashMap<&'static str, Type>> = LazyLock::new(|| parse(TEXT));
+static TYPES: LazyLock<HashMap<&'static str, Type>> =
+    LazyLock::new(|| TEXTS.into_iter().flat_map(parse).collect());
 
 /// A type by its name.
 pub fn named(name: &str) -> Option<&'static Type> {

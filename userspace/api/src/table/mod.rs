@@ -140,7 +140,7 @@ fn columns(kind: &Kind) -> &'static [Column] {
                 ]
             }
         }
-        ("networking.k8s.io", "ServiceCIDR") => {
+        ("networking.k8s.io", "ServiceCIDR") | ("skep.io", "LoadBalancerPool") => {
             const { &[column("Name", c::name), column("CIDRs", c::cidrs), column("Age", c::age)] }
         }
         ("networking.k8s.io", "IPAddress") => {

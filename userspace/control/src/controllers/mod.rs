@@ -13,6 +13,7 @@ pub mod endpointslice_mirroring;
 pub mod garbage_collector;
 pub mod job;
 mod job_status;
+pub mod load_balancer;
 pub mod namespace;
 pub mod node_ipam;
 pub mod node_lifecycle;
@@ -24,6 +25,7 @@ pub mod resource_quota;
 pub mod revisions;
 pub mod rollout;
 pub mod service_account;
+pub mod service_cidr;
 pub mod statefulset;
 pub mod taint_eviction;
 
@@ -45,6 +47,7 @@ pub fn all(config: &Config) -> Vec<Box<dyn Controller>> {
         Box::new(endpointslice_mirroring::EndpointSliceMirroring),
         Box::new(endpoints_object::EndpointsObjects),
         Box::new(job::Jobs),
+        Box::new(load_balancer::LoadBalancers),
         Box::new(node_ipam::NodeIpam {
             networks: config.cluster_cidrs.clone(),
             prefix_v4: config.node_prefix_v4,
@@ -56,6 +59,7 @@ pub fn all(config: &Config) -> Vec<Box<dyn Controller>> {
         }),
         Box::new(pod_gc::PodGc { threshold: config.terminated_pod_threshold }),
         Box::new(service_account::ServiceAccounts { root_ca_pem: config.root_ca_pem.clone() }),
+        Box::new(service_cidr::ServiceCidrs),
         Box::new(statefulset::StatefulSets),
         Box::new(taint_eviction::TaintEviction),
         Box::new(replicaset::ReplicaSets { kind: Kind::ReplicaSet }),

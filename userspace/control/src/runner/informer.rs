@@ -13,7 +13,10 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
 use super::{core::Event, io::typed};
-use crate::view::{Kind, Object};
+use crate::{
+    pool::LoadBalancerPool,
+    view::{Kind, Object},
+};
 use k8s_openapi::api::{
     apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet},
     batch::v1::Job,
@@ -24,6 +27,7 @@ use k8s_openapi::api::{
         ServiceAccount,
     },
     discovery::v1::EndpointSlice,
+    networking::v1::ServiceCIDR,
     policy::v1::PodDisruptionBudget,
     rbac::v1::ClusterRole,
 };

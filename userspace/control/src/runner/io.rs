@@ -10,6 +10,7 @@ use k8s_openapi::api::{
         ServiceAccount,
     },
     discovery::v1::EndpointSlice,
+    networking::v1::ServiceCIDR,
     policy::v1::PodDisruptionBudget,
     rbac::v1::ClusterRole,
 };
@@ -22,6 +23,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     action::{Delete, Propagation},
+    pool::LoadBalancerPool,
     view::{Key, Kind, Object},
 };
 
@@ -30,7 +32,8 @@ macro_rules! typed {
     ($kind:expr, $K:ident => $body:expr) => {
         typed!(@ $kind, $K, $body, Namespace Node Lease Pod Service Endpoints EndpointSlice ConfigMap ServiceAccount
             ReplicationController ReplicaSet Deployment DaemonSet StatefulSet ControllerRevision
-            PersistentVolumeClaim Job CertificateSigningRequest PodDisruptionBudget ClusterRole)
+            PersistentVolumeClaim Job CertificateSigningRequest PodDisruptionBudget ClusterRole ServiceCIDR
+            LoadBalancerPool)
     };
     (@ $kind:expr, $K:ident, $body:expr, $($name:ident)*) => {
         match $kind { $(Kind::$name => { type $K = $name; $body })* }
@@ -43,7 +46,8 @@ macro_rules! of_object {
     ($object:expr, $o:ident => $body:expr) => {
         of_object!(@ $object, $o, $body, Namespace Node Lease Pod Service Endpoints EndpointSlice ConfigMap
             ServiceAccount ReplicationController ReplicaSet Deployment DaemonSet StatefulSet ControllerRevision
-            PersistentVolumeClaim Job CertificateSigningRequest PodDisruptionBudget ClusterRole)
+            PersistentVolumeClaim Job CertificateSigningRequest PodDisruptionBudget ClusterRole ServiceCIDR
+            LoadBalancerPool)
     };
     (@ $object:expr, $o:ident, $body:expr, $($name:ident)*) => {
         match $object { $(Object::$name($o) => $body,)* }

@@ -17,6 +17,7 @@ use k8s_openapi::api::{
         ServiceAccount,
     },
     discovery::v1::EndpointSlice,
+    networking::v1::ServiceCIDR,
     policy::v1::PodDisruptionBudget,
     rbac::v1::ClusterRole,
 };
@@ -28,6 +29,7 @@ use super::{
 };
 use crate::{
     action::{Action, Controller, Delete, Failure, Record},
+    pool::LoadBalancerPool,
     view::{Key, Kind, Object},
 };
 
@@ -66,7 +68,7 @@ fn value_of(object: &Object) -> Value {
     }
     all!(Namespace Node Lease Pod Service Endpoints EndpointSlice ConfigMap ServiceAccount ReplicationController
         ReplicaSet Deployment DaemonSet StatefulSet ControllerRevision PersistentVolumeClaim Job
-        CertificateSigningRequest PodDisruptionBudget ClusterRole)
+        CertificateSigningRequest PodDisruptionBudget ClusterRole ServiceCIDR LoadBalancerPool)
     .expect("objects serialise")
 }
 

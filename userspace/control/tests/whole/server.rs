@@ -43,6 +43,8 @@ const RESOURCES: &[(&str, &str, &str, bool)] = &[
     ("certificates.k8s.io/v1", "certificatesigningrequests", "CertificateSigningRequest", false),
     ("policy/v1", "poddisruptionbudgets", "PodDisruptionBudget", true),
     ("rbac.authorization.k8s.io/v1", "clusterroles", "ClusterRole", false),
+    ("networking.k8s.io/v1", "servicecidrs", "ServiceCIDR", false),
+    ("skep.io/v1alpha1", "loadbalancerpools", "LoadBalancerPool", false),
 ];
 
 #[derive(Default)]
