@@ -3,8 +3,10 @@
 //! PURE: objects in through [`Planner::index`], ordered [`Write`]s out. Nothing here sleeps, reads a clock or does
 //! I/O.
 
+pub mod announce;
 mod attach;
 mod diff;
+pub mod health;
 pub mod index;
 pub mod ipam;
 pub mod maglev;

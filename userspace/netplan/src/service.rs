@@ -59,8 +59,13 @@ pub fn compile<'a>(
     let mut plan = ServicePlan::default();
     for (number, port) in service.ports.iter().enumerate() {
         for v4 in [true, false] {
-            // A service is of the families of its cluster addresses; nothing of another family leads to it.
-            if !service.cluster_ips.iter().any(|ip| ip.is_ipv4() == v4) {
+            // A service is of the families of its cluster addresses; nothing of another family leads to it. One
+            // without any, which is a pod's host ports, is of the families of its endpoint.
+            let of_family = match service.cluster_ips.is_empty() {
+                true => slices.clone().any(|slice| slice.v4 == v4),
+                false => service.cluster_ips.iter().any(|ip| ip.is_ipv4() == v4),
+            };
+            if !of_family {
                 continue;
             }
             let endpoints = Endpoints::collect(port, slices.clone().filter(|slice| slice.v4 == v4), place);

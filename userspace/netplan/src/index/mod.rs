@@ -4,6 +4,7 @@
 //! facts stay the same (a heartbeat, an annotation) changes nothing. Keys are `namespace/name`, nodes and namespaces
 //! have their name.
 
+mod host_port;
 mod node;
 mod pod;
 mod service;
@@ -20,10 +21,14 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use skep_abi::Addr;
 use skep_policy::{Labels, NamedPort, Policy, PolicyKey, Problem};
 
+use host_port::HostPorts;
 pub use node::NodeFacts;
 pub use pod::PodFacts;
 pub use service::{PortFacts, ServiceFacts};
 pub use slice::{EndpointFacts, Hints, SliceFacts};
+
+/// What slices of host ports are named by.
+const FAMILIES: [&str; 2] = ["v4", "v6"];
 
 /// What must be compiled anew.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -43,6 +48,10 @@ pub struct Index {
     pub(crate) services: BTreeMap<Arc<str>, ServiceFacts>,
     slices: HashMap<Arc<str>, SliceFacts>,
     by_service: HashMap<Arc<str>, BTreeSet<Arc<str>>>,
+    /// Services that this node may have to answer for beyond the datapath: announcements, health checks.
+    outward: BTreeSet<Arc<str>>,
+    /// By the pod's key: the Services and slices that its hostPorts make.
+    host_ports: HashMap<Arc<str>, Vec<Arc<str>>>,
     pub(crate) pods: BTreeMap<Arc<str>, PodFacts>,
     by_addr: HashMap<Addr, Vec<Arc<str>>>,
     pub(crate) nodes: BTreeMap<Arc<str>, NodeFacts>,
@@ -71,16 +80,28 @@ impl Index {
     pub fn apply_service(&mut self, service: &Service) {
         let key = key_of(&service.metadata);
         match ServiceFacts::extract(service) {
-            Some(facts) if self.services.get(&key) == Some(&facts) => {}
-            Some(facts) => {
-                self.changes.services.insert(key.clone());
-                self.services.insert(key, facts);
-            }
+            Some(facts) => self.put_service(key, facts),
             None => self.delete_service(&key),
         }
     }
 
+    fn put_service(&mut self, key: Arc<str>, facts: ServiceFacts) {
+        if self.services.get(&key) == Some(&facts) {
+            return;
+        }
+        self.changes.services.insert(key.clone());
+        if !host_port::is_host_port(&key)
+            && (facts.health_check_port != 0 || facts.announced().next().is_some())
+        {
+            self.outward.insert(key.clone());
+        } else {
+            self.outward.remove(&key);
+        }
+        self.services.insert(key, facts);
+    }
+
     pub fn delete_service(&mut self, key: &str) {
+        self.outward.remove(key);
         if let Some((key, _)) = self.services.remove_entry(key) {
             self.changes.services.insert(key);
         }
@@ -88,7 +109,16 @@ impl Index {
 
     pub fn apply_slice(&mut self, slice: &EndpointSlice) {
         let key = key_of(&slice.metadata);
-        let Some(facts) = SliceFacts::extract(slice, &self.node) else { return self.delete_slice(&key) };
+        match SliceFacts::extract(slice, &self.node) {
+            Some(mut facts) => {
+                facts.ready_nodes.iter_mut().for_each(|name| *name = self.interner.text(name));
+                self.put_slice(key, facts);
+            }
+            None => self.delete_slice(&key),
+        }
+    }
+
+    fn put_slice(&mut self, key: Arc<str>, facts: SliceFacts) {
         if self.slices.get(&key) == Some(&facts) {
             return;
         }
@@ -112,6 +142,11 @@ impl Index {
     pub fn apply_pod(&mut self, pod: &Pod) {
         let key = key_of(&pod.metadata);
         let facts = PodFacts::extract(pod, &self.node, &mut self.interner);
+        let ports = match facts.on_this_node {
+            true => host_port::extract(pod, &key, &facts.endpoint.addrs),
+            false => Vec::new(),
+        };
+        self.put_host_ports(&key, ports);
         if self.pods.get(&key) == Some(&facts) {
             return;
         }
@@ -130,7 +165,30 @@ impl Index {
         self.pods.insert(key, facts);
     }
 
+    fn put_host_ports(&mut self, pod: &Arc<str>, ports: Vec<HostPorts>) {
+        let before = self.host_ports.remove(pod).unwrap_or_default();
+        let now: Vec<Arc<str>> = ports.iter().map(|ports| ports.key.clone()).collect();
+        for key in before.iter().filter(|key| !now.contains(key)) {
+            self.delete_service(key);
+            FAMILIES.iter().for_each(|family| self.delete_slice(&format!("{key}/{family}")));
+        }
+        for HostPorts { key, service, slices } in ports {
+            self.put_service(key.clone(), service);
+            for (family, slice) in FAMILIES.iter().zip(slices) {
+                let slice_key = format!("{key}/{family}");
+                match slice {
+                    Some(slice) => self.put_slice(slice_key.into(), slice),
+                    None => self.delete_slice(&slice_key),
+                }
+            }
+        }
+        if !now.is_empty() {
+            self.host_ports.insert(pod.clone(), now);
+        }
+    }
+
     pub fn delete_pod(&mut self, key: &str) {
+        self.put_host_ports(&key.into(), Vec::new());
         self.unlink_addrs(key);
         if let Some(facts) = self.pods.remove(key) {
             self.changes.policy |= facts.on_this_node;
@@ -218,11 +276,13 @@ impl Index {
 
     /// After a complete list of a kind, what it did not have is gone.
     pub fn keep_services(&mut self, listed: &HashSet<Arc<str>>) {
-        missing(self.services.keys(), listed).iter().for_each(|key| self.delete_service(key));
+        let services = self.services.keys().filter(|key| !host_port::is_host_port(key));
+        missing(services, listed).iter().for_each(|key| self.delete_service(key));
     }
 
     pub fn keep_slices(&mut self, listed: &HashSet<Arc<str>>) {
-        missing(self.slices.keys(), listed).iter().for_each(|key| self.delete_slice(key));
+        let slices = self.slices.keys().filter(|key| !host_port::is_host_port(key));
+        missing(slices, listed).iter().for_each(|key| self.delete_slice(key));
     }
 
     pub fn keep_pods(&mut self, listed: &HashSet<Arc<str>>) {
@@ -257,6 +317,19 @@ impl Index {
         keys.filter_map(|key| self.slices.get(key))
     }
 
+    /// Services that are announced, or asked for their health.
+    pub(crate) fn outward(&self) -> impl Iterator<Item = (&Arc<str>, &ServiceFacts)> {
+        self.outward.iter().filter_map(|key| self.services.get_key_value(key))
+    }
+
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = (&str, &NodeFacts)> {
+        self.nodes.iter().map(|(name, facts)| (name.as_ref(), facts))
+    }
+
+    pub(crate) fn has_ready_endpoint(&self, service: &str, node: &str) -> bool {
+        self.slices_of(service).any(|slice| slice.ready_nodes.iter().any(|name| name.as_ref() == node))
+    }
+
     pub(crate) fn this_node(&self) -> Option<&NodeFacts> {
         self.nodes.get(self.node.as_str())
     }
@@ -271,7 +344,7 @@ impl Index {
     }
 
     pub(crate) fn node_addrs(&self) -> impl Iterator<Item = IpAddr> + '_ {
-        self.this_node().into_iter().flat_map(|n| n.internal_ips.iter().chain(n.external_ips.iter()).copied())
+        self.this_node().into_iter().flat_map(NodeFacts::addrs)
     }
 
     pub(crate) fn node_name(&self) -> &str {

@@ -6,6 +6,7 @@ use ipnetwork::IpNetwork;
 use k8s_openapi::api::core::v1::Node;
 
 const ZONE: &str = "topology.kubernetes.io/zone";
+const EXCLUDED: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeFacts {
@@ -13,6 +14,9 @@ pub struct NodeFacts {
     pub external_ips: Box<[IpAddr]>,
     pub pod_cidrs: Box<[IpNetwork]>,
     pub zone: Box<str>,
+    pub ready: bool,
+    /// Labelled not to take traffic of load balancers.
+    pub excluded: bool,
 }
 
 impl NodeFacts {
@@ -26,13 +30,26 @@ impl NodeFacts {
         let all = spec.and_then(|s| s.pod_cidrs.as_deref()).unwrap_or_default();
         let only = spec.and_then(|s| s.pod_cidr.as_ref()).filter(|_| all.is_empty());
         let cidrs = all.iter().chain(only).filter_map(|text| text.parse::<IpNetwork>().ok());
-        let zone = node.metadata.labels.as_ref().and_then(|labels| labels.get(ZONE));
+        let labels = node.metadata.labels.as_ref();
+        let zone = labels.and_then(|labels| labels.get(ZONE));
+        let mut conditions = node.status.iter().flat_map(|s| s.conditions.iter().flatten());
         NodeFacts {
             internal_ips: of_type("InternalIP"),
             external_ips: of_type("ExternalIP"),
             // Without host bits, as routes are named.
             pod_cidrs: cidrs.filter_map(|c| IpNetwork::new(c.network(), c.prefix()).ok()).collect(),
             zone: zone.map(|zone| zone.as_str().into()).unwrap_or_default(),
+            ready: conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True"),
+            excluded: labels.is_some_and(|labels| labels.contains_key(EXCLUDED)),
         }
+    }
+
+    /// Whether addresses of load balancers may lead to it.
+    pub fn takes_load(&self) -> bool {
+        self.ready && !self.excluded
+    }
+
+    pub fn addrs(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.internal_ips.iter().chain(self.external_ips.iter()).copied()
     }
 }

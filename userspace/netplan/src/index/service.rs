@@ -12,6 +12,8 @@ use crate::routes::prefix;
 
 /// kube-proxy leaves services with this label to another proxy; so do we.
 const OTHER_PROXY: &str = "service.kubernetes.io/service-proxy-name";
+/// The condition by which the pools' controller marks its Services.
+const BALANCED: &str = "skep.io/LoadBalancerAddress";
 /// The API's default of ClientIP affinity.
 const AFFINITY_SECONDS: u32 = 10_800;
 
@@ -29,6 +31,10 @@ pub struct ServiceFacts {
     pub external_ips: Box<[IpAddr]>,
     pub balancer_ips: Box<[IpAddr]>,
     pub ports: Box<[PortFacts]>,
+    /// 0: none.
+    pub health_check_port: u16,
+    /// Its `balancer_ips` are from a pool of this cluster.
+    pub balanced_here: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,7 +81,15 @@ impl ServiceFacts {
             external_ips: addresses(spec.external_ips.iter().flatten().map(String::as_str)),
             balancer_ips: if kind == "LoadBalancer" { balancer_ips(service) } else { Box::default() },
             ports: spec.ports.iter().flatten().filter_map(PortFacts::extract).collect(),
+            health_check_port: health_check_port(kind, spec),
+            balanced_here: kind == "LoadBalancer" && is_balanced_here(service),
         })
+    }
+
+    /// Addresses that a node of the cluster answers for on its link.
+    pub fn announced(&self) -> impl Iterator<Item = &IpAddr> {
+        let balancer = self.balancer_ips.iter().filter(|_| self.balanced_here);
+        self.external_ips.iter().chain(balancer)
     }
 
     /// Whether anything but cluster addresses leads to it.
@@ -106,6 +120,17 @@ fn source_ranges(spec: &ServiceSpec, v4: bool) -> Box<[Prefix]> {
         return Box::default();
     }
     ranges.into_iter().collect()
+}
+
+fn health_check_port(kind: &str, spec: &ServiceSpec) -> u16 {
+    let local = kind == "LoadBalancer" && spec.external_traffic_policy.as_deref() == Some("Local");
+    let port = spec.health_check_node_port.filter(|_| local);
+    port.and_then(|port| u16::try_from(port).ok()).unwrap_or(0)
+}
+
+fn is_balanced_here(service: &Service) -> bool {
+    let mut conditions = service.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.any(|condition| condition.type_ == BALANCED)
 }
 
 /// Addresses of the load balancer that traffic still bears when it arrives here.

@@ -1,5 +1,6 @@
 //! What of an EndpointSlice the datapath needs.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -19,6 +20,8 @@ pub struct SliceFacts {
     pub v4: bool,
     pub ports: Box<[(Box<str>, Proto, u16)]>,
     pub endpoints: Box<[EndpointFacts]>,
+    /// Each once, in order.
+    pub ready_nodes: Box<[Arc<str>]>,
 }
 
 /// An endpoint that can be used now: ready, or, as the fallback, serving while it terminates (KEP-1669).
@@ -61,9 +64,19 @@ impl SliceFacts {
             service,
             v4,
             ports: ports.collect(),
-            endpoints: endpoints.filter_map(|endpoint| EndpointFacts::extract(endpoint, v4, node)).collect(),
+            endpoints: endpoints
+                .clone()
+                .filter_map(|endpoint| EndpointFacts::extract(endpoint, v4, node))
+                .collect(),
+            ready_nodes: ready_nodes(endpoints),
         })
     }
+}
+
+fn ready_nodes<'a>(endpoints: impl Iterator<Item = &'a Endpoint>) -> Box<[Arc<str>]> {
+    let ready = endpoints.filter(|e| e.conditions.as_ref().and_then(|c| c.ready).unwrap_or(true));
+    let names: BTreeSet<&str> = ready.filter_map(|endpoint| endpoint.node_name.as_deref()).collect();
+    names.into_iter().map(Arc::from).collect()
 }
 
 impl EndpointFacts {

@@ -1,0 +1,65 @@
+//! What load balancers outside may ask this node about a Service with externalTrafficPolicy Local: does it serve here?
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use skep_abi::Addr;
+
+use crate::index::Index;
+
+/// A health check node port's Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceHealth {
+    /// `namespace/name`.
+    pub service: Arc<str>,
+    /// Addresses of ready endpoints on this node.
+    pub local_endpoints: usize,
+}
+
+/// By port. Two Services with one port: the API refuses it; the first stays.
+pub fn compile(index: &Index) -> BTreeMap<u16, ServiceHealth> {
+    let mut ports = BTreeMap::new();
+    for (key, facts) in index.outward().filter(|(_, facts)| facts.health_check_port != 0) {
+        let endpoints = index.slices_of(key).flat_map(|slice| slice.endpoints.iter());
+        let local: BTreeSet<Addr> = endpoints.filter(|e| e.local && e.ready).map(|e| e.addr).collect();
+        let health = ServiceHealth { service: key.clone(), local_endpoints: local.len() };
+        ports.entry(facts.health_check_port).or_insert(health);
+    }
+    ports
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::Service;
+    use k8s_openapi::api::discovery::v1::EndpointSlice;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn ready_endpoints_of_this_node_are_counted_once_each() {
+        let mut index = Index::new("n1");
+        let service = json!({
+            "metadata": {"name": "s", "namespace": "ns"},
+            "spec": {"type": "LoadBalancer", "clusterIP": "10.96.0.9", "externalTrafficPolicy": "Local",
+                "healthCheckNodePort": 30000, "ports": [{"port": 80}]},
+        });
+        index.apply_service(&serde_json::from_value::<Service>(service.clone()).unwrap());
+        let count = |index: &Index| compile(index).get(&30_000).map(|health| health.local_endpoints);
+        assert_eq!(count(&index), Some(0));
+        let endpoint = |ip: &str, node: &str, ready: bool| json!({"addresses": [ip], "nodeName": node, "conditions": {"ready": ready, "serving": true, "terminating": !ready}});
+        for (name, port) in [("s-1", 80), ("s-2", 81)] {
+            let slice = json!({
+                "metadata": {"name": name, "namespace": "ns", "labels": {"kubernetes.io/service-name": "s"}},
+                "addressType": "IPv4", "ports": [{"name": "", "port": port}],
+                "endpoints": [endpoint("10.1.0.1", "n1", true), endpoint("10.1.0.2", "n1", false), endpoint("10.1.0.3", "n2", true)],
+            });
+            index.apply_slice(&serde_json::from_value::<EndpointSlice>(slice).unwrap());
+        }
+        assert_eq!(count(&index), Some(1));
+        let mut cluster = service;
+        cluster["spec"]["externalTrafficPolicy"] = json!("Cluster");
+        index.apply_service(&serde_json::from_value::<Service>(cluster).unwrap());
+        assert_eq!(count(&index), None);
+    }
+}
