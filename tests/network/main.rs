@@ -1,6 +1,7 @@
 //! The network half of a node in the kernel: the plugin's calls, API objects, packets between pods, a restart.
 
 mod agent;
+mod announce;
 mod churn;
 mod story;
 mod verdicts;

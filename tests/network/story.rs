@@ -83,7 +83,11 @@ fn serve_echo(pod: &NetNs) -> Result<()> {
 }
 
 fn dial(pod: &NetNs) -> Result<TcpStream> {
-    let to: SocketAddr = format!("{VIP}:80").parse()?;
+    dial_at(pod, &format!("{VIP}:80"))
+}
+
+fn dial_at(pod: &NetNs, to: &str) -> Result<TcpStream> {
+    let to: SocketAddr = to.parse()?;
     let stream = pod.run(move || TcpStream::connect_timeout(&to, Duration::from_millis(500)))??;
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(PATIENCE))?;
@@ -121,6 +125,18 @@ fn pods_service_policy_and_restart() -> Result<()> {
     within_deadline("the service answers", || dial(&client).is_ok_and(|stream| echoes(&stream)))?;
     let established = dial(&client)?;
     ensure!(echoes(&established), "no echo on a fresh connection");
+
+    // The same pod at a port of the node, as long as it has one.
+    let mut with_port = pod("server");
+    let host_port = json!([{"name": "c", "ports": [{"containerPort": 8080, "hostPort": 9080}]}]);
+    with_port.spec.as_mut().context("a spec")?.containers = object(host_port);
+    with_port.status = Some(object(json!({"phase": "Running", "podIPs": [{"ip": address}]})));
+    agent.index(move |index| index.apply_pod(&with_port))?;
+    let at_node = format!("{NODE_ADDR}:9080");
+    let answers = || dial_at(&client, &at_node).is_ok_and(|stream| echoes(&stream));
+    within_deadline("the host port answers", answers)?;
+    agent.index(|index| index.apply_pod(&pod("server")))?;
+    within_deadline("the host port is gone", || !answers())?;
 
     // Revoked by policy: the established connection too.
     agent.index(|index| index.apply_policy(&policy(None)))?;

@@ -3,6 +3,7 @@
 //! In: [`skep_netplan::Write`]s and pods' links. Out: the kernel doing it. Nothing is decided here. Everything that
 //! must outlive the process is pinned below `<bpffs>/v<ABI_VERSION>`; a new process adopts it, so packets never wait.
 
+mod announce;
 mod apply;
 mod attach;
 mod batch;
@@ -20,6 +21,7 @@ mod route;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+pub use announce::Announcer;
 pub use apply::ApplyError;
 pub use conntrack::Collected;
 pub use error::DatapathError;

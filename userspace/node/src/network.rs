@@ -6,10 +6,13 @@
 //! has been listed.
 
 pub mod allocations;
+mod announce;
 pub mod condition;
 pub mod dataplane;
+mod duties;
 pub mod engine;
 mod feed;
+mod health;
 pub mod kernel;
 
 use std::net::IpAddr;
@@ -18,6 +21,7 @@ use std::time::Duration;
 
 use ipnetwork::IpNetwork;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::NetworkState;
@@ -40,6 +44,8 @@ pub struct NetworkConfig {
     pub cni_socket: PathBuf,
     /// Folder of `allocations.json`: which sandbox has which address.
     pub state_dir: PathBuf,
+    /// The interface on whose link addresses of load balancers are answered for; none without one.
+    pub uplink: Option<String>,
     /// Of pods' interfaces, in bytes; 0: what the uplink allows.
     pub mtu: u32,
     /// Whether other nodes' pods are reached by an overlay; as the datapath is told.
@@ -58,6 +64,7 @@ impl NetworkConfig {
             pod_cidrs: Vec::new(),
             cni_socket,
             state_dir,
+            uplink: None,
             mtu: 0,
             overlay: false,
             coalesce: Duration::from_millis(2),
@@ -88,7 +95,7 @@ pub async fn run<D: Dataplane>(
 ) -> Result<(), NetworkError> {
     let (send, receive) = mpsc::channel(1024);
     let socket = config.cni_socket.clone();
-    let node = config.node.clone();
+    let (node, uplink) = (config.node.clone(), config.uplink.clone());
     let mut engine = Engine::open(config, dataplane).await?;
     let listener = crate::cni::listen(&socket)?;
     let stop = stop.child_token();
@@ -96,6 +103,11 @@ pub async fn run<D: Dataplane>(
     let _all = stop.clone().drop_guard();
     let mut watches = feed::spawn(&client, send.clone(), &stop);
     let condition = tokio::spawn(condition::report(client, node, state.subscribe(), stop.clone()));
+    let mut helpers = JoinSet::new();
+    helpers.spawn(health::run(engine.duties(), state.subscribe()));
+    if let Some(uplink) = uplink {
+        helpers.spawn(announce::run(uplink, engine.duties()));
+    }
     let serve = crate::cni::serve(listener, send, stop.clone());
     let result = tokio::select! {
         () = engine.run(receive, state, stop.clone()) => Ok(()),
@@ -103,6 +115,7 @@ pub async fn run<D: Dataplane>(
     };
     stop.cancel();
     watches.shutdown().await;
+    helpers.shutdown().await;
     condition.abort();
     result
 }

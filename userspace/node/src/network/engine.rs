@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::allocations::Allocations;
 use super::dataplane::{Dataplane, Failed};
+use super::duties::Duties;
 use super::{NetworkConfig, NetworkError, feed};
 use crate::config::NetworkState;
 
@@ -57,6 +58,7 @@ pub struct Engine<D> {
     failure: Option<Failure>,
     garbage_at: Option<Instant>,
     problems: BTreeSet<String>,
+    duties: watch::Sender<Duties>,
 }
 
 /// An ADD whose pod the API server has not told of yet.
@@ -90,9 +92,15 @@ impl<D: Dataplane> Engine<D> {
             failure: None,
             garbage_at: None,
             problems: BTreeSet::new(),
+            duties: watch::Sender::default(),
         };
         engine.restore().await;
         Ok(engine)
+    }
+
+    /// What others have to do.
+    pub(super) fn duties(&self) -> watch::Receiver<Duties> {
+        self.duties.subscribe()
     }
 
     pub async fn run(
@@ -142,6 +150,9 @@ impl<D: Dataplane> Engine<D> {
         if self.failure.as_ref().is_none_or(|failure| failure.retry_at <= now) {
             // The failure is kept and told of by `write` itself.
             let _ = self.write().await;
+        }
+        if self.planner.is_synced() {
+            Duties::tell(&self.planner.index, &self.duties);
         }
         self.serve_waiting().await;
         if self.garbage_at.is_some_and(|at| at <= now) {

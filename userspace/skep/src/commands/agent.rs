@@ -184,6 +184,7 @@ fn network(agent: &Agent) -> Result<KernelNetwork> {
         NetworkConfig::new(&agent.node, agent.cni_socket.clone(), agent.data_dir.join("network"));
     config.node_addrs.clone_from(&agent.node_ips);
     config.pod_cidrs.clone_from(&agent.pod_cidr);
+    config.uplink = Some(agent.uplink.clone());
     config.mtu = agent.mtu;
     let datapath = Options {
         bpffs: agent.bpffs.clone(),

@@ -1,0 +1,103 @@
+//! Answers on the uplink for addresses that no interface has: ARP and neighbour discovery on packet sockets.
+//!
+//! In: the addresses. Out: answers to who asks for one, and word to all of the link when one is new here. The sockets
+//! see nothing but ARP requests and neighbour solicitations, so traffic wakes nobody.
+
+mod frame;
+mod socket;
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv6Addr, UdpSocket};
+
+use frame::{Mac, answer_arp, answer_ndp, solicited_node, unasked};
+use socket::{Filter, PacketSocket};
+
+use crate::error::DatapathError;
+
+/// Longer than what is asked on any Ethernet.
+const FRAME_MAX: usize = 1518;
+
+pub struct Announcer {
+    ifindex: u32,
+    mac: Mac,
+    arp: PacketSocket,
+    ndp: PacketSocket,
+    /// Its memberships have the interface take in, and switches pass on, what is sent to the groups of our addresses.
+    groups: Option<UdpSocket>,
+    addrs: BTreeSet<IpAddr>,
+}
+
+impl Announcer {
+    /// Opens the sockets on the interface; answers nothing until told what for.
+    pub fn open(uplink: &str) -> Result<Announcer, DatapathError> {
+        let ifindex = socket::ifindex(uplink)?;
+        let (arp, mac) = PacketSocket::open(ifindex, Filter::ArpRequest)?;
+        let (ndp, _) = PacketSocket::open(ifindex, Filter::NeighbourSolicitation)?;
+        // Without IPv6 in the kernel there is nothing to answer.
+        let groups = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).ok();
+        Ok(Announcer { ifindex, mac, arp, ndp, groups, addrs: BTreeSet::new() })
+    }
+
+    /// From now on these are answered for; those that were not before.
+    pub fn answer_for(&mut self, addrs: &BTreeSet<IpAddr>) -> Vec<IpAddr> {
+        let groups = |addrs: &BTreeSet<IpAddr>| -> BTreeSet<Ipv6Addr> {
+            let v6 = addrs.iter().filter_map(|addr| match addr {
+                IpAddr::V6(ip) => Some(solicited_node(*ip)),
+                IpAddr::V4(_) => None,
+            });
+            v6.collect()
+        };
+        let (before, now) = (groups(&self.addrs), groups(addrs));
+        for group in before.difference(&now) {
+            self.member(|socket| socket.leave_multicast_v6(group, self.ifindex), group);
+        }
+        for group in now.difference(&before) {
+            self.member(|socket| socket.join_multicast_v6(group, self.ifindex), group);
+        }
+        let new = addrs.difference(&self.addrs).copied().collect();
+        self.addrs = addrs.clone();
+        new
+    }
+
+    /// An interface that takes in every group anyway needs no membership: failure is worth a word only.
+    fn member(&self, change: impl Fn(&UdpSocket) -> std::io::Result<()>, group: &Ipv6Addr) {
+        if let Some(Err(error)) = self.groups.as_ref().map(change) {
+            tracing::warn!(%group, %error, "membership of a solicited-node group");
+        }
+    }
+
+    /// Tells all of the link that the address is here.
+    pub fn announce(&self, addr: IpAddr) -> Result<(), DatapathError> {
+        let socket = if addr.is_ipv4() { &self.arp } else { &self.ndp };
+        unasked(addr, self.mac).iter().try_for_each(|frame| socket.send(frame))
+    }
+
+    /// Answers until a socket fails, as when the interface is gone.
+    pub async fn serve(&self) -> DatapathError {
+        let ours = |ip: IpAddr| self.addrs.contains(&ip);
+        let arp = self.answer(&self.arp, |frame| answer_arp(frame, self.mac, ours));
+        let ndp = self.answer(&self.ndp, |frame| answer_ndp(frame, self.mac, ours));
+        tokio::select! {
+            error = arp => error,
+            error = ndp => error,
+        }
+    }
+
+    async fn answer(
+        &self,
+        socket: &PacketSocket,
+        answer: impl Fn(&[u8]) -> Option<Vec<u8>>,
+    ) -> DatapathError {
+        let mut buffer = [0; FRAME_MAX];
+        loop {
+            let length = match socket.receive(&mut buffer).await {
+                Ok(length) => length,
+                Err(error) => return error,
+            };
+            let answered = buffer.get(..length).and_then(&answer);
+            if let Some(Err(error)) = answered.map(|frame| socket.send(&frame)) {
+                return error;
+            }
+        }
+    }
+}
