@@ -2,25 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::kinds::{Kind, kinds};
-
-/// Groups in the order of discovery, each with its versions, preferred first. The core group is not among them.
-fn groups() -> Vec<(&'static str, Vec<&'static str>)> {
-    let mut groups: Vec<(&str, Vec<&str>)> = Vec::new();
-    for kind in kinds().iter().filter(|kind| !kind.group.is_empty()) {
-        match groups.iter_mut().find(|(group, _)| *group == kind.group) {
-            Some((_, versions)) if versions.contains(&kind.version) => {}
-            Some((_, versions)) => versions.push(kind.version),
-            None => groups.push((kind.group, vec![kind.version])),
-        }
-    }
-    groups
-}
-
-/// The resources of one group and version.
-fn of(group: &str, version: &str) -> impl Iterator<Item = &'static Kind> {
-    kinds().iter().filter(move |kind| kind.group == group && kind.version == version)
-}
+use crate::kinds::{Kind, Registry};
 
 /// Group, version and kind of the body of a subresource, where it is not its parent's.
 fn subresource_kind(kind: &Kind, subresource: &str) -> (&'static str, &'static str, &'static str) {
@@ -51,15 +33,16 @@ fn subresource_verbs(subresource: &str) -> &'static [&'static str] {
 }
 
 /// `/apis` (and `/api` with `core`) for clients that accept aggregated discovery.
-pub fn aggregated(core: bool) -> Value {
-    let groups = if core { vec![("", vec!["v1"])] } else { groups() };
+pub fn aggregated(registry: &Registry, core: bool) -> Value {
+    let groups = if core { vec![("", vec!["v1"])] } else { registry.groups() };
     let items: Vec<Value> = groups
         .iter()
         .map(|(group, versions)| {
             let versions: Vec<Value> = versions
                 .iter()
                 .map(|version| {
-                    let resources: Vec<Value> = of(group, version).map(aggregated_resource).collect();
+                    let resources: Vec<Value> =
+                        registry.of(group, version).map(|kind| aggregated_resource(kind)).collect();
                     json!({"version": version, "resources": resources, "freshness": "Current"})
                 })
                 .collect();
@@ -74,7 +57,7 @@ pub fn aggregated(core: bool) -> Value {
     json!({"kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items})
 }
 
-fn aggregated_resource(kind: &'static Kind) -> Value {
+fn aggregated_resource(kind: &Kind) -> Value {
     let gvk = |(group, version, kind): (&str, &str, &str)| json!({"group": group, "version": version, "kind": kind});
     let mut resource = json!({
         "resource": kind.plural,
@@ -115,15 +98,15 @@ pub fn core_versions(server: &str) -> Value {
 }
 
 /// `/apis`.
-pub fn group_list() -> Value {
+pub fn group_list(registry: &Registry) -> Value {
     let groups: Vec<Value> =
-        groups().into_iter().map(|(group, versions)| group_entry(group, &versions)).collect();
+        registry.groups().into_iter().map(|(group, versions)| group_entry(group, &versions)).collect();
     json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
 }
 
 /// `/apis/<group>`; `None` if there is no such group.
-pub fn group(name: &str) -> Option<Value> {
-    let (group, versions) = groups().into_iter().find(|(group, _)| *group == name)?;
+pub fn group(registry: &Registry, name: &str) -> Option<Value> {
+    let (group, versions) = registry.groups().into_iter().find(|(group, _)| *group == name)?;
     let mut entry = group_entry(group, &versions);
     entry["kind"] = "APIGroup".into();
     entry["apiVersion"] = "v1".into();
@@ -138,9 +121,9 @@ fn group_entry(group: &str, versions: &[&str]) -> Value {
 }
 
 /// `/api/v1` and `/apis/<group>/<version>`; `None` if there is no such version.
-pub fn resources(group: &str, version: &str) -> Option<Value> {
+pub fn resources(registry: &Registry, group: &str, version: &str) -> Option<Value> {
     let mut list = Vec::new();
-    for kind in of(group, version) {
+    for kind in registry.of(group, version) {
         let mut resource = json!({
             "name": kind.plural, "singularName": kind.singular, "namespaced": kind.namespaced(),
             "kind": kind.kind, "verbs": kind.verbs,

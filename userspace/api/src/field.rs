@@ -57,8 +57,10 @@ impl Errors {
         self.0.is_empty()
     }
 
-    fn push(&mut self, path: &Path, reason: &'static str, message: String) {
-        self.0.push(FieldError { field: path.to_string(), reason, message });
+    /// An error of any kind; the path of the object itself is shown as upstream shows it.
+    pub(crate) fn push(&mut self, path: &Path, reason: &'static str, message: String) {
+        let field = if path.0.is_empty() { "<nil>".to_owned() } else { path.to_string() };
+        self.0.push(FieldError { field, reason, message });
     }
 
     pub fn required(&mut self, path: &Path, detail: &str) {
@@ -79,6 +81,12 @@ impl Errors {
 
     pub fn duplicate(&mut self, path: &Path, value: &Value) {
         self.push(path, "FieldValueDuplicate", format!("Duplicate value: {}", shown(value)));
+    }
+
+    pub fn too_many(&mut self, path: &Path, actual: usize, max: usize) {
+        let items = if max == 1 { "item" } else { "items" };
+        let message = format!("Too many: {actual}: must have at most {max} {items}");
+        self.push(path, "FieldValueTooMany", message);
     }
 
     pub fn too_long(&mut self, path: &Path, max: usize) {

@@ -3,6 +3,8 @@
 //! PURE: values in, values out. The API server does what is decided here; time and random names come in as arguments.
 
 pub mod apply;
+pub mod cel;
+pub mod custom;
 pub mod discovery;
 pub mod field;
 pub mod kinds;
@@ -19,5 +21,5 @@ pub mod status;
 pub mod table;
 
 pub use field::{Errors, FieldError};
-pub use kinds::{Kind, Scope, find, find_kind, kinds};
+pub use kinds::{Kind, KindRef, Registry, Scope, find, find_kind, kinds};
 pub use status::Status;

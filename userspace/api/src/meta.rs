@@ -52,6 +52,23 @@ pub fn uid(object: &Value) -> &str {
     object["metadata"]["uid"].as_str().unwrap_or_default()
 }
 
+/// What `autoscaling/v1` Scale shows of an object's metadata.
+pub fn of_scale(object: &Value) -> Value {
+    let mut metadata = Map::new();
+    for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
+        if let Some(value) = object["metadata"].get(field) {
+            metadata.insert(field.to_owned(), value.clone());
+        }
+    }
+    Value::Object(metadata)
+}
+
+/// The metadata of an object that stands in another.
+pub(crate) fn validate_embedded(object: &Value, path: &Path, errors: &mut Errors) {
+    validate_labels(&object["metadata"]["labels"], &path.child("labels"), errors);
+    validate_annotations(&object["metadata"]["annotations"], &path.child("annotations"), errors);
+}
+
 pub(crate) fn validate(object: &Value, kind: &Kind, errors: &mut Errors) {
     let metadata = &object["metadata"];
     let path = Path::new("metadata");

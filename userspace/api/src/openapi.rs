@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
 
-use crate::kinds::{Kind, kinds};
+use crate::custom::publish;
+use crate::kinds::{Kind, KindRef, Registry};
 use crate::schema::{self, Field, Shape, Type, named};
 
 /// Which of the two dialects.
@@ -19,14 +20,30 @@ impl Dialect {
         let folder = if self == Dialect::V2 { "#/definitions" } else { "#/components/schemas" };
         format!("{folder}/io.k8s.{name}")
     }
+
+    fn reference_to(self, kind: &Kind) -> String {
+        match kind.custom {
+            Some(_) => self.reference("").replace("io.k8s.", &publish::name(kind)),
+            None => self.reference(kind.schema),
+        }
+    }
 }
 
-/// `/openapi/v3`: where each group and version's document is. The hash changes with the program's version only.
-pub fn v3_index(hash: &str) -> Value {
+/// `/openapi/v3`: where each group and version's document is. The hash of built-in ones changes with the
+/// program's version only.
+pub fn v3_index(registry: &Registry, hash: &str) -> Value {
+    let mut documents: Vec<(String, Option<u64>)> = Vec::new();
+    for kind in registry.iter() {
+        let (path, custom) = (root(kind), kind.custom.as_ref().map(|custom| custom.version.hash));
+        match documents.iter_mut().find(|(known, _)| *known == path) {
+            Some((_, hash)) => *hash = custom.or(*hash).map(|new| new ^ hash.unwrap_or(0).rotate_left(1)),
+            None => documents.push((path, custom)),
+        }
+    }
     let mut paths = Map::new();
-    for kind in kinds() {
-        let path = root(kind);
-        let url = format!("/openapi/v3/{path}?hash={hash}");
+    for (path, custom) in documents {
+        let made = custom.map(|hash| format!("-{hash:016x}")).unwrap_or_default();
+        let url = format!("/openapi/v3/{path}?hash={hash}{made}");
         paths.insert(path, json!({"serverRelativeURL": url}));
     }
     json!({"paths": paths})
@@ -41,9 +58,8 @@ fn root(kind: &Kind) -> String {
 }
 
 /// `/openapi/v3/apis/<group>/<version>`; `None` if there is no such version.
-pub fn v3(group: &str, version: &str) -> Option<Value> {
-    let rows: Vec<&Kind> =
-        kinds().iter().filter(|kind| kind.group == group && kind.version == version).collect();
+pub fn v3(registry: &Registry, group: &str, version: &str) -> Option<Value> {
+    let rows: Vec<&KindRef> = registry.of(group, version).collect();
     if rows.is_empty() {
         return None;
     }
@@ -57,8 +73,8 @@ pub fn v3(group: &str, version: &str) -> Option<Value> {
 }
 
 /// `/openapi/v2`.
-pub fn v2() -> Value {
-    let rows: Vec<&Kind> = kinds().iter().collect();
+pub fn v2(registry: &Registry) -> Value {
+    let rows: Vec<&KindRef> = registry.iter().collect();
     json!({
         "swagger": "2.0",
         "info": {"title": "Kubernetes", "version": "v1.36.0"},
@@ -88,7 +104,7 @@ pub fn v2_protobuf() -> Vec<u8> {
     [field(1, b"2.0"), field(2, &info), field(8, &[])].concat()
 }
 
-fn paths(dialect: Dialect, rows: &[&Kind]) -> Map<String, Value> {
+fn paths(dialect: Dialect, rows: &[&KindRef]) -> Map<String, Value> {
     let mut paths = Map::new();
     for kind in rows {
         let scope = if kind.namespaced() { "/namespaces/{namespace}" } else { "" };
@@ -118,7 +134,7 @@ fn paths(dialect: Dialect, rows: &[&Kind]) -> Map<String, Value> {
 }
 
 fn operation(dialect: Dialect, kind: &Kind, action: &str) -> Value {
-    let reference = json!({"$ref": dialect.reference(kind.schema)});
+    let reference = json!({"$ref": dialect.reference_to(kind)});
     let ok = match dialect {
         Dialect::V2 => json!({"description": "OK", "schema": reference}),
         Dialect::V3 => json!({"description": "OK", "content": {"application/json": {"schema": reference}}}),
@@ -145,8 +161,18 @@ fn operation(dialect: Dialect, kind: &Kind, action: &str) -> Value {
 }
 
 /// The types of the rows and all that they refer to.
-fn schemas(dialect: Dialect, rows: &[&Kind]) -> Map<String, Value> {
+fn schemas(dialect: Dialect, rows: &[&KindRef]) -> Map<String, Value> {
+    let made = rows.iter().filter_map(|kind| Some((kind, kind.custom.as_deref()?)));
+    let made = made.map(|(kind, custom)| {
+        let reference = |name: &str| dialect.reference(name);
+        let schema = match dialect {
+            Dialect::V2 => publish::v2(kind, custom, reference),
+            Dialect::V3 => publish::v3(kind, custom, reference),
+        };
+        (publish::name(kind), schema)
+    });
     let mut wanted: Vec<&'static str> = rows.iter().map(|kind| kind.schema).collect();
+    wanted.push("apimachinery.pkg.apis.meta.v1.ObjectMeta");
     wanted.extend(["apimachinery.pkg.apis.meta.v1.DeleteOptions", "apimachinery.pkg.apis.meta.v1.Status"]);
     let mut done = BTreeSet::new();
     while let Some(name) = wanted.pop() {
@@ -157,7 +183,7 @@ fn schemas(dialect: Dialect, rows: &[&Kind]) -> Map<String, Value> {
         }
     }
     let found = done.into_iter().filter_map(named);
-    found.map(|found| (format!("io.k8s.{}", found.name), definition(dialect, found))).collect()
+    found.map(|found| (format!("io.k8s.{}", found.name), definition(dialect, found))).chain(made).collect()
 }
 
 fn collect(shape: Shape, names: &mut Vec<&'static str>) {

@@ -11,6 +11,9 @@ use skep_api::Status;
 /// As upstream's MaxRequestBodyBytes.
 pub(crate) const LIMIT: usize = 3 << 20;
 
+/// Of built-in kinds only.
+pub(crate) const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
+
 /// Reads the body; 413 if it is over the limit.
 pub(crate) async fn read(body: Body) -> Result<Bytes, Status> {
     match Limited::new(body, LIMIT).collect().await {
@@ -31,7 +34,7 @@ pub(crate) fn decode(headers: &HeaderMap, bytes: &Bytes) -> Result<Value, Status
     match media_type(headers) {
         "" | "application/json" | "*/*" => json(bytes),
         "application/yaml" | "text/yaml" => yaml(bytes),
-        "application/vnd.kubernetes.protobuf" => protobuf(bytes),
+        PROTOBUF => protobuf(bytes),
         _ => Err(Status::unsupported_media_type(
             "application/json, application/yaml, application/vnd.kubernetes.protobuf",
         )),

@@ -6,11 +6,12 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, Uri};
-use skep_api::Status;
+use skep_api::{Kind, Status};
 
 use crate::admission::Notes;
 use crate::authn::{self, Identity};
 use crate::authz::Attributes;
+use crate::body::{PROTOBUF, media_type};
 use crate::handlers;
 use crate::negotiate::{respond, respond_status};
 use crate::route::{Route, Target, route, verb};
@@ -116,7 +117,7 @@ pub(crate) async fn unaudited(server: Arc<Inner>, request: Request) -> Response 
 async fn answer(server: Arc<Inner>, request: Request, notes: &Arc<Notes>) -> Result<Response, Status> {
     let identity = authn::authenticate(&server, &request)?;
     let query = Query::parse(request.uri());
-    match route(request.uri().path()) {
+    match route(&server.caches.registry(), request.uri().path()) {
         Route::Other => {
             let path = request.uri().path().to_owned();
             let verb = request.method().as_str().to_lowercase();
@@ -130,7 +131,10 @@ async fn answer(server: Arc<Inner>, request: Request, notes: &Arc<Notes>) -> Res
             let call = Call { server, identity, target, method: parts, headers: body, query, notes };
             let attributes = call.attributes(verb(&call.method, &call.target, watching));
             call.server.caches.access().check(&attributes)?;
-            dispatch(call, request, watching).await
+            let kind = call.target.kind.clone();
+            let mut response = dispatch(call, request, watching).await?;
+            warn_of_version(&kind, &mut response);
+            Ok(response)
         }
     }
 }
@@ -152,15 +156,24 @@ impl Call {
     }
 }
 
+/// Tells who uses a deprecated version of a made kind.
+fn warn_of_version(kind: &Kind, response: &mut Response) {
+    let warning = kind.custom.as_ref().and_then(|custom| custom.version.warning.clone());
+    add_warnings(response.headers_mut(), &warning.into_iter().collect());
+}
+
 async fn dispatch(call: Call, request: Request, watching: bool) -> Result<Response, Status> {
     let target = &call.target;
+    if target.kind.custom.is_some() && media_type(&call.headers) == PROTOBUF {
+        return Err(Status::unsupported_media_type("application/json, application/yaml"));
+    }
     if !target.subresource.is_empty() && !matches!(target.subresource.as_str(), "status") {
         return subresources::handle(call, request).await;
     }
     let verb = verb(&call.method, target, watching);
     let of_status = target.subresource == "status" && matches!(verb, "get" | "update" | "patch");
     if !of_status && !target.kind.verbs.contains(&verb) {
-        return Err(Status::method_not_supported(target.kind, verb));
+        return Err(not_allowed(&target.kind, verb));
     }
     match verb {
         "watch" => handlers::watch::handle(call).await,
@@ -174,6 +187,16 @@ async fn dispatch(call: Call, request: Request, watching: bool) -> Result<Respon
     }
 }
 
+/// What a kind does not do, or not any more.
+fn not_allowed(kind: &Kind, verb: &str) -> Status {
+    let terminating = kind.custom.as_ref().is_some_and(|custom| custom.definition.terminating);
+    if terminating && verb == "create" {
+        let why = "create not allowed while custom resource definition is terminating";
+        return Status::new(405, "MethodNotAllowed", why);
+    }
+    Status::method_not_supported(kind, verb)
+}
+
 async fn write(call: Call, verb: &str, body: Bytes) -> Result<Response, Status> {
     match verb {
         "create" => handlers::create::handle(call, body).await,
@@ -181,7 +204,7 @@ async fn write(call: Call, verb: &str, body: Bytes) -> Result<Response, Status> 
         "patch" => handlers::patch::handle(call, body).await,
         "delete" => handlers::delete::handle(call, body).await,
         "deletecollection" => handlers::delete::handle_collection(call, body).await,
-        _ => Err(Status::method_not_supported(call.target.kind, verb)),
+        _ => Err(Status::method_not_supported(&call.target.kind, verb)),
     }
 }
 

@@ -13,6 +13,8 @@ mod body;
 mod bootstrap;
 mod cache;
 mod config;
+mod convert;
+mod crd;
 mod events;
 mod handlers;
 mod http;
@@ -24,6 +26,7 @@ mod review;
 mod route;
 mod serve;
 mod subresources;
+mod webhook;
 mod write;
 
 use std::sync::Arc;
@@ -60,6 +63,7 @@ impl ApiServer {
         let server = ApiServer { inner: Arc::new(inner) };
         bootstrap::run(&server.inner).await?;
         allocate::keep_repaired(&server.inner);
+        tokio::spawn(crd::run(Arc::downgrade(&server.inner)));
         Ok(server)
     }
 

@@ -48,10 +48,10 @@ pub(crate) fn as_writer<T>(call: &Call, part: Part, with: impl FnOnce(&Writer<'_
 
 /// Notes what the request changed of `old` (null for a new object).
 pub(crate) fn track(call: &Call, old: &Value, new: &mut Value, part: Part) {
-    as_writer(call, part, |writer| apply::track(stored_kind(call.target.kind), old, new, writer));
+    as_writer(call, part, |writer| apply::track(stored_kind(&call.target.kind), old, new, writer));
 }
 
 /// The kind in whose form objects are stored.
-fn stored_kind(kind: &'static Kind) -> &'static Kind {
+fn stored_kind(kind: &Kind) -> &Kind {
     if kind.group == events::GROUP { find("", "v1", "events").unwrap_or(kind) } else { kind }
 }

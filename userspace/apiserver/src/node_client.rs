@@ -72,7 +72,7 @@ impl NodeClient {
     }
 }
 
-async fn exchange<T>(
+pub(crate) async fn exchange<T>(
     io: T,
     request: http::Request<Body>,
 ) -> Result<http::Response<hyper::body::Incoming>, String>

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde_json::{Map, Value};
 use skep_api::Kind;
+use skep_api::custom::Custom;
 use skep_api::selector::selectable_fields;
 use skep_store::{Entry, Revision};
 
@@ -15,6 +16,8 @@ pub(crate) struct Object {
     pub(crate) revision: Revision,
     /// The whole object, as it is sent.
     pub(crate) bytes: Bytes,
+    /// Of the bytes, for a kind that a definition made; empty for a built-in one.
+    pub(crate) version: &'static str,
     /// The parts of the object that selectors may ask for, in their places.
     pub(crate) selectable: Value,
 }
@@ -22,12 +25,53 @@ pub(crate) struct Object {
 impl Object {
     /// From a stored entry, whose value has no resourceVersion: the revision is it.
     pub(crate) fn from_entry(kind: &Kind, entry: &Entry) -> Object {
-        let value = serde_json::from_slice(&entry.value).unwrap_or(Value::Null);
+        let mut value = serde_json::from_slice(&entry.value).unwrap_or(Value::Null);
+        let Some(custom) = &kind.custom else {
+            return Object {
+                key: entry.key.clone(),
+                revision: entry.modified,
+                bytes: with_revision(&entry.value, entry.modified),
+                version: "",
+                selectable: selectable(kind, &value),
+            };
+        };
+        custom.restore(&mut value);
+        Object::of_custom(kind, custom, entry.key.clone(), entry.modified, &value)
+    }
+
+    /// What was written by a request, in the version in which it was written.
+    pub(crate) fn written(kind: &Kind, entry: &Entry, value: &Value) -> Object {
+        match &kind.custom {
+            None => Object::from_entry(kind, entry),
+            Some(custom) => Object::of_custom(kind, custom, entry.key.clone(), entry.modified, value),
+        }
+    }
+
+    /// The same object in another version.
+    pub(crate) fn converted(&self, kind: &Kind, value: &Value) -> Object {
+        match &kind.custom {
+            None => self.with_bytes(Bytes::from(value.to_string())),
+            Some(custom) => Object::of_custom(kind, custom, self.key.clone(), self.revision, value),
+        }
+    }
+
+    fn of_custom(kind: &Kind, custom: &Custom, key: Arc<str>, revision: Revision, value: &Value) -> Object {
         Object {
-            key: entry.key.clone(),
-            revision: entry.modified,
-            bytes: with_revision(&entry.value, entry.modified),
-            selectable: selectable(kind, &value),
+            key,
+            revision,
+            bytes: with_revision(&to_stored(value), revision),
+            version: custom.version_of(value),
+            selectable: selectable(kind, value),
+        }
+    }
+
+    fn with_bytes(&self, bytes: Bytes) -> Object {
+        Object {
+            key: self.key.clone(),
+            revision: self.revision,
+            bytes,
+            version: self.version,
+            selectable: self.selectable.clone(),
         }
     }
 
@@ -35,12 +79,7 @@ impl Object {
     pub(crate) fn deleted(&self, revision: Revision) -> Object {
         let mut value = self.value();
         value["metadata"]["resourceVersion"] = revision.to_string().into();
-        Object {
-            key: self.key.clone(),
-            revision,
-            bytes: Bytes::from(value.to_string()),
-            selectable: self.selectable.clone(),
-        }
+        Object { revision, ..self.with_bytes(Bytes::from(value.to_string())) }
     }
 
     pub(crate) fn value(&self) -> Value {
@@ -89,7 +128,11 @@ fn selectable(kind: &Kind, object: &Value) -> Value {
     if let Some(labels) = object["metadata"].get("labels") {
         out["metadata"]["labels"] = labels.clone();
     }
-    for field in selectable_fields(kind) {
+    let fields = match &kind.custom {
+        Some(custom) => custom.selectable_of(object),
+        None => selectable_fields(kind),
+    };
+    for field in fields {
         let (mut from, mut to) = (object, &mut out);
         for part in field.split('.') {
             from = &from[part];

@@ -1,7 +1,7 @@
 //! A request's path and method to what it asks for. Pure.
 
 use http::Method;
-use skep_api::Kind;
+use skep_api::{KindRef, Registry};
 
 /// What a path names.
 #[derive(Debug)]
@@ -13,7 +13,7 @@ pub(crate) enum Route {
 
 #[derive(Clone, Debug)]
 pub(crate) struct Target {
-    pub(crate) kind: &'static Kind,
+    pub(crate) kind: KindRef,
     /// Empty for all namespaces or a cluster-wide kind.
     pub(crate) namespace: String,
     /// Empty for a collection.
@@ -23,7 +23,15 @@ pub(crate) struct Target {
     pub(crate) rest: String,
 }
 
-pub(crate) fn route(path: &str) -> Route {
+impl Target {
+    /// All objects of a kind.
+    pub(crate) fn collection(kind: KindRef) -> Target {
+        let none = String::new;
+        Target { kind, namespace: none(), name: none(), subresource: none(), rest: none() }
+    }
+}
+
+pub(crate) fn route(registry: &Registry, path: &str) -> Route {
     let mut parts = path.split('/').filter(|part| !part.is_empty());
     let (group, version) = match parts.next() {
         Some("api") => ("", parts.next()),
@@ -35,14 +43,16 @@ pub(crate) fn route(path: &str) -> Route {
     };
     let Some(version) = version else { return Route::Other };
     let parts: Vec<&str> = parts.collect();
-    target(group, version, &parts).map_or(Route::Other, Route::Resource)
+    target(registry, group, version, &parts).map_or(Route::Other, Route::Resource)
 }
 
-fn target(group: &str, version: &str, parts: &[&str]) -> Option<Target> {
-    let find = |plural: &str| skep_api::find(group, version, plural);
+fn target(registry: &Registry, group: &str, version: &str, parts: &[&str]) -> Option<Target> {
+    let find = |plural: &str| registry.find(group, version, plural);
     // `namespaces/x/pods` is pods in x, but `namespaces/x/status` is a part of the namespace itself.
     let (kind, namespace, rest) = match parts {
-        ["namespaces", namespace, plural, rest @ ..] if find(plural).is_some_and(Kind::namespaced) => {
+        ["namespaces", namespace, plural, rest @ ..]
+            if find(plural).is_some_and(|kind| kind.namespaced()) =>
+        {
             (find(plural)?, *namespace, rest)
         }
         [plural, rest @ ..] => (find(plural)?, "", rest),
@@ -96,7 +106,7 @@ mod tests {
     use super::*;
 
     fn shown(path: &str) -> String {
-        match route(path) {
+        match route(&Registry::with(Vec::new()), path) {
             Route::Other => "other".to_owned(),
             Route::Resource(t) => [t.kind.plural, &t.namespace, &t.name, &t.subresource, &t.rest].join("|"),
         }

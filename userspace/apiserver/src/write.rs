@@ -15,7 +15,7 @@ use crate::admission::{self, Request};
 use crate::http::{Call, Query};
 use crate::negotiate::{View, render, respond};
 use crate::object::{Object, key, to_stored};
-use crate::{Inner, allocate, managers};
+use crate::{Inner, allocate, convert, managers};
 
 /// Query options of a write.
 pub(crate) struct Options {
@@ -176,14 +176,15 @@ pub(crate) async fn find_latest(
     name: &str,
 ) -> Result<Arc<Object>, Status> {
     server.caches.catch_up().await.map_err(store_error)?;
-    find(server, kind, namespace, name)
+    convert::one(server, kind, find(server, kind, namespace, name)?).await
 }
 
 /// Stores a new object.
 pub(crate) async fn insert(server: &Inner, kind: &Kind, object: &Value) -> Result<Object, Status> {
     let at = key(kind, meta::namespace(object), meta::name(object));
-    match server.caches.store().put(&at, to_stored(object), Expect::Absent).await {
-        Ok(entry) => Ok(Object::from_entry(kind, &entry)),
+    let stored = convert::to_stored(server, kind, object).await?;
+    match server.caches.store().put(&at, stored, Expect::Absent).await {
+        Ok(entry) => Ok(Object::written(kind, &entry, object)),
         Err(StoreError::Conflict { .. }) => Err(Status::already_exists(kind, meta::name(object))),
         Err(error) => Err(store_error(error)),
     }
@@ -199,17 +200,18 @@ pub(crate) async fn replace(
     if is_finished(kind, new) {
         return remove(server, kind, old).await;
     }
-    let bytes = to_stored(new);
     if is_same(new, &old.value()) {
         return Ok(Object {
             key: old.key.clone(),
             revision: old.revision,
             bytes: old.bytes.clone(),
+            version: old.version,
             selectable: old.selectable.clone(),
         });
     }
-    match server.caches.store().put(&old.key, bytes, Expect::Revision(old.revision)).await {
-        Ok(entry) => Ok(Object::from_entry(kind, &entry)),
+    let stored = convert::to_stored(server, kind, new).await?;
+    match server.caches.store().put(&old.key, stored, Expect::Revision(old.revision)).await {
+        Ok(entry) => Ok(Object::written(kind, &entry, new)),
         Err(StoreError::Conflict { .. }) => Err(Status::stale(kind, meta::name(new))),
         Err(error) => Err(store_error(error)),
     }
@@ -268,7 +270,7 @@ pub(crate) async fn update(
     part: Part,
     options: &Options,
 ) -> Result<Object, Status> {
-    let (server, kind) = (&call.server, call.target.kind);
+    let (server, kind) = (&call.server, &call.target.kind);
     let before = old.value();
     keep_system_fields(&mut new, &before);
     kind.prepare_update(&mut new, &before, part);

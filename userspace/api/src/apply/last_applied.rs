@@ -20,7 +20,7 @@ pub(super) fn unchanged(kind: &Kind, live: &Value) -> Fields {
     if applied["apiVersion"] != kind.api_version() {
         return Fields::default();
     }
-    let root = Place::root(kind.schema);
+    let root = Place::root(kind);
     let mut said = walk::said(root, &applied);
     let since = walk::changes(root, &applied, live);
     said.subtract(&since.changed);

@@ -124,7 +124,7 @@ fn tracked(
 
 fn compare(kind: &Kind, old: &Value, new: &Value) -> Changes {
     let empty = json!({});
-    walk::changes(Place::root(kind.schema), if old.is_object() { old } else { &empty }, new)
+    walk::changes(Place::root(kind), if old.is_object() { old } else { &empty }, new)
 }
 
 /// Drops what no writer can own by this way.
@@ -214,7 +214,7 @@ fn check(kind: &Kind, config: &Value) -> Result<(), Status> {
     if !config["metadata"]["managedFields"].is_null() {
         return Err(Status::bad_request("metadata.managedFields must be nil"));
     }
-    walk::check(Place::root(kind.schema), config, "").map_err(|why| {
+    walk::check(Place::root(kind), config, "").map_err(|why| {
         let (namespace, name) = (meta::namespace(config), meta::name(config));
         Status::new(
             500,
@@ -240,7 +240,7 @@ struct Attempt<'a> {
 
 impl Attempt<'_> {
     fn run(&self, mut managers: Managers, force: bool) -> Result<(Value, Managers), Conflicts> {
-        let (kind, root) = (self.kind, Place::root(self.kind.schema));
+        let (kind, root) = (self.kind, Place::root(self.kind));
         let id = self.writer.id(kind, true);
         let said = walk::said(root, self.config);
         let mut new = walk::merge(root, self.live.clone(), self.config);

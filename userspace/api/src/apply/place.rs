@@ -3,10 +3,12 @@
 use serde_json::{Map, Value};
 
 use super::fields;
+use crate::custom::{self, ListType, Structural};
+use crate::kinds::Kind;
 use crate::schema::{Field, Scalar, Shape, Type, named};
 
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Place {
+pub(super) enum Place<'a> {
     /// One owner for all of it.
     Leaf,
     Struct(&'static Type),
@@ -18,15 +20,27 @@ pub(super) enum Place {
     List(&'static Field, Shape),
     /// Anything: objects by their entries, all else whole.
     Untyped,
+    /// An object of a definition's schema; the whole resource, or one that is embedded, has metadata of upstream's type.
+    Object {
+        schema: &'a Structural,
+        resource: bool,
+    },
+    /// A list of a definition's schema whose items are known by its keys.
+    Items(&'a Structural),
 }
 
-impl Place {
+const OBJECT_META: &str = "apimachinery.pkg.apis.meta.v1.ObjectMeta";
+
+impl<'a> Place<'a> {
     /// The place of a whole object.
-    pub(super) fn root(schema: &str) -> Place {
-        named(schema).map_or(Place::Untyped, Place::Struct)
+    pub(super) fn root(kind: &'a Kind) -> Place<'a> {
+        match &kind.custom {
+            Some(custom) => Place::Object { schema: &custom.version.schema, resource: true },
+            None => named(kind.schema).map_or(Place::Untyped, Place::Struct),
+        }
     }
 
-    fn of(shape: Shape, field: Option<&'static Field>) -> Place {
+    fn of(shape: Shape, field: Option<&'static Field>) -> Place<'a> {
         if field.and_then(Field::map_type) == Some("atomic") {
             return Place::Leaf;
         }
@@ -47,54 +61,132 @@ impl Place {
         }
     }
 
-    /// The place of a field or entry, and the schema's field where it names one.
-    pub(super) fn child(self, name: &str) -> (Place, Option<&'static Field>) {
+    fn of_structural(schema: &'a Structural) -> Place<'a> {
+        match schema.shape {
+            custom::Shape::Object if schema.atomic_map => Place::Leaf,
+            custom::Shape::Object => Place::Object { schema, resource: schema.embedded },
+            custom::Shape::Array => match schema.list_type {
+                ListType::Map => Place::Items(schema),
+                ListType::Set => Place::Set,
+                ListType::Atomic => Place::Leaf,
+            },
+            custom::Shape::Any if schema.preserve => Place::Untyped,
+            _ => Place::Leaf,
+        }
+    }
+
+    /// The place of a field or entry, and what the schema says of it where it names it.
+    pub(super) fn child(self, name: &str) -> (Place<'a>, Option<Known>) {
         match self {
             Place::Struct(schema) => match schema.field(name) {
-                Some(field) => (Place::of(field.shape, Some(field)), Some(field)),
+                Some(field) => {
+                    (Place::of(field.shape, Some(field)), Some(Known { required: field.required }))
+                }
                 None => (Place::Untyped, None),
             },
             Place::Map(shape) => (Place::of(shape, None), None),
+            Place::Object { schema, resource } => {
+                // What a definition requires may still be absent from what was: only Go's structs are always there.
+                let known = Some(Known { required: false });
+                match (name, schema.properties.get(name)) {
+                    ("metadata", _) if resource => (
+                        named(OBJECT_META).map_or(Place::Untyped, Place::Struct),
+                        Some(Known { required: false }),
+                    ),
+                    ("apiVersion" | "kind", _) if resource => (Place::Leaf, Some(Known { required: false })),
+                    (_, Some(inner)) => (Place::of_structural(inner), known),
+                    (_, None) => match schema.additional.as_deref() {
+                        Some(inner) => (Place::of_structural(inner), None),
+                        None => (Place::Untyped, None),
+                    },
+                }
+            }
             _ => (Place::Untyped, None),
         }
     }
 
-    /// The place of a list's items.
-    pub(super) fn item(self) -> Place {
+    /// Whether an object may have a field.
+    pub(super) fn allows(self, name: &str) -> bool {
+        match self {
+            Place::Struct(schema) => schema.field(name).is_some(),
+            Place::Object { schema, .. } => {
+                self.child(name).1.is_some()
+                    || schema.preserve
+                    || schema.additional.is_some()
+                    || schema.additional_allowed
+            }
+            _ => true,
+        }
+    }
+
+    /// Whether the value goes by its fields or entries.
+    pub(super) fn is_object(self) -> bool {
+        matches!(self, Place::Struct(_) | Place::Map(_) | Place::Untyped | Place::Object { .. })
+    }
+
+    /// Whether its fields are named, so that it comes and goes with what is in it.
+    pub(super) fn is_struct(self) -> bool {
+        matches!(self, Place::Struct(_))
+    }
+
+    /// Whether the value is a list that goes by its items.
+    pub(super) fn is_list(self) -> bool {
+        matches!(self, Place::Set | Place::List(..) | Place::Items(_))
+    }
+
+    /// The place of an item of a list.
+    pub(super) fn item(self) -> Place<'a> {
         match self {
             Place::List(_, shape) => Place::of(shape, None),
+            Place::Items(schema) => schema.items.as_deref().map_or(Place::Untyped, Place::of_structural),
             _ => Place::Leaf,
+        }
+    }
+
+    /// The fields by which items of a list are known.
+    pub(super) fn keys(self) -> Vec<&'a str> {
+        match self {
+            Place::List(field, _) => field.list_map_keys().collect(),
+            Place::Items(schema) => schema.list_keys.iter().map(String::as_str).collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    fn key_default(self, name: &str) -> Option<Value> {
+        match self {
+            Place::Items(schema) => schema.items.as_deref()?.properties.get(name)?.default.clone(),
+            // The only key in all of upstream's schemas that may be left out: ports are of TCP.
+            _ => (name == "protocol").then(|| "TCP".into()),
         }
     }
 
     /// How an item is known in its list; `None` if it has none of the keys.
     pub(super) fn element(self, item: &Value) -> Option<String> {
-        match self {
-            Place::Set => Some(fields::value(item)),
-            Place::List(field, _) => {
-                let mut keys = Map::new();
-                for name in field.list_map_keys() {
-                    match item.get(name).filter(|value| !value.is_null()) {
-                        Some(value) => drop(keys.insert(name.to_owned(), value.clone())),
-                        None => {
-                            if let Some(value) = key_default(name) {
-                                keys.insert(name.to_owned(), value.into());
-                            }
-                        }
+        if let Place::Set = self {
+            return Some(fields::value(item));
+        }
+        let (mut keys, mut given) = (Map::new(), false);
+        for name in self.keys() {
+            match item.get(name).filter(|value| !value.is_null()) {
+                Some(value) => {
+                    given = true;
+                    keys.insert(name.to_owned(), value.clone());
+                }
+                None => {
+                    if let Some(value) = self.key_default(name) {
+                        keys.insert(name.to_owned(), value);
                     }
                 }
-                (keys.len() > usize::from(keys.contains_key(DEFAULTED))).then(|| fields::key(keys))
             }
-            _ => None,
         }
+        given.then(|| fields::key(keys))
     }
 }
 
-const DEFAULTED: &str = "protocol";
-
-/// The only key in all schemas that may be left out: ports are of TCP.
-fn key_default(name: &str) -> Option<&'static str> {
-    (name == DEFAULTED).then_some("TCP")
+/// What a schema says of a field that it names.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Known {
+    pub(super) required: bool,
 }
 
 #[cfg(test)]
@@ -103,7 +195,8 @@ mod tests {
 
     use super::*;
 
-    fn at(kind: &str, path: &[&str]) -> Place {
+    fn at(schema: &str, path: &[&str]) -> Place<'static> {
+        let kind = crate::kinds().iter().find(|kind| kind.schema == schema).unwrap();
         path.iter().fold(
             Place::root(kind),
             |place, name| {

@@ -245,7 +245,7 @@ fn an_empty_list_of_managers_asks_for_a_new_beginning() {
 
 #[test]
 fn merged_lists_keep_the_order_of_both() {
-    let place = Place::root("api.core.v1.PodSpec").child("containers").0;
+    let place = Place::root(find("", "v1", "pods").unwrap()).child("spec").0.child("containers").0;
     let names =
         |list: &[&str]| Value::from(list.iter().map(|name| json!({"name": name})).collect::<Vec<_>>());
     for (live, config, wanted) in [
@@ -354,7 +354,7 @@ proptest! {
 
     #[test]
     fn what_is_applied_is_there_and_owned(first in configs(), second in configs(), third in configs()) {
-        let root = Place::root(deployments().schema);
+        let root = Place::root(deployments());
         let live = stored(forced(&Value::Null, &first, "a"));
         let live = forced(&live, &second, "b");
         let live = forced(&live, &third, "a");
@@ -389,7 +389,7 @@ proptest! {
         prop_assert_eq!(&unchanged, &live);
         track(deployments(), &live, &mut new, &writer("b"));
         let status = applied(&new, &first, "a");
-        let root = Place::root(deployments().schema);
+        let root = Place::root(deployments());
         // The first applier meets a conflict exactly where the other put another value in place of its own.
         match status {
             Ok(object) => prop_assert!(contains(root, &object, &first)),
@@ -400,7 +400,7 @@ proptest! {
 
     #[test]
     fn differences_added_to_the_old_fields_are_the_new_fields(first in configs(), second in configs()) {
-        let root = Place::root(deployments().schema);
+        let root = Place::root(deployments());
         let changes = walk::changes(root, &first, &second);
         let mut all = walk::said(root, &first);
         all.subtract(&changes.removed);

@@ -8,11 +8,11 @@ use super::fields::{self, Fields};
 use super::place::Place;
 
 /// All that a configuration says: every leaf, entry and item.
-pub(super) fn said(place: Place, value: &Value) -> Fields {
+pub(super) fn said(place: Place<'_>, value: &Value) -> Fields {
     let mut out = Fields::default();
     match (place, value) {
         (Place::Leaf, _) => out.member = true,
-        (Place::Struct(_) | Place::Map(_) | Place::Untyped, Value::Object(entries)) => {
+        (place, Value::Object(entries)) if place.is_object() => {
             for (name, value) in entries {
                 let (inner, named) = place.child(name);
                 let mut part = said(inner, value);
@@ -21,7 +21,7 @@ pub(super) fn said(place: Place, value: &Value) -> Fields {
                 out.put(fields::field(name), part);
             }
         }
-        (Place::Set | Place::List(..), Value::Array(items)) => {
+        (place, Value::Array(items)) if place.is_list() => {
             for item in items {
                 if let Some(element) = place.element(item) {
                     let mut part = said(place.item(), item);
@@ -52,7 +52,7 @@ impl Changes {
         self.changed.put(element, changed);
     }
 
-    fn put_child(&mut self, element: String, place: Place, old: &Value, new: &Value, required: bool) {
+    fn put_child(&mut self, element: String, place: Place<'_>, old: &Value, new: &Value, required: bool) {
         match (old, new) {
             (Value::Null, Value::Null) => {}
             (Value::Null, new) => self.changed.put(element, appeared(place, new, required)),
@@ -63,10 +63,10 @@ impl Changes {
 }
 
 /// Compares two values that are both there.
-pub(super) fn changes(place: Place, old: &Value, new: &Value) -> Changes {
+pub(super) fn changes(place: Place<'_>, old: &Value, new: &Value) -> Changes {
     let mut out = Changes::default();
     match (place, old, new) {
-        (Place::Struct(_) | Place::Map(_) | Place::Untyped, Value::Object(old), Value::Object(new)) => {
+        (place, Value::Object(old), Value::Object(new)) if place.is_object() => {
             for (name, value) in new {
                 let (inner, field) = place.child(name);
                 let before = old.get(name).unwrap_or(&Value::Null);
@@ -77,7 +77,7 @@ pub(super) fn changes(place: Place, old: &Value, new: &Value) -> Changes {
                 out.put_child(fields::field(name), place.child(name).0, value, &Value::Null, false);
             }
         }
-        (Place::Set | Place::List(..), Value::Array(old), Value::Array(new)) => {
+        (place, Value::Array(old), Value::Array(new)) if place.is_list() => {
             let (before, after) = (by_element(place, old), by_element(place, new));
             for (element, item) in &after {
                 match before.get(element) {
@@ -98,26 +98,26 @@ pub(super) fn changes(place: Place, old: &Value, new: &Value) -> Changes {
     out
 }
 
-fn by_element(place: Place, items: &[Value]) -> BTreeMap<String, &Value> {
+fn by_element<'a>(place: Place<'_>, items: &'a [Value]) -> BTreeMap<String, &'a Value> {
     items.iter().filter_map(|item| Some((place.element(item)?, item))).collect()
 }
 
 /// What a value that was not there brings. Structs with something in them are no members, for they come and go with
 /// what is in them; lists and maps are, unless they are always there.
-fn appeared(place: Place, value: &Value, required: bool) -> Fields {
+fn appeared(place: Place<'_>, value: &Value, required: bool) -> Fields {
     let mut out = Fields::default();
     match (place, value) {
         (_, Value::Null) => return out,
-        (Place::Struct(_) | Place::Map(_) | Place::Untyped, Value::Object(entries)) => {
+        (place, Value::Object(entries)) if place.is_object() => {
             for (name, value) in entries {
                 let (inner, field) = place.child(name);
                 let mut part = appeared(inner, value, field.is_some_and(|field| field.required));
                 part.member |= field.is_none();
                 out.put(fields::field(name), part);
             }
-            out.member = out.children.is_empty() || !required && !matches!(place, Place::Struct(_));
+            out.member = out.children.is_empty() || !required && !place.is_struct();
         }
-        (Place::Set | Place::List(..), Value::Array(items)) => {
+        (place, Value::Array(items)) if place.is_list() => {
             for (element, item) in by_element(place, items) {
                 let mut part = appeared(place.item(), item, true);
                 part.member = true;
@@ -131,15 +131,15 @@ fn appeared(place: Place, value: &Value, required: bool) -> Fields {
 }
 
 /// All places of a value that went away, itself among them.
-fn gone(place: Place, value: &Value) -> Fields {
+fn gone(place: Place<'_>, value: &Value) -> Fields {
     let mut out = Fields::leaf();
     match (place, value) {
-        (Place::Struct(_) | Place::Map(_) | Place::Untyped, Value::Object(entries)) => {
+        (place, Value::Object(entries)) if place.is_object() => {
             for (name, value) in entries {
                 out.put(fields::field(name), gone(place.child(name).0, value));
             }
         }
-        (Place::Set | Place::List(..), Value::Array(items)) => {
+        (place, Value::Array(items)) if place.is_list() => {
             for (element, item) in by_element(place, items) {
                 out.put(element, gone(place.item(), item));
             }
@@ -150,20 +150,16 @@ fn gone(place: Place, value: &Value) -> Fields {
 }
 
 /// The live value with the configuration laid over it.
-pub(super) fn merge(place: Place, live: Value, config: &Value) -> Value {
+pub(super) fn merge(place: Place<'_>, live: Value, config: &Value) -> Value {
     match (place, live, config) {
-        (
-            Place::Struct(_) | Place::Map(_) | Place::Untyped,
-            Value::Object(mut live),
-            Value::Object(config),
-        ) => {
+        (place, Value::Object(mut live), Value::Object(config)) if place.is_object() => {
             for (name, value) in config {
                 let before = live.get_mut(name).map(Value::take).unwrap_or_default();
                 live.insert(name.clone(), merge(place.child(name).0, before, value));
             }
             Value::Object(live)
         }
-        (Place::Set | Place::List(..), Value::Array(live), Value::Array(config)) => {
+        (place, Value::Array(live), Value::Array(config)) if place.is_list() => {
             Value::Array(merge_items(place, live, config))
         }
         (_, _, config) => config.clone(),
@@ -171,7 +167,7 @@ pub(super) fn merge(place: Place, live: Value, config: &Value) -> Value {
 }
 
 /// Items of both, each once: those of the configuration in its order, the others where they were between them.
-fn merge_items(place: Place, live: Vec<Value>, config: &[Value]) -> Vec<Value> {
+fn merge_items(place: Place<'_>, live: Vec<Value>, config: &[Value]) -> Vec<Value> {
     let wanted: Vec<Option<String>> = config.iter().map(|item| place.element(item)).collect();
     let mut shared: BTreeMap<String, Value> = BTreeMap::new();
     let mut slots = Vec::new();
@@ -211,11 +207,11 @@ fn merge_items(place: Place, live: Vec<Value>, config: &[Value]) -> Vec<Value> {
 }
 
 /// Takes away what was applied last time and is nobody's now. False: nothing of the value is left.
-pub(super) fn prune(place: Place, value: &mut Value, last: &Fields, owned: Option<&Fields>) -> bool {
+pub(super) fn prune(place: Place<'_>, value: &mut Value, last: &Fields, owned: Option<&Fields>) -> bool {
     let is_free = |element: &str| owned.and_then(|owned| owned.children.get(element)).is_none();
     let below = |element: &str| owned.and_then(|owned| owned.children.get(element));
     match (place, value) {
-        (Place::Struct(_) | Place::Map(_) | Place::Untyped, Value::Object(entries)) => {
+        (place, Value::Object(entries)) if place.is_object() => {
             let before = entries.len();
             entries.retain(|name, value| {
                 let element = fields::field(name);
@@ -229,7 +225,7 @@ pub(super) fn prune(place: Place, value: &mut Value, last: &Fields, owned: Optio
             });
             before == entries.len() || !entries.is_empty()
         }
-        (Place::Set | Place::List(..), Value::Array(items)) => {
+        (place, Value::Array(items)) if place.is_list() => {
             let before = items.len();
             items.retain_mut(|item| {
                 let Some(element) = place.element(item) else { return true };
@@ -247,36 +243,28 @@ pub(super) fn prune(place: Place, value: &mut Value, last: &Fields, owned: Optio
 }
 
 /// Checks that a configuration can be merged: known fields, list items that can be told apart.
-pub(super) fn check(place: Place, value: &Value, path: &str) -> Result<(), String> {
-    match (place, value) {
-        (_, Value::Null) => Ok(()),
-        (Place::Struct(schema), Value::Object(entries)) => {
-            for (name, value) in entries {
-                if schema.field(name).is_none() {
-                    return Err(format!("{path}.{name}: field not declared in schema"));
-                }
-                check(place.child(name).0, value, &format!("{path}.{name}"))?;
+pub(super) fn check(place: Place<'_>, value: &Value, path: &str) -> Result<(), String> {
+    match value {
+        Value::Null => Ok(()),
+        Value::Object(entries) if place.is_object() => entries.iter().try_for_each(|(name, value)| {
+            let path = format!("{path}.{name}");
+            if !place.allows(name) {
+                return Err(format!("{path}: field not declared in schema"));
             }
-            Ok(())
-        }
-        (Place::Map(_), Value::Object(entries)) => entries
-            .iter()
-            .try_for_each(|(name, value)| check(place.child(name).0, value, &format!("{path}.{name}"))),
-        (Place::Set | Place::List(..), Value::Array(items)) => check_items(place, items, path),
-        (Place::Struct(_) | Place::Map(_), other) => Err(format!("{path}: expected map, got {other}")),
-        (Place::Set | Place::List(..), other) => Err(format!("{path}: expected list, got {other}")),
-        (Place::Leaf | Place::Untyped, _) => Ok(()),
+            check(place.child(name).0, value, &path)
+        }),
+        Value::Array(items) if place.is_list() => check_items(place, items, path),
+        _ if matches!(place, Place::Leaf | Place::Untyped) => Ok(()),
+        other if place.is_list() => Err(format!("{path}: expected list, got {other}")),
+        other => Err(format!("{path}: expected map, got {other}")),
     }
 }
 
-fn check_items(place: Place, items: &[Value], path: &str) -> Result<(), String> {
+fn check_items(place: Place<'_>, items: &[Value], path: &str) -> Result<(), String> {
     let mut seen = BTreeSet::new();
     for (i, item) in items.iter().enumerate() {
         let Some(element) = place.element(item) else {
-            let keys: Vec<&str> = match place {
-                Place::List(field, _) => field.list_map_keys().collect(),
-                _ => Vec::new(),
-            };
+            let keys = place.keys();
             return Err(format!(
                 "{path}: element {i}: associative list with keys has an element that omits key field {:?} (and doesn't have default value)",
                 keys.first().copied().unwrap_or_default()

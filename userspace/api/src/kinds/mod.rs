@@ -3,8 +3,10 @@
 mod address;
 mod containers;
 mod limits;
+mod names;
 mod network;
 mod rbac;
+mod registry;
 pub mod service;
 mod small;
 mod strategies;
@@ -12,14 +14,20 @@ mod table;
 mod workload;
 
 use std::collections::HashMap;
-use std::sync::LazyLock;
+use std::ops::Deref;
+use std::sync::{Arc, LazyLock};
 
 use serde_json::Value;
 
+use crate::custom::Custom;
 use crate::field::{Errors, Path};
 use crate::{meta, schema};
 
 pub(crate) use containers::qos_class;
+pub(crate) use names::{intern, intern_all};
+pub use registry::Registry;
+pub(crate) use strategies::WITH_GENERATION;
+pub(crate) use table::ALL;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
@@ -41,9 +49,35 @@ pub struct Kind {
     pub categories: &'static [&'static str],
     pub subresources: &'static [&'static str],
     pub verbs: &'static [&'static str],
-    /// Name of its type in the schema facts.
+    /// Name of its type in the schema facts; empty for a kind that a definition made.
     pub schema: &'static str,
     pub(crate) strategy: &'static Strategy,
+    /// What its CustomResourceDefinition says, for a kind that was made by one.
+    pub custom: Option<Arc<Custom>>,
+}
+
+/// A kind as requests and caches hold it: a row of the table, or one made by a definition for as long as it is needed.
+#[derive(Clone, Debug)]
+pub enum KindRef {
+    BuiltIn(&'static Kind),
+    Custom(Arc<Kind>),
+}
+
+impl Deref for KindRef {
+    type Target = Kind;
+
+    fn deref(&self) -> &Kind {
+        match self {
+            KindRef::BuiltIn(kind) => kind,
+            KindRef::Custom(kind) => kind,
+        }
+    }
+}
+
+impl From<&'static Kind> for KindRef {
+    fn from(kind: &'static Kind) -> KindRef {
+        KindRef::BuiltIn(kind)
+    }
 }
 
 /// What a kind does beyond the generic path. Every function is pure and idempotent.
@@ -96,9 +130,20 @@ impl Kind {
         self.subresources.contains(&"status")
     }
 
+    /// The kind of its lists.
+    pub fn list_kind(&self) -> String {
+        match &self.custom {
+            Some(custom) => custom.list_kind.to_owned(),
+            None => format!("{}List", self.kind),
+        }
+    }
+
     /// Fills what the user may leave out.
     pub fn default(&self, object: &mut Value) {
-        (self.strategy.default)(object);
+        match &self.custom {
+            Some(custom) => custom.default(object),
+            None => (self.strategy.default)(object),
+        }
     }
 
     /// A new object: no status from outside, generation 1.
@@ -111,7 +156,7 @@ impl Kind {
         if self.strategy.generation {
             meta::of_mut(object).insert("generation".into(), 1.into());
         }
-        (self.strategy.default)(object);
+        self.default(object);
     }
 
     /// An update: the other part of the object stays as it was; the generation follows the specification.
@@ -123,7 +168,11 @@ impl Kind {
                 copy(&mut kept, new, "status");
                 // A status write may change metadata that is not the user's to lose: managed fields and conditions'
                 // annotations; the rest is upstream's rule "metadata is reset".
-                for field in ["resourceVersion", "managedFields", "annotations", "labels"] {
+                let kept_fields: &[&str] = match self.custom {
+                    Some(_) => &["resourceVersion", "managedFields"],
+                    None => &["resourceVersion", "managedFields", "annotations", "labels"],
+                };
+                for &field in kept_fields {
                     if let Some(value) = new["metadata"].get(field) {
                         meta::of_mut(&mut kept).insert(field.to_owned(), value.clone());
                     }
@@ -132,10 +181,9 @@ impl Kind {
             }
             Part::Main | Part::Whole => {}
         }
-        (self.strategy.default)(new);
+        self.default(new);
         if self.strategy.generation {
-            let changed =
-                part != Part::Status && without_meta_and_status(new) != without_meta_and_status(old);
+            let changed = part != Part::Status && self.specification(new) != self.specification(old);
             let generation = old["metadata"]["generation"].as_i64().unwrap_or(0) + i64::from(changed);
             meta::of_mut(new).insert("generation".into(), generation.into());
         }
@@ -144,6 +192,10 @@ impl Kind {
     pub fn validate_create(&self, object: &Value) -> Errors {
         let mut errors = Errors::default();
         meta::validate(object, self, &mut errors);
+        if let Some(custom) = &self.custom {
+            custom.validate(object, None, &mut errors);
+            return errors;
+        }
         schema::check_required(self, object, &mut errors);
         (self.strategy.validate)(object, &mut errors);
         errors
@@ -153,6 +205,10 @@ impl Kind {
         let mut errors = Errors::default();
         meta::validate(new, self, &mut errors);
         meta::validate_update(new, old, &mut errors);
+        if let Some(custom) = &self.custom {
+            custom.validate(new, Some(old), &mut errors);
+            return errors;
+        }
         if part == Part::Main {
             schema::check_required(self, new, &mut errors);
             (self.strategy.validate)(new, &mut errors);
@@ -171,6 +227,16 @@ impl Kind {
     pub(crate) fn name_form(&self) -> meta::NameForm {
         self.strategy.name
     }
+
+    /// What the generation counts: all but metadata, and but the status where that is written apart.
+    fn specification<'a>(&self, object: &'a Value) -> HashMap<&'a String, &'a Value> {
+        let is_told_apart = |name: &str| match name {
+            "metadata" | "apiVersion" | "kind" => true,
+            "status" => self.custom.is_none() || self.has_status(),
+            _ => false,
+        };
+        object.as_object().into_iter().flatten().filter(|(name, _)| !is_told_apart(name)).collect()
+    }
 }
 
 fn copy(to: &mut Value, from: &Value, field: &str) {
@@ -181,14 +247,7 @@ fn copy(to: &mut Value, from: &Value, field: &str) {
     }
 }
 
-fn without_meta_and_status(object: &Value) -> Vec<(&String, &Value)> {
-    let fields = object.as_object().into_iter().flatten();
-    fields
-        .filter(|(name, _)| !matches!(name.as_str(), "metadata" | "status" | "apiVersion" | "kind"))
-        .collect()
-}
-
-/// Every served kind, in the order of discovery.
+/// Every built-in kind, in the order of discovery.
 pub fn kinds() -> &'static [Kind] {
     table::KINDS
 }
@@ -200,12 +259,12 @@ static BY_PLURAL: LazyLock<Index> =
 static BY_KIND: LazyLock<Index> =
     LazyLock::new(|| kinds().iter().map(|kind| ((kind.group, kind.version, kind.kind), kind)).collect());
 
-/// By the resource's name in a URL.
+/// A built-in kind by the resource's name in a URL.
 pub fn find(group: &str, version: &str, plural: &str) -> Option<&'static Kind> {
     BY_PLURAL.get(&(group, version, plural)).copied()
 }
 
-/// By the object's own `apiVersion` and `kind`.
+/// A built-in kind by the object's own `apiVersion` and `kind`.
 pub fn find_kind(group: &str, version: &str, kind: &str) -> Option<&'static Kind> {
     BY_KIND.get(&(group, version, kind)).copied()
 }

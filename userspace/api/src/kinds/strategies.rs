@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::{Strategy, address, containers, limits, network, rbac, service, small, workload};
+use crate::custom::definition;
 use crate::field::Errors;
 use crate::meta::NameForm;
 
@@ -23,7 +24,7 @@ pub(super) static PLAIN: Strategy = Strategy {
     name: NameForm::Subdomain,
 };
 
-pub(super) static WITH_GENERATION: Strategy = Strategy { generation: true, ..PLAIN_VALUE };
+pub(crate) static WITH_GENERATION: Strategy = Strategy { generation: true, ..PLAIN_VALUE };
 
 /// [`PLAIN`] as a constant, to derive the others from.
 const PLAIN_VALUE: Strategy = Strategy {
@@ -156,5 +157,12 @@ pub(super) static IP_ADDRESS: Strategy = Strategy {
     validate: address::validate_ip_address,
     validate_update: address::validate_ip_address_update,
     name: NameForm::Address,
+    ..PLAIN_VALUE
+};
+pub(super) static CUSTOM_RESOURCE_DEFINITION: Strategy = Strategy {
+    generation: true,
+    default: definition::default,
+    validate: definition::validate,
+    validate_update: definition::validate_update,
     ..PLAIN_VALUE
 };

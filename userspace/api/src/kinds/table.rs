@@ -7,7 +7,8 @@ use super::{
     Strategy,
 };
 
-const ALL: &[&str] = &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+pub(crate) const ALL: &[&str] =
+    &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
 const CREATE: &[&str] = &["create"];
 
 #[expect(clippy::too_many_arguments, reason = "a row of a table, in the order of its columns")]
@@ -38,6 +39,7 @@ const fn row(
         verbs,
         schema,
         strategy,
+        custom: None,
     }
 }
 
@@ -99,7 +101,7 @@ pub(super) static KINDS: &[Kind] = &[
     row("admissionregistration.k8s.io", "v1", "ValidatingAdmissionPolicy", "validatingadmissionpolicies", "validatingadmissionpolicy", Cluster, &[], &["api-extensions"], &["status"], ALL, "api.admissionregistration.v1.ValidatingAdmissionPolicy", &s::PLAIN),
     row("admissionregistration.k8s.io", "v1", "ValidatingAdmissionPolicyBinding", "validatingadmissionpolicybindings", "validatingadmissionpolicybinding", Cluster, &[], &["api-extensions"], &[], ALL, "api.admissionregistration.v1.ValidatingAdmissionPolicyBinding", &s::PLAIN),
     row("admissionregistration.k8s.io", "v1", "ValidatingWebhookConfiguration", "validatingwebhookconfigurations", "validatingwebhookconfiguration", Cluster, &[], &["api-extensions"], &[], ALL, "api.admissionregistration.v1.ValidatingWebhookConfiguration", &s::PLAIN),
-    row("apiextensions.k8s.io", "v1", "CustomResourceDefinition", "customresourcedefinitions", "customresourcedefinition", Cluster, &["crd", "crds"], &["api-extensions"], &["status"], ALL, "apiextensions-apiserver.pkg.apis.apiextensions.v1.CustomResourceDefinition", &s::PLAIN),
+    row("apiextensions.k8s.io", "v1", "CustomResourceDefinition", "customresourcedefinitions", "customresourcedefinition", Cluster, &["crd", "crds"], &["api-extensions"], &["status"], ALL, "apiextensions-apiserver.pkg.apis.apiextensions.v1.CustomResourceDefinition", &s::CUSTOM_RESOURCE_DEFINITION),
     row("scheduling.k8s.io", "v1", "PriorityClass", "priorityclasses", "priorityclass", Cluster, &["pc"], &[], &[], ALL, "api.scheduling.v1.PriorityClass", &s::PRIORITY_CLASS),
     row("coordination.k8s.io", "v1", "Lease", "leases", "lease", Namespaced, &[], &[], &[], ALL, "api.coordination.v1.Lease", &s::LEASE),
     row("node.k8s.io", "v1", "RuntimeClass", "runtimeclasses", "runtimeclass", Cluster, &[], &[], &[], ALL, "api.node.v1.RuntimeClass", &s::PLAIN),

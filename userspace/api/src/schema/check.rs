@@ -31,6 +31,9 @@ impl std::fmt::Display for Problem {
 
 /// Walks the object; drops nulls and unknown fields from it, as decoding into upstream's types does.
 pub fn check(kind: &Kind, object: &mut Value) -> Vec<Problem> {
+    if let Some(custom) = &kind.custom {
+        return custom.check(kind.kind, object);
+    }
     let mut problems = Vec::new();
     if let Some(schema) = named(kind.schema) {
         let mut walk = Walk { kind: kind.kind, path: Vec::new(), problems: &mut problems };
@@ -39,8 +42,18 @@ pub fn check(kind: &Kind, object: &mut Value) -> Vec<Problem> {
     problems
 }
 
+/// A value of a named type that stands at `path` in an object of the kind.
+pub(crate) fn check_type(type_name: &str, kind: &str, path: &str, value: &mut Value) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    if let Some(schema) = named(type_name) {
+        let mut walk = Walk { kind, path: vec![path.to_owned()], problems: &mut problems };
+        walk.fields(schema, value);
+    }
+    problems
+}
+
 struct Walk<'a> {
-    kind: &'static str,
+    kind: &'a str,
     path: Vec<String>,
     problems: &'a mut Vec<Problem>,
 }

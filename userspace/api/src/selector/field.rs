@@ -72,8 +72,11 @@ fn shown(object: &Value, field: &str) -> String {
     }
 }
 
-/// The fields that upstream lets be selected.
+/// The fields that upstream lets be selected, and those that definitions name.
 pub fn selectable_fields(kind: &Kind) -> &'static [&'static str] {
+    if let Some(custom) = &kind.custom {
+        return custom.version.selectable;
+    }
     match (kind.group, kind.kind) {
         ("", "Pod") => &[
             "metadata.name",

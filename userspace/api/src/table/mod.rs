@@ -6,6 +6,7 @@ mod pod;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use crate::custom::columns;
 use crate::kinds::Kind;
 
 /// A column; priority 1 shows only in `-o wide`.
@@ -25,7 +26,7 @@ const fn wide(name: &'static str, cell: Cell) -> Column {
     Column { name, wide: true, cell }
 }
 
-fn columns(kind: &Kind) -> &'static [Column] {
+fn built_in(kind: &Kind) -> &'static [Column] {
     use cells as c;
     match (kind.group, kind.kind) {
         ("", "Pod") => {
@@ -236,7 +237,10 @@ fn columns(kind: &Kind) -> &'static [Column] {
 
 /// `columnDefinitions` of the kind's table.
 pub fn definitions(kind: &Kind) -> Value {
-    let definitions = columns(kind).iter().map(|column| {
+    if let Some(custom) = &kind.custom {
+        return columns::definitions(&custom.version.columns);
+    }
+    let definitions = built_in(kind).iter().map(|column| {
         let format = if column.name == "Name" { "name" } else { "" };
         json!({
             "name": column.name, "type": "string", "format": format, "description": "",
@@ -248,7 +252,10 @@ pub fn definitions(kind: &Kind) -> Value {
 
 /// The object's cells, as many as there are columns.
 pub fn cells(kind: &Kind, object: &Value, now: Timestamp) -> Value {
-    columns(kind).iter().map(|column| (column.cell)(object, now)).collect()
+    if let Some(custom) = &kind.custom {
+        return columns::cells(&custom.version.columns, object, now);
+    }
+    built_in(kind).iter().map(|column| (column.cell)(object, now)).collect()
 }
 
 /// A span as upstream shortens it: `12s`, `3m4s`, `5h6m`, `2d`, `3y20d`.

@@ -74,7 +74,7 @@ impl<'a> Request<'a> {
     }
 
     fn kind(&self) -> &'a Kind {
-        self.call.target.kind
+        &self.call.target.kind
     }
 
     fn namespace(&self) -> &'a str {

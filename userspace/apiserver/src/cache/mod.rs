@@ -2,20 +2,23 @@
 
 mod changes;
 mod resource;
+mod table;
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use skep_api::{Kind, kinds};
-use skep_store::{Event, Revision, Store, StoreError, WatchItem};
+use skep_api::{Kind, KindRef, Registry, meta};
+use skep_store::{Entry, Event, Revision, Store, StoreError, WatchItem};
 use tokio::sync::watch;
 
 pub(crate) use changes::{Change, ChangeKind, line};
 pub(crate) use resource::{Changes, Resource};
 
 use crate::access::{Access, matters};
+use crate::crd;
 use crate::object::{Object, prefix};
+use table::{Place, Table};
 
 const ROOT: &str = "/registry/";
 /// Entries that are held twice, as stored and as sent, while the caches are filled.
@@ -30,8 +33,8 @@ pub(crate) struct Caches {
 }
 
 struct Shared {
-    /// By the prefix of the keys: `/registry/pods/`.
-    resources: HashMap<String, (&'static Kind, Arc<Resource>)>,
+    /// Kinds and their caches; a change of definitions replaces it.
+    table: RwLock<Arc<Table>>,
     access: Access,
     /// The revision up to which all caches are complete.
     applied: watch::Sender<Revision>,
@@ -40,20 +43,29 @@ struct Shared {
 impl Caches {
     /// Reads everything once, then follows.
     pub(crate) async fn load(store: Arc<dyn Store>) -> Result<Caches, StoreError> {
-        let mut resources = HashMap::new();
-        for kind in kinds() {
-            resources.entry(prefix(kind)).or_insert_with(|| (kind, Arc::new(Resource::default())));
-        }
-        let shared =
-            Arc::new(Shared { resources, access: Access::default(), applied: watch::Sender::new(0) });
+        let shared = Arc::new(Shared {
+            table: RwLock::default(),
+            access: Access::default(),
+            applied: watch::Sender::new(0),
+        });
         let revision = shared.fill(&*store).await?;
         tokio::spawn(follow(shared.clone(), store.clone(), revision));
         Ok(Caches { store, shared })
     }
 
-    /// The cache of a kind's objects. Every kind of the table has one.
+    /// The kinds that are served now.
+    pub(crate) fn registry(&self) -> Arc<Registry> {
+        self.shared.table().registry.clone()
+    }
+
+    /// The cache of a kind's objects. Every kind of the registry has one.
     pub(crate) fn of(&self, kind: &Kind) -> Option<Arc<Resource>> {
-        self.shared.resources.get(&prefix(kind)).map(|(_, resource)| resource.clone())
+        self.shared.table().places.get(&prefix(kind)).map(|place| place.resource.clone())
+    }
+
+    /// The kind that a definition made, in the version that is stored.
+    pub(crate) fn made_by(&self, definition: &str) -> Option<KindRef> {
+        self.shared.table().made.get(definition)?.stored.clone().map(KindRef::Custom)
     }
 
     /// Waits until the caches hold everything that was acknowledged before this call.
@@ -90,62 +102,134 @@ impl Caches {
 }
 
 impl Shared {
+    fn table(&self) -> Arc<Table> {
+        self.table.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_table(&self, table: Table) {
+        *self.table.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(table);
+    }
+
     /// Fills the caches with the present; used at the start and after history was lost.
     async fn fill(&self, store: &dyn Store) -> Result<Revision, StoreError> {
-        let mut objects: HashMap<&str, Vec<Arc<Object>>> = HashMap::new();
-        let (mut after, mut at) = (None, None);
-        let revision = loop {
-            let page = store.range(ROOT, after.as_deref(), PAGE, at).await?;
-            for entry in &page.entries {
-                if let Some((prefix, (kind, _))) = self.resource_of(&entry.key) {
-                    let object = Object::from_entry(kind, entry);
-                    if matters(kind) {
-                        self.access.apply(&object.value());
-                    }
-                    objects.entry(prefix).or_default().push(Arc::new(object));
+        // Definitions first: they say how the objects of their kinds are to be read.
+        let mut definitions = Vec::new();
+        let of_definitions = crd::kind().map(prefix).unwrap_or_default();
+        let revision = each_page(store, &of_definitions, None, |entries| {
+            definitions.extend(entries.iter().map(value_of));
+        })
+        .await?;
+        let table = self.table().with_all(&definitions);
+        let mut objects: HashMap<String, Vec<Arc<Object>>> = HashMap::new();
+        each_page(store, ROOT, Some(revision), |entries| {
+            for entry in entries {
+                let Some((prefix, place)) = table.place_of(&entry.key) else { continue };
+                let object = Object::from_entry(&place.kind, entry);
+                if matters(&place.kind) {
+                    self.access.apply(&object.value());
+                }
+                match objects.get_mut(prefix) {
+                    Some(list) => list.push(Arc::new(object)),
+                    None => drop(objects.insert(prefix.to_owned(), vec![Arc::new(object)])),
                 }
             }
-            if !page.more {
-                break page.revision;
-            }
-            at = Some(page.revision);
-            after = page.entries.last().map(|entry| entry.key.clone());
-        };
-        for (prefix, (_, resource)) in &self.resources {
-            resource.reset(objects.remove(prefix.as_str()).unwrap_or_default(), revision);
+        })
+        .await?;
+        for (prefix, place) in &table.places {
+            place.resource.reset(objects.remove(prefix).unwrap_or_default(), revision);
         }
+        self.set_table(table);
         self.applied.send_replace(revision);
         Ok(revision)
     }
 
-    fn resource_of(&self, key: &str) -> Option<(&str, &(&'static Kind, Arc<Resource>))> {
-        // `/registry/pods/...` or `/registry/apps/deployments/...`: one or two parts behind the root.
-        let rest = key.strip_prefix(ROOT)?;
-        let first = ROOT.len() + rest.find('/')? + 1;
-        let second = key[first..].find('/').map(|at| first + at + 1);
-        [Some(first), second].into_iter().flatten().find_map(|end| {
-            let (prefix, resource) = self.resources.get_key_value(&key[..end])?;
-            Some((prefix.as_str(), resource))
-        })
-    }
-
-    fn apply(&self, event: &Event) {
-        let Some((_, (kind, resource))) = self.resource_of(event.key()) else { return };
+    /// Takes an event over. Whoever hears of a definition finds its kind served.
+    async fn apply(&self, store: &dyn Store, event: &Event) -> Result<(), StoreError> {
+        let table = self.table();
+        let Some((_, place)) = table.place_of(event.key()) else { return Ok(()) };
+        if crd::is_definition(&place.kind) {
+            self.redefine(store, &table, event).await?;
+        }
         match event {
             Event::Put { entry, .. } => {
-                let object = Object::from_entry(kind, entry);
-                if matters(kind) {
+                let object = Object::from_entry(&place.kind, entry);
+                if matters(&place.kind) {
                     self.access.apply(&object.value());
                 }
-                resource.put(Arc::new(object));
+                place.resource.put(Arc::new(object));
             }
             Event::Delete { revision, previous } => {
-                if matters(kind) {
-                    self.access.delete(&Object::from_entry(kind, previous).value());
+                if matters(&place.kind) {
+                    self.access.delete(&Object::from_entry(&place.kind, previous).value());
                 }
-                resource.delete(&previous.key, *revision);
+                place.resource.delete(&previous.key, *revision);
             }
         }
+        Ok(())
+    }
+
+    /// Makes the kinds anew after a definition came, changed or went. Objects whose schema is another now are read again.
+    async fn redefine(&self, store: &dyn Store, table: &Table, event: &Event) -> Result<(), StoreError> {
+        let (new, stale) = match event {
+            Event::Put { entry, .. } => table.with(&value_of(entry)),
+            Event::Delete { previous, .. } => (table.without(meta::name(&value_of(previous))), None),
+        };
+        if let Some((prefix, place)) = stale {
+            let read = read(store, &prefix, &place, Some(event.revision())).await;
+            let objects = match read {
+                // The past is gone: the present holds at least as much, and the events that follow bring it up.
+                Err(StoreError::Compacted { .. }) => read_present(store, &prefix, &place).await?,
+                read => read?,
+            };
+            place.resource.reset(objects, event.revision());
+        }
+        self.set_table(new);
+        Ok(())
+    }
+}
+
+async fn read_present(
+    store: &dyn Store,
+    prefix: &str,
+    place: &Place,
+) -> Result<Vec<Arc<Object>>, StoreError> {
+    read(store, prefix, place, None).await
+}
+
+async fn read(
+    store: &dyn Store,
+    prefix: &str,
+    place: &Place,
+    at: Option<Revision>,
+) -> Result<Vec<Arc<Object>>, StoreError> {
+    let mut objects = Vec::new();
+    each_page(store, prefix, at, |entries| {
+        objects.extend(entries.iter().map(|entry| Arc::new(Object::from_entry(&place.kind, entry))));
+    })
+    .await?;
+    Ok(objects)
+}
+
+fn value_of(entry: &Entry) -> serde_json::Value {
+    serde_json::from_slice(&entry.value).unwrap_or_default()
+}
+
+/// All entries below a prefix at one revision, page by page.
+async fn each_page(
+    store: &dyn Store,
+    prefix: &str,
+    mut at: Option<Revision>,
+    mut take: impl FnMut(&[Entry]),
+) -> Result<Revision, StoreError> {
+    let mut after = None;
+    loop {
+        let page = store.range(prefix, after.as_deref(), PAGE, at).await?;
+        take(&page.entries);
+        if !page.more {
+            return Ok(page.revision);
+        }
+        at = Some(page.revision);
+        after = page.entries.last().map(|entry| entry.key.clone());
     }
 }
 
@@ -157,7 +241,9 @@ async fn follow(shared: Arc<Shared>, store: Arc<dyn Store>, mut revision: Revisi
             Ok(mut watch) => loop {
                 match watch.next().await {
                     Some(Ok(WatchItem::Events(events))) => {
-                        events.iter().for_each(|event| shared.apply(event));
+                        if let Err(error) = take(&shared, &*store, &events).await {
+                            break error;
+                        }
                         revision = events.last().map_or(revision, Event::revision);
                         shared.applied.send_replace(revision);
                         pause = Duration::from_millis(10);
@@ -182,4 +268,11 @@ async fn follow(shared: Arc<Shared>, store: Arc<dyn Store>, mut revision: Revisi
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(Duration::from_secs(5));
     }
+}
+
+async fn take(shared: &Shared, store: &dyn Store, events: &[Event]) -> Result<(), StoreError> {
+    for event in events {
+        shared.apply(store, event).await?;
+    }
+    Ok(())
 }

@@ -18,7 +18,7 @@ use crate::{body, events};
 pub(crate) const MEDIA_TYPE: &str = "application/apply-patch+yaml";
 
 pub(crate) async fn handle(call: Call, bytes: Bytes) -> Result<Response, Status> {
-    let kind = call.target.kind;
+    let kind = &call.target.kind;
     let options = Options::parse(&call.query)?.of_apply();
     let view = view(&call.headers, None)?;
     if call.query.get("fieldManager").is_none() {
@@ -55,7 +55,7 @@ fn duplicates(bytes: &Bytes, options: &Options) -> Result<Warnings, Status> {
 
 async fn once(call: &Call, config: &Value, options: &Options) -> (StatusCode, Result<Object, Status>) {
     let target = &call.target;
-    match write::find_latest(&call.server, target.kind, &target.namespace, &target.name).await {
+    match write::find_latest(&call.server, &target.kind, &target.namespace, &target.name).await {
         Ok(old) => (StatusCode::OK, change(call, &old, config, options).await),
         Err(status) if status.code == 404 && target.subresource.is_empty() => {
             (StatusCode::CREATED, make(call, config, options).await)
@@ -67,13 +67,13 @@ async fn once(call: &Call, config: &Value, options: &Options) -> (StatusCode, Re
 async fn change(call: &Call, old: &Object, config: &Value, options: &Options) -> Result<Object, Status> {
     let part = part(call);
     let new = merged(call, &old.value(), config, options)?;
-    check_preconditions(call.target.kind, &new, old)?;
+    check_preconditions(&call.target.kind, &new, old)?;
     write::update(call, old, new, part, options).await
 }
 
 async fn make(call: &Call, config: &Value, options: &Options) -> Result<Object, Status> {
     call.server.caches.access().check(&call.attributes("create"))?;
-    let (kind, uid) = (call.target.kind, meta::uid(config));
+    let (kind, uid) = (&call.target.kind, meta::uid(config));
     if !uid.is_empty() {
         let why = format!(
             "uid mismatch: the provided object specified uid {uid}, and no existing object was found"
@@ -84,7 +84,7 @@ async fn make(call: &Call, config: &Value, options: &Options) -> Result<Object, 
 }
 
 fn merged(call: &Call, live: &Value, config: &Value, options: &Options) -> Result<Value, Status> {
-    let (kind, force) = (call.target.kind, call.query.is_true("force"));
+    let (kind, force) = (&call.target.kind, call.query.is_true("force"));
     let mut new = as_writer(call, part(call), |writer| apply::apply(kind, live, config, writer, force))?;
     check_kind(kind, &mut new)?;
     check_schema(kind, &mut new, None, options)?;

@@ -5,6 +5,7 @@ use bytes::Bytes;
 use http::StatusCode;
 use rand::Rng as _;
 use serde_json::Value;
+use skep_api::custom::definition;
 use skep_api::kinds::Part;
 use skep_api::{Kind, Status, meta};
 
@@ -13,7 +14,7 @@ use crate::http::Call;
 use crate::negotiate::view;
 use crate::object::{Object, key};
 use crate::write::{self, Options, check_kind, check_place, check_schema, respond_object};
-use crate::{admission, allocate, body, events, managers, review};
+use crate::{admission, allocate, body, crd, events, managers, review};
 
 /// Characters of generated names: none that make words or look alike, as upstream's.
 const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
@@ -23,7 +24,7 @@ const BASE_MAX: usize = 58;
 const TRIES: usize = 8;
 
 pub(crate) async fn handle(call: Call, bytes: Bytes) -> Result<Response, Status> {
-    let kind = call.target.kind;
+    let kind = &call.target.kind;
     if !call.target.name.is_empty() {
         return Err(Status::method_not_supported(kind, "POST"));
     }
@@ -31,7 +32,11 @@ pub(crate) async fn handle(call: Call, bytes: Bytes) -> Result<Response, Status>
     let view = view(&call.headers, None)?;
     let mut object = body::decode(&call.headers, &bytes)?;
     check_kind(kind, &mut object)?;
-    let warnings = check_schema(kind, &mut object, body::text(&call.headers, &bytes), &options)?;
+    let mut warnings = check_schema(kind, &mut object, body::text(&call.headers, &bytes), &options)?;
+    if crd::is_definition(kind) {
+        let formats = definition::unknown_formats(&object);
+        warnings.extend(formats.iter().map(|format| format!("unrecognized format {format:?}")));
+    }
     if let Some(answer) = review::answer(&call, &object)? {
         return Ok(answer);
     }
@@ -45,7 +50,7 @@ pub(crate) async fn handle(call: Call, bytes: Bytes) -> Result<Response, Status>
 
 /// Prepares, admits, validates and stores.
 pub(crate) async fn create(call: &Call, mut object: Value, options: &Options) -> Result<Object, Status> {
-    let kind = call.target.kind;
+    let kind = &call.target.kind;
     write::stamp(&mut object);
     let base = object["metadata"]["generateName"].as_str().unwrap_or_default().to_owned();
     let generated = meta::name(&object).is_empty() && !base.is_empty();
@@ -63,7 +68,7 @@ pub(crate) async fn create(call: &Call, mut object: Value, options: &Options) ->
 }
 
 async fn create_named(call: &Call, mut object: Value, options: &Options) -> Result<Object, Status> {
-    let kind = call.target.kind;
+    let kind = &call.target.kind;
     kind.prepare_create(&mut object);
     if !options.applied {
         managers::track(call, &Value::Null, &mut object, Part::Main);
@@ -80,7 +85,7 @@ async fn create_named(call: &Call, mut object: Value, options: &Options) -> Resu
 
 /// Validates and stores an object that is complete.
 async fn store(request: &Request<'_>, object: &Value) -> Result<Object, Status> {
-    let (call, kind) = (request.call, request.call.target.kind);
+    let (call, kind) = (request.call, &request.call.target.kind);
     let errors = kind.validate_create(object);
     if !errors.is_empty() {
         return Err(Status::invalid(kind, meta::name(object), &errors));

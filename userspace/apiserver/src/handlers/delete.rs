@@ -7,17 +7,18 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use skep_api::{Kind, Status, meta};
 
-use super::list::{Selection, list_kind};
+use super::list::Selection;
 use super::update::TRIES;
 use crate::admission::{self, Request};
+use crate::convert;
 use crate::http::Call;
 use crate::negotiate::{render, respond, respond_value, view};
 use crate::object::Object;
 use crate::write::{self, store_error, timestamp};
-use crate::{Inner, body};
+use crate::{Inner, body, crd};
 
 /// Options of one deletion, from the body or the query.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct DeleteOptions {
     grace: Option<i64>,
     propagation: Option<String>,
@@ -91,7 +92,7 @@ impl DeleteOptions {
 }
 
 pub(crate) async fn handle(call: Call, bytes: Bytes) -> Result<Response, Status> {
-    let kind = call.target.kind;
+    let kind = &call.target.kind;
     let view = view(&call.headers, None)?;
     let options = DeleteOptions::parse(&call, &bytes)?;
     let (object, gone) = delete(&call, &call.target.namespace, &call.target.name, &options).await?;
@@ -113,7 +114,7 @@ pub(crate) async fn delete(
     name: &str,
     options: &DeleteOptions,
 ) -> Result<(Object, bool), Status> {
-    let (server, kind) = (&call.server, call.target.kind);
+    let (server, kind) = (&call.server, &call.target.kind);
     for attempt in 1.. {
         let old = write::find_latest(server, kind, namespace, name).await?;
         // What asks for an eviction was asked about then.
@@ -139,6 +140,9 @@ async fn delete_once(
     options.check(kind, old, &new)?;
     let grace = grace(kind, &new, options);
     set_propagation(&mut new, options);
+    if crd::is_definition(kind) {
+        crd::mark(&mut new);
+    }
     let waits = waits(kind, &new) || grace > 0;
     if options.dry_run {
         return Ok((write::unstored(kind, old, &new), !waits));
@@ -214,13 +218,14 @@ fn mark(kind: &Kind, object: &mut Value, grace: i64) -> bool {
 }
 
 pub(crate) async fn handle_collection(call: Call, bytes: Bytes) -> Result<Response, Status> {
-    let kind = call.target.kind;
+    let kind = &call.target.kind;
     let options = DeleteOptions::parse(&call, &bytes)?;
     let selection = Selection::of(kind, &call.target.namespace, &call.query)?;
     call.server.caches.catch_up().await.map_err(store_error)?;
     let resource = call.server.caches.of(kind).ok_or_else(Status::no_such_path)?;
     let mut deleted = Vec::new();
-    for object in resource.list(&selection.prefix).iter().filter(|object| selection.selects(object)) {
+    let objects = convert::all(&call.server, kind, resource.list(&selection.prefix)).await?;
+    for object in objects.iter().filter(|object| selection.selects(object)) {
         let value = object.value();
         match delete(&call, meta::namespace(&value), meta::name(&value), &options).await {
             Ok((object, _)) => deleted.push(object.value()),
@@ -230,7 +235,7 @@ pub(crate) async fn handle_collection(call: Call, bytes: Bytes) -> Result<Respon
         }
     }
     let list = json!({
-        "kind": list_kind(kind), "apiVersion": kind.api_version(),
+        "kind": kind.list_kind(), "apiVersion": kind.api_version(),
         "metadata": {"resourceVersion": call.server.caches.applied().to_string()}, "items": deleted,
     });
     Ok(respond_value(StatusCode::OK, &list))

@@ -12,6 +12,7 @@ use skep_api::{Kind, Status};
 use skep_store::Revision;
 
 use super::items::respond_items;
+use crate::convert;
 use crate::http::{Call, Query};
 use crate::negotiate::{View, metadata_of, render_value, respond_large, table_of, view};
 use crate::object::{Object, prefix};
@@ -72,7 +73,7 @@ impl Continue {
 }
 
 pub(crate) async fn handle(call: Call) -> Result<Response, Status> {
-    let kind = call.target.kind;
+    let kind = &call.target.kind;
     let view = view(&call.headers, call.query.get("includeObject"))?;
     let selection = Selection::of(kind, &call.target.namespace, &call.query)?;
     let limit: usize = parse_number(&call.query, "limit")?.unwrap_or(0) as usize;
@@ -83,12 +84,12 @@ pub(crate) async fn handle(call: Call) -> Result<Response, Status> {
     if view == View::Whole && kind.group != crate::events::GROUP {
         return Ok(respond_items(&call.headers, page.head(kind), page.objects));
     }
-    let headers = call.headers;
+    let (headers, kind) = (call.headers, kind.clone());
     if page.objects.len() <= PARSED_AT_ONCE {
-        return Ok(respond_large(&headers, page.body(kind, view)));
+        return Ok(respond_large(&headers, page.body(&kind, view)));
     }
     // Every object is parsed for these: so many are no work for the threads that serve all others.
-    let made = tokio::task::spawn_blocking(move || respond_large(&headers, page.body(kind, view)));
+    let made = tokio::task::spawn_blocking(move || respond_large(&headers, page.body(&kind, view)));
     made.await.map_err(Status::internal)
 }
 
@@ -125,21 +126,21 @@ async fn present_page(call: &Call, selection: &Selection, limit: usize) -> Resul
         }
         None => caches.catch_up().await.map_err(store_error)?,
     };
-    let resource = caches.of(call.target.kind).ok_or_else(Status::no_such_path)?;
+    let resource = caches.of(&call.target.kind).ok_or_else(Status::no_such_path)?;
     // The cache may have moved on while we read: the list is at least as new as the revision it tells.
-    Ok(Page::cut(resource.list(&selection.prefix), selection, limit, revision))
+    Page::cut(call, resource.list(&selection.prefix), selection, limit, revision).await
 }
 
 /// A page of the past: from the cache while it knows what changed since, else from the store.
 async fn past_page(call: &Call, selection: &Selection, limit: usize, from: Continue) -> Result<Page, Status> {
     let caches = &call.server.caches;
-    let resource = caches.of(call.target.kind).ok_or_else(Status::no_such_path)?;
+    let resource = caches.of(&call.target.kind).ok_or_else(Status::no_such_path)?;
     if from.revision <= caches.catch_up().await.map_err(store_error)?
         && let Some(mut objects) = resource.list_at(&selection.prefix, from.revision)
     {
         let seen = objects.partition_point(|object| *object.key <= *from.after);
         objects.drain(..seen);
-        return Ok(Page::cut(objects, selection, limit, from.revision));
+        return Page::cut(call, objects, selection, limit, from.revision).await;
     }
     stored_page(call, selection, limit, from).await
 }
@@ -151,7 +152,7 @@ async fn stored_page(
     limit: usize,
     from: Continue,
 ) -> Result<Page, Status> {
-    let kind = call.target.kind;
+    let kind = &call.target.kind;
     let mut after = (!from.after.is_empty()).then_some(from.after);
     let (mut objects, mut remaining) = (Vec::new(), None);
     loop {
@@ -163,12 +164,9 @@ async fn stored_page(
             .await
             .map_err(store_error)?;
         after = range.entries.last().map(|entry| entry.key.to_string());
-        for entry in &range.entries {
-            let object = Object::from_entry(kind, entry);
-            if selection.selects(&object) {
-                objects.push(Arc::new(object));
-            }
-        }
+        let found = range.entries.iter().map(|entry| Arc::new(Object::from_entry(kind, entry))).collect();
+        let found = convert::all(&call.server, kind, found).await?;
+        objects.extend(found.into_iter().filter(|object| selection.selects(object)));
         if !range.more {
             return Ok(Page { objects, revision: from.revision, next: None, remaining: None });
         }
@@ -185,8 +183,15 @@ async fn stored_page(
 
 impl Page {
     /// The first of these objects that are selected.
-    fn cut(mut objects: Vec<Arc<Object>>, selection: &Selection, limit: usize, revision: Revision) -> Page {
+    async fn cut(
+        call: &Call,
+        mut objects: Vec<Arc<Object>>,
+        selection: &Selection,
+        limit: usize,
+        revision: Revision,
+    ) -> Result<Page, Status> {
         if !selection.is_everything() {
+            objects = convert::all(&call.server, &call.target.kind, objects).await?;
             objects.retain(|object| selection.selects(object));
         }
         let (mut next, mut remaining) = (None, None);
@@ -196,7 +201,8 @@ impl Page {
             let after = objects.last().map(|object| object.key.to_string()).unwrap_or_default();
             next = Some(Continue { revision, after });
         }
-        Page { objects, revision, next, remaining }
+        let objects = convert::all(&call.server, &call.target.kind, objects).await?;
+        Ok(Page { objects, revision, next, remaining })
     }
 
     fn metadata(&self) -> Value {
@@ -214,7 +220,7 @@ impl Page {
     fn head(&self, kind: &Kind) -> String {
         format!(
             "{{\"kind\":\"{}\",\"apiVersion\":\"{}\",\"metadata\":{},\"items\":[",
-            list_kind(kind),
+            kind.list_kind(),
             kind.api_version(),
             self.metadata()
         )
@@ -225,7 +231,7 @@ impl Page {
         match view {
             View::Whole => {
                 let items: Vec<Value> = values().collect();
-                list_value(&list_kind(kind), &kind.api_version(), &self.metadata(), &items)
+                list_value(&kind.list_kind(), &kind.api_version(), &self.metadata(), &items)
             }
             View::Metadata => {
                 let items: Vec<Value> = values().map(metadata_of).collect();
@@ -238,10 +244,6 @@ impl Page {
             }
         }
     }
-}
-
-pub(crate) fn list_kind(kind: &Kind) -> String {
-    format!("{}List", kind.kind)
 }
 
 fn list_value(kind: &str, api_version: &str, metadata: &Value, items: &[Value]) -> Bytes {

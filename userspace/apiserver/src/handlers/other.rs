@@ -7,7 +7,7 @@ use axum::response::Response;
 use http::header::ACCEPT;
 use http::{Method, StatusCode};
 use serde_json::json;
-use skep_api::{Status, discovery, openapi};
+use skep_api::{Registry, Status, discovery, openapi};
 
 use crate::Inner;
 use crate::http::text;
@@ -24,19 +24,20 @@ pub(crate) fn handle(server: &Arc<Inner>, request: &Request) -> Result<Response,
     let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
     let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let aggregated = accept.contains("as=APIGroupDiscoveryList") && accept.contains("v=v2");
+    let registry = server.caches.registry();
     let document = match parts.as_slice() {
-        ["api"] if aggregated => return Ok(aggregated_answer(true)),
-        ["apis"] if aggregated => return Ok(aggregated_answer(false)),
+        ["api"] if aggregated => return Ok(aggregated_answer(&registry, true)),
+        ["apis"] if aggregated => return Ok(aggregated_answer(&registry, false)),
         ["api"] => Some(discovery::core_versions(&server.config.advertise.to_string())),
-        ["apis"] => Some(discovery::group_list()),
-        ["api", version] => discovery::resources("", version),
-        ["apis", group] => discovery::group(group),
-        ["apis", group, version] => discovery::resources(group, version),
-        ["openapi", "v3"] => Some(openapi::v3_index(SCHEMA_HASH)),
-        ["openapi", "v3", "api", version] => openapi::v3("", version),
-        ["openapi", "v3", "apis", group, version] => openapi::v3(group, version),
+        ["apis"] => Some(discovery::group_list(&registry)),
+        ["api", version] => discovery::resources(&registry, "", version),
+        ["apis", group] => discovery::group(&registry, group),
+        ["apis", group, version] => discovery::resources(&registry, group, version),
+        ["openapi", "v3"] => Some(openapi::v3_index(&registry, SCHEMA_HASH)),
+        ["openapi", "v3", "api", version] => openapi::v3(&registry, "", version),
+        ["openapi", "v3", "apis", group, version] => openapi::v3(&registry, group, version),
         ["openapi", "v2"] if openapi::accepts_v2_protobuf(accept) => return Ok(openapi_v2_protobuf()),
-        ["openapi", "v2"] => Some(openapi::v2()),
+        ["openapi", "v2"] => Some(openapi::v2(&registry)),
         ["version"] => Some(version()),
         ["healthz" | "livez" | "readyz", ..] => return Ok(health(server, request, &parts)),
         ["metrics"] => return Ok(text(StatusCode::OK, metrics(server))),
@@ -46,8 +47,8 @@ pub(crate) fn handle(server: &Arc<Inner>, request: &Request) -> Result<Response,
     Ok(respond_large(request.headers(), document.to_string().into()))
 }
 
-fn aggregated_answer(core: bool) -> Response {
-    let mut response = respond_value(StatusCode::OK, &discovery::aggregated(core));
+fn aggregated_answer(registry: &Registry, core: bool) -> Response {
+    let mut response = respond_value(StatusCode::OK, &discovery::aggregated(registry, core));
     let kind = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
     response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(kind));
     response
@@ -103,7 +104,7 @@ fn metrics(server: &Arc<Inner>) -> String {
         "apiserver_storage_revision {}\n# TYPE apiserver_storage_objects gauge\n",
         server.caches.applied()
     ));
-    for kind in skep_api::kinds() {
+    for kind in server.caches.registry().iter() {
         if let Some(resource) = server.caches.of(kind) {
             let count = resource.list(&crate::object::prefix(kind)).len();
             out.push_str(&format!(

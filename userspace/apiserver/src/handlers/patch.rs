@@ -27,7 +27,12 @@ impl Form {
         match media_type(&call.headers) {
             "application/json-patch+json" => Ok(Form::Json),
             "application/merge-patch+json" => Ok(Form::Merge),
-            "application/strategic-merge-patch+json" => Ok(Form::Strategic),
+            "application/strategic-merge-patch+json" if call.target.kind.custom.is_none() => {
+                Ok(Form::Strategic)
+            }
+            _ if call.target.kind.custom.is_some() => Err(Status::unsupported_media_type(
+                "application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml",
+            )),
             _ => Err(Status::unsupported_media_type(
                 "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml",
             )),
@@ -59,7 +64,7 @@ pub(crate) fn decode(bytes: &Bytes) -> Result<Value, Status> {
 }
 
 pub(crate) async fn handle(call: Call, bytes: Bytes) -> Result<Response, Status> {
-    let kind = call.target.kind;
+    let kind = &call.target.kind;
     if media_type(&call.headers) == apply::MEDIA_TYPE {
         return apply::handle(call, bytes).await;
     }
@@ -92,7 +97,7 @@ fn patched(
     old: Value,
     options: &Options,
 ) -> Result<(Value, Warnings), Status> {
-    let kind = call.target.kind;
+    let kind = &call.target.kind;
     let mut new = form.apply(kind, old, change)?;
     check_kind(kind, &mut new)?;
     let warnings = check_schema(kind, &mut new, None, options)?;

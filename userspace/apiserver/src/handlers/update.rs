@@ -4,6 +4,7 @@ use axum::response::Response;
 use bytes::Bytes;
 use http::StatusCode;
 use serde_json::Value;
+use skep_api::field::{Errors, Path};
 use skep_api::kinds::Part;
 use skep_api::{Kind, Status, meta};
 
@@ -11,13 +12,13 @@ use crate::http::Call;
 use crate::negotiate::view;
 use crate::object::Object;
 use crate::write::{self, Options, check_kind, check_place, check_schema, respond_object};
-use crate::{body, events};
+use crate::{body, crd, events};
 
 /// Tries of an update that names no version, when others write at the same time.
 pub(crate) const TRIES: usize = 16;
 
 pub(crate) async fn handle(call: Call, bytes: Bytes) -> Result<Response, Status> {
-    let kind = call.target.kind;
+    let kind = &call.target.kind;
     let options = Options::parse(&call.query)?;
     let view = view(&call.headers, None)?;
     let mut object = body::decode(&call.headers, &bytes)?;
@@ -36,8 +37,14 @@ pub(crate) fn part(call: &Call) -> Part {
 }
 
 async fn update(call: &Call, object: Value, part: Part, options: &Options) -> Result<Object, Status> {
-    let (kind, name) = (call.target.kind, call.target.name.as_str());
+    let (kind, name) = (&call.target.kind, call.target.name.as_str());
     let conditional = !wanted_revision(&object).is_empty();
+    if !conditional && (kind.custom.is_some() || crd::is_definition(kind)) {
+        let mut errors = Errors::default();
+        let at = Path::new("metadata").child("resourceVersion");
+        errors.invalid(&at, &0.into(), "must be specified for an update");
+        return Err(Status::invalid(kind, name, &errors));
+    }
     for attempt in 1.. {
         let old = write::find_latest(&call.server, kind, &call.target.namespace, name).await?;
         check_preconditions(kind, &object, &old)?;

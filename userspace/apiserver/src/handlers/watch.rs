@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::StatusCode;
 use rand::Rng as _;
 use serde_json::{Value, json};
-use skep_api::{Kind, Status};
+use skep_api::{KindRef, Status};
 use skep_store::Revision;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep};
@@ -19,6 +19,7 @@ use tokio::time::{Instant, Sleep};
 use super::list::{Selection, parse_number};
 use crate::Inner;
 use crate::cache::{Change, ChangeKind};
+use crate::convert;
 use crate::http::Call;
 use crate::negotiate::{View, render_value, table_of, view};
 use crate::object::Object;
@@ -30,7 +31,7 @@ const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
 const MIN_TIMEOUT: u64 = 1_800;
 
 pub(crate) async fn handle(call: Call) -> Result<Response, Status> {
-    let kind = call.target.kind;
+    let kind = &call.target.kind;
     let view = view(&call.headers, call.query.get("includeObject"))?;
     let selection = Selection::of(kind, &call.target.namespace, &call.query)?;
     let seconds = parse_number(&call.query, "timeoutSeconds")?
@@ -47,7 +48,7 @@ pub(crate) async fn handle(call: Call) -> Result<Response, Status> {
     }
     let mut stream = Stream {
         server: call.server.clone(),
-        kind,
+        kind: kind.clone(),
         view,
         selection,
         waiting: VecDeque::new(),
@@ -73,7 +74,7 @@ pub(crate) async fn handle(call: Call) -> Result<Response, Status> {
 
 struct Stream {
     server: Arc<Inner>,
-    kind: &'static Kind,
+    kind: KindRef,
     view: View,
     selection: Selection,
     /// Lines to send before anything new.
@@ -89,13 +90,15 @@ struct Stream {
 
 impl Stream {
     async fn start(&mut self, wanted: Option<Revision>, initial: bool) -> Result<(), Status> {
-        let resource = self.server.caches.of(self.kind).ok_or_else(Status::no_such_path)?;
+        let resource = self.server.caches.of(&self.kind).ok_or_else(Status::no_such_path)?;
         match wanted {
             // From a revision on: what the client has seen, it does not get again.
             Some(after) if after != 0 && !initial => match resource.watch(after) {
                 Ok((missed, changes)) => {
                     self.last = after;
-                    missed.iter().for_each(|change| self.push(change));
+                    for change in missed {
+                        self.push(change).await?;
+                    }
                     self.changes = Some(changes);
                 }
                 Err(gone) => self.waiting.push_back(expired(after, gone.oldest)),
@@ -107,6 +110,7 @@ impl Stream {
                     None => self.server.caches.catch_up().await.map_err(store_error)?,
                 };
                 let (objects, changes) = resource.list_and_watch(&self.selection.prefix);
+                let objects = convert::all(&self.server, &self.kind, objects).await?;
                 self.last = revision;
                 for object in &objects {
                     if !self.selection.selects(object) {
@@ -135,7 +139,13 @@ impl Stream {
             tokio::select! {
                 biased;
                 change = changes.recv() => match change {
-                    Some(change) => self.push(&change),
+                    Some(change) => {
+                        if let Err(status) = self.push(change).await {
+                            self.changes = None;
+                            let error = status.to_value().to_string();
+                            self.waiting.push_back(crate::cache::line("ERROR", error.as_bytes()));
+                        }
+                    }
                     // Too slow, or the cache was filled anew: the client lists again.
                     None => {
                         self.changes = None;
@@ -163,18 +173,19 @@ impl Stream {
     }
 
     /// Turns a change into the line that this watcher is to see, if any.
-    fn push(&mut self, change: &Change) {
+    async fn push(&mut self, change: Arc<Change>) -> Result<(), Status> {
         if change.revision() <= self.last {
-            return;
+            return Ok(());
         }
         self.last = change.revision();
         if !change.object.key.starts_with(&self.selection.prefix) {
-            return;
+            return Ok(());
         }
+        let change = convert::change(&self.server, &self.kind, change).await?;
         let before = change.previous.as_ref().is_some_and(|object| self.selection.selects(object));
         let after = change.kind != ChangeKind::Deleted && self.selection.selects(&change.object);
         let kind = match (before, after) {
-            (false, false) => return,
+            (false, false) => return Ok(()),
             (false, true) => ChangeKind::Added,
             (true, true) => ChangeKind::Modified,
             (true, false) => ChangeKind::Deleted,
@@ -184,6 +195,7 @@ impl Stream {
             _ => self.line(kind.name(), &change.object),
         };
         self.waiting.push_back(line);
+        Ok(())
     }
 
     fn line(&mut self, kind: &str, object: &Object) -> Bytes {
@@ -191,11 +203,11 @@ impl Stream {
             View::Whole if self.kind.group != crate::events::GROUP => object.bytes.clone(),
             View::Table(rows) => {
                 let columns = !std::mem::replace(&mut self.columns_sent, true);
-                let value = render_value(View::Whole, self.kind, object.value());
+                let value = render_value(View::Whole, &self.kind, object.value());
                 let revision = value["metadata"]["resourceVersion"].clone();
-                Bytes::from(table_of(self.kind, rows, &revision, [value].into_iter(), columns).to_string())
+                Bytes::from(table_of(&self.kind, rows, &revision, [value].into_iter(), columns).to_string())
             }
-            view => Bytes::from(render_value(view, self.kind, object.value()).to_string()),
+            view => Bytes::from(render_value(view, &self.kind, object.value()).to_string()),
         };
         crate::cache::line(kind, &body)
     }

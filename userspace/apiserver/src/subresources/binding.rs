@@ -16,7 +16,7 @@ pub(super) async fn handle(call: Call, request: Request) -> Result<Response, Sta
 }
 
 async fn bind(call: &Call, binding: &Value, options: &Options) -> Result<Response, Status> {
-    let kind = call.target.kind;
+    let kind = &call.target.kind;
     let node = binding["target"]["name"].as_str().unwrap_or_default().to_owned();
     if node.is_empty() {
         return Err(Status::new(

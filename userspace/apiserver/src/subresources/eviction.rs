@@ -16,7 +16,7 @@ use crate::write;
 pub(super) async fn handle(call: Call, request: Request) -> Result<Response, Status> {
     let eviction = posted(&call, request).await?;
     let options = DeleteOptions::from_value(&call, &eviction["deleteOptions"])?;
-    let (kind, target) = (call.target.kind, &call.target);
+    let (kind, target) = (&call.target.kind, &call.target);
     let pod = write::find_latest(&call.server, kind, &target.namespace, &target.name).await?.value();
     let ended = matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed" | "Pending"));
     if !ended && pod["metadata"]["deletionTimestamp"].is_null() {

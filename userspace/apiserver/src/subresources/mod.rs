@@ -5,7 +5,7 @@ mod binding;
 mod eviction;
 mod finalize;
 mod pod_parts;
-mod proxy;
+pub(crate) mod proxy;
 mod scale;
 mod token;
 
@@ -44,7 +44,7 @@ async fn part(
     request: Request,
     change: fn(&mut Value, &Value) -> Result<(), Status>,
 ) -> Result<Response, Status> {
-    let kind = call.target.kind;
+    let kind = &call.target.kind;
     let view = view(&call.headers, None)?;
     if call.method == Method::GET {
         let object =
@@ -85,7 +85,7 @@ async fn edit(
     options: &Options,
     change: impl Fn(&Value) -> Result<Value, Status>,
 ) -> Result<Object, Status> {
-    let (kind, target) = (call.target.kind, &call.target);
+    let (kind, target) = (&call.target.kind, &call.target);
     for attempt in 1.. {
         let old = write::find_latest(&call.server, kind, &target.namespace, &target.name).await?;
         let new = change(&old.value())?;
@@ -107,7 +107,7 @@ fn success() -> Response {
 
 async fn posted(call: &Call, request: Request) -> Result<Value, Status> {
     if call.method != Method::POST {
-        return Err(Status::method_not_supported(call.target.kind, call.method.as_str()));
+        return Err(Status::method_not_supported(&call.target.kind, call.method.as_str()));
     }
     let bytes = body::read(request.into_body()).await?;
     body::decode_optional(&call.headers, &bytes)

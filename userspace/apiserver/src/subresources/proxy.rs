@@ -11,6 +11,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use skep_api::{Status, find, meta};
 
+use crate::Inner;
 use crate::http::Call;
 use crate::node_client::Scheme;
 use crate::object::prefix;
@@ -26,7 +27,7 @@ struct Destination {
 pub(super) async fn handle(call: Call, request: Request) -> Result<Response, Status> {
     let query = request.uri().query().unwrap_or_default().to_owned();
     let object =
-        write::find_latest(&call.server, call.target.kind, &call.target.namespace, &call.target.name)
+        write::find_latest(&call.server, &call.target.kind, &call.target.namespace, &call.target.name)
             .await?
             .value();
     let to = match (call.target.subresource.as_str(), call.target.kind.kind) {
@@ -164,18 +165,21 @@ fn pod(call: &Call, pod: &Value, query: &str) -> Result<Destination, Status> {
 fn service(call: &Call, service: &Value, query: &str) -> Result<Destination, Status> {
     let (scheme, name, wanted) = parts(&call.target.name);
     let unavailable = || Status::unavailable(format!("no endpoints available for service \"{name}\""));
-    let ports = service["spec"]["ports"].as_array().cloned().unwrap_or_default();
-    let port =
-        ports.iter().find(|port| wanted.is_empty() || port["name"] == wanted || port["port"] == wanted);
-    let port = port.ok_or_else(unavailable)?;
+    let address = ready_endpoint(&call.server, service, wanted).ok_or_else(unavailable)?;
+    Ok(Destination { scheme, address, path_and_query: joined(&format!("/{}", call.target.rest), query) })
+}
+
+/// Where a service's port, by its name or number, is answered; the first port if none is named.
+pub(crate) fn ready_endpoint(server: &Inner, service: &Value, wanted: &str) -> Option<SocketAddr> {
+    let ports = service["spec"]["ports"].as_array()?;
+    let port = ports.iter().find(|port| {
+        wanted.is_empty() || port["name"] == wanted || port["port"].as_u64() == wanted.parse().ok()
+    })?;
     let port_name = port["name"].as_str().unwrap_or_default();
-    let kind = find("discovery.k8s.io", "v1", "endpointslices").ok_or_else(unavailable)?;
-    let slices = call
-        .server
-        .caches
-        .of(kind)
-        .map(|r| r.list(&format!("{}{}/", prefix(kind), meta::namespace(service))));
-    let address = slices.into_iter().flatten().map(|slice| slice.value()).find_map(|slice| {
+    let kind = find("discovery.k8s.io", "v1", "endpointslices")?;
+    let slices =
+        server.caches.of(kind).map(|r| r.list(&format!("{}{}/", prefix(kind), meta::namespace(service))));
+    slices.into_iter().flatten().map(|slice| slice.value()).find_map(|slice| {
         let ours = slice["metadata"]["labels"]["kubernetes.io/service-name"] == meta::name(service);
         let ports = slice["ports"].as_array().filter(|_| ours)?;
         let port = ports.iter().find(|port| port["name"].as_str().unwrap_or_default() == port_name)?["port"]
@@ -186,9 +190,7 @@ fn service(call: &Call, service: &Value, query: &str) -> Result<Destination, Sta
             .find(|endpoint| endpoint["conditions"]["ready"] != false)?;
         let ip: IpAddr = endpoint["addresses"][0].as_str()?.parse().ok()?;
         Some(SocketAddr::new(ip, u16::try_from(port).ok()?))
-    });
-    let path_and_query = joined(&format!("/{}", call.target.rest), query);
-    Ok(Destination { scheme, address: address.ok_or_else(unavailable)?, path_and_query })
+    })
 }
 
 /// Sends the request on and the answer back; an upgraded connection becomes a pipe.

@@ -4,7 +4,8 @@ use axum::extract::Request;
 use axum::response::Response;
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
-use skep_api::{Status, meta};
+use skep_api::custom::Scale;
+use skep_api::{Kind, Status, meta};
 
 use super::edit;
 use crate::body;
@@ -14,11 +15,11 @@ use crate::negotiate::respond_value;
 use crate::write::{self, Options};
 
 pub(super) async fn handle(call: Call, request: Request) -> Result<Response, Status> {
-    let kind = call.target.kind;
+    let kind = &call.target.kind;
     if call.method == Method::GET {
         let object =
             write::find_latest(&call.server, kind, &call.target.namespace, &call.target.name).await?;
-        return Ok(respond_value(StatusCode::OK, &of(&object.value())));
+        return Ok(respond_value(StatusCode::OK, &of(kind, &object.value())?));
     }
     let options = Options::parse(&call.query)?;
     let bytes = body::read(request.into_body()).await?;
@@ -29,7 +30,7 @@ pub(super) async fn handle(call: Call, request: Request) -> Result<Response, Sta
     };
     let stored = edit(&call, &options, |old| {
         let scale = match &patch {
-            Some((form, patch)) => form.apply(kind, of(old), patch)?,
+            Some((form, patch)) => form.apply(kind, of(kind, old)?, patch)?,
             None => whole.clone(),
         };
         let replicas = scale["spec"]["replicas"].as_i64().unwrap_or(0);
@@ -42,32 +43,40 @@ pub(super) async fn handle(call: Call, request: Request) -> Result<Response, Sta
             ));
         }
         let mut new = old.clone();
-        new["spec"]["replicas"] = replicas.into();
+        match custom(kind) {
+            Some(scale) => scale.set(&mut new, replicas),
+            None => new["spec"]["replicas"] = replicas.into(),
+        }
         if let Some(revision) = scale["metadata"].get("resourceVersion") {
             meta::of_mut(&mut new).insert("resourceVersion".into(), revision.clone());
         }
         Ok(new)
     })
     .await?;
-    Ok(respond_value(StatusCode::OK, &of(&stored.value())))
+    Ok(respond_value(StatusCode::OK, &of(kind, &stored.value())?))
 }
 
-fn of(object: &Value) -> Value {
-    let from = &object["metadata"];
-    let mut metadata = json!({});
-    for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
-        if let Some(value) = from.get(field) {
-            metadata[field] = value.clone();
+/// Where a made kind has its replicas.
+fn custom(kind: &Kind) -> Option<&Scale> {
+    kind.custom.as_ref()?.version.scale.as_ref()
+}
+
+fn of(kind: &Kind, object: &Value) -> Result<Value, Status> {
+    if let Some(scale) = custom(kind) {
+        if !scale.is_set(object) {
+            let path = scale.path();
+            return Err(Status::internal(format!("the spec replicas field {path:?} does not exist")));
         }
+        return Ok(scale.of(object));
     }
-    json!({
-        "kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": metadata,
+    Ok(json!({
+        "kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": meta::of_scale(object),
         "spec": {"replicas": object["spec"]["replicas"].as_i64().unwrap_or(0)},
         "status": {
             "replicas": object["status"]["replicas"].as_i64().unwrap_or(0),
             "selector": selector(&object["spec"]["selector"]),
         },
-    })
+    }))
 }
 
 /// A selector as text; a ReplicationController's is a plain map.

@@ -19,7 +19,7 @@ pub(super) async fn handle(call: Call, request: Request) -> Result<Response, Sta
     let mut asked = posted(&call, request).await?;
     let target = &call.target;
     let account =
-        write::find_latest(&call.server, target.kind, &target.namespace, &target.name).await?.value();
+        write::find_latest(&call.server, &target.kind, &target.namespace, &target.name).await?.value();
     let seconds = asked["spec"]["expirationSeconds"].as_i64().unwrap_or(3_600);
     if !(LEAST_SECONDS..=MOST_SECONDS).contains(&seconds) {
         return Err(Status::new(

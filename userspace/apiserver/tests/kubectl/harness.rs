@@ -16,12 +16,12 @@ pub(crate) struct Server {
     folder: TempDir,
 }
 
-struct Pem {
-    certificate: String,
-    key: String,
+pub(crate) struct Pem {
+    pub(crate) certificate: String,
+    pub(crate) key: String,
 }
 
-fn authority() -> (Issuer<'static, KeyPair>, String) {
+pub(crate) fn authority() -> (Issuer<'static, KeyPair>, String) {
     let key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -30,7 +30,7 @@ fn authority() -> (Issuer<'static, KeyPair>, String) {
     (Issuer::new(params, key), certificate)
 }
 
-fn leaf(ca: &Issuer<'_, KeyPair>, name: &str, group: &str) -> Pem {
+pub(crate) fn leaf(ca: &Issuer<'_, KeyPair>, name: &str, group: &str) -> Pem {
     let key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
     params.distinguished_name.push(DnType::CommonName, name);
@@ -71,11 +71,15 @@ impl Server {
         Server { folder }
     }
 
+    pub(crate) fn kubeconfig(&self) -> std::path::PathBuf {
+        self.folder.path().join("config")
+    }
+
     /// Runs kubectl with standard input; its output and whether it succeeded.
     fn kubectl(&self, args: &str, input: &str) -> (bool, String) {
         let mut child = Command::new("kubectl")
             .args(args.split(' ').filter(|part| !part.is_empty()))
-            .env("KUBECONFIG", self.folder.path().join("config"))
+            .env("KUBECONFIG", self.kubeconfig())
             .env("HOME", self.folder.path())
             .env("KUBE_EDITOR", "sed -i s/replicas:.*/replicas:\\ 5/")
             .stdin(Stdio::piped())

@@ -1,7 +1,10 @@
 //! kubectl, unmodified, against a real server: TLS, client certificate, embedded store.
 
 mod apply;
+mod conversion;
+mod custom;
 mod harness;
+mod operator;
 
 use harness::Server;
 

@@ -1,0 +1,110 @@
+//! Functions of kube-cel and of cel, called with values; what they cost is known before they run.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::LazyLock;
+
+use kube_cel::KubeCelExt as _;
+use kube_cel::cel::common::ast::{CallExpr, Expr, IdedExpr};
+use kube_cel::cel::{Context, ExecutionError, Value};
+
+use super::CelError;
+
+static FUNCTIONS: LazyLock<Context<'static>> = LazyLock::new(|| Context::default().with_all());
+
+/// Whose function a call is for.
+pub(super) enum On {
+    /// `value.function(...)`
+    Value(Value),
+    /// `math.function(...)`
+    Namespace(String),
+}
+
+/// Calls a function. A fault within it is an error of the expression.
+pub(super) fn call(on: Option<On>, name: &str, args: Vec<Value>) -> Result<Value, CelError> {
+    let ident = |name: String| IdedExpr { id: 0, expr: Expr::Ident(name) };
+    let mut context = FUNCTIONS.new_inner_scope();
+    let target = match on {
+        None => None,
+        Some(On::Namespace(name)) => Some(Box::new(ident(name))),
+        Some(On::Value(value)) => {
+            context.add_variable_from_value("@on", value);
+            Some(Box::new(ident("@on".to_owned())))
+        }
+    };
+    let names: Vec<String> = (0..args.len()).map(|at| format!("@{at}")).collect();
+    for (name, value) in names.iter().zip(args) {
+        context.add_variable_from_value(name.clone(), value);
+    }
+    let args = names.into_iter().map(ident).collect();
+    let call = IdedExpr { id: 0, expr: Expr::Call(CallExpr { func_name: name.to_owned(), target, args }) };
+    match catch_unwind(AssertUnwindSafe(|| Value::resolve(&call, &context))) {
+        Ok(result) => result.map_err(|error| of_execution(error, name)),
+        Err(_) => Err(CelError::Evaluation(format!("the function '{name}' failed"))),
+    }
+}
+
+/// Errors of cel in upstream's words.
+pub(super) fn of_execution(error: ExecutionError, function: &str) -> CelError {
+    CelError::Evaluation(match error {
+        ExecutionError::NoSuchKey(key) => format!("no such key: {key}"),
+        ExecutionError::NoSuchOverload
+        | ExecutionError::UnexpectedType { .. }
+        | ExecutionError::UnsupportedTargetType { .. }
+        | ExecutionError::NotSupportedAsMethod { .. }
+        | ExecutionError::InvalidArgumentCount { .. } => "no such overload".to_owned(),
+        ExecutionError::UndeclaredReference(_) => format!("undeclared reference to '{function}'"),
+        ExecutionError::DivisionByZero(_) => "division by zero".to_owned(),
+        ExecutionError::RemainderByZero(_) => "modulus by zero".to_owned(),
+        ExecutionError::Overflow(..) => "integer overflow".to_owned(),
+        ExecutionError::IndexOutOfBounds(_) => "index out of bounds".to_owned(),
+        ExecutionError::FunctionError { message, .. } => message,
+        other => other.to_string(),
+    })
+}
+
+/// Bytes of a text, items of a list or map; 1 for all else.
+pub(super) fn size(value: &Value) -> u64 {
+    match value {
+        Value::String(text) => text.len() as u64,
+        Value::Bytes(bytes) => bytes.len() as u64,
+        Value::List(items) => items.len() as u64,
+        Value::Map(map) => map.map.len() as u64,
+        _ => 1,
+    }
+}
+
+/// Everything that is in a value.
+pub(super) fn weight(value: &Value) -> u64 {
+    match value {
+        Value::List(items) => items.iter().map(weight).sum::<u64>() + 1,
+        Value::Map(map) => map.map.values().map(weight).sum::<u64>() + 1,
+        other => size(other),
+    }
+}
+
+/// What a call costs. Values are copied into a call, so all that is in them counts.
+pub(super) fn cost(name: &str, on: Option<&Value>, args: &[Value]) -> u64 {
+    let all: u64 = on.into_iter().chain(args).map(weight).sum();
+    let text = on.map_or(0, size);
+    let more = match (name, args) {
+        ("contains" | "intersects" | "equivalent", [a, b]) if on.is_none() => {
+            weight(a).saturating_mul(weight(b))
+        }
+        ("replace", [from, to, ..]) => {
+            let times = match size(from) {
+                0 => text + 1,
+                length => text / length,
+            };
+            times.saturating_mul(size(to)) / 10
+        }
+        ("matches" | "find" | "findAll", [pattern, ..]) => {
+            (text / 10 + 1).saturating_mul(size(pattern) / 4 + 1)
+        }
+        ("indexOf" | "lastIndexOf" | "contains" | "split", [part, ..]) => {
+            (text / 10 + 1).saturating_mul(size(part) / 10 + 1)
+        }
+        ("distinct" | "sort", _) => text.saturating_mul(text),
+        _ => 0,
+    };
+    1 + all / 10 + more
+}

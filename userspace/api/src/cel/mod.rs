@@ -1,0 +1,166 @@
+//! CEL (Common Expression Language) with a budget: no expression can hang or exhaust who evaluates it.
+//!
+//! In: an expression, values by name, a budget of cost units as upstream counts them (about one a step, and one for
+//! every ten bytes or items looked at). Out: a value, or why not. Parsing and Kubernetes' functions are kube-cel's; the
+//! evaluation is our own, for it must count.
+
+mod check;
+mod eval;
+mod functions;
+mod program;
+mod types;
+mod values;
+
+use std::collections::BTreeMap;
+
+pub use check::{Checked, Scope, check};
+pub(crate) use eval::optionally;
+pub use kube_cel::cel::Value;
+pub use program::Program;
+pub(crate) use types::REQUEST;
+pub use types::Type;
+pub(crate) use values::{escape, list, of_format};
+pub use values::{of_fields, of_json};
+
+/// Cost units that one evaluation may take (cel.PerCallLimit).
+pub const PER_CALL: u64 = 1_000_000;
+/// Cost units for all expressions of one object (cel.RuntimeCELCostBudget).
+pub const PER_OBJECT: u64 = 10_000_000;
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CelError {
+    /// The expression is none; as `ERROR: <input>:1:3: ...`.
+    #[error("{0}")]
+    Compile(String),
+    #[error("operation cancelled: actual cost limit exceeded")]
+    Budget,
+    /// `no such key: x`, `no such overload`, `divide by zero`.
+    #[error("{0}")]
+    Evaluation(String),
+}
+
+/// Cost units that are left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Budget(pub u64);
+
+impl Budget {
+    pub(crate) fn charge(&mut self, cost: u64) -> Result<(), CelError> {
+        match self.0.checked_sub(cost) {
+            Some(left) => {
+                self.0 = left;
+                Ok(())
+            }
+            None => {
+                self.0 = 0;
+                Err(CelError::Budget)
+            }
+        }
+    }
+}
+
+/// What names stand for.
+pub type Bindings<'a> = BTreeMap<&'a str, Value>;
+
+/// The value of a program; its cost is taken from the budget.
+pub fn evaluate(program: &Program, bindings: &Bindings<'_>, budget: &mut Budget) -> Result<Value, CelError> {
+    eval::evaluate(program.expression(), bindings, budget)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    const WORDS: [&str; 28] = [
+        "self", ".spec", ".list", ".map", "(", ")", "[", "]", "{", "}", "+", "-", "/", "%", "==", "<", "&&",
+        "||", "!", "?", ":", ",", ".all(x, ", ".map(x, ", "x", "1", "'a'", "has(",
+    ];
+
+    proptest! {
+        #[test]
+        fn no_text_harms(words in prop::collection::vec(0..WORDS.len(), 0..14)) {
+            let text: String = words.into_iter().map(|at| WORDS[at]).collect();
+            if let Ok(program) = Program::compile(&text) {
+                let _ = check(&program, &Scope::from([("self", Type::Dyn)]));
+            }
+            let _ = run(&text, 10_000);
+        }
+    }
+
+    fn run(source: &str, budget: u64) -> Result<Value, CelError> {
+        let object = json!({
+            "spec": {"replicas": 3, "name": "web", "list": [1, 2, 3], "map": {"a": 1, "b": 2}},
+            "long": vec![1; 2_000], "big": "x".repeat(100_000),
+        });
+        let bindings = Bindings::from([("self", of_json(&object))]);
+        evaluate(&Program::compile(source)?, &bindings, &mut Budget(budget))
+    }
+
+    #[test]
+    fn expressions_have_their_values() {
+        for source in [
+            "self.spec.replicas + 1 == 4",
+            "self.spec.name.startsWith('w') && size(self.spec.list) == 3",
+            "has(self.spec.name) && !has(self.spec.other)",
+            "self.spec.list.all(x, x > 0) && self.spec.list.exists(x, x == 2)",
+            "self.spec.list.map(x, x * 2) == [2, 4, 6]",
+            "self.spec.list.filter(x, x != 2) == [1, 3]",
+            "self.spec.map.all(k, self.spec.map[k] > 0)",
+            "'b' in self.spec.map && 2 in self.spec.list && !(9 in self.spec.list)",
+            "self.spec.other == 1 || true",
+            "(self.spec.replicas > 2 ? 'many' : 'few') == 'many'",
+            "self.spec.name.matches('^w.b$')",
+            "quantity('1Gi').isGreaterThan(quantity('1Mi'))",
+            "self.spec.list.sum() == 6 && self.spec.list.isSorted()",
+            "self.spec.list.exists_one(x, x == 1)",
+            "'a-b'.replace('-', '.') == 'a.b' && 'a,b'.split(',') == ['a', 'b']",
+            "duration('90s') > duration('1m') && timestamp('2026-01-01T00:00:00Z').getFullYear() == 2026",
+            "string(3) == '3' && int('4') == 4 && 7 / 2 == 3 && 7 % 2 == 1 && -(3) == -3",
+            "[1, 2] + [3] == [1, 2, 3] && {'a': 1}.a == 1 && [1, 2][1] == 2",
+            "self.spec.map.map(k, k).size() == 2",
+            "math.greatest(1, 2) == 2 && sets.contains([1, 2], [1])",
+            "'%s-%d'.format(['a', 1]) == 'a-1'",
+            "self.?spec.other.orValue(5) == 5",
+        ] {
+            assert_eq!(run(source, PER_CALL), Ok(Value::Bool(true)), "{source}");
+        }
+    }
+
+    #[test]
+    fn errors_are_told_and_never_panics() {
+        for (source, wanted) in [
+            ("self.spec.other == 1", "no such key: other"),
+            ("self.spec.list[9] == 1", "index out of bounds: 9"),
+            ("1 / 0 == 1", "division by zero"),
+            ("9223372036854775807 + 1 > 0", "overflow"),
+            ("self.spec.name > 1", "no such overload"),
+            ("nothing == 1", "undeclared reference to 'nothing'"),
+        ] {
+            let error = run(source, PER_CALL).unwrap_err();
+            assert!(error.to_string().contains(wanted), "{source}: {error}");
+        }
+        for source in
+            ["self.", "1 +", "a b", "Foo{a: 1}", &format!("{}1{}", "(".repeat(500), ")".repeat(500))]
+        {
+            assert!(matches!(run(source, PER_CALL), Err(CelError::Compile(_))), "{source}");
+        }
+        let chain = vec!["1"; 5_000].join("+");
+        assert!(matches!(run(&chain, PER_CALL), Err(CelError::Compile(_))));
+    }
+
+    #[test]
+    fn no_expression_outlasts_its_budget() {
+        for source in [
+            "self.long.all(a, self.long.all(b, self.long.all(c, a == b && b == c)))",
+            "self.long.map(a, self.big + self.big).size() > 0",
+            "self.big.replace('', self.big).size() > 0",
+            "self.long.map(a, self.long.map(b, self.long)).size() > 0",
+            "self.long.all(a, self.big.matches('(x+x+)+y') || true)",
+        ] {
+            assert_eq!(run(source, PER_CALL), Err(CelError::Budget), "{source}");
+        }
+        assert_eq!(run("self.long.all(a, a == 1)", PER_CALL), Ok(Value::Bool(true)));
+    }
+}

@@ -1,0 +1,123 @@
+//! An expression, parsed and found harmless: of bounded depth, with nothing that the evaluation does not know.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use kube_cel::cel::common::ast::{EntryExpr, Expr, IdedExpr};
+use kube_cel::cel::parser::Parser;
+
+use super::CelError;
+
+/// Nesting of an expression at most.
+const DEPTH: usize = 150;
+/// Operators and brackets of an expression at most: each may be a level of nesting for who parses or drops it.
+const SIGNS: usize = 1_000;
+
+#[derive(Clone, Debug)]
+pub struct Program {
+    source: String,
+    expression: IdedExpr,
+}
+
+impl Program {
+    pub fn compile(source: &str) -> Result<Program, CelError> {
+        let deep =
+            || CelError::Compile("ERROR: <input>:-1:0: expression recursion limit exceeded".to_owned());
+        if signs(source) > SIGNS || brackets(source) > DEPTH / 2 {
+            return Err(deep());
+        }
+        let parse = || Parser::new().enable_optional_syntax(true).parse(source);
+        let parsed = catch_unwind(AssertUnwindSafe(parse))
+            .map_err(|_| CelError::Compile(syntax(source, (1, 1), "the expression cannot be parsed")))?;
+        let expression = parsed.map_err(|errors| {
+            let told: Vec<String> =
+                errors.errors.iter().map(|error| syntax(source, error.pos, &error.msg)).collect();
+            CelError::Compile(told.join("\n"))
+        })?;
+        let program = Program { source: source.to_owned(), expression };
+        let mut waiting = vec![(&program.expression, 1)];
+        while let Some((expression, depth)) = waiting.pop() {
+            if depth > DEPTH {
+                return Err(deep());
+            }
+            if matches!(expression.expr, Expr::Struct(_) | Expr::Unspecified) {
+                let message = "ERROR: <input>:1:1: undeclared reference to a message type";
+                return Err(CelError::Compile(message.to_owned()));
+            }
+            waiting.extend(children(expression).into_iter().map(|child| (child, depth + 1)));
+        }
+        Ok(program)
+    }
+
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    pub(super) fn expression(&self) -> &IdedExpr {
+        &self.expression
+    }
+
+    /// Whether the expression speaks of a name that nothing in it declares.
+    pub fn refers_to(&self, name: &str) -> bool {
+        let mut waiting = vec![&self.expression];
+        while let Some(expression) = waiting.pop() {
+            if matches!(&expression.expr, Expr::Ident(found) if found == name) {
+                return true;
+            }
+            waiting.extend(children(expression));
+        }
+        false
+    }
+}
+
+/// The error as upstream's compiler tells it, with the place in the text.
+pub(super) fn told(source: &str, (line, column): (usize, usize), what: &str) -> String {
+    let text = source.lines().nth(line.saturating_sub(1)).unwrap_or_default();
+    let points = ".".repeat(column.saturating_sub(1));
+    format!("ERROR: <input>:{line}:{column}: {what}\n | {text}\n | {points}^")
+}
+
+fn syntax(source: &str, pos: (isize, isize), message: &str) -> String {
+    let message = match message.strip_prefix("Syntax error: ") {
+        Some(_) => message.to_owned(),
+        None => format!("Syntax error: {message}"),
+    };
+    let place = |at: isize| usize::try_from(at).unwrap_or(0).max(1);
+    told(source, (place(pos.0), place(pos.1)), &message)
+}
+
+fn signs(source: &str) -> usize {
+    source.bytes().filter(|c| b"+-*/%&|<>=!?:.,([{".contains(c)).count()
+}
+
+/// How deep brackets stand in each other.
+fn brackets(source: &str) -> usize {
+    let (mut depth, mut deepest) = (0_usize, 0);
+    for c in source.bytes() {
+        match c {
+            b'(' | b'[' | b'{' => depth += 1,
+            b')' | b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        deepest = deepest.max(depth);
+    }
+    deepest
+}
+
+fn children(expression: &IdedExpr) -> Vec<&IdedExpr> {
+    match &expression.expr {
+        Expr::Call(call) => call.target.as_deref().into_iter().chain(&call.args).collect(),
+        Expr::Comprehension(c) => {
+            vec![&c.iter_range, &c.accu_init, &c.loop_cond, &c.loop_step, &c.result]
+        }
+        Expr::List(list) => list.elements.iter().collect(),
+        Expr::Map(map) => {
+            let entries = map.entries.iter().flat_map(|entry| match &entry.expr {
+                EntryExpr::MapEntry(entry) => vec![&entry.key, &entry.value],
+                EntryExpr::StructField(field) => vec![&field.value],
+            });
+            entries.collect()
+        }
+        Expr::Select(select) => vec![&select.operand],
+        Expr::Struct(_) | Expr::Ident(_) | Expr::Literal(_) | Expr::Unspecified => Vec::new(),
+    }
+}

@@ -1,0 +1,61 @@
+//! Defaults of a structural schema: fields that are absent, or null where that is not allowed, get the schema's value.
+
+use serde_json::Value;
+
+use super::schema::Structural;
+
+pub(super) fn apply(schema: &Structural, value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            for (name, inner) in &schema.properties {
+                let Some(default) = &inner.default else { continue };
+                let absent = match fields.get(name) {
+                    None => true,
+                    Some(Value::Null) => !inner.nullable,
+                    Some(_) => false,
+                };
+                if absent {
+                    fields.insert(name.clone(), default.clone());
+                }
+            }
+            for (name, value) in fields.iter_mut() {
+                if let Some(inner) = schema.field(name) {
+                    apply(inner, value);
+                }
+            }
+        }
+        Value::Array(items) => {
+            if let Some(inner) = schema.items.as_deref() {
+                items.iter_mut().for_each(|item| apply(inner, item));
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Drops nulls where they are not allowed and no default would take their place.
+pub(super) fn drop_nulls(schema: &Structural, value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            fields.retain(|name, value| {
+                let Some(inner) = schema.properties.get(name) else {
+                    if let Some(inner) = schema.additional.as_deref() {
+                        drop_nulls(inner, value);
+                    }
+                    return true;
+                };
+                if value.is_null() && !inner.nullable && inner.default.is_none() {
+                    return false;
+                }
+                drop_nulls(inner, value);
+                true
+            });
+        }
+        Value::Array(items) => {
+            if let Some(inner) = schema.items.as_deref() {
+                items.iter_mut().for_each(|item| drop_nulls(inner, item));
+            }
+        }
+        _ => {}
+    }
+}

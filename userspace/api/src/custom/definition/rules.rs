@@ -1,0 +1,220 @@
+//! Rules when they are written: they compile, fit the schema, and cannot cost too much.
+
+use serde_json::Value;
+
+use super::versions::field_at;
+use crate::cel::{Scope, Type, check};
+use crate::custom::rules::Rule;
+use crate::custom::schema::{ListType, Shape, Structural};
+use crate::custom::text;
+use crate::custom::typed::{type_of, type_of_resource};
+use crate::field::{Errors, Path};
+use crate::kinds::items;
+
+/// Cost units of one expression, and of all of a schema, at most (validation.StaticEstimatedCostLimit).
+const EXPRESSION_MAX: u64 = 10_000_000;
+const SCHEMA_MAX: u64 = 100_000_000;
+const REASONS: [&str; 4] =
+    ["FieldValueDuplicate", "FieldValueForbidden", "FieldValueInvalid", "FieldValueRequired"];
+
+pub(super) fn validate(parsed: &Structural, source: &Value, path: &Path, errors: &mut Errors) {
+    let start = errors.0.len();
+    forms(parsed, source, path, errors);
+    if errors.0.len() > start {
+        return;
+    }
+    let mut total = Total::default();
+    let context = Context { root: true, times: 1, uncorrelated: None };
+    expressions(parsed, source, path, &context, &mut total, errors);
+    if total.cost > SCHEMA_MAX {
+        for at in &total.dearest {
+            let why =
+                "contributed to estimated rule cost total exceeding cost limit for entire OpenAPIv3 schema";
+            errors.forbidden(&at.1, why);
+        }
+        let name = "x-kubernetes-validations estimated rule cost total for entire OpenAPIv3 schema";
+        errors.forbidden(path, &too_dear(name, total.cost, SCHEMA_MAX));
+    }
+}
+
+/// Each schema that values go through, with its source and place.
+fn each_inner<'a>(
+    parsed: &'a Structural,
+    source: &'a Value,
+    path: &Path,
+) -> Vec<(&'a Structural, &'a Value, Path, u64)> {
+    let properties = parsed.properties.iter();
+    let mut all: Vec<_> = properties
+        .map(|(name, inner)| (inner, &source["properties"][name], path.child("properties").key(name), 1))
+        .collect();
+    let most = |of: &Structural| match type_of(of) {
+        Type::List(_, most) | Type::Map(_, most) => most,
+        _ => 1,
+    };
+    for (inner, name) in [(&parsed.items, "items"), (&parsed.additional, "additionalProperties")] {
+        if let Some(inner) = inner.as_deref() {
+            all.push((inner, &source[name], path.child(name), most(parsed)));
+        }
+    }
+    all
+}
+
+fn forms(parsed: &Structural, source: &Value, path: &Path, errors: &mut Errors) {
+    for (i, rule) in items(source, "x-kubernetes-validations").enumerate() {
+        form(parsed, rule, &path.child("x-kubernetes-validations").index(i), errors);
+    }
+    for (inner, source, path, _) in each_inner(parsed, source, path) {
+        forms(inner, source, &path, errors);
+    }
+}
+
+fn form(parsed: &Structural, rule: &Value, path: &Path, errors: &mut Errors) {
+    let broken = |text: &str| text.contains(['\n', '\r']);
+    let (expression, message) = (text(&rule["rule"]), text(&rule["message"]));
+    if expression.trim().is_empty() {
+        errors.required(&path.child("rule"), "rule is not specified");
+    } else if !message.is_empty() && message.trim().is_empty() {
+        errors.invalid(&path.child("message"), &rule["message"], "must be non-empty if specified");
+    } else if broken(message.trim()) {
+        errors.invalid(&path.child("message"), &rule["message"], "must not contain line breaks");
+    } else if broken(expression.trim()) && message.trim().is_empty() {
+        errors.required(&path.child("message"), "message must be specified if rule contains line breaks");
+    }
+    let made = text(&rule["messageExpression"]);
+    if !made.is_empty() && made.trim().is_empty() {
+        errors.required(&path.child("messageExpression"), "messageExpression must be non-empty if specified");
+    }
+    if rule["reason"].is_string() && !REASONS.contains(&text(&rule["reason"])) {
+        errors.not_supported(&path.child("reason"), &rule["reason"], &REASONS);
+    }
+    let (below, at) = (text(&rule["fieldPath"]), path.child("fieldPath"));
+    if !below.is_empty() && below.trim().is_empty() {
+        errors.invalid(&at, &rule["fieldPath"], "must be non-empty if specified");
+    }
+    if broken(below) {
+        errors.invalid(&at, &rule["fieldPath"], "must not contain line breaks");
+    }
+    if !below.is_empty() && field_at(parsed, below, true).is_err() {
+        errors.invalid(&at, &rule["fieldPath"], "must be a valid path");
+    }
+}
+
+struct Context {
+    root: bool,
+    /// How often values of the schema may stand in an object.
+    times: u64,
+    /// The place from which on old values cannot be told.
+    uncorrelated: Option<Path>,
+}
+
+#[derive(Default)]
+struct Total {
+    cost: u64,
+    /// The dearest expressions, the dearest first.
+    dearest: Vec<(u64, Path)>,
+}
+
+impl Total {
+    fn add(&mut self, cost: u64, path: Path) {
+        self.cost = self.cost.saturating_add(cost);
+        self.dearest.push((cost, path));
+        self.dearest.sort_by_key(|(cost, _)| std::cmp::Reverse(*cost));
+        self.dearest.truncate(4);
+    }
+}
+
+fn expressions(
+    parsed: &Structural,
+    source: &Value,
+    path: &Path,
+    context: &Context,
+    total: &mut Total,
+    errors: &mut Errors,
+) {
+    let of = if context.root || parsed.embedded { type_of_resource(parsed) } else { type_of(parsed) };
+    for (i, rule) in parsed.rules.iter().enumerate() {
+        let whole = &source["x-kubernetes-validations"][i];
+        let at = path.child("x-kubernetes-validations").index(i);
+        expression(rule, whole, &of, &at, context, total, errors);
+    }
+    for (inner, source, at, most) in each_inner(parsed, source, path) {
+        let breaks = match parsed.shape {
+            Shape::Array => parsed.list_type != ListType::Map,
+            _ => parsed.atomic_map,
+        };
+        let uncorrelated = context.uncorrelated.clone().or_else(|| breaks.then(|| path.clone()));
+        let context = Context { root: false, times: context.times.saturating_mul(most), uncorrelated };
+        expressions(inner, source, &at, &context, total, errors);
+    }
+}
+
+fn expression(
+    rule: &Rule,
+    whole: &Value,
+    of: &Type,
+    path: &Path,
+    context: &Context,
+    total: &mut Total,
+    errors: &mut Errors,
+) {
+    let optional = whole["optionalOldSelf"] == true;
+    let old = if optional { Type::Optional(Box::new(of.clone())) } else { of.clone() };
+    let scope = Scope::from([("self", of.clone()), ("oldSelf", old)]);
+    let mut checked = |program: &Result<_, _>, at: Path, wanted: &Type, kind: &str, errors: &mut Errors| {
+        let name = if kind.is_empty() { "" } else { "messageExpression " };
+        let found = program.clone().and_then(|program| check(&program, &scope));
+        match found {
+            Err(error) => errors.invalid(&at, whole, &format!("{name}compilation failed: {error}")),
+            Ok(found) => {
+                if !matches!(
+                    (&found.of, wanted),
+                    (Type::Dyn, _) | (Type::Bool, Type::Bool) | (Type::String(_), Type::String(_))
+                ) {
+                    let why = match kind {
+                        "" => "cel expression must evaluate to a bool",
+                        _ => "messageExpression must evaluate to a string",
+                    };
+                    errors.invalid(&at, whole, why);
+                }
+                let cost = found.cost.saturating_mul(context.times);
+                if cost > EXPRESSION_MAX {
+                    let name = if kind.is_empty() {
+                        "estimated rule cost"
+                    } else {
+                        "estimated messageExpression cost"
+                    };
+                    errors.forbidden(&at, &too_dear(name, cost, EXPRESSION_MAX));
+                }
+                total.add(cost, at);
+            }
+        }
+    };
+    checked(&rule.program, path.child("rule"), &Type::Bool, "", errors);
+    if let Some(program) = &rule.message_program {
+        checked(program, path.child("messageExpression"), &Type::String(0), "message", errors);
+    }
+    match &context.uncorrelated {
+        Some(from) if rule.uses_old => {
+            let why =
+                format!("oldSelf cannot be used on the uncorrelatable portion of the schema within {from}");
+            errors.invalid(&path.child("rule"), &whole["rule"], &why);
+        }
+        _ if !rule.uses_old && !whole["optionalOldSelf"].is_null() => {
+            let why = "may not be set if oldSelf is not used in rule";
+            errors.invalid(&path.child("optionalOldSelf"), &whole["optionalOldSelf"], why);
+        }
+        _ => {}
+    }
+}
+
+fn too_dear(name: &str, cost: u64, limit: u64) -> String {
+    let times = cost as f64 / limit as f64;
+    let factor = match times {
+        times if times > 100.0 => "more than 100x".to_owned(),
+        times if times < 1.5 => format!("{times:.6}x"),
+        times => format!("{times:.1}x"),
+    };
+    format!(
+        "{name} exceeds budget by factor of {factor} (try simplifying the rule, or adding maxItems, maxProperties, and maxLength where arrays, maps, and strings are declared)"
+    )
+}

@@ -1,0 +1,172 @@
+//! What the server says of a definition: which names it accepted, and how far it is.
+//!
+//! Names within a group belong to who had them first; a definition whose names are taken waits.
+
+use std::collections::HashSet;
+
+use serde_json::{Value, json};
+
+use crate::custom::text;
+use crate::kinds::items;
+
+/// Instances go before their definition does.
+pub const CLEANUP: &str = "customresourcecleanup.apiextensions.k8s.io";
+
+pub fn is_true(definition: &Value, kind: &str) -> bool {
+    condition(definition, kind).is_some_and(|condition| condition["status"] == "True")
+}
+
+pub fn established(definition: &Value) -> bool {
+    is_true(definition, "Established")
+}
+
+fn condition<'a>(definition: &'a Value, kind: &str) -> Option<&'a Value> {
+    items(&definition["status"], "conditions").find(|condition| condition["type"] == kind)
+}
+
+/// Sets a condition; its time changes only with its status. True if anything changed.
+pub fn set_condition(
+    definition: &mut Value,
+    kind: &str,
+    status: bool,
+    (reason, message): (&str, &str),
+    now: &str,
+) -> bool {
+    let status = if status { "True" } else { "False" };
+    let before = condition(definition, kind).cloned();
+    let same_status = before.as_ref().filter(|before| before["status"] == status);
+    let since = same_status.map_or(json!(now), |before| before["lastTransitionTime"].clone());
+    let new = json!({
+        "lastTransitionTime": since, "message": message, "reason": reason, "status": status, "type": kind,
+    });
+    if before.as_ref() == Some(&new) {
+        return false;
+    }
+    let conditions = definition["status"]["conditions"].as_array_mut();
+    match conditions {
+        Some(conditions) => match conditions.iter_mut().find(|condition| condition["type"] == kind) {
+            Some(place) => *place = new,
+            None => conditions.push(new),
+        },
+        None => definition["status"]["conditions"] = json!([new]),
+    }
+    true
+}
+
+/// What judging a definition gave.
+#[derive(Debug, PartialEq)]
+pub enum Verdict {
+    Same,
+    /// With a new status.
+    Changed(Box<Value>),
+}
+
+/// Judges the names of a definition among all of them, and establishes it once they are accepted.
+pub fn judge(definition: &Value, all: &[Value], now: &str) -> Verdict {
+    let mut new = definition.clone();
+    let wanted = &definition["spec"]["names"];
+    if definition["status"]["acceptedNames"] != *wanted || condition(definition, "NamesAccepted").is_none() {
+        accept(definition, all, &mut new, now);
+    }
+    approve(&mut new, now);
+    if is_true(&new, "NamesAccepted") && !established(&new) {
+        let said = ("InitialNamesAccepted", "the initial names have been accepted");
+        set_condition(&mut new, "Established", true, said, now);
+    }
+    if new == *definition { Verdict::Same } else { Verdict::Changed(Box::new(new)) }
+}
+
+fn accept(definition: &Value, all: &[Value], new: &mut Value, now: &str) {
+    let (mut resources, mut kinds) = (HashSet::new(), HashSet::new());
+    for other in all.iter().filter(|other| other["spec"]["group"] == definition["spec"]["group"]) {
+        let accepted = &other["status"]["acceptedNames"];
+        resources.extend([text(&accepted["plural"]), text(&accepted["singular"])]);
+        resources.extend(items(accepted, "shortNames").map(text));
+        kinds.extend([text(&accepted["kind"]), text(&accepted["listKind"])]);
+    }
+    let (wanted, had) = (&definition["spec"]["names"], &definition["status"]["acceptedNames"]);
+    let taken = |name: &Value, had: &Value, used: &HashSet<&str>| {
+        (name != had && !text(name).is_empty() && used.contains(text(name)))
+            .then(|| format!("{name} is already in use"))
+    };
+    let mut problem = None;
+    for (field, reason, used) in [
+        ("plural", "PluralConflict", &resources),
+        ("singular", "SingularConflict", &resources),
+        ("shortNames", "ShortNamesConflict", &resources),
+        ("kind", "KindConflict", &kinds),
+        ("listKind", "ListKindConflict", &kinds),
+    ] {
+        let conflict = match field {
+            "shortNames" => short_names(wanted, had, used),
+            field => taken(&wanted[field], &had[field], used),
+        };
+        match conflict {
+            Some(message) => problem = Some((reason, message)),
+            None => set(&mut new["status"]["acceptedNames"], field, &wanted[field]),
+        }
+    }
+    set(&mut new["status"]["acceptedNames"], "categories", &wanted["categories"]);
+    match problem {
+        Some((reason, message)) => {
+            set_condition(new, "NamesAccepted", false, (reason, &message), now);
+            if condition(new, "Established").is_none() {
+                let said = ("NotAccepted", "not all names are accepted");
+                set_condition(new, "Established", false, said, now);
+            }
+        }
+        None => drop(set_condition(new, "NamesAccepted", true, ("NoConflicts", "no conflicts found"), now)),
+    }
+}
+
+fn short_names(wanted: &Value, had: &Value, used: &HashSet<&str>) -> Option<String> {
+    let ours: Vec<&Value> = items(had, "shortNames").collect();
+    let new = items(wanted, "shortNames").filter(|name| !ours.contains(name));
+    let taken: Vec<String> = new
+        .filter(|name| used.contains(text(name)))
+        .map(|name| format!("{name} is already in use"))
+        .collect();
+    match taken.as_slice() {
+        [] => None,
+        [one] => Some(one.clone()),
+        many => Some(format!("[{}]", many.join(", "))),
+    }
+}
+
+fn set(names: &mut Value, field: &str, value: &Value) {
+    let Some(names) = names.as_object_mut() else { return };
+    match value {
+        Value::Null => drop(names.remove(field)),
+        value => drop(names.insert(field.to_owned(), value.clone())),
+    }
+}
+
+/// Groups of the community say whether their definition was approved.
+fn approve(new: &mut Value, now: &str) {
+    use super::Approval;
+    if !super::is_protected(text(&new["spec"]["group"])) {
+        return;
+    }
+    let annotation = text(&new["metadata"]["annotations"][super::API_APPROVED]).to_owned();
+    let (status, reason, message) = match super::approval(new) {
+        Approval::Missing => (
+            false,
+            "MissingAnnotation",
+            format!(
+                "protected groups must have approval annotation \"{}\", see https://github.com/kubernetes/enhancements/pull/1111",
+                super::API_APPROVED
+            ),
+        ),
+        Approval::Bypassed => (false, "UnapprovedAnnotation", format!("not approved: {annotation:?}")),
+        Approval::Given => (true, "ApprovedAnnotation", format!("approved in {annotation}")),
+        Approval::Invalid => (
+            false,
+            "InvalidAnnotation",
+            format!(
+                "protected groups must have approval annotation \"{}\" with either a URL or a reason starting with \"unapproved\", see https://github.com/kubernetes/enhancements/pull/1111",
+                super::API_APPROVED
+            ),
+        ),
+    };
+    set_condition(new, "KubernetesAPIApprovalPolicyConformant", status, (reason, &message), now);
+}

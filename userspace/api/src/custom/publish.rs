@@ -1,0 +1,57 @@
+//! A made kind's schema for OpenAPI documents, with the fields that every object has.
+
+use serde_json::{Value, json};
+
+use super::Custom;
+use crate::kinds::Kind;
+
+const OBJECT_META: &str = "apimachinery.pkg.apis.meta.v1.ObjectMeta";
+
+/// `com.example.stable.v1.CronTab`: the group's parts in reverse.
+pub(crate) fn name(kind: &Kind) -> String {
+    let group: Vec<&str> = kind.group.split('.').rev().collect();
+    format!("{}.{}.{}", group.join("."), kind.version, kind.kind)
+}
+
+/// The schema as v3 shows it; `reference` makes a `$ref` of a built-in type's name.
+pub(crate) fn v3(kind: &Kind, custom: &Custom, reference: impl Fn(&str) -> String) -> Value {
+    resource(kind, custom.version.source.clone(), reference)
+}
+
+/// As v2 shows it: without what v2 cannot say, so that clients that check by it refuse nothing wrongly.
+pub(crate) fn v2(kind: &Kind, custom: &Custom, reference: impl Fn(&str) -> String) -> Value {
+    let mut schema = custom.version.source.clone();
+    simplify(&mut schema);
+    resource(kind, schema, reference)
+}
+
+fn resource(kind: &Kind, mut schema: Value, reference: impl Fn(&str) -> String) -> Value {
+    if !schema.is_object() {
+        schema = json!({"type": "object"});
+    }
+    for name in ["apiVersion", "kind"] {
+        schema["properties"][name] = json!({"type": "string"});
+    }
+    schema["properties"]["metadata"] = json!({"allOf": [{"$ref": reference(OBJECT_META)}]});
+    schema["x-kubernetes-group-version-kind"] =
+        json!([{"group": kind.group, "kind": kind.kind, "version": kind.version}]);
+    schema
+}
+
+fn simplify(schema: &mut Value) {
+    let Some(fields) = schema.as_object_mut() else { return };
+    for name in ["allOf", "anyOf", "oneOf", "not", "nullable", "default"] {
+        fields.remove(name);
+    }
+    let anything = ["x-kubernetes-int-or-string", "x-kubernetes-preserve-unknown-fields"];
+    if anything.iter().any(|name| fields.get(*name) == Some(&Value::Bool(true))) {
+        for name in ["type", "items", "properties", "additionalProperties"] {
+            fields.remove(name);
+        }
+    }
+    for name in ["items", "additionalProperties"] {
+        fields.get_mut(name).into_iter().for_each(simplify);
+    }
+    let properties = fields.get_mut("properties").and_then(Value::as_object_mut);
+    properties.into_iter().flatten().for_each(|(_, inner)| simplify(inner));
+}

@@ -1,0 +1,234 @@
+//! `x-kubernetes-validations`: the rules of a schema, compiled once and evaluated over objects within a budget.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::schema::{Shape, Structural};
+use super::text;
+use super::typed::value_of;
+use super::validate::same_item;
+use crate::cel::{self, Bindings, Budget, CelError, PER_CALL, PER_OBJECT, Program};
+use crate::field::{Errors, Path};
+
+/// Bytes of a message that an expression made (cel.MaxEvaluatedMessageExpressionSizeBytes).
+const MESSAGE_MAX: usize = 5 << 10;
+
+#[derive(Clone, Debug, Default)]
+pub struct Rules(Arc<Vec<Rule>>);
+
+#[derive(Debug)]
+pub(crate) struct Rule {
+    pub(super) source: String,
+    message: String,
+    reason: String,
+    field_path: String,
+    optional_old: bool,
+    pub(super) uses_old: bool,
+    pub(super) program: Result<Program, CelError>,
+    pub(super) message_program: Option<Result<Program, CelError>>,
+}
+
+impl Rules {
+    pub(super) fn parse(rules: &Value) -> Rules {
+        Rules(Arc::new(rules.as_array().into_iter().flatten().map(Rule::parse).collect()))
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Rule> {
+        self.0.iter()
+    }
+}
+
+impl Rule {
+    fn parse(rule: &Value) -> Rule {
+        let program = Program::compile(text(&rule["rule"]));
+        let message = text(&rule["messageExpression"]);
+        Rule {
+            source: text(&rule["rule"]).to_owned(),
+            message: text(&rule["message"]).trim().to_owned(),
+            message_program: (!message.trim().is_empty()).then(|| Program::compile(message)),
+            reason: text(&rule["reason"]).to_owned(),
+            field_path: text(&rule["fieldPath"]).to_owned(),
+            optional_old: rule["optionalOldSelf"] == true,
+            uses_old: program.as_ref().is_ok_and(|program| program.refers_to("oldSelf")),
+            program,
+        }
+    }
+
+    /// How messages name the rule.
+    fn shown(&self) -> &str {
+        if self.message.is_empty() { self.source.trim() } else { &self.message }
+    }
+}
+
+/// Evaluates all rules of an object, with the old one for rules of transitions.
+pub(super) fn validate(schema: &Structural, object: &Value, old: Option<&Value>, errors: &mut Errors) {
+    if schema.has_rules() {
+        let mut walk = Walk { budget: PER_OBJECT, ended: false, errors };
+        walk.place(schema, object, old, &Path::new(""), true);
+    }
+}
+
+struct Walk<'a> {
+    budget: u64,
+    /// The budget is spent, or a rule failed so that none may follow.
+    ended: bool,
+    errors: &'a mut Errors,
+}
+
+impl Walk<'_> {
+    fn place(
+        &mut self,
+        schema: &Structural,
+        value: &Value,
+        old: Option<&Value>,
+        path: &Path,
+        resource: bool,
+    ) {
+        if value.is_null() || self.ended || !schema.has_rules() {
+            return;
+        }
+        self.rules(schema, value, old, path, resource);
+        match value {
+            Value::Object(fields) => {
+                for (name, value) in fields {
+                    let old = old.filter(|_| !schema.atomic_map).and_then(|old| old.get(name));
+                    if let Some(inner) = schema.properties.get(name) {
+                        self.place(inner, value, old, &path.child(name), inner.embedded);
+                    } else if let Some(inner) = schema.additional.as_deref() {
+                        self.place(inner, value, old, &path.key(name), inner.embedded);
+                    }
+                }
+            }
+            Value::Array(items) => {
+                let Some(inner) = schema.items.as_deref() else { return };
+                for (index, item) in items.iter().enumerate() {
+                    let old = same_item(schema, item, old);
+                    self.place(inner, item, old, &path.index(index), inner.embedded);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn rules(
+        &mut self,
+        schema: &Structural,
+        value: &Value,
+        old: Option<&Value>,
+        path: &Path,
+        resource: bool,
+    ) {
+        if schema.rules.is_empty() {
+            return;
+        }
+        let bound = value_of(&seen(value, resource), schema);
+        let bound_old = old.map(|old| value_of(&seen(old, resource), schema));
+        for rule in schema.rules.iter() {
+            if self.ended || rule.uses_old && old.is_none() && !rule.optional_old {
+                continue;
+            }
+            let mut bindings = Bindings::from([("self", bound.clone())]);
+            match (&bound_old, rule.optional_old) {
+                (old, true) => drop(bindings.insert("oldSelf", cel::optionally(old.clone()))),
+                (Some(old), false) => drop(bindings.insert("oldSelf", old.clone())),
+                (None, false) => {}
+            }
+            let unchanged = !rule.uses_old && old == Some(value);
+            self.rule(rule, schema, value, &bindings, path, unchanged);
+        }
+    }
+
+    fn rule(
+        &mut self,
+        rule: &Rule,
+        schema: &Structural,
+        value: &Value,
+        bindings: &Bindings<'_>,
+        path: &Path,
+        unchanged: bool,
+    ) {
+        let kind = Value::from(schema.shape.name());
+        let program = match &rule.program {
+            Ok(program) => program,
+            Err(error) => return self.errors.invalid(path, &kind, &format!("rule compile error: {error}")),
+        };
+        let shown = rule.shown();
+        match self.evaluate(program, bindings) {
+            Ok(cel::Value::Bool(true)) => return,
+            Ok(_) => {}
+            Err(CelError::Budget) => {
+                let why = match self.budget {
+                    0 => "validation failed due to running out of cost budget, no further validation rules will be run"
+                        .to_owned(),
+                    _ => format!("'{}': no further validation rules will be run due to call cost exceeds limit for rule: {shown}", CelError::Budget),
+                };
+                self.ended = true;
+                return self.errors.invalid(path, &kind, &why);
+            }
+            Err(CelError::Evaluation(why)) if why.starts_with("no such overload") => {
+                let why = format!(
+                    "'{why}': call arguments did not match a supported operator, function or macro signature for rule: {shown}"
+                );
+                return self.errors.invalid(path, &kind, &why);
+            }
+            Err(error) => {
+                return self.errors.invalid(path, &kind, &format!("{error} evaluating rule: {shown}"));
+            }
+        }
+        // What was wrong before may stay so.
+        if unchanged {
+            return;
+        }
+        let message = self.message(rule, bindings);
+        let at = match rule.field_path.trim() {
+            "" => path.clone(),
+            below => path.child(below.trim_start_matches('.')),
+        };
+        match rule.reason.as_str() {
+            "FieldValueForbidden" => self.errors.forbidden(&at, &message),
+            "FieldValueRequired" => self.errors.required(&at, &message),
+            "FieldValueDuplicate" => self.errors.duplicate(&at, value),
+            _ if matches!(schema.shape, Shape::Object | Shape::Array) => {
+                self.errors.push(&at, "FieldValueInvalid", format!("Invalid value: {message}"));
+            }
+            _ => self.errors.invalid(&at, value, &message),
+        }
+    }
+
+    fn evaluate(&mut self, program: &Program, bindings: &Bindings<'_>) -> Result<cel::Value, CelError> {
+        let allowed = self.budget.min(PER_CALL);
+        let mut budget = Budget(allowed);
+        let result = cel::evaluate(program, bindings, &mut budget);
+        self.budget -= allowed - budget.0;
+        result
+    }
+
+    fn message(&mut self, rule: &Rule, bindings: &Bindings<'_>) -> String {
+        if let Some(Ok(program)) = &rule.message_program
+            && let Ok(cel::Value::String(made)) = self.evaluate(program, bindings)
+        {
+            let made = made.trim();
+            if !made.is_empty() && made.len() <= MESSAGE_MAX && !made.contains('\n') {
+                return made.to_owned();
+            }
+        }
+        match rule.message.as_str() {
+            "" => format!("failed rule: {}", rule.shown()),
+            said => said.to_owned(),
+        }
+    }
+}
+
+/// What rules may see: of a resource's metadata only the names.
+fn seen(value: &Value, resource: bool) -> Value {
+    let mut value = value.clone();
+    if resource && let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.retain(|name, _| matches!(name.as_str(), "name" | "generateName"));
+    }
+    value
+}

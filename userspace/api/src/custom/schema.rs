@@ -1,0 +1,195 @@
+//! A structural schema (KEP-1979) as values are walked by it, read once from `openAPIV3Schema`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use regex::Regex;
+use serde_json::Value;
+
+use super::rules::Rules;
+
+/// What a place may hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Shape {
+    #[default]
+    Any,
+    Object,
+    Array,
+    String,
+    Integer,
+    Number,
+    Boolean,
+}
+
+impl Shape {
+    fn parse(text: &str) -> Shape {
+        match text {
+            "object" => Shape::Object,
+            "array" => Shape::Array,
+            "string" => Shape::String,
+            "integer" => Shape::Integer,
+            "number" => Shape::Number,
+            "boolean" => Shape::Boolean,
+            _ => Shape::Any,
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Shape::Any => "",
+            Shape::Object => "object",
+            Shape::Array => "array",
+            Shape::String => "string",
+            Shape::Integer => "integer",
+            Shape::Number => "number",
+            Shape::Boolean => "boolean",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ListType {
+    #[default]
+    Atomic,
+    Set,
+    Map,
+}
+
+/// One place of a schema, or one branch of `allOf` and its like.
+#[derive(Clone, Debug, Default)]
+pub struct Structural {
+    pub shape: Shape,
+    pub nullable: bool,
+    pub properties: BTreeMap<String, Structural>,
+    /// Of entries that no property names.
+    pub additional: Option<Box<Structural>>,
+    /// `additionalProperties: true`.
+    pub additional_allowed: bool,
+    pub items: Option<Box<Structural>>,
+    pub default: Option<Value>,
+    pub preserve: bool,
+    pub embedded: bool,
+    pub int_or_string: bool,
+    pub list_type: ListType,
+    pub list_keys: Vec<String>,
+    pub atomic_map: bool,
+    pub checks: Checks,
+    pub rules: Rules,
+    has_rules: bool,
+}
+
+/// What a value must satisfy beyond its shape.
+#[derive(Clone, Debug, Default)]
+pub struct Checks {
+    pub required: Vec<String>,
+    pub format: String,
+    pub pattern: Option<Arc<Regex>>,
+    pub minimum: Option<Bound>,
+    pub maximum: Option<Bound>,
+    pub multiple_of: Option<f64>,
+    pub min_length: Option<u64>,
+    pub max_length: Option<u64>,
+    pub min_items: Option<u64>,
+    pub max_items: Option<u64>,
+    pub unique_items: bool,
+    pub min_properties: Option<u64>,
+    pub max_properties: Option<u64>,
+    pub values: Option<Vec<Value>>,
+    pub all_of: Vec<Structural>,
+    pub any_of: Vec<Structural>,
+    pub one_of: Vec<Structural>,
+    pub not: Option<Box<Structural>>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Bound {
+    pub value: serde_json::Number,
+    pub exclusive: bool,
+}
+
+impl Structural {
+    pub fn parse(source: &Value) -> Structural {
+        let one =
+            |name: &str| source.get(name).filter(|v| v.is_object()).map(|v| Box::new(Structural::parse(v)));
+        let is = |name: &str| source[name] == true;
+        let properties = source["properties"].as_object().into_iter().flatten();
+        let mut schema = Structural {
+            shape: Shape::parse(source["type"].as_str().unwrap_or_default()),
+            nullable: is("nullable"),
+            properties: properties.map(|(name, inner)| (name.clone(), Structural::parse(inner))).collect(),
+            additional: one("additionalProperties"),
+            additional_allowed: is("additionalProperties"),
+            items: one("items"),
+            default: source.get("default").filter(|value| !value.is_null()).cloned(),
+            preserve: is("x-kubernetes-preserve-unknown-fields"),
+            embedded: is("x-kubernetes-embedded-resource"),
+            int_or_string: is("x-kubernetes-int-or-string"),
+            list_type: match source["x-kubernetes-list-type"].as_str() {
+                Some("map") => ListType::Map,
+                Some("set") => ListType::Set,
+                _ => ListType::Atomic,
+            },
+            list_keys: strings(&source["x-kubernetes-list-map-keys"]),
+            atomic_map: source["x-kubernetes-map-type"] == "atomic",
+            checks: Checks::parse(source),
+            rules: Rules::default(),
+            has_rules: false,
+        };
+        schema.rules = Rules::parse(&source["x-kubernetes-validations"]);
+        schema.has_rules = !schema.rules.is_empty() || schema.inner().any(|inner| inner.has_rules);
+        schema
+    }
+
+    /// The schemas of what stands in a value of this one.
+    fn inner(&self) -> impl Iterator<Item = &Structural> {
+        self.properties.values().chain(self.additional.as_deref()).chain(self.items.as_deref())
+    }
+
+    /// Whether there is a rule here or below.
+    pub fn has_rules(&self) -> bool {
+        self.has_rules
+    }
+
+    /// The schema of a field or entry, where it has one.
+    pub fn field(&self, name: &str) -> Option<&Structural> {
+        self.properties.get(name).or(self.additional.as_deref())
+    }
+}
+
+impl Checks {
+    fn parse(source: &Value) -> Checks {
+        let number = |name: &str| source[name].as_u64();
+        let branches = |name: &str| {
+            source[name].as_array().into_iter().flatten().map(Structural::parse).collect::<Vec<_>>()
+        };
+        let bound = |name: &str, exclusive: &str| {
+            let value = source[name].as_number()?.clone();
+            Some(Bound { value, exclusive: source[exclusive] == true })
+        };
+        let pattern = source["pattern"].as_str().filter(|pattern| !pattern.is_empty());
+        Checks {
+            required: strings(&source["required"]),
+            format: source["format"].as_str().unwrap_or_default().to_owned(),
+            pattern: pattern.and_then(|pattern| Regex::new(pattern).ok()).map(Arc::new),
+            minimum: bound("minimum", "exclusiveMinimum"),
+            maximum: bound("maximum", "exclusiveMaximum"),
+            multiple_of: source["multipleOf"].as_f64().filter(|factor| *factor > 0.0),
+            min_length: number("minLength"),
+            max_length: number("maxLength"),
+            min_items: number("minItems"),
+            max_items: number("maxItems"),
+            unique_items: source["uniqueItems"] == true,
+            min_properties: number("minProperties"),
+            max_properties: number("maxProperties"),
+            values: source["enum"].as_array().cloned(),
+            all_of: branches("allOf"),
+            any_of: branches("anyOf"),
+            one_of: branches("oneOf"),
+            not: source.get("not").filter(|not| not.is_object()).map(|not| Box::new(Structural::parse(not))),
+        }
+    }
+}
+
+fn strings(list: &Value) -> Vec<String> {
+    list.as_array().into_iter().flatten().filter_map(|one| one.as_str().map(str::to_owned)).collect()
+}

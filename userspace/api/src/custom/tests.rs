@@ -1,0 +1,427 @@
+//! Definitions and their instances, as upstream judges them.
+
+use serde_json::{Value, json};
+
+use super::definition::{self, Verdict, judge};
+use super::made;
+use crate::kinds::{Kind, Part};
+use crate::{Errors, find, schema};
+
+fn definition(schema: Value) -> Value {
+    json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": "crontabs.stable.example.com", "uid": "u"},
+        "spec": {
+            "group": "stable.example.com", "scope": "Namespaced",
+            "names": {"plural": "crontabs", "kind": "CronTab", "shortNames": ["ct"]},
+            "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": schema}}],
+        },
+    })
+}
+
+fn judged(mut object: Value) -> Vec<String> {
+    let kind = find("apiextensions.k8s.io", "v1", "customresourcedefinitions").unwrap();
+    let problems = schema::check(kind, &mut object);
+    assert!(problems.is_empty(), "{problems:?}");
+    kind.prepare_create(&mut object);
+    kind.validate_create(&object).0.iter().map(ToString::to_string).collect()
+}
+
+fn refusals(schema: Value) -> Vec<String> {
+    judged(definition(schema))
+}
+
+fn kind_of(mut object: Value) -> std::sync::Arc<Kind> {
+    let crd = find("apiextensions.k8s.io", "v1", "customresourcedefinitions").unwrap();
+    crd.prepare_create(&mut object);
+    assert_eq!(crd.validate_create(&object).0, []);
+    let Verdict::Changed(new) = judge(&object, std::slice::from_ref(&object), "2026-01-01T00:00:00Z") else {
+        panic!("it was not judged");
+    };
+    made(&new).served[0].clone()
+}
+
+fn kind(schema: Value) -> std::sync::Arc<Kind> {
+    kind_of(definition(schema))
+}
+
+fn instance(spec: Value) -> Value {
+    json!({
+        "apiVersion": "stable.example.com/v1", "kind": "CronTab",
+        "metadata": {"name": "a", "namespace": "n"}, "spec": spec,
+    })
+}
+
+fn told(errors: Errors) -> Vec<String> {
+    errors.0.iter().map(ToString::to_string).collect()
+}
+
+fn of_spec(spec: Value) -> Value {
+    json!({"type": "object", "properties": {"spec": spec}})
+}
+
+#[test]
+fn a_definition_is_defaulted_and_accepted() {
+    let kind = kind(of_spec(json!({"type": "object"})));
+    assert_eq!((kind.singular, kind.list_kind()), ("crontab", "CronTabList".to_owned()));
+    assert_eq!((kind.short_names, kind.plural, kind.group), (&["ct"][..], "crontabs", "stable.example.com"));
+}
+
+#[test]
+fn names_that_others_have_are_not_accepted() {
+    let mut first = definition(of_spec(json!({"type": "object"})));
+    definition::default(&mut first);
+    let Verdict::Changed(first) = judge(&first.clone(), &[], "t") else { panic!() };
+    let mut second = definition(of_spec(json!({"type": "object"})));
+    second["spec"]["names"]["plural"] = "others".into();
+    second["metadata"]["name"] = "others.stable.example.com".into();
+    definition::default(&mut second);
+    let Verdict::Changed(second) = judge(&second.clone(), &[(*first).clone()], "t") else { panic!() };
+    let conditions = &second["status"]["conditions"];
+    assert_eq!(conditions[0]["reason"], "ListKindConflict");
+    assert_eq!(conditions[0]["message"], "\"CronTabList\" is already in use");
+    assert_eq!(conditions[1]["reason"], "NotAccepted");
+    assert!(made(&second).served.is_empty());
+    assert_eq!(judge(&first, &[(*first).clone()], "later"), Verdict::Same);
+}
+
+#[test]
+fn schemas_are_refused_in_upstreams_words_and_places() {
+    let at = "spec.validation.openAPIV3Schema";
+    for (schema, wanted) in [
+        (
+            json!({"type": "array", "items": {"type": "string"}}),
+            ".type: Invalid value: \"array\": must be object at the root",
+        ),
+        (
+            json!({"type": "object", "properties": {"a": {}}}),
+            ".properties[a].type: Required value: must not be empty for specified object fields",
+        ),
+        (
+            json!({"type": "object", "properties": {"a": {"type": "array"}}}),
+            ".properties[a].items: Required value: must be specified",
+        ),
+        (
+            json!({"type": "object", "properties": {"a": {"type": "object", "anyOf": [{"properties": {"b": {"minimum": 1}}}]}}}),
+            ".properties[a].properties[b]: Required value: because it is defined in spec.validation.openAPIV3Schema.properties[a].anyOf[0].properties[b]",
+        ),
+        (
+            json!({"type": "object", "properties": {"a": {"type": "string", "allOf": [{"type": "string"}]}}}),
+            ".properties[a].allOf[0].type: Forbidden: must be empty to be structural",
+        ),
+        (
+            json!({"type": "object", "properties": {"a": {"type": "int"}}}),
+            ".properties[a].type: Unsupported value: \"int\": supported values: \"array\", \"boolean\", \"integer\", \"number\", \"object\", \"string\"",
+        ),
+        (
+            json!({"type": "object", "properties": {"a": {"type": "array", "uniqueItems": true, "items": {"type": "string"}}}}),
+            ".properties[a].uniqueItems: Forbidden: uniqueItems cannot be set to true since the runtime complexity becomes quadratic",
+        ),
+        (
+            json!({"type": "object", "properties": {"a": {"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["k"], "items": {"type": "object", "properties": {"k": {"type": "string"}}}}}}),
+            ".properties[a].items.properties[k].default: Required value: this property is in x-kubernetes-list-map-keys, so it must have a default or be a required property",
+        ),
+        (
+            json!({"type": "object", "properties": {"metadata": {"type": "object", "properties": {"labels": {"type": "object"}}}}}),
+            ".properties[metadata]: Forbidden: must not specify anything other than name and generateName, but metadata is implicitly specified",
+        ),
+        (
+            json!({"type": "object", "properties": {"a": {"type": "integer", "default": "x"}}}),
+            ".properties[a].default: Invalid value: \"string\":  in body must be of type integer: \"string\"",
+        ),
+        (
+            json!({"type": "object", "properties": {"a": {"type": "object", "default": {"b": 1}}}}),
+            ".properties[a].default: Invalid value: {\"b\":1}: must not have unknown fields",
+        ),
+        (
+            json!({"type": "object", "properties": {"a": {"type": "string", "pattern": "("}}}),
+            ".properties[a].pattern: Invalid value: \"(\": must be a valid regular expression",
+        ),
+    ] {
+        let found = refusals(schema.clone());
+        assert!(
+            found.iter().any(|error| error.starts_with(&format!("{at}{wanted}"))),
+            "{schema}: {found:#?}"
+        );
+    }
+    assert_eq!(refusals(of_spec(json!({"x-kubernetes-preserve-unknown-fields": true}))), [""; 0]);
+    assert_eq!(
+        refusals(of_spec(
+            json!({"x-kubernetes-int-or-string": true, "anyOf": [{"type": "integer"}, {"type": "string"}]})
+        )),
+        [""; 0]
+    );
+}
+
+#[test]
+fn names_versions_and_paths_are_checked() {
+    let with = |change: fn(&mut Value)| {
+        let mut object = definition(of_spec(
+            json!({"type": "object", "properties": {"color": {"type": "string"}, "n": {"type": "object"}}}),
+        ));
+        change(&mut object);
+        judged(object).join("; ")
+    };
+    for (found, wanted) in [
+        (
+            with(|o| o["metadata"]["name"] = "x".into()),
+            "metadata.name: Invalid value: \"x\": must be spec.names.plural+\".\"+spec.group",
+        ),
+        (
+            with(|o| o["spec"]["scope"] = "Global".into()),
+            "spec.scope: Unsupported value: \"Global\": supported values: \"Cluster\", \"Namespaced\"",
+        ),
+        (
+            with(|o| o["spec"]["versions"][0]["storage"] = false.into()),
+            "must have exactly one version marked as storage version",
+        ),
+        (
+            with(|o| o["spec"]["names"]["listKind"] = "CronTab".into()),
+            "spec.names.listKind: Invalid value: \"CronTab\": kind and listKind may not be the same",
+        ),
+        (
+            with(|o| o["spec"]["versions"][0]["selectableFields"] = json!([{"jsonPath": ".spec.n"}])),
+            "must point to a field of type string, boolean or integer",
+        ),
+        (
+            with(|o| o["spec"]["versions"][0]["selectableFields"] = json!([{"jsonPath": ".spec.x"}])),
+            "is an invalid path: does not refer to a valid field",
+        ),
+        (
+            with(|o| {
+                o["spec"]["versions"][0]["subresources"] =
+                    json!({"scale": {"specReplicasPath": ".x", "statusReplicasPath": ".status.r"}})
+            }),
+            "spec.subresources.scale.specReplicasPath: Invalid value: \".x\": should be a json path under .spec",
+        ),
+        (
+            with(|o| {
+                o["spec"]["versions"][0]["additionalPrinterColumns"] =
+                    json!([{"name": "A", "type": "text", "jsonPath": ".a"}])
+            }),
+            "spec.additionalPrinterColumns[0].type: Invalid value: \"text\": must be one of boolean,date,integer,number,string",
+        ),
+        (
+            with(|o| o["spec"]["conversion"] = json!({"strategy": "Webhook"})),
+            "spec.conversion.webhookClientConfig: Required value: required when strategy is set to Webhook",
+        ),
+        (
+            with(|o| {
+                o["spec"]["group"] = "x.k8s.io".into();
+                o["metadata"]["name"] = "crontabs.x.k8s.io".into();
+            }),
+            "metadata.annotations[api-approved.kubernetes.io]: Required value: protected groups must have approval annotation",
+        ),
+    ] {
+        assert!(found.contains(wanted), "wanted {wanted}\ngot {found}");
+    }
+}
+
+#[test]
+fn instances_are_judged_in_upstreams_words() {
+    let kind = kind(of_spec(json!({
+        "type": "object", "required": ["cron"],
+        "properties": {
+            "cron": {"type": "string", "pattern": "^\\d+$", "maxLength": 4},
+            "replicas": {"type": "integer", "minimum": 1, "maximum": 10, "multipleOf": 2},
+            "color": {"type": "string", "enum": ["red", "blue"]},
+            "list": {"type": "array", "maxItems": 1, "x-kubernetes-list-type": "set", "items": {"type": "string"}},
+            "port": {"x-kubernetes-int-or-string": true},
+            "map": {"type": "object", "additionalProperties": {"type": "integer"}},
+            "one": {"type": "object", "properties": {"a": {"type": "string"}, "b": {"type": "string"}}, "oneOf": [{"required": ["a"]}, {"required": ["b"]}]},
+        },
+    })));
+    for (spec, wanted) in [
+        (json!({}), "spec.cron: Required value"),
+        (
+            json!({"cron": 1}),
+            "spec.cron: Invalid value: \"integer\": spec.cron in body must be of type string: \"integer\"",
+        ),
+        (json!({"cron": "x"}), "spec.cron: Invalid value: \"x\": spec.cron in body should match '^\\d+$'"),
+        (json!({"cron": "12345"}), "spec.cron: Too long: may not be more than 4 bytes"),
+        (
+            json!({"cron": "1", "replicas": 12}),
+            "spec.replicas: Invalid value: 12: spec.replicas in body should be less than or equal to 10",
+        ),
+        (
+            json!({"cron": "1", "replicas": 3}),
+            "spec.replicas: Invalid value: 3: spec.replicas in body should be a multiple of 2",
+        ),
+        (
+            json!({"cron": "1", "replicas": "2"}),
+            "spec.replicas: Invalid value: \"string\": spec.replicas in body must be of type integer: \"string\"",
+        ),
+        (
+            json!({"cron": "1", "color": "green"}),
+            "spec.color: Unsupported value: \"green\": supported values: \"red\", \"blue\"",
+        ),
+        (json!({"cron": "1", "list": ["a", "b"]}), "spec.list: Too many: 2: must have at most 1 item"),
+        (
+            json!({"cron": "1", "port": true}),
+            "spec.port: Invalid value: \"boolean\": spec.port in body must be of type integer,string: \"boolean\"",
+        ),
+        (
+            json!({"cron": "1", "map": {"k": "v"}}),
+            "spec.map.k: Invalid value: \"string\": spec.map.k in body must be of type integer: \"string\"",
+        ),
+        (
+            json!({"cron": "1", "one": {}}),
+            "<nil>: Invalid value: \"\": \"spec.one\" must validate one and only one schema (oneOf). Found none valid",
+        ),
+    ] {
+        let found = told(kind.validate_create(&instance(spec.clone())));
+        assert!(found.iter().any(|error| error == wanted), "{spec}: wanted {wanted}\ngot {found:#?}");
+    }
+    let good = json!({"cron": "1", "replicas": 2.0, "color": "red", "port": "http", "map": {"k": 1}, "one": {"a": "x"}});
+    assert_eq!(told(kind.validate_create(&instance(good))), [""; 0]);
+}
+
+#[test]
+fn an_update_may_leave_what_was_wrong_before() {
+    let kind = kind(of_spec(
+        json!({"type": "object", "properties": {"a": {"type": "string", "maxLength": 1}, "b": {"type": "string", "maxLength": 1}}}),
+    ));
+    let old = instance(json!({"a": "long", "b": "x"}));
+    let new = instance(json!({"a": "long", "b": "y"}));
+    assert_eq!(told(kind.validate_update(&new, &old, Part::Main)), [""; 0]);
+    let worse = instance(json!({"a": "longer", "b": "x"}));
+    assert_eq!(
+        told(kind.validate_update(&worse, &old, Part::Main)),
+        ["spec.a: Too long: may not be more than 1 bytes"]
+    );
+}
+
+#[test]
+fn unknown_fields_are_pruned_and_told_and_defaults_applied() {
+    let kind = kind(of_spec(json!({
+        "type": "object",
+        "properties": {
+            "a": {"type": "string", "default": "x"}, "gone": {"type": "string"}, "null": {"type": "string", "nullable": true},
+            "list": {"type": "array", "items": {"type": "object", "properties": {"b": {"type": "integer", "default": 7}}}},
+            "free": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
+        },
+    })));
+    let mut object = instance(
+        json!({"a": null, "gone": null, "null": null, "list": [{"c": 1}], "free": {"z": 1}, "no": 1}),
+    );
+    object["metadata"]["nonsense"] = 1.into();
+    let problems = schema::check(&kind, &mut object);
+    let told: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        told,
+        [
+            "unknown field \"metadata.nonsense\"",
+            "unknown field \"spec.list[0].c\"",
+            "unknown field \"spec.no\""
+        ]
+    );
+    kind.default(&mut object);
+    assert_eq!(object["spec"], json!({"a": "x", "null": null, "list": [{"b": 7}], "free": {"z": 1}}));
+}
+
+#[test]
+fn rules_judge_objects_and_transitions() {
+    let kind = kind(of_spec(json!({
+        "type": "object",
+        "properties": {
+            "min": {"type": "integer"}, "max": {"type": "integer"},
+            "id": {"type": "string", "x-kubernetes-validations": [{"rule": "self == oldSelf", "message": "is immutable"}]},
+        },
+        "x-kubernetes-validations": [
+            {"rule": "self.min <= self.max", "messageExpression": "'min is more than ' + string(self.max)", "fieldPath": ".min", "reason": "FieldValueForbidden"},
+            {"rule": "!has(self.id) || size(self.id) < 9"},
+        ],
+    })));
+    let good = instance(json!({"min": 1, "max": 2, "id": "a"}));
+    assert_eq!(told(kind.validate_create(&good)), [""; 0]);
+    let bad = instance(json!({"min": 3, "max": 2, "id": "a23456789"}));
+    assert_eq!(
+        told(kind.validate_create(&bad)),
+        [
+            "spec.min: Forbidden: min is more than 2",
+            "spec: Invalid value: failed rule: !has(self.id) || size(self.id) < 9"
+        ]
+    );
+    let other = instance(json!({"min": 1, "max": 2, "id": "b"}));
+    assert_eq!(
+        told(kind.validate_update(&other, &good, Part::Main)),
+        ["spec.id: Invalid value: \"b\": is immutable"]
+    );
+}
+
+#[test]
+fn rules_that_cannot_be_are_refused_when_they_are_written() {
+    let at = "spec.validation.openAPIV3Schema.properties[spec].x-kubernetes-validations[0].rule";
+    let with = |rule: &str| {
+        refusals(of_spec(json!({
+            "type": "object",
+            "properties": {"x": {"type": "integer"}, "list": {"type": "array", "items": {"type": "array", "items": {"type": "string"}}}},
+            "x-kubernetes-validations": [{"rule": rule}],
+        })))
+    };
+    for (rule, wanted) in [
+        ("self.z == 1", "undefined field 'z'"),
+        ("self.x ==", "Syntax error"),
+        ("self.x", "cel expression must evaluate to a bool"),
+        ("self.x == 'a'", "found no matching overload for '_==_' applied to '(int, string)'"),
+        ("other == 1", "undeclared reference to 'other'"),
+        (
+            "self.list.all(a, a.all(b, b.matches(b)))",
+            "estimated rule cost exceeds budget by factor of more than 100x",
+        ),
+    ] {
+        let found = with(rule).join("\n");
+        assert!(found.contains(wanted) && found.contains(at), "{rule}: {found}");
+    }
+    assert_eq!(with("self.x > 1 || self.list.size() == 0"), [""; 0]);
+}
+
+#[test]
+fn a_rule_that_costs_too_much_ends_the_validation() {
+    let kind = kind(of_spec(json!({
+        "type": "object", "properties": {"list": {"type": "array", "maxItems": 90, "items": {"type": "integer"}}},
+        "x-kubernetes-validations": [{"rule": "self.list.all(a, self.list.all(b, self.list.all(c, a + b + c >= 0)))"}],
+    })));
+    let many: Vec<u32> = (0..90).collect();
+    let found = told(kind.validate_create(&instance(json!({"list": many})))).join("\n");
+    assert!(
+        found.contains("no further validation rules will be run due to call cost exceeds limit"),
+        "{found}"
+    );
+}
+
+#[test]
+fn applied_lists_are_merged_by_the_definitions_keys() {
+    let kind = kind(of_spec(json!({
+        "type": "object",
+        "properties": {
+            "ports": {
+                "type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"],
+                "items": {"type": "object", "required": ["name"], "properties": {"name": {"type": "string"}, "port": {"type": "integer"}}},
+            },
+            "atomic": {"type": "array", "items": {"type": "string"}},
+            "set": {"type": "array", "x-kubernetes-list-type": "set", "items": {"type": "string"}},
+        },
+    })));
+    let writer = |manager| crate::apply::Writer {
+        manager,
+        subresource: "",
+        part: Part::Main,
+        now: "2026-01-01T00:00:00Z",
+    };
+    let first = instance(json!({"ports": [{"name": "http", "port": 80}], "atomic": ["a"], "set": ["x"]}));
+    let mut live = crate::apply::apply(&kind, &Value::Null, &first, &writer("one"), false).unwrap();
+    live["metadata"]["uid"] = "u".into();
+    let second = instance(json!({"ports": [{"name": "dns", "port": 53}], "set": ["y"]}));
+    let merged = crate::apply::apply(&kind, &live, &second, &writer("two"), false).unwrap();
+    assert_eq!(
+        merged["spec"],
+        json!({"ports": [{"name": "http", "port": 80}, {"name": "dns", "port": 53}], "atomic": ["a"], "set": ["x", "y"]})
+    );
+    let taken = instance(json!({"atomic": ["b"], "nothing": 1}));
+    let refused = crate::apply::apply(&kind, &merged, &taken, &writer("two"), false).unwrap_err();
+    assert!(refused.message.contains(".spec.nothing: field not declared in schema"), "{refused}");
+    let taken = instance(json!({"atomic": ["b"]}));
+    let refused = crate::apply::apply(&kind, &merged, &taken, &writer("two"), false).unwrap_err();
+    assert!(refused.message.contains("conflict with \"one\": .spec.atomic"), "{refused}");
+}
