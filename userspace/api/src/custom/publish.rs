@@ -1,6 +1,6 @@
 //! A made kind's schema for OpenAPI documents, with the fields that every object has.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::Custom;
 use crate::kinds::Kind;
@@ -21,6 +21,11 @@ pub(crate) fn v3(kind: &Kind, custom: &Custom, reference: impl Fn(&str) -> Strin
 /// As v2 shows it: without what v2 cannot say, so that clients that check by it refuse nothing wrongly.
 pub(crate) fn v2(kind: &Kind, custom: &Custom, reference: impl Fn(&str) -> String) -> Value {
     let mut schema = custom.version.source.clone();
+    if schema["x-kubernetes-preserve-unknown-fields"] == true {
+        let mut anything = json!({"type": "object"});
+        name_kind(kind, &mut anything);
+        return anything;
+    }
     simplify(&mut schema);
     resource(kind, schema, reference)
 }
@@ -33,22 +38,27 @@ fn resource(kind: &Kind, mut schema: Value, reference: impl Fn(&str) -> String) 
         schema["properties"][name] = json!({"type": "string"});
     }
     schema["properties"]["metadata"] = json!({"allOf": [{"$ref": reference(OBJECT_META)}]});
+    name_kind(kind, &mut schema);
+    schema
+}
+
+fn name_kind(kind: &Kind, schema: &mut Value) {
     schema["x-kubernetes-group-version-kind"] =
         json!([{"group": kind.group, "kind": kind.kind, "version": kind.version}]);
-    schema
 }
 
 fn simplify(schema: &mut Value) {
     let Some(fields) = schema.as_object_mut() else { return };
-    for name in ["allOf", "anyOf", "oneOf", "not", "nullable", "default"] {
-        fields.remove(name);
+    let is = |fields: &Map<String, Value>, name: &str| fields.get(name) == Some(&Value::Bool(true));
+    let (nullable, open) = (is(fields, "nullable"), is(fields, "x-kubernetes-preserve-unknown-fields"));
+    let mut gone = vec!["allOf", "anyOf", "oneOf", "not", "nullable", "default"];
+    if nullable || is(fields, "x-kubernetes-int-or-string") {
+        gone.push("type");
     }
-    let anything = ["x-kubernetes-int-or-string", "x-kubernetes-preserve-unknown-fields"];
-    if anything.iter().any(|name| fields.get(*name) == Some(&Value::Bool(true))) {
-        for name in ["type", "items", "properties", "additionalProperties"] {
-            fields.remove(name);
-        }
+    if nullable || open {
+        gone.extend(["items", "properties"]);
     }
+    fields.retain(|name, _| !gone.contains(&name.as_str()));
     for name in ["items", "additionalProperties"] {
         fields.get_mut(name).into_iter().for_each(simplify);
     }

@@ -204,7 +204,8 @@ fn built_in(kind: &Kind) -> &'static [Column] {
         ("coordination.k8s.io", "Lease") => {
             const { &[column("Name", c::name), column("Holder", c::holder), column("Age", c::age)] }
         }
-        ("rbac.authorization.k8s.io", "Role" | "ClusterRole") => {
+        ("rbac.authorization.k8s.io", "Role" | "ClusterRole")
+        | ("apiextensions.k8s.io", "CustomResourceDefinition") => {
             const { &[column("Name", c::name), column("Created At", c::created)] }
         }
         ("rbac.authorization.k8s.io", _) => {

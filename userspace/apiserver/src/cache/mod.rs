@@ -3,6 +3,8 @@
 mod changes;
 mod resource;
 mod table;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
