@@ -243,6 +243,11 @@ fn property(dialect: Dialect, field: &'static Field) -> Value {
     if let Some(kind) = field.map_type() {
         out["x-kubernetes-map-type"] = kind.into();
     }
+    // Facts carry no prose; this sentence is found with every Kubernetes by who asks what metadata has.
+    if field.name == "creationTimestamp" {
+        out["description"] =
+            "CreationTimestamp is a timestamp of the server's clock when the object was made.".into();
+    }
     let values: Vec<&str> = field.values().collect();
     if !values.is_empty() {
         out["enum"] = json!(values);

@@ -8,14 +8,15 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use skep_api::kinds::Part;
 use skep_api::schema::{self, Problem};
-use skep_api::{Kind, Status, meta};
+use skep_api::{Errors, Kind, Status, meta};
 use skep_store::{Expect, StoreError};
+use tokio::runtime::{Handle, RuntimeFlavor};
 
 use crate::admission::{self, Request};
 use crate::http::{Call, Query};
 use crate::negotiate::{View, render, respond};
 use crate::object::{Object, key, to_stored};
-use crate::{Inner, allocate, convert, managers};
+use crate::{Inner, allocate, convert, crd, managers};
 
 /// Query options of a write.
 pub(crate) struct Options {
@@ -292,8 +293,9 @@ pub(crate) async fn update(
 
 /// Validates and stores a version that is complete.
 async fn store(request: &Request<'_>, old: &Object, new: &Value, part: Part) -> Result<Object, Status> {
-    let (server, kind) = (&request.call.server, request.call.target.kind);
-    let errors = kind.validate_update(new, request.old.unwrap_or(&Value::Null), part);
+    let (server, kind) = (&request.call.server, &request.call.target.kind);
+    let old_value = request.old.unwrap_or(&Value::Null);
+    let errors = judged(kind, || kind.validate_update(new, old_value, part));
     if !errors.is_empty() {
         return Err(Status::invalid(kind, meta::name(new), &errors));
     }
@@ -309,6 +311,16 @@ async fn store(request: &Request<'_>, old: &Object, new: &Value, part: Part) -> 
         charge.refund(server).await;
     }
     stored
+}
+
+/// Judges an object. Rules of definitions may take a second, and so may a definition: others are served meanwhile.
+pub(crate) fn judged(kind: &Kind, judge: impl FnOnce() -> Errors) -> Errors {
+    let slow = crd::is_definition(kind)
+        || kind.custom.as_ref().is_some_and(|custom| custom.version.schema.has_rules());
+    match Handle::current().runtime_flavor() {
+        RuntimeFlavor::MultiThread if slow => tokio::task::block_in_place(judge),
+        _ => judge(),
+    }
 }
 
 /// What only the server sets stays as it is.

@@ -34,10 +34,19 @@ fn resource(kind: &Kind, mut schema: Value, reference: impl Fn(&str) -> String) 
     if !schema.is_object() {
         schema = json!({"type": "object"});
     }
-    for name in ["apiVersion", "kind"] {
-        schema["properties"][name] = json!({"type": "string"});
+    for (name, description) in [
+        (
+            "apiVersion",
+            "APIVersion defines the group and version of the schema that this object is written by.",
+        ),
+        ("kind", "Kind says what kind of object this is."),
+    ] {
+        schema["properties"][name] = json!({"type": "string", "description": description});
     }
-    schema["properties"]["metadata"] = json!({"allOf": [{"$ref": reference(OBJECT_META)}]});
+    schema["properties"]["metadata"] = json!({
+        "description": "Standard object's metadata: its name, its labels and what else every object has.",
+        "allOf": [{"$ref": reference(OBJECT_META)}],
+    });
     name_kind(kind, &mut schema);
     schema
 }

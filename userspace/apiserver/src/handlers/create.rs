@@ -86,7 +86,7 @@ async fn create_named(call: &Call, mut object: Value, options: &Options) -> Resu
 /// Validates and stores an object that is complete.
 async fn store(request: &Request<'_>, object: &Value) -> Result<Object, Status> {
     let (call, kind) = (request.call, &request.call.target.kind);
-    let errors = kind.validate_create(object);
+    let errors = write::judged(kind, || kind.validate_create(object));
     if !errors.is_empty() {
         return Err(Status::invalid(kind, meta::name(object), &errors));
     }

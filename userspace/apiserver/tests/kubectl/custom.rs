@@ -80,6 +80,8 @@ async fn a_made_kind_is_a_kind_like_others() {
         server.ok("get crd crontabs.stable.example.com -o jsonpath={.status.acceptedNames.listKind}{.status.storedVersions}", "", "CronTabList[\"v1\"]");
         server.ok("api-resources --api-group=stable.example.com", "", "ct");
         server.ok("explain crontab.spec.cron", "", "Five fields as cron has them.");
+        server.ok("explain crontab", "", "APIVersion defines");
+        server.ok("explain crontab.metadata", "", "CreationTimestamp is a timestamp");
         server.ok("apply -f -", INSTANCE, "crontab.stable.example.com/nightly created");
         server.ok("apply -f -", INSTANCE, "unchanged");
         server.ok("apply -f -", &INSTANCE.replace("red", "blue"), "configured");
