@@ -131,10 +131,10 @@ async fn answer(server: Arc<Inner>, request: Request, notes: &Arc<Notes>) -> Res
             let call = Call { server, identity, target, method: parts, headers: body, query, notes };
             let attributes = call.attributes(verb(&call.method, &call.target, watching));
             call.server.caches.access().check(&attributes)?;
-            let kind = call.target.kind.clone();
-            let mut response = dispatch(call, request, watching).await?;
-            warn_of_version(&kind, &mut response);
-            Ok(response)
+            if let Some(custom) = &call.target.kind.custom {
+                custom.version.warning.iter().for_each(|warning| call.notes.warn(warning.clone()));
+            }
+            dispatch(call, request, watching).await
         }
     }
 }
@@ -156,15 +156,11 @@ impl Call {
     }
 }
 
-/// Tells who uses a deprecated version of a made kind.
-fn warn_of_version(kind: &Kind, response: &mut Response) {
-    let warning = kind.custom.as_ref().and_then(|custom| custom.version.warning.clone());
-    add_warnings(response.headers_mut(), &warning.into_iter().collect());
-}
-
 async fn dispatch(call: Call, request: Request, watching: bool) -> Result<Response, Status> {
     let target = &call.target;
-    if target.kind.custom.is_some() && media_type(&call.headers) == PROTOBUF {
+    // Protobuf of made kinds there is none; options of a deletion may come in it.
+    let writes = matches!(call.method, Method::POST | Method::PUT);
+    if writes && target.kind.custom.is_some() && media_type(&call.headers) == PROTOBUF {
         return Err(Status::unsupported_media_type("application/json, application/yaml"));
     }
     if !target.subresource.is_empty() && !matches!(target.subresource.as_str(), "status") {

@@ -162,6 +162,7 @@ pub(super) static IP_ADDRESS: Strategy = Strategy {
 pub(super) static CUSTOM_RESOURCE_DEFINITION: Strategy = Strategy {
     generation: true,
     default: definition::default,
+    warnings: definition::warnings,
     validate: definition::validate,
     validate_update: definition::validate_update,
     ..PLAIN_VALUE

@@ -5,7 +5,6 @@ use bytes::Bytes;
 use http::StatusCode;
 use rand::Rng as _;
 use serde_json::Value;
-use skep_api::custom::definition;
 use skep_api::kinds::Part;
 use skep_api::{Kind, Status, meta};
 
@@ -14,7 +13,7 @@ use crate::http::Call;
 use crate::negotiate::view;
 use crate::object::{Object, key};
 use crate::write::{self, Options, check_kind, check_place, check_schema, respond_object};
-use crate::{admission, allocate, body, crd, events, managers, review};
+use crate::{admission, allocate, body, events, managers, review};
 
 /// Characters of generated names: none that make words or look alike, as upstream's.
 const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
@@ -32,11 +31,7 @@ pub(crate) async fn handle(call: Call, bytes: Bytes) -> Result<Response, Status>
     let view = view(&call.headers, None)?;
     let mut object = body::decode(&call.headers, &bytes)?;
     check_kind(kind, &mut object)?;
-    let mut warnings = check_schema(kind, &mut object, body::text(&call.headers, &bytes), &options)?;
-    if crd::is_definition(kind) {
-        let formats = definition::unknown_formats(&object);
-        warnings.extend(formats.iter().map(|format| format!("unrecognized format {format:?}")));
-    }
+    let warnings = check_schema(kind, &mut object, body::text(&call.headers, &bytes), &options)?;
     if let Some(answer) = review::answer(&call, &object)? {
         return Ok(answer);
     }

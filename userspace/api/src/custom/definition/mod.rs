@@ -191,17 +191,18 @@ fn approval(object: &Value) -> Approval {
     }
 }
 
-/// Formats in the schemas that are not known, and therefore not checked: told as warnings.
-pub fn unknown_formats(object: &Value) -> Vec<String> {
+/// Formats in the schemas that are not known, and therefore not checked.
+pub(crate) fn warnings(object: &Value) -> Vec<String> {
     let mut found = Vec::new();
     for version in items(&object["spec"], "versions") {
         schema::each(&version["schema"]["openAPIV3Schema"], &mut |schema| {
             let format = text(&schema["format"]);
             if !format.is_empty() && !super::formats::is_known(text(&schema["type"]), format) {
-                found.push(format.to_owned());
+                found.push(format!("unrecognized format {format:?}"));
             }
         });
     }
+    found.sort();
     found.dedup();
     found
 }
