@@ -10,8 +10,8 @@ use anyhow::{Context, Result, bail};
 
 const TARGET: &str = "bpfel-unknown-none";
 const PACKAGE: &str = "skep-programs";
-/// Where `userspace/datapath/build.rs` looks, below the workspace.
-const OBJECT: &str = "target/bpf/skep-programs.o";
+/// The package's objects: Skep's programs and the benchmark's.
+const OBJECTS: [&str; 2] = [PACKAGE, "skep-bench-programs"];
 const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 const DEBIAN_CARGO: &str = "/usr/bin/cargo";
 
@@ -32,9 +32,18 @@ pub fn run() -> Result<()> {
     if !status.success() {
         bail!("building {PACKAGE} for {TARGET} failed: {status}");
     }
-    let built = root.join("target").join(TARGET).join("ebpf").join(PACKAGE);
-    let object = root.join(OBJECT);
-    install(&built, &object)
+    let built = root.join("target").join(TARGET).join("ebpf");
+    OBJECTS.iter().try_for_each(|name| install(&built.join(name), &object(name)))
+}
+
+/// Where the object is put; `userspace/datapath/build.rs` looks there too.
+fn object(name: &str) -> PathBuf {
+    crate::workspace().join("target/bpf").join(name).with_extension("o")
+}
+
+/// The benchmark's own programs.
+pub fn bench_object() -> PathBuf {
+    object(OBJECTS[1])
 }
 
 /// The cargo call that can build for the BPF target on this machine.

@@ -88,6 +88,18 @@ const ETCD: [Package; 2] = [
     Package { name: "etcd-client", why: "shows what is in it", present: Present::Program("etcdctl") },
 ];
 
+/// To measure the network.
+const NET: [Package; 4] = [
+    Package { name: "iperf3", why: "measures throughput", present: Present::Program("iperf3") },
+    Package {
+        name: "nftables",
+        why: "loads the rules that Skep is compared with",
+        present: Present::Program("nft"),
+    },
+    Package { name: "iptables", why: "loads the older ones", present: Present::Program("iptables-restore") },
+    Package { name: "ethtool", why: "has interfaces take frames", present: Present::Program("ethtool") },
+];
+
 /// To look, in tests, for rules and flows that should not be there.
 const TEST: [Package; 2] = [
     Package {
@@ -111,6 +123,7 @@ pub enum Need {
     Build,
     Run,
     Etcd,
+    Net,
     Test,
 }
 
@@ -123,6 +136,7 @@ pub fn ensure(needs: &[Need]) -> Result<()> {
             Need::Build => wanted.extend(&BUILD),
             Need::Run => wanted.extend(&RUN),
             Need::Etcd => wanted.extend(&ETCD),
+            Need::Net => wanted.extend(&NET),
             Need::Test => wanted.extend(&TEST),
         }
     }

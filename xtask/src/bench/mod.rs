@@ -1,7 +1,8 @@
-//! `cargo xtask bench`: measurements that repeat, one folder each.
+//! `cargo xtask bench`: measurements that repeat, one module each.
 
 pub mod api;
 pub mod idle;
+pub mod net;
 pub mod report;
 
 #[derive(clap::Subcommand)]
@@ -10,11 +11,14 @@ pub enum Bench {
     Api(api::Arguments),
     /// Measure what server and agents cost while nothing happens
     Idle(idle::Arguments),
+    /// Measure services and policy in the kernel, beside plain routing and kube-proxy's rules
+    Net(net::Arguments),
 }
 
 pub fn run(bench: Bench) -> anyhow::Result<()> {
     match bench {
         Bench::Api(arguments) => api::run(arguments),
         Bench::Idle(arguments) => idle::run(arguments),
+        Bench::Net(arguments) => net::run(&arguments),
     }
 }

@@ -75,6 +75,10 @@ impl Bar {
         }
     }
 
+    fn missed_by(self, value: f64) -> String {
+        format!("MISSED by {:.1} %", (value / self.value() - 1.0).abs() * 100.0)
+    }
+
     fn value(self) -> f64 {
         match self {
             Bar::AtLeast(value) | Bar::AtMost(value) => value,
@@ -99,15 +103,15 @@ pub fn table(rows: &[Row]) -> String {
     let mut lines = vec![head];
     lines.extend(rows.iter().map(|row| {
         let (bar, met) = match row.bar {
-            None => (String::new(), ""),
+            None => (String::new(), String::new()),
             Some(bar) => {
                 let sign = if matches!(bar, Bar::AtLeast(_)) { ">=" } else { "<=" };
-                let met = if bar.is_met(row.median) { "met" } else { "MISSED" };
+                let met = if bar.is_met(row.median) { "met".to_owned() } else { bar.missed_by(row.median) };
                 (format!("{sign} {}", number(bar.value())), met)
             }
         };
         let [median, min, max] = [row.median, row.min, row.max].map(number);
-        [row.measure.to_owned(), row.name(), median, min, max, row.unit.to_owned(), bar, met.to_owned()]
+        [row.measure.to_owned(), row.name(), median, min, max, row.unit.to_owned(), bar, met]
     }));
     let widths: Vec<usize> =
         (0..8).map(|column| lines.iter().map(|line| line[column].len()).max().unwrap_or(0)).collect();
@@ -247,7 +251,7 @@ mod tests {
 
     #[test]
     fn a_missed_bar_shows() {
-        assert!(table(&[row(&[2.0])]).contains("MISSED"));
+        assert!(table(&[row(&[2.4])]).contains("MISSED by 20.0 %"));
         assert!(!table(&[row(&[3.0])]).contains("MISSED"));
         assert!(Bar::AtMost(1.0).is_met(1.0) && !Bar::AtMost(1.0).is_met(1.1));
     }

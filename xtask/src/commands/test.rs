@@ -25,7 +25,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     deps::require_root("test")?;
     let layout = Layout::test(&crate::workspace());
     let _turn = turn(&layout)?;
-    deps::ensure(&[Need::Build, Need::Run, Need::Etcd, Need::Test])?;
+    deps::ensure(&[Need::Build, Need::Run, Need::Etcd, Need::Net, Need::Test])?;
     deps::kubectl(&layout.state.join("tools"))?;
     let step = Step::new("BPF programs");
     build_ebpf::run()?;

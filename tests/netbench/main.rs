@@ -1,0 +1,48 @@
+//! The packet-level benchmark behind `cargo xtask bench net`: Skep beside loopback, veth, plain routing and kube-proxy's
+//! rules, in one run on one core.
+//!
+//! Out: a table, `net.json` and `net.svg`. Everything stands in namespaces whose names begin with `nb-`, and is gone
+//! at the end. The program starts itself again for clients, servers and the agent.
+
+mod agent;
+mod client;
+mod cluster;
+mod control;
+mod place;
+mod programs;
+mod requests;
+mod rules;
+mod run;
+mod samples;
+mod skep;
+mod source;
+mod targets;
+mod world;
+
+use std::net::SocketAddr;
+
+use clap::Parser;
+
+#[derive(Parser)]
+enum Command {
+    /// Measure everything
+    Run(run::Arguments),
+    /// Become a command, on the core and in the cgroup
+    Place(place::Arguments),
+    /// Answer requests
+    Serve { listen: SocketAddr },
+    /// Make requests
+    Client(client::Client),
+    /// Be a node's agent
+    Agent(agent::Arguments),
+}
+
+fn main() -> anyhow::Result<()> {
+    match Command::parse() {
+        Command::Run(arguments) => run::run(&arguments),
+        Command::Place(arguments) => place::enter(arguments),
+        Command::Serve { listen } => client::serve(listen),
+        Command::Client(client) => client::measure(&client),
+        Command::Agent(arguments) => agent::run(arguments),
+    }
+}

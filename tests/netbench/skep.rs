@@ -1,0 +1,194 @@
+//! Skep under measurement: the datapath on a node of namespaces, written by the planner from API objects as the agent
+//! does it.
+
+use std::collections::HashSet;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use skep_abi::Pod;
+use skep_datapath::{Datapath, Options, PodLink};
+use skep_netplan::{Observed, Owner, Planner};
+use skep_tests::bpffs;
+use skep_tests::cgroup::Cgroup;
+use skep_tests::netns::NetNs;
+
+use crate::cluster::{GUARDED, NODE, NODE_ADDR, OPEN, Pair};
+use crate::world::{self, Subject, UPLINK, Uplink, Way};
+use crate::{cluster, place::Place};
+
+/// A node with its datapath, its uplink and nothing in the maps.
+pub(crate) struct Machine {
+    pub(crate) datapath: Option<Datapath>,
+    pub(crate) node: NetNs,
+    pub(crate) uplink: Uplink,
+    pub(crate) cgroup: Cgroup,
+    name: String,
+}
+
+impl Machine {
+    /// Without a datapath: for an agent, which opens its own.
+    pub(crate) fn bare(name: &str) -> Result<Machine> {
+        let _ = Datapath::remove(&bpffs::folder(name)?);
+        let node = NetNs::new(&format!("{name}-n"))?;
+        let uplink = Uplink::new(name, &node)?;
+        let cgroup = Cgroup::new(name)?;
+        Ok(Machine { datapath: None, node, uplink, cgroup, name: name.to_owned() })
+    }
+
+    pub(crate) fn new(name: &str) -> Result<Machine> {
+        let mut machine = Machine::bare(name)?;
+        let options = machine.options()?;
+        let opened = machine.node.run(|| runtime()?.block_on(open(options)))?;
+        machine.datapath = Some(opened.context("open the datapath")?);
+        Ok(machine)
+    }
+
+    pub(crate) fn options(&self) -> Result<Options> {
+        Ok(options(self.pins()?, self.cgroup.path().to_owned()))
+    }
+
+    pub(crate) fn pins(&self) -> Result<PathBuf> {
+        bpffs::folder(&self.name)
+    }
+
+    /// Works on the datapath in the node's namespace.
+    pub(crate) fn work<T: Send>(
+        &mut self,
+        work: impl FnOnce(&mut Datapath) -> Result<T> + Send,
+    ) -> Result<T> {
+        let datapath = self.datapath.as_mut().context("no datapath")?;
+        self.node.run(|| work(datapath))?
+    }
+
+    fn place(&self, netns: &NetNs) -> Place {
+        Place { netns: netns.path(), cgroup: Some(self.cgroup.path().to_owned()) }
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.datapath = None;
+        if let Ok(folder) = self.pins() {
+            let _ = Datapath::remove(&folder);
+        }
+    }
+}
+
+pub(crate) fn options(bpffs: PathBuf, cgroup: PathBuf) -> Options {
+    Options { bpffs, cgroup, uplink: UPLINK.to_owned(), node_addrs: vec![NODE_ADDR.into()], overlay: false }
+}
+
+/// Where the maps are pinned.
+pub(crate) fn maps(pins: &Path) -> PathBuf {
+    pins.join(format!("v{}/maps", skep_abi::ABI_VERSION))
+}
+
+pub(crate) async fn open(options: Options) -> Result<Datapath> {
+    Ok(Datapath::open(options).await?)
+}
+
+/// Of the calling thread's own, since the thread is what lives in a namespace.
+pub(crate) fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
+}
+
+/// A planner that has heard of everything.
+pub(crate) fn planner(services: u32, observed: Observed) -> Planner {
+    let mut planner = Planner::new(NODE, vec![NODE_ADDR.into()], observed);
+    cluster::apply(&mut planner.index, services);
+    planner.synced();
+    planner
+}
+
+/// Plans, writes and commits once; how long each took.
+pub(crate) fn write(planner: &mut Planner, datapath: &mut Datapath) -> Result<(Duration, Duration)> {
+    let start = Instant::now();
+    let plan = planner.plan();
+    let planned = start.elapsed();
+    datapath.apply(&plan.writes)?;
+    let count = plan.writes.len();
+    planner.commit(plan, count);
+    Ok((planned, start.elapsed()))
+}
+
+/// Takes all services out again.
+pub(crate) fn clear(planner: &mut Planner, datapath: &mut Datapath) -> Result<()> {
+    planner.index.keep_services(&HashSet::new());
+    planner.index.keep_slices(&HashSet::new());
+    write(planner, datapath)?;
+    // What was garbage before is taken away by the call after.
+    for _ in 0..2 {
+        let plan = planner.collect();
+        datapath.apply(&plan.writes)?;
+        let count = plan.writes.len();
+        planner.commit(plan, count);
+    }
+    Ok(())
+}
+
+/// A node with two pairs of pods and so many services.
+pub(crate) struct Skep {
+    pub(crate) machine: Machine,
+    pods: Vec<NetNs>,
+    services: u32,
+}
+
+impl Skep {
+    pub(crate) fn new(name: &str, services: u32) -> Result<Skep> {
+        let mut machine = Machine::new(name)?;
+        let mut planner = planner(services, Observed::default());
+        let mut pods = Vec::new();
+        for (number, (pod, addr)) in
+            [OPEN, GUARDED].iter().flat_map(|pair| [pair.client, pair.server]).enumerate()
+        {
+            let netns = world::pod(&format!("{name}-{number}"))?;
+            attach(&mut machine, &mut planner, pod, addr, &netns)?;
+            pods.push(netns);
+        }
+        machine.work(|datapath| write(&mut planner, datapath))?;
+        Ok(Skep { machine, pods, services })
+    }
+
+    pub(crate) fn ways(&self) -> Vec<Way> {
+        let pairs = [OPEN, GUARDED];
+        let ends = self.pods.chunks(2).zip(&pairs).filter_map(|(netns, pair)| match netns {
+            [client, server] => Some((client, server, pair)),
+            _ => None,
+        });
+        ends.map(|(client, server, pair)| self.way(client, server, pair)).collect()
+    }
+
+    fn way(&self, client: &NetNs, server: &NetNs, pair: &Pair) -> Way {
+        let subject = Subject { name: "skep", services: Some(self.services), policy: Some(pair.guarded) };
+        Way::service(subject, self.machine.place(client), self.machine.place(server), pair)
+    }
+}
+
+/// What CNI ADD does.
+fn attach(
+    machine: &mut Machine,
+    planner: &mut Planner,
+    name: &str,
+    addr: Ipv4Addr,
+    netns: &NetNs,
+) -> Result<()> {
+    let link = PodLink {
+        netns: netns.path(),
+        ifname: "eth0".to_owned(),
+        host_ifname: format!("v{}", netns.name()),
+        addrs: vec![IpAddr::V4(addr)],
+        mtu: 1500,
+    };
+    let interface = machine.work(|datapath| {
+        let interface = runtime()?.block_on(datapath.add_pod(link))?;
+        datapath.attach_pod(interface.ifindex)?;
+        Ok(interface)
+    })?;
+    let slot = planner.free_slot().context("no free slot")?;
+    let pod = Pod { ifindex: interface.ifindex, slot, mac: interface.mac, host_mac: interface.host_mac };
+    let owner = Owner { namespace: "default".into(), name: name.into(), uid: String::new() };
+    planner.attach(netns.name(), &owner, &[addr.into()], pod);
+    Ok(())
+}

@@ -1,0 +1,45 @@
+//! The benchmark still runs: a quick run measures all that it names, and leaves nothing behind.
+
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+/// Measure, and who is measured by it.
+const EXPECTED: [(&str, &[&str]); 10] = [
+    ("rr", &["loopback", "veth", "routed", "nftables", "iptables", "skep"]),
+    ("crr", &["loopback", "veth", "routed", "nftables", "iptables", "skep"]),
+    ("iperf_tcp", &["skep"]),
+    ("iperf_udp", &["skep"]),
+    ("nodeport_pps", &["nftables", "iptables", "skep"]),
+    ("map_memory", &["skep"]),
+    ("prog_ns", &["tc_pod_egress", "tc_pod_ingress", "tc_node_ingress", "tc_node_egress"]),
+    ("program_all", &["skep"]),
+    ("endpoint_change", &["skep"]),
+    ("agent_rss", &["skep"]),
+];
+
+#[test]
+fn a_quick_run_measures_everything_and_leaves_nothing() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_netbench"));
+    let output = command.args(["run", "--quick", "--folder"]).arg(folder.path()).output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "the benchmark failed: {said}");
+    let rows: Vec<Value> = serde_json::from_slice(&std::fs::read(folder.path().join("net.json"))?)?;
+    for (measure, subjects) in EXPECTED {
+        for subject in subjects {
+            let row = rows.iter().find(|row| row["measure"] == measure && row["subject"] == *subject);
+            let row = row.with_context(|| format!("no {measure} of {subject}"))?;
+            ensure!(row["median"].as_f64().is_some_and(|median| median > 0.0), "nothing measured: {row}");
+            ensure!(row.get("services").is_some() && row.get("policy").is_some(), "no conditions: {row}");
+        }
+    }
+    ensure!(folder.path().join("net.svg").exists(), "no plot");
+    let left = Command::new("ip").args(["netns", "list"]).output()?.stdout;
+    ensure!(
+        !String::from_utf8_lossy(&left).lines().any(|name| name.starts_with("nb-")),
+        "namespaces are left"
+    );
+    Ok(())
+}

@@ -1,0 +1,115 @@
+//! A source of UDP packets on one core, and how many of them a node passes on.
+//!
+//! Frames are made by BPF_PROG_TEST_RUN on live frames and redirected to the outside's end of the uplink, so they reach
+//! the node as a driver's would, before an skb exists. What the node forwards to the other node comes back to the same
+//! end, bears nobody's hardware address, and is counted and dropped there.
+
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use aya::programs::{TestRun as _, TestRunAttrs, TestRunOptions, Xdp};
+use aya::{Ebpf, EbpfLoader};
+use etherparse::PacketBuilder;
+use serde_json::Value;
+use skep_tests::netns::NetNs;
+use xtask::build_ebpf::bench_object;
+
+use crate::cluster::{NODE_ADDR, NODE_PORT, OUTSIDE_ADDR};
+use crate::place;
+use crate::world::{UPLINK, Uplink};
+
+const HEADERS: usize = 42;
+/// The least of an Ethernet frame, without its checksum.
+const FRAME: usize = 60;
+/// Frames of one batch, and of one system call.
+const BATCH: u32 = 64;
+const CALL: u32 = 8_192;
+
+pub(crate) struct Source<'a> {
+    uplink: &'a Uplink,
+    ebpf: Ebpf,
+    frame: Vec<u8>,
+}
+
+impl<'a> Source<'a> {
+    pub(crate) fn new(node: &NetNs, uplink: &'a Uplink) -> Result<Source<'a>> {
+        // A veth takes frames only if its other end polls, which GRO makes it do.
+        for (netns, device) in [(node, UPLINK), (&uplink.outside, uplink.device)] {
+            let output = netns.command("ethtool").args(["-K", device, "gro", "on"]).output()?;
+            ensure!(
+                output.status.success(),
+                "ethtool -K {device}: {}",
+                String::from_utf8_lossy(&output.stderr)
+            );
+        }
+        let (from, to) = (link(&uplink.outside, uplink.device)?, link(node, UPLINK)?);
+        let index = from["ifindex"].as_u64().and_then(|index| u32::try_from(index).ok());
+        let index = index.context("no ifindex")?;
+        let frame = frame(hardware(&from)?, hardware(&to)?)?;
+        let mut template = [0; HEADERS];
+        template.copy_from_slice(&frame[..HEADERS]);
+        let ebpf = uplink.outside.run(|| -> Result<Ebpf> {
+            let mut loader = EbpfLoader::new();
+            loader.override_global("TEMPLATE", &template, true).override_global("DEVICE", &index, true);
+            let mut ebpf = loader.load_file(bench_object())?;
+            program(&mut ebpf)?.load()?;
+            Ok(ebpf)
+        })??;
+        Ok(Source { uplink, ebpf, frame })
+    }
+
+    /// Packets a second that come back.
+    pub(crate) fn run(&mut self, window: Duration) -> Result<f64> {
+        let Source { uplink, ebpf, frame } = self;
+        let before = received(uplink)?;
+        let seconds = uplink.outside.run(|| -> Result<f64> {
+            place::pin()?;
+            let program = program(ebpf)?;
+            let start = Instant::now();
+            while start.elapsed() < window {
+                let attrs = TestRunAttrs::new().xdp_live_frames(BATCH);
+                let data_in = Some(&frame[..]);
+                program.test_run(TestRunOptions { data_in, repeat: CALL, attrs, ..TestRunOptions::new() })?;
+            }
+            Ok(start.elapsed().as_secs_f64())
+        })??;
+        Ok((received(uplink)? - before) as f64 / seconds)
+    }
+}
+
+fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp> {
+    Ok(ebpf.program_mut("send_xdp").context("no send_xdp")?.try_into()?)
+}
+
+/// To the node port, from the outside; the program makes flows of it.
+fn frame(from: [u8; 6], to: [u8; 6]) -> Result<Vec<u8>> {
+    let ends = [OUTSIDE_ADDR, NODE_ADDR].map(|addr: Ipv4Addr| addr.octets());
+    let builder = PacketBuilder::ethernet2(from, to).ipv4(ends[0], ends[1], 64).udp(20_000, NODE_PORT);
+    let payload = [0; FRAME - HEADERS];
+    let mut frame = Vec::with_capacity(FRAME);
+    builder.write(&mut frame, &payload)?;
+    // No checksum (RFC 768): the source port varies.
+    frame[HEADERS - 2..HEADERS].fill(0);
+    Ok(frame)
+}
+
+fn link(netns: &NetNs, device: &str) -> Result<Value> {
+    let mut command = std::process::Command::new("ip");
+    let output = command.args(["-n", netns.name(), "-s", "-j", "link", "show", "dev", device]).output()?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let mut links: Value = serde_json::from_slice(&output.stdout)?;
+    Ok(links[0].take())
+}
+
+fn hardware(link: &Value) -> Result<[u8; 6]> {
+    let text = link["address"].as_str().context("no hardware address")?;
+    let bytes: Vec<u8> =
+        text.split(':').map(|byte| u8::from_str_radix(byte, 16)).collect::<Result<_, _>>()?;
+    bytes.try_into().ok().context("a hardware address has six bytes")
+}
+
+fn received(uplink: &Uplink) -> Result<u64> {
+    let link = link(&uplink.outside, uplink.device)?;
+    link["stats64"]["rx"]["packets"].as_u64().context("no count of packets")
+}
