@@ -22,7 +22,7 @@ impl Datapath {
     pub fn apply(&mut self, writes: &[Write]) -> Result<(), ApplyError> {
         let mut index = 0;
         while let Some(rest) = writes.get(index..) {
-            index += self.maps.write_verdicts(rest);
+            index += self.maps.write_batch(rest);
             let Some(write) = writes.get(index) else { break };
             self.write(write).map_err(|source| ApplyError {
                 index,

@@ -1,11 +1,13 @@
-//! Many entries of a map of maps in one system call.
+//! Many entries of a map in one system call.
 //!
 //! After each change of a map of maps the kernel waits until every running program has ended (`synchronize_rcu`, about
-//! 10 ms); for a batch it waits once. A change of policy touches a place for every pod that is under one.
+//! 10 ms); for a batch it waits once. A change of policy touches a place for every pod that is under one. Services come
+//! by the thousand at the start, where entering the kernel for each costs as much as writing it.
 
 use std::os::fd::{AsFd, AsRawFd};
 
-use aya::maps::{MapData, MapError};
+use aya::Pod;
+use aya::maps::{IterableMap as _, MapData, MapError};
 use skep_abi::SLOTS_MAX;
 use skep_netplan::{VerdictMapId, Write};
 
@@ -28,19 +30,48 @@ struct Attributes {
 }
 
 impl Maps {
-    /// Does as many as it can of the puts, or of the deletes, of verdicts that `writes` begins with; returns how many.
-    /// What it leaves over, for whatever reason, is done or refused one by one.
-    pub(crate) fn write_verdicts(&self, writes: &[Write]) -> usize {
-        let puts = || writes.iter().map_while(put).filter(|(index, _)| *index < 2 * SLOTS_MAX);
-        let deletes: Vec<u32> = writes.iter().map_while(delete).collect();
-        if deletes.len() > 1 {
-            return call(BPF_MAP_DELETE_BATCH, &self.verdicts_data, &deletes, &[]);
+    /// Does as many as it can of the writes of one kind that `writes` begins with; returns how many. What it leaves
+    /// over, for whatever reason, is done or refused one by one.
+    pub(crate) fn write_batch(&self, writes: &[Write]) -> usize {
+        match writes {
+            [Write::PutBackend(..), Write::PutBackend(..), ..] => {
+                update(self.backends.map(), writes, |write| {
+                    if let Write::PutBackend(key, value) = write { Some((*key, *value)) } else { None }
+                })
+            }
+            [Write::PutService(..), Write::PutService(..), ..] => {
+                update(self.services.map(), writes, |write| {
+                    if let Write::PutService(key, value) = write { Some((*key, *value)) } else { None }
+                })
+            }
+            [Write::DeleteBackend(_), Write::DeleteBackend(_), ..] => {
+                delete(self.backends.map(), writes, |write| {
+                    if let Write::DeleteBackend(key) = write { Some(*key) } else { None }
+                })
+            }
+            [Write::DeleteService(_), Write::DeleteService(_), ..] => {
+                delete(self.services.map(), writes, |write| {
+                    if let Write::DeleteService(key) = write { Some(*key) } else { None }
+                })
+            }
+            [Write::PutVerdicts { .. }, Write::PutVerdicts { .. }, ..] => self.put_verdicts(writes),
+            [Write::DeleteVerdicts { .. }, Write::DeleteVerdicts { .. }, ..] => {
+                delete(&self.verdicts_data, writes, |write| {
+                    if let Write::DeleteVerdicts { index } = write { Some(*index) } else { None }
+                })
+            }
+            _ => 0,
         }
-        if puts().nth(1).is_none() {
-            return 0;
-        }
-        let opened: Result<Vec<(u32, MapData)>, MapError> =
-            puts().map(|(index, map)| Ok((index, MapData::from_pin(self.verdict_pin(map))?))).collect();
+    }
+
+    /// The value of a map of maps is a file descriptor, which is open over the call.
+    fn put_verdicts(&self, writes: &[Write]) -> usize {
+        let put = |write: &Write| match write {
+            Write::PutVerdicts { index, map } if *index < 2 * SLOTS_MAX => Some((*index, *map)),
+            _ => None,
+        };
+        let open = |(index, map): (u32, VerdictMapId)| Ok((index, MapData::from_pin(self.verdict_pin(map))?));
+        let opened: Result<Vec<(u32, MapData)>, MapError> = writes.iter().map_while(put).map(open).collect();
         let Ok(opened) = opened else { return 0 };
         let keys: Vec<u32> = opened.iter().map(|(index, _)| *index).collect();
         let values: Vec<i32> = opened.iter().map(|(_, map)| map.fd().as_fd().as_raw_fd()).collect();
@@ -48,22 +79,19 @@ impl Maps {
     }
 }
 
-fn put(write: &Write) -> Option<(u32, VerdictMapId)> {
-    match write {
-        Write::PutVerdicts { index, map } => Some((*index, *map)),
-        _ => None,
-    }
+fn update<K: Pod, V: Pod>(map: &MapData, writes: &[Write], put: impl Fn(&Write) -> Option<(K, V)>) -> usize {
+    let (keys, values): (Vec<K>, Vec<V>) = writes.iter().map_while(put).unzip();
+    call(BPF_MAP_UPDATE_BATCH, map, &keys, &values)
 }
 
-fn delete(write: &Write) -> Option<u32> {
-    match write {
-        Write::DeleteVerdicts { index } => Some(*index),
-        _ => None,
-    }
+fn delete<K: Pod>(map: &MapData, writes: &[Write], gone: impl Fn(&Write) -> Option<K>) -> usize {
+    let keys: Vec<K> = writes.iter().map_while(gone).collect();
+    call::<K, u8>(BPF_MAP_DELETE_BATCH, map, &keys, &[])
 }
 
-/// How many entries, from the first on, were done. `values` is as long as `keys`, or unused by the command.
-fn call(command: libc::c_int, map: &MapData, keys: &[u32], values: &[i32]) -> usize {
+/// How many entries, from the first on, were done. `values` is as long as `keys`, or unused by the command; both are
+/// of the map's types.
+fn call<K: Pod, V: Pod>(command: libc::c_int, map: &MapData, keys: &[K], values: &[V]) -> usize {
     let mut attributes = Attributes {
         in_batch: 0,
         out_batch: 0,
@@ -75,7 +103,7 @@ fn call(command: libc::c_int, map: &MapData, keys: &[u32], values: &[i32]) -> us
         flags: 0,
     };
     // SAFETY: the attributes are those of the command and live over the call; `keys` holds `count` keys of the map's
-    // four bytes, and so does `values` where the command reads them; the kernel writes only to `count`.
+    // type, and so does `values` values where the command reads them; the kernel writes only to `count`.
     let result =
         unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut attributes, size_of::<Attributes>()) };
     let done = attributes.count as usize;
