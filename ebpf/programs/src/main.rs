@@ -5,6 +5,7 @@
 mod conntrack;
 mod deliver;
 mod hooks;
+mod maglev;
 mod maps;
 mod nat;
 mod parse;

@@ -5,8 +5,9 @@ use aya_ebpf::macros::btf_map;
 use skep_abi::{
     AFFINITY_MAX, Addr, Affinity, AffinityKey, BACKENDS_MAX, Backend, BackendKey, CLASSES_MAX, CLUSTER_MAX,
     CONNTRACK_MAX, ClassKey, DropReason, End, FLOWS_BYTES, FRAGMENTS_MAX, Flow, FlowEvent, FlowKey,
-    FragmentKey, FragmentPorts, NodeConfig, PODS_MAX, Pod, RANGES_MAX, RangeKey, SERVICES_MAX, SLOTS_MAX,
-    SOCKETS_MAX, ServiceKey, ServiceValue, SocketKey, VERDICTS_MAX, Verdict, VerdictKey,
+    FragmentKey, FragmentPorts, MAGLEV_MAX, MaglevKey, MaglevPage, NodeConfig, PODS_MAX, Pod, RANGES_MAX,
+    RangeKey, SERVICES_MAX, SLOTS_MAX, SOCKETS_MAX, ServiceKey, ServiceValue, SocketKey, VERDICTS_MAX,
+    Verdict, VerdictKey,
 };
 
 use crate::parse::Packet;
@@ -31,6 +32,10 @@ pub(crate) static RANGES: LpmTrie<RangeKey, u32, { RANGES_MAX as usize }, NO_PRE
 
 #[btf_map]
 pub(crate) static AFFINITY: LruHashMap<AffinityKey, Affinity, { AFFINITY_MAX as usize }> = LruHashMap::new();
+
+#[btf_map]
+pub(crate) static MAGLEV: HashMap<MaglevKey, MaglevPage, { MAGLEV_MAX as usize }, NO_PREALLOC> =
+    HashMap::new();
 
 #[btf_map]
 pub(crate) static PODS: HashMap<Addr, Pod, { PODS_MAX as usize }, NO_PREALLOC> = HashMap::new();

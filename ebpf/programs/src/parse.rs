@@ -35,6 +35,8 @@ pub(crate) struct Packet {
     pub(crate) high: u8,
     /// Offset of the transport header.
     pub(crate) l4: usize,
+    /// For [`crate::maglev`].
+    pub(crate) table: u32,
     /// Of the packet's flow; follows the ends by [`Packet::locate`].
     pub(crate) key: FlowKey,
 }

@@ -25,19 +25,21 @@ pub(crate) fn find(to: &End, proto: Proto, scope: Scope) -> Option<&'static Serv
     unsafe { SERVICES.get(key) }
 }
 
-/// The backend for the client that sent the packet; `None`: the client is to be told that there is none.
+/// The backend for the client that sent the packet, `chance` as in [`pick`]; `None`: the client is to be told that there
+/// is none.
 #[inline(always)]
 pub(crate) fn resolve(
     config: &NodeConfig,
     packet: &Packet,
     service: &ServiceValue,
+    chance: u32,
 ) -> Result<Option<End>, DropReason> {
     let client = packet.source.addr;
     if !admits(service, &client) {
         report::decided(config, packet, DropReason::SourceRange, 0, service.service);
         return Err(DropReason::SourceRange);
     }
-    if let Some(backend) = pick(service, client, random()) {
+    if let Some(backend) = pick(service, client, chance) {
         return Ok(Some(End { addr: backend.addr, port: backend.port, reserved: 0 }));
     }
     report::decided(config, packet, DropReason::NoBackend, 0, service.service);
@@ -71,7 +73,7 @@ pub(crate) fn random() -> u32 {
 }
 
 #[inline(always)]
-fn slot(service: &ServiceValue, slot: u32) -> Option<&'static Backend> {
+pub(crate) fn slot(service: &ServiceValue, slot: u32) -> Option<&'static Backend> {
     // SAFETY: as in `find`.
     unsafe { BACKENDS.get(BackendKey { set: service.set, slot }) }
 }

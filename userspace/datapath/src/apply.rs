@@ -39,6 +39,8 @@ impl Datapath {
         let (map, done) = match write {
             Write::PutBackend(key, value) => ("BACKENDS", maps.backends.insert(key, value, 0)),
             Write::DeleteBackend(key) => ("BACKENDS", gone_is_fine(maps.backends.remove(key))),
+            Write::PutMaglev(key, page) => ("MAGLEV", maps.maglev.insert(key, **page, 0)),
+            Write::DeleteMaglev(key) => ("MAGLEV", gone_is_fine(maps.maglev.remove(key))),
             Write::PutService(key, value) => ("SERVICES", maps.services.insert(key, value, 0)),
             Write::DeleteService(key) => ("SERVICES", gone_is_fine(maps.services.remove(key))),
             Write::PutRange { list, prefix_bits, addr } => {

@@ -9,8 +9,8 @@ use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, HashOfMaps, MapData, PerCpuArray};
 use skep_abi::{
-    Addr, Backend, BackendKey, Flow, FlowKey, NodeConfig, Pod, RangeKey, ServiceKey, ServiceValue,
-    VERDICTS_MAX, Verdict, VerdictKey,
+    Addr, Backend, BackendKey, Flow, FlowKey, MaglevKey, MaglevPage, NodeConfig, Pod, RangeKey, ServiceKey,
+    ServiceValue, VERDICTS_MAX, Verdict, VerdictKey,
 };
 use skep_netplan::{VerdictEntry, VerdictMapId};
 
@@ -30,6 +30,7 @@ pub(crate) struct Maps {
     pub(crate) services: HashMap<MapData, ServiceKey, ServiceValue>,
     pub(crate) backends: HashMap<MapData, BackendKey, Backend>,
     pub(crate) ranges: LpmTrie<MapData, RangeKey, u32>,
+    pub(crate) maglev: HashMap<MapData, MaglevKey, MaglevPage>,
     pub(crate) pods: HashMap<MapData, Addr, Pod>,
     pub(crate) cluster: LpmTrie<MapData, Addr, u32>,
     pub(crate) classes: [LpmTrie<MapData, Addr, u32>; 2],
@@ -50,6 +51,7 @@ impl Maps {
             services: take(ebpf, "SERVICES")?,
             backends: take(ebpf, "BACKENDS")?,
             ranges: take(ebpf, "RANGES")?,
+            maglev: take(ebpf, "MAGLEV")?,
             pods: take(ebpf, "PODS")?,
             cluster: take(ebpf, "CLUSTER")?,
             classes: [take(ebpf, "CLASSES_EVEN")?, take(ebpf, "CLASSES_ODD")?],

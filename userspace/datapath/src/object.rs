@@ -11,7 +11,7 @@ use crate::error::DatapathError;
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SKEP_BPF_OBJECT"));
 
 /// Maps that outlive the process.
-const PINNED: [&str; 15] = [
+const PINNED: [&str; 16] = [
     "AFFINITY",
     "BACKENDS",
     "CLASSES_EVEN",
@@ -22,6 +22,7 @@ const PINNED: [&str; 15] = [
     "DROPS",
     "FLOWS",
     "FRAGMENTS",
+    "MAGLEV",
     "PODS",
     "RANGES",
     "SERVICES",

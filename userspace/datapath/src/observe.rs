@@ -32,6 +32,12 @@ impl Datapath {
             services: maps.services.iter().collect::<Result<_, _>>().map_err(failed("SERVICES"))?,
             backends: maps.backends.iter().collect::<Result<_, _>>().map_err(failed("BACKENDS"))?,
             ranges: self.ranges()?,
+            maglev: maps
+                .maglev
+                .iter()
+                .map(|entry| entry.map(|(key, page)| (key, Arc::new(page))))
+                .collect::<Result<_, _>>()
+                .map_err(failed("MAGLEV"))?,
             pods: maps.pods.iter().collect::<Result<_, _>>().map_err(failed("PODS"))?,
             classes: [
                 prefixes(even).map_err(failed("CLASSES_EVEN"))?,

@@ -3,44 +3,48 @@
 //!
 //! In: names of backends and a table size. Out: for each slot the place of its backend.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
+use skep_abi::{Backend, MAGLEV_SLOTS, MaglevPage, end_hash, maglev_size};
 
-use skep_abi::Backend;
+/// No slot of a set has this number: larger sets have no table.
+const EMPTY: u16 = u16::MAX;
 
-/// Slots a backend: shares then differ by at most one per cent, and so does the disruption.
-const SLOTS_PER_BACKEND: usize = 100;
-/// Primes, each about twice the one before.
-const SIZES: [u32; 12] =
-    [251, 509, 1_021, 2_039, 4_093, 8_191, 16_381, 32_749, 65_521, 131_071, 262_139, 524_287];
-
-/// The size for that many backends: the first prime that gives each its slots; the largest for even more. Backends
-/// that come and go within one step leave it as it is.
-pub fn size(backends: usize) -> u32 {
-    let wanted = backends.saturating_mul(SLOTS_PER_BACKEND);
-    let last = SIZES[SIZES.len() - 1];
-    SIZES.iter().copied().find(|size| *size as usize >= wanted).unwrap_or(last)
+/// The pages of the set's table; none if it has no table.
+pub fn pages(backends: &[Backend]) -> Vec<MaglevPage> {
+    let size = u32::try_from(backends.len()).map_or(0, maglev_size);
+    let table = table(backends, size);
+    let page = |slots: &[u16]| {
+        let mut page = MaglevPage::default();
+        page.slots.iter_mut().zip(slots).for_each(|(to, from)| *to = *from);
+        page
+    };
+    table.chunks(MAGLEV_SLOTS as usize).map(page).collect()
 }
 
-/// `size` is a prime of [`size`]. Each slot holds a place in `backends`; no backends, no slots. The order of the
+/// How many [`pages`] gives, without making them.
+pub fn page_count(backends: &[Backend]) -> usize {
+    u32::try_from(backends.len()).map_or(0, maglev_size).div_ceil(MAGLEV_SLOTS) as usize
+}
+
+/// `size` is of [`maglev_size`]. Each slot holds a place in `backends`; no backends, no slots. The order of the
 /// backends changes nothing but the places.
-pub fn table(backends: &[Backend], size: u32) -> Vec<u32> {
+fn table(backends: &[Backend], size: u32) -> Vec<u16> {
     if backends.is_empty() || size < 2 {
         return Vec::new();
     }
     // Turns are taken in the order of names, so that the caller's order does not matter.
-    let mut turns: Vec<(Turn, u32)> = backends.iter().map(|b| Turn::new(b, size)).zip(0..).collect();
+    let mut turns: Vec<(Turn, u16)> = backends.iter().map(|b| Turn::new(b, size)).zip(0..EMPTY).collect();
     turns.sort_unstable_by_key(|(turn, place)| (turn.name, *place));
-    let mut slots: Vec<Option<u32>> = vec![None; size as usize];
+    let mut slots = vec![EMPTY; size as usize];
     let mut empty = size;
     loop {
         for (turn, place) in &mut turns {
             if empty == 0 {
-                return slots.into_iter().flatten().collect();
+                return slots;
             }
             // A prime size and a step below it visit every slot, so an empty one is met.
             while let Some(slot) = slots.get_mut(turn.next(size) as usize) {
-                if slot.is_none() {
-                    *slot = Some(*place);
+                if *slot == EMPTY {
+                    *slot = *place;
                     empty -= 1;
                     break;
                 }
@@ -58,11 +62,8 @@ struct Turn {
 
 impl Turn {
     fn new(backend: &Backend, size: u32) -> Self {
-        let hash = |salt: u8| {
-            let mut hasher = DefaultHasher::new();
-            (salt, backend.addr, backend.port).hash(&mut hasher);
-            hasher.finish()
-        };
+        // Far from the protocol numbers that salt the hashes of flows.
+        let hash = |salt: u32| end_hash(&backend.addr, backend.port, 0x1_0000 + salt);
         let (offset, skip, name) = (hash(0), hash(1), hash(2));
         let (at, step) = ((offset % u64::from(size)) as u32, (skip % u64::from(size - 1)) as u32 + 1);
         Turn { name, at, step }
@@ -70,7 +71,11 @@ impl Turn {
 
     fn next(&mut self, size: u32) -> u32 {
         let at = self.at;
-        self.at = ((u64::from(at) + u64::from(self.step)) % u64::from(size)) as u32;
+        // Both are below a size that is far below 2^31.
+        self.at = at + self.step;
+        if self.at >= size {
+            self.at -= size;
+        }
         at
     }
 }
@@ -94,18 +99,32 @@ mod tests {
         assert!(table(&[], size(0)).is_empty());
     }
 
+    fn size(backends: usize) -> u32 {
+        maglev_size(backends as u32)
+    }
+
     #[test]
-    fn size_grows_in_steps_and_ends() {
-        assert_eq!(size(1), 251);
-        assert_eq!(size(3), 509);
-        assert_eq!(size(1_000_000), 524_287);
+    fn tables_are_the_same_in_every_version() {
+        let slots: Vec<u16> = pages(&backends(3)).iter().flat_map(|page| page.slots).take(16).collect();
+        assert_eq!(slots, [2, 1, 0, 0, 1, 2, 2, 0, 1, 2, 0, 0, 2, 1, 0, 0]);
+    }
+
+    #[test]
+    fn pages_hold_the_whole_table() {
+        for count in [0, 1, 2, 3, 20, 65_536] {
+            let backends = backends(count);
+            let slots: Vec<u16> = pages(&backends).iter().flat_map(|page| page.slots).collect();
+            let table = table(&backends, size(backends.len()));
+            assert_eq!(slots.get(..table.len()), Some(&*table));
+            assert_eq!(page_count(&backends), pages(&backends).len());
+        }
     }
 
     proptest! {
         #![proptest_config(ProptestConfig { cases: 32, ..ProptestConfig::default() })]
 
         #[test]
-        fn shares_differ_by_at_most_one(count in 1u32..60) {
+        fn shares_differ_by_at_most_one(count in 2u32..60) {
             let backends = backends(count);
             let size = size(backends.len());
             let mut shares = vec![0u32; backends.len()];
@@ -116,7 +135,7 @@ mod tests {
         }
 
         #[test]
-        fn order_of_backends_does_not_matter(count in 1u32..40, turn in 0usize..40) {
+        fn order_of_backends_does_not_matter(count in 2u32..40, turn in 0usize..40) {
             let forwards = backends(count);
             let mut turned = forwards.clone();
             turned.rotate_left(turn % forwards.len());

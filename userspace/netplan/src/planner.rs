@@ -44,6 +44,7 @@ pub struct Planner {
 struct Ripe {
     sets: BTreeSet<u32>,
     ranges: BTreeSet<u32>,
+    tables: BTreeSet<u32>,
     generation: Option<u32>,
 }
 
@@ -146,6 +147,7 @@ impl Planner {
         let writes = self.services.plan(changed, &self.index, &place, &self.kernel, self.sweep);
         self.sweep = false;
         let mut all = writes.backends;
+        all.extend(writes.maglev);
         all.extend(writes.frontends);
         all.extend(writes.deletes);
         all
@@ -191,6 +193,7 @@ impl Planner {
     pub fn has_garbage(&self) -> bool {
         let (sets, ranges) = (self.kernel.sets.idle(), self.kernel.ranges.idle());
         !sets.is_empty()
+            || !self.kernel.tables.idle().is_empty()
             || !ranges.is_empty()
             || !self.policy.garbage(&self.attachments, &self.kernel).is_empty()
     }
@@ -199,6 +202,10 @@ impl Planner {
     /// last reader can still be at work. To be called in steps of some milliseconds, with no plan outstanding.
     pub fn collect(&mut self) -> Plan {
         let mut writes = Vec::new();
+        for set in self.ripe.tables.intersection(self.kernel.tables.idle()) {
+            let pages = self.kernel.table(*set).map(|(key, _)| *key);
+            writes.extend(pages.map(Write::DeleteMaglev));
+        }
         for set in self.ripe.sets.intersection(self.kernel.sets.idle()) {
             let slots = self.kernel.set(*set).map(|(key, _)| *key);
             writes.extend(slots.map(|key: BackendKey| Write::DeleteBackend(key)));
@@ -216,7 +223,8 @@ impl Planner {
             writes.extend(self.policy.garbage(&self.attachments, &self.kernel));
         }
         let (sets, ranges) = (self.kernel.sets.idle().clone(), self.kernel.ranges.idle().clone());
-        self.ripe = Ripe { sets, ranges, generation };
+        let tables = self.kernel.tables.idle().clone();
+        self.ripe = Ripe { sets, tables, ranges, generation };
         if !writes.is_empty() {
             let starved: Vec<Arc<str>> = self.services.starved().cloned().collect();
             self.index.changes.services.extend(starved);

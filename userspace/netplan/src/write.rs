@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
-use skep_abi::{Addr, Backend, BackendKey, Pod, ServiceKey, ServiceValue};
+use skep_abi::{Addr, Backend, BackendKey, MaglevKey, MaglevPage, Pod, ServiceKey, ServiceValue};
 pub use skep_policy::{Prefix, VerdictEntry, VerdictMapId};
 
 /// One change of one map, or of one route. All are idempotent: a put replaces, a delete of what is gone succeeds.
@@ -16,6 +16,8 @@ pub use skep_policy::{Prefix, VerdictEntry, VerdictMapId};
 pub enum Write {
     PutBackend(BackendKey, Backend),
     DeleteBackend(BackendKey),
+    PutMaglev(MaglevKey, Arc<MaglevPage>),
+    DeleteMaglev(MaglevKey),
     PutService(ServiceKey, ServiceValue),
     DeleteService(ServiceKey),
     /// A prefix of a list of source ranges; `prefix_bits` as in [`Write::PutClass`].
@@ -90,6 +92,7 @@ pub struct Observed {
     pub backends: BTreeMap<BackendKey, Backend>,
     /// Source ranges by the number of their list.
     pub ranges: BTreeSet<(u32, Prefix)>,
+    pub maglev: BTreeMap<MaglevKey, Arc<MaglevPage>>,
     pub classes: [BTreeMap<Prefix, u32>; 2],
     pub verdict_maps: BTreeMap<VerdictMapId, Arc<[VerdictEntry]>>,
     pub verdicts: BTreeMap<u32, VerdictMapId>,
@@ -106,6 +109,8 @@ impl Observed {
         match write {
             Write::PutBackend(key, value) => drop(self.backends.insert(*key, *value)),
             Write::DeleteBackend(key) => drop(self.backends.remove(key)),
+            Write::PutMaglev(key, page) => drop(self.maglev.insert(*key, page.clone())),
+            Write::DeleteMaglev(key) => drop(self.maglev.remove(key)),
             Write::PutService(key, value) => drop(self.services.insert(*key, *value)),
             Write::DeleteService(key) => drop(self.services.remove(key)),
             Write::PutRange { list, prefix_bits, addr } => {

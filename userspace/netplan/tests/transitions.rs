@@ -1,6 +1,7 @@
 //! Whatever changes, in whatever order and wherever it stops: after every single write each lookup is wholly that of
 //! the old state or wholly that of the new one, and in the end the maps are what a fresh start would make of it.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -8,10 +9,10 @@ use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 use serde_json::{Value, json};
 use skep_abi::{
-    Addr, Backend, BackendKey, Be16, CLASS_OTHER, Direction, Pod, Proto, Scope, ServiceKey, VerdictKey,
-    table_of, verdicts_index,
+    Addr, Backend, BackendKey, Be16, CLASS_OTHER, Direction, MAGLEV_SLOTS, MaglevKey, MaglevPage, Pod, Proto,
+    Scope, ServiceKey, VerdictKey, maglev_size, table_of, verdicts_index,
 };
-use skep_netplan::{Observed, Owner, Planner, Prefix, VerdictEntry, Write};
+use skep_netplan::{Observed, Owner, Planner, Prefix, VerdictEntry, Write, maglev};
 
 const NODE: &str = "node-a";
 
@@ -187,6 +188,8 @@ struct Resolved {
     affinity: u32,
     flags: u32,
     backends: Vec<Backend>,
+    /// Its Maglev table, if it needs one, is complete.
+    whole: bool,
     /// `None`: everybody may.
     ranges: Option<BTreeSet<Prefix>>,
 }
@@ -196,10 +199,29 @@ fn resolve(maps: &Observed, key: &ServiceKey) -> Option<Resolved> {
     let value = maps.services.get(key)?;
     let slots = (0..value.count).map(|slot| BackendKey { set: value.set, slot });
     // A slot that is not there is a lost packet: it shows as an address that no state has.
-    let backends = slots.map(|key| maps.backends.get(&key).copied().unwrap_or_default()).collect();
+    let backends: Vec<Backend> =
+        slots.map(|key| maps.backends.get(&key).copied().unwrap_or_default()).collect();
+    let whole = key.scope != Scope::EXTERNAL || table_is_whole(maps, value.set, &backends);
     let listed = maps.ranges.iter().filter(|(list, _)| *list == value.ranges);
     let ranges = (value.ranges != 0).then(|| listed.map(|(_, prefix)| *prefix).collect());
-    Some(Resolved { affinity: value.affinity, flags: value.flags, backends, ranges })
+    Some(Resolved { affinity: value.affinity, flags: value.flags, backends, whole, ranges })
+}
+
+fn table_is_whole(maps: &Observed, set: u32, backends: &[Backend]) -> bool {
+    // Made once for each of the few sets that the events can lead to: it is asked for after every write.
+    thread_local!(static TABLES: RefCell<BTreeMap<Vec<Backend>, Vec<MaglevPage>>> = RefCell::default());
+    TABLES.with_borrow_mut(|tables| {
+        let pages = tables.entry(backends.to_vec()).or_insert_with(|| maglev::pages(backends));
+        let key = |page| MaglevKey { set, page };
+        pages.iter().zip(0..).all(|(page, n)| maps.maglev.get(&key(n)).is_some_and(|held| **held == *page))
+    })
+}
+
+/// Pages of the tables of all sets that the outside reaches.
+fn pages_in_use(maps: &Observed) -> usize {
+    let outside = maps.services.iter().filter(|(key, _)| key.scope == Scope::EXTERNAL);
+    let sets: BTreeSet<(u32, u32)> = outside.map(|(_, value)| (value.set, value.count)).collect();
+    sets.iter().map(|(_, count)| maglev_size(*count).div_ceil(MAGLEV_SLOTS) as usize).sum()
 }
 
 fn class_of(maps: &Observed, addr: Addr) -> u32 {
@@ -335,6 +357,7 @@ proptest! {
                 for (key, got) in &services {
                     let (old, new) = (&old_services[key], &new_services[key]);
                     prop_assert!(got == old || got == new, "after {:?}: {:?} is {:?}, was {:?}, will be {:?}", write, key, got, old, new);
+                    prop_assert!(got.as_ref().is_none_or(|got| got.whole), "after {:?}: {:?} has half a table", write, key);
                 }
                 for (key, got) in &verdicts {
                     let (old, new) = (&old_verdicts[key], &new_verdicts[key]);
@@ -379,6 +402,7 @@ proptest! {
             let used: BTreeSet<u32> = planner.kernel().services.values().map(|value| value.ranges).collect();
             let unused = planner.kernel().ranges.iter().find(|(list, _)| !used.contains(list));
             prop_assert_eq!(unused, None);
+            prop_assert_eq!(pages_in_use(planner.kernel()), planner.kernel().maglev.len());
         }
         if old.problems().is_empty() {
             prop_assert_eq!(content(old.kernel()), content(fresh.kernel()));

@@ -9,7 +9,7 @@ use super::tc_pod::{answers_come_from, refuse, remember};
 use crate::conntrack;
 use crate::deliver::{self, PASS};
 use crate::parse::{Packet, parse};
-use crate::{nat, policy, report, service};
+use crate::{maglev, nat, policy, report, service};
 
 #[classifier]
 pub(crate) fn tc_node_ingress(ctx: TcContext) -> i32 {
@@ -67,7 +67,8 @@ fn open(ctx: &TcContext, config: &NodeConfig, packet: &mut Packet) -> Result<i32
     let Some(service) = service::find(&addressed, packet.proto, Scope::EXTERNAL) else {
         return to_local(ctx, config, packet, None);
     };
-    let Some(backend) = service::resolve(config, packet, service)? else {
+    let chance = maglev::slot(service, packet);
+    let Some(backend) = service::resolve(config, packet, service, chance)? else {
         return refuse(ctx, packet, || deliver::to_uplink(config));
     };
     if policy::pod(&backend.addr).is_none() {

@@ -107,7 +107,7 @@ fn open(ctx: &TcContext, config: &NodeConfig, packet: &mut Packet) -> Result<i32
     let addressed = packet.destination;
     let service = service::find(&addressed, packet.proto, Scope::INTERNAL);
     if let Some(service) = service {
-        let Some(backend) = service::resolve(config, packet, service)? else {
+        let Some(backend) = service::resolve(config, packet, service, service::random())? else {
             return refuse(ctx, packet, || deliver::to_pod(interface(ctx)));
         };
         if backend.addr == packet.source.addr {

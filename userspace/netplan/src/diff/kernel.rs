@@ -1,9 +1,12 @@
-//! What the kernel holds, tracked write by write, and which backend sets and source ranges nothing refers to
-//! any more.
+//! What the kernel holds, tracked write by write, and which backend sets, Maglev tables and source ranges nothing
+//! refers to any more.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
-use skep_abi::{Addr, Backend, BackendKey, ServiceKey, ServiceValue};
+use skep_abi::{
+    Addr, Backend, BackendKey, MaglevKey, MaglevPage, Scope, ServiceKey, ServiceValue, maglev_size,
+};
 
 use crate::write::{Observed, Prefix, Write};
 
@@ -14,6 +17,8 @@ pub(crate) struct Kernel {
     pub(crate) sets: Numbers,
     /// Lists of source ranges.
     pub(crate) ranges: Numbers,
+    /// Maglev tables, by the number of their set.
+    pub(crate) tables: Numbers,
 }
 
 /// What has a number and is used by frontends.
@@ -54,8 +59,9 @@ impl Numbers {
 impl Kernel {
     pub(crate) fn new(observed: Observed) -> Self {
         let mut kernel = Kernel::default();
-        observed.services.values().for_each(|value| kernel.acquire(value));
+        observed.services.iter().for_each(|(key, value)| kernel.acquire(key, value));
         observed.backends.keys().for_each(|key| kernel.sets.filled(key.set));
+        observed.maglev.keys().for_each(|key| kernel.tables.filled(key.set));
         observed.ranges.iter().for_each(|(list, _)| kernel.ranges.filled(*list));
         kernel.maps = observed;
         kernel
@@ -64,7 +70,7 @@ impl Kernel {
     pub(crate) fn apply(&mut self, write: &Write) {
         match write {
             Write::PutService(key, value) => {
-                self.acquire(value);
+                self.acquire(key, value);
                 self.release(key);
             }
             Write::DeleteService(key) => self.release(key),
@@ -80,26 +86,40 @@ impl Kernel {
             Write::DeleteRange { list, .. } if self.list(*list).next().is_none() => {
                 self.ranges.idle.remove(list);
             }
+            Write::PutMaglev(key, _) => self.tables.filled(key.set),
+            Write::DeleteMaglev(key) if self.table(key.set).next().is_none() => {
+                self.tables.idle.remove(&key.set);
+            }
             _ => {}
         }
     }
 
-    fn acquire(&mut self, value: &ServiceValue) {
+    fn acquire(&mut self, key: &ServiceKey, value: &ServiceValue) {
         if value.count > 0 {
             self.sets.acquire(value.set);
         }
         if value.ranges != 0 {
             self.ranges.acquire(value.ranges);
         }
+        if uses_table(key, value) {
+            self.tables.acquire(value.set);
+        }
     }
 
     fn release(&mut self, key: &ServiceKey) {
-        let Some(value) = self.maps.services.get(key) else { return };
+        let Some(value) = self.maps.services.get(key).copied() else { return };
         if value.count > 0 {
             self.sets.release(value.set);
         }
         if value.ranges != 0 {
             self.ranges.release(value.ranges);
+        }
+        if uses_table(key, &value) {
+            self.tables.release(value.set);
+            // A table that did not fit leaves nothing behind.
+            if self.table(value.set).next().is_none() {
+                self.tables.idle.remove(&value.set);
+            }
         }
     }
 
@@ -120,4 +140,15 @@ impl Kernel {
         let ends = (list, (0, Addr::UNSPECIFIED))..=(list, (u32::MAX, Addr([u32::MAX; 4])));
         self.maps.ranges.range(ends).map(|(_, prefix)| *prefix)
     }
+
+    /// The pages of a set's table, in order.
+    pub(crate) fn table(&self, set: u32) -> impl Iterator<Item = (&MaglevKey, &Arc<MaglevPage>)> {
+        let ends = MaglevKey { set, page: 0 }..=MaglevKey { set, page: u32::MAX };
+        self.maps.maglev.range(ends)
+    }
+}
+
+/// Whether packets to the frontend are shared out by its set's table.
+fn uses_table(key: &ServiceKey, value: &ServiceValue) -> bool {
+    key.scope == Scope::EXTERNAL && maglev_size(value.count) > 0
 }

@@ -1,8 +1,10 @@
 //! From what the kernel holds to what is wanted, as ordered writes.
 
 pub(crate) mod kernel;
+pub(crate) mod maglev;
 pub(crate) mod policy;
 pub(crate) mod service;
+mod shared;
 
 use std::sync::Arc;
 
@@ -20,6 +22,12 @@ pub enum Problem {
     FrontendTaken { service: Arc<str>, owner: Arc<str> },
     #[error("service {service} does not fit into the maps: what it had before stays")]
     ServicesFull { service: Arc<str> },
+    #[error(
+        "service {service}: loadBalancerSourceRanges is not supported: its load balancer addresses are closed"
+    )]
+    SourceRanges { service: Arc<str> },
+    #[error("service {service}: its backends' Maglev tables do not fit: more flows move when they change")]
+    MaglevFull { service: Arc<str> },
     #[error("{0}")]
     Route(#[from] RouteProblem),
 }

@@ -1,17 +1,21 @@
 //! Services that changed to writes: O(change), not O(all).
 //!
 //! A changed backend set is written under a fresh number before its frontends move to it, and so is a changed list of
-//! source ranges; the old ones go later, when no program run can hold the old frontend any more (see [`crate::Planner::collect`]). A set that the kernel
-//! already holds under a frontend is kept, which is also how an agent adopts the maps of its predecessor.
+//! source ranges; the old ones go later, when no program run can hold the old frontend any more (see
+//! [`crate::Planner::collect`]). A set that the kernel already holds under a frontend is kept, which is also how an
+//! agent adopts the maps of its predecessor; services with the same backends share one set, and its Maglev table.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use skep_abi::{BACKENDS_MAX, Backend, BackendKey, RANGES_MAX, SERVICES_MAX, ServiceKey, ServiceValue};
+use skep_abi::{
+    BACKENDS_MAX, Backend, BackendKey, RANGES_MAX, SERVICES_MAX, Scope, ServiceKey, ServiceValue,
+};
 
-use super::Problem;
 use super::kernel::Kernel;
+use super::shared::Shared;
+use super::{Problem, maglev};
 use crate::index::{Index, PortFacts, ServiceFacts};
 use crate::service::{Frontend, Place, ServicePlan, compile};
 use crate::write::{Prefix, Write};
@@ -26,6 +30,7 @@ pub(crate) struct Services {
     identities: HashMap<u32, u64>,
     next_set: u32,
     next_list: u32,
+    shared: Shared,
     problems: BTreeMap<Arc<str>, Problem>,
 }
 
@@ -40,8 +45,12 @@ struct Owned {
 pub(crate) struct ServiceWrites {
     /// Backend sets and lists of source ranges, which nothing refers to yet.
     pub(crate) backends: Vec<Write>,
+    pub(crate) maglev: Vec<Write>,
     pub(crate) frontends: Vec<Write>,
     pub(crate) deletes: Vec<Write>,
+    /// Sets that are in `backends`, and those whose tables are in `maglev`.
+    sets: HashMap<Box<[Backend]>, u32>,
+    tables: BTreeSet<u32>,
 }
 
 impl Services {
@@ -64,6 +73,7 @@ impl Services {
         kernel: &Kernel,
         sweep: bool,
     ) -> ServiceWrites {
+        self.shared.prune(kernel);
         let mut plans = BTreeMap::new();
         let mut released = BTreeSet::new();
         let mut queue: Vec<Arc<str>> = changed.iter().cloned().collect();
@@ -152,6 +162,9 @@ impl Services {
     ) {
         let mut numbers = Numbers::kept(plan, kernel);
         let new = plan.sets.iter().zip(&numbers.sets).filter(|(_, number)| number.is_none());
+        let kept =
+            numbers.sets.iter().zip(&plan.sets).filter_map(|(number, backends)| Some(((*number)?, backends)));
+        kept.for_each(|(set, backends)| self.shared.note(backends, set));
         let slots: usize = new.map(|(backends, _)| backends.len()).sum();
         let new = plan.ranges.iter().zip(&numbers.ranges).filter(|(_, number)| number.is_none());
         let prefixes: usize = new.map(|(ranges, _)| ranges.len()).sum();
@@ -169,8 +182,9 @@ impl Services {
             return;
         }
         for (number, backends) in numbers.sets.iter_mut().zip(&plan.sets) {
-            number.get_or_insert_with(|| self.fresh_set(backends, kernel, writes));
+            number.get_or_insert_with(|| self.set(backends, kernel, writes));
         }
+        self.tables(key, plan, &numbers, kernel, writes);
         for (number, ranges) in numbers.ranges.iter_mut().zip(&plan.ranges) {
             number.get_or_insert_with(|| self.fresh_list(ranges, kernel, writes));
         }
@@ -181,6 +195,39 @@ impl Services {
                 writes.frontends.push(Write::PutService(*frontend, value));
             }
         }
+    }
+
+    /// The tables of the sets that the outside reaches.
+    fn tables(
+        &mut self,
+        key: &Arc<str>,
+        plan: &ServicePlan,
+        numbers: &Numbers,
+        kernel: &Kernel,
+        writes: &mut ServiceWrites,
+    ) {
+        let outside = plan.frontends.iter().filter(|(key, _)| key.scope == Scope::EXTERNAL);
+        let places: BTreeSet<usize> = outside.filter_map(|(_, frontend)| frontend.set).collect();
+        for place in places {
+            if let (Some(Some(set)), Some(backends)) = (numbers.sets.get(place), plan.sets.get(place))
+                && writes.tables.insert(*set)
+                && !maglev::plan(*set, backends, kernel, &mut writes.maglev)
+            {
+                self.problems.insert(key.clone(), Problem::MaglevFull { service: key.clone() });
+            }
+        }
+    }
+
+    /// The number of a set with these backends: one that is there, or a fresh one.
+    fn set(&mut self, backends: &[Backend], kernel: &Kernel, writes: &mut ServiceWrites) -> u32 {
+        if let Some(set) = writes.sets.get(backends) {
+            return *set;
+        }
+        let set = self.shared.find(backends, kernel);
+        let set = set.unwrap_or_else(|| self.fresh_set(backends, kernel, writes));
+        self.shared.note(backends, set);
+        writes.sets.insert(backends.into(), set);
+        set
     }
 
     fn fresh_set(&mut self, backends: &[Backend], kernel: &Kernel, writes: &mut ServiceWrites) -> u32 {
