@@ -110,3 +110,11 @@ fn with_detail(head: &str, detail: &str) -> String {
 fn shown(value: &Value) -> String {
     value.to_string()
 }
+
+/// What a validation finds, in one line, for tests.
+#[cfg(test)]
+pub(crate) fn told(validate: fn(&Value, &mut Errors), object: &Value) -> String {
+    let mut errors = Errors::default();
+    validate(object, &mut errors);
+    errors.0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}

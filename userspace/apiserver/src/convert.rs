@@ -105,7 +105,8 @@ async fn by_webhook(
         "kind": "ConversionReview", "apiVersion": api_version,
         "request": {"uid": uid, "desiredAPIVersion": wanted, "objects": values},
     });
-    let answer = webhook::call(server, client, &review).await.map_err(|why| format!("failed: {why}"))?;
+    let answer =
+        webhook::call(server, client, &review, None).await.map_err(|why| format!("failed: {why}"))?;
     let converted = converted_objects(&answer, &api_version, &uid).map_err(|why| format!("failed: {why}"))?;
     if converted.len() != values.len() {
         return Err(format!("returned {} objects, expected {}", converted.len(), values.len()));

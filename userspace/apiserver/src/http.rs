@@ -52,6 +52,10 @@ impl Query {
         self.0.iter().find(|(n, v)| n == name && !v.is_empty()).map(|(_, value)| value.as_str())
     }
 
+    pub(crate) fn all(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.0.iter().filter(move |(n, _)| n == name).map(|(_, value)| value.as_str())
+    }
+
     pub(crate) fn is_true(&self, name: &str) -> bool {
         matches!(self.0.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str()), Some("true" | "1"))
     }

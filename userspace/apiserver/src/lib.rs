@@ -52,6 +52,9 @@ pub(crate) struct Inner {
     pub(crate) caches: Caches,
     pub(crate) node_client: node_client::NodeClient,
     pub(crate) quota_locks: admission::Locks,
+    /// Webhooks and policies.
+    pub(crate) hooks: admission::Hooks,
+    pub(crate) webhooks: webhook::Client,
 }
 
 impl ApiServer {
@@ -59,7 +62,9 @@ impl ApiServer {
     pub async fn new(config: Config) -> Result<ApiServer, StartError> {
         let caches = Caches::load(config.store.clone()).await?;
         let node_client = node_client::NodeClient::new(&config.node_tls)?;
-        let inner = Inner { caches, node_client, quota_locks: Default::default(), config };
+        let hooks = admission::Hooks::new(&caches);
+        let (quota_locks, webhooks) = Default::default();
+        let inner = Inner { caches, node_client, quota_locks, hooks, webhooks, config };
         let server = ApiServer { inner: Arc::new(inner) };
         bootstrap::run(&server.inner).await?;
         allocate::keep_repaired(&server.inner);

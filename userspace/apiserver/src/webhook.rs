@@ -1,14 +1,20 @@
 //! Calls to webhooks as a `clientConfig` names them: by URL, or by a Service of the cluster; always TLS.
+//!
+//! Connections are kept for the next call, and the roots that a bundle of certificates makes are read once.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::body::Body;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HOST};
+use http::{Request, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
+use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -18,7 +24,6 @@ use skep_api::find;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use crate::node_client::exchange;
 use crate::subresources::proxy::ready_endpoint;
 use crate::{Inner, write};
 
@@ -26,6 +31,27 @@ use crate::{Inner, write};
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// Bytes of an answer at most.
 const ANSWER_MAX: usize = 64 << 20;
+/// Idle connections to one webhook, and configurations of TLS, that are kept.
+const IDLE_MAX: usize = 32;
+const TLS_MAX: usize = 256;
+/// Where systems keep the certificates that everybody trusts: for a webhook without a bundle of its own.
+const SYSTEM_ROOTS: [&str; 3] =
+    ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
+
+/// What is kept between calls.
+#[derive(Default)]
+pub(crate) struct Client {
+    idle: Mutex<HashMap<Peer, Vec<SendRequest<Body>>>>,
+    tls: Mutex<HashMap<String, Arc<ClientConfig>>>,
+}
+
+/// An address, under a name, as a bundle proves it.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Peer {
+    address: SocketAddr,
+    host: String,
+    bundle: String,
+}
 
 /// Where a webhook is.
 struct Place {
@@ -36,13 +62,26 @@ struct Place {
     addresses: Vec<SocketAddr>,
 }
 
-/// Posts a review; its answer, or what went wrong.
-pub(crate) async fn call(server: &Inner, client: &Value, review: &Value) -> Result<Value, String> {
-    let place = place(server, client).await?;
-    let url = format!("https://{}:{}{}", place.host, place.port, place.path);
-    let called = tokio::time::timeout(TIMEOUT, post(&place, client, review)).await;
-    match called {
+/// Posts a review; its answer, or what went wrong. A webhook that has a time of its own is told it.
+pub(crate) async fn call(
+    server: &Inner,
+    client: &Value,
+    review: &Value,
+    timeout: Option<Duration>,
+) -> Result<Value, String> {
+    let mut url = String::new();
+    let called = tokio::time::timeout(timeout.unwrap_or(TIMEOUT), async {
+        let mut place = place(server, client).await?;
+        if let Some(timeout) = timeout {
+            let sign = if place.path.contains('?') { '&' } else { '?' };
+            place.path = format!("{}{sign}timeout={}s", place.path, timeout.as_secs());
+        }
+        url = format!("https://{}:{}{}", place.host, place.port, place.path);
+        post(&server.webhooks, &place, client, review).await
+    });
+    match called.await {
         Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(why)) if url.is_empty() => Err(why),
         Ok(Err(why)) => Err(format!("Post \"{url}\": {why}")),
         Err(_) => Err(format!("Post \"{url}\": context deadline exceeded")),
     }
@@ -57,8 +96,8 @@ async fn place(server: &Inner, client: &Value) -> Result<Place, String> {
     let (name, namespace) = (text("name"), text("namespace"));
     let port = service["port"].as_u64().and_then(|port| u16::try_from(port).ok()).unwrap_or(443);
     let kind = find("", "v1", "services").ok_or("there are no services")?;
-    let found = write::find(server, kind, &namespace, &name)
-        .map_err(|_| format!("service \"{name}\" not found in namespace \"{namespace}\""))?;
+    let found =
+        write::find(server, kind, &namespace, &name).map_err(|_| format!("service \"{name}\" not found"))?;
     let address = ready_endpoint(server, &found.value(), &port.to_string());
     let address = address.ok_or_else(|| format!("no endpoints available for service \"{name}\""))?;
     let path = match text("path") {
@@ -78,14 +117,61 @@ async fn by_url(url: &str) -> Result<Place, String> {
     Ok(Place { host, port, path, addresses })
 }
 
-/// Trusts the bundle of the client's configuration, and nobody else.
-fn tls(client: &Value) -> Result<ClientConfig, String> {
-    let bundle = client["caBundle"].as_str().unwrap_or_default();
-    let pem = STANDARD.decode(bundle).map_err(|_| "the caBundle is not base64".to_owned())?;
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Client {
+    /// Trusts the bundle and nobody else; without one, whom the system trusts.
+    fn tls(&self, bundle: &str) -> Result<Arc<ClientConfig>, String> {
+        if let Some(known) = lock(&self.tls).get(bundle) {
+            return Ok(known.clone());
+        }
+        let config = Arc::new(trusting(bundle)?);
+        let mut all = lock(&self.tls);
+        if all.len() >= TLS_MAX {
+            all.clear();
+        }
+        all.insert(bundle.to_owned(), config.clone());
+        Ok(config)
+    }
+
+    /// A connection that was kept, if it still stands.
+    async fn kept(&self, peer: &Peer) -> Option<SendRequest<Body>> {
+        loop {
+            let mut sender = lock(&self.idle).get_mut(peer).and_then(Vec::pop)?;
+            if !sender.is_closed() && sender.ready().await.is_ok() {
+                return Some(sender);
+            }
+        }
+    }
+
+    fn keep(&self, peer: Peer, sender: SendRequest<Body>) {
+        let mut idle = lock(&self.idle);
+        idle.retain(|_, senders| {
+            senders.retain(|sender| !sender.is_closed());
+            !senders.is_empty()
+        });
+        let senders = idle.entry(peer).or_default();
+        if senders.len() < IDLE_MAX {
+            senders.push(sender);
+        }
+    }
+}
+
+fn trusting(bundle: &str) -> Result<ClientConfig, String> {
+    let pem = if bundle.is_empty() {
+        SYSTEM_ROOTS.iter().find_map(|path| std::fs::read(path).ok()).unwrap_or_default()
+    } else {
+        STANDARD.decode(bundle).map_err(|_| "the caBundle is not base64".to_owned())?
+    };
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(&pem) {
         let certificate = certificate.map_err(|_| "the caBundle is not PEM".to_owned())?;
-        roots.add(certificate).map_err(|error| format!("the caBundle: {error}"))?;
+        let added = roots.add(certificate);
+        if !bundle.is_empty() {
+            added.map_err(|error| format!("the caBundle: {error}"))?;
+        }
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(provider);
@@ -93,23 +179,79 @@ fn tls(client: &Value) -> Result<ClientConfig, String> {
     Ok(builder.with_root_certificates(roots).with_no_client_auth())
 }
 
-async fn post(place: &Place, client: &Value, review: &Value) -> Result<Value, String> {
-    let stream = TcpStream::connect(place.addresses.as_slice()).await.map_err(|error| error.to_string())?;
+async fn connect(server: &Client, peer: &Peer) -> Result<SendRequest<Body>, String> {
+    let stream = TcpStream::connect(peer.address)
+        .await
+        .map_err(|error| format!("dial tcp {}: {error}", peer.address))?;
     let _ = stream.set_nodelay(true);
-    let name = ServerName::try_from(place.host.clone()).map_err(|error| error.to_string())?;
-    let stream = TlsConnector::from(Arc::new(tls(client)?)).connect(name, stream).await;
+    let name = ServerName::try_from(peer.host.clone()).map_err(|error| error.to_string())?;
+    let stream = TlsConnector::from(server.tls(&peer.bundle)?).connect(name, stream).await;
     let stream = stream.map_err(|error| format!("tls: {error}"))?;
-    let request = http::Request::post(&place.path)
+    let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
+    tokio::spawn(async move {
+        // Its end shows in the sender.
+        let _ = connection.await;
+    });
+    Ok(sender)
+}
+
+async fn post(server: &Client, place: &Place, client: &Value, review: &Value) -> Result<Value, String> {
+    let bundle = client["caBundle"].as_str().unwrap_or_default().to_owned();
+    let body = Bytes::from(review.to_string());
+    let mut last = format!("no address for {}", place.host);
+    for address in &place.addresses {
+        let peer = Peer { address: *address, host: place.host.clone(), bundle: bundle.clone() };
+        // One that was kept may end just now: then a new one is made.
+        if let Some(sender) = server.kept(&peer).await
+            && let Ok((answer, sender)) = exchange(sender, place, body.clone()).await
+        {
+            server.keep(peer, sender);
+            return read(answer);
+        }
+        match connect(server, &peer).await {
+            Ok(sender) => {
+                let (answer, sender) = exchange(sender, place, body).await?;
+                server.keep(peer, sender);
+                return read(answer);
+            }
+            Err(why) => last = why,
+        }
+    }
+    Err(last)
+}
+
+type Answer = (StatusCode, Bytes);
+
+async fn exchange(
+    mut sender: SendRequest<Body>,
+    place: &Place,
+    body: Bytes,
+) -> Result<(Answer, SendRequest<Body>), String> {
+    let request = Request::post(&place.path)
         .header(HOST, format!("{}:{}", place.host, place.port))
         .header(CONTENT_TYPE, "application/json")
-        .body(Body::from(review.to_string()))
+        .header(http::header::ACCEPT, "application/json, */*")
+        .body(Body::from(body))
         .map_err(|error| error.to_string())?;
-    let response = exchange(TokioIo::new(stream), request).await?;
+    let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
     let code = response.status();
     let body = Limited::new(response.into_body(), ANSWER_MAX).collect().await;
-    let bytes = body.map_err(|error| error.to_string())?.to_bytes();
-    if !code.is_success() {
-        return Err(format!("the server answered {code}"));
+    Ok(((code, body.map_err(|error| error.to_string())?.to_bytes()), sender))
+}
+
+fn read((code, bytes): Answer) -> Result<Value, String> {
+    match code {
+        code if code.is_success() => {
+            serde_json::from_slice(&bytes).map_err(|error| format!("the answer is no JSON: {error}"))
+        }
+        StatusCode::NOT_FOUND => Err("the server could not find the requested resource".to_owned()),
+        code if code.is_server_error() => {
+            let told: String = String::from_utf8_lossy(&bytes).chars().take(1_024).collect();
+            Err(format!("an error on the server ({told:?}) has prevented the request from succeeding"))
+        }
+        code => Err(format!(
+            "the server responded with the status code {} but did not return more information",
+            code.as_u16()
+        )),
     }
-    serde_json::from_slice(&bytes).map_err(|error| format!("the answer is no JSON: {error}"))
 }

@@ -279,7 +279,9 @@ pub(crate) async fn update(
         managers::track(call, &before, &mut new, part);
     }
     let request = Request::update(call, &before, options.dry_run);
-    admission::mutate(&request, &mut new).await?;
+    if admission::mutate(&request, &mut new).await? {
+        kind.prepare_update(&mut new, &before, part);
+    }
     let mut reservation = None;
     if part == Part::Main {
         reservation = allocate::reserve(server, kind, &mut new, Some(&before), options.dry_run).await?;
@@ -317,9 +319,14 @@ async fn store(request: &Request<'_>, old: &Object, new: &Value, part: Part) -> 
 pub(crate) fn judged(kind: &Kind, judge: impl FnOnce() -> Errors) -> Errors {
     let slow = crd::is_definition(kind)
         || kind.custom.as_ref().is_some_and(|custom| custom.version.schema.has_rules());
+    if slow { aside(judge) } else { judge() }
+}
+
+/// Runs what may take a second; others are served meanwhile.
+pub(crate) fn aside<T>(run: impl FnOnce() -> T) -> T {
     match Handle::current().runtime_flavor() {
-        RuntimeFlavor::MultiThread if slow => tokio::task::block_in_place(judge),
-        _ => judge(),
+        RuntimeFlavor::MultiThread => tokio::task::block_in_place(run),
+        _ => run(),
     }
 }
 

@@ -216,12 +216,7 @@ pub(super) fn validate_quota_update(new: &Value, old: &Value, errors: &mut Error
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn told(validate: fn(&Value, &mut Errors), object: &Value) -> String {
-        let mut errors = Errors::default();
-        validate(object, &mut errors);
-        errors.0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
-    }
+    use crate::field::told;
 
     #[test]
     fn a_range_fills_itself() {

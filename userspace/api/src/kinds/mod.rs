@@ -1,7 +1,9 @@
 //! The served kinds and what each adds to the generic path.
 
 mod address;
+pub(crate) mod client_config;
 mod containers;
+mod hooks;
 mod limits;
 mod names;
 mod network;

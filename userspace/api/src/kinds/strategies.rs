@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Strategy, address, containers, limits, network, rbac, service, small, workload};
+use super::{Strategy, address, containers, hooks, limits, network, rbac, service, small, workload};
 use crate::custom::definition;
 use crate::field::Errors;
 use crate::meta::NameForm;
@@ -120,6 +120,30 @@ pub(super) static SECRET: Strategy = Strategy {
 pub(super) static CONFIG_MAP: Strategy = Strategy {
     validate: small::validate_config_map,
     validate_update: small::validate_config_map_update,
+    ..PLAIN_VALUE
+};
+pub(super) static MUTATING_WEBHOOKS: Strategy = Strategy {
+    generation: true,
+    default: hooks::default_mutating_webhooks,
+    validate: hooks::validate_webhooks,
+    ..PLAIN_VALUE
+};
+pub(super) static VALIDATING_WEBHOOKS: Strategy = Strategy {
+    generation: true,
+    default: hooks::default_validating_webhooks,
+    validate: hooks::validate_webhooks,
+    ..PLAIN_VALUE
+};
+pub(super) static ADMISSION_POLICY: Strategy = Strategy {
+    generation: true,
+    default: hooks::default_policy,
+    validate: hooks::validate_policy,
+    ..PLAIN_VALUE
+};
+pub(super) static ADMISSION_POLICY_BINDING: Strategy = Strategy {
+    generation: true,
+    default: hooks::default_policy_binding,
+    validate: hooks::validate_policy_binding,
     ..PLAIN_VALUE
 };
 pub(super) static LIMIT_RANGE: Strategy =

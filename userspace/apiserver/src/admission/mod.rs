@@ -4,18 +4,23 @@
 //! file: `admit` changes an object or refuses it, `validate` only refuses; each says itself what it is for.
 
 mod certificate;
+mod expression;
 mod ingress_class;
 mod limit_range;
 mod namespace;
 mod node;
 mod notes;
 mod pod_security;
+mod policy;
 mod priority;
 mod quota;
+mod registered;
+mod rules;
 mod runtime_class;
 mod service_account;
 mod storage;
 mod tolerations;
+mod webhook;
 
 use std::sync::Arc;
 
@@ -28,13 +33,22 @@ use crate::write;
 
 pub(crate) use notes::Notes;
 pub(crate) use quota::{Charge, Locks};
+pub(crate) use registered::Hooks;
+use webhook::Rounds;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Operation {
     Create,
     Update,
     Delete,
+    Connect,
 }
+
+/// Group, version and kind.
+pub(crate) type Shape = (&'static str, &'static str, &'static str);
+
+/// Subresources whose objects are of a kind of their own: they pass by [`part`], and the object behind them does not.
+const PARTS: [&str; 2] = ["binding", "scale"];
 
 /// What is to be done, and by whom.
 pub(crate) struct Request<'a> {
@@ -45,11 +59,20 @@ pub(crate) struct Request<'a> {
     /// What was before an update or a deletion.
     pub(crate) old: Option<&'a Value>,
     pub(crate) dry_run: bool,
+    /// What the object is, if it is not of the request's kind.
+    shape: Option<Shape>,
 }
 
 impl<'a> Request<'a> {
     pub(crate) fn create(call: &'a Call, dry_run: bool) -> Request<'a> {
-        Request { call, operation: Operation::Create, namespace: &call.target.namespace, old: None, dry_run }
+        Request {
+            call,
+            operation: Operation::Create,
+            namespace: &call.target.namespace,
+            old: None,
+            dry_run,
+            shape: None,
+        }
     }
 
     pub(crate) fn update(call: &'a Call, old: &'a Value, dry_run: bool) -> Request<'a> {
@@ -59,6 +82,7 @@ impl<'a> Request<'a> {
             namespace: &call.target.namespace,
             old: Some(old),
             dry_run,
+            shape: None,
         }
     }
 
@@ -70,11 +94,17 @@ impl<'a> Request<'a> {
             namespace: meta::namespace(old),
             old: Some(old),
             dry_run,
+            shape: None,
         }
     }
 
     fn kind(&self) -> &'a Kind {
         &self.call.target.kind
+    }
+
+    /// Whether webhooks and policies are to see it.
+    fn is_hooked(&self) -> bool {
+        !PARTS.contains(&self.subresource())
     }
 
     fn namespace(&self) -> &'a str {
@@ -106,6 +136,12 @@ impl<'a> Request<'a> {
         if generated && !base.is_empty() { base } else { meta::name(object) }
     }
 
+    /// The object's name, unless the server is yet to make one up.
+    fn fixed_name<'b>(&self, object: &'b Value) -> &'b str {
+        let name = meta::name(object);
+        if self.name(object) == name { name } else { "" }
+    }
+
     fn forbidden(&self, object: &Value, why: impl Into<String>) -> Status {
         Status::forbidden(self.kind().group, self.kind().plural, self.name(object), why)
     }
@@ -134,8 +170,26 @@ impl<'a> Request<'a> {
     }
 }
 
-/// Completes an object that is to be created or updated, or refuses it.
-pub(crate) async fn mutate(request: &Request<'_>, object: &mut Value) -> Result<(), Status> {
+/// Completes an object that is to be created or updated, or refuses it. Whether a webhook changed it: then it is to be
+/// prepared anew.
+pub(crate) async fn mutate(request: &Request<'_>, object: &mut Value) -> Result<bool, Status> {
+    plug_in(request, object).await?;
+    let mut rounds = Rounds::default();
+    if request.is_hooked() && webhook::any_mutating(request) {
+        webhook::mutate(request, object, &mut rounds).await?;
+        if rounds.has_changed() {
+            plug_in(request, object).await?;
+            rounds.begin_second(object);
+            webhook::mutate(request, object, &mut rounds).await?;
+        }
+    }
+    let verb = if request.operation == Operation::Create { "create" } else { "update" };
+    request.call.server.caches.access().check_grant(&request.call.attributes(verb), object)?;
+    Ok(rounds.has_changed())
+}
+
+/// The mutating plugins, which may be run again on what they left.
+async fn plug_in(request: &Request<'_>, object: &mut Value) -> Result<(), Status> {
     certificate::admit(request, object);
     namespace::admit(request, object)?;
     limit_range::admit(request, object)?;
@@ -150,8 +204,7 @@ pub(crate) async fn mutate(request: &Request<'_>, object: &mut Value) -> Result<
         // Its quality of service follows from what it asks for now.
         request.kind().prepare_create(object);
     }
-    let verb = if request.operation == Operation::Create { "create" } else { "update" };
-    request.call.server.caches.access().check_grant(&request.call.attributes(verb), object)
+    Ok(())
 }
 
 /// Refuses an object that is complete and valid, or charges quotas for it.
@@ -163,11 +216,40 @@ pub(crate) async fn validate(request: &Request<'_>, object: &Value) -> Result<Ch
     storage::validate(request, object)?;
     runtime_class::validate(request, object)?;
     certificate::validate(request, object)?;
+    if request.is_hooked() {
+        policy::validate(request, object)?;
+        webhook::validate(request, object).await?;
+    }
     quota::charge(request, object).await
 }
 
 /// Refuses a deletion.
 pub(crate) async fn delete(request: &Request<'_>, old: &Value) -> Result<(), Status> {
     namespace::delete(request)?;
-    node::delete(request, old)
+    node::delete(request, old)?;
+    hook(request, &mut Value::Null).await
+}
+
+/// Webhooks and policies, once each.
+async fn hook(request: &Request<'_>, object: &mut Value) -> Result<(), Status> {
+    if webhook::any_mutating(request) {
+        webhook::mutate(request, object, &mut Rounds::default()).await?;
+    }
+    policy::validate(request, object)?;
+    webhook::validate(request, object).await
+}
+
+/// Refuses, or changes, the object of a subresource that is a kind of its own: a Scale, an Eviction, the options of an exec.
+pub(crate) async fn part(
+    call: &Call,
+    operation: Operation,
+    shape: Shape,
+    object: &mut Value,
+    old: Option<&Value>,
+    dry_run: bool,
+) -> Result<(), Status> {
+    let namespace = &call.target.namespace;
+    let request = Request { call, operation, namespace, old, dry_run, shape: Some(shape) };
+    node::part(&request, object)?;
+    hook(&request, object).await
 }

@@ -50,6 +50,40 @@ pub(super) fn delete(request: &Request<'_>, old: &Value) -> Result<(), Status> {
     Err(request.forbidden(old, why))
 }
 
+/// A node evicts pods that are on it, and asks for tokens that end with them.
+pub(super) fn part(request: &Request<'_>, object: &Value) -> Result<(), Status> {
+    let Some(node) = node(request) else { return Ok(()) };
+    let pod = |name: &str| request.get("", "v1", "pods", request.namespace(), name).map(|pod| pod.value());
+    let why = match (request.kind().plural, request.subresource()) {
+        ("pods", "eviction") => {
+            let on_it = pod(&request.call.target.name).is_some_and(|pod| pod["spec"]["nodeName"] == node);
+            (!on_it).then(|| format!("node {node} can only evict pods with spec.nodeName set to itself"))
+        }
+        ("serviceaccounts", "token") => {
+            let reference = &object["spec"]["boundObjectRef"];
+            check_token(node, reference, pod(reference["name"].as_str().unwrap_or_default()).as_ref()).err()
+        }
+        _ => None,
+    };
+    why.map_or(Ok(()), |why| Err(request.forbidden(object, why)))
+}
+
+fn check_token(node: &str, reference: &Value, pod: Option<&Value>) -> Result<(), String> {
+    let Some(pod) = pod.filter(|_| reference["kind"] == "Pod") else {
+        return Err("node requested token not bound to a pod".to_owned());
+    };
+    match reference["uid"].as_str() {
+        None | Some("") => Err("node requested token with a pod binding without a uid".to_owned()),
+        Some(uid) if uid != meta::uid(pod) => Err(format!(
+            "the UID in the bound object reference ({uid}) does not match the UID in record. The object might have been deleted and then recreated"
+        )),
+        Some(_) if pod["spec"]["nodeName"] != node => {
+            Err("node requested token bound to a pod scheduled on a different node".to_owned())
+        }
+        Some(_) => Ok(()),
+    }
+}
+
 fn not_itself(node: &str, other: &str) -> String {
     format!("node \"{node}\" is not allowed to modify node \"{other}\"")
 }
@@ -316,6 +350,17 @@ mod tests {
             |size: &str, phase: &str| json!({"metadata": {}, "status": {"capacity": size, "phase": phase}});
         assert_eq!(check_claim_status("n", &claim("2", "Bound"), &claim("1", "Bound")), Ok(()));
         assert!(check_claim_status("n", &claim("1", "Lost"), &claim("1", "Bound")).is_err());
+    }
+
+    #[test]
+    fn tokens_are_bound_to_a_pod_of_the_node() {
+        let pod = json!({"metadata": {"uid": "u"}, "spec": {"nodeName": "n"}});
+        let to = |uid: &str| json!({"kind": "Pod", "name": "p", "uid": uid});
+        assert_eq!(check_token("n", &to("u"), Some(&pod)), Ok(()));
+        assert!(check_token("m", &to("u"), Some(&pod)).unwrap_err().contains("a different node"));
+        assert!(check_token("n", &to("v"), Some(&pod)).unwrap_err().contains("does not match"));
+        assert!(check_token("n", &to(""), Some(&pod)).unwrap_err().contains("without a uid"));
+        assert!(check_token("n", &Value::Null, None).unwrap_err().contains("not bound to a pod"));
     }
 
     #[test]

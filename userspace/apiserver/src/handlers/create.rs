@@ -69,7 +69,9 @@ async fn create_named(call: &Call, mut object: Value, options: &Options) -> Resu
         managers::track(call, &Value::Null, &mut object, Part::Main);
     }
     let request = Request::create(call, options.dry_run);
-    admission::mutate(&request, &mut object).await?;
+    if admission::mutate(&request, &mut object).await? {
+        kind.prepare_create(&mut object);
+    }
     let reservation = allocate::reserve(&call.server, kind, &mut object, None, options.dry_run).await?;
     let stored = store(&request, &object).await;
     if let Some(reservation) = reservation {

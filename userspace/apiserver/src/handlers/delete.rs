@@ -71,6 +71,10 @@ impl DeleteOptions {
         Ok(DeleteOptions { grace, propagation, uid, revision, dry_run })
     }
 
+    pub(crate) fn is_dry_run(&self) -> bool {
+        self.dry_run
+    }
+
     fn check(&self, kind: &Kind, old: &Object, value: &Value) -> Result<(), Status> {
         let name = meta::name(value);
         if let Some(uid) = self.uid.as_deref().filter(|uid| *uid != meta::uid(value)) {

@@ -6,12 +6,15 @@ use serde_json::{Value, json};
 use skep_api::{Status, meta};
 
 use super::{edit, posted, success};
+use crate::admission::{self, Operation};
 use crate::http::Call;
 use crate::write::{Options, now};
 
 pub(super) async fn handle(call: Call, request: Request) -> Result<Response, Status> {
     let options = Options::parse(&call.query)?;
-    let binding = posted(&call, request).await?;
+    let mut binding = posted(&call, request).await?;
+    let shape = ("", "v1", "Binding");
+    admission::part(&call, Operation::Create, shape, &mut binding, None, options.dry_run).await?;
     bind(&call, &binding, &options).await
 }
 

@@ -8,14 +8,17 @@ use skep_api::{Status, find, meta};
 use skep_store::StoreError;
 
 use super::{posted, success};
+use crate::admission::{self, Operation};
 use crate::handlers::delete::{DeleteOptions, delete};
 use crate::http::Call;
 use crate::object::{Object, prefix, to_stored};
 use crate::write;
 
 pub(super) async fn handle(call: Call, request: Request) -> Result<Response, Status> {
-    let eviction = posted(&call, request).await?;
+    let mut eviction = posted(&call, request).await?;
     let options = DeleteOptions::from_value(&call, &eviction["deleteOptions"])?;
+    let shape = ("policy", "v1", "Eviction");
+    admission::part(&call, Operation::Create, shape, &mut eviction, None, options.is_dry_run()).await?;
     let (kind, target) = (&call.target.kind, &call.target);
     let pod = write::find_latest(&call.server, kind, &target.namespace, &target.name).await?.value();
     let ended = matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed" | "Pending"));

@@ -8,10 +8,11 @@ use axum::response::Response;
 use http::header::{AUTHORIZATION, CONNECTION, HOST, UPGRADE};
 use http::{HeaderMap, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
-use serde_json::Value;
+use serde_json::{Value, json};
 use skep_api::{Status, find, meta};
 
 use crate::Inner;
+use crate::admission::{self, Operation};
 use crate::http::Call;
 use crate::node_client::Scheme;
 use crate::object::prefix;
@@ -30,6 +31,10 @@ pub(super) async fn handle(call: Call, request: Request) -> Result<Response, Sta
         write::find_latest(&call.server, &call.target.kind, &call.target.namespace, &call.target.name)
             .await?
             .value();
+    if call.target.subresource != "log" {
+        let (kind, mut options) = options(&call);
+        admission::part(&call, Operation::Connect, ("", "v1", kind), &mut options, None, false).await?;
+    }
     let to = match (call.target.subresource.as_str(), call.target.kind.kind) {
         ("proxy", "Node") => kubelet(&object, &format!("/{}", call.target.rest), &query)?,
         ("proxy", "Service") => service(&call, &object, &query)?,
@@ -37,6 +42,37 @@ pub(super) async fn handle(call: Call, request: Request) -> Result<Response, Sta
         _ => container(&call, &object, &query)?,
     };
     forward(&call, to, request).await
+}
+
+/// What is asked of a connection, as the object that admission sees.
+fn options(call: &Call) -> (&'static str, Value) {
+    let kind = match (call.target.subresource.as_str(), call.target.kind.kind) {
+        ("exec", _) => "PodExecOptions",
+        ("attach", _) => "PodAttachOptions",
+        ("portforward", _) => "PodPortForwardOptions",
+        (_, "Node") => "NodeProxyOptions",
+        (_, "Service") => "ServiceProxyOptions",
+        _ => "PodProxyOptions",
+    };
+    let mut options = json!({"kind": kind, "apiVersion": "v1"});
+    for flag in ["stdin", "stdout", "stderr", "tty"].into_iter().filter(|flag| call.query.is_true(flag)) {
+        options[flag] = true.into();
+    }
+    if let Some(container) = call.query.get("container") {
+        options["container"] = container.into();
+    }
+    let command: Vec<&str> = call.query.all("command").collect();
+    if !command.is_empty() {
+        options["command"] = json!(command);
+    }
+    let ports: Vec<i64> = call.query.all("ports").filter_map(|port| port.parse().ok()).collect();
+    if !ports.is_empty() {
+        options["ports"] = json!(ports);
+    }
+    if !call.target.rest.is_empty() {
+        options["path"] = call.target.rest.as_str().into();
+    }
+    (kind, options)
 }
 
 /// The kubelet's path for a part of a pod.

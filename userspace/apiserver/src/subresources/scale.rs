@@ -8,6 +8,7 @@ use skep_api::custom::Scale;
 use skep_api::{Kind, Status, meta};
 
 use super::edit;
+use crate::admission::{self, Operation};
 use crate::body;
 use crate::handlers::patch::{Form, decode};
 use crate::http::Call;
@@ -28,6 +29,7 @@ pub(super) async fn handle(call: Call, request: Request) -> Result<Response, Sta
         Method::PATCH => (Value::Null, Some((Form::of(&call)?, decode(&bytes)?))),
         _ => return Err(Status::method_not_supported(kind, call.method.as_str())),
     };
+    let (whole, patch) = admitted(&call, whole, patch, options.dry_run).await?;
     let stored = edit(&call, &options, |old| {
         let scale = match &patch {
             Some((form, patch)) => form.apply(kind, of(kind, old)?, patch)?,
@@ -54,6 +56,25 @@ pub(super) async fn handle(call: Call, request: Request) -> Result<Response, Sta
     })
     .await?;
     Ok(respond_value(StatusCode::OK, &of(kind, &stored.value())?))
+}
+
+/// The scale that is asked for, as admission leaves it: if that is what the patch makes, the patch stays.
+async fn admitted(
+    call: &Call,
+    whole: Value,
+    patch: Option<(Form, Value)>,
+    dry_run: bool,
+) -> Result<(Value, Option<(Form, Value)>), Status> {
+    let (kind, target) = (&call.target.kind, &call.target);
+    let old = write::find_latest(&call.server, kind, &target.namespace, &target.name).await?;
+    let old = of(kind, &old.value())?;
+    let asked = match &patch {
+        Some((form, patch)) => form.apply(kind, old.clone(), patch)?,
+        None => whole.clone(),
+    };
+    let (mut left, shape) = (asked.clone(), ("autoscaling", "v1", "Scale"));
+    admission::part(call, Operation::Update, shape, &mut left, Some(&old), dry_run).await?;
+    Ok(if left == asked { (whole, patch) } else { (left, None) })
 }
 
 /// Where a made kind has its replicas.

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use skep_api::{Status, find, meta};
 
 use super::posted;
+use crate::admission::{self, Operation};
 use crate::authn::token::{Claims, sign};
 use crate::http::Call;
 use crate::negotiate::respond_value;
@@ -17,6 +18,8 @@ const MOST_SECONDS: i64 = 1 << 32;
 
 pub(super) async fn handle(call: Call, request: Request) -> Result<Response, Status> {
     let mut asked = posted(&call, request).await?;
+    let shape = ("authentication.k8s.io", "v1", "TokenRequest");
+    admission::part(&call, Operation::Create, shape, &mut asked, None, false).await?;
     let target = &call.target;
     let account =
         write::find_latest(&call.server, &target.kind, &target.namespace, &target.name).await?.value();

@@ -1,62 +1,33 @@
 //! Versions that a webhook converts: one is stored, all are served.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full};
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
-use tokio_rustls::TlsAcceptor;
 
-use crate::harness::{Server, authority, leaf};
+use crate::harness::Server;
+use crate::webhook::Webhook;
 
-/// A webhook that renames a field, with a CA of its own.
-struct Webhook {
-    url: String,
-    bundle: String,
+/// A webhook that renames a field.
+struct Converter {
+    webhook: Webhook,
     calls: Arc<AtomicUsize>,
 }
 
-impl Webhook {
-    async fn start() -> Webhook {
-        let (ca, ca_pem) = authority();
-        let pem = leaf(&ca, "webhook", "x");
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("https://{}/convert", listener.local_addr().unwrap());
-        let chain = CertificateDer::pem_slice_iter(pem.certificate.as_bytes()).map(Result::unwrap).collect();
-        let key = PrivateKeyDer::from_pem_slice(pem.key.as_bytes()).unwrap();
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = rustls::ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(chain, key)
-            .unwrap();
-        let acceptor = TlsAcceptor::from(Arc::new(config));
+impl Converter {
+    async fn start() -> Converter {
         let calls = Arc::new(AtomicUsize::new(0));
         let counted = calls.clone();
-        tokio::spawn(async move {
-            loop {
-                let (stream, _) = listener.accept().await.unwrap();
-                let (acceptor, calls) = (acceptor.clone(), counted.clone());
-                tokio::spawn(async move {
-                    let Ok(stream) = acceptor.accept(stream).await else { return };
-                    let service = service_fn(move |request| answer(request, calls.clone()));
-                    let _ = hyper::server::conn::http1::Builder::new()
-                        .serve_connection(TokioIo::new(stream), service)
-                        .await;
-                });
+        let webhook = Webhook::start(move |_, asked| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            match convert(asked) {
+                Ok(objects) => json!({"result": {"status": "Success"}, "convertedObjects": objects}),
+                Err(why) => json!({"result": {"status": "Failed", "message": why}}),
             }
         });
-        Webhook { url, bundle: STANDARD.encode(ca_pem), calls }
+        Converter { webhook: webhook.await, calls }
     }
 
     /// Stored as v1 with `spec.cron`; v2 calls it `spec.schedule`.
@@ -72,29 +43,11 @@ impl Webhook {
             "spec": {
                 "group": "example.com", "scope": "Namespaced", "names": {"plural": "jobs", "kind": "Job"},
                 "versions": [version("v1", true, "cron"), version("v2", false, "schedule")],
-                "conversion": {"strategy": "Webhook", "webhook": {"conversionReviewVersions": ["v1"], "clientConfig": {"url": self.url, "caBundle": self.bundle}}},
+                "conversion": {"strategy": "Webhook", "webhook": {"conversionReviewVersions": ["v1"], "clientConfig": self.webhook.client("convert")}},
             },
         })
         .to_string()
     }
-}
-
-async fn answer(
-    request: hyper::Request<hyper::body::Incoming>,
-    calls: Arc<AtomicUsize>,
-) -> Result<hyper::Response<Full<Bytes>>, Infallible> {
-    calls.fetch_add(1, Ordering::SeqCst);
-    let bytes = request.into_body().collect().await.unwrap().to_bytes();
-    let review: Value = serde_json::from_slice(&bytes).unwrap();
-    let asked = &review["request"];
-    let response = match convert(asked) {
-        Ok(objects) => {
-            json!({"uid": asked["uid"], "result": {"status": "Success"}, "convertedObjects": objects})
-        }
-        Err(why) => json!({"uid": asked["uid"], "result": {"status": "Failed", "message": why}}),
-    };
-    let answer = json!({"apiVersion": review["apiVersion"], "kind": review["kind"], "response": response});
-    Ok(hyper::Response::new(Full::new(Bytes::from(answer.to_string()))))
 }
 
 fn convert(asked: &Value) -> Result<Vec<Value>, String> {
@@ -120,7 +73,7 @@ fn job(version: &str, name: &str, field: &str, value: &str) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_webhook_converts_between_versions() {
     let server = Server::start().await;
-    let webhook = Webhook::start().await;
+    let webhook = Converter::start().await;
     tokio::task::spawn_blocking(move || {
         server.ok("create -f -", &webhook.definition(), "created");
         server.ok("wait --for=condition=Established crd/jobs.example.com --timeout=30s", "", "condition met");

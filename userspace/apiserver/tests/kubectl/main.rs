@@ -1,10 +1,12 @@
 //! kubectl, unmodified, against a real server: TLS, client certificate, embedded store.
 
+mod admission;
 mod apply;
 mod conversion;
 mod custom;
 mod harness;
 mod operator;
+mod webhook;
 
 use harness::Server;
 

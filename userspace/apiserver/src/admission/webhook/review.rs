@@ -1,0 +1,246 @@
+//! AdmissionReview of `admission.k8s.io/v1`: the question, the answer, and what an answer may not be.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+use skep_api::schema::{self, Problem};
+use skep_api::{Status, patch};
+
+use super::Hook;
+use crate::admission::expression::facts;
+use crate::admission::{Operation, Request};
+use crate::webhook;
+
+/// Why there is no answer, for the user.
+pub(super) struct Failure(pub(super) String);
+
+pub(super) struct Answer {
+    pub(super) refusal: Option<Status>,
+    /// A JSON patch.
+    pub(super) patch: Option<Value>,
+    pub(super) warnings: Vec<String>,
+    pub(super) annotations: Vec<(String, String)>,
+}
+
+pub(super) async fn ask(
+    hook: &Hook,
+    request: &Request<'_>,
+    object: &Value,
+    mutating: bool,
+) -> Result<Answer, Failure> {
+    let uid = uuid::Uuid::new_v4().to_string();
+    let review = json!({
+        "kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1", "request": question(request, object, &uid),
+    });
+    let called = webhook::call(&request.call.server, &hook.client, &review, Some(hook.timeout)).await;
+    let answer = called.map_err(|why| Failure(format!("failed to call webhook: {why}")))?;
+    read(&answer, &uid, &hook.name, mutating).map_err(Failure)
+}
+
+fn question(request: &Request<'_>, object: &Value, uid: &str) -> Value {
+    let mut question = json!({"uid": uid});
+    if let (Some(fields), Value::Object(facts)) = (question.as_object_mut(), facts(request, object)) {
+        fields.extend(facts);
+    }
+    question["object"] = if request.operation == Operation::Delete { Value::Null } else { object.clone() };
+    question["oldObject"] = request.old.cloned().unwrap_or_default();
+    question
+}
+
+fn read(answer: &Value, uid: &str, name: &str, mutating: bool) -> Result<Answer, String> {
+    let (kind, version) = (text(&answer["kind"]), text(&answer["apiVersion"]));
+    if kind != "AdmissionReview" || version != "admission.k8s.io/v1" {
+        return Err(format!(
+            "received invalid webhook response: expected webhook response of admission.k8s.io/v1, Kind=AdmissionReview, got {version}, Kind={kind}"
+        ));
+    }
+    let response = &answer["response"];
+    if !response.is_object() {
+        return Err("received invalid webhook response: webhook response was absent".to_owned());
+    }
+    let found = text(&response["uid"]);
+    if found != uid {
+        return Err(format!(
+            "received invalid webhook response: expected response.uid=\"{uid}\", got \"{found}\""
+        ));
+    }
+    let patch = if mutating { read_patch(response)? } else { None };
+    let warnings = response["warnings"].as_array().into_iter().flatten();
+    let annotations = response["auditAnnotations"].as_object().into_iter().flatten();
+    Ok(Answer {
+        refusal: (response["allowed"] != true).then(|| refusal(name, &response["status"])),
+        patch,
+        warnings: warnings.map(text).collect(),
+        annotations: annotations.map(|(key, value)| (key.clone(), text(value))).collect(),
+    })
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}
+
+fn read_patch(response: &Value) -> Result<Option<Value>, String> {
+    let (patch, form) = (text(&response["patch"]), &response["patchType"]);
+    let invalid = |why: String| format!("received invalid webhook response: {why}");
+    match (patch.is_empty(), form.as_str()) {
+        (true, None) => return Ok(None),
+        (true, Some(_)) => {
+            return Err(invalid("webhook returned response.patchType but not response.patch".to_owned()));
+        }
+        (false, None) => {
+            return Err(invalid("webhook returned response.patch but not response.patchType".to_owned()));
+        }
+        (false, Some("JSONPatch")) => {}
+        (false, Some(form)) => {
+            return Err(invalid(format!("webhook returned invalid response.patchType of \"{form}\"")));
+        }
+    }
+    let bytes = STANDARD.decode(patch).map_err(|error| invalid(format!("response.patch: {error}")))?;
+    let patch = serde_json::from_slice(&bytes).map_err(|error| format!("decode response.patch: {error}"))?;
+    Ok(Some(patch))
+}
+
+/// Reasons that clients know; others say nothing to them.
+const REASONS: [&str; 18] = [
+    "Unauthorized",
+    "Forbidden",
+    "NotFound",
+    "AlreadyExists",
+    "Conflict",
+    "Gone",
+    "Invalid",
+    "ServerTimeout",
+    "Timeout",
+    "TooManyRequests",
+    "BadRequest",
+    "MethodNotAllowed",
+    "NotAcceptable",
+    "RequestEntityTooLarge",
+    "UnsupportedMediaType",
+    "InternalError",
+    "Expired",
+    "ServiceUnavailable",
+];
+
+/// Never less than an error, whatever the webhook calls it.
+fn refusal(name: &str, status: &Value) -> Status {
+    let (message, reason) = (text(&status["message"]), text(&status["reason"]));
+    let why = match (message.as_str(), reason.as_str()) {
+        ("", "") => " without explanation".to_owned(),
+        ("", reason) => format!(": {reason}"),
+        (message, _) => format!(": {message}"),
+    };
+    let code = status["code"].as_u64().and_then(|code| u16::try_from(code).ok());
+    let code = code.filter(|code| (400..600).contains(code)).unwrap_or(400);
+    let reason = REASONS.into_iter().find(|known| *known == reason).unwrap_or_default();
+    let refusal = Status::new(code, reason, format!("admission webhook \"{name}\" denied the request{why}"));
+    match &status["details"] {
+        Value::Object(_) => refusal.with_details(status["details"].clone()),
+        _ => refusal,
+    }
+}
+
+/// The object as a webhook wants it: still of its kind, and with its defaults.
+pub(super) fn patched(request: &Request<'_>, object: &Value, change: &Value) -> Result<Value, String> {
+    let kind = request.kind();
+    let mut new = object.clone();
+    patch::json(&mut new, change.clone()).map_err(|error| format!("apply the webhook's patch: {error}"))?;
+    if new["kind"] != object["kind"] || new["apiVersion"] != object["apiVersion"] {
+        return Err("the webhook's patch makes the object one of another kind".to_owned());
+    }
+    if request.shape.is_some() {
+        return Ok(new);
+    }
+    let problems = schema::check(kind, &mut new);
+    if let Some(wrong) = problems.iter().find(|problem| matches!(problem, Problem::WrongType { .. })) {
+        return Err(format!(
+            "the webhook's patch: {} cannot be handled as a {}: {wrong}",
+            kind.kind, kind.kind
+        ));
+    }
+    kind.default(&mut new);
+    Ok(new)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(response: Value) -> Result<Answer, String> {
+        let review =
+            json!({"kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1", "response": response});
+        read(&review, "u", "w.example.com", true)
+    }
+
+    #[test]
+    fn a_refusal_is_told_in_upstream_words() {
+        let refused = |status: Value| {
+            answer(json!({"uid": "u", "allowed": false, "status": status})).unwrap().refusal.unwrap()
+        };
+        for (status, code, reason, message) in [
+            (
+                json!(null),
+                400,
+                "",
+                "admission webhook \"w.example.com\" denied the request without explanation",
+            ),
+            (json!({"message": "no"}), 400, "", "admission webhook \"w.example.com\" denied the request: no"),
+            (
+                json!({"reason": "Forbidden", "code": 403}),
+                403,
+                "Forbidden",
+                "admission webhook \"w.example.com\" denied the request: Forbidden",
+            ),
+            (
+                json!({"message": "no", "code": 200, "reason": "Mine"}),
+                400,
+                "",
+                "admission webhook \"w.example.com\" denied the request: no",
+            ),
+        ] {
+            let found = refused(status.clone());
+            assert_eq!(
+                (found.code, found.reason, found.message.as_str()),
+                (code, reason, message),
+                "{status}"
+            );
+        }
+    }
+
+    #[test]
+    fn answers_that_are_none_are_failures() {
+        for (response, wanted) in [
+            (json!(null), "webhook response was absent"),
+            (json!({"uid": "x", "allowed": true}), "expected response.uid=\"u\", got \"x\""),
+            (
+                json!({"uid": "u", "allowed": true, "patch": "W10="}),
+                "response.patch but not response.patchType",
+            ),
+            (
+                json!({"uid": "u", "allowed": true, "patch": "W10=", "patchType": "Merge"}),
+                "invalid response.patchType of \"Merge\"",
+            ),
+            (json!({"uid": "u", "allowed": true, "patch": "!", "patchType": "JSONPatch"}), "response.patch"),
+        ] {
+            let Err(why) = answer(response.clone()) else { panic!("{response}") };
+            assert!(why.contains(wanted), "{response}: {why}");
+        }
+        let other = read(&json!({"kind": "Status", "apiVersion": "v1"}), "u", "w", true);
+        assert!(other.is_err_and(|why| why.contains("got v1, Kind=Status")));
+    }
+
+    #[test]
+    fn an_answer_has_a_patch_warnings_and_annotations() {
+        let patch = STANDARD.encode("[{\"op\":\"add\",\"path\":\"/a\",\"value\":1}]");
+        let found = answer(json!({
+            "uid": "u", "allowed": true, "patch": patch, "patchType": "JSONPatch", "warnings": ["w"],
+            "auditAnnotations": {"k": "v"},
+        }));
+        let found = found.unwrap();
+        assert_eq!(found.patch, Some(json!([{"op": "add", "path": "/a", "value": 1}])));
+        assert_eq!(
+            (found.warnings, found.annotations),
+            (vec!["w".to_owned()], vec![("k".to_owned(), "v".to_owned())])
+        );
+    }
+}
