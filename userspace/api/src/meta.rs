@@ -40,6 +40,20 @@ pub fn of_mut(object: &mut Value) -> &mut Map<String, Value> {
     }
 }
 
+/// Drops lists and maps of the metadata that hold nothing, as Go's types leave them out.
+pub(crate) fn omit_empty(object: &mut Value) {
+    for field in ["labels", "annotations", "finalizers", "ownerReferences"] {
+        let is_empty = match &object["metadata"][field] {
+            Value::Array(items) => items.is_empty(),
+            Value::Object(entries) => entries.is_empty(),
+            _ => false,
+        };
+        if is_empty {
+            of_mut(object).remove(field);
+        }
+    }
+}
+
 pub fn name(object: &Value) -> &str {
     object["metadata"]["name"].as_str().unwrap_or_default()
 }

@@ -158,6 +158,7 @@ impl Kind {
         if self.strategy.generation {
             meta::of_mut(object).insert("generation".into(), 1.into());
         }
+        meta::omit_empty(object);
         self.default(object);
     }
 
@@ -183,6 +184,7 @@ impl Kind {
             }
             Part::Main | Part::Whole => {}
         }
+        meta::omit_empty(new);
         self.default(new);
         if self.strategy.generation {
             let changed = part != Part::Status && self.specification(new) != self.specification(old);
