@@ -15,6 +15,7 @@ use k8s_openapi::{
     api::core::v1::{LoadBalancerIngress, LoadBalancerStatus, Service, ServiceStatus},
     apimachinery::pkg::apis::meta::v1::Condition,
 };
+use serde_json::json;
 
 use crate::{
     action::{Action, Context, Controller},
@@ -37,12 +38,12 @@ impl Controller for LoadBalancers {
     }
 
     fn route(&self, change: &Change, _: &View, keys: &mut Vec<Key>) {
-        let concerns = |object: &Object| match object {
-            Object::Service(service) => is_balanced(service) || has_finalizer(service),
+        let matters = |object: &Object| match object {
+            Object::Service(service) => concerns(service),
             Object::LoadBalancerPool(_) => true,
             _ => false,
         };
-        if super::versions(change).any(concerns) {
+        if super::versions(change).any(matters) {
             keys.push(Key::cluster("all"));
         }
     }
@@ -50,9 +51,8 @@ impl Controller for LoadBalancers {
     fn reconcile(&self, view: &View, _: &Key, context: Context<'_>) -> Vec<Action> {
         let pools: Vec<Pool<'_>> = view.pools.iter().map(|(_, pool)| Pool::of(pool)).collect();
         let services = view.services.iter().map(|(_, service)| service);
-        let (ours, others): (Vec<&Arc<Service>>, Vec<_>) = services
-            .filter(|service| is_balanced(service) || has_finalizer(service))
-            .partition(|s| is_ours(s, &pools));
+        let (ours, others): (Vec<&Arc<Service>>, Vec<_>) =
+            services.filter(|service| concerns(service)).partition(|s| is_ours(s, &pools));
         let mut used: BTreeSet<IpAddr> = others.into_iter().flat_map(|service| ingress(service)).collect();
         // Who has an address keeps it before anybody gets one; of two with the same, the older.
         let mut ours = ours;
@@ -116,6 +116,11 @@ fn is_balanced(service: &Service) -> bool {
 
 fn has_finalizer(service: &Service) -> bool {
     service.metadata.finalizers.iter().flatten().any(|finalizer| finalizer == FINALIZER)
+}
+
+/// Whether it has an address to get, to keep or to give back.
+fn concerns(service: &Service) -> bool {
+    is_balanced(service) || has_finalizer(service) || is_marked(service)
 }
 
 fn is_marked(service: &Service) -> bool {
@@ -258,25 +263,30 @@ fn lowest_free(cidr: &IpNetwork, used: &BTreeSet<IpAddr>) -> Option<IpAddr> {
     (candidate <= last).then_some(candidate)
 }
 
-/// Gives the addresses back, then lets the Service go.
+/// Lets the Service go, then takes addresses and mark from one that stays: the mark is last, as it says that we care.
 fn release(service: &Arc<Service>) -> Vec<Action> {
-    let mut actions = Vec::new();
-    if is_marked(service) || is_balanced(service) && ingress(service).next().is_some() {
-        let others = conditions(service).filter(|condition| condition.type_ != CONDITION).cloned();
-        actions.push(write(service, None, others.collect()));
+    if has_finalizer(service) {
+        return vec![with_finalizer(service, false)];
     }
-    actions.extend(has_finalizer(service).then(|| with_finalizer(service, false)));
-    actions
+    let stale = is_marked(service) || is_balanced(service) && ingress(service).next().is_some();
+    if !stale || meta::terminating(&service.metadata) {
+        return Vec::new();
+    }
+    let others = conditions(service).filter(|condition| condition.type_ != CONDITION).cloned();
+    vec![write(service, None, others.collect())]
 }
 
 fn with_finalizer(service: &Arc<Service>, wanted: bool) -> Action {
     let mut finalizers = service.metadata.finalizers.clone().unwrap_or_default();
     finalizers.retain(|finalizer| finalizer != FINALIZER);
     finalizers.extend(wanted.then(|| FINALIZER.to_owned()));
+    let finalizers = Some(finalizers).filter(|all| !all.is_empty());
     Action::Patch {
         kind: Kind::Service,
         key: Key::of(&service.metadata),
-        patch: serde_json::json!({"metadata": {"finalizers": finalizers, "uid": service.metadata.uid}}),
+        patch: json!({"metadata": {
+            "uid": service.metadata.uid, "resourceVersion": service.metadata.resource_version, "finalizers": finalizers,
+        }}),
         subresource: "",
     }
 }
@@ -329,7 +339,13 @@ fn write(service: &Service, ingress: Option<Vec<LoadBalancerIngress>>, condition
         conditions: Some(conditions).filter(|all| !all.is_empty()),
         load_balancer: Some(LoadBalancerStatus { ingress }),
     };
-    Action::patch_status(Kind::Service, Key::of(&service.metadata), service.status.as_ref(), &new)
+    let mut action =
+        Action::patch_status(Kind::Service, Key::of(&service.metadata), service.status.as_ref(), &new);
+    if let Action::Patch { patch, .. } = &mut action {
+        // Conditions of others are in the list too: it is for the version that they were read from.
+        patch["metadata"] = json!({"resourceVersion": service.metadata.resource_version});
+    }
+    action
 }
 
 #[cfg(test)]
