@@ -59,10 +59,10 @@ pub(super) fn answer_ndp(frame: &[u8], mac: Mac, ours: impl Fn(IpAddr) -> bool) 
 /// What tells everybody on the link unasked that the address is here now.
 pub(super) fn unasked(addr: IpAddr, mac: Mac) -> Vec<Vec<u8>> {
     match addr {
-        // Some heed the one, some the other.
+        // Some heed the one, some the other; Linux takes the second for gratuitous only if it names its sender twice.
         IpAddr::V4(ip) => vec![
             arp_frame(BROADCAST, mac, REQUEST, ip, [0; 6], ip),
-            arp_frame(BROADCAST, mac, REPLY, ip, BROADCAST, ip),
+            arp_frame(BROADCAST, mac, REPLY, ip, mac, ip),
         ],
         IpAddr::V6(ip) => vec![ndp_frame(ALL_NODES_MAC, mac, ip, ALL_NODES, OVERRIDE)],
     }
