@@ -93,6 +93,11 @@ impl Errors {
         self.push(path, "FieldValueTooLong", format!("Too long: may not be more than {max} bytes"));
     }
 
+    /// Of a value too large to be shown.
+    pub fn invalid_whole(&mut self, path: &Path, detail: &str) {
+        self.push(path, "FieldValueInvalid", with_detail("Invalid value", detail));
+    }
+
     pub fn not_supported(&mut self, path: &Path, value: &Value, supported: &[&str]) {
         let mut supported: Vec<String> = supported.iter().map(|value| format!("\"{value}\"")).collect();
         supported.sort();

@@ -126,11 +126,31 @@ fn validate_owners(owners: &Value, path: &Path, errors: &mut Errors) {
 }
 
 pub(crate) fn validate_update(new: &Value, old: &Value, errors: &mut Errors) {
+    validate_finalizers_update(&new["metadata"], &old["metadata"], errors);
     for field in ["name", "namespace", "uid", "creationTimestamp"] {
         let (new, old) = (&new["metadata"][field], &old["metadata"][field]);
         if !new.is_null() && new != old {
             errors.invalid(&Path::new("metadata").child(field), new, "field is immutable");
         }
+    }
+}
+
+/// What is going away waits for nobody else.
+fn validate_finalizers_update(new: &Value, old: &Value, errors: &mut Errors) {
+    if !old["deletionTimestamp"].is_string() {
+        return;
+    }
+    let of = |metadata: &Value| metadata["finalizers"].as_array().cloned().unwrap_or_default();
+    let before = of(old);
+    let mut added: Vec<String> =
+        of(new).iter().filter(|name| !before.contains(name)).map(ToString::to_string).collect();
+    if !added.is_empty() {
+        added.sort_unstable();
+        let detail = format!(
+            "no new finalizers can be added if the object is being deleted, found new finalizers []string{{{}}}",
+            added.join(", ")
+        );
+        errors.forbidden(&Path::new("metadata").child("finalizers"), &detail);
     }
 }
 

@@ -220,9 +220,8 @@ fn check(kind: &Kind, config: &Value) -> Result<(), Status> {
             500,
             "",
             format!(
-                "failed to create typed patch object ({namespace}/{name}; {}, Kind={}): {why}",
-                kind.api_version(),
-                kind.kind
+                "failed to create typed patch object ({namespace}/{name}; {}/{}, Kind={}): {why}",
+                kind.group, kind.version, kind.kind
             ),
         )
     })

@@ -1,18 +1,30 @@
 //! The served kinds and what each adds to the generic path.
 
 mod address;
+mod autoscaler;
+mod batch;
+mod certificates;
+mod classes;
 pub(crate) mod client_config;
 mod containers;
+mod cron;
+mod disruption;
+mod flow;
 mod hooks;
+mod ingress;
 mod limits;
 mod names;
 mod network;
+mod numbers;
 mod rbac;
 mod registry;
 pub mod service;
 mod small;
+mod storage;
 mod strategies;
 mod table;
+#[cfg(test)]
+mod tests;
 mod workload;
 
 use std::collections::HashMap;
@@ -160,6 +172,18 @@ impl Kind {
         }
         meta::omit_empty(object);
         self.default(object);
+        if self.has_status() && self.custom.is_none() {
+            set_default(object, "status", Value::Object(serde_json::Map::new()));
+            self.fill_status(object);
+        }
+    }
+
+    /// Numbers and booleans that a status always has, as upstream's types write them: 0 and false.
+    fn fill_status(&self, object: &mut Value) {
+        let Some(status) = object.get_mut("status").filter(|status| status.is_object()) else { return };
+        for (field, zero) in schema::zeros(self.schema, "status") {
+            set_default(status, field, zero);
+        }
     }
 
     /// An update: the other part of the object stays as it was; the generation follows the specification.

@@ -121,17 +121,3 @@ pub(super) fn validate_lease(object: &Value, errors: &mut Errors) {
         errors.invalid(&Path::new("spec").child("leaseDurationSeconds"), seconds, "must be greater than 0");
     }
 }
-
-pub(super) fn default_priority_class(object: &mut Value) {
-    set_default(object, "preemptionPolicy", "PreemptLowerPriority");
-}
-
-pub(super) fn validate_priority_class_update(new: &Value, old: &Value, errors: &mut Errors) {
-    if new["value"] != old["value"] {
-        errors.forbidden(&Path::new("value"), "may not be changed in an update.");
-    }
-}
-
-pub(super) fn validate_csr_update(new: &Value, old: &Value, errors: &mut Errors) {
-    immutable(&new["spec"], &old["spec"], &Path::new("spec"), errors);
-}

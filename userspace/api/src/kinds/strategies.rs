@@ -2,7 +2,10 @@
 
 use serde_json::Value;
 
-use super::{Strategy, address, containers, hooks, limits, network, rbac, service, small, workload};
+use super::{
+    Strategy, address, autoscaler, batch, certificates, classes, containers, disruption, flow, hooks, ingress,
+    limits, network, rbac, service, small, storage, workload,
+};
 use crate::custom::definition;
 use crate::field::Errors;
 use crate::meta::NameForm;
@@ -65,26 +68,93 @@ pub(super) static REPLICATION_CONTROLLER: Strategy =
 pub(super) static STATEFUL_SET: Strategy = Strategy {
     generation: true,
     default: workload::default_stateful_set,
-    validate: workload::validate_replicas_and_template,
-    validate_update: workload::validate_selector_update,
+    validate: workload::validate_stateful_set,
+    validate_update: workload::validate_stateful_set_update,
     ..PLAIN_VALUE
 };
 pub(super) static DAEMON_SET: Strategy = Strategy {
     generation: true,
     default: workload::default_daemon_set,
-    validate: workload::validate_template_and_selector,
+    validate: workload::validate_daemon_set,
     validate_update: workload::validate_selector_update,
     ..PLAIN_VALUE
 };
 pub(super) static JOB: Strategy = Strategy {
     generation: true,
-    default: workload::default_job,
-    validate: workload::validate_job,
-    validate_update: workload::validate_job_update,
+    default: batch::default_job,
+    validate: batch::validate_job,
+    validate_update: batch::validate_job_update,
     ..PLAIN_VALUE
 };
-pub(super) static CRON_JOB: Strategy =
-    Strategy { generation: true, default: workload::default_cron_job, ..PLAIN_VALUE };
+pub(super) static CRON_JOB: Strategy = Strategy {
+    generation: true,
+    default: batch::default_cron_job,
+    validate: batch::validate_cron_job,
+    ..PLAIN_VALUE
+};
+pub(super) static AUTOSCALER: Strategy = Strategy {
+    default: autoscaler::default_autoscaler,
+    validate: autoscaler::validate_autoscaler,
+    ..PLAIN_VALUE
+};
+pub(super) static DISRUPTION_BUDGET: Strategy =
+    Strategy { generation: true, validate: disruption::validate_budget, ..PLAIN_VALUE };
+pub(super) static INGRESS: Strategy = Strategy {
+    generation: true,
+    default: ingress::default_ingress,
+    validate: ingress::validate_ingress,
+    ..PLAIN_VALUE
+};
+pub(super) static INGRESS_CLASS: Strategy = Strategy {
+    generation: true,
+    default: ingress::default_class,
+    validate: ingress::validate_class,
+    validate_update: ingress::validate_class_update,
+    ..PLAIN_VALUE
+};
+pub(super) static VOLUME: Strategy = Strategy {
+    default: storage::default_volume,
+    validate: storage::validate_volume,
+    validate_update: storage::validate_volume_update,
+    ..PLAIN_VALUE
+};
+pub(super) static CLAIM: Strategy = Strategy {
+    default: storage::default_claim,
+    validate: storage::validate_claim,
+    validate_update: storage::validate_claim_update,
+    ..PLAIN_VALUE
+};
+pub(super) static STORAGE_CLASS: Strategy = Strategy {
+    default: storage::default_class,
+    validate: storage::validate_class,
+    validate_update: storage::validate_class_update,
+    ..PLAIN_VALUE
+};
+pub(super) static ATTRIBUTES_CLASS: Strategy =
+    Strategy { validate_update: storage::validate_attributes_class_update, ..PLAIN_VALUE };
+pub(super) static ATTACHMENT: Strategy = Strategy {
+    validate: storage::validate_attachment,
+    validate_update: storage::validate_attachment_update,
+    ..PLAIN_VALUE
+};
+pub(super) static CSI_DRIVER: Strategy = Strategy { default: storage::default_driver, ..PLAIN_VALUE };
+pub(super) static RUNTIME_CLASS: Strategy = Strategy {
+    validate: classes::validate_runtime_class,
+    validate_update: classes::validate_runtime_class_update,
+    ..PLAIN_VALUE
+};
+pub(super) static FLOW_SCHEMA: Strategy = Strategy {
+    generation: true,
+    default: flow::default_flow_schema,
+    validate: flow::validate_flow_schema,
+    ..PLAIN_VALUE
+};
+pub(super) static PRIORITY_LEVEL: Strategy = Strategy {
+    generation: true,
+    default: flow::default_priority_level,
+    validate: flow::validate_priority_level,
+    ..PLAIN_VALUE
+};
 pub(super) static SERVICE: Strategy = Strategy {
     default: service::default,
     validate: service::validate,
@@ -156,11 +226,16 @@ pub(super) static RESOURCE_QUOTA: Strategy = Strategy {
 pub(super) static LEASE: Strategy = Strategy { validate: small::validate_lease, ..PLAIN_VALUE };
 pub(super) static PRIORITY_CLASS: Strategy = Strategy {
     generation: true,
-    default: small::default_priority_class,
-    validate_update: small::validate_priority_class_update,
+    default: classes::default_priority_class,
+    validate: classes::validate_priority_class,
+    validate_update: classes::validate_priority_class_update,
     ..PLAIN_VALUE
 };
-pub(super) static CSR: Strategy = Strategy { validate_update: small::validate_csr_update, ..PLAIN_VALUE };
+pub(super) static CSR: Strategy = Strategy {
+    validate: certificates::validate_request,
+    validate_update: certificates::validate_request_update,
+    ..PLAIN_VALUE
+};
 pub(super) static ROLE: Strategy =
     Strategy { validate: rbac::validate_role, name: NameForm::PathSegment, ..PLAIN_VALUE };
 pub(super) static ROLE_BINDING: Strategy = Strategy {

@@ -1,8 +1,9 @@
-//! Deployments, ReplicaSets, StatefulSets, DaemonSets, Jobs: what owns pod templates.
+//! Deployments, ReplicaSets, StatefulSets, DaemonSets: what keeps pods of a template.
 
 use serde_json::{Value, json};
 
 use super::containers::{default_spec, one_of, validate_spec};
+use super::numbers::{count_or_percent, is_zero, not_negative};
 use super::{immutable, set_default};
 use crate::field::{Errors, Path};
 use crate::meta;
@@ -77,49 +78,7 @@ pub(super) fn default_daemon_set(object: &mut Value) {
     default_template(spec);
 }
 
-/// A Job without a selector gets one of its own uid, so that it can never adopt another's pods.
-pub(super) fn default_job(object: &mut Value) {
-    let (uid, name) = (meta::uid(object).to_owned(), meta::name(object).to_owned());
-    let spec = &mut object["spec"];
-    if !spec.is_object() {
-        return;
-    }
-    if spec["completions"].is_null() && spec["parallelism"].is_null() {
-        set_default(spec, "completions", 1);
-    }
-    set_default(spec, "parallelism", 1);
-    set_default(spec, "backoffLimit", 6);
-    set_default(spec, "completionMode", "NonIndexed");
-    set_default(spec, "suspend", false);
-    set_default(spec, "podReplacementPolicy", "TerminatingOrFailed");
-    if spec["manualSelector"] != true && spec["selector"].is_null() && !uid.is_empty() {
-        spec["selector"] = json!({"matchLabels": {"batch.kubernetes.io/controller-uid": uid}});
-        let labels = &mut spec["template"]["metadata"]["labels"];
-        for (key, value) in [
-            ("batch.kubernetes.io/controller-uid", &uid),
-            ("batch.kubernetes.io/job-name", &name),
-            ("controller-uid", &uid),
-            ("job-name", &name),
-        ] {
-            labels[key] = value.as_str().into();
-        }
-    }
-    default_template(spec);
-}
-
-pub(super) fn default_cron_job(object: &mut Value) {
-    let spec = &mut object["spec"];
-    if !spec.is_object() {
-        return;
-    }
-    set_default(spec, "concurrencyPolicy", "Allow");
-    set_default(spec, "suspend", false);
-    set_default(spec, "successfulJobsHistoryLimit", 3);
-    set_default(spec, "failedJobsHistoryLimit", 1);
-    default_template(&mut spec["jobTemplate"]["spec"]);
-}
-
-fn default_template(spec: &mut Value) {
+pub(super) fn default_template(spec: &mut Value) {
     if let Some(template) = spec.get_mut("template").and_then(|template| template.get_mut("spec")) {
         default_spec(template);
     }
@@ -135,11 +94,114 @@ pub(super) fn validate_deployment(object: &Value, errors: &mut Errors) {
             "may not be specified when strategy `type` is 'Recreate'",
         );
     }
-    let zero = |value: &Value| matches!(value.as_i64(), Some(0)) || value == "0%";
-    let rolling = &strategy["rollingUpdate"];
-    if zero(&rolling["maxUnavailable"]) && zero(&rolling["maxSurge"]) {
-        let at = path.child("rollingUpdate").child("maxUnavailable");
-        errors.invalid(&at, &rolling["maxUnavailable"], "may not be 0 when `maxSurge` is 0");
+    let (rolling, at) = (&strategy["rollingUpdate"], path.child("rollingUpdate"));
+    for field in ["maxUnavailable", "maxSurge"] {
+        // More than all may be added.
+        if field == "maxUnavailable" || !rolling[field].is_string() {
+            count_or_percent(&rolling[field], &at.child(field), errors);
+        }
+    }
+    if is_zero(&rolling["maxUnavailable"]) && is_zero(&rolling["maxSurge"]) {
+        let detail = "may not be 0 when `maxSurge` is 0";
+        errors.invalid(&at.child("maxUnavailable"), &rolling["maxUnavailable"], detail);
+    }
+    let (spec, path) = (&object["spec"], Path::new("spec"));
+    not_negative(
+        spec,
+        &["minReadySeconds", "revisionHistoryLimit", "progressDeadlineSeconds"],
+        &path,
+        errors,
+    );
+    let (deadline, ready) = (spec["progressDeadlineSeconds"].as_i64(), spec["minReadySeconds"].as_i64());
+    if deadline.is_some_and(|deadline| deadline <= ready.unwrap_or(0)) {
+        let at = path.child("progressDeadlineSeconds");
+        errors.invalid(&at, &spec["progressDeadlineSeconds"], "must be greater than minReadySeconds");
+    }
+}
+
+pub(super) fn validate_stateful_set(object: &Value, errors: &mut Errors) {
+    validate_replicas_and_template(object, errors);
+    let (spec, path) = (&object["spec"], Path::new("spec"));
+    let policy = &spec["podManagementPolicy"];
+    if !matches!(policy.as_str(), Some("OrderedReady" | "Parallel")) {
+        let detail = "must be 'OrderedReady' or 'Parallel'";
+        errors.invalid(&path.child("podManagementPolicy"), policy, detail);
+    }
+    let (strategy, at) = (&spec["updateStrategy"], path.child("updateStrategy"));
+    match strategy["type"].as_str() {
+        Some("OnDelete") if !strategy["rollingUpdate"].is_null() => errors.invalid(
+            &at.child("rollingUpdate"),
+            &strategy["rollingUpdate"],
+            "only allowed for updateStrategy 'RollingUpdate'",
+        ),
+        Some("OnDelete") => {}
+        Some("RollingUpdate") => {
+            let (rolling, at) = (&strategy["rollingUpdate"], at.child("rollingUpdate"));
+            not_negative(rolling, &["partition"], &at, errors);
+            count_or_percent(&rolling["maxUnavailable"], &at.child("maxUnavailable"), errors);
+            if is_zero(&rolling["maxUnavailable"]) {
+                errors.invalid(&at.child("maxUnavailable"), &rolling["maxUnavailable"], "cannot be 0");
+            }
+        }
+        _ => errors.invalid(&at, strategy, "must be 'RollingUpdate' or 'OnDelete'"),
+    }
+    let retention = path.child("persistentVolumeClaimRetentionPolicy");
+    for field in ["whenDeleted", "whenScaled"] {
+        one_of(
+            &spec["persistentVolumeClaimRetentionPolicy"],
+            field,
+            &retention,
+            &["Delete", "Retain"],
+            errors,
+        );
+    }
+    not_negative(spec, &["minReadySeconds", "revisionHistoryLimit"], &path, errors);
+    not_negative(&spec["ordinals"], &["start"], &path.child("ordinals"), errors);
+}
+
+/// What may change of a StatefulSet.
+const CHANGEABLE: [&str; 7] = [
+    "replicas",
+    "ordinals",
+    "template",
+    "updateStrategy",
+    "revisionHistoryLimit",
+    "persistentVolumeClaimRetentionPolicy",
+    "minReadySeconds",
+];
+
+pub(super) fn validate_stateful_set_update(new: &Value, old: &Value, errors: &mut Errors) {
+    let fixed = |object: &Value| {
+        let mut spec = object["spec"].as_object().cloned().unwrap_or_default();
+        spec.retain(|field, _| !CHANGEABLE.contains(&field.as_str()));
+        spec
+    };
+    if fixed(new) != fixed(old) {
+        let detail = "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden";
+        errors.forbidden(&Path::new("spec"), detail);
+    }
+}
+
+pub(super) fn validate_daemon_set(object: &Value, errors: &mut Errors) {
+    validate_template_and_selector(object, errors);
+    let (spec, path) = (&object["spec"], Path::new("spec"));
+    let (strategy, at) = (&spec["updateStrategy"], path.child("updateStrategy"));
+    one_of(strategy, "type", &at, &["OnDelete", "RollingUpdate"], errors);
+    not_negative(spec, &["minReadySeconds", "revisionHistoryLimit"], &path, errors);
+    if strategy["type"] != "RollingUpdate" {
+        return;
+    }
+    let (rolling, at) = (&strategy["rollingUpdate"], at.child("rollingUpdate"));
+    for field in ["maxUnavailable", "maxSurge"] {
+        count_or_percent(&rolling[field], &at.child(field), errors);
+    }
+    match (is_zero(&rolling["maxUnavailable"]), is_zero(&rolling["maxSurge"])) {
+        (false, false) => {
+            let detail = "may not be set when maxUnavailable is non-zero";
+            errors.invalid(&at.child("maxSurge"), &rolling["maxSurge"], detail);
+        }
+        (true, true) => errors.required(&at.child("maxUnavailable"), "cannot be 0 when maxSurge is 0"),
+        _ => {}
     }
 }
 
@@ -160,11 +222,9 @@ pub(super) fn validate_template_and_selector(object: &Value, errors: &mut Errors
     match LabelSelector::from_object(&spec["selector"]) {
         Ok(None) => {}
         Ok(Some(selector)) if selector.is_empty() => {
-            errors.invalid(
-                &path.child("selector"),
-                &spec["selector"],
-                "empty selector is invalid for deployment",
-            );
+            let kind = object["kind"].as_str().unwrap_or("Deployment").to_lowercase();
+            let detail = format!("empty selector is invalid for {kind}");
+            errors.invalid(&path.child("selector"), &spec["selector"], &detail);
         }
         Ok(Some(selector)) if !selector.matches(labels) => {
             let at = template.child("metadata").child("labels");
@@ -183,39 +243,4 @@ pub(super) fn validate_template_and_selector(object: &Value, errors: &mut Errors
 pub(super) fn validate_selector_update(new: &Value, old: &Value, errors: &mut Errors) {
     let path = Path::new("spec").child("selector");
     immutable(&new["spec"]["selector"], &old["spec"]["selector"], &path, errors);
-}
-
-pub(super) fn validate_job(object: &Value, errors: &mut Errors) {
-    let (spec, path) = (&object["spec"], Path::new("spec"));
-    for field in
-        ["parallelism", "completions", "backoffLimit", "activeDeadlineSeconds", "ttlSecondsAfterFinished"]
-    {
-        if spec[field].as_i64().is_some_and(|n| n < 0) {
-            errors.invalid(&path.child(field), &spec[field], "must be greater than or equal to 0");
-        }
-    }
-    validate_spec(
-        &spec["template"]["spec"],
-        &path.child("template").child("spec"),
-        &["OnFailure", "Never"],
-        errors,
-    );
-    if spec["template"]["spec"]["restartPolicy"].is_null() && spec["template"]["spec"].is_object() {
-        let at = path.child("template").child("spec").child("restartPolicy");
-        errors.required(&at, "valid values: \"OnFailure\", \"Never\"");
-    }
-}
-
-pub(super) fn validate_job_update(new: &Value, old: &Value, errors: &mut Errors) {
-    validate_selector_update(new, old, errors);
-    let path = Path::new("spec");
-    immutable(
-        &new["spec"]["completionMode"],
-        &old["spec"]["completionMode"],
-        &path.child("completionMode"),
-        errors,
-    );
-    if old["spec"]["suspend"] != true {
-        immutable(&new["spec"]["template"], &old["spec"]["template"], &path.child("template"), errors);
-    }
 }

@@ -201,6 +201,21 @@ fn json_type(value: &Value) -> &'static str {
     }
 }
 
+/// The required numbers and booleans of the type of a type's field, each with its zero.
+pub fn zeros(schema: &str, field: &str) -> impl Iterator<Item = (&'static str, Value)> {
+    let shape = named(schema).and_then(|found| found.field(field)).map(|field| field.shape);
+    let found = match shape {
+        Some(Shape::Type(name)) => named(name),
+        _ => None,
+    };
+    let fields = found.into_iter().flat_map(|found| &found.fields).filter(|field| field.required);
+    fields.filter_map(|field| match field.shape {
+        Shape::Scalar(Scalar::Int32 | Scalar::Int64) => Some((field.name, 0.into())),
+        Shape::Scalar(Scalar::Boolean) => Some((field.name, false.into())),
+        _ => None,
+    })
+}
+
 /// Required fields of the specification that are missing. Lists, maps, numbers and booleans have a usable zero in
 /// upstream's types; the kinds' own validation asks for those that do not.
 pub fn check_required(kind: &Kind, object: &Value, errors: &mut Errors) {

@@ -7,9 +7,9 @@ use super::{age_of, short};
 use crate::kinds::items;
 use crate::meta;
 
-const NONE: &str = "<none>";
+pub(super) const NONE: &str = "<none>";
 
-fn text(value: &Value) -> Value {
+pub(super) fn text(value: &Value) -> Value {
     match value {
         Value::Null => "".into(),
         Value::String(text) => text.as_str().into(),
@@ -17,8 +17,29 @@ fn text(value: &Value) -> Value {
     }
 }
 
-fn number(value: &Value) -> Value {
-    value.as_i64().unwrap_or(0).to_string().into()
+/// A text field, or what stands for none.
+pub(super) fn text_or<'a>(value: &'a Value, none: &'a str) -> &'a str {
+    value.as_str().unwrap_or(none)
+}
+
+/// The texts of a list, with commas between.
+pub(super) fn list_of(object: &Value, field: &str, none: &str) -> Value {
+    match joined(items(object, field).filter_map(Value::as_str)) {
+        text if text.is_empty() => none.into(),
+        text => text.into(),
+    }
+}
+
+pub(super) fn number(value: &Value) -> Value {
+    value.as_i64().unwrap_or(0).into()
+}
+
+pub(super) fn names_of(spec: &Value) -> Value {
+    joined(items(spec, "containers").filter_map(|c| c["name"].as_str())).into()
+}
+
+pub(super) fn images_of(spec: &Value) -> Value {
+    joined(items(spec, "containers").filter_map(|c| c["image"].as_str())).into()
 }
 
 fn or_none(joined: String) -> Value {
@@ -29,7 +50,7 @@ fn size(value: &Value) -> usize {
     value.as_object().map_or(0, serde_json::Map::len)
 }
 
-fn joined<'a>(parts: impl Iterator<Item = &'a str>) -> String {
+pub(super) fn joined<'a>(parts: impl Iterator<Item = &'a str>) -> String {
     parts.collect::<Vec<_>>().join(",")
 }
 
@@ -40,6 +61,7 @@ macro_rules! cells {
         }
     )+};
 }
+pub(super) use cells;
 
 cells! {
     name = |o| meta::name(o).into();
@@ -60,25 +82,18 @@ cells! {
     daemon_updated = |o| number(&o["status"]["updatedNumberScheduled"]);
     daemon_available = |o| number(&o["status"]["numberAvailable"]);
     node_selector = |o| or_none(labels(&o["spec"]["template"]["spec"]["nodeSelector"]));
-    containers = |o| joined(items(&o["spec"]["template"]["spec"], "containers").filter_map(|c| c["name"].as_str())).into();
-    images = |o| joined(items(&o["spec"]["template"]["spec"], "containers").filter_map(|c| c["image"].as_str())).into();
+    containers = |o| names_of(&o["spec"]["template"]["spec"]);
+    images = |o| images_of(&o["spec"]["template"]["spec"]);
     selector = |o| or_none(selector_text(&o["spec"]["selector"]));
     plain_selector = |o| or_none(labels(&o["spec"]["selector"]));
     pod_selector = |o| or_none(selector_text(&o["spec"]["podSelector"]));
-    config_data = |o| (size(&o["data"]) + size(&o["binaryData"])).to_string().into();
-    data = |o| size(&o["data"]).to_string().into();
+    config_data = |o| (size(&o["data"]) + size(&o["binaryData"])).into();
+    data = |o| size(&o["data"]).into();
     kind_of_secret = |o| text(&o["type"]);
-    secrets = |o| items(o, "secrets").count().to_string().into();
     service_type = |o| text(&o["spec"]["type"]);
     cluster_ip = |o| or_none(o["spec"]["clusterIP"].as_str().unwrap_or_default().to_owned());
     external_ip = |o| external_addresses(o).into();
     service_ports = |o| or_none(ports(&o["spec"]));
-    cidrs = |o| joined(items(&o["spec"], "cidrs").filter_map(Value::as_str)).into();
-    parent_ref = |o| {
-        let parent = &o["spec"]["parentRef"];
-        let parts = ["group", "resource", "namespace", "name"].iter().filter_map(|part| parent[*part].as_str());
-        parts.filter(|part| !part.is_empty()).collect::<Vec<_>>().join("/").into()
-    };
     address_type = |o| text(&o["addressType"]);
     slice_ports = |o| {
         let ports: Vec<String> = items(o, "ports").filter_map(|p| p["port"].as_i64()).map(|p| p.to_string()).collect();
@@ -106,9 +121,9 @@ cells! {
     node_version = |o| text(&o["status"]["nodeInfo"]["kubeletVersion"]);
     internal_ip = |o| or_none(node_address(o, "InternalIP"));
     node_external_ip = |o| or_none(node_address(o, "ExternalIP"));
-    os_image = |o| text(&o["status"]["nodeInfo"]["osImage"]);
-    kernel = |o| text(&o["status"]["nodeInfo"]["kernelVersion"]);
-    runtime = |o| text(&o["status"]["nodeInfo"]["containerRuntimeVersion"]);
+    os_image = |o| node_info(o, "osImage");
+    kernel = |o| node_info(o, "kernelVersion");
+    runtime = |o| node_info(o, "containerRuntimeVersion");
     event_type = |o| text(&o["type"]);
     reason = |o| text(&o["reason"]);
     message = |o| text(&o["message"]).as_str().unwrap_or_default().trim().into();
@@ -129,13 +144,14 @@ cells! {
     signer = |o| text(&o["spec"]["signerName"]);
     requestor = |o| text(&o["spec"]["username"]);
     csr_condition = |o| {
-        let mut states: Vec<&str> = items(&o["status"], "conditions").filter_map(|c| c["type"].as_str()).collect();
-        if states.is_empty() { states.push("Pending"); }
+        let has = |wanted: &str| items(&o["status"], "conditions").any(|c| c["type"] == wanted);
+        let mut states = vec![if has("Denied") { "Denied" } else if has("Approved") { "Approved" } else { "Pending" }];
+        if has("Failed") { states.push("Failed"); }
         if !o["status"]["certificate"].is_null() { states.push("Issued"); }
         states.join(",").into()
     };
     value = |o| number(&o["value"]);
-    global_default = |o| (o["globalDefault"] == true).to_string().into();
+    global_default = |o| (o["globalDefault"] == true).into();
     job_status = |o| {
         let state = |kind: &str| items(&o["status"], "conditions").any(|c| c["type"] == kind && c["status"] == "True");
         let states = [("Complete", "Complete"), ("Failed", "Failed"), ("Suspended", "Suspended"), ("FailureTarget", "FailureTarget")];
@@ -177,14 +193,14 @@ pub(super) fn job_duration(object: &Value, now: Timestamp) -> Value {
     }
 }
 
-fn labels(labels: &Value) -> String {
+pub(super) fn labels(labels: &Value) -> String {
     let pairs = labels.as_object().into_iter().flatten();
     let pairs: Vec<String> =
         pairs.map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default())).collect();
     pairs.join(",")
 }
 
-fn selector_text(selector: &Value) -> String {
+pub(super) fn selector_text(selector: &Value) -> String {
     let mut parts = vec![labels(&selector["matchLabels"])];
     for expression in items(selector, "matchExpressions") {
         let key = expression["key"].as_str().unwrap_or_default();
@@ -245,6 +261,13 @@ fn node_state(node: &Value) -> String {
         state.push_str(",SchedulingDisabled");
     }
     state
+}
+
+fn node_info(node: &Value, field: &str) -> Value {
+    match text_or(&node["status"]["nodeInfo"][field], "") {
+        "" => "<unknown>".into(),
+        known => known.into(),
+    }
 }
 
 fn node_address(node: &Value, kind: &str) -> String {

@@ -29,34 +29,58 @@ pub(super) fn ready(pod: &Value, _: Timestamp) -> Value {
 }
 
 pub(super) fn status(pod: &Value, _: Timestamp) -> Value {
+    let status = &pod["status"];
     let mut reason = ["reason", "phase"]
         .iter()
-        .find_map(|field| pod["status"][*field].as_str().filter(|text| !text.is_empty()))
+        .find_map(|field| status[*field].as_str().filter(|text| !text.is_empty()))
         .unwrap_or_default()
         .to_owned();
+    if condition(pod, "PodScheduled").is_some_and(|found| found["reason"] == "SchedulingGated") {
+        reason = "SchedulingGated".to_owned();
+    }
     let initialising = initialising(pod);
     if let Some(init) = &initialising {
         reason.clone_from(init);
-    } else {
-        let mut running = false;
-        for status in statuses(pod) {
-            let state = &status["state"];
-            if let Some(waiting) = state["waiting"]["reason"].as_str() {
-                reason = waiting.to_owned();
-            } else if !state["terminated"].is_null() {
-                reason = terminated(&state["terminated"]);
-            } else if status["ready"] == true && !state["running"].is_null() {
-                running = true;
-            }
-        }
-        if reason == "Completed" && running {
-            reason = if is_ready(pod) { "Running" } else { "NotReady" }.to_owned();
-        }
     }
+    if initialising.is_none() || is_true(pod, "Initialized") {
+        of_containers(pod, &mut reason);
+    }
+    let ended = matches!(status["phase"].as_str(), Some("Succeeded" | "Failed"));
     if !pod["metadata"]["deletionTimestamp"].is_null() {
-        reason = if pod["status"]["reason"] == "NodeLost" { "Unknown" } else { "Terminating" }.to_owned();
+        if status["reason"] == "NodeLost" {
+            reason = "Unknown".to_owned();
+        } else if !ended {
+            reason = "Terminating".to_owned();
+        }
     }
     reason.into()
+}
+
+/// What the first container that has something to say says; a pod that partly runs is not completed.
+fn of_containers(pod: &Value, reason: &mut String) {
+    let (mut running, mut failure) = (false, None);
+    let all: Vec<&Value> = statuses(pod).collect();
+    for status in all.into_iter().rev() {
+        let state = &status["state"];
+        if let Some(waiting) = state["waiting"]["reason"].as_str().filter(|text| !text.is_empty()) {
+            *reason = waiting.to_owned();
+        } else if !state["terminated"].is_null() {
+            *reason = terminated(&state["terminated"]);
+            if state["terminated"]["exitCode"] != 0 {
+                failure = Some(reason.clone());
+            }
+        } else if status["ready"] == true && !state["running"].is_null() {
+            running = true;
+        }
+    }
+    if *reason == "Completed" {
+        match failure {
+            _ if running && is_true(pod, "Ready") => *reason = "Running".to_owned(),
+            Some(failure) => *reason = failure,
+            None if running => *reason = "NotReady".to_owned(),
+            None => {}
+        }
+    }
 }
 
 fn terminated(state: &Value) -> String {
@@ -92,8 +116,12 @@ fn restarts_always(pod: &Value, status: &Value) -> bool {
         .any(|container| container["name"] == status["name"] && container["restartPolicy"] == "Always")
 }
 
-fn is_ready(pod: &Value) -> bool {
-    items(&pod["status"], "conditions").any(|c| c["type"] == "Ready" && c["status"] == "True")
+fn condition<'a>(pod: &'a Value, kind: &str) -> Option<&'a Value> {
+    items(&pod["status"], "conditions").find(|condition| condition["type"] == kind)
+}
+
+fn is_true(pod: &Value, kind: &str) -> bool {
+    condition(pod, kind).is_some_and(|found| found["status"] == "True")
 }
 
 pub(super) fn restarts(pod: &Value, now: Timestamp) -> Value {

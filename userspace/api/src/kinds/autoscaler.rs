@@ -1,0 +1,209 @@
+//! HorizontalPodAutoscalers, in the form of autoscaling/v2.
+
+use serde_json::{Value, json};
+
+use super::containers::one_of;
+use super::numbers::quantity;
+use super::{items, set_default};
+use crate::field::{Errors, Path};
+use crate::meta;
+
+const WINDOW_MAX: i64 = 3_600;
+const PERIOD_MAX: i64 = 1_800;
+const SOURCES: [(&str, &str); 5] = [
+    ("ContainerResource", "containerResource"),
+    ("External", "external"),
+    ("Object", "object"),
+    ("Pods", "pods"),
+    ("Resource", "resource"),
+];
+
+pub(super) fn default_autoscaler(object: &mut Value) {
+    let spec = &mut object["spec"];
+    if !spec.is_object() {
+        return;
+    }
+    set_default(spec, "minReplicas", 1);
+    if items(spec, "metrics").next().is_none() {
+        spec["metrics"] = json!([{"type": "Resource", "resource": {
+            "name": "cpu", "target": {"type": "Utilization", "averageUtilization": 80},
+        }}]);
+    }
+    let Some(behavior) = spec.get_mut("behavior").filter(|behavior| behavior.is_object()) else { return };
+    let policy = |kind: &str, value: i64| json!({"type": kind, "value": value, "periodSeconds": 15});
+    set_default(behavior, "scaleUp", json!({}));
+    set_default(&mut behavior["scaleUp"], "stabilizationWindowSeconds", 0);
+    set_default(&mut behavior["scaleUp"], "policies", json!([policy("Pods", 4), policy("Percent", 100)]));
+    set_default(behavior, "scaleDown", json!({}));
+    set_default(&mut behavior["scaleDown"], "policies", json!([policy("Percent", 100)]));
+    for direction in ["scaleUp", "scaleDown"] {
+        set_default(&mut behavior[direction], "selectPolicy", "Max");
+    }
+}
+
+pub(super) fn validate_autoscaler(object: &Value, errors: &mut Errors) {
+    let (spec, path) = (&object["spec"], Path::new("spec"));
+    let (least, most) = (spec["minReplicas"].as_i64(), spec["maxReplicas"].as_i64().unwrap_or(0));
+    if least.is_some_and(|least| least < 1) {
+        errors.invalid(
+            &path.child("minReplicas"),
+            &spec["minReplicas"],
+            "must be greater than or equal to 1",
+        );
+    }
+    match most {
+        0 => errors.required(&path.child("maxReplicas"), "must be set and greater than 0"),
+        ..0 => {
+            errors.invalid(
+                &path.child("maxReplicas"),
+                &spec["maxReplicas"],
+                "must be greater than or equal to 1",
+            );
+        }
+        _ => {}
+    }
+    if least.is_some_and(|least| most < least) {
+        let detail = "must be greater than or equal to `minReplicas`";
+        errors.invalid(&path.child("maxReplicas"), &json!(most), detail);
+    }
+    validate_reference(&spec["scaleTargetRef"], &path.child("scaleTargetRef"), errors);
+    for (i, metric) in items(spec, "metrics").enumerate() {
+        validate_metric(metric, &path.child("metrics").index(i), errors);
+    }
+    for direction in ["scaleUp", "scaleDown"] {
+        validate_rules(&spec["behavior"][direction], &path.child("behavior").child(direction), errors);
+    }
+}
+
+fn validate_reference(reference: &Value, path: &Path, errors: &mut Errors) {
+    for field in ["kind", "name"] {
+        match reference[field].as_str() {
+            None | Some("") => errors.required(&path.child(field), ""),
+            Some(text) => {
+                if let Some(problem) = meta::name_problem(text, meta::NameForm::PathSegment) {
+                    errors.invalid(&path.child(field), &reference[field], problem);
+                }
+            }
+        }
+    }
+}
+
+fn validate_metric(metric: &Value, path: &Path, errors: &mut Errors) {
+    let kinds = SOURCES.map(|(kind, _)| kind);
+    let Some(wanted) = SOURCES.iter().find(|(kind, _)| metric["type"] == *kind) else {
+        if metric["type"].as_str().is_none_or(str::is_empty) {
+            errors.required(&path.child("type"), "must specify a metric source type");
+        }
+        errors.not_supported(&path.child("type"), &metric["type"], &kinds);
+        return;
+    };
+    let (source, at) = (&metric[wanted.1], path.child(wanted.1));
+    if source.is_null() {
+        errors.required(&at, "must populate information for the given metric source");
+    } else {
+        validate_source(wanted.1, source, &at, errors);
+    }
+    for (_, other) in SOURCES.iter().filter(|(_, field)| *field != wanted.1) {
+        if !metric[*other].is_null() {
+            errors.forbidden(&path.child(other), "must populate the given metric source only");
+        }
+    }
+}
+
+fn validate_source(field: &str, source: &Value, path: &Path, errors: &mut Errors) {
+    let (target, at) = (&source["target"], path.child("target"));
+    let of_resource = matches!(field, "resource" | "containerResource");
+    let name = if of_resource {
+        (&source["name"], path.child("name"))
+    } else {
+        (&source["metric"]["name"], path.child("metric").child("name"))
+    };
+    if name.0.as_str().is_none_or(str::is_empty) {
+        let what = if of_resource { "must specify a resource name" } else { "must specify a metric name" };
+        errors.required(&name.1, what);
+    }
+    if field == "containerResource" && source["container"].as_str().is_none_or(str::is_empty) {
+        errors.required(&path.child("container"), "must specify a container");
+    }
+    if field == "object" {
+        validate_reference(&source["describedObject"], &path.child("describedObject"), errors);
+    }
+    validate_target(target, &at, errors);
+    let has = |field: &str| !target[field].is_null();
+    let (value, average, percent) = (has("value"), has("averageValue"), has("averageUtilization"));
+    match field {
+        "pods" if !average => {
+            errors.required(&at.child("averageValue"), "must specify a positive target averageValue");
+        }
+        "object" if !value && !average => {
+            errors.required(&at.child("averageValue"), "must set either a target value or averageValue");
+        }
+        "external" if !value && !average => errors.required(
+            &at.child("averageValue"),
+            "must set either a target value for metric or a per-pod target",
+        ),
+        "external" if value && average => errors
+            .forbidden(&at.child("value"), "may not set both a target value for metric and a per-pod target"),
+        _ if of_resource && !average && !percent => errors.required(
+            &at.child("averageUtilization"),
+            "must set either a target raw value or a target utilization",
+        ),
+        _ if of_resource && average && percent => errors.forbidden(
+            &at.child("averageValue"),
+            "may not set both a target raw value and a target utilization",
+        ),
+        _ => {}
+    }
+}
+
+fn validate_target(target: &Value, path: &Path, errors: &mut Errors) {
+    let kind = target["type"].as_str().unwrap_or_default();
+    if kind.is_empty() {
+        errors.required(&path.child("type"), "must specify a metric target type");
+    }
+    if !matches!(kind, "Utilization" | "Value" | "AverageValue") {
+        let detail = "must be either Utilization, Value, or AverageValue";
+        errors.invalid(&path.child("type"), &json!(kind), detail);
+    }
+    for field in ["value", "averageValue"] {
+        if quantity(&target[field]).is_some_and(|quantity| quantity.millis() <= 0) {
+            errors.invalid(&path.child(field), &target[field], "must be positive");
+        }
+    }
+    if target["averageUtilization"].as_i64().is_some_and(|percent| percent < 1) {
+        let at = path.child("averageUtilization");
+        errors.invalid(&at, &target["averageUtilization"], "must be greater than 0");
+    }
+}
+
+fn validate_rules(rules: &Value, path: &Path, errors: &mut Errors) {
+    if !rules.is_object() {
+        return;
+    }
+    let (window, at) = (&rules["stabilizationWindowSeconds"], path.child("stabilizationWindowSeconds"));
+    match window.as_i64() {
+        Some(..0) => errors.invalid(&at, window, "must be greater than or equal to zero"),
+        Some(seconds) if seconds > WINDOW_MAX => {
+            errors.invalid(&at, window, &format!("must be less than or equal to {WINDOW_MAX}"));
+        }
+        _ => {}
+    }
+    one_of(rules, "selectPolicy", path, &["Disabled", "Max", "Min"], errors);
+    let policies = path.child("policies");
+    if items(rules, "policies").next().is_none() {
+        errors.required(&policies, "must specify at least one Policy");
+    }
+    for (i, policy) in items(rules, "policies").enumerate() {
+        let at = policies.index(i);
+        one_of(policy, "type", &at, &["Percent", "Pods"], errors);
+        for field in ["value", "periodSeconds"] {
+            if policy[field].as_i64().unwrap_or(0) <= 0 {
+                errors.invalid(&at.child(field), &policy[field], "must be greater than zero");
+            }
+        }
+        if policy["periodSeconds"].as_i64().is_some_and(|seconds| seconds > PERIOD_MAX) {
+            let detail = format!("must be less than or equal to {PERIOD_MAX}");
+            errors.invalid(&at.child("periodSeconds"), &policy["periodSeconds"], &detail);
+        }
+    }
+}
