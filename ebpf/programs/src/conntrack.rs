@@ -49,6 +49,10 @@ pub(crate) fn find(packet: &Packet) -> Option<&'static mut Flow> {
         let _ = CONNTRACK.remove(&packet.key);
         return None;
     }
+    // An error is no sign of life (RFC 5508, REQ-6).
+    if packet.is_error() {
+        return Some(flow);
+    }
     flow.last_seen = now();
     flow.packets += 1;
     if packet.from_high() {

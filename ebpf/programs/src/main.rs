@@ -5,6 +5,7 @@
 mod conntrack;
 mod deliver;
 mod hooks;
+mod icmp;
 mod maglev;
 mod maps;
 mod nat;

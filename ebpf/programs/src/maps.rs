@@ -10,6 +10,7 @@ use skep_abi::{
     Verdict, VerdictKey,
 };
 
+use crate::icmp::Quote;
 use crate::parse::Packet;
 use crate::refuse::Reply;
 
@@ -85,3 +86,7 @@ pub(crate) static FRESH: PerCpuArray<Flow, 1> = PerCpuArray::new();
 /// The refusal that this CPU is making.
 #[btf_map]
 pub(crate) static REPLY: PerCpuArray<Reply, 1> = PerCpuArray::new();
+
+/// The ICMP error that this CPU is rewriting.
+#[btf_map]
+pub(crate) static QUOTE: PerCpuArray<Quote, 1> = PerCpuArray::new();

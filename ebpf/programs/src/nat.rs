@@ -5,9 +5,9 @@ use aya_ebpf::helpers::generated::{bpf_csum_diff, bpf_get_prandom_u32};
 use aya_ebpf::programs::TcContext;
 use skep_abi::{Addr, Be16, DropReason, End, Flow, Proto, SNAT_PORT_MAX, SNAT_PORT_MIN};
 
-use crate::conntrack::{self, put, side};
+use crate::conntrack::{self, Side, put, side};
 use crate::parse::{L3, Packet};
-use crate::sctp;
+use crate::{icmp, sctp};
 
 /// Ports that are tried for one flow before it is refused; each try is one insertion.
 const PORT_TRIES: u32 = 48;
@@ -15,6 +15,9 @@ const PORT_TRIES: u32 = 48;
 /// Applies what the entry says to a packet of the rewritten direction.
 #[inline(always)]
 pub(crate) fn apply(ctx: &TcContext, packet: &mut Packet, flow: &Flow) -> Result<(), DropReason> {
+    if packet.is_error() {
+        return if icmp::rewrite(ctx, packet, flow) { Ok(()) } else { Err(DropReason::Rewrite) };
+    }
     if flow.flags & Flow::SOURCE != 0 {
         set_source(ctx, packet, &flow.source)?;
     }
@@ -117,40 +120,58 @@ fn checksum(packet: &Packet) -> Option<usize> {
 }
 
 #[inline(always)]
-fn difference(from: &Addr, to: &Addr) -> u64 {
-    let (mut from, mut to) = (from.0, to.0);
-    // SAFETY: both arrays are 16 bytes, as said.
-    unsafe { bpf_csum_diff(from.as_mut_ptr(), 16, to.as_mut_ptr(), 16, 0) as u64 }
+pub(crate) fn difference(from: &Addr, to: &Addr) -> u64 {
+    let (from, to) = (from.0.as_ptr().cast_mut(), to.0.as_ptr().cast_mut());
+    // SAFETY: both arrays are 16 bytes, as said, and the helper only reads.
+    unsafe { bpf_csum_diff(from, 16, to, 16, 0) as u64 }
 }
 
-/// Rewrites both ends, so that the backend's answers come to `node` and from there back to the client as from what it
-/// addressed. `onward` are flags of the way to the backend only; `place` completes both entries.
+/// Both ends of a flow rewritten: the backend's answers come to `node` and from there back to the client, as from what
+/// it addressed.
+pub(crate) struct Relay {
+    pub(crate) node: End,
+    pub(crate) backend: End,
+    /// Flags of both entries, and of the one towards the backend only.
+    pub(crate) kind: u32,
+    pub(crate) onward: u32,
+    /// The interface of both ends.
+    pub(crate) ifindex: u32,
+    pub(crate) generation: u32,
+}
+
+/// Makes both entries and rewrites the packet, which opens the flow.
+#[inline(never)]
+pub(crate) fn relay(ctx: &TcContext, packet: &mut Packet, relay: &Relay) -> DropReason {
+    match relayed(ctx, packet, relay) {
+        Ok(()) => DropReason::None,
+        Err(reason) => reason,
+    }
+}
+
 #[inline(always)]
-pub(crate) fn relay(
-    ctx: &TcContext,
-    packet: &mut Packet,
-    node: &End,
-    backend: &End,
-    (kind, onward): (u32, u32),
-    place: impl Fn(&mut Flow),
-) -> Result<(), DropReason> {
-    let flags = kind | Flow::SOURCE | Flow::DESTINATION;
-    let answers = conntrack::fresh(flags)?;
+fn relayed(ctx: &TcContext, packet: &mut Packet, relay: &Relay) -> Result<(), DropReason> {
+    let answers = entry(relay)?;
     answers.source = packet.destination;
     answers.destination = packet.source;
-    place(answers);
-    let port = claim(node, backend, packet.proto, answers).ok_or(DropReason::NoPort)?;
-    let source = End { port, ..*node };
-    let flow = conntrack::fresh(flags | onward)?;
+    let port = claim(&relay.node, &relay.backend, packet.proto, answers).ok_or(DropReason::NoPort)?;
+    let flow = entry(relay)?;
+    flow.flags |= relay.onward;
     if packet.from_high() {
         flow.flags |= Flow::REWRITE_HIGH | Flow::FROM_HIGH;
     }
-    flow.source = source;
-    flow.destination = *backend;
-    place(flow);
+    flow.source = End { port, ..relay.node };
+    flow.destination = relay.backend;
     conntrack::replace(packet, flow);
-    set_source(ctx, packet, &source)?;
-    set_destination(ctx, packet, backend)
+    set_source(ctx, packet, &flow.source)?;
+    set_destination(ctx, packet, &flow.destination)
+}
+
+#[inline(always)]
+fn entry(relay: &Relay) -> Result<&'static mut Flow, DropReason> {
+    let flow = conntrack::fresh(relay.kind | Flow::SOURCE | Flow::DESTINATION)?;
+    flow.generation = relay.generation;
+    (flow.low_ifindex, flow.high_ifindex) = (relay.ifindex, relay.ifindex);
+    Ok(flow)
 }
 
 /// Claims a source port of `node` towards `remote` by putting `reverse` under the ends that answers will have.
@@ -160,20 +181,24 @@ pub(crate) fn claim(node: &End, remote: &End, proto: Proto, reverse: &mut Flow) 
     let range = (SNAT_PORT_MAX - SNAT_PORT_MIN) as u32 + 1;
     // SAFETY: the helper has no preconditions.
     let start = unsafe { bpf_get_prandom_u32() };
+    // The addresses differ, so which end is the higher one does not hang on the port.
+    let Side { mut key, from_high } = side(remote, node, proto);
+    // Answers come from the remote end: theirs is the rewritten direction.
+    reverse.flags &= !Flow::REWRITE_HIGH;
+    if from_high {
+        reverse.flags |= Flow::REWRITE_HIGH;
+    }
+    // An echo has one identifier, not two ports.
+    let both = proto == Proto::ICMP || proto == Proto::ICMPV6;
     for i in 0..PORT_TRIES {
         let port = Be16::new(SNAT_PORT_MIN + (start.wrapping_add(i * 97) % range) as u16);
-        let ours = End { addr: node.addr, port, reserved: 0 };
-        let mut theirs = *remote;
-        if proto == Proto::ICMP || proto == Proto::ICMPV6 {
-            theirs.port = port;
+        if from_high || both {
+            key.low_port = port;
         }
-        let side = side(&theirs, &ours, proto);
-        // Answers come from the remote end: theirs is the rewritten direction.
-        reverse.flags &= !Flow::REWRITE_HIGH;
-        if side.from_high {
-            reverse.flags |= Flow::REWRITE_HIGH;
+        if !from_high || both {
+            key.high_port = port;
         }
-        if put(&side.key, reverse, BPF_NOEXIST) {
+        if put(&key, reverse, BPF_NOEXIST) {
             return Some(port);
         }
     }

@@ -8,6 +8,7 @@ use aya_ebpf::programs::TcContext;
 use skep_abi::{Addr, Be16, DropReason, End, FlowKey, FragmentKey, FragmentPorts, Proto};
 
 use crate::conntrack::side;
+use crate::icmp;
 use crate::maps::{FRAGMENTS, SCRATCH};
 
 const ETHERNET: usize = 14;
@@ -31,12 +32,19 @@ pub(crate) struct Packet {
     pub(crate) transport: u8,
     /// 1: a fragment, the first or a later one.
     pub(crate) fragment: u8,
+    /// 1: an ICMP error; the ends are those of an answer to what it quotes. See [`crate::icmp`].
+    pub(crate) error: u8,
     /// 1: the packet comes from the high end of `key`.
     pub(crate) high: u8,
     /// Offset of the transport header.
     pub(crate) l4: usize,
     /// For [`crate::maglev`].
     pub(crate) table: u32,
+    /// Of an error only: its own addresses, and where what it quotes begins.
+    pub(crate) outer_source: Addr,
+    pub(crate) outer_destination: Addr,
+    pub(crate) quoted_l3: usize,
+    pub(crate) quoted_l4: usize,
     /// Of the packet's flow; follows the ends by [`Packet::locate`].
     pub(crate) key: FlowKey,
 }
@@ -55,6 +63,17 @@ impl Packet {
     #[inline(always)]
     pub(crate) fn is_fragment(&self) -> bool {
         self.fragment != 0
+    }
+
+    #[inline(always)]
+    pub(crate) fn is_error(&self) -> bool {
+        self.error != 0
+    }
+
+    /// Whose address the packet bears as its source.
+    #[inline(always)]
+    pub(crate) fn sent_by(&self) -> &Addr {
+        if self.is_error() { &self.outer_source } else { &self.source.addr }
     }
 
     #[inline(always)]
@@ -127,17 +146,17 @@ fn read<T: Copy>(ctx: &TcContext, offset: usize) -> Option<T> {
 
 #[repr(C)]
 #[derive(Clone, Copy)]
-struct Ipv4 {
-    version_ihl: u8,
+pub(crate) struct Ipv4 {
+    pub(crate) version_ihl: u8,
     tos: u8,
     len: u16,
     id: u16,
-    fragment: u16,
+    pub(crate) fragment: u16,
     ttl: u8,
-    proto: u8,
+    pub(crate) proto: u8,
     check: u16,
-    source: u32,
-    destination: u32,
+    pub(crate) source: u32,
+    pub(crate) destination: u32,
 }
 
 #[inline(always)]
@@ -160,13 +179,13 @@ fn ipv4(ctx: &TcContext, packet: &mut Packet) -> Result<(), DropReason> {
 
 #[repr(C)]
 #[derive(Clone, Copy)]
-struct Ipv6 {
-    version_class_flow: u32,
+pub(crate) struct Ipv6 {
+    pub(crate) version_class_flow: u32,
     len: u16,
-    next: u8,
+    pub(crate) next: u8,
     hops: u8,
-    source: [u32; 4],
-    destination: [u32; 4],
+    pub(crate) source: [u32; 4],
+    pub(crate) destination: [u32; 4],
 }
 
 #[inline(always)]
@@ -219,6 +238,7 @@ fn where_now(packet: &Packet) -> (u8, usize) {
 #[inline(always)]
 fn finish(ctx: &TcContext, packet: &mut Packet, fragmented: bool, id: u32) -> Result<(), DropReason> {
     packet.fragment = fragmented as u8;
+    packet.error = 0;
     if packet.has_transport() {
         transport(ctx, packet)?;
     }
@@ -269,6 +289,8 @@ fn transport(ctx: &TcContext, packet: &mut Packet) -> Result<(), DropReason> {
             if is_echo(packet.proto, header[0] as u8) {
                 packet.source.port = Be16(header[2]);
                 packet.destination.port = Be16(header[2]);
+            } else if icmp::is_error(packet.proto, header[0] as u8) && !packet.is_fragment() {
+                icmp::relate(ctx, packet);
             }
         }
         _ => {}
@@ -277,7 +299,7 @@ fn transport(ctx: &TcContext, packet: &mut Packet) -> Result<(), DropReason> {
 }
 
 #[inline(always)]
-fn is_echo(proto: Proto, kind: u8) -> bool {
+pub(crate) fn is_echo(proto: Proto, kind: u8) -> bool {
     match proto {
         Proto::ICMP => kind == 8 || kind == 0,
         _ => kind == 128 || kind == 129,

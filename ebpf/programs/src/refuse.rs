@@ -228,9 +228,9 @@ fn pseudo(reply: &mut Reply, proto: Proto, length: u32) -> u32 {
 
 #[inline(always)]
 fn add(words: &[u32; 5], sum: u32) -> u32 {
-    let mut words = *words;
-    // SAFETY: the array is 20 bytes, as said.
-    unsafe { bpf_csum_diff(core::ptr::null_mut(), 0, words.as_mut_ptr(), 20, sum) as u32 }
+    let words = words.as_ptr().cast_mut();
+    // SAFETY: the array is 20 bytes, as said, and the helper only reads.
+    unsafe { bpf_csum_diff(core::ptr::null_mut(), 0, words, 20, sum) as u32 }
 }
 
 #[inline(always)]

@@ -43,6 +43,10 @@ impl World {
         IpAddr::from([0xfd00, u16::from(net), 0, 0, 0, 0, 0, u16::from(host)])
     }
 
+    pub(crate) fn is_v4(self) -> bool {
+        self.v4
+    }
+
     pub(crate) fn node(self) -> IpAddr {
         self.at(78, 1)
     }

@@ -1,5 +1,8 @@
 //! Packet tables: packet in, verdict and packet out, both families, every protocol that services have.
 
 mod frame;
+mod icmp;
 mod lab;
+mod robust;
 mod service;
+mod table;

@@ -3,82 +3,12 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use skep_abi::{DropReason, Proto};
 
 use super::frame::{ACK, Body, Frame, RST, SYN};
-use super::lab::{Lab, PROTOS, Verdict, World, at, port};
-
-const POD: &str = "tc_pod_egress";
-const TO_POD: &str = "tc_pod_ingress";
-const FROM_OUTSIDE: &str = "tc_node_ingress";
-const TO_OUTSIDE: &str = "tc_node_egress";
-
-/// A first packet of the protocol.
-fn opening(proto: Proto) -> Body {
-    match proto {
-        Proto::TCP => Body::Tcp { flags: SYN, sequence: 1000, acknowledged: 0, window: 1024, data: vec![] },
-        Proto::UDP => Body::Udp(b"question".to_vec()),
-        _ => Body::Sctp(vec![1, 0, 0, 20, 0, 0, 0, 9, 0, 0, 4, 0, 0, 1, 0, 1, 0, 0, 0, 1]),
-    }
-}
-
-/// A packet of an established flow.
-fn data(proto: Proto) -> Body {
-    match proto {
-        Proto::TCP => {
-            Body::Tcp { flags: ACK, sequence: 1001, acknowledged: 77, window: 9, data: b"odd".to_vec() }
-        }
-        Proto::UDP => Body::Udp(b"answer.".to_vec()),
-        _ => Body::Sctp(vec![0, 3, 0, 20, 0, 0, 0, 9, 0, 0, 4, 0, 0, 1, 0, 1, 0, 0, 0, 1]),
-    }
-}
-
-/// The tables' bench: counts rows, says which row failed.
-struct Table {
-    lab: Lab,
-    rows: usize,
-}
-
-impl Table {
-    fn new(name: &str) -> Result<Table> {
-        Ok(Table { lab: Lab::new(name)?, rows: 0 })
-    }
-
-    fn row(&mut self, program: &str, packet: &Frame, verdict: Verdict, out: &Frame) -> Result<()> {
-        let (got, bytes) = self.run(program, packet)?;
-        let ends = Frame::ends(&bytes);
-        ensure!(got == verdict, "{program} {packet:?}: {got:?} instead of {verdict:?}; out {ends:?}");
-        let same = bytes == out.bytes();
-        ensure!(
-            same,
-            "{program} {packet:?}: out {bytes:02x?} {ends:?}\ninstead of {:02x?} {out:?}",
-            out.bytes()
-        );
-        Ok(())
-    }
-
-    fn dropped(&mut self, program: &str, packet: &Frame, reason: DropReason) -> Result<()> {
-        let (got, _) = self.run(program, packet)?;
-        ensure!(got == Verdict::Drop(reason), "{program} {packet:?}: {got:?} instead of {reason:?}");
-        Ok(())
-    }
-
-    fn run(&mut self, program: &str, packet: &Frame) -> Result<(Verdict, Vec<u8>)> {
-        self.rows += 1;
-        self.lab.run(program, &packet.bytes()).with_context(|| format!("{program} {packet:?}"))
-    }
-}
-
-/// Every family and protocol, with a client port of its own.
-fn each(mut work: impl FnMut(World, Proto, u16) -> Result<()>) -> Result<()> {
-    for world in World::ALL {
-        for (proto, number) in PROTOS.into_iter().zip(40_000..) {
-            work(world, proto, number).with_context(|| format!("{world:?} {proto:?}"))?;
-        }
-    }
-    Ok(())
-}
+use super::lab::{Verdict, World, at, port};
+use super::table::{FROM_OUTSIDE, POD, TO_OUTSIDE, TO_POD, Table, data, each, opening};
 
 /// The translated packet, its answer, and one more each way.
 fn conversation(

@@ -8,8 +8,9 @@ use skep_abi::{Addr, Be16, DropReason, End, Flow, NodeConfig, Scope};
 use super::tc_pod::{answers_come_from, refuse, remember};
 use crate::conntrack;
 use crate::deliver::{self, PASS};
+use crate::nat::Relay;
 use crate::parse::{Packet, parse};
-use crate::{maglev, nat, policy, report, service};
+use crate::{icmp, maglev, nat, policy, report, service};
 
 #[classifier]
 pub(crate) fn tc_node_ingress(ctx: TcContext) -> i32 {
@@ -63,6 +64,7 @@ fn receive(
 /// A packet of a new flow from outside this node.
 #[inline(always)]
 fn open(ctx: &TcContext, config: &NodeConfig, packet: &mut Packet) -> Result<i32, DropReason> {
+    icmp::unrelated(packet)?;
     let addressed = packet.destination;
     let Some(service) = service::find(&addressed, packet.proto, Scope::EXTERNAL) else {
         return to_local(ctx, config, packet, None);
@@ -91,6 +93,7 @@ fn to_local(
     if policy::pod(&packet.destination.addr).is_none() {
         return Ok(PASS);
     }
+    icmp::unrelated(packet)?;
     let decision = policy::decide(config, &packet.source, &packet.destination, packet.proto);
     let id = addressed.map_or(0, |(_, service)| service);
     report::decided(config, packet, decision.reason, decision.policy, id);
@@ -119,8 +122,11 @@ fn transit(
 ) -> Result<i32, DropReason> {
     let node = node_end(config, packet).ok_or(DropReason::NoPort)?;
     let onward = if policy::in_cluster(&backend.addr) { Flow::REMOTE } else { 0 };
-    nat::relay(ctx, packet, &node, backend, (Flow::TRANSIT, onward), |_| ())?;
-    Ok(send_out(config, packet, onward))
+    let relay = Relay { node, backend: *backend, kind: Flow::TRANSIT, onward, ifindex: 0, generation: 0 };
+    match nat::relay(ctx, packet, &relay) {
+        DropReason::None => Ok(send_out(config, packet, onward)),
+        reason => Err(reason),
+    }
 }
 
 /// What passes through: on to another node's pod, or back to whoever asked.
@@ -166,6 +172,7 @@ fn masquerade(config: &NodeConfig, packet: &Packet, flow: &mut Flow) -> Result<(
     if (flow.flags & Flow::FROM_HIGH != 0) != packet.from_high() || flow.flags & Flow::SOURCE != 0 {
         return Ok(());
     }
+    icmp::unrelated(packet)?;
     let node = node_end(config, packet).ok_or(DropReason::NoPort)?;
     let answers = conntrack::fresh(Flow::MASQUERADE | Flow::DESTINATION)?;
     answers.destination = packet.source;

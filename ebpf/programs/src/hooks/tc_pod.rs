@@ -6,8 +6,9 @@ use skep_abi::{Addr, DropReason, End, Flow, NodeConfig, Proto, Scope};
 
 use crate::conntrack;
 use crate::deliver::{self, PASS};
+use crate::nat::Relay;
 use crate::parse::{Packet, parse};
-use crate::{nat, policy, report, service};
+use crate::{icmp, nat, policy, report, service};
 
 /// Ingress hook of the host side: packets that the pod sends.
 #[classifier]
@@ -25,14 +26,16 @@ pub(crate) fn tc_pod_ingress(ctx: TcContext) -> i32 {
 fn egress(ctx: &TcContext) -> Result<i32, DropReason> {
     let Some(config) = report::config() else { return Ok(PASS) };
     let Some(packet) = parse(ctx)? else { return Ok(PASS) };
-    let Some(flow) = conntrack::find(packet) else { return open(ctx, config, packet) };
-    check_source(ctx, flow, config, packet)?;
-    if flow.flags & Flow::ALIAS == 0 || !conntrack::rewrites(flow, packet) {
-        return forward(ctx, config, packet, flow);
+    let mut found = conntrack::find(packet);
+    if let Some(flow) = &found {
+        check_source(ctx, flow, config, packet)?;
+        if flow.flags & Flow::ALIAS != 0 && conntrack::rewrites(flow, packet) {
+            nat::apply(ctx, packet, flow)?;
+            packet.locate();
+            found = conntrack::find(packet);
+        }
     }
-    nat::apply(ctx, packet, flow)?;
-    packet.locate();
-    match conntrack::find(packet) {
+    match found {
         Some(flow) => forward(ctx, config, packet, flow),
         None => open(ctx, config, packet),
     }
@@ -47,7 +50,8 @@ fn check_source(
     packet: &Packet,
 ) -> Result<(), DropReason> {
     let ifindex = interface(ctx);
-    if flow.generation == config.generation && conntrack::sender(flow, packet) == ifindex {
+    let known = flow.generation == config.generation && conntrack::sender(flow, packet) == ifindex;
+    if known && !packet.is_error() {
         return Ok(());
     }
     owns(ifindex, packet)
@@ -55,7 +59,7 @@ fn check_source(
 
 #[inline(always)]
 fn owns(ifindex: u32, packet: &Packet) -> Result<(), DropReason> {
-    match policy::pod(&packet.source.addr) {
+    match policy::pod(packet.sent_by()) {
         Some(pod) if pod.ifindex == ifindex => Ok(()),
         _ => Err(DropReason::Spoofed),
     }
@@ -81,20 +85,26 @@ fn forward(
     if translated {
         nat::apply(ctx, packet, flow)?;
     }
+    Ok(onward(config, packet, receiver, flags, translated))
+}
+
+/// The shortest way to the other end.
+#[inline(always)]
+fn onward(config: &NodeConfig, packet: &Packet, receiver: u32, flags: u32, translated: bool) -> i32 {
     if receiver != 0 {
-        return Ok(deliver::to_pod(receiver));
+        return deliver::to_pod(receiver);
     }
     if flags & Flow::OVERLAY != 0 {
-        return Ok(deliver::to_node(config, packet));
+        return deliver::to_node(config, packet);
     }
     if config.uplink != 0 && flags & Flow::REMOTE != 0 {
-        return Ok(deliver::to_remote(config, packet));
+        return deliver::to_remote(config, packet);
     }
     // A translated source is one of the node's own addresses: its stack would take that for a martian.
     if config.uplink != 0 && translated && flags & Flow::NODE == 0 {
-        return Ok(deliver::to_uplink(config));
+        return deliver::to_uplink(config);
     }
-    Ok(PASS)
+    PASS
 }
 
 /// A packet of a new flow that the pod opens.
@@ -104,6 +114,7 @@ fn open(ctx: &TcContext, config: &NodeConfig, packet: &mut Packet) -> Result<i32
         return Ok(PASS);
     }
     owns(interface(ctx), packet)?;
+    icmp::unrelated(packet)?;
     let addressed = packet.destination;
     let service = service::find(&addressed, packet.proto, Scope::INTERNAL);
     if let Some(service) = service {
@@ -130,7 +141,8 @@ fn open(ctx: &TcContext, config: &NodeConfig, packet: &mut Packet) -> Result<i32
     }
     conntrack::replace(packet, flow);
     // What was just opened is rewritten in the other direction only.
-    forward(ctx, config, packet, flow)
+    let (receiver, flags) = (conntrack::receiver(flow, packet), flow.flags);
+    Ok(onward(config, packet, receiver, flags, false))
 }
 
 /// To itself through a service: it sees the service as its peer, since a packet from its own address it would not take.
@@ -142,13 +154,18 @@ fn hairpin(
     backend: &End,
 ) -> Result<i32, DropReason> {
     let ifindex = interface(ctx);
-    let place = |flow: &mut Flow| {
-        flow.generation = config.generation;
-        (flow.low_ifindex, flow.high_ifindex) = (ifindex, ifindex);
+    let relay = Relay {
+        node: packet.destination,
+        backend: *backend,
+        kind: Flow::HAIRPIN,
+        onward: 0,
+        ifindex,
+        generation: config.generation,
     };
-    let front = packet.destination;
-    nat::relay(ctx, packet, &front, backend, (Flow::HAIRPIN, 0), place)?;
-    Ok(deliver::to_pod(ifindex))
+    match nat::relay(ctx, packet, &relay) {
+        DropReason::None => Ok(deliver::to_pod(ifindex)),
+        reason => Err(reason),
+    }
 }
 
 /// Sends the client its refusal by `back`, and counts the packet as dropped.
@@ -219,6 +236,7 @@ fn ingress(ctx: &TcContext) -> Result<i32, DropReason> {
 /// A new flow towards the pod through the node's stack.
 #[inline(always)]
 fn admit(ctx: &TcContext, config: &NodeConfig, packet: &Packet) -> Result<i32, DropReason> {
+    icmp::unrelated(packet)?;
     let mut decision = policy::decide(config, &packet.source, &packet.destination, packet.proto);
     // SAFETY: as in `interface`. 0: the packet came from no interface, so the node itself sent it.
     if unsafe { (*ctx.skb.skb).ingress_ifindex } == 0 {

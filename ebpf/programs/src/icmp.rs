@@ -1,0 +1,248 @@
+//! ICMP errors: about which flow one is, and what it quotes rewritten as that flow is (RFC 5508, RFC 792, RFC 4443).
+//!
+//! An error travels against the packet that it quotes. So [`relate`] puts the quoted ends, swapped, where those of a
+//! packet stand, and look-up, verdict and direction are those of an answer; only the rewriting is another. An error
+//! about no known flow stays what it is: a packet without ports, under policy. Extensions (RFC 4884) stay as they are.
+
+use aya_ebpf::bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR};
+use aya_ebpf::helpers::generated::{bpf_csum_diff, bpf_skb_load_bytes};
+use aya_ebpf::programs::TcContext;
+use skep_abi::{Addr, Be16, DropReason, End, Flow, Proto};
+
+use crate::maps::{CONNTRACK, QUOTE};
+use crate::nat;
+use crate::parse::{Ipv4, Ipv6, L3, Packet, is_echo};
+
+/// What of a message may change: its header, the quoted IP header, the ports and checksum behind it.
+const WINDOW: usize = 128;
+/// Offset of the checksum in a message.
+const CHECK: usize = 2;
+/// Holds lengths in bounds that the verifier sees.
+const LENGTH_MASK: u32 = WINDOW as u32 - 1;
+
+/// A message before and after, to correct its checksum by the difference.
+#[repr(C)]
+pub(crate) struct Quote {
+    before: [u8; WINDOW],
+    after: [u8; WINDOW],
+    length: u32,
+}
+
+/// Errors, less redirects: those are for the sender's own routes.
+#[inline(always)]
+pub(crate) fn is_error(proto: Proto, kind: u8) -> bool {
+    match proto {
+        Proto::ICMP => matches!(kind, 3 | 4 | 11 | 12),
+        _ => matches!(kind, 1..=4),
+    }
+}
+
+/// Makes the packet the answer that it stands for, if the flow is known.
+#[inline(never)]
+pub(crate) fn relate(ctx: &TcContext, packet: &mut Packet) -> bool {
+    packet.outer_source = packet.source.addr;
+    packet.outer_destination = packet.destination.addr;
+    packet.quoted_l3 = packet.l4 + 8;
+    let own = packet.proto;
+    if quoted(ctx, packet).is_some() {
+        packet.locate();
+        if CONNTRACK.get_ptr(&packet.key).is_some() {
+            packet.error = 1;
+            return true;
+        }
+    }
+    packet.proto = own;
+    packet.source = End { addr: packet.outer_source, port: Be16(0), reserved: 0 };
+    packet.destination = End { addr: packet.outer_destination, port: Be16(0), reserved: 0 };
+    false
+}
+
+/// Reads the quoted packet's ends, swapped, and its protocol.
+#[inline(always)]
+fn quoted(ctx: &TcContext, packet: &mut Packet) -> Option<()> {
+    let l3 = packet.quoted_l3;
+    if packet.is_v4() {
+        let ip: Ipv4 = ctx.load(l3).ok()?;
+        let words = (ip.version_ihl & 0x0f) as usize;
+        // Only a first fragment has ports.
+        if ip.version_ihl >> 4 != 4 || words < 5 || u16::from_be(ip.fragment) & 0x1fff != 0 {
+            return None;
+        }
+        packet.destination.addr = Addr::from_v4_word(ip.source);
+        packet.source.addr = Addr::from_v4_word(ip.destination);
+        packet.proto = Proto(ip.proto);
+        packet.quoted_l4 = l3 + words * 4;
+    } else {
+        let ip: Ipv6 = ctx.load(l3).ok()?;
+        if u32::from_be(ip.version_class_flow) >> 28 != 6 {
+            return None;
+        }
+        packet.destination.addr = Addr(ip.source);
+        packet.source.addr = Addr(ip.destination);
+        packet.proto = Proto(ip.next);
+        packet.quoted_l4 = l3 + 40;
+        if ip.next == 44 {
+            let first = u32::from_be(ctx.load(l3 + 40).ok()?);
+            if first & 0xfff8 != 0 {
+                return None;
+            }
+            packet.proto = Proto((first >> 24) as u8);
+            packet.quoted_l4 = l3 + 48;
+        }
+    }
+    let words: [u16; 4] = ctx.load(packet.quoted_l4).ok()?;
+    let (from, to) = match packet.proto {
+        Proto::TCP | Proto::UDP | Proto::SCTP => (words[0], words[1]),
+        Proto::ICMP | Proto::ICMPV6 if is_echo(packet.proto, words[0] as u8) => (words[2], words[2]),
+        _ => return None,
+    };
+    (packet.source.port, packet.destination.port) = (Be16(to), Be16(from));
+    Some(())
+}
+
+/// [`crate::nat::apply`] for an error: what the quoted packet was sent to is what answers come from, and so on.
+///
+/// What the verifier knew of one end it would carry through the other's branches; so both read the packet anew.
+#[inline(never)]
+pub(crate) fn rewrite(ctx: &TcContext, packet: &mut Packet, flow: &Flow) -> bool {
+    let Some(quote) = QUOTE.get_ptr_mut(0) else { return false };
+    // SAFETY: the element is this CPU's, classifiers do not nest on one CPU, and any bytes are a Quote.
+    let quote = unsafe { &mut *quote };
+    let rest = ctx.len().saturating_sub(packet.l4 as u32);
+    quote.length = if rest > LENGTH_MASK { LENGTH_MASK } else { rest };
+    if load(ctx, packet.l4, &mut quote.before, &quote.length).is_none() {
+        return false;
+    }
+    // What the second load does not reach is the same in both.
+    quote.after = quote.before;
+    if flow.flags & Flow::SOURCE != 0 {
+        let (from, to) = (packet.source, &flow.source);
+        if set_quoted(ctx, packet, Which::Destination, &from, to).is_none() {
+            return false;
+        }
+        // A router on the way has a name of its own (RFC 5508, REQ-4).
+        if packet.outer_source == from.addr && set_outer(ctx, packet, Which::Source, &from, to).is_none() {
+            return false;
+        }
+        packet.source = *to;
+    }
+    if flow.flags & Flow::DESTINATION != 0 {
+        let (from, to) = (packet.destination, &flow.destination);
+        if set_quoted(ctx, packet, Which::Source, &from, to).is_none()
+            || set_outer(ctx, packet, Which::Destination, &from, to).is_none()
+        {
+            return false;
+        }
+        packet.destination = *to;
+    }
+    if load(ctx, packet.l4, &mut quote.after, &quote.length).is_none() {
+        return false;
+    }
+    // The checksum itself is not part of what it is corrected for.
+    quote.before[CHECK..CHECK + 2].fill(0);
+    quote.after[CHECK..CHECK + 2].fill(0);
+    let (before, after) = (quote.before.as_mut_ptr().cast(), quote.after.as_mut_ptr().cast());
+    // SAFETY: both buffers have the length said.
+    let difference = unsafe { bpf_csum_diff(before, WINDOW as u32, after, WINDOW as u32, 0) };
+    ctx.l4_csum_replace(packet.l4 + CHECK, 0, difference as u64, 0).is_ok()
+}
+
+#[derive(Clone, Copy)]
+enum Which {
+    Source,
+    Destination,
+}
+
+impl Which {
+    /// Offset of the address in an IPv4 and in an IPv6 header, and of the port in the transport header.
+    #[inline(always)]
+    const fn offsets(self) -> (usize, usize, usize) {
+        match self {
+            Which::Source => (12, 8, 0),
+            Which::Destination => (16, 24, 2),
+        }
+    }
+}
+
+/// An end in the quoted headers, with their checksums. That of SCTP stays: it is of no use in a part.
+#[inline(never)]
+fn set_quoted(ctx: &TcContext, packet: &Packet, which: Which, from: &End, to: &End) -> Option<()> {
+    let (v4_at, v6_at, port_at) = which.offsets();
+    let (l3, l4) = (packet.quoted_l3, packet.quoted_l4);
+    let (port_at, check_at) = match present(&packet.proto.0) {
+        6 => (port_at, 16),
+        17 => (port_at, 6),
+        132 => (port_at, usize::MAX),
+        _ => (4, 2),
+    };
+    ctx.store(l4 + port_at, &to.port.0, 0).ok()?;
+    if check_at != usize::MAX && l4 + check_at + 2 <= ctx.len() as usize {
+        let difference = if present(&packet.proto.0) == Proto::ICMP.0 {
+            // Without a pseudo-header only the identifier counts.
+            to.port.0 as u64 + (!from.port.0) as u64
+        } else {
+            difference(from, to)
+        };
+        let flags = if check_at == 6 { BPF_F_MARK_MANGLED_0 as u64 } else { 0 };
+        ctx.l4_csum_replace(l4 + check_at, 0, difference, flags).ok()?;
+    }
+    if present(&packet.v4) == 0 {
+        return ctx.store(l3 + v6_at, &to.addr, 0).ok();
+    }
+    let (old, new) = (from.addr.v4_word() as u64, to.addr.v4_word() as u64);
+    ctx.l3_csum_replace(l3 + 10, old, new, 4).ok()?;
+    ctx.store(l3 + v4_at, &to.addr.0[3], 0).ok()
+}
+
+/// An address of the error itself; in IPv6 the message's checksum covers it.
+#[inline(always)]
+fn set_outer(ctx: &TcContext, packet: &mut Packet, which: Which, from: &End, to: &End) -> Option<()> {
+    let (v4_at, v6_at, _) = which.offsets();
+    match which {
+        Which::Source => packet.outer_source = to.addr,
+        Which::Destination => packet.outer_destination = to.addr,
+    }
+    if present(&packet.v4) == 0 {
+        let difference = nat::difference(&from.addr, &to.addr);
+        ctx.l4_csum_replace(packet.l4 + CHECK, 0, difference, BPF_F_PSEUDO_HDR as u64).ok()?;
+        return ctx.store(L3 + v6_at, &to.addr, 0).ok();
+    }
+    let (old, new) = (from.addr.v4_word() as u64, to.addr.v4_word() as u64);
+    ctx.l3_csum_replace(L3 + 10, old, new, 4).ok()?;
+    ctx.store(L3 + v4_at, &to.addr.0[3], 0).ok()
+}
+
+/// Of an address and its port; what marks a mapped address is in both.
+#[inline(always)]
+fn difference(from: &End, to: &End) -> u64 {
+    let (from, to): (*const End, *const End) = (from, to);
+    // SAFETY: an End is 20 bytes, and the helper only reads.
+    unsafe { bpf_csum_diff(from.cast_mut().cast(), 20, to.cast_mut().cast(), 20, 0) as u64 }
+}
+
+/// The value as it stands in memory, whatever was known of it.
+#[inline(always)]
+fn present(value: &u8) -> u8 {
+    // SAFETY: a read through a valid reference.
+    unsafe { core::ptr::read_volatile(value) }
+}
+
+#[inline(always)]
+fn load(ctx: &TcContext, offset: usize, to: &mut [u8; WINDOW], length: &u32) -> Option<()> {
+    // By way of memory, so that the mask is one that the verifier sees.
+    // SAFETY: a read through a valid reference.
+    let length = unsafe { core::ptr::read_volatile(length) } & LENGTH_MASK;
+    if length < 36 {
+        return None;
+    }
+    // SAFETY: the length is within the buffer.
+    let result =
+        unsafe { bpf_skb_load_bytes(ctx.skb.skb.cast(), offset as u32, to.as_mut_ptr().cast(), length) };
+    (result == 0).then_some(())
+}
+
+/// An error whose flow went away between two look-ups.
+#[inline(always)]
+pub(crate) fn unrelated(packet: &Packet) -> Result<(), DropReason> {
+    if packet.is_error() { Err(DropReason::Unrelated) } else { Ok(()) }
+}
