@@ -118,12 +118,14 @@ fn whatever_is_bent_nothing_reaches_a_closed_pod_or_leaves_under_a_foreign_addre
             std::net::IpAddr::V6(ip) => ip.octets().to_vec(),
         };
         let (sent_by, goes_to) = (address(&bytes, 12, 8), address(&out, 16, 24));
+        // Its traffic with itself no policy forbids.
+        let to_itself = sent_by == goes_to;
         ensure!(
-            goes_to != Some(octets(world.closed())),
+            to_itself || goes_to != Some(octets(world.closed())),
             "{program} {verdict:?} {bytes:02x?} to a closed pod"
         );
         if program == POD {
-            let own = [world.a(), world.b()].map(|ip| Some(octets(ip)));
+            let own = [world.a(), world.b(), world.closed()].map(|ip| Some(octets(ip)));
             let discovery = !world.is_v4() && sent_by.as_ref().is_some_and(|ip| ip[0] == 0xfe || ip[0] == 0);
             ensure!(own.contains(&sent_by) || discovery, "{verdict:?} {bytes:02x?} is not the pod's");
         }

@@ -3,8 +3,8 @@
 use serde_json::Value;
 
 use super::{
-    Strategy, address, autoscaler, batch, certificates, classes, containers, disruption, flow, hooks, ingress,
-    limits, network, rbac, service, small, storage, workload,
+    Strategy, address, autoscaler, batch, certificates, classes, containers, disruption, flow, hooks,
+    ingress, limits, network, rbac, service, small, storage, workload,
 };
 use crate::custom::definition;
 use crate::field::Errors;
