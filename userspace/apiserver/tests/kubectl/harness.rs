@@ -1,12 +1,14 @@
 //! A real server for kubectl: TLS, client certificate, embedded store.
 
+use std::ffi::OsStr;
 use std::io::Write as _;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, PKCS_ECDSA_P256_SHA256};
-use skep_apiserver::{ApiServer, Config, NODE_PORTS, NodeTls, ServiceNetwork, TokenKeys};
+use skep_apiserver::{ApiServer, Config, Identity, NODE_PORTS, NodeTls, ServiceNetwork, TokenKeys};
 use skep_store::embedded::EmbeddedStore;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -14,6 +16,13 @@ use tokio::net::TcpListener;
 /// A server with an administrator's kubeconfig in its folder.
 pub(crate) struct Server {
     folder: TempDir,
+    address: String,
+}
+
+/// What a command said, on standard output and then on standard error.
+pub(crate) struct Answer {
+    pub(crate) text: String,
+    pub(crate) exit: i32,
 }
 
 pub(crate) struct Pem {
@@ -39,7 +48,16 @@ pub(crate) fn leaf(ca: &Issuer<'_, KeyPair>, name: &str, group: &str) -> Pem {
 }
 
 impl Server {
+    /// Without anybody else who writes.
     pub(crate) async fn start() -> Server {
+        Server::start_as(false).await
+    }
+
+    pub(crate) async fn with_controllers() -> Server {
+        Server::start_as(true).await
+    }
+
+    async fn start_as(controllers: bool) -> Server {
         let folder = tempfile::tempdir().unwrap();
         let (ca, ca_pem) = authority();
         let (serving, admin) = (leaf(&ca, "server", "x"), leaf(&ca, "admin", "system:masters"));
@@ -64,21 +82,35 @@ impl Server {
             audit: None,
         };
         let server = ApiServer::new(config).await.unwrap();
+        if controllers {
+            let identity = Identity::new("system:kube-controller-manager", &["system:masters"]);
+            let client = kube::Client::new(server.in_process(identity), "default");
+            tokio::spawn(skep_control::run(client, skep_control::Config::default()));
+        }
         tokio::spawn(
             async move { server.serve(&listener, &serving.certificate, &serving.key).await.unwrap() },
         );
         write_kubeconfig(&folder, address, &ca_pem, &admin);
-        Server { folder }
+        write_files(&folder);
+        Server { folder, address: address.to_string() }
     }
 
     pub(crate) fn kubeconfig(&self) -> std::path::PathBuf {
         self.folder.path().join("config")
     }
 
-    /// Runs kubectl with standard input; its output and whether it succeeded.
-    fn kubectl(&self, args: &str, input: &str) -> (bool, String) {
-        let mut child = Command::new("kubectl")
-            .args(args.split(' ').filter(|part| !part.is_empty()))
+    pub(crate) async fn client(&self) -> kube::Client {
+        let read = kube::config::Kubeconfig::read_from(self.kubeconfig()).unwrap();
+        let config = kube::Config::from_custom_kubeconfig(read, &Default::default()).await.unwrap();
+        kube::Client::try_from(config).unwrap()
+    }
+
+    /// Runs a kubectl with standard input.
+    pub(crate) fn run(&self, program: &Path, args: &[impl AsRef<OsStr>], input: &str) -> Answer {
+        let args = args.iter().map(|arg| arg.as_ref().to_string_lossy().replace("SERVER", &self.address));
+        let mut child = Command::new(program)
+            .args(args)
+            .current_dir(self.folder.path())
             .env("KUBECONFIG", self.kubeconfig())
             .env("HOME", self.folder.path())
             .env("KUBE_EDITOR", "sed -i s/replicas:.*/replicas:\\ 5/")
@@ -87,11 +119,18 @@ impl Server {
             .stderr(Stdio::piped())
             .spawn()
             .expect("kubectl");
-        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        // Some commands do not read what they are given.
+        let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
         let output = child.wait_with_output().unwrap();
         let text =
             String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-        (output.status.success(), text)
+        Answer { text, exit: output.status.code().unwrap_or(-1) }
+    }
+
+    fn kubectl(&self, args: &str, input: &str) -> (bool, String) {
+        let args: Vec<&str> = args.split(' ').filter(|part| !part.is_empty()).collect();
+        let answer = self.run(Path::new("kubectl"), &args, input);
+        (answer.exit == 0, answer.text)
     }
 
     pub(crate) fn ok(&self, args: &str, input: &str, wanted: &str) -> String {
@@ -123,4 +162,26 @@ fn write_kubeconfig(folder: &TempDir, address: SocketAddr, ca: &str, admin: &Pem
          contexts:\n- name: t\n  context: {{cluster: t, user: t}}\n"
     );
     file("config", &config);
+}
+
+/// What the stories name by a file, and a key pair that no repository should hold.
+fn write_files(folder: &TempDir) {
+    let files = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kubectl/testdata/files");
+    copy(&files, folder.path());
+    let (ca, _) = authority();
+    let tls = leaf(&ca, "example", "x");
+    std::fs::write(folder.path().join("tls.crt"), tls.certificate).unwrap();
+    std::fs::write(folder.path().join("tls.key"), tls.key).unwrap();
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().flatten() {
+        let (from, to) = (entry.path(), to.join(entry.file_name()));
+        if from.is_dir() {
+            copy(&from, &to);
+        } else {
+            std::fs::copy(from, to).unwrap();
+        }
+    }
 }
