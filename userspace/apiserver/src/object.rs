@@ -98,6 +98,10 @@ fn with_revision(stored: &Bytes, revision: Revision) -> Bytes {
     let Some(at) = stored.windows(METADATA.len()).position(|window| window == METADATA) else {
         return stored.clone();
     };
+    if revision == 0 {
+        // It was never stored.
+        return stored.clone();
+    }
     let at = at + METADATA.len();
     let mut out = Vec::with_capacity(stored.len() + 40);
     out.extend_from_slice(&stored[..at]);

@@ -176,13 +176,10 @@ fn mount_token(pod: &mut Value) {
         .filter_map(|volume| volume["name"].as_str())
         .find(|name| name.starts_with(VOLUME))
         .map(str::to_owned);
-    let volume = present.clone().unwrap_or_else(|| {
-        let suffix: String = uuid::Uuid::new_v4().simple().to_string().chars().take(5).collect();
-        format!("{VOLUME}{suffix}")
-    });
+    let volume = present.clone().unwrap_or_else(|| crate::handlers::create::generate(VOLUME));
     let mut mounted = false;
     for list in ["initContainers", "containers"] {
-        for container in pod["spec"][list].as_array_mut().into_iter().flatten() {
+        for container in pod["spec"].get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
             if each(container, "volumeMounts").any(|mount| mount["mountPath"] == TOKEN_PATH) {
                 continue;
             }

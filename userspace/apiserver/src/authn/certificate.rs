@@ -1,5 +1,6 @@
 //! A client certificate's subject: the common name is the user, organisations are the groups.
 
+use aws_lc_rs::digest::{SHA256, digest};
 use jiff::Timestamp;
 use rustls_pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -21,7 +22,7 @@ impl PeerCertificate {
             Ok((_, parsed)) => {
                 let validity = parsed.validity();
                 let valid = validity.not_before.timestamp()..=validity.not_after.timestamp();
-                PeerCertificate { identity: subject(&parsed), valid }
+                PeerCertificate { identity: subject(&parsed, certificate), valid }
             }
             Err(_) => PeerCertificate { identity: None, valid: 0..=0 },
         }
@@ -33,7 +34,10 @@ impl PeerCertificate {
     }
 }
 
-fn subject(certificate: &X509Certificate<'_>) -> Option<Identity> {
+/// By which certificate a user is known; upstream tells it with the user.
+const CREDENTIAL: &str = "authentication.kubernetes.io/credential-id";
+
+fn subject(certificate: &X509Certificate<'_>, der: &[u8]) -> Option<Identity> {
     let subject = certificate.subject();
     let user = subject.iter_common_name().next()?.as_str().ok()?.to_owned();
     if user.is_empty() {
@@ -42,5 +46,7 @@ fn subject(certificate: &X509Certificate<'_>) -> Option<Identity> {
     let mut groups: Vec<String> =
         subject.iter_organization().filter_map(|group| group.as_str().ok().map(str::to_owned)).collect();
     groups.push(AUTHENTICATED.to_owned());
-    Some(Identity { user, groups, ..Identity::default() })
+    let hash: String = digest(&SHA256, der).as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    let extra = [(CREDENTIAL.to_owned(), vec![format!("X509SHA256={hash}")])].into();
+    Some(Identity { user, groups, extra, ..Identity::default() })
 }

@@ -56,18 +56,17 @@ pub(crate) fn requester(server: &Inner, request: &Request) -> Result<Identity, S
     }
 }
 
+/// A certificate goes before a token, as upstream has it; a wrong credential is refused even where nobody would need one.
 fn from_credentials(server: &Inner, request: &Request) -> Result<Identity, Status> {
+    let certificate = request.extensions().get::<Arc<PeerCertificate>>();
+    if let Some(identity) = certificate.and_then(|certificate| certificate.identity()) {
+        return Ok(identity.clone());
+    }
     if let Some(header) = request.headers().get(AUTHORIZATION) {
         let token = header.to_str().ok().and_then(|text| text.strip_prefix("Bearer ")).map(str::trim);
-        // A wrong credential is refused even where nobody would need one.
         return token.and_then(|token| by_token(server, token)).ok_or_else(Status::unauthorized);
     }
-    let certificate = request.extensions().get::<Arc<PeerCertificate>>();
-    match certificate.and_then(|certificate| certificate.identity()) {
-        Some(identity) => Ok(identity.clone()),
-        None if certificate.is_some() => Err(Status::unauthorized()),
-        None => Ok(Identity::anonymous()),
-    }
+    if certificate.is_some() { Err(Status::unauthorized()) } else { Ok(Identity::anonymous()) }
 }
 
 fn by_token(server: &Inner, token: &str) -> Option<Identity> {

@@ -113,7 +113,7 @@ fn dry(call: &Call, kind: &Kind, object: &Value) -> Result<Object, Status> {
     Ok(Object::from_entry(kind, &entry))
 }
 
-fn generate(base: &str) -> String {
+pub(crate) fn generate(base: &str) -> String {
     let mut rng = rand::rng();
     let suffix = (0..5).map(|_| char::from(ALPHABET[rng.random_range(0..ALPHABET.len())]));
     let end = base.char_indices().nth(BASE_MAX).map_or(base.len(), |(at, _)| at);
