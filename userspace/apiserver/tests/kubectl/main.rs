@@ -17,18 +17,20 @@ use harness::Server;
 
 /// A test for each story.
 macro_rules! stories {
-    ($($name:ident)+) => {$(
+    ($kubectls:expr => $($name:ident)+) => {$(
         #[tokio::test(flavor = "multi_thread")]
         async fn $name() {
-            story::play(stringify!($name)).await;
+            story::play(stringify!($name), $kubectls).await;
         }
     )+};
 }
 
 mod stories {
-    use super::story;
+    use super::{story, tools};
 
-    stories! { apply nodes }
+    stories! { tools::all() => access apply discovery get nodes }
+    // What differs between versions is in the others; this keeps the time in bounds.
+    stories! { tools::of_server() => change create delete describe workloads }
 }
 
 const DEPLOYMENT: &str = "apiVersion: apps/v1

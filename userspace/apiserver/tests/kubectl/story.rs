@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::harness::{Answer, Server};
 use crate::normal::normal;
-use crate::tools::{self, Kubectl};
+use crate::tools::Kubectl;
 
 /// Set it to have the files say what was answered.
 const REWRITE: &str = "SKEP_REWRITE";
@@ -133,14 +133,14 @@ fn written(steps: &[Step], end: &str) -> String {
     out + end
 }
 
-/// Plays a story with each kubectl, each against a server of its own.
-pub(crate) async fn play(name: &str) {
+/// Plays a story with each of some kubectls, each against a server of its own.
+pub(crate) async fn play(name: &str, kubectls: Vec<Kubectl>) {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/kubectl/testdata/{name}.txt"));
     let text = std::fs::read_to_string(&file).expect("the story");
     let (mut steps, end) = parse(&text);
     assert_eq!(written(&steps, &end), text, "{}: is not written as it is read", file.display());
     let mut played = Vec::new();
-    for kubectl in tools::all() {
+    for kubectl in kubectls {
         let (server, steps) = (Server::with_controllers().await, steps.clone());
         played.push(tokio::task::spawn_blocking(move || {
             let answers: Vec<Answer> = steps.iter().map(|step| step.run(&server, &kubectl)).collect();

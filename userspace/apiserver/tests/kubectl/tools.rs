@@ -7,6 +7,9 @@ use xtask::deps;
 /// The minor version of the machine's kubectl whose answers the stories know.
 const OWN: &str = "1.32";
 
+/// The minor version of the API that the server speaks.
+const SERVER: &str = "1.36";
+
 /// Set it to one minor version to try no other.
 const ONLY: &str = "SKEP_KUBECTL";
 
@@ -26,4 +29,9 @@ pub(crate) fn all() -> Vec<Kubectl> {
     let only = std::env::var(ONLY).ok();
     let all = own.into_iter().chain(pinned);
     all.filter(|kubectl| only.as_ref().is_none_or(|only| *only == kubectl.version)).collect()
+}
+
+/// The kubectl of the server's own version alone.
+pub(crate) fn of_server() -> Vec<Kubectl> {
+    all().into_iter().filter(|kubectl| kubectl.version == SERVER).collect()
 }
