@@ -56,6 +56,11 @@ impl Query {
         self.0.iter().filter(move |(n, _)| n == name).map(|(_, value)| value.as_str())
     }
 
+    /// Whether it is there, with a value or none.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.0.iter().any(|(n, _)| n == name)
+    }
+
     pub(crate) fn is_true(&self, name: &str) -> bool {
         matches!(self.0.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str()), Some("true" | "1"))
     }
@@ -126,7 +131,8 @@ async fn answer(server: Arc<Inner>, request: Request, notes: &Arc<Notes>) -> Res
             let path = request.uri().path().to_owned();
             let verb = request.method().as_str().to_lowercase();
             server.caches.access().check(&Attributes::path(&identity, &verb, &path))?;
-            handlers::other::handle(&server, &request)
+            let (parts, _) = request.into_parts();
+            handlers::other::handle(&server, &Request::from_parts(parts, ())).await
         }
         Route::Resource(target) => {
             let watching = query.is_true("watch");

@@ -4,6 +4,7 @@ pub(crate) mod apply;
 pub(crate) mod create;
 pub(crate) mod delete;
 pub(crate) mod get;
+mod health;
 mod items;
 pub(crate) mod list;
 pub(crate) mod other;

@@ -1,4 +1,4 @@
-//! Discovery, schemas, health, version.
+//! Discovery, schemas, version, metrics; health is beside it.
 
 use std::sync::Arc;
 
@@ -9,14 +9,15 @@ use http::{Method, StatusCode};
 use serde_json::json;
 use skep_api::{Registry, Status, discovery, openapi};
 
+use super::health;
 use crate::Inner;
-use crate::http::text;
+use crate::http::{Query, text};
 use crate::negotiate::{respond, respond_large, respond_value};
 
 /// Changes with the program only, so clients keep what they fetched.
 const SCHEMA_HASH: &str = concat!("skep-", env!("CARGO_PKG_VERSION"), "-v1.36");
 
-pub(crate) fn handle(server: &Arc<Inner>, request: &Request) -> Result<Response, Status> {
+pub(crate) async fn handle(server: &Arc<Inner>, request: &Request<()>) -> Result<Response, Status> {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return Err(Status::no_such_path());
     }
@@ -39,7 +40,10 @@ pub(crate) fn handle(server: &Arc<Inner>, request: &Request) -> Result<Response,
         ["openapi", "v2"] if openapi::accepts_v2_protobuf(accept) => return Ok(openapi_v2_protobuf()),
         ["openapi", "v2"] => Some(openapi::v2(&registry)),
         ["version"] => Some(version()),
-        ["healthz" | "livez" | "readyz", ..] => return Ok(health(server, request, &parts)),
+        [which @ ("healthz" | "livez" | "readyz"), check @ ..] => {
+            let query = Query::parse(request.uri());
+            return Ok(health::handle(server, &query, which, &check.join("/")).await);
+        }
         ["metrics"] => return Ok(text(StatusCode::OK, metrics(server))),
         _ => None,
     };
@@ -67,34 +71,6 @@ fn version() -> serde_json::Value {
         "gitCommit": "", "gitTreeState": "clean", "buildDate": "1970-01-01T00:00:00Z", "goVersion": "none",
         "compiler": "rustc", "platform": "linux/amd64",
     })
-}
-
-/// The server is ready once it answers: it does not listen before its caches are filled.
-fn health(server: &Arc<Inner>, request: &Request, parts: &[&str]) -> Response {
-    let checks = [("ping", true), ("caches", server.caches.applied() > 0)];
-    let wanted = parts.get(1);
-    let chosen: Vec<&(&str, bool)> =
-        checks.iter().filter(|(name, _)| wanted.is_none_or(|wanted| wanted == name)).collect();
-    if chosen.is_empty() {
-        return text(StatusCode::NOT_FOUND, "404 page not found\n");
-    }
-    let healthy = chosen.iter().all(|(_, good)| *good);
-    let code = if healthy { StatusCode::OK } else { StatusCode::INTERNAL_SERVER_ERROR };
-    let verbose =
-        request.uri().query().is_some_and(|query| query.split('&').any(|part| part.starts_with("verbose")));
-    if healthy && !verbose {
-        return text(code, "ok");
-    }
-    let mut body = String::new();
-    for (name, good) in chosen {
-        body.push_str(&if *good { format!("[+]{name} ok\n") } else { format!("[-]{name} failed\n") });
-    }
-    body.push_str(&format!(
-        "{} check {}\n",
-        parts.first().unwrap_or(&"healthz"),
-        if healthy { "passed" } else { "failed" }
-    ));
-    text(code, body)
 }
 
 /// In the text format of Prometheus.
