@@ -65,7 +65,7 @@ impl NetworkConfig {
             cni_socket,
             state_dir,
             uplink: None,
-            mtu: 0,
+            mtu: 1500,
             overlay: false,
             coalesce: Duration::from_millis(2),
             patience: Duration::from_secs(20),
