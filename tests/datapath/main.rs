@@ -5,3 +5,4 @@ mod namespaces;
 mod node;
 mod overlay;
 mod packets;
+mod xdp;

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use anyhow::{Context, Result};
 use skep_abi::{Addr, Pod};
-use skep_datapath::{Datapath, Options, PodInterface, PodLink};
+use skep_datapath::{Datapath, Options, PodInterface, PodLink, XdpMode};
 use skep_netplan::Write;
 use skep_tests::bpffs;
 use skep_tests::cgroup::Cgroup;
@@ -19,6 +19,8 @@ pub(crate) struct Node {
     name: String,
     slots: u32,
     overlay: bool,
+    /// Of the next [`Node::open`].
+    pub(crate) xdp: XdpMode,
 }
 
 impl Node {
@@ -46,8 +48,16 @@ impl Node {
         }
         let cgroup = Cgroup::new(name)?;
         let addrs = addrs.iter().map(|(ours, _)| *ours).collect();
-        let mut node =
-            Node { netns, cgroup, datapath: None, addrs, name: name.to_owned(), slots: 0, overlay };
+        let mut node = Node {
+            netns,
+            cgroup,
+            datapath: None,
+            addrs,
+            name: name.to_owned(),
+            slots: 0,
+            overlay,
+            xdp: XdpMode::Auto,
+        };
         node.open()?;
         Ok(node)
     }
@@ -58,6 +68,7 @@ impl Node {
             bpffs: bpffs::folder(&self.name)?,
             cgroup: self.cgroup.path().to_owned(),
             uplink: "up0".to_owned(),
+            xdp: self.xdp,
             node_addrs: self.addrs.clone(),
             overlay: self.overlay,
         };

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use skep_abi::Pod;
-use skep_datapath::{Datapath, Options, PodLink};
+use skep_datapath::{Datapath, Options, PodLink, XdpMode};
 use skep_netplan::{Observed, Owner, Planner};
 use skep_tests::bpffs;
 use skep_tests::cgroup::Cgroup;
@@ -77,7 +77,14 @@ impl Drop for Machine {
 }
 
 pub(crate) fn options(bpffs: PathBuf, cgroup: PathBuf) -> Options {
-    Options { bpffs, cgroup, uplink: UPLINK.to_owned(), node_addrs: vec![NODE_ADDR.into()], overlay: false }
+    Options {
+        bpffs,
+        cgroup,
+        uplink: UPLINK.to_owned(),
+        xdp: XdpMode::Auto,
+        node_addrs: vec![NODE_ADDR.into()],
+        overlay: false,
+    }
 }
 
 /// Where the maps are pinned.

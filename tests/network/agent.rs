@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
-use skep_datapath::{Datapath, Options};
+use skep_datapath::{Datapath, Options, XdpMode};
 use skep_netplan::{Index, Observed};
 use skep_node::config::NetworkState;
 use skep_node::network::engine::{Engine, Message};
@@ -52,6 +52,7 @@ impl Machine {
             bpffs: bpffs::folder(self.netns.name())?,
             cgroup: self.cgroup.path().to_owned(),
             uplink: "up0".to_owned(),
+            xdp: XdpMode::Auto,
             node_addrs: vec![NODE_ADDR.parse::<IpAddr>()?],
             overlay: false,
         })

@@ -41,18 +41,29 @@ fn higher(a: &End, b: &End) -> bool {
 /// The entry of the packet's flow, touched. A SYN on a closed one opens a new flow, so the old one is not found.
 #[inline(always)]
 pub(crate) fn find(packet: &Packet) -> Option<&'static mut Flow> {
-    let flow = CONNTRACK.get_ptr_mut(&packet.key)?;
-    // SAFETY: the kernel keeps the element valid until the program ends. Concurrent writers exist; every field is
-    // written whole and a lost update costs at most a counter.
-    let flow = unsafe { &mut *flow };
-    if packet.tcp_flags & (TCP_SYN | TCP_ACK) == TCP_SYN && closed(flow) {
+    let flow = entry(packet)?;
+    if reopens(packet, flow) {
         let _ = CONNTRACK.remove(&packet.key);
         return None;
     }
     // An error is no sign of life (RFC 5508, REQ-6).
-    if packet.is_error() {
-        return Some(flow);
+    if !packet.is_error() {
+        touch(packet, flow);
     }
+    Some(flow)
+}
+
+/// The entry under the packet's key, as it is.
+#[inline(always)]
+pub(crate) fn entry(packet: &Packet) -> Option<&'static mut Flow> {
+    let flow = CONNTRACK.get_ptr_mut(&packet.key)?;
+    // SAFETY: the kernel keeps the element valid until the program ends. Concurrent writers exist; every field is
+    // written whole and a lost update costs at most a counter.
+    Some(unsafe { &mut *flow })
+}
+
+#[inline(always)]
+pub(crate) fn touch(packet: &Packet, flow: &mut Flow) {
     flow.last_seen = now();
     flow.packets += 1;
     if packet.from_high() {
@@ -60,12 +71,20 @@ pub(crate) fn find(packet: &Packet) -> Option<&'static mut Flow> {
     } else {
         flow.seen_low |= packet.tcp_flags;
     }
-    Some(flow)
+}
+
+/// Whether the packet opens a new flow where a closed one was.
+#[inline(always)]
+pub(crate) fn reopens(packet: &Packet, flow: &Flow) -> bool {
+    packet.tcp_flags & (TCP_SYN | TCP_ACK) == TCP_SYN && closed(flow)
 }
 
 #[inline(always)]
 fn closed(flow: &Flow) -> bool {
-    (flow.seen_low | flow.seen_high) & TCP_RST != 0 || flow.seen_low & flow.seen_high & TCP_FIN != 0
+    let either = flow.seen_low | flow.seen_high;
+    // An entry of a flow that passes through sees one direction: whoever closed it and opens it again means a new one.
+    let both = if flow.flags & Flow::TRANSIT != 0 { either } else { flow.seen_low & flow.seen_high };
+    either & TCP_RST != 0 || both & TCP_FIN != 0
 }
 
 /// Puts an entry; false if there is no room or, under `flags` of BPF_NOEXIST, if there is one already.

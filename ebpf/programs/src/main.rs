@@ -4,6 +4,7 @@
 
 mod conntrack;
 mod deliver;
+mod frame;
 mod hooks;
 mod icmp;
 mod maglev;

@@ -10,7 +10,7 @@ use crate::parse::{L3, Packet};
 use crate::{icmp, sctp};
 
 /// Ports that are tried for one flow before it is refused; each try is one insertion.
-const PORT_TRIES: u32 = 48;
+pub(crate) const PORT_TRIES: u32 = 48;
 
 /// Applies what the entry says to a packet of the rewritten direction.
 #[inline(always)]
@@ -150,10 +150,18 @@ pub(crate) fn relay(ctx: &TcContext, packet: &mut Packet, relay: &Relay) -> Drop
 
 #[inline(always)]
 fn relayed(ctx: &TcContext, packet: &mut Packet, relay: &Relay) -> Result<(), DropReason> {
+    let flow = open(packet, relay, PORT_TRIES)?;
+    set_source(ctx, packet, &flow.source)?;
+    set_destination(ctx, packet, &flow.destination)
+}
+
+/// Makes both entries, looking at `tries` ports at most. Returns the packet's own, good until another is made.
+#[inline(always)]
+pub(crate) fn open(packet: &Packet, relay: &Relay, tries: u32) -> Result<&'static Flow, DropReason> {
     let answers = entry(relay)?;
     answers.source = packet.destination;
     answers.destination = packet.source;
-    let port = claim(&relay.node, &relay.backend, packet.proto, answers).ok_or(DropReason::NoPort)?;
+    let port = claim(&relay.node, &relay.backend, packet.proto, answers, tries).ok_or(DropReason::NoPort)?;
     let flow = entry(relay)?;
     flow.flags |= relay.onward;
     if packet.from_high() {
@@ -162,8 +170,7 @@ fn relayed(ctx: &TcContext, packet: &mut Packet, relay: &Relay) -> Result<(), Dr
     flow.source = End { port, ..relay.node };
     flow.destination = relay.backend;
     conntrack::replace(packet, flow);
-    set_source(ctx, packet, &flow.source)?;
-    set_destination(ctx, packet, &flow.destination)
+    Ok(flow)
 }
 
 #[inline(always)]
@@ -175,9 +182,16 @@ fn entry(relay: &Relay) -> Result<&'static mut Flow, DropReason> {
 }
 
 /// Claims a source port of `node` towards `remote` by putting `reverse` under the ends that answers will have.
-/// Ports are per remote end, so flows to different places share them.
+/// Ports are per remote end, so flows to different places share them. At most `tries` of them are looked at.
+#[inline(always)]
+pub(crate) fn claim(node: &End, remote: &End, proto: Proto, reverse: &mut Flow, tries: u32) -> Option<Be16> {
+    let port = Be16(search(node, remote, proto, reverse, tries));
+    (port.0 != 0).then_some(port)
+}
+
+/// 0 for none: an `Option` would be one argument more than a BPF function can have.
 #[inline(never)]
-pub(crate) fn claim(node: &End, remote: &End, proto: Proto, reverse: &mut Flow) -> Option<Be16> {
+fn search(node: &End, remote: &End, proto: Proto, reverse: &mut Flow, tries: u32) -> u16 {
     let range = (SNAT_PORT_MAX - SNAT_PORT_MIN) as u32 + 1;
     // SAFETY: the helper has no preconditions.
     let start = unsafe { bpf_get_prandom_u32() };
@@ -190,7 +204,7 @@ pub(crate) fn claim(node: &End, remote: &End, proto: Proto, reverse: &mut Flow) 
     }
     // An echo has one identifier, not two ports.
     let both = proto == Proto::ICMP || proto == Proto::ICMPV6;
-    for i in 0..PORT_TRIES {
+    for i in 0..tries {
         let port = Be16::new(SNAT_PORT_MIN + (start.wrapping_add(i * 97) % range) as u16);
         if from_high || both {
             key.low_port = port;
@@ -199,8 +213,8 @@ pub(crate) fn claim(node: &End, remote: &End, proto: Proto, reverse: &mut Flow) 
             key.high_port = port;
         }
         if put(&key, reverse, BPF_NOEXIST) {
-            return Some(port);
+            return port.0;
         }
     }
-    None
+    0
 }

@@ -11,10 +11,10 @@ use crate::conntrack::side;
 use crate::icmp;
 use crate::maps::{FRAGMENTS, SCRATCH};
 
-const ETHERNET: usize = 14;
+pub(crate) const ETHERNET: usize = 14;
 const IPV6: usize = 40;
-const ETHERTYPE_IPV4: u16 = 0x0800_u16.to_be();
-const ETHERTYPE_IPV6: u16 = 0x86dd_u16.to_be();
+pub(crate) const ETHERTYPE_IPV4: u16 = 0x0800_u16.to_be();
+pub(crate) const ETHERTYPE_IPV6: u16 = 0x86dd_u16.to_be();
 /// Enough for Ethernet, IPv6 with one extension header, and TCP.
 const LINEAR: u32 = 110;
 /// IPv6 extension headers that are walked over (RFC 8200, 4.1 names fewer in use).
@@ -107,15 +107,20 @@ const L4_MAX: usize = 255;
 /// `Ok(None)`: no IP, nothing of ours.
 #[inline(always)]
 pub(crate) fn parse(ctx: &TcContext) -> Result<Option<&'static mut Packet>, DropReason> {
-    let Some(packet) = SCRATCH.get_ptr_mut(0) else { return Ok(None) };
-    // SAFETY: the element is this CPU's, classifiers do not nest on one CPU, and any bytes are a Packet: its fields
-    // are integers. One reference is made a run.
-    let packet = unsafe { &mut *packet };
+    let Some(packet) = scratch() else { return Ok(None) };
     if !read_headers(ctx, packet)? {
         return Ok(None);
     }
     packet.locate();
     Ok(Some(packet))
+}
+
+/// This CPU's packet; to be called once a run.
+#[inline(always)]
+pub(crate) fn scratch() -> Option<&'static mut Packet> {
+    // SAFETY: the element is this CPU's, programs do not nest on one CPU, and any bytes are a Packet: its fields
+    // are integers.
+    SCRATCH.get_ptr_mut(0).map(|packet| unsafe { &mut *packet })
 }
 
 #[inline(always)]

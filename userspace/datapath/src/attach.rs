@@ -15,6 +15,7 @@ use crate::Options;
 use crate::error::DatapathError;
 use crate::object::{SOCKET_HOOKS, classifier, pins, socket_hook};
 use crate::overlay::Overlay;
+use crate::xdp::{self, XdpHook};
 
 /// Where the clsact fallback puts its filter, so that a new process replaces it in place.
 const CLSACT_PRIORITY: u16 = 1;
@@ -25,6 +26,7 @@ pub(crate) struct Attachments {
     pods: BTreeSet<u32>,
     /// Kernels from 6.6 have TCX links; older ones get clsact filters.
     tcx: bool,
+    pub(crate) xdp: Option<XdpHook>,
 }
 
 impl Attachments {
@@ -32,7 +34,7 @@ impl Attachments {
         let folder = pins(bpffs).join("links");
         fs::create_dir_all(&folder).map_err(DatapathError::file("create", &folder))?;
         let tcx = KernelVersion::current().is_ok_and(|kernel| kernel >= KernelVersion::new(6, 6, 0));
-        Ok(Attachments { folder, pods: BTreeSet::new(), tcx })
+        Ok(Attachments { folder, pods: BTreeSet::new(), tcx, xdp: None })
     }
 
     pub(crate) fn attach_node(
@@ -47,6 +49,7 @@ impl Attachments {
         for (device, pin) in overlay.devices() {
             self.attach_tc(ebpf, "tc_node_ingress", device, TcAttachType::Ingress, pin)?;
         }
+        self.xdp = xdp::attach(ebpf, uplink, options.xdp, &self.folder)?;
         let cgroup = File::open(&options.cgroup).map_err(DatapathError::file("open", &options.cgroup))?;
         for name in SOCKET_HOOKS {
             self.attach_socket_hook(ebpf, name, &cgroup)?;
@@ -165,7 +168,7 @@ fn attach_clsact(
     Ok(())
 }
 
-fn pin_link(link: FdLink, path: &Path) -> Result<(), DatapathError> {
+pub(crate) fn pin_link(link: FdLink, path: &Path) -> Result<(), DatapathError> {
     link.pin(path).map(drop).map_err(|source| DatapathError::Pin { path: path.to_owned(), source })
 }
 

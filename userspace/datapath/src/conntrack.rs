@@ -48,10 +48,13 @@ fn timeout(key: &FlowKey, flow: &Flow) -> u64 {
     let seconds = match key.proto {
         Proto::TCP => {
             let seen = flow.seen_low | flow.seen_high;
+            // Each of the two entries of a flow that passes through sees one direction only.
+            let passes = flow.flags & Flow::TRANSIT != 0 && seen & TCP_ACK != 0 && seen & TCP_FIN == 0;
             if seen & TCP_RST != 0 || seen & TCP_FIN != 0 && flow.seen_low & flow.seen_high & TCP_FIN != 0 {
                 10
             } else if flow.seen_low & TCP_ACK != 0 && flow.seen_high & TCP_ACK != 0
                 || flow.flags & Flow::ALIAS != 0
+                || passes
             {
                 8_000
             } else {

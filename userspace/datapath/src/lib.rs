@@ -17,6 +17,7 @@ mod observe;
 mod overlay;
 mod pod_link;
 mod route;
+mod xdp;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -28,6 +29,7 @@ pub use error::DatapathError;
 pub use flows::{DropCount, Flows};
 pub use object::Verified;
 pub use pod_link::{PodInterface, PodLink};
+pub use xdp::{XdpHook, XdpMode};
 
 use attach::Attachments;
 use maps::Maps;
@@ -43,6 +45,7 @@ pub struct Options {
     pub cgroup: PathBuf,
     /// The interface that leads to the other nodes.
     pub uplink: String,
+    pub xdp: XdpMode,
     /// The node's addresses, at most one of each family is used.
     pub node_addrs: Vec<IpAddr>,
     /// Packets to pods of other nodes go in VXLAN; without it the network between the nodes carries pods' addresses.
@@ -86,6 +89,11 @@ impl Datapath {
     /// Detaches everything and removes every pin below `bpffs`; what is gone already is no error.
     pub fn remove(bpffs: &std::path::Path) -> Result<(), DatapathError> {
         attach::remove_pins(bpffs)
+    }
+
+    /// Where on the uplink `xdp_node` runs, if it does.
+    pub fn xdp(&self) -> Option<XdpHook> {
+        self.attachments.xdp
     }
 
     /// Attaches the pod programs to the host side of a pod's interface; idempotent.

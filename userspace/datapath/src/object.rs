@@ -2,11 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use aya::programs::{CgroupSockAddr, Program, SchedClassifier};
+use aya::programs::{
+    CgroupSockAddr, Program, ProgramError, SchedClassifier, TestRun, TestRunOptions, TestRunResult, Xdp,
+};
 use aya::{Ebpf, EbpfLoader};
 use skep_abi::ABI_VERSION;
 
 use crate::error::DatapathError;
+use crate::xdp;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SKEP_BPF_OBJECT"));
 
@@ -55,6 +58,14 @@ pub(crate) fn load(bpffs: &Path) -> Result<Ebpf, DatapathError> {
         let loaded = match program {
             Program::SchedClassifier(program) => program.load(),
             Program::CgroupSockAddr(program) => program.load(),
+            // Before 5.18 there is no XDP for frames of several buffers; then there is none at all.
+            Program::Xdp(program) => {
+                if let Err(error) = program.load() {
+                    let error: &dyn std::error::Error = &error;
+                    tracing::warn!(error, "the kernel does not take the XDP program");
+                }
+                continue;
+            }
             _ => continue,
         };
         let name: String = name.into();
@@ -90,7 +101,13 @@ pub(crate) const SOCKET_HOOKS: [&str; 8] = [
 ];
 
 fn leak_known(name: &str) -> &'static str {
-    CLASSIFIERS.iter().chain(&SOCKET_HOOKS).find(|known| **known == name).copied().unwrap_or("(unknown)")
+    CLASSIFIERS
+        .iter()
+        .chain(&SOCKET_HOOKS)
+        .chain(&[xdp::NAME])
+        .find(|known| **known == name)
+        .copied()
+        .unwrap_or("(unknown)")
 }
 
 pub(crate) fn classifier<'a>(
@@ -109,11 +126,17 @@ pub(crate) fn socket_hook<'a>(
     program.try_into().map_err(|source| DatapathError::Program { name, operation: "find", source })
 }
 
+pub(crate) fn xdp_program(ebpf: &mut Ebpf) -> Result<&mut Xdp, DatapathError> {
+    let name = xdp::NAME;
+    let program = ebpf.program_mut(name).ok_or(DatapathError::Missing { what: "program", name })?;
+    program.try_into().map_err(|source| DatapathError::Program { name, operation: "find", source })
+}
+
 impl crate::Datapath {
     /// What the verifier of this kernel saw of each program.
     pub fn verified(&self) -> Result<Vec<Verified>, DatapathError> {
         let mut all = Vec::new();
-        for (name, program) in self.ebpf.programs() {
+        for (name, program) in self.ebpf.programs().filter(|(_, program)| program.fd().is_ok()) {
             let info = program.info().map_err(|source| DatapathError::Program {
                 name: leak_known(name),
                 operation: "read the information of",
@@ -128,25 +151,47 @@ impl crate::Datapath {
         Ok(all)
     }
 
-    /// One run of a classifier over a packet by BPF_PROG_TEST_RUN, `repeat` times: action, packet, nanoseconds a run.
+    /// Runs a program over a packet by BPF_PROG_TEST_RUN, `repeat` times: action, packet, nanoseconds a run. The packet
+    /// of a run is what the run before made of it. To `xdp_node` it comes from the uplink.
     pub fn test_run(
         &mut self,
         program: &str,
         packet: &[u8],
         repeat: u32,
     ) -> Result<(u32, Vec<u8>, u64), DatapathError> {
-        use aya::programs::{TestRun, TestRunOptions};
         let name = leak_known(program);
         let failed = |source| DatapathError::Program { name, operation: "test run", source };
         let mut out = vec![0; packet.len() + 256];
-        let options = TestRunOptions {
-            data_in: Some(packet),
-            data_out: Some(&mut out),
-            repeat,
-            ..TestRunOptions::default()
+        let result = if name == xdp::NAME {
+            let uplink = self.maps.config.get(&0, 0).map_err(DatapathError::map("CONFIG", "read"))?.uplink;
+            // `struct xdp_md`: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
+            let words = [0, packet.len() as u32, 0, uplink, 0, 0];
+            let context = words.map(u32::to_ne_bytes).concat();
+            run(xdp_program(&mut self.ebpf)?, packet, Some(&context), &mut out, repeat)
+        } else {
+            run(classifier(&mut self.ebpf, name)?, packet, None, &mut out, repeat)
         };
-        let result = classifier(&mut self.ebpf, name)?.test_run(options).map_err(failed)?;
+        let result = result.map_err(failed)?;
         out.truncate(result.data_size_out as usize);
         Ok((result.return_value, out, result.duration.as_nanos() as u64))
     }
+}
+
+fn run<P>(
+    program: &P,
+    packet: &[u8],
+    context: Option<&[u8]>,
+    out: &mut [u8],
+    repeat: u32,
+) -> Result<TestRunResult, ProgramError>
+where
+    P: for<'a> TestRun<Opts<'a> = TestRunOptions<'a>, Result = TestRunResult>,
+{
+    program.test_run(TestRunOptions {
+        data_in: Some(packet),
+        data_out: Some(out),
+        ctx_in: context,
+        repeat,
+        ..TestRunOptions::default()
+    })
 }

@@ -3,3 +3,4 @@
 mod cgroup_sock;
 mod tc_node;
 mod tc_pod;
+mod xdp_node;

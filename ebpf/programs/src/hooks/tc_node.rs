@@ -136,7 +136,7 @@ fn send_out(config: &NodeConfig, packet: &Packet, flags: u32) -> i32 {
 }
 
 #[inline(always)]
-fn node_end(config: &NodeConfig, packet: &Packet) -> Option<End> {
+pub(super) fn node_end(config: &NodeConfig, packet: &Packet) -> Option<End> {
     let addr = if packet.is_v4() { config.node_v4 } else { config.node_v6 };
     (addr != Addr::UNSPECIFIED).then_some(End { addr, port: Be16(0), reserved: 0 })
 }
@@ -176,7 +176,8 @@ fn masquerade(config: &NodeConfig, packet: &Packet, flow: &mut Flow) -> Result<(
     let node = node_end(config, packet).ok_or(DropReason::NoPort)?;
     let answers = conntrack::fresh(Flow::MASQUERADE | Flow::DESTINATION)?;
     answers.destination = packet.source;
-    let port = nat::claim(&node, &packet.destination, packet.proto, answers).ok_or(DropReason::NoPort)?;
+    let port = nat::claim(&node, &packet.destination, packet.proto, answers, nat::PORT_TRIES)
+        .ok_or(DropReason::NoPort)?;
     flow.source = End { port, ..node };
     flow.flags |= Flow::MASQUERADE | Flow::SOURCE;
     if packet.from_high() {

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result, bail};
 use ipnetwork::IpNetwork;
 use kube::Client;
-use skep_datapath::Options;
+use skep_datapath::{Options, XdpMode};
 use skep_node::network::NetworkConfig;
 use skep_node::network::kernel::KernelNetwork;
 use skep_node::{AgentConfig, NetworkState, NodeNetwork, ServingTls};
@@ -49,6 +49,10 @@ pub(crate) struct Agent {
     /// The interface that leads to the other nodes
     #[arg(long, default_value = "eth0")]
     uplink: String,
+    /// Where the uplink's XDP program runs: auto, driver, generic or off; auto: in the driver, else behind it, and not
+    /// on a veth
+    #[arg(long, default_value_t)]
+    xdp: XdpMode,
     /// Port of the kubelet API
     #[arg(long, default_value_t = 10250)]
     port: u16,
@@ -190,6 +194,7 @@ fn network(agent: &Agent) -> Result<KernelNetwork> {
         bpffs: agent.bpffs.clone(),
         cgroup,
         uplink: agent.uplink.clone(),
+        xdp: agent.xdp,
         node_addrs: agent.node_ips.clone(),
         overlay: agent.tunnel == Tunnel::Vxlan,
     };

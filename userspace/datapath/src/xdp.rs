@@ -1,0 +1,165 @@
+//! `xdp_node` on the uplink, by a pinned link that a new process updates in place.
+//!
+//! XDP is a shortcut: `tc_node_ingress` does all that it does. So where it cannot be had, the node works without it
+//! and says so, unless it was asked for by name.
+
+use std::fmt;
+use std::path::Path;
+use std::str::FromStr;
+
+use aya::Ebpf;
+use aya::programs::Xdp;
+use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::xdp::{XdpLink, XdpMode as Flag};
+use futures::TryStreamExt;
+use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo};
+
+use crate::attach::{pin_link, remove_file};
+use crate::error::DatapathError;
+use crate::maps::interface_index;
+use crate::netlink;
+use crate::object::xdp_program;
+
+pub(crate) const NAME: &str = "xdp_node";
+
+/// Where on the uplink's way `xdp_node` is wanted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum XdpMode {
+    /// In the driver, or behind it where the driver cannot; not on a veth, where every packet would be copied for it
+    /// and the peer might not take what it sends.
+    Auto,
+    /// In the driver or not at all.
+    Driver,
+    /// Behind the driver, where an skb is made already.
+    Generic,
+    #[default]
+    Off,
+}
+
+/// Where it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum XdpHook {
+    Driver,
+    Generic,
+}
+
+impl XdpMode {
+    pub const ALL: [XdpMode; 4] = [XdpMode::Auto, XdpMode::Driver, XdpMode::Generic, XdpMode::Off];
+
+    const fn name(self) -> &'static str {
+        match self {
+            XdpMode::Auto => "auto",
+            XdpMode::Driver => "driver",
+            XdpMode::Generic => "generic",
+            XdpMode::Off => "off",
+        }
+    }
+}
+
+impl fmt::Display for XdpMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for XdpMode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = XdpMode::ALL.into_iter().find(|mode| mode.name() == text);
+        found.ok_or_else(|| format!("{text:?} is none of auto, driver, generic, off"))
+    }
+}
+
+impl XdpHook {
+    const ALL: [XdpHook; 2] = [XdpHook::Driver, XdpHook::Generic];
+
+    const fn flag(self) -> Flag {
+        match self {
+            XdpHook::Driver => Flag::Driver,
+            XdpHook::Generic => Flag::Skb,
+        }
+    }
+
+    /// The kernel does not tell a link's mode; the pin's name does.
+    const fn pin(self) -> &'static str {
+        match self {
+            XdpHook::Driver => "uplink-xdp-driver",
+            XdpHook::Generic => "uplink-xdp-generic",
+        }
+    }
+}
+
+/// Puts the program where `mode` wants it and takes it away from elsewhere. `folder` holds the pins of links.
+pub(crate) fn attach(
+    ebpf: &mut Ebpf,
+    uplink: &str,
+    mode: XdpMode,
+    folder: &Path,
+) -> Result<Option<XdpHook>, DatapathError> {
+    let wanted: &[XdpHook] = match mode {
+        XdpMode::Auto if is_veth(uplink)? => &[],
+        XdpMode::Auto => &[XdpHook::Driver, XdpHook::Generic],
+        XdpMode::Driver => &[XdpHook::Driver],
+        XdpMode::Generic => &[XdpHook::Generic],
+        XdpMode::Off => &[],
+    };
+    for hook in XdpHook::ALL.into_iter().filter(|hook| !wanted.contains(hook)) {
+        remove_file(&folder.join(hook.pin()))?;
+    }
+    if wanted.is_empty() {
+        return Ok(None);
+    }
+    let program = xdp_program(ebpf)?;
+    let adopted = wanted.iter().find(|hook| adopt(program, &folder.join(hook.pin())));
+    if let Some(hook) = adopted {
+        return Ok(Some(*hook));
+    }
+    let mut failure = None;
+    for hook in wanted {
+        let path = folder.join(hook.pin());
+        remove_file(&path)?;
+        match put(program, uplink, hook.flag(), &path) {
+            Ok(()) => return Ok(Some(*hook)),
+            Err(error) => failure = Some(error),
+        }
+    }
+    match (mode, failure) {
+        (XdpMode::Auto, Some(error)) => {
+            let error: &dyn std::error::Error = &error;
+            tracing::warn!(uplink, error, "no XDP on the uplink: its work is done at TC");
+            Ok(None)
+        }
+        (_, Some(error)) => Err(error),
+        (_, None) => Ok(None),
+    }
+}
+
+/// Updates the pinned link to this process's program; false if there is none, or its interface is gone.
+fn adopt(program: &mut Xdp, path: &Path) -> bool {
+    let pinned = PinnedLink::from_pin(path).ok().map(FdLink::from);
+    let link = pinned.and_then(|link| XdpLink::try_from(link).ok());
+    link.is_some_and(|link| program.attach_to_link(link).is_ok())
+}
+
+fn put(program: &mut Xdp, uplink: &str, flag: Flag, path: &Path) -> Result<(), DatapathError> {
+    let failed = |source| DatapathError::Program { name: NAME, operation: "attach", source };
+    let id = program.attach(uplink, flag).map_err(failed)?;
+    let link = program.take_link(id).map_err(failed)?;
+    let link = FdLink::try_from(link).map_err(|source| DatapathError::Link { name: NAME, source })?;
+    pin_link(link, path)
+}
+
+fn is_veth(interface: &str) -> Result<bool, DatapathError> {
+    let index = interface_index(interface)?;
+    let what = format!("look at {interface}");
+    let link = netlink::run(None, move |handle| async move {
+        let mut links = handle.link().get().match_index(index).execute();
+        links.try_next().await.map_err(DatapathError::netlink(what))
+    })?;
+    let attributes = link.map(|link| link.attributes).unwrap_or_default();
+    Ok(attributes.iter().any(|attribute| match attribute {
+        LinkAttribute::LinkInfo(infos) => infos.contains(&LinkInfo::Kind(InfoKind::Veth)),
+        _ => false,
+    }))
+}
