@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use anyhow::{Result, ensure};
 use skep_abi::{DropReason, Proto};
 
-use super::frame::{ACK, Body, Frame, RST, SYN};
+use super::frame::{ACK, Body, FIN, Frame, RST, SYN};
 use super::lab::{Verdict, World, at, port};
 use super::table::{FROM_OUTSIDE, POD, TO_OUTSIDE, TO_POD, Table, data, each, opening};
 
@@ -43,6 +43,28 @@ fn frontends_lead_to_backends_and_answers_come_from_frontends() -> Result<()> {
         conversation(&mut table, proto, (POD, at(world.a(), number + 2)), balancer, backend)
     })?;
     ensure!(table.rows == 6 * 6 * 4);
+    Ok(())
+}
+
+/// The kernel hands the same port out again soon when the server closed first.
+#[test]
+fn a_client_port_that_is_used_again_has_its_answers_from_the_frontend_again() -> Result<()> {
+    let mut table = Table::new("pktr")?;
+    let end = || Body::Tcp { flags: FIN | ACK, sequence: 1004, acknowledged: 84, window: 9, data: vec![] };
+    for world in World::ALL {
+        let (backend, number) = (at(world.b(), port::BACKEND), 42_000);
+        let inside = (POD, at(world.a(), number), at(world.vip(), port::LOCAL));
+        let node = at(world.node(), port::NODE + port::LOCAL);
+        for (program, client, frontend) in [inside, (FROM_OUTSIDE, at(world.client(), number), node)] {
+            for _ in 0..3 {
+                conversation(&mut table, Proto::TCP, (program, client), frontend, backend)?;
+                let answer = Frame::new(backend, client, end());
+                table.row(POD, &answer, Verdict::Redirect, &answer.from(frontend))?;
+                let question = Frame::new(client, frontend, end());
+                table.row(program, &question, Verdict::Redirect, &question.to(backend))?;
+            }
+        }
+    }
     Ok(())
 }
 
@@ -169,7 +191,7 @@ fn a_pod_reaches_itself_through_its_service() -> Result<()> {
 
 #[test]
 fn a_backend_elsewhere_is_reached_through_this_node() -> Result<()> {
-    let mut table = Table::new("pkt7")?;
+    let mut table = Table::new("pktr")?;
     each(|world, proto, number| {
         let (client, node) = (at(world.client(), number), at(world.node(), port::NODE + port::REMOTE));
         let question = Frame::new(client, node, opening(proto));
