@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::aggregate::{Group, Remote, groups};
 use crate::kinds::{Kind, Registry};
 
 /// Group, version and kind of the body of a subresource, where it is not its parent's.
@@ -33,23 +34,32 @@ fn subresource_verbs(subresource: &str) -> &'static [&'static str] {
 }
 
 /// `/apis` (and `/api` with `core`) for clients that accept aggregated discovery.
-pub fn aggregated(registry: &Registry, core: bool) -> Value {
-    let groups = if core { vec![("", vec!["v1"])] } else { registry.groups() };
+pub fn aggregated(registry: &Registry, remotes: &[Remote], core: bool) -> Value {
+    let groups = match core {
+        true => vec![Group { name: "", versions: vec![("v1", None)] }],
+        false => groups(registry, remotes),
+    };
     let items: Vec<Value> = groups
         .iter()
-        .map(|(group, versions)| {
+        .map(|Group { name, versions }| {
             let versions: Vec<Value> = versions
                 .iter()
-                .map(|version| {
-                    let resources: Vec<Value> =
-                        registry.of(group, version).map(|kind| aggregated_resource(kind)).collect();
-                    json!({"version": version, "resources": resources, "freshness": "Current"})
+                .map(|(version, remote)| match remote {
+                    Some(remote) => json!({
+                        "version": version, "resources": remote.resources,
+                        "freshness": if remote.current { "Current" } else { "Stale" },
+                    }),
+                    None => {
+                        let resources: Vec<Value> =
+                            registry.of(name, version).map(|kind| aggregated_resource(kind)).collect();
+                        json!({"version": version, "resources": resources, "freshness": "Current"})
+                    }
                 })
                 .collect();
-            let metadata = if group.is_empty() {
+            let metadata = if name.is_empty() {
                 json!({"creationTimestamp": null})
             } else {
-                json!({"name": group, "creationTimestamp": null})
+                json!({"name": name, "creationTimestamp": null})
             };
             json!({"metadata": metadata, "versions": versions})
         })
@@ -98,26 +108,25 @@ pub fn core_versions(server: &str) -> Value {
 }
 
 /// `/apis`.
-pub fn group_list(registry: &Registry) -> Value {
-    let groups: Vec<Value> =
-        registry.groups().into_iter().map(|(group, versions)| group_entry(group, &versions)).collect();
+pub fn group_list(registry: &Registry, remotes: &[Remote]) -> Value {
+    let groups: Vec<Value> = groups(registry, remotes).iter().map(group_entry).collect();
     json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
 }
 
 /// `/apis/<group>`; `None` if there is no such group.
-pub fn group(registry: &Registry, name: &str) -> Option<Value> {
-    let (group, versions) = registry.groups().into_iter().find(|(group, _)| *group == name)?;
-    let mut entry = group_entry(group, &versions);
+pub fn group(registry: &Registry, remotes: &[Remote], name: &str) -> Option<Value> {
+    let mut entry = groups(registry, remotes).iter().find(|group| group.name == name).map(group_entry)?;
     entry["kind"] = "APIGroup".into();
     entry["apiVersion"] = "v1".into();
     Some(entry)
 }
 
-fn group_entry(group: &str, versions: &[&str]) -> Value {
-    let version = |version: &&str| json!({"groupVersion": format!("{group}/{version}"), "version": version});
+fn group_entry(group: &Group<'_>) -> Value {
+    let Group { name, versions } = group;
+    let version = |(version, _): &(&str, Option<&Remote>)| json!({"groupVersion": format!("{name}/{version}"), "version": version});
     let all: Vec<Value> = versions.iter().map(version).collect();
     let preferred = all.first().cloned();
-    json!({"name": group, "versions": all, "preferredVersion": preferred})
+    json!({"name": name, "versions": all, "preferredVersion": preferred})
 }
 
 /// `/api/v1` and `/apis/<group>/<version>`; `None` if there is no such version.

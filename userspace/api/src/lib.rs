@@ -2,6 +2,7 @@
 //!
 //! PURE: values in, values out. The API server does what is decided here; time and random names come in as arguments.
 
+pub mod aggregate;
 pub mod apply;
 pub mod cel;
 pub mod custom;

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
 
+use crate::aggregate::{self, Remote};
 use crate::custom::publish;
 use crate::kinds::{Kind, KindRef, Registry};
 use crate::schema::{self, Field, Shape, Type, named};
@@ -31,7 +32,7 @@ impl Dialect {
 
 /// `/openapi/v3`: where each group and version's document is. The hash of built-in ones changes with the
 /// program's version only.
-pub fn v3_index(registry: &Registry, hash: &str) -> Value {
+pub fn v3_index(registry: &Registry, remotes: &[Remote], hash: &str) -> Value {
     let mut documents: Vec<(String, Option<u64>)> = Vec::new();
     for kind in registry.iter() {
         let (path, custom) = (root(kind), kind.custom.as_ref().map(|custom| custom.version.hash));
@@ -46,6 +47,7 @@ pub fn v3_index(registry: &Registry, hash: &str) -> Value {
         let url = format!("/openapi/v3/{path}?hash={hash}{made}");
         paths.insert(path, json!({"serverRelativeURL": url}));
     }
+    aggregate::index_into(&mut paths, remotes);
     json!({"paths": paths})
 }
 

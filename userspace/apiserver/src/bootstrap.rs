@@ -7,7 +7,7 @@ use skep_api::{Kind, Status, find, find_kind, meta};
 
 use crate::authz::default_objects;
 use crate::write::{self, stamp};
-use crate::{Inner, allocate};
+use crate::{Inner, aggregate, allocate};
 
 pub(crate) async fn run(server: &Arc<Inner>) -> Result<(), Status> {
     for name in ["default", "kube-system", "kube-public", "kube-node-lease"] {
@@ -25,6 +25,7 @@ pub(crate) async fn run(server: &Arc<Inner>) -> Result<(), Status> {
     }
     allocate::ensure_default_range(server).await?;
     allocate::repair(server).await?;
+    follow(server, aggregate::trust(server), &["data"]).await?;
     kubernetes_service(server).await
 }
 
@@ -67,13 +68,13 @@ async fn kubernetes_service(server: &Arc<Inner>) -> Result<(), Status> {
         "endpoints": [{"addresses": [advertise.ip().to_string()], "conditions": {"ready": true}}],
         "ports": [port],
     });
-    follow_address(server, slice, &["addressType", "endpoints", "ports"]).await?;
+    follow(server, slice, &["addressType", "endpoints", "ports"]).await?;
     let endpoints = json!({
         "apiVersion": "v1", "kind": "Endpoints",
         "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}},
         "subsets": [{"addresses": [{"ip": advertise.ip().to_string()}], "ports": [port]}],
     });
-    follow_address(server, endpoints, &["subsets"]).await
+    follow(server, endpoints, &["subsets"]).await
 }
 
 async fn ensure_service(server: &Arc<Inner>, mut service: Value) -> Result<(), Status> {
@@ -98,7 +99,7 @@ async fn ensure_service(server: &Arc<Inner>, mut service: Value) -> Result<(), S
 }
 
 /// Makes the object, or brings these fields of it up to date.
-async fn follow_address(server: &Arc<Inner>, wanted: Value, fields: &[&str]) -> Result<(), Status> {
+async fn follow(server: &Arc<Inner>, wanted: Value, fields: &[&str]) -> Result<(), Status> {
     let kind = kind_of(&wanted)?;
     let Ok(old) = write::find(server, kind, meta::namespace(&wanted), meta::name(&wanted)) else {
         return insert(server, kind, wanted).await;

@@ -18,6 +18,7 @@ pub struct Config {
     pub client_ca: String,
     pub tokens: TokenKeys,
     pub node_tls: NodeTls,
+    pub front_proxy: FrontProxy,
     /// Without it nothing is told of requests.
     pub audit: Option<Audit>,
 }
@@ -39,6 +40,16 @@ pub struct TokenKeys {
     pub private: String,
     pub public: String,
     pub issuer: String,
+}
+
+/// How the server speaks for its users to other API servers: its client certificate, by which names of whose CA.
+#[derive(Clone)]
+pub struct FrontProxy {
+    pub certificate: String,
+    pub key: String,
+    pub ca: String,
+    /// Common names of certificates that may speak for users.
+    pub names: Vec<String>,
 }
 
 /// How the server reaches the nodes' kubelet API: its client certificate, and the CA of the nodes' certificates.

@@ -16,7 +16,7 @@ use crate::handlers;
 use crate::negotiate::{respond, respond_status};
 use crate::route::{Route, Target, route, verb};
 use crate::write::add_warnings;
-use crate::{Inner, audit, subresources};
+use crate::{Inner, aggregate, audit, subresources};
 
 /// A request to a resource, authorised.
 pub(crate) struct Call {
@@ -41,7 +41,7 @@ impl Query {
             pairs
                 .map(|pair| {
                     let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-                    (percent_decode(name), percent_decode(value))
+                    (percent_decode(name, true), percent_decode(value, true))
                 })
                 .collect(),
         )
@@ -66,12 +66,13 @@ impl Query {
     }
 }
 
-fn percent_decode(text: &str) -> String {
+/// In queries a plus is a space.
+pub(crate) fn percent_decode(text: &str, query: bool) -> String {
     let mut out = Vec::with_capacity(text.len());
     let mut bytes = text.bytes();
     while let Some(byte) = bytes.next() {
         match byte {
-            b'+' => out.push(b' '),
+            b'+' if query => out.push(b' '),
             b'%' => {
                 let rest = bytes.clone();
                 let digits: Option<u8> = rest.next_two().and_then(|two| {
@@ -126,13 +127,16 @@ pub(crate) async fn unaudited(server: Arc<Inner>, request: Request) -> Response 
 async fn answer(server: Arc<Inner>, request: Request, notes: &Arc<Notes>) -> Result<Response, Status> {
     let identity = authn::authenticate(&server, &request)?;
     let query = Query::parse(request.uri());
+    if let Some(backend) = server.aggregator.backend_of(request.uri().path()) {
+        return aggregate::handle(&server, &identity, &backend, request).await;
+    }
     match route(&server.caches.registry(), request.uri().path()) {
         Route::Other => {
             let path = request.uri().path().to_owned();
             let verb = request.method().as_str().to_lowercase();
             server.caches.access().check(&Attributes::path(&identity, &verb, &path))?;
             let (parts, _) = request.into_parts();
-            handlers::other::handle(&server, &Request::from_parts(parts, ())).await
+            handlers::other::handle(&server, &identity, &Request::from_parts(parts, ())).await
         }
         Route::Resource(target) => {
             let watching = query.is_true("watch");

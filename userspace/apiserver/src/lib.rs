@@ -5,6 +5,7 @@
 
 mod access;
 mod admission;
+mod aggregate;
 mod allocate;
 mod audit;
 mod authn;
@@ -15,28 +16,33 @@ mod cache;
 mod config;
 mod convert;
 mod crd;
+mod endpoints;
 mod events;
+mod forward;
 mod handlers;
 mod http;
 mod managers;
 mod negotiate;
-mod node_client;
 mod object;
+mod request_info;
 mod review;
 mod route;
 mod serve;
 mod subresources;
+mod tls;
 mod webhook;
 mod write;
 
 use std::sync::Arc;
 
 use axum::Router;
+use rustls::ClientConfig;
 
 pub use audit::{Audit, LogOptions, Policy};
 pub use authn::Identity;
-pub use config::{Config, NODE_PORTS, NodeTls, ServiceNetwork, TokenKeys};
+pub use config::{Config, FrontProxy, NODE_PORTS, NodeTls, ServiceNetwork, TokenKeys};
 pub use serve::ServeError;
+pub use tls::TlsError;
 
 use cache::Caches;
 
@@ -50,25 +56,47 @@ pub struct ApiServer {
 pub(crate) struct Inner {
     pub(crate) config: Config,
     pub(crate) caches: Caches,
-    pub(crate) node_client: node_client::NodeClient,
+    pub(crate) peers: Peers,
+    pub(crate) aggregator: aggregate::Aggregator,
     pub(crate) quota_locks: admission::Locks,
     /// Webhooks and policies.
     pub(crate) hooks: admission::Hooks,
     pub(crate) webhooks: webhook::Client,
 }
 
+/// TLS towards those whose requests are passed on.
+pub(crate) struct Peers {
+    /// Kubelets: their CA is trusted, and the server's own certificate shown.
+    pub(crate) nodes: Arc<ClientConfig>,
+    /// Pods, of whom nobody knows a CA.
+    pub(crate) anyone: Arc<ClientConfig>,
+}
+
+impl Peers {
+    fn new(nodes: &NodeTls) -> Result<Peers, TlsError> {
+        let what = "the certificate for nodes";
+        let shown = tls::ClientCertificate::read(&nodes.certificate, &nodes.key, what)?;
+        let trust = tls::Trust::Bundle(nodes.ca.as_bytes(), "the nodes' CA");
+        Ok(Peers { nodes: tls::client(trust, Some(&shown))?, anyone: tls::client(tls::Trust::Anyone, None)? })
+    }
+}
+
 impl ApiServer {
     /// Loads the caches from the store and makes what every cluster has: namespaces, roles, the `kubernetes` Service.
     pub async fn new(config: Config) -> Result<ApiServer, StartError> {
         let caches = Caches::load(config.store.clone()).await?;
-        let node_client = node_client::NodeClient::new(&config.node_tls)?;
+        let peers = Peers::new(&config.node_tls)?;
+        let aggregator = aggregate::Aggregator::new(&config.front_proxy)?;
         let hooks = admission::Hooks::new(&caches);
         let (quota_locks, webhooks) = Default::default();
-        let inner = Inner { caches, node_client, quota_locks, hooks, webhooks, config };
+        let inner = Inner { caches, peers, aggregator, quota_locks, hooks, webhooks, config };
         let server = ApiServer { inner: Arc::new(inner) };
         bootstrap::run(&server.inner).await?;
         allocate::keep_repaired(&server.inner);
+        server.inner.aggregator.refresh(&server.inner);
         tokio::spawn(crd::run(Arc::downgrade(&server.inner)));
+        tokio::spawn(aggregate::keep_available(Arc::downgrade(&server.inner)));
+        tokio::spawn(aggregate::keep_local(Arc::downgrade(&server.inner)));
         Ok(server)
     }
 
@@ -90,8 +118,6 @@ pub enum StartError {
     Store(#[from] skep_store::StoreError),
     #[error("make the objects of every cluster: {0}")]
     Bootstrap(#[from] skep_api::Status),
-    #[error("TLS towards the nodes")]
-    Tls(#[from] rustls::Error),
-    #[error("{what} is not PEM as expected")]
-    Pem { what: &'static str },
+    #[error("TLS towards nodes and other API servers")]
+    Tls(#[from] TlsError),
 }

@@ -3,6 +3,8 @@
 use http::Method;
 use skep_api::{KindRef, Registry};
 
+use crate::http::percent_decode;
+
 /// What a path names.
 #[derive(Debug)]
 pub(crate) enum Route {
@@ -19,7 +21,7 @@ pub(crate) struct Target {
     /// Empty for a collection.
     pub(crate) name: String,
     pub(crate) subresource: String,
-    /// What follows `proxy`.
+    /// What follows `proxy`, as it stands in the path.
     pub(crate) rest: String,
 }
 
@@ -43,7 +45,33 @@ pub(crate) fn route(registry: &Registry, path: &str) -> Route {
     };
     let Some(version) = version else { return Route::Other };
     let parts: Vec<&str> = parts.collect();
-    target(registry, group, version, &parts).map_or(Route::Other, Route::Resource)
+    let found = target(registry, group, version, &parts).and_then(|mut target| {
+        if target.subresource == "proxy" {
+            let namespace = if target.namespace.is_empty() { 0 } else { 2 };
+            target.rest = behind(path, if group.is_empty() { 5 } else { 6 } + namespace).to_owned();
+        }
+        if path.contains('%') {
+            target.name = decoded(&target.name)?;
+            target.namespace = decoded(&target.namespace)?;
+        }
+        Some(target)
+    });
+    found.map_or(Route::Other, Route::Resource)
+}
+
+/// A part of a path, of which none may turn out to be several.
+fn decoded(part: &str) -> Option<String> {
+    Some(percent_decode(part, false)).filter(|decoded| !decoded.contains('/'))
+}
+
+/// What follows so many parts of a path.
+fn behind(path: &str, parts: usize) -> &str {
+    let mut rest = path;
+    for _ in 0..parts {
+        rest = rest.trim_start_matches('/');
+        rest = &rest[rest.find('/').unwrap_or(rest.len())..];
+    }
+    rest
 }
 
 fn target(registry: &Registry, group: &str, version: &str, parts: &[&str]) -> Option<Target> {
@@ -62,27 +90,23 @@ fn target(registry: &Registry, group: &str, version: &str, parts: &[&str]) -> Op
     if kind.namespaced() && namespace.is_empty() && !rest.is_empty() {
         return None;
     }
-    let (name, subresource, rest) = match rest {
-        [] => ("", "", ""),
-        [name] => (*name, "", ""),
+    let (name, subresource) = match rest {
+        [] => ("", ""),
+        [name] => (*name, ""),
         [name, subresource, ..] => {
             let known = kind.subresources.contains(subresource);
             if !known || rest.len() > 2 && *subresource != "proxy" {
                 return None;
             }
-            (*name, *subresource, "")
+            (*name, *subresource)
         }
-    };
-    let rest = match parts.iter().position(|part| *part == "proxy") {
-        Some(at) if subresource == "proxy" => parts[at + 1..].join("/"),
-        _ => rest.to_owned(),
     };
     Some(Target {
         kind,
         namespace: namespace.to_owned(),
         name: name.to_owned(),
         subresource: subresource.to_owned(),
-        rest,
+        rest: String::new(),
     })
 }
 
@@ -120,7 +144,11 @@ mod tests {
             ("/api/v1/namespaces/a", "namespaces||a||"),
             ("/api/v1/namespaces/a/finalize", "namespaces||a|finalize|"),
             ("/apis/apps/v1/namespaces/a/deployments/b/scale", "deployments|a|b|scale|"),
-            ("/api/v1/nodes/n/proxy/x/y", "nodes||n|proxy|x/y"),
+            ("/api/v1/nodes/n/proxy/x/y", "nodes||n|proxy|/x/y"),
+            ("/api/v1/namespaces/proxy/pods/proxy:80/proxy//%2Fx/", "pods|proxy|proxy:80|proxy|//%2Fx/"),
+            ("/api/v1/nodes/n/proxy", "nodes||n|proxy|"),
+            ("/apis/rbac.authorization.k8s.io/v1/clusterroles/system%3Anode", "clusterroles||system:node||"),
+            ("/api/v1/nodes/a%2Fb", "other"),
             ("/api/v1/pods/b", "other"),
             ("/apis/apps/v1/nonsense", "other"),
             ("/apis/apps/v1", "other"),

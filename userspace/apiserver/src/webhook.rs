@@ -8,24 +8,21 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::body::Body;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HOST};
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use serde_json::Value;
 use skep_api::find;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use crate::subresources::proxy::ready_endpoint;
-use crate::{Inner, write};
+use crate::endpoints::ready_endpoints;
+use crate::{Inner, tls, write};
 
 /// How long a webhook has for its answer, as upstream's default.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -34,9 +31,6 @@ const ANSWER_MAX: usize = 64 << 20;
 /// Idle connections to one webhook, and configurations of TLS, that are kept.
 const IDLE_MAX: usize = 32;
 const TLS_MAX: usize = 256;
-/// Where systems keep the certificates that everybody trusts: for a webhook without a bundle of its own.
-const SYSTEM_ROOTS: [&str; 3] =
-    ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
 
 /// What is kept between calls.
 #[derive(Default)]
@@ -98,13 +92,15 @@ async fn place(server: &Inner, client: &Value) -> Result<Place, String> {
     let kind = find("", "v1", "services").ok_or("there are no services")?;
     let found =
         write::find(server, kind, &namespace, &name).map_err(|_| format!("service \"{name}\" not found"))?;
-    let address = ready_endpoint(server, &found.value(), &port.to_string());
-    let address = address.ok_or_else(|| format!("no endpoints available for service \"{name}\""))?;
+    let addresses = ready_endpoints(server, &found.value(), &port.to_string());
+    if addresses.is_empty() {
+        return Err(format!("no endpoints available for service \"{name}\""));
+    }
     let path = match text("path") {
         path if path.is_empty() => "/".to_owned(),
         path => path,
     };
-    Ok(Place { host: format!("{name}.{namespace}.svc"), port, path, addresses: vec![address] })
+    Ok(Place { host: format!("{name}.{namespace}.svc"), port, path, addresses })
 }
 
 async fn by_url(url: &str) -> Result<Place, String> {
@@ -127,7 +123,7 @@ impl Client {
         if let Some(known) = lock(&self.tls).get(bundle) {
             return Ok(known.clone());
         }
-        let config = Arc::new(trusting(bundle)?);
+        let config = tls::of_bundle(bundle, None)?;
         let mut all = lock(&self.tls);
         if all.len() >= TLS_MAX {
             all.clear();
@@ -157,26 +153,6 @@ impl Client {
             senders.push(sender);
         }
     }
-}
-
-fn trusting(bundle: &str) -> Result<ClientConfig, String> {
-    let pem = if bundle.is_empty() {
-        SYSTEM_ROOTS.iter().find_map(|path| std::fs::read(path).ok()).unwrap_or_default()
-    } else {
-        STANDARD.decode(bundle).map_err(|_| "the caBundle is not base64".to_owned())?
-    };
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(&pem) {
-        let certificate = certificate.map_err(|_| "the caBundle is not PEM".to_owned())?;
-        let added = roots.add(certificate);
-        if !bundle.is_empty() {
-            added.map_err(|error| format!("the caBundle: {error}"))?;
-        }
-    }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider);
-    let builder = builder.with_safe_default_protocol_versions().map_err(|error| error.to_string())?;
-    Ok(builder.with_root_certificates(roots).with_no_client_auth())
 }
 
 async fn connect(server: &Client, peer: &Peer) -> Result<SendRequest<Body>, String> {

@@ -1,6 +1,7 @@
 //! The served kinds and what each adds to the generic path.
 
 mod address;
+pub mod api_service;
 mod autoscaler;
 mod batch;
 mod certificates;
@@ -17,7 +18,7 @@ mod names;
 mod network;
 mod numbers;
 mod rbac;
-mod registry;
+pub(crate) mod registry;
 pub mod service;
 mod small;
 mod storage;

@@ -77,7 +77,7 @@ impl Registry {
 }
 
 /// Kubernetes' order of versions: stable before beta before alpha, newer before older, all else behind, by name.
-fn compare_versions(a: &str, b: &str) -> Ordering {
+pub(crate) fn compare_versions(a: &str, b: &str) -> Ordering {
     match (rank(a), rank(b)) {
         (Some(a), Some(b)) => b.cmp(&a),
         (Some(_), None) => Ordering::Less,

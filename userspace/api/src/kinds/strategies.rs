@@ -3,8 +3,8 @@
 use serde_json::Value;
 
 use super::{
-    Strategy, address, autoscaler, batch, certificates, classes, containers, disruption, flow, hooks,
-    ingress, limits, network, rbac, service, small, storage, workload,
+    Strategy, address, api_service, autoscaler, batch, certificates, classes, containers, disruption, flow,
+    hooks, ingress, limits, network, rbac, service, small, storage, workload,
 };
 use crate::custom::definition;
 use crate::field::Errors;
@@ -256,6 +256,13 @@ pub(super) static IP_ADDRESS: Strategy = Strategy {
     validate: address::validate_ip_address,
     validate_update: address::validate_ip_address_update,
     name: NameForm::Address,
+    ..PLAIN_VALUE
+};
+pub(super) static API_SERVICE: Strategy = Strategy {
+    default: api_service::default_api_service,
+    validate: api_service::validate_api_service,
+    validate_status: api_service::validate_status,
+    name: NameForm::PathSegment,
     ..PLAIN_VALUE
 };
 pub(super) static CUSTOM_RESOURCE_DEFINITION: Strategy = Strategy {

@@ -62,7 +62,7 @@ pub(super) static KINDS: &[Kind] = &[
     row("", "v1", "Secret", "secrets", "secret", Namespaced, &[], &[], &[], ALL, "api.core.v1.Secret", &s::SECRET),
     row("", "v1", "ServiceAccount", "serviceaccounts", "serviceaccount", Namespaced, &["sa"], &[], &["token"], ALL, "api.core.v1.ServiceAccount", &s::PLAIN),
     row("", "v1", "Service", "services", "service", Namespaced, &["svc"], &["all"], &["proxy", "status"], ALL, "api.core.v1.Service", &s::SERVICE),
-    row("apiregistration.k8s.io", "v1", "APIService", "apiservices", "apiservice", Cluster, &[], &["api-extensions"], &["status"], ALL, "kube-aggregator.pkg.apis.apiregistration.v1.APIService", &s::PLAIN),
+    row("apiregistration.k8s.io", "v1", "APIService", "apiservices", "apiservice", Cluster, &[], &["api-extensions"], &["status"], ALL, "kube-aggregator.pkg.apis.apiregistration.v1.APIService", &s::API_SERVICE),
     row("apps", "v1", "ControllerRevision", "controllerrevisions", "controllerrevision", Namespaced, &[], &[], &[], ALL, "api.apps.v1.ControllerRevision", &s::PLAIN),
     row("apps", "v1", "DaemonSet", "daemonsets", "daemonset", Namespaced, &["ds"], &["all"], &["status"], ALL, "api.apps.v1.DaemonSet", &s::DAEMON_SET),
     row("apps", "v1", "Deployment", "deployments", "deployment", Namespaced, &["deploy"], &["all"], &["scale", "status"], ALL, "api.apps.v1.Deployment", &s::DEPLOYMENT),

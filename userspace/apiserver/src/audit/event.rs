@@ -8,8 +8,8 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::policy::{Level, Stage, Verdict};
-use super::request::RequestInfo;
 use crate::authn::Identity;
+use crate::request_info::RequestInfo;
 use crate::serve::PeerAddress;
 
 /// Longer ones are cut, as upstream cuts them.

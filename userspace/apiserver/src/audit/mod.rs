@@ -5,7 +5,6 @@
 mod event;
 mod log;
 mod policy;
-mod request;
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -30,10 +29,10 @@ use crate::{Inner, body, http as serving};
 pub use log::LogOptions;
 pub use policy::Policy;
 
+use crate::request_info::RequestInfo;
 use event::Event;
 use log::Log;
 use policy::{Level, Stage};
-use request::RequestInfo;
 
 /// A policy, and where it has events told.
 #[derive(Clone)]

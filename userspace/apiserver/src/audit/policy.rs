@@ -4,8 +4,8 @@
 
 use serde::Deserialize;
 
-use super::request::RequestInfo;
 use crate::authn::Identity;
+use crate::request_info::RequestInfo;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 pub(super) enum Level {

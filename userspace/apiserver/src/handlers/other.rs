@@ -7,17 +7,23 @@ use axum::response::Response;
 use http::header::ACCEPT;
 use http::{Method, StatusCode};
 use serde_json::json;
+use skep_api::aggregate::Remote;
 use skep_api::{Registry, Status, discovery, openapi};
 
 use super::health;
-use crate::Inner;
+use crate::authn::Identity;
 use crate::http::{Query, text};
 use crate::negotiate::{respond, respond_large, respond_value};
+use crate::{Inner, aggregate};
 
 /// Changes with the program only, so clients keep what they fetched.
 const SCHEMA_HASH: &str = concat!("skep-", env!("CARGO_PKG_VERSION"), "-v1.36");
 
-pub(crate) async fn handle(server: &Arc<Inner>, request: &Request<()>) -> Result<Response, Status> {
+pub(crate) async fn handle(
+    server: &Arc<Inner>,
+    identity: &Identity,
+    request: &Request<()>,
+) -> Result<Response, Status> {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return Err(Status::no_such_path());
     }
@@ -25,18 +31,23 @@ pub(crate) async fn handle(server: &Arc<Inner>, request: &Request<()>) -> Result
     let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
     let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let aggregated = accept.contains("as=APIGroupDiscoveryList") && accept.contains("v=v2");
-    let registry = server.caches.registry();
+    let (registry, remotes) = (server.caches.registry(), server.aggregator.told());
     let document = match parts.as_slice() {
-        ["api"] if aggregated => return Ok(aggregated_answer(&registry, true)),
-        ["apis"] if aggregated => return Ok(aggregated_answer(&registry, false)),
+        ["api"] if aggregated => return Ok(aggregated_answer(&registry, &remotes, true)),
+        ["apis"] if aggregated => return Ok(aggregated_answer(&registry, &remotes, false)),
         ["api"] => Some(discovery::core_versions(&server.config.advertise.to_string())),
-        ["apis"] => Some(discovery::group_list(&registry)),
+        ["apis"] => Some(discovery::group_list(&registry, &remotes)),
         ["api", version] => discovery::resources(&registry, "", version),
-        ["apis", group] => discovery::group(&registry, group),
+        ["apis", group] => discovery::group(&registry, &remotes, group),
         ["apis", group, version] => discovery::resources(&registry, group, version),
-        ["openapi", "v3"] => Some(openapi::v3_index(&registry, SCHEMA_HASH)),
+        ["openapi", "v3"] => Some(openapi::v3_index(&registry, &remotes, SCHEMA_HASH)),
         ["openapi", "v3", "api", version] => openapi::v3(&registry, "", version),
-        ["openapi", "v3", "apis", group, version] => openapi::v3(&registry, group, version),
+        ["openapi", "v3", "apis", group, version] => {
+            if let Some(answer) = aggregate::openapi(server, identity, group, version, request).await {
+                return answer;
+            }
+            openapi::v3(&registry, group, version)
+        }
         ["openapi", "v2"] if openapi::accepts_v2_protobuf(accept) => return Ok(openapi_v2_protobuf()),
         ["openapi", "v2"] => Some(openapi::v2(&registry)),
         ["version"] => Some(version()),
@@ -51,8 +62,9 @@ pub(crate) async fn handle(server: &Arc<Inner>, request: &Request<()>) -> Result
     Ok(respond_large(request.headers(), document.to_string().into()))
 }
 
-fn aggregated_answer(registry: &Registry, core: bool) -> Response {
-    let mut response = respond_value(StatusCode::OK, &discovery::aggregated(registry, core));
+fn aggregated_answer(registry: &Registry, remotes: &[Remote], core: bool) -> Response {
+    let document = discovery::aggregated(registry, remotes, core);
+    let mut response = respond_value(StatusCode::OK, &document);
     let kind = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
     response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(kind));
     response

@@ -5,43 +5,72 @@ use std::net::{IpAddr, SocketAddr};
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::Response;
-use http::header::{AUTHORIZATION, CONNECTION, HOST, UPGRADE};
-use http::{HeaderMap, StatusCode, Uri};
-use hyper_util::rt::TokioIo;
+use http::header::LOCATION;
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use serde_json::{Value, json};
 use skep_api::{Status, find, meta};
 
-use crate::Inner;
 use crate::admission::{self, Operation};
+use crate::endpoints::ready_endpoints;
+use crate::forward::{Destination, Security, forward, onward_headers};
 use crate::http::Call;
-use crate::node_client::Scheme;
-use crate::object::prefix;
+use crate::route::Target;
 use crate::write;
-
-/// Where a request goes on to.
-struct Destination {
-    scheme: Scheme,
-    address: SocketAddr,
-    path_and_query: String,
-}
 
 pub(super) async fn handle(call: Call, request: Request) -> Result<Response, Status> {
     let query = request.uri().query().unwrap_or_default().to_owned();
-    let object =
-        write::find_latest(&call.server, &call.target.kind, &call.target.namespace, &call.target.name)
-            .await?
-            .value();
+    let is_proxy = call.target.subresource == "proxy";
+    let (_, name, _) = if is_proxy { parts(&call.target)? } else { ("", call.target.name.as_str(), "") };
+    let object = write::find_latest(&call.server, &call.target.kind, &call.target.namespace, name).await?;
+    let object = object.value();
     if call.target.subresource != "log" {
         let (kind, mut options) = options(&call);
         admission::part(&call, Operation::Connect, ("", "v1", kind), &mut options, None, false).await?;
     }
-    let to = match (call.target.subresource.as_str(), call.target.kind.kind) {
-        ("proxy", "Node") => kubelet(&object, &format!("/{}", call.target.rest), &query)?,
-        ("proxy", "Service") => service(&call, &object, &query)?,
-        ("proxy", _) => pod(&call, &object, &query)?,
-        _ => container(&call, &object, &query)?,
+    let headers = onward_headers(&call.headers);
+    if !is_proxy {
+        let to = container(&call, &object, &query)?;
+        let answered = forward(to, headers, request).await;
+        return answered.map_err(|error| Status::internal(format!("error dialing backend: {error}")));
+    }
+    if call.target.rest.is_empty() && matches!(call.method, Method::GET | Method::HEAD) {
+        return Ok(moved(&joined(&format!("{}/", request.uri().path()), &query)));
+    }
+    let to = match call.target.kind.kind {
+        "Node" => node(&call, &object, &query)?,
+        "Service" => service(&call, &object, &query)?,
+        _ => pod(&call, &object, &query)?,
     };
-    forward(&call, to, request).await
+    let (address, prefix) = (to.address, prefix_of(request.uri().path(), &call.target.rest).to_owned());
+    let answered = forward(to, headers, request).await;
+    let mut answer =
+        answered.map_err(|error| Status::unavailable(format!("error trying to reach service: {error}")))?;
+    relocate(answer.headers_mut(), address, &prefix);
+    Ok(answer)
+}
+
+/// To where links of what is proxied start from.
+fn moved(location: &str) -> Response {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
+    response.headers_mut().extend(HeaderValue::from_str(location).ok().map(|value| (LOCATION, value)));
+    response
+}
+
+/// The part of a path that names what is proxied.
+fn prefix_of<'a>(path: &'a str, rest: &str) -> &'a str {
+    path.strip_suffix(rest).unwrap_or(path)
+}
+
+/// A redirection of the far end within itself stays behind the proxy.
+fn relocate(headers: &mut HeaderMap, address: SocketAddr, prefix: &str) {
+    let Some(location) = headers.get(LOCATION).and_then(|value| value.to_str().ok()) else { return };
+    let origins = [format!("http://{address}"), format!("https://{address}")];
+    let within = origins.iter().find_map(|origin| location.strip_prefix(origin.as_str())).unwrap_or(location);
+    let behind = within.starts_with('/') && !within.starts_with("//") && !within.starts_with(prefix);
+    if let Some(value) = behind.then(|| HeaderValue::from_str(&format!("{prefix}{within}")).ok()).flatten() {
+        headers.insert(LOCATION, value);
+    }
 }
 
 /// What is asked of a connection, as the object that admission sees.
@@ -82,16 +111,16 @@ fn container(call: &Call, pod: &Value, query: &str) -> Result<Destination, Statu
     if node_name.is_empty() {
         return Err(Status::bad_request(format!("pod {name} does not have a host assigned")));
     }
-    let node = node(call, node_name)?;
+    let node = node_named(call, node_name)?;
     if call.target.subresource == "portforward" {
-        return kubelet(&node, &format!("/portForward/{namespace}/{name}"), query);
+        return kubelet(call, &node, &format!("/portForward/{namespace}/{name}"), query);
     }
     let container = chosen(call, pod)?;
     let (path, query) = match call.target.subresource.as_str() {
         "log" => (format!("/containerLogs/{namespace}/{name}/{container}"), query.to_owned()),
         part => (format!("/{part}/{namespace}/{name}/{container}"), kubelet_query(query)),
     };
-    kubelet(&node, &path, &query)
+    kubelet(call, &node, &path, &query)
 }
 
 /// The container that was asked for, or the only one.
@@ -138,145 +167,150 @@ fn kubelet_query(query: &str) -> String {
     renamed.collect::<Vec<_>>().join("&")
 }
 
-fn node(call: &Call, name: &str) -> Result<Value, Status> {
+fn node_named(call: &Call, name: &str) -> Result<Value, Status> {
     let kind = find("", "v1", "nodes").ok_or_else(Status::no_such_path)?;
     write::find(&call.server, kind, "", name).map(|node| node.value())
 }
 
-fn kubelet(node: &Value, path: &str, query: &str) -> Result<Destination, Status> {
+/// A node's address, and its kubelet's port.
+fn address_of(node: &Value) -> Option<SocketAddr> {
+    let mut addresses = node["status"]["addresses"].as_array()?.iter();
+    let ip = addresses.find(|address| address["type"] == "InternalIP")?["address"].as_str()?.parse().ok()?;
+    let port = u16::try_from(node["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"].as_u64()?).ok()?;
+    Some(SocketAddr::new(ip, port))
+}
+
+fn kubelet(call: &Call, node: &Value, path: &str, query: &str) -> Result<Destination, Status> {
     let name = meta::name(node);
-    let address = node["status"]["addresses"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .find(|address| address["type"] == "InternalIP")
-        .and_then(|address| address["address"].as_str()?.parse::<IpAddr>().ok());
-    let port = node["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"]
-        .as_u64()
-        .and_then(|p| u16::try_from(p).ok());
-    let (Some(ip), Some(port)) = (address, port) else {
-        return Err(Status::unavailable(format!(
-            "no preferred addresses found; known addresses of node {name}: none"
-        )));
-    };
+    let address = address_of(node).ok_or_else(|| {
+        Status::unavailable(format!("no preferred addresses found; known addresses of node {name}: none"))
+    })?;
     Ok(Destination {
-        scheme: Scheme::Https,
-        address: SocketAddr::new(ip, port),
+        security: Security::of_address(call.server.peers.nodes.clone(), address),
+        address,
         path_and_query: joined(path, query),
     })
+}
+
+/// The kubelet, or another port of its node.
+fn node(call: &Call, node: &Value, query: &str) -> Result<Destination, Status> {
+    let (scheme, _, port) = parts(&call.target)?;
+    let to = kubelet(call, node, path(call), query)?;
+    match port.parse() {
+        Ok(port) if port != to.address.port() => {
+            Ok(anyone(call, scheme, SocketAddr::new(to.address.ip(), port), query))
+        }
+        Err(_) if !port.is_empty() => {
+            Err(Status::bad_request(format!("invalid node request \"{}\"", call.target.name)))
+        }
+        _ => Ok(to),
+    }
+}
+
+/// Somebody who runs in the cluster, whose certificate nobody vouches for.
+fn anyone(call: &Call, scheme: &str, address: SocketAddr, query: &str) -> Destination {
+    let security = match scheme {
+        "https" => Security::of_address(call.server.peers.anyone.clone(), address),
+        _ => Security::Plain,
+    };
+    Destination { security, address, path_and_query: joined(path(call), query) }
+}
+
+/// What follows `proxy`, as a path.
+fn path(call: &Call) -> &str {
+    if call.target.rest.is_empty() { "/" } else { &call.target.rest }
 }
 
 fn joined(path: &str, query: &str) -> String {
     if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") }
 }
 
-/// `[scheme:]name[:port]` as proxied names are written.
-fn parts(name: &str) -> (Scheme, &str, &str) {
-    let (scheme, rest) = match name.split_once(':') {
-        Some(("https", rest)) => (Scheme::Https, rest),
-        Some(("http", rest)) => (Scheme::Http, rest),
-        _ => (Scheme::Http, name),
-    };
-    let (name, port) = rest.split_once(':').unwrap_or((rest, ""));
-    (scheme, name, port)
+/// `name`, `name:port` or `scheme:name:port`, as proxied names are written.
+fn parts(target: &Target) -> Result<(&str, &str, &str), Status> {
+    let parts: Vec<&str> = target.name.split(':').collect();
+    match parts.as_slice() {
+        [name] => Ok(("", *name, "")),
+        [name, port] if !name.is_empty() => Ok(("", *name, *port)),
+        [scheme @ ("" | "http" | "https"), name, port] if !name.is_empty() => Ok((*scheme, *name, *port)),
+        _ => {
+            let kind = target.kind.singular;
+            Err(Status::bad_request(format!("invalid {kind} request \"{}\"", target.name)))
+        }
+    }
 }
 
 fn pod(call: &Call, pod: &Value, query: &str) -> Result<Destination, Status> {
-    let (scheme, _, port) = parts(&call.target.name);
-    let first = pod["spec"]["containers"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .find_map(|c| c["ports"][0]["containerPort"].as_u64());
-    let port = port.parse().ok().or_else(|| u16::try_from(first?).ok()).unwrap_or(80);
+    let (scheme, name, port) = parts(&call.target)?;
+    let mut containers = pod["spec"]["containers"].as_array().into_iter().flatten();
+    let mut first = || containers.find_map(|c| u16::try_from(c["ports"][0]["containerPort"].as_u64()?).ok());
+    let port = match port {
+        "" => first().unwrap_or(if scheme == "https" { 443 } else { 80 }),
+        port => port
+            .parse()
+            .map_err(|_| Status::bad_request(format!("invalid pod request \"{}\"", call.target.name)))?,
+    };
     let ip = pod["status"]["podIP"].as_str().and_then(|ip| ip.parse::<IpAddr>().ok());
-    let ip = ip.ok_or_else(|| {
-        Status::bad_request(format!("address not allowed: pod {} has no address", meta::name(pod)))
-    })?;
-    let path_and_query = joined(&format!("/{}", call.target.rest), query);
-    Ok(Destination { scheme, address: SocketAddr::new(ip, port), path_and_query })
+    let ip =
+        ip.ok_or_else(|| Status::bad_request(format!("address not allowed: pod {name} has no address")))?;
+    Ok(anyone(call, scheme, SocketAddr::new(ip, port), query))
 }
 
 /// A ready endpoint of the service, behind the port that was named.
 fn service(call: &Call, service: &Value, query: &str) -> Result<Destination, Status> {
-    let (scheme, name, wanted) = parts(&call.target.name);
-    let unavailable = || Status::unavailable(format!("no endpoints available for service \"{name}\""));
-    let address = ready_endpoint(&call.server, service, wanted).ok_or_else(unavailable)?;
-    Ok(Destination { scheme, address, path_and_query: joined(&format!("/{}", call.target.rest), query) })
+    let (scheme, name, wanted) = parts(&call.target)?;
+    let numbers = || service["spec"]["ports"].as_array().into_iter().flatten().map(|port| &port["port"]);
+    if let Ok(number) = wanted.parse::<u64>()
+        && !numbers().any(|port| port.as_u64() == Some(number))
+    {
+        let why = format!("no service port {number} found for service \"{name}\"");
+        return Err(Status::unavailable(why));
+    }
+    let found = ready_endpoints(&call.server, service, wanted).into_iter().next();
+    let address =
+        found.ok_or_else(|| Status::unavailable(format!("no endpoints available for service \"{name}\"")))?;
+    Ok(anyone(call, scheme, address, query))
 }
 
-/// Where a service's port, by its name or number, is answered; the first port if none is named.
-pub(crate) fn ready_endpoint(server: &Inner, service: &Value, wanted: &str) -> Option<SocketAddr> {
-    let ports = service["spec"]["ports"].as_array()?;
-    let port = ports.iter().find(|port| {
-        wanted.is_empty() || port["name"] == wanted || port["port"].as_u64() == wanted.parse().ok()
-    })?;
-    let port_name = port["name"].as_str().unwrap_or_default();
-    let kind = find("discovery.k8s.io", "v1", "endpointslices")?;
-    let slices =
-        server.caches.of(kind).map(|r| r.list(&format!("{}{}/", prefix(kind), meta::namespace(service))));
-    slices.into_iter().flatten().map(|slice| slice.value()).find_map(|slice| {
-        let ours = slice["metadata"]["labels"]["kubernetes.io/service-name"] == meta::name(service);
-        let ports = slice["ports"].as_array().filter(|_| ours)?;
-        let port = ports.iter().find(|port| port["name"].as_str().unwrap_or_default() == port_name)?["port"]
-            .as_u64()?;
-        let endpoint = slice["endpoints"]
-            .as_array()?
-            .iter()
-            .find(|endpoint| endpoint["conditions"]["ready"] != false)?;
-        let ip: IpAddr = endpoint["addresses"][0].as_str()?.parse().ok()?;
-        Some(SocketAddr::new(ip, u16::try_from(port).ok()?))
-    })
-}
+#[cfg(test)]
+mod tests {
+    use skep_api::KindRef;
 
-/// Sends the request on and the answer back; an upgraded connection becomes a pipe.
-async fn forward(call: &Call, to: Destination, mut request: Request) -> Result<Response, Status> {
-    let upgrading = request.headers().contains_key(UPGRADE);
-    let client = upgrading.then(|| hyper::upgrade::on(&mut request));
-    let (parts, body) = request.into_parts();
-    let uri: Uri =
-        to.path_and_query.parse().map_err(|_| Status::bad_request("the path cannot be passed on"))?;
-    let mut onward = http::Request::new(if upgrading { Body::empty() } else { body });
-    *onward.method_mut() = parts.method;
-    *onward.uri_mut() = uri;
-    *onward.headers_mut() = onward_headers(&parts.headers, upgrading);
-    if let Ok(host) = http::HeaderValue::from_str(&to.address.to_string()) {
-        onward.headers_mut().insert(HOST, host);
-    }
-    let sent = call.server.node_client.send(to.scheme, to.address, onward).await;
-    let mut answer = sent.map_err(|error| Status::internal(format!("error dialing backend: {error}")))?;
-    if let (StatusCode::SWITCHING_PROTOCOLS, Some(client)) = (answer.status(), client) {
-        let backend = hyper::upgrade::on(&mut answer);
-        tokio::spawn(async move {
-            if let (Ok(client), Ok(backend)) = (client.await, backend.await) {
-                // Either end closing ends the pipe; there is nobody left to tell.
-                let _ = tokio::io::copy_bidirectional(&mut TokioIo::new(client), &mut TokioIo::new(backend))
-                    .await;
-            }
-        });
-        let (parts, _) = answer.into_parts();
-        return Ok(Response::from_parts(parts, Body::empty()));
-    }
-    let (mut parts, body) = answer.into_parts();
-    for hop in ["connection", "transfer-encoding", "keep-alive"] {
-        parts.headers.remove(hop);
-    }
-    Ok(Response::from_parts(parts, Body::new(body)))
-}
+    use super::*;
 
-/// Credentials stay here; the node trusts the server, not its clients.
-fn onward_headers(headers: &HeaderMap, upgrading: bool) -> HeaderMap {
-    let mut out = HeaderMap::new();
-    for (name, value) in headers {
-        let hop = name == CONNECTION || name == UPGRADE;
-        if name == AUTHORIZATION
-            || name == HOST
-            || hop && !upgrading
-            || name.as_str().starts_with("impersonate-")
-        {
-            continue;
+    #[test]
+    fn a_proxied_name_may_have_a_scheme_and_a_port() {
+        let target = |name: &str| Target {
+            name: name.to_owned(),
+            ..Target::collection(KindRef::from(find("", "v1", "services").unwrap()))
+        };
+        for (name, wanted) in [
+            ("web", Some(("", "web", ""))),
+            ("web:http", Some(("", "web", "http"))),
+            ("https:web:443", Some(("https", "web", "443"))),
+            (":web:", Some(("", "web", ""))),
+            ("ftp:web:21", None),
+            ("a:b:c:d", None),
+            (":80", None),
+        ] {
+            assert_eq!(parts(&target(name)).ok(), wanted, "{name}");
         }
-        out.append(name.clone(), value.clone());
+        assert_eq!(parts(&target("a:b:c:d")).unwrap_err().message, "invalid service request \"a:b:c:d\"");
     }
-    out
+
+    #[test]
+    fn redirections_stay_behind_the_proxy() {
+        for (location, wanted) in [
+            ("/x?y", "/p/proxy/x?y"),
+            ("http://10.0.0.1:80/x", "/p/proxy/x"),
+            ("http://other/x", "http://other/x"),
+            ("//other/x", "//other/x"),
+            ("/p/proxy/x", "/p/proxy/x"),
+            ("x", "x"),
+        ] {
+            let mut headers = HeaderMap::from_iter([(LOCATION, HeaderValue::from_static(location))]);
+            relocate(&mut headers, "10.0.0.1:80".parse().unwrap(), "/p/proxy");
+            assert_eq!(headers[LOCATION], wanted, "{location}");
+        }
+        assert_eq!(prefix_of("/p/proxy/a/b", "/a/b"), "/p/proxy");
+    }
 }

@@ -7,16 +7,30 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
+use http_body_util::Full;
+use hyper::body::Bytes;
+use hyper::client::conn::http1::SendRequest;
+use hyper_util::rt::TokioIo;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, PKCS_ECDSA_P256_SHA256};
-use skep_apiserver::{ApiServer, Config, Identity, NODE_PORTS, NodeTls, ServiceNetwork, TokenKeys};
+use rustls::RootCertStore;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use skep_apiserver::{
+    ApiServer, Config, FrontProxy, Identity, NODE_PORTS, NodeTls, ServiceNetwork, TokenKeys,
+};
 use skep_store::embedded::EmbeddedStore;
 use tempfile::TempDir;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsConnector;
 
 /// A server with an administrator's kubeconfig in its folder.
 pub(crate) struct Server {
     folder: TempDir,
     address: String,
+    ca: String,
+    admin: Pem,
+    /// By which other servers know this one.
+    pub(crate) front_proxy_ca: String,
 }
 
 /// What a command said, on standard output and then on standard error.
@@ -40,11 +54,23 @@ pub(crate) fn authority() -> (Issuer<'static, KeyPair>, String) {
 }
 
 pub(crate) fn leaf(ca: &Issuer<'_, KeyPair>, name: &str, group: &str) -> Pem {
+    leaf_for(ca, name, group, "127.0.0.1")
+}
+
+/// For a server under another name than its address.
+pub(crate) fn leaf_for(ca: &Issuer<'_, KeyPair>, name: &str, group: &str, host: &str) -> Pem {
     let key = KeyPair::generate().unwrap();
-    let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+    let mut params = CertificateParams::new(vec![host.to_owned()]).unwrap();
     params.distinguished_name.push(DnType::CommonName, name);
     params.distinguished_name.push(DnType::OrganizationName, group);
     Pem { certificate: params.signed_by(&key, ca).unwrap().pem(), key: key.serialize_pem() }
+}
+
+/// By a CA of its own, as it should be.
+fn front_proxy() -> FrontProxy {
+    let (ca, ca_pem) = authority();
+    let Pem { certificate, key } = leaf(&ca, "front-proxy", "x");
+    FrontProxy { certificate, key, ca: ca_pem, names: vec!["front-proxy".to_owned()] }
 }
 
 impl Server {
@@ -61,6 +87,8 @@ impl Server {
         let folder = tempfile::tempdir().unwrap();
         let (ca, ca_pem) = authority();
         let (serving, admin) = (leaf(&ca, "server", "x"), leaf(&ca, "admin", "system:masters"));
+        let front_proxy = front_proxy();
+        let front_proxy_ca = front_proxy.ca.clone();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let tokens = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
@@ -74,6 +102,7 @@ impl Server {
                 public: tokens.public_key_pem(),
                 issuer: "https://kubernetes.default.svc".to_owned(),
             },
+            front_proxy,
             node_tls: NodeTls {
                 certificate: admin.certificate.clone(),
                 key: admin.key.clone(),
@@ -92,7 +121,7 @@ impl Server {
         );
         write_kubeconfig(&folder, address, &ca_pem, &admin);
         write_files(&folder);
-        Server { folder, address: address.to_string() }
+        Server { folder, address: address.to_string(), ca: ca_pem, admin, front_proxy_ca }
     }
 
     pub(crate) fn kubeconfig(&self) -> std::path::PathBuf {
@@ -103,6 +132,27 @@ impl Server {
         let read = kube::config::Kubeconfig::read_from(self.kubeconfig()).unwrap();
         let config = kube::Config::from_custom_kubeconfig(read, &Default::default()).await.unwrap();
         kube::Client::try_from(config).unwrap()
+    }
+
+    /// A connection of the administrator's, HTTP/1.1.
+    pub(crate) async fn connect(&self) -> SendRequest<Full<Bytes>> {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(self.ca.as_bytes()).unwrap()).unwrap();
+        let chain = vec![CertificateDer::from_pem_slice(self.admin.certificate.as_bytes()).unwrap()];
+        let key = PrivateKeyDer::from_pem_slice(self.admin.key.as_bytes()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_client_auth_cert(chain, key)
+            .unwrap();
+        let stream = TcpStream::connect(&self.address).await.unwrap();
+        let name = "127.0.0.1".try_into().unwrap();
+        let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap();
+        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection.with_upgrades());
+        sender
     }
 
     /// Runs a kubectl with standard input.

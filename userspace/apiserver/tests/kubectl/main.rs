@@ -1,9 +1,11 @@
 //! kubectl and other clients, unmodified, against a real server: TLS, client certificate, embedded store.
 
 mod admission;
+mod aggregation;
 mod apply;
 mod conversion;
 mod custom;
+mod far_end;
 mod harness;
 mod normal;
 mod operator;

@@ -11,7 +11,7 @@ use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
 use serde_json::{Value, json};
-use skep_apiserver::{ApiServer, Config, Identity, NodeTls, ServiceNetwork, TokenKeys};
+use skep_apiserver::{ApiServer, Config, FrontProxy, Identity, NodeTls, ServiceNetwork, TokenKeys};
 use skep_store::Store;
 use skep_store::embedded::EmbeddedStore;
 
@@ -36,6 +36,12 @@ async fn server(store: &Arc<dyn Store>, cidrs: &[&str]) -> Client {
             private: tokens.serialize_pem(),
             public: tokens.public_key_pem(),
             issuer: "https://kubernetes.default.svc".to_owned(),
+        },
+        front_proxy: FrontProxy {
+            certificate: certificate.clone(),
+            key: key.serialize_pem(),
+            ca: certificate.clone(),
+            names: Vec::new(),
         },
         node_tls: NodeTls { certificate: certificate.clone(), key: key.serialize_pem(), ca: certificate },
         audit: None,

@@ -8,7 +8,9 @@ use kube::Client;
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use skep_apiserver::{ApiServer, Config, Identity, NODE_PORTS, NodeTls, ServiceNetwork, TokenKeys};
+use skep_apiserver::{
+    ApiServer, Config, FrontProxy, Identity, NODE_PORTS, NodeTls, ServiceNetwork, TokenKeys,
+};
 use skep_store::embedded::EmbeddedStore;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
@@ -39,6 +41,12 @@ pub(crate) async fn cluster() -> Cluster {
             private: tokens.serialize_pem(),
             public: tokens.public_key_pem(),
             issuer: "https://kubernetes.default.svc".to_owned(),
+        },
+        front_proxy: FrontProxy {
+            certificate: certificate.clone(),
+            key: key.serialize_pem(),
+            ca: certificate.clone(),
+            names: Vec::new(),
         },
         node_tls: NodeTls { certificate: certificate.clone(), key: key.serialize_pem(), ca: certificate },
         audit: None,

@@ -10,7 +10,9 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result, bail};
 use ipnetwork::IpNetwork;
 use rcgen::KeyPair;
-use skep_apiserver::{ApiServer, Config, Identity, NODE_PORTS, NodeTls, ServiceNetwork, TokenKeys};
+use skep_apiserver::{
+    ApiServer, Config, FrontProxy, Identity, NODE_PORTS, NodeTls, ServiceNetwork, TokenKeys,
+};
 use skep_control::LeaderElection;
 use skep_store::Store;
 use skep_store::embedded::EmbeddedStore;
@@ -111,6 +113,8 @@ impl FromStr for StoreChoice {
 const RENEW_PAUSE: Duration = Duration::from_secs(3600);
 /// Where the API server keeps Secrets.
 const SECRETS: &str = "/registry/secrets/";
+/// Who speaks for users to other API servers.
+const FRONT_PROXY: &str = "front-proxy-client";
 const ISSUER: &str = "https://kubernetes.default.svc";
 
 pub(crate) async fn run(server: Server) -> Result<()> {
@@ -177,6 +181,8 @@ fn api_config(server: &Server, pki: &Pki, store: Arc<dyn Store>) -> Result<Confi
     let public = KeyPair::from_pem(&private).context("read the service-account key")?.public_key_pem();
     let kubelet = pki.leaf("kubelet-client", &client_leaf("kube-apiserver-kubelet-client"))?;
     let ca = pki.authority().pem().to_owned();
+    let (front, front_ca) = pki.front_proxy(&Leaf::new(FRONT_PROXY, &[]))?;
+    let names = vec![FRONT_PROXY.to_owned()];
     Ok(Config {
         store,
         services: ServiceNetwork { cidrs: server.service_cidrs.clone(), node_ports: NODE_PORTS },
@@ -184,6 +190,7 @@ fn api_config(server: &Server, pki: &Pki, store: Arc<dyn Store>) -> Result<Confi
         client_ca: ca.clone(),
         tokens: TokenKeys { private, public, issuer: ISSUER.to_owned() },
         node_tls: NodeTls { certificate: kubelet.certificate, key: kubelet.key, ca },
+        front_proxy: FrontProxy { certificate: front.certificate, key: front.key, ca: front_ca, names },
         audit: server.audit.open()?,
     })
 }

@@ -24,12 +24,12 @@ pub(crate) struct Authority {
 }
 
 impl Authority {
-    /// Reads both files, or makes both if there is neither.
-    pub(super) fn open(certificate: &Path, key: &Path) -> Result<Authority, PkiError> {
+    /// Reads both files, or makes both, under this name, if there is neither.
+    pub(super) fn open(name: &str, certificate: &Path, key: &Path) -> Result<Authority, PkiError> {
         let (pem, key_pem) = match (read(certificate)?, read(key)?) {
             (Some(pem), Some(key)) => (pem, key),
             (None, found) => {
-                let made = make(found.as_deref(), key)?;
+                let made = make(name, found.as_deref(), key)?;
                 write_private(key, made.key.as_bytes())?;
                 write_private(certificate, made.certificate.as_bytes())?;
                 (made.certificate, made.key)
@@ -79,7 +79,7 @@ pub(crate) fn hash_of_der(certificate: &[u8]) -> Option<String> {
 }
 
 /// A self-signed CA, over the key that is there already if a start was interrupted after it was written.
-fn make(found: Option<&str>, path: &Path) -> Result<CertifiedPem, PkiError> {
+fn make(name: &str, found: Option<&str>, path: &Path) -> Result<CertifiedPem, PkiError> {
     let key = match found {
         Some(pem) => KeyPair::from_pem(pem)
             .map_err(|error| PkiError::Bad { path: path.to_owned(), reason: error.to_string() })?,
@@ -87,7 +87,7 @@ fn make(found: Option<&str>, path: &Path) -> Result<CertifiedPem, PkiError> {
     };
     let mut params = CertificateParams::default();
     params.distinguished_name = rcgen::DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, "skep-ca");
+    params.distinguished_name.push(DnType::CommonName, name);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages =
         vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];

@@ -1,6 +1,7 @@
 //! The server's keys and certificates, in one folder: made at first start, renewed when they grow old.
 //!
-//! One CA certifies everything: the API server, its client to the nodes, administrators and, by requests, nodes.
+//! One CA certifies everything: the API server, its client to the nodes, administrators and, by requests, nodes. Another,
+//! for nothing else, certifies that it is the API server who speaks for a user to other API servers.
 
 mod authority;
 mod files;
@@ -41,7 +42,7 @@ impl Pki {
     /// Opens the folder; what is missing is made. Files are readable by their owner only.
     pub(crate) fn open(folder: &Path) -> Result<Pki, PkiError> {
         files::make_folder(folder)?;
-        let authority = Authority::open(&folder.join("ca.crt"), &folder.join("ca.key"))?;
+        let authority = Authority::open("skep-ca", &folder.join("ca.crt"), &folder.join("ca.key"))?;
         Ok(Pki { folder: folder.to_owned(), authority })
     }
 
@@ -52,13 +53,25 @@ impl Pki {
     /// The certificate `name` and its key: the one on disk, or a new one if that is of another subject, of other names,
     /// or has passed two thirds of its life.
     pub(crate) fn leaf(&self, name: &str, wanted: &Leaf) -> Result<CertifiedPem, PkiError> {
+        self.leaf_of(&self.authority, name, wanted)
+    }
+
+    /// By what other API servers know this one, and the CA that certifies it.
+    pub(crate) fn front_proxy(&self, wanted: &Leaf) -> Result<(CertifiedPem, String), PkiError> {
+        let file = |name: &str| self.folder.join(name);
+        let ca =
+            Authority::open("skep-front-proxy-ca", &file("front-proxy-ca.crt"), &file("front-proxy-ca.key"))?;
+        Ok((self.leaf_of(&ca, "front-proxy-client", wanted)?, ca.pem().to_owned()))
+    }
+
+    fn leaf_of(&self, authority: &Authority, name: &str, wanted: &Leaf) -> Result<CertifiedPem, PkiError> {
         let (certificate, key) = self.leaf_files(name);
         if let (Some(found), Some(key)) = (files::read(&certificate)?, files::read(&key)?)
-            && wanted.is_met_by(&found, self.authority.pem())
+            && wanted.is_met_by(&found, authority.pem())
         {
             return Ok(CertifiedPem { certificate: found, key });
         }
-        let made = self.authority.issue(wanted)?;
+        let made = authority.issue(wanted)?;
         // The key first: a certificate without its key would be taken for the whole.
         let _ = std::fs::remove_file(&certificate);
         write_private(&key, made.key.as_bytes())?;

@@ -4,22 +4,22 @@ use http::{Method, Uri};
 
 /// Empty fields: the request is for no resource, or not for one of that sort.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct RequestInfo<'a> {
-    pub(super) path: &'a str,
-    pub(super) verb: &'static str,
-    pub(super) group: &'a str,
-    pub(super) version: &'a str,
-    pub(super) namespace: &'a str,
-    pub(super) resource: &'a str,
-    pub(super) name: &'a str,
-    pub(super) subresource: &'a str,
+pub(crate) struct RequestInfo<'a> {
+    pub(crate) path: &'a str,
+    pub(crate) verb: &'static str,
+    pub(crate) group: &'a str,
+    pub(crate) version: &'a str,
+    pub(crate) namespace: &'a str,
+    pub(crate) resource: &'a str,
+    pub(crate) name: &'a str,
+    pub(crate) subresource: &'a str,
 }
 
 /// Parts of a namespace itself; all else behind one's name is a resource in it.
 const OF_NAMESPACES: [&str; 2] = ["status", "finalize"];
 
 impl<'a> RequestInfo<'a> {
-    pub(super) fn parse(method: &Method, uri: &'a Uri) -> RequestInfo<'a> {
+    pub(crate) fn parse(method: &Method, uri: &'a Uri) -> RequestInfo<'a> {
         let path = uri.path();
         let mut info = RequestInfo { path, verb: method_verb(method), ..RequestInfo::default() };
         let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
@@ -54,7 +54,7 @@ impl<'a> RequestInfo<'a> {
     }
 
     /// As policies name it: with its subresource.
-    pub(super) fn combined(&self) -> String {
+    pub(crate) fn combined(&self) -> String {
         if self.subresource.is_empty() {
             self.resource.to_owned()
         } else {

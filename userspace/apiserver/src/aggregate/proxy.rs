@@ -1,0 +1,144 @@
+//! A request for another API server: authorised here, sent on in the user's name, told by headers.
+
+use std::sync::Arc;
+
+use axum::extract::Request;
+use axum::response::Response;
+use http::header::LOCATION;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use skep_api::Status;
+
+use super::{Backend, EXTRA_PREFIX, GROUP_HEADER, UID_HEADER, USER_HEADER};
+use crate::Inner;
+use crate::authn::Identity;
+use crate::authz::Attributes;
+use crate::forward::{Destination, forward, onward_headers};
+use crate::request_info::RequestInfo;
+
+/// Authorises a request for a path of the backend's, and has it answered there.
+pub(crate) async fn handle(
+    server: &Arc<Inner>,
+    identity: &Identity,
+    backend: &Backend,
+    request: Request,
+) -> Result<Response, Status> {
+    let info = RequestInfo::parse(request.method(), request.uri());
+    let attributes = Attributes {
+        user: &identity.user,
+        groups: &identity.groups,
+        verb: info.verb,
+        group: info.group,
+        resource: info.resource,
+        subresource: info.subresource,
+        name: info.name,
+        namespace: info.namespace,
+        path: if info.resource.is_empty() { info.path } else { "" },
+    };
+    server.caches.access().check(&attributes)?;
+    pass_on(identity, backend, request).await
+}
+
+/// The OpenAPI document of the backend's version.
+pub(crate) async fn openapi(
+    server: &Inner,
+    identity: &Identity,
+    group: &str,
+    version: &str,
+    request: &Request<()>,
+) -> Option<Result<Response, Status>> {
+    let backend = server.aggregator.table().of(group, version)?;
+    let (parts, ()) = request.clone().into_parts();
+    Some(pass_on(identity, &backend, Request::from_parts(parts, axum::body::Body::empty())).await)
+}
+
+async fn pass_on(identity: &Identity, backend: &Backend, request: Request) -> Result<Response, Status> {
+    let unavailable = |why: &str| {
+        Status::unavailable(format!(
+            "the server is currently unable to handle the request: APIService {} is not available: {why}",
+            backend.name
+        ))
+    };
+    backend.available.as_ref().map_err(|why| unavailable(why))?;
+    let address = *backend.addresses.first().ok_or_else(|| unavailable("its service has no endpoints"))?;
+    let security = backend.security.clone().map_err(Status::internal)?;
+    let path_and_query = request.uri().path_and_query().map_or("/", |path| path.as_str()).to_owned();
+    let mut headers = onward_headers(request.headers());
+    speak_for(identity, &mut headers);
+    let answer = forward(Destination { security, address, path_and_query }, headers, request).await;
+    let answer = answer.map_err(|why| unavailable(&format!("error trying to reach service: {why}")))?;
+    if answer.status().is_redirection() && answer.headers().contains_key(LOCATION) {
+        let why = "the backend attempted to redirect this request, which is not permitted";
+        return Err(Status::new(502, "", why));
+    }
+    Ok(answer)
+}
+
+/// Who the user is, instead of whatever the request says of that.
+pub(super) fn speak_for(identity: &Identity, headers: &mut HeaderMap) {
+    let told: Vec<HeaderName> =
+        headers.keys().filter(|name| name.as_str().starts_with("x-remote-")).cloned().collect();
+    told.iter().for_each(|name| drop(headers.remove(name)));
+    let mut tell = |name: &str, value: &str| {
+        let name = HeaderName::from_bytes(name.to_ascii_lowercase().as_bytes());
+        if let (Ok(name), Ok(value)) = (name, HeaderValue::from_bytes(value.as_bytes())) {
+            headers.append(name, value);
+        }
+    };
+    tell(USER_HEADER, &identity.user);
+    if !identity.uid.is_empty() {
+        tell(UID_HEADER, &identity.uid);
+    }
+    identity.groups.iter().for_each(|group| tell(GROUP_HEADER, group));
+    for (key, values) in &identity.extra {
+        let name = format!("{EXTRA_PREFIX}{}", escaped(key));
+        values.iter().for_each(|value| tell(&name, value));
+    }
+}
+
+/// What no header's name may hold is written as percent and two digits.
+fn escaped(key: &str) -> String {
+    let mut out = String::with_capacity(key.len());
+    for byte in key.bytes() {
+        match byte {
+            b'!' | b'#' | b'$' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|'
+            | b'~' => {
+                out.push(char::from(byte));
+            }
+            byte if byte.is_ascii_alphanumeric() => out.push(char::from(byte)),
+            byte => out += &format!("%{byte:02X}"),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_says_himself_who_he_is() {
+        let mut headers = HeaderMap::new();
+        for name in ["x-remote-user", "x-remote-group", "x-remote-extra-scopes", "accept"] {
+            headers.insert(HeaderName::from_static(name), HeaderValue::from_static("system:masters"));
+        }
+        let extra = [("example.com/a b".to_owned(), vec!["1".to_owned(), "2".to_owned()])].into();
+        let identity = Identity { extra, uid: "u".into(), ..Identity::new("jane", &["dev"]) };
+        speak_for(&identity, &mut headers);
+        let all: Vec<String> = headers
+            .iter()
+            .map(|(name, value)| format!("{name}={}", value.to_str().unwrap()))
+            .filter(|header| !header.starts_with("accept"))
+            .collect();
+        assert_eq!(
+            all,
+            [
+                "x-remote-user=jane",
+                "x-remote-uid=u",
+                "x-remote-group=dev",
+                "x-remote-group=system:authenticated",
+                "x-remote-extra-example.com%2fa%20b=1",
+                "x-remote-extra-example.com%2fa%20b=2"
+            ]
+        );
+    }
+}
