@@ -2,6 +2,7 @@
 //! etcd behind TLS.
 
 mod audit;
+mod disk;
 mod etcd_tls;
 mod harness;
 mod kill;
