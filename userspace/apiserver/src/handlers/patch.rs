@@ -47,6 +47,9 @@ impl Form {
             Form::Merge => patch::merge(&mut object, change),
             Form::Strategic => patch::strategic(kind, &mut object, change),
         };
+        if done.is_ok() && !object.is_object() {
+            return Err(Status::bad_request("the patch leaves something that is no object"));
+        }
         done.map(|()| object).map_err(|error| match error {
             PatchError::Malformed(message) => Status::bad_request(message),
             PatchError::DoesNotApply(message) => Status::new(

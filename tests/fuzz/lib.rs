@@ -1,0 +1,211 @@
+//! What foreign bytes meet in the API server, one function a fuzz target. In: any bytes. Out: nothing; a panic, an overflow
+//! or an answer that blames the server is a find.
+
+use std::sync::{Arc, LazyLock};
+
+use axum::Router;
+use axum::body::Body;
+use http::{Method, Request, StatusCode};
+use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
+use skep_api::cel::{self, Bindings, Budget, Program, Scope, Type};
+use skep_api::selector::{FieldSelector, LabelSelector};
+use skep_apiserver::{
+    ApiServer, Config, FrontProxy, Identity, NODE_PORTS, NodeTls, ServiceNetwork, TokenKeys,
+};
+use skep_store::embedded::EmbeddedStore;
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+use tower_service::Service as _;
+
+/// A server in this process, and what keeps it alive.
+struct Server {
+    runtime: Runtime,
+    router: Router,
+    _folder: TempDir,
+}
+
+static SERVER: LazyLock<Server> = LazyLock::new(Server::start);
+
+/// Where bodies are sent: a kind with much structure, one with little, and one that holds anything.
+const PLACES: [&str; 4] = [
+    "/apis/apps/v1/namespaces/default/deployments",
+    "/api/v1/namespaces/default/configmaps",
+    "/apis/apps/v1/namespaces/default/controllerrevisions",
+    "/apis/autoscaling/v2/namespaces/default/horizontalpodautoscalers",
+];
+/// What patches are for.
+const CONFIG_MAP: &str =
+    r#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"target"},"data":{"a":"b"}}"#;
+const REVISION: &str = r#"{"apiVersion":"apps/v1","kind":"ControllerRevision","metadata":{"name":"target"},"revision":1,"data":{"a":{"b":[1,2]}}}"#;
+const PATCHES: [&str; 4] = [
+    "application/json-patch+json",
+    "application/merge-patch+json",
+    "application/strategic-merge-patch+json",
+    "application/apply-patch+yaml",
+];
+
+impl Server {
+    fn start() -> Server {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        let (runtime, folder) = (runtime.expect("a runtime"), tempfile::tempdir().expect("a folder"));
+        let server = runtime.block_on(ApiServer::new(config(&folder))).expect("a server");
+        let router = server.in_process(Identity::new("fuzz", &["system:masters"]));
+        let server = Server { runtime, router, _folder: folder };
+        server.send(Method::POST, PLACES[1], "application/json", CONFIG_MAP.as_bytes());
+        server.send(Method::POST, PLACES[2], "application/json", REVISION.as_bytes());
+        server
+    }
+
+    /// The answer's status.
+    fn send(&self, method: Method, path: &str, kind: &str, body: &[u8]) -> StatusCode {
+        let request = Request::builder().method(method).uri(path).header("content-type", kind);
+        let Ok(request) = request.body(Body::from(body.to_vec())) else { return StatusCode::BAD_REQUEST };
+        let mut router = self.router.clone();
+        self.runtime.block_on(async move {
+            // On a worker, whose stack is as large as in the server. A watch's answer has no end: the head is enough.
+            let answer = tokio::spawn(async move { router.call(request).await }).await.expect("no panic");
+            answer.expect("an answer").status()
+        })
+    }
+}
+
+fn config(folder: &TempDir) -> Config {
+    let (ca, tokens) =
+        (KeyPair::generate().expect("a key"), KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).expect("a key"));
+    let pem = CertificateParams::default().self_signed(&ca).expect("a certificate").pem();
+    Config {
+        store: Arc::new(EmbeddedStore::open(&folder.path().join("store.redb")).expect("a store")),
+        services: ServiceNetwork {
+            cidrs: vec!["10.96.0.0/12".parse().expect("a network")],
+            node_ports: NODE_PORTS,
+        },
+        advertise: ([127, 0, 0, 1], 6443).into(),
+        client_ca: pem.clone(),
+        tokens: TokenKeys {
+            private: tokens.serialize_pem(),
+            public: tokens.public_key_pem(),
+            issuer: "https://kubernetes.default.svc".to_owned(),
+        },
+        front_proxy: FrontProxy {
+            certificate: pem.clone(),
+            key: ca.serialize_pem(),
+            ca: pem.clone(),
+            names: Vec::new(),
+        },
+        node_tls: NodeTls { certificate: pem.clone(), key: ca.serialize_pem(), ca: pem },
+        audit: None,
+    }
+}
+
+fn check(method: Method, path: &str, kind: &str, body: &[u8]) {
+    let status = SERVER.send(method, path, kind, body);
+    // A configuration that does not fit its type is a 500 upstream too.
+    let typed = kind == PATCHES[3] && status == StatusCode::INTERNAL_SERVER_ERROR;
+    assert!(!status.is_server_error() || typed, "{path} with {kind}: {status}");
+}
+
+/// Bodies of creates, as JSON and as YAML, without being stored.
+pub fn json_body(bytes: &[u8]) {
+    for place in PLACES {
+        for kind in ["application/json", "application/yaml"] {
+            check(Method::POST, &format!("{place}?dryRun=All"), kind, bytes);
+        }
+    }
+    check(Method::DELETE, &format!("{}/target?dryRun=All", PLACES[1]), "application/json", bytes);
+}
+
+/// The same as Kubernetes protobuf: as it is, and as the object within an envelope for each kind.
+pub fn protobuf_body(bytes: &[u8]) {
+    const KIND: &str = "application/vnd.kubernetes.protobuf";
+    let field = |number: u8, bytes: &[u8]| {
+        let mut out = vec![number << 3 | 2];
+        let mut length = bytes.len();
+        while length >= 0x80 {
+            out.push(length as u8 | 0x80);
+            length >>= 7;
+        }
+        out.push(length as u8);
+        out.extend_from_slice(bytes);
+        out
+    };
+    check(Method::POST, &format!("{}?dryRun=All", PLACES[1]), KIND, bytes);
+    for (place, version, kind) in [
+        (PLACES[0], "apps/v1", "Deployment"),
+        (PLACES[1], "v1", "ConfigMap"),
+        (PLACES[2], "apps/v1", "ControllerRevision"),
+        (PLACES[3], "autoscaling/v2", "HorizontalPodAutoscaler"),
+    ] {
+        let meta = [field(1, version.as_bytes()), field(2, kind.as_bytes())].concat();
+        let body = [b"k8s\0".as_slice(), &field(1, &meta), &field(2, bytes)].concat();
+        check(Method::POST, &format!("{place}?dryRun=All"), KIND, &body);
+    }
+}
+
+/// Patches of every form, for an object of strings and for one that holds anything.
+pub fn patch(bytes: &[u8]) {
+    for place in [PLACES[1], PLACES[2]] {
+        for kind in PATCHES {
+            let manager = if kind == PATCHES[3] { "&fieldManager=fuzz&force=true" } else { "" };
+            check(Method::PATCH, &format!("{place}/target?dryRun=All{manager}"), kind, bytes);
+        }
+    }
+}
+
+/// Label and field selectors; what was read matches or does not.
+pub fn selector(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let object = serde_json::json!({"metadata": {"name": "a", "labels": {"a": "b"}}});
+    if let Ok(selector) = LabelSelector::parse(&text) {
+        selector.matches(&object["metadata"]["labels"]);
+    }
+    for kind in skep_api::kinds() {
+        if let Ok(selector) = FieldSelector::parse(kind, &text) {
+            selector.matches(&object);
+        }
+    }
+}
+
+/// Expressions: compiled, checked against a declared object, and evaluated within a budget.
+pub fn cel(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let Ok(program) = Program::compile(&text) else { return };
+    // What a check finds wrong may still be evaluated: policies of an unknown kind are.
+    let _ = cel::check(&program, &Scope::from([("self", Type::Dyn)]));
+    let object = serde_json::json!({
+        "spec": {"replicas": 3, "name": "web", "list": [1, 2, 3], "map": {"a": 1, "b": 2}}, "none": null,
+        "long": vec![1; 200], "big": "x".repeat(10_000),
+    });
+    let bindings = Bindings::from([("self", cel::of_json(&object))]);
+    let mut budget = Budget(100_000);
+    // A value or an error: both are answers.
+    let _ = cel::evaluate(&program, &bindings, &mut budget);
+    assert!(budget.0 <= 100_000);
+}
+
+/// Query strings of lists, watches and writes. Bytes that no URI may hold are left out.
+pub fn query(bytes: &[u8]) {
+    let text: String = bytes
+        .iter()
+        .filter(|c| c.is_ascii_graphic() && !b"#\"<>\\^`{|}".contains(c))
+        .map(|c| char::from(*c))
+        .collect();
+    for path in [
+        PLACES[1].to_owned(),
+        "/openapi/v3/apis/apps/v1".to_owned(),
+        "/readyz".to_owned(),
+        format!("{}/target", PLACES[1]),
+    ] {
+        let status = SERVER.send(Method::GET, &format!("{path}?{text}"), "", &[]);
+        // A version that is still to come is waited for, and then a timeout is the answer.
+        assert!(
+            !status.is_server_error() || status == StatusCode::GATEWAY_TIMEOUT,
+            "{path}?{text}: {status}"
+        );
+    }
+    check(
+        Method::POST,
+        &format!("{}?dryRun=All&{text}", PLACES[1]),
+        "application/json",
+        CONFIG_MAP.as_bytes(),
+    );
+}

@@ -1,0 +1,227 @@
+//! The fuzz targets' bodies, bounded: generated input that is nearly right, and the worst that is known.
+
+use proptest::prelude::*;
+
+/// Any JSON, with the words that the API gives a meaning.
+fn json() -> impl Strategy<Value = serde_json::Value> {
+    let word = prop_oneof![
+        prop::sample::select(vec![
+            "metadata",
+            "name",
+            "spec",
+            "template",
+            "containers",
+            "labels",
+            "annotations",
+            "data",
+            "$patch",
+            "$retainKeys",
+            "$setElementOrder/containers",
+            "$deleteFromPrimitiveList/finalizers",
+            "delete",
+            "replace",
+            "merge",
+            "op",
+            "path",
+            "from",
+            "value",
+            "add",
+            "copy",
+            "move",
+            "/data/a",
+            "/data/-",
+            "target",
+            "v1",
+            "ConfigMap",
+            "apiVersion",
+            "kind",
+        ])
+        .prop_map(str::to_owned),
+        ".{0,6}",
+    ];
+    let leaf = prop_oneof![
+        Just(serde_json::Value::Null),
+        any::<bool>().prop_map(Into::into),
+        any::<i64>().prop_map(Into::into),
+        any::<f64>().prop_map(Into::into),
+        word.clone().prop_map(Into::into),
+    ];
+    leaf.prop_recursive(5, 40, 6, move |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..6).prop_map(Into::into),
+            prop::collection::vec((word.clone(), inner), 0..6)
+                .prop_map(|fields| serde_json::Value::Object(fields.into_iter().collect())),
+        ]
+    })
+}
+
+/// JSON patches whose operations are well formed.
+fn operations() -> impl Strategy<Value = serde_json::Value> {
+    let path = prop::sample::select(vec![
+        "",
+        "/data",
+        "/data/a",
+        "/data/b",
+        "/metadata/labels",
+        "/metadata",
+        "/data/a/b",
+        "/x",
+    ]);
+    let operation = (
+        prop::sample::select(vec!["add", "remove", "replace", "move", "copy", "test"]),
+        path.clone(),
+        path,
+        json(),
+    );
+    prop::collection::vec(operation, 0..8).prop_map(|all| {
+        let all = all.into_iter();
+        all.map(|(op, path, from, value)| serde_json::json!({"op": op, "path": path, "from": from, "value": value})).collect()
+    })
+}
+
+/// What expressions are made of.
+const WORDS: [&str; 44] = [
+    "self",
+    ".spec",
+    ".list",
+    ".map",
+    ".big",
+    ".none",
+    "(",
+    ")",
+    "[",
+    "]",
+    "{",
+    "}",
+    "+",
+    "-",
+    "*",
+    "/",
+    "%",
+    "==",
+    "<",
+    "in",
+    "&&",
+    "||",
+    "!",
+    "?",
+    ":",
+    ",",
+    ".all(x, ",
+    ".map(x, ",
+    ".exists_one(x, ",
+    ".filter(x, ",
+    "x",
+    "1",
+    "9223372036854775807",
+    "-1.5e300",
+    "'a'",
+    "b'\\xff'",
+    "has(",
+    ".?",
+    "size(",
+    "duration('1h')",
+    "timestamp('2026-01-01T00:00:00Z')",
+    ".matches('",
+    "')",
+    ".substring(",
+];
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn json_bodies(value in json(), raw: Vec<u8>) {
+        skep_fuzz::json_body(value.to_string().as_bytes());
+        skep_fuzz::json_body(&raw);
+    }
+
+    #[test]
+    fn protobuf_bodies(raw: Vec<u8>) {
+        skep_fuzz::protobuf_body(&raw);
+    }
+
+    #[test]
+    fn patches(value in json(), operations in operations(), raw: Vec<u8>) {
+        skep_fuzz::patch(value.to_string().as_bytes());
+        skep_fuzz::patch(operations.to_string().as_bytes());
+        skep_fuzz::patch(&raw);
+    }
+
+    #[test]
+    fn selectors(text in "[a-z!=(), .<>/]{0,30}", raw: Vec<u8>) {
+        skep_fuzz::selector(text.as_bytes());
+        skep_fuzz::selector(&raw);
+    }
+
+    #[test]
+    fn expressions(words in prop::collection::vec(0..WORDS.len(), 0..20), raw: Vec<u8>) {
+        let text: String = words.into_iter().map(|at| WORDS[at]).collect();
+        skep_fuzz::cel(text.as_bytes());
+        skep_fuzz::cel(&raw);
+    }
+
+    #[test]
+    fn queries(text in "((limit|continue|watch|labelSelector|fieldSelector|resourceVersion|resourceVersionMatch|timeoutSeconds|fieldValidation|sendInitialEvents|hash|verbose|exclude|%)=?[a-z0-9=%,!+-]{0,8}&?){0,5}", raw: Vec<u8>) {
+        skep_fuzz::query(text.as_bytes());
+        skep_fuzz::query(&raw);
+    }
+}
+
+#[test]
+fn a_patch_may_leave_anything() {
+    for whole in
+        ["null", "1", "\"a\"", "[]", "[[]]", "{}", "{\"metadata\":[]}", "{\"metadata\":{\"labels\":[]}}"]
+    {
+        skep_fuzz::patch(whole.as_bytes());
+        for path in ["", "/metadata", "/metadata/labels", "/metadata/managedFields", "/data", "/kind"] {
+            for op in ["add", "replace"] {
+                let patch = format!("[{{\"op\":\"{op}\",\"path\":\"{path}\",\"value\":{whole}}}]");
+                skep_fuzz::patch(patch.as_bytes());
+            }
+        }
+    }
+}
+
+#[test]
+fn nothing_recurses_without_bound() {
+    let deep = |open: &str, middle: &str, close: &str, count: usize| {
+        format!("{}{middle}{}", open.repeat(count), close.repeat(count)).into_bytes()
+    };
+    for count in [100, 126, 127, 500, 20_000] {
+        for body in [
+            deep("[", "", "]", count),
+            deep("{\"a\":", "1", "}", count),
+            deep("{\"metadata\":{\"name\":\"deep\"},\"revision\":1,\"data\":", "{}", "}", 1),
+            deep("- ", "a", "", count),
+        ] {
+            skep_fuzz::json_body(&body);
+            skep_fuzz::patch(&body);
+        }
+        let held = String::from_utf8(deep("{\"a\":", "1", "}", count)).unwrap();
+        let revision = format!(
+            r#"{{"apiVersion":"apps/v1","kind":"ControllerRevision","metadata":{{"name":"deep"}},"revision":1,"data":{held}}}"#
+        );
+        skep_fuzz::json_body(revision.as_bytes());
+        skep_fuzz::patch(format!(r#"{{"data":{held}}}"#).as_bytes());
+    }
+    // Message in message: the field that is a message of its own kind.
+    let mut nested = Vec::new();
+    for _ in 0..2_000 {
+        let mut outer = vec![2 << 3 | 2];
+        let mut length = nested.len();
+        while length >= 0x80 {
+            outer.push(length as u8 | 0x80);
+            length >>= 7;
+        }
+        outer.push(length as u8);
+        outer.append(&mut nested);
+        nested = outer;
+    }
+    skep_fuzz::protobuf_body(&nested);
+    for text in ["(", "[", "{", "!", "-", "a.", "a?b:", "a.map(x,", "1+", "'"] {
+        skep_fuzz::cel(text.repeat(20_000).as_bytes());
+    }
+    skep_fuzz::selector(&b"(".repeat(100_000));
+    skep_fuzz::selector(&b"a in (".repeat(10_000));
+}
