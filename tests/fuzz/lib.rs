@@ -31,7 +31,7 @@ const PLACES: [&str; 4] = [
     "/apis/apps/v1/namespaces/default/deployments",
     "/api/v1/namespaces/default/configmaps",
     "/apis/apps/v1/namespaces/default/controllerrevisions",
-    "/apis/autoscaling/v2/namespaces/default/horizontalpodautoscalers",
+    "/apis/autoscaling/v1/namespaces/default/horizontalpodautoscalers",
 ];
 /// What patches are for.
 const CONFIG_MAP: &str =
@@ -133,7 +133,7 @@ pub fn protobuf_body(bytes: &[u8]) {
         (PLACES[0], "apps/v1", "Deployment"),
         (PLACES[1], "v1", "ConfigMap"),
         (PLACES[2], "apps/v1", "ControllerRevision"),
-        (PLACES[3], "autoscaling/v2", "HorizontalPodAutoscaler"),
+        (PLACES[3], "autoscaling/v1", "HorizontalPodAutoscaler"),
     ] {
         let meta = [field(1, version.as_bytes()), field(2, kind.as_bytes())].concat();
         let body = [b"k8s\0".as_slice(), &field(1, &meta), &field(2, bytes)].concat();

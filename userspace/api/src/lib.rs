@@ -5,6 +5,7 @@
 pub mod aggregate;
 pub mod apply;
 pub mod cel;
+
 pub mod custom;
 pub mod discovery;
 pub mod field;
@@ -18,6 +19,7 @@ pub mod quota;
 pub mod resources;
 pub mod schema;
 pub mod selector;
+pub mod spelling;
 pub mod status;
 pub mod table;
 

@@ -1,5 +1,7 @@
 //! OpenAPI documents from the schema facts, made on request: v3 a group and version, v2 for all.
 
+mod gnostic;
+
 use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
@@ -93,17 +95,9 @@ pub fn accepts_v2_protobuf(accept: &str) -> bool {
     accept.contains("application/com.github.proto-openapi.spec.v2") && accept.contains("+protobuf")
 }
 
-/// The OpenAPI v2 document as protobuf (gnostic's openapiv2.Document), which kubectl asks for a kind that it did not find
-/// in v3. As every kind that there is stands in v3, it names none: fields 1 `swagger`, 2 `info` {1 title, 2 version},
-/// 8 `paths`.
-pub fn v2_protobuf() -> Vec<u8> {
-    let field = |number: u8, bytes: &[u8]| -> Vec<u8> {
-        // Every part is shorter than 128 bytes: one byte of length.
-        let length = u8::try_from(bytes.len()).unwrap_or(0) & 0x7f;
-        [&[number << 3 | 2, length], bytes].concat()
-    };
-    let info = [field(1, b"Kubernetes"), field(2, b"v1.36.0")].concat();
-    [field(1, b"2.0"), field(2, &info), field(8, &[])].concat()
+/// [`v2`] as protobuf, which kubectl asks for; without the paths.
+pub fn v2_protobuf(registry: &Registry) -> Vec<u8> {
+    gnostic::document(&v2(registry))
 }
 
 fn paths(dialect: Dialect, rows: &[&KindRef]) -> Map<String, Value> {

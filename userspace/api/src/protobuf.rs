@@ -2,7 +2,7 @@
 //!
 //! An object travels as `k8s\0` and a `runtime.Unknown` message: type meta in field 1, the object's bytes in field 2.
 
-mod wire;
+pub(crate) mod wire;
 
 use std::collections::HashSet;
 use std::sync::LazyLock;

@@ -17,7 +17,6 @@ mod config;
 mod convert;
 mod crd;
 mod endpoints;
-mod events;
 mod forward;
 mod handlers;
 mod http;

@@ -2,11 +2,10 @@
 
 use http::header::USER_AGENT;
 use serde_json::Value;
+use skep_api::Status;
 use skep_api::apply::{self, Writer};
 use skep_api::kinds::Part;
-use skep_api::{Kind, Status, find};
 
-use crate::events;
 use crate::http::{Call, Query};
 use crate::write::now;
 
@@ -48,10 +47,5 @@ pub(crate) fn as_writer<T>(call: &Call, part: Part, with: impl FnOnce(&Writer<'_
 
 /// Notes what the request changed of `old` (null for a new object).
 pub(crate) fn track(call: &Call, old: &Value, new: &mut Value, part: Part) {
-    as_writer(call, part, |writer| apply::track(stored_kind(&call.target.kind), old, new, writer));
-}
-
-/// The kind in whose form objects are stored.
-fn stored_kind(kind: &Kind) -> &Kind {
-    if kind.group == events::GROUP { find("", "v1", "events").unwrap_or(kind) } else { kind }
+    as_writer(call, part, |writer| apply::track(&call.target.kind, old, new, writer));
 }

@@ -7,9 +7,9 @@ use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, RETR
 use http::{HeaderMap, StatusCode};
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use skep_api::{Kind, Status, table};
+use skep_api::{Kind, Status, spelling, table};
 
-use crate::{events, object::Object};
+use crate::object::Object;
 
 /// In which form objects are sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,21 +65,19 @@ pub(crate) fn view(headers: &HeaderMap, include_object: Option<&str>) -> Result<
 /// An object of a kind in the wanted form.
 pub(crate) fn render(view: View, kind: &Kind, object: &Object) -> Bytes {
     match view {
-        View::Whole if kind.group != events::GROUP => object.bytes.clone(),
+        View::Whole if !spelling::differs(kind) => object.bytes.clone(),
         _ => Bytes::from(render_value(view, kind, object.value()).to_string()),
     }
 }
 
-pub(crate) fn render_value(view: View, kind: &Kind, mut value: Value) -> Value {
-    if kind.group == events::GROUP {
-        value = events::from_core(value);
-    }
+/// Of the stored form.
+pub(crate) fn render_value(view: View, kind: &Kind, value: Value) -> Value {
     match view {
-        View::Whole => value,
+        View::Whole => spelling::from_stored(kind, value),
         View::Table(rows) => {
             table_of(kind, rows, &value["metadata"]["resourceVersion"].clone(), [value].into_iter(), true)
         }
-        View::Metadata => metadata_of(value),
+        View::Metadata => metadata_of(spelling::from_stored(kind, value)),
     }
 }
 
@@ -87,7 +85,7 @@ pub(crate) fn metadata_of(value: Value) -> Value {
     json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": value["metadata"]})
 }
 
-/// A table of objects. Watches send the columns with their first event only.
+/// A table of objects in the stored form. Watches send the columns with their first event only.
 pub(crate) fn table_of(
     kind: &Kind,
     rows: Rows,
@@ -101,8 +99,12 @@ pub(crate) fn table_of(
             let cells = table::cells(kind, &object, now);
             match rows {
                 Rows::Nothing => json!({"cells": cells}),
-                Rows::Metadata => json!({"cells": cells, "object": metadata_of(object)}),
-                Rows::Object => json!({"cells": cells, "object": object}),
+                Rows::Metadata => {
+                    json!({"cells": cells, "object": metadata_of(spelling::from_stored(kind, object))})
+                }
+                Rows::Object => {
+                    json!({"cells": cells, "object": spelling::from_stored(kind, object)})
+                }
             }
         })
         .collect();

@@ -76,6 +76,7 @@ pub(super) static KINDS: &[Kind] = &[
     row("authorization.k8s.io", "v1", "SelfSubjectRulesReview", "selfsubjectrulesreviews", "selfsubjectrulesreview", Cluster, &[], &[], &[], CREATE, "api.authorization.v1.SelfSubjectRulesReview", &s::PLAIN),
     row("authorization.k8s.io", "v1", "SubjectAccessReview", "subjectaccessreviews", "subjectaccessreview", Cluster, &[], &[], &[], CREATE, "api.authorization.v1.SubjectAccessReview", &s::PLAIN),
     row("autoscaling", "v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers", "horizontalpodautoscaler", Namespaced, &["hpa"], &["all"], &["status"], ALL, "api.autoscaling.v2.HorizontalPodAutoscaler", &s::AUTOSCALER),
+    row("autoscaling", "v1", "HorizontalPodAutoscaler", "horizontalpodautoscalers", "horizontalpodautoscaler", Namespaced, &["hpa"], &["all"], &["status"], ALL, "api.autoscaling.v1.HorizontalPodAutoscaler", &s::PLAIN),
     row("batch", "v1", "CronJob", "cronjobs", "cronjob", Namespaced, &["cj"], &["all"], &["status"], ALL, "api.batch.v1.CronJob", &s::CRON_JOB),
     row("batch", "v1", "Job", "jobs", "job", Namespaced, &[], &["all"], &["status"], ALL, "api.batch.v1.Job", &s::JOB),
     row("certificates.k8s.io", "v1", "CertificateSigningRequest", "certificatesigningrequests", "certificatesigningrequest", Cluster, &["csr"], &[], &["approval", "status"], ALL, "api.certificates.v1.CertificateSigningRequest", &s::CSR),

@@ -86,8 +86,7 @@ pub(super) fn varints(mut bytes: &[u8]) -> impl Iterator<Item = Option<u64>> {
     })
 }
 
-#[cfg(test)]
-pub(super) fn encode_varint(mut value: u64) -> Vec<u8> {
+pub(crate) fn encode_varint(mut value: u64) -> Vec<u8> {
     let mut out = Vec::new();
     while value >= 0x80 {
         out.push(value as u8 | 0x80);

@@ -4,32 +4,33 @@ use axum::response::Response;
 use bytes::Bytes;
 use http::StatusCode;
 use serde_json::Value;
-use skep_api::{Status, apply, meta, schema};
+use skep_api::{Status, apply, meta, schema, spelling};
 
 use super::create::create;
 use super::update::{TRIES, check_preconditions, part};
+use crate::body;
 use crate::http::Call;
 use crate::managers::{as_writer, invalid};
 use crate::negotiate::view;
 use crate::object::Object;
 use crate::write::{self, Options, Warnings, check_kind, check_place, check_schema, respond_object};
-use crate::{body, events};
 
 pub(crate) const MEDIA_TYPE: &str = "application/apply-patch+yaml";
 
-pub(crate) async fn handle(call: Call, bytes: Bytes) -> Result<Response, Status> {
-    let kind = &call.target.kind;
+pub(crate) async fn handle(mut call: Call, bytes: Bytes) -> Result<Response, Status> {
+    let kind = &call.target.kind.clone();
     let options = Options::parse(&call.query)?.of_apply();
     let view = view(&call.headers, None)?;
     if call.query.get("fieldManager").is_none() {
         return Err(invalid("fieldManager: Required value: is required for apply patch"));
     }
-    if kind.group == events::GROUP {
-        return Err(Status::unsupported_media_type(
-            "application/json-patch+json, application/merge-patch+json",
-        ));
+    let mut config = body::json_or_yaml(&bytes)?;
+    if spelling::differs(kind) {
+        // Only what was understood can be said in the stored form.
+        check_kind(kind, &mut config)?;
+        check_schema(kind, &mut config, None, &options)?;
+        config = spelling::take_in(&mut call.target.kind, config);
     }
-    let config = body::json_or_yaml(&bytes)?;
     let warnings = duplicates(&bytes, &options)?;
     for attempt in 1.. {
         let (code, done) = once(&call, &config, &options).await;

@@ -6,14 +6,14 @@ use http::StatusCode;
 use rand::Rng as _;
 use serde_json::Value;
 use skep_api::kinds::Part;
-use skep_api::{Kind, Status, meta};
+use skep_api::{Kind, Status, meta, spelling};
 
 use crate::admission::Request;
 use crate::http::Call;
 use crate::negotiate::view;
 use crate::object::{Object, key};
 use crate::write::{self, Options, check_kind, check_place, check_schema, respond_object};
-use crate::{admission, allocate, body, events, managers, review};
+use crate::{admission, allocate, body, managers, review};
 
 /// Characters of generated names: none that make words or look alike, as upstream's.
 const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
@@ -22,8 +22,8 @@ const BASE_MAX: usize = 58;
 /// Generated names that are tried before the client is told.
 const TRIES: usize = 8;
 
-pub(crate) async fn handle(call: Call, bytes: Bytes) -> Result<Response, Status> {
-    let kind = &call.target.kind;
+pub(crate) async fn handle(mut call: Call, bytes: Bytes) -> Result<Response, Status> {
+    let kind = &call.target.kind.clone();
     if !call.target.name.is_empty() {
         return Err(Status::method_not_supported(kind, "POST"));
     }
@@ -36,9 +36,7 @@ pub(crate) async fn handle(call: Call, bytes: Bytes) -> Result<Response, Status>
         return Ok(answer);
     }
     check_place(&call, &mut object)?;
-    if kind.group == events::GROUP {
-        object = events::to_core(object);
-    }
+    object = spelling::take_in(&mut call.target.kind, object);
     let stored = create(&call, object, &options).await?;
     Ok(respond_object(StatusCode::CREATED, view, kind, &stored, &warnings))
 }

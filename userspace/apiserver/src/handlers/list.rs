@@ -8,7 +8,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use serde_json::{Value, json};
 use skep_api::selector::{FieldSelector, LabelSelector};
-use skep_api::{Kind, Status};
+use skep_api::{Kind, Status, spelling};
 use skep_store::Revision;
 
 use super::items::respond_items;
@@ -81,7 +81,7 @@ pub(crate) async fn handle(call: Call) -> Result<Response, Status> {
         Some(token) => past_page(&call, &selection, limit, Continue::parse(token)?).await?,
         None => present_page(&call, &selection, limit).await?,
     };
-    if view == View::Whole && kind.group != crate::events::GROUP {
+    if view == View::Whole && !spelling::differs(kind) {
         return Ok(respond_items(&call.headers, page.head(kind), page.objects));
     }
     let (headers, kind) = (call.headers, kind.clone());
@@ -227,7 +227,8 @@ impl Page {
     }
 
     fn body(&self, kind: &Kind, view: View) -> Bytes {
-        let values = || self.objects.iter().map(|object| render_value(View::Whole, kind, object.value()));
+        let stored = || self.objects.iter().map(|object| object.value());
+        let values = || stored().map(|value| render_value(View::Whole, kind, value));
         match view {
             View::Whole => {
                 let items: Vec<Value> = values().collect();
@@ -238,7 +239,7 @@ impl Page {
                 list_value("PartialObjectMetadataList", "meta.k8s.io/v1", &self.metadata(), &items)
             }
             View::Table(rows) => {
-                let mut table = table_of(kind, rows, &Value::Null, values(), true);
+                let mut table = table_of(kind, rows, &Value::Null, stored(), true);
                 table["metadata"] = self.metadata();
                 Bytes::from(table.to_string())
             }

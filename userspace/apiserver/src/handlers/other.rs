@@ -48,7 +48,7 @@ pub(crate) async fn handle(
             }
             openapi::v3(&registry, group, version)
         }
-        ["openapi", "v2"] if openapi::accepts_v2_protobuf(accept) => return Ok(openapi_v2_protobuf()),
+        ["openapi", "v2"] if openapi::accepts_v2_protobuf(accept) => return Ok(openapi_v2_protobuf(&registry)),
         ["openapi", "v2"] => Some(openapi::v2(&registry)),
         ["version"] => Some(version()),
         [which @ ("healthz" | "livez" | "readyz"), check @ ..] => {
@@ -70,8 +70,8 @@ fn aggregated_answer(registry: &Registry, remotes: &[Remote], core: bool) -> Res
     response
 }
 
-fn openapi_v2_protobuf() -> Response {
-    let mut response = respond(StatusCode::OK, openapi::v2_protobuf().into());
+fn openapi_v2_protobuf(registry: &Registry) -> Response {
+    let mut response = respond(StatusCode::OK, openapi::v2_protobuf(registry).into());
     let kind = http::HeaderValue::from_static(openapi::V2_PROTOBUF);
     response.headers_mut().insert(http::header::CONTENT_TYPE, kind);
     response

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use http::StatusCode;
 use serde_json::Value;
 use skep_api::patch::{self, PatchError};
-use skep_api::{Kind, Status, meta};
+use skep_api::{Kind, Status, meta, spelling};
 
 use super::apply;
 use super::update::{TRIES, check_preconditions, part};
@@ -66,8 +66,7 @@ pub(crate) fn decode(bytes: &Bytes) -> Result<Value, Status> {
         .map_err(|error| Status::bad_request(format!("error decoding patch: {error}")))
 }
 
-pub(crate) async fn handle(call: Call, bytes: Bytes) -> Result<Response, Status> {
-    let kind = &call.target.kind;
+pub(crate) async fn handle(mut call: Call, bytes: Bytes) -> Result<Response, Status> {
     if media_type(&call.headers) == apply::MEDIA_TYPE {
         return apply::handle(call, bytes).await;
     }
@@ -75,14 +74,18 @@ pub(crate) async fn handle(call: Call, bytes: Bytes) -> Result<Response, Status>
     if call.query.get("force").is_some() {
         return Err(managers::invalid("force: Forbidden: may not be specified for non-apply patch"));
     }
-    let view = view(&call.headers, None)?;
+    let (kind, view) = (&call.target.kind.clone(), view(&call.headers, None)?);
     let form = Form::of(&call)?;
     let change = decode(&bytes)?;
     // A patch that names a version is for that version only.
     let conditional = change["metadata"]["resourceVersion"].is_string();
     for attempt in 1.. {
         let old = write::find_latest(&call.server, kind, &call.target.namespace, &call.target.name).await?;
-        let (new, warnings) = patched(&call, form, &change, old.value(), &options)?;
+        let before = spelling::from_stored(kind, old.value());
+        let (new, warnings) = patched(&call, kind, form, &change, before, &options)?;
+        let mut stored_kind = kind.clone();
+        let new = spelling::take_in(&mut stored_kind, new);
+        call.target.kind = stored_kind;
         check_preconditions(kind, &new, &old)?;
         match write::update(&call, &old, new, part(&call), &options).await {
             Err(status) if status.reason == "Conflict" && !conditional && attempt < TRIES => {}
@@ -95,12 +98,12 @@ pub(crate) async fn handle(call: Call, bytes: Bytes) -> Result<Response, Status>
 
 fn patched(
     call: &Call,
+    kind: &Kind,
     form: Form,
     change: &Value,
     old: Value,
     options: &Options,
 ) -> Result<(Value, Warnings), Status> {
-    let kind = &call.target.kind;
     let mut new = form.apply(kind, old, change)?;
     check_kind(kind, &mut new)?;
     let warnings = check_schema(kind, &mut new, None, options)?;

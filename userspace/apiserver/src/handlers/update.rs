@@ -6,28 +6,26 @@ use http::StatusCode;
 use serde_json::Value;
 use skep_api::field::{Errors, Path};
 use skep_api::kinds::Part;
-use skep_api::{Kind, Status, meta};
+use skep_api::{Kind, Status, meta, spelling};
 
 use crate::http::Call;
 use crate::negotiate::view;
 use crate::object::Object;
 use crate::write::{self, Options, check_kind, check_place, check_schema, respond_object};
-use crate::{body, crd, events};
+use crate::{body, crd};
 
 /// Tries of an update that names no version, when others write at the same time.
 pub(crate) const TRIES: usize = 16;
 
-pub(crate) async fn handle(call: Call, bytes: Bytes) -> Result<Response, Status> {
-    let kind = &call.target.kind;
+pub(crate) async fn handle(mut call: Call, bytes: Bytes) -> Result<Response, Status> {
+    let kind = &call.target.kind.clone();
     let options = Options::parse(&call.query)?;
     let view = view(&call.headers, None)?;
     let mut object = body::decode(&call.headers, &bytes)?;
     check_kind(kind, &mut object)?;
     let warnings = check_schema(kind, &mut object, body::text(&call.headers, &bytes), &options)?;
     check_place(&call, &mut object)?;
-    if kind.group == events::GROUP {
-        object = events::to_core(object);
-    }
+    object = spelling::take_in(&mut call.target.kind, object);
     let stored = update(&call, object, part(&call), &options).await?;
     Ok(respond_object(StatusCode::OK, view, kind, &stored, &warnings))
 }

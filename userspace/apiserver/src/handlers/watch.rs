@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::StatusCode;
 use rand::Rng as _;
 use serde_json::{Value, json};
-use skep_api::{KindRef, Status};
+use skep_api::{KindRef, Status, spelling};
 use skep_store::Revision;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep};
@@ -191,7 +191,7 @@ impl Stream {
             (true, false) => ChangeKind::Deleted,
         };
         let line = match self.view {
-            View::Whole if self.kind.group != crate::events::GROUP => change.line(kind),
+            View::Whole if !spelling::differs(&self.kind) => change.line(kind),
             _ => self.line(kind.name(), &change.object),
         };
         self.waiting.push_back(line);
@@ -200,10 +200,10 @@ impl Stream {
 
     fn line(&mut self, kind: &str, object: &Object) -> Bytes {
         let body = match self.view {
-            View::Whole if self.kind.group != crate::events::GROUP => object.bytes.clone(),
+            View::Whole if !spelling::differs(&self.kind) => object.bytes.clone(),
             View::Table(rows) => {
                 let columns = !std::mem::replace(&mut self.columns_sent, true);
-                let value = render_value(View::Whole, &self.kind, object.value());
+                let value = object.value();
                 let revision = value["metadata"]["resourceVersion"].clone();
                 Bytes::from(table_of(&self.kind, rows, &revision, [value].into_iter(), columns).to_string())
             }

@@ -72,3 +72,34 @@ async fn bad_input_gets_the_answer_that_a_kubernetes_user_expects() {
     .await
     .unwrap();
 }
+
+const AUTOSCALER: &str = "apiVersion: autoscaling/v1
+kind: HorizontalPodAutoscaler
+metadata: {name: old}
+spec: {maxReplicas: 3, targetCPUUtilizationPercentage: 70, scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: web}}
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_autoscaler_is_one_object_in_two_versions() {
+    let server = Server::start().await;
+    tokio::task::spawn_blocking(move || {
+        server.ok("create -f -", AUTOSCALER, "created");
+        server.ok("get horizontalpodautoscalers.v2.autoscaling old -o jsonpath={.spec.metrics}", "", "\"averageUtilization\":70");
+        server.ok("get horizontalpodautoscalers.v1.autoscaling old -o jsonpath={.apiVersion}{.spec}", "", "autoscaling/v1{\"maxReplicas\":3");
+        server.ok("get horizontalpodautoscalers.v1.autoscaling old", "", "<unknown>/70%");
+        // What v1 cannot say stands in annotations, and is not lost by who writes v1.
+        let metrics = "{\"spec\":{\"metrics\":[{\"type\":\"Pods\",\"pods\":{\"metric\":{\"name\":\"rps\"},\"target\":{\"type\":\"AverageValue\",\"averageValue\":\"10\"}}}]}}";
+        server.ok(&format!("patch horizontalpodautoscalers.v2.autoscaling old --type=merge -p {metrics}"), "", "patched");
+        server.ok("get horizontalpodautoscalers.v1.autoscaling old -o jsonpath={.metadata.annotations}", "", "autoscaling.alpha.kubernetes.io/metrics");
+        let more = "{\"spec\":{\"maxReplicas\":9,\"targetCPUUtilizationPercentage\":50}}";
+        server.ok(&format!("patch horizontalpodautoscalers.v1.autoscaling old --type=merge -p {more}"), "", "patched");
+        let both = server.ok("get horizontalpodautoscalers.v2.autoscaling old -o jsonpath={.spec}{.metadata.annotations}", "", "\"maxReplicas\":9");
+        assert!(both.contains("\"rps\"") && both.contains("\"averageUtilization\":50") && !both.contains("alpha"), "{both}");
+        server.ok("apply --server-side --force-conflicts -f -", &AUTOSCALER.replace("3", "4"), "serverside-applied");
+        server.ok("get hpa old -o jsonpath={.spec.maxReplicas}", "", "4");
+        server.fails("create -f -", &AUTOSCALER.replace("old", "bad").replace("3", "0"), "spec.maxReplicas: Invalid value: 0");
+        server.ok("delete horizontalpodautoscalers.v1.autoscaling old", "", "deleted");
+    })
+    .await
+    .unwrap();
+}

@@ -2,8 +2,6 @@
 
 use serde_json::{Value, json};
 
-pub(crate) const GROUP: &str = "events.k8s.io";
-
 /// Field names: `events.k8s.io` on the left, core on the right.
 const NAMES: [(&str, &str); 8] = [
     ("regarding", "involvedObject"),
@@ -16,13 +14,13 @@ const NAMES: [(&str, &str); 8] = [
     ("deprecatedCount", "count"),
 ];
 
-pub(crate) fn to_core(event: Value) -> Value {
+pub(super) fn to_stored(event: Value) -> Value {
     let mut core = renamed(event, |name| NAMES.iter().find(|(new, _)| *new == name).map(|(_, old)| *old));
     core["apiVersion"] = "v1".into();
     core
 }
 
-pub(crate) fn from_core(event: Value) -> Value {
+pub(super) fn from_stored(event: Value) -> Value {
     let mut new = renamed(event, |name| NAMES.iter().find(|(_, old)| *old == name).map(|(new, _)| *new));
     new["apiVersion"] = "events.k8s.io/v1".into();
     new
@@ -41,11 +39,11 @@ mod tests {
     #[test]
     fn there_and_back_is_the_same() {
         let event = json!({"apiVersion": "events.k8s.io/v1", "kind": "Event", "note": "n", "reason": "r", "deprecatedCount": 2, "regarding": {"name": "p"}});
-        let core = to_core(event.clone());
+        let core = to_stored(event.clone());
         assert_eq!(
             (&core["message"], &core["count"], &core["involvedObject"]["name"]),
             (&json!("n"), &json!(2), &json!("p"))
         );
-        assert_eq!(from_core(core), event);
+        assert_eq!(from_stored(core), event);
     }
 }

@@ -1,0 +1,89 @@
+//! The OpenAPI v2 document as protobuf (gnostic's `openapiv2.Document`), from its JSON: definitions, without paths.
+
+use serde_json::{Map, Value};
+
+use crate::protobuf::wire::encode_varint;
+
+/// A field that is a message, a string or bytes.
+fn field(out: &mut Vec<u8>, number: u64, bytes: &[u8]) {
+    out.extend(encode_varint(number << 3 | 2));
+    out.extend(encode_varint(bytes.len() as u64));
+    out.extend_from_slice(bytes);
+}
+
+fn text(out: &mut Vec<u8>, number: u64, value: &Value) {
+    if let Some(text) = value.as_str() {
+        field(out, number, text.as_bytes());
+    }
+}
+
+/// Field numbers are those of gnostic's OpenAPIv2.proto.
+pub(super) fn document(json: &Value) -> Vec<u8> {
+    let (mut out, mut info) = (Vec::new(), Vec::new());
+    text(&mut info, 1, &json["info"]["title"]);
+    text(&mut info, 2, &json["info"]["version"]);
+    text(&mut out, 1, &json["swagger"]);
+    field(&mut out, 2, &info);
+    field(&mut out, 8, &[]);
+    if let Some(definitions) = json["definitions"].as_object() {
+        field(&mut out, 9, &named_schemas(definitions));
+    }
+    out
+}
+
+fn named_schemas(schemas: &Map<String, Value>) -> Vec<u8> {
+    let mut out = Vec::new();
+    for (name, value) in schemas {
+        let mut named = Vec::new();
+        field(&mut named, 1, name.as_bytes());
+        field(&mut named, 2, &schema(value));
+        field(&mut out, 1, &named);
+    }
+    out
+}
+
+fn schema(json: &Value) -> Vec<u8> {
+    let mut out = Vec::new();
+    for (name, value) in json.as_object().into_iter().flatten() {
+        match (name.as_str(), value) {
+            ("$ref", value) => text(&mut out, 1, value),
+            ("format", value) => text(&mut out, 2, value),
+            ("description", value) => text(&mut out, 4, value),
+            ("default", value) => field(&mut out, 5, &any(value)),
+            ("required", Value::Array(names)) => names.iter().for_each(|name| text(&mut out, 19, name)),
+            ("enum", Value::Array(values)) => {
+                values.iter().for_each(|value| field(&mut out, 20, &any(value)))
+            }
+            ("additionalProperties", Value::Bool(allowed)) => {
+                field(&mut out, 21, &[2 << 3, u8::from(*allowed)]);
+            }
+            ("additionalProperties", value) => wrapped(&mut out, 21, &schema(value)),
+            ("type", Value::String(kind)) => wrapped(&mut out, 22, kind.as_bytes()),
+            ("items", value) => wrapped(&mut out, 23, &schema(value)),
+            ("allOf", Value::Array(all)) => all.iter().for_each(|one| field(&mut out, 24, &schema(one))),
+            ("properties", Value::Object(fields)) => field(&mut out, 25, &named_schemas(fields)),
+            (name, value) if name.starts_with("x-") => {
+                let mut named = Vec::new();
+                field(&mut named, 1, name.as_bytes());
+                field(&mut named, 2, &any(value));
+                field(&mut out, 31, &named);
+            }
+            _ => {}
+        }
+    }
+    out
+}
+
+/// A message whose only field, the first, is this.
+fn wrapped(out: &mut Vec<u8>, number: u64, inner: &[u8]) {
+    let mut message = Vec::new();
+    field(&mut message, 1, inner);
+    field(out, number, &message);
+}
+
+/// Any value, as YAML; JSON is YAML.
+fn any(value: &Value) -> Vec<u8> {
+    let mut out = Vec::new();
+    field(&mut out, 2, format!("{value}\n").as_bytes());
+    out
+}
