@@ -1,6 +1,7 @@
 //! One request: who, whether, what, then the handler.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::extract::{Request, State};
 use axum::response::Response;
@@ -13,7 +14,9 @@ use crate::authn::{self, Identity};
 use crate::authz::Attributes;
 use crate::body::{PROTOBUF, media_type};
 use crate::handlers;
+use crate::metrics::{Asked, Open};
 use crate::negotiate::{respond, respond_status};
+use crate::request_info::RequestInfo;
 use crate::route::{Route, Target, route, verb};
 use crate::write::add_warnings;
 use crate::{Inner, aggregate, audit, subresources};
@@ -111,8 +114,9 @@ pub(crate) async fn handle(State(server): State<Arc<Inner>>, request: Request) -
 }
 
 pub(crate) async fn unaudited(server: Arc<Inner>, request: Request) -> Response {
-    let notes = Arc::new(Notes::default());
-    let mut response = match answer(server, request, &notes).await {
+    let (notes, started) = (Arc::new(Notes::default()), Instant::now());
+    let (inner, mut asked) = (server.clone(), None);
+    let mut response = match answer(server, request, &notes, &mut asked).await {
         Ok(response) => response,
         Err(status) => respond_status(&status),
     };
@@ -121,17 +125,32 @@ pub(crate) async fn unaudited(server: Arc<Inner>, request: Request) -> Response 
     if !annotations.is_empty() {
         response.extensions_mut().insert(audit::Annotations(annotations));
     }
-    response
+    match asked {
+        Some((asked, open)) => inner.metrics.answered(asked, started.elapsed(), open, response),
+        None => response,
+    }
 }
 
-async fn answer(server: Arc<Inner>, request: Request, notes: &Arc<Notes>) -> Result<Response, Status> {
+/// `asked` becomes what the request is for, counted as begun.
+async fn answer(
+    server: Arc<Inner>,
+    request: Request,
+    notes: &Arc<Notes>,
+    asked: &mut Option<(Asked, Open)>,
+) -> Result<Response, Status> {
+    let mut begin = |server: &Inner, what: Asked| {
+        let open = server.metrics.begin(&what);
+        *asked = Some((what, open));
+    };
     let identity = authn::authenticate(&server, &request)?;
     let query = Query::parse(request.uri());
     if let Some(backend) = server.aggregator.backend_of(request.uri().path()) {
+        begin(&server, Asked::remote(&RequestInfo::parse(request.method(), request.uri())));
         return aggregate::handle(&server, &identity, &backend, request).await;
     }
     match route(&server.caches.registry(), request.uri().path()) {
         Route::Other => {
+            begin(&server, Asked::path(request.method()));
             let path = request.uri().path().to_owned();
             let verb = request.method().as_str().to_lowercase();
             server.caches.access().check(&Attributes::path(&identity, &verb, &path))?;
@@ -140,6 +159,8 @@ async fn answer(server: Arc<Inner>, request: Request, notes: &Arc<Notes>) -> Res
         }
         Route::Resource(target) => {
             let watching = query.is_true("watch");
+            let applying = media_type(request.headers()) == handlers::apply::MEDIA_TYPE;
+            begin(&server, Asked::resource(request.method(), &target, watching, applying));
             let (parts, body) = (request.method().clone(), request.headers().clone());
             let notes = notes.clone();
             let call = Call { server, identity, target, method: parts, headers: body, query, notes };

@@ -21,6 +21,7 @@ mod forward;
 mod handlers;
 mod http;
 mod managers;
+mod metrics;
 mod negotiate;
 mod object;
 mod request_info;
@@ -57,6 +58,7 @@ pub(crate) struct Inner {
     pub(crate) caches: Caches,
     pub(crate) peers: Peers,
     pub(crate) aggregator: aggregate::Aggregator,
+    pub(crate) metrics: metrics::Metrics,
     pub(crate) quota_locks: admission::Locks,
     /// Webhooks and policies.
     pub(crate) hooks: admission::Hooks,
@@ -87,8 +89,8 @@ impl ApiServer {
         let peers = Peers::new(&config.node_tls)?;
         let aggregator = aggregate::Aggregator::new(&config.front_proxy)?;
         let hooks = admission::Hooks::new(&caches);
-        let (quota_locks, webhooks) = Default::default();
-        let inner = Inner { caches, peers, aggregator, quota_locks, hooks, webhooks, config };
+        let (metrics, quota_locks, webhooks) = Default::default();
+        let inner = Inner { caches, peers, aggregator, metrics, quota_locks, hooks, webhooks, config };
         let server = ApiServer { inner: Arc::new(inner) };
         bootstrap::run(&server.inner).await?;
         allocate::keep_repaired(&server.inner);

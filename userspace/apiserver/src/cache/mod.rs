@@ -15,7 +15,7 @@ use skep_store::{Entry, Event, Revision, Store, StoreError, WatchItem};
 use tokio::sync::watch;
 
 pub(crate) use changes::{Change, ChangeKind, line};
-pub(crate) use resource::{Changes, Resource};
+pub(crate) use resource::{Changes, Counts, Resource};
 
 use crate::access::{Access, matters};
 use crate::crd;

@@ -30,6 +30,16 @@ struct Inner {
     /// Every change after this revision is in `changes`.
     complete_after: Revision,
     watchers: Vec<mpsc::Sender<Arc<Change>>>,
+    /// Changes so far.
+    published: u64,
+}
+
+/// How much there is of a resource.
+pub(crate) struct Counts {
+    pub(crate) objects: usize,
+    pub(crate) watchers: usize,
+    /// Changes since the server started.
+    pub(crate) changes: u64,
 }
 
 /// The changes that a watch asks for are not known any more: 410.
@@ -80,6 +90,12 @@ impl Resource {
     pub(crate) fn changed(&self) -> Revision {
         let inner = self.read();
         inner.changes.back().map_or(inner.complete_after, |change| change.object.revision)
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        let inner = self.read();
+        let watchers = inner.watchers.iter().filter(|watcher| !watcher.is_closed()).count();
+        Counts { objects: inner.objects.len(), watchers, changes: inner.published }
     }
 
     /// Objects whose keys start with `prefix`, in key order.
@@ -134,6 +150,7 @@ impl Inner {
     }
 
     fn publish(&mut self, change: Change) {
+        self.published += 1;
         let change = Arc::new(change);
         self.changes.push_back(change.clone());
         while self.changes.len() > CHANGES {

@@ -11,6 +11,8 @@ use crate::http::{Query, text};
 /// What can be asked, under upstream's names. The store is `etcd`, whichever it is.
 const CHECKS: [&str; 4] = ["ping", "etcd", "poststarthook/rbac/bootstrap-roles", "informer-sync"];
 
+const KINDS: [&str; 3] = ["healthz", "livez", "readyz"];
+
 /// The server does not listen before its caches are filled and its roles are made.
 async fn is_good(server: &Inner, check: &str) -> bool {
     match check {
@@ -20,10 +22,32 @@ async fn is_good(server: &Inner, check: &str) -> bool {
     }
 }
 
+/// Which of the three have the check.
+fn is_of(which: &str, check: &str) -> bool {
+    which == "readyz" || check != "informer-sync"
+}
+
+/// Checks, and keeps the result for who asks for metrics.
+async fn check(server: &Inner, which: &'static str, name: &'static str) -> bool {
+    let good = is_good(server, name).await;
+    server.metrics.checked(name, which, good);
+    good
+}
+
+/// Makes every check, for what it leaves in the metrics.
+pub(super) async fn check_all(server: &Inner) {
+    for which in KINDS {
+        for name in CHECKS.into_iter().filter(|name| is_of(which, name)) {
+            check(server, which, name).await;
+        }
+    }
+}
+
 /// The answer to `/<which>` or `/<which>/<check>`.
-pub(super) async fn handle(server: &Inner, query: &Query, which: &str, check: &str) -> Response {
-    let all = CHECKS.iter().copied().filter(|name| which == "readyz" || *name != "informer-sync");
-    let chosen: Vec<&str> = all.filter(|name| check.is_empty() || *name == check).collect();
+pub(super) async fn handle(server: &Inner, query: &Query, which: &str, only: &str) -> Response {
+    let kind = KINDS.into_iter().find(|kind| *kind == which).unwrap_or("healthz");
+    let all = CHECKS.into_iter().filter(|name| is_of(which, name));
+    let chosen: Vec<&'static str> = all.filter(|name| only.is_empty() || *name == only).collect();
     if chosen.is_empty() {
         return text(StatusCode::NOT_FOUND, "404 page not found\n");
     }
@@ -33,7 +57,7 @@ pub(super) async fn handle(server: &Inner, query: &Query, which: &str, check: &s
         if let Some(at) = excluded.iter().position(|excluded| *excluded == name) {
             excluded.remove(at);
             let _ = writeln!(out, "[+]{name} excluded: ok");
-        } else if is_good(server, name).await {
+        } else if check(server, kind, name).await {
             let _ = writeln!(out, "[+]{name} ok");
         } else {
             healthy = false;
@@ -45,7 +69,7 @@ pub(super) async fn handle(server: &Inner, query: &Query, which: &str, check: &s
         let names = names.join(",");
         let _ = writeln!(out, "warn: some health checks cannot be excluded: no matches for {names}");
     }
-    let which = if check.is_empty() { which.to_owned() } else { format!("{which}/{check}") };
+    let which = if only.is_empty() { which.to_owned() } else { format!("{which}/{only}") };
     let mut response = if !healthy {
         text(StatusCode::INTERNAL_SERVER_ERROR, format!("{out}{which} check failed\n"))
     } else if query.has("verbose") {

@@ -12,9 +12,9 @@ use skep_api::{Registry, Status, discovery, openapi};
 
 use super::health;
 use crate::authn::Identity;
-use crate::http::{Query, text};
+use crate::http::Query;
 use crate::negotiate::{respond, respond_large, respond_value};
-use crate::{Inner, aggregate};
+use crate::{Inner, aggregate, metrics};
 
 /// Changes with the program only, so clients keep what they fetched.
 const SCHEMA_HASH: &str = concat!("skep-", env!("CARGO_PKG_VERSION"), "-v1.36");
@@ -48,14 +48,20 @@ pub(crate) async fn handle(
             }
             openapi::v3(&registry, group, version)
         }
-        ["openapi", "v2"] if openapi::accepts_v2_protobuf(accept) => return Ok(openapi_v2_protobuf(&registry)),
+        ["openapi", "v2"] if openapi::accepts_v2_protobuf(accept) => {
+            return Ok(openapi_v2_protobuf(&registry));
+        }
         ["openapi", "v2"] => Some(openapi::v2(&registry)),
         ["version"] => Some(version()),
         [which @ ("healthz" | "livez" | "readyz"), check @ ..] => {
             let query = Query::parse(request.uri());
             return Ok(health::handle(server, &query, which, &check.join("/")).await);
         }
-        ["metrics"] => return Ok(text(StatusCode::OK, metrics(server))),
+        ["metrics"] => return Ok(metrics::answer(server)),
+        ["metrics", "slis"] => {
+            health::check_all(server).await;
+            return Ok(metrics::slis(server));
+        }
         _ => None,
     };
     let document = document.ok_or_else(Status::no_such_path)?;
@@ -83,29 +89,4 @@ fn version() -> serde_json::Value {
         "gitCommit": "", "gitTreeState": "clean", "buildDate": "1970-01-01T00:00:00Z", "goVersion": "none",
         "compiler": "rustc", "platform": "linux/amd64",
     })
-}
-
-/// In the text format of Prometheus.
-fn metrics(server: &Arc<Inner>) -> String {
-    let mut out = String::from("# TYPE apiserver_storage_revision gauge\n");
-    out.push_str(&format!(
-        "apiserver_storage_revision {}\n# TYPE apiserver_storage_objects gauge\n",
-        server.caches.applied()
-    ));
-    for kind in server.caches.registry().iter() {
-        if let Some(resource) = server.caches.of(kind) {
-            let count = resource.list(&crate::object::prefix(kind)).len();
-            out.push_str(&format!(
-                "apiserver_storage_objects{{resource=\"{}\"}} {count}\n",
-                kind.group_resource()
-            ));
-        }
-    }
-    if let Some(audit) = &server.config.audit {
-        out.push_str(&format!(
-            "# TYPE apiserver_audit_error_total counter\napiserver_audit_error_total{{plugin=\"log\"}} {}\n",
-            audit.lost()
-        ));
-    }
-    out
 }

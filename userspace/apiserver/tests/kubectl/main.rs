@@ -103,3 +103,34 @@ async fn an_autoscaler_is_one_object_in_two_versions() {
     .await
     .unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_have_the_names_that_dashboards_use() {
+    let server = Server::start().await;
+    tokio::task::spawn_blocking(move || {
+        server.ok("create configmap a", "", "created");
+        server.ok("get configmaps -n default", "", "a ");
+        let metrics = server.ok("get --raw /metrics", "", "");
+        for line in [
+            "# TYPE apiserver_request_total counter",
+            "apiserver_request_total{code=\"201\",verb=\"POST\",group=\"\",version=\"v1\",resource=\"configmaps\",subresource=\"\",scope=\"namespace\",component=\"apiserver\"} 1",
+            "apiserver_request_duration_seconds_count{verb=\"LIST\",group=\"\",version=\"v1\",resource=\"configmaps\",subresource=\"\",scope=\"namespace\",component=\"apiserver\"} 1",
+            "apiserver_current_inflight_requests{request_kind=\"readOnly\"} 1",
+            "apiserver_current_inflight_requests{request_kind=\"mutating\"} 0",
+            "apiserver_resource_objects{group=\"\",resource=\"configmaps\"} 2",
+            "apiserver_watch_cache_events_received_total{group=\"\",resource=\"configmaps\"} 2",
+        ] {
+            assert!(metrics.lines().any(|found| found == line), "no {line} in\n{metrics}");
+        }
+        for name in ["process_cpu_seconds_total ", "process_resident_memory_bytes ", "apiserver_storage_objects{resource=\"namespaces\"} 4"] {
+            assert!(metrics.contains(name), "no {name} in\n{metrics}");
+        }
+        server.ok("get --raw /metrics/slis", "", "kubernetes_healthcheck{name=\"etcd\",type=\"readyz\"} 1");
+        // The definitions of made kinds are in the document that older clients ask for, too.
+        server.ok("create -f -", custom::DEFINITION, "created");
+        server.ok("wait --for=condition=Established crd/crontabs.stable.example.com --timeout=30s", "", "condition met");
+        server.ok("get --raw /openapi/v2", "", "com.example.stable.v1.CronTab");
+    })
+    .await
+    .unwrap();
+}
