@@ -106,10 +106,11 @@ pub struct AffinityKey {
 }
 
 impl AffinityKey {
-    /// A client by its network namespace, as the socket hooks know it; the form is that of no source address.
+    /// A client by its network namespace and the family that it uses, as the socket hooks know it; the form is that of
+    /// no source address.
     #[inline(always)]
-    pub const fn namespace(cookie: u64) -> Addr {
-        Addr([u32::MAX, u32::MAX, (cookie >> 32) as u32, cookie as u32])
+    pub const fn namespace(cookie: u64, v4: bool) -> Addr {
+        Addr([u32::MAX, u32::MAX - !v4 as u32, (cookie >> 32) as u32, cookie as u32])
     }
 }
 

@@ -158,7 +158,8 @@ fn translate_for(socket: &Family, service: &ServiceValue, addressed: &End, chanc
     if service.count == 0 && service.flags & ServiceValue::DROP != 0 {
         return if of_node { refuse(EPERM) } else { ALLOW };
     }
-    finish(socket, service::pick(service, AffinityKey::namespace(cookie), chance), addressed)
+    let client = AffinityKey::namespace(cookie, addressed.addr.is_v4());
+    finish(socket, service::pick(service, client, chance), addressed)
 }
 
 #[inline(always)]
