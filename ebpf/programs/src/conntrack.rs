@@ -88,6 +88,16 @@ fn closed(flow: &Flow) -> bool {
     either & TCP_RST != 0 || both & TCP_FIN != 0
 }
 
+/// Whether the packet goes straight to where the flow's opener is translated to: a new flow with the same ends, whose
+/// answers come from nothing but the target itself.
+#[inline(always)]
+pub(crate) fn is_other(flow: &Flow, packet: &Packet) -> bool {
+    flow.flags & Flow::SOURCE != 0
+        && !rewrites(flow, packet)
+        && (flow.flags & Flow::FROM_HIGH != 0) == packet.from_high()
+        && !packet.is_error()
+}
+
 /// Puts an entry; false if there is no room or, under `flags` of BPF_NOEXIST, if there is one already.
 #[inline(always)]
 pub(crate) fn put(key: &FlowKey, flow: &Flow, flags: u32) -> bool {

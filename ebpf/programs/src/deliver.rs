@@ -1,13 +1,17 @@
 //! Where a packet goes once it may pass.
 
-use aya_ebpf::bindings::{TC_ACT_OK, TC_ACT_SHOT, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1 as NextHop};
-use aya_ebpf::helpers::generated::{bpf_redirect_neigh, bpf_redirect_peer};
+use aya_ebpf::bindings::{
+    BPF_F_INGRESS, TC_ACT_OK, TC_ACT_SHOT, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1 as NextHop,
+};
+use aya_ebpf::helpers::generated::{bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer};
 use aya_ebpf::programs::TcContext;
 use skep_abi::{DropReason, NodeConfig};
 
 use crate::parse::Packet;
 use crate::report;
 
+/// Its number in every network namespace.
+const LOOPBACK: u32 = 1;
 const AF_INET: u32 = 2;
 const AF_INET6: u32 = 10;
 
@@ -18,11 +22,26 @@ pub(crate) fn to_pod(ifindex: u32) -> i32 {
     unsafe { bpf_redirect_peer(ifindex, 0) as i32 }
 }
 
+/// Out of the interface, by the neighbour that the destination is.
+#[inline(always)]
+pub(crate) fn by(ifindex: u32) -> i32 {
+    // SAFETY: no parameters are given, so the kernel looks the neighbour up itself.
+    unsafe { bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) as i32 }
+}
+
+/// To the node's own processes, by the loopback interface: where a packet from the node's own address is no martian.
+#[inline(always)]
+pub(crate) fn to_host(ctx: &TcContext) -> i32 {
+    // Loopback's station; without it the kernel takes the packet for somebody else's.
+    let _ = ctx.store(0, &[0u8; 6], 0);
+    // SAFETY: the helper has no preconditions.
+    unsafe { bpf_redirect(LOOPBACK, BPF_F_INGRESS as u64) as i32 }
+}
+
 /// Out of the uplink, next hop by the node's routes, past the node's stack.
 #[inline(always)]
 pub(crate) fn to_uplink(config: &NodeConfig) -> i32 {
-    // SAFETY: no parameters are given, so the kernel looks the neighbour up itself.
-    unsafe { bpf_redirect_neigh(config.uplink, core::ptr::null_mut(), 0, 0) as i32 }
+    by(config.uplink)
 }
 
 /// To another node's pod: by the overlay if there is one, next hop by the node's routes.
@@ -32,8 +51,7 @@ pub(crate) fn to_remote(config: &NodeConfig, packet: &Packet) -> i32 {
     if overlay == 0 {
         return to_uplink(config);
     }
-    // SAFETY: as in `to_uplink`.
-    unsafe { bpf_redirect_neigh(overlay, core::ptr::null_mut(), 0, 0) as i32 }
+    by(overlay)
 }
 
 /// To the node that the packet is addressed to, by the overlay; no route leads there that way.

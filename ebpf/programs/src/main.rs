@@ -6,6 +6,7 @@ mod conntrack;
 mod deliver;
 mod frame;
 mod hooks;
+mod host;
 mod icmp;
 mod maglev;
 mod maps;

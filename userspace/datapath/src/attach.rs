@@ -46,6 +46,7 @@ impl Attachments {
         let uplink = &options.uplink;
         self.attach_tc(ebpf, "tc_node_ingress", uplink, TcAttachType::Ingress, "uplink-ingress")?;
         self.attach_tc(ebpf, "tc_node_egress", uplink, TcAttachType::Egress, "uplink-egress")?;
+        self.attach_tc(ebpf, "tc_host_egress", "lo", TcAttachType::Egress, "loopback-egress")?;
         for (device, pin) in overlay.devices() {
             self.attach_tc(ebpf, "tc_node_ingress", device, TcAttachType::Ingress, pin)?;
         }

@@ -77,6 +77,7 @@ impl Datapath {
         for addr in &options.node_addrs {
             pod_link::enable_forwarding(addr)?;
         }
+        pod_link::accept_own_addresses()?;
         let mtu = uplink_mtu.saturating_sub(overlay.overhead());
         Ok(Datapath { ebpf, maps, attachments, overlay, mtu })
     }

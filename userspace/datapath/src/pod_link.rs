@@ -266,6 +266,11 @@ pub(crate) fn enable_forwarding(addr: &IpAddr) -> Result<(), DatapathError> {
     }
 }
 
+/// What the programs hand to the node's processes may bear its own address, as an answer of its node ports does.
+pub(crate) fn accept_own_addresses() -> Result<(), DatapathError> {
+    sysctl(Path::new("net/ipv4/conf/lo/accept_local"), "1")
+}
+
 /// The programs check sources; the kernel's own check would not know of answers that skip the stack.
 fn host_sysctls(name: &str) -> Result<(), DatapathError> {
     sysctl(&Path::new("net/ipv4/conf").join(name).join("rp_filter"), "0")

@@ -2,5 +2,5 @@
 
 mod cgroup_sock;
 mod tc_node;
-mod tc_pod;
+pub(crate) mod tc_pod;
 mod xdp_node;

@@ -1,16 +1,16 @@
 //! The node's uplink and overlay. `tc_node_ingress`: services addressed from the outside, returns, straight delivery to
-//! pods. `tc_node_egress`: masquerade of pods that talk to the outside.
+//! pods. `tc_node_egress`: masquerade of pods that talk to the outside, and what the node's own processes answer.
 
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use skep_abi::{Addr, Be16, DropReason, End, Flow, NodeConfig, Scope};
+use skep_abi::{Addr, Be16, DropReason, End, Flow, NodeConfig, Proto, Scope, ServiceValue};
 
 use super::tc_pod::{answers_come_from, refuse, remember};
 use crate::conntrack;
 use crate::deliver::{self, PASS};
 use crate::nat::Relay;
-use crate::parse::{Packet, parse};
-use crate::{icmp, maglev, nat, policy, report, service};
+use crate::parse::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, L3, Packet, parse};
+use crate::{host, icmp, maglev, nat, policy, report, service};
 
 #[classifier]
 pub(crate) fn tc_node_ingress(ctx: TcContext) -> i32 {
@@ -22,11 +22,32 @@ pub(crate) fn tc_node_egress(ctx: TcContext) -> i32 {
     deliver::verdict(egress(&ctx))
 }
 
+/// Loopback, where the node's own packets to its node ports are seen. Nothing but SCTP needs it.
+#[classifier]
+pub(crate) fn tc_host_egress(ctx: TcContext) -> i32 {
+    if !is_sctp(&ctx) {
+        return PASS;
+    }
+    deliver::verdict(egress(&ctx))
+}
+
+/// Without options or extension headers, as SCTP comes.
+#[inline(always)]
+fn is_sctp(ctx: &TcContext) -> bool {
+    let next = match ctx.load::<u16>(12) {
+        Ok(ETHERTYPE_IPV4) => ctx.load::<u8>(L3 + 9),
+        Ok(ETHERTYPE_IPV6) => ctx.load::<u8>(L3 + 6),
+        _ => return false,
+    };
+    next.is_ok_and(|next| next == Proto::SCTP.0)
+}
+
 #[inline(always)]
 fn ingress(ctx: &TcContext) -> Result<i32, DropReason> {
     let Some(config) = report::config() else { return Ok(PASS) };
     let Some(packet) = parse(ctx)? else { return Ok(PASS) };
-    let Some(flow) = conntrack::find(packet) else { return open(ctx, config, packet) };
+    let known = conntrack::find(packet).filter(|flow| !conntrack::is_other(flow, packet));
+    let Some(flow) = known else { return open(ctx, config, packet) };
     let flags = flow.flags;
     if flags & (Flow::ALIAS | Flow::MASQUERADE | Flow::TRANSIT) == 0 {
         return receive(ctx, config, packet, flow);
@@ -55,10 +76,16 @@ fn receive(
 ) -> Result<i32, DropReason> {
     policy::renew(config, flow, packet)?;
     let receiver = conntrack::receiver(flow, packet);
-    if conntrack::rewrites(flow, packet) && flow.flags & Flow::MASQUERADE == 0 {
+    let translated = conntrack::rewrites(flow, packet) && flow.flags & Flow::MASQUERADE == 0;
+    if translated {
         nat::apply(ctx, packet, flow)?;
     }
-    if receiver == 0 { Ok(PASS) } else { Ok(deliver::to_pod(receiver)) }
+    if receiver != 0 {
+        return Ok(deliver::to_pod(receiver));
+    }
+    // An answer from a node port of this node to a process of it would be a martian on the uplink.
+    let own = translated && policy::is_node(config, &packet.source.addr);
+    Ok(if own { deliver::to_host(ctx) } else { PASS })
 }
 
 /// A packet of a new flow from outside this node.
@@ -66,13 +93,19 @@ fn receive(
 fn open(ctx: &TcContext, config: &NodeConfig, packet: &mut Packet) -> Result<i32, DropReason> {
     icmp::unrelated(packet)?;
     let addressed = packet.destination;
-    let Some(service) = service::find(&addressed, packet.proto, Scope::EXTERNAL) else {
+    let Some(service) = addressed_service(packet) else {
         return to_local(ctx, config, packet, None);
     };
     let chance = maglev::slot(service, packet);
     let Some(backend) = service::resolve(config, packet, service, chance)? else {
         return refuse(ctx, packet, || deliver::to_uplink(config));
     };
+    if policy::is_node(config, &backend.addr) {
+        return match host::receive(ctx, config, packet, &backend, service.service) {
+            DropReason::None => Ok(PASS),
+            reason => Err(reason),
+        };
+    }
     if policy::pod(&backend.addr).is_none() {
         return transit(ctx, config, packet, &backend);
     }
@@ -80,6 +113,13 @@ fn open(ctx: &TcContext, config: &NodeConfig, packet: &mut Packet) -> Result<i32
     nat::set_destination(ctx, packet, &backend)?;
     packet.locate();
     to_local(ctx, config, packet, Some((addressed, service.service)))
+}
+
+/// Cluster addresses are for inside alone, but somebody may have routed them here, as kube-proxy allows.
+#[inline(always)]
+fn addressed_service(packet: &Packet) -> Option<&'static ServiceValue> {
+    let (to, proto) = (&packet.destination, packet.proto);
+    service::find(to, proto, Scope::EXTERNAL).or_else(|| service::find(to, proto, Scope::INTERNAL))
 }
 
 /// A new flow to a pod of this node, or else the stack's business.
@@ -146,7 +186,7 @@ fn egress(ctx: &TcContext) -> Result<i32, DropReason> {
     let Some(config) = report::config() else { return Ok(PASS) };
     let Some(packet) = parse(ctx)? else { return Ok(PASS) };
     if policy::is_node(config, &packet.source.addr) {
-        return Ok(PASS);
+        return host::send(ctx, config, packet);
     }
     // Every packet of a pod has an entry by now: the pod's own hook made it.
     let Some(flow) = conntrack::find(packet) else { return Ok(PASS) };

@@ -33,6 +33,8 @@ fn egress(ctx: &TcContext) -> Result<i32, DropReason> {
             nat::apply(ctx, packet, flow)?;
             packet.locate();
             found = conntrack::find(packet);
+        } else if conntrack::is_other(flow, packet) {
+            found = None;
         }
     }
     match found {
@@ -85,12 +87,19 @@ fn forward(
     if translated {
         nat::apply(ctx, packet, flow)?;
     }
-    Ok(onward(config, packet, receiver, flags, translated))
+    Ok(onward(ctx, config, packet, receiver, flags, translated))
 }
 
 /// The shortest way to the other end.
 #[inline(always)]
-fn onward(config: &NodeConfig, packet: &Packet, receiver: u32, flags: u32, translated: bool) -> i32 {
+fn onward(
+    ctx: &TcContext,
+    config: &NodeConfig,
+    packet: &Packet,
+    receiver: u32,
+    flags: u32,
+    translated: bool,
+) -> i32 {
     if receiver != 0 {
         return deliver::to_pod(receiver);
     }
@@ -100,9 +109,14 @@ fn onward(config: &NodeConfig, packet: &Packet, receiver: u32, flags: u32, trans
     if config.uplink != 0 && flags & Flow::REMOTE != 0 {
         return deliver::to_remote(config, packet);
     }
-    // A translated source is one of the node's own addresses: its stack would take that for a martian.
-    if config.uplink != 0 && translated && flags & Flow::NODE == 0 {
-        return deliver::to_uplink(config);
+    if config.uplink != 0 && translated {
+        if flags & Flow::NODE == 0 {
+            return deliver::to_uplink(config);
+        }
+        // The node's stack would take a source of its own for a martian.
+        if policy::is_node(config, &packet.source.addr) {
+            return deliver::to_host(ctx);
+        }
     }
     PASS
 }
@@ -142,7 +156,7 @@ fn open(ctx: &TcContext, config: &NodeConfig, packet: &mut Packet) -> Result<i32
     conntrack::replace(packet, flow);
     // What was just opened is rewritten in the other direction only.
     let (receiver, flags) = (conntrack::receiver(flow, packet), flow.flags);
-    Ok(onward(config, packet, receiver, flags, false))
+    Ok(onward(ctx, config, packet, receiver, flags, false))
 }
 
 /// To itself through a service: it sees the service as its peer, since a packet from its own address it would not take.
@@ -170,7 +184,7 @@ fn hairpin(
 
 /// Sends the client its refusal by `back`, and counts the packet as dropped.
 #[inline(always)]
-pub(super) fn refuse(
+pub(crate) fn refuse(
     ctx: &TcContext,
     packet: &Packet,
     back: impl FnOnce() -> i32,
@@ -184,7 +198,7 @@ pub(super) fn refuse(
 
 /// The entry under which later packets of a translated flow find their backend.
 #[inline(always)]
-pub(super) fn remember(
+pub(crate) fn remember(
     config: &NodeConfig,
     packet: &Packet,
     to: &End,
@@ -205,7 +219,7 @@ pub(super) fn remember(
 
 /// Lets the answers of a translated flow come from what the client addressed.
 #[inline(always)]
-pub(super) fn answers_come_from(flow: &mut Flow, packet: &Packet, addressed: &End) {
+pub(crate) fn answers_come_from(flow: &mut Flow, packet: &Packet, addressed: &End) {
     flow.source = *addressed;
     flow.flags |= Flow::SOURCE;
     if !packet.from_high() {

@@ -1,0 +1,95 @@
+//! The node's own processes: those that serve, seen with the client's address, and packets that no socket hook can
+//! translate (SCTP has none).
+
+use aya_ebpf::programs::TcContext;
+use skep_abi::{DropReason, End, Flow, NodeConfig, Proto, Scope};
+
+use crate::conntrack;
+use crate::deliver::{self, PASS};
+use crate::hooks::tc_pod::{answers_come_from, refuse, remember};
+use crate::parse::Packet;
+use crate::{icmp, nat, policy, service};
+
+/// A new flow from elsewhere to a process of this node, which is the backend: it sees the client as it is.
+#[inline(never)]
+pub(crate) fn receive(
+    ctx: &TcContext,
+    config: &NodeConfig,
+    packet: &mut Packet,
+    backend: &End,
+    service: u32,
+) -> DropReason {
+    match translate(ctx, config, packet, backend, service) {
+        Ok(()) => DropReason::None,
+        Err(reason) => reason,
+    }
+}
+
+/// The packet goes to the backend, the flow's further ones too, and its answers come from what was addressed.
+#[inline(always)]
+fn translate(
+    ctx: &TcContext,
+    config: &NodeConfig,
+    packet: &mut Packet,
+    backend: &End,
+    service: u32,
+) -> Result<(), DropReason> {
+    let addressed = packet.destination;
+    remember(config, packet, backend, 0)?;
+    nat::set_destination(ctx, packet, backend)?;
+    packet.locate();
+    let pod = policy::pod(&backend.addr).map_or(0, |pod| pod.ifindex);
+    let high = packet.from_high();
+    let flow = conntrack::fresh(Flow::NODE | if high { Flow::FROM_HIGH } else { 0 })?;
+    flow.generation = config.generation;
+    flow.service = service;
+    (flow.low_ifindex, flow.high_ifindex) = if high { (pod, 0) } else { (0, pod) };
+    answers_come_from(flow, packet, &addressed);
+    conntrack::replace(packet, flow);
+    Ok(())
+}
+
+/// A packet of the node's own on its way out.
+#[inline(always)]
+pub(crate) fn send(ctx: &TcContext, config: &NodeConfig, packet: &mut Packet) -> Result<i32, DropReason> {
+    // SAFETY: the context is the kernel's; every classifier may read the field. Not 0: it only passes through here.
+    if unsafe { (*ctx.skb.skb).ingress_ifindex } != 0 {
+        return Ok(PASS);
+    }
+    let Some(flow) = conntrack::find(packet) else {
+        return if packet.proto == Proto::SCTP { open(ctx, config, packet) } else { Ok(PASS) };
+    };
+    let flags = flow.flags;
+    if flags & (Flow::TRANSIT | Flow::MASQUERADE) != 0 || !conntrack::rewrites(flow, packet) {
+        return Ok(PASS);
+    }
+    nat::apply(ctx, packet, flow)?;
+    Ok(if flags & Flow::ALIAS != 0 { onward(ctx, config, packet) } else { PASS })
+}
+
+/// A packet of a new flow, maybe to a service.
+#[inline(always)]
+fn open(ctx: &TcContext, config: &NodeConfig, packet: &mut Packet) -> Result<i32, DropReason> {
+    icmp::unrelated(packet)?;
+    let Some(service) = service::find(&packet.destination, packet.proto, Scope::INTERNAL) else {
+        return Ok(PASS);
+    };
+    let Some(backend) = service::resolve(config, packet, service, service::random())? else {
+        return refuse(ctx, packet, || deliver::to_host(ctx));
+    };
+    translate(ctx, config, packet, &backend, service.service)?;
+    Ok(onward(ctx, config, packet))
+}
+
+/// The route that was found was one to the service.
+#[inline(always)]
+fn onward(ctx: &TcContext, config: &NodeConfig, packet: &Packet) -> i32 {
+    let to = &packet.destination.addr;
+    if let Some(pod) = policy::pod(to) {
+        return deliver::by(pod.ifindex);
+    }
+    if policy::is_node(config, to) {
+        return deliver::to_host(ctx);
+    }
+    if policy::in_cluster(to) { deliver::to_remote(config, packet) } else { deliver::to_uplink(config) }
+}
