@@ -5,4 +5,5 @@ mod namespaces;
 mod node;
 mod overlay;
 mod packets;
+mod truth;
 mod xdp;

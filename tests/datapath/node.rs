@@ -1,4 +1,4 @@
-//! One node in a network namespace: its datapath, its pods, an uplink.
+//! One node in a network namespace: its datapath, its pods, an uplink; and links for several.
 
 use std::net::IpAddr;
 
@@ -26,31 +26,49 @@ pub(crate) struct Node {
 impl Node {
     /// A node whose uplink is a veth to `outside`; each pair is an address of the node's and one of the outside's.
     pub(crate) fn new(name: &str, outside: &NetNs, addrs: &[(IpAddr, IpAddr)]) -> Result<Node> {
-        Node::start(name, outside, addrs, false)
+        Node::to_outside(name, outside, addrs, false)
     }
 
     /// The same with VXLAN to other nodes.
     pub(crate) fn with_overlay(name: &str, outside: &NetNs, addrs: &[(IpAddr, IpAddr)]) -> Result<Node> {
-        Node::start(name, outside, addrs, true)
+        Node::to_outside(name, outside, addrs, true)
     }
 
-    fn start(name: &str, outside: &NetNs, addrs: &[(IpAddr, IpAddr)], overlay: bool) -> Result<Node> {
+    /// A node on a link with others; `gateways` are whom it sends everything to that is not on it.
+    pub(crate) fn on_lan(name: &str, lan: &Lan, addrs: &[IpAddr], gateways: &[IpAddr]) -> Result<Node> {
+        Node::start(name, addrs.to_vec(), false, |netns| {
+            lan.join(netns, "up0", addrs)?;
+            gateways.iter().try_for_each(|gateway| default_route(netns, *gateway))
+        })
+    }
+
+    fn to_outside(name: &str, outside: &NetNs, addrs: &[(IpAddr, IpAddr)], overlay: bool) -> Result<Node> {
+        let own = addrs.iter().map(|(ours, _)| *ours).collect();
+        Node::start(name, own, overlay, |netns| {
+            let peer = format!("to-{name}");
+            link(netns, "up0", outside, &peer)?;
+            for (ours, theirs) in addrs {
+                address(netns, "up0", *ours)?;
+                address(outside, &peer, *theirs)?;
+                default_route(netns, *theirs)?;
+            }
+            Ok(())
+        })
+    }
+
+    fn start(
+        name: &str,
+        addrs: Vec<IpAddr>,
+        overlay: bool,
+        wire: impl FnOnce(&NetNs) -> Result<()>,
+    ) -> Result<Node> {
         // An interrupted run leaves its pins, and a datapath adopts what it finds.
         let _ = Datapath::remove(&bpffs::folder(name)?);
         let netns = NetNs::new(name)?;
-        let peer = format!("to-{name}");
-        link(&netns, "up0", outside, &peer)?;
-        for (ours, theirs) in addrs {
-            let bits = if ours.is_ipv4() { 24 } else { 64 };
-            netns.ip(&["addr", "add", &format!("{ours}/{bits}"), "dev", "up0", "nodad"])?;
-            outside.ip(&["addr", "add", &format!("{theirs}/{bits}"), "dev", &peer, "nodad"])?;
-            netns.ip(&["route", "add", "default", "via", &theirs.to_string()])?;
-        }
-        let cgroup = Cgroup::new(name)?;
-        let addrs = addrs.iter().map(|(ours, _)| *ours).collect();
+        wire(&netns)?;
         let mut node = Node {
             netns,
-            cgroup,
+            cgroup: Cgroup::new(name)?,
             datapath: None,
             addrs,
             name: name.to_owned(),
@@ -122,6 +140,34 @@ impl Drop for Node {
             let _ = Datapath::remove(&folder);
         }
     }
+}
+
+/// A link that several nodes and clients are on: a bridge in a namespace of its own.
+pub(crate) struct Lan(NetNs);
+
+impl Lan {
+    pub(crate) fn new(name: &str) -> Result<Lan> {
+        let netns = NetNs::new(name)?;
+        netns.ip(&["link", "add", "br0", "type", "bridge", "mcast_snooping", "0"])?;
+        netns.ip(&["link", "set", "br0", "up"])?;
+        Ok(Lan(netns))
+    }
+
+    /// Gives the namespace an interface on the link.
+    pub(crate) fn join(&self, netns: &NetNs, ifname: &str, addrs: &[IpAddr]) -> Result<()> {
+        link(netns, ifname, &self.0, netns.name())?;
+        self.0.ip(&["link", "set", netns.name(), "master", "br0"])?;
+        addrs.iter().try_for_each(|addr| address(netns, ifname, *addr))
+    }
+}
+
+fn address(netns: &NetNs, ifname: &str, addr: IpAddr) -> Result<()> {
+    let bits = if addr.is_ipv4() { 24 } else { 64 };
+    netns.ip(&["addr", "add", &format!("{addr}/{bits}"), "dev", ifname, "nodad"])
+}
+
+fn default_route(netns: &NetNs, via: IpAddr) -> Result<()> {
+    netns.ip(&["route", "add", "default", "via", &via.to_string()])
 }
 
 /// A runtime of the calling thread's own, since the thread is what lives in a namespace.

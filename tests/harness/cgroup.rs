@@ -26,6 +26,18 @@ impl Cgroup {
         let file = self.path.join("cgroup.procs");
         fs::write(&file, pid.to_string()).with_context(|| format!("write {}", file.display()))
     }
+
+    /// From here on single threads may enter, not only whole processes.
+    pub fn make_threaded(&self) -> Result<()> {
+        let file = self.path.join("cgroup.type");
+        fs::write(&file, "threaded").with_context(|| format!("write {}", file.display()))
+    }
+
+    /// Moves the calling thread in, and with it the sockets and threads that it makes.
+    pub fn enter(&self) -> Result<()> {
+        let file = self.path.join("cgroup.threads");
+        fs::write(&file, "0").with_context(|| format!("write {}", file.display()))
+    }
 }
 
 impl Drop for Cgroup {

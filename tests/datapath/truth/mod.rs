@@ -1,0 +1,209 @@
+//! The truth table of Services: who is answered by whom and seen as whom, for every kind, policy, protocol, family,
+//! client and affinity, by real packets between namespaces. What should be is [`rules::expected`].
+
+mod probe;
+mod rules;
+mod world;
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use skep_tests::cgroup::Cgroup;
+use skep_tests::netns::NetNs;
+
+use probe::{Heard, Proto, ask, serve};
+use rules::{Cell, Client, Endpoint, Expected, Kind, Seen, expected};
+use world::{Family, Row, World};
+
+/// How long an answer may take that should come, and one that should not.
+const PATIENCE: Duration = Duration::from_secs(3);
+const SILENCE: Duration = Duration::from_millis(400);
+/// Connections within which each of two endpoints is seen, but for once in a billion times.
+const MANY: usize = 30;
+/// Connections that affinity must hold together.
+const STICKY: usize = 4;
+const WORKERS: usize = 24;
+/// After so many the rest of a seat's questions is not asked: most wait long for an answer that does not come.
+const WRONG_MAX: usize = 24;
+
+/// Where questions come from.
+struct Seat<'w> {
+    client: Client,
+    netns: &'w NetNs,
+    /// With it services are translated at the socket, without it in packets.
+    cgroup: Option<&'w Cgroup>,
+    /// Of an outside client: the node by which it reaches addresses that are nobody's.
+    by: usize,
+}
+
+#[derive(Clone, Copy)]
+struct Question {
+    row: Row,
+    family: Family,
+    proto: Proto,
+    cell: Cell,
+}
+
+impl fmt::Display for Question {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Question { row, family, proto, cell } = self;
+        let Cell { kind, policy, layout, client, entry } = cell;
+        let affinity = if row.affinity { " with affinity" } else { "" };
+        write!(
+            to,
+            "{kind:?} {policy:?} {layout:?}{affinity}, {proto:?} {family:?} from {client:?} at {entry}"
+        )
+    }
+}
+
+#[test]
+fn every_combination_of_service_and_client_is_as_kubernetes_says() -> Result<()> {
+    let rows = Row::all();
+    let world = World::new(&rows)?;
+    for node in 0..2 {
+        for family in Family::ALL {
+            let pod = Endpoint { node, host: false };
+            serve(&world.servers[node], pod, family.endpoint(pod))?;
+            let host = Endpoint { node, host: true };
+            serve(&world.nodes[node].netns, host, family.endpoint(host))?;
+        }
+    }
+    let mut wrong = Vec::new();
+    let mut asked = 0;
+    for seat in seats(&world) {
+        let questions = seat.questions(&rows);
+        asked += questions.len();
+        wrong.extend(seat.run(&questions)?);
+    }
+    let shown: Vec<&str> = wrong.iter().take(100).map(String::as_str).collect();
+    ensure!(wrong.is_empty(), "{} of {asked} are wrong:\n{}", wrong.len(), shown.join("\n"));
+    // Rows, families and protocols; five kinds of clients ask, of which two ask twice, and node ports are two.
+    ensure!(asked > 3000, "only {asked} questions were asked");
+    Ok(())
+}
+
+fn seats(world: &World) -> Vec<Seat<'_>> {
+    let mut seats = Vec::new();
+    for node in 0..2 {
+        let cgroup = Some(&world.nodes[node].cgroup);
+        let (pod, host, outside) = (&world.clients[node], &world.nodes[node].netns, &world.outside[node]);
+        seats.extend([
+            Seat { client: Client::Pod(node), netns: pod, cgroup: None, by: node },
+            Seat { client: Client::Pod(node), netns: pod, cgroup, by: node },
+            Seat { client: Client::Host(node), netns: host, cgroup, by: node },
+            Seat { client: Client::Outside, netns: outside, cgroup: None, by: node },
+        ]);
+    }
+    seats
+}
+
+impl Seat<'_> {
+    fn questions(&self, rows: &[Row]) -> Vec<Question> {
+        let mut questions = Vec::new();
+        for row in rows {
+            // A node port is asked at each node, anything else on the way by one.
+            let entries: &[usize] = if row.kind == Kind::NodePort { &[0, 1] } else { &[self.by] };
+            for entry in entries {
+                let Row { kind, policy, layout, .. } = *row;
+                let cell = Cell { kind, policy, layout, client: self.client, entry: *entry };
+                for family in Family::ALL {
+                    let question = |proto| Question { row: *row, family, proto, cell };
+                    questions.extend(Proto::ALL.map(question));
+                }
+            }
+        }
+        questions
+    }
+
+    /// Asks all; gives what was not as it should be.
+    fn run(&self, questions: &[Question]) -> Result<Vec<String>> {
+        // An ICMP error is told to every raw socket that spoke to its source: those that wait for one go first, alone.
+        let refused = |question: &&Question| expected(&question.cell) == Expected::Refused;
+        let (first, rest): (Vec<&Question>, Vec<&Question>) = questions.iter().partition(refused);
+        let wrong = Mutex::new(Vec::new());
+        self.netns.run(|| -> Result<()> {
+            // Threads are born into the cgroup and the namespace of their parent.
+            self.cgroup.map_or(Ok(()), Cgroup::enter)?;
+            self.work(&first, 1, &wrong);
+            self.work(&rest, WORKERS, &wrong);
+            Ok(())
+        })??;
+        wrong.into_inner().context("a question panicked")
+    }
+
+    fn work(&self, questions: &[&Question], workers: usize, wrong: &Mutex<Vec<String>>) {
+        let next = Mutex::new(questions.iter());
+        let one = || {
+            if wrong.lock().expect("no panic").len() >= WRONG_MAX {
+                return false;
+            }
+            let question = next.lock().expect("no panic").next();
+            question.is_some_and(|question| {
+                if let Err(error) = self.check(question) {
+                    let by = if self.cgroup.is_some() { "socket" } else { "packet" };
+                    wrong.lock().expect("no panic").push(format!("{question} by {by}: {error:#}"));
+                }
+                true
+            })
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..workers {
+                scope.spawn(|| while one() {});
+            }
+        });
+    }
+
+    fn check(&self, question: &Question) -> Result<()> {
+        let to = SocketAddr::from(question.row.address(question.family, question.cell.entry));
+        let ask = |patience, named| ask(question.proto, to, patience, named);
+        let candidates = match expected(&question.cell) {
+            Expected::Answered(candidates) => candidates,
+            Expected::Refused => {
+                let heard = ask(PATIENCE, false)?;
+                ensure!(heard == Heard::Refused, "{heard:?} instead of a refusal");
+                return Ok(());
+            }
+            Expected::Dropped => {
+                let heard = ask(SILENCE, false)?;
+                let host = matches!(self.client, Client::Host(_));
+                // The node's own packets never start, which its processes are told, as under netfilter.
+                let silent = heard == Heard::Nothing || host && heard == Heard::Forbidden;
+                ensure!(silent, "{heard:?} instead of nothing");
+                return Ok(());
+            }
+        };
+        let mut met = BTreeSet::new();
+        for number in 0..MANY {
+            let (endpoint, source) = match ask(PATIENCE, number % 2 == 1)? {
+                Heard::Answer(endpoint, source) => (endpoint, source),
+                heard => bail!("{heard:?} instead of an answer"),
+            };
+            let Some((_, seen)) = candidates.iter().find(|(candidate, _)| *candidate == endpoint) else {
+                bail!("{endpoint:?} instead of {candidates:?}")
+            };
+            let wanted = self.address(question.family, *seen);
+            ensure!(source == wanted, "{endpoint:?} saw {source} instead of {wanted}");
+            met.insert(endpoint);
+            let enough =
+                if question.row.affinity { number + 1 == STICKY } else { met.len() == candidates.len() };
+            if enough {
+                break;
+            }
+        }
+        let wanted = if question.row.affinity { 1 } else { candidates.len() };
+        ensure!(met.len() == wanted, "{met:?} answered");
+        Ok(())
+    }
+
+    fn address(&self, family: Family, seen: Seen) -> IpAddr {
+        match (seen, self.client) {
+            (Seen::Node(node), _) | (Seen::Client, Client::Host(node)) => family.node(node),
+            (Seen::Client, Client::Pod(node)) => family.client(node),
+            (Seen::Client, Client::Outside) => family.outside(self.by),
+        }
+    }
+}
