@@ -24,7 +24,7 @@ pub(crate) const NODE_ADDR: &str = "10.79.0.1";
 pub(crate) struct Machine {
     netns: NetNs,
     _outside: NetNs,
-    cgroup: Cgroup,
+    pub(crate) cgroup: Cgroup,
     folder: tempfile::TempDir,
 }
 

@@ -3,5 +3,6 @@
 mod agent;
 mod announce;
 mod churn;
+mod datagrams;
 mod story;
 mod verdicts;

@@ -1,7 +1,8 @@
 //! Removing flow entries by time, so that LRU stays the last resort.
 
 use aya::maps::MapError;
-use skep_abi::{Flow, FlowKey, Proto, TCP_ACK, TCP_FIN, TCP_RST};
+use skep_abi::{Backend, Flow, FlowKey, Proto, TCP_ACK, TCP_FIN, TCP_RST};
+use skep_netplan::Observed;
 
 use crate::Datapath;
 use crate::error::DatapathError;
@@ -16,14 +17,18 @@ pub struct Collected {
 }
 
 impl Datapath {
-    /// Removes the entries whose time is over. The caller walks seldom: an idle flow more costs only memory.
-    pub fn collect_flows(&mut self) -> Result<Collected, DatapathError> {
+    /// Removes the entries whose time is over, and those that lead datagrams to backends which the service, as `maps`
+    /// have it, lost: their clients would not notice. The caller walks seldom: an idle flow more costs only memory.
+    pub fn collect_flows(&mut self, maps: &Observed) -> Result<Collected, DatapathError> {
         let now = monotonic();
         let mut expired = Vec::new();
         let mut live = 0;
         for entry in self.maps.conntrack.iter() {
             match entry {
-                Ok((key, flow)) if now.saturating_sub(flow.last_seen) > timeout(&key, &flow) => {
+                Ok((key, flow))
+                    if now.saturating_sub(flow.last_seen) > timeout(&key, &flow)
+                        || is_misled(&key, &flow, maps) =>
+                {
                     expired.push(key)
                 }
                 Ok(_) => live += 1,
@@ -40,6 +45,21 @@ impl Datapath {
         }
         Ok(Collected { live, removed: expired.len() })
     }
+}
+
+/// An entry whose packets are rewritten from a frontend to what is none of its backends.
+fn is_misled(key: &FlowKey, flow: &Flow, maps: &Observed) -> bool {
+    let leads = flow.flags & Flow::DESTINATION != 0
+        && flow.flags & (Flow::ALIAS | Flow::TRANSIT | Flow::HAIRPIN) != 0;
+    if key.proto != Proto::UDP || !leads {
+        return false;
+    }
+    let (addr, port) = match flow.flags & Flow::REWRITE_HIGH {
+        0 => (key.high, key.high_port),
+        _ => (key.low, key.low_port),
+    };
+    let backend = Backend { addr: flow.destination.addr, port: flow.destination.port, reserved: 0 };
+    maps.serves(addr, port, key.proto, &backend) == Some(false)
 }
 
 /// Nanoseconds without a packet after which an entry is removed. TCP as RFC 5382 asks (at least 2 h 4 min when

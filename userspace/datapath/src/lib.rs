@@ -17,6 +17,7 @@ mod observe;
 mod overlay;
 mod pod_link;
 mod route;
+mod sockets;
 mod xdp;
 
 use std::net::IpAddr;

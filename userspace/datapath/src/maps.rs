@@ -9,8 +9,8 @@ use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, HashOfMaps, MapData, PerCpuArray};
 use skep_abi::{
-    Addr, Backend, BackendKey, Flow, FlowKey, MaglevKey, MaglevPage, NodeConfig, Pod, RangeKey, ServiceKey,
-    ServiceValue, VERDICTS_MAX, Verdict, VerdictKey,
+    Addr, Backend, BackendKey, End, Flow, FlowKey, MaglevKey, MaglevPage, NodeConfig, Pod, RangeKey,
+    ServiceKey, ServiceValue, SocketKey, VERDICTS_MAX, Verdict, VerdictKey,
 };
 use skep_netplan::{VerdictEntry, VerdictMapId};
 
@@ -39,6 +39,7 @@ pub(crate) struct Maps {
     pub(crate) verdicts_data: MapData,
     pub(crate) verdict_maps: BTreeMap<VerdictMapId, VerdictMap>,
     pub(crate) conntrack: HashMap<MapData, FlowKey, Flow>,
+    pub(crate) sockets: HashMap<MapData, SocketKey, End>,
     pub(crate) drops: PerCpuArray<MapData, u64>,
     verdict_pins: PathBuf,
 }
@@ -60,6 +61,7 @@ impl Maps {
                 .map_err(DatapathError::map("VERDICTS", "open"))?,
             verdict_maps: pinned_verdict_maps(&verdict_pins)?,
             conntrack: take(ebpf, "CONNTRACK")?,
+            sockets: take(ebpf, "SOCKETS")?,
             drops: take(ebpf, "DROPS")?,
             verdict_pins,
         })

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use skep_abi::{Addr, BackendKey, Pod, SLOTS_MAX};
+use skep_abi::{Addr, BackendKey, Pod, Proto, SLOTS_MAX};
 use skep_policy::PolicyKey;
 
 use crate::attach::{Attachments, Owner};
@@ -53,6 +53,16 @@ struct Ripe {
 pub struct Plan {
     pub writes: Vec<Write>,
     changes: Changes,
+}
+
+impl Plan {
+    /// Whether backends of datagrams may go: who talks to them has to be led elsewhere.
+    pub fn moves_datagrams(&self) -> bool {
+        self.writes.iter().any(|write| match write {
+            Write::PutService(key, _) | Write::DeleteService(key) => key.proto == Proto::UDP,
+            _ => false,
+        })
+    }
 }
 
 impl Planner {

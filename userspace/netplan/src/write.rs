@@ -3,12 +3,15 @@
 //! In: nothing. Out: [`Write`], one change of one map; [`Observed`], the content of all maps as values.
 //! [`Observed::apply`] is the meaning of a write: the planner tracks the kernel with it, tests interpret with it.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
-use skep_abi::{Addr, Backend, BackendKey, MaglevKey, MaglevPage, Pod, ServiceKey, ServiceValue};
+use skep_abi::{
+    Addr, Backend, BackendKey, Be16, MaglevKey, MaglevPage, Pod, Proto, Scope, ServiceKey, ServiceValue,
+};
 pub use skep_policy::{Prefix, VerdictEntry, VerdictMapId};
 
 /// One change of one map, or of one route. All are idempotent: a put replaces, a delete of what is gone succeeds.
@@ -140,6 +143,28 @@ impl Observed {
             Write::PutRoute { cidr, via } => drop(self.routes.insert(*cidr, *via)),
             Write::DeleteRoute { cidr } => drop(self.routes.remove(cidr)),
         }
+    }
+
+    /// Whether the backend is one of the frontend's, from inside or from outside; `None`: there is no such frontend.
+    pub fn serves(&self, addr: Addr, port: Be16, proto: Proto, backend: &Backend) -> Option<bool> {
+        let value = |scope| self.services.get(&ServiceKey { addr, port, proto, scope });
+        let (inside, outside) = (value(Scope::INTERNAL), value(Scope::EXTERNAL));
+        inside.or(outside)?;
+        Some(inside.into_iter().chain(outside).any(|value| self.holds(value, backend)))
+    }
+
+    /// Slots are in the order of backends.
+    fn holds(&self, value: &ServiceValue, backend: &Backend) -> bool {
+        let (mut low, mut high) = (0, value.count);
+        while low < high {
+            let slot = low + (high - low) / 2;
+            match self.backends.get(&BackendKey { set: value.set, slot }).map(|found| found.cmp(backend)) {
+                Some(Ordering::Equal) => return true,
+                Some(Ordering::Less) => low = slot + 1,
+                _ => high = slot,
+            }
+        }
+        false
     }
 
     fn table_mut(&mut self, table: u8) -> &mut BTreeMap<Prefix, u32> {

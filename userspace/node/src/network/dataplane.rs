@@ -47,4 +47,7 @@ pub trait Dataplane: Send + 'static {
     async fn check_pod(&mut self, link: &Link) -> Result<Interface, String>;
     /// What is gone already is no error.
     async fn delete_pod(&mut self, link: &Link) -> Result<(), String>;
+    /// Forgets flows whose time is over, and ends what leads datagrams to backends that `maps` have no more; `namespaces`
+    /// are the pods'.
+    async fn tidy(&mut self, maps: &Observed, namespaces: &[PathBuf]) -> Result<(), String>;
 }

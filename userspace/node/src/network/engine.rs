@@ -26,6 +26,9 @@ pub use cni::{Add, Added, Call, Check, Refused};
 
 /// Longer than any run of a program: then nobody can still hold what became garbage.
 const GARBAGE_INTERVAL: Duration = Duration::from_millis(20);
+/// Between two looks at flows whose time may be over, and at those that lost their backend.
+const TIDY_INTERVAL: Duration = Duration::from_secs(60);
+const TIDY_SOON: Duration = Duration::from_millis(250);
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_LAST: Duration = Duration::from_secs(10);
 /// Writes between two chances for other tasks.
@@ -57,6 +60,8 @@ pub struct Engine<D> {
     waiting: Vec<Waiting>,
     failure: Option<Failure>,
     garbage_at: Option<Instant>,
+    tidied_at: Instant,
+    tidy_at: Instant,
     problems: BTreeSet<String>,
     duties: watch::Sender<Duties>,
 }
@@ -91,6 +96,8 @@ impl<D: Dataplane> Engine<D> {
             waiting: Vec::new(),
             failure: None,
             garbage_at: None,
+            tidied_at: Instant::now(),
+            tidy_at: Instant::now() + TIDY_INTERVAL,
             problems: BTreeSet::new(),
             duties: watch::Sender::default(),
         };
@@ -160,6 +167,9 @@ impl<D: Dataplane> Engine<D> {
             let plan = self.planner.collect();
             let _ = self.perform(plan).await;
         }
+        if self.tidy_at <= now && self.planner.is_synced() {
+            self.tidy().await;
+        }
         if self.garbage_at.is_none() && self.planner.is_synced() && self.planner.has_garbage() {
             self.garbage_at = Some(Instant::now() + GARBAGE_INTERVAL);
         }
@@ -181,6 +191,16 @@ impl<D: Dataplane> Engine<D> {
         result
     }
 
+    /// Leaves to no client of datagrams a backend that is gone, and forgets flows that ended.
+    async fn tidy(&mut self) {
+        let namespaces: Vec<_> = self.allocations.iter().map(|allocation| allocation.netns.clone()).collect();
+        if let Err(reason) = self.dataplane.tidy(self.planner.kernel(), &namespaces).await {
+            tracing::warn!(reason, "flows could not be tidied");
+        }
+        self.tidied_at = Instant::now();
+        self.tidy_at = self.tidied_at + TIDY_INTERVAL;
+    }
+
     async fn perform(&mut self, plan: Plan) -> Result<(), String> {
         let mut done = 0;
         let mut result = Ok(());
@@ -194,6 +214,10 @@ impl<D: Dataplane> Engine<D> {
                 }
             }
             tokio::task::yield_now().await;
+        }
+        if plan.moves_datagrams() {
+            // Not for each of a burst of changes.
+            self.tidy_at = self.tidy_at.min(self.tidied_at + TIDY_SOON);
         }
         self.planner.commit(plan, done);
         match &result {
@@ -249,6 +273,7 @@ impl<D: Dataplane> Engine<D> {
     fn alarm(&self) -> Option<Instant> {
         let waiting = self.waiting.iter().map(|waiting| waiting.until);
         let retry = self.failure.as_ref().map(|failure| failure.retry_at);
-        waiting.chain(retry).chain(self.garbage_at).min()
+        let tidy = self.planner.is_synced().then_some(self.tidy_at);
+        waiting.chain(retry).chain(self.garbage_at).chain(tidy).min()
     }
 }

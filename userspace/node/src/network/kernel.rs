@@ -1,6 +1,7 @@
 //! The real datapath behind the [`Dataplane`] door, and the network half as the agent starts it.
 
 use std::error::Error;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -81,6 +82,13 @@ impl Dataplane for Datapath {
             return Ok(());
         }
         Datapath::delete_pod(self, &link.host_ifname).await.map_err(|error| chain(&error))
+    }
+
+    async fn tidy(&mut self, maps: &Observed, namespaces: &[PathBuf]) -> Result<(), String> {
+        let flows = self.collect_flows(maps).map_err(|error| chain(&error))?;
+        let sockets = self.end_sockets(maps, namespaces).await.map_err(|error| chain(&error))?;
+        tracing::debug!(live = flows.live, removed = flows.removed, sockets, "tidied flows");
+        Ok(())
     }
 }
 

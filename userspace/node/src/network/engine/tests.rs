@@ -1,6 +1,6 @@
 //! The engine over a datapath that is only values; the plugin in front of it where the whole way matters.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -28,6 +28,7 @@ struct Kernel {
     /// Fail this many times, after one write each.
     failures: usize,
     refuse_link: bool,
+    tidied: usize,
 }
 
 #[async_trait]
@@ -74,6 +75,11 @@ impl Dataplane for Fake {
 
     async fn delete_pod(&mut self, link: &Link) -> Result<(), String> {
         self.0.lock().unwrap().links.retain(|name| *name != link.host_ifname);
+        Ok(())
+    }
+
+    async fn tidy(&mut self, _: &Observed, _: &[PathBuf]) -> Result<(), String> {
+        self.0.lock().unwrap().tidied += 1;
         Ok(())
     }
 }
@@ -314,4 +320,27 @@ async fn plugin_and_agent_agree_over_the_socket() {
     let gone = skep_cni::run(&environment("CHECK"), config.to_string().as_bytes()).await;
     assert_eq!(gone.stdout.unwrap()["code"], 3);
     assert!(kernel.0.lock().unwrap().links.is_empty());
+}
+
+#[tokio::test]
+async fn flows_are_tidied_when_backends_of_datagrams_may_go_and_not_for_streams() {
+    let (folder, kernel) = (tempfile::tempdir().unwrap(), Fake::default());
+    let mut running = start(folder.path(), &kernel).await;
+    running.sync().await;
+    running.index(|index| index.apply_service(&service("web"))).await;
+    // The answer comes behind the writes.
+    running.del("none").await.unwrap();
+    assert_eq!(kernel.0.lock().unwrap().tidied, 0);
+    let mut names = service("names");
+    let spec = names.spec.as_mut().unwrap();
+    spec.cluster_ip = Some("10.96.0.2".into());
+    spec.ports.as_mut().unwrap()[0].protocol = Some("UDP".into());
+    running.index(move |index| index.apply_service(&names)).await;
+    for _ in 0..500 {
+        if kernel.0.lock().unwrap().tidied > 0 {
+            return running.end().await;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("the flows were not tidied");
 }
