@@ -20,7 +20,7 @@ const B: Ipv4Addr = Ipv4Addr::new(10, 77, 1, 3);
 const NODE: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 1);
 const OUTSIDE: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 254);
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 96, 7, 7);
-const PATIENCE: Duration = Duration::from_secs(3);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(3);
 
 fn addr(ip: Ipv4Addr) -> Addr {
     Addr::from(IpAddr::V4(ip))
@@ -64,7 +64,7 @@ fn ingress(slot: u32, generation: u32, allow: bool) -> Vec<Write> {
 }
 
 /// Answers one byte with its own name, on every connection, until the listener's thread is left behind.
-fn serve(netns: &NetNs, at: SocketAddr, name: u8) -> Result<()> {
+pub(crate) fn serve(netns: &NetNs, at: SocketAddr, name: u8) -> Result<()> {
     let listener = netns.run(move || TcpListener::bind(at))??;
     std::thread::spawn(move || {
         for stream in listener.incoming() {

@@ -3,5 +3,7 @@
 mod cost;
 mod fixtures;
 mod malformed;
+mod nodes;
 mod packet;
 mod uplink;
+mod world;

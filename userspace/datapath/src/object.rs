@@ -9,7 +9,7 @@ use aya::{Ebpf, EbpfLoader};
 use skep_abi::ABI_VERSION;
 
 use crate::error::DatapathError;
-use crate::xdp;
+use crate::xdp::XdpHook;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SKEP_BPF_OBJECT"));
 
@@ -58,11 +58,11 @@ pub(crate) fn load(bpffs: &Path) -> Result<Ebpf, DatapathError> {
         let loaded = match program {
             Program::SchedClassifier(program) => program.load(),
             Program::CgroupSockAddr(program) => program.load(),
-            // Before 5.18 there is no XDP for frames of several buffers; then there is none at all.
+            // Before 5.18 there is no XDP for frames of several buffers, so none in the driver.
             Program::Xdp(program) => {
                 if let Err(error) = program.load() {
                     let error: &dyn std::error::Error = &error;
-                    tracing::warn!(error, "the kernel does not take the XDP program");
+                    tracing::warn!(name, error, "the kernel does not take the XDP program");
                 }
                 continue;
             }
@@ -104,7 +104,7 @@ fn leak_known(name: &str) -> &'static str {
     CLASSIFIERS
         .iter()
         .chain(&SOCKET_HOOKS)
-        .chain(&[xdp::NAME])
+        .chain(&XdpHook::ALL.map(XdpHook::program))
         .find(|known| **known == name)
         .copied()
         .unwrap_or("(unknown)")
@@ -126,8 +126,8 @@ pub(crate) fn socket_hook<'a>(
     program.try_into().map_err(|source| DatapathError::Program { name, operation: "find", source })
 }
 
-pub(crate) fn xdp_program(ebpf: &mut Ebpf) -> Result<&mut Xdp, DatapathError> {
-    let name = xdp::NAME;
+pub(crate) fn xdp_program(ebpf: &mut Ebpf, hook: XdpHook) -> Result<&mut Xdp, DatapathError> {
+    let name = hook.program();
     let program = ebpf.program_mut(name).ok_or(DatapathError::Missing { what: "program", name })?;
     program.try_into().map_err(|source| DatapathError::Program { name, operation: "find", source })
 }
@@ -152,7 +152,7 @@ impl crate::Datapath {
     }
 
     /// Runs a program over a packet by BPF_PROG_TEST_RUN, `repeat` times: action, packet, nanoseconds a run. The packet
-    /// of a run is what the run before made of it. To `xdp_node` it comes from the uplink.
+    /// of a run is what the run before made of it. To XDP it comes from the uplink.
     pub fn test_run(
         &mut self,
         program: &str,
@@ -162,12 +162,13 @@ impl crate::Datapath {
         let name = leak_known(program);
         let failed = |source| DatapathError::Program { name, operation: "test run", source };
         let mut out = vec![0; packet.len() + 256];
-        let result = if name == xdp::NAME {
+        let hook = XdpHook::ALL.into_iter().find(|hook| hook.program() == name);
+        let result = if let Some(hook) = hook {
             let uplink = self.maps.config.get(&0, 0).map_err(DatapathError::map("CONFIG", "read"))?.uplink;
             // `struct xdp_md`: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
             let words = [0, packet.len() as u32, 0, uplink, 0, 0];
             let context = words.map(u32::to_ne_bytes).concat();
-            run(xdp_program(&mut self.ebpf)?, packet, Some(&context), &mut out, repeat)
+            run(xdp_program(&mut self.ebpf, hook)?, packet, Some(&context), &mut out, repeat)
         } else {
             run(classifier(&mut self.ebpf, name)?, packet, None, &mut out, repeat)
         };

@@ -1,9 +1,13 @@
-//! `xdp_node` on the uplink, by a pinned link that a new process updates in place.
+//! XDP on the uplink, by a pinned link that a new process updates in place.
 //!
 //! XDP is a shortcut: `tc_node_ingress` does all that it does. So where it cannot be had, the node works without it
 //! and says so, unless it was asked for by name.
 
+use std::ffi::CString;
 use std::fmt;
+use std::io::{self, ErrorKind};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::str::FromStr;
 
@@ -20,7 +24,9 @@ use crate::maps::interface_index;
 use crate::netlink;
 use crate::object::xdp_program;
 
-pub(crate) const NAME: &str = "xdp_node";
+/// include/uapi/linux/bpf.h
+const BPF_OBJ_GET: libc::c_int = 7;
+const BPF_LINK_DETACH: libc::c_int = 34;
 
 /// Where on the uplink's way `xdp_node` is wanted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -72,7 +78,14 @@ impl FromStr for XdpMode {
 }
 
 impl XdpHook {
-    const ALL: [XdpHook; 2] = [XdpHook::Driver, XdpHook::Generic];
+    pub(crate) const ALL: [XdpHook; 2] = [XdpHook::Driver, XdpHook::Generic];
+
+    pub(crate) const fn program(self) -> &'static str {
+        match self {
+            XdpHook::Driver => "xdp_node",
+            XdpHook::Generic => "xdp_node_generic",
+        }
+    }
 
     const fn flag(self) -> Flag {
         match self {
@@ -105,21 +118,21 @@ pub(crate) fn attach(
         XdpMode::Off => &[],
     };
     for hook in XdpHook::ALL.into_iter().filter(|hook| !wanted.contains(hook)) {
-        remove_file(&folder.join(hook.pin()))?;
+        detach(&folder.join(hook.pin()))?;
     }
     if wanted.is_empty() {
         return Ok(None);
     }
-    let program = xdp_program(ebpf)?;
-    let adopted = wanted.iter().find(|hook| adopt(program, &folder.join(hook.pin())));
-    if let Some(hook) = adopted {
-        return Ok(Some(*hook));
+    for hook in wanted {
+        if adopt(xdp_program(ebpf, *hook)?, &folder.join(hook.pin())) {
+            return Ok(Some(*hook));
+        }
     }
     let mut failure = None;
     for hook in wanted {
         let path = folder.join(hook.pin());
-        remove_file(&path)?;
-        match put(program, uplink, hook.flag(), &path) {
+        detach(&path)?;
+        match put(ebpf, uplink, *hook, &path) {
             Ok(()) => return Ok(Some(*hook)),
             Err(error) => failure = Some(error),
         }
@@ -142,12 +155,39 @@ fn adopt(program: &mut Xdp, path: &Path) -> bool {
     link.is_some_and(|link| program.attach_to_link(link).is_ok())
 }
 
-fn put(program: &mut Xdp, uplink: &str, flag: Flag, path: &Path) -> Result<(), DatapathError> {
-    let failed = |source| DatapathError::Program { name: NAME, operation: "attach", source };
-    let id = program.attach(uplink, flag).map_err(failed)?;
+fn put(ebpf: &mut Ebpf, uplink: &str, hook: XdpHook, path: &Path) -> Result<(), DatapathError> {
+    let name = hook.program();
+    let failed = |source| DatapathError::Program { name, operation: "attach", source };
+    let program = xdp_program(ebpf, hook)?;
+    let id = program.attach(uplink, hook.flag()).map_err(failed)?;
     let link = program.take_link(id).map_err(failed)?;
-    let link = FdLink::try_from(link).map_err(|source| DatapathError::Link { name: NAME, source })?;
+    let link = FdLink::try_from(link).map_err(|source| DatapathError::Link { name, source })?;
     pin_link(link, path)
+}
+
+/// Takes the pinned link's program from its interface, and the pin away; fine if there is none. The kernel lets go of a
+/// link some time after its last pin, and takes no program at another hook before that.
+fn detach(path: &Path) -> Result<(), DatapathError> {
+    let failed = DatapathError::file("detach", path);
+    match open(path).and_then(|link| bpf(BPF_LINK_DETACH, &[link.as_raw_fd() as u64])) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(failed(error)),
+        _ => remove_file(path),
+    }
+}
+
+fn open(pin: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(pin.as_os_str().as_bytes())?;
+    let fd = bpf(BPF_OBJ_GET, &[path.as_ptr() as u64, 0])?;
+    // SAFETY: the kernel just made the descriptor for this call, so nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Attributes are the first words of `union bpf_attr`, whose rest is 0.
+fn bpf(command: libc::c_int, attributes: &[u64]) -> io::Result<libc::c_int> {
+    // SAFETY: neither command writes to the attributes; a path in them is a string that lives over the call.
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_ptr(), size_of_val(attributes)) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as libc::c_int) }
 }
 
 fn is_veth(interface: &str) -> Result<bool, DatapathError> {

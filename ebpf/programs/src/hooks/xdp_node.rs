@@ -21,11 +21,24 @@ const PORT_TRIES: u32 = 4;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
+/// In the driver.
 #[xdp(frags)]
 pub(crate) fn xdp_node(ctx: XdpContext) -> u32 {
-    let sent = match Frame::new(&ctx).is_v4() {
-        Some(true) => forward::<true>(&ctx),
-        Some(false) => forward::<false>(&ctx),
+    verdict(&ctx)
+}
+
+/// Behind the driver. To a program for frames of several buffers Linux 6.9 and later give a copy of the skb there whose
+/// `mac_len` is 0 (`skb_pp_cow_data`), and TC then takes the IP header for an Ethernet header.
+#[xdp]
+pub(crate) fn xdp_node_generic(ctx: XdpContext) -> u32 {
+    verdict(&ctx)
+}
+
+#[inline(always)]
+fn verdict(ctx: &XdpContext) -> u32 {
+    let sent = match Frame::new(ctx).is_v4() {
+        Some(true) => forward::<true>(ctx),
+        Some(false) => forward::<false>(ctx),
         None => None,
     };
     if sent.is_some() { xdp_action::XDP_TX } else { xdp_action::XDP_PASS }
