@@ -11,6 +11,12 @@ pub enum PatchError {
     /// The patch itself is no patch: 400.
     #[error("{0}")]
     Malformed(String),
+    /// It asks for more than one request may: 413.
+    #[error("{0}")]
+    TooLarge(String),
+    /// The object is not as a `test` of the patch wants it: 422.
+    #[error("{0}")]
+    TestFailed(String),
     /// It does not apply to this object: 422.
     #[error("{0}")]
     DoesNotApply(String),
@@ -18,6 +24,8 @@ pub enum PatchError {
 
 /// Operations of one JSON patch at most, as upstream.
 const OPERATIONS_MAX: usize = 10_000;
+/// Bytes that all `copy` operations of a JSON patch may add (JSONPatchMaxCopyBytes): each could double the object.
+const COPIED_MAX: usize = 3 << 20;
 
 /// A JSON patch, whole or not at all.
 pub fn json(object: &mut Value, patch: Value) -> Result<(), PatchError> {
@@ -25,11 +33,12 @@ pub fn json(object: &mut Value, patch: Value) -> Result<(), PatchError> {
         .map_err(|error| PatchError::Malformed(format!("error decoding patch: {error}")))?;
     if patch.0.len() > OPERATIONS_MAX {
         let found = patch.0.len();
-        return Err(PatchError::Malformed(format!(
+        return Err(PatchError::TooLarge(format!(
             "The allowed maximum operations in a JSON patch is {OPERATIONS_MAX}, got {found}"
         )));
     }
     let mut new = object.clone();
+    let mut copied = 0;
     for operation in patch.0 {
         // Upstream takes what is absent for null, and clients test so that a list is not there yet.
         if let json_patch::PatchOperation::Test(test) = &operation
@@ -38,14 +47,25 @@ pub fn json(object: &mut Value, patch: Value) -> Result<(), PatchError> {
         {
             continue;
         }
-        json_patch::patch(&mut new, &[operation]).map_err(|error| {
-            PatchError::DoesNotApply(format!(
-                "the server rejected our request due to an error in our request: {error}"
-            ))
+        if let json_patch::PatchOperation::Copy(copy) = &operation {
+            copied += new.pointer(copy.from.as_str()).map_or(0, |value| value.to_string().len());
+            if copied > COPIED_MAX {
+                return Err(PatchError::DoesNotApply(rejected(format!(
+                    "Unable to complete the copy, the accumulated size increase of copy is {copied}, exceeding the limit {COPIED_MAX}"
+                ))));
+            }
+        }
+        json_patch::patch(&mut new, &[operation]).map_err(|error| match error.kind {
+            json_patch::PatchErrorKind::TestFailed => PatchError::TestFailed(rejected(error)),
+            _ => PatchError::DoesNotApply(rejected(error)),
         })?;
     }
     *object = new;
     Ok(())
+}
+
+fn rejected(why: impl std::fmt::Display) -> String {
+    format!("the server rejected our request due to an error in our request: {why}")
 }
 
 pub fn merge(object: &mut Value, patch: &Value) -> Result<(), PatchError> {
@@ -59,4 +79,40 @@ pub fn merge(object: &mut Value, patch: &Value) -> Result<(), PatchError> {
 /// A strategic merge patch by the kind's schema facts.
 pub fn strategic(kind: &Kind, object: &mut Value, patch: &Value) -> Result<(), PatchError> {
     strategic::apply(kind.schema, object, patch)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn copies_and_operations_are_bounded() {
+        let double =
+            |times: usize| Value::from(vec![json!({"op": "copy", "from": "/a", "path": "/a/-"}); times]);
+        let mut object = json!({"a": ["x".repeat(100)]});
+        assert_eq!(json(&mut object, double(10)), Ok(()));
+        let before = object.clone();
+        let Err(PatchError::DoesNotApply(why)) = json(&mut object, double(40)) else { panic!("{object}") };
+        assert!(
+            why.contains("the accumulated size increase of copy is")
+                && why.contains("exceeding the limit 3145728"),
+            "{why}"
+        );
+        let many =
+            |count: usize| Value::from(vec![json!({"op": "test", "path": "/b", "value": null}); count]);
+        assert_eq!(json(&mut object, many(10_000)), Ok(()));
+        let wanted = "The allowed maximum operations in a JSON patch is 10000, got 10001";
+        assert_eq!(json(&mut object, many(10_001)), Err(PatchError::TooLarge(wanted.to_owned())));
+        assert_eq!(object, before);
+    }
+
+    #[test]
+    fn a_failed_test_is_told_from_what_does_not_apply() {
+        let found = |patch: Value| json(&mut json!({"a": 1}), Value::Array(vec![patch])).unwrap_err();
+        assert!(matches!(found(json!({"op": "test", "path": "/a", "value": 2})), PatchError::TestFailed(_)));
+        assert!(matches!(found(json!({"op": "remove", "path": "/b"})), PatchError::DoesNotApply(_)));
+        assert!(matches!(found(json!({"op": "nonsense"})), PatchError::Malformed(_)));
+    }
 }

@@ -52,7 +52,10 @@ impl Form {
         }
         done.map(|()| object).map_err(|error| match error {
             PatchError::Malformed(message) => Status::bad_request(message),
-            PatchError::DoesNotApply(message) => Status::new(
+            PatchError::TooLarge(message) => {
+                Status::new(413, "RequestEntityTooLarge", format!("Request entity too large: {message}"))
+            }
+            PatchError::TestFailed(message) | PatchError::DoesNotApply(message) => Status::new(
                 422,
                 "Invalid",
                 format!("{} \"{name}\" is invalid: {message}", kind.group_resource()),

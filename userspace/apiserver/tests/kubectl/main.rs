@@ -68,6 +68,13 @@ async fn bad_input_gets_the_answer_that_a_kubernetes_user_expects() {
         server.fails("create -f -", &large, "Request entity too large");
         let long = format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: big}}\ndata: {{a: '{}'}}\n", "x".repeat(2 << 20));
         server.fails("create -f -", &long, "Too long");
+        server.ok("create configmap small --from-literal=a=b", "", "created");
+        let patch = "patch configmap small --type=json --patch-file=/dev/stdin";
+        let many = format!("[{}]", [r#"{"op":"test","path":"/data/a","value":"b"}"#; 10_001].join(","));
+        server.fails(patch, &many, "The allowed maximum operations in a JSON patch is 10000, got 10001");
+        let double = |n: u32| format!(r#"{{"op":"copy","from":"/data","path":"/data/x{n}"}}"#);
+        let growing = format!("[{}]", (0..40).map(double).collect::<Vec<_>>().join(","));
+        server.fails(patch, &growing, "the accumulated size increase of copy is");
     })
     .await
     .unwrap();
