@@ -5,6 +5,7 @@
 mod fields;
 mod last_applied;
 mod managers;
+mod overlay;
 mod place;
 #[cfg(test)]
 mod tests;
@@ -16,6 +17,7 @@ use crate::kinds::{Kind, Part};
 use crate::{Status, meta};
 use fields::Fields;
 use managers::{Entry, Id, Managers};
+pub use overlay::overlay;
 use place::Place;
 use walk::Changes;
 

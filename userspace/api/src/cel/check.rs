@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use kube_cel::cel::common::ast::operators as op;
 use kube_cel::cel::common::ast::{
-    CallExpr, ComprehensionExpr, EntryExpr, Expr, IdedExpr, LiteralValue, SelectExpr,
+    CallExpr, ComprehensionExpr, EntryExpr, Expr, IdedExpr, LiteralValue, SelectExpr, StructExpr,
 };
 
 use super::program::told;
 use super::types::REQUEST;
-use super::{CelError, Program, Type};
+use super::{CelError, Program, Type, authorizer, message};
 
 /// What names are of.
 pub type Scope<'a> = BTreeMap<&'a str, Type>;
@@ -65,32 +65,59 @@ impl Check<'_> {
             Expr::Call(call) => self.call(call, names),
             Expr::Comprehension(comprehension) => self.comprehension(comprehension, names),
             Expr::List(list) => {
-                let (mut of, mut cost) = (Type::Dyn, 10);
+                let (mut of, mut cost) = (Type::Dyn, 10_u64);
                 for (at, element) in list.elements.iter().enumerate() {
                     let (element, more) = self.expression(element, names)?;
                     of = if at == 0 || of == element { element } else { Type::Dyn };
-                    cost += more;
+                    cost = more.saturating_add(cost);
                 }
                 Ok((Type::List(Box::new(of), list.elements.len() as u64), cost))
             }
             Expr::Map(map) => {
-                let mut cost = 30;
+                let mut cost = 30_u64;
                 for entry in &map.entries {
                     if let EntryExpr::MapEntry(entry) = &entry.expr {
-                        cost +=
-                            self.expression(&entry.key, names)?.1 + self.expression(&entry.value, names)?.1;
+                        let (key, value) = (&entry.key, &entry.value);
+                        cost = self.expression(key, names)?.1.saturating_add(cost);
+                        cost = self.expression(value, names)?.1.saturating_add(cost);
                     }
                 }
                 Ok((Type::Map(Box::new(Type::Dyn), map.entries.len() as u64), cost))
             }
-            Expr::Struct(_) | Expr::Unspecified => Ok((Type::Dyn, 1)),
+            Expr::Struct(made) => self.message(made, names),
+            Expr::Unspecified => Ok((Type::Dyn, 1)),
         }
+    }
+
+    fn message(&mut self, made: &StructExpr, names: &Names<'_>) -> Found {
+        let mut cost = 40_u64;
+        for entry in &made.entries {
+            let EntryExpr::StructField(entry) = &entry.expr else { continue };
+            let (found, more) = self.expression(&entry.value, names)?;
+            cost = cost.saturating_add(more);
+            let given = match found {
+                Type::Optional(inner) if entry.optional => *inner,
+                other => other,
+            };
+            match message::field_type(&made.type_name, &entry.field) {
+                None => return Err(self.wrong(&entry.field, &format!("undefined field '{}'", entry.field))),
+                Some(wanted) if !given.meets(&wanted) => {
+                    let (field, wanted, given) = (&entry.field, wanted.name(), given.name());
+                    let what = format!(
+                        "expected type of field '{field}' is '{wanted}' but provided type is '{given}'"
+                    );
+                    return Err(self.wrong(field, &what));
+                }
+                Some(_) => {}
+            }
+        }
+        Ok((Type::Message(made.type_name.clone()), cost))
     }
 
     fn select(&mut self, select: &SelectExpr, names: &Names<'_>) -> Found {
         let (operand, cost) = self.expression(&select.operand, names)?;
         let of = self.field(&operand, &select.field)?;
-        Ok((if select.test { Type::Bool } else { of }, cost + 1))
+        Ok((if select.test { Type::Bool } else { of }, cost.saturating_add(1)))
     }
 
     fn field(&mut self, operand: &Type, name: &str) -> Result<Type, CelError> {
@@ -98,6 +125,14 @@ impl Check<'_> {
             Type::Dyn => Ok(Type::Dyn),
             Type::Map(inner, _) => Ok((**inner).clone()),
             Type::Optional(inner) => Ok(Type::Optional(Box::new(self.field(inner, name)?))),
+            Type::Message(of) => {
+                let found = if authorizer::is_type(of) {
+                    authorizer::field_type(of, name)
+                } else {
+                    message::field_type(of, name)
+                };
+                found.ok_or_else(|| self.wrong(name, &format!("undefined field '{name}'")))
+            }
             Type::Object(fields) => match fields.iter().find(|(field, _)| field == name) {
                 Some((_, of)) => Ok(of.clone()),
                 None => Err(self.wrong(name, &format!("undefined field '{name}'"))),
@@ -138,8 +173,33 @@ impl Check<'_> {
             let (of, cost) = self.operator(name, &types, call)?;
             return Ok((of, inner.saturating_add(cost)));
         }
-        let (of, cost) = function(name, &types);
+        let (of, cost) = match types.first() {
+            Some(Type::Message(on)) if call.target.is_some() && authorizer::is_type(on) => {
+                self.question(on, name, &types)?
+            }
+            _ => function(name, &types),
+        };
         Ok((of, inner.saturating_add(cost)))
+    }
+
+    /// A function of the authorizer: the only ones that are known to be all.
+    fn question(&mut self, on: &str, name: &str, types: &[&Type]) -> Found {
+        let args = types.get(1..).unwrap_or_default();
+        match authorizer::function(on, name) {
+            Some((count, of))
+                if args.len() == count && args.iter().all(|arg| arg.meets(&Type::String(REQUEST))) =>
+            {
+                Ok((of, authorizer::cost(name)))
+            }
+            _ => {
+                let args: Vec<String> = args.iter().map(|of| of.name()).collect();
+                let what = format!(
+                    "found no matching overload for '{name}' applied to '{on}.({})'",
+                    args.join(", ")
+                );
+                Err(self.wrong(name, &what))
+            }
+        }
     }
 
     fn operator(&mut self, name: &str, types: &[&Type], call: &CallExpr) -> Found {

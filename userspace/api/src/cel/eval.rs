@@ -1,16 +1,18 @@
 //! The evaluation: every step is charged before it is made.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use kube_cel::cel::Value;
 use kube_cel::cel::common::ast::operators as op;
 use kube_cel::cel::common::ast::{
-    CallExpr, ComprehensionExpr, EntryExpr, Expr, IdedExpr, LiteralValue, SelectExpr,
+    CallExpr, ComprehensionExpr, EntryExpr, Expr, IdedExpr, LiteralValue, SelectExpr, StructExpr,
 };
 use kube_cel::cel::objects::{Key, Map, OptionalValue};
 
+use super::authorizer::{self, Authorizer};
 use super::functions::{self, On, size, weight};
+use super::message::Message;
 use super::{Bindings, Budget, CelError};
 
 type Result<T> = std::result::Result<T, CelError>;
@@ -88,8 +90,23 @@ impl Eval<'_> {
                 }
                 Ok(Value::Map(Map { map: Arc::new(out) }))
             }
-            Expr::Struct(_) | Expr::Unspecified => no_overload(),
+            Expr::Struct(made) => self.message(made, scope),
+            Expr::Unspecified => no_overload(),
         }
+    }
+
+    fn message(&mut self, made: &StructExpr, scope: &Scope<'_>) -> Result<Value> {
+        self.budget.charge(40)?;
+        let mut fields = BTreeMap::new();
+        for entry in &made.entries {
+            let EntryExpr::StructField(entry) = &entry.expr else { return no_overload() };
+            let value = self.value(&entry.value, scope)?;
+            match optional(&value).filter(|_| entry.optional) {
+                Some(inner) => fields.extend(inner.value().map(|value| (entry.field.clone(), value.clone()))),
+                None => drop(fields.insert(entry.field.clone(), value)),
+            }
+        }
+        Ok(Value::Opaque(Arc::new(Message::new(&made.type_name, fields)?)))
     }
 
     fn select(&mut self, select: &SelectExpr, scope: &Scope<'_>) -> Result<Value> {
@@ -99,7 +116,7 @@ impl Eval<'_> {
             let found = match optional(&operand) {
                 Some(inner) => inner.value().is_some_and(|value| field(value, &select.field).is_ok()),
                 None => match &operand {
-                    Value::Map(_) => field(&operand, &select.field).is_ok(),
+                    Value::Map(_) | Value::Opaque(_) => field(&operand, &select.field).is_ok(),
                     _ => return no_overload(),
                 },
             };
@@ -238,6 +255,14 @@ impl Eval<'_> {
             Some(On::Value(value)) => Some(value),
             _ => None,
         };
+        if let Some(authorizer) = on.and_then(Authorizer::of) {
+            self.budget.charge(authorizer::cost(&call.func_name))?;
+            return authorizer.call(&call.func_name, &args);
+        }
+        if let ("dyn", [_], None) = (call.func_name.as_str(), args.as_slice(), &target) {
+            self.budget.charge(1)?;
+            return args.into_iter().next().map_or_else(no_overload, Ok);
+        }
         if let ("size", Some(value)) = (call.func_name.as_str(), on.or(args.first())) {
             self.budget.charge(1)?;
             return length(value);
@@ -360,7 +385,14 @@ fn field(value: &Value, name: &str) -> Result<Value> {
             Some(found) => Ok(found.clone()),
             None => failed(format!("no such key: {name}")),
         },
-        _ => no_overload(),
+        value => {
+            let found = match (Message::of(value), Authorizer::of(value)) {
+                (Some(message), _) => message.get(name),
+                (None, Some(authorizer)) => authorizer.field(name),
+                (None, None) => return no_overload(),
+            };
+            found.map_or_else(|| failed(format!("no such key: {name}")), Ok)
+        }
     }
 }
 

@@ -7,7 +7,8 @@ use kube_cel::KubeCelExt as _;
 use kube_cel::cel::common::ast::{CallExpr, Expr, IdedExpr};
 use kube_cel::cel::{Context, ExecutionError, Value};
 
-use super::CelError;
+use super::message::Message;
+use super::{CelError, PER_CALL};
 
 static FUNCTIONS: LazyLock<Context<'static>> = LazyLock::new(|| Context::default().with_all());
 
@@ -73,12 +74,36 @@ pub(super) fn size(value: &Value) -> u64 {
     }
 }
 
+/// More than this is beyond every budget, and not counted: what is shared may be in a value more often than anybody
+/// could count.
+const WEIGHT_MAX: u64 = 16 * PER_CALL;
+
 /// Everything that is in a value.
 pub(super) fn weight(value: &Value) -> u64 {
-    match value {
-        Value::List(items) => items.iter().map(weight).sum::<u64>() + 1,
-        Value::Map(map) => map.map.values().map(weight).sum::<u64>() + 1,
+    let mut left = WEIGHT_MAX;
+    weigh(value, &mut left);
+    WEIGHT_MAX - left
+}
+
+fn weigh(value: &Value, left: &mut u64) {
+    let own = match value {
+        Value::List(_) | Value::Map(_) | Value::Opaque(_) => 1,
         other => size(other),
+    };
+    *left = left.saturating_sub(own);
+    let mut below = |value: &Value| {
+        if *left > 0 {
+            weigh(value, left);
+        }
+    };
+    match value {
+        Value::List(items) => items.iter().for_each(&mut below),
+        Value::Map(map) => map.map.values().for_each(&mut below),
+        value => {
+            if let Some(message) = Message::of(value) {
+                message.fields().values().for_each(&mut below);
+            }
+        }
     }
 }
 

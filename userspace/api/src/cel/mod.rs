@@ -4,23 +4,29 @@
 //! every ten bytes or items looked at). Out: a value, or why not. Parsing and Kubernetes' functions are kube-cel's; the
 //! evaluation is our own, for it must count.
 
+mod authorizer;
 mod check;
 mod eval;
 mod functions;
+mod message;
 mod program;
 mod types;
 mod values;
 
 use std::collections::BTreeMap;
 
+pub(crate) use authorizer::AUTHORIZER;
+pub use authorizer::{Authorize, Authorizer, Question, Verdict};
 pub use check::{Checked, Scope, check};
 pub(crate) use eval::optionally;
 pub use kube_cel::cel::Value;
+pub use message::Message;
+pub(crate) use message::{JSON_PATCH, OBJECT};
 pub use program::Program;
 pub(crate) use types::REQUEST;
 pub use types::Type;
-pub(crate) use values::{escape, list, of_format};
-pub use values::{of_fields, of_json};
+pub(crate) use values::{escape, is_identifier, list, of_format};
+pub use values::{of_fields, of_json, to_json};
 
 /// Cost units that one evaluation may take (cel.PerCallLimit).
 pub const PER_CALL: u64 = 1_000_000;
@@ -148,6 +154,72 @@ mod tests {
         }
         let chain = vec!["1"; 5_000].join("+");
         assert!(matches!(run(&chain, PER_CALL), Err(CelError::Compile(_))));
+    }
+
+    #[test]
+    fn messages_are_made_and_read_and_written_as_json() {
+        let made = |source: &str| {
+            let object = of_json(&json!({"name": "web", "none": null}));
+            let program = Program::compile_patch(source)?;
+            let value = evaluate(&program, &Bindings::from([("object", object)]), &mut Budget(PER_CALL))?;
+            to_json(&value, &mut Budget(PER_CALL))
+        };
+        for (source, wanted) in [
+            ("Object{}", json!({})),
+            (
+                "Object{spec: Object.spec{list: [Object.spec.list{name: object.name}], labels: {'a': 'b'}}}",
+                json!({"spec": {"list": [{"name": "web"}], "labels": {"a": "b"}}}),
+            ),
+            ("Object{?a: object.?name, ?b: object.?other}", json!({"a": "web"})),
+            (
+                "Object{a: 1, b: 1.5, c: null, d: b'x', e: duration('90s'), f: timestamp('2026-01-01T00:00:00Z')}",
+                json!({"a": 1, "b": 1.5, "c": null, "d": "eA==", "e": "90s", "f": "2026-01-01T00:00:00Z"}),
+            ),
+            ("Object{a: 1}.a + 1", json!(2)),
+            ("has(Object{a: 1}.a) && !has(Object{a: 1}.b) && Object{a: 1} == Object{a: 1}", json!(true)),
+            (
+                "JSONPatch{op: 'add', path: '/a', value: Object.a{b: 1}}",
+                json!({"op": "add", "path": "/a", "value": {"b": 1}}),
+            ),
+            ("JSONPatch{op: 'remove', path: '/a'}.from", json!("")),
+        ] {
+            assert_eq!(made(source), Ok(wanted), "{source}");
+        }
+        for (source, wanted) in [
+            (
+                "Object{spec: Object.other{}}",
+                "unexpected type name \"Object.other\", expected \"Object.spec\"",
+            ),
+            ("JSONPatch{nonsense: 1}", "unexpected JSONPatchType field: nonsense"),
+            ("JSONPatch{op: dyn(1)}", "unexpected type for JSONPatchType 'op' field"),
+            ("{1: 2}", "map key 1 is not a string"),
+            ("Other{}", "undeclared reference to 'Other'"),
+        ] {
+            let error = made(source).unwrap_err().to_string();
+            assert!(error.contains(wanted), "{source}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_is_shared_is_not_counted_forever_nor_written() {
+        let doubled = |times: usize| format!("[1]{}", ".map(x, [x, x, x, x])".repeat(times));
+        let compared = format!("{0} == {0}", doubled(20));
+        assert_eq!(run(&compared, PER_CALL), Err(CelError::Budget));
+        let value = run(&doubled(20), PER_CALL).unwrap();
+        assert_eq!(to_json(&value, &mut Budget(PER_CALL)), Err(CelError::Budget));
+    }
+
+    #[test]
+    fn costs_beyond_all_numbers_are_no_fault() {
+        let mut nested = "1".to_owned();
+        for _ in 0..8 {
+            nested = format!("object.map(x, {nested})");
+        }
+        let scope = Scope::from([("object", Type::Dyn)]);
+        for source in [format!("[{nested}, {nested}]"), format!("{{'a': {nested}, 'b': {nested}}}")] {
+            let program = Program::compile(&source).unwrap();
+            assert_eq!(check(&program, &scope).map(|checked| checked.cost), Ok(u64::MAX), "{source}");
+        }
     }
 
     #[test]

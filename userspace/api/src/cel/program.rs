@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use kube_cel::cel::common::ast::{EntryExpr, Expr, IdedExpr};
 use kube_cel::cel::parser::Parser;
 
-use super::CelError;
+use super::{CelError, message};
 
 /// Nesting of an expression at most.
 const DEPTH: usize = 150;
@@ -20,6 +20,15 @@ pub struct Program {
 
 impl Program {
     pub fn compile(source: &str) -> Result<Program, CelError> {
+        Program::parse(source, |_| false)
+    }
+
+    /// An expression that may make `Object{...}` and `JSONPatch{...}`.
+    pub fn compile_patch(source: &str) -> Result<Program, CelError> {
+        Program::parse(source, message::is_type)
+    }
+
+    fn parse(source: &str, is_type: fn(&str) -> bool) -> Result<Program, CelError> {
         let deep =
             || CelError::Compile("ERROR: <input>:-1:0: expression recursion limit exceeded".to_owned());
         if signs(source) > SIGNS || brackets(source) > DEPTH / 2 {
@@ -39,9 +48,12 @@ impl Program {
             if depth > DEPTH {
                 return Err(deep());
             }
-            if matches!(expression.expr, Expr::Struct(_) | Expr::Unspecified) {
-                let message = "ERROR: <input>:1:1: undeclared reference to a message type";
-                return Err(CelError::Compile(message.to_owned()));
+            match &expression.expr {
+                Expr::Struct(made) if !is_type(&made.type_name) => {
+                    return Err(undeclared(source, &made.type_name));
+                }
+                Expr::Unspecified => return Err(CelError::Compile(syntax(source, (1, 1), "no expression"))),
+                _ => {}
             }
             waiting.extend(children(expression).into_iter().map(|child| (child, depth + 1)));
         }
@@ -74,6 +86,14 @@ pub(super) fn told(source: &str, (line, column): (usize, usize), what: &str) -> 
     let text = source.lines().nth(line.saturating_sub(1)).unwrap_or_default();
     let points = ".".repeat(column.saturating_sub(1));
     format!("ERROR: <input>:{line}:{column}: {what}\n | {text}\n | {points}^")
+}
+
+fn undeclared(source: &str, type_name: &str) -> CelError {
+    let before = &source[..source.find(type_name).unwrap_or_default()];
+    let line = before.matches('\n').count() + 1;
+    let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
+    let what = format!("undeclared reference to '{type_name}' (in container '')");
+    CelError::Compile(told(source, (line, column), &what))
 }
 
 fn syntax(source: &str, pos: (isize, isize), message: &str) -> String {
@@ -111,13 +131,18 @@ fn children(expression: &IdedExpr) -> Vec<&IdedExpr> {
         }
         Expr::List(list) => list.elements.iter().collect(),
         Expr::Map(map) => {
-            let entries = map.entries.iter().flat_map(|entry| match &entry.expr {
-                EntryExpr::MapEntry(entry) => vec![&entry.key, &entry.value],
-                EntryExpr::StructField(field) => vec![&field.value],
-            });
+            let entries = map.entries.iter().flat_map(|entry| values(&entry.expr));
             entries.collect()
         }
+        Expr::Struct(made) => made.entries.iter().flat_map(|entry| values(&entry.expr)).collect(),
         Expr::Select(select) => vec![&select.operand],
-        Expr::Struct(_) | Expr::Ident(_) | Expr::Literal(_) | Expr::Unspecified => Vec::new(),
+        Expr::Ident(_) | Expr::Literal(_) | Expr::Unspecified => Vec::new(),
+    }
+}
+
+fn values(entry: &EntryExpr) -> Vec<&IdedExpr> {
+    match entry {
+        EntryExpr::MapEntry(entry) => vec![&entry.key, &entry.value],
+        EntryExpr::StructField(field) => vec![&field.value],
     }
 }

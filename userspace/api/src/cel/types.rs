@@ -24,6 +24,8 @@ pub enum Type {
     /// Fields by their names in expressions.
     Object(Vec<(String, Type)>),
     Optional(Box<Type>),
+    /// A type with a name of its own, such as `Object.spec`.
+    Message(String),
 }
 
 impl Type {
@@ -51,7 +53,7 @@ impl Type {
     }
 
     /// As messages write it.
-    pub(super) fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         match self {
             Type::Dyn => "dyn".to_owned(),
             Type::Null => "null".to_owned(),
@@ -67,16 +69,17 @@ impl Type {
             Type::Map(inner, _) => format!("map(string, {})", inner.name()),
             Type::Object(_) => "object".to_owned(),
             Type::Optional(inner) => format!("optional_type({})", inner.name()),
+            Type::Message(name) => name.clone(),
         }
     }
 
     /// Whether values of both may be compared: unknown ones always.
     pub(super) fn meets(&self, other: &Type) -> bool {
-        use Type::{Bytes, Dyn, List, Map, Null, Object, Optional, String};
+        use Type::{Bytes, Dyn, List, Map, Message, Null, Object, Optional, String};
         match (self, other) {
             (Dyn, _) | (_, Dyn) => true,
-            (Null, Optional(_) | List(..) | Map(..) | Object(_))
-            | (Optional(_) | List(..) | Map(..) | Object(_), Null) => true,
+            (Null, Optional(_) | List(..) | Map(..) | Object(_) | Message(_))
+            | (Optional(_) | List(..) | Map(..) | Object(_) | Message(_), Null) => true,
             (String(_), String(_)) | (Bytes, Bytes) => true,
             (List(a, _), List(b, _)) | (Map(a, _), Map(b, _)) | (Optional(a), Optional(b)) => a.meets(b),
             (Object(_) | Map(..), Object(_) | Map(..)) => true,

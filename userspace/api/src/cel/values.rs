@@ -8,7 +8,8 @@ use kube_cel::cel::Value;
 use kube_cel::cel::objects::{Key, Map};
 use serde_json::Value as Json;
 
-use super::functions;
+use super::message::{JSON_PATCH, Message};
+use super::{Budget, CelError, functions};
 
 /// Without a schema: maps by their own keys.
 pub fn of_json(json: &Json) -> Value {
@@ -24,6 +25,64 @@ pub fn of_json(json: &Json) -> Value {
         Json::Array(items) => list(items.iter().map(of_json).collect()),
         Json::Object(fields) => of_fields(fields.iter().map(|(name, value)| (name.clone(), of_json(value)))),
     }
+}
+
+/// A value as it would be sent; what is in it more than once is charged as often. A message must be named after the
+/// field where it stands.
+pub fn to_json(value: &Value, budget: &mut Budget) -> Result<Json, CelError> {
+    let within = Message::of(value).map(Message::type_name);
+    written(value, within, budget)
+}
+
+fn written(value: &Value, within: Option<&str>, budget: &mut Budget) -> Result<Json, CelError> {
+    budget.charge(1 + functions::size(value) / 10)?;
+    if let Some(message) = Message::of(value) {
+        let (found, wanted) = (message.type_name(), within.unwrap_or(message.type_name()));
+        if found != wanted {
+            return Err(CelError::Evaluation(format!(
+                "type mismatch: unexpected type name \"{found}\", expected \"{wanted}\", which matches field name path from root Object type"
+            )));
+        }
+        let fields = message.fields().iter().map(|(name, value)| {
+            // What an operation sets may be of any place.
+            let below = (found != JSON_PATCH).then(|| format!("{found}.{name}"));
+            Ok((name.clone(), written(value, below.as_deref(), budget)?))
+        });
+        return fields.collect::<Result<_, _>>().map(Json::Object);
+    }
+    Ok(match value {
+        Value::Null => Json::Null,
+        Value::Bool(value) => Json::Bool(*value),
+        Value::Int(value) => Json::from(*value),
+        Value::UInt(value) => Json::from(*value),
+        Value::Float(value) => Json::from(*value),
+        Value::String(text) => Json::String(text.to_string()),
+        Value::Bytes(bytes) => {
+            Json::String(base64::engine::general_purpose::STANDARD.encode(bytes.as_slice()))
+        }
+        Value::List(items) => {
+            let items = items.iter().map(|item| written(item, within, budget));
+            Json::Array(items.collect::<Result<_, _>>()?)
+        }
+        Value::Map(map) => {
+            let entries = map.map.iter().map(|(key, value)| match key {
+                Key::String(name) => Ok((name.to_string(), written(value, within, budget)?)),
+                key => Err(CelError::Evaluation(format!("map key {key} is not a string"))),
+            });
+            Json::Object(entries.collect::<Result<_, _>>()?)
+        }
+        Value::Timestamp(at) => Json::String(at.to_rfc3339().replace("+00:00", "Z")),
+        Value::Duration(span) => {
+            Json::String(match (span.num_seconds(), span.subsec_nanos().unsigned_abs()) {
+                (seconds, 0) => format!("{seconds}s"),
+                (seconds, nanos) => format!("{seconds}.{}s", format!("{nanos:09}").trim_end_matches('0')),
+            })
+        }
+        other => {
+            let why = format!("a value of type '{:?}' could not marshal to JSON", other.type_of());
+            return Err(CelError::Evaluation(why));
+        }
+    })
 }
 
 /// A text by the format that its schema names: a time, a span, bytes.
@@ -79,6 +138,15 @@ const RESERVED: [&str; 21] = [
     "void",
     "while",
 ];
+
+/// Whether a name can be spoken of as it is.
+pub(crate) fn is_identifier(name: &str) -> bool {
+    let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    !name.is_empty()
+        && name.chars().all(is_word)
+        && !name.starts_with(|c: char| c.is_ascii_digit())
+        && !RESERVED.contains(&name)
+}
 
 /// A field's name as an identifier: reserved words and signs are written out.
 pub(crate) fn escape(name: &str) -> String {

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::{
     Strategy, address, api_service, autoscaler, batch, certificates, classes, containers, disruption, flow,
-    hooks, ingress, limits, network, rbac, service, small, storage, workload,
+    hooks, ingress, limits, network, policies, rbac, service, small, storage, workload,
 };
 use crate::custom::definition;
 use crate::field::Errors;
@@ -204,18 +204,22 @@ pub(super) static VALIDATING_WEBHOOKS: Strategy = Strategy {
     validate: hooks::validate_webhooks,
     ..PLAIN_VALUE
 };
-pub(super) static ADMISSION_POLICY: Strategy = Strategy {
+pub(super) static VALIDATING_POLICY: Strategy = Strategy {
     generation: true,
-    default: hooks::default_policy,
-    validate: hooks::validate_policy,
+    default: policies::default_policy,
+    validate: policies::validate_validating,
     ..PLAIN_VALUE
 };
-pub(super) static ADMISSION_POLICY_BINDING: Strategy = Strategy {
+pub(super) static VALIDATING_POLICY_BINDING: Strategy = Strategy {
     generation: true,
-    default: hooks::default_policy_binding,
-    validate: hooks::validate_policy_binding,
+    default: policies::default_binding,
+    validate: policies::validate_validating_binding,
     ..PLAIN_VALUE
 };
+pub(super) static MUTATING_POLICY: Strategy =
+    Strategy { validate: policies::validate_mutating, ..VALIDATING_POLICY };
+pub(super) static MUTATING_POLICY_BINDING: Strategy =
+    Strategy { validate: policies::validate_mutating_binding, ..VALIDATING_POLICY_BINDING };
 pub(super) static LIMIT_RANGE: Strategy =
     Strategy { default: limits::default_limit_range, validate: limits::validate_limit_range, ..PLAIN_VALUE };
 pub(super) static RESOURCE_QUOTA: Strategy = Strategy {

@@ -1,0 +1,120 @@
+//! Expressions of webhooks and policies, before they are stored: they must compile, speak of what is there, and be of the
+//! type that is wanted.
+
+use serde_json::Value;
+
+use crate::cel::{AUTHORIZER, CelError, Checked, JSON_PATCH, OBJECT, Program, Scope, Type, check};
+use crate::field::{Errors, Path};
+
+/// What an expression must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wanted {
+    Any,
+    Bool,
+    Text,
+    TextOrNull,
+    /// What to merge into an object.
+    Object,
+    /// Operations of a JSON patch.
+    Patch,
+}
+
+impl Wanted {
+    fn compile(self, source: &str) -> Result<Program, CelError> {
+        match self {
+            Wanted::Object | Wanted::Patch => Program::compile_patch(source),
+            _ => Program::compile(source),
+        }
+    }
+
+    fn is_met_by(self, of: &Type) -> bool {
+        match (self, of) {
+            (Wanted::Any, _) | (_, Type::Dyn) => true,
+            (Wanted::Bool, Type::Bool) | (Wanted::Text | Wanted::TextOrNull, Type::String(_)) => true,
+            (Wanted::TextOrNull, Type::Null) => true,
+            (Wanted::Object, Type::Message(name)) => name == OBJECT,
+            (Wanted::Patch, Type::List(of, _)) => match &**of {
+                Type::Dyn => true,
+                Type::Message(name) => name == JSON_PATCH,
+                _ => false,
+            },
+            _ => false,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Wanted::Any => "any",
+            Wanted::Bool => "bool",
+            Wanted::Text => "string",
+            Wanted::TextOrNull => "one of [string null_type]",
+            Wanted::Object => "Object",
+            Wanted::Patch => "list(JSONPatch)",
+        }
+    }
+}
+
+/// What expressions can speak of.
+#[derive(Clone, Debug)]
+pub(super) struct Names {
+    known: Vec<(&'static str, Type)>,
+    /// Of a policy, in their order: each can speak of those before it.
+    variables: Vec<(String, Type)>,
+}
+
+impl Names {
+    /// In every expression about a request.
+    pub(super) fn of_requests() -> Names {
+        let mut known: Vec<(&str, Type)> =
+            ["object", "oldObject", "request", "namespaceObject"].map(|name| (name, Type::Dyn)).to_vec();
+        known.push(("authorizer", Type::Message(AUTHORIZER.to_owned())));
+        Names { known, variables: Vec::new() }
+    }
+
+    pub(super) fn with_params(mut self) -> Names {
+        self.known.push(("params", Type::Dyn));
+        self
+    }
+
+    /// Where nobody can be asked what is allowed.
+    pub(super) fn without_authorizer(&self) -> Names {
+        let mut names = self.clone();
+        names.known.retain(|(name, _)| *name != "authorizer");
+        names
+    }
+
+    pub(super) fn add_variable(&mut self, name: &str, of: Type) {
+        self.variables.push((name.to_owned(), of));
+    }
+
+    /// What the expression is, if it is right.
+    pub(super) fn validate(
+        &self,
+        expression: &Value,
+        path: &Path,
+        wanted: Wanted,
+        errors: &mut Errors,
+    ) -> Option<Type> {
+        let Some(source) = expression.as_str().map(str::trim).filter(|source| !source.is_empty()) else {
+            errors.required(path, "");
+            return None;
+        };
+        match self.check(source, wanted) {
+            Err(error) => errors.invalid(path, expression, &format!("compilation failed: {error}")),
+            Ok(Checked { of, .. }) if !wanted.is_met_by(&of) => {
+                let why = format!("must evaluate to {} but got {}", wanted.name(), of.name());
+                errors.invalid(path, expression, &why);
+            }
+            Ok(Checked { of, .. }) => return Some(of),
+        }
+        None
+    }
+
+    fn check(&self, source: &str, wanted: Wanted) -> Result<Checked, CelError> {
+        let mut scope: Scope<'_> = self.known.iter().map(|(name, of)| (*name, of.clone())).collect();
+        if !self.variables.is_empty() {
+            scope.insert("variables", Type::Object(self.variables.clone()));
+        }
+        check(&wanted.compile(source)?, &scope)
+    }
+}
