@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use skep_api::{Kind, Status, meta};
 
 use crate::authn::Identity;
-use crate::authz::{Attributes, Authorizer};
+use crate::authz::{Attributes, Authorizer, Decision};
 use crate::route::Target;
 
 /// Fed by the caches with every change, in order, before a read can see it.
@@ -59,13 +59,16 @@ impl Access {
     }
 
     pub(crate) fn allows(&self, attributes: &Attributes<'_>) -> bool {
-        self.read().authorize(attributes).allowed()
+        self.decide(attributes).allowed()
+    }
+
+    pub(crate) fn decide(&self, attributes: &Attributes<'_>) -> Decision {
+        self.read().authorize(attributes)
     }
 
     /// 403 in upstream's words if nobody allows it.
     pub(crate) fn check(&self, attributes: &Attributes<'_>) -> Result<(), Status> {
-        use crate::authz::Decision;
-        let why = match self.read().authorize(attributes) {
+        let why = match self.decide(attributes) {
             Decision::Allow(_) => return Ok(()),
             Decision::NoOpinion(why) => why,
         };

@@ -7,12 +7,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde_json::{Value, json};
 use skep_api::custom::{Conversion, Custom};
-use skep_api::{Kind, Status, meta};
+use skep_api::{Kind, Status, meta, spelling};
 
-use crate::Inner;
 use crate::cache::Change;
 use crate::object::{self, Object};
-use crate::webhook;
+use crate::{Inner, webhook};
 
 /// One object in the version of the kind.
 pub(crate) async fn one(server: &Inner, kind: &Kind, object: Arc<Object>) -> Result<Arc<Object>, Status> {
@@ -62,6 +61,18 @@ pub(crate) async fn to_stored(server: &Inner, kind: &Kind, value: &Value) -> Res
             Ok(object::to_stored(converted.first().unwrap_or(value)))
         }
         _ => Ok(object::to_stored(value)),
+    }
+}
+
+/// One value from a version of its kind to another served one.
+pub(crate) async fn value(server: &Inner, from: &Kind, to: &Kind, value: Value) -> Result<Value, Status> {
+    match &from.custom {
+        Some(custom) => {
+            let converted = values_to(server, custom, &to.api_version(), vec![value]).await?;
+            let first = converted.into_iter().next();
+            first.ok_or_else(|| Status::internal("a conversion returned no object"))
+        }
+        None => Ok(spelling::from_stored(to, spelling::to_stored(from, value))),
     }
 }
 

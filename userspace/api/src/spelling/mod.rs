@@ -50,12 +50,17 @@ pub fn stored(kind: &Kind) -> Option<&'static Kind> {
 
 /// An object of the kind in the stored form; the kind becomes that of the form.
 pub fn take_in(kind: &mut KindRef, object: Value) -> Value {
-    match (of(kind), stored(kind)) {
-        (Some(spelling), Some(stored)) => {
-            *kind = stored.into();
-            (spelling.to_stored)(object)
-        }
-        _ => object,
+    let object = to_stored(kind, object);
+    if let Some(stored) = stored(kind) {
+        *kind = stored.into();
+    }
+    object
+}
+
+pub fn to_stored(kind: &Kind, object: Value) -> Value {
+    match of(kind) {
+        Some(spelling) => (spelling.to_stored)(object),
+        None => object,
     }
 }
 

@@ -1,9 +1,11 @@
 //! Expressions of webhooks and policies: compiled once, evaluated within a budget.
 
 use serde_json::{Value, json};
+use skep_api::Kind;
 use skep_api::cel::{self, Bindings, Budget, CelError, PER_CALL, Program};
 
-use super::{Operation, Request};
+use super::seen::Seen;
+use super::{Operation, Request, authorizer};
 
 /// An expression; one that does not compile says so whenever it is asked.
 #[derive(Debug)]
@@ -16,6 +18,12 @@ impl Expression {
     pub(super) fn of(source: &Value) -> Expression {
         let source = source.as_str().unwrap_or_default().to_owned();
         Expression { program: Program::compile(&source), source }
+    }
+
+    /// One that makes `Object{...}` or `JSONPatch{...}`.
+    pub(super) fn of_patch(source: &Value) -> Expression {
+        let source = source.as_str().unwrap_or_default().to_owned();
+        Expression { program: Program::compile_patch(&source), source }
     }
 
     /// No call takes more than its own share of what is left of the budget.
@@ -79,21 +87,26 @@ impl Conditions {
     }
 }
 
-/// What every expression can speak of: the object before and after, and the request.
-pub(super) fn bindings(request: &Request<'_>, object: &Value) -> Bindings<'static> {
+/// What every expression can speak of: the object before and after, the request, and what its sender may do.
+pub(super) fn bindings(request: &Request<'_>, seen: &Seen) -> Bindings<'static> {
     Bindings::from([
-        ("object", cel::of_json(object)),
-        ("oldObject", request.old.map_or(cel::Value::Null, cel::of_json)),
-        ("request", cel::of_json(&facts(request, object))),
+        ("object", cel::of_json(&seen.object)),
+        ("oldObject", cel::of_json(&seen.old)),
+        ("request", cel::of_json(&facts(request, seen))),
+        ("namespaceObject", cel::Value::Null),
+        ("authorizer", authorizer::variable(request, request.known_name(&seen.object))),
     ])
 }
 
 /// The request as reviews and expressions have it, without the objects.
-pub(super) fn facts(request: &Request<'_>, object: &Value) -> Value {
-    let (kind, identity) = (request.kind(), &request.call.identity);
-    let (group, version, of) = request.shape.unwrap_or((kind.group, kind.version, kind.kind));
-    let kind_of = json!({"group": group, "version": version, "kind": of});
-    let resource = json!({"group": kind.group, "version": kind.version, "resource": kind.plural});
+pub(super) fn facts(request: &Request<'_>, seen: &Seen) -> Value {
+    let identity = &request.call.identity;
+    let kind_of = |kind: &Kind| {
+        let (group, version, of) = request.shape.unwrap_or((kind.group, kind.version, kind.kind));
+        json!({"group": group, "version": version, "kind": of})
+    };
+    let resource =
+        |kind: &Kind| json!({"group": kind.group, "version": kind.version, "resource": kind.plural});
     let mut user = json!({"username": identity.user, "groups": identity.groups});
     if !identity.uid.is_empty() {
         user["uid"] = identity.uid.as_str().into();
@@ -102,15 +115,11 @@ pub(super) fn facts(request: &Request<'_>, object: &Value) -> Value {
         user["extra"] = json!(identity.extra);
     }
     let mut facts = json!({
-        "kind": kind_of, "resource": resource, "requestKind": kind_of, "requestResource": resource,
+        "kind": kind_of(&seen.kind), "resource": resource(&seen.kind),
+        "requestKind": kind_of(request.kind()), "requestResource": resource(request.kind()),
         "operation": request.operation.name(), "userInfo": user, "dryRun": request.dry_run, "options": options(request),
     });
-    let whole = if object.is_null() { request.old.unwrap_or(object) } else { object };
-    let name = if request.call.target.name.is_empty() {
-        request.fixed_name(whole)
-    } else {
-        &request.call.target.name
-    };
+    let name = request.known_name(&seen.object);
     // Upstream has a namespace be in itself.
     let namespace = if request.is_part("", "namespaces") { name } else { request.namespace() };
     for (field, value) in [

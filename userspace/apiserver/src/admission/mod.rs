@@ -3,6 +3,7 @@
 //! One chain: [`mutate`], then the kind's own validation, then [`validate`], whose last link is quota. A plugin is a
 //! file: `admit` changes an object or refuses it, `validate` only refuses; each says itself what it is for.
 
+mod authorizer;
 mod certificate;
 mod expression;
 mod ingress_class;
@@ -15,8 +16,10 @@ mod policy;
 mod priority;
 mod quota;
 mod registered;
+mod rounds;
 mod rules;
 mod runtime_class;
+mod seen;
 mod service_account;
 mod storage;
 mod tolerations;
@@ -34,7 +37,7 @@ use crate::write;
 pub(crate) use notes::Notes;
 pub(crate) use quota::{Charge, Locks};
 pub(crate) use registered::Hooks;
-use webhook::Rounds;
+use rounds::Rounds;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Operation {
@@ -142,6 +145,13 @@ impl<'a> Request<'a> {
         if self.name(object) == name { name } else { "" }
     }
 
+    /// The name that the request or its object has: of what is deleted, that of what was.
+    fn known_name<'b>(&'b self, object: &'b Value) -> &'b str {
+        let whole = if object.is_null() { self.old.unwrap_or(object) } else { object };
+        let named = &self.call.target.name;
+        if named.is_empty() { self.fixed_name(whole) } else { named }
+    }
+
     fn forbidden(&self, object: &Value, why: impl Into<String>) -> Status {
         Status::forbidden(self.kind().group, self.kind().plural, self.name(object), why)
     }
@@ -170,22 +180,31 @@ impl<'a> Request<'a> {
     }
 }
 
-/// Completes an object that is to be created or updated, or refuses it. Whether a webhook changed it: then it is to be
-/// prepared anew.
+/// Completes an object that is to be created or updated, or refuses it. Whether a policy or a webhook changed it: then it
+/// is to be prepared anew.
 pub(crate) async fn mutate(request: &Request<'_>, object: &mut Value) -> Result<bool, Status> {
     plug_in(request, object).await?;
-    let mut rounds = Rounds::default();
-    if request.is_hooked() && webhook::any_mutating(request) {
-        webhook::mutate(request, object, &mut rounds).await?;
-        if rounds.has_changed() {
+    let (mut policies, mut webhooks) = (Rounds::default(), Rounds::default());
+    if request.is_hooked() && is_mutated(request) {
+        policy::mutate(request, object, &mut policies).await?;
+        webhook::mutate(request, object, &mut webhooks).await?;
+        if policies.has_changed() || webhooks.has_changed() {
             plug_in(request, object).await?;
-            rounds.begin_second(object);
-            webhook::mutate(request, object, &mut rounds).await?;
+            policies.begin_second(object);
+            policy::mutate(request, object, &mut policies).await?;
+            webhooks.begin_second(object);
+            webhook::mutate(request, object, &mut webhooks).await?;
         }
     }
     let verb = if request.operation == Operation::Create { "create" } else { "update" };
     request.call.server.caches.access().check_grant(&request.call.attributes(verb), object)?;
-    Ok(rounds.has_changed())
+    Ok(policies.has_changed() || webhooks.has_changed())
+}
+
+/// Whether anybody registered to change objects.
+fn is_mutated(request: &Request<'_>) -> bool {
+    let hooks = &request.call.server.hooks;
+    !hooks.mutating.all().is_empty() || !hooks.mutating_bindings.all().is_empty()
 }
 
 /// The mutating plugins, which may be run again on what they left.
@@ -217,7 +236,7 @@ pub(crate) async fn validate(request: &Request<'_>, object: &Value) -> Result<Ch
     runtime_class::validate(request, object)?;
     certificate::validate(request, object)?;
     if request.is_hooked() {
-        policy::validate(request, object)?;
+        policy::validate(request, object).await?;
         webhook::validate(request, object).await?;
     }
     quota::charge(request, object).await
@@ -232,10 +251,11 @@ pub(crate) async fn delete(request: &Request<'_>, old: &Value) -> Result<(), Sta
 
 /// Webhooks and policies, once each.
 async fn hook(request: &Request<'_>, object: &mut Value) -> Result<(), Status> {
-    if webhook::any_mutating(request) {
+    if is_mutated(request) {
+        policy::mutate(request, object, &mut Rounds::default()).await?;
         webhook::mutate(request, object, &mut Rounds::default()).await?;
     }
-    policy::validate(request, object)?;
+    policy::validate(request, object).await?;
     webhook::validate(request, object).await
 }
 

@@ -9,7 +9,7 @@ use serde_json::Value;
 use skep_api::find;
 use skep_store::Revision;
 
-use super::policy::{Binding, Policy};
+use super::policy::{Binding, Mutating, Policy, Validating};
 use super::webhook::Hook;
 use crate::cache::{Caches, Resource};
 use crate::object::prefix;
@@ -72,8 +72,10 @@ impl<T> Registered<T> {
 pub(crate) struct Hooks {
     pub(super) mutating: Registered<Vec<Hook>>,
     pub(super) validating: Registered<Vec<Hook>>,
-    pub(super) policies: Registered<Policy>,
-    pub(super) bindings: Registered<Binding>,
+    pub(super) mutating_policies: Registered<Policy<Mutating>>,
+    pub(super) mutating_bindings: Registered<Binding>,
+    pub(super) validating_policies: Registered<Policy<Validating>>,
+    pub(super) validating_bindings: Registered<Binding>,
 }
 
 impl Hooks {
@@ -81,8 +83,10 @@ impl Hooks {
         Hooks {
             mutating: Registered::new(caches, "mutatingwebhookconfigurations", Hook::all_of),
             validating: Registered::new(caches, "validatingwebhookconfigurations", Hook::all_of),
-            policies: Registered::new(caches, "validatingadmissionpolicies", Policy::of),
-            bindings: Registered::new(caches, "validatingadmissionpolicybindings", Binding::of),
+            mutating_policies: Registered::new(caches, "mutatingadmissionpolicies", Mutating::policy),
+            mutating_bindings: Registered::new(caches, "mutatingadmissionpolicybindings", Binding::of),
+            validating_policies: Registered::new(caches, "validatingadmissionpolicies", Validating::policy),
+            validating_bindings: Registered::new(caches, "validatingadmissionpolicybindings", Binding::of),
         }
     }
 }

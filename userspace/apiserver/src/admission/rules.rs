@@ -1,10 +1,11 @@
 //! Which requests a webhook or a policy is for: rules, selectors of namespaces and of objects.
 
 use serde_json::Value;
-use skep_api::meta;
 use skep_api::selector::LabelSelector;
+use skep_api::{Kind, KindRef};
 
 use super::{Operation, Request};
+use crate::object::prefix;
 
 /// Nobody registers himself between an administrator and what is registered.
 const OWN: &str = "admissionregistration.k8s.io";
@@ -18,6 +19,8 @@ pub(super) struct Rules {
     objects: Selector,
     /// Whether no rules at all mean every request, as in a binding.
     any: bool,
+    /// Whether a rule is also for other versions of what it names (`matchPolicy: Equivalent`).
+    equivalent: bool,
 }
 
 #[derive(Debug)]
@@ -64,20 +67,36 @@ impl Rules {
             namespaces: Selector::of(&owner["namespaceSelector"]),
             objects: Selector::of(&owner["objectSelector"]),
             any,
+            equivalent: owner["matchPolicy"] == "Equivalent",
         }
     }
 
-    pub(super) fn match_request(&self, request: &Request<'_>, object: &Value) -> bool {
-        if request.kind().group == OWN {
-            return false;
+    /// The kind that a rule for the request names: the request's own, or an equivalent of it.
+    pub(super) fn match_request(&self, request: &Request<'_>, object: &Value) -> Option<KindRef> {
+        if request.kind().group == OWN
+            || !self.of_namespace(request, object)
+            || !self.of_object(request, object)
+            || self.named(&self.excluded, request, object).is_some()
+        {
+            return None;
         }
-        if self.excluded.iter().any(|rule| rule.matches(request, object)) {
-            return false;
+        match self.any && self.rules.is_empty() {
+            true => Some(request.call.target.kind.clone()),
+            false => self.named(&self.rules, request, object),
         }
-        let for_all = self.any && self.rules.is_empty();
-        (for_all || self.rules.iter().any(|rule| rule.matches(request, object)))
-            && self.of_namespace(request, object)
-            && self.of_object(request, object)
+    }
+
+    fn named(&self, rules: &[Rule], request: &Request<'_>, object: &Value) -> Option<KindRef> {
+        let own = &request.call.target.kind;
+        if rules.iter().any(|rule| rule.matches(request, own, object)) {
+            return Some(own.clone());
+        }
+        if !self.equivalent || rules.is_empty() {
+            return None;
+        }
+        let others = equivalents(request);
+        let mut pairs = rules.iter().flat_map(|rule| others.iter().map(move |kind| (rule, kind)));
+        pairs.find(|(rule, kind)| rule.matches(request, kind, object)).map(|(_, kind)| kind.clone())
     }
 
     /// What is in no namespace is never exempt by one.
@@ -120,15 +139,14 @@ impl Rule {
         }
     }
 
-    fn matches(&self, request: &Request<'_>, object: &Value) -> bool {
-        let kind = request.kind();
+    fn matches(&self, request: &Request<'_>, kind: &Kind, object: &Value) -> bool {
         let has = |list: &[String], value: &str| list.iter().any(|item| item == "*" || item == value);
         has(&self.operations, request.operation.name())
             && has(&self.groups, kind.group)
             && has(&self.versions, kind.version)
             && self.resources.iter().any(|named| is_for(named, kind.plural, request.subresource()))
             && self.in_scope(request)
-            && (self.names.is_empty() || self.names.iter().any(|name| name == meta::name(object)))
+            && (self.names.is_empty() || self.names.iter().any(|name| name == request.known_name(object)))
     }
 
     fn in_scope(&self, request: &Request<'_>) -> bool {
@@ -138,6 +156,18 @@ impl Rule {
             _ => true,
         }
     }
+}
+
+/// Other served kinds of the same stored objects.
+fn equivalents(request: &Request<'_>) -> Vec<KindRef> {
+    let own = request.kind();
+    let (registry, place) = (request.call.server.caches.registry(), prefix(own));
+    let is_other = |kind: &&KindRef| {
+        kind.plural == own.plural
+            && (kind.group, kind.version) != (own.group, own.version)
+            && prefix(kind) == place
+    };
+    registry.iter().filter(is_other).cloned().collect()
 }
 
 /// `pods`, `pods/status`, `pods/*`, `*/scale`, `*` or `*/*`.

@@ -46,15 +46,15 @@ fn answer(path: &str, request: &Value) -> Value {
     }
 }
 
-fn patch(patch: &Value) -> Value {
+pub(crate) fn patch(patch: &Value) -> Value {
     json!({"allowed": true, "patchType": "JSONPatch", "patch": STANDARD.encode(patch.to_string())})
 }
 
-fn rules(resource: &str) -> Value {
+pub(crate) fn rules(resource: &str) -> Value {
     json!([{"operations": ["*"], "apiGroups": ["*"], "apiVersions": ["*"], "resources": [resource]}])
 }
 
-fn hook(name: &str, client: &Value, more: &Value) -> Value {
+pub(crate) fn hook(name: &str, client: &Value, more: &Value) -> Value {
     let mut hook = json!({
         "name": format!("{name}.example.com"), "clientConfig": client, "rules": rules("configmaps"),
         "sideEffects": "None", "admissionReviewVersions": ["v1"],
@@ -66,19 +66,19 @@ fn hook(name: &str, client: &Value, more: &Value) -> Value {
     hook
 }
 
-fn configuration(kind: &str, name: &str, hooks: &[Value]) -> String {
+pub(crate) fn configuration(kind: &str, name: &str, hooks: &[Value]) -> String {
     json!({
         "apiVersion": "admissionregistration.k8s.io/v1", "kind": kind, "metadata": {"name": name}, "webhooks": hooks,
     })
     .to_string()
 }
 
-fn map(name: &str, label: &str, data: &Value) -> String {
+pub(crate) fn map(name: &str, label: &str, data: &Value) -> String {
     json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "labels": {"hook": label}}, "data": data}).to_string()
 }
 
-const VALIDATING: &str = "ValidatingWebhookConfiguration";
-const MUTATING: &str = "MutatingWebhookConfiguration";
+pub(crate) const VALIDATING: &str = "ValidatingWebhookConfiguration";
+pub(crate) const MUTATING: &str = "MutatingWebhookConfiguration";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn validating_webhooks_decide_for_whom_they_are() {

@@ -9,6 +9,7 @@ mod far_end;
 mod harness;
 mod normal;
 mod operator;
+mod policies;
 mod python_client;
 mod rust_client;
 mod story;

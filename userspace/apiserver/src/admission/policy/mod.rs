@@ -1,165 +1,50 @@
-//! ValidatingAdmissionPolicies: expressions over an object and its parameters, put in force by bindings.
+//! Admission policies: expressions over a request and parameters, put in force by bindings. What they do with a request is
+//! the body of a policy: [`Validating`] or [`Mutating`]; for whom they are and what they know is one and the same.
 
+mod mutating;
+mod mutation;
 mod params;
+mod validating;
 mod validation;
 
-use serde_json::{Value, json};
-use skep_api::cel::{self, Bindings, Budget, PER_OBJECT};
-use skep_api::{Status, meta};
+use std::sync::Arc;
+
+use serde_json::Value;
+use skep_api::cel::{self, Bindings, Budget};
+use skep_api::{KindRef, meta};
 
 use super::Request;
 use super::expression::{Conditions, Expression, bindings};
 use super::rules::Rules;
-use crate::write;
-use validation::Validation;
+use super::seen::Seen;
 
-/// Bytes of an audit annotation's value at most.
-const ANNOTATION_MAX: usize = 10 << 10;
-const FAILURE: &str = "validation.policy.admission.k8s.io/validation_failure";
+pub(super) use mutating::{Mutating, mutate};
+pub(super) use validating::{Validating, validate};
 
-pub(crate) struct Policy {
+pub(crate) struct Policy<T> {
     name: String,
     rules: Rules,
     conditions: Conditions,
     variables: Vec<(String, Expression)>,
-    validations: Vec<Validation>,
-    annotations: Vec<(String, Expression)>,
     ignores_failure: bool,
     /// `apiVersion` and `kind` of its parameters, if it has any.
     params: Option<(String, String)>,
+    body: T,
 }
 
-impl Policy {
-    pub(super) fn of(policy: &Value) -> Policy {
+impl<T> Policy<T> {
+    fn of(policy: &Value, body: T) -> Policy<T> {
         let spec = &policy["spec"];
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        let named = |list: &str, name: &str, expression: &str| -> Vec<(String, Expression)> {
-            let all = spec[list].as_array().into_iter().flatten();
-            all.map(|item| (text(&item[name]), Expression::of(&item[expression]))).collect()
-        };
         let kind = &spec["paramKind"];
         Policy {
             name: meta::name(policy).to_owned(),
             rules: Rules::of_policy(&spec["matchConstraints"], false),
             conditions: Conditions::of(&spec["matchConditions"]),
-            variables: named("variables", "name", "expression"),
-            validations: spec["validations"].as_array().into_iter().flatten().map(Validation::of).collect(),
-            annotations: named("auditAnnotations", "key", "valueExpression"),
+            variables: named(&spec["variables"], "name", "expression"),
             ignores_failure: spec["failurePolicy"] == "Ignore",
             params: kind.is_object().then(|| (text(&kind["apiVersion"]), text(&kind["kind"]))),
+            body,
         }
-    }
-}
-
-pub(crate) struct Binding {
-    name: String,
-    policy: String,
-    rules: Rules,
-    params: Value,
-    actions: Vec<String>,
-}
-
-impl Binding {
-    pub(super) fn of(binding: &Value) -> Binding {
-        let spec = &binding["spec"];
-        let actions = spec["validationActions"].as_array().into_iter().flatten();
-        Binding {
-            name: meta::name(binding).to_owned(),
-            policy: spec["policyName"].as_str().unwrap_or_default().to_owned(),
-            rules: Rules::of_policy(&spec["matchResources"], true),
-            params: spec["paramRef"].clone(),
-            actions: actions.filter_map(|action| action.as_str().map(str::to_owned)).collect(),
-        }
-    }
-}
-
-/// Why an object does not pass.
-#[derive(Debug, PartialEq, Eq)]
-struct Decision {
-    message: String,
-    /// Of a validation that did not hold; an error has none.
-    reason: &'static str,
-}
-
-impl Decision {
-    fn error(message: String) -> Decision {
-        Decision { message, reason: "" }
-    }
-}
-
-/// Holds a request against all policies that are in force for it; the first refusal is the answer.
-pub(super) fn validate(request: &Request<'_>, object: &Value) -> Result<(), Status> {
-    let hooks = &request.call.server.hooks;
-    let all = hooks.bindings.all();
-    if all.is_empty() {
-        return Ok(());
-    }
-    let mut refusal = None;
-    for policy in hooks.policies.all() {
-        let bound = || all.iter().filter(|binding| binding.policy == policy.name);
-        if bound().next().is_none() || !policy.rules.match_request(request, object) {
-            continue;
-        }
-        let known = bindings(request, object);
-        for binding in bound().filter(|binding| binding.rules.match_request(request, object)) {
-            let found = write::aside(|| policy.enforce(request, object, binding, &known));
-            refusal = refusal.or(found);
-        }
-    }
-    refusal.map_or(Ok(()), Err)
-}
-
-impl Policy {
-    /// What a binding makes of the policy: warnings, notes, and the first refusal.
-    fn enforce(
-        &self,
-        request: &Request<'_>,
-        object: &Value,
-        binding: &Binding,
-        known: &Bindings<'static>,
-    ) -> Option<Status> {
-        let params = match params::of(request, self.params.as_ref(), &binding.params) {
-            Ok(params) => params,
-            Err(_) if self.ignores_failure => return None,
-            Err(why) => {
-                let decision = Decision::error(format!("failed to configure binding: {why}"));
-                return Some(self.refusal(request, object, binding, &decision));
-            }
-        };
-        let mut refusal = None;
-        for param in &params {
-            let mut known = known.clone();
-            known.insert("params", cel::of_json(param));
-            known.insert("namespaceObject", namespace_object(request));
-            for (at, decision) in self.decide(request, known) {
-                let refused = self.act(request, object, binding, at, &decision);
-                refusal = refusal.or(refused);
-            }
-        }
-        refusal
-    }
-
-    /// The decisions against an object, each with the number of its validation.
-    fn decide(&self, request: &Request<'_>, mut known: Bindings<'static>) -> Vec<(usize, Decision)> {
-        let mut budget = Budget(PER_OBJECT);
-        match self.conditions.hold(&known, &mut budget) {
-            Ok(true) => {}
-            Ok(false) => return Vec::new(),
-            Err(_) if self.ignores_failure => return Vec::new(),
-            Err(why) => return vec![(0, Decision::error(why))],
-        }
-        self.set_variables(&mut known, &mut budget);
-        let mut decisions = Vec::new();
-        for (at, validation) in self.validations.iter().enumerate() {
-            match validation.decide(&known, &mut budget) {
-                Ok(None) => {}
-                Ok(Some(decision)) => decisions.push((at, decision)),
-                Err(_) if self.ignores_failure => {}
-                Err(why) => decisions.push((at, Decision::error(why))),
-            }
-        }
-        decisions.extend(self.annotate(request, &known).into_iter().map(|decision| (0, decision)));
-        decisions
     }
 
     /// Each may use those before it. One that fails is not there, which fails who asks for it.
@@ -173,80 +58,89 @@ impl Policy {
             }
         }
     }
+}
 
-    /// Notes for the audit log; what keeps one from being made counts as a failure.
-    fn annotate(&self, request: &Request<'_>, known: &Bindings<'static>) -> Vec<Decision> {
-        let mut failed = Vec::new();
-        let mut budget = Budget(PER_OBJECT);
-        for (key, expression) in &self.annotations {
-            match expression.evaluate(known, &mut budget) {
-                Ok(cel::Value::Null) => {}
-                Ok(cel::Value::String(text)) => {
-                    let value: String = text.trim().chars().take(ANNOTATION_MAX).collect();
-                    if !value.is_empty() {
-                        request.call.notes.annotate(format!("{}/{key}", self.name), value);
-                    }
-                }
-                Ok(_) => failed.push(Decision::error(format!(
-                    "valueExpression '{}' resulted in unsupported return type. Return type must be either string or null.",
-                    expression.source
-                ))),
-                Err(_) if self.ignores_failure => {}
-                Err(why) => failed.push(Decision::error(why)),
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}
+
+/// Expressions by their names.
+fn named(list: &Value, name: &str, expression: &str) -> Vec<(String, Expression)> {
+    let all = list.as_array().into_iter().flatten();
+    all.map(|item| (text(&item[name]), Expression::of(&item[expression]))).collect()
+}
+
+pub(crate) struct Binding {
+    name: String,
+    policy: String,
+    rules: Rules,
+    params: Value,
+    /// Of a validating policy: what follows from a validation that does not hold.
+    actions: Vec<String>,
+}
+
+impl Binding {
+    pub(super) fn of(binding: &Value) -> Binding {
+        let spec = &binding["spec"];
+        let actions = spec["validationActions"].as_array().into_iter().flatten();
+        Binding {
+            name: meta::name(binding).to_owned(),
+            policy: text(&spec["policyName"]),
+            rules: Rules::of_policy(&spec["matchResources"], true),
+            params: spec["paramRef"].clone(),
+            actions: actions.filter_map(|action| action.as_str().map(str::to_owned)).collect(),
+        }
+    }
+}
+
+/// A policy in force for a request, by a binding, with one of its parameters; or why there is none.
+struct Turn<'a, T> {
+    policy: &'a Policy<T>,
+    binding: &'a Binding,
+    /// The version in which the policy sees the object.
+    kind: KindRef,
+    param: Result<Value, String>,
+}
+
+/// All that are in force, in the order of their names.
+fn in_force<'a, T>(
+    request: &Request<'_>,
+    object: &Value,
+    policies: &'a [Arc<Policy<T>>],
+    bindings: &'a [Arc<Binding>],
+) -> Vec<Turn<'a, T>> {
+    let mut turns = Vec::new();
+    for policy in policies {
+        let mut bound = bindings.iter().filter(|binding| binding.policy == policy.name).peekable();
+        if bound.peek().is_none() {
+            continue;
+        }
+        let Some(kind) = policy.rules.match_request(request, object) else { continue };
+        for binding in bound.filter(|binding| binding.rules.match_request(request, object).is_some()) {
+            let turn = |param| Turn { policy, binding, kind: kind.clone(), param };
+            match params::of(request, policy.params.as_ref(), &binding.params) {
+                Ok(params) => turns.extend(params.into_iter().map(|param| turn(Ok(param)))),
+                Err(why) => turns.push(turn(Err(format!("failed to configure binding: {why}")))),
             }
         }
-        failed
+    }
+    turns
+}
+
+impl<T> Turn<'_, T> {
+    /// The request as the policy sees it, and the parameter.
+    async fn sees(&self, request: &Request<'_>, object: &Value) -> Result<(Seen, &Value), String> {
+        let param = self.param.as_ref().map_err(String::clone)?;
+        let seen = Seen::of(request, self.kind.clone(), object).await;
+        Ok((seen.map_err(|status| format!("failed to configure policy: {}", status.message))?, param))
     }
 
-    fn act(
-        &self,
-        request: &Request<'_>,
-        object: &Value,
-        binding: &Binding,
-        at: usize,
-        decision: &Decision,
-    ) -> Option<Status> {
-        let mut refusal = None;
-        for action in &binding.actions {
-            match action.as_str() {
-                "Deny" => refusal = Some(self.refusal(request, object, binding, decision)),
-                "Warn" => request.call.notes.warn(format!(
-                    "Validation failed for ValidatingAdmissionPolicy '{}' with binding '{}': {}",
-                    self.name, binding.name, decision.message
-                )),
-                "Audit" => {
-                    let failure = json!([{
-                        "message": decision.message, "policy": self.name, "binding": binding.name,
-                        "expressionIndex": at, "validationActions": binding.actions,
-                    }]);
-                    request.call.notes.annotate(FAILURE, failure.to_string());
-                }
-                _ => {}
-            }
-        }
-        refusal
-    }
-
-    fn refusal(
-        &self,
-        request: &Request<'_>,
-        object: &Value,
-        binding: &Binding,
-        decision: &Decision,
-    ) -> Status {
-        let message = format!(
-            "ValidatingAdmissionPolicy '{}' with binding '{}' denied request: {}",
-            self.name, binding.name, decision.message
-        );
-        let object = if object.is_null() { request.old.unwrap_or(object) } else { object };
-        let mut refusal = request.forbidden(object, message.as_str()).with_cause(json!({"message": message}));
-        (refusal.reason, refusal.code) = match decision.reason {
-            "Unauthorized" => ("Unauthorized", 401),
-            "Forbidden" => ("Forbidden", 403),
-            "RequestEntityTooLarge" => ("RequestEntityTooLarge", 413),
-            _ => ("Invalid", 422),
-        };
-        refusal
+    /// What the policy's expressions can speak of, but for its variables.
+    fn known(&self, request: &Request<'_>, seen: &Seen, param: &Value) -> Bindings<'static> {
+        let mut known = bindings(request, seen);
+        known.insert("params", cel::of_json(param));
+        known.insert("namespaceObject", namespace_object(request));
+        known
     }
 }
 

@@ -3,7 +3,7 @@
 use serde_json::Value;
 use skep_api::cel::{self, Bindings, Budget};
 
-use super::Decision;
+use super::validating::Decision;
 use crate::admission::expression::Expression;
 
 /// Bytes of a message that an expression makes at most.

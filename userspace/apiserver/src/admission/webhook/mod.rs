@@ -2,7 +2,6 @@
 
 mod review;
 
-use std::collections::HashSet;
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -11,7 +10,9 @@ use skep_api::Status;
 use skep_api::cel::{Budget, PER_OBJECT};
 
 use super::expression::{Conditions, bindings};
+use super::rounds::Rounds;
 use super::rules::Rules;
+use super::seen::Seen;
 use super::{Operation, Request};
 use crate::write;
 use review::{Answer, Failure};
@@ -67,30 +68,29 @@ impl Hook {
         }
     }
 
-    /// Whether it is to be asked; its conditions may fail.
-    fn is_for(&self, request: &Request<'_>, object: &Value) -> Result<bool, Status> {
-        if !self.rules.match_request(request, object) {
-            return Ok(false);
-        }
+    /// What it is to be asked about, if anything; its conditions may fail.
+    async fn sees(&self, request: &Request<'_>, object: &Value) -> Result<Option<Seen>, Status> {
+        let Some(kind) = self.rules.match_request(request, object) else { return Ok(None) };
+        let seen = Seen::of(request, kind, object).await?;
         if self.conditions.is_empty() {
-            return Ok(true);
+            return Ok(Some(seen));
         }
-        match write::aside(|| self.conditions.hold(&bindings(request, object), &mut Budget(PER_OBJECT))) {
-            Ok(holds) => Ok(holds),
-            Err(_) if self.ignores_failure => Ok(false),
+        match write::aside(|| self.conditions.hold(&bindings(request, &seen), &mut Budget(PER_OBJECT))) {
+            Ok(holds) => Ok(Some(seen).filter(|_| holds)),
+            Err(_) if self.ignores_failure => Ok(None),
             Err(why) => Err(request.forbidden(object, why)),
         }
     }
 
     /// Asks. A failure that is to be ignored is noted and is no answer.
-    async fn ask(&self, request: &Request<'_>, object: &Value, turn: Turn) -> Result<Option<Answer>, Status> {
+    async fn ask(&self, request: &Request<'_>, seen: &Seen, turn: Turn) -> Result<Option<Answer>, Status> {
         if request.dry_run && !self.may_dry_run {
             return Err(Status::bad_request(format!(
                 "admission webhook \"{}\" does not support dry run",
                 self.name
             )));
         }
-        match review::ask(self, request, object, turn.mutating).await {
+        match review::ask(self, request, seen, turn.mutating).await {
             Ok(answer) => {
                 self.note(request, &answer);
                 Ok(Some(answer))
@@ -116,59 +116,27 @@ impl Hook {
     }
 }
 
-/// What the first round of mutating webhooks did, for the second.
-#[derive(Default)]
-pub(super) struct Rounds {
-    /// Webhooks that may be asked again, by their number.
-    asked: HashSet<usize>,
-    again: HashSet<usize>,
-    second: bool,
-    changed: bool,
-    /// The object as the last webhook left it.
-    left: Option<Value>,
-}
-
-impl Rounds {
-    pub(super) fn has_changed(&self) -> bool {
-        self.changed
-    }
-
-    /// Begins the second round; whoever saw another object than this is asked again.
-    pub(super) fn begin_second(&mut self, object: &Value) {
-        self.second = true;
-        if self.left.as_ref() != Some(object) {
-            self.change();
-        }
-    }
-
-    /// The object is another now: who saw it before may want to see it again.
-    pub(super) fn change(&mut self) {
-        self.changed = true;
-        self.again.extend(self.asked.drain());
-    }
-}
-
 /// Asks the mutating webhooks one after the other, each about what the last one left.
 pub(super) async fn mutate(
     request: &Request<'_>,
     object: &mut Value,
-    rounds: &mut Rounds,
+    rounds: &mut Rounds<usize>,
 ) -> Result<(), Status> {
     let configurations = request.call.server.hooks.mutating.all();
     for (number, hook) in configurations.iter().flat_map(|hooks| hooks.iter()).enumerate() {
-        if rounds.second && !rounds.again.remove(&number) || !hook.is_for(request, object)? {
+        if !rounds.takes(&number) {
             continue;
         }
-        let turn = Turn { mutating: true, round: usize::from(rounds.second), index: number };
-        let Some(answer) = hook.ask(request, object, turn).await? else { continue };
+        let Some(seen) = hook.sees(request, object).await? else { continue };
+        let turn = Turn { mutating: true, round: usize::from(rounds.is_second()), index: number };
+        let Some(answer) = hook.ask(request, &seen, turn).await? else { continue };
         if let Some(refusal) = answer.refusal {
             return Err(refusal);
         }
         if let Some(patch) = &answer.patch {
-            let new = review::patched(request, object, patch);
-            match new {
-                Ok(new) if new != *object => {
-                    *object = new;
+            match review::patched(request, &seen, patch) {
+                Ok(new) if new != seen.object => {
+                    *object = seen.back(request, new).await?;
                     rounds.change();
                 }
                 Ok(_) => {}
@@ -177,10 +145,10 @@ pub(super) async fn mutate(
             }
         }
         if hook.may_be_asked_again {
-            rounds.asked.insert(number);
+            rounds.remember(number);
         }
     }
-    rounds.left = Some(object.clone());
+    rounds.end(object);
     Ok(())
 }
 
@@ -189,14 +157,14 @@ pub(super) async fn validate(request: &Request<'_>, object: &Value) -> Result<()
     let configurations = request.call.server.hooks.validating.all();
     let mut wanted = Vec::new();
     for hook in configurations.iter().flat_map(|hooks| hooks.iter()) {
-        if hook.is_for(request, object)? {
-            wanted.push(hook);
+        if let Some(seen) = hook.sees(request, object).await? {
+            wanted.push((hook, seen));
         }
     }
     let asked = wanted
         .iter()
         .enumerate()
-        .map(|(index, hook)| hook.ask(request, object, Turn { mutating: false, round: 0, index }));
+        .map(|(index, (hook, seen))| hook.ask(request, seen, Turn { mutating: false, round: 0, index }));
     let answers = join_all(asked).await;
     for answer in answers {
         if let Some(refusal) = answer?.and_then(|answer| answer.refusal) {
@@ -204,11 +172,6 @@ pub(super) async fn validate(request: &Request<'_>, object: &Value) -> Result<()
         }
     }
     Ok(())
-}
-
-/// Whether anybody registered a mutating webhook.
-pub(super) fn any_mutating(request: &Request<'_>) -> bool {
-    !request.call.server.hooks.mutating.all().is_empty()
 }
 
 impl Operation {
@@ -227,17 +190,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-
-    #[test]
-    fn who_may_be_asked_again_is_if_the_object_changed_since() {
-        let mut rounds = Rounds::default();
-        rounds.asked.insert(0);
-        rounds.left = Some(json!(1));
-        rounds.begin_second(&json!(1));
-        assert!(!rounds.has_changed() && rounds.again.is_empty());
-        rounds.begin_second(&json!(2));
-        assert!(rounds.has_changed() && rounds.again.contains(&0));
-    }
 
     #[test]
     fn what_is_not_said_is_as_upstream_has_it() {

@@ -3,11 +3,11 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
-use skep_api::schema::{self, Problem};
 use skep_api::{Status, patch};
 
 use super::Hook;
 use crate::admission::expression::facts;
+use crate::admission::seen::Seen;
 use crate::admission::{Operation, Request};
 use crate::webhook;
 
@@ -25,25 +25,26 @@ pub(super) struct Answer {
 pub(super) async fn ask(
     hook: &Hook,
     request: &Request<'_>,
-    object: &Value,
+    seen: &Seen,
     mutating: bool,
 ) -> Result<Answer, Failure> {
     let uid = uuid::Uuid::new_v4().to_string();
     let review = json!({
-        "kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1", "request": question(request, object, &uid),
+        "kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1", "request": question(request, seen, &uid),
     });
     let called = webhook::call(&request.call.server, &hook.client, &review, Some(hook.timeout)).await;
     let answer = called.map_err(|why| Failure(format!("failed to call webhook: {why}")))?;
     read(&answer, &uid, &hook.name, mutating).map_err(Failure)
 }
 
-fn question(request: &Request<'_>, object: &Value, uid: &str) -> Value {
+fn question(request: &Request<'_>, seen: &Seen, uid: &str) -> Value {
     let mut question = json!({"uid": uid});
-    if let (Some(fields), Value::Object(facts)) = (question.as_object_mut(), facts(request, object)) {
+    if let (Some(fields), Value::Object(facts)) = (question.as_object_mut(), facts(request, seen)) {
         fields.extend(facts);
     }
-    question["object"] = if request.operation == Operation::Delete { Value::Null } else { object.clone() };
-    question["oldObject"] = request.old.cloned().unwrap_or_default();
+    question["object"] =
+        if request.operation == Operation::Delete { Value::Null } else { seen.object.clone() };
+    question["oldObject"] = seen.old.clone();
     question
 }
 
@@ -140,25 +141,11 @@ fn refusal(name: &str, status: &Value) -> Status {
     }
 }
 
-/// The object as a webhook wants it: still of its kind, and with its defaults.
-pub(super) fn patched(request: &Request<'_>, object: &Value, change: &Value) -> Result<Value, String> {
-    let kind = request.kind();
-    let mut new = object.clone();
+/// The object as a webhook wants it.
+pub(super) fn patched(request: &Request<'_>, seen: &Seen, change: &Value) -> Result<Value, String> {
+    let mut new = seen.object.clone();
     patch::json(&mut new, change.clone()).map_err(|error| format!("apply the webhook's patch: {error}"))?;
-    if new["kind"] != object["kind"] || new["apiVersion"] != object["apiVersion"] {
-        return Err("the webhook's patch makes the object one of another kind".to_owned());
-    }
-    if request.shape.is_some() {
-        return Ok(new);
-    }
-    let problems = schema::check(kind, &mut new);
-    if let Some(wrong) = problems.iter().find(|problem| matches!(problem, Problem::WrongType { .. })) {
-        return Err(format!(
-            "the webhook's patch: {} cannot be handled as a {}: {wrong}",
-            kind.kind, kind.kind
-        ));
-    }
-    kind.default(&mut new);
+    let (new, _) = seen.completed(request, new).map_err(|why| format!("the webhook's patch: {why}"))?;
     Ok(new)
 }
 
