@@ -88,7 +88,15 @@ impl EtcdStore {
         limit: usize,
         at: Option<Revision>,
     ) -> Result<etcd_client::GetResponse> {
-        let mut options = GetOptions::new().with_range(end).with_limit(limit as i64);
+        self.ask(start, GetOptions::new().with_range(end).with_limit(limit as i64), at).await
+    }
+
+    async fn ask(
+        &self,
+        start: Vec<u8>,
+        mut options: GetOptions,
+        at: Option<Revision>,
+    ) -> Result<etcd_client::GetResponse> {
         if let Some(at) = at {
             options = options.with_revision(at as i64);
         }
@@ -145,6 +153,12 @@ async fn compact(client: &Client, before: Revision) -> Result<()> {
 async fn current(client: &Client) -> Result<Revision> {
     let response = patient(kv(client).get("/", None)).await?;
     Ok(response.header().map_or(0, |header| header.revision() as Revision))
+}
+
+/// The key right behind `start_after` is that key with a zero byte appended.
+fn start_of(prefix: &str, start_after: Option<&str>) -> Vec<u8> {
+    let behind = start_after.filter(|key| *key >= prefix).map(|key| format!("{key}\0"));
+    behind.unwrap_or_else(|| prefix.to_owned()).into_bytes()
 }
 
 /// etcd's range end for all keys with a prefix is the prefix with its last byte raised.
@@ -206,12 +220,8 @@ impl Store for EtcdStore {
         limit: usize,
         at: Option<Revision>,
     ) -> Result<Range> {
-        // The key right behind `start_after` is that key with a zero byte appended.
-        let mut start = start_after
-            .filter(|key| *key >= prefix)
-            .map_or_else(|| prefix.to_owned(), |key| format!("{key}\0"))
-            .into_bytes();
-        let mut range = Range { entries: Vec::new(), revision: at.unwrap_or(0), more: false, remaining: 0 };
+        let mut start = start_of(prefix, start_after);
+        let mut range = Range { entries: Vec::new(), revision: at.unwrap_or(0), more: false };
         let mut at = at;
         loop {
             let wanted = if limit == 0 { PAGE } else { PAGE.min(limit - range.entries.len()) };
@@ -224,7 +234,6 @@ impl Store for EtcdStore {
                 range.entries.push(entry(kv)?);
             }
             range.more = response.more();
-            range.remaining = (response.count() as u64).saturating_sub(response.kvs().len() as u64);
             match response.kvs().last() {
                 Some(last) if range.more && (limit == 0 || range.entries.len() < limit) => {
                     start = [last.key(), &[0]].concat();
@@ -232,6 +241,11 @@ impl Store for EtcdStore {
                 _ => return Ok(range),
             }
         }
+    }
+
+    async fn count(&self, prefix: &str, start_after: Option<&str>, at: Option<Revision>) -> Result<u64> {
+        let options = GetOptions::new().with_range(end_of(prefix)).with_count_only();
+        Ok(self.ask(start_of(prefix, start_after), options, at).await?.count() as u64)
     }
 
     async fn put(&self, key: &str, value: Bytes, expect: Expect) -> Result<Entry> {

@@ -40,9 +40,8 @@ pub struct Range {
     pub entries: Vec<Entry>,
     /// At which the range was read.
     pub revision: Revision,
-    /// Whether there are entries behind the page, and how many.
+    /// Whether there are entries behind the page.
     pub more: bool,
-    pub remaining: u64,
 }
 
 /// What a write expects to find.
@@ -90,6 +89,9 @@ pub trait Store: Send + Sync + 'static {
         limit: usize,
         at: Option<Revision>,
     ) -> Result<Range>;
+
+    /// How many entries a range without a limit would have.
+    async fn count(&self, prefix: &str, start_after: Option<&str>, at: Option<Revision>) -> Result<u64>;
 
     /// Writes; durable when it returns. `Err(Conflict)` with what is there if it is not as expected.
     async fn put(&self, key: &str, value: Bytes, expect: Expect) -> Result<Entry>;

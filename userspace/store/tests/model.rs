@@ -128,8 +128,8 @@ impl Model {
         let behind = |entry: &&Entry| after.is_none_or(|after| &*entry.key > after);
         let mut entries: Vec<Entry> = self.at(at).values().filter(behind).cloned().collect();
         let page = if limit == 0 { entries.len() } else { limit.min(entries.len()) };
-        let remaining = entries.split_off(page).len() as u64;
-        Range { entries, revision: at, more: remaining > 0, remaining }
+        let more = !entries.split_off(page).is_empty();
+        Range { entries, revision: at, more }
     }
 
     fn since(&self, after: Revision) -> &[Event] {
@@ -190,7 +190,11 @@ async fn check(store: &dyn Store, model: &mut Model, step: &Step) {
             let (after, at) = (after.map(|key| model.key(key)), back.map(|back| model.back(back)));
             let (revision, limit) = (at.unwrap_or(model.current()), usize::from(limit));
             match store.range(&model.prefix, after.as_deref(), limit, at).await {
-                Ok(page) => assert_eq!(page, model.range(after.as_deref(), limit, revision)),
+                Ok(page) => {
+                    assert_eq!(page, model.range(after.as_deref(), limit, revision));
+                    let count = store.count(&model.prefix, after.as_deref(), Some(revision)).await.unwrap();
+                    assert_eq!(count, model.range(after.as_deref(), 0, revision).entries.len() as u64);
+                }
                 Err(StoreError::Compacted { .. }) => assert!(revision < model.compacted),
                 Err(error) => panic!("{error}"),
             }

@@ -14,7 +14,7 @@ use skep_store::Revision;
 use super::items::respond_items;
 use crate::convert;
 use crate::http::{Call, Query};
-use crate::negotiate::{View, metadata_of, render_value, respond_large, table_of, view};
+use crate::negotiate::{View, partial, render_value, respond_large, table_of, view};
 use crate::object::{Object, prefix};
 use crate::write::store_error;
 
@@ -82,7 +82,11 @@ pub(crate) async fn handle(call: Call) -> Result<Response, Status> {
         None => present_page(&call, &selection, limit).await?,
     };
     if view == View::Whole && !spelling::differs(kind) {
-        return Ok(respond_items(&call.headers, page.head(kind), page.objects));
+        return Ok(respond_items(
+            &call.headers,
+            page.head(&kind.list_kind(), &kind.api_version()),
+            page.objects,
+        ));
     }
     let (headers, kind) = (call.headers, kind.clone());
     if page.objects.len() <= PARSED_AT_ONCE {
@@ -172,7 +176,9 @@ async fn stored_page(
         }
         if limit != 0 && objects.len() >= limit {
             if selection.is_everything() {
-                remaining = Some(range.remaining);
+                let store = call.server.caches.store();
+                let count = store.count(&selection.prefix, after.as_deref(), Some(from.revision)).await;
+                remaining = Some(count.map_err(store_error)?);
             }
             break;
         }
@@ -217,13 +223,9 @@ impl Page {
     }
 
     /// All of a list that stands before its items.
-    fn head(&self, kind: &Kind) -> String {
-        format!(
-            "{{\"kind\":\"{}\",\"apiVersion\":\"{}\",\"metadata\":{},\"items\":[",
-            kind.list_kind(),
-            kind.api_version(),
-            self.metadata()
-        )
+    fn head(&self, kind: &str, api_version: &str) -> String {
+        let metadata = self.metadata();
+        format!("{{\"kind\":\"{kind}\",\"apiVersion\":\"{api_version}\",\"metadata\":{metadata},\"items\":[")
     }
 
     fn body(&self, kind: &Kind, view: View) -> Bytes {
@@ -232,11 +234,18 @@ impl Page {
         match view {
             View::Whole => {
                 let items: Vec<Value> = values().collect();
-                list_value(&kind.list_kind(), &kind.api_version(), &self.metadata(), &items)
+                let (kind, api_version) = (kind.list_kind(), kind.api_version());
+                let list = json!({"kind": kind, "apiVersion": api_version, "metadata": self.metadata(), "items": items});
+                Bytes::from(list.to_string())
             }
             View::Metadata => {
-                let items: Vec<Value> = values().map(metadata_of).collect();
-                list_value("PartialObjectMetadataList", "meta.k8s.io/v1", &self.metadata(), &items)
+                let mut out = self.head("PartialObjectMetadataList", "meta.k8s.io/v1").into_bytes();
+                for (at, object) in self.objects.iter().enumerate() {
+                    out.extend_from_slice(if at == 0 { b"" } else { b"," });
+                    out.extend_from_slice(&partial(kind, object));
+                }
+                out.extend_from_slice(b"]}");
+                Bytes::from(out)
             }
             View::Table(rows) => {
                 let mut table = table_of(kind, rows, &Value::Null, stored(), true);
@@ -245,10 +254,4 @@ impl Page {
             }
         }
     }
-}
-
-fn list_value(kind: &str, api_version: &str, metadata: &Value, items: &[Value]) -> Bytes {
-    Bytes::from(
-        json!({"kind": kind, "apiVersion": api_version, "metadata": metadata, "items": items}).to_string(),
-    )
 }

@@ -160,6 +160,11 @@ impl Store for EmbeddedStore {
         self.read_blocking(move |view| view.range(&prefix, start_after.as_deref(), limit, at)).await
     }
 
+    async fn count(&self, prefix: &str, start_after: Option<&str>, at: Option<Revision>) -> Result<u64> {
+        let (prefix, start_after) = (prefix.to_owned(), start_after.map(str::to_owned));
+        self.read_blocking(move |view| view.count(&prefix, start_after.as_deref(), at)).await
+    }
+
     async fn put(&self, key: &str, value: Bytes, expect: Expect) -> Result<Entry> {
         let (answer, answered) = oneshot::channel();
         self.send(Write::Put { key: key.into(), value, expect, answer }, answered).await

@@ -52,6 +52,33 @@ impl View {
         at: Option<Revision>,
     ) -> Result<Range> {
         let revision = self.revisions.resolve(at)?;
+        let mut page = Range { entries: Vec::new(), revision, more: false };
+        for row in self.rows(prefix, start_after, revision)? {
+            if limit != 0 && page.entries.len() == limit {
+                page.more = true;
+                break;
+            }
+            page.entries.push(row?.entry()?);
+        }
+        Ok(page)
+    }
+
+    pub(super) fn count(&self, prefix: &str, start_after: Option<&str>, at: Option<Revision>) -> Result<u64> {
+        let mut count = 0;
+        for row in self.rows(prefix, start_after, self.revisions.resolve(at)?)? {
+            row?;
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    /// As they were at a revision, in key order.
+    fn rows<'a>(
+        &self,
+        prefix: &'a str,
+        start_after: Option<&str>,
+        revision: Revision,
+    ) -> Result<impl Iterator<Item = Result<Row>> + use<'a>> {
         let mut before = self.undone(revision, prefix)?;
         let start = match start_after {
             Some(key) if key >= prefix => {
@@ -65,17 +92,7 @@ impl View {
             Ok((key, value)) => key.value().starts_with(prefix).then(|| Ok(Row::Now(key, value))),
             Err(error) => Some(Err(database(error))),
         });
-        let mut page = Range { entries: Vec::new(), revision, more: false, remaining: 0 };
-        for row in merge(now, before) {
-            let row = row?;
-            if limit != 0 && page.entries.len() == limit {
-                page.remaining += 1;
-            } else {
-                page.entries.push(row.entry()?);
-            }
-        }
-        page.more = page.remaining > 0;
-        Ok(page)
+        Ok(merge(now, before))
     }
 
     /// How keys with `prefix` that were written after `revision` looked at it.

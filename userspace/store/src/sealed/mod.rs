@@ -114,6 +114,10 @@ impl Store for SealedStore {
         Ok(Range { entries: entries?, ..range })
     }
 
+    async fn count(&self, prefix: &str, start_after: Option<&str>, at: Option<Revision>) -> Result<u64> {
+        self.inner.count(prefix, start_after, at).await
+    }
+
     async fn put(&self, key: &str, value: Bytes, expect: Expect) -> Result<Entry> {
         let sealed = self.seal(key, value.clone())?;
         match self.inner.put(key, sealed, expect).await {
