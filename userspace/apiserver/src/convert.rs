@@ -41,11 +41,11 @@ pub(crate) async fn all(
 
 /// A change of an object in the version of the kind.
 pub(crate) async fn change(server: &Inner, kind: &Kind, change: Arc<Change>) -> Result<Arc<Change>, Status> {
-    let before = change.previous.iter().chain([&change.object]);
-    let objects: Vec<Arc<Object>> = before.cloned().collect();
-    if kind.custom.is_none() || objects.iter().all(|object| object.version == kind.version) {
+    let is_ours = |object: &Arc<Object>| object.version == kind.version;
+    if kind.custom.is_none() || is_ours(&change.object) && change.previous.as_ref().is_none_or(is_ours) {
         return Ok(change);
     }
+    let objects = change.previous.iter().chain([&change.object]).cloned().collect();
     let mut objects = all(server, kind, objects).await?.into_iter();
     let previous = change.previous.as_ref().and_then(|_| objects.next());
     let object = objects.next().ok_or_else(|| Status::internal("a conversion returned no object"))?;

@@ -66,6 +66,7 @@ pub(crate) fn view(headers: &HeaderMap, include_object: Option<&str>) -> Result<
 pub(crate) fn render(view: View, kind: &Kind, object: &Object) -> Bytes {
     match view {
         View::Whole if !spelling::differs(kind) => object.bytes.clone(),
+        View::Metadata => partial(kind, object),
         _ => Bytes::from(render_value(view, kind, object.value()).to_string()),
     }
 }
@@ -81,7 +82,16 @@ pub(crate) fn render_value(view: View, kind: &Kind, value: Value) -> Value {
     }
 }
 
-pub(crate) fn metadata_of(value: Value) -> Value {
+/// Its metadata alone, of which nothing is made anew.
+pub(crate) fn partial(kind: &Kind, object: &Object) -> Bytes {
+    const HEAD: &str = "{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"meta.k8s.io/v1\",\"metadata\":";
+    if spelling::differs(kind) {
+        return Bytes::from(metadata_of(spelling::from_stored(kind, object.value())).to_string());
+    }
+    Bytes::from([HEAD, object.metadata(), "}"].concat())
+}
+
+fn metadata_of(value: Value) -> Value {
     json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": value["metadata"]})
 }
 

@@ -3,10 +3,13 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use serde::Serialize;
+use serde::ser::{SerializeMap, Serializer};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use skep_api::Kind;
 use skep_api::custom::Custom;
-use skep_api::selector::selectable_fields;
+use skep_api::selector::{pick, selectable_fields};
 use skep_store::{Entry, Revision};
 
 /// Bytes with their resourceVersion in place; immutable and shared.
@@ -25,25 +28,30 @@ pub(crate) struct Object {
 impl Object {
     /// From a stored entry, whose value has no resourceVersion: the revision is it.
     pub(crate) fn from_entry(kind: &Kind, entry: &Entry) -> Object {
-        let mut value = serde_json::from_slice(&entry.value).unwrap_or(Value::Null);
         let Some(custom) = &kind.custom else {
-            return Object {
-                key: entry.key.clone(),
-                revision: entry.modified,
-                bytes: with_revision(&entry.value, entry.modified),
-                version: "",
-                selectable: selectable(kind, &value),
-            };
+            let paths = [&["metadata.labels"], selectable_fields(kind)].concat();
+            return Object::of_built_in(entry, pick(&paths, &entry.value));
         };
+        let mut value = serde_json::from_slice(&entry.value).unwrap_or(Value::Null);
         custom.restore(&mut value);
-        Object::of_custom(kind, custom, entry.key.clone(), entry.modified, &value)
+        Object::of_custom(custom, entry.key.clone(), entry.modified, &value)
     }
 
     /// What was written by a request, in the version in which it was written.
     pub(crate) fn written(kind: &Kind, entry: &Entry, value: &Value) -> Object {
         match &kind.custom {
-            None => Object::from_entry(kind, entry),
-            Some(custom) => Object::of_custom(kind, custom, entry.key.clone(), entry.modified, value),
+            None => Object::of_built_in(entry, selectable(selectable_fields(kind), value)),
+            Some(custom) => Object::of_custom(custom, entry.key.clone(), entry.modified, value),
+        }
+    }
+
+    fn of_built_in(entry: &Entry, selectable: Value) -> Object {
+        Object {
+            key: entry.key.clone(),
+            revision: entry.modified,
+            bytes: with_revision(&entry.value, entry.modified),
+            version: "",
+            selectable: compact(selectable),
         }
     }
 
@@ -51,17 +59,17 @@ impl Object {
     pub(crate) fn converted(&self, kind: &Kind, value: &Value) -> Object {
         match &kind.custom {
             None => self.with_bytes(Bytes::from(value.to_string())),
-            Some(custom) => Object::of_custom(kind, custom, self.key.clone(), self.revision, value),
+            Some(custom) => Object::of_custom(custom, self.key.clone(), self.revision, value),
         }
     }
 
-    fn of_custom(kind: &Kind, custom: &Custom, key: Arc<str>, revision: Revision, value: &Value) -> Object {
+    fn of_custom(custom: &Custom, key: Arc<str>, revision: Revision, value: &Value) -> Object {
         Object {
             key,
             revision,
             bytes: with_revision(&to_stored(value), revision),
             version: custom.version_of(value),
-            selectable: selectable(kind, value),
+            selectable: compact(selectable(custom.selectable_of(value), value)),
         }
     }
 
@@ -84,6 +92,16 @@ impl Object {
 
     pub(crate) fn value(&self) -> Value {
         serde_json::from_slice(&self.bytes).unwrap_or(Value::Null)
+    }
+
+    /// What `metadata` is in the bytes.
+    pub(crate) fn metadata(&self) -> &str {
+        #[derive(serde::Deserialize)]
+        struct Part<'a> {
+            #[serde(borrow)]
+            metadata: &'a RawValue,
+        }
+        serde_json::from_slice(&self.bytes).map_or("null", |part: Part<'_>| part.metadata.get())
     }
 
     pub(crate) fn labels(&self) -> &Value {
@@ -112,30 +130,47 @@ fn with_revision(stored: &Bytes, revision: Revision) -> Bytes {
 
 /// The bytes to store: kind and metadata first, without the resourceVersion.
 pub(crate) fn to_stored(object: &Value) -> Bytes {
-    let mut ordered = Map::new();
-    for field in ["apiVersion", "kind", "metadata"] {
-        ordered.insert(field.to_owned(), object[field].clone());
-    }
-    if let Some(Value::Object(metadata)) = ordered.get_mut("metadata") {
-        metadata.remove("resourceVersion");
-    }
-    for (name, value) in object.as_object().into_iter().flatten() {
-        if !ordered.contains_key(name) {
-            ordered.insert(name.clone(), value.clone());
-        }
-    }
-    Bytes::from(Value::Object(ordered).to_string())
+    // Memory that is written without fail, and maps whose keys are text.
+    Bytes::from(serde_json::to_vec(&Stored(object)).unwrap_or_default())
 }
 
-fn selectable(kind: &Kind, object: &Value) -> Value {
+struct Stored<'a>(&'a Value);
+
+impl Serialize for Stored<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        const FIRST: [&str; 3] = ["apiVersion", "kind", "metadata"];
+        let mut map = serializer.serialize_map(None)?;
+        for field in FIRST {
+            match &self.0[field] {
+                Value::Object(metadata) if field == "metadata" => {
+                    map.serialize_entry(field, &Unversioned(metadata))?;
+                }
+                value => map.serialize_entry(field, value)?,
+            }
+        }
+        let rest = self.0.as_object().into_iter().flatten();
+        for (name, value) in rest.filter(|(name, _)| !FIRST.contains(&name.as_str())) {
+            map.serialize_entry(name, value)?;
+        }
+        map.end()
+    }
+}
+
+/// Metadata without the resourceVersion.
+struct Unversioned<'a>(&'a Map<String, Value>);
+
+impl Serialize for Unversioned<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().filter(|(name, _)| *name != "resourceVersion"))
+    }
+}
+
+/// What [`pick`] finds in the object's bytes.
+fn selectable(fields: &[&str], object: &Value) -> Value {
     let mut out = serde_json::json!({"metadata": {}});
     if let Some(labels) = object["metadata"].get("labels") {
         out["metadata"]["labels"] = labels.clone();
     }
-    let fields = match &kind.custom {
-        Some(custom) => custom.selectable_of(object),
-        None => selectable_fields(kind),
-    };
     for field in fields {
         let (mut from, mut to) = (object, &mut out);
         for part in field.split('.') {
@@ -147,7 +182,7 @@ fn selectable(kind: &Kind, object: &Value) -> Value {
         }
         *to = from.clone();
     }
-    compact(out)
+    out
 }
 
 /// The same without room for more: maps that grew have room for three times as much, and every object has some.

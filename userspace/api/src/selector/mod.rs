@@ -2,9 +2,11 @@
 
 mod field;
 mod label;
+mod pick;
 
 pub use field::{FieldSelector, selectable_fields};
 pub use label::LabelSelector;
+pub use pick::pick;
 
 /// A selector that cannot be read; the text is what the client is told.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -21,7 +21,7 @@ use crate::Inner;
 use crate::cache::{Change, ChangeKind};
 use crate::convert;
 use crate::http::Call;
-use crate::negotiate::{View, render_value, table_of, view};
+use crate::negotiate::{View, render, table_of, view};
 use crate::object::Object;
 use crate::write::store_error;
 
@@ -200,14 +200,13 @@ impl Stream {
 
     fn line(&mut self, kind: &str, object: &Object) -> Bytes {
         let body = match self.view {
-            View::Whole if !spelling::differs(&self.kind) => object.bytes.clone(),
             View::Table(rows) => {
                 let columns = !std::mem::replace(&mut self.columns_sent, true);
                 let value = object.value();
                 let revision = value["metadata"]["resourceVersion"].clone();
                 Bytes::from(table_of(&self.kind, rows, &revision, [value].into_iter(), columns).to_string())
             }
-            view => Bytes::from(render_value(view, &self.kind, object.value()).to_string()),
+            view => render(view, &self.kind, object),
         };
         crate::cache::line(kind, &body)
     }
