@@ -39,7 +39,6 @@ pub(super) fn prepare(db: &Database) -> Result<()> {
 fn begin(db: &Database) -> Result<WriteTransaction> {
     let mut transaction = db.begin_write().map_err(database)?;
     transaction.set_durability(Durability::Immediate).map_err(|e| StoreError::Unavailable(e.to_string()))?;
-    transaction.set_quick_repair(true);
     Ok(transaction)
 }
 
