@@ -173,7 +173,7 @@ impl Frame {
 }
 
 /// The one's complement sum (RFC 1071).
-fn sum(bytes: &[u8]) -> u16 {
+pub(crate) fn sum(bytes: &[u8]) -> u16 {
     let words =
         bytes.chunks(2).map(|c| u32::from(u16::from_be_bytes([c[0], c.get(1).copied().unwrap_or(0)])));
     let mut sum: u32 = words.sum();
