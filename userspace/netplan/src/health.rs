@@ -28,6 +28,11 @@ pub fn compile(index: &Index) -> BTreeMap<u16, ServiceHealth> {
     ports
 }
 
+/// Whether balancers may send this node new traffic: it is known and stays.
+pub fn eligible(index: &Index) -> bool {
+    index.this_node().is_some_and(|node| !node.leaving)
+}
+
 #[cfg(test)]
 mod tests {
     use k8s_openapi::api::core::v1::Service;
@@ -35,6 +40,20 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_node_is_eligible_until_it_is_to_go() {
+        let mut index = Index::new("n1");
+        assert!(!eligible(&index), "nobody knows it");
+        let mut seen = |node| {
+            index.apply_node(&serde_json::from_value(node).unwrap());
+            eligible(&index)
+        };
+        assert!(seen(json!({"metadata": {"name": "n1"}})));
+        let taint = json!([{"key": "ToBeDeletedByClusterAutoscaler", "effect": "NoSchedule"}]);
+        assert!(!seen(json!({"metadata": {"name": "n1"}, "spec": {"taints": taint}})));
+        assert!(!seen(json!({"metadata": {"name": "n1", "deletionTimestamp": "2026-01-01T00:00:00Z"}})));
+    }
 
     #[test]
     fn ready_endpoints_of_this_node_are_counted_once_each() {

@@ -14,6 +14,7 @@ pub mod engine;
 mod feed;
 mod health;
 pub mod kernel;
+mod node_health;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -30,6 +31,9 @@ pub use feed::KINDS;
 use allocations::AllocationError;
 use dataplane::Dataplane;
 use engine::Engine;
+
+/// kube-proxy's.
+const HEALTH_PORT: u16 = 10_256;
 
 /// How the network half runs.
 #[derive(Clone, Debug)]
@@ -50,6 +54,8 @@ pub struct NetworkConfig {
     pub mtu: u32,
     /// Whether other nodes' pods are reached by an overlay; as the datapath is told.
     pub overlay: bool,
+    /// Where balancers ask whether this node takes traffic; 0: nowhere.
+    pub health_port: u16,
     /// How long changes are gathered before they are written together.
     pub coalesce: Duration,
     /// How long an ADD waits for its pod to be known.
@@ -67,6 +73,7 @@ impl NetworkConfig {
             uplink: None,
             mtu: 1500,
             overlay: false,
+            health_port: HEALTH_PORT,
             coalesce: Duration::from_millis(2),
             patience: Duration::from_secs(20),
         }
@@ -95,7 +102,7 @@ pub async fn run<D: Dataplane>(
 ) -> Result<(), NetworkError> {
     let (send, receive) = mpsc::channel(1024);
     let socket = config.cni_socket.clone();
-    let (node, uplink) = (config.node.clone(), config.uplink.clone());
+    let (node, uplink, health_port) = (config.node.clone(), config.uplink.clone(), config.health_port);
     let mut engine = Engine::open(config, dataplane).await?;
     let listener = crate::cni::listen(&socket)?;
     let stop = stop.child_token();
@@ -105,6 +112,9 @@ pub async fn run<D: Dataplane>(
     let condition = tokio::spawn(condition::report(client, node, state.subscribe(), stop.clone()));
     let mut helpers = JoinSet::new();
     helpers.spawn(health::run(engine.duties(), state.subscribe()));
+    if health_port != 0 {
+        helpers.spawn(node_health::run(health_port, engine.duties(), state.subscribe()));
+    }
     if let Some(uplink) = uplink {
         helpers.spawn(announce::run(uplink, engine.duties()));
     }

@@ -6,6 +6,7 @@ use ipnetwork::IpNetwork;
 use k8s_openapi::api::core::v1::Node;
 
 const ZONE: &str = "topology.kubernetes.io/zone";
+const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
 const EXCLUDED: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -17,6 +18,8 @@ pub struct NodeFacts {
     pub ready: bool,
     /// Labelled not to take traffic of load balancers.
     pub excluded: bool,
+    /// Deleted, or about to be by the cluster autoscaler.
+    pub leaving: bool,
 }
 
 impl NodeFacts {
@@ -32,6 +35,7 @@ impl NodeFacts {
         let cidrs = all.iter().chain(only).filter_map(|text| text.parse::<IpNetwork>().ok());
         let labels = node.metadata.labels.as_ref();
         let zone = labels.and_then(|labels| labels.get(ZONE));
+        let mut taints = node.spec.iter().flat_map(|s| s.taints.iter().flatten());
         let mut conditions = node.status.iter().flat_map(|s| s.conditions.iter().flatten());
         NodeFacts {
             internal_ips: of_type("InternalIP"),
@@ -40,6 +44,8 @@ impl NodeFacts {
             pod_cidrs: cidrs.filter_map(|c| IpNetwork::new(c.network(), c.prefix()).ok()).collect(),
             zone: zone.map(|zone| zone.as_str().into()).unwrap_or_default(),
             ready: conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True"),
+            leaving: node.metadata.deletion_timestamp.is_some()
+                || taints.any(|taint| taint.key == TO_BE_DELETED),
             excluded: labels.is_some_and(|labels| labels.contains_key(EXCLUDED)),
         }
     }

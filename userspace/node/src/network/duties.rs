@@ -12,11 +12,17 @@ pub(super) struct Duties {
     pub(super) announced: BTreeSet<IpAddr>,
     /// By port.
     pub(super) health: BTreeMap<u16, ServiceHealth>,
+    /// Whether balancers may send this node new traffic.
+    pub(super) eligible: bool,
 }
 
 impl Duties {
     fn of(index: &Index) -> Duties {
-        Duties { announced: announce::compile(index), health: health::compile(index) }
+        Duties {
+            announced: announce::compile(index),
+            health: health::compile(index),
+            eligible: health::eligible(index),
+        }
     }
 
     pub(super) fn tell(index: &Index, told: &watch::Sender<Duties>) {

@@ -20,7 +20,7 @@ use crate::config::NetworkState;
 
 const WEIGHT: HeaderName = HeaderName::from_static("x-load-balancing-endpoint-weight");
 /// Before a port that could not be had is tried again.
-const RETRY: Duration = Duration::from_secs(5);
+pub(super) const RETRY: Duration = Duration::from_secs(5);
 
 /// Runs until the engine has ended.
 pub(super) async fn run(mut duties: watch::Receiver<Duties>, state: watch::Receiver<NetworkState>) {
@@ -60,7 +60,7 @@ impl Drop for Server {
 }
 
 /// On every address of the node, of both families where the kernel has both.
-async fn listen(port: u16) -> std::io::Result<TcpListener> {
+pub(super) async fn listen(port: u16) -> std::io::Result<TcpListener> {
     match TcpListener::bind((IpAddr::from(Ipv6Addr::UNSPECIFIED), port)).await {
         Err(error) if error.kind() != std::io::ErrorKind::AddrInUse => {
             TcpListener::bind((IpAddr::from(Ipv4Addr::UNSPECIFIED), port)).await
