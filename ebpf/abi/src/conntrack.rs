@@ -49,10 +49,15 @@ pub struct Flow {
     /// TCP flags seen in either direction, or-ed; [`TCP_FIN`], [`TCP_SYN`], [`TCP_RST`], [`TCP_ACK`].
     pub seen_low: u8,
     pub seen_high: u8,
-    pub reserved: u16,
+    /// The largest packet that the way to `hop` takes, in bytes; 0: `hop` is not known.
+    pub mtu: u16,
     /// What the source and the destination become in packets of the rewritten direction.
     pub source: End,
     pub destination: End,
+    /// Of rewritten packets that XDP sends on: the MACs of the next hop and of the uplink, as they stood in the node's
+    /// tables at `hop_time`, in units of 2^20 nanoseconds of the monotonic clock.
+    pub hop: [[u16; 3]; 2],
+    pub hop_time: u32,
 }
 
 impl Flow {
@@ -109,4 +114,4 @@ pub struct FragmentPorts {
     pub destination: Be16,
 }
 
-crate::plain!(FlowKey: 40, End: 20, Flow: 80, FragmentKey: 40, FragmentPorts: 4);
+crate::plain!(FlowKey: 40, End: 20, Flow: 96, FragmentKey: 40, FragmentPorts: 4);

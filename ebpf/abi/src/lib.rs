@@ -25,7 +25,7 @@ pub use service::*;
 pub use socket::*;
 
 /// Version of everything in this crate; maps are pinned below a folder of this number.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// Declares that a type is plain bytes: fixed layout, no padding, any bit pattern valid.
 macro_rules! plain {

@@ -48,7 +48,7 @@ pub(crate) fn find(packet: &Packet) -> Option<&'static mut Flow> {
     }
     // An error is no sign of life (RFC 5508, REQ-6).
     if !packet.is_error() {
-        touch(packet, flow);
+        touch(packet, flow, now());
     }
     Some(flow)
 }
@@ -63,8 +63,8 @@ pub(crate) fn entry(packet: &Packet) -> Option<&'static mut Flow> {
 }
 
 #[inline(always)]
-pub(crate) fn touch(packet: &Packet, flow: &mut Flow) {
-    flow.last_seen = now();
+pub(crate) fn touch(packet: &Packet, flow: &mut Flow, now: u64) {
+    flow.last_seen = now;
     flow.packets += 1;
     if packet.from_high() {
         flow.seen_high |= packet.tcp_flags;

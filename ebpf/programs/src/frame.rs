@@ -15,17 +15,6 @@ pub(crate) struct Frame {
     end: usize,
 }
 
-#[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Mac(pub(crate) [u16; 3]);
-
-impl From<[u8; 6]> for Mac {
-    #[inline(always)]
-    fn from([a, b, c, d, e, f]: [u8; 6]) -> Self {
-        Mac([u16::from_ne_bytes([a, b]), u16::from_ne_bytes([c, d]), u16::from_ne_bytes([e, f])])
-    }
-}
-
 /// Offsets in an IP header.
 struct Header {
     size: usize,
@@ -89,7 +78,7 @@ impl Frame {
 
     /// Whose MAC it is for. Only behind [`Frame::packet`].
     #[inline(always)]
-    pub(crate) fn destination_mac(&self) -> Mac {
+    pub(crate) fn destination_mac(&self) -> [u16; 3] {
         self.load(0)
     }
 
@@ -157,14 +146,9 @@ impl Frame {
         }
     }
 
-    /// Sets the ends to the flow's, one hop less and the MACs. Only behind [`Frame::packet`].
+    /// Sets the ends and the MACs to the flow's, and one hop less. Only behind [`Frame::packet`].
     #[inline(always)]
-    pub(crate) fn rewrite<const IS_V4: bool>(
-        &self,
-        packet: &Packet,
-        flow: &Flow,
-        macs: [Mac; 2],
-    ) -> Option<()> {
+    pub(crate) fn rewrite<const IS_V4: bool>(&self, packet: &Packet, flow: &Flow) -> Option<()> {
         let (header, at) = (header(IS_V4), transport_at(IS_V4));
         let addresses = replaced(&packet.source.addr, &flow.source.addr)
             + replaced(&packet.destination.addr, &flow.destination.addr);
@@ -195,7 +179,7 @@ impl Frame {
             self.store(ETHERNET + header.source, flow.source.addr.0);
             self.store(ETHERNET + header.destination, flow.destination.addr.0);
         }
-        self.store(0, macs);
+        self.store(0, flow.hop);
         Some(())
     }
 }

@@ -157,7 +157,7 @@ fn relayed(ctx: &TcContext, packet: &mut Packet, relay: &Relay) -> Result<(), Dr
 
 /// Makes both entries, looking at `tries` ports at most. Returns the packet's own, good until another is made.
 #[inline(always)]
-pub(crate) fn open(packet: &Packet, relay: &Relay, tries: u32) -> Result<&'static Flow, DropReason> {
+pub(crate) fn open(packet: &Packet, relay: &Relay, tries: u32) -> Result<&'static mut Flow, DropReason> {
     let answers = entry(relay)?;
     answers.source = packet.destination;
     answers.destination = packet.source;

@@ -33,6 +33,12 @@ fn end(addr: SocketAddr) -> End {
     End { addr: Addr::from(addr.ip()), port: Be16::new(addr.port()), reserved: 0 }
 }
 
+/// What the programs stamp entries with; a flow that was silent for long is not XDP's.
+fn monotonic() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
 /// Two entries that rewrite a packet of one into one of the other: what a run leaves is a packet of a known flow.
 fn endless(family: Family, transport: Transport) -> Result<Vec<u8>> {
     let path = bpffs::folder(NAME)?.join(format!("v{}/maps/CONNTRACK", skep_abi::ABI_VERSION));
@@ -51,7 +57,9 @@ fn endless(family: Family, transport: Transport) -> Result<Vec<u8>> {
             reserved: [0; 3],
         };
         let flags = Flow::TRANSIT | Flow::SOURCE | Flow::DESTINATION;
-        let flow = Flow { flags, source: end(source), destination: end(destination), ..Flow::default() };
+        let last_seen = monotonic();
+        let flow =
+            Flow { last_seen, flags, source: end(source), destination: end(destination), ..Flow::default() };
         flows.insert(key, flow, 0)?;
     }
     let mut wire = Wire::new(family, transport, 0);

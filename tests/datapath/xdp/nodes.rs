@@ -94,6 +94,7 @@ fn a_node_port_is_answered_by_another_nodes_pod_through_every_change_of_hook() -
     world.balancer.datapath = None;
     ensure!(sent_on(&world, &mut clients)? >= least, "without an agent");
     ensure!(reopen(&mut world.balancer, XdpMode::Driver)? == Some(XdpHook::Driver));
+    ask_all(&mut clients, 1)?;
     ensure!(sent_on(&world, &mut clients)? >= least, "after a restart");
     ensure!(counter(&world.balancer, "xdp_tx_errors")? == 0);
 
@@ -106,6 +107,8 @@ fn a_node_port_is_answered_by_another_nodes_pod_through_every_change_of_hook() -
     ensure!(!is_attached(&world.balancer)?);
     ensure!(sent_on(&world, &mut clients)? == 0, "TC goes on with the flows");
     ensure!(reopen(&mut world.balancer, XdpMode::Driver)? == Some(XdpHook::Driver));
+    // A flow that was silent for a second goes up once.
+    ask_all(&mut clients, 1)?;
     ensure!(sent_on(&world, &mut clients)? >= least, "XDP goes on with the flows");
     world.balancer.datapath = None;
     Datapath::remove(&bpffs::folder(&format!("{name}b"))?)?;

@@ -11,13 +11,16 @@ use aya_ebpf::programs::XdpContext;
 use skep_abi::{Addr, End, Flow, Scope};
 
 use super::tc_node::node_end;
-use crate::frame::{Frame, Mac};
+use crate::frame::Frame;
 use crate::nat::Relay;
 use crate::parse::Packet;
 use crate::{conntrack, maglev, nat, policy, report, service};
 
 /// Ports that are tried for a flow before it is left to TC, which tries more.
 const PORT_TRIES: u32 = 4;
+/// A hop is looked up anew after about a second.
+const HOP_TIME_SHIFT: u32 = 20;
+const HOP_LIFE: u32 = 954;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
@@ -54,28 +57,25 @@ fn forward<const V4: bool>(ctx: &XdpContext) -> Option<()> {
         return None;
     }
     let packet = frame.packet::<V4>()?;
+    let now = conntrack::now();
     let flow = match conntrack::entry(packet) {
-        Some(flow) if !conntrack::reopens(packet, flow) => known(packet, flow)?,
+        Some(flow) if !conntrack::reopens(packet, flow) => {
+            if flow.flags & Flow::TRANSIT == 0 || !conntrack::rewrites(flow, packet) {
+                return None;
+            }
+            flow
+        }
         _ => open(packet)?,
     };
-    let macs = next_hop::<V4>(ctx, frame, packet, flow)?;
-    frame.rewrite::<V4>(packet, flow, macs)
-}
-
-/// A known flow, if it is one that passes through.
-#[inline(always)]
-fn known(packet: &Packet, flow: &'static mut Flow) -> Option<&'static Flow> {
-    if flow.flags & Flow::TRANSIT == 0 || !conntrack::rewrites(flow, packet) {
-        return None;
-    }
-    conntrack::touch(packet, flow);
-    Some(flow)
+    way::<V4>(ctx, frame, packet, flow, now)?;
+    conntrack::touch(packet, flow, now);
+    frame.rewrite::<V4>(packet, flow)
 }
 
 /// A new flow to a backend elsewhere. Flags that are not known here ask for more than that, and so do affinity and
 /// source ranges.
 #[inline(never)]
-fn open(packet: &mut Packet) -> Option<&'static Flow> {
+fn open(packet: &mut Packet) -> Option<&'static mut Flow> {
     let service = service::find(&packet.destination, packet.proto, Scope::EXTERNAL)?;
     if service.count == 0 || service.flags != 0 || service.affinity != 0 || service.ranges != 0 {
         return None;
@@ -93,22 +93,41 @@ fn open(packet: &mut Packet) -> Option<&'static Flow> {
     nat::open(packet, &relay, PORT_TRIES).ok()
 }
 
-/// The MACs for the way out: destination and source. `None`: another interface, no neighbour yet, too large, no
-/// route, or a frame that was not for this node's MAC in the first place.
+/// Sees to it that the flow's next hop is one of not long ago. `None`: the packet is too large for it, or was not for this
+/// node's MAC in the first place, or there is no such hop.
+///
+/// A flow that was silent goes up once instead. Nothing of it can be overtaken then; and TC sends by the neighbour table,
+/// so that the kernel asks for a neighbour that it has not heard of for long. Nothing here does that.
 #[inline(always)]
-fn next_hop<const V4: bool>(
+fn way<const V4: bool>(
     ctx: &XdpContext,
     frame: &Frame,
     packet: &Packet,
-    flow: &Flow,
-) -> Option<[Mac; 2]> {
+    flow: &mut Flow,
+    now: u64,
+) -> Option<()> {
+    let time = (now >> HOP_TIME_SHIFT) as u32;
+    if flow.mtu == 0 || time.wrapping_sub(flow.hop_time) > HOP_LIFE {
+        if now.saturating_sub(flow.last_seen) >> HOP_TIME_SHIFT > HOP_LIFE as u64 {
+            flow.last_seen = now;
+            return None;
+        }
+        find_hop::<V4>(ctx, frame.ip_len::<V4>(), packet, flow)?;
+        flow.hop_time = time;
+    }
+    (frame.ip_len::<V4>() <= flow.mtu && frame.destination_mac() == flow.hop[1]).then_some(())
+}
+
+/// Asks the node's routes and neighbours. `None`: another interface, no neighbour yet, too large, no route.
+#[inline(never)]
+fn find_hop<const V4: bool>(ctx: &XdpContext, length: u16, packet: &Packet, flow: &mut Flow) -> Option<()> {
     // SAFETY: integers and unions of them, for which zeros are values.
     let mut route: bpf_fib_lookup = unsafe { core::mem::zeroed() };
     let arrived = ctx.ingress_ifindex() as u32;
     route.l4_protocol = packet.proto.0;
     route.sport = flow.source.port.0;
     route.dport = flow.destination.port.0;
-    route.__bindgen_anon_1.tot_len = frame.ip_len::<V4>();
+    route.__bindgen_anon_1.tot_len = length;
     route.ifindex = arrived;
     if V4 {
         route.family = AF_INET;
@@ -125,6 +144,13 @@ fn next_hop<const V4: bool>(
     if result != BPF_FIB_LKUP_RET_SUCCESS as i64 || route.ifindex != arrived {
         return None;
     }
-    let (next, own) = (Mac::from(route.dmac), Mac::from(route.smac));
-    (frame.destination_mac() == own).then_some([next, own])
+    // SAFETY: both members of the union are numbers; the kernel has put the MTU there.
+    flow.mtu = unsafe { route.__bindgen_anon_1.mtu_result };
+    flow.hop = [mac(route.dmac), mac(route.smac)];
+    Some(())
+}
+
+#[inline(always)]
+fn mac([a, b, c, d, e, f]: [u8; 6]) -> [u16; 3] {
+    [u16::from_ne_bytes([a, b]), u16::from_ne_bytes([c, d]), u16::from_ne_bytes([e, f])]
 }
