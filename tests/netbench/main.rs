@@ -8,6 +8,7 @@ mod agent;
 mod client;
 mod cluster;
 mod control;
+mod forward;
 mod place;
 mod programs;
 mod requests;

@@ -12,7 +12,7 @@ use crate::samples::Samples;
 use crate::skep::Skep;
 use crate::source::Source;
 use crate::world::{Loopback, Routed, Subject, Veth, Way};
-use crate::{agent, control, programs, targets};
+use crate::{agent, control, forward, programs, targets};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -108,6 +108,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     }
     if is_wanted(Part::Programs) {
         programs::measure(scale.effort.rounds, scale.repeat, &mut samples)?;
+        forward::measure(scale.effort.rounds, scale.repeat, &mut samples)?;
     }
     if is_wanted(Part::Control) {
         control::program_all(&scale.all, scale.effort.rounds, &mut samples)?;
@@ -167,11 +168,11 @@ impl Worlds {
         let usual = |worlds: &'_ [(u32, Routed)]| worlds.iter().position(|(n, _)| *n == scale.usual);
         for (name, worlds) in [("nftables", &self.nftables), ("iptables", &self.iptables)] {
             if let Some((_, world)) = usual(worlds).and_then(|at| worlds.get(at)) {
-                sources.push((subject(name), Source::new(&world.node, &world.uplink)?));
+                sources.push((subject(name), Source::new(&world.node, &world.uplink, false)?));
             }
         }
         for (_, skep) in scale.skep.iter().zip(&self.skep).filter(|(n, _)| **n == scale.usual) {
-            sources.push((subject("skep"), Source::new(&skep.machine.node, &skep.machine.uplink)?));
+            sources.push((subject("skep"), Source::new(&skep.machine.node, &skep.machine.uplink, true)?));
         }
         for _ in 0..scale.effort.rounds {
             for (subject, source) in &mut sources {

@@ -38,8 +38,13 @@ impl Machine {
     }
 
     pub(crate) fn new(name: &str) -> Result<Machine> {
+        Machine::with_addrs(name, &[NODE_ADDR.into()])
+    }
+
+    /// A node of these addresses.
+    pub(crate) fn with_addrs(name: &str, addrs: &[IpAddr]) -> Result<Machine> {
         let mut machine = Machine::bare(name)?;
-        let options = machine.options()?;
+        let options = Options { node_addrs: addrs.to_vec(), ..machine.options()? };
         let opened = machine.node.run(|| runtime()?.block_on(open(options)))?;
         machine.datapath = Some(opened.context("open the datapath")?);
         Ok(machine)
@@ -81,7 +86,7 @@ pub(crate) fn options(bpffs: PathBuf, cgroup: PathBuf) -> Options {
         bpffs,
         cgroup,
         uplink: UPLINK.to_owned(),
-        xdp: XdpMode::Auto,
+        xdp: XdpMode::Driver,
         node_addrs: vec![NODE_ADDR.into()],
         overlay: false,
     }

@@ -13,7 +13,10 @@ const EXPECTED: [(&str, &[&str]); 10] = [
     ("iperf_udp", &["skep"]),
     ("nodeport_pps", &["nftables", "iptables", "skep"]),
     ("map_memory", &["skep"]),
-    ("prog_ns", &["tc_pod_egress", "tc_pod_ingress", "tc_node_ingress", "tc_node_egress"]),
+    (
+        "prog_ns",
+        &["tc_pod_egress", "tc_pod_ingress", "tc_node_ingress", "tc_node_egress", "xdp_node", "xdp_node_v6"],
+    ),
     ("program_all", &["skep"]),
     ("endpoint_change", &["skep"]),
     ("agent_rss", &["skep"]),

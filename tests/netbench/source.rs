@@ -2,12 +2,14 @@
 //!
 //! Frames are made by BPF_PROG_TEST_RUN on live frames and redirected to the outside's end of the uplink, so they reach
 //! the node as a driver's would, before an skb exists. What the node forwards to the other node comes back to the same
-//! end, bears nobody's hardware address, and is counted and dropped there.
+//! end, bears nobody's hardware address, and is counted and dropped there: by the stack what was an skb, by an XDP program
+//! what was none. Each is the cheaper way to take it.
 
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use aya::programs::xdp::XdpMode;
 use aya::programs::{TestRun as _, TestRunAttrs, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use etherparse::PacketBuilder;
@@ -28,12 +30,14 @@ const CALL: u32 = 8_192;
 
 pub(crate) struct Source<'a> {
     uplink: &'a Uplink,
+    /// The source's program, and the sink's.
     ebpf: Ebpf,
     frame: Vec<u8>,
 }
 
 impl<'a> Source<'a> {
-    pub(crate) fn new(node: &NetNs, uplink: &'a Uplink) -> Result<Source<'a>> {
+    /// A node that forwards by XDP asks for a `sink`: a veth takes such frames only if it has XDP itself.
+    pub(crate) fn new(node: &NetNs, uplink: &'a Uplink, sink: bool) -> Result<Source<'a>> {
         // A veth takes frames only if its other end polls, which GRO makes it do.
         for (netns, device) in [(node, UPLINK), (&uplink.outside, uplink.device)] {
             let output = netns.command("ethtool").args(["-K", device, "gro", "on"]).output()?;
@@ -53,7 +57,12 @@ impl<'a> Source<'a> {
             let mut loader = EbpfLoader::new();
             loader.override_global("TEMPLATE", &template, true).override_global("DEVICE", &index, true);
             let mut ebpf = loader.load_file(bench_object())?;
-            program(&mut ebpf)?.load()?;
+            program(&mut ebpf, "send_xdp")?.load()?;
+            if sink {
+                let sink = program(&mut ebpf, "sink_xdp")?;
+                sink.load()?;
+                sink.attach(uplink.device, XdpMode::Driver)?;
+            }
             Ok(ebpf)
         })??;
         Ok(Source { uplink, ebpf, frame })
@@ -65,7 +74,7 @@ impl<'a> Source<'a> {
         let before = received(uplink)?;
         let seconds = uplink.outside.run(|| -> Result<f64> {
             place::pin()?;
-            let program = program(ebpf)?;
+            let program = program(ebpf, "send_xdp")?;
             let start = Instant::now();
             while start.elapsed() < window {
                 let attrs = TestRunAttrs::new().xdp_live_frames(BATCH);
@@ -78,8 +87,8 @@ impl<'a> Source<'a> {
     }
 }
 
-fn program(ebpf: &mut Ebpf) -> Result<&mut Xdp> {
-    Ok(ebpf.program_mut("send_xdp").context("no send_xdp")?.try_into()?)
+pub(crate) fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {
+    Ok(ebpf.program_mut(name).with_context(|| format!("no {name}"))?.try_into()?)
 }
 
 /// To the node port, from the outside; the program makes flows of it.
@@ -94,7 +103,7 @@ fn frame(from: [u8; 6], to: [u8; 6]) -> Result<Vec<u8>> {
     Ok(frame)
 }
 
-fn link(netns: &NetNs, device: &str) -> Result<Value> {
+pub(crate) fn link(netns: &NetNs, device: &str) -> Result<Value> {
     let mut command = std::process::Command::new("ip");
     let output = command.args(["-n", netns.name(), "-s", "-j", "link", "show", "dev", device]).output()?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -102,7 +111,7 @@ fn link(netns: &NetNs, device: &str) -> Result<Value> {
     Ok(links[0].take())
 }
 
-fn hardware(link: &Value) -> Result<[u8; 6]> {
+pub(crate) fn hardware(link: &Value) -> Result<[u8; 6]> {
     let text = link["address"].as_str().context("no hardware address")?;
     let bytes: Vec<u8> =
         text.split(':').map(|byte| u8::from_str_radix(byte, 16)).collect::<Result<_, _>>()?;

@@ -1,10 +1,12 @@
-//! The benchmark's own programs: what an empty one costs, and a source of packets. Skep does not load them.
+//! The benchmark's own programs: what an empty one costs, a source and a sink of packets, and what gives a program the
+//! same packet again. Skep does not load them.
 #![no_std]
 #![no_main]
 
 use aya_ebpf::bindings::{TC_ACT_OK, xdp_action};
+use aya_ebpf::btf_maps::ProgramArray;
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_redirect};
-use aya_ebpf::macros::{classifier, xdp};
+use aya_ebpf::macros::{btf_map, classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
 
 /// Ethernet, IPv4 and UDP.
@@ -22,14 +24,49 @@ static TEMPLATE: [u8; HEADERS] = [0; HEADERS];
 #[unsafe(no_mangle)]
 static DEVICE: u32 = 0;
 
+/// Ethernet, IPv6 and TCP without options, and some payload.
+const RESTORED: usize = 80;
+
+/// What every packet of [`again_xdp`] begins with.
+#[unsafe(no_mangle)]
+static HEADERS_AGAIN: [u64; RESTORED / 8] = [0; RESTORED / 8];
+
+/// Where [`again_xdp`] goes on.
+#[btf_map]
+static MEASURED: ProgramArray<1> = ProgramArray::new();
+
 #[classifier]
 pub fn empty_tc(_ctx: TcContext) -> i32 {
     TC_ACT_OK as i32
 }
 
-#[xdp]
+#[xdp(frags)]
 pub fn empty_xdp(_ctx: XdpContext) -> u32 {
     xdp_action::XDP_PASS
+}
+
+#[xdp(frags)]
+pub fn sink_xdp(_ctx: XdpContext) -> u32 {
+    xdp_action::XDP_DROP
+}
+
+/// A test run goes on with what the run before made of the packet: here every run begins with the same.
+#[xdp(frags)]
+pub fn again_xdp(ctx: XdpContext) -> u32 {
+    let packet = ctx.data();
+    if packet + RESTORED > ctx.data_end() {
+        return xdp_action::XDP_ABORTED;
+    }
+    // SAFETY: the packet has RESTORED bytes, as just compared; the global is set before the program is loaded; a tail
+    // call has no other precondition.
+    unsafe {
+        for word in 0..RESTORED / 8 {
+            let value = core::ptr::read_volatile((&raw const HEADERS_AGAIN).cast::<u64>().add(word));
+            *(packet as *mut u64).add(word) = value;
+        }
+        MEASURED.tail_call(&ctx, 0);
+    }
+    xdp_action::XDP_ABORTED
 }
 
 /// Run on live frames (BPF_F_TEST_XDP_LIVE_FRAMES). The kernel uses a frame again as its last receiver left it, so all

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use aya::programs::{
-    CgroupSockAddr, Program, ProgramError, SchedClassifier, TestRun, TestRunOptions, TestRunResult, Xdp,
+    CgroupSockAddr, Program, ProgramError, ProgramFd, SchedClassifier, TestRun, TestRunOptions,
+    TestRunResult, Xdp,
 };
 use aya::{Ebpf, EbpfLoader};
 use skep_abi::ABI_VERSION;
@@ -149,6 +150,13 @@ impl crate::Datapath {
         }
         all.sort_by(|a, b| a.program.cmp(&b.program));
         Ok(all)
+    }
+
+    /// A loaded program, for what measures it by calling it.
+    pub fn program_fd(&self, program: &str) -> Result<&ProgramFd, DatapathError> {
+        let name = leak_known(program);
+        let program = self.ebpf.program(name).ok_or(DatapathError::Missing { what: "program", name })?;
+        program.fd().map_err(|source| DatapathError::Program { name, operation: "find", source })
     }
 
     /// Runs a program over a packet by BPF_PROG_TEST_RUN, `repeat` times: action, packet, nanoseconds a run. The packet
