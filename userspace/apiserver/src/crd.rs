@@ -4,14 +4,12 @@
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
 
 use http::{HeaderMap, Method};
 use serde_json::{Value, json};
 use skep_api::custom::definition::{self, CLEANUP, Verdict};
 use skep_api::{Kind, KindRef, Status, find, meta};
 
-use crate::Inner;
 use crate::authn::Identity;
 use crate::authz::SUPERUSERS;
 use crate::handlers::delete::{DeleteOptions, delete};
@@ -19,9 +17,7 @@ use crate::http::{Call, Query};
 use crate::object::{Object, prefix};
 use crate::route::Target;
 use crate::write::{self, now};
-
-/// After a failed round, and how often instances are looked at that nobody tells of.
-const AGAIN: Duration = Duration::from_secs(1);
+use crate::{Inner, follow};
 
 pub(crate) const GROUP: &str = "apiextensions.k8s.io";
 
@@ -57,25 +53,12 @@ type AtWork = Arc<Mutex<HashSet<String>>>;
 
 /// Follows all definitions for as long as the server lives.
 pub(crate) async fn run(server: Weak<Inner>) {
-    let at_work = AtWork::default();
-    loop {
-        let Some(strong) = server.upgrade() else { return };
-        let Some(resource) = kind().and_then(|kind| strong.caches.of(kind)) else { return };
-        let (_, mut changes) = resource.list_and_watch("");
-        drop(resource);
-        let mut done = round(&strong, &at_work).await;
-        drop(strong);
-        loop {
-            let pause = if done { Duration::MAX } else { AGAIN };
-            if let Ok(None) = tokio::time::timeout(pause, changes.recv()).await {
-                break;
-            }
-            while changes.try_recv().is_ok() {}
-            let Some(strong) = server.upgrade() else { return };
-            done = round(&strong, &at_work).await;
-        }
-        tokio::time::sleep(AGAIN).await;
-    }
+    let (Some(kind), at_work) = (kind(), AtWork::default()) else { return };
+    follow::all(server, kind, |server| {
+        let at_work = at_work.clone();
+        Box::pin(async move { round(server, &at_work).await })
+    })
+    .await;
 }
 
 /// Judges every definition as it is now; false if something is to be tried again.
@@ -137,7 +120,7 @@ fn end(server: &Arc<Inner>, definition: &Value, at_work: &AtWork) {
                     None => std::future::pending().await,
                 }
             };
-            let _ = tokio::time::timeout(AGAIN, heard).await;
+            let _ = tokio::time::timeout(follow::AGAIN, heard).await;
         }
         at_work.lock().unwrap_or_else(PoisonError::into_inner).remove(&uid);
     });

@@ -17,6 +17,7 @@ mod config;
 mod convert;
 mod crd;
 mod endpoints;
+mod follow;
 mod forward;
 mod handlers;
 mod http;
@@ -24,6 +25,7 @@ mod managers;
 mod metrics;
 mod negotiate;
 mod object;
+mod policy_status;
 mod request_info;
 mod review;
 mod route;
@@ -98,6 +100,7 @@ impl ApiServer {
         tokio::spawn(crd::run(Arc::downgrade(&server.inner)));
         tokio::spawn(aggregate::keep_available(Arc::downgrade(&server.inner)));
         tokio::spawn(aggregate::keep_local(Arc::downgrade(&server.inner)));
+        tokio::spawn(policy_status::run(Arc::downgrade(&server.inner)));
         Ok(server)
     }
 

@@ -75,11 +75,13 @@ impl Type {
 
     /// Whether values of both may be compared: unknown ones always.
     pub(super) fn meets(&self, other: &Type) -> bool {
-        use Type::{Bytes, Dyn, List, Map, Message, Null, Object, Optional, String};
+        use Type::{Bytes, Duration, Dyn, List, Map, Message, Null, Object, Optional, String, Timestamp};
         match (self, other) {
             (Dyn, _) | (_, Dyn) => true,
-            (Null, Optional(_) | List(..) | Map(..) | Object(_) | Message(_))
-            | (Optional(_) | List(..) | Map(..) | Object(_) | Message(_), Null) => true,
+            (Null, Optional(_) | List(..) | Map(..) | Object(_) | Message(_) | Timestamp | Duration)
+            | (Optional(_) | List(..) | Map(..) | Object(_) | Message(_) | Timestamp | Duration, Null) => {
+                true
+            }
             (String(_), String(_)) | (Bytes, Bytes) => true,
             (List(a, _), List(b, _)) | (Map(a, _), Map(b, _)) | (Optional(a), Optional(b)) => a.meets(b),
             (Object(_) | Map(..), Object(_) | Map(..)) => true,

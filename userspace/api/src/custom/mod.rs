@@ -33,6 +33,7 @@ pub use columns::Column;
 pub use jsonpath::JsonPath;
 pub use scale::Scale;
 pub use schema::{ListType, Shape, Structural};
+pub(crate) use typed::type_of_resource;
 
 /// What a served kind has from its definition: the version it is of, and what all versions share.
 #[derive(Debug)]

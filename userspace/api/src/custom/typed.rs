@@ -43,7 +43,7 @@ fn base(schema: &Structural) -> Type {
 }
 
 /// A whole resource: of its metadata only the names are to be seen.
-pub(super) fn type_of_resource(schema: &Structural) -> Type {
+pub(crate) fn type_of_resource(schema: &Structural) -> Type {
     object(schema, true)
 }
 

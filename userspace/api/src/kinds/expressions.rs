@@ -71,8 +71,15 @@ impl Names {
         Names { known, variables: Vec::new() }
     }
 
-    pub(super) fn with_params(mut self) -> Names {
-        self.known.push(("params", Type::Dyn));
+    pub(super) fn with_params(mut self, of: Type) -> Names {
+        self.known.push(("params", of));
+        self
+    }
+
+    /// With an object, and an old one, whose type is known.
+    pub(super) fn with_object(mut self, of: Type) -> Names {
+        let objects = self.known.iter_mut().filter(|(name, _)| matches!(*name, "object" | "oldObject"));
+        objects.for_each(|(_, known)| *known = of.clone());
         self
     }
 
@@ -83,8 +90,11 @@ impl Names {
         names
     }
 
-    pub(super) fn add_variable(&mut self, name: &str, of: Type) {
-        self.variables.push((name.to_owned(), of));
+    /// A variable whose expression is wrong may be anything to those after it.
+    pub(super) fn add_checked(&mut self, variable: &Value, path: &Path, errors: &mut Errors) {
+        let of = self.validate(&variable["expression"], &path.child("expression"), Wanted::Any, errors);
+        let name = variable["name"].as_str().unwrap_or_default();
+        self.variables.push((name.to_owned(), of.unwrap_or(Type::Dyn)));
     }
 
     /// What the expression is, if it is right.
@@ -110,7 +120,7 @@ impl Names {
         None
     }
 
-    fn check(&self, source: &str, wanted: Wanted) -> Result<Checked, CelError> {
+    pub(super) fn check(&self, source: &str, wanted: Wanted) -> Result<Checked, CelError> {
         let mut scope: Scope<'_> = self.known.iter().map(|(name, of)| (*name, of.clone())).collect();
         if !self.variables.is_empty() {
             scope.insert("variables", Type::Object(self.variables.clone()));

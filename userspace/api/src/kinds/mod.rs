@@ -28,6 +28,7 @@ mod strategies;
 mod table;
 #[cfg(test)]
 mod tests;
+mod type_check;
 mod workload;
 
 use std::collections::HashMap;
@@ -45,6 +46,7 @@ pub(crate) use names::{intern, intern_all};
 pub use registry::Registry;
 pub(crate) use strategies::WITH_GENERATION;
 pub(crate) use table::ALL;
+pub use type_check::type_warnings;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {

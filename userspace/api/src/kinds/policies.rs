@@ -53,7 +53,7 @@ fn validate_common(spec: &Value, path: &Path, errors: &mut Errors) -> Names {
     }
     let mut names = Names::of_requests();
     if spec["paramKind"].is_object() {
-        names = names.with_params();
+        names = names.with_params(Type::Dyn);
         for field in ["apiVersion", "kind"] {
             if spec["paramKind"][field].as_str().is_none_or(str::is_empty) {
                 errors.required(&path.child("paramKind").child(field), "");
@@ -69,8 +69,7 @@ fn validate_common(spec: &Value, path: &Path, errors: &mut Errors) -> Names {
         } else if !is_identifier(name) {
             errors.invalid(&at.child("name"), &variable["name"], "must be a valid CEL identifier");
         }
-        let of = names.validate(&variable["expression"], &at.child("expression"), Wanted::Any, errors);
-        names.add_variable(name, of.unwrap_or(Type::Dyn));
+        names.add_checked(variable, &at, errors);
     }
     names
 }

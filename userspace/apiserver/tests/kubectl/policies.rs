@@ -320,3 +320,26 @@ async fn policies_ask_what_a_user_may_do() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_status_tells_what_does_not_fit_the_kinds_of_a_policy() {
+    beside(|server| {
+        let on = json!({"resourceRules": [{"operations": ["*"], "apiGroups": ["apps"], "apiVersions": ["v1"], "resources": ["deployments"]}]});
+        let on = json!({"matchConstraints": on});
+        validating(server, "typed", "object.spec.replicas > '1'", &on);
+        validating(server, "right", "object.spec.replicas > 1", &on);
+        for name in ["typed", "right"] {
+            let observed = format!("wait validatingadmissionpolicy/{name} --for=jsonpath={{.status.observedGeneration}}=1 --timeout=30s");
+            server.ok(&observed, "", "condition met");
+        }
+        let warnings = "-o jsonpath={.status.typeChecking.expressionWarnings[*].fieldRef}-{.status.typeChecking.expressionWarnings[0].warning}";
+        let told = server.ok(&format!("get validatingadmissionpolicy typed {warnings}"), "", "spec.validations[0].expression-apps/v1, Kind=Deployment: ERROR: <input>:1:22: found no matching overload for '_>_'");
+        assert!(told.contains("applied to '(int, string)'"), "{told}");
+        server.ok("get validatingadmissionpolicy right -o jsonpath={.status.typeChecking}", "", "{}");
+        // Another generation is looked at anew.
+        server.ok("patch validatingadmissionpolicy right --type=json -p [{\"op\":\"replace\",\"path\":\"/spec/validations/0/expression\",\"value\":\"object.spec.nothing==1\"}]", "", "patched");
+        server.ok("wait validatingadmissionpolicy/right --for=jsonpath={.status.observedGeneration}=2 --timeout=30s", "", "condition met");
+        server.ok(&format!("get validatingadmissionpolicy right {warnings}"), "", "undefined field 'nothing'");
+    })
+    .await;
+}
