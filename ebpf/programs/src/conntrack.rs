@@ -2,30 +2,34 @@
 
 use aya_ebpf::bindings::BPF_ANY;
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
-use skep_abi::{DropReason, End, Flow, FlowKey, Proto, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN};
+use skep_abi::{Addr, DropReason, End, Flow, FlowKey, Proto, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN};
 
 use crate::maps::{CONNTRACK, FRESH};
 use crate::parse::Packet;
 
-/// A flow's key, and from which of its ends a packet came.
-pub(crate) struct Side {
-    pub(crate) key: FlowKey,
-    pub(crate) from_high: bool,
+/// Makes `key` that of the flow between two ends; whether the source is the high one.
+#[inline(always)]
+pub(crate) fn locate(key: &mut FlowKey, source: &End, destination: &End, proto: Proto) -> bool {
+    let from_high = higher(source, destination);
+    if from_high {
+        join(key, destination, source)
+    } else {
+        join(key, source, destination)
+    }
+    (key.proto, key.reserved) = (proto, [0; 3]);
+    from_high
 }
 
+/// Word by word, each read anew: whole structures, or words held since they were compared, would go through the stack.
 #[inline(always)]
-pub(crate) fn side(source: &End, destination: &End, proto: Proto) -> Side {
-    let from_high = higher(source, destination);
-    let (low, high) = if from_high { (destination, source) } else { (source, destination) };
-    let key = FlowKey {
-        low: low.addr,
-        high: high.addr,
-        low_port: low.port,
-        high_port: high.port,
-        proto,
-        reserved: [0; 3],
-    };
-    Side { key, from_high }
+fn join(key: &mut FlowKey, low: &End, high: &End) {
+    // SAFETY: reads through valid references; volatile only keeps the compiler from remembering the values.
+    let word = |addr: &Addr, i: usize| unsafe { core::ptr::read_volatile(&raw const addr.0[i]) };
+    for i in 0..4 {
+        key.low.0[i] = word(&low.addr, i);
+        key.high.0[i] = word(&high.addr, i);
+    }
+    (key.low_port, key.high_port) = (low.port, high.port);
 }
 
 #[inline(always)]

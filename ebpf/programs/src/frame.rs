@@ -1,9 +1,9 @@
-//! A plain frame before there is an skb: its headers to a [`Packet`], and rewriting by direct access.
+//! A plain frame: its headers to a [`Packet`] by direct access; and, before there is an skb, rewriting by that too.
 //!
 //! Plain is Ethernet, an IP header without options or extension headers, not a fragment, and TCP or UDP behind it.
-//! Everything else is left to the hooks that see the skb, so nothing here drops.
+//! Everything else is left to the hooks that see the skb and to [`crate::parse`], so nothing here drops.
 
-use aya_ebpf::programs::XdpContext;
+use aya_ebpf::programs::{TcContext, XdpContext};
 use skep_abi::{Addr, Be16, End, Flow, Proto};
 
 use crate::parse::{self, ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Packet};
@@ -44,6 +44,12 @@ const fn transport_at(v4: bool) -> usize {
 impl Frame {
     #[inline(always)]
     pub(crate) fn new(ctx: &XdpContext) -> Self {
+        Frame { start: ctx.data(), end: ctx.data_end() }
+    }
+
+    /// The linear part of an skb.
+    #[inline(always)]
+    pub(crate) fn of(ctx: &TcContext) -> Self {
         Frame { start: ctx.data(), end: ctx.data_end() }
     }
 
@@ -89,9 +95,14 @@ impl Frame {
         if IS_V4 { len } else { len.wrapping_add(V6.size as u16) }
     }
 
-    /// The packet, if it is plain, has life left, and its checksum is finished.
+    /// Reads a plain frame's headers into `packet`, all but the flow's key; false: it is not plain, and `packet` is nothing.
     #[inline(always)]
-    pub(crate) fn packet<const IS_V4: bool>(&self) -> Option<&'static mut Packet> {
+    pub(crate) fn read<const IS_V4: bool>(&self, packet: &mut Packet) -> bool {
+        self.headers::<IS_V4>(packet).is_some()
+    }
+
+    #[inline(always)]
+    fn headers<const IS_V4: bool>(&self, packet: &mut Packet) -> Option<()> {
         let (header, at) = (header(IS_V4), transport_at(IS_V4));
         self.reaches(at + UDP_SIZE)?;
         let version: u8 = self.load(ETHERNET);
@@ -100,38 +111,47 @@ impl Frame {
             true => version == 0x45 && self.load::<u16>(V4_FRAGMENT) & 0x3fff_u16.to_be() == 0,
             false => version >> 4 == 6,
         };
-        if !plain || self.load::<u8>(ETHERNET + header.ttl) < 2 {
+        if !plain {
             return None;
         }
-        let len = self.ip_len::<IS_V4>().checked_sub(header.size as u16)?;
-        let packet = parse::scratch()?;
         packet.proto = Proto(self.load(ETHERNET + header.proto));
-        let (check, least) = match packet.proto {
+        packet.tcp_flags = match packet.proto {
             Proto::TCP => {
                 self.reaches(at + TCP_SIZE)?;
-                packet.tcp_flags = self.load(at + 13);
-                (self.load::<u16>(at + 16), (self.load::<u8>(at + 12) >> 4) as u16 * 4)
+                self.load(at + 13)
             }
-            Proto::UDP => {
-                packet.tcp_flags = 0;
-                let check: u16 = self.load(at + 6);
-                // IPv6 has no UDP without a checksum (RFC 8200, 8.1), but for tunnels.
-                if u16::from_be(self.load(at + 4)) != len || (!IS_V4 && check == 0) {
-                    return None;
-                }
-                (check, UDP_SIZE as u16)
-            }
+            Proto::UDP => 0,
             _ => return None,
         };
-        packet.source =
-            End { addr: self.addr::<IS_V4>(header.source), port: Be16(self.load(at)), reserved: 0 };
-        packet.destination =
-            End { addr: self.addr::<IS_V4>(header.destination), port: Be16(self.load(at + 2)), reserved: 0 };
+        self.end::<IS_V4>(header.source, at, &mut packet.source);
+        self.end::<IS_V4>(header.destination, at + 2, &mut packet.destination);
         packet.v4 = IS_V4 as u8;
         packet.transport = 1;
         (packet.fragment, packet.error) = (0, 0);
         packet.l4 = at;
-        if len < least || check == unfinished(packet, len) {
+        Some(())
+    }
+
+    /// The packet, if it is plain, has life left, and its checksum is finished.
+    #[inline(always)]
+    pub(crate) fn packet<const IS_V4: bool>(&self) -> Option<&'static mut Packet> {
+        let (header, at) = (header(IS_V4), transport_at(IS_V4));
+        let packet = parse::scratch()?;
+        self.headers::<IS_V4>(packet)?;
+        let len = self.ip_len::<IS_V4>().checked_sub(header.size as u16)?;
+        let (check, least) = if packet.proto == Proto::TCP {
+            // Compared once more, since the verifier forgot it where both protocols met.
+            self.reaches(at + TCP_SIZE)?;
+            (self.load::<u16>(at + 16), (self.load::<u8>(at + 12) >> 4) as u16 * 4)
+        } else {
+            let check: u16 = self.load(at + 6);
+            // IPv6 has no UDP without a checksum (RFC 8200, 8.1), but for tunnels.
+            if u16::from_be(self.load(at + 4)) != len || (!IS_V4 && check == 0) {
+                return None;
+            }
+            (check, UDP_SIZE as u16)
+        };
+        if self.load::<u8>(ETHERNET + header.ttl) < 2 || len < least || check == unfinished(packet, len) {
             return None;
         }
         packet.locate();
@@ -139,10 +159,17 @@ impl Frame {
     }
 
     #[inline(always)]
-    fn addr<const IS_V4: bool>(&self, at: usize) -> Addr {
-        match IS_V4 {
-            true => Addr::from_v4_word(self.load(ETHERNET + at)),
-            false => Addr(self.load(ETHERNET + at)),
+    fn end<const IS_V4: bool>(&self, addr_at: usize, port_at: usize, end: &mut End) {
+        (end.port, end.reserved) = (Be16(self.load(port_at)), 0);
+        if IS_V4 {
+            end.addr = Addr::from_v4_word(self.load(ETHERNET + addr_at));
+            return;
+        }
+        for i in 0..4 {
+            let word: u32 = self.load(ETHERNET + addr_at + i * 4);
+            // SAFETY: writes through a valid reference; volatile only keeps the compiler from holding all words at once,
+            // for which it would need the stack.
+            unsafe { core::ptr::write_volatile(&raw mut end.addr.0[i], word) };
         }
     }
 

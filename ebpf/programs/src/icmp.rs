@@ -37,7 +37,7 @@ pub(crate) fn is_error(proto: Proto, kind: u8) -> bool {
     }
 }
 
-/// Makes the packet the answer that it stands for, if the flow is known.
+/// Makes the error the answer that it stands for, if the flow is known; or else a packet like any other.
 #[inline(never)]
 pub(crate) fn relate(ctx: &TcContext, packet: &mut Packet) -> bool {
     packet.outer_source = packet.source.addr;
@@ -47,10 +47,10 @@ pub(crate) fn relate(ctx: &TcContext, packet: &mut Packet) -> bool {
     if quoted(ctx, packet).is_some() {
         packet.locate();
         if CONNTRACK.get_ptr(&packet.key).is_some() {
-            packet.error = 1;
             return true;
         }
     }
+    packet.error = 0;
     packet.proto = own;
     packet.source = End { addr: packet.outer_source, port: Be16(0), reserved: 0 };
     packet.destination = End { addr: packet.outer_destination, port: Be16(0), reserved: 0 };

@@ -3,9 +3,9 @@
 use aya_ebpf::bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_NOEXIST};
 use aya_ebpf::helpers::generated::{bpf_csum_diff, bpf_get_prandom_u32};
 use aya_ebpf::programs::TcContext;
-use skep_abi::{Addr, Be16, DropReason, End, Flow, Proto, SNAT_PORT_MAX, SNAT_PORT_MIN};
+use skep_abi::{Addr, Be16, DropReason, End, Flow, FlowKey, Proto, SNAT_PORT_MAX, SNAT_PORT_MIN};
 
-use crate::conntrack::{self, Side, put, side};
+use crate::conntrack::{self, locate, put};
 use crate::parse::{L3, Packet};
 use crate::{icmp, sctp};
 
@@ -196,7 +196,8 @@ fn search(node: &End, remote: &End, proto: Proto, reverse: &mut Flow, tries: u32
     // SAFETY: the helper has no preconditions.
     let start = unsafe { bpf_get_prandom_u32() };
     // The addresses differ, so which end is the higher one does not hang on the port.
-    let Side { mut key, from_high } = side(remote, node, proto);
+    let mut key = FlowKey::default();
+    let from_high = locate(&mut key, remote, node, proto);
     // Answers come from the remote end: theirs is the rewritten direction.
     reverse.flags &= !Flow::REWRITE_HIGH;
     if from_high {

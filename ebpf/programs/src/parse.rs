@@ -7,7 +7,8 @@ use aya_ebpf::bindings::BPF_ANY;
 use aya_ebpf::programs::TcContext;
 use skep_abi::{Addr, Be16, DropReason, End, FlowKey, FragmentKey, FragmentPorts, Proto};
 
-use crate::conntrack::side;
+use crate::conntrack::locate;
+use crate::frame::Frame;
 use crate::icmp;
 use crate::maps::{FRAGMENTS, SCRATCH};
 
@@ -15,8 +16,6 @@ pub(crate) const ETHERNET: usize = 14;
 const IPV6: usize = 40;
 pub(crate) const ETHERTYPE_IPV4: u16 = 0x0800_u16.to_be();
 pub(crate) const ETHERTYPE_IPV6: u16 = 0x86dd_u16.to_be();
-/// Enough for Ethernet, IPv6 with one extension header, and TCP.
-const LINEAR: u32 = 110;
 /// IPv6 extension headers that are walked over (RFC 8200, 4.1 names fewer in use).
 const EXTENSIONS: usize = 4;
 
@@ -93,9 +92,7 @@ impl Packet {
     /// Finds the flow's key for the ends as they are now.
     #[inline(always)]
     pub(crate) fn locate(&mut self) {
-        let side = side(&self.source, &self.destination, self.proto);
-        self.key = side.key;
-        self.high = side.from_high as u8;
+        self.high = locate(&mut self.key, &self.source, &self.destination, self.proto) as u8;
     }
 }
 
@@ -108,10 +105,22 @@ const L4_MAX: usize = 255;
 #[inline(always)]
 pub(crate) fn parse(ctx: &TcContext) -> Result<Option<&'static mut Packet>, DropReason> {
     let Some(packet) = scratch() else { return Ok(None) };
-    if !read_headers(ctx, packet)? {
-        return Ok(None);
+    let frame = Frame::of(ctx);
+    match frame.is_v4() {
+        // In one place for each family, the key costs only what that one needs.
+        Some(true) if frame.read::<true>(packet) => packet.locate(),
+        Some(false) if frame.read::<false>(packet) => packet.locate(),
+        _ => match unusual(ctx, packet) {
+            DropReason::None if packet.l4 == 0 => return Ok(None),
+            DropReason::None => {
+                if packet.is_error() {
+                    icmp::relate(ctx, packet);
+                }
+                packet.locate();
+            }
+            reason => return Err(reason),
+        },
     }
-    packet.locate();
     Ok(Some(packet))
 }
 
@@ -123,30 +132,33 @@ pub(crate) fn scratch() -> Option<&'static mut Packet> {
     SCRATCH.get_ptr_mut(0).map(|packet| unsafe { &mut *packet })
 }
 
-#[inline(always)]
-fn read_headers(ctx: &TcContext, packet: &mut Packet) -> Result<bool, DropReason> {
-    let wanted = if ctx.len() < LINEAR { ctx.len() } else { LINEAR };
-    if ctx.data() + wanted as usize > ctx.data_end() {
-        ctx.pull_data(wanted).map_err(|_| DropReason::Malformed)?;
+/// Reads the headers of a packet that is not plain. An `l4` of 0: no IP; an error is not yet related to its flow.
+#[inline(never)]
+fn unusual(ctx: &TcContext, packet: &mut Packet) -> DropReason {
+    packet.l4 = 0;
+    let read = match read(ctx, 12) {
+        Some(ETHERTYPE_IPV4) => ipv4(ctx, packet),
+        Some(ETHERTYPE_IPV6) => ipv6(ctx, packet),
+        Some(_) => Ok(()),
+        None => Err(DropReason::Malformed),
+    };
+    match read {
+        Ok(()) => DropReason::None,
+        Err(reason) => reason,
     }
-    let ethertype: u16 = read(ctx, 12).ok_or(DropReason::Malformed)?;
-    match ethertype {
-        ETHERTYPE_IPV4 => ipv4(ctx, packet)?,
-        ETHERTYPE_IPV6 => ipv6(ctx, packet)?,
-        _ => return Ok(false),
-    }
-    Ok(true)
 }
 
-/// Reads `T` at `offset` of the packet's linear part.
+/// Reads `T` at `offset`. Headers that a socket of this node made are in the linear part; pulling data there would give
+/// every segment a head of its own, since TCP keeps a clone of it for repetition.
 #[inline(always)]
 fn read<T: Copy>(ctx: &TcContext, offset: usize) -> Option<T> {
     let at = ctx.data() + offset;
     if at + core::mem::size_of::<T>() > ctx.data_end() {
-        return None;
+        return ctx.load(offset).ok();
     }
-    // SAFETY: the bytes `at..at + size_of::<T>()` lie before data_end, as just compared; T is integers, read unaligned.
-    Some(unsafe { core::ptr::read_unaligned(at as *const T) })
+    // SAFETY: the bytes `at..at + size_of::<T>()` lie before data_end, as just compared; T is integers. Loads need no
+    // alignment on BPF, and declaring none would make them byte by byte.
+    Some(unsafe { *(at as *const T) })
 }
 
 #[repr(C)]
@@ -295,7 +307,8 @@ fn transport(ctx: &TcContext, packet: &mut Packet) -> Result<(), DropReason> {
                 packet.source.port = Be16(header[2]);
                 packet.destination.port = Be16(header[2]);
             } else if icmp::is_error(packet.proto, header[0] as u8) && !packet.is_fragment() {
-                icmp::relate(ctx, packet);
+                // By the caller, not here: both of them need much stack.
+                packet.error = 1;
             }
         }
         _ => {}
