@@ -34,9 +34,10 @@ pub struct End {
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Flow {
-    /// Nanoseconds of the monotonic clock.
+    /// Nanoseconds of the monotonic clock, less than a second old.
     pub last_seen: u64,
-    pub packets: u64,
+    /// When `last_seen` was written, in 64 jiffies: it is renewed when that changes.
+    pub tick: u64,
     /// The generation under which the flow was allowed.
     pub generation: u32,
     /// Identity of the service port, 0: none; see [`crate::ServiceValue::service`].

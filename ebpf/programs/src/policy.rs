@@ -104,7 +104,6 @@ pub(crate) fn opened(
     decision: &Decision,
 ) -> Result<&'static mut Flow, DropReason> {
     let flow = conntrack::fresh(if packet.from_high() { Flow::FROM_HIGH } else { 0 })?;
-    flow.packets = 1;
     flow.generation = config.generation;
     place(flow, decision, packet.from_high());
     Ok(flow)

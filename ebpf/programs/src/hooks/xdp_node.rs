@@ -68,7 +68,7 @@ fn forward<const V4: bool>(ctx: &XdpContext) -> Option<()> {
         _ => open(packet)?,
     };
     way::<V4>(ctx, frame, packet, flow, now)?;
-    conntrack::touch(packet, flow, now);
+    conntrack::touch(packet, flow);
     frame.rewrite::<V4>(packet, flow)
 }
 
