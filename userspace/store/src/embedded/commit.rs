@@ -39,6 +39,8 @@ pub(super) fn prepare(db: &Database) -> Result<()> {
 fn begin(db: &Database) -> Result<WriteTransaction> {
     let mut transaction = db.begin_write().map_err(database)?;
     transaction.set_durability(Durability::Immediate).map_err(|e| StoreError::Unavailable(e.to_string()))?;
+    // Two syncs a commit: after one, a commit that was altered later would look like one that was torn, and be undone.
+    transaction.set_quick_repair(true);
     Ok(transaction)
 }
 
