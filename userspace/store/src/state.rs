@@ -208,7 +208,8 @@ mod tests {
                     revisions.compacted = before;
                 }
                 prop_assert!(revisions.current - revisions.compacted <= KEEP.revisions);
-                prop_assert!(bytes <= KEEP.bytes + 100 * 5_000);
+                // Small old events before large new ones: it takes some commits to come to the large ones.
+                prop_assert!(bytes <= KEEP.bytes + 5 * 100 * 5_000);
             }
         }
     }
