@@ -14,10 +14,6 @@ use tracing_subscriber::EnvFilter;
 
 use commands::{agent, secrets, server, token};
 
-/// Objects are many small allocations that one thread makes and another ends.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// Kubernetes-API orchestrator whose network is eBPF
 #[derive(Parser)]
 #[command(name = "skep", version)]
