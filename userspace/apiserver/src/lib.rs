@@ -19,6 +19,7 @@ mod crd;
 mod endpoints;
 mod follow;
 mod forward;
+mod gather;
 mod handlers;
 mod http;
 mod managers;

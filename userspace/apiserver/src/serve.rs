@@ -18,6 +18,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::ApiServer;
 use crate::authn::PeerCertificate;
+use crate::gather::Gathered;
 
 /// A client that does not finish its handshake in this time is dropped.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -111,7 +112,9 @@ async fn connection(acceptor: TlsAcceptor, router: Router, stream: TcpStream, ad
     server.http1().timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(30));
     server.http2().timer(TokioTimer::new()).max_concurrent_streams(250);
     // How a connection ends is the client's affair.
-    let _ = server.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
+    let stream = Gathered::new(stream);
+    let connection = server.serve_connection_with_upgrades(TokioIo::new(stream.clone()), service);
+    let _ = stream.drive(connection).await;
 }
 
 async fn tower_call(

@@ -29,6 +29,8 @@ use crate::write::store_error;
 const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
 /// A watch ends after this long unless the client asked for less; then clients watch again.
 const MIN_TIMEOUT: u64 = 1_800;
+/// Lines that are ready together are sent together, up to about this many bytes.
+const PIECE: usize = 16 << 10;
 
 pub(crate) async fn handle(call: Call) -> Result<Response, Status> {
     let kind = &call.target.kind;
@@ -60,11 +62,11 @@ pub(crate) async fn handle(call: Call) -> Result<Response, Status> {
         last: 0,
     };
     stream.start(wanted, initial).await?;
-    let lines = futures::stream::unfold(stream, |mut stream| async move {
-        let line = stream.next().await?;
-        Some((Ok::<Bytes, std::convert::Infallible>(line), stream))
+    let pieces = futures::stream::unfold(stream, |mut stream| async move {
+        let piece = stream.next_piece().await?;
+        Some((Ok::<Bytes, std::convert::Infallible>(piece), stream))
     });
-    let mut response = Response::new(Body::from_stream(lines));
+    let mut response = Response::new(Body::from_stream(pieces));
     *response.status_mut() = StatusCode::OK;
     response
         .headers_mut()
@@ -129,6 +131,30 @@ impl Stream {
         Ok(())
     }
 
+    /// The next lines, as many as are there already; `None` ends the response.
+    async fn next_piece(&mut self) -> Option<Bytes> {
+        let first = self.next().await?;
+        let mut next = self.next_at_once().await;
+        if next.is_none() {
+            return Some(first);
+        }
+        let mut piece = Vec::from(first);
+        while let Some(line) = next {
+            piece.extend_from_slice(&line);
+            next = if piece.len() < PIECE { self.next_at_once().await } else { None };
+        }
+        Some(piece.into())
+    }
+
+    /// The next line if it need not be waited for.
+    async fn next_at_once(&mut self) -> Option<Bytes> {
+        while self.waiting.is_empty() {
+            let change = self.changes.as_mut()?.try_recv().ok()?;
+            self.take(change).await;
+        }
+        self.waiting.pop_front()
+    }
+
     /// The next line; `None` ends the response.
     async fn next(&mut self) -> Option<Bytes> {
         loop {
@@ -139,13 +165,7 @@ impl Stream {
             tokio::select! {
                 biased;
                 change = changes.recv() => match change {
-                    Some(change) => {
-                        if let Err(status) = self.push(change).await {
-                            self.changes = None;
-                            let error = status.to_value().to_string();
-                            self.waiting.push_back(crate::cache::line("ERROR", error.as_bytes()));
-                        }
-                    }
+                    Some(change) => self.take(change).await,
                     // Too slow, or the cache was filled anew: the client lists again.
                     None => {
                         self.changes = None;
@@ -169,6 +189,14 @@ impl Stream {
                     }
                 }
             }
+        }
+    }
+
+    async fn take(&mut self, change: Arc<Change>) {
+        if let Err(status) = self.push(change).await {
+            self.changes = None;
+            let error = status.to_value().to_string();
+            self.waiting.push_back(crate::cache::line("ERROR", error.as_bytes()));
         }
     }
 
