@@ -122,7 +122,7 @@ impl Recent {
     }
 }
 
-fn weight(event: &Event) -> usize {
+pub(crate) fn weight(event: &Event) -> usize {
     let entry = |entry: &Entry| entry.value.len() + entry.key.len();
     match event {
         Event::Put { entry: new, previous } => entry(new) + previous.as_ref().map_or(0, entry),

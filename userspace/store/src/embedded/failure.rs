@@ -1,6 +1,6 @@
 //! What goes wrong below the store, in the store's words.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::{Result, StoreError};
@@ -14,6 +14,15 @@ pub(super) fn database(error: impl Into<redb::Error>) -> StoreError {
             StoreError::Unavailable("another process has the database open".to_owned())
         }
         error => StoreError::Unavailable(error.to_string()),
+    }
+}
+
+/// Errors of the log's files.
+pub(super) fn file(error: io::Error) -> StoreError {
+    if is_full(error.kind()) {
+        StoreError::Full(error.to_string())
+    } else {
+        StoreError::Unavailable(error.to_string())
     }
 }
 

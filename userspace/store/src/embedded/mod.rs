@@ -1,11 +1,15 @@
-//! The store of a single server: redb on the local disk, one writer, fsync before every answer.
+//! The store of a single server: a log and redb's tables on the local disk, one writer, fsync before every answer.
 //!
-//! Writes that wait together are committed together. Readers use snapshots and never wait for the writer. Values are
-//! read from the database; only the latest events are kept in memory, for watchers.
+//! Writes that wait together are appended to the log together, with one sync. What the log holds is in memory too, until
+//! a checkpoint takes it over into the tables, beside the writer and thousands of writes at a time. Readers use snapshots
+//! and never wait for the writer.
 
-mod commit;
+mod checkpoint;
+mod decide;
 mod failure;
 mod live;
+mod log;
+mod tail;
 mod view;
 mod writer;
 
@@ -32,8 +36,11 @@ const COMPACTED: &str = "compacted";
 const HISTORY_BYTES: &str = "history_bytes";
 /// How the tables are laid out; a number that this build does not know is refused.
 const FORMAT: &str = "format";
-const FORMAT_1: u64 = 1;
+/// With a log beside the tables.
+const FORMAT_2: u64 = 2;
 
+/// What is written before a checkpoint: it costs as much memory, and time at the next start after a kill.
+const CHECKPOINT_BYTES: usize = 4 << 20;
 /// Writes that may wait for the writer; more of them wait for a place.
 const WRITE_QUEUE: usize = 4_096;
 
@@ -65,14 +72,21 @@ pub(crate) enum Write {
         generation: u64,
         answer: oneshot::Sender<Result<()>>,
     },
+    /// A checkpoint came to its end.
+    Look,
 }
 
 impl EmbeddedStore {
     /// Opens or creates the database file, and checks every page of it. A store that a power cut or kill interrupted
     /// opens at its last commit; one that was altered since is told as `Corrupt` and left as it is.
     pub fn open(path: &Path) -> Result<EmbeddedStore> {
-        let (writer, shared) = Writer::open(path)?;
+        EmbeddedStore::open_with(path, CHECKPOINT_BYTES)
+    }
+
+    /// As [`Self::open`], with a checkpoint whenever so many bytes were written.
+    pub fn open_with(path: &Path, checkpoint_bytes: usize) -> Result<EmbeddedStore> {
         let (writes, queue) = mpsc::channel(WRITE_QUEUE);
+        let (writer, shared) = Writer::open(path, checkpoint_bytes, writes.downgrade())?;
         let thread = std::thread::Builder::new()
             .name("store-writer".to_owned())
             .spawn(move || writer.run(queue))
@@ -96,7 +110,7 @@ impl EmbeddedStore {
         let view = self.shared.view()?;
         match guarded(|| read(&view)) {
             Err(StoreError::Unavailable(_) | StoreError::Full(_)) => {
-                self.reopen(view.generation).await?;
+                self.reopen(view.snapshot.generation).await?;
                 let view = self.shared.view()?;
                 guarded(|| read(&view))
             }
@@ -118,7 +132,7 @@ impl EmbeddedStore {
                 .map_err(|_| StoreError::Closed)?;
             match result {
                 Err(StoreError::Unavailable(_) | StoreError::Full(_)) if !last => {
-                    self.reopen(view.generation).await?;
+                    self.reopen(view.snapshot.generation).await?;
                     view = self.shared.view()?;
                 }
                 result => return result,

@@ -1,4 +1,5 @@
-//! A snapshot of the tables as of one commit. The past is the present with the history since then undone.
+//! The store as of one commit: the tables as of the last checkpoint with what was written since, or, for the past, with
+//! the history since then undone.
 
 use std::collections::BTreeMap;
 use std::iter::Peekable;
@@ -8,40 +9,97 @@ use std::sync::Arc;
 use redb::{AccessGuard, Database, ReadOnlyTable, ReadableDatabase, ReadableTable};
 
 use super::failure::database;
-use super::{COMPACTED, CURRENT, HISTORY, META, OBJECTS};
+use super::tail::Tail;
+use super::{COMPACTED, CURRENT, HISTORY, HISTORY_BYTES, META, OBJECTS};
 use crate::record::{decode_entry, decode_event, decode_matching};
 use crate::state::{Revisions, undo};
 use crate::{Entry, Event, Range, Result, Revision};
 
-pub(super) struct View {
+/// The tables as of a checkpoint.
+pub(super) struct Snapshot {
     objects: ReadOnlyTable<&'static str, &'static [u8]>,
     history: ReadOnlyTable<u64, &'static [u8]>,
     pub(super) revisions: Revisions,
+    /// Of the history that the tables hold.
+    pub(super) history_bytes: u64,
     /// Counts how often the database was opened: whoever finds it broken says which one.
     pub(super) generation: u64,
 }
 
-impl View {
-    pub(super) fn open(database_: &Database, generation: u64) -> Result<View> {
+impl Snapshot {
+    pub(super) fn open(database_: &Database, generation: u64) -> Result<Snapshot> {
         let read = database_.begin_read().map_err(database)?;
         let meta = read.open_table(META).map_err(database)?;
         let number = |key| Ok(meta.get(key).map_err(database)?.map_or(0, |found| found.value()));
-        let revisions = Revisions { current: number(CURRENT)?, compacted: number(COMPACTED)? };
-        Ok(View {
+        Ok(Snapshot {
             objects: read.open_table(OBJECTS).map_err(database)?,
             history: read.open_table(HISTORY).map_err(database)?,
-            revisions,
+            revisions: Revisions { current: number(CURRENT)?, compacted: number(COMPACTED)? },
+            history_bytes: number(HISTORY_BYTES)?,
             generation,
         })
     }
 
+    fn get(&self, key: &str) -> Result<Option<Entry>> {
+        let found = self.objects.get(key).map_err(database)?;
+        found.map(|found| decode_entry(key, found.value())).transpose()
+    }
+
+    /// How keys with `prefix` that were written after `revision` looked at it.
+    fn undone(&self, revision: Revision, prefix: &str) -> Result<BTreeMap<Arc<str>, Option<Entry>>> {
+        let mut before = BTreeMap::new();
+        let mut from = revision;
+        while from < self.revisions.current {
+            let part = self.history(from, prefix)?;
+            from = part.until;
+            for (key, entry) in undo(part.events) {
+                before.entry(key).or_insert(entry);
+            }
+        }
+        Ok(before)
+    }
+
+    fn history(&self, after: Revision, prefix: &str) -> Result<Part> {
+        let mut part = Part { events: Vec::new(), until: self.revisions.current };
+        let mut bytes = 0;
+        for row in self.history.range(after + 1..=self.revisions.current).map_err(database)? {
+            let (revision, event) = row.map_err(database)?;
+            if let Some(event) = decode_matching(revision.value(), event.value(), prefix)? {
+                part.events.push(event);
+            }
+            bytes += event.value().len();
+            if bytes > Part::BYTES || part.events.len() >= Part::EVENTS {
+                part.until = revision.value();
+                break;
+            }
+        }
+        Ok(part)
+    }
+}
+
+/// Everything up to a revision: the tables, and what was written since.
+pub(super) struct View {
+    pub(super) snapshot: Arc<Snapshot>,
+    /// What lies behind `revisions.current` in it is not committed yet.
+    pub(super) tail: Arc<Tail>,
+    pub(super) revisions: Revisions,
+}
+
+impl View {
+    /// What a key is now, uncommitted writes included; for the writer.
+    pub(super) fn newest(&self, key: &str) -> Result<Option<Entry>> {
+        match self.tail.get(key, Revision::MAX) {
+            Some(written) => Ok(written),
+            None => self.snapshot.get(key),
+        }
+    }
+
     pub(super) fn get(&self, key: &str, at: Option<Revision>) -> Result<(Option<Entry>, Revision)> {
         let revision = self.revisions.resolve(at)?;
-        if let Some(before) = self.undone(revision, key)?.remove(key) {
-            return Ok((before, revision));
+        match self.differing(revision, key)?.remove(key) {
+            Some(entry) => Ok((entry, revision)),
+            None => Ok((self.snapshot.get(key)?, revision)),
         }
-        let found = self.objects.get(key).map_err(database)?;
-        Ok((found.map(|found| decode_entry(key, found.value())).transpose()?, revision))
     }
 
     pub(super) fn range(
@@ -79,7 +137,7 @@ impl View {
         start_after: Option<&str>,
         revision: Revision,
     ) -> Result<impl Iterator<Item = Result<Row>> + use<'a>> {
-        let mut before = self.undone(revision, prefix)?;
+        let mut before = self.differing(revision, prefix)?;
         let start = match start_after {
             Some(key) if key >= prefix => {
                 before.retain(|changed, _| &**changed > key);
@@ -87,7 +145,7 @@ impl View {
             }
             _ => Bound::Included(prefix),
         };
-        let mut rows = self.objects.range::<&str>((start, Bound::Unbounded)).map_err(database)?;
+        let mut rows = self.snapshot.objects.range::<&str>((start, Bound::Unbounded)).map_err(database)?;
         let now = std::iter::from_fn(move || match rows.next()? {
             Ok((key, value)) => key.value().starts_with(prefix).then(|| Ok(Row::Now(key, value))),
             Err(error) => Some(Err(database(error))),
@@ -95,45 +153,32 @@ impl View {
         Ok(merge(now, before))
     }
 
-    /// How keys with `prefix` that were written after `revision` looked at it.
-    fn undone(&self, revision: Revision, prefix: &str) -> Result<BTreeMap<Arc<str>, Option<Entry>>> {
-        let mut before = BTreeMap::new();
-        let mut from = revision;
-        while from < self.revisions.current {
-            let part = self.history(from, prefix)?;
-            from = part.until;
-            for (key, entry) in undo(part.events) {
-                before.entry(key).or_insert(entry);
-            }
+    /// How keys with `prefix` that are not as the tables have them looked at a revision.
+    fn differing(&self, revision: Revision, prefix: &str) -> Result<BTreeMap<Arc<str>, Option<Entry>>> {
+        if revision < self.snapshot.revisions.current {
+            self.snapshot.undone(revision, prefix)
+        } else {
+            Ok(self.tail.range(prefix, revision))
         }
-        Ok(before)
     }
 
     /// The next events of keys with `prefix` after a revision, as many as are good to hold at once.
     pub(super) fn history(&self, after: Revision, prefix: &str) -> Result<Part> {
-        let mut part = Part { events: Vec::new(), until: self.revisions.current };
-        let mut bytes = 0;
-        for row in self.history.range(after + 1..=self.revisions.current).map_err(database)? {
-            let (revision, event) = row.map_err(database)?;
-            if let Some(event) = decode_matching(revision.value(), event.value(), prefix)? {
-                part.events.push(event);
-            }
-            bytes += event.value().len();
-            if bytes > Part::BYTES || part.events.len() >= Part::EVENTS {
-                part.until = revision.value();
-                break;
-            }
+        if after < self.snapshot.revisions.current {
+            return self.snapshot.history(after, prefix);
         }
-        Ok(part)
+        let mut events = self.tail.events(after, self.revisions.current);
+        events.retain(|event| event.key().starts_with(prefix));
+        Ok(Part { events, until: self.revisions.current })
     }
 
-    /// Reads every record. The first one that is damaged is told.
+    /// Reads every record of the tables. The first one that is damaged is told.
     pub(super) fn verify(&self) -> Result<()> {
-        for row in self.objects.iter().map_err(database)? {
+        for row in self.snapshot.objects.iter().map_err(database)? {
             let (key, value) = row.map_err(database)?;
             decode_entry(key.value(), value.value())?;
         }
-        for row in self.history.iter().map_err(database)? {
+        for row in self.snapshot.history.iter().map_err(database)? {
             let (revision, event) = row.map_err(database)?;
             decode_event(revision.value(), event.value())?;
         }
@@ -156,21 +201,21 @@ impl Part {
 /// A row of a range; its value is copied only if somebody wants it.
 enum Row {
     Now(AccessGuard<'static, &'static str>, AccessGuard<'static, &'static [u8]>),
-    Before(Entry),
+    Other(Entry),
 }
 
 impl Row {
     fn key(&self) -> &str {
         match self {
             Row::Now(key, _) => key.value(),
-            Row::Before(entry) => &entry.key,
+            Row::Other(entry) => &entry.key,
         }
     }
 
     fn entry(self) -> Result<Entry> {
         match self {
             Row::Now(key, value) => decode_entry(key.value(), value.value()),
-            Row::Before(entry) => Ok(entry),
+            Row::Other(entry) => Ok(entry),
         }
     }
 }
@@ -198,7 +243,7 @@ fn next(
             _ => {}
         }
         if let Some((_, Some(entry))) = before.next() {
-            return Some(Ok(Row::Before(entry)));
+            return Some(Ok(Row::Other(entry)));
         }
     }
 }

@@ -1,21 +1,25 @@
-//! The one writer: takes what waits, commits it in one transaction, publishes it, then answers.
+//! The one writer: takes what waits, decides it, appends it to the log, publishes it, then answers.
 //!
 //! It alone owns the database, and opens it again when it broke: redb refuses everything after a failed write.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use redb::Database;
 use tokio::sync::{mpsc, oneshot};
 
 use super::Write;
-use super::commit::{Committed, Outcome, commit, prepare};
+use super::checkpoint::{checkpoint, prepare};
+use super::decide::{Decision, Outcome, delete, forget, put};
 use super::failure::{database, guarded};
 use super::live::Shared;
-use super::view::View;
-use crate::state::{Keep, Retention};
-use crate::{Event, Result, Revision, StoreError};
+use super::log::Log;
+use super::tail::Tail;
+use super::view::{Snapshot, View};
+use crate::state::{Keep, Retention, Revisions};
+use crate::{Entry, Event, Result, StoreError};
 
 /// Writes of one commit at most: bounds how long the first of them waits.
 const BATCH: usize = 1_024;
@@ -23,35 +27,59 @@ const BATCH: usize = 1_024;
 const KEEP: Keep = Keep { age: Duration::from_secs(600), revisions: 500_000, bytes: 512 << 20 };
 /// Page cache of the database. The operating system caches the file as well.
 const CACHE_BYTES: usize = 16 << 20;
+/// Writes wait for the checkpoint when there are this many checkpoints' bytes without one.
+const BEHIND: usize = 4;
+/// After a checkpoint that failed, until the next is tried.
+const PAUSE: Duration = Duration::from_secs(1);
 
 pub(super) struct Writer {
     path: PathBuf,
     shared: Arc<Shared>,
+    log: Log,
     /// `None` while it could not be opened again.
-    database: Option<Database>,
+    database: Option<Arc<Database>>,
     generation: u64,
+    /// A read of it failed so that it must be opened again.
+    broken: bool,
+    checkpoint_bytes: usize,
+    running: Option<JoinHandle<Result<Snapshot>>>,
+    failed: Option<Instant>,
+    /// To wake this writer when a checkpoint is done.
+    queue: mpsc::WeakSender<Write>,
     retention: Retention,
     opened: Instant,
-    /// What the next commit is to forget.
-    compact: Option<Revision>,
 }
 
 impl Writer {
-    pub(super) fn open(path: &Path) -> Result<(Writer, Arc<Shared>)> {
+    pub(super) fn open(
+        path: &Path,
+        checkpoint_bytes: usize,
+        queue: mpsc::WeakSender<Write>,
+    ) -> Result<(Writer, Arc<Shared>)> {
         let database = open(path, true).or_else(|error| match error {
             // The check of every page ends in a commit; without room the store can still be read.
             StoreError::Full(_) => open(path, false),
             error => Err(error),
         })?;
-        let shared = Arc::new(Shared::new(guarded(|| View::open(&database, 0))?));
+        let snapshot = guarded(|| Snapshot::open(&database, 0))?;
+        let Revisions { current, compacted } = snapshot.revisions;
+        let (log, events) = Log::open(path, current)?;
+        let revisions = Revisions { current: current + events.len() as u64, compacted };
+        let tail = Arc::new(Tail::new(current, events));
+        let shared = Arc::new(Shared::new(View { snapshot: Arc::new(snapshot), tail, revisions }));
         let writer = Writer {
             path: path.to_owned(),
             shared: shared.clone(),
-            database: Some(database),
+            log,
+            database: Some(Arc::new(database)),
             generation: 0,
+            broken: false,
+            checkpoint_bytes,
+            running: None,
+            failed: None,
+            queue,
             retention: Retention::new(KEEP),
             opened: Instant::now(),
-            compact: None,
         };
         Ok((writer, shared))
     }
@@ -70,61 +98,201 @@ impl Writer {
                 }
             }
         }
-        self.shared.close();
-        self.close();
+        self.shut();
     }
 
     fn serve(&mut self, batch: &[Write]) -> Result<Vec<Outcome>> {
-        let broken = |write: &Write| matches!(write, Write::Reopen { generation, .. } if *generation == self.generation);
-        if self.database.is_none() || batch.iter().any(broken) {
+        let found_broken = |write: &Write| matches!(write, Write::Reopen { generation, .. } if *generation == self.generation);
+        if self.database.is_none() || self.broken || batch.iter().any(found_broken) {
             self.reopen()?;
         }
-        let revisions = self.shared.view()?.revisions;
-        let db = self.database.as_ref().ok_or(StoreError::Closed)?;
-        let compact = self.compact.take();
-        let result = guarded(|| {
-            let committed = commit(db, revisions, batch, compact)?;
-            Ok((committed, View::open(db, self.generation)))
-        });
-        match result {
-            Ok((Committed { events, outcomes, revisions, bytes }, view)) => {
-                match view {
-                    Ok(view) => self.shared.publish(view, events),
-                    Err(_) => self.reopen()?,
+        self.catch_up()?;
+        let view = self.shared.view()?;
+        let mut revisions = view.revisions;
+        let (mut events, mut outcomes) = (Vec::with_capacity(batch.len()), Vec::with_capacity(batch.len()));
+        for write in batch {
+            match self.decide(&view, &mut revisions, write) {
+                Ok((event, outcome)) => {
+                    revisions.current += 1;
+                    // Seen by the writes behind it, and by nobody else before it is published.
+                    view.tail.push(event.clone());
+                    events.push(event);
+                    outcomes.push(outcome);
                 }
-                self.compact = self.retention.note(self.opened.elapsed(), revisions, bytes);
-                Ok(outcomes)
+                Err(outcome) => outcomes.push(outcome),
+            }
+        }
+        drop(view);
+        if let Err(error) = self.append(&events) {
+            let view = self.shared.view()?;
+            view.tail.cut(view.revisions.current);
+            return Err(error);
+        }
+        self.publish(revisions, events)?;
+        if let Err(error) = self.begin() {
+            tracing::error!(%error, "begin a checkpoint");
+        }
+        Ok(outcomes)
+    }
+
+    fn decide(&mut self, view: &View, revisions: &mut Revisions, write: &Write) -> Decision {
+        let next = revisions.current + 1;
+        match write {
+            Write::Put { key, value, expect, .. } => put(self.newest(view, key)?, key, value, *expect, next),
+            Write::Delete { key, expect, .. } => delete(self.newest(view, key)?, *expect, next),
+            Write::Compact { before, .. } => Err(forget(revisions, *before)),
+            Write::Reopen { .. } | Write::Look => Err(Outcome::Done),
+        }
+    }
+
+    /// The entry that is there. A damaged one refuses the write that would go over it, and no other.
+    fn newest(&mut self, view: &View, key: &str) -> Result<Option<Entry>, Outcome> {
+        guarded(|| view.newest(key)).map_err(|error| {
+            self.broken |= matches!(error, StoreError::Unavailable(_) | StoreError::Full(_));
+            Outcome::Refused(error)
+        })
+    }
+
+    fn append(&mut self, events: &[Event]) -> Result<()> {
+        match self.log.append(events) {
+            // A checkpoint lets go of the log that it covers.
+            Err(StoreError::Full(why)) if self.finish().and_then(|()| self.start()).is_ok() => {
+                self.finish().map_err(|_| StoreError::Full(why))?;
+                self.log.append(events)
+            }
+            appended => appended,
+        }
+    }
+
+    fn publish(&mut self, mut revisions: Revisions, events: Vec<Event>) -> Result<()> {
+        let view = self.shared.view()?;
+        if !events.is_empty() {
+            let bytes = view.snapshot.history_bytes + view.tail.bytes() as u64;
+            if let Some(before) = self.retention.note(self.opened.elapsed(), revisions, bytes) {
+                revisions.compacted = before;
+            }
+        }
+        if revisions != view.revisions {
+            let (snapshot, tail) = (view.snapshot.clone(), view.tail.clone());
+            self.shared.publish(View { snapshot, tail, revisions }, events);
+        }
+        Ok(())
+    }
+
+    /// Takes a checkpoint that is done. Waits for one when too much is without: then what is wrong with it stops writes.
+    fn catch_up(&mut self) -> Result<()> {
+        if self.running.as_ref().is_some_and(JoinHandle::is_finished) {
+            // A failure was told, and what is in the log is safe there.
+            let _ = self.finish();
+        }
+        let bound = self.checkpoint_bytes.saturating_mul(BEHIND);
+        if self.written()? >= bound {
+            self.finish()?;
+        }
+        if self.written()? >= bound {
+            self.start()?;
+            self.finish()?;
+        }
+        Ok(())
+    }
+
+    /// Begins a checkpoint when there is enough for one.
+    fn begin(&mut self) -> Result<()> {
+        let pausing = self.failed.is_some_and(|at| at.elapsed() < PAUSE);
+        if self.running.is_none() && !pausing && self.written()? >= self.checkpoint_bytes {
+            self.start()?;
+        }
+        Ok(())
+    }
+
+    /// Bytes that no checkpoint has.
+    fn written(&self) -> Result<usize> {
+        Ok(self.shared.view()?.tail.bytes())
+    }
+
+    /// Begins to take everything that is published over into the tables.
+    fn start(&mut self) -> Result<()> {
+        let view = self.shared.view()?;
+        let events = view.tail.events(view.snapshot.revisions.current, view.revisions.current);
+        if events.is_empty() {
+            return Ok(());
+        }
+        let database = self.database.clone().ok_or(StoreError::Closed)?;
+        self.log.rotate();
+        let (revisions, generation, queue) = (view.revisions, self.generation, self.queue.clone());
+        let work = move || {
+            let done = guarded(|| {
+                checkpoint(&database, &events, revisions)?;
+                Snapshot::open(&database, generation)
+            });
+            drop(database);
+            if let Some(queue) = queue.upgrade() {
+                // A queue without a place wakes the writer too.
+                let _ = queue.try_send(Write::Look);
+            }
+            done
+        };
+        let thread = std::thread::Builder::new().name("store-checkpoint".to_owned()).spawn(work);
+        self.running =
+            Some(thread.map_err(|error| StoreError::Unavailable(format!("start a checkpoint: {error}")))?);
+        Ok(())
+    }
+
+    /// Waits for the checkpoint that runs, if one does.
+    fn finish(&mut self) -> Result<()> {
+        let Some(running) = self.running.take() else { return Ok(()) };
+        let lost = |_| Err(StoreError::Unavailable("the checkpoint was lost".to_owned()));
+        match running.join().unwrap_or_else(lost) {
+            Ok(snapshot) => {
+                self.failed = None;
+                self.adopt(snapshot, self.shared.view()?.revisions)
             }
             Err(error) => {
-                if let Err(error) = self.reopen() {
-                    tracing::error!(%error, "open the store again");
-                }
+                tracing::error!(%error, "a checkpoint failed; the log keeps what was written");
+                self.failed = Some(Instant::now());
+                self.reopen()?;
                 Err(error)
             }
         }
     }
 
-    /// Opens the database anew. A commit that failed may have reached the disk all the same: then it is published now.
-    fn reopen(&mut self) -> Result<()> {
-        self.close();
-        self.generation += 1;
-        let seen = self.shared.view()?.revisions.current;
-        let opened = open(&self.path, false)?;
-        let (view, events) = guarded(|| {
-            let view = View::open(&opened, self.generation)?;
-            let events = since(&view, seen)?;
-            Ok((view, events))
-        })?;
-        tracing::warn!(revision = view.revisions.current, "the store was opened again");
-        self.shared.publish(view, events);
-        self.database = Some(opened);
+    /// Readers see the tables as of a checkpoint from now on, and the log lets go of what it covers.
+    fn adopt(&mut self, snapshot: Snapshot, revisions: Revisions) -> Result<()> {
+        let tail = Arc::new(self.shared.view()?.tail.after(snapshot.revisions.current));
+        self.log.forget(snapshot.revisions.current);
+        self.shared.publish(View { snapshot: Arc::new(snapshot), tail, revisions }, Vec::new());
         Ok(())
     }
 
+    /// Opens the database anew. A checkpoint that failed may have reached the disk all the same: then it counts.
+    fn reopen(&mut self) -> Result<()> {
+        if let Some(running) = self.running.take() {
+            // Whatever it came to shows in the tables.
+            let _ = running.join();
+        }
+        self.close();
+        self.generation += 1;
+        let opened = open(&self.path, false)?;
+        let snapshot = guarded(|| Snapshot::open(&opened, self.generation))?;
+        tracing::warn!(checkpoint = snapshot.revisions.current, "the store was opened again");
+        self.database = Some(Arc::new(opened));
+        self.broken = false;
+        self.adopt(snapshot, self.shared.view()?.revisions)
+    }
+
+    /// With nothing left in the log, if the disk has room.
+    fn shut(mut self) {
+        let done = self.finish().and_then(|()| self.start()).and_then(|()| self.finish());
+        if let Err(error) = done {
+            tracing::warn!(%error, "the last checkpoint failed; the log is read at the next start");
+        }
+        self.shared.close();
+        self.close();
+    }
+
     fn close(&mut self) {
-        let closed = self.database.take();
-        let closed = guarded(|| closed.map_or(Ok(()), |database_| database_.close().map_err(database)));
-        if let Err(error) = closed {
+        let Some(closed) = self.database.take().and_then(Arc::into_inner) else { return };
+        if let Err(error) = guarded(|| closed.close().map_err(database)) {
             tracing::warn!(%error, "close the store");
         }
     }
@@ -140,16 +308,6 @@ fn open(path: &Path, check: bool) -> Result<Database> {
         prepare(&database)?;
         Ok(database)
     })
-}
-
-fn since(view: &View, mut seen: Revision) -> Result<Vec<Event>> {
-    let mut events = Vec::new();
-    while seen < view.revisions.current {
-        let part = view.history(seen, "")?;
-        events.extend(part.events);
-        seen = part.until;
-    }
-    Ok(events)
 }
 
 /// Whoever asked may be gone; the write stands all the same.
@@ -183,5 +341,6 @@ fn answer(write: Write, outcome: Outcome) {
                 _ => Err(odd()),
             },
         ),
+        Write::Look => {}
     }
 }
