@@ -9,6 +9,7 @@ mod decide;
 mod failure;
 mod live;
 mod log;
+mod paced;
 mod tail;
 mod view;
 mod writer;

@@ -16,6 +16,7 @@ use super::decide::{Decision, Outcome, delete, forget, put};
 use super::failure::{database, guarded};
 use super::live::Shared;
 use super::log::Log;
+use super::paced::PacedFile;
 use super::tail::Tail;
 use super::view::{Snapshot, View};
 use crate::state::{Keep, Retention, Revisions};
@@ -303,7 +304,7 @@ fn open(path: &Path, check: bool) -> Result<Database> {
         let database = Database::builder()
             .set_cache_size(CACHE_BYTES)
             .set_check_integrity_on_open(check)
-            .create(path)
+            .create_with_backend(PacedFile::open(path).map_err(database)?)
             .map_err(database)?;
         prepare(&database)?;
         Ok(database)
