@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use rand::seq::SliceRandom as _;
 use serde_json::Value;
+use skep_api::selector::Labels as _;
 use skep_api::{find, meta};
 
 use crate::Inner;
@@ -14,7 +15,7 @@ use crate::object::{Object, prefix};
 pub(crate) fn slices_of(server: &Inner, namespace: &str, service: &str) -> Vec<Arc<Object>> {
     let Some(kind) = find("discovery.k8s.io", "v1", "endpointslices") else { return Vec::new() };
     let all = server.caches.of(kind).map(|slices| slices.list(&format!("{}{namespace}/", prefix(kind))));
-    let ours = |slice: &Arc<Object>| slice.labels()["kubernetes.io/service-name"] == service;
+    let ours = |slice: &Arc<Object>| slice.picked.label("kubernetes.io/service-name") == Some(service);
     all.into_iter().flatten().filter(ours).collect()
 }
 

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use skep_api::Kind;
 use skep_api::custom::Custom;
-use skep_api::selector::{pick, selectable_fields};
+use skep_api::selector::{Picked, selectable_fields};
 use skep_store::{Entry, Revision};
 
 /// Bytes with their resourceVersion in place; immutable and shared.
@@ -21,16 +21,15 @@ pub(crate) struct Object {
     pub(crate) bytes: Bytes,
     /// Of the bytes, for a kind that a definition made; empty for a built-in one.
     pub(crate) version: &'static str,
-    /// The parts of the object that selectors may ask for, in their places.
-    pub(crate) selectable: Value,
+    /// What selectors may ask for.
+    pub(crate) picked: Picked,
 }
 
 impl Object {
     /// From a stored entry, whose value has no resourceVersion: the revision is it.
     pub(crate) fn from_entry(kind: &Kind, entry: &Entry) -> Object {
         let Some(custom) = &kind.custom else {
-            let paths = [&["metadata.labels"], selectable_fields(kind)].concat();
-            return Object::of_built_in(entry, pick(&paths, &entry.value));
+            return Object::of_built_in(entry, Picked::read(selectable_fields(kind), &entry.value));
         };
         let mut value = serde_json::from_slice(&entry.value).unwrap_or(Value::Null);
         custom.restore(&mut value);
@@ -40,18 +39,18 @@ impl Object {
     /// What was written by a request, in the version in which it was written.
     pub(crate) fn written(kind: &Kind, entry: &Entry, value: &Value) -> Object {
         match &kind.custom {
-            None => Object::of_built_in(entry, selectable(selectable_fields(kind), value)),
+            None => Object::of_built_in(entry, Picked::of(selectable_fields(kind), value)),
             Some(custom) => Object::of_custom(custom, entry.key.clone(), entry.modified, value),
         }
     }
 
-    fn of_built_in(entry: &Entry, selectable: Value) -> Object {
+    fn of_built_in(entry: &Entry, picked: Picked) -> Object {
         Object {
             key: entry.key.clone(),
             revision: entry.modified,
             bytes: with_revision(&entry.value, entry.modified),
             version: "",
-            selectable: compact(selectable),
+            picked,
         }
     }
 
@@ -69,7 +68,7 @@ impl Object {
             revision,
             bytes: with_revision(&to_stored(value), revision),
             version: custom.version_of(value),
-            selectable: compact(selectable(custom.selectable_of(value), value)),
+            picked: Picked::of(custom.selectable_of(value), value),
         }
     }
 
@@ -79,7 +78,7 @@ impl Object {
             revision: self.revision,
             bytes,
             version: self.version,
-            selectable: self.selectable.clone(),
+            picked: self.picked.clone(),
         }
     }
 
@@ -102,10 +101,6 @@ impl Object {
             metadata: &'a RawValue,
         }
         serde_json::from_slice(&self.bytes).map_or("null", |part: Part<'_>| part.metadata.get())
-    }
-
-    pub(crate) fn labels(&self) -> &Value {
-        &self.selectable["metadata"]["labels"]
     }
 }
 
@@ -163,34 +158,6 @@ impl Serialize for Unversioned<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_map(self.0.iter().filter(|(name, _)| *name != "resourceVersion"))
     }
-}
-
-/// What [`pick`] finds in the object's bytes.
-fn selectable(fields: &[&str], object: &Value) -> Value {
-    let mut out = serde_json::json!({"metadata": {}});
-    if let Some(labels) = object["metadata"].get("labels") {
-        out["metadata"]["labels"] = labels.clone();
-    }
-    for field in fields {
-        let (mut from, mut to) = (object, &mut out);
-        for part in field.split('.') {
-            from = &from[part];
-            if !to.is_object() {
-                *to = Value::Object(Map::new());
-            }
-            to = &mut to[part];
-        }
-        *to = from.clone();
-    }
-    out
-}
-
-/// The same without room for more: maps that grew have room for three times as much, and every object has some.
-fn compact(value: Value) -> Value {
-    let Value::Object(map) = value else { return value };
-    let mut out = Map::with_capacity(map.len());
-    out.extend(map.into_iter().map(|(name, value)| (name, compact(value))));
-    Value::Object(out)
 }
 
 /// The key under which a kind's objects are stored: `/registry/[group/]plural/[namespace/]name`.

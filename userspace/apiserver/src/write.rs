@@ -207,7 +207,7 @@ pub(crate) async fn replace(
             revision: old.revision,
             bytes: old.bytes.clone(),
             version: old.version,
-            selectable: old.selectable.clone(),
+            picked: old.picked.clone(),
         });
     }
     let stored = convert::to_stored(server, kind, new).await?;

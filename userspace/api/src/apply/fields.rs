@@ -103,7 +103,7 @@ impl Fields {
     }
 
     pub(super) fn encode(&self) -> Value {
-        let mut out = Map::new();
+        let mut out = Map::with_capacity(self.children.len() + 1);
         if self.member && !self.children.is_empty() {
             out.insert(".".to_owned(), json!({}));
         }
@@ -131,7 +131,7 @@ fn canonical(element: &str) -> Result<String, String> {
 }
 
 pub(super) fn field(name: &str) -> String {
-    format!("f:{name}")
+    ["f:", name].concat()
 }
 
 /// The element of a list item that is known by some of its fields.

@@ -100,6 +100,9 @@ impl Managers {
 
     /// Joins the oldest updates of a version while there are too many.
     pub(super) fn cap(&mut self) {
+        if self.0.len() <= UPDATERS_MAX {
+            return;
+        }
         let mut updaters: Vec<(Option<String>, Id)> =
             self.0.iter().filter(|(id, _)| !id.applies).map(|(id, e)| (e.time.clone(), id.clone())).collect();
         updaters.sort();

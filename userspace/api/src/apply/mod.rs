@@ -49,15 +49,15 @@ impl Writer<'_> {
 const BEFORE: &str = "before-first-apply";
 /// What the server alone sets; nobody owns it.
 const SYSTEM: [&str; 9] = [
-    "name",
-    "namespace",
-    "creationTimestamp",
-    "selfLink",
-    "uid",
-    "clusterName",
-    "generation",
-    "managedFields",
-    "resourceVersion",
+    "f:name",
+    "f:namespace",
+    "f:creationTimestamp",
+    "f:selfLink",
+    "f:uid",
+    "f:clusterName",
+    "f:generation",
+    "f:managedFields",
+    "f:resourceVersion",
 ];
 
 /// Notes in `new` what its writer changed of `old` (null for a new object).
@@ -111,14 +111,17 @@ fn tracked(
     managers.take(Some(id), &changed);
     managers.take(None, &removed);
     if !changed.is_empty() {
-        let version = kind.api_version();
-        let entry = managers.0.entry(id.clone()).or_insert_with(|| Entry {
-            version,
-            time: None,
-            fields: Fields::default(),
-        });
-        entry.fields.add(&changed);
-        entry.time = Some(writer.now.to_owned());
+        let time = Some(writer.now.to_owned());
+        match managers.0.get_mut(id) {
+            Some(entry) => {
+                entry.fields.add(&changed);
+                entry.time = time;
+            }
+            None => {
+                let entry = Entry { version: kind.api_version(), time, fields: changed };
+                managers.0.insert(id.clone(), entry);
+            }
+        }
     }
     managers.cap();
     managers
@@ -132,23 +135,21 @@ fn compare(kind: &Kind, old: &Value, new: &Value) -> Changes {
 /// Drops what no writer can own by this way.
 fn strip(kind: &Kind, fields: &mut Fields, part: Part) {
     fields.member = false;
-    for name in ["apiVersion", "kind"] {
-        fields.children.remove(&fields::field(name));
+    for element in ["f:apiVersion", "f:kind"] {
+        fields.children.remove(element);
     }
     match part {
-        Part::Main if kind.has_status() => drop(fields.children.remove(&fields::field("status"))),
+        Part::Main if kind.has_status() => drop(fields.children.remove("f:status")),
         Part::Status => {
-            let kept = [fields::field("metadata"), fields::field("status")];
-            fields.children.retain(|element, _| kept.contains(element));
+            fields.children.retain(|element, _| matches!(element.as_str(), "f:metadata" | "f:status"));
         }
         Part::Main | Part::Whole => {}
     }
-    let at = fields::field("metadata");
-    if let Some(metadata) = fields.children.get_mut(&at) {
+    if let Some(metadata) = fields.children.get_mut("f:metadata") {
         metadata.member = false;
-        SYSTEM.iter().for_each(|name| drop(metadata.children.remove(&fields::field(name))));
+        SYSTEM.iter().for_each(|element| drop(metadata.children.remove(*element)));
         if metadata.is_empty() {
-            fields.children.remove(&at);
+            fields.children.remove("f:metadata");
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::BadSelector;
+use super::{BadSelector, Picked};
 use crate::kinds::Kind;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -43,8 +43,8 @@ impl FieldSelector {
         names.next().map(|(_, _, value)| value.as_str())
     }
 
-    pub fn matches(&self, object: &Value) -> bool {
-        self.requirements.iter().all(|(field, equal, wanted)| (shown(object, field) == *wanted) == *equal)
+    pub fn matches(&self, object: &Picked) -> bool {
+        self.requirements.iter().all(|(field, equal, wanted)| (object.field(field) == wanted) == *equal)
     }
 }
 
@@ -58,7 +58,7 @@ fn unescape(value: &str) -> String {
 }
 
 /// The field's value as text; absent is empty.
-fn shown(object: &Value, field: &str) -> String {
+pub(super) fn shown(object: &Value, field: &str) -> String {
     let mut at = object;
     for part in field.split('.') {
         at = &at[part];
@@ -128,6 +128,7 @@ mod tests {
     fn only_known_fields_select() {
         let pods = crate::find("", "v1", "pods").unwrap();
         let pod = json!({"metadata": {"name": "a"}, "spec": {"nodeName": "n1"}});
+        let pod = Picked::of(selectable_fields(pods), &pod);
         let selector = FieldSelector::parse(pods, "spec.nodeName=n1,status.phase!=Running").unwrap();
         assert!(selector.matches(&pod));
         assert!(FieldSelector::parse(pods, "spec.hostNetwork=false").unwrap().matches(&pod));

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::BadSelector;
+use super::{BadSelector, Labels};
 use crate::meta::{is_label_value, qualified_name_problem};
 
 /// All requirements must hold; none holds for everything.
@@ -58,9 +58,9 @@ impl LabelSelector {
         self.requirements.is_empty()
     }
 
-    /// Whether an object with these labels (`metadata.labels`, or null) is selected.
-    pub fn matches(&self, labels: &Value) -> bool {
-        self.requirements.iter().all(|r| r.operator.matches(labels.get(&r.key).and_then(Value::as_str)))
+    /// Whether an object with these labels is selected.
+    pub fn matches(&self, labels: &impl Labels) -> bool {
+        self.requirements.iter().all(|r| r.operator.matches(labels.label(&r.key)))
     }
 }
 

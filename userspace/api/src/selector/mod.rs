@@ -3,10 +3,11 @@
 mod field;
 mod label;
 mod pick;
+mod picked;
 
 pub use field::{FieldSelector, selectable_fields};
 pub use label::LabelSelector;
-pub use pick::pick;
+pub use picked::{Labels, Picked};
 
 /// A selector that cannot be read; the text is what the client is told.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 /// The fields at these dotted paths, in their places. A field that is not there is not in the result either, and bytes
 /// that are no object have none.
-pub fn pick(paths: &[&str], bytes: &[u8]) -> Value {
+pub(super) fn pick(paths: &[&str], bytes: &[u8]) -> Value {
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     Paths(paths.to_vec()).deserialize(&mut deserializer).unwrap_or_default()
 }

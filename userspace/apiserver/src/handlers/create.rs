@@ -46,14 +46,14 @@ pub(crate) async fn create(call: &Call, mut object: Value, options: &Options) ->
     let kind = &call.target.kind;
     write::stamp(&mut object);
     let base = object["metadata"]["generateName"].as_str().unwrap_or_default().to_owned();
-    let generated = meta::name(&object).is_empty() && !base.is_empty();
+    if !meta::name(&object).is_empty() || base.is_empty() {
+        return create_named(call, object, options).await;
+    }
     for attempt in 1.. {
         let mut new = object.clone();
-        if generated {
-            meta::of_mut(&mut new).insert("name".into(), generate(&base).into());
-        }
+        meta::of_mut(&mut new).insert("name".into(), generate(&base).into());
         match create_named(call, new, options).await {
-            Err(status) if generated && status.reason == "AlreadyExists" && attempt < TRIES => {}
+            Err(status) if status.reason == "AlreadyExists" && attempt < TRIES => {}
             result => return result,
         }
     }

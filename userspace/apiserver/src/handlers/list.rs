@@ -42,8 +42,8 @@ impl Selection {
     }
 
     pub(crate) fn selects(&self, object: &Object) -> bool {
-        (self.labels.is_empty() || self.labels.matches(object.labels()))
-            && (self.fields.is_empty() || self.fields.matches(&object.selectable))
+        (self.labels.is_empty() || self.labels.matches(&object.picked))
+            && (self.fields.is_empty() || self.fields.matches(&object.picked))
     }
 
     pub(crate) fn is_everything(&self) -> bool {

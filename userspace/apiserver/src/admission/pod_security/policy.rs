@@ -2,9 +2,10 @@
 
 use std::fmt;
 
-use serde_json::{Value, json};
+use serde_json::json;
 use skep_api::Errors;
 use skep_api::field::Path;
+use skep_api::selector::Labels;
 
 use super::PREFIX;
 
@@ -52,10 +53,10 @@ pub(super) struct Policy {
 
 impl Policy {
     /// What cannot be read is enforced as the strictest, and neither audited nor warned of.
-    pub(super) fn of(labels: &Value, problems: &mut Errors) -> Policy {
+    pub(super) fn of(labels: &impl Labels, problems: &mut Errors) -> Policy {
         let mut read = |mode: &str, fallback: Level| {
-            let level = labels.get(format!("{PREFIX}{mode}"));
-            let version = labels.get(format!("{PREFIX}{mode}-version"));
+            let level = labels.label(&format!("{PREFIX}{mode}"));
+            let version = labels.label(&format!("{PREFIX}{mode}-version"));
             let level_read = level.map(|text| level_of(mode, text, problems));
             let standard = Standard {
                 level: level_read.map_or(Level::Privileged, |read| read.unwrap_or(fallback)),
@@ -84,20 +85,19 @@ fn at(mode: &str) -> Path {
     Path::new("metadata").child("labels").key(&format!("{PREFIX}{mode}"))
 }
 
-fn level_of(mode: &str, text: &Value, problems: &mut Errors) -> Option<Level> {
-    match text.as_str() {
-        Some("privileged") => Some(Level::Privileged),
-        Some("baseline") => Some(Level::Baseline),
-        Some("restricted") => Some(Level::Restricted),
+fn level_of(mode: &str, text: &str, problems: &mut Errors) -> Option<Level> {
+    match text {
+        "privileged" => Some(Level::Privileged),
+        "baseline" => Some(Level::Baseline),
+        "restricted" => Some(Level::Restricted),
         _ => {
-            problems.invalid(&at(mode), text, "must be one of privileged, baseline, restricted");
+            problems.invalid(&at(mode), &json!(text), "must be one of privileged, baseline, restricted");
             None
         }
     }
 }
 
-fn minor_of(mode: &str, text: &Value, problems: &mut Errors) -> Option<u32> {
-    let text = text.as_str().unwrap_or_default();
+fn minor_of(mode: &str, text: &str, problems: &mut Errors) -> Option<u32> {
     if text == "latest" {
         return None;
     }

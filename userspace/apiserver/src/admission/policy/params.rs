@@ -45,7 +45,7 @@ pub(super) fn of(
             }
             let all = server.caches.of(&kind).map(|objects| objects.list(&within)).unwrap_or_default();
             all.iter()
-                .filter(|object| selector.matches(object.labels()))
+                .filter(|object| selector.matches(&object.picked))
                 .map(|object| object.value())
                 .collect()
         }
