@@ -9,6 +9,7 @@ pub mod meta;
 pub mod pool;
 mod runner;
 pub mod scheduler;
+mod slim;
 pub mod view;
 
 use std::time::Duration;

@@ -15,7 +15,7 @@ use std::{
 use jiff::Timestamp;
 use k8s_openapi::{Metadata, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 
-use crate::pool::LoadBalancerPool;
+use crate::{pool::LoadBalancerPool, slim};
 
 /// Namespace (empty for cluster-wide kinds) and name.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -61,6 +61,9 @@ pub trait Stored: Metadata<Ty = ObjectMeta> + Clone + Send + Sync + 'static {
     fn index(&self) -> Option<&str> {
         None
     }
+
+    /// Drops what nobody reads.
+    fn slim(&mut self) {}
 }
 
 #[derive(Clone, Debug)]
@@ -430,6 +433,10 @@ kinds! {
 impl Stored for Pod {
     fn index(&self) -> Option<&str> {
         self.spec.as_ref()?.node_name.as_deref()
+    }
+
+    fn slim(&mut self) {
+        slim::pod(self);
     }
 }
 

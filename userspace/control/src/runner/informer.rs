@@ -1,10 +1,9 @@
 //! One watch a kind, shared by all controllers: its steps go to the runner over a channel.
-//! managedFields are dropped on arrival: no controller reads them and they are half of many objects.
+//! What no controller reads is dropped on arrival.
 
 use std::{fmt::Debug, pin::pin, time::Duration};
 
 use futures::StreamExt;
-use k8s_openapi::{Metadata, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::{
     Api, Client, Resource,
     runtime::{WatchStreamExt, watcher},
@@ -15,7 +14,8 @@ use tokio::sync::mpsc;
 use super::{core::Event, io::typed};
 use crate::{
     pool::LoadBalancerPool,
-    view::{Kind, Object},
+    slim::slimmed,
+    view::{Kind, Object, Stored},
 };
 use k8s_openapi::api::{
     apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet},
@@ -49,7 +49,7 @@ pub(crate) async fn watch(client: Client, kind: Kind, notices: mpsc::Sender<Noti
 
 async fn follow<K>(api: Api<K>, kind: Kind, notices: mpsc::Sender<Notice>)
 where
-    K: Resource + Metadata<Ty = ObjectMeta> + Clone + DeserializeOwned + Debug + Send + 'static,
+    K: Resource + Stored + DeserializeOwned + Debug,
     Object: From<K>,
 {
     // Only these of a possibly large kind matter to any controller.
@@ -58,19 +58,14 @@ where
         Kind::ConfigMap => watcher::Config::default().fields("metadata.name=kube-root-ca.crt"),
         _ => watcher::Config::default(),
     };
-    let slim = |mut object: K| {
-        object.metadata_mut().managed_fields = None;
-        // Lists are decoded with room for four items of whatever size; a clone has no room to spare. A pod takes a third.
-        Object::from(K::clone(&object))
-    };
     let mut stream = pin!(watcher(api, config).default_backoff());
     while let Some(step) = stream.next().await {
         let notice = match step {
             Ok(watcher::Event::Init) => Notice::Event(kind, Event::Begin),
-            Ok(watcher::Event::InitApply(o)) => Notice::Event(kind, Event::Listing(slim(o))),
+            Ok(watcher::Event::InitApply(o)) => Notice::Event(kind, Event::Listing(slimmed(o))),
             Ok(watcher::Event::InitDone) => Notice::Event(kind, Event::End),
-            Ok(watcher::Event::Apply(o)) => Notice::Event(kind, Event::Listed(slim(o))),
-            Ok(watcher::Event::Delete(o)) => Notice::Event(kind, Event::Deleted(slim(o))),
+            Ok(watcher::Event::Apply(o)) => Notice::Event(kind, Event::Listed(slimmed(o))),
+            Ok(watcher::Event::Delete(o)) => Notice::Event(kind, Event::Deleted(slimmed(o))),
             Err(error) if not_served(&error) => {
                 // A kind can appear with an upgrade of the server; asking seldom costs nothing.
                 if notices.send(Notice::Absent(kind)).await.is_err() {

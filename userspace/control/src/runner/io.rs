@@ -24,6 +24,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use crate::{
     action::{Delete, Propagation},
     pool::LoadBalancerPool,
+    slim::slimmed,
     view::{Key, Kind, Object},
 };
 
@@ -71,7 +72,7 @@ pub(crate) async fn create(client: &Client, object: &Object) -> kube::Result<Obj
         client.request(request.map_err(kube::Error::BuildRequest)?).await
     }
     let namespace = object.meta().namespace.as_deref().unwrap_or_default();
-    of_object!(object, o => typed_create(client, o.as_ref(), namespace).await.map(Object::from))
+    of_object!(object, o => typed_create(client, o.as_ref(), namespace).await.map(slimmed))
 }
 
 pub(crate) async fn update(client: &Client, object: &Object, subresource: &str) -> kube::Result<Object> {
@@ -87,7 +88,7 @@ pub(crate) async fn update(client: &Client, object: &Object, subresource: &str) 
         client.request(request.map_err(kube::Error::BuildRequest)?).await
     }
     let key = Key::of(object.meta());
-    of_object!(object, o => typed_update(client, o.as_ref(), &key, subresource).await.map(Object::from))
+    of_object!(object, o => typed_update(client, o.as_ref(), &key, subresource).await.map(slimmed))
 }
 
 pub(crate) async fn patch(
@@ -103,14 +104,14 @@ pub(crate) async fn patch(
             "" => path::<K>(&key.namespace).patch(&key.name, &params, &patch),
             _ => path::<K>(&key.namespace).patch_subresource(subresource, &key.name, &params, &patch),
         };
-        client.request::<K>(request.map_err(kube::Error::BuildRequest)?).await.map(Object::from)
+        client.request::<K>(request.map_err(kube::Error::BuildRequest)?).await.map(slimmed)
     })
 }
 
 pub(crate) async fn get(client: &Client, kind: Kind, key: &Key) -> kube::Result<Object> {
     typed!(kind, K => {
         let request = path::<K>(&key.namespace).get(&key.name, &Default::default());
-        client.request::<K>(request.map_err(kube::Error::BuildRequest)?).await.map(Object::from)
+        client.request::<K>(request.map_err(kube::Error::BuildRequest)?).await.map(slimmed)
     })
 }
 
@@ -129,7 +130,7 @@ pub(crate) async fn delete(client: &Client, delete: &Delete) -> kube::Result<Opt
     typed!(delete.kind, K => {
         let request = path::<K>(&delete.key.namespace).delete(&delete.key.name, &params);
         let answer = client.request_status::<K>(request.map_err(kube::Error::BuildRequest)?).await?;
-        Ok(answer.left().map(Object::from))
+        Ok(answer.left().map(slimmed))
     })
 }
 
