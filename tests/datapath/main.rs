@@ -1,5 +1,6 @@
 //! The datapath in the kernel: real programs, namespaces as pods, nodes and clients.
 
+mod bandwidth;
 mod cost;
 mod namespaces;
 mod node;

@@ -122,8 +122,8 @@ impl Node {
         let datapath = self.datapath.as_mut().context("no datapath")?;
         let interface = self.netns.run(|| -> Result<PodInterface> {
             let interface = runtime().block_on(datapath.add_pod(link))?;
-            let known =
-                Pod { ifindex: interface.ifindex, slot, mac: interface.mac, host_mac: interface.host_mac };
+            let PodInterface { ifindex, mac, host_mac } = interface;
+            let known = Pod { ifindex, slot, mac, host_mac, ..Pod::default() };
             let puts: Vec<Write> = addrs.iter().map(|addr| Write::PutPod(Addr::from(*addr), known)).collect();
             datapath.apply(&puts)?;
             datapath.attach_pod(interface.ifindex)?;

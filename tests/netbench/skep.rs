@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use skep_abi::Pod;
-use skep_datapath::{Datapath, Options, PodLink, XdpMode};
+use skep_datapath::{Datapath, Options, PodInterface, PodLink, XdpMode};
 use skep_netplan::{Observed, Owner, Planner};
 use skep_tests::bpffs;
 use skep_tests::cgroup::Cgroup;
@@ -199,7 +199,8 @@ fn attach(
         Ok(interface)
     })?;
     let slot = planner.free_slot().context("no free slot")?;
-    let pod = Pod { ifindex: interface.ifindex, slot, mac: interface.mac, host_mac: interface.host_mac };
+    let PodInterface { ifindex, mac, host_mac } = interface;
+    let pod = Pod { ifindex, slot, mac, host_mac, ..Pod::default() };
     let owner = Owner { namespace: "default".into(), name: name.into(), uid: String::new() };
     planner.attach(netns.name(), &owner, &[addr.into()], pod);
     Ok(())

@@ -38,7 +38,7 @@ pub struct Flow {
     pub last_seen: u64,
     /// When `last_seen` was written, in 64 jiffies: it is renewed when that changes.
     pub tick: u64,
-    /// The generation under which the flow was allowed.
+    /// The generation under which the flow was allowed; under [`Flow::LIMITED`] its complement.
     pub generation: u32,
     /// Identity of the service port, 0: none; see [`crate::ServiceValue::service`].
     pub service: u32,
@@ -84,6 +84,15 @@ impl Flow {
     pub const OVERLAY: u32 = 1 << 9;
     /// A pod reaches itself through a service: both ends are rewritten, in both directions, and it is always allowed.
     pub const HAIRPIN: u32 = 1 << 10;
+    /// An end is a pod with a limited bandwidth. The generation is none that is ever in force, so that such packets alone
+    /// leave the way of all others.
+    pub const LIMITED: u32 = 1 << 11;
+
+    /// What stands in [`Flow::generation`] of a flow with such `flags` that is allowed under `generation`.
+    #[inline(always)]
+    pub const fn stamp(generation: u32, flags: u32) -> u32 {
+        if flags & Flow::LIMITED == 0 { generation } else { !generation }
+    }
 }
 
 pub const TCP_FIN: u8 = 0x01;

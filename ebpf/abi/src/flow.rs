@@ -54,10 +54,12 @@ pub enum DropReason {
     SourceRange = 9,
     /// An ICMP error about a flow that is not there any more.
     Unrelated = 10,
+    /// More than the bandwidth of a pod.
+    Bandwidth = 11,
 }
 
 impl DropReason {
-    pub const COUNT: u32 = 11;
+    pub const COUNT: u32 = 12;
 
     pub const fn name(self) -> &'static str {
         match self {
@@ -72,6 +74,7 @@ impl DropReason {
             DropReason::Rewrite => "rewrite",
             DropReason::SourceRange => "source range",
             DropReason::Unrelated => "unrelated error",
+            DropReason::Bandwidth => "bandwidth",
         }
     }
 
@@ -88,6 +91,7 @@ impl DropReason {
             8 => DropReason::Rewrite,
             9 => DropReason::SourceRange,
             10 => DropReason::Unrelated,
+            11 => DropReason::Bandwidth,
             _ => return None,
         })
     }

@@ -5,6 +5,7 @@
 #![no_std]
 
 mod addr;
+mod bandwidth;
 mod config;
 mod conntrack;
 mod flow;
@@ -15,6 +16,7 @@ mod service;
 mod socket;
 
 pub use addr::*;
+pub use bandwidth::*;
 pub use config::*;
 pub use conntrack::*;
 pub use flow::*;
@@ -25,7 +27,7 @@ pub use service::*;
 pub use socket::*;
 
 /// Version of everything in this crate; maps are pinned below a folder of this number.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;
 
 /// Declares that a type is plain bytes: fixed layout, no padding, any bit pattern valid.
 macro_rules! plain {

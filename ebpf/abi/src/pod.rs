@@ -14,6 +14,10 @@ pub struct Pod {
     pub mac: [u8; 6],
     /// The host side.
     pub host_mac: [u8; 6],
+    pub reserved: u32,
+    /// What may be sent to the pod and what it may send, in bits a second; 0: no limit.
+    pub ingress_rate: u64,
+    pub egress_rate: u64,
 }
 
-crate::plain!(Pod: 20);
+crate::plain!(Pod: 40);

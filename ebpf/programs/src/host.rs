@@ -8,7 +8,7 @@ use crate::conntrack;
 use crate::deliver::{self, PASS};
 use crate::hooks::tc_pod::{answers_come_from, refuse, remember};
 use crate::parse::Packet;
-use crate::{icmp, nat, policy, service};
+use crate::{bandwidth, icmp, nat, policy, service};
 
 /// A new flow from elsewhere to a process of this node, which is the backend: it sees the client as it is.
 #[inline(never)]
@@ -38,10 +38,12 @@ fn translate(
     remember(config, packet, backend, 0)?;
     nat::set_destination(ctx, packet, backend)?;
     packet.locate();
-    let pod = policy::pod(&backend.addr).map_or(0, |pod| pod.ifindex);
+    let pod = policy::pod(&backend.addr);
+    let limited = bandwidth::flag(None, pod);
+    let pod = pod.map_or(0, |pod| pod.ifindex);
     let high = packet.from_high();
-    let flow = conntrack::fresh(Flow::NODE | if high { Flow::FROM_HIGH } else { 0 })?;
-    flow.generation = config.generation;
+    let flow = conntrack::fresh(Flow::NODE | limited | if high { Flow::FROM_HIGH } else { 0 })?;
+    flow.generation = Flow::stamp(config.generation, limited);
     flow.service = service;
     (flow.low_ifindex, flow.high_ifindex) = if high { (pod, 0) } else { (0, pod) };
     answers_come_from(flow, packet, &addressed);

@@ -2,6 +2,7 @@
 #![no_std]
 #![no_main]
 
+mod bandwidth;
 mod conntrack;
 mod deliver;
 mod frame;

@@ -3,11 +3,11 @@
 use aya_ebpf::btf_maps::{Array, HashMap, HashOfMaps, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::macros::btf_map;
 use skep_abi::{
-    AFFINITY_MAX, Addr, Affinity, AffinityKey, BACKENDS_MAX, Backend, BackendKey, CLASSES_MAX, CLUSTER_MAX,
-    CONNTRACK_MAX, ClassKey, DropReason, End, FLOWS_BYTES, FRAGMENTS_MAX, Flow, FlowEvent, FlowKey,
-    FragmentKey, FragmentPorts, MAGLEV_MAX, MaglevKey, MaglevPage, NodeConfig, PODS_MAX, Pod, RANGES_MAX,
-    RangeKey, SERVICES_MAX, SLOTS_MAX, SOCKETS_MAX, ServiceKey, ServiceValue, SocketKey, VERDICTS_MAX,
-    Verdict, VerdictKey,
+    AFFINITY_MAX, Addr, Affinity, AffinityKey, BACKENDS_MAX, BUCKETS_MAX, Backend, BackendKey, Bucket,
+    CLASSES_MAX, CLUSTER_MAX, CONNTRACK_MAX, ClassKey, DropReason, End, FLOWS_BYTES, FRAGMENTS_MAX, Flow,
+    FlowEvent, FlowKey, FragmentKey, FragmentPorts, MAGLEV_MAX, MaglevKey, MaglevPage, NodeConfig, PODS_MAX,
+    Pod, RANGES_MAX, RangeKey, SERVICES_MAX, SLOTS_MAX, SOCKETS_MAX, ServiceKey, ServiceValue, SocketKey,
+    VERDICTS_MAX, Verdict, VerdictKey,
 };
 
 use crate::icmp::Quote;
@@ -40,6 +40,9 @@ pub(crate) static MAGLEV: HashMap<MaglevKey, MaglevPage, { MAGLEV_MAX as usize }
 
 #[btf_map]
 pub(crate) static PODS: HashMap<Addr, Pod, { PODS_MAX as usize }, NO_PREALLOC> = HashMap::new();
+
+#[btf_map]
+pub(crate) static BUCKETS: Array<Bucket, { BUCKETS_MAX as usize }> = Array::new();
 
 #[btf_map]
 pub(crate) static CLUSTER: LpmTrie<Addr, u32, { CLUSTER_MAX as usize }, NO_PREALLOC> = LpmTrie::new();

@@ -1,6 +1,7 @@
 //! Whether a flow may be: the verdicts of the local pods at its two ends.
 
 use aya_ebpf::btf_maps::lpm_trie::Key;
+use aya_ebpf::programs::TcContext;
 use skep_abi::{
     Addr, Be16, CLASS_OTHER, Direction, DropReason, End, Flow, NodeConfig, Pod, Proto, VerdictKey, table_of,
     verdicts_index,
@@ -9,7 +10,7 @@ use skep_abi::{
 use crate::conntrack;
 use crate::maps::{CLASSES_EVEN, CLASSES_ODD, CLUSTER, PODS, VERDICTS};
 use crate::parse::Packet;
-use crate::report;
+use crate::{bandwidth, report};
 
 /// What was decided about a flow.
 pub(crate) struct Decision {
@@ -31,11 +32,11 @@ pub(crate) fn decide(config: &NodeConfig, opener: &End, target: &End, proto: Pro
         policy: 0,
         opener_ifindex: from.map_or(0, |pod| pod.ifindex),
         target_ifindex: to.map_or(0, |pod| pod.ifindex),
-        flags: 0,
+        flags: bandwidth::flag(from, to),
     };
     // What NetworkPolicy never forbids: traffic between a pod and its own node.
     if is_node(config, &opener.addr) || is_node(config, &target.addr) {
-        decision.flags = Flow::NODE;
+        decision.flags |= Flow::NODE;
         return decision;
     }
     // Nor a pod's traffic with itself.
@@ -45,7 +46,7 @@ pub(crate) fn decide(config: &NodeConfig, opener: &End, target: &End, proto: Pro
     if from.is_some() != to.is_some() {
         let other = if from.is_some() { &target.addr } else { &opener.addr };
         if in_cluster(other) {
-            decision.flags = Flow::REMOTE;
+            decision.flags |= Flow::REMOTE;
         }
     }
     if let Some(pod) = from {
@@ -70,15 +71,23 @@ pub(crate) fn decide(config: &NodeConfig, opener: &End, target: &End, proto: Pro
 
 /// Gives a flow whose verdict is of an older generation the present one; an error if it may not go on.
 #[inline(always)]
-pub(crate) fn renew(config: &NodeConfig, flow: &mut Flow, packet: &Packet) -> Result<(), DropReason> {
+pub(crate) fn renew(
+    ctx: &TcContext,
+    config: &NodeConfig,
+    flow: &mut Flow,
+    packet: &Packet,
+) -> Result<(), DropReason> {
     if flow.generation == config.generation {
         return Ok(());
+    }
+    if flow.generation == !config.generation {
+        return bandwidth::take(ctx, packet, flow.flags);
     }
     if flow.flags & Flow::HAIRPIN != 0 {
         let ifindex = pod(&packet.source.addr).map_or(0, |pod| pod.ifindex);
         (flow.low_ifindex, flow.high_ifindex) = (ifindex, ifindex);
-        flow.generation = config.generation;
-        return Ok(());
+        flow.generation = Flow::stamp(config.generation, flow.flags);
+        return bandwidth::take(ctx, packet, flow.flags);
     }
     let from_high = flow.flags & Flow::FROM_HIGH != 0;
     // The verdict is about who opened the flow to whom, whichever way this packet goes.
@@ -91,29 +100,33 @@ pub(crate) fn renew(config: &NodeConfig, flow: &mut Flow, packet: &Packet) -> Re
         report::decided(config, packet, decision.reason, decision.policy, flow.service);
         return Err(decision.reason);
     }
-    place(flow, &decision, from_high);
-    flow.generation = config.generation;
-    Ok(())
+    place(config, flow, &decision, from_high);
+    bandwidth::take(ctx, packet, flow.flags)
 }
 
-/// A new entry for the flow that this packet opens.
+/// A new entry for the flow that this packet opens; an error if it may not.
 #[inline(always)]
 pub(crate) fn opened(
+    ctx: &TcContext,
     config: &NodeConfig,
     packet: &Packet,
     decision: &Decision,
 ) -> Result<&'static mut Flow, DropReason> {
+    if decision.reason != DropReason::None {
+        return Err(decision.reason);
+    }
+    bandwidth::take(ctx, packet, decision.flags)?;
     let flow = conntrack::fresh(if packet.from_high() { Flow::FROM_HIGH } else { 0 })?;
-    flow.generation = config.generation;
-    place(flow, decision, packet.from_high());
+    place(config, flow, decision, packet.from_high());
     Ok(flow)
 }
 
 #[inline(always)]
-fn place(flow: &mut Flow, decision: &Decision, from_high: bool) {
+fn place(config: &NodeConfig, flow: &mut Flow, decision: &Decision, from_high: bool) {
     let (opener, target) = (decision.opener_ifindex, decision.target_ifindex);
     (flow.low_ifindex, flow.high_ifindex) = if from_high { (target, opener) } else { (opener, target) };
-    flow.flags = flow.flags & !Flow::REMOTE | decision.flags;
+    flow.flags = flow.flags & !(Flow::REMOTE | Flow::LIMITED) | decision.flags;
+    flow.generation = Flow::stamp(config.generation, flow.flags);
 }
 
 #[inline(always)]

@@ -218,7 +218,7 @@ fn serve(
     for (role, addrs, interface, slot) in pods {
         let owner = Owner { namespace: "truth".into(), name: (*role).into(), uid: String::new() };
         let PodInterface { ifindex, mac, host_mac } = *interface;
-        planner.attach(role, &owner, addrs, Pod { ifindex, slot: *slot, mac, host_mac });
+        planner.attach(role, &owner, addrs, Pod { ifindex, slot: *slot, mac, host_mac, ..Pod::default() });
     }
     planner.synced();
     let plan = planner.plan();

@@ -15,9 +15,10 @@ use crate::xdp::XdpHook;
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SKEP_BPF_OBJECT"));
 
 /// Maps that outlive the process.
-const PINNED: [&str; 16] = [
+const PINNED: [&str; 17] = [
     "AFFINITY",
     "BACKENDS",
+    "BUCKETS",
     "CLASSES_EVEN",
     "CLASSES_ODD",
     "CLUSTER",

@@ -7,6 +7,7 @@
 
 pub mod allocations;
 mod announce;
+pub mod bandwidth;
 pub mod condition;
 pub mod dataplane;
 mod duties;

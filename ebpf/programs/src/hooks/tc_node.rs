@@ -5,7 +5,7 @@ use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use skep_abi::{Addr, Be16, DropReason, End, Flow, NodeConfig, Proto, Scope, ServiceValue};
 
-use super::tc_pod::{answers_come_from, refuse, remember};
+use super::tc_pod::{answers_come_from, forget, refuse, remember};
 use crate::conntrack;
 use crate::deliver::{self, PASS};
 use crate::nat::Relay;
@@ -74,7 +74,7 @@ fn receive(
     packet: &mut Packet,
     flow: &mut Flow,
 ) -> Result<i32, DropReason> {
-    policy::renew(config, flow, packet)?;
+    policy::renew(ctx, config, flow, packet)?;
     let receiver = conntrack::receiver(flow, packet);
     let translated = conntrack::rewrites(flow, packet) && flow.flags & Flow::MASQUERADE == 0;
     if translated {
@@ -127,7 +127,7 @@ fn addressed_service(packet: &Packet) -> Option<&'static ServiceValue> {
 fn to_local(
     ctx: &TcContext,
     config: &NodeConfig,
-    packet: &Packet,
+    packet: &mut Packet,
     addressed: Option<(End, u32)>,
 ) -> Result<i32, DropReason> {
     if policy::pod(&packet.destination.addr).is_none() {
@@ -137,10 +137,11 @@ fn to_local(
     let decision = policy::decide(config, &packet.source, &packet.destination, packet.proto);
     let id = addressed.map_or(0, |(_, service)| service);
     report::decided(config, packet, decision.reason, decision.policy, id);
-    if decision.reason != DropReason::None {
-        return Err(decision.reason);
+    let opened = policy::opened(ctx, config, packet, &decision);
+    if let (Err(_), Some((addressed, _))) = (&opened, &addressed) {
+        forget(packet, addressed);
     }
-    let flow = policy::opened(config, packet, &decision)?;
+    let flow = opened?;
     if let Some((addressed, service)) = addressed {
         answers_come_from(flow, packet, &addressed);
         flow.service = service;

@@ -6,9 +6,10 @@ use skep_abi::{Addr, DropReason, End, Flow, NodeConfig, Proto, Scope};
 
 use crate::conntrack;
 use crate::deliver::{self, PASS};
+use crate::maps::CONNTRACK;
 use crate::nat::Relay;
 use crate::parse::{Packet, parse};
-use crate::{icmp, nat, policy, report, service};
+use crate::{bandwidth, icmp, nat, policy, report, service};
 
 /// Ingress hook of the host side: packets that the pod sends.
 #[classifier]
@@ -81,7 +82,7 @@ fn forward(
     packet: &mut Packet,
     flow: &mut Flow,
 ) -> Result<i32, DropReason> {
-    policy::renew(config, flow, packet)?;
+    policy::renew(ctx, config, flow, packet)?;
     let translated = conntrack::rewrites(flow, packet) && flow.flags & Flow::MASQUERADE == 0;
     let (receiver, flags) = (conntrack::receiver(flow, packet), flow.flags);
     if translated {
@@ -145,10 +146,11 @@ fn open(ctx: &TcContext, config: &NodeConfig, packet: &mut Packet) -> Result<i32
     let id = service.map_or(0, |service| service.service);
     let decision = policy::decide(config, &packet.source, &packet.destination, packet.proto);
     report::decided(config, packet, decision.reason, decision.policy, id);
-    if decision.reason != DropReason::None {
-        return Err(decision.reason);
+    let opened = policy::opened(ctx, config, packet, &decision);
+    if service.is_some() && opened.is_err() {
+        forget(packet, &addressed);
     }
-    let flow = policy::opened(config, packet, &decision)?;
+    let flow = opened?;
     flow.service = id;
     if service.is_some() {
         answers_come_from(flow, packet, &addressed);
@@ -168,13 +170,15 @@ fn hairpin(
     backend: &End,
 ) -> Result<i32, DropReason> {
     let ifindex = interface(ctx);
+    let kind = Flow::HAIRPIN | bandwidth::flag(policy::pod(&backend.addr), None);
+    bandwidth::take(ctx, packet, kind)?;
     let relay = Relay {
         node: packet.destination,
         backend: *backend,
-        kind: Flow::HAIRPIN,
+        kind,
         onward: 0,
         ifindex,
-        generation: config.generation,
+        generation: Flow::stamp(config.generation, kind),
     };
     match nat::relay(ctx, packet, &relay) {
         DropReason::None => Ok(deliver::to_pod(ifindex)),
@@ -217,6 +221,15 @@ pub(crate) fn remember(
     Ok(())
 }
 
+/// Takes back what [`remember`] put, as the flow may not be. The client tries again from the same port, and then its flow
+/// has to be opened as one to what it addressed.
+#[inline(never)]
+pub(crate) fn forget(packet: &mut Packet, addressed: &End) {
+    packet.destination = *addressed;
+    packet.locate();
+    let _ = CONNTRACK.remove(&packet.key);
+}
+
 /// Lets the answers of a translated flow come from what the client addressed.
 #[inline(always)]
 pub(crate) fn answers_come_from(flow: &mut Flow, packet: &Packet, addressed: &End) {
@@ -240,7 +253,7 @@ fn ingress(ctx: &TcContext) -> Result<i32, DropReason> {
     let Some(config) = report::config() else { return Ok(PASS) };
     let Some(packet) = parse(ctx)? else { return Ok(PASS) };
     let Some(flow) = conntrack::find(packet) else { return admit(ctx, config, packet) };
-    policy::renew(config, flow, packet)?;
+    policy::renew(ctx, config, flow, packet)?;
     if conntrack::rewrites(flow, packet) && flow.flags & Flow::MASQUERADE == 0 {
         nat::apply(ctx, packet, flow)?;
     }
@@ -258,10 +271,7 @@ fn admit(ctx: &TcContext, config: &NodeConfig, packet: &Packet) -> Result<i32, D
         decision.reason = DropReason::None;
     }
     report::decided(config, packet, decision.reason, decision.policy, 0);
-    if decision.reason != DropReason::None {
-        return Err(decision.reason);
-    }
-    let flow = policy::opened(config, packet, &decision)?;
+    let flow = policy::opened(ctx, config, packet, &decision)?;
     conntrack::replace(packet, flow);
     Ok(PASS)
 }

@@ -23,7 +23,7 @@ use skep_policy::{Labels, NamedPort, Policy, PolicyKey, Problem};
 
 use host_port::HostPorts;
 pub use node::NodeFacts;
-pub use pod::PodFacts;
+pub use pod::{EGRESS_BANDWIDTH, INGRESS_BANDWIDTH, PodFacts};
 pub use service::{PortFacts, ServiceFacts};
 pub use slice::{EndpointFacts, Hints, SliceFacts};
 

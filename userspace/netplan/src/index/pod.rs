@@ -10,6 +10,9 @@ use skep_policy::{Endpoint, Labels, NamedPort};
 use super::Interner;
 use super::service::proto;
 
+pub const INGRESS_BANDWIDTH: &str = "kubernetes.io/ingress-bandwidth";
+pub const EGRESS_BANDWIDTH: &str = "kubernetes.io/egress-bandwidth";
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodFacts {
     /// Without addresses when it has none yet, has ended, or uses its node's.
@@ -17,6 +20,9 @@ pub struct PodFacts {
     pub uid: Box<str>,
     pub on_this_node: bool,
     pub deleting: bool,
+    /// The annotations' text, of pods of this node.
+    pub ingress_bandwidth: Option<Box<str>>,
+    pub egress_bandwidth: Option<Box<str>>,
 }
 
 impl PodFacts {
@@ -30,6 +36,9 @@ impl PodFacts {
             false => pod_addrs(pod).collect(),
         };
         let labels = Labels::from(pod.metadata.labels.as_ref());
+        let on_this_node = spec.and_then(|s| s.node_name.as_deref()) == Some(node);
+        let annotations = pod.metadata.annotations.as_ref().filter(|_| on_this_node);
+        let annotation = |name| annotations?.get(name).map(|text| text.as_str().into());
         PodFacts {
             endpoint: Endpoint {
                 namespace: interner.text(pod.metadata.namespace.as_deref().unwrap_or_default()),
@@ -38,8 +47,10 @@ impl PodFacts {
                 addrs,
             },
             uid: pod.metadata.uid.as_deref().unwrap_or_default().into(),
-            on_this_node: spec.and_then(|s| s.node_name.as_deref()) == Some(node),
+            on_this_node,
             deleting: pod.metadata.deletion_timestamp.is_some(),
+            ingress_bandwidth: annotation(INGRESS_BANDWIDTH),
+            egress_bandwidth: annotation(EGRESS_BANDWIDTH),
         }
     }
 }

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use skep_netplan::Owner;
 
+use super::bandwidth::Bandwidth;
 use super::dataplane::Link;
 
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +40,9 @@ pub struct Allocation {
     pub mtu: u32,
     /// Its addresses are another plugin's.
     pub chained: bool,
+    /// As it was when the sandbox was made.
+    #[serde(default)]
+    pub bandwidth: Bandwidth,
 }
 
 impl Allocation {

@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::super::allocations::{Allocation, host_ifname, key};
+use super::super::bandwidth::Bandwidth;
 use super::super::dataplane::{Dataplane, Interface, Link};
 use super::{Engine, Waiting};
 use crate::config::NetworkState;
@@ -155,6 +156,9 @@ impl<D: Dataplane> Engine<D> {
         if let Some(known) = self.allocations.get(&key(&add.container_id, &add.ifname)) {
             return Ok(known.clone());
         }
+        let facts = self.planner.index.pod(&add.owner.key());
+        let bandwidth = facts.map(Bandwidth::of).transpose();
+        let bandwidth = bandwidth.map_err(|error| Refused::Invalid(error.to_string()))?.unwrap_or_default();
         let (host_ifname, addrs) = match &add.chained {
             Some((host_ifname, addrs)) => (host_ifname.clone(), addrs.clone()),
             None => {
@@ -175,6 +179,7 @@ impl<D: Dataplane> Engine<D> {
             addrs,
             mtu: if add.mtu == 0 { self.config.mtu } else { add.mtu },
             chained: add.chained.is_some(),
+            bandwidth,
         };
         if let Err(error) = self.allocations.put(allocation.clone()) {
             self.release(&allocation);
@@ -197,7 +202,8 @@ impl<D: Dataplane> Engine<D> {
         let slot = self.planner.attached(key).map(|pod| pod.slot).or_else(|| self.planner.free_slot());
         let slot = slot.ok_or("all slots for pods of this node are taken")?;
         let Interface { ifindex, mac, host_mac } = interface;
-        let pod = Pod { ifindex, slot, mac, host_mac };
+        let Bandwidth { ingress: ingress_rate, egress: egress_rate } = allocation.bandwidth;
+        let pod = Pod { ifindex, slot, mac, host_mac, reserved: 0, ingress_rate, egress_rate };
         self.planner.attach(key, &allocation.owner(), &allocation.addrs, pod);
         Ok(())
     }

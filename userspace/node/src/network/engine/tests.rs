@@ -120,8 +120,13 @@ impl Running {
     }
 
     async fn pod(&self, name: &str) {
+        self.annotated_pod(name, json!({})).await;
+    }
+
+    async fn annotated_pod(&self, name: &str, annotations: Value) {
+        let uid = format!("uid-{name}");
         let pod: Pod = object(json!({
-            "metadata": {"namespace": "default", "name": name, "uid": format!("uid-{name}")},
+            "metadata": {"namespace": "default", "name": name, "uid": uid, "annotations": annotations},
             "spec": {"nodeName": "node-a", "containers": []},
         }));
         self.index(move |index| index.apply_pod(&pod)).await;
@@ -250,6 +255,46 @@ async fn next_agent_keeps_addresses_and_writes_nothing_again() {
     assert_eq!(kernel.0.lock().unwrap().writes, writes);
     assert_eq!(running.add("c1", "web").await.unwrap(), before);
     assert_ne!(running.add("c2", "other").await.unwrap().addrs, before.addrs);
+}
+
+#[tokio::test]
+async fn bandwidth_is_that_of_the_annotations_when_the_sandbox_was_made() {
+    let (folder, kernel) = (tempfile::tempdir().unwrap(), Fake::default());
+    let mut running = start(folder.path(), &kernel).await;
+    running.sync().await;
+    let limits = |ingress: &str, egress: &str| json!({"kubernetes.io/ingress-bandwidth": ingress, "kubernetes.io/egress-bandwidth": egress});
+    let rates = || {
+        let kernel = kernel.0.lock().unwrap();
+        let rates = kernel.maps.pods.values().map(|pod| (pod.ingress_rate, pod.egress_rate));
+        rates.collect::<Vec<_>>()
+    };
+    running.annotated_pod("web", limits("10M", "1.5k")).await;
+    running.add("c1", "web").await.unwrap();
+    assert_eq!(rates(), [(10_000_000, 1_500)]);
+    running.annotated_pod("web", limits("20M", "20M")).await;
+    running.add("c1", "web").await.unwrap();
+    running.end().await;
+    // As after a change of the maps' layout: the pod's interface is there, the maps are new.
+    kernel.0.lock().unwrap().maps = Observed::default();
+    let mut running = start(folder.path(), &kernel).await;
+    running.annotated_pod("web", limits("20M", "20M")).await;
+    running.sync().await;
+    running.del("none").await.unwrap();
+    assert_eq!(rates(), [(10_000_000, 1_500)]);
+}
+
+#[tokio::test]
+async fn unreasonable_bandwidth_gets_no_sandbox() {
+    let (folder, kernel) = (tempfile::tempdir().unwrap(), Fake::default());
+    let mut running = start(folder.path(), &kernel).await;
+    running.sync().await;
+    running.annotated_pod("web", json!({"kubernetes.io/ingress-bandwidth": "10"})).await;
+    let Err(Refused::Invalid(why)) = running.add("c1", "web").await else { panic!("was let in") };
+    assert_eq!(
+        why,
+        "annotation kubernetes.io/ingress-bandwidth: \"10\" is not between 1k and 1P bits a second"
+    );
+    assert!(kernel.0.lock().unwrap().links.is_empty());
 }
 
 #[tokio::test]
