@@ -20,7 +20,8 @@ pub struct NodeConfig {
     /// the uplink.
     pub overlay_v4: u32,
     pub overlay_v6: u32,
-    pub reserved: u32,
+    /// The near end of the link on which early fragments wait; 0: they do not.
+    pub delay: u32,
 }
 
 /// `CLUSTER`: LPM trie of prefixes that are inside the cluster: not masqueraded. Pod CIDRs and, without an overlay, node

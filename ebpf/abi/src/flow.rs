@@ -44,7 +44,7 @@ pub enum DropReason {
     PolicyIngress = 4,
     /// A service without a backend.
     NoBackend = 5,
-    /// A later fragment whose first one was not seen.
+    /// A later fragment whose first one was not seen, not within its patience either.
     Fragment = 6,
     /// No free port to translate the source to.
     NoPort = 7,

@@ -4,6 +4,7 @@
 
 mod bandwidth;
 mod conntrack;
+mod delay;
 mod deliver;
 mod frame;
 mod hooks;

@@ -9,8 +9,8 @@ use skep_abi::{Addr, Be16, DropReason, End, FlowKey, FragmentKey, FragmentPorts,
 
 use crate::conntrack::locate;
 use crate::frame::Frame;
-use crate::icmp;
 use crate::maps::{FRAGMENTS, SCRATCH};
+use crate::{delay, icmp};
 
 pub(crate) const ETHERNET: usize = 14;
 const IPV6: usize = 40;
@@ -279,6 +279,7 @@ fn finish(ctx: &TcContext, packet: &mut Packet, fragmented: bool, id: u32) -> Re
     let ports = unsafe { FRAGMENTS.get(key) }.ok_or(DropReason::Fragment)?;
     packet.source.port = ports.source;
     packet.destination.port = ports.destination;
+    delay::over(ctx);
     Ok(())
 }
 

@@ -1,5 +1,5 @@
-//! Fragments: a later one goes where its first one went, in both families and directions; one that comes before it is
-//! dropped, and so is what belongs to no first one, or hides its ports in a second.
+//! Fragments: a later one goes where its first one went, in both families and directions; one that comes before it waits,
+//! and so does what belongs to no first one, or hides its ports in a second.
 
 use anyhow::{Result, ensure};
 use skep_abi::{DropReason, Proto};
@@ -23,11 +23,18 @@ fn long(proto: Proto) -> Body {
 
 /// The frame in two fragments, the first with `split` bytes behind the IP header.
 fn fragments(frame: &Frame, id: u32, split: usize) -> [Vec<u8>; 2] {
+    let [first, later] = pieces(frame, id, &[0, split]).try_into().expect("two");
+    [first, later]
+}
+
+/// The frame in fragments that begin so many bytes behind the IP header.
+pub(crate) fn pieces(frame: &Frame, id: u32, offsets: &[usize]) -> Vec<Vec<u8>> {
     let whole = frame.bytes();
     let header = ETHERNET + if frame.is_v4() { 20 } else { 40 };
     let (head, message) = whole.split_at(header);
-    let (first, later) = message.split_at(split);
-    [(first, 0, true), (later, split, false)].map(|(part, offset, more)| {
+    let ends = offsets.iter().skip(1).copied().chain([message.len()]);
+    let piece = |(offset, end): (usize, usize)| {
+        let (part, more) = (&message[offset..end], end < message.len());
         let mut bytes = head.to_vec();
         let place = (offset / 8) as u16;
         if frame.is_v4() {
@@ -47,7 +54,8 @@ fn fragments(frame: &Frame, id: u32, split: usize) -> [Vec<u8>; 2] {
         }
         bytes.extend(part);
         bytes
-    })
+    };
+    offsets.iter().copied().zip(ends).map(piece).collect()
 }
 
 fn row(table: &mut Table, program: &str, packet: &[u8], verdict: Verdict, out: &[u8]) -> Result<()> {
@@ -85,14 +93,14 @@ fn later_fragments_go_where_the_first_one_went_and_come_back_the_same_way() -> R
                 let id = 7 + u32::from(number);
                 let [first, later] = fragments(packet, id, SPLIT);
                 let [first_out, later_out] = fragments(out, id, SPLIT);
-                let early = Verdict::Drop(DropReason::Fragment);
-                row(&mut table, program, &later, early, &[])?;
+                // To wait, as it is.
+                row(&mut table, program, &later, Verdict::Wait, &later)?;
                 row(&mut table, program, &first, Verdict::Redirect, &first_out)?;
                 row(&mut table, program, &later, Verdict::Redirect, &later_out)?;
                 // Sent once more by the network.
                 row(&mut table, program, &later, Verdict::Redirect, &later_out)?;
                 let [_, stranger] = fragments(packet, id + 1000, SPLIT);
-                row(&mut table, program, &stranger, early, &[])?;
+                row(&mut table, program, &stranger, Verdict::Wait, &stranger)?;
             }
         }
         Ok(())
@@ -102,7 +110,7 @@ fn later_fragments_go_where_the_first_one_went_and_come_back_the_same_way() -> R
 }
 
 #[test]
-fn a_first_fragment_without_its_ports_or_flags_is_dropped_and_so_is_what_follows() -> Result<()> {
+fn a_first_fragment_without_its_ports_or_flags_is_dropped_and_what_follows_goes_nowhere() -> Result<()> {
     let mut table = Table::new("pkf2")?;
     for world in World::ALL {
         let client = at(world.a(), 40_500);
@@ -110,7 +118,7 @@ fn a_first_fragment_without_its_ports_or_flags_is_dropped_and_so_is_what_follows
         // The flags stand in the 14th byte (RFC 1858, tiny fragments).
         let [first, later] = fragments(&packet, 99, 8);
         row(&mut table, POD, &first, Verdict::Drop(DropReason::Malformed), &[])?;
-        row(&mut table, POD, &later, Verdict::Drop(DropReason::Fragment), &[])?;
+        row(&mut table, POD, &later, Verdict::Wait, &later)?;
         let packet = Frame::new(client, at(world.closed(), 80), long(Proto::UDP));
         let [first, later] = fragments(&packet, 98, SPLIT);
         row(&mut table, POD, &first, Verdict::Drop(DropReason::PolicyIngress), &[])?;

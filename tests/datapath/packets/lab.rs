@@ -22,6 +22,8 @@ pub(crate) enum Verdict {
     Pass,
     /// Straight to a pod or out of the uplink.
     Redirect,
+    /// On the delay link for its first fragment, as it is.
+    Wait,
     Drop(DropReason),
 }
 
@@ -137,15 +139,27 @@ impl Lab {
     pub(crate) fn run(&mut self, program: &str, packet: &[u8]) -> Result<(Verdict, Vec<u8>)> {
         let datapath = self.node.datapath.as_mut().context("no datapath")?;
         let before = datapath.drops()?;
-        let (action, packet, _) = self.node.netns.run(|| datapath.test_run(program, packet, 1))??;
+        let (action, out, _) = self.node.netns.run(|| datapath.test_run(program, packet, 1))??;
         let after = datapath.drops()?;
         let reason = before.iter().zip(&after).find(|(b, a)| a.packets > b.packets).map(|(_, a)| a.reason);
         let verdict = match action {
             0 => Verdict::Pass,
+            // Every fragment of the lab that goes on is translated.
+            7 if is_later_fragment(packet) && out == packet => Verdict::Wait,
             7 => Verdict::Redirect,
             _ => Verdict::Drop(reason.unwrap_or(DropReason::None)),
         };
-        Ok((verdict, packet))
+        Ok((verdict, out))
+    }
+}
+
+/// By the IP header, or an IPv6 header for fragments right behind it.
+fn is_later_fragment(packet: &[u8]) -> bool {
+    let word = |at: usize| packet.get(at..at + 2).map_or(0, |b| u16::from_be_bytes([b[0], b[1]]));
+    match word(12) {
+        0x0800 => word(20) & 0x1fff != 0,
+        0x86dd => packet.get(20) == Some(&44) && word(56) & 0xfff8 != 0,
+        _ => false,
     }
 }
 

@@ -61,7 +61,7 @@ fn bent_ip_headers_are_dropped() -> Result<()> {
             let mut bytes = packet.bytes();
             bytes[ETHERNET + 7] = 9;
             let (verdict, _) = table.lab.run(POD, &bytes)?;
-            ensure!(verdict == Verdict::Drop(DropReason::Fragment), "{verdict:?}");
+            ensure!(verdict == Verdict::Wait, "{verdict:?}");
         }
         Ok(())
     })
@@ -105,7 +105,7 @@ fn whatever_is_bent_nothing_reaches_a_closed_pod_or_leaves_under_a_foreign_addre
         bytes.truncate(least(&packet) + random.next(2 * bytes.len()));
         let program = [POD, FROM_OUTSIDE][random.next(2)];
         let (verdict, out) = table.lab.run(program, &bytes)?;
-        if matches!(verdict, Verdict::Drop(_)) {
+        if matches!(verdict, Verdict::Drop(_) | Verdict::Wait) {
             continue;
         }
         passed += 1;

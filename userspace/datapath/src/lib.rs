@@ -8,6 +8,7 @@ mod apply;
 mod attach;
 mod batch;
 mod conntrack;
+mod delay;
 mod error;
 mod flows;
 mod maps;
@@ -71,9 +72,10 @@ impl Datapath {
         let (wanted, addrs) = (options.overlay, options.node_addrs.clone());
         let uplink_mtu = link_mtu(&options.uplink)?;
         let overlay = blocking(move || overlay::set_up(wanted, &addrs, uplink_mtu)).await?;
-        maps.configure(&options, &overlay)?;
+        let delay = blocking(move || delay::set_up(uplink_mtu)).await?;
+        maps.configure(&options, &overlay, delay)?;
         let mut attachments = Attachments::new(&options.bpffs)?;
-        attachments.attach_node(&mut ebpf, &options, &overlay)?;
+        attachments.attach_node(&mut ebpf, &options, &overlay, delay != 0)?;
         attachments.adopt_pods(&mut ebpf)?;
         for addr in &options.node_addrs {
             pod_link::enable_forwarding(addr)?;

@@ -68,11 +68,17 @@ impl Maps {
     }
 
     /// Writes what the programs must know of the node; the generation stays as it is.
-    pub(crate) fn configure(&mut self, options: &Options, overlay: &Overlay) -> Result<(), DatapathError> {
+    pub(crate) fn configure(
+        &mut self,
+        options: &Options,
+        overlay: &Overlay,
+        delay: u32,
+    ) -> Result<(), DatapathError> {
         let failed = DatapathError::map("CONFIG", "write");
         let mut config = self.config.get(&0, 0).map_err(DatapathError::map("CONFIG", "read"))?;
         config.uplink = interface_index(&options.uplink)?;
         (config.overlay_v4, config.overlay_v6) = (overlay.index(true), overlay.index(false));
+        config.delay = delay;
         config.netns_cookie = netns_cookie()?;
         (config.node_v4, config.node_v6) = (Addr::UNSPECIFIED, Addr::UNSPECIFIED);
         for ip in &options.node_addrs {

@@ -89,8 +89,8 @@ fn on_bpffs(folder: &Path) -> Result<(), DatapathError> {
 }
 
 /// The programs by name, for errors that carry a static name.
-pub(crate) const CLASSIFIERS: [&str; 5] =
-    ["tc_pod_egress", "tc_pod_ingress", "tc_node_ingress", "tc_node_egress", "tc_host_egress"];
+pub(crate) const CLASSIFIERS: [&str; 6] =
+    ["tc_pod_egress", "tc_pod_ingress", "tc_node_ingress", "tc_node_egress", "tc_host_egress", "tc_delay"];
 pub(crate) const SOCKET_HOOKS: [&str; 8] = [
     "cgroup_connect4",
     "cgroup_connect6",

@@ -276,7 +276,7 @@ fn host_sysctls(name: &str) -> Result<(), DatapathError> {
     sysctl(&Path::new("net/ipv4/conf").join(name).join("rp_filter"), "0")
 }
 
-fn sysctl(name: &Path, value: &str) -> Result<(), DatapathError> {
+pub(crate) fn sysctl(name: &Path, value: &str) -> Result<(), DatapathError> {
     let path = Path::new("/proc/sys").join(name);
     if fs::read_to_string(&path).is_ok_and(|now| now.trim() == value) {
         return Ok(());

@@ -1,6 +1,7 @@
 //! The kernel's hooks.
 
 mod cgroup_sock;
+mod tc_delay;
 mod tc_node;
 pub(crate) mod tc_pod;
 mod xdp_node;

@@ -10,11 +10,11 @@ use crate::conntrack;
 use crate::deliver::{self, PASS};
 use crate::nat::Relay;
 use crate::parse::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, L3, Packet, parse};
-use crate::{host, icmp, maglev, nat, policy, report, service};
+use crate::{delay, host, icmp, maglev, nat, policy, report, service};
 
 #[classifier]
 pub(crate) fn tc_node_ingress(ctx: TcContext) -> i32 {
-    deliver::verdict(ingress(&ctx))
+    deliver::verdict(delay::early(&ctx, ingress(&ctx)))
 }
 
 #[classifier]

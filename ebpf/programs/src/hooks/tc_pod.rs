@@ -9,12 +9,12 @@ use crate::deliver::{self, PASS};
 use crate::maps::CONNTRACK;
 use crate::nat::Relay;
 use crate::parse::{Packet, parse};
-use crate::{bandwidth, icmp, nat, policy, report, service};
+use crate::{bandwidth, delay, icmp, nat, policy, report, service};
 
 /// Ingress hook of the host side: packets that the pod sends.
 #[classifier]
 pub(crate) fn tc_pod_egress(ctx: TcContext) -> i32 {
-    deliver::verdict(egress(&ctx))
+    deliver::verdict(delay::early(&ctx, egress(&ctx)))
 }
 
 /// Egress hook of the host side: packets that the node's stack sends to the pod.
