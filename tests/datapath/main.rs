@@ -2,6 +2,7 @@
 
 mod bandwidth;
 mod cost;
+mod direct;
 mod fragments;
 mod namespaces;
 mod node;

@@ -112,6 +112,27 @@ fn a_node_port_leads_through_the_overlay_and_back() -> Result<()> {
 }
 
 #[test]
+fn direct_return_leads_through_the_overlay_and_not_back() -> Result<()> {
+    let mut world = world("dsr")?;
+    let backend = Backend { addr: Addr::from(IpAddr::V4(B)), port: Be16::new(80), reserved: 0 };
+    let at = Addr::from(IpAddr::V4(NODES[0]));
+    let key = ServiceKey { addr: at, port: Be16::new(30080), proto: Proto::TCP, scope: Scope::EXTERNAL };
+    let flags = ServiceValue::DIRECT;
+    let value = ServiceValue { set: 1, count: 1, service: 1, flags, ..ServiceValue::default() };
+    for node in &mut world.nodes {
+        node.apply(&[
+            Write::PutBackend(BackendKey { set: 1, slot: 0 }, backend),
+            Write::PutService(key, value),
+        ])?;
+    }
+    let listener = world.b.run(|| TcpListener::bind((B, 80)))??;
+    // The router is a client here, by its address on the first node's link.
+    let from = asked(&world.router, (NODES[0], 30080), &listener)?;
+    ensure!(from == IpAddr::V4(ROUTER[0]), "{from}");
+    Ok(())
+}
+
+#[test]
 fn a_pod_speaks_to_another_node_from_its_own_nodes_address() -> Result<()> {
     let world = world("out")?;
     let listener = world.nodes[1].netns.run(|| TcpListener::bind((NODES[1], 80)))??;

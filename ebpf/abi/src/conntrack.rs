@@ -87,6 +87,9 @@ impl Flow {
     /// An end is a pod with a limited bandwidth. The generation is none that is ever in force, so that such packets alone
     /// leave the way of all others.
     pub const LIMITED: u32 = 1 << 11;
+    /// From the outside to another node's pod, passed on as it is: `destination` is only where to. See
+    /// [`crate::ServiceValue::DIRECT`].
+    pub const DIRECT: u32 = 1 << 12;
 
     /// What stands in [`Flow::generation`] of a flow with such `flags` that is allowed under `generation`.
     #[inline(always)]

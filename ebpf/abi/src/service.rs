@@ -59,6 +59,9 @@ impl ServiceValue {
     pub const DROP: u32 = 1 << 1;
     /// externalTrafficPolicy Local: the client's address is kept.
     pub const KEEP_SOURCE: u32 = 1 << 2;
+    /// A backend's own node answers the client, which keeps its address. Every node has such a frontend, that of other
+    /// nodes' addresses too.
+    pub const DIRECT: u32 = 1 << 3;
 }
 
 #[repr(C)]

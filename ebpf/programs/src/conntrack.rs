@@ -89,7 +89,7 @@ pub(crate) fn reopens(packet: &Packet, flow: &Flow) -> bool {
 fn closed(flow: &Flow) -> bool {
     let either = flow.seen_low | flow.seen_high;
     // An entry that leads to another sees one direction: whoever closed it and opens it again means a new one.
-    let leads = flow.flags & (Flow::TRANSIT | Flow::ALIAS) != 0;
+    let leads = flow.flags & (Flow::TRANSIT | Flow::ALIAS | Flow::DIRECT) != 0;
     let both = if leads { either } else { flow.seen_low & flow.seen_high };
     either & TCP_RST != 0 || both & TCP_FIN != 0
 }

@@ -12,8 +12,8 @@ use crate::report;
 
 /// Its number in every network namespace.
 const LOOPBACK: u32 = 1;
-const AF_INET: u32 = 2;
-const AF_INET6: u32 = 10;
+pub(crate) const AF_INET: u32 = 2;
+pub(crate) const AF_INET6: u32 = 10;
 
 /// Straight into the pod behind the host-side interface, past the node's stack.
 #[inline(always)]
@@ -77,7 +77,7 @@ pub(crate) fn came_by_overlay(ctx: &TcContext, config: &NodeConfig, packet: &Pac
 }
 
 #[inline(always)]
-fn overlay(config: &NodeConfig, packet: &Packet) -> u32 {
+pub(crate) fn overlay(config: &NodeConfig, packet: &Packet) -> u32 {
     if packet.is_v4() { config.overlay_v4 } else { config.overlay_v6 }
 }
 

@@ -6,6 +6,7 @@ mod bandwidth;
 mod conntrack;
 mod delay;
 mod deliver;
+mod direct;
 mod frame;
 mod hooks;
 mod host;

@@ -47,10 +47,11 @@ impl Datapath {
     }
 }
 
-/// An entry whose packets are rewritten from a frontend to what is none of its backends.
+/// An entry whose packets are led from a frontend to what is none of its backends.
 fn is_misled(key: &FlowKey, flow: &Flow, maps: &Observed) -> bool {
-    let leads = flow.flags & Flow::DESTINATION != 0
+    let rewritten = flow.flags & Flow::DESTINATION != 0
         && flow.flags & (Flow::ALIAS | Flow::TRANSIT | Flow::HAIRPIN) != 0;
+    let leads = rewritten || flow.flags & Flow::DIRECT != 0;
     if key.proto != Proto::UDP || !leads {
         return false;
     }
@@ -69,7 +70,9 @@ fn timeout(key: &FlowKey, flow: &Flow) -> u64 {
         Proto::TCP => {
             let seen = flow.seen_low | flow.seen_high;
             // Each of the two entries of a flow that passes through sees one direction only.
-            let passes = flow.flags & Flow::TRANSIT != 0 && seen & TCP_ACK != 0 && seen & TCP_FIN == 0;
+            let passes = flow.flags & (Flow::TRANSIT | Flow::DIRECT) != 0
+                && seen & TCP_ACK != 0
+                && seen & TCP_FIN == 0;
             if seen & TCP_RST != 0 || seen & TCP_FIN != 0 && flow.seen_low & flow.seen_high & TCP_FIN != 0 {
                 10
             } else if flow.seen_low & TCP_ACK != 0 && flow.seen_high & TCP_ACK != 0

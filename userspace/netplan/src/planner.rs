@@ -153,7 +153,8 @@ impl Planner {
         addrs.sort_unstable();
         addrs.dedup();
         let zone = self.index.this_node().map(|node| node.zone.clone()).unwrap_or_default();
-        let place = Place { zone, addrs };
+        let others = self.index.other_addrs().filter(|addr| !addrs.contains(addr)).collect();
+        let place = Place { zone, addrs, others };
         let writes = self.services.plan(changed, &self.index, &place, &self.kernel, self.sweep);
         self.sweep = false;
         let mut all = writes.backends;

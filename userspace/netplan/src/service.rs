@@ -21,6 +21,8 @@ pub struct Place {
     pub zone: Box<str>,
     /// Where node ports listen.
     pub addrs: Vec<IpAddr>,
+    /// Other nodes' addresses, to whose node ports packets come that these nodes passed on.
+    pub others: Vec<IpAddr>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -80,6 +82,9 @@ pub fn compile<'a>(
             adder.external(service.external_ips.iter().filter(family), port.port);
             if port.node_port != 0 {
                 adder.external(place.addrs.iter().filter(family), port.node_port);
+                if service.is_direct() {
+                    adder.passed_on(place.others.iter().filter(family), port.node_port);
+                }
             }
         }
     }
@@ -183,12 +188,20 @@ impl Adder<'_, '_> {
     fn external<'i>(&mut self, addrs: impl Iterator<Item = &'i IpAddr>, port: u16) {
         let (policy, flags) = match self.service.external_local {
             true => (Policy::Local, ServiceValue::KEEP_SOURCE),
+            false if self.service.is_direct() => (Policy::Cluster, ServiceValue::DIRECT),
             false => (Policy::Cluster, 0),
         };
         for addr in addrs {
             let proto = self.port.proto;
             self.add(key(*addr, port, proto, Scope::INTERNAL), Policy::Cluster, 0);
             self.add(key(*addr, port, proto, Scope::EXTERNAL), policy, flags);
+        }
+    }
+
+    fn passed_on<'i>(&mut self, addrs: impl Iterator<Item = &'i IpAddr>, port: u16) {
+        for addr in addrs {
+            let key = key(*addr, port, self.port.proto, Scope::EXTERNAL);
+            self.add(key, Policy::Cluster, ServiceValue::DIRECT);
         }
     }
 

@@ -10,7 +10,7 @@ use crate::conntrack;
 use crate::deliver::{self, PASS};
 use crate::nat::Relay;
 use crate::parse::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, L3, Packet, parse};
-use crate::{delay, host, icmp, maglev, nat, policy, report, service};
+use crate::{delay, direct, host, icmp, maglev, nat, policy, report, service};
 
 #[classifier]
 pub(crate) fn tc_node_ingress(ctx: TcContext) -> i32 {
@@ -49,11 +49,11 @@ fn ingress(ctx: &TcContext) -> Result<i32, DropReason> {
     let known = conntrack::find(packet).filter(|flow| !conntrack::is_other(flow, packet));
     let Some(flow) = known else { return open(ctx, config, packet) };
     let flags = flow.flags;
-    if flags & (Flow::ALIAS | Flow::MASQUERADE | Flow::TRANSIT) == 0 {
+    if flags & (Flow::ALIAS | Flow::MASQUERADE | Flow::TRANSIT | Flow::DIRECT) == 0 {
         return receive(ctx, config, packet, flow);
     }
     if !conntrack::rewrites(flow, packet) {
-        return Ok(PASS);
+        return if flags & Flow::DIRECT == 0 { Ok(PASS) } else { direct::forward(ctx, config, packet, flow) };
     }
     nat::apply(ctx, packet, flow)?;
     if flags & Flow::TRANSIT != 0 {
@@ -107,6 +107,11 @@ fn open(ctx: &TcContext, config: &NodeConfig, packet: &mut Packet) -> Result<i32
         };
     }
     if policy::pod(&backend.addr).is_none() {
+        if service.flags & ServiceValue::DIRECT != 0
+            && let Some(action) = direct::open(ctx, config, packet, &backend)?
+        {
+            return Ok(action);
+        }
         return transit(ctx, config, packet, &backend);
     }
     remember(config, packet, &backend, 0)?;
@@ -146,7 +151,9 @@ fn to_local(
         answers_come_from(flow, packet, &addressed);
         flow.service = service;
     }
-    if flow.flags & Flow::REMOTE == 0 && deliver::came_by_overlay(ctx, config, packet) {
+    // What came to a frontend was only passed on by another node, and is not answered by way of that.
+    if addressed.is_none() && flow.flags & Flow::REMOTE == 0 && deliver::came_by_overlay(ctx, config, packet)
+    {
         flow.flags |= Flow::OVERLAY;
     }
     conntrack::replace(packet, flow);

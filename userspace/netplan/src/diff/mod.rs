@@ -20,6 +20,10 @@ pub enum Problem {
     Overflow(#[from] Overflow),
     #[error("service {service}: one of its addresses and ports belongs to service {owner}")]
     FrontendTaken { service: Arc<str>, owner: Arc<str> },
+    #[error("service {service}: skep.io/forwarding is dsr or snat: its packets are translated")]
+    Forwarding { service: Arc<str> },
+    #[error("service {service}: under ClientIP affinity there is no dsr: its packets are translated")]
+    DirectAffinity { service: Arc<str> },
     #[error("service {service} does not fit into the maps: what it had before stays")]
     ServicesFull { service: Arc<str> },
     #[error(

@@ -16,7 +16,7 @@ use skep_abi::{
 use super::kernel::Kernel;
 use super::shared::Shared;
 use super::{Problem, maglev};
-use crate::index::{Index, PortFacts, ServiceFacts};
+use crate::index::{Forwarding, Index, PortFacts, ServiceFacts};
 use crate::service::{Frontend, Place, ServicePlan, compile};
 use crate::write::{Prefix, Write};
 
@@ -146,6 +146,11 @@ impl Services {
             self.waiting.entry(*frontend).or_default().insert(key.clone());
             false
         });
+        if facts.forwarding == Forwarding::Unknown {
+            self.problems.insert(key.clone(), Problem::Forwarding { service: key.clone() });
+        } else if facts.forwarding == Forwarding::Direct && facts.affinity != 0 {
+            self.problems.insert(key.clone(), Problem::DirectAffinity { service: key.clone() });
+        }
         let identities = self.identities(key, &facts.ports);
         let frontends = plan.frontends.keys().copied().collect();
         self.write(key, &plan, &identities, kernel, writes);

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{ContainerPort, Pod};
 use skep_abi::{Addr, Proto};
 
-use super::service::{PortFacts, ServiceFacts, proto};
+use super::service::{Forwarding, PortFacts, ServiceFacts, proto};
 use super::slice::{EndpointFacts, SliceFacts};
 
 /// What no Service's key begins with: a namespace has no colon.
@@ -106,6 +106,7 @@ fn host_ports(
         ports: facts.collect(),
         health_check_port: 0,
         balanced_here: false,
+        forwarding: Forwarding::Translated,
     };
     HostPorts { key, service, slices }
 }
@@ -131,7 +132,7 @@ mod tests {
     /// Frontends from outside and where they lead, as text.
     fn frontends(index: &Index) -> Vec<String> {
         let addrs = ["192.0.2.1", "2001:db8::1"].map(|ip| ip.parse().unwrap());
-        let place = Place { zone: Box::default(), addrs: addrs.into() };
+        let place = Place { addrs: addrs.into(), ..Place::default() };
         let plans = index.services.iter().map(|(key, facts)| compile(facts, index.slices_of(key), &place));
         let told = |plan: &ServicePlan, key: &ServiceKey| {
             let frontend = plan.frontends[key];

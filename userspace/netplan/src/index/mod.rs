@@ -24,7 +24,7 @@ use skep_policy::{Labels, NamedPort, Policy, PolicyKey, Problem};
 use host_port::HostPorts;
 pub use node::NodeFacts;
 pub use pod::{EGRESS_BANDWIDTH, INGRESS_BANDWIDTH, PodFacts};
-pub use service::{PortFacts, ServiceFacts};
+pub use service::{Forwarding, PortFacts, ServiceFacts};
 pub use slice::{EndpointFacts, Hints, SliceFacts};
 
 /// What slices of host ports are named by.
@@ -219,16 +219,26 @@ impl Index {
         let of_services =
             |facts: &NodeFacts| (facts.internal_ips.clone(), facts.external_ips.clone(), facts.zone.clone());
         // Node ports stand on this node's addresses, hints name its zone.
-        if *key == *self.node && before.map(of_services) != Some(of_services(&facts)) {
-            self.changes.services.extend(self.services.keys().cloned());
+        let moved = before.map(of_services) != Some(of_services(&facts));
+        if moved {
+            self.services_of(&key);
         }
         self.nodes.insert(key, facts);
+    }
+
+    /// Notes the services that a node's addresses have to do with: all if it is this one, or those that every node has
+    /// at every node's address.
+    fn services_of(&mut self, node: &str) {
+        let here = *node == *self.node;
+        let concerned = self.services.iter().filter(|(_, service)| here || service.is_direct());
+        self.changes.services.extend(concerned.map(|(key, _)| key.clone()));
     }
 
     pub fn delete_node(&mut self, key: &str) {
         // Its own object gone does not take the node's addresses away.
         if *key != *self.node && self.nodes.remove(key).is_some() {
             self.changes.nodes = true;
+            self.services_of(key);
         }
     }
 
@@ -345,6 +355,11 @@ impl Index {
 
     pub(crate) fn node_addrs(&self) -> impl Iterator<Item = IpAddr> + '_ {
         self.this_node().into_iter().flat_map(NodeFacts::addrs)
+    }
+
+    pub(crate) fn other_addrs(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        let others = self.nodes.iter().filter(|(name, _)| ***name != *self.node);
+        others.flat_map(|(_, node)| node.addrs())
     }
 
     pub(crate) fn node_name(&self) -> &str {

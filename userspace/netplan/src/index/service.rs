@@ -14,6 +14,8 @@ use crate::routes::prefix;
 const OTHER_PROXY: &str = "service.kubernetes.io/service-proxy-name";
 /// The condition by which the pools' controller marks its Services.
 const BALANCED: &str = "skep.io/LoadBalancerAddress";
+/// How packets from outside come to backends on other nodes: [`Forwarding`].
+const FORWARDING: &str = "skep.io/forwarding";
 /// The API's default of ClientIP affinity.
 const AFFINITY_SECONDS: u32 = 10_800;
 
@@ -35,6 +37,18 @@ pub struct ServiceFacts {
     pub health_check_port: u16,
     /// Its `balancer_ips` are from a pool of this cluster.
     pub balanced_here: bool,
+    pub forwarding: Forwarding,
+}
+
+/// As the Service's annotation says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Forwarding {
+    /// `snat`: the node that a packet comes to puts its own address in place of the client's.
+    #[default]
+    Translated,
+    /// `dsr`: the backend's node sees the client's address and answers the client.
+    Direct,
+    Unknown,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,6 +97,7 @@ impl ServiceFacts {
             ports: spec.ports.iter().flatten().filter_map(PortFacts::extract).collect(),
             health_check_port: health_check_port(kind, spec),
             balanced_here: kind == "LoadBalancer" && is_balanced_here(service),
+            forwarding: forwarding(service),
         })
     }
 
@@ -90,6 +105,12 @@ impl ServiceFacts {
     pub fn announced(&self) -> impl Iterator<Item = &IpAddr> {
         let balancer = self.balancer_ips.iter().filter(|_| self.balanced_here);
         self.external_ips.iter().chain(balancer)
+    }
+
+    /// Whether packets go to other nodes as they are. Under a Local policy none goes there; and which backend a client had
+    /// before only the node knows that its packets came to.
+    pub fn is_direct(&self) -> bool {
+        self.forwarding == Forwarding::Direct && !self.external_local && self.affinity == 0
     }
 
     /// Whether anything but cluster addresses leads to it.
@@ -126,6 +147,15 @@ fn health_check_port(kind: &str, spec: &ServiceSpec) -> u16 {
     let local = kind == "LoadBalancer" && spec.external_traffic_policy.as_deref() == Some("Local");
     let port = spec.health_check_node_port.filter(|_| local);
     port.and_then(|port| u16::try_from(port).ok()).unwrap_or(0)
+}
+
+fn forwarding(service: &Service) -> Forwarding {
+    let annotations = service.metadata.annotations.as_ref();
+    match annotations.and_then(|annotations| annotations.get(FORWARDING)).map(String::as_str) {
+        None | Some("snat") => Forwarding::Translated,
+        Some("dsr") => Forwarding::Direct,
+        Some(_) => Forwarding::Unknown,
+    }
 }
 
 fn is_balanced_here(service: &Service) -> bool {

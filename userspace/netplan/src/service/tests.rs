@@ -39,7 +39,8 @@ fn raw_slice(family: &str, endpoints: Value) -> SliceFacts {
 }
 
 fn place() -> Place {
-    Place { zone: "z1".into(), addrs: vec!["192.0.2.11".parse().unwrap(), "2001:db8::11".parse().unwrap()] }
+    let addrs = ["192.0.2.11", "2001:db8::11"].map(|addr| addr.parse().unwrap()).to_vec();
+    Place { zone: "z1".into(), addrs, others: vec!["192.0.2.12".parse().unwrap()] }
 }
 
 struct Planned(ServicePlan);
@@ -131,6 +132,34 @@ fn external_local_keeps_to_this_node_from_outside_only() {
     assert_eq!(outside.flags, ServiceValue::KEEP_SOURCE);
     let plan = Planned::new(node_port(json!({"externalTrafficPolicy": "Local"})), &[slice(&[THERE])]);
     assert_eq!(plan.at("192.0.2.11", 30080, Scope::EXTERNAL), "drop");
+}
+
+/// The flags of the frontends from outside: here and at another node's address.
+fn direct(annotation: &str, more: Value) -> [Option<u32>; 2] {
+    let mut service = facts(node_port(more), json!({})).unwrap();
+    let annotated: Service = serde_json::from_value(json!({
+        "metadata": {"annotations": {"skep.io/forwarding": annotation}}, "spec": node_port(json!({})),
+    }))
+    .unwrap();
+    service.forwarding = ServiceFacts::extract(&annotated).unwrap().forwarding;
+    let plan = compile(&service, [slice(&[HERE, THERE])].iter(), &place());
+    let flags = |addr: &str| {
+        let at = |scope| plan.frontends.get(&key(addr.parse().unwrap(), 30080, Proto::TCP, scope));
+        assert!(at(Scope::INTERNAL).is_none_or(|frontend| frontend.flags == 0));
+        at(Scope::EXTERNAL).map(|frontend| frontend.flags)
+    };
+    ["192.0.2.11", "192.0.2.12"].map(flags)
+}
+
+#[test]
+fn direct_return_has_node_ports_of_all_nodes_from_outside() {
+    let plain = json!({});
+    assert_eq!(direct("dsr", plain.clone()), [Some(ServiceValue::DIRECT); 2]);
+    assert_eq!(direct("snat", plain.clone()), [Some(0), None]);
+    assert_eq!(direct("direct", plain), [Some(0), None]);
+    let local = json!({"externalTrafficPolicy": "Local"});
+    assert_eq!(direct("dsr", local), [Some(ServiceValue::KEEP_SOURCE), None]);
+    assert_eq!(direct("dsr", json!({"sessionAffinity": "ClientIP"})), [Some(0), None]);
 }
 
 #[test]
