@@ -115,7 +115,11 @@ fn perform(planner: &mut Planner, event: &Event) {
     match event {
         Event::Service { name, affinity, node_port, local, ip, ranges } => {
             index.apply_service(&object(json!({
-                "metadata": {"namespace": "ns", "name": format!("s{name}")},
+                "metadata": {
+                    "namespace": "ns", "name": format!("s{name}"),
+                    // Such have node ports at other nodes' addresses too.
+                    "annotations": {"skep.io/forwarding": if ip % 2 == 0 { "snat" } else { "dsr" }},
+                },
                 "spec": {
                     "type": if *node_port { "LoadBalancer" } else { "ClusterIP" },
                     "loadBalancerSourceRanges": ranges,
