@@ -19,6 +19,8 @@ mod overlay;
 mod pod_link;
 mod route;
 mod sockets;
+mod syscall;
+mod verdicts;
 mod xdp;
 
 use std::net::IpAddr;

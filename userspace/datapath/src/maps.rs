@@ -19,7 +19,7 @@ use crate::error::DatapathError;
 use crate::object::pins;
 use crate::overlay::Overlay;
 
-const BPF_F_NO_PREALLOC: u32 = 1;
+pub(crate) const BPF_F_NO_PREALLOC: u32 = 1;
 /// include/uapi/asm-generic/socket.h
 const SO_NETNS_COOKIE: libc::c_int = 71;
 

@@ -10,6 +10,7 @@ use aya::{Ebpf, EbpfLoader};
 use skep_abi::ABI_VERSION;
 
 use crate::error::DatapathError;
+use crate::verdicts;
 use crate::xdp::XdpHook;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SKEP_BPF_OBJECT"));
@@ -51,6 +52,7 @@ pub(crate) fn load(bpffs: &Path) -> Result<Ebpf, DatapathError> {
     let folder = pins(bpffs).join("maps");
     std::fs::create_dir_all(folder.join("verdicts")).map_err(DatapathError::file("create", &folder))?;
     on_bpffs(&folder)?;
+    verdicts::make(&folder.join("VERDICTS"))?;
     let mut loader = EbpfLoader::new();
     for name in PINNED {
         loader.map_pin_path(name, folder.join(name));

@@ -6,7 +6,7 @@
 use std::ffi::CString;
 use std::fmt;
 use std::io::{self, ErrorKind};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::str::FromStr;
@@ -23,6 +23,7 @@ use crate::error::DatapathError;
 use crate::maps::interface_index;
 use crate::netlink;
 use crate::object::xdp_program;
+use crate::syscall::{bpf, bpf_fd};
 
 /// include/uapi/linux/bpf.h
 const BPF_OBJ_GET: libc::c_int = 7;
@@ -169,7 +170,7 @@ fn put(ebpf: &mut Ebpf, uplink: &str, hook: XdpHook, path: &Path) -> Result<(), 
 /// link some time after its last pin, and takes no program at another hook before that.
 fn detach(path: &Path) -> Result<(), DatapathError> {
     let failed = DatapathError::file("detach", path);
-    match open(path).and_then(|link| bpf(BPF_LINK_DETACH, &[link.as_raw_fd() as u64])) {
+    match open(path).and_then(|link| bpf(BPF_LINK_DETACH, &(link.as_raw_fd() as u64))) {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(failed(error)),
         _ => remove_file(path),
     }
@@ -177,17 +178,7 @@ fn detach(path: &Path) -> Result<(), DatapathError> {
 
 fn open(pin: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(pin.as_os_str().as_bytes())?;
-    let fd = bpf(BPF_OBJ_GET, &[path.as_ptr() as u64, 0])?;
-    // SAFETY: the kernel just made the descriptor for this call, so nobody else has it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-/// Attributes are the first words of `union bpf_attr`, whose rest is 0.
-fn bpf(command: libc::c_int, attributes: &[u64]) -> io::Result<libc::c_int> {
-    // SAFETY: neither command writes to the attributes; a path in them is a string that lives over the call.
-    let result =
-        unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_ptr(), size_of_val(attributes)) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as libc::c_int) }
+    bpf_fd(BPF_OBJ_GET, &[path.as_ptr() as u64, 0])
 }
 
 fn is_veth(interface: &str) -> Result<bool, DatapathError> {

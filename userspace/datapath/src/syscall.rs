@@ -1,0 +1,20 @@
+//! bpf(2), for the few commands that aya does not give.
+
+use std::io;
+use std::os::fd::{FromRawFd, OwnedFd};
+
+/// Attributes are the first words of `union bpf_attr`, whose rest is 0; without padding, since the kernel reads them all.
+pub(crate) fn bpf<T>(command: libc::c_int, attributes: &T) -> io::Result<libc::c_int> {
+    let attributes: *const T = attributes;
+    // SAFETY: the commands that are called here write nothing to the attributes; a path in them is a string that lives
+    // over the call.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, attributes, size_of::<T>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as libc::c_int) }
+}
+
+/// A command that makes a descriptor.
+pub(crate) fn bpf_fd<T>(command: libc::c_int, attributes: &T) -> io::Result<OwnedFd> {
+    let fd = bpf(command, attributes)?;
+    // SAFETY: the kernel just made the descriptor for this call, so nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}

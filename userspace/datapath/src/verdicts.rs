@@ -1,0 +1,56 @@
+//! The map of verdict maps, made before the object is loaded, so that the loader finds it pinned.
+//!
+//! The loader would describe the values of its inner maps by BTF. Linux before 6.3 then takes only inner maps with BTF
+//! (`bpf_map_meta_equal` compares where in the value a timer is, and "nowhere" differs from "nobody said"), and the
+//! verdict maps, which are made while the node runs, have none.
+
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::Path;
+
+use aya::maps::{IterableMap as _, MapData};
+use skep_abi::{SLOTS_MAX, VERDICTS_MAX};
+
+use crate::error::DatapathError;
+use crate::maps::{BPF_F_NO_PREALLOC, VerdictMap};
+use crate::syscall::bpf_fd;
+
+/// include/uapi/linux/bpf.h
+const BPF_MAP_CREATE: libc::c_int = 0;
+const BPF_MAP_TYPE_HASH_OF_MAPS: u32 = 13;
+
+/// The first fields of `union bpf_attr` for BPF_MAP_CREATE.
+#[repr(C)]
+struct Attributes {
+    map_type: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+    map_flags: u32,
+    inner_map_fd: u32,
+    numa_node: u32,
+    map_name: [u8; 16],
+}
+
+/// Makes and pins it, unless it is there already.
+pub(crate) fn make(pin: &Path) -> Result<(), DatapathError> {
+    if pin.exists() {
+        return Ok(());
+    }
+    let failed = |operation| DatapathError::map("VERDICTS", operation);
+    // The kernel copies its type, sizes and flags.
+    let pattern =
+        VerdictMap::create(VERDICTS_MAX, BPF_F_NO_PREALLOC).map_err(failed("make a pattern for"))?;
+    let attributes = Attributes {
+        map_type: BPF_MAP_TYPE_HASH_OF_MAPS,
+        key_size: size_of::<u32>() as u32,
+        value_size: size_of::<u32>() as u32,
+        max_entries: 2 * SLOTS_MAX,
+        map_flags: 0,
+        inner_map_fd: pattern.map().fd().as_fd().as_raw_fd() as u32,
+        numa_node: 0,
+        map_name: *b"VERDICTS\0\0\0\0\0\0\0\0",
+    };
+    let made = bpf_fd(BPF_MAP_CREATE, &attributes).map_err(DatapathError::file("make the map of", pin))?;
+    let made = MapData::from_fd(made).map_err(failed("open"))?;
+    made.pin(pin).map_err(|source| DatapathError::Pin { path: pin.to_owned(), source })
+}
