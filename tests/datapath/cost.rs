@@ -61,7 +61,7 @@ fn an_established_flow_costs_one_lookup() -> Result<()> {
     let mut arp = vec![0xff; 60];
     arp[12..14].copy_from_slice(&[0x08, 0x06]);
     for program in node.datapath.as_ref().context("no datapath")?.verified()? {
-        println!("{}: {} instructions verified", program.program, program.instructions);
+        println!("{program}");
     }
     let empty = measure(&mut node, "tc_pod_egress", &arp)?;
     let direct = measure(&mut node, "tc_pod_egress", &tcp(A, B)?)?;

@@ -4,6 +4,7 @@ mod bandwidth;
 mod cost;
 mod direct;
 mod fragments;
+mod kernels;
 mod namespaces;
 mod node;
 mod overlay;

@@ -16,7 +16,7 @@ use skep_tests::netns::NetNs;
 use crate::node::Node;
 
 const A: Ipv4Addr = Ipv4Addr::new(10, 77, 1, 2);
-const B: Ipv4Addr = Ipv4Addr::new(10, 77, 1, 3);
+pub(crate) const B: Ipv4Addr = Ipv4Addr::new(10, 77, 1, 3);
 const NODE: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 1);
 const OUTSIDE: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 254);
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 96, 7, 7);
@@ -82,14 +82,18 @@ pub(crate) fn serve(netns: &NetNs, at: SocketAddr, name: u8) -> Result<()> {
     Ok(())
 }
 
-fn ask(stream: &mut TcpStream) -> std::io::Result<u8> {
+pub(crate) fn ask(stream: &mut TcpStream) -> std::io::Result<u8> {
     let mut byte = [0];
     stream.write_all(&byte)?;
     stream.read_exact(&mut byte)?;
     Ok(byte[0])
 }
 
-fn dial(netns: &NetNs, to: (Ipv4Addr, u16), patience: Duration) -> Result<std::io::Result<TcpStream>> {
+pub(crate) fn dial(
+    netns: &NetNs,
+    to: (Ipv4Addr, u16),
+    patience: Duration,
+) -> Result<std::io::Result<TcpStream>> {
     netns.run(move || {
         let stream = TcpStream::connect_timeout(&SocketAddr::from(to), patience)?;
         stream.set_read_timeout(Some(patience))?;
@@ -97,15 +101,15 @@ fn dial(netns: &NetNs, to: (Ipv4Addr, u16), patience: Duration) -> Result<std::i
     })
 }
 
-struct World {
+pub(crate) struct World {
     outside: NetNs,
-    node: Node,
-    a: NetNs,
-    b: NetNs,
+    pub(crate) node: Node,
+    pub(crate) a: NetNs,
+    pub(crate) b: NetNs,
     b_slot: u32,
 }
 
-fn world(name: &str) -> Result<World> {
+pub(crate) fn world(name: &str) -> Result<World> {
     let outside = NetNs::new(&format!("sk{name}o"))?;
     let mut node = Node::new(&format!("sk{name}n"), &outside, &[(NODE.into(), OUTSIDE.into())])?;
     let (a, _, _) = node.add_pod(&format!("sk{name}a"), &[A.into()])?;

@@ -4,5 +4,6 @@ pub mod bpffs;
 pub mod cgroup;
 pub mod churn;
 pub mod containerd;
+pub mod guest;
 pub mod image;
 pub mod netns;

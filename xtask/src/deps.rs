@@ -114,6 +114,16 @@ const TEST: [Package; 2] = [
     },
 ];
 
+/// To boot another kernel.
+const GUEST: [Package; 2] = [
+    Package {
+        name: "qemu-system-x86",
+        why: "runs an older kernel",
+        present: Present::Program("qemu-system-x86_64"),
+    },
+    Package { name: "busybox-static", why: "starts it up", present: Present::Program("busybox") },
+];
+
 const BPF_LINKER: &str = "0.13.0";
 const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
 
@@ -125,6 +135,7 @@ pub enum Need {
     Etcd,
     Net,
     Test,
+    Guest,
 }
 
 /// Sees that everything is there, or installs it, or says how.
@@ -138,6 +149,7 @@ pub fn ensure(needs: &[Need]) -> Result<()> {
             Need::Etcd => wanted.extend(&ETCD),
             Need::Net => wanted.extend(&NET),
             Need::Test => wanted.extend(&TEST),
+            Need::Guest => wanted.extend(&GUEST),
         }
     }
     if own_bpf {
@@ -292,7 +304,7 @@ pub fn require_root(command: &str) -> Result<()> {
     )
 }
 
-fn run(command: &mut Command) -> Result<()> {
+pub(crate) fn run(command: &mut Command) -> Result<()> {
     let status = command.stdin(Stdio::null()).status().with_context(|| format!("run {command:?}"))?;
     if !status.success() {
         bail!("{command:?} failed: {status}");

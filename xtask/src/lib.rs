@@ -11,6 +11,7 @@ pub mod deps;
 pub mod example;
 pub mod gen_api;
 pub mod image;
+pub mod old_kernel;
 pub mod progress;
 
 use std::path::{Path, PathBuf};

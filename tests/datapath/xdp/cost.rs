@@ -134,7 +134,7 @@ fn a_known_flow_is_forwarded_in_little_more_than_a_lookup() -> Result<()> {
         );
     }
     for verified in uplink.datapath.verified()? {
-        println!("{}: {} instructions verified", verified.program, verified.instructions);
+        println!("{verified}");
     }
     Ok(())
 }

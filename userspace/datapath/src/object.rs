@@ -1,5 +1,6 @@
 //! The embedded BPF object: maps pinned by name, programs through the verifier.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use aya::programs::{
@@ -36,11 +37,20 @@ const PINNED: [&str; 17] = [
     "VERDICTS",
 ];
 
-/// A program and how many instructions the verifier looked at.
+/// A program and how many instructions the verifier looked at; none if the kernel does not take it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verified {
     pub program: String,
-    pub instructions: u32,
+    pub instructions: Option<u32>,
+}
+
+impl fmt::Display for Verified {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.instructions {
+            Some(instructions) => write!(f, "{}: {instructions} instructions verified", self.program),
+            None => write!(f, "{}: not taken by the kernel", self.program),
+        }
+    }
 }
 
 /// The folder of everything that this ABI pins.
@@ -137,19 +147,19 @@ pub(crate) fn xdp_program(ebpf: &mut Ebpf, hook: XdpHook) -> Result<&mut Xdp, Da
 }
 
 impl crate::Datapath {
-    /// What the verifier of this kernel saw of each program.
+    /// What the verifier of this kernel saw of each program. Linux before 5.16 does not tell numbers: they are 0.
     pub fn verified(&self) -> Result<Vec<Verified>, DatapathError> {
         let mut all = Vec::new();
-        for (name, program) in self.ebpf.programs().filter(|(_, program)| program.fd().is_ok()) {
-            let info = program.info().map_err(|source| DatapathError::Program {
-                name: leak_known(name),
-                operation: "read the information of",
-                source,
-            })?;
-            all.push(Verified {
-                program: name.to_owned(),
-                instructions: info.verified_instruction_count().unwrap_or(0),
-            });
+        for (name, program) in self.ebpf.programs() {
+            let instructions = match program.info() {
+                Ok(info) => Some(info.verified_instruction_count().unwrap_or(0)),
+                Err(ProgramError::NotLoaded) => None,
+                Err(source) => {
+                    let (name, operation) = (leak_known(name), "read the information of");
+                    return Err(DatapathError::Program { name, operation, source });
+                }
+            };
+            all.push(Verified { program: name.to_owned(), instructions });
         }
         all.sort_by(|a, b| a.program.cmp(&b.program));
         Ok(all)

@@ -12,7 +12,7 @@ use crate::cluster::layout::Layout;
 use crate::cluster::seize;
 use crate::deps::{self, Need};
 use crate::progress::Step;
-use crate::{binaries, build_ebpf};
+use crate::{binaries, build_ebpf, old_kernel};
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -31,6 +31,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
         deps::pinned_kubectl(version)?;
     }
     deps::python_client()?;
+    old_kernel::fetch()?;
     let step = Step::new("BPF programs");
     build_ebpf::run()?;
     step.done("built");

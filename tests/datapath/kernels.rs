@@ -1,0 +1,102 @@
+//! The kernels that Skep runs on: this machine's, and Linux 6.1 under qemu, which runs some of these tests again.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use aya::programs::{SchedClassifier, TcAttachType};
+use aya::util::KernelVersion;
+use serde_json::Value;
+use skep_datapath::Verified;
+use skep_tests::guest;
+use skep_tests::netns::NetNs;
+use xtask::old_kernel::{self, VERSION};
+
+use crate::namespaces::{B, PATIENCE, ask, dial, serve, world};
+use crate::node::Node;
+use crate::truth::KERNELS_SCTP;
+
+/// What the old kernel is asked: by tests of this very program.
+const ASKED: [&str; 6] = [
+    VERIFIED,
+    "kernels::each_hook_has_its_program_once_before_and_after_a_restart",
+    "namespaces::a_new_process_adopts_the_maps_and_connections_go_on",
+    "namespaces::revoking_a_policy_cuts_an_established_connection_and_restoring_it_heals",
+    "packets::service::policy_holds_for_every_way_to_a_pod",
+    "truth::every_combination_of_service_and_client_is_as_kubernetes_says",
+];
+const VERIFIED: &str = "kernels::the_verifier_takes_every_program_with_room_to_spare";
+/// The kernel takes programs of which its verifier sees a million instructions; another kernel's may see twice as many.
+const INSTRUCTIONS_MAX: u32 = 500_000;
+const GUEST_PATIENCE: Duration = Duration::from_secs(420);
+
+fn verified() -> Result<Vec<Verified>> {
+    let outside = NetNs::new("skkrno")?;
+    let node = Node::new("skkrnn", &outside, &[([10, 78, 8, 1].into(), [10, 78, 8, 254].into())])?;
+    Ok(node.datapath.as_ref().context("no datapath")?.verified()?)
+}
+
+#[test]
+fn the_verifier_takes_every_program_with_room_to_spare() -> Result<()> {
+    for verified in verified()? {
+        println!("{verified}");
+        let instructions = verified.instructions.with_context(|| verified.to_string())?;
+        ensure!(instructions < INSTRUCTIONS_MAX, "{verified}, of {INSTRUCTIONS_MAX}");
+    }
+    Ok(())
+}
+
+#[test]
+fn each_hook_has_its_program_once_before_and_after_a_restart() -> Result<()> {
+    let mut world = world("hok")?;
+    serve(&world.b, (B, 80).into(), b'b')?;
+    for opened in ["first", "second"] {
+        for (interface, side, program) in [
+            ("up0", TcAttachType::Ingress, "tc_node_ingress"),
+            ("up0", TcAttachType::Egress, "tc_node_egress"),
+            ("lo", TcAttachType::Egress, "tc_host_egress"),
+            ("vskhoka", TcAttachType::Ingress, "tc_pod_egress"),
+            ("vskhoka", TcAttachType::Egress, "tc_pod_ingress"),
+        ] {
+            let found = hooked(&world.node.netns, interface, side)?;
+            ensure!(found == [program], "the {opened} time, {interface} {side:?} has {found:?}");
+        }
+        ensure!(ask(&mut dial(&world.a, (B, 80), PATIENCE)??)? == b'b');
+        world.node.datapath = None;
+        world.node.open()?;
+    }
+    Ok(())
+}
+
+/// Programs of the interface: by TCX where the kernel has it, else those of clsact filters.
+fn hooked(netns: &NetNs, interface: &str, side: TcAttachType) -> Result<Vec<String>> {
+    if KernelVersion::current()? >= KernelVersion::new(6, 6, 0) {
+        let (_, programs) = netns.run(|| SchedClassifier::query_tcx(interface, side))??;
+        return Ok(programs.iter().filter_map(|program| program.name_as_str().map(str::to_owned)).collect());
+    }
+    let side = format!("{side:?}").to_lowercase();
+    let args = ["-netns", netns.name(), "-json", "filter", "show", "dev", interface, &side];
+    let output = Command::new("tc").args(args).output().context("run tc (package iproute2)")?;
+    let filters: Vec<Value> = serde_json::from_slice(&output.stdout).context("tc's answer")?;
+    let named = filters.iter().filter_map(|filter| filter["options"]["bpf_name"].as_str());
+    Ok(named.map(str::to_owned).collect())
+}
+
+#[test]
+fn linux_6_1_does_all_that_this_kernel_does() -> Result<()> {
+    let kernel = old_kernel::fetch()?;
+    let args = [&["--exact", "--test-threads=1", "--show-output"], ASKED.as_slice()].concat();
+    let said = guest::run(&kernel, &std::env::current_exe()?, &args, GUEST_PATIENCE)?;
+    for test in ASKED {
+        let passed = format!("test {test} ... ok");
+        ensure!(said.lines().any(|line| line == passed), "{test} did not run on Linux {VERSION}:\n{said}");
+    }
+    ensure!(said.contains(KERNELS_SCTP), "Linux {VERSION} was without SCTP:\n{said}");
+    let there: BTreeMap<&str, &str> = said.lines().filter_map(|line| line.split_once(": ")).collect();
+    for here in verified()? {
+        let there = there.get(here.program.as_str());
+        println!("{here}; on Linux {VERSION}: {}", there.context("a program that the guest does not know")?);
+    }
+    Ok(())
+}
