@@ -18,13 +18,15 @@ use crate::node::Node;
 use crate::truth::KERNELS_SCTP;
 
 /// What the old kernel is asked: by tests of this very program.
-const ASKED: [&str; 6] = [
+const ASKED: [&str; 8] = [
     VERIFIED,
     "kernels::each_hook_has_its_program_once_before_and_after_a_restart",
     "namespaces::a_new_process_adopts_the_maps_and_connections_go_on",
     "namespaces::revoking_a_policy_cuts_an_established_connection_and_restoring_it_heals",
+    "overlay::a_node_port_leads_through_the_overlay_and_back",
     "packets::service::policy_holds_for_every_way_to_a_pod",
     "truth::every_combination_of_service_and_client_is_as_kubernetes_says",
+    "xdp::fixtures::a_flow_goes_there_and_back_with_whole_checksums",
 ];
 const VERIFIED: &str = "kernels::the_verifier_takes_every_program_with_room_to_spare";
 /// The kernel takes programs of which its verifier sees a million instructions; another kernel's may see twice as many.
