@@ -61,6 +61,16 @@ impl World {
         let pods = pods.try_into().ok().context("two pods")?;
         Ok(World { nodes, pods, client, _lan: lan })
     }
+
+    /// In each pod a socket for datagrams that does not wait.
+    fn servers(&self, v4: bool) -> Result<[UdpSocket; 2]> {
+        let server = |i: usize| -> Result<UdpSocket> {
+            let server = self.pods[i].run(|| UdpSocket::bind((pod(v4, i), TARGET)))??;
+            server.set_nonblocking(true)?;
+            Ok(server)
+        };
+        Ok([server(0)?, server(1)?])
+    }
 }
 
 /// What a node knows of the other one.
@@ -158,13 +168,10 @@ fn nodes_with_the_same_backends_agree_on_whose_a_flow_is() -> Result<()> {
     let mut world = World::new("udp")?;
     for v4 in [true, false] {
         let at = SocketAddr::new(node(v4, 0), NODE_PORT);
-        let mut servers = Vec::new();
         for i in [0, 1] {
             world.nodes[i].apply(&frontend(Proto::UDP, v4, at.ip(), &[pod(v4, 0), pod(v4, 1)]))?;
-            let server = world.pods[i].run(|| UdpSocket::bind((pod(v4, i), TARGET)))??;
-            server.set_nonblocking(true)?;
-            servers.push(server);
         }
+        let servers = world.servers(v4)?;
         let mut served = [0; 2];
         for _ in 0..TIMES {
             let client = world.client.run(|| UdpSocket::bind((ip(v4, 83, 0, 100), 0)))??;
@@ -203,13 +210,10 @@ fn where_nodes_disagree_one_translates_instead_of_sending_it_back() -> Result<()
     let mut world = World::new("dis")?;
     for v4 in [true, false] {
         let at = SocketAddr::new(node(v4, 0), NODE_PORT);
-        let mut servers = Vec::new();
         for i in [0, 1] {
             world.nodes[i].apply(&frontend(Proto::UDP, v4, at.ip(), &[pod(v4, 1 - i)]))?;
-            let server = world.pods[i].run(|| UdpSocket::bind((pod(v4, i), TARGET)))??;
-            server.set_nonblocking(true)?;
-            servers.push(server);
         }
+        let servers = world.servers(v4)?;
         let client = world.client.run(|| UdpSocket::bind((ip(v4, 83, 0, 100), 0)))??;
         client.connect(at)?;
         client.set_read_timeout(Some(PATIENCE / 10))?;

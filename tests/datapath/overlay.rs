@@ -93,17 +93,19 @@ fn a_full_packet_fits_whole() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn a_node_port_leads_through_the_overlay_and_back() -> Result<()> {
-    let mut world = world("npo")?;
+/// `b` behind the first node's port.
+fn node_port(flags: u32) -> [Write; 2] {
     let backend = Backend { addr: Addr::from(IpAddr::V4(B)), port: Be16::new(80), reserved: 0 };
     let at = Addr::from(IpAddr::V4(NODES[0]));
     let key = ServiceKey { addr: at, port: Be16::new(30080), proto: Proto::TCP, scope: Scope::EXTERNAL };
-    let value = ServiceValue { set: 1, count: 1, service: 1, ..ServiceValue::default() };
-    world.nodes[0].apply(&[
-        Write::PutBackend(BackendKey { set: 1, slot: 0 }, backend),
-        Write::PutService(key, value),
-    ])?;
+    let value = ServiceValue { set: 1, count: 1, service: 1, flags, ..ServiceValue::default() };
+    [Write::PutBackend(BackendKey { set: 1, slot: 0 }, backend), Write::PutService(key, value)]
+}
+
+#[test]
+fn a_node_port_leads_through_the_overlay_and_back() -> Result<()> {
+    let mut world = world("npo")?;
+    world.nodes[0].apply(&node_port(0))?;
     let listener = world.b.run(|| TcpListener::bind((B, 80)))??;
     // The router is a client here.
     let from = asked(&world.router, (NODES[0], 30080), &listener)?;
@@ -114,19 +116,9 @@ fn a_node_port_leads_through_the_overlay_and_back() -> Result<()> {
 #[test]
 fn direct_return_leads_through_the_overlay_and_not_back() -> Result<()> {
     let mut world = world("dsr")?;
-    let backend = Backend { addr: Addr::from(IpAddr::V4(B)), port: Be16::new(80), reserved: 0 };
-    let at = Addr::from(IpAddr::V4(NODES[0]));
-    let key = ServiceKey { addr: at, port: Be16::new(30080), proto: Proto::TCP, scope: Scope::EXTERNAL };
-    let flags = ServiceValue::DIRECT;
-    let value = ServiceValue { set: 1, count: 1, service: 1, flags, ..ServiceValue::default() };
-    for node in &mut world.nodes {
-        node.apply(&[
-            Write::PutBackend(BackendKey { set: 1, slot: 0 }, backend),
-            Write::PutService(key, value),
-        ])?;
-    }
+    world.nodes.iter_mut().try_for_each(|node| node.apply(&node_port(ServiceValue::DIRECT)))?;
     let listener = world.b.run(|| TcpListener::bind((B, 80)))??;
-    // The router is a client here, by its address on the first node's link.
+    // By its address on the first node's link.
     let from = asked(&world.router, (NODES[0], 30080), &listener)?;
     ensure!(from == IpAddr::V4(ROUTER[0]), "{from}");
     Ok(())

@@ -5,7 +5,7 @@ use aya_ebpf::bindings::{
 };
 use aya_ebpf::helpers::generated::{bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer};
 use aya_ebpf::programs::TcContext;
-use skep_abi::{DropReason, NodeConfig};
+use skep_abi::{Addr, DropReason, NodeConfig};
 
 use crate::parse::Packet;
 use crate::report;
@@ -57,7 +57,12 @@ pub(crate) fn to_remote(config: &NodeConfig, packet: &Packet) -> i32 {
 /// To the node that the packet is addressed to, by the overlay; no route leads there that way.
 #[inline(always)]
 pub(crate) fn to_node(config: &NodeConfig, packet: &Packet) -> i32 {
-    let to = &packet.destination.addr;
+    by_hop(overlay(config, packet), packet, &packet.destination.addr)
+}
+
+/// Out of the interface, to a neighbour of the packet's family.
+#[inline(always)]
+pub(crate) fn by_hop(ifindex: u32, packet: &Packet, to: &Addr) -> i32 {
     let mut hop = if packet.is_v4() {
         bpf_redir_neigh { nh_family: AF_INET, __bindgen_anon_1: NextHop { ipv6_nh: [to.v4_word(), 0, 0, 0] } }
     } else {
@@ -65,7 +70,7 @@ pub(crate) fn to_node(config: &NodeConfig, packet: &Packet) -> i32 {
     };
     let length = core::mem::size_of::<bpf_redir_neigh>() as i32;
     // SAFETY: `hop` is of the length given and lives over the call.
-    unsafe { bpf_redirect_neigh(overlay(config, packet), &raw mut hop, length, 0) as i32 }
+    unsafe { bpf_redirect_neigh(ifindex, &raw mut hop, length, 0) as i32 }
 }
 
 /// Whether another node sent the packet through the overlay.

@@ -5,13 +5,12 @@
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{
     BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup,
-    bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1 as NextHop,
 };
-use aya_ebpf::helpers::generated::{bpf_fib_lookup as find_route, bpf_redirect_neigh};
+use aya_ebpf::helpers::generated::bpf_fib_lookup as find_route;
 use aya_ebpf::programs::TcContext;
 use skep_abi::{Addr, DropReason, End, Flow, NodeConfig};
 
-use crate::deliver::{AF_INET, AF_INET6, overlay};
+use crate::deliver::{self, AF_INET, AF_INET6, overlay};
 use crate::maps::CONNTRACK;
 use crate::parse::{L3, Packet};
 use crate::{conntrack, policy};
@@ -102,15 +101,7 @@ fn hop(ctx: &TcContext, config: &NodeConfig, packet: &Packet, flow: &Flow) -> i3
     if !to_node || came_from_there || !one_hop_less(ctx, packet) {
         return NO_WAY;
     }
-    let mut next = if packet.is_v4() {
-        let word = gateway.v4_word();
-        bpf_redir_neigh { nh_family: AF_INET, __bindgen_anon_1: NextHop { ipv6_nh: [word, 0, 0, 0] } }
-    } else {
-        bpf_redir_neigh { nh_family: AF_INET6, __bindgen_anon_1: NextHop { ipv6_nh: gateway.0 } }
-    };
-    let length = size_of::<bpf_redir_neigh>() as i32;
-    // SAFETY: `next` is of the length given and lives over the call.
-    unsafe { bpf_redirect_neigh(route.ifindex, &raw mut next, length, 0) as i32 }
+    deliver::by_hop(route.ifindex, packet, &gateway)
 }
 
 /// False if the packet has come to the end of its life.
