@@ -103,7 +103,12 @@ impl Log {
         }
         let mut segment = match self.segment.take() {
             Some(segment) => segment,
-            None => create(&self.beside, first.revision())?,
+            None => {
+                let segment = create(&self.beside, first.revision())?;
+                // It took the place of one without a whole record.
+                self.old.retain(|(path, _)| *path != segment.path);
+                segment
+            }
         };
         let written = segment.append(&self.buffer, last.revision());
         if written.is_err() && segment.length == 0 {
@@ -373,6 +378,18 @@ mod tests {
             folder.change(1, |bytes| bytes[at] ^= 4);
         }
         assert_eq!(folder.open(0).unwrap().1, events(1, 3));
+    }
+
+    #[test]
+    fn a_segment_in_the_place_of_a_torn_one_is_not_forgotten_with_it() {
+        let folder = Folder::new();
+        folder.open(0).unwrap().0.append(&events(1, 1)).unwrap();
+        folder.change(1, |bytes| bytes.truncate(HEADER + 1));
+        let (mut log, found) = folder.open(0).unwrap();
+        assert!(found.is_empty());
+        log.append(&events(1, 2)).unwrap();
+        log.forget(0);
+        assert_eq!(folder.open(0).unwrap().1, events(1, 2));
     }
 
     #[test]
