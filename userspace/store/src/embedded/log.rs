@@ -3,10 +3,14 @@
 //! It lies beside the tables in segments that are named after their first revision. A record is its length and
 //! revision, a checksum of both, and the event with its own checksum. What a crash tore is the end of the last segment
 //! and was never acknowledged; anything else that does not check is damage, and told.
+//!
+//! A file that grows has its inode synced besides. So a segment begins as a file of zeros that a checkpoint left ready, and
+//! ends where they begin.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use super::failure::file;
@@ -17,6 +21,8 @@ use crate::{Event, Result, Revision, StoreError};
 const HEADER: usize = 4 + 8 + 4;
 /// In which a disk writes: a torn write leaves whole sectors as they were.
 const SECTOR: usize = 512;
+/// Written between two syncs of a spare file.
+const PIECE: usize = 256 << 10;
 /// Zeros in a row at a sector's end that no record has: what was never written.
 const UNWRITTEN: usize = 16;
 
@@ -147,7 +153,7 @@ impl Segment {
             self.cut()?;
         }
         self.dirty = true;
-        let written = self.file.write_all(bytes).and_then(|()| self.file.sync_data());
+        let written = self.file.write_all_at(bytes, self.length).and_then(|()| self.file.sync_data());
         match written {
             Ok(()) => {
                 self.length += bytes.len() as u64;
@@ -174,11 +180,40 @@ impl Segment {
 fn create(beside: &Path, first: Revision) -> Result<Segment> {
     let path = PathBuf::from(segment_name(beside, &format!("{first:020}")));
     // Of the same name can only be one whose first record was torn.
-    fs::write(&path, []).map_err(file)?;
-    let opened = File::options().append(true).open(&path).map_err(file)?;
+    if fs::rename(spare_name(beside), &path).is_err() {
+        fs::write(&path, []).map_err(file)?;
+    }
+    let opened = File::options().write(true).open(&path).map_err(file)?;
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     File::open(folder).and_then(|folder| folder.sync_all()).map_err(file)?;
     Ok(Segment { path, file: opened, length: 0, last: first - 1, dirty: false })
+}
+
+fn spare_name(beside: &Path) -> OsString {
+    segment_name(beside, "spare")
+}
+
+/// Leaves a file of zeros ready for the next segment, unless the disk has no room for it.
+pub(super) fn leave_spare(beside: &Path, bytes: usize) {
+    let path = spare_name(beside);
+    let write = || {
+        let mut spare = File::create(&path)?;
+        let zeros = vec![0; PIECE];
+        for from in (0..bytes).step_by(PIECE) {
+            spare.write_all(&zeros[..PIECE.min(bytes - from)])?;
+            spare.sync_all()?;
+        }
+        io::Result::Ok(())
+    };
+    if let Err(error) = write() {
+        tracing::debug!(%error, "no spare part of the log");
+        remove_spare(beside);
+    }
+}
+
+/// Whether there was one.
+pub(super) fn remove_spare(beside: &Path) -> bool {
+    fs::remove_file(spare_name(beside)).is_ok()
 }
 
 fn segment_name(beside: &Path, suffix: &str) -> OsString {
@@ -236,6 +271,9 @@ impl Reader<'_> {
     /// The next event; `None` at a clean end.
     fn next(&mut self) -> Result<Option<Event>, End> {
         if self.at == self.bytes.len() {
+            return Ok(None);
+        }
+        if self.bytes[self.at..].iter().all(|byte| *byte == 0) {
             return Ok(None);
         }
         let header = self.whole(self.at, HEADER)?;
@@ -390,6 +428,33 @@ mod tests {
         log.append(&events(1, 2)).unwrap();
         log.forget(0);
         assert_eq!(folder.open(0).unwrap().1, events(1, 2));
+    }
+
+    #[test]
+    fn a_segment_of_zeros_is_filled_from_its_beginning_and_ends_where_they_do() {
+        let folder = Folder::new();
+        leave_spare(&folder.beside(), 100_000);
+        let (mut log, _) = folder.open(0).unwrap();
+        log.append(&events(1, 3)).unwrap();
+        log.append(&events(4, 5)).unwrap();
+        assert!(!remove_spare(&folder.beside()), "it was taken");
+        let bytes = fs::read(folder.segment(1)).unwrap();
+        assert_eq!(bytes.len(), 100_000);
+        let length = bytes.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+        assert_eq!(folder.open(0).unwrap().1, events(1, 5));
+        for at in (0..length).step_by(7) {
+            folder.change(1, |bytes| bytes[at] ^= 4);
+            assert!(matches!(folder.open(0), Err(StoreError::Corrupt(_))), "byte {at}");
+            folder.change(1, |bytes| bytes[at] ^= 4);
+        }
+        // The last write came to the disk in part only.
+        let from = (length / SECTOR) * SECTOR;
+        folder.change(1, |bytes| bytes[from..].fill(0));
+        assert_eq!(folder.open(0).unwrap().1, events(1, 4));
+        drop(log);
+        let (mut log, _) = folder.open(0).unwrap();
+        log.append(&events(5, 6)).unwrap();
+        assert_eq!(folder.open(0).unwrap().1, events(1, 6));
     }
 
     #[test]

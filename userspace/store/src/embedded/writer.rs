@@ -15,7 +15,7 @@ use super::checkpoint::{checkpoint, prepare};
 use super::decide::{Decision, Outcome, delete, forget, put};
 use super::failure::{database, guarded};
 use super::live::Shared;
-use super::log::Log;
+use super::log::{Log, leave_spare, remove_spare};
 use super::paced::PacedFile;
 use super::tail::Tail;
 use super::view::{Snapshot, View};
@@ -30,6 +30,8 @@ const KEEP: Keep = Keep { age: Duration::from_secs(600), revisions: 500_000, byt
 const CACHE_BYTES: usize = 16 << 20;
 /// Writes wait for the checkpoint when there are this many checkpoints' bytes without one.
 const BEHIND: usize = 4;
+/// Bytes of the file that the log's next segment begins as, at most.
+const SPARE: usize = 16 << 20;
 /// After a checkpoint that failed, until the next is tried.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -156,6 +158,7 @@ impl Writer {
 
     fn append(&mut self, events: &[Event]) -> Result<()> {
         match self.log.append(events) {
+            Err(StoreError::Full(_)) if remove_spare(&self.path) => self.append(events),
             // A checkpoint lets go of the log that it covers.
             Err(StoreError::Full(why)) if self.finish().and_then(|()| self.start()).is_ok() => {
                 self.finish().map_err(|_| StoreError::Full(why))?;
@@ -221,11 +224,13 @@ impl Writer {
         let database = self.database.clone().ok_or(StoreError::Closed)?;
         self.log.rotate();
         let (revisions, generation, queue) = (view.revisions, self.generation, self.queue.clone());
+        let (path, spare) = (self.path.clone(), self.checkpoint_bytes.saturating_mul(5) / 4);
         let work = move || {
             let done = guarded(|| {
                 checkpoint(&database, &events, revisions)?;
                 Snapshot::open(&database, generation)
             });
+            leave_spare(&path, spare.min(SPARE));
             drop(database);
             if let Some(queue) = queue.upgrade() {
                 // A queue without a place wakes the writer too.
@@ -284,6 +289,7 @@ impl Writer {
     /// With nothing left in the log, if the disk has room.
     fn shut(mut self) {
         let done = self.finish().and_then(|()| self.start()).and_then(|()| self.finish());
+        remove_spare(&self.path);
         if let Err(error) = done {
             tracing::warn!(%error, "the last checkpoint failed; the log is read at the next start");
         }
