@@ -195,19 +195,20 @@ fn spare_name(beside: &Path) -> OsString {
 
 /// Leaves a file of zeros ready for the next segment, unless the disk has no room for it.
 pub(super) fn leave_spare(beside: &Path, bytes: usize) {
-    let path = spare_name(beside);
+    // It has its name once it is whole: the log may take it at any time.
+    let unfinished = segment_name(beside, "unfinished");
     let write = || {
-        let mut spare = File::create(&path)?;
+        let mut spare = File::create(&unfinished)?;
         let zeros = vec![0; PIECE];
         for from in (0..bytes).step_by(PIECE) {
             spare.write_all(&zeros[..PIECE.min(bytes - from)])?;
             spare.sync_all()?;
         }
-        io::Result::Ok(())
+        fs::rename(&unfinished, spare_name(beside))
     };
     if let Err(error) = write() {
         tracing::debug!(%error, "no spare part of the log");
-        remove_spare(beside);
+        let _ = fs::remove_file(&unfinished);
     }
 }
 
@@ -311,6 +312,8 @@ impl Reader<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use bytes::Bytes;
 
     use super::*;
@@ -455,6 +458,27 @@ mod tests {
         let (mut log, _) = folder.open(0).unwrap();
         log.append(&events(5, 6)).unwrap();
         assert_eq!(folder.open(0).unwrap().1, events(1, 6));
+    }
+
+    #[test]
+    fn a_spare_file_is_never_taken_before_it_is_whole() {
+        let folder = Folder::new();
+        let (mut log, _) = folder.open(0).unwrap();
+        let beside = folder.beside();
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    leave_spare(&beside, 3 * PIECE);
+                }
+            });
+            for revision in 1..=100 {
+                log.append(&events(revision, revision)).unwrap();
+                log.rotate();
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+        assert_eq!(folder.open(0).unwrap().1, events(1, 100));
     }
 
     #[test]
