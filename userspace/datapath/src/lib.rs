@@ -92,7 +92,8 @@ impl Datapath {
         self.mtu
     }
 
-    /// Detaches everything and removes every pin below `bpffs`; what is gone already is no error.
+    /// Removes every pin below `bpffs`, which detaches what is attached by links; what is gone already is no error. Filters of
+    /// clsact, where the kernel has no TCX (before 6.6), stay until their interface goes.
     pub fn remove(bpffs: &std::path::Path) -> Result<(), DatapathError> {
         attach::remove_pins(bpffs)
     }
