@@ -12,7 +12,7 @@ use kube::{Error, ResourceExt as _};
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::harness::{Server, refusal};
+use crate::harness::{Server, refusal, store_files};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -109,15 +109,21 @@ async fn seen(
     seen
 }
 
-/// Alters every place where the file has the text.
-fn alter(path: &Path, text: &str) -> Vec<u8> {
-    let mut file = fs::read(path).unwrap();
-    let places: Vec<usize> =
-        (0..file.len() - text.len()).filter(|at| file[*at..].starts_with(text.as_bytes())).collect();
-    assert!(!places.is_empty());
-    places.into_iter().for_each(|at| file[at] ^= 0x10);
-    fs::write(path, &file).unwrap();
-    file
+/// Alters every place where the store's files have the text; what they are then.
+fn alter(folder: &Path, text: &str) -> Vec<Vec<u8>> {
+    let mut altered = 0;
+    let mut alter_file = |path: &Path| {
+        let mut file = fs::read(path).unwrap();
+        let places: Vec<usize> =
+            (0..file.len()).filter(|at| file[*at..].starts_with(text.as_bytes())).collect();
+        altered += places.len();
+        places.into_iter().for_each(|at| file[at] ^= 0x10);
+        fs::write(path, &file).unwrap();
+        file
+    };
+    let files = store_files(folder).iter().map(|path| alter_file(path)).collect();
+    assert!(altered > 0);
+    files
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -129,14 +135,16 @@ async fn a_store_that_was_altered_is_told_with_what_to_do_and_left_as_it_is() {
     kept.data = Some([("value".to_owned(), "what-was-written".to_owned())].into());
     objects.create(&PostParams::default(), &kept).await.unwrap();
     server.kill();
-    let path = folder.path().join("store.redb");
-    let altered = alter(&path, "what-was-written");
+    let altered = alter(folder.path(), "what-was-written");
     let said = refusal(folder.path(), &[]);
     assert!(
         said.contains("store.redb") && said.contains("damaged") && said.contains("restore a backup"),
         "{said}"
     );
-    let places = |file: &[u8]| file.windows(16).filter(|window| *window == b"what-was-written").count();
-    let after = fs::read(&path).unwrap();
-    assert_eq!((after.len(), places(&after)), (altered.len(), 0), "nothing was repaired over");
+    let after: Vec<Vec<u8>> =
+        store_files(folder.path()).into_iter().map(|path| fs::read(path).unwrap()).collect();
+    let lengths = |files: &[Vec<u8>]| files.iter().map(Vec::len).collect::<Vec<_>>();
+    assert_eq!(lengths(&after), lengths(&altered), "nothing was repaired over");
+    let found = |file: &Vec<u8>| file.windows(16).any(|window| window == b"what-was-written");
+    assert!(!after.iter().any(found), "nothing was made up");
 }

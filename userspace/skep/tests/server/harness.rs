@@ -87,3 +87,12 @@ impl Server {
     /// kill -9.
     pub(crate) fn kill(self) {}
 }
+
+/// The tables and the log.
+pub(crate) fn store_files(folder: &Path) -> Vec<PathBuf> {
+    let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let is_of_store = |path: &PathBuf| path.file_name().unwrap().to_string_lossy().starts_with("store.redb");
+    let mut files: Vec<PathBuf> = files.filter(is_of_store).collect();
+    files.sort();
+    files
+}

@@ -9,15 +9,15 @@ use kube::Api;
 use kube::api::PostParams;
 use serde_json::json;
 
-use crate::harness::{Server, refusal, skep};
+use crate::harness::{Server, refusal, skep, store_files};
 
 const SECRET: &str = "correct-horse-battery-staple";
 const SECRET_BASE64: &str = "Y29ycmVjdC1ob3JzZS1iYXR0ZXJ5LXN0YXBsZQ==";
 const PUBLIC: &str = "nobody-minds-who-reads-this";
 
 fn is_on_disk(folder: &Path, text: &str) -> bool {
-    let stored = fs::read(folder.join("store.redb")).unwrap();
-    stored.windows(text.len()).any(|window| window == text.as_bytes())
+    let mut files = store_files(folder).into_iter().map(|path| fs::read(path).unwrap());
+    files.any(|stored| stored.windows(text.len()).any(|window| window == text.as_bytes()))
 }
 
 async fn read(server: &Server) -> String {
