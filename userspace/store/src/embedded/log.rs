@@ -129,9 +129,13 @@ impl Log {
 
     /// The next event begins a new segment.
     pub(super) fn rotate(&mut self) {
-        if let Some(segment) = self.segment.take() {
-            self.old.push((segment.path, segment.last));
+        let Some(mut segment) = self.segment.take() else { return };
+        // What was refused must not be read before what was written in its place.
+        if segment.dirty && segment.cut().is_err() {
+            self.segment = Some(segment);
+            return;
         }
+        self.old.push((segment.path, segment.last));
     }
 
     /// Removes the segments that a checkpoint covers.
@@ -319,11 +323,13 @@ mod tests {
     use super::*;
     use crate::Entry;
 
-    fn event(revision: Revision) -> Event {
+    fn entry(revision: Revision) -> Entry {
         let value = Bytes::from(format!("value {revision} ").repeat(100));
-        let entry =
-            Entry { key: format!("/k/{revision}").into(), value, created: revision, modified: revision };
-        Event::Put { entry, previous: None }
+        Entry { key: format!("/k/{revision}").into(), value, created: revision, modified: revision }
+    }
+
+    fn event(revision: Revision) -> Event {
+        Event::Put { entry: entry(revision), previous: None }
     }
 
     fn events(from: Revision, to: Revision) -> Vec<Event> {
@@ -431,6 +437,22 @@ mod tests {
         log.append(&events(1, 2)).unwrap();
         log.forget(0);
         assert_eq!(folder.open(0).unwrap().1, events(1, 2));
+    }
+
+    #[test]
+    fn a_refused_write_is_not_read_before_what_took_its_place() {
+        let folder = Folder::new();
+        let (mut log, _) = folder.open(0).unwrap();
+        log.append(&events(1, 2)).unwrap();
+        // As after a sync that failed, and a cut that failed too.
+        let mut refused = Vec::new();
+        write_record(&mut refused, &Event::Delete { previous: entry(2), revision: 3 });
+        let segment = log.segment.as_mut().unwrap();
+        segment.file.write_all_at(&refused, segment.length).unwrap();
+        segment.dirty = true;
+        log.rotate();
+        log.append(&events(3, 3)).unwrap();
+        assert_eq!(folder.open(0).unwrap().1, events(1, 3));
     }
 
     #[test]
