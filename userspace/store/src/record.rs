@@ -33,7 +33,7 @@ const PUT: u8 = 1;
 const PUT_OVER: u8 = 2;
 const DELETE: u8 = 3;
 
-/// An event in the table of history; the revision is the table's key.
+/// An event in the log; the revision stands before it.
 pub(crate) fn encode_event(event: &Event) -> Vec<u8> {
     let mut out = Vec::new();
     let (kind, first, second) = match event {
@@ -52,18 +52,26 @@ pub(crate) fn encode_event(event: &Event) -> Vec<u8> {
 }
 
 pub(crate) fn decode_event(revision: Revision, bytes: &[u8]) -> Result<Event> {
-    unseal(bytes, &revision.to_be_bytes())
+    checked(revision, bytes)
         .and_then(|body| read_event(revision, body))
-        .ok_or_else(|| damaged(&format!("history at revision {revision}")))
+        .ok_or_else(|| damaged_event(revision))
 }
 
-/// An event if its key starts with `prefix`; what does not is neither copied nor checked.
+/// An event if its key starts with `prefix`; nothing is copied of what does not.
 pub(crate) fn decode_matching(revision: Revision, bytes: &[u8], prefix: &str) -> Result<Option<Event>> {
-    let mut reader = Reader(bytes.get(1..).unwrap_or_default());
-    match reader.bytes() {
+    let body = checked(revision, bytes).ok_or_else(|| damaged_event(revision))?;
+    match Reader(body.get(1..).unwrap_or_default()).bytes() {
         Some(key) if !key.starts_with(prefix.as_bytes()) => Ok(None),
-        _ => decode_event(revision, bytes).map(Some),
+        _ => read_event(revision, body).map(Some).ok_or_else(|| damaged_event(revision)),
     }
+}
+
+fn checked(revision: Revision, bytes: &[u8]) -> Option<&[u8]> {
+    unseal(bytes, &revision.to_be_bytes())
+}
+
+fn damaged_event(revision: Revision) -> StoreError {
+    damaged(&format!("history at revision {revision}"))
 }
 
 fn read_event(revision: Revision, body: &[u8]) -> Option<Event> {

@@ -135,6 +135,28 @@ async fn a_closed_store_opens_again_at_once() {
     }
 }
 
+/// As somebody's backup may be who does not know of the log.
+#[tokio::test]
+async fn a_copy_of_the_tables_alone_has_every_object_and_no_past() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, copy) = (folder.path().join("store.redb"), folder.path().join("copy.redb"));
+    let store = EmbeddedStore::open(&path).unwrap();
+    for i in 0..20 {
+        store.put(&format!("/a/{}", i % 7), bytes(&format!("value {i}")), Expect::Any).await.unwrap();
+    }
+    let expected = store.range("/", None, 0, None).await.unwrap();
+    drop(store);
+    fs::copy(&path, &copy).unwrap();
+    let store = EmbeddedStore::open(&copy).unwrap();
+    assert_eq!(store.range("/", None, 0, None).await.unwrap(), expected);
+    let past = store.get("/a/0", Some(19)).await;
+    assert!(matches!(past, Err(StoreError::Compacted { oldest: 20 })), "{past:?}");
+    assert!(matches!(store.watch("/", 19).await, Err(StoreError::Compacted { oldest: 20 })));
+    store.put("/a/0", bytes("goes on"), Expect::Any).await.unwrap();
+    assert_eq!(store.get("/a/0", Some(20)).await.unwrap().0.as_ref(), expected.entries.first());
+    store.verify().await.unwrap();
+}
+
 /// A file system of its own, so small that it fills up; unmounted on drop.
 struct SmallDisk(tempfile::TempDir);
 

@@ -248,7 +248,6 @@ fn the_embedded_store_is_the_model_also_after_it_was_opened_again() {
                 copy(folder.path(), killed.path());
             }
             drop(store);
-            assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "a closed store has no log");
             let again = EmbeddedStore::open(&path).unwrap();
             check_again(&again, &mut model).await;
             if copied {

@@ -2,16 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use redb::{Database, Durability, ReadableTable, Table, WriteTransaction};
+use redb::{Database, Durability, ReadableTable, WriteTransaction};
 
 use super::failure::database;
-use super::{COMPACTED, CURRENT, FORMAT, FORMAT_2, HISTORY, HISTORY_BYTES, META, OBJECTS};
-use crate::record::{encode_entry, encode_event};
+use super::{COMPACTED, CURRENT, FORMAT, FORMAT_3, META, OBJECTS};
+use crate::record::encode_entry;
 use crate::state::Revisions;
-use crate::{Event, Result, Revision, StoreError};
-
-/// Compacted events that one checkpoint removes from the disk at least: a long history goes in small steps.
-const PRUNE: usize = 256;
+use crate::{Event, Result, StoreError};
 
 /// Makes the tables of a new file; refuses a file of a layout that is not known.
 pub(super) fn prepare(db: &Database) -> Result<()> {
@@ -20,17 +17,16 @@ pub(super) fn prepare(db: &Database) -> Result<()> {
         let mut meta = transaction.open_table(META).map_err(database)?;
         let format = meta.get(FORMAT).map_err(database)?.map(|found| found.value());
         if format.is_none() {
-            meta.insert(FORMAT, FORMAT_2).map_err(database)?;
+            meta.insert(FORMAT, FORMAT_3).map_err(database)?;
             transaction.open_table(OBJECTS).map_err(database)?;
-            transaction.open_table(HISTORY).map_err(database)?;
         }
         format
     };
     match format {
         None => transaction.commit().map_err(database),
-        Some(FORMAT_2) => transaction.abort().map_err(database),
+        Some(FORMAT_3) => transaction.abort().map_err(database),
         Some(other) => Err(StoreError::Unavailable(format!(
-            "the file's layout is {other}, and this version reads {FORMAT_2} only"
+            "the file's layout is {other}, and this version reads {FORMAT_3} only"
         ))),
     }
 }
@@ -43,13 +39,11 @@ fn begin(db: &Database) -> Result<WriteTransaction> {
     Ok(transaction)
 }
 
-/// Commits events that follow on what the tables hold, up to `revisions.current`; forgets history before
-/// `revisions.compacted`.
+/// Commits events that follow on what the tables hold, up to `revisions.current`.
 pub(super) fn checkpoint(db: &Database, events: &[Event], revisions: Revisions) -> Result<()> {
     let transaction = begin(db)?;
     {
         let mut objects = transaction.open_table(OBJECTS).map_err(database)?;
-        let mut history = transaction.open_table(HISTORY).map_err(database)?;
         let mut meta = transaction.open_table(META).map_err(database)?;
         // In key order, and each key once: neighbours share pages.
         let last: BTreeMap<&str, &Event> = events.iter().map(|event| (&**event.key(), event)).collect();
@@ -60,29 +54,8 @@ pub(super) fn checkpoint(db: &Database, events: &[Event], revisions: Revisions) 
             }
             .map_err(database)?;
         }
-        let mut bytes = meta.get(HISTORY_BYTES).map_err(database)?.map_or(0, |found| found.value());
-        for event in events {
-            let record = encode_event(event);
-            bytes += record.len() as u64;
-            history.insert(event.revision(), record.as_slice()).map_err(database)?;
-        }
-        bytes = bytes.saturating_sub(prune(&mut history, revisions.compacted, PRUNE + 2 * events.len())?);
         meta.insert(CURRENT, revisions.current).map_err(database)?;
         meta.insert(COMPACTED, revisions.compacted).map_err(database)?;
-        meta.insert(HISTORY_BYTES, bytes).map_err(database)?;
     }
     transaction.commit().map_err(database)
-}
-
-/// Removes some of the events that were compacted, oldest first; their bytes.
-fn prune(history: &mut Table<u64, &[u8]>, compacted: Revision, most: usize) -> Result<u64> {
-    let mut bytes = 0;
-    for _ in 0..most {
-        match history.first().map_err(database)? {
-            Some((revision, event)) if revision.value() <= compacted => bytes += event.value().len() as u64,
-            _ => break,
-        }
-        history.pop_first().map_err(database)?;
-    }
-    Ok(bytes)
 }

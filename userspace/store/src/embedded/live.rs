@@ -126,7 +126,7 @@ async fn next_part(shared: &Arc<Shared>, prefix: &str, after: Revision) -> Resul
     let view = shared.view()?;
     view.revisions.resolve(Some(after))?;
     let prefix = prefix.to_owned();
-    let part = tokio::task::spawn_blocking(move || guarded(|| view.history(after, &prefix)))
+    let part = tokio::task::spawn_blocking(move || guarded(|| view.events(after, &prefix)))
         .await
         .map_err(|_| StoreError::Closed)??;
     Ok((part.events, part.until))

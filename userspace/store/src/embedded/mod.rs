@@ -1,8 +1,8 @@
 //! The store of a single server: a log and redb's tables on the local disk, one writer, fsync before every answer.
 //!
-//! Writes that wait together are appended to the log together, with one sync. What the log holds is in memory too, until
-//! a checkpoint takes it over into the tables, beside the writer and thousands of writes at a time. Readers use snapshots
-//! and never wait for the writer.
+//! Writes that wait together are appended to the log together, with one sync. What is written is in memory too, until a
+//! checkpoint takes it over into the tables, beside the writer and thousands of writes at a time. The tables hold what is;
+//! the log goes on to hold what was, until it is compacted. Readers use snapshots and never wait for the writer.
 
 mod checkpoint;
 mod decide;
@@ -30,15 +30,13 @@ use self::writer::Writer;
 use crate::{Entry, Expect, Range, Result, Revision, Store, StoreError, Watch, WatchItem};
 
 const OBJECTS: TableDefinition<&str, &[u8]> = TableDefinition::new("objects");
-const HISTORY: TableDefinition<u64, &[u8]> = TableDefinition::new("history");
 const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 const CURRENT: &str = "revision";
 const COMPACTED: &str = "compacted";
-const HISTORY_BYTES: &str = "history_bytes";
 /// How the tables are laid out; a number that this build does not know is refused.
 const FORMAT: &str = "format";
-/// With a log beside the tables.
-const FORMAT_2: u64 = 2;
+/// With the history in a log beside the tables.
+const FORMAT_3: u64 = 3;
 
 /// What is written before a checkpoint: it costs as much memory, and time at the next start after a kill.
 const CHECKPOINT_BYTES: usize = 4 << 20;

@@ -1,5 +1,5 @@
 //! The store as of one commit: the tables as of the last checkpoint with what was written since, or, for the past, with
-//! the history since then undone.
+//! the history since then, which the log has, undone.
 
 use std::collections::BTreeMap;
 use std::iter::Peekable;
@@ -9,19 +9,17 @@ use std::sync::Arc;
 use redb::{AccessGuard, Database, ReadOnlyTable, ReadableDatabase, ReadableTable};
 
 use super::failure::database;
+use super::log::{History, Part};
 use super::tail::Tail;
-use super::{COMPACTED, CURRENT, HISTORY, HISTORY_BYTES, META, OBJECTS};
-use crate::record::{decode_entry, decode_event, decode_matching};
+use super::{COMPACTED, CURRENT, META, OBJECTS};
+use crate::record::decode_entry;
 use crate::state::{Revisions, undo};
-use crate::{Entry, Event, Range, Result, Revision};
+use crate::{Entry, Range, Result, Revision, StoreError};
 
 /// The tables as of a checkpoint.
 pub(super) struct Snapshot {
     objects: ReadOnlyTable<&'static str, &'static [u8]>,
-    history: ReadOnlyTable<u64, &'static [u8]>,
     pub(super) revisions: Revisions,
-    /// Of the history that the tables hold.
-    pub(super) history_bytes: u64,
     /// Counts how often the database was opened: whoever finds it broken says which one.
     pub(super) generation: u64,
 }
@@ -33,9 +31,7 @@ impl Snapshot {
         let number = |key| Ok(meta.get(key).map_err(database)?.map_or(0, |found| found.value()));
         Ok(Snapshot {
             objects: read.open_table(OBJECTS).map_err(database)?,
-            history: read.open_table(HISTORY).map_err(database)?,
             revisions: Revisions { current: number(CURRENT)?, compacted: number(COMPACTED)? },
-            history_bytes: number(HISTORY_BYTES)?,
             generation,
         })
     }
@@ -44,37 +40,6 @@ impl Snapshot {
         let found = self.objects.get(key).map_err(database)?;
         found.map(|found| decode_entry(key, found.value())).transpose()
     }
-
-    /// How keys with `prefix` that were written after `revision` looked at it.
-    fn undone(&self, revision: Revision, prefix: &str) -> Result<BTreeMap<Arc<str>, Option<Entry>>> {
-        let mut before = BTreeMap::new();
-        let mut from = revision;
-        while from < self.revisions.current {
-            let part = self.history(from, prefix)?;
-            from = part.until;
-            for (key, entry) in undo(part.events) {
-                before.entry(key).or_insert(entry);
-            }
-        }
-        Ok(before)
-    }
-
-    fn history(&self, after: Revision, prefix: &str) -> Result<Part> {
-        let mut part = Part { events: Vec::new(), until: self.revisions.current };
-        let mut bytes = 0;
-        for row in self.history.range(after + 1..=self.revisions.current).map_err(database)? {
-            let (revision, event) = row.map_err(database)?;
-            if let Some(event) = decode_matching(revision.value(), event.value(), prefix)? {
-                part.events.push(event);
-            }
-            bytes += event.value().len();
-            if bytes > Part::BYTES || part.events.len() >= Part::EVENTS {
-                part.until = revision.value();
-                break;
-            }
-        }
-        Ok(part)
-    }
 }
 
 /// Everything up to a revision: the tables, and what was written since.
@@ -82,6 +47,8 @@ pub(super) struct View {
     pub(super) snapshot: Arc<Snapshot>,
     /// What lies behind `revisions.current` in it is not committed yet.
     pub(super) tail: Arc<Tail>,
+    /// What was written before the checkpoint.
+    pub(super) history: Arc<History>,
     pub(super) revisions: Revisions,
 }
 
@@ -156,46 +123,53 @@ impl View {
     /// How keys with `prefix` that are not as the tables have them looked at a revision.
     fn differing(&self, revision: Revision, prefix: &str) -> Result<BTreeMap<Arc<str>, Option<Entry>>> {
         if revision < self.snapshot.revisions.current {
-            self.snapshot.undone(revision, prefix)
+            self.undone(revision, prefix)
         } else {
             Ok(self.tail.range(prefix, revision))
         }
     }
 
+    /// How keys with `prefix` that were written after `revision`, and before the checkpoint, looked at it.
+    fn undone(&self, revision: Revision, prefix: &str) -> Result<BTreeMap<Arc<str>, Option<Entry>>> {
+        let mut before = BTreeMap::new();
+        let mut from = revision;
+        while from < self.snapshot.revisions.current {
+            let part = self.events(from, prefix)?;
+            from = part.until;
+            for (key, entry) in undo(part.events) {
+                before.entry(key).or_insert(entry);
+            }
+        }
+        Ok(before)
+    }
+
     /// The next events of keys with `prefix` after a revision, as many as are good to hold at once.
-    pub(super) fn history(&self, after: Revision, prefix: &str) -> Result<Part> {
-        if after < self.snapshot.revisions.current {
-            return self.snapshot.history(after, prefix);
+    pub(super) fn events(&self, after: Revision, prefix: &str) -> Result<Part> {
+        let checkpoint = self.snapshot.revisions.current;
+        if after < checkpoint {
+            return self.history.read(after, checkpoint, prefix);
         }
         let mut events = self.tail.events(after, self.revisions.current);
         events.retain(|event| event.key().starts_with(prefix));
         Ok(Part { events, until: self.revisions.current })
     }
 
-    /// Reads every record of the tables. The first one that is damaged is told.
+    /// Reads every record of the tables and of the history. The first one that is damaged is told.
     pub(super) fn verify(&self) -> Result<()> {
         for row in self.snapshot.objects.iter().map_err(database)? {
             let (key, value) = row.map_err(database)?;
             decode_entry(key.value(), value.value())?;
         }
-        for row in self.snapshot.history.iter().map_err(database)? {
-            let (revision, event) = row.map_err(database)?;
-            decode_event(revision.value(), event.value())?;
+        let mut from = self.revisions.compacted;
+        while from < self.snapshot.revisions.current {
+            from = match self.events(from, "") {
+                // Meanwhile.
+                Err(StoreError::Compacted { oldest }) => oldest,
+                part => part?.until,
+            };
         }
         Ok(())
     }
-}
-
-/// A piece of history.
-pub(super) struct Part {
-    pub(super) events: Vec<Event>,
-    /// Up to here there are no other events.
-    pub(super) until: Revision,
-}
-
-impl Part {
-    const EVENTS: usize = 1_000;
-    const BYTES: usize = 4 << 20;
 }
 
 /// A row of a range; its value is copied only if somebody wants it.

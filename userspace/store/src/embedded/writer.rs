@@ -15,7 +15,7 @@ use super::checkpoint::{checkpoint, prepare};
 use super::decide::{Decision, Outcome, delete, forget, put};
 use super::failure::{database, guarded};
 use super::live::Shared;
-use super::log::{Log, leave_spare, remove_spare};
+use super::log::{Log, spare};
 use super::paced::PacedFile;
 use super::tail::Tail;
 use super::view::{Snapshot, View};
@@ -67,9 +67,12 @@ impl Writer {
         let snapshot = guarded(|| Snapshot::open(&database, 0))?;
         let Revisions { current, compacted } = snapshot.revisions;
         let (log, events) = Log::open(path, current)?;
+        // A copy of the tables alone has no history.
+        let compacted = compacted.max(log.complete_after().unwrap_or(current));
         let revisions = Revisions { current: current + events.len() as u64, compacted };
         let tail = Arc::new(Tail::new(current, events));
-        let shared = Arc::new(Shared::new(View { snapshot: Arc::new(snapshot), tail, revisions }));
+        let (snapshot, history) = (Arc::new(snapshot), log.history());
+        let shared = Arc::new(Shared::new(View { snapshot, tail, history, revisions }));
         let writer = Writer {
             path: path.to_owned(),
             shared: shared.clone(),
@@ -158,12 +161,7 @@ impl Writer {
 
     fn append(&mut self, events: &[Event]) -> Result<()> {
         match self.log.append(events) {
-            Err(StoreError::Full(_)) if remove_spare(&self.path) => self.append(events),
-            // A checkpoint lets go of the log that it covers.
-            Err(StoreError::Full(why)) if self.finish().and_then(|()| self.start()).is_ok() => {
-                self.finish().map_err(|_| StoreError::Full(why))?;
-                self.log.append(events)
-            }
+            Err(StoreError::Full(_)) if spare::remove(&self.path) => self.log.append(events),
             appended => appended,
         }
     }
@@ -171,14 +169,14 @@ impl Writer {
     fn publish(&mut self, mut revisions: Revisions, events: Vec<Event>) -> Result<()> {
         let view = self.shared.view()?;
         if !events.is_empty() {
-            let bytes = view.snapshot.history_bytes + view.tail.bytes() as u64;
-            if let Some(before) = self.retention.note(self.opened.elapsed(), revisions, bytes) {
-                revisions.compacted = before;
-            }
+            let kept = self.retention.note(self.opened.elapsed(), revisions, self.log.bytes());
+            revisions.compacted = kept.unwrap_or(revisions.compacted);
         }
         if revisions != view.revisions {
             let (snapshot, tail) = (view.snapshot.clone(), view.tail.clone());
-            self.shared.publish(View { snapshot, tail, revisions }, events);
+            let before = revisions.compacted.min(snapshot.revisions.current);
+            self.shared.publish(View { snapshot, tail, history: self.log.history(), revisions }, events);
+            self.log.forget(before);
         }
         Ok(())
     }
@@ -222,15 +220,15 @@ impl Writer {
             return Ok(());
         }
         let database = self.database.clone().ok_or(StoreError::Closed)?;
-        self.log.rotate();
+        self.log.rotate()?;
         let (revisions, generation, queue) = (view.revisions, self.generation, self.queue.clone());
-        let (path, spare) = (self.path.clone(), self.checkpoint_bytes.saturating_mul(5) / 4);
+        let (path, spare_bytes) = (self.path.clone(), SPARE.min(self.checkpoint_bytes.saturating_mul(5) / 4));
         let work = move || {
             let done = guarded(|| {
                 checkpoint(&database, &events, revisions)?;
                 Snapshot::open(&database, generation)
             });
-            leave_spare(&path, spare.min(SPARE));
+            spare::leave(&path, spare_bytes);
             drop(database);
             if let Some(queue) = queue.upgrade() {
                 // A queue without a place wakes the writer too.
@@ -262,11 +260,12 @@ impl Writer {
         }
     }
 
-    /// Readers see the tables as of a checkpoint from now on, and the log lets go of what it covers.
+    /// Readers see the tables as of a checkpoint from now on.
     fn adopt(&mut self, snapshot: Snapshot, revisions: Revisions) -> Result<()> {
         let tail = Arc::new(self.shared.view()?.tail.after(snapshot.revisions.current));
-        self.log.forget(snapshot.revisions.current);
-        self.shared.publish(View { snapshot: Arc::new(snapshot), tail, revisions }, Vec::new());
+        self.log.forget(revisions.compacted.min(snapshot.revisions.current));
+        let (snapshot, history) = (Arc::new(snapshot), self.log.history());
+        self.shared.publish(View { snapshot, tail, history, revisions }, Vec::new());
         Ok(())
     }
 
@@ -286,10 +285,10 @@ impl Writer {
         self.adopt(snapshot, self.shared.view()?.revisions)
     }
 
-    /// With nothing left in the log, if the disk has room.
+    /// With all of the log in the tables, if the disk has room.
     fn shut(mut self) {
         let done = self.finish().and_then(|()| self.start()).and_then(|()| self.finish());
-        remove_spare(&self.path);
+        spare::remove(&self.path);
         if let Err(error) = done {
             tracing::warn!(%error, "the last checkpoint failed; the log is read at the next start");
         }
