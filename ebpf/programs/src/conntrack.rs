@@ -104,6 +104,13 @@ pub(crate) fn is_other(flow: &Flow, packet: &Packet) -> bool {
         && !packet.is_error()
 }
 
+/// Whether the entry is that of a living flow of the packet's opener which is to something else than `addressed`.
+#[inline(always)]
+pub(crate) fn differs(flow: &Flow, packet: &Packet, addressed: &End) -> bool {
+    let same = flow.flags & Flow::SOURCE != 0 && flow.source == *addressed;
+    !same && !reopens(packet, flow)
+}
+
 /// Puts an entry; false if there is no room or, under `flags` of BPF_NOEXIST, if there is one already.
 #[inline(always)]
 pub(crate) fn put(key: &FlowKey, flow: &Flow, flags: u32) -> bool {

@@ -6,7 +6,7 @@ use skep_abi::{DropReason, End, Flow, NodeConfig, Proto, Scope};
 
 use crate::conntrack;
 use crate::deliver::{self, PASS};
-use crate::hooks::tc_pod::{answers_come_from, refuse, remember};
+use crate::hooks::tc_pod::{refuse, remember, translated};
 use crate::parse::Packet;
 use crate::{bandwidth, icmp, nat, policy, service};
 
@@ -46,9 +46,7 @@ fn translate(
     flow.generation = Flow::stamp(config.generation, limited);
     flow.service = service;
     (flow.low_ifindex, flow.high_ifindex) = if high { (pod, 0) } else { (0, pod) };
-    answers_come_from(flow, packet, &addressed);
-    conntrack::replace(packet, flow);
-    Ok(())
+    translated(ctx, packet, flow, &addressed)
 }
 
 /// A packet of the node's own on its way out.

@@ -68,6 +68,33 @@ fn a_client_port_that_is_used_again_has_its_answers_from_the_frontend_again() ->
     Ok(())
 }
 
+/// The kernel gives one port to several connections if they go to different addresses.
+#[test]
+fn flows_of_one_client_port_through_two_frontends_stay_apart_at_their_backend() -> Result<()> {
+    let mut table = Table::new("pkta")?;
+    each(|world, proto, number| {
+        let backend = at(world.b(), port::BACKEND);
+        let balancer = at(world.balancer(), port::LOCAL);
+        let inside = (POD, at(world.a(), number), at(world.vip(), port::LOCAL));
+        let outside = (FROM_OUTSIDE, at(world.client(), number), at(world.node(), port::NODE + port::LOCAL));
+        for (program, client, frontend) in [inside, outside] {
+            conversation(&mut table, proto, (program, client), frontend, backend)?;
+            let (_, bytes) = table.run(program, &Frame::new(client, balancer, opening(proto)))?;
+            let (from, to) = Frame::ends(&bytes)?;
+            ensure!(from.ip() == client.ip() && from != client && to == backend, "{from} {to}");
+            for body in [opening(proto), data(proto)] {
+                let question = Frame::new(client, balancer, body);
+                table.row(program, &question, Verdict::Redirect, &question.from(from).to(backend))?;
+                let answer = Frame::new(backend, from, data(proto));
+                table.row(POD, &answer, Verdict::Redirect, &answer.from(balancer).to(client))?;
+            }
+            // The first flow goes on as before.
+            conversation(&mut table, proto, (program, client), frontend, backend)?;
+        }
+        Ok(())
+    })
+}
+
 #[test]
 fn a_service_without_backends_refuses_from_the_frontend() -> Result<()> {
     let mut table = Table::new("pkt2")?;

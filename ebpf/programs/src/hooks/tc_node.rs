@@ -5,7 +5,7 @@ use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use skep_abi::{Addr, Be16, DropReason, End, Flow, NodeConfig, Proto, Scope, ServiceValue};
 
-use super::tc_pod::{answers_come_from, forget, refuse, remember};
+use super::tc_pod::{forget, refuse, remember, translated};
 use crate::conntrack;
 use crate::deliver::{self, PASS};
 use crate::nat::Relay;
@@ -147,16 +147,17 @@ fn to_local(
         forget(packet, addressed);
     }
     let flow = opened?;
-    if let Some((addressed, service)) = addressed {
-        answers_come_from(flow, packet, &addressed);
-        flow.service = service;
-    }
     // What came to a frontend was only passed on by another node, and is not answered by way of that.
     if addressed.is_none() && flow.flags & Flow::REMOTE == 0 && deliver::came_by_overlay(ctx, config, packet)
     {
         flow.flags |= Flow::OVERLAY;
     }
-    conntrack::replace(packet, flow);
+    if let Some((addressed, service)) = addressed {
+        flow.service = service;
+        translated(ctx, packet, flow, &addressed)?;
+    } else {
+        conntrack::replace(packet, flow);
+    }
     Ok(deliver::to_pod(decision.target_ifindex))
 }
 

@@ -1,8 +1,9 @@
 //! The host side of a pod's veth. `tc_pod_egress`: from the pod. `tc_pod_ingress`: from the node's stack to the pod.
 
+use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use skep_abi::{Addr, DropReason, End, Flow, NodeConfig, Proto, Scope};
+use skep_abi::{Addr, Be16, DropReason, End, Flow, NodeConfig, Proto, Scope};
 
 use crate::conntrack;
 use crate::deliver::{self, PASS};
@@ -153,9 +154,10 @@ fn open(ctx: &TcContext, config: &NodeConfig, packet: &mut Packet) -> Result<i32
     let flow = opened?;
     flow.service = id;
     if service.is_some() {
-        answers_come_from(flow, packet, &addressed);
+        translated(ctx, packet, flow, &addressed)?;
+    } else {
+        conntrack::replace(packet, flow);
     }
-    conntrack::replace(packet, flow);
     // What was just opened is rewritten in the other direction only.
     let (receiver, flags) = (conntrack::receiver(flow, packet), flow.flags);
     Ok(onward(ctx, config, packet, receiver, flags, false))
@@ -230,13 +232,56 @@ pub(crate) fn forget(packet: &mut Packet, addressed: &End) {
     let _ = CONNTRACK.remove(&packet.key);
 }
 
-/// Lets the answers of a translated flow come from what the client addressed.
+/// Puts the entry of a translated flow: its answers come from what the client addressed.
 #[inline(always)]
-pub(crate) fn answers_come_from(flow: &mut Flow, packet: &Packet, addressed: &End) {
+pub(crate) fn translated(
+    ctx: &TcContext,
+    packet: &mut Packet,
+    flow: &mut Flow,
+    addressed: &End,
+) -> Result<(), DropReason> {
     flow.source = *addressed;
     flow.flags |= Flow::SOURCE;
     if !packet.from_high() {
         flow.flags |= Flow::REWRITE_HIGH;
+    }
+    if conntrack::put(&packet.key, flow, BPF_NOEXIST) {
+        return Ok(());
+    }
+    match conntrack::entry(packet) {
+        Some(other) if conntrack::differs(other, packet, addressed) => {
+            let Some(port) = apart(packet, flow, addressed) else {
+                forget(packet, addressed);
+                return Err(DropReason::NoPort);
+            };
+            nat::set_source(ctx, packet, &End { port, ..packet.source })?;
+            packet.locate();
+        }
+        _ => conntrack::replace(packet, flow),
+    }
+    Ok(())
+}
+
+/// A client may have one port for connections to two services. Where both lead to one backend, the second one gets a port
+/// of its own there, as from netfilter.
+#[inline(always)]
+fn apart(packet: &mut Packet, flow: &mut Flow, addressed: &End) -> Option<Be16> {
+    flow.destination = packet.source;
+    flow.flags |= Flow::DESTINATION;
+    let port = nat::claim(&packet.source, &packet.destination, packet.proto, flow, nat::PORT_TRIES)?;
+    lead(packet, addressed, port);
+    Some(port)
+}
+
+/// Has later packets to what was addressed come from the port too.
+#[inline(never)]
+fn lead(packet: &mut Packet, addressed: &End, port: Be16) {
+    packet.destination = *addressed;
+    packet.locate();
+    if let Some(alias) = conntrack::entry(packet) {
+        alias.source = End { port, ..packet.source };
+        alias.flags |= Flow::SOURCE;
+        packet.destination = alias.destination;
     }
 }
 
