@@ -1,4 +1,5 @@
-//! Where a process of the benchmark runs: one core for all of them, a network namespace, a cgroup.
+//! Where a process of the benchmark runs: a core, which is one for all of them unless said otherwise, a network namespace,
+//! a cgroup.
 
 use std::ffi::OsStr;
 use std::os::unix::process::CommandExt;
@@ -6,7 +7,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result};
-use rustix::process::setpriority_process;
+use rustix::process::{Pid, setpriority_process};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
 /// Before everything else on the machine: others then take little of what is measured.
@@ -62,10 +63,31 @@ pub(crate) fn come_first() -> Result<()> {
     setpriority_process(None, NICE).context("raise the priority")
 }
 
+/// A core of the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Core {
+    First,
+    Last,
+}
+
 /// Puts the calling thread on the machine's last core.
 pub(crate) fn pin() -> Result<()> {
+    pin_to(Core::Last)
+}
+
+pub(crate) fn pin_to(core: Core) -> Result<()> {
+    set_affinity(None, core)
+}
+
+/// Gives a kernel's thread a core, and the highest priority there.
+pub(crate) fn place_thread(thread: Pid, core: Core) -> Result<()> {
+    set_affinity(Some(thread), core)?;
+    setpriority_process(Some(thread), NICE).context("raise a thread's priority")
+}
+
+fn set_affinity(thread: Option<Pid>, core: Core) -> Result<()> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let mut set = CpuSet::new();
-    set.set(cores - 1);
-    sched_setaffinity(None, &set).context("go to the last core")
+    set.set(if core == Core::First { 0 } else { cores - 1 });
+    sched_setaffinity(thread, &set).with_context(|| format!("go to the {core:?} core"))
 }

@@ -1,11 +1,13 @@
-//! A source of UDP packets on one core, and how many of them a node passes on.
+//! A source of UDP packets, and how many of them one core of a node passes on.
 //!
-//! Frames are made by BPF_PROG_TEST_RUN on live frames and redirected to the outside's end of the uplink, so they reach
+//! What the node does with them it does in the threads that its uplink is polled by, on a core that is theirs alone. Source
+//! and sink share another one, the sink first. Frames are made by BPF_PROG_TEST_RUN on live frames and redirected to the outside's end of the uplink, so they reach
 //! the node as a driver's would, before an skb exists. What the node forwards to the other node comes back to the same
 //! end, bears nobody's hardware address, and is counted and dropped there: by the stack what was an skb, by an XDP program
 //! what was none. Each is the cheaper way to take it.
 
 use std::net::Ipv4Addr;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -13,12 +15,13 @@ use aya::programs::xdp::XdpMode;
 use aya::programs::{TestRun as _, TestRunAttrs, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use etherparse::PacketBuilder;
+use rustix::process::Pid;
 use serde_json::Value;
 use skep_tests::netns::NetNs;
 use xtask::build_ebpf::bench_object;
 
 use crate::cluster::{NODE_ADDR, NODE_PORT, OUTSIDE_ADDR};
-use crate::place;
+use crate::place::{self, Core};
 use crate::world::{UPLINK, Uplink};
 
 const HEADERS: usize = 42;
@@ -65,6 +68,8 @@ impl<'a> Source<'a> {
             }
             Ok(ebpf)
         })??;
+        poll_on(node, UPLINK, Core::Last)?;
+        poll_on(&uplink.outside, uplink.device, Core::First)?;
         Ok(Source { uplink, ebpf, frame })
     }
 
@@ -73,7 +78,7 @@ impl<'a> Source<'a> {
         let Source { uplink, ebpf, frame } = self;
         let before = received(uplink)?;
         let seconds = uplink.outside.run(|| -> Result<f64> {
-            place::pin()?;
+            place::pin_to(Core::First)?;
             let program = program(ebpf, "send_xdp")?;
             let start = Instant::now();
             while start.elapsed() < window {
@@ -85,6 +90,30 @@ impl<'a> Source<'a> {
         })??;
         Ok((received(uplink)? - before) as f64 / seconds)
     }
+}
+
+/// Has a device polled by threads of its own, on a core.
+fn poll_on(netns: &NetNs, device: &str, core: Core) -> Result<()> {
+    let before = napi_threads()?;
+    // `ip` enters with a /sys that is the namespace's.
+    let write = format!("echo 1 > /sys/class/net/{device}/threaded");
+    let output = Command::new("ip").args(["netns", "exec", netns.name(), "sh", "-c", &write]).output()?;
+    ensure!(output.status.success(), "{write}: {}", String::from_utf8_lossy(&output.stderr));
+    let own: Vec<Pid> = napi_threads()?.into_iter().filter(|thread| !before.contains(thread)).collect();
+    ensure!(!own.is_empty(), "{device} has no threads of its own");
+    own.into_iter().try_for_each(|thread| place::place_thread(thread, core))
+}
+
+fn napi_threads() -> Result<Vec<Pid>> {
+    let mut threads = Vec::new();
+    for process in std::fs::read_dir("/proc")? {
+        let folder = process?.path();
+        let id = folder.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse().ok());
+        // One that ended meanwhile has no name any more.
+        let is_napi = || std::fs::read(folder.join("comm")).is_ok_and(|name| name.starts_with(b"napi/"));
+        threads.extend(id.and_then(Pid::from_raw).filter(|_| is_napi()));
+    }
+    Ok(threads)
 }
 
 pub(crate) fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {
@@ -104,7 +133,7 @@ fn frame(from: [u8; 6], to: [u8; 6]) -> Result<Vec<u8>> {
 }
 
 pub(crate) fn link(netns: &NetNs, device: &str) -> Result<Value> {
-    let mut command = std::process::Command::new("ip");
+    let mut command = Command::new("ip");
     let output = command.args(["-n", netns.name(), "-s", "-j", "link", "show", "dev", device]).output()?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let mut links: Value = serde_json::from_slice(&output.stdout)?;
