@@ -27,9 +27,9 @@ use crate::world::{UPLINK, Uplink};
 const HEADERS: usize = 42;
 /// The least of an Ethernet frame, without its checksum.
 const FRAME: usize = 60;
-/// Frames of one batch, and of one system call.
+/// Frames of one batch, and of one system call, which ends with a long wait for its pages.
 const BATCH: u32 = 64;
-const CALL: u32 = 8_192;
+const CALL: u32 = 1 << 20;
 
 pub(crate) struct Source<'a> {
     uplink: &'a Uplink,
