@@ -21,29 +21,34 @@ impl Datapath {
     /// have it, lost: their clients would not notice. The caller walks seldom: an idle flow more costs only memory.
     pub fn collect_flows(&mut self, maps: &Observed) -> Result<Collected, DatapathError> {
         let now = monotonic();
+        let is_over = |key: &FlowKey, flow: &Flow| {
+            now.saturating_sub(flow.last_seen) > timeout(key, flow) || is_misled(key, flow, maps)
+        };
         let mut expired = Vec::new();
         let mut live = 0;
         for entry in self.maps.conntrack.iter() {
             match entry {
-                Ok((key, flow))
-                    if now.saturating_sub(flow.last_seen) > timeout(&key, &flow)
-                        || is_misled(&key, &flow, maps) =>
-                {
-                    expired.push(key)
-                }
+                Ok((key, flow)) if is_over(&key, &flow) => expired.push(key),
                 Ok(_) => live += 1,
                 Err(error) => return Err(DatapathError::map("CONNTRACK", "walk")(error)),
             }
         }
+        let mut removed = 0;
         for key in &expired {
+            // The walk takes long enough for a client to use a port again.
+            if self.maps.conntrack.get(key, 0).is_ok_and(|flow| !is_over(key, &flow)) {
+                live += 1;
+                continue;
+            }
             match self.maps.conntrack.remove(key) {
                 Ok(()) | Err(MapError::KeyNotFound) => {}
                 Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => {
                 }
                 Err(error) => return Err(DatapathError::map("CONNTRACK", "remove from")(error)),
             }
+            removed += 1;
         }
-        Ok(Collected { live, removed: expired.len() })
+        Ok(Collected { live, removed })
     }
 }
 

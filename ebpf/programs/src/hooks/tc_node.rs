@@ -5,7 +5,7 @@ use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use skep_abi::{Addr, Be16, DropReason, End, Flow, NodeConfig, Proto, Scope, ServiceValue};
 
-use super::tc_pod::{forget, refuse, remember, translated};
+use super::tc_pod::{forget, leads_nowhere, refuse, remember, translated};
 use crate::conntrack;
 use crate::deliver::{self, PASS};
 use crate::nat::Relay;
@@ -47,6 +47,7 @@ fn ingress(ctx: &TcContext) -> Result<i32, DropReason> {
     let Some(config) = report::config() else { return Ok(PASS) };
     let Some(packet) = parse(ctx)? else { return Ok(PASS) };
     let known = conntrack::find(packet).filter(|flow| !conntrack::is_other(flow, packet));
+    let known = known.filter(|flow| flow.flags & Flow::ALIAS == 0 || !leads_nowhere(packet, flow));
     let Some(flow) = known else { return open(ctx, config, packet) };
     let flags = flow.flags;
     if flags & (Flow::ALIAS | Flow::MASQUERADE | Flow::TRANSIT | Flow::DIRECT) == 0 {

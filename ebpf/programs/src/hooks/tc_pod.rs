@@ -3,7 +3,7 @@
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use skep_abi::{Addr, Be16, DropReason, End, Flow, NodeConfig, Proto, Scope};
+use skep_abi::{Addr, Be16, DropReason, End, Flow, NodeConfig, Proto, Scope, TCP_ACK, TCP_SYN};
 
 use crate::conntrack;
 use crate::deliver::{self, PASS};
@@ -32,9 +32,13 @@ fn egress(ctx: &TcContext) -> Result<i32, DropReason> {
     if let Some(flow) = &found {
         check_source(ctx, flow, config, packet)?;
         if flow.flags & Flow::ALIAS != 0 && conntrack::rewrites(flow, packet) {
-            nat::apply(ctx, packet, flow)?;
-            packet.locate();
-            found = conntrack::find(packet);
+            if leads_nowhere(packet, flow) {
+                found = None;
+            } else {
+                nat::apply(ctx, packet, flow)?;
+                packet.locate();
+                found = conntrack::find(packet);
+            }
         } else if conntrack::is_other(flow, packet) {
             found = None;
         }
@@ -200,6 +204,28 @@ pub(crate) fn refuse(
     }
     report::dropped(DropReason::NoBackend);
     Ok(back())
+}
+
+/// Whether a connection begins where an earlier one left an alias behind, whose own entry is gone. The alias goes too, and
+/// the connection may go to another backend.
+#[inline(never)]
+pub(crate) fn leads_nowhere(packet: &mut Packet, alias: &Flow) -> bool {
+    if packet.tcp_flags & (TCP_SYN | TCP_ACK) != TCP_SYN {
+        return false;
+    }
+    let (source, destination) = (packet.source, packet.destination);
+    if alias.flags & Flow::SOURCE != 0 {
+        packet.source = alias.source;
+    }
+    packet.destination = alias.destination;
+    packet.locate();
+    let gone = conntrack::entry(packet).is_none();
+    (packet.source, packet.destination) = (source, destination);
+    packet.locate();
+    if gone {
+        let _ = CONNTRACK.remove(&packet.key);
+    }
+    gone
 }
 
 /// The entry under which later packets of a translated flow find their backend.
