@@ -61,6 +61,27 @@ struct World {
 }
 
 impl World {
+    /// Three pods, and a service of the second one's.
+    fn new(name: &str) -> Result<World> {
+        let outside = NetNs::new(&format!("{name}o"))?;
+        let node = Node::new(&format!("{name}n"), &outside, &[(NODE.into(), OUTSIDE.into())])?;
+        let mut world = World { node, outside, pods: Vec::new() };
+        for (pod, ip) in [("a", A), ("b", B), ("c", C)] {
+            let (netns, interface, slot) = world.node.add_pod(&format!("{name}{pod}"), &[ip.into()])?;
+            world.pods.push((ip, netns, interface, slot));
+        }
+        let backend = Backend { addr: addr(B), port: Be16::new(PORT), reserved: 0 };
+        let key =
+            |scope| ServiceKey { addr: addr(NODE), port: Be16::new(NODE_PORT), proto: Proto::TCP, scope };
+        let value = ServiceValue { set: 1, count: 1, service: 1, ..ServiceValue::default() };
+        world.node.apply(&[
+            Write::PutBackend(BackendKey { set: 1, slot: 0 }, backend),
+            Write::PutService(key(Scope::INTERNAL), value),
+            Write::PutService(key(Scope::EXTERNAL), value),
+        ])?;
+        Ok(world)
+    }
+
     fn limit(&mut self, at: usize, ingress_rate: u64, egress_rate: u64) -> Result<()> {
         let (ip, _, PodInterface { ifindex, mac, host_mac }, slot) = self.pods[at];
         let pod = Pod { ifindex, slot, mac, host_mac, ingress_rate, egress_rate, ..Pod::default() };
@@ -76,21 +97,7 @@ impl World {
 
 #[test]
 fn tcp_through_a_limited_pod_gets_its_limit_and_other_pods_all_there_is() -> Result<()> {
-    let outside = NetNs::new("skbwo")?;
-    let node = Node::new("skbwn", &outside, &[(NODE.into(), OUTSIDE.into())])?;
-    let mut world = World { node, outside, pods: Vec::new() };
-    for (name, ip) in [("skbwa", A), ("skbwb", B), ("skbwc", C)] {
-        let (netns, interface, slot) = world.node.add_pod(name, &[ip.into()])?;
-        world.pods.push((ip, netns, interface, slot));
-    }
-    let backend = Backend { addr: addr(B), port: Be16::new(PORT), reserved: 0 };
-    let key = |scope| ServiceKey { addr: addr(NODE), port: Be16::new(NODE_PORT), proto: Proto::TCP, scope };
-    let value = ServiceValue { set: 1, count: 1, service: 1, ..ServiceValue::default() };
-    world.node.apply(&[
-        Write::PutBackend(BackendKey { set: 1, slot: 0 }, backend),
-        Write::PutService(key(Scope::INTERNAL), value),
-        Write::PutService(key(Scope::EXTERNAL), value),
-    ])?;
+    let mut world = World::new("skbw")?;
     let at = |ip: Ipv4Addr| SocketAddr::from((ip, PORT));
     let frontend = SocketAddr::from((NODE, NODE_PORT));
     world.limit(0, 0, 20_000_000)?;
@@ -116,5 +123,33 @@ fn tcp_through_a_limited_pod_gets_its_limit_and_other_pods_all_there_is() -> Res
         println!("{what}, without limit: {:.0} Mbit/s", got / 1e6);
         ensure!(got > 1e9, "{what}: {got} bits a second without limit");
     }
+    Ok(())
+}
+
+/// What is printed where packets wait for their time.
+pub(crate) const PACED: &str = "what is over waits";
+
+/// With `fq` TCP hears of no loss; without it, what is over is dropped.
+#[test]
+fn what_a_limited_pod_sends_waits_where_the_kernel_has_fq() -> Result<()> {
+    const LIMIT: u64 = 4_000_000;
+    let mut world = World::new("skbp")?;
+    let paces = world.node.datapath.as_ref().context("no datapath")?.paces();
+    println!("{}", if paces { PACED } else { "what is over is dropped" });
+    world.limit(0, 0, LIMIT)?;
+    let [(_, a, ..), (_, b, ..), (_, c, ..)] = &world.pods[..] else { anyhow::bail!("three pods") };
+    let at = |ip: Ipv4Addr| SocketAddr::from((ip, PORT));
+    for (what, server, to, listen) in [
+        ("to the outside", &world.outside, at(OUTSIDE), at(OUTSIDE)),
+        ("to a pod", c, at(C), at(C)),
+        ("to a service", b, SocketAddr::from((NODE, NODE_PORT)), at(B)),
+    ] {
+        let got = throughput(a, server, to, listen)?;
+        let share = got / (LIMIT as f64 * PAYLOAD);
+        println!("{what}: {share:.3} of the limit, {} packets dropped so far", world.over()?);
+        ensure!((0.85..=1.15).contains(&share), "{what}: {share:.3} of the limit");
+    }
+    let over = world.over()?;
+    ensure!((over == 0) == paces, "{over} packets were dropped");
     Ok(())
 }

@@ -13,13 +13,15 @@ use skep_tests::guest;
 use skep_tests::netns::NetNs;
 use xtask::old_kernel::{self, VERSION};
 
+use crate::bandwidth::PACED;
 use crate::namespaces::{B, PATIENCE, ask, dial, serve, world};
 use crate::node::Node;
 use crate::truth::KERNELS_SCTP;
 
 /// What the old kernel is asked: by tests of this very program.
-const ASKED: [&str; 8] = [
+const ASKED: [&str; 9] = [
     VERIFIED,
+    "bandwidth::what_a_limited_pod_sends_waits_where_the_kernel_has_fq",
     "kernels::each_hook_has_its_program_once_before_and_after_a_restart",
     "namespaces::a_new_process_adopts_the_maps_and_connections_go_on",
     "namespaces::revoking_a_policy_cuts_an_established_connection_and_restoring_it_heals",
@@ -94,7 +96,9 @@ fn linux_6_1_does_all_that_this_kernel_does() -> Result<()> {
         let passed = format!("test {test} ... ok");
         ensure!(said.lines().any(|line| line == passed), "{test} did not run on Linux {VERSION}:\n{said}");
     }
-    ensure!(said.contains(KERNELS_SCTP), "Linux {VERSION} was without SCTP:\n{said}");
+    for what in [KERNELS_SCTP, PACED] {
+        ensure!(said.contains(what), "on Linux {VERSION} nobody said \"{what}\":\n{said}");
+    }
     let there: BTreeMap<&str, &str> = said.lines().filter_map(|line| line.split_once(": ")).collect();
     for here in verified()? {
         let there = there.get(here.program.as_str());

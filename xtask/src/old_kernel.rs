@@ -13,7 +13,7 @@ use crate::deps::{self, Need};
 pub const VERSION: &str = "6.1";
 
 /// The modules, each behind those that it needs.
-const MODULES: [&str; 12] = [
+const MODULES: [&str; 13] = [
     "crc32c_generic",
     "libcrc32c",
     "udp_tunnel",
@@ -24,6 +24,7 @@ const MODULES: [&str; 12] = [
     "stp",
     "bridge",
     "vxlan",
+    "sch_fq",
     "sch_ingress",
     "cls_bpf",
 ];

@@ -120,11 +120,17 @@ pub(crate) fn put(key: &FlowKey, flow: &Flow, flags: u32) -> bool {
 /// An empty entry to fill and put: this CPU's, in a map to spare the stack. One is in use at a time.
 #[inline(always)]
 pub(crate) fn fresh(flags: u32) -> Result<&'static mut Flow, DropReason> {
-    let flow = FRESH.get_ptr_mut(0).ok_or(DropReason::Rewrite)?;
-    // SAFETY: the element is this CPU's and classifiers do not nest on one CPU.
-    let flow = unsafe { &mut *flow };
+    let flow = made()?;
     *flow = Flow { last_seen: now(), tick: tick(), flags, ..Flow::default() };
     Ok(flow)
+}
+
+/// The entry that [`fresh`] gave last.
+#[inline(always)]
+pub(crate) fn made() -> Result<&'static mut Flow, DropReason> {
+    let flow = FRESH.get_ptr_mut(0).ok_or(DropReason::Rewrite)?;
+    // SAFETY: the element is this CPU's and classifiers do not nest on one CPU.
+    Ok(unsafe { &mut *flow })
 }
 
 /// Puts the entry under the packet's key, replacing what was there.

@@ -1,7 +1,9 @@
-//! Fragments that come before their first one, which alone has the ports. They wait on a link of their own, whose far end
-//! gives them back to where they came from, until the first one has come or their time is over.
+//! Packets that wait on a link of their own, whose far end gives them back to where they came from.
 //!
-//! The link takes so many bytes a second and holds so many; what is more is lost there. So a flood of such fragments costs
+//! Fragments that come before their first one, which alone has the ports, go there until the first one has come or their
+//! time is over. What pods send too fast has a link besides: see [`crate::bandwidth`].
+//!
+//! The fragments' link takes so many bytes a second and holds so many; what is more is lost there. So a flood of such fragments costs
 //! no more than that, and others of them their chance, which is what they had without a link.
 
 use aya_ebpf::bindings::BPF_F_INGRESS;
@@ -12,9 +14,11 @@ use skep_abi::DropReason;
 use crate::conntrack::now;
 use crate::report;
 
-/// A waiting packet's mark: where it came from in the low bits, above them when, in units of 2^24 ns (17 ms).
-const PLACE_BITS: u32 = 24;
-const PLACE: u32 = (1 << PLACE_BITS) - 1;
+/// A waiting packet's mark: where it came from in the low bits, then whether it is for its rate, above that when it came, in
+/// units of 2^24 ns (17 ms).
+const PLACE: u32 = (1 << 23) - 1;
+const FOR_RATE: u32 = 1 << 23;
+const TIME_BIT: u32 = 24;
 const TIME_SHIFT: u32 = 24;
 /// A fifth of a second: what overtakes on a network does so by less.
 const PATIENCE: u32 = 12;
@@ -34,13 +38,13 @@ fn hold(ctx: &TcContext) -> Option<i32> {
     let (mark, place) = (mark(ctx), place(ctx));
     let time = (now() >> TIME_SHIFT) as u32;
     // A mark of somebody else's says that the packet is to be seen by somebody else.
-    let waited = if mark == 0 { 0 } else { time.wrapping_sub(mark >> PLACE_BITS) & (u32::MAX >> PLACE_BITS) };
+    let waited = if mark == 0 { 0 } else { time.wrapping_sub(mark >> TIME_BIT) & (u32::MAX >> TIME_BIT) };
     let ours = place <= PLACE && (mark == 0 || mark & PLACE == place);
     if delay == 0 || !ours || waited > PATIENCE {
         return None;
     }
     if mark == 0 {
-        set_mark(ctx, time << PLACE_BITS | place);
+        set_mark(ctx, time << TIME_BIT | place);
     }
     // SAFETY: the helper checks the index.
     Some(unsafe { bpf_redirect(delay, 0) } as i32)
@@ -57,9 +61,30 @@ pub(crate) fn back(ctx: &TcContext) -> i32 {
 #[inline(always)]
 pub(crate) fn over(ctx: &TcContext) {
     let mark = mark(ctx);
-    if mark != 0 && mark & PLACE == place(ctx) {
+    if mark != 0 && mark & (PLACE | FOR_RATE) == place(ctx) {
         set_mark(ctx, 0);
     }
+}
+
+/// Marks a packet that is to wait for its rate; false if its mark is somebody else's.
+#[inline(always)]
+pub(crate) fn will_wait(ctx: &TcContext) -> bool {
+    let place = place(ctx);
+    let free = place <= PLACE && mark(ctx) == 0;
+    if free {
+        set_mark(ctx, FOR_RATE | place);
+    }
+    free
+}
+
+/// Whether it has waited for its rate; then nothing of that stays with it.
+#[inline(always)]
+pub(crate) fn has_waited(ctx: &TcContext) -> bool {
+    let waited = mark(ctx) & (PLACE | FOR_RATE) == FOR_RATE | place(ctx);
+    if waited {
+        set_mark(ctx, 0);
+    }
+    waited
 }
 
 #[inline(always)]

@@ -10,7 +10,8 @@ use crate::hooks::tc_pod::{refuse, remember, translated};
 use crate::parse::Packet;
 use crate::{bandwidth, icmp, nat, policy, service};
 
-/// A new flow from elsewhere to a process of this node, which is the backend: it sees the client as it is.
+/// A new flow from elsewhere to a process of this node, which is the backend: it sees the client as it is. The flow's entry
+/// is made and not put: see [`conntrack::made`].
 #[inline(never)]
 pub(crate) fn receive(
     ctx: &TcContext,
@@ -25,7 +26,7 @@ pub(crate) fn receive(
     }
 }
 
-/// The packet goes to the backend, the flow's further ones too, and its answers come from what was addressed.
+/// The packet goes to the backend, the flow's further ones too.
 #[inline(always)]
 fn translate(
     ctx: &TcContext,
@@ -34,7 +35,6 @@ fn translate(
     backend: &End,
     service: u32,
 ) -> Result<(), DropReason> {
-    let addressed = packet.destination;
     remember(config, packet, backend, 0)?;
     nat::set_destination(ctx, packet, backend)?;
     packet.locate();
@@ -46,7 +46,7 @@ fn translate(
     flow.generation = Flow::stamp(config.generation, limited);
     flow.service = service;
     (flow.low_ifindex, flow.high_ifindex) = if high { (pod, 0) } else { (0, pod) };
-    translated(ctx, packet, flow, &addressed)
+    Ok(())
 }
 
 /// A packet of the node's own on its way out.
@@ -71,6 +71,7 @@ pub(crate) fn send(ctx: &TcContext, config: &NodeConfig, packet: &mut Packet) ->
 #[inline(always)]
 fn open(ctx: &TcContext, config: &NodeConfig, packet: &mut Packet) -> Result<i32, DropReason> {
     icmp::unrelated(packet)?;
+    let addressed = packet.destination;
     let Some(service) = service::find(&packet.destination, packet.proto, Scope::INTERNAL) else {
         return Ok(PASS);
     };
@@ -78,6 +79,7 @@ fn open(ctx: &TcContext, config: &NodeConfig, packet: &mut Packet) -> Result<i32
         return refuse(ctx, packet, || deliver::to_host(ctx));
     };
     translate(ctx, config, packet, &backend, service.service)?;
+    translated(ctx, packet, conntrack::made()?, &addressed)?;
     Ok(onward(ctx, config, packet))
 }
 

@@ -197,16 +197,16 @@ fn search(node: &End, remote: &End, proto: Proto, reverse: &mut Flow, tries: u32
     let start = unsafe { bpf_get_prandom_u32() };
     // The addresses differ, so which end is the higher one does not hang on the port.
     let mut key = FlowKey::default();
-    let from_high = locate(&mut key, remote, node, proto);
     // Answers come from the remote end: theirs is the rewritten direction.
     reverse.flags &= !Flow::REWRITE_HIGH;
-    if from_high {
+    if locate(&mut key, remote, node, proto) {
         reverse.flags |= Flow::REWRITE_HIGH;
     }
-    // An echo has one identifier, not two ports.
-    let both = proto == Proto::ICMP || proto == Proto::ICMPV6;
     for i in 0..tries {
         let port = Be16::new(SNAT_PORT_MIN + (start.wrapping_add(i * 97) % range) as u16);
+        // Asked anew each time: the stack is short where this is called. An echo has one identifier, not two ports.
+        let from_high = reverse.flags & Flow::REWRITE_HIGH != 0;
+        let both = key.proto == Proto::ICMP || key.proto == Proto::ICMPV6;
         if from_high || both {
             key.low_port = port;
         }

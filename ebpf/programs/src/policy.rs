@@ -115,7 +115,7 @@ pub(crate) fn opened(
     if decision.reason != DropReason::None {
         return Err(decision.reason);
     }
-    bandwidth::take(ctx, packet, decision.flags)?;
+    bandwidth::take_first(ctx, packet, decision.flags)?;
     let flow = conntrack::fresh(if packet.from_high() { Flow::FROM_HIGH } else { 0 })?;
     place(config, flow, decision, packet.from_high());
     Ok(flow)

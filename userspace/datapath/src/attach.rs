@@ -11,11 +11,12 @@ use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandl
 use aya::programs::{CgroupAttachMode, LinkOrder, TcAttachType, tc};
 use aya::util::KernelVersion;
 
+use crate::Options;
 use crate::error::DatapathError;
 use crate::object::{SOCKET_HOOKS, classifier, pins, socket_hook};
 use crate::overlay::Overlay;
+use crate::side_link::SideLink;
 use crate::xdp::{self, XdpHook};
-use crate::{Options, delay};
 
 /// Where the clsact fallback puts its filter, so that a new process replaces it in place.
 const CLSACT_PRIORITY: u16 = 1;
@@ -42,14 +43,14 @@ impl Attachments {
         ebpf: &mut Ebpf,
         options: &Options,
         overlay: &Overlay,
-        delay: bool,
+        side_links: &[SideLink],
     ) -> Result<(), DatapathError> {
         let uplink = &options.uplink;
         self.attach_tc(ebpf, "tc_node_ingress", uplink, TcAttachType::Ingress, "uplink-ingress")?;
         self.attach_tc(ebpf, "tc_node_egress", uplink, TcAttachType::Egress, "uplink-egress")?;
         self.attach_tc(ebpf, "tc_host_egress", "lo", TcAttachType::Egress, "loopback-egress")?;
-        if delay {
-            self.attach_tc(ebpf, "tc_delay", delay::FAR, TcAttachType::Ingress, "delay-ingress")?;
+        for link in side_links {
+            self.attach_tc(ebpf, "tc_delay", link.far, TcAttachType::Ingress, link.pin)?;
         }
         for (device, pin) in overlay.devices() {
             self.attach_tc(ebpf, "tc_node_ingress", device, TcAttachType::Ingress, pin)?;

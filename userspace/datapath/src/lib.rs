@@ -16,8 +16,10 @@ mod netlink;
 mod object;
 mod observe;
 mod overlay;
+mod pace;
 mod pod_link;
 mod route;
+mod side_link;
 mod sockets;
 mod syscall;
 mod verdicts;
@@ -39,6 +41,7 @@ use attach::Attachments;
 use maps::Maps;
 use netlink::link_mtu;
 use overlay::Overlay;
+use side_link::SideLink;
 
 /// Where and for whom the datapath runs.
 #[derive(Clone, Debug)]
@@ -64,32 +67,42 @@ pub struct Datapath {
     overlay: Overlay,
     /// The largest packet between pods, in bytes.
     mtu: u32,
+    paces: bool,
 }
 
 impl Datapath {
     /// Loads the programs and attaches them, or adopts the maps of an earlier process and replaces its programs.
     pub async fn open(options: Options) -> Result<Datapath, DatapathError> {
-        let mut ebpf = object::load(&options.bpffs)?;
+        let pace = blocking(pace::set_up).await?;
+        let near = |link: &Option<SideLink>| link.as_ref().map_or(0, |link| link.near);
+        let mut ebpf = object::load(&options.bpffs, near(&pace))?;
         let mut maps = Maps::take(&mut ebpf, &options.bpffs)?;
         let (wanted, addrs) = (options.overlay, options.node_addrs.clone());
         let uplink_mtu = link_mtu(&options.uplink)?;
         let overlay = blocking(move || overlay::set_up(wanted, &addrs, uplink_mtu)).await?;
         let delay = blocking(move || delay::set_up(uplink_mtu)).await?;
-        maps.configure(&options, &overlay, delay)?;
+        maps.configure(&options, &overlay, near(&delay))?;
         let mut attachments = Attachments::new(&options.bpffs)?;
-        attachments.attach_node(&mut ebpf, &options, &overlay, delay != 0)?;
+        let paces = pace.is_some();
+        let side_links: Vec<SideLink> = delay.into_iter().chain(pace).collect();
+        attachments.attach_node(&mut ebpf, &options, &overlay, &side_links)?;
         attachments.adopt_pods(&mut ebpf)?;
         for addr in &options.node_addrs {
             pod_link::enable_forwarding(addr)?;
         }
         pod_link::accept_own_addresses()?;
         let mtu = uplink_mtu.saturating_sub(overlay.overhead());
-        Ok(Datapath { ebpf, maps, attachments, overlay, mtu })
+        Ok(Datapath { ebpf, maps, attachments, overlay, mtu, paces })
     }
 
     /// What a pod may send to any other pod in one packet, in bytes: the uplink's MTU without what the overlay puts around.
     pub fn pod_mtu(&self) -> u32 {
         self.mtu
+    }
+
+    /// Whether what pods send over their bandwidth waits; it is dropped otherwise.
+    pub fn paces(&self) -> bool {
+        self.paces
     }
 
     /// Removes every pin below `bpffs`, which detaches what is attached by links; what is gone already is no error. Filters of

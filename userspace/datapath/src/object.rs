@@ -58,12 +58,14 @@ pub(crate) fn pins(bpffs: &Path) -> PathBuf {
     bpffs.join(format!("v{ABI_VERSION}"))
 }
 
-pub(crate) fn load(bpffs: &Path) -> Result<Ebpf, DatapathError> {
+/// `pace`: the link on which packets wait for their rate, or 0.
+pub(crate) fn load(bpffs: &Path, pace: u32) -> Result<Ebpf, DatapathError> {
     let folder = pins(bpffs).join("maps");
     std::fs::create_dir_all(folder.join("verdicts")).map_err(DatapathError::file("create", &folder))?;
     on_bpffs(&folder)?;
     verdicts::make(&folder.join("VERDICTS"))?;
     let mut loader = EbpfLoader::new();
+    loader.override_global("PACE", &pace, true);
     for name in PINNED {
         loader.map_pin_path(name, folder.join(name));
     }

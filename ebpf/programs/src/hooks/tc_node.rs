@@ -103,7 +103,7 @@ fn open(ctx: &TcContext, config: &NodeConfig, packet: &mut Packet) -> Result<i32
     };
     if policy::is_node(config, &backend.addr) {
         return match host::receive(ctx, config, packet, &backend, service.service) {
-            DropReason::None => Ok(PASS),
+            DropReason::None => translated(ctx, packet, conntrack::made()?, &addressed).map(|()| PASS),
             reason => Err(reason),
         };
     }

@@ -31,6 +31,9 @@ fn egress(ctx: &TcContext) -> Result<i32, DropReason> {
     let mut found = conntrack::find(packet);
     if let Some(flow) = &found {
         check_source(ctx, flow, config, packet)?;
+        if let Some(action) = bandwidth::wait(ctx, packet, flow.flags)? {
+            return Ok(action);
+        }
         if flow.flags & Flow::ALIAS != 0 && conntrack::rewrites(flow, packet) {
             if leads_nowhere(packet, flow) {
                 found = None;
@@ -177,7 +180,7 @@ fn hairpin(
 ) -> Result<i32, DropReason> {
     let ifindex = interface(ctx);
     let kind = Flow::HAIRPIN | bandwidth::flag(policy::pod(&backend.addr), None);
-    bandwidth::take(ctx, packet, kind)?;
+    bandwidth::take_first(ctx, packet, kind)?;
     let relay = Relay {
         node: packet.destination,
         backend: *backend,
@@ -236,7 +239,8 @@ pub(crate) fn remember(
     to: &End,
     sender: u32,
 ) -> Result<(), DropReason> {
-    let alias = conntrack::fresh(Flow::ALIAS | Flow::DESTINATION)?;
+    let limited = if sender == 0 { 0 } else { bandwidth::flag(policy::pod(&packet.source.addr), None) };
+    let alias = conntrack::fresh(Flow::ALIAS | Flow::DESTINATION | limited)?;
     alias.generation = config.generation;
     alias.destination = *to;
     if packet.from_high() {
@@ -274,18 +278,31 @@ pub(crate) fn translated(
     if conntrack::put(&packet.key, flow, BPF_NOEXIST) {
         return Ok(());
     }
-    match conntrack::entry(packet) {
-        Some(other) if conntrack::differs(other, packet, addressed) => {
-            let Some(port) = apart(packet, flow, addressed) else {
-                forget(packet, addressed);
-                return Err(DropReason::NoPort);
-            };
-            nat::set_source(ctx, packet, &End { port, ..packet.source })?;
-            packet.locate();
-        }
-        _ => conntrack::replace(packet, flow),
+    match put_beside(ctx, packet, flow, addressed) {
+        DropReason::None => Ok(()),
+        reason => Err(reason),
     }
-    Ok(())
+}
+
+/// Puts the entry where there is one already.
+#[inline(never)]
+fn put_beside(ctx: &TcContext, packet: &mut Packet, flow: &mut Flow, addressed: &End) -> DropReason {
+    match conntrack::entry(packet) {
+        Some(other) if conntrack::differs(other, packet, addressed) => {}
+        _ => {
+            conntrack::replace(packet, flow);
+            return DropReason::None;
+        }
+    }
+    let Some(port) = apart(packet, flow, addressed) else {
+        forget(packet, addressed);
+        return DropReason::NoPort;
+    };
+    if let Err(reason) = nat::set_source(ctx, packet, &End { port, ..packet.source }) {
+        return reason;
+    }
+    packet.locate();
+    DropReason::None
 }
 
 /// A client may have one port for connections to two services. Where both lead to one backend, the second one gets a port
