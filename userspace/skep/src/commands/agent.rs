@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use ipnetwork::IpNetwork;
 use kube::Client;
 use skep_datapath::{Options, XdpMode};
@@ -210,10 +210,7 @@ async fn network_only(agent: &Agent, client: Client, stop: CancellationToken) ->
     });
     let ended = Arc::new(network(agent)?).run(agent.node.clone(), client, sender, stop).await;
     told.abort();
-    match ended {
-        Ok(()) => Ok(()),
-        Err(error) => bail!("network: {error}"),
-    }
+    ended.map_err(anyhow::Error::from_boxed).context("network")
 }
 
 /// Where cgroup v2 is mounted.
