@@ -6,8 +6,11 @@ use crate::samples::{Samples, row};
 use crate::world::Subject;
 
 /// Figures that are compared as they are.
-const BARS: [(&str, &str, Option<u32>, Bar); 7] = [
+const BARS: [(&str, &str, Option<u32>, Bar); 10] = [
     ("prog_ns", "tc_pod_egress", None, Bar::AtMost(80.0)),
+    ("prog_ns", "tc_pod_ingress", None, Bar::AtMost(80.0)),
+    ("prog_ns", "tc_node_ingress", None, Bar::AtMost(80.0)),
+    ("prog_ns", "tc_node_egress", None, Bar::AtMost(80.0)),
     ("prog_ns", "xdp_node", None, Bar::AtMost(120.0)),
     ("prog_ns", "xdp_node_v6", None, Bar::AtMost(120.0)),
     ("program_all", "skep", Some(10_000), Bar::AtMost(300.0)),

@@ -3,8 +3,8 @@
 //! Fragments that come before their first one, which alone has the ports, go there until the first one has come or their
 //! time is over. What pods send too fast has a link besides: see [`crate::bandwidth`].
 //!
-//! The fragments' link takes so many bytes a second and holds so many; what is more is lost there. So a flood of such fragments costs
-//! no more than that, and others of them their chance, which is what they had without a link.
+//! The fragments' link takes so many bytes a second and holds so many; what is more is lost there. So a flood of such
+//! fragments costs no more than that, and others of them their chance, which is what they had without a link.
 
 use aya_ebpf::bindings::BPF_F_INGRESS;
 use aya_ebpf::helpers::generated::bpf_redirect;
