@@ -43,6 +43,8 @@ async fn a_reflector_follows_what_others_write() {
     let server = Server::start().await;
     let api: Api<ConfigMap> = Api::default_namespaced(server.client().await);
     api.create(&PostParams::default(), &settings("before", "1")).await.unwrap();
+    // kube asks for a stream at version 0, which is whatever the server has at hand: this waits until that has it.
+    api.list(&ListParams::default()).await.unwrap();
     let (reader, writer) = reflector::store();
     let config = watcher::Config::default().labels("of=test").streaming_lists();
     let mut events = watcher(api.clone(), config).default_backoff().reflect(writer).boxed();
