@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Resource, getrlimit, setrlimit};
@@ -147,10 +147,15 @@ fn dial_on(world: &World, told: Arc<Told>, stop: Arc<AtomicBool>) -> Result<std:
         if let Err(error) = rustix::thread::move_into_link_name_space(fd, kind) {
             return told.broke(format!("enter the pod: {error}"));
         }
-        while !stop.load(Ordering::Acquire) {
+        let start = Instant::now();
+        for number in 0_u64.. {
+            if stop.load(Ordering::Acquire) {
+                return;
+            }
+            let at = start.elapsed();
             match dial(to) {
                 Ok(()) => drop(told.dialled.fetch_add(1, Ordering::Relaxed)),
-                Err(error) => told.broke(format!("new connection: {error}")),
+                Err(error) => told.broke(format!("new connection {number}, begun after {at:.1?}: {error}")),
             }
             std::thread::sleep(Duration::from_millis(20));
         }
