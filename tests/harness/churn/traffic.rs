@@ -19,10 +19,12 @@ use crate::netns::NetNs;
 /// An answer that takes longer is none.
 const PATIENCE: Duration = Duration::from_secs(10);
 const WORD: usize = 8;
+/// So that what befalls one connection can be told from what befalls all.
+const DIALLERS: usize = 4;
 
 pub(super) struct Traffic {
     standing: JoinSet<()>,
-    dialling: std::thread::JoinHandle<()>,
+    dialling: Vec<std::thread::JoinHandle<()>>,
     told: Arc<Told>,
 }
 
@@ -99,13 +101,16 @@ impl Traffic {
             let stream = tokio::net::TcpStream::from_std(stream)?;
             standing.spawn_on(stand(number, stream, told.clone(), stop.clone()), runtime.handle());
         }
-        let dialling = dial_on(world, told.clone(), stop.clone())?;
+        let dial = |dialler| dial_on(world, dialler, told.clone(), stop.clone());
+        let dialling = (0..DIALLERS).map(dial).collect::<Result<_>>()?;
         Ok(Traffic { standing, dialling, told })
     }
 
     pub(super) fn finish(mut self, runtime: &Runtime, report: &mut Report) -> Result<()> {
         runtime.block_on(async { while self.standing.join_next().await.is_some() {} });
-        self.dialling.join().map_err(|_| anyhow::anyhow!("the dialling thread ended badly"))?;
+        for dialler in self.dialling {
+            dialler.join().map_err(|_| anyhow::anyhow!("a dialling thread ended badly"))?;
+        }
         report.requests = self.told.requests.load(Ordering::Acquire);
         report.dialled = self.told.dialled.load(Ordering::Acquire);
         report.broken = std::mem::take(&mut *self.told.broken.lock().unwrap_or_else(PoisonError::into_inner));
@@ -138,7 +143,12 @@ async fn stand(number: usize, mut stream: tokio::net::TcpStream, told: Arc<Told>
 }
 
 /// New connections from the pod, one after the other.
-fn dial_on(world: &World, told: Arc<Told>, stop: Arc<AtomicBool>) -> Result<std::thread::JoinHandle<()>> {
+fn dial_on(
+    world: &World,
+    dialler: usize,
+    told: Arc<Told>,
+    stop: Arc<AtomicBool>,
+) -> Result<std::thread::JoinHandle<()>> {
     let (path, to) = (world.visitor.path(), world.cluster_addr);
     let visitor = std::fs::File::open(&path).with_context(|| format!("open {}", path.display()))?;
     Ok(std::thread::spawn(move || {
@@ -155,7 +165,9 @@ fn dial_on(world: &World, told: Arc<Told>, stop: Arc<AtomicBool>) -> Result<std:
             let at = start.elapsed();
             match dial(to) {
                 Ok(()) => drop(told.dialled.fetch_add(1, Ordering::Relaxed)),
-                Err(error) => told.broke(format!("new connection {number}, begun after {at:.1?}: {error}")),
+                Err(error) => {
+                    told.broke(format!("dialler {dialler}, connection {number}, begun after {at:.1?}: {error}"));
+                }
             }
             std::thread::sleep(Duration::from_millis(20));
         }
