@@ -1,13 +1,13 @@
 //! Every map, by the name under which it is pinned. Keys, values and sizes are `skep_abi`'s.
 
-use aya_ebpf::btf_maps::{Array, HashMap, HashOfMaps, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
+use aya_ebpf::btf_maps::{Array, HashMap, HashOfMaps, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SkStorage};
 use aya_ebpf::macros::btf_map;
 use skep_abi::{
     AFFINITY_MAX, Addr, Affinity, AffinityKey, BACKENDS_MAX, BUCKETS_MAX, Backend, BackendKey, Bucket,
-    CLASSES_MAX, CLUSTER_MAX, CONNTRACK_MAX, ClassKey, DropReason, End, FLOWS_BYTES, FRAGMENTS_MAX, Flow,
-    FlowEvent, FlowKey, FragmentKey, FragmentPorts, MAGLEV_MAX, MaglevKey, MaglevPage, NodeConfig, PODS_MAX,
-    Pod, RANGES_MAX, RangeKey, SERVICES_MAX, SLOTS_MAX, SOCKETS_MAX, ServiceKey, ServiceValue, SocketKey,
-    VERDICTS_MAX, Verdict, VerdictKey,
+    CLASSES_MAX, CLUSTER_MAX, CONNTRACK_MAX, ClassKey, Connected, DropReason, End, FLOWS_BYTES,
+    FRAGMENTS_MAX, Flow, FlowEvent, FlowKey, FragmentKey, FragmentPorts, MAGLEV_MAX, MaglevKey, MaglevPage,
+    NodeConfig, PODS_MAX, Pod, RANGES_MAX, RangeKey, SERVICES_MAX, SLOTS_MAX, SOCKETS_MAX, ServiceKey,
+    ServiceValue, SocketKey, VERDICTS_MAX, Verdict, VerdictKey,
 };
 
 use crate::icmp::Quote;
@@ -68,6 +68,9 @@ pub(crate) static CONNTRACK: LruHashMap<FlowKey, Flow, { CONNTRACK_MAX as usize 
 #[btf_map]
 pub(crate) static FRAGMENTS: LruHashMap<FragmentKey, FragmentPorts, { FRAGMENTS_MAX as usize }> =
     LruHashMap::new();
+
+#[btf_map]
+pub(crate) static CONNECTED: SkStorage<Connected> = SkStorage::new();
 
 #[btf_map]
 pub(crate) static SOCKETS: LruHashMap<SocketKey, End, { SOCKETS_MAX as usize }> = LruHashMap::new();

@@ -17,7 +17,7 @@ use crate::xdp::XdpHook;
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SKEP_BPF_OBJECT"));
 
 /// Maps that outlive the process.
-const PINNED: [&str; 17] = [
+const PINNED: [&str; 18] = [
     "AFFINITY",
     "BACKENDS",
     "BUCKETS",
@@ -25,6 +25,7 @@ const PINNED: [&str; 17] = [
     "CLASSES_ODD",
     "CLUSTER",
     "CONFIG",
+    "CONNECTED",
     "CONNTRACK",
     "DROPS",
     "FLOWS",

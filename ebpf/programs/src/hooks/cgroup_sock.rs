@@ -6,9 +6,9 @@ use aya_ebpf::bindings::{BPF_ANY, bpf_sock_addr};
 use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval};
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
-use skep_abi::{Addr, AffinityKey, Backend, Be16, End, Proto, Scope, ServiceValue, SocketKey};
+use skep_abi::{Addr, AffinityKey, Backend, Be16, Connected, End, Proto, Scope, ServiceValue, SocketKey};
 
-use crate::maps::SOCKETS;
+use crate::maps::{CONNECTED, SOCKETS};
 use crate::{report, service};
 
 const ALLOW: i32 = 1;
@@ -166,10 +166,37 @@ fn translate_for(socket: &Family, service: &ServiceValue, addressed: &End, chanc
 fn finish(socket: &Family, backend: Option<&Backend>, addressed: &End) -> i32 {
     let Some(backend) = backend else { return refuse(ECONNREFUSED) };
     let to = End { addr: backend.addr, port: backend.port, reserved: 0 };
-    // A full map costs the application the addressed name of its peer, not the connection.
-    let _ = SOCKETS.insert(socket.socket(&to), *addressed, BPF_ANY as u64);
+    remember(socket, &to, addressed);
     socket.set_peer(&to);
     ALLOW
+}
+
+/// Where there is no room, the application loses the addressed name of its peer, not the connection.
+#[inline(always)]
+fn remember(socket: &Family, backend: &End, frontend: &End) {
+    if socket.proto() != Proto::TCP {
+        let _ = SOCKETS.insert(socket.socket(backend), *frontend, BPF_ANY as u64);
+        return;
+    }
+    let mut connected = Connected { backend: *backend, frontend: *frontend };
+    // SAFETY: the context is the kernel's, and so is its socket.
+    let kept = unsafe { CONNECTED.get_or_insert_ptr_mut(socket.context(), Some(&mut connected)) };
+    if !kept.is_null() {
+        // SAFETY: the kernel keeps the value valid until the program ends; only this socket's owner works with it.
+        unsafe { *kept = connected };
+    }
+}
+
+/// What the application addressed when the socket came to have `peer`.
+#[inline(always)]
+fn frontend<'a>(socket: &Family, peer: &End) -> Option<&'a End> {
+    if socket.proto() != Proto::TCP {
+        // SAFETY: the value is read at once; the entry belongs to this socket.
+        return unsafe { SOCKETS.get(socket.socket(peer)) };
+    }
+    // SAFETY: as in `remember`.
+    let connected = unsafe { CONNECTED.get_ptr_mut(socket.context()).as_ref() }?;
+    (connected.backend == *peer).then_some(&connected.frontend)
 }
 
 #[inline(always)]
@@ -195,9 +222,8 @@ fn own(socket: &Family) -> u32 {
 
 #[inline(always)]
 fn restore(socket: &Family) -> i32 {
-    // SAFETY: the value is read at once; the entry belongs to this socket.
-    if let Some(addressed) = unsafe { SOCKETS.get(socket.socket(&socket.peer())) } {
-        socket.set_peer(addressed);
+    if let Some(frontend) = frontend(socket, &socket.peer()) {
+        socket.set_peer(frontend);
     }
     ALLOW
 }
