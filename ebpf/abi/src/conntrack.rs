@@ -37,7 +37,9 @@ pub struct Flow {
     /// Nanoseconds of the monotonic clock, less than a second old.
     pub last_seen: u64,
     /// When `last_seen` was written, in 64 jiffies: it is renewed when that changes.
-    pub tick: u64,
+    pub tick: u32,
+    /// Of a connection between two pods of this node: the number that acknowledges the later FIN so far, 0: none.
+    pub fin: u32,
     /// The generation under which the flow was allowed; under [`Flow::LIMITED`] its complement.
     pub generation: u32,
     /// Identity of the service port, 0: none; see [`crate::ServiceValue::service`].

@@ -79,10 +79,23 @@ pub(crate) fn touch(packet: &Packet, flow: &mut Flow) {
     }
 }
 
-/// Whether the packet opens a new flow where a closed one was.
+/// Whether the packet opens a new flow: where a closed one was, or the other way than the present one, whose verdict is
+/// about something else.
 #[inline(always)]
 pub(crate) fn reopens(packet: &Packet, flow: &Flow) -> bool {
-    packet.tcp_flags & (TCP_SYN | TCP_ACK) == TCP_SYN && closed(flow)
+    packet.tcp_flags & (TCP_SYN | TCP_ACK) == TCP_SYN
+        && (closed(flow) || is_plain(flow) && !from_opener(flow, packet))
+}
+
+#[inline(always)]
+fn from_opener(flow: &Flow, packet: &Packet) -> bool {
+    (flow.flags & Flow::FROM_HIGH != 0) == packet.from_high()
+}
+
+/// Whether the two ends talk to each other as they are, with nothing in between.
+#[inline(always)]
+pub(crate) fn is_plain(flow: &Flow) -> bool {
+    flow.flags & (Flow::SOURCE | Flow::DESTINATION | Flow::DIRECT) == 0
 }
 
 #[inline(always)]
@@ -100,7 +113,7 @@ fn closed(flow: &Flow) -> bool {
 pub(crate) fn is_other(flow: &Flow, packet: &Packet) -> bool {
     flow.flags & Flow::SOURCE != 0
         && !rewrites(flow, packet)
-        && (flow.flags & Flow::FROM_HIGH != 0) == packet.from_high()
+        && from_opener(flow, packet)
         && !packet.is_error()
 }
 
@@ -121,8 +134,19 @@ pub(crate) fn put(key: &FlowKey, flow: &Flow, flags: u32) -> bool {
 #[inline(always)]
 pub(crate) fn fresh(flags: u32) -> Result<&'static mut Flow, DropReason> {
     let flow = made()?;
-    *flow = Flow { last_seen: now(), tick: tick(), flags, ..Flow::default() };
+    clear(flow);
+    (flow.last_seen, flow.tick, flow.flags) = (now(), tick(), flags);
     Ok(flow)
+}
+
+/// Word by word: of a whole one the compiler makes a loop over bytes.
+#[inline(always)]
+fn clear(flow: &mut Flow) {
+    let words: *mut [u64; size_of::<Flow>() / 8] = (flow as *mut Flow).cast();
+    for i in 0..size_of::<Flow>() / 8 {
+        // SAFETY: the words are the flow's, which is integers and aligned to eight bytes; volatile keeps them apart.
+        unsafe { core::ptr::write_volatile(&raw mut (*words)[i], 0) };
+    }
 }
 
 /// The entry that [`fresh`] gave last.
@@ -142,9 +166,9 @@ pub(crate) fn replace(packet: &Packet, flow: &Flow) {
 
 /// Changes when an entry's time is to be renewed, 64 jiffies being 64 to 640 ms: costs no call, unlike a clock.
 #[inline(always)]
-fn tick() -> u64 {
+fn tick() -> u32 {
     // SAFETY: the helper has no preconditions.
-    unsafe { bpf_jiffies64() >> 6 }
+    unsafe { (bpf_jiffies64() >> 6) as u32 }
 }
 
 /// The monotonic clock at the tick's resolution: enough for timeouts, cheaper than the exact one.

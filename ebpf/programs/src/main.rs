@@ -3,6 +3,7 @@
 #![no_main]
 
 mod bandwidth;
+mod closing;
 mod conntrack;
 mod delay;
 mod deliver;

@@ -10,7 +10,7 @@ use skep_abi::{
     Addr, Backend, BackendKey, Be16, Direction, DropReason, Pod, Proto, Scope, ServiceKey, ServiceValue,
     Verdict as PolicyVerdict, VerdictKey, verdicts_index,
 };
-use skep_netplan::{VerdictMapId, Write};
+use skep_netplan::{Observed, VerdictMapId, Write};
 use skep_tests::netns::NetNs;
 
 use crate::node::Node;
@@ -72,6 +72,11 @@ impl World {
         self.at(77, 5)
     }
 
+    /// A pod that nobody may reach.
+    pub(crate) fn shy(self) -> IpAddr {
+        self.at(77, 6)
+    }
+
     /// A pod of another node.
     pub(crate) fn remote(self) -> IpAddr {
         self.at(79, 2)
@@ -120,6 +125,7 @@ pub(crate) mod port {
 }
 
 const RANGES: u32 = 5;
+const GENERATION: u32 = 3;
 pub(crate) const AFFINITY_SECONDS: u32 = 100;
 
 pub(crate) struct Lab {
@@ -151,6 +157,12 @@ impl Lab {
         };
         Ok((verdict, out))
     }
+
+    /// How many flow entries there are.
+    pub(crate) fn flows(&mut self) -> Result<usize> {
+        let datapath = self.node.datapath.as_mut().context("no datapath")?;
+        Ok(datapath.collect_flows(&Observed::default())?.live)
+    }
 }
 
 /// By the IP header, or an IPv6 header for fragments right behind it.
@@ -168,10 +180,16 @@ pub(crate) fn at(ip: IpAddr, port: u16) -> SocketAddr {
 }
 
 fn writes() -> Vec<Write> {
-    let mut writes = policy(2);
+    let mut writes = [policy(2, false), policy(4, true), vec![Write::SetGeneration(GENERATION)]].concat();
     let mut set = 0;
     for world in World::ALL {
-        let pods = [(world.a(), 1, 0), (world.b(), 1, 1), (world.closed(), 1, 2), (world.elsewhere(), 9, 3)];
+        let pods = [
+            (world.a(), 1, 0),
+            (world.b(), 1, 1),
+            (world.closed(), 1, 2),
+            (world.elsewhere(), 9, 3),
+            (world.shy(), 1, 4),
+        ];
         let pod = |ifindex, slot| Pod { ifindex, slot, ..Pod::default() };
         writes.extend(pods.map(|(ip, ifindex, slot)| Write::PutPod(Addr::from(ip), pod(ifindex, slot))));
         let (bits, family) = if world.v4 { (16, 96) } else { (32, 0) };
@@ -230,15 +248,15 @@ fn services(world: World, proto: Proto, set: &mut u32, writes: &mut Vec<Write>) 
 }
 
 /// Nothing to and from the pod in the slot.
-fn policy(slot: u32) -> Vec<Write> {
-    let id = VerdictMapId(1);
-    let key = |direction| VerdictKey::new(direction, 0, Proto(0), Be16::new(0));
-    let deny = PolicyVerdict { allow: 0, policy: 1 };
-    let entries = [Direction::INGRESS, Direction::EGRESS].map(|d| (VerdictKey::DIRECTION_BITS, key(d), deny));
-    let generation = 3;
+/// Nobody may reach the pod of the slot; whether it may reach others.
+fn policy(slot: u32, egress: bool) -> Vec<Write> {
+    let id = VerdictMapId(slot.into());
+    let entries = [(Direction::INGRESS, false), (Direction::EGRESS, egress)].map(|(direction, allow)| {
+        let key = VerdictKey::new(direction, 0, Proto(0), Be16::new(0));
+        (VerdictKey::DIRECTION_BITS, key, PolicyVerdict { allow: allow.into(), policy: 1 })
+    });
     vec![
         Write::CreateVerdictMap { id, entries: Arc::from(entries.to_vec()) },
-        Write::PutVerdicts { index: verdicts_index(slot, generation), map: id },
-        Write::SetGeneration(generation),
+        Write::PutVerdicts { index: verdicts_index(slot, GENERATION), map: id },
     ]
 }

@@ -10,7 +10,7 @@ use crate::deliver::{self, PASS};
 use crate::maps::CONNTRACK;
 use crate::nat::Relay;
 use crate::parse::{Packet, parse};
-use crate::{bandwidth, delay, icmp, nat, policy, report, service};
+use crate::{bandwidth, closing, delay, icmp, nat, policy, report, service};
 
 /// Ingress hook of the host side: packets that the pod sends.
 #[classifier]
@@ -95,6 +95,8 @@ fn forward(
     let (receiver, flags) = (conntrack::receiver(flow, packet), flow.flags);
     if translated {
         nat::apply(ctx, packet, flow)?;
+    } else if closing::concerns(packet, flow) {
+        closing::close(ctx, packet, flow);
     }
     Ok(onward(ctx, config, packet, receiver, flags, translated))
 }

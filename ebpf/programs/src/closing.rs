@@ -1,0 +1,44 @@
+//! The orderly end of a connection between two pods of this node: its entry goes with the last acknowledgement.
+//!
+//! Nothing is lost behind this hook, so nobody asks for the entry again; and the next connection's is made in memory that
+//! the processor still has at hand, where entries that wait for their time would be spread over the whole table.
+
+use aya_ebpf::programs::TcContext;
+use skep_abi::{Flow, TCP_ACK, TCP_FIN};
+
+use crate::conntrack;
+use crate::maps::CONNTRACK;
+use crate::parse::Packet;
+
+/// Whether [`close`] has to see the packet.
+#[inline(always)]
+pub(crate) fn concerns(packet: &Packet, flow: &Flow) -> bool {
+    packet.tcp_flags & TCP_FIN != 0 || flow.fin != 0
+}
+
+/// Notes what acknowledges a FIN, and removes the entry when both have been acknowledged (RFC 9293, 3.6). Where the two
+/// cross each other the entry ends by its time.
+#[inline(never)]
+pub(crate) fn close(ctx: &TcContext, packet: &Packet, flow: &mut Flow) {
+    let local = flow.low_ifindex != 0 && flow.high_ifindex != 0;
+    if !local || !conntrack::is_plain(flow) || packet.tcp_flags & TCP_ACK == 0 {
+        return;
+    }
+    let Ok(words) = ctx.load::<[u32; 3]>(packet.l4 + 4) else { return };
+    let [sequence, acknowledged, rest] = words.map(u32::from_be);
+    let acknowledges = acknowledged == flow.fin;
+    if packet.tcp_flags & TCP_FIN == 0 {
+        if acknowledges && flow.seen_low & flow.seen_high & TCP_FIN != 0 {
+            let _ = CONNTRACK.remove(&packet.key);
+        }
+        return;
+    }
+    let other = if packet.from_high() { flow.seen_low } else { flow.seen_high };
+    let header = rest >> 28 << 2;
+    flow.fin = match packet.length(ctx) {
+        Some(length) if other & TCP_FIN == 0 || acknowledges => {
+            sequence.wrapping_add(length).wrapping_sub(header).wrapping_add(1)
+        }
+        _ => 0,
+    };
+}
