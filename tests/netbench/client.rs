@@ -25,12 +25,20 @@ pub(crate) struct Client {
     server: u32,
 }
 
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Sample {
     pub(crate) requests: u64,
     pub(crate) seconds: f64,
     /// Processor time of client and server.
     pub(crate) busy: f64,
+}
+
+impl std::ops::AddAssign for Sample {
+    fn add_assign(&mut self, other: Sample) {
+        self.requests += other.requests;
+        self.seconds += other.seconds;
+        self.busy += other.busy;
+    }
 }
 
 /// How long one answer may take.

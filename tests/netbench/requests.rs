@@ -31,6 +31,8 @@ struct Lane<'a> {
 }
 
 const PATIENCE: Duration = Duration::from_secs(10);
+/// In which a window is taken.
+const TURNS: u32 = 10;
 
 /// `throughput`: which subjects iperf3 runs for.
 pub(crate) fn measure(
@@ -44,10 +46,7 @@ pub(crate) fn measure(
     for round in 1..=effort.rounds {
         let step = Step::new(format!("requests, round {round} of {}", effort.rounds));
         for kind in [Kind::Rr, Kind::Crr] {
-            for lane in &lanes {
-                step.say(lane.way.subject.name);
-                lane.requests(kind, effort.window, samples)?;
-            }
+            requests(&lanes, kind, effort.window, samples)?;
         }
         for udp in [false, true] {
             for lane in lanes.iter().filter(|lane| lane.iperf.is_some()) {
@@ -56,6 +55,25 @@ pub(crate) fn measure(
             }
         }
         step.done("measured");
+    }
+    Ok(())
+}
+
+/// Each lane's turn is short and comes often: a machine that is slow for a second is so for all of them.
+fn requests(lanes: &[Lane], kind: Kind, window: Duration, samples: &mut Samples) -> Result<()> {
+    let mut all = vec![Sample::default(); lanes.len()];
+    for _ in 0..TURNS {
+        for (sum, lane) in all.iter_mut().zip(lanes) {
+            *sum += lane.ask(kind, window / TURNS)?;
+        }
+    }
+    let (rate, cpu) = match kind {
+        Kind::Rr => ("rr", "rr_cpu"),
+        Kind::Crr => ("crr", "crr_cpu"),
+    };
+    for (Sample { requests, seconds, busy }, lane) in all.into_iter().zip(lanes) {
+        samples.put(rate, "1/s", lane.way.subject, requests as f64 / seconds);
+        samples.put(cpu, "us", lane.way.subject, busy * 1e6 / requests as f64);
     }
     Ok(())
 }
@@ -101,17 +119,6 @@ impl Lane<'_> {
         command.args(["--millis", &window.as_millis().to_string()]);
         command.args(["--server", &self.server.0.id().to_string()]);
         Ok(serde_json::from_slice(&output(&mut command)?)?)
-    }
-
-    fn requests(&self, kind: Kind, window: Duration, samples: &mut Samples) -> Result<()> {
-        let Sample { requests, seconds, busy } = self.ask(kind, window)?;
-        let (rate, cpu) = match kind {
-            Kind::Rr => ("rr", "rr_cpu"),
-            Kind::Crr => ("crr", "crr_cpu"),
-        };
-        samples.put(rate, "1/s", self.way.subject, requests as f64 / seconds);
-        samples.put(cpu, "us", self.way.subject, busy * 1e6 / requests as f64);
-        Ok(())
     }
 
     fn throughput(&self, udp: bool, seconds: u32, samples: &mut Samples) -> Result<()> {

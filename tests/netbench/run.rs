@@ -22,6 +22,9 @@ pub(crate) struct Arguments {
     /// Measure only this; may be repeated
     #[arg(long, value_enum)]
     only: Vec<Part>,
+    /// Requests only of these subjects, such as `veth` or `skep`; may be repeated
+    #[arg(long)]
+    subject: Vec<String>,
     /// How often everything is measured
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: Option<u32>,
@@ -97,7 +100,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
                 true => subject.policy == Some(true),
                 false => subject.services.is_none_or(|services| services == scale.usual),
             };
-            requests::measure(&worlds.ways(), throughput, scale.effort, &mut samples)?;
+            let mut ways = worlds.ways();
+            ways.retain(|way| is_asked(&arguments.subject, way.subject.name));
+            requests::measure(&ways, throughput, scale.effort, &mut samples)?;
         }
         if is_wanted(Part::NodePort) {
             worlds.node_port(&scale, &mut samples)?;
@@ -182,6 +187,10 @@ impl Worlds {
         step.done("measured");
         Ok(())
     }
+}
+
+fn is_asked(subjects: &[String], name: &str) -> bool {
+    subjects.is_empty() || subjects.iter().any(|subject| subject == name)
 }
 
 fn peers(

@@ -166,7 +166,9 @@ fn dial_on(
             match dial(to) {
                 Ok(()) => drop(told.dialled.fetch_add(1, Ordering::Relaxed)),
                 Err(error) => {
-                    told.broke(format!("dialler {dialler}, connection {number}, begun after {at:.1?}: {error}"));
+                    told.broke(format!(
+                        "dialler {dialler}, connection {number}, begun after {at:.1?}: {error}"
+                    ));
                 }
             }
             std::thread::sleep(Duration::from_millis(20));
