@@ -5,12 +5,13 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use aya::programs::{SchedClassifier, TcAttachType};
 use skep_abi::{
     Addr, Backend, BackendKey, Be16, Direction, Proto, Scope, ServiceKey, ServiceValue, Verdict, VerdictKey,
     verdicts_index,
 };
-use skep_netplan::{VerdictMapId, Write};
+use skep_netplan::{Observed, VerdictMapId, Write};
 use skep_tests::netns::NetNs;
 
 use crate::node::Node;
@@ -196,32 +197,77 @@ fn a_pod_talks_to_the_outside_from_the_nodes_address() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn a_new_process_adopts_the_maps_and_connections_go_on() -> Result<()> {
-    let mut world = world("rst")?;
+/// A service that `a` reaches by a policy that allows it, and a connection to it.
+fn connected(name: &str) -> Result<(World, TcpStream)> {
+    let mut world = world(name)?;
     serve(&world.b, SocketAddr::from((B, 8080)), b'b')?;
     world.node.apply(&service((VIP, 80), Proto::TCP, Scope::INTERNAL, 1, &[(B, 8080)]))?;
     world.node.apply(&ingress(world.b_slot, 3, true))?;
     let mut stream = dial(&world.a, (VIP, 80), PATIENCE)??;
     ensure!(ask(&mut stream)? == b'b');
-    let before = world
-        .node
-        .datapath
-        .as_ref()
-        .map(|d| world.node.netns.run(|| d.observed()))
-        .transpose()?
-        .transpose()?;
+    Ok((world, stream))
+}
+
+impl World {
+    fn observed(&self) -> Result<Observed> {
+        let datapath = self.node.datapath.as_ref().context("no datapath")?;
+        Ok(self.node.netns.run(|| datapath.observed())??)
+    }
+
+    /// Ends the process and has its pins be those of another version.
+    fn becomes_of_version(&mut self, version: u32) -> Result<()> {
+        self.node.datapath = None;
+        let folder = self.node.bpffs()?;
+        let path = |version| folder.join(format!("v{version}"));
+        Ok(std::fs::rename(path(skep_abi::ABI_VERSION), path(version))?)
+    }
+
+    /// How many programs see what `a` sends.
+    fn programs(&self) -> Result<usize> {
+        let interface = format!("v{}", self.a.name());
+        let query = || SchedClassifier::query_tcx(&interface, TcAttachType::Ingress);
+        Ok(self.node.netns.run(query)??.1.len())
+    }
+}
+
+#[test]
+fn a_new_process_adopts_the_maps_and_connections_go_on() -> Result<()> {
+    let (mut world, mut stream) = connected("rst")?;
+    let before = world.observed()?;
     world.node.datapath = None;
     ensure!(ask(&mut stream)? == b'b', "the kernel goes on without the process");
     world.node.open()?;
-    let after = world
-        .node
-        .datapath
-        .as_ref()
-        .map(|d| world.node.netns.run(|| d.observed()))
-        .transpose()?
-        .transpose()?;
+    let after = world.observed()?;
     ensure!(before == after, "what was written is what is read back: {before:?} {after:?}");
     ensure!(ask(&mut stream)? == b'b');
+    Ok(())
+}
+
+#[test]
+fn an_upgrade_keeps_the_maps_that_mean_the_same_and_connections_go_on() -> Result<()> {
+    let (mut world, mut stream) = connected("upg")?;
+    let before = world.observed()?;
+    // The version before, of which all that this test looks at is the same.
+    world.becomes_of_version(5)?;
+    ensure!(ask(&mut stream)? == b'b', "the kernel goes on without the process");
+    world.node.open()?;
+    let after = world.observed()?;
+    ensure!(before == after, "what was written is what is read back: {before:?} {after:?}");
+    ensure!(ask(&mut stream)? == b'b');
+    ensure!(world.programs()? == 1, "{} programs", world.programs()?);
+    ensure!(!world.node.bpffs()?.join("v5").exists());
+    Ok(())
+}
+
+#[test]
+fn maps_of_a_version_that_is_not_understood_are_made_anew_and_programs_replaced() -> Result<()> {
+    for version in [4, skep_abi::ABI_VERSION + 1] {
+        let (mut world, _) = connected("unk")?;
+        world.becomes_of_version(version)?;
+        world.node.open()?;
+        let found = world.observed()?;
+        ensure!(found.services.is_empty() && found.pods.is_empty() && found.generation == 0, "{found:?}");
+        ensure!(world.programs()? == 1, "{} programs", world.programs()?);
+    }
     Ok(())
 }

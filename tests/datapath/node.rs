@@ -1,6 +1,7 @@
 //! One node in a network namespace: its datapath, its pods, an uplink; and links for several.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use skep_abi::{Addr, Pod};
@@ -80,10 +81,15 @@ impl Node {
         Ok(node)
     }
 
+    /// Where the datapath pins.
+    pub(crate) fn bpffs(&self) -> Result<PathBuf> {
+        bpffs::folder(&self.name)
+    }
+
     /// Opens the datapath, as a starting agent does.
     pub(crate) fn open(&mut self) -> Result<()> {
         let options = Options {
-            bpffs: bpffs::folder(&self.name)?,
+            bpffs: self.bpffs()?,
             cgroup: self.cgroup.path().to_owned(),
             uplink: "up0".to_owned(),
             xdp: self.xdp,

@@ -1,7 +1,8 @@
 //! What the kernel side and the user side share: map keys and values, names and limits.
 //!
 //! Every type is `repr(C)`, integers only, without implicit padding, so that it is plain bytes on both sides.
-//! Any change of layout or meaning raises [`ABI_VERSION`], which is part of the path of every pin.
+//! Any change of layout or meaning raises [`ABI_VERSION`], which is part of the path of every pin, and the version beside the
+//! map in [`MAPS`].
 #![no_std]
 
 mod addr;
@@ -27,7 +28,30 @@ pub use service::*;
 pub use socket::*;
 
 /// Version of everything in this crate; maps are pinned below a folder of this number.
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;
+
+/// Maps that outlive the agent, and since which version one can be read and written as it is now. In 6 the upper half of
+/// a flow's `tick`, always zero before, became `fin`.
+pub const MAPS: [(&str, u32); 18] = [
+    ("AFFINITY", 5),
+    ("BACKENDS", 5),
+    ("BUCKETS", 5),
+    ("CLASSES_EVEN", 5),
+    ("CLASSES_ODD", 5),
+    ("CLUSTER", 5),
+    ("CONFIG", 5),
+    ("CONNECTED", 6),
+    ("CONNTRACK", 5),
+    ("DROPS", 5),
+    ("FLOWS", 5),
+    ("FRAGMENTS", 5),
+    ("MAGLEV", 5),
+    ("PODS", 5),
+    ("RANGES", 5),
+    ("SERVICES", 5),
+    ("SOCKETS", 5),
+    ("VERDICTS", 5),
+];
 
 /// Declares that a type is plain bytes: fixed layout, no padding, any bit pattern valid.
 macro_rules! plain {

@@ -1,8 +1,10 @@
 //! The node's datapath: loads and attaches the BPF programs, writes their maps, makes the pods' interfaces.
 //!
 //! In: [`skep_netplan::Write`]s and pods' links. Out: the kernel doing it. Nothing is decided here. Everything that
-//! must outlive the process is pinned below `<bpffs>/v<ABI_VERSION>`; a new process adopts it, so packets never wait.
+//! must outlive the process is pinned below `<bpffs>/v<ABI_VERSION>`; a new process adopts it, also one of another version
+//! what that has in common with it, so packets never wait.
 
+mod adopt;
 mod announce;
 mod apply;
 mod attach;
@@ -73,6 +75,7 @@ pub struct Datapath {
 impl Datapath {
     /// Loads the programs and attaches them, or adopts the maps of an earlier process and replaces its programs.
     pub async fn open(options: Options) -> Result<Datapath, DatapathError> {
+        adopt::adopt(&options.bpffs)?;
         let pace = blocking(pace::set_up).await?;
         let near = |link: &Option<SideLink>| link.as_ref().map_or(0, |link| link.near);
         let mut ebpf = object::load(&options.bpffs, near(&pace))?;

@@ -8,35 +8,13 @@ use aya::programs::{
     TestRunResult, Xdp,
 };
 use aya::{Ebpf, EbpfLoader};
-use skep_abi::ABI_VERSION;
+use skep_abi::{ABI_VERSION, MAPS};
 
 use crate::error::DatapathError;
 use crate::verdicts;
 use crate::xdp::XdpHook;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SKEP_BPF_OBJECT"));
-
-/// Maps that outlive the process.
-const PINNED: [&str; 18] = [
-    "AFFINITY",
-    "BACKENDS",
-    "BUCKETS",
-    "CLASSES_EVEN",
-    "CLASSES_ODD",
-    "CLUSTER",
-    "CONFIG",
-    "CONNECTED",
-    "CONNTRACK",
-    "DROPS",
-    "FLOWS",
-    "FRAGMENTS",
-    "MAGLEV",
-    "PODS",
-    "RANGES",
-    "SERVICES",
-    "SOCKETS",
-    "VERDICTS",
-];
 
 /// A program and how many instructions the verifier looked at; none if the kernel does not take it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,7 +45,7 @@ pub(crate) fn load(bpffs: &Path, pace: u32) -> Result<Ebpf, DatapathError> {
     verdicts::make(&folder.join("VERDICTS"))?;
     let mut loader = EbpfLoader::new();
     loader.override_global("PACE", &pace, true);
-    for name in PINNED {
+    for (name, _) in MAPS {
         loader.map_pin_path(name, folder.join(name));
     }
     let mut ebpf = loader.load(OBJECT)?;
