@@ -17,7 +17,10 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 
-use super::endpoints::{self, Backend, Port, ZONE};
+use super::{
+    endpoints::{self, Backend, Port, ZONE},
+    topology::{self, Shares},
+};
 use crate::{
     action::{Action, Context, Controller},
     meta::{self, Labels},
@@ -39,6 +42,7 @@ impl Controller for EndpointSlices {
 
     fn route(&self, change: &Change, view: &View, keys: &mut Vec<Key>) {
         endpoints::services_of(change, view, keys);
+        topology::services_of(change, view, keys);
         if let Some(Object::EndpointSlice(slice)) = change.object()
             && let Some(service) = meta::label(&slice.metadata, SERVICE_NAME)
         {
@@ -74,6 +78,8 @@ struct Plan<'a> {
 impl Plan<'_> {
     fn families(&mut self) {
         let backends = endpoints::backends(self.view, self.service, self.spec);
+        let nodes = || self.view.nodes.iter().map(|(_, node)| &**node);
+        let shares = topology::is_wanted(self.service).then(|| Shares::of(nodes())).flatten();
         let mut wanted: BTreeMap<Group, Vec<Endpoint>> = BTreeMap::new();
         let families = self.spec.ip_families.clone().unwrap_or_else(|| vec!["IPv4".into()]);
         for family in ["IPv4", "IPv6"].into_iter().filter(|f| families.iter().any(|x| x == f)) {
@@ -85,7 +91,12 @@ impl Plan<'_> {
                     group.push(self.endpoint(backend, &mine));
                 }
             }
-            if !wanted.keys().any(|(f, _)| *f == family) {
+            let mut all: Vec<&mut Endpoint> =
+                wanted.iter_mut().filter(|((f, _), _)| *f == family).flat_map(|(_, all)| all).collect();
+            if let Some(shares) = &shares {
+                shares.hint(&mut all);
+            }
+            if all.is_empty() {
                 // A Service without any endpoint still has a slice that says so.
                 wanted.insert((family, Vec::new()), Vec::new());
             }
@@ -162,7 +173,8 @@ impl Plan<'_> {
     }
 
     fn hints(&self, backend: &Backend<'_>, node: &str, zone: Option<&str>) -> Option<EndpointHints> {
-        if wants_topology_hints(self.service) {
+        if topology::is_wanted(self.service) {
+            // Those depend on what all others are given.
             return None;
         }
         let same_node = match self.spec.traffic_distribution.as_deref()? {
@@ -275,14 +287,6 @@ fn fill(kept: &mut [(Arc<EndpointSlice>, Vec<Endpoint>)], left: &mut Vec<Endpoin
     if let Some((_, stay)) = fits.max_by_key(|(_, stay)| stay.len()) {
         stay.extend(left.drain(left.len() - rest..));
     }
-}
-
-/// The annotation of before trafficDistribution, which it overrules.
-fn wants_topology_hints(service: &Service) -> bool {
-    let of = |name| meta::annotation(&service.metadata, name);
-    let mode = of("service.kubernetes.io/topology-aware-hints")
-        .or_else(|| of("service.kubernetes.io/topology-mode"));
-    matches!(mode, Some("Auto" | "auto"))
 }
 
 fn port(p: &Port) -> EndpointPort {

@@ -28,6 +28,7 @@ pub mod service_account;
 pub mod service_cidr;
 pub mod statefulset;
 pub mod taint_eviction;
+pub mod topology;
 
 use crate::{
     action::Controller,
