@@ -83,8 +83,13 @@ pub(crate) fn touch(packet: &Packet, flow: &mut Flow) {
 /// about something else.
 #[inline(always)]
 pub(crate) fn reopens(packet: &Packet, flow: &Flow) -> bool {
+    begins(packet) && (closed(flow) || is_plain(flow) && !from_opener(flow, packet))
+}
+
+/// Whether the packet asks for a connection.
+#[inline(always)]
+pub(crate) fn begins(packet: &Packet) -> bool {
     packet.tcp_flags & (TCP_SYN | TCP_ACK) == TCP_SYN
-        && (closed(flow) || is_plain(flow) && !from_opener(flow, packet))
 }
 
 #[inline(always)]

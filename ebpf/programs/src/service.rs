@@ -18,11 +18,14 @@ const SECOND: u64 = 1_000_000_000;
 const SEARCH: u32 = 20;
 const _: () = assert!(skep_abi::BACKENDS_MAX <= 1 << SEARCH);
 
+/// Asks again where there is none: the kernel replaces an element by putting a new one in front of its bucket and taking the
+/// old one out, and who is between the two meanwhile sees neither. A flow that was opened past its service would stay so.
 #[inline(always)]
 pub(crate) fn find(to: &End, proto: Proto, scope: Scope) -> Option<&'static ServiceValue> {
     let key = ServiceKey { addr: to.addr, port: to.port, proto, scope };
     // SAFETY: read-only use within the program's run; the agent replaces values whole.
-    unsafe { SERVICES.get(key) }
+    let get = || unsafe { SERVICES.get(key) };
+    get().or_else(get)
 }
 
 /// The backend for the client that sent the packet, `chance` as in [`pick`]; `None`: the client is to be told that there

@@ -119,6 +119,8 @@ pub(crate) mod port {
     pub(crate) const SAME: u16 = 86;
     /// Its backend is `closed`.
     pub(crate) const CLOSED: u16 = 87;
+    /// Not there at first.
+    pub(crate) const LATE: u16 = 88;
     pub(crate) const NODE: u16 = 30_000;
     /// Where backends listen.
     pub(crate) const BACKEND: u16 = 8080;
@@ -156,6 +158,18 @@ impl Lab {
             _ => Verdict::Drop(reason.unwrap_or(DropReason::None)),
         };
         Ok((verdict, out))
+    }
+
+    /// Has the service of `vip` at one port be at another one too.
+    pub(crate) fn copy_service(&mut self, world: World, proto: Proto, from: u16, to: u16) -> Result<()> {
+        let key = |port| {
+            let scope = Scope::INTERNAL;
+            ServiceKey { addr: Addr::from(world.vip()), port: Be16::new(port), proto, scope }
+        };
+        let datapath = self.node.datapath.as_ref().context("no datapath")?;
+        let services = self.node.netns.run(|| datapath.observed())??.services;
+        let value = services.get(&key(from)).context("no such service")?;
+        self.node.apply(&[Write::PutService(key(to), *value)])
     }
 
     /// How many flow entries there are.

@@ -68,6 +68,22 @@ fn a_client_port_that_is_used_again_has_its_answers_from_the_frontend_again() ->
     Ok(())
 }
 
+/// A client that was faster than its service asks again, and is served.
+#[test]
+fn a_syn_repeated_once_there_is_a_service_goes_to_it() -> Result<()> {
+    let mut table = Table::new("pktl")?;
+    for world in World::ALL {
+        let (a, frontend) = (at(world.a(), 43_000), at(world.vip(), port::LATE));
+        let question = Frame::new(a, frontend, opening(Proto::TCP));
+        for _ in 0..2 {
+            table.row(POD, &question, Verdict::Pass, &question)?;
+        }
+        table.lab.copy_service(world, Proto::TCP, port::LOCAL, port::LATE)?;
+        conversation(&mut table, Proto::TCP, (POD, a), frontend, at(world.b(), port::BACKEND))?;
+    }
+    Ok(())
+}
+
 /// The kernel gives one port to several connections if they go to different addresses.
 #[test]
 fn flows_of_one_client_port_through_two_frontends_stay_apart_at_their_backend() -> Result<()> {

@@ -3,7 +3,7 @@
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use skep_abi::{Addr, Be16, DropReason, End, Flow, NodeConfig, Proto, Scope, TCP_ACK, TCP_SYN};
+use skep_abi::{Addr, Be16, DropReason, End, Flow, NodeConfig, Proto, Scope};
 
 use crate::conntrack;
 use crate::deliver::{self, PASS};
@@ -42,7 +42,8 @@ fn egress(ctx: &TcContext) -> Result<i32, DropReason> {
                 packet.locate();
                 found = conntrack::find(packet);
             }
-        } else if conntrack::is_other(flow, packet) {
+        } else if conntrack::is_other(flow, packet) || conntrack::begins(packet) && was_unknown(packet, flow)
+        {
             found = None;
         }
     }
@@ -211,11 +212,18 @@ pub(crate) fn refuse(
     Ok(back())
 }
 
+/// Whether the flow was opened to an address that had no service yet and has one now.
+#[inline(never)]
+fn was_unknown(packet: &Packet, flow: &Flow) -> bool {
+    flow.flags & (Flow::ALIAS | Flow::HAIRPIN) == 0
+        && service::find(&packet.destination, packet.proto, Scope::INTERNAL).is_some()
+}
+
 /// Whether a connection begins where an earlier one left an alias behind, whose own entry is gone. The alias goes too, and
 /// the connection may go to another backend.
 #[inline(never)]
 pub(crate) fn leads_nowhere(packet: &mut Packet, alias: &Flow) -> bool {
-    if packet.tcp_flags & (TCP_SYN | TCP_ACK) != TCP_SYN {
+    if !conntrack::begins(packet) {
         return false;
     }
     let (source, destination) = (packet.source, packet.destination);
