@@ -488,6 +488,36 @@ mod tests {
     }
 
     #[test]
+    fn in_topology_mode_auto_zones_have_hints_while_all_nodes_tell_theirs() {
+        let mut view = view(selecting(json!({})));
+        let mut service = view.services.get(&Key::new("ns", "web")).unwrap().as_ref().clone();
+        let annotation = ("service.kubernetes.io/topology-mode".to_owned(), "Auto".to_owned());
+        service.metadata.annotations.get_or_insert_default().extend([annotation]);
+        view.watched(service.into(), Timestamp::UNIX_EPOCH);
+        for number in 1..=4 {
+            pod(&mut view, number, 8080, true);
+        }
+        let mut node = |name: &str, zone: &str, cpu: &str| {
+            let node = json!({
+                "metadata": {"name": name, "labels": {ZONE: zone}},
+                "status": {"allocatable": {"cpu": cpu}, "conditions": [{"type": "Ready", "status": "True"}]},
+            });
+            let node = serde_json::from_value::<Node>(node).unwrap().into();
+            let change = view.watched(node, Timestamp::UNIX_EPOCH);
+            let mut keys = Vec::new();
+            change.iter().for_each(|change| EndpointSlices.route(change, &view, &mut keys));
+            let slices = settle(&mut view);
+            let hint = |e: &Endpoint| Some(e.hints.as_ref()?.for_zones.as_ref()?[0].name.clone());
+            let hints: Vec<_> = slices[0].endpoints.iter().flatten().filter_map(hint).collect();
+            (!keys.is_empty(), hints.concat())
+        };
+        assert_eq!(node("n1", "a", "2"), (true, String::new()), "one zone");
+        assert_eq!(node("n2", "b", "2"), (true, "aabb".into()));
+        assert_eq!(node("n2", "b", "2"), (false, "aabb".into()), "nothing changed");
+        assert_eq!(node("n3", "b", "0"), (true, String::new()), "a node that does not say what it has");
+    }
+
+    #[test]
     fn a_pod_on_a_node_that_is_gone_is_listed_only_if_every_pod_is_to_be() {
         let listed = |spec| {
             let mut view = view(selecting(spec));

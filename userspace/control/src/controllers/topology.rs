@@ -69,7 +69,8 @@ impl Shares {
     pub fn hint(&self, endpoints: &mut [&mut Endpoint]) {
         let mut ready: Vec<&mut Endpoint> =
             endpoints.iter_mut().map(|e| &mut **e).filter(|endpoint| is_ready(endpoint)).collect();
-        let homes: Option<Vec<&str>> = ready.iter().map(|endpoint| endpoint.zone.as_deref()).collect();
+        let homes: Option<Vec<&str>> =
+            ready.iter().map(|endpoint| endpoint.zone.as_deref().filter(|zone| !zone.is_empty())).collect();
         let Some(zones) = homes.and_then(|homes| self.assign(&homes)) else { return };
         for (endpoint, name) in ready.iter_mut().zip(zones) {
             endpoint.hints =
