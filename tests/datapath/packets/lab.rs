@@ -177,6 +177,13 @@ impl Lab {
         let datapath = self.node.datapath.as_mut().context("no datapath")?;
         Ok(datapath.collect_flows(&Observed::default())?.live)
     }
+
+    /// Takes away the entries that the services, as they are now, have no use for; how many.
+    pub(crate) fn tidy(&mut self) -> Result<usize> {
+        let datapath = self.node.datapath.as_mut().context("no datapath")?;
+        let maps = self.node.netns.run(|| datapath.observed())??;
+        Ok(datapath.collect_flows(&maps)?.removed)
+    }
 }
 
 /// By the IP header, or an IPv6 header for fragments right behind it.

@@ -84,6 +84,27 @@ fn a_syn_repeated_once_there_is_a_service_goes_to_it() -> Result<()> {
     Ok(())
 }
 
+/// Datagrams do not say that they begin: the agent takes away what leads past the service.
+#[test]
+fn datagrams_sent_before_there_was_a_service_go_to_it_once_flows_are_tidied() -> Result<()> {
+    let mut table = Table::new("pktu")?;
+    for world in World::ALL {
+        let (a, frontend) = (at(world.a(), 43_000), at(world.vip(), port::LATE));
+        let direct = Frame::new(at(world.a(), 43_002), at(world.b(), port::BACKEND), data(Proto::UDP));
+        let question = Frame::new(a, frontend, opening(Proto::UDP));
+        table.row(POD, &question, Verdict::Pass, &question)?;
+        table.row(POD, &direct, Verdict::Redirect, &direct)?;
+        ensure!(table.lab.tidy()? == 0, "no service, nothing is led past one");
+        table.lab.copy_service(world, Proto::UDP, port::LOCAL, port::LATE)?;
+        ensure!(table.lab.tidy()? == 1);
+        let other = at(world.a(), 43_001);
+        conversation(&mut table, Proto::UDP, (POD, other), frontend, at(world.b(), port::BACKEND))?;
+        table.row(POD, &question, Verdict::Redirect, &question.to(at(world.b(), port::BACKEND)))?;
+        ensure!(table.lab.tidy()? == 0, "what is led to its backend stays");
+    }
+    Ok(())
+}
+
 /// The kernel gives one port to several connections if they go to different addresses.
 #[test]
 fn flows_of_one_client_port_through_two_frontends_stay_apart_at_their_backend() -> Result<()> {

@@ -52,19 +52,21 @@ impl Datapath {
     }
 }
 
-/// An entry whose packets are led from a frontend to what is none of its backends.
+/// An entry whose packets are led from a frontend to what is none of its backends, or past a frontend that was not known
+/// when it was made.
 fn is_misled(key: &FlowKey, flow: &Flow, maps: &Observed) -> bool {
-    let rewritten = flow.flags & Flow::DESTINATION != 0
-        && flow.flags & (Flow::ALIAS | Flow::TRANSIT | Flow::HAIRPIN) != 0;
-    let leads = rewritten || flow.flags & Flow::DIRECT != 0;
-    if key.proto != Proto::UDP || !leads {
+    let is = |flags| flow.flags & flags != 0;
+    let leads = is(Flow::DESTINATION) && is(Flow::ALIAS | Flow::TRANSIT | Flow::HAIRPIN) || is(Flow::DIRECT);
+    let passes = !is(Flow::SOURCE | Flow::DESTINATION) || is(Flow::MASQUERADE);
+    if key.proto != Proto::UDP || !leads && !passes {
         return false;
     }
-    let (addr, port) = match flow.flags & Flow::REWRITE_HIGH {
-        0 => (key.high, key.high_port),
-        _ => (key.low, key.low_port),
+    let to_low = if leads { is(Flow::REWRITE_HIGH) } else { is(Flow::FROM_HIGH) };
+    let (addr, port) = if to_low { (key.low, key.low_port) } else { (key.high, key.high_port) };
+    let backend = match leads {
+        true => Backend { addr: flow.destination.addr, port: flow.destination.port, reserved: 0 },
+        false => Backend { addr, port, reserved: 0 },
     };
-    let backend = Backend { addr: flow.destination.addr, port: flow.destination.port, reserved: 0 };
     maps.serves(addr, port, key.proto, &backend) == Some(false)
 }
 
