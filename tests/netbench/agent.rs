@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use aya::maps::{HashMap, Map, MapData};
+use aya::maps::{HashMap, Map, MapData, MapError};
 use serde::{Deserialize, Serialize};
 use skep_abi::{Be16, Proto, Scope, ServiceKey, ServiceValue};
 use skep_node::config::NetworkState;
@@ -154,7 +154,12 @@ impl Agent {
         let before = kernel.get(&key, 0)?.set;
         let start = Instant::now();
         self.send(Message::index(move |index| index.apply_slice(&slice)))?;
-        while kernel.get(&key, 0)?.set == before {
+        // An element that is replaced this very moment may be found in neither state; then it is no longer the old one.
+        let is_old = || match kernel.get(&key, 0) {
+            Err(MapError::KeyNotFound) => Ok(false),
+            found => found.map(|value| value.set == before),
+        };
+        while is_old()? {
             ensure!(start.elapsed() < PATIENCE, "the change of {} is not in the kernel", service.name);
             std::thread::yield_now();
         }

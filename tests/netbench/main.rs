@@ -9,6 +9,7 @@ mod client;
 mod cluster;
 mod control;
 mod forward;
+mod joined;
 mod place;
 mod programs;
 mod requests;

@@ -7,6 +7,7 @@ use anyhow::Result;
 use xtask::bench::report::publish;
 use xtask::progress::Step;
 
+use crate::joined::Joined;
 use crate::requests::{self, Effort};
 use crate::samples::Samples;
 use crate::skep::Skep;
@@ -128,6 +129,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 struct Worlds {
     loopback: Loopback,
     veth: Veth,
+    joined: Joined,
     routed: Routed,
     nftables: Vec<(u32, Routed)>,
     iptables: Vec<(u32, Routed)>,
@@ -140,6 +142,7 @@ impl Worlds {
         let worlds = Worlds {
             loopback: Loopback::new()?,
             veth: Veth::new()?,
+            joined: Joined::new()?,
             routed: Routed::new("nb-r")?,
             nftables: peers(scale, "nb-n", &step, Routed::nftables)?,
             iptables: peers(scale, "nb-i", &step, Routed::iptables)?,
@@ -157,7 +160,7 @@ impl Worlds {
     }
 
     fn ways(&self) -> Vec<Way> {
-        let mut ways = vec![self.loopback.way(), self.veth.way(), self.routed.direct()];
+        let mut ways = vec![self.loopback.way(), self.veth.way(), self.joined.way(), self.routed.direct()];
         for (name, worlds) in [("nftables", &self.nftables), ("iptables", &self.iptables)] {
             ways.extend(worlds.iter().map(|(services, world)| world.service(name, *services)));
         }

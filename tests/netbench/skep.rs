@@ -186,15 +186,8 @@ fn attach(
     addr: Ipv4Addr,
     netns: &NetNs,
 ) -> Result<()> {
-    let link = PodLink {
-        netns: netns.path(),
-        ifname: "eth0".to_owned(),
-        host_ifname: format!("v{}", netns.name()),
-        addrs: vec![IpAddr::V4(addr)],
-        mtu: 1500,
-    };
     let interface = machine.work(|datapath| {
-        let interface = runtime()?.block_on(datapath.add_pod(link))?;
+        let interface = add_link(datapath, netns, addr)?;
         datapath.attach_pod(interface.ifindex)?;
         Ok(interface)
     })?;
@@ -204,4 +197,16 @@ fn attach(
     let owner = Owner { namespace: "default".into(), name: name.into(), uid: String::new() };
     planner.attach(netns.name(), &owner, &[addr.into()], pod);
     Ok(())
+}
+
+/// The pod's interface, without programs.
+pub(crate) fn add_link(datapath: &Datapath, netns: &NetNs, addr: Ipv4Addr) -> Result<PodInterface> {
+    let link = PodLink {
+        netns: netns.path(),
+        ifname: "eth0".to_owned(),
+        host_ifname: world::host_side(netns),
+        addrs: vec![IpAddr::V4(addr)],
+        mtu: 1500,
+    };
+    Ok(runtime()?.block_on(datapath.add_pod(link))?)
 }

@@ -7,8 +7,8 @@ use serde_json::Value;
 
 /// Measure, and who is measured by it.
 const EXPECTED: [(&str, &[&str]); 10] = [
-    ("rr", &["loopback", "veth", "routed", "nftables", "iptables", "skep"]),
-    ("crr", &["loopback", "veth", "routed", "nftables", "iptables", "skep"]),
+    ("rr", &["loopback", "veth", "redirect", "routed", "nftables", "iptables", "skep"]),
+    ("crr", &["loopback", "veth", "redirect", "routed", "nftables", "iptables", "skep"]),
     ("iperf_tcp", &["skep"]),
     ("iperf_udp", &["skep"]),
     ("nodeport_pps", &["nftables", "iptables", "skep"]),

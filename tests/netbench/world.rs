@@ -72,6 +72,11 @@ pub(crate) fn place(netns: &NetNs) -> Place {
     Place { netns: netns.path(), cgroup: None }
 }
 
+/// The name of a pod's interface on its node.
+pub(crate) fn host_side(pod: &NetNs) -> String {
+    format!("v{}", pod.name())
+}
+
 /// Client and server in one namespace.
 pub(crate) struct Loopback(NetNs);
 
