@@ -1,7 +1,8 @@
 //! The orderly end of a connection between two pods of this node: its entry goes with the last acknowledgement.
 //!
-//! Nothing is lost behind this hook, so nobody asks for the entry again; and the next connection's is made in memory that
-//! the processor still has at hand, where entries that wait for their time would be spread over the whole table.
+//! No link that loses packets lies behind this hook, so hardly anybody asks for the entry again; who does, because its
+//! receiver had no room, is judged as one that opens a flow. The next connection's entry is made in memory that the
+//! processor still has at hand, where entries that wait for their time would be spread over the whole table.
 
 use aya_ebpf::programs::TcContext;
 use skep_abi::{Flow, TCP_ACK, TCP_FIN};
