@@ -1,11 +1,13 @@
 //! Bandwidth of pods on the wire: TCP flows through limited pods have the limit, others everything.
 
-use std::io::{Read, Write as _};
+use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use skep_abi::{Addr, Backend, BackendKey, Be16, DropReason, Pod, Proto, Scope, ServiceKey, ServiceValue};
+use skep_abi::{
+    Addr, BURST, Backend, BackendKey, Be16, DropReason, Pod, Proto, Scope, ServiceKey, ServiceValue,
+};
 use skep_datapath::PodInterface;
 use skep_netplan::Write;
 use skep_tests::netns::NetNs;
@@ -19,9 +21,16 @@ const NODE: Ipv4Addr = Ipv4Addr::new(10, 78, 11, 1);
 const OUTSIDE: Ipv4Addr = Ipv4Addr::new(10, 78, 11, 254);
 const PORT: u16 = 5_001;
 const NODE_PORT: u16 = 30_001;
-/// The burst is over by then.
-const LEAD: Duration = Duration::from_secs(1);
-const MEASURED: Duration = Duration::from_secs(3);
+/// What a flow is given to send, as a time at the rate it should get.
+const LENGTH: Duration = Duration::from_secs(4);
+/// A flow that stands still for so long has ended.
+const STILL: Duration = Duration::from_secs(2);
+/// Of its rate; what it lost last TCP may find out by timeouts only, each twice as long as the one before.
+const LEAST: f64 = 0.6;
+/// The longest packet that a pod sends, which passes as a whole.
+const PACKET_BYTES: f64 = 65_536.0;
+/// In bits a second; flows without a limit are faster.
+const FREE_RATE: u64 = 1_000_000_000;
 /// Of a full frame's bytes those that an application sends: 1,448 of 1,514.
 const PAYLOAD: f64 = 1448.0 / 1514.0;
 
@@ -29,29 +38,36 @@ fn addr(ip: Ipv4Addr) -> Addr {
     Addr::from(IpAddr::V4(ip))
 }
 
-/// Bits a second that one connection gets once it runs.
-fn throughput(from: &NetNs, server: &NetNs, to: SocketAddr, listen: SocketAddr) -> Result<f64> {
+/// The bytes that an application can send in `time` at `rate`, in bits a second.
+fn sendable(rate: u64, time: Duration) -> f64 {
+    rate as f64 / 8.0 * PAYLOAD * time.as_secs_f64()
+}
+
+/// How long a connection takes for what it can send in [`LENGTH`] at `rate`: from its first byte to its last, as who counts
+/// in between takes what TCP held back behind a lost packet for the rate.
+fn flow(from: &NetNs, server: &NetNs, to: SocketAddr, listen: SocketAddr, rate: u64) -> Result<Duration> {
+    let size = sendable(rate, LENGTH) as usize;
     let listener = server.run(|| TcpListener::bind(listen))??;
-    let mut stream = from.run(|| TcpStream::connect_timeout(&to, Duration::from_secs(3)))??;
+    let begin = Instant::now();
+    let mut stream = from.run(|| TcpStream::connect_timeout(&to, STILL))??;
     let (mut peer, _) = listener.accept()?;
-    let end = Instant::now() + LEAD + MEASURED;
-    stream.set_write_timeout(Some(LEAD))?;
-    let sender = std::thread::spawn(move || {
-        let block = [0; 65_536];
-        while Instant::now() < end && stream.write(&block).is_ok() {}
-    });
-    peer.set_read_timeout(Some(LEAD))?;
-    let mut block = vec![0; 1 << 20];
-    let (begin, mut bytes) = (Instant::now() + LEAD, 0);
-    while Instant::now() < end {
-        let read = peer.read(&mut block).context("the flow stands still")?;
-        if Instant::now() >= begin {
-            bytes += read;
-        }
-    }
-    drop(peer);
-    sender.join().ok().context("the sender ended badly")?;
-    Ok(bytes as f64 * 8.0 / MEASURED.as_secs_f64())
+    stream.set_write_timeout(Some(STILL))?;
+    peer.set_read_timeout(Some(STILL))?;
+    let sender = std::thread::spawn(move || stream.write_all(&vec![0; size]));
+    let read = std::io::copy(&mut peer, &mut std::io::sink()).context("the flow stands still")?;
+    let lasted = begin.elapsed();
+    sender.join().ok().context("the sender ended badly")??;
+    ensure!(read == size as u64, "{read} bytes of {size} arrived");
+    Ok(lasted)
+}
+
+/// The flow had its rate, and no more than a bucket lets pass: what fits into its time with the burst before it.
+fn has_limit(what: &str, lasted: Duration, rate: u64, burst: Duration) -> Result<()> {
+    let share = LENGTH.as_secs_f64() / lasted.as_secs_f64();
+    let most = sendable(rate, LENGTH) / (sendable(rate, lasted + burst) + PACKET_BYTES);
+    println!("{what}: {share:.3} of the limit, {most:.3} of the most");
+    ensure!(share > LEAST && most <= 1.0, "{what}: {share:.3} of the limit, {most:.3} of the most");
+    Ok(())
 }
 
 struct World {
@@ -104,24 +120,22 @@ fn tcp_through_a_limited_pod_gets_its_limit_and_other_pods_all_there_is() -> Res
     world.limit(1, 100_000_000, 0)?;
     let [(_, a, ..), (_, b, ..), (_, c, ..)] = &world.pods[..] else { anyhow::bail!("three pods") };
     for (what, from, server, to, listen, limit) in [
-        ("from a limited pod to the outside", a, &world.outside, at(OUTSIDE), at(OUTSIDE), 20e6),
-        ("from a limited pod to a pod", a, c, at(C), at(C), 20e6),
-        ("from a pod to a limited pod", c, b, at(B), at(B), 100e6),
-        ("from outside to a limited pod", &world.outside, b, frontend, at(B), 100e6),
-        ("from the node to a limited pod", &world.node.netns, b, at(B), at(B), 100e6),
+        ("from a limited pod to the outside", a, &world.outside, at(OUTSIDE), at(OUTSIDE), 20_000_000),
+        ("from a limited pod to a pod", a, c, at(C), at(C), 20_000_000),
+        ("from a pod to a limited pod", c, b, at(B), at(B), 100_000_000),
+        ("from outside to a limited pod", &world.outside, b, frontend, at(B), 100_000_000),
+        ("from the node to a limited pod", &world.node.netns, b, at(B), at(B), 100_000_000),
     ] {
-        let got = throughput(from, server, to, listen)?;
-        println!("{what}: {:.1} of {:.1} Mbit/s", got / 1e6, limit * PAYLOAD / 1e6);
-        let share = got / (limit * PAYLOAD);
-        ensure!((0.85..=1.15).contains(&share), "{what}: {share:.3} of the limit");
+        let lasted = flow(from, server, to, listen, limit)?;
+        has_limit(what, lasted, limit, Duration::from_nanos(BURST))?;
     }
     let before = world.over()?;
     ensure!(before > 0, "nothing was dropped");
     // What a limited pod gets in the direction that is not limited, and what others get.
     for (what, from, server, to) in [("to a", c, a, at(A)), ("to c", b, c, at(C))] {
-        let got = throughput(from, server, to, to)?;
-        println!("{what}, without limit: {:.0} Mbit/s", got / 1e6);
-        ensure!(got > 1e9, "{what}: {got} bits a second without limit");
+        let lasted = flow(from, server, to, to, FREE_RATE)?;
+        println!("{what}, without limit: {lasted:?}");
+        ensure!(lasted < LENGTH, "{what}: {lasted:?} without limit");
     }
     Ok(())
 }
@@ -144,10 +158,9 @@ fn what_a_limited_pod_sends_waits_where_the_kernel_has_fq() -> Result<()> {
         ("to a pod", c, at(C), at(C)),
         ("to a service", b, SocketAddr::from((NODE, NODE_PORT)), at(B)),
     ] {
-        let got = throughput(a, server, to, listen)?;
-        let share = got / (LIMIT as f64 * PAYLOAD);
-        println!("{what}: {share:.3} of the limit, {} packets dropped so far", world.over()?);
-        ensure!((0.85..=1.15).contains(&share), "{what}: {share:.3} of the limit");
+        let lasted = flow(a, server, to, listen, LIMIT)?;
+        println!("{} packets dropped so far", world.over()?);
+        has_limit(what, lasted, LIMIT, Duration::from_nanos(if paces { 0 } else { BURST }))?;
     }
     let over = world.over()?;
     ensure!((over == 0) == paces, "{over} packets were dropped");
