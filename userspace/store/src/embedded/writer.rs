@@ -53,6 +53,13 @@ pub(super) struct Writer {
     opened: Instant,
 }
 
+/// A batch of writes, before it is appended.
+struct Decided {
+    events: Vec<Event>,
+    outcomes: Vec<Outcome>,
+    revisions: Revisions,
+}
+
 impl Writer {
     pub(super) fn open(
         path: &Path,
@@ -113,11 +120,32 @@ impl Writer {
             self.reopen()?;
         }
         self.catch_up()?;
+        let mut decided = self.decide(batch)?;
+        if self.broken {
+            // A checkpoint that failed broke the tables under these reads.
+            self.undo()?;
+            self.reopen()?;
+            decided = self.decide(batch)?;
+        }
+        let Decided { events, outcomes, revisions } = decided;
+        if let Err(error) = self.append(&events) {
+            self.undo()?;
+            return Err(error);
+        }
+        self.publish(revisions, events)?;
+        if let Err(error) = self.begin() {
+            tracing::error!(%error, "begin a checkpoint");
+        }
+        Ok(outcomes)
+    }
+
+    /// What comes of each write; their events are in the tail, and are not published.
+    fn decide(&mut self, batch: &[Write]) -> Result<Decided> {
         let view = self.shared.view()?;
         let mut revisions = view.revisions;
         let (mut events, mut outcomes) = (Vec::with_capacity(batch.len()), Vec::with_capacity(batch.len()));
         for write in batch {
-            match self.decide(&view, &mut revisions, write) {
+            match self.decide_one(&view, &mut revisions, write) {
                 Ok((event, outcome)) => {
                     revisions.current += 1;
                     // Seen by the writes behind it, and by nobody else before it is published.
@@ -128,20 +156,17 @@ impl Writer {
                 Err(outcome) => outcomes.push(outcome),
             }
         }
-        drop(view);
-        if let Err(error) = self.append(&events) {
-            let view = self.shared.view()?;
-            view.tail.cut(view.revisions.current);
-            return Err(error);
-        }
-        self.publish(revisions, events)?;
-        if let Err(error) = self.begin() {
-            tracing::error!(%error, "begin a checkpoint");
-        }
-        Ok(outcomes)
+        Ok(Decided { events, outcomes, revisions })
     }
 
-    fn decide(&mut self, view: &View, revisions: &mut Revisions, write: &Write) -> Decision {
+    /// Takes what was decided, and not published, out of the tail.
+    fn undo(&self) -> Result<()> {
+        let view = self.shared.view()?;
+        view.tail.cut(view.revisions.current);
+        Ok(())
+    }
+
+    fn decide_one(&mut self, view: &View, revisions: &mut Revisions, write: &Write) -> Decision {
         let next = revisions.current + 1;
         match write {
             Write::Put { key, value, expect, .. } => put(self.newest(view, key)?, key, value, *expect, next),
@@ -272,8 +297,8 @@ impl Writer {
     /// Opens the database anew. A checkpoint that failed may have reached the disk all the same: then it counts.
     fn reopen(&mut self) -> Result<()> {
         if let Some(running) = self.running.take() {
-            // Whatever it came to shows in the tables.
-            let _ = running.join();
+            // What it came to shows in the tables.
+            self.failed = (!matches!(running.join(), Ok(Ok(_)))).then(Instant::now);
         }
         self.close();
         self.generation += 1;
