@@ -1,6 +1,6 @@
 //! Packets between namespaces: delivery, services, policy.
 
-use std::io::{Read, Write as _};
+use std::io::{ErrorKind, Read, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -150,6 +150,35 @@ fn a_cluster_address_answers_per_packet_and_the_answer_comes_from_it() -> Result
     let n = client.recv(&mut buffer)?;
     ensure!(&buffer[..n] == b"answer");
     Ok(())
+}
+
+#[test]
+fn a_socket_is_refused_at_once_on_a_port_that_the_cluster_address_does_not_have() -> Result<()> {
+    let mut world = world("rst")?;
+    serve(&world.b, SocketAddr::from((B, 8080)), b'b')?;
+    world.node.apply(&service((VIP, 80), Proto::TCP, Scope::INTERNAL, 1, &[(B, 8080)]))?;
+    let value = ServiceValue { service: 1, flags: ServiceValue::REJECT, ..ServiceValue::default() };
+    world.node.apply(&[Write::PutService(ServiceKey::rest(addr(VIP)), value)])?;
+    world.node.cgroup.make_threaded()?;
+    world.a.run(|| {
+        let refused = |port| {
+            let found = TcpStream::connect_timeout(&SocketAddr::from((VIP, port)), PATIENCE);
+            ensure!(found.is_err_and(|e| e.kind() == ErrorKind::ConnectionRefused), "port {port}");
+            anyhow::Ok(())
+        };
+        refused(81)?;
+        world.node.cgroup.enter()?;
+        refused(81)?;
+        ensure!(ask(&mut TcpStream::connect_timeout(&SocketAddr::from((VIP, 80)), PATIENCE)?)? == b'b');
+        // Who asks for the address that it would have is told; its packets are refused.
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+        socket.connect((VIP, 80))?;
+        ensure!(socket.local_addr()?.ip() == IpAddr::V4(A));
+        socket.set_read_timeout(Some(PATIENCE))?;
+        socket.send(b"question")?;
+        ensure!(socket.recv(&mut [0]).is_err_and(|e| e.kind() == ErrorKind::ConnectionRefused));
+        Ok(())
+    })?
 }
 
 #[test]

@@ -6,7 +6,7 @@
 use crate::{Addr, Be16, Proto};
 
 /// `SERVICES`: hash of [`ServiceKey`] to [`ServiceValue`].
-pub const SERVICES_MAX: u32 = 262_144;
+pub const SERVICES_MAX: u32 = 524_288;
 /// `BACKENDS`: hash of [`BackendKey`] to [`Backend`]. The slots of a set are in the order of [`Backend`].
 pub const BACKENDS_MAX: u32 = 1_048_576;
 /// `RANGES`: LPM trie of [`RangeKey`] to nothing of interest: who may use a restricted frontend.
@@ -22,6 +22,14 @@ pub struct ServiceKey {
     pub port: Be16,
     pub proto: Proto,
     pub scope: Scope,
+}
+
+impl ServiceKey {
+    /// The frontend of all that a cluster IP has no port for: what is sent there is refused, as by kube-proxy (KEP-3866).
+    #[inline(always)]
+    pub const fn rest(addr: Addr) -> ServiceKey {
+        ServiceKey { addr, port: Be16(0), proto: Proto(0), scope: Scope::INTERNAL }
+    }
 }
 
 /// From where a frontend is looked up; traffic policies make the answers differ.

@@ -23,9 +23,19 @@ const _: () = assert!(skep_abi::BACKENDS_MAX <= 1 << SEARCH);
 #[inline(always)]
 pub(crate) fn find(to: &End, proto: Proto, scope: Scope) -> Option<&'static ServiceValue> {
     let key = ServiceKey { addr: to.addr, port: to.port, proto, scope };
+    get(&key).or_else(|| get(&key))
+}
+
+/// As [`find`] from inside, where a cluster IP's other ports are frontends too.
+#[inline(always)]
+pub(crate) fn find_any(to: &End, proto: Proto) -> Option<&'static ServiceValue> {
+    find(to, proto, Scope::INTERNAL).or_else(|| get(&ServiceKey::rest(to.addr)))
+}
+
+#[inline(always)]
+fn get(key: &ServiceKey) -> Option<&'static ServiceValue> {
     // SAFETY: read-only use within the program's run; the agent replaces values whole.
-    let get = || unsafe { SERVICES.get(key) };
-    get().or_else(get)
+    unsafe { SERVICES.get(key) }
 }
 
 /// The backend for the client that sent the packet, `chance` as in [`pick`]; `None`: the client is to be told that there

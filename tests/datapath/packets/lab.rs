@@ -172,6 +172,12 @@ impl Lab {
         self.node.apply(&[Write::PutService(key(to), *value)])
     }
 
+    /// Has `vip` refuse on the ports that it does not have.
+    pub(crate) fn refuse_rest(&mut self, world: World) -> Result<()> {
+        let value = ServiceValue { service: 1, flags: ServiceValue::REJECT, ..ServiceValue::default() };
+        self.node.apply(&[Write::PutService(ServiceKey::rest(world.vip().into()), value)])
+    }
+
     /// How many flow entries there are.
     pub(crate) fn flows(&mut self) -> Result<usize> {
         let datapath = self.node.datapath.as_mut().context("no datapath")?;
@@ -268,7 +274,6 @@ fn services(world: World, proto: Proto, set: &mut u32, writes: &mut Vec<Write>) 
     }
 }
 
-/// Nothing to and from the pod in the slot.
 /// Nobody may reach the pod of the slot; whether it may reach others.
 fn policy(slot: u32, egress: bool) -> Vec<Write> {
     let id = VerdictMapId(slot.into());

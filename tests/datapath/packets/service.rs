@@ -163,6 +163,33 @@ fn a_service_without_backends_refuses_from_the_frontend() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn a_cluster_address_refuses_on_the_ports_that_it_does_not_have() -> Result<()> {
+    let mut table = Table::new("pktx")?;
+    for world in World::ALL {
+        let (a, nowhere) = (at(world.a(), 43_000), at(world.vip(), port::LATE));
+        let early = Frame::new(a, nowhere, opening(Proto::TCP));
+        table.row(POD, &early, Verdict::Pass, &early)?;
+        table.lab.refuse_rest(world)?;
+        table.row(POD, &early, Verdict::Redirect, &refusal(&early))?;
+    }
+    each(|world, proto, number| {
+        let (a, nowhere) = (at(world.a(), number), at(world.vip(), port::LATE));
+        for body in [opening(proto), data(proto)] {
+            let question = Frame::new(a, nowhere, body);
+            table.row(POD, &question, Verdict::Redirect, &refusal(&question))?;
+        }
+        // From outside only what has a port concerns the node.
+        let outside = Frame::new(at(world.client(), number), nowhere, opening(proto));
+        table.row(FROM_OUTSIDE, &outside, Verdict::Pass, &outside)?;
+        let backend = at(world.b(), port::BACKEND);
+        conversation(&mut table, proto, (POD, a), at(world.vip(), port::LOCAL), backend)?;
+        let (other, late) = (at(world.a(), number + 1_000), at(world.vip(), port::LATE + number));
+        table.lab.copy_service(world, proto, port::LOCAL, late.port())?;
+        conversation(&mut table, proto, (POD, other), late, backend)
+    })
+}
+
 /// What refuses the packet (RFC 9293 3.10.7.1, RFC 792, RFC 4443).
 fn refusal(question: &Frame) -> Frame {
     let body = match &question.body {

@@ -88,6 +88,11 @@ pub fn compile<'a>(
             }
         }
     }
+    if !service.ports.is_empty() {
+        let refused = Frontend { set: None, ranges: None, port: 0, affinity: 0, flags: ServiceValue::REJECT };
+        let rest = service.cluster_ips.iter().map(|ip| (ServiceKey::rest((*ip).into()), refused));
+        plan.frontends.extend(rest);
+    }
     plan
 }
 

@@ -130,11 +130,21 @@ impl Family<'_> {
 #[inline(always)]
 fn translate(socket: &Family, chance: impl Fn(&Family) -> u32) -> i32 {
     let addressed = socket.peer();
-    let Some(service) = service::find(&addressed, socket.proto(), Scope::INTERNAL) else { return ALLOW };
+    let Some(service) = find(socket, &addressed) else { return ALLOW };
     if service.affinity | service.ranges | service.flags & ServiceValue::DROP != 0 {
         return translate_for(socket, service, &addressed, chance(socket));
     }
     finish(socket, service::pick(service, Addr::UNSPECIFIED, chance(socket)), &addressed)
+}
+
+/// A datagram socket is connected to find out its own address, too (RFC 6724, 5): that must not fail where only a packet
+/// would be refused.
+#[inline(always)]
+fn find(socket: &Family, addressed: &End) -> Option<&'static ServiceValue> {
+    match socket.proto() {
+        Proto::TCP => service::find_any(addressed, Proto::TCP),
+        proto => service::find(addressed, proto, Scope::INTERNAL),
+    }
 }
 
 /// A service whose answer depends on who asks.

@@ -3,7 +3,7 @@
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use skep_abi::{Addr, Be16, DropReason, End, Flow, NodeConfig, Proto, Scope};
+use skep_abi::{Addr, Be16, DropReason, End, Flow, NodeConfig, Proto};
 
 use crate::conntrack;
 use crate::deliver::{self, PASS};
@@ -142,7 +142,7 @@ fn open(ctx: &TcContext, config: &NodeConfig, packet: &mut Packet) -> Result<i32
     owns(interface(ctx), packet)?;
     icmp::unrelated(packet)?;
     let addressed = packet.destination;
-    let service = service::find(&addressed, packet.proto, Scope::INTERNAL);
+    let service = service::find_any(&addressed, packet.proto);
     if let Some(service) = service {
         let Some(backend) = service::resolve(config, packet, service, service::random())? else {
             return refuse(ctx, packet, || deliver::to_pod(interface(ctx)));
@@ -216,7 +216,7 @@ pub(crate) fn refuse(
 #[inline(never)]
 fn was_unknown(packet: &Packet, flow: &Flow) -> bool {
     flow.flags & (Flow::ALIAS | Flow::HAIRPIN) == 0
-        && service::find(&packet.destination, packet.proto, Scope::INTERNAL).is_some()
+        && service::find_any(&packet.destination, packet.proto).is_some()
 }
 
 /// Whether a connection begins where an earlier one left an alias behind, whose own entry is gone. The alias goes too, and

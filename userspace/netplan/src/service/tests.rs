@@ -100,6 +100,17 @@ fn cluster_ip_leads_to_all_ready_endpoints() {
 }
 
 #[test]
+fn cluster_ip_refuses_on_its_other_ports() {
+    let rest = |ip: &str| ServiceKey::rest(ip.parse::<IpAddr>().unwrap().into());
+    let plan = Planned::new(node_port(json!({"externalIPs": ["198.51.100.7"]})), &[slice(&[HERE])]);
+    let refused = plan.0.frontends[&rest("10.96.0.1")];
+    assert_eq!((refused.set, refused.flags, refused.affinity), (None, ServiceValue::REJECT, 0));
+    for other in ["198.51.100.7", "192.0.2.11"] {
+        assert!(!plan.0.frontends.contains_key(&rest(other)), "{other} has other ports of others");
+    }
+}
+
+#[test]
 fn without_ready_endpoints_those_that_serve_while_they_terminate_take_over() {
     let plan = Planned::new(spec(json!({})), &[slice(&[HERE_LEAVING, THERE_LEAVING, DEAD, NOT_READY])]);
     assert_eq!(plan.at("10.96.0.1", 80, Scope::INTERNAL), "10.0.0.2:8080 10.0.1.2:8080");
@@ -229,7 +240,7 @@ fn ports_meet_by_name_and_protocol() {
 #[test]
 fn frontends_with_equal_backends_share_a_set() {
     let plan = Planned::new(node_port(json!({"externalIPs": ["203.0.113.9"]})), &[slice(&[HERE, THERE])]);
-    assert_eq!(plan.0.frontends.len(), 5);
+    assert_eq!(plan.0.frontends.values().filter(|frontend| frontend.set == Some(0)).count(), 5);
     assert_eq!(plan.0.sets.len(), 1);
 }
 

@@ -305,7 +305,7 @@ async fn nothing_changes_until_every_kind_is_listed() {
     running.sync().await;
     running.end().await;
     let before = kernel.0.lock().unwrap().maps.clone();
-    assert_eq!(before.services.len(), 1);
+    assert_eq!(before.services.len(), 2, "a port, and the rest of the address");
 
     let mut running = start(folder.path(), &kernel).await;
     for _ in 1..feed::KINDS {
@@ -333,7 +333,7 @@ async fn failed_write_is_told_and_made_good() {
         |state: &NetworkState| matches!(state, NetworkState::NotReady(why) if why.contains("no space"));
     running.state.wait_for(failed).await.unwrap();
     running.state.wait_for(|state| *state == NetworkState::Ready).await.unwrap();
-    assert_eq!(kernel.0.lock().unwrap().maps.services.len(), 1);
+    assert_eq!(kernel.0.lock().unwrap().maps.services.len(), 2);
 }
 
 #[tokio::test]
