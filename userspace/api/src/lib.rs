@@ -25,4 +25,4 @@ pub mod table;
 
 pub use field::{Errors, FieldError};
 pub use kinds::{Kind, KindRef, Registry, Scope, find, find_kind, kinds};
-pub use status::Status;
+pub use status::{Reason, Status};

@@ -5,13 +5,79 @@ use serde_json::{Value, json};
 use crate::field::Errors;
 use crate::kinds::Kind;
 
+/// Why a request failed: upstream's `metav1.StatusReason`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// Sent as an empty text.
+    Unknown,
+    BadRequest,
+    Unauthorized,
+    Forbidden,
+    NotFound,
+    MethodNotAllowed,
+    NotAcceptable,
+    AlreadyExists,
+    Conflict,
+    Gone,
+    Expired,
+    RequestEntityTooLarge,
+    UnsupportedMediaType,
+    Invalid,
+    TooManyRequests,
+    InternalError,
+    ServerTimeout,
+    ServiceUnavailable,
+    Timeout,
+}
+
+impl Reason {
+    /// Each reason with its text and the HTTP status that it comes with.
+    const ALL: [(Reason, &'static str, u16); 19] = [
+        (Reason::Unknown, "", 500),
+        (Reason::BadRequest, "BadRequest", 400),
+        (Reason::Unauthorized, "Unauthorized", 401),
+        (Reason::Forbidden, "Forbidden", 403),
+        (Reason::NotFound, "NotFound", 404),
+        (Reason::MethodNotAllowed, "MethodNotAllowed", 405),
+        (Reason::NotAcceptable, "NotAcceptable", 406),
+        (Reason::AlreadyExists, "AlreadyExists", 409),
+        (Reason::Conflict, "Conflict", 409),
+        (Reason::Gone, "Gone", 410),
+        (Reason::Expired, "Expired", 410),
+        (Reason::RequestEntityTooLarge, "RequestEntityTooLarge", 413),
+        (Reason::UnsupportedMediaType, "UnsupportedMediaType", 415),
+        (Reason::Invalid, "Invalid", 422),
+        (Reason::TooManyRequests, "TooManyRequests", 429),
+        (Reason::InternalError, "InternalError", 500),
+        (Reason::ServerTimeout, "ServerTimeout", 500),
+        (Reason::ServiceUnavailable, "ServiceUnavailable", 503),
+        (Reason::Timeout, "Timeout", 504),
+    ];
+
+    /// The reason of this text; `Unknown` for a text that is not in the list.
+    pub fn parse(text: &str) -> Reason {
+        let found = Reason::ALL.into_iter().find(|(_, known, _)| *known == text);
+        found.map_or(Reason::Unknown, |(reason, ..)| reason)
+    }
+
+    pub fn as_str(self) -> &'static str {
+        Reason::ALL[self as usize].1
+    }
+
+    /// The HTTP status.
+    pub fn code(self) -> u16 {
+        Reason::ALL[self as usize].2
+    }
+}
+
 /// A `v1.Status` of a failure. `code` is the HTTP status.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Status {
     pub code: u16,
-    pub reason: &'static str,
+    pub reason: Reason,
     pub message: String,
     details: Option<Value>,
+    stale: bool,
 }
 
 impl std::fmt::Display for Status {
@@ -23,8 +89,15 @@ impl std::fmt::Display for Status {
 impl std::error::Error for Status {}
 
 impl Status {
-    pub fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Status {
-        Status { code, reason, message: message.into(), details: None }
+    /// A failure with the HTTP status of its reason and without details.
+    pub fn new(reason: Reason, message: impl Into<String>) -> Status {
+        Status { code: reason.code(), reason, message: message.into(), details: None, stale: false }
+    }
+
+    /// Replaces the HTTP status.
+    pub fn with_code(mut self, code: u16) -> Status {
+        self.code = code;
+        self
     }
 
     fn about(mut self, kind: &Kind, name: &str) -> Status {
@@ -32,12 +105,13 @@ impl Status {
         self
     }
 
+    /// Replaces the details.
     pub fn with_details(mut self, details: Value) -> Status {
         self.details = Some(details);
         self
     }
 
-    /// As this, with one more cause.
+    /// Appends a cause to the details.
     pub fn with_cause(mut self, cause: Value) -> Status {
         let details = self.details.get_or_insert_with(|| json!({}));
         match details["causes"].as_array_mut() {
@@ -47,34 +121,38 @@ impl Status {
         self
     }
 
+    /// Whether another writer changed the object first ([`Status::stale`]). Read the object again and retry.
+    pub fn is_stale(&self) -> bool {
+        self.stale
+    }
+
     pub fn not_found(kind: &Kind, name: &str) -> Status {
-        Status::new(404, "NotFound", format!("{} \"{name}\" not found", kind.group_resource()))
+        Status::new(Reason::NotFound, format!("{} \"{name}\" not found", kind.group_resource()))
             .about(kind, name)
     }
 
     /// A path that leads nowhere.
     pub fn no_such_path() -> Status {
-        Status::new(404, "NotFound", "the server could not find the requested resource")
+        Status::new(Reason::NotFound, "the server could not find the requested resource")
             .with_details(json!({}))
     }
 
     pub fn already_exists(kind: &Kind, name: &str) -> Status {
-        Status::new(409, "AlreadyExists", format!("{} \"{name}\" already exists", kind.group_resource()))
+        Status::new(Reason::AlreadyExists, format!("{} \"{name}\" already exists", kind.group_resource()))
             .about(kind, name)
     }
 
     pub fn conflict(kind: &Kind, name: &str, why: &str) -> Status {
         let what = kind.group_resource();
-        Status::new(409, "Conflict", format!("Operation cannot be fulfilled on {what} \"{name}\": {why}"))
+        Status::new(Reason::Conflict, format!("Operation cannot be fulfilled on {what} \"{name}\": {why}"))
             .about(kind, name)
     }
 
+    /// The update names a resourceVersion that is no longer the newest.
     pub fn stale(kind: &Kind, name: &str) -> Status {
-        Status::conflict(
-            kind,
-            name,
-            "the object has been modified; please apply your changes to the latest version and try again",
-        )
+        let why =
+            "the object has been modified; please apply your changes to the latest version and try again";
+        Status { stale: true, ..Status::conflict(kind, name, why) }
     }
 
     pub fn invalid(kind: &Kind, name: &str, errors: &Errors) -> Status {
@@ -95,44 +173,62 @@ impl Status {
             .collect();
         let mut details = details(kind.group, kind.kind, name);
         details["causes"] = causes.into();
-        Status::new(422, "Invalid", format!("{qualified} \"{name}\" is invalid: {what}"))
+        Status::new(Reason::Invalid, format!("{qualified} \"{name}\" is invalid: {what}"))
             .with_details(details)
     }
 
+    /// `<kind> "<name>" is invalid: <why>`, for a body that is no object of a served kind. Without details.
+    pub fn invalid_body(kind: &str, name: &str, why: &str) -> Status {
+        Status::new(Reason::Invalid, format!("{kind} \"{name}\" is invalid: {why}"))
+    }
+
+    /// `<field>: <why>`, for an option of a request or a field of a subresource. Without details.
+    pub fn invalid_option(field: &str, why: &str) -> Status {
+        Status::new(Reason::Invalid, format!("{field}: {why}"))
+    }
+
+    /// An option whose value is not one of `supported`.
+    pub fn unsupported_option(field: &str, value: &str, supported: &[&str]) -> Status {
+        let supported: Vec<String> = supported.iter().map(|value| format!("\"{value}\"")).collect();
+        let supported = supported.join(", ");
+        Status::invalid_option(
+            field,
+            &format!("Unsupported value: \"{value}\": supported values: {supported}"),
+        )
+    }
+
     pub fn bad_request(message: impl Into<String>) -> Status {
-        Status::new(400, "BadRequest", message)
+        Status::new(Reason::BadRequest, message)
     }
 
     pub fn unauthorized() -> Status {
-        Status::new(401, "Unauthorized", "Unauthorized")
+        Status::new(Reason::Unauthorized, "Unauthorized")
     }
 
     /// `message` as the authoriser words it.
     pub fn forbidden(group: &str, plural: &str, name: &str, message: impl Into<String>) -> Status {
         let qualified = if group.is_empty() { plural.to_owned() } else { format!("{plural}.{group}") };
         let what = if name.is_empty() { qualified } else { format!("{qualified} \"{name}\"") };
-        Status::new(403, "Forbidden", format!("{what} is forbidden: {}", message.into()))
+        Status::new(Reason::Forbidden, format!("{what} is forbidden: {}", message.into()))
             .with_details(details(group, plural, name))
     }
 
     pub fn method_not_supported(kind: &Kind, verb: &str) -> Status {
         let what = kind.group_resource();
         Status::new(
-            405,
-            "MethodNotAllowed",
+            Reason::MethodNotAllowed,
             format!("{verb} is not supported on resources of kind \"{what}\""),
         )
         .about(kind, "")
     }
 
     pub fn not_acceptable(accepted: &str) -> Status {
-        Status::new(406, "NotAcceptable", format!("only the following media types are accepted: {accepted}"))
+        Status::new(Reason::NotAcceptable, format!("only the following media types are accepted: {accepted}"))
     }
 
     pub fn unsupported_media_type(supported: &str) -> Status {
         Status::new(
-            415,
-            "UnsupportedMediaType",
+            Reason::UnsupportedMediaType,
             format!(
                 "the body of the request was in an unknown format - accepted media types include: {supported}"
             ),
@@ -140,36 +236,36 @@ impl Status {
     }
 
     pub fn too_large(limit: usize) -> Status {
-        Status::new(413, "RequestEntityTooLarge", format!("Request entity too large: limit is {limit}"))
+        Status::new(Reason::RequestEntityTooLarge, format!("Request entity too large: limit is {limit}"))
     }
 
     pub fn expired(message: impl Into<String>) -> Status {
-        Status::new(410, "Expired", message)
+        Status::new(Reason::Expired, message)
     }
 
     pub fn too_many_requests(message: impl Into<String>, retry_after_seconds: u32) -> Status {
-        Status::new(429, "TooManyRequests", message)
+        Status::new(Reason::TooManyRequests, message)
             .with_details(json!({"retryAfterSeconds": retry_after_seconds}))
     }
 
     pub fn internal(message: impl std::fmt::Display) -> Status {
-        Status::new(500, "InternalError", format!("Internal error occurred: {message}"))
+        Status::new(Reason::InternalError, format!("Internal error occurred: {message}"))
             .with_details(json!({"causes": [{"message": message.to_string()}]}))
     }
 
     pub fn unavailable(message: impl Into<String>) -> Status {
-        Status::new(503, "ServiceUnavailable", message)
+        Status::new(Reason::ServiceUnavailable, message)
     }
 
     pub fn timeout(message: impl Into<String>) -> Status {
-        Status::new(504, "Timeout", message)
+        Status::new(Reason::Timeout, message)
     }
 
     /// The object as it is sent.
     pub fn to_value(&self) -> Value {
         let mut status = json!({
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-            "message": self.message, "reason": self.reason,
+            "message": self.message, "reason": self.reason.as_str(),
         });
         if let Some(details) = &self.details {
             status["details"] = details.clone();
@@ -194,4 +290,25 @@ fn details(group: &str, kind: &str, name: &str) -> Value {
         }
     }
     details
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_reason_is_found_by_its_text() {
+        for (index, (reason, text, code)) in Reason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, index, "{text}");
+            assert_eq!((Reason::parse(text), reason.as_str(), reason.code()), (reason, text, code));
+        }
+        assert_eq!(Reason::parse("Teapot"), Reason::Unknown);
+    }
+
+    #[test]
+    fn a_stale_write_is_told_apart_from_another_conflict() {
+        let kind = crate::find("", "v1", "pods").expect("pods are built in");
+        assert!(Status::stale(kind, "a").with_details(json!({})).is_stale());
+        assert!(!Status::conflict(kind, "a", "Precondition failed").is_stale());
+    }
 }

@@ -3,7 +3,7 @@
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
 use serde_json::{Value, json};
-use skep_api::{Kind, Status, meta};
+use skep_api::{Kind, Reason, Status, meta};
 
 use crate::authn::Identity;
 use crate::authz::{Attributes, Authorizer, Decision};
@@ -79,7 +79,7 @@ impl Access {
         if attributes.path.is_empty() {
             return Err(Status::forbidden(attributes.group, attributes.resource, attributes.name, message));
         }
-        Err(Status::new(403, "Forbidden", format!("forbidden: {message}")).with_details(json!({})))
+        Err(Status::new(Reason::Forbidden, format!("forbidden: {message}")).with_details(json!({})))
     }
 
     /// Nobody gives by a role or a binding what he has not.

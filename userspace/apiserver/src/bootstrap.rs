@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use skep_api::{Kind, Status, find, find_kind, meta};
+use skep_api::{Kind, Reason, Status, find, find_kind, meta};
 
 use crate::authz::default_objects;
 use crate::write::{self, stamp};
@@ -43,7 +43,7 @@ async fn insert(server: &Arc<Inner>, kind: &Kind, mut object: Value) -> Result<(
     kind.prepare_create(&mut object);
     match write::insert(server, kind, &object).await {
         // Another server of the cluster was faster.
-        Err(status) if status.reason != "AlreadyExists" => Err(status),
+        Err(status) if status.reason != Reason::AlreadyExists => Err(status),
         _ => Ok(()),
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde_json::{Value, json};
 use skep_api::custom::{Conversion, Custom};
-use skep_api::{Kind, Status, meta, spelling};
+use skep_api::{Kind, Reason, Status, meta, spelling};
 
 use crate::cache::Change;
 use crate::object::{self, Object};
@@ -92,7 +92,7 @@ async fn values_to(
                 let (version, kind) = (&first["apiVersion"], &first["kind"]);
                 let of = |value: &Value| value.as_str().unwrap_or_default().to_owned();
                 let message = format!("conversion webhook for {}, Kind={} {why}", of(version), of(kind));
-                Status::new(500, "", message)
+                Status::new(Reason::Unknown, message)
             })?;
         }
     }

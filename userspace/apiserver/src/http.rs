@@ -7,7 +7,7 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, Uri};
-use skep_api::{Kind, Status};
+use skep_api::{Kind, Reason, Status};
 
 use crate::admission::Notes;
 use crate::authn::{self, Identity};
@@ -223,7 +223,7 @@ fn not_allowed(kind: &Kind, verb: &str) -> Status {
     let terminating = kind.custom.as_ref().is_some_and(|custom| custom.definition.terminating);
     if terminating && verb == "create" {
         let why = "create not allowed while custom resource definition is terminating";
-        return Status::new(405, "MethodNotAllowed", why);
+        return Status::new(Reason::MethodNotAllowed, why);
     }
     Status::method_not_supported(kind, verb)
 }

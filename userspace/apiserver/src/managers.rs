@@ -27,7 +27,7 @@ pub(crate) fn check_name(query: &Query) -> Result<(), Status> {
 }
 
 pub(crate) fn invalid(what: &str) -> Status {
-    Status::new(422, "Invalid", format!("PatchOptions.meta.k8s.io \"\" is invalid: {what}"))
+    Status::invalid_body("PatchOptions.meta.k8s.io", "", what)
 }
 
 /// The manager that the request names, or the program that sent it.

@@ -71,10 +71,9 @@ fn subject(spec: &Value) -> Identity {
 fn access(call: &Call, identity: &Identity, spec: &Value) -> Result<Value, Status> {
     let (resource, path) = (&spec["resourceAttributes"], &spec["nonResourceAttributes"]);
     if resource.is_null() == path.is_null() {
-        return Err(Status::new(
-            422,
-            "Invalid",
-            "spec.resourceAttributes: Invalid value: null: exactly one of nonResourceAttributes or resourceAttributes must be specified",
+        return Err(Status::invalid_option(
+            "spec.resourceAttributes",
+            "Invalid value: null: exactly one of nonResourceAttributes or resourceAttributes must be specified",
         ));
     }
     let text = |value: &'_ Value| value.as_str().unwrap_or_default().to_owned();

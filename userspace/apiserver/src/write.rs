@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use skep_api::kinds::Part;
 use skep_api::schema::{self, Problem};
-use skep_api::{Errors, Kind, Status, meta};
+use skep_api::{Errors, Kind, Reason, Status, meta};
 use skep_store::{Expect, StoreError};
 use tokio::runtime::{Handle, RuntimeFlavor};
 
@@ -39,11 +39,7 @@ impl Options {
             None => false,
             Some("All") => true,
             Some(other) => {
-                return Err(Status::new(
-                    422,
-                    "Invalid",
-                    format!("dryRun: Unsupported value: \"{other}\": supported values: \"All\""),
-                ));
+                return Err(Status::unsupported_option("dryRun", other, &["All"]));
             }
         };
         let validation = match query.get("fieldValidation") {
@@ -51,13 +47,8 @@ impl Options {
             Some("Ignore") => FieldValidation::Ignore,
             Some("Strict") => FieldValidation::Strict,
             Some(other) => {
-                return Err(Status::new(
-                    422,
-                    "Invalid",
-                    format!(
-                        "fieldValidation: Unsupported value: \"{other}\": supported values: \"Ignore\", \"Strict\", \"Warn\""
-                    ),
-                ));
+                let supported = ["Ignore", "Strict", "Warn"];
+                return Err(Status::unsupported_option("fieldValidation", other, &supported));
             }
         };
         managers::check_name(query)?;
@@ -409,7 +400,7 @@ pub(crate) fn store_error(error: StoreError) -> Status {
         }
         StoreError::FutureRevision { wanted, current } => Status::timeout(format!("Too large resource version: {wanted}, current: {current}"))
             .with_details(json!({"causes": [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}]})),
-        StoreError::Full(_) => Status::new(507, "InternalError", error.to_string()),
+        StoreError::Full(_) => Status::new(Reason::InternalError, error.to_string()).with_code(507),
         error => Status::internal(error),
     }
 }

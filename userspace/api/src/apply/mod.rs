@@ -14,7 +14,7 @@ mod walk;
 use serde_json::{Value, json};
 
 use crate::kinds::{Kind, Part};
-use crate::{Status, meta};
+use crate::{Reason, Status, meta};
 use fields::Fields;
 use managers::{Entry, Id, Managers};
 pub use overlay::overlay;
@@ -220,8 +220,7 @@ fn check(kind: &Kind, config: &Value) -> Result<(), Status> {
     walk::check(Place::root(kind), config, "").map_err(|why| {
         let (namespace, name) = (meta::namespace(config), meta::name(config));
         Status::new(
-            500,
-            "",
+            Reason::Unknown,
             format!(
                 "failed to create typed patch object ({namespace}/{name}; {}/{}, Kind={}): {why}",
                 kind.group, kind.version, kind.kind
@@ -325,5 +324,5 @@ fn refused(conflicts: &Conflicts) -> Status {
             format!("Apply failed with {} conflicts: {}", all.len(), lines.join("\n"))
         }
     };
-    Status::new(409, "Conflict", message).with_details(json!({"causes": causes}))
+    Status::new(Reason::Conflict, message).with_details(json!({"causes": causes}))
 }

@@ -8,7 +8,7 @@ use super::managers::Managers;
 use super::place::Place;
 use super::{Writer, apply, track, walk};
 use crate::kinds::{Kind, Part};
-use crate::{Status, find};
+use crate::{Reason, Status, find};
 
 fn deployments() -> &'static Kind {
     find("apps", "v1", "deployments").unwrap()
@@ -107,7 +107,7 @@ fn a_field_of_another_is_refused_with_its_path_and_owner() {
     let details = &status.to_value()["details"]["causes"][0];
     assert_eq!(details["reason"], "FieldManagerConflict");
     assert_eq!(details["field"], ".spec.replicas");
-    assert_eq!((status.code, status.reason), (409, "Conflict"));
+    assert_eq!((status.code, status.reason), (409, Reason::Conflict));
 
     let live = forced(&live, &config(json!({"replicas": 1})), "kubectl");
     assert_eq!(live["spec"]["replicas"], 1);

@@ -6,7 +6,7 @@ use axum::extract::Request;
 use axum::response::Response;
 use http::header::LOCATION;
 use http::{HeaderMap, HeaderName, HeaderValue};
-use skep_api::Status;
+use skep_api::{Reason, Status};
 
 use super::{Backend, EXTRA_PREFIX, GROUP_HEADER, UID_HEADER, USER_HEADER};
 use crate::Inner;
@@ -68,7 +68,7 @@ async fn pass_on(identity: &Identity, backend: &Backend, request: Request) -> Re
     let answer = answer.map_err(|why| unavailable(&format!("error trying to reach service: {why}")))?;
     if answer.status().is_redirection() && answer.headers().contains_key(LOCATION) {
         let why = "the backend attempted to redirect this request, which is not permitted";
-        return Err(Status::new(502, "", why));
+        return Err(Status::new(Reason::Unknown, why).with_code(502));
     }
     Ok(answer)
 }

@@ -8,7 +8,7 @@ use rand::Rng as _;
 use serde_json::{Value, json};
 use skep_api::field::Path;
 use skep_api::kinds::service::{AddressWant, Family};
-use skep_api::{Errors, Kind, Status, find, meta};
+use skep_api::{Errors, Kind, Reason, Status, find, meta};
 use skep_store::{Expect, StoreError};
 
 use super::Owner;
@@ -105,7 +105,7 @@ pub(super) async fn hold(server: &Inner, ip: IpAddr, owner: Option<&Owner>) -> R
     addresses.prepare_create(&mut object);
     match write::insert(server, addresses, &object).await {
         Ok(_) => Ok(true),
-        Err(status) if status.reason == "AlreadyExists" => Ok(false),
+        Err(status) if status.reason == Reason::AlreadyExists => Ok(false),
         Err(status) => Err(status),
     }
 }
@@ -194,7 +194,7 @@ pub(crate) async fn ensure_default_range(server: &Inner) -> Result<(), Status> {
         object["status"] = json!({"conditions": ready});
         return match write::insert(server, ranges, &object).await {
             // Another server of the cluster was faster.
-            Err(status) if status.reason != "AlreadyExists" => Err(status),
+            Err(status) if status.reason != Reason::AlreadyExists => Err(status),
             _ => Ok(()),
         };
     };

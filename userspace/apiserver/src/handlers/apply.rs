@@ -4,7 +4,7 @@ use axum::response::Response;
 use bytes::Bytes;
 use http::StatusCode;
 use serde_json::Value;
-use skep_api::{Status, apply, meta, schema, spelling};
+use skep_api::{Reason, Status, apply, meta, schema, spelling};
 
 use super::create::create;
 use super::update::{TRIES, check_preconditions, part};
@@ -45,7 +45,7 @@ pub(crate) async fn handle(mut call: Call, bytes: Bytes) -> Result<Response, Sta
 
 /// Somebody else wrote, or made it, at the same time.
 fn is_race(status: &Status) -> bool {
-    status.reason == "AlreadyExists" || status.message.contains("has been modified")
+    status.reason == Reason::AlreadyExists || status.is_stale()
 }
 
 fn duplicates(bytes: &Bytes, options: &Options) -> Result<Warnings, Status> {

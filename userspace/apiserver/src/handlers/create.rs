@@ -6,7 +6,7 @@ use http::StatusCode;
 use rand::Rng as _;
 use serde_json::Value;
 use skep_api::kinds::Part;
-use skep_api::{Kind, Status, meta, spelling};
+use skep_api::{Kind, Reason, Status, meta, spelling};
 
 use crate::admission::Request;
 use crate::http::Call;
@@ -53,7 +53,7 @@ pub(crate) async fn create(call: &Call, mut object: Value, options: &Options) ->
         let mut new = object.clone();
         meta::of_mut(&mut new).insert("name".into(), generate(&base).into());
         match create_named(call, new, options).await {
-            Err(status) if status.reason == "AlreadyExists" && attempt < TRIES => {}
+            Err(status) if status.reason == Reason::AlreadyExists && attempt < TRIES => {}
             result => return result,
         }
     }

@@ -43,10 +43,10 @@ impl DeleteOptions {
             None => body["gracePeriodSeconds"].as_i64(),
         };
         if grace.is_some_and(|seconds| seconds < 0) {
-            return Err(Status::new(
-                422,
-                "Invalid",
-                "DeleteOptions.meta.k8s.io \"\" is invalid: gracePeriodSeconds: Invalid value: must be greater than or equal to 0",
+            return Err(Status::invalid_body(
+                "DeleteOptions.meta.k8s.io",
+                "",
+                "gracePeriodSeconds: Invalid value: must be greater than or equal to 0",
             ));
         }
         let mut propagation =
@@ -54,11 +54,11 @@ impl DeleteOptions {
         if let Some(policy) = &propagation
             && !matches!(policy.as_str(), "Orphan" | "Background" | "Foreground")
         {
-            return Err(Status::new(
-                422,
-                "Invalid",
-                format!(
-                    "DeleteOptions.meta.k8s.io \"\" is invalid: propagationPolicy: Unsupported value: \"{policy}\": supported values: \"Background\", \"Foreground\", \"Orphan\""
+            return Err(Status::invalid_body(
+                "DeleteOptions.meta.k8s.io",
+                "",
+                &format!(
+                    "propagationPolicy: Unsupported value: \"{policy}\": supported values: \"Background\", \"Foreground\", \"Orphan\""
                 ),
             ));
         }
@@ -127,7 +127,7 @@ pub(crate) async fn delete(
             admission::delete(&Request::delete(call, &value, options.dry_run), &value).await?;
         }
         match delete_once(server, kind, &old, options).await {
-            Err(status) if status.message.contains("has been modified") && attempt < TRIES => {}
+            Err(status) if status.is_stale() && attempt < TRIES => {}
             result => return result,
         }
     }

@@ -123,7 +123,7 @@ async fn present_page(call: &Call, selection: &Selection, limit: usize) -> Resul
         Some(at) => {
             let now = caches.catch_up().await.map_err(store_error)?;
             if at > now {
-                return Err(Status::new(504, "Timeout", format!("Too large resource version: {at}, current: {now}"))
+                return Err(Status::timeout(format!("Too large resource version: {at}, current: {now}"))
                     .with_details(json!({"causes": [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}], "retryAfterSeconds": 1})));
             }
             now

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use http::StatusCode;
 use serde_json::Value;
 use skep_api::patch::{self, PatchError};
-use skep_api::{Kind, Status, meta, spelling};
+use skep_api::{Kind, Reason, Status, meta, spelling};
 
 use super::apply;
 use super::update::{TRIES, check_preconditions, part};
@@ -53,13 +53,11 @@ impl Form {
         done.map(|()| object).map_err(|error| match error {
             PatchError::Malformed(message) => Status::bad_request(message),
             PatchError::TooLarge(message) => {
-                Status::new(413, "RequestEntityTooLarge", format!("Request entity too large: {message}"))
+                Status::new(Reason::RequestEntityTooLarge, format!("Request entity too large: {message}"))
             }
-            PatchError::TestFailed(message) | PatchError::DoesNotApply(message) => Status::new(
-                422,
-                "Invalid",
-                format!("{} \"{name}\" is invalid: {message}", kind.group_resource()),
-            ),
+            PatchError::TestFailed(message) | PatchError::DoesNotApply(message) => {
+                Status::invalid_body(&kind.group_resource(), &name, &message)
+            }
         })
     }
 }
@@ -91,7 +89,7 @@ pub(crate) async fn handle(mut call: Call, bytes: Bytes) -> Result<Response, Sta
         call.target.kind = stored_kind;
         check_preconditions(kind, &new, &old)?;
         match write::update(&call, &old, new, part(&call), &options).await {
-            Err(status) if status.reason == "Conflict" && !conditional && attempt < TRIES => {}
+            Err(status) if status.reason == Reason::Conflict && !conditional && attempt < TRIES => {}
             Err(status) => return Err(status),
             Ok(stored) => return Ok(respond_object(StatusCode::OK, view, kind, &stored, &warnings)),
         }

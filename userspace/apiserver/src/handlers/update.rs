@@ -6,7 +6,7 @@ use http::StatusCode;
 use serde_json::Value;
 use skep_api::field::{Errors, Path};
 use skep_api::kinds::Part;
-use skep_api::{Kind, Status, meta, spelling};
+use skep_api::{Kind, Reason, Status, meta, spelling};
 
 use crate::http::Call;
 use crate::negotiate::view;
@@ -47,7 +47,7 @@ async fn update(call: &Call, object: Value, part: Part, options: &Options) -> Re
         let old = write::find_latest(&call.server, kind, &call.target.namespace, name).await?;
         check_preconditions(kind, &object, &old)?;
         match write::update(call, &old, object.clone(), part, options).await {
-            Err(status) if status.reason == "Conflict" && !conditional && attempt < TRIES => {}
+            Err(status) if status.reason == Reason::Conflict && !conditional && attempt < TRIES => {}
             result => return result,
         }
     }

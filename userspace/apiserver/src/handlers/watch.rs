@@ -42,10 +42,9 @@ pub(crate) async fn handle(call: Call) -> Result<Response, Status> {
     let wanted = parse_number(&call.query, "resourceVersion")?;
     let initial = call.query.is_true("sendInitialEvents");
     if initial && call.query.get("resourceVersionMatch") != Some("NotOlderThan") {
-        return Err(Status::new(
-            422,
-            "Invalid",
-            "resourceVersionMatch: Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+        return Err(Status::invalid_option(
+            "resourceVersionMatch",
+            "Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
         ));
     }
     let mut stream = Stream {

@@ -22,11 +22,7 @@ async fn bind(call: &Call, binding: &Value, options: &Options) -> Result<Respons
     let kind = &call.target.kind;
     let node = binding["target"]["name"].as_str().unwrap_or_default().to_owned();
     if node.is_empty() {
-        return Err(Status::new(
-            422,
-            "Invalid",
-            format!("Binding \"{}\" is invalid: target.name: Required value", call.target.name),
-        ));
+        return Err(Status::invalid_body("Binding", &call.target.name, "target.name: Required value"));
     }
     edit(call, options, |old| {
         let refuse = |why: &str| Err(Status::conflict(kind, meta::name(old), why));

@@ -91,7 +91,7 @@ async fn edit(
         let new = change(&old.value())?;
         check_preconditions(kind, &new, &old)?;
         match write::update(call, &old, new, Part::Whole, options).await {
-            Err(status) if status.message.contains("has been modified") && attempt < TRIES => {}
+            Err(status) if status.is_stale() && attempt < TRIES => {}
             result => return result,
         }
     }

@@ -21,10 +21,9 @@ fn add_containers(pod: &mut Value, from: &Value) -> Result<(), Status> {
         .flatten()
         .all(|container| new.as_array().is_some_and(|all| all.contains(container)));
     if !kept {
-        return Err(Status::new(
-            422,
-            "Invalid",
-            "spec.ephemeralContainers: Forbidden: existing ephemeral containers may not be changed",
+        return Err(Status::invalid_option(
+            "spec.ephemeralContainers",
+            "Forbidden: existing ephemeral containers may not be changed",
         ));
     }
     pod["spec"]["ephemeralContainers"] = new.clone();

@@ -37,12 +37,8 @@ pub(super) async fn handle(call: Call, request: Request) -> Result<Response, Sta
         };
         let replicas = scale["spec"]["replicas"].as_i64().unwrap_or(0);
         if i32::try_from(replicas).is_err() || replicas < 0 {
-            let name = &call.target.name;
-            return Err(Status::new(
-                422,
-                "Invalid",
-                format!("Scale.autoscaling \"{name}\" is invalid: spec.replicas: Invalid value: {replicas}: must be greater than or equal to 0"),
-            ));
+            let why = format!("spec.replicas: Invalid value: {replicas}: must be greater than or equal to 0");
+            return Err(Status::invalid_body("Scale.autoscaling", &call.target.name, &why));
         }
         let mut new = old.clone();
         match custom(kind) {

@@ -25,14 +25,10 @@ pub(super) async fn handle(call: Call, request: Request) -> Result<Response, Sta
         write::find_latest(&call.server, &target.kind, &target.namespace, &target.name).await?.value();
     let seconds = asked["spec"]["expirationSeconds"].as_i64().unwrap_or(3_600);
     if !(LEAST_SECONDS..=MOST_SECONDS).contains(&seconds) {
-        return Err(Status::new(
-            422,
-            "Invalid",
-            format!(
-                "TokenRequest.authentication.k8s.io \"{}\" is invalid: spec.expirationSeconds: Invalid value: {seconds}: may not specify a duration less than 10 minutes",
-                target.name
-            ),
-        ));
+        let why = format!(
+            "spec.expirationSeconds: Invalid value: {seconds}: may not specify a duration less than 10 minutes"
+        );
+        return Err(Status::invalid_body("TokenRequest.authentication.k8s.io", &target.name, &why));
     }
     let mut audiences: Vec<String> = asked["spec"]["audiences"]
         .as_array()

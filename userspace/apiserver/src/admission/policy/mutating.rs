@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use skep_api::cel::{Budget, PER_OBJECT};
-use skep_api::{Status, meta};
+use skep_api::{Reason, Status, meta};
 
 use super::mutation::{Fault, Mutation};
 use super::{Policy, Turn, in_force};
@@ -29,7 +29,7 @@ impl Mutating {
 pub(in crate::admission) type Key = (String, String, String);
 
 /// What went wrong with policies that may not fail, in their words.
-struct Failures(Vec<(String, &'static str)>);
+struct Failures(Vec<(String, Reason)>);
 
 /// Has all policies that are in force change the object.
 pub(in crate::admission) async fn mutate(
@@ -45,7 +45,7 @@ pub(in crate::admission) async fn mutate(
         let (seen, param) = match turn.sees(request, object).await {
             Ok(found) => found,
             Err(why) => {
-                failures.add(turn, &why, "Forbidden");
+                failures.add(turn, &why, Reason::Forbidden);
                 continue;
             }
         };
@@ -54,7 +54,7 @@ pub(in crate::admission) async fn mutate(
             Ok(true) if rounds.takes(&key) => {}
             Ok(_) => continue,
             Err(why) => {
-                failures.add(turn, &why, "Invalid");
+                failures.add(turn, &why, Reason::Invalid);
                 continue;
             }
         }
@@ -113,7 +113,7 @@ impl Turn<'_, Mutating> {
                     now.object = new;
                     touched = true;
                 }
-                Err(Fault::Mutation(why)) => failures.add(self, &why, "Invalid"),
+                Err(Fault::Mutation(why)) => failures.add(self, &why, Reason::Invalid),
                 Err(Fault::Request(status)) => return Err(status),
             }
         }
@@ -122,7 +122,7 @@ impl Turn<'_, Mutating> {
 }
 
 impl Failures {
-    fn add(&mut self, turn: &Turn<'_, Mutating>, why: &str, reason: &'static str) {
+    fn add(&mut self, turn: &Turn<'_, Mutating>, why: &str, reason: Reason) {
         if !turn.policy.ignores_failure {
             let (policy, binding) = (&turn.policy.name, &turn.binding.name);
             let told = format!("policy '{policy}' with binding '{binding}' denied request: {why}");
@@ -135,7 +135,7 @@ impl Failures {
         let Some((message, reason)) = self.0.first() else { return Ok(()) };
         let mut refusal = request.forbidden(object, "");
         refusal.message = message.clone();
-        refusal.reason = reason;
+        refusal.reason = *reason;
         for (message, _) in &self.0 {
             refusal = refusal.with_cause(json!({"message": message}));
         }

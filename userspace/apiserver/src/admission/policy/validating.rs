@@ -1,8 +1,8 @@
 //! ValidatingAdmissionPolicies: what objects must be, and what is noted of them.
 
 use serde_json::{Value, json};
-use skep_api::Status;
 use skep_api::cel::{self, Bindings, Budget, PER_OBJECT};
+use skep_api::{Reason, Status};
 
 use super::validation::Validation;
 use super::{Binding, Policy, Turn, in_force, named};
@@ -34,12 +34,12 @@ impl Validating {
 pub(super) struct Decision {
     pub(super) message: String,
     /// Of a validation that did not hold; an error has none.
-    pub(super) reason: &'static str,
+    pub(super) reason: Reason,
 }
 
 impl Decision {
     fn error(message: String) -> Decision {
-        Decision { message, reason: "" }
+        Decision { message, reason: Reason::Invalid }
     }
 }
 
@@ -173,12 +173,7 @@ impl Policy<Validating> {
         );
         let object = if object.is_null() { request.old.unwrap_or(object) } else { object };
         let mut refusal = request.forbidden(object, message.as_str()).with_cause(json!({"message": message}));
-        (refusal.reason, refusal.code) = match decision.reason {
-            "Unauthorized" => ("Unauthorized", 401),
-            "Forbidden" => ("Forbidden", 403),
-            "RequestEntityTooLarge" => ("RequestEntityTooLarge", 413),
-            _ => ("Invalid", 422),
-        };
+        (refusal.reason, refusal.code) = (decision.reason, decision.reason.code());
         refusal
     }
 }

@@ -1,6 +1,7 @@
 //! One validation of a policy: an expression that must hold, and what is said if it does not.
 
 use serde_json::Value;
+use skep_api::Reason;
 use skep_api::cel::{self, Bindings, Budget};
 
 use super::validating::Decision;
@@ -13,7 +14,7 @@ pub(super) struct Validation {
     expression: Expression,
     message: String,
     message_expression: Option<Expression>,
-    reason: &'static str,
+    reason: Reason,
 }
 
 impl Validation {
@@ -24,10 +25,10 @@ impl Validation {
             message: validation["message"].as_str().unwrap_or_default().trim().to_owned(),
             message_expression: made.as_str().filter(|made| !made.is_empty()).map(|_| Expression::of(made)),
             reason: match validation["reason"].as_str() {
-                Some("Unauthorized") => "Unauthorized",
-                Some("Forbidden") => "Forbidden",
-                Some("RequestEntityTooLarge") => "RequestEntityTooLarge",
-                _ => "Invalid",
+                Some("Unauthorized") => Reason::Unauthorized,
+                Some("Forbidden") => Reason::Forbidden,
+                Some("RequestEntityTooLarge") => Reason::RequestEntityTooLarge,
+                _ => Reason::Invalid,
             },
         }
     }
@@ -63,7 +64,7 @@ mod tests {
 
     use super::*;
 
-    fn decide(validation: Value) -> Result<Option<(String, &'static str)>, String> {
+    fn decide(validation: Value) -> Result<Option<(String, Reason)>, String> {
         let known = Bindings::from([("object", cel::of_json(&json!({"spec": {"replicas": 7}})))]);
         let decided = Validation::of(&validation).decide(&known, &mut Budget(PER_OBJECT))?;
         Ok(decided.map(|decision| (decision.message, decision.reason)))
@@ -71,25 +72,28 @@ mod tests {
 
     #[test]
     fn what_is_said_is_made_or_given_or_the_expression() {
-        let not = |message: &str, reason: &'static str| Ok(Some((message.to_owned(), reason)));
+        let not = |message: &str, reason: Reason| Ok(Some((message.to_owned(), reason)));
         for (validation, wanted) in [
             (json!({"expression": "object.spec.replicas == 7"}), Ok(None)),
             (
                 json!({"expression": "object.spec.replicas <= 5"}),
-                not("failed expression: object.spec.replicas <= 5", "Invalid"),
+                not("failed expression: object.spec.replicas <= 5", Reason::Invalid),
             ),
-            (json!({"expression": "false", "message": "no", "reason": "Forbidden"}), not("no", "Forbidden")),
+            (
+                json!({"expression": "false", "message": "no", "reason": "Forbidden"}),
+                not("no", Reason::Forbidden),
+            ),
             (
                 json!({"expression": "false", "message": "no", "messageExpression": "'not ' + string(object.spec.replicas)"}),
-                not("not 7", "Invalid"),
+                not("not 7", Reason::Invalid),
             ),
             (
                 json!({"expression": "false", "message": "no", "messageExpression": "'a\\nb'"}),
-                not("no", "Invalid"),
+                not("no", Reason::Invalid),
             ),
             (
                 json!({"expression": "false", "message": "no", "messageExpression": "object.x"}),
-                not("no", "Invalid"),
+                not("no", Reason::Invalid),
             ),
             (
                 json!({"expression": "object.x > 1"}),

@@ -3,7 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
-use skep_api::{Status, patch};
+use skep_api::{Reason, Status, patch};
 
 use super::Hook;
 use crate::admission::expression::facts;
@@ -101,28 +101,6 @@ fn read_patch(response: &Value) -> Result<Option<Value>, String> {
     Ok(Some(patch))
 }
 
-/// Reasons that clients know; others say nothing to them.
-const REASONS: [&str; 18] = [
-    "Unauthorized",
-    "Forbidden",
-    "NotFound",
-    "AlreadyExists",
-    "Conflict",
-    "Gone",
-    "Invalid",
-    "ServerTimeout",
-    "Timeout",
-    "TooManyRequests",
-    "BadRequest",
-    "MethodNotAllowed",
-    "NotAcceptable",
-    "RequestEntityTooLarge",
-    "UnsupportedMediaType",
-    "InternalError",
-    "Expired",
-    "ServiceUnavailable",
-];
-
 /// Never less than an error, whatever the webhook calls it.
 fn refusal(name: &str, status: &Value) -> Status {
     let (message, reason) = (text(&status["message"]), text(&status["reason"]));
@@ -133,8 +111,8 @@ fn refusal(name: &str, status: &Value) -> Status {
     };
     let code = status["code"].as_u64().and_then(|code| u16::try_from(code).ok());
     let code = code.filter(|code| (400..600).contains(code)).unwrap_or(400);
-    let reason = REASONS.into_iter().find(|known| *known == reason).unwrap_or_default();
-    let refusal = Status::new(code, reason, format!("admission webhook \"{name}\" denied the request{why}"));
+    let message = format!("admission webhook \"{name}\" denied the request{why}");
+    let refusal = Status::new(Reason::parse(&reason), message).with_code(code);
     match &status["details"] {
         Value::Object(_) => refusal.with_details(status["details"].clone()),
         _ => refusal,
@@ -187,7 +165,7 @@ mod tests {
         ] {
             let found = refused(status.clone());
             assert_eq!(
-                (found.code, found.reason, found.message.as_str()),
+                (found.code, found.reason.as_str(), found.message.as_str()),
                 (code, reason, message),
                 "{status}"
             );
