@@ -1,11 +1,11 @@
-//! What the Kubernetes API says of its kinds: rows, schema facts, defaults, validation, patches, selectors, tables.
+//! The Kubernetes API without a server: kinds, schema facts, defaults, validation, patches, selectors, tables.
 //!
-//! PURE: values in, values out. The API server does what is decided here; time and random names come in as arguments.
+//! PURE: values in, values out. The API server applies what this crate decides; time and random names are arguments.
 
 pub mod aggregate;
 pub mod apply;
 pub mod cel;
-
+pub mod conversion;
 pub mod custom;
 pub mod discovery;
 pub mod field;
@@ -19,7 +19,6 @@ pub mod quota;
 pub mod resources;
 pub mod schema;
 pub mod selector;
-pub mod spelling;
 pub mod status;
 pub mod table;
 

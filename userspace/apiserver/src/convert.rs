@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde_json::{Value, json};
 use skep_api::custom::{Conversion, Custom};
-use skep_api::{Kind, Reason, Status, meta, spelling};
+use skep_api::{Kind, Reason, Status, conversion, meta};
 
 use crate::cache::Change;
 use crate::object::{self, Object};
@@ -72,7 +72,7 @@ pub(crate) async fn value(server: &Inner, from: &Kind, to: &Kind, value: Value) 
             let first = converted.into_iter().next();
             first.ok_or_else(|| Status::internal("a conversion returned no object"))
         }
-        None => Ok(spelling::from_stored(to, spelling::to_stored(from, value))),
+        None => Ok(conversion::from_storage(to, conversion::to_storage(from, value))),
     }
 }
 

@@ -7,7 +7,7 @@ use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, RETR
 use http::{HeaderMap, StatusCode};
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use skep_api::{Kind, Status, spelling, table};
+use skep_api::{Kind, Status, conversion, table};
 
 use crate::object::Object;
 
@@ -65,7 +65,7 @@ pub(crate) fn view(headers: &HeaderMap, include_object: Option<&str>) -> Result<
 /// An object of a kind in the wanted form.
 pub(crate) fn render(view: View, kind: &Kind, object: &Object) -> Bytes {
     match view {
-        View::Whole if !spelling::differs(kind) => object.bytes.clone(),
+        View::Whole if !conversion::is_needed(kind) => object.bytes.clone(),
         View::Metadata => partial(kind, object),
         _ => Bytes::from(render_value(view, kind, object.value()).to_string()),
     }
@@ -74,19 +74,19 @@ pub(crate) fn render(view: View, kind: &Kind, object: &Object) -> Bytes {
 /// Of the stored form.
 pub(crate) fn render_value(view: View, kind: &Kind, value: Value) -> Value {
     match view {
-        View::Whole => spelling::from_stored(kind, value),
+        View::Whole => conversion::from_storage(kind, value),
         View::Table(rows) => {
             table_of(kind, rows, &value["metadata"]["resourceVersion"].clone(), [value].into_iter(), true)
         }
-        View::Metadata => metadata_of(spelling::from_stored(kind, value)),
+        View::Metadata => metadata_of(conversion::from_storage(kind, value)),
     }
 }
 
 /// Its metadata alone, of which nothing is made anew.
 pub(crate) fn partial(kind: &Kind, object: &Object) -> Bytes {
     const HEAD: &str = "{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"meta.k8s.io/v1\",\"metadata\":";
-    if spelling::differs(kind) {
-        return Bytes::from(metadata_of(spelling::from_stored(kind, object.value())).to_string());
+    if conversion::is_needed(kind) {
+        return Bytes::from(metadata_of(conversion::from_storage(kind, object.value())).to_string());
     }
     Bytes::from([HEAD, object.metadata(), "}"].concat())
 }
@@ -110,10 +110,10 @@ pub(crate) fn table_of(
             match rows {
                 Rows::Nothing => json!({"cells": cells}),
                 Rows::Metadata => {
-                    json!({"cells": cells, "object": metadata_of(spelling::from_stored(kind, object))})
+                    json!({"cells": cells, "object": metadata_of(conversion::from_storage(kind, object))})
                 }
                 Rows::Object => {
-                    json!({"cells": cells, "object": spelling::from_stored(kind, object)})
+                    json!({"cells": cells, "object": conversion::from_storage(kind, object)})
                 }
             }
         })

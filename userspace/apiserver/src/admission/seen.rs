@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 use skep_api::schema::{self, Problem};
-use skep_api::{Kind, KindRef, Status, spelling};
+use skep_api::{Kind, KindRef, Status, conversion};
 
 use super::Request;
 use crate::convert;
@@ -67,5 +67,5 @@ impl Seen {
 
 /// The kind in whose form the request has its object.
 fn stored_kind<'a>(request: &Request<'a>) -> &'a Kind {
-    spelling::stored(request.kind()).unwrap_or(request.kind())
+    conversion::storage_kind(request.kind()).unwrap_or(request.kind())
 }

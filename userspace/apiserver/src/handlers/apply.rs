@@ -4,7 +4,7 @@ use axum::response::Response;
 use bytes::Bytes;
 use http::StatusCode;
 use serde_json::Value;
-use skep_api::{Reason, Status, apply, meta, schema, spelling};
+use skep_api::{Reason, Status, apply, conversion, meta, schema};
 
 use super::create::create;
 use super::update::{TRIES, check_preconditions, part};
@@ -25,11 +25,11 @@ pub(crate) async fn handle(mut call: Call, bytes: Bytes) -> Result<Response, Sta
         return Err(invalid("fieldManager: Required value: is required for apply patch"));
     }
     let mut config = body::json_or_yaml(&bytes)?;
-    if spelling::differs(kind) {
+    if conversion::is_needed(kind) {
         // Only what was understood can be said in the stored form.
         check_kind(kind, &mut config)?;
         check_schema(kind, &mut config, None, &options)?;
-        config = spelling::take_in(&mut call.target.kind, config);
+        config = conversion::to_storage_kind(&mut call.target.kind, config);
     }
     let warnings = duplicates(&bytes, &options)?;
     for attempt in 1.. {

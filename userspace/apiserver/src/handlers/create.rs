@@ -6,7 +6,7 @@ use http::StatusCode;
 use rand::Rng as _;
 use serde_json::Value;
 use skep_api::kinds::Part;
-use skep_api::{Kind, Reason, Status, meta, spelling};
+use skep_api::{Kind, Reason, Status, conversion, meta};
 
 use crate::admission::Request;
 use crate::http::Call;
@@ -36,7 +36,7 @@ pub(crate) async fn handle(mut call: Call, bytes: Bytes) -> Result<Response, Sta
         return Ok(answer);
     }
     check_place(&call, &mut object)?;
-    object = spelling::take_in(&mut call.target.kind, object);
+    object = conversion::to_storage_kind(&mut call.target.kind, object);
     let stored = create(&call, object, &options).await?;
     Ok(respond_object(StatusCode::CREATED, view, kind, &stored, &warnings))
 }

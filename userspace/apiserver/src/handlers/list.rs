@@ -8,7 +8,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use serde_json::{Value, json};
 use skep_api::selector::{FieldSelector, LabelSelector};
-use skep_api::{Kind, Status, spelling};
+use skep_api::{Kind, Status, conversion};
 use skep_store::Revision;
 
 use super::items::respond_items;
@@ -81,7 +81,7 @@ pub(crate) async fn handle(call: Call) -> Result<Response, Status> {
         Some(token) => past_page(&call, &selection, limit, Continue::parse(token)?).await?,
         None => present_page(&call, &selection, limit).await?,
     };
-    if view == View::Whole && !spelling::differs(kind) {
+    if view == View::Whole && !conversion::is_needed(kind) {
         return Ok(respond_items(
             &call.headers,
             page.head(&kind.list_kind(), &kind.api_version()),

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use http::StatusCode;
 use serde_json::Value;
 use skep_api::patch::{self, PatchError};
-use skep_api::{Kind, Reason, Status, meta, spelling};
+use skep_api::{Kind, Reason, Status, conversion, meta};
 
 use super::apply;
 use super::update::{TRIES, check_preconditions, part};
@@ -82,10 +82,10 @@ pub(crate) async fn handle(mut call: Call, bytes: Bytes) -> Result<Response, Sta
     let conditional = change["metadata"]["resourceVersion"].is_string();
     for attempt in 1.. {
         let old = write::find_latest(&call.server, kind, &call.target.namespace, &call.target.name).await?;
-        let before = spelling::from_stored(kind, old.value());
+        let before = conversion::from_storage(kind, old.value());
         let (new, warnings) = patched(&call, kind, form, &change, before, &options)?;
         let mut stored_kind = kind.clone();
-        let new = spelling::take_in(&mut stored_kind, new);
+        let new = conversion::to_storage_kind(&mut stored_kind, new);
         call.target.kind = stored_kind;
         check_preconditions(kind, &new, &old)?;
         match write::update(&call, &old, new, part(&call), &options).await {

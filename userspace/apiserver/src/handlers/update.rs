@@ -6,7 +6,7 @@ use http::StatusCode;
 use serde_json::Value;
 use skep_api::field::{Errors, Path};
 use skep_api::kinds::Part;
-use skep_api::{Kind, Reason, Status, meta, spelling};
+use skep_api::{Kind, Reason, Status, conversion, meta};
 
 use crate::http::Call;
 use crate::negotiate::view;
@@ -25,7 +25,7 @@ pub(crate) async fn handle(mut call: Call, bytes: Bytes) -> Result<Response, Sta
     check_kind(kind, &mut object)?;
     let warnings = check_schema(kind, &mut object, body::text(&call.headers, &bytes), &options)?;
     check_place(&call, &mut object)?;
-    object = spelling::take_in(&mut call.target.kind, object);
+    object = conversion::to_storage_kind(&mut call.target.kind, object);
     let stored = update(&call, object, part(&call), &options).await?;
     Ok(respond_object(StatusCode::OK, view, kind, &stored, &warnings))
 }

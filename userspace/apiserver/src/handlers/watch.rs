@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::StatusCode;
 use rand::Rng as _;
 use serde_json::{Value, json};
-use skep_api::{KindRef, Status, spelling};
+use skep_api::{KindRef, Status, conversion};
 use skep_store::Revision;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep};
@@ -218,7 +218,7 @@ impl Stream {
             (true, false) => ChangeKind::Deleted,
         };
         let line = match self.view {
-            View::Whole if !spelling::differs(&self.kind) => change.line(kind),
+            View::Whole if !conversion::is_needed(&self.kind) => change.line(kind),
             _ => self.line(kind.name(), &change.object),
         };
         self.waiting.push_back(line);

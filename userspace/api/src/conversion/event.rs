@@ -1,4 +1,4 @@
-//! `events.k8s.io/v1` and the core group's Event are one stored object in two spellings.
+//! Converts `events.k8s.io/v1` Events to those of the core group, which are stored, and back.
 
 use serde_json::{Value, json};
 
@@ -14,19 +14,21 @@ const NAMES: [(&str, &str); 8] = [
     ("deprecatedCount", "count"),
 ];
 
-pub(super) fn to_stored(event: Value) -> Value {
-    let mut core = renamed(event, |name| NAMES.iter().find(|(new, _)| *new == name).map(|(_, old)| *old));
+pub(super) fn to_storage(event: Value) -> Value {
+    let mut core =
+        rename_fields(event, |name| NAMES.iter().find(|(new, _)| *new == name).map(|(_, old)| *old));
     core["apiVersion"] = "v1".into();
     core
 }
 
-pub(super) fn from_stored(event: Value) -> Value {
-    let mut new = renamed(event, |name| NAMES.iter().find(|(_, old)| *old == name).map(|(new, _)| *new));
+pub(super) fn from_storage(event: Value) -> Value {
+    let mut new =
+        rename_fields(event, |name| NAMES.iter().find(|(_, old)| *old == name).map(|(new, _)| *new));
     new["apiVersion"] = "events.k8s.io/v1".into();
     new
 }
 
-fn renamed(event: Value, rename: impl Fn(&str) -> Option<&'static str>) -> Value {
+fn rename_fields(event: Value, rename: impl Fn(&str) -> Option<&'static str>) -> Value {
     let Value::Object(fields) = event else { return json!({}) };
     let fields = fields.into_iter();
     fields.map(|(name, value)| (rename(&name).map_or(name, str::to_owned), value)).collect()
@@ -39,11 +41,11 @@ mod tests {
     #[test]
     fn there_and_back_is_the_same() {
         let event = json!({"apiVersion": "events.k8s.io/v1", "kind": "Event", "note": "n", "reason": "r", "deprecatedCount": 2, "regarding": {"name": "p"}});
-        let core = to_stored(event.clone());
+        let core = to_storage(event.clone());
         assert_eq!(
             (&core["message"], &core["count"], &core["involvedObject"]["name"]),
             (&json!("n"), &json!(2), &json!("p"))
         );
-        assert_eq!(from_stored(core), event);
+        assert_eq!(from_storage(core), event);
     }
 }

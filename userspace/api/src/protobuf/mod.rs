@@ -19,7 +19,7 @@ use wire::{Reader, Wire};
 /// Numbers and booleans that are plain in Go and left out of JSON when zero. Protobuf writes them always, so without
 /// this list a zero that nobody set would look like one that somebody did. A line is `type.field`.
 static PLAIN_ZERO: LazyLock<HashSet<&'static str>> =
-    LazyLock::new(|| include_str!("../schema/plain_zero.txt").lines().collect());
+    LazyLock::new(|| include_str!("../../schema/plain_zero.txt").lines().collect());
 
 const MAGIC: &[u8] = b"k8s\0";
 /// Messages within messages at most; upstream's types need fewer than half of it.

@@ -1,6 +1,6 @@
-//! HorizontalPodAutoscalers of autoscaling/v1 and of v2, which is stored.
+//! Converts HorizontalPodAutoscalers of autoscaling/v1 to v2, which is stored, and back.
 //!
-//! v1 has one target, the use of CPU; all else stands in annotations, as JSON, so that nothing is lost on the way and back.
+//! v1 has one metric, the CPU utilization. The other fields are kept as JSON in annotations, so that a round trip loses nothing.
 
 use serde_json::{Map, Value, json};
 
@@ -11,7 +11,7 @@ const CURRENT: &str = "autoscaling.alpha.kubernetes.io/current-metrics";
 const CONDITIONS: &str = "autoscaling.alpha.kubernetes.io/conditions";
 const BEHAVIOR: &str = "autoscaling.alpha.kubernetes.io/behavior";
 
-/// A metric's sources: the field, and how v1 names the parts of its target: value, average, use.
+/// Metric sources: the field, and the v1 names of the target fields in [`TARGET_FIELDS`]; empty if v1 has none.
 const SOURCES: [(&str, [&str; 3]); 5] = [
     ("object", ["targetValue", "averageValue", ""]),
     ("pods", ["", "targetAverageValue", ""]),
@@ -19,9 +19,9 @@ const SOURCES: [(&str, [&str; 3]); 5] = [
     ("containerResource", ["", "targetAverageValue", "targetAverageUtilization"]),
     ("external", ["targetValue", "targetAverageValue", ""]),
 ];
-const PARTS: [&str; 3] = ["value", "averageValue", "averageUtilization"];
+const TARGET_FIELDS: [&str; 3] = ["value", "averageValue", "averageUtilization"];
 
-pub(super) fn from_stored(mut object: Value) -> Value {
+pub(super) fn from_storage(mut object: Value) -> Value {
     object["apiVersion"] = "autoscaling/v1".into();
     let metrics: Vec<Value> = items(&object["spec"], "metrics").cloned().collect();
     let current: Vec<Value> = items(&object["status"], "currentMetrics").cloned().collect();
@@ -51,14 +51,14 @@ pub(super) fn from_stored(mut object: Value) -> Value {
         .iter()
         .enumerate()
         .filter(|(at, _)| Some(*at) != first)
-        .map(|(_, m)| old_metric(m, "target"))
+        .map(|(_, m)| v1_metric(m, "target"))
         .collect();
-    let current: Vec<Value> = current.iter().map(|metric| old_metric(metric, "current")).collect();
-    note(&mut object, METRICS, (!others.is_empty()).then(|| json!(others)));
-    note(&mut object, CURRENT, (!current.is_empty()).then(|| json!(current)));
-    note(&mut object, BEHAVIOR, behavior.is_object().then_some(behavior));
+    let current: Vec<Value> = current.iter().map(|metric| v1_metric(metric, "current")).collect();
+    set_annotation(&mut object, METRICS, (!others.is_empty()).then(|| json!(others)));
+    set_annotation(&mut object, CURRENT, (!current.is_empty()).then(|| json!(current)));
+    set_annotation(&mut object, BEHAVIOR, behavior.is_object().then_some(behavior));
     let has_conditions = conditions.as_array().is_some_and(|all| !all.is_empty());
-    note(&mut object, CONDITIONS, has_conditions.then_some(conditions));
+    set_annotation(&mut object, CONDITIONS, has_conditions.then_some(conditions));
     object
 }
 
@@ -69,15 +69,15 @@ fn is_cpu(metric: &Value) -> bool {
         && !resource["target"]["averageUtilization"].is_null()
 }
 
-fn note(object: &mut Value, name: &str, value: Option<Value>) {
+fn set_annotation(object: &mut Value, name: &str, value: Option<Value>) {
     if let Some(value) = value {
         let annotations = crate::meta::of_mut(object).entry("annotations").or_insert_with(|| json!({}));
         annotations[name] = value.to_string().into();
     }
 }
 
-/// What an annotation held; it is taken away.
-fn noted(object: &mut Value, name: &str) -> Option<Value> {
+/// Removes an annotation and parses its JSON value.
+fn take_annotation(object: &mut Value, name: &str) -> Option<Value> {
     let metadata = crate::meta::of_mut(object);
     let annotations = metadata.get_mut("annotations")?.as_object_mut()?;
     let text = annotations.remove(name);
@@ -87,17 +87,17 @@ fn noted(object: &mut Value, name: &str) -> Option<Value> {
     serde_json::from_str(text?.as_str()?).ok()
 }
 
-pub(super) fn to_stored(mut object: Value) -> Value {
+pub(super) fn to_storage(mut object: Value) -> Value {
     object["apiVersion"] = "autoscaling/v2".into();
-    let others = noted(&mut object, METRICS);
-    let behavior = noted(&mut object, BEHAVIOR);
-    let current = noted(&mut object, CURRENT);
-    let conditions = noted(&mut object, CONDITIONS);
+    let others = take_annotation(&mut object, METRICS);
+    let behavior = take_annotation(&mut object, BEHAVIOR);
+    let current = take_annotation(&mut object, CURRENT);
+    let conditions = take_annotation(&mut object, CONDITIONS);
     if let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut) {
         let mut metrics: Vec<Value> = others
             .iter()
             .flat_map(|all| all.as_array().into_iter().flatten())
-            .map(|m| new_metric(m, "target"))
+            .map(|m| v2_metric(m, "target"))
             .collect();
         if let Some(percent) =
             spec.remove("targetCPUUtilizationPercentage").filter(|percent| !percent.is_null())
@@ -116,7 +116,7 @@ pub(super) fn to_stored(mut object: Value) -> Value {
         let percent = status.remove("currentCPUUtilizationPercentage");
         let all = current.as_ref().and_then(Value::as_array);
         let metrics = match (all, percent) {
-            (Some(all), _) => all.iter().map(|metric| new_metric(metric, "current")).collect(),
+            (Some(all), _) => all.iter().map(|metric| v2_metric(metric, "current")).collect(),
             (None, Some(percent)) => {
                 let current = json!({"averageUtilization": percent});
                 vec![json!({"type": "Resource", "resource": {"name": "cpu", "current": current}})]
@@ -133,8 +133,8 @@ pub(super) fn to_stored(mut object: Value) -> Value {
     object
 }
 
-/// How v1 names a part of a target, or of a present value.
-fn old_name(name: &str, side: &str) -> String {
+/// The v1 name of a field of a target, or of a current value.
+fn v1_field(name: &str, side: &str) -> String {
     if side == "target" {
         return name.to_owned();
     }
@@ -144,8 +144,8 @@ fn old_name(name: &str, side: &str) -> String {
     }
 }
 
-/// A metric of v2 in v1's words. `side` is `target` or `current`.
-fn old_metric(metric: &Value, side: &str) -> Value {
+/// Converts a v2 metric to v1. `side` is `target` or `current`.
+fn v1_metric(metric: &Value, side: &str) -> Value {
     let mut out = json!({"type": metric["type"]});
     for (field, names) in SOURCES {
         let Some(source) = metric[field].as_object() else { continue };
@@ -161,12 +161,12 @@ fn old_metric(metric: &Value, side: &str) -> Value {
             old.insert("metricName".into(), metric["name"].clone());
             old.extend(metric.get("selector").map(|value| (selector.to_owned(), value.clone())));
         }
-        for (part, name) in PARTS.iter().zip(names).filter(|(_, name)| !name.is_empty()) {
+        for (part, name) in TARGET_FIELDS.iter().zip(names).filter(|(_, name)| !name.is_empty()) {
             old.extend(
                 source
                     .get(side)
                     .and_then(|target| target.get(part))
-                    .map(|v| (old_name(name, side), v.clone())),
+                    .map(|v| (v1_field(name, side), v.clone())),
             );
         }
         out[field] = old.into();
@@ -174,8 +174,8 @@ fn old_metric(metric: &Value, side: &str) -> Value {
     out
 }
 
-/// The way back.
-fn new_metric(metric: &Value, side: &str) -> Value {
+/// Converts a v1 metric to v2. `side` is `target` or `current`.
+fn v2_metric(metric: &Value, side: &str) -> Value {
     let mut out = json!({"type": metric["type"]});
     for (field, names) in SOURCES {
         let Some(old) = metric[field].as_object() else { continue };
@@ -194,8 +194,8 @@ fn new_metric(metric: &Value, side: &str) -> Value {
             }
         }
         let mut target = Map::new();
-        for (part, name) in PARTS.iter().zip(names).filter(|(_, name)| !name.is_empty()) {
-            target.extend(old.get(&old_name(name, side)).map(|value| ((*part).to_owned(), value.clone())));
+        for (part, name) in TARGET_FIELDS.iter().zip(names).filter(|(_, name)| !name.is_empty()) {
+            target.extend(old.get(&v1_field(name, side)).map(|value| ((*part).to_owned(), value.clone())));
         }
         if side == "target" {
             let kind = match (target.contains_key("averageUtilization"), target.contains_key("averageValue"))
@@ -217,7 +217,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_use_of_cpu_is_a_field_and_the_rest_comes_back_from_annotations() {
+    fn cpu_utilization_is_a_field_and_the_other_metrics_survive_in_annotations() {
         let target = |kind: &str, part: &str, value: Value| json!({"type": kind, part: value});
         let cpu = json!({"type": "Resource", "resource": {"name": "cpu", "target": target("Utilization", "averageUtilization", json!(50))}});
         let pods = json!({"type": "Pods", "pods": {"metric": {"name": "rps"}, "target": target("AverageValue", "averageValue", json!("10"))}});
@@ -228,18 +228,18 @@ mod tests {
             "spec": {"maxReplicas": 3, "metrics": [pods, object, cpu], "behavior": {"scaleUp": {"selectPolicy": "Max"}}},
             "status": {"currentReplicas": 1, "conditions": [{"type": "AbleToScale", "status": "True"}]},
         });
-        let shown = from_stored(stored.clone());
+        let shown = from_storage(stored.clone());
         assert_eq!(shown["spec"], json!({"maxReplicas": 3, "targetCPUUtilizationPercentage": 50}));
         assert_eq!(shown["status"], json!({"currentReplicas": 1}));
         let noted = shown["metadata"]["annotations"][METRICS].as_str().unwrap();
         assert!(noted.contains("\"metricName\":\"rps\",\"targetAverageValue\":\"10\""), "{noted}");
-        assert_eq!(to_stored(shown), stored);
+        assert_eq!(to_storage(shown), stored);
     }
 
     #[test]
     fn a_plain_v1_object_gets_one_metric() {
         let object = json!({"apiVersion": "autoscaling/v1", "spec": {"maxReplicas": 2, "targetCPUUtilizationPercentage": 70}});
-        let stored = to_stored(object);
+        let stored = to_storage(object);
         assert_eq!(stored["spec"]["metrics"][0]["resource"]["target"]["averageUtilization"], 70);
         assert!(stored["spec"].get("targetCPUUtilizationPercentage").is_none());
     }
