@@ -5,9 +5,8 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 use serde_json::{Value, json};
 use skep_api::{Kind, Reason, Status, meta};
 
-use crate::authn::Identity;
 use crate::authz::{Attributes, Authorizer, Decision};
-use crate::route::Target;
+use crate::identity::Identity;
 
 /// Fed by the caches with every change, in order, before a read can see it.
 #[derive(Default)]
@@ -18,28 +17,6 @@ pub(crate) struct Access {
 /// Whether decisions depend on objects of this kind.
 pub(crate) fn matters(kind: &Kind) -> bool {
     kind.group == "rbac.authorization.k8s.io" || kind.group.is_empty() && kind.kind == "Pod"
-}
-
-impl<'a> Attributes<'a> {
-    pub(crate) fn resource(identity: &'a Identity, verb: &'a str, target: &'a Target) -> Attributes<'a> {
-        // A namespace is itself in the namespace of its name, so that a right there reaches it.
-        let own = target.kind.group.is_empty() && target.kind.kind == "Namespace";
-        Attributes {
-            user: &identity.user,
-            groups: &identity.groups,
-            verb,
-            group: target.kind.group,
-            resource: target.kind.plural,
-            subresource: &target.subresource,
-            name: &target.name,
-            namespace: if own { &target.name } else { &target.namespace },
-            path: "",
-        }
-    }
-
-    pub(crate) fn path(identity: &'a Identity, verb: &'a str, path: &'a str) -> Attributes<'a> {
-        Attributes { user: &identity.user, groups: &identity.groups, verb, path, ..Attributes::default() }
-    }
 }
 
 impl Access {

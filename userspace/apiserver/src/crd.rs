@@ -10,11 +10,12 @@ use serde_json::{Value, json};
 use skep_api::custom::definition::{self, CLEANUP, Verdict};
 use skep_api::{Kind, KindRef, Status, find, meta};
 
-use crate::authn::Identity;
 use crate::authz::SUPERUSERS;
+use crate::call::Call;
 use crate::handlers::delete::{DeleteOptions, delete};
-use crate::http::{Call, Query};
+use crate::identity::Identity;
 use crate::object::{Object, prefix};
+use crate::query::Query;
 use crate::route::Target;
 use crate::write::{self, now};
 use crate::{Inner, follow};

@@ -6,105 +6,22 @@ use std::time::Instant;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use bytes::Bytes;
-use http::{HeaderMap, Method, StatusCode, Uri};
+use http::Method;
 use skep_api::{Kind, Reason, Status};
 
 use crate::admission::Notes;
-use crate::authn::{self, Identity};
+use crate::authn;
 use crate::authz::Attributes;
 use crate::body::{PROTOBUF, media_type};
+use crate::call::Call;
 use crate::handlers;
 use crate::metrics::{Asked, Open};
-use crate::negotiate::{respond, respond_status};
+use crate::negotiate::respond_status;
+use crate::query::Query;
 use crate::request_info::RequestInfo;
-use crate::route::{Route, Target, route, verb};
+use crate::route::{Route, route, verb};
 use crate::write::add_warnings;
 use crate::{Inner, aggregate, audit, subresources};
-
-/// A request to a resource, authorised.
-pub(crate) struct Call {
-    pub(crate) server: Arc<Inner>,
-    pub(crate) identity: Identity,
-    pub(crate) target: Target,
-    pub(crate) method: Method,
-    pub(crate) headers: HeaderMap,
-    pub(crate) query: Query,
-    /// What admission has to say, whatever the answer is.
-    pub(crate) notes: Arc<Notes>,
-}
-
-/// Query parameters, decoded.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Query(Vec<(String, String)>);
-
-impl Query {
-    pub(crate) fn parse(uri: &Uri) -> Query {
-        let pairs = uri.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
-        Query(
-            pairs
-                .map(|pair| {
-                    let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-                    (percent_decode(name, true), percent_decode(value, true))
-                })
-                .collect(),
-        )
-    }
-
-    /// The first value; an empty one counts as absent.
-    pub(crate) fn get(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(n, v)| n == name && !v.is_empty()).map(|(_, value)| value.as_str())
-    }
-
-    pub(crate) fn all(&self, name: &str) -> impl Iterator<Item = &str> {
-        self.0.iter().filter(move |(n, _)| n == name).map(|(_, value)| value.as_str())
-    }
-
-    /// Whether it is there, with a value or none.
-    pub(crate) fn has(&self, name: &str) -> bool {
-        self.0.iter().any(|(n, _)| n == name)
-    }
-
-    pub(crate) fn is_true(&self, name: &str) -> bool {
-        matches!(self.0.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str()), Some("true" | "1"))
-    }
-}
-
-/// In queries a plus is a space.
-pub(crate) fn percent_decode(text: &str, query: bool) -> String {
-    let mut out = Vec::with_capacity(text.len());
-    let mut bytes = text.bytes();
-    while let Some(byte) = bytes.next() {
-        match byte {
-            b'+' if query => out.push(b' '),
-            b'%' => {
-                let rest = bytes.clone();
-                let digits: Option<u8> = rest.next_two().and_then(|two| {
-                    std::str::from_utf8(&two).ok().and_then(|hex| u8::from_str_radix(hex, 16).ok())
-                });
-                match digits {
-                    Some(decoded) => {
-                        out.push(decoded);
-                        bytes.nth(1);
-                    }
-                    None => out.push(byte),
-                }
-            }
-            _ => out.push(byte),
-        }
-    }
-    String::from_utf8_lossy(&out).into_owned()
-}
-
-/// The next two bytes of an iterator, if there are as many.
-trait TwoBytes {
-    fn next_two(self) -> Option<[u8; 2]>;
-}
-
-impl TwoBytes for std::str::Bytes<'_> {
-    fn next_two(mut self) -> Option<[u8; 2]> {
-        Some([self.next()?, self.next()?])
-    }
-}
 
 pub(crate) async fn handle(State(server): State<Arc<Inner>>, request: Request) -> Response {
     match server.config.audit.clone() {
@@ -174,23 +91,6 @@ async fn answer(
     }
 }
 
-impl Call {
-    pub(crate) fn attributes<'a>(&'a self, verb: &'a str) -> Attributes<'a> {
-        let attributes = Attributes::resource(&self.identity, verb, &self.target);
-        if attributes.name.is_empty() && matches!(verb, "list" | "watch" | "deletecollection") {
-            return Attributes { name: self.selected_name(), ..attributes };
-        }
-        attributes
-    }
-
-    /// A collection narrowed to one name counts as a request for that object: who may read it may also watch it.
-    fn selected_name(&self) -> &str {
-        let terms = self.query.get("fieldSelector").unwrap_or_default().split(',');
-        let mut names = terms.filter_map(|term| term.strip_prefix("metadata.name="));
-        names.next().unwrap_or_default().trim_start_matches('=')
-    }
-}
-
 async fn dispatch(call: Call, request: Request, watching: bool) -> Result<Response, Status> {
     let target = &call.target;
     // Protobuf of made kinds there is none; options of a deletion may come in it.
@@ -237,12 +137,4 @@ async fn write(call: Call, verb: &str, body: Bytes) -> Result<Response, Status> 
         "deletecollection" => handlers::delete::handle_collection(call, body).await,
         _ => Err(Status::method_not_supported(&call.target.kind, verb)),
     }
-}
-
-/// A plain text answer.
-pub(crate) fn text(code: StatusCode, body: impl Into<Bytes>) -> Response {
-    let mut response = respond(code, body.into());
-    let plain = http::HeaderValue::from_static("text/plain; charset=utf-8");
-    response.headers_mut().insert(http::header::CONTENT_TYPE, plain);
-    response
 }

@@ -6,7 +6,8 @@ use skep_api::Status;
 use skep_api::apply::{self, Writer};
 use skep_api::kinds::Part;
 
-use crate::http::{Call, Query};
+use crate::call::Call;
+use crate::query::Query;
 use crate::write::now;
 
 /// Bytes of a manager's name (validation.FieldManagerMaxLength).

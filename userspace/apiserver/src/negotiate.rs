@@ -133,6 +133,14 @@ pub(crate) fn respond(code: StatusCode, body: Bytes) -> Response {
     response
 }
 
+/// A plain text answer.
+pub(crate) fn text(code: StatusCode, body: impl Into<Bytes>) -> Response {
+    let mut response = respond(code, body.into());
+    let plain = http::HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(CONTENT_TYPE, plain);
+    response
+}
+
 pub(crate) fn respond_value(code: StatusCode, value: &Value) -> Response {
     respond(code, Bytes::from(value.to_string()))
 }

@@ -5,9 +5,10 @@ use http::StatusCode;
 use serde_json::{Value, json};
 use skep_api::Status;
 
-use crate::authn::{Identity, by_token_for};
+use crate::authn::by_token_for;
 use crate::authz::Attributes;
-use crate::http::Call;
+use crate::call::Call;
+use crate::identity::Identity;
 use crate::negotiate::respond_value;
 
 /// The answer, if the kind is a review.

@@ -3,7 +3,7 @@
 use http::Method;
 use skep_api::{KindRef, Registry};
 
-use crate::http::percent_decode;
+use crate::query::percent_decode;
 
 /// What a path names.
 #[derive(Debug)]

@@ -19,6 +19,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::ApiServer;
 use crate::authn::PeerCertificate;
 use crate::gather::Gathered;
+use crate::identity::PeerAddress;
 
 /// A client that does not finish its handshake in this time is dropped.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -89,10 +90,6 @@ fn is_passing(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
         || matches!(error.raw_os_error(), Some(23 | 24 | 105))
 }
-
-/// Where a request comes from, in its extensions.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct PeerAddress(pub(crate) SocketAddr);
 
 async fn connection(acceptor: TlsAcceptor, router: Router, stream: TcpStream, address: SocketAddr) {
     let _ = stream.set_nodelay(true);

@@ -13,9 +13,10 @@ use skep_store::{Expect, StoreError};
 use tokio::runtime::{Handle, RuntimeFlavor};
 
 use crate::admission::{self, Request};
-use crate::http::{Call, Query};
+use crate::call::Call;
 use crate::negotiate::{View, render, respond};
 use crate::object::{Object, key, to_stored};
+use crate::query::Query;
 use crate::{Inner, allocate, convert, crd, managers};
 
 /// Query options of a write.

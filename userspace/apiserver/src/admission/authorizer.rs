@@ -6,8 +6,8 @@ use skep_api::cel::{Authorize, Authorizer, Question, Value, Verdict};
 
 use super::Request;
 use crate::Inner;
-use crate::authn::Identity;
 use crate::authz::{Attributes, Decision};
+use crate::identity::Identity;
 
 struct Asker {
     server: Arc<Inner>,

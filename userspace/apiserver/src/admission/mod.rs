@@ -30,7 +30,7 @@ use std::sync::Arc;
 use serde_json::Value;
 use skep_api::{Kind, Status, find, meta};
 
-use crate::http::Call;
+use crate::call::Call;
 use crate::object::{Object, prefix};
 use crate::write;
 

@@ -18,11 +18,11 @@ use tokio::time::Instant;
 
 use super::{Backend, proxy, service_of};
 use crate::Inner;
-use crate::authn::Identity;
 use crate::authz::SUPERUSERS;
 use crate::cache::Changes;
 use crate::endpoints::slices_of;
 use crate::forward::send;
+use crate::identity::Identity;
 use crate::write::{self, now};
 
 /// How often one that answers is asked again, and one that does not at the most.

@@ -10,9 +10,9 @@ use skep_api::{Reason, Status};
 
 use super::{Backend, EXTRA_PREFIX, GROUP_HEADER, UID_HEADER, USER_HEADER};
 use crate::Inner;
-use crate::authn::Identity;
 use crate::authz::Attributes;
 use crate::forward::{Destination, forward, onward_headers};
+use crate::identity::Identity;
 use crate::request_info::RequestInfo;
 
 /// Authorises a request for a path of the backend's, and has it answered there.

@@ -8,9 +8,9 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::policy::{Level, Stage, Verdict};
-use crate::authn::Identity;
+use crate::identity::Identity;
+use crate::identity::PeerAddress;
 use crate::request_info::RequestInfo;
-use crate::serve::PeerAddress;
 
 /// Longer ones are cut, as upstream cuts them.
 const USER_AGENT_MAX: usize = 1_024;

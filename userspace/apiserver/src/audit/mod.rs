@@ -22,7 +22,8 @@ use http_body_util::BodyExt as _;
 use serde_json::Value;
 use skep_api::Status;
 
-use crate::authn::{self, Identity};
+use crate::authn;
+use crate::identity::Identity;
 use crate::negotiate::respond_status;
 use crate::{Inner, body, http as serving};
 

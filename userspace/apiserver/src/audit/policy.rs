@@ -4,7 +4,7 @@
 
 use serde::Deserialize;
 
-use crate::authn::Identity;
+use crate::identity::Identity;
 use crate::request_info::RequestInfo;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]

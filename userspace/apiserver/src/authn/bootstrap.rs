@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 use skep_api::find;
 
-use super::{AUTHENTICATED, Identity};
+use crate::identity::{AUTHENTICATED, Identity};
 use crate::{Inner, write};
 
 const GROUP: &str = "system:bootstrappers";

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use rustls_pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::{AUTHENTICATED, Identity};
+use crate::identity::{AUTHENTICATED, Identity};
 
 /// Who a connection's certificate is for; TLS has verified its chain. Read once, put into requests by the accept loop.
 #[derive(Clone, Debug)]

@@ -4,7 +4,6 @@ mod bootstrap;
 mod certificate;
 pub(crate) mod token;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::extract::Request;
@@ -13,36 +12,9 @@ use skep_api::Status;
 
 use crate::Inner;
 use crate::authz::Attributes;
+use crate::identity::{AUTHENTICATED, Identity};
 
 pub(crate) use certificate::PeerCertificate;
-
-/// An authenticated user.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Identity {
-    pub user: String,
-    pub groups: Vec<String>,
-    pub uid: String,
-    pub extra: BTreeMap<String, Vec<String>>,
-}
-
-const AUTHENTICATED: &str = "system:authenticated";
-
-impl Identity {
-    /// A user in groups, and in that of all who are authenticated.
-    pub fn new(user: impl Into<String>, groups: &[&str]) -> Identity {
-        let mut groups: Vec<String> = groups.iter().map(ToString::to_string).collect();
-        groups.push(AUTHENTICATED.to_owned());
-        Identity { user: user.into(), groups, ..Identity::default() }
-    }
-
-    fn anonymous() -> Identity {
-        Identity {
-            user: "system:anonymous".into(),
-            groups: vec!["system:unauthenticated".into()],
-            ..Identity::default()
-        }
-    }
-}
 
 pub(crate) fn authenticate(server: &Inner, request: &Request) -> Result<Identity, Status> {
     impersonated(server, request, requester(server, request)?)

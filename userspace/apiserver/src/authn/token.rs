@@ -7,7 +7,7 @@ use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde_json::{Value, json};
 use skep_api::{find, meta};
 
-use super::{AUTHENTICATED, Identity};
+use crate::identity::{AUTHENTICATED, Identity};
 use crate::{Inner, write};
 
 const POD_NAME: &str = "authentication.kubernetes.io/pod-name";

@@ -9,7 +9,7 @@ use skep_api::{Reason, Status, apply, conversion, meta, schema};
 use super::create::create;
 use super::update::{TRIES, check_preconditions, part};
 use crate::body;
-use crate::http::Call;
+use crate::call::Call;
 use crate::managers::{as_writer, invalid};
 use crate::negotiate::view;
 use crate::object::Object;

@@ -4,8 +4,8 @@ use axum::response::Response;
 use http::StatusCode;
 use skep_api::Status;
 
+use crate::call::Call;
 use crate::convert;
-use crate::http::Call;
 use crate::negotiate::{render, respond, view};
 use crate::write::store_error;
 

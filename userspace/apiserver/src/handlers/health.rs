@@ -6,7 +6,8 @@ use axum::response::Response;
 use http::{HeaderName, HeaderValue, StatusCode};
 
 use crate::Inner;
-use crate::http::{Query, text};
+use crate::negotiate::text;
+use crate::query::Query;
 
 /// What can be asked, under upstream's names. The store is `etcd`, whichever it is.
 const CHECKS: [&str; 4] = ["ping", "etcd", "poststarthook/rbac/bootstrap-roles", "informer-sync"];

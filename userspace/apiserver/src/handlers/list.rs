@@ -12,10 +12,11 @@ use skep_api::{Kind, Status, conversion};
 use skep_store::Revision;
 
 use super::items::respond_items;
+use crate::call::Call;
 use crate::convert;
-use crate::http::{Call, Query};
 use crate::negotiate::{View, partial, render_value, respond_large, table_of, view};
 use crate::object::{Object, prefix};
+use crate::query::Query;
 use crate::write::store_error;
 
 /// Objects that are parsed in a few milliseconds; clients that page ask for no more.

@@ -11,9 +11,9 @@ use skep_api::aggregate::Remote;
 use skep_api::{Registry, Status, discovery, openapi};
 
 use super::health;
-use crate::authn::Identity;
-use crate::http::Query;
+use crate::identity::Identity;
 use crate::negotiate::{respond, respond_large, respond_value};
+use crate::query::Query;
 use crate::{Inner, aggregate, metrics};
 
 /// Changes with the program only, so clients keep what they fetched.

@@ -10,7 +10,7 @@ use skep_api::{Kind, Reason, Status, conversion, meta};
 use super::apply;
 use super::update::{TRIES, check_preconditions, part};
 use crate::body::media_type;
-use crate::http::Call;
+use crate::call::Call;
 use crate::managers;
 use crate::negotiate::view;
 use crate::write::{self, Options, Warnings, check_kind, check_place, check_schema, respond_object};

@@ -8,7 +8,7 @@ use skep_api::field::{Errors, Path};
 use skep_api::kinds::Part;
 use skep_api::{Kind, Reason, Status, conversion, meta};
 
-use crate::http::Call;
+use crate::call::Call;
 use crate::negotiate::view;
 use crate::object::Object;
 use crate::write::{self, Options, check_kind, check_place, check_schema, respond_object};

@@ -26,7 +26,7 @@ use skep_api::KindRef;
 
 use crate::Inner;
 use crate::cache::Counts;
-use crate::http::text;
+use crate::negotiate::text;
 use crate::object::prefix;
 use crate::request_info::RequestInfo;
 use crate::route::{Target, verb};

@@ -7,7 +7,7 @@ use skep_api::{Status, meta};
 
 use super::{edit, posted, success};
 use crate::admission::{self, Operation};
-use crate::http::Call;
+use crate::call::Call;
 use crate::write::{Options, now};
 
 pub(super) async fn handle(call: Call, request: Request) -> Result<Response, Status> {

@@ -9,8 +9,8 @@ use skep_store::StoreError;
 
 use super::{posted, success};
 use crate::admission::{self, Operation};
+use crate::call::Call;
 use crate::handlers::delete::{DeleteOptions, delete};
-use crate::http::Call;
 use crate::object::{Object, prefix, to_stored};
 use crate::write;
 

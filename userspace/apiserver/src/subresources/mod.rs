@@ -17,9 +17,9 @@ use skep_api::kinds::Part;
 use skep_api::{Status, meta};
 
 use crate::body;
+use crate::call::Call;
 use crate::handlers::patch::{Form, decode};
 use crate::handlers::update::{TRIES, check_preconditions};
-use crate::http::Call;
 use crate::negotiate::{respond_value, view};
 use crate::object::Object;
 use crate::write::{self, Options, respond_object};

@@ -6,7 +6,7 @@ use serde_json::Value;
 use skep_api::Status;
 
 use super::part;
-use crate::http::Call;
+use crate::call::Call;
 
 pub(super) async fn handle(call: Call, request: Request) -> Result<Response, Status> {
     let change = if call.target.subresource == "resize" { resize } else { add_containers };

@@ -11,9 +11,9 @@ use serde_json::{Value, json};
 use skep_api::{Status, find, meta};
 
 use crate::admission::{self, Operation};
+use crate::call::Call;
 use crate::endpoints::ready_endpoints;
 use crate::forward::{Destination, Security, forward, onward_headers};
-use crate::http::Call;
 use crate::route::Target;
 use crate::write;
 

@@ -10,8 +10,8 @@ use skep_api::{Kind, Status, meta};
 use super::edit;
 use crate::admission::{self, Operation};
 use crate::body;
+use crate::call::Call;
 use crate::handlers::patch::{Form, decode};
-use crate::http::Call;
 use crate::negotiate::respond_value;
 use crate::write::{self, Options};
 

@@ -9,7 +9,7 @@ use skep_api::{Status, find, meta};
 use super::posted;
 use crate::admission::{self, Operation};
 use crate::authn::token::{Claims, sign};
-use crate::http::Call;
+use crate::call::Call;
 use crate::negotiate::respond_value;
 use crate::write::{self, timestamp};
 

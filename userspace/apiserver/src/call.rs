@@ -1,0 +1,63 @@
+//! One authorised request to a resource, and the attributes under which it is authorised.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, Method};
+
+use crate::Inner;
+use crate::admission::Notes;
+use crate::authz::Attributes;
+use crate::identity::Identity;
+use crate::query::Query;
+use crate::route::Target;
+
+/// A request to a resource, authorised.
+pub(crate) struct Call {
+    pub(crate) server: Arc<Inner>,
+    pub(crate) identity: Identity,
+    pub(crate) target: Target,
+    pub(crate) method: Method,
+    pub(crate) headers: HeaderMap,
+    pub(crate) query: Query,
+    /// What admission has to say, whatever the answer is.
+    pub(crate) notes: Arc<Notes>,
+}
+
+impl Call {
+    pub(crate) fn attributes<'a>(&'a self, verb: &'a str) -> Attributes<'a> {
+        let attributes = Attributes::resource(&self.identity, verb, &self.target);
+        if attributes.name.is_empty() && matches!(verb, "list" | "watch" | "deletecollection") {
+            return Attributes { name: self.selected_name(), ..attributes };
+        }
+        attributes
+    }
+
+    /// A collection narrowed to one name counts as a request for that object: who may read it may also watch it.
+    fn selected_name(&self) -> &str {
+        let terms = self.query.get("fieldSelector").unwrap_or_default().split(',');
+        let mut names = terms.filter_map(|term| term.strip_prefix("metadata.name="));
+        names.next().unwrap_or_default().trim_start_matches('=')
+    }
+}
+
+impl<'a> Attributes<'a> {
+    pub(crate) fn resource(identity: &'a Identity, verb: &'a str, target: &'a Target) -> Attributes<'a> {
+        // A namespace is itself in the namespace of its name, so that a right there reaches it.
+        let own = target.kind.group.is_empty() && target.kind.kind == "Namespace";
+        Attributes {
+            user: &identity.user,
+            groups: &identity.groups,
+            verb,
+            group: target.kind.group,
+            resource: target.kind.plural,
+            subresource: &target.subresource,
+            name: &target.name,
+            namespace: if own { &target.name } else { &target.namespace },
+            path: "",
+        }
+    }
+
+    pub(crate) fn path(identity: &'a Identity, verb: &'a str, path: &'a str) -> Attributes<'a> {
+        Attributes { user: &identity.user, groups: &identity.groups, verb, path, ..Attributes::default() }
+    }
+}

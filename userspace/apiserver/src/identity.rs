@@ -1,0 +1,37 @@
+//! The user behind a request, and the address it came from.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+/// An authenticated user.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    pub user: String,
+    pub groups: Vec<String>,
+    pub uid: String,
+    pub extra: BTreeMap<String, Vec<String>>,
+}
+
+/// The group of everyone who is authenticated.
+pub(crate) const AUTHENTICATED: &str = "system:authenticated";
+
+impl Identity {
+    /// A user in groups, and in that of all who are authenticated.
+    pub fn new(user: impl Into<String>, groups: &[&str]) -> Identity {
+        let mut groups: Vec<String> = groups.iter().map(ToString::to_string).collect();
+        groups.push(AUTHENTICATED.to_owned());
+        Identity { user: user.into(), groups, ..Identity::default() }
+    }
+
+    pub(crate) fn anonymous() -> Identity {
+        Identity {
+            user: "system:anonymous".into(),
+            groups: vec!["system:unauthenticated".into()],
+            ..Identity::default()
+        }
+    }
+}
+
+/// Where a request comes from, in its extensions.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PeerAddress(pub(crate) SocketAddr);
