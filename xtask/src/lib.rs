@@ -2,6 +2,7 @@
 //!
 //! It needs nothing but a Rust toolchain to compile: it is what installs the rest.
 
+pub mod architecture;
 pub mod bench;
 pub mod binaries;
 pub mod build_ebpf;

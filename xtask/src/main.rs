@@ -36,8 +36,8 @@ enum Command {
     Bench(bench::Bench),
     /// Change services and end agents while connections stand, and see that none breaks
     Soak(soak::Arguments),
-    /// Check formatting and run clippy
-    Lint,
+    /// Check the architecture and formatting, and run clippy
+    Lint(lint::Arguments),
     /// Run every test, the cluster's included
     Test(test::Arguments),
 }
@@ -53,7 +53,7 @@ fn main() -> ExitCode {
         Command::Demo(demo) => demo::run(layout, demo),
         Command::Bench(bench) => bench::run(bench),
         Command::Soak(arguments) => soak::run(arguments),
-        Command::Lint => lint::run(),
+        Command::Lint(arguments) => lint::run(&arguments),
         Command::Test(arguments) => test::run(arguments),
     };
     match done {

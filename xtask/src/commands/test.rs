@@ -36,7 +36,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     build_ebpf::run()?;
     step.done("built");
     let step = Step::new("format, clippy");
-    lint::run()?;
+    lint::run(&lint::Arguments::default())?;
     step.done("clean");
     binaries::build(Profile::Dev)?;
     // What an interrupted run left, of this source tree or another, would only confuse this one.

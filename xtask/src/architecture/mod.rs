@@ -1,0 +1,76 @@
+//! The architecture rules that a machine can check.
+//!
+//! In: the source tree and `xtask/architecture.toml`. Out: [`Finding`]s, each with a rule, a file, a line and what is
+//! wrong. `cargo xtask lint` fails when there is one; `cargo xtask lint --explain` says how to mend each kind.
+
+pub mod circles;
+mod dependencies;
+mod finding;
+mod measures;
+mod package;
+mod purity;
+mod rules;
+mod style;
+mod table;
+#[cfg(test)]
+mod tests;
+mod tree;
+mod uses;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+pub use finding::Finding;
+pub use rules::Rule;
+
+use package::Package;
+use table::Table;
+
+/// Checks every package of the workspace against the table.
+pub fn check(root: &Path) -> Result<Vec<Finding>> {
+    let table = Table::read(&root.join(table::FILE))?;
+    let packages = package::all(root)?;
+    let mut findings = table.unknown_packages(&packages);
+    findings.extend(dependencies::workspace(root, &packages)?);
+    for package in &packages {
+        findings.extend(check_package(&table, package).with_context(|| package.folder.clone())?);
+    }
+    findings.extend(table.counted_findings(style::string_errors(&packages)));
+    findings.sort();
+    Ok(findings)
+}
+
+fn check_package(table: &Table, package: &Package) -> Result<Vec<Finding>> {
+    let mut findings = dependencies::imports(table, package);
+    findings.extend(dependencies::unnamed(table, package));
+    findings.extend(circles::check(table, package));
+    findings.extend(purity::check(table, package));
+    findings.extend(measures::check(table, package));
+    findings.extend(style::panics(table, package));
+    Ok(findings)
+}
+
+/// The circles of files of one package, the largest first, for someone who unties them.
+pub fn circles_of(root: &Path, folder: &str) -> Result<Vec<circles::Circle>> {
+    let packages = package::all(root)?;
+    let package = packages.iter().find(|package| package.folder == folder);
+    let package = package.with_context(|| format!("no package in {folder}"))?;
+    Ok(circles::find(package))
+}
+
+/// Prints the findings, one a line, with how many each rule has.
+pub fn print(findings: &[Finding]) {
+    let mut counts: BTreeMap<Rule, usize> = BTreeMap::new();
+    for finding in findings {
+        println!("{}:{}: [{}] {}", finding.file, finding.line, finding.rule.name(), finding.problem);
+        *counts.entry(finding.rule).or_default() += 1;
+    }
+    for (rule, count) in counts {
+        println!(
+            "{count} of {name}: `cargo xtask lint --explain {name}` says how to mend it",
+            name = rule.name()
+        );
+    }
+}
