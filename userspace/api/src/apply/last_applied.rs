@@ -1,35 +1,36 @@
-//! From client-side to server-side apply: kubectl's annotation says what kubectl owns already.
+//! The change from client-side to server-side apply: kubectl already owns the fields in its last-applied annotation.
 
 use serde_json::{Value, json};
 
-use super::fields::Fields;
-use super::place::Place;
+use super::field_set::FieldSet;
+use super::merge_type::MergeType;
 use super::walk;
 use crate::kinds::Kind;
 use crate::meta;
 
-/// Only kubectl's own manager takes over from the annotation and keeps it up.
+/// The only manager that takes fields over from the annotation and keeps it up to date.
 pub(super) const MANAGER: &str = "kubectl";
 const ANNOTATION: &str = "kubectl.kubernetes.io/last-applied-configuration";
-const ANNOTATIONS_MAX: usize = 256 << 10;
+/// Size limit of all annotations of an object, in bytes.
+const MAX_ANNOTATION_BYTES: usize = 256 << 10;
 
-/// What the annotation applied and nobody changed since: no conflict, for it is kubectl's.
-pub(super) fn unchanged(kind: &Kind, live: &Value) -> Fields {
+/// Fields that the annotation set and that still have its values. kubectl owns them, so they cause no conflict.
+pub(super) fn unchanged_fields(kind: &Kind, live: &Value) -> FieldSet {
     let text = live["metadata"]["annotations"][ANNOTATION].as_str().unwrap_or_default();
-    let Ok(applied) = serde_json::from_str::<Value>(text) else { return Fields::default() };
+    let Ok(applied) = serde_json::from_str::<Value>(text) else { return FieldSet::default() };
     if applied["apiVersion"] != kind.api_version() {
-        return Fields::default();
+        return FieldSet::default();
     }
-    let root = Place::root(kind);
-    let mut said = walk::said(root, &applied);
-    let since = walk::changes(root, &applied, live);
-    said.subtract(&since.changed);
-    said.subtract(&since.removed);
-    said
+    let root = MergeType::root(kind);
+    let mut fields = walk::to_field_set(root, &applied);
+    let comparison = walk::compare(root, &applied, live);
+    fields.subtract(&comparison.changed);
+    fields.subtract(&comparison.removed);
+    fields
 }
 
-/// Brings an annotation that is there up to the configuration, as long as it fits.
-pub(super) fn follow(object: &mut Value, config: &Value) {
+/// Replaces an existing annotation by the configuration; removes it if it would be too large.
+pub(super) fn update_annotation(object: &mut Value, config: &Value) {
     let Some(annotations) = object["metadata"]["annotations"].as_object_mut() else { return };
     if annotations.get(ANNOTATION).and_then(Value::as_str).is_none_or(str::is_empty) {
         return;
@@ -42,7 +43,7 @@ pub(super) fn follow(object: &mut Value, config: &Value) {
     annotations.insert(ANNOTATION.into(), json!(format!("{config}\n")));
     let size: usize =
         annotations.iter().map(|(key, value)| key.len() + value.as_str().map_or(0, str::len)).sum();
-    if size > ANNOTATIONS_MAX {
+    if size > MAX_ANNOTATION_BYTES {
         annotations.remove(ANNOTATION);
     }
 }

@@ -1,27 +1,27 @@
-//! `metadata.managedFields`: who owns which fields, since when.
+//! `metadata.managedFields`: which manager owns which fields, and since when.
 
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::fields::Fields;
+use super::field_set::FieldSet;
 
-/// Entries of updates that are kept apart; the oldest of more become one.
-const UPDATERS_MAX: usize = 10;
-/// The manager of entries that became one.
-const ANCIENT: &str = "ancient-changes";
+/// Number of update entries that are kept; the oldest ones beyond it are joined (upstream's DefaultMaxUpdateManagers).
+const MAX_UPDATE_MANAGERS: usize = 10;
+/// The manager of joined entries.
+const ANCIENT_CHANGES: &str = "ancient-changes";
 
-/// A manager as upstream tells them apart: those of updates by their version too.
+/// What identifies an entry; updates of different versions are different managers.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Id {
+pub(super) struct ManagerId {
     pub(super) name: String,
     pub(super) applies: bool,
-    /// Empty for one that applies.
+    /// Empty for a manager that applies.
     pub(super) version: String,
     pub(super) subresource: String,
 }
 
-impl std::fmt::Display for Id {
+impl std::fmt::Display for ManagerId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{:?}", self.name)?;
         if !self.subresource.is_empty() {
@@ -36,18 +36,18 @@ impl std::fmt::Display for Id {
 
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
-    /// In which the fields are named.
+    /// The API version in which the fields are named.
     pub(super) version: String,
     /// RFC 3339, in whole seconds.
     pub(super) time: Option<String>,
-    pub(super) fields: Fields,
+    pub(super) fields: FieldSet,
 }
 
 #[derive(Clone, Debug, Default)]
-pub(super) struct Managers(pub(super) BTreeMap<Id, Entry>);
+pub(super) struct Managers(pub(super) BTreeMap<ManagerId, Entry>);
 
 impl Managers {
-    /// Reads `managedFields`; none is none.
+    /// Reads `managedFields`; absent is empty. Err: what is wrong, for the API's message.
     pub(super) fn decode(list: &Value) -> Result<Managers, String> {
         let mut out = BTreeMap::new();
         for (i, entry) in list.as_array().into_iter().flatten().enumerate() {
@@ -67,10 +67,10 @@ impl Managers {
                 other => return Err(format!("invalid fieldsType {other:?} in managed fields entry {i}")),
             }
             let fields = match &entry["fieldsV1"] {
-                Value::Null => Fields::default(),
-                fields => Fields::decode(fields).map_err(|why| format!("error decoding set: {why}"))?,
+                Value::Null => FieldSet::default(),
+                fields => FieldSet::decode(fields).map_err(|why| format!("error decoding set: {why}"))?,
             };
-            let id = Id {
+            let id = ManagerId {
                 name: text("manager"),
                 applies,
                 version: if applies { String::new() } else { version.clone() },
@@ -81,33 +81,33 @@ impl Managers {
         Ok(Managers(out))
     }
 
-    /// In upstream's order: those that apply first, then by time. `None` if there are none.
+    /// Writes `managedFields` in upstream's order: applying managers first, then by time. `None` without entries.
     pub(super) fn encode(&self) -> Option<Value> {
-        let mut entries: Vec<(&Id, &Entry)> = self.0.iter().collect();
+        let mut entries: Vec<(&ManagerId, &Entry)> = self.0.iter().collect();
         entries
             .sort_by_key(|(id, entry)| (!id.applies, &entry.time, &id.name, &entry.version, &id.subresource));
         let list: Vec<Value> = entries.into_iter().map(|(id, entry)| encode(id, entry)).collect();
         (!list.is_empty()).then_some(Value::Array(list))
     }
 
-    /// Takes fields from everyone but one; who has none left is dropped.
-    pub(super) fn take(&mut self, but: Option<&Id>, fields: &Fields) {
-        for (_, entry) in self.0.iter_mut().filter(|(id, _)| Some(*id) != but) {
+    /// Removes fields from all managers but `except`. Managers without fields are dropped.
+    pub(super) fn remove_fields(&mut self, except: Option<&ManagerId>, fields: &FieldSet) {
+        for (_, entry) in self.0.iter_mut().filter(|(id, _)| Some(*id) != except) {
             entry.fields.subtract(fields);
         }
         self.0.retain(|_, entry| !entry.fields.is_empty());
     }
 
-    /// Joins the oldest updates of a version while there are too many.
-    pub(super) fn cap(&mut self) {
-        if self.0.len() <= UPDATERS_MAX {
+    /// Joins the oldest updates of the same version while there are more than [`MAX_UPDATE_MANAGERS`].
+    pub(super) fn cap_updates(&mut self) {
+        if self.0.len() <= MAX_UPDATE_MANAGERS {
             return;
         }
-        let mut updaters: Vec<(Option<String>, Id)> =
+        let mut updaters: Vec<(Option<String>, ManagerId)> =
             self.0.iter().filter(|(id, _)| !id.applies).map(|(id, e)| (e.time.clone(), id.clone())).collect();
         updaters.sort();
-        let mut surplus = updaters.len().saturating_sub(UPDATERS_MAX);
-        let mut first: BTreeMap<String, Id> = BTreeMap::new();
+        let mut surplus = updaters.len().saturating_sub(MAX_UPDATE_MANAGERS);
+        let mut first: BTreeMap<String, ManagerId> = BTreeMap::new();
         for (time, id) in updaters {
             if surplus == 0 {
                 return;
@@ -116,10 +116,11 @@ impl Managers {
                 first.insert(id.version.clone(), id);
                 continue;
             };
-            let bucket = Id { name: ANCIENT.to_owned(), subresource: String::new(), ..older.clone() };
+            let bucket =
+                ManagerId { name: ANCIENT_CHANGES.to_owned(), subresource: String::new(), ..older.clone() };
             let Some(mut joined) = self.0.remove(&bucket).or_else(|| self.0.remove(&older)) else { continue };
             if let Some(entry) = self.0.remove(&id) {
-                joined.fields.add(&entry.fields);
+                joined.fields.union(&entry.fields);
                 joined.time = time;
                 surplus -= 1;
             }
@@ -128,7 +129,7 @@ impl Managers {
     }
 }
 
-fn encode(id: &Id, entry: &Entry) -> Value {
+fn encode(id: &ManagerId, entry: &Entry) -> Value {
     let operation = if id.applies { "Apply" } else { "Update" };
     let mut out = json!({"manager": id.name, "operation": operation, "apiVersion": entry.version});
     if let Some(time) = &entry.time {
@@ -146,9 +147,9 @@ fn encode(id: &Id, entry: &Entry) -> Value {
 mod tests {
     use super::*;
 
-    fn all(managers: &Managers) -> Fields {
-        let mut all = Fields::default();
-        managers.0.values().for_each(|entry| all.add(&entry.fields));
+    fn all(managers: &Managers) -> FieldSet {
+        let mut all = FieldSet::default();
+        managers.0.values().for_each(|entry| all.union(&entry.fields));
         all
     }
 
@@ -160,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_are_kept_in_upstreams_order() {
+    fn entries_are_encoded_in_upstreams_order() {
         let apply = json!({
             "manager": "z", "operation": "Apply", "apiVersion": "v1", "time": "2026-01-01T00:00:09Z",
             "fieldsType": "FieldsV1", "fieldsV1": {"f:z": {}}, "subresource": "status",
@@ -171,20 +172,20 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_of_too_many_updates_become_one() {
+    fn the_oldest_of_too_many_updates_are_joined() {
         let list: Vec<Value> = (0..13).map(|n| update(&format!("m{n:02}"), n)).collect();
         let mut managers = Managers::decode(&list.into()).unwrap();
         let before = all(&managers);
-        managers.cap();
-        assert_eq!(managers.0.len(), UPDATERS_MAX);
+        managers.cap_updates();
+        assert_eq!(managers.0.len(), MAX_UPDATE_MANAGERS);
         assert_eq!(all(&managers), before);
-        let ancient = managers.0.iter().find(|(id, _)| id.name == ANCIENT).unwrap();
+        let ancient = managers.0.iter().find(|(id, _)| id.name == ANCIENT_CHANGES).unwrap();
         assert_eq!(ancient.1.fields.paths(), [".m00", ".m01", ".m02", ".m03"]);
         assert_eq!(ancient.1.time.as_deref(), Some("2026-01-01T00:00:03Z"));
     }
 
     #[test]
-    fn entries_that_are_not_upstreams_are_refused() {
+    fn malformed_entries_are_refused() {
         for (field, value) in
             [("operation", "Guess"), ("apiVersion", ""), ("fieldsType", ""), ("fieldsType", "V2")]
         {

@@ -1,12 +1,13 @@
-//! Server-side apply (KEP-555): who owns which field, what an applied configuration makes of an object, who objects.
+//! Server-side apply (KEP-555): merging of applied configurations, ownership of fields, conflicts between managers.
 //!
-//! [`track`] notes who wrote what by any other write; [`apply`] merges a configuration. Both keep `managedFields`.
+//! [`apply`] merges a configuration into an object; [`track`] records the fields that any other write changes. Both
+//! update `managedFields`.
 
-mod fields;
+mod field_set;
 mod last_applied;
 mod managers;
+mod merge_type;
 mod overlay;
-mod place;
 #[cfg(test)]
 mod tests;
 mod walk;
@@ -15,28 +16,29 @@ use serde_json::{Value, json};
 
 use crate::kinds::{Kind, Part};
 use crate::{Reason, Status, meta};
-use fields::Fields;
-use managers::{Entry, Id, Managers};
+use field_set::FieldSet;
+use managers::{Entry, ManagerId, Managers};
+use merge_type::MergeType;
 pub use overlay::overlay;
-use place::Place;
-use walk::Changes;
+use walk::Comparison;
 
-/// Who writes, by what way and when.
+/// The manager of a write, the subresource it goes through, and its time.
 #[derive(Clone, Copy, Debug)]
 pub struct Writer<'a> {
     /// `fieldManager`, or the client's name; empty becomes `unknown`.
     pub manager: &'a str,
     /// Empty for the object itself.
     pub subresource: &'a str,
+    /// The fields that the subresource can write.
     pub part: Part,
     /// RFC 3339, in whole seconds.
     pub now: &'a str,
 }
 
 impl Writer<'_> {
-    fn id(&self, kind: &Kind, applies: bool) -> Id {
+    fn id(&self, kind: &Kind, applies: bool) -> ManagerId {
         let name = if self.manager.is_empty() { "unknown" } else { self.manager };
-        Id {
+        ManagerId {
             name: name.to_owned(),
             applies,
             version: if applies { String::new() } else { kind.api_version() },
@@ -45,10 +47,10 @@ impl Writer<'_> {
     }
 }
 
-/// The manager of what was there before anything was tracked.
-const BEFORE: &str = "before-first-apply";
-/// What the server alone sets; nobody owns it.
-const SYSTEM: [&str; 9] = [
+/// The manager of the fields that existed before anything was tracked.
+const BEFORE_FIRST_APPLY: &str = "before-first-apply";
+/// Metadata that only the server sets; it has no owner.
+const SYSTEM_FIELDS: [&str; 9] = [
     "f:name",
     "f:namespace",
     "f:creationTimestamp",
@@ -60,26 +62,26 @@ const SYSTEM: [&str; 9] = [
     "f:resourceVersion",
 ];
 
-/// Notes in `new` what its writer changed of `old` (null for a new object).
+/// Records in `new` the fields that its writer changed from `old` (null for a new object).
 pub fn track(kind: &Kind, old: &Value, new: &mut Value, writer: &Writer<'_>) {
-    let managers = present(old, new, writer);
+    let managers = current_managers(old, new, writer);
     meta::of_mut(new).remove("managedFields");
-    // An object whose fields nobody tracked from the start is tracked from its first apply on.
+    // An object without managers has not been tracked so far; its first apply begins to.
     if managers.0.is_empty() && !meta::uid(old).is_empty() {
         return;
     }
-    let managers = tracked(kind, managers, old, new, &writer.id(kind, false), writer);
-    set(new, &managers);
+    let managers = record(kind, managers, old, new, &writer.id(kind, false), writer);
+    set_managers(new, &managers);
 }
 
-/// The entries to go on from: the client's, if it sent any that can be read, else the present ones.
-fn present(old: &Value, new: &Value, writer: &Writer<'_>) -> Managers {
+/// The client's entries if it sent readable ones, else the stored ones.
+fn current_managers(old: &Value, new: &Value, writer: &Writer<'_>) -> Managers {
     let sent = &new["metadata"]["managedFields"];
     let stored = || Managers::decode(&old["metadata"]["managedFields"]).unwrap_or_default();
     if !writer.subresource.is_empty() {
         return stored();
     }
-    // An empty list, or one of one empty entry, asks for a new beginning.
+    // An empty list, or a list of one empty entry, resets the managers.
     let reset = sent.as_array().is_some_and(|list| match list.as_slice() {
         [] => true,
         [only] => {
@@ -94,27 +96,28 @@ fn present(old: &Value, new: &Value, writer: &Writer<'_>) -> Managers {
     }
 }
 
-fn tracked(
+/// `managers` after a write by `id` that changed `old` to `new`.
+fn record(
     kind: &Kind,
     mut managers: Managers,
     old: &Value,
     new: &Value,
-    id: &Id,
+    id: &ManagerId,
     writer: &Writer<'_>,
 ) -> Managers {
-    let Changes { mut changed, mut removed } = compare(kind, old, new);
-    strip(kind, &mut changed, writer.part);
-    strip(kind, &mut removed, writer.part);
+    let Comparison { mut changed, mut removed } = compare(kind, old, new);
+    strip_unowned(kind, &mut changed, writer.part);
+    strip_unowned(kind, &mut removed, writer.part);
     if changed.is_empty() && removed.is_empty() {
         return managers;
     }
-    managers.take(Some(id), &changed);
-    managers.take(None, &removed);
+    managers.remove_fields(Some(id), &changed);
+    managers.remove_fields(None, &removed);
     if !changed.is_empty() {
         let time = Some(writer.now.to_owned());
         match managers.0.get_mut(id) {
             Some(entry) => {
-                entry.fields.add(&changed);
+                entry.fields.union(&changed);
                 entry.time = time;
             }
             None => {
@@ -123,17 +126,17 @@ fn tracked(
             }
         }
     }
-    managers.cap();
+    managers.cap_updates();
     managers
 }
 
-fn compare(kind: &Kind, old: &Value, new: &Value) -> Changes {
+fn compare(kind: &Kind, old: &Value, new: &Value) -> Comparison {
     let empty = json!({});
-    walk::changes(Place::root(kind), if old.is_object() { old } else { &empty }, new)
+    walk::compare(MergeType::root(kind), if old.is_object() { old } else { &empty }, new)
 }
 
-/// Drops what no writer can own by this way.
-fn strip(kind: &Kind, fields: &mut Fields, part: Part) {
+/// Removes the fields that cannot be owned through this subresource.
+fn strip_unowned(kind: &Kind, fields: &mut FieldSet, part: Part) {
     fields.member = false;
     for element in ["f:apiVersion", "f:kind"] {
         fields.children.remove(element);
@@ -147,14 +150,14 @@ fn strip(kind: &Kind, fields: &mut Fields, part: Part) {
     }
     if let Some(metadata) = fields.children.get_mut("f:metadata") {
         metadata.member = false;
-        SYSTEM.iter().for_each(|element| drop(metadata.children.remove(*element)));
+        SYSTEM_FIELDS.iter().for_each(|element| drop(metadata.children.remove(*element)));
         if metadata.is_empty() {
             fields.children.remove("f:metadata");
         }
     }
 }
 
-fn set(object: &mut Value, managers: &Managers) {
+fn set_managers(object: &mut Value, managers: &Managers) {
     let metadata = meta::of_mut(object);
     match managers.encode() {
         Some(list) => drop(metadata.insert("managedFields".into(), list)),
@@ -162,8 +165,8 @@ fn set(object: &mut Value, managers: &Managers) {
     }
 }
 
-/// The object that an applied configuration makes of `live` (null for a new object); 409 if others own what it would
-/// change, unless it is forced. The result is neither defaulted nor validated.
+/// Merges a configuration into `live` (null for a new object). Err: 409 if it would change fields of other managers,
+/// unless forced. The result is neither defaulted nor validated.
 pub fn apply(
     kind: &Kind,
     live: &Value,
@@ -171,41 +174,41 @@ pub fn apply(
     writer: &Writer<'_>,
     force: bool,
 ) -> Result<Value, Status> {
-    check(kind, config)?;
-    let mut live = if live.is_object() { live.clone() } else { empty(config) };
+    validate(kind, config)?;
+    let mut live = if live.is_object() { live.clone() } else { new_object(config) };
     let mut managers = Managers::decode(&live["metadata"]["managedFields"])
         .map_err(|why| Status::internal(format!("failed to decode managed fields: {why}")))?;
     meta::of_mut(&mut live).remove("managedFields");
     if managers.0.is_empty() && !meta::uid(&live).is_empty() {
-        let before = Writer { manager: BEFORE, subresource: "", ..*writer };
+        let before = Writer { manager: BEFORE_FIRST_APPLY, subresource: "", ..*writer };
         let id = before.id(kind, false);
-        managers = tracked(kind, managers, &Value::Null, &live, &id, &before);
+        managers = record(kind, managers, &Value::Null, &live, &id, &before);
     }
     let attempt = Attempt { kind, live: &live, config, writer };
     let (mut object, managers) = match attempt.run(managers.clone(), force) {
         Err(conflicts) if writer.manager == last_applied::MANAGER => {
-            let allowed = last_applied::unchanged(kind, &live);
+            let allowed = last_applied::unchanged_fields(kind, &live);
             let rest = without(conflicts, &allowed);
             if !rest.is_empty() {
-                return Err(refused(&rest));
+                return Err(conflict(&rest));
             }
-            attempt.run(managers, true).map_err(|conflicts| refused(&conflicts))?
+            attempt.run(managers, true).map_err(|conflicts| conflict(&conflicts))?
         }
-        done => done.map_err(|conflicts| refused(&conflicts))?,
+        done => done.map_err(|conflicts| conflict(&conflicts))?,
     };
-    set(&mut object, &managers);
+    set_managers(&mut object, &managers);
     if writer.manager == last_applied::MANAGER {
-        last_applied::follow(&mut object, config);
+        last_applied::update_annotation(&mut object, config);
     }
     Ok(object)
 }
 
-/// What is there of an object before it is created.
-fn empty(config: &Value) -> Value {
+/// An object before its first configuration is merged.
+fn new_object(config: &Value) -> Value {
     json!({"apiVersion": config["apiVersion"], "kind": config["kind"], "metadata": {}})
 }
 
-fn check(kind: &Kind, config: &Value) -> Result<(), Status> {
+fn validate(kind: &Kind, config: &Value) -> Result<(), Status> {
     if config["apiVersion"] != kind.api_version() || config["kind"] != kind.kind {
         let (version, name) = (&config["apiVersion"], &config["kind"]);
         return Err(Status::bad_request(format!(
@@ -217,7 +220,7 @@ fn check(kind: &Kind, config: &Value) -> Result<(), Status> {
     if !config["metadata"]["managedFields"].is_null() {
         return Err(Status::bad_request("metadata.managedFields must be nil"));
     }
-    walk::check(Place::root(kind), config, "").map_err(|why| {
+    walk::validate(MergeType::root(kind), config, "").map_err(|why| {
         let (namespace, name) = (meta::namespace(config), meta::name(config));
         Status::new(
             Reason::Unknown,
@@ -229,8 +232,8 @@ fn check(kind: &Kind, config: &Value) -> Result<(), Status> {
     })
 }
 
-/// Fields of one manager that an apply would change.
-type Conflicts = Vec<(Id, Fields)>;
+/// The fields of each other manager that an apply would change.
+type Conflicts = Vec<(ManagerId, FieldSet)>;
 
 struct Attempt<'a> {
     kind: &'a Kind,
@@ -241,30 +244,30 @@ struct Attempt<'a> {
 
 impl Attempt<'_> {
     fn run(&self, mut managers: Managers, force: bool) -> Result<(Value, Managers), Conflicts> {
-        let (kind, root) = (self.kind, Place::root(self.kind));
+        let (kind, root) = (self.kind, MergeType::root(self.kind));
         let id = self.writer.id(kind, true);
-        let said = walk::said(root, self.config);
+        let configured = walk::to_field_set(root, self.config);
         let mut new = walk::merge(root, self.live.clone(), self.config);
-        self.keep_ignored(&mut new);
+        self.keep_status(&mut new);
         let last = managers.0.get(&id).cloned();
         if let Some(last) = &last {
-            let mut owned = said.clone();
+            let mut owned = configured.clone();
             managers
                 .0
                 .iter()
                 .filter(|(other, _)| **other != id)
-                .for_each(|(_, entry)| owned.add(&entry.fields));
+                .for_each(|(_, entry)| owned.union(&entry.fields));
             walk::prune(root, &mut new, &last.fields, Some(&owned));
         }
-        let mut fields = said;
-        strip(kind, &mut fields, self.writer.part);
+        let mut fields = configured;
+        strip_unowned(kind, &mut fields, self.writer.part);
         managers.0.insert(id.clone(), Entry { version: kind.api_version(), time: None, fields });
-        let Changes { mut changed, mut removed } = walk::changes(root, self.live, &new);
-        strip(kind, &mut changed, self.writer.part);
-        strip(kind, &mut removed, self.writer.part);
+        let Comparison { mut changed, mut removed } = walk::compare(root, self.live, &new);
+        strip_unowned(kind, &mut changed, self.writer.part);
+        strip_unowned(kind, &mut removed, self.writer.part);
         let others = managers.0.iter().filter(|(other, _)| **other != id);
         let conflicts: Conflicts = others
-            .map(|(other, entry)| (other.clone(), entry.fields.common(&changed)))
+            .map(|(other, entry)| (other.clone(), entry.fields.intersection(&changed)))
             .filter(|(_, fields)| !fields.is_empty())
             .collect();
         if !force && !conflicts.is_empty() {
@@ -276,13 +279,13 @@ impl Attempt<'_> {
             let before = last.as_ref().and_then(|last| last.time.clone());
             entry.time = if same && unchanged(entry) { before } else { Some(self.writer.now.to_owned()) };
         }
-        managers.take(Some(&id), &changed);
-        managers.take(Some(&id), &removed);
+        managers.remove_fields(Some(&id), &changed);
+        managers.remove_fields(Some(&id), &removed);
         Ok((new, managers))
     }
 
-    /// A configuration says nothing of the part that it does not come by.
-    fn keep_ignored(&self, new: &mut Value) {
+    /// Takes the status from the live object: the main resource does not write it.
+    fn keep_status(&self, new: &mut Value) {
         if self.writer.part == Part::Main
             && self.kind.has_status()
             && let Some(fields) = new.as_object_mut()
@@ -295,7 +298,7 @@ impl Attempt<'_> {
     }
 }
 
-fn without(conflicts: Conflicts, allowed: &Fields) -> Conflicts {
+fn without(conflicts: Conflicts, allowed: &FieldSet) -> Conflicts {
     let rest = conflicts.into_iter().map(|(id, mut fields)| {
         fields.subtract(allowed);
         (id, fields)
@@ -304,8 +307,8 @@ fn without(conflicts: Conflicts, allowed: &Fields) -> Conflicts {
 }
 
 /// 409, with a cause for each field.
-fn refused(conflicts: &Conflicts) -> Status {
-    let all: Vec<(&Id, String)> = conflicts
+fn conflict(conflicts: &Conflicts) -> Status {
+    let all: Vec<(&ManagerId, String)> = conflicts
         .iter()
         .flat_map(|(id, fields)| fields.paths().into_iter().map(move |path| (id, path)))
         .collect();

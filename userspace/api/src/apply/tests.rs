@@ -1,11 +1,11 @@
-//! Stories of appliers and writers, and what holds for all of them.
+//! Sequences of applies and other writes, and properties that hold for all of them.
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::fields::Fields;
+use super::field_set::FieldSet;
 use super::managers::Managers;
-use super::place::Place;
+use super::merge_type::MergeType;
 use super::{Writer, apply, track, walk};
 use crate::kinds::{Kind, Part};
 use crate::{Reason, Status, find};
@@ -26,7 +26,7 @@ fn forced(live: &Value, config: &Value, manager: &str) -> Value {
     apply(deployments(), live, config, &writer(manager), true).unwrap()
 }
 
-/// As if it had been stored.
+/// The object with a uid, which marks it as stored.
 fn stored(mut object: Value) -> Value {
     object["metadata"]["uid"] = "u".into();
     object
@@ -77,7 +77,7 @@ fn an_applied_object_is_owned_field_by_field() {
 }
 
 #[test]
-fn what_is_no_longer_applied_goes_unless_another_owns_it() {
+fn a_field_that_is_no_longer_applied_is_removed_unless_another_manager_owns_it() {
     let two = json!({"replicas": 2, "paused": true, "minReadySeconds": 5});
     let live = stored(applied(&Value::Null, &config(two), "one").unwrap());
     let live = stored(applied(&live, &config(json!({"minReadySeconds": 5})), "two").unwrap());
@@ -87,7 +87,7 @@ fn what_is_no_longer_applied_goes_unless_another_owns_it() {
 }
 
 #[test]
-fn a_field_of_another_is_refused_with_its_path_and_owner() {
+fn a_conflict_names_the_path_and_the_owner() {
     let mut live = stored(applied(&Value::Null, &config(json!({"replicas": 1})), "kubectl").unwrap());
     let old = live.clone();
     live["spec"]["replicas"] = 5.into();
@@ -125,7 +125,7 @@ fn several_conflicts_are_listed_by_manager() {
 }
 
 #[test]
-fn the_same_value_is_owned_together() {
+fn managers_that_apply_the_same_value_share_the_field() {
     let one = config(json!({"replicas": 1}));
     let live = stored(applied(&Value::Null, &one, "a").unwrap());
     let live = stored(applied(&live, &one, "b").unwrap());
@@ -135,7 +135,7 @@ fn the_same_value_is_owned_together() {
 }
 
 #[test]
-fn items_of_others_stay_and_own_items_go() {
+fn an_applier_removes_its_own_list_items_only() {
     let live = stored(
         applied(&Value::Null, &with_containers(json!([{"name": "a"}, {"name": "b"}])), "one").unwrap(),
     );
@@ -149,7 +149,7 @@ fn items_of_others_stay_and_own_items_go() {
 }
 
 #[test]
-fn a_struct_that_is_no_longer_applied_takes_its_defaults_along() {
+fn a_struct_that_is_no_longer_applied_is_removed_with_its_defaults() {
     let mut live = stored(
         applied(&Value::Null, &config(json!({"strategy": {"type": "RollingUpdate"}})), "one").unwrap(),
     );
@@ -159,7 +159,7 @@ fn a_struct_that_is_no_longer_applied_takes_its_defaults_along() {
 }
 
 #[test]
-fn kubectl_takes_over_what_its_annotation_applied() {
+fn kubectl_takes_over_the_fields_of_its_annotation() {
     let last = config(json!({"replicas": 1, "paused": true}));
     let mut object = last.clone();
     object["metadata"]["annotations"] =
@@ -186,14 +186,14 @@ fn kubectl_takes_over_what_its_annotation_applied() {
 }
 
 #[test]
-fn what_was_there_before_the_first_apply_has_an_owner() {
+fn fields_from_before_the_first_apply_have_an_owner() {
     let live = stored(config(json!({"replicas": 4})));
     let status = applied(&live, &config(json!({"replicas": 1})), "a").unwrap_err();
     assert!(status.message.contains("\"before-first-apply\" using apps/v1: .spec.replicas"), "{status}");
 }
 
 #[test]
-fn status_belongs_to_its_own_way() {
+fn status_is_applied_through_its_subresource_only() {
     let with_status = json!({
         "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"},
         "spec": {"replicas": 1}, "status": {"replicas": 7},
@@ -231,7 +231,7 @@ fn configurations_that_cannot_be_merged_are_refused() {
 }
 
 #[test]
-fn an_empty_list_of_managers_asks_for_a_new_beginning() {
+fn an_empty_list_of_managers_resets_them() {
     let live = stored(applied(&Value::Null, &config(json!({"replicas": 1})), "a").unwrap());
     let mut new = live.clone();
     new["metadata"]["managedFields"] = json!([{}]);
@@ -245,7 +245,7 @@ fn an_empty_list_of_managers_asks_for_a_new_beginning() {
 
 #[test]
 fn merged_lists_keep_the_order_of_both() {
-    let place = Place::root(find("", "v1", "pods").unwrap()).child("spec").0.child("containers").0;
+    let ty = MergeType::root(find("", "v1", "pods").unwrap()).child("spec").0.child("containers").0;
     let names =
         |list: &[&str]| Value::from(list.iter().map(|name| json!({"name": name})).collect::<Vec<_>>());
     for (live, config, wanted) in [
@@ -255,11 +255,11 @@ fn merged_lists_keep_the_order_of_both() {
         (&["a"], &[], &["a"]),
         (&[], &["a"], &["a"]),
     ] {
-        assert_eq!(walk::merge(place, names(live), &names(config)), names(wanted));
+        assert_eq!(walk::merge(ty, names(live), &names(config)), names(wanted));
     }
 }
 
-/// Configurations out of a few values, so that they meet often.
+/// Configurations of a few values, so that they often overlap.
 fn configs() -> impl Strategy<Value = Value> {
     let subset = |all: &'static [&'static str]| proptest::sample::subsequence(all, 0..=all.len());
     let env = (subset(&["E", "F"]), 0..2u8).prop_map(|(names, value)| {
@@ -309,33 +309,33 @@ fn configs() -> impl Strategy<Value = Value> {
     )
 }
 
-/// Whether all that the configuration says stands in the object.
-fn contains(place: Place, object: &Value, config: &Value) -> bool {
-    walk::merge(place, object.clone(), config) == *object
+/// Whether the object has all fields of the configuration.
+fn contains(ty: MergeType, object: &Value, config: &Value) -> bool {
+    walk::merge(ty, object.clone(), config) == *object
 }
 
-/// Whether every place of a set is in the object.
-fn is_there(place: Place, value: &Value, fields: &Fields) -> bool {
+/// Whether the object has every path of a set.
+fn has_paths(ty: MergeType, value: &Value, fields: &FieldSet) -> bool {
     fields.children.iter().all(|(element, part)| match element.strip_prefix("f:") {
-        Some(name) => value.get(name).is_some_and(|value| is_there(place.child(name).0, value, part)),
+        Some(name) => value.get(name).is_some_and(|value| has_paths(ty.child(name).0, value, part)),
         None => {
             let mut items = value.as_array().into_iter().flatten();
-            let found = items.find(|item| place.element(item).as_ref() == Some(element));
-            found.is_some_and(|item| is_there(place.item(), item, part))
+            let found = items.find(|item| ty.path_element(item).as_ref() == Some(element));
+            found.is_some_and(|item| has_paths(ty.item(), item, part))
         }
     })
 }
 
-/// Without what is empty.
-fn tidy(value: &Value) -> Value {
+/// The value without empty lists and objects.
+fn without_empty(value: &Value) -> Value {
     match value {
         Value::Object(fields) => {
-            let full = fields.iter().map(|(name, value)| (name.clone(), tidy(value)));
+            let full = fields.iter().map(|(name, value)| (name.clone(), without_empty(value)));
             let full: serde_json::Map<_, _> = full.filter(|(_, value)| !value.is_null()).collect();
             if full.is_empty() { Value::Null } else { full.into() }
         }
         Value::Array(items) if items.is_empty() => Value::Null,
-        Value::Array(items) => items.iter().map(tidy).collect(),
+        Value::Array(items) => items.iter().map(without_empty).collect(),
         other => other.clone(),
     }
 }
@@ -353,8 +353,8 @@ proptest! {
     }
 
     #[test]
-    fn what_is_applied_is_there_and_owned(first in configs(), second in configs(), third in configs()) {
-        let root = Place::root(deployments());
+    fn applied_fields_exist_and_are_owned(first in configs(), second in configs(), third in configs()) {
+        let root = MergeType::root(deployments());
         let live = stored(forced(&Value::Null, &first, "a"));
         let live = forced(&live, &second, "b");
         let live = forced(&live, &third, "a");
@@ -362,18 +362,18 @@ proptest! {
         prop_assert_eq!(&live["metadata"]["name"], "web");
         let managers = Managers::decode(&live["metadata"]["managedFields"]).unwrap();
         for entry in managers.0.values() {
-            prop_assert!(is_there(root, &live, &entry.fields), "{}", live);
+            prop_assert!(has_paths(root, &live, &entry.fields), "{}", live);
         }
     }
 
     #[test]
-    fn the_last_of_a_lone_applier_is_all_that_stays(first in configs(), second in configs()) {
+    fn only_the_last_configuration_of_a_lone_applier_stays(first in configs(), second in configs()) {
         let live = stored(forced(&Value::Null, &first, "a"));
         let live = forced(&live, &second, "a");
         let fresh = stored(forced(&Value::Null, &second, "a"));
         prop_assert_eq!(fields(&live, "a"), fields(&fresh, "a"));
-        // Structs that are empty now may stand there empty.
-        prop_assert_eq!(tidy(&live["spec"]), tidy(&fresh["spec"]));
+        // A struct that lost its fields may stay as an empty object.
+        prop_assert_eq!(without_empty(&live["spec"]), without_empty(&fresh["spec"]));
         for field in ["labels", "finalizers"] {
             prop_assert_eq!(&live["metadata"][field], &fresh["metadata"][field]);
         }
@@ -389,8 +389,8 @@ proptest! {
         prop_assert_eq!(&unchanged, &live);
         track(deployments(), &live, &mut new, &writer("b"));
         let status = applied(&new, &first, "a");
-        let root = Place::root(deployments());
-        // The first applier meets a conflict exactly where the other put another value in place of its own.
+        let root = MergeType::root(deployments());
+        // The first applier meets a conflict exactly where the other wrote another value.
         match status {
             Ok(object) => prop_assert!(contains(root, &object, &first)),
             Err(status) => prop_assert!(status.message.contains("conflict with \"b\" using apps/v1")
@@ -399,13 +399,13 @@ proptest! {
     }
 
     #[test]
-    fn differences_added_to_the_old_fields_are_the_new_fields(first in configs(), second in configs()) {
-        let root = Place::root(deployments());
-        let changes = walk::changes(root, &first, &second);
-        let mut all = walk::said(root, &first);
+    fn the_old_fields_with_the_changes_are_the_new_fields(first in configs(), second in configs()) {
+        let root = MergeType::root(deployments());
+        let changes = walk::compare(root, &first, &second);
+        let mut all = walk::to_field_set(root, &first);
         all.subtract(&changes.removed);
-        all.add(&changes.changed);
-        all.subtract(&walk::said(root, &second));
+        all.union(&changes.changed);
+        all.subtract(&walk::to_field_set(root, &second));
         prop_assert!(all.paths().iter().all(|path| !path.ends_with(']')), "{:?}", all.paths());
     }
 }

@@ -1,32 +1,32 @@
-//! The walks over an object by its schema: what it says, how two differ, what merging and taking away make.
+//! Walks over objects along their schema: the set of their fields, comparing, merging, pruning, validating.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value};
 
-use super::fields::{self, Fields};
-use super::place::Place;
+use super::field_set::{self, FieldSet};
+use super::merge_type::MergeType;
 
-/// All that a configuration says: every leaf, entry and item.
-pub(super) fn said(place: Place<'_>, value: &Value) -> Fields {
-    let mut out = Fields::default();
-    match (place, value) {
-        (Place::Leaf, _) => out.member = true,
-        (place, Value::Object(entries)) if place.is_object() => {
+/// The fields that a configuration sets: every leaf, map entry and list item.
+pub(super) fn to_field_set(ty: MergeType<'_>, value: &Value) -> FieldSet {
+    let mut out = FieldSet::default();
+    match (ty, value) {
+        (MergeType::Atomic, _) => out.member = true,
+        (ty, Value::Object(entries)) if ty.is_object() => {
             for (name, value) in entries {
-                let (inner, named) = place.child(name);
-                let mut part = said(inner, value);
-                let hollow = value.is_null() || value.as_object().is_some_and(Map::is_empty);
-                part.member |= hollow || named.is_none();
-                out.put(fields::field(name), part);
+                let (inner, named) = ty.child(name);
+                let mut part = to_field_set(inner, value);
+                let is_empty = value.is_null() || value.as_object().is_some_and(Map::is_empty);
+                part.member |= is_empty || named.is_none();
+                out.insert(field_set::field_element(name), part);
             }
         }
-        (place, Value::Array(items)) if place.is_list() => {
+        (ty, Value::Array(items)) if ty.is_list() => {
             for item in items {
-                if let Some(element) = place.element(item) {
-                    let mut part = said(place.item(), item);
+                if let Some(element) = ty.path_element(item) {
+                    let mut part = to_field_set(ty.item(), item);
                     part.member = true;
-                    out.put(element, part);
+                    out.insert(element, part);
                 }
             }
         }
@@ -35,62 +35,75 @@ pub(super) fn said(place: Place<'_>, value: &Value) -> Fields {
     out
 }
 
-/// How a new object differs from an old one.
+/// How a new object differs from an old one (structured-merge-diff's `Comparison`).
 #[derive(Debug, Default)]
-pub(super) struct Changes {
-    /// Added or of another value.
-    pub(super) changed: Fields,
-    pub(super) removed: Fields,
+pub(super) struct Comparison {
+    /// Added or modified.
+    pub(super) changed: FieldSet,
+    pub(super) removed: FieldSet,
 }
 
-impl Changes {
-    fn put(&mut self, element: String, part: Changes) {
-        let Changes { changed, removed } = part;
+impl Comparison {
+    fn insert(&mut self, element: String, part: Comparison) {
+        let Comparison { changed, removed } = part;
         if !removed.is_empty() {
-            self.removed.put(element.clone(), removed);
+            self.removed.insert(element.clone(), removed);
         }
-        self.changed.put(element, changed);
+        self.changed.insert(element, changed);
     }
 
-    fn put_child(&mut self, element: String, place: Place<'_>, old: &Value, new: &Value, required: bool) {
+    fn compare_child(
+        &mut self,
+        element: String,
+        ty: MergeType<'_>,
+        old: &Value,
+        new: &Value,
+        required: bool,
+    ) {
         match (old, new) {
             (Value::Null, Value::Null) => {}
-            (Value::Null, new) => self.changed.put(element, appeared(place, new, required)),
-            (old, Value::Null) => self.removed.put(element, gone(place, old)),
-            (old, new) => self.put(element, changes(place, old, new)),
+            (Value::Null, new) => self.changed.insert(element, added_fields(ty, new, required)),
+            (old, Value::Null) => self.removed.insert(element, removed_fields(ty, old)),
+            (old, new) => self.insert(element, compare(ty, old, new)),
         }
     }
 }
 
-/// Compares two values that are both there.
-pub(super) fn changes(place: Place<'_>, old: &Value, new: &Value) -> Changes {
-    let mut out = Changes::default();
-    match (place, old, new) {
-        (place, Value::Object(old), Value::Object(new)) if place.is_object() => {
+/// Compares two values that both exist.
+pub(super) fn compare(ty: MergeType<'_>, old: &Value, new: &Value) -> Comparison {
+    let mut out = Comparison::default();
+    match (ty, old, new) {
+        (ty, Value::Object(old), Value::Object(new)) if ty.is_object() => {
             for (name, value) in new {
-                let (inner, field) = place.child(name);
+                let (inner, field) = ty.child(name);
                 let before = old.get(name).unwrap_or(&Value::Null);
                 let required = field.is_some_and(|field| field.required);
-                out.put_child(fields::field(name), inner, before, value, required);
+                out.compare_child(field_set::field_element(name), inner, before, value, required);
             }
             for (name, value) in old.iter().filter(|(name, _)| !new.contains_key(*name)) {
-                out.put_child(fields::field(name), place.child(name).0, value, &Value::Null, false);
+                out.compare_child(
+                    field_set::field_element(name),
+                    ty.child(name).0,
+                    value,
+                    &Value::Null,
+                    false,
+                );
             }
         }
-        (place, Value::Array(old), Value::Array(new)) if place.is_list() => {
-            let (before, after) = (by_element(place, old), by_element(place, new));
+        (ty, Value::Array(old), Value::Array(new)) if ty.is_list() => {
+            let (before, after) = (by_element(ty, old), by_element(ty, new));
             for (element, item) in &after {
                 match before.get(element) {
-                    Some(old) => out.put(element.clone(), changes(place.item(), old, item)),
+                    Some(old) => out.insert(element.clone(), compare(ty.item(), old, item)),
                     None => {
-                        let mut part = appeared(place.item(), item, true);
+                        let mut part = added_fields(ty.item(), item, true);
                         part.member = true;
-                        out.changed.put(element.clone(), part);
+                        out.changed.insert(element.clone(), part);
                     }
                 }
             }
             for (element, item) in before.iter().filter(|(element, _)| !after.contains_key(*element)) {
-                out.removed.put(element.clone(), gone(place.item(), item));
+                out.removed.insert(element.clone(), removed_fields(ty.item(), item));
             }
         }
         (_, old, new) => out.changed.member = old != new,
@@ -98,30 +111,30 @@ pub(super) fn changes(place: Place<'_>, old: &Value, new: &Value) -> Changes {
     out
 }
 
-fn by_element<'a>(place: Place<'_>, items: &'a [Value]) -> BTreeMap<String, &'a Value> {
-    items.iter().filter_map(|item| Some((place.element(item)?, item))).collect()
+fn by_element<'a>(ty: MergeType<'_>, items: &'a [Value]) -> BTreeMap<String, &'a Value> {
+    items.iter().filter_map(|item| Some((ty.path_element(item)?, item))).collect()
 }
 
-/// What a value that was not there brings. Structs with something in them are no members, for they come and go with
-/// what is in them; lists and maps are, unless they are always there.
-fn appeared(place: Place<'_>, value: &Value, required: bool) -> Fields {
-    let mut out = Fields::default();
-    match (place, value) {
+/// The fields of a new value. A struct with fields is no member itself, because it exists as long as they do; lists and
+/// maps are members, unless the schema requires them.
+fn added_fields(ty: MergeType<'_>, value: &Value, required: bool) -> FieldSet {
+    let mut out = FieldSet::default();
+    match (ty, value) {
         (_, Value::Null) => return out,
-        (place, Value::Object(entries)) if place.is_object() => {
+        (ty, Value::Object(entries)) if ty.is_object() => {
             for (name, value) in entries {
-                let (inner, field) = place.child(name);
-                let mut part = appeared(inner, value, field.is_some_and(|field| field.required));
+                let (inner, field) = ty.child(name);
+                let mut part = added_fields(inner, value, field.is_some_and(|field| field.required));
                 part.member |= field.is_none();
-                out.put(fields::field(name), part);
+                out.insert(field_set::field_element(name), part);
             }
-            out.member = out.children.is_empty() || !required && !place.is_struct();
+            out.member = out.children.is_empty() || !required && !ty.is_struct();
         }
-        (place, Value::Array(items)) if place.is_list() => {
-            for (element, item) in by_element(place, items) {
-                let mut part = appeared(place.item(), item, true);
+        (ty, Value::Array(items)) if ty.is_list() => {
+            for (element, item) in by_element(ty, items) {
+                let mut part = added_fields(ty.item(), item, true);
                 part.member = true;
-                out.put(element, part);
+                out.insert(element, part);
             }
             out.member = out.children.is_empty() || !required;
         }
@@ -130,18 +143,18 @@ fn appeared(place: Place<'_>, value: &Value, required: bool) -> Fields {
     out
 }
 
-/// All places of a value that went away, itself among them.
-fn gone(place: Place<'_>, value: &Value) -> Fields {
-    let mut out = Fields::leaf();
-    match (place, value) {
-        (place, Value::Object(entries)) if place.is_object() => {
+/// The fields of a removed value, the value itself included.
+fn removed_fields(ty: MergeType<'_>, value: &Value) -> FieldSet {
+    let mut out = FieldSet::leaf();
+    match (ty, value) {
+        (ty, Value::Object(entries)) if ty.is_object() => {
             for (name, value) in entries {
-                out.put(fields::field(name), gone(place.child(name).0, value));
+                out.insert(field_set::field_element(name), removed_fields(ty.child(name).0, value));
             }
         }
-        (place, Value::Array(items)) if place.is_list() => {
-            for (element, item) in by_element(place, items) {
-                out.put(element, gone(place.item(), item));
+        (ty, Value::Array(items)) if ty.is_list() => {
+            for (element, item) in by_element(ty, items) {
+                out.insert(element, removed_fields(ty.item(), item));
             }
         }
         _ => {}
@@ -149,30 +162,30 @@ fn gone(place: Place<'_>, value: &Value) -> Fields {
     out
 }
 
-/// The live value with the configuration laid over it.
-pub(super) fn merge(place: Place<'_>, live: Value, config: &Value) -> Value {
-    match (place, live, config) {
-        (place, Value::Object(mut live), Value::Object(config)) if place.is_object() => {
+/// Merges the configuration into the live value.
+pub(super) fn merge(ty: MergeType<'_>, live: Value, config: &Value) -> Value {
+    match (ty, live, config) {
+        (ty, Value::Object(mut live), Value::Object(config)) if ty.is_object() => {
             for (name, value) in config {
                 let before = live.get_mut(name).map(Value::take).unwrap_or_default();
-                live.insert(name.clone(), merge(place.child(name).0, before, value));
+                live.insert(name.clone(), merge(ty.child(name).0, before, value));
             }
             Value::Object(live)
         }
-        (place, Value::Array(live), Value::Array(config)) if place.is_list() => {
-            Value::Array(merge_items(place, live, config))
+        (ty, Value::Array(live), Value::Array(config)) if ty.is_list() => {
+            Value::Array(merge_items(ty, live, config))
         }
         (_, _, config) => config.clone(),
     }
 }
 
-/// Items of both, each once: those of the configuration in its order, the others where they were between them.
-fn merge_items(place: Place<'_>, live: Vec<Value>, config: &[Value]) -> Vec<Value> {
-    let wanted: Vec<Option<String>> = config.iter().map(|item| place.element(item)).collect();
+/// The items of both lists, each once: the configuration's in its order, the others in their places between them.
+fn merge_items(ty: MergeType<'_>, live: Vec<Value>, config: &[Value]) -> Vec<Value> {
+    let wanted: Vec<Option<String>> = config.iter().map(|item| ty.path_element(item)).collect();
     let mut shared: BTreeMap<String, Value> = BTreeMap::new();
     let mut slots = Vec::new();
     for item in live {
-        match place.element(&item) {
+        match ty.path_element(&item) {
             Some(element) if wanted.iter().flatten().any(|wanted| *wanted == element) => {
                 if shared.insert(element, item).is_none() {
                     slots.push(None);
@@ -185,7 +198,7 @@ fn merge_items(place: Place<'_>, live: Vec<Value>, config: &[Value]) -> Vec<Valu
         wanted.iter().map(|e| e.as_ref().is_some_and(|e| shared.contains_key(e))).collect();
     let mut merged = config.iter().zip(&wanted).map(|(item, element)| {
         match element.as_ref().and_then(|element| shared.remove(element)) {
-            Some(live) => merge(place.item(), live, item),
+            Some(live) => merge(ty.item(), live, item),
             None => item.clone(),
         }
     });
@@ -196,7 +209,8 @@ fn merge_items(place: Place<'_>, live: Vec<Value>, config: &[Value]) -> Vec<Valu
             Some(item) => out.push(item),
             // A shared item's slot takes the configuration up to its next shared item.
             None => {
-                let more = is_shared.iter().skip(taken).position(|shared| *shared).map_or(0, |at| at + 1);
+                let more =
+                    is_shared.iter().skip(taken).position(|shared| *shared).map_or(0, |index| index + 1);
                 out.extend(merged.by_ref().take(more));
                 taken += more;
             }
@@ -206,18 +220,18 @@ fn merge_items(place: Place<'_>, live: Vec<Value>, config: &[Value]) -> Vec<Valu
     out
 }
 
-/// Takes away what was applied last time and is nobody's now. False: nothing of the value is left.
-pub(super) fn prune(place: Place<'_>, value: &mut Value, last: &Fields, owned: Option<&Fields>) -> bool {
-    let is_free = |element: &str| owned.and_then(|owned| owned.children.get(element)).is_none();
+/// Removes fields of the last configuration that have no owner now. False: the value has become empty.
+pub(super) fn prune(ty: MergeType<'_>, value: &mut Value, last: &FieldSet, owned: Option<&FieldSet>) -> bool {
+    let has_no_owner = |element: &str| owned.and_then(|owned| owned.children.get(element)).is_none();
     let below = |element: &str| owned.and_then(|owned| owned.children.get(element));
-    match (place, value) {
-        (place, Value::Object(entries)) if place.is_object() => {
+    match (ty, value) {
+        (ty, Value::Object(entries)) if ty.is_object() => {
             let before = entries.len();
             entries.retain(|name, value| {
-                let element = fields::field(name);
+                let element = field_set::field_element(name);
                 let Some(last) = last.children.get(&element) else { return true };
-                let (inner, field) = place.child(name);
-                if is_free(&element) && (last.member || field.is_some()) {
+                let (inner, field) = ty.child(name);
+                if has_no_owner(&element) && (last.member || field.is_some()) {
                     return false;
                 }
                 let owned = below(&element);
@@ -225,15 +239,15 @@ pub(super) fn prune(place: Place<'_>, value: &mut Value, last: &Fields, owned: O
             });
             before == entries.len() || !entries.is_empty()
         }
-        (place, Value::Array(items)) if place.is_list() => {
+        (ty, Value::Array(items)) if ty.is_list() => {
             let before = items.len();
             items.retain_mut(|item| {
-                let Some(element) = place.element(item) else { return true };
+                let Some(element) = ty.path_element(item) else { return true };
                 let Some(last) = last.children.get(&element) else { return true };
-                if is_free(&element) && last.member {
+                if has_no_owner(&element) && last.member {
                     return false;
                 }
-                prune(place.item(), item, last, below(&element));
+                prune(ty.item(), item, last, below(&element));
                 true
             });
             before == items.len() || !items.is_empty()
@@ -242,40 +256,42 @@ pub(super) fn prune(place: Place<'_>, value: &mut Value, last: &Fields, owned: O
     }
 }
 
-/// Checks that a configuration can be merged: known fields, list items that can be told apart.
-pub(super) fn check(place: Place<'_>, value: &Value, path: &str) -> Result<(), String> {
+/// Checks that a configuration can be merged: its fields are known, its list items have distinct keys. Err: upstream's
+/// message.
+pub(super) fn validate(ty: MergeType<'_>, value: &Value, path: &str) -> Result<(), String> {
     match value {
         Value::Null => Ok(()),
-        Value::Object(entries) if place.is_object() => entries.iter().try_for_each(|(name, value)| {
+        Value::Object(entries) if ty.is_object() => entries.iter().try_for_each(|(name, value)| {
             let path = format!("{path}.{name}");
-            if !place.allows(name) {
+            if !ty.allows(name) {
                 return Err(format!("{path}: field not declared in schema"));
             }
-            check(place.child(name).0, value, &path)
+            validate(ty.child(name).0, value, &path)
         }),
-        Value::Array(items) if place.is_list() => check_items(place, items, path),
-        _ if matches!(place, Place::Leaf | Place::Untyped) => Ok(()),
-        other if place.is_list() => Err(format!("{path}: expected list, got {other}")),
+        Value::Array(items) if ty.is_list() => validate_items(ty, items, path),
+        _ if matches!(ty, MergeType::Atomic | MergeType::Deduced) => Ok(()),
+        other if ty.is_list() => Err(format!("{path}: expected list, got {other}")),
         other => Err(format!("{path}: expected map, got {other}")),
     }
 }
 
-fn check_items(place: Place<'_>, items: &[Value], path: &str) -> Result<(), String> {
+fn validate_items(ty: MergeType<'_>, items: &[Value], path: &str) -> Result<(), String> {
     let mut seen = BTreeSet::new();
     for (i, item) in items.iter().enumerate() {
-        let Some(element) = place.element(item) else {
-            let keys = place.keys();
+        let Some(element) = ty.path_element(item) else {
+            let keys = ty.keys();
             return Err(format!(
                 "{path}: element {i}: associative list with keys has an element that omits key field {:?} (and doesn't have default value)",
                 keys.first().copied().unwrap_or_default()
             ));
         };
-        let shown =
-            Fields { member: false, children: [(element.clone(), Fields::leaf())].into() }.paths().concat();
+        let displayed = FieldSet { member: false, children: [(element.clone(), FieldSet::leaf())].into() }
+            .paths()
+            .concat();
         if !seen.insert(element) {
-            return Err(format!("{path}: duplicate entries for key {shown}"));
+            return Err(format!("{path}: duplicate entries for key {displayed}"));
         }
-        check(place.item(), item, &format!("{path}{shown}"))?;
+        validate(ty.item(), item, &format!("{path}{displayed}"))?;
     }
     Ok(())
 }

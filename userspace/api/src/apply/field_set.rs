@@ -1,47 +1,47 @@
-//! Sets of fields: the places of an object that somebody owns. Read from and written as `FieldsV1` (KEP-555).
+//! Sets of field paths, read from and written as `FieldsV1` (KEP-555; structured-merge-diff's `fieldpath.Set`).
 //!
-//! A place is a chain of elements in FieldsV1's own spelling: `f:spec`, `k:{"name":"web"}`, `v:"x"`, `i:0`.
+//! A path is a chain of elements in the notation of FieldsV1: `f:spec`, `k:{"name":"web"}`, `v:"x"`, `i:0`.
 
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-/// A tree of places; `member` says that the place itself is in the set, not only places below it.
+/// A tree of path elements. `member`: the path that ends here is in the set.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Fields {
+pub(super) struct FieldSet {
     pub(super) member: bool,
-    pub(super) children: BTreeMap<String, Fields>,
+    pub(super) children: BTreeMap<String, FieldSet>,
 }
 
-impl Fields {
-    pub(super) fn leaf() -> Fields {
-        Fields { member: true, children: BTreeMap::new() }
+impl FieldSet {
+    pub(super) fn leaf() -> FieldSet {
+        FieldSet { member: true, children: BTreeMap::new() }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        !self.member && self.children.values().all(Fields::is_empty)
+        !self.member && self.children.values().all(FieldSet::is_empty)
     }
 
-    /// Puts a part in its place; an empty one leaves no trace.
-    pub(super) fn put(&mut self, element: String, part: Fields) {
+    /// Adds what `element` holds; an empty set is left out.
+    pub(super) fn insert(&mut self, element: String, part: FieldSet) {
         if !part.is_empty() {
             self.children.insert(element, part);
         }
     }
 
-    /// Takes over all that the other has.
-    pub(super) fn add(&mut self, other: &Fields) {
+    /// Adds the members of the other set.
+    pub(super) fn union(&mut self, other: &FieldSet) {
         self.member |= other.member;
         for (element, theirs) in &other.children {
             match self.children.get_mut(element) {
-                Some(ours) => ours.add(theirs),
+                Some(ours) => ours.union(theirs),
                 None => drop(self.children.insert(element.clone(), theirs.clone())),
             }
         }
     }
 
-    /// Drops all that the other has, place by place: what lies below a dropped place stays.
-    pub(super) fn subtract(&mut self, other: &Fields) {
+    /// Removes the members of the other set; members below a removed path stay.
+    pub(super) fn subtract(&mut self, other: &FieldSet) {
         self.member &= !other.member;
         for (element, theirs) in &other.children {
             if let Some(ours) = self.children.get_mut(element) {
@@ -53,18 +53,18 @@ impl Fields {
         }
     }
 
-    /// What both have.
-    pub(super) fn common(&self, other: &Fields) -> Fields {
-        let mut out = Fields { member: self.member && other.member, children: BTreeMap::new() };
+    /// The members of both sets.
+    pub(super) fn intersection(&self, other: &FieldSet) -> FieldSet {
+        let mut out = FieldSet { member: self.member && other.member, children: BTreeMap::new() };
         for (element, ours) in &self.children {
             if let Some(theirs) = other.children.get(element) {
-                out.put(element.clone(), ours.common(theirs));
+                out.insert(element.clone(), ours.intersection(theirs));
             }
         }
         out
     }
 
-    /// The members as upstream writes paths: `.spec.containers[name="web"].image`.
+    /// The paths in upstream's notation: `.spec.containers[name="web"].image`.
     pub(super) fn paths(&self) -> Vec<String> {
         let mut out = Vec::new();
         self.collect(&mut String::new(), &mut out);
@@ -77,24 +77,24 @@ impl Fields {
         }
         for (element, part) in &self.children {
             let length = path.len();
-            path.push_str(&shown(element));
+            path.push_str(&display(element));
             part.collect(path, out);
             path.truncate(length);
         }
     }
 
-    /// Reads `FieldsV1`; the error says what is wrong with it.
-    pub(super) fn decode(value: &Value) -> Result<Fields, String> {
+    /// Reads `FieldsV1`. Err: what is wrong with it, for the API's message.
+    pub(super) fn decode(value: &Value) -> Result<FieldSet, String> {
         let Value::Object(fields) = value else {
             return Err("fieldsV1 must be an object".to_owned());
         };
-        let mut out = Fields::default();
+        let mut out = FieldSet::default();
         for (element, part) in fields {
             if element == "." {
                 out.member = true;
                 continue;
             }
-            let mut child = Fields::decode(part)?;
+            let mut child = FieldSet::decode(part)?;
             // An element with nothing below it is a member itself.
             child.member |= child.children.is_empty();
             out.children.insert(canonical(element)?, child);
@@ -102,6 +102,7 @@ impl Fields {
         Ok(out)
     }
 
+    /// Writes `FieldsV1`.
     pub(super) fn encode(&self) -> Value {
         let mut out = Map::with_capacity(self.children.len() + 1);
         if self.member && !self.children.is_empty() {
@@ -114,28 +115,28 @@ impl Fields {
     }
 }
 
-/// Checks an element and gives keys the one order in which they can be compared.
+/// Checks an element and sorts the fields of a key, so that equal keys are equal texts.
 fn canonical(element: &str) -> Result<String, String> {
     let bad = || format!("{element:?} is no element of a path");
     let (form, rest) = element.split_once(':').ok_or_else(bad)?;
     match form {
         "f" => Ok(element.to_owned()),
         "k" => match serde_json::from_str(rest).map_err(|_| bad())? {
-            Value::Object(keys) if !keys.is_empty() => Ok(key(keys)),
+            Value::Object(keys) if !keys.is_empty() => Ok(key_element(keys)),
             _ => Err(bad()),
         },
-        "v" => Ok(value(&serde_json::from_str(rest).map_err(|_| bad())?)),
+        "v" => Ok(value_element(&serde_json::from_str(rest).map_err(|_| bad())?)),
         "i" => rest.parse::<i64>().map(|_| element.to_owned()).map_err(|_| bad()),
         _ => Err(bad()),
     }
 }
 
-pub(super) fn field(name: &str) -> String {
+pub(super) fn field_element(name: &str) -> String {
     ["f:", name].concat()
 }
 
-/// The element of a list item that is known by some of its fields.
-pub(super) fn key(fields: Map<String, Value>) -> String {
+/// The element of a list item that is identified by these fields.
+pub(super) fn key_element(fields: Map<String, Value>) -> String {
     let sorted: BTreeMap<String, Value> = fields.into_iter().collect();
     let mut out = String::from("k:{");
     for (i, (name, value)) in sorted.iter().enumerate() {
@@ -148,13 +149,13 @@ pub(super) fn key(fields: Map<String, Value>) -> String {
     out
 }
 
-/// The element of a list item that is known by itself.
-pub(super) fn value(value: &Value) -> String {
+/// The element of a set item, which is identified by its value.
+pub(super) fn value_element(value: &Value) -> String {
     format!("v:{value}")
 }
 
-/// An element as messages write it.
-fn shown(element: &str) -> String {
+/// An element in the notation of messages.
+fn display(element: &str) -> String {
     match element.split_once(':') {
         Some(("f", name)) => format!(".{name}"),
         Some(("v", value)) => format!("[={value}]"),
@@ -183,14 +184,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_read_is_written() {
-        assert_eq!(Fields::decode(&example()).unwrap().encode(), example());
+    fn encode_is_the_inverse_of_decode() {
+        assert_eq!(FieldSet::decode(&example()).unwrap().encode(), example());
     }
 
     #[test]
-    fn paths_are_shown_as_upstream_shows_them() {
+    fn paths_have_upstreams_notation() {
         assert_eq!(
-            Fields::decode(&example()).unwrap().paths(),
+            FieldSet::decode(&example()).unwrap().paths(),
             [
                 ".metadata.labels",
                 ".metadata.labels.app",
@@ -203,27 +204,27 @@ mod tests {
 
     #[test]
     fn keys_are_equal_in_any_order() {
-        let one = Fields::decode(&json!({"k:{\"protocol\":\"TCP\",\"port\":80}": {}})).unwrap();
-        let two = Fields::decode(&json!({"k:{\"port\":80,\"protocol\":\"TCP\"}": {}})).unwrap();
+        let one = FieldSet::decode(&json!({"k:{\"protocol\":\"TCP\",\"port\":80}": {}})).unwrap();
+        let two = FieldSet::decode(&json!({"k:{\"port\":80,\"protocol\":\"TCP\"}": {}})).unwrap();
         assert_eq!(one, two);
     }
 
     #[test]
-    fn what_is_no_path_is_refused() {
+    fn malformed_paths_are_refused() {
         for bad in [json!({"x": {}}), json!({"k:1": {}}), json!({"i:a": {}}), json!({"f:a": 1}), json!([])] {
-            assert!(Fields::decode(&bad).is_err(), "{bad}");
+            assert!(FieldSet::decode(&bad).is_err(), "{bad}");
         }
     }
 
     #[test]
-    fn a_set_without_a_part_and_with_it_again_is_the_same() {
-        let whole = Fields::decode(&example()).unwrap();
-        let part = Fields::decode(&json!({"f:spec": {"f:finalizers": {"v:\"a\"": {}}}})).unwrap();
+    fn subtracting_a_part_and_adding_it_again_restores_the_set() {
+        let whole = FieldSet::decode(&example()).unwrap();
+        let part = FieldSet::decode(&json!({"f:spec": {"f:finalizers": {"v:\"a\"": {}}}})).unwrap();
         let mut rest = whole.clone();
         rest.subtract(&part);
-        assert!(rest.common(&part).is_empty());
-        assert_eq!(whole.common(&part), part);
-        rest.add(&part);
+        assert!(rest.intersection(&part).is_empty());
+        assert_eq!(whole.intersection(&part), part);
+        rest.union(&part);
         assert_eq!(rest, whole);
     }
 }
