@@ -7,8 +7,9 @@ use std::cmp::Reverse;
 use serde_json::{Map, Value, json};
 
 use crate::kinds::registry::compare_versions;
-use crate::kinds::{Registry, api_service, items};
+use crate::kinds::{Registry, api_service};
 use crate::meta;
+use crate::value::items;
 
 /// A group's version that another server serves.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -21,6 +21,7 @@ pub mod schema;
 pub mod selector;
 pub mod status;
 pub mod table;
+mod value;
 
 pub use field::{Errors, FieldError};
 pub use kinds::{Kind, KindRef, Registry, Scope, find, find_kind, kinds};

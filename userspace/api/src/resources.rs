@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-use crate::kinds::items;
 use crate::quantity::Quantity;
+use crate::value::items;
 
 /// Amounts by the resource's name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

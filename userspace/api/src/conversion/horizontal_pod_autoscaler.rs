@@ -2,9 +2,8 @@
 //!
 //! v1 has one metric, the CPU utilization. The other fields are kept as JSON in annotations, so that a round trip loses nothing.
 
+use crate::value::items;
 use serde_json::{Map, Value, json};
-
-use crate::kinds::items;
 
 const METRICS: &str = "autoscaling.alpha.kubernetes.io/metrics";
 const CURRENT: &str = "autoscaling.alpha.kubernetes.io/current-metrics";

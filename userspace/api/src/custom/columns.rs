@@ -4,9 +4,9 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::jsonpath::JsonPath;
-use super::text;
 use crate::meta;
 use crate::table::age_of;
+use crate::value::text;
 
 #[derive(Debug)]
 pub struct Column {

@@ -27,6 +27,7 @@ use serde_json::Value;
 use crate::field::{Errors, Path};
 use crate::kinds::{ALL, Kind, WITH_GENERATION, intern, intern_all};
 use crate::schema::Problem;
+use crate::value::text;
 use crate::{Scope, meta};
 
 pub use columns::Column;
@@ -142,10 +143,6 @@ fn row(spec: &Value, names: &Value, version: &Value, shared: &Arc<Definition>) -
             version: of_version,
         })),
     })
-}
-
-fn text(value: &Value) -> &str {
-    value.as_str().unwrap_or_default()
 }
 
 impl Version {

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::schema::{Shape, Structural};
-use super::text;
 use super::typed::value_of;
 use super::validate::same_item;
 use crate::cel::{self, Bindings, Budget, CelError, PER_CALL, PER_OBJECT, Program};
 use crate::field::{Errors, Path};
+use crate::value::text;
 
 /// Bytes of a message that an expression made (cel.MaxEvaluatedMessageExpressionSizeBytes).
 const MESSAGE_MAX: usize = 5 << 10;

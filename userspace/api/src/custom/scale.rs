@@ -3,9 +3,9 @@
 use serde_json::{Value, json};
 
 use super::jsonpath::JsonPath;
-use super::text;
 use crate::field::{Errors, Path};
 use crate::meta;
+use crate::value::text;
 
 #[derive(Clone, Debug)]
 pub struct Scale {

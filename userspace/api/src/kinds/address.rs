@@ -5,10 +5,10 @@ use std::net::{IpAddr, Ipv6Addr};
 use ipnetwork::IpNetwork;
 use serde_json::{Value, json};
 
-use super::items;
 use super::network::validate_selector;
 use crate::field::{Errors, Path};
 use crate::meta;
+use crate::value::items;
 
 const BAD_IP: &str = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
 const BAD_CIDR: &str = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";

@@ -2,9 +2,9 @@
 
 use serde_json::{Value, json};
 
-use super::{items, set_default};
 use crate::field::{Errors, Path};
 use crate::meta::{NameForm, name_problem};
+use crate::value::{items, set_default};
 
 /// Says that this server made the object, and how it is kept: `onstart` or, following a definition, `true`.
 pub const MANAGED: &str = "kube-aggregator.kubernetes.io/automanaged";

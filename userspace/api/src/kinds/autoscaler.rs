@@ -4,9 +4,9 @@ use serde_json::{Value, json};
 
 use super::containers::one_of;
 use super::numbers::quantity;
-use super::{items, set_default};
 use crate::field::{Errors, Path};
 use crate::meta;
+use crate::value::{items, set_default};
 
 const WINDOW_MAX: i64 = 3_600;
 const PERIOD_MAX: i64 = 1_800;

@@ -4,10 +4,11 @@ use serde_json::{Value, json};
 
 use super::containers::{one_of, validate_spec};
 use super::numbers::not_negative;
-use super::{cron, immutable, items, items_mut, set_default, workload};
+use super::{cron, workload};
 use crate::field::{Errors, Path};
 use crate::meta;
 use crate::selector::LabelSelector;
+use crate::value::{immutable, items, items_mut, set_default};
 
 /// Of an indexed Job, and of one with more completions than this.
 const PARALLEL_MAX: i64 = 100_000;

@@ -4,9 +4,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use super::{immutable, items};
 use crate::field::{Errors, Path};
 use crate::meta;
+use crate::value::{immutable, items};
 
 const USAGES: [&str; 23] = [
     "any",

@@ -4,9 +4,9 @@ use serde_json::Value;
 
 use super::containers::one_of;
 use super::numbers::quantities;
-use super::{immutable, set_default};
 use crate::field::{Errors, Path};
 use crate::meta::{self, NameForm};
+use crate::value::{immutable, set_default};
 
 /// Above it are the priorities of the system.
 const PRIORITY_MAX: i64 = 1_000_000_000;

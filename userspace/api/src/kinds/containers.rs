@@ -2,10 +2,10 @@
 
 use serde_json::{Value, json};
 
-use super::{items, items_mut, set_default};
 use crate::field::{Errors, Path};
 use crate::meta;
 use crate::quantity::Quantity;
+use crate::value::{items, items_mut, set_default};
 
 const CONTAINER_LISTS: [&str; 3] = ["initContainers", "containers", "ephemeralContainers"];
 

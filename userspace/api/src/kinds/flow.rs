@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use super::containers::one_of;
-use super::{items, set_default};
 use crate::field::{Errors, Path};
+use crate::value::{items, set_default};
 
 pub(super) fn default_flow_schema(object: &mut Value) {
     if object["spec"]["matchingPrecedence"].as_i64().unwrap_or(0) == 0 && object["spec"].is_object() {

@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
+use super::client_config;
 use super::containers::one_of;
 use super::expressions::{Names, Wanted};
-use super::{client_config, items, items_mut, set_default};
 use crate::field::{Errors, Path};
 use crate::meta;
 use crate::selector::LabelSelector;
+use crate::value::{items, items_mut, set_default};
 
 pub(super) const FAILURES: [&str; 2] = ["Fail", "Ignore"];
 pub(super) const MATCHES: [&str; 2] = ["Equivalent", "Exact"];

@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use serde_json::{Value, json};
 
 use super::containers::validate_port_number;
-use super::{immutable, items};
 use crate::field::{Errors, Path};
 use crate::meta::{self, NameForm};
+use crate::value::{immutable, items, set_default};
 
 const CLASS: &str = "kubernetes.io/ingress.class";
 const CONTROLLER_MAX: usize = 250;
@@ -176,7 +176,7 @@ fn validate_reference(reference: &Value, path: &Path, errors: &mut Errors) {
 
 pub(super) fn default_class(object: &mut Value) {
     if object["spec"]["parameters"].is_object() {
-        super::set_default(&mut object["spec"]["parameters"], "scope", "Cluster");
+        set_default(&mut object["spec"]["parameters"], "scope", "Cluster");
     }
 }
 

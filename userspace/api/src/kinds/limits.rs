@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use super::{items, items_mut, set_default};
 use crate::field::{Errors, Path};
 use crate::quantity::Quantity;
 use crate::resources::Resources;
+use crate::value::{items, items_mut, set_default};
 
 /// A limit that is not said is the greatest; a request that is not said is the limit, or else the least.
 pub(super) fn default_limit_range(object: &mut Value) {

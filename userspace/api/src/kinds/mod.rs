@@ -38,7 +38,8 @@ use std::sync::{Arc, LazyLock};
 use serde_json::Value;
 
 use crate::custom::Custom;
-use crate::field::{Errors, Path};
+use crate::field::Errors;
+use crate::value::set_default;
 use crate::{meta, schema};
 
 pub(crate) use containers::qos_class;
@@ -300,30 +301,4 @@ pub fn find(group: &str, version: &str, plural: &str) -> Option<&'static Kind> {
 /// A built-in kind by the object's own `apiVersion` and `kind`.
 pub fn find_kind(group: &str, version: &str, kind: &str) -> Option<&'static Kind> {
     BY_KIND.get(&(group, version, kind)).copied()
-}
-
-/// Immutable fields: an error for each that changed.
-pub(crate) fn immutable(new: &Value, old: &Value, path: &Path, errors: &mut Errors) {
-    if new != old {
-        errors.invalid(path, new, "field is immutable");
-    }
-}
-
-/// Sets a field that is absent or null.
-pub(crate) fn set_default(object: &mut Value, field: &str, value: impl Into<Value>) {
-    if let Some(fields) = object.as_object_mut()
-        && fields.get(field).is_none_or(Value::is_null)
-    {
-        fields.insert(field.to_owned(), value.into());
-    }
-}
-
-/// The items of a list field, to change.
-pub(crate) fn items_mut<'a>(object: &'a mut Value, field: &str) -> impl Iterator<Item = &'a mut Value> {
-    object.get_mut(field).and_then(Value::as_array_mut).into_iter().flatten()
-}
-
-/// The items of a list field.
-pub(crate) fn items<'a>(object: &'a Value, field: &str) -> impl Iterator<Item = &'a Value> {
-    object.get(field).and_then(Value::as_array).into_iter().flatten()
 }

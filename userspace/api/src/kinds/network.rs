@@ -6,9 +6,9 @@ use ipnetwork::IpNetwork;
 use serde_json::{Value, json};
 
 use super::containers::{one_of, validate_port_number};
-use super::{immutable, items, items_mut, set_default};
 use crate::field::{Errors, Path};
 use crate::meta;
+use crate::value::{immutable, items, items_mut, set_default};
 
 pub(super) const PROTOCOLS: [&str; 3] = ["TCP", "UDP", "SCTP"];
 

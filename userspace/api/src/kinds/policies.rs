@@ -9,10 +9,10 @@ use super::expressions::{Names, Wanted};
 use super::hooks::{
     FAILURES, MATCHES, default_match, validate_conditions, validate_rules, validate_selectors,
 };
-use super::{items, items_mut, set_default};
 use crate::cel::{Type, is_identifier};
 use crate::field::{Errors, Path};
 use crate::meta;
+use crate::value::{items, items_mut, set_default};
 
 const REASONS: [&str; 4] = ["Forbidden", "Invalid", "RequestEntityTooLarge", "Unauthorized"];
 /// What a policy may change: a deletion leaves nothing to be changed.

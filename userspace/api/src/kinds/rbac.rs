@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 
-use super::{items, items_mut, set_default};
 use crate::field::{Errors, Path};
+use crate::value::{items, items_mut, set_default};
 
 const GROUP: &str = "rbac.authorization.k8s.io";
 

@@ -5,9 +5,9 @@ use base64::engine::general_purpose::STANDARD;
 use ipnetwork::IpNetwork;
 use serde_json::{Map, Value, json};
 
-use super::{immutable, items, set_default};
 use crate::field::{Errors, Path};
 use crate::meta;
+use crate::value::{immutable, items, set_default};
 
 /// Bytes of data in one ConfigMap or Secret (core.MaxSecretSize).
 const DATA_MAX: usize = 1 << 20;

@@ -4,9 +4,9 @@ use serde_json::{Value, json};
 
 use super::containers::one_of;
 use super::numbers::{quantities, quantity};
-use super::{immutable, items, set_default};
 use crate::field::{Errors, Path};
 use crate::meta::{self, NameForm};
+use crate::value::{immutable, items, set_default};
 
 const MODES: [&str; 4] = ["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
 /// Fields of a volume's specification that do not say what it is made of.

@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::expressions::{Names, Wanted};
-use super::{Kind, KindRef, Registry, items};
+use super::{Kind, KindRef, Registry};
 use crate::cel::{REQUEST, Type, escape};
 use crate::custom;
 use crate::field::{Errors, Path};
 use crate::schema::{self, Scalar, Shape};
+use crate::value::items;
 
 /// Kinds that a policy is checked against at most.
 const KINDS_MAX: usize = 10;

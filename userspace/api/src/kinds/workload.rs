@@ -4,10 +4,10 @@ use serde_json::{Value, json};
 
 use super::containers::{default_spec, one_of, validate_spec};
 use super::numbers::{count_or_percent, is_zero, not_negative};
-use super::{immutable, set_default};
 use crate::field::{Errors, Path};
 use crate::meta;
 use crate::selector::LabelSelector;
+use crate::value::{immutable, set_default};
 
 pub(super) fn default_deployment(object: &mut Value) {
     let spec = &mut object["spec"];

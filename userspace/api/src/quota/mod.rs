@@ -9,10 +9,10 @@ mod scope;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use crate::kinds::items;
 use crate::meta;
 use crate::quantity::Quantity;
 use crate::resources::{Resources, quantity};
+use crate::value::items;
 
 /// Kinds that are not stored, or too short-lived to count.
 const IGNORED: [(&str, &str); 9] = [

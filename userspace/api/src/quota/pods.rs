@@ -6,8 +6,8 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
 use super::one;
-use crate::kinds::items;
 use crate::resources::{self, Resources, Side};
+use crate::value::items;
 
 const COMPUTE: [&str; 3] = ["cpu", "memory", "ephemeral-storage"];
 const DEVICE_CLASS: &str = "deviceclass.resource.kubernetes.io/";

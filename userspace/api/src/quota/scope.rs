@@ -4,7 +4,8 @@ use std::borrow::Cow;
 
 use serde_json::{Value, json};
 
-use crate::kinds::{items, qos_class};
+use crate::kinds::qos_class;
+use crate::value::items;
 
 /// The scopes of a quota's specification, those by name as selectors that ask for existence.
 pub(super) fn selectors(spec: &Value) -> impl Iterator<Item = Cow<'_, Value>> {

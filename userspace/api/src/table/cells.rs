@@ -4,8 +4,8 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::{age_of, short};
-use crate::kinds::items;
 use crate::meta;
+use crate::value::items;
 
 pub(super) const NONE: &str = "<none>";
 

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::age_of;
-use crate::kinds::items;
+use crate::value::items;
 
 fn statuses(pod: &Value) -> impl Iterator<Item = &Value> {
     items(&pod["status"], "containerStatuses")

@@ -5,8 +5,8 @@ use serde_json::Value;
 
 use super::cells::{NONE, cells, images_of, labels, list_of, names_of, number, selector_text, text, text_or};
 use super::{age_of, short};
-use crate::kinds::items;
 use crate::meta;
+use crate::value::items;
 
 const UNSET: &str = "<unset>";
 

@@ -4,8 +4,8 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::cells::{NONE, cells, joined, list_of, text, text_or};
-use crate::kinds::items;
 use crate::meta;
+use crate::value::items;
 
 const UNSET: &str = "<unset>";
 /// Classes were annotations once, and still may be.

@@ -2,10 +2,10 @@
 
 use serde_json::Value;
 
-use crate::custom::text;
 use crate::field::{Errors, Path};
-use crate::kinds::{client_config, items};
+use crate::kinds::client_config;
 use crate::meta::{NameForm, name_problem};
+use crate::value::{items, text};
 
 pub(super) fn validate(conversion: &Value, path: &Path, errors: &mut Errors) {
     match text(&conversion["strategy"]) {

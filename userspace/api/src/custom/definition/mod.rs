@@ -11,10 +11,9 @@ mod versions;
 
 use serde_json::{Value, json};
 
-use super::text;
 use crate::field::{Errors, Path};
-use crate::kinds::{immutable, items, set_default};
 use crate::meta::{self, NameForm, name_problem};
+use crate::value::{immutable, items, set_default, text};
 
 pub use status::{CLEANUP, Verdict, established, is_true, judge, set_condition};
 

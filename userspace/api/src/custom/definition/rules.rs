@@ -6,10 +6,9 @@ use super::versions::field_at;
 use crate::cel::{Scope, Type, check};
 use crate::custom::rules::Rule;
 use crate::custom::schema::{ListType, Shape, Structural};
-use crate::custom::text;
 use crate::custom::typed::{type_of, type_of_resource};
 use crate::field::{Errors, Path};
-use crate::kinds::items;
+use crate::value::{items, text};
 
 /// Cost units of one expression, and of all of a schema, at most (validation.StaticEstimatedCostLimit).
 const EXPRESSION_MAX: u64 = 10_000_000;

@@ -4,9 +4,9 @@ use serde_json::{Value, json};
 
 use super::{rules, structural};
 use crate::custom::schema::Structural;
-use crate::custom::{lists, prune, text, validate};
+use crate::custom::{lists, prune, validate};
 use crate::field::{Errors, Path};
-use crate::kinds::items;
+use crate::value::{items, text};
 
 const TYPES: [&str; 6] = ["array", "boolean", "integer", "number", "object", "string"];
 /// What the root may say where the status is written apart: so that the status' own schema loses nothing.

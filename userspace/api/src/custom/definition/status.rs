@@ -4,10 +4,8 @@
 
 use std::collections::HashSet;
 
+use crate::value::{items, text};
 use serde_json::{Value, json};
-
-use crate::custom::text;
-use crate::kinds::items;
 
 /// Instances go before their definition does.
 pub const CLEANUP: &str = "customresourcecleanup.apiextensions.k8s.io";

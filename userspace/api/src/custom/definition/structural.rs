@@ -3,9 +3,8 @@
 
 use serde_json::{Value, json};
 
-use crate::custom::text;
 use crate::field::{Errors, Path};
-use crate::kinds::items;
+use crate::value::{items, text};
 
 #[derive(Clone, Copy, PartialEq)]
 enum Level {

@@ -4,10 +4,9 @@ use serde_json::Value;
 
 use super::schema::validate_schema;
 use crate::custom::schema::{Shape, Structural};
-use crate::custom::text;
 use crate::field::{Errors, Path};
-use crate::kinds::items;
 use crate::meta::{NameForm, name_problem};
+use crate::value::{items, text};
 
 const SELECTABLE_MAX: usize = 8;
 const COLUMN_TYPES: [&str; 5] = ["boolean", "date", "integer", "number", "string"];

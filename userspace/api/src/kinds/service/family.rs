@@ -5,8 +5,9 @@ use std::net::IpAddr;
 use serde_json::{Value, json};
 
 use super::validate::related_fields;
-use super::{AddressWant, is_empty, is_headless, items, needs_cluster_ip, remove, set_strings, strings};
+use super::{AddressWant, is_empty, is_headless, needs_cluster_ip, remove, set_strings, strings};
 use crate::field::{Errors, Path};
+use crate::value::items;
 
 const POLICY_DUAL: [&str; 2] = ["PreferDualStack", "RequireDualStack"];
 

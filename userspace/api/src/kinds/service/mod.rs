@@ -14,8 +14,8 @@ use std::net::IpAddr;
 
 use serde_json::{Value, json};
 
-use super::{items, items_mut, set_default};
 use crate::field::Errors;
+use crate::value::{items, items_mut, set_default};
 
 pub use family::Family;
 pub use ports::{PortPlace, PortWant};

@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use super::{items, needs_health_check, needs_node_ports};
+use super::{needs_health_check, needs_node_ports};
+use crate::value::items;
 
 /// One number: this one, or any.
 #[derive(Clone, Debug, PartialEq, Eq)]

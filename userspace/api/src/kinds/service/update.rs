@@ -9,10 +9,11 @@ use serde_json::{Value, json};
 
 use super::ports::number;
 use super::{
-    externally_accessible, is_empty, is_headless, items, items_mut, needs_cluster_ip, needs_health_check,
-    needs_node_ports, remove, strings,
+    externally_accessible, is_empty, is_headless, needs_cluster_ip, needs_health_check, needs_node_ports,
+    remove, strings,
 };
 use crate::field::{Errors, Path};
+use crate::value::{items, items_mut};
 
 /// Puts in the allocated values that the client left out.
 pub(super) fn keep_allocated(spec: &mut Value, old: &Value) {

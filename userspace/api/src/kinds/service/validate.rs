@@ -6,14 +6,13 @@ use serde_json::{Value, json};
 
 use super::family::is_policy;
 use super::ports::number;
-use super::{
-    externally_accessible, is_empty, is_headless, items, needs_cluster_ip, needs_health_check, strings,
-};
+use super::{externally_accessible, is_empty, is_headless, needs_cluster_ip, needs_health_check, strings};
 use crate::field::{Errors, Path};
 use crate::kinds::address::{parse_cidr, parse_ip};
 use crate::kinds::containers::{one_of, validate_port_number};
 use crate::kinds::network::{PROTOCOLS, is_port_name};
 use crate::meta;
+use crate::value::items;
 
 /// Seconds of client affinity, at most: a day.
 const AFFINITY_MAX: i64 = 86_400;

@@ -4,8 +4,9 @@ use std::net::IpAddr;
 
 use serde_json::Value;
 
-use super::{is_empty, is_headless, items, strings};
+use super::{is_empty, is_headless, strings};
 use crate::field::Path;
+use crate::value::items;
 
 const TOPOLOGY_HINTS: &str = "service.kubernetes.io/topology-aware-hints";
 
