@@ -11,6 +11,7 @@ pub mod discovery;
 pub mod field;
 pub mod kinds;
 pub mod meta;
+pub mod names;
 pub mod openapi;
 pub mod patch;
 pub mod protobuf;

@@ -11,7 +11,7 @@ use kube_cel::cel::objects::Opaque;
 
 use super::CelError;
 use super::types::{REQUEST, Type};
-use crate::meta::{NameForm, name_problem};
+use crate::names::{NameForm, name_problem};
 
 /// A question for the server.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

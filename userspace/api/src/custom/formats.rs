@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use base64::Engine as _;
 use regex::Regex;
 
-use crate::meta::{self, NameForm};
+use crate::names::{self, NameForm};
 
 const KNOWN: &[&str] = &[
     "bsonobjectid",
@@ -66,8 +66,8 @@ pub(super) fn accepts(format: &str, text: &str) -> bool {
         "cidr" => is_cidr(text),
         "email" => is_email(text),
         "uri" => is_uri(text),
-        "k8sshortname" => meta::name_problem(text, NameForm::Label).is_none(),
-        "k8slongname" => meta::name_problem(text, NameForm::Subdomain).is_none(),
+        "k8sshortname" => names::name_problem(text, NameForm::Label).is_none(),
+        "k8slongname" => names::name_problem(text, NameForm::Subdomain).is_none(),
         "isbn" => is_isbn10(text) || is_isbn13(text),
         "isbn10" => is_isbn10(text),
         "isbn13" => is_isbn13(text),

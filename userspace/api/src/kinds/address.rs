@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::network::validate_selector;
 use crate::field::{Errors, Path};
-use crate::meta;
+use crate::names;
 use crate::value::items;
 
 const BAD_IP: &str = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
@@ -127,7 +127,7 @@ pub(super) fn validate_ip_address(object: &Value, errors: &mut Errors) {
     let group = parent["group"].as_str().unwrap_or_default();
     if let Some(problem) = Some(group)
         .filter(|group| !group.is_empty())
-        .and_then(|g| meta::name_problem(g, meta::NameForm::Subdomain))
+        .and_then(|g| names::name_problem(g, names::NameForm::Subdomain))
     {
         errors.invalid(&path.child("group"), &parent["group"], problem);
     }
@@ -136,7 +136,7 @@ pub(super) fn validate_ip_address(object: &Value, errors: &mut Errors) {
             None | Some("") if required => errors.required(&path.child(field), ""),
             None | Some("") => {}
             Some(name) => {
-                if let Some(problem) = meta::name_problem(name, meta::NameForm::PathSegment) {
+                if let Some(problem) = names::name_problem(name, names::NameForm::PathSegment) {
                     errors.invalid(&path.child(field), &parent[field], problem);
                 }
             }

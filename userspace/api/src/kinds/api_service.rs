@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::field::{Errors, Path};
-use crate::meta::{NameForm, name_problem};
+use crate::names::{NameForm, name_problem};
 use crate::value::{items, set_default};
 
 /// Says that this server made the object, and how it is kept: `onstart` or, following a definition, `true`.

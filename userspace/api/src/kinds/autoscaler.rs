@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::containers::one_of;
 use super::numbers::quantity;
 use crate::field::{Errors, Path};
-use crate::meta;
+use crate::names;
 use crate::value::{items, set_default};
 
 const WINDOW_MAX: i64 = 3_600;
@@ -80,7 +80,7 @@ fn validate_reference(reference: &Value, path: &Path, errors: &mut Errors) {
         match reference[field].as_str() {
             None | Some("") => errors.required(&path.child(field), ""),
             Some(text) => {
-                if let Some(problem) = meta::name_problem(text, meta::NameForm::PathSegment) {
+                if let Some(problem) = names::name_problem(text, names::NameForm::PathSegment) {
                     errors.invalid(&path.child(field), &reference[field], problem);
                 }
             }

@@ -7,6 +7,7 @@ use super::numbers::not_negative;
 use super::{cron, workload};
 use crate::field::{Errors, Path};
 use crate::meta;
+use crate::names;
 use crate::selector::LabelSelector;
 use crate::value::{immutable, items, items_mut, set_default};
 
@@ -95,7 +96,7 @@ pub(super) fn validate_job(object: &Value, errors: &mut Errors) {
     let indexed = spec["completionMode"] == "Indexed";
     if let Some(count) = spec["completions"].as_i64().filter(|count| indexed && *count > 0) {
         let last = format!("{}-{}", meta::name(object), count - 1);
-        if meta::name_problem(&last, meta::NameForm::Label).is_some() {
+        if names::name_problem(&last, names::NameForm::Label).is_some() {
             let detail = format!("will not able to create pod with invalid DNS label: {last}");
             errors.invalid(&Path::new("metadata").child("name"), &object["metadata"]["name"], &detail);
         }

@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use crate::field::{Errors, Path};
-use crate::meta;
+use crate::names;
 use crate::value::{immutable, items};
 
 const USAGES: [&str; 23] = [
@@ -85,7 +85,7 @@ fn validate_signer(signer: &Value, path: &Path, errors: &mut Errors) {
             errors.invalid(path, signer, "the legacy signerName is not allowed via this API version");
         }
         [domain, rest] => {
-            if let Some(problem) = meta::name_problem(domain, meta::NameForm::Subdomain) {
+            if let Some(problem) = names::name_problem(domain, names::NameForm::Subdomain) {
                 errors.invalid(path, signer, &format!("validating label \"{domain}\": {problem}"));
             } else if !domain.contains('.') {
                 errors.invalid(
@@ -94,7 +94,7 @@ fn validate_signer(signer: &Value, path: &Path, errors: &mut Errors) {
                     "should be a domain with at least two segments separated by dots",
                 );
             }
-            if let Some(problem) = meta::name_problem(rest, meta::NameForm::Subdomain) {
+            if let Some(problem) = names::name_problem(rest, names::NameForm::Subdomain) {
                 errors.invalid(path, signer, &format!("validating label \"{rest}\": {problem}"));
             }
         }

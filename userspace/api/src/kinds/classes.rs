@@ -5,7 +5,8 @@ use serde_json::Value;
 use super::containers::one_of;
 use super::numbers::quantities;
 use crate::field::{Errors, Path};
-use crate::meta::{self, NameForm};
+use crate::meta;
+use crate::names::{self, NameForm};
 use crate::value::{immutable, set_default};
 
 /// Above it are the priorities of the system.
@@ -53,13 +54,13 @@ pub(super) fn validate_runtime_class(object: &Value, errors: &mut Errors) {
     match object["handler"].as_str() {
         None | Some("") => errors.required(&Path::new("handler"), ""),
         Some(handler) => {
-            if let Some(problem) = meta::name_problem(handler, NameForm::Label) {
+            if let Some(problem) = names::name_problem(handler, NameForm::Label) {
                 errors.invalid(&Path::new("handler"), &object["handler"], problem);
             }
         }
     }
     let (scheduling, path) = (&object["scheduling"], Path::new("scheduling"));
-    meta::validate_labels(&scheduling["nodeSelector"], &path.child("nodeSelector"), errors);
+    names::validate_labels(&scheduling["nodeSelector"], &path.child("nodeSelector"), errors);
     quantities(&object["overhead"]["podFixed"], &Path::new("overhead").child("podFixed"), errors);
 }
 

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::field::{Errors, Path};
-use crate::meta;
+use crate::names;
 use crate::quantity::Quantity;
 use crate::value::{items, items_mut, set_default};
 
@@ -210,7 +210,7 @@ pub(super) fn validate_spec(spec: &Value, path: &Path, restart: &[&str], errors:
         let at = path.child("terminationGracePeriodSeconds");
         errors.invalid(&at, &spec["terminationGracePeriodSeconds"], "must be greater than or equal to 0");
     }
-    meta::validate_labels(&spec["nodeSelector"], &path.child("nodeSelector"), errors);
+    names::validate_labels(&spec["nodeSelector"], &path.child("nodeSelector"), errors);
 }
 
 fn validate_volumes(spec: &Value, path: &Path, errors: &mut Errors) {
@@ -221,7 +221,7 @@ fn validate_volumes(spec: &Value, path: &Path, errors: &mut Errors) {
             None | Some("") => errors.required(&at, ""),
             Some(name) if seen.contains(&name) => errors.duplicate(&at, &volume["name"]),
             Some(name) => {
-                if let Some(problem) = meta::name_problem(name, meta::NameForm::Label) {
+                if let Some(problem) = names::name_problem(name, names::NameForm::Label) {
                     errors.invalid(&at, &volume["name"], problem);
                 }
                 seen.push(name);
@@ -234,7 +234,7 @@ fn validate_container(container: &Value, path: &Path, volumes: &[&str], errors: 
     match container["name"].as_str() {
         None | Some("") => errors.required(&path.child("name"), ""),
         Some(name) => {
-            if let Some(problem) = meta::name_problem(name, meta::NameForm::Label) {
+            if let Some(problem) = names::name_problem(name, names::NameForm::Label) {
                 errors.invalid(&path.child("name"), &container["name"], problem);
             }
         }

@@ -8,7 +8,7 @@ use super::client_config;
 use super::containers::one_of;
 use super::expressions::{Names, Wanted};
 use crate::field::{Errors, Path};
-use crate::meta;
+use crate::names;
 use crate::selector::LabelSelector;
 use crate::value::{items, items_mut, set_default};
 
@@ -63,7 +63,7 @@ fn validate_webhook(hook: &Value, path: &Path, errors: &mut Errors) {
             errors.invalid(&path.child("name"), &hook["name"], why);
         }
         name => {
-            if let Some(problem) = meta::name_problem(name, meta::NameForm::Subdomain) {
+            if let Some(problem) = names::name_problem(name, names::NameForm::Subdomain) {
                 errors.invalid(&path.child("name"), &hook["name"], problem);
             }
         }
@@ -169,7 +169,7 @@ pub(super) fn validate_conditions(owner: &Value, path: &Path, known: &Names, err
         match condition["name"].as_str() {
             None | Some("") => errors.required(&at.child("name"), ""),
             Some(name) => {
-                if let Some(problem) = meta::qualified_name_problem(name) {
+                if let Some(problem) = names::qualified_name_problem(name) {
                     errors.invalid(&at.child("name"), &condition["name"], problem);
                 }
                 if !seen.insert(name) {

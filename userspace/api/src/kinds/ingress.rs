@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::containers::validate_port_number;
 use crate::field::{Errors, Path};
-use crate::meta::{self, NameForm};
+use crate::names::{self, NameForm};
 use crate::value::{immutable, items, set_default};
 
 const CLASS: &str = "kubernetes.io/ingress.class";
@@ -45,13 +45,13 @@ pub(super) fn validate_ingress(object: &Value, errors: &mut Errors) {
             validate_name(host, &at.child("hosts").index(j), errors);
         }
         if let Some(name) = tls["secretName"].as_str().filter(|name| !name.is_empty())
-            && let Some(problem) = meta::name_problem(name, NameForm::Subdomain)
+            && let Some(problem) = names::name_problem(name, NameForm::Subdomain)
         {
             errors.invalid(&at.child("secretName"), &tls["secretName"], problem);
         }
     }
     if let Some(name) = spec["ingressClassName"].as_str()
-        && let Some(problem) = meta::name_problem(name, NameForm::Subdomain)
+        && let Some(problem) = names::name_problem(name, NameForm::Subdomain)
     {
         errors.invalid(&path.child("ingressClassName"), &spec["ingressClassName"], problem);
     }
@@ -69,10 +69,10 @@ fn validate_host(host: &Value, path: &Path, errors: &mut Errors) {
 fn validate_name(host: &Value, path: &Path, errors: &mut Errors) {
     let name = host.as_str().unwrap_or_default();
     if name.contains('*') {
-        if !name.strip_prefix("*.").is_some_and(meta::is_subdomain) {
+        if !name.strip_prefix("*.").is_some_and(names::is_subdomain) {
             errors.invalid(path, host, WILDCARD);
         }
-    } else if let Some(problem) = meta::name_problem(name, NameForm::Subdomain) {
+    } else if let Some(problem) = names::name_problem(name, NameForm::Subdomain) {
         errors.invalid(path, host, problem);
     }
 }
@@ -138,7 +138,7 @@ fn validate_service(service: &Value, path: &Path, errors: &mut Errors) {
     match service["name"].as_str() {
         None | Some("") => errors.required(&at.child("name"), ""),
         Some(name) => {
-            if let Some(problem) = meta::name_problem(name, NameForm::Label1035) {
+            if let Some(problem) = names::name_problem(name, NameForm::Label1035) {
                 errors.invalid(&at.child("name"), &service["name"], problem);
             }
         }
@@ -158,7 +158,7 @@ fn validate_service(service: &Value, path: &Path, errors: &mut Errors) {
 /// A kind and a name, in some group.
 fn validate_reference(reference: &Value, path: &Path, errors: &mut Errors) {
     if let Some(group) = reference["apiGroup"].as_str()
-        && let Some(problem) = meta::name_problem(group, NameForm::Subdomain)
+        && let Some(problem) = names::name_problem(group, NameForm::Subdomain)
     {
         errors.invalid(&path.child("apiGroup"), &reference["apiGroup"], problem);
     }
@@ -166,7 +166,7 @@ fn validate_reference(reference: &Value, path: &Path, errors: &mut Errors) {
         match reference[field].as_str() {
             None | Some("") => errors.required(&path.child(field), ""),
             Some(text) => {
-                if let Some(problem) = meta::name_problem(text, NameForm::PathSegment) {
+                if let Some(problem) = names::name_problem(text, NameForm::PathSegment) {
                     errors.invalid(&path.child(field), &reference[field], problem);
                 }
             }
@@ -188,7 +188,7 @@ pub(super) fn validate_class(object: &Value, errors: &mut Errors) {
     }
     let valid = controller
         .split_once('/')
-        .is_some_and(|(domain, rest)| meta::is_subdomain(domain) && !rest.is_empty());
+        .is_some_and(|(domain, rest)| names::is_subdomain(domain) && !rest.is_empty());
     if controller.is_empty() {
         errors.required(&at, "");
     } else if !valid {

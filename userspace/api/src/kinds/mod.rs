@@ -39,6 +39,7 @@ use serde_json::Value;
 
 use crate::custom::Custom;
 use crate::field::Errors;
+use crate::names::NameForm;
 use crate::value::set_default;
 use crate::{meta, schema};
 
@@ -114,7 +115,7 @@ pub(crate) struct Strategy {
     /// What to tell whoever writes an object that is valid.
     pub(crate) warnings: fn(&Value) -> Vec<String>,
     /// How a name is checked.
-    pub(crate) name: meta::NameForm,
+    pub(crate) name: NameForm,
 }
 
 /// Which part of an object a write is for.
@@ -258,7 +259,7 @@ impl Kind {
         (self.strategy.warnings)(object)
     }
 
-    pub(crate) fn name_form(&self) -> meta::NameForm {
+    pub(crate) fn name_form(&self) -> NameForm {
         self.strategy.name
     }
 

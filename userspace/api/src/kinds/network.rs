@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::containers::{one_of, validate_port_number};
 use crate::field::{Errors, Path};
-use crate::meta;
+use crate::names;
 use crate::value::{immutable, items, items_mut, set_default};
 
 pub(super) const PROTOCOLS: [&str; 3] = ["TCP", "UDP", "SCTP"];
@@ -15,7 +15,7 @@ pub(super) const PROTOCOLS: [&str; 3] = ["TCP", "UDP", "SCTP"];
 /// RFC 6335: a service name.
 pub(super) fn is_port_name(name: &str) -> bool {
     name.len() <= 15
-        && meta::is_label(name)
+        && names::is_label(name)
         && !name.contains("--")
         && name.bytes().any(|c| c.is_ascii_lowercase())
 }

@@ -12,6 +12,7 @@ use super::hooks::{
 use crate::cel::{Type, is_identifier};
 use crate::field::{Errors, Path};
 use crate::meta;
+use crate::names;
 use crate::value::{items, items_mut, set_default};
 
 const REASONS: [&str; 4] = ["Forbidden", "Invalid", "RequestEntityTooLarge", "Unauthorized"];
@@ -96,7 +97,8 @@ pub(super) fn validate_validating(object: &Value, errors: &mut Errors) {
         let (at, key) = (at.index(i), annotation["key"].as_str().unwrap_or_default());
         if key.is_empty() {
             errors.required(&at.child("key"), "");
-        } else if let Some(problem) = meta::qualified_name_problem(&format!("{}/{key}", meta::name(object))) {
+        } else if let Some(problem) = names::qualified_name_problem(&format!("{}/{key}", meta::name(object)))
+        {
             errors.invalid(&at.child("key"), &annotation["key"], problem);
         } else if !seen.insert(key) {
             errors.duplicate(&at.child("key"), &annotation["key"]);

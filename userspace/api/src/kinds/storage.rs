@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::containers::one_of;
 use super::numbers::{quantities, quantity};
 use crate::field::{Errors, Path};
-use crate::meta::{self, NameForm};
+use crate::names::{self, NameForm};
 use crate::value::{immutable, items, set_default};
 
 const MODES: [&str; 4] = ["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
@@ -134,7 +134,7 @@ pub(super) fn validate_claim(object: &Value, errors: &mut Errors) {
         Some(_) => {}
     }
     if let Some(name) = spec["storageClassName"].as_str().filter(|name| !name.is_empty())
-        && let Some(problem) = meta::name_problem(name, NameForm::Subdomain)
+        && let Some(problem) = names::name_problem(name, NameForm::Subdomain)
     {
         errors.invalid(&path.child("storageClassName"), &spec["storageClassName"], problem);
     }
@@ -184,7 +184,7 @@ pub(super) fn validate_class(object: &Value, errors: &mut Errors) {
     match object["provisioner"].as_str() {
         None | Some("") => errors.required(&Path::new("provisioner"), ""),
         Some(name) => {
-            if let Some(problem) = meta::qualified_name_problem(&name.to_lowercase()) {
+            if let Some(problem) = names::qualified_name_problem(&name.to_lowercase()) {
                 errors.invalid(&Path::new("provisioner"), &object["provisioner"], problem);
             }
         }

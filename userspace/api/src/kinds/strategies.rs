@@ -8,7 +8,7 @@ use super::{
 };
 use crate::custom::definition;
 use crate::field::Errors;
-use crate::meta::NameForm;
+use crate::names::NameForm;
 
 fn nothing(_: &mut Value) {}
 fn accept(_: &Value, _: &mut Errors) {}

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::containers::{default_spec, one_of, validate_spec};
 use super::numbers::{count_or_percent, is_zero, not_negative};
 use crate::field::{Errors, Path};
-use crate::meta;
+use crate::names;
 use crate::selector::LabelSelector;
 use crate::value::{immutable, set_default};
 
@@ -233,7 +233,7 @@ pub(super) fn validate_template_and_selector(object: &Value, errors: &mut Errors
         Ok(Some(_)) => {}
         Err(bad) => errors.invalid(&path.child("selector"), &spec["selector"], &bad.0),
     }
-    meta::validate_labels(labels, &template.child("metadata").child("labels"), errors);
+    names::validate_labels(labels, &template.child("metadata").child("labels"), errors);
     if spec["template"]["spec"].is_null() {
         errors.required(&template.child("spec").child("containers"), "");
     }

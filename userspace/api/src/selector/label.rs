@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::{BadSelector, Labels};
-use crate::meta::{is_label_value, qualified_name_problem};
+use crate::names::{is_label_value, qualified_name_problem};
 
 /// All requirements must hold; none holds for everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

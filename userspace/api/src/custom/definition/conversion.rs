@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::field::{Errors, Path};
 use crate::kinds::client_config;
-use crate::meta::{NameForm, name_problem};
+use crate::names::{NameForm, name_problem};
 use crate::value::{items, text};
 
 pub(super) fn validate(conversion: &Value, path: &Path, errors: &mut Errors) {

@@ -12,7 +12,8 @@ mod versions;
 use serde_json::{Value, json};
 
 use crate::field::{Errors, Path};
-use crate::meta::{self, NameForm, name_problem};
+use crate::meta;
+use crate::names::{NameForm, name_problem};
 use crate::value::{immutable, items, set_default, text};
 
 pub use status::{CLEANUP, Verdict, established, is_true, judge, set_condition};

@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::schema::validate_schema;
 use crate::custom::schema::{Shape, Structural};
 use crate::field::{Errors, Path};
-use crate::meta::{NameForm, name_problem};
+use crate::names::{NameForm, name_problem};
 use crate::value::{items, text};
 
 const SELECTABLE_MAX: usize = 8;

@@ -11,7 +11,7 @@ use crate::field::{Errors, Path};
 use crate::kinds::address::{parse_cidr, parse_ip};
 use crate::kinds::containers::{one_of, validate_port_number};
 use crate::kinds::network::{PROTOCOLS, is_port_name};
-use crate::meta;
+use crate::names;
 use crate::value::items;
 
 /// Seconds of client affinity, at most: a day.
@@ -28,7 +28,7 @@ pub(in super::super) fn validate(object: &Value, errors: &mut Errors) {
     }
     validate_type(spec, &path, errors);
     validate_ports(spec, &path.child("ports"), errors);
-    meta::validate_labels(&spec["selector"], &path.child("selector"), errors);
+    names::validate_labels(&spec["selector"], &path.child("selector"), errors);
     validate_affinity(spec, &path, errors);
     if needs_cluster_ip(spec) {
         related_fields(spec, errors);
@@ -65,7 +65,7 @@ fn validate_type(spec: &Value, path: &Path, errors: &mut Errors) {
     match name.strip_suffix('.').unwrap_or(name) {
         "" => errors.required(&at, ""),
         name => {
-            if let Some(problem) = meta::name_problem(name, meta::NameForm::Subdomain) {
+            if let Some(problem) = names::name_problem(name, names::NameForm::Subdomain) {
                 errors.invalid(&at, &json!(name), problem);
             }
         }
@@ -107,7 +107,7 @@ fn validate_port<'a>(
         None | Some("") if several => errors.required(&at.child("name"), ""),
         None | Some("") => {}
         Some(name) => {
-            if let Some(problem) = meta::name_problem(name, meta::NameForm::Label) {
+            if let Some(problem) = names::name_problem(name, names::NameForm::Label) {
                 errors.invalid(&at.child("name"), &port["name"], problem);
             }
             if names.contains(&name) {
@@ -125,7 +125,7 @@ fn validate_port<'a>(
         }
         _ => {}
     }
-    if let Some(problem) = port["appProtocol"].as_str().and_then(meta::qualified_name_problem) {
+    if let Some(problem) = port["appProtocol"].as_str().and_then(names::qualified_name_problem) {
         errors.invalid(&at.child("appProtocol"), &port["appProtocol"], problem);
     }
 }
@@ -252,7 +252,7 @@ fn validate_balancer(object: &Value, path: &Path, errors: &mut Errors) {
         }
     }
     if let Some(problem) =
-        spec["loadBalancerClass"].as_str().filter(|_| balanced).and_then(meta::qualified_name_problem)
+        spec["loadBalancerClass"].as_str().filter(|_| balanced).and_then(names::qualified_name_problem)
     {
         errors.invalid(&path.child("loadBalancerClass"), &spec["loadBalancerClass"], problem);
     }
@@ -303,7 +303,7 @@ pub(in super::super) fn validate_status(new: &Value, errors: &mut Errors) {
             _ => one_of(ingress, "ipMode", &at, &["Proxy", "VIP"], errors),
         }
         if let Some(name) = ingress["hostname"].as_str().filter(|name| !name.is_empty()) {
-            if let Some(problem) = meta::name_problem(name, meta::NameForm::Subdomain) {
+            if let Some(problem) = names::name_problem(name, names::NameForm::Subdomain) {
                 errors.invalid(&at.child("hostname"), &ingress["hostname"], problem);
             }
             if name.parse::<IpAddr>().is_ok() {
