@@ -3,8 +3,7 @@
 use serde_json::{Map, Value};
 
 use crate::field::{Errors, Path};
-use crate::kinds::Kind;
-use crate::names::{QUALIFIED_NAME, name_problem, qualified_name_problem, validate_labels};
+use crate::names::{NameForm, QUALIFIED_NAME, name_problem, qualified_name_problem, validate_labels};
 
 /// Annotations of one object together, in bytes (validation.TotalAnnotationSizeLimitB).
 const ANNOTATIONS_MAX: usize = 256 << 10;
@@ -67,18 +66,19 @@ pub(crate) fn validate_embedded(object: &Value, path: &Path, errors: &mut Errors
     validate_annotations(&object["metadata"]["annotations"], &path.child("annotations"), errors);
 }
 
-pub(crate) fn validate(object: &Value, kind: &Kind, errors: &mut Errors) {
+/// Checks the metadata of an object whose kind has names of this form.
+pub(crate) fn validate(object: &Value, namespaced: bool, form: NameForm, errors: &mut Errors) {
     let metadata = &object["metadata"];
     let path = Path::new("metadata");
     match metadata["name"].as_str() {
         None | Some("") => errors.required(&path.child("name"), "name or generateName is required"),
         Some(name) => {
-            if let Some(problem) = name_problem(name, kind.name_form()) {
+            if let Some(problem) = name_problem(name, form) {
                 errors.invalid(&path.child("name"), &metadata["name"], problem);
             }
         }
     }
-    if kind.namespaced() && metadata["namespace"].as_str().is_none_or(str::is_empty) {
+    if namespaced && metadata["namespace"].as_str().is_none_or(str::is_empty) {
         errors.required(&path.child("namespace"), "");
     }
     validate_labels(&metadata["labels"], &path.child("labels"), errors);

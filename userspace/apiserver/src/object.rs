@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use skep_api::Kind;
 use skep_api::custom::Custom;
-use skep_api::selector::{Picked, selectable_fields};
+use skep_api::selector::Picked;
 use skep_store::{Entry, Revision};
 
 /// Bytes with their resourceVersion in place; immutable and shared.
@@ -29,7 +29,7 @@ impl Object {
     /// From a stored entry, whose value has no resourceVersion: the revision is it.
     pub(crate) fn from_entry(kind: &Kind, entry: &Entry) -> Object {
         let Some(custom) = &kind.custom else {
-            return Object::of_built_in(entry, Picked::read(selectable_fields(kind), &entry.value));
+            return Object::of_built_in(entry, Picked::read(kind.selectable_fields(), &entry.value));
         };
         let mut value = serde_json::from_slice(&entry.value).unwrap_or(Value::Null);
         custom.restore(&mut value);
@@ -39,7 +39,7 @@ impl Object {
     /// What was written by a request, in the version in which it was written.
     pub(crate) fn written(kind: &Kind, entry: &Entry, value: &Value) -> Object {
         match &kind.custom {
-            None => Object::of_built_in(entry, Picked::of(selectable_fields(kind), value)),
+            None => Object::of_built_in(entry, Picked::of(kind.selectable_fields(), value)),
             Some(custom) => Object::of_custom(custom, entry.key.clone(), entry.modified, value),
         }
     }

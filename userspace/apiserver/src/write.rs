@@ -85,7 +85,7 @@ pub(crate) fn check_schema(
     text: Option<&[u8]>,
     options: &Options,
 ) -> Result<Warnings, Status> {
-    let problems = schema::check(kind, object);
+    let problems = kind.check_schema(object);
     if let Some(wrong) = problems.iter().find(|problem| matches!(problem, Problem::WrongType { .. })) {
         let form = format!(
             "{} in version \"{}\" cannot be handled as a {}: {wrong}",

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::definition::{self, Verdict, judge};
 use super::made;
 use crate::kinds::{Kind, Part};
-use crate::{Errors, find, schema};
+use crate::{Errors, find};
 
 fn definition(schema: Value) -> Value {
     json!({
@@ -21,7 +21,7 @@ fn definition(schema: Value) -> Value {
 
 fn judged(mut object: Value) -> Vec<String> {
     let kind = find("apiextensions.k8s.io", "v1", "customresourcedefinitions").unwrap();
-    let problems = schema::check(kind, &mut object);
+    let problems = kind.check_schema(&mut object);
     assert!(problems.is_empty(), "{problems:?}");
     kind.prepare_create(&mut object);
     kind.validate_create(&object).0.iter().map(ToString::to_string).collect()
@@ -305,7 +305,7 @@ fn unknown_fields_are_pruned_and_told_and_defaults_applied() {
         json!({"a": null, "gone": null, "null": null, "list": [{"c": 1}], "free": {"z": 1}, "no": 1}),
     );
     object["metadata"]["nonsense"] = 1.into();
-    let problems = schema::check(&kind, &mut object);
+    let problems = kind.check_schema(&mut object);
     let told: Vec<String> = problems.iter().map(ToString::to_string).collect();
     assert_eq!(
         told,

@@ -3,9 +3,10 @@
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
-use super::{Kind, KindRef, kinds};
+use super::kind::{Kind, KindRef};
+use super::table;
 
 type Place = (&'static str, &'static str, &'static str);
 
@@ -74,6 +75,28 @@ impl Registry {
         }
         groups
     }
+}
+
+/// Every built-in kind, in the order of discovery.
+pub fn kinds() -> &'static [Kind] {
+    table::KINDS
+}
+
+type Index = HashMap<(&'static str, &'static str, &'static str), &'static Kind>;
+
+static BY_PLURAL: LazyLock<Index> =
+    LazyLock::new(|| kinds().iter().map(|kind| ((kind.group, kind.version, kind.plural), kind)).collect());
+static BY_KIND: LazyLock<Index> =
+    LazyLock::new(|| kinds().iter().map(|kind| ((kind.group, kind.version, kind.kind), kind)).collect());
+
+/// A built-in kind by the resource's name in a URL.
+pub fn find(group: &str, version: &str, plural: &str) -> Option<&'static Kind> {
+    BY_PLURAL.get(&(group, version, plural)).copied()
+}
+
+/// A built-in kind by the object's own `apiVersion` and `kind`.
+pub fn find_kind(group: &str, version: &str, kind: &str) -> Option<&'static Kind> {
+    BY_KIND.get(&(group, version, kind)).copied()
 }
 
 /// Kubernetes' order of versions: stable before beta before alpha, newer before older, all else behind, by name.

@@ -1,14 +1,9 @@
 //! The table of served kinds: one row a kind and version, as upstream's discovery lists them.
 
+use super::kind::Scope::{self, Cluster, Namespaced};
+use super::kind::{ALL, Kind, Strategy};
 use super::strategies as s;
-use super::{
-    Kind,
-    Scope::{Cluster, Namespaced},
-    Strategy,
-};
 
-pub(crate) const ALL: &[&str] =
-    &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
 const CREATE: &[&str] = &["create"];
 
 #[expect(clippy::too_many_arguments, reason = "a row of a table, in the order of its columns")]
@@ -18,7 +13,7 @@ const fn row(
     kind: &'static str,
     plural: &'static str,
     singular: &'static str,
-    scope: super::Scope,
+    scope: Scope,
     short_names: &'static [&'static str],
     categories: &'static [&'static str],
     subresources: &'static [&'static str],

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::expressions::{Names, Wanted};
-use super::{Kind, KindRef, Registry};
+use super::kind::{Kind, KindRef};
+use super::registry::Registry;
 use crate::cel::{REQUEST, Type, escape};
 use crate::custom;
 use crate::field::{Errors, Path};

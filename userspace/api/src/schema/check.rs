@@ -4,7 +4,6 @@ use serde_json::Value;
 
 use super::facts::{Scalar, Shape, Type, named};
 use crate::field::{Errors, Path};
-use crate::kinds::Kind;
 
 /// Something in an object that its schema does not know.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,14 +28,12 @@ impl std::fmt::Display for Problem {
     }
 }
 
-/// Walks the object; drops nulls and unknown fields from it, as decoding into upstream's types does.
-pub fn check(kind: &Kind, object: &mut Value) -> Vec<Problem> {
-    if let Some(custom) = &kind.custom {
-        return custom.check(kind.kind, object);
-    }
+/// Checks an object of the named type; drops nulls and unknown fields from it, as decoding into upstream's types does.
+/// Messages call the object by its `kind`.
+pub(crate) fn check(type_name: &str, kind: &str, object: &mut Value) -> Vec<Problem> {
     let mut problems = Vec::new();
-    if let Some(schema) = named(kind.schema) {
-        let mut walk = Walk { kind: kind.kind, path: Vec::new(), problems: &mut problems };
+    if let Some(schema) = named(type_name) {
+        let mut walk = Walk { kind, path: Vec::new(), problems: &mut problems };
         walk.fields(schema, object);
     }
     problems
@@ -202,7 +199,7 @@ fn json_type(value: &Value) -> &'static str {
 }
 
 /// The required numbers and booleans of the type of a type's field, each with its zero.
-pub fn zeros(schema: &str, field: &str) -> impl Iterator<Item = (&'static str, Value)> {
+pub(crate) fn zeros(schema: &str, field: &str) -> impl Iterator<Item = (&'static str, Value)> {
     let shape = named(schema).and_then(|found| found.field(field)).map(|field| field.shape);
     let found = match shape {
         Some(Shape::Type(name)) => named(name),
@@ -218,8 +215,8 @@ pub fn zeros(schema: &str, field: &str) -> impl Iterator<Item = (&'static str, V
 
 /// Required fields of the specification that are missing. Lists, maps, numbers and booleans have a usable zero in
 /// upstream's types; the kinds' own validation asks for those that do not.
-pub fn check_required(kind: &Kind, object: &Value, errors: &mut Errors) {
-    let Some(schema) = named(kind.schema) else { return };
+pub(crate) fn check_required(type_name: &str, object: &Value, errors: &mut Errors) {
+    let Some(schema) = named(type_name) else { return };
     for field in schema.fields.iter().filter(|field| !matches!(field.name, "metadata" | "status")) {
         required(field.shape, field.required, &object[field.name], &Path::new(field.name), errors);
     }
@@ -258,7 +255,6 @@ fn required(shape: Shape, wanted: bool, value: &Value, path: &Path, errors: &mut
 mod tests {
     use serde_json::json;
 
-    use super::*;
     use crate::find;
 
     #[test]
@@ -266,7 +262,7 @@ mod tests {
         let kind = find("apps", "v1", "deployments").unwrap();
         let mut object =
             json!({"spec": {"replcas": 1, "template": {"spec": {"containers": [{"name": "a", "x": 1}]}}}});
-        let problems = check(kind, &mut object);
+        let problems = kind.check_schema(&mut object);
         let shown: Vec<String> = problems.iter().map(ToString::to_string).collect();
         assert_eq!(
             shown,
@@ -278,7 +274,7 @@ mod tests {
     #[test]
     fn wrong_types_are_told_as_upstream_tells_them() {
         let kind = find("apps", "v1", "deployments").unwrap();
-        let problems = check(kind, &mut json!({"spec": {"replicas": "three"}}));
+        let problems = kind.check_schema(&mut json!({"spec": {"replicas": "three"}}));
         assert_eq!(
             problems[0].to_string(),
             "json: cannot unmarshal string into Go struct field Deployment.spec.replicas of type int32"

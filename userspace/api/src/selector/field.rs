@@ -1,7 +1,5 @@
 //! `metadata.name=x,status.phase!=Running`: by the fields that a kind lets be selected.
 
-use serde_json::Value;
-
 use super::{BadSelector, Picked};
 use crate::kinds::Kind;
 
@@ -24,7 +22,7 @@ impl FieldSelector {
                 return Err(invalid());
             };
             let field = field.trim();
-            if !selectable_fields(kind).contains(&field) {
+            if !kind.selectable_fields().contains(&field) {
                 return Err(BadSelector(format!("field label not supported: {field}")));
             }
             requirements.push((field.to_owned(), equal, unescape(value)));
@@ -57,67 +55,6 @@ fn unescape(value: &str) -> String {
     out
 }
 
-/// The field's value as text; absent is empty.
-pub(super) fn shown(object: &Value, field: &str) -> String {
-    let mut at = object;
-    for part in field.split('.') {
-        at = &at[part];
-    }
-    match (at, field) {
-        (Value::String(text), _) => text.clone(),
-        (Value::Null, "spec.unschedulable" | "spec.hostNetwork") => "false".to_owned(),
-        (Value::Null, "status.successful") => "0".to_owned(),
-        (Value::Null, _) => String::new(),
-        (other, _) => other.to_string(),
-    }
-}
-
-/// The fields that upstream lets be selected, and those that definitions name.
-pub fn selectable_fields(kind: &Kind) -> &'static [&'static str] {
-    if let Some(custom) = &kind.custom {
-        return custom.version.selectable;
-    }
-    match (kind.group, kind.kind) {
-        ("", "Pod") => &[
-            "metadata.name",
-            "metadata.namespace",
-            "spec.nodeName",
-            "spec.restartPolicy",
-            "spec.schedulerName",
-            "spec.serviceAccountName",
-            "spec.hostNetwork",
-            "status.phase",
-            "status.podIP",
-            "status.nominatedNodeName",
-        ],
-        ("", "Event") | ("events.k8s.io", "Event") => &[
-            "metadata.name",
-            "metadata.namespace",
-            "involvedObject.kind",
-            "involvedObject.namespace",
-            "involvedObject.name",
-            "involvedObject.uid",
-            "involvedObject.apiVersion",
-            "involvedObject.resourceVersion",
-            "involvedObject.fieldPath",
-            "reason",
-            "reportingComponent",
-            "source",
-            "type",
-        ],
-        ("", "Node") => &["metadata.name", "spec.unschedulable"],
-        ("", "Namespace") => &["metadata.name", "status.phase"],
-        ("", "Secret") => &["metadata.name", "metadata.namespace", "type"],
-        ("", "Service") => &["metadata.name", "metadata.namespace", "spec.clusterIP", "spec.type"],
-        ("batch", "Job") => &["metadata.name", "metadata.namespace", "status.successful"],
-        ("certificates.k8s.io", "CertificateSigningRequest") => &["metadata.name", "spec.signerName"],
-        ("", "ReplicationController") | ("apps", "ReplicaSet") => {
-            &["metadata.name", "metadata.namespace", "status.replicas"]
-        }
-        _ => &["metadata.name", "metadata.namespace"],
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -128,7 +65,7 @@ mod tests {
     fn only_known_fields_select() {
         let pods = crate::find("", "v1", "pods").unwrap();
         let pod = json!({"metadata": {"name": "a"}, "spec": {"nodeName": "n1"}});
-        let pod = Picked::of(selectable_fields(pods), &pod);
+        let pod = Picked::of(pods.selectable_fields(), &pod);
         let selector = FieldSelector::parse(pods, "spec.nodeName=n1,status.phase!=Running").unwrap();
         assert!(selector.matches(&pod));
         assert!(FieldSelector::parse(pods, "spec.hostNetwork=false").unwrap().matches(&pod));

@@ -5,7 +5,7 @@ mod label;
 mod pick;
 mod picked;
 
-pub use field::{FieldSelector, selectable_fields};
+pub use field::FieldSelector;
 pub use label::LabelSelector;
 pub use picked::{Labels, Picked};
 

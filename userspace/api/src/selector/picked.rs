@@ -2,7 +2,6 @@
 
 use serde_json::Value;
 
-use super::field::shown;
 use super::pick::pick;
 
 /// Where labels can be looked up.
@@ -71,6 +70,21 @@ impl Picked {
 impl Labels for Picked {
     fn label(&self, key: &str) -> Option<&str> {
         self.labels().find(|(name, _)| *name == key).map(|(_, value)| value)
+    }
+}
+
+/// The field's value as text; absent is empty.
+fn shown(object: &Value, field: &str) -> String {
+    let mut at = object;
+    for part in field.split('.') {
+        at = &at[part];
+    }
+    match (at, field) {
+        (Value::String(text), _) => text.clone(),
+        (Value::Null, "spec.unschedulable" | "spec.hostNetwork") => "false".to_owned(),
+        (Value::Null, "status.successful") => "0".to_owned(),
+        (Value::Null, _) => String::new(),
+        (other, _) => other.to_string(),
     }
 }
 

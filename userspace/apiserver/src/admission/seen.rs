@@ -1,7 +1,7 @@
 //! A request as who registered for it sees it: the object and the one before it, in the version that his rule names.
 
 use serde_json::Value;
-use skep_api::schema::{self, Problem};
+use skep_api::schema::Problem;
 use skep_api::{Kind, KindRef, Status, conversion};
 
 use super::Request;
@@ -56,7 +56,7 @@ impl Seen {
             return Ok((new, Vec::new()));
         }
         let kind = &*self.kind;
-        let problems = schema::check(kind, &mut new);
+        let problems = kind.check_schema(&mut new);
         if let Some(wrong) = problems.iter().find(|problem| matches!(problem, Problem::WrongType { .. })) {
             return Err(format!("{} cannot be handled as a {}: {wrong}", kind.kind, kind.kind));
         }

@@ -1,0 +1,318 @@
+//! What a kind is, and the generic path of its objects: defaults, preparation and validation of writes.
+//!
+//! In: an object as JSON, and the old one for an update. Out: the object as it is stored, or the errors.
+
+use std::collections::HashMap;
+use std::ops::Deref;
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::custom::Custom;
+use crate::field::Errors;
+use crate::names::NameForm;
+use crate::schema::Problem;
+use crate::value::set_default;
+use crate::{meta, schema};
+
+/// The verbs of an ordinary resource.
+pub(crate) const ALL: &[&str] =
+    &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+
+/// Whether objects of a kind live in namespaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    Namespaced,
+    Cluster,
+}
+
+/// A served kind: its names, its place in the API and its rules.
+#[derive(Debug)]
+pub struct Kind {
+    /// Empty for the core group.
+    pub group: &'static str,
+    pub version: &'static str,
+    pub kind: &'static str,
+    pub plural: &'static str,
+    pub singular: &'static str,
+    pub scope: Scope,
+    pub short_names: &'static [&'static str],
+    pub categories: &'static [&'static str],
+    pub subresources: &'static [&'static str],
+    pub verbs: &'static [&'static str],
+    /// The name of its type in the schema facts; empty for a custom kind.
+    pub schema: &'static str,
+    pub(crate) strategy: &'static Strategy,
+    /// Schema, columns and conversion of a custom kind, from its CustomResourceDefinition.
+    pub custom: Option<Arc<Custom>>,
+}
+
+/// A kind as requests and caches hold it: a built-in one, or a share of a custom one.
+#[derive(Clone, Debug)]
+pub enum KindRef {
+    BuiltIn(&'static Kind),
+    Custom(Arc<Kind>),
+}
+
+impl Deref for KindRef {
+    type Target = Kind;
+
+    fn deref(&self) -> &Kind {
+        match self {
+            KindRef::BuiltIn(kind) => kind,
+            KindRef::Custom(kind) => kind,
+        }
+    }
+}
+
+impl From<&'static Kind> for KindRef {
+    fn from(kind: &'static Kind) -> KindRef {
+        KindRef::BuiltIn(kind)
+    }
+}
+
+/// The rules of a kind that its schema does not express. Every function is pure and idempotent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Strategy {
+    /// `metadata.generation` counts changes of the specification.
+    pub(crate) generation: bool,
+    pub(crate) default: fn(&mut Value),
+    pub(crate) validate: fn(&Value, &mut Errors),
+    /// New object, old object.
+    pub(crate) validate_update: fn(&Value, &Value, &mut Errors),
+    /// The whole object; only its status is new.
+    pub(crate) validate_status: fn(&Value, &mut Errors),
+    /// Warnings for the author of a valid object.
+    pub(crate) warnings: fn(&Value) -> Vec<String>,
+    /// The form of objects' names.
+    pub(crate) name: NameForm,
+}
+
+impl Strategy {
+    /// Accepts every object as it is.
+    pub(crate) const NONE: Strategy = Strategy {
+        generation: false,
+        default: |_| {},
+        validate: |_, _| {},
+        validate_update: |_, _, _| {},
+        validate_status: |_, _| {},
+        warnings: |_| Vec::new(),
+        name: NameForm::Subdomain,
+    };
+}
+
+/// The strategy of custom kinds: their schemas hold the rules.
+pub(crate) static WITH_GENERATION: Strategy = Strategy { generation: true, ..Strategy::NONE };
+
+/// Which part of an object a write is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Everything but status.
+    Main,
+    Status,
+    /// Everything; for subresources with checks of their own.
+    Whole,
+}
+
+impl Kind {
+    /// `apps/v1`, or `v1` for the core group.
+    pub fn api_version(&self) -> String {
+        if self.group.is_empty() {
+            self.version.to_owned()
+        } else {
+            format!("{}/{}", self.group, self.version)
+        }
+    }
+
+    /// `deployments.apps`, or `pods` for the core group: as messages and RBAC name it.
+    pub fn group_resource(&self) -> String {
+        if self.group.is_empty() { self.plural.to_owned() } else { format!("{}.{}", self.plural, self.group) }
+    }
+
+    pub fn namespaced(&self) -> bool {
+        self.scope == Scope::Namespaced
+    }
+
+    pub fn has_status(&self) -> bool {
+        self.subresources.contains(&"status")
+    }
+
+    /// The kind of its lists.
+    pub fn list_kind(&self) -> String {
+        match &self.custom {
+            Some(custom) => custom.list_kind.to_owned(),
+            None => format!("{}List", self.kind),
+        }
+    }
+
+    /// Fills in fields that the user may leave out.
+    pub fn default(&self, object: &mut Value) {
+        match &self.custom {
+            Some(custom) => custom.default(object),
+            None => (self.strategy.default)(object),
+        }
+    }
+
+    /// Prepares a new object: drops the client's status and sets generation 1.
+    pub fn prepare_create(&self, object: &mut Value) {
+        if self.has_status()
+            && let Some(fields) = object.as_object_mut()
+        {
+            fields.remove("status");
+        }
+        if self.strategy.generation {
+            meta::of_mut(object).insert("generation".into(), 1.into());
+        }
+        meta::omit_empty(object);
+        self.default(object);
+        if self.has_status() && self.custom.is_none() {
+            set_default(object, "status", Value::Object(serde_json::Map::new()));
+            self.fill_status(object);
+        }
+    }
+
+    /// Sets the numbers and booleans that upstream's types always write in a status: 0 and false.
+    fn fill_status(&self, object: &mut Value) {
+        let Some(status) = object.get_mut("status").filter(|status| status.is_object()) else { return };
+        for (field, zero) in schema::zeros(self.schema, "status") {
+            set_default(status, field, zero);
+        }
+    }
+
+    /// Prepares an update: the other part of the object stays as it was; the generation follows the specification.
+    pub fn prepare_update(&self, new: &mut Value, old: &Value, part: Part) {
+        match part {
+            Part::Main if self.has_status() => copy(new, old, "status"),
+            Part::Status => {
+                let mut kept = old.clone();
+                copy(&mut kept, new, "status");
+                // As upstream: a status write keeps the stored metadata, except for these fields.
+                let kept_fields: &[&str] = match self.custom {
+                    Some(_) => &["resourceVersion", "managedFields"],
+                    None => &["resourceVersion", "managedFields", "annotations", "labels"],
+                };
+                for &field in kept_fields {
+                    if let Some(value) = new["metadata"].get(field) {
+                        meta::of_mut(&mut kept).insert(field.to_owned(), value.clone());
+                    }
+                }
+                *new = kept;
+            }
+            Part::Main | Part::Whole => {}
+        }
+        meta::omit_empty(new);
+        self.default(new);
+        if self.strategy.generation {
+            let changed = part != Part::Status && self.specification(new) != self.specification(old);
+            let generation = old["metadata"]["generation"].as_i64().unwrap_or(0) + i64::from(changed);
+            meta::of_mut(new).insert("generation".into(), generation.into());
+        }
+    }
+
+    pub fn validate_create(&self, object: &Value) -> Errors {
+        let mut errors = Errors::default();
+        meta::validate(object, self.namespaced(), self.strategy.name, &mut errors);
+        if let Some(custom) = &self.custom {
+            custom.validate(object, None, &mut errors);
+            return errors;
+        }
+        schema::check_required(self.schema, object, &mut errors);
+        (self.strategy.validate)(object, &mut errors);
+        errors
+    }
+
+    pub fn validate_update(&self, new: &Value, old: &Value, part: Part) -> Errors {
+        let mut errors = Errors::default();
+        meta::validate(new, self.namespaced(), self.strategy.name, &mut errors);
+        meta::validate_update(new, old, &mut errors);
+        if let Some(custom) = &self.custom {
+            custom.validate(new, Some(old), &mut errors);
+            return errors;
+        }
+        if part == Part::Main {
+            schema::check_required(self.schema, new, &mut errors);
+            (self.strategy.validate)(new, &mut errors);
+            (self.strategy.validate_update)(new, old, &mut errors);
+        } else if part == Part::Status {
+            (self.strategy.validate_status)(new, &mut errors);
+        }
+        errors
+    }
+
+    /// Checks a decoded object against the schema: drops nulls and unknown fields, reports them and wrong types.
+    pub fn check_schema(&self, object: &mut Value) -> Vec<Problem> {
+        match &self.custom {
+            Some(custom) => custom.check(self.kind, object),
+            None => schema::check(self.schema, self.kind, object),
+        }
+    }
+
+    /// The fields that a `fieldSelector` may name: upstream's list, or the definition's.
+    pub fn selectable_fields(&self) -> &'static [&'static str] {
+        if let Some(custom) = &self.custom {
+            return custom.version.selectable;
+        }
+        match (self.group, self.kind) {
+            ("", "Pod") => &[
+                "metadata.name",
+                "metadata.namespace",
+                "spec.nodeName",
+                "spec.restartPolicy",
+                "spec.schedulerName",
+                "spec.serviceAccountName",
+                "spec.hostNetwork",
+                "status.phase",
+                "status.podIP",
+                "status.nominatedNodeName",
+            ],
+            ("", "Event") | ("events.k8s.io", "Event") => &[
+                "metadata.name",
+                "metadata.namespace",
+                "involvedObject.kind",
+                "involvedObject.namespace",
+                "involvedObject.name",
+                "involvedObject.uid",
+                "involvedObject.apiVersion",
+                "involvedObject.resourceVersion",
+                "involvedObject.fieldPath",
+                "reason",
+                "reportingComponent",
+                "source",
+                "type",
+            ],
+            ("", "Node") => &["metadata.name", "spec.unschedulable"],
+            ("", "Namespace") => &["metadata.name", "status.phase"],
+            ("", "Secret") => &["metadata.name", "metadata.namespace", "type"],
+            ("", "Service") => &["metadata.name", "metadata.namespace", "spec.clusterIP", "spec.type"],
+            ("batch", "Job") => &["metadata.name", "metadata.namespace", "status.successful"],
+            ("certificates.k8s.io", "CertificateSigningRequest") => &["metadata.name", "spec.signerName"],
+            ("", "ReplicationController") | ("apps", "ReplicaSet") => {
+                &["metadata.name", "metadata.namespace", "status.replicas"]
+            }
+            _ => &["metadata.name", "metadata.namespace"],
+        }
+    }
+
+    /// Warns of fields that a valid object may carry and that have no effect, and of deprecated ones.
+    pub fn warnings(&self, object: &Value) -> Vec<String> {
+        (self.strategy.warnings)(object)
+    }
+
+    /// The fields whose changes the generation counts: all but metadata, and status where it is written separately.
+    fn specification<'a>(&self, object: &'a Value) -> HashMap<&'a String, &'a Value> {
+        let is_excluded = |name: &str| match name {
+            "metadata" | "apiVersion" | "kind" => true,
+            "status" => self.custom.is_none() || self.has_status(),
+            _ => false,
+        };
+        object.as_object().into_iter().flatten().filter(|(name, _)| !is_excluded(name)).collect()
+    }
+}
+
+fn copy(to: &mut Value, from: &Value, field: &str) {
+    let Some(fields) = to.as_object_mut() else { return };
+    match from.get(field) {
+        Some(value) => drop(fields.insert(field.to_owned(), value.clone())),
+        None => drop(fields.remove(field)),
+    }
+}
