@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use xtask::progress::Step;
 
 use crate::cluster::{self, NODE, REQUESTS, Service};
-use crate::place::{come_first, own};
+use crate::placement::{come_first, own};
 use crate::samples::Samples;
 use crate::skep::{self, Machine, runtime};
 use crate::world::Subject;
@@ -46,7 +46,7 @@ struct Told {
     changes: Vec<f64>,
 }
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PROGRAMMING_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// `agent_rss`, `endpoint_change` and its `endpoint_change_p99`.
 pub(crate) fn measure(services: u32, changes: u32, rounds: u32, samples: &mut Samples) -> Result<()> {
@@ -132,7 +132,7 @@ impl Agent {
         (0..KINDS).try_for_each(|_| self.send(Message::Listed))?;
         let mut state = self.state.clone();
         let ready = state.wait_for(|state| *state == NetworkState::Ready);
-        runtime()?.block_on(async { tokio::time::timeout(PATIENCE, ready).await })??;
+        runtime()?.block_on(async { tokio::time::timeout(PROGRAMMING_TIMEOUT, ready).await })??;
         Ok(())
     }
 
@@ -160,7 +160,11 @@ impl Agent {
             found => found.map(|value| value.set == before),
         };
         while is_old()? {
-            ensure!(start.elapsed() < PATIENCE, "the change of {} is not in the kernel", service.name);
+            ensure!(
+                start.elapsed() < PROGRAMMING_TIMEOUT,
+                "the change of {} is not in the kernel",
+                service.name
+            );
             std::thread::yield_now();
         }
         Ok(start.elapsed().as_secs_f64() * 1e3)

@@ -42,9 +42,9 @@ impl std::ops::AddAssign for Sample {
 }
 
 /// How long one answer may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
 /// The first of this many parts of the time only warms up.
-const WARM_UP: u32 = 10;
+const WARM_UP_REQUESTS: u32 = 10;
 /// Requests between two looks at the clock.
 const STRIDE: u64 = 16;
 
@@ -64,7 +64,7 @@ pub(crate) fn serve(listen: SocketAddr) -> Result<()> {
 /// Prints a [`Sample`].
 pub(crate) fn measure(client: &Client) -> Result<()> {
     let time = Duration::from_millis(client.millis);
-    requests(client.kind, client.to, time / WARM_UP)?;
+    requests(client.kind, client.to, time / WARM_UP_REQUESTS)?;
     let processes = [std::process::id(), client.server];
     let busy = |processes: [u32; 2]| processes.into_iter().map(running).sum::<Result<f64>>();
     let (before, start) = (busy(processes)?, Instant::now());
@@ -96,7 +96,7 @@ fn requests(kind: Kind, to: SocketAddr, time: Duration) -> Result<u64> {
 fn dial(to: SocketAddr) -> Result<TcpStream> {
     let stream = TcpStream::connect(to).with_context(|| format!("connect to {to}"))?;
     stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(READ_TIMEOUT))?;
     Ok(stream)
 }
 

@@ -8,7 +8,7 @@ use aya::maps::MapData;
 use skep_netplan::Observed;
 use xtask::progress::Step;
 
-use crate::place::come_first;
+use crate::placement::come_first;
 use crate::samples::Samples;
 use crate::skep::{Machine, clear, maps, planner, write};
 use crate::world::Subject;

@@ -68,8 +68,8 @@ pub(crate) fn measure(rounds: u32, repeat: u32, samples: &mut Samples) -> Result
     let index = uplink["ifindex"].as_u64().and_then(|index| u32::try_from(index).ok());
     let (own, index) = (hardware(&uplink)?, index.context("no ifindex")?);
     machine.work(|datapath| {
-        place::pin()?;
-        place::come_first()?;
+        placement::pin()?;
+        placement::come_first()?;
         for ends in &ends {
             datapath.apply(&ends.service())?;
             let (there, back) = open(datapath, ends, own)?;

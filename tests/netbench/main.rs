@@ -10,7 +10,7 @@ mod cluster;
 mod control;
 mod forward;
 mod joined;
-mod place;
+mod placement;
 mod programs;
 mod requests;
 mod rules;
@@ -30,7 +30,7 @@ enum Command {
     /// Measure everything
     Run(run::Arguments),
     /// Become a command, on the core and in the cgroup
-    Place(place::Arguments),
+    Place(placement::Arguments),
     /// Answer requests
     Serve { listen: SocketAddr },
     /// Make requests
@@ -42,7 +42,7 @@ enum Command {
 fn main() -> anyhow::Result<()> {
     match Command::parse() {
         Command::Run(arguments) => run::run(&arguments),
-        Command::Place(arguments) => place::enter(arguments),
+        Command::Place(arguments) => placement::enter(arguments),
         Command::Serve { listen } => client::serve(listen),
         Command::Client(client) => client::measure(&client),
         Command::Agent(arguments) => agent::run(arguments),

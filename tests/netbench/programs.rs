@@ -44,8 +44,8 @@ pub(crate) fn measure(rounds: u32, repeat: u32, samples: &mut Samples) -> Result
     let step = Step::new("test runs");
     let mut machine = Machine::new("nb-prog")?;
     machine.work(|datapath| {
-        place::pin()?;
-        place::come_first()?;
+        placement::pin()?;
+        placement::come_first()?;
         let mut empty = Ebpf::load_file(bench_object())?;
         let empty: &mut SchedClassifier = empty.program_mut("empty_tc").context("no empty_tc")?.try_into()?;
         empty.load()?;

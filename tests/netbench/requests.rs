@@ -10,7 +10,7 @@ use xtask::progress::Step;
 
 use crate::client::{Kind, Sample};
 use crate::cluster::{IPERF_PORT, REQUESTS};
-use crate::place::{Place, own};
+use crate::placement::{Placement, own};
 use crate::samples::Samples;
 use crate::world::{Subject, Way};
 
@@ -30,9 +30,9 @@ struct Lane<'a> {
     iperf: Option<Process>,
 }
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const READY_TIMEOUT: Duration = Duration::from_secs(10);
 /// In which a window is taken.
-const TURNS: u32 = 10;
+const TURNS_PER_WINDOW: u32 = 10;
 
 /// `throughput`: which subjects iperf3 runs for.
 pub(crate) fn measure(
@@ -62,9 +62,9 @@ pub(crate) fn measure(
 /// Each lane's turn is short and comes often: a machine that is slow for a second is so for all of them.
 fn requests(lanes: &[Lane], kind: Kind, window: Duration, samples: &mut Samples) -> Result<()> {
     let mut all = vec![Sample::default(); lanes.len()];
-    for _ in 0..TURNS {
+    for _ in 0..TURNS_PER_WINDOW {
         for (sum, lane) in all.iter_mut().zip(lanes) {
-            *sum += lane.ask(kind, window / TURNS)?;
+            *sum += lane.ask(kind, window / TURNS_PER_WINDOW)?;
         }
     }
     let (rate, cpu) = match kind {
@@ -100,12 +100,12 @@ impl Lane<'_> {
     fn wait(&self) -> Result<()> {
         let start = Instant::now();
         while let Err(error) = self.ask(Kind::Crr, Duration::ZERO) {
-            if start.elapsed() > PATIENCE {
+            if start.elapsed() > READY_TIMEOUT {
                 return Err(error.context(format!("{:?} does not answer", self.way.subject)));
             }
         }
         while self.iperf.is_some() && !is_listening(&self.way.server, IPERF_PORT)? {
-            if start.elapsed() > PATIENCE {
+            if start.elapsed() > READY_TIMEOUT {
                 bail!("iperf3 of {:?} does not listen", self.way.subject);
             }
         }
@@ -160,7 +160,7 @@ fn output(command: &mut Command) -> Result<Vec<u8>> {
 }
 
 /// Whether a TCP socket of the namespace listens on the port (proc_net_tcp(5): state 0A).
-fn is_listening(place: &Place, port: u16) -> Result<bool> {
+fn is_listening(place: &Placement, port: u16) -> Result<bool> {
     let mut command = place.command("cat")?;
     let text = output(command.arg("/proc/self/net/tcp"))?;
     let ending = format!(":{port:04X}");

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Result;
-use xtask::bench::report::publish;
+use xtask::bench::report::Report;
 use xtask::progress::Step;
 
 use crate::joined::Joined;
@@ -122,7 +122,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     if is_wanted(Part::Agent) {
         agent::measure(scale.usual, scale.changes, scale.effort.rounds, &mut samples)?;
     }
-    publish(&arguments.folder, "net", &targets::rows(&samples))
+    let rows = targets::rows(&samples);
+    Report { name: "net", headline: targets::headline(&rows), rows: &rows }.publish(&arguments.folder)
 }
 
 /// Every subject's namespaces, side by side.

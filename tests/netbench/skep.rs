@@ -16,7 +16,7 @@ use skep_tests::netns::NetNs;
 
 use crate::cluster::{GUARDED, NODE, NODE_ADDR, OPEN, Pair};
 use crate::world::{self, Subject, UPLINK, Uplink, Way};
-use crate::{cluster, place::Place};
+use crate::{cluster, placement::Placement};
 
 /// A node with its datapath, its uplink and nothing in the maps.
 pub(crate) struct Machine {
@@ -67,8 +67,8 @@ impl Machine {
         self.node.run(|| work(datapath))?
     }
 
-    fn place(&self, netns: &NetNs) -> Place {
-        Place { netns: netns.path(), cgroup: Some(self.cgroup.path().to_owned()) }
+    fn place(&self, netns: &NetNs) -> Placement {
+        Placement { netns: netns.path(), cgroup: Some(self.cgroup.path().to_owned()) }
     }
 }
 

@@ -21,7 +21,7 @@ use skep_tests::netns::NetNs;
 use xtask::build_ebpf::bench_object;
 
 use crate::cluster::{NODE_ADDR, NODE_PORT, OUTSIDE_ADDR};
-use crate::place::{self, Core};
+use crate::placement::{self, Core};
 use crate::world::{UPLINK, Uplink};
 
 const HEADERS: usize = 42;
@@ -78,7 +78,7 @@ impl<'a> Source<'a> {
         let Source { uplink, ebpf, frame } = self;
         let before = received(uplink)?;
         let seconds = uplink.outside.run(|| -> Result<f64> {
-            place::pin_to(Core::First)?;
+            placement::pin_to(Core::First)?;
             let program = program(ebpf, "send_xdp")?;
             let start = Instant::now();
             while start.elapsed() < window {
@@ -101,7 +101,7 @@ fn poll_on(netns: &NetNs, device: &str, core: Core) -> Result<()> {
     ensure!(output.status.success(), "{write}: {}", String::from_utf8_lossy(&output.stderr));
     let own: Vec<Pid> = napi_threads()?.into_iter().filter(|thread| !before.contains(thread)).collect();
     ensure!(!own.is_empty(), "{device} has no threads of its own");
-    own.into_iter().try_for_each(|thread| place::place_thread(thread, core))
+    own.into_iter().try_for_each(|thread| placement::place_thread(thread, core))
 }
 
 fn napi_threads() -> Result<Vec<Pid>> {

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use skep_tests::netns::{NetNs, connect};
 
 use crate::cluster::{IPERF_PORT, NODE_ADDR, OPEN, OTHER_ADDR, OTHER_CIDR, OUTSIDE_ADDR, Pair, REQUESTS};
-use crate::place::Place;
+use crate::placement::Placement;
 use crate::rules;
 
 /// Who is measured, under which conditions.
@@ -29,8 +29,8 @@ impl Subject {
 #[derive(Clone, Debug)]
 pub(crate) struct Way {
     pub(crate) subject: Subject,
-    pub(crate) client: Place,
-    pub(crate) server: Place,
+    pub(crate) client: Placement,
+    pub(crate) server: Placement,
     /// Where the server listens.
     pub(crate) listen: Ipv4Addr,
     /// What the client addresses for requests, and for iperf3.
@@ -40,13 +40,13 @@ pub(crate) struct Way {
 
 impl Way {
     /// Straight to the server.
-    pub(crate) fn direct(subject: Subject, client: Place, server: Place, listen: Ipv4Addr) -> Way {
+    pub(crate) fn direct(subject: Subject, client: Placement, server: Placement, listen: Ipv4Addr) -> Way {
         let to = |port| SocketAddr::from((listen, port));
         Way { subject, client, server, listen, requests: to(REQUESTS.target), iperf: to(IPERF_PORT) }
     }
 
     /// By the pair's service.
-    pub(crate) fn service(subject: Subject, client: Place, server: Place, pair: &Pair) -> Way {
+    pub(crate) fn service(subject: Subject, client: Placement, server: Placement, pair: &Pair) -> Way {
         let to = |port| SocketAddr::from((pair.service(), port));
         let (requests, iperf) = (to(REQUESTS.port), to(IPERF_PORT));
         Way { subject, client, server, listen: pair.server.1, requests, iperf }
@@ -68,8 +68,8 @@ pub(crate) fn sysctl(netns: &NetNs, name: &str, value: &str) -> Result<()> {
     netns.run(|| std::fs::write(&path, value))?.with_context(|| format!("write {path}"))
 }
 
-pub(crate) fn place(netns: &NetNs) -> Place {
-    Place { netns: netns.path(), cgroup: None }
+pub(crate) fn place(netns: &NetNs) -> Placement {
+    Placement { netns: netns.path(), cgroup: None }
 }
 
 /// The name of a pod's interface on its node.

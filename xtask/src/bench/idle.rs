@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::report::{Bar, Row, publish};
+use super::report::{Goal, Report, Row, median};
 use crate::binaries::{self, Profile};
 use crate::cluster::layout::Layout;
 use crate::cluster::process::usage;
@@ -62,7 +62,12 @@ pub fn run(arguments: Arguments) -> Result<()> {
     example::deploy(&cluster.kubectl)?;
     std::thread::sleep(SETTLE);
     let rows = measure(&cluster, options.nodes, rounds, Duration::from_secs(seconds.into()))?;
-    publish(&crate::workspace().join("target/bench"), "idle", &rows)
+    let headline = format!(
+        "Idle, three nodes: the server takes {} MB and {} % of a core.",
+        median(&rows, "rss"),
+        median(&rows, "cpu")
+    );
+    Report { name: "idle", headline, rows: &rows }.publish(&crate::workspace().join("target/bench"))
 }
 
 fn measure(cluster: &Cluster, nodes: u8, rounds: u8, period: Duration) -> Result<Vec<Row>> {
@@ -86,9 +91,9 @@ fn measure(cluster: &Cluster, nodes: u8, rounds: u8, period: Duration) -> Result
     let rows =
         processes.iter().zip(&samples).flat_map(|((name, _, (most_memory, most_time)), (memory, time))| {
             let memory =
-                Row::new("rss", name, "MB", memory).map(|row| row.to_reach(Bar::AtMost(*most_memory)));
+                Row::new("rss", name, "MB", memory).map(|row| row.with_goal(Goal::AtMost(*most_memory)));
             let time =
-                Row::new("cpu", name, "% of a core", time).map(|row| row.to_reach(Bar::AtMost(*most_time)));
+                Row::new("cpu", name, "% of a core", time).map(|row| row.with_goal(Goal::AtMost(*most_time)));
             [memory, time]
         });
     Ok(rows.flatten().collect())

@@ -70,7 +70,7 @@ pub struct Cluster {
 
 const SERVER: &str = "server";
 const ETCD: &str = "etcd";
-const START: Duration = Duration::from_secs(30);
+const START_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Cluster {
     pub fn new(layout: Layout, binaries: Binaries, kubectl: PathBuf) -> Cluster {
@@ -178,7 +178,7 @@ impl Cluster {
     }
 
     pub fn wait_for_server(&self, log: &Path) -> Result<()> {
-        let deadline = Instant::now() + START;
+        let deadline = Instant::now() + START_TIMEOUT;
         loop {
             if self.kubectl.kubeconfig.exists() && self.kubectl.run(&["get", "--raw=/readyz"]).is_ok() {
                 return Ok(());

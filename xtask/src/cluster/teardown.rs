@@ -11,7 +11,7 @@ use super::host;
 use super::layout::{Layout, NodeLayout};
 use super::process::Processes;
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const END_TIMEOUT: Duration = Duration::from_secs(10);
 /// What of the state survives: logs to look at afterwards, and tools that were fetched.
 const KEPT: [&str; 2] = ["logs", "tools"];
 
@@ -45,7 +45,7 @@ pub(super) fn cluster(layout: &Layout) -> Result<Vec<String>> {
     let mut names = processes.names();
     names.sort_by_key(|name| (!name.starts_with("agent-"), name == "etcd"));
     for name in names {
-        let ended = processes.end(&name, PATIENCE);
+        let ended = processes.end(&name, END_TIMEOUT);
         report.note(ended.map(|ended| ended.then(|| format!("process {name}"))));
     }
     kill_cgroup(&layout.name, &mut report);
@@ -72,7 +72,7 @@ pub(super) fn cluster(layout: &Layout) -> Result<Vec<String>> {
 pub(super) fn node(processes: &Processes, node: &NodeLayout) -> Result<()> {
     let mut report = Report::default();
     for name in [format!("agent-{}", node.name), format!("containerd-{}", node.name)] {
-        report.note(processes.end(&name, PATIENCE).map(|_| None));
+        report.note(processes.end(&name, END_TIMEOUT).map(|_| None));
     }
     kill_cgroup(&node.cgroup, &mut report);
     report.note(remove_shim_sockets(&node.run));
@@ -147,7 +147,7 @@ fn kill_cgroup(name: &str, report: &mut Report) {
         }
         let file = folder.join("cgroup.kill");
         fs::write(&file, "1").with_context(|| format!("write {}", file.display()))?;
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + END_TIMEOUT;
         let events = folder.join("cgroup.events");
         while fs::read_to_string(&events).unwrap_or_default().contains("populated 1") {
             if Instant::now() > deadline {
@@ -206,7 +206,7 @@ fn remove_cgroups(name: &str) -> Result<Option<String>> {
 
 /// A killed process leaves its cgroup when it is reaped, which may be a moment later.
 fn remove_cgroup(folder: &Path) -> Result<()> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + END_TIMEOUT;
     loop {
         match fs::remove_dir(folder) {
             Ok(()) => return Ok(()),

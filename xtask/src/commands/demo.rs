@@ -23,7 +23,7 @@ pub enum Demo {
 }
 
 /// The least the server accepts.
-const GRACE: u16 = 5;
+const NODE_GRACE_SECONDS: u16 = 5;
 
 pub fn run(layout: Layout, demo: Demo) -> Result<()> {
     deps::require_root("demo")?;
@@ -58,7 +58,7 @@ fn failover(cluster: &Cluster, options: &Options, node: u8) -> Result<()> {
     }
     let name = cluster.layout.node(node).name;
     let step = Step::new("before");
-    cluster.start_server(&Options { node_grace: GRACE, ..options.clone() })?;
+    cluster.start_server(&Options { node_grace: NODE_GRACE_SECONDS, ..options.clone() })?;
     cluster.wait_for_nodes(options.nodes, |_| ())?;
     example::wait_ready(&cluster.kubectl, |_, _| ())?;
     step.done(format!("all replicas ready; {name} is cut off next"));

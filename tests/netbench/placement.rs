@@ -14,13 +14,13 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 const NICE: i32 = -20;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct Placement {
     pub(crate) netns: PathBuf,
     /// Processes in it are those whose sockets are translated.
     pub(crate) cgroup: Option<PathBuf>,
 }
 
-impl Place {
+impl Placement {
     /// A command that will run in this place.
     pub(crate) fn command(&self, program: impl AsRef<OsStr>) -> Result<Command> {
         let mut command = Command::new("nsenter");
