@@ -17,7 +17,7 @@ use xtask::build_ebpf::bench_object;
 use xtask::progress::Step;
 
 use crate::cluster::{NODE_ADDR, NODE_PORT};
-use crate::place;
+use crate::placement;
 use crate::samples::Samples;
 use crate::skep::Machine;
 use crate::source::{hardware, link, program};

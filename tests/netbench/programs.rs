@@ -13,7 +13,7 @@ use xtask::build_ebpf::bench_object;
 use xtask::progress::Step;
 
 use crate::cluster::{NODE_ADDR, OPEN, remote_pod};
-use crate::place;
+use crate::placement;
 use crate::samples::Samples;
 use crate::skep::Machine;
 use crate::world::Subject;
