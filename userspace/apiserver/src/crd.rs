@@ -115,7 +115,7 @@ fn end(server: &Arc<Inner>, definition: &Value, at_work: &AtWork) {
             let heard = async {
                 match instances {
                     Some(instances) => {
-                        let (_, mut changes) = instances.list_and_watch("");
+                        let mut changes = instances.subscribe();
                         changes.recv().await;
                     }
                     None => std::future::pending().await,

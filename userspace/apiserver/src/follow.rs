@@ -20,7 +20,7 @@ pub(crate) async fn all(
     loop {
         let Some(strong) = server.upgrade() else { return };
         let Some(resource) = strong.caches.of(kind) else { return };
-        let (_, mut changes) = resource.list_and_watch("");
+        let mut changes = resource.subscribe();
         drop(resource);
         let mut done = round(&strong).await;
         drop(strong);

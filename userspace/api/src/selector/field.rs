@@ -34,11 +34,10 @@ impl FieldSelector {
         self.requirements.is_empty()
     }
 
-    /// The name, if only one object can match.
-    pub fn name(&self) -> Option<&str> {
-        let mut names =
-            self.requirements.iter().filter(|(field, equal, _)| *equal && field == "metadata.name");
-        names.next().map(|(_, _, value)| value.as_str())
+    /// The value that the field of every selected object has, if the selector asks for one.
+    pub fn required(&self, field: &str) -> Option<&str> {
+        let mut values = self.requirements.iter().filter(|(name, equal, _)| *equal && name == field);
+        values.next().map(|(_, _, value)| value.as_str())
     }
 
     pub fn matches(&self, object: &Picked) -> bool {

@@ -95,7 +95,7 @@ impl Heard {
         let others = [find("", "v1", "services"), find("discovery.k8s.io", "v1", "endpointslices")]
             .map(|kind| any.then_some(kind)?);
         let kinds = [super::kind()].into_iter().chain(others).flatten();
-        let watch = |kind: &Kind| server.caches.of(kind).map(|objects| objects.list_and_watch("").1);
+        let watch = |kind: &Kind| server.caches.of(kind).map(|objects| objects.subscribe());
         kinds.map(watch).collect::<Option<Vec<Changes>>>().map(Heard)
     }
 

@@ -25,7 +25,7 @@ pub(crate) async fn run(server: Weak<Inner>) {
         let Some(strong) = server.upgrade() else { return };
         let watched = [super::kind(), crd::kind()].map(|kind| kind.and_then(|kind| strong.caches.of(kind)));
         let [Some(services), Some(definitions)] = watched else { return };
-        let ((_, mut ours), (_, mut made)) = (services.list_and_watch(""), definitions.list_and_watch(""));
+        let (mut ours, mut made) = (services.subscribe(), definitions.subscribe());
         drop((services, definitions));
         loop {
             let Some(strong) = server.upgrade() else { return };

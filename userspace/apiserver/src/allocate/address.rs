@@ -151,8 +151,7 @@ pub(super) fn held(server: &Inner) -> Result<Vec<(IpAddr, String, String, String
 /// Changes of IPAddresses from here on.
 pub(super) fn changes(server: &Inner) -> Option<Changes> {
     let (addresses, _) = kinds().ok()?;
-    let resource = server.caches.of(addresses)?;
-    resource.watch(resource.changed()).ok().map(|(_, changes)| changes)
+    Some(server.caches.of(addresses)?.subscribe())
 }
 
 /// Ranges of the family that new addresses come from: the default one first.

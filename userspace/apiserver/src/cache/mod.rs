@@ -5,6 +5,7 @@ mod resource;
 mod table;
 #[cfg(test)]
 mod tests;
+mod watchers;
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -15,7 +16,8 @@ use skep_store::{Entry, Event, Revision, Store, StoreError, WatchItem};
 use tokio::sync::watch;
 
 pub(crate) use changes::{Change, ChangeKind, line};
-pub(crate) use resource::{Changes, Counts, Resource};
+pub(crate) use resource::{Counts, Resource};
+pub(crate) use watchers::{Changes, Trigger};
 
 use crate::access::{Access, matters};
 use crate::crd;

@@ -5,18 +5,13 @@ use std::ops::Bound;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use skep_store::Revision;
-use tokio::sync::mpsc;
 
-use super::{Change, ChangeKind};
+use super::watchers::Watchers;
+use super::{Change, ChangeKind, Changes, Trigger};
 use crate::object::Object;
 
-/// Changes that a watch can start behind.
-const CHANGES: usize = 2_048;
-/// Changes that may wait for a slow watcher before it is dropped.
-const QUEUE: usize = 1_024;
-
-/// A watcher's end: changes as they happen, until it is dropped for being slow.
-pub(crate) type Changes = mpsc::Receiver<Arc<Change>>;
+/// Changes that are kept; a watch that starts further back gets 410.
+const MAX_CHANGES: usize = 2_048;
 
 #[derive(Default)]
 pub(crate) struct Resource {
@@ -29,7 +24,7 @@ struct Inner {
     changes: VecDeque<Arc<Change>>,
     /// Every change after this revision is in `changes`.
     complete_after: Revision,
-    watchers: Vec<mpsc::Sender<Arc<Change>>>,
+    watchers: Watchers,
     /// Changes so far.
     published: u64,
 }
@@ -42,7 +37,7 @@ pub(crate) struct Counts {
     pub(crate) changes: u64,
 }
 
-/// The changes that a watch asks for are not known any more: 410.
+/// The changes after the requested revision are no longer known: 410.
 #[derive(Debug)]
 pub(crate) struct Gone {
     pub(crate) oldest: Revision,
@@ -63,8 +58,8 @@ impl Resource {
         inner.objects = objects.into_iter().map(|object| (object.key.clone(), object)).collect();
         inner.changes.clear();
         inner.complete_after = revision;
-        // Who watched across the gap must list again.
-        inner.watchers.clear();
+        // Watchers missed the changes of the gap: they are dropped, and list again.
+        inner.watchers = Watchers::default();
     }
 
     pub(super) fn put(&self, object: Arc<Object>) {
@@ -94,8 +89,7 @@ impl Resource {
 
     pub(crate) fn counts(&self) -> Counts {
         let inner = self.read();
-        let watchers = inner.watchers.iter().filter(|watcher| !watcher.is_closed()).count();
-        Counts { objects: inner.objects.len(), watchers, changes: inner.published }
+        Counts { objects: inner.objects.len(), watchers: inner.watchers.count(), changes: inner.published }
     }
 
     /// Objects whose keys start with `prefix`, in key order.
@@ -124,22 +118,31 @@ impl Resource {
         Some(objects)
     }
 
-    /// Changes after a revision that are known, and all that come.
-    pub(crate) fn watch(&self, after: Revision) -> Result<(Vec<Arc<Change>>, Changes), Gone> {
+    /// The known changes after a revision, and from here on those that meet the trigger.
+    pub(crate) fn watch(
+        &self,
+        after: Revision,
+        trigger: Trigger,
+    ) -> Result<(Vec<Arc<Change>>, Changes), Gone> {
         let mut inner = self.write();
         if after < inner.complete_after {
             return Err(Gone { oldest: inner.complete_after });
         }
         let start = inner.changes.partition_point(|change| change.revision() <= after);
         let missed = inner.changes.range(start..).cloned().collect();
-        Ok((missed, inner.subscribe()))
+        Ok((missed, inner.watchers.subscribe(trigger)))
     }
 
-    /// The present objects with `prefix`, and all changes from here on.
-    pub(crate) fn list_and_watch(&self, prefix: &str) -> (Vec<Arc<Object>>, Changes) {
+    /// The present objects with `prefix`, and from here on the changes that meet the trigger.
+    pub(crate) fn list_and_watch(&self, prefix: &str, trigger: Trigger) -> (Vec<Arc<Object>>, Changes) {
         let mut inner = self.write();
         let objects = inner.with_prefix(prefix);
-        (objects, inner.subscribe())
+        (objects, inner.watchers.subscribe(trigger))
+    }
+
+    /// All changes from here on.
+    pub(crate) fn subscribe(&self) -> Changes {
+        self.write().watchers.subscribe(Trigger::Any)
     }
 }
 
@@ -153,19 +156,12 @@ impl Inner {
         self.published += 1;
         let change = Arc::new(change);
         self.changes.push_back(change.clone());
-        while self.changes.len() > CHANGES {
+        while self.changes.len() > MAX_CHANGES {
             if let Some(oldest) = self.changes.pop_front() {
                 self.complete_after = oldest.revision();
             }
         }
-        self.watchers.retain(|watcher| watcher.try_send(change.clone()).is_ok());
-    }
-
-    fn subscribe(&mut self) -> Changes {
-        let (sender, receiver) = mpsc::channel(QUEUE);
-        self.watchers.retain(|watcher| !watcher.is_closed());
-        self.watchers.push(sender);
-        receiver
+        self.watchers.publish(&change);
     }
 }
 

@@ -104,7 +104,7 @@ async fn watchers_outlive_a_new_status_but_not_a_new_schema() {
     cluster.put(DEFINITION, &defined).await;
     let caches = Caches::load(cluster.store.clone()).await.unwrap();
     let resource = caches.of(&served(&caches).unwrap()).unwrap();
-    let (_, mut changes) = resource.list_and_watch("");
+    let mut changes = resource.subscribe();
     defined["status"]["storedVersions"] = json!(["v1", "v1"]);
     cluster.put(DEFINITION, &defined).await;
     cluster.put_thing(json!({"a": "1"})).await;

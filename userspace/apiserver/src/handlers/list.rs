@@ -12,6 +12,7 @@ use skep_api::{Kind, Status, conversion};
 use skep_store::Revision;
 
 use super::items::respond_items;
+use crate::cache::{Change, ChangeKind, Trigger};
 use crate::call::Call;
 use crate::convert;
 use crate::negotiate::{View, partial, render_value, respond_large, table_of, view};
@@ -42,9 +43,29 @@ impl Selection {
         Ok(Selection { prefix, labels, fields })
     }
 
+    /// Of a watch of these objects.
+    pub(crate) fn trigger(&self, kind: &Kind, namespace: &str) -> Trigger {
+        Trigger::of(kind, namespace, &self.fields)
+    }
+
     pub(crate) fn selects(&self, object: &Object) -> bool {
         (self.labels.is_empty() || self.labels.matches(&object.picked))
             && (self.fields.is_empty() || self.fields.matches(&object.picked))
+    }
+
+    /// How a watcher of these objects sees a change; `None` if not at all.
+    pub(crate) fn event(&self, change: &Change) -> Option<ChangeKind> {
+        if !change.object.key.starts_with(&self.prefix) {
+            return None;
+        }
+        let before = change.previous.as_ref().is_some_and(|object| self.selects(object));
+        let after = change.kind != ChangeKind::Deleted && self.selects(&change.object);
+        match (before, after) {
+            (false, false) => None,
+            (false, true) => Some(ChangeKind::Added),
+            (true, true) => Some(ChangeKind::Modified),
+            (true, false) => Some(ChangeKind::Deleted),
+        }
     }
 
     pub(crate) fn is_everything(&self) -> bool {

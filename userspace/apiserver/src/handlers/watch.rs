@@ -18,7 +18,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::list::{Selection, parse_number};
 use crate::Inner;
-use crate::cache::{Change, ChangeKind};
+use crate::cache::{Change, ChangeKind, Trigger};
 use crate::call::Call;
 use crate::convert;
 use crate::negotiate::{View, render, table_of, view};
@@ -36,6 +36,7 @@ pub(crate) async fn handle(call: Call) -> Result<Response, Status> {
     let kind = &call.target.kind;
     let view = view(&call.headers, call.query.get("includeObject"))?;
     let selection = Selection::of(kind, &call.target.namespace, &call.query)?;
+    let trigger = selection.trigger(kind, &call.target.namespace);
     let seconds = parse_number(&call.query, "timeoutSeconds")?
         .unwrap_or_else(|| MIN_TIMEOUT + rand::rng().random_range(0..MIN_TIMEOUT));
     let bookmarks = call.query.is_true("allowWatchBookmarks");
@@ -60,7 +61,7 @@ pub(crate) async fn handle(call: Call) -> Result<Response, Status> {
         columns_sent: false,
         last: 0,
     };
-    stream.start(wanted, initial).await?;
+    stream.start(wanted, initial, trigger).await?;
     let pieces = futures::stream::unfold(stream, |mut stream| async move {
         let piece = stream.next_piece().await?;
         Some((Ok::<Bytes, std::convert::Infallible>(piece), stream))
@@ -90,11 +91,16 @@ struct Stream {
 }
 
 impl Stream {
-    async fn start(&mut self, wanted: Option<Revision>, initial: bool) -> Result<(), Status> {
+    async fn start(
+        &mut self,
+        wanted: Option<Revision>,
+        initial: bool,
+        trigger: Trigger,
+    ) -> Result<(), Status> {
         let resource = self.server.caches.of(&self.kind).ok_or_else(Status::no_such_path)?;
         match wanted {
             // From a revision on: what the client has seen, it does not get again.
-            Some(after) if after != 0 && !initial => match resource.watch(after) {
+            Some(after) if after != 0 && !initial => match resource.watch(after, trigger) {
                 Ok((missed, changes)) => {
                     self.last = after;
                     for change in missed {
@@ -110,7 +116,7 @@ impl Stream {
                     Some(_) => self.server.caches.applied(),
                     None => self.server.caches.catch_up().await.map_err(store_error)?,
                 };
-                let (objects, changes) = resource.list_and_watch(&self.selection.prefix);
+                let (objects, changes) = resource.list_and_watch(&self.selection.prefix, trigger);
                 let objects = convert::all(&self.server, &self.kind, objects).await?;
                 self.last = revision;
                 for object in &objects {
@@ -209,14 +215,7 @@ impl Stream {
             return Ok(());
         }
         let change = convert::change(&self.server, &self.kind, change).await?;
-        let before = change.previous.as_ref().is_some_and(|object| self.selection.selects(object));
-        let after = change.kind != ChangeKind::Deleted && self.selection.selects(&change.object);
-        let kind = match (before, after) {
-            (false, false) => return Ok(()),
-            (false, true) => ChangeKind::Added,
-            (true, true) => ChangeKind::Modified,
-            (true, false) => ChangeKind::Deleted,
-        };
+        let Some(kind) = self.selection.event(&change) else { return Ok(()) };
         let line = match self.view {
             View::Whole if !conversion::is_needed(&self.kind) => change.line(kind),
             _ => self.line(kind.name(), &change.object),
