@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use skep_abi::{
-    Addr, BURST, Backend, BackendKey, Be16, DropReason, Pod, Proto, Scope, ServiceKey, ServiceValue,
+    Addr, BURST_NS, Backend, BackendKey, Be16, DropReason, Pod, Proto, Scope, ServiceKey, ServiceValue,
 };
 use skep_datapath::PodInterface;
 use skep_netplan::Write;
@@ -127,7 +127,7 @@ fn tcp_through_a_limited_pod_gets_its_limit_and_other_pods_all_there_is() -> Res
         ("from the node to a limited pod", &world.node.netns, b, at(B), at(B), 100_000_000),
     ] {
         let lasted = flow(from, server, to, listen, limit)?;
-        has_limit(what, lasted, limit, Duration::from_nanos(BURST))?;
+        has_limit(what, lasted, limit, Duration::from_nanos(BURST_NS))?;
     }
     let before = world.over()?;
     ensure!(before > 0, "nothing was dropped");
@@ -160,7 +160,7 @@ fn what_a_limited_pod_sends_waits_where_the_kernel_has_fq() -> Result<()> {
     ] {
         let lasted = flow(a, server, to, listen, LIMIT)?;
         println!("{} packets dropped so far", world.over()?);
-        has_limit(what, lasted, LIMIT, Duration::from_nanos(if paces { 0 } else { BURST }))?;
+        has_limit(what, lasted, LIMIT, Duration::from_nanos(if paces { 0 } else { BURST_NS }))?;
     }
     let over = world.over()?;
     ensure!((over == 0) == paces, "{over} packets were dropped");

@@ -99,7 +99,7 @@ fn frontend(proto: Proto, v4: bool, at: IpAddr, backends: &[IpAddr]) -> Vec<Writ
         .map(|ip| Backend { addr: Addr::from(*ip), port: Be16::new(TARGET), reserved: 0 })
         .collect();
     backends.sort();
-    let flags = ServiceValue::DIRECT;
+    let flags = ServiceValue::DSR;
     let value =
         ServiceValue { set, count: backends.len() as u32, service: set, flags, ..ServiceValue::default() };
     let key = ServiceKey { addr: Addr::from(at), port: Be16::new(NODE_PORT), proto, scope: Scope::EXTERNAL };

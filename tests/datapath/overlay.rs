@@ -116,7 +116,7 @@ fn a_node_port_leads_through_the_overlay_and_back() -> Result<()> {
 #[test]
 fn direct_return_leads_through_the_overlay_and_not_back() -> Result<()> {
     let mut world = world("dsr")?;
-    world.nodes.iter_mut().try_for_each(|node| node.apply(&node_port(ServiceValue::DIRECT)))?;
+    world.nodes.iter_mut().try_for_each(|node| node.apply(&node_port(ServiceValue::DSR)))?;
     let listener = world.b.run(|| TcpListener::bind((B, 80)))??;
     // By its address on the first node's link.
     let from = asked(&world.router, (NODES[0], 30080), &listener)?;

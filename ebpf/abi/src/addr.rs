@@ -1,13 +1,14 @@
-//! Addresses, ports and protocols. Byte order lives in the type.
+//! Addresses, ports and protocols. The type says the byte order.
 
 /// An IPv6 address, or an IPv4 address in its mapped form `::ffff:a.b.c.d` (RFC 4291, 2.5.5.2).
 ///
-/// The words hold the bytes in network order as they stand in a packet, so that equality is four word compares.
+/// The words hold the bytes in network order, as a packet does, so that equality is four word compares.
 #[repr(transparent)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Addr(pub [u32; 4]);
 
 impl Addr {
+    /// `::`, which stands for no address.
     pub const UNSPECIFIED: Addr = Addr([0; 4]);
     /// Bits before the address proper in an IPv4-mapped prefix: `10.0.0.0/8` is `::ffff:10.0.0.0/104`.
     pub const V4_PREFIX_BITS: u32 = 96;
@@ -19,6 +20,7 @@ impl Addr {
         Addr([0, 0, Self::V4_MARK, word])
     }
 
+    /// Whether it is an IPv4 address in its mapped form.
     #[inline(always)]
     pub const fn is_v4(&self) -> bool {
         self.0[0] == 0 && self.0[1] == 0 && self.0[2] == Self::V4_MARK
@@ -30,6 +32,7 @@ impl Addr {
         self.0[3]
     }
 
+    /// From the 16 bytes in network order.
     pub const fn from_octets(b: [u8; 16]) -> Self {
         Addr([
             u32::from_ne_bytes([b[0], b[1], b[2], b[3]]),
@@ -39,6 +42,7 @@ impl Addr {
         ])
     }
 
+    /// The 16 bytes in network order.
     pub const fn octets(&self) -> [u8; 16] {
         let [a, b, c, d] = [
             self.0[0].to_ne_bytes(),
@@ -65,17 +69,39 @@ impl From<Addr> for core::net::IpAddr {
     }
 }
 
+/// An address and a port. ICMP echo has its identifier as the port; a protocol without ports has 0.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct SocketAddr {
+    /// The IP address.
+    pub addr: Addr,
+    /// The port in network order.
+    pub port: Be16,
+    /// Always 0.
+    pub reserved: u16,
+}
+
+impl SocketAddr {
+    /// An address and a port.
+    #[inline(always)]
+    pub const fn new(addr: Addr, port: Be16) -> Self {
+        SocketAddr { addr, port, reserved: 0 }
+    }
+}
+
 /// A 16-bit number in network byte order.
 #[repr(transparent)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Be16(pub u16);
 
 impl Be16 {
+    /// From a number in host order.
     #[inline(always)]
     pub const fn new(host: u16) -> Self {
         Be16(host.to_be())
     }
 
+    /// The number in host order.
     #[inline(always)]
     pub const fn get(self) -> u16 {
         u16::from_be(self.0)
@@ -94,17 +120,22 @@ impl Ord for Be16 {
     }
 }
 
-/// An IP protocol number.
+/// An IP protocol number (IANA).
 #[repr(transparent)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Proto(pub u8);
 
 impl Proto {
+    /// RFC 792.
     pub const ICMP: Proto = Proto(1);
+    /// RFC 9293.
     pub const TCP: Proto = Proto(6);
+    /// RFC 768.
     pub const UDP: Proto = Proto(17);
+    /// RFC 4443.
     pub const ICMPV6: Proto = Proto(58);
+    /// RFC 9260.
     pub const SCTP: Proto = Proto(132);
 }
 
-crate::plain!(Addr: 16, Be16: 2, Proto: 1);
+crate::layout::plain!(Addr: 16, SocketAddr: 20, Be16: 2, Proto: 1);

@@ -1,55 +1,53 @@
-//! Bandwidth of pods: `BUCKETS`, how far each pod is ahead of its rate.
+//! Bandwidth of pods: `BUCKETS`, one token bucket for each limited direction of a pod. [`crate::logic::gcra`] decides.
 
 use crate::{Direction, Pod, SLOTS_MAX};
 
-/// `BUCKETS`: array of [`Bucket`], two for each slot of a pod; see [`bucket_index`].
+/// Elements of `BUCKETS`, an array of [`Bucket`]: two for each slot of a pod, see [`bucket_index`].
 pub const BUCKETS_MAX: u32 = 2 * SLOTS_MAX;
 
-/// What a pod that was silent may send at once, as a time at its rate, in nanoseconds: more than TCP waits at least for
-/// an acknowledgement, so that a connection which lost the end of a burst still gets the rate.
-pub const BURST: u64 = 250_000_000;
+/// What a pod that was silent may send at once, in nanoseconds at its rate. It exceeds TCP's minimum retransmission
+/// timeout, so that a connection which lost the end of a burst still reaches the rate.
+pub const BURST_NS: u64 = 250_000_000;
 
-/// A token bucket as one number (GCRA, ITU-T I.371): when all that passed would have, at the rate.
+/// A token bucket as one time (GCRA, ITU-T I.371).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Bucket {
-    /// Nanoseconds of the monotonic clock. A packet passes unless this lies ahead.
+    /// The theoretical arrival time of the next packet: when everything that passed would be sent at the rate, in
+    /// nanoseconds of the monotonic clock.
     pub next: u64,
-    /// Whose it is; slots are used again.
+    /// The pod's host-side interface. Slots are reused; a bucket of another interface counts as empty.
     pub ifindex: u32,
-    /// Of the two above.
+    /// Guards `next` and `ifindex`.
     pub lock: bpf_spin_lock,
 }
 
-/// The kernel's, which knows it in a map's value by this name.
+/// The kernel's spin lock. The kernel recognises it in a map's BTF by this name.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct bpf_spin_lock {
+    /// Used by the kernel only.
     pub val: u32,
 }
 
+/// Index in `BUCKETS` of the pod with `slot` in `direction`.
 #[inline(always)]
 pub const fn bucket_index(slot: u32, direction: Direction) -> u32 {
     slot * 2 + direction.0 as u32
 }
 
 impl Pod {
-    /// In bits a second; 0: no limit.
+    /// The limit in bits a second; 0: none.
     #[inline(always)]
     pub const fn rate(&self, direction: Direction) -> u64 {
         if direction.0 == Direction::INGRESS.0 { self.ingress_rate } else { self.egress_rate }
     }
 
+    /// Whether either direction has a limit.
     #[inline(always)]
     pub const fn is_limited(&self) -> bool {
         self.ingress_rate | self.egress_rate != 0
     }
 }
 
-/// Nanoseconds that so many bytes take at a rate in bits a second that is not 0.
-#[inline(always)]
-pub const fn duration(bytes: u64, rate: u64) -> u64 {
-    bytes * 8_000_000_000 / rate
-}
-
-crate::plain!(Bucket: 16);
+crate::layout::plain!(Bucket: 16);

@@ -1,31 +1,33 @@
-//! What every program must know of its node: `CONFIG`, an array of one.
+//! The node's own configuration: `CONFIG`, an array of one [`NodeConfig`].
 
 use crate::Addr;
 
+/// What every program must know of its node.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct NodeConfig {
-    /// Raised by every change that may alter a verdict; see [`crate::table_of`].
+    /// The generation in force. Every change that may alter a verdict raises it; see [`crate::table_of`].
     pub generation: u32,
-    /// The interface that leads to the other nodes and to the outside.
+    /// Index of the interface towards the other nodes and the outside.
     pub uplink: u32,
-    /// The node's addresses; unspecified where it has none of the family.
+    /// The node's IPv4 address; unspecified if it has none.
     pub node_v4: Addr,
+    /// The node's IPv6 address; unspecified if it has none.
     pub node_v6: Addr,
-    /// Cookie of the node's own network namespace, by which the socket hooks tell its processes from pods.
+    /// Cookie of the node's own network namespace. The socket hooks distinguish the node's processes from pods by it.
     pub netns_cookie: u64,
-    /// 1 while somebody reads `FLOWS`; 0 spares the programs the events.
+    /// 1 while the agent reads `FLOWS`; 0 spares the programs the events.
     pub observe: u32,
-    /// The overlay's devices by the outer packet's family, which is the inner one's; 0: other nodes' pods are reached by
-    /// the uplink.
+    /// Index of the overlay device for IPv4, inner and outer; 0: the uplink reaches other nodes' pods.
     pub overlay_v4: u32,
+    /// As `overlay_v4`, for IPv6.
     pub overlay_v6: u32,
-    /// The near end of the link on which early fragments wait; 0: they do not.
+    /// Index of the near end of the link on which early fragments wait; 0: they are dropped.
     pub delay: u32,
 }
 
-/// `CLUSTER`: LPM trie of prefixes that are inside the cluster: not masqueraded. Pod CIDRs and, without an overlay, node
-/// addresses.
+/// Entries of `CLUSTER`, an LPM trie of prefixes that are inside the cluster and not masqueraded: pod CIDRs and, without
+/// an overlay, node addresses.
 pub const CLUSTER_MAX: u32 = 16_384;
 
-crate::plain!(NodeConfig: 64);
+crate::layout::plain!(NodeConfig: 64);

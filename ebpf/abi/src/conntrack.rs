@@ -1,65 +1,67 @@
-//! Connection tracking: `CONNTRACK`, one symmetric entry a flow.
+//! Connection tracking: `CONNTRACK`, one symmetric entry for each flow.
 //!
 //! Both directions of a flow find the same entry. It caches the verdict with the generation under which it was given,
-//! where the ends are on this node, and what is to be rewritten. A translated flow has an entry for each pair of ends
-//! that is seen on a wire: what the client addressed and what the backend sees.
+//! the interfaces of the ends on this node, and the translation. A translated flow has an entry for each pair of ends
+//! that packets on a wire carry: one with what the client addressed, one with what the backend sees.
 
-use crate::{Addr, Be16, Proto};
+use crate::{Addr, Be16, Proto, SocketAddr};
 
-/// `CONNTRACK`: LRU hash of [`FlowKey`] to [`Flow`]. LRU is the last resort: entries are removed by time.
+/// Entries of `CONNTRACK`, an LRU hash of [`FlowKey`] to [`Flow`]. Entries expire by time; LRU is the last resort.
 pub const CONNTRACK_MAX: u32 = 262_144;
 
-/// The two ends of a flow in a fixed order (the lower end first), so that both directions find the same entry.
+/// The two ends of a flow, the lower one first ([`crate::logic::flow_key`]), so that both directions have the same key.
 /// ICMP echo has its identifier as both ports.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct FlowKey {
+    /// Address of the low end.
     pub low: Addr,
+    /// Address of the high end.
     pub high: Addr,
+    /// Port of the low end.
     pub low_port: Be16,
+    /// Port of the high end.
     pub high_port: Be16,
+    /// The protocol.
     pub proto: Proto,
+    /// Always 0.
     pub reserved: [u8; 3],
 }
 
-/// One end of a flow.
-#[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-pub struct End {
-    pub addr: Addr,
-    pub port: Be16,
-    pub reserved: u16,
-}
-
+/// The state of a flow.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Flow {
-    /// Nanoseconds of the monotonic clock, less than a second old.
+    /// Time of the last packet in nanoseconds of the monotonic clock; up to a second old.
     pub last_seen: u64,
-    /// When `last_seen` was written, in 64 jiffies: it is renewed when that changes.
+    /// When `last_seen` was written, in units of 64 jiffies. A packet in another unit renews both.
     pub tick: u32,
-    /// Of a connection between two pods of this node: the number that acknowledges the later FIN so far, 0: none.
-    pub fin: u32,
-    /// The generation under which the flow was allowed; under [`Flow::LIMITED`] its complement.
+    /// Of a connection between two pods of this node: the acknowledgement number that covers the later FIN so far; 0:
+    /// none.
+    pub fin_ack: u32,
+    /// The generation under which the flow was allowed, as [`Flow::stamp`] puts it.
     pub generation: u32,
     /// Identity of the service port, 0: none; see [`crate::ServiceValue::service`].
     pub service: u32,
-    /// Host-side interfaces of the ends that are pods of this node, 0 for others; valid under `generation`.
+    /// Host-side interface of the low end if it is a pod of this node, or else 0; valid under `generation`.
     pub low_ifindex: u32,
+    /// Host-side interface of the high end if it is a pod of this node, or else 0; valid under `generation`.
     pub high_ifindex: u32,
     /// [`Flow::FROM_HIGH`] and the others.
     pub flags: u32,
-    /// TCP flags seen in either direction, or-ed; [`TCP_FIN`], [`TCP_SYN`], [`TCP_RST`], [`TCP_ACK`].
-    pub seen_low: u8,
-    pub seen_high: u8,
-    /// The largest packet that the way to `hop` takes, in bytes; 0: `hop` is not known.
+    /// TCP flags that packets from the low end had, or-ed; [`TCP_FIN`], [`TCP_SYN`], [`TCP_RST`], [`TCP_ACK`].
+    pub tcp_flags_low: u8,
+    /// TCP flags that packets from the high end had, or-ed.
+    pub tcp_flags_high: u8,
+    /// The largest packet for the route to `hop`, in bytes; 0: `hop` is not known.
     pub mtu: u16,
-    /// What the source and the destination become in packets of the rewritten direction.
-    pub source: End,
-    pub destination: End,
-    /// Of rewritten packets that XDP sends on: the MACs of the next hop and of the uplink, as they stood in the node's
-    /// tables at `hop_time`, in units of 2^20 nanoseconds of the monotonic clock.
+    /// What the source becomes in packets of the rewritten direction, under [`Flow::SOURCE`].
+    pub source: SocketAddr,
+    /// What the destination becomes in packets of the rewritten direction, under [`Flow::DESTINATION`].
+    pub destination: SocketAddr,
+    /// For packets that XDP forwards: the MACs of the next hop and of the uplink, from the node's tables at `hop_time`.
     pub hop: [[u16; 3]; 2],
+    /// When `hop` was looked up, in units of 2^20 nanoseconds of the monotonic clock.
     pub hop_time: u32,
 }
 
@@ -68,65 +70,82 @@ impl Flow {
     pub const FROM_HIGH: u32 = 1 << 0;
     /// Packets from the high end are rewritten; without it those from the low end.
     pub const REWRITE_HIGH: u32 = 1 << 1;
-    /// `source` is to be set in the rewritten direction.
+    /// The rewritten direction gets [`Flow::source`].
     pub const SOURCE: u32 = 1 << 2;
-    /// `destination` is to be set in the rewritten direction.
+    /// The rewritten direction gets [`Flow::destination`].
     pub const DESTINATION: u32 = 1 << 3;
-    /// Opened by or towards the node itself: no policy applies.
+    /// The node itself is an end: no policy applies.
     pub const NODE: u32 = 1 << 4;
-    /// Rewriting leads to another entry, which holds the verdict.
+    /// The rewritten packet belongs to another entry, which holds the verdict.
     pub const ALIAS: u32 = 1 << 5;
-    /// Rewriting is done at the uplink only: the source of a pod's packet to the outside, and back.
+    /// Rewritten at the uplink only: the source of a pod's packet to the outside, and back.
     pub const MASQUERADE: u32 = 1 << 6;
-    /// Passes through this node from the outside to another node's pod and back: rewrite and send out.
+    /// From the outside through this node to another node's pod, and back: rewritten and sent out again.
     pub const TRANSIT: u32 = 1 << 7;
-    /// The other end is elsewhere in the cluster: sent straight to the overlay or the uplink.
+    /// The other end is elsewhere in the cluster: packets go straight to the overlay or the uplink.
     pub const REMOTE: u32 = 1 << 8;
-    /// Another node's own flow to a pod of this node, come by the overlay: its answers go there.
+    /// Another node's own flow to a pod of this node that came by the overlay; its answers go back there.
     pub const OVERLAY: u32 = 1 << 9;
     /// A pod reaches itself through a service: both ends are rewritten, in both directions, and it is always allowed.
     pub const HAIRPIN: u32 = 1 << 10;
-    /// An end is a pod with a limited bandwidth. The generation is none that is ever in force, so that such packets alone
-    /// leave the way of all others.
+    /// An end is a pod with a limited bandwidth. [`Flow::stamp`] then keeps the entry off the fast path, so that only
+    /// such flows pay for the limit.
     pub const LIMITED: u32 = 1 << 11;
-    /// From the outside to another node's pod, passed on as it is: `destination` is only where to. See
-    /// [`crate::ServiceValue::DIRECT`].
-    pub const DIRECT: u32 = 1 << 12;
+    /// Direct server return: from the outside to another node's pod, forwarded without rewriting; `destination` is the
+    /// backend. See [`crate::ServiceValue::DSR`].
+    pub const DSR: u32 = 1 << 12;
 
-    /// What stands in [`Flow::generation`] of a flow with such `flags` that is allowed under `generation`.
+    /// The value of [`Flow::generation`] for a flow with `flags` that is allowed under `generation`. Under
+    /// [`Flow::LIMITED`] it is the complement, which never equals the generation in force.
     #[inline(always)]
     pub const fn stamp(generation: u32, flags: u32) -> u32 {
         if flags & Flow::LIMITED == 0 { generation } else { !generation }
     }
 }
 
+/// TCP's FIN flag (RFC 9293, 3.1).
 pub const TCP_FIN: u8 = 0x01;
+/// TCP's SYN flag.
 pub const TCP_SYN: u8 = 0x02;
+/// TCP's RST flag.
 pub const TCP_RST: u8 = 0x04;
+/// TCP's ACK flag.
 pub const TCP_ACK: u8 = 0x10;
 
-/// Ports that masquerading hands out, for each destination anew: above the kernel's own ephemeral ports.
+/// The first of the source ports that masquerading allocates, for each destination separately: they lie above the
+/// kernel's own ephemeral ports.
 pub const SNAT_PORT_MIN: u16 = 61_000;
+/// The last of the source ports that masquerading allocates.
 pub const SNAT_PORT_MAX: u16 = 65_535;
 
-/// `FRAGMENTS`: LRU hash of [`FragmentKey`] to [`FragmentPorts`], so that later fragments find the first one's ports.
+/// Entries of `FRAGMENTS`, an LRU hash of [`FragmentKey`] to [`FragmentPorts`]: later fragments find the ports that only
+/// the first one carries.
 pub const FRAGMENTS_MAX: u32 = 8_192;
 
+/// A fragmented datagram.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct FragmentKey {
+    /// The datagram's source address.
     pub source: Addr,
+    /// The datagram's destination address.
     pub destination: Addr,
+    /// The IP identification, as the header has it.
     pub id: u32,
+    /// The datagram's protocol.
     pub proto: Proto,
+    /// Always 0.
     pub reserved: [u8; 3],
 }
 
+/// The ports of a fragmented datagram.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct FragmentPorts {
+    /// The source port.
     pub source: Be16,
+    /// The destination port.
     pub destination: Be16,
 }
 
-crate::plain!(FlowKey: 40, End: 20, Flow: 96, FragmentKey: 40, FragmentPorts: 4);
+crate::layout::plain!(FlowKey: 40, Flow: 96, FragmentKey: 40, FragmentPorts: 4);

@@ -1,4 +1,4 @@
-//! Flow events: what the programs tell the agent through the ring buffer `FLOWS`, and why packets were dropped.
+//! Flow events: what the programs report to the agent through the ring buffer `FLOWS`, and why packets were dropped.
 
 use crate::{Addr, Be16, Direction, Proto};
 
@@ -11,11 +11,17 @@ pub const FLOWS_BYTES: u32 = 1 << 20;
 pub struct FlowEvent {
     /// Nanoseconds of the monotonic clock.
     pub time: u64,
+    /// The packet's source address.
     pub source: Addr,
+    /// The packet's destination address.
     pub destination: Addr,
+    /// The packet's source port.
     pub source_port: Be16,
+    /// The packet's destination port.
     pub destination_port: Be16,
+    /// The packet's protocol.
     pub proto: Proto,
+    /// Which pod's policy decided: the sender's (egress) or the receiver's (ingress).
     pub direction: Direction,
     /// [`DropReason`]; 0: allowed.
     pub reason: u16,
@@ -32,35 +38,37 @@ pub struct FlowEvent {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[repr(u32)]
 pub enum DropReason {
-    /// Allowed; the place in `DROPS` stays 0.
+    /// Allowed; the element of `DROPS` stays 0.
     None = 0,
-    /// Header truncated or wrong.
+    /// A header is truncated or wrong.
     Malformed = 1,
     /// The source address is not the sending pod's.
     Spoofed = 2,
-    /// A policy of the sending pod.
+    /// A policy of the sending pod denies the flow.
     PolicyEgress = 3,
-    /// A policy of the receiving pod.
+    /// A policy of the receiving pod denies the flow.
     PolicyIngress = 4,
-    /// A service without a backend.
+    /// The service has no backend.
     NoBackend = 5,
-    /// A later fragment whose first one was not seen, not within its patience either.
+    /// A later fragment whose first one did not come in time.
     Fragment = 6,
-    /// No free port to translate the source to.
+    /// No source port is free for the translation.
     NoPort = 7,
     /// The packet could not be rewritten.
     Rewrite = 8,
     /// The client is in none of the service's loadBalancerSourceRanges.
     SourceRange = 9,
-    /// An ICMP error about a flow that is not there any more.
+    /// An ICMP error about a flow that is no longer known.
     Unrelated = 10,
-    /// More than the bandwidth of a pod.
+    /// The packet exceeds a pod's bandwidth.
     Bandwidth = 11,
 }
 
 impl DropReason {
+    /// Number of reasons, [`DropReason::None`] included.
     pub const COUNT: u32 = 12;
 
+    /// The reason in words, for the flow log and metrics.
     pub const fn name(self) -> &'static str {
         match self {
             DropReason::None => "none",
@@ -78,6 +86,7 @@ impl DropReason {
         }
     }
 
+    /// The reason with the number `code`; `None` for an unknown one.
     pub const fn from_code(code: u16) -> Option<DropReason> {
         Some(match code {
             0 => DropReason::None,
@@ -97,4 +106,4 @@ impl DropReason {
     }
 }
 
-crate::plain!(FlowEvent: 56);
+crate::layout::plain!(FlowEvent: 56);

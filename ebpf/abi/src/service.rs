@@ -1,38 +1,43 @@
 //! Services: frontend to backend set, backend set and slot to backend.
 //!
-//! A backend set is immutable: a change of endpoints makes a new set, and one write of the frontend's value moves
-//! to it, so a reader sees all of the old or all of the new. Identical sets may be shared between frontends.
+//! A backend set is immutable. A change of endpoints makes a new set, and one write of the frontend's value switches to
+//! it, so a reader sees all of the old or all of the new. Frontends may share identical sets.
 
 use crate::{Addr, Be16, Proto};
 
-/// `SERVICES`: hash of [`ServiceKey`] to [`ServiceValue`].
+/// Entries of `SERVICES`, a hash of [`ServiceKey`] to [`ServiceValue`].
 pub const SERVICES_MAX: u32 = 524_288;
-/// `BACKENDS`: hash of [`BackendKey`] to [`Backend`]. The slots of a set are in the order of [`Backend`].
+/// Entries of `BACKENDS`, a hash of [`BackendKey`] to [`Backend`]. The slots of a set are in the order of [`Backend`].
 pub const BACKENDS_MAX: u32 = 1_048_576;
-/// `RANGES`: LPM trie of [`RangeKey`] to nothing of interest: who may use a restricted frontend.
+/// Entries of `RANGES`, an LPM trie of [`RangeKey`], the clients that may use a restricted frontend. Values are unused.
 pub const RANGES_MAX: u32 = 131_072;
-/// `AFFINITY`: LRU hash of [`AffinityKey`] to [`Affinity`].
+/// Entries of `AFFINITY`, an LRU hash of [`AffinityKey`] to [`Affinity`].
 pub const AFFINITY_MAX: u32 = 65_536;
 
 /// A frontend: what a client addresses.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct ServiceKey {
+    /// The cluster IP, external IP, load balancer's address or, for node ports and host ports, the node's address.
     pub addr: Addr,
+    /// The port; 0 in [`ServiceKey::any_port`].
     pub port: Be16,
+    /// The protocol; 0 in [`ServiceKey::any_port`].
     pub proto: Proto,
+    /// Where the look-up comes from.
     pub scope: Scope,
 }
 
 impl ServiceKey {
-    /// The frontend of all that a cluster IP has no port for: what is sent there is refused, as by kube-proxy (KEP-3866).
+    /// The frontend of all ports that a cluster IP does not serve: packets to them are rejected, as by kube-proxy
+    /// (KEP-3866).
     #[inline(always)]
-    pub const fn rest(addr: Addr) -> ServiceKey {
+    pub const fn any_port(addr: Addr) -> ServiceKey {
         ServiceKey { addr, port: Be16(0), proto: Proto(0), scope: Scope::INTERNAL }
     }
 }
 
-/// From where a frontend is looked up; traffic policies make the answers differ.
+/// Where a look-up of a frontend comes from. Traffic policies make the answers differ.
 #[repr(transparent)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Scope(pub u8);
@@ -44,97 +49,113 @@ impl Scope {
     pub const EXTERNAL: Scope = Scope(1);
 }
 
+/// Where a frontend's flows go.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct ServiceValue {
-    /// The backend set; its slots are `0..count`.
+    /// Number of the backend set; its slots are `0..count`.
     pub set: u32,
-    /// Backends in the set. 0: nothing to send to, see [`ServiceValue::REJECT`] and [`ServiceValue::DROP`].
+    /// Backends in the set. 0: no backend, see [`ServiceValue::REJECT`] and [`ServiceValue::DROP`].
     pub count: u32,
-    /// Identity of the service port, the same in every frontend of it and over its whole life: affinity and flow log.
+    /// Identity of the service port for affinity and flow log: the same in all its frontends and over its whole life.
     pub service: u32,
     /// Session affinity timeout in seconds; 0: none.
-    pub affinity: u32,
+    pub affinity_seconds: u32,
+    /// [`ServiceValue::REJECT`] and the others.
     pub flags: u32,
-    /// loadBalancerSourceRanges: number of an immutable list in `RANGES`; 0: everybody may.
+    /// loadBalancerSourceRanges: number of an immutable list in `RANGES`; 0: any client.
     pub ranges: u32,
 }
 
 impl ServiceValue {
-    /// No backend at all: refuse at once (TCP reset or ICMP), as kube-proxy rejects.
+    /// No backend at all: reject at once (TCP reset or ICMP error), as kube-proxy does.
     pub const REJECT: u32 = 1 << 0;
     /// No backend on this node under a Local traffic policy: drop silently, as kube-proxy does.
     pub const DROP: u32 = 1 << 1;
-    /// externalTrafficPolicy Local: the client's address is kept.
+    /// externalTrafficPolicy Local: the backend sees the client's address.
     pub const KEEP_SOURCE: u32 = 1 << 2;
-    /// A backend's own node answers the client, which keeps its address. Every node has such a frontend, that of other
-    /// nodes' addresses too.
-    pub const DIRECT: u32 = 1 << 3;
+    /// Direct server return: the backend's own node answers the client, and the backend sees the client's address.
+    /// Every node has every such frontend, also those of other nodes' addresses.
+    pub const DSR: u32 = 1 << 3;
 }
 
+/// A slot of a backend set.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct BackendKey {
+    /// As in [`ServiceValue::set`].
     pub set: u32,
+    /// Below [`ServiceValue::count`].
     pub slot: u32,
 }
 
+/// A backend: the pod or host process that serves.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Backend {
+    /// The address.
     pub addr: Addr,
+    /// The target port.
     pub port: Be16,
+    /// Always 0.
     pub reserved: u16,
 }
 
-/// A source prefix of a list; a look-up is for all 160 bits.
+/// A source prefix of a list. A look-up is for all [`RangeKey::BITS`].
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct RangeKey {
     /// The list's number in big-endian bytes, as an LPM trie compares from the first bit.
     pub list: [u8; 4],
+    /// The prefix's, or the client's, address.
     pub addr: Addr,
 }
 
 impl RangeKey {
-    /// Bits before the address; an IPv4 /24 has a prefix of 32 + 120.
+    /// Bits before the address: an IPv4 /24 has a prefix of 32 + 120.
     pub const LIST_BITS: u32 = 32;
+    /// Bits of the whole key.
     pub const BITS: u32 = 160;
 
+    /// An address in the list with that number, as in [`ServiceValue::ranges`].
     #[inline(always)]
     pub const fn new(list: u32, addr: Addr) -> Self {
         RangeKey { list: list.to_be_bytes(), addr }
     }
 }
 
-/// Whose connections to which service port stay with one backend.
+/// A client and a service port whose connections stay with one backend.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct AffinityKey {
+    /// The client's address, or [`AffinityKey::namespace`].
     pub client: Addr,
     /// [`ServiceValue::service`].
     pub service: u32,
 }
 
 impl AffinityKey {
-    /// A client by its network namespace and the family that it uses, as the socket hooks know it; the form is that of
-    /// no source address.
+    /// The socket hooks know a client by its network namespace's cookie and the family that it uses. No source address
+    /// has this form.
     #[inline(always)]
     pub const fn namespace(cookie: u64, v4: bool) -> Addr {
         Addr([u32::MAX, u32::MAX - !v4 as u32, (cookie >> 32) as u32, cookie as u32])
     }
 }
 
+/// The backend of a client.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Affinity {
-    /// Of the last new connection: nanoseconds of the monotonic clock.
+    /// Time of the client's last new connection, in nanoseconds of the monotonic clock.
     pub last_used: u64,
+    /// The backend that it went to.
     pub backend: Backend,
+    /// Always 0.
     pub reserved: u32,
 }
 
-crate::plain!(
+crate::layout::plain!(
     Scope: 1, ServiceKey: 20, ServiceValue: 24, BackendKey: 8, Backend: 20, RangeKey: 20, AffinityKey: 20,
     Affinity: 32,
 );

@@ -1,29 +1,35 @@
-//! Sockets whose destination was translated, so that answers and `getpeername` show what was addressed: `CONNECTED` for those
-//! of TCP, which have one peer and take it along when they end, `SOCKETS` for all others.
+//! Sockets whose destination was translated, so that answers and `getpeername` show what the application addressed:
+//! `CONNECTED` for TCP, whose entry is stored with the socket and ends with it, `SOCKETS` for the other protocols.
 
-use crate::{Addr, Be16, End, Proto};
+use crate::{Addr, Be16, Proto, SocketAddr};
 
-/// `CONNECTED`: what a socket of TCP bears.
+/// Value of `CONNECTED`, the socket-local storage of TCP sockets.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Connected {
-    /// Where the connection was led to.
-    pub backend: End,
+    /// The backend that the connection goes to.
+    pub backend: SocketAddr,
     /// What the application addressed.
-    pub frontend: End,
+    pub frontend: SocketAddr,
 }
 
-/// `SOCKETS`: LRU hash of [`SocketKey`] to [`End`], the frontend.
+/// Entries of `SOCKETS`, an LRU hash of [`SocketKey`] to [`SocketAddr`], the frontend.
 pub const SOCKETS_MAX: u32 = 131_072;
 
+/// A socket and the backend that it sends to.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct SocketKey {
+    /// The kernel's socket cookie.
     pub cookie: u64,
+    /// The backend's address.
     pub backend: Addr,
+    /// The backend's port.
     pub port: Be16,
+    /// The socket's protocol.
     pub proto: Proto,
+    /// Always 0.
     pub reserved: [u8; 5],
 }
 
-crate::plain!(Connected: 40, SocketKey: 32);
+crate::layout::plain!(Connected: 40, SocketKey: 32);

@@ -6,19 +6,18 @@
 //!
 //! Packets of such pods come here from the pods' hooks and from [`crate::policy`]: the flows of all others never do.
 
-use aya_ebpf::helpers::generated::{
-    bpf_ktime_get_ns, bpf_redirect, bpf_skb_set_tstamp, bpf_spin_lock, bpf_spin_unlock,
-};
+use aya_ebpf::helpers::generated::{bpf_redirect, bpf_skb_set_tstamp, bpf_spin_lock, bpf_spin_unlock};
 use aya_ebpf::programs::TcContext;
-use skep_abi::{BURST, Direction, DropReason, Flow, Pod, Proto, bucket_index, duration};
+use skep_abi::logic::gcra::{self, Slack, wire_time_ns};
+use skep_abi::{BURST_NS, Direction, DropReason, Flow, Pod, Proto, bucket_index};
 
 use crate::maps::BUCKETS;
-use crate::parse::Packet;
-use crate::{delay, policy};
+use crate::packet::Packet;
+use crate::{clock, cluster, delay};
 
 const UDP_SIZE: u64 = 8;
 /// How long a packet may have to wait at most; what would wait longer is dropped.
-const HORIZON: u64 = 1_000_000_000;
+const MAX_WAIT_NS: u64 = 1_000_000_000;
 
 /// The near end of the link on which packets wait; 0: there is none. Known before the programs are loaded, since before
 /// Linux 5.18 the kernel refuses what sets a packet's time.
@@ -59,9 +58,15 @@ fn put_off(ctx: &TcContext, packet: &Packet) -> i32 {
         set_time(ctx, 0, NO_TIME);
         return NOW;
     }
-    let Some(pod) = policy::pod(packet.sent_by()) else { return NOW };
-    let now = clock();
-    match turn(pod, Direction::EGRESS, wire_bytes(ctx, packet), now, Slack { behind: 0, ahead: HORIZON }) {
+    let Some(pod) = cluster::pod(packet.sender_addr()) else { return NOW };
+    let now = clock::exact_ns();
+    match take_turn(
+        pod,
+        Direction::EGRESS,
+        wire_bytes(ctx, packet),
+        now,
+        Slack { burst_ns: 0, wait_ns: MAX_WAIT_NS },
+    ) {
         None => TOO_LATE,
         Some(at) if at > now && delay::will_wait(ctx) => {
             set_time(ctx, at, DEPARTURE);
@@ -110,7 +115,7 @@ pub(crate) fn flag(from: Option<&Pod>, to: Option<&Pod>) -> u32 {
 
 #[inline(never)]
 fn spend(ctx: &TcContext, packet: &Packet, first: bool) -> DropReason {
-    let (bytes, now) = (wire_bytes(ctx, packet), clock());
+    let (bytes, now) = (wire_bytes(ctx, packet), clock::exact_ns());
     for (addr, direction) in
         [(&packet.source.addr, Direction::EGRESS), (&packet.destination.addr, Direction::INGRESS)]
     {
@@ -118,20 +123,14 @@ fn spend(ctx: &TcContext, packet: &Packet, first: bool) -> DropReason {
         if paced && !first {
             continue;
         }
-        let slack = Slack { behind: BURST, ahead: if paced { HORIZON } else { 0 } };
-        if let Some(pod) = policy::pod(addr)
-            && turn(pod, direction, bytes, now, slack).is_none()
+        let slack = Slack { burst_ns: BURST_NS, wait_ns: if paced { MAX_WAIT_NS } else { 0 } };
+        if let Some(pod) = cluster::pod(addr)
+            && take_turn(pod, direction, bytes, now, slack).is_none()
         {
             return DropReason::Bandwidth;
         }
     }
     DropReason::None
-}
-
-#[inline(always)]
-fn clock() -> u64 {
-    // SAFETY: the helper has no preconditions.
-    unsafe { bpf_ktime_get_ns() }
 }
 
 /// The packet's bytes once it is in as many frames as it will be: every one has its own headers.
@@ -151,34 +150,26 @@ fn wire_bytes(ctx: &TcContext, packet: &Packet) -> u64 {
     length + further * (packet.l4 as u64 + transport)
 }
 
-/// In nanoseconds: what of its rate a pod may have left unused and use later, and how long its packets may wait.
-struct Slack {
-    behind: u64,
-    ahead: u64,
-}
-
 /// When it is the packet's turn, which then is spent; `None`: too late. Exact whatever number of CPUs do this at a time.
 #[inline(always)]
-fn turn(pod: &Pod, direction: Direction, bytes: u64, now: u64, slack: Slack) -> Option<u64> {
+fn take_turn(pod: &Pod, direction: Direction, bytes: u64, now: u64, slack: Slack) -> Option<u64> {
     let rate = pod.rate(direction);
     if rate == 0 {
         return Some(now);
     }
     let Some(bucket) = BUCKETS.get_ptr_mut(bucket_index(pod.slot, direction)) else { return Some(now) };
-    let cost = duration(bytes, rate);
-    let (earliest, latest) = (now.saturating_sub(slack.behind), now + slack.ahead);
+    let cost = wire_time_ns(bytes, rate);
     // SAFETY: the element lives as long as the program runs. The lock is its own, is held for what only the holder does
     // with it, and no call stands between taking it and giving it back.
-    let at = unsafe {
+    unsafe {
         let lock = (&raw mut (*bucket).lock).cast();
         bpf_spin_lock(lock);
         let next = if (*bucket).ifindex == pod.ifindex { (*bucket).next } else { 0 };
-        let at = if next > earliest { next } else { earliest };
-        if at <= latest {
-            ((*bucket).next, (*bucket).ifindex) = (at + cost, pod.ifindex);
+        let turn = gcra::turn(next, now, cost, slack);
+        if let Some(turn) = turn {
+            ((*bucket).next, (*bucket).ifindex) = (turn.next, pod.ifindex);
         }
         bpf_spin_unlock(lock);
-        at
-    };
-    (at <= latest).then_some(at)
+        turn.map(|turn| turn.at)
+    }
 }

@@ -1,46 +1,11 @@
 //! Flow entries: find, open, touch. One symmetric entry serves both directions.
 
 use aya_ebpf::bindings::BPF_ANY;
-use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_ktime_get_coarse_ns};
-use skep_abi::{Addr, DropReason, End, Flow, FlowKey, Proto, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN};
+use skep_abi::{DropReason, Flow, FlowKey, SocketAddr, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN};
 
+use crate::clock::{now_ns, tick};
 use crate::maps::{CONNTRACK, FRESH};
-use crate::parse::Packet;
-
-/// Makes `key` that of the flow between two ends; whether the source is the high one.
-#[inline(always)]
-pub(crate) fn locate(key: &mut FlowKey, source: &End, destination: &End, proto: Proto) -> bool {
-    let from_high = higher(source, destination);
-    if from_high {
-        join(key, destination, source)
-    } else {
-        join(key, source, destination)
-    }
-    (key.proto, key.reserved) = (proto, [0; 3]);
-    from_high
-}
-
-/// Word by word, each read anew: whole structures, or words held since they were compared, would go through the stack.
-#[inline(always)]
-fn join(key: &mut FlowKey, low: &End, high: &End) {
-    // SAFETY: reads through valid references; volatile only keeps the compiler from remembering the values.
-    let word = |addr: &Addr, i: usize| unsafe { core::ptr::read_volatile(&raw const addr.0[i]) };
-    for i in 0..4 {
-        key.low.0[i] = word(&low.addr, i);
-        key.high.0[i] = word(&high.addr, i);
-    }
-    (key.low_port, key.high_port) = (low.port, high.port);
-}
-
-#[inline(always)]
-fn higher(a: &End, b: &End) -> bool {
-    for i in 0..4 {
-        if a.addr.0[i] != b.addr.0[i] {
-            return a.addr.0[i] > b.addr.0[i];
-        }
-    }
-    a.port.0 > b.port.0
-}
+use crate::packet::Packet;
 
 /// The entry of the packet's flow, touched. A SYN on a closed one opens a new flow, so the old one is not found.
 #[inline(always)]
@@ -70,10 +35,10 @@ pub(crate) fn entry(packet: &Packet) -> Option<&'static mut Flow> {
 pub(crate) fn touch(packet: &Packet, flow: &mut Flow) {
     let tick = tick();
     if flow.tick != tick {
-        (flow.tick, flow.last_seen) = (tick, now());
+        (flow.tick, flow.last_seen) = (tick, now_ns());
     }
     // Written only when it changes: the other direction may be another CPU's.
-    let seen = if packet.from_high() { &mut flow.seen_high } else { &mut flow.seen_low };
+    let seen = if packet.from_high() { &mut flow.tcp_flags_high } else { &mut flow.tcp_flags_low };
     if packet.tcp_flags & !*seen != 0 {
         *seen |= packet.tcp_flags;
     }
@@ -100,15 +65,15 @@ fn from_opener(flow: &Flow, packet: &Packet) -> bool {
 /// Whether the two ends talk to each other as they are, with nothing in between.
 #[inline(always)]
 pub(crate) fn is_plain(flow: &Flow) -> bool {
-    flow.flags & (Flow::SOURCE | Flow::DESTINATION | Flow::DIRECT) == 0
+    flow.flags & (Flow::SOURCE | Flow::DESTINATION | Flow::DSR) == 0
 }
 
 #[inline(always)]
 fn closed(flow: &Flow) -> bool {
-    let either = flow.seen_low | flow.seen_high;
+    let either = flow.tcp_flags_low | flow.tcp_flags_high;
     // An entry that leads to another sees one direction: whoever closed it and opens it again means a new one.
-    let leads = flow.flags & (Flow::TRANSIT | Flow::ALIAS | Flow::DIRECT) != 0;
-    let both = if leads { either } else { flow.seen_low & flow.seen_high };
+    let leads = flow.flags & (Flow::TRANSIT | Flow::ALIAS | Flow::DSR) != 0;
+    let both = if leads { either } else { flow.tcp_flags_low & flow.tcp_flags_high };
     either & TCP_RST != 0 || both & TCP_FIN != 0
 }
 
@@ -124,7 +89,7 @@ pub(crate) fn is_other(flow: &Flow, packet: &Packet) -> bool {
 
 /// Whether the entry is that of a living flow of the packet's opener which is to something else than `addressed`.
 #[inline(always)]
-pub(crate) fn differs(flow: &Flow, packet: &Packet, addressed: &End) -> bool {
+pub(crate) fn differs(flow: &Flow, packet: &Packet, addressed: &SocketAddr) -> bool {
     let same = flow.flags & Flow::SOURCE != 0 && flow.source == *addressed;
     !same && !reopens(packet, flow)
 }
@@ -140,7 +105,7 @@ pub(crate) fn put(key: &FlowKey, flow: &Flow, flags: u32) -> bool {
 pub(crate) fn fresh(flags: u32) -> Result<&'static mut Flow, DropReason> {
     let flow = made()?;
     clear(flow);
-    (flow.last_seen, flow.tick, flow.flags) = (now(), tick(), flags);
+    (flow.last_seen, flow.tick, flow.flags) = (now_ns(), tick(), flags);
     Ok(flow)
 }
 
@@ -167,20 +132,6 @@ pub(crate) fn made() -> Result<&'static mut Flow, DropReason> {
 pub(crate) fn replace(packet: &Packet, flow: &Flow) {
     // A full table costs the flow its shortcut, not its packets.
     let _ = put(&packet.key, flow, BPF_ANY);
-}
-
-/// Changes when an entry's time is to be renewed, 64 jiffies being 64 to 640 ms: costs no call, unlike a clock.
-#[inline(always)]
-fn tick() -> u32 {
-    // SAFETY: the helper has no preconditions.
-    unsafe { (bpf_jiffies64() >> 6) as u32 }
-}
-
-/// The monotonic clock at the tick's resolution: enough for timeouts, cheaper than the exact one.
-#[inline(always)]
-pub(crate) fn now() -> u64 {
-    // SAFETY: the helper has no preconditions.
-    unsafe { bpf_ktime_get_coarse_ns() }
 }
 
 /// The interface of the end that the packet goes to, if it is a pod of this node.

@@ -11,8 +11,7 @@ use aya_ebpf::helpers::generated::bpf_redirect;
 use aya_ebpf::programs::TcContext;
 use skep_abi::DropReason;
 
-use crate::conntrack::now;
-use crate::report;
+use crate::{clock, maps};
 
 /// A waiting packet's mark: where it came from in the low bits, then whether it is for its rate, above that when it came, in
 /// units of 2^24 ns (17 ms).
@@ -21,7 +20,7 @@ const FOR_RATE: u32 = 1 << 23;
 const TIME_BIT: u32 = 24;
 const TIME_SHIFT: u32 = 24;
 /// A fifth of a second: what overtakes on a network does so by less.
-const PATIENCE: u32 = 12;
+const MAX_WAIT_UNITS: u32 = 12;
 
 /// Lets a fragment wait that would be dropped for being early.
 #[inline(always)]
@@ -34,13 +33,13 @@ pub(crate) fn early(ctx: &TcContext, result: Result<i32, DropReason>) -> Result<
 
 #[inline(always)]
 fn hold(ctx: &TcContext) -> Option<i32> {
-    let delay = report::config()?.delay;
+    let delay = maps::config()?.delay;
     let (mark, place) = (mark(ctx), place(ctx));
-    let time = (now() >> TIME_SHIFT) as u32;
+    let time = (clock::now_ns() >> TIME_SHIFT) as u32;
     // A mark of somebody else's says that the packet is to be seen by somebody else.
     let waited = if mark == 0 { 0 } else { time.wrapping_sub(mark >> TIME_BIT) & (u32::MAX >> TIME_BIT) };
     let ours = place <= PLACE && (mark == 0 || mark & PLACE == place);
-    if delay == 0 || !ours || waited > PATIENCE {
+    if delay == 0 || !ours || waited > MAX_WAIT_UNITS {
         return None;
     }
     if mark == 0 {

@@ -7,7 +7,7 @@ use aya_ebpf::helpers::generated::{bpf_redirect, bpf_redirect_neigh, bpf_redirec
 use aya_ebpf::programs::TcContext;
 use skep_abi::{Addr, DropReason, NodeConfig};
 
-use crate::parse::Packet;
+use crate::packet::Packet;
 use crate::report;
 
 /// Its number in every network namespace.

@@ -4,9 +4,12 @@
 //! Everything else is left to the hooks that see the skb and to [`crate::parse`], so nothing here drops.
 
 use aya_ebpf::programs::{TcContext, XdpContext};
-use skep_abi::{Addr, Be16, End, Flow, Proto};
+use skep_abi::logic::checksum::{addr_difference, updated};
+use skep_abi::{Addr, Be16, Flow, Proto, SocketAddr};
 
-use crate::parse::{self, ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Packet};
+use crate::checksum::pseudo_header;
+use crate::maps::scratch;
+use crate::packet::{ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV4, IPV6, Packet};
 
 /// Where the frame begins and ends.
 #[derive(Clone, Copy)]
@@ -25,8 +28,8 @@ struct Header {
     destination: usize,
 }
 
-const V4: Header = Header { size: 20, len: 2, ttl: 8, proto: 9, source: 12, destination: 16 };
-const V6: Header = Header { size: 40, len: 4, ttl: 7, proto: 6, source: 8, destination: 24 };
+const V4: Header = Header { size: IPV4, len: 2, ttl: 8, proto: 9, source: 12, destination: 16 };
+const V6: Header = Header { size: IPV6, len: 4, ttl: 7, proto: 6, source: 8, destination: 24 };
 const V4_FRAGMENT: usize = ETHERNET + 6;
 const V4_CHECK: usize = ETHERNET + 10;
 
@@ -136,7 +139,7 @@ impl Frame {
     #[inline(always)]
     pub(crate) fn packet<const IS_V4: bool>(&self) -> Option<&'static mut Packet> {
         let (header, at) = (header(IS_V4), transport_at(IS_V4));
-        let packet = parse::scratch()?;
+        let packet = scratch()?;
         self.headers::<IS_V4>(packet)?;
         let len = self.ip_len::<IS_V4>().checked_sub(header.size as u16)?;
         let (check, least) = if packet.proto == Proto::TCP {
@@ -151,7 +154,7 @@ impl Frame {
             }
             (check, UDP_SIZE as u16)
         };
-        if self.load::<u8>(ETHERNET + header.ttl) < 2 || len < least || check == unfinished(packet, len) {
+        if self.load::<u8>(ETHERNET + header.ttl) < 2 || len < least || check == pseudo_header(packet, len) {
             return None;
         }
         packet.locate();
@@ -159,7 +162,7 @@ impl Frame {
     }
 
     #[inline(always)]
-    fn end<const IS_V4: bool>(&self, addr_at: usize, port_at: usize, end: &mut End) {
+    fn end<const IS_V4: bool>(&self, addr_at: usize, port_at: usize, end: &mut SocketAddr) {
         (end.port, end.reserved) = (Be16(self.load(port_at)), 0);
         if IS_V4 {
             end.addr = Addr::from_v4_word(self.load(ETHERNET + addr_at));
@@ -177,8 +180,8 @@ impl Frame {
     #[inline(always)]
     pub(crate) fn rewrite<const IS_V4: bool>(&self, packet: &Packet, flow: &Flow) -> Option<()> {
         let (header, at) = (header(IS_V4), transport_at(IS_V4));
-        let addresses = replaced(&packet.source.addr, &flow.source.addr)
-            + replaced(&packet.destination.addr, &flow.destination.addr);
+        let addresses = addr_difference(&packet.source.addr, &flow.source.addr)
+            + addr_difference(&packet.destination.addr, &flow.destination.addr);
         let ports = word(!packet.source.port.0, !packet.destination.port.0)
             + word(flow.source.port.0, flow.destination.port.0);
         if packet.proto == Proto::TCP {
@@ -211,42 +214,8 @@ impl Frame {
     }
 }
 
-/// What stands in the checksum of a packet that a device is yet to finish: the sum of the pseudo header. On a virtual
-/// link such packets arrive so; only the skb tells, and one packet in 65,536 looks so by chance.
-#[inline(always)]
-fn unfinished(packet: &Packet, len: u16) -> u16 {
-    let mut sum = (packet.proto.0 as u16).to_be() as u64 + len.to_be() as u64;
-    let from = if packet.is_v4() { 3 } else { 0 };
-    for i in from..4 {
-        sum += packet.source.addr.0[i] as u64 + packet.destination.addr.0[i] as u64;
-    }
-    fold(sum)
-}
-
-/// What replacing an address adds to a one's complement sum (RFC 1624, equation 3). Equal words add nothing to it.
-#[inline(always)]
-fn replaced(old: &Addr, new: &Addr) -> u64 {
-    let mut sum = 0;
-    for i in 0..4 {
-        sum += !old.0[i] as u64 + new.0[i] as u64;
-    }
-    sum
-}
-
+/// The sum of two 16-bit words.
 #[inline(always)]
 fn word(first: u16, second: u16) -> u64 {
     first as u64 + second as u64
-}
-
-#[inline(always)]
-fn updated(check: u16, difference: u64) -> u16 {
-    !fold(!check as u64 + difference)
-}
-
-#[inline(always)]
-fn fold(sum: u64) -> u16 {
-    let sum = (sum & 0xffff_ffff) + (sum >> 32);
-    let sum = (sum & 0xffff) + (sum >> 16);
-    let sum = (sum & 0xffff) + (sum >> 16);
-    ((sum & 0xffff) + (sum >> 16)) as u16
 }

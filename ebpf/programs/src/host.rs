@@ -2,13 +2,12 @@
 //! translate (SCTP has none).
 
 use aya_ebpf::programs::TcContext;
-use skep_abi::{DropReason, End, Flow, NodeConfig, Proto, Scope};
+use skep_abi::{DropReason, Flow, NodeConfig, Proto, Scope, SocketAddr};
 
 use crate::conntrack;
 use crate::deliver::{self, PASS};
-use crate::hooks::tc_pod::{refuse, remember, translated};
-use crate::parse::Packet;
-use crate::{bandwidth, icmp, nat, policy, service};
+use crate::packet::Packet;
+use crate::{bandwidth, cluster, icmp, nat, service, translate};
 
 /// A new flow from elsewhere to a process of this node, which is the backend: it sees the client as it is. The flow's entry
 /// is made and not put: see [`conntrack::made`].
@@ -17,10 +16,10 @@ pub(crate) fn receive(
     ctx: &TcContext,
     config: &NodeConfig,
     packet: &mut Packet,
-    backend: &End,
+    backend: &SocketAddr,
     service: u32,
 ) -> DropReason {
-    match translate(ctx, config, packet, backend, service) {
+    match to_backend(ctx, config, packet, backend, service) {
         Ok(()) => DropReason::None,
         Err(reason) => reason,
     }
@@ -28,17 +27,17 @@ pub(crate) fn receive(
 
 /// The packet goes to the backend, the flow's further ones too.
 #[inline(always)]
-fn translate(
+fn to_backend(
     ctx: &TcContext,
     config: &NodeConfig,
     packet: &mut Packet,
-    backend: &End,
+    backend: &SocketAddr,
     service: u32,
 ) -> Result<(), DropReason> {
-    remember(config, packet, backend, 0)?;
+    translate::put_alias(config, packet, backend, 0)?;
     nat::set_destination(ctx, packet, backend)?;
     packet.locate();
-    let pod = policy::pod(&backend.addr);
+    let pod = cluster::pod(&backend.addr);
     let limited = bandwidth::flag(None, pod);
     let pod = pod.map_or(0, |pod| pod.ifindex);
     let high = packet.from_high();
@@ -76,10 +75,10 @@ fn open(ctx: &TcContext, config: &NodeConfig, packet: &mut Packet) -> Result<i32
         return Ok(PASS);
     };
     let Some(backend) = service::resolve(config, packet, service, service::random())? else {
-        return refuse(ctx, packet, || deliver::to_host(ctx));
+        return translate::reject(ctx, packet, || deliver::to_host(ctx));
     };
-    translate(ctx, config, packet, &backend, service.service)?;
-    translated(ctx, packet, conntrack::made()?, &addressed)?;
+    to_backend(ctx, config, packet, &backend, service.service)?;
+    translate::put_translated(ctx, packet, conntrack::made()?, &addressed)?;
     Ok(onward(ctx, config, packet))
 }
 
@@ -87,11 +86,11 @@ fn open(ctx: &TcContext, config: &NodeConfig, packet: &mut Packet) -> Result<i32
 #[inline(always)]
 fn onward(ctx: &TcContext, config: &NodeConfig, packet: &Packet) -> i32 {
     let to = &packet.destination.addr;
-    if let Some(pod) = policy::pod(to) {
+    if let Some(pod) = cluster::pod(to) {
         return deliver::by(pod.ifindex);
     }
-    if policy::is_node(config, to) {
+    if cluster::is_node(config, to) {
         return deliver::to_host(ctx);
     }
-    if policy::in_cluster(to) { deliver::to_remote(config, packet) } else { deliver::to_uplink(config) }
+    if cluster::contains(to) { deliver::to_remote(config, packet) } else { deliver::to_uplink(config) }
 }

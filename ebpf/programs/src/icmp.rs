@@ -5,37 +5,19 @@
 //! about no known flow stays what it is: a packet without ports, under policy. Extensions (RFC 4884) stay as they are.
 
 use aya_ebpf::bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR};
-use aya_ebpf::helpers::generated::{bpf_csum_diff, bpf_skb_load_bytes};
+use aya_ebpf::helpers::generated::bpf_skb_load_bytes;
 use aya_ebpf::programs::TcContext;
-use skep_abi::{Addr, Be16, DropReason, End, Flow, Proto};
+use skep_abi::{Addr, Be16, DropReason, Flow, Proto, SocketAddr};
 
+use crate::buffers::QUOTE_WINDOW;
+use crate::checksum;
 use crate::maps::{CONNTRACK, QUOTE};
-use crate::nat;
-use crate::parse::{Ipv4, Ipv6, L3, Packet, is_echo};
+use crate::packet::{Ipv4, Ipv6, L3, Packet, is_echo};
 
-/// What of a message may change: its header, the quoted IP header, the ports and checksum behind it.
-const WINDOW: usize = 128;
 /// Offset of the checksum in a message.
 const CHECK: usize = 2;
 /// Holds lengths in bounds that the verifier sees.
-const LENGTH_MASK: u32 = WINDOW as u32 - 1;
-
-/// A message before and after, to correct its checksum by the difference.
-#[repr(C)]
-pub(crate) struct Quote {
-    before: [u8; WINDOW],
-    after: [u8; WINDOW],
-    length: u32,
-}
-
-/// Errors, less redirects: those are for the sender's own routes.
-#[inline(always)]
-pub(crate) fn is_error(proto: Proto, kind: u8) -> bool {
-    match proto {
-        Proto::ICMP => matches!(kind, 3 | 4 | 11 | 12),
-        _ => matches!(kind, 1..=4),
-    }
-}
+const LENGTH_MASK: u32 = QUOTE_WINDOW as u32 - 1;
 
 /// Makes the error the answer that it stands for, if the flow is known; or else a packet like any other.
 #[inline(never)]
@@ -52,8 +34,8 @@ pub(crate) fn relate(ctx: &TcContext, packet: &mut Packet) -> bool {
     }
     packet.error = 0;
     packet.proto = own;
-    packet.source = End { addr: packet.outer_source, port: Be16(0), reserved: 0 };
-    packet.destination = End { addr: packet.outer_destination, port: Be16(0), reserved: 0 };
+    packet.source = SocketAddr::new(packet.outer_source, Be16(0));
+    packet.destination = SocketAddr::new(packet.outer_destination, Be16(0));
     false
 }
 
@@ -109,8 +91,8 @@ pub(crate) fn rewrite(ctx: &TcContext, packet: &mut Packet, flow: &Flow) -> bool
     // SAFETY: the element is this CPU's, classifiers do not nest on one CPU, and any bytes are a Quote.
     let quote = unsafe { &mut *quote };
     let rest = ctx.len().saturating_sub(packet.l4 as u32);
-    quote.length = if rest > LENGTH_MASK { LENGTH_MASK } else { rest };
-    if load(ctx, packet.l4, &mut quote.before, &quote.length).is_none() {
+    quote.len = if rest > LENGTH_MASK { LENGTH_MASK } else { rest };
+    if load(ctx, packet.l4, &mut quote.before, &quote.len).is_none() {
         return false;
     }
     // What the second load does not reach is the same in both.
@@ -135,16 +117,14 @@ pub(crate) fn rewrite(ctx: &TcContext, packet: &mut Packet, flow: &Flow) -> bool
         }
         packet.destination = *to;
     }
-    if load(ctx, packet.l4, &mut quote.after, &quote.length).is_none() {
+    if load(ctx, packet.l4, &mut quote.after, &quote.len).is_none() {
         return false;
     }
     // The checksum itself is not part of what it is corrected for.
     quote.before[CHECK..CHECK + 2].fill(0);
     quote.after[CHECK..CHECK + 2].fill(0);
-    let (before, after) = (quote.before.as_mut_ptr().cast(), quote.after.as_mut_ptr().cast());
-    // SAFETY: both buffers have the length said.
-    let difference = unsafe { bpf_csum_diff(before, WINDOW as u32, after, WINDOW as u32, 0) };
-    ctx.l4_csum_replace(packet.l4 + CHECK, 0, difference as u64, 0).is_ok()
+    let difference = checksum::difference(&quote.before, &quote.after);
+    ctx.l4_csum_replace(packet.l4 + CHECK, 0, difference, 0).is_ok()
 }
 
 #[derive(Clone, Copy)]
@@ -166,7 +146,13 @@ impl Which {
 
 /// An end in the quoted headers, with their checksums. That of SCTP stays: it is of no use in a part.
 #[inline(never)]
-fn set_quoted(ctx: &TcContext, packet: &Packet, which: Which, from: &End, to: &End) -> Option<()> {
+fn set_quoted(
+    ctx: &TcContext,
+    packet: &Packet,
+    which: Which,
+    from: &SocketAddr,
+    to: &SocketAddr,
+) -> Option<()> {
     let (v4_at, v6_at, port_at) = which.offsets();
     let (l3, l4) = (packet.quoted_l3, packet.quoted_l4);
     let (port_at, check_at) = match present(&packet.proto.0) {
@@ -181,7 +167,8 @@ fn set_quoted(ctx: &TcContext, packet: &Packet, which: Which, from: &End, to: &E
             // Without a pseudo-header only the identifier counts.
             to.port.0 as u64 + (!from.port.0) as u64
         } else {
-            difference(from, to)
+            // The mark of a mapped address is in both.
+            checksum::difference(from, to)
         };
         let flags = if check_at == 6 { BPF_F_MARK_MANGLED_0 as u64 } else { 0 };
         ctx.l4_csum_replace(l4 + check_at, 0, difference, flags).ok()?;
@@ -196,28 +183,26 @@ fn set_quoted(ctx: &TcContext, packet: &Packet, which: Which, from: &End, to: &E
 
 /// An address of the error itself; in IPv6 the message's checksum covers it.
 #[inline(always)]
-fn set_outer(ctx: &TcContext, packet: &mut Packet, which: Which, from: &End, to: &End) -> Option<()> {
+fn set_outer(
+    ctx: &TcContext,
+    packet: &mut Packet,
+    which: Which,
+    from: &SocketAddr,
+    to: &SocketAddr,
+) -> Option<()> {
     let (v4_at, v6_at, _) = which.offsets();
     match which {
         Which::Source => packet.outer_source = to.addr,
         Which::Destination => packet.outer_destination = to.addr,
     }
     if present(&packet.v4) == 0 {
-        let difference = nat::difference(&from.addr, &to.addr);
+        let difference = checksum::difference(&from.addr, &to.addr);
         ctx.l4_csum_replace(packet.l4 + CHECK, 0, difference, BPF_F_PSEUDO_HDR as u64).ok()?;
         return ctx.store(L3 + v6_at, &to.addr, 0).ok();
     }
     let (old, new) = (from.addr.v4_word() as u64, to.addr.v4_word() as u64);
     ctx.l3_csum_replace(L3 + 10, old, new, 4).ok()?;
     ctx.store(L3 + v4_at, &to.addr.0[3], 0).ok()
-}
-
-/// Of an address and its port; what marks a mapped address is in both.
-#[inline(always)]
-fn difference(from: &End, to: &End) -> u64 {
-    let (from, to): (*const End, *const End) = (from, to);
-    // SAFETY: an End is 20 bytes, and the helper only reads.
-    unsafe { bpf_csum_diff(from.cast_mut().cast(), 20, to.cast_mut().cast(), 20, 0) as u64 }
 }
 
 /// The value as it stands in memory, whatever was known of it.
@@ -228,7 +213,7 @@ fn present(value: &u8) -> u8 {
 }
 
 #[inline(always)]
-fn load(ctx: &TcContext, offset: usize, to: &mut [u8; WINDOW], length: &u32) -> Option<()> {
+fn load(ctx: &TcContext, offset: usize, to: &mut [u8; QUOTE_WINDOW], length: &u32) -> Option<()> {
     // By way of memory, so that the mask is one that the verifier sees.
     // SAFETY: a read through a valid reference.
     let length = unsafe { core::ptr::read_volatile(length) } & LENGTH_MASK;

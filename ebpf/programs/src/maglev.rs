@@ -2,10 +2,11 @@
 
 use core::hint::black_box;
 
-use skep_abi::{MAGLEV_SLOTS, MaglevKey, ServiceValue, flow_hash, maglev_size, scale};
+use skep_abi::logic::hash::{flow_hash, scale};
+use skep_abi::{MAGLEV_SLOTS, MaglevKey, ServiceValue, maglev_size};
 
 use crate::maps::MAGLEV;
-use crate::parse::Packet;
+use crate::packet::Packet;
 
 /// The slot of the service's set for the client that sent the packet; 0 if the service has no backend.
 #[inline(always)]

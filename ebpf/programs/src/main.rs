@@ -3,11 +3,14 @@
 #![no_main]
 
 mod bandwidth;
-mod closing;
+mod buffers;
+mod checksum;
+mod clock;
+mod cluster;
 mod conntrack;
 mod delay;
 mod deliver;
-mod direct;
+mod dsr;
 mod frame;
 mod hooks;
 mod host;
@@ -15,12 +18,15 @@ mod icmp;
 mod maglev;
 mod maps;
 mod nat;
+mod packet;
 mod parse;
 mod policy;
-mod refuse;
+mod reject;
 mod report;
 mod sctp;
 mod service;
+mod tcp_close;
+mod translate;
 
 /// Helpers such as `bpf_redirect_neigh` are for GPL-compatible programs only.
 #[unsafe(link_section = "license")]

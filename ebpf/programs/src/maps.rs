@@ -4,15 +4,14 @@ use aya_ebpf::btf_maps::{Array, HashMap, HashOfMaps, LpmTrie, LruHashMap, PerCpu
 use aya_ebpf::macros::btf_map;
 use skep_abi::{
     AFFINITY_MAX, Addr, Affinity, AffinityKey, BACKENDS_MAX, BUCKETS_MAX, Backend, BackendKey, Bucket,
-    CLASSES_MAX, CLUSTER_MAX, CONNTRACK_MAX, ClassKey, Connected, DropReason, End, FLOWS_BYTES,
-    FRAGMENTS_MAX, Flow, FlowEvent, FlowKey, FragmentKey, FragmentPorts, MAGLEV_MAX, MaglevKey, MaglevPage,
-    NodeConfig, PODS_MAX, Pod, RANGES_MAX, RangeKey, SERVICES_MAX, SLOTS_MAX, SOCKETS_MAX, ServiceKey,
-    ServiceValue, SocketKey, VERDICTS_MAX, Verdict, VerdictKey,
+    CLASSES_MAX, CLUSTER_MAX, CONNTRACK_MAX, ClassKey, Connected, DropReason, FLOWS_BYTES, FRAGMENTS_MAX,
+    Flow, FlowEvent, FlowKey, FragmentKey, FragmentPorts, MAGLEV_MAX, MaglevKey, MaglevPage, NodeConfig,
+    PODS_MAX, Pod, RANGES_MAX, RangeKey, SERVICES_MAX, SLOTS_MAX, SOCKETS_MAX, ServiceKey, ServiceValue,
+    SocketAddr, SocketKey, VERDICTS_MAX, Verdict, VerdictKey,
 };
 
-use crate::icmp::Quote;
-use crate::parse::Packet;
-use crate::refuse::Reply;
+use crate::buffers::{Quote, Reply};
+use crate::packet::Packet;
 
 /// Memory as entries come: the sizes are limits, not reservations.
 const NO_PREALLOC: usize = 1;
@@ -73,7 +72,7 @@ pub(crate) static FRAGMENTS: LruHashMap<FragmentKey, FragmentPorts, { FRAGMENTS_
 pub(crate) static CONNECTED: SkStorage<Connected> = SkStorage::new();
 
 #[btf_map]
-pub(crate) static SOCKETS: LruHashMap<SocketKey, End, { SOCKETS_MAX as usize }> = LruHashMap::new();
+pub(crate) static SOCKETS: LruHashMap<SocketKey, SocketAddr, { SOCKETS_MAX as usize }> = LruHashMap::new();
 
 #[btf_map]
 pub(crate) static DROPS: PerCpuArray<u64, { DropReason::COUNT as usize }> = PerCpuArray::new();
@@ -96,3 +95,17 @@ pub(crate) static REPLY: PerCpuArray<Reply, 1> = PerCpuArray::new();
 /// The ICMP error that this CPU is rewriting.
 #[btf_map]
 pub(crate) static QUOTE: PerCpuArray<Quote, 1> = PerCpuArray::new();
+
+/// The node's configuration.
+#[inline(always)]
+pub(crate) fn config() -> Option<&'static NodeConfig> {
+    CONFIG.get(0)
+}
+
+/// This CPU's packet; to be called once a run.
+#[inline(always)]
+pub(crate) fn scratch() -> Option<&'static mut Packet> {
+    // SAFETY: the element is this CPU's, programs do not nest on one CPU, and any bytes are a Packet: its fields
+    // are integers.
+    SCRATCH.get_ptr_mut(0).map(|packet| unsafe { &mut *packet })
+}

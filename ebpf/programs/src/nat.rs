@@ -1,13 +1,13 @@
 //! Rewriting a packet's ends, with checksums, and finding a free source port.
 
 use aya_ebpf::bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_NOEXIST};
-use aya_ebpf::helpers::generated::{bpf_csum_diff, bpf_get_prandom_u32};
+use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
 use aya_ebpf::programs::TcContext;
-use skep_abi::{Addr, Be16, DropReason, End, Flow, FlowKey, Proto, SNAT_PORT_MAX, SNAT_PORT_MIN};
+use skep_abi::{Be16, DropReason, Flow, FlowKey, Proto, SNAT_PORT_MAX, SNAT_PORT_MIN, SocketAddr};
 
-use crate::conntrack::{self, locate, put};
-use crate::parse::{L3, Packet};
-use crate::{icmp, sctp};
+use crate::conntrack::{self, put};
+use crate::packet::{L3, Packet};
+use crate::{checksum, icmp, sctp};
 
 /// Ports that are tried for one flow before it is refused; each try is one insertion.
 pub(crate) const PORT_TRIES: u32 = 48;
@@ -28,7 +28,7 @@ pub(crate) fn apply(ctx: &TcContext, packet: &mut Packet, flow: &Flow) -> Result
 }
 
 #[inline(always)]
-pub(crate) fn set_source(ctx: &TcContext, packet: &mut Packet, to: &End) -> Result<(), DropReason> {
+pub(crate) fn set_source(ctx: &TcContext, packet: &mut Packet, to: &SocketAddr) -> Result<(), DropReason> {
     let offset = if packet.is_v4() { 12 } else { 8 };
     set(ctx, packet, offset, 0, &packet.source, to).map_err(|()| DropReason::Rewrite)?;
     packet.source = *to;
@@ -36,7 +36,11 @@ pub(crate) fn set_source(ctx: &TcContext, packet: &mut Packet, to: &End) -> Resu
 }
 
 #[inline(always)]
-pub(crate) fn set_destination(ctx: &TcContext, packet: &mut Packet, to: &End) -> Result<(), DropReason> {
+pub(crate) fn set_destination(
+    ctx: &TcContext,
+    packet: &mut Packet,
+    to: &SocketAddr,
+) -> Result<(), DropReason> {
     let offset = if packet.is_v4() { 16 } else { 24 };
     set(ctx, packet, offset, 2, &packet.destination, to).map_err(|()| DropReason::Rewrite)?;
     packet.destination = *to;
@@ -50,10 +54,10 @@ fn set(
     packet: &Packet,
     addr_at: usize,
     port_at: usize,
-    from: &End,
-    to: &End,
+    from: &SocketAddr,
+    to: &SocketAddr,
 ) -> Result<(), ()> {
-    let check = checksum(packet);
+    let check = checksum_at(packet);
     let flags = if packet.proto == Proto::UDP { BPF_F_MARK_MANGLED_0 as u64 } else { 0 };
     if packet.is_v4() {
         let (old, new) = (from.addr.v4_word() as u64, to.addr.v4_word());
@@ -66,7 +70,7 @@ fn set(
         ctx.store(L3 + addr_at, &new, 0).map_err(drop)?;
     } else {
         if let Some(check) = check {
-            let difference = difference(&from.addr, &to.addr);
+            let difference = checksum::difference(&from.addr, &to.addr);
             ctx.l4_csum_replace(check, 0, difference, flags | BPF_F_PSEUDO_HDR as u64).map_err(drop)?;
         }
         ctx.store(L3 + addr_at, &to.addr, 0).map_err(drop)?;
@@ -107,7 +111,7 @@ fn set_port(
 
 /// Where the transport checksum stands, if this packet has one that can be replaced.
 #[inline(always)]
-fn checksum(packet: &Packet) -> Option<usize> {
+fn checksum_at(packet: &Packet) -> Option<usize> {
     if !packet.has_transport() {
         return None;
     }
@@ -119,18 +123,11 @@ fn checksum(packet: &Packet) -> Option<usize> {
     }
 }
 
-#[inline(always)]
-pub(crate) fn difference(from: &Addr, to: &Addr) -> u64 {
-    let (from, to) = (from.0.as_ptr().cast_mut(), to.0.as_ptr().cast_mut());
-    // SAFETY: both arrays are 16 bytes, as said, and the helper only reads.
-    unsafe { bpf_csum_diff(from, 16, to, 16, 0) as u64 }
-}
-
 /// Both ends of a flow rewritten: the backend's answers come to `node` and from there back to the client, as from what
 /// it addressed.
 pub(crate) struct Relay {
-    pub(crate) node: End,
-    pub(crate) backend: End,
+    pub(crate) node: SocketAddr,
+    pub(crate) backend: SocketAddr,
     /// Flags of both entries, and of the one towards the backend only.
     pub(crate) kind: u32,
     pub(crate) onward: u32,
@@ -167,7 +164,7 @@ pub(crate) fn open(packet: &Packet, relay: &Relay, tries: u32) -> Result<&'stati
     if packet.from_high() {
         flow.flags |= Flow::REWRITE_HIGH | Flow::FROM_HIGH;
     }
-    flow.source = End { port, ..relay.node };
+    flow.source = SocketAddr { port, ..relay.node };
     flow.destination = relay.backend;
     conntrack::replace(packet, flow);
     Ok(flow)
@@ -184,14 +181,20 @@ fn entry(relay: &Relay) -> Result<&'static mut Flow, DropReason> {
 /// Claims a source port of `node` towards `remote` by putting `reverse` under the ends that answers will have.
 /// Ports are per remote end, so flows to different places share them. At most `tries` of them are looked at.
 #[inline(always)]
-pub(crate) fn claim(node: &End, remote: &End, proto: Proto, reverse: &mut Flow, tries: u32) -> Option<Be16> {
+pub(crate) fn claim(
+    node: &SocketAddr,
+    remote: &SocketAddr,
+    proto: Proto,
+    reverse: &mut Flow,
+    tries: u32,
+) -> Option<Be16> {
     let port = Be16(search(node, remote, proto, reverse, tries));
     (port.0 != 0).then_some(port)
 }
 
 /// 0 for none: an `Option` would be one argument more than a BPF function can have.
 #[inline(never)]
-fn search(node: &End, remote: &End, proto: Proto, reverse: &mut Flow, tries: u32) -> u16 {
+fn search(node: &SocketAddr, remote: &SocketAddr, proto: Proto, reverse: &mut Flow, tries: u32) -> u16 {
     let range = (SNAT_PORT_MAX - SNAT_PORT_MIN) as u32 + 1;
     // SAFETY: the helper has no preconditions.
     let start = unsafe { bpf_get_prandom_u32() };
@@ -199,7 +202,7 @@ fn search(node: &End, remote: &End, proto: Proto, reverse: &mut Flow, tries: u32
     let mut key = FlowKey::default();
     // Answers come from the remote end: theirs is the rewritten direction.
     reverse.flags &= !Flow::REWRITE_HIGH;
-    if locate(&mut key, remote, node, proto) {
+    if key.locate(remote, node, proto) {
         reverse.flags |= Flow::REWRITE_HIGH;
     }
     for i in 0..tries {

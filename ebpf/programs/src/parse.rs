@@ -5,98 +5,15 @@
 
 use aya_ebpf::bindings::BPF_ANY;
 use aya_ebpf::programs::TcContext;
-use skep_abi::{Addr, Be16, DropReason, End, FlowKey, FragmentKey, FragmentPorts, Proto};
+use skep_abi::{Addr, Be16, DropReason, FragmentKey, FragmentPorts, Proto, SocketAddr};
 
-use crate::conntrack::locate;
 use crate::frame::Frame;
-use crate::maps::{FRAGMENTS, SCRATCH};
+use crate::maps::{FRAGMENTS, scratch};
+use crate::packet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV6, Ipv4, Ipv6, L3, Packet, is_echo, is_icmp_error};
 use crate::{delay, icmp};
 
-pub(crate) const ETHERNET: usize = 14;
-const IPV6: usize = 40;
-pub(crate) const ETHERTYPE_IPV4: u16 = 0x0800_u16.to_be();
-pub(crate) const ETHERTYPE_IPV6: u16 = 0x86dd_u16.to_be();
 /// IPv6 extension headers that are walked over (RFC 8200, 4.1 names fewer in use).
 const EXTENSIONS: usize = 4;
-
-/// What the hooks decide on.
-pub(crate) struct Packet {
-    pub(crate) source: End,
-    pub(crate) destination: End,
-    pub(crate) proto: Proto,
-    pub(crate) tcp_flags: u8,
-    /// 1: IPv4, 0: IPv6.
-    pub(crate) v4: u8,
-    /// 1: the transport header stands in this packet; 0: it is a later fragment.
-    pub(crate) transport: u8,
-    /// 1: a fragment, the first or a later one.
-    pub(crate) fragment: u8,
-    /// 1: an ICMP error; the ends are those of an answer to what it quotes. See [`crate::icmp`].
-    pub(crate) error: u8,
-    /// 1: the packet comes from the high end of `key`.
-    pub(crate) high: u8,
-    /// Offset of the transport header.
-    pub(crate) l4: usize,
-    /// For [`crate::maglev`].
-    pub(crate) table: u32,
-    /// Of an error only: its own addresses, and where what it quotes begins.
-    pub(crate) outer_source: Addr,
-    pub(crate) outer_destination: Addr,
-    pub(crate) quoted_l3: usize,
-    pub(crate) quoted_l4: usize,
-    /// Of the packet's flow; follows the ends by [`Packet::locate`].
-    pub(crate) key: FlowKey,
-}
-
-impl Packet {
-    #[inline(always)]
-    pub(crate) fn is_v4(&self) -> bool {
-        self.v4 != 0
-    }
-
-    #[inline(always)]
-    pub(crate) fn has_transport(&self) -> bool {
-        self.transport != 0
-    }
-
-    #[inline(always)]
-    pub(crate) fn is_fragment(&self) -> bool {
-        self.fragment != 0
-    }
-
-    #[inline(always)]
-    pub(crate) fn is_error(&self) -> bool {
-        self.error != 0
-    }
-
-    /// Whose address the packet bears as its source.
-    #[inline(always)]
-    pub(crate) fn sent_by(&self) -> &Addr {
-        if self.is_error() { &self.outer_source } else { &self.source.addr }
-    }
-
-    #[inline(always)]
-    pub(crate) fn from_high(&self) -> bool {
-        self.high != 0
-    }
-
-    /// Bytes of the transport part as the IP header tells; `None` if the packet has fewer.
-    #[inline(always)]
-    pub(crate) fn length(&self, ctx: &TcContext) -> Option<u32> {
-        let (at, from) = if self.is_v4() { (L3 + 2, L3) } else { (L3 + 4, L3 + IPV6) };
-        let told: u16 = ctx.load(at).ok()?;
-        let end = from as u32 + u16::from_be(told) as u32;
-        if end > ctx.len() { None } else { end.checked_sub(self.l4 as u32) }
-    }
-
-    /// Finds the flow's key for the ends as they are now.
-    #[inline(always)]
-    pub(crate) fn locate(&mut self) {
-        self.high = locate(&mut self.key, &self.source, &self.destination, self.proto) as u8;
-    }
-}
-
-pub(crate) const L3: usize = ETHERNET;
 
 /// The largest offset of a transport header that is looked at.
 const L4_MAX: usize = 255;
@@ -122,14 +39,6 @@ pub(crate) fn parse(ctx: &TcContext) -> Result<Option<&'static mut Packet>, Drop
         },
     }
     Ok(Some(packet))
-}
-
-/// This CPU's packet; to be called once a run.
-#[inline(always)]
-pub(crate) fn scratch() -> Option<&'static mut Packet> {
-    // SAFETY: the element is this CPU's, programs do not nest on one CPU, and any bytes are a Packet: its fields
-    // are integers.
-    SCRATCH.get_ptr_mut(0).map(|packet| unsafe { &mut *packet })
 }
 
 /// Reads the headers of a packet that is not plain. An `l4` of 0: no IP; an error is not yet related to its flow.
@@ -161,21 +70,6 @@ fn read<T: Copy>(ctx: &TcContext, offset: usize) -> Option<T> {
     Some(unsafe { *(at as *const T) })
 }
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub(crate) struct Ipv4 {
-    pub(crate) version_ihl: u8,
-    tos: u8,
-    len: u16,
-    id: u16,
-    pub(crate) fragment: u16,
-    ttl: u8,
-    pub(crate) proto: u8,
-    check: u16,
-    pub(crate) source: u32,
-    pub(crate) destination: u32,
-}
-
 #[inline(always)]
 fn ipv4(ctx: &TcContext, packet: &mut Packet) -> Result<(), DropReason> {
     let ip: Ipv4 = read(ctx, L3).ok_or(DropReason::Malformed)?;
@@ -184,8 +78,8 @@ fn ipv4(ctx: &TcContext, packet: &mut Packet) -> Result<(), DropReason> {
         return Err(DropReason::Malformed);
     }
     let fragment = u16::from_be(ip.fragment);
-    packet.source = End { addr: Addr::from_v4_word(ip.source), port: Be16(0), reserved: 0 };
-    packet.destination = End { addr: Addr::from_v4_word(ip.destination), port: Be16(0), reserved: 0 };
+    packet.source = SocketAddr::new(Addr::from_v4_word(ip.source), Be16(0));
+    packet.destination = SocketAddr::new(Addr::from_v4_word(ip.destination), Be16(0));
     packet.proto = Proto(ip.proto);
     packet.tcp_flags = 0;
     packet.v4 = 1;
@@ -194,25 +88,14 @@ fn ipv4(ctx: &TcContext, packet: &mut Packet) -> Result<(), DropReason> {
     finish(ctx, packet, fragment & 0x3fff != 0, ip.id as u32)
 }
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub(crate) struct Ipv6 {
-    pub(crate) version_class_flow: u32,
-    len: u16,
-    pub(crate) next: u8,
-    hops: u8,
-    pub(crate) source: [u32; 4],
-    pub(crate) destination: [u32; 4],
-}
-
 #[inline(always)]
 fn ipv6(ctx: &TcContext, packet: &mut Packet) -> Result<(), DropReason> {
     let ip: Ipv6 = read(ctx, L3).ok_or(DropReason::Malformed)?;
     if u32::from_be(ip.version_class_flow) >> 28 != 6 {
         return Err(DropReason::Malformed);
     }
-    packet.source = End { addr: Addr(ip.source), port: Be16(0), reserved: 0 };
-    packet.destination = End { addr: Addr(ip.destination), port: Be16(0), reserved: 0 };
+    packet.source = SocketAddr::new(Addr(ip.source), Be16(0));
+    packet.destination = SocketAddr::new(Addr(ip.destination), Be16(0));
     packet.proto = Proto(ip.next);
     packet.tcp_flags = 0;
     packet.v4 = 0;
@@ -307,7 +190,7 @@ fn transport(ctx: &TcContext, packet: &mut Packet) -> Result<(), DropReason> {
             if is_echo(packet.proto, header[0] as u8) {
                 packet.source.port = Be16(header[2]);
                 packet.destination.port = Be16(header[2]);
-            } else if icmp::is_error(packet.proto, header[0] as u8) && !packet.is_fragment() {
+            } else if is_icmp_error(packet.proto, header[0] as u8) && !packet.is_fragment() {
                 // By the caller, not here: both of them need much stack.
                 packet.error = 1;
             }
@@ -315,12 +198,4 @@ fn transport(ctx: &TcContext, packet: &mut Packet) -> Result<(), DropReason> {
         _ => {}
     }
     Ok(())
-}
-
-#[inline(always)]
-pub(crate) fn is_echo(proto: Proto, kind: u8) -> bool {
-    match proto {
-        Proto::ICMP => kind == 8 || kind == 0,
-        _ => kind == 128 || kind == 129,
-    }
 }

@@ -3,13 +3,14 @@
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::programs::TcContext;
 use skep_abi::{
-    Addr, Be16, CLASS_OTHER, Direction, DropReason, End, Flow, NodeConfig, Pod, Proto, VerdictKey, table_of,
-    verdicts_index,
+    Addr, Be16, CLASS_OTHER, Direction, DropReason, Flow, NodeConfig, Pod, Proto, SocketAddr, VerdictKey,
+    table_of, verdicts_index,
 };
 
+use crate::cluster::{self, is_node, pod};
 use crate::conntrack;
-use crate::maps::{CLASSES_EVEN, CLASSES_ODD, CLUSTER, PODS, VERDICTS};
-use crate::parse::Packet;
+use crate::maps::{CLASSES_EVEN, CLASSES_ODD, VERDICTS};
+use crate::packet::Packet;
 use crate::{bandwidth, report};
 
 /// What was decided about a flow.
@@ -25,7 +26,12 @@ pub(crate) struct Decision {
 
 /// Decides on a flow that `opener` opens to `target`.
 #[inline(never)]
-pub(crate) fn decide(config: &NodeConfig, opener: &End, target: &End, proto: Proto) -> Decision {
+pub(crate) fn decide(
+    config: &NodeConfig,
+    opener: &SocketAddr,
+    target: &SocketAddr,
+    proto: Proto,
+) -> Decision {
     let (from, to) = (pod(&opener.addr), pod(&target.addr));
     let mut decision = Decision {
         reason: DropReason::None,
@@ -45,7 +51,7 @@ pub(crate) fn decide(config: &NodeConfig, opener: &End, target: &End, proto: Pro
     }
     if from.is_some() != to.is_some() {
         let other = if from.is_some() { &target.addr } else { &opener.addr };
-        if in_cluster(other) {
+        if cluster::contains(other) {
             decision.flags |= Flow::REMOTE;
         }
     }
@@ -127,22 +133,6 @@ fn place(config: &NodeConfig, flow: &mut Flow, decision: &Decision, from_high: b
     (flow.low_ifindex, flow.high_ifindex) = if from_high { (target, opener) } else { (opener, target) };
     flow.flags = flow.flags & !(Flow::REMOTE | Flow::LIMITED) | decision.flags;
     flow.generation = Flow::stamp(config.generation, flow.flags);
-}
-
-#[inline(always)]
-pub(crate) fn pod(addr: &Addr) -> Option<&'static Pod> {
-    // SAFETY: read-only use within the program's run; the agent replaces entries whole.
-    unsafe { PODS.get(addr) }
-}
-
-#[inline(always)]
-pub(crate) fn is_node(config: &NodeConfig, addr: &Addr) -> bool {
-    *addr == config.node_v4 || *addr == config.node_v6
-}
-
-#[inline(always)]
-pub(crate) fn in_cluster(addr: &Addr) -> bool {
-    CLUSTER.get(&Key::new(128, *addr)).is_some()
 }
 
 #[inline(always)]

@@ -2,9 +2,9 @@
 
 use skep_abi::{Direction, DropReason, FlowEvent, NodeConfig};
 
-use crate::conntrack::now;
-use crate::maps::{CONFIG, DROPS, FLOWS};
-use crate::parse::Packet;
+use crate::clock;
+use crate::maps::{DROPS, FLOWS};
+use crate::packet::Packet;
 
 /// Counts a drop.
 #[inline(always)]
@@ -28,7 +28,7 @@ pub(crate) fn decided(config: &NodeConfig, packet: &Packet, reason: DropReason, 
     // A full ring loses the event, never the packet.
     let Some(mut event) = FLOWS.reserve(0) else { return };
     event.write(FlowEvent {
-        time: now(),
+        time: clock::now_ns(),
         source: packet.source.addr,
         destination: packet.destination.addr,
         source_port: packet.source.port,
@@ -40,9 +40,4 @@ pub(crate) fn decided(config: &NodeConfig, packet: &Packet, reason: DropReason, 
         service,
     });
     event.submit(0);
-}
-
-#[inline(always)]
-pub(crate) fn config() -> Option<&'static NodeConfig> {
-    CONFIG.get(0)
 }

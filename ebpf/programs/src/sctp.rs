@@ -6,8 +6,8 @@
 
 use aya_ebpf::programs::TcContext;
 
-use crate::parse::Packet;
-use crate::refuse::left_to_device;
+use crate::checksum::is_partial;
+use crate::packet::Packet;
 
 /// RFC 9260, appendix A, bits reversed.
 const POLYNOMIAL: u32 = 0x82f6_3b78;
@@ -66,10 +66,10 @@ pub(crate) fn correct(ctx: &TcContext, packet: &Packet, difference: u32) -> bool
     let check_at = packet.l4 + CHECK;
     let Ok(before) = ctx.load::<u32>(check_at) else { return false };
     // A device that is to fill it in wants the zero it finds. A checksum may also be zero by chance.
-    if before == 0 && left_to_device(ctx, check_at).unwrap_or(false) {
+    if before == 0 && is_partial(ctx, check_at).unwrap_or(false) {
         return true;
     }
-    let Some(length) = packet.length(ctx) else { return false };
+    let Some(length) = packet.transport_len(ctx) else { return false };
     let mut change = difference;
     for k in 0..16 {
         if length >> k & 1 != 0 {

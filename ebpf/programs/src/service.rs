@@ -3,15 +3,15 @@
 use aya_ebpf::bindings::BPF_ANY;
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
+use skep_abi::logic::flow_key::comes_after;
 use skep_abi::{
-    Addr, Affinity, AffinityKey, Backend, BackendKey, DropReason, End, NodeConfig, Proto, RangeKey, Scope,
-    ServiceKey, ServiceValue,
+    Addr, Affinity, AffinityKey, Backend, BackendKey, DropReason, NodeConfig, Proto, RangeKey, Scope,
+    ServiceKey, ServiceValue, SocketAddr,
 };
 
-use crate::conntrack::now;
 use crate::maps::{AFFINITY, BACKENDS, RANGES, SERVICES};
-use crate::parse::Packet;
-use crate::report;
+use crate::packet::Packet;
+use crate::{clock, report};
 
 const SECOND: u64 = 1_000_000_000;
 /// Rounds of a search in a set: no set has more than 2^20 slots.
@@ -21,15 +21,15 @@ const _: () = assert!(skep_abi::BACKENDS_MAX <= 1 << SEARCH);
 /// Asks again where there is none: the kernel replaces an element by putting a new one in front of its bucket and taking the
 /// old one out, and who is between the two meanwhile sees neither. A flow that was opened past its service would stay so.
 #[inline(always)]
-pub(crate) fn find(to: &End, proto: Proto, scope: Scope) -> Option<&'static ServiceValue> {
+pub(crate) fn find(to: &SocketAddr, proto: Proto, scope: Scope) -> Option<&'static ServiceValue> {
     let key = ServiceKey { addr: to.addr, port: to.port, proto, scope };
     get(&key).or_else(|| get(&key))
 }
 
 /// As [`find`] from inside, where a cluster IP's other ports are frontends too.
 #[inline(always)]
-pub(crate) fn find_any(to: &End, proto: Proto) -> Option<&'static ServiceValue> {
-    find(to, proto, Scope::INTERNAL).or_else(|| get(&ServiceKey::rest(to.addr)))
+pub(crate) fn find_any(to: &SocketAddr, proto: Proto) -> Option<&'static ServiceValue> {
+    find(to, proto, Scope::INTERNAL).or_else(|| get(&ServiceKey::any_port(to.addr)))
 }
 
 #[inline(always)]
@@ -46,14 +46,14 @@ pub(crate) fn resolve(
     packet: &Packet,
     service: &ServiceValue,
     chance: u32,
-) -> Result<Option<End>, DropReason> {
+) -> Result<Option<SocketAddr>, DropReason> {
     let client = packet.source.addr;
     if !admits(service, &client) {
         report::decided(config, packet, DropReason::SourceRange, 0, service.service);
         return Err(DropReason::SourceRange);
     }
     if let Some(backend) = pick(service, client, chance) {
-        return Ok(Some(End { addr: backend.addr, port: backend.port, reserved: 0 }));
+        return Ok(Some(SocketAddr::new(backend.addr, backend.port)));
     }
     report::decided(config, packet, DropReason::NoBackend, 0, service.service);
     if service.flags & ServiceValue::DROP != 0 {
@@ -76,7 +76,7 @@ pub(crate) fn admits(service: &ServiceValue, client: &Addr) -> bool {
 #[inline(always)]
 pub(crate) fn pick(service: &ServiceValue, client: Addr, chance: u32) -> Option<&'static Backend> {
     let any = chance.checked_rem(service.count)?;
-    if service.affinity != 0 { affine(service, client, any) } else { slot(service, any) }
+    if service.affinity_seconds != 0 { affine(service, client, any) } else { slot(service, any) }
 }
 
 #[inline(always)]
@@ -95,12 +95,12 @@ pub(crate) fn slot(service: &ServiceValue, slot: u32) -> Option<&'static Backend
 #[inline(never)]
 fn affine(service: &ServiceValue, client: Addr, any: u32) -> Option<&'static Backend> {
     let key = AffinityKey { client, service: service.service };
-    let now = now();
+    let now = clock::now_ns();
     if let Some(entry) = AFFINITY.get_ptr_mut(key) {
         // SAFETY: the kernel keeps the element valid until the program ends; two new connections of one client at
         // the same moment may each write the time, or each choose.
         let entry = unsafe { &mut *entry };
-        if now.wrapping_sub(entry.last_used) < service.affinity as u64 * SECOND
+        if now.wrapping_sub(entry.last_used) < service.affinity_seconds as u64 * SECOND
             && let Some(backend) = member(service, &entry.backend)
         {
             entry.last_used = now;
@@ -123,22 +123,11 @@ fn member(service: &ServiceValue, wanted: &Backend) -> Option<&'static Backend> 
         }
         let half = size / 2;
         let middle = base + half;
-        if !after(slot(service, middle)?, wanted) {
+        if !comes_after(slot(service, middle)?, wanted) {
             base = middle;
         }
         size -= half;
     }
     let found = slot(service, base)?;
     (found.addr == wanted.addr && found.port == wanted.port).then_some(found)
-}
-
-/// Whether `a` stands behind `b` in the order of [`Backend`].
-#[inline(always)]
-fn after(a: &Backend, b: &Backend) -> bool {
-    for i in 0..4 {
-        if a.addr.0[i] != b.addr.0[i] {
-            return a.addr.0[i] > b.addr.0[i];
-        }
-    }
-    a.port.get() > b.port.get()
 }

@@ -4,7 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use skep_abi::{Addr, BURST, Direction, DropReason, Pod, Proto, duration};
+use skep_abi::logic::gcra::wire_time_ns;
+use skep_abi::{Addr, BURST_NS, Direction, DropReason, Pod, Proto};
 use skep_datapath::Datapath;
 use skep_netplan::Write;
 
@@ -137,8 +138,8 @@ fn two_cpus_spend_from_one_bucket_and_the_next_agent_finds_it() -> Result<()> {
     let took = begin.elapsed();
     let over = second.drops()?.into_iter().find(|count| count.reason == DropReason::Bandwidth);
     let passed = 2 * u64::from(repeat) - over.map_or(0, |count| count.packets);
-    let cost = Duration::from_nanos(duration(packet.len() as u64, rate));
-    let most = (took + Duration::from_nanos(BURST)).div_duration_f64(cost);
+    let cost = Duration::from_nanos(wire_time_ns(packet.len() as u64, rate));
+    let most = (took + Duration::from_nanos(BURST_NS)).div_duration_f64(cost);
     println!("{passed} passed in {took:?}, {most:.0} at most");
     // What the runs' own beginning and end take is in the time.
     ensure!(passed as f64 <= most + 1.0, "{passed} passed, {most} may");

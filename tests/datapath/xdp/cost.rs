@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::{Context, Result, ensure};
 use aya::maps::{HashMap, Map, MapData};
-use skep_abi::{Addr, Be16, End, Flow, FlowKey, Proto};
+use skep_abi::{Addr, Be16, Flow, FlowKey, Proto};
 use skep_tests::bpffs;
 
 use super::packet::{Family, Transport, Wire};
@@ -29,8 +29,8 @@ fn ends(family: Family) -> [SocketAddr; 4] {
     })
 }
 
-fn end(addr: SocketAddr) -> End {
-    End { addr: Addr::from(addr.ip()), port: Be16::new(addr.port()), reserved: 0 }
+fn end(addr: SocketAddr) -> skep_abi::SocketAddr {
+    skep_abi::SocketAddr::new(Addr::from(addr.ip()), Be16::new(addr.port()))
 }
 
 /// What the programs stamp entries with; a flow that was silent for long is not XDP's.

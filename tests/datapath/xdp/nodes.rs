@@ -164,7 +164,7 @@ fn what_tc_does_works_beside_xdp() -> Result<()> {
         world.balancer.apply(&[list])?;
     }
     let plain = ServiceValue::default();
-    world.expose(AFFINE, ServiceValue { affinity: 10_800, ..plain })?;
+    world.expose(AFFINE, ServiceValue { affinity_seconds: 10_800, ..plain })?;
     world.expose(RANGED, ServiceValue { ranges: everybody, ..plain })?;
     world.expose(CLOSED, ServiceValue { ranges: nobody, ..plain })?;
     for mode in [XdpMode::Driver, XdpMode::Generic] {

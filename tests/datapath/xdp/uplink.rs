@@ -108,7 +108,7 @@ impl Uplink {
         let local = host(1, 2);
         let plain = ServiceValue::default();
         let keep = ServiceValue { flags: ServiceValue::KEEP_SOURCE, ..plain };
-        let affine = ServiceValue { affinity: 10_800, ..plain };
+        let affine = ServiceValue { affinity_seconds: 10_800, ..plain };
         let to = |ip| vec![SocketAddr::new(ip, 8080)];
         let remote = family.backend().ip();
         let mut writes = vec![Write::PutPod(Addr::from(local), Pod { ifindex: 1, ..Pod::default() })];

@@ -56,7 +56,7 @@ impl Datapath {
 /// when it was made.
 fn is_misled(key: &FlowKey, flow: &Flow, maps: &Observed) -> bool {
     let is = |flags| flow.flags & flags != 0;
-    let leads = is(Flow::DESTINATION) && is(Flow::ALIAS | Flow::TRANSIT | Flow::HAIRPIN) || is(Flow::DIRECT);
+    let leads = is(Flow::DESTINATION) && is(Flow::ALIAS | Flow::TRANSIT | Flow::HAIRPIN) || is(Flow::DSR);
     let passes = !is(Flow::SOURCE | Flow::DESTINATION) || is(Flow::MASQUERADE);
     if key.proto != Proto::UDP || !leads && !passes {
         return false;
@@ -75,14 +75,15 @@ fn is_misled(key: &FlowKey, flow: &Flow, maps: &Observed) -> bool {
 fn timeout(key: &FlowKey, flow: &Flow) -> u64 {
     let seconds = match key.proto {
         Proto::TCP => {
-            let seen = flow.seen_low | flow.seen_high;
+            let seen = flow.tcp_flags_low | flow.tcp_flags_high;
             // Each of the two entries of a flow that passes through sees one direction only.
-            let passes = flow.flags & (Flow::TRANSIT | Flow::DIRECT) != 0
-                && seen & TCP_ACK != 0
-                && seen & TCP_FIN == 0;
-            if seen & TCP_RST != 0 || seen & TCP_FIN != 0 && flow.seen_low & flow.seen_high & TCP_FIN != 0 {
+            let passes =
+                flow.flags & (Flow::TRANSIT | Flow::DSR) != 0 && seen & TCP_ACK != 0 && seen & TCP_FIN == 0;
+            if seen & TCP_RST != 0
+                || seen & TCP_FIN != 0 && flow.tcp_flags_low & flow.tcp_flags_high & TCP_FIN != 0
+            {
                 10
-            } else if flow.seen_low & TCP_ACK != 0 && flow.seen_high & TCP_ACK != 0
+            } else if flow.tcp_flags_low & TCP_ACK != 0 && flow.tcp_flags_high & TCP_ACK != 0
                 || flow.flags & Flow::ALIAS != 0
                 || passes
             {

@@ -9,8 +9,8 @@ use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, HashOfMaps, MapData, PerCpuArray};
 use skep_abi::{
-    Addr, Backend, BackendKey, End, Flow, FlowKey, MaglevKey, MaglevPage, NodeConfig, Pod, RangeKey,
-    ServiceKey, ServiceValue, SocketKey, VERDICTS_MAX, Verdict, VerdictKey,
+    Addr, Backend, BackendKey, Flow, FlowKey, MaglevKey, MaglevPage, NodeConfig, Pod, RangeKey, ServiceKey,
+    ServiceValue, SocketAddr, SocketKey, VERDICTS_MAX, Verdict, VerdictKey,
 };
 use skep_netplan::{VerdictEntry, VerdictMapId};
 
@@ -39,7 +39,7 @@ pub(crate) struct Maps {
     pub(crate) verdicts_data: MapData,
     pub(crate) verdict_maps: BTreeMap<VerdictMapId, VerdictMap>,
     pub(crate) conntrack: HashMap<MapData, FlowKey, Flow>,
-    pub(crate) sockets: HashMap<MapData, SocketKey, End>,
+    pub(crate) sockets: HashMap<MapData, SocketKey, SocketAddr>,
     pub(crate) drops: PerCpuArray<MapData, u64>,
     verdict_pins: PathBuf,
 }

@@ -3,7 +3,8 @@
 //!
 //! In: names of backends and a table size. Out: for each slot the place of its backend.
 
-use skep_abi::{Backend, MAGLEV_SLOTS, MaglevPage, end_hash, maglev_size};
+use skep_abi::logic::hash::socket_addr_hash;
+use skep_abi::{Backend, MAGLEV_SLOTS, MaglevPage, maglev_size};
 
 /// No slot of a set has this number: larger sets have no table.
 const EMPTY: u16 = u16::MAX;
@@ -63,7 +64,7 @@ struct Turn {
 impl Turn {
     fn new(backend: &Backend, size: u32) -> Self {
         // Far from the protocol numbers that salt the hashes of flows.
-        let hash = |salt: u32| end_hash(&backend.addr, backend.port, 0x1_0000 + salt);
+        let hash = |salt: u32| socket_addr_hash(&backend.addr, backend.port, 0x1_0000 + salt);
         let (offset, skip, name) = (hash(0), hash(1), hash(2));
         let (at, step) = ((offset % u64::from(size)) as u32, (skip % u64::from(size - 1)) as u32 + 1);
         Turn { name, at, step }

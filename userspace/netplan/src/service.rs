@@ -90,7 +90,7 @@ pub fn compile<'a>(
     }
     if !service.ports.is_empty() {
         let refused = Frontend { set: None, ranges: None, port: 0, affinity: 0, flags: ServiceValue::REJECT };
-        let rest = service.cluster_ips.iter().map(|ip| (ServiceKey::rest((*ip).into()), refused));
+        let rest = service.cluster_ips.iter().map(|ip| (ServiceKey::any_port((*ip).into()), refused));
         plan.frontends.extend(rest);
     }
     plan
@@ -193,7 +193,7 @@ impl Adder<'_, '_> {
     fn external<'i>(&mut self, addrs: impl Iterator<Item = &'i IpAddr>, port: u16) {
         let (policy, flags) = match self.service.external_local {
             true => (Policy::Local, ServiceValue::KEEP_SOURCE),
-            false if self.service.is_direct() => (Policy::Cluster, ServiceValue::DIRECT),
+            false if self.service.is_direct() => (Policy::Cluster, ServiceValue::DSR),
             false => (Policy::Cluster, 0),
         };
         for addr in addrs {
@@ -206,7 +206,7 @@ impl Adder<'_, '_> {
     fn passed_on<'i>(&mut self, addrs: impl Iterator<Item = &'i IpAddr>, port: u16) {
         for addr in addrs {
             let key = key(*addr, port, self.port.proto, Scope::EXTERNAL);
-            self.add(key, Policy::Cluster, ServiceValue::DIRECT);
+            self.add(key, Policy::Cluster, ServiceValue::DSR);
         }
     }
 

@@ -208,7 +208,7 @@ fn resolve(maps: &Observed, key: &ServiceKey) -> Option<Resolved> {
     let whole = key.scope != Scope::EXTERNAL || table_is_whole(maps, value.set, &backends);
     let listed = maps.ranges.iter().filter(|(list, _)| *list == value.ranges);
     let ranges = (value.ranges != 0).then(|| listed.map(|(_, prefix)| *prefix).collect());
-    Some(Resolved { affinity: value.affinity, flags: value.flags, backends, whole, ranges })
+    Some(Resolved { affinity: value.affinity_seconds, flags: value.flags, backends, whole, ranges })
 }
 
 fn table_is_whole(maps: &Observed, set: u32, backends: &[Backend]) -> bool {

@@ -6,10 +6,12 @@ use aya_ebpf::bindings::{BPF_ANY, bpf_sock_addr};
 use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval};
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
-use skep_abi::{Addr, AffinityKey, Backend, Be16, Connected, End, Proto, Scope, ServiceValue, SocketKey};
+use skep_abi::{
+    Addr, AffinityKey, Backend, Be16, Connected, Proto, Scope, ServiceValue, SocketAddr, SocketKey,
+};
 
-use crate::maps::{CONNECTED, SOCKETS};
-use crate::{report, service};
+use crate::maps::{self, CONNECTED, SOCKETS};
+use crate::service;
 
 const ALLOW: i32 = 1;
 const REFUSE: i32 = 0;
@@ -76,7 +78,7 @@ impl Family<'_> {
     }
 
     #[inline(always)]
-    fn peer(&self) -> End {
+    fn peer(&self) -> SocketAddr {
         let raw = self.raw();
         // SAFETY: the context is the kernel's and these fields are readable at every hook used here.
         unsafe {
@@ -90,12 +92,12 @@ impl Family<'_> {
                 ]),
             };
             let port = core::ptr::read_volatile(&raw const (*raw).user_port) as u16;
-            End { addr, port: Be16(port), reserved: 0 }
+            SocketAddr { addr, port: Be16(port), reserved: 0 }
         }
     }
 
     #[inline(always)]
-    fn set_peer(&self, to: &End) {
+    fn set_peer(&self, to: &SocketAddr) {
         let raw = self.raw();
         // SAFETY: as in `peer`; these fields are writable at every hook used here, a word at a time.
         unsafe {
@@ -120,7 +122,7 @@ impl Family<'_> {
     }
 
     #[inline(always)]
-    fn socket(&self, backend: &End) -> SocketKey {
+    fn socket(&self, backend: &SocketAddr) -> SocketKey {
         // SAFETY: the context is the kernel's.
         let cookie = unsafe { bpf_get_socket_cookie(self.context().as_ptr()) };
         SocketKey { cookie, backend: backend.addr, port: backend.port, proto: self.proto(), reserved: [0; 5] }
@@ -131,7 +133,7 @@ impl Family<'_> {
 fn translate(socket: &Family, chance: impl Fn(&Family) -> u32) -> i32 {
     let addressed = socket.peer();
     let Some(service) = find(socket, &addressed) else { return ALLOW };
-    if service.affinity | service.ranges | service.flags & ServiceValue::DROP != 0 {
+    if service.affinity_seconds | service.ranges | service.flags & ServiceValue::DROP != 0 {
         return translate_for(socket, service, &addressed, chance(socket));
     }
     finish(socket, service::pick(service, Addr::UNSPECIFIED, chance(socket)), &addressed)
@@ -140,7 +142,7 @@ fn translate(socket: &Family, chance: impl Fn(&Family) -> u32) -> i32 {
 /// A datagram socket is connected to find out its own address, too (RFC 6724, 5): that must not fail where only a packet
 /// would be refused.
 #[inline(always)]
-fn find(socket: &Family, addressed: &End) -> Option<&'static ServiceValue> {
+fn find(socket: &Family, addressed: &SocketAddr) -> Option<&'static ServiceValue> {
     match socket.proto() {
         Proto::TCP => service::find_any(addressed, Proto::TCP),
         proto => service::find(addressed, proto, Scope::INTERNAL),
@@ -149,8 +151,8 @@ fn find(socket: &Family, addressed: &End) -> Option<&'static ServiceValue> {
 
 /// A service whose answer depends on who asks.
 #[inline(always)]
-fn translate_for(socket: &Family, service: &ServiceValue, addressed: &End, chance: u32) -> i32 {
-    let Some(config) = report::config() else { return ALLOW };
+fn translate_for(socket: &Family, service: &ServiceValue, addressed: &SocketAddr, chance: u32) -> i32 {
+    let Some(config) = maps::config() else { return ALLOW };
     // SAFETY: the context is the kernel's.
     let cookie = unsafe { bpf_get_netns_cookie(socket.context().as_ptr()) };
     let of_node = cookie == config.netns_cookie;
@@ -173,9 +175,9 @@ fn translate_for(socket: &Family, service: &ServiceValue, addressed: &End, chanc
 }
 
 #[inline(always)]
-fn finish(socket: &Family, backend: Option<&Backend>, addressed: &End) -> i32 {
+fn finish(socket: &Family, backend: Option<&Backend>, addressed: &SocketAddr) -> i32 {
     let Some(backend) = backend else { return refuse(ECONNREFUSED) };
-    let to = End { addr: backend.addr, port: backend.port, reserved: 0 };
+    let to = SocketAddr::new(backend.addr, backend.port);
     remember(socket, &to, addressed);
     socket.set_peer(&to);
     ALLOW
@@ -183,7 +185,7 @@ fn finish(socket: &Family, backend: Option<&Backend>, addressed: &End) -> i32 {
 
 /// Where there is no room, the application loses the addressed name of its peer, not the connection.
 #[inline(always)]
-fn remember(socket: &Family, backend: &End, frontend: &End) {
+fn remember(socket: &Family, backend: &SocketAddr, frontend: &SocketAddr) {
     if socket.proto() != Proto::TCP {
         let _ = SOCKETS.insert(socket.socket(backend), *frontend, BPF_ANY as u64);
         return;
@@ -199,7 +201,7 @@ fn remember(socket: &Family, backend: &End, frontend: &End) {
 
 /// What the application addressed when the socket came to have `peer`.
 #[inline(always)]
-fn frontend<'a>(socket: &Family, peer: &End) -> Option<&'a End> {
+fn frontend<'a>(socket: &Family, peer: &SocketAddr) -> Option<&'a SocketAddr> {
     if socket.proto() != Proto::TCP {
         // SAFETY: the value is read at once; the entry belongs to this socket.
         return unsafe { SOCKETS.get(socket.socket(peer)) };

@@ -3,5 +3,5 @@
 mod cgroup_sock;
 mod tc_delay;
 mod tc_node;
-pub(crate) mod tc_pod;
+mod tc_pod;
 mod xdp_node;

@@ -3,14 +3,14 @@
 
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use skep_abi::{Addr, Be16, DropReason, End, Flow, NodeConfig, Proto, Scope, ServiceValue};
+use skep_abi::{DropReason, Flow, NodeConfig, Proto, Scope, ServiceValue, SocketAddr};
 
-use super::tc_pod::{forget, leads_nowhere, refuse, remember, translated};
 use crate::conntrack;
 use crate::deliver::{self, PASS};
 use crate::nat::Relay;
-use crate::parse::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, L3, Packet, parse};
-use crate::{delay, direct, host, icmp, maglev, nat, policy, report, service};
+use crate::packet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, L3, Packet};
+use crate::parse::parse;
+use crate::{cluster, delay, dsr, host, icmp, maglev, maps, nat, policy, report, service, translate};
 
 #[classifier]
 pub(crate) fn tc_node_ingress(ctx: TcContext) -> i32 {
@@ -44,17 +44,18 @@ fn is_sctp(ctx: &TcContext) -> bool {
 
 #[inline(always)]
 fn ingress(ctx: &TcContext) -> Result<i32, DropReason> {
-    let Some(config) = report::config() else { return Ok(PASS) };
+    let Some(config) = maps::config() else { return Ok(PASS) };
     let Some(packet) = parse(ctx)? else { return Ok(PASS) };
     let known = conntrack::find(packet).filter(|flow| !conntrack::is_other(flow, packet));
-    let known = known.filter(|flow| flow.flags & Flow::ALIAS == 0 || !leads_nowhere(packet, flow));
+    let known =
+        known.filter(|flow| flow.flags & Flow::ALIAS == 0 || !translate::is_stale_alias(packet, flow));
     let Some(flow) = known else { return open(ctx, config, packet) };
     let flags = flow.flags;
-    if flags & (Flow::ALIAS | Flow::MASQUERADE | Flow::TRANSIT | Flow::DIRECT) == 0 {
+    if flags & (Flow::ALIAS | Flow::MASQUERADE | Flow::TRANSIT | Flow::DSR) == 0 {
         return receive(ctx, config, packet, flow);
     }
     if !conntrack::rewrites(flow, packet) {
-        return if flags & Flow::DIRECT == 0 { Ok(PASS) } else { direct::forward(ctx, config, packet, flow) };
+        return if flags & Flow::DSR == 0 { Ok(PASS) } else { dsr::forward(ctx, config, packet, flow) };
     }
     nat::apply(ctx, packet, flow)?;
     if flags & Flow::TRANSIT != 0 {
@@ -85,7 +86,7 @@ fn receive(
         return Ok(deliver::to_pod(receiver));
     }
     // An answer from a node port of this node to a process of it would be a martian on the uplink.
-    let own = translated && policy::is_node(config, &packet.source.addr);
+    let own = translated && cluster::is_node(config, &packet.source.addr);
     Ok(if own { deliver::to_host(ctx) } else { PASS })
 }
 
@@ -99,23 +100,25 @@ fn open(ctx: &TcContext, config: &NodeConfig, packet: &mut Packet) -> Result<i32
     };
     let chance = maglev::slot(service, packet);
     let Some(backend) = service::resolve(config, packet, service, chance)? else {
-        return refuse(ctx, packet, || deliver::to_uplink(config));
+        return translate::reject(ctx, packet, || deliver::to_uplink(config));
     };
-    if policy::is_node(config, &backend.addr) {
+    if cluster::is_node(config, &backend.addr) {
         return match host::receive(ctx, config, packet, &backend, service.service) {
-            DropReason::None => translated(ctx, packet, conntrack::made()?, &addressed).map(|()| PASS),
+            DropReason::None => {
+                translate::put_translated(ctx, packet, conntrack::made()?, &addressed).map(|()| PASS)
+            }
             reason => Err(reason),
         };
     }
-    if policy::pod(&backend.addr).is_none() {
-        if service.flags & ServiceValue::DIRECT != 0
-            && let Some(action) = direct::open(ctx, config, packet, &backend)?
+    if cluster::pod(&backend.addr).is_none() {
+        if service.flags & ServiceValue::DSR != 0
+            && let Some(action) = dsr::open(ctx, config, packet, &backend)?
         {
             return Ok(action);
         }
         return transit(ctx, config, packet, &backend);
     }
-    remember(config, packet, &backend, 0)?;
+    translate::put_alias(config, packet, &backend, 0)?;
     nat::set_destination(ctx, packet, &backend)?;
     packet.locate();
     to_local(ctx, config, packet, Some((addressed, service.service)))
@@ -134,9 +137,9 @@ fn to_local(
     ctx: &TcContext,
     config: &NodeConfig,
     packet: &mut Packet,
-    addressed: Option<(End, u32)>,
+    addressed: Option<(SocketAddr, u32)>,
 ) -> Result<i32, DropReason> {
-    if policy::pod(&packet.destination.addr).is_none() {
+    if cluster::pod(&packet.destination.addr).is_none() {
         return Ok(PASS);
     }
     icmp::unrelated(packet)?;
@@ -145,7 +148,7 @@ fn to_local(
     report::decided(config, packet, decision.reason, decision.policy, id);
     let opened = policy::opened(ctx, config, packet, &decision);
     if let (Err(_), Some((addressed, _))) = (&opened, &addressed) {
-        forget(packet, addressed);
+        translate::remove_alias(packet, addressed);
     }
     let flow = opened?;
     // What came to a frontend was only passed on by another node, and is not answered by way of that.
@@ -155,7 +158,7 @@ fn to_local(
     }
     if let Some((addressed, service)) = addressed {
         flow.service = service;
-        translated(ctx, packet, flow, &addressed)?;
+        translate::put_translated(ctx, packet, flow, &addressed)?;
     } else {
         conntrack::replace(packet, flow);
     }
@@ -168,10 +171,10 @@ fn transit(
     ctx: &TcContext,
     config: &NodeConfig,
     packet: &mut Packet,
-    backend: &End,
+    backend: &SocketAddr,
 ) -> Result<i32, DropReason> {
-    let node = node_end(config, packet).ok_or(DropReason::NoPort)?;
-    let onward = if policy::in_cluster(&backend.addr) { Flow::REMOTE } else { 0 };
+    let node = cluster::node_addr(config, packet).ok_or(DropReason::NoPort)?;
+    let onward = if cluster::contains(&backend.addr) { Flow::REMOTE } else { 0 };
     let relay = Relay { node, backend: *backend, kind: Flow::TRANSIT, onward, ifindex: 0, generation: 0 };
     match nat::relay(ctx, packet, &relay) {
         DropReason::None => Ok(send_out(config, packet, onward)),
@@ -186,16 +189,10 @@ fn send_out(config: &NodeConfig, packet: &Packet, flags: u32) -> i32 {
 }
 
 #[inline(always)]
-pub(super) fn node_end(config: &NodeConfig, packet: &Packet) -> Option<End> {
-    let addr = if packet.is_v4() { config.node_v4 } else { config.node_v6 };
-    (addr != Addr::UNSPECIFIED).then_some(End { addr, port: Be16(0), reserved: 0 })
-}
-
-#[inline(always)]
 fn egress(ctx: &TcContext) -> Result<i32, DropReason> {
-    let Some(config) = report::config() else { return Ok(PASS) };
+    let Some(config) = maps::config() else { return Ok(PASS) };
     let Some(packet) = parse(ctx)? else { return Ok(PASS) };
-    if policy::is_node(config, &packet.source.addr) {
+    if cluster::is_node(config, &packet.source.addr) {
         return host::send(ctx, config, packet);
     }
     // Every packet of a pod has an entry by now: the pod's own hook made it.
@@ -204,7 +201,7 @@ fn egress(ctx: &TcContext) -> Result<i32, DropReason> {
         return Ok(PASS);
     }
     if flow.flags & Flow::MASQUERADE == 0 {
-        if policy::in_cluster(&packet.destination.addr) {
+        if cluster::contains(&packet.destination.addr) {
             return Ok(PASS);
         }
         masquerade(config, packet, flow)?;
@@ -223,12 +220,12 @@ fn masquerade(config: &NodeConfig, packet: &Packet, flow: &mut Flow) -> Result<(
         return Ok(());
     }
     icmp::unrelated(packet)?;
-    let node = node_end(config, packet).ok_or(DropReason::NoPort)?;
+    let node = cluster::node_addr(config, packet).ok_or(DropReason::NoPort)?;
     let answers = conntrack::fresh(Flow::MASQUERADE | Flow::DESTINATION)?;
     answers.destination = packet.source;
     let port = nat::claim(&node, &packet.destination, packet.proto, answers, nat::PORT_TRIES)
         .ok_or(DropReason::NoPort)?;
-    flow.source = End { port, ..node };
+    flow.source = SocketAddr { port, ..node };
     flow.flags |= Flow::MASQUERADE | Flow::SOURCE;
     if packet.from_high() {
         flow.flags |= Flow::REWRITE_HIGH;

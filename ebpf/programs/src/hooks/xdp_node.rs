@@ -8,13 +8,12 @@ use aya_ebpf::bindings::{BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup, xdp_action};
 use aya_ebpf::helpers::generated::bpf_fib_lookup as find_route;
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
-use skep_abi::{Addr, End, Flow, Scope};
+use skep_abi::{Addr, Flow, Scope, SocketAddr};
 
-use super::tc_node::node_end;
 use crate::frame::Frame;
 use crate::nat::Relay;
-use crate::parse::Packet;
-use crate::{conntrack, maglev, nat, policy, report, service};
+use crate::packet::Packet;
+use crate::{clock, cluster, conntrack, maglev, maps, nat, service};
 
 /// Ports that are tried for a flow before it is left to TC, which tries more.
 const PORT_TRIES: u32 = 4;
@@ -51,13 +50,13 @@ fn verdict(ctx: &XdpContext) -> u32 {
 #[inline(never)]
 fn forward<const V4: bool>(ctx: &XdpContext) -> Option<()> {
     let frame = &Frame::new(ctx);
-    let config = report::config()?;
+    let config = maps::config()?;
     // With an overlay, other nodes' pods are not reached by the uplink as such.
     if (if V4 { config.overlay_v4 } else { config.overlay_v6 }) != 0 {
         return None;
     }
     let packet = frame.packet::<V4>()?;
-    let now = conntrack::now();
+    let now = clock::now_ns();
     let flow = match conntrack::entry(packet) {
         Some(flow) if !conntrack::reopens(packet, flow) => {
             if flow.flags & Flow::TRANSIT == 0 || !conntrack::rewrites(flow, packet) {
@@ -77,18 +76,18 @@ fn forward<const V4: bool>(ctx: &XdpContext) -> Option<()> {
 #[inline(never)]
 fn open(packet: &mut Packet) -> Option<&'static mut Flow> {
     let service = service::find(&packet.destination, packet.proto, Scope::EXTERNAL)?;
-    if service.count == 0 || service.flags != 0 || service.affinity != 0 || service.ranges != 0 {
+    if service.count == 0 || service.flags != 0 || service.affinity_seconds != 0 || service.ranges != 0 {
         return None;
     }
-    let config = report::config()?;
+    let config = maps::config()?;
     let backend = service::slot(service, maglev::slot(service, packet))?;
-    let here = |addr: &Addr| policy::is_node(config, addr) || policy::pod(addr).is_some();
+    let here = |addr: &Addr| cluster::is_node(config, addr) || cluster::pod(addr).is_some();
     if here(&backend.addr) || here(&packet.source.addr) {
         return None;
     }
-    let node = node_end(config, packet)?;
-    let onward = if policy::in_cluster(&backend.addr) { Flow::REMOTE } else { 0 };
-    let backend = End { addr: backend.addr, port: backend.port, reserved: 0 };
+    let node = cluster::node_addr(config, packet)?;
+    let onward = if cluster::contains(&backend.addr) { Flow::REMOTE } else { 0 };
+    let backend = SocketAddr::new(backend.addr, backend.port);
     let relay = Relay { node, backend, kind: Flow::TRANSIT, onward, ifindex: 0, generation: 0 };
     nat::open(packet, &relay, PORT_TRIES).ok()
 }

@@ -316,7 +316,7 @@ impl Numbers {
             _ => (0, 0),
         };
         let ranges = wanted.ranges.and_then(|ranges| *self.ranges.get(ranges)?).unwrap_or_default();
-        ServiceValue { set, count, service, affinity: wanted.affinity, flags: wanted.flags, ranges }
+        ServiceValue { set, count, service, affinity_seconds: wanted.affinity, flags: wanted.flags, ranges }
     }
 }
 

@@ -101,7 +101,7 @@ fn cluster_ip_leads_to_all_ready_endpoints() {
 
 #[test]
 fn cluster_ip_refuses_on_its_other_ports() {
-    let rest = |ip: &str| ServiceKey::rest(ip.parse::<IpAddr>().unwrap().into());
+    let rest = |ip: &str| ServiceKey::any_port(ip.parse::<IpAddr>().unwrap().into());
     let plan = Planned::new(node_port(json!({"externalIPs": ["198.51.100.7"]})), &[slice(&[HERE])]);
     let refused = plan.0.frontends[&rest("10.96.0.1")];
     assert_eq!((refused.set, refused.flags, refused.affinity), (None, ServiceValue::REJECT, 0));
@@ -165,7 +165,7 @@ fn direct(annotation: &str, more: Value) -> [Option<u32>; 2] {
 #[test]
 fn direct_return_has_node_ports_of_all_nodes_from_outside() {
     let plain = json!({});
-    assert_eq!(direct("dsr", plain.clone()), [Some(ServiceValue::DIRECT); 2]);
+    assert_eq!(direct("dsr", plain.clone()), [Some(ServiceValue::DSR); 2]);
     assert_eq!(direct("snat", plain.clone()), [Some(0), None]);
     assert_eq!(direct("direct", plain), [Some(0), None]);
     let local = json!({"externalTrafficPolicy": "Local"});

@@ -8,12 +8,12 @@ use aya_ebpf::bindings::{
 };
 use aya_ebpf::helpers::generated::bpf_fib_lookup as find_route;
 use aya_ebpf::programs::TcContext;
-use skep_abi::{Addr, DropReason, End, Flow, NodeConfig};
+use skep_abi::{Addr, DropReason, Flow, NodeConfig, SocketAddr};
 
 use crate::deliver::{self, AF_INET, AF_INET6, overlay};
 use crate::maps::CONNTRACK;
-use crate::parse::{L3, Packet};
-use crate::{conntrack, policy};
+use crate::packet::{L3, Packet};
+use crate::{cluster, conntrack};
 
 /// No way to the backend's node that takes other addresses than pods'.
 const NO_WAY: i32 = -1;
@@ -24,13 +24,13 @@ pub(crate) fn open(
     ctx: &TcContext,
     config: &NodeConfig,
     packet: &Packet,
-    backend: &End,
+    backend: &SocketAddr,
 ) -> Result<Option<i32>, DropReason> {
     // Who is inside has the socket's translation, or needs its answers from this node: it may be behind the other one.
-    if policy::in_cluster(&packet.source.addr) {
+    if cluster::contains(&packet.source.addr) {
         return Ok(None);
     }
-    let flow = conntrack::fresh(Flow::DIRECT)?;
+    let flow = conntrack::fresh(Flow::DSR)?;
     flow.destination = *backend;
     if packet.from_high() {
         flow.flags |= Flow::FROM_HIGH | Flow::REWRITE_HIGH;
@@ -95,7 +95,7 @@ fn hop(ctx: &TcContext, config: &NodeConfig, packet: &Packet, flow: &Flow) -> i3
     };
     // A router would send it back here; on the overlay and among the cluster's addresses are none.
     let to_node = route.ifindex == overlay(config, packet)
-        || route.ifindex == config.uplink && gateway != *backend && policy::in_cluster(&gateway);
+        || route.ifindex == config.uplink && gateway != *backend && cluster::contains(&gateway);
     // Two nodes whose tables differ for a moment would send it back and forth.
     let came_from_there = found && ctx.load::<[u8; 6]>(6).is_ok_and(|station| station == route.dmac);
     if !to_node || came_from_there || !one_hop_less(ctx, packet) {

@@ -5,16 +5,17 @@
 //! processor still has at hand, where entries that wait for their time would be spread over the whole table.
 
 use aya_ebpf::programs::TcContext;
+use skep_abi::logic::tcp_close::{self, Close, Seen, Segment};
 use skep_abi::{Flow, TCP_ACK, TCP_FIN};
 
 use crate::conntrack;
 use crate::maps::CONNTRACK;
-use crate::parse::Packet;
+use crate::packet::Packet;
 
 /// Whether [`close`] has to see the packet.
 #[inline(always)]
 pub(crate) fn concerns(packet: &Packet, flow: &Flow) -> bool {
-    packet.tcp_flags & TCP_FIN != 0 || flow.fin != 0
+    packet.tcp_flags & TCP_FIN != 0 || flow.fin_ack != 0
 }
 
 /// Notes what acknowledges a FIN, and removes the entry when both have been acknowledged (RFC 9293, 3.6). Where the two
@@ -26,20 +27,17 @@ pub(crate) fn close(ctx: &TcContext, packet: &Packet, flow: &mut Flow) {
         return;
     }
     let Ok(words) = ctx.load::<[u32; 3]>(packet.l4 + 4) else { return };
-    let [sequence, acknowledged, rest] = words.map(u32::from_be);
-    let acknowledges = acknowledged == flow.fin;
-    if packet.tcp_flags & TCP_FIN == 0 {
-        if acknowledges && flow.seen_low & flow.seen_high & TCP_FIN != 0 {
+    let [sequence, acknowledged, offset] = words.map(u32::from_be);
+    let header = offset >> 28 << 2;
+    let payload = packet.transport_len(ctx).map(|len| len.wrapping_sub(header));
+    let segment = Segment { flags: packet.tcp_flags, sequence, acknowledged, payload };
+    let (low, high) = (flow.tcp_flags_low, flow.tcp_flags_high);
+    let (sender, receiver) = if packet.from_high() { (high, low) } else { (low, high) };
+    match tcp_close::close(Seen { fin_ack: flow.fin_ack, sender, receiver }, segment) {
+        Close::Nothing => {}
+        Close::Expect(number) => flow.fin_ack = number,
+        Close::Done => {
             let _ = CONNTRACK.remove(&packet.key);
         }
-        return;
     }
-    let other = if packet.from_high() { flow.seen_low } else { flow.seen_high };
-    let header = rest >> 28 << 2;
-    flow.fin = match packet.length(ctx) {
-        Some(length) if other & TCP_FIN == 0 || acknowledges => {
-            sequence.wrapping_add(length).wrapping_sub(header).wrapping_add(1)
-        }
-        _ => 0,
-    };
 }

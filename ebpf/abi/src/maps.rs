@@ -1,0 +1,27 @@
+//! The version of the ABI, and the maps that outlive the agent.
+
+/// Version of everything in this crate. Maps are pinned below a folder of this number.
+pub const ABI_VERSION: u32 = 6;
+
+/// The pinned maps by name, each with the first ABI version whose layout and meaning are the present ones. In version 6
+/// the upper half of a flow's tick, always zero before, became [`crate::Flow::fin_ack`].
+pub const MAPS: [(&str, u32); 18] = [
+    ("AFFINITY", 5),
+    ("BACKENDS", 5),
+    ("BUCKETS", 5),
+    ("CLASSES_EVEN", 5),
+    ("CLASSES_ODD", 5),
+    ("CLUSTER", 5),
+    ("CONFIG", 5),
+    ("CONNECTED", 6),
+    ("CONNTRACK", 5),
+    ("DROPS", 5),
+    ("FLOWS", 5),
+    ("FRAGMENTS", 5),
+    ("MAGLEV", 5),
+    ("PODS", 5),
+    ("RANGES", 5),
+    ("SERVICES", 5),
+    ("SOCKETS", 5),
+    ("VERDICTS", 5),
+];

@@ -1,0 +1,147 @@
+//! Service translation of a new flow: the alias that leads to it, its entry, and the answer to a client without backend.
+
+use aya_ebpf::bindings::BPF_NOEXIST;
+use aya_ebpf::programs::TcContext;
+use skep_abi::{Be16, DropReason, Flow, NodeConfig, SocketAddr};
+
+use crate::maps::CONNTRACK;
+use crate::packet::Packet;
+use crate::{bandwidth, cluster, conntrack, nat, reject, report};
+
+/// Sends the client its refusal by `back`, and counts the packet as dropped.
+#[inline(always)]
+pub(crate) fn reject(
+    ctx: &TcContext,
+    packet: &Packet,
+    back: impl FnOnce() -> i32,
+) -> Result<i32, DropReason> {
+    if !reject::answer(ctx, packet) {
+        return Err(DropReason::NoBackend);
+    }
+    report::dropped(DropReason::NoBackend);
+    Ok(back())
+}
+
+/// Whether a connection begins where an earlier one left an alias behind, whose own entry is gone. The alias goes too, and
+/// the connection may go to another backend.
+#[inline(never)]
+pub(crate) fn is_stale_alias(packet: &mut Packet, alias: &Flow) -> bool {
+    if !conntrack::begins(packet) {
+        return false;
+    }
+    let (source, destination) = (packet.source, packet.destination);
+    if alias.flags & Flow::SOURCE != 0 {
+        packet.source = alias.source;
+    }
+    packet.destination = alias.destination;
+    packet.locate();
+    let gone = conntrack::entry(packet).is_none();
+    (packet.source, packet.destination) = (source, destination);
+    packet.locate();
+    if gone {
+        let _ = CONNTRACK.remove(&packet.key);
+    }
+    gone
+}
+
+/// The entry under which later packets of a translated flow find their backend.
+#[inline(always)]
+pub(crate) fn put_alias(
+    config: &NodeConfig,
+    packet: &Packet,
+    to: &SocketAddr,
+    sender: u32,
+) -> Result<(), DropReason> {
+    let limited = if sender == 0 { 0 } else { bandwidth::flag(cluster::pod(&packet.source.addr), None) };
+    let alias = conntrack::fresh(Flow::ALIAS | Flow::DESTINATION | limited)?;
+    alias.generation = config.generation;
+    alias.destination = *to;
+    if packet.from_high() {
+        alias.flags |= Flow::FROM_HIGH | Flow::REWRITE_HIGH;
+        alias.high_ifindex = sender;
+    } else {
+        alias.low_ifindex = sender;
+    }
+    conntrack::replace(packet, alias);
+    Ok(())
+}
+
+/// Takes back what [`put_alias`] put, as the flow may not be. The client tries again from the same port, and then its flow
+/// has to be opened as one to what it addressed.
+#[inline(never)]
+pub(crate) fn remove_alias(packet: &mut Packet, addressed: &SocketAddr) {
+    packet.destination = *addressed;
+    packet.locate();
+    let _ = CONNTRACK.remove(&packet.key);
+}
+
+/// Puts the entry of a translated flow: its answers come from what the client addressed.
+#[inline(always)]
+pub(crate) fn put_translated(
+    ctx: &TcContext,
+    packet: &mut Packet,
+    flow: &mut Flow,
+    addressed: &SocketAddr,
+) -> Result<(), DropReason> {
+    flow.source = *addressed;
+    flow.flags |= Flow::SOURCE;
+    if !packet.from_high() {
+        flow.flags |= Flow::REWRITE_HIGH;
+    }
+    if conntrack::put(&packet.key, flow, BPF_NOEXIST) {
+        return Ok(());
+    }
+    match put_beside_existing(ctx, packet, flow, addressed) {
+        DropReason::None => Ok(()),
+        reason => Err(reason),
+    }
+}
+
+/// Puts the entry where there is one already.
+#[inline(never)]
+fn put_beside_existing(
+    ctx: &TcContext,
+    packet: &mut Packet,
+    flow: &mut Flow,
+    addressed: &SocketAddr,
+) -> DropReason {
+    match conntrack::entry(packet) {
+        Some(other) if conntrack::differs(other, packet, addressed) => {}
+        _ => {
+            conntrack::replace(packet, flow);
+            return DropReason::None;
+        }
+    }
+    let Some(port) = claim_source_port(packet, flow, addressed) else {
+        remove_alias(packet, addressed);
+        return DropReason::NoPort;
+    };
+    if let Err(reason) = nat::set_source(ctx, packet, &SocketAddr { port, ..packet.source }) {
+        return reason;
+    }
+    packet.locate();
+    DropReason::None
+}
+
+/// A client may have one port for connections to two services. Where both lead to one backend, the second one gets a port
+/// of its own there, as from netfilter.
+#[inline(always)]
+fn claim_source_port(packet: &mut Packet, flow: &mut Flow, addressed: &SocketAddr) -> Option<Be16> {
+    flow.destination = packet.source;
+    flow.flags |= Flow::DESTINATION;
+    let port = nat::claim(&packet.source, &packet.destination, packet.proto, flow, nat::PORT_TRIES)?;
+    redirect_alias(packet, addressed, port);
+    Some(port)
+}
+
+/// Has later packets to what was addressed come from the port too.
+#[inline(never)]
+fn redirect_alias(packet: &mut Packet, addressed: &SocketAddr, port: Be16) {
+    packet.destination = *addressed;
+    packet.locate();
+    if let Some(alias) = conntrack::entry(packet) {
+        alias.source = SocketAddr { port, ..packet.source };
+        alias.flags |= Flow::SOURCE;
+        packet.destination = alias.destination;
+    }
+}
