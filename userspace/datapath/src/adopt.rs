@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 use skep_abi::{ABI_VERSION, MAPS};
 
 use crate::error::DatapathError;
-use crate::object::pins;
+use crate::pins;
 
 /// Makes another version's folder this one's, unless there is one of this version. The programs that run go on with the
 /// maps they have until each is replaced.
 pub(crate) fn adopt(bpffs: &Path) -> Result<(), DatapathError> {
-    let own = pins(bpffs);
+    let own = pins::folder(bpffs);
     if own.exists() {
         return Ok(());
     }
@@ -41,19 +41,11 @@ fn newest(bpffs: &Path) -> Result<Option<(u32, PathBuf)>, DatapathError> {
     Ok(versions.max())
 }
 
-/// Unpins a map of the version whose folder is given, and what hangs on it.
+/// Unpins a map of the version whose folder is given, and what belongs to it.
 fn remove(folder: &Path, name: &str) -> Result<(), DatapathError> {
     let maps = folder.join("maps");
     if name == "VERDICTS" {
-        absent(fs::remove_dir_all(maps.join("verdicts"))).map_err(DatapathError::file("remove", &maps))?;
+        pins::remove_folder(&maps.join("verdicts"))?;
     }
-    let path = maps.join(name);
-    absent(fs::remove_file(&path)).map_err(DatapathError::file("remove", &path))
-}
-
-fn absent(removed: std::io::Result<()>) -> std::io::Result<()> {
-    match removed {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        result => result,
-    }
+    pins::remove(&maps.join(name))
 }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
@@ -11,12 +10,15 @@ use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandl
 use aya::programs::{CgroupAttachMode, LinkOrder, TcAttachType, tc};
 use aya::util::KernelVersion;
 
-use crate::Options;
+use crate::config::Options;
 use crate::error::DatapathError;
-use crate::object::{SOCKET_HOOKS, classifier, pins, socket_hook};
+use crate::interface::interface_name;
+use crate::object::{SOCKET_HOOKS, classifier, socket_hook};
 use crate::overlay::Overlay;
+use crate::pins;
 use crate::side_link::SideLink;
-use crate::xdp::{self, XdpHook};
+use crate::xdp;
+use crate::xdp_hook::XdpHook;
 
 /// Where the clsact fallback puts its filter, so that a new process replaces it in place.
 const CLSACT_PRIORITY: u16 = 1;
@@ -32,7 +34,7 @@ pub(crate) struct Attachments {
 
 impl Attachments {
     pub(crate) fn new(bpffs: &Path) -> Result<Self, DatapathError> {
-        let folder = pins(bpffs).join("links");
+        let folder = pins::links(bpffs);
         fs::create_dir_all(&folder).map_err(DatapathError::file("create", &folder))?;
         let tcx = KernelVersion::current().is_ok_and(|kernel| kernel >= KernelVersion::new(6, 6, 0));
         Ok(Attachments { folder, pods: BTreeSet::new(), tcx, xdp: None })
@@ -97,8 +99,8 @@ impl Attachments {
 
     pub(crate) fn forget_pod(&mut self, ifindex: u32) -> Result<(), DatapathError> {
         self.pods.remove(&ifindex);
-        remove_file(&self.folder.join(format!("pod-{ifindex}-egress")))?;
-        remove_file(&self.folder.join(format!("pod-{ifindex}-ingress")))
+        pins::remove(&self.folder.join(format!("pod-{ifindex}-egress")))?;
+        pins::remove(&self.folder.join(format!("pod-{ifindex}-ingress")))
     }
 
     fn attach_tc(
@@ -123,13 +125,13 @@ impl Attachments {
                 return Ok(());
             }
             // The interface that the link was on is gone.
-            remove_file(&path)?;
+            pins::remove(&path)?;
         }
         let order = TcAttachOptions::TcxOrder(LinkOrder::default());
         let id = program.attach_with_options(interface, side, order).map_err(failed)?;
         let link = program.take_link(id).map_err(failed)?;
         let link = FdLink::try_from(link).map_err(|source| DatapathError::Link { name, source })?;
-        pin_link(link, &path)
+        pins::pin_link(link, &path)
     }
 
     /// Socket hooks cannot be replaced in place; for a moment both are attached, and the second finds nothing to do.
@@ -146,8 +148,8 @@ impl Attachments {
         let link = program.take_link(id).map_err(failed)?;
         let link = FdLink::try_from(link).map_err(|source| DatapathError::Link { name, source })?;
         let path = self.folder.join(name);
-        remove_file(&path)?;
-        pin_link(link, &path)
+        pins::remove(&path)?;
+        pins::pin_link(link, &path)
     }
 }
 
@@ -172,35 +174,4 @@ fn attach_clsact(
     // The filter is to stay when this process ends.
     std::mem::forget(program.take_link(id)?);
     Ok(())
-}
-
-pub(crate) fn pin_link(link: FdLink, path: &Path) -> Result<(), DatapathError> {
-    link.pin(path).map(drop).map_err(|source| DatapathError::Pin { path: path.to_owned(), source })
-}
-
-fn interface_name(ifindex: u32) -> Result<String, DatapathError> {
-    let mut buffer = [0u8; libc::IF_NAMESIZE];
-    // SAFETY: the buffer has IF_NAMESIZE bytes, as if_indextoname(3) asks.
-    let found = unsafe { libc::if_indextoname(ifindex, buffer.as_mut_ptr().cast()) };
-    if found.is_null() {
-        return Err(DatapathError::NoInterface { name: ifindex.to_string() });
-    }
-    let end = buffer.iter().position(|byte| *byte == 0).unwrap_or(buffer.len());
-    Ok(String::from_utf8_lossy(&buffer[..end]).into_owned())
-}
-
-pub(crate) fn remove_file(path: &Path) -> Result<(), DatapathError> {
-    let removed = if path.is_dir() { fs::remove_dir(path) } else { fs::remove_file(path) };
-    match removed {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(DatapathError::file("remove", path)(error)),
-        _ => Ok(()),
-    }
-}
-
-/// Unpins everything below `bpffs`, of every ABI version; links that nobody holds detach.
-pub(crate) fn remove_pins(bpffs: &Path) -> Result<(), DatapathError> {
-    match fs::remove_dir_all(bpffs) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(DatapathError::file("remove", bpffs)(error)),
-        _ => Ok(()),
-    }
 }

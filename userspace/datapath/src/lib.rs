@@ -9,57 +9,46 @@ mod announce;
 mod apply;
 mod attach;
 mod batch;
+mod config;
 mod conntrack;
 mod delay;
 mod error;
 mod flows;
+mod inspect;
+mod interface;
 mod maps;
 mod netlink;
 mod object;
 mod observe;
 mod overlay;
 mod pace;
+mod pins;
 mod pod_link;
 mod route;
 mod side_link;
-mod sockets;
+mod stale_sockets;
 mod syscall;
 mod verdicts;
 mod xdp;
+mod xdp_hook;
 
-use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::Path;
 
 pub use announce::Announcer;
 pub use apply::ApplyError;
+pub use config::{Options, UnknownXdpMode, XdpMode};
 pub use conntrack::Collected;
 pub use error::DatapathError;
 pub use flows::{DropCount, Flows};
-pub use object::Verified;
+pub use inspect::Verified;
 pub use pod_link::{PodInterface, PodLink};
-pub use xdp::{XdpHook, XdpMode};
+pub use xdp_hook::XdpHook;
 
 use attach::Attachments;
 use maps::Maps;
 use netlink::link_mtu;
 use overlay::Overlay;
 use side_link::SideLink;
-
-/// Where and for whom the datapath runs.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// A folder of a BPF file system, the node's own; made if it is missing.
-    pub bpffs: PathBuf,
-    /// The cgroup v2 folder whose processes reach services by translation at the socket.
-    pub cgroup: PathBuf,
-    /// The interface that leads to the other nodes.
-    pub uplink: String,
-    pub xdp: XdpMode,
-    /// The node's addresses, at most one of each family is used.
-    pub node_addrs: Vec<IpAddr>,
-    /// Packets to pods of other nodes go in VXLAN; without it the network between the nodes carries pods' addresses.
-    pub overlay: bool,
-}
 
 /// The attached programs and their maps. Dropping it leaves everything running in the kernel.
 pub struct Datapath {
@@ -110,8 +99,8 @@ impl Datapath {
 
     /// Removes every pin below `bpffs`, which detaches what is attached by links; what is gone already is no error. Filters of
     /// clsact, where the kernel has no TCX (before 6.6), stay until their interface goes.
-    pub fn remove(bpffs: &std::path::Path) -> Result<(), DatapathError> {
-        attach::remove_pins(bpffs)
+    pub fn remove(bpffs: &Path) -> Result<(), DatapathError> {
+        pins::remove_folder(bpffs)
     }
 
     /// Where on the uplink `xdp_node` runs, if it does.

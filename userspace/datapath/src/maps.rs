@@ -10,20 +10,19 @@ use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, HashOfMaps, MapData, PerCpuArray};
 use skep_abi::{
     Addr, Backend, BackendKey, Flow, FlowKey, MaglevKey, MaglevPage, NodeConfig, Pod, RangeKey, ServiceKey,
-    ServiceValue, SocketAddr, SocketKey, VERDICTS_MAX, Verdict, VerdictKey,
+    ServiceValue, SocketAddr, SocketKey, VERDICTS_MAX,
 };
 use skep_netplan::{VerdictEntry, VerdictMapId};
 
-use crate::Options;
+use crate::config::Options;
 use crate::error::DatapathError;
-use crate::object::pins;
+use crate::interface::interface_index;
 use crate::overlay::Overlay;
+use crate::pins;
+use crate::verdicts::{BPF_F_NO_PREALLOC, VerdictMap};
 
-pub(crate) const BPF_F_NO_PREALLOC: u32 = 1;
 /// include/uapi/asm-generic/socket.h
 const SO_NETNS_COOKIE: libc::c_int = 71;
-
-pub(crate) type VerdictMap = LpmTrie<MapData, VerdictKey, Verdict>;
 
 pub(crate) struct Maps {
     pub(crate) config: Array<MapData, NodeConfig>,
@@ -46,7 +45,7 @@ pub(crate) struct Maps {
 
 impl Maps {
     pub(crate) fn take(ebpf: &mut Ebpf, bpffs: &Path) -> Result<Maps, DatapathError> {
-        let verdict_pins = pins(bpffs).join("maps/verdicts");
+        let verdict_pins = pins::maps(bpffs).join("verdicts");
         Ok(Maps {
             config: take(ebpf, "CONFIG")?,
             services: take(ebpf, "SERVICES")?,
@@ -57,7 +56,7 @@ impl Maps {
             cluster: take(ebpf, "CLUSTER")?,
             classes: [take(ebpf, "CLASSES_EVEN")?, take(ebpf, "CLASSES_ODD")?],
             verdicts: take(ebpf, "VERDICTS")?,
-            verdicts_data: MapData::from_pin(pins(bpffs).join("maps/VERDICTS"))
+            verdicts_data: MapData::from_pin(pins::maps(bpffs).join("VERDICTS"))
                 .map_err(DatapathError::map("VERDICTS", "open"))?,
             verdict_maps: pinned_verdict_maps(&verdict_pins)?,
             conntrack: take(ebpf, "CONNTRACK")?,
@@ -120,7 +119,7 @@ impl Maps {
 
     pub(crate) fn drop_verdict_map(&mut self, id: VerdictMapId) -> Result<(), DatapathError> {
         self.verdict_maps.remove(&id);
-        crate::attach::remove_file(&self.verdict_pin(id))
+        pins::remove(&self.verdict_pin(id))
     }
 
     pub(crate) fn verdict_pin(&self, id: VerdictMapId) -> PathBuf {
@@ -169,14 +168,4 @@ fn netns_cookie() -> Result<u64, DatapathError> {
         libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, SO_NETNS_COOKIE, value, &raw mut length)
     };
     if result == 0 { Ok(cookie) } else { Err(failed(std::io::Error::last_os_error())) }
-}
-
-pub(crate) fn interface_index(name: &str) -> Result<u32, DatapathError> {
-    let missing = || DatapathError::NoInterface { name: name.to_owned() };
-    let name = std::ffi::CString::new(name).map_err(|_| missing())?;
-    // SAFETY: a NUL-terminated string, as if_nametoindex(3) asks.
-    match unsafe { libc::if_nametoindex(name.as_ptr()) } {
-        0 => Err(missing()),
-        index => Ok(index),
-    }
 }

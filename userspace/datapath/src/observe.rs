@@ -10,7 +10,7 @@ use skep_abi::{Addr, RangeKey};
 use skep_netplan::{Observed, Prefix, VerdictEntry, VerdictMapId};
 
 use crate::error::DatapathError;
-use crate::maps::VerdictMap;
+use crate::verdicts::VerdictMap;
 use crate::{Datapath, route};
 
 impl Datapath {

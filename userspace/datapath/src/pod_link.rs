@@ -13,12 +13,10 @@ use netlink_packet_route::link::LinkAttribute;
 use netlink_packet_route::neighbour::NeighbourState;
 use netlink_packet_route::route::RouteScope;
 use rtnetlink::{Handle, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use skep_abi::{POD_GATEWAY_V4, POD_GATEWAY_V6};
 
 use crate::error::DatapathError;
 use crate::netlink::{get_link, remove_link, run};
-
-const GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
-const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 
 /// What is wanted.
 #[derive(Clone, Debug)]
@@ -136,10 +134,10 @@ async fn set_pod_side(handle: &Handle, link: &PodLink, host_mac: [u8; 6]) -> Res
 fn families(addrs: &[IpAddr]) -> Vec<IpAddr> {
     let mut gateways = Vec::new();
     if addrs.iter().any(IpAddr::is_ipv4) {
-        gateways.push(IpAddr::V4(GATEWAY_V4));
+        gateways.push(IpAddr::V4(POD_GATEWAY_V4));
     }
     if addrs.iter().any(IpAddr::is_ipv6) {
-        gateways.push(IpAddr::V6(GATEWAY_V6));
+        gateways.push(IpAddr::V6(POD_GATEWAY_V6));
     }
     gateways
 }

@@ -7,14 +7,18 @@
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 
+use aya::maps::lpm_trie::LpmTrie;
 use aya::maps::{IterableMap as _, MapData};
-use skep_abi::{SLOTS_MAX, VERDICTS_MAX};
+use skep_abi::{SLOTS_MAX, VERDICTS_MAX, Verdict, VerdictKey};
 
 use crate::error::DatapathError;
-use crate::maps::{BPF_F_NO_PREALLOC, VerdictMap};
 use crate::syscall::bpf_fd;
 
+/// One pod's verdicts under one generation.
+pub(crate) type VerdictMap = LpmTrie<MapData, VerdictKey, Verdict>;
+
 /// include/uapi/linux/bpf.h
+pub(crate) const BPF_F_NO_PREALLOC: u32 = 1;
 const BPF_MAP_CREATE: libc::c_int = 0;
 const BPF_MAP_TYPE_HASH_OF_MAPS: u32 = 13;
 

@@ -4,105 +4,29 @@
 //! and says so, unless it was asked for by name.
 
 use std::ffi::CString;
-use std::fmt;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::str::FromStr;
 
 use aya::Ebpf;
 use aya::programs::Xdp;
 use aya::programs::links::{FdLink, PinnedLink};
-use aya::programs::xdp::{XdpLink, XdpMode as Flag};
+use aya::programs::xdp::XdpLink;
 use futures::TryStreamExt;
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo};
 
-use crate::attach::{pin_link, remove_file};
+use crate::config::XdpMode;
 use crate::error::DatapathError;
-use crate::maps::interface_index;
-use crate::netlink;
+use crate::interface::interface_index;
 use crate::object::xdp_program;
 use crate::syscall::{bpf, bpf_fd};
+use crate::xdp_hook::XdpHook;
+use crate::{netlink, pins};
 
 /// include/uapi/linux/bpf.h
 const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_LINK_DETACH: libc::c_int = 34;
-
-/// Where on the uplink's way `xdp_node` is wanted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum XdpMode {
-    /// In the driver, or behind it where the driver cannot; not on a veth, where every packet would be copied for it
-    /// and the peer might not take what it sends.
-    Auto,
-    /// In the driver or not at all.
-    Driver,
-    /// Behind the driver, where an skb is made already.
-    Generic,
-    #[default]
-    Off,
-}
-
-/// Where it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum XdpHook {
-    Driver,
-    Generic,
-}
-
-impl XdpMode {
-    pub const ALL: [XdpMode; 4] = [XdpMode::Auto, XdpMode::Driver, XdpMode::Generic, XdpMode::Off];
-
-    const fn name(self) -> &'static str {
-        match self {
-            XdpMode::Auto => "auto",
-            XdpMode::Driver => "driver",
-            XdpMode::Generic => "generic",
-            XdpMode::Off => "off",
-        }
-    }
-}
-
-impl fmt::Display for XdpMode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl FromStr for XdpMode {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let found = XdpMode::ALL.into_iter().find(|mode| mode.name() == text);
-        found.ok_or_else(|| format!("{text:?} is none of auto, driver, generic, off"))
-    }
-}
-
-impl XdpHook {
-    pub(crate) const ALL: [XdpHook; 2] = [XdpHook::Driver, XdpHook::Generic];
-
-    pub(crate) const fn program(self) -> &'static str {
-        match self {
-            XdpHook::Driver => "xdp_node",
-            XdpHook::Generic => "xdp_node_generic",
-        }
-    }
-
-    const fn flag(self) -> Flag {
-        match self {
-            XdpHook::Driver => Flag::Driver,
-            XdpHook::Generic => Flag::Skb,
-        }
-    }
-
-    /// The kernel does not tell a link's mode; the pin's name does.
-    const fn pin(self) -> &'static str {
-        match self {
-            XdpHook::Driver => "uplink-xdp-driver",
-            XdpHook::Generic => "uplink-xdp-generic",
-        }
-    }
-}
 
 /// Puts the program where `mode` wants it and takes it away from elsewhere. `folder` holds the pins of links.
 pub(crate) fn attach(
@@ -163,7 +87,7 @@ fn put(ebpf: &mut Ebpf, uplink: &str, hook: XdpHook, path: &Path) -> Result<(), 
     let id = program.attach(uplink, hook.flag()).map_err(failed)?;
     let link = program.take_link(id).map_err(failed)?;
     let link = FdLink::try_from(link).map_err(|source| DatapathError::Link { name, source })?;
-    pin_link(link, path)
+    pins::pin_link(link, path)
 }
 
 /// Takes the pinned link's program from its interface, and the pin away; fine if there is none. The kernel lets go of a
@@ -172,7 +96,7 @@ fn detach(path: &Path) -> Result<(), DatapathError> {
     let failed = DatapathError::file("detach", path);
     match open(path).and_then(|link| bpf(BPF_LINK_DETACH, &(link.as_raw_fd() as u64))) {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(failed(error)),
-        _ => remove_file(path),
+        _ => pins::remove(path),
     }
 }
 

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use skep_abi::{POD_GATEWAY_V4, POD_GATEWAY_V6};
 use skep_cni::agent::{
     AddReply, AddRequest, Attachment, CheckReply, CheckRequest, DelReply, DelRequest, GcReply, GcRequest,
     Network, NetworkServer, StatusReply, StatusRequest,
@@ -23,10 +24,6 @@ use tonic::{Request, Response, Status};
 use crate::network::NetworkError;
 use crate::network::allocations::key;
 use crate::network::engine::{Add, Added, Call, Check, Message, Refused};
-
-/// The next hops that the datapath gives to pods.
-const GATEWAY_V4: &str = "169.254.1.1";
-const GATEWAY_V6: &str = "fe80::1";
 
 /// Takes the place of a socket that an earlier agent left.
 pub fn listen(path: &Path) -> Result<UnixListener, NetworkError> {
@@ -142,9 +139,11 @@ fn addresses(texts: &[String]) -> Result<Vec<IpAddr>, Status> {
 
 fn reply(added: Added) -> AddReply {
     let Added { addrs, mac, host_ifname, host_mac, mtu } = added;
-    let gateways =
-        [(GATEWAY_V4, addrs.iter().any(IpAddr::is_ipv4)), (GATEWAY_V6, addrs.iter().any(IpAddr::is_ipv6))];
-    let gateways = gateways.into_iter().filter(|(_, needed)| *needed).map(|(gateway, _)| gateway.to_owned());
+    let gateways = [
+        (POD_GATEWAY_V4.to_string(), addrs.iter().any(IpAddr::is_ipv4)),
+        (POD_GATEWAY_V6.to_string(), addrs.iter().any(IpAddr::is_ipv6)),
+    ];
+    let gateways = gateways.into_iter().filter(|(_, needed)| *needed).map(|(gateway, _)| gateway);
     AddReply {
         addresses: addrs.iter().map(ToString::to_string).collect(),
         gateways: gateways.collect(),

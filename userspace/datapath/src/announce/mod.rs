@@ -13,6 +13,7 @@ use frame::{Mac, answer_arp, answer_ndp, solicited_node, unasked};
 use socket::{Filter, PacketSocket};
 
 use crate::error::DatapathError;
+use crate::interface::interface_index;
 
 /// Longer than what is asked on any Ethernet.
 const FRAME_MAX: usize = 1518;
@@ -30,7 +31,7 @@ pub struct Announcer {
 impl Announcer {
     /// Opens the sockets on the interface; answers nothing until told what for.
     pub fn open(uplink: &str) -> Result<Announcer, DatapathError> {
-        let ifindex = socket::ifindex(uplink)?;
+        let ifindex = interface_index(uplink)?;
         let (arp, mac) = PacketSocket::open(ifindex, Filter::ArpRequest)?;
         let (ndp, _) = PacketSocket::open(ifindex, Filter::NeighbourSolicitation)?;
         // Without IPv6 in the kernel there is nothing to answer.

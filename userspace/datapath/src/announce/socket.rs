@@ -1,6 +1,5 @@
 //! AF_PACKET sockets: one interface, one kind of question, filtered in the kernel.
 
-use std::ffi::CString;
 use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
@@ -53,19 +52,6 @@ impl Filter {
 
 pub(super) struct PacketSocket {
     fd: AsyncFd<OwnedFd>,
-}
-
-pub(super) fn ifindex(name: &str) -> Result<u32, DatapathError> {
-    let failed = DatapathError::file("find", name);
-    let name = CString::new(name).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput));
-    let index = name.and_then(|name| {
-        // SAFETY: `name` is a string that ends with a zero and lives over the call.
-        match unsafe { libc::if_nametoindex(name.as_ptr()) } {
-            0 => Err(io::Error::last_os_error()),
-            index => Ok(index),
-        }
-    });
-    index.map_err(failed)
 }
 
 impl PacketSocket {
