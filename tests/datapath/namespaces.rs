@@ -158,7 +158,7 @@ fn a_socket_is_refused_at_once_on_a_port_that_the_cluster_address_does_not_have(
     serve(&world.b, SocketAddr::from((B, 8080)), b'b')?;
     world.node.apply(&service((VIP, 80), Proto::TCP, Scope::INTERNAL, 1, &[(B, 8080)]))?;
     let value = ServiceValue { service: 1, flags: ServiceValue::REJECT, ..ServiceValue::default() };
-    world.node.apply(&[Write::PutService(ServiceKey::rest(addr(VIP)), value)])?;
+    world.node.apply(&[Write::PutService(ServiceKey::any_port(addr(VIP)), value)])?;
     world.node.cgroup.make_threaded()?;
     world.a.run(|| {
         let refused = |port| {

@@ -175,7 +175,7 @@ impl Lab {
     /// Has `vip` refuse on the ports that it does not have.
     pub(crate) fn refuse_rest(&mut self, world: World) -> Result<()> {
         let value = ServiceValue { service: 1, flags: ServiceValue::REJECT, ..ServiceValue::default() };
-        self.node.apply(&[Write::PutService(ServiceKey::rest(world.vip().into()), value)])
+        self.node.apply(&[Write::PutService(ServiceKey::any_port(world.vip().into()), value)])
     }
 
     /// How many flow entries there are.
@@ -258,7 +258,8 @@ fn services(world: World, proto: Proto, set: &mut u32, writes: &mut Vec<Write>) 
         writes.extend(slots.map(|(b, slot)| Write::PutBackend(BackendKey { set: *set, slot }, *b)));
         let affinity = if number == port::STICKY { AFFINITY_SECONDS } else { 0 };
         let count = backends.len() as u32;
-        let value = ServiceValue { set: *set, count, service: *set, affinity, flags, ranges: 0 };
+        let value =
+            ServiceValue { set: *set, count, service: *set, affinity_seconds: affinity, flags, ranges: 0 };
         let restricted = ServiceValue { ranges: RANGES, ..value };
         let node = port::NODE + number;
         for (ip, port, scope, value) in [
