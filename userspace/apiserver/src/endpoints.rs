@@ -15,7 +15,7 @@ use crate::object::{Object, prefix};
 pub(crate) fn slices_of(server: &Inner, namespace: &str, service: &str) -> Vec<Arc<Object>> {
     let Some(kind) = find("discovery.k8s.io", "v1", "endpointslices") else { return Vec::new() };
     let all = server.caches.of(kind).map(|slices| slices.list(&format!("{}{namespace}/", prefix(kind))));
-    let ours = |slice: &Arc<Object>| slice.picked.label("kubernetes.io/service-name") == Some(service);
+    let ours = |slice: &Arc<Object>| slice.selectable.label("kubernetes.io/service-name") == Some(service);
     all.into_iter().flatten().filter(ours).collect()
 }
 

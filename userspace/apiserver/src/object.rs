@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use skep_api::Kind;
 use skep_api::custom::Custom;
-use skep_api::selector::Picked;
+use skep_api::selector::Selectable;
 use skep_store::{Entry, Revision};
 
 /// Bytes with their resourceVersion in place; immutable and shared.
@@ -22,14 +22,14 @@ pub(crate) struct Object {
     /// Of the bytes, for a kind that a definition made; empty for a built-in one.
     pub(crate) version: &'static str,
     /// What selectors may ask for.
-    pub(crate) picked: Picked,
+    pub(crate) selectable: Selectable,
 }
 
 impl Object {
     /// From a stored entry, whose value has no resourceVersion: the revision is it.
     pub(crate) fn from_entry(kind: &Kind, entry: &Entry) -> Object {
         let Some(custom) = &kind.custom else {
-            return Object::of_built_in(entry, Picked::read(kind.selectable_fields(), &entry.value));
+            return Object::of_built_in(entry, Selectable::read(kind.selectable_fields(), &entry.value));
         };
         let mut value = serde_json::from_slice(&entry.value).unwrap_or(Value::Null);
         custom.restore(&mut value);
@@ -39,18 +39,18 @@ impl Object {
     /// What was written by a request, in the version in which it was written.
     pub(crate) fn written(kind: &Kind, entry: &Entry, value: &Value) -> Object {
         match &kind.custom {
-            None => Object::of_built_in(entry, Picked::of(kind.selectable_fields(), value)),
+            None => Object::of_built_in(entry, Selectable::of(kind.selectable_fields(), value)),
             Some(custom) => Object::of_custom(custom, entry.key.clone(), entry.modified, value),
         }
     }
 
-    fn of_built_in(entry: &Entry, picked: Picked) -> Object {
+    fn of_built_in(entry: &Entry, selectable: Selectable) -> Object {
         Object {
             key: entry.key.clone(),
             revision: entry.modified,
             bytes: with_revision(&entry.value, entry.modified),
             version: "",
-            picked,
+            selectable,
         }
     }
 
@@ -68,7 +68,7 @@ impl Object {
             revision,
             bytes: with_revision(&to_stored(value), revision),
             version: custom.version_of(value),
-            picked: Picked::of(custom.selectable_of(value), value),
+            selectable: Selectable::of(custom.selectable_of(value), value),
         }
     }
 
@@ -78,7 +78,7 @@ impl Object {
             revision: self.revision,
             bytes,
             version: self.version,
-            picked: self.picked.clone(),
+            selectable: self.selectable.clone(),
         }
     }
 

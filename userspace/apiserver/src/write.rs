@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use skep_api::kinds::Part;
-use skep_api::schema::{self, Problem};
+use skep_api::schema::{self, SchemaProblem};
 use skep_api::{Errors, Kind, Reason, Status, meta};
 use skep_store::{Expect, StoreError};
 use tokio::runtime::{Handle, RuntimeFlavor};
@@ -86,7 +86,7 @@ pub(crate) fn check_schema(
     options: &Options,
 ) -> Result<Warnings, Status> {
     let problems = kind.check_schema(object);
-    if let Some(wrong) = problems.iter().find(|problem| matches!(problem, Problem::WrongType { .. })) {
+    if let Some(wrong) = problems.iter().find(|problem| matches!(problem, SchemaProblem::WrongType { .. })) {
         let form = format!(
             "{} in version \"{}\" cannot be handled as a {}: {wrong}",
             kind.kind, kind.version, kind.kind
@@ -199,7 +199,7 @@ pub(crate) async fn replace(
             revision: old.revision,
             bytes: old.bytes.clone(),
             version: old.version,
-            picked: old.picked.clone(),
+            selectable: old.selectable.clone(),
         });
     }
     let stored = convert::to_stored(server, kind, new).await?;

@@ -26,7 +26,7 @@ use serde_json::Value;
 
 use crate::field::{Errors, Path};
 use crate::kinds::{ALL, Kind, WITH_GENERATION, intern, intern_all};
-use crate::schema::Problem;
+use crate::schema::SchemaProblem;
 use crate::value::text;
 use crate::{Scope, meta};
 
@@ -232,10 +232,10 @@ impl Custom {
     }
 
     /// Drops what the schema does not know and tells of it; wrong metadata is refused.
-    pub fn check(&self, kind: &str, object: &mut Value) -> Vec<Problem> {
+    pub fn check(&self, kind: &str, object: &mut Value) -> Vec<SchemaProblem> {
         let mut problems = prune::metadata(self.schema_of(object), kind, object);
         let unknown = prune::prune(self.schema_of(object), object, true);
-        problems.extend(unknown.into_iter().map(Problem::UnknownField));
+        problems.extend(unknown.into_iter().map(SchemaProblem::UnknownField));
         problems
     }
 

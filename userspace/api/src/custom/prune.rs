@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::schema::Structural;
-use crate::schema::{Problem, check_type};
+use crate::schema::{SchemaProblem, check_type};
 
 const OBJECT_META: &str = "apimachinery.pkg.apis.meta.v1.ObjectMeta";
 
@@ -59,20 +59,26 @@ fn walk(
 }
 
 /// Checks the metadata of the object and of those embedded in it against upstream's type; unknown fields are dropped.
-pub(super) fn metadata(schema: &Structural, kind: &str, object: &mut Value) -> Vec<Problem> {
+pub(super) fn metadata(schema: &Structural, kind: &str, object: &mut Value) -> Vec<SchemaProblem> {
     let mut problems = Vec::new();
     check_metadata(kind, object, "metadata", &mut problems);
     embedded(schema, kind, object, "", &mut problems);
     problems
 }
 
-fn check_metadata(kind: &str, object: &mut Value, path: &str, problems: &mut Vec<Problem>) {
+fn check_metadata(kind: &str, object: &mut Value, path: &str, problems: &mut Vec<SchemaProblem>) {
     if let Some(metadata) = object.get_mut("metadata") {
         problems.extend(check_type(OBJECT_META, kind, path, metadata));
     }
 }
 
-fn embedded(schema: &Structural, kind: &str, value: &mut Value, path: &str, problems: &mut Vec<Problem>) {
+fn embedded(
+    schema: &Structural,
+    kind: &str,
+    value: &mut Value,
+    path: &str,
+    problems: &mut Vec<SchemaProblem>,
+) {
     match value {
         Value::Object(fields) => {
             for (name, value) in fields {

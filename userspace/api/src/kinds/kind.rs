@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::custom::Custom;
 use crate::field::Errors;
 use crate::names::NameForm;
-use crate::schema::Problem;
+use crate::schema::SchemaProblem;
 use crate::value::set_default;
 use crate::{meta, schema};
 
@@ -240,7 +240,7 @@ impl Kind {
     }
 
     /// Checks a decoded object against the schema: drops nulls and unknown fields, reports them and wrong types.
-    pub fn check_schema(&self, object: &mut Value) -> Vec<Problem> {
+    pub fn check_schema(&self, object: &mut Value) -> Vec<SchemaProblem> {
         match &self.custom {
             Some(custom) => custom.check(self.kind, object),
             None => schema::check(self.schema, self.kind, object),

@@ -1,4 +1,5 @@
-//! Patches: JSON (RFC 6902), merge (RFC 7396) and strategic merge.
+//! Patches: JSON (RFC 6902), merge (RFC 7396) and strategic merge. In: an object and a patch. Out: the object, changed in
+//! place, or a [`PatchError`].
 
 mod strategic;
 
@@ -6,41 +7,42 @@ use serde_json::Value;
 
 use crate::kinds::Kind;
 
+/// Why a patch failed, with the API's message and the HTTP status that it becomes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PatchError {
-    /// The patch itself is no patch: 400.
+    /// The patch is malformed: 400.
     #[error("{0}")]
     Malformed(String),
-    /// It asks for more than one request may: 413.
+    /// The patch has too many operations: 413.
     #[error("{0}")]
     TooLarge(String),
-    /// The object is not as a `test` of the patch wants it: 422.
+    /// A `test` operation failed: 422.
     #[error("{0}")]
     TestFailed(String),
-    /// It does not apply to this object: 422.
+    /// The patch does not apply to this object: 422.
     #[error("{0}")]
     DoesNotApply(String),
 }
 
-/// Operations of one JSON patch at most, as upstream.
-const OPERATIONS_MAX: usize = 10_000;
-/// Bytes that all `copy` operations of a JSON patch may add (JSONPatchMaxCopyBytes): each could double the object.
-const COPIED_MAX: usize = 3 << 20;
+/// Number of operations of one JSON patch (upstream's MaxJSONPatchOperations).
+const MAX_OPERATIONS: usize = 10_000;
+/// Bytes that all `copy` operations of a JSON patch may add: each could double the object (JSONPatchMaxCopyBytes).
+const MAX_COPY_BYTES: usize = 3 << 20;
 
-/// A JSON patch, whole or not at all.
+/// Applies a JSON patch; the object stays unchanged on error.
 pub fn json(object: &mut Value, patch: Value) -> Result<(), PatchError> {
     let patch: json_patch::Patch = serde_json::from_value(patch)
         .map_err(|error| PatchError::Malformed(format!("error decoding patch: {error}")))?;
-    if patch.0.len() > OPERATIONS_MAX {
+    if patch.0.len() > MAX_OPERATIONS {
         let found = patch.0.len();
         return Err(PatchError::TooLarge(format!(
-            "The allowed maximum operations in a JSON patch is {OPERATIONS_MAX}, got {found}"
+            "The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {found}"
         )));
     }
     let mut new = object.clone();
     let mut copied = 0;
     for operation in patch.0 {
-        // Upstream takes what is absent for null, and clients test so that a list is not there yet.
+        // Upstream treats an absent value as null; clients use this to test that a list does not exist yet.
         if let json_patch::PatchOperation::Test(test) = &operation
             && test.value.is_null()
             && new.pointer(test.path.as_str()).is_none()
@@ -49,9 +51,9 @@ pub fn json(object: &mut Value, patch: Value) -> Result<(), PatchError> {
         }
         if let json_patch::PatchOperation::Copy(copy) = &operation {
             copied += new.pointer(copy.from.as_str()).map_or(0, |value| value.to_string().len());
-            if copied > COPIED_MAX {
+            if copied > MAX_COPY_BYTES {
                 return Err(PatchError::DoesNotApply(rejected(format!(
-                    "Unable to complete the copy, the accumulated size increase of copy is {copied}, exceeding the limit {COPIED_MAX}"
+                    "Unable to complete the copy, the accumulated size increase of copy is {copied}, exceeding the limit {MAX_COPY_BYTES}"
                 ))));
             }
         }
@@ -68,6 +70,7 @@ fn rejected(why: impl std::fmt::Display) -> String {
     format!("the server rejected our request due to an error in our request: {why}")
 }
 
+/// Applies a JSON merge patch.
 pub fn merge(object: &mut Value, patch: &Value) -> Result<(), PatchError> {
     if !patch.is_object() {
         return Err(PatchError::Malformed("a merge patch must be an object".into()));
@@ -76,7 +79,7 @@ pub fn merge(object: &mut Value, patch: &Value) -> Result<(), PatchError> {
     Ok(())
 }
 
-/// A strategic merge patch by the kind's schema facts.
+/// Applies a strategic merge patch along the kind's schema.
 pub fn strategic(kind: &Kind, object: &mut Value, patch: &Value) -> Result<(), PatchError> {
     strategic::apply(kind.schema, object, patch)
 }
@@ -109,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_test_is_told_from_what_does_not_apply() {
+    fn a_failed_test_is_another_error_than_a_failed_operation() {
         let found = |patch: Value| json(&mut json!({"a": 1}), Value::Array(vec![patch])).unwrap_err();
         assert!(matches!(found(json!({"op": "test", "path": "/a", "value": 2})), PatchError::TestFailed(_)));
         assert!(matches!(found(json!({"op": "remove", "path": "/b"})), PatchError::DoesNotApply(_)));

@@ -6,10 +6,11 @@ use serde_json::{Map, Value};
 use super::PatchError;
 use crate::schema::{Field, Shape, Type, named};
 
+/// `replace`, `merge` or `delete` in an object or list item.
 const DIRECTIVE: &str = "$patch";
-const RETAIN: &str = "$retainKeys";
-const DELETE_PRIMITIVES: &str = "$deleteFromPrimitiveList/";
-const ORDER: &str = "$setElementOrder/";
+const RETAIN_KEYS: &str = "$retainKeys";
+const DELETE_FROM_PRIMITIVE_LIST: &str = "$deleteFromPrimitiveList/";
+const SET_ELEMENT_ORDER: &str = "$setElementOrder/";
 
 pub(super) fn apply(schema: &str, object: &mut Value, patch: &Value) -> Result<(), PatchError> {
     let Value::Object(patch) = patch else {
@@ -39,14 +40,14 @@ fn merge_object(
         *object = Value::Object(Map::new());
     }
     let Value::Object(fields) = object else { return Ok(()) };
-    if let Some(kept) = patch.get(RETAIN).and_then(Value::as_array) {
+    if let Some(kept) = patch.get(RETAIN_KEYS).and_then(Value::as_array) {
         fields.retain(|name, _| kept.iter().any(|kept| kept == name));
     }
     for (name, value) in patch {
-        if name == DIRECTIVE || name == RETAIN || name.starts_with(ORDER) {
+        if name == DIRECTIVE || name == RETAIN_KEYS || name.starts_with(SET_ELEMENT_ORDER) {
             continue;
         }
-        if let Some(list) = name.strip_prefix(DELETE_PRIMITIVES) {
+        if let Some(list) = name.strip_prefix(DELETE_FROM_PRIMITIVE_LIST) {
             if let Some(Value::Array(items)) = fields.get_mut(list) {
                 items.retain(|item| !value.as_array().is_some_and(|gone| gone.contains(item)));
             }
@@ -54,7 +55,9 @@ fn merge_object(
         }
         merge_field(schema.and_then(|schema| schema.field(name)), fields, name, value)?;
     }
-    for (name, order) in patch.iter().filter_map(|(name, order)| Some((name.strip_prefix(ORDER)?, order))) {
+    for (name, order) in
+        patch.iter().filter_map(|(name, order)| Some((name.strip_prefix(SET_ELEMENT_ORDER)?, order)))
+    {
         let field = schema.and_then(|schema| schema.field(name));
         if let (Some(Value::Array(items)), Value::Array(order)) = (fields.get_mut(name), order) {
             reorder(field, items, order);
@@ -112,7 +115,7 @@ fn merge_list(field: &'static Field, current: &mut Vec<Value>, patch: &[Value]) 
         return Ok(());
     }
     let Some(key) = field.merge_key() else {
-        // A set of scalars.
+        // Scalars: a set.
         for item in patch {
             if !current.contains(item) {
                 current.push(item.clone());
@@ -146,10 +149,10 @@ fn merge_list(field: &'static Field, current: &mut Vec<Value>, patch: &[Value]) 
     Ok(())
 }
 
-/// Items named by the patch in its order; the others stay where they are relative to those before them.
+/// Puts the items that the patch names in its order; the others keep their positions.
 fn reorder(field: Option<&'static Field>, items: &mut Vec<Value>, order: &[Value]) {
     let key = field.and_then(Field::merge_key);
-    let place = |item: &Value| {
+    let position = |item: &Value| {
         order.iter().position(|wanted| match key {
             Some(key) => wanted[key] == item[key],
             None => wanted == item,
@@ -159,7 +162,7 @@ fn reorder(field: Option<&'static Field>, items: &mut Vec<Value>, order: &[Value
     let mut slots = Vec::new();
     let old = std::mem::take(items);
     for item in old {
-        match place(&item) {
+        match position(&item) {
             Some(at) => {
                 named.push((at, item));
                 slots.push(None);
@@ -223,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn elements_take_the_order_that_is_set() {
+    fn set_element_order_reorders_a_list() {
         let spec = json!({"$setElementOrder/containers": [{"name": "b"}, {"name": "a"}], "containers": [{"name": "b", "image": "b:2"}]});
         let new = patched(deployment(), json!({"spec": {"template": {"spec": spec}}}));
         let names: Vec<_> = new["spec"]["template"]["spec"]["containers"]

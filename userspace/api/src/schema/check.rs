@@ -1,24 +1,24 @@
-//! An object against the facts: unknown fields, wrong types, missing required fields.
+//! Checks an object against the schema facts. Out: unknown fields, wrong types, missing required fields.
 
 use serde_json::Value;
 
 use super::facts::{Scalar, Shape, Type, named};
 use crate::field::{Errors, Path};
 
-/// Something in an object that its schema does not know.
+/// A part of an object that does not match its schema.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Problem {
-    /// Dropped, warned of or refused, as `fieldValidation` says.
+pub enum SchemaProblem {
+    /// Dropped with or without a warning, or refused: `fieldValidation` decides.
     UnknownField(String),
-    /// Always refused: it could not be decoded.
+    /// Always refused: upstream's types cannot decode it.
     WrongType { path: String, wanted: &'static str, found: &'static str, type_name: String },
 }
 
-impl std::fmt::Display for Problem {
+impl std::fmt::Display for SchemaProblem {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Problem::UnknownField(path) => write!(f, "unknown field \"{path}\""),
-            Problem::WrongType { path, wanted, found, type_name } => {
+            SchemaProblem::UnknownField(path) => write!(f, "unknown field \"{path}\""),
+            SchemaProblem::WrongType { path, wanted, found, type_name } => {
                 write!(
                     f,
                     "json: cannot unmarshal {found} into Go struct field {type_name}.{path} of type {wanted}"
@@ -28,9 +28,9 @@ impl std::fmt::Display for Problem {
     }
 }
 
-/// Checks an object of the named type; drops nulls and unknown fields from it, as decoding into upstream's types does.
-/// Messages call the object by its `kind`.
-pub(crate) fn check(type_name: &str, kind: &str, object: &mut Value) -> Vec<Problem> {
+/// Checks an object of the named type and drops its nulls and unknown fields, as decoding into upstream's types does.
+/// `kind` is the object's name in messages.
+pub(crate) fn check(type_name: &str, kind: &str, object: &mut Value) -> Vec<SchemaProblem> {
     let mut problems = Vec::new();
     if let Some(schema) = named(type_name) {
         let mut walk = Walk { kind, path: Vec::new(), problems: &mut problems };
@@ -39,8 +39,8 @@ pub(crate) fn check(type_name: &str, kind: &str, object: &mut Value) -> Vec<Prob
     problems
 }
 
-/// A value of a named type that stands at `path` in an object of the kind.
-pub(crate) fn check_type(type_name: &str, kind: &str, path: &str, value: &mut Value) -> Vec<Problem> {
+/// Checks a value of a named type at `path` in an object of the kind.
+pub(crate) fn check_type(type_name: &str, kind: &str, path: &str, value: &mut Value) -> Vec<SchemaProblem> {
     let mut problems = Vec::new();
     if let Some(schema) = named(type_name) {
         let mut walk = Walk { kind, path: vec![path.to_owned()], problems: &mut problems };
@@ -52,7 +52,7 @@ pub(crate) fn check_type(type_name: &str, kind: &str, path: &str, value: &mut Va
 struct Walk<'a> {
     kind: &'a str,
     path: Vec<String>,
-    problems: &'a mut Vec<Problem>,
+    problems: &'a mut Vec<SchemaProblem>,
 }
 
 impl Walk<'_> {
@@ -73,7 +73,7 @@ impl Walk<'_> {
                     }
                 }
                 Value::Null => {}
-                other => self.wrong(go_type(shape), other),
+                other => self.report_type(go_type(shape), other),
             },
             Shape::Map(inner) => match value {
                 Value::Object(fields) => {
@@ -85,11 +85,11 @@ impl Walk<'_> {
                     }
                 }
                 Value::Null => {}
-                other => self.wrong(go_type(shape), other),
+                other => self.report_type(go_type(shape), other),
             },
             Shape::Scalar(scalar) => {
                 if !fits(scalar, value) {
-                    self.wrong(go_type(shape), value);
+                    self.report_type(go_type(shape), value);
                 }
             }
         }
@@ -101,7 +101,7 @@ impl Walk<'_> {
         }
         let Value::Object(fields) = value else {
             if !value.is_null() {
-                self.wrong("struct", value);
+                self.report_type("struct", value);
             }
             return;
         };
@@ -117,21 +117,21 @@ impl Walk<'_> {
         }
         for name in &unknown {
             self.path.push(name.clone());
-            self.problems.push(Problem::UnknownField(joined(&self.path)));
+            self.problems.push(SchemaProblem::UnknownField(join_path(&self.path)));
             self.path.pop();
         }
         fields.retain(|name, value| !value.is_null() && schema.field(name).is_some());
     }
 
-    fn wrong(&mut self, wanted: &'static str, found: &Value) {
+    fn report_type(&mut self, wanted: &'static str, found: &Value) {
         let path =
-            joined(&self.path.iter().filter(|part| !part.starts_with('[')).cloned().collect::<Vec<_>>());
+            join_path(&self.path.iter().filter(|part| !part.starts_with('[')).cloned().collect::<Vec<_>>());
         let type_name = self.kind.to_owned();
-        self.problems.push(Problem::WrongType { path, wanted, found: json_type(found), type_name });
+        self.problems.push(SchemaProblem::WrongType { path, wanted, found: json_type(found), type_name });
     }
 }
 
-fn joined(path: &[String]) -> String {
+fn join_path(path: &[String]) -> String {
     let mut out = String::new();
     for part in path {
         if !out.is_empty() && !part.starts_with('[') {
@@ -198,7 +198,8 @@ fn json_type(value: &Value) -> &'static str {
     }
 }
 
-/// The required numbers and booleans of the type of a type's field, each with its zero.
+/// The required numbers and booleans of the type of `field`, each with its zero. `schema` names the type that has the
+/// field.
 pub(crate) fn zeros(schema: &str, field: &str) -> impl Iterator<Item = (&'static str, Value)> {
     let shape = named(schema).and_then(|found| found.field(field)).map(|field| field.shape);
     let found = match shape {
@@ -213,20 +214,26 @@ pub(crate) fn zeros(schema: &str, field: &str) -> impl Iterator<Item = (&'static
     })
 }
 
-/// Required fields of the specification that are missing. Lists, maps, numbers and booleans have a usable zero in
-/// upstream's types; the kinds' own validation asks for those that do not.
+/// Reports missing required fields outside metadata and status. Only structs and strings are reported: a list, map, number
+/// or boolean has a usable zero in upstream's types, and the kinds' own validation covers the exceptions.
 pub(crate) fn check_required(type_name: &str, object: &Value, errors: &mut Errors) {
     let Some(schema) = named(type_name) else { return };
     for field in schema.fields.iter().filter(|field| !matches!(field.name, "metadata" | "status")) {
-        required(field.shape, field.required, &object[field.name], &Path::new(field.name), errors);
+        check_required_value(
+            field.shape,
+            field.required,
+            &object[field.name],
+            &Path::new(field.name),
+            errors,
+        );
     }
 }
 
-fn required(shape: Shape, wanted: bool, value: &Value, path: &Path, errors: &mut Errors) {
+fn check_required_value(shape: Shape, is_required: bool, value: &Value, path: &Path, errors: &mut Errors) {
     if value.is_null() {
         let has_no_zero =
             matches!(shape, Shape::Type(name) if named(name).is_some_and(|found| found.shape.is_none()));
-        if wanted && (has_no_zero || shape == Shape::Scalar(Scalar::String)) {
+        if is_required && (has_no_zero || shape == Shape::Scalar(Scalar::String)) {
             errors.required(path, "");
         }
         return;
@@ -234,17 +241,23 @@ fn required(shape: Shape, wanted: bool, value: &Value, path: &Path, errors: &mut
     match shape {
         Shape::Type(name) => {
             for field in named(name).map_or(&[][..], |found| &found.fields) {
-                required(field.shape, field.required, &value[field.name], &path.child(field.name), errors);
+                check_required_value(
+                    field.shape,
+                    field.required,
+                    &value[field.name],
+                    &path.child(field.name),
+                    errors,
+                );
             }
         }
         Shape::List(inner) => {
             for (i, item) in value.as_array().into_iter().flatten().enumerate() {
-                required(Shape::of(inner), false, item, &path.index(i), errors);
+                check_required_value(Shape::of(inner), false, item, &path.index(i), errors);
             }
         }
         Shape::Map(inner) => {
             for (key, item) in value.as_object().into_iter().flatten() {
-                required(Shape::of(inner), false, item, &path.key(key), errors);
+                check_required_value(Shape::of(inner), false, item, &path.key(key), errors);
             }
         }
         Shape::Scalar(_) => {}
@@ -258,7 +271,7 @@ mod tests {
     use crate::find;
 
     #[test]
-    fn unknown_fields_are_named_by_their_path_and_dropped() {
+    fn unknown_fields_are_reported_by_path_and_dropped() {
         let kind = find("apps", "v1", "deployments").unwrap();
         let mut object =
             json!({"spec": {"replcas": 1, "template": {"spec": {"containers": [{"name": "a", "x": 1}]}}}});
@@ -272,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_types_are_told_as_upstream_tells_them() {
+    fn wrong_types_are_reported_in_upstreams_words() {
         let kind = find("apps", "v1", "deployments").unwrap();
         let problems = kind.check_schema(&mut json!({"spec": {"replicas": "three"}}));
         assert_eq!(

@@ -1,6 +1,6 @@
-//! Fields that stand twice in one JSON object: the parsed value does not show them, the text does.
+//! Finds fields that occur twice in one JSON object. In: the text, because the parsed value no longer shows them.
 
-/// Paths of duplicate fields in a JSON text; nothing for a text that does not parse.
+/// Paths of the duplicate fields of a JSON text; empty for a text that does not parse.
 pub fn duplicates(text: &[u8]) -> Vec<String> {
     let mut found = Vec::new();
     let mut deserializer = serde_json::Deserializer::from_slice(text);
@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_field_that_stands_twice_is_named() {
+    fn a_field_that_occurs_twice_is_reported_by_path() {
         assert_eq!(duplicates(br#"{"a":{"b":1,"b":2},"c":[{"d":1,"d":1}]}"#), ["a.b", "c[0].d"]);
         assert!(duplicates(br#"{"a":{"b":1},"c":{"b":1}}"#).is_empty());
         assert!(duplicates(b"{").is_empty());

@@ -1,15 +1,17 @@
-//! `metadata.name=x,status.phase!=Running`: by the fields that a kind lets be selected.
+//! Field selectors: `metadata.name=x,status.phase!=Running`, over the fields that a kind makes selectable.
 
-use super::{BadSelector, Picked};
+use super::{BadSelector, Selectable};
 use crate::kinds::Kind;
 
+/// All requirements must hold; none selects everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FieldSelector {
+    /// Field, whether it must be equal, value.
     requirements: Vec<(String, bool, String)>,
 }
 
 impl FieldSelector {
-    /// Reads the text of a query and checks that the kind knows the fields.
+    /// Parses the text of a query. Err: it is malformed or names a field that the kind does not make selectable.
     pub fn parse(kind: &Kind, text: &str) -> Result<FieldSelector, BadSelector> {
         let mut requirements = Vec::new();
         for part in text.split(',').filter(|part| !part.trim().is_empty()) {
@@ -30,17 +32,19 @@ impl FieldSelector {
         Ok(FieldSelector { requirements })
     }
 
+    /// Whether it selects everything.
     pub fn is_empty(&self) -> bool {
         self.requirements.is_empty()
     }
 
-    /// The value that the field of every selected object has, if the selector asks for one.
+    /// The value that it requires of a field, if any.
     pub fn required(&self, field: &str) -> Option<&str> {
         let mut values = self.requirements.iter().filter(|(name, equal, _)| *equal && name == field);
         values.next().map(|(_, _, value)| value.as_str())
     }
 
-    pub fn matches(&self, object: &Picked) -> bool {
+    /// Whether an object with these fields is selected.
+    pub fn matches(&self, object: &Selectable) -> bool {
         self.requirements.iter().all(|(field, equal, wanted)| (object.field(field) == wanted) == *equal)
     }
 }
@@ -61,10 +65,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_known_fields_select() {
+    fn only_selectable_fields_select() {
         let pods = crate::find("", "v1", "pods").unwrap();
         let pod = json!({"metadata": {"name": "a"}, "spec": {"nodeName": "n1"}});
-        let pod = Picked::of(pods.selectable_fields(), &pod);
+        let pod = Selectable::of(pods.selectable_fields(), &pod);
         let selector = FieldSelector::parse(pods, "spec.nodeName=n1,status.phase!=Running").unwrap();
         assert!(selector.matches(&pod));
         assert!(FieldSelector::parse(pods, "spec.hostNetwork=false").unwrap().matches(&pod));

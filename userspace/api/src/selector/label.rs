@@ -1,11 +1,11 @@
-//! `app=web,tier in (a,b),!x` and `{matchLabels, matchExpressions}`.
+//! Label selectors: `app=web,tier in (a,b),!x` and `{matchLabels, matchExpressions}`.
 
 use serde_json::Value;
 
 use super::{BadSelector, Labels};
 use crate::names::{is_label_value, qualified_name_problem};
 
-/// All requirements must hold; none holds for everything.
+/// All requirements must hold; none selects everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LabelSelector {
     requirements: Vec<Requirement>,
@@ -28,16 +28,16 @@ enum Operator {
 }
 
 impl LabelSelector {
-    /// The text form of a query.
+    /// Parses the text form of a query.
     pub fn parse(text: &str) -> Result<LabelSelector, BadSelector> {
         let mut requirements = Vec::new();
-        for part in split(text) {
-            requirements.push(requirement(part.trim())?);
+        for part in split_requirements(text) {
+            requirements.push(parse_requirement(part.trim())?);
         }
         Ok(LabelSelector { requirements })
     }
 
-    /// The object form of a specification; `null` selects nothing and is `None`.
+    /// Parses the object form of a specification; `null` selects nothing and is `None`.
     pub fn from_object(selector: &Value) -> Result<Option<LabelSelector>, BadSelector> {
         if selector.is_null() {
             return Ok(None);
@@ -49,11 +49,12 @@ impl LabelSelector {
                 .push(Requirement { key: key.clone(), operator: Operator::In(vec![value.to_owned()]) });
         }
         for expression in selector["matchExpressions"].as_array().into_iter().flatten() {
-            requirements.push(expression_of(expression)?);
+            requirements.push(parse_expression(expression)?);
         }
         Ok(Some(LabelSelector { requirements }))
     }
 
+    /// Whether it selects everything.
     pub fn is_empty(&self) -> bool {
         self.requirements.is_empty()
     }
@@ -78,7 +79,7 @@ impl Operator {
     }
 }
 
-fn expression_of(expression: &Value) -> Result<Requirement, BadSelector> {
+fn parse_expression(expression: &Value) -> Result<Requirement, BadSelector> {
     let key = expression["key"].as_str().unwrap_or_default().to_owned();
     let values: Vec<String> = expression["values"]
         .as_array()
@@ -108,7 +109,7 @@ fn expression_of(expression: &Value) -> Result<Requirement, BadSelector> {
 }
 
 /// Splits at commas outside parentheses.
-fn split(text: &str) -> Vec<&str> {
+fn split_requirements(text: &str) -> Vec<&str> {
     let (mut parts, mut depth, mut start) = (Vec::new(), 0i32, 0);
     for (i, c) in text.char_indices() {
         match c {
@@ -126,14 +127,17 @@ fn split(text: &str) -> Vec<&str> {
     parts
 }
 
-fn requirement(text: &str) -> Result<Requirement, BadSelector> {
+fn parse_requirement(text: &str) -> Result<Requirement, BadSelector> {
     if let Some(key) = text.strip_prefix('!') {
-        return made(key, Operator::DoesNotExist);
+        return new_requirement(key, Operator::DoesNotExist);
     }
     for (sign, negative) in [("!=", true), ("==", false), ("=", false)] {
         if let Some((key, value)) = text.split_once(sign) {
             let values = vec![checked_value(value)?];
-            return made(key, if negative { Operator::NotIn(values) } else { Operator::In(values) });
+            return new_requirement(
+                key,
+                if negative { Operator::NotIn(values) } else { Operator::In(values) },
+            );
         }
     }
     for (sign, greater) in [('>', true), ('<', false)] {
@@ -142,7 +146,7 @@ fn requirement(text: &str) -> Result<Requirement, BadSelector> {
             let number = value.parse().map_err(|_| {
                 BadSelector(format!("values[0][{}]: Invalid value: \"{value}\": for 'Gt', 'Lt' operators, the value must be an integer", key.trim()))
             })?;
-            return made(
+            return new_requirement(
                 key,
                 if greater { Operator::GreaterThan(number) } else { Operator::LessThan(number) },
             );
@@ -156,7 +160,7 @@ fn requirement(text: &str) -> Result<Requirement, BadSelector> {
         ))
     };
     if rest.is_empty() {
-        return made(key, Operator::Exists);
+        return new_requirement(key, Operator::Exists);
     }
     let (negative, set) = match rest.strip_prefix("notin") {
         Some(set) => (true, set),
@@ -164,10 +168,10 @@ fn requirement(text: &str) -> Result<Requirement, BadSelector> {
     };
     let set = set.trim().strip_prefix('(').and_then(|set| set.strip_suffix(')')).ok_or_else(unable)?;
     let values: Vec<String> = set.split(',').map(checked_value).collect::<Result<_, _>>()?;
-    made(key, if negative { Operator::NotIn(values) } else { Operator::In(values) })
+    new_requirement(key, if negative { Operator::NotIn(values) } else { Operator::In(values) })
 }
 
-fn made(key: &str, operator: Operator) -> Result<Requirement, BadSelector> {
+fn new_requirement(key: &str, operator: Operator) -> Result<Requirement, BadSelector> {
     let key = key.trim().to_owned();
     check_key(&key)?;
     Ok(Requirement { key, operator })
@@ -198,7 +202,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_and_object_select_alike() {
+    fn text_and_object_select_the_same() {
         let labels = json!({"app": "web", "tier": "a", "n": "5"});
         for (text, object, wanted) in [
             ("app=web", json!({"matchLabels": {"app": "web"}}), true),
@@ -240,7 +244,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_read_or_refused(text in ".{0,60}") {
+        fn any_text_is_parsed_or_refused(text in ".{0,60}") {
             let _ = LabelSelector::parse(&text);
         }
     }

@@ -1,15 +1,15 @@
-//! Selectors: of labels, as text in a query or as an object in a specification; of fields.
+//! Label selectors (the text of a query or the object of a specification) and field selectors.
 
+mod extract;
 mod field;
 mod label;
-mod pick;
-mod picked;
+mod selectable;
 
 pub use field::FieldSelector;
 pub use label::LabelSelector;
-pub use picked::{Labels, Picked};
+pub use selectable::{Labels, Selectable};
 
-/// A selector that cannot be read; the text is what the client is told.
+/// A selector that cannot be parsed; the text is the API's message.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct BadSelector(pub String);

@@ -16,7 +16,7 @@ pub(super) fn admit(request: &Request<'_>, object: &Value) -> Result<(), Status>
     let namespace = request.namespace();
     let Some(namespaces) = skep_api::find("", "v1", "namespaces") else { return Ok(()) };
     let found = write::find(&request.call.server, namespaces, "", namespace)?;
-    if found.picked.field("status.phase") != "Terminating" {
+    if found.selectable.field("status.phase") != "Terminating" {
         return Ok(());
     }
     let why = format!("unable to create new content in namespace {namespace} because it is being terminated");

@@ -113,7 +113,7 @@ impl Rules {
             return true;
         }
         match request.get("", "v1", "namespaces", "", name) {
-            Some(namespace) => self.namespaces.0.matches(&namespace.picked),
+            Some(namespace) => self.namespaces.0.matches(&namespace.selectable),
             None => true,
         }
     }

@@ -1,7 +1,7 @@
 //! A request as who registered for it sees it: the object and the one before it, in the version that his rule names.
 
 use serde_json::Value;
-use skep_api::schema::Problem;
+use skep_api::schema::SchemaProblem;
 use skep_api::{Kind, KindRef, Status, conversion};
 
 use super::Request;
@@ -57,7 +57,9 @@ impl Seen {
         }
         let kind = &*self.kind;
         let problems = kind.check_schema(&mut new);
-        if let Some(wrong) = problems.iter().find(|problem| matches!(problem, Problem::WrongType { .. })) {
+        if let Some(wrong) =
+            problems.iter().find(|problem| matches!(problem, SchemaProblem::WrongType { .. }))
+        {
             return Err(format!("{} cannot be handled as a {}: {wrong}", kind.kind, kind.kind));
         }
         kind.default(&mut new);

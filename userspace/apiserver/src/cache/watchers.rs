@@ -102,10 +102,10 @@ impl Watchers {
         self.of_names.send(&key[name_at..], change);
         self.of_namespaces.send(&key[..name_at], change);
         if !self.of_nodes.0.is_empty() {
-            let now = change.object.picked.field(NODE_NAME);
+            let now = change.object.selectable.field(NODE_NAME);
             self.of_nodes.send(now, change);
             // Watchers of the value that the object had see it go.
-            let before = change.previous.as_ref().map(|previous| previous.picked.field(NODE_NAME));
+            let before = change.previous.as_ref().map(|previous| previous.selectable.field(NODE_NAME));
             if let Some(before) = before.filter(|before| *before != now) {
                 self.of_nodes.send(before, change);
             }

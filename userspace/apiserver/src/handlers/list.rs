@@ -49,8 +49,8 @@ impl Selection {
     }
 
     pub(crate) fn selects(&self, object: &Object) -> bool {
-        (self.labels.is_empty() || self.labels.matches(&object.picked))
-            && (self.fields.is_empty() || self.fields.matches(&object.picked))
+        (self.labels.is_empty() || self.labels.matches(&object.selectable))
+            && (self.fields.is_empty() || self.fields.matches(&object.selectable))
     }
 
     /// How a watcher of these objects sees a change; `None` if not at all.

@@ -76,7 +76,7 @@ fn judge(request: &Request<'_>, pod: &Value, enforce: bool) -> Result<Option<Str
         return Ok(None);
     };
     let mut problems = Errors::default();
-    let policy = Policy::of(&namespace.picked, &mut problems);
+    let policy = Policy::of(&namespace.selectable, &mut problems);
     if policy.is_privileged() {
         return Ok(None);
     }

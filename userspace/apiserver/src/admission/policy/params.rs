@@ -45,7 +45,7 @@ pub(super) fn of(
             }
             let all = server.caches.of(&kind).map(|objects| objects.list(&within)).unwrap_or_default();
             all.iter()
-                .filter(|object| selector.matches(&object.picked))
+                .filter(|object| selector.matches(&object.selectable))
                 .map(|object| object.value())
                 .collect()
         }

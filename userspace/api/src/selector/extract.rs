@@ -1,4 +1,4 @@
-//! Some fields out of an object's bytes; the rest is passed over, and nothing is made of it.
+//! Extracts some fields from the JSON text of an object without building values for the others.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -7,18 +7,17 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess,
 use serde::{Deserialize, de};
 use serde_json::{Map, Value};
 
-/// The fields at these dotted paths, in their places. A field that is not there is not in the result either, and bytes
-/// that are no object have none.
-pub(super) fn pick(paths: &[&str], bytes: &[u8]) -> Value {
+/// An object with only the fields at these dotted paths. Null if the bytes are no JSON object.
+pub(super) fn extract(paths: &[&str], bytes: &[u8]) -> Value {
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     Paths(paths.to_vec()).deserialize(&mut deserializer).unwrap_or_default()
 }
 
-/// What is wanted below the place that is being read.
+/// The wanted paths below the value that is being read.
 struct Paths<'p>(Vec<&'p str>);
 
 impl<'p> Paths<'p> {
-    /// What is wanted below one of its fields; an empty path is the field itself.
+    /// The wanted paths below one of its fields; an empty path is the field itself.
     fn below(&self, field: &str) -> Paths<'p> {
         let rest = |path: &&'p str| match path.strip_prefix(field)? {
             "" => Some(""),
@@ -40,7 +39,7 @@ impl<'de> DeserializeSeed<'de> for Paths<'_> {
     }
 }
 
-/// A name as it stands in the bytes, where nothing in it is escaped.
+/// A field name, borrowed from the text unless it has escapes.
 #[derive(Deserialize)]
 struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
@@ -65,7 +64,7 @@ impl<'de> Visitor<'de> for Paths<'_> {
         Ok(Value::Object(out))
     }
 
-    // Something is wanted below what has no fields: there is none.
+    // A path continues below a value without fields: null.
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
         while seq.next_element::<IgnoredAny>()?.is_some() {}
@@ -104,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_is_asked_for_is_made() {
+    fn only_the_named_fields_are_extracted() {
         let object = json!({
             "kind": "Pod", "metadata": {"name": "a", "labels": {"x.y": "1"}, "annotations": {"long": "text"}},
             "spec": {"nodeName": "n", "containers": [{"name": "c"}]}, "status": null, "type": [1, 2.5, true, "s"],
@@ -117,18 +116,18 @@ mod tests {
             "type.x",
             "spec.hostNetwork",
         ];
-        let picked = json!({
+        let extracted = json!({
             "metadata": {"name": "a", "labels": {"x.y": "1"}}, "spec": {"nodeName": "n"}, "status": null, "type": null,
         });
-        assert_eq!(pick(&paths, object.to_string().as_bytes()), picked);
-        assert_eq!(pick(&["a.b", "a"], br#"{"a":{"b":1,"c":2}}"#), json!({"a": {"b": 1, "c": 2}}));
-        assert_eq!(pick(&["name"], br#"{"n\u0061me":"escaped","names":1}"#), json!({"name": "escaped"}));
+        assert_eq!(extract(&paths, object.to_string().as_bytes()), extracted);
+        assert_eq!(extract(&["a.b", "a"], br#"{"a":{"b":1,"c":2}}"#), json!({"a": {"b": 1, "c": 2}}));
+        assert_eq!(extract(&["name"], br#"{"n\u0061me":"escaped","names":1}"#), json!({"name": "escaped"}));
     }
 
     #[test]
     fn bytes_that_are_no_object_have_no_fields() {
         for bytes in ["", "7", "null", "{\"metadata\":", "[{\"metadata\":{\"name\":1}}]", "\u{0}"] {
-            assert_eq!(pick(&["metadata.name"], bytes.as_bytes()), Value::Null, "{bytes}");
+            assert_eq!(extract(&["metadata.name"], bytes.as_bytes()), Value::Null, "{bytes}");
         }
     }
 }
