@@ -1,51 +1,52 @@
-//! Peer classes: addresses that no rule in force can tell apart share one number.
+//! Peer classes: addresses that match the same rules share one number.
 //!
-//! In: the peers that rules name (*atoms*), endpoints. Out: for a prefix or an endpoint's address its class.
-//! The signature of an address is the set of atoms that match it and, for pods, the numbers behind named ports that
-//! egress rules ask for. A class's number is made from its signature, so that equal rules give equal numbers after
-//! a restart and the maps in the kernel can be adopted as they are.
+//! In: the peers that rules name (*atoms*), endpoints. Out: the class of a prefix or of an endpoint's address.
+//! The signature of an address is the set of atoms that match it and, for pods, the port numbers of the named ports in
+//! egress rules. A class's number is made from its signature, so equal rules give equal numbers after a restart, and
+//! a new agent can adopt the maps in the kernel.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
 use skep_abi::{Addr, CLASS_OTHER, Proto};
 
-use crate::Prefix;
+use crate::entries::{Prefix, prefix_of};
+use crate::identity::{class_hash, peer_hash};
 use crate::model::{Endpoint, Peer, Policy, Ports};
 use crate::select::Labels;
 
-/// An address whose signature no class has: a new generation must be compiled.
+/// No class has the address's signature: a new generation must be compiled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unclassified;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Signature {
-    /// Sorted numbers of atoms.
+    /// Indices of atoms, sorted.
     pub(crate) atoms: Vec<u32>,
-    /// (number of the named port, what it stands for); sorted.
+    /// Index of the named port and its port number, sorted.
     pub(crate) ports: Vec<(u32, u16)>,
 }
 
-/// A named port of an egress rule, and for whose endpoints it must be resolved.
+/// A named port of egress rules, and the endpoints for which it must be resolved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct NamedUse {
     name: Box<str>,
     proto: Proto,
-    everyone: bool,
+    all_peers: bool,
     atoms: BTreeSet<u32>,
 }
 
-/// Made by [`crate::compile`]; classifies later endpoints under the same policies.
+/// Made by [`crate::compile`]; classifies endpoints that come later under the same policies.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Classifier {
     atoms: Vec<Peer>,
     named: Vec<NamedUse>,
-    /// Prefix to the sorted blocks that hold for its addresses, longer prefixes aside.
+    /// Prefix to the sorted blocks that contain its addresses, except those of longer prefixes.
     tree: BTreeMap<Prefix, Vec<u32>>,
     /// Prefix lengths in `tree`, longest first.
     lengths: Vec<u32>,
+    /// The number of each class.
     pub(crate) ids: BTreeMap<Signature, u32>,
 }
 
@@ -78,21 +79,21 @@ impl Classifier {
         for rule in policies.flat_map(|p| p.egress.iter().flatten()) {
             for port in rule.ports.iter().flatten() {
                 let Ports::Named(name) = &port.ports else { continue };
-                let (everyone, atoms) = uses.entry((name.clone(), port.proto)).or_default();
+                let (all_peers, atoms) = uses.entry((name.clone(), port.proto)).or_default();
                 match &rule.peers {
-                    None => *everyone = true,
+                    None => *all_peers = true,
                     Some(peers) => atoms.extend(peers.iter().filter_map(|peer| self.atom(peer))),
                 }
             }
         }
         let uses = uses.into_iter();
         self.named = uses
-            .map(|((name, proto), (everyone, atoms))| NamedUse { name, proto, everyone, atoms })
+            .map(|((name, proto), (all_peers, atoms))| NamedUse { name, proto, all_peers, atoms })
             .collect();
     }
 
-    /// Walks all networks from the outside in; each inherits its parent's blocks, gains those that start at it and
-    /// loses those that except it.
+    /// Walks all networks from the outside in. Each inherits its parent's blocks, gains the blocks that start at it and
+    /// loses the blocks that except it.
     fn build_tree(&mut self) {
         #[derive(Default)]
         struct Mark {
@@ -110,7 +111,7 @@ impl Classifier {
         if marks.is_empty() {
             return;
         }
-        // IPv4 lies below ::ffff:0:0/96, where IPv6 blocks such as ::/0 mean nothing.
+        // IPv4 is below ::ffff:0:0/96; IPv6 blocks such as ::/0 do not contain it.
         let v4_root = (u128::from_be_bytes(Addr::from_v4_word(0).octets()), Addr::V4_PREFIX_BITS);
         marks.entry(v4_root).or_default();
         let mut open: Vec<((u128, u32), Vec<u32>)> = Vec::new();
@@ -133,7 +134,7 @@ impl Classifier {
         self.lengths = lengths.into_iter().rev().collect();
     }
 
-    /// Blocks that hold for all addresses of the prefix, longer prefixes aside; `below` bounds the length looked at.
+    /// Blocks that contain the address, by the longest prefix in `tree` that is shorter than `below`.
     fn blocks(&self, addr: Addr, below: u32) -> &[u32] {
         let bits = u128::from_be_bytes(addr.octets());
         for length in self.lengths.iter().copied().filter(|length| *length < below) {
@@ -145,7 +146,7 @@ impl Classifier {
         &[]
     }
 
-    /// Atoms, blocks aside, that match the endpoint.
+    /// Atoms other than blocks that match the endpoint.
     pub(crate) fn pod_atoms(
         &self,
         endpoint: &Endpoint,
@@ -161,21 +162,21 @@ impl Classifier {
         atoms.sort_unstable();
         let mut ports = Vec::new();
         for (number, named) in self.named.iter().enumerate() {
-            let asked = named.everyone || atoms.iter().any(|atom| named.atoms.contains(atom));
-            if asked && let Some(port) = endpoint.named_port(&named.name, named.proto) {
+            let is_used = named.all_peers || atoms.iter().any(|atom| named.atoms.contains(atom));
+            if is_used && let Some(port) = endpoint.named_port(&named.name, named.proto) {
                 ports.push((number as u32, port));
             }
         }
         Signature { atoms, ports }
     }
 
-    /// Gives every signature its number; [`CLASS_OTHER`] is that of no atom at all.
-    pub(crate) fn number(&mut self, pods: BTreeSet<Signature>) {
+    /// Gives every signature a number; [`CLASS_OTHER`] is the number of the empty one.
+    pub(crate) fn assign_ids(&mut self, pods: BTreeSet<Signature>) {
         let mut signatures = pods;
         let of_tree = self.tree.values().map(|blocks| Signature { atoms: blocks.clone(), ports: Vec::new() });
         signatures.extend(of_tree);
         signatures.remove(&Signature::default());
-        let hashes: Vec<u64> = self.atoms.iter().map(stable_hash).collect();
+        let hashes: Vec<u64> = self.atoms.iter().map(peer_hash).collect();
         let mut used = HashSet::from([CLASS_OTHER]);
         self.ids = BTreeMap::from([(Signature::default(), CLASS_OTHER)]);
         for signature in signatures {
@@ -184,9 +185,11 @@ impl Classifier {
             let ports: Vec<_> = signature
                 .ports
                 .iter()
-                .filter_map(|(n, port)| self.named.get(*n as usize).map(|u| (&u.name, u.proto, port)))
+                .filter_map(|(n, port)| {
+                    self.named.get(*n as usize).map(|u| (u.name.as_ref(), u.proto, *port))
+                })
                 .collect();
-            let mut id = stable_hash(&(atoms, ports)) as u32;
+            let mut id = class_hash(&atoms, &ports) as u32;
             while !used.insert(id) {
                 id = id.wrapping_add(1);
             }
@@ -194,13 +197,13 @@ impl Classifier {
         }
     }
 
-    /// The class of addresses in no endpoint; `below`: as seen from a prefix of that length.
+    /// The class that the prefixes shorter than `below` give the address.
     fn base_class(&self, addr: Addr, below: u32) -> u32 {
         let blocks = Signature { atoms: self.blocks(addr, below).to_vec(), ports: Vec::new() };
         self.ids.get(&blocks).copied().unwrap_or(CLASS_OTHER)
     }
 
-    /// Prefixes whose class differs from that of the prefix around them.
+    /// Prefixes whose class differs from that of the surrounding prefix.
     pub(crate) fn prefix_entries(&self) -> BTreeMap<Prefix, u32> {
         let mut entries = BTreeMap::new();
         for (prefix, blocks) in &self.tree {
@@ -213,13 +216,13 @@ impl Classifier {
         entries
     }
 
-    /// The class that belongs into the map for this address of an endpoint, `None` if prefixes already give it.
+    /// The class to write for this address of an endpoint; `None` if shorter prefixes already give it.
     pub(crate) fn entry(&self, signature: &Signature, addr: Addr) -> Result<Option<u32>, Unclassified> {
         let class = *self.ids.get(signature).ok_or(Unclassified)?;
         Ok((class != self.base_class(addr, 128)).then_some(class))
     }
 
-    /// [`Self::entry`] for one endpoint under the policies this was made from.
+    /// The class to write for this address of the endpoint; `None` if shorter prefixes already give it.
     pub fn classify(
         &self,
         endpoint: &Endpoint,
@@ -230,7 +233,7 @@ impl Classifier {
         self.entry(&self.signature(&atoms, endpoint, addr), addr)
     }
 
-    /// What the map holds for this full-length address when no endpoint has it.
+    /// The class to write for this address while no endpoint has it; `None` if there is nothing to write.
     pub fn vacant(&self, addr: Addr) -> Option<u32> {
         let blocks = self.tree.get(&(128, addr))?;
         let signature = Signature { atoms: blocks.clone(), ports: Vec::new() };
@@ -239,17 +242,9 @@ impl Classifier {
     }
 }
 
-/// The same in every run of one build: keys are fixed.
-pub(crate) fn stable_hash<T: Hash>(value: &T) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    value.hash(&mut hasher);
-    hasher.finish()
-}
-
-/// Sorts so that a network stands before everything inside it.
+/// A sort key: a network comes before everything inside it.
 fn ordered(network: &IpNetwork) -> (u128, u32) {
-    let addr = Addr::from(network.network());
-    let bits = u32::from(network.prefix()) + if network.is_ipv4() { Addr::V4_PREFIX_BITS } else { 0 };
+    let (bits, addr) = prefix_of(network);
     (u128::from_be_bytes(addr.octets()), bits)
 }
 

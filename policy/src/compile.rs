@@ -1,32 +1,22 @@
 //! Policies to map entries, for the local pods of one node.
 //!
-//! In: valid policies, namespaces, all endpoints, the local ones with their slots. Out: prefix to class, verdict maps
-//! (one for each distinct rule set), slot to verdict map. What does not fit into the maps is an [`Overflow`]: the
-//! caller keeps the generation in force.
+//! In: valid policies, namespaces, all endpoints, the local ones with their slots. Out: [`Entries`]: prefix to class,
+//! verdict maps (one for each distinct rule set), slot to verdict map. Entries that do not fit into the maps are an
+//! [`Overflow`]: the caller keeps the generation in force.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fmt;
 use std::sync::Arc;
 
 use skep_abi::{Be16, CLASSES_MAX, Direction, Proto, SLOTS_MAX, VERDICTS_MAX, Verdict, VerdictKey};
 
-use crate::classify::{Classifier, Signature, stable_hash};
+use crate::classify::{Classifier, Signature};
+use crate::entries::{Entries, Prefix, VerdictEntry, VerdictMapId};
+use crate::identity::{policy_hash, verdicts_hash};
 use crate::model::{Endpoint, NamedPort, Policy, PolicyKey, PortMatch, Ports, Rule};
 use crate::ports::port_prefixes;
 use crate::select::Labels;
-use crate::{Prefix, VerdictEntry};
 
-/// Names one verdict map. It is made from the map's content, so equal rules have equal names over restarts.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct VerdictMapId(pub u64);
-
-impl fmt::Display for VerdictMapId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}", self.0)
-    }
-}
-
-/// More than the maps can hold; limits are those of `skep_abi`.
+/// The maps cannot hold the policies; the limits are those of `skep_abi`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Overflow {
     #[error("policies need {wanted} address entries, {CLASSES_MAX} fit")]
@@ -37,34 +27,24 @@ pub enum Overflow {
     Slots { slot: u32 },
 }
 
-/// A pod of this node and its place in `VERDICTS`.
+/// A pod of this node and its slot, see [`skep_abi::verdicts_index`].
 #[derive(Clone, Copy, Debug)]
 pub struct Local<'a> {
     pub slot: u32,
     pub endpoint: &'a Endpoint,
 }
 
-/// The content of the policy maps.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Entries {
-    pub classes: BTreeMap<Prefix, u32>,
-    pub maps: BTreeMap<VerdictMapId, Arc<[VerdictEntry]>>,
-    /// By slot; a pod under no policy is not in it.
-    pub slots: BTreeMap<u32, VerdictMapId>,
-    /// The policies behind [`Verdict::policy`].
-    pub policies: BTreeMap<u32, PolicyKey>,
-}
-
+/// The maps' content, and the classifier for endpoints that come later.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Compiled {
     pub entries: Entries,
     pub classifier: Classifier,
 }
 
-/// What a pod's verdicts come from: its policies and its named ports.
+/// The inputs of a pod's verdicts: indices of its policies, and its named ports.
 type RuleSet<'a> = (&'a [usize], &'a Arc<[NamedPort]>);
 
-/// When several endpoints claim one address, the last of `peers` has it.
+/// If several of `peers` have one address, the last of them counts.
 pub fn compile<'a>(
     policies: &BTreeMap<PolicyKey, Policy>,
     namespaces: &BTreeMap<Arc<str>, Arc<Labels>>,
@@ -76,19 +56,19 @@ pub fn compile<'a>(
     let classes = classes(&mut classifier, namespaces, peers)?;
     let rules = selected.resolve(&classifier);
     let mut entries = Entries { classes, policies: selected.numbers(), ..Entries::default() };
-    let mut seen: HashMap<RuleSet<'_>, Option<VerdictMapId>> = HashMap::new();
+    let mut map_of: HashMap<RuleSet<'_>, Option<VerdictMapId>> = HashMap::new();
     for (local, of_pod) in local.iter().zip(&selected.of_local) {
         if local.slot >= SLOTS_MAX {
             return Err(Overflow::Slots { slot: local.slot });
         }
         let key = (of_pod.as_slice(), &local.endpoint.ports);
-        let map = match seen.get(&key) {
+        let map = match map_of.get(&key) {
             Some(map) => *map,
             None => {
                 let of_pod = of_pod.iter().filter_map(|n| rules.get(*n));
                 let verdicts = verdicts(of_pod, local.endpoint, &classifier)?;
                 let map = verdicts.map(|verdicts| intern(&mut entries.maps, verdicts));
-                seen.insert(key, map);
+                map_of.insert(key, map);
                 map
             }
         };
@@ -97,7 +77,7 @@ pub fn compile<'a>(
     Ok(Compiled { entries, classifier })
 }
 
-/// Policies that select a local pod, in order of their keys, and for each local pod the numbers of its own.
+/// Policies that select a local pod, in the order of their keys, and for each local pod the indices of its policies.
 struct Selected<'a> {
     policies: Vec<(&'a PolicyKey, &'a Policy)>,
     of_local: Vec<Vec<usize>>,
@@ -107,12 +87,12 @@ impl<'a> Selected<'a> {
     fn new(policies: &'a BTreeMap<PolicyKey, Policy>, local: &[Local<'_>]) -> Self {
         let mut selected = Selected { policies: Vec::new(), of_local: vec![Vec::new(); local.len()] };
         for (key, policy) in policies {
-            let number = selected.policies.len();
+            let index = selected.policies.len();
             let mut selects = false;
             for (local, of_pod) in local.iter().zip(&mut selected.of_local) {
                 let endpoint = local.endpoint;
                 if endpoint.namespace == key.namespace && policy.pods.matches(&endpoint.labels) {
-                    of_pod.push(number);
+                    of_pod.push(index);
                     selects = true;
                 }
             }
@@ -123,11 +103,11 @@ impl<'a> Selected<'a> {
         selected
     }
 
-    /// Numbers for the flow log, made from the keys, so that they are the same after a restart.
+    /// Numbers for the flow log, made from the keys, so that a restart does not change them.
     fn numbers(&self) -> BTreeMap<u32, PolicyKey> {
         let mut numbers = BTreeMap::new();
         for (key, _) in &self.policies {
-            let mut number = (stable_hash(key) as u32).max(1);
+            let mut number = (policy_hash(key) as u32).max(1);
             while numbers.contains_key(&number) {
                 number = number.checked_add(1).unwrap_or(1);
             }
@@ -153,7 +133,7 @@ impl<'a> Selected<'a> {
     }
 }
 
-/// A policy in terms of atoms.
+/// A policy whose peers are atoms of the classifier.
 struct Resolved<'a> {
     number: u32,
     ingress: Option<Vec<ResolvedRule<'a>>>,
@@ -188,7 +168,7 @@ fn classes<'a>(
     peers: impl Iterator<Item = &'a Endpoint>,
 ) -> Result<BTreeMap<Prefix, u32>, Overflow> {
     if classifier.is_trivial() {
-        classifier.number(BTreeSet::new());
+        classifier.assign_ids(BTreeSet::new());
         return Ok(BTreeMap::new());
     }
     // Pods of one template share their labels: match them once.
@@ -201,12 +181,12 @@ fn classes<'a>(
             signatures.insert(*addr, classifier.signature(atoms, endpoint, *addr));
         }
     }
-    classifier.number(signatures.values().cloned().collect());
+    classifier.assign_ids(signatures.values().cloned().collect());
     let mut entries = classifier.prefix_entries();
     for (addr, signature) in &signatures {
         match classifier.entry(signature, *addr) {
             Ok(Some(class)) => drop(entries.insert((128, *addr), class)),
-            // The network around has the same class, so a /32 block of the same address must not stand over it.
+            // The surrounding network has the same class: an entry of a /32 block of this address must not override it.
             Ok(None) | Err(_) => drop(entries.remove(&(128, *addr))),
         }
     }
@@ -216,7 +196,7 @@ fn classes<'a>(
     }
 }
 
-/// All verdicts of one rule set; `None`: no policy isolates the pod.
+/// All verdicts of one rule set; `None` if no policy isolates the pod.
 fn verdicts<'r>(
     policies: impl Iterator<Item = &'r Resolved<'r>> + Clone,
     endpoint: &Endpoint,
@@ -228,7 +208,7 @@ fn verdicts<'r>(
         return Ok(None);
     }
     let mut side = Side { classifier, entries: BTreeMap::new() };
-    // A named port is one of the pod that receives: this one for ingress, the peer for egress.
+    // The receiving pod resolves named ports: this pod for ingress, the peer for egress.
     let own = |_: &Signature, port: &PortMatch, name: &str| endpoint.named_port(name, port.proto);
     side.compile(Direction::INGRESS, ingress, own);
     let of_peer = |class: &Signature, port: &PortMatch, name: &str| {
@@ -255,7 +235,7 @@ impl Side<'_> {
         policies: impl Iterator<Item = (u32, &'r [ResolvedRule<'r>])> + Clone,
         named: impl Fn(&Signature, &PortMatch, &str) -> Option<u16>,
     ) {
-        let nothing = (Proto(0), Be16::default());
+        let (any_proto, any_port) = (Proto(0), Be16::default());
         let isolated = policies.clone().next().is_some();
         let rules = policies.flat_map(|(number, rules)| rules.iter().map(move |rule| (number, rule)));
         let open = rules.clone().find(|(_, rule)| rule.atoms.is_none() && rule.ports.is_none());
@@ -264,7 +244,7 @@ impl Side<'_> {
             (true, Some((policy, _))) => Verdict { allow: 1, policy },
             (true, None) => Verdict { allow: 0, policy: 0 },
         };
-        let key = VerdictKey::new(direction, 0, nothing.0, nothing.1);
+        let key = VerdictKey::new(direction, 0, any_proto, any_port);
         self.entries.insert((VerdictKey::DIRECTION_BITS, key), default);
         if default.allow == 1 {
             return;
@@ -272,7 +252,7 @@ impl Side<'_> {
         for (signature, class) in &self.classifier.ids {
             let matching = rules.clone().filter(|(_, rule)| rule.matches(signature));
             if let Some((policy, _)) = matching.clone().find(|(_, rule)| rule.ports.is_none()) {
-                let key = VerdictKey::new(direction, *class, nothing.0, nothing.1);
+                let key = VerdictKey::new(direction, *class, any_proto, any_port);
                 self.entries.insert((VerdictKey::CLASS_BITS, key), Verdict { allow: 1, policy });
                 continue;
             }
@@ -297,19 +277,15 @@ impl Side<'_> {
     }
 }
 
-/// Equal content, equal name; should two contents ever meet on one name, the later takes the next.
+/// Equal content has an equal id; if two contents have one hash, the later one takes the next free id.
 fn intern(
     maps: &mut BTreeMap<VerdictMapId, Arc<[VerdictEntry]>>,
     entries: Arc<[VerdictEntry]>,
 ) -> VerdictMapId {
-    let mut id = VerdictMapId(stable_hash(&entries_hash_input(&entries)));
+    let mut id = VerdictMapId(verdicts_hash(&entries));
     while maps.get(&id).is_some_and(|other| *other != entries) {
         id = VerdictMapId(id.0.wrapping_add(1));
     }
     maps.insert(id, entries);
     id
-}
-
-fn entries_hash_input(entries: &[VerdictEntry]) -> Vec<(u32, VerdictKey, u32, u32)> {
-    entries.iter().map(|(bits, key, verdict)| (*bits, *key, verdict.allow, verdict.policy)).collect()
 }

@@ -1,7 +1,7 @@
-//! The reference verdict: NetworkPolicy read word by word, without tables, caches or classes.
+//! The reference verdict: NetworkPolicy evaluated literally, without tables, caches or classes.
 //!
-//! In: API objects and one packet. Out: allowed or not. Slow on purpose; what [`crate::compile`] makes must agree
-//! with it. It expects valid policies, as the API server lets them in.
+//! In: API objects and one packet. Out: allowed or not. Slow on purpose; the entries of [`crate::compile`] must agree
+//! with it. It expects policies that passed the API server's validation.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -23,6 +23,7 @@ pub struct Pod {
     pub addrs: Vec<IpAddr>,
 }
 
+/// The cluster's policies, labels of namespaces by name, and pods.
 #[derive(Clone, Debug)]
 pub struct World {
     pub policies: Vec<NetworkPolicy>,
@@ -30,7 +31,7 @@ pub struct World {
     pub pods: Vec<Pod>,
 }
 
-/// `port` is the destination's: the pod's for ingress, the peer's for egress.
+/// `port` is the destination port: the pod's for ingress, the peer's for egress; 0 for protocols without ports.
 #[derive(Clone, Copy, Debug)]
 pub struct Packet {
     pub direction: Direction,
@@ -105,7 +106,7 @@ fn block_matches(block: &IPBlock, addr: IpAddr) -> bool {
 
 fn ports_match(world: &World, pod: &Pod, ports: &Option<Vec<NetworkPolicyPort>>, packet: Packet) -> bool {
     let ports = ports.as_deref().unwrap_or_default();
-    // A named port is one of the pod that receives the packet.
+    // The pod that receives the packet resolves named ports.
     let receiver =
         if packet.direction == Direction::INGRESS { Some(pod) } else { pod_at(world, packet.peer) };
     ports.is_empty() || ports.iter().any(|port| port_matches(receiver, port, packet))

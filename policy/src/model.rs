@@ -1,7 +1,7 @@
 //! NetworkPolicy as a small form that cannot be invalid.
 //!
-//! In: the API's object. Out: [`Policy`] and the [`Problem`]s met. Fails closed: what cannot be understood allows
-//! nothing, and a selector that cannot be understood isolates the whole namespace.
+//! In: the API's object. Out: [`Policy`] and its [`PolicyProblem`]s. Fails closed: a rule that cannot be understood
+//! allows nothing, and a pod selector that cannot be understood isolates the whole namespace.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -30,16 +30,16 @@ impl fmt::Display for PolicyKey {
     }
 }
 
-/// What is wrong in a policy, in words for its author.
+/// What is wrong in a policy, for its author.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 #[error("NetworkPolicy {policy}: {field}: {reason}")]
-pub struct Problem {
+pub struct PolicyProblem {
     pub policy: PolicyKey,
     pub field: String,
     pub reason: String,
 }
 
-/// A direction is `None` when the policy does not isolate in it; `Some` of no rules allows nothing.
+/// A direction is `None` if the policy does not isolate in it; an empty list of rules allows nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
     pub pods: Selector,
@@ -47,7 +47,7 @@ pub struct Policy {
     pub egress: Option<Vec<Rule>>,
 }
 
-/// `None` is everyone, or every protocol and port; an empty list is nobody, or nothing.
+/// `None` matches every peer, or every protocol and port; an empty list matches none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
     pub peers: Option<Vec<Peer>>,
@@ -61,7 +61,7 @@ pub enum Peer {
         namespace: Arc<str>,
         pods: Selector,
     },
-    /// Pods of the namespaces that are selected.
+    /// Pods of the selected namespaces.
     Namespaces {
         namespaces: Selector,
         pods: Selector,
@@ -69,7 +69,7 @@ pub enum Peer {
     Block(IpBlock),
 }
 
-/// Networks have no host bits; every exception lies inside the network.
+/// Networks have no host bits; every exception is inside `cidr`; exceptions are sorted, each once.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct IpBlock {
     pub cidr: IpNetwork,
@@ -85,12 +85,13 @@ pub struct PortMatch {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Ports {
     All,
+    /// First and last, both included.
     Range(u16, u16),
-    /// Looked up in the containers of the pod that the packet goes to.
+    /// Resolved by the containers of the pod that receives the packet.
     Named(Box<str>),
 }
 
-/// What policy needs to know of a pod. Host-network pods are not endpoints: their address is the node's.
+/// The facts about a pod that policies match. Host-network pods are not endpoints: their address is the node's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     pub namespace: Arc<str>,
@@ -107,13 +108,14 @@ pub struct NamedPort {
 }
 
 impl Endpoint {
-    /// The first container port of that name and protocol, as a Service's targetPort finds it.
+    /// The first container port of that name and protocol, as for a Service's targetPort.
     pub fn named_port(&self, name: &str, proto: Proto) -> Option<u16> {
         self.ports.iter().find(|p| p.proto == proto && p.name.as_ref() == name).map(|p| p.port)
     }
 }
 
 impl Peer {
+    /// Whether the peer selects the pod; an ipBlock matches addresses, so never a pod as such.
     pub fn matches_pod(&self, endpoint: &Endpoint, namespaces: &BTreeMap<Arc<str>, Arc<Labels>>) -> bool {
         match self {
             Peer::Pods { namespace, pods } => {
@@ -129,13 +131,13 @@ impl Peer {
 }
 
 impl Policy {
-    /// Never fails: what is wrong is listed and allows nothing.
-    pub fn parse(key: &PolicyKey, object: &NetworkPolicy) -> (Policy, Vec<Problem>) {
+    /// Never fails: an invalid part becomes a problem and allows nothing.
+    pub fn parse(key: &PolicyKey, object: &NetworkPolicy) -> (Policy, Vec<PolicyProblem>) {
         let mut parser = Parser { key, problems: Vec::new() };
         let spec = object.spec.as_ref();
         let policy = match spec {
             Some(spec) => parser.policy(spec),
-            // Without a spec the API's defaults hold: it selects every pod and allows no ingress.
+            // The API's defaults: selects every pod and allows no ingress.
             None => Policy { pods: Selector::default(), ingress: Some(Vec::new()), egress: None },
         };
         (policy, parser.problems)
@@ -144,13 +146,13 @@ impl Policy {
 
 struct Parser<'a> {
     key: &'a PolicyKey,
-    problems: Vec<Problem>,
+    problems: Vec<PolicyProblem>,
 }
 
 impl Parser<'_> {
     fn problem(&mut self, field: &str, reason: impl fmt::Display) {
         let (policy, field) = (self.key.clone(), field.to_owned());
-        self.problems.push(Problem { policy, field, reason: reason.to_string() });
+        self.problems.push(PolicyProblem { policy, field, reason: reason.to_string() });
     }
 
     fn policy(&mut self, spec: &NetworkPolicySpec) -> Policy {
@@ -160,12 +162,8 @@ impl Parser<'_> {
             Ok(pods) => pods,
             Err(reason) => {
                 self.problem("spec.podSelector", reason);
-                let nothing = |isolates: bool| isolates.then(Vec::new);
-                return Policy {
-                    pods: Selector::default(),
-                    ingress: nothing(ingress),
-                    egress: nothing(egress),
-                };
+                let deny = |isolates: bool| isolates.then(Vec::new);
+                return Policy { pods: Selector::default(), ingress: deny(ingress), egress: deny(egress) };
             }
         };
         let ingress = ingress.then(|| {
@@ -179,7 +177,7 @@ impl Parser<'_> {
         Policy { pods, ingress, egress }
     }
 
-    /// Whether the policy isolates in (ingress, egress). Without policyTypes: ingress always, egress if it has rules.
+    /// Whether the policy isolates (ingress, egress). Without policyTypes: ingress always, egress if it has rules.
     fn directions(&mut self, spec: &NetworkPolicySpec) -> (bool, bool) {
         let types = spec.policy_types.as_deref().unwrap_or_default();
         if types.is_empty() {
@@ -223,12 +221,12 @@ impl Parser<'_> {
         let NetworkPolicyPeer { ip_block, namespace_selector, pod_selector } = peer;
         match (ip_block, namespace_selector, pod_selector) {
             (None, None, None) => {
-                self.problem(field, "names no peer");
+                self.problem(field, "it names no peer");
                 None
             }
             (Some(block), None, None) => self.block(&format!("{field}.ipBlock"), block).map(Peer::Block),
             (Some(_), _, _) => {
-                self.problem(field, "ipBlock stands alone: no selector may be beside it");
+                self.problem(field, "ipBlock excludes podSelector and namespaceSelector");
                 None
             }
             (None, namespaces, pods) => {
@@ -261,7 +259,7 @@ impl Parser<'_> {
         };
         let mut except = Vec::new();
         for (n, text) in block.except.iter().flatten().enumerate() {
-            // An exception that cannot be understood would allow too much: the whole block goes.
+            // Without an exception the block would allow too much, so a bad one drops the whole block.
             let parsed = parse_cidr(text).and_then(|inner| match is_inside(&inner, &cidr) {
                 true => Ok(inner),
                 false => Err(format!("{inner} is not inside {cidr}")),
@@ -302,7 +300,7 @@ impl Parser<'_> {
                 (Some(_), Some(_)) => Err("endPort is below the port"),
                 _ => Err("a port is 1 to 65535"),
             },
-            (Some(IntOrString::String(_)), Some(_)) => Err("endPort beside a named port"),
+            (Some(IntOrString::String(_)), Some(_)) => Err("endPort with a named port"),
             (Some(IntOrString::String(name)), None) if name.is_empty() => Err("the port's name is empty"),
             (Some(IntOrString::String(name)), None) => Ok(Ports::Named(name.as_str().into())),
         };
@@ -316,13 +314,13 @@ impl Parser<'_> {
     }
 }
 
-/// A network in CIDR form; host bits are cleared, as the API server's own parser does.
+/// A network in CIDR form, its host bits cleared as by the API server's parser.
 fn parse_cidr(text: &str) -> Result<IpNetwork, String> {
     if !text.contains('/') {
-        return Err(format!("{text:?} is no CIDR: it has no prefix length"));
+        return Err(format!("{text:?} is not a CIDR: it has no prefix length"));
     }
-    let parsed: IpNetwork = text.parse().map_err(|reason| format!("{text:?} is no CIDR: {reason}"))?;
-    // IPv4 in IPv6 clothes would be two names for one address.
+    let parsed: IpNetwork = text.parse().map_err(|reason| format!("{text:?} is not a CIDR: {reason}"))?;
+    // An IPv4-mapped network would be a second name for an IPv4 one.
     if let IpAddr::V6(v6) = parsed.network()
         && parsed.prefix() >= Addr::V4_PREFIX_BITS as u8
         && v6.to_ipv4_mapped().is_some()

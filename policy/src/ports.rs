@@ -1,11 +1,13 @@
-//! Port ranges as prefixes of the 16-bit port.
+//! Port ranges as prefixes of the 16-bit port number.
+//!
+//! In: first and last port. Out: the prefixes that cover them.
 
 /// The fewest (first port, prefix length 0 to 16) that cover `first..=last` and nothing else; at most 30.
 pub fn port_prefixes(first: u16, last: u16) -> Vec<(u16, u32)> {
     let mut prefixes = Vec::new();
     let (mut at, end) = (u32::from(first), u32::from(last));
     while at <= end {
-        // The largest block that starts here by alignment, then shrunk until it fits.
+        // The largest block that may start here by alignment, shrunk until it fits.
         let mut size_bits = at.trailing_zeros().min(16);
         while at + (1 << size_bits) - 1 > end {
             size_bits -= 1;

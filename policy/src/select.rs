@@ -1,12 +1,13 @@
 //! Labels and label selectors.
 //!
-//! In: `LabelSelector` as the API has it. Out: [`Selector`], sorted and valid, equal when it means the same words.
+//! In: the API's `LabelSelector`. Out: [`Selector`], valid and normalised: equal requirements compare equal.
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
+use skep_abi::StableHasher;
 
-/// Labels of one object, sorted by key: small, hashable, made to be shared between objects with equal labels.
+/// Labels of one object, sorted by key; small and hashable, so that objects with equal labels can share them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Labels(Box<[(Box<str>, Box<str>)]>);
 
@@ -29,17 +30,18 @@ impl From<Option<&BTreeMap<String, String>>> for Labels {
     }
 }
 
+/// Why a label selector is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SelectError {
     #[error("{operator} of {key:?} needs values")]
     NoValues { key: String, operator: String },
     #[error("{operator} of {key:?} takes no values")]
     Values { key: String, operator: String },
-    #[error("{operator:?} is no operator of a label selector")]
+    #[error("{operator:?} is not an operator of label selectors")]
     Operator { operator: String },
 }
 
-/// All requirements must hold; none at all matches everything.
+/// All requirements must hold; a selector without requirements matches everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Selector(Box<[Requirement]>);
 
@@ -53,6 +55,7 @@ enum Requirement {
 }
 
 impl Selector {
+    /// Normalises: values and requirements are sorted, each once.
     pub fn parse(selector: &LabelSelector) -> Result<Selector, SelectError> {
         let mut requirements = Vec::new();
         for (key, value) in selector.match_labels.iter().flatten() {
@@ -65,18 +68,17 @@ impl Selector {
             values.sort();
             values.dedup();
             let operator = expression.operator.as_str();
-            let names = || (expression.key.clone(), expression.operator.clone());
             match (operator, values.is_empty()) {
                 ("In", false) => requirements.push(Requirement::In(key, values.into())),
                 ("NotIn", false) => requirements.push(Requirement::NotIn(key, values.into())),
                 ("Exists", true) => requirements.push(Requirement::Exists(key)),
                 ("DoesNotExist", true) => requirements.push(Requirement::DoesNotExist(key)),
                 ("In" | "NotIn", true) => {
-                    let (key, operator) = names();
+                    let LabelSelectorRequirement { key, operator, .. } = expression.clone();
                     return Err(SelectError::NoValues { key, operator });
                 }
                 ("Exists" | "DoesNotExist", false) => {
-                    let (key, operator) = names();
+                    let LabelSelectorRequirement { key, operator, .. } = expression.clone();
                     return Err(SelectError::Values { key, operator });
                 }
                 _ => return Err(SelectError::Operator { operator: operator.to_owned() }),
@@ -85,6 +87,16 @@ impl Selector {
         requirements.sort();
         requirements.dedup();
         Ok(Selector(requirements.into()))
+    }
+
+    /// Feeds the requirements to the hasher, with their number first.
+    pub(crate) fn hash_into(&self, hasher: StableHasher) -> StableHasher {
+        self.0.iter().fold(hasher.u64(self.0.len() as u64), |hasher, requirement| match requirement {
+            Requirement::In(key, values) => texts(hasher.u8(0).text(key), values),
+            Requirement::NotIn(key, values) => texts(hasher.u8(1).text(key), values),
+            Requirement::Exists(key) => hasher.u8(2).text(key),
+            Requirement::DoesNotExist(key) => hasher.u8(3).text(key),
+        })
     }
 
     pub fn matches(&self, labels: &Labels) -> bool {
@@ -97,14 +109,16 @@ impl Selector {
     }
 }
 
+fn texts(hasher: StableHasher, texts: &[Box<str>]) -> StableHasher {
+    texts.iter().fold(hasher.u64(texts.len() as u64), |hasher, text| hasher.text(text))
+}
+
 fn contains(values: &[Box<str>], value: &str) -> bool {
     values.binary_search_by(|v| v.as_ref().cmp(value)).is_ok()
 }
 
 #[cfg(test)]
 mod tests {
-    use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelectorRequirement;
-
     use super::*;
 
     fn labels(pairs: &[(&str, &str)]) -> Labels {

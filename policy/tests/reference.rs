@@ -1,4 +1,6 @@
-//! Compiled entries, read as the kernel reads them, give the verdict of the reference: for random worlds and packets.
+//! For random worlds and packets, compiled entries give the same verdict as the reference evaluation.
+//!
+//! Entries are looked up as the kernel does it: longest prefix first.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -15,7 +17,7 @@ use skep_policy::{
 };
 
 const NAMESPACES: [&str; 3] = ["a", "b", "c"];
-/// Outer network, then what may be excepted from it.
+/// Networks, each with what may be excepted from it.
 const BLOCKS: [(&str, &[&str]); 8] = [
     ("0.0.0.0/0", &["10.0.0.0/8", "10.0.1.0/24"]),
     ("10.0.0.0/8", &["10.0.0.0/24", "10.0.0.4/30", "10.0.1.3/32"]),
@@ -179,7 +181,7 @@ fn compiled(world: &World, endpoints: &[Endpoint], local: usize) -> Compiled {
     compile(&parse(world), &namespaces(world), endpoints.iter(), &local).unwrap()
 }
 
-/// As an LPM trie answers.
+/// The answer of an LPM trie.
 fn class_of(classes: &BTreeMap<Prefix, u32>, addr: Addr) -> u32 {
     let bits = u128::from_be_bytes(addr.octets());
     (0..=128u32)
@@ -245,7 +247,7 @@ proptest! {
         let after = compiled(&world, &endpoints, 1);
         for addr in late.addrs.iter() {
             if let Ok(entry) = before.classifier.classify(late, *addr, &namespaces(&world)) {
-                // No class is new, so ids are the same ones.
+                // There is no new class, so both compilations use the same ids.
                 prop_assert_eq!(after.entries.classes.get(&(128, *addr)).copied(), entry);
                 prop_assert_eq!(before.entries.classes.get(&(128, *addr)).copied(), before.classifier.vacant(*addr));
             }

@@ -19,6 +19,7 @@ mod pod;
 mod policy;
 mod service;
 mod socket;
+mod stable_hash;
 
 pub use addr::*;
 pub use bandwidth::*;
@@ -31,3 +32,4 @@ pub use pod::*;
 pub use policy::*;
 pub use service::*;
 pub use socket::*;
+pub use stable_hash::*;

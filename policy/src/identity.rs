@@ -1,0 +1,93 @@
+//! Numbers made from content, which stay the same over restarts and versions of the agent.
+//!
+//! The maps in the kernel hold them, so a new agent recognises what its predecessor wrote. Equal content gives an equal
+//! number; two contents may share one, and then the caller numbers the second one otherwise. Where numbers differ from
+//! those in the kernel, as after a change of these functions, the agent compiles a new generation and swaps to it.
+
+use skep_abi::{Proto, StableHasher};
+
+use crate::entries::VerdictEntry;
+use crate::model::{Peer, PolicyKey};
+
+pub(crate) fn policy_hash(key: &PolicyKey) -> u64 {
+    StableHasher::new().text(&key.namespace).text(&key.name).finish()
+}
+
+pub(crate) fn peer_hash(peer: &Peer) -> u64 {
+    let hasher = StableHasher::new();
+    match peer {
+        Peer::Pods { namespace, pods } => pods.hash_into(hasher.u8(0).text(namespace)),
+        Peer::Namespaces { namespaces, pods } => pods.hash_into(namespaces.hash_into(hasher.u8(1))),
+        Peer::Block(block) => {
+            [block.cidr].iter().chain(&block.except).fold(hasher.u8(2), |hasher, network| {
+                let (bits, addr) = crate::entries::prefix_of(network);
+                hasher.u32(bits).bytes(&addr.octets())
+            })
+        }
+    }
+    .finish()
+}
+
+/// Of a class: the hashes of its atoms, then name, protocol and number of its named ports.
+pub(crate) fn class_hash(atoms: &[u64], ports: &[(&str, Proto, u16)]) -> u64 {
+    let hasher = atoms.iter().fold(StableHasher::new().u64(atoms.len() as u64), |h, atom| h.u64(*atom));
+    ports.iter().fold(hasher, |h, (name, proto, port)| h.text(name).u8(proto.0).u16(*port)).finish()
+}
+
+/// Of a verdict map's content.
+pub(crate) fn verdicts_hash(entries: &[VerdictEntry]) -> u64 {
+    entries
+        .iter()
+        .fold(StableHasher::new(), |hasher, (bits, key, verdict)| {
+            let hasher = hasher.u32(*bits).u8(key.direction.0).bytes(&key.class);
+            hasher.u8(key.proto.0).u16(key.port.get()).u32(verdict.allow).u32(verdict.policy)
+        })
+        .finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+    use serde_json::{Value, json};
+    use skep_abi::{Be16, Direction, Verdict, VerdictKey};
+
+    use super::*;
+    use crate::model::IpBlock;
+    use crate::select::Selector;
+
+    fn selector(value: Value) -> Selector {
+        Selector::parse(&serde_json::from_value::<LabelSelector>(value).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn numbers_are_the_same_in_every_version() {
+        let app = || selector(json!({"matchLabels": {"app": "web"}}));
+        let expressions = selector(json!({"matchExpressions": [
+            {"key": "tier", "operator": "NotIn", "values": ["a", "b"]},
+            {"key": "x", "operator": "Exists"},
+            {"key": "y", "operator": "DoesNotExist"},
+        ]}));
+        let block = IpBlock {
+            cidr: "10.0.0.0/8".parse().unwrap(),
+            except: vec!["10.1.0.0/16".parse().unwrap(), "10.2.0.0/16".parse().unwrap()],
+        };
+        let key = VerdictKey::new(Direction::EGRESS, 7, Proto::TCP, Be16::new(443));
+        let hashes = [
+            policy_hash(&PolicyKey { namespace: "ns".into(), name: "allow-web".into() }),
+            peer_hash(&Peer::Pods { namespace: "ns".into(), pods: app() }),
+            peer_hash(&Peer::Namespaces { namespaces: expressions, pods: app() }),
+            peer_hash(&Peer::Block(block)),
+            class_hash(&[1, 2], &[("http", Proto::TCP, 8080)]),
+            verdicts_hash(&[(VerdictKey::PORT_BITS, key, Verdict { allow: 1, policy: 9 })]),
+        ];
+        let expected = [
+            0xf701_91aa_b04c_063c,
+            0x9634_2055_6738_5de5,
+            0x8cbd_3ac2_c57f_cd64,
+            0xddda_83c2_9c5e_3a65,
+            0x0f28_1e23_90c9_ef13,
+            0x10d9_c3a2_ff8e_4d66,
+        ];
+        assert_eq!(hashes, expected);
+    }
+}
