@@ -1,4 +1,4 @@
-//! Times of the pure part: compile and diff many services from nothing, then single EndpointSlice changes.
+//! Measures the pure part: compiles and diffs many services from an empty kernel, then single EndpointSlice changes.
 //!
 //! Usage: `cargo run --release -p skep-netplan --example measure -- [services] [endpoints each]`.
 

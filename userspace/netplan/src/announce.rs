@@ -1,19 +1,21 @@
-//! Which addresses of load balancers this node answers for on its link: one node an address.
+//! The load balancer addresses that this node answers for on its link; each address has one owner.
 //!
-//! In: the index. Out: addresses. Every node computes the same choice from the same objects (rendezvous hashing), so
-//! none has to be told; when a node comes or goes, only its own addresses move. With externalTrafficPolicy Local only
-//! nodes with a ready endpoint are to choose from.
+//! In: the index. Out: addresses. Every node computes the same owners from the same objects (rendezvous hashing), without
+//! messages; when a node comes or goes, only its own addresses move. With externalTrafficPolicy Local only nodes with a
+//! ready endpoint are candidates.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use skep_abi::StableHasher;
+
 use crate::index::{Index, NodeFacts, ServiceFacts};
 
-/// Addresses that this node answers for now.
+/// The addresses that this node owns now.
 pub fn compile(index: &Index) -> BTreeSet<IpAddr> {
     let mut services: BTreeMap<IpAddr, Vec<(&Arc<str>, &ServiceFacts)>> = BTreeMap::new();
-    for (key, facts) in index.outward() {
+    for (key, facts) in index.announced_services() {
         for addr in facts.announced() {
             services.entry(*addr).or_default().push((key, facts));
         }
@@ -24,13 +26,14 @@ pub fn compile(index: &Index) -> BTreeSet<IpAddr> {
     let nodes: Vec<(&str, &NodeFacts)> = index.nodes().filter(|(_, node)| node.takes_load()).collect();
     let own: BTreeSet<IpAddr> = index.nodes().flat_map(|(_, node)| node.addrs()).collect();
     let mine = services.iter().filter(|(addr, services)| {
-        // A node's own address its kernel answers for.
-        !own.contains(addr) && leader(**addr, &nodes, services, index) == Some(index.node_name())
+        // The kernel answers for a node's own address.
+        !own.contains(addr) && owner(**addr, &nodes, services, index) == Some(index.node_name())
     });
     mine.map(|(addr, _)| *addr).collect()
 }
 
-fn leader<'n>(
+/// The node that answers for the address; `None` without candidates.
+fn owner<'n>(
     addr: IpAddr,
     nodes: &[(&'n str, &NodeFacts)],
     services: &[(&Arc<str>, &ServiceFacts)],
@@ -43,18 +46,13 @@ fn leader<'n>(
     names.max_by_key(|name| (weight(addr, name), *name))
 }
 
-/// FNV-1a, finished by a mix: the same on every node whatever it is built by.
+/// The same on every node, whatever its version: two nodes that differ would both answer for an address.
 fn weight(addr: IpAddr, node: &str) -> u64 {
     let addr = match addr {
         IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
         IpAddr::V6(ip) => ip.octets(),
     };
-    let bytes = addr.into_iter().chain(node.bytes());
-    let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    let hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
-    hash ^ (hash >> 33)
+    StableHasher::new().bytes(&addr).bytes(node.as_bytes()).finish()
 }
 
 #[cfg(test)]
@@ -99,7 +97,8 @@ mod tests {
             })));
         }
 
-        fn seen_by(&self, node: &str) -> BTreeSet<IpAddr> {
+        /// The addresses that the node owns, by its own computation.
+        fn owned_by(&self, node: &str) -> BTreeSet<IpAddr> {
             let mut index = Index::new(node);
             for (kind, object) in &self.objects {
                 let object = object.clone();
@@ -112,19 +111,25 @@ mod tests {
             compile(&index)
         }
 
-        /// Who answers for the address; panics if two do.
+        /// The address's owner; panics if two nodes claim it.
         fn owner(&self, nodes: &[&str], ip: &str) -> Option<String> {
             let ip = ip.parse().unwrap();
-            let owners: Vec<&&str> = nodes.iter().filter(|node| self.seen_by(node).contains(&ip)).collect();
+            let owners: Vec<&&str> = nodes.iter().filter(|node| self.owned_by(node).contains(&ip)).collect();
             assert!(owners.len() < 2, "{ip}: {owners:?}");
             owners.first().map(ToString::to_string)
         }
     }
 
+    #[test]
+    fn weights_are_the_same_in_every_version() {
+        let weights = ["192.0.2.1", "2001:db8::1"].map(|ip| weight(ip.parse().unwrap(), "node-a"));
+        assert_eq!(weights, [0x4db2_7244_4bf6_6a53, 0x3e24_faa8_a493_8b28]);
+    }
+
     const NAMES: [&str; 3] = ["a", "bb", "ccc"];
 
     #[test]
-    fn one_ready_node_answers_and_only_what_it_had_moves_when_it_goes() {
+    fn one_ready_node_owns_an_address_and_only_its_own_move_when_it_goes() {
         let mut cluster = Cluster::new(&[("a", "True"), ("bb", "True"), ("ccc", "True")]);
         let ips: Vec<String> = (1..40).map(|n| format!("192.0.2.{n}")).collect();
         ips.iter().for_each(|ip| cluster.service(&format!("s{ip}"), "Cluster", ip));
@@ -139,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn with_the_local_policy_a_node_with_a_ready_endpoint_answers() {
+    fn with_the_local_policy_a_node_with_a_ready_endpoint_is_the_owner() {
         let mut cluster = Cluster::new(&[("a", "True"), ("bb", "True"), ("ccc", "False")]);
         cluster.service("s", "Local", "192.0.2.1");
         assert_eq!(cluster.owner(&NAMES, "192.0.2.1"), None);
@@ -151,13 +156,13 @@ mod tests {
     }
 
     #[test]
-    fn neither_a_nodes_address_nor_another_balancers_is_answered_for() {
+    fn neither_node_addresses_nor_those_of_other_balancers_have_an_owner() {
         let mut cluster = Cluster::new(&[("a", "True")]);
         cluster.service("s", "Cluster", "10.0.0.1");
-        assert_eq!(cluster.seen_by("a"), BTreeSet::new());
+        assert_eq!(cluster.owned_by("a"), BTreeSet::new());
         cluster.service("t", "Cluster", "192.0.2.1");
         cluster.objects.last_mut().unwrap().1["status"]["conditions"] = json!([]);
-        assert_eq!(cluster.seen_by("a"), BTreeSet::new());
+        assert_eq!(cluster.owned_by("a"), BTreeSet::new());
         let external = json!({"metadata": {"name": "e", "namespace": "ns"}, "spec": {
             "type": "ClusterIP", "clusterIP": "10.96.0.8", "externalIPs": ["192.0.2.2"], "ports": [{"port": 80}]}});
         cluster.objects.push(("service", external));

@@ -1,7 +1,8 @@
-//! Pods whose interface stands on this node: what CNI ADD made, by sandbox.
+//! Pods that CNI ADD attached on this node, by sandbox.
 //!
-//! Addresses come from here and not from the API, so policy holds before the API has heard of the address. Labels
-//! and named ports come from the pod's API object; once that is gone, the last ones stay until the sandbox goes.
+//! In: sandboxes with addresses, the index. Out: endpoints and the wanted content of `PODS`. Addresses come from the
+//! attachment and not from the API, so policies are in force before the pod's status has the address. Labels and named
+//! ports come from the pod's API object; after its deletion the last ones count until the sandbox is detached.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -12,16 +13,17 @@ use skep_policy::{Endpoint, Labels};
 use crate::index::Index;
 use crate::write::Observed;
 
-/// Who the sandbox belongs to, as CNI says.
+/// The pod of a sandbox, as named by the container runtime.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Owner {
     pub namespace: String,
     pub name: String,
-    /// Empty if the runtime does not say.
+    /// Empty if the runtime does not name it.
     pub uid: String,
 }
 
 impl Owner {
+    /// `namespace/name`.
     pub fn key(&self) -> Arc<str> {
         format!("{}/{}", self.namespace, self.name).into()
     }
@@ -36,7 +38,7 @@ pub(crate) struct Attachment {
 }
 
 impl Attachment {
-    /// Whether traffic of the pod already goes by its slot.
+    /// Whether the kernel already uses the pod's slot.
     pub(crate) fn is_live(&self, kernel: &Observed) -> bool {
         self.endpoint.addrs.iter().any(|addr| kernel.pods.get(addr).is_some_and(|p| p.slot == self.pod.slot))
     }
@@ -76,7 +78,7 @@ impl Attachments {
         true
     }
 
-    /// Takes labels and ports from the API objects as they are now.
+    /// Updates labels and ports from the API objects.
     pub(crate) fn refresh(&mut self, index: &Index) {
         self.by_sandbox.values_mut().for_each(|attachment| refresh(attachment, index));
     }
@@ -93,7 +95,7 @@ impl Attachments {
         self.by_sandbox.get(sandbox)
     }
 
-    /// `PODS` as it should be.
+    /// The wanted content of `PODS`.
     pub(crate) fn pods(&self) -> BTreeMap<Addr, Pod> {
         let holders = self.by_addr.iter();
         holders.filter_map(|(addr, sandbox)| Some((*addr, self.by_sandbox.get(sandbox)?.pod))).collect()
@@ -102,7 +104,7 @@ impl Attachments {
 
 fn refresh(attachment: &mut Attachment, index: &Index) {
     let Some(facts) = index.pod(&attachment.key) else { return };
-    // A successor of the same name is another pod.
+    // A successor with the same name is another pod.
     if attachment.uid.is_empty() || facts.uid.is_empty() || attachment.uid == facts.uid {
         attachment.endpoint.namespace = facts.endpoint.namespace.clone();
         attachment.endpoint.labels = facts.endpoint.labels.clone();

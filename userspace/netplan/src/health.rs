@@ -1,4 +1,6 @@
-//! What load balancers outside may ask this node about a Service with externalTrafficPolicy Local: does it serve here?
+//! The answers to health checks of external load balancers, for Services with externalTrafficPolicy Local.
+//!
+//! In: the index. Out: for each healthCheckNodePort the number of ready endpoints on this node.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -7,7 +9,7 @@ use skep_abi::Addr;
 
 use crate::index::Index;
 
-/// A health check node port's Service.
+/// The Service of a healthCheckNodePort.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceHealth {
     /// `namespace/name`.
@@ -16,10 +18,10 @@ pub struct ServiceHealth {
     pub local_endpoints: usize,
 }
 
-/// By port. Two Services with one port: the API refuses it; the first stays.
+/// By port. The API refuses two Services with one port; the first counts.
 pub fn compile(index: &Index) -> BTreeMap<u16, ServiceHealth> {
     let mut ports = BTreeMap::new();
-    for (key, facts) in index.outward().filter(|(_, facts)| facts.health_check_port != 0) {
+    for (key, facts) in index.announced_services().filter(|(_, facts)| facts.health_check_port != 0) {
         let endpoints = index.slices_of(key).flat_map(|slice| slice.endpoints.iter());
         let local: BTreeSet<Addr> = endpoints.filter(|e| e.local && e.ready).map(|e| e.addr).collect();
         let health = ServiceHealth { service: key.clone(), local_endpoints: local.len() };
@@ -28,7 +30,7 @@ pub fn compile(index: &Index) -> BTreeMap<u16, ServiceHealth> {
     ports
 }
 
-/// Whether balancers may send this node new traffic: it is known and stays.
+/// Whether load balancers may send new traffic to this node: its Node object exists and is not about to be deleted.
 pub fn eligible(index: &Index) -> bool {
     index.this_node().is_some_and(|node| !node.leaving)
 }
@@ -42,17 +44,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_node_is_eligible_until_it_is_to_go() {
+    fn a_node_is_eligible_until_it_is_about_to_be_deleted() {
         let mut index = Index::new("n1");
-        assert!(!eligible(&index), "nobody knows it");
-        let mut seen = |node| {
+        assert!(!eligible(&index), "it has no Node object");
+        let mut eligible_as = |node| {
             index.apply_node(&serde_json::from_value(node).unwrap());
             eligible(&index)
         };
-        assert!(seen(json!({"metadata": {"name": "n1"}})));
+        assert!(eligible_as(json!({"metadata": {"name": "n1"}})));
         let taint = json!([{"key": "ToBeDeletedByClusterAutoscaler", "effect": "NoSchedule"}]);
-        assert!(!seen(json!({"metadata": {"name": "n1"}, "spec": {"taints": taint}})));
-        assert!(!seen(json!({"metadata": {"name": "n1", "deletionTimestamp": "2026-01-01T00:00:00Z"}})));
+        assert!(!eligible_as(json!({"metadata": {"name": "n1"}, "spec": {"taints": taint}})));
+        assert!(!eligible_as(
+            json!({"metadata": {"name": "n1", "deletionTimestamp": "2026-01-01T00:00:00Z"}})
+        ));
     }
 
     #[test]

@@ -1,15 +1,16 @@
-//! Addresses for pods out of the node's podCIDRs.
+//! Addresses for pods from the node's podCIDRs.
 //!
-//! In: networks, addresses that are taken. Out: one address of each network. Addresses are given round-robin, so one
-//! that was freed rests as long as the network allows: conntrack entries and caches of its last holder die first.
+//! In: networks, addresses in use. Out: one address of each network. Allocation is round-robin, so a released address
+//! is reused as late as possible: conntrack entries and caches for its last holder expire first.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
 
-/// Larger networks are used up to this many addresses.
-const POOL_MAX: u128 = 1 << 16;
+/// Addresses used of one network at most; the first ones.
+const MAX_POOL_SIZE: u128 = 1 << 16;
 
+/// Why there is no address.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IpamError {
     #[error("the node has no podCIDR yet")]
@@ -20,6 +21,7 @@ pub enum IpamError {
     TooSmall { network: IpNetwork },
 }
 
+/// One pool for each network.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ipam {
     pools: Vec<Pool>,
@@ -28,15 +30,16 @@ pub struct Ipam {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Pool {
     network: IpNetwork,
-    /// Addresses looked at, from the network's first on.
+    /// Number of addresses in the pool, from the network's first one.
     size: u32,
-    /// One bit an address.
+    /// One bit for each address.
     used: Vec<u64>,
+    /// Offset at which the next search starts.
     next: u32,
 }
 
 impl Ipam {
-    /// The network's own address, the first (by custom the gateway) and IPv4's broadcast are never given.
+    /// Never allocated: the network address, the first address (usually the gateway) and IPv4's broadcast address.
     pub fn new(networks: &[IpNetwork]) -> Result<Self, IpamError> {
         let pools = networks.iter().map(|network| Pool::new(*network)).collect::<Result<_, _>>()?;
         Ok(Ipam { pools })
@@ -51,24 +54,24 @@ impl Ipam {
         if self.pools.is_empty() {
             return Err(IpamError::NoNetwork);
         }
-        let mut given = Vec::with_capacity(self.pools.len());
+        let mut allocated = Vec::with_capacity(self.pools.len());
         for at in 0..self.pools.len() {
             let Some(pool) = self.pools.get_mut(at) else { continue };
             match pool.allocate() {
-                Some(addr) => given.push(addr),
+                Some(addr) => allocated.push(addr),
                 None => {
                     let network = pool.network;
-                    self.release(&given);
+                    self.release(&allocated);
                     return Err(IpamError::Exhausted { network });
                 }
             }
         }
-        Ok(given)
+        Ok(allocated)
     }
 
-    /// Marks addresses that a pod already has; those of no network are not ours and pass.
+    /// Marks addresses as used that pods already have. Ignores addresses outside the networks.
     pub fn restore(&mut self, addrs: &[IpAddr]) {
-        for (pool, offset) in self.places(addrs) {
+        for (pool, offset) in self.locate(addrs) {
             if let Some(pool) = self.pools.get_mut(pool) {
                 pool.set(offset, true);
                 pool.next = offset + 1;
@@ -76,28 +79,29 @@ impl Ipam {
         }
     }
 
-    /// Gives back; what is free already stays free.
+    /// Releases addresses; free ones stay free. Ignores addresses outside the networks.
     pub fn release(&mut self, addrs: &[IpAddr]) {
-        for (pool, offset) in self.places(addrs) {
+        for (pool, offset) in self.locate(addrs) {
             if let Some(pool) = self.pools.get_mut(pool) {
                 pool.set(offset, pool.is_reserved(offset));
             }
         }
     }
 
-    fn places(&self, addrs: &[IpAddr]) -> Vec<(usize, u32)> {
-        let place = |addr: &IpAddr| {
+    /// Pool index and offset of each address inside a network.
+    fn locate(&self, addrs: &[IpAddr]) -> Vec<(usize, u32)> {
+        let locate = |addr: &IpAddr| {
             let mut pools = self.pools.iter().enumerate();
             pools.find_map(|(number, pool)| Some((number, pool.offset(*addr)?)))
         };
-        addrs.iter().filter_map(place).collect()
+        addrs.iter().filter_map(locate).collect()
     }
 }
 
 impl Pool {
     fn new(network: IpNetwork) -> Result<Self, IpamError> {
         let host_bits = u32::from(if network.is_ipv4() { 32 } else { 128 } - network.prefix());
-        let size = 1u128.checked_shl(host_bits).unwrap_or(POOL_MAX).min(POOL_MAX) as u32;
+        let size = 1u128.checked_shl(host_bits).unwrap_or(MAX_POOL_SIZE).min(MAX_POOL_SIZE) as u32;
         let words = size.div_ceil(64) as usize;
         let mut pool = Pool { network, size, used: vec![0; words], next: 0 };
         for offset in 0..size {
@@ -169,15 +173,15 @@ mod tests {
     }
 
     #[test]
-    fn network_gateway_and_broadcast_are_never_given() {
+    fn network_gateway_and_broadcast_are_never_allocated() {
         let mut ipam = ipam(&["10.244.0.0/29"]);
-        let given: Vec<String> =
+        let allocated: Vec<String> =
             std::iter::from_fn(|| ipam.allocate().ok()).map(|addrs| addrs[0].to_string()).collect();
-        assert_eq!(given, ["10.244.0.2", "10.244.0.3", "10.244.0.4", "10.244.0.5", "10.244.0.6"]);
+        assert_eq!(allocated, ["10.244.0.2", "10.244.0.3", "10.244.0.4", "10.244.0.5", "10.244.0.6"]);
     }
 
     #[test]
-    fn freed_address_rests_until_the_others_were_given() {
+    fn released_address_is_reused_after_all_others() {
         let mut ipam = ipam(&["10.244.0.0/29"]);
         let first = ipam.allocate().unwrap();
         ipam.release(&first);
@@ -187,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn failure_in_one_family_gives_nothing_in_the_other() {
+    fn failure_in_one_family_allocates_nothing_in_the_other() {
         let mut ipam = ipam(&["10.244.0.0/24", "fd00::/126"]);
         assert_eq!(ipam.allocate().unwrap().len(), 2);
         assert_eq!(ipam.allocate().unwrap().len(), 2);
@@ -225,7 +229,7 @@ mod tests {
                 }
                 let distinct: HashSet<_> = held.iter().flatten().collect();
                 prop_assert_eq!(distinct.len(), held.len());
-                // A successor that restores what is held gives nothing of it again.
+                // A successor that restores the held addresses allocates none of them again.
                 let mut restored = Ipam::new(&ipam.networks()).unwrap();
                 held.iter().for_each(|addrs| restored.restore(addrs));
                 if let Ok(addrs) = restored.allocate() {

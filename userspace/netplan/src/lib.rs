@@ -1,7 +1,17 @@
-//! What the node's network should be, decided from API objects: services, policy, pods and routes to map entries.
+//! The node's network, decided from API objects: services, policies, pods and routes to map entries.
 //!
-//! PURE: objects in through [`Planner::index`], ordered [`Write`]s out. Nothing here sleeps, reads a clock or does
-//! I/O.
+//! PURE. In: objects through [`Planner::index`], attachments of pods, the maps' content at the start. Out: ordered
+//! [`Write`]s. After every single write each lookup has the answer of the old state or of the new one.
+//!
+//! ```text
+//!  Service, EndpointSlice ─┐            ┌─ service ── ServicePlan ── diff::service ─┐
+//!  Node ───────────────────┼─> index ───┼─ routes ─────────────────────────────────┼─> Plan { writes } ─> datapath
+//!  Pod, Namespace, Policy ─┘   │        └─ skep_policy ── Entries ── diff::policy ──┘        │
+//!  CNI ADD, DEL ── attach ─────┼──────────────┘                        ^                     │
+//!                              ├─ announce, health                     └─ diff::kernel <─────┘ commit(plan, done)
+//! ```
+//!
+//! [`Planner`] owns the state and documents the order of calls. [`announce`] and [`health`] read the index alone.
 
 pub mod announce;
 mod attach;

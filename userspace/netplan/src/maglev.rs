@@ -1,15 +1,15 @@
-//! Maglev: backends to a lookup table in which each has an equal share and keeps it when others come and go
+//! Maglev: backends to a lookup table in which each has an equal share and keeps most of it when others come and go
 //! (Eisenbud et al., NSDI 2016, 3.4).
 //!
-//! In: names of backends and a table size. Out: for each slot the place of its backend.
+//! In: backends. Out: the pages of a table that holds for each slot the index of its backend.
 
 use skep_abi::logic::hash::socket_addr_hash;
 use skep_abi::{Backend, MAGLEV_SLOTS, MaglevPage, maglev_size};
 
-/// No slot of a set has this number: larger sets have no table.
+/// Marks an empty slot; no backend has this index, since larger sets have no table.
 const EMPTY: u16 = u16::MAX;
 
-/// The pages of the set's table; none if it has no table.
+/// The pages of the set's table; empty if it needs no table.
 pub fn pages(backends: &[Backend]) -> Vec<MaglevPage> {
     let size = u32::try_from(backends.len()).map_or(0, maglev_size);
     let table = table(backends, size);
@@ -21,31 +21,32 @@ pub fn pages(backends: &[Backend]) -> Vec<MaglevPage> {
     table.chunks(MAGLEV_SLOTS as usize).map(page).collect()
 }
 
-/// How many [`pages`] gives, without making them.
+/// The number of [`pages`], without building them.
 pub fn page_count(backends: &[Backend]) -> usize {
     u32::try_from(backends.len()).map_or(0, maglev_size).div_ceil(MAGLEV_SLOTS) as usize
 }
 
-/// `size` is of [`maglev_size`]. Each slot holds a place in `backends`; no backends, no slots. The order of the
-/// backends changes nothing but the places.
+/// `size` is from [`maglev_size`]. Each slot holds an index into `backends`; without backends there are no slots. The
+/// order of `backends` changes the indices, and not which backend a slot has.
 fn table(backends: &[Backend], size: u32) -> Vec<u16> {
     if backends.is_empty() || size < 2 {
         return Vec::new();
     }
-    // Turns are taken in the order of names, so that the caller's order does not matter.
-    let mut turns: Vec<(Turn, u16)> = backends.iter().map(|b| Turn::new(b, size)).zip(0..EMPTY).collect();
-    turns.sort_unstable_by_key(|(turn, place)| (turn.name, *place));
+    // Backends take turns in the order of their names, so that the caller's order does not matter.
+    let permutations = backends.iter().map(|backend| Permutation::new(backend, size));
+    let mut turns: Vec<(Permutation, u16)> = permutations.zip(0..EMPTY).collect();
+    turns.sort_unstable_by_key(|(permutation, index)| (permutation.name, *index));
     let mut slots = vec![EMPTY; size as usize];
     let mut empty = size;
     loop {
-        for (turn, place) in &mut turns {
+        for (permutation, index) in &mut turns {
             if empty == 0 {
                 return slots;
             }
-            // A prime size and a step below it visit every slot, so an empty one is met.
-            while let Some(slot) = slots.get_mut(turn.next(size) as usize) {
+            // The size is prime and `skip` is below it, so the permutation visits every slot.
+            while let Some(slot) = slots.get_mut(permutation.next(size) as usize) {
                 if *slot == EMPTY {
-                    *slot = *place;
+                    *slot = *index;
                     empty -= 1;
                     break;
                 }
@@ -54,30 +55,31 @@ fn table(backends: &[Backend], size: u32) -> Vec<u16> {
     }
 }
 
-/// A backend's own order of all slots.
-struct Turn {
+/// A backend's preference order of all slots: `(offset + j * skip) mod size` for j = 0, 1, ...
+struct Permutation {
     name: u64,
-    at: u32,
-    step: u32,
+    /// The next slot.
+    offset: u32,
+    skip: u32,
 }
 
-impl Turn {
+impl Permutation {
     fn new(backend: &Backend, size: u32) -> Self {
-        // Far from the protocol numbers that salt the hashes of flows.
+        // The salts are outside the range of protocol numbers, which salt the hashes of flows.
         let hash = |salt: u32| socket_addr_hash(&backend.addr, backend.port, 0x1_0000 + salt);
-        let (offset, skip, name) = (hash(0), hash(1), hash(2));
-        let (at, step) = ((offset % u64::from(size)) as u32, (skip % u64::from(size - 1)) as u32 + 1);
-        Turn { name, at, step }
+        let offset = (hash(0) % u64::from(size)) as u32;
+        let skip = (hash(1) % u64::from(size - 1)) as u32 + 1;
+        Permutation { name: hash(2), offset, skip }
     }
 
     fn next(&mut self, size: u32) -> u32 {
-        let at = self.at;
-        // Both are below a size that is far below 2^31.
-        self.at = at + self.step;
-        if self.at >= size {
-            self.at -= size;
+        let slot = self.offset;
+        // No overflow: both are below `size`, which is far below 2^31.
+        self.offset = slot + self.skip;
+        if self.offset >= size {
+            self.offset -= size;
         }
-        at
+        slot
     }
 }
 
@@ -129,34 +131,34 @@ mod tests {
             let backends = backends(count);
             let size = size(backends.len());
             let mut shares = vec![0u32; backends.len()];
-            table(&backends, size).iter().for_each(|place| shares[*place as usize] += 1);
-            let (least, most) = (shares.iter().min().unwrap(), shares.iter().max().unwrap());
+            table(&backends, size).iter().for_each(|index| shares[*index as usize] += 1);
+            let (smallest, largest) = (shares.iter().min().unwrap(), shares.iter().max().unwrap());
             prop_assert_eq!(shares.iter().sum::<u32>(), size);
-            prop_assert!(most - least <= 1, "{} to {}", least, most);
+            prop_assert!(largest - smallest <= 1, "{} to {}", smallest, largest);
         }
 
         #[test]
-        fn order_of_backends_does_not_matter(count in 2u32..40, turn in 0usize..40) {
+        fn order_of_backends_does_not_matter(count in 2u32..40, by in 0usize..40) {
             let forwards = backends(count);
-            let mut turned = forwards.clone();
-            turned.rotate_left(turn % forwards.len());
+            let mut rotated = forwards.clone();
+            rotated.rotate_left(by % forwards.len());
             let size = size(forwards.len());
             let named = |of: &[Backend]| -> Vec<Backend> {
-                table(of, size).iter().map(|place| of[*place as usize]).collect()
+                table(of, size).iter().map(|index| of[*index as usize]).collect()
             };
-            prop_assert_eq!(named(&forwards), named(&turned));
+            prop_assert_eq!(named(&forwards), named(&rotated));
         }
 
         #[test]
         fn lost_backend_moves_few_slots_of_the_others(count in 3u32..60, lost in 0usize..60) {
             let before = backends(count);
             let mut after = before.clone();
-            let gone = after.remove(lost % before.len());
+            let removed = after.remove(lost % before.len());
             let size = size(before.len());
             let (old, new) = (table(&before, size), table(&after, size));
             let moved = old.iter().zip(&new).filter(|(o, n)| {
                 let (o, n) = (before[**o as usize], after[**n as usize]);
-                o != gone && o != n
+                o != removed && o != n
             });
             // The paper measures about as many extra moves as the lost backend had slots.
             let bound = (size as usize / before.len()).max(size as usize / 25) * 2;

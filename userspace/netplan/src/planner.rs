@@ -1,9 +1,6 @@
-//! The one stateful value: index, attachments and what the kernel holds, to the next writes.
+//! The one stateful value of the crate: index, attachments and the kernel's content, to the next writes.
 //!
-//! In: API objects through [`Planner::index`], attachments of pods. Out: [`Plan`]s. The caller performs a plan's
-//! writes in order and reports by [`Planner::commit`] how many succeeded; what did not is planned again, from where
-//! the kernel then stands. Until [`Planner::synced`] nothing is planned, so after a restart the maps stay as they are
-//! until the whole cluster is known.
+//! In: API objects through [`Planner::index`], attachments of pods. Out: [`Plan`]s.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -16,39 +13,56 @@ use crate::attach::{Attachments, Owner};
 use crate::diff::Problem;
 use crate::diff::kernel::Kernel;
 use crate::diff::policy::PolicyState;
-use crate::diff::service::Services;
+use crate::diff::service::ServiceState;
 use crate::index::{Changes, Index};
 use crate::routes::{self, Routes};
-use crate::service::Place;
+use crate::service::NodeContext;
 use crate::write::{Observed, Write};
 
+/// Plans the writes that bring the kernel's maps to the state that the API objects describe.
+///
+/// It has four groups of methods:
+///
+/// 1. Input, at any time and in any order, each call as often as needed: `apply_*`, `delete_*` and `keep_*` of
+///    [`Planner::index`], [`Planner::attach`], [`Planner::detach`].
+/// 2. [`Planner::synced`], once every kind was listed completely and every attachment of the previous agent was
+///    restored. Until then [`Planner::plan`] is empty, so the maps of the previous agent stay in force after a restart.
+///    Calling it again has no effect.
+/// 3. [`Planner::plan`] or [`Planner::collect`], then [`Planner::commit`]. The caller performs the writes of the plan in
+///    order, stops at the first error, and commits the plan with the number of writes that succeeded. Every plan must be
+///    committed, an unperformed one with 0, before the next `plan` or `collect`: a dropped plan loses its changes. After
+///    an error the next plan starts from what the kernel then has, and covers what is missing.
+/// 4. Queries: [`Planner::problems`], [`Planner::policies`], [`Planner::kernel`], [`Planner::has_garbage`].
+///
+/// While [`Planner::has_garbage`], call [`Planner::collect`] twice, some milliseconds apart: the first call notes what is
+/// unused, the second deletes what still is. A program that started before the first call has ended by then.
 #[derive(Debug)]
 pub struct Planner {
-    /// Objects go in here.
+    /// Takes the API objects.
     pub index: Index,
     node_addrs: Vec<IpAddr>,
     overlay: bool,
     attachments: Attachments,
     kernel: Kernel,
-    services: Services,
+    services: ServiceState,
     policy: PolicyState,
     routes: Routes,
     synced: bool,
-    /// Frontends of the kernel may have no owner: after a restart or a failed write.
+    /// The kernel may have frontends without an owner: after a restart or a failed write.
     sweep: bool,
-    ripe: Ripe,
+    pending_garbage: PendingGarbage,
 }
 
-/// What was garbage when garbage was last looked at.
+/// What was garbage at the last [`Planner::collect`].
 #[derive(Debug, Default)]
-struct Ripe {
+struct PendingGarbage {
     sets: BTreeSet<u32>,
     ranges: BTreeSet<u32>,
     tables: BTreeSet<u32>,
     generation: Option<u32>,
 }
 
-/// Writes to perform in order, once.
+/// Writes to perform in order, once; then hand the plan to [`Planner::commit`].
 #[derive(Debug, Default)]
 pub struct Plan {
     pub writes: Vec<Write>,
@@ -56,7 +70,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Whether backends of datagrams may go: who talks to them has to be led elsewhere.
+    /// Whether UDP frontends change: connected sockets of removed backends must then be closed.
     pub fn moves_datagrams(&self) -> bool {
         self.writes.iter().any(|write| match write {
             Write::PutService(key, _) | Write::DeleteService(key) => key.proto == Proto::UDP,
@@ -66,7 +80,7 @@ impl Plan {
 }
 
 impl Planner {
-    /// `node_addrs`: addresses of this node beside those of its Node object. `observed`: what is in the maps now.
+    /// `node_addrs`: addresses of this node in addition to those of its Node object. `observed`: the maps' content now.
     pub fn new(node: &str, node_addrs: Vec<IpAddr>, observed: Observed) -> Self {
         Planner {
             index: Index::new(node),
@@ -74,21 +88,21 @@ impl Planner {
             overlay: false,
             attachments: Attachments::default(),
             kernel: Kernel::new(observed),
-            services: Services::default(),
+            services: ServiceState::default(),
             policy: PolicyState::default(),
             routes: Routes::default(),
             synced: false,
             sweep: true,
-            ripe: Ripe::default(),
+            pending_garbage: PendingGarbage::default(),
         }
     }
 
-    /// Other nodes' pods are reached by an overlay.
+    /// Whether an overlay carries packets to other nodes' pods.
     pub fn over_overlay(self, overlay: bool) -> Self {
         Planner { overlay, ..self }
     }
 
-    /// All kinds have been listed completely and all attachments restored.
+    /// Enables planning: all kinds were listed completely, and all attachments were restored.
     pub fn synced(&mut self) {
         if !self.synced {
             self.synced = true;
@@ -101,7 +115,7 @@ impl Planner {
         self.synced
     }
 
-    /// A slot for [`Planner::attach`] that neither a pod nor the kernel uses; `None` if all are taken.
+    /// A slot for [`Planner::attach`] that neither a pod nor the kernel uses; `None` if all are in use.
     pub fn free_slot(&self) -> Option<u32> {
         let attached = self.attachments.iter().map(|(_, attachment)| attachment.pod.slot);
         let pods = self.kernel.maps.pods.values().map(|pod| pod.slot);
@@ -110,22 +124,24 @@ impl Planner {
         (0..SLOTS_MAX).find(|slot| !used.contains(slot))
     }
 
-    /// The sandbox's interface is there. Its policy and its place in `PODS` are in the next plan.
+    /// The sandbox has its interface. The next plan has its policies and its entries in `PODS`.
     pub fn attach(&mut self, sandbox: &str, owner: &Owner, addrs: &[IpAddr], pod: Pod) {
         let addrs: Vec<Addr> = addrs.iter().copied().map(Addr::from).collect();
         self.attachments.put(sandbox, owner, &addrs, pod, &self.index);
         self.index.changes.policy = true;
     }
 
+    /// The sandbox is gone. The next plan deletes its entries; an unknown sandbox has no effect.
     pub fn detach(&mut self, sandbox: &str) {
         self.index.changes.policy |= self.attachments.remove(sandbox);
     }
 
+    /// The attached sandbox's entry in `PODS`.
     pub fn attached(&self, sandbox: &str) -> Option<Pod> {
         self.attachments.get(sandbox).map(|attachment| attachment.pod)
     }
 
-    /// What is to be done now; empty if nothing.
+    /// The writes that are needed now; none before [`Planner::synced`].
     pub fn plan(&mut self) -> Plan {
         if !self.synced {
             return Plan::default();
@@ -153,9 +169,9 @@ impl Planner {
         addrs.sort_unstable();
         addrs.dedup();
         let zone = self.index.this_node().map(|node| node.zone.clone()).unwrap_or_default();
-        let others = self.index.other_addrs().filter(|addr| !addrs.contains(addr)).collect();
-        let place = Place { zone, addrs, others };
-        let writes = self.services.plan(changed, &self.index, &place, &self.kernel, self.sweep);
+        let other_nodes = self.index.other_addrs().filter(|addr| !addrs.contains(addr)).collect();
+        let node = NodeContext { zone, addrs, other_nodes };
+        let writes = self.services.plan(changed, &self.index, &node, &self.kernel, self.sweep);
         self.sweep = false;
         let mut all = writes.backends;
         all.extend(writes.maglev);
@@ -164,14 +180,14 @@ impl Planner {
         all
     }
 
-    /// A pod that leaves loses its place first; one that comes gets it last, when its verdicts are there.
+    /// A detached pod leaves `PODS` first; a new one enters it last, after its verdicts.
     fn plan_pods(&mut self, changes: &Changes) -> Vec<Write> {
         if changes.policy {
             self.attachments.refresh(&self.index);
         }
         let now = &self.kernel.maps.pods;
         let wanted = self.attachments.pods();
-        // An address that another sandbox took over is a new pod: its verdicts are those of another slot.
+        // An address that moved to another sandbox is a new pod: another slot has its verdicts.
         let stays = |addr: &Addr, pod: &Pod| wanted.get(addr).is_some_and(|wanted| wanted.slot == pod.slot);
         let gone = now.iter().filter(|(addr, pod)| !stays(addr, pod));
         let mut writes: Vec<Write> = gone.map(|(addr, _)| Write::DeletePod(*addr)).collect();
@@ -181,7 +197,7 @@ impl Planner {
         writes
     }
 
-    /// The first `done` writes of the plan hold. What is left is planned anew.
+    /// The first `done` writes of the plan succeeded. The next plan covers the others.
     pub fn commit(&mut self, plan: Plan, done: usize) {
         let Plan { writes, changes } = plan;
         let failed = done < writes.len();
@@ -192,7 +208,7 @@ impl Planner {
             let Changes { services, peers, policy, nodes } = changes;
             let now = &mut self.index.changes;
             now.services.extend(services);
-            // Peers may have led to a new compilation, whose verdicts are looked at again only if policy changed.
+            // The peers may have caused a new compilation; its verdicts are planned again only if policy changed.
             now.policy |= policy || !peers.is_empty();
             now.peers.extend(peers);
             now.nodes |= nodes;
@@ -200,7 +216,7 @@ impl Planner {
         }
     }
 
-    /// Whether [`Planner::collect`] has or will have something to do.
+    /// Whether [`Planner::collect`] has something to delete, now or at its next call.
     pub fn has_garbage(&self) -> bool {
         let (sets, ranges) = (self.kernel.sets.idle(), self.kernel.ranges.idle());
         !sets.is_empty()
@@ -209,19 +225,19 @@ impl Planner {
             || !self.policy.garbage(&self.attachments, &self.kernel).is_empty()
     }
 
-    /// Deletes what was garbage already at the call before, so that no program run that began before it lost its
-    /// last reader can still be at work. To be called in steps of some milliseconds, with no plan outstanding.
+    /// Deletes what was unused at the previous call already, so that no program that can still read it is running. To be
+    /// called at intervals of some milliseconds, with no plan outstanding.
     pub fn collect(&mut self) -> Plan {
         let mut writes = Vec::new();
-        for set in self.ripe.tables.intersection(self.kernel.tables.idle()) {
+        for set in self.pending_garbage.tables.intersection(self.kernel.tables.idle()) {
             let pages = self.kernel.table(*set).map(|(key, _)| *key);
             writes.extend(pages.map(Write::DeleteMaglev));
         }
-        for set in self.ripe.sets.intersection(self.kernel.sets.idle()) {
+        for set in self.pending_garbage.sets.intersection(self.kernel.sets.idle()) {
             let slots = self.kernel.set(*set).map(|(key, _)| *key);
             writes.extend(slots.map(|key: BackendKey| Write::DeleteBackend(key)));
         }
-        for list in self.ripe.ranges.intersection(self.kernel.ranges.idle()) {
+        for list in self.pending_garbage.ranges.intersection(self.kernel.ranges.idle()) {
             let ranges = self.kernel.list(*list);
             writes.extend(ranges.map(|(prefix_bits, addr)| Write::DeleteRange {
                 list: *list,
@@ -230,12 +246,12 @@ impl Planner {
             }));
         }
         let generation = Some(self.kernel.maps.generation);
-        if self.synced && self.ripe.generation == generation {
+        if self.synced && self.pending_garbage.generation == generation {
             writes.extend(self.policy.garbage(&self.attachments, &self.kernel));
         }
         let (sets, ranges) = (self.kernel.sets.idle().clone(), self.kernel.ranges.idle().clone());
         let tables = self.kernel.tables.idle().clone();
-        self.ripe = Ripe { sets, tables, ranges, generation };
+        self.pending_garbage = PendingGarbage { sets, tables, ranges, generation };
         if !writes.is_empty() {
             let starved: Vec<Arc<str>> = self.services.starved().cloned().collect();
             self.index.changes.services.extend(starved);
@@ -243,7 +259,7 @@ impl Planner {
         Plan { writes, changes: Changes::default() }
     }
 
-    /// All that is wrong now.
+    /// Everything that is wrong now.
     pub fn problems(&self) -> Vec<Problem> {
         let mut problems: Vec<Problem> = self.index.problems().cloned().map(Problem::from).collect();
         problems.extend(self.policy.overflow().cloned().map(Problem::from));
@@ -252,12 +268,12 @@ impl Planner {
         problems
     }
 
-    /// The policies behind the numbers of the flow log.
+    /// The policies by their numbers in the flow log.
     pub fn policies(&self) -> &BTreeMap<u32, PolicyKey> {
         &self.policy.entries().policies
     }
 
-    /// What the kernel holds, as far as commits tell.
+    /// The kernel's content, by the commits so far.
     pub fn kernel(&self) -> &Observed {
         &self.kernel.maps
     }

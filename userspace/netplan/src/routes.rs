@@ -1,6 +1,6 @@
-//! Where pods of other nodes are, and which addresses are inside the cluster.
+//! Routes to pods of other nodes, and the addresses inside the cluster.
 //!
-//! In: all nodes. Out: other nodes' podCIDRs by their InternalIP; all podCIDRs and node addresses as prefixes.
+//! In: all nodes. Out: routes to other nodes' podCIDRs by their InternalIP; all podCIDRs and node addresses as prefixes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -8,11 +8,12 @@ use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
 use skep_abi::Addr;
-use skep_policy::Prefix;
+use skep_policy::{Prefix, prefix_of};
 
 use crate::index::NodeFacts;
 use crate::write::{Observed, Write};
 
+/// Why there is no route to a node's pods.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RouteProblem {
     #[error("node {node} has no InternalIP of the family of its podCIDR {cidr}: no route to its pods")]
@@ -21,19 +22,22 @@ pub enum RouteProblem {
     Overlap { node: Arc<str>, cidr: IpNetwork, other: Arc<str> },
 }
 
+/// The wanted state.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Routes {
+    /// podCIDR to next hop.
     pub routes: BTreeMap<IpNetwork, IpAddr>,
+    /// The content of `CLUSTER`.
     pub cluster: BTreeSet<Prefix>,
     pub problems: Vec<RouteProblem>,
 }
 
-/// `this` is the node that is planned for; its own podCIDRs need no route. Over an `overlay` only pods' addresses are the
-/// cluster's: the network between the nodes knows no pod, so a pod speaks to a node from its own node's address.
+/// `this` is this node's name; its own podCIDRs need no route. With an `overlay` only pod addresses are inside the cluster:
+/// the network between the nodes has no routes to pods, so a pod's packets to a node need its own node's address.
 pub fn compile(nodes: &BTreeMap<Arc<str>, NodeFacts>, this: &str, overlay: bool) -> Routes {
     let mut wanted = Routes::default();
     let own = nodes.get_key_value(this).into_iter();
-    // Own networks come first, so that no other node can take them.
+    // This node's networks come first, so that no other node can take them.
     let others = nodes.iter().filter(|(name, _)| ***name != *this);
     let mut taken: BTreeMap<(u128, u128), Arc<str>> = BTreeMap::new();
     for (name, node) in own.chain(others) {
@@ -41,9 +45,9 @@ pub fn compile(nodes: &BTreeMap<Arc<str>, NodeFacts>, this: &str, overlay: bool)
             wanted.cluster.insert((128, Addr::from(*ip)));
         }
         for cidr in &node.pod_cidrs {
-            let prefix = prefix(cidr);
+            let prefix = prefix_of(cidr);
             let range = range(prefix);
-            // Ranges taken are disjoint: only the last that starts at or before our end can meet ours.
+            // Taken ranges are disjoint: only the last one that starts at or before our end can overlap ours.
             let before = taken.range(..=(range.1, u128::MAX)).next_back();
             if let Some(((_, last), other)) = before
                 && *last >= range.0
@@ -66,7 +70,7 @@ pub fn compile(nodes: &BTreeMap<Arc<str>, NodeFacts>, this: &str, overlay: bool)
     wanted
 }
 
-/// Puts first: a prefix that moves from one form to another is never missing.
+/// Puts come before deletes, so that an address inside the cluster stays inside at every step.
 pub(crate) fn diff(wanted: &Routes, kernel: &Observed) -> Vec<Write> {
     let new = wanted.cluster.difference(&kernel.cluster);
     let mut writes: Vec<Write> =
@@ -82,12 +86,7 @@ pub(crate) fn diff(wanted: &Routes, kernel: &Observed) -> Vec<Write> {
     writes
 }
 
-pub(crate) fn prefix(cidr: &IpNetwork) -> Prefix {
-    let bits = u32::from(cidr.prefix()) + if cidr.is_ipv4() { Addr::V4_PREFIX_BITS } else { 0 };
-    (bits, Addr::from(cidr.network()))
-}
-
-/// First and last address.
+/// First and last address of the prefix.
 fn range((bits, addr): Prefix) -> (u128, u128) {
     let first = u128::from_be_bytes(addr.octets());
     let host = if bits == 0 { u128::MAX } else { (1u128 << (128 - bits)).wrapping_sub(1) };

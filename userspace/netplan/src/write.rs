@@ -1,7 +1,6 @@
-//! What netplan asks of the datapath, and what the datapath reads back.
+//! The values between netplan and the datapath: [`Write`], one change of one map, and [`Observed`], the content of all maps.
 //!
-//! In: nothing. Out: [`Write`], one change of one map; [`Observed`], the content of all maps as values.
-//! [`Observed::apply`] is the meaning of a write: the planner tracks the kernel with it, tests interpret with it.
+//! [`Observed::apply`] defines the meaning of a write: the planner tracks the kernel with it, and tests use it as a model.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,7 +13,7 @@ use skep_abi::{
 };
 pub use skep_policy::{Prefix, VerdictEntry, VerdictMapId};
 
-/// One change of one map, or of one route. All are idempotent: a put replaces, a delete of what is gone succeeds.
+/// One change of one map, or of one route. All are idempotent: a put replaces, and deleting an absent entry succeeds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Write {
     PutBackend(BackendKey, Backend),
@@ -23,7 +22,7 @@ pub enum Write {
     DeleteMaglev(MaglevKey),
     PutService(ServiceKey, ServiceValue),
     DeleteService(ServiceKey),
-    /// A prefix of a list of source ranges; `prefix_bits` as in [`Write::PutClass`].
+    /// A prefix in a list of source ranges; `prefix_bits` as in [`Write::PutClass`].
     PutRange {
         list: u32,
         prefix_bits: u32,
@@ -49,17 +48,17 @@ pub enum Write {
     ClearClasses {
         table: u8,
     },
-    /// Makes a verdict map that no pod uses yet, complete. If the id is there already, nothing is to be done:
-    /// an id names one content for as long as it lives.
+    /// Creates a verdict map with all its entries, before any pod uses it. Does nothing if the id exists: the content of
+    /// an id never changes.
     CreateVerdictMap {
         id: VerdictMapId,
         entries: Arc<[VerdictEntry]>,
     },
-    /// Only sent when no index refers to the map any more.
+    /// Only planned once no index refers to the map.
     DropVerdictMap {
         id: VerdictMapId,
     },
-    /// Sets `VERDICTS[index]`, `index` being [`skep_abi::verdicts_index`].
+    /// Sets `VERDICTS[index]`; for `index` see [`skep_abi::verdicts_index`].
     PutVerdicts {
         index: u32,
         map: VerdictMapId,
@@ -67,7 +66,7 @@ pub enum Write {
     DeleteVerdicts {
         index: u32,
     },
-    /// Writes [`skep_abi::NodeConfig::generation`], nothing else of the configuration.
+    /// Writes [`skep_abi::NodeConfig::generation`] and no other field of the configuration.
     SetGeneration(u32),
     PutPod(Addr, Pod),
     DeletePod(Addr),
@@ -88,12 +87,12 @@ pub enum Write {
     },
 }
 
-/// What the kernel holds: read back once after a restart, then tracked write by write.
+/// The content of the kernel's maps and routes: read once at the start, then tracked write by write.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Observed {
     pub services: BTreeMap<ServiceKey, ServiceValue>,
     pub backends: BTreeMap<BackendKey, Backend>,
-    /// Source ranges by the number of their list.
+    /// Source ranges: list number and prefix.
     pub ranges: BTreeSet<(u32, Prefix)>,
     pub maglev: BTreeMap<MaglevKey, Arc<MaglevPage>>,
     pub classes: [BTreeMap<Prefix, u32>; 2],
@@ -102,7 +101,7 @@ pub struct Observed {
     pub generation: u32,
     pub pods: BTreeMap<Addr, Pod>,
     pub cluster: BTreeSet<Prefix>,
-    /// Only routes that we made (by their protocol number).
+    /// Only the agent's own routes, recognised by their protocol number.
     pub routes: BTreeMap<IpNetwork, IpAddr>,
 }
 
@@ -145,15 +144,15 @@ impl Observed {
         }
     }
 
-    /// Whether the backend is one of the frontend's, from inside or from outside; `None`: there is no such frontend.
+    /// Whether the frontend has the backend, in either scope; `None` if there is no such frontend.
     pub fn serves(&self, addr: Addr, port: Be16, proto: Proto, backend: &Backend) -> Option<bool> {
         let value = |scope| self.services.get(&ServiceKey { addr, port, proto, scope });
-        let (inside, outside) = (value(Scope::INTERNAL), value(Scope::EXTERNAL));
-        inside.or(outside)?;
-        Some(inside.into_iter().chain(outside).any(|value| self.holds(value, backend)))
+        let (internal, external) = (value(Scope::INTERNAL), value(Scope::EXTERNAL));
+        internal.or(external)?;
+        Some(internal.into_iter().chain(external).any(|value| self.holds(value, backend)))
     }
 
-    /// Slots are in the order of backends.
+    /// Binary search: the slots of a set are sorted by backend.
     fn holds(&self, value: &ServiceValue, backend: &Backend) -> bool {
         let (mut low, mut high) = (0, value.count);
         while low < high {

@@ -1,5 +1,5 @@
-//! Whatever changes, in whatever order and wherever it stops: after every single write each lookup is wholly that of
-//! the old state or wholly that of the new one, and in the end the maps are what a fresh start would make of it.
+//! Random changes, in any order and interrupted anywhere: after every single write each lookup has the complete answer of
+//! the old or of the new state, and in the end the maps are those of a fresh start.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -113,41 +113,9 @@ fn pod(name: &str, app: &str, node: &str, ip: Option<String>) -> Value {
 fn perform(planner: &mut Planner, event: &Event) {
     let index = &mut planner.index;
     match event {
-        Event::Service { name, affinity, node_port, local, ip, ranges } => {
-            index.apply_service(&object(json!({
-                "metadata": {
-                    "namespace": "ns", "name": format!("s{name}"),
-                    // Such have node ports at other nodes' addresses too.
-                    "annotations": {"skep.io/forwarding": if ip % 2 == 0 { "snat" } else { "dsr" }},
-                },
-                "spec": {
-                    "type": if *node_port { "LoadBalancer" } else { "ClusterIP" },
-                    "loadBalancerSourceRanges": ranges,
-                    "clusterIP": format!("10.96.0.{}", name + 1),
-                    // Shared between services, so that they contend for it.
-                    "externalIPs": if *node_port { vec![] } else { vec![format!("192.0.2.{ip}")] },
-                    "sessionAffinity": if *affinity { "ClientIP" } else { "None" },
-                    "externalTrafficPolicy": if *local { "Local" } else { "Cluster" },
-                    "ports": [{"port": 80, "nodePort": node_port.then_some(30000 + name)}],
-                },
-                "status": {"loadBalancer": {"ingress": [{"ip": format!("192.0.2.{ip}")}]}},
-            })))
-        }
+        Event::Service { .. } => index.apply_service(&object(service(event))),
         Event::DeleteService(name) => index.delete_service(&format!("ns/s{name}")),
-        Event::Slice { service, endpoints } => {
-            let endpoints: Vec<Value> = endpoints
-                .iter()
-                .map(|(n, ready)| {
-                    json!({"addresses": [format!("10.0.1.{n}")], "conditions": {"ready": ready},
-                           "nodeName": if n % 2 == 0 { NODE } else { "node-b" }})
-                })
-                .collect();
-            index.apply_slice(&object(json!({
-                "metadata": {"namespace": "ns", "name": format!("s{service}-1"),
-                             "labels": {"kubernetes.io/service-name": format!("s{service}")}},
-                "addressType": "IPv4", "ports": [{"port": 8080}], "endpoints": endpoints,
-            })));
-        }
+        Event::Slice { service, endpoints } => index.apply_slice(&object(slice(*service, endpoints))),
         Event::DeleteSlice(service) => index.delete_slice(&format!("ns/s{service}-1")),
         Event::RemotePod { n, app } => {
             index.apply_pod(&object(pod(&format!("r{n}"), app, "node-b", Some(format!("10.0.0.{n}")))));
@@ -157,9 +125,7 @@ fn perform(planner: &mut Planner, event: &Event) {
         Event::Attach(n) => {
             let slot = planner.attached(&format!("sandbox-{n}")).map(|pod| pod.slot);
             let slot = slot.or_else(|| planner.free_slot()).unwrap();
-            let owner = Owner { namespace: "ns".into(), name: format!("l{n}"), uid: String::new() };
-            let pod = Pod { ifindex: u32::from(*n) + 1, slot, ..Pod::default() };
-            planner.attach(&format!("sandbox-{n}"), &owner, &[local_addr(*n)], pod);
+            attach(planner, *n, Pod { ifindex: u32::from(*n) + 1, slot, ..Pod::default() });
         }
         Event::Detach(n) => planner.detach(&format!("sandbox-{n}")),
         Event::Policy { name, app, from, port } => {
@@ -182,19 +148,63 @@ fn perform(planner: &mut Planner, event: &Event) {
     }
 }
 
+fn service(event: &Event) -> Value {
+    let Event::Service { name, affinity, node_port, local, ip, ranges } = event else {
+        panic!("not a service: {event:?}")
+    };
+    json!({
+        "metadata": {
+            "namespace": "ns", "name": format!("s{name}"),
+            // With dsr a service has node ports at other nodes' addresses too.
+            "annotations": {"skep.io/forwarding": if ip % 2 == 0 { "snat" } else { "dsr" }},
+        },
+        "spec": {
+            "type": if *node_port { "LoadBalancer" } else { "ClusterIP" },
+            "loadBalancerSourceRanges": ranges,
+            "clusterIP": format!("10.96.0.{}", name + 1),
+            // Shared between services, so that they contend for it.
+            "externalIPs": if *node_port { vec![] } else { vec![format!("192.0.2.{ip}")] },
+            "sessionAffinity": if *affinity { "ClientIP" } else { "None" },
+            "externalTrafficPolicy": if *local { "Local" } else { "Cluster" },
+            "ports": [{"port": 80, "nodePort": node_port.then_some(30000 + name)}],
+        },
+        "status": {"loadBalancer": {"ingress": [{"ip": format!("192.0.2.{ip}")}]}},
+    })
+}
+
+fn slice(service: usize, endpoints: &[(u8, bool)]) -> Value {
+    let endpoints: Vec<Value> = endpoints
+        .iter()
+        .map(|(n, ready)| {
+            json!({"addresses": [format!("10.0.1.{n}")], "conditions": {"ready": ready},
+                   "nodeName": if n % 2 == 0 { NODE } else { "node-b" }})
+        })
+        .collect();
+    json!({
+        "metadata": {"namespace": "ns", "name": format!("s{service}-1"),
+                     "labels": {"kubernetes.io/service-name": format!("s{service}")}},
+        "addressType": "IPv4", "ports": [{"port": 8080}], "endpoints": endpoints,
+    })
+}
+
+fn attach(planner: &mut Planner, n: u8, pod: Pod) {
+    let owner = Owner { namespace: "ns".into(), name: format!("l{n}"), uid: String::new() };
+    planner.attach(&format!("sandbox-{n}"), &owner, &[local_addr(n)], pod);
+}
+
 fn local_addr(n: u8) -> IpAddr {
     IpAddr::from([10, 0, 2, n])
 }
 
-/// What a packet to a frontend meets.
+/// What a frontend does with a packet.
 #[derive(Clone, Debug, PartialEq)]
 struct Resolved {
     affinity: u32,
     flags: u32,
     backends: Vec<Backend>,
-    /// Its Maglev table, if it needs one, is complete.
-    whole: bool,
-    /// `None`: everybody may.
+    /// Its Maglev table is complete, if it needs one.
+    has_whole_table: bool,
+    /// Allowed sources; `None`: all.
     ranges: Option<BTreeSet<Prefix>>,
 }
 
@@ -202,17 +212,17 @@ struct Resolved {
 fn resolve(maps: &Observed, key: &ServiceKey) -> Option<Resolved> {
     let value = maps.services.get(key)?;
     let slots = (0..value.count).map(|slot| BackendKey { set: value.set, slot });
-    // A slot that is not there is a lost packet: it shows as an address that no state has.
+    // A missing slot loses packets; it becomes an address that neither state has.
     let backends: Vec<Backend> =
         slots.map(|key| maps.backends.get(&key).copied().unwrap_or_default()).collect();
-    let whole = key.scope != Scope::EXTERNAL || table_is_whole(maps, value.set, &backends);
+    let has_whole_table = key.scope != Scope::EXTERNAL || table_is_whole(maps, value.set, &backends);
     let listed = maps.ranges.iter().filter(|(list, _)| *list == value.ranges);
     let ranges = (value.ranges != 0).then(|| listed.map(|(_, prefix)| *prefix).collect());
-    Some(Resolved { affinity: value.affinity_seconds, flags: value.flags, backends, whole, ranges })
+    Some(Resolved { affinity: value.affinity_seconds, flags: value.flags, backends, has_whole_table, ranges })
 }
 
 fn table_is_whole(maps: &Observed, set: u32, backends: &[Backend]) -> bool {
-    // Made once for each of the few sets that the events can lead to: it is asked for after every write.
+    // Cached, since it is checked after every write, and the events lead to few distinct sets.
     thread_local!(static TABLES: RefCell<BTreeMap<Vec<Backend>, Vec<MaglevPage>>> = RefCell::default());
     TABLES.with_borrow_mut(|tables| {
         let pages = tables.entry(backends.to_vec()).or_insert_with(|| maglev::pages(backends));
@@ -221,10 +231,10 @@ fn table_is_whole(maps: &Observed, set: u32, backends: &[Backend]) -> bool {
     })
 }
 
-/// Pages of the tables of all sets that the outside reaches.
+/// Pages of the tables of all sets that external frontends use.
 fn pages_in_use(maps: &Observed) -> usize {
-    let outside = maps.services.iter().filter(|(key, _)| key.scope == Scope::EXTERNAL);
-    let sets: BTreeSet<(u32, u32)> = outside.map(|(_, value)| (value.set, value.count)).collect();
+    let external = maps.services.iter().filter(|(key, _)| key.scope == Scope::EXTERNAL);
+    let sets: BTreeSet<(u32, u32)> = external.map(|(_, value)| (value.set, value.count)).collect();
     sets.iter().map(|(_, count)| maglev_size(*count).div_ceil(MAGLEV_SLOTS) as usize).sum()
 }
 
@@ -252,7 +262,7 @@ fn lookup(map: &[VerdictEntry], key: VerdictKey) -> Option<u32> {
     matching.max_by_key(|(bits, _, _)| *bits).map(|(_, _, verdict)| verdict.allow)
 }
 
-/// `None`: the address is no pod here. `Some(None)` would be a hole in the maps.
+/// `None`: the address is not a pod's of this node. `Some(None)`: an entry is missing in the maps.
 fn verdict(maps: &Observed, pod: Addr, peer: Addr, port: u16) -> Option<Option<u32>> {
     let pod = maps.pods.get(&pod)?;
     let Some(id) = maps.verdicts.get(&verdicts_index(pod.slot, maps.generation)) else {
@@ -305,7 +315,7 @@ fn planner(observed: Observed) -> Planner {
     Planner::new(NODE, vec!["10.86.0.100".parse().unwrap()], observed)
 }
 
-/// Writes one by one up to `limit`; `check` sees the maps after each.
+/// Performs the plan's writes one by one up to `limit`; `check` gets the maps after each.
 fn carry_out(planner: &mut Planner, limit: usize, mut check: impl FnMut(&Observed, &Write)) {
     let plan = planner.plan();
     let done = plan.writes.len().min(limit);
@@ -318,7 +328,7 @@ fn carry_out(planner: &mut Planner, limit: usize, mut check: impl FnMut(&Observe
     assert_eq!(&maps, planner.kernel());
 }
 
-/// Everything but numbers that history gives: set numbers, slots of pods, the generation.
+/// Everything except numbers that depend on history: set numbers, slots of pods, the generation.
 fn content(maps: &Observed) -> (Services, Verdicts, usize, usize) {
     let keys: BTreeSet<ServiceKey> = maps.services.keys().copied().collect();
     let (services, verdicts) = answers(maps, &keys);
@@ -339,10 +349,10 @@ proptest! {
             events.iter().for_each(|event| perform(&mut planner, event));
             let before = planner.kernel().clone();
             let (old_services, old_verdicts) = answers(&before, &frontends);
-            let mut seen = Vec::new();
-            // Some rounds stop in the middle, as when a write fails.
-            carry_out(&mut planner, stop, |maps, write| seen.push((maps.clone(), write.clone())));
-            carry_out(&mut planner, usize::MAX, |maps, write| seen.push((maps.clone(), write.clone())));
+            let mut states = Vec::new();
+            // Some rounds stop in the middle, as if a write failed.
+            carry_out(&mut planner, stop, |maps, write| states.push((maps.clone(), write.clone())));
+            carry_out(&mut planner, usize::MAX, |maps, write| states.push((maps.clone(), write.clone())));
             let (new_services, new_verdicts) = answers(planner.kernel(), &frontends);
             if collect {
                 for _ in 0..2 {
@@ -350,22 +360,22 @@ proptest! {
                     let mut maps = planner.kernel().clone();
                     for write in &plan.writes {
                         maps.apply(write);
-                        seen.push((maps.clone(), write.clone()));
+                        states.push((maps.clone(), write.clone()));
                     }
                     let all = plan.writes.len();
                     planner.commit(plan, all);
                 }
             }
-            for (maps, write) in seen {
+            for (maps, write) in states {
                 let (services, verdicts) = answers(&maps, &frontends);
                 for (key, got) in &services {
                     let (old, new) = (&old_services[key], &new_services[key]);
                     prop_assert!(got == old || got == new, "after {:?}: {:?} is {:?}, was {:?}, will be {:?}", write, key, got, old, new);
-                    prop_assert!(got.as_ref().is_none_or(|got| got.whole), "after {:?}: {:?} has half a table", write, key);
+                    prop_assert!(got.as_ref().is_none_or(|got| got.has_whole_table), "after {:?}: {:?} has an incomplete table", write, key);
                 }
                 for (key, got) in &verdicts {
                     let (old, new) = (&old_verdicts[key], &new_verdicts[key]);
-                    // Between two sandboxes with one address there may be none.
+                    // While an address moves between sandboxes, it may have no pod.
                     let slot = |maps: &Observed| maps.pods.get(&key.0).map(|pod| pod.slot);
                     let vacant = got.is_none() && slot(&before) != slot(planner.kernel());
                     prop_assert!(vacant || got == old || got == new, "after {:?}: {:?} is {:?}, was {:?}, will be {:?}", write, key, got, old, new);
@@ -422,7 +432,7 @@ proptest! {
             perform(&mut first, event);
             carry_out(&mut first, usize::MAX, |_, _| {});
         }
-        // A successor compiles from scratch; so does the first, once, to forget classes that only history gave it.
+        // A successor compiles from scratch. So does the first planner, once, to drop classes that only history has.
         first.index.apply_namespace(&object(json!({"metadata": {"name": "ns", "labels": {"team": "red", "n": "1"}}})));
         carry_out(&mut first, usize::MAX, |_, _| {});
         for (addr, pod) in &first.kernel().pods {
@@ -438,11 +448,10 @@ proptest! {
         second.index.apply_namespace(&object(json!({"metadata": {"name": "ns", "labels": {"team": "red", "n": "1"}}})));
         for n in 0..3 {
             if let Some(pod) = slots.get(&Addr::from(local_addr(n))) {
-                let owner = Owner { namespace: "ns".into(), name: format!("l{n}"), uid: String::new() };
-                second.attach(&format!("sandbox-{n}"), &owner, &[local_addr(n)], *pod);
+                attach(&mut second, n, *pod);
             }
         }
-        prop_assert!(second.plan().writes.is_empty(), "nothing before all is known");
+        prop_assert!(second.plan().writes.is_empty(), "nothing is planned before synced");
         second.synced();
         let writes = second.plan().writes;
         if first.problems().is_empty() {

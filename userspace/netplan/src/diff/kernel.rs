@@ -1,5 +1,7 @@
-//! What the kernel holds, tracked write by write, and which backend sets, Maglev tables and source ranges nothing
-//! refers to any more.
+//! What the kernel holds, tracked write by write, and how many frontends use each backend set, Maglev table and list of
+//! source ranges.
+//!
+//! In: the maps' content at the start, then each write that succeeded. Out: contents by number, and unused numbers.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -10,26 +12,27 @@ use skep_abi::{
 
 use crate::write::{Observed, Prefix, Write};
 
+/// The maps, with use counts.
 #[derive(Debug, Default)]
 pub(crate) struct Kernel {
     pub(crate) maps: Observed,
     /// Backend sets.
-    pub(crate) sets: Numbers,
+    pub(crate) sets: UseCounts,
     /// Lists of source ranges.
-    pub(crate) ranges: Numbers,
+    pub(crate) ranges: UseCounts,
     /// Maglev tables, by the number of their set.
-    pub(crate) tables: Numbers,
+    pub(crate) tables: UseCounts,
 }
 
-/// What has a number and is used by frontends.
+/// Frontends that use each number.
 #[derive(Debug, Default)]
-pub(crate) struct Numbers {
+pub(crate) struct UseCounts {
     users: HashMap<u32, u32>,
-    /// There, and used by no frontend.
+    /// In the maps, and used by no frontend.
     idle: BTreeSet<u32>,
 }
 
-impl Numbers {
+impl UseCounts {
     pub(crate) fn idle(&self) -> &BTreeSet<u32> {
         &self.idle
     }
@@ -48,7 +51,7 @@ impl Numbers {
         }
     }
 
-    /// Something of it is there now.
+    /// The maps have an entry of the number now.
     fn filled(&mut self, number: u32) {
         if !self.users.contains_key(&number) {
             self.idle.insert(number);
@@ -116,7 +119,7 @@ impl Kernel {
         }
         if uses_table(key, &value) {
             self.tables.release(value.set);
-            // A table that did not fit leaves nothing behind.
+            // A table that did not fit has no pages to delete.
             if self.table(value.set).next().is_none() {
                 self.tables.idle.remove(&value.set);
             }
@@ -141,14 +144,14 @@ impl Kernel {
         self.maps.ranges.range(ends).map(|(_, prefix)| *prefix)
     }
 
-    /// The pages of a set's table, in order.
+    /// The pages of a set's Maglev table, in order.
     pub(crate) fn table(&self, set: u32) -> impl Iterator<Item = (&MaglevKey, &Arc<MaglevPage>)> {
         let ends = MaglevKey { set, page: 0 }..=MaglevKey { set, page: u32::MAX };
         self.maps.maglev.range(ends)
     }
 }
 
-/// Whether packets to the frontend are shared out by its set's table.
+/// Whether the frontend chooses backends by the Maglev table of its set.
 fn uses_table(key: &ServiceKey, value: &ServiceValue) -> bool {
     key.scope == Scope::EXTERNAL && maglev_size(value.count) > 0
 }

@@ -1,8 +1,8 @@
-//! Policy to writes: a new generation in the other table, or single addresses in the table in force.
+//! Policies to writes: a new generation in the other table, or single addresses in the table in force.
 //!
-//! In: what the index and the attachments say now, the kernel. Out: writes after which every lookup is that of the
-//! old or of the new generation. Where the maps would overflow the last good generation stays, and pods that it does
-//! not know are closed if any policy selects them.
+//! In: the index, the attachments, the kernel. Out: writes; after each of them every lookup has the answer of the old or of
+//! the new generation. If the maps would overflow, the previous generation stays in force, and new pods that a policy
+//! selects are denied all traffic.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -17,10 +17,11 @@ use crate::attach::Attachments;
 use crate::index::{Changes, Index};
 use crate::write::Write;
 
+/// The compiled policies.
 #[derive(Debug, Default)]
 pub(crate) struct PolicyState {
     compiled: Compiled,
-    /// Sandboxes that `compiled` knows, by slot.
+    /// Sandboxes that are part of `compiled`, by slot.
     known: BTreeMap<u32, Arc<str>>,
     overflow: Option<Overflow>,
 }
@@ -41,20 +42,20 @@ impl PolicyState {
         attachments: &Attachments,
         kernel: &Kernel,
     ) -> Vec<Write> {
-        if !changes.policy && self.peers(&changes.peers, index, attachments, false) {
-            return self.addresses(&changes.peers, kernel);
+        if !changes.policy && self.reclassify(&changes.peers, index, attachments, false) {
+            return self.write_addresses(&changes.peers, kernel);
         }
         self.compile(&changes.peers, index, attachments);
-        self.rename(kernel);
+        self.resolve_id_clashes(kernel);
         match self.fits_in_force(attachments, kernel) {
             true => self.in_place(attachments, kernel),
             false => self.flip(attachments, kernel),
         }
     }
 
-    /// Sets the classes of these addresses; `false` if one has a class that is not there. With `force` it is then as
-    /// if nobody had the address.
-    fn peers(
+    /// Sets the classes of these addresses; `false` if one needs a new class. With `force` such an address counts as
+    /// one without a pod.
+    fn reclassify(
         &mut self,
         addrs: &BTreeSet<Addr>,
         index: &Index,
@@ -86,13 +87,13 @@ impl PolicyState {
     fn compile(&mut self, peers: &BTreeSet<Addr>, index: &Index, attachments: &Attachments) {
         let local: Vec<Local<'_>> =
             attachments.iter().map(|(_, a)| Local { slot: a.pod.slot, endpoint: &a.endpoint }).collect();
-        // Who stands later has the address: pods on their way out, then others, then what is attached here.
+        // The last endpoint of an address counts: pods being deleted come first, then others, then attachments.
         let pods = index.pods.values();
         let leaving = pods.clone().filter(|pod| pod.deleting);
         let staying = pods.filter(|pod| !pod.deleting);
-        let everyone = leaving.chain(staying).map(|pod| &pod.endpoint);
-        let everyone = everyone.chain(attachments.iter().map(|(_, a)| &a.endpoint));
-        match compile(&index.policies, &index.namespaces, everyone, &local) {
+        let endpoints = leaving.chain(staying).map(|pod| &pod.endpoint);
+        let endpoints = endpoints.chain(attachments.iter().map(|(_, a)| &a.endpoint));
+        match compile(&index.policies, &index.namespaces, endpoints, &local) {
             Ok(compiled) => {
                 self.compiled = compiled;
                 self.overflow = None;
@@ -100,15 +101,16 @@ impl PolicyState {
             }
             Err(overflow) => {
                 self.overflow = Some(overflow);
-                self.peers(peers, index, attachments, true);
-                self.close_unknown(index, attachments);
+                self.reclassify(peers, index, attachments, true);
+                self.deny_unknown(index, attachments);
             }
         }
     }
 
-    fn close_unknown(&mut self, index: &Index, attachments: &Attachments) {
-        let closed = closed();
-        let closed_id = VerdictMapId(0);
+    /// Denies all traffic of pods that are not part of `compiled`, if a policy selects them.
+    fn deny_unknown(&mut self, index: &Index, attachments: &Attachments) {
+        let deny_all = deny_all();
+        let deny_all_id = VerdictMapId(0);
         for (id, attachment) in attachments.iter() {
             let slot = attachment.pod.slot;
             if self.known.get(&slot) == Some(id) {
@@ -116,16 +118,16 @@ impl PolicyState {
             }
             let entries = &mut self.compiled.entries;
             if selected(&attachment.endpoint, index) {
-                entries.maps.insert(closed_id, closed.clone());
-                entries.slots.insert(slot, closed_id);
+                entries.maps.insert(deny_all_id, deny_all.clone());
+                entries.slots.insert(slot, deny_all_id);
             } else {
                 entries.slots.remove(&slot);
             }
         }
     }
 
-    /// Takes other names for maps whose names the kernel uses for another content.
-    fn rename(&mut self, kernel: &Kernel) {
+    /// Gives maps another id if the kernel uses theirs for another content.
+    fn resolve_id_clashes(&mut self, kernel: &Kernel) {
         let Entries { maps, slots, .. } = &mut self.compiled.entries;
         let taken = |id: &VerdictMapId, entries: &Arc<[VerdictEntry]>| {
             kernel.maps.verdict_maps.get(id).is_some_and(|other| other != entries)
@@ -143,7 +145,7 @@ impl PolicyState {
         }
     }
 
-    /// Whether only full-length addresses and pods that take no traffic yet differ from the table in force.
+    /// Whether only full-length addresses and pods without traffic yet differ from the table in force.
     fn fits_in_force(&self, attachments: &Attachments, kernel: &Kernel) -> bool {
         let generation = kernel.maps.generation;
         let Some(classes) = kernel.maps.classes.get(table_of(generation) as usize) else { return false };
@@ -158,6 +160,7 @@ impl PolicyState {
             })
     }
 
+    /// Writes into the table in force.
     fn in_place(&self, attachments: &Attachments, kernel: &Kernel) -> Vec<Write> {
         let generation = kernel.maps.generation;
         let mut writes = self.create_maps(attachments, kernel);
@@ -181,8 +184,8 @@ impl PolicyState {
         writes
     }
 
-    /// Only these addresses, in the table in force.
-    fn addresses(&self, addrs: &BTreeSet<Addr>, kernel: &Kernel) -> Vec<Write> {
+    /// Writes the classes of these addresses into the table in force.
+    fn write_addresses(&self, addrs: &BTreeSet<Addr>, kernel: &Kernel) -> Vec<Write> {
         let generation = kernel.maps.generation;
         let table = table_of(generation);
         let Some(classes) = kernel.maps.classes.get(table as usize) else { return Vec::new() };
@@ -210,8 +213,8 @@ impl PolicyState {
             .collect()
     }
 
-    /// Makes the verdicts of all attached pods those wanted, in the table of `generation`. Puts stand together and so
-    /// do deletes: the datapath makes one system call of each.
+    /// The verdict maps of all attached pods, in the table of `generation`. Puts are adjacent and so are deletes: the
+    /// datapath makes one system call for each run.
     fn verdicts(&self, attachments: &Attachments, kernel: &Kernel, generation: u32) -> Vec<Write> {
         let (mut puts, mut deletes) = (Vec::new(), Vec::new());
         for slot in attachments.iter().map(|(_, a)| a.pod.slot) {
@@ -226,7 +229,7 @@ impl PolicyState {
         puts
     }
 
-    /// Makes the classes those wanted, in the table of `generation`.
+    /// The classes, in the table of `generation`.
     fn classes(&self, kernel: &Kernel, generation: u32) -> Vec<Write> {
         let table = table_of(generation);
         let Some(now) = kernel.maps.classes.get(table as usize) else { return Vec::new() };
@@ -238,7 +241,7 @@ impl PolicyState {
         writes
     }
 
-    /// What neither the table in force nor an attached pod needs.
+    /// Deletes what neither the table in force nor an attached pod needs.
     pub(crate) fn garbage(&self, attachments: &Attachments, kernel: &Kernel) -> Vec<Write> {
         let generation = kernel.maps.generation;
         let other = table_of(generation.wrapping_add(1));
@@ -248,10 +251,10 @@ impl PolicyState {
         }
         let needed: BTreeSet<u32> =
             attachments.iter().map(|(_, a)| verdicts_index(a.pod.slot, generation)).collect();
-        let (keep, drop): (Vec<_>, Vec<_>) =
+        let (kept, dropped): (Vec<_>, Vec<_>) =
             kernel.maps.verdicts.iter().partition(|(index, _)| needed.contains(index));
-        writes.extend(drop.into_iter().map(|(index, _)| Write::DeleteVerdicts { index: *index }));
-        let used: BTreeSet<&VerdictMapId> = keep.into_iter().map(|(_, map)| map).collect();
+        writes.extend(dropped.into_iter().map(|(index, _)| Write::DeleteVerdicts { index: *index }));
+        let used: BTreeSet<&VerdictMapId> = kept.into_iter().map(|(_, map)| map).collect();
         let unused = kernel.maps.verdict_maps.keys().filter(|id| !used.contains(id));
         writes.extend(unused.map(|id| Write::DropVerdictMap { id: *id }));
         writes
@@ -266,13 +269,14 @@ fn delete_class(table: u32, (prefix_bits, addr): Prefix) -> Write {
     Write::DeleteClass { table: table as u8, prefix_bits, addr }
 }
 
+/// Whether any policy selects the endpoint.
 fn selected(endpoint: &Endpoint, index: &Index) -> bool {
     let mut policies = index.policies.iter();
     policies.any(|(key, p)| key.namespace == endpoint.namespace && p.pods.matches(&endpoint.labels))
 }
 
 /// Denies both directions.
-fn closed() -> Arc<[VerdictEntry]> {
+fn deny_all() -> Arc<[VerdictEntry]> {
     let deny = Verdict { allow: 0, policy: 0 };
     let key = |direction| VerdictKey::new(direction, 0, Proto(0), Be16::default());
     [Direction::INGRESS, Direction::EGRESS].map(|d| (VerdictKey::DIRECTION_BITS, key(d), deny)).into()

@@ -1,36 +1,38 @@
-//! Services that changed to writes: O(change), not O(all).
+//! Changed services to writes: O(change), not O(all).
 //!
-//! A changed backend set is written under a fresh number before its frontends move to it, and so is a changed list of
-//! source ranges; the old ones go later, when no program run can hold the old frontend any more (see
-//! [`crate::Planner::collect`]). A set that the kernel already holds under a frontend is kept, which is also how an
-//! agent adopts the maps of its predecessor; services with the same backends share one set, and its Maglev table.
+//! In: keys of changed services, the index, the kernel. Out: [`ServiceWrites`]. A changed backend set is written under a
+//! fresh number before its frontends switch to it, and so is a changed list of source ranges. The old ones are deleted
+//! later, when no running program can still use the old frontend (see [`crate::Planner::collect`]). A set that the kernel
+//! already has under a frontend is kept; this is also how an agent adopts the maps of its predecessor. Services with the
+//! same backends share one set and its Maglev table.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use skep_abi::{
     BACKENDS_MAX, Backend, BackendKey, RANGES_MAX, SERVICES_MAX, Scope, ServiceKey, ServiceValue,
+    StableHasher,
 };
 
+use super::backend_set::{SetIndex, plan_table};
 use super::kernel::Kernel;
-use super::shared::Shared;
-use super::{Problem, maglev};
+use super::problem::Problem;
 use crate::index::{Forwarding, Index, PortFacts, ServiceFacts};
-use crate::service::{Frontend, Place, ServicePlan, compile};
+use crate::service::{Frontend, NodeContext, ServicePlan, compile};
 use crate::write::{Prefix, Write};
 
+/// Which service owns which frontend.
 #[derive(Debug, Default)]
-pub(crate) struct Services {
+pub(crate) struct ServiceState {
     owned: HashMap<Arc<str>, Owned>,
     owner: HashMap<ServiceKey, Arc<str>>,
-    /// Services that want a frontend that another one has.
+    /// Services that want a frontend of another service.
     waiting: BTreeMap<ServiceKey, BTreeSet<Arc<str>>>,
-    /// Identity of a service port to the hash it was made from.
+    /// Identity of a service port to the hash from which it was made.
     identities: HashMap<u32, u64>,
     next_set: u32,
     next_list: u32,
-    shared: Shared,
+    sets: SetIndex,
     problems: BTreeMap<Arc<str>, Problem>,
 }
 
@@ -40,25 +42,25 @@ struct Owned {
     identities: Box<[u32]>,
 }
 
-/// By phase; the planner joins them in this order.
+/// Writes by phase, to be performed in this order.
 #[derive(Debug, Default)]
 pub(crate) struct ServiceWrites {
-    /// Backend sets and lists of source ranges, which nothing refers to yet.
+    /// Backend sets and lists of source ranges that no frontend uses yet.
     pub(crate) backends: Vec<Write>,
     pub(crate) maglev: Vec<Write>,
     pub(crate) frontends: Vec<Write>,
     pub(crate) deletes: Vec<Write>,
-    /// Sets that are in `backends`, and those whose tables are in `maglev`.
+    /// Sets used by this plan, and those whose tables are in `maglev`.
     sets: HashMap<Box<[Backend]>, u32>,
     tables: BTreeSet<u32>,
 }
 
-impl Services {
+impl ServiceState {
     pub(crate) fn problems(&self) -> impl Iterator<Item = &Problem> {
         self.problems.values()
     }
 
-    /// Services that did not fit into the maps; worth another try when something was freed.
+    /// Services that did not fit into the maps; to be planned again once entries were deleted.
     pub(crate) fn starved(&self) -> impl Iterator<Item = &Arc<str>> {
         let full = |problem: &&Problem| matches!(problem, Problem::ServicesFull { .. });
         self.problems.iter().filter(move |(_, problem)| full(problem)).map(|(key, _)| key)
@@ -69,11 +71,11 @@ impl Services {
         &mut self,
         changed: &BTreeSet<Arc<str>>,
         index: &Index,
-        place: &Place,
+        node: &NodeContext,
         kernel: &Kernel,
         sweep: bool,
     ) -> ServiceWrites {
-        self.shared.prune(kernel);
+        self.sets.prune(kernel);
         let mut plans = BTreeMap::new();
         let mut released = BTreeSet::new();
         let mut queue: Vec<Arc<str>> = changed.iter().cloned().collect();
@@ -82,7 +84,7 @@ impl Services {
                 continue;
             }
             let facts = index.services.get(&key);
-            let plan = facts.map(|facts| compile(facts, index.slices_of(&key), place)).unwrap_or_default();
+            let plan = facts.map(|facts| compile(facts, index.slices_of(&key), node)).unwrap_or_default();
             for frontend in self.release(&key, &plan) {
                 queue.extend(self.waiting.remove(&frontend).into_iter().flatten());
                 released.insert(frontend);
@@ -104,7 +106,7 @@ impl Services {
         writes
     }
 
-    /// Gives back the frontends that the service had and does not want any more.
+    /// Releases the frontends that the service no longer wants, and returns them.
     fn release(&mut self, key: &Arc<str>, plan: &ServicePlan) -> Vec<ServiceKey> {
         self.problems.remove(key);
         let owned = self.owned.get(key).map(|owned| &*owned.frontends).unwrap_or_default();
@@ -116,6 +118,7 @@ impl Services {
         unwanted
     }
 
+    /// Removes a deleted service.
     fn forget(&mut self, key: &Arc<str>) {
         if let Some(owned) = self.owned.remove(key) {
             for identity in &owned.identities {
@@ -128,6 +131,7 @@ impl Services {
         });
     }
 
+    /// Takes the frontends that no other service owns, and writes them.
     fn claim(
         &mut self,
         key: &Arc<str>,
@@ -165,17 +169,17 @@ impl Services {
         kernel: &Kernel,
         writes: &mut ServiceWrites,
     ) {
-        let mut numbers = Numbers::kept(plan, kernel);
+        let mut numbers = SetNumbers::kept(plan, kernel);
         let new = plan.sets.iter().zip(&numbers.sets).filter(|(_, number)| number.is_none());
         let kept =
             numbers.sets.iter().zip(&plan.sets).filter_map(|(number, backends)| Some(((*number)?, backends)));
-        kept.for_each(|(set, backends)| self.shared.note(backends, set));
+        kept.for_each(|(set, backends)| self.sets.insert(backends, set));
         let slots: usize = new.map(|(backends, _)| backends.len()).sum();
         let new = plan.ranges.iter().zip(&numbers.ranges).filter(|(_, number)| number.is_none());
         let prefixes: usize = new.map(|(ranges, _)| ranges.len()).sum();
         let fresh = plan.frontends.keys().filter(|f| !kernel.maps.services.contains_key(*f)).count();
-        // What was written before counts in the map it is not in too, and so do moved frontends, which only matters
-        // within a hair of the limit.
+        // An upper bound: counts writes of this plan for another map, and frontends that only move. This matters only
+        // just below the limit.
         let full = |now: usize, written: usize, more: usize, limit: u32| {
             more > 0 && now + written + more > limit as usize
         };
@@ -187,11 +191,11 @@ impl Services {
             return;
         }
         for (number, backends) in numbers.sets.iter_mut().zip(&plan.sets) {
-            number.get_or_insert_with(|| self.set(backends, kernel, writes));
+            number.get_or_insert_with(|| self.find_or_write_set(backends, kernel, writes));
         }
         self.tables(key, plan, &numbers, kernel, writes);
         for (number, ranges) in numbers.ranges.iter_mut().zip(&plan.ranges) {
-            number.get_or_insert_with(|| self.fresh_list(ranges, kernel, writes));
+            number.get_or_insert_with(|| self.write_list(ranges, kernel, writes));
         }
         for (frontend, wanted) in &plan.frontends {
             let service = identities.get(wanted.port).copied().unwrap_or_default();
@@ -202,71 +206,74 @@ impl Services {
         }
     }
 
-    /// The tables of the sets that the outside reaches.
+    /// Writes the Maglev tables of the sets that external frontends use.
     fn tables(
         &mut self,
         key: &Arc<str>,
         plan: &ServicePlan,
-        numbers: &Numbers,
+        numbers: &SetNumbers,
         kernel: &Kernel,
         writes: &mut ServiceWrites,
     ) {
-        let outside = plan.frontends.iter().filter(|(key, _)| key.scope == Scope::EXTERNAL);
-        let places: BTreeSet<usize> = outside.filter_map(|(_, frontend)| frontend.set).collect();
-        for place in places {
-            if let (Some(Some(set)), Some(backends)) = (numbers.sets.get(place), plan.sets.get(place))
+        let external = plan.frontends.iter().filter(|(key, _)| key.scope == Scope::EXTERNAL);
+        let indices: BTreeSet<usize> = external.filter_map(|(_, frontend)| frontend.set).collect();
+        for index in indices {
+            if let (Some(Some(set)), Some(backends)) = (numbers.sets.get(index), plan.sets.get(index))
                 && writes.tables.insert(*set)
-                && !maglev::plan(*set, backends, kernel, &mut writes.maglev)
+                && !plan_table(*set, backends, kernel, &mut writes.maglev)
             {
                 self.problems.insert(key.clone(), Problem::MaglevFull { service: key.clone() });
             }
         }
     }
 
-    /// The number of a set with these backends: one that is there, or a fresh one.
-    fn set(&mut self, backends: &[Backend], kernel: &Kernel, writes: &mut ServiceWrites) -> u32 {
+    /// The number of a set with these backends: an existing one, or a fresh one that is written.
+    fn find_or_write_set(
+        &mut self,
+        backends: &[Backend],
+        kernel: &Kernel,
+        writes: &mut ServiceWrites,
+    ) -> u32 {
         if let Some(set) = writes.sets.get(backends) {
             return *set;
         }
-        let set = self.shared.find(backends, kernel);
-        let set = set.unwrap_or_else(|| self.fresh_set(backends, kernel, writes));
-        self.shared.note(backends, set);
+        let set = self.sets.find(backends, kernel);
+        let set = set.unwrap_or_else(|| self.write_set(backends, kernel, writes));
+        self.sets.insert(backends, set);
         writes.sets.insert(backends.into(), set);
         set
     }
 
-    fn fresh_set(&mut self, backends: &[Backend], kernel: &Kernel, writes: &mut ServiceWrites) -> u32 {
+    fn write_set(&mut self, backends: &[Backend], kernel: &Kernel, writes: &mut ServiceWrites) -> u32 {
         if self.next_set == 0 {
             let last = kernel.maps.backends.last_key_value();
             self.next_set = last.map_or(0, |(key, _)| key.set);
         }
-        let set = fresh(&mut self.next_set, |set| kernel.set(set).next().is_none());
+        let set = next_free(&mut self.next_set, |set| kernel.set(set).next().is_none());
         let slots = backends.iter().zip(0..);
         writes.backends.extend(slots.map(|(b, slot)| Write::PutBackend(BackendKey { set, slot }, *b)));
         set
     }
 
-    fn fresh_list(&mut self, ranges: &[Prefix], kernel: &Kernel, writes: &mut ServiceWrites) -> u32 {
+    fn write_list(&mut self, ranges: &[Prefix], kernel: &Kernel, writes: &mut ServiceWrites) -> u32 {
         if self.next_list == 0 {
             self.next_list = kernel.maps.ranges.last().map_or(0, |(list, _)| *list);
         }
-        let list = fresh(&mut self.next_list, |list| kernel.list(list).next().is_none());
+        let list = next_free(&mut self.next_list, |list| kernel.list(list).next().is_none());
         let put =
             |(prefix_bits, addr): &Prefix| Write::PutRange { list, prefix_bits: *prefix_bits, addr: *addr };
         writes.backends.extend(ranges.iter().map(put));
         list
     }
 
-    /// One for each port, made from its name, so that affinity and flow log know it after a restart.
+    /// One for each port, made from its name, so that affinity and flow log recognise it after a restart.
     fn identities(&mut self, key: &Arc<str>, ports: &[PortFacts]) -> Box<[u32]> {
         let before = self.owned.get(key).map(|owned| owned.identities.clone()).unwrap_or_default();
         for identity in &before {
             self.identities.remove(identity);
         }
         let mut identity = |port: &PortFacts| {
-            let mut hasher = DefaultHasher::new();
-            (key, &port.name, port.proto).hash(&mut hasher);
-            let hash = hasher.finish();
+            let hash = identity_hash(key, port);
             let mut identity = (hash as u32).max(1);
             while self.identities.get(&identity).is_some_and(|other| *other != hash) {
                 identity = identity.wrapping_add(1).max(1);
@@ -278,28 +285,33 @@ impl Services {
     }
 }
 
+/// A service port's identity before clashes are resolved. The kernel keeps it in `SERVICES` and `AFFINITY`.
+fn identity_hash(service: &str, port: &PortFacts) -> u64 {
+    StableHasher::new().text(service).text(&port.name).u8(port.proto.0).finish()
+}
+
 /// Numbers of a plan's sets and lists; `None`: not in the kernel yet.
-struct Numbers {
+struct SetNumbers {
     sets: Vec<Option<u32>>,
     ranges: Vec<Option<u32>>,
 }
 
-impl Numbers {
-    /// Those that the plan's frontends have in the kernel and that hold what is wanted.
+impl SetNumbers {
+    /// The numbers that the plan's frontends have in the kernel, where the content is still the wanted one.
     fn kept(plan: &ServicePlan, kernel: &Kernel) -> Self {
         let mut numbers =
-            Numbers { sets: vec![None; plan.sets.len()], ranges: vec![None; plan.ranges.len()] };
+            SetNumbers { sets: vec![None; plan.sets.len()], ranges: vec![None; plan.ranges.len()] };
         for (frontend, wanted) in &plan.frontends {
             let Some(value) = kernel.maps.services.get(frontend) else { continue };
-            let place = wanted.set.and_then(|set| Some((numbers.sets.get_mut(set)?, plan.sets.get(set)?)));
-            if let Some((number @ None, backends)) = place
+            let set = wanted.set.and_then(|set| Some((numbers.sets.get_mut(set)?, plan.sets.get(set)?)));
+            if let Some((number @ None, backends)) = set
                 && value.count > 0
                 && kernel.holds(value.set, backends)
             {
                 *number = Some(value.set);
             }
-            let place = wanted.ranges.and_then(|r| Some((numbers.ranges.get_mut(r)?, plan.ranges.get(r)?)));
-            if let Some((number @ None, ranges)) = place
+            let list = wanted.ranges.and_then(|r| Some((numbers.ranges.get_mut(r)?, plan.ranges.get(r)?)));
+            if let Some((number @ None, ranges)) = list
                 && value.ranges != 0
                 && kernel.list(value.ranges).eq(ranges.iter().copied())
             {
@@ -320,13 +332,31 @@ impl Numbers {
     }
 }
 
-/// The number after `last` of which nothing is there. Numbers are used once; after 2^32 those of old ones that still
-/// live are passed over.
-fn fresh(last: &mut u32, is_free: impl Fn(u32) -> bool) -> u32 {
+/// The next number after `last` without entries. A number is used once; after 2^32 numbers, those still in use are
+/// skipped.
+fn next_free(last: &mut u32, is_free: impl Fn(u32) -> bool) -> u32 {
     loop {
         *last = last.wrapping_add(1).max(1);
         if is_free(*last) {
             return *last;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use skep_abi::Proto;
+
+    use super::*;
+
+    #[test]
+    fn identities_are_the_same_in_every_version() {
+        let identity = |name: &str, proto| {
+            identity_hash("ns/web", &PortFacts { name: name.into(), proto, port: 80, node_port: 0 })
+        };
+        let identities =
+            [identity("http", Proto::TCP), identity("http", Proto::UDP), identity("", Proto::TCP)];
+        let expected = [0x76b6_4c06_03bb_e71c, 0xf938_4d77_fe3c_baed, 0x6b61_44fc_fde5_a08b];
+        assert_eq!(identities, expected);
     }
 }

@@ -1,6 +1,7 @@
-//! hostPorts of this node's pods, as Services of one endpoint: the node's address and port lead to the pod.
+//! hostPorts of this node's pods, as Services with one endpoint: the node's address and port select the pod.
 //!
-//! A pod may have several: all that listen on every address of the node are one Service, each hostIP is another.
+//! In: a Pod with its addresses. Out: [`HostPorts`]. The ports on all addresses of the node are one Service; each hostIP
+//! is another Service.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -12,22 +13,22 @@ use skep_abi::{Addr, Proto};
 use super::service::{Forwarding, PortFacts, ServiceFacts, proto};
 use super::slice::{EndpointFacts, SliceFacts};
 
-/// What no Service's key begins with: a namespace has no colon.
-const MARK: &str = "pod:";
+/// Prefix of the keys of such Services; no other Service has it, since namespaces have no colon.
+const KEY_PREFIX: &str = "pod:";
 
 pub(crate) fn is_host_port(key: &str) -> bool {
-    key.starts_with(MARK)
+    key.starts_with(KEY_PREFIX)
 }
 
-/// A pod's ports on one address of the node, or on all.
+/// A pod's host ports on one address of the node, or on all of them.
 pub(crate) struct HostPorts {
     pub(crate) key: Arc<str>,
     pub(crate) service: ServiceFacts,
-    /// Of IPv4 and of IPv6.
+    /// The IPv4 one, then the IPv6 one.
     pub(crate) slices: [Option<SliceFacts>; 2],
 }
 
-/// `addrs`: the pod's; none means that it cannot be reached.
+/// `addrs` are the pod's; a pod without addresses has no host ports.
 pub(crate) fn extract(pod: &Pod, key: &str, addrs: &[Addr]) -> Vec<HostPorts> {
     let mut by_host: BTreeMap<Option<IpAddr>, Vec<(Proto, u16, u16)>> = BTreeMap::new();
     let spec = pod.spec.iter();
@@ -46,13 +47,13 @@ fn is_sidecar(container: &&k8s_openapi::api::core::v1::Container) -> bool {
     container.restart_policy.as_deref() == Some("Always")
 }
 
-/// Where it listens, and protocol, port of the node, port of the pod. An unspecified hostIP is every address.
+/// The hostIP, then protocol, host port and container port. `None` or an unspecified hostIP is every address.
 fn parse(port: &ContainerPort) -> Option<(Option<IpAddr>, (Proto, u16, u16))> {
     let number = |port: i32| u16::try_from(port).ok().filter(|port| *port != 0);
     let host_port = port.host_port.and_then(number)?;
     let host = match port.host_ip.as_deref() {
         None | Some("") => None,
-        // One that cannot be read leads nowhere.
+        // An invalid hostIP has no frontend.
         Some(text) => Some(text.parse::<IpAddr>().ok()?).filter(|ip| !ip.is_unspecified()),
     };
     Some((host, (proto(port.protocol.as_deref())?, host_port, number(port.container_port)?)))
@@ -67,8 +68,8 @@ fn host_ports(
     ports.sort_unstable();
     ports.dedup_by_key(|(proto, port, _)| (*proto, *port));
     let key: Arc<str> = match host {
-        Some(host) => format!("{MARK}{key}@{host}").into(),
-        None => format!("{MARK}{key}").into(),
+        Some(host) => format!("{KEY_PREFIX}{key}@{host}").into(),
+        None => format!("{KEY_PREFIX}{key}").into(),
     };
     let name = |proto: Proto, port: u16| -> Box<str> { format!("{}-{port}", proto.0).into() };
     let facts = ports.iter().map(|(proto, port, _)| PortFacts {
@@ -96,7 +97,7 @@ fn host_ports(
     let service = ServiceFacts {
         affinity: 0,
         internal_local: false,
-        // The pod sees who called: it is here, so the answer comes back this way.
+        // The pod sees the client's address: it is on this node, so replies pass here anyway.
         external_local: true,
         ranges_v4: Box::default(),
         ranges_v6: Box::default(),
@@ -118,7 +119,7 @@ mod tests {
 
     use super::super::Index;
     use super::*;
-    use crate::service::{Place, ServicePlan, compile};
+    use crate::service::{NodeContext, ServicePlan, compile};
 
     fn pod(ports: Value, phase: &str) -> Pod {
         serde_json::from_value(json!({
@@ -129,12 +130,12 @@ mod tests {
         .unwrap()
     }
 
-    /// Frontends from outside and where they lead, as text.
+    /// External frontends and their backends, as text.
     fn frontends(index: &Index) -> Vec<String> {
         let addrs = ["192.0.2.1", "2001:db8::1"].map(|ip| ip.parse().unwrap());
-        let place = Place { addrs: addrs.into(), ..Place::default() };
-        let plans = index.services.iter().map(|(key, facts)| compile(facts, index.slices_of(key), &place));
-        let told = |plan: &ServicePlan, key: &ServiceKey| {
+        let node = NodeContext { addrs: addrs.into(), ..NodeContext::default() };
+        let plans = index.services.iter().map(|(key, facts)| compile(facts, index.slices_of(key), &node));
+        let describe = |plan: &ServicePlan, key: &ServiceKey| {
             let frontend = plan.frontends[key];
             assert_eq!(frontend.flags, ServiceValue::KEEP_SOURCE);
             let backends = &plan.sets[frontend.set.unwrap()];
@@ -144,8 +145,8 @@ mod tests {
         };
         let mut all: Vec<String> = plans
             .flat_map(|plan| {
-                let outside = plan.frontends.keys().filter(|key| key.scope == Scope::EXTERNAL);
-                outside.map(|key| told(&plan, key)).collect::<Vec<_>>()
+                let external = plan.frontends.keys().filter(|key| key.scope == Scope::EXTERNAL);
+                external.map(|key| describe(&plan, key)).collect::<Vec<_>>()
             })
             .collect();
         all.sort();
@@ -153,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn the_nodes_addresses_lead_to_the_pod_by_protocol_and_host_ip() {
+    fn node_addresses_select_the_pod_by_protocol_and_host_ip() {
         let mut index = Index::new("n1");
         let ports = json!([
             {"containerPort": 80, "hostPort": 8080},
@@ -173,7 +174,7 @@ mod tests {
             "2001:db8::1 6 8082 -> fd00::5 82",
         ];
         assert_eq!(frontends(&index), wanted);
-        // A list of Services or slices says nothing of them.
+        // Lists of Services and slices do not contain host ports, and must not delete them.
         index.keep_services(&Default::default());
         index.keep_slices(&Default::default());
         assert_eq!(frontends(&index), wanted);
@@ -184,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn pods_of_other_nodes_and_of_the_nodes_own_network_have_none() {
+    fn pods_of_other_nodes_and_host_network_pods_have_none() {
         let mut index = Index::new("n2");
         index.apply_pod(&pod(json!([{"containerPort": 80, "hostPort": 8080}]), "Running"));
         assert!(index.services.is_empty());

@@ -1,10 +1,11 @@
-//! The cluster as this node needs it: small values extracted from API objects, and what changed since last looked.
+//! The cluster as this node needs it: small facts extracted from API objects, and what changed since the last plan.
 //!
 //! In: objects by `apply_*`, keys by `delete_*`, whole lists by `keep_*`. Out: facts, and [`Changes`]. An object whose
-//! facts stay the same (a heartbeat, an annotation) changes nothing. Keys are `namespace/name`, nodes and namespaces
-//! have their name.
+//! facts stay the same (a heartbeat, an annotation) changes nothing. A key is `namespace/name`; for nodes and namespaces
+//! it is the name.
 
 mod host_port;
+mod interner;
 mod node;
 mod pod;
 mod service;
@@ -19,50 +20,54 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use skep_abi::Addr;
-use skep_policy::{Labels, NamedPort, Policy, PolicyKey, Problem};
+use skep_policy::{Labels, Policy, PolicyKey, PolicyProblem};
 
 use host_port::HostPorts;
+use interner::Interner;
 pub use node::NodeFacts;
 pub use pod::{EGRESS_BANDWIDTH, INGRESS_BANDWIDTH, PodFacts};
 pub use service::{Forwarding, PortFacts, ServiceFacts};
 pub use slice::{EndpointFacts, Hints, SliceFacts};
 
-/// What slices of host ports are named by.
+/// Suffixes of the keys of host ports' slices.
 const FAMILIES: [&str; 2] = ["v4", "v6"];
 
-/// What must be compiled anew.
+/// What must be compiled again.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
-    /// Services by key, themselves or by their slices.
+    /// Keys of services that changed, or whose slices did.
     pub services: BTreeSet<Arc<str>>,
-    /// Addresses whose pod came, went or changed.
+    /// Addresses whose pod appeared, disappeared or changed.
     pub peers: BTreeSet<Addr>,
     /// Policies, namespaces or pods of this node changed.
     pub policy: bool,
+    /// Any node changed.
     pub nodes: bool,
 }
 
+/// Facts by key. Accepts objects in any order, each any number of times.
 #[derive(Debug, Default)]
 pub struct Index {
+    /// The name of this node.
     node: String,
     pub(crate) services: BTreeMap<Arc<str>, ServiceFacts>,
     slices: HashMap<Arc<str>, SliceFacts>,
     by_service: HashMap<Arc<str>, BTreeSet<Arc<str>>>,
-    /// Services that this node may have to answer for beyond the datapath: announcements, health checks.
-    outward: BTreeSet<Arc<str>>,
-    /// By the pod's key: the Services and slices that its hostPorts make.
+    /// Services that need more than map entries: their addresses are announced, or their health is served.
+    announced: BTreeSet<Arc<str>>,
+    /// By a pod's key: the keys of the Services of its hostPorts.
     host_ports: HashMap<Arc<str>, Vec<Arc<str>>>,
     pub(crate) pods: BTreeMap<Arc<str>, PodFacts>,
     by_addr: HashMap<Addr, Vec<Arc<str>>>,
     pub(crate) nodes: BTreeMap<Arc<str>, NodeFacts>,
     pub(crate) namespaces: BTreeMap<Arc<str>, Arc<Labels>>,
     pub(crate) policies: BTreeMap<PolicyKey, Policy>,
-    problems: BTreeMap<PolicyKey, Vec<Problem>>,
+    problems: BTreeMap<PolicyKey, Vec<PolicyProblem>>,
     interner: Interner,
     pub(crate) changes: Changes,
 }
 
-/// `namespace/name`, or the name of what has no namespace.
+/// `namespace/name`, or the name alone for objects without a namespace.
 pub fn key_of(meta: &ObjectMeta) -> Arc<str> {
     let name = meta.name.as_deref().unwrap_or_default();
     match meta.namespace.as_deref() {
@@ -72,7 +77,7 @@ pub fn key_of(meta: &ObjectMeta) -> Arc<str> {
 }
 
 impl Index {
-    /// `node` is the name of the node that is planned for.
+    /// `node` is the name of this node.
     pub fn new(node: &str) -> Self {
         Index { node: node.to_owned(), ..Index::default() }
     }
@@ -93,15 +98,15 @@ impl Index {
         if !host_port::is_host_port(&key)
             && (facts.health_check_port != 0 || facts.announced().next().is_some())
         {
-            self.outward.insert(key.clone());
+            self.announced.insert(key.clone());
         } else {
-            self.outward.remove(&key);
+            self.announced.remove(&key);
         }
         self.services.insert(key, facts);
     }
 
     pub fn delete_service(&mut self, key: &str) {
-        self.outward.remove(key);
+        self.announced.remove(key);
         if let Some((key, _)) = self.services.remove_entry(key) {
             self.changes.services.insert(key);
         }
@@ -150,7 +155,7 @@ impl Index {
         if self.pods.get(&key) == Some(&facts) {
             return;
         }
-        // Addresses of a pod of this node are known from its attachment; only its labels and ports matter here.
+        // The attachment gives the addresses of a pod of this node; only its labels and ports matter here.
         let policy_of = |facts: &PodFacts| {
             let endpoint = &facts.endpoint;
             (endpoint.labels.clone(), endpoint.ports.clone(), facts.uid.clone())
@@ -218,27 +223,27 @@ impl Index {
         self.changes.nodes = true;
         let of_services =
             |facts: &NodeFacts| (facts.internal_ips.clone(), facts.external_ips.clone(), facts.zone.clone());
-        // Node ports stand on this node's addresses, hints name its zone.
+        // Node ports use this node's addresses, and hints name its zone.
         let moved = before.map(of_services) != Some(of_services(&facts));
         if moved {
-            self.services_of(&key);
+            self.mark_services_of(&key);
         }
         self.nodes.insert(key, facts);
     }
 
-    /// Notes the services that a node's addresses have to do with: all if it is this one, or those that every node has
-    /// at every node's address.
-    fn services_of(&mut self, node: &str) {
-        let here = *node == *self.node;
-        let concerned = self.services.iter().filter(|(_, service)| here || service.is_direct());
-        self.changes.services.extend(concerned.map(|(key, _)| key.clone()));
+    /// Marks the services whose frontends depend on the node's addresses: all for this node; for another node those with
+    /// dsr, whose node ports exist at every node's addresses.
+    fn mark_services_of(&mut self, node: &str) {
+        let is_this_node = *node == *self.node;
+        let dependent = self.services.iter().filter(|(_, service)| is_this_node || service.is_direct());
+        self.changes.services.extend(dependent.map(|(key, _)| key.clone()));
     }
 
     pub fn delete_node(&mut self, key: &str) {
-        // Its own object gone does not take the node's addresses away.
+        // This node keeps its addresses even if its Node object is deleted.
         if *key != *self.node && self.nodes.remove(key).is_some() {
             self.changes.nodes = true;
-            self.services_of(key);
+            self.mark_services_of(key);
         }
     }
 
@@ -279,12 +284,12 @@ impl Index {
         self.changes.policy |= self.policies.remove(&key).is_some();
     }
 
-    /// What is wrong in the policies there are.
-    pub fn problems(&self) -> impl Iterator<Item = &Problem> {
+    /// What is wrong in the policies.
+    pub fn problems(&self) -> impl Iterator<Item = &PolicyProblem> {
         self.problems.values().flatten()
     }
 
-    /// After a complete list of a kind, what it did not have is gone.
+    /// After a complete list: deletes the services that are not in it. The other `keep_*` do the same for their kinds.
     pub fn keep_services(&mut self, listed: &HashSet<Arc<str>>) {
         let services = self.services.keys().filter(|key| !host_port::is_host_port(key));
         missing(services, listed).iter().for_each(|key| self.delete_service(key));
@@ -312,11 +317,12 @@ impl Index {
         missing(keys.iter(), listed).iter().for_each(|key| self.delete_policy(key));
     }
 
+    /// The facts of a pod by its key.
     pub fn pod(&self, key: &str) -> Option<&PodFacts> {
         self.pods.get(key)
     }
 
-    /// The pod that has the address; while an address changes hands, the one that is not on its way out.
+    /// The pod that has the address; while two have it, the one that is not being deleted.
     pub(crate) fn pod_at(&self, addr: Addr) -> Option<&PodFacts> {
         let pods = self.by_addr.get(&addr)?.iter().filter_map(|key| Some((key, self.pods.get(key)?)));
         pods.max_by_key(|(key, facts)| (!facts.deleting, *key)).map(|(_, facts)| facts)
@@ -327,9 +333,9 @@ impl Index {
         keys.filter_map(|key| self.slices.get(key))
     }
 
-    /// Services that are announced, or asked for their health.
-    pub(crate) fn outward(&self) -> impl Iterator<Item = (&Arc<str>, &ServiceFacts)> {
-        self.outward.iter().filter_map(|key| self.services.get_key_value(key))
+    /// Services whose addresses are announced, or whose health is served.
+    pub(crate) fn announced_services(&self) -> impl Iterator<Item = (&Arc<str>, &ServiceFacts)> {
+        self.announced.iter().filter_map(|key| self.services.get_key_value(key))
     }
 
     pub(crate) fn nodes(&self) -> impl Iterator<Item = (&str, &NodeFacts)> {
@@ -344,19 +350,22 @@ impl Index {
         self.nodes.get(self.node.as_str())
     }
 
-    /// Drops interned values that nothing uses any more.
+    /// Drops shared values that no fact refers to any more.
     pub fn shrink(&mut self) {
         self.interner.shrink();
     }
 
+    /// The networks of this node's pods; empty until its Node object has them.
     pub fn pod_cidrs(&self) -> Vec<ipnetwork::IpNetwork> {
         self.this_node().map(|node| node.pod_cidrs.to_vec()).unwrap_or_default()
     }
 
+    /// Addresses in this node's Node object.
     pub(crate) fn node_addrs(&self) -> impl Iterator<Item = IpAddr> + '_ {
         self.this_node().into_iter().flat_map(NodeFacts::addrs)
     }
 
+    /// Addresses of the other nodes.
     pub(crate) fn other_addrs(&self) -> impl Iterator<Item = IpAddr> + '_ {
         let others = self.nodes.iter().filter(|(name, _)| ***name != *self.node);
         others.flat_map(|(_, node)| node.addrs())
@@ -369,47 +378,4 @@ impl Index {
 
 fn missing<'a>(known: impl Iterator<Item = &'a Arc<str>>, listed: &HashSet<Arc<str>>) -> Vec<Arc<str>> {
     known.filter(|key| !listed.contains(*key)).cloned().collect()
-}
-
-/// Shares equal values: pods of one template differ in little but their name and address.
-#[derive(Debug, Default)]
-pub(crate) struct Interner {
-    texts: HashSet<Arc<str>>,
-    labels: HashSet<Arc<Labels>>,
-    ports: HashSet<Arc<[NamedPort]>>,
-}
-
-impl Interner {
-    pub(crate) fn text(&mut self, text: &str) -> Arc<str> {
-        if let Some(known) = self.texts.get(text) {
-            return known.clone();
-        }
-        let text: Arc<str> = text.into();
-        self.texts.insert(text.clone());
-        text
-    }
-
-    pub(crate) fn labels(&mut self, labels: Labels) -> Arc<Labels> {
-        if let Some(known) = self.labels.get(&labels) {
-            return known.clone();
-        }
-        let labels = Arc::new(labels);
-        self.labels.insert(labels.clone());
-        labels
-    }
-
-    pub(crate) fn ports(&mut self, ports: Vec<NamedPort>) -> Arc<[NamedPort]> {
-        if let Some(known) = self.ports.get(ports.as_slice()) {
-            return known.clone();
-        }
-        let ports: Arc<[NamedPort]> = ports.into();
-        self.ports.insert(ports.clone());
-        ports
-    }
-
-    fn shrink(&mut self) {
-        self.texts.retain(|value| Arc::strong_count(value) > 1);
-        self.labels.retain(|value| Arc::strong_count(value) > 1);
-        self.ports.retain(|value| Arc::strong_count(value) > 1);
-    }
 }

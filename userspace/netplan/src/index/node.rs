@@ -1,4 +1,4 @@
-//! What of a Node routes need.
+//! The facts about a Node: for routes, for node ports, and for the choice of a load balancer address's owner.
 
 use std::net::IpAddr;
 
@@ -9,6 +9,7 @@ const ZONE: &str = "topology.kubernetes.io/zone";
 const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
 const EXCLUDED: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
 
+/// What the planner keeps of a Node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeFacts {
     pub internal_ips: Box<[IpAddr]>,
@@ -16,9 +17,9 @@ pub struct NodeFacts {
     pub pod_cidrs: Box<[IpNetwork]>,
     pub zone: Box<str>,
     pub ready: bool,
-    /// Labelled not to take traffic of load balancers.
+    /// Has the label that excludes it from load balancers.
     pub excluded: bool,
-    /// Deleted, or about to be by the cluster autoscaler.
+    /// Being deleted, or tainted by the cluster autoscaler for deletion.
     pub leaving: bool,
 }
 
@@ -40,7 +41,7 @@ impl NodeFacts {
         NodeFacts {
             internal_ips: of_type("InternalIP"),
             external_ips: of_type("ExternalIP"),
-            // Without host bits, as routes are named.
+            // Routes have no host bits.
             pod_cidrs: cidrs.filter_map(|c| IpNetwork::new(c.network(), c.prefix()).ok()).collect(),
             zone: zone.map(|zone| zone.as_str().into()).unwrap_or_default(),
             ready: conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True"),
@@ -50,11 +51,12 @@ impl NodeFacts {
         }
     }
 
-    /// Whether addresses of load balancers may lead to it.
+    /// Whether it may answer for addresses of load balancers.
     pub fn takes_load(&self) -> bool {
         self.ready && !self.excluded
     }
 
+    /// InternalIPs, then ExternalIPs.
     pub fn addrs(&self) -> impl Iterator<Item = IpAddr> + '_ {
         self.internal_ips.iter().chain(self.external_ips.iter()).copied()
     }

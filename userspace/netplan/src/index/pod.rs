@@ -1,4 +1,4 @@
-//! What of a Pod policy needs.
+//! The facts about a Pod: its endpoint for policies, and its bandwidth limits.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -7,20 +7,21 @@ use k8s_openapi::api::core::v1::Pod;
 use skep_abi::Addr;
 use skep_policy::{Endpoint, Labels, NamedPort};
 
-use super::Interner;
+use super::interner::Interner;
 use super::service::proto;
 
 pub const INGRESS_BANDWIDTH: &str = "kubernetes.io/ingress-bandwidth";
 pub const EGRESS_BANDWIDTH: &str = "kubernetes.io/egress-bandwidth";
 
+/// What the planner keeps of a Pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodFacts {
-    /// Without addresses when it has none yet, has ended, or uses its node's.
+    /// Without addresses if the pod has none yet, has ended, or uses the host network.
     pub endpoint: Endpoint,
     pub uid: Box<str>,
     pub on_this_node: bool,
     pub deleting: bool,
-    /// The annotations' text, of pods of this node.
+    /// The annotations' values; of pods of this node only.
     pub ingress_bandwidth: Option<Box<str>>,
     pub egress_bandwidth: Option<Box<str>>,
 }
@@ -63,7 +64,7 @@ fn pod_addrs(pod: &Pod) -> impl Iterator<Item = Addr> {
     texts.filter_map(|text| text.parse::<IpAddr>().ok()).map(Addr::from)
 }
 
-/// Ports of containers, then of sidecars, as a Service's targetPort finds them.
+/// Ports of containers, then of sidecars: the order in which a Service's targetPort is resolved.
 fn named_ports(pod: &Pod) -> Vec<NamedPort> {
     let Some(spec) = pod.spec.as_ref() else { return Vec::new() };
     let sidecars = spec.init_containers.iter().flatten();

@@ -1,4 +1,4 @@
-//! What of a Service the datapath needs.
+//! The facts about a Service: addresses, ports and traffic policies.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -6,51 +6,54 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 use k8s_openapi::api::core::v1::{Service, ServiceSpec};
 use skep_abi::{Addr, Proto};
-use skep_policy::Prefix;
+use skep_policy::{Prefix, prefix_of};
 
-use crate::routes::prefix;
-
-/// kube-proxy leaves services with this label to another proxy; so do we.
+/// Another proxy serves services with this label, as with kube-proxy.
 const OTHER_PROXY: &str = "service.kubernetes.io/service-proxy-name";
-/// The condition by which the pools' controller marks its Services.
+/// The condition that our load balancer controller sets on Services with an address from a pool.
 const BALANCED: &str = "skep.io/LoadBalancerAddress";
-/// How packets from outside come to backends on other nodes: [`Forwarding`].
+/// The annotation for [`Forwarding`].
 const FORWARDING: &str = "skep.io/forwarding";
-/// The API's default of ClientIP affinity.
-const AFFINITY_SECONDS: u32 = 10_800;
+/// The API's default timeout of ClientIP affinity.
+const DEFAULT_AFFINITY_SECONDS: u32 = 10_800;
 
+/// What the planner keeps of a Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceFacts {
-    /// Seconds; 0: none.
+    /// Timeout of ClientIP affinity in seconds; 0: none.
     pub affinity: u32,
+    /// internalTrafficPolicy is Local.
     pub internal_local: bool,
+    /// externalTrafficPolicy is Local.
     pub external_local: bool,
-    /// loadBalancerSourceRanges by family, in order, each once; empty: everybody may. That a list with a zero-length
-    /// prefix is empty, and that a family without a range of its own is open, are kube-proxy's rules.
+    /// loadBalancerSourceRanges by family, sorted, each once; empty: all sources are allowed. As in kube-proxy, a list
+    /// with a zero-length prefix counts as empty, and a family without ranges is open.
     pub ranges_v4: Box<[Prefix]>,
     pub ranges_v6: Box<[Prefix]>,
     pub cluster_ips: Box<[IpAddr]>,
     pub external_ips: Box<[IpAddr]>,
     pub balancer_ips: Box<[IpAddr]>,
     pub ports: Box<[PortFacts]>,
-    /// 0: none.
+    /// healthCheckNodePort; 0: none.
     pub health_check_port: u16,
-    /// Its `balancer_ips` are from a pool of this cluster.
+    /// The `balancer_ips` are from a pool of this cluster.
     pub balanced_here: bool,
     pub forwarding: Forwarding,
 }
 
-/// As the Service's annotation says.
+/// How packets from outside reach backends on other nodes, by the Service's annotation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Forwarding {
-    /// `snat`: the node that a packet comes to puts its own address in place of the client's.
+    /// `snat`: the receiving node replaces the client's address by its own.
     #[default]
     Translated,
     /// `dsr`: the backend's node sees the client's address and answers the client.
     Direct,
+    /// Another value; treated as `snat`, and reported.
     Unknown,
 }
 
+/// A port of a Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortFacts {
     pub name: Box<str>,
@@ -61,7 +64,7 @@ pub struct PortFacts {
 }
 
 impl ServiceFacts {
-    /// `None`: no frontend of ours (headless, ExternalName, left to another proxy).
+    /// `None` if it has no frontends here: headless, ExternalName, or served by another proxy.
     pub fn extract(service: &Service) -> Option<Self> {
         let spec = service.spec.as_ref()?;
         if service.metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(OTHER_PROXY)) {
@@ -81,7 +84,7 @@ impl ServiceFacts {
             Some("ClientIP") => {
                 let config = spec.session_affinity_config.as_ref().and_then(|c| c.client_ip.as_ref());
                 let seconds = config.and_then(|c| c.timeout_seconds).and_then(|s| u32::try_from(s).ok());
-                seconds.filter(|s| *s > 0).unwrap_or(AFFINITY_SECONDS)
+                seconds.filter(|s| *s > 0).unwrap_or(DEFAULT_AFFINITY_SECONDS)
             }
             _ => 0,
         };
@@ -101,22 +104,16 @@ impl ServiceFacts {
         })
     }
 
-    /// Addresses that a node of the cluster answers for on its link.
+    /// Addresses for which one node of the cluster answers ARP and neighbour discovery.
     pub fn announced(&self) -> impl Iterator<Item = &IpAddr> {
         let balancer = self.balancer_ips.iter().filter(|_| self.balanced_here);
         self.external_ips.iter().chain(balancer)
     }
 
-    /// Whether packets go to other nodes as they are. Under a Local policy none goes there; and which backend a client had
-    /// before only the node knows that its packets came to.
+    /// Whether packets go to other nodes with the client's address. Under a Local policy none goes to another node, and
+    /// affinity needs one node to see all packets of a client.
     pub fn is_direct(&self) -> bool {
         self.forwarding == Forwarding::Direct && !self.external_local && self.affinity == 0
-    }
-
-    /// Whether anything but cluster addresses leads to it.
-    pub fn is_external(&self) -> bool {
-        let balanced = !self.external_ips.is_empty() || !self.balancer_ips.is_empty();
-        balanced || self.ports.iter().any(|port| port.node_port != 0)
     }
 }
 
@@ -133,9 +130,9 @@ impl PortFacts {
 
 fn source_ranges(spec: &ServiceSpec, v4: bool) -> Box<[Prefix]> {
     let texts = spec.load_balancer_source_ranges.iter().flatten();
-    // The API allows blanks around a range.
+    // The API allows white space around a range.
     let cidrs = texts.filter_map(|text| text.trim().parse::<IpNetwork>().ok()).filter(|c| c.is_ipv4() == v4);
-    let ranges: BTreeSet<Prefix> = cidrs.map(|cidr| prefix(&cidr)).collect();
+    let ranges: BTreeSet<Prefix> = cidrs.map(|cidr| prefix_of(&cidr)).collect();
     let open = if v4 { Addr::V4_PREFIX_BITS } else { 0 };
     if ranges.iter().any(|(bits, _)| *bits == open) {
         return Box::default();
@@ -163,7 +160,7 @@ fn is_balanced_here(service: &Service) -> bool {
     conditions.any(|condition| condition.type_ == BALANCED)
 }
 
-/// Addresses of the load balancer that traffic still bears when it arrives here.
+/// Load balancer addresses that are still the destination when packets arrive here.
 fn balancer_ips(service: &Service) -> Box<[IpAddr]> {
     let status = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
     let ingress = status.and_then(|balancer| balancer.ingress.as_ref()).into_iter().flatten();
@@ -171,7 +168,7 @@ fn balancer_ips(service: &Service) -> Box<[IpAddr]> {
     addresses(ours.filter_map(|ingress| ingress.ip.as_deref()))
 }
 
-/// TCP where none is named; `None`: one that we do not balance.
+/// TCP by default; `None` for protocols that are not balanced.
 pub(crate) fn proto(name: Option<&str>) -> Option<Proto> {
     match name.unwrap_or("TCP") {
         "TCP" => Some(Proto::TCP),

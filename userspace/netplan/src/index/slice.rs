@@ -1,4 +1,4 @@
-//! What of an EndpointSlice the datapath needs.
+//! The facts about an EndpointSlice: usable endpoints with their ports and topology hints.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -13,36 +13,41 @@ const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// Set on slices of headless services.
 const HEADLESS: &str = "service.kubernetes.io/headless";
 
+/// What the planner keeps of an EndpointSlice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SliceFacts {
     /// `namespace/name` of the service.
     pub service: Arc<str>,
     pub v4: bool,
+    /// Name, protocol, number.
     pub ports: Box<[(Box<str>, Proto, u16)]>,
     pub endpoints: Box<[EndpointFacts]>,
-    /// Each once, in order.
+    /// Nodes with a ready endpoint, sorted, each once.
     pub ready_nodes: Box<[Arc<str>]>,
 }
 
-/// An endpoint that can be used now: ready, or, as the fallback, serving while it terminates (KEP-1669).
+/// A usable endpoint: ready, or, as the fallback, serving while it terminates (KEP-1669).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EndpointFacts {
     pub addr: Addr,
+    /// On this node.
     pub local: bool,
     pub ready: bool,
     pub hints: Option<Box<Hints>>,
 }
 
+/// Topology hints (KEP-2433, KEP-3015).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hints {
-    /// Whether nodes are named at all, and whether this one is.
+    /// Whether the hints name any node.
     pub nodes: bool,
+    /// Whether they name this node.
     pub this_node: bool,
     pub zones: Box<[Box<str>]>,
 }
 
 impl SliceFacts {
-    /// `None`: of no service, of a headless one, or of names instead of addresses.
+    /// `None` for slices without a service, of a headless service, or of domain names.
     pub fn extract(slice: &EndpointSlice, node: &str) -> Option<Self> {
         let labels = slice.metadata.labels.as_ref()?;
         if labels.contains_key(HEADLESS) {
@@ -80,7 +85,7 @@ fn ready_nodes<'a>(endpoints: impl Iterator<Item = &'a Endpoint>) -> Box<[Arc<st
 }
 
 impl EndpointFacts {
-    /// Of several addresses the first counts; they are the same backend (API: addresses are fungible).
+    /// Only the first address counts: in the API the addresses of an endpoint are fungible.
     fn extract(endpoint: &Endpoint, v4: bool, node: &str) -> Option<Self> {
         let conditions = endpoint.conditions.as_ref();
         let ready = conditions.and_then(|c| c.ready).unwrap_or(true);

@@ -1,8 +1,8 @@
 //! One Service and its endpoints to frontends and backend sets.
 //!
-//! In: facts of the service and of its slices, the node. Out: [`ServicePlan`], without numbers of sets, which
-//! [`crate::diff`] gives. Endpoints are chosen as kube-proxy chooses them: ready ones, else those that serve while
-//! they terminate (KEP-1669), separately for the Cluster and the Local policy; topology hints as in KEP-2433/3015.
+//! In: facts of the service and of its slices, the node. Out: [`ServicePlan`]; [`crate::diff`] gives its sets their
+//! numbers. Endpoints are chosen as kube-proxy does: ready ones, else those that serve while they terminate (KEP-1669),
+//! separately for the Cluster and the Local policy; topology hints as in KEP-2433 and KEP-3015.
 
 #[cfg(test)]
 mod tests;
@@ -15,54 +15,59 @@ use skep_policy::Prefix;
 
 use crate::index::{EndpointFacts, PortFacts, ServiceFacts, SliceFacts};
 
-/// The node that is planned for.
+/// This node, as far as frontends depend on it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Place {
+pub struct NodeContext {
     pub zone: Box<str>,
-    /// Where node ports listen.
+    /// This node's addresses: node ports listen on them.
     pub addrs: Vec<IpAddr>,
-    /// Other nodes' addresses, to whose node ports packets come that these nodes passed on.
-    pub others: Vec<IpAddr>,
+    /// Other nodes' addresses: packets to their node ports arrive here if those nodes forward them unchanged (dsr).
+    pub other_nodes: Vec<IpAddr>,
 }
 
+/// The wanted frontends of one Service.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServicePlan {
-    /// Distinct and not empty; backends sorted, each once.
+    /// Backend sets, distinct and not empty; backends are sorted, each once.
     pub sets: Vec<Vec<Backend>>,
-    /// Distinct and not empty; see [`ServiceFacts::ranges_v4`].
+    /// Lists of source ranges, distinct and not empty; see [`ServiceFacts::ranges_v4`].
     pub ranges: Vec<Box<[Prefix]>>,
     pub frontends: BTreeMap<ServiceKey, Frontend>,
 }
 
+/// What one frontend does with packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frontend {
-    /// Place in [`ServicePlan::sets`]; `None`: no backend, then a flag says what to do.
+    /// Index into [`ServicePlan::sets`]; `None`: no backend, and `flags` has REJECT or DROP.
     pub set: Option<usize>,
-    /// Place in [`ServicePlan::ranges`]; `None`: everybody may.
+    /// Index into [`ServicePlan::ranges`]; `None`: all sources are allowed.
     pub ranges: Option<usize>,
-    /// Place in [`ServiceFacts::ports`].
+    /// Index into [`ServiceFacts::ports`].
     pub port: usize,
+    /// As [`ServiceFacts::affinity`].
     pub affinity: u32,
+    /// As [`ServiceValue::flags`].
     pub flags: u32,
 }
 
-/// Where traffic to a frontend may go.
+/// Which endpoints a frontend may use.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Policy {
+enum TrafficPolicy {
     Cluster,
     Local,
 }
 
+/// `slices` are those of the service.
 pub fn compile<'a>(
     service: &ServiceFacts,
     slices: impl Iterator<Item = &'a SliceFacts> + Clone,
-    place: &Place,
+    node: &NodeContext,
 ) -> ServicePlan {
     let mut plan = ServicePlan::default();
     for (number, port) in service.ports.iter().enumerate() {
         for v4 in [true, false] {
-            // A service is of the families of its cluster addresses; nothing of another family leads to it. One
-            // without any, which is a pod's host ports, is of the families of its endpoint.
+            // A service has the families of its cluster IPs; addresses of another family are no frontends of it. Host
+            // ports have no cluster IP, and the families of their endpoint.
             let of_family = match service.cluster_ips.is_empty() {
                 true => slices.clone().any(|slice| slice.v4 == v4),
                 false => service.cluster_ips.iter().any(|ip| ip.is_ipv4() == v4),
@@ -70,43 +75,47 @@ pub fn compile<'a>(
             if !of_family {
                 continue;
             }
-            let endpoints = Endpoints::collect(port, slices.clone().filter(|slice| slice.v4 == v4), place);
+            let endpoints = Endpoints::collect(port, slices.clone().filter(|slice| slice.v4 == v4), node);
             let mut adder =
                 Adder { plan: &mut plan, service, number, port, endpoints: &endpoints, ranges: &[] };
             let family = |ip: &&IpAddr| ip.is_ipv4() == v4;
             adder.cluster(service.cluster_ips.iter().filter(family));
-            // First the balancer's addresses: one that is an external address too stays restricted.
+            // The balancer's addresses come first: if one is an external address too, it stays restricted.
             adder.ranges = if v4 { &service.ranges_v4 } else { &service.ranges_v6 };
             adder.external(service.balancer_ips.iter().filter(family), port.port);
             adder.ranges = &[];
             adder.external(service.external_ips.iter().filter(family), port.port);
             if port.node_port != 0 {
-                adder.external(place.addrs.iter().filter(family), port.node_port);
+                adder.external(node.addrs.iter().filter(family), port.node_port);
                 if service.is_direct() {
-                    adder.passed_on(place.others.iter().filter(family), port.node_port);
+                    adder.forwarded(node.other_nodes.iter().filter(family), port.node_port);
                 }
             }
         }
     }
     if !service.ports.is_empty() {
         let refused = Frontend { set: None, ranges: None, port: 0, affinity: 0, flags: ServiceValue::REJECT };
-        let rest = service.cluster_ips.iter().map(|ip| (ServiceKey::any_port((*ip).into()), refused));
-        plan.frontends.extend(rest);
+        let other_ports = service.cluster_ips.iter().map(|ip| (ServiceKey::any_port((*ip).into()), refused));
+        plan.frontends.extend(other_ports);
     }
     plan
 }
 
-/// Backends of one port and family by policy.
+/// Backends of one port and family, by traffic policy.
 struct Endpoints {
     cluster: Vec<Backend>,
     local: Vec<Backend>,
-    /// Whether any node could serve: what is missing only here is dropped, what is missing everywhere is refused.
+    /// Whether any node has an endpoint. If only this node has none, packets are dropped, otherwise rejected.
     anywhere: bool,
 }
 
 impl Endpoints {
-    fn collect<'a>(port: &PortFacts, slices: impl Iterator<Item = &'a SliceFacts>, place: &Place) -> Self {
-        // An endpoint may stand in two slices for a moment; ready wins.
+    fn collect<'a>(
+        port: &PortFacts,
+        slices: impl Iterator<Item = &'a SliceFacts>,
+        node: &NodeContext,
+    ) -> Self {
+        // An endpoint may be in two slices while it moves between them; the ready one counts.
         let mut all: BTreeMap<(Addr, u16), &EndpointFacts> = BTreeMap::new();
         for slice in slices {
             let ports = slice.ports.iter();
@@ -120,7 +129,7 @@ impl Endpoints {
                 }
             }
         }
-        let topology = Topology::of(all.values().copied().filter(|e| e.ready), &place.zone);
+        let topology = Topology::of(all.values().copied().filter(|e| e.ready), &node.zone);
         let pick = |wanted: &dyn Fn(&EndpointFacts) -> bool| -> Vec<Backend> {
             let chosen = all.iter().filter(|(_, endpoint)| wanted(endpoint));
             chosen
@@ -132,14 +141,14 @@ impl Endpoints {
             false => ready,
         };
         Endpoints {
-            cluster: or_terminating(pick(&|e| e.ready && topology.admits(e, &place.zone)), false),
+            cluster: or_terminating(pick(&|e| e.ready && topology.admits(e, &node.zone)), false),
             local: or_terminating(pick(&|e| e.ready && e.local), true),
             anywhere: !all.is_empty(),
         }
     }
 }
 
-/// Hints hold only if every ready endpoint has them and one is meant for here.
+/// Hints count only if every ready endpoint has them and one of them names this node or zone.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Topology {
     Anywhere,
@@ -177,64 +186,65 @@ struct Adder<'p, 's> {
     number: usize,
     port: &'s PortFacts,
     endpoints: &'s Endpoints,
-    /// The clients that may use what is added, from inside and from outside alike.
+    /// Allowed sources of the frontends that are added, internal and external ones alike; empty: all.
     ranges: &'s [Prefix],
 }
 
 impl Adder<'_, '_> {
     fn cluster<'i>(&mut self, addrs: impl Iterator<Item = &'i IpAddr>) {
-        let policy = if self.service.internal_local { Policy::Local } else { Policy::Cluster };
+        let policy = if self.service.internal_local { TrafficPolicy::Local } else { TrafficPolicy::Cluster };
         for addr in addrs {
             self.add(key(*addr, self.port.port, self.port.proto, Scope::INTERNAL), policy, 0);
         }
     }
 
-    /// Seen from within the cluster an external address is short-cut to all endpoints, whatever its policy.
+    /// From within the cluster an external address reaches all endpoints, whatever its traffic policy.
     fn external<'i>(&mut self, addrs: impl Iterator<Item = &'i IpAddr>, port: u16) {
         let (policy, flags) = match self.service.external_local {
-            true => (Policy::Local, ServiceValue::KEEP_SOURCE),
-            false if self.service.is_direct() => (Policy::Cluster, ServiceValue::DSR),
-            false => (Policy::Cluster, 0),
+            true => (TrafficPolicy::Local, ServiceValue::KEEP_SOURCE),
+            false if self.service.is_direct() => (TrafficPolicy::Cluster, ServiceValue::DSR),
+            false => (TrafficPolicy::Cluster, 0),
         };
         for addr in addrs {
             let proto = self.port.proto;
-            self.add(key(*addr, port, proto, Scope::INTERNAL), Policy::Cluster, 0);
+            self.add(key(*addr, port, proto, Scope::INTERNAL), TrafficPolicy::Cluster, 0);
             self.add(key(*addr, port, proto, Scope::EXTERNAL), policy, flags);
         }
     }
 
-    fn passed_on<'i>(&mut self, addrs: impl Iterator<Item = &'i IpAddr>, port: u16) {
+    /// Node ports of other nodes, which forward packets with the client's address (dsr).
+    fn forwarded<'i>(&mut self, addrs: impl Iterator<Item = &'i IpAddr>, port: u16) {
         for addr in addrs {
             let key = key(*addr, port, self.port.proto, Scope::EXTERNAL);
-            self.add(key, Policy::Cluster, ServiceValue::DSR);
+            self.add(key, TrafficPolicy::Cluster, ServiceValue::DSR);
         }
     }
 
-    fn add(&mut self, key: ServiceKey, policy: Policy, flags: u32) {
+    fn add(&mut self, key: ServiceKey, policy: TrafficPolicy, flags: u32) {
         let backends = match policy {
-            Policy::Cluster => &self.endpoints.cluster,
-            Policy::Local => &self.endpoints.local,
+            TrafficPolicy::Cluster => &self.endpoints.cluster,
+            TrafficPolicy::Local => &self.endpoints.local,
         };
         if backends.is_empty() {
-            let elsewhere = policy == Policy::Local && self.endpoints.anywhere;
+            let elsewhere = policy == TrafficPolicy::Local && self.endpoints.anywhere;
             let action = if elsewhere { ServiceValue::DROP } else { ServiceValue::REJECT };
             return self.insert(key, None, flags | action);
         }
-        let set = place_of(&mut self.plan.sets, backends);
+        let set = intern(&mut self.plan.sets, backends);
         self.insert(key, Some(set), flags);
     }
 
     fn insert(&mut self, key: ServiceKey, set: Option<usize>, flags: u32) {
         let affinity = self.service.affinity;
-        let ranges = (!self.ranges.is_empty()).then(|| place_of(&mut self.plan.ranges, self.ranges));
+        let ranges = (!self.ranges.is_empty()).then(|| intern(&mut self.plan.ranges, self.ranges));
         let frontend = Frontend { set, ranges, port: self.number, affinity, flags };
-        // Two ports of one service on one frontend: the API refuses it; the first stays.
+        // The API refuses two ports of one service on one frontend; the first counts.
         self.plan.frontends.entry(key).or_insert(frontend);
     }
 }
 
-/// Where the list stands among the others; added if it does not yet.
-fn place_of<L, T>(lists: &mut Vec<L>, list: &[T]) -> usize
+/// The index of the list in `lists`; appends it if it is new.
+fn intern<L, T>(lists: &mut Vec<L>, list: &[T]) -> usize
 where
     L: AsRef<[T]> + for<'t> From<&'t [T]>,
     T: PartialEq,

@@ -1,4 +1,4 @@
-//! Which frontends a Service has and where each leads, from API objects on.
+//! The frontends of a Service and the backends of each, from API objects.
 
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -38,19 +38,19 @@ fn raw_slice(family: &str, endpoints: Value) -> SliceFacts {
     SliceFacts::extract(&slice, NODE).unwrap()
 }
 
-fn place() -> Place {
+fn node() -> NodeContext {
     let addrs = ["192.0.2.11", "2001:db8::11"].map(|addr| addr.parse().unwrap()).to_vec();
-    Place { zone: "z1".into(), addrs, others: vec!["192.0.2.12".parse().unwrap()] }
+    NodeContext { zone: "z1".into(), addrs, other_nodes: vec!["192.0.2.12".parse().unwrap()] }
 }
 
 struct Planned(ServicePlan);
 
 impl Planned {
     fn new(spec: Value, slices: &[SliceFacts]) -> Self {
-        Planned(compile(&facts(spec, json!({})).unwrap(), slices.iter(), &place()))
+        Planned(compile(&facts(spec, json!({})).unwrap(), slices.iter(), &node()))
     }
 
-    /// Addresses of the backends, or the flag that stands for none; `absent` if there is no such frontend.
+    /// Addresses of the backends, or the flag of a frontend without any; `absent` if there is no such frontend.
     fn at(&self, addr: &str, port: u16, scope: Scope) -> String {
         self.at_proto(addr, port, Proto::TCP, scope)
     }
@@ -93,7 +93,7 @@ const DEAD: (&str, &str, bool, bool, bool) = ("10.0.0.3", NODE, false, false, tr
 const NOT_READY: (&str, &str, bool, bool, bool) = ("10.0.0.4", NODE, false, true, false);
 
 #[test]
-fn cluster_ip_leads_to_all_ready_endpoints() {
+fn cluster_ip_reaches_all_ready_endpoints() {
     let plan = Planned::new(spec(json!({})), &[slice(&[HERE, THERE, HERE_LEAVING, DEAD, NOT_READY])]);
     assert_eq!(plan.at("10.96.0.1", 80, Scope::INTERNAL), "10.0.0.1:8080 10.0.1.1:8080");
     assert_eq!(plan.at("10.96.0.1", 80, Scope::EXTERNAL), "absent");
@@ -101,12 +101,15 @@ fn cluster_ip_leads_to_all_ready_endpoints() {
 
 #[test]
 fn cluster_ip_refuses_on_its_other_ports() {
-    let rest = |ip: &str| ServiceKey::any_port(ip.parse::<IpAddr>().unwrap().into());
+    let other_ports = |ip: &str| ServiceKey::any_port(ip.parse::<IpAddr>().unwrap().into());
     let plan = Planned::new(node_port(json!({"externalIPs": ["198.51.100.7"]})), &[slice(&[HERE])]);
-    let refused = plan.0.frontends[&rest("10.96.0.1")];
+    let refused = plan.0.frontends[&other_ports("10.96.0.1")];
     assert_eq!((refused.set, refused.flags, refused.affinity), (None, ServiceValue::REJECT, 0));
     for other in ["198.51.100.7", "192.0.2.11"] {
-        assert!(!plan.0.frontends.contains_key(&rest(other)), "{other} has other ports of others");
+        assert!(
+            !plan.0.frontends.contains_key(&other_ports(other)),
+            "{other} also has ports of other services"
+        );
     }
 }
 
@@ -135,17 +138,17 @@ fn internal_local_keeps_to_this_node_and_drops_elsewhere() {
 }
 
 #[test]
-fn external_local_keeps_to_this_node_from_outside_only() {
+fn external_local_keeps_to_this_node_for_external_clients_only() {
     let plan = Planned::new(node_port(json!({"externalTrafficPolicy": "Local"})), &[slice(&[HERE, THERE])]);
     assert_eq!(plan.at("192.0.2.11", 30080, Scope::EXTERNAL), "10.0.0.1:8080");
     assert_eq!(plan.at("192.0.2.11", 30080, Scope::INTERNAL), "10.0.0.1:8080 10.0.1.1:8080");
-    let outside = plan.0.frontends[&key(place().addrs[0], 30080, Proto::TCP, Scope::EXTERNAL)];
-    assert_eq!(outside.flags, ServiceValue::KEEP_SOURCE);
+    let external = plan.0.frontends[&key(node().addrs[0], 30080, Proto::TCP, Scope::EXTERNAL)];
+    assert_eq!(external.flags, ServiceValue::KEEP_SOURCE);
     let plan = Planned::new(node_port(json!({"externalTrafficPolicy": "Local"})), &[slice(&[THERE])]);
     assert_eq!(plan.at("192.0.2.11", 30080, Scope::EXTERNAL), "drop");
 }
 
-/// The flags of the frontends from outside: here and at another node's address.
+/// The flags of the external frontends at this node's and at another node's address.
 fn direct(annotation: &str, more: Value) -> [Option<u32>; 2] {
     let mut service = facts(node_port(more), json!({})).unwrap();
     let annotated: Service = serde_json::from_value(json!({
@@ -153,7 +156,7 @@ fn direct(annotation: &str, more: Value) -> [Option<u32>; 2] {
     }))
     .unwrap();
     service.forwarding = ServiceFacts::extract(&annotated).unwrap().forwarding;
-    let plan = compile(&service, [slice(&[HERE, THERE])].iter(), &place());
+    let plan = compile(&service, [slice(&[HERE, THERE])].iter(), &node());
     let flags = |addr: &str| {
         let at = |scope| plan.frontends.get(&key(addr.parse().unwrap(), 30080, Proto::TCP, scope));
         assert!(at(Scope::INTERNAL).is_none_or(|frontend| frontend.flags == 0));
@@ -163,7 +166,7 @@ fn direct(annotation: &str, more: Value) -> [Option<u32>; 2] {
 }
 
 #[test]
-fn direct_return_has_node_ports_of_all_nodes_from_outside() {
+fn direct_return_has_external_node_ports_at_all_nodes() {
     let plain = json!({});
     assert_eq!(direct("dsr", plain.clone()), [Some(ServiceValue::DSR); 2]);
     assert_eq!(direct("snat", plain.clone()), [Some(0), None]);
@@ -178,7 +181,7 @@ fn external_and_balancer_addresses_are_frontends_of_the_service_port() {
     let status = json!({"loadBalancer": {"ingress": [{"ip": "198.51.100.1"}, {"ip": "198.51.100.2", "ipMode": "Proxy"}]}});
     let spec = spec(json!({"type": "LoadBalancer", "externalIPs": ["203.0.113.9"]}));
     let service = facts(spec, status).unwrap();
-    let plan = Planned(compile(&service, [slice(&[HERE])].iter(), &place()));
+    let plan = Planned(compile(&service, [slice(&[HERE])].iter(), &node()));
     for addr in ["198.51.100.1", "203.0.113.9"] {
         assert_eq!(plan.at(addr, 80, Scope::EXTERNAL), "10.0.0.1:8080");
         assert_eq!(plan.at(addr, 80, Scope::INTERNAL), "10.0.0.1:8080");
@@ -186,28 +189,28 @@ fn external_and_balancer_addresses_are_frontends_of_the_service_port() {
     assert_eq!(plan.at("198.51.100.2", 80, Scope::EXTERNAL), "absent");
 }
 
-/// The ranges of the balancer's addresses, by family; `all` if everybody may.
+/// The source ranges of the balancer's addresses, by family; `all` if there are none.
 fn ranges_of(ranges: &[&str]) -> [String; 2] {
     let addrs = ["198.51.100.1", "2001:db8:1::1"];
     let status = json!({"loadBalancer": {"ingress": addrs.map(|ip| json!({"ip": ip}))}});
     let spec = spec(json!({"type": "LoadBalancer", "clusterIPs": ["10.96.0.1", "fd00:96::1"],
         "externalIPs": ["203.0.113.9"], "loadBalancerSourceRanges": ranges,
         "ports": [{"name": "http", "port": 80, "nodePort": 30080}]}));
-    let plan = compile(&facts(spec, status).unwrap(), [slice(&[HERE])].iter(), &place());
+    let plan = compile(&facts(spec, status).unwrap(), [slice(&[HERE])].iter(), &node());
     let open = ["10.96.0.1", "203.0.113.9"].map(|ip| (ip, 80)).into_iter().chain([("192.0.2.11", 30080)]);
     for (ip, port) in open {
         assert_eq!(plan.frontends[&key(ip.parse().unwrap(), port, Proto::TCP, Scope::INTERNAL)].ranges, None);
     }
     addrs.map(|ip| {
-        let [inside, outside] = [Scope::INTERNAL, Scope::EXTERNAL].map(|scope| {
+        let [internal, external] = [Scope::INTERNAL, Scope::EXTERNAL].map(|scope| {
             let frontend = plan.frontends[&key(ip.parse().unwrap(), 80, Proto::TCP, scope)];
             let Some(list) = frontend.ranges else { return "all".to_owned() };
             let texts =
                 plan.ranges[list].iter().map(|(bits, addr)| format!("{}/{bits}", IpAddr::from(*addr)));
             texts.collect::<Vec<_>>().join(" ")
         });
-        assert_eq!(inside, outside);
-        inside
+        assert_eq!(internal, external);
+        internal
     })
 }
 
@@ -230,7 +233,7 @@ fn each_family_has_its_own_endpoints() {
 }
 
 #[test]
-fn ports_meet_by_name_and_protocol() {
+fn ports_match_by_name_and_protocol() {
     let ports = json!([{"name": "dns", "port": 53, "protocol": "UDP"}, {"name": "dns-tcp", "port": 53}]);
     let plan = Planned::new(spec(json!({"ports": ports})), &[slice(&[HERE])]);
     assert_eq!(plan.at_proto("10.96.0.1", 53, Proto::UDP, Scope::INTERNAL), "10.0.0.1:5353");
@@ -252,7 +255,7 @@ fn endpoint_in_two_slices_is_one_backend() {
 }
 
 #[test]
-fn hints_hold_only_if_all_ready_endpoints_have_them_and_one_is_for_here() {
+fn hints_count_only_if_all_ready_endpoints_have_them_and_one_names_this_node_or_zone() {
     let endpoint = |addr: &str, zone: Option<&str>, node: Option<&str>| {
         let mut hints = json!({});
         if let Some(zone) = zone {
