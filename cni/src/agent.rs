@@ -1,4 +1,4 @@
-//! The agent's gRPC messages, and the way to it: a unix socket.
+//! The agent's gRPC messages, client and server, and a connection to its unix socket.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,16 +16,16 @@ pub use generated::network_client::NetworkClient;
 pub use generated::network_server::{Network, NetworkServer};
 pub use generated::*;
 
-/// Where the agent listens unless the network configuration says otherwise.
+/// Where the agent listens by default; the network configuration may name another socket.
 pub const SOCKET: &str = "/run/skep/cni.sock";
 
-/// A runtime kills a plugin that takes longer than its own patience; the agent waits less for what it needs.
+/// Bounds one request. The agent's own waits are shorter, so its answer comes first; runtimes kill a plugin later.
 pub const TIMEOUT: Duration = Duration::from_secs(40);
 
-/// Fails when nobody listens.
+/// Fails if nothing listens on the socket.
 pub async fn connect(socket: &Path) -> Result<NetworkClient<Channel>, tonic::transport::Error> {
     let path: PathBuf = socket.to_owned();
-    // The address is never looked at: the connector below decides where to go.
+    // The connector below ignores this address.
     let endpoint = Endpoint::from_static("http://agent").timeout(TIMEOUT);
     let channel = endpoint
         .connect_with_connector(tower::service_fn(move |_: Uri| {

@@ -1,4 +1,6 @@
 //! The network configuration that a runtime passes on stdin.
+//!
+//! In: JSON. Out: [`NetConf`], or a [`CniError`] with the code that the specification gives.
 
 use std::path::PathBuf;
 
@@ -6,56 +8,24 @@ use serde::Deserialize;
 
 use crate::error::{CniError, code};
 use crate::result::CniResult;
+use crate::version::{SUPPORTED, Version};
 
-/// Oldest first.
-pub const SUPPORTED: [&str; 4] = ["0.3.1", "0.4.0", "1.0.0", "1.1.0"];
-
-/// One of [`SUPPORTED`]; ordered by age.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Version {
-    V0_3_1,
-    V0_4_0,
-    V1_0_0,
-    V1_1_0,
-}
-
-impl Version {
-    pub const LATEST: Version = Version::V1_1_0;
-
-    pub fn parse(text: &str) -> Option<Self> {
-        match text {
-            "0.3.1" => Some(Version::V0_3_1),
-            "0.4.0" => Some(Version::V0_4_0),
-            "1.0.0" => Some(Version::V1_0_0),
-            "1.1.0" => Some(Version::V1_1_0),
-            _ => None,
-        }
-    }
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Version::V0_3_1 => "0.3.1",
-            Version::V0_4_0 => "0.4.0",
-            Version::V1_0_0 => "1.0.0",
-            Version::V1_1_0 => "1.1.0",
-        }
-    }
-}
-
-/// What of the configuration concerns us; other keys are other plugins' business.
+/// The fields of the configuration that this plugin uses.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NetConf {
     pub version: Version,
     pub name: String,
-    /// The agent's socket, if not the usual one.
+    /// The agent's socket; `None`: [`crate::agent::SOCKET`].
     pub socket: Option<PathBuf>,
+    /// Bytes; `None`: the agent chooses.
     pub mtu: Option<u32>,
-    /// What the plugin before us made; with CHECK and DEL what we answered to ADD.
+    /// prevResult. ADD: the result of the previous plugin in the chain. CHECK and DEL: our own result of ADD.
     pub previous: Option<CniResult>,
-    /// GC: what is still in use. `None`: the runtime does not say.
+    /// GC: the attachments still in use; `None`: the runtime did not list them.
     pub valid: Option<Vec<AttachmentId>>,
 }
 
+/// One interface of one container.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct AttachmentId {
     #[serde(rename = "containerID")]
@@ -78,9 +48,10 @@ struct Raw {
 }
 
 impl NetConf {
+    /// Needs a supported version and a name.
     pub fn parse(stdin: &[u8]) -> Result<NetConf, CniError> {
         let raw: Raw = serde_json::from_slice(stdin).map_err(|reason| {
-            CniError::new(code::DECODE, "the network configuration is not understood", reason.to_string())
+            CniError::new(code::DECODE, "the network configuration cannot be decoded", reason.to_string())
         })?;
         let Raw { cni_version, name, agent_socket, mtu, prev_result, valid } = raw;
         let version = Version::parse(&cni_version).ok_or_else(|| {
@@ -92,14 +63,4 @@ impl NetConf {
         }
         Ok(NetConf { version, name, socket: agent_socket, mtu, previous: prev_result, valid })
     }
-}
-
-/// The version of a configuration that may otherwise be nonsense: an answer to it should bear it.
-pub(crate) fn version_of(stdin: &[u8]) -> Option<String> {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct OnlyVersion {
-        cni_version: String,
-    }
-    serde_json::from_slice::<OnlyVersion>(stdin).ok().map(|only| only.cni_version)
 }

@@ -1,13 +1,12 @@
-//! Errors as CNI prints them: a code, a message and details (CNI specification 1.1, "Error").
+//! Errors in CNI's form: a code, a message and details (CNI specification 1.1, "Error").
 
 use serde::Serialize;
 
-/// Codes that the specification gives a meaning; from 100 on they are the plugin's own.
+/// Codes of the specification; from 100 on they are the plugin's own.
 pub mod code {
     pub const INCOMPATIBLE_VERSION: u32 = 1;
     pub const UNKNOWN_CONTAINER: u32 = 3;
     pub const BAD_ENVIRONMENT: u32 = 4;
-    pub const IO: u32 = 5;
     pub const DECODE: u32 = 6;
     pub const BAD_CONFIG: u32 = 7;
     pub const TRY_AGAIN: u32 = 11;
@@ -15,6 +14,7 @@ pub mod code {
     pub const FAILED: u32 = 100;
 }
 
+/// A failed call, as printed on stdout.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
 #[serde(rename_all = "camelCase")]
 #[error("{msg}: {details}")]
@@ -27,13 +27,13 @@ pub struct CniError {
 }
 
 impl CniError {
-    /// The version is set where the answer is printed.
+    /// Without a version: [`crate::run`] sets it.
     pub fn new(code: u32, msg: impl Into<String>, details: impl Into<String>) -> Self {
         CniError { cni_version: String::new(), code, msg: msg.into(), details: details.into() }
     }
 }
 
-/// What the agent says, in CNI's terms.
+/// The agent's refusal, as the CNI code by which a runtime decides whether to retry.
 impl From<tonic::Status> for CniError {
     fn from(status: tonic::Status) -> Self {
         let number = match status.code() {
@@ -44,6 +44,6 @@ impl From<tonic::Status> for CniError {
             tonic::Code::InvalidArgument => code::BAD_CONFIG,
             _ => code::FAILED,
         };
-        CniError::new(number, "the node agent could not do it", status.message())
+        CniError::new(number, "the node agent refused the request", status.message())
     }
 }

@@ -1,6 +1,7 @@
 //! The CNI protocol (1.1 and back to 0.3.1) and the messages between the plugin `skep-cni` and the node agent.
 //!
-//! In: a runtime's environment and stdin as values. Out: the JSON that it expects, and the exit code.
+//! In: a runtime's environment and stdin as values. Out: the JSON that it expects, and the exit code. The agent's side
+//! of the messages is [`agent`].
 
 pub mod agent;
 mod config;
@@ -8,9 +9,11 @@ mod error;
 mod plugin;
 mod request;
 mod result;
+mod version;
 
-pub use config::{AttachmentId, NetConf, SUPPORTED, Version};
+pub use config::{AttachmentId, NetConf};
 pub use error::{CniError, code};
 pub use plugin::{Outcome, run};
 pub use request::{Command, Environment, Request};
 pub use result::{CniResult, Interface, Ip, Route};
+pub use version::{SUPPORTED, Version};

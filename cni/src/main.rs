@@ -15,12 +15,12 @@ fn main() -> ExitCode {
         args: variable("CNI_ARGS"),
     };
     let mut stdin = Vec::new();
-    // A runtime that closes stdin early has sent no configuration; the parser says so.
+    // Without a configuration the parser reports the error.
     let _ = std::io::stdin().read_to_end(&mut stdin);
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("skep-cni: {error}");
+            eprintln!("skep-cni: starting the runtime failed: {error}");
             return ExitCode::FAILURE;
         }
     };

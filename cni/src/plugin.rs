@@ -1,4 +1,6 @@
-//! One call of the plugin: a request to the agent, its answer to the runtime.
+//! One call of the plugin.
+//!
+//! In: environment and stdin. Out: [`Outcome`]. In between: one request to the agent.
 
 use std::path::{Path, PathBuf};
 
@@ -7,10 +9,11 @@ use serde_json::{Value, json};
 use crate::agent::{
     self, AddReply, AddRequest, Attachment, Chained, CheckRequest, DelRequest, GcRequest, Pod, StatusRequest,
 };
-use crate::config::{NetConf, SUPPORTED, Version, version_of};
+use crate::config::NetConf;
 use crate::error::{CniError, code};
 use crate::request::{Command, Environment, Request, Target};
 use crate::result::{CniResult, Interface, Ip, Route};
+use crate::version::{SUPPORTED, Version};
 
 /// What to print on stdout, and whether the call failed.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,7 +22,7 @@ pub struct Outcome {
     pub failed: bool,
 }
 
-/// Never panics, whatever comes in.
+/// Serves one call. Never panics, whatever the input.
 pub async fn run(environment: &Environment, stdin: &[u8]) -> Outcome {
     let answer = match Request::parse(environment, stdin) {
         Ok(request) => perform(request, stdin).await,
@@ -28,8 +31,7 @@ pub async fn run(environment: &Environment, stdin: &[u8]) -> Outcome {
     match answer {
         Ok(stdout) => Outcome { stdout, failed: false },
         Err(mut error) => {
-            let version = version_of(stdin).filter(|version| Version::parse(version).is_some());
-            error.cni_version = version.unwrap_or_else(|| Version::LATEST.as_str().to_owned());
+            Version::of_answer(stdin).as_str().clone_into(&mut error.cni_version);
             Outcome { stdout: serde_json::to_value(&error).ok(), failed: true }
         }
     }
@@ -37,8 +39,7 @@ pub async fn run(environment: &Environment, stdin: &[u8]) -> Outcome {
 
 async fn perform(request: Request, stdin: &[u8]) -> Result<Option<Value>, CniError> {
     let Some(config) = request.config else {
-        let version = version_of(stdin).filter(|version| Version::parse(version).is_some());
-        let version = version.unwrap_or_else(|| Version::LATEST.as_str().to_owned());
+        let version = Version::of_answer(stdin).as_str();
         return Ok(Some(json!({"cniVersion": version, "supportedVersions": SUPPORTED})));
     };
     let socket = config.socket.clone().unwrap_or_else(|| PathBuf::from(agent::SOCKET));
@@ -77,16 +78,16 @@ async fn add(config: &NetConf, socket: &Path, target: Target, netns: String) -> 
     Ok(result.print(config.version))
 }
 
-/// What the plugin before us made for this interface.
+/// The interface that the previous plugin made.
 fn chained(previous: &CniResult, target: &Target, netns: &str) -> Result<Chained, CniError> {
     let bad = |details: &str| CniError::new(code::BAD_CONFIG, "prevResult cannot be used", details);
-    let (place, interface) = previous
+    let (index, interface) = previous
         .in_sandbox(netns, &target.ifname)
-        .ok_or_else(|| bad("it names no such interface in the sandbox"))?;
-    let host = previous.host_end(place).ok_or_else(|| bad("it names no interface of the host"))?;
-    let addresses = previous.addresses(place);
+        .ok_or_else(|| bad("it does not name the interface in the sandbox"))?;
+    let host = previous.host_end(index).ok_or_else(|| bad("it does not name an interface of the host"))?;
+    let addresses = previous.addresses(index);
     if addresses.is_empty() {
-        return Err(bad("it gives the interface no address"));
+        return Err(bad("it has no address of the interface"));
     }
     Ok(Chained { host_ifname: host.name.clone(), addresses, mac: interface.mac.clone() })
 }
@@ -123,7 +124,7 @@ fn result(reply: &AddReply, ifname: &str, netns: &str) -> CniResult {
     }
 }
 
-/// With the agent away nothing can be taken down: the runtime must ask again, lest addresses leak.
+/// Fails without the agent: the runtime must retry, or the pod's addresses leak.
 async fn del(socket: &Path, target: Target) -> Result<Option<Value>, CniError> {
     let attachment = Some(attachment(&target));
     connect(socket).await?.del(DelRequest { attachment }).await?;
@@ -136,21 +137,21 @@ async fn check(
     target: Target,
     netns: String,
 ) -> Result<Option<Value>, CniError> {
-    needs(config, Version::V0_4_0)?;
+    require_version(config, Version::V0_4_0)?;
     let previous = config
         .previous
         .as_ref()
         .ok_or_else(|| CniError::new(code::BAD_CONFIG, "CHECK needs the prevResult of ADD", ""))?;
-    let place = previous.in_sandbox(&netns, &target.ifname).map(|(place, _)| place);
-    let addresses = place.map(|place| previous.addresses(place)).unwrap_or_default();
+    let index = previous.in_sandbox(&netns, &target.ifname).map(|(index, _)| index);
+    let addresses = index.map(|index| previous.addresses(index)).unwrap_or_default();
     let request = CheckRequest { attachment: Some(attachment(&target)), netns, addresses };
     connect(socket).await?.check(request).await?;
     Ok(None)
 }
 
 async fn gc(config: &NetConf, socket: &Path) -> Result<Option<Value>, CniError> {
-    needs(config, Version::V1_1_0)?;
-    // Without the list everything would go.
+    require_version(config, Version::V1_1_0)?;
+    // An absent list must not delete every attachment.
     let valid = config
         .valid
         .as_ref()
@@ -171,22 +172,29 @@ async fn status(socket: &Path) -> Result<Option<Value>, CniError> {
 
 async fn connect(socket: &Path) -> Result<agent::NetworkClient<tonic::transport::Channel>, CniError> {
     agent::connect(socket).await.map_err(|reason| {
-        let details = format!("{}: {}", socket.display(), deepest(&reason));
-        CniError::new(code::TRY_AGAIN, "the node agent does not answer", details)
+        let details = format!("{}: {}", socket.display(), root_cause(&reason));
+        CniError::new(code::TRY_AGAIN, "the node agent cannot be reached", details)
     })
 }
 
-/// What happened, below the layers that only say that something did.
-fn deepest(error: &dyn std::error::Error) -> String {
-    error.source().map_or_else(|| error.to_string(), deepest)
+/// The innermost error; the outer ones have no details.
+fn root_cause(error: &dyn std::error::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), root_cause)
 }
 
-fn needs(config: &NetConf, oldest: Version) -> Result<(), CniError> {
+fn require_version(config: &NetConf, oldest: Version) -> Result<(), CniError> {
     match config.version < oldest {
         true => {
-            let details =
-                format!("the configuration has {}, it needs {}", config.version.as_str(), oldest.as_str());
-            Err(CniError::new(code::INCOMPATIBLE_VERSION, "the command is not of this CNI version", details))
+            let details = format!(
+                "the configuration has {}, the command needs {}",
+                config.version.as_str(),
+                oldest.as_str()
+            );
+            Err(CniError::new(
+                code::INCOMPATIBLE_VERSION,
+                "the CNI version does not have this command",
+                details,
+            ))
         }
         false => Ok(()),
     }

@@ -1,9 +1,11 @@
-//! A runtime's call, parsed once: environment and stdin to a value that cannot be invalid.
+//! A runtime's call.
+//!
+//! In: environment and stdin. Out: [`Request`], which cannot be invalid.
 
 use crate::config::NetConf;
 use crate::error::{CniError, code};
 
-/// The variables of a call, as they stand. Only `main` reads them.
+/// The environment variables of a call, not validated. Only `main` reads them from the process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Environment {
     pub command: Option<String>,
@@ -13,6 +15,7 @@ pub struct Environment {
     pub args: Option<String>,
 }
 
+/// A CNI operation with its parameters; `netns` is the path of the sandbox's network namespace.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Command {
     Add { target: Target, netns: String },
@@ -23,20 +26,22 @@ pub enum Command {
     Version,
 }
 
+/// The interface that a command is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
     pub container_id: String,
     pub ifname: String,
-    /// From CNI_ARGS; empty where the runtime says nothing.
+    /// The pod, from CNI_ARGS; empty if the runtime does not name it.
     pub pod_namespace: String,
     pub pod_name: String,
     pub pod_uid: String,
 }
 
+/// A valid call.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Request {
     pub command: Command,
-    /// Not for VERSION.
+    /// `None` for VERSION only.
     pub config: Option<NetConf>,
 }
 
@@ -100,14 +105,14 @@ fn missing(variable: &str) -> CniError {
     CniError::new(code::BAD_ENVIRONMENT, "required environment variables missing", variable)
 }
 
-/// An alphanumeric character, then those and `_`, `.`, `-` (specification, "Parameters").
+/// An alphanumeric character, then alphanumerics, `_`, `.` and `-` (CNI specification, "Parameters").
 fn is_container_id(text: &str) -> bool {
     let mut characters = text.chars();
     let first = characters.next().is_some_and(|c| c.is_ascii_alphanumeric());
     first && characters.all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c))
 }
 
-/// As the kernel has it: 1 to 15 bytes, no slash, colon or blank, neither of the dots.
+/// The kernel's rule: 1 to 15 bytes, no slash, colon or white space, neither `.` nor `..`.
 fn is_ifname(text: &str) -> bool {
     let plain = |c: char| !c.is_whitespace() && !c.is_control() && c != '/' && c != ':';
     (1..=15).contains(&text.len()) && text.chars().all(plain) && text != "." && text != ".."

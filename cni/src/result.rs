@@ -1,11 +1,11 @@
-//! The result of ADD, in the form of each version.
+//! The result of ADD: read as prevResult, printed in the form of each CNI version.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::config::Version;
+use crate::version::Version;
 
-/// The form of 1.1.0; 0.3.1 and 0.4.0 differ in naming each address's family, which is not read back.
+/// The form of 1.1.0. 0.3.1 and 0.4.0 also name each address's family, which is not read back.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CniResult {
@@ -19,7 +19,7 @@ pub struct CniResult {
     pub routes: Vec<Route>,
     #[serde(default)]
     pub dns: Map<String, Value>,
-    /// What other plugins put there and we only pass on.
+    /// Fields of other plugins, passed on unchanged.
     #[serde(flatten)]
     pub rest: Map<String, Value>,
 }
@@ -41,11 +41,11 @@ pub struct Interface {
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Ip {
-    /// With prefix length.
+    /// In CIDR notation.
     pub address: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateway: Option<String>,
-    /// Place in `interfaces`.
+    /// Index into `interfaces`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interface: Option<usize>,
 }
@@ -60,7 +60,7 @@ pub struct Route {
 }
 
 impl CniResult {
-    /// As `version` prints it.
+    /// The result in the form of `version`.
     pub fn print(&self, version: Version) -> Value {
         let mut result = self.clone();
         version.as_str().clone_into(&mut result.cni_version);
@@ -78,28 +78,28 @@ impl CniResult {
         value
     }
 
-    /// The interface of that name in that namespace, with its place.
+    /// The interface of that name in that network namespace, with its index.
     pub fn in_sandbox(&self, netns: &str, ifname: &str) -> Option<(usize, &Interface)> {
         let mut interfaces = self.interfaces.iter().enumerate();
         interfaces.find(|(_, i)| i.name == ifname && !i.sandbox.is_empty() && same_path(&i.sandbox, netns))
     }
 
-    /// The host's interface that was named last before the one at `place`: by custom its other end, with a bridge
-    /// standing before it.
-    pub fn host_end(&self, place: usize) -> Option<&Interface> {
+    /// The host's end of the interface at `index`. Plugins list a bridge, then the host's end, then the container's: so
+    /// the last host interface before `index`.
+    pub fn host_end(&self, index: usize) -> Option<&Interface> {
         let host = |interface: &&Interface| interface.sandbox.is_empty();
-        let before = self.interfaces.get(..place)?.iter().rfind(|i| host(i));
+        let before = self.interfaces.get(..index)?.iter().rfind(|i| host(i));
         before.or_else(|| self.interfaces.iter().find(|i| host(i)))
     }
 
-    /// Addresses of the interface at `place`, without prefix length; those of no interface belong to the only one.
-    pub fn addresses(&self, place: usize) -> Vec<String> {
-        let ips = self.ips.iter().filter(|ip| ip.interface.is_none_or(|at| at == place));
+    /// Addresses of the interface at `index`, without prefix length; an address that names no interface counts too.
+    pub fn addresses(&self, index: usize) -> Vec<String> {
+        let ips = self.ips.iter().filter(|ip| ip.interface.is_none_or(|of| of == index));
         ips.map(|ip| ip.address.split('/').next().unwrap_or_default().to_owned()).collect()
     }
 }
 
-/// `/var/run` is a link to `/run`, and runtimes mix them.
+/// `/var/run` is a link to `/run`, and runtimes use both.
 fn same_path(a: &str, b: &str) -> bool {
     fn plain(path: &str) -> &str {
         path.strip_prefix("/var/run/").or_else(|| path.strip_prefix("/run/")).unwrap_or(path)
