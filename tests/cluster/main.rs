@@ -4,6 +4,7 @@
 //! fails if anything of it is left. Tests take turns, each in a namespace of its own.
 
 mod etcd;
+mod examples;
 mod failures;
 mod fixture;
 mod idle;
