@@ -1,4 +1,4 @@
-//! Measures the scheduler's mind alone, without a server: `decisions [nodes] [pods] [case]...`.
+//! Measures the scheduler's scheduler alone, without a server: `decisions [nodes] [pods] [case]...`.
 //!
 //! Prints for each case how many pods a second get a node. Cases: `owned` (replicas of controllers, spread by default),
 //! `spread` (a hard zone constraint), `apart` (never two of an app on a node), `near` (with their app, by zone), `full`
@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use serde_json::{Value, json};
-use skep_control::scheduler::{Decision, Mind};
-use skep_control::view::{Change, Object};
+use skep_control::cache::{Change, Object};
+use skep_control::scheduler::{Decision, Scheduler};
 
 const REPLICAS: usize = 50;
 const CASES: [&str; 6] = ["owned", "spread", "apart", "near", "full", "preempt"];
@@ -61,8 +61,8 @@ fn pod(case: &str, prefix: &str, i: usize) -> Pod {
     parse(pod)
 }
 
-fn put(mind: &mut Mind, old: Option<Arc<Pod>>, new: Arc<Pod>, now: Timestamp) {
-    mind.apply(&Change { old: old.map(Object::Pod), new: Some(Object::Pod(new)) }, now);
+fn put(scheduler: &mut Scheduler, old: Option<Arc<Pod>>, new: Arc<Pod>, now: Timestamp) {
+    scheduler.apply(&Change { old: old.map(Object::Pod), new: Some(Object::Pod(new)) }, now);
 }
 
 fn bound(pod: &Arc<Pod>, node: &str) -> Arc<Pod> {
@@ -72,35 +72,35 @@ fn bound(pod: &Arc<Pod>, node: &str) -> Arc<Pod> {
 }
 
 /// A cluster with thirty pods on each node.
-fn cluster(nodes: usize, now: Timestamp) -> Mind {
-    let mut mind = Mind::default();
+fn cluster(nodes: usize, now: Timestamp) -> Scheduler {
+    let mut scheduler = Scheduler::default();
     for i in 0..nodes {
-        mind.apply(&Change { old: None, new: Some(Object::Node(Arc::new(node(i)))) }, now);
+        scheduler.apply(&Change { old: None, new: Some(Object::Node(Arc::new(node(i)))) }, now);
     }
     for i in 0..nodes * 30 {
         let pod = bound(&Arc::new(pod("owned", "old", i)), &format!("node-{:05}", i % nodes));
-        put(&mut mind, None, pod, now);
+        put(&mut scheduler, None, pod, now);
     }
-    mind
+    scheduler
 }
 
 /// Decisions a second, and how many were bindings.
 fn measure(case: &str, nodes: usize, pods: usize) -> (f64, usize) {
     let now = Timestamp::UNIX_EPOCH;
-    let mut mind = cluster(nodes, now);
+    let mut scheduler = cluster(nodes, now);
     let waiting: Vec<Arc<Pod>> = (0..pods).map(|i| Arc::new(pod(case, "new", i))).collect();
     let (mut spent, mut count, mut bindings) = (Duration::ZERO, 0, 0);
     for pod in waiting {
         let start = Instant::now();
-        put(&mut mind, None, pod.clone(), now);
-        let decision = mind.next(now, 7);
+        put(&mut scheduler, None, pod.clone(), now);
+        let decision = scheduler.next(now, 7);
         spent += start.elapsed();
         count += usize::from(decision.is_some());
         if let Some(Decision::Bind { pod, node }) = decision {
             bindings += 1;
             let bound = bound(&pod, &node);
             let start = Instant::now();
-            put(&mut mind, Some(pod), bound, now);
+            put(&mut scheduler, Some(pod), bound, now);
             spent += start.elapsed();
         }
     }

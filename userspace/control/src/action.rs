@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::view::{Change, Key, Kind, Object, View};
+use crate::cache::{Change, Key, Kind, Object, View};
 
 #[derive(Clone, Debug)]
 pub enum Action {

@@ -1,17 +1,19 @@
-//! What the binary tells the controllers: grace periods, networks, the cluster's CA and who leads.
+//! The settings of this crate: which parts run, leader election, grace periods, networks and the cluster's CA.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
 
 use ipnetwork::IpNetwork;
 
-/// Everything `run` needs; there is no other source of settings (no environment, no files).
+/// Everything that `run` needs; there is no other source of settings (no environment, no files).
 #[derive(Clone)]
 pub struct Config {
     /// `None` when this is the only server: no Lease is kept at all.
     pub leader_election: Option<LeaderElection>,
-    /// How long a node's Lease may stay unrenewed before its node is declared unreachable (50 s as upstream; 5 s is the least).
+    /// How long a node's Lease may stay unrenewed before its node is declared unreachable (50 s as upstream; at least 5 s).
     pub node_grace: Duration,
-    /// How long a node that has just registered may take to its first Lease (60 s as upstream).
+    /// How long a newly registered node may take until its first Lease (60 s as upstream).
     pub node_startup_grace: Duration,
     /// Networks the pods of all nodes live in, at most one a family. Empty: nodes get no podCIDR.
     pub cluster_cidrs: Vec<IpNetwork>,
@@ -19,14 +21,26 @@ pub struct Config {
     pub node_prefix_v4: u8,
     /// Prefix length of each node's IPv6 network.
     pub node_prefix_v6: u8,
-    /// PEM of the certificates by which pods know the API server; published as `kube-root-ca.crt`.
+    /// PEM of the certificates by which pods verify the API server; published as `kube-root-ca.crt`.
     pub root_ca_pem: String,
     /// Signs approved certificate requests; `None` leaves them unsigned.
     pub signer: Option<Arc<dyn Signer>>,
-    /// How many terminated pods stay before the oldest go; 0 keeps them all.
+    /// How many terminated pods are kept; beyond it the oldest are deleted. 0 keeps them all.
     pub terminated_pod_threshold: usize,
-    /// Whether the scheduler runs in this process too.
-    pub scheduler: bool,
+    /// Which parts run in this process.
+    pub parts: Parts,
+}
+
+/// Parts that run in one process. Each selection works against any API server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Parts {
+    /// Controllers and scheduler, with one set of informers.
+    #[default]
+    All,
+    /// The controllers, garbage collection, the emptying of namespaces and the counting for quotas.
+    Controllers,
+    /// The scheduler alone, with informers for the kinds that it reads.
+    Scheduler,
 }
 
 impl Default for Config {
@@ -41,7 +55,7 @@ impl Default for Config {
             root_ca_pem: String::new(),
             signer: None,
             terminated_pod_threshold: 12_500,
-            scheduler: true,
+            parts: Parts::All,
         }
     }
 }
@@ -53,11 +67,11 @@ pub struct LeaderElection {
     pub identity: String,
     pub namespace: String,
     pub name: String,
-    /// How long others wait before they take over an unrenewed lease.
+    /// How long other candidates wait before they take over an unrenewed lease.
     pub lease_duration: Duration,
     /// How long the holder tries to renew before it gives up.
     pub renew_deadline: Duration,
-    /// Pause between tries.
+    /// Pause between attempts.
     pub retry_period: Duration,
 }
 
@@ -75,7 +89,7 @@ impl LeaderElection {
     }
 }
 
-/// A certificate request that was approved, already checked against its signer's rules.
+/// An approved certificate request that passed its signer's rules.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SignRequest {
     /// PEM `CERTIFICATE REQUEST` as the client made it; its signature was verified.
@@ -84,13 +98,13 @@ pub struct SignRequest {
     pub signer_name: String,
     /// Key usages as the API spells them ("digital signature", "client auth", ...).
     pub usages: Vec<String>,
-    /// How long the certificate shall live.
+    /// How long the certificate is valid.
     pub lifetime: Duration,
 }
 
 /// Holds the cluster CA's key and signs with it.
 pub trait Signer: Send + Sync + 'static {
-    /// Signs the request; the answer is the PEM of the certificate (with intermediates after it, if there are any).
+    /// Signs the request. Returns the PEM of the certificate, followed by intermediates if there are any.
     fn sign(&self, request: &SignRequest) -> Result<String, SignError>;
 }
 

@@ -1,9 +1,7 @@
 //! LoadBalancerPool: our own kind, as k8s-openapi has the others.
 
-use k8s_openapi::{
-    ClusterResourceScope, ListableResource, Metadata, Resource,
-    apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta},
-};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use k8s_openapi::{ClusterResourceScope, ListableResource, Metadata, Resource};
 use serde::{Deserialize, Serialize};
 
 /// Addresses that Services of type LoadBalancer may get.

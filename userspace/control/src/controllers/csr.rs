@@ -1,28 +1,24 @@
 //! CertificateSigningRequests: nodes' own are approved by rule, approved ones are signed, old ones removed. PURE but for
 //! the signer's key. A request that any rule fails is left to a person, never refused.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::{
-    ByteString,
-    api::{
-        certificates::v1::{
-            CertificateSigningRequest, CertificateSigningRequestCondition, CertificateSigningRequestSpec,
-            CertificateSigningRequestStatus,
-        },
-        core::v1::Node,
-    },
+use k8s_openapi::ByteString;
+use k8s_openapi::api::certificates::v1::{
+    CertificateSigningRequest, CertificateSigningRequestCondition, CertificateSigningRequestSpec,
+    CertificateSigningRequestStatus,
 };
+use k8s_openapi::api::core::v1::Node;
 use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, Pem, X509CertificationRequest};
 
-use super::own_key;
-use crate::{
-    action::{Action, Context, Controller},
-    config::{SignRequest, Signer},
-    meta,
-    view::{Change, Key, Kind, Object, View},
-};
+use super::routing::own_key;
+use crate::action::{Action, Context, Controller};
+use crate::cache::{Change, Key, Kind, Object, View};
+use crate::config::{SignRequest, Signer};
+use crate::meta;
 
 const CLIENT: &str = "kubernetes.io/kube-apiserver-client";
 const KUBELET_CLIENT: &str = "kubernetes.io/kube-apiserver-client-kubelet";

@@ -1,22 +1,20 @@
 //! DaemonSets: one pod on every node that admits it, updated node by node. PURE.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use k8s_openapi::api::{
-    apps::v1::{DaemonSet, DaemonSetSpec, DaemonSetStatus},
-    core::v1::{Node, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodSpec, Toleration},
+use k8s_openapi::api::apps::v1::{DaemonSet, DaemonSetSpec, DaemonSetStatus};
+use k8s_openapi::api::core::v1::{
+    Node, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodSpec, Toleration,
 };
 
-use super::{
-    nodes, own_key, owner_keys,
-    pods::{self, Availability, Claim},
-    revisions::{self, HASH, Owner},
-};
-use crate::{
-    action::{Action, Context, Controller},
-    meta,
-    view::{Change, Key, Kind, Object, View},
-};
+use super::nodes;
+use super::pods::{self, Availability, Claim};
+use super::revisions::{self, HASH, Owner};
+use super::routing::{own_key, owner_keys};
+use crate::action::{Action, Context, Controller};
+use crate::cache::{Change, Key, Kind, Object, View};
+use crate::meta;
 
 const BURST: usize = 250;
 /// The template generation is of no use to anyone but old clients; they read the annotation.

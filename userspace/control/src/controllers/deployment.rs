@@ -3,26 +3,18 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::{
-    api::{
-        apps::v1::{Deployment, DeploymentSpec, ReplicaSet, ReplicaSetSpec},
-        core::v1::Pod,
-    },
-    apimachinery::pkg::apis::meta::v1::ObjectMeta,
-};
+use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, ReplicaSet, ReplicaSetSpec};
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::json;
 
-use super::{
-    deployment_status as status, own_key, owner_keys,
-    pods::{self, Claim},
-    rollout::{self, Bounds, HASH_LABEL, REVISION},
-    versions,
-};
-use crate::{
-    action::{Action, Context, Controller, Failure},
-    meta,
-    view::{Change, Key, Kind, Object, View},
-};
+use super::deployment_status as status;
+use super::pods::{self, Claim};
+use super::rollout::{self, Bounds, HASH_LABEL, REVISION};
+use super::routing::{own_key, owner_keys, versions};
+use crate::action::{Action, Context, Controller, Failure};
+use crate::cache::{Change, Key, Kind, Object, View};
+use crate::meta;
 
 pub struct Deployments;
 

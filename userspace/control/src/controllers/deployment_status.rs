@@ -5,12 +5,11 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentCondition, DeploymentStatus, ReplicaSet};
 
-use super::{deployment::Step, rollout};
-use crate::{
-    action::Action,
-    meta,
-    view::{Key, Kind},
-};
+use super::deployment::Step;
+use super::rollout;
+use crate::action::Action;
+use crate::cache::{Key, Kind};
+use crate::meta;
 
 const COMPLETE: &str = "NewReplicaSetAvailable";
 const TIMED_OUT: &str = "ProgressDeadlineExceeded";

@@ -1,22 +1,19 @@
 //! PodDisruptionBudgets: how many of the selected pods may be evicted now. PURE.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::{
-    api::{
-        core::v1::Pod,
-        policy::v1::{PodDisruptionBudget, PodDisruptionBudgetStatus},
-    },
-    apimachinery::pkg::apis::meta::v1::{Condition, Time},
-};
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetStatus};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
-use super::{own_key, pods, versions};
-use crate::{
-    action::{Action, Context, Controller},
-    meta,
-    view::{Change, Key, Kind, Object, View},
-};
+use super::pods;
+use super::routing::{own_key, versions};
+use crate::action::{Action, Context, Controller};
+use crate::cache::{Change, Key, Kind, Object, View};
+use crate::meta;
 
 /// An eviction that no deletion followed in this time counts no more.
 const EVICTION_HELD: Duration = Duration::from_secs(120);

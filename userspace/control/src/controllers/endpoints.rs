@@ -1,17 +1,15 @@
 //! Which pods back a Service, and at which ports: what EndpointSlices and Endpoints both are written from. PURE.
 
-use std::{net::IpAddr, sync::Arc};
+use std::net::IpAddr;
+use std::sync::Arc;
 
-use k8s_openapi::{
-    api::core::v1::{Pod, Service, ServicePort, ServiceSpec},
-    apimachinery::pkg::util::intstr::IntOrString,
-};
+use k8s_openapi::api::core::v1::{Pod, Service, ServicePort, ServiceSpec};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::{pods, versions};
-use crate::{
-    meta,
-    view::{Change, Key, Kind, Object, View},
-};
+use super::pods;
+use super::routing::versions;
+use crate::cache::{Change, Key, Kind, Object, View};
+use crate::meta;
 
 /// One port of a Service as a pod serves it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -126,7 +124,7 @@ fn target(port: &ServicePort, protocol: &str, pod: &Pod) -> Option<i32> {
 
 /// Services whose endpoints a change may touch.
 pub fn services_of(change: &Change, view: &View, keys: &mut Vec<Key>) {
-    super::own_key(change, Kind::Service, keys);
+    super::routing::own_key(change, Kind::Service, keys);
     match change.object() {
         Some(Object::Pod(_)) => versions(change).for_each(|pod| of_pod(pod.meta(), view, keys)),
         Some(Object::Node(node)) => {

@@ -1,23 +1,19 @@
 //! The older Endpoints object of each Service with a selector: first family only, at most 1000 addresses. PURE.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use k8s_openapi::{
-    api::core::v1::{
-        EndpointAddress, EndpointPort, EndpointSubset, Endpoints, ObjectReference, Service, ServiceSpec,
-    },
-    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+use k8s_openapi::api::core::v1::{
+    EndpointAddress, EndpointPort, EndpointSubset, Endpoints, ObjectReference, Service, ServiceSpec,
 };
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::{
-    endpoints::{self, Backend, Port},
-    own_key, pods,
-};
-use crate::{
-    action::{Action, Context, Controller},
-    meta::{self, Labels},
-    view::{Change, Key, Kind, Object, View},
-};
+use super::endpoints::{self, Backend, Port};
+use super::pods;
+use super::routing::own_key;
+use crate::action::{Action, Context, Controller};
+use crate::cache::{Change, Key, Kind, Object, View};
+use crate::meta::{self, Labels};
 
 const MANAGED_BY: &str = "endpoints.kubernetes.io/managed-by";
 const MANAGER: &str = "endpoint-controller";

@@ -1,31 +1,21 @@
 //! EndpointSlices of Services with a selector. PURE.
 //! Existing slices are changed as little as possible: an endpoint stays in its slice, gaps are filled before slices are made.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    net::IpAddr,
-    sync::Arc,
-};
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
 
-use k8s_openapi::{
-    api::{
-        core::v1::{ObjectReference, Service, ServiceSpec},
-        discovery::v1::{
-            Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, ForNode, ForZone,
-        },
-    },
-    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+use k8s_openapi::api::core::v1::{ObjectReference, Service, ServiceSpec};
+use k8s_openapi::api::discovery::v1::{
+    Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, ForNode, ForZone,
 };
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::{
-    endpoints::{self, Backend, Port, ZONE},
-    topology::{self, Shares},
-};
-use crate::{
-    action::{Action, Context, Controller},
-    meta::{self, Labels},
-    view::{Change, Key, Kind, Object, View},
-};
+use super::endpoints::{self, Backend, Port, ZONE};
+use super::topology::{self, Shares};
+use crate::action::{Action, Context, Controller};
+use crate::cache::{Change, Key, Kind, Object, View};
+use crate::meta::{self, Labels};
 
 pub(super) const SERVICE_NAME: &str = "kubernetes.io/service-name";
 pub(super) const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";

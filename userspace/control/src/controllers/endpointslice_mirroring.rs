@@ -1,25 +1,19 @@
 //! EndpointSlices of Endpoints that users write for Services without a selector. PURE.
 //! One slice a subset and family, so that who reads slices sees every Service.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
 
-use k8s_openapi::{
-    api::{
-        core::v1::{EndpointAddress, EndpointPort as OldPort, Endpoints},
-        discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice},
-    },
-    apimachinery::pkg::apis::meta::v1::ObjectMeta,
-};
+use k8s_openapi::api::core::v1::{EndpointAddress, EndpointPort as OldPort, Endpoints};
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::{
-    endpointslice::{MANAGED_BY, SERVICE_NAME},
-    own_key,
-};
-use crate::{
-    action::{Action, Context, Controller},
-    meta::{self, Labels},
-    view::{Change, Key, Kind, Object, View},
-};
+use super::endpointslice::{MANAGED_BY, SERVICE_NAME};
+use super::routing::own_key;
+use crate::action::{Action, Context, Controller};
+use crate::cache::{Change, Key, Kind, Object, View};
+use crate::meta::{self, Labels};
 
 const MANAGER: &str = "endpointslicemirroring-controller.k8s.io";
 const SKIP: &str = "endpointslice.kubernetes.io/skip-mirror";

@@ -2,21 +2,20 @@
 //! Every pod carries a finalizer until its outcome stands in the Job's status: first its uid is written to
 //! `uncountedTerminatedPods`, then the finalizer goes, then the uid becomes a number.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::{
-    batch::v1::{Job, JobSpec, JobStatus, UncountedTerminatedPods},
-    core::v1::{EnvVar, EnvVarSource, ObjectFieldSelector, Pod},
-};
+use k8s_openapi::api::batch::v1::{Job, JobSpec, JobStatus, UncountedTerminatedPods};
+use k8s_openapi::api::core::v1::{EnvVar, EnvVarSource, ObjectFieldSelector, Pod};
 use serde_json::json;
 
-use super::{job_status as status, own_key, owner_keys, pods};
-use crate::{
-    action::{Action, Context, Controller, Delete, Propagation},
-    meta,
-    view::{Change, Key, Kind, Object, View},
-};
+use super::routing::{own_key, owner_keys};
+use super::{job_status as status, pods};
+use crate::action::{Action, Context, Controller, Delete, Propagation};
+use crate::cache::{Change, Key, Kind, Object, View};
+use crate::meta;
 
 const FINALIZER: &str = "batch.kubernetes.io/job-tracking";
 pub(super) const INDEX: &str = "batch.kubernetes.io/job-completion-index";

@@ -1,14 +1,13 @@
 //! When a Job has succeeded or failed, and how its status says so. PURE.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::collections::BTreeSet;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::{Job, JobCondition, JobStatus};
 
-use super::{
-    job::{Outcomes, Step, indexed},
-    pods,
-};
+use super::job::{Outcomes, Step, indexed};
+use super::pods;
 use crate::meta;
 
 /// How a Job ended.

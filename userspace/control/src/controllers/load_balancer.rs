@@ -3,26 +3,20 @@
 //! All Services are one key, so that two that ask at once never get the same address. What has an address keeps it as
 //! long as a pool covers it. A Service that no pool selects, or of another class, belongs to somebody else.
 
-use std::{
-    collections::BTreeSet,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    sync::Arc,
-};
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
 use jiff::Timestamp;
-use k8s_openapi::{
-    api::core::v1::{LoadBalancerIngress, LoadBalancerStatus, Service, ServiceStatus},
-    apimachinery::pkg::apis::meta::v1::Condition,
-};
+use k8s_openapi::api::core::v1::{LoadBalancerIngress, LoadBalancerStatus, Service, ServiceStatus};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde_json::json;
 
-use crate::{
-    action::{Action, Context, Controller},
-    meta,
-    pool::LoadBalancerPool,
-    view::{Change, Key, Kind, Object, View},
-};
+use crate::action::{Action, Context, Controller};
+use crate::cache::{Change, Key, Kind, Object, View};
+use crate::meta;
+use crate::pool::LoadBalancerPool;
 
 /// The class of Services that are ours whatever else balances loads here.
 const CLASS: &str = "skep.io/lb";
@@ -43,7 +37,7 @@ impl Controller for LoadBalancers {
             Object::LoadBalancerPool(_) => true,
             _ => false,
         };
-        if super::versions(change).any(matters) {
+        if super::routing::versions(change).any(matters) {
             keys.push(Key::cluster("all"));
         }
     }

@@ -10,31 +10,27 @@ pub mod endpoints;
 pub mod endpoints_object;
 pub mod endpointslice;
 pub mod endpointslice_mirroring;
-pub mod garbage_collector;
 pub mod job;
 mod job_status;
 pub mod load_balancer;
-pub mod namespace;
 pub mod node_ipam;
 pub mod node_lifecycle;
 pub mod nodes;
 pub mod pod_gc;
 pub mod pods;
 pub mod replicaset;
-pub mod resource_quota;
 pub mod revisions;
 pub mod rollout;
+mod routing;
 pub mod service_account;
 pub mod service_cidr;
 pub mod statefulset;
 pub mod taint_eviction;
 pub mod topology;
 
-use crate::{
-    action::Controller,
-    config::Config,
-    view::{Change, Key, Kind, Object},
-};
+use crate::action::Controller;
+use crate::cache::Kind;
+use crate::config::Config;
 
 /// Every controller that the runner drives.
 pub fn all(config: &Config) -> Vec<Box<dyn Controller>> {
@@ -66,34 +62,4 @@ pub fn all(config: &Config) -> Vec<Box<dyn Controller>> {
         Box::new(replicaset::ReplicaSets { kind: Kind::ReplicaSet }),
         Box::new(replicaset::ReplicaSets { kind: Kind::ReplicationController }),
     ]
-}
-
-/// Both versions of a change, the older first.
-pub(crate) fn versions(change: &Change) -> impl Iterator<Item = &Object> {
-    change.old.iter().chain(&change.new)
-}
-
-/// The key, if the change is of an object of this kind.
-pub(crate) fn own_key(change: &Change, kind: Kind, keys: &mut Vec<Key>) {
-    if let Some(object) = change.object()
-        && object.kind() == kind
-    {
-        keys.push(Key::of(object.meta()));
-    }
-}
-
-/// Keys of the controlling owners of this kind, before and after the change.
-pub(crate) fn owner_keys(change: &Change, owner: Kind, keys: &mut Vec<Key>) {
-    for object in versions(change) {
-        let meta = object.meta();
-        if let Some(reference) = crate::meta::controller_of(meta)
-            && reference.kind == owner.name()
-            && reference.api_version.split('/').next() == owner.api_version().split('/').next()
-        {
-            let key = Key::new(crate::meta::namespace(meta), &reference.name);
-            if !keys.contains(&key) {
-                keys.push(key);
-            }
-        }
-    }
 }

@@ -6,11 +6,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnetwork::IpNetwork;
 use serde_json::json;
 
-use crate::{
-    action::{Action, Context, Controller},
-    meta,
-    view::{Change, Key, Kind, Object, View},
-};
+use crate::action::{Action, Context, Controller};
+use crate::cache::{Change, Key, Kind, Object, View};
+use crate::meta;
 
 pub struct NodeIpam {
     pub networks: Vec<IpNetwork>,

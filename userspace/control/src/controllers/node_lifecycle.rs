@@ -1,18 +1,18 @@
 //! Nodes whose Lease goes stale: conditions become Unknown, taints follow the conditions, their pods count as unready. PURE.
 //! A Lease's age is measured from when this process saw it change, so that clocks of nodes play no part.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, NodeCondition, Pod, Taint};
 use serde_json::json;
 
-use super::{own_key, pods};
-use crate::{
-    action::{Action, Context, Controller},
-    meta,
-    view::{Change, Key, Kind, Object, View},
-};
+use super::pods;
+use super::routing::own_key;
+use crate::action::{Action, Context, Controller};
+use crate::cache::{Change, Key, Kind, Object, View};
+use crate::meta;
 
 pub const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
 pub const NOT_READY: &str = "node.kubernetes.io/not-ready";

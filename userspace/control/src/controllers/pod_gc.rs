@@ -7,12 +7,12 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use serde_json::json;
 
-use super::{node_lifecycle::ready_status, own_key, pods, taint_eviction};
-use crate::{
-    action::{Action, Context, Controller, Delete},
-    meta,
-    view::{Change, Key, Kind, Object, View},
-};
+use super::node_lifecycle::ready_status;
+use super::routing::own_key;
+use super::{pods, taint_eviction};
+use crate::action::{Action, Context, Controller, Delete};
+use crate::cache::{Change, Key, Kind, Object, View};
+use crate::meta;
 
 const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 /// The key under which finished pods are counted; no pod has it, since pods have namespaces.

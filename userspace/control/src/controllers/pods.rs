@@ -1,22 +1,18 @@
 //! Readings of pods that several controllers share. PURE.
 
-use std::{cmp::Ordering, collections::HashMap, time::Duration};
+use std::cmp::Ordering;
+use std::collections::HashMap;
+use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::{
-    api::core::v1::{Pod, PodCondition, PodTemplateSpec},
-    apimachinery::pkg::{
-        apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference},
-        util::intstr::IntOrString,
-    },
-};
+use k8s_openapi::api::core::v1::{Pod, PodCondition, PodTemplateSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::json;
 
-use crate::{
-    action::Action,
-    meta,
-    view::{Key, Kind},
-};
+use crate::action::Action;
+use crate::cache::{Key, Kind};
+use crate::meta;
 
 pub fn phase(pod: &Pod) -> &str {
     pod.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or("Pending")

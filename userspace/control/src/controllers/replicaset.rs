@@ -1,26 +1,20 @@
 //! ReplicaSets and ReplicationControllers: as many active pods as wanted, adopted or made, the cheapest deleted first. PURE.
 
-use std::{borrow::Cow, sync::Arc};
+use std::borrow::Cow;
+use std::sync::Arc;
 
 use jiff::Timestamp;
-use k8s_openapi::{
-    api::{
-        apps::v1::{ReplicaSetCondition, ReplicaSetStatus},
-        core::v1::{Pod, PodTemplateSpec, ReplicationControllerCondition, ReplicationControllerStatus},
-    },
-    apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta},
+use k8s_openapi::api::apps::v1::{ReplicaSetCondition, ReplicaSetStatus};
+use k8s_openapi::api::core::v1::{
+    Pod, PodTemplateSpec, ReplicationControllerCondition, ReplicationControllerStatus,
 };
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 
-use super::{
-    own_key, owner_keys,
-    pods::{self, Availability, Claim},
-    versions,
-};
-use crate::{
-    action::{Action, Context, Controller, Failure},
-    meta,
-    view::{Change, Key, Kind, Object, View},
-};
+use super::pods::{self, Availability, Claim};
+use super::routing::{own_key, owner_keys, versions};
+use crate::action::{Action, Context, Controller, Failure};
+use crate::cache::{Change, Key, Kind, Object, View};
+use crate::meta;
 
 /// Pods made or deleted by one reconcile at most, as upstream.
 const BURST: usize = 500;

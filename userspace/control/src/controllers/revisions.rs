@@ -2,24 +2,16 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::{
-    api::{
-        apps::v1::ControllerRevision,
-        core::v1::{Pod, PodTemplateSpec},
-    },
-    apimachinery::pkg::{
-        apis::meta::v1::{LabelSelector, ObjectMeta},
-        runtime::RawExtension,
-    },
-};
+use k8s_openapi::api::apps::v1::ControllerRevision;
+use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use k8s_openapi::apimachinery::pkg::runtime::RawExtension;
 use serde_json::json;
 
 use super::pods::{self, Claim};
-use crate::{
-    action::Action,
-    meta,
-    view::{Key, Kind, Object, View},
-};
+use crate::action::Action;
+use crate::cache::{Key, Kind, Object, View};
+use crate::meta;
 
 /// Label of pods and revisions by which they find each other.
 pub const HASH: &str = "controller-revision-hash";

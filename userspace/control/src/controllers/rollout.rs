@@ -1,13 +1,9 @@
 //! The arithmetic of a Deployment's rollout: bounds, proportions, template identity and revisions. PURE.
 
 use jiff::Timestamp;
-use k8s_openapi::{
-    api::{
-        apps::v1::{Deployment, DeploymentSpec, ReplicaSet},
-        core::v1::PodTemplateSpec,
-    },
-    apimachinery::pkg::util::intstr::IntOrString,
-};
+use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, ReplicaSet};
+use k8s_openapi::api::core::v1::PodTemplateSpec;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::pods::scaled;
 use crate::meta;

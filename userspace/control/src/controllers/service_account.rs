@@ -1,16 +1,12 @@
 //! In every live namespace: the ServiceAccount `default` and the ConfigMap `kube-root-ca.crt`. PURE.
 
-use k8s_openapi::{
-    api::core::v1::{ConfigMap, ServiceAccount},
-    apimachinery::pkg::apis::meta::v1::ObjectMeta,
-};
+use k8s_openapi::api::core::v1::{ConfigMap, ServiceAccount};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::own_key;
-use crate::{
-    action::{Action, Context, Controller},
-    meta,
-    view::{Change, Key, Kind, Object, View},
-};
+use super::routing::own_key;
+use crate::action::{Action, Context, Controller};
+use crate::cache::{Change, Key, Kind, Object, View};
+use crate::meta;
 
 const ROOT_CA: &str = "kube-root-ca.crt";
 

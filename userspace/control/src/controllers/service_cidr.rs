@@ -1,19 +1,16 @@
 //! ServiceCIDRs: ready once a finalizer protects them, gone only when no Service has an address of theirs alone. PURE.
 
-use std::{net::IpAddr, time::Duration};
+use std::net::IpAddr;
+use std::time::Duration;
 
 use ipnetwork::IpNetwork;
-use k8s_openapi::{
-    api::networking::v1::{ServiceCIDR, ServiceCIDRStatus},
-    apimachinery::pkg::apis::meta::v1::Condition,
-};
+use k8s_openapi::api::networking::v1::{ServiceCIDR, ServiceCIDRStatus};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
-use super::own_key;
-use crate::{
-    action::{Action, Context, Controller},
-    meta,
-    view::{Change, Key, Kind, Object, View},
-};
+use super::routing::own_key;
+use crate::action::{Action, Context, Controller};
+use crate::cache::{Change, Key, Kind, Object, View};
+use crate::meta;
 
 const FINALIZER: &str = "networking.k8s.io/service-cidr-finalizer";
 /// Servers may not have seen the deletion yet and give out addresses still (upstream's grace period).

@@ -2,21 +2,15 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::{
-    apps::v1::{StatefulSet, StatefulSetSpec, StatefulSetStatus},
-    core::v1::{PersistentVolumeClaim, PersistentVolumeClaimVolumeSource, Pod, Volume},
-};
+use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetSpec, StatefulSetStatus};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, PersistentVolumeClaimVolumeSource, Pod, Volume};
 
-use super::{
-    own_key, owner_keys,
-    pods::{self, Availability, Claim},
-    revisions::{self, HASH, History, Owner},
-};
-use crate::{
-    action::{Action, Context, Controller},
-    meta,
-    view::{Change, Key, Kind, Object, View},
-};
+use super::pods::{self, Availability, Claim};
+use super::revisions::{self, HASH, History, Owner};
+use super::routing::{own_key, owner_keys};
+use crate::action::{Action, Context, Controller};
+use crate::cache::{Change, Key, Kind, Object, View};
+use crate::meta;
 
 const POD_NAME: &str = "statefulset.kubernetes.io/pod-name";
 const POD_INDEX: &str = "apps.kubernetes.io/pod-index";

@@ -6,12 +6,11 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, Taint, Toleration};
 use serde_json::json;
 
-use super::{own_key, pods};
-use crate::{
-    action::{Action, Context, Controller},
-    meta,
-    view::{Change, Key, Kind, Object, View},
-};
+use super::pods;
+use super::routing::own_key;
+use crate::action::{Action, Context, Controller};
+use crate::cache::{Change, Key, Kind, Object, View};
+use crate::meta;
 
 pub struct TaintEviction;
 

@@ -10,8 +10,8 @@ use k8s_openapi::api::discovery::v1::{Endpoint, EndpointHints, ForZone};
 
 use super::endpoints::ZONE;
 use super::node_lifecycle::ready_status;
+use crate::cache::{Change, Key, Object, View};
 use crate::meta;
-use crate::view::{Change, Key, Object, View};
 
 /// By how much a zone's endpoints may have more to do than they would on the average.
 const OVERLOAD: f64 = 0.2;

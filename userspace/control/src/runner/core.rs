@@ -1,15 +1,13 @@
-//! The runner's mind: the view, the queues and the controllers, with no I/O. PURE.
-//! In: watch events and the outcomes of performed actions. Out: [`Task`]s to perform and the next time to wake.
+//! The pure core of the runner: queues and controllers, with no I/O. PURE.
+//! In: changes of the view and the outcomes of performed tasks. Out: [`Task`]s to perform and the next time to wake.
 
-use std::{collections::HashMap, collections::HashSet};
+use std::collections::HashMap;
 
 use jiff::Timestamp;
 
-use super::queue::{Item, Queue};
-use crate::{
-    action::{Action, Context, Controller, Failure},
-    view::{Change, Key, Kind, Object, View},
-};
+use crate::action::{Action, Context, Controller, Failure};
+use crate::cache::{Answer, Change, Key, Kind, View};
+use crate::work_queue::{Item, WorkQueue};
 
 /// Actions of one reconcile, to be performed in order.
 #[derive(Clone, Debug)]
@@ -18,105 +16,66 @@ pub(crate) struct Task {
     pub(crate) actions: Vec<Action>,
 }
 
-/// What the server answered to a write.
-#[derive(Clone, Debug)]
-pub(crate) enum Effect {
-    Written(Object),
-    DeleteAccepted { kind: Kind, key: Key, uid: Option<String> },
-    Missing { kind: Kind, key: Key },
-}
-
+/// How a task ended.
 #[derive(Clone, Debug)]
 pub(crate) struct Outcome {
     pub(crate) item: Item,
-    pub(crate) effects: Vec<Effect>,
+    pub(crate) answers: Vec<Answer>,
     pub(crate) failure: Option<Failure>,
     /// Objects that may or may not have changed.
     pub(crate) unsure: Vec<(Kind, Key)>,
 }
 
-/// One step of a kind's watch.
-#[derive(Clone, Debug)]
-pub(crate) enum Event {
-    Begin,
-    Listed(Object),
-    Listing(Object),
-    End,
-    Deleted(Object),
-}
-
+/// Decides which key is reconciled when, and what follows from the result.
+///
+/// The caller keeps this order:
+/// 1. `route` with every change of the view, after the view holds it. It may be called again with the same change: keys
+///    are only queued.
+/// 2. `next_task`, once the first list of every kind is complete, until it returns `None`. Each task that it returns must
+///    be performed; the same key is not returned again before step 4.
+/// 3. After a task, the view absorbs `Outcome::answers`, and `route` gets the changes of that. Only then
+/// 4. `finish`, exactly once for each task. This order lets a controller read its own writes.
+///
+/// On failure, `finish` queues the key again after a backoff. If the fate of a write is unknown (`Outcome::unsure`), the
+/// next task of the key only asks the server for those objects, and the key keeps its seed, so that a repeated create uses
+/// the same names.
+///
+/// `next_due` is the time at which to call `next_task` again without a change.
 pub(crate) struct Core {
-    pub(crate) view: View,
     controllers: Vec<Box<dyn Controller>>,
-    queue: Queue,
-    /// Kinds whose first list has not ended; nothing is decided before all have.
-    unsynced: HashSet<Kind>,
+    queue: WorkQueue,
     failures: HashMap<Item, Failure>,
     /// Seeds of keys whose last actions have an unknown fate.
     seeds: HashMap<Item, u64>,
     next_seed: u64,
-    /// What a key's last actions may or may not have changed; asked before the key is reconciled again.
+    /// Objects that a key's last actions may or may not have changed.
     unsure: HashMap<Item, Vec<(Kind, Key)>>,
-    working: usize,
-    /// Objects to ask for, after a relist that may be older than our write.
-    pub(crate) ask: Vec<(Kind, Key)>,
+    /// Tasks returned and not finished.
+    active_tasks: usize,
 }
 
-/// Keys worked on at once; more wait in the queue.
-const MOST_AT_WORK: usize = 64;
+/// More ready keys wait in the queue.
+const MAX_ACTIVE_TASKS: usize = 64;
 
 impl Core {
-    pub(crate) fn new(controllers: Vec<Box<dyn Controller>>, kinds: &[Kind], seed: u64) -> Self {
+    pub(crate) fn new(controllers: Vec<Box<dyn Controller>>, seed: u64) -> Self {
         Core {
-            view: View::default(),
             controllers,
-            queue: Queue::default(),
-            unsynced: kinds.iter().copied().collect(),
+            queue: WorkQueue::default(),
             failures: HashMap::new(),
             seeds: HashMap::new(),
             next_seed: seed,
             unsure: HashMap::new(),
-            working: 0,
-            ask: Vec::new(),
+            active_tasks: 0,
         }
     }
 
-    /// Takes in a watch event; returns the changes it made.
-    pub(crate) fn event(&mut self, kind: Kind, event: Event, now: Timestamp) -> Vec<Change> {
-        let changes = match event {
-            Event::Begin => {
-                self.view.begin_list(kind);
-                Vec::new()
-            }
-            Event::Listed(object) | Event::Listing(object) => {
-                self.view.watched(object, now).into_iter().collect()
-            }
-            Event::Deleted(object) => self.view.deleted(&object).into_iter().collect(),
-            Event::End => {
-                self.unsynced.remove(&kind);
-                let (changes, ask) = self.view.end_list(kind);
-                self.ask.extend(ask.into_iter().map(|key| (kind, key)));
-                changes
-            }
-        };
-        self.route(&changes);
-        changes
-    }
-
-    /// The server does not serve this kind: it counts as listed, and as empty.
-    pub(crate) fn absent(&mut self, kind: Kind) {
-        self.unsynced.remove(&kind);
-    }
-
-    pub(crate) fn synced(&self) -> bool {
-        self.unsynced.is_empty()
-    }
-
-    fn route(&mut self, changes: &[Change]) {
+    /// Queues the keys that the changes concern.
+    pub(crate) fn route(&mut self, changes: &[Change], view: &View) {
         let mut keys = Vec::new();
         for change in changes {
             for (number, controller) in self.controllers.iter().enumerate() {
-                controller.route(change, &self.view, &mut keys);
+                controller.route(change, view, &mut keys);
                 for key in keys.drain(..) {
                     self.queue.add((number, key));
                 }
@@ -124,74 +83,65 @@ impl Core {
         }
     }
 
-    /// Reconciles the next ready key that leads to work; keys with nothing to do are settled on the way.
-    pub(crate) fn next_task(&mut self, now: Timestamp) -> Option<Task> {
-        if !self.synced() {
-            return None;
-        }
-        while self.working < MOST_AT_WORK {
+    /// Reconciles ready keys until one has actions; keys without actions are finished on the way.
+    pub(crate) fn next_task(&mut self, view: &View, now: Timestamp) -> Option<Task> {
+        while self.active_tasks < MAX_ACTIVE_TASKS {
             let item = self.queue.take(now)?;
             if let Some(unsure) = self.unsure.remove(&item) {
-                // Whatever is learnt, the key is reconciled after it.
+                // The key is reconciled after the answers, whatever they are.
                 self.queue.add(item.clone());
-                self.working += 1;
+                self.active_tasks += 1;
                 let actions = unsure.into_iter().map(|(kind, key)| Action::Confirm { kind, key }).collect();
                 return Some(Task { item, actions });
             }
-            let seed = *self.seeds.entry(item.clone()).or_insert_with(|| {
-                self.next_seed = self.next_seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                self.next_seed
-            });
-            let Some(controller) = self.controllers.get(item.0) else { continue };
-            let context = Context { now, seed, failure: self.failures.get(&item) };
-            let mut actions = controller.reconcile(&self.view, &item.1, context);
-            actions.retain(|action| match action {
-                Action::RequeueAt(at) => {
-                    self.queue.add_at(item.clone(), *at);
-                    false
-                }
-                _ => true,
-            });
+            let actions = self.reconcile(&item, view, now);
             if actions.is_empty() {
                 self.settle(&item, None, now);
                 continue;
             }
-            self.working += 1;
+            self.active_tasks += 1;
             return Some(Task { item, actions });
         }
         None
     }
 
-    /// Takes in how a task ended; returns the changes that its answers made.
-    pub(crate) fn finish(&mut self, outcome: Outcome, now: Timestamp) -> Vec<Change> {
-        self.working = self.working.saturating_sub(1);
-        let changes = self.absorb(outcome.effects, now);
-        if !outcome.unsure.is_empty() {
-            self.unsure.insert(outcome.item.clone(), outcome.unsure);
-        }
-        self.settle(&outcome.item, outcome.failure, now);
-        changes
+    /// The actions of one reconcile; requests to requeue go to the queue.
+    fn reconcile(&mut self, item: &Item, view: &View, now: Timestamp) -> Vec<Action> {
+        let seed = *self.seeds.entry(item.clone()).or_insert_with(|| {
+            self.next_seed = self.next_seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            self.next_seed
+        });
+        let Some(controller) = self.controllers.get(item.0) else { return Vec::new() };
+        let context = Context { now, seed, failure: self.failures.get(item) };
+        let mut actions = controller.reconcile(view, &item.1, context);
+        actions.retain(|action| match action {
+            Action::RequeueAt(at) => {
+                self.queue.add_at(item.clone(), *at);
+                false
+            }
+            _ => true,
+        });
+        actions
     }
 
-    /// Takes in what the server answered.
-    pub(crate) fn absorb(&mut self, effects: Vec<Effect>, now: Timestamp) -> Vec<Change> {
-        let changes: Vec<Change> = effects
-            .into_iter()
-            .filter_map(|effect| match effect {
-                Effect::Written(object) => self.view.written(object, now),
-                Effect::DeleteAccepted { kind, key, uid } => {
-                    self.view.delete_accepted(kind, &key, uid.as_deref(), now)
-                }
-                Effect::Missing { kind, key } => self.view.missing(kind, &key),
-            })
-            .collect();
-        self.route(&changes);
-        changes
+    /// Ends a task, after its answers were absorbed and routed.
+    pub(crate) fn finish(
+        &mut self,
+        item: &Item,
+        failure: Option<Failure>,
+        unsure: Vec<(Kind, Key)>,
+        now: Timestamp,
+    ) {
+        self.active_tasks = self.active_tasks.saturating_sub(1);
+        if !unsure.is_empty() {
+            self.unsure.insert(item.clone(), unsure);
+        }
+        self.settle(item, failure, now);
     }
 
     fn settle(&mut self, item: &Item, failure: Option<Failure>, now: Timestamp) {
-        // After a lost answer the seed stays, so that trying again names the same objects: a create that reaches the
-        // server late meets a taken name.
+        // After a lost answer the seed stays, so that the retry uses the same names: a create that reaches the server
+        // late then fails with AlreadyExists.
         if !matches!(failure, Some(Failure::Unknown(_))) && !self.unsure.contains_key(item) {
             self.seeds.remove(item);
         }

@@ -1,46 +1,27 @@
 //! Test harness: the real runner core against a server in memory, with time, watch lag and lost answers under control.
-//! Stories and properties of controllers are told with it; no sleeping, no threads.
+//! Stories and properties of controllers run on it, without sleeps and threads.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    time::Duration,
-};
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::{
-    apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet},
-    batch::v1::Job,
-    certificates::v1::CertificateSigningRequest,
-    coordination::v1::Lease,
-    core::v1::{
-        ConfigMap, Endpoints, Namespace, Node, PersistentVolumeClaim, Pod, ReplicationController, Service,
-        ServiceAccount,
-    },
-    discovery::v1::EndpointSlice,
-    networking::v1::ServiceCIDR,
-    policy::v1::PodDisruptionBudget,
-    rbac::v1::ClusterRole,
-};
+use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
-use super::{
-    core::{Core, Effect, Event, Outcome, Task},
-    io::typed,
-};
-use crate::{
-    action::{Action, Controller, Delete, Failure, Record},
-    pool::LoadBalancerPool,
-    view::{Key, Kind, Object},
-};
+use super::core::{Core, Outcome, Task};
+use crate::action::{Action, Controller, Delete, Failure, Record};
+use crate::cache::kinds::{with_object, with_type};
+use crate::cache::{Answer, InformerCache, Key, Kind, Object, WatchEvent};
 
 pub(crate) struct Sim {
-    pub(crate) core: Core,
+    core: Core,
+    cache: InformerCache,
     pub(crate) now: Timestamp,
     objects: BTreeMap<(Kind, Key), Value>,
     revision: u64,
-    /// Watch events that were not delivered yet.
-    pub(crate) lagging: VecDeque<(Kind, Event)>,
-    /// Tasks that were decided and not performed yet.
+    /// Watch events that are not delivered yet.
+    pub(crate) lagging: VecDeque<(Kind, WatchEvent)>,
+    /// Tasks that are not performed yet.
     pub(crate) tasks: VecDeque<Task>,
     pub(crate) records: Vec<Record>,
     /// Creates that the server refuses, by kind.
@@ -52,24 +33,18 @@ pub(crate) struct Sim {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fate {
     Answered,
-    /// Everything was done, but the answer to the last write never came.
+    /// Everything was done, but the answer to the last write was lost.
     AnswerLost,
     /// Nothing was done, and no answer came.
     NeverSent,
 }
 
 fn typed_object(kind: Kind, value: Value) -> Object {
-    typed!(kind, K => Object::from(serde_json::from_value::<K>(value).expect("objects keep their shape")))
+    with_type!(kind, K => Object::from(serde_json::from_value::<K>(value).expect("objects keep their shape")))
 }
 
 fn value_of(object: &Object) -> Value {
-    macro_rules! all {
-        ($($name:ident)*) => { match object { $(Object::$name(o) => serde_json::to_value(o.as_ref()),)* } };
-    }
-    all!(Namespace Node Lease Pod Service Endpoints EndpointSlice ConfigMap ServiceAccount ReplicationController
-        ReplicaSet Deployment DaemonSet StatefulSet ControllerRevision PersistentVolumeClaim Job
-        CertificateSigningRequest PodDisruptionBudget ClusterRole ServiceCIDR LoadBalancerPool)
-    .expect("objects serialise")
+    with_object!(object, o => serde_json::to_value(o.as_ref())).expect("objects serialise")
 }
 
 fn merge(target: &mut Value, patch: &Value) {
@@ -99,7 +74,8 @@ fn without_nulls(value: &Value) -> Value {
 impl Sim {
     pub(crate) fn new(controllers: Vec<Box<dyn Controller>>) -> Self {
         let mut sim = Sim {
-            core: Core::new(controllers, Kind::ALL, 7),
+            core: Core::new(controllers, 7),
+            cache: InformerCache::new(Kind::ALL),
             now: Timestamp::from_second(1_800_000_000).expect("a time"),
             objects: BTreeMap::new(),
             revision: 0,
@@ -110,8 +86,8 @@ impl Sim {
             creates: 0,
         };
         for kind in Kind::ALL {
-            sim.core.event(*kind, Event::Begin, sim.now);
-            sim.core.event(*kind, Event::End, sim.now);
+            sim.watched(*kind, WatchEvent::Init);
+            sim.watched(*kind, WatchEvent::InitDone);
         }
         sim
     }
@@ -124,7 +100,7 @@ impl Sim {
         }
         let object = typed_object(kind, value.clone());
         if !same {
-            self.lagging.push_back((kind, Event::Listed(object.clone())));
+            self.lagging.push_back((kind, WatchEvent::Apply(object.clone())));
             self.objects.insert((kind, key), value);
         }
         object
@@ -164,11 +140,11 @@ impl Sim {
         Some(self.store(kind, key.clone(), value))
     }
 
-    /// The object's last trace goes.
-    pub(crate) fn vanish(&mut self, kind: Kind, key: &Key) {
+    /// The object is removed from the store.
+    pub(crate) fn remove(&mut self, kind: Kind, key: &Key) {
         if let Some(value) = self.objects.remove(&(kind, key.clone())) {
             self.revision += 1;
-            self.lagging.push_back((kind, Event::Deleted(typed_object(kind, value))));
+            self.lagging.push_back((kind, WatchEvent::Delete(typed_object(kind, value))));
         }
     }
 
@@ -192,13 +168,18 @@ impl Sim {
     pub(crate) fn deliver(&mut self, count: usize) {
         for _ in 0..count {
             let Some((kind, event)) = self.lagging.pop_front() else { return };
-            self.core.event(kind, event, self.now);
+            self.watched(kind, event);
         }
     }
 
-    /// Lets the controllers decide on what they know.
+    fn watched(&mut self, kind: Kind, event: WatchEvent) {
+        let changes = self.cache.apply(kind, event, self.now);
+        self.core.route(&changes, self.cache.view());
+    }
+
+    /// Lets the controllers decide on the present view.
     pub(crate) fn decide(&mut self) {
-        while let Some(task) = self.core.next_task(self.now) {
+        while let Some(task) = self.core.next_task(self.cache.view(), self.now) {
             self.tasks.push_back(task);
         }
     }
@@ -206,18 +187,18 @@ impl Sim {
     /// Performs the oldest decided task.
     pub(crate) fn perform(&mut self, fate: Fate) {
         let Some(task) = self.tasks.pop_front() else { return };
-        let mut outcome = Outcome { item: task.item, effects: Vec::new(), failure: None, unsure: Vec::new() };
+        let mut outcome = Outcome { item: task.item, answers: Vec::new(), failure: None, unsure: Vec::new() };
         if fate == Fate::NeverSent {
             outcome.failure = Some(Failure::Unknown("timeout".into()));
             outcome.unsure = task.actions.iter().filter_map(Action::unsure).collect();
         } else {
             let mut answered = None;
             for action in &task.actions {
-                let (effect, failure) = self.act(action);
-                if effect.is_some() {
+                let (answer, failure) = self.act(action);
+                if answer.is_some() {
                     answered = Some(action);
                 }
-                outcome.effects.extend(effect);
+                outcome.answers.extend(answer);
                 if failure.is_some() {
                     if failure == Some(Failure::Conflict) {
                         outcome.unsure.extend(action.unsure());
@@ -227,42 +208,44 @@ impl Sim {
                 }
             }
             if fate == Fate::AnswerLost {
-                outcome.effects.pop();
+                outcome.answers.pop();
                 outcome.unsure.extend(answered.and_then(Action::unsure));
                 outcome.failure = Some(Failure::Unknown("connection reset".into()));
             }
         }
-        self.core.finish(outcome, self.now);
+        let changes = self.cache.absorb(outcome.answers, self.now);
+        self.core.route(&changes, self.cache.view());
+        self.core.finish(&outcome.item, outcome.failure, outcome.unsure, self.now);
     }
 
-    fn act(&mut self, action: &Action) -> (Option<Effect>, Option<Failure>) {
+    fn act(&mut self, action: &Action) -> (Option<Answer>, Option<Failure>) {
         match action {
             Action::Create(object) => match self.try_create(object) {
-                Ok(object) => (Some(Effect::Written(object)), None),
-                // As the performer does: a taken name is asked for.
+                Ok(object) => (Some(Answer::Written(object)), None),
+                // As `perform` does: a taken name is fetched.
                 Err(failure) => {
-                    (self.get(object.kind(), &Key::of(object.meta())).map(Effect::Written), Some(failure))
+                    (self.get(object.kind(), &Key::of(object.meta())).map(Answer::Written), Some(failure))
                 }
             },
             Action::Update { object, subresource } => self.replace(object, subresource),
             Action::Patch { kind, key, patch, .. } => {
                 let Some(current) = self.get(*kind, key) else {
-                    return (Some(Effect::Missing { kind: *kind, key: key.clone() }), None);
+                    return (Some(Answer::Missing { kind: *kind, key: key.clone() }), None);
                 };
                 let guard = patch["metadata"]["resourceVersion"].as_str();
                 if guard.is_some() && guard != current.meta().resource_version.as_deref() {
                     return (None, Some(Failure::Conflict));
                 }
-                (self.patch(*kind, key, patch.clone()).map(Effect::Written), None)
+                (self.patch(*kind, key, patch.clone()).map(Answer::Written), None)
             }
             Action::Delete(delete) => self.delete(delete),
             Action::EnsureMissing { kind, key } => match self.get(*kind, key) {
-                Some(object) => (Some(Effect::Written(object)), Some(Failure::Conflict)),
+                Some(object) => (Some(Answer::Written(object)), Some(Failure::Conflict)),
                 None => (None, None),
             },
             Action::Confirm { kind, key } => {
-                let missing = Effect::Missing { kind: *kind, key: key.clone() };
-                (Some(self.get(*kind, key).map_or(missing, Effect::Written)), None)
+                let missing = Answer::Missing { kind: *kind, key: key.clone() };
+                (Some(self.get(*kind, key).map_or(missing, Answer::Written)), None)
             }
             Action::Record(record) => {
                 self.records.push(record.clone());
@@ -272,10 +255,10 @@ impl Sim {
         }
     }
 
-    fn replace(&mut self, object: &Object, subresource: &str) -> (Option<Effect>, Option<Failure>) {
+    fn replace(&mut self, object: &Object, subresource: &str) -> (Option<Answer>, Option<Failure>) {
         let (kind, key) = (object.kind(), Key::of(object.meta()));
         let Some(current) = self.get(kind, &key) else {
-            return (Some(Effect::Missing { kind, key }), None);
+            return (Some(Answer::Missing { kind, key }), None);
         };
         if object.meta().resource_version != current.meta().resource_version {
             return (None, Some(Failure::Conflict));
@@ -289,29 +272,29 @@ impl Sim {
         if subresource.is_empty() && !old["status"].is_null() {
             new["status"] = old["status"].clone();
         }
-        (Some(Effect::Written(self.store(kind, key, new))), None)
+        (Some(Answer::Written(self.store(kind, key, new))), None)
     }
 
-    /// Pods end gracefully (see `kubelet`), everything else at once.
-    fn delete(&mut self, delete: &Delete) -> (Option<Effect>, Option<Failure>) {
+    /// Pods terminate with grace (see `kubelet`), other objects are removed at once.
+    fn delete(&mut self, delete: &Delete) -> (Option<Answer>, Option<Failure>) {
         let (kind, key) = (delete.kind, delete.key.clone());
-        let Some(current) = self.get(kind, &key) else { return (Some(Effect::Missing { kind, key }), None) };
+        let Some(current) = self.get(kind, &key) else { return (Some(Answer::Missing { kind, key }), None) };
         if delete.uid.is_some() && delete.uid != current.meta().uid {
             return (None, Some(Failure::Conflict));
         }
         if kind == Kind::Pod && delete.grace_seconds != Some(0) {
             let mark = json!({"metadata": {"deletionTimestamp": crate::meta::time(self.now)}});
-            return (self.patch(kind, &key, mark).map(Effect::Written), None);
+            return (self.patch(kind, &key, mark).map(Answer::Written), None);
         }
-        self.vanish(kind, &key);
-        (Some(Effect::DeleteAccepted { kind, key, uid: delete.uid.clone() }), None)
+        self.remove(kind, &key);
+        (Some(Answer::DeleteAccepted { kind, key, uid: delete.uid.clone() }), None)
     }
 
-    /// What kubelets and scheduler do: bind one pod, start it, or take a terminating one away.
+    /// What kubelets and scheduler do: bind a pod, start it, or remove a terminating one.
     pub(crate) fn kubelet(&mut self, pod: &Key, node: &str, ready: bool) {
         let Some(Object::Pod(object)) = self.get(Kind::Pod, pod) else { return };
         if object.metadata.deletion_timestamp.is_some() {
-            return self.vanish(Kind::Pod, pod);
+            return self.remove(Kind::Pod, pod);
         }
         let status = if ready { "True" } else { "False" };
         let condition =
@@ -327,7 +310,7 @@ impl Sim {
         );
     }
 
-    /// Everything to rest: decisions, writes, watches and kubelets, over and over; time stands still.
+    /// Repeats watches, decisions, writes and kubelets until nothing is left to do; time does not pass.
     pub(crate) fn settle(&mut self) {
         for _ in 0..500 {
             self.deliver(usize::MAX);
@@ -339,7 +322,7 @@ impl Sim {
                 self.perform(Fate::Answered);
             }
         }
-        panic!("the controllers do not come to rest: {:?}", self.tasks);
+        panic!("the controllers do not settle: {:?}", self.tasks);
     }
 
     fn run_pods(&mut self) -> bool {

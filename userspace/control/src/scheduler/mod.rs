@@ -1,14 +1,16 @@
-//! The scheduler: finds nodes for pods. Deciding is pure ([`mind`], over an incremental [`snapshot`]); [`perform`] writes.
+//! The scheduler: finds nodes for pods. Deciding is pure ([`Scheduler`], over an incremental [`snapshot`]); [`perform`]
+//! writes.
 //!
-//! In: the runner's changes of pods, nodes, namespaces and disruption budgets. Out: bindings; for pods that fit nowhere the
-//! condition `PodScheduled`, an event, and the removal of lesser pods where that helps. A decided pod holds its room from
-//! the decision on, while the binding is on its way.
+//! In: changes of pods, nodes, namespaces and disruption budgets. Out: bindings; for pods that fit nowhere the condition
+//! `PodScheduled`, an event, and the removal of pods of lower priority where that helps. A decided pod holds its room from
+//! the decision on, while the binding is in flight.
 
 mod affinity;
 mod classes;
+mod core;
 mod decide;
 mod filter;
-mod mind;
+mod name;
 mod perform;
 mod preempt;
 #[cfg(test)]
@@ -26,58 +28,71 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use kube::Client;
-use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use crate::runner::events::Recorder;
-use crate::runner::{Heard, wake_at};
-use perform::{Done, perform};
+use crate::cache::Kind;
+use crate::events::Recorder;
+use crate::hub::{Hub, InformerEvent, Subscription};
+use crate::timer::sleep_until;
+use perform::{WriteResult, perform};
 
-pub use mind::{Decision, Mind};
+pub use core::{Decision, Scheduler};
 pub use preempt::Plan;
 
-const NAME: &str = "default-scheduler";
-/// Writes under way at once.
-const MOST_AT_WORK: usize = 64;
+/// The kinds that the scheduler reads.
+const KINDS: &[Kind] = &[Kind::Namespace, Kind::Node, Kind::Pod, Kind::PodDisruptionBudget];
 
-/// Schedules until the future is dropped, or the sender is gone.
-pub(crate) async fn run(client: Client, mut heard: mpsc::UnboundedReceiver<Heard>) {
+const MAX_ACTIVE_WRITES: usize = 64;
+
+/// Runs the scheduler with its own informers, without the controllers, until the future is dropped. Returns if a part of
+/// it ends unexpectedly.
+pub async fn run_alone(client: Client) {
+    let hub = Hub::new(KINDS);
+    let subscription = hub.subscribe();
+    tokio::select! {
+        () = hub.run(client.clone()) => {}
+        () = run(client, subscription) => {}
+    }
+}
+
+/// Schedules until the future is dropped or the hub is gone.
+pub(crate) async fn run(client: Client, mut subscription: Subscription) {
     let recorder = Arc::new(Recorder::default());
     let seed: u64 = rand::random();
-    let mut mind = Mind::default();
-    let mut jobs: JoinSet<Done> = JoinSet::new();
+    let mut scheduler = Scheduler::default();
+    let mut writes: JoinSet<WriteResult> = JoinSet::new();
     let mut synced = false;
     loop {
-        while synced && jobs.len() < MOST_AT_WORK {
-            let Some(decision) = mind.next(Timestamp::now(), seed) else { break };
-            jobs.spawn(perform(client.clone(), recorder.clone(), decision));
+        while synced && writes.len() < MAX_ACTIVE_WRITES {
+            let Some(decision) = scheduler.next(Timestamp::now(), seed) else { break };
+            writes.spawn(perform(client.clone(), recorder.clone(), decision));
         }
-        let due = mind.queue.next_due().filter(|_| synced && jobs.len() < MOST_AT_WORK);
+        let due = scheduler.next_due().filter(|_| synced && writes.len() < MAX_ACTIVE_WRITES);
         tokio::select! {
-            told = heard.recv() => {
-                let Some(told) = told else { return };
-                synced |= take(&mut mind, told);
-                // Take in all that has come: a decision is as good as what is known.
-                while let Ok(told) = heard.try_recv() {
-                    synced |= take(&mut mind, told);
+            event = subscription.next() => {
+                let Some(event) = event else { return };
+                synced |= accept(&mut scheduler, event);
+                // Apply all that has arrived: a decision is as good as what is known.
+                while let Some(event) = subscription.try_next() {
+                    synced |= accept(&mut scheduler, event);
                 }
             }
-            Some(done) = jobs.join_next() => match done {
-                Ok(Done::NotBound { key, uid }) => mind.not_bound(&key, &uid, Timestamp::now()),
-                Ok(Done::NotMade { key, uid }) => mind.not_made(&key, &uid, Timestamp::now()),
-                Ok(Done::Told) => {}
-                Err(error) => tracing::error!(%error, "a binding ended without an answer"),
+            Some(written) = writes.join_next() => match written {
+                Ok(WriteResult::BindingFailed { key, uid }) => scheduler.binding_failed(&key, &uid, Timestamp::now()),
+                Ok(WriteResult::PreemptionFailed { key, uid }) => scheduler.preemption_failed(&key, &uid, Timestamp::now()),
+                Ok(WriteResult::Written) => {}
+                Err(error) => tracing::error!(%error, "write decision failed"),
             },
-            () = wake_at(due) => {}
+            () = sleep_until(due) => {}
         }
     }
 }
 
-/// Whether it was the news that everything has been listed.
-fn take(mind: &mut Mind, heard: Heard) -> bool {
-    match heard {
-        Heard::Change(change) => mind.apply(&change, Timestamp::now()),
-        Heard::Synced => return true,
+/// Applies a change. Returns whether the event was `Synced`.
+fn accept(scheduler: &mut Scheduler, event: InformerEvent) -> bool {
+    match event {
+        InformerEvent::Change(change) => scheduler.apply(&change, Timestamp::now()),
+        InformerEvent::Synced => return true,
     }
     false
 }

@@ -1,8 +1,9 @@
-//! Writes what was decided: bindings, conditions, events, and the removal of pods that make room.
+//! Writes decisions: bindings, conditions, events, and the removal of pods that make room.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::join_all;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Binding, ObjectReference, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Status};
@@ -10,56 +11,59 @@ use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 
-use super::NAME;
-use super::mind::Decision;
+use super::core::Decision;
+use super::name::SCHEDULER_NAME;
 use super::preempt::{Plan, TARGET_REASON};
 use crate::action::Record;
+use crate::cache::{Key, Kind};
 use crate::controllers::pods::{condition, node_name};
+use crate::events::Recorder;
 use crate::meta;
-use crate::runner::events::Recorder;
-use crate::view::{Key, Kind};
 
-/// How the writing went.
-pub(super) enum Done {
-    Told,
+const MIN_CHECK_RETRY: Duration = Duration::from_millis(100);
+const MAX_CHECK_RETRY: Duration = Duration::from_secs(10);
+
+/// How the writes of one decision ended.
+pub(super) enum WriteResult {
+    Written,
     /// The pod has no node: its room is free again.
-    NotBound {
+    BindingFailed {
         key: Key,
         uid: String,
     },
-    /// Not every pod that is in the way could be removed.
-    NotMade {
+    /// Not every victim could be removed.
+    PreemptionFailed {
         key: Key,
         uid: String,
     },
 }
 
-pub(super) async fn perform(client: Client, recorder: Arc<Recorder>, decision: Decision) -> Done {
+pub(super) async fn perform(client: Client, recorder: Arc<Recorder>, decision: Decision) -> WriteResult {
     let id = |pod: &Pod| (Key::of(&pod.metadata), meta::uid(&pod.metadata).to_owned());
     match decision {
         Decision::Bind { pod, node } => match bind(&client, &recorder, &pod, &node).await {
-            true => Done::Told,
+            true => WriteResult::Written,
             false => {
                 let (key, uid) = id(&pod);
-                Done::NotBound { key, uid }
+                WriteResult::BindingFailed { key, uid }
             }
         },
         Decision::Refuse { pod, reason, message, plan } => {
-            let made = match &plan {
-                Some(plan) => make_room(&client, &recorder, &pod, plan).await,
+            let preempted = match &plan {
+                Some(plan) => preempt(&client, &recorder, &pod, plan).await,
                 None => true,
             };
             refuse(&client, &recorder, &pod, reason, message, plan.as_ref()).await;
-            if made {
-                return Done::Told;
+            if preempted {
+                return WriteResult::Written;
             }
             let (key, uid) = id(&pod);
-            Done::NotMade { key, uid }
+            WriteResult::PreemptionFailed { key, uid }
         }
     }
 }
 
-/// Whether the pod has a node now.
+/// Binds the pod; whether it has a node afterwards.
 async fn bind(client: &Client, recorder: &Recorder, pod: &Pod, node: &str) -> bool {
     let key = Key::of(&pod.metadata);
     let pods: Api<Pod> = Api::namespaced(client.clone(), &key.namespace);
@@ -67,7 +71,7 @@ async fn bind(client: &Client, recorder: &Recorder, pod: &Pod, node: &str) -> bo
         metadata: ObjectMeta {
             name: pod.metadata.name.clone(),
             namespace: pod.metadata.namespace.clone(),
-            // Of this pod, not of a later one with its name.
+            // Binds this pod, not a later one of the same name.
             uid: pod.metadata.uid.clone(),
             ..ObjectMeta::default()
         },
@@ -86,30 +90,31 @@ async fn bind(client: &Client, recorder: &Recorder, pod: &Pod, node: &str) -> bo
             true
         }
         Err(kube::Error::Api(status)) if (400..500).contains(&status.code) && status.code != 409 => {
-            tracing::info!(pod = %key, node, %status, "not bound");
+            tracing::info!(pod = %key, node, %status, "bind pod failed");
             false
         }
-        // A conflict may be with what came of an earlier try.
+        // A conflict may come from our own earlier request whose answer was lost.
         Err(error) => {
-            tracing::info!(pod = %key, node, %error, "may be bound or not");
+            tracing::info!(pod = %key, node, %error, "bind pod failed; checking whether it is bound");
             has_node(&pods, &key, meta::uid(&pod.metadata)).await
         }
     }
 }
 
-/// Asks until the server says whether the pod has a node: before that its room may not be given away.
+/// Asks until the server answers whether the pod has a node: before that its room may not be given to another pod.
 async fn has_node(pods: &Api<Pod>, key: &Key, uid: &str) -> bool {
-    const LONGEST: Duration = Duration::from_secs(10);
-    let mut pause = Duration::from_millis(100);
+    let mut pause = MIN_CHECK_RETRY;
     loop {
         match pods.get_opt(&key.name).await {
             Ok(pod) => {
                 return pod.is_some_and(|p| meta::uid(&p.metadata) == uid && !node_name(&p).is_empty());
             }
-            Err(error) => tracing::debug!(pod = %key, %error, "asked in vain"),
+            Err(error) => {
+                tracing::debug!(pod = %key, %error, "get pod to check its binding failed; it is retried")
+            }
         }
         tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(LONGEST);
+        pause = (pause * 2).min(MAX_CHECK_RETRY);
     }
 }
 
@@ -122,9 +127,9 @@ async fn refuse(
     plan: Option<&Plan>,
 ) {
     let old = condition(pod, "PodScheduled");
-    let told = old
+    let published = old
         .is_some_and(|old| old.reason.as_deref() == Some(reason) && old.message.as_deref() == Some(&message));
-    if !told || plan.is_some() {
+    if !published || plan.is_some() {
         let since = old.filter(|old| old.status == "False").and_then(|old| old.last_transition_time.clone());
         let condition = json!({
             "type": "PodScheduled", "status": "False", "reason": reason, "message": message,
@@ -141,10 +146,10 @@ async fn refuse(
     }
 }
 
-/// Removes the victims, each by its own grace period; whether all of them go.
-async fn make_room(client: &Client, recorder: &Recorder, pod: &Pod, plan: &Plan) -> bool {
+/// Deletes the victims, each with its own grace period; whether all deletes succeeded.
+async fn preempt(client: &Client, recorder: &Recorder, pod: &Pod, plan: &Plan) -> bool {
     let removals = plan.victims.iter().map(|victim| remove(client, recorder, pod, victim, &plan.node));
-    futures::future::join_all(removals).await.into_iter().all(|gone| gone)
+    join_all(removals).await.into_iter().all(|removed| removed)
 }
 
 async fn remove(client: &Client, recorder: &Recorder, pod: &Pod, victim: &Pod, node: &str) -> bool {
@@ -153,7 +158,7 @@ async fn remove(client: &Client, recorder: &Recorder, pod: &Pod, victim: &Pod, n
     }
     let condition = json!({
         "type": "DisruptionTarget", "status": "True", "reason": TARGET_REASON,
-        "message": format!("{NAME}: preempting to accommodate a higher priority pod"),
+        "message": format!("{SCHEDULER_NAME}: preempting to accommodate a higher priority pod"),
         "lastTransitionTime": meta::time(Timestamp::now()),
     });
     patch_status(client, victim, json!({"conditions": [condition]})).await;
@@ -167,10 +172,10 @@ async fn remove(client: &Client, recorder: &Recorder, pod: &Pod, victim: &Pod, n
             recorder.record(client, &record(victim, false, "Preempted", message)).await;
             true
         }
-        // Gone already, or another pod by its name.
+        // Already gone, or another pod of the same name.
         Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => true,
         Err(error) => {
-            tracing::info!(pod = %key, %error, "not removed");
+            tracing::info!(pod = %key, %error, "delete preempted pod failed");
             false
         }
     }
@@ -179,10 +184,10 @@ async fn remove(client: &Client, recorder: &Recorder, pod: &Pod, victim: &Pod, n
 async fn patch_status(client: &Client, pod: &Pod, status: Value) {
     let key = Key::of(&pod.metadata);
     let pods: Api<Pod> = Api::namespaced(client.clone(), &key.namespace);
-    // The uid keeps the patch from a later pod by the same name.
+    // With the uid the patch cannot reach a later pod of the same name.
     let patch = Patch::Strategic(json!({"metadata": {"uid": pod.metadata.uid}, "status": status}));
     if let Err(error) = pods.patch_status(&key.name, &PatchParams::default(), &patch).await {
-        tracing::debug!(pod = %key, %error, "status not written");
+        tracing::debug!(pod = %key, %error, "patch pod status failed");
     }
 }
 

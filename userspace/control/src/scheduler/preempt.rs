@@ -16,9 +16,9 @@ use super::affinity::Affinities;
 use super::decide::{fits, tally};
 use super::filter::{self, Wanted, admits_statically};
 use super::snapshot::{NodeInfo, Placed, Snapshot, priority};
+use crate::cache::Key;
 use crate::controllers::pods::condition;
 use crate::meta;
-use crate::view::Key;
 
 pub(super) const TARGET_REASON: &str = "PreemptionByScheduler";
 
@@ -35,7 +35,7 @@ pub struct Plan {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum NoPlan {
     /// It is being made already.
-    Underway,
+    InProgress,
     /// In words for people.
     Useless(String),
 }
@@ -43,7 +43,7 @@ pub(super) enum NoPlan {
 impl fmt::Display for NoPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            NoPlan::Underway => "not eligible due to a terminating pod on the nominated node.",
+            NoPlan::InProgress => "not eligible due to a terminating pod on the nominated node.",
             NoPlan::Useless(why) => why,
         })
     }
@@ -65,7 +65,7 @@ pub(super) fn plan(
         return Err(NoPlan::Useless("not eligible due to preemptionPolicy=Never.".to_owned()));
     }
     if snapshot.nomination(pod).is_some_and(|node| leaving(snapshot, pod, node)) {
-        return Err(NoPlan::Underway);
+        return Err(NoPlan::InProgress);
     }
     let wanted = Wanted::of(pod, spec);
     let names: Vec<Arc<str>> = snapshot.known().map(|(name, ..)| name.clone()).collect();

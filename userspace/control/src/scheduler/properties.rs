@@ -10,10 +10,10 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use proptest::prelude::*;
 use serde_json::json;
 
-use super::mind::{Decision, Mind};
+use super::core::{Decision, Scheduler};
 use super::snapshot::Snapshot;
+use crate::cache::{Change, Object};
 use crate::meta;
-use crate::view::{Change, Object};
 
 #[derive(Clone, Debug, PartialEq)]
 struct Place {
@@ -43,7 +43,7 @@ enum Op {
     DeleteNode(u8),
     PutPod(u8, Wish),
     DeletePod(u8),
-    /// The mind decides this many times; the server refuses the bindings whose turn is set.
+    /// The scheduler decides this many times; the server refuses the bindings whose turn is set.
     Decide(u8, u8),
     Wait(u16),
 }
@@ -126,10 +126,10 @@ struct Guest {
     object: Arc<Pod>,
 }
 
-/// The server, and the mind that watches it.
+/// The server, and the scheduler that watches it.
 #[derive(Default)]
 struct World {
-    mind: Mind,
+    scheduler: Scheduler,
     nodes: BTreeMap<u8, (Place, Arc<Node>)>,
     pods: BTreeMap<u8, Guest>,
     serial: u64,
@@ -143,7 +143,7 @@ impl World {
 
     fn tell(&mut self, old: Option<Object>, new: Option<Object>) {
         let now = self.now();
-        self.mind.apply(&Change { old, new }, now);
+        self.scheduler.apply(&Change { old, new }, now);
     }
 
     fn put_node(&mut self, number: u8, place: Place) {
@@ -210,14 +210,14 @@ impl World {
     fn decide(&mut self, refused: bool) -> Result<bool, TestCaseError> {
         let now = self.now();
         let number = |pod: &Pod| meta::name(&pod.metadata)[1..].parse::<u8>().unwrap();
-        match self.mind.next(now, self.serial) {
+        match self.scheduler.next(now, self.serial) {
             None => return Ok(false),
             Some(Decision::Bind { pod: bound, node }) => {
                 let (who, on) = (number(&bound), node[1..].parse::<u8>().unwrap());
                 prop_assert_eq!(self.may(who, on), Ok(()), "p{} on n{}", who, on);
                 if refused {
-                    let key = crate::view::Key::of(&bound.metadata);
-                    self.mind.not_bound(&key, meta::uid(&bound.metadata), now);
+                    let key = crate::cache::Key::of(&bound.metadata);
+                    self.scheduler.binding_failed(&key, meta::uid(&bound.metadata), now);
                 } else if let Some(guest) = self.pods.get_mut(&who) {
                     guest.node = Some(on);
                     let uid: u64 = meta::uid(&bound.metadata).parse().unwrap();
@@ -264,7 +264,7 @@ impl World {
                     break;
                 }
             }
-            let due = self.mind.queue.next_due().map(|due| due.as_millisecond() - 1_000_000);
+            let due = self.scheduler.next_due().map(|due| due.as_millisecond() - 1_000_000);
             match due.filter(|due| *due <= end) {
                 Some(due) => self.ms = self.ms.max(due),
                 None => return Ok(()),
@@ -293,7 +293,7 @@ proptest! {
         for guest in world.pods.values().filter(|guest| guest.node.is_some()) {
             anew.apply(&Change { old: None, new: Some(Object::Pod(guest.object.clone())) });
         }
-        prop_assert_eq!(format!("{:?}", anew.nodes), format!("{:?}", world.mind.snapshot.nodes));
-        prop_assert_eq!(anew.classes.places(), world.mind.snapshot.classes.places());
+        prop_assert_eq!(format!("{:?}", anew.nodes), format!("{:?}", world.scheduler.snapshot.nodes));
+        prop_assert_eq!(anew.classes.places(), world.scheduler.snapshot.classes.places());
     }
 }

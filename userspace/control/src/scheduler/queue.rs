@@ -1,37 +1,35 @@
-//! Pods that wait for a node, in three places: ready (by priority, then by age), backing off after a failure, and
-//! unschedulable until the cluster changes in a way that could help them. PURE: `now` is passed in.
-//! A pod is handed out once at a time; what happens meanwhile is remembered until its fate is told.
+//! Pods that wait for a node: ready (by priority, then by age), backing off after a failure, or unschedulable until the
+//! cluster changes in a way that may help. PURE: `now` is passed in.
+//! A pod is handed out once at a time; changes during the attempt are kept until its result is known.
 
-use std::{
-    cmp::Reverse,
-    collections::{BTreeSet, HashMap},
-    time::Duration,
-};
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::view::Key;
+use crate::cache::Key;
 
-/// Backoff as upstream's defaults.
-const BACKOFF_FIRST: Duration = Duration::from_secs(1);
-const BACKOFF_LONGEST: Duration = Duration::from_secs(10);
-/// However little changes, an unschedulable pod is looked at again after this time.
-const LONGEST_REST: Duration = Duration::from_secs(300);
+/// Upstream's defaults.
+const MIN_BACKOFF: Duration = Duration::from_secs(1);
+const MAX_BACKOFF: Duration = Duration::from_secs(10);
+/// An unschedulable pod is tried again after this time, even if nothing changes.
+const MAX_UNSCHEDULABLE_TIME: Duration = Duration::from_secs(300);
 
-/// What rejected a pod.
+/// What rejected a pod on a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Cause {
-    /// Cordons, taints, node selectors and affinity, missing topology labels: the node itself.
+    /// The node itself: cordon, taints, node selector and affinity, missing topology labels.
     Node,
     /// Resources or ports that other pods hold, or that the node lacks.
     Room,
-    /// Affinity, anti-affinity or spreading with respect to other pods.
+    /// Affinity to, anti-affinity to or spreading over other pods.
     Pods,
 }
 
-/// What changed in the cluster.
+/// A change of the cluster that may help a pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) enum Change {
+pub(super) enum ClusterChange {
     NodeAdded,
     /// Labels, taints or the cordon of a node.
     NodeTraits,
@@ -45,23 +43,29 @@ pub(super) enum Change {
     Namespace,
 }
 
-impl Change {
+impl ClusterChange {
     /// Whether a pod that was rejected for this cause may fit now.
     pub(super) fn helps(self, cause: Cause) -> bool {
         match (self, cause) {
-            (Change::NodeAdded, _) => true,
-            (Change::NodeTraits, Cause::Node | Cause::Pods) => true,
-            (Change::NodeAllocatable | Change::PodGone, Cause::Room) => true,
+            (ClusterChange::NodeAdded, _) => true,
+            (ClusterChange::NodeTraits, Cause::Node | Cause::Pods) => true,
+            (ClusterChange::NodeAllocatable | ClusterChange::PodGone, Cause::Room) => true,
             // A domain that vanishes can raise the least count of a spread constraint.
-            (Change::PodPlaced | Change::PodGone | Change::NodeGone | Change::Namespace, Cause::Pods) => true,
+            (
+                ClusterChange::PodPlaced
+                | ClusterChange::PodGone
+                | ClusterChange::NodeGone
+                | ClusterChange::Namespace,
+                Cause::Pods,
+            ) => true,
             _ => false,
         }
     }
 }
 
-/// How an attempt to place a pod failed; a pod that is placed is removed.
+/// How an attempt failed. After a successful one the pod is removed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Fate {
+pub(super) enum AttemptResult {
     /// No node fits, for these causes.
     Unschedulable(BTreeSet<Cause>),
     /// The server refused or did not answer: the pod comes back after its backoff.
@@ -71,18 +75,19 @@ pub(super) enum Fate {
 type Rank = (Reverse<i32>, Timestamp, u64, Key);
 
 #[derive(Debug)]
-enum Place {
+enum State {
     Ready,
     Backoff {
         until: Timestamp,
     },
-    Resting {
+    Unschedulable {
         until: Timestamp,
         causes: BTreeSet<Cause>,
     },
-    /// Handed out; changes since then that may matter when its fate is told.
-    Out {
-        seen: BTreeSet<Change>,
+    /// Handed out. The changes since then matter when the attempt fails.
+    InAttempt {
+        changes: BTreeSet<ClusterChange>,
+        /// The pod itself changed.
         touched: bool,
     },
 }
@@ -96,30 +101,30 @@ struct Entry {
     attempts: u32,
     /// Before this the pod does not become ready again.
     backoff_until: Timestamp,
-    place: Place,
+    state: State,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     entries: HashMap<Key, Entry>,
     ready: BTreeSet<Rank>,
-    /// Ends of backoffs and of rests.
+    /// Ends of backoffs and of unschedulable times.
     timers: BTreeSet<(Timestamp, Key)>,
     sequence: u64,
 }
 
 impl Queue {
-    /// Takes in a pod that waits for a node. A known pod that was changed by its owner is tried again after its backoff;
-    /// pass `changed` as false for echoes of what the scheduler itself wrote.
+    /// Adds a pod that waits for a node, or updates it. `changed`: it is worth another attempt after its backoff; false for
+    /// changes that the scheduler itself wrote.
     pub(super) fn add(&mut self, key: &Key, uid: &str, priority: i32, changed: bool, now: Timestamp) {
         if self.entries.get(key).is_some_and(|e| e.uid != uid) {
-            // Another pod by the same name.
+            // Another pod of the same name.
             self.remove(key);
         }
         if let Some(entry) = self.entries.get_mut(key) {
             let old = rank(key, entry);
             entry.priority = priority;
-            if matches!(entry.place, Place::Ready) {
+            if matches!(entry.state, State::Ready) {
                 self.ready.remove(&old);
                 self.ready.insert(rank(key, entry));
             }
@@ -136,25 +141,25 @@ impl Queue {
             sequence: self.sequence,
             attempts: 0,
             backoff_until: now,
-            place: Place::Ready,
+            state: State::Ready,
         };
         self.ready.insert(rank(key, &entry));
         self.entries.insert(key.clone(), entry);
     }
 
-    /// The pod is gone, bound, or no longer ours.
+    /// The pod is gone, bound, or has another scheduler.
     pub(super) fn remove(&mut self, key: &Key) {
         let Some(entry) = self.entries.remove(key) else { return };
-        match entry.place {
-            Place::Ready => drop(self.ready.remove(&rank(key, &entry))),
-            Place::Backoff { until } | Place::Resting { until, .. } => {
+        match entry.state {
+            State::Ready => drop(self.ready.remove(&rank(key, &entry))),
+            State::Backoff { until } | State::Unschedulable { until, .. } => {
                 self.timers.remove(&(until, key.clone()));
             }
-            Place::Out { .. } => {}
+            State::InAttempt { .. } => {}
         }
     }
 
-    /// The next pod to place, and the attempt's number (from 1).
+    /// The next pod to place, and the number of the attempt (from 1).
     pub(super) fn take(&mut self, now: Timestamp) -> Option<(Key, u32)> {
         while let Some((until, _)) = self.timers.first()
             && *until <= now
@@ -165,38 +170,38 @@ impl Queue {
         let (.., key) = self.ready.pop_first()?;
         let entry = self.entries.get_mut(&key)?;
         entry.attempts = entry.attempts.saturating_add(1);
-        entry.place = Place::Out { seen: BTreeSet::new(), touched: false };
+        entry.state = State::InAttempt { changes: BTreeSet::new(), touched: false };
         Some((key, entry.attempts))
     }
 
-    /// Tells how an attempt ended.
-    pub(super) fn settle(&mut self, key: &Key, uid: &str, fate: Fate, now: Timestamp) {
-        // A pod that was removed or replaced meanwhile is nobody's business.
+    /// Ends a failed attempt.
+    pub(super) fn attempt_failed(&mut self, key: &Key, uid: &str, result: AttemptResult, now: Timestamp) {
+        // The pod may have been removed or replaced meanwhile.
         let Some(entry) = self.entries.get_mut(key).filter(|e| e.uid == uid) else { return };
-        let Place::Out { seen, touched } = &entry.place else { return };
-        let causes = match fate {
-            Fate::Failed => None,
-            Fate::Unschedulable(causes) => {
-                let helped = *touched || seen.iter().any(|change| causes.iter().any(|c| change.helps(*c)));
+        let State::InAttempt { changes, touched } = &entry.state else { return };
+        let causes = match result {
+            AttemptResult::Failed => None,
+            AttemptResult::Unschedulable(causes) => {
+                let helped = *touched || changes.iter().any(|change| causes.iter().any(|c| change.helps(*c)));
                 (!helped).then_some(causes)
             }
         };
         entry.backoff_until = now + backoff(entry.attempts);
-        entry.place = match causes {
-            Some(causes) => Place::Resting { until: now + LONGEST_REST, causes },
-            None => Place::Backoff { until: entry.backoff_until },
+        entry.state = match causes {
+            Some(causes) => State::Unschedulable { until: now + MAX_UNSCHEDULABLE_TIME, causes },
+            None => State::Backoff { until: entry.backoff_until },
         };
-        let (Place::Resting { until, .. } | Place::Backoff { until }) = entry.place else { return };
+        let (State::Unschedulable { until, .. } | State::Backoff { until }) = entry.state else { return };
         self.timers.insert((until, key.clone()));
     }
 
-    /// Moves on the pods that the change may help.
-    pub(super) fn changed(&mut self, change: Change, now: Timestamp) {
+    /// Queues the pods that the change may help.
+    pub(super) fn cluster_changed(&mut self, change: ClusterChange, now: Timestamp) {
         let mut helped = Vec::new();
         for (key, entry) in &mut self.entries {
-            match &mut entry.place {
-                Place::Out { seen, .. } => drop(seen.insert(change)),
-                Place::Resting { causes, .. } if causes.iter().any(|c| change.helps(*c)) => {
+            match &mut entry.state {
+                State::InAttempt { changes, .. } => drop(changes.insert(change)),
+                State::Unschedulable { causes, .. } if causes.iter().any(|c| change.helps(*c)) => {
                     helped.push(key.clone());
                 }
                 _ => {}
@@ -205,31 +210,31 @@ impl Queue {
         helped.iter().for_each(|key| self.touch(key, now));
     }
 
-    /// When a pod becomes ready by itself; `None` while none is going to.
+    /// When a pod becomes ready by itself; `None` if none does.
     pub(super) fn next_due(&self) -> Option<Timestamp> {
         self.timers.first().map(|(at, _)| *at)
     }
 
     fn touch(&mut self, key: &Key, now: Timestamp) {
         let Some(entry) = self.entries.get_mut(key) else { return };
-        match &mut entry.place {
-            Place::Out { touched, .. } => *touched = true,
-            Place::Resting { until, .. } => {
+        match &mut entry.state {
+            State::InAttempt { touched, .. } => *touched = true,
+            State::Unschedulable { until, .. } => {
                 self.timers.remove(&(*until, key.clone()));
                 let due = entry.backoff_until;
                 if due <= now {
                     return self.make_ready(key);
                 }
-                entry.place = Place::Backoff { until: due };
+                entry.state = State::Backoff { until: due };
                 self.timers.insert((due, key.clone()));
             }
-            Place::Ready | Place::Backoff { .. } => {}
+            State::Ready | State::Backoff { .. } => {}
         }
     }
 
     fn make_ready(&mut self, key: &Key) {
         if let Some(entry) = self.entries.get_mut(key) {
-            entry.place = Place::Ready;
+            entry.state = State::Ready;
             self.ready.insert(rank(key, entry));
         }
     }
@@ -240,7 +245,7 @@ fn rank(key: &Key, entry: &Entry) -> Rank {
 }
 
 fn backoff(attempts: u32) -> Duration {
-    (BACKOFF_FIRST * 2_u32.pow(attempts.saturating_sub(1).min(8))).min(BACKOFF_LONGEST)
+    (MIN_BACKOFF * 2_u32.pow(attempts.saturating_sub(1).min(8))).min(MAX_BACKOFF)
 }
 
 #[cfg(test)]
@@ -257,8 +262,8 @@ mod tests {
         Key::new("ns", name)
     }
 
-    fn unschedulable(cause: Cause) -> Fate {
-        Fate::Unschedulable(BTreeSet::from([cause]))
+    fn unschedulable(cause: Cause) -> AttemptResult {
+        AttemptResult::Unschedulable(BTreeSet::from([cause]))
     }
 
     fn taken(queue: &mut Queue, ms: i64) -> Option<String> {
@@ -266,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn the_greater_priority_goes_first_then_the_older() {
+    fn the_higher_priority_goes_first_then_the_older() {
         let mut q = Queue::default();
         q.add(&key("old"), "1", 0, false, at(0));
         q.add(&key("new"), "2", 0, false, at(1));
@@ -276,14 +281,14 @@ mod tests {
     }
 
     #[test]
-    fn only_a_change_that_may_help_ends_a_rest() {
+    fn only_a_change_that_may_help_makes_an_unschedulable_pod_ready() {
         let mut q = Queue::default();
         q.add(&key("a"), "1", 0, false, at(0));
         taken(&mut q, 0);
-        q.settle(&key("a"), "1", unschedulable(Cause::Room), at(0));
-        q.changed(Change::NodeTraits, at(2000));
+        q.attempt_failed(&key("a"), "1", unschedulable(Cause::Room), at(0));
+        q.cluster_changed(ClusterChange::NodeTraits, at(2000));
         assert_eq!(taken(&mut q, 2000), None);
-        q.changed(Change::PodGone, at(2000));
+        q.cluster_changed(ClusterChange::PodGone, at(2000));
         assert_eq!(taken(&mut q, 2000).as_deref(), Some("a"));
     }
 
@@ -292,8 +297,8 @@ mod tests {
         let mut q = Queue::default();
         q.add(&key("a"), "1", 0, false, at(0));
         taken(&mut q, 0);
-        q.settle(&key("a"), "1", unschedulable(Cause::Room), at(0));
-        q.changed(Change::NodeAdded, at(10));
+        q.attempt_failed(&key("a"), "1", unschedulable(Cause::Room), at(0));
+        q.cluster_changed(ClusterChange::NodeAdded, at(10));
         assert_eq!(taken(&mut q, 999), None);
         assert_eq!(q.next_due(), Some(at(1000)));
         assert_eq!(taken(&mut q, 1000).as_deref(), Some("a"));
@@ -304,33 +309,33 @@ mod tests {
         let mut q = Queue::default();
         q.add(&key("a"), "1", 0, false, at(0));
         taken(&mut q, 0);
-        q.changed(Change::PodGone, at(1));
-        q.settle(&key("a"), "1", unschedulable(Cause::Room), at(2));
-        assert_eq!(q.next_due(), Some(at(1002)), "it backs off and does not rest");
+        q.cluster_changed(ClusterChange::PodGone, at(1));
+        q.attempt_failed(&key("a"), "1", unschedulable(Cause::Room), at(2));
+        assert_eq!(q.next_due(), Some(at(1002)), "it backs off and is not unschedulable");
     }
 
     #[test]
-    fn what_never_changes_is_looked_at_again_in_the_end() {
+    fn an_unschedulable_pod_is_tried_again_without_a_change() {
         let mut q = Queue::default();
         q.add(&key("a"), "1", 0, false, at(0));
         taken(&mut q, 0);
-        q.settle(&key("a"), "1", unschedulable(Cause::Node), at(0));
+        q.attempt_failed(&key("a"), "1", unschedulable(Cause::Node), at(0));
         assert_eq!(taken(&mut q, 299_999), None);
         assert_eq!(taken(&mut q, 300_000).as_deref(), Some("a"));
     }
 
     #[test]
-    fn a_new_pod_by_the_same_name_starts_anew() {
+    fn a_new_pod_of_the_same_name_starts_with_its_first_attempt() {
         let mut q = Queue::default();
         q.add(&key("a"), "1", 0, false, at(0));
         taken(&mut q, 0);
         q.add(&key("a"), "2", 0, false, at(1));
-        q.settle(&key("a"), "1", Fate::Failed, at(2));
+        q.attempt_failed(&key("a"), "1", AttemptResult::Failed, at(2));
         assert_eq!(q.take(at(2)), Some((key("a"), 1)));
     }
 
     #[test]
-    fn backoff_doubles_up_to_the_longest() {
+    fn backoff_doubles_up_to_its_maximum() {
         let seconds: Vec<_> = (1..=6).map(|n| backoff(n).as_secs()).collect();
         assert_eq!(seconds, [1, 2, 4, 8, 10, 10]);
     }
@@ -379,14 +384,14 @@ mod tests {
                         prop_assert!(out.insert(k), "{} was handed out twice", k);
                     },
                     Op::Settle(k, failed) => {
-                        let fate = if failed { Fate::Failed } else { unschedulable(Cause::Room) };
-                        q.settle(&key(&k.to_string()), "u", fate, at(now));
+                        let result = if failed { AttemptResult::Failed } else { unschedulable(Cause::Room) };
+                        q.attempt_failed(&key(&k.to_string()), "u", result, at(now));
                         out.remove(&k);
                     }
                     Op::Change(c) => {
-                        let all = [Change::NodeAdded, Change::NodeTraits, Change::NodeAllocatable, Change::NodeGone,
-                            Change::PodPlaced, Change::PodGone, Change::Namespace];
-                        q.changed(all[usize::from(c)], at(now));
+                        let all = [ClusterChange::NodeAdded, ClusterChange::NodeTraits, ClusterChange::NodeAllocatable, ClusterChange::NodeGone,
+                            ClusterChange::PodPlaced, ClusterChange::PodGone, ClusterChange::Namespace];
+                        q.cluster_changed(all[usize::from(c)], at(now));
                     }
                     Op::Wait(ms) => now += i64::from(ms),
                 }

@@ -8,9 +8,9 @@ use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use super::classes::{Alike, Classes};
 use super::filter::Wanted;
 use super::resources::{Resources, allocatable, requested, weight};
+use crate::cache::{Change, Key, Object};
 use crate::controllers::pods::{finished, node_name};
 use crate::meta::{self, Labels};
-use crate::view::{Change, Key, Object};
 
 /// A host port in use: protocol, address (empty: all of them), number.
 pub(super) type HostPort = (String, String, i32);

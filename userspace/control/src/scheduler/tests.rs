@@ -7,11 +7,11 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 
+use super::core::{Decision, Scheduler};
 use super::decide::choose;
-use super::mind::{Decision, Mind};
 use super::snapshot::Snapshot;
+use crate::cache::{Change, Key, Object};
 use crate::meta;
-use crate::view::{Change, Key, Object};
 
 fn node(name: &str, more: Value) -> Value {
     let mut node = json!({
@@ -192,15 +192,15 @@ fn a_hard_spread_constraint_bounds_the_skew() {
 
 #[test]
 fn higher_priorities_are_decided_first_and_then_the_older() {
-    let mut mind = Mind::default();
+    let mut scheduler = Scheduler::default();
     let node: k8s_openapi::api::core::v1::Node = serde_json::from_value(node("n1", json!({}))).unwrap();
-    mind.apply(&Change { old: None, new: Some(node.into()) }, Timestamp::UNIX_EPOCH);
+    scheduler.apply(&Change { old: None, new: Some(node.into()) }, Timestamp::UNIX_EPOCH);
     for (name, priority) in [("old", 0), ("young", 0), ("vip", 10)] {
         let pod = pod(name, json!({"spec": {"priority": priority}}));
-        mind.apply(&Change { old: None, new: Some(Object::Pod(pod)) }, Timestamp::UNIX_EPOCH);
+        scheduler.apply(&Change { old: None, new: Some(Object::Pod(pod)) }, Timestamp::UNIX_EPOCH);
     }
     let mut order = Vec::new();
-    while let Some(Decision::Bind { pod, .. }) = mind.next(Timestamp::UNIX_EPOCH, 0) {
+    while let Some(Decision::Bind { pod, .. }) = scheduler.next(Timestamp::UNIX_EPOCH, 0) {
         order.push(meta::name(&pod.metadata).to_owned());
     }
     assert_eq!(order, ["vip", "old", "young"]);
@@ -208,41 +208,42 @@ fn higher_priorities_are_decided_first_and_then_the_older() {
 
 #[test]
 fn a_refused_pod_is_tried_again_when_something_changes() {
-    let mut mind = Mind::default();
+    let mut scheduler = Scheduler::default();
     let now = Timestamp::UNIX_EPOCH;
-    mind.apply(&Change { old: None, new: Some(Object::Pod(pod("a", json!({})))) }, Timestamp::UNIX_EPOCH);
-    assert!(matches!(mind.next(now, 0), Some(Decision::Refuse { reason: "Unschedulable", .. })));
+    scheduler
+        .apply(&Change { old: None, new: Some(Object::Pod(pod("a", json!({})))) }, Timestamp::UNIX_EPOCH);
+    assert!(matches!(scheduler.next(now, 0), Some(Decision::Refuse { reason: "Unschedulable", .. })));
     let later = now + std::time::Duration::from_secs(20);
-    assert!(mind.next(later, 0).is_none(), "nothing has changed");
+    assert!(scheduler.next(later, 0).is_none(), "nothing has changed");
     let node: k8s_openapi::api::core::v1::Node = serde_json::from_value(node("n1", json!({}))).unwrap();
-    mind.apply(&Change { old: None, new: Some(node.into()) }, Timestamp::UNIX_EPOCH);
-    assert!(mind.next(now, 0).is_none(), "its pause is not over");
-    assert!(matches!(mind.next(later, 0), Some(Decision::Bind { .. })));
+    scheduler.apply(&Change { old: None, new: Some(node.into()) }, Timestamp::UNIX_EPOCH);
+    assert!(scheduler.next(now, 0).is_none(), "its pause is not over");
+    assert!(matches!(scheduler.next(later, 0), Some(Decision::Bind { .. })));
 }
 
 #[test]
 fn a_binding_that_failed_frees_the_room_and_is_tried_again() {
-    let mut mind = Mind::default();
+    let mut scheduler = Scheduler::default();
     let now = Timestamp::UNIX_EPOCH;
     let big = json!({"spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": "1500m"}}}]}});
     let node: k8s_openapi::api::core::v1::Node = serde_json::from_value(node("n1", json!({}))).unwrap();
-    mind.apply(&Change { old: None, new: Some(node.into()) }, Timestamp::UNIX_EPOCH);
+    scheduler.apply(&Change { old: None, new: Some(node.into()) }, Timestamp::UNIX_EPOCH);
     let pod = pod("a", big);
-    mind.apply(&Change { old: None, new: Some(Object::Pod(pod.clone())) }, Timestamp::UNIX_EPOCH);
-    assert!(matches!(mind.next(now, 0), Some(Decision::Bind { .. })));
-    mind.not_bound(&Key::of(&pod.metadata), "a", now);
+    scheduler.apply(&Change { old: None, new: Some(Object::Pod(pod.clone())) }, Timestamp::UNIX_EPOCH);
+    assert!(matches!(scheduler.next(now, 0), Some(Decision::Bind { .. })));
+    scheduler.binding_failed(&Key::of(&pod.metadata), "a", now);
     let later = now + std::time::Duration::from_secs(2);
-    assert!(matches!(mind.next(later, 0), Some(Decision::Bind { .. })));
+    assert!(matches!(scheduler.next(later, 0), Some(Decision::Bind { .. })));
 }
 
 #[test]
 fn a_gated_pod_is_not_placed() {
-    let mut mind = Mind::default();
+    let mut scheduler = Scheduler::default();
     let node: k8s_openapi::api::core::v1::Node = serde_json::from_value(node("n1", json!({}))).unwrap();
-    mind.apply(&Change { old: None, new: Some(node.into()) }, Timestamp::UNIX_EPOCH);
+    scheduler.apply(&Change { old: None, new: Some(node.into()) }, Timestamp::UNIX_EPOCH);
     let gated = pod("a", json!({"spec": {"schedulingGates": [{"name": "wait"}]}}));
-    mind.apply(&Change { old: None, new: Some(Object::Pod(gated)) }, Timestamp::UNIX_EPOCH);
-    let decision = mind.next(Timestamp::UNIX_EPOCH, 0);
+    scheduler.apply(&Change { old: None, new: Some(Object::Pod(gated)) }, Timestamp::UNIX_EPOCH);
+    let decision = scheduler.next(Timestamp::UNIX_EPOCH, 0);
     assert!(matches!(decision, Some(Decision::Refuse { reason: "SchedulingGated", .. })));
 }
 
@@ -251,17 +252,17 @@ fn asks(cpu: &str, priority: i32) -> Value {
     json!({"spec": {"priority": priority, "containers": containers}})
 }
 
-fn mind(nodes: &[Value], pods: &[Arc<Pod>]) -> Mind {
-    let mut mind = Mind::default();
+fn scheduler(nodes: &[Value], pods: &[Arc<Pod>]) -> Scheduler {
+    let mut scheduler = Scheduler::default();
     for node in nodes {
         let node: k8s_openapi::api::core::v1::Node = serde_json::from_value(node.clone()).unwrap();
-        mind.apply(&Change { old: None, new: Some(node.into()) }, Timestamp::UNIX_EPOCH);
+        scheduler.apply(&Change { old: None, new: Some(node.into()) }, Timestamp::UNIX_EPOCH);
     }
     for pod in pods {
         let new = Some(Object::Pod(pod.clone()));
-        mind.apply(&Change { old: None, new }, Timestamp::UNIX_EPOCH);
+        scheduler.apply(&Change { old: None, new }, Timestamp::UNIX_EPOCH);
     }
-    mind
+    scheduler
 }
 
 fn placed(name: &str, node: &str, cpu: &str, priority: i32) -> Arc<Pod> {
@@ -288,8 +289,8 @@ fn the_least_pods_that_suffice_make_room() {
         placed("mean", "n2", "400m", 5),
         pod("new", asks("400m", 10)),
     ];
-    let mut mind = mind(&[node("n1", json!({})), node("n2", json!({}))], &pods);
-    let (message, plan) = refusal(mind.next(Timestamp::UNIX_EPOCH, 0));
+    let mut scheduler = scheduler(&[node("n1", json!({})), node("n2", json!({}))], &pods);
+    let (message, plan) = refusal(scheduler.next(Timestamp::UNIX_EPOCH, 0));
     assert_eq!(message, "0/2 nodes are available: 2 Insufficient cpu.");
     let plan = plan.unwrap();
     assert_eq!((&*plan.node, names(&plan.victims)), ("n1", vec!["small"]));
@@ -299,16 +300,16 @@ fn the_least_pods_that_suffice_make_room() {
 fn room_that_is_being_made_is_kept_for_whom_it_is_made() {
     let now = Timestamp::UNIX_EPOCH;
     let victim = placed("old", "n1", "2", 0);
-    let mut mind = mind(&[node("n1", json!({}))], &[victim.clone(), pod("great", asks("2", 10))]);
-    assert!(refusal(mind.next(now, 0)).1.is_some());
+    let mut scheduler = scheduler(&[node("n1", json!({}))], &[victim.clone(), pod("great", asks("2", 10))]);
+    assert!(refusal(scheduler.next(now, 0)).1.is_some());
     let lesser = pod("lesser", asks("1", 5));
-    mind.apply(&Change { old: None, new: Some(Object::Pod(lesser)) }, now);
-    mind.apply(&Change { old: Some(Object::Pod(victim)), new: None }, now);
-    let (message, plan) = refusal(mind.next(now, 0));
+    scheduler.apply(&Change { old: None, new: Some(Object::Pod(lesser)) }, now);
+    scheduler.apply(&Change { old: Some(Object::Pod(victim)), new: None }, now);
+    let (message, plan) = refusal(scheduler.next(now, 0));
     assert!(message.starts_with("0/1 nodes are available: 1 Insufficient cpu."), "{message}");
     assert!(plan.is_none(), "nothing lesser is there");
     let later = now + std::time::Duration::from_secs(2);
-    match mind.next(later, 0) {
+    match scheduler.next(later, 0) {
         Some(Decision::Bind { pod, .. }) => assert_eq!(meta::name(&pod.metadata), "great"),
         other => panic!("{other:?}"),
     }
@@ -318,16 +319,16 @@ fn room_that_is_being_made_is_kept_for_whom_it_is_made() {
 fn no_more_pods_go_while_those_that_must_are_going() {
     let now = Timestamp::UNIX_EPOCH;
     let victim = placed("old", "n1", "2", 0);
-    let mut mind = mind(&[node("n1", json!({}))], &[victim.clone(), pod("great", asks("2", 10))]);
-    assert!(refusal(mind.next(now, 0)).1.is_some());
+    let mut scheduler = scheduler(&[node("n1", json!({}))], &[victim.clone(), pod("great", asks("2", 10))]);
+    assert!(refusal(scheduler.next(now, 0)).1.is_some());
     let mut going = (*victim).clone();
     going.metadata.deletion_timestamp = Some(meta::time(now));
     let target = json!({"conditions": [{"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler"}]});
     going.status = serde_json::from_value(target).unwrap();
     let new = Some(Object::Pod(Arc::new(going)));
-    mind.apply(&Change { old: Some(Object::Pod(victim)), new }, now);
+    scheduler.apply(&Change { old: Some(Object::Pod(victim)), new }, now);
     let later = now + std::time::Duration::from_secs(2);
-    let (message, plan) = refusal(mind.next(later, 0));
+    let (message, plan) = refusal(scheduler.next(later, 0));
     assert!(plan.is_none());
     assert!(message.ends_with("preemption: not eligible due to a terminating pod on the nominated node."));
 }
@@ -342,9 +343,9 @@ fn budgets_are_kept_where_another_node_can_give_room() {
     let mut free = on("n2", asks("2", 9));
     merge(&mut free, other);
     let pods = [placed("guarded", "n1", "2", 0), pod("free", free), pod("new", asks("1", 10))];
-    let mut mind = mind(&[node("n1", json!({})), node("n2", json!({}))], &pods);
-    mind.apply(&Change { old: None, new: Some(budget.into()) }, Timestamp::UNIX_EPOCH);
-    let plan = refusal(mind.next(Timestamp::UNIX_EPOCH, 0)).1.unwrap();
+    let mut scheduler = scheduler(&[node("n1", json!({})), node("n2", json!({}))], &pods);
+    scheduler.apply(&Change { old: None, new: Some(budget.into()) }, Timestamp::UNIX_EPOCH);
+    let plan = refusal(scheduler.next(Timestamp::UNIX_EPOCH, 0)).1.unwrap();
     assert_eq!(names(&plan.victims), ["free"], "though it has the greater priority");
 }
 
@@ -352,8 +353,8 @@ fn budgets_are_kept_where_another_node_can_give_room() {
 fn who_never_preempts_is_told_so() {
     let mut meek = asks("2", 10);
     merge(&mut meek, json!({"spec": {"preemptionPolicy": "Never"}}));
-    let mut mind = mind(&[node("n1", json!({}))], &[placed("old", "n1", "2", 0), pod("new", meek)]);
-    let (message, plan) = refusal(mind.next(Timestamp::UNIX_EPOCH, 0));
+    let mut scheduler = scheduler(&[node("n1", json!({}))], &[placed("old", "n1", "2", 0), pod("new", meek)]);
+    let (message, plan) = refusal(scheduler.next(Timestamp::UNIX_EPOCH, 0));
     assert!(plan.is_none());
     let wanted = "0/1 nodes are available: 1 Insufficient cpu. \
                   preemption: not eligible due to preemptionPolicy=Never.";
@@ -368,19 +369,20 @@ fn trying_to_make_room_leaves_the_snapshot_as_it_was() {
         let mut new = asks("2", 10);
         merge(&mut new, json!({"spec": {"topologySpreadConstraints": constraints}}));
         let pods = [placed("a", "n1", "1", 20), placed("b", "n1", "1", 3), pod("new", new)];
-        let mut mind = mind(&[node("n1", json!({}))], &pods);
-        let before = (format!("{:?}", mind.snapshot.nodes), mind.snapshot.classes.places());
-        let (message, plan) = refusal(mind.next(Timestamp::UNIX_EPOCH, 0));
+        let mut scheduler = scheduler(&[node("n1", json!({}))], &pods);
+        let before = (format!("{:?}", scheduler.snapshot.nodes), scheduler.snapshot.classes.places());
+        let (message, plan) = refusal(scheduler.next(Timestamp::UNIX_EPOCH, 0));
         assert!(plan.is_none());
         assert!(message.ends_with("1 No preemption victims found for incoming pod."), "{message}");
-        assert_eq!((format!("{:?}", mind.snapshot.nodes), mind.snapshot.classes.places()), before);
+        assert_eq!((format!("{:?}", scheduler.snapshot.nodes), scheduler.snapshot.classes.places()), before);
     }
 }
 
 #[test]
 fn no_pod_is_removed_for_one_that_asks_for_more_than_the_node_has() {
-    let mut mind = mind(&[node("n1", json!({}))], &[placed("a", "n1", "1", 0), pod("new", asks("3", 10))]);
-    let (message, plan) = refusal(mind.next(Timestamp::UNIX_EPOCH, 0));
+    let mut scheduler =
+        scheduler(&[node("n1", json!({}))], &[placed("a", "n1", "1", 0), pod("new", asks("3", 10))]);
+    let (message, plan) = refusal(scheduler.next(Timestamp::UNIX_EPOCH, 0));
     assert!(plan.is_none());
     assert!(message.ends_with("1 Preemption is not helpful for scheduling."), "{message}");
 }

@@ -19,7 +19,7 @@ impl Drop for Running {
 }
 
 fn config() -> Config {
-    Config { root_ca_pem: "PEM".into(), scheduler: false, ..Default::default() }
+    Config { root_ca_pem: "PEM".into(), parts: skep_control::Parts::Controllers, ..Default::default() }
 }
 
 fn start(server: &Server, config: Config) -> Running {

@@ -1,16 +1,16 @@
 //! An API server in memory, small but true in what controllers lean on: revisions, watches, finalizers, propagation,
 //! preconditions, subresources and discovery. It is called through a real `kube::Client`, in process.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex},
-};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use futures::StreamExt;
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
-use kube::{Client, client::Body};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use kube::Client;
+use kube::client::Body;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 

@@ -1,4 +1,6 @@
-//! What a namespace's end looks like: when it may be finalised, and what its conditions say until then. PURE.
+//! The status of a namespace that is being deleted: when it may be finalized, and its conditions until then. PURE.
+
+use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Namespace, NamespaceCondition};
@@ -8,40 +10,40 @@ use crate::meta;
 /// The finalizer that the API server puts on every namespace.
 const FINALIZER: &str = "kubernetes";
 
-/// What is left of one resource in the namespace.
+/// What remains of one resource in the namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Remainder {
-    /// As "pods" or "deployments.apps".
-    pub resource: String,
-    pub count: usize,
+pub(super) struct Remainder {
+    /// "pods" or "deployments.apps".
+    pub(super) resource: String,
+    pub(super) count: usize,
     /// Finalizers that hold the objects, and how many objects each holds.
-    pub finalizers: Vec<(String, usize)>,
+    pub(super) finalizers: Vec<(String, usize)>,
 }
 
-/// What one round of deletion came to.
+/// The result of one round of deletion.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Round {
-    pub remainders: Vec<Remainder>,
-    /// Groups whose resources could not be found out.
-    pub discovery_failures: Vec<String>,
+pub(super) struct Round {
+    pub(super) remainders: Vec<Remainder>,
+    /// Groups whose discovery failed.
+    pub(super) discovery_failures: Vec<String>,
     /// Deletes that the server refused.
-    pub delete_failures: Vec<String>,
+    pub(super) delete_failures: Vec<String>,
 }
 
 impl Round {
-    pub fn empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.remainders.is_empty() && self.discovery_failures.is_empty() && self.delete_failures.is_empty()
     }
 }
 
-/// Whether the namespace is ending and we have not let it go yet.
-pub fn ending(namespace: &Namespace) -> bool {
+/// Whether the namespace is being deleted and still has our finalizer.
+pub(super) fn is_ending(namespace: &Namespace) -> bool {
     meta::terminating(&namespace.metadata)
         && namespace.spec.iter().flat_map(|s| s.finalizers.iter().flatten()).any(|f| f == FINALIZER)
 }
 
 /// The namespace without our finalizer, for its `finalize` subresource.
-pub fn finalized(namespace: &Namespace) -> Namespace {
+pub(super) fn finalized(namespace: &Namespace) -> Namespace {
     let mut done = namespace.clone();
     if let Some(finalizers) = done.spec.as_mut().and_then(|s| s.finalizers.as_mut()) {
         finalizers.retain(|f| f != FINALIZER);
@@ -49,13 +51,17 @@ pub fn finalized(namespace: &Namespace) -> Namespace {
     done
 }
 
-/// The conditions after a round; `None` if they say so already.
-pub fn conditions(namespace: &Namespace, round: &Round, now: Timestamp) -> Option<Vec<NamespaceCondition>> {
+/// The conditions after a round; `None` if they have not changed.
+pub(super) fn conditions(
+    namespace: &Namespace,
+    round: &Round,
+    now: Timestamp,
+) -> Option<Vec<NamespaceCondition>> {
     let old = namespace.status.as_ref().and_then(|s| s.conditions.clone()).unwrap_or_default();
     let mut new = old.clone();
     let held: Vec<String> =
         merged_finalizers(round).into_iter().map(|(f, n)| format!("{f} in {n} resource instances")).collect();
-    let left: Vec<String> = round
+    let remaining: Vec<String> = round
         .remainders
         .iter()
         .map(|r| format!("{} has {} resource instances", r.resource, r.count))
@@ -79,7 +85,7 @@ pub fn conditions(namespace: &Namespace, round: &Round, now: Timestamp) -> Optio
     put(
         &mut new,
         "NamespaceContentRemaining",
-        &left,
+        &remaining,
         ("ContentRemoved", "All content successfully removed"),
         ("SomeResourcesRemain", "Some resources are remaining: "),
         now,
@@ -95,8 +101,8 @@ pub fn conditions(namespace: &Namespace, round: &Round, now: Timestamp) -> Optio
     (new != old).then_some(new)
 }
 
-fn merged_finalizers(round: &Round) -> std::collections::BTreeMap<&str, usize> {
-    let mut all = std::collections::BTreeMap::new();
+fn merged_finalizers(round: &Round) -> BTreeMap<&str, usize> {
+    let mut all = BTreeMap::new();
     for (name, count) in round.remainders.iter().flat_map(|r| &r.finalizers) {
         *all.entry(name.as_str()).or_insert(0) += count;
     }
@@ -106,15 +112,15 @@ fn merged_finalizers(round: &Round) -> std::collections::BTreeMap<&str, usize> {
 fn put(
     conditions: &mut Vec<NamespaceCondition>,
     kind: &str,
-    problems: &[String],
-    well: (&str, &str),
-    ill: (&str, &str),
+    failures: &[String],
+    good: (&str, &str),
+    bad: (&str, &str),
     now: Timestamp,
 ) {
-    let (status, reason, message) = if problems.is_empty() {
-        ("False", well.0, well.1.to_owned())
+    let (status, reason, message) = if failures.is_empty() {
+        ("False", good.0, good.1.to_owned())
     } else {
-        ("True", ill.0, format!("{}{}", ill.1, problems.join(", ")))
+        ("True", bad.0, format!("{}{}", bad.1, failures.join(", ")))
     };
     let old = conditions.iter().find(|c| c.type_ == kind);
     if old.is_some_and(|c| c.status == status && c.message.as_deref() == Some(&message)) {
@@ -136,8 +142,9 @@ fn put(
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use k8s_openapi::api::core::v1::NamespaceSpec;
+
+    use super::*;
 
     fn namespace() -> Namespace {
         let mut ns = Namespace {
@@ -149,11 +156,11 @@ mod tests {
     }
 
     #[test]
-    fn only_our_finalizer_is_taken_off() {
+    fn only_our_finalizer_is_removed() {
         let ns = namespace();
-        assert!(ending(&ns));
+        assert!(is_ending(&ns));
         let done = finalized(&ns);
-        assert!(!ending(&done));
+        assert!(!is_ending(&done));
         assert_eq!(done.spec.unwrap().finalizers.unwrap(), vec!["other"]);
     }
 

@@ -1,39 +1,38 @@
-//! ResourceQuotas: what is used of each, counted anew. PURE.
+//! The status of a ResourceQuota from a fresh count. PURE.
 //!
-//! The API server charges a quota before it stores an object. A count that is lower than what was charged may only be too
-//! early to see that object, so a quota that was charged just now is not lowered yet.
+//! The API server charges a quota before it stores an object. A count below the charged usage may be too early to include
+//! that object, so a quota that was charged just now is not lowered yet.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use skep_api::{quota::Meter, resources::Resources};
+use skep_api::quota::Meter;
+use skep_api::resources::Resources;
 
-/// After this time an object that was charged for is there, or will not be.
-pub const QUIET: Duration = Duration::from_millis(500);
+/// After this time a charged object is stored, or never will be.
+pub(super) const CHARGE_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// What is there of a resource in the quota's namespace.
+/// What a namespace has of one resource.
 #[derive(Clone, Debug)]
-pub enum Found {
+pub(super) enum Usage {
     Objects(Vec<Value>),
     Number(u64),
 }
 
 /// What is to be done about one quota.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Step {
+pub(super) enum Step {
     Nothing,
-    /// Its status, to be written if nobody else writes it.
+    /// The new status; written only if no other writer changed the quota.
     Write(Value),
-    /// Look again then.
+    /// Count again after this time.
     Wait(Duration),
 }
 
 /// What must be counted for a quota.
-pub fn meters(quota: &Value) -> BTreeSet<Meter> {
+pub(super) fn meters(quota: &Value) -> BTreeSet<Meter> {
     hard(quota).filter_map(Meter::behind).collect()
 }
 
@@ -42,34 +41,34 @@ fn hard(quota: &Value) -> impl Iterator<Item = &str> {
 }
 
 /// Whether the status cannot be what the specification asks for.
-pub fn is_behind(quota: &Value) -> bool {
+pub(super) fn is_behind(quota: &Value) -> bool {
     let status = &quota["status"];
     Resources::of(&quota["spec"]["hard"]) != Resources::of(&status["hard"])
         || hard(quota).any(|name| status["used"].get(name).is_none())
 }
 
-/// `age`: for how long the quota is known to be as it is.
-pub fn decide(quota: &Value, found: &BTreeMap<Meter, Found>, age: Duration, now: Timestamp) -> Step {
-    let used = used(quota, found, now);
+/// `age`: for how long the quota is known to have its present version.
+pub(super) fn decide(quota: &Value, usage: &BTreeMap<Meter, Usage>, age: Duration, now: Timestamp) -> Step {
+    let used = used(quota, usage, now);
     let before = Resources::of(&quota["status"]["used"]);
     if !is_behind(quota) && used == before {
         return Step::Nothing;
     }
     let lowers = before.0.iter().any(|(name, amount)| used.get(name).is_some_and(|now| now < *amount));
-    if lowers && age < QUIET {
-        return Step::Wait(QUIET.saturating_sub(age));
+    if lowers && age < CHARGE_TIMEOUT {
+        return Step::Wait(CHARGE_TIMEOUT.saturating_sub(age));
     }
     Step::Write(json!({"hard": quota["spec"]["hard"], "used": used.to_value()}))
 }
 
-/// Every resource that the quota limits, even if nothing counts for it.
-fn used(quota: &Value, found: &BTreeMap<Meter, Found>, now: Timestamp) -> Resources {
+/// The usage of every resource that the quota limits, also of those without objects.
+fn used(quota: &Value, usage: &BTreeMap<Meter, Usage>, now: Timestamp) -> Resources {
     let mut used = Resources::default();
     hard(quota).for_each(|name| used.set(name, Default::default()));
-    for (meter, found) in found {
-        let share = match found {
-            Found::Objects(objects) => meter.used(quota, objects.iter(), now),
-            Found::Number(count) => meter.used_by_number(quota, *count),
+    for (meter, usage) in usage {
+        let share = match usage {
+            Usage::Objects(objects) => meter.used(quota, objects.iter(), now),
+            Usage::Number(count) => meter.used_by_number(quota, *count),
         };
         used.add(&share.masked(|name| meter.counts(name) && quota["spec"]["hard"].get(name).is_some()));
     }
@@ -86,12 +85,12 @@ mod tests {
         json!({"metadata": {"name": "q"}, "spec": {"hard": hard}, "status": status})
     }
 
-    fn pods(count: usize) -> Found {
+    fn pods(count: usize) -> Usage {
         let pod = json!({"spec": {"containers": [{"resources": {"requests": {"cpu": "100m"}}}]}});
-        Found::Objects(vec![pod; count])
+        Usage::Objects(vec![pod; count])
     }
 
-    fn decided(quota: &Value, found: &[(&str, Found)], age: Duration) -> Step {
+    fn decided(quota: &Value, found: &[(&str, Usage)], age: Duration) -> Step {
         let found = found.iter().map(|(name, found)| (Meter::behind(name).unwrap(), found.clone())).collect();
         decide(quota, &found, age, Timestamp::UNIX_EPOCH)
     }
@@ -101,7 +100,7 @@ mod tests {
         let hard = json!({"pods": "5", "requests.cpu": "1", "count/deployments.apps": "3", "secrets": "9", "x.com/y": "1"});
         let new = quota(hard.clone(), json!({}));
         let found =
-            [("pods", pods(2)), ("count/deployments.apps", Found::Number(2)), ("secrets", Found::Number(4))];
+            [("pods", pods(2)), ("count/deployments.apps", Usage::Number(2)), ("secrets", Usage::Number(4))];
         let wanted = json!({
             "hard": hard,
             "used": {"pods": "2", "requests.cpu": "200m", "count/deployments.apps": "2", "secrets": "4", "x.com/y": "0"},
@@ -111,12 +110,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_right_is_left_alone_and_what_is_fresh_is_not_lowered() {
+    fn a_right_status_stays_and_a_fresh_one_is_not_lowered() {
         let hard = json!({"pods": "5"});
         let charged = quota(hard.clone(), json!({"hard": hard, "used": {"pods": "3"}}));
         assert_eq!(decided(&charged, &[("pods", pods(3))], Duration::ZERO), Step::Nothing);
         let fresh = Duration::from_millis(100);
-        assert_eq!(decided(&charged, &[("pods", pods(2))], fresh), Step::Wait(QUIET - fresh));
+        assert_eq!(decided(&charged, &[("pods", pods(2))], fresh), Step::Wait(CHARGE_TIMEOUT - fresh));
         let lowered = json!({"hard": hard, "used": {"pods": "2"}});
         assert_eq!(decided(&charged, &[("pods", pods(2))], LONG), Step::Write(lowered));
         let raised = json!({"hard": hard, "used": {"pods": "4"}});
@@ -124,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_that_went_away_goes_from_the_status() {
+    fn a_removed_limit_is_removed_from_the_status() {
         let changed = quota(
             json!({"pods": "5"}),
             json!({"hard": {"pods": "5", "secrets": "1"}, "used": {"pods": "1", "secrets": "1"}}),

@@ -1,11 +1,9 @@
-//! Which resources the server has now, in the version it prefers.
+//! The resources that the server serves now, in the version that it prefers.
 
 use std::sync::Arc;
 
-use kube::{
-    Client, Discovery,
-    core::discovery::{ApiCapabilities, ApiResource, Scope},
-};
+use kube::core::discovery::{ApiCapabilities, ApiResource, Scope};
+use kube::{Client, Discovery};
 
 /// One resource of the server.
 #[derive(Clone, Debug)]
@@ -20,7 +18,7 @@ impl Resource {
         verbs.iter().all(|v| self.capabilities.supports_operation(v))
     }
 
-    /// As "pods" or "deployments.apps".
+    /// "pods" or "deployments.apps".
     pub(crate) fn title(&self) -> String {
         if self.api.group.is_empty() {
             self.api.plural.clone()
@@ -30,10 +28,10 @@ impl Resource {
     }
 }
 
-/// Asks the server; two requests where it aggregates its answer, one a group where it does not.
+/// Asks the server: two requests if it serves aggregated discovery, else one for each group.
 pub(crate) async fn discover(client: &Client) -> kube::Result<Vec<Resource>> {
     let aggregated = Discovery::new(client.clone()).run_aggregated().await;
-    // A server that does not aggregate answers in the older form, which reads as an empty list.
+    // A server without aggregated discovery answers in the older form, which reads as an empty list.
     let discovery = match aggregated {
         Ok(discovery) if discovery.groups().next().is_some() => discovery,
         _ => Discovery::new(client.clone()).run().await?,

@@ -1,38 +1,39 @@
 //! Events for users (`kubectl describe`): repeats within ten minutes raise the count of one Event instead of making more.
-//! A lost Event harms nobody, so failures are only logged.
+//! A lost Event does no harm, so failures are only logged.
 
-use std::{collections::HashMap, sync::Mutex, time::Duration};
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::{
-    api::core::v1::{Event, EventSource, ObjectReference},
-    apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
-};
-use kube::{
-    Api, Client,
-    api::{Patch, PatchParams, PostParams},
-};
+use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use kube::api::{Patch, PatchParams, PostParams};
+use kube::{Api, Client};
 use serde_json::json;
 
-use crate::{action::Record, meta};
+use crate::action::Record;
+use crate::meta;
 
-const AGGREGATE: Duration = Duration::from_secs(600);
-const REMEMBERED: usize = 1024;
+/// Repeats within this time are counted in one Event.
+const AGGREGATION_WINDOW: Duration = Duration::from_secs(600);
+const MAX_REMEMBERED_EVENTS: usize = 1024;
 
-struct Seen {
+struct Sent {
     name: String,
     count: i32,
     last: Timestamp,
 }
 
+/// Writes Events, and remembers the latest ones to count their repeats.
 #[derive(Default)]
 pub(crate) struct Recorder {
-    seen: Mutex<HashMap<u64, Seen>>,
+    sent: Mutex<HashMap<u64, Sent>>,
 }
 
-/// Whether to make an Event or to count one up.
 enum Step {
-    Make(String),
+    Create(String),
+    /// Raise the count of the Event of this name.
     Count(String, i32),
 }
 
@@ -42,8 +43,8 @@ impl Recorder {
         let namespace =
             if record.key.namespace.is_empty() { "default" } else { record.key.namespace.as_ref() };
         let api: Api<Event> = Api::namespaced(client.clone(), namespace);
-        let done = match self.step(record, now) {
-            Step::Make(name) => {
+        let result = match self.step(record, now) {
+            Step::Create(name) => {
                 api.create(&PostParams::default(), &event(record, name, namespace, now)).await.map(drop)
             }
             Step::Count(name, count) => {
@@ -51,30 +52,30 @@ impl Recorder {
                 api.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await.map(drop)
             }
         };
-        if let Err(error) = done {
-            tracing::debug!(object = %record.key, reason = record.reason, %error, "event not recorded");
+        if let Err(error) = result {
+            tracing::debug!(object = %record.key, reason = record.reason, %error, "record event failed");
         }
     }
 
     fn step(&self, record: &Record, now: Timestamp) -> Step {
         let id =
             meta::stable_hash(&[record.uid.as_bytes(), record.reason.as_bytes(), record.message.as_bytes()]);
-        let mut seen = self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let fresh = |s: &Seen| now.duration_since(s.last).unsigned_abs() < AGGREGATE;
-        if let Some(known) = seen.get_mut(&id).filter(|s| fresh(s)) {
+        let mut sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
+        let recent = |s: &Sent| now.duration_since(s.last).unsigned_abs() < AGGREGATION_WINDOW;
+        if let Some(known) = sent.get_mut(&id).filter(|s| recent(s)) {
             known.count += 1;
             known.last = now;
             return Step::Count(known.name.clone(), known.count);
         }
-        if seen.len() >= REMEMBERED {
-            seen.retain(|_, s| fresh(s));
+        if sent.len() >= MAX_REMEMBERED_EVENTS {
+            sent.retain(|_, s| recent(s));
         }
-        if seen.len() >= REMEMBERED {
-            seen.clear();
+        if sent.len() >= MAX_REMEMBERED_EVENTS {
+            sent.clear();
         }
         let name = format!("{}.{:x}", record.key.name, now.as_nanosecond());
-        seen.insert(id, Seen { name: name.clone(), count: 1, last: now });
-        Step::Make(name)
+        sent.insert(id, Sent { name: name.clone(), count: 1, last: now });
+        Step::Create(name)
     }
 }
 

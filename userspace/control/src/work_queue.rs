@@ -1,18 +1,16 @@
-//! Work queues of all controllers in one: keys that are ready, keys that wait for a time, keys at work. PURE.
-//! A key is never handed out twice at once; what arrives meanwhile makes it ready again when it is done.
+//! The work queues of all controllers in one: keys that are ready, keys that wait for a time, keys at work. PURE.
+//! A key is never handed out twice at once; if it is added meanwhile, it becomes ready again when it is done.
 //! A failing key backs off from 5 ms, doubling to 1000 s; a change of its objects makes it ready at once.
 
-use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
-    time::Duration,
-};
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::view::Key;
+use crate::cache::Key;
 
-const BACKOFF_FIRST: Duration = Duration::from_millis(5);
-const BACKOFF_LONGEST: Duration = Duration::from_secs(1000);
+const MIN_BACKOFF: Duration = Duration::from_millis(5);
+const MAX_BACKOFF: Duration = Duration::from_secs(1000);
 
 /// A controller's number and the key.
 pub(crate) type Item = (usize, Key);
@@ -26,13 +24,13 @@ struct Slot {
 }
 
 #[derive(Default)]
-pub(crate) struct Queue {
+pub(crate) struct WorkQueue {
     slots: HashMap<Item, Slot>,
     ready: VecDeque<Item>,
     timers: BTreeSet<(Timestamp, Item)>,
 }
 
-impl Queue {
+impl WorkQueue {
     /// Makes the key ready now.
     pub(crate) fn add(&mut self, item: Item) {
         let slot = self.slots.entry(item.clone()).or_default();
@@ -58,7 +56,7 @@ impl Queue {
         self.timers.insert((at, item));
     }
 
-    /// The next key to work on. Its timer is dropped: the reconcile states it anew.
+    /// The next key to work on. Its timer is dropped: the reconcile sets it again if needed.
     pub(crate) fn take(&mut self, now: Timestamp) -> Option<Item> {
         while let Some((at, _)) = self.timers.first()
             && *at <= now
@@ -79,7 +77,7 @@ impl Queue {
         Some(item)
     }
 
-    /// The key's work ended. After a failure it comes back by itself.
+    /// Ends the work on a key. After a failure the key becomes ready again after its backoff.
     pub(crate) fn done(&mut self, item: &Item, failed: bool, now: Timestamp) {
         let Some(slot) = self.slots.get_mut(item) else { return };
         slot.working = false;
@@ -102,7 +100,7 @@ impl Queue {
 
 fn backoff(failures: u32) -> Duration {
     let doublings = failures.saturating_sub(1).min(20);
-    (BACKOFF_FIRST * 2_u32.pow(doublings)).min(BACKOFF_LONGEST)
+    (MIN_BACKOFF * 2_u32.pow(doublings)).min(MAX_BACKOFF)
 }
 
 #[cfg(test)]
@@ -119,7 +117,7 @@ mod tests {
 
     #[test]
     fn a_key_is_handed_out_once_however_often_added() {
-        let mut q = Queue::default();
+        let mut q = WorkQueue::default();
         q.add(item("a"));
         q.add(item("a"));
         assert_eq!(q.take(at(0)), Some(item("a")));
@@ -128,7 +126,7 @@ mod tests {
 
     #[test]
     fn a_key_changed_while_at_work_comes_back_after_it() {
-        let mut q = Queue::default();
+        let mut q = WorkQueue::default();
         q.add(item("a"));
         q.take(at(0));
         q.add(item("a"));
@@ -138,11 +136,11 @@ mod tests {
     }
 
     #[test]
-    fn failures_double_the_wait_up_to_the_longest() {
+    fn failures_double_the_backoff_up_to_its_maximum() {
         assert_eq!(backoff(1), Duration::from_millis(5));
         assert_eq!(backoff(2), Duration::from_millis(10));
-        assert_eq!(backoff(60), BACKOFF_LONGEST);
-        let mut q = Queue::default();
+        assert_eq!(backoff(60), MAX_BACKOFF);
+        let mut q = WorkQueue::default();
         q.add(item("a"));
         q.take(at(0));
         q.done(&item("a"), true, at(0));
@@ -154,7 +152,7 @@ mod tests {
 
     #[test]
     fn a_change_does_not_wait_for_the_backoff_and_drops_its_timer() {
-        let mut q = Queue::default();
+        let mut q = WorkQueue::default();
         q.add(item("a"));
         q.take(at(0));
         q.done(&item("a"), true, at(0));
@@ -167,7 +165,7 @@ mod tests {
 
     #[test]
     fn the_earlier_of_two_times_wins() {
-        let mut q = Queue::default();
+        let mut q = WorkQueue::default();
         q.add_at(item("a"), at(50));
         q.add_at(item("a"), at(20));
         q.add_at(item("a"), at(90));

@@ -1,4 +1,4 @@
-//! The scheduler's mind: from changes of the cluster to decisions about pods. PURE.
+//! The scheduler's pure core: from changes of the cluster to decisions about pods. PURE.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -6,14 +6,15 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod, PodSpec};
 
+use super::decide;
+use super::name::SCHEDULER_NAME;
 use super::preempt::{self, Budgets, NoPlan, Plan};
-use super::queue::{self, Fate, Queue};
+use super::queue::{AttemptResult, ClusterChange, Queue};
 use super::resources::requested;
 use super::snapshot::{Snapshot, priority};
-use super::{NAME, decide};
+use crate::cache::{Change, Key, Object};
 use crate::controllers::pods::{finished, node_name};
 use crate::meta;
-use crate::view::{Change, Key, Object};
 
 /// What the scheduler decided about a pod.
 #[derive(Debug)]
@@ -22,7 +23,7 @@ pub enum Decision {
         pod: Arc<Pod>,
         node: Arc<str>,
     },
-    /// `plan`: what is done about it.
+    /// `plan`: the pods to remove so that it fits.
     Refuse {
         pod: Arc<Pod>,
         reason: &'static str,
@@ -31,19 +32,29 @@ pub enum Decision {
     },
 }
 
-/// Fed with every change, asked for one decision after the other. Public for simulations and benchmarks.
+/// Decides which pod goes to which node. Public for simulations and benchmarks.
+///
+/// The caller keeps this order:
+/// 1. `apply` with every change, in the order in which it happened. The same version may come twice.
+/// 2. `next`, once every object was listed, until it returns `None`. A decided pod is not returned again before step 3; its
+///    room is taken from the decision on.
+/// 3. Each decision is written. On success nothing is called: the change of the pod comes through `apply`. If the server
+///    did not accept a binding, `binding_failed`; if a victim of a plan could not be removed, `preemption_failed`. Both may
+///    come late or twice: a uid that is no longer current is ignored.
+///
+/// `next_due` is the time at which to call `next` again without a change.
 #[derive(Default)]
-pub struct Mind {
+pub struct Scheduler {
     pub(super) snapshot: Snapshot,
     pub(super) queue: Queue,
-    /// Pods that are for this scheduler to place.
+    /// Pods that wait for this scheduler.
     pods: HashMap<Key, Arc<Pod>>,
     budgets: Budgets,
     decided: u64,
 }
 
-impl Mind {
-    /// Takes in a change of a pod, a node, a namespace or a disruption budget; others are not looked at.
+impl Scheduler {
+    /// Stores a change of a pod, a node, a namespace or a disruption budget; others are ignored.
     pub fn apply(&mut self, change: &Change, now: Timestamp) {
         self.snapshot.apply(change);
         match (&change.old, &change.new) {
@@ -51,21 +62,21 @@ impl Mind {
                 let old = old.as_ref().and_then(as_pod);
                 self.put_pod(pod, now);
                 if let Some(change) = pod_change(old, pod) {
-                    self.queue.changed(change, now);
+                    self.queue.cluster_changed(change, now);
                 }
             }
             (Some(Object::Pod(pod)), None) => {
                 let key = Key::of(&pod.metadata);
                 let held_room = !node_name(pod).is_empty() || self.pods.contains_key(&key);
-                self.forget(&key, now);
+                self.remove_pod(&key, now);
                 if held_room && !finished(pod) {
-                    self.queue.changed(queue::Change::PodGone, now);
+                    self.queue.cluster_changed(ClusterChange::PodGone, now);
                 }
             }
-            (None, Some(Object::Node(_))) => self.queue.changed(queue::Change::NodeAdded, now),
-            (Some(Object::Node(_)), None) => self.queue.changed(queue::Change::NodeGone, now),
+            (None, Some(Object::Node(_))) => self.queue.cluster_changed(ClusterChange::NodeAdded, now),
+            (Some(Object::Node(_)), None) => self.queue.cluster_changed(ClusterChange::NodeGone, now),
             (Some(Object::Node(old)), Some(Object::Node(node))) => self.node_changed(old, node, now),
-            (_, Some(Object::Namespace(_))) => self.queue.changed(queue::Change::Namespace, now),
+            (_, Some(Object::Namespace(_))) => self.queue.cluster_changed(ClusterChange::Namespace, now),
             (_, Some(Object::PodDisruptionBudget(budget))) => {
                 self.budgets.insert(Key::of(&budget.metadata), budget.clone());
             }
@@ -76,42 +87,47 @@ impl Mind {
         }
     }
 
+    /// When a pod becomes ready by itself; `None` if none does.
+    pub fn next_due(&self) -> Option<Timestamp> {
+        self.queue.next_due()
+    }
+
     fn node_changed(&mut self, old: &Node, node: &Node, now: Timestamp) {
         let allocatable = |node: &Node| node.status.as_ref().and_then(|status| status.allocatable.clone());
         if old.spec != node.spec || old.metadata.labels != node.metadata.labels {
-            self.queue.changed(queue::Change::NodeTraits, now);
+            self.queue.cluster_changed(ClusterChange::NodeTraits, now);
         }
         if allocatable(old) != allocatable(node) {
-            self.queue.changed(queue::Change::NodeAllocatable, now);
+            self.queue.cluster_changed(ClusterChange::NodeAllocatable, now);
         }
     }
 
     fn put_pod(&mut self, pod: &Arc<Pod>, now: Timestamp) {
         let key = Key::of(&pod.metadata);
-        if !is_ours(pod) {
-            return self.forget(&key, now);
+        if !is_waiting_for_us(pod) {
+            return self.remove_pod(&key, now);
         }
-        // Our own status writes come back too; they change nothing that matters here.
+        // Our own status writes come back as changes too; they do not make the pod worth another attempt.
         let changed = |old: &Arc<Pod>| old.spec != pod.spec || old.metadata.labels != pod.metadata.labels;
         let changed = self.pods.get(&key).is_some_and(changed);
         self.pods.insert(key.clone(), pod.clone());
         self.queue.add(&key, meta::uid(&pod.metadata), priority(pod), changed, now);
     }
 
-    fn forget(&mut self, key: &Key, now: Timestamp) {
+    fn remove_pod(&mut self, key: &Key, now: Timestamp) {
         self.pods.remove(key);
         self.queue.remove(key);
         self.withdraw(key, now);
     }
 
-    /// Room that is no longer kept for a pod is room for others.
+    /// Ends the nomination of a pod; its room is free for others.
     fn withdraw(&mut self, key: &Key, now: Timestamp) {
         if self.snapshot.withdraw(key) {
-            self.queue.changed(queue::Change::PodGone, now);
+            self.queue.cluster_changed(ClusterChange::PodGone, now);
         }
     }
 
-    /// The decision about the pod whose turn it is; its room is taken from now on. `None`: none can be tried now.
+    /// Decides about the next ready pod; its room is taken from now on. `None` if no pod is ready.
     pub fn next(&mut self, now: Timestamp, seed: u64) -> Option<Decision> {
         loop {
             let (key, _) = self.queue.take(now)?;
@@ -123,8 +139,8 @@ impl Mind {
             };
             let uid = meta::uid(&pod.metadata);
             if spec.scheduling_gates.as_ref().is_some_and(|gates| !gates.is_empty()) {
-                // Only a change of the pod itself can help.
-                self.queue.settle(&key, uid, Fate::Unschedulable(BTreeSet::new()), now);
+                // No cause: only a change of the pod itself can help.
+                self.queue.attempt_failed(&key, uid, AttemptResult::Unschedulable(BTreeSet::new()), now);
                 let message = "Scheduling is blocked due to non-empty scheduling gates".to_owned();
                 return Some(Decision::Refuse { pod, reason: "SchedulingGated", message, plan: None });
             }
@@ -138,14 +154,14 @@ impl Mind {
                 }
                 Err(why) => why,
             };
-            self.queue.settle(&key, uid, Fate::Unschedulable(why.causes()), now);
+            self.queue.attempt_failed(&key, uid, AttemptResult::Unschedulable(why.causes()), now);
             let mut message = why.to_string();
             let plan = self.plan(&pod, &spec, seed, now, &mut message);
             return Some(Decision::Refuse { pod, reason: "Unschedulable", message, plan });
         }
     }
 
-    /// Room for a pod that no node can take now; without a plan the message says why not.
+    /// Plans the removal of pods of lower priority. Without a plan, the reason is added to the message.
     fn plan(
         &mut self,
         pod: &Arc<Pod>,
@@ -162,7 +178,7 @@ impl Mind {
                 Some(plan)
             }
             Err(why) => {
-                if why != NoPlan::Underway {
+                if why != NoPlan::InProgress {
                     self.withdraw(&Key::of(&pod.metadata), now);
                 }
                 *message = format!("{message} preemption: {why}");
@@ -171,20 +187,20 @@ impl Mind {
         }
     }
 
-    /// Room could not be made as planned: the pod is looked at again.
-    pub(super) fn not_made(&mut self, key: &Key, uid: &str, now: Timestamp) {
+    /// A victim could not be removed: the pod is tried again.
+    pub(super) fn preemption_failed(&mut self, key: &Key, uid: &str, now: Timestamp) {
         if let Some(pod) = self.pods.get(key).filter(|pod| meta::uid(&pod.metadata) == uid) {
             self.queue.add(key, uid, priority(pod), true, now);
             self.withdraw(key, now);
         }
     }
 
-    /// The server did not take the binding: the room is free again.
-    pub(super) fn not_bound(&mut self, key: &Key, uid: &str, now: Timestamp) {
+    /// The server did not accept the binding: the room is free again.
+    pub(super) fn binding_failed(&mut self, key: &Key, uid: &str, now: Timestamp) {
         if self.pods.get(key).is_some_and(|pod| meta::uid(&pod.metadata) == uid) {
             self.snapshot.release(key, uid);
-            self.queue.settle(key, uid, Fate::Failed, now);
-            self.queue.changed(queue::Change::PodGone, now);
+            self.queue.attempt_failed(key, uid, AttemptResult::Failed, now);
+            self.queue.cluster_changed(ClusterChange::PodGone, now);
         }
     }
 }
@@ -196,28 +212,28 @@ fn as_pod(object: &Object) -> Option<&Arc<Pod>> {
     }
 }
 
-fn is_ours(pod: &Pod) -> bool {
-    let name = pod.spec.as_ref().and_then(|spec| spec.scheduler_name.as_deref()).unwrap_or(NAME);
-    (name == NAME || name.is_empty())
+fn is_waiting_for_us(pod: &Pod) -> bool {
+    let name = pod.spec.as_ref().and_then(|spec| spec.scheduler_name.as_deref()).unwrap_or(SCHEDULER_NAME);
+    (name == SCHEDULER_NAME || name.is_empty())
         && node_name(pod).is_empty()
         && !finished(pod)
         && !meta::terminating(&pod.metadata)
 }
 
-/// What the change of a pod means for those that wait.
-fn pod_change(old: Option<&Arc<Pod>>, new: &Pod) -> Option<queue::Change> {
+/// What the change of a pod means for the pods that wait.
+fn pod_change(old: Option<&Arc<Pod>>, new: &Pod) -> Option<ClusterChange> {
     let placed = |pod: &Pod| !node_name(pod).is_empty() && !finished(pod);
     let old = old.filter(|old| placed(old));
     match (old, placed(new)) {
-        (None, true) => Some(queue::Change::PodPlaced),
-        (Some(_), false) => Some(queue::Change::PodGone),
-        (Some(old), true) if old.metadata.labels != new.metadata.labels => Some(queue::Change::PodPlaced),
+        (None, true) => Some(ClusterChange::PodPlaced),
+        (Some(_), false) => Some(ClusterChange::PodGone),
+        (Some(old), true) if old.metadata.labels != new.metadata.labels => Some(ClusterChange::PodPlaced),
         // It needs less, or no longer counts for spreading.
         (Some(old), true)
             if requested(old) != requested(new)
                 || meta::terminating(&old.metadata) != meta::terminating(&new.metadata) =>
         {
-            Some(queue::Change::PodGone)
+            Some(ClusterChange::PodGone)
         }
         _ => None,
     }

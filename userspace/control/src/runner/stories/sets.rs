@@ -1,20 +1,17 @@
-//! Stories of DaemonSets, StatefulSets and disruption budgets, told over the simulated server.
+//! Stories of DaemonSets, StatefulSets and disruption budgets.
 
 use std::time::Duration;
 
-use k8s_openapi::api::{
-    apps::v1::{DaemonSet, StatefulSet},
-    core::v1::{Node, Pod},
-    policy::v1::PodDisruptionBudget,
-};
-use serde_json::json;
+use k8s_openapi::api::apps::v1::{DaemonSet, StatefulSet};
+use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use serde_json::{Value, json};
 
-use super::sim::{Fate, Sim};
-use crate::{
-    controllers::{self, pods},
-    meta,
-    view::{Key, Kind, Object},
-};
+use super::work_once;
+use crate::cache::{Key, Kind, Object};
+use crate::controllers::{self, pods};
+use crate::meta;
+use crate::runner::sim::Sim;
 
 fn sim() -> Sim {
     Sim::new(vec![
@@ -30,7 +27,7 @@ fn node(sim: &mut Sim, name: &str, taint: Option<&str>) {
     sim.create(serde_json::from_value::<Node>(node).unwrap());
 }
 
-fn template(version: u32) -> serde_json::Value {
+fn template(version: u32) -> Value {
     json!({
         "metadata": {"labels": {"app": "x"}},
         "spec": {"containers": [{"name": "c", "image": format!("x:{version}")}]},
@@ -39,11 +36,7 @@ fn template(version: u32) -> serde_json::Value {
 
 fn decide(sim: &mut Sim) {
     for _ in 0..10 {
-        sim.deliver(usize::MAX);
-        sim.decide();
-        while !sim.tasks.is_empty() {
-            sim.perform(Fate::Answered);
-        }
+        work_once(sim);
     }
 }
 
@@ -197,7 +190,7 @@ fn stateful_pods_are_updated_from_the_last_to_the_partition() {
     rest(&mut sim);
     assert_eq!(versions(&sim), ["x:1", "x:1", "x:2"]);
     // A lost pod below the partition comes back as it was.
-    sim.vanish(Kind::Pod, &Key::new("ns", "db-0"));
+    sim.remove(Kind::Pod, &Key::new("ns", "db-0"));
     rest(&mut sim);
     assert_eq!(versions(&sim), ["x:1", "x:1", "x:2"]);
     sim.patch(

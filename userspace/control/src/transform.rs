@@ -1,35 +1,20 @@
-//! What of an object is kept: not what no controller and no scheduler reads. PURE.
-//!
-//! Kinds that controllers write back whole lose their managedFields only, which the server then keeps as they were.
+//! What is dropped of an object on arrival: fields that no controller and no scheduler reads (client-go's SetTransform). PURE.
 
 use k8s_openapi::api::core::v1::{Container, Pod};
 
-use crate::view::{Object, Stored};
-
-/// An object in no more memory than it needs. Answers are decoded with room for four items in every list; a clone has
-/// no room to spare.
-pub(crate) fn slimmed<K: Stored>(mut object: K) -> Object
-where
-    Object: From<K>,
-{
-    object.metadata_mut().managed_fields = None;
-    object.slim();
-    Object::from(K::clone(&object))
-}
-
-/// Two thirds of a pod say how its node is to run it. Pods are written by patches only.
-pub(crate) fn pod(pod: &mut Pod) {
+/// Two thirds of a pod describe how its node runs it. Pods are written only by patches, so the rest may go.
+pub(crate) fn trim_pod(pod: &mut Pod) {
     let Some(spec) = &mut pod.spec else { return };
-    spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten()).for_each(container);
+    spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten()).for_each(trim_container);
     spec.ephemeral_containers = None;
     if let Some(volumes) = &mut spec.volumes {
-        // A claim may say where the pod can be.
+        // A claim may restrict where the pod can run.
         volumes.retain(|volume| volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some());
     }
     spec.volumes.take_if(|volumes| volumes.is_empty());
 }
 
-fn container(container: &mut Container) {
+fn trim_container(container: &mut Container) {
     let Container { name, image, ports, resources, restart_policy, .. } = std::mem::take(container);
     *container = Container { name, image, ports, resources, restart_policy, ..Container::default() };
 }
@@ -39,6 +24,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::cache::{Object, transformed};
 
     #[test]
     fn a_pod_keeps_what_decides_where_it_runs() {
@@ -56,7 +42,7 @@ mod tests {
                 ],
             },
         });
-        let object = slimmed(serde_json::from_value::<Pod>(value).unwrap());
+        let object = transformed(serde_json::from_value::<Pod>(value).unwrap());
         let Object::Pod(pod) = object else { panic!("{object:?}") };
         let kept: Value = serde_json::to_value(&*pod).unwrap();
         assert_eq!(kept["metadata"], json!({"name": "a"}));

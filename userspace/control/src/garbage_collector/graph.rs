@@ -1,43 +1,43 @@
-//! The graph of owners and dependents over every kind, and what shall become of each object. PURE.
-//! Only what deletion needs is kept of an object: where it is, its owners, and two finalizers.
+//! The graph of owners and dependents over every kind, and the decision about each object. PURE.
+//! Only what deletion needs is kept of an object: its key, its owners, and two finalizers.
 
-use std::{
-    collections::{BTreeSet, HashMap, HashSet, VecDeque},
-    sync::Arc,
-};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
-use crate::{action::Propagation, view::Key};
+use crate::action::Propagation;
+use crate::cache::Key;
 
-pub const FOREGROUND: &str = "foregroundDeletion";
-pub const ORPHAN: &str = "orphan";
+pub(super) const FOREGROUND: &str = "foregroundDeletion";
+pub(super) const ORPHAN: &str = "orphan";
 
-pub type Uid = Arc<str>;
+pub(super) type Uid = Arc<str>;
 
-/// One owner as a dependent names it.
+/// A reference of a dependent to its owner.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Owner {
-    pub uid: Uid,
-    pub api_version: Arc<str>,
-    pub kind: Arc<str>,
-    pub name: Arc<str>,
-    pub blocks: bool,
+pub(super) struct Owner {
+    pub(super) uid: Uid,
+    pub(super) api_version: Arc<str>,
+    pub(super) kind: Arc<str>,
+    pub(super) name: Arc<str>,
+    /// A foreground deletion of the owner waits for this dependent.
+    pub(super) blocks: bool,
 }
 
 /// One object. `resource` is the caller's number for its kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Item {
-    pub resource: u32,
-    pub key: Key,
-    pub owners: Vec<Owner>,
-    pub deleting: bool,
-    pub foreground: bool,
-    pub orphan: bool,
+pub(super) struct Item {
+    pub(super) resource: u32,
+    pub(super) key: Key,
+    pub(super) owners: Vec<Owner>,
+    pub(super) deleting: bool,
+    pub(super) foreground: bool,
+    pub(super) orphan: bool,
 }
 
 impl Item {
-    pub fn new(resource: u32, meta: &ObjectMeta) -> Self {
+    pub(super) fn new(resource: u32, meta: &ObjectMeta) -> Self {
         let finalizer = |name: &str| meta.finalizers.iter().flatten().any(|f| f == name);
         Item {
             resource,
@@ -49,7 +49,7 @@ impl Item {
         }
     }
 
-    /// Waits for its blocking dependents to go first.
+    /// Whether its deletion waits for its blocking dependents.
     fn waits(&self) -> bool {
         self.deleting && self.foreground
     }
@@ -69,23 +69,23 @@ impl From<&OwnerReference> for Owner {
 
 /// What to do about one object.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Decision {
+pub(super) enum Decision {
     Nothing,
-    /// Owners that no watch has shown: the server must say whether they exist.
-    Ask(Vec<Owner>),
+    /// No watch has shown these owners: the server must be asked whether they exist.
+    CheckOwners(Vec<Owner>),
     Delete(Propagation),
-    /// Some owner lives; the references to the others go.
+    /// Some owner exists; the references to these others are removed.
     DropOwners(Vec<Uid>),
-    /// A circle of foreground deletions: this one no longer blocks its owners.
+    /// A cycle of foreground deletions: this object must no longer block its owners.
     Unblock,
-    /// Its dependents lose this owner, then it may go.
+    /// These dependents lose the reference to this object, then its finalizer is removed.
     Orphan(Vec<Uid>),
-    /// Nothing blocks it any more.
+    /// Nothing blocks its deletion any more.
     Finish,
 }
 
 #[derive(Default)]
-pub struct Graph {
+pub(super) struct Graph {
     items: HashMap<Uid, Item>,
     dependents: HashMap<Uid, BTreeSet<Uid>>,
     /// Uids known not to exist, the latest few thousand.
@@ -94,24 +94,16 @@ pub struct Graph {
 }
 
 impl Graph {
-    const ABSENT_KEPT: usize = 8192;
+    const MAX_ABSENT: usize = 8192;
 
-    pub fn get(&self, uid: &str) -> Option<&Item> {
+    pub(super) fn get(&self, uid: &str) -> Option<&Item> {
         self.items.get(uid)
     }
 
-    pub fn len(&self) -> usize {
-        self.items.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.items.is_empty()
-    }
-
-    /// Takes in an object as it is; answers the uids that must be decided anew.
-    pub fn apply(&mut self, uid: Uid, item: Item) -> Vec<Uid> {
+    /// Stores the present version of an object; returns the uids that must be decided affected.
+    pub(super) fn apply(&mut self, uid: Uid, item: Item) -> Vec<Uid> {
         if self.absent.contains(&uid) && !self.items.contains_key(&uid) {
-            // An answer from before its end.
+            // A version from before its deletion.
             return Vec::new();
         }
         let old = self.items.insert(uid.clone(), item.clone());
@@ -124,39 +116,39 @@ impl Graph {
         for owner in &item.owners {
             self.dependents.entry(owner.uid.clone()).or_default().insert(uid.clone());
         }
-        let mut again = Vec::new();
+        let mut affected = Vec::new();
         if !item.owners.is_empty() || item.deleting {
-            again.push(uid.clone());
+            affected.push(uid.clone());
         }
-        // An owner that waits may wait for this one no longer.
-        again.extend(item.owners.iter().chain(old.iter().flat_map(|o| &o.owners)).map(|o| o.uid.clone()));
+        // An owner may no longer have to wait for this object.
+        affected.extend(item.owners.iter().chain(old.iter().flat_map(|o| &o.owners)).map(|o| o.uid.clone()));
         if item.waits() && !old.is_some_and(|o| o.waits()) {
-            again.extend(self.dependents_of(&uid).cloned());
+            affected.extend(self.dependents_of(&uid).cloned());
         }
-        again.retain(|u| self.items.contains_key(u));
-        again
+        affected.retain(|u| self.items.contains_key(u));
+        affected
     }
 
-    /// Takes in an object's end; answers the uids that must be decided anew.
-    pub fn remove(&mut self, uid: &Uid) -> Vec<Uid> {
+    /// Removes an object that was deleted; returns the uids that must be decided affected.
+    pub(super) fn remove(&mut self, uid: &Uid) -> Vec<Uid> {
         self.set_absent(uid.clone());
-        let mut again: Vec<Uid> = self.dependents_of(uid).cloned().collect();
+        let mut affected: Vec<Uid> = self.dependents_of(uid).cloned().collect();
         if let Some(old) = self.items.remove(uid) {
             for owner in &old.owners {
                 self.unlink(&owner.uid, uid);
-                again.push(owner.uid.clone());
+                affected.push(owner.uid.clone());
             }
         }
-        again.retain(|u| self.items.contains_key(u));
-        again
+        affected.retain(|u| self.items.contains_key(u));
+        affected
     }
 
     /// The server knows no object with this uid.
-    pub fn set_absent(&mut self, uid: Uid) {
+    pub(super) fn set_absent(&mut self, uid: Uid) {
         if self.absent.insert(uid.clone()) {
             self.absent_order.push_back(uid);
         }
-        while self.absent_order.len() > Self::ABSENT_KEPT {
+        while self.absent_order.len() > Self::MAX_ABSENT {
             if let Some(oldest) = self.absent_order.pop_front() {
                 self.absent.remove(&oldest);
             }
@@ -177,12 +169,12 @@ impl Graph {
     }
 
     /// Uids of one resource's objects.
-    pub fn of_resource(&self, resource: u32) -> impl Iterator<Item = &Uid> {
+    pub(super) fn of_resource(&self, resource: u32) -> impl Iterator<Item = &Uid> {
         self.items.iter().filter(move |(_, i)| i.resource == resource).map(|(u, _)| u)
     }
 
-    /// What shall become of the object. `present` holds owners that the server was asked for and has.
-    pub fn decide(&self, uid: &str, present: &HashSet<Uid>) -> Decision {
+    /// The decision about one object. `present`: owners that the server has by its own answer.
+    pub(super) fn decide(&self, uid: &str, present: &HashSet<Uid>) -> Decision {
         let Some(item) = self.items.get(uid) else { return Decision::Nothing };
         if item.deleting && item.orphan {
             return Decision::Orphan(self.dependents_of(uid).cloned().collect());
@@ -197,22 +189,22 @@ impl Graph {
     }
 
     fn by_owners(&self, uid: &str, item: &Item, present: &HashSet<Uid>) -> Decision {
-        let (mut solid, mut gone, mut waiting, mut ask) = (0, Vec::new(), Vec::new(), Vec::new());
+        let (mut existing, mut gone, mut waiting, mut unknown) = (0, Vec::new(), Vec::new(), Vec::new());
         for owner in &item.owners {
             match self.items.get(&owner.uid) {
                 Some(o) if o.waits() => waiting.push(owner.uid.clone()),
-                Some(o) if scope_fits(item, o) => solid += 1,
-                // An owner in another namespace is none.
+                Some(o) if may_own(item, o) => existing += 1,
+                // An owner in another namespace does not count.
                 Some(_) => gone.push(owner.uid.clone()),
                 None if self.absent.contains(&owner.uid) => gone.push(owner.uid.clone()),
-                None if present.contains(&owner.uid) => solid += 1,
-                None => ask.push(owner.clone()),
+                None if present.contains(&owner.uid) => existing += 1,
+                None => unknown.push(owner.clone()),
             }
         }
-        if !ask.is_empty() {
-            return Decision::Ask(ask);
+        if !unknown.is_empty() {
+            return Decision::CheckOwners(unknown);
         }
-        match (solid, gone.len() + waiting.len()) {
+        match (existing, gone.len() + waiting.len()) {
             (_, 0) => Decision::Nothing,
             (0, _) if !waiting.is_empty() && self.dependents.contains_key(uid) => {
                 Decision::Delete(Propagation::Foreground)
@@ -227,30 +219,30 @@ impl Graph {
         }
     }
 
-    /// Whether a dependent still holds the owner back.
+    /// Whether a dependent blocks the deletion.
     fn blocked(&self, uid: &str) -> bool {
         self.dependents_of(uid)
             .filter_map(|d| self.items.get(d))
             .any(|d| d.owners.iter().any(|o| &*o.uid == uid && o.blocks))
     }
 
-    /// A waiting object that waits for one of those that wait for it would wait for ever.
+    /// Objects that wait for each other in a cycle would wait for ever.
     fn unblock(&self, uid: &str, item: &Item) -> Decision {
         let blocks_waiting =
             item.owners.iter().any(|o| o.blocks && self.items.get(&o.uid).is_some_and(Item::waits));
         if blocks_waiting && self.reaches(uid, uid) { Decision::Unblock } else { Decision::Nothing }
     }
 
-    /// Whether waiting dependents lead from one object to another.
+    /// Whether a path of waiting dependents connects one object to another.
     fn reaches(&self, from: &str, to: &str) -> bool {
-        let mut seen = HashSet::new();
+        let mut visited = HashSet::new();
         let mut stack = vec![from];
         while let Some(at) = stack.pop() {
             for next in self.dependents_of(at) {
                 if &**next == to {
                     return true;
                 }
-                if self.items.get(next).is_some_and(Item::waits) && seen.insert(next) {
+                if self.items.get(next).is_some_and(Item::waits) && visited.insert(next) {
                     stack.push(next);
                 }
             }
@@ -259,7 +251,7 @@ impl Graph {
     }
 }
 
-fn scope_fits(dependent: &Item, owner: &Item) -> bool {
+fn may_own(dependent: &Item, owner: &Item) -> bool {
     owner.key.namespace.is_empty() || owner.key.namespace == dependent.key.namespace
 }
 
@@ -302,10 +294,10 @@ mod tests {
     }
 
     #[test]
-    fn an_owner_never_seen_is_asked_for_and_never_guessed() {
+    fn an_owner_that_no_watch_showed_is_checked_and_never_guessed() {
         let mut g = Graph::default();
         g.apply("b".into(), item("b", &[("a", true)]));
-        assert!(matches!(decide(&g, "b"), Decision::Ask(o) if o.len() == 1));
+        assert!(matches!(decide(&g, "b"), Decision::CheckOwners(o) if o.len() == 1));
         assert_eq!(g.decide("b", &HashSet::from(["a".into()])), Decision::Nothing);
         g.set_absent("a".into());
         assert_eq!(decide(&g, "b"), Decision::Delete(Propagation::Background));
@@ -325,12 +317,12 @@ mod tests {
         let mut g = Graph::default();
         g.apply("b".into(), item("b", &[("a", true)]));
         g.apply("c".into(), item("c", &[("a", false)]));
-        let again = g.apply("a".into(), Item { deleting: true, foreground: true, ..item("a", &[]) });
-        assert!(again.contains(&"b".into()) && again.contains(&"c".into()));
+        let affected = g.apply("a".into(), Item { deleting: true, foreground: true, ..item("a", &[]) });
+        assert!(affected.contains(&"b".into()) && affected.contains(&"c".into()));
         assert_eq!(decide(&g, "a"), Decision::Nothing);
         assert_eq!(decide(&g, "b"), Decision::Delete(Propagation::Background));
-        let again = g.remove(&"b".into());
-        assert!(again.contains(&"a".into()));
+        let affected = g.remove(&"b".into());
+        assert!(affected.contains(&"a".into()));
         assert_eq!(decide(&g, "a"), Decision::Finish, "c does not block");
     }
 
@@ -343,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn a_circle_of_foreground_deletions_is_broken() {
+    fn a_cycle_of_foreground_deletions_is_broken() {
         let mut g = Graph::default();
         let waiting = |name, owner| Item { deleting: true, foreground: true, ..item(name, &[(owner, true)]) };
         g.apply("a".into(), waiting("a", "b"));
@@ -352,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn an_owner_in_another_namespace_is_none() {
+    fn an_owner_in_another_namespace_does_not_count() {
         let mut g = Graph::default();
         g.apply("a".into(), Item { key: Key::new("other", "a"), ..item("a", &[]) });
         g.apply("b".into(), item("b", &[("a", true)]));
@@ -360,11 +352,11 @@ mod tests {
     }
 
     #[test]
-    fn a_late_answer_does_not_revive_the_dead() {
+    fn a_late_answer_does_not_revive_a_deleted_object() {
         let mut g = Graph::default();
         g.apply("a".into(), item("a", &[]));
         g.remove(&"a".into());
         g.apply("a".into(), item("a", &[]));
-        assert!(g.is_empty());
+        assert!(g.get("a").is_none());
     }
 }

@@ -1,0 +1,101 @@
+//! A view that informers fill: which kinds have been listed, and which objects the server must still be asked for.
+
+use std::collections::HashSet;
+
+use jiff::Timestamp;
+
+use super::key::Key;
+use super::kinds::{Kind, Object};
+use super::view::{Change, View};
+
+/// One step of a kind's watch, named as in kube's `watcher::Event`.
+#[derive(Clone, Debug)]
+pub(crate) enum WatchEvent {
+    /// A list begins.
+    Init,
+    InitApply(Object),
+    /// The list is complete; objects that it did not show are gone.
+    InitDone,
+    Apply(Object),
+    Delete(Object),
+}
+
+/// What the server answered to a request of ours.
+#[derive(Clone, Debug)]
+pub(crate) enum Answer {
+    Written(Object),
+    DeleteAccepted { kind: Kind, key: Key, uid: Option<String> },
+    Missing { kind: Kind, key: Key },
+}
+
+/// The view and the progress of its informers.
+///
+/// Events of one kind come in the order of its watch; kinds may interleave in any way. `absorb` may come at any time, also
+/// before the kind's first list is complete: revisions decide which version stays. Every call returns the changes that it
+/// made to the view, in order.
+pub(crate) struct InformerCache {
+    view: View,
+    /// Kinds whose first list is not complete.
+    unsynced: HashSet<Kind>,
+    /// Written by us, and not shown by a list that may be older than the write.
+    unconfirmed: Vec<(Kind, Key)>,
+}
+
+impl InformerCache {
+    pub(crate) fn new(kinds: &[Kind]) -> Self {
+        InformerCache {
+            view: View::default(),
+            unsynced: kinds.iter().copied().collect(),
+            unconfirmed: Vec::new(),
+        }
+    }
+
+    pub(crate) fn view(&self) -> &View {
+        &self.view
+    }
+
+    /// Whether the first list of every kind is complete.
+    pub(crate) fn synced(&self) -> bool {
+        self.unsynced.is_empty()
+    }
+
+    /// The server does not serve this kind: it counts as listed and empty.
+    pub(crate) fn not_served(&mut self, kind: Kind) {
+        self.unsynced.remove(&kind);
+    }
+
+    pub(crate) fn apply(&mut self, kind: Kind, event: WatchEvent, now: Timestamp) -> Vec<Change> {
+        match event {
+            WatchEvent::Init => {
+                self.view.begin_list(kind);
+                Vec::new()
+            }
+            WatchEvent::Apply(object) | WatchEvent::InitApply(object) => {
+                self.view.watched(object, now).into_iter().collect()
+            }
+            WatchEvent::Delete(object) => self.view.deleted(&object).into_iter().collect(),
+            WatchEvent::InitDone => {
+                self.unsynced.remove(&kind);
+                let (changes, unconfirmed) = self.view.end_list(kind);
+                self.unconfirmed.extend(unconfirmed.into_iter().map(|key| (kind, key)));
+                changes
+            }
+        }
+    }
+
+    pub(crate) fn absorb(&mut self, answers: Vec<Answer>, now: Timestamp) -> Vec<Change> {
+        let changes = answers.into_iter().filter_map(|answer| match answer {
+            Answer::Written(object) => self.view.written(object, now),
+            Answer::DeleteAccepted { kind, key, uid } => {
+                self.view.delete_accepted(kind, &key, uid.as_deref(), now)
+            }
+            Answer::Missing { kind, key } => self.view.missing(kind, &key),
+        });
+        changes.collect()
+    }
+
+    /// Takes the objects that the server must be asked for; the answers come back through `absorb`.
+    pub(crate) fn take_unconfirmed(&mut self) -> Vec<(Kind, Key)> {
+        std::mem::take(&mut self.unconfirmed)
+    }
+}
