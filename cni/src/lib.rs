@@ -6,6 +6,7 @@
 pub mod agent;
 mod config;
 mod error;
+mod network_state;
 mod plugin;
 mod request;
 mod result;
@@ -13,6 +14,7 @@ mod version;
 
 pub use config::{AttachmentId, NetConf};
 pub use error::{CniError, code};
+pub use network_state::NetworkState;
 pub use plugin::{Outcome, run};
 pub use request::{Command, Environment, Request};
 pub use result::{CniResult, Interface, Ip, Route};

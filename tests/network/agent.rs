@@ -8,9 +8,8 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use skep_datapath::{Datapath, Options, XdpMode};
 use skep_netplan::{Index, Observed};
-use skep_node::config::NetworkState;
-use skep_node::network::engine::{Engine, Message};
-use skep_node::network::{KINDS, NetworkConfig};
+use skep_network::engine::{Engine, Message};
+use skep_network::{KINDS, NetworkConfig, NetworkState};
 use skep_tests::bpffs;
 use skep_tests::cgroup::Cgroup;
 use skep_tests::netns::{NetNs, connect};
@@ -84,11 +83,11 @@ impl Machine {
             let kind = Some(rustix::thread::LinkNameSpaceType::Network);
             rustix::thread::move_into_link_name_space(std::os::fd::AsFd::as_fd(&file), kind)?;
             runtime()?.block_on(async move {
-                let listener = skep_node::cni::listen(&config.cni_socket)?;
+                let listener = skep_network::cni::listen(&config.cni_socket)?;
                 let mut engine = Engine::open(config, Datapath::open(options).await?).await?;
                 tokio::select! {
                     () = engine.run(messages, told, stopped.clone()) => Ok(()),
-                    served = skep_node::cni::serve(listener, sender, stopped) => Ok(served?),
+                    served = skep_network::cni::serve(listener, sender, stopped) => Ok(served?),
                 }
             })
         });

@@ -5,17 +5,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
 use k8s_openapi::api::core::v1::Pod;
-use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Api, Client};
+use kube::runtime::watcher::Event;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::config::Events;
+use crate::context::NodeContext;
 use crate::cri::events::{self, RuntimeEvent};
 use crate::names;
 use crate::objects::ObjectKey;
-use crate::shared::Shared;
 use crate::worker::{self, Handle, Message};
 
 /// The runtime's events are reliable while the stream lives; this is the net under them.
@@ -23,13 +22,16 @@ const RELIST: Duration = Duration::from_secs(180);
 const CHECKPOINT: &str = "pod.json";
 
 pub(crate) struct Agent {
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) context: Arc<NodeContext>,
+    /// The pods of this node.
+    pub(crate) pods: Events<Pod>,
+    /// ConfigMaps and Secrets that changed.
     pub(crate) changes: mpsc::UnboundedReceiver<ObjectKey>,
     pub(crate) stop: CancellationToken,
 }
 
 struct Pods {
-    shared: Arc<Shared>,
+    context: Arc<NodeContext>,
     workers: HashMap<String, Handle>,
     /// Pods of a list that has not ended yet.
     listed: HashSet<String>,
@@ -43,9 +45,9 @@ impl Agent {
     pub(crate) async fn run(mut self) {
         let (forget, mut forgotten) = mpsc::unbounded_channel();
         let (sender, mut runtime) = mpsc::channel(64);
-        tokio::spawn(events::follow(self.shared.cri.clone(), sender, self.stop.clone()));
+        tokio::spawn(events::follow(self.context.cri.clone(), sender, self.stop.clone()));
         let mut pods = Pods {
-            shared: self.shared.clone(),
+            context: self.context.clone(),
             workers: HashMap::new(),
             listed: HashSet::new(),
             checkpoints: HashMap::new(),
@@ -53,17 +55,12 @@ impl Agent {
             stop: self.stop.clone(),
         };
         pods.load_checkpoints().await;
-        let stream = pods_of_node(self.shared.client.clone(), &self.shared.node);
-        let mut stream = std::pin::pin!(stream);
         let mut relist = tokio::time::interval(RELIST);
         relist.tick().await;
         loop {
             tokio::select! {
                 () = self.stop.cancelled() => return,
-                Some(event) = stream.next() => match event {
-                    Ok(event) => pods.take(event).await,
-                    Err(error) => tracing::debug!(%error, "watch of pods failed"),
-                },
+                Some(event) = self.pods.recv() => pods.apply(event).await,
                 Some(event) = runtime.recv() => pods.runtime(event),
                 Some(key) = self.changes.recv() => {
                     pods.tell(|handle| handle.uses(&key), || Message::ObjectChanged);
@@ -78,25 +75,17 @@ impl Agent {
     }
 }
 
-fn pods_of_node(
-    client: Client,
-    node: &str,
-) -> impl futures::Stream<Item = watcher::Result<watcher::Event<Pod>>> {
-    let config = watcher::Config::default().fields(&format!("spec.nodeName={node}"));
-    watcher(Api::<Pod>::all(client), config).default_backoff()
-}
-
 impl Pods {
-    async fn take(&mut self, event: watcher::Event<Pod>) {
+    async fn apply(&mut self, event: Event<Arc<Pod>>) {
         match event {
-            watcher::Event::Init => self.listed.clear(),
-            watcher::Event::InitApply(pod) => {
+            Event::Init => self.listed.clear(),
+            Event::InitApply(pod) => {
                 self.listed.insert(names::of(&pod).2);
                 self.pod(pod).await;
             }
-            watcher::Event::InitDone => self.listed().await,
-            watcher::Event::Apply(pod) => self.pod(pod).await,
-            watcher::Event::Delete(pod) => {
+            Event::InitDone => self.listed().await,
+            Event::Apply(pod) => self.pod(pod).await,
+            Event::Delete(pod) => {
                 if let Some(handle) = self.workers.get(&names::of(&pod).2) {
                     let _ = handle.messages.send(Message::Gone);
                 }
@@ -104,21 +93,21 @@ impl Pods {
         }
     }
 
-    async fn pod(&mut self, pod: Pod) {
+    async fn pod(&mut self, pod: Arc<Pod>) {
         let (_, _, uid) = names::of(&pod);
         if uid.is_empty() {
             return;
         }
         self.checkpoint(&uid, &pod).await;
         match self.workers.get(&uid) {
-            Some(handle) => drop(handle.messages.send(Message::Pod(Box::new(pod)))),
+            Some(handle) => drop(handle.messages.send(Message::Pod(pod))),
             None => self.spawn(pod),
         }
     }
 
-    fn spawn(&mut self, pod: Pod) {
+    fn spawn(&mut self, pod: Arc<Pod>) {
         let (_, _, uid) = names::of(&pod);
-        let handle = worker::spawn(self.shared.clone(), pod, self.forget.clone(), self.stop.clone());
+        let handle = worker::spawn(self.context.clone(), pod, self.forget.clone(), self.stop.clone());
         self.workers.insert(uid, handle);
     }
 
@@ -129,17 +118,17 @@ impl Pods {
                 let _ = handle.messages.send(Message::Gone);
             }
         }
-        for identity in self.shared.cri.pods().await.unwrap_or_default() {
+        for identity in self.context.cri.pods().await.unwrap_or_default() {
             if !self.workers.contains_key(&identity.uid) {
-                self.spawn(worker::orphan(&identity));
+                self.spawn(Arc::new(worker::orphan(&identity)));
                 if let Some(handle) = self.workers.get(&identity.uid) {
                     let _ = handle.messages.send(Message::Gone);
                 }
             }
         }
-        for uid in self.shared.volumes.known_pods() {
+        for uid in self.context.volumes.known_pods() {
             if !self.workers.contains_key(&uid)
-                && let Err(error) = self.shared.volumes.clean_up(&uid).await
+                && let Err(error) = self.context.volumes.clean_up(&uid).await
             {
                 tracing::warn!(uid, %error, "left-over folder of a pod");
             }
@@ -150,7 +139,7 @@ impl Pods {
         match event {
             RuntimeEvent::Connected => self.tell(|_| true, || Message::ExitsMissed),
             RuntimeEvent::Exited(id) => {
-                let owner = self.shared.owner(&id).and_then(|uid| self.workers.get(&uid));
+                let owner = self.context.owner(&id).and_then(|uid| self.workers.get(&uid));
                 if let Some(handle) = owner {
                     let _ = handle.messages.send(Message::Exited(id));
                 }
@@ -165,7 +154,7 @@ impl Pods {
     }
 
     fn checkpoint_file(&self, uid: &str) -> PathBuf {
-        self.shared.volumes.pod_folder(uid).join(CHECKPOINT)
+        self.context.volumes.pod_folder(uid).join(CHECKPOINT)
     }
 
     /// Keeps the pod on disk, so that an agent that starts while the API server is away knows what to run.
@@ -190,12 +179,12 @@ impl Pods {
     }
 
     async fn load_checkpoints(&mut self) {
-        for uid in self.shared.volumes.known_pods() {
+        for uid in self.context.volumes.known_pods() {
             let Ok(bytes) = tokio::fs::read(self.checkpoint_file(&uid)).await else { continue };
             match serde_json::from_slice::<Pod>(&bytes) {
                 Ok(pod) if names::of(&pod).2 == uid => {
                     self.checkpoints.insert(uid, pod.metadata.generation);
-                    self.spawn(pod);
+                    self.spawn(Arc::new(pod));
                 }
                 _ => tracing::warn!(uid, "unreadable pod on disk"),
             }

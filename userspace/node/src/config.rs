@@ -1,15 +1,15 @@
-//! What the agent is told at start. Only the binary reads flags and files; everything arrives here as values.
+//! The agent's settings and inputs. Only the binary reads flags and files; everything arrives here as values.
 
 use std::collections::BTreeMap;
-use std::error::Error;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
-use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
+use k8s_openapi::api::core::v1::{Pod, Service};
+use kube::runtime::watcher::Event;
+use skep_cni::NetworkState;
+use tokio::sync::{mpsc, watch};
 
 /// Everything the agent needs. Use [`AgentConfig::new`] for the usual values and change what differs.
 #[derive(Clone)]
@@ -26,18 +26,18 @@ pub struct AgentConfig {
     pub cgroup_parent: String,
     /// The node's InternalIPs; the first is the pods' `hostIP` and where the API server reaches [`AgentConfig::listen`].
     pub node_ips: Vec<IpAddr>,
-    /// Labels beside kubernetes.io/hostname, os and arch.
+    /// Labels in addition to kubernetes.io/hostname, os and arch.
     pub labels: BTreeMap<String, String>,
     /// Taints to register with, as `key=value:Effect`.
     pub taints: Vec<String>,
-    /// The kubelet API.
+    /// Where the kubelet API listens.
     pub listen: SocketAddr,
     pub tls: ServingTls,
     /// Name servers and domain for pods with `dnsPolicy: ClusterFirst`; without servers such pods get the node's resolv.conf.
     pub cluster_dns: Vec<IpAddr>,
     pub cluster_domain: String,
     pub max_pods: u32,
-    /// How often the Lease is renewed, and for how long it holds.
+    /// How often the Lease is renewed, and for how long a renewal is valid.
     pub lease_interval: Duration,
     pub lease_duration: Duration,
     /// How often an unchanged Node status is sent.
@@ -45,8 +45,6 @@ pub struct AgentConfig {
     /// A container's log is rotated when it passes this size, in bytes; this many files are kept.
     pub log_max_size: u64,
     pub log_max_files: u32,
-    /// The network half. Without it the node is ready when containerd says that its CNI is.
-    pub network: Option<Arc<dyn NodeNetwork>>,
 }
 
 impl AgentConfig {
@@ -77,7 +75,6 @@ impl AgentConfig {
             status_interval: Duration::from_secs(300),
             log_max_size: 10 << 20,
             log_max_files: 5,
-            network: None,
         }
     }
 }
@@ -90,22 +87,16 @@ pub struct ServingTls {
     pub client_ca: String,
 }
 
-/// Whether pods can be given a network now. `NotReady` becomes the message of the Node's Ready condition.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum NetworkState {
-    NotReady(String),
-    Ready,
-}
+/// A subscription to a shared informer, as [`kube::runtime::watcher`] describes the order of events. The agent takes the
+/// objects that a list did not contain for deleted.
+pub type Events<K> = mpsc::Receiver<Event<Arc<K>>>;
 
-/// The network half of a node (datapath, CNI server), as the agent sees it.
-#[async_trait]
-pub trait NodeNetwork: Send + Sync + 'static {
-    /// Runs until `stop` is cancelled, and says by `state` when pods can have a network. An error ends the agent.
-    async fn run(
-        self: Arc<Self>,
-        node: String,
-        client: kube::Client,
-        state: watch::Sender<NetworkState>,
-        stop: CancellationToken,
-    ) -> Result<(), Box<dyn Error + Send + Sync>>;
+/// What the agent follows while it runs.
+pub struct Inputs {
+    /// The pods that are bound to this node, and no others.
+    pub pods: Events<Pod>,
+    /// All Services of the cluster.
+    pub services: Events<Service>,
+    /// Whether pods can have a network. `None`: the node is ready when containerd reports that its CNI is.
+    pub network: Option<watch::Receiver<NetworkState>>,
 }

@@ -9,7 +9,7 @@ use crate::resources;
 
 /// What the fields are read from.
 #[derive(Debug, Clone, Copy)]
-pub struct Context<'a> {
+pub struct PodFacts<'a> {
     pub pod: &'a Pod,
     pub host_ips: &'a [String],
     pub pod_ips: &'a [String],
@@ -24,7 +24,7 @@ pub struct Allocatable {
     pub ephemeral_storage: i64,
 }
 
-impl<'a> Context<'a> {
+impl<'a> PodFacts<'a> {
     pub fn new(
         pod: &'a Pod,
         host_ips: &'a [String],
@@ -46,8 +46,8 @@ pub enum FieldError {
 }
 
 /// The field at `path` of the pod.
-pub fn field(context: &Context<'_>, path: &str) -> Result<String, FieldError> {
-    let meta = &context.pod.metadata;
+pub fn field(facts: &PodFacts<'_>, path: &str) -> Result<String, FieldError> {
+    let meta = &facts.pod.metadata;
     if let Some((base, key)) = path.strip_suffix("']").and_then(|p| p.split_once("['")) {
         let map = match base {
             "metadata.labels" => &meta.labels,
@@ -56,7 +56,7 @@ pub fn field(context: &Context<'_>, path: &str) -> Result<String, FieldError> {
         };
         return Ok(map.as_ref().and_then(|m| m.get(key)).cloned().unwrap_or_default());
     }
-    let spec = context.pod.spec.as_ref();
+    let spec = facts.pod.spec.as_ref();
     Ok(match path {
         "metadata.name" => meta.name.clone().unwrap_or_default(),
         "metadata.namespace" => meta.namespace.clone().unwrap_or_default(),
@@ -65,10 +65,10 @@ pub fn field(context: &Context<'_>, path: &str) -> Result<String, FieldError> {
         "metadata.annotations" => lines(meta.annotations.as_ref()),
         "spec.nodeName" => spec.and_then(|s| s.node_name.clone()).unwrap_or_default(),
         "spec.serviceAccountName" => spec.and_then(|s| s.service_account_name.clone()).unwrap_or_default(),
-        "status.hostIP" => context.host_ips.first().cloned().unwrap_or_default(),
-        "status.hostIPs" => context.host_ips.join(","),
-        "status.podIP" => context.pod_ips.first().cloned().unwrap_or_default(),
-        "status.podIPs" => context.pod_ips.join(","),
+        "status.hostIP" => facts.host_ips.first().cloned().unwrap_or_default(),
+        "status.hostIPs" => facts.host_ips.join(","),
+        "status.podIP" => facts.pod_ips.first().cloned().unwrap_or_default(),
+        "status.podIPs" => facts.pod_ips.join(","),
         _ => return Err(FieldError::Path(path.to_owned())),
     })
 }
@@ -87,11 +87,11 @@ fn lines(map: Option<&BTreeMap<String, String>>) -> String {
 
 /// A request or limit of a container, divided and rounded up.
 pub fn resource(
-    context: &Context<'_>,
+    facts: &PodFacts<'_>,
     selector: &ResourceFieldSelector,
     own: &Container,
 ) -> Result<String, FieldError> {
-    let spec = context.pod.spec.as_ref();
+    let spec = facts.pod.spec.as_ref();
     let container = match selector.container_name.as_deref().filter(|n| !n.is_empty()) {
         None => own,
         Some(name) => spec
@@ -114,9 +114,9 @@ pub fn resource(
         Some(milli) => milli,
         None if list == "requests" => 0,
         None => match name {
-            "cpu" => context.allocatable.cpu_milli.into(),
-            "memory" => i128::from(context.allocatable.memory) * 1000,
-            "ephemeral-storage" => i128::from(context.allocatable.ephemeral_storage) * 1000,
+            "cpu" => facts.allocatable.cpu_milli.into(),
+            "memory" => i128::from(facts.allocatable.memory) * 1000,
+            "ephemeral-storage" => i128::from(facts.allocatable.ephemeral_storage) * 1000,
             _ => 0,
         },
     };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVar, EnvVarSource, Pod, Secret, Service};
 
-use crate::downward::{self, Context};
+use crate::downward::{self, PodFacts};
 
 /// The objects that environments and volumes refer to, by name within the pod's namespace.
 #[derive(Debug, Clone, Default)]
@@ -30,7 +30,7 @@ pub enum EnvError {
 /// The environment in order: what the container names itself, then the services.
 pub fn resolve(
     container: &Container,
-    context: &Context<'_>,
+    facts: &PodFacts<'_>,
     objects: &Objects,
     services: &[(String, String)],
 ) -> Result<Vec<(String, String)>, EnvError> {
@@ -62,7 +62,7 @@ pub fn resolve(
         }
     }
     for variable in container.env.iter().flatten() {
-        if let Some(value) = value(variable, container, context, objects, services, &result)? {
+        if let Some(value) = value(variable, container, facts, objects, services, &result)? {
             set(&mut result, variable.name.clone(), value);
         }
     }
@@ -81,7 +81,7 @@ fn set(into: &mut Vec<(String, String)>, name: String, value: String) {
 fn value(
     variable: &EnvVar,
     container: &Container,
-    context: &Context<'_>,
+    facts: &PodFacts<'_>,
     objects: &Objects,
     services: &[(String, String)],
     before: &[(String, String)],
@@ -91,22 +91,22 @@ fn value(
         let known: Vec<_> = services.iter().chain(before).cloned().collect();
         return Ok(Some(expand(variable.value.as_deref().unwrap_or_default(), &known)));
     };
-    from_source(source, container, context, objects)
+    from_source(source, container, facts, objects)
 }
 
 fn from_source(
     source: &EnvVarSource,
     container: &Container,
-    context: &Context<'_>,
+    facts: &PodFacts<'_>,
     objects: &Objects,
 ) -> Result<Option<String>, EnvError> {
     if let Some(field) = &source.field_ref {
-        return Ok(Some(downward::field(context, &field.field_path)?));
+        return Ok(Some(downward::field(facts, &field.field_path)?));
     }
     if let Some(resource) = &source.resource_field_ref {
-        return Ok(Some(downward::resource(context, resource, container)?));
+        return Ok(Some(downward::resource(facts, resource, container)?));
     }
-    let namespace = || context.pod.metadata.namespace.clone().unwrap_or_default();
+    let namespace = || facts.pod.metadata.namespace.clone().unwrap_or_default();
     if let Some(reference) = &source.config_map_key_ref {
         let optional = reference.optional == Some(true);
         return match objects.config_maps.get(&reference.name) {
@@ -253,7 +253,7 @@ mod tests {
     #[test]
     fn a_later_variable_sees_an_earlier_one() {
         let pod = Pod::default();
-        let context = Context::new(&pod, &[], &[], Default::default());
+        let facts = PodFacts::new(&pod, &[], &[], Default::default());
         let var = |name: &str, value: &str| EnvVar {
             name: name.into(),
             value: Some(value.into()),
@@ -262,7 +262,7 @@ mod tests {
         let container =
             Container { env: Some(vec![var("A", "1"), var("B", "$(A)$(S)")]), ..Default::default() };
         let services = [("S".to_owned(), "s".to_owned()), ("A".to_owned(), "lost".to_owned())];
-        let env = resolve(&container, &context, &Objects::default(), &services).expect("resolves");
+        let env = resolve(&container, &facts, &Objects::default(), &services).expect("resolves");
         let text = |n: &str, v: &str| (n.to_owned(), v.to_owned());
         assert_eq!(env, [text("A", "1"), text("B", "1s"), text("S", "s")]);
     }

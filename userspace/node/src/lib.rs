@@ -1,27 +1,26 @@
-//! The node agent: runs the pods that are bound to this node under containerd, and tells the API server how they fare.
+//! The node's pod agent: runs the pods that are bound to this node under containerd, and reports their status.
 //!
-//! In: an [`AgentConfig`], a `kube::Client`, containerd's socket. Out: containers, a Node with its Lease, pod statuses,
-//! events, and the kubelet's HTTPS API. What to do with a pod is decided by the pure [`plan`]; the rest performs it.
+//! In: an [`AgentConfig`], the [`Inputs`] that it follows, containerd's socket. Out: containers, a Node with its Lease,
+//! pod statuses, events, and the kubelet's HTTPS API. The pure [`plan`] decides what to do with a pod; the rest performs
+//! it.
 
 mod agent;
-pub mod cni;
 pub mod config;
+mod context;
 pub mod cri;
 pub mod downward;
 pub mod env;
 pub mod events;
-mod handlers;
 pub mod images;
 mod logs;
 pub mod names;
-pub mod network;
 pub mod objects;
 pub mod plan;
+mod prober;
 pub mod register;
 pub mod resources;
 mod server;
 pub mod services;
-mod shared;
 mod tls;
 pub mod volumes;
 mod worker;
@@ -32,19 +31,19 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Node;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-pub use config::{AgentConfig, NetworkState, NodeNetwork, ServingTls};
+pub use config::{AgentConfig, Events, Inputs, ServingTls};
+use context::NodeContext;
 use cri::Cri;
 use cri::sandbox::{NodeSettings, parse_resolv_conf};
 use downward::Allocatable;
 use objects::ObjectKey;
 use register::machine::Capacity;
-use register::{Identity, Registration};
-use shared::Shared;
+use register::{Identity, LeaseTimes};
+use skep_cni::NetworkState;
 
 /// Why the agent could not start or had to stop.
 #[derive(Debug, thiserror::Error)]
@@ -55,14 +54,12 @@ pub enum NodeError {
     Io { operation: &'static str, path: String, source: std::io::Error },
     #[error("serving certificate: {0}")]
     Tls(String),
-    #[error("network: {0}")]
-    Network(Box<dyn std::error::Error + Send + Sync>),
 }
 
 /// Runs the agent until `stop` is cancelled. Pods keep running after it returns: the next agent adopts them.
-pub async fn run(config: AgentConfig, stop: CancellationToken) -> Result<(), NodeError> {
+pub async fn run(config: AgentConfig, inputs: Inputs, stop: CancellationToken) -> Result<(), NodeError> {
     let stop = stop.child_token();
-    let _guard = stop.clone().drop_guard();
+    let _stop_all = stop.clone().drop_guard();
     let AgentConfig {
         name,
         client,
@@ -82,82 +79,37 @@ pub async fn run(config: AgentConfig, stop: CancellationToken) -> Result<(), Nod
         status_interval,
         log_max_size,
         log_max_files,
-        network,
     } = config;
+    let Inputs { pods, services, network } = inputs;
     let root = prepare_root(&root_dir)?;
-    let cri = Cri::new(&containerd_socket)
-        .map_err(|source| NodeError::Runtime { socket: containerd_socket.display().to_string(), source })?;
+    let cri = connect(&containerd_socket)?;
     wait_for_runtime(&cri, &stop).await;
     import_images(&cri, &root).await;
-    let settings = NodeSettings {
-        cgroup_parent,
-        log_root: root.join("logs").display().to_string(),
-        cluster_dns: cluster_dns.iter().map(ToString::to_string).collect(),
-        cluster_domain,
-        host_dns: parse_resolv_conf(&std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default()),
-    };
+    let network = network.unwrap_or_else(|| watch::channel(NetworkState::Ready).1);
     let capacity = Capacity::read(&root);
-    let first = match &network {
-        Some(_) => NetworkState::NotReady("the network is starting".to_owned()),
-        None => NetworkState::Ready,
-    };
-    let (network_in, network_state) = watch::channel(first);
-    let facts = Facts {
-        name: &name,
-        root: &root,
-        ips: &node_ips,
-        capacity,
-        settings,
-        network: network_state.clone(),
-    };
-    let (shared, changes) = share(facts, client.clone(), cri.clone())?;
-    shared.events.node(&name, false, "Starting", "Starting kubelet.");
-    let (registered_in, registered) = watch::channel::<Option<Node>>(None);
-    let (returned_in, returned) = watch::channel(());
-    let identity = Identity {
-        name: name.clone(),
-        ips: node_ips,
-        labels,
-        taints,
-        port: listen.port(),
-        max_pods,
-        capacity,
-        root,
-        status_interval,
-    };
-    let registration = Registration {
-        client: client.clone(),
-        cri,
-        identity,
-        network: network_state,
-        registered: registered_in,
-        returned,
-    };
-    let server = server::Server::bind(listen, &tls, shared.clone()).await?;
+    let port = listen.port();
+    let settings = sandbox_settings(cgroup_parent, &root, &cluster_dns, cluster_domain);
+    let facts =
+        Facts { name: &name, root: &root, ips: &node_ips, capacity, settings, network: network.clone() };
+    let (context, changes) = open_context(facts, client.clone(), cri.clone())?;
+    context.events.node(&name, false, "Starting", "Starting kubelet.");
+    let identity =
+        Identity { name, ips: node_ips, labels, taints, port, max_pods, capacity, root, status_interval };
+    let lease = LeaseTimes { interval: lease_interval, duration: lease_duration };
+    let (registration, keep_lease) = register::new(client, cri, identity, network, lease, stop.clone());
+    let server = server::Server::bind(listen, &tls, context.clone()).await?;
     let mut tasks = JoinSet::new();
-    let lease = register::keep_lease(
-        client.clone(),
-        name.clone(),
-        registered,
-        lease_interval,
-        lease_duration,
-        returned_in,
-        stop.clone(),
-    );
-    begin(&mut tasks, registration.run(stop.clone()));
-    begin(&mut tasks, lease);
-    begin(&mut tasks, shared.services.clone().follow(client.clone()));
-    begin(&mut tasks, server.run(stop.clone()));
-    begin(&mut tasks, logs::rotate::run(shared.clone(), log_max_size, log_max_files, stop.clone()));
-    begin(&mut tasks, agent::Agent { shared, changes, stop: stop.clone() }.run());
-    if let Some(network) = network {
-        let running = network.run(name, client, network_in, stop.clone());
-        tasks.spawn(async move { running.await.map_err(NodeError::Network) });
-    }
-    first_failure(tasks, &stop).await
+    tasks.spawn(registration.run(stop.clone()));
+    tasks.spawn(keep_lease);
+    tasks.spawn(context.services.clone().follow(services));
+    tasks.spawn(server.run(stop.clone()));
+    tasks.spawn(logs::rotate::run(context.clone(), log_max_size, log_max_files, stop.clone()));
+    tasks.spawn(agent::Agent { context, pods, changes, stop: stop.clone() }.run());
+    until_stopped(tasks, &stop).await;
+    Ok(())
 }
 
-/// What the parts of the agent are told of the node.
+/// What the agent's parts know of the node.
 struct Facts<'a> {
     name: &'a str,
     root: &'a Path,
@@ -167,12 +119,12 @@ struct Facts<'a> {
     network: watch::Receiver<NetworkState>,
 }
 
-/// Puts together what every part uses, and the stream of changed objects.
-fn share(
+/// What every part uses, and the stream of changed ConfigMaps and Secrets.
+fn open_context(
     facts: Facts<'_>,
     client: kube::Client,
     cri: Cri,
-) -> Result<(Arc<Shared>, mpsc::UnboundedReceiver<ObjectKey>), NodeError> {
+) -> Result<(Arc<NodeContext>, mpsc::UnboundedReceiver<ObjectKey>), NodeError> {
     let allocatable = Allocatable {
         cpu_milli: facts.capacity.cpus * 1000,
         memory: facts.capacity.allocatable_memory(),
@@ -185,7 +137,7 @@ fn share(
         .map_err(io("open volumes under", facts.root))?;
     let (events, writer) = events::Recorder::new(client.clone(), facts.name);
     tokio::spawn(writer);
-    let shared = Shared {
+    let context = NodeContext {
         node: facts.name.to_owned(),
         client,
         cri,
@@ -201,31 +153,38 @@ fn share(
         pods: Mutex::new(HashMap::new()),
         pod_changes: watch::Sender::new(0),
     };
-    Ok((Arc::new(shared), changes))
+    Ok((Arc::new(context), changes))
 }
 
-type Tasks = JoinSet<Result<(), NodeError>>;
-
-fn begin(tasks: &mut Tasks, part: impl Future<Output = ()> + Send + 'static) {
-    tasks.spawn(async move {
-        part.await;
-        Ok(())
-    });
+fn sandbox_settings(
+    cgroup_parent: String,
+    root: &Path,
+    cluster_dns: &[IpAddr],
+    cluster_domain: String,
+) -> NodeSettings {
+    NodeSettings {
+        cgroup_parent,
+        log_root: root.join("logs").display().to_string(),
+        cluster_dns: cluster_dns.iter().map(ToString::to_string).collect(),
+        cluster_domain,
+        host_dns: parse_resolv_conf(&std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default()),
+    }
 }
 
-/// Waits for the stop, or for the first part that cannot go on.
-async fn first_failure(mut tasks: Tasks, stop: &CancellationToken) -> Result<(), NodeError> {
+/// Waits for the stop, and then for one part to end. A part that panics does not end the others.
+async fn until_stopped(mut tasks: JoinSet<()>, stop: &CancellationToken) {
     while let Some(ended) = tasks.join_next().await {
-        match ended {
-            Ok(Err(error)) => return Err(error),
-            Err(error) => tracing::error!(%error, "a part of the agent ended badly"),
-            Ok(Ok(())) => {}
+        if let Err(error) = ended {
+            tracing::error!(%error, "a task of the agent panicked");
         }
         if stop.is_cancelled() {
-            break;
+            return;
         }
     }
-    Ok(())
+}
+
+fn connect(socket: &Path) -> Result<Cri, NodeError> {
+    Cri::new(socket).map_err(|source| NodeError::Runtime { socket: socket.display().to_string(), source })
 }
 
 fn io(operation: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> NodeError + use<> {
@@ -233,7 +192,7 @@ fn io(operation: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> No
     move |source| NodeError::Io { operation, path, source }
 }
 
-/// The agent's folder as an absolute path, with its parts made.
+/// The agent's folder as an absolute path; creates it with its subfolders.
 fn prepare_root(root: &Path) -> Result<PathBuf, NodeError> {
     let root = std::path::absolute(root).map_err(io("resolve", root))?;
     for folder in ["images", "logs", "pods"] {
@@ -244,15 +203,16 @@ fn prepare_root(root: &Path) -> Result<PathBuf, NodeError> {
 }
 
 async fn wait_for_runtime(cri: &Cri, stop: &CancellationToken) {
-    let mut told = false;
+    const RETRY_INTERVAL: Duration = Duration::from_millis(250);
+    let mut logged = false;
     while let Err(error) = cri.version().await {
-        if !told {
-            tracing::warn!(%error, "waiting for the container runtime");
-            told = true;
+        if !logged {
+            tracing::warn!(%error, "connect to container runtime failed; waiting for it");
+            logged = true;
         }
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(Duration::from_millis(250)) => {}
+            () = tokio::time::sleep(RETRY_INTERVAL) => {}
         }
     }
 }
@@ -263,6 +223,6 @@ async fn import_images(cri: &Cri, root: &Path) {
         tracing::info!(image = name, "image imported");
     }
     for error in errors {
-        tracing::warn!(%error, "image not imported");
+        tracing::warn!(%error, "import image failed");
     }
 }

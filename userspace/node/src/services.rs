@@ -1,19 +1,23 @@
-//! The cluster's Services as far as environments name them: kept by a watch, reduced to what is used.
+//! The cluster's Services, reduced to the fields that containers' environments name.
+//!
+//! In: the informer's events. Out: the service variables of a pod's environment.
 
 use std::collections::HashMap;
 use std::sync::{Arc, RwLock};
 
-use futures::TryStreamExt;
 use k8s_openapi::api::core::v1::{Pod, Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Api, Client};
+use kube::runtime::watcher::Event;
 use tokio::sync::watch;
 
+use crate::config::Events;
 use crate::env;
+
+/// Namespace and name.
 
 type Key = (String, String);
 
+/// Cheap to clone; all clones share one list.
 #[derive(Clone)]
 pub struct Services {
     list: Arc<RwLock<HashMap<Key, Service>>>,
@@ -27,47 +31,40 @@ impl Default for Services {
 }
 
 impl Services {
-    /// The variables of the services that the pod sees.
+    /// The environment variables of the Services in the pod's view.
     pub fn variables(&self, pod: &Pod) -> Vec<(String, String)> {
         let list = self.list.read().unwrap_or_else(std::sync::PoisonError::into_inner);
         env::of_services(pod, list.values())
     }
 
-    /// True once the first list has come.
+    /// True as soon as the first list is complete.
     pub fn synced(&self) -> watch::Receiver<bool> {
         self.synced.subscribe()
     }
 
-    /// Keeps the list up to date. Never ends by itself.
-    pub async fn follow(self, client: Client) {
-        let api: Api<Service> = Api::all(client);
-        let stream = watcher(api, watcher::Config::default()).default_backoff();
-        let mut stream = std::pin::pin!(stream);
-        let mut fresh = HashMap::new();
-        loop {
-            match stream.try_next().await {
-                Ok(Some(event)) => self.take(event, &mut fresh),
-                Ok(None) => return,
-                Err(error) => tracing::debug!(%error, "watch of services failed"),
-            }
+    /// Keeps the list up to date until the informer ends.
+    pub async fn follow(self, mut events: Events<Service>) {
+        let mut relisted = HashMap::new();
+        while let Some(event) = events.recv().await {
+            self.apply(event, &mut relisted);
         }
     }
 
-    fn take(&self, event: watcher::Event<Service>, fresh: &mut HashMap<Key, Service>) {
+    fn apply(&self, event: Event<Arc<Service>>, relisted: &mut HashMap<Key, Service>) {
         let mut list = self.list.write().unwrap_or_else(std::sync::PoisonError::into_inner);
         match event {
-            watcher::Event::Init => fresh.clear(),
-            watcher::Event::InitApply(service) => {
-                fresh.insert(key(&service), reduce(service));
+            Event::Init => relisted.clear(),
+            Event::InitApply(service) => {
+                relisted.insert(key(&service), reduce(&service));
             }
-            watcher::Event::InitDone => {
-                *list = std::mem::take(fresh);
+            Event::InitDone => {
+                *list = std::mem::take(relisted);
                 self.synced.send_replace(true);
             }
-            watcher::Event::Apply(service) => {
-                list.insert(key(&service), reduce(service));
+            Event::Apply(service) => {
+                list.insert(key(&service), reduce(&service));
             }
-            watcher::Event::Delete(service) => {
+            Event::Delete(service) => {
                 list.remove(&key(&service));
             }
         }
@@ -79,22 +76,22 @@ fn key(service: &Service) -> Key {
     (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
 }
 
-fn reduce(service: Service) -> Service {
-    let spec = service.spec.unwrap_or_default();
-    let ports = spec.ports.unwrap_or_default().into_iter().map(|p| ServicePort {
-        name: p.name,
-        port: p.port,
-        protocol: p.protocol,
+fn reduce(service: &Service) -> Service {
+    let spec = service.spec.as_ref();
+    let ports = spec.and_then(|spec| spec.ports.as_ref()).into_iter().flatten().map(|port| ServicePort {
+        name: port.name.clone(),
+        port: port.port,
+        protocol: port.protocol.clone(),
         ..Default::default()
     });
     Service {
         metadata: ObjectMeta {
-            name: service.metadata.name,
-            namespace: service.metadata.namespace,
+            name: service.metadata.name.clone(),
+            namespace: service.metadata.namespace.clone(),
             ..Default::default()
         },
         spec: Some(ServiceSpec {
-            cluster_ip: spec.cluster_ip,
+            cluster_ip: spec.and_then(|spec| spec.cluster_ip.clone()),
             ports: Some(ports.collect()),
             ..Default::default()
         }),

@@ -8,13 +8,12 @@ pub use import::{ImportError, import_folder};
 
 use std::collections::HashMap;
 
-use k8s_openapi::api::core::v1::Secret;
-use kube::Api;
+use k8s_openapi::api::core::v1::{Pod, Secret};
+use kube::{Api, Client};
 use serde::Deserialize;
 
 use crate::cri::api;
 use crate::names;
-use crate::worker::Job;
 
 #[derive(Deserialize)]
 struct DockerConfig {
@@ -30,10 +29,10 @@ struct DockerAuth {
 }
 
 /// The credentials that the pod's imagePullSecrets hold for the image's registry.
-pub(crate) async fn credentials(job: &Job, image: &str) -> Option<api::AuthConfig> {
-    let secrets = job.pod.spec.as_ref()?.image_pull_secrets.as_ref()?;
-    let (_, namespace, _) = names::of(&job.pod);
-    let secrets_api: Api<Secret> = Api::namespaced(job.shared.client.clone(), &namespace);
+pub(crate) async fn credentials(client: &Client, pod: &Pod, image: &str) -> Option<api::AuthConfig> {
+    let secrets = pod.spec.as_ref()?.image_pull_secrets.as_ref()?;
+    let (_, namespace, _) = names::of(pod);
+    let secrets_api: Api<Secret> = Api::namespaced(client.clone(), &namespace);
     for reference in secrets {
         let Ok(Some(secret)) = secrets_api.get_opt(&reference.name).await else { continue };
         if let Some(found) = secret.data.as_ref().and_then(|data| from_secret(data, image)) {

@@ -8,13 +8,13 @@ use jiff::Timestamp;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use crate::shared::Shared;
+use crate::context::NodeContext;
 
 /// How often sizes are looked at; one stat a running container.
 const LOOK: Duration = Duration::from_secs(10);
 
 /// Rotates until `stop`.
-pub(crate) async fn run(shared: Arc<Shared>, max_size: u64, max_files: u32, stop: CancellationToken) {
+pub(crate) async fn run(context: Arc<NodeContext>, max_size: u64, max_files: u32, stop: CancellationToken) {
     let mut ticks = tokio::time::interval(LOOK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -22,10 +22,10 @@ pub(crate) async fn run(shared: Arc<Shared>, max_size: u64, max_files: u32, stop
             () = stop.cancelled() => return,
             _ = ticks.tick() => {}
         }
-        for (id, path) in running_logs(&shared) {
+        for (id, path) in running_logs(&context) {
             let size = tokio::fs::metadata(&path).await.map_or(0, |m| m.len());
             if size > max_size
-                && let Err(error) = rotate(&shared, &id, &path, max_files).await
+                && let Err(error) = rotate(&context, &id, &path, max_files).await
             {
                 tracing::warn!(path = %path.display(), error, "log not rotated");
             }
@@ -34,11 +34,11 @@ pub(crate) async fn run(shared: Arc<Shared>, max_size: u64, max_files: u32, stop
 }
 
 /// The id and log file of every running container.
-fn running_logs(shared: &Shared) -> Vec<(String, PathBuf)> {
+fn running_logs(context: &NodeContext) -> Vec<(String, PathBuf)> {
     let mut logs = Vec::new();
-    for pod in shared.pods() {
+    for pod in context.pods() {
         let Some(status) = &pod.status else { continue };
-        let folder = Path::new(&shared.settings.log_root).join(crate::names::log_folder(&pod));
+        let folder = Path::new(&context.settings.log_root).join(crate::names::log_folder(&pod));
         let lists = [&status.init_container_statuses, &status.container_statuses];
         for container in lists.into_iter().flatten().flatten() {
             let running = container.state.as_ref().is_some_and(|s| s.running.is_some());
@@ -52,12 +52,12 @@ fn running_logs(shared: &Shared) -> Vec<(String, PathBuf)> {
     logs
 }
 
-async fn rotate(shared: &Shared, id: &str, path: &Path, max_files: u32) -> Result<(), String> {
+async fn rotate(context: &NodeContext, id: &str, path: &Path, max_files: u32) -> Result<(), String> {
     let stamp = Timestamp::now().strftime("%Y%m%d-%H%M%S");
     let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     let rotated = path.with_file_name(format!("{name}.{stamp}"));
     tokio::fs::rename(path, &rotated).await.map_err(|e| e.to_string())?;
-    if let Err(error) = shared.cri.reopen_log(id).await {
+    if let Err(error) = context.cri.reopen_log(id).await {
         // The runtime still writes to the old file: back under its name.
         let _ = tokio::fs::rename(&rotated, path).await;
         return Err(error.to_string());

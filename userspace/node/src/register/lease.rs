@@ -14,17 +14,24 @@ use tokio_util::sync::CancellationToken;
 
 const NAMESPACE: &str = "kube-node-lease";
 
-/// Renews the Lease every `interval` until `stop`. A failure is repeated soon, since the node's life hangs on it; a
-/// success after one is told by `returned`.
-pub async fn keep(
+/// How often the Lease is renewed, and for how long a renewal is valid.
+#[derive(Clone, Copy, Debug)]
+pub struct LeaseTimes {
+    pub interval: Duration,
+    pub duration: Duration,
+}
+
+/// Renews the Lease until `stop`. A failed renewal is repeated soon, because pods are evicted from a node whose Lease
+/// expires. `reconnected` changes at the first renewal after a failure.
+pub(super) async fn keep(
     client: Client,
     name: String,
     node: watch::Receiver<Option<Node>>,
-    interval: Duration,
-    duration: Duration,
-    returned: watch::Sender<()>,
+    times: LeaseTimes,
+    reconnected: watch::Sender<()>,
     stop: CancellationToken,
 ) {
+    let LeaseTimes { interval, duration } = times;
     let api: Api<Lease> = Api::namespaced(client, NAMESPACE);
     let mut held: Option<Lease> = None;
     let mut ticks = tokio::time::interval(interval);
@@ -39,7 +46,7 @@ pub async fn keep(
                 held = Some(lease);
                 delay = Duration::from_millis(200);
                 if std::mem::take(&mut failed) {
-                    returned.send_replace(());
+                    reconnected.send_replace(());
                 }
             }
             failure => {

@@ -6,7 +6,6 @@ pub mod machine;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -22,14 +21,14 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::NetworkState;
 use crate::cri::Cri;
 use crate::plan::status::seconds;
 use machine::{Capacity, Pressure};
+use skep_cni::NetworkState;
 
-pub use lease::keep as keep_lease;
+pub use lease::LeaseTimes;
 
-/// What the Node says of itself that does not change while the agent runs.
+/// The facts of the Node that do not change while the agent runs.
 #[derive(Clone)]
 pub struct Identity {
     pub name: String,
@@ -43,16 +42,31 @@ pub struct Identity {
     pub status_interval: Duration,
 }
 
+/// Keeps the Node object up to date; see [`new`].
 pub struct Registration {
-    pub client: Client,
-    pub cri: Cri,
-    pub identity: Identity,
-    /// `Some` when a network half decides on readiness beside the runtime.
-    pub network: watch::Receiver<NetworkState>,
+    client: Client,
+    cri: Cri,
+    identity: Identity,
+    network: watch::Receiver<NetworkState>,
     /// Set once the Node exists.
-    pub registered: watch::Sender<Option<Node>>,
-    /// Changes when the API server is reached again: it may have taken the node for dead meanwhile.
-    pub returned: watch::Receiver<()>,
+    registered: watch::Sender<Option<Node>>,
+    /// Changes when the API server can be reached again: it may have marked the node as unreachable meanwhile.
+    reconnected: watch::Receiver<()>,
+}
+
+/// The registration, and the task that keeps the Lease. Both run until `stop`.
+pub fn new(
+    client: Client,
+    cri: Cri,
+    identity: Identity,
+    network: watch::Receiver<NetworkState>,
+    times: LeaseTimes,
+    stop: CancellationToken,
+) -> (Registration, impl Future<Output = ()> + Send + use<>) {
+    let (registered, node) = watch::channel(None);
+    let (reconnected_in, reconnected) = watch::channel(());
+    let lease = lease::keep(client.clone(), identity.name.clone(), node, times, reconnected_in, stop);
+    (Registration { client, cri, identity, network, registered, reconnected }, lease)
 }
 
 /// How often the machine's state is looked at.
@@ -99,7 +113,7 @@ impl Registration {
             tokio::select! {
                 () = stop.cancelled() => return,
                 Ok(()) = self.network.changed() => {}
-                Ok(()) = self.returned.changed() => sent = None,
+                Ok(()) = self.reconnected.changed() => sent = None,
                 () = tokio::time::sleep(wait) => {}
             }
         }
@@ -272,6 +286,3 @@ fn parse_taint(text: &str) -> Option<Taint> {
     let (key, value) = front.split_once('=').map_or((front, None), |(k, v)| (k, Some(v.to_owned())));
     Some(Taint { key: key.to_owned(), value, effect: effect.to_owned(), time_added: None })
 }
-
-/// The agent's shared view of its Node, once registered.
-pub type Registered = Arc<watch::Receiver<Option<Node>>>;

@@ -13,12 +13,17 @@ use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::{Body, Query, answer, text};
+use crate::context::NodeContext;
 use crate::logs::read;
 use crate::names;
 use crate::plan::status::known;
-use crate::shared::Shared;
 
-pub(super) async fn serve(shared: &Arc<Shared>, pod: &Pod, container: &str, query: &Query) -> Response<Body> {
+pub(super) async fn serve(
+    context: &Arc<NodeContext>,
+    pod: &Pod,
+    container: &str,
+    query: &Query,
+) -> Response<Body> {
     let wanted = match parse(query, Timestamp::now()) {
         Ok(wanted) => wanted,
         Err(message) => return text(StatusCode::BAD_REQUEST, message),
@@ -27,18 +32,18 @@ pub(super) async fn serve(shared: &Arc<Shared>, pod: &Pod, container: &str, quer
         Ok(attempt) => attempt,
         Err((status, message)) => return text(status, message),
     };
-    let folder = Path::new(&shared.settings.log_root).join(names::log_folder(pod));
+    let folder = Path::new(&context.settings.log_root).join(names::log_folder(pod));
     let path = folder.join(names::log_file(container, attempt));
     if tokio::fs::metadata(&path).await.is_err() {
         let message = format!("failed to try resolving symlinks in path {path:?}: no such file or directory");
         return text(StatusCode::INTERNAL_SERVER_ERROR, message);
     }
     let (sink, pieces) = mpsc::channel(4);
-    let (shared, container) = (shared.clone(), container.to_owned());
+    let (context, container) = (context.clone(), container.to_owned());
     let (name, namespace, _) = names::of(pod);
     tokio::spawn(async move {
-        let changes = shared.changes();
-        let ended = || !shared.pod(&namespace, &name).is_some_and(|pod| runs(&pod, &container, attempt));
+        let changes = context.changes();
+        let ended = || !context.pod(&namespace, &name).is_some_and(|pod| runs(&pod, &container, attempt));
         if let Err(error) = read::stream(&path, &wanted, &sink, ended, changes).await {
             let _ = sink.send(Err(error)).await;
         }

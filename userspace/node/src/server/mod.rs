@@ -25,7 +25,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::NodeError;
 use crate::config::ServingTls;
-use crate::shared::Shared;
+use crate::context::NodeContext;
 use crate::tls;
 
 pub(crate) type Body = BoxBody<Bytes, std::io::Error>;
@@ -37,14 +37,14 @@ const ADMINISTRATORS: &str = "system:masters";
 pub(crate) struct Server {
     listener: TcpListener,
     acceptor: TlsAcceptor,
-    shared: Arc<Shared>,
+    context: Arc<NodeContext>,
 }
 
 impl Server {
     pub(crate) async fn bind(
         address: SocketAddr,
         tls: &ServingTls,
-        shared: Arc<Shared>,
+        context: Arc<NodeContext>,
     ) -> Result<Server, NodeError> {
         let acceptor = TlsAcceptor::from(Arc::new(tls::server(tls)?));
         let listener = TcpListener::bind(address).await.map_err(|source| NodeError::Io {
@@ -52,7 +52,7 @@ impl Server {
             path: address.to_string(),
             source,
         })?;
-        Ok(Server { listener, acceptor, shared })
+        Ok(Server { listener, acceptor, context })
     }
 
     /// Serves until `stop`.
@@ -64,12 +64,12 @@ impl Server {
             };
             match accepted {
                 Ok((stream, _)) => {
-                    let (acceptor, shared) = (self.acceptor.clone(), self.shared.clone());
+                    let (acceptor, context) = (self.acceptor.clone(), self.context.clone());
                     let stop = stop.clone();
                     tokio::spawn(async move {
                         tokio::select! {
                             () = stop.cancelled() => {}
-                            () = connection(stream, acceptor, shared) => {}
+                            () = connection(stream, acceptor, context) => {}
                         }
                     });
                 }
@@ -83,7 +83,7 @@ impl Server {
     }
 }
 
-async fn connection(stream: TcpStream, acceptor: TlsAcceptor, shared: Arc<Shared>) {
+async fn connection(stream: TcpStream, acceptor: TlsAcceptor, context: Arc<NodeContext>) {
     let _ = stream.set_nodelay(true);
     let stream = match acceptor.accept(stream).await {
         Ok(stream) => stream,
@@ -95,8 +95,8 @@ async fn connection(stream: TcpStream, acceptor: TlsAcceptor, shared: Arc<Shared
     let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
     let allowed = certificate.is_some_and(|c| is_administrator(c.as_ref()));
     let service = hyper::service::service_fn(move |request| {
-        let shared = shared.clone();
-        async move { Ok::<_, Infallible>(route(&shared, allowed, request).await) }
+        let context = context.clone();
+        async move { Ok::<_, Infallible>(route(&context, allowed, request).await) }
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(hyper_util::rt::TokioTimer::new())
@@ -112,7 +112,7 @@ fn is_administrator(certificate: &[u8]) -> bool {
     certificate.subject().iter_organization().any(|o| o.as_str().is_ok_and(|o| o == ADMINISTRATORS))
 }
 
-async fn route(shared: &Arc<Shared>, allowed: bool, request: Request<Incoming>) -> Response<Body> {
+async fn route(context: &Arc<NodeContext>, allowed: bool, request: Request<Incoming>) -> Response<Body> {
     let path = request.uri().path().to_owned();
     let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
     if let ["healthz", ..] = parts.as_slice() {
@@ -124,25 +124,25 @@ async fn route(shared: &Arc<Shared>, allowed: bool, request: Request<Incoming>) 
     let query = Query::parse(request.uri().query().unwrap_or_default());
     match parts.as_slice() {
         ["pods"] => json(&serde_json::json!({
-            "kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": shared.pods(),
+            "kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": context.pods(),
         })),
-        ["metrics"] => stats::metrics(shared),
-        ["stats", "summary"] => stats::summary(shared).await,
-        ["containerLogs", namespace, pod, container] => match shared.pod(namespace, pod) {
-            Some(pod) => logs::serve(shared, &pod, container, &query).await,
+        ["metrics"] => stats::metrics(context),
+        ["stats", "summary"] => stats::summary(context).await,
+        ["containerLogs", namespace, pod, container] => match context.pod(namespace, pod) {
+            Some(pod) => logs::serve(context, &pod, container, &query).await,
             None => no_pod(namespace, pod),
         },
         [verb @ ("exec" | "attach"), namespace, pod, rest @ ..] if matches!(rest.len(), 1 | 2) => {
             let container = rest.last().copied().unwrap_or_default();
-            match shared.pod(namespace, pod) {
+            match context.pod(namespace, pod) {
                 Some(found) => {
-                    proxy::exec(shared, &found, container, *verb == "attach", &query, request).await
+                    proxy::exec(context, &found, container, *verb == "attach", &query, request).await
                 }
                 None => no_pod(namespace, pod),
             }
         }
-        ["portForward", namespace, pod, ..] => match shared.pod(namespace, pod) {
-            Some(found) => proxy::port_forward(shared, &found, &query, request).await,
+        ["portForward", namespace, pod, ..] => match context.pod(namespace, pod) {
+            Some(found) => proxy::port_forward(context, &found, &query, request).await,
             None => no_pod(namespace, pod),
         },
         _ => text(StatusCode::NOT_FOUND, "404 page not found"),

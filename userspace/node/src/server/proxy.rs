@@ -12,11 +12,11 @@ use tokio::net::TcpStream;
 
 use super::websocket::{self, Streams};
 use super::{Body, Query, running_container, text};
+use crate::context::NodeContext;
 use crate::cri::{CriError, api};
-use crate::shared::Shared;
 
 pub(super) async fn exec(
-    shared: &Shared,
+    context: &NodeContext,
     pod: &Pod,
     container: &str,
     attach: bool,
@@ -33,10 +33,10 @@ pub(super) async fn exec(
     // With a terminal there is one stream only.
     let stderr = query.flag(&["error", "stderr"]) && !tty;
     let url = if attach {
-        shared.cri.attach_url(api::AttachRequest { container_id, stdin, tty, stdout, stderr }).await
+        context.cri.attach_url(api::AttachRequest { container_id, stdin, tty, stdout, stderr }).await
     } else {
         let cmd = query.all("command").to_vec();
-        shared.cri.exec_url(api::ExecRequest { container_id, cmd, tty, stdin, stdout, stderr }).await
+        context.cri.exec_url(api::ExecRequest { container_id, cmd, tty, stdin, stdout, stderr }).await
     };
     if websocket::offers(&request, websocket::V5) {
         let streams = Streams { stdin, stdout, stderr, tty };
@@ -51,13 +51,13 @@ pub(super) async fn exec(
 }
 
 pub(super) async fn port_forward(
-    shared: &Shared,
+    context: &NodeContext,
     pod: &Pod,
     query: &Query,
     request: Request<Incoming>,
 ) -> Response<Body> {
     let uid = pod.metadata.uid.as_deref().unwrap_or_default();
-    let sandbox = match shared.cri.observe(uid).await {
+    let sandbox = match context.cri.observe(uid).await {
         Ok((sandboxes, _)) => sandboxes.into_iter().find(|s| s.ready),
         Err(error) => return text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
     };
@@ -65,7 +65,7 @@ pub(super) async fn port_forward(
         return text(StatusCode::INTERNAL_SERVER_ERROR, "the pod has no sandbox");
     };
     let ports = query.all("port").iter().filter_map(|p| p.parse().ok()).collect();
-    let url = shared.cri.port_forward_url(&sandbox.id, ports).await;
+    let url = context.cri.port_forward_url(&sandbox.id, ports).await;
     if websocket::offers(&request, websocket::TUNNEL) {
         return match connect(url, &[(VERSION_HEADER, "portforward.k8s.io")]).await {
             Ok(server) => {

@@ -10,13 +10,13 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{Body, answer, full, json as json_answer, text};
+use crate::context::NodeContext;
 use crate::cri::{CONTAINER_NAME, POD_NAME, POD_NAMESPACE, POD_UID, api};
 use crate::register::machine;
-use crate::shared::Shared;
 
 /// In Prometheus' text format.
-pub(super) fn metrics(shared: &Arc<Shared>) -> Response<Body> {
-    let pods = shared.pods();
+pub(super) fn metrics(context: &Arc<NodeContext>) -> Response<Body> {
+    let pods = context.pods();
     let running = |pod: &&k8s_openapi::api::core::v1::Pod| {
         pod.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Running")
     };
@@ -41,8 +41,8 @@ fn own_memory() -> i64 {
 }
 
 /// The summary API, by pod and container.
-pub(super) async fn summary(shared: &Arc<Shared>) -> Response<Body> {
-    let stats = match shared.cri.container_stats().await {
+pub(super) async fn summary(context: &Arc<NodeContext>) -> Response<Body> {
+    let stats = match context.cri.container_stats().await {
         Ok(stats) => stats,
         Err(error) => return text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
     };
@@ -59,12 +59,12 @@ pub(super) async fn summary(shared: &Arc<Shared>) -> Response<Body> {
         .into_values()
         .map(|(reference, containers)| json!({"podRef": reference, "containers": containers}))
         .collect();
-    let disk = machine::disk(&shared.root).map(|(total, free)| {
+    let disk = machine::disk(&context.root).map(|(total, free)| {
         json!({"time": now(), "capacityBytes": total, "availableBytes": free, "usedBytes": total - free})
     });
     json_answer(&json!({
-        "node": {"nodeName": shared.node, "fs": disk, "memory": {"time": now(),
-            "availableBytes": shared.allocatable.memory}},
+        "node": {"nodeName": context.node, "fs": disk, "memory": {"time": now(),
+            "availableBytes": context.allocatable.memory}},
         "pods": pods,
     }))
 }

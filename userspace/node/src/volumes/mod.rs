@@ -16,7 +16,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, Volume};
 use kube::Client;
 
-use crate::downward::{Allocatable, Context};
+use crate::downward::{Allocatable, PodFacts};
 use crate::env::Objects;
 use crate::names;
 use crate::objects::{Followed, Object, ObjectCache, ObjectKey};
@@ -159,8 +159,8 @@ impl VolumeManager {
             .issue(pod, volume)
             .await
             .map_err(|source| VolumeError::Api { volume: name(), source: Box::new(source) })?;
-        let context = Context::new(pod, &self.host_ips, &[], self.allocatable);
-        let files = payload::compile(volume, &context, &objects, &issued)
+        let facts = PodFacts::new(pod, &self.host_ips, &[], self.allocatable);
+        let files = payload::compile(volume, &facts, &objects, &issued)
             .map_err(|source| VolumeError::Payload { volume: name(), source })?
             .unwrap_or_default();
         let (owner, target) = (owner(pod), path.clone());
@@ -219,18 +219,18 @@ impl VolumeManager {
 }
 
 fn owner(pod: &Pod) -> Owner {
-    let context = pod.spec.as_ref().and_then(|s| s.security_context.as_ref());
+    let security = pod.spec.as_ref().and_then(|s| s.security_context.as_ref());
     let id = |value: i64| u32::try_from(value).ok();
     let mut users =
         pod.spec.iter().flat_map(|s| s.containers.iter().chain(s.init_containers.iter().flatten())).map(
             |c| {
                 let own = c.security_context.as_ref().and_then(|s| s.run_as_user);
-                own.or(context.and_then(|s| s.run_as_user)).and_then(id)
+                own.or(security.and_then(|s| s.run_as_user)).and_then(id)
             },
         );
     let first = users.next().flatten();
     Owner {
         user: first.filter(|_| users.all(|user| user == first)),
-        group: context.and_then(|s| s.fs_group).and_then(id),
+        group: security.and_then(|s| s.fs_group).and_then(id),
     }
 }

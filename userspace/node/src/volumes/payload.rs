@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::{
     ConfigMap, DownwardAPIVolumeFile, KeyToPath, Pod, Secret, ServiceAccountTokenProjection, Volume,
 };
 
-use crate::downward::{self, Context};
+use crate::downward::{self, PodFacts};
 use crate::env::Objects;
 use crate::objects::{ObjectKey, ObjectKind};
 
@@ -45,7 +45,7 @@ const DEFAULT_MODE: i32 = 0o644;
 /// The files of the volume; `None` when the volume is not made of API objects.
 pub fn compile(
     volume: &Volume,
-    context: &Context<'_>,
+    facts: &PodFacts<'_>,
     objects: &Objects,
     tokens: &Tokens,
 ) -> Result<Option<Payload>, PayloadError> {
@@ -60,7 +60,7 @@ pub fn compile(
         secret(&mut payload, objects, name, source.items.as_deref(), mode, source.optional == Some(true))?;
     } else if let Some(source) = &volume.downward_api {
         let mode = source.default_mode.unwrap_or(DEFAULT_MODE);
-        fields(&mut payload, context, source.items.as_deref().unwrap_or_default(), mode)?;
+        fields(&mut payload, facts, source.items.as_deref().unwrap_or_default(), mode)?;
     } else if let Some(source) = &volume.projected {
         let mode = source.default_mode.unwrap_or(DEFAULT_MODE);
         for part in source.sources.iter().flatten() {
@@ -73,7 +73,7 @@ pub fn compile(
                 secret(&mut payload, objects, &from.name, from.items.as_deref(), mode, optional)?;
             }
             if let Some(from) = &part.downward_api {
-                fields(&mut payload, context, from.items.as_deref().unwrap_or_default(), mode)?;
+                fields(&mut payload, facts, from.items.as_deref().unwrap_or_default(), mode)?;
             }
             if let Some(from) = &part.service_account_token {
                 let token = tokens.get(&from.path).ok_or_else(|| PayloadError::NoToken(from.path.clone()))?;
@@ -155,14 +155,14 @@ fn select(
 
 fn fields(
     payload: &mut Payload,
-    context: &Context<'_>,
+    facts: &PodFacts<'_>,
     items: &[DownwardAPIVolumeFile],
     mode: i32,
 ) -> Result<(), PayloadError> {
     for item in items {
         let text = match (&item.field_ref, &item.resource_field_ref) {
-            (Some(field), _) => downward::field(context, &field.field_path)?,
-            (None, Some(resource)) => downward::resource(context, resource, &Default::default())?,
+            (Some(field), _) => downward::field(facts, &field.field_path)?,
+            (None, Some(resource)) => downward::resource(facts, resource, &Default::default())?,
             (None, None) => String::new(),
         };
         let mode = bits(item.mode.unwrap_or(mode));

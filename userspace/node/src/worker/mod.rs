@@ -17,19 +17,19 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::context::NodeContext;
 use crate::names;
 use crate::objects::ObjectKey;
 use crate::plan::{self, Action, ContainerState, Observed, Outcome, Plan, Task, merge_reported};
-use crate::shared::Shared;
 use crate::volumes::Kept;
 use perform::Extra;
-pub(crate) use perform::Job;
+use perform::Job;
 
 /// What a worker is told.
 #[derive(Debug)]
 pub(crate) enum Message {
     /// The API object as of now.
-    Pod(Box<Pod>),
+    Pod(Arc<Pod>),
     /// The API object is no more.
     Gone,
     /// Something of the pod changed in the runtime, or may have.
@@ -60,7 +60,7 @@ enum Done {
 }
 
 struct Worker {
-    shared: Arc<Shared>,
+    context: Arc<NodeContext>,
     uid: String,
     pod: Arc<Pod>,
     observed: Observed,
@@ -90,8 +90,8 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Starts the pod's worker. `forget` is called with the uid when nothing is left of the pod.
 pub(crate) fn spawn(
-    shared: Arc<Shared>,
-    pod: Pod,
+    context: Arc<NodeContext>,
+    pod: Arc<Pod>,
     forget: mpsc::UnboundedSender<String>,
     stop: CancellationToken,
 ) -> Handle {
@@ -99,9 +99,9 @@ pub(crate) fn spawn(
     let interest: Arc<Mutex<BTreeSet<ObjectKey>>> = Arc::default();
     let (_, _, uid) = names::of(&pod);
     let worker = Worker {
-        shared,
+        context,
         uid: uid.clone(),
-        pod: Arc::new(pod),
+        pod,
         observed: Observed::default(),
         looked: false,
         look_at: Some(Instant::now()),
@@ -134,10 +134,10 @@ impl Worker {
                 let now = Timestamp::now();
                 let pod = self.pod.clone();
                 self.observed.note_pod(&pod, now);
-                let plan = plan::plan(&pod, &self.observed, &self.shared.node_view, now);
+                let plan = plan::plan(&pod, &self.observed, &self.context.node_view, now);
                 if plan.finished {
-                    self.shared.show_pod(&self.uid, None);
-                    self.shared.own_all(&self.uid, std::iter::empty());
+                    self.context.show_pod(&self.uid, None);
+                    self.context.own_all(&self.uid, std::iter::empty());
                     return true;
                 }
                 self.apply(plan, now)
@@ -165,7 +165,10 @@ impl Worker {
             Message::Pod(pod) => {
                 if version(&pod) >= version(&self.pod) {
                     self.hear_of_ready(&pod);
-                    self.pod = Arc::new(merge_reported(*pod, self.observed.memory.reported.as_ref()));
+                    self.pod = Arc::new(merge_reported(
+                        Arc::unwrap_or_clone(pod),
+                        self.observed.memory.reported.as_ref(),
+                    ));
                 }
             }
             Message::Gone => self.observed.memory.gone = true,
@@ -192,10 +195,10 @@ impl Worker {
 
     /// Asks the runtime for the pod's sandboxes and containers.
     async fn look(&mut self) {
-        match self.shared.cri.observe(&self.uid).await {
+        match self.context.cri.observe(&self.uid).await {
             Ok((sandboxes, containers)) => {
                 let ids = sandboxes.iter().map(|s| s.id.as_str());
-                self.shared.own_all(&self.uid, ids.chain(containers.iter().map(|c| c.id.as_str())));
+                self.context.own_all(&self.uid, ids.chain(containers.iter().map(|c| c.id.as_str())));
                 if !self.looked {
                     // What runs at the first look was started by an earlier agent, hooks and all.
                     let running =
@@ -260,11 +263,11 @@ impl Worker {
         let newest = self.observed.sandboxes.first();
         let host = self.pod.spec.as_ref().and_then(|s| s.host_network) == Some(true);
         let job = Job {
-            shared: self.shared.clone(),
+            context: self.context.clone(),
             pod: self.pod.clone(),
             uid: self.uid.clone(),
             ips: if host {
-                self.shared.node_view.ips.iter().filter_map(|ip| ip.parse().ok()).collect()
+                self.context.node_view.ips.iter().filter_map(|ip| ip.parse().ok()).collect()
             } else {
                 newest.map(|s| s.ips.clone()).unwrap_or_default()
             },

@@ -10,17 +10,17 @@ use kube::Api;
 use kube::api::{DeleteParams, Preconditions};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::NetworkState;
+use crate::context::NodeContext;
 use crate::cri;
-use crate::handlers::{self, Target};
 use crate::names;
 use crate::plan::{Action, Outcome, specs};
-use crate::shared::Shared;
+use crate::prober::{self, Target};
 use crate::volumes::Kept;
+use skep_cni::NetworkState;
 
 /// What an action works on.
 pub(crate) struct Job {
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) context: Arc<NodeContext>,
     pub(crate) pod: Arc<Pod>,
     pub(crate) uid: String,
     /// Of the newest sandbox; the node's for pods in its network.
@@ -48,13 +48,13 @@ pub(super) async fn perform(job: &Job, action: &Action, cancel: &CancellationTok
             kill(job, name, id, grace.unsigned_abs(), *pre_stop, message).await
         }
         Action::Probe { name, id, kind } => probe(job, name, id, *kind).await,
-        Action::StopSandbox { id } => of_cri(job.shared.cri.stop_sandbox(id).await),
-        Action::RemoveContainer { id } => of_cri(job.shared.cri.remove_container(id).await),
-        Action::RemoveSandbox { id } => of_cri(job.shared.cri.remove_sandbox(id).await),
+        Action::StopSandbox { id } => of_cri(job.context.cri.stop_sandbox(id).await),
+        Action::RemoveContainer { id } => of_cri(job.context.cri.remove_container(id).await),
+        Action::RemoveSandbox { id } => of_cri(job.context.cri.remove_sandbox(id).await),
         Action::CleanUp => clean_up(job).await,
         Action::Delete => delete(job).await,
         Action::Note(note) => {
-            job.shared.events.pod(
+            job.context.events.pod(
                 &job.pod,
                 note.container.as_deref(),
                 note.warning,
@@ -88,41 +88,41 @@ fn of_cri(result: Result<(), cri::CriError>) -> Outcome {
 }
 
 async fn prepare_volumes(job: &Job, extra: &mut Extra) -> Outcome {
-    match job.shared.volumes.prepare(&job.pod).await {
+    match job.context.volumes.prepare(&job.pod).await {
         Ok(kept) => {
             extra.kept = Some(kept);
             Outcome::Done
         }
         Err(error) => {
-            job.shared.events.pod(&job.pod, None, true, "FailedMount", error.to_string());
+            job.context.events.pod(&job.pod, None, true, "FailedMount", error.to_string());
             failed("FailedMount", error)
         }
     }
 }
 
 async fn create_sandbox(job: &Job, attempt: u32) -> Outcome {
-    let shared = &job.shared;
+    let context = &job.context;
     if attempt > 0 {
         let message = "Pod sandbox changed, it will be killed and re-created.";
-        shared.events.pod(&job.pod, None, false, "SandboxChanged", message);
+        context.events.pod(&job.pod, None, false, "SandboxChanged", message);
     }
-    let config = cri::sandbox::config(&job.pod, attempt, &shared.settings);
+    let config = cri::sandbox::config(&job.pod, attempt, &context.settings);
     if let Err(error) = tokio::fs::create_dir_all(&config.log_directory).await {
         return failed("FailedCreatePodSandBox", error);
     }
     if let Err(message) = network_ready(job).await {
-        shared.events.pod(&job.pod, None, true, "NetworkNotReady", message.clone());
+        context.events.pod(&job.pod, None, true, "NetworkNotReady", message.clone());
         return failed("NetworkNotReady", message);
     }
     let handler = runtime_handler(job).await;
-    match shared.cri.run_sandbox(config, &handler).await {
+    match context.cri.run_sandbox(config, &handler).await {
         Ok(id) => {
-            shared.own(&id, &job.uid);
+            context.own(&id, &job.uid);
             Outcome::Done
         }
         Err(error) => {
             let message = format!("Failed to create pod sandbox: {error}");
-            shared.events.pod(&job.pod, None, true, "FailedCreatePodSandBox", message.clone());
+            context.events.pod(&job.pod, None, true, "FailedCreatePodSandBox", message.clone());
             failed("FailedCreatePodSandBox", message)
         }
     }
@@ -134,12 +134,12 @@ async fn network_ready(job: &Job) -> Result<(), String> {
     if job.pod.spec.as_ref().and_then(|s| s.host_network) == Some(true) {
         return Ok(());
     }
-    let mut state = job.shared.network.clone();
+    let mut state = job.context.network.clone();
     let ready = state.wait_for(|state| *state == NetworkState::Ready);
     if let Ok(Ok(_)) = tokio::time::timeout(PATIENCE, ready).await {
         return Ok(());
     }
-    let NetworkState::NotReady(why) = job.shared.network.borrow().clone() else { return Ok(()) };
+    let NetworkState::NotReady(why) = job.context.network.borrow().clone() else { return Ok(()) };
     Err(format!("network is not ready: {why}"))
 }
 
@@ -148,7 +148,7 @@ async fn runtime_handler(job: &Job) -> String {
     let Some(class) = job.pod.spec.as_ref().and_then(|s| s.runtime_class_name.clone()) else {
         return String::new();
     };
-    let api: Api<k8s_openapi::api::node::v1::RuntimeClass> = Api::all(job.shared.client.clone());
+    let api: Api<k8s_openapi::api::node::v1::RuntimeClass> = Api::all(job.context.client.clone());
     match api.get_opt(&class).await {
         Ok(Some(found)) => found.handler,
         _ => class,
@@ -166,22 +166,22 @@ pub(super) async fn kill(
 ) -> Outcome {
     /// What a container gets after its hook has used up the grace.
     const LEAST: Duration = Duration::from_secs(2);
-    let shared = &job.shared;
-    shared.events.pod(&job.pod, Some(name), false, "Killing", message);
+    let context = &job.context;
+    context.events.pod(&job.pod, Some(name), false, "Killing", message);
     let began = Instant::now();
     let all = specs(&job.pod);
     let container = all.iter().find(|s| s.container.name == name).map(|s| &s.container);
     let hook = container.and_then(|c| c.lifecycle.as_ref()).and_then(|l| l.pre_stop.as_ref());
     if let (true, Some(container), Some(handler)) = (pre_stop, container, hook) {
         let target = Target { container, id, ip: job.ips.first().copied() };
-        if let Err(error) = handlers::hook(&shared.cri, handler, &target, grace).await {
+        if let Err(error) = prober::hook(&context.cri, handler, &target, grace).await {
             tracing::info!(container = name, error, "preStop hook failed");
-            shared.events.pod(&job.pod, Some(name), true, "FailedPreStopHook", "PreStopHook failed");
+            context.events.pod(&job.pod, Some(name), true, "FailedPreStopHook", "PreStopHook failed");
         }
     }
     let left = grace.saturating_sub(began.elapsed());
     let left = if grace.is_zero() { Duration::ZERO } else { left.max(LEAST) };
-    of_cri(shared.cri.stop_container(id, left).await)
+    of_cri(context.cri.stop_container(id, left).await)
 }
 
 async fn probe(job: &Job, name: &str, id: &str, kind: crate::plan::ProbeKind) -> Outcome {
@@ -191,17 +191,17 @@ async fn probe(job: &Job, name: &str, id: &str, kind: crate::plan::ProbeKind) ->
         return Outcome::Done;
     };
     let target = Target { container, id, ip: job.ips.first().copied() };
-    let (success, output) = handlers::probe(&job.shared.cri, settings, &target).await;
+    let (success, output) = prober::probe(&job.context.cri, settings, &target).await;
     if !success {
         let message = format!("{} probe failed: {output}", kind.name());
-        job.shared.events.pod(&job.pod, Some(name), true, "Unhealthy", message);
+        job.context.events.pod(&job.pod, Some(name), true, "Unhealthy", message);
     }
     Outcome::Probed { success, output }
 }
 
 async fn clean_up(job: &Job) -> Outcome {
-    let logs = format!("{}/{}", job.shared.settings.log_root, names::log_folder(&job.pod));
-    if let Err(error) = job.shared.volumes.clean_up(&job.uid).await {
+    let logs = format!("{}/{}", job.context.settings.log_root, names::log_folder(&job.pod));
+    if let Err(error) = job.context.volumes.clean_up(&job.uid).await {
         return failed("CleanUp", error);
     }
     match tokio::fs::remove_dir_all(logs).await {
@@ -212,7 +212,7 @@ async fn clean_up(job: &Job) -> Outcome {
 
 async fn delete(job: &Job) -> Outcome {
     let (name, namespace, uid) = names::of(&job.pod);
-    let api: Api<Pod> = Api::namespaced(job.shared.client.clone(), &namespace);
+    let api: Api<Pod> = Api::namespaced(job.context.client.clone(), &namespace);
     let params = DeleteParams {
         grace_period_seconds: Some(0),
         preconditions: Some(Preconditions { uid: Some(uid), resource_version: None }),

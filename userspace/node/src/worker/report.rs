@@ -36,7 +36,7 @@ impl Worker {
         if self.shown.as_ref() != Some(&status) {
             let mut shown = (*self.pod).clone();
             shown.status = Some(status.clone());
-            self.shared.show_pod(&self.uid, Some(shown));
+            self.context.show_pod(&self.uid, Some(shown));
             self.shown = Some(status.clone());
         }
         let memory = &self.observed.memory;
@@ -51,7 +51,7 @@ impl Worker {
         }
         self.report_at = None;
         self.reporting = true;
-        let (client, pod) = (self.shared.client.clone(), self.pod.clone());
+        let (client, pod) = (self.context.client.clone(), self.pod.clone());
         self.tasks.spawn(async move {
             let result = send(client, &pod, &status).await;
             Done::Reported(Box::new(Reported { status, result }))

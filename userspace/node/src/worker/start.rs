@@ -8,8 +8,8 @@ use tokio_util::sync::CancellationToken;
 use super::perform::Job;
 use crate::cri::{self, api};
 use crate::env::{self, Objects};
-use crate::handlers::{self, Target};
 use crate::plan::{Outcome, specs};
+use crate::prober::{self, Target};
 use crate::volumes::payload;
 
 const SERVICES_PATIENCE: Duration = Duration::from_secs(5);
@@ -52,7 +52,7 @@ async fn run(
     sandbox: &str,
     cancel: &CancellationToken,
 ) -> Result<(), Failed> {
-    let shared = &job.shared;
+    let context = &job.context;
     let name = container.name.as_str();
     let image = tokio::select! {
         image = ensure_image(job, container) => image?,
@@ -64,21 +64,21 @@ async fn run(
             .map_err(|problem| Failed::new("CreateContainerConfigError", problem))
     });
     let config = config.inspect_err(|failed| {
-        shared.events.pod(&job.pod, Some(name), true, "Failed", format!("Error: {}", failed.message));
+        context.events.pod(&job.pod, Some(name), true, "Failed", format!("Error: {}", failed.message));
     })?;
-    let sandbox_config = cri::sandbox::config(&job.pod, job.sandbox_attempt, &shared.settings);
-    let created = shared.cri.create_container(sandbox, config, sandbox_config).await;
+    let sandbox_config = cri::sandbox::config(&job.pod, job.sandbox_attempt, &context.settings);
+    let created = context.cri.create_container(sandbox, config, sandbox_config).await;
     let id = created.map_err(|error| {
-        shared.events.pod(&job.pod, Some(name), true, "Failed", format!("Error: {error}"));
+        context.events.pod(&job.pod, Some(name), true, "Failed", format!("Error: {error}"));
         Failed::new("CreateContainerError", error)
     })?;
-    shared.own(&id, &job.uid);
-    shared.events.pod(&job.pod, Some(name), false, "Created", "Container created");
-    if let Err(error) = shared.cri.start_container(&id).await {
-        shared.events.pod(&job.pod, Some(name), true, "Failed", format!("Error: {error}"));
+    context.own(&id, &job.uid);
+    context.events.pod(&job.pod, Some(name), false, "Created", "Container created");
+    if let Err(error) = context.cri.start_container(&id).await {
+        context.events.pod(&job.pod, Some(name), true, "Failed", format!("Error: {error}"));
         return Err(Failed::new("RunContainerError", error));
     }
-    shared.events.pod(&job.pod, Some(name), false, "Started", "Container started");
+    context.events.pod(&job.pod, Some(name), false, "Started", "Container started");
     post_start(job, container, &id, cancel).await
 }
 
@@ -94,11 +94,11 @@ async fn post_start(
     };
     let target = Target { container, id, ip: job.ips.first().copied() };
     let result = tokio::select! {
-        result = handlers::hook(&job.shared.cri, handler, &target, FOREVER) => result,
+        result = prober::hook(&job.context.cri, handler, &target, FOREVER) => result,
         () = cancel.cancelled() => return Ok(()),
     };
     let Err(message) = result else { return Ok(()) };
-    job.shared.events.pod(
+    job.context.events.pod(
         &job.pod,
         Some(&container.name),
         true,
@@ -113,11 +113,11 @@ async fn post_start(
 
 /// The image's description in the runtime, pulled if the policy says so.
 async fn ensure_image(job: &Job, container: &Container) -> Result<api::Image, Failed> {
-    let shared = &job.shared;
+    let context = &job.context;
     let image = container.image.clone().unwrap_or_default();
     let name = container.name.as_str();
     let note =
-        |warning, reason, message: String| shared.events.pod(&job.pod, Some(name), warning, reason, message);
+        |warning, reason, message: String| context.events.pod(&job.pod, Some(name), warning, reason, message);
     let policy = container.image_pull_policy.clone().unwrap_or_else(|| default_policy(&image).to_owned());
     if !plausible(&image) {
         let message = format!(
@@ -127,7 +127,7 @@ async fn ensure_image(job: &Job, container: &Container) -> Result<api::Image, Fa
         note(true, "Failed", "Error: InvalidImageName".to_owned());
         return Err(Failed { reason: "InvalidImageName", message, image: Some(image) });
     }
-    let present = shared.cri.image(&image).await.map_err(|error| Failed {
+    let present = context.cri.image(&image).await.map_err(|error| Failed {
         reason: "ImageInspectError",
         message: format!("Failed to inspect image \"{image}\": {error}"),
         image: Some(image.clone()),
@@ -152,13 +152,13 @@ async fn ensure_image(job: &Job, container: &Container) -> Result<api::Image, Fa
 }
 
 async fn pull(job: &Job, name: &str, image: &str) -> Result<api::Image, Failed> {
-    let shared = &job.shared;
+    let context = &job.context;
     let note =
-        |warning, reason, message: String| shared.events.pod(&job.pod, Some(name), warning, reason, message);
+        |warning, reason, message: String| context.events.pod(&job.pod, Some(name), warning, reason, message);
     note(false, "Pulling", format!("Pulling image \"{image}\""));
     let began = Instant::now();
-    let auth = crate::images::credentials(job, image).await;
-    let pulled = shared.cri.pull(image, auth).await;
+    let auth = crate::images::credentials(&context.client, &job.pod, image).await;
+    let pulled = context.cri.pull(image, auth).await;
     let failed = |message: String| {
         note(true, "Failed", format!("Failed to pull image \"{image}\": {message}"));
         note(true, "Failed", "Error: ErrImagePull".to_owned());
@@ -167,7 +167,7 @@ async fn pull(job: &Job, name: &str, image: &str) -> Result<api::Image, Failed> 
         Failed { reason: "ErrImagePull", message, image: Some(image.to_owned()) }
     };
     pulled.map_err(|error| failed(error.to_string()))?;
-    let found = shared.cri.image(image).await.map_err(|error| failed(error.to_string()))?;
+    let found = context.cri.image(image).await.map_err(|error| failed(error.to_string()))?;
     let found = found.ok_or_else(|| failed("the image vanished after its pull".to_owned()))?;
     let took = began.elapsed();
     note(
@@ -220,29 +220,29 @@ async fn prepare(
     attempt: u32,
     image: api::Image,
 ) -> Result<cri::container::Prepared, Failed> {
-    let shared = &job.shared;
+    let context = &job.context;
     let config_error = |error: &dyn std::fmt::Display| Failed::new("CreateContainerConfigError", error);
     let keys = payload::env_references(&job.pod, container);
     let objects: Objects = if keys.is_empty() {
         Objects::default()
     } else {
-        shared.volumes.fetch(&keys).await.map_err(|e| config_error(&e))?
+        context.volumes.fetch(&keys).await.map_err(|e| config_error(&e))?
     };
     // An agent that has just begun gives the list of services a moment; without an API server it goes on.
-    let mut synced = shared.services.synced();
+    let mut synced = context.services.synced();
     let _ = tokio::time::timeout(SERVICES_PATIENCE, synced.wait_for(|synced| *synced)).await;
-    let services = shared.services.variables(&job.pod);
+    let services = context.services.variables(&job.pod);
     let ips: Vec<String> = if job.ips.is_empty() {
-        shared.node_view.ips.clone()
+        context.node_view.ips.clone()
     } else {
         job.ips.iter().map(ToString::to_string).collect()
     };
-    let context = crate::downward::Context::new(&job.pod, &shared.node_view.ips, &ips, shared.allocatable);
-    let env = env::resolve(container, &context, &objects, &services).map_err(|e| config_error(&e))?;
+    let facts = crate::downward::PodFacts::new(&job.pod, &context.node_view.ips, &ips, context.allocatable);
+    let env = env::resolve(container, &facts, &objects, &services).map_err(|e| config_error(&e))?;
     let hostname = cri::sandbox::hostname(&job.pod);
-    let volumes = &shared.volumes;
+    let volumes = &context.volumes;
     let mut mounts = volumes.mounts(&job.pod, container, &env).map_err(|e| config_error(&e))?;
-    let domain = &shared.settings.cluster_domain;
+    let domain = &context.settings.cluster_domain;
     let hosts = volumes.hosts_mount(&job.pod, container, &hostname, &ips, domain);
     mounts.extend(hosts.map_err(|e| config_error(&e))?);
     let message = volumes.termination_mount(&job.pod, container, attempt);
@@ -258,7 +258,7 @@ async fn prepare(
         env,
         mounts,
         message_file: message_file.display().to_string(),
-        node_memory: shared.allocatable.memory,
+        node_memory: context.allocatable.memory,
         target: target.and_then(|name| job.container_ids.get(&name).cloned()),
     })
 }

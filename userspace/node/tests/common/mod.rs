@@ -9,7 +9,8 @@ use anyhow::Result;
 use api::FakeApi;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use serde_json::{Value, json};
-use skep_node::{AgentConfig, ServingTls};
+use skep_network::Informers;
+use skep_node::{AgentConfig, Inputs, ServingTls};
 use skep_tests::containerd::{Containerd, unmount_below};
 use skep_tests::image::{Image, build, pause};
 use tempfile::TempDir;
@@ -113,8 +114,16 @@ impl TestNode {
         config.lease_interval = Duration::from_secs(2);
         let stop = CancellationToken::new();
         let own = stop.clone();
+        let mut informers = Informers::default();
+        informers.pods.restrict(format!("spec.nodeName={NODE}"));
+        let inputs = Inputs {
+            pods: informers.pods.subscribe(),
+            services: informers.services.subscribe(),
+            network: None,
+        };
+        tokio::spawn(informers.run(self.api.client(), stop.clone()));
         let task = tokio::spawn(async move {
-            if let Err(error) = skep_node::run(config, own).await {
+            if let Err(error) = skep_node::run(config, inputs, own).await {
                 eprintln!("agent: {error}");
             }
         });

@@ -3,17 +3,17 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
 use ipnetwork::IpNetwork;
+use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
 use skep_datapath::{Options, XdpMode};
-use skep_node::network::NetworkConfig;
-use skep_node::network::kernel::KernelNetwork;
-use skep_node::{AgentConfig, NetworkState, NodeNetwork, ServingTls};
+use skep_network::{Informers, KernelNetwork, NetworkConfig, NetworkState, Subscriptions};
+use skep_node::{AgentConfig, Inputs, ServingTls};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::duration;
@@ -152,14 +152,68 @@ async fn one_life(agent: &Agent, server: &str, identity: Identity, stop: &Cancel
         key: identity.serving.key,
         client_ca: identity.ca,
     };
-    let running = skep_node::run(config(agent, client, tls)?, this_life.clone());
+    let running = both(agent, client, tls, this_life.clone());
     tokio::pin!(running);
     tokio::select! {
-        ended = &mut running => return Ok(ended?),
+        ended = &mut running => return ended,
         () = tokio::time::sleep(due) => tracing::info!("certificates are renewed"),
     }
     this_life.cancel();
-    Ok(running.await?)
+    running.await
+}
+
+/// Runs pods and network over one set of informers until `stop`, or until one of them fails.
+async fn both(agent: &Agent, client: Client, tls: ServingTls, stop: CancellationToken) -> Result<()> {
+    let (state_in, state) = starting();
+    let mut informers = Informers::default();
+    let name = agent.node.clone();
+    let inputs = Inputs {
+        pods: informers.pods.subscribe_to(move |pod| node_of(pod) == Some(name.as_str())),
+        services: informers.services.subscribe(),
+        network: Some(state),
+    };
+    let config = config(agent, client.clone(), tls)?;
+    let network = spawn_network(agent, informers, client, state_in, stop.clone())?;
+    let node = async { skep_node::run(config, inputs, stop).await.map_err(anyhow::Error::from) };
+    tokio::try_join!(node, first_failure(network)).map(drop)
+}
+
+fn node_of(pod: &Pod) -> Option<&str> {
+    pod.spec.as_ref()?.node_name.as_deref()
+}
+
+fn starting() -> (watch::Sender<NetworkState>, watch::Receiver<NetworkState>) {
+    watch::channel(NetworkState::NotReady("the network is starting".to_owned()))
+}
+
+/// The network and the informers, each as a task that runs until `stop`.
+fn spawn_network(
+    agent: &Agent,
+    mut informers: Informers,
+    client: Client,
+    state: watch::Sender<NetworkState>,
+    stop: CancellationToken,
+) -> Result<JoinSet<Result<()>>> {
+    let subscriptions = Subscriptions::new(&mut informers);
+    let network = network(agent)?.run(client.clone(), subscriptions, state, stop.clone());
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move { network.await.context("network") });
+    tasks.spawn(async move {
+        informers.run(client, stop).await;
+        Ok(())
+    });
+    Ok(tasks)
+}
+
+/// Waits for all tasks, or for the first error. A task that panics does not end the others.
+async fn first_failure(mut tasks: JoinSet<Result<()>>) -> Result<()> {
+    while let Some(ended) = tasks.join_next().await {
+        match ended {
+            Ok(result) => result?,
+            Err(error) => tracing::error!(%error, "a task of the agent panicked"),
+        }
+    }
+    Ok(())
 }
 
 fn config(agent: &Agent, client: Client, tls: ServingTls) -> Result<AgentConfig> {
@@ -175,7 +229,6 @@ fn config(agent: &Agent, client: Client, tls: ServingTls) -> Result<AgentConfig>
     config.cluster_domain.clone_from(&agent.cluster_domain);
     config.lease_interval = agent.lease_interval;
     config.max_pods = agent.max_pods;
-    config.network = Some(Arc::new(network(agent)?));
     Ok(config)
 }
 
@@ -202,15 +255,15 @@ fn network(agent: &Agent) -> Result<KernelNetwork> {
 }
 
 async fn network_only(agent: &Agent, client: Client, stop: CancellationToken) -> Result<()> {
-    let (sender, mut state) = watch::channel(NetworkState::NotReady("the network is starting".to_owned()));
-    let told = tokio::spawn(async move {
+    let (state_in, mut state) = starting();
+    let log = tokio::spawn(async move {
         while state.changed().await.is_ok() {
-            tracing::info!(state = ?*state.borrow_and_update(), "network");
+            tracing::info!(state = ?*state.borrow_and_update(), "network state changed");
         }
     });
-    let ended = Arc::new(network(agent)?).run(agent.node.clone(), client, sender, stop).await;
-    told.abort();
-    ended.map_err(anyhow::Error::from_boxed).context("network")
+    let ended = first_failure(spawn_network(agent, Informers::default(), client, state_in, stop)?).await;
+    log.abort();
+    ended
 }
 
 /// Where cgroup v2 is mounted.

@@ -1,4 +1,6 @@
-//! What the CNI plugin asks for: addresses, interface, policy; all of it in force before the answer.
+//! The CNI plugin's calls: addresses, interface and policy of a sandbox, all in force before the answer.
+//!
+//! In: [`Call`]s with their answer channels. Out: allocations, interfaces, the planner's pods.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -11,25 +13,26 @@ use skep_netplan::ipam::Ipam;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::super::allocations::{Allocation, host_ifname, key};
-use super::super::bandwidth::Bandwidth;
-use super::super::dataplane::{Dataplane, Interface, Link};
-use super::{Engine, Waiting};
-use crate::config::NetworkState;
+use super::{Engine, WaitingAdd};
+use crate::NetworkState;
+use crate::allocations::{Allocation, host_ifname, key};
+use crate::bandwidth::Bandwidth;
+use crate::dataplane::{Dataplane, DataplaneError, Interface, Link};
 
-/// Asked for an interface.
+/// A request for an interface in a sandbox.
 #[derive(Clone, Debug)]
 pub struct Add {
     pub container_id: String,
     pub ifname: String,
     pub netns: PathBuf,
     pub owner: Owner,
-    /// 0: the node's.
+    /// In bytes; 0: the node's.
     pub mtu: u32,
-    /// Host side and addresses of the interface that another plugin made.
+    /// Host side and addresses, when another plugin made the interface.
     pub chained: Option<(String, Vec<IpAddr>)>,
 }
 
+/// The interface that a sandbox got.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Added {
     pub addrs: Vec<IpAddr>,
@@ -39,31 +42,33 @@ pub struct Added {
     pub mtu: u32,
 }
 
+/// What the runtime believes about a sandbox's interface.
 #[derive(Clone, Debug)]
 pub struct Check {
+    /// See [`key`].
     pub key: String,
     pub netns: PathBuf,
     pub addrs: Vec<IpAddr>,
 }
 
+/// A call of the plugin, with the channel for its answer.
 pub enum Call {
-    Add(Add, oneshot::Sender<Result<Added, Refused>>),
-    /// By [`key`].
+    Add(Add, oneshot::Sender<Result<Added, CallError>>),
     Del {
         container_id: String,
         ifname: String,
-        answer: oneshot::Sender<Result<(), Refused>>,
+        answer: oneshot::Sender<Result<(), CallError>>,
     },
-    Check(Check, oneshot::Sender<Result<(), Refused>>),
-    /// Keys of what stays.
-    Gc(BTreeSet<String>, oneshot::Sender<Result<(), Refused>>),
-    Status(oneshot::Sender<Result<(), Refused>>),
+    Check(Check, oneshot::Sender<Result<(), CallError>>),
+    /// The keys of all interfaces that still exist; the others are deleted.
+    Gc(BTreeSet<String>, oneshot::Sender<Result<(), CallError>>),
+    Status(oneshot::Sender<Result<(), CallError>>),
 }
 
-/// Why not; the words are for people.
+/// Why a call failed, with a message for people.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
-    /// Worth another try.
+pub enum CallError {
+    /// The runtime may try again.
     #[error("{0}")]
     NotYet(String),
     #[error("{0}")]
@@ -74,11 +79,25 @@ pub enum Refused {
     Failed(String),
 }
 
+#[derive(Debug, thiserror::Error)]
+enum ConnectError {
+    #[error(transparent)]
+    Dataplane(#[from] DataplaneError),
+    #[error("all slots for pods of this node are taken")]
+    NoFreeSlot,
+}
+
+impl From<DataplaneError> for CallError {
+    fn from(error: DataplaneError) -> Self {
+        CallError::Failed(error.to_string())
+    }
+}
+
 impl<D: Dataplane> Engine<D> {
     pub(super) async fn call(&mut self, call: Call) {
-        // A caller that has gone away needs no answer.
+        // Sending an answer fails only when the caller is gone.
         match call {
-            Call::Add(add, answer) => self.admit(add, answer),
+            Call::Add(add, answer) => self.queue_add(add, answer),
             Call::Del { container_id, ifname, answer } => {
                 let _ = answer.send(self.del(&container_id, &ifname).await);
             }
@@ -86,62 +105,62 @@ impl<D: Dataplane> Engine<D> {
             Call::Gc(valid, answer) => drop(answer.send(self.gc(&valid).await)),
             Call::Status(answer) => drop(answer.send(match self.state() {
                 NetworkState::Ready => Ok(()),
-                NetworkState::NotReady(why) => Err(Refused::NotYet(why)),
+                NetworkState::NotReady(why) => Err(CallError::NotYet(why)),
             })),
         }
     }
 
-    fn admit(&mut self, add: Add, answer: oneshot::Sender<Result<Added, Refused>>) {
+    fn queue_add(&mut self, add: Add, answer: oneshot::Sender<Result<Added, CallError>>) {
         if add.owner.name.is_empty() || add.owner.namespace.is_empty() {
-            let why = "CNI_ARGS name no pod (K8S_POD_NAMESPACE, K8S_POD_NAME)".to_owned();
-            let _ = answer.send(Err(Refused::Invalid(why)));
+            let message = "CNI_ARGS do not name the pod (K8S_POD_NAMESPACE, K8S_POD_NAME)".to_owned();
+            let _ = answer.send(Err(CallError::Invalid(message)));
             return;
         }
-        let until = Instant::now() + self.config.patience;
-        self.waiting.push(Waiting { add, answer, until });
+        let deadline = Instant::now() + self.config.pod_timeout;
+        self.waiting.push(WaitingAdd { add, answer, deadline });
     }
 
-    /// Serves every ADD whose pod is known by now, and sends those away that have waited enough.
+    /// Serves every ADD whose pod is known by now, and refuses those whose deadline has passed.
     pub(super) async fn serve_waiting(&mut self) {
         let now = Instant::now();
-        for Waiting { add, answer, until } in std::mem::take(&mut self.waiting) {
+        for WaitingAdd { add, answer, deadline } in std::mem::take(&mut self.waiting) {
             if answer.is_closed() {
                 continue;
             }
-            match self.unready(&add) {
+            match self.missing(&add) {
                 None => drop(answer.send(self.add(&add).await)),
-                Some(why) if until <= now => drop(answer.send(Err(Refused::NotYet(why)))),
-                Some(_) => self.waiting.push(Waiting { add, answer, until }),
+                Some(missing) if deadline <= now => drop(answer.send(Err(CallError::NotYet(missing)))),
+                Some(_) => self.waiting.push(WaitingAdd { add, answer, deadline }),
             }
         }
     }
 
-    /// What an ADD still waits for.
-    fn unready(&self, add: &Add) -> Option<String> {
+    /// What an ADD still waits for, in words for people.
+    fn missing(&self, add: &Add) -> Option<String> {
         if !self.planner.is_synced() {
-            return Some("the API server has not been listed yet".to_owned());
+            return Some("the first lists from the API server are not complete".to_owned());
         }
         let key = add.owner.key();
         let known = self.planner.index.pod(&key);
-        let same = known.is_some_and(|pod| add.owner.uid.is_empty() || *pod.uid == *add.owner.uid);
-        if !same {
+        let is_same = known.is_some_and(|pod| add.owner.uid.is_empty() || *pod.uid == *add.owner.uid);
+        if !is_same {
             return Some(format!("pod {key} (uid {:?}) is not known from the API server", add.owner.uid));
         }
-        let addressed = add.chained.is_some() || !self.pod_cidrs().is_empty();
-        (!addressed).then(|| "the node has no podCIDR yet".to_owned())
+        let has_addresses = add.chained.is_some() || !self.pod_cidrs().is_empty();
+        (!has_addresses).then(|| "the node has no podCIDR yet".to_owned())
     }
 
-    async fn add(&mut self, add: &Add) -> Result<Added, Refused> {
+    async fn add(&mut self, add: &Add) -> Result<Added, CallError> {
         let key = key(&add.container_id, &add.ifname);
         let known = self.allocations.get(&key).is_some();
         let allocation = self.allocate(add)?;
         let result = self.connect(&key, &allocation).await;
         if result.is_err() && !known {
-            // As if never asked; the first error is the one to tell.
+            // Roll back a new allocation. The first error is the one that the runtime needs.
             let _ = self.del(&add.container_id, &add.ifname).await;
         }
-        let interface = result.map_err(Refused::Failed)?;
-        tracing::info!(pod = %add.owner.key(), addrs = ?allocation.addrs, sandbox = add.container_id, "pod has its network");
+        let interface = result.map_err(|error| CallError::Failed(error.to_string()))?;
+        tracing::info!(pod = %add.owner.key(), addrs = ?allocation.addrs, sandbox = add.container_id, "pod connected");
         Ok(Added {
             addrs: allocation.addrs,
             mac: interface.mac,
@@ -151,19 +170,19 @@ impl<D: Dataplane> Engine<D> {
         })
     }
 
-    /// The same addresses as before if the sandbox has asked before.
-    fn allocate(&mut self, add: &Add) -> Result<Allocation, Refused> {
+    /// A sandbox that was added before keeps its addresses.
+    fn allocate(&mut self, add: &Add) -> Result<Allocation, CallError> {
         if let Some(known) = self.allocations.get(&key(&add.container_id, &add.ifname)) {
             return Ok(known.clone());
         }
-        let facts = self.planner.index.pod(&add.owner.key());
-        let bandwidth = facts.map(Bandwidth::of).transpose();
-        let bandwidth = bandwidth.map_err(|error| Refused::Invalid(error.to_string()))?.unwrap_or_default();
+        let pod = self.planner.index.pod(&add.owner.key());
+        let bandwidth = pod.map(Bandwidth::of).transpose();
+        let bandwidth = bandwidth.map_err(|error| CallError::Invalid(error.to_string()))?.unwrap_or_default();
         let (host_ifname, addrs) = match &add.chained {
             Some((host_ifname, addrs)) => (host_ifname.clone(), addrs.clone()),
             None => {
-                let ipam = self.ipam().map_err(|error| Refused::NotYet(error.to_string()))?;
-                let addrs = ipam.allocate().map_err(|error| Refused::NotYet(error.to_string()))?;
+                let ipam = self.ipam().map_err(|error| CallError::NotYet(error.to_string()))?;
+                let addrs = ipam.allocate().map_err(|error| CallError::NotYet(error.to_string()))?;
                 (host_ifname(&add.container_id, &add.ifname), addrs)
             }
         };
@@ -183,24 +202,29 @@ impl<D: Dataplane> Engine<D> {
         };
         if let Err(error) = self.allocations.put(allocation.clone()) {
             self.release(&allocation);
-            return Err(Refused::Failed(error.to_string()));
+            return Err(CallError::Failed(error.to_string()));
         }
         Ok(allocation)
     }
 
-    /// Interface, then policy and place in the maps, then the programs.
-    async fn connect(&mut self, key: &str, allocation: &Allocation) -> Result<Interface, String> {
+    /// Makes the interface, then writes the pod and its policy to the maps, then attaches the programs.
+    async fn connect(&mut self, key: &str, allocation: &Allocation) -> Result<Interface, ConnectError> {
         let interface = self.dataplane.add_pod(&allocation.link()).await?;
-        self.place(key, allocation, interface)?;
+        self.plan_pod(key, allocation, interface)?;
         self.write().await?;
         self.dataplane.attach_pod(interface.ifindex)?;
         Ok(interface)
     }
 
-    /// Tells the planner of the interface; a sandbox that it knows keeps its slot.
-    fn place(&mut self, key: &str, allocation: &Allocation, interface: Interface) -> Result<(), String> {
+    /// Gives the interface to the planner; a sandbox that the planner knows keeps its slot.
+    fn plan_pod(
+        &mut self,
+        key: &str,
+        allocation: &Allocation,
+        interface: Interface,
+    ) -> Result<(), ConnectError> {
         let slot = self.planner.attached(key).map(|pod| pod.slot).or_else(|| self.planner.free_slot());
-        let slot = slot.ok_or("all slots for pods of this node are taken")?;
+        let slot = slot.ok_or(ConnectError::NoFreeSlot)?;
         let Interface { ifindex, mac, host_mac } = interface;
         let Bandwidth { ingress: ingress_rate, egress: egress_rate } = allocation.bandwidth;
         let pod = Pod { ifindex, slot, mac, host_mac, reserved: 0, ingress_rate, egress_rate };
@@ -208,41 +232,41 @@ impl<D: Dataplane> Engine<D> {
         Ok(())
     }
 
-    async fn del(&mut self, container_id: &str, ifname: &str) -> Result<(), Refused> {
+    async fn del(&mut self, container_id: &str, ifname: &str) -> Result<(), CallError> {
         let key = key(container_id, ifname);
         let Some(allocation) = self.allocations.get(&key).cloned() else {
-            // An interface without allocation can only be a leftover.
-            let link = leftover(container_id, ifname);
-            return self.dataplane.delete_pod(&link).await.map_err(Refused::Failed);
+            // An earlier agent may have left an interface without an allocation.
+            let link = unallocated_link(container_id, ifname);
+            return Ok(self.dataplane.delete_pod(&link).await?);
         };
         self.planner.detach(&key);
-        // Should it fail, the planner takes the pod out of the maps with its next plan.
+        // After a failure the planner's next plan removes the pod from the maps.
         let _ = self.write().await;
-        self.dataplane.delete_pod(&allocation.link()).await.map_err(Refused::Failed)?;
-        self.allocations.remove(&key).map_err(|error| Refused::Failed(error.to_string()))?;
+        self.dataplane.delete_pod(&allocation.link()).await?;
+        self.allocations.remove(&key).map_err(|error| CallError::Failed(error.to_string()))?;
         self.release(&allocation);
         Ok(())
     }
 
-    async fn check(&mut self, check: Check) -> Result<(), Refused> {
+    async fn check(&mut self, check: Check) -> Result<(), CallError> {
         let Check { key, netns, addrs } = check;
         let Some(allocation) = self.allocations.get(&key) else {
-            return Err(Refused::Unknown(format!("sandbox {key} has no network of ours")));
+            return Err(CallError::Unknown(format!("sandbox {key} is not connected to this network")));
         };
         let differs = || format!("sandbox {key} has {:?}, the runtime says {addrs:?}", allocation.addrs);
-        let same = addrs.iter().collect::<BTreeSet<_>>() == allocation.addrs.iter().collect::<BTreeSet<_>>();
-        if !same {
-            return Err(Refused::Failed(differs()));
+        let known: BTreeSet<_> = allocation.addrs.iter().collect();
+        if addrs.iter().collect::<BTreeSet<_>>() != known {
+            return Err(CallError::Failed(differs()));
         }
         let link = Link { netns, ..allocation.link() };
-        let interface = self.dataplane.check_pod(&link).await.map_err(Refused::Failed)?;
+        let interface = self.dataplane.check_pod(&link).await?;
         match self.planner.attached(&key) {
             Some(pod) if pod.ifindex == interface.ifindex && pod.mac == interface.mac => Ok(()),
-            _ => Err(Refused::Failed(format!("sandbox {key}: its interface is not the one that was made"))),
+            _ => Err(CallError::Failed(format!("sandbox {key}: its interface is not the one that ADD made"))),
         }
     }
 
-    async fn gc(&mut self, valid: &BTreeSet<String>) -> Result<(), Refused> {
+    async fn gc(&mut self, valid: &BTreeSet<String>) -> Result<(), CallError> {
         let gone = self.allocations.iter().filter(|allocation| !valid.contains(&allocation.key()));
         let gone: Vec<(String, String)> = gone.map(|a| (a.container_id.clone(), a.ifname.clone())).collect();
         let mut errors = Vec::new();
@@ -251,7 +275,7 @@ impl<D: Dataplane> Engine<D> {
                 errors.push(format!("{container_id}/{ifname}: {error}"));
             }
         }
-        if errors.is_empty() { Ok(()) } else { Err(Refused::Failed(errors.join("; "))) }
+        if errors.is_empty() { Ok(()) } else { Err(CallError::Failed(errors.join("; "))) }
     }
 
     pub(super) fn pod_cidrs(&self) -> Vec<IpNetwork> {
@@ -261,7 +285,7 @@ impl<D: Dataplane> Engine<D> {
         }
     }
 
-    /// Addresses of the networks as they are now, less those that sandboxes have.
+    /// The free addresses of the current networks.
     fn ipam(&mut self) -> Result<&mut Ipam, skep_netplan::ipam::IpamError> {
         let networks = self.pod_cidrs();
         if self.ipam.as_ref().is_none_or(|ipam| ipam.networks() != networks) {
@@ -278,8 +302,9 @@ impl<D: Dataplane> Engine<D> {
         }
     }
 
-    /// Pods that an earlier agent connected: by the maps where those live on, else by their interfaces.
-    pub(in super::super) async fn restore(&mut self) {
+    /// Takes over the pods that an earlier agent connected: from the maps where they are pinned, otherwise from their
+    /// interfaces.
+    pub(super) async fn restore(&mut self) {
         let all: Vec<Allocation> = self.allocations.iter().cloned().collect();
         let (pinned, other): (Vec<_>, Vec<_>) = all.into_iter().partition(|allocation| {
             let pods = &self.planner.kernel().pods;
@@ -292,27 +317,21 @@ impl<D: Dataplane> Engine<D> {
             }
         }
         for allocation in other {
-            let key = allocation.key();
-            let taken_over = match self.dataplane.add_pod(&allocation.link()).await {
-                Ok(interface) => self
-                    .dataplane
-                    .attach_pod(interface.ifindex)
-                    .and_then(|()| self.place(&key, &allocation, interface)),
-                Err(reason) => Err(reason),
-            };
-            if let Err(reason) = taken_over {
-                // Its address stays taken until the runtime says DEL.
-                tracing::warn!(
-                    sandbox = key,
-                    reason,
-                    "a sandbox of an earlier agent could not be taken over"
-                );
+            if let Err(error) = self.take_over(&allocation).await {
+                // The address stays allocated until the runtime calls DEL.
+                tracing::warn!(sandbox = allocation.key(), %error, "take over sandbox failed");
             }
         }
     }
+
+    async fn take_over(&mut self, allocation: &Allocation) -> Result<(), ConnectError> {
+        let interface = self.dataplane.add_pod(&allocation.link()).await?;
+        self.dataplane.attach_pod(interface.ifindex)?;
+        self.plan_pod(&allocation.key(), allocation, interface)
+    }
 }
 
-fn leftover(container_id: &str, ifname: &str) -> Link {
+fn unallocated_link(container_id: &str, ifname: &str) -> Link {
     Link {
         netns: PathBuf::new(),
         ifname: ifname.to_owned(),

@@ -1,8 +1,8 @@
-//! Which sandbox has which addresses, on disk: an agent that starts again gives no address twice.
+//! Which sandbox has which addresses, on disk, so that the next agent allocates no address twice.
 //!
-//! A file and not the pinned maps: it also holds addresses that are given but not yet in a map, the sandbox's id that
-//! DEL will name, and it survives a change of the maps' layout. It is replaced as a whole and synced before the
-//! runtime hears of an address.
+//! In and out: `allocations.json`. The pinned maps cannot replace it: the file also holds addresses that are allocated
+//! but not yet in a map, and the sandbox id that DEL will name; and it survives a change of the maps' layout. It is
+//! replaced as a whole, and synced before the runtime receives an address.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,14 +14,14 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use skep_netplan::Owner;
 
-use super::bandwidth::Bandwidth;
-use super::dataplane::Link;
+use crate::bandwidth::Bandwidth;
+use crate::dataplane::Link;
 
 #[derive(Debug, thiserror::Error)]
 pub enum AllocationError {
     #[error("{operation} {path}: {source}")]
     Io { operation: &'static str, path: PathBuf, source: io::Error },
-    #[error("{path} is damaged: {source}; move it away if no pod of this node runs any more")]
+    #[error("{path} is damaged: {source}; move it away if this node runs no pods")]
     Damaged { path: PathBuf, source: serde_json::Error },
 }
 
@@ -38,9 +38,9 @@ pub struct Allocation {
     pub uid: String,
     pub addrs: Vec<IpAddr>,
     pub mtu: u32,
-    /// Its addresses are another plugin's.
+    /// Another plugin made the interface and allocated its addresses.
     pub chained: bool,
-    /// As it was when the sandbox was made.
+    /// From the pod's annotations when the sandbox was made.
     #[serde(default)]
     pub bandwidth: Bandwidth,
 }
@@ -66,17 +66,19 @@ impl Allocation {
     }
 }
 
+/// Identifies an interface of a sandbox.
 pub fn key(container_id: &str, ifname: &str) -> String {
     format!("{container_id}/{ifname}")
 }
 
-/// The host side's name: the same whenever the sandbox asks, within the kernel's 15 bytes.
+/// The host side's name: the same for every call of the sandbox, within the kernel's 15 bytes.
 pub fn host_ifname(container_id: &str, ifname: &str) -> String {
     let digest = Sha256::digest(key(container_id, ifname));
     let hex: String = digest.iter().take(5).map(|byte| format!("{byte:02x}")).collect();
     format!("skep{hex}")
 }
 
+/// All allocations of the node, by [`key`].
 #[derive(Debug)]
 pub struct Allocations {
     path: PathBuf,
@@ -84,10 +86,10 @@ pub struct Allocations {
 }
 
 impl Allocations {
-    /// No file yet means no allocation yet.
+    /// A missing file holds no allocations.
     pub fn load(folder: &Path) -> Result<Self, AllocationError> {
         let path = folder.join("allocations.json");
-        fs::create_dir_all(folder).map_err(failed("make", folder))?;
+        fs::create_dir_all(folder).map_err(failed("create", folder))?;
         let entries: Vec<Allocation> = match fs::read(&path) {
             Ok(bytes) => serde_json::from_slice(&bytes)
                 .map_err(|source| AllocationError::Damaged { path: path.clone(), source })?,
@@ -106,7 +108,7 @@ impl Allocations {
         self.entries.values()
     }
 
-    /// On disk when it returns; after an error it is as if never put.
+    /// On disk when it returns; an error leaves memory and file as before.
     pub fn put(&mut self, allocation: Allocation) -> Result<(), AllocationError> {
         let key = allocation.key();
         let before = self.entries.insert(key.clone(), allocation);
@@ -116,6 +118,7 @@ impl Allocations {
         })
     }
 
+    /// The removed allocation; an error leaves memory and file as before.
     pub fn remove(&mut self, key: &str) -> Result<Option<Allocation>, AllocationError> {
         let Some(before) = self.entries.remove(key) else { return Ok(None) };
         match self.save() {
@@ -136,7 +139,7 @@ impl Allocations {
         let mut file = fs::File::create(&fresh).map_err(failed("create", &fresh))?;
         file.write_all(&bytes).and_then(|()| file.sync_all()).map_err(failed("write", &fresh))?;
         fs::rename(&fresh, path).map_err(failed("replace", path))?;
-        // The rename itself lasts only once the folder is on disk.
+        // The rename is durable only when the folder is synced.
         let folder = path.parent().unwrap_or(Path::new("/"));
         fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed("sync", folder))
     }

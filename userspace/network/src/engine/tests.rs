@@ -1,4 +1,4 @@
-//! The engine over a datapath that is only values; the plugin in front of it where the whole way matters.
+//! The engine over a datapath of values; with the plugin in front where the call itself is tested.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -11,10 +11,10 @@ use skep_abi::{Addr, verdicts_index};
 use skep_netplan::{Observed, Owner, Write};
 use tokio::task::JoinHandle;
 
-use super::super::dataplane::{Interface, Link};
 use super::*;
+use crate::dataplane::{Interface, Link};
 
-/// Shared with the test, like the kernel: it outlives the engine.
+/// Outlives the engine, like the kernel.
 #[derive(Clone, Default)]
 struct Fake(Arc<Mutex<Kernel>>);
 
@@ -28,21 +28,21 @@ struct Kernel {
     /// Fail this many times, after one write each.
     failures: usize,
     refuse_link: bool,
-    tidied: usize,
+    expiries: usize,
 }
 
 #[async_trait]
 impl Dataplane for Fake {
-    fn observed(&self) -> Result<Observed, String> {
+    fn observed(&self) -> Result<Observed, DataplaneError> {
         Ok(self.0.lock().unwrap().maps.clone())
     }
 
-    fn apply(&mut self, writes: &[Write]) -> Result<(), Failed> {
+    fn apply(&mut self, writes: &[Write]) -> Result<(), PartlyApplied> {
         let mut kernel = self.0.lock().unwrap();
         for (done, write) in writes.iter().enumerate() {
             if kernel.failures > 0 && done == 1 {
                 kernel.failures -= 1;
-                return Err(Failed { done, reason: "no space".into() });
+                return Err(PartlyApplied { done, error: DataplaneError::new("write", "no space") });
             }
             kernel.maps.apply(write);
             kernel.writes += 1;
@@ -50,36 +50,36 @@ impl Dataplane for Fake {
         Ok(())
     }
 
-    async fn add_pod(&mut self, link: &Link) -> Result<Interface, String> {
+    async fn add_pod(&mut self, link: &Link) -> Result<Interface, DataplaneError> {
         let mut kernel = self.0.lock().unwrap();
         if kernel.refuse_link {
-            return Err("no such namespace".into());
+            return Err(DataplaneError::new("add", "no such namespace"));
         }
         if !kernel.links.contains(&link.host_ifname) {
             kernel.links.push(link.host_ifname.clone());
         }
-        let place = kernel.links.iter().position(|name| *name == link.host_ifname).unwrap_or_default();
-        Ok(Interface { ifindex: place as u32 + 10, mac: [2; 6], host_mac: [4; 6] })
+        let position = kernel.links.iter().position(|name| *name == link.host_ifname).unwrap_or_default();
+        Ok(Interface { ifindex: position as u32 + 10, mac: [2; 6], host_mac: [4; 6] })
     }
 
-    fn attach_pod(&mut self, _: u32) -> Result<(), String> {
+    fn attach_pod(&mut self, _: u32) -> Result<(), DataplaneError> {
         let mut kernel = self.0.lock().unwrap();
         let maps = kernel.maps.clone();
         kernel.at_attach.push(maps);
         Ok(())
     }
 
-    async fn check_pod(&mut self, link: &Link) -> Result<Interface, String> {
+    async fn check_pod(&mut self, link: &Link) -> Result<Interface, DataplaneError> {
         self.add_pod(link).await
     }
 
-    async fn delete_pod(&mut self, link: &Link) -> Result<(), String> {
+    async fn delete_pod(&mut self, link: &Link) -> Result<(), DataplaneError> {
         self.0.lock().unwrap().links.retain(|name| *name != link.host_ifname);
         Ok(())
     }
 
-    async fn tidy(&mut self, _: &Observed, _: &[PathBuf]) -> Result<(), String> {
-        self.0.lock().unwrap().tidied += 1;
+    async fn expire_flows(&mut self, _: &Observed, _: &[PathBuf]) -> Result<(), DataplaneError> {
+        self.0.lock().unwrap().expiries += 1;
         Ok(())
     }
 }
@@ -93,13 +93,13 @@ struct Running {
 
 async fn start(folder: &Path, kernel: &Fake) -> Running {
     let mut config = NetworkConfig::new("node-a", folder.join("cni.sock"), folder.to_owned());
-    config.patience = Duration::from_millis(200);
+    config.pod_timeout = Duration::from_millis(200);
     let mut engine = Engine::open(config, kernel.clone()).await.unwrap();
     let (to, messages) = mpsc::channel(64);
-    let (told, state) = watch::channel(NetworkState::NotReady(String::new()));
+    let (sender, state) = watch::channel(NetworkState::NotReady(String::new()));
     let stop = CancellationToken::new();
     let stopped = stop.clone();
-    let task = tokio::spawn(async move { engine.run(messages, told, stopped).await });
+    let task = tokio::spawn(async move { engine.run(messages, sender, stopped).await });
     Running { to, state, stop, task }
 }
 
@@ -113,7 +113,7 @@ impl Running {
         let node: Node =
             object(json!({"metadata": {"name": "node-a"}, "spec": {"podCIDR": "10.244.0.0/24"}}));
         self.index(move |index| index.apply_node(&node)).await;
-        for _ in 0..feed::KINDS {
+        for _ in 0..KINDS {
             self.to.send(Message::Listed).await.ok().unwrap();
         }
         self.state.wait_for(|state| *state == NetworkState::Ready).await.unwrap();
@@ -132,19 +132,19 @@ impl Running {
         self.index(move |index| index.apply_pod(&pod)).await;
     }
 
-    async fn add(&self, container: &str, pod: &str) -> Result<Added, Refused> {
+    async fn add(&self, container: &str, pod: &str) -> Result<Added, CallError> {
         let owner = Owner { namespace: "default".into(), name: pod.into(), uid: format!("uid-{pod}") };
         let (container_id, ifname, netns) = (container.into(), "eth0".into(), "/run/netns/x".into());
         let add = Add { container_id, ifname, netns, owner, mtu: 0, chained: None };
-        self.ask(|answer| Call::Add(add, answer)).await
+        self.call(|answer| Call::Add(add, answer)).await
     }
 
-    async fn del(&self, container: &str) -> Result<(), Refused> {
+    async fn del(&self, container: &str) -> Result<(), CallError> {
         let (container_id, ifname) = (container.to_owned(), "eth0".to_owned());
-        self.ask(|answer| Call::Del { container_id, ifname, answer }).await
+        self.call(|answer| Call::Del { container_id, ifname, answer }).await
     }
 
-    async fn ask<T>(&self, call: impl FnOnce(oneshot::Sender<T>) -> Call) -> T {
+    async fn call<T>(&self, call: impl FnOnce(oneshot::Sender<T>) -> Call) -> T {
         let (send, receive) = oneshot::channel();
         self.to.send(Message::Cni(call(send))).await.ok().unwrap();
         receive.await.unwrap()
@@ -187,18 +187,18 @@ async fn policy_is_in_the_maps_before_add_is_answered() {
 }
 
 #[tokio::test]
-async fn add_waits_for_its_pod_and_no_longer_than_its_patience() {
+async fn add_waits_for_its_pod_and_no_longer_than_its_timeout() {
     let (folder, kernel) = (tempfile::tempdir().unwrap(), Fake::default());
     let mut running = start(folder.path(), &kernel).await;
     running.sync().await;
     let (waiting, ()) = tokio::join!(running.add("c1", "late"), running.pod("late"));
     assert_eq!(waiting.unwrap().addrs, [std::net::IpAddr::from([10, 244, 0, 2])]);
-    assert!(matches!(running.add("c2", "never").await, Err(Refused::NotYet(_))));
+    assert!(matches!(running.add("c2", "never").await, Err(CallError::NotYet(_))));
     assert_eq!(kernel.0.lock().unwrap().links.len(), 1);
 }
 
 #[tokio::test]
-async fn asking_twice_gives_the_same_addresses() {
+async fn a_second_add_gives_the_same_addresses() {
     let (folder, kernel) = (tempfile::tempdir().unwrap(), Fake::default());
     let mut running = start(folder.path(), &kernel).await;
     running.sync().await;
@@ -209,7 +209,7 @@ async fn asking_twice_gives_the_same_addresses() {
 }
 
 #[tokio::test]
-async fn del_takes_everything_away_and_may_come_again() {
+async fn del_removes_everything_and_may_be_repeated() {
     let (folder, kernel) = (tempfile::tempdir().unwrap(), Fake::default());
     let mut running = start(folder.path(), &kernel).await;
     running.sync().await;
@@ -231,7 +231,7 @@ async fn failed_add_leaves_nothing_behind() {
     running.sync().await;
     running.pod("web").await;
     kernel.0.lock().unwrap().refuse_link = true;
-    assert!(matches!(running.add("c1", "web").await, Err(Refused::Failed(_))));
+    assert!(matches!(running.add("c1", "web").await, Err(CallError::Failed(_))));
     assert_eq!(std::fs::read(folder.path().join("allocations.json")).unwrap(), b"[]");
     assert!(kernel.0.lock().unwrap().maps.pods.is_empty());
 }
@@ -274,7 +274,7 @@ async fn bandwidth_is_that_of_the_annotations_when_the_sandbox_was_made() {
     running.annotated_pod("web", limits("20M", "20M")).await;
     running.add("c1", "web").await.unwrap();
     running.end().await;
-    // As after a change of the maps' layout: the pod's interface is there, the maps are new.
+    // As after a change of the maps' layout: the interface exists, the maps are empty.
     kernel.0.lock().unwrap().maps = Observed::default();
     let mut running = start(folder.path(), &kernel).await;
     running.annotated_pod("web", limits("20M", "20M")).await;
@@ -289,9 +289,9 @@ async fn unreasonable_bandwidth_gets_no_sandbox() {
     let mut running = start(folder.path(), &kernel).await;
     running.sync().await;
     running.annotated_pod("web", json!({"kubernetes.io/ingress-bandwidth": "10"})).await;
-    let Err(Refused::Invalid(why)) = running.add("c1", "web").await else { panic!("was let in") };
+    let Err(CallError::Invalid(message)) = running.add("c1", "web").await else { panic!("ADD succeeded") };
     assert_eq!(
-        why,
+        message,
         "annotation kubernetes.io/ingress-bandwidth: \"10\" is not between 1k and 1P bits a second"
     );
     assert!(kernel.0.lock().unwrap().links.is_empty());
@@ -308,25 +308,25 @@ async fn nothing_changes_until_every_kind_is_listed() {
     assert_eq!(before.services.len(), 2, "a port, and the rest of the address");
 
     let mut running = start(folder.path(), &kernel).await;
-    for _ in 1..feed::KINDS {
+    for _ in 1..KINDS {
         running.to.send(Message::Listed).await.ok().unwrap();
     }
-    // An answer says that everything sent before it has been worked on.
-    assert!(running.ask(Call::Status).await.is_err());
+    // The engine answers after it has processed everything sent before.
+    assert!(running.call(Call::Status).await.is_err());
     assert_eq!(kernel.0.lock().unwrap().maps, before);
     running.sync().await;
     assert!(kernel.0.lock().unwrap().maps.services.is_empty());
 }
 
 #[tokio::test]
-async fn failed_write_is_told_and_made_good() {
+async fn failed_write_is_reported_and_repeated() {
     let (folder, kernel) = (tempfile::tempdir().unwrap(), Fake::default());
     kernel.0.lock().unwrap().failures = 1;
     let mut running = start(folder.path(), &kernel).await;
     running.index(|index| index.apply_service(&service("a"))).await;
     let node: Node = object(json!({"metadata": {"name": "node-a"}, "spec": {"podCIDR": "10.244.0.0/24"}}));
     running.index(move |index| index.apply_node(&node)).await;
-    for _ in 0..feed::KINDS {
+    for _ in 0..KINDS {
         running.to.send(Message::Listed).await.ok().unwrap();
     }
     let failed =
@@ -368,24 +368,24 @@ async fn plugin_and_agent_agree_over_the_socket() {
 }
 
 #[tokio::test]
-async fn flows_are_tidied_when_backends_of_datagrams_may_go_and_not_for_streams() {
+async fn flows_are_expired_when_backends_of_datagrams_may_go_and_not_for_streams() {
     let (folder, kernel) = (tempfile::tempdir().unwrap(), Fake::default());
     let mut running = start(folder.path(), &kernel).await;
     running.sync().await;
     running.index(|index| index.apply_service(&service("web"))).await;
-    // The answer comes behind the writes.
+    // The engine answers after the writes.
     running.del("none").await.unwrap();
-    assert_eq!(kernel.0.lock().unwrap().tidied, 0);
+    assert_eq!(kernel.0.lock().unwrap().expiries, 0);
     let mut names = service("names");
     let spec = names.spec.as_mut().unwrap();
     spec.cluster_ip = Some("10.96.0.2".into());
     spec.ports.as_mut().unwrap()[0].protocol = Some("UDP".into());
     running.index(move |index| index.apply_service(&names)).await;
     for _ in 0..500 {
-        if kernel.0.lock().unwrap().tidied > 0 {
+        if kernel.0.lock().unwrap().expiries > 0 {
             return running.end().await;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    panic!("the flows were not tidied");
+    panic!("the flows were not expired");
 }

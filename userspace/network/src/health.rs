@@ -1,7 +1,7 @@
-//! Health check node ports: an HTTP server for each, that says whether the Service has an endpoint on this node.
+//! Health check node ports: an HTTP server for each, which answers whether the Service has an endpoint on this node.
 //!
-//! In: [`Duties`], the network's state. Out: answers with the code, the headers and the body of kube-proxy's, whatever
-//! the path, so that load balancers made for it need not know the difference.
+//! In: [`Published`], the network's state. Out: answers with kube-proxy's code, headers and body on every path, for load
+//! balancers that expect kube-proxy.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -15,18 +15,18 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
-use super::duties::Duties;
-use crate::config::NetworkState;
+use crate::NetworkState;
+use crate::published::Published;
 
 const WEIGHT: HeaderName = HeaderName::from_static("x-load-balancing-endpoint-weight");
-/// Before a port that could not be had is tried again.
-pub(super) const RETRY: Duration = Duration::from_secs(5);
+/// How long after a failure the port is tried again.
+pub(crate) const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Runs until the engine has ended.
-pub(super) async fn run(mut duties: watch::Receiver<Duties>, state: watch::Receiver<NetworkState>) {
+pub(crate) async fn run(mut published: watch::Receiver<Published>, state: watch::Receiver<NetworkState>) {
     let mut servers: BTreeMap<u16, Server> = BTreeMap::new();
     loop {
-        let wanted: BTreeSet<u16> = duties.borrow_and_update().health.keys().copied().collect();
+        let wanted: BTreeSet<u16> = published.borrow_and_update().health.keys().copied().collect();
         servers.retain(|port, _| wanted.contains(port));
         let mut failed = false;
         for port in wanted {
@@ -35,22 +35,22 @@ pub(super) async fn run(mut duties: watch::Receiver<Duties>, state: watch::Recei
             }
             match listen(port).await {
                 Ok(listener) => {
-                    drop(servers.insert(port, serve(listener, port, duties.clone(), state.clone())))
+                    drop(servers.insert(port, serve(listener, port, published.clone(), state.clone())))
                 }
                 Err(error) => {
-                    tracing::warn!(port, %error, "listen for health checks");
+                    tracing::warn!(port, %error, "listen for health checks failed");
                     failed = true;
                 }
             }
         }
         tokio::select! {
-            changed = duties.changed() => if changed.is_err() { return },
-            () = tokio::time::sleep(RETRY), if failed => {}
+            changed = published.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(RETRY_INTERVAL), if failed => {}
         }
     }
 }
 
-/// Ends with its drop.
+/// Stops serving when dropped.
 struct Server(AbortHandle);
 
 impl Drop for Server {
@@ -59,8 +59,8 @@ impl Drop for Server {
     }
 }
 
-/// On every address of the node, of both families where the kernel has both.
-pub(super) async fn listen(port: u16) -> std::io::Result<TcpListener> {
+/// Listens on every address of the node, of both families where the kernel has both.
+pub(crate) async fn listen(port: u16) -> std::io::Result<TcpListener> {
     match TcpListener::bind((IpAddr::from(Ipv6Addr::UNSPECIFIED), port)).await {
         Err(error) if error.kind() != std::io::ErrorKind::AddrInUse => {
             TcpListener::bind((IpAddr::from(Ipv4Addr::UNSPECIFIED), port)).await
@@ -72,17 +72,17 @@ pub(super) async fn listen(port: u16) -> std::io::Result<TcpListener> {
 fn serve(
     listener: TcpListener,
     port: u16,
-    duties: watch::Receiver<Duties>,
+    published: watch::Receiver<Published>,
     state: watch::Receiver<NetworkState>,
 ) -> Server {
     let router = Router::new().fallback(move || {
-        let known = duties.borrow().health.get(&port).cloned();
+        let known = published.borrow().health.get(&port).cloned();
         let healthy = *state.borrow() == NetworkState::Ready;
         async move { known.map_or(StatusCode::NOT_FOUND.into_response(), |health| answer(&health, healthy)) }
     });
     let task = tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, router).await {
-            tracing::warn!(port, %error, "serve health checks");
+            tracing::warn!(port, %error, "serve health checks failed");
         }
     });
     Server(task.abort_handle())
@@ -113,7 +113,7 @@ mod tests {
 
     use super::*;
 
-    async fn ask(port: u16) -> Option<String> {
+    async fn get(port: u16) -> Option<String> {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.ok()?;
         stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.ok()?;
         let mut text = String::new();
@@ -121,11 +121,11 @@ mod tests {
         Some(text)
     }
 
-    /// Asks until the answer is as wanted: the servers follow what they are told in their own time.
-    async fn until(port: u16, wanted: impl Fn(Option<&str>) -> bool) -> Option<String> {
+    /// Repeats the request until the answer satisfies `expected`: the servers follow changes asynchronously.
+    async fn until(port: u16, expected: impl Fn(Option<&str>) -> bool) -> Option<String> {
         loop {
-            let answer = ask(port).await;
-            if wanted(answer.as_deref()) {
+            let answer = get(port).await;
+            if expected(answer.as_deref()) {
                 return answer;
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -134,16 +134,16 @@ mod tests {
 
     #[tokio::test]
     async fn a_service_is_healthy_where_it_has_an_endpoint_and_the_network_works() {
-        // A port that is free now; nobody else is given it while the listener lives.
+        // A port that was free; the kernel does not give it out again soon.
         let port = listen(0).await.unwrap().local_addr().unwrap().port();
-        let (told, duties) = watch::channel(Duties::default());
+        let (publish, published) = watch::channel(Published::default());
         let (network, state) = watch::channel(NetworkState::Ready);
-        let running = tokio::spawn(run(duties, state));
-        let tell = |local_endpoints| {
+        let running = tokio::spawn(run(published, state));
+        let set_endpoints = |local_endpoints| {
             let health = ServiceHealth { service: "ns/web".into(), local_endpoints };
-            told.send_replace(Duties { health: [(port, health)].into(), ..Duties::default() });
+            publish.send_replace(Published { health: [(port, health)].into(), ..Published::default() });
         };
-        tell(2);
+        set_endpoints(2);
         let answer = until(port, |answer| answer.is_some()).await.unwrap();
         assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
         for header in [
@@ -163,11 +163,11 @@ mod tests {
         let sick = |answer: Option<&str>| answer.is_some_and(|answer| answer.starts_with("HTTP/1.1 503"));
         assert!(until(port, sick).await.unwrap().contains("\"serviceProxyHealthy\": false"));
         network.send_replace(NetworkState::Ready);
-        tell(0);
+        set_endpoints(0);
         assert!(until(port, sick).await.unwrap().contains("\"localEndpoints\": 0"));
-        told.send_replace(Duties::default());
+        publish.send_replace(Published::default());
         until(port, |answer| answer.is_none()).await;
-        drop(told);
+        drop(publish);
         running.await.unwrap();
     }
 }

@@ -1,6 +1,6 @@
-//! The gRPC server that `skep-cni` talks to, on a unix socket that only root can open.
+//! The gRPC server that `skep-cni` calls, on a unix socket that only root can open.
 //!
-//! In: the plugin's requests. Out: calls to the network's [`engine`](crate::network::engine), its answers as gRPC.
+//! In: the plugin's requests. Out: calls to the [`engine`](crate::engine), its answers as gRPC.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -21,11 +21,11 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use crate::network::NetworkError;
-use crate::network::allocations::key;
-use crate::network::engine::{Add, Added, Call, Check, Message, Refused};
+use crate::NetworkError;
+use crate::allocations::key;
+use crate::engine::{Add, Added, Call, CallError, Check, Message};
 
-/// Takes the place of a socket that an earlier agent left.
+/// Listens on `path`, replacing a socket that an earlier agent left.
 pub fn listen(path: &Path) -> Result<UnixListener, NetworkError> {
     let failed = |source| NetworkError::Socket { path: path.to_owned(), source };
     if let Some(folder) = path.parent() {
@@ -57,9 +57,9 @@ struct Service {
 }
 
 impl Service {
-    async fn ask<T>(
+    async fn call<T>(
         &self,
-        call: impl FnOnce(oneshot::Sender<Result<T, Refused>>) -> Call,
+        call: impl FnOnce(oneshot::Sender<Result<T, CallError>>) -> Call,
     ) -> Result<T, Status> {
         let stopping = || Status::unavailable("the agent is stopping");
         let (send, receive) = oneshot::channel();
@@ -68,13 +68,13 @@ impl Service {
     }
 }
 
-fn status(refused: Refused) -> Status {
-    let words = refused.to_string();
-    match refused {
-        Refused::NotYet(_) => Status::unavailable(words),
-        Refused::Unknown(_) => Status::not_found(words),
-        Refused::Invalid(_) => Status::invalid_argument(words),
-        Refused::Failed(_) => Status::internal(words),
+fn status(error: CallError) -> Status {
+    let message = error.to_string();
+    match error {
+        CallError::NotYet(_) => Status::unavailable(message),
+        CallError::Unknown(_) => Status::not_found(message),
+        CallError::Invalid(_) => Status::invalid_argument(message),
+        CallError::Failed(_) => Status::internal(message),
     }
 }
 
@@ -82,13 +82,13 @@ fn status(refused: Refused) -> Status {
 impl Network for Service {
     async fn add(&self, request: Request<AddRequest>) -> Result<Response<AddReply>, Status> {
         let add = parse_add(request.into_inner())?;
-        let added = self.ask(|answer| Call::Add(add, answer)).await?;
+        let added = self.call(|answer| Call::Add(add, answer)).await?;
         Ok(Response::new(reply(added)))
     }
 
     async fn del(&self, request: Request<DelRequest>) -> Result<Response<DelReply>, Status> {
         let Attachment { container_id, ifname } = attachment(request.into_inner().attachment)?;
-        self.ask(|answer| Call::Del { container_id, ifname, answer }).await?;
+        self.call(|answer| Call::Del { container_id, ifname, answer }).await?;
         Ok(Response::new(DelReply {}))
     }
 
@@ -97,19 +97,19 @@ impl Network for Service {
         let of = attachment(of)?;
         let key = key(&of.container_id, &of.ifname);
         let check = Check { key, netns: PathBuf::from(netns), addrs: addresses(&texts)? };
-        self.ask(|answer| Call::Check(check, answer)).await?;
+        self.call(|answer| Call::Check(check, answer)).await?;
         Ok(Response::new(CheckReply {}))
     }
 
     async fn gc(&self, request: Request<GcRequest>) -> Result<Response<GcReply>, Status> {
         let valid = request.into_inner().valid;
         let valid: BTreeSet<String> = valid.iter().map(|a| key(&a.container_id, &a.ifname)).collect();
-        self.ask(|answer| Call::Gc(valid, answer)).await?;
+        self.call(|answer| Call::Gc(valid, answer)).await?;
         Ok(Response::new(GcReply {}))
     }
 
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusReply>, Status> {
-        self.ask(Call::Status).await?;
+        self.call(Call::Status).await?;
         Ok(Response::new(StatusReply {}))
     }
 }
@@ -128,32 +128,31 @@ fn parse_add(request: AddRequest) -> Result<Add, Status> {
 
 fn attachment(attachment: Option<Attachment>) -> Result<Attachment, Status> {
     let complete = attachment.filter(|a| !a.container_id.is_empty() && !a.ifname.is_empty());
-    complete.ok_or_else(|| Status::invalid_argument("the attachment is not named"))
+    complete
+        .ok_or_else(|| Status::invalid_argument("the attachment needs a container id and an interface name"))
 }
 
 fn addresses(texts: &[String]) -> Result<Vec<IpAddr>, Status> {
-    let parse =
-        |text: &String| text.parse().map_err(|_| Status::invalid_argument(format!("{text:?} is no address")));
+    let parse = |text: &String| {
+        text.parse().map_err(|_| Status::invalid_argument(format!("{text:?} is not an IP address")))
+    };
     texts.iter().map(parse).collect()
 }
 
 fn reply(added: Added) -> AddReply {
     let Added { addrs, mac, host_ifname, host_mac, mtu } = added;
-    let gateways = [
-        (POD_GATEWAY_V4.to_string(), addrs.iter().any(IpAddr::is_ipv4)),
-        (POD_GATEWAY_V6.to_string(), addrs.iter().any(IpAddr::is_ipv6)),
-    ];
-    let gateways = gateways.into_iter().filter(|(_, needed)| *needed).map(|(gateway, _)| gateway);
+    let ipv4 = addrs.iter().any(IpAddr::is_ipv4).then(|| POD_GATEWAY_V4.to_string());
+    let ipv6 = addrs.iter().any(IpAddr::is_ipv6).then(|| POD_GATEWAY_V6.to_string());
     AddReply {
         addresses: addrs.iter().map(ToString::to_string).collect(),
-        gateways: gateways.collect(),
-        mac: text(mac),
+        gateways: ipv4.into_iter().chain(ipv6).collect(),
+        mac: mac_text(mac),
         host_ifname,
-        host_mac: text(host_mac),
+        host_mac: mac_text(host_mac),
         mtu,
     }
 }
 
-fn text(mac: [u8; 6]) -> String {
+fn mac_text(mac: [u8; 6]) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }

@@ -1,21 +1,24 @@
-//! The Node's condition NetworkUnavailable: written when it changes, and again until the API server has taken it.
+//! The Node's condition NetworkUnavailable.
+//!
+//! In: the network's state. Out: a patch of the Node's status at each change, repeated until the API server accepts it.
 
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::core::v1::{Node, NodeCondition};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{Api, Patch, PatchParams};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::NetworkState;
+use crate::NetworkState;
 
-const RETRY_FIRST: Duration = Duration::from_millis(500);
-const RETRY_LAST: Duration = Duration::from_secs(30);
+const MIN_RETRY_INTERVAL: Duration = Duration::from_millis(500);
+const MAX_RETRY_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Runs until `stop` is cancelled or nobody can change the state any more.
-pub async fn report(
+/// Runs until `stop` is cancelled or the state's sender is gone.
+pub(crate) async fn report(
     client: kube::Client,
     node: String,
     mut state: watch::Receiver<NetworkState>,
@@ -26,15 +29,15 @@ pub async fn report(
         loop {
             let now = state.borrow_and_update().clone();
             let status = patch(&now, Timestamp::now());
-            let mut wait = RETRY_FIRST;
-            // The Node may not be registered yet, the server may be away: only the latest state matters.
+            let mut wait = MIN_RETRY_INTERVAL;
+            // The Node may not be registered yet, or the server may be away: only the latest state is repeated.
             while let Err(error) =
                 nodes.patch_status(&node, &PatchParams::default(), &Patch::Strategic(&status)).await
             {
-                tracing::debug!(node, %error, "condition NetworkUnavailable not written yet");
+                tracing::debug!(node, %error, "write condition NetworkUnavailable failed");
                 tokio::select! {
                     changed = state.changed() => if changed.is_err() { return } else { break },
-                    () = tokio::time::sleep(wait) => wait = (wait * 2).min(RETRY_LAST),
+                    () = tokio::time::sleep(wait) => wait = (wait * 2).min(MAX_RETRY_INTERVAL),
                 }
             }
             if *state.borrow() == now && state.changed().await.is_err() {
@@ -45,17 +48,21 @@ pub async fn report(
     stop.run_until_cancelled(follow).await;
 }
 
-/// Conditions merge by type, so those of others stay.
+/// Conditions merge by type, so the others stay.
 fn patch(state: &NetworkState, now: Timestamp) -> Value {
     let (status, reason, message) = match state {
         NetworkState::Ready => ("False", "SkepIsUp", "services, policy and routes are in the maps"),
         NetworkState::NotReady(why) => ("True", "SkepIsNotReady", why.as_str()),
     };
-    let now = now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-    json!({"status": {"conditions": [{
-        "type": "NetworkUnavailable", "status": status, "reason": reason, "message": message,
-        "lastHeartbeatTime": now, "lastTransitionTime": now,
-    }]}})
+    let condition = NodeCondition {
+        type_: "NetworkUnavailable".to_owned(),
+        status: status.to_owned(),
+        reason: Some(reason.to_owned()),
+        message: Some(message.to_owned()),
+        last_heartbeat_time: Some(Time(now)),
+        last_transition_time: Some(Time(now)),
+    };
+    json!({"status": {"conditions": [condition]}})
 }
 
 #[cfg(test)]

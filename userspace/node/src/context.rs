@@ -8,7 +8,6 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
 use tokio::sync::watch;
 
-use crate::config::NetworkState;
 use crate::cri::Cri;
 use crate::cri::sandbox::NodeSettings;
 use crate::downward::Allocatable;
@@ -16,8 +15,10 @@ use crate::events::Recorder;
 use crate::plan::NodeView;
 use crate::services::Services;
 use crate::volumes::VolumeManager;
+use skep_cni::NetworkState;
 
-pub(crate) struct Shared {
+pub(crate) struct NodeContext {
+    /// The Node's name.
     pub(crate) node: String,
     pub(crate) client: Client,
     pub(crate) cri: Cri,
@@ -33,11 +34,11 @@ pub(crate) struct Shared {
     pub(crate) owners: Mutex<HashMap<String, String>>,
     /// The pods as their workers see them now, by uid; what the kubelet API shows.
     pub(crate) pods: Mutex<HashMap<String, Pod>>,
-    /// Counts the changes of [`Shared::pods`].
+    /// Counts the changes of [`NodeContext::pods`].
     pub(crate) pod_changes: watch::Sender<u64>,
 }
 
-impl Shared {
+impl NodeContext {
     /// Notes whose this sandbox or container is, so that the runtime's events find their pod.
     pub(crate) fn own(&self, id: &str, uid: &str) {
         lock(&self.owners).insert(id.to_owned(), uid.to_owned());

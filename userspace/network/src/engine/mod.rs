@@ -1,7 +1,8 @@
 //! One task that owns planner, datapath and allocations, and performs one change after the other.
 //!
-//! In: [`Message`]s from the watches and from the CNI server. Out: writes, answers, the network's state. Changes that
-//! come close together are written together. What fails is planned again, with back-off, from where the kernel stands.
+//! In: [`Message`]s from the informers and from the CNI server. Out: writes, answers, the network's state. Changes that
+//! arrive close together are written together. After a failed write the engine plans again, with back-off, from what
+//! the kernel has by then.
 
 mod cni;
 #[cfg(test)]
@@ -16,39 +17,42 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::allocations::Allocations;
-use super::dataplane::{Dataplane, Failed};
-use super::duties::Duties;
-use super::{NetworkConfig, NetworkError, feed};
-use crate::config::NetworkState;
+use crate::allocations::Allocations;
+use crate::dataplane::{Dataplane, DataplaneError, PartlyApplied};
+use crate::index_updates::KINDS;
+use crate::published::Published;
+use crate::{NetworkConfig, NetworkError, NetworkState};
 
-pub use cni::{Add, Added, Call, Check, Refused};
+pub use cni::{Add, Added, Call, CallError, Check};
 
-/// Longer than any run of a program: then nobody can still hold what became garbage.
+/// Longer than any run of a program: afterwards no program can still use an entry that became garbage.
 const GARBAGE_INTERVAL: Duration = Duration::from_millis(20);
-/// Between two looks at flows whose time may be over, and at those that lost their backend.
-const TIDY_INTERVAL: Duration = Duration::from_secs(60);
-const TIDY_SOON: Duration = Duration::from_millis(250);
-const RETRY_FIRST: Duration = Duration::from_millis(100);
-const RETRY_LAST: Duration = Duration::from_secs(10);
-/// Writes between two chances for other tasks.
-const CHUNK: usize = 1024;
+/// How often expired flows, and flows without their backend, are removed.
+const FLOW_EXPIRY_INTERVAL: Duration = Duration::from_secs(60);
+/// The least time between two removals, when a change may have taken backends of datagram flows.
+const MIN_FLOW_EXPIRY_INTERVAL: Duration = Duration::from_millis(250);
+const MIN_RETRY_INTERVAL: Duration = Duration::from_millis(100);
+const MAX_RETRY_INTERVAL: Duration = Duration::from_secs(10);
+/// Writes after which other tasks may run.
+const WRITES_PER_CHUNK: usize = 1024;
 
-type Change = Box<dyn FnOnce(&mut Index) + Send>;
+type IndexUpdate = Box<dyn FnOnce(&mut Index) + Send>;
 
+/// What the engine's task receives.
 pub enum Message {
-    Index(Change),
+    Index(IndexUpdate),
     /// One more kind has been listed completely.
     Listed,
     Cni(Call),
 }
 
 impl Message {
-    pub fn index(change: impl FnOnce(&mut Index) + Send + 'static) -> Self {
-        Message::Index(Box::new(change))
+    pub fn index(update: impl FnOnce(&mut Index) + Send + 'static) -> Self {
+        Message::Index(Box::new(update))
     }
 }
 
+/// See the module. [`Engine::open`] first, then [`Engine::run`] once.
 pub struct Engine<D> {
     config: NetworkConfig,
     dataplane: D,
@@ -56,31 +60,33 @@ pub struct Engine<D> {
     allocations: Allocations,
     ipam: Option<Ipam>,
     /// Kinds listed so far.
-    listed: usize,
-    waiting: Vec<Waiting>,
-    failure: Option<Failure>,
+    listed_kinds: usize,
+    waiting: Vec<WaitingAdd>,
+    failure: Option<WriteFailure>,
     garbage_at: Option<Instant>,
-    tidied_at: Instant,
-    tidy_at: Instant,
+    flows_expired_at: Instant,
+    expire_flows_at: Instant,
+    /// The planner's problems that were logged.
     problems: BTreeSet<String>,
-    duties: watch::Sender<Duties>,
+    published: watch::Sender<Published>,
 }
 
-/// An ADD whose pod the API server has not told of yet.
-struct Waiting {
+/// An ADD whose pod the informer has not delivered yet.
+struct WaitingAdd {
     add: Add,
-    answer: oneshot::Sender<Result<Added, Refused>>,
-    until: Instant,
+    answer: oneshot::Sender<Result<Added, CallError>>,
+    deadline: Instant,
 }
 
-struct Failure {
+/// The last write's failure, until a write succeeds.
+struct WriteFailure {
     reason: String,
     retry_at: Instant,
     wait: Duration,
 }
 
 impl<D: Dataplane> Engine<D> {
-    /// Reads back what the kernel and the disk hold; writes nothing.
+    /// Reads back the maps and the allocations, and takes over the pods of an earlier agent. Plans and writes nothing.
     pub async fn open(config: NetworkConfig, dataplane: D) -> Result<Self, NetworkError> {
         let observed = dataplane.observed().map_err(NetworkError::Observe)?;
         let allocations = Allocations::load(&config.state_dir)?;
@@ -92,24 +98,24 @@ impl<D: Dataplane> Engine<D> {
             planner,
             allocations,
             ipam: None,
-            listed: 0,
+            listed_kinds: 0,
             waiting: Vec::new(),
             failure: None,
             garbage_at: None,
-            tidied_at: Instant::now(),
-            tidy_at: Instant::now() + TIDY_INTERVAL,
+            flows_expired_at: Instant::now(),
+            expire_flows_at: Instant::now() + FLOW_EXPIRY_INTERVAL,
             problems: BTreeSet::new(),
-            duties: watch::Sender::default(),
+            published: watch::Sender::default(),
         };
         engine.restore().await;
         Ok(engine)
     }
 
-    /// What others have to do.
-    pub(super) fn duties(&self) -> watch::Receiver<Duties> {
-        self.duties.subscribe()
+    pub(crate) fn published(&self) -> watch::Receiver<Published> {
+        self.published.subscribe()
     }
 
+    /// Runs until `stop` is cancelled or every sender of messages is gone.
     pub async fn run(
         &mut self,
         mut messages: mpsc::Receiver<Message>,
@@ -117,8 +123,8 @@ impl<D: Dataplane> Engine<D> {
         stop: CancellationToken,
     ) {
         loop {
-            self.tell(&state);
-            let alarm = self.alarm();
+            self.publish_state(&state);
+            let alarm = self.next_alarm();
             let wake = alarm.unwrap_or_else(Instant::now);
             tokio::select! {
                 biased;
@@ -133,33 +139,33 @@ impl<D: Dataplane> Engine<D> {
         }
     }
 
-    /// Takes what comes within a moment, so that a burst is one plan. The plugin's calls do not wait for it.
+    /// Takes the messages of one coalesce window, so that a burst becomes one plan. A call of the plugin ends the window.
     async fn gather(&mut self, first: Message, messages: &mut mpsc::Receiver<Message>) {
-        let until = Instant::now() + self.config.coalesce;
+        let until = Instant::now() + self.config.coalesce_window;
         let mut next = Some(first);
         while let Some(message) = next {
             match message {
-                Message::Index(change) => change(&mut self.planner.index),
-                Message::Listed => self.listed += 1,
+                Message::Index(update) => update(&mut self.planner.index),
+                Message::Listed => self.listed_kinds += 1,
                 Message::Cni(call) => return self.call(call).await,
             }
             next = timeout_at(until, messages.recv()).await.ok().flatten();
         }
     }
 
-    /// Does what is due.
+    /// Performs everything that is due.
     async fn step(&mut self) {
-        if self.listed >= feed::KINDS && !self.planner.is_synced() {
+        if self.listed_kinds >= KINDS && !self.planner.is_synced() {
             self.planner.synced();
             self.planner.index.shrink();
         }
         let now = Instant::now();
         if self.failure.as_ref().is_none_or(|failure| failure.retry_at <= now) {
-            // The failure is kept and told of by `write` itself.
+            // `write` itself keeps and logs the failure.
             let _ = self.write().await;
         }
         if self.planner.is_synced() {
-            Duties::tell(&self.planner.index, &self.duties);
+            Published::update(&self.planner.index, &self.published);
         }
         self.serve_waiting().await;
         if self.garbage_at.is_some_and(|at| at <= now) {
@@ -167,16 +173,16 @@ impl<D: Dataplane> Engine<D> {
             let plan = self.planner.collect();
             let _ = self.perform(plan).await;
         }
-        if self.tidy_at <= now && self.planner.is_synced() {
-            self.tidy().await;
+        if self.expire_flows_at <= now && self.planner.is_synced() {
+            self.expire_flows().await;
         }
         if self.garbage_at.is_none() && self.planner.is_synced() && self.planner.has_garbage() {
             self.garbage_at = Some(Instant::now() + GARBAGE_INTERVAL);
         }
     }
 
-    /// Brings the kernel to what is wanted now.
-    async fn write(&mut self) -> Result<(), String> {
+    /// Writes the difference between the kernel and the plan.
+    async fn write(&mut self) -> Result<(), DataplaneError> {
         let plan = self.planner.plan();
         if plan.writes.is_empty() && self.failure.is_none() {
             self.planner.commit(plan, 0);
@@ -185,62 +191,64 @@ impl<D: Dataplane> Engine<D> {
         let (writes, start) = (plan.writes.len(), Instant::now());
         let result = self.perform(plan).await;
         if result.is_ok() {
-            tracing::debug!(writes, took = ?start.elapsed(), "wrote");
+            tracing::debug!(writes, took = ?start.elapsed(), "maps written");
         }
-        self.note_problems();
+        self.log_problems();
         result
     }
 
-    /// Leaves to no client of datagrams a backend that is gone, and forgets flows that ended.
-    async fn tidy(&mut self) {
+    /// Removes flows that ended, and datagram flows whose backend is gone.
+    async fn expire_flows(&mut self) {
         let namespaces: Vec<_> = self.allocations.iter().map(|allocation| allocation.netns.clone()).collect();
-        if let Err(reason) = self.dataplane.tidy(self.planner.kernel(), &namespaces).await {
-            tracing::warn!(reason, "flows could not be tidied");
+        if let Err(error) = self.dataplane.expire_flows(self.planner.kernel(), &namespaces).await {
+            tracing::warn!(%error, "expire flows failed");
         }
-        self.tidied_at = Instant::now();
-        self.tidy_at = self.tidied_at + TIDY_INTERVAL;
+        self.flows_expired_at = Instant::now();
+        self.expire_flows_at = self.flows_expired_at + FLOW_EXPIRY_INTERVAL;
     }
 
-    async fn perform(&mut self, plan: Plan) -> Result<(), String> {
+    /// Applies the plan as far as the kernel accepts it, and commits that part to the planner.
+    async fn perform(&mut self, plan: Plan) -> Result<(), DataplaneError> {
         let mut done = 0;
         let mut result = Ok(());
-        for chunk in plan.writes.chunks(CHUNK) {
+        for chunk in plan.writes.chunks(WRITES_PER_CHUNK) {
             match self.dataplane.apply(chunk) {
                 Ok(()) => done += chunk.len(),
-                Err(Failed { done: within, reason }) => {
+                Err(PartlyApplied { done: within, error }) => {
                     done += within;
-                    result = Err(reason);
+                    result = Err(error);
                     break;
                 }
             }
             tokio::task::yield_now().await;
         }
         if plan.moves_datagrams() {
-            // Not for each of a burst of changes.
-            self.tidy_at = self.tidy_at.min(self.tidied_at + TIDY_SOON);
+            // Once for a burst of changes.
+            let soon = self.flows_expired_at + MIN_FLOW_EXPIRY_INTERVAL;
+            self.expire_flows_at = self.expire_flows_at.min(soon);
         }
         self.planner.commit(plan, done);
         match &result {
             Ok(()) => self.failure = None,
-            Err(reason) => {
+            Err(error) => {
                 let before = self.failure.as_ref().map(|failure| failure.wait);
-                let wait = before.map_or(RETRY_FIRST, |wait| (wait * 2).min(RETRY_LAST));
-                tracing::error!(reason, done, ?wait, "writing the maps failed; the last good state stays");
-                let retry_at = Instant::now() + wait;
-                self.failure = Some(Failure { reason: reason.clone(), retry_at, wait });
+                let wait = before.map_or(MIN_RETRY_INTERVAL, |wait| (wait * 2).min(MAX_RETRY_INTERVAL));
+                tracing::error!(%error, done, ?wait, "write maps failed; the last good state stays in force");
+                let (reason, retry_at) = (error.to_string(), Instant::now() + wait);
+                self.failure = Some(WriteFailure { reason, retry_at, wait });
             }
         }
         result
     }
 
-    /// Says once what is wrong, and once that it is not any more.
-    fn note_problems(&mut self) {
+    /// Logs each problem once when it appears and once when it is solved.
+    fn log_problems(&mut self) {
         let now: BTreeSet<String> = self.planner.problems().iter().map(ToString::to_string).collect();
         for problem in now.difference(&self.problems) {
-            tracing::warn!(problem, "not as the API says");
+            tracing::warn!(problem, "an object cannot be served as the API says");
         }
         for problem in self.problems.difference(&now) {
-            tracing::info!(problem, "solved");
+            tracing::info!(problem, "problem solved");
         }
         self.problems = now;
     }
@@ -258,22 +266,22 @@ impl<D: Dataplane> Engine<D> {
         }
     }
 
-    fn tell(&self, state: &watch::Sender<NetworkState>) {
+    fn publish_state(&self, state: &watch::Sender<NetworkState>) {
         let now = self.state();
-        state.send_if_modified(|told| {
-            let changed = *told != now;
+        state.send_if_modified(|last| {
+            let changed = *last != now;
             if changed {
-                *told = now;
+                *last = now;
             }
             changed
         });
     }
 
     /// When something is due without a message.
-    fn alarm(&self) -> Option<Instant> {
-        let waiting = self.waiting.iter().map(|waiting| waiting.until);
+    fn next_alarm(&self) -> Option<Instant> {
+        let waiting = self.waiting.iter().map(|waiting| waiting.deadline);
         let retry = self.failure.as_ref().map(|failure| failure.retry_at);
-        let tidy = self.planner.is_synced().then_some(self.tidy_at);
-        waiting.chain(retry).chain(self.garbage_at).chain(tidy).min()
+        let expiry = self.planner.is_synced().then_some(self.expire_flows_at);
+        waiting.chain(retry).chain(self.garbage_at).chain(expiry).min()
     }
 }

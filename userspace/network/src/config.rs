@@ -1,0 +1,55 @@
+//! The network agent's settings. Only the binary reads flags and files; everything arrives here as values.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnetwork::IpNetwork;
+
+/// kube-proxy's health port.
+const HEALTH_PORT: u16 = 10_256;
+
+/// How the network agent runs.
+#[derive(Clone, Debug)]
+pub struct NetworkConfig {
+    /// The Node's name.
+    pub node: String,
+    /// The node's addresses in addition to those of its Node object; node ports are open on all of them.
+    pub node_addrs: Vec<IpAddr>,
+    /// Where pods' addresses come from. Empty: the podCIDRs of the Node object.
+    pub pod_cidrs: Vec<IpNetwork>,
+    /// The unix socket on which `skep-cni` calls the agent.
+    pub cni_socket: PathBuf,
+    /// Folder of `allocations.json`: which sandbox has which address.
+    pub state_dir: PathBuf,
+    /// The interface on which the node answers for load balancers' addresses; without one it answers for none.
+    pub uplink: Option<String>,
+    /// MTU of pods' interfaces, in bytes; 0: what the uplink allows.
+    pub mtu: u32,
+    /// Whether an overlay reaches other nodes' pods; the same value as the datapath's.
+    pub overlay: bool,
+    /// Port of the node's own health check for load balancers; 0: none.
+    pub health_port: u16,
+    /// How long changes are collected before they are written together.
+    pub coalesce_window: Duration,
+    /// How long an ADD waits until the API server's pod is known.
+    pub pod_timeout: Duration,
+}
+
+impl NetworkConfig {
+    pub fn new(node: impl Into<String>, cni_socket: PathBuf, state_dir: PathBuf) -> Self {
+        NetworkConfig {
+            node: node.into(),
+            node_addrs: Vec::new(),
+            pod_cidrs: Vec::new(),
+            cni_socket,
+            state_dir,
+            uplink: None,
+            mtu: 1500,
+            overlay: false,
+            health_port: HEALTH_PORT,
+            coalesce_window: Duration::from_millis(2),
+            pod_timeout: Duration::from_secs(20),
+        }
+    }
+}

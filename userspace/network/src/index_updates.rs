@@ -1,0 +1,112 @@
+//! The informers' events as changes to the planner's index.
+//!
+//! In: events of each kind that the index takes. Out: the engine's [`Message`]s. At the end of a list the index drops
+//! what the list did not contain, so no object survives a deletion that the watch missed.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use kube::runtime::watcher::Event;
+use skep_netplan::{Index, key_of};
+use tokio::sync::mpsc::Sender;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::engine::Message;
+use crate::informers::{Events, Informers, Watched};
+
+/// A kind that the index takes.
+trait Indexed: Watched {
+    fn apply(&self, index: &mut Index);
+    fn delete(key: &str, index: &mut Index);
+    /// Drops every object of the kind whose key is not in `listed`.
+    fn keep(listed: &HashSet<Arc<str>>, index: &mut Index);
+}
+
+macro_rules! indexed {
+    ($($field:ident: $kind:ty, $apply:ident, $delete:ident, $keep:ident;)+) => {
+        /// How many kinds must be listed before the engine writes anything.
+        pub const KINDS: usize = [$(stringify!($kind)),+].len();
+
+        /// What the network engine subscribes to.
+        pub struct Subscriptions {
+            $($field: Events<$kind>,)+
+        }
+
+        impl Subscriptions {
+            pub fn new(informers: &mut Informers) -> Self {
+                Subscriptions { $($field: informers.$field.subscribe(),)+ }
+            }
+
+            /// Forwards all events until `stop`, the informers or the receiver end.
+            pub(crate) fn forward(self, to: &Sender<Message>, stop: &CancellationToken) -> JoinSet<()> {
+                let mut tasks = JoinSet::new();
+                $({
+                    let forwarding = forward(self.$field, to.clone());
+                    tasks.spawn(until(stop.clone(), forwarding));
+                })+
+                tasks
+            }
+        }
+
+        $(impl Indexed for $kind {
+            fn apply(&self, index: &mut Index) {
+                index.$apply(self);
+            }
+            fn delete(key: &str, index: &mut Index) {
+                index.$delete(key);
+            }
+            fn keep(listed: &HashSet<Arc<str>>, index: &mut Index) {
+                index.$keep(listed);
+            }
+        })+
+    };
+}
+
+indexed! {
+    services: Service, apply_service, delete_service, keep_services;
+    endpoint_slices: EndpointSlice, apply_slice, delete_slice, keep_slices;
+    pods: Pod, apply_pod, delete_pod, keep_pods;
+    nodes: Node, apply_node, delete_node, keep_nodes;
+    namespaces: Namespace, apply_namespace, delete_namespace, keep_namespaces;
+    network_policies: NetworkPolicy, apply_policy, delete_policy, keep_policies;
+}
+
+async fn until(stop: CancellationToken, work: impl Future<Output = ()>) {
+    stop.run_until_cancelled(work).await.unwrap_or_default()
+}
+
+async fn forward<K: Indexed>(mut events: Events<K>, to: Sender<Message>) {
+    let mut listed = HashSet::new();
+    let mut listed_before = false;
+    while let Some(event) = events.recv().await {
+        let message = match event {
+            Event::Init => {
+                listed.clear();
+                continue;
+            }
+            Event::InitApply(object) => {
+                listed.insert(key_of(object.meta()));
+                Message::index(move |index| object.apply(index))
+            }
+            Event::InitDone => {
+                let listed = std::mem::take(&mut listed);
+                if to.send(Message::index(move |index| K::keep(&listed, index))).await.is_err() {
+                    return;
+                }
+                if std::mem::replace(&mut listed_before, true) {
+                    continue;
+                }
+                Message::Listed
+            }
+            Event::Apply(object) => Message::index(move |index| object.apply(index)),
+            Event::Delete(object) => Message::index(move |index| K::delete(&key_of(object.meta()), index)),
+        };
+        if to.send(message).await.is_err() {
+            return;
+        }
+    }
+}

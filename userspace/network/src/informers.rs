@@ -1,0 +1,232 @@
+//! The shared informers of a node: one watch a kind, whatever the number of subscribers, so that each object is decoded
+//! once.
+//!
+//! In: the API server's lists and watches. Out: the same ordered [`Event`]s for each subscriber of the kind.
+//! Subscribe first, then [`Informers::run`]: a kind without subscribers is not watched, and nobody can subscribe later.
+//! A list that starts again (first list, broken watch, 410 Gone) is `Init`, an `InitApply` per object, `InitDone`; the
+//! subscriber then removes what the list did not contain. Watches retry for ever with back-off; an outage is no event.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use futures::{Stream, StreamExt, pin_mut};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use kube::Resource;
+use kube::api::Api;
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Event, watcher};
+use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// A subscriber's end; it closes when the informers stop.
+pub type Events<K> = mpsc::Receiver<Event<Arc<K>>>;
+
+/// Events that a subscriber has not taken yet. A full queue holds the kind's watch back, for its other subscribers too.
+const QUEUE_LENGTH: usize = 1024;
+
+/// What an informer needs of a kind.
+pub trait Watched:
+    Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + Sized + 'static
+{
+}
+
+impl<K> Watched for K where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + Sized + 'static
+{
+}
+
+/// The informers of every kind that a node needs.
+#[derive(Default)]
+pub struct Informers {
+    pub services: Informer<Service>,
+    pub endpoint_slices: Informer<EndpointSlice>,
+    pub pods: Informer<Pod>,
+    pub nodes: Informer<Node>,
+    pub namespaces: Informer<Namespace>,
+    pub network_policies: Informer<NetworkPolicy>,
+}
+
+impl Informers {
+    /// Watches every kind that has a subscriber, until `stop` is cancelled or every subscriber is gone.
+    pub async fn run(self, client: kube::Client, stop: CancellationToken) {
+        let Informers { services, endpoint_slices, pods, nodes, namespaces, network_policies } = self;
+        let mut watches = JoinSet::new();
+        watches.spawn(services.run(client.clone()));
+        watches.spawn(endpoint_slices.run(client.clone()));
+        watches.spawn(pods.run(client.clone()));
+        watches.spawn(nodes.run(client.clone()));
+        watches.spawn(namespaces.run(client.clone()));
+        watches.spawn(network_policies.run(client));
+        let all_ended = async { while watches.join_next().await.is_some() {} };
+        if stop.run_until_cancelled(all_ended).await.is_none() {
+            watches.shutdown().await;
+        }
+    }
+}
+
+/// The informer of one kind.
+pub struct Informer<K> {
+    field_selector: Option<String>,
+    subscribers: Vec<Subscriber<K>>,
+}
+
+struct Subscriber<K> {
+    selects: Box<dyn Fn(&K) -> bool + Send + Sync>,
+    events: mpsc::Sender<Event<Arc<K>>>,
+}
+
+impl<K> Default for Informer<K> {
+    fn default() -> Self {
+        Informer { field_selector: None, subscribers: Vec::new() }
+    }
+}
+
+impl<K: Watched> Informer<K> {
+    /// Every object of the kind.
+    pub fn subscribe(&mut self) -> Events<K> {
+        self.subscribe_to(|_| true)
+    }
+
+    /// The objects for which `selects` is true. What it reads of an object must not change while the object exists.
+    pub fn subscribe_to(&mut self, selects: impl Fn(&K) -> bool + Send + Sync + 'static) -> Events<K> {
+        let (events, receiver) = mpsc::channel(QUEUE_LENGTH);
+        self.subscribers.push(Subscriber { selects: Box::new(selects), events });
+        receiver
+    }
+
+    /// Asks the API server only for objects that match, such as `spec.nodeName=a`: for all subscribers of the kind.
+    pub fn restrict(&mut self, field_selector: String) {
+        self.field_selector = Some(field_selector);
+    }
+
+    async fn run(self, client: kube::Client) {
+        if self.subscribers.is_empty() {
+            return;
+        }
+        let mut config = watcher::Config::default();
+        if let Some(selector) = &self.field_selector {
+            config = config.fields(selector);
+        }
+        self.publish_all(watcher(Api::<K>::all(client), config).default_backoff()).await;
+    }
+
+    async fn publish_all(mut self, events: impl Stream<Item = watcher::Result<Event<K>>>) {
+        let kind = K::kind(&()).into_owned();
+        let mut failing = false;
+        pin_mut!(events);
+        while let Some(event) = events.next().await {
+            let event = match event {
+                Ok(event) => event,
+                Err(error) => {
+                    // Logged once an outage: the back-off repeats the error for as long as the outage lasts.
+                    if !failing {
+                        tracing::warn!(kind, %error, "watch failed; the last known objects stay in force");
+                    }
+                    failing = true;
+                    continue;
+                }
+            };
+            // The watcher itself sends `Init` when it begins a list, before the server has answered.
+            if !matches!(event, Event::Init) && std::mem::take(&mut failing) {
+                tracing::info!(kind, "watch works again");
+            }
+            self.publish(event).await;
+            if self.subscribers.is_empty() {
+                return;
+            }
+        }
+    }
+
+    /// Hands the event to each subscriber that selects its object, and drops subscribers that are gone.
+    async fn publish(&mut self, event: Event<K>) {
+        let event = shared(event);
+        let mut open = Vec::with_capacity(self.subscribers.len());
+        for subscriber in self.subscribers.drain(..) {
+            let selected = match &event {
+                Event::Init | Event::InitDone => true,
+                Event::InitApply(object) | Event::Apply(object) | Event::Delete(object) => {
+                    (subscriber.selects)(object)
+                }
+            };
+            let gone = match selected {
+                true => subscriber.events.send(event.clone()).await.is_err(),
+                false => subscriber.events.is_closed(),
+            };
+            if !gone {
+                open.push(subscriber);
+            }
+        }
+        self.subscribers = open;
+    }
+}
+
+fn shared<K>(event: Event<K>) -> Event<Arc<K>> {
+    match event {
+        Event::Init => Event::Init,
+        Event::InitApply(object) => Event::InitApply(Arc::new(object)),
+        Event::InitDone => Event::InitDone,
+        Event::Apply(object) => Event::Apply(Arc::new(object)),
+        Event::Delete(object) => Event::Delete(Arc::new(object)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::PodSpec;
+
+    use super::*;
+
+    fn pod(node: &str) -> Pod {
+        let spec = PodSpec { node_name: Some(node.to_owned()), ..PodSpec::default() };
+        Pod { spec: Some(spec), ..Pod::default() }
+    }
+
+    fn runs_on(pod: &Pod, node: &str) -> bool {
+        pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) == Some(node)
+    }
+
+    async fn drain(mut events: Events<Pod>) -> Vec<Event<Arc<Pod>>> {
+        let mut all = Vec::new();
+        while let Some(event) = events.recv().await {
+            all.push(event);
+        }
+        all
+    }
+
+    #[tokio::test]
+    async fn subscribers_share_objects_and_get_what_they_select_in_order() {
+        let mut informer = Informer::<Pod>::default();
+        let (all, own) = (informer.subscribe(), informer.subscribe_to(|pod| runs_on(pod, "a")));
+        let events = [
+            Event::Init,
+            Event::InitApply(pod("a")),
+            Event::InitApply(pod("b")),
+            Event::InitDone,
+            Event::Delete(pod("b")),
+            Event::Apply(pod("a")),
+        ];
+        informer.publish_all(futures::stream::iter(events.map(Ok))).await;
+        let (all, own) = (drain(all).await, drain(own).await);
+        assert_eq!(all.len(), 6);
+        let [Event::Init, Event::InitApply(first), Event::InitDone, Event::Apply(second)] = own.as_slice()
+        else {
+            panic!("{own:?}");
+        };
+        assert!(runs_on(first, "a") && runs_on(second, "a"));
+        let Some(Event::InitApply(same)) = all.get(1) else { panic!("{all:?}") };
+        assert!(Arc::ptr_eq(first, same));
+    }
+
+    #[tokio::test]
+    async fn a_subscriber_that_is_gone_does_not_disturb_the_others() {
+        let mut informer = Informer::<Pod>::default();
+        let (gone, stays) = (informer.subscribe(), informer.subscribe());
+        drop(gone);
+        informer.publish_all(futures::stream::iter([Event::Init, Event::InitDone].map(Ok))).await;
+        assert_eq!(drain(stays).await.len(), 2);
+    }
+}

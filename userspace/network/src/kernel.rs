@@ -1,0 +1,106 @@
+//! The real datapath as a [`Dataplane`], and the network agent as the binary starts it.
+
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+use skep_datapath::{ApplyError, Datapath, DatapathError, Options, PodInterface, PodLink};
+use skep_netplan::{Observed, Write};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::dataplane::{Dataplane, DataplaneError, Interface, Link, PartlyApplied};
+use crate::{NetworkConfig, NetworkError, NetworkState, Subscriptions};
+
+/// The network agent over the real datapath; `skep agent --network-only` is this and the informers.
+#[derive(Clone, Debug)]
+pub struct KernelNetwork {
+    pub config: NetworkConfig,
+    pub datapath: Options,
+}
+
+impl KernelNetwork {
+    /// Loads or adopts the datapath, then runs the agent; see [`crate::run`].
+    pub async fn run(
+        self,
+        client: kube::Client,
+        subscriptions: Subscriptions,
+        state: watch::Sender<NetworkState>,
+        stop: CancellationToken,
+    ) -> Result<(), NetworkError> {
+        let KernelNetwork { mut config, datapath: options } = self;
+        config.overlay = options.overlay;
+        let datapath = Datapath::open(options).await.map_err(NetworkError::Open)?;
+        if config.mtu == 0 {
+            config.mtu = datapath.pod_mtu();
+        }
+        crate::run(config, datapath, client, subscriptions, state, stop).await
+    }
+}
+
+#[async_trait]
+impl Dataplane for Datapath {
+    fn observed(&self) -> Result<Observed, DataplaneError> {
+        Datapath::observed(self).map_err(failed("read back the maps"))
+    }
+
+    fn apply(&mut self, writes: &[Write]) -> Result<(), PartlyApplied> {
+        let partly = |error: ApplyError| PartlyApplied {
+            done: error.index,
+            error: DataplaneError::new("write the maps", error),
+        };
+        Datapath::apply(self, writes).map_err(partly)
+    }
+
+    async fn add_pod(&mut self, link: &Link) -> Result<Interface, DataplaneError> {
+        if !link.chained {
+            let added = Datapath::add_pod(self, pod_link(link)).await;
+            return added.map(interface).map_err(failed("add a pod's interface"));
+        }
+        // Another plugin's interface: only checked, and our programs attached.
+        match Datapath::check_pod(self, pod_link(link)).await {
+            Err(DatapathError::NotAttached { ifindex }) => {
+                Dataplane::attach_pod(self, ifindex)?;
+                Dataplane::check_pod(self, link).await
+            }
+            other => other.map(interface).map_err(failed("check a chained interface")),
+        }
+    }
+
+    fn attach_pod(&mut self, ifindex: u32) -> Result<(), DataplaneError> {
+        Datapath::attach_pod(self, ifindex).map_err(failed("attach a pod's programs"))
+    }
+
+    async fn check_pod(&mut self, link: &Link) -> Result<Interface, DataplaneError> {
+        let checked = Datapath::check_pod(self, pod_link(link)).await;
+        checked.map(interface).map_err(failed("check a pod's interface"))
+    }
+
+    async fn delete_pod(&mut self, link: &Link) -> Result<(), DataplaneError> {
+        if link.chained {
+            // The plugin that made it deletes it, and our programs go with it.
+            return Ok(());
+        }
+        Datapath::delete_pod(self, &link.host_ifname).await.map_err(failed("delete a pod's interface"))
+    }
+
+    async fn expire_flows(&mut self, maps: &Observed, namespaces: &[PathBuf]) -> Result<(), DataplaneError> {
+        let flows = self.collect_flows(maps).map_err(failed("expire flows"))?;
+        let sockets = self.end_sockets(maps, namespaces).await.map_err(failed("end datagram sockets"))?;
+        tracing::debug!(live = flows.live, removed = flows.removed, sockets, "expired flows");
+        Ok(())
+    }
+}
+
+fn failed(operation: &'static str) -> impl FnOnce(DatapathError) -> DataplaneError {
+    move |source| DataplaneError::new(operation, source)
+}
+
+fn pod_link(link: &Link) -> PodLink {
+    let Link { netns, ifname, host_ifname, addrs, mtu, chained: _ } = link.clone();
+    PodLink { netns, ifname, host_ifname, addrs, mtu }
+}
+
+fn interface(interface: PodInterface) -> Interface {
+    let PodInterface { ifindex, mac, host_mac } = interface;
+    Interface { ifindex, mac, host_mac }
+}

@@ -1,0 +1,94 @@
+//! The node's network agent: services, policy, pods' interfaces.
+//!
+//! In: events of the shared [`Informers`], the CNI plugin's calls on a unix socket. Out: maps, routes and pods'
+//! interfaces, and a [`NetworkState`]: whether pods can have a network now. [`skep_netplan`] decides what is written;
+//! [`engine`] performs it, one change after the other. While the API server is away everything stays as it is; after a
+//! restart nothing changes until every kind has been listed.
+
+pub mod allocations;
+mod announce;
+pub mod bandwidth;
+pub mod cni;
+mod condition;
+pub mod config;
+pub mod dataplane;
+pub mod engine;
+mod health;
+mod index_updates;
+pub mod informers;
+pub mod kernel;
+mod node_health;
+mod published;
+
+use std::path::PathBuf;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+pub use config::NetworkConfig;
+pub use index_updates::{KINDS, Subscriptions};
+pub use informers::Informers;
+pub use kernel::KernelNetwork;
+pub use skep_cni::NetworkState;
+
+use allocations::AllocationError;
+use dataplane::{Dataplane, DataplaneError};
+use engine::Engine;
+
+/// Why the network agent could not start or had to stop.
+#[derive(Debug, thiserror::Error)]
+pub enum NetworkError {
+    #[error("open the datapath")]
+    Open(#[source] skep_datapath::DatapathError),
+    #[error("read back the maps")]
+    Observe(#[source] DataplaneError),
+    #[error(transparent)]
+    Allocations(#[from] AllocationError),
+    #[error("listen on {path}: {source}")]
+    Socket { path: PathBuf, source: std::io::Error },
+    #[error("CNI server: {0}")]
+    Serve(#[from] tonic::transport::Error),
+}
+
+/// Messages to the engine that it has not taken yet.
+const QUEUE_LENGTH: usize = 1024;
+
+/// Runs until `stop` is cancelled; after that the kernel continues with what was written. `state` receives whether pods
+/// can have a network.
+pub async fn run<D: Dataplane>(
+    config: NetworkConfig,
+    dataplane: D,
+    client: kube::Client,
+    subscriptions: Subscriptions,
+    state: watch::Sender<NetworkState>,
+    stop: CancellationToken,
+) -> Result<(), NetworkError> {
+    let (sender, messages) = mpsc::channel(QUEUE_LENGTH);
+    let NetworkConfig { node, uplink, health_port, cni_socket, .. } = config.clone();
+    let mut engine = Engine::open(config, dataplane).await?;
+    let listener = cni::listen(&cni_socket)?;
+    // When one part ends, the others end with it.
+    let stop = stop.child_token();
+    let _stop_all = stop.clone().drop_guard();
+    let mut updates = subscriptions.forward(&sender, &stop);
+    let condition = tokio::spawn(condition::report(client, node, state.subscribe(), stop.clone()));
+    let mut helpers = JoinSet::new();
+    helpers.spawn(health::run(engine.published(), state.subscribe()));
+    if health_port != 0 {
+        helpers.spawn(node_health::run(health_port, engine.published(), state.subscribe()));
+    }
+    if let Some(uplink) = uplink {
+        helpers.spawn(announce::run(uplink, engine.published()));
+    }
+    let serve = cni::serve(listener, sender, stop.clone());
+    let result = tokio::select! {
+        () = engine.run(messages, state, stop.clone()) => Ok(()),
+        served = serve => served.map_err(NetworkError::from),
+    };
+    stop.cancel();
+    updates.shutdown().await;
+    helpers.shutdown().await;
+    condition.abort();
+    result
+}

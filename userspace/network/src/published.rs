@@ -1,0 +1,41 @@
+//! What the engine publishes for the agent's other parts, compiled from the index: addresses to announce, health
+//! checks to answer.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use skep_netplan::health::ServiceHealth;
+use skep_netplan::{Index, announce, health};
+use tokio::sync::watch;
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Published {
+    /// Load balancers' addresses that this node answers for on the link.
+    pub(crate) announced: BTreeSet<IpAddr>,
+    /// Health checks, by health check node port.
+    pub(crate) health: BTreeMap<u16, ServiceHealth>,
+    /// Whether balancers may send this node new traffic.
+    pub(crate) eligible: bool,
+}
+
+impl Published {
+    fn compile(index: &Index) -> Published {
+        Published {
+            announced: announce::compile(index),
+            health: health::compile(index),
+            eligible: health::eligible(index),
+        }
+    }
+
+    /// Sends the index's state to the receivers if it differs from the last one.
+    pub(crate) fn update(index: &Index, last: &watch::Sender<Published>) {
+        let now = Published::compile(index);
+        last.send_if_modified(|last| {
+            let changed = *last != now;
+            if changed {
+                *last = now;
+            }
+            changed
+        });
+    }
+}
