@@ -1,6 +1,6 @@
-//! What other servers serve beside this one: whether they can be reached, and what discovery tells of them. PURE.
+//! Aggregated API servers: whether they are reachable, and their part of discovery. PURE.
 //!
-//! In: APIServices, Services, EndpointSlices, the other server's own discovery. Out: a verdict, and [`Remote`]s.
+//! In: APIServices, Services, EndpointSlices, the other servers' own discovery. Out: [`Remote`]s, or [`Unavailable`].
 
 use std::cmp::Reverse;
 
@@ -11,23 +11,23 @@ use crate::kinds::{Registry, api_service};
 use crate::meta;
 use crate::value::items;
 
-/// A group's version that another server serves.
+/// A version of a group that another server serves.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Remote {
     pub group: String,
     pub version: String,
     /// `groupPriorityMinimum` and `versionPriority`.
     pub priorities: (i64, i64),
-    /// As aggregated discovery tells them.
+    /// Its resources in the form of aggregated discovery.
     pub resources: Vec<Value>,
-    /// Whether the resources are of now.
+    /// Whether `resources` are up to date.
     pub current: bool,
-    /// Where its OpenAPI v3 document is, as a path.
+    /// The path of its OpenAPI v3 document.
     pub openapi: Option<String>,
 }
 
 impl Remote {
-    /// Of an APIService that names a Service; nothing is known yet of what it serves.
+    /// From an APIService that names a Service; its resources are not known yet.
     pub fn of(api_service: &Value) -> Remote {
         let spec = &api_service["spec"];
         let text = |field: &str| spec[field].as_str().unwrap_or_default().to_owned();
@@ -41,17 +41,18 @@ impl Remote {
     }
 }
 
-/// A group as discovery tells it: its versions, the preferred first, each with the other server that serves it, if one does.
+/// A group in discovery: its versions, the preferred first, each with the remote server that serves it, if any.
 pub(crate) struct Group<'a> {
     pub(crate) name: &'a str,
     pub(crate) versions: Vec<(&'a str, Option<&'a Remote>)>,
 }
 
-/// A version of a group, and who serves it.
+/// A version of a group and the server that serves it.
 struct Served<'a> {
     group: &'a str,
     version: &'a str,
     priorities: (i64, i64),
+    /// `None`: this server.
     remote: Option<&'a Remote>,
 }
 
@@ -76,7 +77,7 @@ fn served<'a>(registry: &'a Registry, remotes: &'a [Remote]) -> Vec<Served<'a>> 
     served
 }
 
-/// All groups but the core one, in the order of discovery. What another server was given, this one does not serve.
+/// All groups but the core one, in the order of discovery. A remote version hides the local version of the same name.
 pub(crate) fn groups<'a>(registry: &'a Registry, remotes: &'a [Remote]) -> Vec<Group<'a>> {
     let mut groups: Vec<(i64, Group<'a>, Vec<i64>)> = Vec::new();
     for Served { group, version, priorities: (of_group, of_version), remote } in served(registry, remotes) {
@@ -86,42 +87,46 @@ pub(crate) fn groups<'a>(registry: &'a Registry, remotes: &'a [Remote]) -> Vec<G
         });
         let (highest, known, order) = &mut groups[at];
         *highest = of_group.max(*highest);
-        let behind = |(other, priority): (&(&str, Option<&Remote>), &i64)| {
+        let comes_after = |(other, priority): (&(&str, Option<&Remote>), &i64)| {
             of_version > *priority
                 || of_version == *priority && remote.is_some() && compare_versions(version, other.0).is_lt()
         };
-        let place = known.versions.iter().zip(&*order).position(behind).unwrap_or(order.len());
-        known.versions.insert(place, (version, remote));
-        order.insert(place, of_version);
+        let position = known.versions.iter().zip(&*order).position(comes_after).unwrap_or(order.len());
+        known.versions.insert(position, (version, remote));
+        order.insert(position, of_version);
     }
     groups.sort_by_key(|(highest, group, _)| (Reverse(*highest), group.name));
     groups.into_iter().map(|(_, group, _)| group).collect()
 }
 
-/// Why an APIService is not available: a reason of its condition, and what it means.
+/// Why an APIService is not available: the reason and message of its condition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unavailable {
     pub reason: &'static str,
     pub message: String,
 }
 
-/// Whether the Service that an APIService names could answer; `slices` are that Service's.
-pub fn reachable(api_service: &Value, service: Option<&Value>, slices: &[Value]) -> Result<(), Unavailable> {
+/// Checks that the Service of an APIService has a ready endpoint; `slices` are that Service's.
+pub fn check_reachable(
+    api_service: &Value,
+    service: Option<&Value>,
+    slices: &[Value],
+) -> Result<(), Unavailable> {
     let named = &api_service["spec"]["service"];
     let text = |field: &str| named[field].as_str().unwrap_or_default();
     let what = format!("service/{} in \"{}\"", text("name"), text("namespace"));
-    let not = |reason: &'static str, message: String| Err(Unavailable { reason, message });
+    let unavailable = |reason: &'static str, message: String| Err(Unavailable { reason, message });
     let Some(service) = service else {
-        return not("ServiceNotFound", format!("{what} is not present"));
+        return unavailable("ServiceNotFound", format!("{what} is not present"));
     };
     if service["spec"]["type"] != "ClusterIP" {
         return Ok(());
     }
     let Some(port) = items(&service["spec"], "ports").find(|port| port["port"] == named["port"]) else {
-        return not("ServicePortError", format!("{what} is not listening on port {}", named["port"]));
+        return unavailable("ServicePortError", format!("{what} is not listening on port {}", named["port"]));
     };
     if slices.is_empty() {
-        return not("EndpointsNotFound", format!("cannot find endpointslices for {what}"));
+        return unavailable("EndpointsNotFound", format!("cannot find endpointslices for {what}"));
     }
     let port_name = port["name"].as_str().unwrap_or_default();
     let answers = |slice: &Value| {
@@ -133,20 +138,20 @@ pub fn reachable(api_service: &Value, service: Option<&Value>, slices: &[Value])
     if slices.iter().any(answers) {
         return Ok(());
     }
-    not(
+    unavailable(
         "MissingEndpoints",
         format!("endpointslices for {what} have no addresses with port name \"{port_name}\""),
     )
 }
 
-/// The resources of a version in another server's aggregated discovery; `None` if it does not tell of it.
+/// The resources of a version in another server's aggregated discovery; `None` if it lacks the version.
 pub fn from_aggregated(document: &Value, group: &str, version: &str) -> Option<Vec<Value>> {
     let of_group = items(document, "items").find(|item| meta::name(item) == group)?;
     let of_version = items(of_group, "versions").find(|item| item["version"] == version)?;
     Some(items(of_version, "resources").cloned().collect())
 }
 
-/// The resources of an APIResourceList, as aggregated discovery tells them.
+/// The resources of an APIResourceList in the form of aggregated discovery.
 pub fn from_legacy(list: &Value, group: &str, version: &str) -> Vec<Value> {
     let or = |value: &Value, other: &str| match value.as_str() {
         Some(text) if !text.is_empty() => text.to_owned(),
@@ -182,15 +187,15 @@ pub fn from_legacy(list: &Value, group: &str, version: &str) -> Vec<Value> {
     out
 }
 
-/// Where the OpenAPI v3 index of another server says the document of a version is; only a path is taken.
+/// The path of a version's document in another server's OpenAPI v3 index; `None` for a URL with a host.
 pub fn openapi_of(index: &Value, group: &str, version: &str) -> Option<String> {
     let entry = &index["paths"][format!("apis/{group}/{version}")];
     let url = entry["serverRelativeURL"].as_str()?;
     url.starts_with(&format!("/openapi/v3/apis/{group}/{version}")).then(|| url.to_owned())
 }
 
-/// An entry of the index of all documents.
-pub(crate) fn index_into(paths: &mut Map<String, Value>, remotes: &[Remote]) {
+/// Adds the documents of remote versions to an OpenAPI v3 index.
+pub(crate) fn add_to_index(paths: &mut Map<String, Value>, remotes: &[Remote]) {
     for remote in remotes {
         let path = format!("apis/{}/{}", remote.group, remote.version);
         match &remote.openapi {
@@ -208,23 +213,23 @@ mod tests {
         Remote { group: group.into(), version: version.into(), priorities, ..Remote::default() }
     }
 
-    fn shown(remotes: &[Remote]) -> Vec<String> {
+    fn displayed(remotes: &[Remote]) -> Vec<String> {
         let registry = Registry::with(Vec::new());
         let groups = groups(&registry, remotes);
-        let shown = |group: &Group<'_>| {
+        let display = |group: &Group<'_>| {
             let versions = group.versions.iter();
             let versions =
                 versions.map(|(v, remote)| format!("{v}{}", if remote.is_some() { "*" } else { "" }));
             format!("{} {}", group.name, versions.collect::<Vec<_>>().join(","))
         };
-        groups.iter().map(shown).collect()
+        groups.iter().map(display).collect()
     }
 
     #[test]
-    fn groups_stand_where_their_priority_says() {
-        let before = shown(&[]);
+    fn groups_are_ordered_by_priority() {
+        let before = displayed(&[]);
         assert_eq!(&before[..2], ["apiregistration.k8s.io v1", "apps v1"]);
-        let with = shown(&[
+        let with = displayed(&[
             remote("metrics.k8s.io", "v1beta1", (100, 100)),
             remote("first.example.com", "v1", (17_790, 10)),
             remote("apps", "v9", (1, 5)),
@@ -238,19 +243,19 @@ mod tests {
     }
 
     #[test]
-    fn versions_of_one_priority_are_ordered_by_their_names() {
+    fn versions_of_equal_priority_are_ordered_by_name() {
         let all = ["v1", "v2beta1", "v2"].map(|version| remote("a.io", version, (5, 5)));
-        assert_eq!(shown(&all).last().map(String::as_str), Some("a.io v2*,v1*,v2beta1*"));
+        assert_eq!(displayed(&all).last().map(String::as_str), Some("a.io v2*,v1*,v2beta1*"));
     }
 
     #[test]
-    fn a_service_must_be_there_listen_and_have_an_endpoint() {
+    fn a_service_must_exist_with_the_port_and_a_ready_endpoint() {
         let api = json!({"spec": {"service": {"namespace": "n", "name": "s", "port": 443}}});
         let service =
             |port: i64| json!({"spec": {"type": "ClusterIP", "ports": [{"name": "https", "port": port}]}});
         let slice = |ready: bool, name: &str| json!({"endpoints": [{"conditions": {"ready": ready}}], "ports": [{"name": name, "port": 1}]});
         let reason = |service: Option<&Value>, slices: &[Value]| {
-            reachable(&api, service, slices).map_err(|why| why.reason).err().unwrap_or("Passed")
+            check_reachable(&api, service, slices).map_err(|why| why.reason).err().unwrap_or("Passed")
         };
         assert_eq!(reason(None, &[]), "ServiceNotFound");
         assert_eq!(reason(Some(&service(80)), &[]), "ServicePortError");
@@ -262,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn older_discovery_reads_as_the_newer() {
+    fn legacy_discovery_converts_to_aggregated_discovery() {
         let list = json!({"resources": [
             {"name": "things", "singularName": "thing", "namespaced": true, "kind": "Thing", "verbs": ["get"], "shortNames": ["th"]},
             {"name": "things/scale", "group": "autoscaling", "version": "v1", "kind": "Scale", "verbs": ["get"]},

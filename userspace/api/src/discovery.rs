@@ -1,11 +1,12 @@
-//! Discovery documents: aggregated (`apidiscovery.k8s.io/v2`) and legacy.
+//! Discovery documents: aggregated (`apidiscovery.k8s.io/v2`) and legacy. In: the registry of kinds and the remote versions.
+//! Out: JSON documents.
 
 use serde_json::{Value, json};
 
 use crate::aggregate::{Group, Remote, groups};
 use crate::kinds::{Kind, Registry};
 
-/// Group, version and kind of the body of a subresource, where it is not its parent's.
+/// Group, version and kind of the body of a subresource.
 fn subresource_kind(kind: &Kind, subresource: &str) -> (&'static str, &'static str, &'static str) {
     match subresource {
         "scale" => ("autoscaling", "v1", "Scale"),
@@ -33,7 +34,7 @@ fn subresource_verbs(subresource: &str) -> &'static [&'static str] {
     }
 }
 
-/// `/apis` (and `/api` with `core`) for clients that accept aggregated discovery.
+/// The aggregated discovery of `/apis`, or of `/api` with `core`.
 pub fn aggregated(registry: &Registry, remotes: &[Remote], core: bool) -> Value {
     let groups = match core {
         true => vec![Group { name: "", versions: vec![("v1", None)] }],

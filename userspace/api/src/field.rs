@@ -1,26 +1,30 @@
-//! Errors that name a field, with upstream's words: `spec.ports[0].port: Invalid value: 0: must be ...`.
+//! Errors that name a field, in upstream's words: `spec.ports[0].port: Invalid value: 0: must be ...`.
 
 use std::fmt;
 
 use serde_json::Value;
 
-/// Where in an object: `spec.containers[0].name`.
+/// The path of a field: `spec.containers[0].name`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Path(String);
 
 impl Path {
+    /// The path of a top-level field; empty for the object itself.
     pub fn new(name: &str) -> Path {
         Path(name.to_owned())
     }
 
+    /// The path of a field below this one.
     pub fn child(&self, name: &str) -> Path {
         if self.0.is_empty() { Path(name.to_owned()) } else { Path(format!("{}.{name}", self.0)) }
     }
 
+    /// The path of a list item: `[0]`.
     pub fn index(&self, index: usize) -> Path {
         Path(format!("{}[{index}]", self.0))
     }
 
+    /// The path of a map entry: `[key]`.
     pub fn key(&self, key: &str) -> Path {
         Path(format!("{}[{key}]", self.0))
     }
@@ -35,10 +39,11 @@ impl fmt::Display for Path {
 /// One reason why an object is not valid; becomes a cause of a 422 Status.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FieldError {
+    /// The path of the field.
     pub field: String,
-    /// `FieldValueRequired` and the like.
+    /// Upstream's cause type, such as `FieldValueRequired`.
     pub reason: &'static str,
-    /// Without the field.
+    /// The text without the field.
     pub message: String,
 }
 
@@ -48,61 +53,69 @@ impl fmt::Display for FieldError {
     }
 }
 
-/// What is wrong with an object, collected.
+/// The errors of an object.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Errors(pub Vec<FieldError>);
 
 impl Errors {
+    /// Whether the object is valid.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// An error of any kind; the path of the object itself is shown as upstream shows it.
+    /// Adds an error; the path of the object itself is `<nil>`, as in upstream.
     pub(crate) fn push(&mut self, path: &Path, reason: &'static str, message: String) {
         let field = if path.0.is_empty() { "<nil>".to_owned() } else { path.to_string() };
         self.0.push(FieldError { field, reason, message });
     }
 
+    /// A required field is missing.
     pub fn required(&mut self, path: &Path, detail: &str) {
         self.push(path, "FieldValueRequired", with_detail("Required value", detail));
     }
 
+    /// The value is invalid.
     pub fn invalid(&mut self, path: &Path, value: &Value, detail: &str) {
         self.push(
             path,
             "FieldValueInvalid",
-            with_detail(&format!("Invalid value: {}", shown(value)), detail),
+            with_detail(&format!("Invalid value: {}", display(value)), detail),
         );
     }
 
+    /// The field must not be set or changed.
     pub fn forbidden(&mut self, path: &Path, detail: &str) {
         self.push(path, "FieldValueForbidden", with_detail("Forbidden", detail));
     }
 
+    /// The value occurs twice in a list.
     pub fn duplicate(&mut self, path: &Path, value: &Value) {
-        self.push(path, "FieldValueDuplicate", format!("Duplicate value: {}", shown(value)));
+        self.push(path, "FieldValueDuplicate", format!("Duplicate value: {}", display(value)));
     }
 
+    /// The list has more than `max` items.
     pub fn too_many(&mut self, path: &Path, actual: usize, max: usize) {
         let items = if max == 1 { "item" } else { "items" };
         let message = format!("Too many: {actual}: must have at most {max} {items}");
         self.push(path, "FieldValueTooMany", message);
     }
 
+    /// The text has more than `max` bytes.
     pub fn too_long(&mut self, path: &Path, max: usize) {
         self.push(path, "FieldValueTooLong", format!("Too long: may not be more than {max} bytes"));
     }
 
-    /// Of a value too large to be shown.
+    /// The value is invalid and too large to print.
     pub fn invalid_whole(&mut self, path: &Path, detail: &str) {
         self.push(path, "FieldValueInvalid", with_detail("Invalid value", detail));
     }
 
+    /// The value is none of the supported ones.
     pub fn not_supported(&mut self, path: &Path, value: &Value, supported: &[&str]) {
         let mut supported: Vec<String> = supported.iter().map(|value| format!("\"{value}\"")).collect();
         supported.sort();
         let message =
-            format!("Unsupported value: {}: supported values: {}", shown(value), supported.join(", "));
+            format!("Unsupported value: {}: supported values: {}", display(value), supported.join(", "));
         self.push(path, "FieldValueNotSupported", message);
     }
 }
@@ -111,12 +124,12 @@ fn with_detail(head: &str, detail: &str) -> String {
     if detail.is_empty() { head.to_owned() } else { format!("{head}: {detail}") }
 }
 
-/// Values as upstream shows them: strings quoted, everything else as JSON.
-fn shown(value: &Value) -> String {
+/// A value in upstream's notation: JSON.
+fn display(value: &Value) -> String {
     value.to_string()
 }
 
-/// What a validation finds, in one line, for tests.
+/// The errors of a validation in one line, for tests.
 #[cfg(test)]
 pub(crate) fn told(validate: fn(&Value, &mut Errors), object: &Value) -> String {
     let mut errors = Errors::default();

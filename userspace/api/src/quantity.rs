@@ -5,14 +5,14 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::str::FromStr;
 
-/// A number of thousandths, and the notation it was written in. Two that are the same number are equal.
+/// A number of thousandths, and the notation it was written in. Equality and order ignore the notation.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Quantity {
     millis: i128,
     notation: Notation,
 }
 
-/// How a quantity is shown: as it was written, so that sums of `Mi` are shown in `Mi`.
+/// The notation of a quantity. Sums keep it: `Mi` plus `Mi` is displayed in `Mi`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Notation {
     #[default]
@@ -47,15 +47,18 @@ impl Hash for Quantity {
     }
 }
 
+/// A text that is no quantity, with upstream's message.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'")]
 pub struct BadQuantity;
 
 impl Quantity {
+    /// A quantity of thousandths, in decimal notation.
     pub fn from_millis(millis: i128) -> Quantity {
         Quantity { millis, notation: Notation::Decimal }
     }
 
+    /// The number of thousandths.
     pub fn millis(self) -> i128 {
         self.millis
     }
@@ -65,25 +68,28 @@ impl Quantity {
         self.millis.div_euclid(1000) + i128::from(self.millis.rem_euclid(1000) != 0)
     }
 
+    /// The sum, bounded by the number type.
     pub fn saturating_add(self, other: Quantity) -> Quantity {
         self.with(self.millis.saturating_add(other.millis), other)
     }
 
+    /// The difference, bounded by the number type; may be negative.
     pub fn saturating_sub(self, other: Quantity) -> Quantity {
         self.with(self.millis.saturating_sub(other.millis), other)
     }
 
-    /// Shown as the first was written; nothing takes the other's notation.
+    /// Keeps the notation of `self`, unless `self` is zero.
     fn with(self, millis: i128, other: Quantity) -> Quantity {
         let notation = if self.millis == 0 { other.notation } else { self.notation };
         Quantity { millis, notation }
     }
 
+    /// Whether it is zero.
     pub fn is_zero(self) -> bool {
         self.millis == 0
     }
 
-    /// The next whole number.
+    /// Rounded up to a whole number.
     pub fn rounded_up(self) -> Quantity {
         Quantity { millis: self.value().saturating_mul(1000), notation: self.notation }
     }
@@ -111,7 +117,7 @@ impl FromStr for Quantity {
         }
         let digits: i128 = format!("{whole}{fraction}").parse().map_err(|_| BadQuantity)?;
         let (factor, exponent) = scale(suffix)?;
-        // digits x factor x 10^(exponent + 3 - fraction digits), rounded up away from zero.
+        // digits x factor x 10^(exponent + 3 - fraction digits), rounded away from zero.
         let power = exponent + 3 - fraction.len() as i32;
         let scaled = digits.checked_mul(factor).ok_or(BadQuantity)?;
         let millis = if power >= 0 {
@@ -174,7 +180,7 @@ impl fmt::Display for Quantity {
             return write!(f, "{}{suffix}", self.millis);
         }
         let mut value = self.millis / 1000;
-        // A few bytes are not worth a suffix, and upstream then forgets that there was one.
+        // Upstream drops the binary notation below 1Ki.
         let (step, suffixes) = match self.notation {
             Notation::Binary if value.abs() >= 1024 => (1024, BINARY),
             Notation::Exponent => (1000, EXPONENT),
@@ -220,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn sums_are_shown_as_they_were_written() {
+    fn sums_keep_the_notation() {
         let sum = |all: &[&str]| {
             let quantities = all.iter().map(|text| text.parse::<Quantity>().unwrap());
             quantities.fold(Quantity::default(), Quantity::saturating_add).to_string()
@@ -241,13 +247,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_shown_is_read(millis in -1_000_000_000_000i128..1_000_000_000_000) {
+        fn display_is_parsed_to_the_same_quantity(millis in -1_000_000_000_000i128..1_000_000_000_000) {
             let quantity = Quantity::from_millis(millis);
             prop_assert_eq!(quantity.to_string().parse::<Quantity>(), Ok(quantity));
         }
 
         #[test]
-        fn any_text_is_read_or_refused(text in ".{0,40}") {
+        fn any_text_is_parsed_or_refused(text in ".{0,40}") {
             let _ = text.parse::<Quantity>();
         }
     }

@@ -1,4 +1,4 @@
-//! Lists of resources, and what a pod asks for as a whole. In: `limits`, `requests` and the like as JSON. PURE.
+//! Resource lists and the resources of a pod as a whole. In: `limits`, `requests` and the like as JSON. PURE.
 
 use std::collections::BTreeMap;
 
@@ -7,39 +7,44 @@ use serde_json::{Map, Value};
 use crate::quantity::Quantity;
 use crate::value::items;
 
-/// Amounts by the resource's name.
+/// Amounts by resource name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Resources(pub BTreeMap<String, Quantity>);
 
-/// Resources that a pod may ask for itself, in place of its containers (KEP-2837).
-fn is_of_pods(name: &str) -> bool {
+/// Whether a pod may request the resource itself, in place of its containers (KEP-2837).
+fn is_pod_level(name: &str) -> bool {
     matches!(name, "cpu" | "memory") || name.starts_with("hugepages-")
 }
 
 impl Resources {
-    /// Amounts that are none are left out: they were refused, or will be.
+    /// Reads a resource list. Malformed amounts are left out; validation refuses them.
     pub fn of(list: &Value) -> Resources {
         let all = list.as_object().into_iter().flatten();
         Resources(all.filter_map(|(name, value)| Some((name.clone(), quantity(value)?))).collect())
     }
 
+    /// The resource list as JSON.
     pub fn to_value(&self) -> Value {
         let pairs = self.0.iter().map(|(name, amount)| (name.clone(), amount.to_string().into()));
         Value::Object(pairs.collect::<Map<_, _>>())
     }
 
+    /// The amount of a resource, if it is listed.
     pub fn get(&self, name: &str) -> Option<Quantity> {
         self.0.get(name).copied()
     }
 
+    /// Whether no resource is listed.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
+    /// Replaces the amount of a resource.
     pub fn set(&mut self, name: impl Into<String>, amount: Quantity) {
         self.0.insert(name.into(), amount);
     }
 
+    /// Adds the amounts of another list.
     pub fn add(&mut self, other: &Resources) {
         for (name, amount) in &other.0 {
             let own = self.0.entry(name.clone()).or_default();
@@ -47,7 +52,7 @@ impl Resources {
         }
     }
 
-    /// Takes away, but never below nothing.
+    /// Subtracts the amounts of another list, down to zero.
     pub fn subtract(&mut self, other: &Resources) {
         for (name, amount) in &mut self.0 {
             let less = amount.saturating_sub(other.get(name).unwrap_or_default());
@@ -55,6 +60,7 @@ impl Resources {
         }
     }
 
+    /// Raises each amount to that of another list if it is greater.
     pub fn raise_to(&mut self, other: &Resources) {
         for (name, amount) in &other.0 {
             let own = self.0.entry(name.clone()).or_insert(*amount);
@@ -62,13 +68,13 @@ impl Resources {
         }
     }
 
-    /// Only the resources of these names.
+    /// The resources whose names `keep` accepts.
     pub fn masked(&self, keep: impl Fn(&str) -> bool) -> Resources {
         Resources(self.0.iter().filter(|(name, _)| keep(name)).map(|(n, a)| (n.clone(), *a)).collect())
     }
 }
 
-/// `cpu=2,memory=1Gi`, as messages have it.
+/// `cpu=2,memory=1Gi`, as in messages.
 impl std::fmt::Display for Resources {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let all: Vec<String> = self.0.iter().map(|(name, amount)| format!("{name}={amount}")).collect();
@@ -76,7 +82,7 @@ impl std::fmt::Display for Resources {
     }
 }
 
-/// A quantity as JSON may write it.
+/// A quantity in JSON: a text or a number.
 pub fn quantity(value: &Value) -> Option<Quantity> {
     match value {
         Value::String(text) => text.parse().ok(),
@@ -101,30 +107,31 @@ impl Side {
     }
 }
 
-/// What the specification asks for at its neediest moment, without the runtime's overhead.
+/// The peak demand of a pod specification, without the runtime's overhead.
 pub fn of_spec(spec: &Value, side: Side) -> Resources {
-    sum(spec, side, |container| Resources::of(&container["resources"][side.name()]))
+    peak(spec, side, |container| Resources::of(&container["resources"][side.name()]))
 }
 
-/// What a pod is charged for: overhead and, while it is resized, what its node gives it count (KEP-1287).
+/// The resources that a pod is charged for: its overhead and, during a resize, the resources that its node has allocated
+/// are included (KEP-1287).
 pub fn of_pod(pod: &Value, side: Side) -> Resources {
     let spec = &pod["spec"];
-    let mut total = sum(spec, side, |container| {
-        let mut wanted = Resources::of(&container["resources"][side.name()]);
+    let mut total = peak(spec, side, |container| {
+        let mut demand = Resources::of(&container["resources"][side.name()]);
         let lists = ["containerStatuses", "initContainerStatuses"];
         let mut statuses = lists.iter().flat_map(|list| items(&pod["status"], list));
         if let Some(status) = statuses.find(|status| status["name"] == container["name"]) {
-            wanted.raise_to(&Resources::of(&status["resources"][side.name()]));
+            demand.raise_to(&Resources::of(&status["resources"][side.name()]));
             if side == Side::Requests {
-                wanted.raise_to(&Resources::of(&status["allocatedResources"]));
+                demand.raise_to(&Resources::of(&status["allocatedResources"]));
             }
         }
-        wanted
+        demand
     });
     let overhead = Resources::of(&spec["overhead"]);
     match side {
         Side::Requests => total.add(&overhead),
-        // What is not limited is not limited by its overhead.
+        // Overhead does not limit a resource that the containers do not limit.
         Side::Limits => {
             let limited = overhead.masked(|name| total.get(name).is_some_and(|amount| !amount.is_zero()));
             total.add(&limited);
@@ -133,24 +140,25 @@ pub fn of_pod(pod: &Value, side: Side) -> Resources {
     total
 }
 
-/// Containers run together; before them, one by one, the init containers, beside the sidecars started so far (KEP-753).
-fn sum(spec: &Value, side: Side, of: impl Fn(&Value) -> Resources) -> Resources {
+/// The peak of a specification: init containers run one by one with the sidecars started so far, then all containers run
+/// together (KEP-753).
+fn peak(spec: &Value, side: Side, of: impl Fn(&Value) -> Resources) -> Resources {
     let mut total = Resources::default();
     items(spec, "containers").for_each(|container| total.add(&of(container)));
-    let (mut sidecars, mut neediest) = (Resources::default(), Resources::default());
+    let (mut sidecars, mut init_peak) = (Resources::default(), Resources::default());
     for container in items(spec, "initContainers") {
         let own = of(container);
-        let mut moment = sidecars.clone();
-        moment.add(&own);
+        let mut step = sidecars.clone();
+        step.add(&own);
         if container["restartPolicy"] == "Always" {
             total.add(&own);
-            sidecars = moment.clone();
+            sidecars = step.clone();
         }
-        neediest.raise_to(&moment);
+        init_peak.raise_to(&step);
     }
-    total.raise_to(&neediest);
+    total.raise_to(&init_peak);
     for (name, amount) in Resources::of(&spec["resources"][side.name()]).0 {
-        if is_of_pods(&name) {
+        if is_pod_level(&name) {
             total.set(name, amount);
         }
     }
@@ -168,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_asks_for_its_neediest_moment() {
+    fn a_pod_requests_its_peak_demand() {
         let sidecar =
             json!({"name": "s", "restartPolicy": "Always", "resources": {"requests": {"cpu": "200m"}}});
         for (spec, wanted) in [
@@ -190,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn overhead_is_charged_and_a_resize_counts_at_its_greater_side() {
+    fn overhead_is_charged_and_a_resize_counts_with_its_greater_amount() {
         let pod = json!({
             "spec": {"containers": [container("1")], "overhead": {"cpu": "250m", "memory": "1Mi"}},
             "status": {"containerStatuses": [{"name": "c", "resources": {"requests": {"cpu": "2"}}}]},

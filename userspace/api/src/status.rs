@@ -1,4 +1,4 @@
-//! The Status object: every answer that is not the object asked for.
+//! The Status object: the answer to a failed request. In: a kind and what failed. Out: JSON in upstream's words.
 
 use serde_json::{Value, json};
 
@@ -60,6 +60,7 @@ impl Reason {
         found.map_or(Reason::Unknown, |(reason, ..)| reason)
     }
 
+    /// Its text in a Status.
     pub fn as_str(self) -> &'static str {
         Reason::ALL[self as usize].1
     }
@@ -126,22 +127,25 @@ impl Status {
         self.stale
     }
 
+    /// No object of this name.
     pub fn not_found(kind: &Kind, name: &str) -> Status {
         Status::new(Reason::NotFound, format!("{} \"{name}\" not found", kind.group_resource()))
             .about(kind, name)
     }
 
-    /// A path that leads nowhere.
+    /// A path that the server does not serve.
     pub fn no_such_path() -> Status {
         Status::new(Reason::NotFound, "the server could not find the requested resource")
             .with_details(json!({}))
     }
 
+    /// An object of this name exists.
     pub fn already_exists(kind: &Kind, name: &str) -> Status {
         Status::new(Reason::AlreadyExists, format!("{} \"{name}\" already exists", kind.group_resource()))
             .about(kind, name)
     }
 
+    /// The write conflicts with the object's state.
     pub fn conflict(kind: &Kind, name: &str, why: &str) -> Status {
         let what = kind.group_resource();
         Status::new(Reason::Conflict, format!("Operation cannot be fulfilled on {what} \"{name}\": {why}"))
@@ -155,6 +159,7 @@ impl Status {
         Status { stale: true, ..Status::conflict(kind, name, why) }
     }
 
+    /// The object has invalid fields; each is a cause.
     pub fn invalid(kind: &Kind, name: &str, errors: &Errors) -> Status {
         let all: Vec<String> = errors.0.iter().map(ToString::to_string).collect();
         let what = match all.as_slice() {
@@ -197,15 +202,17 @@ impl Status {
         )
     }
 
+    /// The request is malformed.
     pub fn bad_request(message: impl Into<String>) -> Status {
         Status::new(Reason::BadRequest, message)
     }
 
+    /// The requester is not authenticated.
     pub fn unauthorized() -> Status {
         Status::new(Reason::Unauthorized, "Unauthorized")
     }
 
-    /// `message` as the authoriser words it.
+    /// The requester lacks permission; `message` is the authorizer's.
     pub fn forbidden(group: &str, plural: &str, name: &str, message: impl Into<String>) -> Status {
         let qualified = if group.is_empty() { plural.to_owned() } else { format!("{plural}.{group}") };
         let what = if name.is_empty() { qualified } else { format!("{qualified} \"{name}\"") };
@@ -213,6 +220,7 @@ impl Status {
             .with_details(details(group, plural, name))
     }
 
+    /// The resource does not support the verb.
     pub fn method_not_supported(kind: &Kind, verb: &str) -> Status {
         let what = kind.group_resource();
         Status::new(
@@ -222,10 +230,12 @@ impl Status {
         .about(kind, "")
     }
 
+    /// No media type of the Accept header is available.
     pub fn not_acceptable(accepted: &str) -> Status {
         Status::new(Reason::NotAcceptable, format!("only the following media types are accepted: {accepted}"))
     }
 
+    /// The body's media type is unknown.
     pub fn unsupported_media_type(supported: &str) -> Status {
         Status::new(
             Reason::UnsupportedMediaType,
@@ -235,33 +245,39 @@ impl Status {
         )
     }
 
+    /// The body exceeds `limit` bytes.
     pub fn too_large(limit: usize) -> Status {
         Status::new(Reason::RequestEntityTooLarge, format!("Request entity too large: limit is {limit}"))
     }
 
+    /// The resource version or continue token is too old.
     pub fn expired(message: impl Into<String>) -> Status {
         Status::new(Reason::Expired, message)
     }
 
+    /// The requester must wait.
     pub fn too_many_requests(message: impl Into<String>, retry_after_seconds: u32) -> Status {
         Status::new(Reason::TooManyRequests, message)
             .with_details(json!({"retryAfterSeconds": retry_after_seconds}))
     }
 
+    /// The server failed.
     pub fn internal(message: impl std::fmt::Display) -> Status {
         Status::new(Reason::InternalError, format!("Internal error occurred: {message}"))
             .with_details(json!({"causes": [{"message": message.to_string()}]}))
     }
 
+    /// The server cannot answer now.
     pub fn unavailable(message: impl Into<String>) -> Status {
         Status::new(Reason::ServiceUnavailable, message)
     }
 
+    /// The request took too long.
     pub fn timeout(message: impl Into<String>) -> Status {
         Status::new(Reason::Timeout, message)
     }
 
-    /// The object as it is sent.
+    /// The Status object as JSON.
     pub fn to_value(&self) -> Value {
         let mut status = json!({
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
@@ -274,7 +290,7 @@ impl Status {
         status
     }
 
-    /// The answer to a delete that left nothing to show.
+    /// The answer to a successful delete.
     pub fn success(kind: &Kind, name: &str, uid: &str) -> Value {
         let mut details = details(kind.group, kind.plural, name);
         details["uid"] = uid.into();
@@ -306,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stale_write_is_told_apart_from_another_conflict() {
+    fn only_a_stale_write_is_a_stale_conflict() {
         let kind = crate::find("", "v1", "pods").expect("pods are built in");
         assert!(Status::stale(kind, "a").with_details(json!({})).is_stale());
         assert!(!Status::conflict(kind, "a", "Precondition failed").is_stale());

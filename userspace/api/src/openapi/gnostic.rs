@@ -1,10 +1,10 @@
-//! The OpenAPI v2 document as protobuf (gnostic's `openapiv2.Document`), from its JSON: definitions, without paths.
+//! Encodes the OpenAPI v2 document as protobuf (gnostic's `openapiv2.Document`), without paths. In: its JSON. Out: bytes.
 
 use serde_json::{Map, Value};
 
 use crate::protobuf::wire::encode_varint;
 
-/// A field that is a message, a string or bytes.
+/// Writes a field that is a message, a string or bytes.
 fn field(out: &mut Vec<u8>, number: u64, bytes: &[u8]) {
     out.extend(encode_varint(number << 3 | 2));
     out.extend(encode_varint(bytes.len() as u64));
@@ -74,14 +74,14 @@ fn schema(json: &Value) -> Vec<u8> {
     out
 }
 
-/// A message whose only field, the first, is this.
+/// Writes a field that is a message with `inner` as its field 1.
 fn wrapped(out: &mut Vec<u8>, number: u64, inner: &[u8]) {
     let mut message = Vec::new();
     field(&mut message, 1, inner);
     field(out, number, &message);
 }
 
-/// Any value, as YAML; JSON is YAML.
+/// gnostic's `Any`: a value as YAML, here as JSON.
 fn any(value: &Value) -> Vec<u8> {
     let mut out = Vec::new();
     field(&mut out, 2, format!("{value}\n").as_bytes());

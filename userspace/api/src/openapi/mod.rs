@@ -1,4 +1,4 @@
-//! OpenAPI documents from the schema facts, made on request: v3 a group and version, v2 for all.
+//! OpenAPI documents: v3 for one group and version, v2 for all. In: the registry of kinds. Out: JSON, or protobuf for v2.
 
 mod gnostic;
 
@@ -11,7 +11,7 @@ use crate::custom::publish;
 use crate::kinds::{Kind, KindRef, Registry};
 use crate::schema::{self, Field, Shape, Type, named};
 
-/// Which of the two dialects.
+/// The version of OpenAPI.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Dialect {
     V2,
@@ -32,8 +32,8 @@ impl Dialect {
     }
 }
 
-/// `/openapi/v3`: where each group and version's document is. The hash of built-in ones changes with the
-/// program's version only.
+/// `/openapi/v3`: the path of the document of each group and version. `hash` identifies the program's version; documents
+/// with custom resources append a hash of their definitions.
 pub fn v3_index(registry: &Registry, remotes: &[Remote], hash: &str) -> Value {
     let mut documents: Vec<(String, Option<u64>)> = Vec::new();
     for kind in registry.iter() {
@@ -45,11 +45,11 @@ pub fn v3_index(registry: &Registry, remotes: &[Remote], hash: &str) -> Value {
     }
     let mut paths = Map::new();
     for (path, custom) in documents {
-        let made = custom.map(|hash| format!("-{hash:016x}")).unwrap_or_default();
-        let url = format!("/openapi/v3/{path}?hash={hash}{made}");
+        let suffix = custom.map(|hash| format!("-{hash:016x}")).unwrap_or_default();
+        let url = format!("/openapi/v3/{path}?hash={hash}{suffix}");
         paths.insert(path, json!({"serverRelativeURL": url}));
     }
-    aggregate::index_into(&mut paths, remotes);
+    aggregate::add_to_index(&mut paths, remotes);
     json!({"paths": paths})
 }
 
@@ -87,15 +87,15 @@ pub fn v2(registry: &Registry) -> Value {
     })
 }
 
-/// The media type of [`v2_protobuf`]. Clients ask for it with `@v1.0`, which no media type may hold.
+/// The media type of [`v2_protobuf`]. Clients write `@v1.0` in its place, which is no valid media type.
 pub const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
-/// Whether a client that accepts this wants [`v2_protobuf`].
+/// Whether an Accept header asks for [`v2_protobuf`].
 pub fn accepts_v2_protobuf(accept: &str) -> bool {
     accept.contains("application/com.github.proto-openapi.spec.v2") && accept.contains("+protobuf")
 }
 
-/// [`v2`] as protobuf, which kubectl asks for; without the paths.
+/// [`v2`] as protobuf without the paths, for kubectl.
 pub fn v2_protobuf(registry: &Registry) -> Vec<u8> {
     gnostic::document(&v2(registry))
 }
@@ -108,7 +108,7 @@ fn paths(dialect: Dialect, rows: &[&KindRef]) -> Map<String, Value> {
         let item = format!("{collection}/{{name}}");
         let (mut on_collection, mut on_item) = (Map::new(), Map::new());
         for verb in kind.verbs {
-            let (method, action, place) = match *verb {
+            let (method, action, operations) = match *verb {
                 "create" => ("post", "post", &mut on_collection),
                 "list" => ("get", "list", &mut on_collection),
                 "deletecollection" => ("delete", "deletecollection", &mut on_collection),
@@ -118,7 +118,7 @@ fn paths(dialect: Dialect, rows: &[&KindRef]) -> Map<String, Value> {
                 "delete" => ("delete", "delete", &mut on_item),
                 _ => continue,
             };
-            place.insert(method.to_owned(), operation(dialect, kind, action));
+            operations.insert(method.to_owned(), operation(dialect, kind, action));
         }
         for (path, operations) in [(collection, on_collection), (item, on_item)] {
             if !operations.is_empty() {
@@ -156,10 +156,10 @@ fn operation(dialect: Dialect, kind: &Kind, action: &str) -> Value {
     })
 }
 
-/// The types of the rows and all that they refer to.
+/// The schemas of the kinds and of all types that they refer to.
 fn schemas(dialect: Dialect, rows: &[&KindRef]) -> Map<String, Value> {
-    let made = rows.iter().filter_map(|kind| Some((kind, kind.custom.as_deref()?)));
-    let made = made.map(|(kind, custom)| {
+    let custom = rows.iter().filter_map(|kind| Some((kind, kind.custom.as_deref()?)));
+    let custom = custom.map(|(kind, custom)| {
         let reference = |name: &str| dialect.reference(name);
         let schema = match dialect {
             Dialect::V2 => publish::v2(kind, custom, reference),
@@ -179,7 +179,7 @@ fn schemas(dialect: Dialect, rows: &[&KindRef]) -> Map<String, Value> {
         }
     }
     let found = done.into_iter().filter_map(named);
-    found.map(|found| (format!("io.k8s.{}", found.name), definition(dialect, found))).chain(made).collect()
+    found.map(|found| (format!("io.k8s.{}", found.name), definition(dialect, found))).chain(custom).collect()
 }
 
 fn collect(shape: Shape, names: &mut Vec<&'static str>) {
@@ -239,7 +239,7 @@ fn property(dialect: Dialect, field: &'static Field) -> Value {
     if let Some(kind) = field.map_type() {
         out["x-kubernetes-map-type"] = kind.into();
     }
-    // Facts carry no prose; this sentence is found with every Kubernetes by who asks what metadata has.
+    // The facts carry no descriptions. Tests of kubectl explain look for this one of upstream's.
     if field.name == "creationTimestamp" {
         out["description"] =
             "CreationTimestamp is a timestamp of the server's clock when the object was made.".into();

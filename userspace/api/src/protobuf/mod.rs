@@ -1,6 +1,6 @@
-//! Kubernetes protobuf bodies to JSON values, by the field numbers among the schema facts.
+//! Decodes Kubernetes protobuf bodies to JSON values, by the field numbers of the schema facts.
 //!
-//! An object travels as `k8s\0` and a `runtime.Unknown` message: type meta in field 1, the object's bytes in field 2.
+//! A body is `k8s\0` and a `runtime.Unknown` message: type meta in field 1, the object's bytes in field 2.
 
 pub(crate) mod wire;
 
@@ -16,15 +16,16 @@ use crate::find_kind;
 use crate::schema::{Field, Scalar, Shape, Type, named};
 use wire::{Reader, Wire};
 
-/// Numbers and booleans that are plain in Go and left out of JSON when zero. Protobuf writes them always, so without
-/// this list a zero that nobody set would look like one that somebody did. A line is `type.field`.
+/// Numbers and booleans that are no pointers in Go and that JSON omits when zero, as `type.field`. Protobuf always encodes
+/// them, so their zeros mean unset; a zero of any other field was set.
 static PLAIN_ZERO: LazyLock<HashSet<&'static str>> =
     LazyLock::new(|| include_str!("../../schema/plain_zero.txt").lines().collect());
 
 const MAGIC: &[u8] = b"k8s\0";
-/// Messages within messages at most; upstream's types need fewer than half of it.
-const DEPTH: usize = 64;
+/// Nesting of messages; upstream's types need less than half of it.
+const MAX_DEPTH: usize = 64;
 
+/// Why a body cannot be decoded.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
     #[error("the body does not begin with the protobuf prefix of Kubernetes")]
@@ -35,7 +36,7 @@ pub enum DecodeError {
     UnknownKind { api_version: String, kind: String },
 }
 
-/// The object of a body, with its `apiVersion` and `kind`.
+/// Decodes a body to an object with `apiVersion` and `kind`.
 pub fn decode(body: &[u8]) -> Result<Value, DecodeError> {
     let unknown = body.strip_prefix(MAGIC).ok_or(DecodeError::NoPrefix)?;
     let (mut api_version, mut kind, mut raw) = (String::new(), String::new(), &[][..]);
@@ -60,7 +61,7 @@ pub fn decode(body: &[u8]) -> Result<Value, DecodeError> {
     let mut object = Map::new();
     object.insert("apiVersion".into(), api_version.into());
     object.insert("kind".into(), kind.into());
-    message(schema, "", raw, &mut object, DEPTH)?;
+    read_message(schema, "", raw, &mut object, MAX_DEPTH)?;
     Ok(Value::Object(object))
 }
 
@@ -68,7 +69,7 @@ fn schema_of(api_version: &str, kind: &str) -> Option<&'static Type> {
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
     match find_kind(group, version, kind) {
         Some(found) => named(found.schema),
-        // Bodies that are no stored kinds: options, scales, evictions.
+        // Bodies that are not stored: options, scales, evictions.
         None => crate::schema::of_kind(&format!("{group}/{version}/{kind}")),
     }
 }
@@ -77,10 +78,10 @@ fn string(bytes: &[u8]) -> Result<String, DecodeError> {
     String::from_utf8(bytes.to_vec()).map_err(|_| DecodeError::Malformed)
 }
 
-/// Reads the fields whose numbers stand behind `place`, a path such as `2.` into a message that JSON does not show.
-fn message(
+/// Reads the fields whose numbers begin with `prefix`: empty, or the path such as `2.` of an inlined message.
+fn read_message(
     schema: &'static Type,
-    place: &str,
+    prefix: &str,
     bytes: &[u8],
     out: &mut Map<String, Value>,
     depth: usize,
@@ -88,21 +89,21 @@ fn message(
     let depth = depth.checked_sub(1).ok_or(DecodeError::Malformed)?;
     for item in Reader::new(bytes) {
         let (number, wire) = item.ok_or(DecodeError::Malformed)?;
-        let at = format!("{place}{number}");
+        let at = format!("{prefix}{number}");
         if let Some(field) = schema.fields.iter().find(|field| field.number() == Some(at.as_str())) {
-            put(schema, field, wire, out, depth)?;
+            read_field(schema, field, wire, out, depth)?;
             continue;
         }
         let within = format!("{at}.");
         let inline = schema.fields.iter().any(|field| field.number().is_some_and(|n| n.starts_with(&within)));
         if let (true, Wire::Bytes(inner)) = (inline, wire) {
-            message(schema, &within, inner, out, depth)?;
+            read_message(schema, &within, inner, out, depth)?;
         }
     }
     Ok(())
 }
 
-fn put(
+fn read_field(
     schema: &'static Type,
     field: &'static Field,
     wire: Wire,
@@ -114,7 +115,7 @@ fn put(
             let list = out.entry(field.name).or_insert_with(|| Value::Array(Vec::new()));
             let Value::Array(items) = list else { return Err(DecodeError::Malformed) };
             match (Shape::of(inner), wire) {
-                // Numbers may come packed into one field.
+                // Numbers may be packed into one field.
                 (
                     shape @ Shape::Scalar(Scalar::Int32 | Scalar::Int64 | Scalar::Boolean),
                     Wire::Bytes(packed),
@@ -130,19 +131,19 @@ fn put(
             let Wire::Bytes(entry) = wire else { return Err(DecodeError::Malformed) };
             let map = out.entry(field.name).or_insert_with(|| Value::Object(Map::new()));
             let Value::Object(map) = map else { return Err(DecodeError::Malformed) };
-            let (key, value) = entry_of(Shape::of(inner), entry, depth)?;
+            let (key, value) = read_entry(Shape::of(inner), entry, depth)?;
             map.insert(key, value);
         }
         shape => {
             let value = value(shape, wire, depth)?;
-            let left_out = match &value {
+            let is_unset = match &value {
                 Value::Null => true,
                 Value::String(text) => text.is_empty(),
-                Value::Bool(false) => is_plain(schema, field),
-                Value::Number(number) => number.as_f64() == Some(0.0) && is_plain(schema, field),
+                Value::Bool(false) => omits_zero(schema, field),
+                Value::Number(number) => number.as_f64() == Some(0.0) && omits_zero(schema, field),
                 _ => false,
             };
-            if !left_out || field.required {
+            if !is_unset || field.required {
                 out.insert(field.name.to_owned(), value);
             }
         }
@@ -150,11 +151,11 @@ fn put(
     Ok(())
 }
 
-fn is_plain(schema: &Type, field: &Field) -> bool {
+fn omits_zero(schema: &Type, field: &Field) -> bool {
     PLAIN_ZERO.contains(format!("{}.{}", schema.name, field.name).as_str())
 }
 
-fn entry_of(shape: Shape, entry: &[u8], depth: usize) -> Result<(String, Value), DecodeError> {
+fn read_entry(shape: Shape, entry: &[u8], depth: usize) -> Result<(String, Value), DecodeError> {
     let (mut key, mut found) = (String::new(), None);
     for item in Reader::new(entry) {
         match (item.ok_or(DecodeError::Malformed)?, shape) {
@@ -190,14 +191,14 @@ fn value(shape: Shape, wire: Wire, depth: usize) -> Result<Value, DecodeError> {
         Shape::Type(name) => {
             let schema = named(name).ok_or(DecodeError::Malformed)?;
             match schema.shape {
-                Some(_) if name.starts_with(SCHEMA_OR) => {
+                Some(_) if name.starts_with(SCHEMA_OR_PREFIX) => {
                     return schema_or(wire, name.ends_with("StringArray"), depth);
                 }
                 Some(Shape::Scalar(scalar)) => scalar,
                 _ => {
                     let Wire::Bytes(bytes) = wire else { return Err(DecodeError::Malformed) };
                     let mut out = Map::new();
-                    message(schema, "", bytes, &mut out, depth)?;
+                    read_message(schema, "", bytes, &mut out, depth)?;
                     return Ok(Value::Object(out));
                 }
             }
@@ -222,8 +223,8 @@ fn value(shape: Shape, wire: Wire, depth: usize) -> Result<Value, DecodeError> {
     }
 }
 
-/// Types of custom resources' schemas that are a schema or something else.
-const SCHEMA_OR: &str = "apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaPropsOr";
+/// Prefix of the types in a custom resource's schema that are a schema or something else.
+const SCHEMA_OR_PREFIX: &str = "apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaPropsOr";
 const SCHEMA: &str = "apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps";
 
 /// A schema (field 1, or 2 beside a boolean in 1), several schemas or several names (2).
@@ -315,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn a_config_map_is_read() {
+    fn a_config_map_is_decoded() {
         let metadata = field(1, b"cm");
         let entry = [field(1, b"a"), field(2, b"b")].concat();
         let raw = [field(1, &metadata), field(2, &entry)].concat();
@@ -325,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn a_volumes_source_stands_in_the_volume() {
+    fn the_source_of_a_volume_is_inlined() {
         let source = field(2, b"");
         let volume = [field(1, b"v"), field(2, &source)].concat();
         let raw = field(2, &field(1, &volume));
@@ -334,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn names_with_acronyms_have_their_numbers_too() {
+    fn fields_with_acronyms_have_numbers() {
         // Container: livenessProbe 10; Probe: handler 1; ProbeHandler: httpGet 2; path 1, port 2 (an integer), scheme 4.
         let port = [wire::encode_varint(2 << 3), vec![80]].concat();
         let get = [field(1, b"/z"), field(2, &port), field(4, b"HTTP")].concat();
@@ -345,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn a_custom_resources_schema_is_read() {
+    fn the_schema_of_a_custom_resource_is_decoded() {
         let varint = |number: u32, n: u8| [wire::encode_varint(u64::from(number) << 3), vec![n]].concat();
         let leaf = field(5, b"string");
         // JSONSchemaProps: type 5, items 24, additionalProperties 30, default 8.
@@ -353,15 +354,15 @@ mod tests {
         let schema =
             [field(24, &field(1, &leaf)), field(30, &additional), field(8, &field(1, br#"{"a":1}"#))]
                 .concat();
-        let found = value(Shape::Type(SCHEMA), Wire::Bytes(&schema), DEPTH).unwrap();
+        let found = value(Shape::Type(SCHEMA), Wire::Bytes(&schema), MAX_DEPTH).unwrap();
         let leaf = json!({"type": "string"});
         assert_eq!(found, json!({"items": leaf, "additionalProperties": leaf, "default": {"a": 1}}));
-        let closed = value(Shape::Type(SCHEMA), Wire::Bytes(&field(30, &varint(1, 0))), DEPTH).unwrap();
+        let closed = value(Shape::Type(SCHEMA), Wire::Bytes(&field(30, &varint(1, 0))), MAX_DEPTH).unwrap();
         assert_eq!(closed, json!({"additionalProperties": false}));
     }
 
     #[test]
-    fn a_zero_that_nobody_set_is_left_out_and_one_that_somebody_did_stays() {
+    fn an_unset_zero_is_omitted_and_a_set_zero_is_kept() {
         let zero = |number: u32| [wire::encode_varint(u64::from(number) << 3), vec![0]].concat();
         // Container: name 1, stdin 16, securityContext 15 with privileged 2.
         let container = [field(1, b"c"), zero(16), field(15, &zero(2))].concat();
@@ -372,7 +373,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_read_or_refused(raw: Vec<u8>) {
+        fn any_bytes_are_decoded_or_refused(raw: Vec<u8>) {
             let _ = decode(&body("v1", "Pod", &raw));
             let _ = decode(&raw);
         }

@@ -1,6 +1,6 @@
-//! Protobuf's wire format: fields of a message, one after the other.
+//! Protobuf's wire format. In: the bytes of a message. Out: its fields, one after the other.
 
-/// A field's value as it lies on the wire.
+/// A field's value on the wire.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Wire<'a> {
     Varint(u64),
@@ -9,9 +9,10 @@ pub(super) enum Wire<'a> {
     Fixed32,
 }
 
-/// Field numbers and values; `None` where the message ends amidst a field.
+/// Iterates over field numbers and values; the item is `None` if the message ends within a field.
 pub(super) struct Reader<'a> {
     rest: &'a [u8],
+    /// A field was malformed; iteration ends.
     broken: bool,
 }
 
@@ -72,7 +73,7 @@ fn varint(bytes: &mut &[u8]) -> Option<u64> {
     None
 }
 
-/// Numbers packed into one field; `None` where they end amidst one.
+/// Numbers packed into one field; the item is `None` if the bytes end within a number.
 pub(super) fn varints(mut bytes: &[u8]) -> impl Iterator<Item = Option<u64>> {
     std::iter::from_fn(move || {
         if bytes.is_empty() {

@@ -1,7 +1,7 @@
-//! ResourceQuota: what objects count for, which quotas they fall under, and whether there is room. PURE.
+//! ResourceQuota: the usage of objects, the quotas that apply to them, and whether a quota is exceeded. PURE.
 //!
-//! In: a quota and an object as JSON. Out: what the object adds to the quota's use, or why it may not. The API server
-//! charges by it when objects are written, and the quota controller counts by it what is there.
+//! In: a quota and an object as JSON. Out: the usage that the object adds, or why it is refused. The API server charges
+//! writes with it, and the quota controller recounts existing objects with it.
 
 mod pods;
 mod scope;
@@ -14,7 +14,7 @@ use crate::quantity::Quantity;
 use crate::resources::{Resources, quantity};
 use crate::value::items;
 
-/// Kinds that are not stored, or too short-lived to count.
+/// Resources that are not stored or too short-lived to count.
 const IGNORED: [(&str, &str); 9] = [
     ("", "bindings"),
     ("", "componentstatuses"),
@@ -26,56 +26,58 @@ const IGNORED: [(&str, &str); 9] = [
     ("authorization.k8s.io", "localsubjectaccessreviews"),
     ("authorization.k8s.io", "selfsubjectaccessreviews"),
 ];
-/// Core kinds whose number had a name of its own before `count/` came.
-const ALIASED: [&str; 4] = ["configmaps", "resourcequotas", "replicationcontrollers", "secrets"];
-const OF_CLASS: &str = ".storageclass.storage.k8s.io/";
+/// Core resources with a second name for their count, older than `count/`.
+const COUNT_ALIASES: [&str; 4] = ["configmaps", "resourcequotas", "replicationcontrollers", "secrets"];
+/// Between the storage class and the resource in a name such as `gold.storageclass.storage.k8s.io/requests.storage`.
+const STORAGE_CLASS_INFIX: &str = ".storageclass.storage.k8s.io/";
 
-/// How one resource's objects count.
+/// How the objects of one resource count towards quotas.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Meter {
     pub group: String,
     pub plural: String,
-    form: Form,
+    usage_kind: UsageKind,
 }
 
+/// The resources that an object uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Form {
+enum UsageKind {
     Pods,
     Services,
     Claims,
-    /// By their number alone.
-    Number,
+    /// Only their count.
+    Count,
 }
 
 impl Meter {
-    /// `None` for what no quota counts.
+    /// The meter of a resource; `None` if quotas do not count it.
     pub fn of(group: &str, plural: &str) -> Option<Meter> {
         if IGNORED.contains(&(group, plural)) {
             return None;
         }
-        let form = match (group, plural) {
-            ("", "pods") => Form::Pods,
-            ("", "services") => Form::Services,
-            ("", "persistentvolumeclaims") => Form::Claims,
-            _ => Form::Number,
+        let usage_kind = match (group, plural) {
+            ("", "pods") => UsageKind::Pods,
+            ("", "services") => UsageKind::Services,
+            ("", "persistentvolumeclaims") => UsageKind::Claims,
+            _ => UsageKind::Count,
         };
-        Some(Meter { group: group.to_owned(), plural: plural.to_owned(), form })
+        Some(Meter { group: group.to_owned(), plural: plural.to_owned(), usage_kind })
     }
 
-    /// What counts towards a resource of this name; `None` if nothing does.
-    pub fn behind(name: &str) -> Option<Meter> {
+    /// The meter whose objects count towards this name of a quota; `None` if there is none.
+    pub fn for_quota_name(name: &str) -> Option<Meter> {
         if let Some(resource) = name.strip_prefix("count/") {
             let (plural, group) = resource.split_once('.').unwrap_or((resource, ""));
             return Meter::of(group, plural);
         }
         let core = ["pods", "services", "persistentvolumeclaims"];
-        let all = core.iter().chain(&ALIASED).filter_map(|plural| Meter::of("", plural));
+        let all = core.iter().chain(&COUNT_ALIASES).filter_map(|plural| Meter::of("", plural));
         all.into_iter().find(|meter| meter.counts(name))
     }
 
-    /// Whether the number of objects is all that is asked for.
-    pub fn is_number(&self) -> bool {
-        self.form == Form::Number
+    /// Whether only the count of objects matters.
+    pub fn is_count(&self) -> bool {
+        self.usage_kind == UsageKind::Count
     }
 
     fn count_name(&self) -> String {
@@ -83,29 +85,31 @@ impl Meter {
         format!("count/{}{dot}{}", self.plural, self.group)
     }
 
-    /// Whether objects of this resource count towards that name.
+    /// Whether objects of this resource count towards this name of a quota.
     pub fn counts(&self, name: &str) -> bool {
         name == self.count_name()
-            || match self.form {
-                Form::Pods => pods::counts(name),
-                Form::Services => {
+            || match self.usage_kind {
+                UsageKind::Pods => pods::counts(name),
+                UsageKind::Services => {
                     matches!(name, "services" | "services.nodeports" | "services.loadbalancers")
                 }
-                Form::Claims => {
-                    let base = name.split_once(OF_CLASS).map_or(name, |(_, base)| base);
+                UsageKind::Claims => {
+                    let base = name.split_once(STORAGE_CLASS_INFIX).map_or(name, |(_, base)| base);
                     matches!(base, "persistentvolumeclaims" | "requests.storage")
                 }
-                Form::Number => self.group.is_empty() && name == self.plural && ALIASED.contains(&name),
+                UsageKind::Count => {
+                    self.group.is_empty() && name == self.plural && COUNT_ALIASES.contains(&name)
+                }
             }
     }
 
-    /// Whether a write can change what is used. `old` is what was before an update.
+    /// Whether a write can change the usage. `old` is the object before an update.
     pub fn handles(&self, subresource: &str, new: &Value, old: Option<&Value>) -> bool {
-        match (self.form, subresource, old) {
-            (_, "", None) | (Form::Services | Form::Claims, "", Some(_)) => true,
-            (Form::Pods, "", Some(old)) => scope::is_terminating(old) != scope::is_terminating(new),
-            (Form::Pods, "resize", Some(_)) => true,
-            (Form::Claims, "status", Some(old)) => {
+        match (self.usage_kind, subresource, old) {
+            (_, "", None) | (UsageKind::Services | UsageKind::Claims, "", Some(_)) => true,
+            (UsageKind::Pods, "", Some(old)) => scope::is_terminating(old) != scope::is_terminating(new),
+            (UsageKind::Pods, "resize", Some(_)) => true,
+            (UsageKind::Claims, "status", Some(old)) => {
                 ["allocatedResources", "currentVolumeAttributesClassName", "modifyVolumeStatus"]
                     .iter()
                     .any(|field| old["status"][*field] != new["status"][*field])
@@ -114,39 +118,39 @@ impl Meter {
         }
     }
 
-    /// What an object counts for.
+    /// The usage of an object.
     pub fn usage(&self, object: &Value, now: Timestamp) -> Resources {
         let mut usage = Resources::default();
         usage.set(self.count_name(), one());
-        match self.form {
-            Form::Pods => pods::usage(object, now, &mut usage),
-            Form::Services => services(object, &mut usage),
-            Form::Claims => claims(object, &mut usage),
-            Form::Number if self.counts(&self.plural) => usage.set(self.plural.as_str(), one()),
-            Form::Number => {}
+        match self.usage_kind {
+            UsageKind::Pods => pods::usage(object, now, &mut usage),
+            UsageKind::Services => services(object, &mut usage),
+            UsageKind::Claims => claims(object, &mut usage),
+            UsageKind::Count if self.counts(&self.plural) => usage.set(self.plural.as_str(), one()),
+            UsageKind::Count => {}
         }
         usage
     }
 
-    fn in_scopes(&self, quota: &Value, object: &Value) -> bool {
-        scope::selectors(&quota["spec"]).all(|selector| match self.form {
-            Form::Pods => scope::selects_pod(&selector, object),
-            Form::Claims => scope::selects_claim(&selector, object),
-            Form::Services | Form::Number => false,
+    fn matches_scopes(&self, quota: &Value, object: &Value) -> bool {
+        scope::selectors(&quota["spec"]).all(|selector| match self.usage_kind {
+            UsageKind::Pods => scope::selects_pod(&selector, object),
+            UsageKind::Claims => scope::selects_claim(&selector, object),
+            UsageKind::Services | UsageKind::Count => false,
         })
     }
 
-    /// Whether a quota, as its status has it, is for the object; why not, if it lacks what the quota needs to know.
-    pub fn falls_under(&self, quota: &Value, object: &Value) -> Result<bool, String> {
+    /// Whether a quota applies to the object, by the quota's status. Err: the API's message if the quota cannot be charged.
+    pub fn applies(&self, quota: &Value, object: &Value) -> Result<bool, String> {
         let name = meta::name(quota);
         let (hard, used) = (&quota["status"]["hard"], &quota["status"]["used"]);
         let names = hard.as_object().into_iter().flatten().map(|(name, _)| name.as_str());
         let counted: Vec<&str> = names.filter(|name| self.counts(name)).collect();
-        if counted.is_empty() || !self.in_scopes(quota, object) {
+        if counted.is_empty() || !self.matches_scopes(quota, object) {
             return Ok(false);
         }
-        if self.form == Form::Pods {
-            pods::check_stated(object, &counted).map_err(|why| format!("failed quota: {name}: {why}"))?;
+        if self.usage_kind == UsageKind::Pods {
+            pods::check_specified(object, &counted).map_err(|why| format!("failed quota: {name}: {why}"))?;
         }
         if counted.iter().any(|name| used.get(*name).is_none()) {
             return Err(format!("status unknown for quota: {name}, resources: {}", counted.join(",")));
@@ -154,17 +158,17 @@ impl Meter {
         Ok(true)
     }
 
-    /// What a write adds to the use of a quota that the new object falls under.
+    /// The usage that a write adds to a quota that applies to the new object.
     pub fn added(&self, quota: &Value, new: &Value, old: Option<&Value>, now: Timestamp) -> Resources {
         let mut added = self.usage(new, now);
-        if let Some(old) = old.filter(|old| self.in_scopes(quota, old)) {
+        if let Some(old) = old.filter(|old| self.matches_scopes(quota, old)) {
             added.subtract(&self.usage(old, now));
         }
         added.0.retain(|name, amount| !amount.is_zero() && quota["status"]["hard"].get(name).is_some());
         added
     }
 
-    /// The objects' share of what is used of a quota.
+    /// The usage of these objects in a quota.
     pub fn used<'a>(
         &self,
         quota: &Value,
@@ -172,14 +176,14 @@ impl Meter {
         now: Timestamp,
     ) -> Resources {
         let mut used = Resources::default();
-        for object in objects.filter(|object| self.in_scopes(quota, object)) {
+        for object in objects.filter(|object| self.matches_scopes(quota, object)) {
             used.add(&self.usage(object, now));
         }
         used
     }
 
-    /// The same of so many objects that only their number is known of.
-    pub fn used_by_number(&self, quota: &Value, count: u64) -> Resources {
+    /// The usage of `count` objects that are counted only.
+    pub fn used_by_count(&self, quota: &Value, count: u64) -> Resources {
         let mut used = Resources::default();
         if scope::selectors(&quota["spec"]).next().is_none() {
             let amount = Quantity::from_millis(i128::from(count) * 1000);
@@ -190,14 +194,14 @@ impl Meter {
     }
 }
 
-/// The use of a quota after `added`, or why that is too much.
+/// The usage of a quota after `added`. Err: the API's message if it exceeds a limit.
 pub fn charge(quota: &Value, added: &Resources) -> Result<Resources, String> {
     let status = &quota["status"];
     let (hard, before) = (Resources::of(&status["hard"]), Resources::of(&status["used"]));
     let mut after = before.clone();
     after.add(added);
     let over = |name: &str| {
-        added.0.contains_key(name) && hard.get(name).is_some_and(|most| after.get(name) > Some(most))
+        added.0.contains_key(name) && hard.get(name).is_some_and(|limit| after.get(name) > Some(limit))
     };
     if !after.0.keys().any(|name| over(name)) {
         return Ok(after);
@@ -211,7 +215,7 @@ pub fn charge(quota: &Value, added: &Resources) -> Result<Resources, String> {
     ))
 }
 
-/// Names of resources that an object would count for by less than nothing.
+/// Names of the resources with a negative usage.
 pub fn negative(usage: &Resources) -> Vec<&str> {
     let below = usage.0.iter().filter(|(_, amount)| **amount < Quantity::default());
     below.map(|(name, _)| name.as_str()).collect()
@@ -225,7 +229,7 @@ fn number(count: usize) -> Quantity {
     Quantity::from_millis(count as i128 * 1000)
 }
 
-/// Node ports count by intent: they are not given yet.
+/// Node ports count as soon as the type implies them; they are allocated later.
 fn services(service: &Value, usage: &mut Resources) {
     let spec = &service["spec"];
     let ports = items(spec, "ports").count();
@@ -247,7 +251,7 @@ fn claims(claim: &Value, usage: &mut Resources) {
     let mut set = |name: &str, amount: Quantity| {
         usage.set(name, amount);
         if !class.is_empty() {
-            usage.set(format!("{class}{OF_CLASS}{name}"), amount);
+            usage.set(format!("{class}{STORAGE_CLASS_INFIX}{name}"), amount);
         }
     };
     set("persistentvolumeclaims", one());

@@ -1,4 +1,4 @@
-//! What a pod counts for: itself, and the resources that it asks for while it lives.
+//! The usage of a pod: its count and, until it ends, its requests and limits.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,8 +11,8 @@ use crate::value::items;
 
 const COMPUTE: [&str; 3] = ["cpu", "memory", "ephemeral-storage"];
 const DEVICE_CLASS: &str = "deviceclass.resource.kubernetes.io/";
-/// Where one of these is limited, each container must say what it asks for. Upstream calls that a mistake and keeps it.
-const TO_BE_STATED: [&str; 6] =
+/// If a quota limits one of these, each container must specify it. Upstream calls that a mistake and keeps it.
+const MUST_BE_SPECIFIED: [&str; 6] =
     ["cpu", "memory", "requests.cpu", "requests.memory", "limits.cpu", "limits.memory"];
 
 pub(super) fn counts(name: &str) -> bool {
@@ -22,13 +22,13 @@ pub(super) fn counts(name: &str) -> bool {
     name == "pods" || COMPUTE.contains(&base) || huge || extended
 }
 
-/// A resource of a device: neither Kubernetes' own nor without a domain.
+/// Whether it is an extended resource: it has a domain other than Kubernetes'.
 fn is_extended(name: &str) -> bool {
     name.starts_with(DEVICE_CLASS) || name.contains('/') && !name.contains("kubernetes.io/")
 }
 
 pub(super) fn usage(pod: &Value, now: Timestamp, usage: &mut Resources) {
-    if is_over(pod, now) {
+    if has_ended(pod, now) {
         return;
     }
     usage.set("pods", one());
@@ -50,8 +50,8 @@ fn compute(requests: &Resources, limits: &Resources, usage: &mut Resources) {
     }
 }
 
-/// Ended, or past the time that it had to end: it must not keep others from starting.
-fn is_over(pod: &Value, now: Timestamp) -> bool {
+/// Whether the pod ended or its grace period is over; a pod that hangs must not block others.
+fn has_ended(pod: &Value, now: Timestamp) -> bool {
     if matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed")) {
         return true;
     }
@@ -64,27 +64,27 @@ fn is_over(pod: &Value, now: Timestamp) -> bool {
     now > end
 }
 
-/// Refuses containers that do not say what a quota counts.
-pub(super) fn check_stated(pod: &Value, counted: &[&str]) -> Result<(), String> {
+/// Refuses containers that do not specify a resource that a quota counts. Err: the API's message.
+pub(super) fn check_specified(pod: &Value, counted: &[&str]) -> Result<(), String> {
     let own = &pod["spec"]["resources"];
     if own["requests"].is_object() || own["limits"].is_object() {
         return Ok(());
     }
-    let wanted: Vec<&str> = TO_BE_STATED.into_iter().filter(|name| counted.contains(name)).collect();
+    let required: Vec<&str> = MUST_BE_SPECIFIED.into_iter().filter(|name| counted.contains(name)).collect();
     let mut missing: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for container in items(&pod["spec"], "containers").chain(items(&pod["spec"], "initContainers")) {
         let list = |side: &str| Resources::of(&container["resources"][side]);
-        let mut stated = Resources::default();
-        compute(&list("requests"), &list("limits"), &mut stated);
-        for name in wanted.iter().filter(|name| stated.get(name).is_none()) {
+        let mut specified = Resources::default();
+        compute(&list("requests"), &list("limits"), &mut specified);
+        for name in required.iter().filter(|name| specified.get(name).is_none()) {
             missing.entry(name).or_default().insert(container["name"].as_str().unwrap_or_default());
         }
     }
     if missing.is_empty() {
         return Ok(());
     }
-    let told = missing.into_iter().map(|(name, containers)| {
+    let messages = missing.into_iter().map(|(name, containers)| {
         format!("{name} for: {}", containers.into_iter().collect::<Vec<_>>().join(","))
     });
-    Err(format!("must specify {}", told.collect::<Vec<_>>().join("; ")))
+    Err(format!("must specify {}", messages.collect::<Vec<_>>().join("; ")))
 }

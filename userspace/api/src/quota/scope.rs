@@ -1,4 +1,4 @@
-//! Scopes of quotas: to which pods and claims one is narrowed.
+//! Scopes of quotas: the pods and claims that a quota is limited to.
 
 use std::borrow::Cow;
 
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::kinds::qos_class;
 use crate::value::items;
 
-/// The scopes of a quota's specification, those by name as selectors that ask for existence.
+/// The scopes of a quota as selectors; plain names become selectors with operator Exists.
 pub(super) fn selectors(spec: &Value) -> impl Iterator<Item = Cow<'_, Value>> {
     let named =
         items(spec, "scopes").map(|scope| Cow::Owned(json!({"scopeName": scope, "operator": "Exists"})));
@@ -48,7 +48,7 @@ pub(super) fn selects_claim(selector: &Value, claim: &Value) -> bool {
     selects(selector, &classes)
 }
 
-/// Whether the selector's operator holds for one of the values that an object has in the scope.
+/// Whether the selector's operator holds for one of the object's values in the scope.
 fn selects(selector: &Value, values: &[&str]) -> bool {
     let listed = |value: &&str| items(selector, "values").any(|wanted| wanted == *value);
     match selector["operator"].as_str().unwrap_or_default() {

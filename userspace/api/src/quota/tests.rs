@@ -1,4 +1,4 @@
-//! Quotas and objects as tables.
+//! Tables of quotas and objects.
 
 use serde_json::json;
 
@@ -22,7 +22,7 @@ fn quota(spec: Value, hard: Value, used: Value) -> Value {
 }
 
 #[test]
-fn objects_count_for_what_they_are_and_ask_for() {
+fn objects_use_their_count_and_their_requests() {
     let asks = json!({"cpu": "500m", "memory": "1Gi", "nvidia.com/gpu": "2", "hugepages-2Mi": "4Mi"});
     let ended = json!({"status": {"phase": "Failed"}});
     let late =
@@ -80,7 +80,7 @@ fn objects_count_for_what_they_are_and_ask_for() {
 }
 
 #[test]
-fn a_resource_name_leads_to_what_counts_for_it() {
+fn each_quota_name_has_the_meter_that_counts_towards_it() {
     for (name, wanted) in [
         ("count/deployments.apps", Some(("apps", "deployments"))),
         ("count/pods", Some(("", "pods"))),
@@ -93,14 +93,14 @@ fn a_resource_name_leads_to_what_counts_for_it() {
         ("configmaps", Some(("", "configmaps"))),
         ("nonsense", None),
     ] {
-        let found = Meter::behind(name);
+        let found = Meter::for_quota_name(name);
         assert_eq!(found.as_ref().map(|m| (m.group.as_str(), m.plural.as_str())), wanted, "{name}");
         assert!(found.is_none_or(|meter| meter.counts(name)), "{name}");
     }
 }
 
 #[test]
-fn scopes_narrow_a_quota() {
+fn scopes_limit_a_quota() {
     let plain = pod(json!({}), json!({}));
     let mut deadline = plain.clone();
     deadline["spec"]["activeDeadlineSeconds"] = 5.into();
@@ -123,20 +123,20 @@ fn scopes_narrow_a_quota() {
     ] {
         let quota = quota(spec.clone(), json!({"pods": "5"}), json!({"pods": "0"}));
         let found =
-            [&plain, &deadline, &high, &crossing].map(|pod| meter("pods").falls_under(&quota, pod).unwrap());
+            [&plain, &deadline, &high, &crossing].map(|pod| meter("pods").applies(&quota, pod).unwrap());
         assert_eq!(found, wanted, "{spec}");
     }
     let scoped = quota(json!({"scopes": ["BestEffort"]}), json!({"secrets": "5"}), json!({"secrets": "0"}));
-    assert_eq!(meter("secrets").falls_under(&scoped, &json!({})), Ok(false));
+    assert_eq!(meter("secrets").applies(&scoped, &json!({})), Ok(false));
 }
 
 #[test]
-fn too_much_and_too_little_said_are_refused_in_upstream_words() {
+fn exceeded_and_unspecified_resources_are_refused_in_upstreams_words() {
     let hard = json!({"pods": "2", "requests.memory": "1Gi"});
     let used = json!({"pods": "1", "requests.memory": "768Mi"});
     let tight = quota(json!({}), hard.clone(), used);
     let large = pod(json!({"memory": "512Mi"}), json!({}));
-    assert_eq!(meter("pods").falls_under(&tight, &large), Ok(true));
+    assert_eq!(meter("pods").applies(&tight, &large), Ok(true));
     let added = meter("pods").added(&tight, &large, None, now());
     assert_eq!(added.to_string(), "pods=1,requests.memory=512Mi");
     assert_eq!(
@@ -146,18 +146,18 @@ fn too_much_and_too_little_said_are_refused_in_upstream_words() {
     let fits = meter("pods").added(&tight, &pod(json!({"memory": "256Mi"}), json!({})), None, now());
     assert_eq!(charge(&tight, &fits).unwrap().to_string(), "pods=2,requests.memory=1Gi");
     assert_eq!(
-        meter("pods").falls_under(&tight, &pod(json!({}), json!({}))),
+        meter("pods").applies(&tight, &pod(json!({}), json!({}))),
         Err("failed quota: q: must specify requests.memory for: c".to_owned())
     );
     let unknown = quota(json!({}), hard, json!({"pods": "0"}));
     assert_eq!(
-        meter("pods").falls_under(&unknown, &large),
+        meter("pods").applies(&unknown, &large),
         Err("status unknown for quota: q, resources: pods,requests.memory".to_owned())
     );
 }
 
 #[test]
-fn an_update_adds_the_difference_and_gives_nothing_back() {
+fn an_update_adds_the_difference_but_never_a_negative_one() {
     let claim = |size: &str| json!({"spec": {"resources": {"requests": {"storage": size}}}});
     let hard = json!({"requests.storage": "10Gi", "persistentvolumeclaims": "3"});
     let quota = quota(json!({}), hard.clone(), hard);

@@ -116,7 +116,7 @@ async fn charge_all(
         let present = quotas(request);
         for quota in present.iter().filter(|quota| done.0.iter().all(|(key, _)| *key != quota.key)) {
             let value = quota.value();
-            let falls = meter.falls_under(&value, object).map_err(|why| request.forbidden(object, why))?;
+            let falls = meter.applies(&value, object).map_err(|why| request.forbidden(object, why))?;
             if falls {
                 wanted.push((quota, value));
             }

@@ -175,7 +175,7 @@ async fn judge(server: &Arc<Inner>, backend: &Backend) -> bool {
 async fn verdict(server: &Arc<Inner>, backend: &Backend) -> Result<(), Unavailable> {
     let service = service_of(server, &backend.spec);
     let slices: Vec<Value> = slices(server, backend).iter().map(|slice| slice.value()).collect();
-    aggregate::reachable(&json!({"spec": backend.spec}), service.as_ref(), &slices)?;
+    aggregate::check_reachable(&json!({"spec": backend.spec}), service.as_ref(), &slices)?;
     let mut last = "no endpoints available for its service".to_owned();
     for address in backend.addresses.iter().take(TRIES) {
         match check(backend, *address).await {

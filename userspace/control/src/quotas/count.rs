@@ -79,7 +79,7 @@ impl Job {
 
     async fn measure(&mut self, meter: &Meter) -> kube::Result<Usage> {
         let Some(version) = self.version(meter).await? else { return Ok(Usage::Number(0)) };
-        if !meter.is_number() {
+        if !meter.is_count() {
             return Ok(Usage::Objects(items(self.list(&meter.group, &version, &meter.plural, "").await?)));
         }
         // A list of one object carries the number of the others.

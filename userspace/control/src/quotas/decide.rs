@@ -33,7 +33,7 @@ pub(super) enum Step {
 
 /// What must be counted for a quota.
 pub(super) fn meters(quota: &Value) -> BTreeSet<Meter> {
-    hard(quota).filter_map(Meter::behind).collect()
+    hard(quota).filter_map(Meter::for_quota_name).collect()
 }
 
 fn hard(quota: &Value) -> impl Iterator<Item = &str> {
@@ -68,7 +68,7 @@ fn used(quota: &Value, usage: &BTreeMap<Meter, Usage>, now: Timestamp) -> Resour
     for (meter, usage) in usage {
         let share = match usage {
             Usage::Objects(objects) => meter.used(quota, objects.iter(), now),
-            Usage::Number(count) => meter.used_by_number(quota, *count),
+            Usage::Number(count) => meter.used_by_count(quota, *count),
         };
         used.add(&share.masked(|name| meter.counts(name) && quota["spec"]["hard"].get(name).is_some()));
     }
@@ -91,7 +91,8 @@ mod tests {
     }
 
     fn decided(quota: &Value, found: &[(&str, Usage)], age: Duration) -> Step {
-        let found = found.iter().map(|(name, found)| (Meter::behind(name).unwrap(), found.clone())).collect();
+        let found =
+            found.iter().map(|(name, found)| (Meter::for_quota_name(name).unwrap(), found.clone())).collect();
         decide(quota, &found, age, Timestamp::UNIX_EPOCH)
     }
 
