@@ -65,9 +65,9 @@ pub(crate) struct Inner {
     pub(crate) peers: Peers,
     pub(crate) aggregator: aggregate::Aggregator,
     pub(crate) metrics: metrics::Metrics,
-    pub(crate) quota_locks: admission::Locks,
+    pub(crate) quota_locks: admission::QuotaLocks,
     /// Webhooks and policies.
-    pub(crate) hooks: admission::Hooks,
+    pub(crate) hooks: admission::HookSources,
     pub(crate) webhooks: webhook::Client,
 }
 
@@ -94,7 +94,7 @@ impl ApiServer {
         let caches = Caches::load(config.store.clone()).await?;
         let peers = Peers::new(&config.node_tls)?;
         let aggregator = aggregate::Aggregator::new(&config.front_proxy)?;
-        let hooks = admission::Hooks::new(&caches);
+        let hooks = admission::HookSources::new(&caches);
         let (metrics, quota_locks, webhooks) = Default::default();
         let inner = Inner { caches, peers, aggregator, metrics, quota_locks, hooks, webhooks, config };
         let server = ApiServer { inner: Arc::new(inner) };

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use skep_api::cel::{Authorize, Authorizer, Question, Value, Verdict};
 
-use super::Request;
+use super::request::Request;
 use crate::Inner;
 use crate::authz::{Attributes, Decision};
 use crate::identity::Identity;

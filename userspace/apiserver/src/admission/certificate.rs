@@ -8,7 +8,7 @@ use skep_api::Status;
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::FromDer as _;
 
-use super::{Operation, Request};
+use super::request::{Operation, Request};
 use crate::authz::{Attributes, SUPERUSERS};
 
 const GROUP: &str = "certificates.k8s.io";
@@ -29,7 +29,7 @@ pub(super) fn admit(request: &Request<'_>, object: &mut Value) {
 }
 
 pub(super) fn validate(request: &Request<'_>, object: &Value) -> Result<(), Status> {
-    if !request.is_part(GROUP, PLURAL) {
+    if !request.is_resource(GROUP, PLURAL) {
         return Ok(());
     }
     let why = match (request.subresource(), request.operation, request.old) {

@@ -1,13 +1,9 @@
 //! Expressions of webhooks and policies: compiled once, evaluated within a budget.
 
-use serde_json::{Value, json};
-use skep_api::Kind;
+use serde_json::Value;
 use skep_api::cel::{self, Bindings, Budget, CelError, PER_CALL, Program};
 
-use super::seen::Seen;
-use super::{Operation, Request, authorizer};
-
-/// An expression; one that does not compile says so whenever it is asked.
+/// An expression. One that does not compile returns the compilation error from each evaluation.
 #[derive(Debug)]
 pub(super) struct Expression {
     pub(super) source: String,
@@ -20,19 +16,19 @@ impl Expression {
         Expression { program: Program::compile(&source), source }
     }
 
-    /// One that makes `Object{...}` or `JSONPatch{...}`.
+    /// An expression whose value is `Object{...}` or a list of `JSONPatch{...}`.
     pub(super) fn of_patch(source: &Value) -> Expression {
         let source = source.as_str().unwrap_or_default().to_owned();
         Expression { program: Program::compile_patch(&source), source }
     }
 
-    /// No call takes more than its own share of what is left of the budget.
+    /// Costs at most `PER_CALL` of the budget.
     pub(super) fn evaluate(
         &self,
         bindings: &Bindings<'_>,
         budget: &mut Budget,
     ) -> Result<cel::Value, String> {
-        let told = |error: &CelError| match error {
+        let message = |error: &CelError| match error {
             CelError::Compile(_) => format!("compilation error: {error}"),
             CelError::Budget => format!(
                 "expression '{}' resulted in error: {error}, no further validation rules will be run",
@@ -40,12 +36,12 @@ impl Expression {
             ),
             CelError::Evaluation(_) => format!("expression '{}' resulted in error: {error}", self.source),
         };
-        let program = self.program.as_ref().map_err(told)?;
+        let program = self.program.as_ref().map_err(message)?;
         let mut share = Budget(budget.0.min(PER_CALL));
         let before = share.0;
         let value = cel::evaluate(program, bindings, &mut share);
         budget.0 -= before - share.0;
-        value.map_err(|error| told(&error))
+        value.map_err(|error| message(&error))
     }
 }
 
@@ -69,7 +65,7 @@ impl Conditions {
         self.0.is_empty()
     }
 
-    /// One that is not met decides, whatever becomes of the others.
+    /// One condition that is false decides, even if others fail.
     pub(super) fn hold(&self, bindings: &Bindings<'_>, budget: &mut Budget) -> Result<bool, String> {
         let mut errors = Vec::new();
         for (name, expression) in &self.0 {
@@ -87,76 +83,10 @@ impl Conditions {
     }
 }
 
-/// What every expression can speak of: the object before and after, the request, and what its sender may do.
-pub(super) fn bindings(request: &Request<'_>, seen: &Seen) -> Bindings<'static> {
-    Bindings::from([
-        ("object", cel::of_json(&seen.object)),
-        ("oldObject", cel::of_json(&seen.old)),
-        ("request", cel::of_json(&facts(request, seen))),
-        ("namespaceObject", cel::Value::Null),
-        ("authorizer", authorizer::variable(request, request.known_name(&seen.object))),
-    ])
-}
-
-/// The request as reviews and expressions have it, without the objects.
-pub(super) fn facts(request: &Request<'_>, seen: &Seen) -> Value {
-    let identity = &request.call.identity;
-    let kind_of = |kind: &Kind| {
-        let (group, version, of) = request.shape.unwrap_or((kind.group, kind.version, kind.kind));
-        json!({"group": group, "version": version, "kind": of})
-    };
-    let resource =
-        |kind: &Kind| json!({"group": kind.group, "version": kind.version, "resource": kind.plural});
-    let mut user = json!({"username": identity.user, "groups": identity.groups});
-    if !identity.uid.is_empty() {
-        user["uid"] = identity.uid.as_str().into();
-    }
-    if !identity.extra.is_empty() {
-        user["extra"] = json!(identity.extra);
-    }
-    let mut facts = json!({
-        "kind": kind_of(&seen.kind), "resource": resource(&seen.kind),
-        "requestKind": kind_of(request.kind()), "requestResource": resource(request.kind()),
-        "operation": request.operation.name(), "userInfo": user, "dryRun": request.dry_run, "options": options(request),
-    });
-    let name = request.known_name(&seen.object);
-    // Upstream has a namespace be in itself.
-    let namespace = if request.is_part("", "namespaces") { name } else { request.namespace() };
-    for (field, value) in [
-        ("subResource", request.subresource()),
-        ("requestSubResource", request.subresource()),
-        ("name", name),
-        ("namespace", namespace),
-    ] {
-        if !value.is_empty() {
-            facts[field] = value.into();
-        }
-    }
-    facts
-}
-
-/// The options of the request's verb, as far as they were given.
-fn options(request: &Request<'_>) -> Value {
-    let kind = match request.operation {
-        Operation::Create => "CreateOptions",
-        Operation::Update => "UpdateOptions",
-        Operation::Delete => "DeleteOptions",
-        Operation::Connect => return Value::Null,
-    };
-    let mut options = json!({"kind": kind, "apiVersion": "meta.k8s.io/v1"});
-    for field in ["fieldManager", "fieldValidation", "propagationPolicy"] {
-        if let Some(value) = request.call.query.get(field) {
-            options[field] = value.into();
-        }
-    }
-    if request.dry_run {
-        options["dryRun"] = json!(["All"]);
-    }
-    options
-}
-
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn hold(conditions: Value) -> Result<bool, String> {

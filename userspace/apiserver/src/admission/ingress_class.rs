@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::Request;
+use super::request::Request;
 use super::storage::newest_default;
 
 const DEFAULT: &str = "ingressclass.kubernetes.io/is-default-class";

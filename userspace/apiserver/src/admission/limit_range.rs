@@ -5,14 +5,14 @@ use skep_api::Status;
 use skep_api::quantity::Quantity;
 use skep_api::resources::{Resources, Side, of_spec};
 
-use super::{Operation, Request};
+use super::request::{Operation, Request};
 
 const NOTE: &str = "kubernetes.io/limit-ranger";
 
 /// The ranges of the request's namespace, if they have a say in it.
 fn ranges(request: &Request<'_>) -> Vec<Value> {
     let of_pod = request.creates("", "pods")
-        || request.is_part("", "pods")
+        || request.is_resource("", "pods")
             && request.subresource() == "resize"
             && request.operation == Operation::Update;
     let going = request.old.is_some_and(|old| !old["metadata"]["deletionTimestamp"].is_null());
@@ -23,7 +23,7 @@ fn ranges(request: &Request<'_>) -> Vec<Value> {
 }
 
 pub(super) fn admit(request: &Request<'_>, object: &mut Value) -> Result<(), Status> {
-    if request.is_part("", "pods") {
+    if request.is_resource("", "pods") {
         for range in ranges(request) {
             set_defaults(&range, object);
         }

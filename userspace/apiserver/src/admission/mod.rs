@@ -1,11 +1,13 @@
-//! Admission: what the server adds to or refuses of objects beyond their kind's own rules.
+//! Admission: changes and refusals of objects beyond the rules of their kind.
 //!
 //! One chain: [`mutate`], then the kind's own validation, then [`validate`], whose last link is quota. A plugin is a
-//! file: `admit` changes an object or refuses it, `validate` only refuses; each says itself what it is for.
+//! file: `admit` changes an object or refuses it, `validate` only refuses. Each plugin checks itself whether a request
+//! concerns it.
 
 mod authorizer;
 mod certificate;
 mod expression;
+mod hook_sources;
 mod ingress_class;
 mod limit_range;
 mod namespace;
@@ -15,184 +17,44 @@ mod pod_security;
 mod policy;
 mod priority;
 mod quota;
-mod registered;
-mod rounds;
+mod quota_locks;
+mod reinvocation;
+mod request;
+mod request_match;
 mod rules;
 mod runtime_class;
-mod seen;
 mod service_account;
 mod storage;
 mod tolerations;
+mod variables;
+mod versioned_attributes;
 mod webhook;
 
-use std::sync::Arc;
-
 use serde_json::Value;
-use skep_api::{Kind, Status, find, meta};
+use skep_api::Status;
 
 use crate::call::Call;
-use crate::object::{Object, prefix};
-use crate::write;
 
+pub(crate) use hook_sources::HookSources;
 pub(crate) use notes::Notes;
-pub(crate) use quota::{Charge, Locks};
-pub(crate) use registered::Hooks;
-use rounds::Rounds;
+pub(crate) use quota::Charge;
+pub(crate) use quota_locks::QuotaLocks;
+use reinvocation::Reinvocation;
+pub(crate) use request::{Operation, Request, Shape};
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Operation {
-    Create,
-    Update,
-    Delete,
-    Connect,
-}
-
-/// Group, version and kind.
-pub(crate) type Shape = (&'static str, &'static str, &'static str);
-
-/// Subresources whose objects are of a kind of their own: they pass by [`part`], and the object behind them does not.
-const PARTS: [&str; 2] = ["binding", "scale"];
-
-/// What is to be done, and by whom.
-pub(crate) struct Request<'a> {
-    pub(crate) call: &'a Call,
-    pub(crate) operation: Operation,
-    /// Empty for what is in none.
-    namespace: &'a str,
-    /// What was before an update or a deletion.
-    pub(crate) old: Option<&'a Value>,
-    pub(crate) dry_run: bool,
-    /// What the object is, if it is not of the request's kind.
-    shape: Option<Shape>,
-}
-
-impl<'a> Request<'a> {
-    pub(crate) fn create(call: &'a Call, dry_run: bool) -> Request<'a> {
-        Request {
-            call,
-            operation: Operation::Create,
-            namespace: &call.target.namespace,
-            old: None,
-            dry_run,
-            shape: None,
-        }
-    }
-
-    pub(crate) fn update(call: &'a Call, old: &'a Value, dry_run: bool) -> Request<'a> {
-        Request {
-            call,
-            operation: Operation::Update,
-            namespace: &call.target.namespace,
-            old: Some(old),
-            dry_run,
-            shape: None,
-        }
-    }
-
-    pub(crate) fn delete(call: &'a Call, old: &'a Value, dry_run: bool) -> Request<'a> {
-        // A collection may be of all namespaces.
-        Request {
-            call,
-            operation: Operation::Delete,
-            namespace: meta::namespace(old),
-            old: Some(old),
-            dry_run,
-            shape: None,
-        }
-    }
-
-    fn kind(&self) -> &'a Kind {
-        &self.call.target.kind
-    }
-
-    /// Whether webhooks and policies are to see it.
-    fn is_hooked(&self) -> bool {
-        !PARTS.contains(&self.subresource())
-    }
-
-    fn namespace(&self) -> &'a str {
-        self.namespace
-    }
-
-    fn subresource(&self) -> &'a str {
-        &self.call.target.subresource
-    }
-
-    /// Whether it is for objects of this resource themselves, and not for a part of one.
-    fn is(&self, group: &str, plural: &str) -> bool {
-        self.subresource().is_empty() && self.is_part(group, plural)
-    }
-
-    /// The same with whatever subresource.
-    fn is_part(&self, group: &str, plural: &str) -> bool {
-        self.kind().plural == plural && self.kind().group == group
-    }
-
-    fn creates(&self, group: &str, plural: &str) -> bool {
-        self.operation == Operation::Create && self.is(group, plural)
-    }
-
-    /// The object's name; where the server is yet to make one up, what it begins with.
-    fn name<'b>(&self, object: &'b Value) -> &'b str {
-        let base = object["metadata"]["generateName"].as_str().unwrap_or_default();
-        let generated = self.operation == Operation::Create && self.call.target.name.is_empty();
-        if generated && !base.is_empty() { base } else { meta::name(object) }
-    }
-
-    /// The object's name, unless the server is yet to make one up.
-    fn fixed_name<'b>(&self, object: &'b Value) -> &'b str {
-        let name = meta::name(object);
-        if self.name(object) == name { name } else { "" }
-    }
-
-    /// The name that the request or its object has: of what is deleted, that of what was.
-    fn known_name<'b>(&'b self, object: &'b Value) -> &'b str {
-        let whole = if object.is_null() { self.old.unwrap_or(object) } else { object };
-        let named = &self.call.target.name;
-        if named.is_empty() { self.fixed_name(whole) } else { named }
-    }
-
-    fn forbidden(&self, object: &Value, why: impl Into<String>) -> Status {
-        Status::forbidden(self.kind().group, self.kind().plural, self.name(object), why)
-    }
-
-    /// An object of another kind, as the cache has it.
-    fn get(
-        &self,
-        group: &str,
-        version: &str,
-        plural: &str,
-        namespace: &str,
-        name: &str,
-    ) -> Option<Arc<Object>> {
-        write::find(&self.call.server, find(group, version, plural)?, namespace, name).ok()
-    }
-
-    /// All objects of another kind; of one namespace, unless that is empty.
-    fn list(&self, group: &str, version: &str, plural: &str, namespace: &str) -> Vec<Arc<Object>> {
-        let Some(kind) = find(group, version, plural) else { return Vec::new() };
-        let mut within = prefix(kind);
-        if !namespace.is_empty() {
-            within.push_str(namespace);
-            within.push('/');
-        }
-        self.call.server.caches.of(kind).map(|resource| resource.list(&within)).unwrap_or_default()
-    }
-}
-
-/// Completes an object that is to be created or updated, or refuses it. Whether a policy or a webhook changed it: then it
-/// is to be prepared anew.
+/// Completes an object that is to be created or updated, or refuses it. True if a policy or a webhook changed it: then
+/// the caller prepares it again.
 pub(crate) async fn mutate(request: &Request<'_>, object: &mut Value) -> Result<bool, Status> {
-    plug_in(request, object).await?;
-    let (mut policies, mut webhooks) = (Rounds::default(), Rounds::default());
-    if request.is_hooked() && is_mutated(request) {
+    run_plugins(request, object).await?;
+    let (mut policies, mut webhooks) = (Reinvocation::default(), Reinvocation::default());
+    if request.is_hooked() && has_mutating_hooks(request) {
         policy::mutate(request, object, &mut policies).await?;
         webhook::mutate(request, object, &mut webhooks).await?;
         if policies.has_changed() || webhooks.has_changed() {
-            plug_in(request, object).await?;
-            policies.begin_second(object);
+            run_plugins(request, object).await?;
+            policies.start_second_round(object);
             policy::mutate(request, object, &mut policies).await?;
-            webhooks.begin_second(object);
+            webhooks.start_second_round(object);
             webhook::mutate(request, object, &mut webhooks).await?;
         }
     }
@@ -201,14 +63,14 @@ pub(crate) async fn mutate(request: &Request<'_>, object: &mut Value) -> Result<
     Ok(policies.has_changed() || webhooks.has_changed())
 }
 
-/// Whether anybody registered to change objects.
-fn is_mutated(request: &Request<'_>) -> bool {
+/// Whether a webhook or a policy is registered that changes objects.
+fn has_mutating_hooks(request: &Request<'_>) -> bool {
     let hooks = &request.call.server.hooks;
     !hooks.mutating.all().is_empty() || !hooks.mutating_bindings.all().is_empty()
 }
 
-/// The mutating plugins, which may be run again on what they left.
-async fn plug_in(request: &Request<'_>, object: &mut Value) -> Result<(), Status> {
+/// The mutating plugins; each may run again on its own output.
+async fn run_plugins(request: &Request<'_>, object: &mut Value) -> Result<(), Status> {
     certificate::admit(request, object);
     namespace::admit(request, object)?;
     limit_range::admit(request, object)?;
@@ -220,7 +82,7 @@ async fn plug_in(request: &Request<'_>, object: &mut Value) -> Result<(), Status
     runtime_class::admit(request, object)?;
     ingress_class::admit(request, object);
     if request.is("", "pods") && request.operation == Operation::Create {
-        // Its quality of service follows from what it asks for now.
+        // The plugins changed resources, which decide the quality of service.
         request.kind().prepare_create(object);
     }
     Ok(())
@@ -246,20 +108,20 @@ pub(crate) async fn validate(request: &Request<'_>, object: &Value) -> Result<Ch
 pub(crate) async fn delete(request: &Request<'_>, old: &Value) -> Result<(), Status> {
     namespace::delete(request)?;
     node::delete(request, old)?;
-    hook(request, &mut Value::Null).await
+    run_hooks(request, &mut Value::Null).await
 }
 
 /// Webhooks and policies, once each.
-async fn hook(request: &Request<'_>, object: &mut Value) -> Result<(), Status> {
-    if is_mutated(request) {
-        policy::mutate(request, object, &mut Rounds::default()).await?;
-        webhook::mutate(request, object, &mut Rounds::default()).await?;
+async fn run_hooks(request: &Request<'_>, object: &mut Value) -> Result<(), Status> {
+    if has_mutating_hooks(request) {
+        policy::mutate(request, object, &mut Reinvocation::default()).await?;
+        webhook::mutate(request, object, &mut Reinvocation::default()).await?;
     }
     policy::validate(request, object).await?;
     webhook::validate(request, object).await
 }
 
-/// Refuses, or changes, the object of a subresource that is a kind of its own: a Scale, an Eviction, the options of an exec.
+/// Refuses or changes the object of a subresource that has a kind of its own: a Scale, an Eviction, the options of an exec.
 pub(crate) async fn part(
     call: &Call,
     operation: Operation,
@@ -268,8 +130,7 @@ pub(crate) async fn part(
     old: Option<&Value>,
     dry_run: bool,
 ) -> Result<(), Status> {
-    let namespace = &call.target.namespace;
-    let request = Request { call, operation, namespace, old, dry_run, shape: Some(shape) };
+    let request = Request::subresource_object(call, operation, shape, old, dry_run);
     node::part(&request, object)?;
-    hook(&request, object).await
+    run_hooks(&request, object).await
 }

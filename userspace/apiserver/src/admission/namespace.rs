@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use skep_api::Status;
 
-use super::{Operation, Request};
+use super::request::{Operation, Request};
 use crate::write;
 
 const IMMORTAL: [&str; 3] = ["default", "kube-system", "kube-public"];

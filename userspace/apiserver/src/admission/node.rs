@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 use skep_api::{Status, meta};
 
-use super::{Operation, Request};
+use super::request::{Operation, Request};
 use crate::authz::node_name;
 
 const MIRROR: &str = "kubernetes.io/config.mirror";

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use skep_api::{Status, meta};
 
-use super::{Operation, Request};
+use super::request::{Operation, Request};
 
 const CLASSES: (&str, &str, &str) = ("scheduling.k8s.io", "v1", "priorityclasses");
 

@@ -3,8 +3,7 @@
 //! A charge is a compare-and-swap of the quota's status, so that writes that race cannot together exceed it. Writes of one
 //! server to one namespace charge one after the other; other servers and the quota controller show as a conflict.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde_json::Value;
@@ -13,28 +12,13 @@ use skep_api::resources::Resources;
 use skep_api::{Status, find, meta};
 use skep_store::{Expect, StoreError};
 
-use super::{Operation, Request};
+use super::request::{Operation, Request};
 use crate::Inner;
 use crate::object::{Object, to_stored};
 use crate::write::store_error;
 
 /// Tries against others who write the same quota.
 const TRIES: usize = 16;
-
-/// A lock a namespace that has quotas.
-#[derive(Default)]
-pub(crate) struct Locks(Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>);
-
-impl Locks {
-    fn of(&self, namespace: &str) -> Arc<tokio::sync::Mutex<()>> {
-        let mut locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // Those that nobody holds are not worth keeping when there are many.
-        if locks.len() > 1_024 {
-            locks.retain(|_, lock| Arc::strong_count(lock) > 1);
-        }
-        locks.entry(namespace.to_owned()).or_default().clone()
-    }
-}
 
 /// What was charged; to be given back if the object is not stored after all.
 #[derive(Default)]
@@ -157,20 +141,4 @@ async fn charge_all(
     }
     let Some(kind) = find("", "v1", "resourcequotas") else { return Ok(()) };
     Err(Status::stale(kind, meta::name(object)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_namespace_has_one_lock() {
-        let locks = Locks::default();
-        assert!(Arc::ptr_eq(&locks.of("a"), &locks.of("a")));
-        assert!(!Arc::ptr_eq(&locks.of("a"), &locks.of("b")));
-        for n in 0..3_000 {
-            let _ = locks.of(&n.to_string());
-        }
-        assert!(locks.0.lock().unwrap().len() <= 1_025);
-    }
 }

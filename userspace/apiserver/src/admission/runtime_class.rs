@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use skep_api::Status;
 use skep_api::resources::Resources;
 
-use super::Request;
+use super::request::Request;
 
 pub(super) fn admit(request: &Request<'_>, pod: &mut Value) -> Result<(), Status> {
     match class_of(request, pod)? {

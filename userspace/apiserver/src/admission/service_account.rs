@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use skep_api::{Status, meta};
 
-use super::{Operation, Request};
+use super::request::{Operation, Request};
 
 const TOKEN_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 const VOLUME: &str = "kube-api-access-";
@@ -50,7 +50,7 @@ pub(super) async fn admit(request: &Request<'_>, pod: &mut Value) -> Result<(), 
 
 /// Webhooks may have named another account; some accounts allow no secrets but their own.
 pub(super) fn validate(request: &Request<'_>, pod: &Value) -> Result<(), Status> {
-    let debugged = request.is_part("", "pods") && request.subresource() == "ephemeralcontainers";
+    let debugged = request.is_resource("", "pods") && request.subresource() == "ephemeralcontainers";
     let of_update = debugged && request.operation == Operation::Update;
     if !request.creates("", "pods") && !of_update {
         return Ok(());

@@ -4,7 +4,7 @@ use serde_json::Value;
 use skep_api::Status;
 use skep_api::resources::quantity;
 
-use super::{Operation, Request};
+use super::request::{Operation, Request};
 
 const BETA_CLASS: &str = "volume.beta.kubernetes.io/storage-class";
 const DEFAULTS: [&str; 2] =

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Operation, Request};
+use super::request::{Operation, Request};
 
 const SECONDS: i64 = 300;
 

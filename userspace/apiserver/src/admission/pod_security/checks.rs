@@ -1,60 +1,10 @@
-//! The checks of the Pod Security Standards: which hold at which level since which version.
-
-use std::collections::BTreeSet;
-use std::fmt;
+//! The checks of the Pod Security Standards: the level of each and the versions in which it applies.
 
 use serde_json::Value;
 
+use super::finding::{Finding, Pod};
 use super::policy::{Level, Standard};
 use super::{container, spec};
-
-/// What a pod has that a standard forbids.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Finding {
-    pub(super) reason: String,
-    detail: String,
-}
-
-impl Finding {
-    pub(super) fn new(reason: impl Into<String>, detail: impl Into<String>) -> Option<Finding> {
-        Some(Finding { reason: reason.into(), detail: detail.into() })
-    }
-}
-
-impl fmt::Display for Finding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({})", self.reason, self.detail)
-    }
-}
-
-/// A pod or a template of one.
-#[derive(Clone, Copy)]
-pub(super) struct Pod<'a> {
-    pub(super) annotations: &'a Value,
-    pub(super) spec: &'a Value,
-}
-
-impl<'a> Pod<'a> {
-    pub(super) fn containers(self) -> impl Iterator<Item = &'a Value> {
-        let lists = ["initContainers", "containers", "ephemeralContainers"];
-        lists.into_iter().flat_map(move |list| self.spec[list].as_array()).flatten()
-    }
-
-    /// Names of the containers for which something holds.
-    pub(super) fn containers_where(self, mut holds: impl FnMut(&'a Value) -> bool) -> Vec<&'a str> {
-        let bad = self.containers().filter(|container| holds(container));
-        bad.map(|container| container["name"].as_str().unwrap_or_default()).collect()
-    }
-
-    pub(super) fn is_windows(self) -> bool {
-        self.spec["os"]["name"] == "windows"
-    }
-
-    /// Root in a user namespace is nobody outside.
-    pub(super) fn in_user_namespace(self) -> bool {
-        self.spec["hostUsers"] == false
-    }
-}
 
 type Check = fn(Pod<'_>) -> Option<Finding>;
 
@@ -65,22 +15,24 @@ struct Row {
     until: u32,
     check: Check,
     name: &'static str,
-    /// The check of the level below that this one says more about.
-    instead_of: &'static str,
+    /// The check of a lower level that this one replaces.
+    replaces: &'static str,
 }
 
 const fn row(level: Level, name: &'static str, since: u32, until: u32, check: Check) -> Row {
-    Row { level, since, until, check, name, instead_of: "" }
+    Row { level, since, until, check, name, replaces: "" }
 }
 
-const fn over(name: &'static str, since: u32, until: u32, check: Check, instead_of: &'static str) -> Row {
-    Row { level: Level::Restricted, since, until, check, name, instead_of }
+const fn replacing(name: &'static str, since: u32, until: u32, check: Check, replaces: &'static str) -> Row {
+    Row { level: Level::Restricted, since, until, check, name, replaces }
 }
 
+/// The newest minor version whose checks are known.
 const LATEST: u32 = 35;
+/// No last version.
 const ON: u32 = u32::MAX;
 
-/// In the order in which findings are told.
+/// In the order in which findings are reported.
 static CHECKS: &[Row] = &[
     row(Level::Baseline, "appArmorProfile", 0, ON, container::app_armor),
     row(Level::Baseline, "capabilities_baseline", 0, ON, container::capabilities_baseline),
@@ -110,16 +62,16 @@ static CHECKS: &[Row] = &[
     row(Level::Restricted, "allowPrivilegeEscalation", 25, ON, |pod| {
         if pod.is_windows() { None } else { container::escalation(pod) }
     }),
-    over("capabilities_restricted", 22, 24, container::capabilities_restricted, "capabilities_baseline"),
-    over(
+    replacing("capabilities_restricted", 22, 24, container::capabilities_restricted, "capabilities_baseline"),
+    replacing(
         "capabilities_restricted",
         25,
         ON,
         |pod| if pod.is_windows() { None } else { container::capabilities_restricted(pod) },
         "capabilities_baseline",
     ),
-    over("procMount_restricted", 35, ON, container::proc_mount, "procMount"),
-    over("restrictedVolumes", 0, ON, spec::volumes, "hostPathVolumes"),
+    replacing("procMount_restricted", 35, ON, container::proc_mount, "procMount"),
+    replacing("restrictedVolumes", 0, ON, spec::volumes, "hostPathVolumes"),
     row(Level::Restricted, "runAsNonRoot", 0, 34, container::run_as_non_root),
     row(Level::Restricted, "runAsNonRoot", 35, ON, |pod| {
         if pod.in_user_namespace() { None } else { container::run_as_non_root(pod) }
@@ -128,8 +80,8 @@ static CHECKS: &[Row] = &[
     row(Level::Restricted, "runAsUser", 35, ON, |pod| {
         if pod.in_user_namespace() { None } else { container::run_as_user(pod) }
     }),
-    over("seccompProfile_restricted", 19, 24, container::seccomp_restricted, "seccompProfile_baseline"),
-    over(
+    replacing("seccompProfile_restricted", 19, 24, container::seccomp_restricted, "seccompProfile_baseline"),
+    replacing(
         "seccompProfile_restricted",
         25,
         ON,
@@ -138,60 +90,15 @@ static CHECKS: &[Row] = &[
     ),
 ];
 
-/// What a pod, or a template, has against a standard.
+/// The findings in a pod, or in a template, under a standard.
 pub(super) fn evaluate(standard: Standard, pod: &Value) -> Vec<Finding> {
     if standard.level == Level::Privileged {
         return Vec::new();
     }
     let minor = standard.minor.unwrap_or(LATEST).min(LATEST);
     let holds = |row: &&Row| row.level <= standard.level && (row.since..=row.until).contains(&minor);
-    let replaced: Vec<&str> = CHECKS.iter().filter(holds).map(|row| row.instead_of).collect();
+    let replaced: Vec<&str> = CHECKS.iter().filter(holds).map(|row| row.replaces).collect();
     let pod = Pod { annotations: &pod["metadata"]["annotations"], spec: &pod["spec"] };
     let rows = CHECKS.iter().filter(holds).filter(|row| !replaced.contains(&row.name));
     rows.filter_map(|row| (row.check)(pod)).collect()
-}
-
-/// `"a", "b"`.
-pub(super) fn quoted<T: AsRef<str>>(items: impl IntoIterator<Item = T>) -> String {
-    let all: Vec<String> = items.into_iter().map(|item| format!("\"{}\"", item.as_ref())).collect();
-    all.join(", ")
-}
-
-pub(super) fn plural(word: &str, count: usize) -> String {
-    if count == 1 { word.to_owned() } else { format!("{word}s") }
-}
-
-/// `container "a"` or `containers "a", "b"`.
-pub(super) fn containers(names: &[&str]) -> String {
-    format!("{} {}", plural("container", names.len()), quoted(names))
-}
-
-/// Who set something: the pod, some of its containers, or both; nothing if nobody did.
-pub(super) fn setters(pod: bool, names: &[&str]) -> Option<String> {
-    match (pod, names) {
-        (false, []) => None,
-        (true, []) => Some("pod".to_owned()),
-        (false, names) => Some(containers(names)),
-        (true, names) => Some(format!("pod and {}", containers(names))),
-    }
-}
-
-/// The field of the security context of the pod if it is bad, and the containers whose own is.
-pub(super) fn security<'a>(
-    pod: Pod<'a>,
-    field: &str,
-    mut bad: impl FnMut(&'a Value) -> bool,
-) -> (bool, Vec<&'a str>) {
-    let mut is_bad = |owner: &'a Value| {
-        let value = &owner["securityContext"][field];
-        !value.is_null() && bad(value)
-    };
-    let of_pod = is_bad(pod.spec);
-    (of_pod, pod.containers_where(is_bad))
-}
-
-pub(super) type Texts = BTreeSet<String>;
-
-pub(super) fn text(value: &Value) -> String {
-    value.as_str().unwrap_or_default().to_owned()
 }

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::checks::{Finding, Pod, Texts, containers, plural, quoted, security, setters, text};
+use super::finding::{Finding, Pod, Texts, containers, plural, quoted, security, setters, text};
 
 const APP_ARMOR: &str = "container.apparmor.security.beta.kubernetes.io/";
 const SECCOMP_POD: &str = "seccomp.security.alpha.kubernetes.io/pod";

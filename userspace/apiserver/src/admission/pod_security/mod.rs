@@ -1,21 +1,22 @@
-//! PodSecurity: pods are held against the standard that their namespace's labels name. Some are refused by it, of others
-//! the client is warned, or a note is made in the audit log.
+//! PodSecurity: checks pods against the standards that the labels of their namespace name. A violation refuses the pod,
+//! warns the client, or annotates the audit event.
 
 mod checks;
 mod container;
+mod finding;
 mod policy;
 mod spec;
 
 use serde_json::Value;
 use skep_api::{Errors, Status, meta};
 
-use super::{Operation, Request};
-use checks::{Finding, evaluate};
-use policy::{Policy, Standard};
+use crate::admission::request::{Operation, Request};
+use checks::evaluate;
+use finding::Finding;
+use policy::{PREFIX, PodSecurityPolicy, Standard};
 
-const PREFIX: &str = "pod-security.kubernetes.io/";
-/// Pods that are looked at when a namespace's standard is raised.
-const PODS_MAX: usize = 3_000;
+/// Pods that are checked when a namespace's standard is raised.
+const MAX_CHECKED_PODS: usize = 3_000;
 
 pub(super) fn validate(request: &Request<'_>, object: &Value) -> Result<(), Status> {
     let kind = request.kind();
@@ -24,14 +25,14 @@ pub(super) fn validate(request: &Request<'_>, object: &Value) -> Result<(), Stat
         ("", "pods", "" | "ephemeralcontainers") => validate_pod(request, object),
         _ => {
             if let Some(template) = template(request, object) {
-                judge(request, template, false).map(drop)?;
+                check(request, template, false).map(drop)?;
             }
             Ok(())
         }
     }
 }
 
-/// What makes pods of itself: its template is warned of, not refused.
+/// The pod template of a workload: violations warn and do not refuse.
 fn template<'a>(request: &Request<'_>, object: &'a Value) -> Option<&'a Value> {
     if !request.subresource().is_empty() || request.operation == Operation::Delete {
         return None;
@@ -51,13 +52,13 @@ fn validate_pod(request: &Request<'_>, pod: &Value) -> Result<(), Status> {
     if request.old.is_some_and(|old| !is_significant(pod, old)) {
         return Ok(());
     }
-    match judge(request, pod, true)? {
+    match check(request, pod, true)? {
         Some(why) => Err(request.forbidden(pod, why)),
         None => Ok(()),
     }
 }
 
-/// Whether a change of a pod is one of its images, or a container more.
+/// Whether a change of a pod changes images or adds a container.
 fn is_significant(pod: &Value, old: &Value) -> bool {
     let images = |pod: &Value, list: &str| -> Vec<(Value, Value)> {
         let all = pod["spec"][list].as_array().into_iter().flatten();
@@ -70,13 +71,13 @@ fn is_significant(pod: &Value, old: &Value) -> bool {
         || images(pod, "ephemeralContainers").iter().any(|container| !before.contains(container))
 }
 
-/// Warns, notes, and says why the pod must be refused, if it must.
-fn judge(request: &Request<'_>, pod: &Value, enforce: bool) -> Result<Option<String>, Status> {
+/// Warns and annotates; returns the reason to refuse the pod, if any.
+fn check(request: &Request<'_>, pod: &Value, enforce: bool) -> Result<Option<String>, Status> {
     let Some(namespace) = request.get("", "v1", "namespaces", "", request.namespace()) else {
         return Ok(None);
     };
     let mut problems = Errors::default();
-    let policy = Policy::of(&namespace.selectable, &mut problems);
+    let policy = PodSecurityPolicy::of(&namespace.selectable, &mut problems);
     if policy.is_privileged() {
         return Ok(None);
     }
@@ -84,9 +85,9 @@ fn judge(request: &Request<'_>, pod: &Value, enforce: bool) -> Result<Option<Str
     let mut refused = None;
     if enforce {
         notes.annotate(format!("{PREFIX}enforce-policy"), policy.enforce.to_string());
-        refused = told(policy.enforce, pod).map(|what| format!("violates {what}"));
+        refused = violations(policy.enforce, pod).map(|what| format!("violates {what}"));
     }
-    if let Some(what) = told(policy.audit, pod) {
+    if let Some(what) = violations(policy.audit, pod) {
         notes.annotate(format!("{PREFIX}audit-violations"), format!("would violate {what}"));
     }
     if !problems.is_empty() {
@@ -94,15 +95,15 @@ fn judge(request: &Request<'_>, pod: &Value, enforce: bool) -> Result<Option<Str
         notes.annotate(format!("{PREFIX}error"), format!("Failed to parse policy: {}", all.join(", ")));
     }
     if refused.is_none()
-        && let Some(what) = told(policy.warn, pod)
+        && let Some(what) = violations(policy.warn, pod)
     {
         notes.warn(format!("would violate {what}"));
     }
     Ok(refused)
 }
 
-/// In what way a pod falls short of a standard.
-fn told(standard: Standard, pod: &Value) -> Option<String> {
+/// The violations of a standard as text; `None` if there are none.
+fn violations(standard: Standard, pod: &Value) -> Option<String> {
     let findings = evaluate(standard, pod);
     let all: Vec<String> = findings.iter().map(Finding::to_string).collect();
     (!all.is_empty()).then(|| format!("PodSecurity \"{standard}\": {}", all.join(", ")))
@@ -110,25 +111,25 @@ fn told(standard: Standard, pod: &Value) -> Option<String> {
 
 fn validate_namespace(request: &Request<'_>, namespace: &Value) -> Result<(), Status> {
     let (mut problems, mut before) = (Errors::default(), Errors::default());
-    let policy = Policy::of(&namespace["metadata"]["labels"], &mut problems);
-    let old = request.old.map(|old| Policy::of(&old["metadata"]["labels"], &mut before));
-    // What was wrong already does not keep a namespace from being changed otherwise.
+    let policy = PodSecurityPolicy::of(&namespace["metadata"]["labels"], &mut problems);
+    let old = request.old.map(|old| PodSecurityPolicy::of(&old["metadata"]["labels"], &mut before));
+    // Labels that were invalid before do not block other changes of the namespace.
     if !problems.is_empty() && problems != before {
         return Err(Status::invalid(request.kind(), meta::name(namespace), &problems));
     }
     if let Some(old) = old
         && policy.enforce.raises(old.enforce)
     {
-        warn_of_pods(request, meta::name(namespace), policy.enforce);
+        warn_of_existing_pods(request, meta::name(namespace), policy.enforce);
     }
     Ok(())
 }
 
-/// The pods that a raised standard would refuse, by what it finds.
-fn warn_of_pods(request: &Request<'_>, namespace: &str, standard: Standard) {
+/// Warns of the existing pods that violate a raised standard, grouped by finding.
+fn warn_of_existing_pods(request: &Request<'_>, namespace: &str, standard: Standard) {
     let pods = request.list("", "v1", "pods", namespace);
     let mut found: Vec<(String, String, usize)> = Vec::new();
-    for pod in pods.iter().take(PODS_MAX).map(|pod| pod.value()) {
+    for pod in pods.iter().take(MAX_CHECKED_PODS).map(|pod| pod.value()) {
         let reasons: Vec<String> =
             evaluate(standard, &pod).into_iter().map(|finding| finding.reason).collect();
         if reasons.is_empty() {
@@ -141,9 +142,9 @@ fn warn_of_pods(request: &Request<'_>, namespace: &str, standard: Standard) {
         }
     }
     let notes = &request.call.notes;
-    if pods.len() > PODS_MAX {
+    if pods.len() > MAX_CHECKED_PODS {
         notes.warn(format!(
-            "new PodSecurity enforce level only checked against the first {PODS_MAX} of {} existing pods",
+            "new PodSecurity enforce level only checked against the first {MAX_CHECKED_PODS} of {} existing pods",
             pods.len()
         ));
     }

@@ -1,4 +1,4 @@
-//! The labels of a namespace as a policy: which standard, in which version, is enforced, audited and warned of.
+//! The labels of a namespace as a policy: the standards, each of a version, that it enforces, audits and warns of.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use skep_api::Errors;
 use skep_api::field::Path;
 use skep_api::selector::Labels;
 
-use super::PREFIX;
+pub(super) const PREFIX: &str = "pod-security.kubernetes.io/";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Level {
@@ -38,22 +38,22 @@ impl fmt::Display for Standard {
 }
 
 impl Standard {
-    /// Whether pods that were good under `old` may be bad under this.
+    /// Whether pods that `old` admits may violate this standard.
     pub(super) fn raises(self, old: Standard) -> bool {
         self.level != Level::Privileged && self != old && self.level >= old.level
     }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Policy {
+pub(super) struct PodSecurityPolicy {
     pub(super) enforce: Standard,
     pub(super) audit: Standard,
     pub(super) warn: Standard,
 }
 
-impl Policy {
-    /// What cannot be read is enforced as the strictest, and neither audited nor warned of.
-    pub(super) fn of(labels: &impl Labels, problems: &mut Errors) -> Policy {
+impl PodSecurityPolicy {
+    /// An invalid level counts as restricted for `enforce`, and as privileged for `audit` and `warn`.
+    pub(super) fn of(labels: &impl Labels, problems: &mut Errors) -> PodSecurityPolicy {
         let mut read = |mode: &str, fallback: Level| {
             let level = labels.label(&format!("{PREFIX}{mode}"));
             let version = labels.label(&format!("{PREFIX}{mode}-version"));
@@ -73,7 +73,7 @@ impl Policy {
                 warn.minor = enforce.minor;
             }
         }
-        Policy { enforce, audit, warn }
+        PodSecurityPolicy { enforce, audit, warn }
     }
 
     pub(super) fn is_privileged(&self) -> bool {

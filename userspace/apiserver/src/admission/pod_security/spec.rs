@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::checks::{Finding, Pod, Texts, plural, quoted};
+use super::finding::{Finding, Pod, Texts, plural, quoted};
 
 /// The first five are allowed always, the sixth since v1.27, the next four since v1.29, the others since v1.32.
 pub(super) const SYSCTLS: [&str; 12] = [

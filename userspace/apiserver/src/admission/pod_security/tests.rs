@@ -1,4 +1,4 @@
-//! Pods against standards, in upstream's words.
+//! Violations of the standards, in upstream's words.
 
 use serde_json::json;
 
@@ -12,7 +12,7 @@ fn found(standard: &str, spec: Value) -> String {
 fn found_in(standard: &str, pod: Value) -> String {
     let (level, version) = standard.split_once(':').unwrap_or((standard, "latest"));
     let labels = json!({(format!("{PREFIX}enforce")): level, (format!("{PREFIX}enforce-version")): version});
-    let standard = Policy::of(&labels, &mut Errors::default()).enforce;
+    let standard = PodSecurityPolicy::of(&labels, &mut Errors::default()).enforce;
     let all: Vec<String> = evaluate(standard, &pod).iter().map(Finding::to_string).collect();
     all.join(", ")
 }
@@ -159,7 +159,7 @@ fn a_version_is_kept_to() {
 fn labels_are_a_policy() {
     let of = |labels: Value| {
         let mut problems = Errors::default();
-        let policy = Policy::of(&labels, &mut problems);
+        let policy = PodSecurityPolicy::of(&labels, &mut problems);
         let shown = [policy.enforce, policy.audit, policy.warn].map(|standard| standard.to_string());
         (shown.join(" "), problems.0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
     };

@@ -1,68 +1,56 @@
-//! One mutation of a policy: an expression that says what to change, and the object that comes of it.
+//! Applies one mutation of a policy to an object.
 
 use serde_json::Value;
 use skep_api::cel::{self, Bindings, Budget, CelError, Message};
 use skep_api::patch::{self, PatchError};
 use skep_api::{Status, apply};
 
-use crate::admission::Request;
-use crate::admission::expression::Expression;
-use crate::admission::seen::Seen;
+use super::definition::Mutation;
+use crate::admission::request::Request;
+use crate::admission::versioned_attributes::VersionedAttributes;
 
-pub(super) enum Mutation {
-    /// `Object{...}`, to be merged into the object.
-    Apply(Expression),
-    /// `[JSONPatch{...}]`, its operations.
-    Patch(Expression),
-}
-
-/// Why there is no new object.
+/// Why a mutation failed.
 #[derive(Debug)]
-pub(super) enum Fault {
-    /// The policy may say that this does not matter.
-    Mutation(String),
-    /// The request cannot be gone on with.
+pub(super) enum MutationError {
+    /// The policy's own failure, subject to its `failurePolicy`.
+    Policy(String),
+    /// The request is refused, whatever the `failurePolicy`.
     Request(Status),
 }
 
-impl From<String> for Fault {
-    fn from(why: String) -> Fault {
-        Fault::Mutation(why)
+impl From<String> for MutationError {
+    fn from(why: String) -> MutationError {
+        MutationError::Policy(why)
     }
 }
 
-fn told(error: CelError) -> Fault {
-    Fault::Mutation(error.to_string())
+fn policy_error(error: CelError) -> MutationError {
+    MutationError::Policy(error.to_string())
 }
 
 impl Mutation {
-    pub(super) fn of(mutation: &Value) -> Mutation {
-        match mutation["patchType"].as_str() {
-            Some("JSONPatch") => Mutation::Patch(Expression::of_patch(&mutation["jsonPatch"]["expression"])),
-            _ => Mutation::Apply(Expression::of_patch(&mutation["applyConfiguration"]["expression"])),
-        }
-    }
-
     pub(super) fn apply(
         &self,
         request: &Request<'_>,
-        seen: &Seen,
+        versioned: &VersionedAttributes,
         known: &Bindings<'static>,
         budget: &mut Budget,
-    ) -> Result<Value, Fault> {
+    ) -> Result<Value, MutationError> {
         match self {
             Mutation::Apply(expression) => {
                 let value = expression.evaluate(known, budget)?;
-                let (new, _) = seen.completed(request, merged(request, seen, &value, budget)?)?;
+                let (new, _) = versioned.complete(request, merged(request, versioned, &value, budget)?)?;
                 Ok(new)
             }
             Mutation::Patch(expression) => {
                 let value = expression.evaluate(known, budget)?;
-                let Some(new) = patched(seen, &value, budget)? else { return Ok(seen.object.clone()) };
-                let (new, unknown) = seen.completed(request, new)?;
-                if !unknown.is_empty() && seen.kind.custom.is_none() {
+                let Some(new) = patched(versioned, &value, budget)? else {
+                    return Ok(versioned.object.clone());
+                };
+                let (new, unknown) = versioned.complete(request, new)?;
+                if !unknown.is_empty() && versioned.kind.custom.is_none() {
                     let why = format!("strict decoding error: {}", unknown.join(", "));
-                    return Err(Fault::Request(Status::internal(why)));
+                    return Err(MutationError::Request(Status::internal(why)));
                 }
                 Ok(new)
             }
@@ -72,31 +60,35 @@ impl Mutation {
 
 fn merged(
     request: &Request<'_>,
-    seen: &Seen,
+    versioned: &VersionedAttributes,
     value: &cel::Value,
     budget: &mut Budget,
-) -> Result<Value, Fault> {
+) -> Result<Value, MutationError> {
     if Message::of(value).is_none_or(|message| !message.is_object()) {
         return Err("unsupported return type from ApplyConfiguration expression".to_owned().into());
     }
-    let mut change = cel::to_json(value, budget).map_err(told)?;
+    let mut change = cel::to_json(value, budget).map_err(policy_error)?;
     for field in ["apiVersion", "kind"] {
-        change[field] = seen.object[field].clone();
+        change[field] = versioned.object[field].clone();
     }
-    apply::overlay(&seen.kind, request.shape, &seen.object, &change)
-        .map_err(|why| Fault::Mutation(format!("error applying patch: {why}")))
+    apply::overlay(&versioned.kind, request.shape, &versioned.object, &change)
+        .map_err(|why| MutationError::Policy(format!("error applying patch: {why}")))
 }
 
-/// `None` if the object is not as a `test` of the patch wants it: then nothing is changed.
-fn patched(seen: &Seen, value: &cel::Value, budget: &mut Budget) -> Result<Option<Value>, Fault> {
+/// `None` if a `test` operation of the patch fails: then nothing is changed.
+fn patched(
+    versioned: &VersionedAttributes,
+    value: &cel::Value,
+    budget: &mut Budget,
+) -> Result<Option<Value>, MutationError> {
     let mismatch = |of: &str| format!("type mismatch: JSONPatchType.expression should evaluate to {of}");
     let cel::Value::List(operations) = value else { return Err(mismatch("array").into()) };
     if operations.iter().any(|operation| Message::of(operation).is_none_or(|message| !message.is_operation()))
     {
         return Err(mismatch("array of JSONPatch").into());
     }
-    let mut new = seen.object.clone();
-    let change = cel::to_json(value, budget).map_err(told)?;
+    let mut new = versioned.object.clone();
+    let change = cel::to_json(value, budget).map_err(policy_error)?;
     match patch::json(&mut new, change) {
         Ok(()) => Ok(Some(new)),
         Err(PatchError::TestFailed(_)) => Ok(None),

@@ -3,11 +3,11 @@
 use serde_json::Value;
 use skep_api::selector::LabelSelector;
 
-use crate::admission::Request;
+use crate::admission::request::Request;
 use crate::object::prefix;
 use crate::write;
 
-/// One evaluation for each; null stands for none.
+/// The policy is evaluated once for each; null if the policy has no parameters.
 pub(super) fn of(
     request: &Request<'_>,
     kind: Option<&(String, String)>,

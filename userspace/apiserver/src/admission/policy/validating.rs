@@ -1,49 +1,20 @@
-//! ValidatingAdmissionPolicies: what objects must be, and what is noted of them.
+//! ValidatingAdmissionPolicies: the policies in force refuse an object, warn about it or annotate the audit event.
 
 use serde_json::{Value, json};
+use skep_api::Status;
 use skep_api::cel::{self, Bindings, Budget, PER_OBJECT};
-use skep_api::{Reason, Status};
 
-use super::validation::Validation;
-use super::{Binding, Policy, Turn, in_force, named};
-use crate::admission::Request;
-use crate::admission::expression::Expression;
+use super::definition::{Binding, Policy, Validating};
+use super::validation::Violation;
+use super::{PolicyInvocation, in_force};
+use crate::admission::request::Request;
 use crate::write;
 
-/// Bytes of an audit annotation's value at most.
-const ANNOTATION_MAX: usize = 10 << 10;
-const FAILURE: &str = "validation.policy.admission.k8s.io/validation_failure";
+/// Bytes; a longer audit annotation is cut.
+const MAX_ANNOTATION_LENGTH: usize = 10 << 10;
+const FAILURE_ANNOTATION: &str = "validation.policy.admission.k8s.io/validation_failure";
 
-/// What a policy demands of objects.
-pub(crate) struct Validating {
-    validations: Vec<Validation>,
-    annotations: Vec<(String, Expression)>,
-}
-
-impl Validating {
-    pub(in crate::admission) fn policy(policy: &Value) -> Policy<Validating> {
-        let spec = &policy["spec"];
-        let validations = spec["validations"].as_array().into_iter().flatten().map(Validation::of).collect();
-        let annotations = named(&spec["auditAnnotations"], "key", "valueExpression");
-        Policy::of(policy, Validating { validations, annotations })
-    }
-}
-
-/// Why an object does not pass.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Decision {
-    pub(super) message: String,
-    /// Of a validation that did not hold; an error has none.
-    pub(super) reason: Reason,
-}
-
-impl Decision {
-    fn error(message: String) -> Decision {
-        Decision { message, reason: Reason::Invalid }
-    }
-}
-
-/// Holds a request against all policies that are in force for it; the first refusal is the answer.
+/// Checks a request against all policies in force; the first refusal is the answer.
 pub(in crate::admission) async fn validate(request: &Request<'_>, object: &Value) -> Result<(), Status> {
     let hooks = &request.call.server.hooks;
     let bindings = hooks.validating_bindings.all();
@@ -52,15 +23,15 @@ pub(in crate::admission) async fn validate(request: &Request<'_>, object: &Value
     }
     let policies = hooks.validating_policies.all();
     let mut refusal = None;
-    for turn in in_force(request, object, &policies, &bindings) {
-        let Turn { policy, binding, .. } = &turn;
-        let found = match turn.sees(request, object).await {
-            Ok((seen, param)) => {
-                let known = turn.known(request, &seen, param);
+    for invocation in in_force(request, object, &policies, &bindings) {
+        let PolicyInvocation { policy, binding, .. } = &invocation;
+        let found = match invocation.inputs(request, object).await {
+            Ok((versioned, param)) => {
+                let known = invocation.bindings(request, &versioned, param);
                 write::aside(|| policy.enforce(request, object, binding, known))
             }
             Err(_) if policy.ignores_failure => None,
-            Err(why) => Some(policy.refusal(request, object, binding, &Decision::error(why))),
+            Err(why) => Some(policy.refusal(request, object, binding, &Violation::error(why))),
         };
         refusal = refusal.or(found);
     }
@@ -68,7 +39,7 @@ pub(in crate::admission) async fn validate(request: &Request<'_>, object: &Value
 }
 
 impl Policy<Validating> {
-    /// What a binding makes of the policy: warnings, notes, and the first refusal.
+    /// Performs the binding's actions for each violation; returns the first refusal.
     fn enforce(
         &self,
         request: &Request<'_>,
@@ -77,55 +48,55 @@ impl Policy<Validating> {
         known: Bindings<'static>,
     ) -> Option<Status> {
         let mut refusal = None;
-        for (at, decision) in self.decide(request, known) {
-            let refused = self.act(request, object, binding, at, &decision);
+        for (at, violation) in self.check(request, known) {
+            let refused = self.act(request, object, binding, at, &violation);
             refusal = refusal.or(refused);
         }
         refusal
     }
 
-    /// The decisions against an object, each with the number of its validation.
-    fn decide(&self, request: &Request<'_>, mut known: Bindings<'static>) -> Vec<(usize, Decision)> {
+    /// The violations against an object, each with the number of its validation.
+    fn check(&self, request: &Request<'_>, mut known: Bindings<'static>) -> Vec<(usize, Violation)> {
         let mut budget = Budget(PER_OBJECT);
         match self.conditions.hold(&known, &mut budget) {
             Ok(true) => {}
             Ok(false) => return Vec::new(),
             Err(_) if self.ignores_failure => return Vec::new(),
-            Err(why) => return vec![(0, Decision::error(why))],
+            Err(why) => return vec![(0, Violation::error(why))],
         }
         self.set_variables(&mut known, &mut budget);
-        let mut decisions = Vec::new();
+        let mut violations = Vec::new();
         for (at, validation) in self.body.validations.iter().enumerate() {
-            match validation.decide(&known, &mut budget) {
+            match validation.check(&known, &mut budget) {
                 Ok(None) => {}
-                Ok(Some(decision)) => decisions.push((at, decision)),
+                Ok(Some(violation)) => violations.push((at, violation)),
                 Err(_) if self.ignores_failure => {}
-                Err(why) => decisions.push((at, Decision::error(why))),
+                Err(why) => violations.push((at, Violation::error(why))),
             }
         }
-        decisions.extend(self.annotate(request, &known).into_iter().map(|decision| (0, decision)));
-        decisions
+        violations.extend(self.annotate(request, &known).into_iter().map(|violation| (0, violation)));
+        violations
     }
 
     /// Notes for the audit log; what keeps one from being made counts as a failure.
-    fn annotate(&self, request: &Request<'_>, known: &Bindings<'static>) -> Vec<Decision> {
+    fn annotate(&self, request: &Request<'_>, known: &Bindings<'static>) -> Vec<Violation> {
         let mut failed = Vec::new();
         let mut budget = Budget(PER_OBJECT);
         for (key, expression) in &self.body.annotations {
             match expression.evaluate(known, &mut budget) {
                 Ok(cel::Value::Null) => {}
                 Ok(cel::Value::String(text)) => {
-                    let value: String = text.trim().chars().take(ANNOTATION_MAX).collect();
+                    let value: String = text.trim().chars().take(MAX_ANNOTATION_LENGTH).collect();
                     if !value.is_empty() {
                         request.call.notes.annotate(format!("{}/{key}", self.name), value);
                     }
                 }
-                Ok(_) => failed.push(Decision::error(format!(
+                Ok(_) => failed.push(Violation::error(format!(
                     "valueExpression '{}' resulted in unsupported return type. Return type must be either string or null.",
                     expression.source
                 ))),
                 Err(_) if self.ignores_failure => {}
-                Err(why) => failed.push(Decision::error(why)),
+                Err(why) => failed.push(Violation::error(why)),
             }
         }
         failed
@@ -137,22 +108,22 @@ impl Policy<Validating> {
         object: &Value,
         binding: &Binding,
         at: usize,
-        decision: &Decision,
+        violation: &Violation,
     ) -> Option<Status> {
         let mut refusal = None;
         for action in &binding.actions {
             match action.as_str() {
-                "Deny" => refusal = Some(self.refusal(request, object, binding, decision)),
+                "Deny" => refusal = Some(self.refusal(request, object, binding, violation)),
                 "Warn" => request.call.notes.warn(format!(
                     "Validation failed for ValidatingAdmissionPolicy '{}' with binding '{}': {}",
-                    self.name, binding.name, decision.message
+                    self.name, binding.name, violation.message
                 )),
                 "Audit" => {
                     let failure = json!([{
-                        "message": decision.message, "policy": self.name, "binding": binding.name,
+                        "message": violation.message, "policy": self.name, "binding": binding.name,
                         "expressionIndex": at, "validationActions": binding.actions,
                     }]);
-                    request.call.notes.annotate(FAILURE, failure.to_string());
+                    request.call.notes.annotate(FAILURE_ANNOTATION, failure.to_string());
                 }
                 _ => {}
             }
@@ -165,15 +136,15 @@ impl Policy<Validating> {
         request: &Request<'_>,
         object: &Value,
         binding: &Binding,
-        decision: &Decision,
+        violation: &Violation,
     ) -> Status {
         let message = format!(
             "ValidatingAdmissionPolicy '{}' with binding '{}' denied request: {}",
-            self.name, binding.name, decision.message
+            self.name, binding.name, violation.message
         );
         let object = if object.is_null() { request.old.unwrap_or(object) } else { object };
         let mut refusal = request.forbidden(object, message.as_str()).with_cause(json!({"message": message}));
-        (refusal.reason, refusal.code) = (decision.reason, decision.reason.code());
+        (refusal.reason, refusal.code) = (violation.reason, violation.reason.code());
         refusal
     }
 }

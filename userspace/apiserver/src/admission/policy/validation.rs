@@ -1,20 +1,32 @@
-//! One validation of a policy: an expression that must hold, and what is said if it does not.
+//! One validation of a policy: an expression that must be true, and the message and reason if it is not.
 
 use serde_json::Value;
 use skep_api::Reason;
 use skep_api::cel::{self, Bindings, Budget};
 
-use super::validating::Decision;
 use crate::admission::expression::Expression;
 
-/// Bytes of a message that an expression makes at most.
-const MESSAGE_MAX: usize = 5 << 10;
+/// Bytes; a longer message of a `messageExpression` is not used.
+const MAX_MESSAGE_LENGTH: usize = 5 << 10;
 
 pub(super) struct Validation {
     expression: Expression,
     message: String,
     message_expression: Option<Expression>,
     reason: Reason,
+}
+
+/// Why an object does not pass a validation.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Violation {
+    pub(super) message: String,
+    pub(super) reason: Reason,
+}
+
+impl Violation {
+    pub(super) fn error(message: String) -> Violation {
+        Violation { message, reason: Reason::Invalid }
+    }
 }
 
 impl Validation {
@@ -33,11 +45,11 @@ impl Validation {
         }
     }
 
-    pub(super) fn decide(
+    pub(super) fn check(
         &self,
         known: &Bindings<'static>,
         budget: &mut Budget,
-    ) -> Result<Option<Decision>, String> {
+    ) -> Result<Option<Violation>, String> {
         if matches!(self.expression.evaluate(known, budget)?, cel::Value::Bool(true)) {
             return Ok(None);
         }
@@ -46,14 +58,14 @@ impl Validation {
             Some(cel::Value::String(text)) => text.trim().to_owned(),
             _ => String::new(),
         };
-        let message = if !made.is_empty() && made.len() <= MESSAGE_MAX && !made.contains('\n') {
+        let message = if !made.is_empty() && made.len() <= MAX_MESSAGE_LENGTH && !made.contains('\n') {
             made
         } else if self.message.is_empty() {
             format!("failed expression: {}", self.expression.source.trim())
         } else {
             self.message.clone()
         };
-        Ok(Some(Decision { message, reason: self.reason }))
+        Ok(Some(Violation { message, reason: self.reason }))
     }
 }
 
@@ -64,14 +76,14 @@ mod tests {
 
     use super::*;
 
-    fn decide(validation: Value) -> Result<Option<(String, Reason)>, String> {
+    fn check(validation: Value) -> Result<Option<(String, Reason)>, String> {
         let known = Bindings::from([("object", cel::of_json(&json!({"spec": {"replicas": 7}})))]);
-        let decided = Validation::of(&validation).decide(&known, &mut Budget(PER_OBJECT))?;
-        Ok(decided.map(|decision| (decision.message, decision.reason)))
+        let checked = Validation::of(&validation).check(&known, &mut Budget(PER_OBJECT))?;
+        Ok(checked.map(|violation| (violation.message, violation.reason)))
     }
 
     #[test]
-    fn what_is_said_is_made_or_given_or_the_expression() {
+    fn the_message_is_computed_or_given_or_names_the_expression() {
         let not = |message: &str, reason: Reason| Ok(Some((message.to_owned(), reason)));
         for (validation, wanted) in [
             (json!({"expression": "object.spec.replicas == 7"}), Ok(None)),
@@ -100,7 +112,7 @@ mod tests {
                 Err("expression 'object.x > 1' resulted in error: no such key: x".to_owned()),
             ),
         ] {
-            assert_eq!(decide(validation.clone()), wanted, "{validation}");
+            assert_eq!(check(validation.clone()), wanted, "{validation}");
         }
     }
 }

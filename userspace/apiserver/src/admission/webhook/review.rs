@@ -1,4 +1,4 @@
-//! AdmissionReview of `admission.k8s.io/v1`: the question, the answer, and what an answer may not be.
+//! AdmissionReview of `admission.k8s.io/v1`: the request, the response, and the checks of a response.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -6,13 +6,19 @@ use serde_json::{Value, json};
 use skep_api::{Reason, Status, patch};
 
 use super::Hook;
-use crate::admission::expression::facts;
-use crate::admission::seen::Seen;
-use crate::admission::{Operation, Request};
+use crate::admission::request::{Operation, Request};
+use crate::admission::variables::request_fields;
+use crate::admission::versioned_attributes::VersionedAttributes;
 use crate::webhook;
 
-/// Why there is no answer, for the user.
-pub(super) struct Failure(pub(super) String);
+/// Why a webhook gave no valid answer. The text is the API's.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CallError {
+    #[error("failed to call webhook: {0}")]
+    Call(String),
+    #[error("{0}")]
+    InvalidResponse(String),
+}
 
 pub(super) struct Answer {
     pub(super) refusal: Option<Status>,
@@ -22,30 +28,30 @@ pub(super) struct Answer {
     pub(super) annotations: Vec<(String, String)>,
 }
 
-pub(super) async fn ask(
+pub(super) async fn call(
     hook: &Hook,
     request: &Request<'_>,
-    seen: &Seen,
+    versioned: &VersionedAttributes,
     mutating: bool,
-) -> Result<Answer, Failure> {
+) -> Result<Answer, CallError> {
     let uid = uuid::Uuid::new_v4().to_string();
     let review = json!({
-        "kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1", "request": question(request, seen, &uid),
+        "kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1", "request": review_request(request, versioned, &uid),
     });
     let called = webhook::call(&request.call.server, &hook.client, &review, Some(hook.timeout)).await;
-    let answer = called.map_err(|why| Failure(format!("failed to call webhook: {why}")))?;
-    read(&answer, &uid, &hook.name, mutating).map_err(Failure)
+    let answer = called.map_err(|why| CallError::Call(why.to_string()))?;
+    read(&answer, &uid, &hook.name, mutating).map_err(CallError::InvalidResponse)
 }
 
-fn question(request: &Request<'_>, seen: &Seen, uid: &str) -> Value {
-    let mut question = json!({"uid": uid});
-    if let (Some(fields), Value::Object(facts)) = (question.as_object_mut(), facts(request, seen)) {
-        fields.extend(facts);
+fn review_request(request: &Request<'_>, versioned: &VersionedAttributes, uid: &str) -> Value {
+    let mut fields = json!({"uid": uid});
+    if let (Some(own), Value::Object(shared)) = (fields.as_object_mut(), request_fields(request, versioned)) {
+        own.extend(shared);
     }
-    question["object"] =
-        if request.operation == Operation::Delete { Value::Null } else { seen.object.clone() };
-    question["oldObject"] = seen.old.clone();
-    question
+    fields["object"] =
+        if request.operation == Operation::Delete { Value::Null } else { versioned.object.clone() };
+    fields["oldObject"] = versioned.old_object.clone();
+    fields
 }
 
 fn read(answer: &Value, uid: &str, name: &str, mutating: bool) -> Result<Answer, String> {
@@ -101,7 +107,7 @@ fn read_patch(response: &Value) -> Result<Option<Value>, String> {
     Ok(Some(patch))
 }
 
-/// Never less than an error, whatever the webhook calls it.
+/// The code is always one of an error, whatever the webhook returns.
 fn refusal(name: &str, status: &Value) -> Status {
     let (message, reason) = (text(&status["message"]), text(&status["reason"]));
     let why = match (message.as_str(), reason.as_str()) {
@@ -119,11 +125,15 @@ fn refusal(name: &str, status: &Value) -> Status {
     }
 }
 
-/// The object as a webhook wants it.
-pub(super) fn patched(request: &Request<'_>, seen: &Seen, change: &Value) -> Result<Value, String> {
-    let mut new = seen.object.clone();
+/// The object with the webhook's patch applied.
+pub(super) fn patched(
+    request: &Request<'_>,
+    versioned: &VersionedAttributes,
+    change: &Value,
+) -> Result<Value, String> {
+    let mut new = versioned.object.clone();
     patch::json(&mut new, change.clone()).map_err(|error| format!("apply the webhook's patch: {error}"))?;
-    let (new, _) = seen.completed(request, new).map_err(|why| format!("the webhook's patch: {why}"))?;
+    let (new, _) = versioned.complete(request, new).map_err(|why| format!("the webhook's patch: {why}"))?;
     Ok(new)
 }
 
@@ -138,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_told_in_upstream_words() {
+    fn a_refusal_has_upstreams_words() {
         let refused = |status: Value| {
             answer(json!({"uid": "u", "allowed": false, "status": status})).unwrap().refusal.unwrap()
         };
@@ -173,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_that_are_none_are_failures() {
+    fn invalid_responses_are_errors() {
         for (response, wanted) in [
             (json!(null), "webhook response was absent"),
             (json!({"uid": "x", "allowed": true}), "expected response.uid=\"u\", got \"x\""),
