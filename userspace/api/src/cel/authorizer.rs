@@ -9,7 +9,7 @@ use std::sync::Arc;
 use kube_cel::cel::Value;
 use kube_cel::cel::objects::Opaque;
 
-use super::CelError;
+use super::budget::CelError;
 use super::types::{REQUEST, Type};
 use crate::names::{NameForm, name_problem};
 

@@ -7,9 +7,10 @@ use kube_cel::cel::common::ast::{
     CallExpr, ComprehensionExpr, EntryExpr, Expr, IdedExpr, LiteralValue, SelectExpr, StructExpr,
 };
 
+use super::budget::CelError;
 use super::program::told;
 use super::types::REQUEST;
-use super::{CelError, Program, Type, authorizer, message};
+use super::{Program, Type, authorizer, message};
 
 /// What names are of.
 pub type Scope<'a> = BTreeMap<&'a str, Type>;

@@ -11,9 +11,9 @@ use kube_cel::cel::common::ast::{
 use kube_cel::cel::objects::{Key, Map, OptionalValue};
 
 use super::authorizer::{self, Authorizer};
+use super::budget::{Bindings, Budget, CelError};
 use super::functions::{self, On, size, weight};
 use super::message::Message;
-use super::{Bindings, Budget, CelError};
 
 type Result<T> = std::result::Result<T, CelError>;
 

@@ -7,8 +7,8 @@ use kube_cel::KubeCelExt as _;
 use kube_cel::cel::common::ast::{CallExpr, Expr, IdedExpr};
 use kube_cel::cel::{Context, ExecutionError, Value};
 
+use super::budget::{CelError, PER_CALL};
 use super::message::Message;
-use super::{CelError, PER_CALL};
 
 static FUNCTIONS: LazyLock<Context<'static>> = LazyLock::new(|| Context::default().with_all());
 

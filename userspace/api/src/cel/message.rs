@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use kube_cel::cel::Value;
 use kube_cel::cel::objects::Opaque;
 
-use super::CelError;
+use super::budget::CelError;
 use super::types::{REQUEST, Type};
 
 pub(crate) const OBJECT: &str = "Object";

@@ -5,6 +5,7 @@
 //! evaluation is our own, for it must count.
 
 mod authorizer;
+mod budget;
 mod check;
 mod eval;
 mod functions;
@@ -13,10 +14,9 @@ mod program;
 mod types;
 mod values;
 
-use std::collections::BTreeMap;
-
 pub(crate) use authorizer::AUTHORIZER;
 pub use authorizer::{Authorize, Authorizer, Question, Verdict};
+pub use budget::{Bindings, Budget, CelError, PER_CALL, PER_OBJECT};
 pub use check::{Checked, Scope, check};
 pub(crate) use eval::optionally;
 pub use kube_cel::cel::Value;
@@ -27,45 +27,6 @@ pub(crate) use types::REQUEST;
 pub use types::Type;
 pub(crate) use values::{escape, is_identifier, list, of_format};
 pub use values::{of_fields, of_json, to_json};
-
-/// Cost units that one evaluation may take (cel.PerCallLimit).
-pub const PER_CALL: u64 = 1_000_000;
-/// Cost units for all expressions of one object (cel.RuntimeCELCostBudget).
-pub const PER_OBJECT: u64 = 10_000_000;
-
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum CelError {
-    /// The expression is none; as `ERROR: <input>:1:3: ...`.
-    #[error("{0}")]
-    Compile(String),
-    #[error("operation cancelled: actual cost limit exceeded")]
-    Budget,
-    /// `no such key: x`, `no such overload`, `divide by zero`.
-    #[error("{0}")]
-    Evaluation(String),
-}
-
-/// Cost units that are left.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Budget(pub u64);
-
-impl Budget {
-    pub(crate) fn charge(&mut self, cost: u64) -> Result<(), CelError> {
-        match self.0.checked_sub(cost) {
-            Some(left) => {
-                self.0 = left;
-                Ok(())
-            }
-            None => {
-                self.0 = 0;
-                Err(CelError::Budget)
-            }
-        }
-    }
-}
-
-/// What names stand for.
-pub type Bindings<'a> = BTreeMap<&'a str, Value>;
 
 /// The value of a program; its cost is taken from the budget.
 pub fn evaluate(program: &Program, bindings: &Bindings<'_>, budget: &mut Budget) -> Result<Value, CelError> {

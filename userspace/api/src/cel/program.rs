@@ -5,7 +5,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use kube_cel::cel::common::ast::{EntryExpr, Expr, IdedExpr};
 use kube_cel::cel::parser::Parser;
 
-use super::{CelError, message};
+use super::budget::CelError;
+use super::message;
 
 /// Nesting of an expression at most.
 const DEPTH: usize = 150;

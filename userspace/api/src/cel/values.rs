@@ -8,8 +8,9 @@ use kube_cel::cel::Value;
 use kube_cel::cel::objects::{Key, Map};
 use serde_json::Value as Json;
 
+use super::budget::{Budget, CelError};
+use super::functions;
 use super::message::{JSON_PATCH, Message};
-use super::{Budget, CelError, functions};
 
 /// Without a schema: maps by their own keys.
 pub fn of_json(json: &Json) -> Value {

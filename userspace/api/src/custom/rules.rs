@@ -1,69 +1,15 @@
 //! `x-kubernetes-validations`: the rules of a schema, compiled once and evaluated over objects within a budget.
 
-use std::sync::Arc;
-
 use serde_json::Value;
 
-use super::schema::{Shape, Structural};
+use super::schema::{Rule, Shape, Structural};
 use super::typed::value_of;
 use super::validate::same_item;
 use crate::cel::{self, Bindings, Budget, CelError, PER_CALL, PER_OBJECT, Program};
 use crate::field::{Errors, Path};
-use crate::value::text;
 
 /// Bytes of a message that an expression made (cel.MaxEvaluatedMessageExpressionSizeBytes).
 const MESSAGE_MAX: usize = 5 << 10;
-
-#[derive(Clone, Debug, Default)]
-pub struct Rules(Arc<Vec<Rule>>);
-
-#[derive(Debug)]
-pub(crate) struct Rule {
-    pub(super) source: String,
-    message: String,
-    reason: String,
-    field_path: String,
-    optional_old: bool,
-    pub(super) uses_old: bool,
-    pub(super) program: Result<Program, CelError>,
-    pub(super) message_program: Option<Result<Program, CelError>>,
-}
-
-impl Rules {
-    pub(super) fn parse(rules: &Value) -> Rules {
-        Rules(Arc::new(rules.as_array().into_iter().flatten().map(Rule::parse).collect()))
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Rule> {
-        self.0.iter()
-    }
-}
-
-impl Rule {
-    fn parse(rule: &Value) -> Rule {
-        let program = Program::compile(text(&rule["rule"]));
-        let message = text(&rule["messageExpression"]);
-        Rule {
-            source: text(&rule["rule"]).to_owned(),
-            message: text(&rule["message"]).trim().to_owned(),
-            message_program: (!message.trim().is_empty()).then(|| Program::compile(message)),
-            reason: text(&rule["reason"]).to_owned(),
-            field_path: text(&rule["fieldPath"]).to_owned(),
-            optional_old: rule["optionalOldSelf"] == true,
-            uses_old: program.as_ref().is_ok_and(|program| program.refers_to("oldSelf")),
-            program,
-        }
-    }
-
-    /// How messages name the rule.
-    fn shown(&self) -> &str {
-        if self.message.is_empty() { self.source.trim() } else { &self.message }
-    }
-}
 
 /// Evaluates all rules of an object, with the old one for rules of transitions.
 pub(super) fn validate(schema: &Structural, object: &Value, old: Option<&Value>, errors: &mut Errors) {

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use regex::Regex;
 use serde_json::Value;
 
-use super::rules::Rules;
+use crate::cel::{CelError, Program};
+use crate::value::text;
 
 /// What a place may hold.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -107,6 +108,22 @@ pub struct Bound {
     pub exclusive: bool,
 }
 
+/// The `x-kubernetes-validations` of a place, compiled once.
+#[derive(Clone, Debug, Default)]
+pub struct Rules(Arc<Vec<Rule>>);
+
+#[derive(Debug)]
+pub(crate) struct Rule {
+    pub(super) source: String,
+    pub(super) message: String,
+    pub(super) reason: String,
+    pub(super) field_path: String,
+    pub(super) optional_old: bool,
+    pub(super) uses_old: bool,
+    pub(super) program: Result<Program, CelError>,
+    pub(super) message_program: Option<Result<Program, CelError>>,
+}
+
 impl Structural {
     pub fn parse(source: &Value) -> Structural {
         let one =
@@ -187,6 +204,42 @@ impl Checks {
             one_of: branches("oneOf"),
             not: source.get("not").filter(|not| not.is_object()).map(|not| Box::new(Structural::parse(not))),
         }
+    }
+}
+
+impl Rules {
+    pub(super) fn parse(rules: &Value) -> Rules {
+        Rules(Arc::new(rules.as_array().into_iter().flatten().map(Rule::parse).collect()))
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Rule> {
+        self.0.iter()
+    }
+}
+
+impl Rule {
+    fn parse(rule: &Value) -> Rule {
+        let program = Program::compile(text(&rule["rule"]));
+        let message = text(&rule["messageExpression"]);
+        Rule {
+            source: text(&rule["rule"]).to_owned(),
+            message: text(&rule["message"]).trim().to_owned(),
+            message_program: (!message.trim().is_empty()).then(|| Program::compile(message)),
+            reason: text(&rule["reason"]).to_owned(),
+            field_path: text(&rule["fieldPath"]).to_owned(),
+            optional_old: rule["optionalOldSelf"] == true,
+            uses_old: program.as_ref().is_ok_and(|program| program.refers_to("oldSelf")),
+            program,
+        }
+    }
+
+    /// How messages name the rule.
+    pub(super) fn shown(&self) -> &str {
+        if self.message.is_empty() { self.source.trim() } else { &self.message }
     }
 }
 

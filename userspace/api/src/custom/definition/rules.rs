@@ -4,8 +4,7 @@ use serde_json::Value;
 
 use super::versions::field_at;
 use crate::cel::{Scope, Type, check};
-use crate::custom::rules::Rule;
-use crate::custom::schema::{ListType, Shape, Structural};
+use crate::custom::schema::{ListType, Rule, Shape, Structural};
 use crate::custom::typed::{type_of, type_of_resource};
 use crate::field::{Errors, Path};
 use crate::value::{items, text};
