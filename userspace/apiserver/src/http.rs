@@ -15,7 +15,7 @@ use crate::authz::Attributes;
 use crate::body::{PROTOBUF, media_type};
 use crate::call::Call;
 use crate::handlers;
-use crate::metrics::{Asked, Open};
+use crate::metrics::{InProgress, RequestLabels};
 use crate::negotiate::respond_status;
 use crate::query::Query;
 use crate::request_info::RequestInfo;
@@ -43,7 +43,7 @@ pub(crate) async fn unaudited(server: Arc<Inner>, request: Request) -> Response 
         response.extensions_mut().insert(audit::Annotations(annotations));
     }
     match asked {
-        Some((asked, open)) => inner.metrics.answered(asked, started.elapsed(), open, response),
+        Some((asked, open)) => inner.metrics.record(asked, started.elapsed(), open, response),
         None => response,
     }
 }
@@ -53,21 +53,21 @@ async fn answer(
     server: Arc<Inner>,
     request: Request,
     notes: &Arc<Notes>,
-    asked: &mut Option<(Asked, Open)>,
+    asked: &mut Option<(RequestLabels, InProgress)>,
 ) -> Result<Response, Status> {
-    let mut begin = |server: &Inner, what: Asked| {
+    let mut begin = |server: &Inner, what: RequestLabels| {
         let open = server.metrics.begin(&what);
         *asked = Some((what, open));
     };
     let identity = authn::authenticate(&server, &request)?;
     let query = Query::parse(request.uri());
     if let Some(backend) = server.aggregator.backend_of(request.uri().path()) {
-        begin(&server, Asked::remote(&RequestInfo::parse(request.method(), request.uri())));
+        begin(&server, RequestLabels::remote(&RequestInfo::parse(request.method(), request.uri())));
         return aggregate::handle(&server, &identity, &backend, request).await;
     }
     match route(&server.caches.registry(), request.uri().path()) {
         Route::Other => {
-            begin(&server, Asked::path(request.method()));
+            begin(&server, RequestLabels::path(request.method()));
             let path = request.uri().path().to_owned();
             let verb = request.method().as_str().to_lowercase();
             server.caches.access().check(&Attributes::path(&identity, &verb, &path))?;
@@ -77,7 +77,7 @@ async fn answer(
         Route::Resource(target) => {
             let watching = query.is_true("watch");
             let applying = media_type(request.headers()) == handlers::apply::MEDIA_TYPE;
-            begin(&server, Asked::resource(request.method(), &target, watching, applying));
+            begin(&server, RequestLabels::resource(request.method(), &target, watching, applying));
             let (parts, body) = (request.method().clone(), request.headers().clone());
             let notes = notes.clone();
             let call = Call { server, identity, target, method: parts, headers: body, query, notes };

@@ -44,7 +44,7 @@ use std::sync::Arc;
 use axum::Router;
 use rustls::ClientConfig;
 
-pub use audit::{Audit, LogOptions, Policy};
+pub use audit::{Audit, AuditPolicy, LogOptions};
 pub use config::{Config, FrontProxy, NODE_PORTS, NodeTls, ServiceNetwork, TokenKeys};
 pub use identity::Identity;
 pub use serve::ServeError;

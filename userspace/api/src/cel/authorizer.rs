@@ -1,7 +1,7 @@
-//! The variable `authorizer`: asks whether who sent a request, or a service account, may do something else.
+//! The variable `authorizer`: checks whether the requester, or a service account, may do something else.
 //!
-//! Each call gives the next step of a question, as upstream's `kubernetes.authz` library has them:
-//! `authorizer.group('').resource('pods').namespace('a').check('create').allowed()`. Who answers is the server's.
+//! Each call adds to the check, as in upstream's `kubernetes.authz` library:
+//! `authorizer.group('').resource('pods').namespace('a').check('create').allowed()`. The server decides.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,13 +13,13 @@ use super::budget::CelError;
 use super::types::{REQUEST, Type};
 use crate::names::{NameForm, name_problem};
 
-/// A question for the server.
+/// An access check for the server to decide.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Question {
-    /// Namespace and name of the service account that is asked about, if not about who sent the request.
+pub struct AccessCheck {
+    /// Namespace and name of the service account to check; `None` for the requester.
     pub account: Option<(String, String)>,
     pub verb: String,
-    /// Of a question about no resource.
+    /// Set for a check of a path; empty for a check of a resource.
     pub path: String,
     pub group: String,
     pub resource: String,
@@ -29,14 +29,14 @@ pub struct Question {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Verdict {
+pub struct AccessDecision {
     pub allowed: bool,
     pub reason: String,
 }
 
-/// Who knows the answers.
+/// The authorizer behind the variable.
 pub trait Authorize: Send + Sync {
-    fn decide(&self, question: &Question) -> Verdict;
+    fn decide(&self, check: &AccessCheck) -> AccessDecision;
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,17 +45,17 @@ enum Step {
     Path,
     Group,
     Resource,
-    Decision(Verdict),
+    Decision(AccessDecision),
 }
 
-/// The variable, and each step of a question after it.
+/// The variable, and the value of each step after it.
 #[derive(Clone)]
 pub struct Authorizer {
     server: Arc<dyn Authorize>,
-    /// What `authorizer.requestResource` asks about.
-    request: Arc<Question>,
+    /// The check that `authorizer.requestResource` starts with.
+    request: Arc<AccessCheck>,
     step: Step,
-    question: Question,
+    check: AccessCheck,
 }
 
 pub(crate) const AUTHORIZER: &str = "kubernetes.authorization.Authorizer";
@@ -68,13 +68,13 @@ const CHECK_COST: u64 = 350_000;
 
 impl fmt::Debug for Authorizer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct(self.type_name()).field("question", &self.question).finish()
+        f.debug_struct(self.type_name()).field("check", &self.check).finish()
     }
 }
 
 impl PartialEq for Authorizer {
     fn eq(&self, other: &Authorizer) -> bool {
-        self.step == other.step && self.question == other.question
+        self.step == other.step && self.check == other.check
     }
 }
 
@@ -118,10 +118,10 @@ pub(super) fn cost(name: &str) -> u64 {
 }
 
 impl Authorizer {
-    /// As an expression sees it: for who sent the request, which is about `request`.
-    pub fn variable(server: Arc<dyn Authorize>, request: Question) -> Value {
-        let (request, question) = (Arc::new(request), Question::default());
-        Value::Opaque(Arc::new(Authorizer { server, request, step: Step::Authorizer, question }))
+    /// The variable for an expression, with a check for `authorizer.requestResource`.
+    pub fn variable(server: Arc<dyn Authorize>, request: AccessCheck) -> Value {
+        let (request, check) = (Arc::new(request), AccessCheck::default());
+        Value::Opaque(Arc::new(Authorizer { server, request, step: Step::Authorizer, check }))
     }
 
     pub(super) fn of(value: &Value) -> Option<&Authorizer> {
@@ -146,8 +146,8 @@ impl Authorizer {
         Some(self.next(Step::Resource, (*self.request).clone()))
     }
 
-    fn next(&self, step: Step, question: Question) -> Value {
-        Value::Opaque(Arc::new(Authorizer { step, question, ..self.clone() }))
+    fn next(&self, step: Step, check: AccessCheck) -> Value {
+        Value::Opaque(Arc::new(Authorizer { step, check, ..self.clone() }))
     }
 
     pub(super) fn call(&self, name: &str, args: &[Value]) -> Result<Value, CelError> {
@@ -161,9 +161,9 @@ impl Authorizer {
         }
         let first = texts.first().copied().unwrap_or_default();
         let blank = first.trim().is_empty();
-        let mut question = self.question.clone();
+        let mut check = self.check.clone();
         let step = match (&self.step, name) {
-            (Step::Decision(verdict), _) => return Ok(told(verdict, name)),
+            (Step::Decision(decision), _) => return Ok(field_of(decision, name)),
             (_, "path") if blank => return failed("path must not be empty"),
             (_, "resource") if blank => return failed("resource must not be empty"),
             (_, "serviceAccount") => {
@@ -174,36 +174,36 @@ impl Authorizer {
                 if name_problem(namespace, NameForm::Label).is_some() {
                     return failed("Invalid service account namespace");
                 }
-                question.account = Some((namespace.to_owned(), account.to_owned()));
+                check.account = Some((namespace.to_owned(), account.to_owned()));
                 Step::Authorizer
             }
             (_, "check") => {
-                question.verb = first.to_owned();
-                Step::Decision(self.server.decide(&question))
+                check.verb = first.to_owned();
+                Step::Decision(self.server.decide(&check))
             }
             (_, name) => {
-                let (place, step) = match name {
-                    "path" => (&mut question.path, Step::Path),
-                    "group" => (&mut question.group, Step::Group),
-                    "resource" => (&mut question.resource, Step::Resource),
-                    "subresource" => (&mut question.subresource, Step::Resource),
-                    "namespace" => (&mut question.namespace, Step::Resource),
-                    "name" => (&mut question.name, Step::Resource),
-                    // RBAC knows no selectors: who may ask for all may ask for some.
-                    _ => return Ok(self.next(Step::Resource, question)),
+                let (field, step) = match name {
+                    "path" => (&mut check.path, Step::Path),
+                    "group" => (&mut check.group, Step::Group),
+                    "resource" => (&mut check.resource, Step::Resource),
+                    "subresource" => (&mut check.subresource, Step::Resource),
+                    "namespace" => (&mut check.namespace, Step::Resource),
+                    "name" => (&mut check.name, Step::Resource),
+                    // RBAC has no selectors: a right to all objects includes a right to some.
+                    _ => return Ok(self.next(Step::Resource, check)),
                 };
-                first.clone_into(place);
+                first.clone_into(field);
                 step
             }
         };
-        Ok(self.next(step, question))
+        Ok(self.next(step, check))
     }
 }
 
-fn told(verdict: &Verdict, name: &str) -> Value {
+fn field_of(decision: &AccessDecision, name: &str) -> Value {
     match name {
-        "allowed" => Value::Bool(verdict.allowed),
-        "reason" => Value::String(Arc::new(verdict.reason.clone())),
+        "allowed" => Value::Bool(decision.allowed),
+        "reason" => Value::String(Arc::new(decision.reason.clone())),
         "errored" => Value::Bool(false),
         _ => Value::String(Arc::default()),
     }
@@ -223,48 +223,49 @@ mod tests {
     use super::*;
     use crate::cel::{Bindings, Budget, PER_CALL, Program, evaluate};
 
-    /// Allows what is of a service account or of the path `/healthz`, and remembers what it was asked.
+    /// Allows checks of a service account or of the path `/healthz`, and records all checks.
     #[derive(Default)]
-    struct Server(Mutex<Vec<Question>>);
+    struct Server(Mutex<Vec<AccessCheck>>);
 
     impl Authorize for Server {
-        fn decide(&self, question: &Question) -> Verdict {
-            self.0.lock().unwrap().push(question.clone());
-            let allowed = question.account.is_some() || question.path == "/healthz";
-            Verdict { allowed, reason: "because".to_owned() }
+        fn decide(&self, check: &AccessCheck) -> AccessDecision {
+            self.0.lock().unwrap().push(check.clone());
+            let allowed = check.account.is_some() || check.path == "/healthz";
+            AccessDecision { allowed, reason: "because".to_owned() }
         }
     }
 
-    fn asked(source: &str) -> (Result<Value, CelError>, Vec<Question>) {
+    fn evaluate_checks(source: &str) -> (Result<Value, CelError>, Vec<AccessCheck>) {
         let server = Arc::new(Server::default());
-        let about = Question { resource: "pods".to_owned(), name: "p".to_owned(), ..Question::default() };
+        let about =
+            AccessCheck { resource: "pods".to_owned(), name: "p".to_owned(), ..AccessCheck::default() };
         let bindings = Bindings::from([("authorizer", Authorizer::variable(server.clone(), about))]);
         let program = Program::compile(source).unwrap();
         let value = evaluate(&program, &bindings, &mut Budget(PER_CALL));
-        let asked = server.0.lock().unwrap().clone();
-        (value, asked)
+        let checks = server.0.lock().unwrap().clone();
+        (value, checks)
     }
 
     #[test]
-    fn a_question_is_put_together_step_by_step() {
+    fn a_check_is_built_step_by_step() {
         let source = "authorizer.group('apps').resource('deployments').subresource('scale').namespace('a').name('b').check('get').allowed()";
-        let (value, questions) = asked(source);
+        let (value, checks) = evaluate_checks(source);
         assert_eq!(value, Ok(Value::Bool(false)));
         let text = str::to_owned;
-        let wanted = Question {
+        let wanted = AccessCheck {
             verb: text("get"),
             group: text("apps"),
             resource: text("deployments"),
             subresource: text("scale"),
             namespace: text("a"),
             name: text("b"),
-            ..Question::default()
+            ..AccessCheck::default()
         };
-        assert_eq!(questions, [wanted]);
+        assert_eq!(checks, [wanted]);
     }
 
     #[test]
-    fn answers_are_for_whom_was_asked_about() {
+    fn a_check_is_for_the_account_that_it_names() {
         for (source, wanted) in [
             ("authorizer.path('/healthz').check('get').allowed()", Ok(true)),
             ("authorizer.path('/x').check('get').reason() == 'because'", Ok(true)),
@@ -287,17 +288,17 @@ mod tests {
             ("authorizer.check('get').allowed()", Err("no such overload")),
             ("authorizer.other == 1", Err("no such key: other")),
         ] {
-            let found = asked(source).0.map_err(|error| error.to_string());
+            let found = evaluate_checks(source).0.map_err(|error| error.to_string());
             assert_eq!(found, wanted.map(Value::Bool).map_err(str::to_owned), "{source}");
         }
-        let (_, questions) = asked("authorizer.requestResource.check('update').allowed()");
-        assert_eq!((questions[0].resource.as_str(), questions[0].name.as_str()), ("pods", "p"));
+        let (_, checks) = evaluate_checks("authorizer.requestResource.check('update').allowed()");
+        assert_eq!((checks[0].resource.as_str(), checks[0].name.as_str()), ("pods", "p"));
     }
 
     #[test]
     fn two_questions_are_affordable_and_three_are_not() {
-        let question = "authorizer.path('/healthz').check('get').allowed()";
-        assert_eq!(asked(&format!("{question} && {question}")).0, Ok(Value::Bool(true)));
-        assert_eq!(asked(&[question; 3].join(" && ")).0, Err(CelError::Budget));
+        let check = "authorizer.path('/healthz').check('get').allowed()";
+        assert_eq!(evaluate_checks(&format!("{check} && {check}")).0, Ok(Value::Bool(true)));
+        assert_eq!(evaluate_checks(&[check; 3].join(" && ")).0, Err(CelError::Budget));
     }
 }

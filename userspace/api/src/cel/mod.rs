@@ -15,7 +15,7 @@ mod types;
 mod values;
 
 pub(crate) use authorizer::AUTHORIZER;
-pub use authorizer::{Authorize, Authorizer, Question, Verdict};
+pub use authorizer::{AccessCheck, AccessDecision, Authorize, Authorizer};
 pub use budget::{Bindings, Budget, CelError, PER_CALL, PER_OBJECT};
 pub use check::{Checked, Scope, check};
 pub(crate) use eval::optionally;

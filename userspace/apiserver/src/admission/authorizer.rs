@@ -1,37 +1,38 @@
-//! What expressions may ask about rights: of who sent the request, or of a service account.
+//! The `authorizer` variable of expressions: access checks for the requester or for a service account.
 
 use std::sync::Arc;
 
-use skep_api::cel::{Authorize, Authorizer, Question, Value, Verdict};
+use skep_api::cel::{AccessCheck, AccessDecision, Authorize, Authorizer, Value};
 
 use super::request::Request;
 use crate::Inner;
 use crate::authz::{Attributes, Decision};
 use crate::identity::Identity;
 
-struct Asker {
+struct LiveAuthorizer {
     server: Arc<Inner>,
     identity: Identity,
 }
 
-/// The variable `authorizer` of a request about the object of this name.
+/// The variable for a request; `name` is the object's name, for `authorizer.requestResource`.
 pub(super) fn variable(request: &Request<'_>, name: &str) -> Value {
-    let asker = Asker { server: request.call.server.clone(), identity: request.call.identity.clone() };
+    let authorizer =
+        LiveAuthorizer { server: request.call.server.clone(), identity: request.call.identity.clone() };
     let kind = request.kind();
-    let about = Question {
+    let request_resource = AccessCheck {
         group: kind.group.to_owned(),
         resource: kind.plural.to_owned(),
         subresource: request.subresource().to_owned(),
         namespace: request.namespace().to_owned(),
         name: name.to_owned(),
-        ..Question::default()
+        ..AccessCheck::default()
     };
-    Authorizer::variable(Arc::new(asker), about)
+    Authorizer::variable(Arc::new(authorizer), request_resource)
 }
 
-impl Authorize for Asker {
-    fn decide(&self, question: &Question) -> Verdict {
-        let account = question.account.as_ref().map(|(namespace, name)| Identity {
+impl Authorize for LiveAuthorizer {
+    fn decide(&self, check: &AccessCheck) -> AccessDecision {
+        let account = check.account.as_ref().map(|(namespace, name)| Identity {
             user: format!("system:serviceaccount:{namespace}:{name}"),
             groups: vec!["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{namespace}")],
             ..Identity::default()
@@ -40,17 +41,17 @@ impl Authorize for Asker {
         let attributes = Attributes {
             user: &identity.user,
             groups: &identity.groups,
-            verb: &question.verb,
-            group: &question.group,
-            resource: &question.resource,
-            subresource: &question.subresource,
-            name: &question.name,
-            namespace: &question.namespace,
-            path: &question.path,
+            verb: &check.verb,
+            group: &check.group,
+            resource: &check.resource,
+            subresource: &check.subresource,
+            name: &check.name,
+            namespace: &check.namespace,
+            path: &check.path,
         };
         match self.server.caches.access().decide(&attributes) {
-            Decision::Allow(reason) => Verdict { allowed: true, reason },
-            Decision::NoOpinion(reason) => Verdict { allowed: false, reason },
+            Decision::Allow(reason) => AccessDecision { allowed: true, reason },
+            Decision::NoOpinion(reason) => AccessDecision { allowed: false, reason },
         }
     }
 }

@@ -9,7 +9,7 @@ use serde_json::Value;
 use skep_api::find;
 use skep_store::Revision;
 
-use super::policy::{Binding, Mutating, Policy, Validating};
+use super::policy::{AdmissionPolicy, Mutating, PolicyBinding, Validating};
 use super::webhook::Hook;
 use crate::cache::{Caches, Resource};
 use crate::object::prefix;
@@ -75,10 +75,10 @@ impl<T> HookSource<T> {
 pub(crate) struct HookSources {
     pub(super) mutating: HookSource<Vec<Hook>>,
     pub(super) validating: HookSource<Vec<Hook>>,
-    pub(super) mutating_policies: HookSource<Policy<Mutating>>,
-    pub(super) mutating_bindings: HookSource<Binding>,
-    pub(super) validating_policies: HookSource<Policy<Validating>>,
-    pub(super) validating_bindings: HookSource<Binding>,
+    pub(super) mutating_policies: HookSource<AdmissionPolicy<Mutating>>,
+    pub(super) mutating_bindings: HookSource<PolicyBinding>,
+    pub(super) validating_policies: HookSource<AdmissionPolicy<Validating>>,
+    pub(super) validating_bindings: HookSource<PolicyBinding>,
 }
 
 impl HookSources {
@@ -87,9 +87,13 @@ impl HookSources {
             mutating: HookSource::new(caches, "mutatingwebhookconfigurations", Hook::all_of),
             validating: HookSource::new(caches, "validatingwebhookconfigurations", Hook::all_of),
             mutating_policies: HookSource::new(caches, "mutatingadmissionpolicies", Mutating::policy),
-            mutating_bindings: HookSource::new(caches, "mutatingadmissionpolicybindings", Binding::of),
+            mutating_bindings: HookSource::new(caches, "mutatingadmissionpolicybindings", PolicyBinding::of),
             validating_policies: HookSource::new(caches, "validatingadmissionpolicies", Validating::policy),
-            validating_bindings: HookSource::new(caches, "validatingadmissionpolicybindings", Binding::of),
+            validating_bindings: HookSource::new(
+                caches,
+                "validatingadmissionpolicybindings",
+                PolicyBinding::of,
+            ),
         }
     }
 }

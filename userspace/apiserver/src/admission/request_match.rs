@@ -4,13 +4,13 @@ use serde_json::Value;
 use skep_api::{Kind, KindRef};
 
 use super::request::{Operation, Request};
-use super::rules::{Rule, Rules, is_for};
+use super::rules::{MatchRule, MatchRules, is_for};
 use crate::object::prefix;
 
 /// Hooks never match their own configuration: a broken hook must not stop the administrator from removing it.
 const REGISTRATION_GROUP: &str = "admissionregistration.k8s.io";
 
-impl Rules {
+impl MatchRules {
     /// The kind that a matching rule names: the request's own or an equivalent one. `None` if no rule matches.
     pub(super) fn match_request(&self, request: &Request<'_>, object: &Value) -> Option<KindRef> {
         if request.kind().group == REGISTRATION_GROUP
@@ -26,7 +26,7 @@ impl Rules {
         }
     }
 
-    fn matching_kind(&self, rules: &[Rule], request: &Request<'_>, object: &Value) -> Option<KindRef> {
+    fn matching_kind(&self, rules: &[MatchRule], request: &Request<'_>, object: &Value) -> Option<KindRef> {
         let own = &request.call.target.kind;
         if rules.iter().any(|rule| rule.matches(request, own, object)) {
             return Some(own.clone());
@@ -67,7 +67,7 @@ impl Rules {
     }
 }
 
-impl Rule {
+impl MatchRule {
     fn matches(&self, request: &Request<'_>, kind: &Kind, object: &Value) -> bool {
         let has = |list: &[String], value: &str| list.iter().any(|item| item == "*" || item == value);
         has(&self.operations, request.operation.name())

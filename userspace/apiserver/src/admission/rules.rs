@@ -5,9 +5,9 @@ use skep_api::selector::LabelSelector;
 
 /// `rules`, `namespaceSelector` and `objectSelector` as webhooks and policies have them.
 #[derive(Debug)]
-pub(super) struct Rules {
-    pub(super) rules: Vec<Rule>,
-    pub(super) excluded: Vec<Rule>,
+pub(super) struct MatchRules {
+    pub(super) rules: Vec<MatchRule>,
+    pub(super) excluded: Vec<MatchRule>,
     pub(super) namespaces: Selector,
     pub(super) objects: Selector,
     /// Whether an empty list of rules matches every request, as in a binding.
@@ -17,7 +17,7 @@ pub(super) struct Rules {
 }
 
 #[derive(Debug)]
-pub(super) struct Rule {
+pub(super) struct MatchRule {
     pub(super) operations: Vec<String>,
     pub(super) groups: Vec<String>,
     pub(super) versions: Vec<String>,
@@ -41,20 +41,20 @@ fn texts(value: &Value) -> Vec<String> {
     all.filter_map(|text| text.as_str().map(str::to_owned)).collect()
 }
 
-impl Rules {
+impl MatchRules {
     /// Of a webhook.
-    pub(super) fn of_webhook(hook: &Value) -> Rules {
-        Rules::of(hook, "rules", false)
+    pub(super) fn of_webhook(hook: &Value) -> MatchRules {
+        MatchRules::of(hook, "rules", false)
     }
 
     /// Of `matchConstraints` or `matchResources`.
-    pub(super) fn of_policy(matched: &Value, empty_matches_all: bool) -> Rules {
-        Rules::of(matched, "resourceRules", empty_matches_all)
+    pub(super) fn of_policy(matched: &Value, empty_matches_all: bool) -> MatchRules {
+        MatchRules::of(matched, "resourceRules", empty_matches_all)
     }
 
-    fn of(owner: &Value, field: &str, empty_matches_all: bool) -> Rules {
-        let rules = |field: &str| owner[field].as_array().into_iter().flatten().map(Rule::of).collect();
-        Rules {
+    fn of(owner: &Value, field: &str, empty_matches_all: bool) -> MatchRules {
+        let rules = |field: &str| owner[field].as_array().into_iter().flatten().map(MatchRule::of).collect();
+        MatchRules {
             rules: rules(field),
             excluded: rules("excludeResourceRules"),
             namespaces: Selector::of(&owner["namespaceSelector"]),
@@ -65,9 +65,9 @@ impl Rules {
     }
 }
 
-impl Rule {
-    fn of(rule: &Value) -> Rule {
-        Rule {
+impl MatchRule {
+    fn of(rule: &Value) -> MatchRule {
+        MatchRule {
             operations: texts(&rule["operations"]),
             groups: texts(&rule["apiGroups"]),
             versions: texts(&rule["apiVersions"]),

@@ -7,16 +7,16 @@ use http::{HeaderMap, StatusCode};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-use super::policy::{Level, Stage, Verdict};
+use super::policy::{EventScope, Level, Stage};
 use crate::identity::Identity;
 use crate::identity::PeerAddress;
 use crate::request_info::RequestInfo;
 
-/// Longer ones are cut, as upstream cuts them.
-const USER_AGENT_MAX: usize = 1_024;
+/// Characters; a longer one is cut, as upstream cuts it.
+const MAX_USER_AGENT_LENGTH: usize = 1_024;
 
 pub(super) struct Event {
-    verdict: Verdict,
+    scope: EventScope,
     id: String,
     fields: Map<String, Value>,
 }
@@ -26,11 +26,11 @@ impl Event {
         request: &Request,
         identity: &Identity,
         info: &RequestInfo<'_>,
-        verdict: Verdict,
+        scope: EventScope,
     ) -> Event {
         let headers = request.headers();
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-        // A proxy in front may have given the request an id already.
+        // A proxy in front may have set an id already.
         let id = text("audit-id").filter(|id| !id.is_empty() && id.len() <= 64).map(str::to_owned);
         let id = id.unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
         let mut fields = Map::new();
@@ -40,7 +40,7 @@ impl Event {
             request.uri().path_and_query().map_or("", |uri| uri.as_str()).into(),
         );
         fields.insert("verb".into(), info.verb.into());
-        fields.insert("user".into(), identity.told());
+        fields.insert("user".into(), identity.to_event_user());
         if let Some(user) = text("impersonate-user") {
             let groups: Vec<&str> = values(headers, "impersonate-group");
             let mut impersonated = json!({"username": user});
@@ -59,21 +59,24 @@ impl Event {
             fields.insert("sourceIPs".into(), json!(sources));
         }
         if let Some(agent) = text("user-agent") {
-            fields.insert("userAgent".into(), agent.chars().take(USER_AGENT_MAX).collect::<String>().into());
+            fields.insert(
+                "userAgent".into(),
+                agent.chars().take(MAX_USER_AGENT_LENGTH).collect::<String>().into(),
+            );
         }
         if !info.resource.is_empty() {
             fields.insert("objectRef".into(), reference(info));
         }
         fields.insert("requestReceivedTimestamp".into(), now().into());
-        Event { verdict, id, fields }
+        Event { scope, id, fields }
     }
 
     pub(super) fn id(&self) -> &str {
         &self.id
     }
 
-    /// The body of the request.
-    pub(super) fn sent(&mut self, mut object: Value) {
+    /// Adds the body of the request.
+    pub(super) fn set_request(&mut self, mut object: Value) {
         if let Some(Value::Object(reference)) = self.fields.get_mut("objectRef") {
             for (field, from) in [
                 ("namespace", "namespace"),
@@ -87,56 +90,56 @@ impl Event {
                 }
             }
         }
-        if self.verdict.level >= Level::Request {
-            self.slim(&mut object);
+        if self.scope.level >= Level::Request {
+            self.remove_managed_fields(&mut object);
             self.fields.insert("requestObject".into(), object);
         }
     }
 
-    pub(super) fn annotated(&mut self, annotations: BTreeMap<String, String>) {
+    pub(super) fn set_annotations(&mut self, annotations: BTreeMap<String, String>) {
         self.fields.insert("annotations".into(), json!(annotations));
     }
 
-    /// What came of it; `whole` with what was answered.
-    pub(super) fn answered(&mut self, code: StatusCode, body: Option<Value>, whole: bool) {
+    /// Adds the response's status, and its body if `whole`.
+    pub(super) fn set_response(&mut self, code: StatusCode, body: Option<Value>, whole: bool) {
         let mut status = json!({"metadata": {}, "code": code.as_u16()});
-        if let Some(told) = body.as_ref().filter(|body| body["kind"] == "Status") {
+        if let Some(result) = body.as_ref().filter(|body| body["kind"] == "Status") {
             for field in ["status", "message", "reason", "details"] {
-                if let Some(value) = told.get(field) {
+                if let Some(value) = result.get(field) {
                     status[field] = value.clone();
                 }
             }
         }
         self.fields.insert("responseStatus".into(), status);
         if let Some(mut object) = body.filter(|_| whole) {
-            self.slim(&mut object);
+            self.remove_managed_fields(&mut object);
             self.fields.insert("responseObject".into(), object);
         }
     }
 
-    fn slim(&self, object: &mut Value) {
-        if !self.verdict.omit_managed_fields {
+    fn remove_managed_fields(&self, object: &mut Value) {
+        if !self.scope.omit_managed_fields {
             return;
         }
-        let slim = |object: &mut Value| {
+        let remove = |object: &mut Value| {
             if let Some(Value::Object(metadata)) = object.get_mut("metadata") {
                 metadata.remove("managedFields");
             }
         };
-        slim(object);
-        object.get_mut("items").and_then(Value::as_array_mut).into_iter().flatten().for_each(slim);
+        remove(object);
+        object.get_mut("items").and_then(Value::as_array_mut).into_iter().flatten().for_each(remove);
         let rows = object.get_mut("rows").and_then(Value::as_array_mut).into_iter().flatten();
-        rows.filter_map(|row| row.get_mut("object")).for_each(slim);
+        rows.filter_map(|row| row.get_mut("object")).for_each(remove);
     }
 
-    /// The event's line at a stage, unless the policy omits that.
+    /// The event's line at a stage; `None` if the policy omits the stage.
     pub(super) fn line(&self, stage: Stage) -> Option<Vec<u8>> {
-        if self.verdict.omit_stages.contains(&stage) {
+        if self.scope.omit_stages.contains(&stage) {
             return None;
         }
         let mut event = json!({
             "kind": "Event", "apiVersion": "audit.k8s.io/v1",
-            "level": format!("{:?}", self.verdict.level), "stage": format!("{stage:?}"),
+            "level": format!("{:?}", self.scope.level), "stage": format!("{stage:?}"),
         });
         if let Value::Object(event) = &mut event {
             event.extend(self.fields.clone());
@@ -161,8 +164,8 @@ fn reference(info: &RequestInfo<'_>) -> Value {
         ("apiVersion", info.version),
         ("subresource", info.subresource),
     ];
-    let there = fields.into_iter().filter(|(_, value)| !value.is_empty());
-    Value::Object(there.map(|(field, value)| (field.to_owned(), value.into())).collect())
+    let present = fields.into_iter().filter(|(_, value)| !value.is_empty());
+    Value::Object(present.map(|(field, value)| (field.to_owned(), value.into())).collect())
 }
 
 fn now() -> String {

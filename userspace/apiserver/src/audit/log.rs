@@ -1,6 +1,6 @@
-//! The audit log's file: one line an event, put aside when it is large, forgotten when it is old.
+//! The audit log's file: one line for each event; rotated by size, old files removed.
 //!
-//! Events wait in a bounded queue for a thread of their own. A request waits for it only while the queue is full.
+//! Events go through a bounded queue to a thread. A request waits only while the queue is full.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
@@ -19,19 +19,19 @@ use tokio::sync::mpsc;
 pub struct LogOptions {
     /// `-` is the standard output.
     pub path: PathBuf,
-    /// Days; 0 keeps for ever.
+    /// Days; 0 keeps files without limit.
     pub max_age: u32,
-    /// Files beside the current one; 0 keeps all.
+    /// Number of rotated files; 0 keeps all.
     pub max_backups: usize,
-    /// Megabytes of a file; 0 never begins another.
+    /// Megabytes of a file before it is rotated; 0 never rotates.
     pub max_size: u64,
     pub compress: bool,
 }
 
-/// Events that may wait.
-const QUEUE: usize = 4_096;
+/// Events that may wait for the writer.
+const QUEUE_LENGTH: usize = 4_096;
 
-/// The end that takes events; cheap to clone.
+/// The sending end; cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Log {
     lines: mpsc::Sender<Vec<u8>>,
@@ -41,7 +41,7 @@ pub(crate) struct Log {
 impl Log {
     /// Opens the file and starts the thread that writes it, which ends with the last clone.
     pub(super) fn open(options: LogOptions) -> io::Result<Log> {
-        let (lines, queue) = mpsc::channel(QUEUE);
+        let (lines, queue) = mpsc::channel(QUEUE_LENGTH);
         let lost = Arc::new(AtomicU64::new(0));
         let mut output = Output::open(options)?;
         let log = Log { lines, lost: lost.clone() };
@@ -55,8 +55,8 @@ impl Log {
         }
     }
 
-    /// For where nothing can wait: a full queue loses the event, and counts it.
-    pub(super) fn offer(&self, line: Vec<u8>) {
+    /// For callers that cannot wait: if the queue is full, the event is lost and counted.
+    pub(super) fn try_write(&self, line: Vec<u8>) {
         if self.lines.try_send(line).is_err() {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
@@ -82,14 +82,14 @@ impl Output {
 
     fn run(&mut self, mut queue: mpsc::Receiver<Vec<u8>>, lost: &AtomicU64) {
         let mut lines = Vec::new();
-        while queue.blocking_recv_many(&mut lines, QUEUE) > 0 {
+        while queue.blocking_recv_many(&mut lines, QUEUE_LENGTH) > 0 {
             let count = lines.len() as u64;
             let written =
                 lines.drain(..).try_for_each(|line| self.line(&line)).and_then(|()| self.file.flush());
             if let Err(error) = written {
                 lost.fetch_add(count, Ordering::Relaxed);
-                tracing::error!(%error, path = %self.options.path.display(), "write the audit log");
-                // What waited in the writer would be tried for ever.
+                tracing::error!(%error, path = %self.options.path.display(), "write audit log failed");
+                // A new writer: the old one would retry its buffer without end.
                 if let Ok((file, size)) = open(&self.options.path) {
                     let (_, _) = std::mem::replace(&mut self.file, file).into_parts();
                     self.size = size;
@@ -115,20 +115,20 @@ impl Output {
     fn rotate(&mut self) -> io::Result<()> {
         self.file.flush()?;
         let path = self.options.path.clone();
-        let aside = beside(&path, &Timestamp::now().strftime("%Y-%m-%dT%H-%M-%S%.6f").to_string());
-        fs::rename(&path, &aside)?;
+        let rotated = rotated_path(&path, &Timestamp::now().strftime("%Y-%m-%dT%H-%M-%S%.6f").to_string());
+        fs::rename(&path, &rotated)?;
         (self.file, self.size) = open(&path)?;
         if self.options.compress {
-            compress(&aside)?;
+            compress(&rotated)?;
         }
-        self.forget()
+        self.remove_old()
     }
 
-    /// Removes what is too old or too much.
-    fn forget(&self) -> io::Result<()> {
+    /// Removes rotated files that are too old or too many.
+    fn remove_old(&self) -> io::Result<()> {
         let LogOptions { path, max_age, max_backups, .. } = &self.options;
         let mut backups = backups(path)?;
-        // The names hold the times: the newest first.
+        // Names contain the time of rotation: newest first.
         backups.sort_by(|a, b| b.cmp(a));
         let oldest = SystemTime::now().checked_sub(Duration::from_secs(u64::from(*max_age) * 86_400));
         for (at, backup) in backups.iter().enumerate() {
@@ -155,20 +155,20 @@ fn open(path: &Path) -> io::Result<(BufWriter<Box<dyn Write + Send>>, u64)> {
     Ok((BufWriter::new(Box::new(file)), size))
 }
 
-/// `audit.log` and a time to `audit-TIME.log`.
-fn beside(path: &Path, time: &str) -> PathBuf {
-    let (stem, extension) = parts(path);
+/// `audit.log` becomes `audit-TIME.log`.
+fn rotated_path(path: &Path, time: &str) -> PathBuf {
+    let (stem, extension) = stem_and_extension(path);
     path.with_file_name(format!("{stem}-{time}{extension}"))
 }
 
-fn parts(path: &Path) -> (String, String) {
+fn stem_and_extension(path: &Path) -> (String, String) {
     let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let extension = path.extension().map(|extension| format!(".{}", extension.to_string_lossy()));
     (stem, extension.unwrap_or_default())
 }
 
 fn backups(path: &Path) -> io::Result<Vec<PathBuf>> {
-    let (stem, extension) = parts(path);
+    let (stem, extension) = stem_and_extension(path);
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut found = Vec::new();
     for entry in fs::read_dir(folder)? {
@@ -210,15 +210,15 @@ mod tests {
     }
 
     #[test]
-    fn a_large_file_is_put_aside_and_no_line_is_torn_or_lost() {
+    fn a_large_file_is_rotated_and_no_line_is_split_or_lost() {
         let folder = tempfile::tempdir().unwrap();
         let options = options(folder.path(), 0, true);
         fill(&options, 25);
         fill(&options, 3);
         let mut all = fs::read_to_string(&options.path).unwrap();
-        let aside = backups(&options.path).unwrap();
-        assert_eq!(aside.len(), 2);
-        for file in aside {
+        let rotated = backups(&options.path).unwrap();
+        assert_eq!(rotated.len(), 2);
+        for file in rotated {
             assert!(file.to_string_lossy().ends_with(".log.gz"));
             flate2::read::GzDecoder::new(File::open(file).unwrap()).read_to_string(&mut all).unwrap();
         }
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn only_so_many_files_are_kept_and_nobody_elses_go() {
+    fn only_max_backups_are_kept_and_other_files_stay() {
         let folder = tempfile::tempdir().unwrap();
         let options = options(folder.path(), 2, false);
         fs::write(folder.path().join("audit-notes.log"), "mine").unwrap();

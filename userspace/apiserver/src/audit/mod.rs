@@ -1,6 +1,6 @@
-//! The audit log: who asked for what, when, and what came of it, as the policy wants it told.
+//! The audit log: requester, request, time and response of each request, in the detail that the policy asks for.
 //!
-//! It stands around everything else: a request is told of before anybody looks at it, and when its answer has been given.
+//! It surrounds the rest of the server: an event is written before the request is handled and after its response.
 
 mod event;
 mod log;
@@ -28,23 +28,23 @@ use crate::negotiate::respond_status;
 use crate::{Inner, body, http as serving};
 
 pub use log::LogOptions;
-pub use policy::Policy;
+pub use policy::AuditPolicy;
 
 use crate::request_info::RequestInfo;
 use event::Event;
 use log::Log;
 use policy::{Level, Stage};
 
-/// A policy, and where it has events told.
+/// An audit policy and the log of its events.
 #[derive(Clone)]
 pub struct Audit {
-    policy: Arc<Policy>,
+    policy: Arc<AuditPolicy>,
     log: Log,
 }
 
 impl Audit {
     /// Opens the log.
-    pub fn new(policy: Policy, options: LogOptions) -> std::io::Result<Audit> {
+    pub fn new(policy: AuditPolicy, options: LogOptions) -> std::io::Result<Audit> {
         Ok(Audit { policy: Arc::new(policy), log: Log::open(options)? })
     }
 
@@ -53,61 +53,61 @@ impl Audit {
         self.log.lost()
     }
 
-    async fn tell(&self, event: &Event, stage: Stage) {
+    async fn record(&self, event: &Event, stage: Stage) {
         if let Some(line) = event.line(stage) {
             self.log.write(line).await;
         }
     }
 }
 
-/// Answers a request, and tells of it.
+/// Handles a request and records its events.
 pub(crate) async fn around(audit: Audit, server: Arc<Inner>, mut request: Request) -> Response {
     let identity = authn::requester(&server, &request);
     let known = identity.clone().unwrap_or_default();
     let uri = request.uri().clone();
     let info = RequestInfo::parse(request.method(), &uri);
-    let verdict = audit.policy.evaluate(&known, &info);
+    let scope = audit.policy.evaluate(&known, &info);
     if let Ok(identity) = identity {
-        // It need not be found out again.
+        // So that the handler does not authenticate again.
         request.extensions_mut().insert(identity);
     }
-    if verdict.level == Level::None {
+    if scope.level == Level::None {
         return serving::unaudited(server, request).await;
     }
-    let level = verdict.level;
+    let level = scope.level;
     let whole = level == Level::RequestResponse;
-    let mut event = Event::new(&request, &known, &info, verdict);
-    audit.tell(&event, Stage::RequestReceived).await;
-    let body_counts = level >= Level::Request || info.verb == "create";
-    if body_counts && has_body(&info) {
+    let mut event = Event::new(&request, &known, &info, scope);
+    audit.record(&event, Stage::RequestReceived).await;
+    let needs_body = level >= Level::Request || info.verb == "create";
+    if needs_body && has_body(&info) {
         request = match with_body(request, &mut event).await {
             Ok(request) => request,
-            Err(status) => return answered(&audit, event, respond_status(&status), false).await,
+            Err(status) => return complete_response(&audit, event, respond_status(&status), false).await,
         };
     }
     if whole {
-        // What is told is not compressed.
+        // The event needs the body uncompressed.
         request.headers_mut().remove(ACCEPT_ENCODING);
     }
     let watching = info.verb == "watch";
     let response = serving::unaudited(server, request).await;
     if watching && response.status().is_success() {
-        return followed(audit, event, response).await;
+        return watch_response(audit, event, response).await;
     }
-    answered(&audit, event, response, whole && !is_stream(&info)).await
+    complete_response(&audit, event, response, whole && !is_stream(&info)).await
 }
 
-/// What admission noted of a request, in the extensions of its answer.
+/// The audit annotations of admission, in the extensions of the response.
 #[derive(Clone)]
 pub(crate) struct Annotations(pub(crate) BTreeMap<String, String>);
 
-/// Whether a body is an object, or says what is to be done with one.
+/// Whether the request's body is an object or the options of an operation on one.
 fn has_body(info: &RequestInfo<'_>) -> bool {
     let writes = matches!(info.verb, "create" | "update" | "patch" | "delete" | "deletecollection");
     writes && !info.resource.is_empty() && !is_stream(info)
 }
 
-/// Answers that have no end, or are nobody's object.
+/// Subresources whose response is a stream or comes from a pod, and is not an object.
 fn is_stream(info: &RequestInfo<'_>) -> bool {
     matches!(info.subresource, "log" | "exec" | "attach" | "portforward" | "proxy")
 }
@@ -117,12 +117,12 @@ async fn with_body(request: Request, event: &mut Event) -> Result<Request, Statu
     let (parts, body) = request.into_parts();
     let bytes = body::read(body).await?;
     if let Some(value) = decoded(&parts.headers, &bytes) {
-        event.sent(value);
+        event.set_request(value);
     }
     Ok(Request::from_parts(parts, Body::from(bytes)))
 }
 
-/// Bodies of every form are told as JSON; one that cannot be read is refused later, and not told.
+/// The body as JSON, whatever its form. `None` if it cannot be read: the handler refuses it.
 fn decoded(headers: &HeaderMap, bytes: &Bytes) -> Option<Value> {
     match body::media_type(headers) {
         patch if patch.contains("patch+") => {
@@ -132,43 +132,43 @@ fn decoded(headers: &HeaderMap, bytes: &Bytes) -> Option<Value> {
     }
 }
 
-/// Tells of a finished answer. `whole`: with its body.
-async fn answered(audit: &Audit, mut event: Event, response: Response, whole: bool) -> Response {
+/// Records a complete response; with its body if `whole`.
+async fn complete_response(audit: &Audit, mut event: Event, response: Response, whole: bool) -> Response {
     let (mut parts, body) = response.into_parts();
     let failed = parts.status.is_client_error() || parts.status.is_server_error();
-    let mut told = None;
+    let mut object = None;
     let body = if whole || failed {
-        // It is all in memory already; an error of the body cannot be.
+        // The body is in memory already, so reading it cannot fail.
         let bytes = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
-        told = serde_json::from_slice(&bytes).ok();
+        object = serde_json::from_slice(&bytes).ok();
         Body::from(bytes)
     } else {
         body
     };
     if let Some(Annotations(annotations)) = parts.extensions.remove() {
-        event.annotated(annotations);
+        event.set_annotations(annotations);
     }
-    event.answered(parts.status, told, whole);
-    audit.tell(&event, Stage::ResponseComplete).await;
+    event.set_response(parts.status, object, whole);
+    audit.record(&event, Stage::ResponseComplete).await;
     parts.headers.insert("audit-id", id_header(&event));
     Response::from_parts(parts, body)
 }
 
-/// Tells of a watch when it begins, and when it ends.
-async fn followed(audit: Audit, mut event: Event, response: Response) -> Response {
+/// Records the start of a watch, and its end when the body is dropped.
+async fn watch_response(audit: Audit, mut event: Event, response: Response) -> Response {
     let (mut parts, inner) = response.into_parts();
-    event.answered(parts.status, None, false);
-    audit.tell(&event, Stage::ResponseStarted).await;
+    event.set_response(parts.status, None, false);
+    audit.record(&event, Stage::ResponseStarted).await;
     parts.headers.insert("audit-id", id_header(&event));
-    Response::from_parts(parts, Body::new(Followed { inner, _end: End { audit, event } }))
+    Response::from_parts(parts, Body::new(AuditedBody { inner, _end: End { audit, event } }))
 }
 
 fn id_header(event: &Event) -> HeaderValue {
     HeaderValue::from_str(event.id()).unwrap_or(HeaderValue::from_static(""))
 }
 
-/// A body whose end is told, however it comes.
-struct Followed {
+/// A body whose end is recorded, however it comes.
+struct AuditedBody {
     inner: Body,
     _end: End,
 }
@@ -181,12 +181,12 @@ struct End {
 impl Drop for End {
     fn drop(&mut self) {
         if let Some(line) = self.event.line(Stage::ResponseComplete) {
-            self.audit.log.offer(line);
+            self.audit.log.try_write(line);
         }
     }
 }
 
-impl http_body::Body for Followed {
+impl http_body::Body for AuditedBody {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -207,8 +207,8 @@ impl http_body::Body for Followed {
 }
 
 impl Identity {
-    /// As events tell of users.
-    fn told(&self) -> Value {
+    /// The `user` of an event.
+    fn to_event_user(&self) -> Value {
         let mut user = serde_json::json!({"username": self.user});
         if !self.groups.is_empty() {
             user["groups"] = self.groups.clone().into();

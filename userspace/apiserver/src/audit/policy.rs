@@ -1,6 +1,6 @@
-//! The audit policy: which requests are told, and how much of them. PURE.
+//! The audit policy: which requests are recorded, and in which detail. PURE.
 //!
-//! The form is `audit.k8s.io/v1` Policy; the first rule that fits decides.
+//! The form is `audit.k8s.io/v1` Policy; the first rule that matches decides.
 
 use serde::Deserialize;
 
@@ -26,7 +26,7 @@ pub(super) enum Stage {
 /// A policy that was read and checked.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Policy {
+pub struct AuditPolicy {
     #[serde(default)]
     api_version: String,
     #[serde(default)]
@@ -34,7 +34,7 @@ pub struct Policy {
     #[serde(default, rename = "metadata")]
     _metadata: serde::de::IgnoredAny,
     #[serde(default)]
-    rules: Vec<Rule>,
+    rules: Vec<AuditRule>,
     #[serde(default)]
     omit_stages: Vec<Stage>,
     #[serde(default)]
@@ -43,7 +43,7 @@ pub struct Policy {
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Rule {
+struct AuditRule {
     level: Level,
     #[serde(default)]
     users: Vec<String>,
@@ -73,22 +73,22 @@ struct GroupResources {
     resource_names: Vec<String>,
 }
 
-/// What is told of a request.
+/// What the events of one request contain.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Verdict {
+pub(super) struct EventScope {
     pub(super) level: Level,
     pub(super) omit_stages: Vec<Stage>,
     pub(super) omit_managed_fields: bool,
 }
 
-/// Resources whose bodies are secret: told only by a rule that names them.
-const SECRET: [(&str, &str); 3] =
+/// Resources with secret bodies: recorded only by a rule that names them.
+const SECRET_RESOURCES: [(&str, &str); 3] =
     [("", "secrets"), ("", "serviceaccounts/token"), ("authentication.k8s.io", "tokenreviews")];
 
-impl Policy {
-    /// From YAML or JSON. Err: what is wrong with it, with the field's path.
-    pub fn parse(text: &str) -> Result<Policy, String> {
-        let policy: Policy = serde_saphyr::from_str(text).map_err(|error| error.to_string())?;
+impl AuditPolicy {
+    /// From YAML or JSON. The error names the field and the problem.
+    pub fn parse(text: &str) -> Result<AuditPolicy, String> {
+        let policy: AuditPolicy = serde_saphyr::from_str(text).map_err(|error| error.to_string())?;
         if policy.api_version != "audit.k8s.io/v1" {
             return Err(format!(
                 "apiVersion: Unsupported value: {:?}: supported values: \"audit.k8s.io/v1\"",
@@ -107,11 +107,11 @@ impl Policy {
         Ok(policy)
     }
 
-    pub(super) fn evaluate(&self, identity: &Identity, request: &RequestInfo<'_>) -> Verdict {
+    pub(super) fn evaluate(&self, identity: &Identity, request: &RequestInfo<'_>) -> EventScope {
         let omit_stages = self.omit_stages.clone();
-        match self.rules.iter().find(|rule| rule.fits(identity, request)) {
-            Some(rule) => Verdict {
-                level: if rule.level > Level::Metadata && !rule.may_show(request) {
+        match self.rules.iter().find(|rule| rule.matches(identity, request)) {
+            Some(rule) => EventScope {
+                level: if rule.level > Level::Metadata && !rule.may_record_body(request) {
                     Level::Metadata
                 } else {
                     rule.level
@@ -120,13 +120,13 @@ impl Policy {
                 omit_managed_fields: rule.omit_managed_fields.unwrap_or(self.omit_managed_fields),
             },
             None => {
-                Verdict { level: Level::None, omit_stages, omit_managed_fields: self.omit_managed_fields }
+                EventScope { level: Level::None, omit_stages, omit_managed_fields: self.omit_managed_fields }
             }
         }
     }
 }
 
-impl Rule {
+impl AuditRule {
     fn check(&self, path: &str) -> Result<(), String> {
         for (at, url) in self.non_resource_urls.iter().enumerate() {
             let invalid = |why| Err(format!("{path}.nonResourceURLs[{at}]: Invalid value: {url:?}: {why}"));
@@ -152,7 +152,7 @@ impl Rule {
         }
     }
 
-    fn fits(&self, identity: &Identity, request: &RequestInfo<'_>) -> bool {
+    fn matches(&self, identity: &Identity, request: &RequestInfo<'_>) -> bool {
         let among = |list: &[String], wanted: &str| list.is_empty() || list.iter().any(|item| item == wanted);
         if !among(&self.users, &identity.user)
             || !among(&self.verbs, request.verb)
@@ -164,24 +164,26 @@ impl Rule {
         if !self.resources.is_empty() || !self.namespaces.is_empty() {
             return !request.resource.is_empty()
                 && among(&self.namespaces, request.namespace)
-                && (self.resources.is_empty() || self.resources.iter().any(|of| of.fit(request)));
+                && (self.resources.is_empty() || self.resources.iter().any(|of| of.matches(request)));
         }
         self.non_resource_urls.is_empty()
             || request.resource.is_empty()
-                && self.non_resource_urls.iter().any(|url| path_fits(url, request.path))
+                && self.non_resource_urls.iter().any(|url| path_matches(url, request.path))
     }
 
-    /// Whether bodies may be told: those of secret resources only where the rule names these.
-    fn may_show(&self, request: &RequestInfo<'_>) -> bool {
-        let asked = request.combined();
-        let secret = SECRET.iter().any(|(group, resource)| *group == request.group && *resource == asked);
-        let named = |of: &GroupResources| of.group == request.group && of.resources.contains(&asked);
+    /// Whether the rule allows bodies: those of a secret resource only if it names the resource.
+    fn may_record_body(&self, request: &RequestInfo<'_>) -> bool {
+        let requested = request.combined();
+        let secret = SECRET_RESOURCES
+            .iter()
+            .any(|(group, resource)| *group == request.group && *resource == requested);
+        let named = |of: &GroupResources| of.group == request.group && of.resources.contains(&requested);
         !secret || self.resources.iter().any(named)
     }
 }
 
 impl GroupResources {
-    fn fit(&self, request: &RequestInfo<'_>) -> bool {
+    fn matches(&self, request: &RequestInfo<'_>) -> bool {
         if self.group != "*" && self.group != request.group {
             return false;
         }
@@ -191,9 +193,9 @@ impl GroupResources {
         if !self.resource_names.is_empty() && !self.resource_names.iter().any(|name| name == request.name) {
             return false;
         }
-        let asked = request.combined();
+        let requested = request.combined();
         self.resources.iter().any(|resource| {
-            *resource == asked
+            *resource == requested
                 || resource == "*"
                 || !request.subresource.is_empty() && resource.strip_prefix("*/") == Some(request.subresource)
                 || resource.strip_suffix("/*") == Some(request.resource)
@@ -201,7 +203,7 @@ impl GroupResources {
     }
 }
 
-fn path_fits(url: &str, path: &str) -> bool {
+fn path_matches(url: &str, path: &str) -> bool {
     url == "*" || url == path || url.strip_suffix('*').is_some_and(|prefix| path.starts_with(prefix))
 }
 
@@ -213,18 +215,18 @@ mod tests {
 
     const HEAD: &str = "apiVersion: audit.k8s.io/v1\nkind: Policy\n";
 
-    fn verdict(rules: &str, method: Method, uri: &str) -> Verdict {
-        let policy = Policy::parse(&format!("{HEAD}{rules}")).unwrap();
+    fn evaluate(rules: &str, method: Method, uri: &str) -> EventScope {
+        let policy = AuditPolicy::parse(&format!("{HEAD}{rules}")).unwrap();
         let uri = uri.parse().unwrap();
         policy.evaluate(&Identity::new("jane", &["dev"]), &RequestInfo::parse(&method, &uri))
     }
 
     fn level(rules: &str, uri: &str) -> Level {
-        verdict(rules, Method::GET, uri).level
+        evaluate(rules, Method::GET, uri).level
     }
 
     #[test]
-    fn the_first_rule_that_fits_decides() {
+    fn the_first_rule_that_matches_decides() {
         let rules = "rules:
 - {level: None, users: [bob]}
 - {level: None, userGroups: [ops]}
@@ -251,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn bodies_of_secrets_are_told_only_where_they_are_named() {
+    fn bodies_of_secrets_are_recorded_only_by_rules_that_name_them() {
         for rules in [
             "rules: [{level: RequestResponse}]",
             "rules: [{level: Request, resources: [{group: '', resources: ['*']}]}]",
@@ -268,13 +270,13 @@ mod tests {
     #[test]
     fn stages_are_omitted_by_policy_and_rule_together() {
         let rules = "omitStages: [RequestReceived]\nomitManagedFields: true\nrules: [{level: Metadata, omitStages: [ResponseStarted]}]";
-        let found = verdict(rules, Method::GET, "/version");
+        let found = evaluate(rules, Method::GET, "/version");
         assert_eq!(found.omit_stages, [Stage::RequestReceived, Stage::ResponseStarted]);
         assert!(found.omit_managed_fields);
     }
 
     #[test]
-    fn a_bad_policy_says_where() {
+    fn an_invalid_policy_names_the_field() {
         for (rules, wanted) in [
             ("rules: []", "rules: Required value"),
             ("rules: [{level: Some}]", "Some"),
@@ -287,10 +289,10 @@ mod tests {
                 "requires at least one resource",
             ),
         ] {
-            let told = Policy::parse(&format!("{HEAD}{rules}")).unwrap_err();
-            assert!(told.contains(wanted), "{rules}: {told}");
+            let error = AuditPolicy::parse(&format!("{HEAD}{rules}")).unwrap_err();
+            assert!(error.contains(wanted), "{rules}: {error}");
         }
-        let told = Policy::parse("apiVersion: v1\nkind: Policy\nrules: [{level: None}]").unwrap_err();
-        assert!(told.contains("audit.k8s.io/v1"), "{told}");
+        let error = AuditPolicy::parse("apiVersion: v1\nkind: Policy\nrules: [{level: None}]").unwrap_err();
+        assert!(error.contains("audit.k8s.io/v1"), "{error}");
     }
 }

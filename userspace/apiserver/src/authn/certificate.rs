@@ -7,7 +7,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::identity::{AUTHENTICATED, Identity};
 
-/// Who a connection's certificate is for; TLS has verified its chain. Read once, put into requests by the accept loop.
+/// The identity in a connection's certificate, whose chain TLS has verified. Read once; the accept loop adds it to requests.
 #[derive(Clone, Debug)]
 pub(crate) struct PeerCertificate {
     /// `None` if the subject names no user.
@@ -28,13 +28,13 @@ impl PeerCertificate {
         }
     }
 
-    /// A connection may outlive the certificate that it was made with.
+    /// `None` once the certificate has expired: a connection may live longer than its certificate.
     pub(super) fn identity(&self) -> Option<&Identity> {
         self.identity.as_ref().filter(|_| self.valid.contains(&Timestamp::now().as_second()))
     }
 }
 
-/// By which certificate a user is known; upstream tells it with the user.
+/// Extra field with the certificate's hash, as upstream sets it.
 const CREDENTIAL: &str = "authentication.kubernetes.io/credential-id";
 
 fn subject(certificate: &X509Certificate<'_>, der: &[u8]) -> Option<Identity> {

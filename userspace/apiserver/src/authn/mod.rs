@@ -1,4 +1,4 @@
-//! Who asks: a client certificate, a token, the process itself, or nobody.
+//! Authentication: the identity behind a client certificate, a token or an in-process call; anonymous without any.
 
 mod bootstrap;
 mod certificate;
@@ -20,7 +20,7 @@ pub(crate) fn authenticate(server: &Inner, request: &Request) -> Result<Identity
     impersonated(server, request, requester(server, request)?)
 }
 
-/// Who sent it, whomever he acts as.
+/// The requester before impersonation.
 pub(crate) fn requester(server: &Inner, request: &Request) -> Result<Identity, Status> {
     match request.extensions().get::<Identity>() {
         Some(identity) => Ok(identity.clone()),
@@ -28,7 +28,8 @@ pub(crate) fn requester(server: &Inner, request: &Request) -> Result<Identity, S
     }
 }
 
-/// A certificate goes before a token, as upstream has it; a wrong credential is refused even where nobody would need one.
+/// As upstream, a certificate takes precedence over a token; an invalid credential is refused even where anonymous access
+/// is allowed.
 fn from_credentials(server: &Inner, request: &Request) -> Result<Identity, Status> {
     let certificate = request.extensions().get::<Arc<PeerCertificate>>();
     if let Some(identity) = certificate.and_then(|certificate| certificate.identity()) {
@@ -45,12 +46,12 @@ fn by_token(server: &Inner, token: &str) -> Option<Identity> {
     by_token_for(server, token, None)
 }
 
-/// Who a token is for, if it is meant for the audience; without one, for this server.
+/// The identity of a token issued for the audience, or for this server if that is `None`.
 pub(crate) fn by_token_for(server: &Inner, token: &str, audience: Option<&str>) -> Option<Identity> {
     bootstrap::identity(server, token).or_else(|| token::identity(server, token, audience))
 }
 
-/// `Impersonate-User` and its kin, for those who may.
+/// Applies the `Impersonate-*` headers if the requester has the right to impersonate.
 fn impersonated(server: &Inner, request: &Request, identity: Identity) -> Result<Identity, Status> {
     let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
     let groups: Vec<String> = request

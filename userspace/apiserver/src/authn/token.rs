@@ -13,17 +13,17 @@ use crate::{Inner, write};
 const POD_NAME: &str = "authentication.kubernetes.io/pod-name";
 const POD_UID: &str = "authentication.kubernetes.io/pod-uid";
 
-/// What a token is to say.
+/// The claims of a new token.
 pub(crate) struct Claims<'a> {
     pub(crate) namespace: &'a str,
     pub(crate) account: &'a Value,
     pub(crate) audiences: Vec<String>,
     pub(crate) seconds: i64,
-    /// The pod that the token lives and dies with.
+    /// The token is valid only while this pod exists.
     pub(crate) pod: Option<&'a Value>,
 }
 
-/// A signed token and when it expires.
+/// Signs a token; returns it with its expiry.
 pub(crate) fn sign(server: &Inner, claims: &Claims) -> Result<(String, Timestamp), String> {
     let now = Timestamp::now().as_second();
     let (namespace, name) = (claims.namespace, meta::name(claims.account));
@@ -45,7 +45,8 @@ pub(crate) fn sign(server: &Inner, claims: &Claims) -> Result<(String, Timestamp
     Ok((token, expires))
 }
 
-/// Who a token is for: `None` unless it is ours, of now, for the audience, and all that it is bound to is still there.
+/// The identity of a token. `None` unless it is signed by this cluster, valid now, for the audience, and the objects that it
+/// is bound to exist.
 pub(crate) fn identity(server: &Inner, token: &str, audience: Option<&str>) -> Option<Identity> {
     let key = DecodingKey::from_ec_pem(server.config.tokens.public.as_bytes()).ok()?;
     let mut validation = Validation::new(Algorithm::ES256);
@@ -56,11 +57,11 @@ pub(crate) fn identity(server: &Inner, token: &str, audience: Option<&str>) -> O
     let bound = &claims["kubernetes.io"];
     let (namespace, account) = (bound["namespace"].as_str()?, bound["serviceaccount"]["name"].as_str()?);
     let uid = bound["serviceaccount"]["uid"].as_str()?;
-    lives(server, "serviceaccounts", namespace, account, uid)?;
+    exists(server, "serviceaccounts", namespace, account, uid)?;
     let mut extra = BTreeMap::new();
     if let Some(pod) = bound["pod"]["name"].as_str() {
         let uid = bound["pod"]["uid"].as_str()?;
-        lives(server, "pods", namespace, pod, uid)?;
+        exists(server, "pods", namespace, pod, uid)?;
         extra.insert(POD_NAME.to_owned(), vec![pod.to_owned()]);
         extra.insert(POD_UID.to_owned(), vec![uid.to_owned()]);
     }
@@ -76,7 +77,7 @@ pub(super) fn account_groups(namespace: &str) -> Vec<String> {
     vec!["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{namespace}")]
 }
 
-fn lives(server: &Inner, plural: &str, namespace: &str, name: &str, uid: &str) -> Option<()> {
+fn exists(server: &Inner, plural: &str, namespace: &str, name: &str, uid: &str) -> Option<()> {
     let kind = find("", "v1", plural)?;
     let object = write::find(server, kind, namespace, name).ok()?.value();
     (meta::uid(&object) == uid).then_some(())

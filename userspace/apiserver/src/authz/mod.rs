@@ -1,8 +1,9 @@
-//! Authorisation: who may do what. PURE: fed with roles, bindings and pods as they change, asked with attributes.
+//! Authorisation. PURE. In: roles, bindings and pods as they change, and the attributes of a request. Out: a decision.
 //!
-//! The order is upstream's: superusers, then nodes by what their pods refer to, then RBAC. Nobody denies: a request that
-//! nobody allows is refused.
+//! The order is upstream's: superusers, the node authorizer, RBAC. No authorizer denies; a request that none allows is
+//! refused.
 
+mod attributes;
 mod default_roles;
 mod node;
 mod rbac;
@@ -11,56 +12,23 @@ mod tests;
 
 use serde_json::Value;
 
+pub(crate) use attributes::{Attributes, Decision};
 pub(crate) use default_roles::default_objects;
 pub(crate) use node::node_name;
-pub(crate) use rbac::{Rule, Rules};
-
-/// A request, as authorisation sees it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Attributes<'a> {
-    pub(crate) user: &'a str,
-    pub(crate) groups: &'a [String],
-    /// get, list, watch, create, update, patch, delete, deletecollection, or a special one; for paths the method in
-    /// lower case.
-    pub(crate) verb: &'a str,
-    /// Empty: the core group.
-    pub(crate) group: &'a str,
-    pub(crate) resource: &'a str,
-    pub(crate) subresource: &'a str,
-    /// Empty: all, or not known yet.
-    pub(crate) name: &'a str,
-    /// Empty: no namespace, or all of them.
-    pub(crate) namespace: &'a str,
-    /// Empty: the request is for a resource.
-    pub(crate) path: &'a str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Decision {
-    /// By which right.
-    Allow(String),
-    /// Why not, if there is something to say.
-    NoOpinion(String),
-}
-
-impl Decision {
-    pub(crate) fn allowed(&self) -> bool {
-        matches!(self, Decision::Allow(_))
-    }
-}
+pub(crate) use rbac::{PolicyRule, RbacRules};
 
 /// Members may do everything.
 pub(crate) const SUPERUSERS: &str = "system:masters";
 
-/// All that decisions depend on.
+/// All state that decisions depend on.
 #[derive(Default)]
 pub(crate) struct Authorizer {
-    rules: Rules,
+    rules: RbacRules,
     nodes: node::NodeGraph,
 }
 
 impl Authorizer {
-    /// Takes a Role, ClusterRole, RoleBinding, ClusterRoleBinding or Pod as it is now; others are not looked at.
+    /// Adds or replaces a Role, ClusterRole, RoleBinding, ClusterRoleBinding or Pod; ignores other kinds.
     pub(crate) fn apply(&mut self, object: &Value) {
         if object.get("kind").and_then(Value::as_str) == Some("Pod") {
             self.nodes.apply_pod(object);
@@ -69,7 +37,7 @@ impl Authorizer {
         }
     }
 
-    /// Forgets an object.
+    /// Removes an object.
     pub(crate) fn delete(&mut self, kind: &str, namespace: &str, name: &str) {
         if kind == "Pod" {
             self.nodes.delete_pod(namespace, name);
@@ -78,7 +46,7 @@ impl Authorizer {
         }
     }
 
-    pub(crate) fn rules(&self) -> &Rules {
+    pub(crate) fn rules(&self) -> &RbacRules {
         &self.rules
     }
 
@@ -96,17 +64,17 @@ impl Authorizer {
         Decision::NoOpinion(reasons.join(", "))
     }
 
-    /// Whether a user may write a Role or ClusterRole with these rules: nobody gives what he has not. Err: what he lacks,
-    /// as the API says it.
+    /// Privilege escalation check: a user may write a Role or ClusterRole only with rules that he holds. The error lists
+    /// the missing rules in upstream's words.
     pub(crate) fn check_escalation(&self, request: &Attributes<'_>, rules: &Value) -> Result<(), String> {
         let escalate = Attributes { verb: "escalate", ..request.clone() };
         if self.authorize(&escalate).allowed() {
             return Ok(());
         }
-        self.holds(request, request.namespace, rbac::parse_rules(rules))
+        self.check_holds(request, request.namespace, rbac::parse_rules(rules))
     }
 
-    /// Whether a user may bind a role (`roleRef`): he has all of its rules, or the verb `bind` on it.
+    /// Whether a user may bind a role (`roleRef`): he holds all of its rules, or has the verb `bind` on it.
     pub(crate) fn check_binding(&self, request: &Attributes<'_>, role_ref: &Value) -> Result<(), String> {
         let text = |field| role_ref.get(field).and_then(Value::as_str).unwrap_or_default();
         let (kind, name) = (text("kind"), text("name"));
@@ -126,16 +94,21 @@ impl Authorizer {
             let resource = format!("{}.rbac.authorization.k8s.io", resource.trim_end_matches('s'));
             format!("{resource} \"{name}\" not found")
         })?;
-        self.holds(request, request.namespace, rules.to_vec())
+        self.check_holds(request, request.namespace, rules.to_vec())
     }
 
-    fn holds(&self, request: &Attributes<'_>, namespace: &str, wanted: Vec<Rule>) -> Result<(), String> {
+    fn check_holds(
+        &self,
+        request: &Attributes<'_>,
+        namespace: &str,
+        wanted: Vec<PolicyRule>,
+    ) -> Result<(), String> {
         let owned = self.rules.rules_of(request.user, request.groups, namespace);
         let missing = rbac::uncovered(&owned, &wanted);
         if missing.is_empty() {
             return Ok(());
         }
-        let lines: Vec<String> = missing.iter().map(Rule::describe).collect();
+        let lines: Vec<String> = missing.iter().map(PolicyRule::describe).collect();
         let groups: Vec<String> = request.groups.iter().map(|group| format!("{group:?}")).collect();
         Err(format!(
             "user {:?} (groups=[{}]) is attempting to grant RBAC permissions not currently held:\n{}",

@@ -1,42 +1,44 @@
-//! What a node may read: secrets, config maps, claims and accounts that pods on it refer to, and what is its own.
+//! The node authorizer: a node may read secrets, config maps, claims and accounts that its pods refer to, and its own objects.
 
 use std::collections::{BTreeSet, HashMap};
 
 use serde_json::Value;
 
-use super::{Attributes, Decision, Rules};
+use super::attributes::{Attributes, Decision};
+use super::rbac::RbacRules;
 
-const USER: &str = "system:node:";
+const USER_PREFIX: &str = "system:node:";
 const GROUP: &str = "system:nodes";
 const LEASES: &str = "kube-node-lease";
 
-/// The node that a user is, if it is one.
+/// The node's name if the user is a node.
 pub(crate) fn node_name<'a>(user: &'a str, groups: &[String]) -> Option<&'a str> {
-    let name = user.strip_prefix(USER).filter(|name| !name.is_empty())?;
+    let name = user.strip_prefix(USER_PREFIX).filter(|name| !name.is_empty())?;
     groups.iter().any(|group| group == GROUP).then_some(name)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-enum Kind {
+enum ReferenceKind {
     Secret,
     ConfigMap,
     Claim,
     ServiceAccount,
 }
 
-/// Kind, namespace and name.
-type Reference = (Kind, String, String);
+/// ReferenceKind, namespace and name.
+type Reference = (ReferenceKind, String, String);
 
-/// Which objects the pods of each node refer to.
+/// The objects that the pods of each node refer to.
 #[derive(Debug, Default)]
 pub(super) struct NodeGraph {
+    /// By namespace and name: the node and the references of a pod.
     pods: HashMap<(String, String), (String, BTreeSet<Reference>)>,
-    /// How many pods of a node refer to it.
+    /// By node: the number of pods that refer to each object.
     nodes: HashMap<String, HashMap<Reference, usize>>,
 }
 
 impl NodeGraph {
-    /// A pod that is bound to no node refers for nobody.
+    /// A pod without a node gives no rights.
     pub(super) fn apply_pod(&mut self, pod: &Value) {
         let text = |pointer| pod.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
         let (namespace, name) = (text("/metadata/namespace"), text("/metadata/name"));
@@ -75,7 +77,7 @@ impl NodeGraph {
         }
     }
 
-    pub(super) fn authorize(&self, request: &Attributes<'_>, rules: &Rules) -> Decision {
+    pub(super) fn authorize(&self, request: &Attributes<'_>, rules: &RbacRules) -> Decision {
         let Some(node) = node_name(request.user, request.groups) else {
             return Decision::NoOpinion(String::new());
         };
@@ -86,19 +88,19 @@ impl NodeGraph {
             return no("");
         }
         match (request.group, request.resource, request.subresource) {
-            ("", "secrets", "") if read => self.refers(node, Kind::Secret, request),
-            ("", "configmaps", "") if read => self.refers(node, Kind::ConfigMap, request),
+            ("", "secrets", "") if read => self.refers(node, ReferenceKind::Secret, request),
+            ("", "configmaps", "") if read => self.refers(node, ReferenceKind::ConfigMap, request),
             ("", "secrets" | "configmaps", _) => no("can only read resources of this type"),
             ("", "persistentvolumeclaims", "") if request.verb == "get" => {
-                self.refers(node, Kind::Claim, request)
+                self.refers(node, ReferenceKind::Claim, request)
             }
             ("", "persistentvolumeclaims", "status") if ["update", "patch"].contains(&request.verb) => {
-                self.refers(node, Kind::Claim, request)
+                self.refers(node, ReferenceKind::Claim, request)
             }
             ("", "persistentvolumeclaims", _) => no("can only get individual resources of this type"),
-            ("", "serviceaccounts", "") if read => self.refers(node, Kind::ServiceAccount, request),
+            ("", "serviceaccounts", "") if read => self.refers(node, ReferenceKind::ServiceAccount, request),
             ("", "serviceaccounts", "token") if request.verb == "create" => {
-                self.refers(node, Kind::ServiceAccount, request)
+                self.refers(node, ReferenceKind::ServiceAccount, request)
             }
             ("", "serviceaccounts", _) => no("can only create tokens for individual service accounts"),
             ("coordination.k8s.io", "leases", _) => own_lease(node, request),
@@ -118,7 +120,7 @@ impl NodeGraph {
         }
     }
 
-    fn refers(&self, node: &str, kind: Kind, request: &Attributes<'_>) -> Decision {
+    fn refers(&self, node: &str, kind: ReferenceKind, request: &Attributes<'_>) -> Decision {
         if request.name.is_empty() || request.namespace.is_empty() {
             return Decision::NoOpinion("can only read namespaced object of this type".to_owned());
         }
@@ -134,7 +136,7 @@ fn own_lease(node: &str, request: &Attributes<'_>) -> Decision {
     if request.namespace != LEASES {
         return Decision::NoOpinion(format!("can only access leases in the {LEASES:?} system namespace"));
     }
-    // The name of what is created is not known yet.
+    // A create request does not name the object.
     let own = request.verb == "create" || request.name == node;
     if own && ["get", "create", "update", "patch", "delete"].contains(&request.verb) {
         return Decision::Allow(String::new());
@@ -142,10 +144,10 @@ fn own_lease(node: &str, request: &Attributes<'_>) -> Decision {
     Decision::NoOpinion("can only access node lease with the same name as the requesting node".to_owned())
 }
 
-/// Everything a pod names that its node must read for it.
+/// The objects that a pod names and its node must read.
 fn references(pod: &Value, namespace: &str, name: &str) -> BTreeSet<Reference> {
     let mut found = BTreeSet::new();
-    let mut add = |kind: Kind, name: Option<&Value>| {
+    let mut add = |kind: ReferenceKind, name: Option<&Value>| {
         if let Some(name) = name.and_then(Value::as_str).filter(|name| !name.is_empty()) {
             found.insert((kind, namespace.to_owned(), name.to_owned()));
         }
@@ -154,39 +156,39 @@ fn references(pod: &Value, namespace: &str, name: &str) -> BTreeSet<Reference> {
         value.pointer(pointer).and_then(Value::as_array).cloned().unwrap_or_default()
     };
     let account = pod.pointer("/spec/serviceAccountName");
-    add(Kind::ServiceAccount, Some(account.unwrap_or(&Value::from("default"))));
+    add(ReferenceKind::ServiceAccount, Some(account.unwrap_or(&Value::from("default"))));
     for secret in list(pod, "/spec/imagePullSecrets") {
-        add(Kind::Secret, secret.get("name"));
+        add(ReferenceKind::Secret, secret.get("name"));
     }
     for containers in ["/spec/initContainers", "/spec/containers", "/spec/ephemeralContainers"] {
         for container in list(pod, containers) {
             for env in list(&container, "/env") {
-                add(Kind::Secret, env.pointer("/valueFrom/secretKeyRef/name"));
-                add(Kind::ConfigMap, env.pointer("/valueFrom/configMapKeyRef/name"));
+                add(ReferenceKind::Secret, env.pointer("/valueFrom/secretKeyRef/name"));
+                add(ReferenceKind::ConfigMap, env.pointer("/valueFrom/configMapKeyRef/name"));
             }
             for from in list(&container, "/envFrom") {
-                add(Kind::Secret, from.pointer("/secretRef/name"));
-                add(Kind::ConfigMap, from.pointer("/configMapRef/name"));
+                add(ReferenceKind::Secret, from.pointer("/secretRef/name"));
+                add(ReferenceKind::ConfigMap, from.pointer("/configMapRef/name"));
             }
         }
     }
     for volume in list(pod, "/spec/volumes") {
-        add(Kind::Secret, volume.pointer("/secret/secretName"));
-        add(Kind::ConfigMap, volume.pointer("/configMap/name"));
-        add(Kind::Claim, volume.pointer("/persistentVolumeClaim/claimName"));
+        add(ReferenceKind::Secret, volume.pointer("/secret/secretName"));
+        add(ReferenceKind::ConfigMap, volume.pointer("/configMap/name"));
+        add(ReferenceKind::Claim, volume.pointer("/persistentVolumeClaim/claimName"));
         if volume.get("ephemeral").is_some()
             && let Some(of) = volume.get("name").and_then(Value::as_str)
         {
-            add(Kind::Claim, Some(&Value::from(format!("{name}-{of}"))));
+            add(ReferenceKind::Claim, Some(&Value::from(format!("{name}-{of}"))));
         }
         for source in list(&volume, "/projected/sources") {
-            add(Kind::Secret, source.pointer("/secret/name"));
-            add(Kind::ConfigMap, source.pointer("/configMap/name"));
+            add(ReferenceKind::Secret, source.pointer("/secret/name"));
+            add(ReferenceKind::ConfigMap, source.pointer("/configMap/name"));
         }
         for (driver, field) in
             [("csi", "nodePublishSecretRef"), ("cephfs", "secretRef"), ("rbd", "secretRef")]
         {
-            add(Kind::Secret, volume.pointer(&format!("/{driver}/{field}/name")));
+            add(ReferenceKind::Secret, volume.pointer(&format!("/{driver}/{field}/name")));
         }
     }
     found

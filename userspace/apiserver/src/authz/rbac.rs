@@ -6,12 +6,12 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Attributes, Decision};
+use super::attributes::{Attributes, Decision};
 
-/// One rule of a role. A list that is missing is an empty one.
+/// One rule of a role. An absent list is empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Rule {
+pub(crate) struct PolicyRule {
     #[serde(default, deserialize_with = "or_empty")]
     pub(crate) verbs: Vec<String>,
     #[serde(default, deserialize_with = "or_empty", skip_serializing_if = "Vec::is_empty")]
@@ -39,26 +39,26 @@ enum Subject {
     Group(String),
 }
 
-/// Namespace (empty: the whole cluster) and name.
+/// Namespace (empty if cluster-wide) and name.
 type Id = (String, String);
 
 #[derive(Debug)]
-struct Binding {
+struct RoleBinding {
     role_kind: String,
     role: String,
     subjects: Vec<Subject>,
 }
 
-/// Roles and bindings as they are now.
+/// All roles and bindings.
 #[derive(Debug, Default)]
-pub(crate) struct Rules {
-    roles: HashMap<Id, Arc<[Rule]>>,
-    bindings: HashMap<Id, Binding>,
+pub(crate) struct RbacRules {
+    roles: HashMap<Id, Arc<[PolicyRule]>>,
+    bindings: HashMap<Id, RoleBinding>,
     by_subject: HashMap<Subject, BTreeSet<Id>>,
 }
 
-impl Rules {
-    /// Takes a role or a binding as it is now; other kinds are not looked at.
+impl RbacRules {
+    /// Adds or replaces a role or a binding; ignores other kinds.
     pub(crate) fn apply(&mut self, object: &Value) {
         let text = |pointer| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
         let id = (text("/metadata/namespace"), text("/metadata/name"));
@@ -68,7 +68,7 @@ impl Rules {
                 self.roles.insert(id, rules.into());
             }
             "RoleBinding" | "ClusterRoleBinding" => {
-                self.forget_binding(&id);
+                self.remove_binding(&id);
                 let subjects = object.get("subjects").and_then(Value::as_array);
                 let subjects: Vec<Subject> = subjects
                     .into_iter()
@@ -79,7 +79,7 @@ impl Rules {
                     self.by_subject.entry(subject.clone()).or_default().insert(id.clone());
                 }
                 let (role_kind, role) = (text("/roleRef/kind"), text("/roleRef/name"));
-                self.bindings.insert(id, Binding { role_kind, role, subjects });
+                self.bindings.insert(id, RoleBinding { role_kind, role, subjects });
             }
             _ => {}
         }
@@ -91,12 +91,12 @@ impl Rules {
             "Role" | "ClusterRole" => {
                 self.roles.remove(&id);
             }
-            "RoleBinding" | "ClusterRoleBinding" => self.forget_binding(&id),
+            "RoleBinding" | "ClusterRoleBinding" => self.remove_binding(&id),
             _ => {}
         }
     }
 
-    fn forget_binding(&mut self, id: &Id) {
+    fn remove_binding(&mut self, id: &Id) {
         let Some(binding) = self.bindings.remove(id) else { return };
         for subject in binding.subjects {
             if let Some(ids) = self.by_subject.get_mut(&subject) {
@@ -108,8 +108,8 @@ impl Rules {
         }
     }
 
-    /// The rules of a role; a Role is looked for in `namespace`.
-    pub(crate) fn role(&self, kind: &str, namespace: &str, name: &str) -> Option<&[Rule]> {
+    /// The rules of a role; `namespace` applies to a Role only.
+    pub(crate) fn role(&self, kind: &str, namespace: &str, name: &str) -> Option<&[PolicyRule]> {
         let namespace = if kind == "ClusterRole" { "" } else { namespace };
         self.roles.get(&(namespace.to_owned(), name.to_owned())).map(AsRef::as_ref)
     }
@@ -134,7 +134,7 @@ impl Rules {
     }
 
     /// Every rule that a user has in a namespace.
-    pub(crate) fn rules_of(&self, user: &str, groups: &[String], namespace: &str) -> Vec<Rule> {
+    pub(crate) fn rules_of(&self, user: &str, groups: &[String], namespace: &str) -> Vec<PolicyRule> {
         self.bindings_of(user, groups, namespace).flat_map(|(_, _, rules)| rules.iter().cloned()).collect()
     }
 
@@ -143,7 +143,7 @@ impl Rules {
         user: &str,
         groups: &[String],
         namespace: &str,
-    ) -> impl Iterator<Item = (&Id, &Binding, &[Rule])> {
+    ) -> impl Iterator<Item = (&Id, &RoleBinding, &[PolicyRule])> {
         let subjects = std::iter::once(Subject::User(user.to_owned()))
             .chain(groups.iter().map(|group| Subject::Group(group.clone())));
         let namespace = namespace.to_owned();
@@ -158,7 +158,7 @@ impl Rules {
     }
 }
 
-/// A service account is the user it logs in as.
+/// A service account becomes the user of its tokens.
 fn parse_subject(subject: &Value, namespace: &str) -> Option<Subject> {
     let text = |field| subject.get(field).and_then(Value::as_str).filter(|text| !text.is_empty());
     let name = text("name")?;
@@ -173,17 +173,17 @@ fn parse_subject(subject: &Value, namespace: &str) -> Option<Subject> {
     }
 }
 
-/// Rules out of an object; one that is not understood grants nothing.
-pub(super) fn parse_rules(rules: &Value) -> Vec<Rule> {
+/// The rules of an object; an invalid rule grants nothing.
+pub(super) fn parse_rules(rules: &Value) -> Vec<PolicyRule> {
     let rules = rules.as_array().into_iter().flatten();
-    rules.filter_map(|rule| Rule::deserialize(rule).ok()).collect()
+    rules.filter_map(|rule| PolicyRule::deserialize(rule).ok()).collect()
 }
 
 fn has(list: &[String], wanted: &str) -> bool {
     list.iter().any(|item| item == "*" || item == wanted)
 }
 
-impl Rule {
+impl PolicyRule {
     pub(crate) fn allows(&self, request: &Attributes<'_>) -> bool {
         if !has(&self.verbs, request.verb) {
             return false;
@@ -218,7 +218,7 @@ impl Rule {
     }
 
     /// Whether everything that `wanted` allows is allowed by this rule alone.
-    fn covers(&self, wanted: &Rule) -> bool {
+    fn covers(&self, wanted: &PolicyRule) -> bool {
         let all = |own: &[String], wanted: &[String]| wanted.iter().all(|item| has(own, item));
         if !all(&self.verbs, &wanted.verbs) {
             return false;
@@ -255,35 +255,35 @@ fn resource_matches(rule: &str, resource: &str, subresource: &str) -> bool {
 }
 
 /// What of `wanted` no rule of `owned` covers, as the smallest rules.
-pub(super) fn uncovered(owned: &[Rule], wanted: &[Rule]) -> Vec<Rule> {
+pub(super) fn uncovered(owned: &[PolicyRule], wanted: &[PolicyRule]) -> Vec<PolicyRule> {
     let small = wanted.iter().flat_map(break_down);
     small.filter(|wanted| !owned.iter().any(|owned| owned.covers(wanted))).collect()
 }
 
 /// The same as rules of one verb for one thing each.
-fn break_down(rule: &Rule) -> Vec<Rule> {
+fn break_down(rule: &PolicyRule) -> Vec<PolicyRule> {
     let mut small = Vec::new();
     for verb in &rule.verbs {
         let verbs = vec![verb.clone()];
         for url in &rule.non_resource_urls {
             let non_resource_urls = vec![url.clone()];
-            small.push(Rule { verbs: verbs.clone(), non_resource_urls, ..Rule::default() });
+            small.push(PolicyRule { verbs: verbs.clone(), non_resource_urls, ..PolicyRule::default() });
         }
         for (group, resource) in
             rule.api_groups.iter().flat_map(|g| rule.resources.iter().map(move |r| (g, r)))
         {
-            let one = Rule {
+            let one = PolicyRule {
                 verbs: verbs.clone(),
                 api_groups: vec![group.clone()],
                 resources: vec![resource.clone()],
-                ..Rule::default()
+                ..PolicyRule::default()
             };
             if rule.resource_names.is_empty() {
                 small.push(one);
                 continue;
             }
             for name in &rule.resource_names {
-                small.push(Rule { resource_names: vec![name.clone()], ..one.clone() });
+                small.push(PolicyRule { resource_names: vec![name.clone()], ..one.clone() });
             }
         }
     }

@@ -31,7 +31,7 @@ fn is_of(which: &str, check: &str) -> bool {
 /// Checks, and keeps the result for who asks for metrics.
 async fn check(server: &Inner, which: &'static str, name: &'static str) -> bool {
     let good = is_good(server, name).await;
-    server.metrics.checked(name, which, good);
+    server.metrics.record_check(name, which, good);
     good
 }
 

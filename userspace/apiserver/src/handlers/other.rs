@@ -57,10 +57,10 @@ pub(crate) async fn handle(
             let query = Query::parse(request.uri());
             return Ok(health::handle(server, &query, which, &check.join("/")).await);
         }
-        ["metrics"] => return Ok(metrics::answer(server)),
+        ["metrics"] => return Ok(metrics::respond(server)),
         ["metrics", "slis"] => {
             health::check_all(server).await;
-            return Ok(metrics::slis(server));
+            return Ok(metrics::respond_slis(server));
         }
         _ => None,
     };

@@ -1,5 +1,5 @@
-//! `/metrics` under upstream's names: requests and their times, what is stored and watched, the process; and
-//! `/metrics/slis`: what the health checks found.
+//! `/metrics` under upstream's names: requests and durations, objects and watches, the process; and `/metrics/slis`: the
+//! results of health checks.
 
 mod process;
 
@@ -31,9 +31,9 @@ use crate::object::prefix;
 use crate::request_info::RequestInfo;
 use crate::route::{Target, verb};
 
-/// What a request is for, as upstream labels it.
+/// Upstream's labels of a request.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(crate) struct Asked {
+pub(crate) struct RequestLabels {
     verb: &'static str,
     group: &'static str,
     version: &'static str,
@@ -43,12 +43,12 @@ pub(crate) struct Asked {
     component: &'static str,
 }
 
-/// How it ended.
+/// The labels of a request and its response code.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Answered {
+struct ResponseLabels {
     code: u16,
     #[prometheus(flatten)]
-    asked: Asked,
+    labels: RequestLabels,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -56,7 +56,7 @@ struct Inflight {
     request_kind: &'static str,
 }
 
-/// A health check, and what it is asked for.
+/// A health check and its endpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Check {
     name: &'static str,
@@ -64,70 +64,62 @@ struct Check {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Checked {
+struct CheckResult {
     status: &'static str,
     #[prometheus(flatten)]
     check: Check,
 }
 
-/// Upstream's, in seconds.
-const BUCKETS: [f64; 23] = [
+/// Upper bounds in seconds, as upstream's.
+const DURATION_BUCKETS: [f64; 23] = [
     0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0,
     20.0, 30.0, 45.0, 60.0,
 ];
 
-type Times = Family<Asked, Histogram, fn() -> Histogram>;
+type Durations = Family<RequestLabels, Histogram, fn() -> Histogram>;
 
 pub(crate) struct Metrics {
     registry: Registry,
-    requests: Family<Answered, Counter>,
-    times: Times,
-    long_running: Family<Asked, Gauge>,
+    requests: Family<ResponseLabels, Counter>,
+    durations: Durations,
+    long_running: Family<RequestLabels, Gauge>,
     inflight: Family<Inflight, Gauge>,
     slis: Registry,
     health: Family<Check, Gauge>,
-    checks: Family<Checked, Counter>,
+    checks: Family<CheckResult, Counter>,
 }
 
 impl Default for Metrics {
     fn default() -> Metrics {
         let (mut registry, mut slis) = (Registry::default(), Registry::default());
-        let times: Times = Family::new_with_constructor(|| Histogram::new(BUCKETS));
+        let durations: Durations = Family::new_with_constructor(|| Histogram::new(DURATION_BUCKETS));
         let (requests, long_running, inflight) = (Family::default(), Family::default(), Family::default());
         let (health, checks) = (Family::default(), Family::default());
         registry.register(
             "apiserver_request",
-            "Requests, by what they are for and how they ended",
+            "Requests by resource, verb and response code",
             requests.clone(),
         );
-        let help = "Seconds until the answer began, without watches and what else stays open";
-        registry.register("apiserver_request_duration_seconds", help, times.clone());
-        // Nothing here waits in a line before it is served, so both are the same.
-        registry.register("apiserver_request_sli_duration_seconds", help, times.clone());
+        let help = "Seconds until the response began, without watches and other long requests";
+        registry.register("apiserver_request_duration_seconds", help, durations.clone());
+        // No request queues before it is served, so both durations are the same.
+        registry.register("apiserver_request_sli_duration_seconds", help, durations.clone());
         registry.register(
             "apiserver_longrunning_requests",
             "Watches and streams that are open",
             long_running.clone(),
         );
-        registry.register(
-            "apiserver_current_inflight_requests",
-            "Requests that are being answered",
-            inflight.clone(),
-        );
-        slis.register(
-            "kubernetes_healthcheck",
-            "Whether a check passed when it was last asked for",
-            health.clone(),
-        );
+        registry.register("apiserver_current_inflight_requests", "Requests in progress", inflight.clone());
+        slis.register("kubernetes_healthcheck", "Whether the check passed at its last run", health.clone());
         slis.register("kubernetes_healthchecks", "Results of checks", checks.clone());
-        Metrics { registry, requests, times, long_running, inflight, slis, health, checks }
+        Metrics { registry, requests, durations, long_running, inflight, slis, health, checks }
     }
 }
 
-impl Asked {
-    /// A path that is no resource of this server's.
-    pub(crate) fn path(method: &Method) -> Asked {
-        Asked {
+impl RequestLabels {
+    /// A path that is not a resource of this server.
+    pub(crate) fn path(method: &Method) -> RequestLabels {
+        RequestLabels {
             verb: method_name(method),
             group: "",
             version: "",
@@ -138,8 +130,8 @@ impl Asked {
         }
     }
 
-    /// A resource that another server has. Its names are not ours to keep, and could be any number.
-    pub(crate) fn remote(info: &RequestInfo<'_>) -> Asked {
+    /// A resource of an aggregated server. Its names are not labels: their number is not bounded here.
+    pub(crate) fn remote(info: &RequestInfo<'_>) -> RequestLabels {
         let verb = match info.verb {
             "create" => "POST",
             "update" => "PUT",
@@ -150,10 +142,15 @@ impl Asked {
             "watch" => "WATCH",
             _ => "GET",
         };
-        Asked { verb, component: "aggregator", ..Asked::path(&Method::GET) }
+        RequestLabels { verb, component: "aggregator", ..RequestLabels::path(&Method::GET) }
     }
 
-    pub(crate) fn resource(method: &Method, target: &Target, watching: bool, applying: bool) -> Asked {
+    pub(crate) fn resource(
+        method: &Method,
+        target: &Target,
+        watching: bool,
+        applying: bool,
+    ) -> RequestLabels {
         let subresources = target.kind.subresources.iter();
         let subresource = subresources.copied().find(|name| *name == target.subresource).unwrap_or("");
         let verb = match verb(method, target, watching) {
@@ -171,11 +168,11 @@ impl Asked {
         };
         let kind = &target.kind;
         let (group, version, resource) = (kind.group, kind.version, kind.plural);
-        Asked { verb, group, version, resource, subresource, scope, ..Asked::path(method) }
+        RequestLabels { verb, group, version, resource, subresource, scope, ..RequestLabels::path(method) }
     }
 
-    /// Whether it stays open for as long as the client likes.
-    fn is_long(&self) -> bool {
+    /// Whether the client decides how long the request stays open.
+    fn is_long_running(&self) -> bool {
         matches!(self.verb, "WATCH" | "CONNECT") || self.subresource == "log"
     }
 
@@ -199,54 +196,60 @@ fn method_name(method: &Method) -> &'static str {
 }
 
 impl Metrics {
-    /// Counts a request as being answered for as long as the guard lives.
-    pub(crate) fn begin(&self, asked: &Asked) -> Open {
-        let gauge = match asked.is_long() {
-            true => self.long_running.get_or_create_owned(asked),
-            false => self.inflight.get_or_create_owned(&Inflight { request_kind: asked.kind() }),
+    /// Counts a request as in progress for as long as the guard lives.
+    pub(crate) fn begin(&self, labels: &RequestLabels) -> InProgress {
+        let gauge = match labels.is_long_running() {
+            true => self.long_running.get_or_create_owned(labels),
+            false => self.inflight.get_or_create_owned(&Inflight { request_kind: labels.kind() }),
         };
         gauge.inc();
-        Open(gauge)
+        InProgress(gauge)
     }
 
-    /// An answer has begun; one that goes on is counted as open until its end.
-    pub(crate) fn answered(&self, asked: Asked, took: Duration, open: Open, response: Response) -> Response {
+    /// Records a response that began. A long-running one counts as open until its body ends.
+    pub(crate) fn record(
+        &self,
+        labels: RequestLabels,
+        took: Duration,
+        open: InProgress,
+        response: Response,
+    ) -> Response {
         let code = response.status().as_u16();
-        let is_long = asked.is_long();
+        let is_long = labels.is_long_running();
         if !is_long {
-            self.times.get_or_create(&asked).observe(took.as_secs_f64());
+            self.durations.get_or_create(&labels).observe(took.as_secs_f64());
         }
-        self.requests.get_or_create(&Answered { code, asked }).inc();
+        self.requests.get_or_create(&ResponseLabels { code, labels }).inc();
         match is_long {
-            true => response.map(|body| Body::new(Held { body, _open: open })),
+            true => response.map(|body| Body::new(CountedBody { body, _open: open })),
             false => response,
         }
     }
 
-    pub(crate) fn checked(&self, name: &'static str, r#type: &'static str, good: bool) {
+    pub(crate) fn record_check(&self, name: &'static str, r#type: &'static str, good: bool) {
         let check = Check { name, r#type };
         self.health.get_or_create(&check).set(i64::from(good));
         let status = if good { "success" } else { "error" };
-        self.checks.get_or_create(&Checked { status, check }).inc();
+        self.checks.get_or_create(&CheckResult { status, check }).inc();
     }
 }
 
-/// A request that is being answered.
-pub(crate) struct Open(Gauge);
+/// A request in progress; counted down on drop.
+pub(crate) struct InProgress(Gauge);
 
-impl Drop for Open {
+impl Drop for InProgress {
     fn drop(&mut self) {
         self.0.dec();
     }
 }
 
-/// A body, and what is held until its end.
-struct Held {
+/// A body that counts as open until its end.
+struct CountedBody {
     body: Body,
-    _open: Open,
+    _open: InProgress,
 }
 
-impl http_body::Body for Held {
+impl http_body::Body for CountedBody {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -266,30 +269,30 @@ impl http_body::Body for Held {
     }
 }
 
-/// The answer to `/metrics`.
-pub(crate) fn answer(server: &Arc<Inner>) -> Response {
+/// The response to `/metrics`.
+pub(crate) fn respond(server: &Arc<Inner>) -> Response {
     let mut out = String::new();
     storage(server, &mut out);
-    process::tell(&mut out);
+    process::write(&mut out);
     encoded(&server.metrics.registry, &mut out);
-    told(out)
+    response_of(out)
 }
 
-/// The answer to `/metrics/slis`.
-pub(crate) fn slis(server: &Arc<Inner>) -> Response {
+/// The response to `/metrics/slis`.
+pub(crate) fn respond_slis(server: &Arc<Inner>) -> Response {
     let mut out = String::new();
     encoded(&server.metrics.slis, &mut out);
-    told(out)
+    response_of(out)
 }
 
-fn told(out: String) -> Response {
+fn response_of(out: String) -> Response {
     let mut response = text(StatusCode::OK, out);
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     response.headers_mut().insert(CONTENT_TYPE, kind);
     response
 }
 
-/// A registry in the older text format, where a counter's family has the name of its samples and nothing marks the end.
+/// Writes a registry in the Prometheus text format 0.0.4: a counter's family has the name of its samples, without an end mark.
 fn encoded(registry: &Registry, out: &mut String) {
     let mut text = String::new();
     // Writing into a string does not fail.
@@ -320,7 +323,7 @@ fn family(
 
 fn storage(server: &Arc<Inner>, out: &mut String) {
     let revision = server.caches.applied() as f64;
-    let help = "The revision that the caches are at";
+    let help = "The revision of the caches";
     family(out, "apiserver_storage_revision", "gauge", help, [(String::new(), revision)].into_iter());
     let registry = server.caches.registry();
     let mut all: BTreeMap<String, (&KindRef, Counts)> = BTreeMap::new();
@@ -330,24 +333,24 @@ fn storage(server: &Arc<Inner>, out: &mut String) {
             all.entry(prefix(kind)).or_insert_with(|| (kind, resource.counts()));
         }
     }
-    let help = "Objects that are stored, by resource";
+    let help = "Stored objects by resource";
     let objects = all
         .values()
         .map(|(kind, counts)| (format!("{{resource=\"{}\"}}", kind.group_resource()), counts.objects as f64));
     family(out, "apiserver_storage_objects", "gauge", help, objects);
-    let changes = "Changes that the caches heard of";
-    let watchers = "Watches of a resource that are open";
-    type Of = fn(&Counts) -> f64;
-    let by_group: [(&str, &str, &str, Of); 3] = [
+    let changes = "Changes that the caches received";
+    let watchers = "Open watches of a resource";
+    type Value = fn(&Counts) -> f64;
+    let by_group: [(&str, &str, &str, Value); 3] = [
         ("apiserver_resource_objects", "gauge", help, |counts| counts.objects as f64),
         ("apiserver_watch_cache_events_received_total", "counter", changes, |counts| counts.changes as f64),
         ("apiserver_registered_watchers", "gauge", watchers, |counts| counts.watchers as f64),
     ];
-    for (name, sort, help, of) in by_group {
+    for (name, kind_of_metric, help, of) in by_group {
         let samples = all.values().map(|(kind, counts)| {
             (format!("{{group=\"{}\",resource=\"{}\"}}", kind.group, kind.plural), of(counts))
         });
-        family(out, name, sort, help, samples);
+        family(out, name, kind_of_metric, help, samples);
     }
     if let Some(audit) = &server.config.audit {
         let samples = [("{plugin=\"log\"}".to_owned(), audit.lost() as f64)].into_iter();
@@ -362,9 +365,9 @@ mod tests {
     #[test]
     fn counters_are_named_as_their_samples() {
         let metrics = Metrics::default();
-        let asked = Asked::path(&Method::GET);
-        let open = metrics.begin(&asked);
-        drop(metrics.answered(asked, Duration::from_millis(30), open, Response::new(Body::empty())));
+        let labels = RequestLabels::path(&Method::GET);
+        let open = metrics.begin(&labels);
+        drop(metrics.record(labels, Duration::from_millis(30), open, Response::new(Body::empty())));
         let mut out = String::new();
         encoded(&metrics.registry, &mut out);
         for line in [

@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, anyhow};
-use skep_apiserver::{Audit, LogOptions, Policy};
+use skep_apiserver::{Audit, AuditPolicy, LogOptions};
 
 #[derive(clap::Args)]
 pub(super) struct AuditFlags {
-    /// Which requests the audit log tells of: a file with a Policy of audit.k8s.io/v1
+    /// Which requests the audit log records: a file with a Policy of audit.k8s.io/v1
     #[arg(long, requires = "audit_log_path")]
     audit_policy_file: Option<PathBuf>,
     /// Where the audit log is written, a line of JSON an event; `-` is the standard output
@@ -39,7 +39,7 @@ impl AuditFlags {
         } = self;
         let (Some(file), Some(path)) = (audit_policy_file, audit_log_path) else { return Ok(None) };
         let text = std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
-        let policy = Policy::parse(&text).map_err(|why| anyhow!("{}: {why}", file.display()))?;
+        let policy = AuditPolicy::parse(&text).map_err(|why| anyhow!("{}: {why}", file.display()))?;
         let options = LogOptions {
             path: path.clone(),
             max_age: *audit_log_maxage,

@@ -6,12 +6,12 @@ use skep_api::meta;
 
 use super::validation::Validation;
 use crate::admission::expression::{Conditions, Expression};
-use crate::admission::rules::Rules;
+use crate::admission::rules::MatchRules;
 
 /// A policy; `T` is what only a mutating or only a validating one has.
-pub(crate) struct Policy<T> {
+pub(crate) struct AdmissionPolicy<T> {
     pub(super) name: String,
-    pub(super) rules: Rules,
+    pub(super) rules: MatchRules,
     pub(super) conditions: Conditions,
     pub(super) variables: Vec<(String, Expression)>,
     pub(super) ignores_failure: bool,
@@ -20,13 +20,13 @@ pub(crate) struct Policy<T> {
     pub(super) body: T,
 }
 
-impl<T> Policy<T> {
-    fn of(policy: &Value, body: T) -> Policy<T> {
+impl<T> AdmissionPolicy<T> {
+    fn of(policy: &Value, body: T) -> AdmissionPolicy<T> {
         let spec = &policy["spec"];
         let kind = &spec["paramKind"];
-        Policy {
+        AdmissionPolicy {
             name: meta::name(policy).to_owned(),
-            rules: Rules::of_policy(&spec["matchConstraints"], false),
+            rules: MatchRules::of_policy(&spec["matchConstraints"], false),
             conditions: Conditions::of(&spec["matchConditions"]),
             variables: named(&spec["variables"], "name", "expression"),
             ignores_failure: spec["failurePolicy"] == "Ignore",
@@ -55,11 +55,11 @@ pub(crate) struct Mutating {
 }
 
 impl Mutating {
-    pub(in crate::admission) fn policy(policy: &Value) -> Policy<Mutating> {
+    pub(in crate::admission) fn policy(policy: &Value) -> AdmissionPolicy<Mutating> {
         let spec = &policy["spec"];
         let mutations = spec["mutations"].as_array().into_iter().flatten().map(Mutation::of).collect();
         let reinvoke_if_needed = spec["reinvocationPolicy"] == "IfNeeded";
-        Policy::of(policy, Mutating { mutations, reinvoke_if_needed })
+        AdmissionPolicy::of(policy, Mutating { mutations, reinvoke_if_needed })
     }
 }
 
@@ -70,11 +70,11 @@ pub(crate) struct Validating {
 }
 
 impl Validating {
-    pub(in crate::admission) fn policy(policy: &Value) -> Policy<Validating> {
+    pub(in crate::admission) fn policy(policy: &Value) -> AdmissionPolicy<Validating> {
         let spec = &policy["spec"];
         let validations = spec["validations"].as_array().into_iter().flatten().map(Validation::of).collect();
         let annotations = named(&spec["auditAnnotations"], "key", "valueExpression");
-        Policy::of(policy, Validating { validations, annotations })
+        AdmissionPolicy::of(policy, Validating { validations, annotations })
     }
 }
 
@@ -96,23 +96,23 @@ impl Mutation {
 }
 
 /// A binding, which puts a policy in force.
-pub(crate) struct Binding {
+pub(crate) struct PolicyBinding {
     pub(super) name: String,
     pub(super) policy: String,
-    pub(super) rules: Rules,
+    pub(super) rules: MatchRules,
     pub(super) params: Value,
     /// `validationActions` of a validating policy.
     pub(super) actions: Vec<String>,
 }
 
-impl Binding {
-    pub(in crate::admission) fn of(binding: &Value) -> Binding {
+impl PolicyBinding {
+    pub(in crate::admission) fn of(binding: &Value) -> PolicyBinding {
         let spec = &binding["spec"];
         let actions = spec["validationActions"].as_array().into_iter().flatten();
-        Binding {
+        PolicyBinding {
             name: meta::name(binding).to_owned(),
             policy: text(&spec["policyName"]),
-            rules: Rules::of_policy(&spec["matchResources"], true),
+            rules: MatchRules::of_policy(&spec["matchResources"], true),
             params: spec["paramRef"].clone(),
             actions: actions.filter_map(|action| action.as_str().map(str::to_owned)).collect(),
         }

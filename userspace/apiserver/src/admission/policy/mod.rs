@@ -18,14 +18,14 @@ use super::request::Request;
 use super::variables::bindings;
 use super::versioned_attributes::VersionedAttributes;
 
-pub(super) use definition::{Binding, Mutating, Policy, Validating};
+pub(super) use definition::{AdmissionPolicy, Mutating, PolicyBinding, Validating};
 pub(super) use mutating::mutate;
 pub(super) use validating::validate;
 
 /// A policy in force for a request through a binding, with one of its parameters or the reason why it has none.
 struct PolicyInvocation<'a, T> {
-    policy: &'a Policy<T>,
-    binding: &'a Binding,
+    policy: &'a AdmissionPolicy<T>,
+    binding: &'a PolicyBinding,
     /// The kind that the policy matched.
     kind: KindRef,
     param: Result<Value, String>,
@@ -35,8 +35,8 @@ struct PolicyInvocation<'a, T> {
 fn in_force<'a, T>(
     request: &Request<'_>,
     object: &Value,
-    policies: &'a [Arc<Policy<T>>],
-    bindings: &'a [Arc<Binding>],
+    policies: &'a [Arc<AdmissionPolicy<T>>],
+    bindings: &'a [Arc<PolicyBinding>],
 ) -> Vec<PolicyInvocation<'a, T>> {
     let mut invocations = Vec::new();
     for policy in policies {

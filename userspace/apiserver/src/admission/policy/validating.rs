@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use skep_api::Status;
 use skep_api::cel::{self, Bindings, Budget, PER_OBJECT};
 
-use super::definition::{Binding, Policy, Validating};
+use super::definition::{AdmissionPolicy, PolicyBinding, Validating};
 use super::validation::Violation;
 use super::{PolicyInvocation, in_force};
 use crate::admission::request::Request;
@@ -38,13 +38,13 @@ pub(in crate::admission) async fn validate(request: &Request<'_>, object: &Value
     refusal.map_or(Ok(()), Err)
 }
 
-impl Policy<Validating> {
+impl AdmissionPolicy<Validating> {
     /// Performs the binding's actions for each violation; returns the first refusal.
     fn enforce(
         &self,
         request: &Request<'_>,
         object: &Value,
-        binding: &Binding,
+        binding: &PolicyBinding,
         known: Bindings<'static>,
     ) -> Option<Status> {
         let mut refusal = None;
@@ -106,7 +106,7 @@ impl Policy<Validating> {
         &self,
         request: &Request<'_>,
         object: &Value,
-        binding: &Binding,
+        binding: &PolicyBinding,
         at: usize,
         violation: &Violation,
     ) -> Option<Status> {
@@ -135,7 +135,7 @@ impl Policy<Validating> {
         &self,
         request: &Request<'_>,
         object: &Value,
-        binding: &Binding,
+        binding: &PolicyBinding,
         violation: &Violation,
     ) -> Status {
         let message = format!(

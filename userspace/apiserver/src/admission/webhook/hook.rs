@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::admission::expression::Conditions;
-use crate::admission::rules::Rules;
+use crate::admission::rules::MatchRules;
 
 const MAX_TIMEOUT_SECONDS: u64 = 30;
 const DEFAULT_TIMEOUT_SECONDS: u64 = 10;
@@ -14,7 +14,7 @@ const DEFAULT_TIMEOUT_SECONDS: u64 = 10;
 pub(crate) struct Hook {
     pub(super) name: String,
     pub(super) client: Value,
-    pub(super) rules: Rules,
+    pub(super) rules: MatchRules,
     pub(super) conditions: Conditions,
     pub(super) ignores_failure: bool,
     pub(super) timeout: Duration,
@@ -34,7 +34,7 @@ impl Hook {
         Hook {
             name: hook["name"].as_str().unwrap_or_default().to_owned(),
             client: hook["clientConfig"].clone(),
-            rules: Rules::of_webhook(hook),
+            rules: MatchRules::of_webhook(hook),
             conditions: Conditions::of(&hook["matchConditions"]),
             ignores_failure: hook["failurePolicy"] == "Ignore",
             timeout: Duration::from_secs(seconds),
