@@ -1,10 +1,10 @@
-//! What pods with a limited bandwidth send and receive.
+//! The bandwidth of pods that have a limit.
 //!
-//! What a pod sends over its rate waits for its earliest departure time on a link of its own (`fq`), and comes from the pod
-//! anew then; where the kernel has no `fq`, it is dropped. What a pod is sent over its rate is dropped: whoever sends it
-//! cannot be made to wait here.
+//! A packet that a pod sends above its rate waits for its earliest departure time on the pace link (`fq`) and then passes
+//! the pod's hook again. Without `fq` in the kernel it is dropped. A packet that a pod receives above its rate is dropped:
+//! its sender cannot be delayed here.
 //!
-//! Packets of such pods come here from the pods' hooks and from [`crate::policy`]: the flows of all others never do.
+//! Only packets of such pods come here, from the pods' hooks and from [`crate::policy`].
 
 use aya_ebpf::helpers::generated::{bpf_redirect, bpf_skb_set_tstamp, bpf_spin_lock, bpf_spin_unlock};
 use aya_ebpf::programs::TcContext;
@@ -16,49 +16,49 @@ use crate::packet::Packet;
 use crate::{clock, cluster, delay};
 
 const UDP_SIZE: u64 = 8;
-/// How long a packet may have to wait at most; what would wait longer is dropped.
+/// How long a packet may wait; one that would wait longer is dropped.
 const MAX_WAIT_NS: u64 = 1_000_000_000;
 
-/// The near end of the link on which packets wait; 0: there is none. Known before the programs are loaded, since before
-/// Linux 5.18 the kernel refuses what sets a packet's time.
+/// Index of the near end of the pace link; 0: there is none. It is set before the programs are loaded: Linux before 5.18
+/// rejects a program that can set a packet's time, and 0 makes that code dead.
 #[unsafe(no_mangle)]
 static PACE: u32 = 0;
 
 #[inline(always)]
-fn pace() -> u32 {
+fn pace_ifindex() -> u32 {
     // SAFETY: a global that is set before the program is loaded and never written.
     unsafe { core::ptr::read_volatile(&raw const PACE) }
 }
 
-/// Of `BPF_SKB_TSTAMP_*` in linux/bpf.h: no time, and one of the monotonic clock at which the packet is to leave.
-const NO_TIME: u32 = 0;
-const DEPARTURE: u32 = 1;
+/// `BPF_SKB_TSTAMP_UNSPEC` and `BPF_SKB_TSTAMP_DELIVERY_MONO` of linux/bpf.h.
+const TSTAMP_UNSPEC: u32 = 0;
+const TSTAMP_DELIVERY_MONO: u32 = 1;
 
-/// Neither is one of the kernel's actions.
-const NOW: i32 = -2;
+/// Results of [`pace`] that are none of the kernel's actions: the packet goes on, or is dropped.
+const SEND_NOW: i32 = -2;
 const TOO_LATE: i32 = -3;
 
-/// Has a packet that its pod sends over its rate wait, if the flow's `flags` say that there may be a rate. It has to be as
-/// the pod sent it, since it comes anew. `None`: it goes on now.
+/// Delays a packet that a pod sends above its rate, if the flow's `flags` say that there may be a limit. The packet must
+/// be as the pod sent it, since it passes the hook again. `None`: it goes on now.
 #[inline(always)]
-pub(crate) fn wait(ctx: &TcContext, packet: &Packet, flags: u32) -> Result<Option<i32>, DropReason> {
-    if flags & Flow::LIMITED == 0 || pace() == 0 {
+pub(crate) fn delay_egress(ctx: &TcContext, packet: &Packet, flags: u32) -> Result<Option<i32>, DropReason> {
+    if flags & Flow::LIMITED == 0 || pace_ifindex() == 0 {
         return Ok(None);
     }
-    match put_off(ctx, packet) {
-        NOW => Ok(None),
+    match pace(ctx, packet) {
+        SEND_NOW => Ok(None),
         TOO_LATE => Err(DropReason::Bandwidth),
         action => Ok(Some(action)),
     }
 }
 
 #[inline(never)]
-fn put_off(ctx: &TcContext, packet: &Packet) -> i32 {
-    if delay::has_waited(ctx) {
-        set_time(ctx, 0, NO_TIME);
-        return NOW;
+fn pace(ctx: &TcContext, packet: &Packet) -> i32 {
+    if delay::take_rate_mark(ctx) {
+        set_time(ctx, 0, TSTAMP_UNSPEC);
+        return SEND_NOW;
     }
-    let Some(pod) = cluster::pod(packet.sender_addr()) else { return NOW };
+    let Some(pod) = cluster::pod(packet.sender_addr()) else { return SEND_NOW };
     let now = clock::exact_ns();
     match take_turn(
         pod,
@@ -68,12 +68,12 @@ fn put_off(ctx: &TcContext, packet: &Packet) -> i32 {
         Slack { burst_ns: 0, wait_ns: MAX_WAIT_NS },
     ) {
         None => TOO_LATE,
-        Some(at) if at > now && delay::will_wait(ctx) => {
-            set_time(ctx, at, DEPARTURE);
+        Some(at) if at > now && delay::mark_for_rate(ctx) => {
+            set_time(ctx, at, TSTAMP_DELIVERY_MONO);
             // SAFETY: the helper checks the index.
-            unsafe { bpf_redirect(pace(), 0) as i32 }
+            unsafe { bpf_redirect(pace_ifindex(), 0) as i32 }
         }
-        Some(_) => NOW,
+        Some(_) => SEND_NOW,
     }
 }
 
@@ -83,24 +83,24 @@ fn set_time(ctx: &TcContext, time: u64, kind: u32) {
     let _ = unsafe { bpf_skb_set_tstamp(ctx.skb.skb, time, kind) };
 }
 
-/// Takes the packet from the buckets of the pods at its ends, if the flow's `flags` say that there are any.
+/// Charges the packet to the buckets of the pods at its ends, if the flow's `flags` say that there may be a limit.
 #[inline(always)]
-pub(crate) fn take(ctx: &TcContext, packet: &Packet, flags: u32) -> Result<(), DropReason> {
-    taken(ctx, packet, flags, false)
+pub(crate) fn charge(ctx: &TcContext, packet: &Packet, flags: u32) -> Result<(), DropReason> {
+    charge_limited(ctx, packet, flags, false)
 }
 
-/// As [`take`], for a packet that opens a flow. It does not wait for its turn, but has one.
+/// As [`charge`], for a packet that opens a flow: it is charged for the sender too, since it did not wait for its turn.
 #[inline(always)]
-pub(crate) fn take_first(ctx: &TcContext, packet: &Packet, flags: u32) -> Result<(), DropReason> {
-    taken(ctx, packet, flags, true)
+pub(crate) fn charge_first(ctx: &TcContext, packet: &Packet, flags: u32) -> Result<(), DropReason> {
+    charge_limited(ctx, packet, flags, true)
 }
 
 #[inline(always)]
-fn taken(ctx: &TcContext, packet: &Packet, flags: u32, first: bool) -> Result<(), DropReason> {
+fn charge_limited(ctx: &TcContext, packet: &Packet, flags: u32, first: bool) -> Result<(), DropReason> {
     if flags & Flow::LIMITED == 0 {
         return Ok(());
     }
-    match spend(ctx, packet, first) {
+    match charge_both(ctx, packet, first) {
         DropReason::None => Ok(()),
         reason => Err(reason),
     }
@@ -114,12 +114,12 @@ pub(crate) fn flag(from: Option<&Pod>, to: Option<&Pod>) -> u32 {
 }
 
 #[inline(never)]
-fn spend(ctx: &TcContext, packet: &Packet, first: bool) -> DropReason {
+fn charge_both(ctx: &TcContext, packet: &Packet, first: bool) -> DropReason {
     let (bytes, now) = (wire_bytes(ctx, packet), clock::exact_ns());
     for (addr, direction) in
         [(&packet.source.addr, Direction::EGRESS), (&packet.destination.addr, Direction::INGRESS)]
     {
-        let paced = direction == Direction::EGRESS && pace() != 0;
+        let paced = direction == Direction::EGRESS && pace_ifindex() != 0;
         if paced && !first {
             continue;
         }
@@ -133,13 +133,13 @@ fn spend(ctx: &TcContext, packet: &Packet, first: bool) -> DropReason {
     DropReason::None
 }
 
-/// The packet's bytes once it is in as many frames as it will be: every one has its own headers.
+/// The packet's bytes on the wire: after segmentation every frame has its own headers.
 #[inline(always)]
 fn wire_bytes(ctx: &TcContext, packet: &Packet) -> u64 {
     // SAFETY: the context is the kernel's; `gso_segs` is a field that every classifier may read.
-    let further = unsafe { (*ctx.skb.skb).gso_segs }.saturating_sub(1) as u64;
+    let more_frames = unsafe { (*ctx.skb.skb).gso_segs }.saturating_sub(1) as u64;
     let length = ctx.len() as u64;
-    if further == 0 {
+    if more_frames == 0 {
         return length;
     }
     let transport = if packet.proto == Proto::TCP {
@@ -147,10 +147,11 @@ fn wire_bytes(ctx: &TcContext, packet: &Packet) -> u64 {
     } else {
         UDP_SIZE
     };
-    length + further * (packet.l4 as u64 + transport)
+    length + more_frames * (packet.l4 as u64 + transport)
 }
 
-/// When it is the packet's turn, which then is spent; `None`: too late. Exact whatever number of CPUs do this at a time.
+/// Takes the packet's turn from the pod's bucket: when it may leave; `None`: it would wait too long. Exact on any number of
+/// CPUs.
 #[inline(always)]
 fn take_turn(pod: &Pod, direction: Direction, bytes: u64, now: u64, slack: Slack) -> Option<u64> {
     let rate = pod.rate(direction);
@@ -159,8 +160,8 @@ fn take_turn(pod: &Pod, direction: Direction, bytes: u64, now: u64, slack: Slack
     }
     let Some(bucket) = BUCKETS.get_ptr_mut(bucket_index(pod.slot, direction)) else { return Some(now) };
     let cost = wire_time_ns(bytes, rate);
-    // SAFETY: the element lives as long as the program runs. The lock is its own, is held for what only the holder does
-    // with it, and no call stands between taking it and giving it back.
+    // SAFETY: the element lives as long as the program runs. The lock is the element's own, every access to the other
+    // fields is under it, and no call is made between lock and unlock.
     unsafe {
         let lock = (&raw mut (*bucket).lock).cast();
         bpf_spin_lock(lock);

@@ -1,5 +1,7 @@
-//! The benchmark's own programs: what an empty one costs, a source and a sink of packets, and what gives a program the
-//! same packet again. Skep does not load them.
+//! The benchmark's own programs; Skep does not load them.
+//!
+//! Empty programs, the least program that joins two pods, a source and a sink of packets, and a program that restores the
+//! packet before it calls the measured one.
 #![no_std]
 #![no_main]
 
@@ -9,29 +11,30 @@ use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_redirect, bpf_redire
 use aya_ebpf::macros::{btf_map, classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
 
-/// Ethernet, IPv4 and UDP.
+/// Bytes of Ethernet, IPv4 and UDP headers.
 const HEADERS: usize = 42;
+/// Offset of the UDP source port.
 const SOURCE_PORT: usize = 34;
-/// Flows that the source makes, by source port.
+/// Flows that [`send_xdp`] makes, by source port.
 const FLOWS: u32 = 64;
 const FIRST_PORT: u32 = 20_000;
 
-/// What every packet of [`send_xdp`] begins with; its UDP checksum is 0: none.
+/// The headers of every packet of [`send_xdp`]. The UDP checksum is 0: none.
 #[unsafe(no_mangle)]
 static TEMPLATE: [u8; HEADERS] = [0; HEADERS];
 
-/// Where [`send_xdp`] and [`join_tc`] send.
+/// Index of the interface that [`send_xdp`] and [`join_tc`] send to.
 #[unsafe(no_mangle)]
 static DEVICE: u32 = 0;
 
-/// Ethernet, IPv6 and TCP without options, and some payload.
+/// Bytes that [`again_xdp`] restores: Ethernet, IPv6 and TCP without options, and some payload.
 const RESTORED: usize = 80;
 
-/// What every packet of [`again_xdp`] begins with.
+/// The first bytes of every packet of [`again_xdp`].
 #[unsafe(no_mangle)]
 static HEADERS_AGAIN: [u64; RESTORED / 8] = [0; RESTORED / 8];
 
-/// Where [`again_xdp`] goes on.
+/// The program that [`again_xdp`] calls.
 #[btf_map]
 static MEASURED: ProgramArray<1> = ProgramArray::new();
 
@@ -40,7 +43,7 @@ pub fn empty_tc(_ctx: TcContext) -> i32 {
     TC_ACT_OK as i32
 }
 
-/// The least that any program does which brings a packet from one pod to another.
+/// The least program that joins two pods.
 #[classifier]
 pub fn join_tc(_ctx: TcContext) -> i32 {
     // SAFETY: the helper checks the index; the global is set before the program is loaded.
@@ -57,7 +60,7 @@ pub fn sink_xdp(_ctx: XdpContext) -> u32 {
     xdp_action::XDP_DROP
 }
 
-/// A test run goes on with what the run before made of the packet: here every run begins with the same.
+/// Each run of a test starts with the packet that the run before it left. This program restores it.
 #[xdp(frags)]
 pub fn again_xdp(ctx: XdpContext) -> u32 {
     let packet = ctx.data();
@@ -76,8 +79,8 @@ pub fn again_xdp(ctx: XdpContext) -> u32 {
     xdp_action::XDP_ABORTED
 }
 
-/// Run on live frames (BPF_F_TEST_XDP_LIVE_FRAMES). The kernel uses a frame again as its last receiver left it, so all
-/// headers are written anew.
+/// A source of packets, run on live frames (BPF_F_TEST_XDP_LIVE_FRAMES). The kernel reuses a frame as its last receiver left
+/// it, so all headers are written again.
 #[xdp]
 pub fn send_xdp(ctx: XdpContext) -> u32 {
     if ctx.data() + HEADERS > ctx.data_end() {

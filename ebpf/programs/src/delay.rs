@@ -1,10 +1,10 @@
-//! Packets that wait on a link of their own, whose far end gives them back to where they came from.
+//! Packets that wait on a separate link, whose far end returns them to the interface that they came from.
 //!
-//! Fragments that come before their first one, which alone has the ports, go there until the first one has come or their
-//! time is over. What pods send too fast has a link besides: see [`crate::bandwidth`].
+//! Later fragments that arrive before the first one, which alone has the ports, circulate on the delay link until the
+//! first one has come or their time is over. Packets above a pod's rate wait on the pace link: see [`crate::bandwidth`].
 //!
-//! The fragments' link takes so many bytes a second and holds so many; what is more is lost there. So a flood of such
-//! fragments costs no more than that, and others of them their chance, which is what they had without a link.
+//! The delay link has a rate and a queue limit and drops what exceeds them. So a flood of early fragments costs no more
+//! than that; it only takes from other early fragments a chance that they did not have without the link.
 
 use aya_ebpf::bindings::BPF_F_INGRESS;
 use aya_ebpf::helpers::generated::bpf_redirect;
@@ -13,18 +13,19 @@ use skep_abi::DropReason;
 
 use crate::{clock, maps};
 
-/// A waiting packet's mark: where it came from in the low bits, then whether it is for its rate, above that when it came, in
-/// units of 2^24 ns (17 ms).
-const PLACE: u32 = (1 << 23) - 1;
+/// The mark of a waiting packet. Bits 0 to 22: index of the interface that it came from.
+const IFINDEX_MASK: u32 = (1 << 23) - 1;
+/// Bit 23: it waits for its rate.
 const FOR_RATE: u32 = 1 << 23;
+/// Bits 24 to 31: when it came, in units of 2^24 nanoseconds (17 ms).
 const TIME_BIT: u32 = 24;
-const TIME_SHIFT: u32 = 24;
-/// A fifth of a second: what overtakes on a network does so by less.
+const TIME_UNIT_SHIFT: u32 = 24;
+/// How long a fragment waits, in the mark's units of time: 200 ms. Reordering on a network delays by less.
 const MAX_WAIT_UNITS: u32 = 12;
 
-/// Lets a fragment wait that would be dropped for being early.
+/// Sends a fragment that would be dropped for being early to the delay link.
 #[inline(always)]
-pub(crate) fn early(ctx: &TcContext, result: Result<i32, DropReason>) -> Result<i32, DropReason> {
+pub(crate) fn early_fragment(ctx: &TcContext, result: Result<i32, DropReason>) -> Result<i32, DropReason> {
     match result {
         Err(DropReason::Fragment) => hold(ctx).ok_or(DropReason::Fragment),
         result => result,
@@ -34,52 +35,52 @@ pub(crate) fn early(ctx: &TcContext, result: Result<i32, DropReason>) -> Result<
 #[inline(always)]
 fn hold(ctx: &TcContext) -> Option<i32> {
     let delay = maps::config()?.delay;
-    let (mark, place) = (mark(ctx), place(ctx));
-    let time = (clock::now_ns() >> TIME_SHIFT) as u32;
-    // A mark of somebody else's says that the packet is to be seen by somebody else.
+    let (mark, from) = (mark(ctx), ifindex(ctx));
+    let time = (clock::now_ns() >> TIME_UNIT_SHIFT) as u32;
+    // Another program's mark is not overwritten: that program needs it.
     let waited = if mark == 0 { 0 } else { time.wrapping_sub(mark >> TIME_BIT) & (u32::MAX >> TIME_BIT) };
-    let ours = place <= PLACE && (mark == 0 || mark & PLACE == place);
+    let ours = from <= IFINDEX_MASK && (mark == 0 || mark & IFINDEX_MASK == from);
     if delay == 0 || !ours || waited > MAX_WAIT_UNITS {
         return None;
     }
     if mark == 0 {
-        set_mark(ctx, time << TIME_BIT | place);
+        set_mark(ctx, time << TIME_BIT | from);
     }
     // SAFETY: the helper checks the index.
     Some(unsafe { bpf_redirect(delay, 0) } as i32)
 }
 
-/// The far end of the link.
+/// Returns a packet from the link's far end to the interface that it came from.
 #[inline(always)]
-pub(crate) fn back(ctx: &TcContext) -> i32 {
+pub(crate) fn return_packet(ctx: &TcContext) -> i32 {
     // SAFETY: the helper checks the index.
-    unsafe { bpf_redirect(mark(ctx) & PLACE, BPF_F_INGRESS as u64) as i32 }
+    unsafe { bpf_redirect(mark(ctx) & IFINDEX_MASK, BPF_F_INGRESS as u64) as i32 }
 }
 
-/// The first fragment has come: nothing of the wait stays with this one.
+/// Removes the mark of a fragment whose first one has come.
 #[inline(always)]
-pub(crate) fn over(ctx: &TcContext) {
+pub(crate) fn end(ctx: &TcContext) {
     let mark = mark(ctx);
-    if mark != 0 && mark & (PLACE | FOR_RATE) == place(ctx) {
+    if mark != 0 && mark & (IFINDEX_MASK | FOR_RATE) == ifindex(ctx) {
         set_mark(ctx, 0);
     }
 }
 
-/// Marks a packet that is to wait for its rate; false if its mark is somebody else's.
+/// Marks a packet that is to wait for its rate; false: it has another program's mark and cannot wait.
 #[inline(always)]
-pub(crate) fn will_wait(ctx: &TcContext) -> bool {
-    let place = place(ctx);
-    let free = place <= PLACE && mark(ctx) == 0;
+pub(crate) fn mark_for_rate(ctx: &TcContext) -> bool {
+    let from = ifindex(ctx);
+    let free = from <= IFINDEX_MASK && mark(ctx) == 0;
     if free {
-        set_mark(ctx, FOR_RATE | place);
+        set_mark(ctx, FOR_RATE | from);
     }
     free
 }
 
-/// Whether it has waited for its rate; then nothing of that stays with it.
+/// Whether the packet has waited for its rate; the mark is then removed.
 #[inline(always)]
-pub(crate) fn has_waited(ctx: &TcContext) -> bool {
-    let waited = mark(ctx) & (PLACE | FOR_RATE) == FOR_RATE | place(ctx);
+pub(crate) fn take_rate_mark(ctx: &TcContext) -> bool {
+    let waited = mark(ctx) & (IFINDEX_MASK | FOR_RATE) == FOR_RATE | ifindex(ctx);
     if waited {
         set_mark(ctx, 0);
     }
@@ -99,7 +100,7 @@ fn set_mark(ctx: &TcContext, mark: u32) {
 }
 
 #[inline(always)]
-fn place(ctx: &TcContext) -> u32 {
+fn ifindex(ctx: &TcContext) -> u32 {
     // SAFETY: as in `mark`.
     unsafe { (*ctx.skb.skb).ifindex }
 }

@@ -1,4 +1,6 @@
-//! Where a packet goes once it may pass.
+//! Where an allowed packet goes.
+//!
+//! In: a packet and the interface, pod or node that it is for. Out: the kernel's action.
 
 use aya_ebpf::bindings::{
     BPF_F_INGRESS, TC_ACT_OK, TC_ACT_SHOT, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1 as NextHop,
@@ -10,67 +12,69 @@ use skep_abi::{Addr, DropReason, NodeConfig};
 use crate::packet::Packet;
 use crate::report;
 
-/// Its number in every network namespace.
-const LOOPBACK: u32 = 1;
+/// Index of the loopback interface, in every network namespace.
+const LOOPBACK_IFINDEX: u32 = 1;
+/// Address families of the kernel's parameters.
 pub(crate) const AF_INET: u32 = 2;
 pub(crate) const AF_INET6: u32 = 10;
 
-/// Straight into the pod behind the host-side interface, past the node's stack.
+/// Into the pod with that host-side interface, past the node's stack.
 #[inline(always)]
 pub(crate) fn to_pod(ifindex: u32) -> i32 {
     // SAFETY: the helper checks the index; a wrong one drops the packet.
     unsafe { bpf_redirect_peer(ifindex, 0) as i32 }
 }
 
-/// Out of the interface, by the neighbour that the destination is.
+/// Out of the interface; the kernel looks up the next hop.
 #[inline(always)]
-pub(crate) fn by(ifindex: u32) -> i32 {
+pub(crate) fn to_interface(ifindex: u32) -> i32 {
     // SAFETY: no parameters are given, so the kernel looks the neighbour up itself.
     unsafe { bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) as i32 }
 }
 
-/// To the node's own processes, by the loopback interface: where a packet from the node's own address is no martian.
+/// To the node's own processes, by the loopback interface: there the kernel accepts the node's own address as a source.
 #[inline(always)]
 pub(crate) fn to_host(ctx: &TcContext) -> i32 {
-    // Loopback's station; without it the kernel takes the packet for somebody else's.
+    // Loopback's MAC: with another one the kernel takes the packet for another host's.
     let _ = ctx.store(0, &[0u8; 6], 0);
     // SAFETY: the helper has no preconditions.
-    unsafe { bpf_redirect(LOOPBACK, BPF_F_INGRESS as u64) as i32 }
+    unsafe { bpf_redirect(LOOPBACK_IFINDEX, BPF_F_INGRESS as u64) as i32 }
 }
 
-/// Out of the uplink, next hop by the node's routes, past the node's stack.
+/// Out of the uplink, past the node's stack; the node's routes give the next hop.
 #[inline(always)]
 pub(crate) fn to_uplink(config: &NodeConfig) -> i32 {
-    by(config.uplink)
+    to_interface(config.uplink)
 }
 
-/// To another node's pod: by the overlay if there is one, next hop by the node's routes.
+/// To another node's pod: by the overlay if there is one, or else by the uplink.
 #[inline(always)]
 pub(crate) fn to_remote(config: &NodeConfig, packet: &Packet) -> i32 {
     let overlay = overlay(config, packet);
     if overlay == 0 {
         return to_uplink(config);
     }
-    by(overlay)
+    to_interface(overlay)
 }
 
-/// To the node that the packet is addressed to, by the overlay; no route leads there that way.
+/// To the node that the packet is addressed to, by the overlay. The node's routes do not lead there by the overlay, so the
+/// next hop is given.
 #[inline(always)]
 pub(crate) fn to_node(config: &NodeConfig, packet: &Packet) -> i32 {
-    by_hop(overlay(config, packet), packet, &packet.destination.addr)
+    to_next_hop(overlay(config, packet), packet, &packet.destination.addr)
 }
 
-/// Out of the interface, to a neighbour of the packet's family.
+/// Out of the interface to the next hop, an address of the packet's family.
 #[inline(always)]
-pub(crate) fn by_hop(ifindex: u32, packet: &Packet, to: &Addr) -> i32 {
+pub(crate) fn to_next_hop(ifindex: u32, packet: &Packet, to: &Addr) -> i32 {
     let mut hop = if packet.is_v4() {
         bpf_redir_neigh { nh_family: AF_INET, __bindgen_anon_1: NextHop { ipv6_nh: [to.v4_word(), 0, 0, 0] } }
     } else {
         bpf_redir_neigh { nh_family: AF_INET6, __bindgen_anon_1: NextHop { ipv6_nh: to.0 } }
     };
-    let length = core::mem::size_of::<bpf_redir_neigh>() as i32;
-    // SAFETY: `hop` is of the length given and lives over the call.
-    unsafe { bpf_redirect_neigh(ifindex, &raw mut hop, length, 0) as i32 }
+    let size = size_of::<bpf_redir_neigh>() as i32;
+    // SAFETY: `hop` has the size given and lives over the call.
+    unsafe { bpf_redirect_neigh(ifindex, &raw mut hop, size, 0) as i32 }
 }
 
 /// Whether another node sent the packet through the overlay.
@@ -81,11 +85,13 @@ pub(crate) fn came_by_overlay(ctx: &TcContext, config: &NodeConfig, packet: &Pac
     overlay != 0 && unsafe { (*ctx.skb.skb).ifindex } == overlay
 }
 
+/// Index of the overlay device for the packet's family; 0: none.
 #[inline(always)]
 pub(crate) fn overlay(config: &NodeConfig, packet: &Packet) -> u32 {
     if packet.is_v4() { config.overlay_v4 } else { config.overlay_v6 }
 }
 
+/// The action of a program; a drop is counted.
 #[inline(always)]
 pub(crate) fn verdict(result: Result<i32, DropReason>) -> i32 {
     match result {
@@ -97,4 +103,5 @@ pub(crate) fn verdict(result: Result<i32, DropReason>) -> i32 {
     }
 }
 
+/// On to the next program or the node's stack.
 pub(crate) const PASS: i32 = TC_ACT_OK as i32;

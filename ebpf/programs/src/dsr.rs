@@ -1,6 +1,8 @@
-//! Direct server return. A flow from outside to a backend on another node goes to that node as it is, by the next hop of the
-//! backend's address: on the link between the nodes, or in the overlay. That node has the same frontend and the same table,
-//! so it finds the backend with itself; it keeps the client's address and answers the client, not this node.
+//! Direct server return.
+//!
+//! In: a packet from outside for a frontend whose backend is on another node. Out: the packet, unchanged but for its hop
+//! limit, is on its way to that node, by the link between the nodes or the overlay. That node has the same frontend and
+//! the same Maglev table, so it picks the same backend; it keeps the client's address and answers the client directly.
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{
@@ -15,10 +17,11 @@ use crate::maps::CONNTRACK;
 use crate::packet::{L3, Packet};
 use crate::{cluster, conntrack};
 
-/// No way to the backend's node that takes other addresses than pods'.
-const NO_WAY: i32 = -1;
+/// Result of [`send`], none of the kernel's actions: no next hop to the backend's node is known that forwards packets for
+/// a frontend's address.
+const NO_HOP: i32 = -1;
 
-/// Opens the flow; `None` if it has to be translated here.
+/// Opens the flow; `None`: the flow has to be translated on this node.
 #[inline(always)]
 pub(crate) fn open(
     ctx: &TcContext,
@@ -26,7 +29,7 @@ pub(crate) fn open(
     packet: &Packet,
     backend: &SocketAddr,
 ) -> Result<Option<i32>, DropReason> {
-    // Who is inside has the socket's translation, or needs its answers from this node: it may be behind the other one.
+    // A client inside the cluster needs its answers from this node: the backend's node may be its own.
     if cluster::contains(&packet.source.addr) {
         return Ok(None);
     }
@@ -35,15 +38,15 @@ pub(crate) fn open(
     if packet.from_high() {
         flow.flags |= Flow::FROM_HIGH | Flow::REWRITE_HIGH;
     }
-    let action = hop(ctx, config, packet, flow);
-    if action == NO_WAY {
+    let action = send(ctx, config, packet, flow);
+    if action == NO_HOP {
         return Ok(None);
     }
     conntrack::replace(packet, flow);
     Ok(Some(action))
 }
 
-/// A packet of a flow that is open.
+/// Forwards a packet of an open flow.
 #[inline(always)]
 pub(crate) fn forward(
     ctx: &TcContext,
@@ -51,18 +54,18 @@ pub(crate) fn forward(
     packet: &Packet,
     flow: &Flow,
 ) -> Result<i32, DropReason> {
-    let action = hop(ctx, config, packet, flow);
-    if action != NO_WAY {
+    let action = send(ctx, config, packet, flow);
+    if action != NO_HOP {
         return Ok(action);
     }
-    // The next packet that may open a flow finds another backend, or another way.
+    // The next packet that opens a flow finds another backend, or is translated here.
     let _ = CONNTRACK.remove(&packet.key);
     Err(DropReason::NoBackend)
 }
 
-/// Sends the packet to the node that has the flow's backend, with one hop less.
+/// Sends the packet to the node that has the flow's backend, with a decremented hop limit.
 #[inline(never)]
-fn hop(ctx: &TcContext, config: &NodeConfig, packet: &Packet, flow: &Flow) -> i32 {
+fn send(ctx: &TcContext, config: &NodeConfig, packet: &Packet, flow: &Flow) -> i32 {
     let backend = &flow.destination.addr;
     // SAFETY: integers and unions of them, for which zeros are values.
     let mut route: bpf_fib_lookup = unsafe { core::mem::zeroed() };
@@ -83,7 +86,7 @@ fn hop(ctx: &TcContext, config: &NodeConfig, packet: &Packet, flow: &Flow) -> i3
     let result = unsafe { find_route(ctx.as_ptr(), &raw mut route, size, 0) };
     let found = result == BPF_FIB_LKUP_RET_SUCCESS as i64;
     if !found && result != BPF_FIB_LKUP_RET_NO_NEIGH as i64 && result != BPF_FIB_LKUP_RET_FRAG_NEEDED as i64 {
-        return NO_WAY;
+        return NO_HOP;
     }
     // SAFETY: both members of the union are numbers; the kernel has put the next hop there.
     let gateway = unsafe {
@@ -93,27 +96,28 @@ fn hop(ctx: &TcContext, config: &NodeConfig, packet: &Packet, flow: &Flow) -> i3
             Addr(route.__bindgen_anon_4.ipv6_dst)
         }
     };
-    // A router would send it back here; on the overlay and among the cluster's addresses are none.
+    // The next hop must be a node, since a router would return the packet: it is one on the overlay, or if its address is
+    // inside the cluster.
     let to_node = route.ifindex == overlay(config, packet)
         || route.ifindex == config.uplink && gateway != *backend && cluster::contains(&gateway);
-    // Two nodes whose tables differ for a moment would send it back and forth.
-    let came_from_there = found && ctx.load::<[u8; 6]>(6).is_ok_and(|station| station == route.dmac);
-    if !to_node || came_from_there || !one_hop_less(ctx, packet) {
-        return NO_WAY;
+    // Two nodes whose tables differ for a moment would send the packet back and forth.
+    let came_from_there = found && ctx.load::<[u8; 6]>(6).is_ok_and(|mac| mac == route.dmac);
+    if !to_node || came_from_there || !decrement_hop_limit(ctx, packet) {
+        return NO_HOP;
     }
-    deliver::by_hop(route.ifindex, packet, &gateway)
+    deliver::to_next_hop(route.ifindex, packet, &gateway)
 }
 
-/// False if the packet has come to the end of its life.
+/// False: the hop limit is used up, and the packet may not be forwarded.
 #[inline(always)]
-fn one_hop_less(ctx: &TcContext, packet: &Packet) -> bool {
+fn decrement_hop_limit(ctx: &TcContext, packet: &Packet) -> bool {
     let at = L3 + if packet.is_v4() { 8 } else { 7 };
     let Ok(hops) = ctx.load::<u8>(at) else { return false };
     if hops < 2 {
         return false;
     }
     if packet.is_v4() {
-        // The time to live is the first byte of its 16 bits.
+        // The TTL is the first byte of its 16-bit word.
         let word = |hops: u8| u16::from_ne_bytes([hops, 0]) as u64;
         if ctx.l3_csum_replace(L3 + 10, word(hops), word(hops - 1), 2).is_err() {
             return false;

@@ -1,7 +1,7 @@
-//! A plain frame: its headers to a [`Packet`] by direct access; and, before there is an skb, rewriting by that too.
+//! Plain frames by direct access: their headers to a [`Packet`], and their rewriting in XDP.
 //!
-//! Plain is Ethernet, an IP header without options or extension headers, not a fragment, and TCP or UDP behind it.
-//! Everything else is left to the hooks that see the skb and to [`crate::parse`], so nothing here drops.
+//! A plain frame is Ethernet, then an IP header without options or extension headers that is no fragment, then TCP or UDP.
+//! [`crate::parse`] and the TC hooks take all other frames, so nothing here drops.
 
 use aya_ebpf::programs::{TcContext, XdpContext};
 use skep_abi::logic::checksum::{addr_difference, updated};
@@ -11,14 +11,14 @@ use crate::checksum::pseudo_header;
 use crate::maps::scratch;
 use crate::packet::{ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV4, IPV6, Packet};
 
-/// Where the frame begins and ends.
+/// The frame's first address and the one after its last.
 #[derive(Clone, Copy)]
 pub(crate) struct Frame {
     start: usize,
     end: usize,
 }
 
-/// Offsets in an IP header.
+/// Size of an IP header and offsets in it.
 struct Header {
     size: usize,
     len: usize,
@@ -56,6 +56,7 @@ impl Frame {
         Frame { start: ctx.data(), end: ctx.data_end() }
     }
 
+    /// Compares the bounds, as the verifier asks before each access.
     #[inline(always)]
     fn reaches(&self, length: usize) -> Option<()> {
         (self.start + length <= self.end).then_some(())
@@ -70,11 +71,11 @@ impl Frame {
 
     #[inline(always)]
     fn store<T>(&self, offset: usize, value: T) {
-        // SAFETY: as in `load`; nobody holds a reference into the frame.
+        // SAFETY: as in `load`; there is no reference into the frame.
         unsafe { *((self.start + offset) as *mut T) = value }
     }
 
-    /// Whether it is IPv4 or IPv6; `None`: neither.
+    /// IPv4 or IPv6; `None`: neither.
     #[inline(always)]
     pub(crate) fn is_v4(&self) -> Option<bool> {
         self.reaches(ETHERNET)?;
@@ -85,20 +86,21 @@ impl Frame {
         }
     }
 
-    /// Whose MAC it is for. Only behind [`Frame::packet`].
+    /// The destination MAC. Call after [`Frame::packet`].
     #[inline(always)]
     pub(crate) fn destination_mac(&self) -> [u16; 3] {
         self.load(0)
     }
 
-    /// Bytes of the IP packet, as the header says. Only behind [`Frame::packet`].
+    /// Bytes of the IP packet by its header. Call after [`Frame::packet`].
     #[inline(always)]
     pub(crate) fn ip_len<const IS_V4: bool>(&self) -> u16 {
         let len = u16::from_be(self.load(ETHERNET + header(IS_V4).len));
         if IS_V4 { len } else { len.wrapping_add(V6.size as u16) }
     }
 
-    /// Reads a plain frame's headers into `packet`, all but the flow's key; false: it is not plain, and `packet` is nothing.
+    /// Reads a plain frame's headers into `packet`, except the flow's key. False: the frame is not plain, and `packet` is
+    /// undefined.
     #[inline(always)]
     pub(crate) fn read<const IS_V4: bool>(&self, packet: &mut Packet) -> bool {
         self.headers::<IS_V4>(packet).is_some()
@@ -135,26 +137,27 @@ impl Frame {
         Some(())
     }
 
-    /// The packet, if it is plain, has life left, and its checksum is finished.
+    /// The packet, if it is plain, may be forwarded once more, and its transport checksum is complete.
     #[inline(always)]
     pub(crate) fn packet<const IS_V4: bool>(&self) -> Option<&'static mut Packet> {
         let (header, at) = (header(IS_V4), transport_at(IS_V4));
         let packet = scratch()?;
         self.headers::<IS_V4>(packet)?;
         let len = self.ip_len::<IS_V4>().checked_sub(header.size as u16)?;
-        let (check, least) = if packet.proto == Proto::TCP {
-            // Compared once more, since the verifier forgot it where both protocols met.
+        let (check, min_len) = if packet.proto == Proto::TCP {
+            // Compared again: the verifier lost it where the paths of both protocols joined.
             self.reaches(at + TCP_SIZE)?;
             (self.load::<u16>(at + 16), (self.load::<u8>(at + 12) >> 4) as u16 * 4)
         } else {
             let check: u16 = self.load(at + 6);
-            // IPv6 has no UDP without a checksum (RFC 8200, 8.1), but for tunnels.
+            // Over IPv6, UDP without a checksum is for tunnels only (RFC 8200, 8.1).
             if u16::from_be(self.load(at + 4)) != len || (!IS_V4 && check == 0) {
                 return None;
             }
             (check, UDP_SIZE as u16)
         };
-        if self.load::<u8>(ETHERNET + header.ttl) < 2 || len < least || check == pseudo_header(packet, len) {
+        if self.load::<u8>(ETHERNET + header.ttl) < 2 || len < min_len || check == pseudo_header(packet, len)
+        {
             return None;
         }
         packet.locate();
@@ -170,13 +173,13 @@ impl Frame {
         }
         for i in 0..4 {
             let word: u32 = self.load(ETHERNET + addr_at + i * 4);
-            // SAFETY: writes through a valid reference; volatile only keeps the compiler from holding all words at once,
-            // for which it would need the stack.
+            // SAFETY: writes through a valid reference; volatile only keeps the compiler from loading all words first,
+            // which would need the stack.
             unsafe { core::ptr::write_volatile(&raw mut end.addr.0[i], word) };
         }
     }
 
-    /// Sets the ends and the MACs to the flow's, and one hop less. Only behind [`Frame::packet`].
+    /// Sets ends and MACs as the flow says, and decrements the hop limit. Call after [`Frame::packet`].
     #[inline(always)]
     pub(crate) fn rewrite<const IS_V4: bool>(&self, packet: &Packet, flow: &Flow) -> Option<()> {
         let (header, at) = (header(IS_V4), transport_at(IS_V4));
@@ -189,7 +192,7 @@ impl Frame {
             self.store(at + 16, updated(self.load(at + 16), addresses + ports));
         } else {
             let check: u16 = self.load(at + 6);
-            // A datagram without a checksum stays without, and none gets the mark of that.
+            // 0 means no checksum: it stays, and no computed checksum becomes 0.
             if check != 0 {
                 let new = updated(check, addresses + ports);
                 self.store(at + 6, if new == 0 { u16::MAX } else { new });
@@ -200,7 +203,7 @@ impl Frame {
         let ttl: u8 = self.load(ETHERNET + header.ttl);
         self.store(ETHERNET + header.ttl, ttl - 1);
         if IS_V4 {
-            // The time to live is the first byte of its 16 bits.
+            // The TTL is the first byte of its 16-bit word.
             let check = updated(self.load(V4_CHECK), addresses + !0x0100_u16.to_be() as u64);
             self.store(V4_CHECK, check);
             self.store(ETHERNET + header.source, flow.source.addr.v4_word());

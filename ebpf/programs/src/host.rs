@@ -1,5 +1,8 @@
-//! The node's own processes: those that serve, seen with the client's address, and packets that no socket hook can
-//! translate (SCTP has none).
+//! Flows of the node's own processes.
+//!
+//! In: a packet from outside whose backend is a process of this node; a packet that such a process sends. Out: the
+//! translated packet, and where it goes. New flows of a process are translated here for SCTP only, which has no socket
+//! hook.
 
 use aya_ebpf::programs::TcContext;
 use skep_abi::{DropReason, Flow, NodeConfig, Proto, Scope, SocketAddr};
@@ -9,8 +12,8 @@ use crate::deliver::{self, PASS};
 use crate::packet::Packet;
 use crate::{bandwidth, cluster, icmp, nat, service, translate};
 
-/// A new flow from elsewhere to a process of this node, which is the backend: it sees the client as it is. The flow's entry
-/// is made and not put: see [`conntrack::made`].
+/// A new flow from outside to a process of this node, which sees the client's own address. The flow's entry is filled and
+/// not yet put: see [`conntrack::last_fresh`].
 #[inline(never)]
 pub(crate) fn receive(
     ctx: &TcContext,
@@ -25,7 +28,7 @@ pub(crate) fn receive(
     }
 }
 
-/// The packet goes to the backend, the flow's further ones too.
+/// Rewrites the packet to the backend, and puts the alias that does so for further packets.
 #[inline(always)]
 fn to_backend(
     ctx: &TcContext,
@@ -48,10 +51,10 @@ fn to_backend(
     Ok(())
 }
 
-/// A packet of the node's own on its way out.
+/// A packet from the node's own address on its way out.
 #[inline(always)]
 pub(crate) fn send(ctx: &TcContext, config: &NodeConfig, packet: &mut Packet) -> Result<i32, DropReason> {
-    // SAFETY: the context is the kernel's; every classifier may read the field. Not 0: it only passes through here.
+    // SAFETY: the context is the kernel's; every classifier may read the field. Not 0: another host sent the packet.
     if unsafe { (*ctx.skb.skb).ingress_ifindex } != 0 {
         return Ok(PASS);
     }
@@ -66,7 +69,7 @@ pub(crate) fn send(ctx: &TcContext, config: &NodeConfig, packet: &mut Packet) ->
     Ok(if flags & Flow::ALIAS != 0 { onward(ctx, config, packet) } else { PASS })
 }
 
-/// A packet of a new flow, maybe to a service.
+/// A packet of a new flow; it may address a service.
 #[inline(always)]
 fn open(ctx: &TcContext, config: &NodeConfig, packet: &mut Packet) -> Result<i32, DropReason> {
     icmp::unrelated(packet)?;
@@ -78,16 +81,16 @@ fn open(ctx: &TcContext, config: &NodeConfig, packet: &mut Packet) -> Result<i32
         return translate::reject(ctx, packet, || deliver::to_host(ctx));
     };
     to_backend(ctx, config, packet, &backend, service.service)?;
-    translate::put_translated(ctx, packet, conntrack::made()?, &addressed)?;
+    translate::put_translated(ctx, packet, conntrack::last_fresh()?, &addressed)?;
     Ok(onward(ctx, config, packet))
 }
 
-/// The route that was found was one to the service.
+/// Sends the packet to the backend: the kernel's route is one to the frontend.
 #[inline(always)]
 fn onward(ctx: &TcContext, config: &NodeConfig, packet: &Packet) -> i32 {
     let to = &packet.destination.addr;
     if let Some(pod) = cluster::pod(to) {
-        return deliver::by(pod.ifindex);
+        return deliver::to_interface(pod.ifindex);
     }
     if cluster::is_node(config, to) {
         return deliver::to_host(ctx);

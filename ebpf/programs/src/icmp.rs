@@ -1,8 +1,9 @@
-//! ICMP errors: about which flow one is, and what it quotes rewritten as that flow is (RFC 5508, RFC 792, RFC 4443).
+//! ICMP errors: the flow that an error is about, and the translation of the packet that it quotes (RFC 5508, RFC 792,
+//! RFC 4443).
 //!
-//! An error travels against the packet that it quotes. So [`relate`] puts the quoted ends, swapped, where those of a
-//! packet stand, and look-up, verdict and direction are those of an answer; only the rewriting is another. An error
-//! about no known flow stays what it is: a packet without ports, under policy. Extensions (RFC 4884) stay as they are.
+//! An error travels against the packet that it quotes. So [`relate`] makes the quoted ends, swapped, the packet's ends:
+//! look-up, verdict and direction are then those of an answer, and only the rewriting differs. An error about no known
+//! flow remains a packet without ports, subject to policy. Extensions (RFC 4884) are not rewritten.
 
 use aya_ebpf::bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR};
 use aya_ebpf::helpers::generated::bpf_skb_load_bytes;
@@ -14,12 +15,13 @@ use crate::checksum;
 use crate::maps::{CONNTRACK, QUOTE};
 use crate::packet::{Ipv4, Ipv6, L3, Packet, is_echo};
 
-/// Offset of the checksum in a message.
-const CHECK: usize = 2;
-/// Holds lengths in bounds that the verifier sees.
+/// Offset of the checksum in an ICMP message.
+const CHECK_AT: usize = 2;
+/// Holds lengths within bounds that the verifier sees.
 const LENGTH_MASK: u32 = QUOTE_WINDOW as u32 - 1;
 
-/// Makes the error the answer that it stands for, if the flow is known; or else a packet like any other.
+/// Makes the packet look like an answer of the flow that the error is about. False: the flow is not known, and the packet
+/// keeps its own ends.
 #[inline(never)]
 pub(crate) fn relate(ctx: &TcContext, packet: &mut Packet) -> bool {
     packet.outer_source = packet.source.addr;
@@ -82,9 +84,9 @@ fn quoted(ctx: &TcContext, packet: &mut Packet) -> Option<()> {
     Some(())
 }
 
-/// [`crate::nat::apply`] for an error: what the quoted packet was sent to is what answers come from, and so on.
+/// [`crate::nat::apply`] for an error. The ends of the quoted packet are swapped: its destination is the source of answers.
 ///
-/// What the verifier knew of one end it would carry through the other's branches; so both read the packet anew.
+/// The verifier would carry what it knows of one end through the branches of the other, so both read the packet again.
 #[inline(never)]
 pub(crate) fn rewrite(ctx: &TcContext, packet: &mut Packet, flow: &Flow) -> bool {
     let Some(quote) = QUOTE.get_ptr_mut(0) else { return false };
@@ -95,14 +97,14 @@ pub(crate) fn rewrite(ctx: &TcContext, packet: &mut Packet, flow: &Flow) -> bool
     if load(ctx, packet.l4, &mut quote.before, &quote.len).is_none() {
         return false;
     }
-    // What the second load does not reach is the same in both.
+    // Bytes that the second load does not reach are equal in both.
     quote.after = quote.before;
     if flow.flags & Flow::SOURCE != 0 {
         let (from, to) = (packet.source, &flow.source);
         if set_quoted(ctx, packet, Which::Destination, &from, to).is_none() {
             return false;
         }
-        // A router on the way has a name of its own (RFC 5508, REQ-4).
+        // An error of a router on the path keeps the router's address (RFC 5508, REQ-4).
         if packet.outer_source == from.addr && set_outer(ctx, packet, Which::Source, &from, to).is_none() {
             return false;
         }
@@ -120,13 +122,14 @@ pub(crate) fn rewrite(ctx: &TcContext, packet: &mut Packet, flow: &Flow) -> bool
     if load(ctx, packet.l4, &mut quote.after, &quote.len).is_none() {
         return false;
     }
-    // The checksum itself is not part of what it is corrected for.
-    quote.before[CHECK..CHECK + 2].fill(0);
-    quote.after[CHECK..CHECK + 2].fill(0);
+    // The correction does not cover the checksum itself.
+    quote.before[CHECK_AT..CHECK_AT + 2].fill(0);
+    quote.after[CHECK_AT..CHECK_AT + 2].fill(0);
     let difference = checksum::difference(&quote.before, &quote.after);
-    ctx.l4_csum_replace(packet.l4 + CHECK, 0, difference, 0).is_ok()
+    ctx.l4_csum_replace(packet.l4 + CHECK_AT, 0, difference, 0).is_ok()
 }
 
+/// An end of a packet.
 #[derive(Clone, Copy)]
 enum Which {
     Source,
@@ -144,7 +147,8 @@ impl Which {
     }
 }
 
-/// An end in the quoted headers, with their checksums. That of SCTP stays: it is of no use in a part.
+/// Replaces an end in the quoted headers, with their checksums. SCTP's checksum stays: no receiver can verify it in a
+/// quote, which is a part of the message.
 #[inline(never)]
 fn set_quoted(
     ctx: &TcContext,
@@ -164,10 +168,10 @@ fn set_quoted(
     ctx.store(l4 + port_at, &to.port.0, 0).ok()?;
     if check_at != usize::MAX && l4 + check_at + 2 <= ctx.len() as usize {
         let difference = if present(&packet.proto.0) == Proto::ICMP.0 {
-            // Without a pseudo-header only the identifier counts.
+            // ICMP has no pseudo-header, so only the identifier counts.
             to.port.0 as u64 + (!from.port.0) as u64
         } else {
-            // The mark of a mapped address is in both.
+            // Both sides have the mark of a mapped address, which cancels out.
             checksum::difference(from, to)
         };
         let flags = if check_at == 6 { BPF_F_MARK_MANGLED_0 as u64 } else { 0 };
@@ -181,7 +185,7 @@ fn set_quoted(
     ctx.store(l3 + v4_at, &to.addr.0[3], 0).ok()
 }
 
-/// An address of the error itself; in IPv6 the message's checksum covers it.
+/// Replaces an address of the error itself. In IPv6 the message's checksum covers it.
 #[inline(always)]
 fn set_outer(
     ctx: &TcContext,
@@ -197,7 +201,7 @@ fn set_outer(
     }
     if present(&packet.v4) == 0 {
         let difference = checksum::difference(&from.addr, &to.addr);
-        ctx.l4_csum_replace(packet.l4 + CHECK, 0, difference, BPF_F_PSEUDO_HDR as u64).ok()?;
+        ctx.l4_csum_replace(packet.l4 + CHECK_AT, 0, difference, BPF_F_PSEUDO_HDR as u64).ok()?;
         return ctx.store(L3 + v6_at, &to.addr, 0).ok();
     }
     let (old, new) = (from.addr.v4_word() as u64, to.addr.v4_word() as u64);
@@ -205,16 +209,17 @@ fn set_outer(
     ctx.store(L3 + v4_at, &to.addr.0[3], 0).ok()
 }
 
-/// The value as it stands in memory, whatever was known of it.
+/// The value in memory, of which the verifier knows nothing.
 #[inline(always)]
 fn present(value: &u8) -> u8 {
     // SAFETY: a read through a valid reference.
     unsafe { core::ptr::read_volatile(value) }
 }
 
+/// Loads the first bytes of the message; `None`: it is shorter than an error with a quoted IP header and ports can be.
 #[inline(always)]
 fn load(ctx: &TcContext, offset: usize, to: &mut [u8; QUOTE_WINDOW], length: &u32) -> Option<()> {
-    // By way of memory, so that the mask is one that the verifier sees.
+    // Read from memory, so that the compiler keeps the mask.
     // SAFETY: a read through a valid reference.
     let length = unsafe { core::ptr::read_volatile(length) } & LENGTH_MASK;
     if length < 36 {
@@ -226,7 +231,7 @@ fn load(ctx: &TcContext, offset: usize, to: &mut [u8; QUOTE_WINDOW], length: &u3
     (result == 0).then_some(())
 }
 
-/// An error whose flow went away between two look-ups.
+/// An error for an error whose flow was removed between two look-ups: no flow may be opened for it.
 #[inline(always)]
 pub(crate) fn unrelated(packet: &Packet) -> Result<(), DropReason> {
     if packet.is_error() { Err(DropReason::Unrelated) } else { Ok(()) }

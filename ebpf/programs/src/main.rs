@@ -1,4 +1,8 @@
-//! Skep's BPF programs. `hooks/` has an entry a kernel hook, each a short list of steps; the other modules are the steps.
+//! Skep's BPF programs.
+//!
+//! In: packets and socket calls, and the maps that the agent writes. Out: the kernel's action on each. `hooks/` has one
+//! file for each kernel hook, a short list of steps that no other module imports; the other modules are the steps, and
+//! `skep_abi::logic` has their arithmetic.
 #![no_std]
 #![no_main]
 
@@ -28,7 +32,7 @@ mod service;
 mod tcp_close;
 mod translate;
 
-/// Helpers such as `bpf_redirect_neigh` are for GPL-compatible programs only.
+/// Only GPL-compatible programs may call helpers such as `bpf_redirect_neigh`.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,4 +1,5 @@
-//! Every map, by the name under which it is pinned. Keys, values and sizes are `skep_abi`'s.
+//! Every map, by the name under which it is pinned, and the maps of one element that stand in for variables. Keys, values
+//! and sizes are `skep_abi`'s.
 
 use aya_ebpf::btf_maps::{Array, HashMap, HashOfMaps, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SkStorage};
 use aya_ebpf::macros::btf_map;
@@ -13,7 +14,7 @@ use skep_abi::{
 use crate::buffers::{Quote, Reply};
 use crate::packet::Packet;
 
-/// Memory as entries come: the sizes are limits, not reservations.
+/// Memory is allocated as entries come: sizes are limits, not reservations.
 const NO_PREALLOC: usize = 1;
 
 #[btf_map]
@@ -80,19 +81,19 @@ pub(crate) static DROPS: PerCpuArray<u64, { DropReason::COUNT as usize }> = PerC
 #[btf_map]
 pub(crate) static FLOWS: RingBuf<FlowEvent, { FLOWS_BYTES as usize }> = RingBuf::new();
 
-/// The packet that this CPU is working on.
+/// The packet that this CPU processes.
 #[btf_map]
 pub(crate) static SCRATCH: PerCpuArray<Packet, 1> = PerCpuArray::new();
 
-/// The flow entry that this CPU is making.
+/// The flow entry that this CPU fills before it is put.
 #[btf_map]
 pub(crate) static FRESH: PerCpuArray<Flow, 1> = PerCpuArray::new();
 
-/// The refusal that this CPU is making.
+/// The answer by which this CPU rejects a packet.
 #[btf_map]
 pub(crate) static REPLY: PerCpuArray<Reply, 1> = PerCpuArray::new();
 
-/// The ICMP error that this CPU is rewriting.
+/// The ICMP error that this CPU rewrites.
 #[btf_map]
 pub(crate) static QUOTE: PerCpuArray<Quote, 1> = PerCpuArray::new();
 
@@ -102,7 +103,7 @@ pub(crate) fn config() -> Option<&'static NodeConfig> {
     CONFIG.get(0)
 }
 
-/// This CPU's packet; to be called once a run.
+/// This CPU's packet; call it once in a program run.
 #[inline(always)]
 pub(crate) fn scratch() -> Option<&'static mut Packet> {
     // SAFETY: the element is this CPU's, programs do not nest on one CPU, and any bytes are a Packet: its fields

@@ -1,4 +1,7 @@
-//! Rewriting a packet's ends, with checksums, and finding a free source port.
+//! Rewriting a packet's ends with its checksums, and claiming a source port.
+//!
+//! In: a packet and what its entry says. Out: the rewritten packet; entries for both directions of a flow whose two ends
+//! are rewritten.
 
 use aya_ebpf::bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_NOEXIST};
 use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
@@ -9,10 +12,10 @@ use crate::conntrack::{self, put};
 use crate::packet::{L3, Packet};
 use crate::{checksum, icmp, sctp};
 
-/// Ports that are tried for one flow before it is refused; each try is one insertion.
-pub(crate) const PORT_TRIES: u32 = 48;
+/// Ports that are tried for one flow; each try is one insertion.
+pub(crate) const MAX_PORT_TRIES: u32 = 48;
 
-/// Applies what the entry says to a packet of the rewritten direction.
+/// Rewrites a packet of the entry's rewritten direction.
 #[inline(always)]
 pub(crate) fn apply(ctx: &TcContext, packet: &mut Packet, flow: &Flow) -> Result<(), DropReason> {
     if packet.is_error() {
@@ -47,7 +50,8 @@ pub(crate) fn set_destination(
     Ok(())
 }
 
-/// `addr_at`: offset of the address in the IP header; `port_at`: of the port in the transport header.
+/// Replaces the end `from` by `to`. `addr_at` is the offset of the address in the IP header, `port_at` that of the port
+/// in the transport header.
 #[inline(always)]
 fn set(
     ctx: &TcContext,
@@ -98,7 +102,7 @@ fn set_port(
     match check {
         Some(check) => ctx.l4_csum_replace(check, from.0 as u64, to.0 as u64, flags | 2).map_err(drop)?,
         None if packet.proto == Proto::SCTP => {
-            // Of a fragmented message the length is not known, and so neither is the checksum.
+            // The checksum's correction depends on the message's length, which a fragment does not have.
             let difference = ((from.0 ^ to.0) as u32) << (port_at * 8);
             if packet.is_fragment() || !sctp::correct(ctx, packet, difference) {
                 return Err(());
@@ -109,7 +113,7 @@ fn set_port(
     ctx.store(at, &to.0, 0).map_err(drop)
 }
 
-/// Where the transport checksum stands, if this packet has one that can be replaced.
+/// Offset of the transport checksum; `None`: this packet has none that can be updated.
 #[inline(always)]
 fn checksum_at(packet: &Packet) -> Option<usize> {
     if !packet.has_transport() {
@@ -123,91 +127,96 @@ fn checksum_at(packet: &Packet) -> Option<usize> {
     }
 }
 
-/// Both ends of a flow rewritten: the backend's answers come to `node` and from there back to the client, as from what
-/// it addressed.
-pub(crate) struct Relay {
-    pub(crate) node: SocketAddr,
+/// A flow whose two ends are rewritten: the backend answers to `source`, and the client gets the answers from what it
+/// addressed.
+pub(crate) struct FullNat {
+    /// What replaces the client's address; its port is claimed.
+    pub(crate) source: SocketAddr,
     pub(crate) backend: SocketAddr,
-    /// Flags of both entries, and of the one towards the backend only.
-    pub(crate) kind: u32,
-    pub(crate) onward: u32,
-    /// The interface of both ends.
+    /// [`Flow`] flags of both entries.
+    pub(crate) flags: u32,
+    /// Further [`Flow`] flags of the entry towards the backend.
+    pub(crate) forward_flags: u32,
+    /// Host-side interface of both ends, or 0.
     pub(crate) ifindex: u32,
+    /// As in [`Flow::generation`].
     pub(crate) generation: u32,
 }
 
-/// Makes both entries and rewrites the packet, which opens the flow.
+/// Makes both entries and rewrites the packet that opens the flow.
 #[inline(never)]
-pub(crate) fn relay(ctx: &TcContext, packet: &mut Packet, relay: &Relay) -> DropReason {
-    match relayed(ctx, packet, relay) {
+pub(crate) fn open_and_rewrite(ctx: &TcContext, packet: &mut Packet, nat: &FullNat) -> DropReason {
+    match try_open_and_rewrite(ctx, packet, nat) {
         Ok(()) => DropReason::None,
         Err(reason) => reason,
     }
 }
 
 #[inline(always)]
-fn relayed(ctx: &TcContext, packet: &mut Packet, relay: &Relay) -> Result<(), DropReason> {
-    let flow = open(packet, relay, PORT_TRIES)?;
+fn try_open_and_rewrite(ctx: &TcContext, packet: &mut Packet, nat: &FullNat) -> Result<(), DropReason> {
+    let flow = open(packet, nat, MAX_PORT_TRIES)?;
     set_source(ctx, packet, &flow.source)?;
     set_destination(ctx, packet, &flow.destination)
 }
 
-/// Makes both entries, looking at `tries` ports at most. Returns the packet's own, good until another is made.
+/// Makes both entries, trying `tries` ports. Returns the entry of the packet's direction, valid until the next
+/// [`conntrack::fresh`].
 #[inline(always)]
-pub(crate) fn open(packet: &Packet, relay: &Relay, tries: u32) -> Result<&'static mut Flow, DropReason> {
-    let answers = entry(relay)?;
+pub(crate) fn open(packet: &Packet, nat: &FullNat, tries: u32) -> Result<&'static mut Flow, DropReason> {
+    let answers = entry(nat)?;
     answers.source = packet.destination;
     answers.destination = packet.source;
-    let port = claim(&relay.node, &relay.backend, packet.proto, answers, tries).ok_or(DropReason::NoPort)?;
-    let flow = entry(relay)?;
-    flow.flags |= relay.onward;
+    let port = claim(&nat.source, &nat.backend, packet.proto, answers, tries).ok_or(DropReason::NoPort)?;
+    let flow = entry(nat)?;
+    flow.flags |= nat.forward_flags;
     if packet.from_high() {
         flow.flags |= Flow::REWRITE_HIGH | Flow::FROM_HIGH;
     }
-    flow.source = SocketAddr { port, ..relay.node };
-    flow.destination = relay.backend;
+    flow.source = SocketAddr { port, ..nat.source };
+    flow.destination = nat.backend;
     conntrack::replace(packet, flow);
     Ok(flow)
 }
 
+/// The entry of one direction, without its ends.
 #[inline(always)]
-fn entry(relay: &Relay) -> Result<&'static mut Flow, DropReason> {
-    let flow = conntrack::fresh(relay.kind | Flow::SOURCE | Flow::DESTINATION)?;
-    flow.generation = relay.generation;
-    (flow.low_ifindex, flow.high_ifindex) = (relay.ifindex, relay.ifindex);
+fn entry(nat: &FullNat) -> Result<&'static mut Flow, DropReason> {
+    let flow = conntrack::fresh(nat.flags | Flow::SOURCE | Flow::DESTINATION)?;
+    flow.generation = nat.generation;
+    (flow.low_ifindex, flow.high_ifindex) = (nat.ifindex, nat.ifindex);
     Ok(flow)
 }
 
-/// Claims a source port of `node` towards `remote` by putting `reverse` under the ends that answers will have.
-/// Ports are per remote end, so flows to different places share them. At most `tries` of them are looked at.
+/// Claims a source port of `local` towards `remote` by putting `reverse` under the ends that answers will have. Ports are
+/// claimed for each remote end separately, so flows to different ones share them. At most `tries` ports are tried.
 #[inline(always)]
 pub(crate) fn claim(
-    node: &SocketAddr,
+    local: &SocketAddr,
     remote: &SocketAddr,
     proto: Proto,
     reverse: &mut Flow,
     tries: u32,
 ) -> Option<Be16> {
-    let port = Be16(search(node, remote, proto, reverse, tries));
+    let port = Be16(search(local, remote, proto, reverse, tries));
     (port.0 != 0).then_some(port)
 }
 
-/// 0 for none: an `Option` would be one argument more than a BPF function can have.
+/// The port, or 0: an `Option` would be a sixth argument, and BPF functions have five.
 #[inline(never)]
-fn search(node: &SocketAddr, remote: &SocketAddr, proto: Proto, reverse: &mut Flow, tries: u32) -> u16 {
+fn search(local: &SocketAddr, remote: &SocketAddr, proto: Proto, reverse: &mut Flow, tries: u32) -> u16 {
     let range = (SNAT_PORT_MAX - SNAT_PORT_MIN) as u32 + 1;
     // SAFETY: the helper has no preconditions.
     let start = unsafe { bpf_get_prandom_u32() };
-    // The addresses differ, so which end is the higher one does not hang on the port.
+    // The addresses differ, so the port does not decide which end is the higher one.
     let mut key = FlowKey::default();
     // Answers come from the remote end: theirs is the rewritten direction.
     reverse.flags &= !Flow::REWRITE_HIGH;
-    if key.locate(remote, node, proto) {
+    if key.locate(remote, local, proto) {
         reverse.flags |= Flow::REWRITE_HIGH;
     }
     for i in 0..tries {
         let port = Be16::new(SNAT_PORT_MIN + (start.wrapping_add(i * 97) % range) as u16);
-        // Asked anew each time: the stack is short where this is called. An echo has one identifier, not two ports.
+        // Computed in each round, since the callers leave little stack. An echo has one identifier in place of two ports.
         let from_high = reverse.flags & Flow::REWRITE_HIGH != 0;
         let both = key.proto == Proto::ICMP || key.proto == Proto::ICMPV6;
         if from_high || both {

@@ -1,7 +1,9 @@
-//! A packet's headers to a [`Packet`]: bounds-checked, both families, later fragments with the first one's ports.
+//! An skb's headers to a [`Packet`].
 //!
-//! The packet lives in a per-CPU map, not on the stack: the verifier tracks no values there, so the many ways through
-//! the headers join into one behind the parser, and what follows is verified once.
+//! In: any bytes; every access is checked. Out: both families in one form, later fragments with the first one's ports.
+//!
+//! The packet is in a per-CPU map, not on the stack. The verifier tracks no values there, so the many paths through the
+//! headers join after the parser, and what follows is verified once.
 
 use aya_ebpf::bindings::BPF_ANY;
 use aya_ebpf::programs::TcContext;
@@ -12,22 +14,22 @@ use crate::maps::{FRAGMENTS, scratch};
 use crate::packet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV6, Ipv4, Ipv6, L3, Packet, is_echo, is_icmp_error};
 use crate::{delay, icmp};
 
-/// IPv6 extension headers that are walked over (RFC 8200, 4.1 names fewer in use).
-const EXTENSIONS: usize = 4;
+/// Extension headers before a transport header; RFC 8200, 4.1 lists no more of them in use.
+const MAX_EXTENSION_HEADERS: usize = 4;
 
-/// The largest offset of a transport header that is looked at.
-const L4_MAX: usize = 255;
+/// The largest offset of a transport header in bytes.
+const MAX_L4: usize = 255;
 
-/// `Ok(None)`: no IP, nothing of ours.
+/// Reads the packet. `Ok(None)`: it is neither IPv4 nor IPv6.
 #[inline(always)]
 pub(crate) fn parse(ctx: &TcContext) -> Result<Option<&'static mut Packet>, DropReason> {
     let Some(packet) = scratch() else { return Ok(None) };
     let frame = Frame::of(ctx);
     match frame.is_v4() {
-        // In one place for each family, the key costs only what that one needs.
+        // One call for each family: the key then costs only what that family needs.
         Some(true) if frame.read::<true>(packet) => packet.locate(),
         Some(false) if frame.read::<false>(packet) => packet.locate(),
-        _ => match unusual(ctx, packet) {
+        _ => match read_any(ctx, packet) {
             DropReason::None if packet.l4 == 0 => return Ok(None),
             DropReason::None => {
                 if packet.is_error() {
@@ -41,9 +43,9 @@ pub(crate) fn parse(ctx: &TcContext) -> Result<Option<&'static mut Packet>, Drop
     Ok(Some(packet))
 }
 
-/// Reads the headers of a packet that is not plain. An `l4` of 0: no IP; an error is not yet related to its flow.
+/// Reads the headers of a packet that is not plain; see [`crate::frame`]. An `l4` of 0: it is not IP.
 #[inline(never)]
-fn unusual(ctx: &TcContext, packet: &mut Packet) -> DropReason {
+fn read_any(ctx: &TcContext, packet: &mut Packet) -> DropReason {
     packet.l4 = 0;
     let read = match read(ctx, 12) {
         Some(ETHERTYPE_IPV4) => ipv4(ctx, packet),
@@ -57,8 +59,8 @@ fn unusual(ctx: &TcContext, packet: &mut Packet) -> DropReason {
     }
 }
 
-/// Reads `T` at `offset`. Headers that a socket of this node made are in the linear part; pulling data there would give
-/// every segment a head of its own, since TCP keeps a clone of it for repetition.
+/// Reads `T` at `offset`, without pulling data into the linear part: headers that a socket of this node made are there
+/// already, and pulling would copy the head of every segment, since TCP keeps a clone for retransmission.
 #[inline(always)]
 fn read<T: Copy>(ctx: &TcContext, offset: usize) -> Option<T> {
     let at = ctx.data() + offset;
@@ -102,9 +104,9 @@ fn ipv6(ctx: &TcContext, packet: &mut Packet) -> Result<(), DropReason> {
     packet.transport = 1;
     packet.l4 = L3 + IPV6;
     let (mut fragmented, mut id) = (false, 0);
-    for _ in 0..EXTENSIONS {
-        // Read back from the map, so that the rounds of this loop do not multiply in the verifier.
-        let (proto, l4) = where_now(packet);
+    for _ in 0..MAX_EXTENSION_HEADERS {
+        // Read from the map, so that the verifier does not multiply the rounds of this loop.
+        let (proto, l4) = read_back(packet);
         match proto {
             // Hop-by-hop options, routing, destination options: length in units of eight bytes, less the first.
             0 | 43 | 60 => {
@@ -126,15 +128,16 @@ fn ipv6(ctx: &TcContext, packet: &mut Packet) -> Result<(), DropReason> {
     finish(ctx, packet, fragmented, id)
 }
 
+/// The packet's protocol and transport offset, as values that the verifier knows nothing about.
 #[inline(always)]
-fn where_now(packet: &Packet) -> (u8, usize) {
+fn read_back(packet: &Packet) -> (u8, usize) {
     // SAFETY: reads through valid references; volatile only keeps the compiler from remembering the values.
     unsafe {
         (core::ptr::read_volatile(&raw const packet.proto.0), core::ptr::read_volatile(&raw const packet.l4))
     }
 }
 
-/// Ports: from the transport header, or for a later fragment from what the first one left.
+/// Fills in the ports: from the transport header, or for a later fragment from the entry that the first one made.
 #[inline(always)]
 fn finish(ctx: &TcContext, packet: &mut Packet, fragmented: bool, id: u32) -> Result<(), DropReason> {
     packet.fragment = fragmented as u8;
@@ -154,7 +157,7 @@ fn finish(ctx: &TcContext, packet: &mut Packet, fragmented: bool, id: u32) -> Re
     };
     if packet.has_transport() {
         let ports = FragmentPorts { source: packet.source.port, destination: packet.destination.port };
-        // A full map only costs the later fragments.
+        // Without an entry the later fragments are dropped.
         let _ = FRAGMENTS.insert(key, ports, BPF_ANY as u64);
         return Ok(());
     }
@@ -162,14 +165,14 @@ fn finish(ctx: &TcContext, packet: &mut Packet, fragmented: bool, id: u32) -> Re
     let ports = unsafe { FRAGMENTS.get(key) }.ok_or(DropReason::Fragment)?;
     packet.source.port = ports.source;
     packet.destination.port = ports.destination;
-    delay::over(ctx);
+    delay::end(ctx);
     Ok(())
 }
 
 #[inline(always)]
 fn transport(ctx: &TcContext, packet: &mut Packet) -> Result<(), DropReason> {
-    let (_, l4) = where_now(packet);
-    if l4 > L4_MAX {
+    let (_, l4) = read_back(packet);
+    if l4 > MAX_L4 {
         return Err(DropReason::Malformed);
     }
     match packet.proto {
@@ -191,7 +194,7 @@ fn transport(ctx: &TcContext, packet: &mut Packet) -> Result<(), DropReason> {
                 packet.source.port = Be16(header[2]);
                 packet.destination.port = Be16(header[2]);
             } else if is_icmp_error(packet.proto, header[0] as u8) && !packet.is_fragment() {
-                // By the caller, not here: both of them need much stack.
+                // The caller relates the error to its flow: here the stack would not suffice.
                 packet.error = 1;
             }
         }

@@ -1,4 +1,6 @@
-//! Whether a flow may be: the verdicts of the local pods at its two ends.
+//! Network policy: the verdicts of the local pods at a flow's two ends.
+//!
+//! In: a flow's ends. Out: a [`Decision`], and an entry that is valid under the generation in force.
 
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::programs::TcContext;
@@ -13,14 +15,16 @@ use crate::maps::{CLASSES_EVEN, CLASSES_ODD, VERDICTS};
 use crate::packet::Packet;
 use crate::{bandwidth, report};
 
-/// What was decided about a flow.
+/// The decision about a flow.
 pub(crate) struct Decision {
+    /// [`DropReason::None`]: allowed.
     pub(crate) reason: DropReason,
     /// The policy that decided; see [`skep_abi::Verdict::policy`].
     pub(crate) policy: u32,
+    /// Host-side interfaces of the ends that are pods of this node, or 0.
     pub(crate) opener_ifindex: u32,
     pub(crate) target_ifindex: u32,
-    /// [`Flow`] flags that follow from where the ends are.
+    /// [`Flow`] flags that follow from the location of the ends.
     pub(crate) flags: u32,
 }
 
@@ -40,12 +44,12 @@ pub(crate) fn decide(
         target_ifindex: to.map_or(0, |pod| pod.ifindex),
         flags: bandwidth::flag(from, to),
     };
-    // What NetworkPolicy never forbids: traffic between a pod and its own node.
+    // NetworkPolicy never denies traffic between a pod and its own node,
     if is_node(config, &opener.addr) || is_node(config, &target.addr) {
         decision.flags |= Flow::NODE;
         return decision;
     }
-    // Nor a pod's traffic with itself.
+    // nor a pod's traffic with itself.
     if opener.addr == target.addr {
         return decision;
     }
@@ -75,9 +79,10 @@ pub(crate) fn decide(
     decision
 }
 
-/// Gives a flow whose verdict is of an older generation the present one; an error if it may not go on.
+/// Makes the flow's verdict one of the generation in force, and charges the packet to limited pods; an error if the flow is
+/// no longer allowed.
 #[inline(always)]
-pub(crate) fn renew(
+pub(crate) fn revalidate(
     ctx: &TcContext,
     config: &NodeConfig,
     flow: &mut Flow,
@@ -87,16 +92,16 @@ pub(crate) fn renew(
         return Ok(());
     }
     if flow.generation == !config.generation {
-        return bandwidth::take(ctx, packet, flow.flags);
+        return bandwidth::charge(ctx, packet, flow.flags);
     }
     if flow.flags & Flow::HAIRPIN != 0 {
         let ifindex = pod(&packet.source.addr).map_or(0, |pod| pod.ifindex);
         (flow.low_ifindex, flow.high_ifindex) = (ifindex, ifindex);
         flow.generation = Flow::stamp(config.generation, flow.flags);
-        return bandwidth::take(ctx, packet, flow.flags);
+        return bandwidth::charge(ctx, packet, flow.flags);
     }
     let from_high = flow.flags & Flow::FROM_HIGH != 0;
-    // The verdict is about who opened the flow to whom, whichever way this packet goes.
+    // The verdict depends on which end opened the flow, not on this packet's direction.
     let decision = if from_high == packet.from_high() {
         decide(config, &packet.source, &packet.destination, packet.proto)
     } else {
@@ -106,13 +111,13 @@ pub(crate) fn renew(
         report::decided(config, packet, decision.reason, decision.policy, flow.service);
         return Err(decision.reason);
     }
-    place(config, flow, &decision, from_high);
-    bandwidth::take(ctx, packet, flow.flags)
+    set_decision(config, flow, &decision, from_high);
+    bandwidth::charge(ctx, packet, flow.flags)
 }
 
-/// A new entry for the flow that this packet opens; an error if it may not.
+/// A fresh entry for the flow that this packet opens; an error if it is denied.
 #[inline(always)]
-pub(crate) fn opened(
+pub(crate) fn open(
     ctx: &TcContext,
     config: &NodeConfig,
     packet: &Packet,
@@ -121,20 +126,22 @@ pub(crate) fn opened(
     if decision.reason != DropReason::None {
         return Err(decision.reason);
     }
-    bandwidth::take_first(ctx, packet, decision.flags)?;
+    bandwidth::charge_first(ctx, packet, decision.flags)?;
     let flow = conntrack::fresh(if packet.from_high() { Flow::FROM_HIGH } else { 0 })?;
-    place(config, flow, decision, packet.from_high());
+    set_decision(config, flow, decision, packet.from_high());
     Ok(flow)
 }
 
+/// Writes the decision into the entry.
 #[inline(always)]
-fn place(config: &NodeConfig, flow: &mut Flow, decision: &Decision, from_high: bool) {
+fn set_decision(config: &NodeConfig, flow: &mut Flow, decision: &Decision, from_high: bool) {
     let (opener, target) = (decision.opener_ifindex, decision.target_ifindex);
     (flow.low_ifindex, flow.high_ifindex) = if from_high { (target, opener) } else { (opener, target) };
     flow.flags = flow.flags & !(Flow::REMOTE | Flow::LIMITED) | decision.flags;
     flow.generation = Flow::stamp(config.generation, flow.flags);
 }
 
+/// Whether the pod's policies allow the flow, and the policy that decided.
 #[inline(always)]
 fn verdict(
     config: &NodeConfig,
@@ -153,6 +160,6 @@ fn verdict(
         if table_of(config.generation) == 0 { CLASSES_EVEN.get(&address) } else { CLASSES_ODD.get(&address) };
     let class = class.map_or(CLASS_OTHER, |class| *class);
     let key = Key::new(VerdictKey::PORT_BITS, VerdictKey::new(direction, class, proto, port));
-    // A verdict map always has the direction's default; should it not, nothing passes.
+    // A verdict map always has the direction's default; without one the flow is denied.
     verdicts.get(&key).map_or((false, 0), |verdict| (verdict.allow != 0, verdict.policy))
 }

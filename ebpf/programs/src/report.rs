@@ -1,4 +1,4 @@
-//! Telling the agent: a counter for every drop, an event for every decision while somebody reads them.
+//! Reports to the agent: a counter for every drop, and an event for every decision while the agent reads them.
 
 use skep_abi::{Direction, DropReason, FlowEvent, NodeConfig};
 
@@ -10,12 +10,12 @@ use crate::packet::Packet;
 #[inline(always)]
 pub(crate) fn dropped(reason: DropReason) {
     if let Some(count) = DROPS.get_ptr_mut(reason as u32) {
-        // SAFETY: a per-CPU element: nobody else writes it while this program runs.
+        // SAFETY: a per-CPU element: no other program writes it while this one runs.
         unsafe { *count += 1 };
     }
 }
 
-/// Sends the decision about a flow to `FLOWS`, if observed.
+/// Sends the decision about a flow to `FLOWS`, if the agent reads it.
 #[inline(never)]
 pub(crate) fn decided(config: &NodeConfig, packet: &Packet, reason: DropReason, policy: u32, service: u32) {
     if config.observe == 0 {

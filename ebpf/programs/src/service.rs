@@ -1,4 +1,6 @@
-//! Frontend to backend: the look-up, who may use it, which backend a client gets.
+//! Frontend to backend.
+//!
+//! In: what a client addressed. Out: the frontend, whether the client may use it, and the client's backend.
 
 use aya_ebpf::bindings::BPF_ANY;
 use aya_ebpf::btf_maps::lpm_trie::Key;
@@ -13,20 +15,21 @@ use crate::maps::{AFFINITY, BACKENDS, RANGES, SERVICES};
 use crate::packet::Packet;
 use crate::{clock, report};
 
-const SECOND: u64 = 1_000_000_000;
-/// Rounds of a search in a set: no set has more than 2^20 slots.
-const SEARCH: u32 = 20;
-const _: () = assert!(skep_abi::BACKENDS_MAX <= 1 << SEARCH);
+const SECOND_NS: u64 = 1_000_000_000;
+/// Rounds of a binary search in a set: no set has more than 2^20 slots.
+const MAX_SEARCH_ROUNDS: u32 = 20;
+const _: () = assert!(skep_abi::BACKENDS_MAX <= 1 << MAX_SEARCH_ROUNDS);
 
-/// Asks again where there is none: the kernel replaces an element by putting a new one in front of its bucket and taking the
-/// old one out, and who is between the two meanwhile sees neither. A flow that was opened past its service would stay so.
+/// The frontend that was addressed, looked up twice before it counts as absent: the kernel replaces an element by inserting
+/// the new one at the front of its bucket and removing the old one, and a reader between the two finds neither. A flow that
+/// was opened past its service would never be translated.
 #[inline(always)]
 pub(crate) fn find(to: &SocketAddr, proto: Proto, scope: Scope) -> Option<&'static ServiceValue> {
     let key = ServiceKey { addr: to.addr, port: to.port, proto, scope };
     get(&key).or_else(|| get(&key))
 }
 
-/// As [`find`] from inside, where a cluster IP's other ports are frontends too.
+/// As [`find`] from inside, where a cluster IP's other ports have a frontend too, [`ServiceKey::any_port`].
 #[inline(always)]
 pub(crate) fn find_any(to: &SocketAddr, proto: Proto) -> Option<&'static ServiceValue> {
     find(to, proto, Scope::INTERNAL).or_else(|| get(&ServiceKey::any_port(to.addr)))
@@ -38,8 +41,8 @@ fn get(key: &ServiceKey) -> Option<&'static ServiceValue> {
     unsafe { SERVICES.get(key) }
 }
 
-/// The backend for the client that sent the packet, `chance` as in [`pick`]; `None`: the client is to be told that there
-/// is none.
+/// The backend for the client that sent the packet, `chance` as in [`pick`]; `None`: there is none, and the packet is to
+/// be rejected.
 #[inline(always)]
 pub(crate) fn resolve(
     config: &NodeConfig,
@@ -71,8 +74,8 @@ pub(crate) fn admits(service: &ServiceValue, client: &Addr) -> bool {
     RANGES.get(&Key::new(RangeKey::BITS, RangeKey::new(service.ranges, *client))).is_some()
 }
 
-/// A backend of the service, each with the same chance over the values of `chance`, or the one that the client had
-/// before, if the service wants that; `None` if there is none.
+/// A backend of the service: with session affinity the client's previous one, or else each with the same probability over
+/// the values of `chance`; `None`: there is none.
 #[inline(always)]
 pub(crate) fn pick(service: &ServiceValue, client: Addr, chance: u32) -> Option<&'static Backend> {
     let any = chance.checked_rem(service.count)?;
@@ -85,22 +88,23 @@ pub(crate) fn random() -> u32 {
     unsafe { bpf_get_prandom_u32() }
 }
 
+/// The backend in a slot of the service's set.
 #[inline(always)]
 pub(crate) fn slot(service: &ServiceValue, slot: u32) -> Option<&'static Backend> {
     // SAFETY: as in `find`.
     unsafe { BACKENDS.get(BackendKey { set: service.set, slot }) }
 }
 
-/// The timeout runs from the client's last new connection, as in kube-proxy; so a choice that is used is renewed.
+/// The client's previous backend, or `any`. The timeout starts with the client's last new connection, as in kube-proxy.
 #[inline(never)]
 fn affine(service: &ServiceValue, client: Addr, any: u32) -> Option<&'static Backend> {
     let key = AffinityKey { client, service: service.service };
     let now = clock::now_ns();
     if let Some(entry) = AFFINITY.get_ptr_mut(key) {
         // SAFETY: the kernel keeps the element valid until the program ends; two new connections of one client at
-        // the same moment may each write the time, or each choose.
+        // the same time may both write the time, or both pick.
         let entry = unsafe { &mut *entry };
-        if now.wrapping_sub(entry.last_used) < service.affinity_seconds as u64 * SECOND
+        if now.wrapping_sub(entry.last_used) < service.affinity_seconds as u64 * SECOND_NS
             && let Some(backend) = member(service, &entry.backend)
         {
             entry.last_used = now;
@@ -108,16 +112,16 @@ fn affine(service: &ServiceValue, client: Addr, any: u32) -> Option<&'static Bac
         }
     }
     let backend = slot(service, any)?;
-    // A full map costs the client its place, not its connection.
+    // Without an entry the client loses its affinity, not its connection.
     let _ = AFFINITY.insert(key, Affinity { last_used: now, backend: *backend, reserved: 0 }, BPF_ANY as u64);
     Some(backend)
 }
 
-/// The backend, if it is still in the service's set, whose slots are in order.
+/// The backend, if it is still in the service's set. The set's slots are in order.
 #[inline(always)]
 fn member(service: &ServiceValue, wanted: &Backend) -> Option<&'static Backend> {
     let (mut base, mut size) = (0, service.count);
-    for _ in 0..SEARCH {
+    for _ in 0..MAX_SEARCH_ROUNDS {
         if size <= 1 {
             break;
         }

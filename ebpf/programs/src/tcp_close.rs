@@ -1,8 +1,8 @@
-//! The orderly end of a connection between two pods of this node: its entry goes with the last acknowledgement.
+//! The end of a TCP connection between two pods of this node: its entry is removed with the last acknowledgement.
 //!
-//! No link that loses packets lies behind this hook, so hardly anybody asks for the entry again; who does, because its
-//! receiver had no room, is judged as one that opens a flow. The next connection's entry is made in memory that the
-//! processor still has at hand, where entries that wait for their time would be spread over the whole table.
+//! No link after this hook loses packets, so the entry is hardly ever needed again. A segment that is retransmitted all the
+//! same, because its receiver had no room, gets a verdict like one that opens a flow. The next connection's entry then
+//! reuses memory that is still in the CPU's cache; expiring entries would be spread over the whole table.
 
 use aya_ebpf::programs::TcContext;
 use skep_abi::logic::tcp_close::{self, Close, Seen, Segment};
@@ -12,14 +12,13 @@ use crate::conntrack;
 use crate::maps::CONNTRACK;
 use crate::packet::Packet;
 
-/// Whether [`close`] has to see the packet.
+/// Whether the packet may end the connection, so that [`close`] is called.
 #[inline(always)]
-pub(crate) fn concerns(packet: &Packet, flow: &Flow) -> bool {
+pub(crate) fn may_close(packet: &Packet, flow: &Flow) -> bool {
     packet.tcp_flags & TCP_FIN != 0 || flow.fin_ack != 0
 }
 
-/// Notes what acknowledges a FIN, and removes the entry when both have been acknowledged (RFC 9293, 3.6). Where the two
-/// cross each other the entry ends by its time.
+/// Updates the entry, or removes it when the connection is closed; see [`skep_abi::logic::tcp_close`].
 #[inline(never)]
 pub(crate) fn close(ctx: &TcContext, packet: &Packet, flow: &mut Flow) {
     let local = flow.low_ifindex != 0 && flow.high_ifindex != 0;

@@ -1,4 +1,8 @@
-//! Service translation of a new flow: the alias that leads to it, its entry, and the answer to a client without backend.
+//! Service translation of a new flow.
+//!
+//! In: a packet that a client addressed to a frontend, and its backend. Out: two entries. The alias, under what the client
+//! addressed, rewrites further packets to the backend; the flow's own entry, under what the backend sees, holds the verdict
+//! and rewrites the answers.
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::programs::TcContext;
@@ -8,7 +12,7 @@ use crate::maps::CONNTRACK;
 use crate::packet::Packet;
 use crate::{bandwidth, cluster, conntrack, nat, reject, report};
 
-/// Sends the client its refusal by `back`, and counts the packet as dropped.
+/// Turns the packet into the answer that rejects it, delivered by `back`, and counts a drop.
 #[inline(always)]
 pub(crate) fn reject(
     ctx: &TcContext,
@@ -22,8 +26,8 @@ pub(crate) fn reject(
     Ok(back())
 }
 
-/// Whether a connection begins where an earlier one left an alias behind, whose own entry is gone. The alias goes too, and
-/// the connection may go to another backend.
+/// Whether the packet begins a connection and the alias is of an earlier one whose own entry is gone. Then the alias is
+/// removed, and the new connection may go to another backend.
 #[inline(never)]
 pub(crate) fn is_stale_alias(packet: &mut Packet, alias: &Flow) -> bool {
     if !conntrack::begins(packet) {
@@ -44,7 +48,7 @@ pub(crate) fn is_stale_alias(packet: &mut Packet, alias: &Flow) -> bool {
     gone
 }
 
-/// The entry under which later packets of a translated flow find their backend.
+/// Puts the alias. `sender` is the host-side interface of the client if it is a pod of this node, or else 0.
 #[inline(always)]
 pub(crate) fn put_alias(
     config: &NodeConfig,
@@ -66,8 +70,8 @@ pub(crate) fn put_alias(
     Ok(())
 }
 
-/// Takes back what [`put_alias`] put, as the flow may not be. The client tries again from the same port, and then its flow
-/// has to be opened as one to what it addressed.
+/// Removes the alias of a flow that was denied. The client may retry from the same port, and its flow then has to be
+/// opened as one to what it addressed.
 #[inline(never)]
 pub(crate) fn remove_alias(packet: &mut Packet, addressed: &SocketAddr) {
     packet.destination = *addressed;
@@ -75,7 +79,7 @@ pub(crate) fn remove_alias(packet: &mut Packet, addressed: &SocketAddr) {
     let _ = CONNTRACK.remove(&packet.key);
 }
 
-/// Puts the entry of a translated flow: its answers come from what the client addressed.
+/// Puts the flow's own entry: its answers come from what the client addressed.
 #[inline(always)]
 pub(crate) fn put_translated(
     ctx: &TcContext,
@@ -97,7 +101,7 @@ pub(crate) fn put_translated(
     }
 }
 
-/// Puts the entry where there is one already.
+/// Puts the entry under a key that is taken.
 #[inline(never)]
 fn put_beside_existing(
     ctx: &TcContext,
@@ -106,7 +110,7 @@ fn put_beside_existing(
     addressed: &SocketAddr,
 ) -> DropReason {
     match conntrack::entry(packet) {
-        Some(other) if conntrack::differs(other, packet, addressed) => {}
+        Some(other) if conntrack::is_of_other_frontend(other, packet, addressed) => {}
         _ => {
             conntrack::replace(packet, flow);
             return DropReason::None;
@@ -123,18 +127,18 @@ fn put_beside_existing(
     DropReason::None
 }
 
-/// A client may have one port for connections to two services. Where both lead to one backend, the second one gets a port
-/// of its own there, as from netfilter.
+/// Claims a source port of the client's address for the flow. A client may use one port for connections to two services;
+/// if both have the same backend, the second connection needs another port there. Netfilter does the same.
 #[inline(always)]
 fn claim_source_port(packet: &mut Packet, flow: &mut Flow, addressed: &SocketAddr) -> Option<Be16> {
     flow.destination = packet.source;
     flow.flags |= Flow::DESTINATION;
-    let port = nat::claim(&packet.source, &packet.destination, packet.proto, flow, nat::PORT_TRIES)?;
+    let port = nat::claim(&packet.source, &packet.destination, packet.proto, flow, nat::MAX_PORT_TRIES)?;
     redirect_alias(packet, addressed, port);
     Some(port)
 }
 
-/// Has later packets to what was addressed come from the port too.
+/// Makes the alias rewrite the source of further packets to the claimed port.
 #[inline(never)]
 fn redirect_alias(packet: &mut Packet, addressed: &SocketAddr, port: Be16) {
     packet.destination = *addressed;

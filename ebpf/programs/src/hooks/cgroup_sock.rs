@@ -1,5 +1,7 @@
-//! Service translation at the socket: a connection to a service is one to a backend from its first packet on,
-//! and its packets need nothing. `recvmsg` and `getpeername` show the application what it addressed.
+//! Service translation at the socket.
+//!
+//! `connect` and `sendmsg`: the address of a frontend becomes that of a backend, so the packets need no translation.
+//! `recvmsg` and `getpeername`: the application gets the address that it used.
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{BPF_ANY, bpf_sock_addr};
@@ -13,29 +15,30 @@ use skep_abi::{
 use crate::maps::{self, CONNECTED, SOCKETS};
 use crate::service;
 
+/// Results of the programs: the system call goes on, or fails.
 const ALLOW: i32 = 1;
-const REFUSE: i32 = 0;
+const DENY: i32 = 0;
 const EPERM: i32 = 1;
 const ECONNREFUSED: i32 = 111;
 
 #[cgroup_sock_addr(connect4)]
 pub(crate) fn cgroup_connect4(ctx: SockAddrContext) -> i32 {
-    translate(&Family::V4(&ctx), any)
+    translate(&Family::V4(&ctx), random_chance)
 }
 
 #[cgroup_sock_addr(connect6)]
 pub(crate) fn cgroup_connect6(ctx: SockAddrContext) -> i32 {
-    translate(&Family::V6(&ctx), any)
+    translate(&Family::V6(&ctx), random_chance)
 }
 
 #[cgroup_sock_addr(sendmsg4)]
 pub(crate) fn cgroup_sendmsg4(ctx: SockAddrContext) -> i32 {
-    translate(&Family::V4(&ctx), own)
+    translate(&Family::V4(&ctx), socket_chance)
 }
 
 #[cgroup_sock_addr(sendmsg6)]
 pub(crate) fn cgroup_sendmsg6(ctx: SockAddrContext) -> i32 {
-    translate(&Family::V6(&ctx), own)
+    translate(&Family::V6(&ctx), socket_chance)
 }
 
 #[cgroup_sock_addr(recvmsg4)]
@@ -58,7 +61,7 @@ pub(crate) fn cgroup_getpeer6(ctx: SockAddrContext) -> i32 {
     restore(&Family::V6(&ctx))
 }
 
-/// Which fields of the context hold the peer. The verifier wants each read and written by itself, in words.
+/// Which fields of the context hold the peer. The verifier accepts only accesses of one word.
 enum Family<'a> {
     V4(&'a SockAddrContext),
     V6(&'a SockAddrContext),
@@ -139,8 +142,8 @@ fn translate(socket: &Family, chance: impl Fn(&Family) -> u32) -> i32 {
     finish(socket, service::pick(service, Addr::UNSPECIFIED, chance(socket)), &addressed)
 }
 
-/// A datagram socket is connected to find out its own address, too (RFC 6724, 5): that must not fail where only a packet
-/// would be refused.
+/// The frontend that was addressed. Applications also connect a datagram socket to learn their own address (RFC 6724, 5), so
+/// a port that a cluster IP does not serve fails only for TCP.
 #[inline(always)]
 fn find(socket: &Family, addressed: &SocketAddr) -> Option<&'static ServiceValue> {
     match socket.proto() {
@@ -149,26 +152,27 @@ fn find(socket: &Family, addressed: &SocketAddr) -> Option<&'static ServiceValue
     }
 }
 
-/// A service whose answer depends on who asks.
+/// Translation for a service whose backend depends on the client.
 #[inline(always)]
 fn translate_for(socket: &Family, service: &ServiceValue, addressed: &SocketAddr, chance: u32) -> i32 {
     let Some(config) = maps::config() else { return ALLOW };
     // SAFETY: the context is the kernel's.
     let cookie = unsafe { bpf_get_netns_cookie(socket.context().as_ptr()) };
-    let of_node = cookie == config.netns_cookie;
+    let is_node = cookie == config.netns_cookie;
     if service.ranges != 0 {
         let node = if addressed.addr.is_v4() { &config.node_v4 } else { &config.node_v6 };
-        // Which address a pod's socket will have is not known here: its packets are judged.
-        if !of_node {
+        // A pod's source address is not known yet: its packets are checked at the pod's hook.
+        if !is_node {
             return ALLOW;
         }
         if !service::admits(service, node) {
-            return refuse(EPERM);
+            return fail(EPERM);
         }
     }
-    // What is to be dropped is not to be refused: the pod's packets are, and the node's never start, as under netfilter.
+    // The frontend drops. A pod's connect succeeds and its packets are dropped at its hook; the node's own call fails with
+    // EPERM, as under netfilter.
     if service.count == 0 && service.flags & ServiceValue::DROP != 0 {
-        return if of_node { refuse(EPERM) } else { ALLOW };
+        return if is_node { fail(EPERM) } else { ALLOW };
     }
     let client = AffinityKey::namespace(cookie, addressed.addr.is_v4());
     finish(socket, service::pick(service, client, chance), addressed)
@@ -176,16 +180,16 @@ fn translate_for(socket: &Family, service: &ServiceValue, addressed: &SocketAddr
 
 #[inline(always)]
 fn finish(socket: &Family, backend: Option<&Backend>, addressed: &SocketAddr) -> i32 {
-    let Some(backend) = backend else { return refuse(ECONNREFUSED) };
+    let Some(backend) = backend else { return fail(ECONNREFUSED) };
     let to = SocketAddr::new(backend.addr, backend.port);
-    remember(socket, &to, addressed);
+    store_frontend(socket, &to, addressed);
     socket.set_peer(&to);
     ALLOW
 }
 
-/// Where there is no room, the application loses the addressed name of its peer, not the connection.
+/// Stores what the application addressed. If the map is full, `getpeername` shows the backend; the connection works.
 #[inline(always)]
-fn remember(socket: &Family, backend: &SocketAddr, frontend: &SocketAddr) {
+fn store_frontend(socket: &Family, backend: &SocketAddr, frontend: &SocketAddr) {
     if socket.proto() != Proto::TCP {
         let _ = SOCKETS.insert(socket.socket(backend), *frontend, BPF_ANY as u64);
         return;
@@ -194,39 +198,40 @@ fn remember(socket: &Family, backend: &SocketAddr, frontend: &SocketAddr) {
     // SAFETY: the context is the kernel's, and so is its socket.
     let kept = unsafe { CONNECTED.get_or_insert_ptr_mut(socket.context(), Some(&mut connected)) };
     if !kept.is_null() {
-        // SAFETY: the kernel keeps the value valid until the program ends; only this socket's owner works with it.
+        // SAFETY: the kernel keeps the value valid until the program ends; only this socket's owner uses it.
         unsafe { *kept = connected };
     }
 }
 
-/// What the application addressed when the socket came to have `peer`.
+/// What the application addressed when the socket got `peer`.
 #[inline(always)]
 fn frontend<'a>(socket: &Family, peer: &SocketAddr) -> Option<&'a SocketAddr> {
     if socket.proto() != Proto::TCP {
         // SAFETY: the value is read at once; the entry belongs to this socket.
         return unsafe { SOCKETS.get(socket.socket(peer)) };
     }
-    // SAFETY: as in `remember`.
+    // SAFETY: as in `store_frontend`.
     let connected = unsafe { CONNECTED.get_ptr_mut(socket.context()).as_ref() }?;
     (connected.backend == *peer).then_some(&connected.frontend)
 }
 
+/// Lets the system call fail with the error.
 #[inline(always)]
-fn refuse(error: i32) -> i32 {
+fn fail(error: i32) -> i32 {
     // SAFETY: sets what the system call returns; no preconditions.
     unsafe { bpf_set_retval(-error) };
-    REFUSE
+    DENY
 }
 
 /// A new connection may go to any backend.
 #[inline(always)]
-fn any(_: &Family) -> u32 {
+fn random_chance(_: &Family) -> u32 {
     service::random()
 }
 
-/// Datagrams of one socket go to one backend for as long as the set is the same, as under a connection-tracking proxy.
+/// Datagrams of one socket go to one backend while the set is the same, as under a connection-tracking proxy.
 #[inline(always)]
-fn own(socket: &Family) -> u32 {
+fn socket_chance(socket: &Family) -> u32 {
     // SAFETY: the context is the kernel's.
     let cookie = unsafe { bpf_get_socket_cookie(socket.context().as_ptr()) };
     (cookie.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32

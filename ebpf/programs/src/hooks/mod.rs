@@ -1,4 +1,4 @@
-//! The kernel's hooks.
+//! The kernel's hooks: one file for each, with the programs that attach there. No module imports them.
 
 mod cgroup_sock;
 mod tc_delay;

@@ -1,4 +1,4 @@
-//! Ingress of the delay link's far end: see [`crate::delay`].
+//! `tc_delay`: ingress of the far end of the delay link and the pace link; see [`crate::delay`].
 
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
@@ -7,5 +7,5 @@ use crate::delay;
 
 #[classifier]
 pub(crate) fn tc_delay(ctx: TcContext) -> i32 {
-    delay::back(&ctx)
+    delay::return_packet(&ctx)
 }

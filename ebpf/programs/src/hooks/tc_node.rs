@@ -1,5 +1,8 @@
-//! The node's uplink and overlay. `tc_node_ingress`: services addressed from the outside, returns, straight delivery to
-//! pods. `tc_node_egress`: masquerade of pods that talk to the outside, and what the node's own processes answer.
+//! The node's uplink and overlay.
+//!
+//! `tc_node_ingress`: services addressed from outside, the backends' answers, delivery to pods past the node's stack.
+//! `tc_node_egress`: masquerade of pods' flows to the outside, and answers of the node's own processes.
+//! `tc_host_egress`: the same as egress, on loopback.
 
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
@@ -7,14 +10,14 @@ use skep_abi::{DropReason, Flow, NodeConfig, Proto, Scope, ServiceValue, SocketA
 
 use crate::conntrack;
 use crate::deliver::{self, PASS};
-use crate::nat::Relay;
+use crate::nat::FullNat;
 use crate::packet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, L3, Packet};
 use crate::parse::parse;
 use crate::{cluster, delay, dsr, host, icmp, maglev, maps, nat, policy, report, service, translate};
 
 #[classifier]
 pub(crate) fn tc_node_ingress(ctx: TcContext) -> i32 {
-    deliver::verdict(delay::early(&ctx, ingress(&ctx)))
+    deliver::verdict(delay::early_fragment(&ctx, ingress(&ctx)))
 }
 
 #[classifier]
@@ -22,7 +25,7 @@ pub(crate) fn tc_node_egress(ctx: TcContext) -> i32 {
     deliver::verdict(egress(&ctx))
 }
 
-/// Loopback, where the node's own packets to its node ports are seen. Nothing but SCTP needs it.
+/// On loopback, where the node's own packets to its node ports pass. Only SCTP needs it, as it has no socket hook.
 #[classifier]
 pub(crate) fn tc_host_egress(ctx: TcContext) -> i32 {
     if !is_sctp(&ctx) {
@@ -31,7 +34,7 @@ pub(crate) fn tc_host_egress(ctx: TcContext) -> i32 {
     deliver::verdict(egress(&ctx))
 }
 
-/// Without options or extension headers, as SCTP comes.
+/// Whether it is SCTP, whose packets have no IP options or extension headers.
 #[inline(always)]
 fn is_sctp(ctx: &TcContext) -> bool {
     let next = match ctx.load::<u16>(12) {
@@ -46,7 +49,7 @@ fn is_sctp(ctx: &TcContext) -> bool {
 fn ingress(ctx: &TcContext) -> Result<i32, DropReason> {
     let Some(config) = maps::config() else { return Ok(PASS) };
     let Some(packet) = parse(ctx)? else { return Ok(PASS) };
-    let known = conntrack::find(packet).filter(|flow| !conntrack::is_other(flow, packet));
+    let known = conntrack::find(packet).filter(|flow| !conntrack::bypasses_translation(flow, packet));
     let known =
         known.filter(|flow| flow.flags & Flow::ALIAS == 0 || !translate::is_stale_alias(packet, flow));
     let Some(flow) = known else { return open(ctx, config, packet) };
@@ -68,7 +71,7 @@ fn ingress(ctx: &TcContext) -> Result<i32, DropReason> {
     }
 }
 
-/// A packet of a known flow whose entry holds the verdict.
+/// A packet of a known flow whose entry has the verdict.
 #[inline(always)]
 fn receive(
     ctx: &TcContext,
@@ -76,7 +79,7 @@ fn receive(
     packet: &mut Packet,
     flow: &mut Flow,
 ) -> Result<i32, DropReason> {
-    policy::renew(ctx, config, flow, packet)?;
+    policy::revalidate(ctx, config, flow, packet)?;
     let receiver = conntrack::receiver(flow, packet);
     let translated = conntrack::rewrites(flow, packet) && flow.flags & Flow::MASQUERADE == 0;
     if translated {
@@ -85,7 +88,7 @@ fn receive(
     if receiver != 0 {
         return Ok(deliver::to_pod(receiver));
     }
-    // An answer from a node port of this node to a process of it would be a martian on the uplink.
+    // The kernel would drop an answer from a node port of this node to its own process as a martian on the uplink.
     let own = translated && cluster::is_node(config, &packet.source.addr);
     Ok(if own { deliver::to_host(ctx) } else { PASS })
 }
@@ -105,7 +108,7 @@ fn open(ctx: &TcContext, config: &NodeConfig, packet: &mut Packet) -> Result<i32
     if cluster::is_node(config, &backend.addr) {
         return match host::receive(ctx, config, packet, &backend, service.service) {
             DropReason::None => {
-                translate::put_translated(ctx, packet, conntrack::made()?, &addressed).map(|()| PASS)
+                translate::put_translated(ctx, packet, conntrack::last_fresh()?, &addressed).map(|()| PASS)
             }
             reason => Err(reason),
         };
@@ -124,14 +127,15 @@ fn open(ctx: &TcContext, config: &NodeConfig, packet: &mut Packet) -> Result<i32
     to_local(ctx, config, packet, Some((addressed, service.service)))
 }
 
-/// Cluster addresses are for inside alone, but somebody may have routed them here, as kube-proxy allows.
+/// The frontend that was addressed. Cluster IPs are for inside, but a network may route them here; kube-proxy serves them
+/// too.
 #[inline(always)]
 fn addressed_service(packet: &Packet) -> Option<&'static ServiceValue> {
     let (to, proto) = (&packet.destination, packet.proto);
     service::find(to, proto, Scope::EXTERNAL).or_else(|| service::find(to, proto, Scope::INTERNAL))
 }
 
-/// A new flow to a pod of this node, or else the stack's business.
+/// A new flow to a pod of this node, or else to the node's stack.
 #[inline(always)]
 fn to_local(
     ctx: &TcContext,
@@ -146,12 +150,12 @@ fn to_local(
     let decision = policy::decide(config, &packet.source, &packet.destination, packet.proto);
     let id = addressed.map_or(0, |(_, service)| service);
     report::decided(config, packet, decision.reason, decision.policy, id);
-    let opened = policy::opened(ctx, config, packet, &decision);
+    let opened = policy::open(ctx, config, packet, &decision);
     if let (Err(_), Some((addressed, _))) = (&opened, &addressed) {
         translate::remove_alias(packet, addressed);
     }
     let flow = opened?;
-    // What came to a frontend was only passed on by another node, and is not answered by way of that.
+    // A packet to a frontend was only forwarded by the other node, and its answers do not go back there.
     if addressed.is_none() && flow.flags & Flow::REMOTE == 0 && deliver::came_by_overlay(ctx, config, packet)
     {
         flow.flags |= Flow::OVERLAY;
@@ -165,7 +169,7 @@ fn to_local(
     Ok(deliver::to_pod(decision.target_ifindex))
 }
 
-/// To a backend on another node: both ends are rewritten, so that the answer comes back here.
+/// A new flow to a backend on another node: both ends are rewritten, so that the answers come back here.
 #[inline(always)]
 fn transit(
     ctx: &TcContext,
@@ -174,15 +178,22 @@ fn transit(
     backend: &SocketAddr,
 ) -> Result<i32, DropReason> {
     let node = cluster::node_addr(config, packet).ok_or(DropReason::NoPort)?;
-    let onward = if cluster::contains(&backend.addr) { Flow::REMOTE } else { 0 };
-    let relay = Relay { node, backend: *backend, kind: Flow::TRANSIT, onward, ifindex: 0, generation: 0 };
-    match nat::relay(ctx, packet, &relay) {
-        DropReason::None => Ok(send_out(config, packet, onward)),
+    let forward_flags = if cluster::contains(&backend.addr) { Flow::REMOTE } else { 0 };
+    let nat = FullNat {
+        source: node,
+        backend: *backend,
+        flags: Flow::TRANSIT,
+        forward_flags,
+        ifindex: 0,
+        generation: 0,
+    };
+    match nat::open_and_rewrite(ctx, packet, &nat) {
+        DropReason::None => Ok(send_out(config, packet, forward_flags)),
         reason => Err(reason),
     }
 }
 
-/// What passes through: on to another node's pod, or back to whoever asked.
+/// Forwards a packet in transit: to another node's pod, or back to the client.
 #[inline(always)]
 fn send_out(config: &NodeConfig, packet: &Packet, flags: u32) -> i32 {
     if flags & Flow::REMOTE != 0 { deliver::to_remote(config, packet) } else { deliver::to_uplink(config) }
@@ -195,7 +206,7 @@ fn egress(ctx: &TcContext) -> Result<i32, DropReason> {
     if cluster::is_node(config, &packet.source.addr) {
         return host::send(ctx, config, packet);
     }
-    // Every packet of a pod has an entry by now: the pod's own hook made it.
+    // The pod's own hook has made an entry for every packet of a pod.
     let Some(flow) = conntrack::find(packet) else { return Ok(PASS) };
     if conntrack::sender(flow, packet) == 0 || flow.flags & Flow::REMOTE != 0 {
         return Ok(PASS);
@@ -212,10 +223,10 @@ fn egress(ctx: &TcContext) -> Result<i32, DropReason> {
     Ok(PASS)
 }
 
-/// Gives the flow a source at the node, and the answers their way back.
+/// Gives the flow a source address of the node, and puts the entry that rewrites the answers.
 #[inline(always)]
 fn masquerade(config: &NodeConfig, packet: &Packet, flow: &mut Flow) -> Result<(), DropReason> {
-    // The pod answers somebody who reached it by its own address or a service; the source stays.
+    // An answer of the pod to a client from outside keeps its source.
     if (flow.flags & Flow::FROM_HIGH != 0) != packet.from_high() || flow.flags & Flow::SOURCE != 0 {
         return Ok(());
     }
@@ -223,7 +234,7 @@ fn masquerade(config: &NodeConfig, packet: &Packet, flow: &mut Flow) -> Result<(
     let node = cluster::node_addr(config, packet).ok_or(DropReason::NoPort)?;
     let answers = conntrack::fresh(Flow::MASQUERADE | Flow::DESTINATION)?;
     answers.destination = packet.source;
-    let port = nat::claim(&node, &packet.destination, packet.proto, answers, nat::PORT_TRIES)
+    let port = nat::claim(&node, &packet.destination, packet.proto, answers, nat::MAX_PORT_TRIES)
         .ok_or(DropReason::NoPort)?;
     flow.source = SocketAddr { port, ..node };
     flow.flags |= Flow::MASQUERADE | Flow::SOURCE;

@@ -1,4 +1,7 @@
-//! The host side of a pod's veth. `tc_pod_egress`: from the pod. `tc_pod_ingress`: from the node's stack to the pod.
+//! The host side of a pod's veth.
+//!
+//! `tc_pod_egress`: packets that the pod sends: source check, policy, services, delivery past the node's stack.
+//! `tc_pod_ingress`: packets from the node's stack to the pod: policy, and the translation of answers.
 
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
@@ -6,7 +9,7 @@ use skep_abi::{Addr, DropReason, Flow, NodeConfig, Proto, SocketAddr};
 
 use crate::conntrack;
 use crate::deliver::{self, PASS};
-use crate::nat::Relay;
+use crate::nat::FullNat;
 use crate::packet::Packet;
 use crate::parse::parse;
 use crate::{bandwidth, cluster, delay, icmp, maps, nat, policy, report, service, tcp_close, translate};
@@ -14,7 +17,7 @@ use crate::{bandwidth, cluster, delay, icmp, maps, nat, policy, report, service,
 /// Ingress hook of the host side: packets that the pod sends.
 #[classifier]
 pub(crate) fn tc_pod_egress(ctx: TcContext) -> i32 {
-    deliver::verdict(delay::early(&ctx, egress(&ctx)))
+    deliver::verdict(delay::early_fragment(&ctx, egress(&ctx)))
 }
 
 /// Egress hook of the host side: packets that the node's stack sends to the pod.
@@ -30,7 +33,7 @@ fn egress(ctx: &TcContext) -> Result<i32, DropReason> {
     let mut found = conntrack::find(packet);
     if let Some(flow) = &found {
         check_source(ctx, flow, config, packet)?;
-        if let Some(action) = bandwidth::wait(ctx, packet, flow.flags)? {
+        if let Some(action) = bandwidth::delay_egress(ctx, packet, flow.flags)? {
             return Ok(action);
         }
         if flow.flags & Flow::ALIAS != 0 && conntrack::rewrites(flow, packet) {
@@ -41,7 +44,8 @@ fn egress(ctx: &TcContext) -> Result<i32, DropReason> {
                 packet.locate();
                 found = conntrack::find(packet);
             }
-        } else if conntrack::is_other(flow, packet) || conntrack::begins(packet) && was_unknown(packet, flow)
+        } else if conntrack::bypasses_translation(flow, packet)
+            || conntrack::begins(packet) && predates_service(packet, flow)
         {
             found = None;
         }
@@ -52,7 +56,7 @@ fn egress(ctx: &TcContext) -> Result<i32, DropReason> {
     }
 }
 
-/// A pod may send only from its own address. The check stands in the entry under the present generation.
+/// A pod may send only from its own address. An entry of the generation in force says that the check was made.
 #[inline(always)]
 fn check_source(
     ctx: &TcContext,
@@ -68,6 +72,7 @@ fn check_source(
     owns(ifindex, packet)
 }
 
+/// The check itself: the interface's pod has the packet's source address.
 #[inline(always)]
 fn owns(ifindex: u32, packet: &Packet) -> Result<(), DropReason> {
     match cluster::pod(packet.sender_addr()) {
@@ -76,13 +81,14 @@ fn owns(ifindex: u32, packet: &Packet) -> Result<(), DropReason> {
     }
 }
 
+/// The host-side interface that this program runs on.
 #[inline(always)]
 fn interface(ctx: &TcContext) -> u32 {
     // SAFETY: the context is the kernel's; `ifindex` is a field that every classifier may read.
     unsafe { (*ctx.skb.skb).ifindex }
 }
 
-/// A packet of a known flow: verdict of this generation, rewriting, the shortest way.
+/// A packet of a known flow: verdict under this generation, rewriting, delivery.
 #[inline(always)]
 fn forward(
     ctx: &TcContext,
@@ -90,18 +96,18 @@ fn forward(
     packet: &mut Packet,
     flow: &mut Flow,
 ) -> Result<i32, DropReason> {
-    policy::renew(ctx, config, flow, packet)?;
+    policy::revalidate(ctx, config, flow, packet)?;
     let translated = conntrack::rewrites(flow, packet) && flow.flags & Flow::MASQUERADE == 0;
     let (receiver, flags) = (conntrack::receiver(flow, packet), flow.flags);
     if translated {
         nat::apply(ctx, packet, flow)?;
-    } else if tcp_close::concerns(packet, flow) {
+    } else if tcp_close::may_close(packet, flow) {
         tcp_close::close(ctx, packet, flow);
     }
     Ok(onward(ctx, config, packet, receiver, flags, translated))
 }
 
-/// The shortest way to the other end.
+/// The shortest path to the other end.
 #[inline(always)]
 fn onward(
     ctx: &TcContext,
@@ -124,7 +130,7 @@ fn onward(
         if flags & Flow::NODE == 0 {
             return deliver::to_uplink(config);
         }
-        // The node's stack would take a source of its own for a martian.
+        // The node's stack would drop a source address of its own as a martian.
         if cluster::is_node(config, &packet.source.addr) {
             return deliver::to_host(ctx);
         }
@@ -156,7 +162,7 @@ fn open(ctx: &TcContext, config: &NodeConfig, packet: &mut Packet) -> Result<i32
     let id = service.map_or(0, |service| service.service);
     let decision = policy::decide(config, &packet.source, &packet.destination, packet.proto);
     report::decided(config, packet, decision.reason, decision.policy, id);
-    let opened = policy::opened(ctx, config, packet, &decision);
+    let opened = policy::open(ctx, config, packet, &decision);
     if service.is_some() && opened.is_err() {
         translate::remove_alias(packet, &addressed);
     }
@@ -167,12 +173,13 @@ fn open(ctx: &TcContext, config: &NodeConfig, packet: &mut Packet) -> Result<i32
     } else {
         conntrack::replace(packet, flow);
     }
-    // What was just opened is rewritten in the other direction only.
+    // A flow that was just opened is rewritten in the other direction only.
     let (receiver, flags) = (conntrack::receiver(flow, packet), flow.flags);
     Ok(onward(ctx, config, packet, receiver, flags, false))
 }
 
-/// To itself through a service: it sees the service as its peer, since a packet from its own address it would not take.
+/// A pod reaches itself through a service. It sees the frontend as its peer, since its stack drops packets from its own
+/// address.
 #[inline(always)]
 fn hairpin(
     ctx: &TcContext,
@@ -181,30 +188,30 @@ fn hairpin(
     backend: &SocketAddr,
 ) -> Result<i32, DropReason> {
     let ifindex = interface(ctx);
-    let kind = Flow::HAIRPIN | bandwidth::flag(cluster::pod(&backend.addr), None);
-    bandwidth::take_first(ctx, packet, kind)?;
-    let relay = Relay {
-        node: packet.destination,
+    let flags = Flow::HAIRPIN | bandwidth::flag(cluster::pod(&backend.addr), None);
+    bandwidth::charge_first(ctx, packet, flags)?;
+    let nat = FullNat {
+        source: packet.destination,
         backend: *backend,
-        kind,
-        onward: 0,
+        flags,
+        forward_flags: 0,
         ifindex,
-        generation: Flow::stamp(config.generation, kind),
+        generation: Flow::stamp(config.generation, flags),
     };
-    match nat::relay(ctx, packet, &relay) {
+    match nat::open_and_rewrite(ctx, packet, &nat) {
         DropReason::None => Ok(deliver::to_pod(ifindex)),
         reason => Err(reason),
     }
 }
 
-/// Whether the flow was opened to an address that had no service yet and has one now.
+/// Whether the flow was opened before the address that it is to became a frontend.
 #[inline(never)]
-fn was_unknown(packet: &Packet, flow: &Flow) -> bool {
+fn predates_service(packet: &Packet, flow: &Flow) -> bool {
     flow.flags & (Flow::ALIAS | Flow::HAIRPIN) == 0
         && service::find_any(&packet.destination, packet.proto).is_some()
 }
 
-/// Router and neighbour discovery (RFC 4861) with the node; its addresses are link-local or unspecified.
+/// Router and neighbour discovery (RFC 4861) with the node: its source addresses are link-local or unspecified.
 #[inline(always)]
 fn is_neighbour_discovery(packet: &Packet) -> bool {
     let source = packet.source.addr.0;
@@ -217,7 +224,7 @@ fn ingress(ctx: &TcContext) -> Result<i32, DropReason> {
     let Some(config) = maps::config() else { return Ok(PASS) };
     let Some(packet) = parse(ctx)? else { return Ok(PASS) };
     let Some(flow) = conntrack::find(packet) else { return admit(ctx, config, packet) };
-    policy::renew(ctx, config, flow, packet)?;
+    policy::revalidate(ctx, config, flow, packet)?;
     if conntrack::rewrites(flow, packet) && flow.flags & Flow::MASQUERADE == 0 {
         nat::apply(ctx, packet, flow)?;
     }
@@ -235,7 +242,7 @@ fn admit(ctx: &TcContext, config: &NodeConfig, packet: &Packet) -> Result<i32, D
         decision.reason = DropReason::None;
     }
     report::decided(config, packet, decision.reason, decision.policy, 0);
-    let flow = policy::opened(ctx, config, packet, &decision)?;
+    let flow = policy::open(ctx, config, packet, &decision)?;
     conntrack::replace(packet, flow);
     Ok(PASS)
 }

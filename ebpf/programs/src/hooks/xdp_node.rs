@@ -1,7 +1,7 @@
-//! The node's uplink before there is an skb: flows from the outside to other nodes' pods, and their answers.
+//! The node's uplink before there is an skb: flows from outside to other nodes' pods, and their answers.
 //!
-//! `xdp_node` sends such a packet back out of the interface that it came from. Whatever it does not know for certain
-//! goes up to `tc_node_ingress`, which does all this too and shares the flows' entries; nothing is dropped here.
+//! `xdp_node` rewrites such a packet and sends it back out of the interface that it came from. All other packets go up to
+//! `tc_node_ingress`, which handles these flows too and shares their entries. Nothing is dropped here.
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup, xdp_action};
@@ -11,26 +11,28 @@ use aya_ebpf::programs::XdpContext;
 use skep_abi::{Addr, Flow, Scope, SocketAddr};
 
 use crate::frame::Frame;
-use crate::nat::Relay;
+use crate::nat::FullNat;
 use crate::packet::Packet;
 use crate::{clock, cluster, conntrack, maglev, maps, nat, service};
 
-/// Ports that are tried for a flow before it is left to TC, which tries more.
-const PORT_TRIES: u32 = 4;
-/// A hop is looked up anew after about a second.
+/// Ports that are tried for a flow; if all are taken, TC tries more.
+const MAX_PORT_TRIES: u32 = 4;
+/// Unit of [`Flow::hop_time`]: 2^20 nanoseconds.
 const HOP_TIME_SHIFT: u32 = 20;
-const HOP_LIFE: u32 = 954;
+/// A next hop is looked up again after this time, in that unit: one second.
+const MAX_HOP_AGE: u32 = 954;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
-/// In the driver.
+/// For XDP in the driver.
 #[xdp(frags)]
 pub(crate) fn xdp_node(ctx: XdpContext) -> u32 {
     verdict(&ctx)
 }
 
-/// Behind the driver. To a program for frames of several buffers Linux 6.9 and later give a copy of the skb there whose
-/// `mac_len` is 0 (`skb_pp_cow_data`), and TC then takes the IP header for an Ethernet header.
+/// For generic XDP, after the driver. There Linux 6.9 and later give a program for multi-buffer frames a copy of the skb
+/// whose `mac_len` is 0 (`skb_pp_cow_data`), and TC would take the IP header for an Ethernet header. So this program takes
+/// linear frames only.
 #[xdp]
 pub(crate) fn xdp_node_generic(ctx: XdpContext) -> u32 {
     verdict(&ctx)
@@ -46,12 +48,12 @@ fn verdict(ctx: &XdpContext) -> u32 {
     if sent.is_some() { xdp_action::XDP_TX } else { xdp_action::XDP_PASS }
 }
 
-/// `None`: the packet goes up, untouched.
+/// `None`: the packet goes up unchanged.
 #[inline(never)]
 fn forward<const V4: bool>(ctx: &XdpContext) -> Option<()> {
     let frame = &Frame::new(ctx);
     let config = maps::config()?;
-    // With an overlay, other nodes' pods are not reached by the uplink as such.
+    // With an overlay, packets to other nodes' pods need encapsulation.
     if (if V4 { config.overlay_v4 } else { config.overlay_v6 }) != 0 {
         return None;
     }
@@ -66,13 +68,12 @@ fn forward<const V4: bool>(ctx: &XdpContext) -> Option<()> {
         }
         _ => open(packet)?,
     };
-    way::<V4>(ctx, frame, packet, flow, now)?;
+    ensure_hop::<V4>(ctx, frame, packet, flow, now)?;
     conntrack::touch(packet, flow);
     frame.rewrite::<V4>(packet, flow)
 }
 
-/// A new flow to a backend elsewhere. Flags that are not known here ask for more than that, and so do affinity and
-/// source ranges.
+/// Opens a flow to a backend on another node. Frontends with flags, affinity or source ranges are left to TC.
 #[inline(never)]
 fn open(packet: &mut Packet) -> Option<&'static mut Flow> {
     let service = service::find(&packet.destination, packet.proto, Scope::EXTERNAL)?;
@@ -86,19 +87,20 @@ fn open(packet: &mut Packet) -> Option<&'static mut Flow> {
         return None;
     }
     let node = cluster::node_addr(config, packet)?;
-    let onward = if cluster::contains(&backend.addr) { Flow::REMOTE } else { 0 };
+    let forward_flags = if cluster::contains(&backend.addr) { Flow::REMOTE } else { 0 };
     let backend = SocketAddr::new(backend.addr, backend.port);
-    let relay = Relay { node, backend, kind: Flow::TRANSIT, onward, ifindex: 0, generation: 0 };
-    nat::open(packet, &relay, PORT_TRIES).ok()
+    let nat =
+        FullNat { source: node, backend, flags: Flow::TRANSIT, forward_flags, ifindex: 0, generation: 0 };
+    nat::open(packet, &nat, MAX_PORT_TRIES).ok()
 }
 
-/// Sees to it that the flow's next hop is one of not long ago. `None`: the packet is too large for it, or was not for this
-/// node's MAC in the first place, or there is no such hop.
+/// Looks up the flow's next hop unless that was done within [`MAX_HOP_AGE`]. `None`: there is no next hop, the packet is
+/// too large for it, or the packet's destination MAC is not this node's.
 ///
-/// A flow that was silent goes up once instead. Nothing of it can be overtaken then; and TC sends by the neighbour table,
-/// so that the kernel asks for a neighbour that it has not heard of for long. Nothing here does that.
+/// The first packet after a pause goes up instead, which cannot reorder the flow. TC sends it by the neighbour table, so
+/// that the kernel probes a stale neighbour; nothing here does that.
 #[inline(always)]
-fn way<const V4: bool>(
+fn ensure_hop<const V4: bool>(
     ctx: &XdpContext,
     frame: &Frame,
     packet: &Packet,
@@ -106,8 +108,8 @@ fn way<const V4: bool>(
     now: u64,
 ) -> Option<()> {
     let time = (now >> HOP_TIME_SHIFT) as u32;
-    if flow.mtu == 0 || time.wrapping_sub(flow.hop_time) > HOP_LIFE {
-        if now.saturating_sub(flow.last_seen) >> HOP_TIME_SHIFT > HOP_LIFE as u64 {
+    if flow.mtu == 0 || time.wrapping_sub(flow.hop_time) > MAX_HOP_AGE {
+        if now.saturating_sub(flow.last_seen) >> HOP_TIME_SHIFT > MAX_HOP_AGE as u64 {
             flow.last_seen = now;
             return None;
         }
@@ -117,7 +119,8 @@ fn way<const V4: bool>(
     (frame.ip_len::<V4>() <= flow.mtu && frame.destination_mac() == flow.hop[1]).then_some(())
 }
 
-/// Asks the node's routes and neighbours. `None`: another interface, no neighbour yet, too large, no route.
+/// Looks up the next hop in the node's routes and neighbours. `None`: no route, no neighbour yet, another interface, or the
+/// packet is too large.
 #[inline(never)]
 fn find_hop<const V4: bool>(ctx: &XdpContext, length: u16, packet: &Packet, flow: &mut Flow) -> Option<()> {
     // SAFETY: integers and unions of them, for which zeros are values.
