@@ -1,5 +1,7 @@
-//! What an agent of another ABI version left: its links are taken over, so that programs are replaced and never doubled,
-//! and so are the maps that mean the same in this version.
+//! Adoption of the pins of an agent with another ABI version.
+//!
+//! In: the folder that it left. Out: that folder under this version's name, with its links, so that programs are replaced
+//! and never attached twice, and with the maps that mean the same in both versions.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -10,16 +12,16 @@ use skep_abi::{ABI_VERSION, MAPS};
 use crate::error::DatapathError;
 use crate::pins;
 
-/// Makes another version's folder this one's, unless there is one of this version. The programs that run go on with the
-/// maps they have until each is replaced.
+/// Renames the folder of the highest other version to this one's, unless this version has a folder. The running programs
+/// keep their maps until each program is replaced.
 pub(crate) fn adopt(bpffs: &Path) -> Result<(), DatapathError> {
     let own = pins::folder(bpffs);
     if own.exists() {
         return Ok(());
     }
     let Some((version, other)) = newest(bpffs)? else { return Ok(()) };
-    tracing::info!(from = version, to = ABI_VERSION, "taking over from an agent of another version");
-    // In this order: what is interrupted leaves a folder that either version's agent starts from.
+    tracing::info!(from = version, to = ABI_VERSION, "adopting the pins of another ABI version");
+    // In this order: after an interruption an agent of either version can start from the folder.
     for (name, since) in MAPS {
         if !(since..=ABI_VERSION).contains(&version) {
             remove(&other, name)?;

@@ -1,4 +1,6 @@
-//! Writes to the kernel, in the order given.
+//! Planned writes to the kernel.
+//!
+//! In: writes in the order in which they must happen. Out: the kernel's maps and routes, or the first error.
 
 use aya::maps::MapError;
 use aya::maps::lpm_trie::Key;
@@ -8,12 +10,15 @@ use skep_netplan::Write;
 use crate::error::DatapathError;
 use crate::{Datapath, route};
 
-/// A write that failed; those before it are done, those behind it are not.
+/// A write that failed. Those before it are done, those after it are not.
 #[derive(Debug, thiserror::Error)]
-#[error("write {index}, {write:?}")]
+#[error("write {index} failed: {write:?}")]
 pub struct ApplyError {
+    /// Its index in the writes given.
     pub index: usize,
+    /// The write.
     pub write: Box<Write>,
+    /// What failed.
     pub source: Box<DatapathError>,
 }
 
@@ -38,33 +43,33 @@ impl Datapath {
         let maps = &mut self.maps;
         let (map, done) = match write {
             Write::PutBackend(key, value) => ("BACKENDS", maps.backends.insert(key, value, 0)),
-            Write::DeleteBackend(key) => ("BACKENDS", gone_is_fine(maps.backends.remove(key))),
+            Write::DeleteBackend(key) => ("BACKENDS", ignore_absent(maps.backends.remove(key))),
             Write::PutMaglev(key, page) => ("MAGLEV", maps.maglev.insert(key, **page, 0)),
-            Write::DeleteMaglev(key) => ("MAGLEV", gone_is_fine(maps.maglev.remove(key))),
+            Write::DeleteMaglev(key) => ("MAGLEV", ignore_absent(maps.maglev.remove(key))),
             Write::PutService(key, value) => ("SERVICES", maps.services.insert(key, value, 0)),
-            Write::DeleteService(key) => ("SERVICES", gone_is_fine(maps.services.remove(key))),
+            Write::DeleteService(key) => ("SERVICES", ignore_absent(maps.services.remove(key))),
             Write::PutRange { list, prefix_bits, addr } => {
                 ("RANGES", maps.ranges.insert(&range(*list, *prefix_bits, *addr), 1, 0))
             }
             Write::DeleteRange { list, prefix_bits, addr } => {
-                ("RANGES", gone_is_fine(maps.ranges.remove(&range(*list, *prefix_bits, *addr))))
+                ("RANGES", ignore_absent(maps.ranges.remove(&range(*list, *prefix_bits, *addr))))
             }
             Write::PutPod(addr, pod) => ("PODS", maps.pods.insert(addr, pod, 0)),
-            Write::DeletePod(addr) => ("PODS", gone_is_fine(maps.pods.remove(addr))),
+            Write::DeletePod(addr) => ("PODS", ignore_absent(maps.pods.remove(addr))),
             Write::PutClass { table, prefix_bits, addr, class } => (
                 "CLASSES",
                 maps.classes[(table & 1) as usize].insert(&Key::new(*prefix_bits, *addr), class, 0),
             ),
             Write::DeleteClass { table, prefix_bits, addr } => {
                 let removed = maps.classes[(table & 1) as usize].remove(&Key::new(*prefix_bits, *addr));
-                ("CLASSES", gone_is_fine(removed))
+                ("CLASSES", ignore_absent(removed))
             }
             Write::ClearClasses { table } => ("CLASSES", clear(&mut maps.classes[(table & 1) as usize])),
             Write::PutCluster { prefix_bits, addr } => {
                 ("CLUSTER", maps.cluster.insert(&Key::new(*prefix_bits, *addr), 1, 0))
             }
             Write::DeleteCluster { prefix_bits, addr } => {
-                ("CLUSTER", gone_is_fine(maps.cluster.remove(&Key::new(*prefix_bits, *addr))))
+                ("CLUSTER", ignore_absent(maps.cluster.remove(&Key::new(*prefix_bits, *addr))))
             }
             Write::CreateVerdictMap { id, entries } => return maps.create_verdict_map(*id, entries),
             Write::DropVerdictMap { id } => return maps.drop_verdict_map(*id),
@@ -73,7 +78,7 @@ impl Datapath {
                 Some(inner) => ("VERDICTS", maps.verdicts.insert(index, inner, 0)),
                 None => ("VERDICTS", Err(MapError::KeyNotFound)),
             },
-            Write::DeleteVerdicts { index } => ("VERDICTS", gone_is_fine(maps.verdicts.remove(index))),
+            Write::DeleteVerdicts { index } => ("VERDICTS", ignore_absent(maps.verdicts.remove(index))),
             Write::SetGeneration(generation) => {
                 ("CONFIG", maps.set_config(|config| config.generation = *generation))
             }
@@ -88,7 +93,7 @@ fn range(list: u32, prefix_bits: u32, addr: Addr) -> Key<RangeKey> {
     Key::new(RangeKey::LIST_BITS + prefix_bits, RangeKey::new(list, addr))
 }
 
-fn gone_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
+fn ignore_absent(result: Result<(), MapError>) -> Result<(), MapError> {
     match result {
         Err(MapError::KeyNotFound) => Ok(()),
         Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
@@ -99,7 +104,7 @@ fn gone_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
 fn clear(trie: &mut aya::maps::lpm_trie::LpmTrie<aya::maps::MapData, Addr, u32>) -> Result<(), MapError> {
     let keys: Vec<Key<Addr>> = trie.keys().collect::<Result<_, _>>()?;
     for key in keys {
-        gone_is_fine(trie.remove(&key))?;
+        ignore_absent(trie.remove(&key))?;
     }
     Ok(())
 }

@@ -1,4 +1,7 @@
-//! Programs on their hooks, by pinned links: a new process updates the link, and no packet passes unseen.
+//! Programs on their hooks.
+//!
+//! In: the node's and the pods' interfaces, the cgroup. Out: pinned links, which a new process updates in place, so that no
+//! packet passes without a program.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -20,15 +23,19 @@ use crate::side_link::SideLink;
 use crate::xdp;
 use crate::xdp_hook::XdpHook;
 
-/// Where the clsact fallback puts its filter, so that a new process replaces it in place.
+/// Priority and handle of the clsact fallback's filter, by which a new process replaces it in place.
 const CLSACT_PRIORITY: u16 = 1;
 const CLSACT_HANDLE: u32 = 1;
 
+/// The hooks that have programs.
 pub(crate) struct Attachments {
+    /// Has the pins of links.
     folder: PathBuf,
+    /// Host-side interfaces of pods that have their programs.
     pods: BTreeSet<u32>,
-    /// Kernels from 6.6 have TCX links; older ones get clsact filters.
+    /// Whether the kernel has TCX links (Linux 6.6); clsact filters are the fallback.
     tcx: bool,
+    /// Where `xdp_node` runs.
     pub(crate) xdp: Option<XdpHook>,
 }
 
@@ -40,6 +47,7 @@ impl Attachments {
         Ok(Attachments { folder, pods: BTreeSet::new(), tcx, xdp: None })
     }
 
+    /// Attaches everything but the pods' programs.
     pub(crate) fn attach_node(
         &mut self,
         ebpf: &mut Ebpf,
@@ -65,7 +73,7 @@ impl Attachments {
         Ok(())
     }
 
-    /// Puts this process's programs behind the links that an earlier one pinned for pods.
+    /// Updates the links that an earlier process pinned for pods to this process's programs.
     pub(crate) fn adopt_pods(&mut self, ebpf: &mut Ebpf) -> Result<(), DatapathError> {
         let entries = fs::read_dir(&self.folder).map_err(DatapathError::file("list", &self.folder))?;
         let pods: BTreeSet<u32> = entries
@@ -86,7 +94,7 @@ impl Attachments {
     pub(crate) fn attach_pod(&mut self, ebpf: &mut Ebpf, ifindex: u32) -> Result<(), DatapathError> {
         let name = interface_name(ifindex)?;
         let (egress, ingress) = (format!("pod-{ifindex}-egress"), format!("pod-{ifindex}-ingress"));
-        // What the pod sends comes in on the host side.
+        // A packet that the pod sends is ingress on the host side.
         self.attach_tc(ebpf, "tc_pod_egress", &name, TcAttachType::Ingress, &egress)?;
         self.attach_tc(ebpf, "tc_pod_ingress", &name, TcAttachType::Egress, &ingress)?;
         self.pods.insert(ifindex);
@@ -116,7 +124,7 @@ impl Attachments {
         let path = self.folder.join(pin);
         if !self.tcx {
             attach_clsact(program, interface, side).map_err(failed)?;
-            // The marker tells a later process that this interface is a pod's; the filter itself is no link.
+            // A folder in place of the link's pin marks the interface as a pod's for a later process.
             return fs::create_dir_all(&path).map_err(DatapathError::file("create", &path));
         }
         if let Ok(pinned) = PinnedLink::from_pin(&path) {
@@ -134,8 +142,8 @@ impl Attachments {
         pins::pin_link(link, &path)
     }
 
-    /// Socket hooks cannot be replaced in place; for a moment both are attached, and the second finds nothing to do.
-    /// (A link always allows others beside it; the mode without flags is the one that links take.)
+    /// A socket hook cannot be replaced in place. For a moment both programs are attached, and the second finds nothing to
+    /// translate. A link always allows other programs; it takes the mode without flags.
     fn attach_socket_hook(
         &self,
         ebpf: &mut Ebpf,
@@ -159,7 +167,7 @@ fn attach_clsact(
     side: TcAttachType,
 ) -> Result<(), aya::programs::ProgramError> {
     let handle = TcHandle::from(CLSACT_HANDLE);
-    // "There already" is the usual answer after a restart; any other trouble shows at the filter.
+    // After a restart the qdisc exists and this fails; any other error shows when the filter is attached.
     let _ = tc::qdisc_add_clsact(interface);
     let replaced = SchedClassifierLink::attached(interface, side, CLSACT_PRIORITY, handle, None)
         .map_err(|e| tc::TcError::IoError(e).into())
@@ -171,7 +179,7 @@ fn attach_clsact(
             program.attach_with_options(interface, side, TcAttachOptions::Netlink(options))?
         }
     };
-    // The filter is to stay when this process ends.
+    // Dropping the link would remove the filter, which must outlive this process.
     std::mem::forget(program.take_link(id)?);
     Ok(())
 }

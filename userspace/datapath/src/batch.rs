@@ -1,8 +1,9 @@
 //! Many entries of a map in one system call.
 //!
-//! After each change of a map of maps the kernel waits until every running program has ended (`synchronize_rcu`, about
-//! 10 ms); for a batch it waits once. A change of policy touches a place for every pod that is under one. Services come
-//! by the thousand at the start, where entering the kernel for each costs as much as writing it.
+//! In: planned writes. Out: how many of them were done. After each change of a map of maps the kernel waits until every
+//! running program has ended (`synchronize_rcu`, about 10 ms); for a batch it waits once. A change of policy writes an entry
+//! for every pod under a policy. At the start there are thousands of services, where a system call for each costs as much
+//! as the write.
 
 use std::os::fd::{AsFd, AsRawFd};
 
@@ -30,8 +31,8 @@ struct Attributes {
 }
 
 impl Maps {
-    /// Does as many as it can of the writes of one kind that `writes` begins with; returns how many. What it leaves
-    /// over, for whatever reason, is done or refused one by one.
+    /// Does writes of one kind from the start of `writes`; returns how many. The caller does the others one by one, and gets
+    /// their errors then.
     pub(crate) fn write_batch(&self, writes: &[Write]) -> usize {
         match writes {
             [Write::PutBackend(..), Write::PutBackend(..), ..] => {
@@ -64,7 +65,7 @@ impl Maps {
         }
     }
 
-    /// The value of a map of maps is a file descriptor, which is open over the call.
+    /// The value of a map of maps is a file descriptor, which stays open over the call.
     fn put_verdicts(&self, writes: &[Write]) -> usize {
         let put = |write: &Write| match write {
             Write::PutVerdicts { index, map } if *index < 2 * SLOTS_MAX => Some((*index, *map)),
@@ -79,18 +80,22 @@ impl Maps {
     }
 }
 
-fn update<K: Pod, V: Pod>(map: &MapData, writes: &[Write], put: impl Fn(&Write) -> Option<(K, V)>) -> usize {
-    let (keys, values): (Vec<K>, Vec<V>) = writes.iter().map_while(put).unzip();
+fn update<K: Pod, V: Pod>(
+    map: &MapData,
+    writes: &[Write],
+    entry: impl Fn(&Write) -> Option<(K, V)>,
+) -> usize {
+    let (keys, values): (Vec<K>, Vec<V>) = writes.iter().map_while(entry).unzip();
     call(BPF_MAP_UPDATE_BATCH, map, &keys, &values)
 }
 
-fn delete<K: Pod>(map: &MapData, writes: &[Write], gone: impl Fn(&Write) -> Option<K>) -> usize {
-    let keys: Vec<K> = writes.iter().map_while(gone).collect();
+fn delete<K: Pod>(map: &MapData, writes: &[Write], key: impl Fn(&Write) -> Option<K>) -> usize {
+    let keys: Vec<K> = writes.iter().map_while(key).collect();
     call::<K, u8>(BPF_MAP_DELETE_BATCH, map, &keys, &[])
 }
 
-/// How many entries, from the first on, were done. `values` is as long as `keys`, or unused by the command; both are
-/// of the map's types.
+/// Returns how many entries were done, from the first on. `values` is as long as `keys`, or the command does not use it.
+/// Both have the map's types.
 fn call<K: Pod, V: Pod>(command: libc::c_int, map: &MapData, keys: &[K], values: &[V]) -> usize {
     let mut attributes = Attributes {
         in_batch: 0,
@@ -109,7 +114,7 @@ fn call<K: Pod, V: Pod>(command: libc::c_int, map: &MapData, keys: &[K], values:
     let done = attributes.count as usize;
     match result {
         0.. => keys.len(),
-        // Refused before the first entry, the count stays as it was.
+        // An error before the first entry leaves the count unchanged.
         _ if done >= keys.len() => 0,
         _ => done,
     }

@@ -5,32 +5,34 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-/// Where and for whom the datapath runs.
+/// The node that the datapath runs for.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// A folder of a BPF file system, the node's own; made if it is missing.
+    /// The node's own folder on a BPF file system; it is created if it is missing.
     pub bpffs: PathBuf,
-    /// The cgroup v2 folder whose processes reach services by translation at the socket.
+    /// The cgroup v2 folder whose processes have service translation at the socket.
     pub cgroup: PathBuf,
     /// The interface that leads to the other nodes.
     pub uplink: String,
+    /// Where XDP runs on the uplink.
     pub xdp: XdpMode,
-    /// The node's addresses, at most one of each family is used.
+    /// The node's addresses; the programs know one of each family.
     pub node_addrs: Vec<IpAddr>,
-    /// Packets to pods of other nodes go in VXLAN; without it the network between the nodes carries pods' addresses.
+    /// Whether packets to pods of other nodes go in VXLAN. If not, the network between the nodes routes pods' addresses.
     pub overlay: bool,
 }
 
-/// Where on the uplink's way `xdp_node` is wanted.
+/// Where `xdp_node` is to run on the uplink.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum XdpMode {
-    /// In the driver, or behind it where the driver cannot; not on a veth, where every packet would be copied for it
-    /// and the peer might not take what it sends.
+    /// In the driver, or generic if the driver does not support XDP. Not on a veth, where every packet would be copied and
+    /// the peer might not accept what XDP sends.
     Auto,
-    /// In the driver or not at all.
+    /// In the driver; an error if the driver does not support XDP.
     Driver,
-    /// Behind the driver, where an skb is made already.
+    /// Generic XDP, after the driver, where there is an skb already.
     Generic,
+    /// Nowhere.
     #[default]
     Off,
 }
@@ -41,6 +43,7 @@ pub enum XdpMode {
 pub struct UnknownXdpMode(String);
 
 impl XdpMode {
+    /// Every mode.
     pub const ALL: [XdpMode; 4] = [XdpMode::Auto, XdpMode::Driver, XdpMode::Generic, XdpMode::Off];
 
     const fn name(self) -> &'static str {

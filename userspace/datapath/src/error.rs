@@ -1,8 +1,9 @@
-//! What can go wrong between this process and the kernel.
+//! Errors between this process and the kernel: the operation, the object and the kernel's own error as source.
 
 use std::io;
 use std::path::PathBuf;
 
+/// What failed, on which object.
 #[derive(Debug, thiserror::Error)]
 pub enum DatapathError {
     #[error("{path} is not on a BPF file system; mount one: mount -t bpf bpf /sys/fs/bpf")]
@@ -25,13 +26,13 @@ pub enum DatapathError {
     NoInterface { name: String },
     #[error("the pod programs are not attached to interface {ifindex}")]
     NotAttached { ifindex: u32 },
-    #[error("{name} is not as it was made: {what}")]
+    #[error("{name} was changed: {what}")]
     Changed { name: String, what: String },
     #[error("netlink: {operation}")]
     Netlink { operation: String, source: rtnetlink::Error },
     #[error("enter network namespace {path}")]
     Namespace { path: PathBuf, source: io::Error },
-    #[error("a worker thread ended before its work was done")]
+    #[error("a worker thread panicked")]
     Aborted,
 }
 

@@ -1,4 +1,6 @@
-//! Flow events and drop counters from the programs.
+//! Flow events and drop counters.
+//!
+//! In: the ring buffer and the per-CPU counters that the programs write. Out: typed events and sums.
 
 use aya::maps::{MapData, RingBuf};
 use skep_abi::{DropReason, FlowEvent};
@@ -7,14 +9,13 @@ use tokio::io::unix::AsyncFd;
 use crate::Datapath;
 use crate::error::DatapathError;
 
-/// Events as they come, for one reader at a time. The programs send none once it is dropped and
-/// [`Datapath::stop_flows`] was called.
+/// Flow events in the order of arrival, for one reader. After dropping it, call [`Datapath::stop_flows`].
 pub struct Flows {
     ring: AsyncFd<RingBuf<MapData>>,
 }
 
 impl Flows {
-    /// The next event; waits without polling.
+    /// Waits for the next event, without polling.
     pub async fn next(&mut self) -> Result<FlowEvent, DatapathError> {
         loop {
             let mut ready =
@@ -38,12 +39,14 @@ fn parse(bytes: &[u8]) -> Option<FlowEvent> {
 /// Packets dropped for one reason since the maps were made, over all CPUs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DropCount {
+    /// Why.
     pub reason: DropReason,
+    /// How many.
     pub packets: u64,
 }
 
 impl Datapath {
-    /// Opens the ring of flow events and lets the programs send; `None` if somebody has it already.
+    /// Opens the ring of flow events and makes the programs send; `None`: it was opened before.
     pub fn flows(&mut self) -> Result<Option<Flows>, DatapathError> {
         let Some(map) = self.ebpf.take_map("FLOWS") else { return Ok(None) };
         let ring = RingBuf::try_from(map).map_err(DatapathError::map("FLOWS", "open"))?;
@@ -54,12 +57,12 @@ impl Datapath {
         Ok(Some(Flows { ring }))
     }
 
-    /// Lets the programs send no events any more.
+    /// Makes the programs stop sending events.
     pub fn stop_flows(&mut self) -> Result<(), DatapathError> {
         self.maps.set_config(|config| config.observe = 0).map_err(DatapathError::map("CONFIG", "write"))
     }
 
-    /// Drops by reason, those that never happened included.
+    /// Drops for each reason, also for those with none.
     pub fn drops(&self) -> Result<Vec<DropCount>, DatapathError> {
         let mut counts = Vec::new();
         for code in 1..DropReason::COUNT as u16 {

@@ -1,4 +1,6 @@
-//! What the kernel made of the programs: the verifier's figures, and test runs over a packet.
+//! Inspection of the loaded programs.
+//!
+//! In: a program's name, a packet. Out: the verifier's figures, and the results of test runs.
 
 use std::fmt;
 
@@ -9,10 +11,12 @@ use crate::error::DatapathError;
 use crate::object::{classifier, static_name, xdp_program};
 use crate::xdp_hook::XdpHook;
 
-/// A program and how many instructions the verifier looked at; none if the kernel does not take it.
+/// A program and the number of instructions that the verifier processed; `None`: the kernel rejected the program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verified {
+    /// The program's name.
     pub program: String,
+    /// Instructions that the verifier processed.
     pub instructions: Option<u32>,
 }
 
@@ -20,13 +24,13 @@ impl fmt::Display for Verified {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.instructions {
             Some(instructions) => write!(f, "{}: {instructions} instructions verified", self.program),
-            None => write!(f, "{}: not taken by the kernel", self.program),
+            None => write!(f, "{}: rejected by the kernel", self.program),
         }
     }
 }
 
 impl Datapath {
-    /// What the verifier of this kernel saw of each program. Linux before 5.16 does not tell numbers: they are 0.
+    /// Every program by name, with this kernel's figures. Linux before 5.16 reports no numbers: they are 0.
     pub fn verified(&self) -> Result<Vec<Verified>, DatapathError> {
         let mut all = Vec::new();
         for (name, program) in self.ebpf.programs() {
@@ -44,15 +48,15 @@ impl Datapath {
         Ok(all)
     }
 
-    /// A loaded program, for what measures it by calling it.
+    /// The descriptor of a loaded program, for a benchmark that calls it.
     pub fn program_fd(&self, program: &str) -> Result<&ProgramFd, DatapathError> {
         let name = static_name(program);
         let program = self.ebpf.program(name).ok_or(DatapathError::Missing { what: "program", name })?;
         program.fd().map_err(|source| DatapathError::Program { name, operation: "find", source })
     }
 
-    /// Runs a program over a packet by BPF_PROG_TEST_RUN, `repeat` times: action, packet, nanoseconds a run. The packet
-    /// of a run is what the run before made of it. To XDP it comes from the uplink.
+    /// Runs a program over a packet by BPF_PROG_TEST_RUN, `repeat` times: action, packet, nanoseconds for each run. A run
+    /// starts with the packet that the run before it left. For XDP the packet comes from the uplink.
     pub fn test_run(
         &mut self,
         program: &str,

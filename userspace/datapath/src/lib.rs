@@ -1,8 +1,8 @@
 //! The node's datapath: loads and attaches the BPF programs, writes their maps, makes the pods' interfaces.
 //!
-//! In: [`skep_netplan::Write`]s and pods' links. Out: the kernel doing it. Nothing is decided here. Everything that
-//! must outlive the process is pinned below `<bpffs>/v<ABI_VERSION>`; a new process adopts it, also one of another version
-//! what that has in common with it, so packets never wait.
+//! In: [`skep_netplan::Write`]s and pods' links. Out: the kernel's state. Nothing is decided here. Everything that must
+//! outlive the process is pinned below `<bpffs>/v<ABI_VERSION>`. A new process adopts the pins, and one of another ABI
+//! version adopts the maps that both versions have in common, so no packet waits.
 
 mod adopt;
 mod announce;
@@ -50,14 +50,15 @@ use netlink::link_mtu;
 use overlay::Overlay;
 use side_link::SideLink;
 
-/// The attached programs and their maps. Dropping it leaves everything running in the kernel.
+/// The attached programs and their maps. They keep running in the kernel when this is dropped.
 pub struct Datapath {
     ebpf: aya::Ebpf,
     maps: Maps,
     attachments: Attachments,
     overlay: Overlay,
     /// The largest packet between pods, in bytes.
-    mtu: u32,
+    pod_mtu: u32,
+    /// See [`Datapath::paces`].
     paces: bool,
 }
 
@@ -66,14 +67,14 @@ impl Datapath {
     pub async fn open(options: Options) -> Result<Datapath, DatapathError> {
         adopt::adopt(&options.bpffs)?;
         let pace = blocking(pace::set_up).await?;
-        let near = |link: &Option<SideLink>| link.as_ref().map_or(0, |link| link.near);
-        let mut ebpf = object::load(&options.bpffs, near(&pace))?;
+        let near_index = |link: &Option<SideLink>| link.as_ref().map_or(0, |link| link.near);
+        let mut ebpf = object::load(&options.bpffs, near_index(&pace))?;
         let mut maps = Maps::take(&mut ebpf, &options.bpffs)?;
-        let (wanted, addrs) = (options.overlay, options.node_addrs.clone());
+        let (enabled, addrs) = (options.overlay, options.node_addrs.clone());
         let uplink_mtu = link_mtu(&options.uplink)?;
-        let overlay = blocking(move || overlay::set_up(wanted, &addrs, uplink_mtu)).await?;
+        let overlay = blocking(move || overlay::set_up(enabled, &addrs, uplink_mtu)).await?;
         let delay = blocking(move || delay::set_up(uplink_mtu)).await?;
-        maps.configure(&options, &overlay, near(&delay))?;
+        maps.configure(&options, &overlay, near_index(&delay))?;
         let mut attachments = Attachments::new(&options.bpffs)?;
         let paces = pace.is_some();
         let side_links: Vec<SideLink> = delay.into_iter().chain(pace).collect();
@@ -83,27 +84,27 @@ impl Datapath {
             pod_link::enable_forwarding(addr)?;
         }
         pod_link::accept_own_addresses()?;
-        let mtu = uplink_mtu.saturating_sub(overlay.overhead());
-        Ok(Datapath { ebpf, maps, attachments, overlay, mtu, paces })
+        let pod_mtu = uplink_mtu.saturating_sub(overlay.overhead());
+        Ok(Datapath { ebpf, maps, attachments, overlay, pod_mtu, paces })
     }
 
-    /// What a pod may send to any other pod in one packet, in bytes: the uplink's MTU without what the overlay puts around.
+    /// The largest packet that a pod can send to any other pod, in bytes: the uplink's MTU less the overlay's headers.
     pub fn pod_mtu(&self) -> u32 {
-        self.mtu
+        self.pod_mtu
     }
 
-    /// Whether what pods send over their bandwidth waits; it is dropped otherwise.
+    /// Whether packets that pods send above their bandwidth wait for their time; otherwise they are dropped.
     pub fn paces(&self) -> bool {
         self.paces
     }
 
-    /// Removes every pin below `bpffs`, which detaches what is attached by links; what is gone already is no error. Filters of
-    /// clsact, where the kernel has no TCX (before 6.6), stay until their interface goes.
+    /// Removes every pin below `bpffs`, which detaches programs that links attach; idempotent. clsact filters, which Linux
+    /// before 6.6 has in place of TCX, remain until their interface is deleted.
     pub fn remove(bpffs: &Path) -> Result<(), DatapathError> {
         pins::remove_folder(bpffs)
     }
 
-    /// Where on the uplink `xdp_node` runs, if it does.
+    /// Where on the uplink `xdp_node` runs; `None`: it does not run.
     pub fn xdp(&self) -> Option<XdpHook> {
         self.attachments.xdp
     }
@@ -118,7 +119,7 @@ impl Datapath {
         blocking(move || pod_link::add(&link)).await
     }
 
-    /// Whether the pod's interface is as [`Datapath::add_pod`] left it and the programs are attached.
+    /// The pod's interface; an error unless it is as [`Datapath::add_pod`] made it and the programs are attached.
     pub async fn check_pod(&self, link: PodLink) -> Result<PodInterface, DatapathError> {
         let interface = blocking(move || pod_link::check(&link)).await?;
         if !self.attachments.has_pod(interface.ifindex) {
@@ -127,7 +128,7 @@ impl Datapath {
         Ok(interface)
     }
 
-    /// Removes the host side, and with it the pod's; succeeds if it is gone already.
+    /// Deletes the host side, and with it the pod's; idempotent.
     pub async fn delete_pod(&mut self, host_ifname: &str) -> Result<(), DatapathError> {
         let name = host_ifname.to_owned();
         if let Some(ifindex) = blocking(move || pod_link::delete(&name)).await? {
@@ -137,7 +138,8 @@ impl Datapath {
     }
 }
 
-/// Netlink calls block their thread for microseconds; namespaces are entered on threads of their own.
+/// Runs `work` on a thread that may block: netlink calls take microseconds, and only a thread of its own may enter another
+/// namespace.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, DatapathError> + Send + 'static,
 ) -> Result<T, DatapathError> {

@@ -1,4 +1,7 @@
 //! The maps, typed.
+//!
+//! In: the loaded object and the pinned verdict maps. Out: a handle for each map; the node's configuration and the verdict
+//! maps are written here.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
@@ -24,6 +27,7 @@ use crate::verdicts::{BPF_F_NO_PREALLOC, VerdictMap};
 /// include/uapi/asm-generic/socket.h
 const SO_NETNS_COOKIE: libc::c_int = 71;
 
+/// Every map that the user side reads or writes.
 pub(crate) struct Maps {
     pub(crate) config: Array<MapData, NodeConfig>,
     pub(crate) services: HashMap<MapData, ServiceKey, ServiceValue>,
@@ -34,12 +38,13 @@ pub(crate) struct Maps {
     pub(crate) cluster: LpmTrie<MapData, Addr, u32>,
     pub(crate) classes: [LpmTrie<MapData, Addr, u32>; 2],
     pub(crate) verdicts: HashOfMaps<MapData, u32, VerdictMap>,
-    /// The same map, for batches.
+    /// `VERDICTS` again, for batches.
     pub(crate) verdicts_data: MapData,
     pub(crate) verdict_maps: BTreeMap<VerdictMapId, VerdictMap>,
     pub(crate) conntrack: HashMap<MapData, FlowKey, Flow>,
     pub(crate) sockets: HashMap<MapData, SocketKey, SocketAddr>,
     pub(crate) drops: PerCpuArray<MapData, u64>,
+    /// The folder of the pinned verdict maps.
     verdict_pins: PathBuf,
 }
 
@@ -66,7 +71,7 @@ impl Maps {
         })
     }
 
-    /// Writes what the programs must know of the node; the generation stays as it is.
+    /// Writes the node's part of the configuration; the generation does not change.
     pub(crate) fn configure(
         &mut self,
         options: &Options,
@@ -87,6 +92,7 @@ impl Maps {
         self.config.set(0, config, 0).map_err(failed)
     }
 
+    /// Changes fields of the configuration.
     pub(crate) fn set_config(
         &mut self,
         change: impl FnOnce(&mut NodeConfig),
@@ -96,7 +102,7 @@ impl Maps {
         self.config.set(0, config, 0)
     }
 
-    /// Fills a new verdict map and only then pins it under its name: a pin is always a whole map.
+    /// Fills a new verdict map and then pins it under its name, so that a pinned map is always complete; idempotent.
     pub(crate) fn create_verdict_map(
         &mut self,
         id: VerdictMapId,
@@ -106,7 +112,8 @@ impl Maps {
         if self.verdict_maps.contains_key(&id) {
             return Ok(());
         }
-        let mut map = VerdictMap::create(VERDICTS_MAX, BPF_F_NO_PREALLOC).map_err(failed("make a map of"))?;
+        let mut map =
+            VerdictMap::create(VERDICTS_MAX, BPF_F_NO_PREALLOC).map_err(failed("create a map of"))?;
         for (bits, key, verdict) in entries {
             map.insert(&Key::new(*bits, *key), verdict, 0).map_err(failed("fill a map of"))?;
         }
@@ -117,11 +124,13 @@ impl Maps {
         Ok(())
     }
 
+    /// Closes the verdict map and removes its pin; idempotent.
     pub(crate) fn drop_verdict_map(&mut self, id: VerdictMapId) -> Result<(), DatapathError> {
         self.verdict_maps.remove(&id);
         pins::remove(&self.verdict_pin(id))
     }
 
+    /// The path of the verdict map's pin.
     pub(crate) fn verdict_pin(&self, id: VerdictMapId) -> PathBuf {
         self.verdict_pins.join(id.to_string())
     }
@@ -151,9 +160,9 @@ fn pinned_verdict_maps(folder: &Path) -> Result<BTreeMap<VerdictMapId, VerdictMa
     Ok(maps)
 }
 
-/// Of the calling thread's network namespace; a socket tells (Linux 5.14).
+/// Cookie of the calling thread's network namespace, read from a socket (Linux 5.14).
 fn netns_cookie() -> Result<u64, DatapathError> {
-    let failed = DatapathError::file("ask for the cookie of", Path::new("the network namespace"));
+    let failed = DatapathError::file("read the cookie of", Path::new("the network namespace"));
     let socket =
         UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).or_else(|_| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)));
     let socket = match socket {
@@ -162,7 +171,7 @@ fn netns_cookie() -> Result<u64, DatapathError> {
     };
     let mut cookie = 0u64;
     let mut length = size_of::<u64>() as libc::socklen_t;
-    // SAFETY: the descriptor is the socket's, and the value has the eight bytes that are said.
+    // SAFETY: the descriptor is the socket's, and the value has the eight bytes that `length` gives.
     let result = unsafe {
         let value = (&raw mut cookie).cast();
         libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, SO_NETNS_COOKIE, value, &raw mut length)

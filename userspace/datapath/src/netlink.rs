@@ -1,4 +1,7 @@
-//! Netlink calls on a thread of their own, in a chosen network namespace.
+//! Netlink calls in a chosen network namespace.
+//!
+//! In: a namespace and the calls. Out: their result; the calls run on a thread of their own, since a thread enters a namespace
+//! for good.
 
 use std::fs::File;
 use std::future::Future;
@@ -11,9 +14,7 @@ use rtnetlink::Handle;
 
 use crate::error::DatapathError;
 
-/// Runs `work` with a netlink handle in the namespace at `netns`, or in this process's; waits for it.
-///
-/// A namespace belongs to a thread, so a thread is made that ends with the work.
+/// Runs `work` with a netlink handle in the namespace at `netns`, or in this process's, on a new thread; waits for it.
 pub(crate) fn run<T, F, W>(netns: Option<&Path>, work: W) -> Result<T, DatapathError>
 where
     T: Send + 'static,
@@ -49,7 +50,7 @@ where
     })
 }
 
-/// Moves this thread into the namespace at `path`; not to be called on a thread that does anything else later.
+/// Moves this thread into the namespace at `path`. Call it only on a thread that does nothing else afterwards.
 pub(crate) fn enter(path: &Path) -> Result<(), DatapathError> {
     let failed = |source: std::io::Error| DatapathError::Namespace { path: path.to_owned(), source };
     let file = File::open(path).map_err(failed)?;
@@ -57,16 +58,16 @@ pub(crate) fn enter(path: &Path) -> Result<(), DatapathError> {
     rustix::thread::move_into_link_name_space(file.as_fd(), kind).map_err(|e| failed(e.into()))
 }
 
-/// The link of that name, if there is one.
+/// The link with that name; `None`: there is none.
 pub(crate) async fn get_link(handle: &Handle, name: &str) -> Result<Option<LinkMessage>, DatapathError> {
     match handle.link().get().match_name(name.to_owned()).execute().try_next().await {
         Ok(message) => Ok(message),
         Err(error) if is_errno(&error, libc::ENODEV) => Ok(None),
-        Err(error) => Err(DatapathError::netlink(format!("look {name} up"))(error)),
+        Err(error) => Err(DatapathError::netlink(format!("look up {name}"))(error)),
     }
 }
 
-/// Bytes that fit into one packet on the link.
+/// The link's MTU in bytes.
 pub(crate) fn link_mtu(name: &str) -> Result<u32, DatapathError> {
     let missing = DatapathError::NoInterface { name: name.to_owned() };
     let name = name.to_owned();
@@ -80,7 +81,7 @@ pub(crate) fn link_mtu(name: &str) -> Result<u32, DatapathError> {
     mtu.ok_or(missing)
 }
 
-/// The interface index of what was deleted; `None` if there was nothing.
+/// Deletes the link; returns its index, or `None` if there was none.
 pub(crate) async fn remove_link(handle: &Handle, name: &str) -> Result<Option<u32>, DatapathError> {
     let Some(found) = get_link(handle, name).await? else { return Ok(None) };
     match handle.link().del(found.header.index).execute().await {
@@ -91,6 +92,7 @@ pub(crate) async fn remove_link(handle: &Handle, name: &str) -> Result<Option<u3
     }
 }
 
+/// Whether the kernel answered with that error number.
 pub(crate) fn is_errno(error: &rtnetlink::Error, errno: i32) -> bool {
     matches!(error, rtnetlink::Error::NetlinkError(message) if message.raw_code() == -errno)
 }

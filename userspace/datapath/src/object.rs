@@ -1,4 +1,6 @@
-//! The embedded BPF object: maps pinned by name, programs through the verifier.
+//! The embedded BPF object.
+//!
+//! In: the object that `cargo xtask build-ebpf` made. Out: its maps pinned by name, its programs verified and loaded.
 
 use std::path::Path;
 
@@ -12,12 +14,12 @@ use crate::{pins, verdicts};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SKEP_BPF_OBJECT"));
 
-/// `pace`: the link on which packets wait for their rate, or 0.
+/// Loads the object. `pace` is the index of the pace link's near end, or 0.
 pub(crate) fn load(bpffs: &Path, pace: u32) -> Result<Ebpf, DatapathError> {
     let folder = pins::maps(bpffs);
     std::fs::create_dir_all(folder.join("verdicts")).map_err(DatapathError::file("create", &folder))?;
     on_bpffs(&folder)?;
-    verdicts::make(&folder.join("VERDICTS"))?;
+    verdicts::create(&folder.join("VERDICTS"))?;
     let mut loader = EbpfLoader::new();
     loader.override_global("PACE", &pace, true);
     for (name, _) in MAPS {
@@ -28,11 +30,11 @@ pub(crate) fn load(bpffs: &Path, pace: u32) -> Result<Ebpf, DatapathError> {
         let loaded = match program {
             Program::SchedClassifier(program) => program.load(),
             Program::CgroupSockAddr(program) => program.load(),
-            // Before 5.18 there is no XDP for frames of several buffers, so none in the driver.
+            // Before Linux 5.18 there is no XDP for multi-buffer frames, so none in the driver.
             Program::Xdp(program) => {
                 if let Err(error) = program.load() {
                     let error: &dyn std::error::Error = &error;
-                    tracing::warn!(name, error, "the kernel does not take the XDP program");
+                    tracing::warn!(program = name, error, "load XDP program failed");
                 }
                 continue;
             }
@@ -56,9 +58,10 @@ fn on_bpffs(folder: &Path) -> Result<(), DatapathError> {
     Err(DatapathError::NoBpffs { path: folder.to_owned() })
 }
 
-/// The programs by name, for errors that carry a static name.
+/// The TC programs by name.
 pub(crate) const CLASSIFIERS: [&str; 6] =
     ["tc_pod_egress", "tc_pod_ingress", "tc_node_ingress", "tc_node_egress", "tc_host_egress", "tc_delay"];
+/// The socket programs by name.
 pub(crate) const SOCKET_HOOKS: [&str; 8] = [
     "cgroup_connect4",
     "cgroup_connect6",
@@ -70,6 +73,7 @@ pub(crate) const SOCKET_HOOKS: [&str; 8] = [
     "cgroup_getpeer6",
 ];
 
+/// The program's name for errors, which carry a static one.
 pub(crate) fn static_name(name: &str) -> &'static str {
     CLASSIFIERS
         .iter()

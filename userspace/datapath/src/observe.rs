@@ -1,4 +1,6 @@
-//! Reading the maps back after a restart.
+//! Reading the kernel's state back after a restart.
+//!
+//! In: the maps and routes. Out: [`Observed`], from which the planner continues.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -14,7 +16,7 @@ use crate::verdicts::VerdictMap;
 use crate::{Datapath, route};
 
 impl Datapath {
-    /// What the kernel holds.
+    /// What the maps and routes hold.
     pub fn observed(&self) -> Result<Observed, DatapathError> {
         let maps = &self.maps;
         let failed = |name| DatapathError::map(name, "read");
@@ -62,8 +64,8 @@ impl Datapath {
         Ok(ranges)
     }
 
-    /// Every pinned verdict map, and their names by kernel id.
-    #[expect(clippy::type_complexity, reason = "two maps that are made in one pass and used by one caller")]
+    /// The entries of every pinned verdict map, and the maps' names by kernel id.
+    #[expect(clippy::type_complexity, reason = "two maps that one pass makes for one caller")]
     fn verdict_maps(
         &self,
     ) -> Result<(BTreeMap<VerdictMapId, Arc<[VerdictEntry]>>, BTreeMap<u32, VerdictMapId>), DatapathError>

@@ -1,8 +1,9 @@
 //! The overlay: VXLAN (RFC 7348) between nodes, for networks that do not carry pods' addresses.
 //!
-//! One device a family of the node's addresses. A node's device has a hardware address made from the node's IP address,
-//! so whoever knows the one knows the other: a route to a node's pods leads to the node's address on the device, a
-//! permanent neighbour entry gives its hardware address, a forwarding entry the way there. Nothing is learnt or flooded.
+//! In: the node's addresses and its peers' addresses. Out: one device for each family of the node's addresses. A device's
+//! MAC is derived from the node's IP address, so a peer's IP address gives everything: the route to its pods has it as
+//! gateway, a permanent neighbour entry has its MAC, and a forwarding entry maps the MAC to the outer address. Nothing is
+//! learnt or flooded.
 
 use std::net::IpAddr;
 
@@ -16,12 +17,12 @@ use rtnetlink::{Handle, LinkUnspec, LinkVxlan};
 use crate::error::DatapathError;
 use crate::netlink::{get_link, is_errno, remove_link, run};
 
-/// Network identifier of all of a cluster's nodes.
+/// VXLAN network identifier, the same on all of a cluster's nodes.
 const VNI: u32 = 83;
-/// IANA's, RFC 7348, 8.
+/// UDP port assigned by IANA (RFC 7348, 8).
 const PORT: u16 = 4789;
 
-/// What is put around a pod's packet: Ethernet, VXLAN, UDP and the outer IP header.
+/// Bytes added to a pod's packet: inner Ethernet, VXLAN, UDP and the outer IP header.
 const fn overhead(v4: bool) -> u32 {
     14 + 8 + 8 + if v4 { 20 } else { 40 }
 }
@@ -34,11 +35,11 @@ const fn name(v4: bool) -> &'static str {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Device {
     pub(crate) index: u32,
-    /// Of this node: the outer source, and that of what the node itself sends to pods elsewhere.
+    /// This node's address: the outer source, and the source of the node's own packets to other nodes' pods.
     pub(crate) local: IpAddr,
 }
 
-/// The devices of this node, if there is an overlay.
+/// The devices of this node; none without an overlay.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Overlay {
     v4: Option<Device>,
@@ -46,31 +47,31 @@ pub(crate) struct Overlay {
 }
 
 impl Overlay {
-    pub(crate) fn of(&self, v4: bool) -> Option<Device> {
+    pub(crate) fn device(&self, v4: bool) -> Option<Device> {
         if v4 { self.v4 } else { self.v6 }
     }
 
     pub(crate) fn index(&self, v4: bool) -> u32 {
-        self.of(v4).map_or(0, |device| device.index)
+        self.device(v4).map_or(0, |device| device.index)
     }
 
-    /// The most that the devices put around a packet, in bytes.
+    /// Bytes that the devices add to a packet, the larger number if they differ.
     pub(crate) fn overhead(&self) -> u32 {
         [self.v4, self.v6].iter().flatten().map(|device| overhead(device.local.is_ipv4())).max().unwrap_or(0)
     }
 
-    /// Name and pin of the devices that there are.
+    /// Name and pin of each device.
     pub(crate) fn devices(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
         let v4 = self.v4.map(|_| (name(true), "overlay-v4-ingress"));
         v4.into_iter().chain(self.v6.map(|_| (name(false), "overlay-v6-ingress")))
     }
 }
 
-/// Makes the devices as wanted, or removes them where no overlay is. Idempotent.
-pub(crate) fn set_up(wanted: bool, addrs: &[IpAddr], uplink_mtu: u32) -> Result<Overlay, DatapathError> {
+/// Makes the devices if the overlay is enabled, or removes them. Idempotent.
+pub(crate) fn set_up(enabled: bool, addrs: &[IpAddr], uplink_mtu: u32) -> Result<Overlay, DatapathError> {
     let mut overlay = Overlay::default();
     for v4 in [true, false] {
-        let local = addrs.iter().copied().find(|addr| addr.is_ipv4() == v4).filter(|_| wanted);
+        let local = addrs.iter().copied().find(|addr| addr.is_ipv4() == v4).filter(|_| enabled);
         let device = run(None, move |handle| async move {
             match local {
                 Some(local) => add(&handle, local, uplink_mtu.saturating_sub(overhead(v4))).await.map(Some),
@@ -106,7 +107,7 @@ async fn add(handle: &Handle, local: IpAddr, mtu: u32) -> Result<Device, Datapat
     Ok(Device { index: found.header.index, local })
 }
 
-/// Whether a device is of this network and address: neither can be changed.
+/// Whether the device has this network and address, neither of which can be changed.
 fn is_ours(link: &LinkMessage, local: IpAddr) -> bool {
     let infos = link.attributes.iter().filter_map(|attribute| match attribute {
         LinkAttribute::LinkInfo(infos) => Some(infos),
@@ -126,7 +127,7 @@ fn is_ours(link: &LinkMessage, local: IpAddr) -> bool {
     })
 }
 
-/// Makes the node at `peer` reachable over the device: its hardware address and the way there.
+/// Makes the node at `peer` reachable over the device: its MAC and its outer address.
 pub(crate) async fn add_peer(handle: &Handle, index: u32, peer: IpAddr) -> Result<(), DatapathError> {
     let failed = || DatapathError::netlink(format!("overlay's way to node {peer}"));
     let forwarding = handle.neighbours().add_bridge(index, &mac(peer)).flags(NeighbourFlags::Own);
@@ -135,7 +136,7 @@ pub(crate) async fn add_peer(handle: &Handle, index: u32, peer: IpAddr) -> Resul
     neighbour.state(NeighbourState::Permanent).replace().execute().await.map_err(failed())
 }
 
-/// Forgets a node; one that is not known is no error.
+/// Removes what [`add_peer`] added; idempotent.
 pub(crate) async fn delete_peer(handle: &Handle, index: u32, peer: IpAddr) -> Result<(), DatapathError> {
     let mut neighbour = NeighbourMessage::default();
     neighbour.header.ifindex = index;
@@ -155,7 +156,7 @@ pub(crate) async fn delete_peer(handle: &Handle, index: u32, peer: IpAddr) -> Re
     for message in [neighbour, forwarding] {
         match handle.neighbours().del(message).execute().await {
             Err(error) if !is_errno(&error, libc::ENOENT) => {
-                return Err(DatapathError::netlink(format!("forget node {peer} in the overlay"))(error));
+                return Err(DatapathError::netlink(format!("remove node {peer} from the overlay"))(error));
             }
             _ => {}
         }
@@ -163,7 +164,7 @@ pub(crate) async fn delete_peer(handle: &Handle, index: u32, peer: IpAddr) -> Re
     Ok(())
 }
 
-/// Locally administered, unicast; the low bits of an IPv6 address tell nodes apart as well as an IPv4 address does.
+/// A node's MAC: locally administered, unicast, derived from its IP address.
 fn mac(node: IpAddr) -> [u8; 6] {
     match node {
         IpAddr::V4(addr) => {

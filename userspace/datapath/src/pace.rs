@@ -1,28 +1,31 @@
-//! The link on which what a pod sends over its rate waits for its departure time: `fq` holds each packet until then.
+//! The pace link, on which packets that a pod sends above its rate wait for their departure time.
+//!
+//! In: the kernel's version. Out: a link whose `fq` holds each packet until its time.
 
 use aya::util::KernelVersion;
 
 use crate::error::DatapathError;
-use crate::side_link::{SideLink, Wanted};
+use crate::side_link::{SideLink, SideLinkSpec};
 
-/// Of linux/pkt_sched.h: packets that may wait, and those of one flow. The programs bound how long, and so how many.
+/// linux/pkt_sched.h: packets that may wait in all, and of one flow. The programs limit how long a packet waits, and so the
+/// number.
 const TCA_FQ_PLIMIT: u16 = 1;
 const TCA_FQ_FLOW_PLIMIT: u16 = 2;
-const PACKETS: u32 = 65_536;
+const MAX_WAITING_PACKETS: u32 = 65_536;
 
-/// `None` also where a packet's time cannot be set (`bpf_skb_set_tstamp`, Linux 5.18).
+/// Makes the link. `None`: the kernel has no `fq`, or cannot set a packet's time (`bpf_skb_set_tstamp`, Linux 5.18).
 pub(crate) fn set_up() -> Result<Option<SideLink>, DatapathError> {
     if !KernelVersion::current().is_ok_and(|kernel| kernel >= KernelVersion::new(5, 18, 0)) {
         return Ok(None);
     }
-    let packets = || PACKETS.to_ne_bytes().to_vec();
-    let link = Wanted {
+    let packets = || MAX_WAITING_PACKETS.to_ne_bytes().to_vec();
+    let spec = SideLinkSpec {
         near: "skep-pace",
         far: "skep-paced",
         pin: "pace-ingress",
         qdisc: "fq",
         options: vec![(TCA_FQ_PLIMIT, packets()), (TCA_FQ_FLOW_PLIMIT, packets())],
-        otherwise: "what pods send over their bandwidth is dropped",
+        fallback: "packets that pods send above their bandwidth are dropped",
     };
-    link.set_up()
+    spec.set_up()
 }

@@ -1,7 +1,8 @@
-//! A pod's interface: a veth pair, the pod's side with its addresses and one next hop that is always there.
+//! A pod's interface.
 //!
-//! The pod sends everything to a link-local gateway whose permanent neighbour entry is the host side, so there is no
-//! bridge and no address resolution; the programs on the host side decide where packets go.
+//! In: the pod's namespace, addresses and MTU. Out: a veth pair. The pod sends everything to a link-local gateway whose
+//! permanent neighbour entry is the host side, so there is no bridge and no address resolution; the programs on the host
+//! side decide where packets go.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -18,7 +19,7 @@ use skep_abi::{POD_GATEWAY_V4, POD_GATEWAY_V6};
 use crate::error::DatapathError;
 use crate::netlink::{get_link, remove_link, run};
 
-/// What is wanted.
+/// What the interface is to be.
 #[derive(Clone, Debug)]
 pub struct PodLink {
     /// The pod's network namespace, as a path.
@@ -27,41 +28,47 @@ pub struct PodLink {
     pub ifname: String,
     /// The host side's name, at most 15 bytes.
     pub host_ifname: String,
+    /// The pod's addresses.
     pub addrs: Vec<IpAddr>,
+    /// MTU of both sides, in bytes.
     pub mtu: u32,
 }
 
-/// What there is.
+/// What the interface is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PodInterface {
-    /// The host side's.
+    /// Index of the host side.
     pub ifindex: u32,
-    /// The pod side's.
+    /// MAC of the pod's side.
     pub mac: [u8; 6],
+    /// MAC of the host side.
     pub host_mac: [u8; 6],
 }
 
+/// See [`crate::Datapath::add_pod`].
 pub(crate) fn add(link: &PodLink) -> Result<PodInterface, DatapathError> {
     let netns = fs::File::open(&link.netns)
         .map_err(|source| DatapathError::Namespace { path: link.netns.clone(), source })?;
-    let wanted = link.clone();
-    let host = run(None, move |handle| async move { add_host_side(&handle, &wanted, &netns).await })?;
-    let wanted = link.clone();
+    let spec = link.clone();
+    let host = run(None, move |handle| async move { add_host_side(&handle, &spec, &netns).await })?;
+    let spec = link.clone();
     let mac =
-        run(Some(&link.netns), move |handle| async move { set_pod_side(&handle, &wanted, host.mac).await })?;
+        run(Some(&link.netns), move |handle| async move { set_pod_side(&handle, &spec, host.mac).await })?;
     host_sysctls(&link.host_ifname)?;
-    let wanted = link.clone();
-    run(None, move |handle| async move { add_host_routes(&handle, &wanted, host.index, mac).await })?;
+    let spec = link.clone();
+    run(None, move |handle| async move { add_host_routes(&handle, &spec, host.index, mac).await })?;
     Ok(PodInterface { ifindex: host.index, mac, host_mac: host.mac })
 }
 
+/// One side of the pair.
 #[derive(Clone, Copy)]
 struct Side {
     index: u32,
     mac: [u8; 6],
 }
 
-/// The pod's side is born under a name derived from the host side's and moves at once.
+/// Creates the pair and moves the pod's side into its namespace. Until then that side has a name derived from the host
+/// side's.
 async fn add_host_side(handle: &Handle, link: &PodLink, netns: &fs::File) -> Result<Side, DatapathError> {
     let name = &link.host_ifname;
     if let Some(found) = find(handle, name).await? {
@@ -71,10 +78,10 @@ async fn add_host_side(handle: &Handle, link: &PodLink, netns: &fs::File) -> Res
     let pair = LinkVeth::new(name, &peer).mtu(link.mtu).build();
     handle.link().add(pair).execute().await.map_err(DatapathError::netlink(format!("add {name}")))?;
     let moved = async {
-        let peer_index = need(handle, &peer).await?.index;
+        let peer_index = require(handle, &peer).await?.index;
         let to = LinkUnspec::new_with_index(peer_index).setns_by_fd(netns.as_raw_fd()).build();
         handle.link().set(to).execute().await.map_err(DatapathError::netlink(format!("move {peer}")))?;
-        let host = need(handle, name).await?;
+        let host = require(handle, name).await?;
         let up = LinkUnspec::new_with_index(host.index).mtu(link.mtu).up().build();
         handle.link().set(up).execute().await.map_err(DatapathError::netlink(format!("bring {name} up")))?;
         Ok(host)
@@ -82,7 +89,7 @@ async fn add_host_side(handle: &Handle, link: &PodLink, netns: &fs::File) -> Res
     match moved.await {
         Ok(host) => Ok(host),
         Err(error) => {
-            // Nothing half-made stays; what failed first is what is told.
+            // An incomplete pair is removed; the first error is the one to report.
             let _ = remove_link(handle, name).await;
             Err(error)
         }
@@ -98,7 +105,7 @@ async fn set_pod_side(handle: &Handle, link: &PodLink, host_mac: [u8; 6]) -> Res
     let side = match find(handle, &link.ifname).await? {
         Some(side) => side,
         None => {
-            let side = need(handle, &peer_name(&link.host_ifname)).await?;
+            let side = require(handle, &peer_name(&link.host_ifname)).await?;
             let named = LinkUnspec::new_with_index(side.index).name(link.ifname.clone()).build();
             handle
                 .link()
@@ -119,19 +126,19 @@ async fn set_pod_side(handle: &Handle, link: &PodLink, host_mac: [u8; 6]) -> Res
         let bits = if addr.is_ipv4() { 32 } else { 128 };
         let mut add = handle.address().add(side.index, *addr, bits).replace();
         if addr.is_ipv6() {
-            // Nobody else can have the address: no waiting for duplicate detection.
+            // No other interface can have the address, so duplicate address detection would only delay the pod.
             add.message_mut().header.flags |= netlink_packet_route::address::AddressHeaderFlags::Nodad;
         }
         add.execute().await.map_err(DatapathError::netlink(format!("add address {addr}")))?;
     }
-    for family in families(&link.addrs) {
-        set_gateway(handle, side.index, family, host_mac).await?;
+    for gateway in gateways(&link.addrs) {
+        set_gateway(handle, side.index, gateway, host_mac).await?;
     }
     Ok(side.mac)
 }
 
-/// The gateway of each family that the pod has an address of.
-fn families(addrs: &[IpAddr]) -> Vec<IpAddr> {
+/// The gateway of each family of which the pod has an address.
+fn gateways(addrs: &[IpAddr]) -> Vec<IpAddr> {
     let mut gateways = Vec::new();
     if addrs.iter().any(IpAddr::is_ipv4) {
         gateways.push(IpAddr::V4(POD_GATEWAY_V4));
@@ -178,7 +185,7 @@ async fn add_neighbour(handle: &Handle, index: u32, ip: IpAddr, mac: [u8; 6]) ->
     add.execute().await.map_err(DatapathError::netlink(format!("neighbour {ip}")))
 }
 
-/// The node's own way to the pod.
+/// Routes and neighbours by which the node itself reaches the pod.
 async fn add_host_routes(
     handle: &Handle,
     link: &PodLink,
@@ -209,12 +216,13 @@ async fn add_host_routes(
     Ok(())
 }
 
+/// See [`crate::Datapath::check_pod`].
 pub(crate) fn check(link: &PodLink) -> Result<PodInterface, DatapathError> {
     let name = link.host_ifname.clone();
-    let host = run(None, move |handle| async move { need(&handle, &name).await })?;
-    let wanted = link.clone();
+    let host = run(None, move |handle| async move { require(&handle, &name).await })?;
+    let spec = link.clone();
     let mac = run(Some(&link.netns), move |handle| async move {
-        let side = need(&handle, &wanted.ifname).await?;
+        let side = require(&handle, &spec.ifname).await?;
         let mut found = Vec::new();
         let mut addresses = handle.address().get().set_link_index_filter(side.index).execute();
         while let Some(address) =
@@ -225,9 +233,9 @@ pub(crate) fn check(link: &PodLink) -> Result<PodInterface, DatapathError> {
                 _ => None,
             }));
         }
-        match wanted.addrs.iter().find(|addr| !found.contains(addr)) {
+        match spec.addrs.iter().find(|addr| !found.contains(addr)) {
             Some(addr) => Err(DatapathError::Changed {
-                name: wanted.ifname.clone(),
+                name: spec.ifname.clone(),
                 what: format!("address {addr} is gone"),
             }),
             None => Ok(side.mac),
@@ -236,12 +244,13 @@ pub(crate) fn check(link: &PodLink) -> Result<PodInterface, DatapathError> {
     Ok(PodInterface { ifindex: host.index, mac, host_mac: host.mac })
 }
 
-/// The interface index of what was deleted; `None` if there was nothing.
+/// Deletes the pair; returns the host side's index, or `None` if there was no pair.
 pub(crate) fn delete(host_ifname: &str) -> Result<Option<u32>, DatapathError> {
     let name = host_ifname.to_owned();
     run(None, move |handle| async move { remove_link(&handle, &name).await })
 }
 
+/// The link with that name, if it has a MAC.
 async fn find(handle: &Handle, name: &str) -> Result<Option<Side>, DatapathError> {
     let Some(message) = get_link(handle, name).await? else { return Ok(None) };
     let mac = message.attributes.iter().find_map(|attribute| match attribute {
@@ -251,11 +260,12 @@ async fn find(handle: &Handle, name: &str) -> Result<Option<Side>, DatapathError
     Ok(mac.map(|mac| Side { index: message.header.index, mac }))
 }
 
-async fn need(handle: &Handle, name: &str) -> Result<Side, DatapathError> {
+/// As [`find`]; an error if there is none.
+async fn require(handle: &Handle, name: &str) -> Result<Side, DatapathError> {
     find(handle, name).await?.ok_or_else(|| DatapathError::NoInterface { name: name.to_owned() })
 }
 
-/// Packets between pods, node and uplink are forwarded by routes where a program lets them pass.
+/// Packets that the programs let pass are forwarded by the node's routes.
 pub(crate) fn enable_forwarding(addr: &IpAddr) -> Result<(), DatapathError> {
     if addr.is_ipv4() {
         sysctl(Path::new("net/ipv4/ip_forward"), "1")
@@ -264,16 +274,18 @@ pub(crate) fn enable_forwarding(addr: &IpAddr) -> Result<(), DatapathError> {
     }
 }
 
-/// What the programs hand to the node's processes may bear its own address, as an answer of its node ports does.
+/// Packets that the programs redirect to the node's processes may have the node's own address as source: answers of its node
+/// ports do.
 pub(crate) fn accept_own_addresses() -> Result<(), DatapathError> {
     sysctl(Path::new("net/ipv4/conf/lo/accept_local"), "1")
 }
 
-/// The programs check sources; the kernel's own check would not know of answers that skip the stack.
+/// The programs check sources. The kernel's own check would drop packets of flows whose answers bypass the stack.
 fn host_sysctls(name: &str) -> Result<(), DatapathError> {
     sysctl(&Path::new("net/ipv4/conf").join(name).join("rp_filter"), "0")
 }
 
+/// Writes a sysctl, unless it has the value; `name` is a path below /proc/sys.
 pub(crate) fn sysctl(name: &Path, value: &str) -> Result<(), DatapathError> {
     let path = Path::new("/proc/sys").join(name);
     if fs::read_to_string(&path).is_ok_and(|now| now.trim() == value) {

@@ -1,4 +1,6 @@
-//! Routes to the other nodes' pods, marked as ours by their protocol number.
+//! Routes to the other nodes' pods.
+//!
+//! In: a pod CIDR and the node that has it. Out: a route with our own protocol number, over the overlay if there is one.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -12,7 +14,7 @@ use crate::error::DatapathError;
 use crate::netlink::{is_errno, run};
 use crate::overlay::{self, Overlay};
 
-/// rtm_protocol of our routes; the kernel leaves numbers above 4 to whoever sets them (rtnetlink(7)).
+/// rtm_protocol of our routes; numbers above 4 are for user space (rtnetlink(7)).
 const PROTOCOL: RouteProtocol = RouteProtocol::Other(83);
 
 fn message(cidr: IpNetwork) -> Result<RouteMessageBuilder<IpAddr>, DatapathError> {
@@ -30,10 +32,10 @@ fn mismatch(cidr: IpNetwork) -> DatapathError {
     }
 }
 
-/// Over the overlay, where there is one.
+/// Adds or replaces the route, and over an overlay the peer.
 pub(crate) fn put(cidr: IpNetwork, via: IpAddr, overlay: &Overlay) -> Result<(), DatapathError> {
     let mut route = message(cidr)?.gateway(via).map_err(|_| mismatch(cidr))?;
-    let device = overlay.of(cidr.is_ipv4());
+    let device = overlay.device(cidr.is_ipv4());
     if let Some(device) = device {
         route = route.output_interface(device.index).onlink();
         route = route.pref_source(device.local).map_err(|_| mismatch(cidr))?;
@@ -47,6 +49,7 @@ pub(crate) fn put(cidr: IpNetwork, via: IpAddr, overlay: &Overlay) -> Result<(),
     })
 }
 
+/// Deletes the route; idempotent.
 pub(crate) fn delete(cidr: IpNetwork, overlay: &Overlay) -> Result<(), DatapathError> {
     let route = message(cidr)?.build();
     let before = ours(overlay)?;
@@ -56,8 +59,8 @@ pub(crate) fn delete(cidr: IpNetwork, overlay: &Overlay) -> Result<(), DatapathE
             result => result.map_err(DatapathError::netlink(format!("delete the route to {cidr}"))),
         }
     })?;
-    // The last route to a node takes the node with it.
-    let Some((via, device)) = before.get(&cidr).copied().zip(overlay.of(cidr.is_ipv4())) else {
+    // With the last route to a node its overlay peer is removed too.
+    let Some((via, device)) = before.get(&cidr).copied().zip(overlay.device(cidr.is_ipv4())) else {
         return Ok(());
     };
     if before.iter().any(|(other, to)| *other != cidr && *to == via) {
@@ -66,7 +69,7 @@ pub(crate) fn delete(cidr: IpNetwork, overlay: &Overlay) -> Result<(), DatapathE
     run(None, move |handle| async move { overlay::delete_peer(&handle, device.index, via).await })
 }
 
-/// Our routes in this namespace, as far as they lead where they should: over the overlay or, without one, not.
+/// Our routes in this namespace. With an overlay, routes that do not go over it are left out, so that they are replaced.
 pub(crate) fn ours(overlay: &Overlay) -> Result<BTreeMap<IpNetwork, IpAddr>, DatapathError> {
     let overlay = *overlay;
     run(None, move |handle| async move {
@@ -97,7 +100,7 @@ fn parse(route: &RouteMessage, overlay: &Overlay) -> Option<(IpNetwork, IpAddr)>
         }
     }
     let gateway = gateway?;
-    if overlay.of(gateway.is_ipv4()).is_some_and(|device| interface != Some(device.index)) {
+    if overlay.device(gateway.is_ipv4()).is_some_and(|device| interface != Some(device.index)) {
         return None;
     }
     Some((IpNetwork::new(destination?, route.header.destination_prefix_length).ok()?, gateway))

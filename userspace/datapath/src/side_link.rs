@@ -1,5 +1,7 @@
-//! A link beside the node's traffic: a veth pair whose near end lets packets through by a queueing discipline, and from whose
-//! far end `tc_delay` gives them back to where they came from.
+//! A link on which packets wait.
+//!
+//! In: a queueing discipline. Out: a veth pair that has it on the near end; `tc_delay` on the far end returns packets to the
+//! interface that they came from.
 
 use std::path::Path;
 
@@ -16,34 +18,39 @@ use crate::error::DatapathError;
 use crate::netlink::{get_link, remove_link, run};
 use crate::pod_link::sysctl;
 
-/// Whatever came over another link fits.
+/// Bytes of a packet: one from any other link fits.
 const MTU: u32 = 65_535;
 
-/// One that stands.
+/// A link that was set up.
 pub(crate) struct SideLink {
-    /// The near end's index.
+    /// Index of the near end.
     pub(crate) near: u32,
+    /// Name of the far end.
     pub(crate) far: &'static str,
-    /// Under which the far end's program is pinned.
+    /// Name of the pin of the far end's program.
     pub(crate) pin: &'static str,
 }
 
-pub(crate) struct Wanted {
+/// What a link is to be.
+pub(crate) struct SideLinkSpec {
+    /// Name of the near end.
     pub(crate) near: &'static str,
+    /// Name of the far end.
     pub(crate) far: &'static str,
+    /// Name of the pin of the far end's program.
     pub(crate) pin: &'static str,
-    /// The discipline, and its attributes as linux/pkt_sched.h has them.
+    /// Name of the queueing discipline, and its attributes as linux/pkt_sched.h has them.
     pub(crate) qdisc: &'static str,
     pub(crate) options: Vec<(u16, Vec<u8>)>,
-    /// What becomes of the packets without it.
-    pub(crate) otherwise: &'static str,
+    /// What happens to the packets without the link, for the log.
+    pub(crate) fallback: &'static str,
 }
 
-impl Wanted {
-    /// Makes the link; idempotent. `None`, and no link, if the kernel does not have the discipline: without it packets would
-    /// run in circles.
+impl SideLinkSpec {
+    /// Makes the link; idempotent. `None`: the kernel does not have the discipline. Then there is no link, since packets would
+    /// circulate without delay.
     pub(crate) fn set_up(self) -> Result<Option<SideLink>, DatapathError> {
-        let Wanted { near, far, pin, qdisc, options, otherwise } = self;
+        let SideLinkSpec { near, far, pin, qdisc, options, fallback } = self;
         let (near_index, far_index) = run(None, move |handle| async move {
             if get_link(&handle, near).await?.is_none() {
                 let pair = LinkVeth::new(near, far).build();
@@ -52,7 +59,7 @@ impl Wanted {
             }
             Ok((index(&handle, near).await?, index(&handle, far).await?))
         })?;
-        // Nobody has an address there, and nobody is to look for one.
+        // The ends have no addresses and need no address resolution.
         for name in [near, far] {
             let conf = Path::new("net/ipv6/conf").join(name);
             if Path::new("/proc/sys").join(&conf).exists() {
@@ -67,7 +74,7 @@ impl Wanted {
                 let set = handle.link().set(up).execute().await;
                 set.map_err(DatapathError::netlink(format!("bring {name} up")))?;
             }
-            let queued = queue(&handle, near_index, qdisc, options).await;
+            let queued = set_qdisc(&handle, near_index, qdisc, options).await;
             if queued.is_err() {
                 remove_link(&handle, near).await?;
             }
@@ -77,19 +84,21 @@ impl Wanted {
             Ok(()) => Ok(Some(SideLink { near: near_index, far, pin })),
             Err(error) => {
                 let error: &dyn std::error::Error = &error;
-                tracing::warn!(error, qdisc, "{otherwise}");
+                tracing::warn!(qdisc, error, fallback, "add queueing discipline failed");
                 Ok(None)
             }
         }
     }
 }
 
+/// Index of the link with that name.
 async fn index(handle: &Handle, name: &str) -> Result<u32, DatapathError> {
     let found = get_link(handle, name).await?;
     found.map(|link| link.header.index).ok_or_else(|| DatapathError::NoInterface { name: name.to_owned() })
 }
 
-async fn queue(
+/// Sets the root queueing discipline of the interface.
+async fn set_qdisc(
     handle: &Handle,
     index: u32,
     kind: &str,

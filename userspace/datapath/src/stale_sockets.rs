@@ -1,8 +1,8 @@
-//! Ending UDP sockets that a socket hook connected to a backend which is gone: they would send into nothing for good.
+//! Aborting UDP sockets that a socket hook connected to a backend which is gone: all their datagrams would be lost.
 //!
-//! In: what the maps hold now, the pods' namespaces. Out: such sockets are disconnected with ECONNABORTED, which their
-//! owners meet at the next call and connect anew. Which sockets is told by the cookie that the hook noted, so one that
-//! connected to the same address by itself, or through another service, is left alone (sock_diag(7)).
+//! In: the maps' present content, the pods' namespaces. Out: such sockets fail with ECONNABORTED at the owner's next call,
+//! and the owner connects again. The hook recorded each socket's cookie, so a socket that the application connected to the
+//! same address, or through another service, is not touched (sock_diag(7)).
 
 use std::collections::BTreeSet;
 use std::io;
@@ -27,19 +27,22 @@ const NLMSG_DONE: u16 = 3;
 const NLM_F_REQUEST: u16 = 0x1;
 const NLM_F_ACK: u16 = 0x4;
 const NLM_F_DUMP: u16 = 0x300;
-/// A connected socket of UDP is in TCP_ESTABLISHED.
-const CONNECTED: u32 = 1 << 1;
-const HEADER: usize = 16;
-/// `struct inet_diag_sockid`, behind four bytes of `struct inet_diag_msg`.
-const ID_AT: usize = 4;
-const ID: usize = 48;
+/// Set of states: a connected UDP socket is in TCP_ESTABLISHED.
+const ESTABLISHED_STATE: u32 = 1 << 1;
+/// Bytes of `struct nlmsghdr`.
+const HEADER_SIZE: usize = 16;
+/// Offset in `struct inet_diag_msg`, and size, of `struct inet_diag_sockid`.
+const SOCKET_ID_AT: usize = 4;
+const SOCKET_ID_SIZE: usize = 48;
+/// Bytes of the buffer for answers: a dump comes in parts of at most 32 KiB.
+const BUFFER_SIZE: usize = 64 << 10;
 
-/// Cookie, and the backend's address and port.
+/// A socket's cookie, and its backend's address and port.
 type Target = (u64, Addr, u16);
 
 impl Datapath {
-    /// Ends them in this namespace and in those given; gives how many there were.
-    pub async fn end_sockets(
+    /// Aborts the stale sockets of this namespace and those given; returns their number.
+    pub async fn abort_stale_sockets(
         &mut self,
         maps: &Observed,
         namespaces: &[PathBuf],
@@ -58,66 +61,71 @@ impl Datapath {
         }
         let targets = stale.iter().map(|key| (key.cookie, key.backend, key.port.get())).collect();
         let namespaces: Vec<PathBuf> = namespaces.to_vec();
-        let ended = blocking(move || end_everywhere(&namespaces, &targets)).await?;
+        let aborted = blocking(move || abort_everywhere(&namespaces, &targets)).await?;
         for key in &stale {
-            // What LRU took meanwhile is gone as well.
+            // LRU may have removed it meanwhile.
             let _ = self.maps.sockets.remove(key);
         }
-        Ok(ended)
+        Ok(aborted)
     }
 }
 
-fn end_everywhere(namespaces: &[PathBuf], targets: &BTreeSet<Target>) -> Result<usize, DatapathError> {
-    let mut ended = on_thread(None, targets)?;
+fn abort_everywhere(namespaces: &[PathBuf], targets: &BTreeSet<Target>) -> Result<usize, DatapathError> {
+    let mut aborted = on_thread(None, targets)?;
     for namespace in namespaces {
-        // A pod that just ended took its sockets along.
+        // The sockets of a pod that just ended are gone with its namespace.
         match on_thread(Some(namespace), targets) {
             Err(DatapathError::Namespace { .. }) => {}
-            result => ended += result?,
+            result => aborted += result?,
         }
     }
-    Ok(ended)
+    Ok(aborted)
 }
 
-/// A namespace belongs to a thread.
+/// Aborts the sockets of one namespace. A thread enters a namespace for good, so this is a new one.
 fn on_thread(namespace: Option<&Path>, targets: &BTreeSet<Target>) -> Result<usize, DatapathError> {
     let work = || {
         namespace.map_or(Ok(()), enter)?;
-        let mut ended = 0;
+        let mut aborted = 0;
         for family in [libc::AF_INET, libc::AF_INET6] {
-            ended += end(family as u8, targets).map_err(DatapathError::file("end", "UDP sockets"))?;
+            aborted += abort(family as u8, targets).map_err(DatapathError::file("abort", "UDP sockets"))?;
         }
-        Ok(ended)
+        Ok(aborted)
     };
     std::thread::scope(|scope| scope.spawn(work).join()).map_err(|_| DatapathError::Aborted)?
 }
 
-fn end(family: u8, targets: &BTreeSet<Target>) -> io::Result<usize> {
+/// Aborts the sockets of one family in this thread's namespace.
+fn abort(family: u8, targets: &BTreeSet<Target>) -> io::Result<usize> {
     let socket = rustix::net::socket(AddressFamily::NETLINK, SocketType::RAW, Some(SOCK_DIAG))?;
     rustix::net::connect(&socket, &SocketAddrNetlink::new(0, 0))?;
-    request(&socket, SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, family, &[0; ID])?;
+    request(&socket, SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, family, &[0; SOCKET_ID_SIZE])?;
     let mut found = Vec::new();
     replies(&socket, |message| {
-        if let Some(id) = message.get(ID_AT..ID_AT + ID).filter(|id| is_among(family, id, targets)) {
+        if let Some(id) = message
+            .get(SOCKET_ID_AT..SOCKET_ID_AT + SOCKET_ID_SIZE)
+            .filter(|id| is_among(family, id, targets))
+        {
             found.push(id.to_vec());
         }
     })?;
-    let mut ended = 0;
+    let mut aborted = 0;
     for id in found {
         request(&socket, SOCK_DESTROY, NLM_F_ACK, family, &id)?;
         match replies(&socket, |_| ()) {
-            // It was closed meanwhile.
+            // The socket was closed meanwhile.
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
             result => {
                 result?;
-                ended += 1;
+                aborted += 1;
             }
         }
     }
-    Ok(ended)
+    Ok(aborted)
 }
 
-/// Ports in network order, two addresses of 16 bytes, interface, cookie.
+/// Whether the socket is a target. `id` is a `struct inet_diag_sockid`: ports in network order, two addresses of 16 bytes,
+/// interface, cookie.
 fn is_among(family: u8, id: &[u8], targets: &BTreeSet<Target>) -> bool {
     let target = || -> Option<Target> {
         let port = u16::from_be_bytes(id.get(2..4)?.try_into().ok()?);
@@ -132,28 +140,28 @@ fn is_among(family: u8, id: &[u8], targets: &BTreeSet<Target>) -> bool {
     target().is_some_and(|target| targets.contains(&target))
 }
 
-/// `struct nlmsghdr` and `struct inet_diag_req_v2`.
+/// Sends a `struct nlmsghdr` and a `struct inet_diag_req_v2`.
 fn request(socket: &OwnedFd, kind: u16, flags: u16, family: u8, id: &[u8]) -> io::Result<()> {
-    let length = (HEADER + 8 + ID) as u32;
+    let length = (HEADER_SIZE + 8 + SOCKET_ID_SIZE) as u32;
     let mut message = length.to_ne_bytes().to_vec();
     message.extend(kind.to_ne_bytes());
     message.extend((NLM_F_REQUEST | flags).to_ne_bytes());
     message.extend([0; 8]);
     message.extend([family, Proto::UDP.0, 0, 0]);
-    message.extend(CONNECTED.to_ne_bytes());
+    message.extend(ESTABLISHED_STATE.to_ne_bytes());
     message.extend(id);
     rustix::net::send(socket, &message, SendFlags::empty())?;
     Ok(())
 }
 
-/// Gives each message of the answer to `see`, until its end or the acknowledgement.
-fn replies(socket: &OwnedFd, mut see: impl FnMut(&[u8])) -> io::Result<()> {
-    let mut buffer = vec![0; 64 << 10];
+/// Calls `handle` with each message of the answer, until its end or the acknowledgement.
+fn replies(socket: &OwnedFd, mut handle: impl FnMut(&[u8])) -> io::Result<()> {
+    let mut buffer = vec![0; BUFFER_SIZE];
     loop {
         let (length, _) = rustix::net::recv(socket, &mut buffer[..], RecvFlags::empty())?;
         let mut rest = &buffer[..length];
         while let Some((length, kind)) = header(rest) {
-            let body = &rest[HEADER..length];
+            let body = &rest[HEADER_SIZE..length];
             match kind {
                 NLMSG_DONE => return Ok(()),
                 NLMSG_ERROR => {
@@ -161,16 +169,16 @@ fn replies(socket: &OwnedFd, mut see: impl FnMut(&[u8])) -> io::Result<()> {
                         body.get(..4).and_then(|code| code.try_into().ok()).map_or(0, i32::from_ne_bytes);
                     return if code == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(-code)) };
                 }
-                _ => see(body),
+                _ => handle(body),
             }
             rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
         }
     }
 }
 
-/// Length with the header, and kind; `None` at the end.
+/// Length of the first message, header included, and its type; `None`: there are no more messages.
 fn header(bytes: &[u8]) -> Option<(usize, u16)> {
     let length = u32::from_ne_bytes(bytes.get(..4)?.try_into().ok()?) as usize;
     let kind = u16::from_ne_bytes(bytes.get(4..6)?.try_into().ok()?);
-    (HEADER..=bytes.len()).contains(&length).then_some((length, kind))
+    (HEADER_SIZE..=bytes.len()).contains(&length).then_some((length, kind))
 }

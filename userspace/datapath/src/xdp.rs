@@ -1,7 +1,7 @@
 //! XDP on the uplink, by a pinned link that a new process updates in place.
 //!
-//! XDP is a shortcut: `tc_node_ingress` does all that it does. So where it cannot be had, the node works without it
-//! and says so, unless it was asked for by name.
+//! XDP is a shortcut: `tc_node_ingress` handles the same flows. So under [`XdpMode::Auto`] the node runs without XDP if it
+//! cannot be attached, and logs it; under a mode that names a hook this is an error.
 
 use std::ffi::CString;
 use std::io::{self, ErrorKind};
@@ -28,36 +28,36 @@ use crate::{netlink, pins};
 const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_LINK_DETACH: libc::c_int = 34;
 
-/// Puts the program where `mode` wants it and takes it away from elsewhere. `folder` holds the pins of links.
+/// Attaches the program at a hook that `mode` allows and detaches it from the others. `folder` has the pins of links.
 pub(crate) fn attach(
     ebpf: &mut Ebpf,
     uplink: &str,
     mode: XdpMode,
     folder: &Path,
 ) -> Result<Option<XdpHook>, DatapathError> {
-    let wanted: &[XdpHook] = match mode {
+    let allowed: &[XdpHook] = match mode {
         XdpMode::Auto if is_veth(uplink)? => &[],
         XdpMode::Auto => &[XdpHook::Driver, XdpHook::Generic],
         XdpMode::Driver => &[XdpHook::Driver],
         XdpMode::Generic => &[XdpHook::Generic],
         XdpMode::Off => &[],
     };
-    for hook in XdpHook::ALL.into_iter().filter(|hook| !wanted.contains(hook)) {
+    for hook in XdpHook::ALL.into_iter().filter(|hook| !allowed.contains(hook)) {
         detach(&folder.join(hook.pin()))?;
     }
-    if wanted.is_empty() {
+    if allowed.is_empty() {
         return Ok(None);
     }
-    for hook in wanted {
+    for hook in allowed {
         if adopt(xdp_program(ebpf, *hook)?, &folder.join(hook.pin())) {
             return Ok(Some(*hook));
         }
     }
     let mut failure = None;
-    for hook in wanted {
+    for hook in allowed {
         let path = folder.join(hook.pin());
         detach(&path)?;
-        match put(ebpf, uplink, *hook, &path) {
+        match attach_at(ebpf, uplink, *hook, &path) {
             Ok(()) => return Ok(Some(*hook)),
             Err(error) => failure = Some(error),
         }
@@ -65,7 +65,7 @@ pub(crate) fn attach(
     match (mode, failure) {
         (XdpMode::Auto, Some(error)) => {
             let error: &dyn std::error::Error = &error;
-            tracing::warn!(uplink, error, "no XDP on the uplink: its work is done at TC");
+            tracing::warn!(uplink, error, "attach XDP to the uplink failed; TC handles its flows");
             Ok(None)
         }
         (_, Some(error)) => Err(error),
@@ -73,14 +73,15 @@ pub(crate) fn attach(
     }
 }
 
-/// Updates the pinned link to this process's program; false if there is none, or its interface is gone.
+/// Updates the pinned link to this process's program; false: there is no link, or its interface is gone.
 fn adopt(program: &mut Xdp, path: &Path) -> bool {
     let pinned = PinnedLink::from_pin(path).ok().map(FdLink::from);
     let link = pinned.and_then(|link| XdpLink::try_from(link).ok());
     link.is_some_and(|link| program.attach_to_link(link).is_ok())
 }
 
-fn put(ebpf: &mut Ebpf, uplink: &str, hook: XdpHook, path: &Path) -> Result<(), DatapathError> {
+/// Attaches the program at the hook and pins its link.
+fn attach_at(ebpf: &mut Ebpf, uplink: &str, hook: XdpHook, path: &Path) -> Result<(), DatapathError> {
     let name = hook.program();
     let failed = |source| DatapathError::Program { name, operation: "attach", source };
     let program = xdp_program(ebpf, hook)?;
@@ -90,8 +91,8 @@ fn put(ebpf: &mut Ebpf, uplink: &str, hook: XdpHook, path: &Path) -> Result<(), 
     pins::pin_link(link, path)
 }
 
-/// Takes the pinned link's program from its interface, and the pin away; fine if there is none. The kernel lets go of a
-/// link some time after its last pin, and takes no program at another hook before that.
+/// Detaches the pinned link's program and removes the pin; idempotent. Without the explicit detach the kernel frees a link
+/// some time after its last pin, and until then accepts no program at another hook.
 fn detach(path: &Path) -> Result<(), DatapathError> {
     let failed = DatapathError::file("detach", path);
     match open(path).and_then(|link| bpf(BPF_LINK_DETACH, &(link.as_raw_fd() as u64))) {
@@ -107,10 +108,10 @@ fn open(pin: &Path) -> io::Result<OwnedFd> {
 
 fn is_veth(interface: &str) -> Result<bool, DatapathError> {
     let index = interface_index(interface)?;
-    let what = format!("look at {interface}");
+    let operation = format!("look up {interface}");
     let link = netlink::run(None, move |handle| async move {
         let mut links = handle.link().get().match_index(index).execute();
-        links.try_next().await.map_err(DatapathError::netlink(what))
+        links.try_next().await.map_err(DatapathError::netlink(operation))
     })?;
     let attributes = link.map(|link| link.attributes).unwrap_or_default();
     Ok(attributes.iter().any(|attribute| match attribute {

@@ -2,10 +2,12 @@
 
 use aya::programs::xdp::XdpMode as Flag;
 
-/// Where it is.
+/// Where `xdp_node` runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum XdpHook {
+    /// In the driver.
     Driver,
+    /// Generic XDP, after the driver.
     Generic,
 }
 
@@ -26,7 +28,7 @@ impl XdpHook {
         }
     }
 
-    /// The kernel does not tell a link's mode; the pin's name does.
+    /// Name of the link's pin. It is the only record of the mode, which the kernel does not report.
     pub(crate) const fn pin(self) -> &'static str {
         match self {
             XdpHook::Driver => "uplink-xdp-driver",

@@ -1,4 +1,4 @@
-//! ARP and neighbour discovery as bytes: what is asked, and the answers. Pure; foreign bytes never panic.
+//! ARP (RFC 826) and neighbour discovery (RFC 4861) as bytes: requests to answers. Pure; foreign bytes never panic.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -10,8 +10,8 @@ const ALL_NODES_MAC: Mac = [0x33, 0x33, 0, 0, 0, 1];
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 const ETHER_ARP: [u8; 2] = [0x08, 0x06];
 const ETHER_IPV6: [u8; 2] = [0x86, 0xdd];
-/// Ethernet, IPv4, lengths 6 and 4.
-const ARP_FORM: [u8; 6] = [0, 1, 0x08, 0, 6, 4];
+/// Hardware type Ethernet, protocol IPv4, address lengths 6 and 4.
+const ARP_FORMAT: [u8; 6] = [0, 1, 0x08, 0, 6, 4];
 const REQUEST: u16 = 1;
 const REPLY: u16 = 2;
 const ICMPV6: u8 = 58;
@@ -25,13 +25,13 @@ const HOP_LIMIT: u8 = 255;
 /// The answer to an ARP request for an address of ours.
 pub(super) fn answer_arp(frame: &[u8], mac: Mac, ours: impl Fn(IpAddr) -> bool) -> Option<Vec<u8>> {
     let arp = frame.get(14..42)?;
-    if frame.get(12..14)? != ETHER_ARP || arp.get(..6)? != ARP_FORM || be16(arp, 6)? != REQUEST {
+    if frame.get(12..14)? != ETHER_ARP || arp.get(..6)? != ARP_FORMAT || be16(arp, 6)? != REQUEST {
         return None;
     }
-    let (asker, asker_ip, target): (Mac, Ipv4Addr, Ipv4Addr) =
+    let (requester, requester_ip, target): (Mac, Ipv4Addr, Ipv4Addr) =
         (take(arp, 8)?, take::<4>(arp, 14)?.into(), take::<4>(arp, 24)?.into());
-    let answers = asker != mac && asker_ip != target && ours(target.into());
-    answers.then(|| arp_frame(asker, mac, REPLY, target, asker, asker_ip))
+    let is_request = requester != mac && requester_ip != target && ours(target.into());
+    is_request.then(|| arp_frame(requester, mac, REPLY, target, requester, requester_ip))
 }
 
 /// The answer to a neighbour solicitation for an address of ours.
@@ -44,22 +44,23 @@ pub(super) fn answer_ndp(frame: &[u8], mac: Mac, ours: impl Fn(IpAddr) -> bool) 
     let (source, destination): (Ipv6Addr, Ipv6Addr) =
         (take::<16>(header, 8)?.into(), take::<16>(header, 24)?.into());
     let target: Ipv6Addr = take::<16>(icmp, 8)?.into();
-    let asks = icmp.starts_with(&[SOLICITATION, 0]) && checksum(source, destination, icmp) == 0;
-    let asker: Mac = take(frame, 6)?;
-    if !asks || asker == mac || target.is_multicast() || !ours(target.into()) {
+    let is_solicitation = icmp.starts_with(&[SOLICITATION, 0]) && checksum(source, destination, icmp) == 0;
+    let requester: Mac = take(frame, 6)?;
+    if !is_solicitation || requester == mac || target.is_multicast() || !ours(target.into()) {
         return None;
     }
-    // Who has no address yet is looking whether this one is free: everybody is told that it is not.
+    // A requester without an address probes whether this one is free: the answer that it is not goes to all nodes.
     Some(match source.is_unspecified() {
         true => ndp_frame(ALL_NODES_MAC, mac, target, ALL_NODES, OVERRIDE),
-        false => ndp_frame(asker, mac, target, source, SOLICITED | OVERRIDE),
+        false => ndp_frame(requester, mac, target, source, SOLICITED | OVERRIDE),
     })
 }
 
-/// What tells everybody on the link unasked that the address is here now.
-pub(super) fn unasked(addr: IpAddr, mac: Mac) -> Vec<Vec<u8>> {
+/// The frames that announce to the whole link that the address is here now.
+pub(super) fn gratuitous(addr: IpAddr, mac: Mac) -> Vec<Vec<u8>> {
     match addr {
-        // Some heed the one, some the other; Linux takes the second for gratuitous only if it names its sender twice.
+        // Some hosts accept only the request, some only the reply; Linux accepts the reply as gratuitous only with the
+        // sender's MAC as target too.
         IpAddr::V4(ip) => vec![
             arp_frame(BROADCAST, mac, REQUEST, ip, [0; 6], ip),
             arp_frame(BROADCAST, mac, REPLY, ip, mac, ip),
@@ -79,7 +80,7 @@ fn arp_frame(to: Mac, mac: Mac, operation: u16, ip: Ipv4Addr, target: Mac, targe
         &to,
         &mac,
         &ETHER_ARP,
-        &ARP_FORM,
+        &ARP_FORMAT,
         &operation.to_be_bytes(),
         &mac,
         &ip.octets(),
@@ -93,8 +94,8 @@ fn ndp_frame(to: Mac, mac: Mac, ip: Ipv6Addr, destination: Ipv6Addr, flags: u8) 
     // Type, code, checksum, flags, target, option 2: the target's link-layer address.
     let mut icmp = [&[ADVERTISEMENT, 0, 0, 0, flags, 0, 0, 0], &ip.octets()[..], &[2, 1], &mac].concat();
     let sum = checksum(ip, destination, &icmp).to_be_bytes();
-    if let Some(place) = icmp.get_mut(2..4) {
-        place.copy_from_slice(&sum);
+    if let Some(check) = icmp.get_mut(2..4) {
+        check.copy_from_slice(&sum);
     }
     let length = u16::try_from(icmp.len()).unwrap_or(0).to_be_bytes();
     let parts: [&[u8]; 9] = [
@@ -111,7 +112,7 @@ fn ndp_frame(to: Mac, mac: Mac, ip: Ipv6Addr, destination: Ipv6Addr, flags: u8) 
     parts.concat()
 }
 
-/// Of ICMPv6 with its pseudo header; 0 over a message that has the right one.
+/// The checksum of an ICMPv6 message with its pseudo-header; 0 for a message that contains the right one.
 fn checksum(source: Ipv6Addr, destination: Ipv6Addr, icmp: &[u8]) -> u16 {
     let length = u32::try_from(icmp.len()).unwrap_or(0).to_be_bytes();
     let pseudo = [&source.octets()[..], &destination.octets(), &length, &[0, 0, 0, ICMPV6], icmp].concat();
@@ -140,7 +141,7 @@ mod tests {
     use super::*;
 
     const ME: Mac = [2, 0, 0, 0, 0, 1];
-    const ASKER: Mac = [2, 0, 0, 0, 0, 9];
+    const REQUESTER: Mac = [2, 0, 0, 0, 0, 9];
 
     fn ours(ip: IpAddr) -> bool {
         ["192.0.2.1", "2001:db8::1"].iter().any(|own| ip == own.parse::<IpAddr>().unwrap())
@@ -150,17 +151,17 @@ mod tests {
         text.parse().unwrap()
     }
 
-    /// A solicitation as Linux sends it, with the asker's link-layer address.
+    /// A solicitation as Linux sends it, with the requester's link-layer address.
     fn solicitation(source: &str, target: &str) -> Vec<u8> {
         let group = solicited_node(v6(target));
         let mut icmp =
-            [&[SOLICITATION, 0, 0, 0, 0, 0, 0, 0], &v6(target).octets()[..], &[1, 1], &ASKER].concat();
+            [&[SOLICITATION, 0, 0, 0, 0, 0, 0, 0], &v6(target).octets()[..], &[1, 1], &REQUESTER].concat();
         let sum = checksum(v6(source), group, &icmp).to_be_bytes();
         icmp[2..4].copy_from_slice(&sum);
         let [.., a, b, c] = group.octets();
         let parts: [&[u8]; 9] = [
             &[0x33, 0x33, 0xff, a, b, c],
-            &ASKER,
+            &REQUESTER,
             &ETHER_IPV6,
             &[0x60, 0, 0, 0],
             &[0, icmp.len() as u8],
@@ -173,20 +174,20 @@ mod tests {
     }
 
     #[test]
-    fn an_arp_request_for_ours_is_answered_to_the_asker() {
+    fn an_arp_request_for_ours_is_answered_to_the_requester() {
         let asked = |ip: &str, from: &str| {
             let request =
-                arp_frame(BROADCAST, ASKER, REQUEST, from.parse().unwrap(), [0; 6], ip.parse().unwrap());
+                arp_frame(BROADCAST, REQUESTER, REQUEST, from.parse().unwrap(), [0; 6], ip.parse().unwrap());
             answer_arp(&request, ME, ours)
         };
         let answer = asked("192.0.2.1", "192.0.2.9").unwrap();
-        assert_eq!((&answer[..6], &answer[6..12], be16(&answer, 20)), (&ASKER[..], &ME[..], Some(REPLY)));
+        assert_eq!((&answer[..6], &answer[6..12], be16(&answer, 20)), (&REQUESTER[..], &ME[..], Some(REPLY)));
         assert_eq!((&answer[22..28], &answer[28..32]), (&ME[..], &[192, 0, 2, 1][..]));
-        assert_eq!((&answer[32..38], &answer[38..42]), (&ASKER[..], &[192, 0, 2, 9][..]));
-        // One that looks whether the address is free is told that it is not.
+        assert_eq!((&answer[32..38], &answer[38..42]), (&REQUESTER[..], &[192, 0, 2, 9][..]));
+        // A probe for a free address is answered too.
         assert!(asked("192.0.2.1", "0.0.0.0").is_some());
         assert!(asked("192.0.2.2", "192.0.2.9").is_none());
-        for own in unasked("192.0.2.1".parse().unwrap(), ME) {
+        for own in gratuitous("192.0.2.1".parse().unwrap(), ME) {
             assert!(answer_arp(&own, ME, ours).is_none());
         }
     }
@@ -197,20 +198,20 @@ mod tests {
         let (source, destination) = (v6("2001:db8::1"), v6("fe80::9"));
         assert_eq!(
             (&answer[..6], &answer[22..38], &answer[38..54]),
-            (&ASKER[..], &source.octets()[..], &destination.octets()[..])
+            (&REQUESTER[..], &source.octets()[..], &destination.octets()[..])
         );
         assert_eq!((answer[54], answer[58]), (ADVERTISEMENT, SOLICITED | OVERRIDE));
         assert_eq!(
             (checksum(source, destination, &answer[54..]), &answer[78..86]),
             (0, &[&[2, 1][..], &ME].concat()[..])
         );
-        let told = answer_ndp(&solicitation("::", "2001:db8::1"), ME, ours).unwrap();
+        let probed = answer_ndp(&solicitation("::", "2001:db8::1"), ME, ours).unwrap();
         assert_eq!(
-            (&told[..6], &told[38..54], told[58]),
+            (&probed[..6], &probed[38..54], probed[58]),
             (&ALL_NODES_MAC[..], &ALL_NODES.octets()[..], OVERRIDE)
         );
         assert!(answer_ndp(&solicitation("fe80::9", "2001:db8::2"), ME, ours).is_none());
-        // From beyond a router, or damaged.
+        // From beyond a router, or with a wrong checksum.
         let mut far = solicitation("fe80::9", "2001:db8::1");
         far[21] = 64;
         assert!(answer_ndp(&far, ME, ours).is_none());
@@ -221,7 +222,8 @@ mod tests {
 
     #[test]
     fn cut_frames_are_ignored() {
-        let arp = arp_frame(BROADCAST, ASKER, REQUEST, [192, 0, 2, 9].into(), [0; 6], [192, 0, 2, 1].into());
+        let arp =
+            arp_frame(BROADCAST, REQUESTER, REQUEST, [192, 0, 2, 9].into(), [0; 6], [192, 0, 2, 1].into());
         assert!((0..arp.len()).all(|end| answer_arp(&arp[..end], ME, ours).is_none()));
         let ndp = solicitation("fe80::9", "2001:db8::1");
         assert!((0..ndp.len()).all(|end| answer_ndp(&ndp[..end], ME, ours).is_none()));

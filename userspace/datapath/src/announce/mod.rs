@@ -1,7 +1,7 @@
-//! Answers on the uplink for addresses that no interface has: ARP and neighbour discovery on packet sockets.
+//! ARP and neighbour discovery on the uplink for addresses that no interface has.
 //!
-//! In: the addresses. Out: answers to who asks for one, and word to all of the link when one is new here. The sockets
-//! see nothing but ARP requests and neighbour solicitations, so traffic wakes nobody.
+//! In: the addresses. Out: answers to requests for them, and a gratuitous announcement of a new one. The packet sockets'
+//! filters pass only ARP requests and neighbour solicitations, so other traffic does not wake the process.
 
 mod frame;
 mod socket;
@@ -9,27 +9,28 @@ mod socket;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr, UdpSocket};
 
-use frame::{Mac, answer_arp, answer_ndp, solicited_node, unasked};
+use frame::{Mac, answer_arp, answer_ndp, gratuitous, solicited_node};
 use socket::{Filter, PacketSocket};
 
 use crate::error::DatapathError;
 use crate::interface::interface_index;
 
-/// Longer than what is asked on any Ethernet.
-const FRAME_MAX: usize = 1518;
+/// Bytes of the longest Ethernet frame; requests are shorter.
+const MAX_FRAME: usize = 1518;
 
+/// Announces addresses on one interface.
 pub struct Announcer {
     ifindex: u32,
     mac: Mac,
     arp: PacketSocket,
     ndp: PacketSocket,
-    /// Its memberships have the interface take in, and switches pass on, what is sent to the groups of our addresses.
+    /// Member of our addresses' solicited-node groups, so that the interface accepts, and switches forward, solicitations.
     groups: Option<UdpSocket>,
     addrs: BTreeSet<IpAddr>,
 }
 
 impl Announcer {
-    /// Opens the sockets on the interface; answers nothing until told what for.
+    /// Opens the sockets on the interface. It answers for no address yet.
     pub fn open(uplink: &str) -> Result<Announcer, DatapathError> {
         let ifindex = interface_index(uplink)?;
         let (arp, mac) = PacketSocket::open(ifindex, Filter::ArpRequest)?;
@@ -39,7 +40,7 @@ impl Announcer {
         Ok(Announcer { ifindex, mac, arp, ndp, groups, addrs: BTreeSet::new() })
     }
 
-    /// From now on these are answered for; those that were not before.
+    /// Sets the addresses to answer for; returns the new ones.
     pub fn answer_for(&mut self, addrs: &BTreeSet<IpAddr>) -> Vec<IpAddr> {
         let groups = |addrs: &BTreeSet<IpAddr>| -> BTreeSet<Ipv6Addr> {
             let v6 = addrs.iter().filter_map(|addr| match addr {
@@ -50,30 +51,30 @@ impl Announcer {
         };
         let (before, now) = (groups(&self.addrs), groups(addrs));
         for group in before.difference(&now) {
-            self.member(|socket| socket.leave_multicast_v6(group, self.ifindex), group);
+            self.change_membership(|socket| socket.leave_multicast_v6(group, self.ifindex), group);
         }
         for group in now.difference(&before) {
-            self.member(|socket| socket.join_multicast_v6(group, self.ifindex), group);
+            self.change_membership(|socket| socket.join_multicast_v6(group, self.ifindex), group);
         }
         let new = addrs.difference(&self.addrs).copied().collect();
         self.addrs = addrs.clone();
         new
     }
 
-    /// An interface that takes in every group anyway needs no membership: failure is worth a word only.
-    fn member(&self, change: impl Fn(&UdpSocket) -> std::io::Result<()>, group: &Ipv6Addr) {
+    /// Joins or leaves a group. A failure is only logged: the interface may accept all groups anyway.
+    fn change_membership(&self, change: impl Fn(&UdpSocket) -> std::io::Result<()>, group: &Ipv6Addr) {
         if let Some(Err(error)) = self.groups.as_ref().map(change) {
-            tracing::warn!(%group, %error, "membership of a solicited-node group");
+            tracing::warn!(%group, %error, "change membership of solicited-node group failed");
         }
     }
 
-    /// Tells all of the link that the address is here.
+    /// Announces to the whole link that the address is here.
     pub fn announce(&self, addr: IpAddr) -> Result<(), DatapathError> {
         let socket = if addr.is_ipv4() { &self.arp } else { &self.ndp };
-        unasked(addr, self.mac).iter().try_for_each(|frame| socket.send(frame))
+        gratuitous(addr, self.mac).iter().try_for_each(|frame| socket.send(frame))
     }
 
-    /// Answers until a socket fails, as when the interface is gone.
+    /// Answers until a socket fails, for example because the interface is gone.
     pub async fn serve(&self) -> DatapathError {
         let ours = |ip: IpAddr| self.addrs.contains(&ip);
         let arp = self.answer(&self.arp, |frame| answer_arp(frame, self.mac, ours));
@@ -89,7 +90,7 @@ impl Announcer {
         socket: &PacketSocket,
         answer: impl Fn(&[u8]) -> Option<Vec<u8>>,
     ) -> DatapathError {
-        let mut buffer = [0; FRAME_MAX];
+        let mut buffer = [0; MAX_FRAME];
         loop {
             let length = match socket.receive(&mut buffer).await {
                 Ok(length) => length,

@@ -1,4 +1,4 @@
-//! AF_PACKET sockets: one interface, one kind of question, filtered in the kernel.
+//! AF_PACKET sockets: one interface, one kind of request, filtered in the kernel.
 
 use std::io;
 use std::mem::size_of;
@@ -9,14 +9,14 @@ use tokio::io::unix::AsyncFd;
 use super::frame::Mac;
 use crate::error::DatapathError;
 
-/// Which frames the socket is woken for.
+/// The frames that the socket receives.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Filter {
     ArpRequest,
     NeighbourSolicitation,
 }
 
-/// Classic BPF: load, compare or give up, take, give up.
+/// Classic BPF: load, compare or drop, accept, drop.
 const LOAD_HALF: u16 = (libc::BPF_LD | libc::BPF_H | libc::BPF_ABS) as u16;
 const LOAD_BYTE: u16 = (libc::BPF_LD | libc::BPF_B | libc::BPF_ABS) as u16;
 const EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
@@ -33,11 +33,11 @@ impl Filter {
     fn program(self) -> Vec<libc::sock_filter> {
         let op = |code: u16, jf: u8, k: u32| libc::sock_filter { code, jt: 0, jf, k };
         match self {
-            // The operation of ARP.
+            // ARP's operation.
             Filter::ArpRequest => {
                 vec![op(LOAD_HALF, 0, 20), op(EQUAL, 1, 1), op(RETURN, 0, u32::MAX), op(RETURN, 0, 0)]
             }
-            // The next header of IPv6, the type of ICMPv6.
+            // IPv6's next header, ICMPv6's type.
             Filter::NeighbourSolicitation => vec![
                 op(LOAD_BYTE, 0, 20),
                 op(EQUAL, 3, 58),
@@ -50,12 +50,13 @@ impl Filter {
     }
 }
 
+/// A packet socket on one interface.
 pub(super) struct PacketSocket {
     fd: AsyncFd<OwnedFd>,
 }
 
 impl PacketSocket {
-    /// The socket, and the interface's own address. To be called within a runtime.
+    /// Opens a socket; also returns the interface's MAC. Call it within a tokio runtime.
     pub(super) fn open(ifindex: u32, filter: Filter) -> Result<(PacketSocket, Mac), DatapathError> {
         let opened = raw(ifindex, filter).and_then(|(fd, mac)| {
             // SAFETY: the descriptor is this value's own and is closed with it, not before.
@@ -75,7 +76,7 @@ impl PacketSocket {
         received.await.map_err(DatapathError::file("receive from", "a packet socket"))
     }
 
-    /// A frame that the interface has no room for is lost, as any frame may be.
+    /// Sends a frame. If the interface's queue is full, the frame is lost, as any frame may be.
     pub(super) fn send(&self, frame: &[u8]) -> Result<(), DatapathError> {
         match rustix::net::send(self.fd.get_ref(), frame, rustix::net::SendFlags::empty()) {
             Ok(_) | Err(rustix::io::Errno::AGAIN | rustix::io::Errno::NOBUFS) => Ok(()),
@@ -86,9 +87,9 @@ impl PacketSocket {
 
 fn raw(ifindex: u32, filter: Filter) -> io::Result<(OwnedFd, Mac)> {
     let kind = libc::SOCK_RAW | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
-    // SAFETY: no pointers; protocol 0 takes in nothing before the filter stands and the socket is bound.
+    // SAFETY: no pointers; protocol 0 receives nothing before the filter is attached and the socket is bound.
     let fd = check(unsafe { libc::socket(libc::AF_PACKET, kind, 0) })?;
-    // SAFETY: the descriptor is new and nobody else's.
+    // SAFETY: the descriptor is new and has no other owner.
     let fd = unsafe { OwnedFd::from_raw_fd(fd) };
     let mut program = filter.program();
     let program =
@@ -99,7 +100,7 @@ fn raw(ifindex: u32, filter: Filter) -> io::Result<(OwnedFd, Mac)> {
     Ok((fd, mac))
 }
 
-/// `value` is passed as it lies in memory; it must be the type that the option takes.
+/// Sets a socket option; `value` must have the type that the option takes.
 fn set_option<T>(fd: &OwnedFd, level: i32, option: i32, value: &T) -> io::Result<()> {
     let length = libc::socklen_t::try_from(size_of::<T>()).unwrap_or(0);
     // SAFETY: `value` is readable for its own size over the call; what it points to (the filter) outlives the call too.
@@ -109,7 +110,7 @@ fn set_option<T>(fd: &OwnedFd, level: i32, option: i32, value: &T) -> io::Result
     Ok(())
 }
 
-/// Binds to the interface; its link-layer address.
+/// Binds to the interface; returns its MAC.
 fn bind(fd: &OwnedFd, ifindex: u32, protocol: u16) -> io::Result<Mac> {
     // SAFETY: all zeros is a value of this plain struct.
     let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
@@ -117,11 +118,11 @@ fn bind(fd: &OwnedFd, ifindex: u32, protocol: u16) -> io::Result<Mac> {
     address.sll_protocol = protocol.to_be();
     address.sll_ifindex = i32::try_from(ifindex).unwrap_or(0);
     let mut length = libc::socklen_t::try_from(size_of::<libc::sockaddr_ll>()).unwrap_or(0);
-    let place = std::ptr::from_mut(&mut address).cast::<libc::sockaddr>();
-    // SAFETY: `place` points to a sockaddr_ll of `length` bytes that lives over both calls; the second writes no more.
-    check(unsafe { libc::bind(fd.as_raw_fd(), place, length) })?;
+    let pointer = std::ptr::from_mut(&mut address).cast::<libc::sockaddr>();
+    // SAFETY: `pointer` points to a sockaddr_ll of `length` bytes that lives over both calls; the second writes no more.
+    check(unsafe { libc::bind(fd.as_raw_fd(), pointer, length) })?;
     // SAFETY: as above.
-    check(unsafe { libc::getsockname(fd.as_raw_fd(), place, &mut length) })?;
+    check(unsafe { libc::getsockname(fd.as_raw_fd(), pointer, &mut length) })?;
     let [a, b, c, d, e, f, ..] = address.sll_addr;
     Ok([a, b, c, d, e, f])
 }
