@@ -48,7 +48,7 @@ fn a_node_with_a_running_container_is_torn_down_whole() -> Result<()> {
     image::pause(&archive)?;
     let archive = archive.display().to_string();
     let ctr = |args: &[&str]| -> Result<()> {
-        let output = containerd::ctr(&node, args)?;
+        let output = containerd::ctr(&node.containerd_socket(), args)?;
         ensure!(output.status.success(), "ctr {args:?}: {}", String::from_utf8_lossy(&output.stderr));
         Ok(())
     };

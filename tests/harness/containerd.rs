@@ -2,16 +2,14 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::process::{Child, Command, Output, Stdio};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use rustix::mount::{UnmountFlags, unmount};
 use tempfile::TempDir;
+use xtask::cluster::containerd::{Folders, configuration, ctr, wait};
 
-/// The sandbox image that the configuration names; [`crate::image::pause`] builds it.
-pub const SANDBOX_IMAGE: &str = "localhost/skep/pause:1";
+const LOG: &str = "containerd.log";
 
 /// A running containerd.
 pub struct Containerd {
@@ -25,8 +23,7 @@ impl Containerd {
         let folder = tempfile::Builder::new().prefix(&format!("skep-{name}-")).tempdir_in("/tmp")?;
         let process = spawn(folder.path())?;
         let containerd = Containerd { folder, process };
-        containerd.wait()?;
-        Ok(containerd)
+        containerd.wait().map(|()| containerd)
     }
 
     pub fn folder(&self) -> &Path {
@@ -47,30 +44,15 @@ impl Containerd {
     }
 
     fn wait(&self) -> Result<()> {
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while !self.ctr(&["version"]).is_ok_and(|ok| ok) {
-            if Instant::now() > deadline {
-                let log = fs::read_to_string(self.folder.path().join("containerd.log")).unwrap_or_default();
-                bail!("containerd does not answer: {log}");
-            }
-            thread::sleep(Duration::from_millis(50));
-        }
-        Ok(())
+        wait(&self.socket(), &self.folder.path().join(LOG))
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new("ctr");
-        command.arg("--address").arg(self.socket()).args(["--namespace", "k8s.io"]).args(arguments);
-        command.stderr(Stdio::null());
-        command
-    }
-
-    fn ctr(&self, arguments: &[&str]) -> Result<bool> {
-        Ok(self.command(arguments).stdout(Stdio::null()).status()?.success())
+    fn ctr(&self, arguments: &[&str]) -> Option<Output> {
+        ctr(&self.socket(), arguments).ok()
     }
 
     fn list(&self, what: &str) -> Vec<String> {
-        let output = self.command(&[what, "list", "--quiet"]).output();
+        let output = self.ctr(&[what, "list", "--quiet"]);
         let text = output.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default();
         text.lines().map(str::to_owned).collect()
     }
@@ -97,13 +79,13 @@ impl Drop for Containerd {
 
 /// Kills the shims that belong to the containerd of that folder, and what they run.
 fn kill_shims(folder: &Path) {
-    let place = folder.display().to_string();
+    let folder = folder.display().to_string();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
             continue;
         };
         let command = fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default();
-        if !command.contains("containerd-shim") || !command.contains(&place) {
+        if !command.contains("containerd-shim") || !command.contains(&folder) {
             continue;
         }
         let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
@@ -129,27 +111,16 @@ pub fn unmount_below(folder: &Path) {
 }
 
 fn spawn(folder: &Path) -> Result<Child> {
-    let place = folder.display();
-    let config = format!(
-        r#"version = 2
-root = "{place}/root"
-state = "{place}/state"
-[grpc]
-  address = "{place}/containerd.sock"
-[plugins."io.containerd.grpc.v1.cri"]
-  sandbox_image = "{SANDBOX_IMAGE}"
-  restrict_oom_score_adj = true
-  disable_apparmor = true
-  stream_server_address = "127.0.0.1"
-  stream_server_port = "0"
-  [plugins."io.containerd.grpc.v1.cri".cni]
-    bin_dir = "{place}/cni/bin"
-    conf_dir = "{place}/cni/conf"
-"#
-    );
+    let config = configuration(&Folders {
+        state: folder,
+        run: folder,
+        socket: &folder.join("containerd.sock"),
+        cni_bin: &folder.join("cni/bin"),
+        cni_conf: &folder.join("cni/conf"),
+    });
     let file = folder.join("config.toml");
     fs::write(&file, config)?;
-    let log = fs::File::options().create(true).append(true).open(folder.join("containerd.log"))?;
+    let log = fs::File::options().create(true).append(true).open(folder.join(LOG))?;
     Command::new("containerd")
         .arg("--config")
         .arg(&file)

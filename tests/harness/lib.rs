@@ -5,5 +5,6 @@ pub mod cgroup;
 pub mod churn;
 pub mod containerd;
 pub mod guest;
-pub mod image;
 pub mod netns;
+
+pub use xtask::image;

@@ -1,4 +1,4 @@
-//! A node's own containerd: configuration, CNI configuration, process.
+//! A containerd of a node's or a test's own: configuration, CNI configuration, process.
 
 use std::fs;
 use std::path::Path;
@@ -11,7 +11,9 @@ use super::layout::{Layout, NodeLayout};
 use super::process::{Spec, args, tail};
 use crate::{deps, image};
 
-/// Writes the configuration and says how to start it.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Writes the configuration, and returns how the process is started.
 pub fn spec(layout: &Layout, node: &NodeLayout, plugins: &Path, cgroup: &Path) -> Result<Spec> {
     let folder = node.state.join("containerd");
     let cni = folder.join("cni");
@@ -23,7 +25,9 @@ pub fn spec(layout: &Layout, node: &NodeLayout, plugins: &Path, cgroup: &Path) -
     link(&plugins.join("skep-cni"), &bin.join("skep-cni"))?;
     link(Path::new(deps::LOOPBACK), &bin.join("loopback"))?;
     let config = folder.join("config.toml");
-    write(&config, &configuration(node))?;
+    let socket = node.containerd_socket();
+    let folders = Folders { state: &folder, run: &node.run, socket: &socket, cni_bin: &bin, cni_conf: &cni };
+    write(&config, &configuration(&folders))?;
     Ok(Spec {
         name: format!("containerd-{}", node.name),
         program: deps::program("containerd").context("no containerd (Debian: apt-get install containerd)")?,
@@ -35,23 +39,23 @@ pub fn spec(layout: &Layout, node: &NodeLayout, plugins: &Path, cgroup: &Path) -
     })
 }
 
-/// Waits until it answers.
-pub fn wait(node: &NodeLayout, log: &Path) -> Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while !ctr(node, &["version"])?.status.success() {
+/// Waits until the containerd of the socket answers.
+pub fn wait(socket: &Path, log: &Path) -> Result<()> {
+    let deadline = Instant::now() + START_TIMEOUT;
+    while !ctr(socket, &["version"])?.status.success() {
         if Instant::now() > deadline {
-            bail!("containerd of {} does not answer:\n{}", node.name, tail(log, 10));
+            bail!("containerd at {} does not answer:\n{}", socket.display(), tail(log, 10));
         }
-        // Its socket is there before it serves; nothing tells when it does.
+        // Its socket exists before it serves, and it reports nothing when it does.
         std::thread::sleep(Duration::from_millis(50));
     }
     Ok(())
 }
 
-/// containerd's own client, for a look at what is there.
-pub fn ctr(node: &NodeLayout, arguments: &[&str]) -> Result<std::process::Output> {
+/// Runs containerd's own client in the namespace of CRI.
+pub fn ctr(socket: &Path, arguments: &[&str]) -> Result<std::process::Output> {
     let mut command = Command::new("ctr");
-    command.arg("--address").arg(node.containerd_socket()).args(["--namespace", "k8s.io"]).args(arguments);
+    command.arg("--address").arg(socket).args(["--namespace", "k8s.io"]).args(arguments);
     command.stdin(Stdio::null()).output().context("run ctr (Debian: apt-get install containerd)")
 }
 
@@ -67,12 +71,23 @@ fn link(to: &Path, at: &Path) -> Result<()> {
     std::os::unix::fs::symlink(to, at).with_context(|| format!("link {}", at.display()))
 }
 
-/// Without CAP_SYS_RESOURCE, as in many containers and virtual machines, a sandbox cannot lower its OOM score.
-fn configuration(node: &NodeLayout) -> String {
-    let state = node.state.join("containerd");
-    let (state, run) = (state.display(), node.run.display());
-    let (socket, pause) = (node.containerd_socket(), image::PAUSE);
-    let socket = socket.display();
+/// Where one containerd keeps what it has.
+pub struct Folders<'a> {
+    /// Images, snapshots and plugins: what outlives a restart of the machine.
+    pub state: &'a Path,
+    /// Tasks and the shims' state.
+    pub run: &'a Path,
+    pub socket: &'a Path,
+    pub cni_bin: &'a Path,
+    pub cni_conf: &'a Path,
+}
+
+/// The configuration file. Without CAP_SYS_RESOURCE, as in many containers and virtual machines, a sandbox cannot lower its
+/// OOM score.
+pub fn configuration(folders: &Folders<'_>) -> String {
+    let Folders { state, run, socket, cni_bin, cni_conf } = folders;
+    let (state, run, socket, pause) = (state.display(), run.display(), socket.display(), image::PAUSE);
+    let (cni_bin, cni_conf) = (cni_bin.display(), cni_conf.display());
     format!(
         r#"version = 2
 root = "{state}/root"
@@ -99,8 +114,8 @@ disabled_plugins = [
     [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
       Root = "{run}/runc"
   [plugins."io.containerd.grpc.v1.cri".cni]
-    bin_dir = "{state}/plugins"
-    conf_dir = "{state}/cni"
+    bin_dir = "{cni_bin}"
+    conf_dir = "{cni_conf}"
 "#
     )
 }

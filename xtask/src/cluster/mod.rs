@@ -212,7 +212,7 @@ impl Cluster {
         let containerd =
             containerd::spec(&self.layout, node, &self.binaries.plugins, &host::system_cgroup(&cgroup))?;
         self.processes.converge(&containerd)?;
-        containerd::wait(node, &containerd.log)?;
+        containerd::wait(&node.containerd_socket(), &containerd.log)?;
         Ok(cgroup)
     }
 
