@@ -28,6 +28,7 @@ pub struct AccessCheck {
     pub name: String,
 }
 
+/// The answer to an [`AccessCheck`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AccessDecision {
     pub allowed: bool,
@@ -63,7 +64,7 @@ const PATH: &str = "kubernetes.authorization.PathCheck";
 const GROUP: &str = "kubernetes.authorization.GroupCheck";
 const RESOURCE: &str = "kubernetes.authorization.ResourceCheck";
 const DECISION: &str = "kubernetes.authorization.Decision";
-/// So that an expression may ask twice (upstream's cost of a check).
+/// Cost units of a check: a budget of [`PER_CALL`](super::PER_CALL) allows two (upstream's value).
 const CHECK_COST: u64 = 350_000;
 
 impl fmt::Debug for Authorizer {
@@ -86,7 +87,7 @@ impl Opaque for Authorizer {
     }
 }
 
-/// What a function of a type takes and gives; `None` if the type has no such function.
+/// The number of arguments and the result of a function; `None` if the type lacks the function.
 pub(super) fn function(type_name: &str, name: &str) -> Option<(usize, Type)> {
     let of = |name: &str| Type::Message(name.to_owned());
     Some(match (type_name, name) {
@@ -104,7 +105,7 @@ pub(super) fn function(type_name: &str, name: &str) -> Option<(usize, Type)> {
     })
 }
 
-/// Whether a name of a type is one of these.
+/// Whether a type name belongs to this library.
 pub(super) fn is_type(name: &str) -> bool {
     name.starts_with("kubernetes.authorization.")
 }
@@ -296,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn two_questions_are_affordable_and_three_are_not() {
+    fn the_budget_allows_two_checks_but_not_three() {
         let check = "authorizer.path('/healthz').check('get').allowed()";
         assert_eq!(evaluate_checks(&format!("{check} && {check}")).0, Ok(Value::Bool(true)));
         assert_eq!(evaluate_checks(&[check; 3].join(" && ")).0, Err(CelError::Budget));

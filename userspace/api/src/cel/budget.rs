@@ -1,4 +1,4 @@
-//! What every part of the evaluation shares: the cost budget, its errors, and the values that names stand for.
+//! Data that all parts of the evaluation share: the cost budget, the errors, and the values of names.
 
 use std::collections::BTreeMap;
 
@@ -9,19 +9,21 @@ pub const PER_CALL: u64 = 1_000_000;
 /// Cost units for all expressions of one object (cel.RuntimeCELCostBudget).
 pub const PER_OBJECT: u64 = 10_000_000;
 
+/// Why an expression has no value, with upstream's message.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CelError {
-    /// The expression is none; as `ERROR: <input>:1:3: ...`.
+    /// The text is no valid expression: `ERROR: <input>:1:3: ...`.
     #[error("{0}")]
     Compile(String),
+    /// The cost budget is spent.
     #[error("operation cancelled: actual cost limit exceeded")]
     Budget,
-    /// `no such key: x`, `no such overload`, `divide by zero`.
+    /// The evaluation failed: `no such key: x`, `no such overload`, `divide by zero`.
     #[error("{0}")]
     Evaluation(String),
 }
 
-/// Cost units that are left.
+/// The remaining cost units.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget(pub u64);
 
@@ -40,5 +42,5 @@ impl Budget {
     }
 }
 
-/// What names stand for.
+/// The values of names.
 pub type Bindings<'a> = BTreeMap<&'a str, Value>;

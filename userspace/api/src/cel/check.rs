@@ -1,4 +1,5 @@
-//! An expression before it is run: what it is of, whether its fields, names and operands fit, and what it may cost.
+//! Checks an expression before it is evaluated. In: a program and the types of names. Out: its type and the upper bound of
+//! its cost, or an error for unknown names, fields and overloads.
 
 use std::collections::BTreeMap;
 
@@ -8,21 +9,22 @@ use kube_cel::cel::common::ast::{
 };
 
 use super::budget::CelError;
-use super::program::told;
+use super::program::format_error;
 use super::types::REQUEST;
 use super::{Program, Type, authorizer, message};
 
-/// What names are of.
+/// The types of names.
 pub type Scope<'a> = BTreeMap<&'a str, Type>;
 
-/// What was found out.
+/// The result of a check.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Checked {
     pub of: Type,
-    /// The most that an evaluation may cost.
+    /// Upper bound of the evaluation's cost.
     pub cost: u64,
 }
 
+/// Checks a program; `scope` has the types of the names that it may use.
 pub fn check(program: &Program, scope: &Scope<'_>) -> Result<Checked, CelError> {
     let names = Names::Root(scope);
     let mut check = Check { source: program.source(), searched: 0 };
@@ -47,7 +49,7 @@ impl Names<'_> {
 
 struct Check<'s> {
     source: &'s str,
-    /// The parser keeps no places: they are looked for in the text, each behind the last.
+    /// Where the search for the next position begins; the parser keeps no positions.
     searched: usize,
 }
 
@@ -60,7 +62,9 @@ impl Check<'_> {
             Expr::Ident(name) => match names.get(name) {
                 Some(of) => Ok((of.clone(), 1)),
                 None if TYPES.contains(&name.as_str()) => Ok((Type::Dyn, 1)),
-                None => Err(self.wrong(name, &format!("undeclared reference to '{name}' (in container '')"))),
+                None => {
+                    Err(self.error_at(name, &format!("undeclared reference to '{name}' (in container '')")))
+                }
             },
             Expr::Select(select) => self.select(select, names),
             Expr::Call(call) => self.call(call, names),
@@ -101,13 +105,15 @@ impl Check<'_> {
                 other => other,
             };
             match message::field_type(&made.type_name, &entry.field) {
-                None => return Err(self.wrong(&entry.field, &format!("undefined field '{}'", entry.field))),
-                Some(wanted) if !given.meets(&wanted) => {
+                None => {
+                    return Err(self.error_at(&entry.field, &format!("undefined field '{}'", entry.field)));
+                }
+                Some(wanted) if !given.is_compatible(&wanted) => {
                     let (field, wanted, given) = (&entry.field, wanted.name(), given.name());
                     let what = format!(
                         "expected type of field '{field}' is '{wanted}' but provided type is '{given}'"
                     );
-                    return Err(self.wrong(field, &what));
+                    return Err(self.error_at(field, &what));
                 }
                 Some(_) => {}
             }
@@ -132,15 +138,15 @@ impl Check<'_> {
                 } else {
                     message::field_type(of, name)
                 };
-                found.ok_or_else(|| self.wrong(name, &format!("undefined field '{name}'")))
+                found.ok_or_else(|| self.error_at(name, &format!("undefined field '{name}'")))
             }
             Type::Object(fields) => match fields.iter().find(|(field, _)| field == name) {
                 Some((_, of)) => Ok(of.clone()),
-                None => Err(self.wrong(name, &format!("undefined field '{name}'"))),
+                None => Err(self.error_at(name, &format!("undefined field '{name}'"))),
             },
             other => {
                 let what = format!("type '{}' does not support field selection", other.name());
-                Err(self.wrong(name, &what))
+                Err(self.error_at(name, &what))
             }
         }
     }
@@ -154,7 +160,7 @@ impl Check<'_> {
                     match NAMESPACES.contains(&space.as_str()) {
                         true => None,
                         false => {
-                            return Err(self.wrong(
+                            return Err(self.error_at(
                                 space,
                                 &format!("undeclared reference to '{space}' (in container '')"),
                             ));
@@ -176,19 +182,20 @@ impl Check<'_> {
         }
         let (of, cost) = match types.first() {
             Some(Type::Message(on)) if call.target.is_some() && authorizer::is_type(on) => {
-                self.question(on, name, &types)?
+                self.authorizer_call(on, name, &types)?
             }
             _ => function(name, &types),
         };
         Ok((of, inner.saturating_add(cost)))
     }
 
-    /// A function of the authorizer: the only ones that are known to be all.
-    fn question(&mut self, on: &str, name: &str, types: &[&Type]) -> Found {
+    /// A function of the authorizer library, whose functions are all known.
+    fn authorizer_call(&mut self, on: &str, name: &str, types: &[&Type]) -> Found {
         let args = types.get(1..).unwrap_or_default();
         match authorizer::function(on, name) {
             Some((count, of))
-                if args.len() == count && args.iter().all(|arg| arg.meets(&Type::String(REQUEST))) =>
+                if args.len() == count
+                    && args.iter().all(|arg| arg.is_compatible(&Type::String(REQUEST))) =>
             {
                 Ok((of, authorizer::cost(name)))
             }
@@ -198,7 +205,7 @@ impl Check<'_> {
                     "found no matching overload for '{name}' applied to '{on}.({})'",
                     args.join(", ")
                 );
-                Err(self.wrong(name, &what))
+                Err(self.error_at(name, &what))
             }
         }
     }
@@ -206,37 +213,37 @@ impl Check<'_> {
     fn operator(&mut self, name: &str, types: &[&Type], call: &CallExpr) -> Found {
         let known = match (name, types) {
             (op::LOGICAL_AND | op::LOGICAL_OR, [a, b]) => {
-                (a.meets(&Type::Bool) && b.meets(&Type::Bool)).then_some((Type::Bool, 1))
+                (a.is_compatible(&Type::Bool) && b.is_compatible(&Type::Bool)).then_some((Type::Bool, 1))
             }
             (op::LOGICAL_NOT | op::NOT_STRICTLY_FALSE, [a]) => {
-                a.meets(&Type::Bool).then_some((Type::Bool, 1))
+                a.is_compatible(&Type::Bool).then_some((Type::Bool, 1))
             }
             (op::NEGATE, [a]) => {
                 let fits = matches!(a, Type::Dyn | Type::Int | Type::Double | Type::Duration);
                 fits.then(|| ((*a).clone(), 1))
             }
             (op::CONDITIONAL, [condition, yes, no]) => {
-                let of = if yes == no { (*yes).clone() } else { wider(yes, no) };
-                (condition.meets(&Type::Bool) && yes.meets(no)).then_some((of, 1))
+                let of = if yes == no { (*yes).clone() } else { common_type(yes, no) };
+                (condition.is_compatible(&Type::Bool) && yes.is_compatible(no)).then_some((of, 1))
             }
             (op::EQUALS | op::NOT_EQUALS, [a, b]) => {
-                a.meets(b).then(|| (Type::Bool, 1 + a.most().min(b.most()) / 10))
+                a.is_compatible(b).then(|| (Type::Bool, 1 + a.max_size().min(b.max_size()) / 10))
             }
             (op::LESS | op::LESS_EQUALS | op::GREATER | op::GREATER_EQUALS, [a, b]) => {
-                (is_ordered(a) && is_ordered(b) && (a.meets(b) || is_number(a) && is_number(b)))
-                    .then(|| (Type::Bool, 1 + a.most().min(b.most()) / 10))
+                (is_ordered(a) && is_ordered(b) && (a.is_compatible(b) || is_number(a) && is_number(b)))
+                    .then(|| (Type::Bool, 1 + a.max_size().min(b.max_size()) / 10))
             }
-            (op::ADD, [a, b]) => added(a, b),
+            (op::ADD, [a, b]) => addition(a, b),
             (op::SUBSTRACT, [a, b]) => match (a, b) {
                 (Type::Timestamp, Type::Timestamp) => Some((Type::Duration, 1)),
                 (Type::Timestamp, Type::Duration) => Some((Type::Timestamp, 1)),
                 (Type::Duration, Type::Duration) => Some((Type::Duration, 1)),
-                (a, b) => counted(a, b),
+                (a, b) => arithmetic(a, b),
             },
-            (op::MULTIPLY | op::DIVIDE | op::MODULO, [a, b]) => counted(a, b),
+            (op::MULTIPLY | op::DIVIDE | op::MODULO, [a, b]) => arithmetic(a, b),
             (op::IN, [a, b]) => match b {
                 Type::Dyn => Some((Type::Bool, REQUEST)),
-                Type::List(inner, most) => a.meets(inner).then_some((Type::Bool, 1 + most)),
+                Type::List(inner, most) => a.is_compatible(inner).then_some((Type::Bool, 1 + most)),
                 Type::Map(..) | Type::Object(_) => Some((Type::Bool, 1)),
                 _ => None,
             },
@@ -255,19 +262,19 @@ impl Check<'_> {
             let applied: Vec<String> = types.iter().map(|of| of.name()).collect();
             let what =
                 format!("found no matching overload for '{name}' applied to '({})'", applied.join(", "));
-            self.wrong(name.trim_matches(['_', '@', '[', ']', '?', ':']), &what)
+            self.error_at(name.trim_matches(['_', '@', '[', ']', '?', ':']), &what)
         })
     }
 
-    fn indexed(&self, a: &Type, at: &Type, optionally: bool) -> Option<(Type, u64)> {
+    fn indexed(&self, a: &Type, at: &Type, is_optional: bool) -> Option<(Type, u64)> {
         let of = match a {
-            Type::List(inner, _) if at.meets(&Type::Int) => (**inner).clone(),
-            Type::Map(inner, _) if at.meets(&Type::String(REQUEST)) => (**inner).clone(),
+            Type::List(inner, _) if at.is_compatible(&Type::Int) => (**inner).clone(),
+            Type::Map(inner, _) if at.is_compatible(&Type::String(REQUEST)) => (**inner).clone(),
             Type::Optional(inner) => return self.indexed(inner, at, true),
             Type::Dyn | Type::Object(_) => Type::Dyn,
             _ => return None,
         };
-        Some((if optionally { Type::Optional(Box::new(of)) } else { of }, 1))
+        Some((if is_optional { Type::Optional(Box::new(of)) } else { of }, 1))
     }
 
     fn comprehension(&mut self, c: &ComprehensionExpr, names: &Names<'_>) -> Found {
@@ -283,7 +290,7 @@ impl Check<'_> {
                     "expression of type '{}' cannot be range of a comprehension (must be list, map, or dynamic)",
                     other.name()
                 );
-                return Err(self.wrong("", &what));
+                return Err(self.error_at("", &what));
             }
         };
         let (accu, before) = self.expression(&c.accu_init, names)?;
@@ -303,20 +310,20 @@ impl Check<'_> {
         };
         let with_result = Names::Inner { outer: names, name: &c.accu_var, of: accu };
         let (of, after) = self.expression(&c.result, &with_result)?;
-        // Growing a list costs by the item, however long it is.
+        // Appending to a list costs by the item, not by the length of the list.
         let growing = matches!(&c.loop_step.expr, Expr::Call(call) if call.func_name == op::ADD);
         let each = if growing { each.saturating_sub(most / 10) } else { each };
         let loops = most.saturating_mul(condition.saturating_add(each).saturating_add(1));
         Ok((of, cost.saturating_add(before).saturating_add(loops).saturating_add(after)))
     }
 
-    fn wrong(&mut self, near: &str, what: &str) -> CelError {
+    fn error_at(&mut self, near: &str, what: &str) -> CelError {
         let at = self.source[self.searched.min(self.source.len())..].find(near).filter(|_| !near.is_empty());
         let at = at.map_or(0, |at| at + self.searched);
         let before = &self.source[..at];
         let line = before.matches('\n').count() + 1;
         let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
-        CelError::Compile(told(self.source, (line, column), what))
+        CelError::Compile(format_error(self.source, (line, column), what))
     }
 }
 
@@ -358,47 +365,51 @@ fn is_ordered(of: &Type) -> bool {
         || matches!(of, Type::Bool | Type::String(_) | Type::Bytes | Type::Timestamp | Type::Duration)
 }
 
-fn counted(a: &Type, b: &Type) -> Option<(Type, u64)> {
-    (is_number(a) && is_number(b) && a.meets(b)).then(|| (wider(a, b), 1))
+fn arithmetic(a: &Type, b: &Type) -> Option<(Type, u64)> {
+    (is_number(a) && is_number(b) && a.is_compatible(b)).then(|| (common_type(a, b), 1))
 }
 
-fn added(a: &Type, b: &Type) -> Option<(Type, u64)> {
-    let most = a.most().saturating_add(b.most());
+fn addition(a: &Type, b: &Type) -> Option<(Type, u64)> {
+    let most = a.max_size().saturating_add(b.max_size());
     match (a, b) {
         (Type::Dyn, _) | (_, Type::Dyn) => Some((Type::Dyn, 1)),
         (Type::String(_), Type::String(_)) => Some((Type::String(most), 1 + most / 10)),
         (Type::Bytes, Type::Bytes) => Some((Type::Bytes, 1 + most / 10)),
         (Type::List(a, _), Type::List(b, _)) => {
             let inner = if matches!(**a, Type::Dyn) { b } else { a };
-            a.meets(b).then(|| (Type::List(inner.clone(), most), 1 + most / 10))
+            a.is_compatible(b).then(|| (Type::List(inner.clone(), most), 1 + most / 10))
         }
         (Type::Timestamp, Type::Duration) | (Type::Duration, Type::Timestamp) => Some((Type::Timestamp, 1)),
         (Type::Duration, Type::Duration) => Some((Type::Duration, 1)),
-        (a, b) => counted(a, b),
+        (a, b) => arithmetic(a, b),
     }
 }
 
-fn wider(a: &Type, b: &Type) -> Type {
+fn common_type(a: &Type, b: &Type) -> Type {
     match (a, b) {
         (Type::String(a), Type::String(b)) => Type::String(*a.max(b)),
-        (Type::List(a, n), Type::List(b, m)) if a.meets(b) => Type::List(a.clone(), *n.max(m)),
+        (Type::List(a, n), Type::List(b, m)) if a.is_compatible(b) => Type::List(a.clone(), *n.max(m)),
         (a, b) if a == b => a.clone(),
         _ => Type::Dyn,
     }
 }
 
-/// What functions give and cost, by their names; of those that are not here, nothing is known.
+/// The result type and cost of a function; `Dyn` for functions that are not listed.
 fn function(name: &str, types: &[&Type]) -> (Type, u64) {
-    let most = types.first().map_or(1, |of| of.most());
+    let most = types.first().map_or(1, |of| of.max_size());
     let text = || Type::String(REQUEST.min(most.saturating_mul(2).max(32)));
     match name {
         "size" => (Type::Int, 1),
-        "startsWith" | "endsWith" => (Type::Bool, 1 + types.get(1).map_or(1, |of| of.most()).min(most) / 10),
+        "startsWith" | "endsWith" => {
+            (Type::Bool, 1 + types.get(1).map_or(1, |of| of.max_size()).min(most) / 10)
+        }
         "contains" | "matches" => {
-            let part = types.get(1).map_or(1, |of| of.most());
+            let part = types.get(1).map_or(1, |of| of.max_size());
             (Type::Bool, (1 + most / 10).saturating_mul(1 + part / 4))
         }
-        "find" => (text(), (1 + most / 10).saturating_mul(1 + types.get(1).map_or(1, |of| of.most()) / 4)),
+        "find" => {
+            (text(), (1 + most / 10).saturating_mul(1 + types.get(1).map_or(1, |of| of.max_size()) / 4))
+        }
         "int" | "indexOf" | "lastIndexOf" => (Type::Int, 1 + most / 10),
         "uint" => (Type::Uint, 1),
         "double" => (Type::Double, 1),

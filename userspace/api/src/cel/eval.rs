@@ -1,4 +1,4 @@
-//! The evaluation: every step is charged before it is made.
+//! Evaluates expressions. Each step is charged to the budget before it runs.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use kube_cel::cel::objects::{Key, Map, OptionalValue};
 
 use super::authorizer::{self, Authorizer};
 use super::budget::{Bindings, Budget, CelError};
-use super::functions::{self, On, size, weight};
+use super::functions::{self, Target, size, weight};
 use super::message::Message;
 
 type Result<T> = std::result::Result<T, CelError>;
@@ -22,7 +22,7 @@ pub(super) fn evaluate(expression: &IdedExpr, bindings: &Bindings<'_>, budget: &
     Eval { budget }.value(expression, &scope)
 }
 
-/// Names and what they stand for, the nearest first.
+/// The values of names, the innermost first.
 enum Scope<'a> {
     Root(&'a Bindings<'a>),
     Inner { outer: &'a Scope<'a>, name: &'a str, value: &'a Value },
@@ -123,15 +123,15 @@ impl Eval<'_> {
             return Ok(Value::Bool(found));
         }
         match optional(&operand) {
-            Some(inner) => Ok(optionally(inner.value().and_then(|value| field(value, &select.field).ok()))),
+            Some(inner) => Ok(to_optional(inner.value().and_then(|value| field(value, &select.field).ok()))),
             None => field(&operand, &select.field),
         }
     }
 
     fn call(&mut self, call: &CallExpr, scope: &Scope<'_>) -> Result<Value> {
         match (call.func_name.as_str(), call.args.as_slice(), &call.target) {
-            (op::LOGICAL_AND, [a, b], None) => self.junction(a, b, false, scope),
-            (op::LOGICAL_OR, [a, b], None) => self.junction(a, b, true, scope),
+            (op::LOGICAL_AND, [a, b], None) => self.logical(a, b, false, scope),
+            (op::LOGICAL_OR, [a, b], None) => self.logical(a, b, true, scope),
             (op::CONDITIONAL, [condition, yes, no], None) => {
                 self.budget.charge(1)?;
                 match self.value(condition, scope)? {
@@ -170,8 +170,8 @@ impl Eval<'_> {
         }
     }
 
-    /// `&&` and `||`: one side that decides is enough, whatever the other is.
-    fn junction(&mut self, a: &IdedExpr, b: &IdedExpr, decides: bool, scope: &Scope<'_>) -> Result<Value> {
+    /// `&&` and `||`: one deciding side is enough, even if the other fails.
+    fn logical(&mut self, a: &IdedExpr, b: &IdedExpr, decides: bool, scope: &Scope<'_>) -> Result<Value> {
         self.budget.charge(1)?;
         let first = match self.value(a, scope) {
             Err(CelError::Budget) => return Err(CelError::Budget),
@@ -190,19 +190,19 @@ impl Eval<'_> {
         }
     }
 
-    fn index(&mut self, operand: &Value, at: &Value, softly: bool) -> Result<Value> {
+    fn index(&mut self, operand: &Value, at: &Value, is_optional: bool) -> Result<Value> {
         self.budget.charge(1)?;
         let through = optional(operand);
         let found = match through {
             None => item(operand, at),
             Some(inner) => match inner.value() {
                 Some(value) => item(value, at),
-                None => return Ok(optionally(None)),
+                None => return Ok(to_optional(None)),
             },
         };
         match found {
-            found if !softly && through.is_none() => found,
-            found => Ok(optionally(found.ok())),
+            found if !is_optional && through.is_none() => found,
+            found => Ok(to_optional(found.ok())),
         }
     }
 
@@ -244,15 +244,15 @@ impl Eval<'_> {
     fn function(&mut self, call: &CallExpr, scope: &Scope<'_>) -> Result<Value> {
         let target = match &call.target {
             None => None,
-            // `math.greatest` is no field of anything.
+            // `math.greatest` is a function of a namespace.
             Some(target) => match &target.expr {
-                Expr::Ident(name) if scope.get(name).is_none() => Some(On::Namespace(name.clone())),
-                _ => Some(On::Value(self.value(target, scope)?)),
+                Expr::Ident(name) if scope.get(name).is_none() => Some(Target::Namespace(name.clone())),
+                _ => Some(Target::Value(self.value(target, scope)?)),
             },
         };
         let args: Vec<Value> = call.args.iter().map(|arg| self.value(arg, scope)).collect::<Result<_>>()?;
         let on = match &target {
-            Some(On::Value(value)) => Some(value),
+            Some(Target::Value(value)) => Some(value),
             _ => None,
         };
         if let Some(authorizer) = on.and_then(Authorizer::of) {
@@ -299,7 +299,7 @@ impl Eval<'_> {
         self.value(&c.result, &with_accu)
     }
 
-    /// What a step adds to the list that is being made, if that is all it does: the list is then not copied.
+    /// The items that a step appends to the accumulated list, if it does only that. Avoids copying the list each step.
     fn appended(&mut self, step: &IdedExpr, accu: &str, scope: &Scope<'_>) -> Result<Option<Vec<Value>>> {
         let is_accu = |expression: &IdedExpr| matches!(&expression.expr, Expr::Ident(name) if name == accu);
         let is_append = |expression: &IdedExpr| match &expression.expr {
@@ -349,7 +349,7 @@ fn pairs(range: &Value) -> Result<Vec<(Value, Option<Value>)>> {
         Value::Map(map) => {
             let mut pairs: Vec<(Value, Option<Value>)> =
                 map.map.iter().map(|(key, value)| (Value::from(key), Some(value.clone()))).collect();
-            // The order of a map is none; the same answer every time is worth more.
+            // Maps have no order; sorting makes the result reproducible.
             pairs.sort_by(|(a, _), (b, _)| a.partial_cmp(b).unwrap_or(std::cmp::Ordering::Equal));
             Ok(pairs)
         }
@@ -455,15 +455,15 @@ fn arithmetic(name: &str, a: Value, b: Value) -> Result<Value> {
         (op::DIVIDE, Value::Float(a), Value::Float(b)) => return Ok(Value::Float(a / b)),
         _ => {}
     }
-    let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| match name {
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| match name {
         op::ADD => a + b,
         op::SUBSTRACT => a - b,
         op::MULTIPLY => a * b,
         op::DIVIDE => a / b,
         _ => a % b,
     }));
-    match made {
-        Ok(made) => made.map_err(|error| match functions::of_execution(error, name) {
+    match result {
+        Ok(value) => value.map_err(|error| match functions::of_execution(error, name) {
             CelError::Evaluation(why) if why.starts_with("Unsupported binary operator") => {
                 CelError::Evaluation("no such overload".to_owned())
             }
@@ -481,7 +481,7 @@ fn optional(value: &Value) -> Option<&OptionalValue> {
 }
 
 /// `optional.of` or `optional.none`.
-pub(crate) fn optionally(value: Option<Value>) -> Value {
+pub(crate) fn to_optional(value: Option<Value>) -> Value {
     Value::Opaque(Arc::new(match value {
         Some(value) => OptionalValue::of(value),
         None => OptionalValue::none(),

@@ -1,4 +1,4 @@
-//! Functions of kube-cel and of cel, called with values; what they cost is known before they run.
+//! Calls functions of kube-cel and cel with values. Their cost is computed before they run.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::LazyLock;
@@ -12,22 +12,22 @@ use super::message::Message;
 
 static FUNCTIONS: LazyLock<Context<'static>> = LazyLock::new(|| Context::default().with_all());
 
-/// Whose function a call is for.
-pub(super) enum On {
+/// What a function is called on.
+pub(super) enum Target {
     /// `value.function(...)`
     Value(Value),
     /// `math.function(...)`
     Namespace(String),
 }
 
-/// Calls a function. A fault within it is an error of the expression.
-pub(super) fn call(on: Option<On>, name: &str, args: Vec<Value>) -> Result<Value, CelError> {
+/// Calls a function. A panic within it becomes an error of the expression.
+pub(super) fn call(on: Option<Target>, name: &str, args: Vec<Value>) -> Result<Value, CelError> {
     let ident = |name: String| IdedExpr { id: 0, expr: Expr::Ident(name) };
     let mut context = FUNCTIONS.new_inner_scope();
     let target = match on {
         None => None,
-        Some(On::Namespace(name)) => Some(Box::new(ident(name))),
-        Some(On::Value(value)) => {
+        Some(Target::Namespace(name)) => Some(Box::new(ident(name))),
+        Some(Target::Value(value)) => {
             context.add_variable_from_value("@on", value);
             Some(Box::new(ident("@on".to_owned())))
         }
@@ -44,7 +44,7 @@ pub(super) fn call(on: Option<On>, name: &str, args: Vec<Value>) -> Result<Value
     }
 }
 
-/// Errors of cel in upstream's words.
+/// Converts an error of cel to upstream's words.
 pub(super) fn of_execution(error: ExecutionError, function: &str) -> CelError {
     CelError::Evaluation(match error {
         ExecutionError::NoSuchKey(key) => format!("no such key: {key}"),
@@ -63,7 +63,7 @@ pub(super) fn of_execution(error: ExecutionError, function: &str) -> CelError {
     })
 }
 
-/// Bytes of a text, items of a list or map; 1 for all else.
+/// The bytes of a text or items of a list or map; 1 for other values.
 pub(super) fn size(value: &Value) -> u64 {
     match value {
         Value::String(text) => text.len() as u64,
@@ -74,15 +74,14 @@ pub(super) fn size(value: &Value) -> u64 {
     }
 }
 
-/// More than this is beyond every budget, and not counted: what is shared may be in a value more often than anybody
-/// could count.
-const WEIGHT_MAX: u64 = 16 * PER_CALL;
+/// Counting stops at this weight, which exceeds every budget: a shared value may occur in another exponentially often.
+const MAX_WEIGHT: u64 = 16 * PER_CALL;
 
-/// Everything that is in a value.
+/// The size of a value with everything in it.
 pub(super) fn weight(value: &Value) -> u64 {
-    let mut left = WEIGHT_MAX;
+    let mut left = MAX_WEIGHT;
     weigh(value, &mut left);
-    WEIGHT_MAX - left
+    MAX_WEIGHT - left
 }
 
 fn weigh(value: &Value, left: &mut u64) {
@@ -107,7 +106,7 @@ fn weigh(value: &Value, left: &mut u64) {
     }
 }
 
-/// What a call costs. Values are copied into a call, so all that is in them counts.
+/// The cost of a call. Values are copied into a call, so their weight counts.
 pub(super) fn cost(name: &str, on: Option<&Value>, args: &[Value]) -> u64 {
     let all: u64 = on.into_iter().chain(args).map(weight).sum();
     let text = on.map_or(0, size);

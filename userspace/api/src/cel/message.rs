@@ -1,5 +1,5 @@
-//! Values of named types: `Object` and what is below it stand for a Kubernetes object, whose schema is asked when it is
-//! used; `JSONPatch` is one operation of a JSON patch. Only expressions that say what to change can make them.
+//! Values of named types that mutating expressions build: `Object` and its nested types are a Kubernetes object, checked
+//! against its schema when it is used; `JSONPatch` is one operation of a JSON patch.
 
 use std::collections::BTreeMap;
 
@@ -11,16 +11,17 @@ use super::types::{REQUEST, Type};
 
 pub(crate) const OBJECT: &str = "Object";
 pub(crate) const JSON_PATCH: &str = "JSONPatch";
-/// Fields of an operation that are texts; `value` may be anything.
-const TEXTS: [&str; 3] = ["op", "path", "from"];
+/// Text fields of an operation; `value` may have any type.
+const TEXT_FIELDS: [&str; 3] = ["op", "path", "from"];
 
+/// A value of a named type.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Message {
     type_name: String,
     fields: BTreeMap<String, Value>,
 }
 
-/// Equality is that of CEL: a NaN differs from itself, and nobody asks a map for messages.
+/// Equality is CEL's, where NaN differs from itself. That is harmless, because messages are never map keys.
 impl Eq for Message {}
 
 impl Opaque for Message {
@@ -29,18 +30,18 @@ impl Opaque for Message {
     }
 }
 
-/// Whether there is such a type.
+/// Whether the type exists.
 pub(super) fn is_type(name: &str) -> bool {
     name == JSON_PATCH
         || name.strip_prefix(OBJECT).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
-/// What a field of a type is; `None` if it cannot have it.
+/// The type of a field; `None` if the type lacks it.
 pub(super) fn field_type(type_name: &str, field: &str) -> Option<Type> {
     match field {
         _ if type_name != JSON_PATCH => Some(Type::Dyn),
         "value" => Some(Type::Dyn),
-        field => TEXTS.contains(&field).then_some(Type::String(REQUEST)),
+        field => TEXT_FIELDS.contains(&field).then_some(Type::String(REQUEST)),
     }
 }
 
@@ -59,7 +60,7 @@ impl Message {
         Ok(Message { type_name: type_name.to_owned(), fields })
     }
 
-    /// The message that a value is.
+    /// The message in a value, if it is one.
     pub fn of(value: &Value) -> Option<&Message> {
         match value {
             Value::Opaque(opaque) => opaque.downcast_ref::<Message>(),
@@ -67,7 +68,7 @@ impl Message {
         }
     }
 
-    /// Whether it stands for a whole object.
+    /// Whether it is a whole object.
     pub fn is_object(&self) -> bool {
         self.type_name == OBJECT
     }
@@ -85,10 +86,11 @@ impl Message {
         &self.fields
     }
 
-    /// A text of an operation that was not given is empty.
+    /// The value of a field. An unset text of an operation is empty.
     pub(super) fn get(&self, name: &str) -> Option<Value> {
         let unset = || {
-            (self.type_name == JSON_PATCH && TEXTS.contains(&name)).then(|| Value::String(Default::default()))
+            (self.type_name == JSON_PATCH && TEXT_FIELDS.contains(&name))
+                .then(|| Value::String(Default::default()))
         };
         self.fields.get(name).cloned().or_else(unset)
     }

@@ -1,8 +1,8 @@
-//! CEL (Common Expression Language) with a budget: no expression can hang or exhaust who evaluates it.
+//! CEL (Common Expression Language) with a cost budget: no expression can hang or exhaust the server.
 //!
-//! In: an expression, values by name, a budget of cost units as upstream counts them (about one a step, and one for
-//! every ten bytes or items looked at). Out: a value, or why not. Parsing and Kubernetes' functions are kube-cel's; the
-//! evaluation is our own, for it must count.
+//! In: an expression, values by name, a budget in upstream's cost units (about one a step, and one for every ten bytes or
+//! items read). Out: a value, or a [`CelError`]. kube-cel parses expressions and has Kubernetes' functions; the evaluation
+//! is our own, because it must count the cost.
 
 mod authorizer;
 mod budget;
@@ -18,7 +18,7 @@ pub(crate) use authorizer::AUTHORIZER;
 pub use authorizer::{AccessCheck, AccessDecision, Authorize, Authorizer};
 pub use budget::{Bindings, Budget, CelError, PER_CALL, PER_OBJECT};
 pub use check::{Checked, Scope, check};
-pub(crate) use eval::optionally;
+pub(crate) use eval::to_optional;
 pub use kube_cel::cel::Value;
 pub use message::Message;
 pub(crate) use message::{JSON_PATCH, OBJECT};
@@ -28,7 +28,7 @@ pub use types::Type;
 pub(crate) use values::{escape, is_identifier, list, of_format};
 pub use values::{of_fields, of_json, to_json};
 
-/// The value of a program; its cost is taken from the budget.
+/// Evaluates a program and charges its cost to the budget.
 pub fn evaluate(program: &Program, bindings: &Bindings<'_>, budget: &mut Budget) -> Result<Value, CelError> {
     eval::evaluate(program.expression(), bindings, budget)
 }
@@ -47,7 +47,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_harms(words in prop::collection::vec(0..WORDS.len(), 0..14)) {
+        fn any_text_is_checked_and_evaluated_without_panic(words in prop::collection::vec(0..WORDS.len(), 0..14)) {
             let text: String = words.into_iter().map(|at| WORDS[at]).collect();
             if let Ok(program) = Program::compile(&text) {
                 let _ = check(&program, &Scope::from([("self", Type::Dyn)]));
@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn expressions_have_their_values() {
+    fn expressions_evaluate_to_true() {
         for source in [
             "self.spec.replicas + 1 == 4",
             "self.spec.name.startsWith('w') && size(self.spec.list) == 3",
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_are_told_and_never_panics() {
+    fn errors_have_upstreams_messages_and_nothing_panics() {
         for (source, wanted) in [
             ("self.spec.other == 1", "no such key: other"),
             ("self.spec.list[9] == 1", "index out of bounds: 9"),
@@ -118,8 +118,8 @@ mod tests {
     }
 
     #[test]
-    fn messages_are_made_and_read_and_written_as_json() {
-        let made = |source: &str| {
+    fn messages_are_built_read_and_converted_to_json() {
+        let evaluated = |source: &str| {
             let object = of_json(&json!({"name": "web", "none": null}));
             let program = Program::compile_patch(source)?;
             let value = evaluate(&program, &Bindings::from([("object", object)]), &mut Budget(PER_CALL))?;
@@ -144,7 +144,7 @@ mod tests {
             ),
             ("JSONPatch{op: 'remove', path: '/a'}.from", json!("")),
         ] {
-            assert_eq!(made(source), Ok(wanted), "{source}");
+            assert_eq!(evaluated(source), Ok(wanted), "{source}");
         }
         for (source, wanted) in [
             (
@@ -156,13 +156,13 @@ mod tests {
             ("{1: 2}", "map key 1 is not a string"),
             ("Other{}", "undeclared reference to 'Other'"),
         ] {
-            let error = made(source).unwrap_err().to_string();
+            let error = evaluated(source).unwrap_err().to_string();
             assert!(error.contains(wanted), "{source}: {error}");
         }
     }
 
     #[test]
-    fn what_is_shared_is_not_counted_forever_nor_written() {
+    fn a_value_that_repeats_itself_exceeds_the_budget() {
         let doubled = |times: usize| format!("[1]{}", ".map(x, [x, x, x, x])".repeat(times));
         let compared = format!("{0} == {0}", doubled(20));
         assert_eq!(run(&compared, PER_CALL), Err(CelError::Budget));
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn costs_beyond_all_numbers_are_no_fault() {
+    fn costs_saturate() {
         let mut nested = "1".to_owned();
         for _ in 0..8 {
             nested = format!("object.map(x, {nested})");
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn no_expression_outlasts_its_budget() {
+    fn every_expensive_expression_ends_with_its_budget() {
         for source in [
             "self.long.all(a, self.long.all(b, self.long.all(c, a == b && b == c)))",
             "self.long.map(a, self.big + self.big).size() > 0",

@@ -1,4 +1,4 @@
-//! An expression, parsed and found harmless: of bounded depth, with nothing that the evaluation does not know.
+//! A parsed expression of bounded depth that contains only what the evaluation supports. In: a text. Out: a [`Program`].
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -8,11 +8,12 @@ use kube_cel::cel::parser::Parser;
 use super::budget::CelError;
 use super::message;
 
-/// Nesting of an expression at most.
-const DEPTH: usize = 150;
-/// Operators and brackets of an expression at most: each may be a level of nesting for who parses or drops it.
-const SIGNS: usize = 1_000;
+/// Nesting of an expression.
+const MAX_DEPTH: usize = 150;
+/// Operators and brackets of an expression: each may be a level of recursion when it is parsed or dropped.
+const MAX_OPERATORS: usize = 1_000;
 
+/// A parsed expression.
 #[derive(Clone, Debug)]
 pub struct Program {
     source: String,
@@ -20,11 +21,12 @@ pub struct Program {
 }
 
 impl Program {
+    /// Parses an expression.
     pub fn compile(source: &str) -> Result<Program, CelError> {
         Program::parse(source, |_| false)
     }
 
-    /// An expression that may make `Object{...}` and `JSONPatch{...}`.
+    /// Parses an expression that may build `Object{...}` and `JSONPatch{...}`.
     pub fn compile_patch(source: &str) -> Result<Program, CelError> {
         Program::parse(source, message::is_type)
     }
@@ -32,21 +34,21 @@ impl Program {
     fn parse(source: &str, is_type: fn(&str) -> bool) -> Result<Program, CelError> {
         let deep =
             || CelError::Compile("ERROR: <input>:-1:0: expression recursion limit exceeded".to_owned());
-        if signs(source) > SIGNS || brackets(source) > DEPTH / 2 {
+        if operators(source) > MAX_OPERATORS || bracket_depth(source) > MAX_DEPTH / 2 {
             return Err(deep());
         }
         let parse = || Parser::new().enable_optional_syntax(true).parse(source);
         let parsed = catch_unwind(AssertUnwindSafe(parse))
             .map_err(|_| CelError::Compile(syntax(source, (1, 1), "the expression cannot be parsed")))?;
         let expression = parsed.map_err(|errors| {
-            let told: Vec<String> =
+            let messages: Vec<String> =
                 errors.errors.iter().map(|error| syntax(source, error.pos, &error.msg)).collect();
-            CelError::Compile(told.join("\n"))
+            CelError::Compile(messages.join("\n"))
         })?;
         let program = Program { source: source.to_owned(), expression };
-        let mut waiting = vec![(&program.expression, 1)];
-        while let Some((expression, depth)) = waiting.pop() {
-            if depth > DEPTH {
+        let mut pending = vec![(&program.expression, 1)];
+        while let Some((expression, depth)) = pending.pop() {
+            if depth > MAX_DEPTH {
                 return Err(deep());
             }
             match &expression.expr {
@@ -56,11 +58,12 @@ impl Program {
                 Expr::Unspecified => return Err(CelError::Compile(syntax(source, (1, 1), "no expression"))),
                 _ => {}
             }
-            waiting.extend(children(expression).into_iter().map(|child| (child, depth + 1)));
+            pending.extend(children(expression).into_iter().map(|child| (child, depth + 1)));
         }
         Ok(program)
     }
 
+    /// The text of the expression.
     pub fn source(&self) -> &str {
         &self.source
     }
@@ -69,21 +72,21 @@ impl Program {
         &self.expression
     }
 
-    /// Whether the expression speaks of a name that nothing in it declares.
+    /// Whether the expression refers to a variable of this name.
     pub fn refers_to(&self, name: &str) -> bool {
-        let mut waiting = vec![&self.expression];
-        while let Some(expression) = waiting.pop() {
+        let mut pending = vec![&self.expression];
+        while let Some(expression) = pending.pop() {
             if matches!(&expression.expr, Expr::Ident(found) if found == name) {
                 return true;
             }
-            waiting.extend(children(expression));
+            pending.extend(children(expression));
         }
         false
     }
 }
 
-/// The error as upstream's compiler tells it, with the place in the text.
-pub(super) fn told(source: &str, (line, column): (usize, usize), what: &str) -> String {
+/// An error in the format of upstream's compiler, with its position in the text.
+pub(super) fn format_error(source: &str, (line, column): (usize, usize), what: &str) -> String {
     let text = source.lines().nth(line.saturating_sub(1)).unwrap_or_default();
     let points = ".".repeat(column.saturating_sub(1));
     format!("ERROR: <input>:{line}:{column}: {what}\n | {text}\n | {points}^")
@@ -94,7 +97,7 @@ fn undeclared(source: &str, type_name: &str) -> CelError {
     let line = before.matches('\n').count() + 1;
     let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
     let what = format!("undeclared reference to '{type_name}' (in container '')");
-    CelError::Compile(told(source, (line, column), &what))
+    CelError::Compile(format_error(source, (line, column), &what))
 }
 
 fn syntax(source: &str, pos: (isize, isize), message: &str) -> String {
@@ -102,16 +105,16 @@ fn syntax(source: &str, pos: (isize, isize), message: &str) -> String {
         Some(_) => message.to_owned(),
         None => format!("Syntax error: {message}"),
     };
-    let place = |at: isize| usize::try_from(at).unwrap_or(0).max(1);
-    told(source, (place(pos.0), place(pos.1)), &message)
+    let position = |at: isize| usize::try_from(at).unwrap_or(0).max(1);
+    format_error(source, (position(pos.0), position(pos.1)), &message)
 }
 
-fn signs(source: &str) -> usize {
+fn operators(source: &str) -> usize {
     source.bytes().filter(|c| b"+-*/%&|<>=!?:.,([{".contains(c)).count()
 }
 
-/// How deep brackets stand in each other.
-fn brackets(source: &str) -> usize {
+/// The nesting depth of brackets.
+fn bracket_depth(source: &str) -> usize {
     let (mut depth, mut deepest) = (0_usize, 0);
     for c in source.bytes() {
         match c {

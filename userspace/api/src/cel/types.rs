@@ -1,27 +1,28 @@
-//! Types of expressions, as far as they are known before anything is evaluated.
+//! Static types of expressions, with size bounds for the cost estimate.
 
-/// Bytes of a request at most: what nothing else bounds, this does.
+/// The size limit of a request in bytes; it bounds values without a bound of their own.
 pub(crate) const REQUEST: u64 = 3 << 20;
 
+/// The static type of an expression.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Type {
-    /// Anything: what it is shows when it is evaluated.
+    /// Any value; its type is known at evaluation.
     Dyn,
     Null,
     Bool,
     Int,
     Uint,
     Double,
-    /// With the most bytes that it may have.
+    /// With the maximum number of bytes.
     String(u64),
     Bytes,
     Timestamp,
     Duration,
-    /// Items, and the most of them.
+    /// The items' type and their maximum number.
     List(Box<Type>, u64),
-    /// Values by names, and the most of them.
+    /// The values' type and their maximum number; keys are strings.
     Map(Box<Type>, u64),
-    /// Fields by their names in expressions.
+    /// Fields by their escaped names.
     Object(Vec<(String, Type)>),
     Optional(Box<Type>),
     /// A type with a name of its own, such as `Object.spec`.
@@ -29,8 +30,8 @@ pub enum Type {
 }
 
 impl Type {
-    /// The fewest bytes that a value takes in a request.
-    pub(crate) fn smallest(&self) -> u64 {
+    /// The minimum number of bytes of a value in a request.
+    pub(crate) fn min_bytes(&self) -> u64 {
         match self {
             Type::Bool => 4,
             Type::String(_) | Type::Bytes | Type::List(..) | Type::Map(..) | Type::Object(_) => 2,
@@ -40,19 +41,19 @@ impl Type {
         }
     }
 
-    /// The most that a value may hold: bytes of a text, items of a list.
-    pub(super) fn most(&self) -> u64 {
+    /// The maximum size of a value: bytes of a text, items of a list.
+    pub(super) fn max_size(&self) -> u64 {
         match self {
-            Type::String(most) => *most,
+            Type::String(max) => *max,
             Type::Bytes => REQUEST,
-            Type::List(_, most) | Type::Map(_, most) => *most,
+            Type::List(_, max) | Type::Map(_, max) => *max,
             Type::Dyn => REQUEST,
-            Type::Optional(inner) => inner.most(),
+            Type::Optional(inner) => inner.max_size(),
             _ => 1,
         }
     }
 
-    /// As messages write it.
+    /// The name in messages.
     pub(crate) fn name(&self) -> String {
         match self {
             Type::Dyn => "dyn".to_owned(),
@@ -73,8 +74,8 @@ impl Type {
         }
     }
 
-    /// Whether values of both may be compared: unknown ones always.
-    pub(super) fn meets(&self, other: &Type) -> bool {
+    /// Whether values of both types may be compared or assigned; `Dyn` is compatible with all.
+    pub(super) fn is_compatible(&self, other: &Type) -> bool {
         use Type::{Bytes, Duration, Dyn, List, Map, Message, Null, Object, Optional, String, Timestamp};
         match (self, other) {
             (Dyn, _) | (_, Dyn) => true,
@@ -83,7 +84,9 @@ impl Type {
                 true
             }
             (String(_), String(_)) | (Bytes, Bytes) => true,
-            (List(a, _), List(b, _)) | (Map(a, _), Map(b, _)) | (Optional(a), Optional(b)) => a.meets(b),
+            (List(a, _), List(b, _)) | (Map(a, _), Map(b, _)) | (Optional(a), Optional(b)) => {
+                a.is_compatible(b)
+            }
             (Object(_) | Map(..), Object(_) | Map(..)) => true,
             (a, b) => a == b,
         }

@@ -1,4 +1,4 @@
-//! JSON as CEL sees it. What a string or a number stands for beyond that, a schema may say.
+//! Converts between JSON and CEL values without a schema; `custom/typed.rs` converts with one.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use super::budget::{Budget, CelError};
 use super::functions;
 use super::message::{JSON_PATCH, Message};
 
-/// Without a schema: maps by their own keys.
+/// Converts JSON; field names are not escaped.
 pub fn of_json(json: &Json) -> Value {
     match json {
         Json::Null => Value::Null,
@@ -28,26 +28,26 @@ pub fn of_json(json: &Json) -> Value {
     }
 }
 
-/// A value as it would be sent; what is in it more than once is charged as often. A message must be named after the
-/// field where it stands.
+/// Converts a value to JSON. A shared value is charged each time it occurs. A message's type must be named after the path
+/// of its field.
 pub fn to_json(value: &Value, budget: &mut Budget) -> Result<Json, CelError> {
-    let within = Message::of(value).map(Message::type_name);
-    written(value, within, budget)
+    let type_path = Message::of(value).map(Message::type_name);
+    write(value, type_path, budget)
 }
 
-fn written(value: &Value, within: Option<&str>, budget: &mut Budget) -> Result<Json, CelError> {
+fn write(value: &Value, type_path: Option<&str>, budget: &mut Budget) -> Result<Json, CelError> {
     budget.charge(1 + functions::size(value) / 10)?;
     if let Some(message) = Message::of(value) {
-        let (found, wanted) = (message.type_name(), within.unwrap_or(message.type_name()));
+        let (found, wanted) = (message.type_name(), type_path.unwrap_or(message.type_name()));
         if found != wanted {
             return Err(CelError::Evaluation(format!(
                 "type mismatch: unexpected type name \"{found}\", expected \"{wanted}\", which matches field name path from root Object type"
             )));
         }
         let fields = message.fields().iter().map(|(name, value)| {
-            // What an operation sets may be of any place.
+            // The value of a JSON patch operation may have any path.
             let below = (found != JSON_PATCH).then(|| format!("{found}.{name}"));
-            Ok((name.clone(), written(value, below.as_deref(), budget)?))
+            Ok((name.clone(), write(value, below.as_deref(), budget)?))
         });
         return fields.collect::<Result<_, _>>().map(Json::Object);
     }
@@ -62,12 +62,12 @@ fn written(value: &Value, within: Option<&str>, budget: &mut Budget) -> Result<J
             Json::String(base64::engine::general_purpose::STANDARD.encode(bytes.as_slice()))
         }
         Value::List(items) => {
-            let items = items.iter().map(|item| written(item, within, budget));
+            let items = items.iter().map(|item| write(item, type_path, budget));
             Json::Array(items.collect::<Result<_, _>>()?)
         }
         Value::Map(map) => {
             let entries = map.map.iter().map(|(key, value)| match key {
-                Key::String(name) => Ok((name.to_string(), written(value, within, budget)?)),
+                Key::String(name) => Ok((name.to_string(), write(value, type_path, budget)?)),
                 key => Err(CelError::Evaluation(format!("map key {key} is not a string"))),
             });
             Json::Object(entries.collect::<Result<_, _>>()?)
@@ -86,7 +86,7 @@ fn written(value: &Value, within: Option<&str>, budget: &mut Budget) -> Result<J
     })
 }
 
-/// A text by the format that its schema names: a time, a span, bytes.
+/// Converts a text by the format of its schema: to a timestamp, a duration or bytes.
 pub(crate) fn of_format(text: &str, format: &str) -> Value {
     let plain = Value::String(Arc::new(text.to_owned()));
     let parsed = match format {
@@ -109,7 +109,7 @@ pub(crate) fn list(items: Vec<Value>) -> Value {
     Value::List(Arc::new(items))
 }
 
-/// Values by their names.
+/// A map of values by name.
 pub fn of_fields(entries: impl Iterator<Item = (String, Value)>) -> Value {
     let map: HashMap<Key, Value> =
         entries.map(|(name, value)| (Key::String(Arc::new(name)), value)).collect();
@@ -140,7 +140,7 @@ const RESERVED: [&str; 21] = [
     "while",
 ];
 
-/// Whether a name can be spoken of as it is.
+/// Whether a name is a valid identifier.
 pub(crate) fn is_identifier(name: &str) -> bool {
     let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
     !name.is_empty()
@@ -149,7 +149,7 @@ pub(crate) fn is_identifier(name: &str) -> bool {
         && !RESERVED.contains(&name)
 }
 
-/// A field's name as an identifier: reserved words and signs are written out.
+/// A field's name as an identifier: reserved words and special characters are escaped, as in upstream.
 pub(crate) fn escape(name: &str) -> String {
     if RESERVED.contains(&name) {
         return format!("__{name}__");
@@ -178,7 +178,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_escaped_as_upstream_does() {
+    fn names_are_escaped_as_in_upstream() {
         for (name, wanted) in [
             ("namespace", "__namespace__"),
             ("a_b", "a_b"),

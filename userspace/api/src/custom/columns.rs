@@ -1,4 +1,4 @@
-//! `additionalPrinterColumns`: what `kubectl get` shows of instances beside their names.
+//! `additionalPrinterColumns`: the columns of `kubectl get` for custom resources.
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -8,6 +8,7 @@ use crate::meta;
 use crate::table::age_of;
 use crate::value::text;
 
+/// A printer column.
 #[derive(Debug)]
 pub struct Column {
     name: String,
@@ -19,7 +20,7 @@ pub struct Column {
 }
 
 impl Column {
-    /// Without any of its own, a definition shows the age.
+    /// The columns of a definition; the age if it has none.
     pub(super) fn parse_all(columns: &Value) -> Vec<Column> {
         match columns.as_array() {
             Some(columns) if !columns.is_empty() => columns.iter().map(Column::parse).collect(),
@@ -34,7 +35,7 @@ impl Column {
         let path = text(&column["jsonPath"]);
         let description = match text(&column["description"]) {
             "" => format!("Custom resource definition column (in JSONPath format): {path}"),
-            said => said.to_owned(),
+            given => given.to_owned(),
         };
         Column {
             name: text(&column["name"]).to_owned(),

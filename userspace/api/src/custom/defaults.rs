@@ -1,4 +1,4 @@
-//! Defaults of a structural schema: fields that are absent, or null where that is not allowed, get the schema's value.
+//! Defaults of a structural schema, for fields that are absent or null where null is not allowed.
 
 use serde_json::Value;
 
@@ -33,7 +33,7 @@ pub(super) fn apply(schema: &Structural, value: &mut Value) {
     }
 }
 
-/// Drops nulls where they are not allowed and no default would take their place.
+/// Drops nulls where they are not allowed and there is no default.
 pub(super) fn drop_nulls(schema: &Structural, value: &mut Value) {
     match value {
         Value::Object(fields) => {

@@ -1,4 +1,4 @@
-//! The string formats that upstream checks in schemas; a format that it does not know accepts everything.
+//! The string formats that upstream validates in schemas. An unknown format accepts every text.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::LazyLock;
@@ -37,22 +37,23 @@ const KNOWN: &[&str] = &[
     "uuid5",
 ];
 
-fn normal(format: &str) -> String {
+fn normalize(format: &str) -> String {
     format.replace('-', "")
 }
 
-/// Whether a schema of the type may name the format without a warning.
+/// Whether the format is known for the type; otherwise a definition gets a warning.
 pub(super) fn is_known(shape: &str, format: &str) -> bool {
     match shape {
-        "" | "string" => KNOWN.contains(&normal(format).as_str()),
+        "" | "string" => KNOWN.contains(&normalize(format).as_str()),
         "integer" => matches!(format, "int32" | "int64"),
         "number" => matches!(format, "float" | "double"),
         _ => true,
     }
 }
 
+/// Whether a text matches the format.
 pub(super) fn accepts(format: &str, text: &str) -> bool {
-    match normal(format).as_str() {
+    match normalize(format).as_str() {
         "creditcard" => {
             let digits: String = text.chars().filter(char::is_ascii_digit).collect();
             CARD.as_ref().is_some_and(|card| card.is_match(&digits))
@@ -159,7 +160,7 @@ fn is_email(text: &str) -> bool {
     })
 }
 
-/// As Go's url.ParseRequestURI: absolute, or a path from the root.
+/// Like Go's url.ParseRequestURI: absolute, or a path from the root.
 fn is_uri(text: &str) -> bool {
     if text.chars().any(|c| c.is_control() || c == ' ') {
         return false;
@@ -197,7 +198,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn formats_accept_what_upstream_accepts() {
+    fn formats_accept_and_refuse_what_upstream_does() {
         for (format, good, bad) in [
             ("date", "2026-01-02", "2026-13-02"),
             ("date-time", "2014-12-15T19:30:20.000Z", "yesterday"),

@@ -1,8 +1,9 @@
-//! kubectl's JSONPath, as definitions use it for columns, selectable fields and scale: `.spec.a['b.c'][0].d`, `[*]`,
-//! `..` is not; filters are `[?(@.type=="Ready")]`.
+//! The JSONPath of definitions, for columns, selectable fields and scale: `.spec.a['b.c'][0].d`, `[*]`, and filters such as
+//! `[?(@.type=="Ready")]`. `..` is not supported.
 
 use serde_json::Value;
 
+/// A parsed path.
 #[derive(Clone, Debug, PartialEq)]
 pub struct JsonPath {
     steps: Vec<Step>,
@@ -13,7 +14,7 @@ enum Step {
     Field(String),
     Index(i64),
     All,
-    /// Items whose value at a path compares to a constant; without a constant: that have such a value.
+    /// Items whose value at a path compares to a constant; without a constant, items that have a value there.
     Filter {
         left: Vec<String>,
         operator: Operator,
@@ -33,7 +34,7 @@ enum Operator {
 }
 
 impl JsonPath {
-    /// `None`: it is no such path.
+    /// Parses a path; `None` if it is malformed.
     pub fn parse(text: &str) -> Option<JsonPath> {
         let mut rest = text.strip_prefix('$').unwrap_or(text);
         let mut steps = Vec::new();
@@ -41,9 +42,9 @@ impl JsonPath {
             rest = match rest.as_bytes()[0] {
                 b'.' => name(&rest[1..], &mut steps)?,
                 b'[' => {
-                    let (inner, behind) = bracket(&rest[1..])?;
+                    let (inner, after) = bracket(&rest[1..])?;
                     steps.push(subscript(inner)?);
-                    behind
+                    after
                 }
                 _ => return None,
             };
@@ -51,7 +52,7 @@ impl JsonPath {
         Some(JsonPath { steps })
     }
 
-    /// The values that stand there, in order.
+    /// The values at the path, in order.
     pub fn find<'a>(&self, value: &'a Value) -> Vec<&'a Value> {
         let mut found = vec![value];
         for step in &self.steps {
@@ -60,7 +61,7 @@ impl JsonPath {
         found
     }
 
-    /// The field names of a plain path.
+    /// The field names of a path without subscripts; `None` for any other path.
     pub fn fields(&self) -> Option<Vec<&str>> {
         let mut names = Vec::with_capacity(self.steps.len());
         for step in &self.steps {
@@ -71,7 +72,7 @@ impl JsonPath {
     }
 }
 
-/// A field's name up to the next step; `\.` is a point within it.
+/// Parses a field's name up to the next step; `\.` is a dot within it. Returns the rest.
 fn name<'a>(text: &'a str, steps: &mut Vec<Step>) -> Option<&'a str> {
     if text.is_empty() {
         return Some(text);
@@ -103,7 +104,7 @@ fn push(name: String, steps: &mut Vec<Step>) {
     }
 }
 
-/// What stands in a bracket, and what behind it; quotes and inner brackets are skipped.
+/// The text within a bracket and the text after it; quotes and inner brackets are skipped.
 fn bracket(text: &str) -> Option<(&str, &str)> {
     let (mut depth, mut quote) = (0, None);
     for (at, c) in text.char_indices() {
@@ -208,7 +209,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_are_found_where_the_path_says() {
+    fn paths_find_their_values() {
         let object = json!({
             "metadata": {"annotations": {"a.b/c": "x"}},
             "status": {"conditions": [{"type": "Ready", "status": "True"}, {"type": "Other", "status": "False"}]},

@@ -1,4 +1,4 @@
-//! Lists that are sets or maps (`x-kubernetes-list-type`): no item, and no key, stands twice.
+//! Validates lists that are sets or maps (`x-kubernetes-list-type`): items and keys must be unique.
 
 use std::collections::HashSet;
 
@@ -54,7 +54,7 @@ fn unique(items: impl Iterator<Item = Value>, path: &Path, errors: &mut Errors) 
     }
 }
 
-/// Text that is the same for equal values, whatever the order of their fields.
+/// A text that is equal for equal values, in any order of fields.
 pub(super) fn canonical(value: &Value) -> String {
     match value {
         Value::Object(fields) => {

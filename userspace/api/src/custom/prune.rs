@@ -1,4 +1,4 @@
-//! Pruning: fields that a structural schema does not specify are dropped, and told by their path.
+//! Pruning: drops fields that a structural schema does not specify. Out: their paths.
 
 use serde_json::Value;
 
@@ -7,8 +7,8 @@ use crate::schema::{SchemaProblem, check_type};
 
 const OBJECT_META: &str = "apimachinery.pkg.apis.meta.v1.ObjectMeta";
 
-/// Drops what is not specified; the paths of that. `resource`: the value is a whole object, whose `apiVersion`, `kind`
-/// and `metadata` every schema knows.
+/// Drops unspecified fields and returns their paths. `resource`: the value is a whole object, where `apiVersion`, `kind` and
+/// `metadata` are implicitly specified.
 pub(super) fn prune(schema: &Structural, value: &mut Value, resource: bool) -> Vec<String> {
     let mut dropped = Vec::new();
     walk(schema, value, resource, &mut String::new(), &mut dropped);
@@ -58,7 +58,7 @@ fn walk(
     }
 }
 
-/// Checks the metadata of the object and of those embedded in it against upstream's type; unknown fields are dropped.
+/// Checks the metadata of an object and of its embedded resources against ObjectMeta, and drops unknown fields.
 pub(super) fn metadata(schema: &Structural, kind: &str, object: &mut Value) -> Vec<SchemaProblem> {
     let mut problems = Vec::new();
     check_metadata(kind, object, "metadata", &mut problems);

@@ -1,4 +1,4 @@
-//! A made kind's schema for OpenAPI documents, with the fields that every object has.
+//! The schema of a custom resource for OpenAPI documents, with the fields that every object has.
 
 use serde_json::{Map, Value, json};
 
@@ -13,12 +13,12 @@ pub(crate) fn name(kind: &Kind) -> String {
     format!("{}.{}.{}", group.join("."), kind.version, kind.kind)
 }
 
-/// The schema as v3 shows it; `reference` makes a `$ref` of a built-in type's name.
+/// The schema for OpenAPI v3; `reference` makes a `$ref` from the name of a built-in type.
 pub(crate) fn v3(kind: &Kind, custom: &Custom, reference: impl Fn(&str) -> String) -> Value {
     resource(kind, custom.version.source.clone(), reference)
 }
 
-/// As v2 shows it: without what v2 cannot say, so that clients that check by it refuse nothing wrongly.
+/// The schema for OpenAPI v2, without what v2 cannot express: clients that validate with it must not refuse valid objects.
 pub(crate) fn v2(kind: &Kind, custom: &Custom, reference: impl Fn(&str) -> String) -> Value {
     let mut schema = custom.version.source.clone();
     if schema["x-kubernetes-preserve-unknown-fields"] == true {
@@ -60,14 +60,14 @@ fn simplify(schema: &mut Value) {
     let Some(fields) = schema.as_object_mut() else { return };
     let is = |fields: &Map<String, Value>, name: &str| fields.get(name) == Some(&Value::Bool(true));
     let (nullable, open) = (is(fields, "nullable"), is(fields, "x-kubernetes-preserve-unknown-fields"));
-    let mut gone = vec!["allOf", "anyOf", "oneOf", "not", "nullable", "default"];
+    let mut dropped = vec!["allOf", "anyOf", "oneOf", "not", "nullable", "default"];
     if nullable || is(fields, "x-kubernetes-int-or-string") {
-        gone.push("type");
+        dropped.push("type");
     }
     if nullable || open {
-        gone.extend(["items", "properties"]);
+        dropped.extend(["items", "properties"]);
     }
-    fields.retain(|name, _| !gone.contains(&name.as_str()));
+    fields.retain(|name, _| !dropped.contains(&name.as_str()));
     for name in ["items", "additionalProperties"] {
         fields.get_mut(name).into_iter().for_each(simplify);
     }

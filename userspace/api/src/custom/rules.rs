@@ -1,4 +1,4 @@
-//! `x-kubernetes-validations`: the rules of a schema, compiled once and evaluated over objects within a budget.
+//! Evaluates the rules of a schema (`x-kubernetes-validations`) over objects within a cost budget.
 
 use serde_json::Value;
 
@@ -8,26 +8,26 @@ use super::validate::same_item;
 use crate::cel::{self, Bindings, Budget, CelError, PER_CALL, PER_OBJECT, Program};
 use crate::field::{Errors, Path};
 
-/// Bytes of a message that an expression made (cel.MaxEvaluatedMessageExpressionSizeBytes).
-const MESSAGE_MAX: usize = 5 << 10;
+/// Size limit of an evaluated message in bytes (cel.MaxEvaluatedMessageExpressionSizeBytes).
+const MAX_MESSAGE_BYTES: usize = 5 << 10;
 
-/// Evaluates all rules of an object, with the old one for rules of transitions.
+/// Evaluates all rules of an object; transition rules compare it with the old object.
 pub(super) fn validate(schema: &Structural, object: &Value, old: Option<&Value>, errors: &mut Errors) {
     if schema.has_rules() {
         let mut walk = Walk { budget: PER_OBJECT, ended: false, errors };
-        walk.place(schema, object, old, &Path::new(""), true);
+        walk.value(schema, object, old, &Path::new(""), true);
     }
 }
 
 struct Walk<'a> {
     budget: u64,
-    /// The budget is spent, or a rule failed so that none may follow.
+    /// No more rules are evaluated: a rule exceeded the budget.
     ended: bool,
     errors: &'a mut Errors,
 }
 
 impl Walk<'_> {
-    fn place(
+    fn value(
         &mut self,
         schema: &Structural,
         value: &Value,
@@ -44,9 +44,9 @@ impl Walk<'_> {
                 for (name, value) in fields {
                     let old = old.filter(|_| !schema.atomic_map).and_then(|old| old.get(name));
                     if let Some(inner) = schema.properties.get(name) {
-                        self.place(inner, value, old, &path.child(name), inner.embedded);
+                        self.value(inner, value, old, &path.child(name), inner.embedded);
                     } else if let Some(inner) = schema.additional.as_deref() {
-                        self.place(inner, value, old, &path.key(name), inner.embedded);
+                        self.value(inner, value, old, &path.key(name), inner.embedded);
                     }
                 }
             }
@@ -54,7 +54,7 @@ impl Walk<'_> {
                 let Some(inner) = schema.items.as_deref() else { return };
                 for (index, item) in items.iter().enumerate() {
                     let old = same_item(schema, item, old);
-                    self.place(inner, item, old, &path.index(index), inner.embedded);
+                    self.value(inner, item, old, &path.index(index), inner.embedded);
                 }
             }
             _ => {}
@@ -72,15 +72,15 @@ impl Walk<'_> {
         if schema.rules.is_empty() {
             return;
         }
-        let bound = value_of(&seen(value, resource), schema);
-        let bound_old = old.map(|old| value_of(&seen(old, resource), schema));
+        let bound = value_of(&visible(value, resource), schema);
+        let bound_old = old.map(|old| value_of(&visible(old, resource), schema));
         for rule in schema.rules.iter() {
             if self.ended || rule.uses_old && old.is_none() && !rule.optional_old {
                 continue;
             }
             let mut bindings = Bindings::from([("self", bound.clone())]);
             match (&bound_old, rule.optional_old) {
-                (old, true) => drop(bindings.insert("oldSelf", cel::optionally(old.clone()))),
+                (old, true) => drop(bindings.insert("oldSelf", cel::to_optional(old.clone()))),
                 (Some(old), false) => drop(bindings.insert("oldSelf", old.clone())),
                 (None, false) => {}
             }
@@ -103,7 +103,7 @@ impl Walk<'_> {
             Ok(program) => program,
             Err(error) => return self.errors.invalid(path, &kind, &format!("rule compile error: {error}")),
         };
-        let shown = rule.shown();
+        let rule_name = rule.shown();
         match self.evaluate(program, bindings) {
             Ok(cel::Value::Bool(true)) => return,
             Ok(_) => {}
@@ -111,22 +111,22 @@ impl Walk<'_> {
                 let why = match self.budget {
                     0 => "validation failed due to running out of cost budget, no further validation rules will be run"
                         .to_owned(),
-                    _ => format!("'{}': no further validation rules will be run due to call cost exceeds limit for rule: {shown}", CelError::Budget),
+                    _ => format!("'{}': no further validation rules will be run due to call cost exceeds limit for rule: {rule_name}", CelError::Budget),
                 };
                 self.ended = true;
                 return self.errors.invalid(path, &kind, &why);
             }
             Err(CelError::Evaluation(why)) if why.starts_with("no such overload") => {
                 let why = format!(
-                    "'{why}': call arguments did not match a supported operator, function or macro signature for rule: {shown}"
+                    "'{why}': call arguments did not match a supported operator, function or macro signature for rule: {rule_name}"
                 );
                 return self.errors.invalid(path, &kind, &why);
             }
             Err(error) => {
-                return self.errors.invalid(path, &kind, &format!("{error} evaluating rule: {shown}"));
+                return self.errors.invalid(path, &kind, &format!("{error} evaluating rule: {rule_name}"));
             }
         }
-        // What was wrong before may stay so.
+        // Ratcheting: an unchanged value may stay invalid.
         if unchanged {
             return;
         }
@@ -159,7 +159,7 @@ impl Walk<'_> {
             && let Ok(cel::Value::String(made)) = self.evaluate(program, bindings)
         {
             let made = made.trim();
-            if !made.is_empty() && made.len() <= MESSAGE_MAX && !made.contains('\n') {
+            if !made.is_empty() && made.len() <= MAX_MESSAGE_BYTES && !made.contains('\n') {
                 return made.to_owned();
             }
         }
@@ -170,8 +170,8 @@ impl Walk<'_> {
     }
 }
 
-/// What rules may see: of a resource's metadata only the names.
-fn seen(value: &Value, resource: bool) -> Value {
+/// The part of a value that rules can read: of a resource's metadata only the names.
+fn visible(value: &Value, resource: bool) -> Value {
     let mut value = value.clone();
     if resource && let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) {
         metadata.retain(|name, _| matches!(name.as_str(), "name" | "generateName"));

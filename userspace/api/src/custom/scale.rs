@@ -1,4 +1,4 @@
-//! The scale subresource: where an object has its replicas and its selector.
+//! The scale subresource of custom resources: the paths of the replicas and the selector.
 
 use serde_json::{Value, json};
 
@@ -7,6 +7,7 @@ use crate::field::{Errors, Path};
 use crate::meta;
 use crate::value::text;
 
+/// The field paths that `subresources.scale` names.
 #[derive(Clone, Debug)]
 pub struct Scale {
     spec: Vec<String>,
@@ -27,7 +28,7 @@ impl Scale {
         })
     }
 
-    /// `autoscaling/v1` Scale of an object.
+    /// The `autoscaling/v1` Scale of an object.
     pub fn of(&self, object: &Value) -> Value {
         let replicas = |path: &[String]| at(object, path).as_i64().unwrap_or(0);
         let mut status = json!({"replicas": replicas(&self.status)});
@@ -43,25 +44,26 @@ impl Scale {
         })
     }
 
-    /// Whether the object says how many replicas it wants.
+    /// Whether the object sets its replicas.
     pub fn is_set(&self, object: &Value) -> bool {
         !at(object, &self.spec).is_null()
     }
 
-    /// The path of the wanted replicas, as messages name it.
+    /// The path of the replicas in messages.
     pub fn path(&self) -> String {
         format!(".{}", self.spec.join("."))
     }
 
+    /// Sets the replicas of an object.
     pub fn set(&self, object: &mut Value, replicas: i64) {
-        let mut place = object;
+        let mut target = object;
         for name in &self.spec {
-            if !place.is_object() {
-                *place = json!({});
+            if !target.is_object() {
+                *target = json!({});
             }
-            place = &mut place[name.as_str()];
+            target = &mut target[name.as_str()];
         }
-        *place = replicas.into();
+        *target = replicas.into();
     }
 
     pub(super) fn validate(&self, object: &Value, errors: &mut Errors) {

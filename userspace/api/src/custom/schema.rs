@@ -1,4 +1,4 @@
-//! A structural schema (KEP-1979) as values are walked by it, read once from `openAPIV3Schema`.
+//! A structural schema (KEP-1979) and its rules, parsed once from `openAPIV3Schema`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::cel::{CelError, Program};
 use crate::value::text;
 
-/// What a place may hold.
+/// The type of a value.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Shape {
     #[default]
@@ -35,6 +35,7 @@ impl Shape {
         }
     }
 
+    /// The name in the schema; empty for any type.
     pub fn name(self) -> &'static str {
         match self {
             Shape::Any => "",
@@ -48,6 +49,7 @@ impl Shape {
     }
 }
 
+/// `x-kubernetes-list-type`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ListType {
     #[default]
@@ -56,30 +58,36 @@ pub enum ListType {
     Map,
 }
 
-/// One place of a schema, or one branch of `allOf` and its like.
+/// The schema of one value, or one branch of `allOf`, `anyOf`, `oneOf` or `not`.
 #[derive(Clone, Debug, Default)]
 pub struct Structural {
     pub shape: Shape,
     pub nullable: bool,
     pub properties: BTreeMap<String, Structural>,
-    /// Of entries that no property names.
+    /// The schema of entries that `properties` does not name.
     pub additional: Option<Box<Structural>>,
     /// `additionalProperties: true`.
     pub additional_allowed: bool,
     pub items: Option<Box<Structural>>,
     pub default: Option<Value>,
+    /// `x-kubernetes-preserve-unknown-fields`.
     pub preserve: bool,
+    /// `x-kubernetes-embedded-resource`.
     pub embedded: bool,
+    /// `x-kubernetes-int-or-string`.
     pub int_or_string: bool,
     pub list_type: ListType,
+    /// `x-kubernetes-list-map-keys`.
     pub list_keys: Vec<String>,
+    /// `x-kubernetes-map-type: atomic`.
     pub atomic_map: bool,
     pub checks: Checks,
     pub rules: Rules,
+    /// Whether this schema or one within it has rules.
     has_rules: bool,
 }
 
-/// What a value must satisfy beyond its shape.
+/// The value validations of a schema.
 #[derive(Clone, Debug, Default)]
 pub struct Checks {
     pub required: Vec<String>,
@@ -95,6 +103,7 @@ pub struct Checks {
     pub unique_items: bool,
     pub min_properties: Option<u64>,
     pub max_properties: Option<u64>,
+    /// `enum`.
     pub values: Option<Vec<Value>>,
     pub all_of: Vec<Structural>,
     pub any_of: Vec<Structural>,
@@ -102,6 +111,7 @@ pub struct Checks {
     pub not: Option<Box<Structural>>,
 }
 
+/// A minimum or maximum.
 #[derive(Clone, Debug)]
 pub struct Bound {
     pub value: serde_json::Number,
@@ -125,6 +135,7 @@ pub(crate) struct Rule {
 }
 
 impl Structural {
+    /// Parses a validated schema.
     pub fn parse(source: &Value) -> Structural {
         let one =
             |name: &str| source.get(name).filter(|v| v.is_object()).map(|v| Box::new(Structural::parse(v)));
@@ -157,17 +168,17 @@ impl Structural {
         schema
     }
 
-    /// The schemas of what stands in a value of this one.
+    /// The schemas of the fields, entries and items.
     fn inner(&self) -> impl Iterator<Item = &Structural> {
         self.properties.values().chain(self.additional.as_deref()).chain(self.items.as_deref())
     }
 
-    /// Whether there is a rule here or below.
+    /// Whether this schema or one within it has rules.
     pub fn has_rules(&self) -> bool {
         self.has_rules
     }
 
-    /// The schema of a field or entry, where it has one.
+    /// The schema of a field or entry, if it has one.
     pub fn field(&self, name: &str) -> Option<&Structural> {
         self.properties.get(name).or(self.additional.as_deref())
     }

@@ -1,11 +1,11 @@
-//! A structural schema as CEL sees it: the types of its places, and the values that stand there.
+//! Maps a structural schema to CEL: its types, and JSON values converted with it.
 
 use serde_json::Value as Json;
 
 use super::schema::{Shape, Structural};
 use crate::cel::{REQUEST, Type, Value, escape, list, of_fields, of_format, of_json};
 
-/// What values of a schema are.
+/// The CEL type of a schema.
 pub(super) fn type_of(schema: &Structural) -> Type {
     let base = base(schema);
     if schema.nullable && !matches!(base, Type::Object(_) | Type::List(..) | Type::Map(..)) {
@@ -27,13 +27,13 @@ fn base(schema: &Structural) -> Type {
         Shape::String => text(schema),
         Shape::Array => {
             let inner = schema.items.as_deref().map_or(Type::Dyn, type_of);
-            let most = schema.checks.max_items.unwrap_or_else(|| REQUEST / (inner.smallest() + 1));
+            let most = schema.checks.max_items.unwrap_or_else(|| REQUEST / (inner.min_bytes() + 1));
             Type::List(Box::new(inner), most)
         }
         Shape::Object => match schema.additional.as_deref() {
             Some(inner) => {
                 let inner = type_of(inner);
-                let most = schema.checks.max_properties.unwrap_or_else(|| REQUEST / (inner.smallest() + 6));
+                let most = schema.checks.max_properties.unwrap_or_else(|| REQUEST / (inner.min_bytes() + 6));
                 Type::Map(Box::new(inner), most)
             }
             None if schema.preserve && schema.properties.is_empty() => Type::Dyn,
@@ -42,7 +42,7 @@ fn base(schema: &Structural) -> Type {
     }
 }
 
-/// A whole resource: of its metadata only the names are to be seen.
+/// The CEL type of a whole resource; only the names of its metadata are visible.
 pub(crate) fn type_of_resource(schema: &Structural) -> Type {
     object(schema, true)
 }
@@ -75,7 +75,7 @@ fn text(schema: &Structural) -> Type {
     }
 }
 
-/// By a schema: fields by their escaped names, entries of maps by their own.
+/// Converts JSON with a schema: field names are escaped, map keys are not.
 pub(super) fn value_of(json: &Json, schema: &Structural) -> Value {
     match json {
         Json::Number(number) if schema.shape == Shape::Number => {

@@ -1,5 +1,5 @@
-//! Values against a structural schema, with the words of upstream's OpenAPI validator. What an update leaves as it was
-//! is not judged again (ratcheting, KEP-4008).
+//! Validates values against a structural schema, in the words of upstream's OpenAPI validator. Values that an update does
+//! not change are not validated again (ratcheting, KEP-4008).
 
 use serde_json::{Number, Value};
 
@@ -13,7 +13,7 @@ pub(super) fn validate(schema: &Structural, object: &Value, old: Option<&Value>,
     value(schema, object, old, "", errors);
 }
 
-/// Metadata of resources that are embedded in an object.
+/// Validates the metadata of resources that are embedded in an object.
 pub(super) fn embedded(schema: &Structural, value: &Value, path: &Path, errors: &mut Errors) {
     let mut inside = |inner: &Structural, value: &Value, path: Path| {
         if inner.embedded && value.is_object() {
@@ -50,7 +50,7 @@ fn value(schema: &Structural, value: &Value, old: Option<&Value>, path: &str, er
         return;
     }
     if !fits(schema, value) {
-        let (wanted, found) = (wanted(schema), type_of(value));
+        let (wanted, found) = (type_name(schema), type_of(value));
         let message = format!("{path} in body must be of type {wanted}: \"{found}\"");
         let message = format!("Invalid value: \"{found}\": {message}");
         errors.push(&Path::new(path), "FieldValueTypeInvalid", message);
@@ -59,7 +59,7 @@ fn value(schema: &Structural, value: &Value, old: Option<&Value>, path: &str, er
     if value.is_null() {
         return;
     }
-    branches(schema, value, path, errors);
+    junctors(schema, value, path, errors);
     match value {
         Value::Object(_) => object(schema, value, old, path, errors),
         Value::Array(items) => array(schema, items, old, path, errors),
@@ -70,7 +70,7 @@ fn value(schema: &Structural, value: &Value, old: Option<&Value>, path: &str, er
     enumerated(schema, value, path, errors);
 }
 
-fn wanted(schema: &Structural) -> &'static str {
+fn type_name(schema: &Structural) -> &'static str {
     if schema.int_or_string { "integer,string" } else { schema.shape.name() }
 }
 
@@ -153,7 +153,7 @@ fn array(schema: &Structural, items: &[Value], old: Option<&Value>, path: &str, 
     }
 }
 
-/// The item of the old list that this one was, where items can be told by their keys.
+/// The item of the old list with the same keys; `None` for lists without keys.
 pub(super) fn same_item<'a>(schema: &Structural, item: &Value, old: Option<&'a Value>) -> Option<&'a Value> {
     if schema.list_type != ListType::Map {
         return None;
@@ -164,30 +164,30 @@ pub(super) fn same_item<'a>(schema: &Structural, item: &Value, old: Option<&'a V
 
 fn string(schema: &Structural, text: &str, path: &str, errors: &mut Errors) {
     let checks = &schema.checks;
-    let shown = Value::from(text);
+    let quoted = Value::from(text);
     let length = text.chars().count() as u64;
     if let Some(max) = checks.max_length.filter(|max| length > *max) {
         errors.too_long(&Path::new(path), usize::try_from(max).unwrap_or(usize::MAX));
     }
     if let Some(min) = checks.min_length.filter(|min| length < *min) {
-        invalid(path, &shown, &format!("should be at least {min} chars long"), errors);
+        invalid(path, &quoted, &format!("should be at least {min} chars long"), errors);
     }
     if let Some(pattern) = checks.pattern.as_ref().filter(|pattern| !pattern.is_match(text)) {
-        invalid(path, &shown, &format!("should match '{pattern}'"), errors);
+        invalid(path, &quoted, &format!("should match '{pattern}'"), errors);
     }
     if matches!(schema.shape, Shape::String | Shape::Any) && !formats::accepts(&checks.format, text) {
-        invalid(path, &shown, &format!("must be of type {}: {shown}", checks.format), errors);
+        invalid(path, &quoted, &format!("must be of type {}: {quoted}", checks.format), errors);
     }
 }
 
 fn numeric(schema: &Structural, number: &Number, path: &str, errors: &mut Errors) {
     let checks = &schema.checks;
-    let shown = Value::Number(number.clone());
+    let value_json = Value::Number(number.clone());
     let value = number.as_f64().unwrap_or(f64::NAN);
     if let Some(factor) = checks.multiple_of
         && !is_multiple(value, factor)
     {
-        invalid(path, &shown, &format!("should be a multiple of {}", plain(factor)), errors);
+        invalid(path, &value_json, &format!("should be a multiple of {}", plain(factor)), errors);
     }
     let beyond = |bound: &Bound, over: fn(f64, f64) -> bool| {
         let limit = bound.value.as_f64().unwrap_or(f64::NAN);
@@ -195,11 +195,11 @@ fn numeric(schema: &Structural, number: &Number, path: &str, errors: &mut Errors
     };
     if let Some(max) = checks.maximum.as_ref().filter(|max| beyond(max, |value, limit| value > limit)) {
         let or_equal = if max.exclusive { "" } else { " or equal to" };
-        invalid(path, &shown, &format!("should be less than{or_equal} {}", max.value), errors);
+        invalid(path, &value_json, &format!("should be less than{or_equal} {}", max.value), errors);
     }
     if let Some(min) = checks.minimum.as_ref().filter(|min| beyond(min, |value, limit| value < limit)) {
         let or_equal = if min.exclusive { "" } else { " or equal to" };
-        invalid(path, &shown, &format!("should be greater than{or_equal} {}", min.value), errors);
+        invalid(path, &value_json, &format!("should be greater than{or_equal} {}", min.value), errors);
     }
 }
 
@@ -226,47 +226,47 @@ fn enumerated(schema: &Structural, value: &Value, path: &str, errors: &mut Error
     errors.push(&Path::new(path), "FieldValueNotSupported", message);
 }
 
-fn branches(schema: &Structural, value: &Value, path: &str, errors: &mut Errors) {
+fn junctors(schema: &Structural, value: &Value, path: &str, errors: &mut Errors) {
     let checks = &schema.checks;
     if !checks.any_of.is_empty() {
-        let results = tried(&checks.any_of, value, path);
+        let results = validate_branches(&checks.any_of, value, path);
         if results.iter().all(|result| !result.is_empty()) {
-            whole(format!("{path:?} must validate at least one schema (anyOf)"), errors);
+            without_path(format!("{path:?} must validate at least one schema (anyOf)"), errors);
             errors.0.extend(best(results).0);
         }
     }
     if !checks.one_of.is_empty() {
-        let results = tried(&checks.one_of, value, path);
+        let results = validate_branches(&checks.one_of, value, path);
         let valid = results.iter().filter(|result| result.is_empty()).count();
         if valid != 1 {
             let found = match valid {
                 0 => "Found none valid".to_owned(),
                 many => format!("Found {many} valid alternatives"),
             };
-            whole(format!("{path:?} must validate one and only one schema (oneOf). {found}"), errors);
+            without_path(format!("{path:?} must validate one and only one schema (oneOf). {found}"), errors);
             if valid == 0 {
                 errors.0.extend(best(results).0);
             }
         }
     }
     if !checks.all_of.is_empty() {
-        let results = tried(&checks.all_of, value, path);
+        let results = validate_branches(&checks.all_of, value, path);
         let valid = results.iter().filter(|result| result.is_empty()).count();
         let all = valid == results.len();
         results.into_iter().for_each(|result| errors.0.extend(result.0));
         if !all {
             let none = if valid == 0 { ". None validated" } else { "" };
-            whole(format!("{path:?} must validate all the schemas (allOf){none}"), errors);
+            without_path(format!("{path:?} must validate all the schemas (allOf){none}"), errors);
         }
     }
     if let Some(not) = &checks.not
-        && tried(std::slice::from_ref(&**not), value, path).iter().all(Errors::is_empty)
+        && validate_branches(std::slice::from_ref(&**not), value, path).iter().all(Errors::is_empty)
     {
-        whole(format!("{path:?} must not validate the schema (not)"), errors);
+        without_path(format!("{path:?} must not validate the schema (not)"), errors);
     }
 }
 
-fn tried(branches: &[Structural], value: &Value, path: &str) -> Vec<Errors> {
+fn validate_branches(branches: &[Structural], value: &Value, path: &str) -> Vec<Errors> {
     let one = |schema: &Structural| {
         let mut errors = Errors::default();
         self::value(schema, value, None, path, &mut errors);
@@ -275,12 +275,12 @@ fn tried(branches: &[Structural], value: &Value, path: &str) -> Vec<Errors> {
     branches.iter().map(one).collect()
 }
 
-/// What the branch says that is nearest to the value.
+/// The errors of the branch with the fewest.
 fn best(results: Vec<Errors>) -> Errors {
     results.into_iter().min_by_key(|result| result.0.len()).unwrap_or_default()
 }
 
-/// An error that upstream gives no place.
-fn whole(message: String, errors: &mut Errors) {
+/// Adds an error that has no path in upstream.
+fn without_path(message: String, errors: &mut Errors) {
     errors.invalid(&Path::new(""), &Value::from(""), &message);
 }

@@ -1,4 +1,4 @@
-//! `spec.conversion`: by nothing, or by a webhook that can be called.
+//! Validates `spec.conversion`: no conversion, or a webhook with a valid client configuration.
 
 use serde_json::Value;
 

@@ -1,6 +1,5 @@
-//! The CustomResourceDefinition itself: defaults, and what is refused of it in upstream's words and places. Upstream
-//! judges what all versions have in common at the place that v1beta1 had for it: `spec.validation`, not
-//! `spec.versions[0].schema`.
+//! CustomResourceDefinitions: defaults, and validation in upstream's words and paths. If all versions have a part in common,
+//! upstream reports its errors at the path of v1beta1: `spec.validation` instead of `spec.versions[0].schema`.
 
 mod conversion;
 mod rules;
@@ -38,7 +37,7 @@ pub(crate) fn default(object: &mut Value) {
     default_status(object, storage);
 }
 
-/// A version that objects are stored in stays on record until somebody has moved them all.
+/// A storage version stays in storedVersions until all objects have been migrated.
 fn default_status(object: &mut Value, storage: Option<Value>) {
     set_default(object, "status", json!({}));
     let status = &mut object["status"];
@@ -69,7 +68,7 @@ pub(crate) fn validate(object: &Value, errors: &mut Errors) {
     versions::validate(spec, &path, errors);
     conversion::validate(&spec["conversion"], &path.child("conversion"), errors);
     validate_stored(object, errors);
-    // A definition of which nothing was said yet is new.
+    // A definition without conditions is new.
     if items(&object["status"], "conditions").next().is_none() {
         validate_approval(object, errors);
     }
@@ -146,13 +145,13 @@ pub(crate) fn validate_update(new: &Value, old: &Value, errors: &mut Errors) {
     }
 }
 
-/// Groups of the community need its approval.
+/// Groups of the Kubernetes community need an approval annotation.
 fn validate_approval(object: &Value, errors: &mut Errors) {
     if !is_protected(text(&object["spec"]["group"])) {
         return;
     }
     let path = Path::new("metadata").child("annotations").key(API_APPROVED);
-    let said = &object["metadata"]["annotations"][API_APPROVED];
+    let annotation = &object["metadata"]["annotations"][API_APPROVED];
     match approval(object) {
         Approval::Missing => errors.required(
             &path,
@@ -160,7 +159,7 @@ fn validate_approval(object: &Value, errors: &mut Errors) {
         ),
         Approval::Invalid => errors.invalid(
             &path,
-            said,
+            annotation,
             &format!("protected groups must have approval annotation \"{API_APPROVED}\" with either a URL or a reason starting with \"unapproved\", see https://github.com/kubernetes/enhancements/pull/1111"),
         ),
         Approval::Bypassed | Approval::Given => {}
@@ -182,20 +181,20 @@ enum Approval {
 }
 
 fn approval(object: &Value) -> Approval {
-    let said = text(&object["metadata"]["annotations"][API_APPROVED]);
-    match said.split_once("://") {
-        _ if said.is_empty() => Approval::Missing,
-        _ if said.starts_with("unapproved") => Approval::Bypassed,
+    let annotation = text(&object["metadata"]["annotations"][API_APPROVED]);
+    match annotation.split_once("://") {
+        _ if annotation.is_empty() => Approval::Missing,
+        _ if annotation.starts_with("unapproved") => Approval::Bypassed,
         Some((scheme, host)) if !scheme.is_empty() && !host.is_empty() => Approval::Given,
         _ => Approval::Invalid,
     }
 }
 
-/// Formats in the schemas that are not known, and therefore not checked.
+/// Warnings for unknown formats in the schemas; they are not validated.
 pub(crate) fn warnings(object: &Value) -> Vec<String> {
     let mut found = Vec::new();
     for version in items(&object["spec"], "versions") {
-        schema::each(&version["schema"]["openAPIV3Schema"], &mut |schema| {
+        schema::visit_all(&version["schema"]["openAPIV3Schema"], &mut |schema| {
             let format = text(&schema["format"]);
             if !format.is_empty() && !super::formats::is_known(text(&schema["type"]), format) {
                 found.push(format!("unrecognized format {format:?}"));

@@ -1,4 +1,4 @@
-//! Rules when they are written: they compile, fit the schema, and cannot cost too much.
+//! Validates the rules of a definition: they must compile, match the schema, and stay within the cost limits.
 
 use serde_json::Value;
 
@@ -9,34 +9,35 @@ use crate::custom::typed::{type_of, type_of_resource};
 use crate::field::{Errors, Path};
 use crate::value::{items, text};
 
-/// Cost units of one expression, and of all of a schema, at most (validation.StaticEstimatedCostLimit).
-const EXPRESSION_MAX: u64 = 10_000_000;
-const SCHEMA_MAX: u64 = 100_000_000;
+/// Cost limit of one expression (validation.StaticEstimatedCostLimit).
+const MAX_EXPRESSION_COST: u64 = 10_000_000;
+/// Cost limit of all expressions of a schema (validation.StaticEstimatedCRDCostLimit).
+const MAX_SCHEMA_COST: u64 = 100_000_000;
 const REASONS: [&str; 4] =
     ["FieldValueDuplicate", "FieldValueForbidden", "FieldValueInvalid", "FieldValueRequired"];
 
 pub(super) fn validate(parsed: &Structural, source: &Value, path: &Path, errors: &mut Errors) {
     let start = errors.0.len();
-    forms(parsed, source, path, errors);
+    validate_syntax(parsed, source, path, errors);
     if errors.0.len() > start {
         return;
     }
     let mut total = Total::default();
     let context = Context { root: true, times: 1, uncorrelated: None };
-    expressions(parsed, source, path, &context, &mut total, errors);
-    if total.cost > SCHEMA_MAX {
-        for at in &total.dearest {
+    validate_expressions(parsed, source, path, &context, &mut total, errors);
+    if total.cost > MAX_SCHEMA_COST {
+        for at in &total.most_expensive {
             let why =
                 "contributed to estimated rule cost total exceeding cost limit for entire OpenAPIv3 schema";
             errors.forbidden(&at.1, why);
         }
         let name = "x-kubernetes-validations estimated rule cost total for entire OpenAPIv3 schema";
-        errors.forbidden(path, &too_dear(name, total.cost, SCHEMA_MAX));
+        errors.forbidden(path, &over_budget(name, total.cost, MAX_SCHEMA_COST));
     }
 }
 
-/// Each schema that values go through, with its source and place.
-fn each_inner<'a>(
+/// The schemas of fields, entries and items, each with its source, its path and the maximum number of its values.
+fn inner_schemas<'a>(
     parsed: &'a Structural,
     source: &'a Value,
     path: &Path,
@@ -57,16 +58,16 @@ fn each_inner<'a>(
     all
 }
 
-fn forms(parsed: &Structural, source: &Value, path: &Path, errors: &mut Errors) {
+fn validate_syntax(parsed: &Structural, source: &Value, path: &Path, errors: &mut Errors) {
     for (i, rule) in items(source, "x-kubernetes-validations").enumerate() {
-        form(parsed, rule, &path.child("x-kubernetes-validations").index(i), errors);
+        validate_rule_fields(parsed, rule, &path.child("x-kubernetes-validations").index(i), errors);
     }
-    for (inner, source, path, _) in each_inner(parsed, source, path) {
-        forms(inner, source, &path, errors);
+    for (inner, source, path, _) in inner_schemas(parsed, source, path) {
+        validate_syntax(inner, source, &path, errors);
     }
 }
 
-fn form(parsed: &Structural, rule: &Value, path: &Path, errors: &mut Errors) {
+fn validate_rule_fields(parsed: &Structural, rule: &Value, path: &Path, errors: &mut Errors) {
     let broken = |text: &str| text.contains(['\n', '\r']);
     let (expression, message) = (text(&rule["rule"]), text(&rule["message"]));
     if expression.trim().is_empty() {
@@ -99,29 +100,29 @@ fn form(parsed: &Structural, rule: &Value, path: &Path, errors: &mut Errors) {
 
 struct Context {
     root: bool,
-    /// How often values of the schema may stand in an object.
+    /// The maximum number of values of the schema in an object.
     times: u64,
-    /// The place from which on old values cannot be told.
+    /// The path below which old and new values cannot be correlated.
     uncorrelated: Option<Path>,
 }
 
 #[derive(Default)]
 struct Total {
     cost: u64,
-    /// The dearest expressions, the dearest first.
-    dearest: Vec<(u64, Path)>,
+    /// The most expensive expressions in descending order.
+    most_expensive: Vec<(u64, Path)>,
 }
 
 impl Total {
     fn add(&mut self, cost: u64, path: Path) {
         self.cost = self.cost.saturating_add(cost);
-        self.dearest.push((cost, path));
-        self.dearest.sort_by_key(|(cost, _)| std::cmp::Reverse(*cost));
-        self.dearest.truncate(4);
+        self.most_expensive.push((cost, path));
+        self.most_expensive.sort_by_key(|(cost, _)| std::cmp::Reverse(*cost));
+        self.most_expensive.truncate(4);
     }
 }
 
-fn expressions(
+fn validate_expressions(
     parsed: &Structural,
     source: &Value,
     path: &Path,
@@ -133,20 +134,20 @@ fn expressions(
     for (i, rule) in parsed.rules.iter().enumerate() {
         let whole = &source["x-kubernetes-validations"][i];
         let at = path.child("x-kubernetes-validations").index(i);
-        expression(rule, whole, &of, &at, context, total, errors);
+        validate_expression(rule, whole, &of, &at, context, total, errors);
     }
-    for (inner, source, at, most) in each_inner(parsed, source, path) {
+    for (inner, source, at, most) in inner_schemas(parsed, source, path) {
         let breaks = match parsed.shape {
             Shape::Array => parsed.list_type != ListType::Map,
             _ => parsed.atomic_map,
         };
         let uncorrelated = context.uncorrelated.clone().or_else(|| breaks.then(|| path.clone()));
         let context = Context { root: false, times: context.times.saturating_mul(most), uncorrelated };
-        expressions(inner, source, &at, &context, total, errors);
+        validate_expressions(inner, source, &at, &context, total, errors);
     }
 }
 
-fn expression(
+fn validate_expression(
     rule: &Rule,
     whole: &Value,
     of: &Type,
@@ -175,13 +176,13 @@ fn expression(
                     errors.invalid(&at, whole, why);
                 }
                 let cost = found.cost.saturating_mul(context.times);
-                if cost > EXPRESSION_MAX {
+                if cost > MAX_EXPRESSION_COST {
                     let name = if kind.is_empty() {
                         "estimated rule cost"
                     } else {
                         "estimated messageExpression cost"
                     };
-                    errors.forbidden(&at, &too_dear(name, cost, EXPRESSION_MAX));
+                    errors.forbidden(&at, &over_budget(name, cost, MAX_EXPRESSION_COST));
                 }
                 total.add(cost, at);
             }
@@ -205,7 +206,7 @@ fn expression(
     }
 }
 
-fn too_dear(name: &str, cost: u64, limit: u64) -> String {
+fn over_budget(name: &str, cost: u64, limit: u64) -> String {
     let times = cost as f64 / limit as f64;
     let factor = match times {
         times if times > 100.0 => "more than 100x".to_owned(),

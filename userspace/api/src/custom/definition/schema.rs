@@ -1,4 +1,4 @@
-//! `openAPIV3Schema` of a version: structural, within what is supported, with defaults that are valid themselves.
+//! Validates the `openAPIV3Schema` of a version: it must be structural, use supported features, and have valid defaults.
 
 use serde_json::{Value, json};
 
@@ -9,8 +9,8 @@ use crate::field::{Errors, Path};
 use crate::value::{items, text};
 
 const TYPES: [&str; 6] = ["array", "boolean", "integer", "number", "object", "string"];
-/// What the root may say where the status is written apart: so that the status' own schema loses nothing.
-const AT_ROOT: [&str; 22] = [
+/// The fields that the root may have if the status is a subresource; others would not apply to the status.
+const ALLOWED_ROOT_FIELDS: [&str; 22] = [
     "description",
     "type",
     "format",
@@ -38,7 +38,7 @@ const AT_ROOT: [&str; 22] = [
 pub(super) fn validate_schema(schema: &Value, path: &Path, has_status: bool, errors: &mut Errors) {
     let start = errors.0.len();
     if has_status {
-        root_of_status(schema, path, errors);
+        validate_root_with_status(schema, path, errors);
     }
     if schema["nullable"] == true {
         errors.forbidden(&path.child("nullable"), "nullable cannot be true at the root");
@@ -47,61 +47,61 @@ pub(super) fn validate_schema(schema: &Value, path: &Path, has_status: bool, err
     structural::validate(schema, path, errors);
     let parsed = Structural::parse(schema);
     if errors.0.len() == structural_from {
-        defaults(&parsed, path, errors);
+        validate_defaults(&parsed, path, errors);
     }
     let is_structural = errors.0.len() == structural_from;
     let context = Context { root: true, ..Context::default() };
-    open_api(schema, path, &context, errors);
+    validate_open_api(schema, path, &context, errors);
     if is_structural && errors.0.len() == start {
         rules::validate(&parsed, schema, path, errors);
     }
 }
 
-/// Every schema in a schema, itself first.
-pub(super) fn each(schema: &Value, visit: &mut dyn FnMut(&Value)) {
+/// Visits a schema and all schemas within it.
+pub(super) fn visit_all(schema: &Value, visit: &mut dyn FnMut(&Value)) {
     if !schema.is_object() {
         return;
     }
     visit(schema);
-    schema["properties"].as_object().into_iter().flatten().for_each(|(_, inner)| each(inner, visit));
+    schema["properties"].as_object().into_iter().flatten().for_each(|(_, inner)| visit_all(inner, visit));
     for name in ["items", "additionalProperties", "not"] {
-        each(&schema[name], visit);
+        visit_all(&schema[name], visit);
     }
     for name in ["allOf", "anyOf", "oneOf"] {
-        items(schema, name).for_each(|inner| each(inner, visit));
+        items(schema, name).for_each(|inner| visit_all(inner, visit));
     }
 }
 
-fn root_of_status(schema: &Value, path: &Path, errors: &mut Errors) {
+fn validate_root_with_status(schema: &Value, path: &Path, errors: &mut Errors) {
     if schema["type"] != "object" {
         let why = "only \"object\" is allowed as the type at the root of the schema if the status subresource is enabled";
         return errors.invalid(&path.child("type"), &json!(text(&schema["type"])), why);
     }
     let mut names = schema.as_object().into_iter().flatten().filter(|(_, value)| !value.is_null());
-    if names.any(|(name, _)| !AT_ROOT.contains(&name.as_str())) {
+    if names.any(|(name, _)| !ALLOWED_ROOT_FIELDS.contains(&name.as_str())) {
         let why = format!(
             "only [{}] fields are allowed at the root of the schema if the status subresource is enabled",
-            AT_ROOT.join(" ")
+            ALLOWED_ROOT_FIELDS.join(" ")
         );
         errors.invalid(path, schema, &why);
     }
 }
 
-/// Where in the whole schema one stands.
+/// The position within the whole schema.
 #[derive(Clone, Default)]
 struct Context {
     root: bool,
     in_metadata: bool,
-    /// Why there may be no defaults.
+    /// Why defaults are forbidden here.
     no_defaults: Option<String>,
 }
 
-fn open_api(schema: &Value, path: &Path, context: &Context, errors: &mut Errors) {
+fn validate_open_api(schema: &Value, path: &Path, context: &Context, errors: &mut Errors) {
     if !schema.is_object() {
         return;
     }
-    supported(schema, path, context, errors);
-    lists_and_maps(schema, path, errors);
+    validate_supported(schema, path, context, errors);
+    validate_lists_and_maps(schema, path, errors);
     let inner = Context { root: false, ..context.clone() };
     let additional = &schema["additionalProperties"];
     if !additional.is_null() {
@@ -114,7 +114,7 @@ fn open_api(schema: &Value, path: &Path, context: &Context, errors: &mut Errors)
         if context.in_metadata {
             inner.no_defaults = Some("inside additionalProperties applying to object metadata".to_owned());
         }
-        open_api(additional, &at, &inner, errors);
+        validate_open_api(additional, &at, &inner, errors);
     }
     for (name, property) in schema["properties"].as_object().into_iter().flatten() {
         let mut inner = inner.clone();
@@ -125,19 +125,19 @@ fn open_api(schema: &Value, path: &Path, context: &Context, errors: &mut Errors)
                 inner.no_defaults = Some(format!("in top-level {name}"));
             }
         }
-        open_api(property, &path.child("properties").key(name), &inner, errors);
+        validate_open_api(property, &path.child("properties").key(name), &inner, errors);
     }
     for name in ["not", "items"] {
-        open_api(&schema[name], &path.child(name), &inner, errors);
+        validate_open_api(&schema[name], &path.child(name), &inner, errors);
     }
     for name in ["allOf", "oneOf", "anyOf"] {
         for (i, branch) in items(schema, name).enumerate() {
-            open_api(branch, &path.child(name).index(i), &inner, errors);
+            validate_open_api(branch, &path.child(name).index(i), &inner, errors);
         }
     }
 }
 
-fn supported(schema: &Value, path: &Path, context: &Context, errors: &mut Errors) {
+fn validate_supported(schema: &Value, path: &Path, context: &Context, errors: &mut Errors) {
     let kind = text(&schema["type"]);
     if !kind.is_empty() && !TYPES.contains(&kind) {
         errors.not_supported(&path.child("type"), &schema["type"], &TYPES);
@@ -172,9 +172,9 @@ fn supported(schema: &Value, path: &Path, context: &Context, errors: &mut Errors
     }
 }
 
-fn lists_and_maps(schema: &Value, path: &Path, errors: &mut Errors) {
-    of_type(schema, "x-kubernetes-map-type", "object", &["atomic", "granular"], path, errors);
-    of_type(schema, "x-kubernetes-list-type", "array", &["atomic", "map", "set"], path, errors);
+fn validate_lists_and_maps(schema: &Value, path: &Path, errors: &mut Errors) {
+    validate_extension(schema, "x-kubernetes-map-type", "object", &["atomic", "granular"], path, errors);
+    validate_extension(schema, "x-kubernetes-list-type", "array", &["atomic", "map", "set"], path, errors);
     let (list_type, inner) = (text(&schema["x-kubernetes-list-type"]), &schema["items"]);
     let at = path.child("items");
     if schema["type"] == "array" && list_type == "set" && inner.is_object() {
@@ -201,24 +201,31 @@ fn lists_and_maps(schema: &Value, path: &Path, errors: &mut Errors) {
         errors.forbidden(&at.child("nullable"), &why);
     }
     if list_type == "map" {
-        map_list(schema, &keys, path, errors);
+        validate_map_list(schema, &keys, path, errors);
     }
 }
 
-fn of_type(schema: &Value, name: &str, kind: &str, allowed: &[&str], path: &Path, errors: &mut Errors) {
-    let Some(said) = schema[name].as_str() else { return };
+fn validate_extension(
+    schema: &Value,
+    name: &str,
+    kind: &str,
+    allowed: &[&str],
+    path: &Path,
+    errors: &mut Errors,
+) {
+    let Some(value) = schema[name].as_str() else { return };
     let why = format!("must be {kind} if {name} is specified");
     match text(&schema["type"]) {
         "" => errors.required(&path.child("type"), &why),
         found if found != kind => errors.invalid(&path.child("type"), &schema["type"], &why),
         _ => {}
     }
-    if !allowed.contains(&said) {
+    if !allowed.contains(&value) {
         errors.not_supported(&path.child(name), &schema[name], allowed);
     }
 }
 
-fn map_list(schema: &Value, keys: &[&Value], path: &Path, errors: &mut Errors) {
+fn validate_map_list(schema: &Value, keys: &[&Value], path: &Path, errors: &mut Errors) {
     let (at, inner) = (path.child("items"), &schema["items"]);
     let keys_at = path.child("x-kubernetes-list-map-keys");
     if keys.is_empty() {
@@ -258,8 +265,8 @@ fn map_list(schema: &Value, keys: &[&Value], path: &Path, errors: &mut Errors) {
     }
 }
 
-/// Defaults are valid by the schema that they are of.
-fn defaults(parsed: &Structural, path: &Path, errors: &mut Errors) {
+/// Validates defaults against their own schema.
+fn validate_defaults(parsed: &Structural, path: &Path, errors: &mut Errors) {
     if let Some(default) = &parsed.default {
         let at = path.child("default");
         let mut pruned = default.clone();
@@ -279,9 +286,9 @@ fn defaults(parsed: &Structural, path: &Path, errors: &mut Errors) {
         }
     }
     for (name, inner) in &parsed.properties {
-        defaults(inner, &path.child("properties").key(name), errors);
+        validate_defaults(inner, &path.child("properties").key(name), errors);
     }
     if let Some(inner) = parsed.items.as_deref() {
-        defaults(inner, &path.child("items"), errors);
+        validate_defaults(inner, &path.child("items"), errors);
     }
 }

@@ -1,19 +1,22 @@
-//! What the server says of a definition: which names it accepted, and how far it is.
+//! The status of a definition: its accepted names and its conditions.
 //!
-//! Names within a group belong to who had them first; a definition whose names are taken waits.
+//! In: a definition and all other definitions. Out: its new status. Names within a group belong to the definition that was
+//! accepted first; another definition with the same names is not established.
 
 use std::collections::HashSet;
 
 use crate::value::{items, text};
 use serde_json::{Value, json};
 
-/// Instances go before their definition does.
+/// The finalizer of definitions: custom resources are deleted before their definition.
 pub const CLEANUP: &str = "customresourcecleanup.apiextensions.k8s.io";
 
+/// Whether a condition is true.
 pub fn is_true(definition: &Value, kind: &str) -> bool {
     condition(definition, kind).is_some_and(|condition| condition["status"] == "True")
 }
 
+/// Whether the kinds of the definition are served.
 pub fn established(definition: &Value) -> bool {
     is_true(definition, "Established")
 }
@@ -43,7 +46,7 @@ pub fn set_condition(
     let conditions = definition["status"]["conditions"].as_array_mut();
     match conditions {
         Some(conditions) => match conditions.iter_mut().find(|condition| condition["type"] == kind) {
-            Some(place) => *place = new,
+            Some(condition) => *condition = new,
             None => conditions.push(new),
         },
         None => definition["status"]["conditions"] = json!([new]),
@@ -51,7 +54,7 @@ pub fn set_condition(
     true
 }
 
-/// What judging a definition gave.
+/// The result of [`judge`].
 #[derive(Debug, PartialEq)]
 pub enum Verdict {
     Same,
@@ -59,7 +62,7 @@ pub enum Verdict {
     Changed(Box<Value>),
 }
 
-/// Judges the names of a definition among all of them, and establishes it once they are accepted.
+/// Accepts or refuses the names of a definition, and establishes it once they are accepted.
 pub fn judge(definition: &Value, all: &[Value], now: &str) -> Verdict {
     let mut new = definition.clone();
     let wanted = &definition["spec"]["names"];
@@ -68,8 +71,8 @@ pub fn judge(definition: &Value, all: &[Value], now: &str) -> Verdict {
     }
     approve(&mut new, now);
     if is_true(&new, "NamesAccepted") && !established(&new) {
-        let said = ("InitialNamesAccepted", "the initial names have been accepted");
-        set_condition(&mut new, "Established", true, said, now);
+        let reason = ("InitialNamesAccepted", "the initial names have been accepted");
+        set_condition(&mut new, "Established", true, reason, now);
     }
     if new == *definition { Verdict::Same } else { Verdict::Changed(Box::new(new)) }
 }
@@ -82,9 +85,9 @@ fn accept(definition: &Value, all: &[Value], new: &mut Value, now: &str) {
         resources.extend(items(accepted, "shortNames").map(text));
         kinds.extend([text(&accepted["kind"]), text(&accepted["listKind"])]);
     }
-    let (wanted, had) = (&definition["spec"]["names"], &definition["status"]["acceptedNames"]);
-    let taken = |name: &Value, had: &Value, used: &HashSet<&str>| {
-        (name != had && !text(name).is_empty() && used.contains(text(name)))
+    let (names, accepted_names) = (&definition["spec"]["names"], &definition["status"]["acceptedNames"]);
+    let taken = |name: &Value, accepted: &Value, used: &HashSet<&str>| {
+        (name != accepted && !text(name).is_empty() && used.contains(text(name)))
             .then(|| format!("{name} is already in use"))
     };
     let mut problem = None;
@@ -96,30 +99,30 @@ fn accept(definition: &Value, all: &[Value], new: &mut Value, now: &str) {
         ("listKind", "ListKindConflict", &kinds),
     ] {
         let conflict = match field {
-            "shortNames" => short_names(wanted, had, used),
-            field => taken(&wanted[field], &had[field], used),
+            "shortNames" => short_names(names, accepted_names, used),
+            field => taken(&names[field], &accepted_names[field], used),
         };
         match conflict {
             Some(message) => problem = Some((reason, message)),
-            None => set(&mut new["status"]["acceptedNames"], field, &wanted[field]),
+            None => set(&mut new["status"]["acceptedNames"], field, &names[field]),
         }
     }
-    set(&mut new["status"]["acceptedNames"], "categories", &wanted["categories"]);
+    set(&mut new["status"]["acceptedNames"], "categories", &names["categories"]);
     match problem {
         Some((reason, message)) => {
             set_condition(new, "NamesAccepted", false, (reason, &message), now);
             if condition(new, "Established").is_none() {
-                let said = ("NotAccepted", "not all names are accepted");
-                set_condition(new, "Established", false, said, now);
+                let reason = ("NotAccepted", "not all names are accepted");
+                set_condition(new, "Established", false, reason, now);
             }
         }
         None => drop(set_condition(new, "NamesAccepted", true, ("NoConflicts", "no conflicts found"), now)),
     }
 }
 
-fn short_names(wanted: &Value, had: &Value, used: &HashSet<&str>) -> Option<String> {
-    let ours: Vec<&Value> = items(had, "shortNames").collect();
-    let new = items(wanted, "shortNames").filter(|name| !ours.contains(name));
+fn short_names(names: &Value, accepted: &Value, used: &HashSet<&str>) -> Option<String> {
+    let ours: Vec<&Value> = items(accepted, "shortNames").collect();
+    let new = items(names, "shortNames").filter(|name| !ours.contains(name));
     let taken: Vec<String> = new
         .filter(|name| used.contains(text(name)))
         .map(|name| format!("{name} is already in use"))
@@ -139,7 +142,7 @@ fn set(names: &mut Value, field: &str, value: &Value) {
     }
 }
 
-/// Groups of the community say whether their definition was approved.
+/// Sets the approval condition of definitions in groups of the Kubernetes community.
 fn approve(new: &mut Value, now: &str) {
     use super::Approval;
     if !super::is_protected(text(&new["spec"]["group"])) {

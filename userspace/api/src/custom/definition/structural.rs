@@ -1,5 +1,5 @@
-//! Whether a schema is structural (KEP-1979): every place has a type, and what `allOf` and its like speak of is also
-//! specified outside of them.
+//! Checks that a schema is structural (KEP-1979): every value has a type, and every field within a logical junctor (`allOf`,
+//! `anyOf`, `oneOf`, `not`) is also specified outside of it.
 
 use serde_json::{Value, json};
 
@@ -15,24 +15,24 @@ enum Level {
 
 pub(super) fn validate(schema: &Value, path: &Path, errors: &mut Errors) {
     let mut found = Errors::default();
-    place(schema, Level::Root, path, &mut found);
-    junctors(schema, schema, path, path, &mut found);
+    validate_structural(schema, Level::Root, path, &mut found);
+    validate_junctors(schema, schema, path, path, &mut found);
     found.0.sort_by_key(ToString::to_string);
     errors.0.extend(found.0);
 }
 
-/// A schema outside of `allOf` and its like.
-fn place(schema: &Value, level: Level, path: &Path, errors: &mut Errors) {
+/// Validates a schema outside of logical junctors.
+fn validate_structural(schema: &Value, level: Level, path: &Path, errors: &mut Errors) {
     let is = |name: &str| schema[name] == true;
     let kind = text(&schema["type"]);
     if kind == "array" && !schema["items"].is_object() {
         errors.required(&path.child("items"), "must be specified");
     }
     if schema["items"].is_object() {
-        place(&schema["items"], Level::Item, &path.child("items"), errors);
+        validate_structural(&schema["items"], Level::Item, &path.child("items"), errors);
     }
     for (name, inner) in schema["properties"].as_object().into_iter().flatten() {
-        place(inner, Level::Field, &path.child("properties").key(name), errors);
+        validate_structural(inner, Level::Field, &path.child("properties").key(name), errors);
     }
     let additional = &schema["additionalProperties"];
     if !additional.is_null() {
@@ -41,14 +41,14 @@ fn place(schema: &Value, level: Level, path: &Path, errors: &mut Errors) {
             errors.forbidden(&at, "must not be used at the root");
         }
         if additional.is_object() {
-            place(additional, Level::Field, &at, errors);
+            validate_structural(additional, Level::Field, &at, errors);
         }
         if is("x-kubernetes-embedded-resource") {
             errors.forbidden(&at, "must not be used if x-kubernetes-embedded-resource is set");
         }
     }
     extensions(schema, path, errors);
-    value_validation(schema, any_of_int_or_string(schema), all_of_int_or_string(schema), path, errors);
+    validate_values(schema, any_of_int_or_string(schema), all_of_int_or_string(schema), path, errors);
     typed(schema, kind, level, path, errors);
     resource(schema, level, path, errors);
 }
@@ -87,7 +87,7 @@ fn typed(schema: &Value, kind: &str, level: Level, path: &Path, errors: &mut Err
     }
 }
 
-/// The fields that every resource has.
+/// Validates the fields that every resource has.
 fn resource(schema: &Value, level: Level, path: &Path, errors: &mut Errors) {
     let embedded = schema["x-kubernetes-embedded-resource"] == true;
     let (at, properties) = (path.child("properties"), &schema["properties"]);
@@ -142,17 +142,22 @@ fn all_of_int_or_string(schema: &Value) -> bool {
     int_or_string(&schema["allOf"][0]["anyOf"])
 }
 
-fn value_validation(schema: &Value, skip_any: bool, skip_first: bool, path: &Path, errors: &mut Errors) {
+fn validate_values(schema: &Value, skip_any: bool, skip_first: bool, path: &Path, errors: &mut Errors) {
     for name in ["anyOf", "allOf", "oneOf"] {
         if name == "anyOf" && skip_any {
             continue;
         }
         for (i, inner) in items(schema, name).enumerate() {
-            nested(inner, name == "allOf" && skip_first && i == 0, &path.child(name).index(i), errors);
+            validate_nested(
+                inner,
+                name == "allOf" && skip_first && i == 0,
+                &path.child(name).index(i),
+                errors,
+            );
         }
     }
     if schema["not"].is_object() {
-        nested(&schema["not"], false, &path.child("not"), errors);
+        validate_nested(&schema["not"], false, &path.child("not"), errors);
     }
     if let Some(pattern) = schema["pattern"].as_str()
         && let Err(error) = regex::Regex::new(pattern)
@@ -162,7 +167,7 @@ fn value_validation(schema: &Value, skip_any: bool, skip_first: bool, path: &Pat
     }
 }
 
-/// What a schema within `allOf` and its like must not say.
+/// Fields that a schema within a logical junctor must not have.
 const FORBIDDEN: [(&str, &str); 13] = [
     ("type", "must be empty to be structural"),
     ("additionalProperties", "must be undefined to be structural"),
@@ -179,13 +184,13 @@ const FORBIDDEN: [(&str, &str); 13] = [
     ("x-kubernetes-validations", "must be empty to be structural"),
 ];
 
-fn nested(schema: &Value, skip_any: bool, path: &Path, errors: &mut Errors) {
-    value_validation(schema, skip_any, false, path, errors);
+fn validate_nested(schema: &Value, skip_any: bool, path: &Path, errors: &mut Errors) {
+    validate_values(schema, skip_any, false, path, errors);
     if schema["items"].is_object() {
-        nested(&schema["items"], false, &path.child("items"), errors);
+        validate_nested(&schema["items"], false, &path.child("items"), errors);
     }
     for (name, inner) in schema["properties"].as_object().into_iter().flatten() {
-        nested(inner, false, &path.child("properties").key(name), errors);
+        validate_nested(inner, false, &path.child("properties").key(name), errors);
     }
     for (name, why) in FORBIDDEN {
         let found = &schema[name];
@@ -199,15 +204,15 @@ fn nested(schema: &Value, skip_any: bool, path: &Path, errors: &mut Errors) {
     }
 }
 
-/// What `allOf` and its like speak of must be specified outside of them: `schema` speaks at `from` of `whole` at `at`.
-fn junctors(schema: &Value, whole: &Value, at: &Path, from: &Path, errors: &mut Errors) {
+/// Fields within logical junctors must be specified outside of them: `schema` at `from` refers to `whole` at `at`.
+fn validate_junctors(schema: &Value, whole: &Value, at: &Path, from: &Path, errors: &mut Errors) {
     for name in ["allOf", "anyOf", "oneOf"] {
         for (i, inner) in items(schema, name).enumerate() {
-            complete(inner, whole, at, &from.child(name).index(i), errors);
+            validate_completeness(inner, whole, at, &from.child(name).index(i), errors);
         }
     }
     if schema["not"].is_object() {
-        complete(&schema["not"], whole, at, &from.child("not"), errors);
+        validate_completeness(&schema["not"], whole, at, &from.child("not"), errors);
     }
     let own = at == from;
     if !own {
@@ -215,18 +220,18 @@ fn junctors(schema: &Value, whole: &Value, at: &Path, from: &Path, errors: &mut 
     }
     for (name, inner) in whole["properties"].as_object().into_iter().flatten() {
         let at = at.child("properties").key(name);
-        junctors(inner, inner, &at, &at, errors);
+        validate_junctors(inner, inner, &at, &at, errors);
     }
     for name in ["items", "additionalProperties"] {
         if whole[name].is_object() {
             let at = at.child(name);
-            junctors(&whole[name], &whole[name], &at, &at, errors);
+            validate_junctors(&whole[name], &whole[name], &at, &at, errors);
         }
     }
 }
 
-fn complete(schema: &Value, whole: &Value, at: &Path, from: &Path, errors: &mut Errors) {
-    junctors(schema, whole, at, from, errors);
+fn validate_completeness(schema: &Value, whole: &Value, at: &Path, from: &Path, errors: &mut Errors) {
+    validate_junctors(schema, whole, at, from, errors);
     let mut missing =
         |at: &Path, from: &Path| errors.required(at, &format!("because it is defined in {from}"));
     let mut below = Vec::new();
@@ -245,6 +250,6 @@ fn complete(schema: &Value, whole: &Value, at: &Path, from: &Path, errors: &mut 
         }
     }
     for (inner, whole, at, from) in below {
-        complete(inner, whole, &at, &from, errors);
+        validate_completeness(inner, whole, &at, &from, errors);
     }
 }

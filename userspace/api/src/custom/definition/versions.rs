@@ -1,4 +1,4 @@
-//! `spec.versions`: names, storage, schemas, subresources, columns, selectable fields.
+//! Validates `spec.versions`: names, storage, schemas, subresources, columns, selectable fields.
 
 use serde_json::Value;
 
@@ -8,7 +8,8 @@ use crate::field::{Errors, Path};
 use crate::names::{NameForm, name_problem};
 use crate::value::{items, text};
 
-const SELECTABLE_MAX: usize = 8;
+/// Number of selectable fields of a version.
+const MAX_SELECTABLE_FIELDS: usize = 8;
 const COLUMN_TYPES: [&str; 5] = ["boolean", "date", "integer", "number", "string"];
 const COLUMN_FORMATS: [&str; 8] =
     ["byte", "date", "date-time", "double", "float", "int32", "int64", "password"];
@@ -34,7 +35,7 @@ pub(super) fn validate(spec: &Value, path: &Path, errors: &mut Errors) {
         errors.invalid(&at, &spec["versions"], "must have exactly one version marked as storage version");
     }
     let any_status = versions.iter().any(|version| version["subresources"]["status"].is_object());
-    for (version, schema) in places(&versions, "schema", path, "validation") {
+    for (version, schema) in validation_paths(&versions, "schema", path, "validation") {
         let status =
             if versions.len() == 1 { any_status } else { version["subresources"]["status"].is_object() };
         let schema_path = schema.child("openAPIV3Schema");
@@ -43,21 +44,28 @@ pub(super) fn validate(spec: &Value, path: &Path, errors: &mut Errors) {
             validate_schema(source, &schema_path, status, errors);
         }
     }
-    for (version, at) in places(&versions, "subresources", path, "subresources") {
+    for (version, at) in validation_paths(&versions, "subresources", path, "subresources") {
         validate_scale(&version["subresources"]["scale"], &at, errors);
     }
-    for (version, at) in places(&versions, "additionalPrinterColumns", path, "additionalPrinterColumns") {
+    for (version, at) in
+        validation_paths(&versions, "additionalPrinterColumns", path, "additionalPrinterColumns")
+    {
         for (i, column) in items(version, "additionalPrinterColumns").enumerate() {
             validate_column(column, &at.index(i), errors);
         }
     }
-    for (version, at) in places(&versions, "selectableFields", path, "selectableFields") {
+    for (version, at) in validation_paths(&versions, "selectableFields", path, "selectableFields") {
         validate_selectable(version, &at, errors);
     }
 }
 
-/// Where upstream judges a part of the versions: once at the top if all have the same, else at each.
-fn places<'a>(versions: &[&'a Value], part: &str, path: &Path, top: &str) -> Vec<(&'a Value, Path)> {
+/// The paths where upstream validates a part of the versions: once at the top if all versions agree, else in each.
+fn validation_paths<'a>(
+    versions: &[&'a Value],
+    part: &str,
+    path: &Path,
+    top: &str,
+) -> Vec<(&'a Value, Path)> {
     let same = versions.iter().all(|version| version[part] == versions[0][part]);
     match versions.first() {
         Some(first) if same => vec![(*first, path.child(top))],
@@ -69,22 +77,22 @@ fn places<'a>(versions: &[&'a Value], part: &str, path: &Path, top: &str) -> Vec
 }
 
 fn validate_deprecation(version: &Value, path: &Path, errors: &mut Errors) {
-    let said = &version["deprecationWarning"];
-    let Some(warning) = said.as_str() else { return };
+    let value = &version["deprecationWarning"];
+    let Some(warning) = value.as_str() else { return };
     if version["deprecated"] != true {
-        return errors.invalid(path, said, "can only be set for deprecated versions");
+        return errors.invalid(path, value, "can only be set for deprecated versions");
     }
     if warning.len() > 256 {
-        errors.invalid(path, said, "must be <= 256 characters long");
+        errors.invalid(path, value, "must be <= 256 characters long");
     }
     if warning.is_empty() {
-        errors.invalid(path, said, "must not be an empty string");
+        errors.invalid(path, value, "must not be an empty string");
     }
     if let Some((at, _)) = warning.char_indices().find(|(_, c)| c.is_control()) {
         let why = format!(
             "must only contain printable UTF-8 characters; non-printable character found at index {at}"
         );
-        errors.invalid(path, said, &why);
+        errors.invalid(path, value, &why);
     }
 }
 
@@ -148,8 +156,8 @@ fn validate_selectable(version: &Value, path: &Path, errors: &mut Errors) {
             errors.required(&at, "");
             continue;
         }
-        let place = match field_at(&schema, text(found), false) {
-            Ok(place) => place,
+        let field_schema = match field_at(&schema, text(found), false) {
+            Ok(found) => found,
             Err(why) => {
                 errors.invalid(&at, found, &format!("is an invalid path: {why}"));
                 continue;
@@ -158,7 +166,7 @@ fn validate_selectable(version: &Value, path: &Path, errors: &mut Errors) {
         if text(found).starts_with(".metadata") {
             errors.invalid(&at, found, "must not point to fields in metadata");
         }
-        if !matches!(place.shape, Shape::String | Shape::Boolean | Shape::Integer) {
+        if !matches!(field_schema.shape, Shape::String | Shape::Boolean | Shape::Integer) {
             let why = "must point to a field of type string, boolean or integer. Enum string fields and strings with formats are allowed.";
             errors.invalid(&at, found, why);
         }
@@ -166,20 +174,20 @@ fn validate_selectable(version: &Value, path: &Path, errors: &mut Errors) {
             errors.duplicate(&at, found);
         }
     }
-    if seen.len() > SELECTABLE_MAX {
-        errors.too_many(path, seen.len(), SELECTABLE_MAX);
+    if seen.len() > MAX_SELECTABLE_FIELDS {
+        errors.too_many(path, seen.len(), MAX_SELECTABLE_FIELDS);
     }
 }
 
-/// The schema at a path such as `.spec.a['b.c']`; the error is upstream's.
+/// The schema at a path such as `.spec.a['b.c']`. Err: upstream's message.
 pub(super) fn field_at<'a>(
     schema: &'a Structural,
     path: &str,
     subscripts: bool,
 ) -> Result<&'a Structural, String> {
-    let (mut place, mut rest) = (schema, path);
+    let (mut found, mut rest) = (schema, path);
     while !rest.is_empty() {
-        let (name, behind) = if let Some(inner) = rest.strip_prefix("['") {
+        let (name, after) = if let Some(inner) = rest.strip_prefix("['") {
             if !subscripts {
                 return Err("array notation is not allowed".to_owned());
             }
@@ -193,12 +201,12 @@ pub(super) fn field_at<'a>(
         } else {
             return Err(format!("expected [ or . but got: {rest}"));
         };
-        place = match place.properties.is_empty() {
-            false => place.properties.get(name),
-            true => place.additional.as_deref(),
+        found = match found.properties.is_empty() {
+            false => found.properties.get(name),
+            true => found.additional.as_deref(),
         }
         .ok_or("does not refer to a valid field")?;
-        rest = behind;
+        rest = after;
     }
-    Ok(place)
+    Ok(found)
 }
