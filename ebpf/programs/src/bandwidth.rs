@@ -60,13 +60,8 @@ fn pace(ctx: &TcContext, packet: &Packet) -> i32 {
     }
     let Some(pod) = cluster::pod(packet.sender_addr()) else { return SEND_NOW };
     let now = clock::exact_ns();
-    match take_turn(
-        pod,
-        Direction::EGRESS,
-        wire_bytes(ctx, packet),
-        now,
-        Slack { burst_ns: 0, wait_ns: MAX_WAIT_NS },
-    ) {
+    let slack = Slack { burst_ns: 0, wait_ns: MAX_WAIT_NS };
+    match take_turn(pod, Direction::EGRESS, wire_bytes(ctx, packet), now, slack) {
         None => TOO_LATE,
         Some(at) if at > now && delay::mark_for_rate(ctx) => {
             set_time(ctx, at, TSTAMP_DELIVERY_MONO);

@@ -58,6 +58,7 @@ pub(crate) fn begins(packet: &Packet) -> bool {
     packet.tcp_flags & (TCP_SYN | TCP_ACK) == TCP_SYN
 }
 
+/// Whether the packet comes from the end that opened the flow.
 #[inline(always)]
 fn from_opener(flow: &Flow, packet: &Packet) -> bool {
     (flow.flags & Flow::FROM_HIGH != 0) == packet.from_high()
@@ -69,10 +70,11 @@ pub(crate) fn is_plain(flow: &Flow) -> bool {
     flow.flags & (Flow::SOURCE | Flow::DESTINATION | Flow::DSR) == 0
 }
 
+/// Whether the TCP connection is over: reset, or both ends sent a FIN.
 #[inline(always)]
 fn closed(flow: &Flow) -> bool {
     let either = flow.tcp_flags_low | flow.tcp_flags_high;
-    // Such an entry sees one direction only, so one FIN has to do.
+    // Such an entry sees one direction only, so one FIN suffices.
     let one_way = flow.flags & (Flow::TRANSIT | Flow::ALIAS | Flow::DSR) != 0;
     let both = if one_way { either } else { flow.tcp_flags_low & flow.tcp_flags_high };
     either & TCP_RST != 0 || both & TCP_FIN != 0
@@ -120,7 +122,7 @@ fn clear(flow: &mut Flow) {
     }
 }
 
-/// The entry that [`fresh`] gave last.
+/// The entry that [`fresh`] returned last.
 #[inline(always)]
 pub(crate) fn last_fresh() -> Result<&'static mut Flow, DropReason> {
     let flow = FRESH.get_ptr_mut(0).ok_or(DropReason::Rewrite)?;

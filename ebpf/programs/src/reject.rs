@@ -25,6 +25,7 @@ const TCP_SIZE: usize = 20;
 const ICMP_SIZE: usize = 8;
 /// Quoted bytes of the rejected packet: with headers less than 576 (RFC 1812, 4.3.2.3).
 const MAX_QUOTED: u32 = 508;
+
 /// Turns the packet into the answer that rejects it; false: it gets no answer.
 #[inline(never)]
 pub(crate) fn answer(ctx: &TcContext, packet: &Packet) -> bool {
@@ -189,7 +190,7 @@ fn change_tail(ctx: &TcContext, len: usize) -> Option<()> {
 
 #[inline(always)]
 fn load(ctx: &TcContext, offset: usize, to: &mut [u8], len: u32) -> Option<()> {
-    // SAFETY: every caller's len is within `to`, and the verifier checks that.
+    // SAFETY: every caller's length is within `to`, and the verifier checks that.
     let result =
         unsafe { bpf_skb_load_bytes(ctx.skb.skb.cast(), offset as u32, to.as_mut_ptr().cast(), len) };
     (result == 0).then_some(())

@@ -95,15 +95,16 @@ pub(crate) fn put_translated(
     if conntrack::put(&packet.key, flow, BPF_NOEXIST) {
         return Ok(());
     }
-    match put_beside_existing(ctx, packet, flow, addressed) {
+    match put_colliding(ctx, packet, flow, addressed) {
         DropReason::None => Ok(()),
         reason => Err(reason),
     }
 }
 
-/// Puts the entry under a key that is taken.
+/// Puts the entry under a key that is taken. It replaces the old entry, unless that is of an open flow to another frontend:
+/// then this flow gets another source port.
 #[inline(never)]
-fn put_beside_existing(
+fn put_colliding(
     ctx: &TcContext,
     packet: &mut Packet,
     flow: &mut Flow,
