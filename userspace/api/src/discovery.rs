@@ -7,7 +7,7 @@ use crate::aggregate::{Group, Remote, groups};
 use crate::kinds::{Kind, Registry};
 
 /// Group, version and kind of the body of a subresource.
-fn subresource_kind(kind: &Kind, subresource: &str) -> (&'static str, &'static str, &'static str) {
+fn subresource_kind<'a>(kind: &'a Kind, subresource: &str) -> (&'a str, &'a str, &'a str) {
     match subresource {
         "scale" => ("autoscaling", "v1", "Scale"),
         "eviction" => ("policy", "v1", "Eviction"),
@@ -19,7 +19,7 @@ fn subresource_kind(kind: &Kind, subresource: &str) -> (&'static str, &'static s
         "proxy" if kind.kind == "Node" => ("", "v1", "NodeProxyOptions"),
         "proxy" if kind.kind == "Service" => ("", "v1", "ServiceProxyOptions"),
         "proxy" => ("", "v1", "PodProxyOptions"),
-        _ => (kind.group, kind.version, kind.kind),
+        _ => (&kind.group, &kind.version, &kind.kind),
     }
 }
 
@@ -72,7 +72,7 @@ fn aggregated_resource(kind: &Kind) -> Value {
     let gvk = |(group, version, kind): (&str, &str, &str)| json!({"group": group, "version": version, "kind": kind});
     let mut resource = json!({
         "resource": kind.plural,
-        "responseKind": gvk((kind.group, kind.version, kind.kind)),
+        "responseKind": gvk((&kind.group, &kind.version, &kind.kind)),
         "scope": if kind.namespaced() { "Namespaced" } else { "Cluster" },
         "singularResource": kind.singular,
         "verbs": kind.verbs,
@@ -151,7 +151,7 @@ pub fn resources(registry: &Registry, group: &str, version: &str) -> Option<Valu
                 "name": format!("{}/{name}", kind.plural), "singularName": "", "namespaced": kind.namespaced(),
                 "kind": body, "verbs": subresource_verbs(name),
             });
-            if (group, version) != (kind.group, kind.version) {
+            if (group, version) != (&*kind.group, &*kind.version) {
                 entry["group"] = group.into();
                 entry["version"] = version.into();
             }

@@ -102,7 +102,7 @@ impl Status {
     }
 
     fn about(mut self, kind: &Kind, name: &str) -> Status {
-        self.details = Some(details(kind.group, kind.plural, name));
+        self.details = Some(details(&kind.group, &kind.plural, name));
         self
     }
 
@@ -167,7 +167,7 @@ impl Status {
             many => format!("[{}]", many.join(", ")),
         };
         let qualified = if kind.group.is_empty() {
-            kind.kind.to_owned()
+            kind.kind.to_string()
         } else {
             format!("{}.{}", kind.kind, kind.group)
         };
@@ -176,7 +176,7 @@ impl Status {
             .iter()
             .map(|e| json!({"reason": e.reason, "message": e.message, "field": e.field}))
             .collect();
-        let mut details = details(kind.group, kind.kind, name);
+        let mut details = details(&kind.group, &kind.kind, name);
         details["causes"] = causes.into();
         Status::new(Reason::Invalid, format!("{qualified} \"{name}\" is invalid: {what}"))
             .with_details(details)
@@ -292,7 +292,7 @@ impl Status {
 
     /// The answer to a successful delete.
     pub fn success(kind: &Kind, name: &str, uid: &str) -> Value {
-        let mut details = details(kind.group, kind.plural, name);
+        let mut details = details(&kind.group, &kind.plural, name);
         details["uid"] = uid.into();
         json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details})
     }

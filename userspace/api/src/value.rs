@@ -34,3 +34,12 @@ pub(crate) fn immutable(new: &Value, old: &Value, path: &Path, errors: &mut Erro
         errors.invalid(path, new, "field is immutable");
     }
 }
+
+/// Refuses a string field that is present and not one of the supported values.
+pub(crate) fn one_of(object: &Value, field: &str, path: &Path, supported: &[&str], errors: &mut Errors) {
+    if let Some(value) = object[field].as_str()
+        && !supported.contains(&value)
+    {
+        errors.not_supported(&path.child(field), &object[field], supported);
+    }
+}

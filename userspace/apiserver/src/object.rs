@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use skep_api::Kind;
 use skep_api::custom::Custom;
+use skep_api::kinds::Name;
 use skep_api::selector::Selectable;
 use skep_store::{Entry, Revision};
 
@@ -20,7 +21,7 @@ pub(crate) struct Object {
     /// The whole object, as it is sent.
     pub(crate) bytes: Bytes,
     /// Of the bytes, for a kind that a definition made; empty for a built-in one.
-    pub(crate) version: &'static str,
+    pub(crate) version: Name,
     /// What selectors may ask for.
     pub(crate) selectable: Selectable,
 }
@@ -29,7 +30,7 @@ impl Object {
     /// From a stored entry, whose value has no resourceVersion: the revision is it.
     pub(crate) fn from_entry(kind: &Kind, entry: &Entry) -> Object {
         let Some(custom) = &kind.custom else {
-            return Object::of_built_in(entry, Selectable::read(kind.selectable_fields(), &entry.value));
+            return Object::of_built_in(entry, Selectable::read(kind.selectable_fields.iter(), &entry.value));
         };
         let mut value = serde_json::from_slice(&entry.value).unwrap_or(Value::Null);
         custom.restore(&mut value);
@@ -39,7 +40,7 @@ impl Object {
     /// What was written by a request, in the version in which it was written.
     pub(crate) fn written(kind: &Kind, entry: &Entry, value: &Value) -> Object {
         match &kind.custom {
-            None => Object::of_built_in(entry, Selectable::of(kind.selectable_fields(), value)),
+            None => Object::of_built_in(entry, Selectable::of(kind.selectable_fields.iter(), value)),
             Some(custom) => Object::of_custom(custom, entry.key.clone(), entry.modified, value),
         }
     }
@@ -49,7 +50,7 @@ impl Object {
             key: entry.key.clone(),
             revision: entry.modified,
             bytes: with_revision(&entry.value, entry.modified),
-            version: "",
+            version: Name::Static(""),
             selectable,
         }
     }
@@ -68,7 +69,7 @@ impl Object {
             revision,
             bytes: with_revision(&to_stored(value), revision),
             version: custom.version_of(value),
-            selectable: Selectable::of(custom.selectable_of(value), value),
+            selectable: Selectable::of(custom.selectable_of(value).iter(), value),
         }
     }
 
@@ -77,7 +78,7 @@ impl Object {
             key: self.key.clone(),
             revision: self.revision,
             bytes,
-            version: self.version,
+            version: self.version.clone(),
             selectable: self.selectable.clone(),
         }
     }
@@ -162,7 +163,7 @@ impl Serialize for Unversioned<'_> {
 
 /// The key under which a kind's objects are stored: `/registry/[group/]plural/[namespace/]name`.
 pub(crate) fn prefix(kind: &Kind) -> String {
-    match kind.group {
+    match &*kind.group {
         "" | "events.k8s.io" => format!("/registry/{}/", kind.plural),
         group => format!("/registry/{group}/{}/", kind.plural),
     }

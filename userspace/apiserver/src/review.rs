@@ -13,7 +13,7 @@ use crate::negotiate::respond_value;
 
 /// The answer, if the kind is a review.
 pub(crate) fn answer(call: &Call, object: &Value) -> Result<Option<Response>, Status> {
-    let status = match (call.target.kind.group, call.target.kind.kind) {
+    let status = match (&*call.target.kind.group, &*call.target.kind.kind) {
         ("authentication.k8s.io", "TokenReview") => token(call, object),
         ("authentication.k8s.io", "SelfSubjectReview") => json!({"userInfo": user_info(&call.identity)}),
         ("authorization.k8s.io", "SelfSubjectAccessReview") => access(call, &call.identity, &object["spec"])?,

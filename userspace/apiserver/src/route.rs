@@ -132,7 +132,7 @@ mod tests {
     fn shown(path: &str) -> String {
         match route(&Registry::with(Vec::new()), path) {
             Route::Other => "other".to_owned(),
-            Route::Resource(t) => [t.kind.plural, &t.namespace, &t.name, &t.subresource, &t.rest].join("|"),
+            Route::Resource(t) => [&*t.kind.plural, &t.namespace, &t.name, &t.subresource, &t.rest].join("|"),
         }
     }
 

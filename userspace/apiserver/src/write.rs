@@ -107,7 +107,7 @@ pub(crate) fn check_schema(
 
 /// The body must be of the kind that the path names.
 pub(crate) fn check_kind(kind: &Kind, object: &mut Value) -> Result<(), Status> {
-    let wanted = (kind.api_version(), kind.kind);
+    let wanted = (kind.api_version(), &*kind.kind);
     let api_version = object["apiVersion"].as_str().unwrap_or_default();
     let found = object["kind"].as_str().unwrap_or_default();
     if !api_version.is_empty() && api_version != wanted.0 {
@@ -198,7 +198,7 @@ pub(crate) async fn replace(
             key: old.key.clone(),
             revision: old.revision,
             bytes: old.bytes.clone(),
-            version: old.version,
+            version: old.version.clone(),
             selectable: old.selectable.clone(),
         });
     }

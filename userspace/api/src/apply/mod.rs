@@ -209,7 +209,7 @@ fn new_object(config: &Value) -> Value {
 }
 
 fn validate(kind: &Kind, config: &Value) -> Result<(), Status> {
-    if config["apiVersion"] != kind.api_version() || config["kind"] != kind.kind {
+    if config["apiVersion"] != kind.api_version() || config["kind"] != *kind.kind {
         let (version, name) = (&config["apiVersion"], &config["kind"]);
         return Err(Status::bad_request(format!(
             "invalid object type: {}, Kind={}",

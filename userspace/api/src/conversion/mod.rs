@@ -46,7 +46,7 @@ pub fn is_needed(kind: &Kind) -> bool {
 /// The kind that objects are stored as; `None` if no conversion is needed.
 pub fn storage_kind(kind: &Kind) -> Option<&'static Kind> {
     let (group, version) = find_conversion(kind)?.storage;
-    find(group, version, kind.plural)
+    find(group, version, &kind.plural)
 }
 
 /// Converts an object to its stored form and replaces `kind` by the stored kind.

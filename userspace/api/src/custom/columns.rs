@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::jsonpath::JsonPath;
 use crate::meta;
-use crate::table::age_of;
+use crate::table::column::age_of;
 use crate::value::text;
 
 /// A printer column.

@@ -1,5 +1,7 @@
-//! Kinds that CustomResourceDefinitions make: a definition in, rows like the table's out, each with its schema, columns
-//! and conversion. What the generic path asks of a kind, a made one answers from here.
+//! Custom resources: what a CustomResourceDefinition says of its objects (schema, columns, conversion), and the checks
+//! and defaults that follow from it.
+//!
+//! In: a definition, then objects of its versions. Out: the same objects pruned and defaulted, or the errors.
 
 pub(crate) mod columns;
 mod defaults;
@@ -25,10 +27,10 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::field::{Errors, Path};
-use crate::kinds::{ALL, Kind, WITH_GENERATION, intern, intern_all};
+use crate::kinds::{Name, Names};
+use crate::meta;
 use crate::schema::SchemaProblem;
-use crate::value::text;
-use crate::{Scope, meta};
+use crate::value::{items, text};
 
 pub use columns::Column;
 pub use jsonpath::JsonPath;
@@ -39,7 +41,7 @@ pub(crate) use typed::type_of_resource;
 /// What a served kind has from its definition: the version it is of, and what all versions share.
 #[derive(Debug)]
 pub struct Custom {
-    pub list_kind: &'static str,
+    pub list_kind: Name,
     pub definition: Arc<Definition>,
     pub version: Arc<Version>,
 }
@@ -49,23 +51,24 @@ pub struct Custom {
 pub struct Definition {
     /// `crontabs.stable.example.com`
     pub name: String,
-    pub storage_version: &'static str,
+    pub storage_version: Name,
     pub conversion: Conversion,
     /// It goes away: nothing new is made.
     pub terminating: bool,
-    versions: HashMap<&'static str, Arc<Version>>,
+    versions: HashMap<Name, Arc<Version>>,
 }
 
 #[derive(Debug)]
 pub struct Version {
-    pub name: &'static str,
+    pub name: Name,
     pub schema: Structural,
     /// `openAPIV3Schema` as it was written, to be published.
     pub source: Value,
     /// Changes when the schema does.
     pub hash: u64,
     pub columns: Vec<Column>,
-    pub selectable: &'static [&'static str],
+    /// The fields that a `fieldSelector` may name.
+    pub selectable: Names,
     pub scale: Option<Scale>,
     /// For clients that use a deprecated version.
     pub warning: Option<String>,
@@ -80,81 +83,16 @@ pub enum Conversion {
     Webhook { client: Value, reviews: Vec<String> },
 }
 
-/// The kinds of an established definition that are served, and one of each version for the cache.
-#[derive(Clone, Debug, Default)]
-pub struct Made {
-    pub served: Vec<Arc<Kind>>,
-    /// The storage version's, served or not; `None` if the definition cannot be read.
-    pub stored: Option<Arc<Kind>>,
-}
-
-/// Reads a definition that was validated when it was written.
-pub fn made(definition: &Value) -> Made {
-    let spec = &definition["spec"];
-    let accepted = &definition["status"]["acceptedNames"];
-    let names = if accepted["kind"].is_string() { accepted } else { &spec["names"] };
-    let versions: Vec<&Value> = spec["versions"].as_array().into_iter().flatten().collect();
-    let Some(storage) = versions.iter().find(|version| version["storage"] == true) else {
-        return Made::default();
-    };
-    let parsed = versions.iter().map(|version| Arc::new(Version::parse(spec, version)));
-    let shared = Arc::new(Definition {
-        name: meta::name(definition).to_owned(),
-        storage_version: intern(text(&storage["name"])),
-        conversion: Conversion::parse(&spec["conversion"]),
-        terminating: definition["metadata"]["deletionTimestamp"].is_string(),
-        versions: parsed.map(|version| (version.name, version)).collect(),
-    });
-    let row = |version: &Value| Some(Arc::new(row(spec, names, version, &shared)?));
-    let established = definition::is_true(definition, "Established");
-    let served = versions.iter().filter(|version| established && version["served"] == true);
-    Made { served: served.filter_map(|version| row(version)).collect(), stored: row(storage) }
-}
-
-fn row(spec: &Value, names: &Value, version: &Value, shared: &Arc<Definition>) -> Option<Kind> {
-    let of_version = shared.versions.get(text(&version["name"]))?.clone();
-    let strings = |list: &Value| -> Vec<&'static str> {
-        list.as_array().into_iter().flatten().map(|name| intern(text(name))).collect()
-    };
-    let mut subresources = Vec::new();
-    for name in ["scale", "status"] {
-        if version["subresources"][name].is_object() {
-            subresources.push(intern(name));
-        }
-    }
-    let terminating = |verb: &&&str| !shared.terminating || !matches!(**verb, "create");
-    let verbs: Vec<&'static str> = ALL.iter().filter(terminating).copied().collect();
-    Some(Kind {
-        group: intern(text(&spec["group"])),
-        version: of_version.name,
-        kind: intern(text(&names["kind"])),
-        plural: intern(text(&names["plural"])),
-        singular: intern(text(&names["singular"])),
-        scope: if spec["scope"] == "Namespaced" { Scope::Namespaced } else { Scope::Cluster },
-        short_names: intern_all(&strings(&names["shortNames"])),
-        categories: intern_all(&strings(&names["categories"])),
-        subresources: intern_all(&subresources),
-        verbs: intern_all(&verbs),
-        schema: "",
-        strategy: &WITH_GENERATION,
-        custom: Some(Arc::new(Custom {
-            list_kind: intern(text(&names["listKind"])),
-            definition: shared.clone(),
-            version: of_version,
-        })),
-    })
-}
-
 impl Version {
     fn parse(spec: &Value, version: &Value) -> Version {
         let source = version["schema"]["openAPIV3Schema"].clone();
-        let (group, name) = (text(&spec["group"]), intern(text(&version["name"])));
+        let (group, name) = (text(&spec["group"]), Name::from(text(&version["name"])));
         let mut selectable = vec!["metadata.name"];
         if spec["scope"] == "Namespaced" {
             selectable.push("metadata.namespace");
         }
-        let more = version["selectableFields"].as_array().into_iter().flatten();
-        selectable.extend(more.map(|field| intern(text(&field["jsonPath"]).trim_start_matches('.'))));
+        let more = items(version, "selectableFields");
+        selectable.extend(more.map(|field| text(&field["jsonPath"]).trim_start_matches('.')));
         let kind = text(&spec["names"]["kind"]);
         let warning = (version["deprecated"] == true).then(|| match version["deprecationWarning"].as_str() {
             Some(said) => said.to_owned(),
@@ -168,7 +106,7 @@ impl Version {
             hash: hasher.finish(),
             source,
             columns: Column::parse_all(&version["additionalPrinterColumns"]),
-            selectable: intern_all(&selectable),
+            selectable: selectable.into_iter().collect(),
             scale: Scale::parse(&version["subresources"]["scale"]),
             warning,
         }
@@ -176,6 +114,23 @@ impl Version {
 }
 
 impl Definition {
+    /// Reads a definition; `storage_version` is the name of the version that is stored.
+    pub(crate) fn parse(definition: &Value, storage_version: &str) -> Definition {
+        let spec = &definition["spec"];
+        let versions = items(spec, "versions").map(|version| Arc::new(Version::parse(spec, version)));
+        Definition {
+            name: meta::name(definition).to_owned(),
+            storage_version: storage_version.into(),
+            conversion: Conversion::parse(&spec["conversion"]),
+            terminating: definition["metadata"]["deletionTimestamp"].is_string(),
+            versions: versions.map(|version| (version.name.clone(), version)).collect(),
+        }
+    }
+
+    pub(crate) fn version(&self, name: &str) -> Option<&Arc<Version>> {
+        self.versions.get(name)
+    }
+
     /// Changes when what is kept of instances, or how they are shown, does.
     pub fn hash(&self) -> u64 {
         self.versions.values().fold(0, |all, version| all ^ version.hash)
@@ -199,19 +154,21 @@ impl Conversion {
 impl Custom {
     /// The schema that an object is of: its own version's, as long as that is in the definition.
     fn schema_of(&self, object: &Value) -> &Structural {
-        let found = self.definition.versions.get(self.version_of(object));
-        &found.unwrap_or(&self.version).schema
+        &self.known_version(object).unwrap_or(&self.version).schema
     }
 
-    /// The version that an object is of; none if the definition does not know it.
-    pub fn version_of(&self, object: &Value) -> &'static str {
-        let version = text(&object["apiVersion"]).rsplit('/').next().unwrap_or_default();
-        self.definition.versions.get(version).map_or("", |version| version.name)
+    fn known_version(&self, object: &Value) -> Option<&Arc<Version>> {
+        self.definition.version(text(&object["apiVersion"]).rsplit('/').next().unwrap_or_default())
+    }
+
+    /// The version of an object; empty if the definition does not know it.
+    pub fn version_of(&self, object: &Value) -> Name {
+        self.known_version(object).map_or(Name::Static(""), |version| version.name.clone())
     }
 
     /// The fields by which an object can be selected.
-    pub fn selectable_of(&self, object: &Value) -> &'static [&'static str] {
-        self.definition.versions.get(self.version_of(object)).unwrap_or(&self.version).selectable
+    pub fn selectable_of(&self, object: &Value) -> &Names {
+        &self.known_version(object).unwrap_or(&self.version).selectable
     }
 
     /// Drops what the schema of the object's version does not know.

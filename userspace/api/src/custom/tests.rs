@@ -3,8 +3,7 @@
 use serde_json::{Value, json};
 
 use super::definition::{self, Verdict, judge};
-use super::made;
-use crate::kinds::{Kind, Part};
+use crate::kinds::{Kind, Part, defined_kinds};
 use crate::{Errors, find};
 
 fn definition(schema: Value) -> Value {
@@ -38,7 +37,7 @@ fn kind_of(mut object: Value) -> std::sync::Arc<Kind> {
     let Verdict::Changed(new) = judge(&object, std::slice::from_ref(&object), "2026-01-01T00:00:00Z") else {
         panic!("it was not judged");
     };
-    made(&new).served[0].clone()
+    defined_kinds(&new).served[0].clone()
 }
 
 fn kind(schema: Value) -> std::sync::Arc<Kind> {
@@ -63,8 +62,9 @@ fn of_spec(spec: Value) -> Value {
 #[test]
 fn a_definition_is_defaulted_and_accepted() {
     let kind = kind(of_spec(json!({"type": "object"})));
-    assert_eq!((kind.singular, kind.list_kind()), ("crontab", "CronTabList".to_owned()));
-    assert_eq!((kind.short_names, kind.plural, kind.group), (&["ct"][..], "crontabs", "stable.example.com"));
+    assert_eq!((&*kind.singular, kind.list_kind()), ("crontab", "CronTabList".to_owned()));
+    assert_eq!((&*kind.plural, &*kind.group), ("crontabs", "stable.example.com"));
+    assert_eq!(kind.short_names.iter().collect::<Vec<_>>(), ["ct"]);
 }
 
 #[test]
@@ -81,7 +81,7 @@ fn names_that_others_have_are_not_accepted() {
     assert_eq!(conditions[0]["reason"], "ListKindConflict");
     assert_eq!(conditions[0]["message"], "\"CronTabList\" is already in use");
     assert_eq!(conditions[1]["reason"], "NotAccepted");
-    assert!(made(&second).served.is_empty());
+    assert!(defined_kinds(&second).served.is_empty());
     assert_eq!(judge(&first, &[(*first).clone()], "later"), Verdict::Same);
 }
 

@@ -8,16 +8,21 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::name::{Name, Names};
 use crate::custom::Custom;
 use crate::field::Errors;
 use crate::names::NameForm;
 use crate::schema::SchemaProblem;
+use crate::table::column::Column;
 use crate::value::set_default;
 use crate::{meta, schema};
 
 /// The verbs of an ordinary resource.
 pub(crate) const ALL: &[&str] =
     &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+/// The verbs of a custom resource whose definition is being deleted.
+pub(crate) const ALL_BUT_CREATE: &[&str] =
+    &["delete", "deletecollection", "get", "list", "patch", "update", "watch"];
 
 /// Whether objects of a kind live in namespaces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,19 +35,23 @@ pub enum Scope {
 #[derive(Debug)]
 pub struct Kind {
     /// Empty for the core group.
-    pub group: &'static str,
-    pub version: &'static str,
-    pub kind: &'static str,
-    pub plural: &'static str,
-    pub singular: &'static str,
+    pub group: Name,
+    pub version: Name,
+    pub kind: Name,
+    pub plural: Name,
+    pub singular: Name,
     pub scope: Scope,
-    pub short_names: &'static [&'static str],
-    pub categories: &'static [&'static str],
+    pub short_names: Names,
+    pub categories: Names,
     pub subresources: &'static [&'static str],
     pub verbs: &'static [&'static str],
     /// The name of its type in the schema facts; empty for a custom kind.
     pub schema: &'static str,
-    pub(crate) strategy: &'static Strategy,
+    /// The fields that a `fieldSelector` may name.
+    pub selectable_fields: Names,
+    /// The columns of a built-in kind's table.
+    pub(crate) columns: &'static [Column],
+    pub(crate) strategy: Strategy,
     /// Schema, columns and conversion of a custom kind, from its CustomResourceDefinition.
     pub custom: Option<Arc<Custom>>,
 }
@@ -101,9 +110,6 @@ impl Strategy {
     };
 }
 
-/// The strategy of custom kinds: their schemas hold the rules.
-pub(crate) static WITH_GENERATION: Strategy = Strategy { generation: true, ..Strategy::NONE };
-
 /// Which part of an object a write is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
@@ -118,7 +124,7 @@ impl Kind {
     /// `apps/v1`, or `v1` for the core group.
     pub fn api_version(&self) -> String {
         if self.group.is_empty() {
-            self.version.to_owned()
+            self.version.to_string()
         } else {
             format!("{}/{}", self.group, self.version)
         }
@@ -126,7 +132,11 @@ impl Kind {
 
     /// `deployments.apps`, or `pods` for the core group: as messages and RBAC name it.
     pub fn group_resource(&self) -> String {
-        if self.group.is_empty() { self.plural.to_owned() } else { format!("{}.{}", self.plural, self.group) }
+        if self.group.is_empty() {
+            self.plural.to_string()
+        } else {
+            format!("{}.{}", self.plural, self.group)
+        }
     }
 
     pub fn namespaced(&self) -> bool {
@@ -140,7 +150,7 @@ impl Kind {
     /// The kind of its lists.
     pub fn list_kind(&self) -> String {
         match &self.custom {
-            Some(custom) => custom.list_kind.to_owned(),
+            Some(custom) => custom.list_kind.to_string(),
             None => format!("{}List", self.kind),
         }
     }
@@ -242,54 +252,8 @@ impl Kind {
     /// Checks a decoded object against the schema: drops nulls and unknown fields, reports them and wrong types.
     pub fn check_schema(&self, object: &mut Value) -> Vec<SchemaProblem> {
         match &self.custom {
-            Some(custom) => custom.check(self.kind, object),
-            None => schema::check(self.schema, self.kind, object),
-        }
-    }
-
-    /// The fields that a `fieldSelector` may name: upstream's list, or the definition's.
-    pub fn selectable_fields(&self) -> &'static [&'static str] {
-        if let Some(custom) = &self.custom {
-            return custom.version.selectable;
-        }
-        match (self.group, self.kind) {
-            ("", "Pod") => &[
-                "metadata.name",
-                "metadata.namespace",
-                "spec.nodeName",
-                "spec.restartPolicy",
-                "spec.schedulerName",
-                "spec.serviceAccountName",
-                "spec.hostNetwork",
-                "status.phase",
-                "status.podIP",
-                "status.nominatedNodeName",
-            ],
-            ("", "Event") | ("events.k8s.io", "Event") => &[
-                "metadata.name",
-                "metadata.namespace",
-                "involvedObject.kind",
-                "involvedObject.namespace",
-                "involvedObject.name",
-                "involvedObject.uid",
-                "involvedObject.apiVersion",
-                "involvedObject.resourceVersion",
-                "involvedObject.fieldPath",
-                "reason",
-                "reportingComponent",
-                "source",
-                "type",
-            ],
-            ("", "Node") => &["metadata.name", "spec.unschedulable"],
-            ("", "Namespace") => &["metadata.name", "status.phase"],
-            ("", "Secret") => &["metadata.name", "metadata.namespace", "type"],
-            ("", "Service") => &["metadata.name", "metadata.namespace", "spec.clusterIP", "spec.type"],
-            ("batch", "Job") => &["metadata.name", "metadata.namespace", "status.successful"],
-            ("certificates.k8s.io", "CertificateSigningRequest") => &["metadata.name", "spec.signerName"],
-            ("", "ReplicationController") | ("apps", "ReplicaSet") => {
-                &["metadata.name", "metadata.namespace", "status.replicas"]
-            }
-            _ => &["metadata.name", "metadata.namespace"],
+            Some(custom) => custom.check(&self.kind, object),
+            None => schema::check(self.schema, &self.kind, object),
         }
     }
 

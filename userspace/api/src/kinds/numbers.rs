@@ -1,9 +1,9 @@
-//! Checks of numbers, percentages and quantities that many kinds share.
+//! Numbers, percentages and quantities as fields hold them.
 
 use serde_json::Value;
 
 use crate::field::{Errors, Path};
-use crate::quantity::Quantity;
+use crate::resources::quantity;
 
 const NOT_NEGATIVE: &str = "must be greater than or equal to 0";
 const PERCENT: &str = "a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')";
@@ -35,18 +35,10 @@ pub(super) fn is_zero(value: &Value) -> bool {
     value == 0 || value == "0" || value == "0%"
 }
 
-pub(super) fn quantity(value: &Value) -> Option<Quantity> {
-    match value {
-        Value::String(text) => text.parse().ok(),
-        Value::Number(number) => number.to_string().parse().ok(),
-        _ => None,
-    }
-}
-
 /// The quantities of a list of resources are 0 or more.
 pub(super) fn quantities(resources: &Value, path: &Path, errors: &mut Errors) {
     for (name, value) in resources.as_object().into_iter().flatten() {
-        if quantity(value).is_some_and(|quantity| quantity.millis() < 0) {
+        if quantity(value).is_some_and(|amount| amount.millis() < 0) {
             errors.invalid(&path.key(name), value, NOT_NEGATIVE);
         }
     }

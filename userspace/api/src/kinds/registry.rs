@@ -1,31 +1,33 @@
-//! The kinds that a server serves now: the table's and those that definitions made, one and the same to who asks.
-//! A registry does not change; a change of definitions makes a new one.
+//! The kinds that a server serves now: the built-in ones and those that definitions add, found in the same way.
+//!
+//! In: the custom kinds. Out: kinds by the names in URLs and objects, and the order of discovery.
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 
+use super::built_in::ROWS;
 use super::kind::{Kind, KindRef};
-use super::table;
+use super::name::Name;
 
-type Place = (&'static str, &'static str, &'static str);
-
+/// A registry does not change; a change of definitions makes a new one.
 #[derive(Debug, Default)]
 pub struct Registry {
     kinds: Vec<KindRef>,
-    by_plural: HashMap<Place, KindRef>,
-    by_kind: HashMap<Place, KindRef>,
+    /// By plural, then a few that share it in several groups and versions.
+    by_plural: HashMap<Name, Vec<KindRef>>,
+    by_kind: HashMap<Name, Vec<KindRef>>,
 }
 
 impl Registry {
-    /// The built-in kinds, then the made ones by group, version (the preferred first) and name. A built-in kind is never
-    /// overlaid.
+    /// The built-in kinds, then the custom ones by group, version (the preferred first) and name. A built-in kind is never
+    /// replaced.
     pub fn with(mut custom: Vec<Arc<Kind>>) -> Registry {
         custom.sort_by(|a, b| {
             a.group
-                .cmp(b.group)
-                .then_with(|| compare_versions(a.version, b.version))
-                .then_with(|| a.plural.cmp(b.plural))
+                .cmp(&b.group)
+                .then_with(|| compare_versions(&a.version, &b.version))
+                .then_with(|| a.plural.cmp(&b.plural))
         });
         let mut registry = Registry::default();
         kinds().iter().for_each(|kind| registry.add(kind.into()));
@@ -34,23 +36,25 @@ impl Registry {
     }
 
     fn add(&mut self, kind: KindRef) {
-        let place = (kind.group, kind.version, kind.plural);
-        if self.by_plural.contains_key(&place) {
+        if self.find(&kind.group, &kind.version, &kind.plural).is_some() {
             return;
         }
-        self.by_plural.insert(place, kind.clone());
-        self.by_kind.entry((kind.group, kind.version, kind.kind)).or_insert_with(|| kind.clone());
+        self.by_plural.entry(kind.plural.clone()).or_default().push(kind.clone());
+        // The first of a kind is the one that is found by its name.
+        self.by_kind.entry(kind.kind.clone()).or_default().push(kind.clone());
         self.kinds.push(kind);
     }
 
     /// By the resource's name in a URL.
     pub fn find(&self, group: &str, version: &str, plural: &str) -> Option<KindRef> {
-        self.by_plural.get(&(group, version, plural)).cloned()
+        let found = self.by_plural.get(plural)?.iter();
+        found.into_iter().find(|kind| is_of(kind, group, version)).cloned()
     }
 
     /// By the object's own `apiVersion` and `kind`.
     pub fn find_kind(&self, group: &str, version: &str, kind: &str) -> Option<KindRef> {
-        self.by_kind.get(&(group, version, kind)).cloned()
+        let found = self.by_kind.get(kind)?.iter();
+        found.into_iter().find(|kind| is_of(kind, group, version)).cloned()
     }
 
     /// All, in the order of discovery.
@@ -60,34 +64,49 @@ impl Registry {
 
     /// The resources of one group and version.
     pub fn of(&self, group: &str, version: &str) -> impl Iterator<Item = &KindRef> {
-        self.kinds.iter().filter(move |kind| kind.group == group && kind.version == version)
+        self.kinds.iter().filter(move |kind| is_of(kind, group, version))
     }
 
     /// Groups in the order of discovery, each with its versions, the preferred first. The core group is not among them.
-    pub fn groups(&self) -> Vec<(&'static str, Vec<&'static str>)> {
+    pub fn groups(&self) -> Vec<(&str, Vec<&str>)> {
         let mut groups: Vec<(&str, Vec<&str>)> = Vec::new();
         for kind in self.kinds.iter().filter(|kind| !kind.group.is_empty()) {
-            match groups.iter_mut().find(|(group, _)| *group == kind.group) {
-                Some((_, versions)) if versions.contains(&kind.version) => {}
-                Some((_, versions)) => versions.push(kind.version),
-                None => groups.push((kind.group, vec![kind.version])),
+            let (group, version) = (kind.group.as_str(), kind.version.as_str());
+            match groups.iter_mut().find(|(known, _)| *known == group) {
+                Some((_, versions)) if versions.contains(&version) => {}
+                Some((_, versions)) => versions.push(version),
+                None => groups.push((group, vec![version])),
             }
         }
         groups
     }
 }
 
+fn is_of(kind: &Kind, group: &str, version: &str) -> bool {
+    kind.group == *group && kind.version == *version
+}
+
+static KINDS: LazyLock<Vec<Kind>> = LazyLock::new(|| ROWS.iter().map(Kind::from).collect());
+
 /// Every built-in kind, in the order of discovery.
 pub fn kinds() -> &'static [Kind] {
-    table::KINDS
+    &KINDS
 }
 
 type Index = HashMap<(&'static str, &'static str, &'static str), &'static Kind>;
 
-static BY_PLURAL: LazyLock<Index> =
-    LazyLock::new(|| kinds().iter().map(|kind| ((kind.group, kind.version, kind.plural), kind)).collect());
-static BY_KIND: LazyLock<Index> =
-    LazyLock::new(|| kinds().iter().map(|kind| ((kind.group, kind.version, kind.kind), kind)).collect());
+static BY_PLURAL: LazyLock<Index> = LazyLock::new(|| {
+    kinds()
+        .iter()
+        .map(|kind| ((kind.group.as_str(), kind.version.as_str(), kind.plural.as_str()), kind))
+        .collect()
+});
+static BY_KIND: LazyLock<Index> = LazyLock::new(|| {
+    kinds()
+        .iter()
+        .map(|kind| ((kind.group.as_str(), kind.version.as_str(), kind.kind.as_str()), kind))
+        .collect()
+});
 
 /// A built-in kind by the resource's name in a URL.
 pub fn find(group: &str, version: &str, plural: &str) -> Option<&'static Kind> {
@@ -99,7 +118,7 @@ pub fn find_kind(group: &str, version: &str, kind: &str) -> Option<&'static Kind
     BY_KIND.get(&(group, version, kind)).copied()
 }
 
-/// Kubernetes' order of versions: stable before beta before alpha, newer before older, all else behind, by name.
+/// Kubernetes' order of versions: stable before beta before alpha, newer before older, then all others by name.
 pub(crate) fn compare_versions(a: &str, b: &str) -> Ordering {
     match (rank(a), rank(b)) {
         (Some(a), Some(b)) => b.cmp(&a),

@@ -24,7 +24,7 @@ impl FieldSelector {
                 return Err(invalid());
             };
             let field = field.trim();
-            if !kind.selectable_fields().contains(&field) {
+            if !kind.selectable_fields.contains(field) {
                 return Err(BadSelector(format!("field label not supported: {field}")));
             }
             requirements.push((field.to_owned(), equal, unescape(value)));
@@ -68,7 +68,7 @@ mod tests {
     fn only_selectable_fields_select() {
         let pods = crate::find("", "v1", "pods").unwrap();
         let pod = json!({"metadata": {"name": "a"}, "spec": {"nodeName": "n1"}});
-        let pod = Selectable::of(pods.selectable_fields(), &pod);
+        let pod = Selectable::of(pods.selectable_fields.iter(), &pod);
         let selector = FieldSelector::parse(pods, "spec.nodeName=n1,status.phase!=Running").unwrap();
         assert!(selector.matches(&pod));
         assert!(FieldSelector::parse(pods, "spec.hostNetwork=false").unwrap().matches(&pod));

@@ -31,7 +31,7 @@ const LABELS: &str = "metadata.labels";
 
 impl Selectable {
     /// The labels of an object and its fields at these dotted paths.
-    pub fn of(fields: &[&str], object: &Value) -> Selectable {
+    pub fn of<'a>(fields: impl Iterator<Item = &'a str>, object: &Value) -> Selectable {
         let mut bytes = Vec::with_capacity(256);
         let mut labels = 0;
         for (key, value) in object["metadata"]["labels"].as_object().into_iter().flatten() {
@@ -52,8 +52,9 @@ impl Selectable {
     }
 
     /// Like [`Self::of`], from the object's JSON; empty if the bytes are no JSON object.
-    pub fn read(fields: &[&str], json: &[u8]) -> Selectable {
-        Selectable::of(fields, &extract(&[&[LABELS], fields].concat(), json))
+    pub fn read<'a>(fields: impl Iterator<Item = &'a str> + Clone, json: &[u8]) -> Selectable {
+        let paths: Vec<&str> = std::iter::once(LABELS).chain(fields.clone()).collect();
+        Selectable::of(fields, &extract(&paths, json))
     }
 
     /// A field by its dotted path; empty if absent.
@@ -134,15 +135,16 @@ mod tests {
             "status": {"phase": "Running", "count": 7},
         });
         let fields = ["metadata.name", "status.phase", "status.count", "spec.hostNetwork", "spec.nodeName"];
-        for selectable in
-            [Selectable::of(&fields, &object), Selectable::read(&fields, object.to_string().as_bytes())]
-        {
+        for selectable in [
+            Selectable::of(fields.into_iter(), &object),
+            Selectable::read(fields.into_iter(), object.to_string().as_bytes()),
+        ] {
             assert_eq!(selectable.label("status.phase"), Some("label"));
             assert_eq!(selectable.label("odd"), None);
             assert_eq!(fields.map(|field| selectable.field(field)), ["a", "Running", "7", "false", ""]);
             assert_eq!(selectable.field("metadata.labels"), "");
         }
-        assert_eq!(Selectable::read(&["metadata.name"], b"nonsense"), Selectable::default());
+        assert_eq!(Selectable::read(["metadata.name"].into_iter(), b"nonsense"), Selectable::default());
     }
 
     proptest! {
@@ -150,7 +152,7 @@ mod tests {
         fn any_text_is_kept(labels: Vec<(String, String)>, name in ".{0,600}") {
             let labels: Map<String, Value> = labels.into_iter().map(|(key, value)| (key, value.into())).collect();
             let object = json!({"metadata": {"name": name, "labels": labels}});
-            let selectable = Selectable::of(&["metadata.name"], &object);
+            let selectable = Selectable::of(["metadata.name"].into_iter(), &object);
             prop_assert_eq!(selectable.field("metadata.name"), name);
             let found: Map<String, Value> = selectable.labels().map(|(key, value)| (key.to_owned(), value.into())).collect();
             prop_assert_eq!(found, labels);

@@ -20,8 +20,8 @@ pub(super) fn variable(request: &Request<'_>, name: &str) -> Value {
         LiveAuthorizer { server: request.call.server.clone(), identity: request.call.identity.clone() };
     let kind = request.kind();
     let request_resource = AccessCheck {
-        group: kind.group.to_owned(),
-        resource: kind.plural.to_owned(),
+        group: kind.group.to_string(),
+        resource: kind.plural.to_string(),
         subresource: request.subresource().to_owned(),
         namespace: request.namespace().to_owned(),
         name: name.to_owned(),

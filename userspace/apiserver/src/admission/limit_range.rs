@@ -33,7 +33,7 @@ pub(super) fn admit(request: &Request<'_>, object: &mut Value) -> Result<(), Sta
 
 pub(super) fn validate(request: &Request<'_>, object: &Value) -> Result<(), Status> {
     for range in ranges(request) {
-        let problems = problems(&range, request.kind().plural, object);
+        let problems = problems(&range, &request.kind().plural, object);
         let message = match problems.as_slice() {
             [] => continue,
             [one] => one.clone(),

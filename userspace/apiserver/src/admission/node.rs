@@ -40,7 +40,7 @@ pub(super) fn admit(request: &Request<'_>, object: &Value) -> Result<(), Status>
 
 pub(super) fn delete(request: &Request<'_>, old: &Value) -> Result<(), Status> {
     let Some(node) = node(request) else { return Ok(()) };
-    let why = match (request.kind().group, request.kind().plural) {
+    let why = match (&*request.kind().group, &*request.kind().plural) {
         ("", "pods") if old["spec"]["nodeName"] != node => {
             format!("node \"{node}\" can only delete pods with spec.nodeName set to itself")
         }
@@ -54,7 +54,7 @@ pub(super) fn delete(request: &Request<'_>, old: &Value) -> Result<(), Status> {
 pub(super) fn part(request: &Request<'_>, object: &Value) -> Result<(), Status> {
     let Some(node) = node(request) else { return Ok(()) };
     let pod = |name: &str| request.get("", "v1", "pods", request.namespace(), name).map(|pod| pod.value());
-    let why = match (request.kind().plural, request.subresource()) {
+    let why = match (&*request.kind().plural, request.subresource()) {
         ("pods", "eviction") => {
             let on_it = pod(&request.call.target.name).is_some_and(|pod| pod["spec"]["nodeName"] == node);
             (!on_it).then(|| format!("node {node} can only evict pods with spec.nodeName set to itself"))
@@ -89,7 +89,7 @@ fn not_itself(node: &str, other: &str) -> String {
 }
 
 fn check(request: &Request<'_>, node: &str, object: &Value) -> Result<(), String> {
-    match (request.kind().group, request.kind().plural, request.subresource(), request.old) {
+    match (&*request.kind().group, &*request.kind().plural, request.subresource(), request.old) {
         ("", "pods", "", None) => check_mirror(request, node, object),
         ("", "pods", "", Some(_)) => Err(format!(
             "unexpected operation \"UPDATE\", node \"{node}\" can only create and delete mirror pods"

@@ -145,7 +145,7 @@ impl<'a> Request<'a> {
     }
 
     pub(super) fn forbidden(&self, object: &Value, why: impl Into<String>) -> Status {
-        Status::forbidden(self.kind().group, self.kind().plural, self.name(object), why)
+        Status::forbidden(&self.kind().group, &self.kind().plural, self.name(object), why)
     }
 
     /// An object of another kind, from the cache.

@@ -23,7 +23,7 @@ pub(super) fn bindings(request: &Request<'_>, versioned: &VersionedAttributes) -
 pub(super) fn request_fields(request: &Request<'_>, versioned: &VersionedAttributes) -> Value {
     let identity = &request.call.identity;
     let kind_of = |kind: &Kind| {
-        let (group, version, of) = request.shape.unwrap_or((kind.group, kind.version, kind.kind));
+        let (group, version, of) = request.shape.unwrap_or((&*kind.group, &*kind.version, &*kind.kind));
         json!({"group": group, "version": version, "kind": of})
     };
     let resource =

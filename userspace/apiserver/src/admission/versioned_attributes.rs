@@ -37,7 +37,7 @@ impl VersionedAttributes {
     /// Whether the hook's version differs from the request's. An object with a kind of its own (Scale, Eviction) has one version.
     fn is_other_version(&self, request: &Request<'_>) -> bool {
         let (kind, own) = (&self.kind, storage_kind(request));
-        request.shape.is_none() && (kind.group, kind.version) != (own.group, own.version)
+        request.shape.is_none() && (&*kind.group, &*kind.version) != (&*own.group, &*own.version)
     }
 
     /// Converts a changed object back to the version of the request.

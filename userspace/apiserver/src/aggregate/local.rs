@@ -61,7 +61,7 @@ async fn round(server: &Arc<Inner>, at_start: bool) -> bool {
     let mut wanted: Vec<Value> = Vec::new();
     for made in registry.iter().filter(|made| made.group != GROUP) {
         let managed = if matches!(made, KindRef::Custom(_)) { ALWAYS } else { ON_START };
-        let one = local(made.group, made.version, managed);
+        let one = local(&made.group, &made.version, managed);
         if wanted.last().is_none_or(|last| last["metadata"]["name"] != one["metadata"]["name"]) {
             wanted.push(one);
         }

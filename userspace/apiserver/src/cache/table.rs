@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use serde_json::Value;
-use skep_api::custom::{self, Made};
+use skep_api::kinds::{DefinedKinds, defined_kinds};
 use skep_api::{Kind, KindRef, Registry, kinds, meta};
 
 use super::{ROOT, Resource};
@@ -24,7 +24,7 @@ pub(super) struct Table {
     /// By the prefix of the keys: `/registry/pods/`.
     pub(super) places: HashMap<String, Place>,
     /// By the names of definitions.
-    pub(super) made: BTreeMap<String, Arc<Made>>,
+    pub(super) made: BTreeMap<String, Arc<DefinedKinds>>,
 }
 
 impl Default for Table {
@@ -72,7 +72,7 @@ impl Table {
     }
 
     fn put(&mut self, definition: &Value) -> Stale {
-        let made = custom::made(definition);
+        let made = defined_kinds(definition);
         let before = self.made.insert(meta::name(definition).to_owned(), Arc::new(made.clone()));
         let kind = made.stored?;
         let at = prefix(&kind);

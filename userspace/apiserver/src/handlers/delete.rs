@@ -101,7 +101,7 @@ pub(crate) async fn handle(call: Call, bytes: Bytes) -> Result<Response, Status>
     let options = DeleteOptions::parse(&call, &bytes)?;
     let (object, gone) = delete(&call, &call.target.namespace, &call.target.name, &options).await?;
     // Pods and namespaces are shown as they are or were; of others that are gone, a word that they are.
-    if gone && !matches!(kind.kind, "Pod" | "Namespace") {
+    if gone && !matches!(&*kind.kind, "Pod" | "Namespace") {
         let value = object.value();
         return Ok(respond_value(
             StatusCode::OK,

@@ -243,7 +243,7 @@ impl Stream {
             metadata["annotations"] = annotations.clone();
         }
         let (kind, api_version) = match self.view {
-            View::Whole => (self.kind.kind, self.kind.api_version()),
+            View::Whole => (&*self.kind.kind, self.kind.api_version()),
             View::Metadata => ("PartialObjectMetadata", "meta.k8s.io/v1".to_owned()),
             View::Table(_) => ("Table", "meta.k8s.io/v1".to_owned()),
         };

@@ -15,14 +15,15 @@ use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Method, StatusCode};
 use http_body::{Frame, SizeHint};
-use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use skep_api::KindRef;
+use skep_api::kinds::Name;
 
 use crate::Inner;
 use crate::cache::Counts;
@@ -35,12 +36,22 @@ use crate::route::{Target, verb};
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct RequestLabels {
     verb: &'static str,
-    group: &'static str,
-    version: &'static str,
-    resource: &'static str,
+    group: KindLabel,
+    version: KindLabel,
+    resource: KindLabel,
     subresource: &'static str,
     scope: &'static str,
     component: &'static str,
+}
+
+/// A kind's group, version or resource as the value of a label.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct KindLabel(Name);
+
+impl EncodeLabelValue for KindLabel {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> std::fmt::Result {
+        EncodeLabelValue::encode(&self.0.as_str(), encoder)
+    }
 }
 
 /// The labels of a request and its response code.
@@ -121,9 +132,9 @@ impl RequestLabels {
     pub(crate) fn path(method: &Method) -> RequestLabels {
         RequestLabels {
             verb: method_name(method),
-            group: "",
-            version: "",
-            resource: "",
+            group: KindLabel(Name::Static("")),
+            version: KindLabel(Name::Static("")),
+            resource: KindLabel(Name::Static("")),
             subresource: "",
             scope: "",
             component: "apiserver",
@@ -167,7 +178,8 @@ impl RequestLabels {
             (true, true) => "cluster",
         };
         let kind = &target.kind;
-        let (group, version, resource) = (kind.group, kind.version, kind.plural);
+        let [group, version, resource] =
+            [&kind.group, &kind.version, &kind.plural].map(|name| KindLabel(name.clone()));
         RequestLabels { verb, group, version, resource, subresource, scope, ..RequestLabels::path(method) }
     }
 

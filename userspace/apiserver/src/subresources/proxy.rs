@@ -36,7 +36,7 @@ pub(super) async fn handle(call: Call, request: Request) -> Result<Response, Sta
     if call.target.rest.is_empty() && matches!(call.method, Method::GET | Method::HEAD) {
         return Ok(moved(&joined(&format!("{}/", request.uri().path()), &query)));
     }
-    let to = match call.target.kind.kind {
+    let to = match &*call.target.kind.kind {
         "Node" => node(&call, &object, &query)?,
         "Service" => service(&call, &object, &query)?,
         _ => pod(&call, &object, &query)?,
@@ -75,7 +75,7 @@ fn relocate(headers: &mut HeaderMap, address: SocketAddr, prefix: &str) {
 
 /// What is asked of a connection, as the object that admission sees.
 fn options(call: &Call) -> (&'static str, Value) {
-    let kind = match (call.target.subresource.as_str(), call.target.kind.kind) {
+    let kind = match (call.target.subresource.as_str(), &*call.target.kind.kind) {
         ("exec", _) => "PodExecOptions",
         ("attach", _) => "PodAttachOptions",
         ("portforward", _) => "PodPortForwardOptions",
@@ -233,7 +233,7 @@ fn parts(target: &Target) -> Result<(&str, &str, &str), Status> {
         [name, port] if !name.is_empty() => Ok(("", *name, *port)),
         [scheme @ ("" | "http" | "https"), name, port] if !name.is_empty() => Ok((*scheme, *name, *port)),
         _ => {
-            let kind = target.kind.singular;
+            let kind = &*target.kind.singular;
             Err(Status::bad_request(format!("invalid {kind} request \"{}\"", target.name)))
         }
     }

@@ -4,8 +4,9 @@ use std::net::IpAddr;
 
 use serde_json::{Value, json};
 
+use super::AddressWant;
+use super::spec::{is_empty, is_headless, needs_cluster_ip, remove, set_strings, strings};
 use super::validate::related_fields;
-use super::{AddressWant, is_empty, is_headless, needs_cluster_ip, remove, set_strings, strings};
 use crate::field::{Errors, Path};
 use crate::value::items;
 

@@ -3,8 +3,10 @@
 //! In: a new Service and what it was. Out: the same with all that follows from its own fields, and [`Wants`]: the
 //! addresses and node ports that only the server can give. [`finish`] drops what the Service's type has no use for.
 
+mod columns;
 mod family;
 mod ports;
+mod spec;
 mod update;
 mod validate;
 mod warnings;
@@ -15,13 +17,40 @@ use std::net::IpAddr;
 use serde_json::{Value, json};
 
 use crate::field::Errors;
+use crate::kinds::kind::Strategy;
+use crate::kinds::row::Row;
+use crate::names::NameForm;
 use crate::value::{items, items_mut, set_default};
 
+use columns::COLUMNS;
 pub use family::Family;
 pub use ports::{PortPlace, PortWant};
-pub(super) use update::validate_update;
-pub(super) use validate::{validate, validate_status};
-pub(super) use warnings::warnings;
+use spec::{externally_accessible, is_empty, remove, strings};
+use update::validate_update;
+use validate::{validate, validate_status};
+use warnings::warnings;
+
+pub(super) const ROW: Row = Row {
+    kind: "Service",
+    plural: "services",
+    singular: "service",
+    short_names: &["svc"],
+    categories: &["all"],
+    subresources: &["proxy", "status"],
+    schema: "api.core.v1.Service",
+    selectable_fields: &["metadata.name", "metadata.namespace", "spec.clusterIP", "spec.type"],
+    columns: COLUMNS,
+    strategy: Strategy {
+        default,
+        validate,
+        validate_update,
+        validate_status,
+        warnings,
+        name: NameForm::Label,
+        ..Strategy::NONE
+    },
+    ..Row::NAMESPACED
+};
 
 /// Seconds that a client stays with its endpoint (v1.DefaultClientIPServiceAffinitySeconds).
 const AFFINITY_SECONDS: i64 = 10_800;
@@ -119,7 +148,7 @@ pub fn give_port(service: &mut Value, want: &PortWant, number: u16) {
     }
 }
 
-pub(super) fn default(object: &mut Value) {
+fn default(object: &mut Value) {
     let spec = &mut object["spec"];
     if !spec.is_object() {
         return;
@@ -158,51 +187,6 @@ pub(super) fn default(object: &mut Value) {
                 set_default(ingress, "ipMode", "VIP");
             }
         }
-    }
-}
-
-fn externally_accessible(spec: &Value) -> bool {
-    needs_node_ports(spec) || spec["type"] == "ClusterIP" && items(spec, "externalIPs").next().is_some()
-}
-
-fn needs_health_check(spec: &Value) -> bool {
-    spec["type"] == "LoadBalancer" && spec["externalTrafficPolicy"] == "Local"
-}
-
-fn needs_node_ports(spec: &Value) -> bool {
-    matches!(spec["type"].as_str(), Some("NodePort" | "LoadBalancer"))
-}
-
-fn needs_cluster_ip(spec: &Value) -> bool {
-    spec["type"] != "ExternalName"
-}
-
-fn is_headless(spec: &Value) -> bool {
-    let mut all = strings(spec, "clusterIPs");
-    all.next() == Some("None") && all.next().is_none()
-}
-
-/// Whether a text is not given; the API does not tell an empty one from none.
-fn is_empty(text: &Value) -> bool {
-    text.as_str().is_none_or(str::is_empty)
-}
-
-fn strings<'a>(spec: &'a Value, field: &str) -> impl Iterator<Item = &'a str> {
-    items(spec, field).filter_map(Value::as_str)
-}
-
-/// Sets a list field; an empty one is left out.
-fn set_strings(spec: &mut Value, field: &str, values: &[&str]) {
-    if values.is_empty() {
-        remove(spec, field);
-    } else {
-        spec[field] = json!(values);
-    }
-}
-
-fn remove(object: &mut Value, field: &str) {
-    if let Some(fields) = object.as_object_mut() {
-        fields.remove(field);
     }
 }
 

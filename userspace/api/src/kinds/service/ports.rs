@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use super::{needs_health_check, needs_node_ports};
+use super::spec::{needs_health_check, needs_node_ports};
 use crate::value::items;
 
 /// One number: this one, or any.

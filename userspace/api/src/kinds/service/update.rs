@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::ports::number;
-use super::{
+use super::spec::{
     externally_accessible, is_empty, is_headless, needs_cluster_ip, needs_health_check, needs_node_ports,
     remove, strings,
 };
@@ -117,7 +117,7 @@ pub(super) fn drop_of_type(service: &mut Value, old: &Value) {
 }
 
 /// The first address and family are for life, unless the Service turns into a name or from one.
-pub(in super::super) fn validate_update(new: &Value, old: &Value, errors: &mut Errors) {
+pub(super) fn validate_update(new: &Value, old: &Value, errors: &mut Errors) {
     let (new, old, path) = (&new["spec"], &old["spec"], Path::new("spec"));
     if needs_cluster_ip(new) && needs_cluster_ip(old) {
         let (headless, was) = (is_headless(new), is_headless(old));

@@ -6,13 +6,14 @@ use serde_json::{Value, json};
 
 use super::family::is_policy;
 use super::ports::number;
-use super::{externally_accessible, is_empty, is_headless, needs_cluster_ip, needs_health_check, strings};
+use super::spec::{
+    externally_accessible, is_empty, is_headless, needs_cluster_ip, needs_health_check, strings,
+};
 use crate::field::{Errors, Path};
-use crate::kinds::address::{parse_cidr, parse_ip};
-use crate::kinds::containers::{one_of, validate_port_number};
-use crate::kinds::network::{PROTOCOLS, is_port_name};
+use crate::kinds::ip::{parse_cidr, parse_ip};
+use crate::kinds::port::{PROTOCOLS, is_port_name, validate_port_number};
 use crate::names;
-use crate::value::items;
+use crate::value::{items, one_of};
 
 /// Seconds of client affinity, at most: a day.
 const AFFINITY_MAX: i64 = 86_400;
@@ -20,7 +21,7 @@ const PORT_NAME: &str =
     "must contain at least one letter (a-z), and only a-z, 0-9 and '-', at most 15 characters";
 const SOURCE_RANGES: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
 
-pub(in super::super) fn validate(object: &Value, errors: &mut Errors) {
+pub(super) fn validate(object: &Value, errors: &mut Errors) {
     let (spec, path) = (&object["spec"], Path::new("spec"));
     one_of(spec, "type", &path, &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"], errors);
     if items(spec, "ports").next().is_none() && !is_headless(spec) && needs_cluster_ip(spec) {
@@ -283,7 +284,7 @@ fn validate_external(spec: &Value, path: &Path, errors: &mut Errors) {
 }
 
 /// What a load balancer reports of itself.
-pub(in super::super) fn validate_status(new: &Value, errors: &mut Errors) {
+pub(super) fn validate_status(new: &Value, errors: &mut Errors) {
     let path = Path::new("status").child("loadBalancer").child("ingress");
     let balancer = &new["status"]["loadBalancer"];
     if new["spec"]["type"] != "LoadBalancer" && items(balancer, "ingress").next().is_some() {

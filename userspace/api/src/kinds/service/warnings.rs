@@ -4,13 +4,13 @@ use std::net::IpAddr;
 
 use serde_json::Value;
 
-use super::{is_empty, is_headless, strings};
+use super::spec::{is_empty, is_headless, strings};
 use crate::field::Path;
 use crate::value::items;
 
 const TOPOLOGY_HINTS: &str = "service.kubernetes.io/topology-aware-hints";
 
-pub(in super::super) fn warnings(object: &Value) -> Vec<String> {
+pub(super) fn warnings(object: &Value) -> Vec<String> {
     let (spec, path) = (&object["spec"], Path::new("spec"));
     let mut said = Vec::new();
     if !object["metadata"]["annotations"][TOPOLOGY_HINTS].is_null() {

@@ -20,7 +20,7 @@ const MAX_CHECKED_PODS: usize = 3_000;
 
 pub(super) fn validate(request: &Request<'_>, object: &Value) -> Result<(), Status> {
     let kind = request.kind();
-    match (kind.group, kind.plural, request.subresource()) {
+    match (&*kind.group, &*kind.plural, request.subresource()) {
         ("", "namespaces", "") => validate_namespace(request, object),
         ("", "pods", "" | "ephemeralcontainers") => validate_pod(request, object),
         _ => {
@@ -37,7 +37,7 @@ fn template<'a>(request: &Request<'_>, object: &'a Value) -> Option<&'a Value> {
     if !request.subresource().is_empty() || request.operation == Operation::Delete {
         return None;
     }
-    let template = match (request.kind().group, request.kind().plural) {
+    let template = match (&*request.kind().group, &*request.kind().plural) {
         ("", "podtemplates") => &object["template"],
         ("", "replicationcontrollers")
         | ("apps", "replicasets" | "deployments" | "statefulsets" | "daemonsets")

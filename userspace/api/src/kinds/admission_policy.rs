@@ -1,0 +1,84 @@
+//! Both kinds of admission policy: defaults, and the checks that they share.
+
+use serde_json::Value;
+
+use crate::cel::{Type, is_identifier};
+use crate::field::{Errors, Path};
+use crate::kinds::admission_rules::{
+    FAILURE_POLICIES, MATCH_POLICIES, default_match, validate_conditions, validate_rules, validate_selectors,
+};
+use crate::kinds::expression::Environment;
+use crate::value::{items, items_mut, one_of, set_default};
+
+/// What a policy may change: a deletion leaves nothing to be changed.
+const MUTABLE_OPERATIONS: [&str; 4] = ["*", "CONNECT", "CREATE", "UPDATE"];
+
+pub(super) fn default_policy(object: &mut Value) {
+    let spec = &mut object["spec"];
+    if spec.is_object() {
+        set_default(spec, "failurePolicy", "Fail");
+        default_resources(spec, "matchConstraints");
+    }
+}
+
+pub(super) fn default_resources(spec: &mut Value, field: &str) {
+    if let Some(matched) = spec.get_mut(field).filter(|matched| matched.is_object()) {
+        default_match(matched, "resourceRules");
+        items_mut(matched, "excludeResourceRules").for_each(|rule| set_default(rule, "scope", "*"));
+    }
+}
+
+/// What every policy has; the environment that its own expressions can speak of.
+pub(super) fn validate_policy(spec: &Value, path: &Path, errors: &mut Errors) -> Environment {
+    one_of(spec, "failurePolicy", path, &FAILURE_POLICIES, errors);
+    let at = path.child("matchConstraints");
+    if !spec["matchConstraints"].is_object() {
+        errors.required(&at, "");
+    } else {
+        if items(&spec["matchConstraints"], "resourceRules").next().is_none() {
+            errors.required(&at.child("resourceRules"), "");
+        }
+        validate_matched(&spec["matchConstraints"], &at, errors);
+    }
+    let mut environment = Environment::of_requests();
+    if spec["paramKind"].is_object() {
+        environment = environment.with_params(Type::Dyn);
+        for field in ["apiVersion", "kind"] {
+            if spec["paramKind"][field].as_str().is_none_or(str::is_empty) {
+                errors.required(&path.child("paramKind").child(field), "");
+            }
+        }
+    }
+    validate_conditions(spec, path, &environment, errors);
+    for (i, variable) in items(spec, "variables").enumerate() {
+        let at = path.child("variables").index(i);
+        let name = variable["name"].as_str().unwrap_or_default();
+        if name.trim().is_empty() {
+            errors.required(&at.child("name"), "name is not specified");
+        } else if !is_identifier(name) {
+            errors.invalid(&at.child("name"), &variable["name"], "must be a valid CEL identifier");
+        }
+        environment.add_checked(variable, &at, errors);
+    }
+    environment
+}
+
+pub(super) fn validate_changeable(matched: &Value, path: &Path, errors: &mut Errors) {
+    let all = items(matched, "resourceRules").flat_map(|rule| items(rule, "operations"));
+    for operation in
+        all.filter(|operation| !MUTABLE_OPERATIONS.contains(&operation.as_str().unwrap_or_default()))
+    {
+        errors.not_supported(
+            &path.child("resourceRules").child("operations"),
+            operation,
+            &MUTABLE_OPERATIONS,
+        );
+    }
+}
+
+pub(super) fn validate_matched(matched: &Value, path: &Path, errors: &mut Errors) {
+    validate_selectors(matched, path, errors);
+    one_of(matched, "matchPolicy", path, &MATCH_POLICIES, errors);
+    validate_rules(matched, "resourceRules", path, errors);
+    validate_rules(matched, "excludeResourceRules", path, errors);
+}

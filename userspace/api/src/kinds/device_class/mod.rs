@@ -1,0 +1,16 @@
+//! DeviceClasses.
+
+use crate::kinds::row::Row;
+use crate::table::column::{AGE, Column, NAME};
+
+pub(super) const ROW: Row = Row {
+    group: "resource.k8s.io",
+    kind: "DeviceClass",
+    plural: "deviceclasses",
+    singular: "deviceclass",
+    schema: "api.resource.v1.DeviceClass",
+    columns: COLUMNS,
+    ..Row::CLUSTER
+};
+
+const COLUMNS: &[Column] = &[NAME, AGE];

@@ -1,0 +1,93 @@
+//! IP addresses and ranges as fields hold them.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use ipnetwork::IpNetwork;
+use serde_json::{Value, json};
+
+use crate::field::{Errors, Path};
+
+const BAD_IP: &str = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
+const BAD_CIDR: &str = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
+
+/// An address, strictly read: no leading zeros, no IPv4 inside of IPv6.
+pub(super) fn parse_ip(value: &Value, path: &Path, errors: &mut Errors) -> Option<IpAddr> {
+    let text = value.as_str().unwrap_or_default();
+    match text.parse::<IpAddr>() {
+        Ok(IpAddr::V6(ip)) if is_mapped(ip) => {
+            errors.invalid(path, value, "must not be an IPv4-mapped IPv6 address");
+            None
+        }
+        Ok(ip) => Some(ip),
+        Err(_) => {
+            errors.invalid(
+                path,
+                value,
+                if has_leading_zeros(text) { "must not have leading 0s" } else { BAD_IP },
+            );
+            None
+        }
+    }
+}
+
+/// A range, strictly read: as [`parse_ip`], and no bits behind the prefix.
+pub(super) fn parse_cidr(text: &str, path: &Path, errors: &mut Errors) -> Option<IpNetwork> {
+    let parsed = text.contains('/').then(|| text.parse::<IpNetwork>().ok()).flatten();
+    let Some(cidr) = parsed else {
+        let (ip, prefix) = text.split_once('/').unwrap_or((text, ""));
+        let zeros = has_leading_zeros(ip) && prefix.parse::<u8>().is_ok();
+        let detail = if zeros { "must not have leading 0s in IP or prefix length" } else { BAD_CIDR };
+        errors.invalid(path, &json!(text), detail);
+        return None;
+    };
+    let problem = match cidr.ip() {
+        IpAddr::V6(ip) if is_mapped(ip) => "must not have an IPv4-mapped IPv6 address",
+        ip if ip != cidr.network() => "must not have bits set beyond the prefix length",
+        _ => return Some(cidr),
+    };
+    errors.invalid(path, &json!(text), problem);
+    None
+}
+
+fn is_mapped(ip: Ipv6Addr) -> bool {
+    ip.to_ipv4_mapped().is_some()
+}
+
+/// Whether a text is an IPv4 address but for zeros in front of its numbers.
+fn has_leading_zeros(text: &str) -> bool {
+    let parts: Vec<&str> = text.split('.').collect();
+    let numbers =
+        parts.iter().all(|part| part.bytes().all(|c| c.is_ascii_digit()) && part.parse::<u8>().is_ok());
+    parts.len() == 4 && numbers && parts.iter().any(|part| part.len() > 1 && part.starts_with('0'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(check: impl FnOnce(&mut Errors)) -> Vec<String> {
+        let mut errors = Errors::default();
+        check(&mut errors);
+        errors.0.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn addresses_are_read_strictly() {
+        let ip = |text: &str| {
+            said(|errors| {
+                assert!(parse_ip(&json!(text), &Path::new("ip"), errors).is_some() == errors.is_empty())
+            })
+        };
+        assert!(ip("10.0.0.1").is_empty() && ip("2001:DB8::1").is_empty());
+        assert_eq!(ip("010.0.0.1"), ["ip: Invalid value: \"010.0.0.1\": must not have leading 0s"]);
+        assert!(ip("::ffff:1.2.3.4")[0].ends_with("must not be an IPv4-mapped IPv6 address"));
+        assert!(ip("10.0.0")[0].ends_with(BAD_IP));
+        let cidr = |text: &str| {
+            said(|errors| assert!(parse_cidr(text, &Path::new("c"), errors).is_some() == errors.is_empty()))
+        };
+        assert!(cidr("10.0.0.0/8").is_empty());
+        assert!(cidr("10.0.0.1/8")[0].ends_with("must not have bits set beyond the prefix length"));
+        assert!(cidr("10.0.0.0")[0].ends_with(BAD_CIDR));
+        assert!(cidr("010.0.0.0/8")[0].ends_with("must not have leading 0s in IP or prefix length"));
+    }
+}

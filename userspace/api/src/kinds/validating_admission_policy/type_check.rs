@@ -1,0 +1,192 @@
+//! Type-checks a policy's expressions against the kinds that its rules name; the results are warnings in its status.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use crate::cel::{REQUEST, Type, escape};
+use crate::custom;
+use crate::field::{Errors, Path};
+use crate::kinds::expression::{Environment, ExpectedType};
+use crate::kinds::kind::{Kind, KindRef};
+use crate::kinds::name::Name;
+use crate::kinds::registry::Registry;
+use crate::schema::{self, Scalar, Shape};
+use crate::value::items;
+
+/// Kinds that a policy is checked against at most.
+const MAX_KINDS: usize = 10;
+const OBJECT_META: &str = "apimachinery.pkg.apis.meta.v1.ObjectMeta";
+
+/// `expressionWarnings` of a policy's status.
+pub fn type_warnings(policy: &Value, registry: &Registry) -> Vec<Value> {
+    let spec = &policy["spec"];
+    let kinds = named_kinds(&spec["matchConstraints"], registry);
+    let params = param_kind(&spec["paramKind"], registry).map_or(Type::Dyn, |kind| type_of(&kind));
+    let mut warnings = Vec::new();
+    let environments: Vec<(String, Environment)> = kinds
+        .values()
+        .map(|kind| {
+            let mut environments = Environment::of_requests().with_object(type_of(kind));
+            if spec["paramKind"].is_object() {
+                environments = environments.with_params(params.clone());
+            }
+            for variable in items(spec, "variables") {
+                environments.add_checked(variable, &Path::new(""), &mut Errors::default());
+            }
+            (format!("{}, Kind={}", kind.api_version(), kind.kind), environments)
+        })
+        .collect();
+    for (i, validation) in items(spec, "validations").enumerate() {
+        for field in ["expression", "messageExpression"] {
+            let Some(source) = validation[field].as_str().filter(|source| !source.is_empty()) else {
+                continue;
+            };
+            let wrong = environments.iter().filter_map(|(kind, environments)| {
+                let error = environments.check(source, ExpectedType::Any).err()?;
+                Some(format!("{kind}: {error}\n"))
+            });
+            let wrong: Vec<String> = wrong.collect();
+            if !wrong.is_empty() {
+                let at = Path::new("spec").child("validations").index(i).child(field);
+                warnings.push(json!({"fieldRef": at.to_string(), "warning": wrong.join("\n")}));
+            }
+        }
+    }
+    warnings
+}
+
+fn param_kind(kind: &Value, registry: &Registry) -> Option<KindRef> {
+    let version = kind["apiVersion"].as_str()?;
+    let (group, version) = version.split_once('/').unwrap_or(("", version));
+    registry.find_kind(group, version, kind["kind"].as_str()?)
+}
+
+/// The kinds that rules name one by one, by group, version and kind.
+fn named_kinds(matched: &Value, registry: &Registry) -> BTreeMap<[Name; 3], KindRef> {
+    let mut found = BTreeMap::new();
+    for rule in items(matched, "resourceRules") {
+        let texts = |list| items(rule, list).filter_map(Value::as_str);
+        // Who environments all groups or versions gives no type to check against.
+        if texts("apiGroups").chain(texts("apiVersions")).any(|text| text.contains('*')) {
+            continue;
+        }
+        for group in texts("apiGroups") {
+            for version in texts("apiVersions") {
+                for kind in texts("resources").filter_map(|plural| registry.find(group, version, plural)) {
+                    if found.len() < MAX_KINDS {
+                        let key = [&kind.group, &kind.version, &kind.kind].map(Name::clone);
+                        found.insert(key, kind);
+                    }
+                }
+            }
+        }
+    }
+    found
+}
+
+/// What an object of the kind is to an expression.
+fn type_of(kind: &Kind) -> Type {
+    match &kind.custom {
+        Some(custom) => {
+            let mut of = custom::type_of_resource(&custom.version.schema);
+            if let Type::Object(fields) = &mut of {
+                fields.retain(|(name, _)| name != "metadata");
+                fields.push(("metadata".to_owned(), of_named(OBJECT_META, &mut Vec::new())));
+            }
+            of
+        }
+        None => of_named(kind.schema, &mut Vec::new()),
+    }
+}
+
+/// A type that is within itself is anything there.
+fn of_named(name: &'static str, above: &mut Vec<&'static str>) -> Type {
+    let Some(found) = schema::named(name).filter(|_| !above.contains(&name)) else { return Type::Dyn };
+    above.push(name);
+    let of = match found.shape {
+        Some(shape) => of_shape(shape, above),
+        None => {
+            let fields = found.fields.iter();
+            Type::Object(fields.map(|field| (escape(field.name), of_shape(field.shape, above))).collect())
+        }
+    };
+    above.pop();
+    of
+}
+
+fn of_shape(shape: Shape, above: &mut Vec<&'static str>) -> Type {
+    match shape {
+        Shape::Type(name) => of_named(name, above),
+        Shape::List(inner) => Type::List(Box::new(of_shape(Shape::of(inner), above)), REQUEST),
+        Shape::Map(inner) => Type::Map(Box::new(of_shape(Shape::of(inner), above)), REQUEST),
+        Shape::Scalar(scalar) => match scalar {
+            Scalar::String => Type::String(REQUEST),
+            Scalar::Int32 | Scalar::Int64 => Type::Int,
+            Scalar::Number => Type::Double,
+            Scalar::Boolean => Type::Bool,
+            Scalar::Time => Type::Timestamp,
+            Scalar::Base64 => Type::Bytes,
+            Scalar::Quantity | Scalar::IntOrString | Scalar::Object | Scalar::Any => Type::Dyn,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn warned(resources: Value, more: Value) -> Vec<Value> {
+        let mut policy = json!({"spec": {"matchConstraints": {"resourceRules": [
+            {"operations": ["*"], "apiGroups": ["apps"], "apiVersions": ["v1"], "resources": resources},
+        ]}}});
+        for (field, value) in more.as_object().unwrap() {
+            policy["spec"][field] = value.clone();
+        }
+        type_warnings(&policy, &Registry::with(Vec::new()))
+    }
+
+    fn one(expression: &str) -> Vec<Value> {
+        warned(json!(["deployments"]), json!({"validations": [{"expression": expression}]}))
+    }
+
+    #[test]
+    fn what_fits_is_not_warned_of() {
+        for expression in [
+            "object.spec.replicas > 1",
+            "object.spec.template.spec.containers.all(c, c.image.startsWith('a') && has(c.resources.limits.cpu))",
+            "object.metadata.labels['a'] == 'b' && object.metadata.creationTimestamp != null",
+            "oldObject == null || oldObject.spec.replicas <= object.spec.replicas",
+            "authorizer.requestResource.check('get').allowed()",
+        ] {
+            assert_eq!(one(expression), Vec::<Value>::new(), "{expression}");
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_told_for_each_kind() {
+        let found = one("object.spec.replicas > '1'");
+        let wanted = "apps/v1, Kind=Deployment: ERROR: <input>:1:22: found no matching overload for '_>_' applied to '(int, string)'";
+        assert_eq!(found[0]["fieldRef"], "spec.validations[0].expression");
+        assert!(found[0]["warning"].as_str().unwrap().starts_with(wanted), "{found:?}");
+        let more = json!({
+            "variables": [{"name": "count", "expression": "object.spec.replicas"}],
+            "validations": [{"expression": "variables.count == 'x'", "messageExpression": "object.spec.nothing"}],
+        });
+        let found = warned(json!(["deployments", "daemonsets", "pods", "deployments/status"]), more);
+        let told: Vec<&str> = found.iter().filter_map(|warning| warning["fieldRef"].as_str()).collect();
+        assert_eq!(told, ["spec.validations[0].expression", "spec.validations[0].messageExpression"]);
+        let (variables, message) =
+            (found[0]["warning"].as_str().unwrap(), found[1]["warning"].as_str().unwrap());
+        // What a variable is for a kind that has not what it asks for, nobody knows.
+        assert!(
+            variables.contains("Kind=Deployment") && !variables.contains("Kind=DaemonSet"),
+            "{variables}"
+        );
+        assert_eq!(message.matches("undefined field 'nothing'").count(), 2, "{message}");
+        assert_eq!(
+            warned(json!(["*"]), json!({"validations": [{"expression": "object.x"}]})),
+            Vec::<Value>::new()
+        );
+    }
+}
