@@ -5,6 +5,7 @@
 
 pub mod circles;
 mod dependencies;
+mod documents;
 mod finding;
 mod measures;
 mod package;
@@ -34,6 +35,7 @@ pub fn check(root: &Path) -> Result<Vec<Finding>> {
     let packages = package::all(root)?;
     let mut findings = table.unknown_packages(&packages);
     findings.extend(dependencies::workspace(root, &packages)?);
+    findings.extend(documents::check(root)?);
     for package in &packages {
         findings.extend(check_package(&table, package).with_context(|| package.folder.clone())?);
     }

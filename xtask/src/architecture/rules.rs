@@ -19,12 +19,14 @@ pub enum Rule {
     StringError,
     /// `unwrap` or `expect` in production code.
     Panic,
+    /// A document names a file that does not exist.
+    Document,
     /// The table itself does not fit the tree.
     Table,
 }
 
 impl Rule {
-    pub const ALL: [Rule; 9] = [
+    pub const ALL: [Rule; 10] = [
         Rule::Import,
         Rule::Pure,
         Rule::Circle,
@@ -33,6 +35,7 @@ impl Rule {
         Rule::FunctionLength,
         Rule::StringError,
         Rule::Panic,
+        Rule::Document,
         Rule::Table,
     ];
 
@@ -47,6 +50,7 @@ impl Rule {
             Rule::FunctionLength => "function-length",
             Rule::StringError => "string-error",
             Rule::Panic => "panic",
+            Rule::Document => "document",
             Rule::Table => "table",
         }
     }
@@ -93,6 +97,10 @@ impl Rule {
                 "Return an error, use `let ... else`, or restructure so that the value cannot be missing. Input never\n\
                  ends a process. An invariant that the types cannot express needs a row under `panics` in\n\
                  xtask/architecture.toml, with the reason."
+            }
+            Rule::Document => {
+                "A path or a link in a document leads nowhere. Name the file that has the noun now; when a file was renamed,\n\
+                 `rg OLD_NAME docs` finds the other places."
             }
             Rule::Table => {
                 "xtask/architecture.toml has a row for every package, and no row for what is not there any more.\n\

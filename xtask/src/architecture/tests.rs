@@ -166,3 +166,11 @@ fn unwrap_is_found_in_production_code_and_not_in_tests_or_parsers() {
     let tests = "#[cfg(test)]\nmod tests {\n    #[test]\n    fn t() { Some(1).unwrap(); }\n}\n";
     assert_eq!(found(&[("low/src/lib.rs", tests)]), []);
 }
+
+#[test]
+fn a_document_that_names_a_missing_file_is_found() {
+    let text = "See `docs/gone.md` and `userspace/NAME/src` and\n[this](gone.md), [that](https://example.org), [own](a.md#part).\n";
+    let gone = (Rule::Document, "docs/a.md".to_owned());
+    let expected = [(gone.0, gone.1.clone(), 1), (gone.0, gone.1, 2)];
+    assert_eq!(found(&[("docs/a.md", text)]), expected);
+}
