@@ -22,8 +22,8 @@ struct Load {
 fn load(mut args: impl Iterator<Item = String>) -> Result<Load, String> {
     let mut load = Load { store: "store.redb".to_owned(), clients: 64, puts: 20_000, bytes: 1024 };
     while let Some(flag) = args.next() {
-        let value = args.next().ok_or(format!("{flag} wants a value"))?;
-        let number = || value.parse().map_err(|_| format!("{flag} wants a number, not {value}"));
+        let value = args.next().ok_or(format!("{flag} needs a value"))?;
+        let number = || value.parse().map_err(|_| format!("{flag} needs a number, not {value}"));
         match flag.as_str() {
             "--store" => load.store = value,
             "--clients" => load.clients = number()?,
@@ -64,7 +64,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// Half of the keys are written for the first time, half again.
+/// Half of the writes create a key, half update one.
 async fn client(
     store: Arc<dyn Store>,
     load: Load,

@@ -1,33 +1,36 @@
-//! What a store can answer instead of a result.
+//! The errors of a store.
 
 use crate::{Entry, Revision};
 
+pub type Result<T, E = StoreError> = std::result::Result<T, E>;
+
+/// Why a call failed. [`crate::Store`] documents what to do about each.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The entry is not as the write expected; `None`: it is not there.
-    #[error("the entry was changed by somebody else")]
+    /// The entry is not as the write expected; `None`: it does not exist.
+    #[error("the entry was changed by another writer")]
     Conflict { actual: Option<Entry> },
-    #[error("there is no such entry")]
+    #[error("the entry does not exist")]
     NotFound,
     /// As etcd's ErrCompacted: older history is gone.
     #[error("history before revision {oldest} was compacted")]
     Compacted { oldest: Revision },
     /// As etcd's ErrFutureRev.
-    #[error("revision {wanted} is not there yet; the store is at {current}")]
+    #[error("revision {wanted} is in the future; the store is at {current}")]
     FutureRevision { wanted: Revision, current: Revision },
-    /// A watcher that did not keep up; it may watch again from the last revision it saw.
+    /// A slow watcher; it may watch again after the last revision that it received.
     #[error("the watcher fell behind and was dropped")]
     Lagged,
-    /// Nothing of the write was kept. Reads go on, and writes too once there is room.
-    #[error("the store's disk is full; free some space, reads go on meanwhile: {0}")]
+    /// Nothing was written. Reads work, and writes work again once there is room.
+    #[error("the store's disk is full; free some space, reads still work: {0}")]
     Full(String),
-    /// Told, never repaired over: what was read does not match its checksum.
-    #[error("the store is damaged and was left as it is; restore a backup: {0}")]
+    /// What was read does not match its checksum. The store never repairs it.
+    #[error("the store is damaged and was not changed; restore a backup: {0}")]
     Corrupt(String),
-    /// A value can be read with a key only that this server does not have.
+    /// This server lacks the key that opens the value.
     #[error("{key} is sealed with key {id}, which this server does not have")]
     Sealed { key: String, id: String },
-    /// The outcome of a write that got this answer is not known.
+    /// The outcome of a write with this error is unknown.
     #[error("the store cannot be reached: {0}")]
     Unavailable(String),
     #[error("the store is closed")]

@@ -1,4 +1,6 @@
 //! The store of several servers: an etcd cluster.
+//!
+//! In and out: the [`Store`] interface, as etcd's gRPC API. etcd's errors become [`StoreError`]s.
 
 use std::future::Future;
 use std::time::Duration;
@@ -16,18 +18,19 @@ use crate::{Entry, Event, Expect, Range, Result, Revision, Store, StoreError, Wa
 
 pub use etcd_client::{Certificate, Identity, TlsOptions};
 
-/// How long a request waits for etcd; a cluster elects a new leader well within it.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// Pings that find a connection whose other end vanished; etcd refuses them more often than every 5 s.
-const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// Bounds the wait for etcd's answer; a cluster elects a new leader in less.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// Pings find dead connections; etcd refuses them if they come more often than every 5 s.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
-/// etcd keeps all history until told otherwise: it is kept for one to two of these, as with Kubernetes.
-const COMPACTION: Duration = Duration::from_secs(300);
-/// Entries of one request: a whole range is read in pages of one revision, none of which stalls etcd.
-const PAGE: usize = 1_000;
-/// Pages and bursts of events are larger than tonic's 4 MiB; etcd itself bounds what it sends.
-const MAX_MESSAGE: usize = 512 << 20;
+/// etcd keeps all history unless a client compacts it. As in Kubernetes, it is kept for one to two intervals.
+const COMPACTION_INTERVAL: Duration = Duration::from_secs(300);
+/// Bounds the entries of one request, so that none stalls etcd: larger ranges are read in pages at one revision.
+const MAX_PAGE_ENTRIES: usize = 1_000;
+/// Pages and bursts of events exceed tonic's default of 4 MiB; etcd bounds them itself.
+const MAX_MESSAGE_BYTES: usize = 512 << 20;
 
+/// A client of an etcd cluster; compacts its history regularly.
 pub struct EtcdStore {
     client: Client,
     compaction: AbortHandle,
@@ -36,18 +39,18 @@ pub struct EtcdStore {
 impl EtcdStore {
     /// Connects to any of the endpoints (`http://host:2379`); with `tls` the endpoints are `https://`.
     pub async fn connect(endpoints: &[String], tls: Option<TlsOptions>) -> Result<EtcdStore> {
-        // A member cut off from its cluster must not go on feeding a watch that will see nothing more.
+        // Ends watches of a member that lost its cluster: it would send no more events.
         let mut options = ConnectOptions::new()
             .with_require_leader(true)
-            .with_connect_timeout(PATIENCE)
-            .with_keep_alive(KEEP_ALIVE, KEEP_ALIVE_TIMEOUT);
+            .with_connect_timeout(REQUEST_TIMEOUT)
+            .with_keep_alive(KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT);
         if let Some(tls) = tls {
             options = options.with_tls(tls);
         }
-        let client = Client::connect(endpoints, Some(options)).await.map_err(error)?;
+        let client = Client::connect(endpoints, Some(options)).await.map_err(store_error)?;
         let compaction = tokio::spawn(compact_regularly(client.clone())).abort_handle();
         let store = EtcdStore { client, compaction };
-        // A connection is made lazily; an unreachable etcd is better told now.
+        // Connections are made lazily; this fails now if etcd cannot be reached.
         store.revision().await?;
         Ok(store)
     }
@@ -56,11 +59,11 @@ impl EtcdStore {
         kv(&self.client)
     }
 
-    /// Fills in what etcd leaves out of its errors.
-    async fn explain(&self, error: StoreError) -> StoreError {
+    /// Adds the revisions that etcd's errors lack.
+    async fn with_revisions(&self, error: StoreError) -> StoreError {
         match error {
             StoreError::Compacted { .. } => {
-                StoreError::Compacted { oldest: self.oldest().await.unwrap_or(0) }
+                StoreError::Compacted { oldest: self.compacted().await.unwrap_or(0) }
             }
             StoreError::FutureRevision { wanted, .. } => {
                 StoreError::FutureRevision { wanted, current: self.revision().await.unwrap_or(0) }
@@ -69,11 +72,11 @@ impl EtcdStore {
         }
     }
 
-    /// Up to where history was compacted. Only the refusal of a watch tells.
-    async fn oldest(&self) -> Result<Revision> {
+    /// The revision before which history was compacted. Only etcd's refusal of a watch contains it.
+    async fn compacted(&self) -> Result<Revision> {
         let options = WatchOptions::new().with_start_revision(1);
-        let mut stream = patient(self.client.watch_client().watch("/", Some(options))).await?;
-        while let Some(response) = patient(stream.message()).await? {
+        let mut stream = with_timeout(self.client.watch_client().watch("/", Some(options))).await?;
+        while let Some(response) = with_timeout(stream.message()).await? {
             if response.canceled() || !response.created() {
                 return Ok(response.compact_revision() as Revision);
             }
@@ -88,10 +91,10 @@ impl EtcdStore {
         limit: usize,
         at: Option<Revision>,
     ) -> Result<etcd_client::GetResponse> {
-        self.ask(start, GetOptions::new().with_range(end).with_limit(limit as i64), at).await
+        self.get_range(start, GetOptions::new().with_range(end).with_limit(limit as i64), at).await
     }
 
-    async fn ask(
+    async fn get_range(
         &self,
         start: Vec<u8>,
         mut options: GetOptions,
@@ -100,9 +103,9 @@ impl EtcdStore {
         if let Some(at) = at {
             options = options.with_revision(at as i64);
         }
-        match patient(self.kv().get(start, Some(options))).await {
+        match with_timeout(self.kv().get(start, Some(options))).await {
             Ok(response) => Ok(response),
-            Err(error) => Err(self.explain(at_revision(error, at)).await),
+            Err(error) => Err(self.with_revisions(at_revision(error, at)).await),
         }
     }
 }
@@ -114,28 +117,28 @@ impl Drop for EtcdStore {
 }
 
 fn kv(client: &Client) -> KvClient {
-    client.kv_client().max_decoding_message_size(MAX_MESSAGE)
+    client.kv_client().max_decoding_message_size(MAX_MESSAGE_BYTES)
 }
 
-/// A request's answer, or `Unavailable` when none comes.
-async fn patient<T>(request: impl Future<Output = Result<T, etcd_client::Error>>) -> Result<T> {
-    match tokio::time::timeout(PATIENCE, request).await {
-        Ok(result) => result.map_err(error),
-        Err(_) => Err(StoreError::Unavailable(format!("etcd did not answer within {PATIENCE:?}"))),
+/// A request's answer; `Unavailable` if none comes in time.
+async fn with_timeout<T>(request: impl Future<Output = Result<T, etcd_client::Error>>) -> Result<T> {
+    match tokio::time::timeout(REQUEST_TIMEOUT, request).await {
+        Ok(result) => result.map_err(store_error),
+        Err(_) => Err(StoreError::Unavailable(format!("etcd did not answer within {REQUEST_TIMEOUT:?}"))),
     }
 }
 
-/// Forgets history older than an interval. Several servers may do it: the later one finds nothing to do.
+/// Compacts history older than an interval. If several servers do so, the later one has nothing to do.
 async fn compact_regularly(client: Client) {
     let mut before = None;
-    let mut interval = tokio::time::interval(COMPACTION);
+    let mut interval = tokio::time::interval(COMPACTION_INTERVAL);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         interval.tick().await;
         if let Some(before) = before
             && let Err(error) = compact(&client, before).await
         {
-            tracing::warn!(%error, "compact etcd's history");
+            tracing::warn!(before, %error, "compact etcd history failed");
             continue;
         }
         before = current(&client).await.ok();
@@ -143,22 +146,22 @@ async fn compact_regularly(client: Client) {
 }
 
 async fn compact(client: &Client, before: Revision) -> Result<()> {
-    match patient(kv(client).compact(before as i64, None)).await {
-        // Somebody else did it: that is what was asked for.
+    match with_timeout(kv(client).compact(before as i64, None)).await {
+        // Another server compacted it.
         Err(StoreError::Compacted { .. }) => Ok(()),
         result => result.map(drop).map_err(|error| at_revision(error, Some(before))),
     }
 }
 
 async fn current(client: &Client) -> Result<Revision> {
-    let response = patient(kv(client).get("/", None)).await?;
+    let response = with_timeout(kv(client).get("/", None)).await?;
     Ok(response.header().map_or(0, |header| header.revision() as Revision))
 }
 
-/// The key right behind `start_after` is that key with a zero byte appended.
+/// The smallest key after `start_after` is that key with a zero byte appended.
 fn start_of(prefix: &str, start_after: Option<&str>) -> Vec<u8> {
-    let behind = start_after.filter(|key| *key >= prefix).map(|key| format!("{key}\0"));
-    behind.unwrap_or_else(|| prefix.to_owned()).into_bytes()
+    let next = start_after.filter(|key| *key >= prefix).map(|key| format!("{key}\0"));
+    next.unwrap_or_else(|| prefix.to_owned()).into_bytes()
 }
 
 /// etcd's range end for all keys with a prefix is the prefix with its last byte raised.
@@ -191,7 +194,7 @@ fn entry(kv: &KeyValue) -> Result<Entry> {
     })
 }
 
-/// The entry that the failed branch of a transaction found.
+/// The entry that the failed branch of a transaction read.
 fn found(responses: Vec<TxnOpResponse>) -> Result<Option<Entry>> {
     for response in responses {
         if let TxnOpResponse::Get(get) = response {
@@ -205,9 +208,9 @@ fn found(responses: Vec<TxnOpResponse>) -> Result<Option<Entry>> {
 impl Store for EtcdStore {
     async fn get(&self, key: &str, at: Option<Revision>) -> Result<(Option<Entry>, Revision)> {
         let options = at.map(|at| GetOptions::new().with_revision(at as i64));
-        let response = match patient(self.kv().get(key, options)).await {
+        let response = match with_timeout(self.kv().get(key, options)).await {
             Ok(response) => response,
-            Err(error) => return Err(self.explain(at_revision(error, at)).await),
+            Err(error) => return Err(self.with_revisions(at_revision(error, at)).await),
         };
         let current = response.header().map_or(0, |header| header.revision() as Revision);
         Ok((response.kvs().first().map(entry).transpose()?, at.unwrap_or(current)))
@@ -224,7 +227,8 @@ impl Store for EtcdStore {
         let mut range = Range { entries: Vec::new(), revision: at.unwrap_or(0), more: false };
         let mut at = at;
         loop {
-            let wanted = if limit == 0 { PAGE } else { PAGE.min(limit - range.entries.len()) };
+            let wanted =
+                if limit == 0 { MAX_PAGE_ENTRIES } else { MAX_PAGE_ENTRIES.min(limit - range.entries.len()) };
             let response = self.page(start, end_of(prefix), wanted, at).await?;
             if at.is_none() {
                 range.revision = response.header().map_or(0, |header| header.revision() as Revision);
@@ -245,13 +249,13 @@ impl Store for EtcdStore {
 
     async fn count(&self, prefix: &str, start_after: Option<&str>, at: Option<Revision>) -> Result<u64> {
         let options = GetOptions::new().with_range(end_of(prefix)).with_count_only();
-        Ok(self.ask(start_of(prefix, start_after), options, at).await?.count() as u64)
+        Ok(self.get_range(start_of(prefix, start_after), options, at).await?.count() as u64)
     }
 
     async fn put(&self, key: &str, value: Bytes, expect: Expect) -> Result<Entry> {
         let put = TxnOp::put(key, value.to_vec(), Some(PutOptions::new().with_prev_key()));
         let txn = Txn::new().when(compare(key, expect)).and_then([put]).or_else([TxnOp::get(key, None)]);
-        let response = patient(self.kv().txn(txn)).await?;
+        let response = with_timeout(self.kv().txn(txn)).await?;
         if !response.succeeded() {
             return Err(StoreError::Conflict { actual: found(response.op_responses())? });
         }
@@ -266,7 +270,7 @@ impl Store for EtcdStore {
     async fn delete(&self, key: &str, expect: Expect) -> Result<(Entry, Revision)> {
         let delete = TxnOp::delete(key, Some(DeleteOptions::new().with_prev_key()));
         let txn = Txn::new().when(compare(key, expect)).and_then([delete]).or_else([TxnOp::get(key, None)]);
-        let response = patient(self.kv().txn(txn)).await?;
+        let response = with_timeout(self.kv().txn(txn)).await?;
         if !response.succeeded() {
             let actual = found(response.op_responses())?;
             return Err(
@@ -285,16 +289,16 @@ impl Store for EtcdStore {
     }
 
     async fn watch(&self, prefix: &str, after: Revision) -> Result<Watch> {
-        // etcd tells of a compacted start only in the stream; this read tells it at once.
+        // etcd reports a compacted start only in the stream; this read fails at once.
         if after > 0 {
             self.get(prefix, Some(after)).await?;
         }
-        // All keys: the revisions of other keys' events are progress, in order with the rest. (etcd 3.4's own
-        // progress notifications are not: etcd issue 15220.)
+        // Watches all keys: the revisions of other keys' events are progress, in order with the matching events. etcd 3.4's
+        // own progress notifications are not in order (etcd issue 15220).
         let options =
             WatchOptions::new().with_all_keys().with_start_revision(after as i64 + 1).with_prev_key();
-        let mut client = self.client.watch_client().max_decoding_message_size(MAX_MESSAGE);
-        let stream = patient(client.watch("", Some(options))).await?;
+        let mut client = self.client.watch_client().max_decoding_message_size(MAX_MESSAGE_BYTES);
+        let stream = with_timeout(client.watch("", Some(options))).await?;
         let (sender, watch) = Watch::channel();
         sender.offer(Ok(WatchItem::Progress(after)));
         tokio::spawn(forward(stream, prefix.to_owned(), sender));
@@ -308,12 +312,12 @@ impl Store for EtcdStore {
     async fn compact(&self, before: Revision) -> Result<()> {
         match compact(&self.client, before).await {
             Ok(()) => Ok(()),
-            Err(error) => Err(self.explain(error).await),
+            Err(error) => Err(self.with_revisions(error).await),
         }
     }
 }
 
-/// Moves etcd's responses to the watcher until either end goes away.
+/// Sends etcd's responses to the watcher until either end is gone.
 async fn forward(mut stream: WatchStream, prefix: String, sender: WatchSender) {
     loop {
         let response = tokio::select! {
@@ -323,7 +327,7 @@ async fn forward(mut stream: WatchStream, prefix: String, sender: WatchSender) {
         let item = match response {
             Ok(Some(response)) => item(&response, &prefix),
             Ok(None) => Some(Err(StoreError::Unavailable("etcd ended the watch".to_owned()))),
-            Err(error_) => Some(Err(error(error_))),
+            Err(error) => Some(Err(store_error(error))),
         };
         let Some(item) = item else { continue };
         let last = item.is_err();
@@ -333,7 +337,7 @@ async fn forward(mut stream: WatchStream, prefix: String, sender: WatchSender) {
     }
 }
 
-/// What a response means to the watcher of a prefix.
+/// The item for the watcher of a prefix; `None` if the response has nothing for it.
 fn item(response: &WatchResponse, prefix: &str) -> Option<Result<WatchItem>> {
     if response.compact_revision() > 0 {
         return Some(Err(StoreError::Compacted { oldest: response.compact_revision() as Revision }));
@@ -366,8 +370,8 @@ fn event(event: &etcd_client::Event) -> Result<Option<Event>> {
     })
 }
 
-/// etcd has no codes of its own for these; its messages are part of its API (etcd's `rpctypes`).
-fn error(error: etcd_client::Error) -> StoreError {
+/// etcd has no codes for these; its messages are part of its API (etcd's `rpctypes`).
+fn store_error(error: etcd_client::Error) -> StoreError {
     let etcd_client::Error::GRpcStatus(status) = &error else {
         return StoreError::Unavailable(error.to_string());
     };
@@ -385,6 +389,7 @@ fn error(error: etcd_client::Error) -> StoreError {
     }
 }
 
+/// Adds the revision that the request named.
 fn at_revision(error: StoreError, at: Option<Revision>) -> StoreError {
     match error {
         StoreError::FutureRevision { current, .. } => {

@@ -1,4 +1,6 @@
-//! How entries and events lie on disk: fixed header, bytes, checksum. A record that does not check is reported.
+//! The encoding of entries and events on disk: fixed header, bytes, checksum.
+//!
+//! In and out: values and bytes. A record with a wrong checksum is `Err(Corrupt)`.
 
 use std::sync::Arc;
 
@@ -6,24 +8,24 @@ use bytes::Bytes;
 
 use crate::{Entry, Event, Result, Revision, StoreError};
 
-const CHECKSUM: usize = 4;
+const CHECKSUM_BYTES: usize = 4;
 
-/// An entry's value in the table of objects; the key is the table's.
+/// An entry's value in the table of objects; its key is the table's key.
 pub(crate) fn encode_entry(entry: &Entry) -> Vec<u8> {
-    let mut out = Vec::with_capacity(16 + entry.value.len() + CHECKSUM);
+    let mut out = Vec::with_capacity(16 + entry.value.len() + CHECKSUM_BYTES);
     out.extend_from_slice(&entry.created.to_be_bytes());
     out.extend_from_slice(&entry.modified.to_be_bytes());
     out.extend_from_slice(&entry.value);
-    seal(out, entry.key.as_bytes())
+    append_checksum(out, entry.key.as_bytes())
 }
 
 pub(crate) fn decode_entry(key: &str, bytes: &[u8]) -> Result<Entry> {
-    let body = unseal(bytes, key.as_bytes()).ok_or_else(|| damaged(key))?;
-    let mut reader = Reader(body);
-    let (created, modified) = (reader.u64(), reader.u64());
+    let body = strip_checksum(bytes, key.as_bytes()).ok_or_else(|| damaged(key))?;
+    let mut fields = Fields(body);
+    let (created, modified) = (fields.u64(), fields.u64());
     match (created, modified) {
         (Some(created), Some(modified)) => {
-            Ok(Entry { key: key.into(), value: Bytes::copy_from_slice(reader.0), created, modified })
+            Ok(Entry { key: key.into(), value: Bytes::copy_from_slice(fields.0), created, modified })
         }
         _ => Err(damaged(key)),
     }
@@ -33,7 +35,7 @@ const PUT: u8 = 1;
 const PUT_OVER: u8 = 2;
 const DELETE: u8 = 3;
 
-/// An event in the log; the revision stands before it.
+/// An event in the log, whose record has the revision in its header.
 pub(crate) fn encode_event(event: &Event) -> Vec<u8> {
     let mut out = Vec::new();
     let (kind, first, second) = match event {
@@ -48,7 +50,7 @@ pub(crate) fn encode_event(event: &Event) -> Vec<u8> {
         out.extend_from_slice(&entry.modified.to_be_bytes());
         put_bytes(&mut out, &entry.value);
     }
-    seal(out, &event.revision().to_be_bytes())
+    append_checksum(out, &event.revision().to_be_bytes())
 }
 
 pub(crate) fn decode_event(revision: Revision, bytes: &[u8]) -> Result<Event> {
@@ -57,17 +59,17 @@ pub(crate) fn decode_event(revision: Revision, bytes: &[u8]) -> Result<Event> {
         .ok_or_else(|| damaged_event(revision))
 }
 
-/// An event if its key starts with `prefix`; nothing is copied of what does not.
+/// The event if its key starts with `prefix`; other events are not copied.
 pub(crate) fn decode_matching(revision: Revision, bytes: &[u8], prefix: &str) -> Result<Option<Event>> {
     let body = checked(revision, bytes).ok_or_else(|| damaged_event(revision))?;
-    match Reader(body.get(1..).unwrap_or_default()).bytes() {
+    match Fields(body.get(1..).unwrap_or_default()).bytes() {
         Some(key) if !key.starts_with(prefix.as_bytes()) => Ok(None),
         _ => read_event(revision, body).map(Some).ok_or_else(|| damaged_event(revision)),
     }
 }
 
 fn checked(revision: Revision, bytes: &[u8]) -> Option<&[u8]> {
-    unseal(bytes, &revision.to_be_bytes())
+    strip_checksum(bytes, &revision.to_be_bytes())
 }
 
 fn damaged_event(revision: Revision) -> StoreError {
@@ -75,12 +77,12 @@ fn damaged_event(revision: Revision) -> StoreError {
 }
 
 fn read_event(revision: Revision, body: &[u8]) -> Option<Event> {
-    let mut reader = Reader(body);
-    let kind = reader.take(1)?[0];
-    let key: Arc<str> = std::str::from_utf8(reader.bytes()?).ok()?.into();
+    let mut fields = Fields(body);
+    let kind = fields.take(1)?[0];
+    let key: Arc<str> = std::str::from_utf8(fields.bytes()?).ok()?.into();
     let mut entry = || {
-        let (created, modified) = (reader.u64()?, reader.u64()?);
-        Some(Entry { key: key.clone(), value: Bytes::copy_from_slice(reader.bytes()?), created, modified })
+        let (created, modified) = (fields.u64()?, fields.u64()?);
+        Some(Entry { key: key.clone(), value: Bytes::copy_from_slice(fields.bytes()?), created, modified })
     };
     Some(match kind {
         PUT => Event::Put { entry: entry()?, previous: None },
@@ -95,21 +97,22 @@ fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
-/// Appends the checksum of the record and of where it lies, so that a record in a wrong place shows too.
-fn seal(mut out: Vec<u8>, place: &[u8]) -> Vec<u8> {
-    let sum = checksum(&out, place);
+/// Appends the checksum of the record and of its location, so that a misplaced record has a wrong one.
+fn append_checksum(mut out: Vec<u8>, location: &[u8]) -> Vec<u8> {
+    let sum = checksum(&out, location);
     out.extend_from_slice(&sum);
     out
 }
 
-fn unseal<'a>(bytes: &'a [u8], place: &[u8]) -> Option<&'a [u8]> {
-    let (body, sum) = bytes.split_at_checked(bytes.len().checked_sub(CHECKSUM)?)?;
-    (checksum(body, place) == sum).then_some(body)
+/// The record without its checksum; `None` if that is wrong.
+fn strip_checksum<'a>(bytes: &'a [u8], location: &[u8]) -> Option<&'a [u8]> {
+    let (body, sum) = bytes.split_at_checked(bytes.len().checked_sub(CHECKSUM_BYTES)?)?;
+    (checksum(body, location) == sum).then_some(body)
 }
 
-fn checksum(body: &[u8], place: &[u8]) -> [u8; CHECKSUM] {
+fn checksum(body: &[u8], location: &[u8]) -> [u8; CHECKSUM_BYTES] {
     let mut hasher = crc32fast::Hasher::new();
-    hasher.update(place);
+    hasher.update(location);
     hasher.update(body);
     hasher.finalize().to_be_bytes()
 }
@@ -118,9 +121,10 @@ fn damaged(what: &str) -> StoreError {
     StoreError::Corrupt(format!("the record of {what} does not match its checksum"))
 }
 
-struct Reader<'a>(&'a [u8]);
+/// Reads fields one after the other.
+struct Fields<'a>(&'a [u8]);
 
-impl<'a> Reader<'a> {
+impl<'a> Fields<'a> {
     fn take(&mut self, n: usize) -> Option<&'a [u8]> {
         let (head, tail) = self.0.split_at_checked(n)?;
         self.0 = tail;
@@ -149,7 +153,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read(key in ".{0,20}", value: Vec<u8>, old: Vec<u8>, created: u64, modified: u64) {
+        fn decoding_reverses_encoding(key in ".{0,20}", value: Vec<u8>, old: Vec<u8>, created: u64, modified: u64) {
             let new = entry(key.clone(), value, created, modified);
             prop_assert_eq!(&decode_entry(&key, &encode_entry(&new)).unwrap(), &new);
             let previous = entry(key, old, created, 1);

@@ -1,6 +1,6 @@
-//! The arithmetic of revisions: which are known, what recent history holds, what a range looked like before.
+//! The arithmetic of revisions: which can be read, which to compact, recent events, and how to undo history.
 //!
-//! PURE. The embedded store feeds it what was committed.
+//! PURE. In: commits of the embedded store. Out: decisions about revisions, and events.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::{Entry, Event, Expect, Result, Revision, StoreError};
 
-/// Whether a write may go ahead over what is there.
+/// Whether the entry that exists meets the write's expectation.
 pub(crate) fn check(expect: Expect, actual: Option<&Entry>) -> Result<()> {
     let fits = match (expect, actual) {
         (Expect::Any, _) | (Expect::Absent, None) => true,
@@ -18,16 +18,17 @@ pub(crate) fn check(expect: Expect, actual: Option<&Entry>) -> Result<()> {
     if fits { Ok(()) } else { Err(StoreError::Conflict { actual: actual.cloned() }) }
 }
 
-/// The last write, and up to where history was forgotten.
+/// The readable range of revisions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Revisions {
+    /// The last write.
     pub(crate) current: Revision,
-    /// Reads at or above it can be answered.
+    /// Older revisions cannot be read.
     pub(crate) compacted: Revision,
 }
 
 impl Revisions {
-    /// The revision to read at; `None` asks for the present.
+    /// The revision to read at; `None` means the current one.
     pub(crate) fn resolve(&self, at: Option<Revision>) -> Result<Revision> {
         let at = at.unwrap_or(self.current);
         if at > self.current {
@@ -40,60 +41,60 @@ impl Revisions {
     }
 }
 
-/// How much history is kept for reads in the past and for late watchers.
+/// Bounds the history that is kept for reads in the past and for late watchers.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Keep {
+pub(crate) struct RetentionLimits {
     pub(crate) age: Duration,
     pub(crate) revisions: Revision,
     pub(crate) bytes: u64,
 }
 
-/// When which revision was current: what history has become too old.
+/// Decides which history to compact.
 #[derive(Debug)]
 pub(crate) struct Retention {
-    keep: Keep,
-    /// Instants since the store was opened, a tenth of the age or more apart, and the revision at each.
+    limits: RetentionLimits,
+    /// Times since the store was opened, at least a tenth of the age limit apart, with the revision at each.
     marks: VecDeque<(Duration, Revision)>,
 }
 
 impl Retention {
-    pub(crate) fn new(keep: Keep) -> Self {
-        Retention { keep, marks: VecDeque::new() }
+    pub(crate) fn new(limits: RetentionLimits) -> Self {
+        Retention { limits, marks: VecDeque::new() }
     }
 
-    /// To be told of each commit. The revision to compact before, if it is time to.
-    pub(crate) fn note(&mut self, now: Duration, revisions: Revisions, bytes: u64) -> Option<Revision> {
+    /// Records a commit; the revision before which to compact, if a limit is exceeded. `bytes` is the size of all history.
+    pub(crate) fn record(&mut self, now: Duration, revisions: Revisions, bytes: u64) -> Option<Revision> {
         let Revisions { current, compacted } = revisions;
-        if self.marks.back().is_none_or(|(at, _)| now.saturating_sub(*at) >= self.keep.age / 10) {
+        if self.marks.back().is_none_or(|(at, _)| now.saturating_sub(*at) >= self.limits.age / 10) {
             self.marks.push_back((now, current));
         }
         let mut before = compacted;
         while let Some((at, revision)) = self.marks.front()
-            && now.saturating_sub(*at) >= self.keep.age
+            && now.saturating_sub(*at) >= self.limits.age
         {
             before = before.max(*revision);
             self.marks.pop_front();
         }
         let kept = current - compacted;
-        if kept > self.keep.revisions {
-            before = before.max(current - (self.keep.revisions - self.keep.revisions / 4));
+        if kept > self.limits.revisions {
+            before = before.max(current - (self.limits.revisions - self.limits.revisions / 4));
         }
-        if bytes > self.keep.bytes {
-            // Events differ in size: a quarter at a time comes to the bound without knowing each.
+        if bytes > self.limits.bytes {
+            // The sizes of single events are unknown: dropping a quarter at a time reaches the bound.
             before = before.max(compacted + kept.div_ceil(4));
         }
         (before > compacted).then_some(before)
     }
 }
 
-/// The latest events, bounded by number and by bytes.
+/// The latest events, bounded in number and size.
 #[derive(Debug)]
 pub(crate) struct Recent {
     events: VecDeque<Event>,
     bytes: usize,
     max_events: usize,
     max_bytes: usize,
-    /// Every event after this revision is here.
+    /// `events` has every event after this revision.
     complete_after: Revision,
 }
 
@@ -103,16 +104,16 @@ impl Recent {
     }
 
     pub(crate) fn push(&mut self, event: Event) {
-        self.bytes += weight(&event);
+        self.bytes += event_bytes(&event);
         self.events.push_back(event);
         while self.events.len() > self.max_events || self.bytes > self.max_bytes {
             let Some(oldest) = self.events.pop_front() else { break };
-            self.bytes -= weight(&oldest);
+            self.bytes -= event_bytes(&oldest);
             self.complete_after = oldest.revision();
         }
     }
 
-    /// Events after a revision, or `None` if some of them are not here any more.
+    /// Events after a revision; `None` if some of them were dropped.
     pub(crate) fn after(&self, after: Revision, prefix: &str) -> Option<Vec<Event>> {
         if after < self.complete_after {
             return None;
@@ -122,7 +123,8 @@ impl Recent {
     }
 }
 
-pub(crate) fn weight(event: &Event) -> usize {
+/// The size of the event's keys and values.
+pub(crate) fn event_bytes(event: &Event) -> usize {
     let entry = |entry: &Entry| entry.value.len() + entry.key.len();
     match event {
         Event::Put { entry: new, previous } => entry(new) + previous.as_ref().map_or(0, entry),
@@ -130,7 +132,7 @@ pub(crate) fn weight(event: &Event) -> usize {
     }
 }
 
-/// How the keys that `events` touched looked before the first of them: the way back from the present to a revision.
+/// The state of the keys in `events` before the first of them; applied to the present it gives an older revision.
 pub(crate) fn undo(events: impl IntoIterator<Item = Event>) -> BTreeMap<Arc<str>, Option<Entry>> {
     let mut before = BTreeMap::new();
     for event in events {
@@ -168,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_outside_known_history_say_which_way() {
+    fn reads_outside_history_have_different_errors() {
         let revisions = Revisions { current: 10, compacted: 5 };
         assert_eq!(revisions.resolve(None).unwrap(), 10);
         assert_eq!(revisions.resolve(Some(5)).unwrap(), 5);
@@ -176,45 +178,46 @@ mod tests {
         assert!(matches!(revisions.resolve(Some(11)), Err(StoreError::FutureRevision { .. })));
     }
 
-    const KEEP: Keep = Keep { age: Duration::from_secs(100), revisions: 1_000, bytes: 1 << 20 };
+    const LIMITS: RetentionLimits =
+        RetentionLimits { age: Duration::from_secs(100), revisions: 1_000, bytes: 1 << 20 };
 
     #[test]
-    fn history_is_kept_for_its_age_and_then_forgotten() {
-        let mut retention = Retention::new(KEEP);
+    fn history_is_kept_for_its_age_and_then_compacted() {
+        let mut retention = Retention::new(LIMITS);
         for second in 0..1_000u64 {
             let revisions = Revisions { current: second, compacted: 0 };
-            if let Some(before) = retention.note(Duration::from_secs(second), revisions, 0) {
-                assert!(before + 100 <= second, "forgot revision {before} at second {second}");
+            if let Some(before) = retention.record(Duration::from_secs(second), revisions, 0) {
+                assert!(before + 100 <= second, "compacted revision {before} at second {second}");
                 assert!(before + 111 > second, "kept more than revision {before} at second {second}");
             }
         }
         let idle = Revisions { current: 999, compacted: 0 };
-        let forgotten = retention.note(Duration::from_secs(2_000), idle, 0);
-        assert!(forgotten.is_some_and(|before| before >= 990));
+        let compacted = retention.record(Duration::from_secs(2_000), idle, 0);
+        assert!(compacted.is_some_and(|before| before >= 990));
     }
 
     proptest! {
         #[test]
-        fn no_burst_outgrows_the_bounds(commits in prop::collection::vec((1u64..100, 1u64..5_000), 1..100)) {
-            let mut retention = Retention::new(KEEP);
+        fn no_burst_exceeds_the_limits_for_long(commits in prop::collection::vec((1u64..100, 1u64..5_000), 1..100)) {
+            let mut retention = Retention::new(LIMITS);
             let (mut revisions, mut sizes, mut bytes) = (Revisions::default(), VecDeque::new(), 0);
             for (events, size) in commits {
                 revisions.current += events;
                 sizes.extend((0..events).map(|_| size));
                 bytes += events * size;
-                if let Some(before) = retention.note(Duration::ZERO, revisions, bytes) {
+                if let Some(before) = retention.record(Duration::ZERO, revisions, bytes) {
                     prop_assert!(before > revisions.compacted && before <= revisions.current);
                     bytes -= sizes.drain(..(before - revisions.compacted) as usize).sum::<u64>();
                     revisions.compacted = before;
                 }
-                prop_assert!(revisions.current - revisions.compacted <= KEEP.revisions);
-                // Small old events before large new ones: it takes some commits to come to the large ones.
-                prop_assert!(bytes <= KEEP.bytes + 5 * 100 * 5_000);
+                prop_assert!(revisions.current - revisions.compacted <= LIMITS.revisions);
+                // After small old events it takes some commits until large new ones are dropped.
+                prop_assert!(bytes <= LIMITS.bytes + 5 * 100 * 5_000);
             }
         }
     }
 
-    /// A history of puts and deletes over few keys, and the states after each revision.
+    /// A history of puts and deletes of few keys, and the state after each revision.
     fn play(writes: &[(u8, bool)]) -> (Vec<Event>, Vec<BTreeMap<Arc<str>, Entry>>) {
         let (mut events, mut states) = (Vec::new(), vec![BTreeMap::new()]);
         let mut now: BTreeMap<Arc<str>, Entry> = BTreeMap::new();
@@ -254,7 +257,7 @@ mod tests {
         }
 
         #[test]
-        fn recent_history_is_complete_or_says_that_it_is_not(
+        fn recent_history_is_complete_or_absent(
             writes in prop::collection::vec((0u8..4, any::<bool>()), 0..60), max in 1usize..20, after in 0u64..60,
         ) {
             let (events, _) = play(&writes);

@@ -1,99 +1,102 @@
 //! A watch: the store's end, which never waits for a slow watcher, and the watcher's end.
+//!
+//! In: events of commits. Out: the same events to one watcher, in order and without gaps, or an error.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::mpsc;
 
-use crate::sealed::Opener;
 use crate::{Event, Result, Revision, StoreError};
 
-/// What a watcher is sent.
+/// One message to a watcher.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WatchItem {
-    /// Events of one or more commits, in order; those of one revision are never torn apart.
+    /// Events of one or more commits, in order; events of one revision are in one item.
     Events(Vec<Event>),
     /// Everything up to this revision was sent.
     Progress(Revision),
 }
 
-/// Items that may wait for a slow watcher before it is dropped.
-const MAX_ITEMS: usize = 1024;
-/// Events that may wait for it: bounds the memory that one watcher can hold.
-const MAX_EVENTS: usize = 16 * 1024;
+/// Bounds the items in a watcher's queue; a watcher that is further behind is dropped.
+const MAX_QUEUED_ITEMS: usize = 1024;
+/// Bounds the events in it, and so the memory of one watcher.
+const MAX_QUEUED_EVENTS: usize = 16 * 1024;
 
-/// Events in order and without gaps, until an error ends it.
+type MapEvent = Box<dyn Fn(Event) -> Result<Event> + Send + Sync>;
+
+/// Events in order and without gaps. An error is the last item; [`crate::Store`] documents how to continue.
 pub struct Watch {
     items: mpsc::Receiver<Result<WatchItem>>,
-    waiting: Arc<AtomicUsize>,
+    /// Events in the queue.
+    queued: Arc<AtomicUsize>,
     ended: bool,
-    /// For events whose values are sealed.
-    opener: Option<Arc<Opener>>,
+    map: Option<MapEvent>,
 }
 
 impl Watch {
     pub(crate) fn channel() -> (WatchSender, Watch) {
-        let (sender, items) = mpsc::channel(MAX_ITEMS);
-        let waiting = Arc::new(AtomicUsize::new(0));
+        let (sender, items) = mpsc::channel(MAX_QUEUED_ITEMS);
+        let queued = Arc::new(AtomicUsize::new(0));
         (
-            WatchSender { items: sender, waiting: waiting.clone() },
-            Watch { items, waiting, ended: false, opener: None },
+            WatchSender { items: sender, queued: queued.clone() },
+            Watch { items, queued, ended: false, map: None },
         )
     }
 
-    /// `None` after an error. A sender that vanished left the watcher behind: that is `Lagged`, never a silent end.
+    /// Waits for the next item; `None` after an error. If the sender is gone without an error, the error is `Lagged`.
     pub async fn next(&mut self) -> Option<Result<WatchItem>> {
         if self.ended {
             return None;
         }
         let item = self.items.recv().await.unwrap_or(Err(StoreError::Lagged));
         if let Ok(WatchItem::Events(events)) = &item {
-            self.waiting.fetch_sub(events.len(), Ordering::Relaxed);
+            self.queued.fetch_sub(events.len(), Ordering::Relaxed);
         }
-        let item = item.and_then(|item| self.open(item));
+        let item = item.and_then(|item| self.mapped(item));
         self.ended = item.is_err();
         Some(item)
     }
 
-    pub(crate) fn opened_by(self, opener: Arc<Opener>) -> Watch {
-        Watch { opener: Some(opener), ..self }
+    /// Passes every event through `map`, in the watcher's task; an error ends the watch. Replaces an earlier `map`.
+    pub(crate) fn map_events(self, map: impl Fn(Event) -> Result<Event> + Send + Sync + 'static) -> Watch {
+        Watch { map: Some(Box::new(map)), ..self }
     }
 
-    fn open(&self, item: WatchItem) -> Result<WatchItem> {
-        match (&self.opener, item) {
-            (Some(opener), WatchItem::Events(events)) => {
-                let opened: Result<Vec<Event>> =
-                    events.into_iter().map(|event| opener.event(event)).collect();
-                Ok(WatchItem::Events(opened?))
+    fn mapped(&self, item: WatchItem) -> Result<WatchItem> {
+        match (&self.map, item) {
+            (Some(map), WatchItem::Events(events)) => {
+                Ok(WatchItem::Events(events.into_iter().map(map).collect::<Result<_>>()?))
             }
             (_, item) => Ok(item),
         }
     }
 }
 
+/// The store's end; dropping it ends the watch with `Lagged`.
 pub(crate) struct WatchSender {
     items: mpsc::Sender<Result<WatchItem>>,
-    waiting: Arc<AtomicUsize>,
+    queued: Arc<AtomicUsize>,
 }
 
 impl WatchSender {
-    /// Sends without waiting; false if the watcher is gone or too far behind, and then it must be dropped.
+    /// Sends without waiting; false if the watcher is gone or too far behind. The sender must then be dropped.
     pub(crate) fn offer(&self, item: Result<WatchItem>) -> bool {
-        let events = events(&item);
-        let waiting = self.waiting.fetch_add(events, Ordering::Relaxed);
-        // One item always fits an empty queue, whatever its size.
-        (waiting == 0 || waiting + events <= MAX_EVENTS) && self.items.try_send(item).is_ok()
+        let events = event_count(&item);
+        let queued = self.queued.fetch_add(events, Ordering::Relaxed);
+        // An empty queue takes one item of any size.
+        (queued == 0 || queued + events <= MAX_QUEUED_EVENTS) && self.items.try_send(item).is_ok()
     }
 
-    /// Waits for the watcher; for a task of the watcher's own. False if it is gone.
+    /// Waits for room; for a task that serves this watcher only. False if the watcher is gone.
     pub(crate) async fn send(&self, item: Result<WatchItem>) -> bool {
-        self.waiting.fetch_add(events(&item), Ordering::Relaxed);
+        self.queued.fetch_add(event_count(&item), Ordering::Relaxed);
         self.items.send(item).await.is_ok()
     }
 
-    /// Whether the watcher took everything that it was sent.
+    /// Whether the watcher's queue is empty.
     pub(crate) fn is_idle(&self) -> bool {
-        self.items.capacity() == MAX_ITEMS
+        self.items.capacity() == MAX_QUEUED_ITEMS
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -105,7 +108,7 @@ impl WatchSender {
     }
 }
 
-fn events(item: &Result<WatchItem>) -> usize {
+fn event_count(item: &Result<WatchItem>) -> usize {
     if let Ok(WatchItem::Events(events)) = item { events.len() } else { 0 }
 }
 
@@ -124,9 +127,9 @@ mod tests {
     #[tokio::test]
     async fn a_watcher_that_reads_is_never_dropped() {
         let (sender, mut watch) = Watch::channel();
-        assert!(sender.offer(commit(1, 2 * MAX_EVENTS)));
+        assert!(sender.offer(commit(1, 2 * MAX_QUEUED_EVENTS)));
         watch.next().await;
-        for revision in 2..3 * MAX_ITEMS as Revision {
+        for revision in 2..3 * MAX_QUEUED_ITEMS as Revision {
             assert!(sender.offer(commit(revision, 16)));
             assert!(matches!(watch.next().await, Some(Ok(WatchItem::Events(_)))));
         }
@@ -137,7 +140,7 @@ mod tests {
     async fn a_watcher_behind_by_too_many_events_gets_what_was_queued_and_then_an_error() {
         let (sender, mut watch) = Watch::channel();
         let mut sent = 0;
-        while sender.offer(commit(sent, MAX_EVENTS / 4)) {
+        while sender.offer(commit(sent, MAX_QUEUED_EVENTS / 4)) {
             sent += 1;
         }
         assert_eq!(sent, 4);
@@ -153,6 +156,6 @@ mod tests {
     async fn a_watcher_behind_by_too_many_commits_is_dropped() {
         let (sender, _watch) = Watch::channel();
         let sent = (0..).take_while(|i| sender.offer(commit(*i, 1))).count();
-        assert_eq!(sent, MAX_ITEMS);
+        assert_eq!(sent, MAX_QUEUED_ITEMS);
     }
 }

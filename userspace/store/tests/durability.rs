@@ -1,4 +1,4 @@
-//! What the embedded store keeps when its process is killed, its disk is full, or its file is damaged.
+//! The embedded store after a kill of its process, with a full disk, and with a damaged file.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -19,7 +19,7 @@ fn bytes(text: &str) -> Bytes {
 
 const CHILD: &str = "SKEP_STORE_WRITE_UNTIL_KILLED";
 
-/// Run as a child: writers that create, update and delete for ever, and print what was acknowledged.
+/// Runs as a child process: writers create, update and delete until they are killed, and print each acknowledged write.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn write_until_killed() {
     let Some(path) = std::env::var_os(CHILD) else { return };
@@ -39,7 +39,7 @@ async fn write_until_killed() {
                 let entry = store.put(&key, bytes(&round.to_string()), Expect::Any).await.unwrap();
                 format!("{} {key} {round}\n", entry.modified)
             };
-            // One write call a line: a kill cuts off at most the last line.
+            // One write call for each line: a kill truncates at most the last line.
             std::io::stdout().write_all(line.as_bytes()).unwrap();
         }
     }))
@@ -56,14 +56,14 @@ fn spawn_writer(path: &Path) -> Child {
         .unwrap()
 }
 
-/// Kills the writer after so many acknowledged writes; each revision's key, and its value if it was not a deletion.
+/// Kills the writer after that many acknowledged writes. Each revision's key, and its value unless it was a deletion.
 fn acknowledged(mut child: Child, kill_after: usize) -> HashMap<u64, (String, Option<String>)> {
     let mut lines = BufReader::new(child.stdout.take().unwrap());
     let mut writes = HashMap::new();
     let mut line = String::new();
     while lines.read_line(&mut line).unwrap() > 0 {
         let mut words = line.split_whitespace();
-        // What the test harness prints begins otherwise; the line that the kill cut has no end.
+        // Lines of the test harness do not begin with a number; a line that the kill truncated has no end.
         if let Some(revision) = words.next().and_then(|word| word.parse().ok())
             && let Some(key) = words.next()
             && line.ends_with('\n')
@@ -101,8 +101,8 @@ async fn a_killed_store_has_every_acknowledged_write() {
                     Event::Delete { .. } => None,
                 };
                 let found = (event.key().to_string(), value);
-                if let Some(told) = known.get(&next) {
-                    assert_eq!(&found, told, "revision {next} is what was acknowledged");
+                if let Some(acknowledged) = known.get(&next) {
+                    assert_eq!(&found, acknowledged, "revision {next} is what was acknowledged");
                 }
                 match found {
                     (key, Some(value)) => drop(alive.insert(key, value)),
@@ -135,9 +135,9 @@ async fn a_closed_store_opens_again_at_once() {
     }
 }
 
-/// As somebody's backup may be who does not know of the log.
+/// As a backup made without the log.
 #[tokio::test]
-async fn a_copy_of_the_tables_alone_has_every_object_and_no_past() {
+async fn a_copy_of_the_tables_alone_has_every_object_and_no_history() {
     let folder = tempfile::tempdir().unwrap();
     let (path, copy) = (folder.path().join("store.redb"), folder.path().join("copy.redb"));
     let store = EmbeddedStore::open(&path).unwrap();
@@ -157,7 +157,7 @@ async fn a_copy_of_the_tables_alone_has_every_object_and_no_past() {
     store.verify().await.unwrap();
 }
 
-/// A file system of its own, so small that it fills up; unmounted on drop.
+/// A file system so small that it fills up; unmounted on drop.
 struct SmallDisk(tempfile::TempDir);
 
 impl SmallDisk {
@@ -168,7 +168,7 @@ impl SmallDisk {
             .arg(folder.path())
             .status()
             .unwrap();
-        assert!(mounted.success(), "mount a tmpfs (needs root)");
+        assert!(mounted.success(), "mounting a tmpfs failed (needs root)");
         SmallDisk(folder)
     }
 
@@ -217,15 +217,15 @@ async fn a_full_disk_refuses_writes_serves_reads_and_recovers() {
     }
     fs::remove_file(disk.path("ballast")).unwrap();
     let next = store.put("/late/a", bytes("there is room"), Expect::Absent).await.unwrap();
-    assert_eq!(next.modified, written.len() as u64 + 1, "nothing was half-written");
-    let seen = async {
+    assert_eq!(next.modified, written.len() as u64 + 1, "no write was half done");
+    let received = async {
         loop {
             if let WatchItem::Events(events) = watch.next().await.unwrap().unwrap() {
                 return events;
             }
         }
     };
-    let events = tokio::time::timeout(Duration::from_secs(10), seen).await.unwrap();
+    let events = tokio::time::timeout(Duration::from_secs(10), received).await.unwrap();
     assert_eq!(events, [Event::Put { entry: next, previous: None }]);
     store.verify().await.unwrap();
 }
@@ -241,8 +241,8 @@ async fn a_store_on_a_full_disk_opens_for_reading() {
     assert_eq!(all(&store).await.entries.len(), written.len());
 }
 
-/// Where in the file `marker` lies, each time.
-fn places(path: &Path, marker: &[u8]) -> Vec<u64> {
+/// The offsets of `marker` in the file.
+fn offsets(path: &Path, marker: &[u8]) -> Vec<u64> {
     let file = fs::read(path).unwrap();
     (0..file.len().saturating_sub(marker.len()))
         .filter(|at| file[*at..].starts_with(marker))
@@ -258,7 +258,7 @@ fn flip(path: &Path, at: u64) {
 }
 
 #[tokio::test]
-async fn a_file_altered_while_closed_is_told_and_left_as_it_is() {
+async fn a_file_altered_while_closed_is_an_error_and_not_changed() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("store.redb");
     let store = EmbeddedStore::open(&path).unwrap();
@@ -266,20 +266,20 @@ async fn a_file_altered_while_closed_is_told_and_left_as_it_is() {
         store.put(&format!("/a/{i}"), bytes(&format!("value-{i}-end")), Expect::Any).await.unwrap();
     }
     drop(store);
-    let found = places(&path, b"value-31-end");
+    let found = offsets(&path, b"value-31-end");
     assert!(!found.is_empty());
     found.iter().for_each(|at| flip(&path, *at));
     let altered = fs::read(&path).unwrap();
     let opened = EmbeddedStore::open(&path);
     assert!(matches!(opened, Err(StoreError::Corrupt(_))), "{:?}", opened.err());
     drop(opened);
-    assert_eq!(places(&path, b"value-31-end").len(), 0, "nothing was made up");
+    assert_eq!(offsets(&path, b"value-31-end").len(), 0, "nothing was repaired");
     assert_eq!(fs::read(&path).unwrap().len(), altered.len());
 }
 
-/// Whatever byte is hit: the store says that it is damaged, or every record is as it was.
+/// For every flipped byte the store reports damage, or every record is unchanged.
 #[tokio::test]
-async fn no_flipped_byte_makes_a_record_wrong_in_silence() {
+async fn no_flipped_byte_changes_a_record_silently() {
     let folder = tempfile::tempdir().unwrap();
     let (good, bad) = (folder.path().join("good.redb"), folder.path().join("bad.redb"));
     let store = EmbeddedStore::open(&good).unwrap();
@@ -289,13 +289,13 @@ async fn no_flipped_byte_makes_a_record_wrong_in_silence() {
     let expected = store.range("/", None, 0, None).await.unwrap();
     drop(store);
     let length = fs::metadata(&good).unwrap().len();
-    let mut told = 0;
-    // A step that is prime to the page size visits all kinds of places: headers, branches, leaves, free pages.
+    let mut reported = 0;
+    // A step that is coprime to the page size hits headers, branches, leaves and free pages.
     for at in (0..length).step_by((length as usize / 150) | 1) {
         fs::copy(&good, &bad).unwrap();
         flip(&bad, at);
         match EmbeddedStore::open(&bad) {
-            Err(StoreError::Corrupt(_) | StoreError::Unavailable(_)) => told += 1,
+            Err(StoreError::Corrupt(_) | StoreError::Unavailable(_)) => reported += 1,
             Err(error) => panic!("byte {at}: {error}"),
             Ok(store) => {
                 let found = store.range("/", None, 0, None).await.unwrap();
@@ -304,15 +304,15 @@ async fn no_flipped_byte_makes_a_record_wrong_in_silence() {
             }
         }
     }
-    assert!(told > 0);
+    assert!(reported > 0);
 }
 
 #[tokio::test]
-async fn a_record_damaged_under_an_open_store_fails_alone() {
+async fn a_record_damaged_in_an_open_store_fails_alone() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("store.redb");
     let store = EmbeddedStore::open(&path).unwrap();
-    // More than the page cache holds, so that the first record must be read from the file again.
+    // More than the page cache, so that the first record is read from the file again.
     let filler = Bytes::from(vec![b'x'; 64 << 10]);
     store.put("/a/hit", Bytes::from([b"find me".as_slice(), &filler].concat()), Expect::Any).await.unwrap();
     join_all((0..600).map(|i| {
@@ -320,13 +320,13 @@ async fn a_record_damaged_under_an_open_store_fails_alone() {
         async move { store.put(&format!("/b/{i}"), filler, Expect::Any).await.unwrap() }
     }))
     .await;
-    // Once a checkpoint has it, and nothing else is in memory.
-    let mut found = places(&path, b"find me");
+    // Wait for a checkpoint that has it.
+    let mut found = offsets(&path, b"find me");
     while found.is_empty() {
         tokio::time::sleep(Duration::from_millis(50)).await;
-        found = places(&path, b"find me");
+        found = offsets(&path, b"find me");
     }
-    store.put("/b/0", bytes("behind the checkpoint"), Expect::Any).await.unwrap();
+    store.put("/b/0", bytes("after the checkpoint"), Expect::Any).await.unwrap();
     found.iter().for_each(|at| flip(&path, *at));
     assert_eq!(store.range("/b/", None, 0, None).await.unwrap().entries.len(), 600);
     let read = store.get("/a/hit", None).await.map(|_| "read");

@@ -1,4 +1,4 @@
-//! Random histories, compared step by step with a store so simple that it is plainly right; both backends.
+//! Random histories, compared step by step with a model that keeps every state. Both stores.
 
 mod common;
 
@@ -10,7 +10,7 @@ use proptest::test_runner::{Config, TestRunner};
 use skep_store::embedded::EmbeddedStore;
 use skep_store::{Entry, Event, Expect, Range, Revision, Store, StoreError, Watch};
 
-/// What is asked of a store. Numbers are reduced to what exists when they are used.
+/// A call of the store. Numbers are reduced to the existing range when they are used.
 #[derive(Clone, Debug)]
 enum Step {
     Put { key: u8, expect: Guess },
@@ -47,7 +47,7 @@ fn steps(length: usize) -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..length)
 }
 
-/// Every state there was, whole.
+/// Every state at every revision.
 struct Model {
     prefix: String,
     base: Revision,
@@ -83,7 +83,7 @@ impl Model {
         &self.states[(revision - self.base) as usize]
     }
 
-    /// So many revisions back, at most to the first.
+    /// The revision that many steps back, at most the first one.
     fn back(&self, steps: u8) -> Revision {
         self.current() - Revision::from(steps).min(self.current() - self.base)
     }
@@ -125,8 +125,8 @@ impl Model {
     }
 
     fn range(&self, after: Option<&str>, limit: usize, at: Revision) -> Range {
-        let behind = |entry: &&Entry| after.is_none_or(|after| &*entry.key > after);
-        let mut entries: Vec<Entry> = self.at(at).values().filter(behind).cloned().collect();
+        let is_after = |entry: &&Entry| after.is_none_or(|after| &*entry.key > after);
+        let mut entries: Vec<Entry> = self.at(at).values().filter(is_after).cloned().collect();
         let page = if limit == 0 { entries.len() } else { limit.min(entries.len()) };
         let more = !entries.split_off(page).is_empty();
         Range { entries, revision: at, more }
@@ -138,11 +138,11 @@ impl Model {
 }
 
 async fn read_all(watch: &mut Watch, until: usize) -> Vec<Event> {
-    let mut seen = Vec::new();
-    while seen.len() < until {
-        seen.extend(common::next_events(watch).await);
+    let mut received = Vec::new();
+    while received.len() < until {
+        received.extend(common::next_events(watch).await);
     }
-    seen
+    received
 }
 
 async fn check_write(store: &dyn Store, model: &mut Model, key: &str, expect: Expect, delete: bool) {
@@ -218,7 +218,7 @@ async fn check(store: &dyn Store, model: &mut Model, step: &Step) {
     }
 }
 
-/// Plays a history. A watch from its beginning sees all of it.
+/// Plays a history. A watch from its start receives all of it.
 async fn play(store: &dyn Store, prefix: &str, history: &[Step]) -> Model {
     let mut model = Model::new(prefix, store.revision().await.unwrap());
     let mut watch = store.watch(prefix, model.base).await.unwrap();
@@ -231,10 +231,10 @@ async fn play(store: &dyn Store, prefix: &str, history: &[Step]) -> Model {
 }
 
 #[test]
-fn the_embedded_store_is_the_model_also_after_it_was_opened_again() {
+fn the_embedded_store_agrees_with_the_model_also_after_it_was_opened_again() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let config = Config { cases: 24, failure_persistence: None, ..Config::default() };
-    // A checkpoint with every write, with some of them, and with none before the store is closed.
+    // A checkpoint after every write, after some of them, or only when the store is closed.
     let checkpoints = prop::sample::select(vec![1, 400, usize::MAX]);
     let result = TestRunner::new(config).run(&(steps(80), checkpoints), |(history, checkpoint_bytes)| {
         runtime.block_on(async {
@@ -242,7 +242,7 @@ fn the_embedded_store_is_the_model_also_after_it_was_opened_again() {
             let (path, killed) = (folder.path().join("store.redb"), tempfile::tempdir().unwrap());
             let store = EmbeddedStore::open_with(&path, checkpoint_bytes).unwrap();
             let mut model = play(&store, "/model/", &history).await;
-            // What a kill would leave; with checkpoints the tables might be written while they are copied.
+            // The files after a kill. With checkpoints the tables could change while they are copied.
             let copied = checkpoint_bytes == usize::MAX;
             if copied {
                 copy(folder.path(), killed.path());
@@ -251,7 +251,7 @@ fn the_embedded_store_is_the_model_also_after_it_was_opened_again() {
             let again = EmbeddedStore::open(&path).unwrap();
             check_again(&again, &mut model).await;
             if copied {
-                // What was forgotten is known to tables only.
+                // Only the tables record a compaction.
                 model.compacted = 0;
                 check_again(&EmbeddedStore::open(&killed.path().join("store.redb")).unwrap(), &mut model)
                     .await;
@@ -278,7 +278,7 @@ fn copy(from: &std::path::Path, to: &std::path::Path) {
 }
 
 #[test]
-fn etcd_is_the_model_too() {
+fn etcd_agrees_with_the_model() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let (_etcd, store) = runtime.block_on(common::Etcd::start());
     let config = Config { cases: 8, failure_persistence: None, ..Config::default() };

@@ -1,4 +1,4 @@
-//! Values below a prefix: as they are for who has the keys, unreadable on disk, and resealed when a key is rotated.
+//! Sealed values: plain for callers, unreadable on disk, and resealed when a key is rotated.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ fn plain() -> Bytes {
     Bytes::from_static(PLAIN)
 }
 
-/// In any file of the store's folder: the log is one too.
+/// Whether any file in the store's folder has the plain value; the log is one of them.
 fn is_on_disk(path: &Path) -> bool {
     let files = std::fs::read_dir(path.parent().unwrap()).unwrap();
     let mut files = files.map(|file| std::fs::read(file.unwrap().path()).unwrap());
@@ -29,7 +29,7 @@ fn is_on_disk(path: &Path) -> bool {
 }
 
 #[tokio::test]
-async fn every_way_of_reading_gives_the_plain_value_and_the_disk_never_does() {
+async fn every_read_returns_the_plain_value_and_the_disk_never_has_it() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("store.redb");
     let (raw, store) = open(&path, &Keyring::new_line().unwrap()).await;
@@ -41,8 +41,8 @@ async fn every_way_of_reading_gives_the_plain_value_and_the_disk_never_does() {
     let refused = store.put("/secrets/a", plain(), Expect::Absent).await;
     assert!(matches!(refused, Err(StoreError::Conflict { actual: Some(actual) }) if actual == put));
     let again = store.put("/secrets/a", plain(), Expect::Revision(put.modified)).await.unwrap();
-    let (gone, _) = store.delete("/secrets/a", Expect::Any).await.unwrap();
-    assert_eq!(gone, again);
+    let (deleted, _) = store.delete("/secrets/a", Expect::Any).await.unwrap();
+    assert_eq!(deleted, again);
     let mut events = Vec::new();
     while events.len() < 3 {
         if let WatchItem::Events(some) = watch.next().await.unwrap().unwrap() {
@@ -63,16 +63,16 @@ async fn every_way_of_reading_gives_the_plain_value_and_the_disk_never_does() {
     store.put("/secrets/a", plain(), Expect::Absent).await.unwrap();
     assert!(!is_on_disk(&path), "the plain value is in the file");
     raw.put("/plain", plain(), Expect::Any).await.unwrap();
-    assert!(is_on_disk(&path), "this test can see a plain value");
+    assert!(is_on_disk(&path), "this test finds plain values");
 }
 
 #[tokio::test]
-async fn a_rotated_key_seals_everything_anew_and_the_old_one_can_go() {
+async fn after_resealing_with_a_new_key_the_old_one_is_not_needed() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("store.redb");
     let (old, new) = (Keyring::new_line().unwrap(), Keyring::new_line().unwrap());
     let (raw, store) = open(&path, &old).await;
-    // One from before there were keys.
+    // A value from before there were keys.
     raw.put("/secrets/early", plain(), Expect::Absent).await.unwrap();
     assert!(!holds_sealed(&*raw, PREFIX).await.unwrap());
     assert_eq!(store.get("/secrets/early", None).await.unwrap().0.unwrap().value, plain());
@@ -84,7 +84,7 @@ async fn a_rotated_key_seals_everything_anew_and_the_old_one_can_go() {
     let (raw, store) = open(&path, &new).await;
     let refused = store.get("/secrets/a", None).await;
     assert!(matches!(&refused, Err(StoreError::Sealed { id, .. }) if old.starts_with(id)), "{refused:?}");
-    assert!(store.reseal().await.is_err(), "nothing is thrown away for want of a key");
+    assert!(store.reseal().await.is_err(), "a value without its key is kept");
     drop((raw, store));
     let (raw, store) = open(&path, &format!("{new}{old}")).await;
     assert_eq!(store.reseal().await.unwrap(), 3);

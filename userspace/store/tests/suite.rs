@@ -1,4 +1,4 @@
-//! One suite, both stores: what etcd promises, the embedded store promises too.
+//! One suite for both stores: the embedded store keeps etcd's promises.
 
 mod common;
 
@@ -15,16 +15,16 @@ fn bytes(text: &str) -> Bytes {
 }
 
 async fn writes_compare_and_swap(store: &dyn Store) {
-    let made = store.put("/cas/a", bytes("1"), Expect::Absent).await.unwrap();
-    assert_eq!(made.created, made.modified);
+    let created = store.put("/cas/a", bytes("1"), Expect::Absent).await.unwrap();
+    assert_eq!(created.created, created.modified);
     let again = store.put("/cas/a", bytes("x"), Expect::Absent).await;
-    assert!(matches!(again, Err(StoreError::Conflict { actual: Some(ref actual) }) if *actual == made));
-    let next = store.put("/cas/a", bytes("2"), Expect::Revision(made.modified)).await.unwrap();
-    assert_eq!(next.created, made.created);
-    assert!(next.modified > made.modified);
-    let stale = store.put("/cas/a", bytes("x"), Expect::Revision(made.modified)).await;
+    assert!(matches!(again, Err(StoreError::Conflict { actual: Some(ref actual) }) if *actual == created));
+    let next = store.put("/cas/a", bytes("2"), Expect::Revision(created.modified)).await.unwrap();
+    assert_eq!(next.created, created.created);
+    assert!(next.modified > created.modified);
+    let stale = store.put("/cas/a", bytes("x"), Expect::Revision(created.modified)).await;
     assert!(matches!(stale, Err(StoreError::Conflict { actual: Some(_) })));
-    let stale = store.delete("/cas/a", Expect::Revision(made.modified)).await;
+    let stale = store.delete("/cas/a", Expect::Revision(created.modified)).await;
     assert!(matches!(stale, Err(StoreError::Conflict { .. })));
     let (gone, revision) = store.delete("/cas/a", Expect::Revision(next.modified)).await.unwrap();
     assert_eq!((gone.value, revision), (bytes("2"), next.modified + 1));
@@ -64,16 +64,16 @@ async fn watches_start_anywhere_and_miss_nothing(store: &dyn Store) {
     store.put("/elsewhere", bytes("1"), Expect::Any).await.unwrap();
     let b = store.put("/watch/a", bytes("2"), Expect::Any).await.unwrap();
     let (_, deleted) = store.delete("/watch/a", Expect::Any).await.unwrap();
-    let mut seen = Vec::new();
-    while seen.len() < 3 {
-        seen.extend(next_events(&mut watch).await);
+    let mut received = Vec::new();
+    while received.len() < 3 {
+        received.extend(next_events(&mut watch).await);
     }
     let expected = [
         Event::Put { entry: a.clone(), previous: None },
         Event::Put { entry: b.clone(), previous: Some(a) },
         Event::Delete { previous: b, revision: deleted },
     ];
-    assert_eq!(seen, expected);
+    assert_eq!(received, expected);
 }
 
 async fn compacted_history_is_refused(store: &dyn Store) {
@@ -97,7 +97,7 @@ async fn compacted_history_is_refused(store: &dyn Store) {
     assert!(matches!(late, StoreError::Compacted { oldest } if oldest >= new.modified), "{late}");
 }
 
-async fn revisions_that_are_not_there_yet_are_refused(store: &dyn Store) {
+async fn future_revisions_are_refused(store: &dyn Store) {
     let now = store.put("/future/a", bytes("1"), Expect::Any).await.unwrap().modified;
     let future = |wanted, current| wanted == now + 5 && current == now;
     let read = store.get("/future/a", Some(now + 5)).await;
@@ -111,13 +111,13 @@ async fn revisions_that_are_not_there_yet_are_refused(store: &dyn Store) {
 }
 
 async fn a_refused_write_takes_no_revision(store: &dyn Store) {
-    let made = store.put("/refused/a", bytes("1"), Expect::Absent).await.unwrap();
+    let created = store.put("/refused/a", bytes("1"), Expect::Absent).await.unwrap();
     let _ = store.put("/refused/a", bytes("2"), Expect::Absent).await.unwrap_err();
     let _ = store.delete("/refused/b", Expect::Any).await.unwrap_err();
-    assert_eq!(store.revision().await.unwrap(), made.modified);
+    assert_eq!(store.revision().await.unwrap(), created.modified);
 }
 
-/// A reader of the whole waits until its watch reached the store's revision: other keys' writes must not hold it up.
+/// A cache waits until its watch reaches the store's revision; writes of other keys must advance the watch too.
 async fn a_watch_reaches_the_stores_revision_past_other_keys(store: &dyn Store) {
     let mut watch = store.watch("/mine/", store.revision().await.unwrap()).await.unwrap();
     let mine = store.put("/mine/a", bytes("1"), Expect::Any).await.unwrap();
@@ -128,14 +128,14 @@ async fn a_watch_reaches_the_stores_revision_past_other_keys(store: &dyn Store) 
             match watch.next().await.unwrap().unwrap() {
                 WatchItem::Progress(at) if at >= other => return,
                 WatchItem::Progress(_) => {}
-                WatchItem::Events(events) => panic!("of other keys: {events:?}"),
+                WatchItem::Events(events) => panic!("events of other keys: {events:?}"),
             }
         }
     };
     tokio::time::timeout(Duration::from_secs(10), reached).await.unwrap();
 }
 
-async fn large_ranges_come_whole(store: &dyn Store) {
+async fn large_ranges_are_complete(store: &dyn Store) {
     let value = Bytes::from(vec![b'x'; 6_000]);
     let puts = (0..1_500).map(|i| {
         let (key, value) = (format!("/large/{i:04}"), value.clone());
@@ -149,9 +149,9 @@ async fn large_ranges_come_whole(store: &dyn Store) {
     let page = store.range("/large/", Some("/large/0099"), 1_200, Some(last)).await.unwrap();
     assert_eq!((page.entries.len(), page.more), (1_200, true));
     let mut watch = store.watch("/large/", last - 1_500).await.unwrap();
-    let mut seen = 0;
-    while seen < 1_500 {
-        seen += next_events(&mut watch).await.len();
+    let mut received = 0;
+    while received < 1_500 {
+        received += next_events(&mut watch).await.len();
     }
 }
 
@@ -177,7 +177,8 @@ async fn concurrent_writers_of_one_key_never_overwrite_each_other(store: &dyn St
     assert_eq!(entry.unwrap().value, bytes("80"));
 }
 
-/// One that does not read neither holds up writers nor misses anything once it watches again. How often it was dropped.
+/// A watcher that does not read never blocks writers, and misses nothing once it watches again. Returns how often it was
+/// dropped.
 async fn a_watcher_that_sleeps_catches_up(store: &dyn Store) -> usize {
     const WRITES: usize = 1_500;
     let start = store.revision().await.unwrap();
@@ -187,20 +188,20 @@ async fn a_watcher_that_sleeps_catches_up(store: &dyn Store) -> usize {
         let entry = store.put(&format!("/sleep/{}", i % 10), bytes(&i.to_string()), Expect::Any).await;
         written.push(entry.unwrap().modified);
     }
-    let (mut seen, mut dropped) = (Vec::new(), 0);
-    while seen.len() < WRITES {
+    let (mut received, mut dropped) = (Vec::new(), 0);
+    while received.len() < WRITES {
         match watch.next().await {
-            Some(Ok(WatchItem::Events(events))) => seen.extend(events.iter().map(Event::revision)),
+            Some(Ok(WatchItem::Events(events))) => received.extend(events.iter().map(Event::revision)),
             Some(Ok(WatchItem::Progress(_))) => {}
             Some(Err(StoreError::Lagged)) => {
                 dropped += 1;
-                let last = seen.last().copied().unwrap_or(start);
+                let last = received.last().copied().unwrap_or(start);
                 watch = store.watch("/sleep/", last).await.unwrap();
             }
             other => panic!("{other:?}"),
         }
     }
-    assert_eq!(seen, written);
+    assert_eq!(received, written);
     dropped
 }
 
@@ -209,10 +210,10 @@ async fn suite(store: &dyn Store) {
     ranges_page_at_one_revision(store).await;
     watches_start_anywhere_and_miss_nothing(store).await;
     compacted_history_is_refused(store).await;
-    revisions_that_are_not_there_yet_are_refused(store).await;
+    future_revisions_are_refused(store).await;
     a_refused_write_takes_no_revision(store).await;
     a_watch_reaches_the_stores_revision_past_other_keys(store).await;
-    large_ranges_come_whole(store).await;
+    large_ranges_are_complete(store).await;
     concurrent_writers_of_one_key_never_overwrite_each_other(store).await;
 }
 
@@ -221,22 +222,22 @@ async fn the_embedded_store_keeps_etcds_promises() {
     let folder = tempfile::tempdir().unwrap();
     let store = EmbeddedStore::open(&folder.path().join("store.redb")).unwrap();
     suite(&store).await;
-    assert!(a_watcher_that_sleeps_catches_up(&store).await > 0, "each write was an item of its own");
+    assert!(a_watcher_that_sleeps_catches_up(&store).await > 0, "each write was one item");
 }
 
 #[tokio::test]
-async fn etcd_keeps_them_too() {
+async fn etcd_keeps_its_promises() {
     let (_etcd, store) = Etcd::start().await;
     suite(&store).await;
-    // etcd may send many events at once; then the queue is long enough.
+    // etcd may send many events in one item; then the watcher is not dropped.
     a_watcher_that_sleeps_catches_up(&store).await;
 }
 
 #[tokio::test]
-async fn an_etcd_that_is_away_is_told_and_found_again() {
+async fn an_etcd_that_stopped_is_unavailable_until_it_runs_again() {
     let (mut etcd, store) = Etcd::start().await;
-    let made = store.put("/away/a", bytes("1"), Expect::Any).await.unwrap();
-    let mut watch = store.watch("/away/", made.modified - 1).await.unwrap();
+    let created = store.put("/away/a", bytes("1"), Expect::Any).await.unwrap();
+    let mut watch = store.watch("/away/", created.modified - 1).await.unwrap();
     assert_eq!(next_events(&mut watch).await.len(), 1);
     etcd.stop();
     let ended = loop {
@@ -250,8 +251,8 @@ async fn an_etcd_that_is_away_is_told_and_found_again() {
     assert!(matches!(store.get("/away/a", None).await, Err(StoreError::Unavailable(_))));
     etcd.run();
     common::until_ok(|| store.get("/away/a", None)).await;
-    assert_eq!(store.get("/away/a", None).await.unwrap().0, Some(made.clone()));
-    let mut watch = store.watch("/away/", made.modified).await.unwrap();
-    let next = store.put("/away/a", bytes("2"), Expect::Revision(made.modified)).await.unwrap();
-    assert_eq!(next_events(&mut watch).await, [Event::Put { entry: next, previous: Some(made) }]);
+    assert_eq!(store.get("/away/a", None).await.unwrap().0, Some(created.clone()));
+    let mut watch = store.watch("/away/", created.modified).await.unwrap();
+    let next = store.put("/away/a", bytes("2"), Expect::Revision(created.modified)).await.unwrap();
+    assert_eq!(next_events(&mut watch).await, [Event::Put { entry: next, previous: Some(created) }]);
 }

@@ -1,4 +1,4 @@
-//! What a write comes to over what is there. PURE.
+//! The outcome of a write, from the entry that exists. PURE.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crate::state::{Revisions, check};
 use crate::{Entry, Event, Expect, Revision, StoreError};
 
-/// What whoever asked for a write is told.
+/// The answer to a write.
 pub(super) enum Outcome {
     Put(Entry),
     Deleted(Entry, Revision),
@@ -15,9 +15,10 @@ pub(super) enum Outcome {
     Refused(StoreError),
 }
 
-/// `Err`: nothing is to be written.
+/// The event to write and the answer after it is durable; `Err`: the answer, with nothing to write.
 pub(super) type Decision = Result<(Event, Outcome), Outcome>;
 
+/// `previous` is the entry that exists, `revision` the next one.
 pub(super) fn put(
     previous: Option<Entry>,
     key: &Arc<str>,
@@ -37,7 +38,8 @@ pub(super) fn delete(previous: Option<Entry>, expect: Expect, revision: Revision
     Ok((Event::Delete { previous: previous.clone(), revision }, Outcome::Deleted(previous, revision)))
 }
 
-pub(super) fn forget(revisions: &mut Revisions, before: Revision) -> Outcome {
+/// Raises `revisions.compacted`.
+pub(super) fn compact(revisions: &mut Revisions, before: Revision) -> Outcome {
     if before > revisions.current {
         let current = revisions.current;
         return Outcome::Refused(StoreError::FutureRevision { wanted: before, current });

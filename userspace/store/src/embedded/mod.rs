@@ -1,17 +1,21 @@
 //! The store of a single server: a log and redb's tables on the local disk, one writer, fsync before every answer.
 //!
-//! Writes that wait together are appended to the log together, with one sync. What is written is in memory too, until a
-//! checkpoint takes it over into the tables, beside the writer and thousands of writes at a time. The tables hold what is;
-//! the log goes on to hold what was, until it is compacted. Readers use snapshots and never wait for the writer.
+//! Writes that wait together are appended to the log together, with one sync. They are also in memory, until a checkpoint
+//! in another thread writes thousands of them into the tables. The tables hold the present; the log keeps the past until
+//! it is compacted. Readers use snapshots and never wait for the writer.
+//!
+//! In: calls of [`Store`]. Out: two kinds of files: the tables, and next to them the log.
 
 mod checkpoint;
 mod decide;
 mod failure;
-mod live;
+mod format;
+mod hub;
 mod log;
-mod paced;
-mod tail;
+mod memtable;
+mod throttled_file;
 mod view;
+mod write;
 mod writer;
 
 use std::path::Path;
@@ -20,80 +24,47 @@ use std::thread::JoinHandle;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use redb::TableDefinition;
 use tokio::sync::{mpsc, oneshot};
 
-use self::failure::guarded;
-use self::live::{Shared, feed};
+use self::failure::catch_panics;
+use self::hub::{Hub, feed_from_disk};
 use self::view::View;
+use self::write::Write;
 use self::writer::Writer;
 use crate::{Entry, Expect, Range, Result, Revision, Store, StoreError, Watch, WatchItem};
 
-const OBJECTS: TableDefinition<&str, &[u8]> = TableDefinition::new("objects");
-const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
-const CURRENT: &str = "revision";
-const COMPACTED: &str = "compacted";
-/// How the tables are laid out; a number that this build does not know is refused.
-const FORMAT: &str = "format";
-/// With the history in a log beside the tables.
-const FORMAT_3: u64 = 3;
-
-/// What is written before a checkpoint: it costs as much memory, and time at the next start after a kill.
+/// Written bytes after which a checkpoint starts. They occupy memory, and are read again at the start after a kill.
 const CHECKPOINT_BYTES: usize = 4 << 20;
-/// Writes that may wait for the writer; more of them wait for a place.
-const WRITE_QUEUE: usize = 4_096;
+/// Bounds the writes in the writer's queue; callers wait for room.
+const MAX_QUEUED_WRITES: usize = 4_096;
 
+/// A store in one file and its log. One process may have it open; dropping it waits for queued writes and closes the file.
 pub struct EmbeddedStore {
-    shared: Arc<Shared>,
-    /// `None` only while it is dropped.
+    hub: Arc<Hub>,
+    /// `None` only during drop.
     writes: Option<mpsc::Sender<Write>>,
     writer: Option<JoinHandle<()>>,
 }
 
-pub(crate) enum Write {
-    Put {
-        key: Arc<str>,
-        value: Bytes,
-        expect: Expect,
-        answer: oneshot::Sender<Result<Entry>>,
-    },
-    Delete {
-        key: Arc<str>,
-        expect: Expect,
-        answer: oneshot::Sender<Result<(Entry, Revision)>>,
-    },
-    Compact {
-        before: Revision,
-        answer: oneshot::Sender<Result<()>>,
-    },
-    /// A reader found the database of this generation broken.
-    Reopen {
-        generation: u64,
-        answer: oneshot::Sender<Result<()>>,
-    },
-    /// A checkpoint came to its end.
-    Look,
-}
-
 impl EmbeddedStore {
-    /// Opens or creates the database file, and checks every page of it. A store that a power cut or kill interrupted
-    /// opens at its last commit; one that was altered since is told as `Corrupt` and left as it is.
+    /// Opens or creates the database file, and checks every page of it. After a power cut or kill the store opens at its
+    /// last commit. A file that was altered is `Err(Corrupt)`, and is not changed.
     pub fn open(path: &Path) -> Result<EmbeddedStore> {
         EmbeddedStore::open_with(path, CHECKPOINT_BYTES)
     }
 
-    /// As [`Self::open`], with a checkpoint whenever so many bytes were written.
+    /// As [`Self::open`], with a checkpoint after that many written bytes.
     pub fn open_with(path: &Path, checkpoint_bytes: usize) -> Result<EmbeddedStore> {
-        let (writes, queue) = mpsc::channel(WRITE_QUEUE);
-        let (writer, shared) = Writer::open(path, checkpoint_bytes, writes.downgrade())?;
+        let (writes, queue) = mpsc::channel(MAX_QUEUED_WRITES);
+        let (writer, hub) = Writer::open(path, checkpoint_bytes, writes.downgrade())?;
         let thread = std::thread::Builder::new()
             .name("store-writer".to_owned())
             .spawn(move || writer.run(queue))
-            .map_err(|error| StoreError::Unavailable(format!("start the writer: {error}")))?;
-        Ok(EmbeddedStore { shared, writes: Some(writes), writer: Some(thread) })
+            .map_err(|error| StoreError::Unavailable(format!("starting the writer failed: {error}")))?;
+        Ok(EmbeddedStore { hub, writes: Some(writes), writer: Some(thread) })
     }
 
-    /// Reads every record and its checksum; `Err(Corrupt)` names the first damaged one. Takes as long as reading the file.
+    /// Reads every record and its checksum; `Err(Corrupt)` names the first damaged one. Takes as long as reading the files.
     pub async fn verify(&self) -> Result<()> {
         self.read_blocking(|view| view.verify()).await
     }
@@ -104,35 +75,35 @@ impl EmbeddedStore {
         answer.await.map_err(|_| StoreError::Closed)?
     }
 
-    /// Reads from the present snapshot. If the database broke (the disk was full, or failed), it is opened again first.
+    /// Reads from the last commit. If the database broke (the disk was full, or failed), opens it again and retries once.
     async fn read<T>(&self, read: impl Fn(&View) -> Result<T>) -> Result<T> {
-        let view = self.shared.view()?;
-        match guarded(|| read(&view)) {
+        let view = self.hub.view()?;
+        match catch_panics(|| read(&view)) {
             Err(StoreError::Unavailable(_) | StoreError::Full(_)) => {
                 self.reopen(view.snapshot.generation).await?;
-                let view = self.shared.view()?;
-                guarded(|| read(&view))
+                let view = self.hub.view()?;
+                catch_panics(|| read(&view))
             }
             result => result,
         }
     }
 
-    /// Like `read`, for what takes long: it must not hold up the runtime's threads.
+    /// Like `read`, on a blocking thread: for reads that may take long.
     async fn read_blocking<T: Send + 'static>(
         &self,
         read: impl Fn(&View) -> Result<T> + Send + Sync + 'static,
     ) -> Result<T> {
         let read = Arc::new(read);
-        let mut view = self.shared.view()?;
+        let mut view = self.hub.view()?;
         for last in [false, true] {
             let (work, snapshot) = (read.clone(), view.clone());
-            let result = tokio::task::spawn_blocking(move || guarded(|| work(&snapshot)))
+            let result = tokio::task::spawn_blocking(move || catch_panics(|| work(&snapshot)))
                 .await
                 .map_err(|_| StoreError::Closed)?;
             match result {
                 Err(StoreError::Unavailable(_) | StoreError::Full(_)) if !last => {
                     self.reopen(view.snapshot.generation).await?;
-                    view = self.shared.view()?;
+                    view = self.hub.view()?;
                 }
                 result => return result,
             }
@@ -147,7 +118,7 @@ impl EmbeddedStore {
 }
 
 impl Drop for EmbeddedStore {
-    /// Waits for the writes in hand, so that the file is closed and may be opened again.
+    /// Waits for queued writes and closes the file, so that it can be opened again.
     fn drop(&mut self) {
         self.writes = None;
         if let Some(writer) = self.writer.take() {
@@ -189,17 +160,17 @@ impl Store for EmbeddedStore {
     }
 
     async fn watch(&self, prefix: &str, after: Revision) -> Result<Watch> {
-        self.shared.view()?.revisions.resolve(Some(after))?;
+        self.hub.view()?.revisions.resolve(Some(after))?;
         let (sender, watch) = Watch::channel();
-        if let Some(sender) = self.shared.subscribe(prefix, after, sender, WatchItem::Progress(after)) {
-            // What it missed lies on disk only: a task of its own reads it, at the watcher's speed.
-            tokio::spawn(feed(self.shared.clone(), prefix.to_owned(), after, sender));
+        if let Some(sender) = self.hub.subscribe(prefix, after, sender, WatchItem::Progress(after)) {
+            // Only the disk has what it missed; a task sends it at the watcher's speed.
+            tokio::spawn(feed_from_disk(self.hub.clone(), prefix.to_owned(), after, sender));
         }
         Ok(watch)
     }
 
     async fn revision(&self) -> Result<Revision> {
-        Ok(self.shared.view()?.revisions.current)
+        Ok(self.hub.view()?.revisions.current)
     }
 
     async fn compact(&self, before: Revision) -> Result<()> {

@@ -1,8 +1,8 @@
-//! Keys that values are sealed with, and the form of a sealed value.
+//! The keys, and the form of a sealed value.
 //!
-//! A sealed value names its key: `skep:sealed:v1:aesgcm:ID:`, then nonce, ciphertext and tag. The place where it lies is
-//! authenticated with it, so that a value put in another's place does not open. The concept is EncryptionConfiguration's:
-//! the first key seals, all of them open.
+//! In: plain values; a text of keys. Out: sealed values. A sealed value names its key: `skep:sealed:v1:aesgcm:ID:`, then
+//! nonce, ciphertext and tag. The store key is authenticated with it, so that a value copied to another store key does not
+//! open. As in Kubernetes' EncryptionConfiguration, the first key seals and all keys open.
 
 use std::fmt;
 
@@ -16,7 +16,7 @@ const MARK: &[u8] = b"skep:sealed:v1:aesgcm:";
 const KEY_BYTES: usize = 32;
 const ID_BYTES: usize = 4;
 
-/// The keys, the first of which seals.
+/// One key or more; the first seals.
 pub struct Keyring {
     keys: Vec<Key>,
 }
@@ -26,16 +26,16 @@ struct Key {
     aead: RandomizedNonceKey,
 }
 
-/// Why a text is not a keyring. The text itself is never told.
+/// Why a text is not a keyring. Never contains the text itself, since it has keys.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadKeyring {
-    #[error("it holds no key")]
+    #[error("it has no key")]
     Empty,
     #[error("line {0} is not a key's id, a space, and 64 hexadecimal digits")]
     Line(usize),
     #[error("line {0} has the id of an earlier line")]
     Twice(usize),
-    #[error("the system gives no random bytes")]
+    #[error("the system has no random bytes")]
     Random,
 }
 
@@ -46,7 +46,7 @@ impl fmt::Debug for Keyring {
 }
 
 impl Keyring {
-    /// One key a line: its id, and its bytes in hexadecimal digits.
+    /// One key on each line: its id, a space, and its bytes as hexadecimal digits.
     pub fn parse(text: &str) -> Result<Keyring, BadKeyring> {
         let mut keys: Vec<Key> = Vec::new();
         for (at, line) in text.lines().enumerate() {
@@ -63,7 +63,7 @@ impl Keyring {
         if keys.is_empty() { Err(BadKeyring::Empty) } else { Ok(Keyring { keys }) }
     }
 
-    /// A line with a new key.
+    /// A line with a new random key.
     pub fn new_line() -> Result<String, BadKeyring> {
         let mut random = [0; ID_BYTES + KEY_BYTES];
         rand::fill(&mut random).map_err(|_| BadKeyring::Random)?;
@@ -71,27 +71,28 @@ impl Keyring {
         Ok(format!("{} {}\n", to_hex(id), to_hex(key)))
     }
 
-    /// Of the key that seals.
+    /// The id of the key that seals.
     pub fn id(&self) -> &str {
         self.keys.first().map_or("", |key| &key.id)
     }
 
-    pub(super) fn seal(&self, place: &str, plain: &[u8]) -> Result<Bytes> {
+    pub(super) fn seal(&self, store_key: &str, plain: &[u8]) -> Result<Bytes> {
         let key = self.keys.first().ok_or_else(failed)?;
         let mut text = plain.to_vec();
-        let nonce = key.aead.seal_in_place_append_tag(Aad::from(place), &mut text).map_err(|_| failed())?;
+        let nonce =
+            key.aead.seal_in_place_append_tag(Aad::from(store_key), &mut text).map_err(|_| failed())?;
         Ok(Bytes::from([MARK, key.id.as_bytes(), b":", nonce.as_ref(), &text].concat()))
     }
 
-    /// A value that is not sealed is as it is: it was stored before there were keys.
-    pub(super) fn open(&self, place: &str, stored: &Bytes) -> Result<Bytes> {
+    /// Returns a value that is not sealed unchanged: it was stored before there were keys.
+    pub(super) fn open(&self, store_key: &str, stored: &Bytes) -> Result<Bytes> {
         let Some(sealed) = parts(stored) else { return Ok(stored.clone()) };
-        let Sealed { id, nonce, text } = sealed.ok_or_else(|| damaged(place))?;
+        let Sealed { id, nonce, text } = sealed.ok_or_else(|| damaged(store_key))?;
         let key = self.keys.iter().find(|key| key.id == id);
-        let key = key.ok_or_else(|| StoreError::Sealed { key: place.to_owned(), id: id.to_owned() })?;
+        let key = key.ok_or_else(|| StoreError::Sealed { key: store_key.to_owned(), id: id.to_owned() })?;
         let mut text = text.to_vec();
-        let opened = key.aead.open_in_place(nonce, Aad::from(place), &mut text);
-        let length = opened.map_err(|_| damaged(place))?.len();
+        let opened = key.aead.open_in_place(nonce, Aad::from(store_key), &mut text);
+        let length = opened.map_err(|_| damaged(store_key))?.len();
         text.truncate(length);
         Ok(Bytes::from(text))
     }
@@ -113,7 +114,7 @@ struct Sealed<'a> {
     text: &'a [u8],
 }
 
-/// `None`: not sealed. `Some(None)`: it says that it is, and is too short or odd for that.
+/// `None`: not sealed. `Some(None)`: it has the mark, and the rest is malformed.
 fn parts(stored: &[u8]) -> Option<Option<Sealed<'_>>> {
     let rest = stored.strip_prefix(MARK)?;
     let read = || {
@@ -126,18 +127,18 @@ fn parts(stored: &[u8]) -> Option<Option<Sealed<'_>>> {
 }
 
 fn failed() -> StoreError {
-    StoreError::Unavailable("a value could not be sealed".to_owned())
+    StoreError::Unavailable("sealing a value failed".to_owned())
 }
 
-fn damaged(place: &str) -> StoreError {
-    StoreError::Corrupt(format!("the sealed value of {place} was altered"))
+fn damaged(store_key: &str) -> StoreError {
+    StoreError::Corrupt(format!("the sealed value of {store_key} was altered"))
 }
 
 impl Key {
     fn new(id: &str, bytes: &[u8]) -> Option<Key> {
-        let fit = !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+        let is_id = !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
         let aead = RandomizedNonceKey::new(&AES_256_GCM, bytes).ok()?;
-        fit.then(|| Key { id: id.to_owned(), aead })
+        is_id.then(|| Key { id: id.to_owned(), aead })
     }
 }
 
@@ -147,7 +148,7 @@ fn to_hex(bytes: &[u8]) -> String {
 
 fn from_hex(text: &str) -> Option<Vec<u8>> {
     let text = text.trim();
-    // What Rust reads as a number may have a sign.
+    // `from_str_radix` would accept a sign.
     if text.len() != 2 * KEY_BYTES || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return None;
     }
@@ -167,7 +168,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_sealed_opens_in_its_place_only(plain: Vec<u8>, at: prop::sample::Index) {
+        fn a_sealed_value_opens_under_its_store_key_only(plain: Vec<u8>, at: prop::sample::Index) {
             let keys = keyring(&Keyring::new_line().unwrap());
             let sealed = keys.seal("/a", &plain).unwrap();
             prop_assert_eq!(&keys.open("/a", &sealed).unwrap()[..], &plain[..]);
@@ -199,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_file_is_told_without_its_keys() {
+    fn errors_of_a_bad_file_do_not_contain_its_keys() {
         let line = Keyring::new_line().unwrap();
         assert_eq!(Keyring::parse("\n").err(), Some(BadKeyring::Empty));
         assert_eq!(Keyring::parse(&format!("{line}{line}")).err(), Some(BadKeyring::Twice(2)));

@@ -1,6 +1,6 @@
-//! A store whose values below one prefix lie sealed in the store beneath it.
+//! A store that encrypts (seals) the values below one prefix before another store keeps them.
 //!
-//! In and out: the values as they are. What is on disk, in etcd and in their history can be read by nobody without a key.
+//! In and out: plain values. The disk, etcd and their history have only sealed ones, which nothing opens without a key.
 
 mod keyring;
 
@@ -14,29 +14,30 @@ use keyring::{is_sealed, is_sealed_by};
 
 pub use keyring::{BadKeyring, Keyring};
 
+/// Wraps a store; see the module.
 pub struct SealedStore {
     inner: Arc<dyn Store>,
     opener: Arc<Opener>,
 }
 
-/// Opens what is sealed, and lets all else pass.
-pub(crate) struct Opener {
+/// Opens values below the prefix, and leaves others unchanged.
+struct Opener {
     prefix: String,
     keyring: Keyring,
 }
 
-/// Whether any value with `prefix` is sealed: then its keys must be had, and making new ones would be wrong.
+/// Whether any value with `prefix` is sealed. If so, a start without the old keys must fail, and not make new ones.
 pub async fn holds_sealed(store: &dyn Store, prefix: &str) -> Result<bool> {
     Ok(store.range(prefix, None, 0, None).await?.entries.iter().any(|entry| is_sealed(&entry.value)))
 }
 
 impl SealedStore {
-    /// Seals what is written below `prefix`.
+    /// Values of keys with `prefix` are sealed.
     pub fn new(inner: Arc<dyn Store>, prefix: &str, keyring: Keyring) -> SealedStore {
         SealedStore { inner, opener: Arc::new(Opener { prefix: prefix.to_owned(), keyring }) }
     }
 
-    /// Writes anew what is not sealed with the first key; how many those were. Fails if a value does not open.
+    /// Writes again every value that is not sealed with the first key; returns their number. Fails if a value does not open.
     pub async fn reseal(&self) -> Result<usize> {
         let (prefix, keyring) = (&self.opener.prefix, &self.opener.keyring);
         let stored = self.inner.range(prefix, None, 0, None).await?;
@@ -49,7 +50,7 @@ impl SealedStore {
             let sealed = keyring.seal(&entry.key, &plain)?;
             match self.inner.put(&entry.key, sealed, Expect::Revision(entry.modified)).await {
                 Ok(_) => resealed += 1,
-                // Another server did it, or wrote something newer: with the first key, as this one.
+                // Another server resealed it or wrote a new value, with the first key too.
                 Err(StoreError::Conflict { .. }) => {}
                 Err(error) => return Err(error),
             }
@@ -70,7 +71,7 @@ impl Opener {
         Ok(entry)
     }
 
-    pub(crate) fn event(&self, event: Event) -> Result<Event> {
+    fn event(&self, event: Event) -> Result<Event> {
         Ok(match event {
             Event::Put { entry, previous } => {
                 let previous = previous.map(|previous| self.entry(previous)).transpose()?;
@@ -82,7 +83,7 @@ impl Opener {
         })
     }
 
-    /// A refused write shows what is there.
+    /// A conflict carries the existing entry.
     fn error(&self, error: StoreError) -> StoreError {
         match error {
             StoreError::Conflict { actual: Some(actual) } => match self.entry(actual) {
@@ -134,7 +135,8 @@ impl Store for SealedStore {
     }
 
     async fn watch(&self, prefix: &str, after: Revision) -> Result<Watch> {
-        Ok(self.inner.watch(prefix, after).await?.opened_by(self.opener.clone()))
+        let opener = self.opener.clone();
+        Ok(self.inner.watch(prefix, after).await?.map_events(move |event| opener.event(event)))
     }
 
     async fn revision(&self) -> Result<Revision> {

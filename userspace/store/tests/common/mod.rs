@@ -1,4 +1,4 @@
-//! What the tests of the stores share: an etcd of their own, and the events of a watch.
+//! Shared by the tests of the stores: an etcd process, and the events of a watch.
 
 use std::future::Future;
 use std::net::TcpListener;
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use skep_store::etcd::EtcdStore;
 use skep_store::{Event, StoreError, Watch, WatchItem};
 
-/// An etcd on loopback, ended on drop.
+/// An etcd on loopback; stopped on drop.
 pub(crate) struct Etcd {
     child: Option<Child>,
     client: String,
@@ -27,7 +27,7 @@ impl Etcd {
         (etcd, store)
     }
 
-    /// Starts it, anew after `stop`, on the same data.
+    /// Starts it; after `stop` with the same data.
     pub(crate) fn run(&mut self) {
         let child = Command::new("etcd")
             .arg("--data-dir")
@@ -60,19 +60,19 @@ fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-/// Asks an etcd that is starting until it answers; nothing else tells that it is ready.
+/// Repeats a call until etcd answers. There is no other signal that it is ready.
 pub(crate) async fn until_ok<T, F: Future<Output = Result<T, StoreError>>>(ask: impl Fn() -> F) -> T {
     let start = Instant::now();
     loop {
         match ask().await {
             Ok(answer) => return answer,
-            Err(error) => assert!(start.elapsed() < Duration::from_secs(30), "etcd is away: {error}"),
+            Err(error) => assert!(start.elapsed() < Duration::from_secs(30), "etcd does not answer: {error}"),
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
-/// The next events, progress passed over.
+/// The next events; skips progress.
 pub(crate) async fn next_events(watch: &mut Watch) -> Vec<Event> {
     loop {
         let item = tokio::time::timeout(Duration::from_secs(10), watch.next()).await.expect("in time");

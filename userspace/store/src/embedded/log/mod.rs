@@ -1,10 +1,11 @@
 //! The log: events, appended and synced before a write is answered, and kept until they are compacted.
 //!
-//! What a checkpoint does not have yet is read from it at the next start; what one has is the history that reads in the
-//! past and late watches go back to. It lies beside the tables in segments that are named after their first revision. What
-//! a crash tore is the end of the last segment and was never acknowledged; anything else that does not check is damage,
-//! and told.
+//! In: events, from the writer. Out: at the start the events that no checkpoint has; later the history, for reads in the
+//! past and late watches. The log is a sequence of segments in the folder of the tables, named after their first revision.
+//! A crash can tear the end of the last segment, which was never acknowledged; anything else with a wrong checksum is
+//! damage, and an error.
 
+mod files;
 mod history;
 mod record;
 mod segment;
@@ -12,90 +13,62 @@ pub(super) mod spare;
 #[cfg(test)]
 mod tests;
 
-use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use self::history::Closed;
-pub(super) use self::history::{History, Part};
-use self::record::{End, Reader};
+use self::files::{damaged, segments};
+use self::history::ClosedSegment;
+pub(super) use self::history::{Chunk, History};
+use self::record::{BadRecord, Records};
 use self::segment::Segment;
-use super::failure::file;
+use super::failure::file_error;
 use crate::{Event, Result, Revision, StoreError};
 
+/// The writer's end.
 pub(super) struct Log {
-    /// The tables' file.
-    beside: PathBuf,
+    /// The path of the tables' file.
+    tables: PathBuf,
     segment: Option<Segment>,
     history: Arc<History>,
     buffer: Vec<u8>,
 }
 
+/// The segments' events after a checkpoint, while they are read at the start.
+struct Recovery {
+    events: Vec<Event>,
+    /// The last revision so far, the checkpoint's at first.
+    last: Revision,
+    /// The error if the next segment does not continue after `last`.
+    torn: Option<StoreError>,
+}
+
 impl Log {
-    /// The log beside the tables, and its events after a checkpoint's revision.
-    pub(super) fn open(beside: &Path, checkpoint: Revision) -> Result<(Log, Vec<Event>)> {
-        let (mut events, history) = (Vec::new(), History::default());
-        let mut last = checkpoint;
-        let mut torn = None;
-        let segments = segments(beside)?;
+    /// The log of the tables, and its events after the checkpoint's revision.
+    pub(super) fn open(tables: &Path, checkpoint: Revision) -> Result<(Log, Vec<Event>)> {
+        let history = History::default();
+        let mut recovery = Recovery { events: Vec::new(), last: checkpoint, torn: None };
+        let segments = segments(tables)?;
         let nexts = segments.iter().skip(1).map(|(_, first)| Some(*first)).chain([None]);
         for ((path, first), next) in segments.iter().cloned().zip(nexts) {
-            if let Some(next) = next.filter(|next| *next <= checkpoint + 1) {
-                // The checkpoint has all of it. It is looked at when somebody reads it.
-                let bytes = fs::metadata(&path).map_err(file)?.len();
-                history.push(Closed { path, first, last: next.saturating_sub(1), bytes });
-                continue;
-            }
-            if let Some(torn) = torn.take().filter(|_| first != last + 1) {
-                return Err(torn);
-            }
-            let bytes = fs::read(&path).map_err(file)?;
-            let mut reader = Reader::new(&bytes);
-            let mut in_segment = first.saturating_sub(1);
-            let end = loop {
-                let next =
-                    reader.next().and_then(|record| record.map(|record| reader.event(&record)).transpose());
-                match next {
-                    Ok(Some(event)) if event.revision() != in_segment + 1 => {
-                        break Err("the records are not in order".to_owned());
-                    }
-                    Ok(Some(event)) => {
-                        in_segment = event.revision();
-                        if in_segment == last + 1 {
-                            last = in_segment;
-                            events.push(event);
-                        } else if in_segment > last {
-                            break Err(format!("revisions {} to {} are missing", last + 1, in_segment - 1));
-                        }
-                    }
-                    Ok(None) => break Ok(()),
-                    Err(End::Torn) => {
-                        tracing::warn!(log = %path.display(), revision = in_segment, "the log ends in a torn record");
-                        // Another segment may follow only if nothing that counts was lost.
-                        torn = Some(damaged(
-                            &path,
-                            "a record is torn, and a later segment does not go on there",
-                        ));
-                        break Ok(());
-                    }
-                    Err(End::Damaged(why)) => break Err(why),
-                }
+            let (last, bytes) = match next.filter(|next| *next <= checkpoint + 1) {
+                // The checkpoint has all of its events: it is read on demand only.
+                Some(next) => (next.saturating_sub(1), fs::metadata(&path).map_err(file_error)?.len()),
+                None => recovery.read(&path, first)?,
             };
-            end.map_err(|why| damaged(&path, &why))?;
-            history.push(Closed { path, first, last: in_segment, bytes: bytes.len() as u64 });
+            history.push(ClosedSegment { path, first, last, bytes });
         }
         let log =
-            Log { beside: beside.to_owned(), segment: None, history: Arc::new(history), buffer: Vec::new() };
-        Ok((log, events))
+            Log { tables: tables.to_owned(), segment: None, history: Arc::new(history), buffer: Vec::new() };
+        Ok((log, recovery.events))
     }
 
-    /// The segments that are no longer written.
+    /// The complete segments.
     pub(super) fn history(&self) -> Arc<History> {
         self.history.clone()
     }
 
-    /// Every event after this revision is there; `None`: there is no log at all.
+    /// History has every event after this revision; `None`: there is no log at all.
     pub(super) fn complete_after(&self) -> Option<Revision> {
         self.history.complete_after()
     }
@@ -112,14 +85,14 @@ impl Log {
         let mut segment = match self.segment.take() {
             Some(segment) => segment,
             None => {
-                let segment = Segment::create(&self.beside, first.revision())?;
+                let segment = Segment::create(&self.tables, first.revision())?;
                 self.history.replaced(&segment.path);
                 segment
             }
         };
         let written = segment.append(&self.buffer, last.revision());
         if written.is_err() && segment.length == 0 {
-            // Nothing was ever in it.
+            // It has no records.
             let _ = fs::remove_file(&segment.path);
         } else {
             self.segment = Some(segment);
@@ -128,53 +101,69 @@ impl Log {
         written
     }
 
-    /// The next event begins a new segment.
+    /// Completes the segment; the next event starts a new one.
     pub(super) fn rotate(&mut self) -> Result<()> {
         if let Some(segment) = &mut self.segment {
-            segment.clean()?;
+            segment.truncate_unsynced()?;
         }
         if let Some(Segment { path, first, last, length, file, .. }) = self.segment.take() {
-            // Zeros behind the records are as good an end, and take room.
+            // Frees the zeros after the records. If this fails they stay: readers end at zeros too.
             let _ = file.set_len(length);
-            self.history.push(Closed { path, first, last, bytes: length });
+            self.history.push(ClosedSegment { path, first, last, bytes: length });
         }
         Ok(())
     }
 
-    /// Removes the segments that end before a revision: one that a checkpoint has, and that was compacted.
-    pub(super) fn forget(&self, before: Revision) {
-        self.history.forget(before);
+    /// Removes the segments that end at or before `before`, which must be compacted and in a checkpoint.
+    pub(super) fn remove_until(&self, before: Revision) {
+        self.history.remove_until(before);
     }
 }
 
-fn segment_name(beside: &Path, suffix: &str) -> OsString {
-    let mut name = beside.as_os_str().to_owned();
-    name.push(".log-");
-    name.push(suffix);
-    name
-}
-
-fn folder(path: &Path) -> &Path {
-    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
-/// The segments beside the tables and their first revisions, in order.
-fn segments(beside: &Path) -> Result<Vec<(PathBuf, Revision)>> {
-    let folder = folder(beside);
-    let prefix = segment_name(beside, "");
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder).map_err(file)? {
-        let path = folder.join(entry.map_err(file)?.file_name());
-        let name = path.as_os_str().to_string_lossy();
-        let first = name.strip_prefix(&*prefix.to_string_lossy()).and_then(|first| first.parse().ok());
-        if let Some(first) = first {
-            found.push((path.clone(), first));
+impl Recovery {
+    /// Reads a segment; its last revision and its length.
+    fn read(&mut self, path: &Path, first: Revision) -> Result<(Revision, u64)> {
+        if let Some(torn) = self.torn.take().filter(|_| first != self.last + 1) {
+            return Err(torn);
         }
+        let bytes = fs::read(path).map_err(file_error)?;
+        let mut records = Records::new(&bytes);
+        let mut in_segment = first.saturating_sub(1);
+        loop {
+            let next =
+                records.next().and_then(|record| record.map(|record| records.event(&record)).transpose());
+            match next {
+                Ok(Some(event)) => {
+                    if event.revision() != in_segment + 1 {
+                        return Err(damaged(path, "the records are not in order"));
+                    }
+                    in_segment = event.revision();
+                    self.push(path, event)?;
+                }
+                Ok(None) => break,
+                Err(BadRecord::Torn) => {
+                    tracing::warn!(log = %path.display(), revision = in_segment, "log ends in a torn record");
+                    // Another segment may follow only if it continues at the next revision.
+                    let why = "a record is torn, and the next segment does not continue there";
+                    self.torn = Some(damaged(path, why));
+                    break;
+                }
+                Err(BadRecord::Damaged(why)) => return Err(damaged(path, &why)),
+            }
+        }
+        Ok((in_segment, bytes.len() as u64))
     }
-    found.sort_by_key(|(_, first)| *first);
-    Ok(found)
-}
 
-fn damaged(path: &Path, why: &str) -> StoreError {
-    StoreError::Corrupt(format!("the log {}: {why}", path.display()))
+    /// Takes the event if it is new; `Err`: revisions before it are missing.
+    fn push(&mut self, path: &Path, event: Event) -> Result<()> {
+        let revision = event.revision();
+        if revision == self.last + 1 {
+            self.last = revision;
+            self.events.push(event);
+        } else if revision > self.last {
+            let missing = format!("revisions {} to {} are missing", self.last + 1, revision - 1);
+            return Err(damaged(path, &missing));
+        }
+        Ok(())
+    }
 }

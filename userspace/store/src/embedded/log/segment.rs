@@ -1,41 +1,42 @@
-//! The segment that is written: records behind each other, each append synced before it returns.
+//! The segment that is being written: records one after the other, each append synced before it returns.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
-use super::super::failure::file;
-use super::{folder, segment_name, spare};
+use super::super::failure::file_error;
+use super::files::{folder, segment_path};
+use super::spare;
 use crate::{Result, Revision};
 
 pub(super) struct Segment {
     pub(super) path: PathBuf,
     pub(super) first: Revision,
-    /// Of the records that were synced.
+    /// The last revision that was synced.
     pub(super) last: Revision,
-    /// Theirs, in bytes.
+    /// Bytes of the records that were synced.
     pub(super) length: u64,
     pub(super) file: File,
-    /// Whether there may be something behind them.
+    /// Whether the file may have bytes after the synced records.
     pub(super) dirty: bool,
 }
 
 impl Segment {
-    /// Begins as the spare one, if there is one.
-    pub(super) fn create(beside: &Path, first: Revision) -> Result<Segment> {
-        let path = PathBuf::from(segment_name(beside, &format!("{first:020}")));
-        // Of the same name can only be one whose first record was torn.
-        if fs::rename(spare::name(beside), &path).is_err() {
-            fs::write(&path, []).map_err(file)?;
+    /// Uses the spare segment if there is one.
+    pub(super) fn create(tables: &Path, first: Revision) -> Result<Segment> {
+        let path = segment_path(tables, first);
+        // A segment of this name can only be one whose first record was torn.
+        if fs::rename(spare::name(tables), &path).is_err() {
+            fs::write(&path, []).map_err(file_error)?;
         }
-        let opened = File::options().write(true).open(&path).map_err(file)?;
-        File::open(folder(&path)).and_then(|folder| folder.sync_all()).map_err(file)?;
-        Ok(Segment { path, first, last: first - 1, length: 0, file: opened, dirty: false })
+        let file = File::options().write(true).open(&path).map_err(file_error)?;
+        File::open(folder(&path)).and_then(|folder| folder.sync_all()).map_err(file_error)?;
+        Ok(Segment { path, first, last: first - 1, length: 0, file, dirty: false })
     }
 
     /// Durable when it returns; after an error nothing of it is kept.
     pub(super) fn append(&mut self, bytes: &[u8], last: Revision) -> Result<()> {
-        self.clean()?;
+        self.truncate_unsynced()?;
         self.dirty = true;
         let written = self.file.write_all_at(bytes, self.length).and_then(|()| self.file.sync_data());
         match written {
@@ -46,18 +47,19 @@ impl Segment {
                 Ok(())
             }
             Err(error) => {
-                if let Err(error) = self.clean() {
-                    tracing::error!(%error, log = %self.path.display(), "take back what was not written whole");
+                if let Err(error) = self.truncate_unsynced() {
+                    let path = self.path.display();
+                    tracing::error!(log = %path, %error, "truncate log after a failed append failed");
                 }
-                Err(file(error))
+                Err(file_error(error))
             }
         }
     }
 
-    /// Ends it where its records do: what was refused must not be read before what was written in its place.
-    pub(super) fn clean(&mut self) -> Result<()> {
+    /// Ends the file at its synced records: a refused write must not be read before the one that took its revision.
+    pub(super) fn truncate_unsynced(&mut self) -> Result<()> {
         if self.dirty {
-            self.file.set_len(self.length).and_then(|()| self.file.sync_data()).map_err(file)?;
+            self.file.set_len(self.length).and_then(|()| self.file.sync_data()).map_err(file_error)?;
             self.dirty = false;
         }
         Ok(())

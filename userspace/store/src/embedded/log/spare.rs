@@ -1,41 +1,41 @@
-//! The spare segment: a file of zeros that the next one begins as.
+//! The spare segment: a file of zeros that becomes the next segment.
 //!
-//! A file that grows has its inode synced besides, with every sync.
+//! Without it the segment grows with every append, and every sync must write the file's inode too.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::Path;
 
-use super::segment_name;
+use super::files::segment_name;
 
-/// Written between two syncs.
-pub(super) const PIECE: usize = 256 << 10;
+/// Bytes written between two syncs.
+pub(super) const PIECE_BYTES: usize = 256 << 10;
 
-pub(super) fn name(beside: &Path) -> OsString {
-    segment_name(beside, "spare")
+pub(super) fn name(tables: &Path) -> OsString {
+    segment_name(tables, "spare")
 }
 
-/// Leaves one ready, unless the disk has no room for it.
-pub(in super::super) fn leave(beside: &Path, bytes: usize) {
-    // It has its name once it is whole: the log may take it at any time.
-    let unfinished = segment_name(beside, "unfinished");
+/// Makes a spare segment, unless the disk has no room for it.
+pub(in super::super) fn create(tables: &Path, bytes: usize) {
+    // Renamed once it is complete, since the log may take the spare at any time.
+    let unfinished = segment_name(tables, "unfinished");
     let write = || {
         let mut spare = File::create(&unfinished)?;
-        let zeros = vec![0; PIECE];
-        for from in (0..bytes).step_by(PIECE) {
-            spare.write_all(&zeros[..PIECE.min(bytes - from)])?;
+        let zeros = vec![0; PIECE_BYTES];
+        for from in (0..bytes).step_by(PIECE_BYTES) {
+            spare.write_all(&zeros[..PIECE_BYTES.min(bytes - from)])?;
             spare.sync_all()?;
         }
-        fs::rename(&unfinished, name(beside))
+        fs::rename(&unfinished, name(tables))
     };
     if let Err(error) = write() {
-        tracing::debug!(%error, "no spare part of the log");
+        tracing::debug!(%error, "create spare log segment failed");
         let _ = fs::remove_file(&unfinished);
     }
 }
 
 /// Whether there was one.
-pub(in super::super) fn remove(beside: &Path) -> bool {
-    fs::remove_file(name(beside)).is_ok()
+pub(in super::super) fn remove(tables: &Path) -> bool {
+    fs::remove_file(name(tables)).is_ok()
 }

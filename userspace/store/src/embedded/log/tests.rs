@@ -1,7 +1,10 @@
+//! Segments that are torn, damaged, replaced, removed and read again.
+
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 
+use super::files::segment_path;
 use super::*;
 use crate::Entry;
 
@@ -25,16 +28,16 @@ impl Folder {
         Folder(tempfile::tempdir().unwrap())
     }
 
-    fn beside(&self) -> PathBuf {
+    fn tables(&self) -> PathBuf {
         self.0.path().join("store")
     }
 
     fn open(&self, checkpoint: Revision) -> Result<(Log, Vec<Event>)> {
-        Log::open(&self.beside(), checkpoint)
+        Log::open(&self.tables(), checkpoint)
     }
 
     fn segment(&self, first: Revision) -> PathBuf {
-        segment_name(&self.beside(), &format!("{first:020}")).into()
+        segment_path(&self.tables(), first)
     }
 
     fn change(&self, first: Revision, change: impl FnOnce(&mut Vec<u8>)) {
@@ -45,7 +48,7 @@ impl Folder {
 }
 
 #[test]
-fn what_was_appended_is_read_from_any_checkpoint_on() {
+fn appended_events_are_read_after_any_checkpoint() {
     let folder = Folder::new();
     let (mut log, found) = folder.open(4).unwrap();
     assert!(found.is_empty());
@@ -58,10 +61,10 @@ fn what_was_appended_is_read_from_any_checkpoint_on() {
         assert_eq!(folder.open(checkpoint).unwrap().1, events(checkpoint + 1, 9));
     }
     assert!(matches!(folder.open(3), Err(StoreError::Corrupt(why)) if why.contains("4 to 4 are missing")));
-    // What a checkpoint has is not looked at.
+    // Segments that a checkpoint has are not read.
     folder.change(5, |bytes| bytes[20] ^= 1);
     let (mut log, _) = folder.open(7).unwrap();
-    log.forget(7);
+    log.remove_until(7);
     assert!(!folder.segment(5).exists() && folder.segment(8).exists());
     log.append(&events(10, 10)).unwrap();
     drop(log);
@@ -69,7 +72,7 @@ fn what_was_appended_is_read_from_any_checkpoint_on() {
 }
 
 #[test]
-fn a_torn_end_is_cut_and_the_log_goes_on_behind_it() {
+fn a_torn_end_is_ignored_and_the_log_continues() {
     let folder = Folder::new();
     let whole = |folder: &Folder| {
         let (mut log, _) = folder.open(0).unwrap();
@@ -78,7 +81,7 @@ fn a_torn_end_is_cut_and_the_log_goes_on_behind_it() {
     };
     let length = whole(&folder);
     let third = length / 3;
-    for kept in [2 * third + 1, 2 * third + record::HEADER, length - 1] {
+    for kept in [2 * third + 1, 2 * third + record::HEADER_BYTES, length - 1] {
         let folder = Folder::new();
         whole(&folder);
         folder.change(1, |bytes| bytes.truncate(kept));
@@ -88,15 +91,15 @@ fn a_torn_end_is_cut_and_the_log_goes_on_behind_it() {
         drop(log);
         assert_eq!(folder.open(0).unwrap().1, events(1, 4));
     }
-    // A sector that never came, with the file's new length.
+    // A sector that was never written, in a file that has its new length.
     folder.change(1, |bytes| {
-        bytes[(2 * third / record::SECTOR + 1) * record::SECTOR..][..record::SECTOR].fill(0)
+        bytes[(2 * third / record::SECTOR_BYTES + 1) * record::SECTOR_BYTES..][..record::SECTOR_BYTES].fill(0)
     });
     assert_eq!(folder.open(0).unwrap().1, events(1, 2));
 }
 
 #[test]
-fn an_altered_byte_is_told_wherever_it_is() {
+fn any_altered_byte_is_an_error() {
     let folder = Folder::new();
     let (mut log, _) = folder.open(0).unwrap();
     log.append(&events(1, 3)).unwrap();
@@ -110,23 +113,23 @@ fn an_altered_byte_is_told_wherever_it_is() {
 }
 
 #[test]
-fn a_segment_in_the_place_of_a_torn_one_is_not_forgotten_with_it() {
+fn a_segment_that_replaces_a_torn_one_is_not_removed_with_it() {
     let folder = Folder::new();
     folder.open(0).unwrap().0.append(&events(1, 1)).unwrap();
-    folder.change(1, |bytes| bytes.truncate(record::HEADER + 1));
+    folder.change(1, |bytes| bytes.truncate(record::HEADER_BYTES + 1));
     let (mut log, found) = folder.open(0).unwrap();
     assert!(found.is_empty());
     log.append(&events(1, 2)).unwrap();
-    log.forget(0);
+    log.remove_until(0);
     assert_eq!(folder.open(0).unwrap().1, events(1, 2));
 }
 
 #[test]
-fn a_refused_write_is_not_read_before_what_took_its_place() {
+fn a_refused_write_is_not_read_instead_of_its_successor() {
     let folder = Folder::new();
     let (mut log, _) = folder.open(0).unwrap();
     log.append(&events(1, 2)).unwrap();
-    // As after a sync that failed, and a cut that failed too.
+    // As after a failed sync and a failed truncation.
     let mut refused = Vec::new();
     record::write(&mut refused, &Event::Delete { previous: entry(2), revision: 3 });
     let segment = log.segment.as_mut().unwrap();
@@ -138,13 +141,13 @@ fn a_refused_write_is_not_read_before_what_took_its_place() {
 }
 
 #[test]
-fn a_segment_of_zeros_is_filled_from_its_beginning_and_ends_where_they_do() {
+fn a_spare_segment_is_filled_from_its_start_and_ends_where_zeros_begin() {
     let folder = Folder::new();
-    spare::leave(&folder.beside(), 100_000);
+    spare::create(&folder.tables(), 100_000);
     let (mut log, _) = folder.open(0).unwrap();
     log.append(&events(1, 3)).unwrap();
     log.append(&events(4, 5)).unwrap();
-    assert!(!spare::remove(&folder.beside()), "it was taken");
+    assert!(!spare::remove(&folder.tables()), "the log uses it");
     let bytes = fs::read(folder.segment(1)).unwrap();
     assert_eq!(bytes.len(), 100_000);
     let length = bytes.iter().rposition(|byte| *byte != 0).unwrap() + 1;
@@ -154,8 +157,8 @@ fn a_segment_of_zeros_is_filled_from_its_beginning_and_ends_where_they_do() {
         assert!(matches!(folder.open(0), Err(StoreError::Corrupt(_))), "byte {at}");
         folder.change(1, |bytes| bytes[at] ^= 4);
     }
-    // The last write came to the disk in part only.
-    let from = (length / record::SECTOR) * record::SECTOR;
+    // Only a part of the last write reached the disk.
+    let from = (length / record::SECTOR_BYTES) * record::SECTOR_BYTES;
     folder.change(1, |bytes| bytes[from..].fill(0));
     assert_eq!(folder.open(0).unwrap().1, events(1, 4));
     drop(log);
@@ -165,15 +168,15 @@ fn a_segment_of_zeros_is_filled_from_its_beginning_and_ends_where_they_do() {
 }
 
 #[test]
-fn a_spare_file_is_never_taken_before_it_is_whole() {
+fn a_spare_segment_is_not_used_before_it_is_complete() {
     let folder = Folder::new();
     let (mut log, _) = folder.open(0).unwrap();
-    let beside = folder.beside();
+    let tables = folder.tables();
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
-                spare::leave(&beside, 3 * spare::PIECE);
+                spare::create(&tables, 3 * spare::PIECE_BYTES);
             }
         });
         for revision in 1..=100 {
@@ -186,7 +189,7 @@ fn a_spare_file_is_never_taken_before_it_is_whole() {
 }
 
 #[test]
-fn a_segment_that_is_gone_is_told() {
+fn a_missing_segment_is_an_error() {
     let folder = Folder::new();
     let (mut log, _) = folder.open(0).unwrap();
     for first in [1, 4, 7] {
@@ -197,19 +200,19 @@ fn a_segment_that_is_gone_is_told() {
     assert!(matches!(folder.open(0), Err(StoreError::Corrupt(why)) if why.contains("4 to 6 are missing")));
 }
 
-/// All events after a revision, piece by piece.
+/// All events after a revision, chunk by chunk.
 fn read(log: &Log, after: Revision, until: Revision, prefix: &str) -> Result<Vec<Event>> {
     let (mut found, mut from) = (Vec::new(), after);
     while from < until {
-        let part = log.history.read(from, until, prefix)?;
-        assert!(part.until > from && part.until <= until);
-        found.extend(part.events);
-        from = part.until;
+        let chunk = log.history.read(from, until, prefix)?;
+        assert!(chunk.until > from && chunk.until <= until);
+        found.extend(chunk.events);
+        from = chunk.until;
     }
     Ok(found)
 }
 
-/// Three segments of three events from 1 on, none of them written any more, the third with room behind them.
+/// Three complete segments of three events each, from revision 1; the last one ends in zeros.
 fn nine(folder: &Folder) -> Log {
     let (mut log, _) = folder.open(0).unwrap();
     for first in [1, 4, 7] {
@@ -221,7 +224,7 @@ fn nine(folder: &Folder) -> Log {
 }
 
 #[test]
-fn the_past_is_read_from_any_revision_to_any_other_also_after_a_start() {
+fn history_is_read_between_any_revisions_also_after_a_restart() {
     let folder = Folder::new();
     let log = nine(&folder);
     let started = folder.open(9).unwrap().0;
@@ -237,7 +240,7 @@ fn the_past_is_read_from_any_revision_to_any_other_also_after_a_start() {
 }
 
 #[test]
-fn the_past_goes_on_behind_a_torn_end() {
+fn history_continues_after_a_torn_end() {
     let folder = Folder::new();
     let (mut log, _) = folder.open(0).unwrap();
     log.append(&events(1, 3)).unwrap();
@@ -252,11 +255,11 @@ fn the_past_goes_on_behind_a_torn_end() {
 }
 
 #[test]
-fn what_is_forgotten_is_gone_in_whole_segments_and_is_told_as_compacted() {
+fn history_is_removed_in_whole_segments_and_then_reported_as_compacted() {
     let folder = Folder::new();
     let log = nine(&folder);
     let whole = log.bytes();
-    log.forget(5);
+    log.remove_until(5);
     assert!(!folder.segment(1).exists() && folder.segment(4).exists());
     assert_eq!((log.complete_after(), log.bytes()), (Some(3), whole * 2 / 3));
     assert_eq!(read(&log, 3, 9, "").unwrap(), events(4, 9));
@@ -265,7 +268,7 @@ fn what_is_forgotten_is_gone_in_whole_segments_and_is_told_as_compacted() {
 }
 
 #[test]
-fn a_past_that_was_altered_or_lost_is_told_when_it_is_read() {
+fn altered_or_lost_history_is_an_error_when_it_is_read() {
     let folder = Folder::new();
     nine(&folder);
     let log = folder.open(9).unwrap().0;

@@ -1,17 +1,19 @@
-//! What was written since the last checkpoint, as it was at each revision.
+//! Writes since the last checkpoint, readable at each revision.
+//!
+//! In: events without gaps, from the writer. Out: entries and events, to any number of readers.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use crate::state::weight;
+use crate::state::event_bytes;
 use crate::{Entry, Event, Revision};
 
-/// Grows at its end while snapshots read what lies before.
-pub(super) struct Tail(RwLock<Written>);
+/// The writer appends while readers of older views read what came before.
+pub(super) struct Memtable(RwLock<Written>);
 
 struct Written {
-    /// The checkpoint's revision: the first event here is the next one.
+    /// The checkpoint's revision; the first event has the next one.
     base: Revision,
     events: Vec<Event>,
     /// The revisions that wrote a key, ascending.
@@ -19,12 +21,13 @@ struct Written {
     bytes: usize,
 }
 
-impl Tail {
-    /// Of events that follow on each other, and on `base`.
-    pub(super) fn new(base: Revision, events: impl IntoIterator<Item = Event>) -> Tail {
-        let tail = Tail(RwLock::new(Written { base, events: Vec::new(), keys: BTreeMap::new(), bytes: 0 }));
-        events.into_iter().for_each(|event| tail.push(event));
-        tail
+impl Memtable {
+    /// `events` start at `base` + 1 and have no gaps.
+    pub(super) fn new(base: Revision, events: impl IntoIterator<Item = Event>) -> Memtable {
+        let memtable =
+            Memtable(RwLock::new(Written { base, events: Vec::new(), keys: BTreeMap::new(), bytes: 0 }));
+        events.into_iter().for_each(|event| memtable.push(event));
+        memtable
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Written> {
@@ -38,18 +41,18 @@ impl Tail {
     pub(super) fn push(&self, event: Event) {
         let mut written = self.write();
         debug_assert_eq!(event.revision(), written.last() + 1, "revisions have no gaps");
-        written.bytes += weight(&event);
+        written.bytes += event_bytes(&event);
         written.keys.entry(event.key().clone()).or_default().push(event.revision());
         written.events.push(event);
     }
 
-    /// Takes back what was written after a revision.
-    pub(super) fn cut(&self, after: Revision) {
+    /// Drops the events after a revision.
+    pub(super) fn truncate(&self, after: Revision) {
         let mut written = self.write();
         while written.last() > after
             && let Some(event) = written.events.pop()
         {
-            written.bytes -= weight(&event);
+            written.bytes -= event_bytes(&event);
             if let Some(revisions) = written.keys.get_mut(event.key()) {
                 revisions.pop();
                 if revisions.is_empty() {
@@ -59,28 +62,29 @@ impl Tail {
         }
     }
 
-    /// The same without what a later checkpoint has.
-    pub(super) fn after(&self, base: Revision) -> Tail {
+    /// A copy without the events up to `base`, which a later checkpoint has.
+    pub(super) fn rebased(&self, base: Revision) -> Memtable {
         let written = self.read();
-        Tail::new(base, written.between(base, Revision::MAX).iter().cloned())
+        Memtable::new(base, written.between(base, Revision::MAX).iter().cloned())
     }
 
+    /// The size of keys and values of all events.
     pub(super) fn bytes(&self) -> usize {
         self.read().bytes
     }
 
-    /// Events after a revision, up to another.
+    /// Events after a revision, up to and including another.
     pub(super) fn events(&self, after: Revision, until: Revision) -> Vec<Event> {
         self.read().between(after, until).to_vec()
     }
 
-    /// What a key was at a revision; `None` if it was not written by then.
+    /// A key's state at a revision; `None` if it was not written by then, `Some(None)` if it was deleted.
     pub(super) fn get(&self, key: &str, at: Revision) -> Option<Option<Entry>> {
         let written = self.read();
         written.state(written.keys.get(key)?, at)
     }
 
-    /// What keys with `prefix` were at a revision, those that were written by then.
+    /// The same for all keys with `prefix` that were written by then.
     pub(super) fn range(&self, prefix: &str, at: Revision) -> BTreeMap<Arc<str>, Option<Entry>> {
         let written = self.read();
         let keys = written.keys.range::<str, _>((Bound::Included(prefix), Bound::Unbounded));
@@ -119,7 +123,7 @@ mod tests {
 
     type State = BTreeMap<Arc<str>, Entry>;
 
-    /// Events that follow on revision 7, and all states from there.
+    /// Events after revision 7, and all states from there.
     fn play(writes: &[(u8, bool)]) -> (Vec<Event>, Vec<State>) {
         let (mut events, mut states) = (Vec::new(), vec![State::new()]);
         let mut now = State::new();
@@ -143,23 +147,23 @@ mod tests {
         #[test]
         fn every_revision_is_as_it_was(writes in prop::collection::vec((0u8..6, any::<bool>()), 1..40), cut: prop::sample::Index) {
             let (events, states) = play(&writes);
-            let tail = Tail::new(7, events.clone());
+            let memtable = Memtable::new(7, events.clone());
             let kept = 7 + cut.index(events.len()) as Revision;
-            tail.cut(kept);
+            memtable.truncate(kept);
             for at in 7..=kept {
                 let state = &states[(at - 7) as usize];
-                let found: State = tail.range("/1/", at).into_iter().filter_map(|(key, entry)| Some((key, entry?))).collect();
+                let found: State = memtable.range("/1/", at).into_iter().filter_map(|(key, entry)| Some((key, entry?))).collect();
                 let wanted: State = state.iter().filter(|(key, _)| key.starts_with("/1/")).map(|(k, e)| (k.clone(), e.clone())).collect();
                 prop_assert_eq!(found, wanted);
                 for key in 0..6 {
                     let key = format!("/{}/{key}", key % 2);
-                    prop_assert_eq!(tail.get(&key, at).flatten(), state.get(&*key).cloned());
+                    prop_assert_eq!(memtable.get(&key, at).flatten(), state.get(&*key).cloned());
                 }
-                let rest = tail.after(at);
+                let rest = memtable.rebased(at);
                 prop_assert_eq!(rest.events(at, Revision::MAX), &events[(at - 7) as usize..(kept - 7) as usize]);
             }
-            let whole: usize = events[..(kept - 7) as usize].iter().map(weight).sum();
-            prop_assert_eq!(tail.bytes(), whole);
+            let whole: usize = events[..(kept - 7) as usize].iter().map(event_bytes).sum();
+            prop_assert_eq!(memtable.bytes(), whole);
         }
     }
 }

@@ -1,7 +1,7 @@
-//! The tables' file, written back little by little.
+//! The tables' file, synced after every few written bytes.
 //!
-//! A checkpoint writes megabytes and then has them synced. In one go that keeps the disk busy for as long as a write may
-//! take at most, and the log's sync waits behind it.
+//! A checkpoint writes megabytes and then syncs. One sync of all of them keeps the disk busy so long that a sync of the
+//! log, and with it a client's write, waits behind it.
 
 use std::fs::File;
 use std::io;
@@ -12,27 +12,28 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use redb::backends::FileBackend;
 use redb::{BackendError, StorageBackend};
 
-/// Written without a sync at most.
-const PIECE: usize = 256 << 10;
+/// Bounds the bytes that wait for a sync.
+const MAX_UNSYNCED_BYTES: usize = 256 << 10;
 
+/// A backend of redb; see the module.
 #[derive(Debug)]
-pub(super) struct PacedFile {
+pub(super) struct ThrottledFile {
     file: FileBackend,
     unsynced: AtomicUsize,
 }
 
-impl PacedFile {
+impl ThrottledFile {
     /// Opens or creates it.
-    pub(super) fn open(path: &Path) -> Result<PacedFile, redb::Error> {
+    pub(super) fn open(path: &Path) -> Result<ThrottledFile, redb::Error> {
         let file = File::options().read(true).write(true).create(true).truncate(false).open(path)?;
-        Ok(PacedFile { file: FileBackend::new(file)?, unsynced: AtomicUsize::new(0) })
+        Ok(ThrottledFile { file: FileBackend::new(file)?, unsynced: AtomicUsize::new(0) })
     }
 }
 
-impl StorageBackend for PacedFile {
+impl StorageBackend for ThrottledFile {
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         self.file.write(offset, data)?;
-        if self.unsynced.fetch_add(data.len(), Ordering::Relaxed) + data.len() >= PIECE {
+        if self.unsynced.fetch_add(data.len(), Ordering::Relaxed) + data.len() >= MAX_UNSYNCED_BYTES {
             self.sync_data()?;
         }
         Ok(())
