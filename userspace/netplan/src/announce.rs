@@ -23,7 +23,8 @@ pub fn compile(index: &Index) -> BTreeSet<IpAddr> {
     if services.is_empty() {
         return BTreeSet::new();
     }
-    let nodes: Vec<(&str, &NodeFacts)> = index.nodes().filter(|(_, node)| node.takes_load()).collect();
+    let nodes: Vec<(&str, &NodeFacts)> =
+        index.nodes().filter(|(_, node)| node.accepts_external_traffic()).collect();
     let own: BTreeSet<IpAddr> = index.nodes().flat_map(|(_, node)| node.addrs()).collect();
     let mine = services.iter().filter(|(addr, services)| {
         // The kernel answers for a node's own address.
@@ -79,19 +80,31 @@ mod tests {
         }
 
         fn service(&mut self, name: &str, policy: &str, ip: &str) {
-            self.objects.push(("service", json!({
-                "metadata": {"name": name, "namespace": "ns"},
-                "spec": {"type": "LoadBalancer", "clusterIP": "10.96.0.9", "externalTrafficPolicy": policy, "ports": [{"port": 80}]},
-                "status": {
-                    "loadBalancer": {"ingress": [{"ip": ip, "ipMode": "VIP"}]},
-                    "conditions": [{"type": "skep.io/LoadBalancerAddress", "status": "True", "reason": "Allocated", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"}],
-                },
-            })));
+            self.objects.push((
+                "service",
+                json!({
+                    "metadata": {"name": name, "namespace": "ns"},
+                    "spec": {
+                        "type": "LoadBalancer", "clusterIP": "10.96.0.9", "externalTrafficPolicy": policy,
+                        "ports": [{"port": 80}],
+                    },
+                    "status": {
+                        "loadBalancer": {"ingress": [{"ip": ip, "ipMode": "VIP"}]},
+                        "conditions": [{
+                            "type": "skep.io/LoadBalancerAddress", "status": "True", "reason": "Allocated",
+                            "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z",
+                        }],
+                    },
+                }),
+            ));
         }
 
         fn endpoint(&mut self, service: &str, node: &str, ready: bool) {
             self.objects.push(("slice", json!({
-                "metadata": {"name": format!("{service}-{node}"), "namespace": "ns", "labels": {"kubernetes.io/service-name": service}},
+                "metadata": {
+                    "name": format!("{service}-{node}"), "namespace": "ns",
+                    "labels": {"kubernetes.io/service-name": service},
+                },
                 "addressType": "IPv4", "ports": [{"name": "", "port": 80}],
                 "endpoints": [{"addresses": ["10.1.0.9"], "nodeName": node, "conditions": {"ready": ready}}],
             })));

@@ -70,12 +70,19 @@ mod tests {
         index.apply_service(&serde_json::from_value::<Service>(service.clone()).unwrap());
         let count = |index: &Index| compile(index).get(&30_000).map(|health| health.local_endpoints);
         assert_eq!(count(&index), Some(0));
-        let endpoint = |ip: &str, node: &str, ready: bool| json!({"addresses": [ip], "nodeName": node, "conditions": {"ready": ready, "serving": true, "terminating": !ready}});
+        let endpoint = |ip: &str, node: &str, ready: bool| {
+            let conditions = json!({"ready": ready, "serving": true, "terminating": !ready});
+            json!({"addresses": [ip], "nodeName": node, "conditions": conditions})
+        };
         for (name, port) in [("s-1", 80), ("s-2", 81)] {
             let slice = json!({
                 "metadata": {"name": name, "namespace": "ns", "labels": {"kubernetes.io/service-name": "s"}},
                 "addressType": "IPv4", "ports": [{"name": "", "port": port}],
-                "endpoints": [endpoint("10.1.0.1", "n1", true), endpoint("10.1.0.2", "n1", false), endpoint("10.1.0.3", "n2", true)],
+                "endpoints": [
+                    endpoint("10.1.0.1", "n1", true),
+                    endpoint("10.1.0.2", "n1", false),
+                    endpoint("10.1.0.3", "n2", true),
+                ],
             });
             index.apply_slice(&serde_json::from_value::<EndpointSlice>(slice).unwrap());
         }

@@ -71,7 +71,7 @@ pub struct Plan {
 
 impl Plan {
     /// Whether UDP frontends change: connected sockets of removed backends must then be closed.
-    pub fn moves_datagrams(&self) -> bool {
+    pub fn changes_udp_services(&self) -> bool {
         self.writes.iter().any(|write| match write {
             Write::PutService(key, _) | Write::DeleteService(key) => key.proto == Proto::UDP,
             _ => false,
@@ -98,7 +98,7 @@ impl Planner {
     }
 
     /// Whether an overlay carries packets to other nodes' pods.
-    pub fn over_overlay(self, overlay: bool) -> Self {
+    pub fn with_overlay(self, overlay: bool) -> Self {
         Planner { overlay, ..self }
     }
 

@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 use serde_json::{Value, json};
@@ -12,7 +13,7 @@ use skep_abi::{
     Addr, Backend, BackendKey, Be16, CLASS_OTHER, Direction, MAGLEV_SLOTS, MaglevKey, MaglevPage, Pod, Proto,
     Scope, ServiceKey, VerdictKey, maglev_size, table_of, verdicts_index,
 };
-use skep_netplan::{Observed, Owner, Planner, Prefix, VerdictEntry, Write, maglev};
+use skep_netplan::{Observed, Owner, Planner, Prefix, VerdictEntry, VerdictMapId, Write, maglev};
 
 const NODE: &str = "node-a";
 
@@ -340,7 +341,7 @@ proptest! {
 
     #[test]
     fn each_lookup_is_wholly_old_or_wholly_new(
-        rounds in proptest::collection::vec((proptest::collection::vec(event(), 1..6), 0usize..60, any::<bool>()), 1..10)
+        rounds in vec((vec(event(), 1..6), 0usize..60, any::<bool>()), 1..10)
     ) {
         let frontends = frontends();
         let mut planner = planner(Observed::default());
@@ -348,12 +349,10 @@ proptest! {
         for (events, stop, collect) in rounds {
             events.iter().for_each(|event| perform(&mut planner, event));
             let before = planner.kernel().clone();
-            let (old_services, old_verdicts) = answers(&before, &frontends);
             let mut states = Vec::new();
             // Some rounds stop in the middle, as if a write failed.
             carry_out(&mut planner, stop, |maps, write| states.push((maps.clone(), write.clone())));
             carry_out(&mut planner, usize::MAX, |maps, write| states.push((maps.clone(), write.clone())));
-            let (new_services, new_verdicts) = answers(planner.kernel(), &frontends);
             if collect {
                 for _ in 0..2 {
                     let plan = planner.collect();
@@ -366,20 +365,9 @@ proptest! {
                     planner.commit(plan, all);
                 }
             }
+            let (old, new) = (State::new(&before, &frontends), State::new(planner.kernel(), &frontends));
             for (maps, write) in states {
-                let (services, verdicts) = answers(&maps, &frontends);
-                for (key, got) in &services {
-                    let (old, new) = (&old_services[key], &new_services[key]);
-                    prop_assert!(got == old || got == new, "after {:?}: {:?} is {:?}, was {:?}, will be {:?}", write, key, got, old, new);
-                    prop_assert!(got.as_ref().is_none_or(|got| got.has_whole_table), "after {:?}: {:?} has an incomplete table", write, key);
-                }
-                for (key, got) in &verdicts {
-                    let (old, new) = (&old_verdicts[key], &new_verdicts[key]);
-                    // While an address moves between sandboxes, it may have no pod.
-                    let slot = |maps: &Observed| maps.pods.get(&key.0).map(|pod| pod.slot);
-                    let vacant = got.is_none() && slot(&before) != slot(planner.kernel());
-                    prop_assert!(vacant || got == old || got == new, "after {:?}: {:?} is {:?}, was {:?}, will be {:?}", write, key, got, old, new);
-                }
+                check_lookups(&State::new(&maps, &frontends), &write, &old, &new)?;
             }
             for got in planner.kernel().verdicts.values() {
                 prop_assert!(planner.kernel().verdict_maps.contains_key(got));
@@ -390,7 +378,7 @@ proptest! {
 
     #[test]
     fn history_leaves_nothing_that_a_fresh_start_would_not_write(
-        rounds in proptest::collection::vec((proptest::collection::vec(event(), 1..6), 0usize..60), 1..8)
+        rounds in vec((vec(event(), 1..6), 0usize..60), 1..8)
     ) {
         let mut old = planner(Observed::default());
         let mut fresh = planner(Observed::default());
@@ -411,7 +399,9 @@ proptest! {
                 carry_out(planner, usize::MAX, |_, _| {});
             }
             prop_assert!(!planner.has_garbage());
-            let slots: u32 = planner.kernel().services.values().map(|v| (v.set, v.count)).collect::<BTreeSet<_>>().iter().map(|(_, count)| count).sum();
+            let services = planner.kernel().services.values();
+            let sets: BTreeSet<(u32, u32)> = services.map(|value| (value.set, value.count)).collect();
+            let slots: u32 = sets.iter().map(|(_, count)| count).sum();
             prop_assert_eq!(slots as usize, planner.kernel().backends.len());
             let used: BTreeSet<u32> = planner.kernel().services.values().map(|value| value.ranges).collect();
             let unused = planner.kernel().ranges.iter().find(|(list, _)| !used.contains(list));
@@ -424,33 +414,9 @@ proptest! {
     }
 
     #[test]
-    fn successor_adopts_the_maps_and_writes_nothing(events in proptest::collection::vec(event(), 1..30)) {
-        let mut first = planner(Observed::default());
-        first.synced();
-        let mut slots = BTreeMap::new();
-        for event in &events {
-            perform(&mut first, event);
-            carry_out(&mut first, usize::MAX, |_, _| {});
-        }
-        // A successor compiles from scratch. So does the first planner, once, to drop classes that only history has.
-        first.index.apply_namespace(&object(json!({"metadata": {"name": "ns", "labels": {"team": "red", "n": "1"}}})));
-        carry_out(&mut first, usize::MAX, |_, _| {});
-        for (addr, pod) in &first.kernel().pods {
-            slots.insert(*addr, *pod);
-        }
-        let mut second = planner(first.kernel().clone());
-        for event in &events {
-            match event {
-                Event::Attach(n) | Event::Detach(n) => second.detach(&format!("sandbox-{n}")),
-                _ => perform(&mut second, event),
-            }
-        }
-        second.index.apply_namespace(&object(json!({"metadata": {"name": "ns", "labels": {"team": "red", "n": "1"}}})));
-        for n in 0..3 {
-            if let Some(pod) = slots.get(&Addr::from(local_addr(n))) {
-                attach(&mut second, n, *pod);
-            }
-        }
+    fn successor_adopts_the_maps_and_writes_nothing(events in vec(event(), 1..30)) {
+        let first = predecessor(&events);
+        let mut second = successor(&first, first.kernel().clone(), &events);
         prop_assert!(second.plan().writes.is_empty(), "nothing is planned before synced");
         second.synced();
         let writes = second.plan().writes;
@@ -458,4 +424,119 @@ proptest! {
             prop_assert_eq!(writes, vec![]);
         }
     }
+
+    /// As after an upgrade to a version that makes its identities otherwise.
+    #[test]
+    fn successor_replaces_unknown_identities_and_no_lookup_changes(events in vec(event(), 1..30)) {
+        let first = predecessor(&events);
+        let observed = with_other_identities(first.kernel());
+        let frontends = frontends();
+        let before = answers(&observed, &frontends);
+        let mut second = successor(&first, observed, &events);
+        second.synced();
+        if first.problems().is_empty() {
+            carry_out(&mut second, usize::MAX, |maps, _| assert_eq!(answers(maps, &frontends), before));
+            prop_assert!(second.plan().writes.is_empty());
+            let services = |maps: &Observed| maps.services.values().map(|value| value.service).collect::<Vec<_>>();
+            prop_assert_eq!(services(second.kernel()), services(first.kernel()));
+        }
+    }
+}
+
+/// A planner after the events, all of them carried out one by one.
+fn predecessor(events: &[Event]) -> Planner {
+    let mut first = planner(Observed::default());
+    first.synced();
+    for event in events {
+        perform(&mut first, event);
+        carry_out(&mut first, usize::MAX, |_, _| {});
+    }
+    // A successor compiles from scratch. So does the first planner, once, to drop classes that only history has.
+    apply_last_namespace(&mut first);
+    carry_out(&mut first, usize::MAX, |_, _| {});
+    first
+}
+
+/// A planner that starts with the maps, the objects and the attachments of the first one; not synced.
+fn successor(first: &Planner, observed: Observed, events: &[Event]) -> Planner {
+    let mut second = planner(observed);
+    for event in events {
+        match event {
+            Event::Attach(n) | Event::Detach(n) => second.detach(&format!("sandbox-{n}")),
+            _ => perform(&mut second, event),
+        }
+    }
+    apply_last_namespace(&mut second);
+    for n in 0..3 {
+        if let Some(pod) = first.kernel().pods.get(&Addr::from(local_addr(n))) {
+            attach(&mut second, n, *pod);
+        }
+    }
+    second
+}
+
+fn apply_last_namespace(planner: &mut Planner) {
+    let namespace = json!({"metadata": {"name": "ns", "labels": {"team": "red", "n": "1"}}});
+    planner.index.apply_namespace(&object(namespace));
+}
+
+/// The same maps with other numbers for services, classes and verdict maps.
+fn with_other_identities(maps: &Observed) -> Observed {
+    let mut maps = maps.clone();
+    let other_class = |class: u32| if class == CLASS_OTHER { class } else { class ^ 0x5a5a_5a5a };
+    let other_id = |id: VerdictMapId| VerdictMapId(id.0 ^ 1 << 40);
+    maps.services.values_mut().for_each(|value| value.service ^= 0x5a5a_5a5a);
+    maps.classes
+        .iter_mut()
+        .flat_map(|table| table.values_mut())
+        .for_each(|class| *class = other_class(*class));
+    maps.verdicts.values_mut().for_each(|id| *id = other_id(*id));
+    let verdict_maps = maps.verdict_maps.iter().map(|(id, entries)| {
+        let entries = entries.iter().map(|(bits, key, verdict)| {
+            let class = other_class(u32::from_be_bytes(key.class)).to_be_bytes();
+            (*bits, VerdictKey { class, ..*key }, *verdict)
+        });
+        (other_id(*id), entries.collect())
+    });
+    maps.verdict_maps = verdict_maps.collect();
+    maps
+}
+
+/// Maps and the answers of their lookups.
+struct State<'m> {
+    maps: &'m Observed,
+    services: Services,
+    verdicts: Verdicts,
+}
+
+impl<'m> State<'m> {
+    fn new(maps: &'m Observed, frontends: &BTreeSet<ServiceKey>) -> Self {
+        let (services, verdicts) = answers(maps, frontends);
+        State { maps, services, verdicts }
+    }
+}
+
+/// After the write, each lookup has the answer of the old or of the new state.
+fn check_lookups(
+    now: &State<'_>,
+    write: &Write,
+    old: &State<'_>,
+    new: &State<'_>,
+) -> Result<(), TestCaseError> {
+    for (key, got) in &now.services {
+        let (was, will_be) = (&old.services[key], &new.services[key]);
+        let is_whole = got == was || got == will_be;
+        prop_assert!(is_whole, "after {write:?}: {key:?} is {got:?}, was {was:?}, will be {will_be:?}");
+        let has_whole_table = got.as_ref().is_none_or(|got| got.has_whole_table);
+        prop_assert!(has_whole_table, "after {write:?}: {key:?} has an incomplete table");
+    }
+    for (key, got) in &now.verdicts {
+        let (was, will_be) = (&old.verdicts[key], &new.verdicts[key]);
+        // While an address moves between sandboxes, it may have no pod.
+        let slot = |maps: &Observed| maps.pods.get(&key.0).map(|pod| pod.slot);
+        let is_vacant = got.is_none() && slot(old.maps) != slot(new.maps);
+        let is_whole = is_vacant || got == was || got == will_be;
+        prop_assert!(is_whole, "after {write:?}: {key:?} is {got:?}, was {was:?}, will be {will_be:?}");
+    }
+    Ok(())
 }

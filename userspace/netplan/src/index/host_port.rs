@@ -106,7 +106,7 @@ fn host_ports(
         balancer_ips: Box::default(),
         ports: facts.collect(),
         health_check_port: 0,
-        balanced_here: false,
+        addresses_from_pool: false,
         forwarding: Forwarding::Translated,
     };
     HostPorts { key, service, slices }

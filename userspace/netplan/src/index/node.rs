@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 use k8s_openapi::api::core::v1::Node;
 
-const ZONE: &str = "topology.kubernetes.io/zone";
-const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
-const EXCLUDED: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
+const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+const TO_BE_DELETED_TAINT: &str = "ToBeDeletedByClusterAutoscaler";
+const EXCLUDED_LABEL: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
 
 /// What the planner keeps of a Node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -35,7 +35,7 @@ impl NodeFacts {
         let only = spec.and_then(|s| s.pod_cidr.as_ref()).filter(|_| all.is_empty());
         let cidrs = all.iter().chain(only).filter_map(|text| text.parse::<IpNetwork>().ok());
         let labels = node.metadata.labels.as_ref();
-        let zone = labels.and_then(|labels| labels.get(ZONE));
+        let zone = labels.and_then(|labels| labels.get(ZONE_LABEL));
         let mut taints = node.spec.iter().flat_map(|s| s.taints.iter().flatten());
         let mut conditions = node.status.iter().flat_map(|s| s.conditions.iter().flatten());
         NodeFacts {
@@ -46,13 +46,13 @@ impl NodeFacts {
             zone: zone.map(|zone| zone.as_str().into()).unwrap_or_default(),
             ready: conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True"),
             leaving: node.metadata.deletion_timestamp.is_some()
-                || taints.any(|taint| taint.key == TO_BE_DELETED),
-            excluded: labels.is_some_and(|labels| labels.contains_key(EXCLUDED)),
+                || taints.any(|taint| taint.key == TO_BE_DELETED_TAINT),
+            excluded: labels.is_some_and(|labels| labels.contains_key(EXCLUDED_LABEL)),
         }
     }
 
     /// Whether it may answer for addresses of load balancers.
-    pub fn takes_load(&self) -> bool {
+    pub fn accepts_external_traffic(&self) -> bool {
         self.ready && !self.excluded
     }
 

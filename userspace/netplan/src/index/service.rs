@@ -11,7 +11,7 @@ use skep_policy::{Prefix, prefix_of};
 /// Another proxy serves services with this label, as with kube-proxy.
 const OTHER_PROXY: &str = "service.kubernetes.io/service-proxy-name";
 /// The condition that our load balancer controller sets on Services with an address from a pool.
-const BALANCED: &str = "skep.io/LoadBalancerAddress";
+const POOL_ADDRESS_CONDITION: &str = "skep.io/LoadBalancerAddress";
 /// The annotation for [`Forwarding`].
 const FORWARDING: &str = "skep.io/forwarding";
 /// The API's default timeout of ClientIP affinity.
@@ -37,7 +37,7 @@ pub struct ServiceFacts {
     /// healthCheckNodePort; 0: none.
     pub health_check_port: u16,
     /// The `balancer_ips` are from a pool of this cluster.
-    pub balanced_here: bool,
+    pub addresses_from_pool: bool,
     pub forwarding: Forwarding,
 }
 
@@ -99,14 +99,14 @@ impl ServiceFacts {
             balancer_ips: if kind == "LoadBalancer" { balancer_ips(service) } else { Box::default() },
             ports: spec.ports.iter().flatten().filter_map(PortFacts::extract).collect(),
             health_check_port: health_check_port(kind, spec),
-            balanced_here: kind == "LoadBalancer" && is_balanced_here(service),
+            addresses_from_pool: kind == "LoadBalancer" && has_pool_address(service),
             forwarding: forwarding(service),
         })
     }
 
     /// Addresses for which one node of the cluster answers ARP and neighbour discovery.
     pub fn announced(&self) -> impl Iterator<Item = &IpAddr> {
-        let balancer = self.balancer_ips.iter().filter(|_| self.balanced_here);
+        let balancer = self.balancer_ips.iter().filter(|_| self.addresses_from_pool);
         self.external_ips.iter().chain(balancer)
     }
 
@@ -155,9 +155,9 @@ fn forwarding(service: &Service) -> Forwarding {
     }
 }
 
-fn is_balanced_here(service: &Service) -> bool {
+fn has_pool_address(service: &Service) -> bool {
     let mut conditions = service.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    conditions.any(|condition| condition.type_ == BALANCED)
+    conditions.any(|condition| condition.type_ == POOL_ADDRESS_CONDITION)
 }
 
 /// Load balancer addresses that are still the destination when packets arrive here.

@@ -91,7 +91,7 @@ impl<D: Dataplane> Engine<D> {
         let observed = dataplane.observed().map_err(NetworkError::Observe)?;
         let allocations = Allocations::load(&config.state_dir)?;
         let planner = Planner::new(&config.node, config.node_addrs.clone(), observed);
-        let planner = planner.over_overlay(config.overlay);
+        let planner = planner.with_overlay(config.overlay);
         let mut engine = Engine {
             config,
             dataplane,
@@ -222,7 +222,7 @@ impl<D: Dataplane> Engine<D> {
             }
             tokio::task::yield_now().await;
         }
-        if plan.moves_datagrams() {
+        if plan.changes_udp_services() {
             // Once for a burst of changes.
             let soon = self.flows_expired_at + MIN_FLOW_EXPIRY_INTERVAL;
             self.expire_flows_at = self.expire_flows_at.min(soon);
