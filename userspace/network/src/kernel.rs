@@ -85,7 +85,8 @@ impl Dataplane for Datapath {
 
     async fn expire_flows(&mut self, maps: &Observed, namespaces: &[PathBuf]) -> Result<(), DataplaneError> {
         let flows = self.collect_flows(maps).map_err(failed("expire flows"))?;
-        let sockets = self.abort_stale_sockets(maps, namespaces).await.map_err(failed("end datagram sockets"))?;
+        let sockets =
+            self.abort_stale_sockets(maps, namespaces).await.map_err(failed("end datagram sockets"))?;
         tracing::debug!(live = flows.live, removed = flows.removed, sockets, "expired flows");
         Ok(())
     }

@@ -6,7 +6,7 @@ use xtask::deps;
 
 use crate::harness::Server;
 
-const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/kubectl/testdata/client.py");
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/api/testdata/client.py");
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_python_client_creates_watches_and_patches() {

@@ -1,4 +1,6 @@
-//! kubectl and other clients, unmodified, against a real server: TLS, client certificate, embedded store.
+//! The API against unmodified clients: kubectl, the Rust and the Python client, webhooks and aggregated servers.
+//!
+//! Each test starts a server of its own: TLS, client certificate, embedded store.
 
 mod admission;
 mod aggregation;
@@ -12,6 +14,7 @@ mod operator;
 mod policies;
 mod python_client;
 mod rust_client;
+mod services;
 mod story;
 mod tools;
 mod webhook;

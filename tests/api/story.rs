@@ -135,7 +135,7 @@ fn written(steps: &[Step], end: &str) -> String {
 
 /// Plays a story with each of some kubectls, each against a server of its own.
 pub(crate) async fn play(name: &str, kubectls: Vec<Kubectl>) {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/kubectl/testdata/{name}.txt"));
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("api/testdata/{name}.txt"));
     let text = std::fs::read_to_string(&file).expect("the story");
     let (mut steps, end) = parse(&text);
     assert_eq!(written(&steps, &end), text, "{}: is not written as it is read", file.display());

@@ -216,7 +216,7 @@ fn write_kubeconfig(folder: &TempDir, address: SocketAddr, ca: &str, admin: &Pem
 
 /// What the stories name by a file, and a key pair that no repository should hold.
 fn write_files(folder: &TempDir) {
-    let files = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kubectl/testdata/files");
+    let files = Path::new(env!("CARGO_MANIFEST_DIR")).join("api/testdata/files");
     copy(&files, folder.path());
     let (ca, _) = authority();
     let tls = leaf(&ca, "example", "x");
