@@ -9,7 +9,7 @@ use crate::cluster::Binaries;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Profile {
-    /// What everything else is built in too: a fresh clone compiles each crate once.
+    /// Shared with the tests, so that a fresh clone compiles each crate once.
     Dev,
     /// What users run, and what is measured.
     Release,
@@ -21,7 +21,7 @@ pub fn build(profile: Profile) -> Result<Binaries> {
     built(profile)
 }
 
-/// Those that were built before.
+/// The binaries of an earlier build.
 pub fn built(profile: Profile) -> Result<Binaries> {
     let folder = folder(profile);
     let skep = folder.join("skep");
@@ -34,7 +34,7 @@ pub fn built(profile: Profile) -> Result<Binaries> {
     Ok(Binaries { skep, plugins: folder })
 }
 
-/// Builds what the words name; gives the folder in which it then is.
+/// Runs `cargo build` with the arguments; returns the output folder.
 pub fn cargo_build(profile: Profile, words: &[&str]) -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);

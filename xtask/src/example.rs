@@ -1,4 +1,4 @@
-//! The example application: puts it into a cluster and shows that it works.
+//! The example application: deploys it and proves that it works.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -20,21 +20,21 @@ const REQUESTS: usize = 300;
 const SERVERS: &str = "--selector=app in (web, api)";
 const IN_NAMESPACE: &str = "--namespace=example";
 
-/// Who answered how often: by pod and node.
+/// The number of answers by pod and node.
 pub type Spread = BTreeMap<(String, String), usize>;
 
-/// What the example showed.
+/// The results of the proof.
 pub struct Proof {
     pub cluster_ip: Spread,
     pub node_port: Spread,
-    /// How often the pod that the policy leaves out was let in; 0 is right.
+    /// How many requests of the pod that the policy excludes succeeded; 0 is right.
     pub let_in: usize,
-    /// How many times it tried.
+    /// How many requests it made.
     pub tried: usize,
     pub replaced: Replacement,
 }
 
-/// A replica that was deleted, and the one that came for it.
+/// A deleted replica and its replacement.
 pub struct Replacement {
     pub old: String,
     pub new: String,
@@ -48,7 +48,7 @@ pub fn manifests() -> PathBuf {
 /// Applies the application and waits until every replica is ready.
 pub fn deploy(kubectl: &Kubectl) -> Result<()> {
     let step = Step::of("example application", REPLICAS as u64);
-    // One that is being deleted takes nothing new.
+    // A namespace that is being deleted accepts nothing new.
     let args = ["namespaces", "--field-selector=metadata.name=example"];
     kubectl.wait(&args, Duration::from_secs(60), |found| {
         let ending = found.iter().any(|found| found.pointer("/metadata/deletionTimestamp").is_some());
@@ -65,7 +65,7 @@ pub fn deploy(kubectl: &Kubectl) -> Result<()> {
     Ok(())
 }
 
-/// Waits until all replicas are ready and none is going.
+/// Waits until all replicas are ready and none is terminating.
 pub fn wait_ready(kubectl: &Kubectl, mut each: impl FnMut(usize, &Objects)) -> Result<()> {
     let args = ["pods", IN_NAMESPACE, SERVERS];
     let waited = kubectl.wait(&args, Duration::from_secs(90), |pods| {
@@ -94,7 +94,7 @@ fn state(pod: &Value) -> String {
     format!("{} {}", text(pod, "/metadata/name"), reason.unwrap_or(text(pod, "/status/phase")))
 }
 
-/// Asks the services from inside and outside, and deletes a replica.
+/// Sends requests to the services from inside and outside, and deletes a replica.
 pub fn prove(kubectl: &Kubectl, nodes: &[SocketAddr]) -> Result<Proof> {
     let step = Step::new("requests by ClusterIP");
     let (answers, refusals) = run_clients(kubectl)?;
@@ -113,7 +113,7 @@ pub fn prove(kubectl: &Kubectl, nodes: &[SocketAddr]) -> Result<Proof> {
     Ok(Proof { cluster_ip, node_port, let_in, tried, replaced })
 }
 
-/// What the pod that may and the pod that may not ask have logged.
+/// Reads the logs of the admitted and of the excluded client.
 fn run_clients(kubectl: &Kubectl) -> Result<(String, String)> {
     let clients = ["pod/client", "pod/stranger"];
     let delete = ["delete", IN_NAMESPACE, "--ignore-not-found", clients[0], clients[1]];
@@ -139,10 +139,10 @@ fn by_node_port(nodes: &[SocketAddr], mut each: impl FnMut(usize)) -> Result<Spr
     spread(answers.iter().map(String::as_str))
 }
 
-/// The body of the answer to one request over a connection of its own.
-pub fn http_get(address: SocketAddr, patience: Duration) -> Result<String> {
-    let mut stream = TcpStream::connect_timeout(&address, patience)?;
-    stream.set_read_timeout(Some(patience))?;
+/// Sends one request over a connection of its own and returns the body.
+pub fn http_get(address: SocketAddr, timeout: Duration) -> Result<String> {
+    let mut stream = TcpStream::connect_timeout(&address, timeout)?;
+    stream.set_read_timeout(Some(timeout))?;
     stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;

@@ -1,6 +1,6 @@
-//! What the commands of `cargo xtask` are made of. Tests that need a cluster use [`cluster`] too.
+//! The parts of the `cargo xtask` commands. Tests that need a cluster use [`cluster`] too.
 //!
-//! It needs nothing but a Rust toolchain to compile: it is what installs the rest.
+//! It compiles with a Rust toolchain alone, because it installs everything else.
 
 pub mod architecture;
 pub mod bench;

@@ -28,13 +28,13 @@ enum Command {
     Up(up::Arguments),
     /// Take the cluster away; nothing of it stays
     Down,
-    /// Show something on the running cluster
+    /// Demonstrate a property of the running cluster
     #[command(subcommand)]
     Demo(demo::Demo),
-    /// Measure, and say how it compares with what is to be reached
+    /// Measure, and compare with the goals
     #[command(subcommand)]
     Bench(bench::Bench),
-    /// Change services and end agents while connections stand, and see that none breaks
+    /// Change services and kill agents under 2,000 open connections, and count those that break
     Soak(soak::Arguments),
     /// Check the architecture and formatting, and run clippy
     Lint(lint::Arguments),

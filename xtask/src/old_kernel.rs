@@ -9,10 +9,10 @@ use tar::Archive;
 
 use crate::deps::{self, Need};
 
-/// Its version, as far as tests depend on it.
+/// The part of its version that tests depend on.
 pub const VERSION: &str = "6.1";
 
-/// The modules, each behind those that it needs.
+/// The modules, in an order in which dependencies come first.
 const MODULES: [&str; 13] = [
     "crc32c_generic",
     "libcrc32c",
@@ -31,13 +31,13 @@ const MODULES: [&str; 13] = [
 const IMAGE: &str = "vmlinuz";
 
 pub struct OldKernel {
-    /// What a boot loader starts.
+    /// The bootable image.
     pub image: PathBuf,
-    /// In the order in which they are to be loaded.
+    /// In load order.
     pub modules: Vec<PathBuf>,
 }
 
-/// Fetches it and what boots it, unless they are there already.
+/// Fetches the kernel and qemu, unless they are there already.
 pub fn fetch() -> Result<OldKernel> {
     if !cfg!(target_arch = "x86_64") {
         bail!("Linux {VERSION} is booted on x86_64 only: there the guest runs the programs of this machine");
@@ -56,7 +56,7 @@ pub fn fetch() -> Result<OldKernel> {
         fs::rename(&making, &folder).with_context(|| format!("move {} into place", making.display()))
     });
     let _ = fs::remove_dir_all(&making);
-    // Somebody else may have been faster: theirs is as good.
+    // Another process may have installed it first: its copy is as good.
     if !kernel.is_whole() {
         moved?;
         bail!("the package of Linux {VERSION} has not all of {IMAGE}, {}", MODULES.join(", "));
@@ -78,7 +78,7 @@ fn module(name: &str) -> String {
     format!("{name}.ko")
 }
 
-/// Downloads the package into the folder and takes what is wanted out of it.
+/// Downloads the package into the folder and extracts image and modules.
 fn unpack(folder: &Path) -> Result<()> {
     if deps::is_root() {
         deps::run(Command::new("apt-get").args(["update", "--quiet"]))?;
@@ -109,7 +109,7 @@ fn unpack(folder: &Path) -> Result<()> {
     fs::remove_file(&archive).with_context(|| format!("remove {}", archive.display()))
 }
 
-/// Under which name a file of the package is kept.
+/// The name under which a file of the package is kept.
 fn wanted(name: &str) -> Option<String> {
     if name.starts_with("vmlinuz-") {
         return Some(IMAGE.to_owned());

@@ -24,13 +24,13 @@ pub struct Arguments {
     seconds: u16,
 }
 
-/// Most resident memory in MB and processor time in per cent of a core.
+/// Goals: resident memory in MB, processor time in per cent of a core.
 const SERVER: (f64, f64) = (100.0, 1.0);
 const AGENT: (f64, f64) = (60.0, 0.5);
-/// Informers, leases and probes come to rest.
+/// Time for informers, leases and probes to settle.
 const SETTLE: Duration = Duration::from_secs(10);
 
-/// Takes the cluster away, however the bench ends.
+/// Removes the cluster, however the bench ends.
 struct Down(Layout);
 
 impl Drop for Down {

@@ -71,7 +71,7 @@ fn link(to: &Path, at: &Path) -> Result<()> {
     std::os::unix::fs::symlink(to, at).with_context(|| format!("link {}", at.display()))
 }
 
-/// Where one containerd keeps what it has.
+/// The folders and the socket of one containerd.
 pub struct Folders<'a> {
     /// Images, snapshots and plugins: what outlives a restart of the machine.
     pub state: &'a Path,

@@ -136,7 +136,7 @@ pub fn make_cgroup(node: &NodeLayout) -> Result<PathBuf> {
     Ok(cgroup)
 }
 
-/// Where containerd and the agent run: with controllers enabled, a cgroup that holds pods may hold no process itself.
+/// The cgroup of containerd and the agent: with controllers enabled, a cgroup that has children may hold no process itself.
 pub fn system_cgroup(cgroup: &Path) -> PathBuf {
     cgroup.join("system")
 }

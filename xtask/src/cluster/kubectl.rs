@@ -1,4 +1,4 @@
-//! kubectl as a library: one client for everything that a person could do too.
+//! kubectl as a library: tests act through the same client as users.
 
 use std::ffi::OsStr;
 use std::io::BufReader;
@@ -27,12 +27,12 @@ impl Kubectl {
         command
     }
 
-    /// Runs it to its end, whatever that is.
+    /// Runs it and returns the output, whether it succeeded or not.
     pub fn output<S: AsRef<OsStr>>(&self, args: &[S]) -> Result<Output> {
         self.command(args).output().with_context(|| format!("run {}", self.program.display()))
     }
 
-    /// What it prints, or an error with what it says.
+    /// Returns its standard output, or an error with its standard error.
     pub fn run<S: AsRef<OsStr>>(&self, args: &[S]) -> Result<String> {
         let output = self.output(args)?;
         if !output.status.success() {
@@ -51,7 +51,7 @@ impl Kubectl {
         self.run(&["apply".as_ref(), "--filename".as_ref(), manifests.as_os_str()])
     }
 
-    /// Applies a manifest that is no file.
+    /// Applies a manifest from a string.
     pub fn apply_text(&self, manifest: &str) -> Result<String> {
         use std::io::Write;
         let mut command = self.command(&["apply", "--filename=-"]);
@@ -67,7 +67,7 @@ impl Kubectl {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    /// Watches objects: every one that there is, then every change.
+    /// Watches objects: every existing one, then every change.
     pub fn watch(&self, args: &[&str]) -> Result<Watch> {
         let words = [&["get", "--output=json", "--watch", "--output-watch-events"], args].concat();
         let mut command = self.command(&words);
@@ -86,14 +86,14 @@ impl Kubectl {
         Ok(Watch { child, events })
     }
 
-    /// Waits until `done` says so of the objects that there are; it is asked at first and after each change.
+    /// Waits until `done` returns a value for the present objects; it is called at first and after each change.
     pub fn wait<T>(
         &self,
         args: &[&str],
-        patience: Duration,
+        timeout: Duration,
         mut done: impl FnMut(&Objects) -> Option<T>,
     ) -> Result<T> {
-        let deadline = Instant::now() + patience;
+        let deadline = Instant::now() + timeout;
         loop {
             let mut objects = Objects::default();
             if let Ok(list) = self.get(args) {
@@ -103,10 +103,14 @@ impl Kubectl {
                 }
             }
             if Instant::now() > deadline {
-                bail!("kubectl get {}: not so after {} s", args.join(" "), patience.as_secs());
+                bail!(
+                    "kubectl get {}: the condition does not hold after {} s",
+                    args.join(" "),
+                    timeout.as_secs()
+                );
             }
             let watch = self.watch(args)?;
-            // A watch ends with its server, and shows nothing of what went between list and watch: both are renewed.
+            // A watch ends with its server and misses what was deleted between list and watch: repeat both.
             while let Some(event) = watch.next(deadline.min(Instant::now() + Duration::from_secs(5))) {
                 objects.apply(event);
                 if let Some(found) = done(&objects) {
@@ -126,13 +130,13 @@ pub struct Watch {
 impl Watch {
     /// The next event: `{"type": ..., "object": ...}`; none when the deadline is past or the watch has ended.
     pub fn next(&self, deadline: Instant) -> Option<Value> {
-        let patience = deadline.saturating_duration_since(Instant::now());
-        match self.events.recv_timeout(patience) {
+        let timeout = deadline.saturating_duration_since(Instant::now());
+        match self.events.recv_timeout(timeout) {
             Ok(event) => Some(event),
             Err(RecvTimeoutError::Timeout) => None,
             Err(RecvTimeoutError::Disconnected) => {
-                // The server is away; it is asked again a little later.
-                std::thread::sleep(patience.min(Duration::from_millis(200)));
+                // The server is down; retry a little later.
+                std::thread::sleep(timeout.min(Duration::from_millis(200)));
                 None
             }
         }
@@ -146,12 +150,12 @@ impl Drop for Watch {
     }
 }
 
-/// What a watch has shown so far, by namespace and name.
+/// The objects that a watch has reported, by namespace and name.
 #[derive(Default)]
 pub struct Objects(std::collections::BTreeMap<(String, String), Value>);
 
 impl Objects {
-    /// Takes what a list holds in place of everything.
+    /// Replaces all objects by those of a list.
     pub fn reset(&mut self, mut list: Value) {
         self.0.clear();
         let items = match list.pointer_mut("/items").map(Value::take) {

@@ -3,15 +3,15 @@
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
-/// The most nodes one machine is asked to play.
+/// The maximum number of nodes of a cluster on one machine.
 pub const MAX_NODES: u8 = 64;
 
-/// One cluster on this machine. Two with different names and networks live side by side.
+/// One cluster on this machine. Clusters with different names and networks can run at the same time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
     /// Prefix of every link, namespace and cgroup; at most 8 characters.
     pub name: String,
-    /// What outlives a restart of the cluster's processes: stores, images, certificates, logs.
+    /// The folder of what outlives a restart of the cluster's processes: stores, images, certificates, logs.
     pub state: PathBuf,
     /// Second byte of the network of nodes, below 96; with 128 more, of the network of pods.
     number: u8,
@@ -28,27 +28,27 @@ pub struct NodeLayout {
     pub addr: Ipv4Addr,
     /// containerd's images and snapshots, the agent's pods and logs.
     pub state: PathBuf,
-    /// Sockets, pins, mounts: what a reboot takes away.
+    /// Sockets, pins, mounts: what a reboot removes.
     pub run: PathBuf,
     /// Below the root of each cgroup hierarchy.
     pub cgroup: String,
 }
 
-/// The number of the cluster that is meant if none is named.
+/// The default cluster number.
 pub const USUAL: u8 = 86;
 
 /// The node's interface to the others.
 pub const UPLINK: &str = "eth0";
 
 impl Layout {
-    /// The cluster of `cargo xtask up`; others than the usual one are beside it.
+    /// The cluster of `cargo xtask up`; every number but the default has a folder of its own.
     pub fn development(workspace: &Path, number: u8) -> Layout {
         let name = if number == USUAL { "skep".to_owned() } else { format!("skep{number}") };
         let state = workspace.join("target").join(&name);
         Layout::named(&name, &state, number)
     }
 
-    /// The cluster of tests, which leaves a development cluster alone.
+    /// The cluster of tests; it does not touch a development cluster.
     pub fn test(workspace: &Path) -> Layout {
         Layout::named("skeptest", &workspace.join("target/skep-test"), 87)
     }
@@ -58,7 +58,7 @@ impl Layout {
         Layout { name: name.to_owned(), state: state.to_owned(), number }
     }
 
-    /// Sockets are here: a path below the workspace may be longer than a socket's address can be.
+    /// Sockets are here, since a path below the workspace may exceed a socket's address.
     pub fn run(&self) -> PathBuf {
         Path::new("/run").join(&self.name)
     }

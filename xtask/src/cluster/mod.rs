@@ -1,6 +1,6 @@
 //! A cluster on one machine: one server, nodes made of network namespaces, each with its own containerd and agent.
 //!
-//! The same code serves `cargo xtask up` and the cluster tests. Starting converges: what runs already, as wanted, stays.
+//! `cargo xtask up` and the cluster tests share this code. Starting converges: what already runs as wanted stays.
 
 pub mod containerd;
 pub mod host;
@@ -31,7 +31,7 @@ pub enum Store {
     Etcd,
 }
 
-/// What is asked of a cluster.
+/// The wanted state of a cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Options {
     pub nodes: u8,
@@ -46,7 +46,7 @@ impl Default for Options {
     }
 }
 
-/// What was built.
+/// Paths of the built binaries.
 #[derive(Clone, Debug)]
 pub struct Binaries {
     pub skep: PathBuf,
@@ -54,7 +54,7 @@ pub struct Binaries {
     pub plugins: PathBuf,
 }
 
-/// A way for an agent to join.
+/// What an agent needs to join.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Join {
     token: String,
@@ -79,7 +79,7 @@ impl Cluster {
         Cluster { layout, kubectl, binaries, processes }
     }
 
-    /// What the running cluster was asked to be.
+    /// The options that the running cluster was started with.
     pub fn options(&self) -> Result<Options> {
         let file = self.layout.state.join("options.json");
         let text = fs::read(&file).context("there is no cluster; start one with `cargo xtask up`")?;
@@ -171,7 +171,7 @@ impl Cluster {
         })
     }
 
-    /// On loopback: it asks nobody who they are.
+    /// On loopback, because it authenticates no one.
     pub fn etcd_url(&self) -> String {
         let port = 12_000 + u16::from(self.layout.server_addr().octets()[1]);
         format!("http://127.0.0.1:{port}")
@@ -189,7 +189,7 @@ impl Cluster {
             if Instant::now() > deadline {
                 bail!("the server is not ready; the end of {}:\n{}", log.display(), tail(log, 12));
             }
-            // It may not listen yet, so there is nothing to wait on.
+            // It may not listen yet: poll.
             std::thread::sleep(Duration::from_millis(100));
         }
     }
@@ -204,7 +204,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// What a node stands on before its agent comes: links, cgroup, pins, containerd. Gives the node's cgroup.
+    /// Prepares what the agent needs: links, cgroup, pins, containerd. Returns the node's cgroup.
     pub fn start_runtime(&self, node: &NodeLayout) -> Result<PathBuf> {
         host::make_node_network(&self.layout, node)?;
         let cgroup = host::make_cgroup(node)?;
@@ -249,7 +249,7 @@ impl Cluster {
         })
     }
 
-    /// The token that all nodes join with; made once.
+    /// The bootstrap token of all nodes; made once.
     fn join(&self) -> Result<Join> {
         let file = self.layout.state.join("join.json");
         if let Ok(text) = fs::read(&file) {
@@ -266,7 +266,7 @@ impl Cluster {
         Ok(join)
     }
 
-    /// The agent imports what it finds in its folder of images.
+    /// Writes images into the folder that the agent imports from.
     fn import_images(&self, node: &NodeLayout) -> Result<()> {
         let folder = node.agent_root().join("images");
         fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
@@ -274,7 +274,7 @@ impl Cluster {
         image::example(&folder.join("example.tar"))
     }
 
-    /// Waits until `nodes` nodes are Ready; `each` hears how many are.
+    /// Waits until `nodes` nodes are Ready; `each` is called with the number that is.
     pub fn wait_for_nodes(&self, nodes: u8, mut each: impl FnMut(usize)) -> Result<()> {
         let waited = self.kubectl.wait(&["nodes"], Duration::from_secs(90), |objects| {
             let ready = objects.iter().filter(|node| condition(node, "Ready")).count();
@@ -338,7 +338,7 @@ fn owner_file(layout: &Layout) -> PathBuf {
     layout.run().join("owner")
 }
 
-/// The cluster of that name as it stands on this machine: its state is where the source tree that started it put it.
+/// Finds the running cluster of that name; its state folder is in the source tree that started it.
 pub fn as_left(layout: &Layout) -> Layout {
     let mut left = layout.clone();
     if let Ok(owner) = fs::read_to_string(owner_file(layout)) {
@@ -347,8 +347,8 @@ pub fn as_left(layout: &Layout) -> Layout {
     left
 }
 
-/// Ends and removes everything of a cluster; says what it removed. Idempotent. What another source tree's cluster left
-/// when it died goes too; one that runs is refused.
+/// Ends and removes everything of a cluster and reports what it removed. Idempotent. Leftovers of another source tree's dead
+/// cluster are removed too; a running one is refused.
 pub fn tear_down(layout: &Layout) -> Result<Vec<String>> {
     let left = as_left(layout);
     if left.state != layout.state && teardown::is_alive(&left) {
@@ -360,7 +360,7 @@ pub fn tear_down(layout: &Layout) -> Result<Vec<String>> {
     teardown::cluster(&left)
 }
 
-/// The same, whoever's it is and whether it runs or not: for clusters that only tests make, by who holds their turn.
+/// The same for any source tree's cluster, running or not: for test clusters, by the process that holds the lock.
 pub fn seize(layout: &Layout) -> Result<Vec<String>> {
     teardown::cluster(&as_left(layout))
 }

@@ -1,4 +1,4 @@
-//! Processes that outlive the command that started them: a record says which process it is, so that no other is ended.
+//! Processes that outlive the command that started them. A record identifies each exactly, so that no other is ended.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -11,7 +11,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, pidfd_send_signal, waitpid};
 use serde::{Deserialize, Serialize};
 
-/// Ticks a second in what the kernel shows to users, on every architecture that it runs BPF on.
+/// Clock ticks a second in /proc, on every architecture with BPF.
 const USER_HZ: f64 = 100.0;
 
 /// How a process is started.
@@ -21,20 +21,20 @@ pub struct Spec {
     pub program: PathBuf,
     pub args: Vec<OsString>,
     pub env: Vec<(OsString, OsString)>,
-    /// The network namespace to run in; the caller's without.
+    /// The network namespace to run in; None is the caller's.
     pub netns: Option<PathBuf>,
     /// The cgroup v2 folder to run in.
     pub cgroup: Option<PathBuf>,
     pub log: PathBuf,
 }
 
-/// What is remembered of a started process.
+/// The record of a started process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Record {
     pid: i32,
-    /// In clock ticks since boot: with the pid it names one process for ever.
+    /// Start time in clock ticks since boot: with the pid it identifies one process for ever.
     started: u64,
-    /// Arguments and the program's time: a changed one calls for a restart.
+    /// Arguments and the program's modification time: a change requires a restart.
     identity: String,
 }
 
@@ -48,7 +48,7 @@ impl Processes {
         Processes { folder }
     }
 
-    /// Starts it, unless the same program with the same arguments runs already; says whether it started one.
+    /// Starts it, unless the same program with the same arguments runs already; true if it started one.
     pub fn converge(&self, spec: &Spec) -> Result<bool> {
         let identity = identity(spec)?;
         if let Some(record) = self.running(&spec.name) {
@@ -92,22 +92,22 @@ impl Processes {
         files.filter_map(|file| Some(file.file_stem()?.to_string_lossy().into_owned())).collect()
     }
 
-    /// Ends it: asks first, kills after `patience`. Says whether there was one.
-    pub fn end(&self, name: &str, patience: Duration) -> Result<bool> {
-        self.signal(name, Signal::TERM, patience)
+    /// Ends it: SIGTERM first, SIGKILL after `timeout`. True if there was one.
+    pub fn end(&self, name: &str, timeout: Duration) -> Result<bool> {
+        self.signal(name, Signal::TERM, timeout)
     }
 
-    /// Kills it without a warning and waits until it is gone.
+    /// Sends SIGKILL at once and waits until it is gone.
     pub fn kill(&self, name: &str) -> Result<bool> {
         self.signal(name, Signal::KILL, Duration::from_secs(10))
     }
 
-    fn signal(&self, name: &str, signal: Signal, patience: Duration) -> Result<bool> {
+    fn signal(&self, name: &str, signal: Signal, timeout: Duration) -> Result<bool> {
         let Some(record) = self.running(name) else {
             let _ = fs::remove_file(self.file(name));
             return Ok(false);
         };
-        let ended = end(&record, signal, patience).with_context(|| format!("end {name}"))?;
+        let ended = end(&record, signal, timeout).with_context(|| format!("end {name}"))?;
         if !ended {
             bail!("{name} (process {}) does not end", record.pid);
         }
@@ -126,7 +126,7 @@ impl Processes {
     }
 }
 
-/// The shell moves itself into the cgroup and becomes the program: no socket is made outside.
+/// The shell enters the cgroup and then executes the program, so every socket is made inside.
 fn command(spec: &Spec) -> Command {
     let mut words: Vec<OsString> = Vec::new();
     if let Some(cgroup) = &spec.cgroup {
@@ -165,27 +165,27 @@ fn identity(spec: &Spec) -> Result<String> {
 /// When a process that has not ended was started, in ticks since boot: field 22 of proc(5)'s stat.
 fn started(pid: i32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The second field is the program's name in parentheses, with whatever is in it.
+    // The second field is the program's name in parentheses and may itself hold spaces and parentheses.
     let (_, rest) = stat.rsplit_once(')')?;
     let mut fields = rest.split_whitespace();
     let state = fields.next()?;
     (state != "Z").then(|| fields.nth(18)?.parse().ok()).flatten()
 }
 
-fn end(record: &Record, signal: Signal, patience: Duration) -> Result<bool> {
+fn end(record: &Record, signal: Signal, timeout: Duration) -> Result<bool> {
     let pid = Pid::from_raw(record.pid).context("process id 0")?;
     let Ok(fd) = pidfd_open(pid, PidfdFlags::empty()) else { return Ok(true) };
     // Between the record's check and the descriptor the process may have ended and its id gone to another.
     if started(record.pid) != Some(record.started) {
         return Ok(true);
     }
-    for (signal, patience) in [(signal, patience), (Signal::KILL, Duration::from_secs(10))] {
+    for (signal, timeout) in [(signal, timeout), (Signal::KILL, Duration::from_secs(10))] {
         match pidfd_send_signal(&fd, signal) {
             Ok(()) => {}
             Err(rustix::io::Errno::SRCH) => return Ok(true),
             Err(error) => return Err(error.into()),
         }
-        let timeout = Timespec::try_from(patience)?;
+        let timeout = Timespec::try_from(timeout)?;
         if poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&timeout))? > 0 {
             reap(record.pid);
             return Ok(true);
@@ -194,7 +194,7 @@ fn end(record: &Record, signal: Signal, patience: Duration) -> Result<bool> {
     Ok(false)
 }
 
-/// Takes the exit status, if it is our child that has ended; for any other there is nothing to do.
+/// Reaps the process if it is a child of ours; does nothing for any other.
 fn reap(pid: i32) {
     if let Some(pid) = Pid::from_raw(pid) {
         let _ = waitpid(Some(pid), WaitOptions::NOHANG);
@@ -221,7 +221,7 @@ pub fn usage(pid: u32) -> Option<(u64, f64)> {
     Some((resident, (user + system) as f64 / USER_HZ))
 }
 
-/// Arguments from anything that can be one.
+/// Collects arguments of any string type.
 pub fn args<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(words: I) -> Vec<OsString> {
     words.into_iter().map(|word| word.as_ref().to_owned()).collect()
 }

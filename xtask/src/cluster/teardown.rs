@@ -1,4 +1,4 @@
-//! Ends a cluster and removes what it left in the kernel and on disk. Every step is idempotent; errors are gathered.
+//! Ends a cluster and removes what it left in the kernel and on disk. Every step is idempotent; errors are collected.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -12,10 +12,10 @@ use super::layout::{Layout, NodeLayout};
 use super::process::Processes;
 
 const END_TIMEOUT: Duration = Duration::from_secs(10);
-/// What of the state survives: logs to look at afterwards, and tools that were fetched.
+/// The parts of the state that are kept: logs, and fetched tools.
 const KEPT: [&str; 2] = ["logs", "tools"];
 
-/// Gathers errors and what was done.
+/// Collects errors and what was done.
 #[derive(Default)]
 struct Report {
     removed: Vec<String>,
@@ -56,7 +56,7 @@ pub(super) fn cluster(layout: &Layout) -> Result<Vec<String>> {
         report.note(host::ip(&["netns", "del", &name]).map(|_| Some(format!("namespace {name}"))));
     }
     for link in links(layout) {
-        // A port goes with its namespace, a moment later.
+        // The kernel removes a port shortly after its namespace.
         let deleted = host::ip(&["link", "del", &link]);
         report.note(match deleted {
             Err(error) if host::link_exists(&link) => Err(error),
@@ -99,7 +99,7 @@ pub(super) fn leftovers(layout: &Layout) -> Result<Vec<String>> {
     Ok(left)
 }
 
-/// The cluster's own: its bridge and the bridge's ports.
+/// The cluster's links: its bridge and the bridge's ports.
 fn links(layout: &Layout) -> Vec<String> {
     let mut links = host::links(&format!("{}-n", layout.name));
     links.extend(Some(layout.bridge()).filter(|bridge| host::link_exists(bridge)));
@@ -130,7 +130,7 @@ fn processes_of(layout: &Layout) -> Vec<String> {
             // With the slash, so that /run/skep is not found in /run/skeptest.
             && folders.iter().any(|folder| words.contains(&format!("{folder}/")));
         let inside = cgroups.lines().any(|line| line.contains(&member));
-        // One that has ended and is not yet reaped has no words.
+        // A zombie has an empty command line.
         if pid != std::process::id() && !words.trim().is_empty() && (inside || ours) {
             found.push(format!("{pid} {}", words.trim()));
         }
@@ -204,7 +204,7 @@ fn remove_cgroups(name: &str) -> Result<Option<String>> {
     Ok((!tops.is_empty()).then(|| format!("cgroup {name} in {} hierarchies", tops.len())))
 }
 
-/// A killed process leaves its cgroup when it is reaped, which may be a moment later.
+/// A killed process leaves its cgroup only when it is reaped.
 fn remove_cgroup(folder: &Path) -> Result<()> {
     let deadline = Instant::now() + END_TIMEOUT;
     loop {

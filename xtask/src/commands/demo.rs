@@ -1,4 +1,4 @@
-//! `cargo xtask demo`: things to watch on the running cluster.
+//! `cargo xtask demo`: demonstrations on the running cluster.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use crate::{binaries, deps, example};
 
 #[derive(clap::Subcommand)]
 pub enum Demo {
-    /// Cut a node off, and see its pods run elsewhere and the service answer
+    /// Cut a node off, and report when its pods run elsewhere and the service answers
     Failover {
         /// Number of the node, counted from 1
         #[arg(long, default_value_t = 3)]
@@ -22,7 +22,7 @@ pub enum Demo {
     },
 }
 
-/// The least the server accepts.
+/// The minimum that the server accepts.
 const NODE_GRACE_SECONDS: u16 = 5;
 
 pub fn run(layout: Layout, demo: Demo) -> Result<()> {

@@ -1,4 +1,4 @@
-//! `cargo xtask down`: takes the cluster away, and looks whether anything is left.
+//! `cargo xtask down`: removes the cluster and verifies that nothing is left.
 
 use anyhow::{Result, bail};
 

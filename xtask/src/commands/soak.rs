@@ -1,4 +1,4 @@
-//! `cargo xtask soak`: Services change a hundred times a second and agents die while 2,000 connections stand.
+//! `cargo xtask soak`: Services change a hundred times a second and agents are killed under 2,000 open connections.
 
 use std::process::Command;
 
@@ -20,7 +20,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     deps::ensure(&[Need::Build])?;
     build_ebpf::run()?;
     binaries::build(Profile::Release)?;
-    // The stage is the tests', which are built upon this crate.
+    // The program is in the tests package, which depends on this crate.
     let folder = binaries::cargo_build(Profile::Dev, &["--package=skep-tests", "--bin=soak"])?;
     let mut command = Command::new(folder.join("soak"));
     let status = command.arg(arguments.minutes.to_string()).status().context("run soak")?;

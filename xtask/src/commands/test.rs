@@ -1,4 +1,4 @@
-//! `cargo xtask test`: everything that is checked before a change is good.
+//! `cargo xtask test`: every check that a change must pass.
 
 use std::io::ErrorKind;
 use std::os::linux::net::SocketAddrExt;
@@ -39,7 +39,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     lint::run(&lint::Arguments::default())?;
     step.done("clean");
     binaries::build(Profile::Dev)?;
-    // What an interrupted run left, of this source tree or another, would only confuse this one.
+    // Remove what an interrupted run of this or another source tree left.
     seize(&layout)?;
     let words: Vec<&str> = arguments.nextest.iter().map(String::as_str).collect();
     let tested = cargo(&[&["nextest", "run", "--no-fail-fast"], words.as_slice()].concat());
@@ -47,7 +47,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     tested
 }
 
-/// Names of test clusters are the machine's, so runs of two source trees exclude each other. The turn is an abstract
+/// Names of test clusters are global on a machine, so runs of two source trees exclude each other. The lock is an abstract
 /// socket (unix(7)): it ends with this process, however that ends.
 fn turn(layout: &Layout) -> Result<UnixListener> {
     let address = SocketAddr::from_abstract_name(format!("{}-turn", layout.name))?;

@@ -1,4 +1,4 @@
-//! `cargo xtask up`: from source to a running cluster with an application in it, shown to work.
+//! `cargo xtask up`: from source to a running cluster with a proven example application.
 
 use std::net::SocketAddr;
 
@@ -57,7 +57,7 @@ pub fn build() -> Result<crate::cluster::Binaries> {
     Ok(binaries)
 }
 
-/// Makes the cluster what `options` ask for: starts what is missing, ends nodes that are too many.
+/// Brings the cluster to the options: starts what is missing, ends surplus nodes.
 pub fn start(cluster: &Cluster, options: &Options) -> Result<()> {
     let step = Step::new("server");
     cluster.start_server(options)?;

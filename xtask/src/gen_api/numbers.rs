@@ -1,6 +1,6 @@
 //! Protobuf field numbers, read off the attributes in the source of the crate `k8s-pb`.
 //!
-//! A field that JSON shows in its parent although protobuf has a message between them gets a path: `2.5`.
+//! A field that is inlined in JSON but nested in protobuf gets a path: `2.5`.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ const CRATE: &str = "k8s-pb@0.9";
 /// Fields of v1.36 that the crate does not know yet, from the `generated.proto` files of that release: `type field=number ...`.
 const NEWER: &str = include_str!("newer.txt");
 
-/// By type without case, for Rust's names have their own (`HttpGetAction`), then by field name without case and marks.
+/// By lower-case type name, since Rust's spelling differs (`HttpGetAction`), then by field name without case and underscores.
 #[derive(Default)]
 pub(super) struct Numbers {
     types: HashMap<String, HashMap<String, Numbered>>,
@@ -33,7 +33,7 @@ impl Numbers {
         if let Some(found) = fields.get(&wanted) {
             return Some(found.tag.to_string());
         }
-        // What Go embeds is a message named as its field.
+        // An embedded Go struct is a message with the name of its field.
         fields.iter().find_map(|(field_name, inline)| {
             let message =
                 inline.message.as_deref().filter(|message| message.ends_with(field_name.as_str()))?;
@@ -128,7 +128,7 @@ impl Numbers {
     }
 }
 
-/// Lines with what the formatter broke put together again: attributes end with `]`, fields with a comma.
+/// Joins the lines that the formatter broke: attributes end with `]`, fields with a comma.
 fn statements(text: &str) -> Vec<String> {
     let (mut out, mut open) = (Vec::new(), String::new());
     for line in text.lines().map(str::trim).filter(|line| !line.starts_with("//")) {

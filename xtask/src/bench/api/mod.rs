@@ -1,6 +1,6 @@
 //! `cargo xtask bench api`: a release build of `skep server` over TLS, under load from 32 connections.
 //!
-//! Server and load share the machine's cores, as in the figures that they are compared with.
+//! Server and load share the machine's cores, as they did for the recorded figures of the peer.
 
 mod server;
 
@@ -51,7 +51,7 @@ const PEER: [(&str, &str, f64); 4] = [
     ("rss", "MB", 1_091.0),
 ];
 
-/// How long the controllers take to be at rest after a start.
+/// Time for the controllers to settle after a start.
 const SETTLE: Duration = Duration::from_secs(4);
 
 pub fn run(arguments: Arguments) -> Result<()> {
@@ -135,7 +135,7 @@ fn measure(
     server.restart()?;
     load("ready", &[])?;
     let cold = start.elapsed();
-    // The controllers read everything anew after a start: whichever is more counts.
+    // The controllers read everything again after a start: the larger figure counts.
     step.say("settling");
     std::thread::sleep(SETTLE);
     let resident = resident.max(server.resident()?);

@@ -16,7 +16,7 @@ use crate::cluster::process::{tail, usage};
 const ADDRESS: &str = "127.0.0.1:16443";
 const ETCD: &str = "http://127.0.0.1:12379";
 const ETCD_PEERS: &str = "http://127.0.0.1:12380";
-const PATIENCE: Duration = Duration::from_secs(20);
+const START_TIMEOUT: Duration = Duration::from_secs(20);
 
 pub(super) struct Server {
     skep: PathBuf,
@@ -54,7 +54,7 @@ impl Server {
         let (skep, folder) = (programs.skep.clone(), folder.to_owned());
         let mut server = Server { skep, folder, store, server: None, _etcd: etcd };
         server.restart()?;
-        // The last of the files that it makes at first start; the load needs its keys.
+        // The last file that a first start makes; the load needs the keys in it.
         let made = server.folder.join("admin.kubeconfig");
         wait("make its keys", &server.log(), || made.exists())?;
         Ok(server)
@@ -88,12 +88,12 @@ impl Server {
     }
 }
 
-/// Looks until it is so, for a while.
+/// Polls until the condition holds, up to a timeout.
 fn wait(what: &str, log: &Path, mut is_so: impl FnMut() -> bool) -> Result<()> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + START_TIMEOUT;
     while !is_so() {
         if Instant::now() > deadline {
-            bail!("it does not {what} within {PATIENCE:?}; its log ends with\n{}", tail(log, 5));
+            bail!("the server does not {what} within {START_TIMEOUT:?}; its log ends with\n{}", tail(log, 5));
         }
         std::thread::sleep(Duration::from_millis(5));
     }
@@ -113,7 +113,7 @@ fn start_etcd(folder: &Path) -> Result<Running> {
     Ok(etcd)
 }
 
-/// Runs the load; what it measured.
+/// Runs the load and returns what it measured.
 pub(super) fn load(programs: &Programs, folder: &Path, command: &str, words: &[&str]) -> Result<Value> {
     let output = Command::new(&programs.load)
         .arg(ADDRESS)
