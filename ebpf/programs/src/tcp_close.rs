@@ -5,7 +5,7 @@
 //! reuses memory that is still in the CPU's cache; expiring entries would be spread over the whole table.
 
 use aya_ebpf::programs::TcContext;
-use skep_abi::logic::tcp_close::{self, Close, Seen, Segment};
+use skep_abi::logic::tcp_close::{self, Close, Connection, Segment};
 use skep_abi::{Flow, TCP_ACK, TCP_FIN};
 
 use crate::conntrack;
@@ -31,8 +31,9 @@ pub(crate) fn close(ctx: &TcContext, packet: &Packet, flow: &mut Flow) {
     let payload = packet.transport_len(ctx).map(|len| len.wrapping_sub(header));
     let segment = Segment { flags: packet.tcp_flags, sequence, acknowledged, payload };
     let (low, high) = (flow.tcp_flags_low, flow.tcp_flags_high);
-    let (sender, receiver) = if packet.from_high() { (high, low) } else { (low, high) };
-    match tcp_close::close(Seen { fin_ack: flow.fin_ack, sender, receiver }, segment) {
+    let (sender_flags, receiver_flags) = if packet.from_high() { (high, low) } else { (low, high) };
+    let connection = Connection { fin_ack: flow.fin_ack, sender_flags, receiver_flags };
+    match tcp_close::close(connection, segment) {
         Close::Nothing => {}
         Close::Expect(number) => flow.fin_ack = number,
         Close::Done => {
