@@ -21,7 +21,7 @@ pub(super) fn validate_access_modes(spec: &Value, path: &Path, errors: &mut Erro
     }
 }
 
-/// `RWO,ROX`, each once and in upstream's order.
+/// `RWO,ROX`, in upstream's order.
 pub(super) fn short_modes(object: &Value) -> String {
     let all = [
         ("ReadWriteOnce", "RWO"),

@@ -10,7 +10,7 @@ use crate::kinds::admission_rules::{
 use crate::kinds::expression::Environment;
 use crate::value::{items, items_mut, one_of, set_default};
 
-/// What a policy may change: a deletion leaves nothing to be changed.
+/// Operations that a mutating policy may match; a deletion has no object to change.
 const MUTABLE_OPERATIONS: [&str; 4] = ["*", "CONNECT", "CREATE", "UPDATE"];
 
 pub(super) fn default_policy(object: &mut Value) {
@@ -28,7 +28,7 @@ pub(super) fn default_resources(spec: &mut Value, field: &str) {
     }
 }
 
-/// What every policy has; the environment that its own expressions can speak of.
+/// Checks what both kinds of policy have; returns the names that the policy's expressions may use.
 pub(super) fn validate_policy(spec: &Value, path: &Path, errors: &mut Errors) -> Environment {
     one_of(spec, "failurePolicy", path, &FAILURE_POLICIES, errors);
     let at = path.child("matchConstraints");

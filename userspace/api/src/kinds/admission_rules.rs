@@ -13,7 +13,7 @@ use crate::value::{items, items_mut, one_of, set_default};
 pub(super) const FAILURE_POLICIES: [&str; 2] = ["Fail", "Ignore"];
 pub(super) const MATCH_POLICIES: [&str; 2] = ["Equivalent", "Exact"];
 const OPERATIONS: [&str; 5] = ["*", "CREATE", "UPDATE", "DELETE", "CONNECT"];
-/// Conditions of one webhook or policy at most.
+/// Match conditions of one webhook or policy.
 const MAX_CONDITIONS: usize = 64;
 
 pub(super) fn default_match(matched: &mut Value, rules: &str) {

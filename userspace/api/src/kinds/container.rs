@@ -53,7 +53,7 @@ fn default_action(handler: &mut Value) {
     }
 }
 
-/// An image without a tag, or tagged latest, may have changed.
+/// An image without a tag, or with the tag `latest`, may change in its registry.
 fn pulls_always(image: &str) -> bool {
     let name = image.rsplit('/').next().unwrap_or(image);
     !image.contains('@') && name.split_once(':').is_none_or(|(_, tag)| tag == "latest")

@@ -2,18 +2,17 @@
 
 use serde_json::Value;
 
+use crate::cel::{AUTHORIZER, CelError, Checked, JSON_PATCH, OBJECT, Program, Scope, Type, check};
 use crate::field::{Errors, Path};
 
-use crate::cel::{AUTHORIZER, CelError, Checked, JSON_PATCH, OBJECT, Program, Scope, Type, check};
-
-/// What an expression must be.
+/// The type that an expression must have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ExpectedType {
     Any,
     Bool,
     Text,
     TextOrNull,
-    /// What to merge into an object.
+    /// An apply configuration.
     Object,
     /// Operations of a JSON patch.
     Patch,
@@ -55,16 +54,16 @@ impl ExpectedType {
     }
 }
 
-/// What expressions can speak of.
+/// The names that expressions may use, with their types.
 #[derive(Clone, Debug)]
 pub(super) struct Environment {
     known: Vec<(&'static str, Type)>,
-    /// Of a policy, in their order: each can speak of those before it.
+    /// A policy's variables in their order: each may use those before it.
     variables: Vec<(String, Type)>,
 }
 
 impl Environment {
-    /// In every expression about a request.
+    /// The names of every expression about a request.
     pub(super) fn of_requests() -> Environment {
         let mut known: Vec<(&str, Type)> =
             ["object", "oldObject", "request", "namespaceObject"].map(|name| (name, Type::Dyn)).to_vec();
@@ -77,43 +76,43 @@ impl Environment {
         self
     }
 
-    /// With an object, and an old one, whose type is known.
+    /// Sets the type of `object` and `oldObject`.
     pub(super) fn with_object(mut self, of: Type) -> Environment {
         let objects = self.known.iter_mut().filter(|(name, _)| matches!(*name, "object" | "oldObject"));
         objects.for_each(|(_, known)| *known = of.clone());
         self
     }
 
-    /// Where nobody can be asked what is allowed.
+    /// For expressions that may not check authorization.
     pub(super) fn without_authorizer(&self) -> Environment {
-        let mut names = self.clone();
-        names.known.retain(|(name, _)| *name != "authorizer");
-        names
+        let mut environment = self.clone();
+        environment.known.retain(|(name, _)| *name != "authorizer");
+        environment
     }
 
-    /// A variable whose expression is wrong may be anything to those after it.
+    /// Adds a variable; one whose expression is invalid is dynamic to those after it.
     pub(super) fn add_checked(&mut self, variable: &Value, path: &Path, errors: &mut Errors) {
         let of = self.validate(&variable["expression"], &path.child("expression"), ExpectedType::Any, errors);
         let name = variable["name"].as_str().unwrap_or_default();
         self.variables.push((name.to_owned(), of.unwrap_or(Type::Dyn)));
     }
 
-    /// What the expression is, if it is right.
+    /// Checks an expression; returns its type if it is valid.
     pub(super) fn validate(
         &self,
         expression: &Value,
         path: &Path,
-        wanted: ExpectedType,
+        expected: ExpectedType,
         errors: &mut Errors,
     ) -> Option<Type> {
         let Some(source) = expression.as_str().map(str::trim).filter(|source| !source.is_empty()) else {
             errors.required(path, "");
             return None;
         };
-        match self.check(source, wanted) {
+        match self.check(source, expected) {
             Err(error) => errors.invalid(path, expression, &format!("compilation failed: {error}")),
-            Ok(Checked { of, .. }) if !wanted.is_met_by(&of) => {
-                let why = format!("must evaluate to {} but got {}", wanted.name(), of.name());
+            Ok(Checked { of, .. }) if !expected.is_met_by(&of) => {
+                let why = format!("must evaluate to {} but got {}", expected.name(), of.name());
                 errors.invalid(path, expression, &why);
             }
             Ok(Checked { of, .. }) => return Some(of),
@@ -121,11 +120,11 @@ impl Environment {
         None
     }
 
-    pub(super) fn check(&self, source: &str, wanted: ExpectedType) -> Result<Checked, CelError> {
+    pub(super) fn check(&self, source: &str, expected: ExpectedType) -> Result<Checked, CelError> {
         let mut scope: Scope<'_> = self.known.iter().map(|(name, of)| (*name, of.clone())).collect();
         if !self.variables.is_empty() {
             scope.insert("variables", Type::Object(self.variables.clone()));
         }
-        check(&wanted.compile(source)?, &scope)
+        check(&expected.compile(source)?, &scope)
     }
 }

@@ -10,7 +10,7 @@ use crate::field::{Errors, Path};
 const BAD_IP: &str = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
 const BAD_CIDR: &str = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
 
-/// An address, strictly read: no leading zeros, no IPv4 inside of IPv6.
+/// Parses an address strictly: no leading zeros, no IPv4-mapped IPv6.
 pub(super) fn parse_ip(value: &Value, path: &Path, errors: &mut Errors) -> Option<IpAddr> {
     let text = value.as_str().unwrap_or_default();
     match text.parse::<IpAddr>() {
@@ -30,7 +30,7 @@ pub(super) fn parse_ip(value: &Value, path: &Path, errors: &mut Errors) -> Optio
     }
 }
 
-/// A range, strictly read: as [`parse_ip`], and no bits behind the prefix.
+/// Parses a range strictly: as [`parse_ip`], and no bits set beyond the prefix.
 pub(super) fn parse_cidr(text: &str, path: &Path, errors: &mut Errors) -> Option<IpNetwork> {
     let parsed = text.contains('/').then(|| text.parse::<IpNetwork>().ok()).flatten();
     let Some(cidr) = parsed else {
@@ -53,7 +53,7 @@ fn is_mapped(ip: Ipv6Addr) -> bool {
     ip.to_ipv4_mapped().is_some()
 }
 
-/// Whether a text is an IPv4 address but for zeros in front of its numbers.
+/// Whether a text is an IPv4 address with leading zeros.
 fn has_leading_zeros(text: &str) -> bool {
     let parts: Vec<&str> = text.split('.').collect();
     let numbers =

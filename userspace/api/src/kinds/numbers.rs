@@ -8,7 +8,7 @@ use crate::resources::quantity;
 const NOT_NEGATIVE: &str = "must be greater than or equal to 0";
 const PERCENT: &str = "a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')";
 
-/// Each of these fields, if it is there, is 0 or more.
+/// Refuses negative numbers in these fields.
 pub(super) fn not_negative(object: &Value, fields: &[&str], path: &Path, errors: &mut Errors) {
     for field in fields {
         if object[*field].as_i64().is_some_and(|number| number < 0) {
@@ -17,7 +17,7 @@ pub(super) fn not_negative(object: &Value, fields: &[&str], path: &Path, errors:
     }
 }
 
-/// A whole number from 0, or a percentage up to 100 %.
+/// Checks a number of at least 0, or a percentage of at most 100 %.
 pub(super) fn count_or_percent(value: &Value, path: &Path, errors: &mut Errors) {
     match value {
         Value::String(text) => match text.strip_suffix('%').map(str::parse::<u64>) {
@@ -30,12 +30,12 @@ pub(super) fn count_or_percent(value: &Value, path: &Path, errors: &mut Errors) 
     }
 }
 
-/// Whether nothing comes of a count or percentage.
+/// Whether a number or percentage is 0.
 pub(super) fn is_zero(value: &Value) -> bool {
     value == 0 || value == "0" || value == "0%"
 }
 
-/// The quantities of a list of resources are 0 or more.
+/// Refuses negative quantities in a resource list.
 pub(super) fn quantities(resources: &Value, path: &Path, errors: &mut Errors) {
     for (name, value) in resources.as_object().into_iter().flatten() {
         if quantity(value).is_some_and(|amount| amount.millis() < 0) {

@@ -44,7 +44,7 @@ pub(super) fn default_pod_spec(spec: &mut Value) {
     }
 }
 
-/// Validates a pod specification; `restart` lists the policies that its owner allows.
+/// Validates a pod specification; `restart` lists the allowed restart policies.
 pub(super) fn validate_pod_spec(spec: &Value, path: &Path, restart: &[&str], errors: &mut Errors) {
     if spec.is_null() {
         return;

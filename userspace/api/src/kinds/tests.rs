@@ -1,8 +1,9 @@
-//! What each kind refuses and what it fills in, a row a case, in upstream's words.
+//! Defaults and validation of each kind: one row for each case, with upstream's messages.
 
 use serde_json::{Value, json};
 
 use super::{Kind, Part, find};
+use crate::Errors;
 
 fn kind(name: &str) -> &'static Kind {
     let parts: Vec<&str> = name.split('/').collect();
@@ -51,11 +52,11 @@ fn ingress(path: Value) -> Value {
     json!({"spec": {"rules": [{"host": "a.example", "http": {"paths": [path]}}]}})
 }
 
-#[test]
-fn objects_are_refused_with_upstreams_words() {
-    let backend = json!({"service": {"name": "s", "port": {"number": 80}}});
-    let scale = json!({"kind": "Deployment", "name": "d", "apiVersion": "apps/v1"});
-    let rows: Vec<(&str, Value, &[&str])> = vec![
+/// Kind, the fields beside its metadata, and the errors that are expected, each by its beginning.
+type Refused = (&'static str, Value, &'static [&'static str]);
+
+fn refused_jobs() -> Vec<Refused> {
+    vec![
         (
             "batch/v1/jobs",
             json!({"spec": job(json!({"completions": -1}))}),
@@ -107,6 +108,12 @@ fn objects_are_refused_with_upstreams_words() {
                 "spec.concurrencyPolicy: Unsupported value: \"Maybe\": supported values: \"Allow\", \"Forbid\", \"Replace\"",
             ],
         ),
+    ]
+}
+
+fn refused_scaling() -> Vec<Refused> {
+    let scale = json!({"kind": "Deployment", "name": "d", "apiVersion": "apps/v1"});
+    vec![
         (
             "autoscaling/v2/horizontalpodautoscalers",
             json!({"spec": {"scaleTargetRef": scale, "minReplicas": 3, "maxReplicas": 2}}),
@@ -136,6 +143,12 @@ fn objects_are_refused_with_upstreams_words() {
             json!({"spec": {"minAvailable": "150%"}}),
             &["spec.minAvailable: Invalid value: \"150%\": must not be greater than 100%"],
         ),
+    ]
+}
+
+fn refused_networking() -> Vec<Refused> {
+    let backend = json!({"service": {"name": "s", "port": {"number": 80}}});
+    vec![
         (
             "networking.k8s.io/v1/ingresses",
             json!({"spec": {}}),
@@ -158,6 +171,11 @@ fn objects_are_refused_with_upstreams_words() {
                 "spec.controller: Invalid value: \"plain\": must be a domain-prefixed path (such as \"acme.io/foo\")",
             ],
         ),
+    ]
+}
+
+fn refused_storage() -> Vec<Refused> {
+    vec![
         (
             "v1/persistentvolumes",
             json!({"spec": {"accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1Gi"}}}),
@@ -185,6 +203,11 @@ fn objects_are_refused_with_upstreams_words() {
                 "spec.source: Required value: must specify exactly one of inlineVolumeSpec and persistentVolumeName",
             ],
         ),
+    ]
+}
+
+fn refused_cluster_settings() -> Vec<Refused> {
+    vec![
         (
             "scheduling.k8s.io/v1/priorityclasses",
             json!({"value": 1_000_000_001}),
@@ -212,6 +235,11 @@ fn objects_are_refused_with_upstreams_words() {
             json!({"spec": {"type": "Limited"}}),
             &["spec.limited: Required value: must not be empty when type is Limited"],
         ),
+    ]
+}
+
+fn refused_workloads() -> Vec<Refused> {
+    vec![
         (
             "apps/v1/statefulsets",
             workload(json!({"podManagementPolicy": "Wild"})),
@@ -245,19 +273,38 @@ fn objects_are_refused_with_upstreams_words() {
                 "spec.strategy.rollingUpdate.maxUnavailable: Invalid value: \"a third\": a valid percent string",
             ],
         ),
-    ];
-    for (name, fields, wanted) in rows {
-        let kind = kind(name);
-        let found: Vec<String> =
-            kind.validate_create(&object(kind, &fields)).0.iter().map(ToString::to_string).collect();
-        let same = found.len() == wanted.len()
-            && found.iter().zip(wanted).all(|(found, wanted)| found.starts_with(wanted));
-        assert!(same, "{name} {fields}\nwanted {wanted:#?}\nfound {found:#?}");
-    }
+    ]
 }
 
 #[test]
-fn what_may_not_change_does_not() {
+fn objects_are_refused_with_upstreams_words() {
+    let rows = [
+        refused_jobs(),
+        refused_scaling(),
+        refused_networking(),
+        refused_storage(),
+        refused_cluster_settings(),
+        refused_workloads(),
+    ];
+    let mut failed = Vec::new();
+    for (name, fields, wanted) in rows.into_iter().flatten() {
+        let kind = kind(name);
+        let found = kind.validate_create(&object(kind, &fields));
+        failed.extend(difference(&found, wanted).map(|why| format!("{name} {fields}: {why}")));
+    }
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
+}
+
+/// `None` if the errors begin as expected, one for one.
+fn difference(found: &Errors, wanted: &[&str]) -> Option<String> {
+    let found: Vec<String> = found.0.iter().map(ToString::to_string).collect();
+    let same = found.len() == wanted.len()
+        && found.iter().zip(wanted).all(|(found, wanted)| found.starts_with(wanted));
+    (!same).then(|| format!("wanted {wanted:#?}, found {found:#?}"))
+}
+
+#[test]
+fn immutable_fields_are_refused() {
     let claim = |size: &str, mode: &str| json!({"spec": {"accessModes": [mode], "resources": {"requests": {"storage": size}}}});
     let class = |provisioner: &str| json!({"provisioner": provisioner});
     let rows: Vec<(&str, Value, Value, &[&str])> = vec![
@@ -293,15 +340,14 @@ fn what_may_not_change_does_not() {
             &["spec.completions: Invalid value: 2: field is immutable"],
         ),
     ];
+    let mut failed = Vec::new();
     for (name, old, new, wanted) in rows {
         let kind = kind(name);
         let (old, new) = (object(kind, &old), object(kind, &new));
-        let found: Vec<String> =
-            kind.validate_update(&new, &old, Part::Main).0.iter().map(ToString::to_string).collect();
-        let same = found.len() == wanted.len()
-            && found.iter().zip(wanted).all(|(found, wanted)| found.starts_with(wanted));
-        assert!(same, "{name}\nwanted {wanted:#?}\nfound {found:#?}");
+        let found = kind.validate_update(&new, &old, Part::Main);
+        failed.extend(difference(&found, wanted).map(|why| format!("{name}: {why}")));
     }
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
 }
 
 #[test]
@@ -314,7 +360,7 @@ fn a_status_has_the_numbers_that_its_type_always_has() {
 }
 
 #[test]
-fn what_is_left_out_is_filled_in() {
+fn absent_fields_are_defaulted() {
     let rows: Vec<(&str, Value, &str, Value)> = vec![
         (
             "batch/v1/jobs",
@@ -370,7 +416,12 @@ fn what_is_left_out_is_filled_in() {
             json!("PreemptLowerPriority"),
         ),
     ];
-    for (name, fields, place, wanted) in rows {
-        assert_eq!(object(kind(name), &fields).pointer(place), Some(&wanted), "{name} {place}");
+    let mut failed = Vec::new();
+    for (name, fields, pointer, wanted) in rows {
+        let object = object(kind(name), &fields);
+        if object.pointer(pointer) != Some(&wanted) {
+            failed.push(format!("{name} {pointer}: wanted {wanted}, found {:?}", object.pointer(pointer)));
+        }
     }
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
 }

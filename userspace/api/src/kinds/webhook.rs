@@ -73,7 +73,7 @@ fn validate_webhook(hook: &Value, path: &Path, errors: &mut Errors) {
     let (versions, at) = (&hook["admissionReviewVersions"], path.child("admissionReviewVersions"));
     match items(hook, "admissionReviewVersions").next() {
         None => errors.required(&at, "must specify one of v1, v1beta1"),
-        // This server asks in v1 only.
+        // This server sends v1 only.
         Some(_) if !items(hook, "admissionReviewVersions").any(|version| version == "v1") => {
             errors.invalid(&at, versions, "must include at least one of v1");
         }

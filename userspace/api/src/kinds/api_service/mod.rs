@@ -11,7 +11,7 @@ use crate::table::cell::text_or;
 use crate::table::column::{AGE, Column, NAME};
 use crate::value::{items, set_default};
 
-/// Says that this server made the object, and how it is kept: `onstart` or, following a definition, `true`.
+/// Marks an object that this server manages: `onstart`, or `true` if it follows a definition.
 pub const MANAGED: &str = "kube-aggregator.kubernetes.io/automanaged";
 
 pub(super) const ROW: Row = Row {
@@ -104,16 +104,16 @@ fn validate_status(object: &Value, errors: &mut Errors) {
     }
 }
 
-/// What an APIService of this group and version is called.
+/// The name of the APIService of a group and version.
 pub fn name_of(group: &str, version: &str) -> String {
     format!("{version}.{group}")
 }
 
-/// Of a group and of a version within it, for what this server serves itself; upstream's numbers, which order discovery.
+/// The priorities of a local group and of a version in it, as upstream has them; they order discovery.
 pub fn priorities(group: &str, version: &str) -> (i64, i64) {
     let of_group = match group {
         "" => return (18_000, 1),
-        // Not registered anywhere: it is what the rest is registered with, and comes first.
+        // The group of APIServices itself has no APIService and comes first.
         "apiregistration.k8s.io" => 20_000,
         "apps" => 17_800,
         "events.k8s.io" => 17_750,
@@ -132,7 +132,7 @@ pub fn priorities(group: &str, version: &str) -> (i64, i64) {
         "node.k8s.io" => 16_300,
         "discovery.k8s.io" | "resource.k8s.io" => 16_200,
         "flowcontrol.apiserver.k8s.io" => 16_100,
-        // Of definitions.
+        // Custom resources.
         _ => return (1_000, 100),
     };
     let of_version = match (group, version) {
@@ -144,7 +144,7 @@ pub fn priorities(group: &str, version: &str) -> (i64, i64) {
     (of_group, of_version)
 }
 
-/// The APIService of what this server serves itself.
+/// The APIService of a group and version that this server serves itself.
 pub fn local(group: &str, version: &str, managed: &str) -> Value {
     let (group_priority, version_priority) = priorities(group, version);
     let mut spec = json!({

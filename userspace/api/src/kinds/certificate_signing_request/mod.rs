@@ -39,7 +39,7 @@ const USAGES: [&str; 23] = [
     "timestamping",
 ];
 const MIN_EXPIRATION_SECONDS: i64 = 600;
-/// Conditions that stand for good once they stand.
+/// Conditions that an update may not remove.
 const FINAL_CONDITIONS: [&str; 3] = ["Approved", "Denied", "Failed"];
 
 pub(super) const ROW: Row = Row {
@@ -99,7 +99,7 @@ fn is_pem_request(request: &Value) -> bool {
     let body = body.and_then(|rest| rest.split_once("-----END CERTIFICATE REQUEST-----"));
     body.is_some_and(|(body, _)| {
         let body: String = body.split_whitespace().collect();
-        // A request is a sequence.
+        // A request is an ASN.1 SEQUENCE.
         STANDARD.decode(body).is_ok_and(|der| der.first() == Some(&0x30))
     })
 }

@@ -2,9 +2,6 @@
 
 mod schedule;
 
-use jiff::Timestamp;
-use serde_json::Value;
-
 use crate::field::{Errors, Path};
 use crate::kinds::job;
 use crate::kinds::kind::Strategy;
@@ -16,7 +13,10 @@ use crate::table::cell::{NONE, UNSET, container_images, container_names, selecto
 use crate::table::column::{AGE, Column, NAME, age_of};
 use crate::value::{items, one_of, set_default};
 
-/// A Job's name is its CronJob's and eleven characters more.
+use jiff::Timestamp;
+use serde_json::Value;
+
+/// A Job's name is its CronJob's name plus eleven characters.
 const MAX_NAME_LENGTH: usize = 52;
 
 pub(super) const ROW: Row = Row {

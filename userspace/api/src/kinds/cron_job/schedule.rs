@@ -6,21 +6,21 @@ const DAYS: [&str; 7] = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"];
 const DESCRIPTORS: [&str; 7] =
     ["@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly"];
 const FIELDS: [Bounds; 5] = [
-    Bounds { least: 0, most: 59, names: &[] },
-    Bounds { least: 0, most: 23, names: &[] },
-    Bounds { least: 1, most: 31, names: &[] },
-    Bounds { least: 1, most: 12, names: &MONTHS },
-    Bounds { least: 0, most: 6, names: &DAYS },
+    Bounds { min: 0, max: 59, names: &[] },
+    Bounds { min: 0, max: 23, names: &[] },
+    Bounds { min: 1, max: 31, names: &[] },
+    Bounds { min: 1, max: 12, names: &MONTHS },
+    Bounds { min: 0, max: 6, names: &DAYS },
 ];
 
-/// The numbers of a field, and the names of some: the first name is that of `least`, or of 0.
+/// The numbers of a field and their names; the first name is that of `min`.
 struct Bounds {
-    least: u32,
-    most: u32,
+    min: u32,
+    max: u32,
     names: &'static [&'static str],
 }
 
-/// What is wrong with a schedule of five fields or a descriptor; `None`: nothing.
+/// The error in a schedule of five fields or a descriptor; `None` if it is valid.
 pub(super) fn problem(schedule: &str) -> Option<String> {
     if schedule.is_empty() {
         return Some("empty spec string".to_owned());
@@ -55,7 +55,7 @@ fn range(part: &str, bounds: &Bounds) -> Result<(), String> {
         (part.split('/').next().unwrap_or_default().split('-').collect(), part.split('/').collect());
     let first = spans.first().copied().unwrap_or_default();
     let (start, mut end) = if matches!(first, "*" | "?") {
-        (bounds.least, bounds.most)
+        (bounds.min, bounds.max)
     } else {
         let start = number(first, bounds)?;
         match spans.as_slice() {
@@ -68,18 +68,18 @@ fn range(part: &str, bounds: &Bounds) -> Result<(), String> {
         [_] => 1,
         [_, step] => {
             if spans.len() == 1 {
-                end = bounds.most;
+                end = bounds.max;
             }
             integer(step)?
         }
         _ => return Err(format!("too many slashes: {part}")),
     };
-    let (least, most) = (bounds.least, bounds.most);
-    if start < least {
-        return Err(format!("beginning of range ({start}) below minimum ({least}): {part}"));
+    let (min, max) = (bounds.min, bounds.max);
+    if start < min {
+        return Err(format!("beginning of range ({start}) below minimum ({min}): {part}"));
     }
-    if end > most {
-        return Err(format!("end of range ({end}) above maximum ({most}): {part}"));
+    if end > max {
+        return Err(format!("end of range ({end}) above maximum ({max}): {part}"));
     }
     if start > end {
         return Err(format!("beginning of range ({start}) beyond end of range ({end}): {part}"));
@@ -92,7 +92,7 @@ fn range(part: &str, bounds: &Bounds) -> Result<(), String> {
 
 fn number(text: &str, bounds: &Bounds) -> Result<u32, String> {
     match bounds.names.iter().position(|name| text.eq_ignore_ascii_case(name)) {
-        Some(at) => Ok(bounds.least + at as u32),
+        Some(at) => Ok(bounds.min + at as u32),
         None => integer(text),
     }
 }

@@ -75,7 +75,7 @@ fn validate(object: &Value, errors: &mut Errors) {
     }
     let (rolling, at) = (&strategy["rollingUpdate"], path.child("rollingUpdate"));
     for field in ["maxUnavailable", "maxSurge"] {
-        // More than all may be added.
+        // A surge above 100 % is allowed.
         if field == "maxUnavailable" || !rolling[field].is_string() {
             count_or_percent(&rolling[field], &at.child(field), errors);
         }

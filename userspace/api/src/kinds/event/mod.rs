@@ -60,7 +60,8 @@ const COLUMNS: &[Column] = &[
     Column::wide("Name", |object, _| meta::name(object).into()),
 ];
 
-/// The first of the times that is set; newer clients set `eventTime` and a series instead of the old pair.
+/// The first time that is set; newer clients set `eventTime` and `series` instead of `firstTimestamp` and
+/// `lastTimestamp`.
 fn first_time<'a>(times: &[&'a Value], object: &'a Value) -> &'a Value {
     times.iter().copied().find(|time| time.is_string()).unwrap_or(&object["metadata"]["creationTimestamp"])
 }

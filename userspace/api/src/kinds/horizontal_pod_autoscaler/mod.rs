@@ -2,8 +2,6 @@
 
 mod validate;
 
-use validate::validate;
-
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -12,6 +10,8 @@ use crate::kinds::row::Row;
 use crate::table::cell::{NONE, UNSET, number_cell, text_or};
 use crate::table::column::{AGE, Column, NAME};
 use crate::value::{items, set_default};
+
+use validate::validate;
 
 pub(super) const ROW: Row = Row {
     group: "autoscaling",
@@ -68,7 +68,7 @@ fn default(object: &mut Value) {
     }
 }
 
-/// `cpu: 10%/80%` and the like.
+/// `cpu: 10%/80%`: the current value and the target.
 fn metric(spec: &Value, current: &Value) -> String {
     const UNKNOWN: &str = "<unknown>";
     let field = match spec["type"].as_str() {

@@ -19,15 +19,15 @@ const SOURCES: [(&str, &str); 5] = [
 
 pub(super) fn validate(object: &Value, errors: &mut Errors) {
     let (spec, path) = (&object["spec"], Path::new("spec"));
-    let (least, most) = (spec["minReplicas"].as_i64(), spec["maxReplicas"].as_i64().unwrap_or(0));
-    if least.is_some_and(|least| least < 1) {
+    let (min, max) = (spec["minReplicas"].as_i64(), spec["maxReplicas"].as_i64().unwrap_or(0));
+    if min.is_some_and(|min| min < 1) {
         errors.invalid(
             &path.child("minReplicas"),
             &spec["minReplicas"],
             "must be greater than or equal to 1",
         );
     }
-    match most {
+    match max {
         0 => errors.required(&path.child("maxReplicas"), "must be set and greater than 0"),
         ..0 => {
             errors.invalid(
@@ -38,9 +38,9 @@ pub(super) fn validate(object: &Value, errors: &mut Errors) {
         }
         _ => {}
     }
-    if least.is_some_and(|least| most < least) {
+    if min.is_some_and(|min| max < min) {
         let detail = "must be greater than or equal to `minReplicas`";
-        errors.invalid(&path.child("maxReplicas"), &json!(most), detail);
+        errors.invalid(&path.child("maxReplicas"), &json!(max), detail);
     }
     validate_reference(&spec["scaleTargetRef"], &path.child("scaleTargetRef"), errors);
     for (i, metric) in items(spec, "metrics").enumerate() {
@@ -66,20 +66,20 @@ fn validate_reference(reference: &Value, path: &Path, errors: &mut Errors) {
 
 fn validate_metric(metric: &Value, path: &Path, errors: &mut Errors) {
     let kinds = SOURCES.map(|(kind, _)| kind);
-    let Some(wanted) = SOURCES.iter().find(|(kind, _)| metric["type"] == *kind) else {
+    let Some((_, source_field)) = SOURCES.iter().find(|(kind, _)| metric["type"] == *kind) else {
         if metric["type"].as_str().is_none_or(str::is_empty) {
             errors.required(&path.child("type"), "must specify a metric source type");
         }
         errors.not_supported(&path.child("type"), &metric["type"], &kinds);
         return;
     };
-    let (source, at) = (&metric[wanted.1], path.child(wanted.1));
+    let (source, at) = (&metric[*source_field], path.child(source_field));
     if source.is_null() {
         errors.required(&at, "must populate information for the given metric source");
     } else {
-        validate_source(wanted.1, source, &at, errors);
+        validate_source(source_field, source, &at, errors);
     }
-    for (_, other) in SOURCES.iter().filter(|(_, field)| *field != wanted.1) {
+    for (_, other) in SOURCES.iter().filter(|(_, field)| field != source_field) {
         if !metric[*other].is_null() {
             errors.forbidden(&path.child(other), "must populate the given metric source only");
         }

@@ -93,7 +93,7 @@ fn validate_host(host: &Value, path: &Path, errors: &mut Errors) {
     validate_name(host, path, errors);
 }
 
-/// A DNS name, whose first label may be a wildcard.
+/// Checks a DNS name whose first label may be a wildcard.
 fn validate_name(host: &Value, path: &Path, errors: &mut Errors) {
     let name = host.as_str().unwrap_or_default();
     if name.contains('*') {
@@ -183,7 +183,7 @@ fn validate_service(service: &Value, path: &Path, errors: &mut Errors) {
     }
 }
 
-/// A kind and a name, in some group.
+/// Checks a reference by group, kind and name.
 pub(super) fn validate_reference(reference: &Value, path: &Path, errors: &mut Errors) {
     if let Some(group) = reference["apiGroup"].as_str()
         && let Some(problem) = names::name_problem(group, NameForm::Subdomain)

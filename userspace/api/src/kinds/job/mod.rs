@@ -2,9 +2,6 @@
 
 mod validate;
 
-pub(super) use validate::validate_job_spec;
-use validate::{validate, validate_update};
-
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -15,6 +12,9 @@ use crate::kinds::row::Row;
 use crate::meta;
 use crate::table::column::{AGE, Column, NAME, short};
 use crate::value::{items, items_mut, set_default};
+
+pub(super) use validate::validate_job_spec;
+use validate::{validate, validate_update};
 
 pub(super) const ROW: Row = Row {
     group: "batch",
@@ -41,7 +41,7 @@ const COLUMNS: &[Column] = &[
     SELECTOR,
 ];
 
-/// A Job without a selector gets one of its own uid, so that it can never adopt another's pods.
+/// A Job without a selector gets one with its own uid, so that it can never adopt another Job's pods.
 fn default(object: &mut Value) {
     let (uid, name) = (meta::uid(object).to_owned(), meta::name(object).to_owned());
     let labels = object["spec"]["template"]["metadata"]["labels"].clone();
@@ -73,7 +73,7 @@ fn default(object: &mut Value) {
     default_template(spec);
 }
 
-/// How often and how many at once, where the author left it open.
+/// Defaults of completions, parallelism and the backoff limit.
 fn default_spec(spec: &mut Value) {
     if spec["completions"].is_null() && spec["parallelism"].is_null() {
         set_default(spec, "completions", 1);

@@ -10,8 +10,9 @@ use crate::names;
 use crate::selector::LabelSelector;
 use crate::value::{immutable, items, one_of};
 
-/// Of an indexed Job, and of one with more completions than this.
+/// Parallelism of an indexed Job.
 const MAX_PARALLELISM: i64 = 100_000;
+/// Above this many completions, [`MAX_PARALLELISM_OF_MANY`] applies with a backoff limit per index.
 const MANY_COMPLETIONS: i64 = 100_000;
 const MAX_PARALLELISM_OF_MANY: i64 = 10_000;
 const MAX_FAILURE_RULES: usize = 20;
@@ -51,7 +52,7 @@ pub(super) fn validate_update(new: &Value, old: &Value, errors: &mut Errors) {
     ] {
         immutable(&new[field], &old[field], &path.child(field), errors);
     }
-    // An indexed Job may change its completions together with its parallelism.
+    // An indexed Job may change its completions together with its parallelism (elastic Jobs).
     let elastic = new["completionMode"] == "Indexed" && new["completions"] == new["parallelism"];
     if !elastic {
         immutable(&new["completions"], &old["completions"], &path.child("completions"), errors);

@@ -23,7 +23,7 @@ pub(super) const ROW: Row = Row {
     ..Row::NAMESPACED
 };
 
-/// A limit that is not said is the greatest; a request that is not said is the limit, or else the least.
+/// An absent default limit is the maximum; an absent default request is the default limit, else the minimum.
 fn default(object: &mut Value) {
     for limit in items_mut(&mut object["spec"], "limits").filter(|limit| limit["type"] == "Container") {
         for (field, from) in [("default", "max"), ("defaultRequest", "default"), ("defaultRequest", "min")] {
@@ -66,7 +66,7 @@ fn validate(object: &Value, errors: &mut Errors) {
     }
 }
 
-/// The values of one resource in [`LISTS`], held against each other.
+/// Compares the values of one resource in [`LISTS`].
 fn validate_bounds(
     name: &str,
     [max, min, default, request, ratio]: [Option<Quantity>; 5],
@@ -96,9 +96,9 @@ fn validate_bounds(
         errors.invalid(&at, &json!(ratio.to_string()), &format!("ratio {ratio} is less than 1"));
     }
     if let (Some(min), Some(max)) = (min, max) {
-        let most = max.millis() as f64 / min.millis() as f64;
-        if ratio.millis() as f64 / 1000.0 > most {
-            let why = format!("ratio {ratio} is greater than max/min = {most:.6}");
+        let max_ratio = max.millis() as f64 / min.millis() as f64;
+        if ratio.millis() as f64 / 1000.0 > max_ratio {
+            let why = format!("ratio {ratio} is greater than max/min = {max_ratio:.6}");
             errors.invalid(&at, &json!(ratio.to_string()), &why);
         }
     }

@@ -27,7 +27,7 @@ pub(super) const ROW: Row = Row {
 const COLUMNS: &[Column] =
     &[NAME, Column::text("CIDRs", |object, _| list_cell(&object["spec"], "cidrs", "")), AGE];
 
-/// Ranges of both families, as many as there are; who may have their addresses.
+/// Any number of ranges of both families, and a selector of the Services that may use them.
 fn validate(object: &Value, errors: &mut Errors) {
     let (spec, path) = (&object["spec"], Path::new("spec"));
     if items(spec, "cidrs").next().is_none() {

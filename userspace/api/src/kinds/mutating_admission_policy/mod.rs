@@ -53,25 +53,25 @@ fn validate_mutation(mutation: &Value, path: &Path, environment: &Environment, e
         ("ApplyConfiguration", "applyConfiguration", ExpectedType::Object),
         ("JSONPatch", "jsonPatch", ExpectedType::Patch),
     ];
-    let wanted = match mutation["patchType"].as_str() {
+    let patch_type = match mutation["patchType"].as_str() {
         None | Some("") => return errors.required(&path.child("patchType"), ""),
-        Some(wanted) => wanted,
+        Some(patch_type) => patch_type,
     };
-    if FORMS.iter().all(|(form, ..)| *form != wanted) {
+    if FORMS.iter().all(|(form, ..)| *form != patch_type) {
         let forms = FORMS.map(|(form, ..)| form);
         return errors.not_supported(&path.child("patchType"), &mutation["patchType"], &forms);
     }
     for (form, field, of) in FORMS {
         let (given, at) = (&mutation[field], path.child(field));
-        match (form == wanted, given.is_object()) {
+        match (form == patch_type, given.is_object()) {
             (true, true) => {
                 environment.validate(&given["expression"], &at.child("expression"), of, errors);
             }
             (true, false) => {
-                errors.required(&at, &format!("must be specified when patchType is {wanted}"));
+                errors.required(&at, &format!("must be specified when patchType is {patch_type}"));
             }
             (false, true) => {
-                let why = format!("must not be specified when patchType is {wanted}");
+                let why = format!("must not be specified when patchType is {patch_type}");
                 errors.invalid(&at, &json!(format!("{{{field}}}")), &why);
             }
             (false, false) => {}

@@ -12,7 +12,7 @@ use crate::table::cell::{UNSET, quantity_cell, text_cell, text_or};
 use crate::table::column::{AGE, Column, NAME};
 use crate::value::{immutable, items, one_of, set_default};
 
-/// Fields of a volume's specification that do not say what it is made of.
+/// Fields of a volume's specification besides its source.
 const OTHER_FIELDS: [&str; 9] = [
     "accessModes",
     "capacity",
@@ -24,7 +24,7 @@ const OTHER_FIELDS: [&str; 9] = [
     "volumeAttributesClassName",
     "volumeMode",
 ];
-/// Classes were annotations once, and still may be.
+/// The class in the form that came before `storageClassName`.
 const CLASS_ANNOTATION: &str = "volume.beta.kubernetes.io/storage-class";
 
 pub(super) const ROW: Row = Row {

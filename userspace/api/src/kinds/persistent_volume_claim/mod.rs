@@ -1,4 +1,4 @@
-//! PersistentVolumeClaims: storage that a Pod asks for.
+//! PersistentVolumeClaims: requests for storage.
 
 use serde_json::{Value, json};
 
@@ -66,21 +66,21 @@ fn validate(object: &Value, errors: &mut Errors) {
     one_of(spec, "volumeMode", &path, &["Block", "Filesystem"], errors);
 }
 
-/// A claim that is bound may grow; one that is not may be bound, and given a class.
+/// A bound claim may grow; an unbound one may get a volume and a class.
 fn validate_update(new: &Value, old: &Value, errors: &mut Errors) {
     let path = Path::new("spec");
     let bound = old["status"]["phase"] == "Bound";
-    let (mut wanted, before) = (new["spec"].clone(), &old["spec"]);
+    let (mut expected, before) = (new["spec"].clone(), &old["spec"]);
     for field in ["volumeName", "storageClassName"] {
         if before[field].as_str().is_none_or(str::is_empty) {
-            put(&mut wanted, field, before.get(field));
+            put(&mut expected, field, before.get(field));
         }
     }
-    put(&mut wanted, "volumeAttributesClassName", before.get("volumeAttributesClassName"));
+    put(&mut expected, "volumeAttributesClassName", before.get("volumeAttributesClassName"));
     if bound && !before["resources"]["requests"].is_null() {
-        put(&mut wanted["resources"], "requests", before["resources"].get("requests"));
+        put(&mut expected["resources"], "requests", before["resources"].get("requests"));
     }
-    if wanted != *before {
+    if expected != *before {
         errors.forbidden(
             &path,
             "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims",

@@ -69,7 +69,7 @@ fn status(pod: &Value, _: Timestamp) -> Value {
     reason.into()
 }
 
-/// What the first container that has something to say says; a pod that partly runs is not completed.
+/// The state of the first container that is not simply running; a pod with a running container is not completed.
 fn of_containers(pod: &Value, reason: &mut String) {
     let (mut running, mut failure) = (false, None);
     let all: Vec<&Value> = statuses(pod).collect();
@@ -104,7 +104,7 @@ fn terminated(state: &Value) -> String {
     }
 }
 
-/// `Init:1/2` and the like while init containers are at work.
+/// `Init:1/2` and its like, while init containers run.
 fn initialising(pod: &Value) -> Option<String> {
     let total = items(&pod["spec"], "initContainers").count();
     for (i, status) in items(&pod["status"], "initContainerStatuses").enumerate() {

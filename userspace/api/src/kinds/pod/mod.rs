@@ -3,9 +3,6 @@
 mod columns;
 mod qos;
 
-use columns::COLUMNS;
-pub(crate) use qos::qos_class;
-
 use serde_json::{Value, json};
 
 use crate::field::{Errors, Path};
@@ -13,6 +10,9 @@ use crate::kinds::kind::Strategy;
 use crate::kinds::pod_spec::{default_pod_spec, validate_pod_spec};
 use crate::kinds::row::Row;
 use crate::value::{items_mut, set_default};
+
+use columns::COLUMNS;
+pub(crate) use qos::qos_class;
 
 pub(super) const ROW: Row = Row {
     kind: "Pod",
@@ -53,7 +53,7 @@ pub(super) const ROW: Row = Row {
 fn default(pod: &mut Value) {
     default_pod_spec(&mut pod["spec"]);
     set_default(&mut pod["spec"], "enableServiceLinks", true);
-    // Requests follow limits only in a pod, so that a template shows what its author wrote.
+    // Requests default to limits in a pod only, so that a template stays as its author wrote it.
     for list in ["initContainers", "containers"] {
         for container in items_mut(&mut pod["spec"], list) {
             let limits = container["resources"]["limits"].clone();
@@ -74,7 +74,7 @@ fn validate(pod: &Value, errors: &mut Errors) {
     validate_pod_spec(&pod["spec"], &Path::new("spec"), &["Always", "OnFailure", "Never"], errors);
 }
 
-/// What may change in a pod: images, deadlines, tolerations added, scheduling gates removed, the node once.
+/// An update may change images, deadlines, tolerations (additions) and scheduling gates (removals).
 fn validate_update(new: &Value, old: &Value, errors: &mut Errors) {
     let (mut new, old) = (new["spec"].clone(), &old["spec"]);
     for list in ["containers", "initContainers"] {

@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::resources::quantity;
 use crate::value::items;
 
-/// `Guaranteed`, `Burstable` or `BestEffort`, as the specification's resources say.
+/// `Guaranteed`, `Burstable` or `BestEffort`, from the resources of the containers.
 pub(crate) fn qos_class(spec: &Value) -> &'static str {
     let containers: Vec<&Value> = items(spec, "containers").chain(items(spec, "initContainers")).collect();
     let set = |container: &Value, list: &str| {

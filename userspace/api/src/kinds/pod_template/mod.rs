@@ -2,8 +2,6 @@
 
 pub(super) mod columns;
 
-use serde_json::Value;
-
 use crate::field::{Errors, Path};
 use crate::kinds::kind::Strategy;
 use crate::kinds::pod_spec::{default_pod_spec, validate_pod_spec};
@@ -13,6 +11,8 @@ use crate::selector::LabelSelector;
 use crate::table::cell::{container_images, container_names, labels_text, or_none};
 use crate::table::column::{Column, NAME};
 use crate::value::immutable;
+
+use serde_json::Value;
 
 pub(super) const ROW: Row = Row {
     kind: "PodTemplate",
@@ -50,7 +50,7 @@ pub(super) fn validate_replicas_and_template(object: &Value, errors: &mut Errors
     validate_template_and_selector(object, errors);
 }
 
-/// The selector must select what the template makes.
+/// The selector must match the template's labels.
 pub(super) fn validate_template_and_selector(object: &Value, errors: &mut Errors) {
     let (spec, path) = (&object["spec"], Path::new("spec"));
     let template = path.child("template");

@@ -10,7 +10,7 @@ use crate::table::cell::{number_cell, text_cell};
 use crate::table::column::{AGE, Column, NAME};
 use crate::value::{immutable, one_of, set_default};
 
-/// Above it are the priorities of the system.
+/// Higher values are reserved for the system.
 const MAX_USER_PRIORITY: i64 = 1_000_000_000;
 const SYSTEM_CLASSES: [(&str, i64); 2] =
     [("system-cluster-critical", 2_000_000_000), ("system-node-critical", 2_000_001_000)];
@@ -45,8 +45,8 @@ fn validate(object: &Value, errors: &mut Errors) {
         let known = SYSTEM_CLASSES.iter().find(|(system, _)| *system == name);
         let problem = match known {
             None => "not a known system priority class".to_owned(),
-            Some((_, wanted)) if *wanted != value => {
-                format!("value of {name} PriorityClass must be {wanted}")
+            Some((_, required)) if *required != value => {
+                format!("value of {name} PriorityClass must be {required}")
             }
             Some(_) if object["globalDefault"] == true => {
                 format!("globalDefault of {name} PriorityClass must be false")

@@ -1,4 +1,4 @@
-//! ResourceClaims: devices that a Pod asks for.
+//! ResourceClaims: requests for devices.
 
 use jiff::Timestamp;
 use serde_json::Value;

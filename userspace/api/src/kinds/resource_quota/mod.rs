@@ -13,7 +13,7 @@ use crate::table::cell::text_or;
 use crate::table::column::{AGE, Column, NAME};
 use crate::value::items;
 
-/// Names that quotas know without a domain.
+/// Resource names that are valid without a domain.
 const COMPUTE: [&str; 9] = [
     "cpu",
     "memory",
@@ -103,7 +103,7 @@ fn is_standard(name: &str) -> bool {
     COMPUTE.contains(&name) || CLAIMS.contains(&name) || COUNTS.contains(&name) || huge
 }
 
-/// A scope must be known, and for every resource that the quota counts.
+/// A scope must be known and apply to every resource of the quota.
 fn validate_scope(scope: &str, spec: &Value, path: &Path, whole: &Value, shown: &Value, errors: &mut Errors) {
     let valid: fn(&str) -> bool = match scope {
         "BestEffort" => |name| name == "pods",

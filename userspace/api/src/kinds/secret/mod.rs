@@ -44,13 +44,13 @@ fn default(object: &mut Value) {
 
 fn validate(object: &Value, errors: &mut Errors) {
     validate_data(object, &["data"], errors);
-    let wanted: &[&str] = match object["type"].as_str() {
+    let required: &[&str] = match object["type"].as_str() {
         Some("kubernetes.io/tls") => &["tls.crt", "tls.key"],
         Some("kubernetes.io/dockerconfigjson") => &[".dockerconfigjson"],
         Some("kubernetes.io/ssh-auth") => &["ssh-privatekey"],
         _ => &[],
     };
-    for key in wanted {
+    for key in required {
         if object["data"][*key].is_null() {
             errors.required(&Path::new("data").key(key), "");
         }

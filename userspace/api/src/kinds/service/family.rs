@@ -4,13 +4,19 @@ use std::net::IpAddr;
 
 use serde_json::{Value, json};
 
-use super::AddressWant;
 use super::spec::{is_empty, is_headless, needs_cluster_ip, remove, set_strings, strings};
 use super::validate::related_fields;
 use crate::field::{Errors, Path};
 use crate::value::items;
 
-const POLICY_DUAL: [&str; 2] = ["PreferDualStack", "RequireDualStack"];
+/// One cluster address: the requested one, or any of the family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AddressWant {
+    /// Index in `spec.clusterIPs`.
+    pub index: usize,
+    pub family: Family,
+    pub asked: Option<IpAddr>,
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Family {
@@ -59,7 +65,7 @@ fn same_list(new: &Value, old: &Value, field: &str) -> bool {
     strings(new, field).eq(strings(old, field))
 }
 
-/// Sets the policy and the families that the user left open, as the cluster and the Service before allow.
+/// Sets the policy and the families that the user left open, from the cluster and the old Service.
 pub(super) fn settle(spec: &mut Value, old: Option<&Value>, cluster: &[Family], errors: &mut Errors) {
     if !needs_cluster_ip(spec) || old.is_some_and(|old| stays_prefer_dual(spec, old)) {
         return;
@@ -94,14 +100,14 @@ pub(super) fn settle(spec: &mut Value, old: Option<&Value>, cluster: &[Family], 
     if all.is_empty() {
         all.extend(cluster.first());
     }
-    // Without a selector the endpoints are the user's: they may be of families that the cluster has no addresses of.
+    // Without a selector the user manages the endpoints: they may have families that the cluster lacks.
     if let (true, [one]) = (dual && (open || cluster.len() == 2), all.as_slice()) {
         all.push(one.other());
     }
     set_families(spec, &all);
 }
 
-/// A change of the cluster's families alone neither adds an address to a Service that prefers two nor takes one.
+/// A change of the cluster's families alone does not add or remove an address of a Service with PreferDualStack.
 fn stays_prefer_dual(spec: &Value, old: &Value) -> bool {
     policy(spec) == Some("PreferDualStack")
         && policy(old).is_none_or(|policy| policy == "PreferDualStack")
@@ -110,7 +116,7 @@ fn stays_prefer_dual(spec: &Value, old: &Value) -> bool {
         && same_list(spec, old, "ipFamilies")
 }
 
-/// With the policy SingleStack the second address and family go; with another they cannot.
+/// SingleStack drops the second address and family; the other policies refuse to.
 fn follow_reduction(spec: &mut Value, old: &Value, errors: &mut Errors) {
     if policy(spec) == Some("SingleStack") {
         for field in ["clusterIPs", "ipFamilies"] {
@@ -146,7 +152,7 @@ fn check_single(spec: &Value, errors: &mut Errors) {
     }
 }
 
-/// Families that the given addresses tell.
+/// Infers families from the given addresses.
 fn infer(spec: &mut Value, cluster: &[Family], errors: &mut Errors) {
     let mut known = families(spec);
     let ips = strings(spec, "clusterIPs").map(str::parse::<IpAddr>);
@@ -183,7 +189,7 @@ fn check_cluster(spec: &Value, cluster: &[Family], errors: &mut Errors) {
     }
 }
 
-/// Addresses that a settled Service lacks or asks for.
+/// The addresses to allocate for a settled Service.
 pub(super) fn wants(spec: &mut Value, old: Option<&Value>) -> Vec<AddressWant> {
     if !needs_cluster_ip(spec) || is_headless(spec) {
         return Vec::new();
@@ -194,7 +200,7 @@ pub(super) fn wants(spec: &mut Value, old: Option<&Value>) -> Vec<AddressWant> {
         wants.map(|(index, family)| AddressWant { index, family, asked: all.get(index).copied().flatten() });
     match old {
         Some(old) if needs_cluster_ip(old) => {
-            // The first address stays for life; a second one comes when a second family does.
+            // The first address never changes; a second family brings a second address.
             let upgraded = !is_headless(old)
                 && items(old, "ipFamilies").count() == 1
                 && items(spec, "ipFamilies").count() == 2;
@@ -207,9 +213,4 @@ pub(super) fn wants(spec: &mut Value, old: Option<&Value>) -> Vec<AddressWant> {
             wants.collect()
         }
     }
-}
-
-/// Which of the two policies asks for two families.
-pub(super) fn is_policy(policy: &str) -> bool {
-    policy == "SingleStack" || POLICY_DUAL.contains(&policy)
 }

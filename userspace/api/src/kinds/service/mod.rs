@@ -1,7 +1,8 @@
-//! Services: what is filled in, what an update keeps, and what must be allocated before one is stored.
+//! Services: defaults, what an update keeps, and what must be allocated before a Service is stored.
 //!
-//! In: a new Service and what it was. Out: the same with all that follows from its own fields, and [`Wants`]: the
-//! addresses and node ports that only the server can give. [`finish`] drops what the Service's type has no use for.
+//! In: a new Service, and the old one for an update. Out: the Service with the fields that follow from others, and
+//! [`Wants`]: the addresses and node ports that only the server can allocate. [`finish`] drops fields that the
+//! Service's type does not use.
 
 mod columns;
 mod family;
@@ -23,7 +24,7 @@ use crate::names::NameForm;
 use crate::value::{items, items_mut, set_default};
 
 use columns::COLUMNS;
-pub use family::Family;
+pub use family::{AddressWant, Family};
 pub use ports::{PortPlace, PortWant};
 use spec::{externally_accessible, is_empty, remove, strings};
 use update::validate_update;
@@ -55,23 +56,14 @@ pub(super) const ROW: Row = Row {
 /// Seconds that a client stays with its endpoint (v1.DefaultClientIPServiceAffinitySeconds).
 const AFFINITY_SECONDS: i64 = 10_800;
 
-/// What the server must give a Service.
+/// What the server must allocate for a Service.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Wants {
     pub addresses: Vec<AddressWant>,
     pub ports: Vec<PortWant>,
 }
 
-/// One cluster address: this one, or any of the family.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AddressWant {
-    /// Place in `spec.clusterIPs`.
-    pub index: usize,
-    pub family: Family,
-    pub asked: Option<IpAddr>,
-}
-
-/// What a Service has of what only one Service can have.
+/// The addresses and ports that are allocated to a Service.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Held {
     pub addresses: BTreeSet<IpAddr>,
@@ -88,7 +80,7 @@ impl Held {
         Held { addresses, ports }
     }
 
-    /// What is here and not there.
+    /// What is held here and not by `other`.
     pub fn without(&self, other: &Held) -> Held {
         Held {
             addresses: self.addresses.difference(&other.addresses).copied().collect(),
@@ -97,8 +89,8 @@ impl Held {
     }
 }
 
-/// Fills in what follows from the Service, from what it was and from the families that the cluster has (its own first);
-/// what is left is to be allocated.
+/// Fills in fields that follow from the Service, the old one and the families of the cluster (the primary first).
+/// Returns what is left to allocate.
 pub fn plan(service: &mut Value, old: Option<&Value>, cluster: &[Family]) -> Result<Wants, Errors> {
     let old = old.map(|old| &old["spec"]);
     let spec = &mut service["spec"];
@@ -117,12 +109,12 @@ pub fn plan(service: &mut Value, old: Option<&Value>, cluster: &[Family]) -> Res
     Ok(Wants { addresses: family::wants(spec, old), ports: ports::wants(spec, old) })
 }
 
-/// Takes away what the type that the Service now has does not use, unless the user changed it in the same update.
+/// Drops fields that the new type of the Service does not use, unless the user changed them in the same update.
 pub fn finish(service: &mut Value, old: &Value) {
     update::drop_of_type(service, old);
 }
 
-/// What was asked for stays as it is written.
+/// Writes an allocated address; a requested one is already there.
 pub fn give_address(service: &mut Value, want: &AddressWant, ip: IpAddr) {
     if want.asked.is_some() {
         return;
@@ -139,6 +131,7 @@ pub fn give_address(service: &mut Value, want: &AddressWant, ip: IpAddr) {
     spec["clusterIPs"] = json!(all);
 }
 
+/// Writes an allocated node port.
 pub fn give_port(service: &mut Value, want: &PortWant, number: u16) {
     for place in &want.places {
         match place {

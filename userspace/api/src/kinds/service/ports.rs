@@ -1,4 +1,4 @@
-//! Node ports of a Service: which it asks for, which it lacks.
+//! Node ports of a Service: the requested ones and those to allocate.
 //!
 //! A number belongs to one Service; two of its ports may share it if they differ in protocol.
 
@@ -9,17 +9,17 @@ use serde_json::Value;
 use super::spec::{needs_health_check, needs_node_ports};
 use crate::value::items;
 
-/// One number: this one, or any.
+/// One number: the requested one, or any.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortWant {
     pub asked: Option<u16>,
-    /// Where it is written; the first is the one that an error is about.
+    /// The fields that hold it; errors name the first.
     pub places: Vec<PortPlace>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PortPlace {
-    /// Place in `spec.ports`.
+    /// Index in `spec.ports`.
     Port(usize),
     HealthCheck,
 }
@@ -42,12 +42,12 @@ pub(super) fn wants(spec: &Value, old: Option<&Value>) -> Vec<PortWant> {
     wants
 }
 
-/// Whether a port that names no number gets one.
+/// Whether a port without a node port gets one.
 fn gives(spec: &Value) -> bool {
     spec["type"] == "NodePort" || spec["allocateLoadBalancerNodePorts"] != false
 }
 
-/// Ports of one number, as of TCP and UDP, get one node port between them.
+/// Ports with the same number, such as TCP and UDP 53, share one node port.
 fn of_new(spec: &Value) -> Vec<PortWant> {
     let mut wants: Vec<PortWant> = Vec::new();
     let mut by_port: BTreeMap<u64, usize> = BTreeMap::new();

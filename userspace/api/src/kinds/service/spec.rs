@@ -1,4 +1,4 @@
-//! What the specification of a Service says by its fields together, and small edits of it.
+//! Questions about a Service's specification that depend on several fields, and small edits of it.
 
 use serde_json::{Value, json};
 
@@ -25,7 +25,7 @@ pub(super) fn is_headless(spec: &Value) -> bool {
     all.next() == Some("None") && all.next().is_none()
 }
 
-/// Whether a text is not given; the API does not tell an empty one from none.
+/// Whether a string is absent or empty; the API treats both alike.
 pub(super) fn is_empty(text: &Value) -> bool {
     text.as_str().is_none_or(str::is_empty)
 }
@@ -34,7 +34,7 @@ pub(super) fn strings<'a>(spec: &'a Value, field: &str) -> impl Iterator<Item = 
     items(spec, field).filter_map(Value::as_str)
 }
 
-/// Sets a list field; an empty one is left out.
+/// Sets a list field; removes it if it is empty.
 pub(super) fn set_strings(spec: &mut Value, field: &str, values: &[&str]) {
     if values.is_empty() {
         remove(spec, field);
@@ -47,4 +47,9 @@ pub(super) fn remove(object: &mut Value, field: &str) {
     if let Some(fields) = object.as_object_mut() {
         fields.remove(field);
     }
+}
+
+/// Whether a text is one of the IP family policies.
+pub(super) fn is_family_policy(policy: &str) -> bool {
+    matches!(policy, "SingleStack" | "PreferDualStack" | "RequireDualStack")
 }

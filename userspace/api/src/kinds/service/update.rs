@@ -1,7 +1,7 @@
 //! What an update of a Service keeps, joins and drops.
 //!
-//! Many fields of a Service follow from others, and clients send back what they once read. So what the server gave is
-//! put in again where it is missing, and what a new type has no use for goes unless the user changed it as well.
+//! Many fields of a Service follow from others, and clients send back what they read earlier. So allocated values are
+//! restored where they are missing, and fields that the new type does not use are dropped unless the user changed them.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ use super::spec::{
 use crate::field::{Errors, Path};
 use crate::value::{items, items_mut};
 
-/// Puts in the allocated values that the client left out.
+/// Restores allocated values that the client left out.
 pub(super) fn keep_allocated(spec: &mut Value, old: &Value) {
     if needs_cluster_ip(old) && needs_cluster_ip(spec) {
         if is_empty(&spec["clusterIP"]) && !is_empty(&old["clusterIP"]) {
@@ -33,7 +33,7 @@ pub(super) fn keep_allocated(spec: &mut Value, old: &Value) {
     }
 }
 
-/// By the port's name, unless another port has taken the number.
+/// Restores node ports by the port's name, unless another port has taken the number.
 fn keep_node_ports(spec: &mut Value, old: &Value) {
     let used: Vec<u16> = items(spec, "ports").filter_map(|port| number(&port["nodePort"])).collect();
     let name = |port: &Value| port["name"].as_str().unwrap_or_default().to_owned();
@@ -75,7 +75,7 @@ pub(super) fn join_cluster_ips(spec: &mut Value, old: Option<&Value>) {
     }
 }
 
-/// Fields that only some types use.
+/// Drops fields that only some types use.
 pub(super) fn drop_of_type(service: &mut Value, old: &Value) {
     let (old, spec) = (&old["spec"], &mut service["spec"]);
     let same = |spec: &Value, field: &str| spec[field] == old[field];
@@ -116,7 +116,7 @@ pub(super) fn drop_of_type(service: &mut Value, old: &Value) {
     }
 }
 
-/// The first address and family are for life, unless the Service turns into a name or from one.
+/// The first address and family never change, unless the Service becomes an ExternalName or stops being one.
 pub(super) fn validate_update(new: &Value, old: &Value, errors: &mut Errors) {
     let (new, old, path) = (&new["spec"], &old["spec"], Path::new("spec"));
     if needs_cluster_ip(new) && needs_cluster_ip(old) {

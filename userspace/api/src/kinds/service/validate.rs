@@ -4,10 +4,10 @@ use std::net::IpAddr;
 
 use serde_json::{Value, json};
 
-use super::family::is_policy;
 use super::ports::number;
 use super::spec::{
-    externally_accessible, is_empty, is_headless, needs_cluster_ip, needs_health_check, strings,
+    externally_accessible, is_empty, is_family_policy, is_headless, needs_cluster_ip, needs_health_check,
+    strings,
 };
 use crate::field::{Errors, Path};
 use crate::kinds::ip::{parse_cidr, parse_ip};
@@ -15,8 +15,8 @@ use crate::kinds::port::{PROTOCOLS, is_port_name, validate_port_number};
 use crate::names;
 use crate::value::{items, one_of};
 
-/// Seconds of client affinity, at most: a day.
-const AFFINITY_MAX: i64 = 86_400;
+/// A day.
+const MAX_AFFINITY_SECONDS: i64 = 86_400;
 const PORT_NAME: &str =
     "must contain at least one letter (a-z), and only a-z, 0-9 and '-', at most 15 characters";
 const SOURCE_RANGES: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
@@ -136,9 +136,9 @@ fn validate_affinity(spec: &Value, path: &Path, errors: &mut Errors) {
     let at = path.child("sessionAffinityConfig").child("clientIP").child("timeoutSeconds");
     let seconds = &spec["sessionAffinityConfig"]["clientIP"]["timeoutSeconds"];
     if spec["sessionAffinity"] == "ClientIP"
-        && !seconds.as_i64().is_some_and(|seconds| (1..=AFFINITY_MAX).contains(&seconds))
+        && !seconds.as_i64().is_some_and(|seconds| (1..=MAX_AFFINITY_SECONDS).contains(&seconds))
     {
-        errors.invalid(&at, seconds, &format!("must be greater than 0 and less than {AFFINITY_MAX}"));
+        errors.invalid(&at, seconds, &format!("must be greater than 0 and less than {MAX_AFFINITY_SECONDS}"));
     }
 }
 
@@ -166,7 +166,7 @@ pub(super) fn related_fields(spec: &Value, errors: &mut Errors) {
         }
         seen.push(family);
     }
-    if spec["ipFamilyPolicy"].as_str().is_some_and(|policy| !is_policy(policy)) {
+    if spec["ipFamilyPolicy"].as_str().is_some_and(|policy| !is_family_policy(policy)) {
         let supported = ["PreferDualStack", "RequireDualStack", "SingleStack"];
         errors.not_supported(&path.child("ipFamilyPolicy"), &spec["ipFamilyPolicy"], &supported);
     }
@@ -184,7 +184,7 @@ pub(super) fn related_fields(spec: &Value, errors: &mut Errors) {
     }
 }
 
-/// The addresses; `None` if one is bad, so that nothing more is said of them.
+/// The parsed addresses; `None` if one is invalid, so that no error follows from it.
 fn cluster_ips(spec: &Value, path: &Path, errors: &mut Errors) -> Option<Vec<IpAddr>> {
     let all = &spec["clusterIPs"];
     if is_headless(spec) {
@@ -283,7 +283,7 @@ fn validate_external(spec: &Value, path: &Path, errors: &mut Errors) {
     }
 }
 
-/// What a load balancer reports of itself.
+/// Checks the status that a load balancer reports.
 pub(super) fn validate_status(new: &Value, errors: &mut Errors) {
     let path = Path::new("status").child("loadBalancer").child("ingress");
     let balancer = &new["status"]["loadBalancer"];

@@ -1,4 +1,4 @@
-//! What a Service asks for in vain, or in a way that is going out of use: said to who writes it.
+//! Warnings for the author of a Service: fields without effect, and deprecated ones.
 
 use std::net::IpAddr;
 
@@ -12,16 +12,16 @@ const TOPOLOGY_HINTS: &str = "service.kubernetes.io/topology-aware-hints";
 
 pub(super) fn warnings(object: &Value) -> Vec<String> {
     let (spec, path) = (&object["spec"], Path::new("spec"));
-    let mut said = Vec::new();
+    let mut warnings = Vec::new();
     if !object["metadata"]["annotations"][TOPOLOGY_HINTS].is_null() {
         let instead = "service.kubernetes.io/topology-mode";
-        said.push(format!("annotation {TOPOLOGY_HINTS} is deprecated, please use {instead} instead"));
+        warnings.push(format!("annotation {TOPOLOGY_HINTS} is deprecated, please use {instead} instead"));
     }
     for field in ["clusterIPs", "externalIPs"] {
         let each = strings(spec, field).enumerate();
-        said.extend(each.filter_map(|(i, ip)| not_canonical(ip, &path.child(field).index(i))));
+        warnings.extend(each.filter_map(|(i, ip)| not_canonical(ip, &path.child(field).index(i))));
     }
-    said.extend(
+    warnings.extend(
         spec["loadBalancerIP"].as_str().and_then(|ip| not_canonical(ip, &path.child("loadBalancerIP"))),
     );
     let (external, headless) = (items(spec, "externalIPs").next().is_some(), is_headless(spec));
@@ -32,25 +32,25 @@ pub(super) fn warnings(object: &Value) -> Vec<String> {
             ("SessionAffinity", spec["sessionAffinity"] != "None"),
         ];
         let ignored = ignored.iter().filter(|(_, set)| *set);
-        said.extend(ignored.map(|(field, _)| format!("spec.{field} is ignored for headless services")));
+        warnings.extend(ignored.map(|(field, _)| format!("spec.{field} is ignored for headless services")));
     }
     let named = spec["type"] == "ExternalName";
     if external && named {
-        said.push("spec.externalIPs is ignored when spec.type is \"ExternalName\"".to_owned());
+        warnings.push("spec.externalIPs is ignored when spec.type is \"ExternalName\"".to_owned());
     } else if external && !headless {
-        said.push(
+        warnings.push(
             "spec.externalIPs is deprecated and may no longer be implemented in some clusters".to_owned(),
         );
     }
     if !named && !is_empty(&spec["externalName"]) {
-        said.push("spec.externalName is ignored when spec.type is not \"ExternalName\"".to_owned());
+        warnings.push("spec.externalName is ignored when spec.type is not \"ExternalName\"".to_owned());
     }
     if spec["trafficDistribution"] == "PreferClose" {
-        said.push(
+        warnings.push(
             "spec.trafficDistribution: \"PreferClose\" is deprecated; use \"PreferSameZone\"".to_owned(),
         );
     }
-    said
+    warnings
 }
 
 fn not_canonical(text: &str, path: &Path) -> Option<String> {

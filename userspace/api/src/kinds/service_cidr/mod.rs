@@ -52,7 +52,7 @@ fn validate(object: &Value, errors: &mut Errors) {
     }
 }
 
-/// A second range may come, nothing else changes.
+/// An update may add a second range and change nothing else.
 fn validate_update(new: &Value, old: &Value, errors: &mut Errors) {
     let path = Path::new("spec").child("cidrs");
     let (now, before): (Vec<_>, Vec<_>) =

@@ -11,7 +11,7 @@ use crate::kinds::row::Row;
 use crate::table::column::{AGE, Column, NAME};
 use crate::value::{one_of, set_default};
 
-/// What may change of a StatefulSet.
+/// Fields of the specification that an update may change.
 const CHANGEABLE: [&str; 7] = [
     "replicas",
     "ordinals",

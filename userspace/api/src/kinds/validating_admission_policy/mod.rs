@@ -2,8 +2,6 @@
 
 mod type_check;
 
-pub use type_check::type_warnings;
-
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
@@ -20,8 +18,10 @@ use crate::table::cell::{UNSET, text_or};
 use crate::table::column::{AGE, Column, NAME};
 use crate::value::{items, one_of};
 
+pub use type_check::type_warnings;
+
 const REASONS: [&str; 4] = ["Forbidden", "Invalid", "RequestEntityTooLarge", "Unauthorized"];
-/// Audit annotations of one policy at most.
+/// Audit annotations of one policy.
 const MAX_AUDIT_ANNOTATIONS: usize = 20;
 
 pub(super) const ROW: Row = Row {
@@ -79,9 +79,9 @@ fn validate(object: &Value, errors: &mut Errors) {
 
 fn validate_validation(validation: &Value, path: &Path, environment: &Environment, errors: &mut Errors) {
     environment.validate(&validation["expression"], &path.child("expression"), ExpectedType::Bool, errors);
-    if validation["messageExpression"].as_str().is_some_and(|made| !made.is_empty()) {
-        let (made, at) = (&validation["messageExpression"], path.child("messageExpression"));
-        environment.without_authorizer().validate(made, &at, ExpectedType::Text, errors);
+    if validation["messageExpression"].as_str().is_some_and(|source| !source.is_empty()) {
+        let (expression, at) = (&validation["messageExpression"], path.child("messageExpression"));
+        environment.without_authorizer().validate(expression, &at, ExpectedType::Text, errors);
     }
     let (message, at) = (validation["message"].as_str().unwrap_or_default(), path.child("message"));
     if !message.is_empty() && message.trim().is_empty() {

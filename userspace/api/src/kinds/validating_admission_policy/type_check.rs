@@ -14,7 +14,7 @@ use crate::kinds::registry::Registry;
 use crate::schema::{self, Scalar, Shape};
 use crate::value::items;
 
-/// Kinds that a policy is checked against at most.
+/// Kinds that one policy is checked against.
 const MAX_KINDS: usize = 10;
 const OBJECT_META: &str = "apimachinery.pkg.apis.meta.v1.ObjectMeta";
 
@@ -62,12 +62,12 @@ fn param_kind(kind: &Value, registry: &Registry) -> Option<KindRef> {
     registry.find_kind(group, version, kind["kind"].as_str()?)
 }
 
-/// The kinds that rules name one by one, by group, version and kind.
+/// The kinds that the rules name without wildcards, by group, version and kind.
 fn named_kinds(matched: &Value, registry: &Registry) -> BTreeMap<[Name; 3], KindRef> {
     let mut found = BTreeMap::new();
     for rule in items(matched, "resourceRules") {
         let texts = |list| items(rule, list).filter_map(Value::as_str);
-        // Who environments all groups or versions gives no type to check against.
+        // A wildcard for groups or versions names no type to check against.
         if texts("apiGroups").chain(texts("apiVersions")).any(|text| text.contains('*')) {
             continue;
         }
@@ -85,7 +85,7 @@ fn named_kinds(matched: &Value, registry: &Registry) -> BTreeMap<[Name; 3], Kind
     found
 }
 
-/// What an object of the kind is to an expression.
+/// The CEL type of the kind's objects.
 fn type_of(kind: &Kind) -> Type {
     match &kind.custom {
         Some(custom) => {
@@ -100,7 +100,7 @@ fn type_of(kind: &Kind) -> Type {
     }
 }
 
-/// A type that is within itself is anything there.
+/// A recursive type is dynamic where it contains itself.
 fn of_named(name: &'static str, above: &mut Vec<&'static str>) -> Type {
     let Some(found) = schema::named(name).filter(|_| !above.contains(&name)) else { return Type::Dyn };
     above.push(name);
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn what_fits_is_not_warned_of() {
+    fn matching_types_give_no_warning() {
         for expression in [
             "object.spec.replicas > 1",
             "object.spec.template.spec.containers.all(c, c.image.startsWith('a') && has(c.resources.limits.cpu))",
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_told_for_each_kind() {
+    fn mismatches_are_reported_for_each_kind() {
         let found = one("object.spec.replicas > '1'");
         let wanted = "apps/v1, Kind=Deployment: ERROR: <input>:1:22: found no matching overload for '_>_' applied to '(int, string)'";
         assert_eq!(found[0]["fieldRef"], "spec.validations[0].expression");
@@ -174,11 +174,11 @@ mod tests {
             "validations": [{"expression": "variables.count == 'x'", "messageExpression": "object.spec.nothing"}],
         });
         let found = warned(json!(["deployments", "daemonsets", "pods", "deployments/status"]), more);
-        let told: Vec<&str> = found.iter().filter_map(|warning| warning["fieldRef"].as_str()).collect();
-        assert_eq!(told, ["spec.validations[0].expression", "spec.validations[0].messageExpression"]);
+        let fields: Vec<&str> = found.iter().filter_map(|warning| warning["fieldRef"].as_str()).collect();
+        assert_eq!(fields, ["spec.validations[0].expression", "spec.validations[0].messageExpression"]);
         let (variables, message) =
             (found[0]["warning"].as_str().unwrap(), found[1]["warning"].as_str().unwrap());
-        // What a variable is for a kind that has not what it asks for, nobody knows.
+        // A variable whose expression fails for a kind is dynamic there.
         assert!(
             variables.contains("Kind=Deployment") && !variables.contains("Kind=DaemonSet"),
             "{variables}"
