@@ -1,5 +1,6 @@
 //! What tests share: packets, network namespaces, nodes. Everything made here is unmade on drop.
 
+pub mod api_server;
 pub mod bpffs;
 pub mod cgroup;
 pub mod churn;

@@ -1,4 +1,4 @@
-//! Asks the kubelet API as the API server does.
+//! Requests to the kubelet API, as the API server sends them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
-use super::TestNode;
+use crate::test_node::TestNode;
 
 impl TestNode {
     /// Sends a request, with the API server's certificate or with none.
@@ -27,15 +27,17 @@ impl TestNode {
         certified: bool,
     ) -> Result<Response<Incoming>> {
         let mut roots = rustls::RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(self.pki.ca.as_bytes())?)?;
+        roots.add(CertificateDer::from_pem_slice(self.ca.certificate.as_bytes())?)?;
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let builder = rustls::ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots);
         let config = if certified {
-            let chain = vec![CertificateDer::from_pem_slice(self.pki.client.0.as_bytes())?];
-            builder
-                .with_client_auth_cert(chain, PrivateKeyDer::from_pem_slice(self.pki.client.1.as_bytes())?)?
+            let chain = vec![CertificateDer::from_pem_slice(self.client_certificate.certificate.as_bytes())?];
+            builder.with_client_auth_cert(
+                chain,
+                PrivateKeyDer::from_pem_slice(self.client_certificate.key.as_bytes())?,
+            )?
         } else {
             builder.with_no_client_auth()
         };
@@ -56,7 +58,7 @@ impl TestNode {
         Ok((status, String::from_utf8_lossy(&body).into_owned()))
     }
 
-    /// Runs a command as kubectl does: sends `input`, closes it, collects what each channel says.
+    /// Runs a command as kubectl does: sends `input`, closes it, collects the text of each channel.
     pub(crate) async fn exec_v5(&self, path: &str, input: &[u8]) -> Result<BTreeMap<u8, String>> {
         let request = Request::get(path)
             .header("host", "kubelet")

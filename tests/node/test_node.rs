@@ -1,34 +1,118 @@
-//! A node for a test: containerd of its own, the API in memory, the agent in this process.
+//! A node for a test: containerd of its own, the API server and the agent in this process.
 
-pub(crate) mod api;
-pub(crate) mod kubelet;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
-use std::time::Duration;
-
-use anyhow::Result;
-use api::FakeApi;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use anyhow::{Context as _, Result};
+use http::Request;
 use serde_json::{Value, json};
+use skep_apiserver::Identity;
 use skep_network::Informers;
 use skep_node::{AgentConfig, Inputs, ServingTls};
+use skep_tests::api_server::{Authority, Pem, TestApiServer};
 use skep_tests::containerd::{Containerd, unmount_below};
 use skep_tests::image::{Image, build, pause};
 use tempfile::TempDir;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) const IMAGE: &str = "localhost/skep/test:1";
 pub(crate) const NODE: &str = "node-under-test";
+const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 pub(crate) struct TestNode {
-    pub(crate) api: FakeApi,
+    pub(crate) api: Api,
     pub(crate) containerd: Containerd,
     /// Declared after containerd, and so removed after its containers.
     cgroup: Cgroup,
-    pub(crate) pki: Pki,
+    pub(crate) ca: Authority,
+    serving_certificate: Pem,
+    pub(crate) client_certificate: Pem,
     pub(crate) address: std::net::SocketAddr,
     root: TempDir,
     agent: Option<(JoinHandle<()>, CancellationToken)>,
+}
+
+/// The API server as a user sees it, by paths such as `/api/v1/namespaces/default/pods/web`.
+pub(crate) struct Api {
+    server: TestApiServer,
+    client: kube::Client,
+    /// Whether the agent can reach the server.
+    up: watch::Sender<bool>,
+}
+
+impl Api {
+    async fn start() -> Result<Api> {
+        let server = TestApiServer::start().await?;
+        let (client, up) = (server.client(), watch::Sender::new(true));
+        let api = Api { server, client, up };
+        // The service account controller would make it; admission of pods needs it.
+        let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
+        api.create("/api/v1/namespaces/default/serviceaccounts", &account).await?;
+        Ok(api)
+    }
+
+    /// The agent's client.
+    fn node_client(&self) -> kube::Client {
+        let identity = Identity::new(format!("system:node:{NODE}"), &["system:nodes"]);
+        self.server.cuttable_client(identity, &self.up.subscribe())
+    }
+
+    pub(crate) fn set_up(&self, up: bool) {
+        self.up.send_replace(up);
+    }
+
+    async fn request(&self, request: http::request::Builder, body: &Value) -> Result<Value> {
+        let body = if body.is_null() { Vec::new() } else { serde_json::to_vec(body)? };
+        let request = request.header("content-type", "application/json").body(body)?;
+        Ok(self.client.request(request).await?)
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Result<Option<Value>> {
+        match self.client.request(Request::get(path).body(Vec::new())?).await {
+            Ok(object) => Ok(Some(object)),
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("get {path}")),
+        }
+    }
+
+    pub(crate) async fn create(&self, collection: &str, object: &Value) -> Result<Value> {
+        self.request(Request::post(collection), object)
+            .await
+            .with_context(|| format!("create in {collection}"))
+    }
+
+    pub(crate) async fn replace(&self, path: &str, object: &Value) -> Result<Value> {
+        self.request(Request::put(path), object).await.with_context(|| format!("replace {path}"))
+    }
+
+    /// Deletes as a user does; with a grace of 0 the object is gone at once.
+    pub(crate) async fn delete(&self, path: &str, grace_seconds: i64) -> Result<()> {
+        let options =
+            json!({"apiVersion": "v1", "kind": "DeleteOptions", "gracePeriodSeconds": grace_seconds});
+        self.request(Request::delete(path), &options).await.with_context(|| format!("delete {path}"))?;
+        Ok(())
+    }
+
+    /// Waits until `test` holds for the object at `path`.
+    pub(crate) async fn wait(
+        &self,
+        path: &str,
+        what: &str,
+        test: impl Fn(Option<&Value>) -> bool,
+    ) -> Result<()> {
+        let deadline = Instant::now() + WAIT_TIMEOUT;
+        loop {
+            let object = self.get(path).await?;
+            if test(object.as_ref()) {
+                return Ok(());
+            }
+            anyhow::ensure!(Instant::now() < deadline, "{what} did not come: {object:#?}");
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+    }
 }
 
 /// The folder of the pods' cgroups in every hierarchy.
@@ -36,42 +120,11 @@ struct Cgroup(String);
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        let root = std::path::Path::new("/sys/fs/cgroup");
+        let root = Path::new("/sys/fs/cgroup");
         let hierarchies = std::fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path());
         for hierarchy in hierarchies.chain([root.to_path_buf()]) {
             let _ = std::fs::remove_dir(hierarchy.join(&self.0));
         }
-    }
-}
-
-/// A cluster CA, the node's certificate and a client's.
-pub(crate) struct Pki {
-    pub(crate) ca: String,
-    pub(crate) serving: (String, String),
-    pub(crate) client: (String, String),
-}
-
-impl Pki {
-    fn new() -> Result<Pki> {
-        let ca_key = KeyPair::generate()?;
-        let mut params = CertificateParams::new(Vec::new())?;
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let ca = params.self_signed(&ca_key)?;
-        let issuer = Issuer::new(params, ca_key);
-        let leaf = |names: Vec<String>, organisation: &str, common: &str| -> Result<(String, String)> {
-            let key = KeyPair::generate()?;
-            let mut params = CertificateParams::new(names)?;
-            params.distinguished_name.push(rcgen::DnType::OrganizationName, organisation);
-            params.distinguished_name.push(rcgen::DnType::CommonName, common);
-            params.extended_key_usages =
-                vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth, rcgen::ExtendedKeyUsagePurpose::ClientAuth];
-            Ok((params.signed_by(&key, &issuer)?.pem(), key.serialize_pem()))
-        };
-        Ok(Pki {
-            ca: ca.pem(),
-            serving: leaf(vec!["127.0.0.1".into()], "system:nodes", "system:node:test")?,
-            client: leaf(Vec::new(), "system:masters", "kube-apiserver-kubelet-client")?,
-        })
     }
 }
 
@@ -88,11 +141,14 @@ impl TestNode {
         // A port that was free a moment ago; the agent binds it next.
         let address = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let cgroup = Cgroup(format!("skep-{name}-{}", std::process::id()));
+        let ca = Authority::new()?;
         let mut node = TestNode {
-            api: FakeApi::new(),
+            api: Api::start().await?,
             containerd,
             cgroup,
-            pki: Pki::new()?,
+            serving_certificate: ca.issue(&format!("system:node:{NODE}"), "system:nodes")?,
+            client_certificate: ca.issue("kube-apiserver-kubelet-client", "system:masters")?,
+            ca,
             address,
             root,
             agent: None,
@@ -103,12 +159,12 @@ impl TestNode {
 
     pub(crate) fn start_agent(&mut self) {
         let tls = ServingTls {
-            certificate: self.pki.serving.0.clone(),
-            key: self.pki.serving.1.clone(),
-            client_ca: self.pki.ca.clone(),
+            certificate: self.serving_certificate.certificate.clone(),
+            key: self.serving_certificate.key.clone(),
+            client_ca: self.ca.certificate.clone(),
         };
         let root = self.root.path().to_path_buf();
-        let mut config = AgentConfig::new(NODE, self.api.client(), root, self.address, tls);
+        let mut config = AgentConfig::new(NODE, self.api.node_client(), root, self.address, tls);
         config.containerd_socket = self.containerd.socket();
         config.cgroup_parent = format!("/{}", self.cgroup.0);
         config.lease_interval = Duration::from_secs(2);
@@ -121,7 +177,7 @@ impl TestNode {
             services: informers.services.subscribe(),
             network: None,
         };
-        tokio::spawn(informers.run(self.api.client(), stop.clone()));
+        tokio::spawn(informers.run(self.api.node_client(), stop.clone()));
         let task = tokio::spawn(async move {
             if let Err(error) = skep_node::run(config, inputs, own).await {
                 eprintln!("agent: {error}");
@@ -130,7 +186,7 @@ impl TestNode {
         self.agent = Some((task, stop));
     }
 
-    /// Ends the agent as a kill does: at once, wherever it is.
+    /// Ends the agent at once, whatever it is doing.
     pub(crate) async fn stop_agent(&mut self) {
         if let Some((task, stop)) = self.agent.take() {
             stop.cancel();
@@ -138,29 +194,29 @@ impl TestNode {
         }
     }
 
-    /// Binds a pod to the node; returns its path.
-    pub(crate) fn run_pod(&self, name: &str, spec: Value) -> String {
-        let path = format!("/api/v1/namespaces/default/pods/{name}");
+    /// Creates a pod that is bound to the node; returns its path.
+    pub(crate) async fn run_pod(&self, name: &str, spec: Value) -> Result<String> {
         let mut pod = json!({
             "apiVersion": "v1", "kind": "Pod",
-            "metadata": {"name": name, "namespace": "default", "generation": 1},
-            "spec": {"nodeName": NODE, "hostNetwork": true},
+            "metadata": {"name": name},
+            "spec": {"nodeName": NODE, "hostNetwork": true, "automountServiceAccountToken": false},
         });
         if let (Some(into), Some(from)) = (pod["spec"].as_object_mut(), spec.as_object()) {
             into.extend(from.clone());
         }
-        self.api.put(&path, pod);
-        path
+        self.api.create("/api/v1/namespaces/default/pods", &pod).await?;
+        Ok(format!("/api/v1/namespaces/default/pods/{name}"))
     }
 
-    /// Events about the pod, as `reason: message`.
-    pub(crate) fn events(&self, name: &str) -> Vec<String> {
-        let about = |e: &&Value| e["involvedObject"]["name"] == name;
-        let events = self.api.list("/api/v1/namespaces/default/events/");
-        let text = |e: &Value| {
-            format!("{}: {}", e["reason"].as_str().unwrap_or(""), e["message"].as_str().unwrap_or(""))
+    /// Events about the pod, as lines `reason: message`.
+    pub(crate) async fn events(&self, name: &str) -> Result<String> {
+        let list = self.api.get("/api/v1/namespaces/default/events").await?.unwrap_or_default();
+        let events = list["items"].as_array().into_iter().flatten();
+        let about = events.filter(|event| event["involvedObject"]["name"] == name);
+        let text = |event: &Value| {
+            format!("{}: {}", event["reason"].as_str().unwrap_or(""), event["message"].as_str().unwrap_or(""))
         };
-        events.iter().filter(about).map(text).collect()
+        Ok(about.map(text).collect::<Vec<_>>().join("\n"))
     }
 }
 

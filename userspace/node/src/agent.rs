@@ -1,4 +1,7 @@
-//! The agent's main loop: pods of this node from the API, events from the runtime, one worker a pod.
+//! The agent's main loop.
+//!
+//! In: pods of this node from the API server, events of the runtime, changed ConfigMaps and Secrets. Out: one worker for
+//! each pod, messages to them, a checkpoint of each pod on disk.
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
@@ -17,8 +20,8 @@ use crate::names;
 use crate::objects::ObjectKey;
 use crate::worker::{self, Handle, Message};
 
-/// The runtime's events are reliable while the stream lives; this is the net under them.
-const RELIST: Duration = Duration::from_secs(180);
+/// How often every pod is observed even without events of the runtime, in case one was lost.
+const RELIST_INTERVAL: Duration = Duration::from_secs(180);
 const CHECKPOINT: &str = "pod.json";
 
 pub(crate) struct Agent {
@@ -33,8 +36,9 @@ pub(crate) struct Agent {
 struct Pods {
     context: Arc<NodeContext>,
     workers: HashMap<String, Handle>,
-    /// Pods of a list that has not ended yet.
+    /// The uids of a list that is not complete yet.
     listed: HashSet<String>,
+    /// The generation on disk, by uid.
     checkpoints: HashMap<String, Option<i64>>,
     forget: mpsc::UnboundedSender<String>,
     stop: CancellationToken,
@@ -55,21 +59,21 @@ impl Agent {
             stop: self.stop.clone(),
         };
         pods.load_checkpoints().await;
-        let mut relist = tokio::time::interval(RELIST);
+        let mut relist = tokio::time::interval(RELIST_INTERVAL);
         relist.tick().await;
         loop {
             tokio::select! {
                 () = self.stop.cancelled() => return,
                 Some(event) = self.pods.recv() => pods.apply(event).await,
-                Some(event) = runtime.recv() => pods.runtime(event),
+                Some(event) = runtime.recv() => pods.runtime_changed(event),
                 Some(key) = self.changes.recv() => {
-                    pods.tell(|handle| handle.uses(&key), || Message::ObjectChanged);
+                    pods.send(|handle| handle.uses(&key), || Message::ObjectChanged);
                 }
                 Some(uid) = forgotten.recv() => {
                     pods.workers.remove(&uid);
                     pods.checkpoints.remove(&uid);
                 }
-                _ = relist.tick() => pods.tell(|_| true, || Message::RuntimeChanged),
+                _ = relist.tick() => pods.send(|_| true, || Message::RuntimeChanged),
             }
         }
     }
@@ -81,10 +85,10 @@ impl Pods {
             Event::Init => self.listed.clear(),
             Event::InitApply(pod) => {
                 self.listed.insert(names::of(&pod).2);
-                self.pod(pod).await;
+                self.update(pod).await;
             }
-            Event::InitDone => self.listed().await,
-            Event::Apply(pod) => self.pod(pod).await,
+            Event::InitDone => self.list_complete().await,
+            Event::Apply(pod) => self.update(pod).await,
             Event::Delete(pod) => {
                 if let Some(handle) = self.workers.get(&names::of(&pod).2) {
                     let _ = handle.messages.send(Message::Gone);
@@ -93,7 +97,7 @@ impl Pods {
         }
     }
 
-    async fn pod(&mut self, pod: Arc<Pod>) {
+    async fn update(&mut self, pod: Arc<Pod>) {
         let (_, _, uid) = names::of(&pod);
         if uid.is_empty() {
             return;
@@ -111,8 +115,9 @@ impl Pods {
         self.workers.insert(uid, handle);
     }
 
-    /// The list is whole: what is not on it is no more.
-    async fn listed(&mut self) {
+    /// The list is complete: pods that it does not contain were deleted. Pods of the runtime and folders without a worker are
+    /// left over from an earlier agent.
+    async fn list_complete(&mut self) {
         for (uid, handle) in &self.workers {
             if !self.listed.contains(uid) {
                 let _ = handle.messages.send(Message::Gone);
@@ -130,14 +135,14 @@ impl Pods {
             if !self.workers.contains_key(&uid)
                 && let Err(error) = self.context.volumes.clean_up(&uid).await
             {
-                tracing::warn!(uid, %error, "left-over folder of a pod");
+                tracing::warn!(uid, %error, "remove left-over pod folder failed");
             }
         }
     }
 
-    fn runtime(&self, event: RuntimeEvent) {
+    fn runtime_changed(&self, event: RuntimeEvent) {
         match event {
-            RuntimeEvent::Connected => self.tell(|_| true, || Message::ExitsMissed),
+            RuntimeEvent::Connected => self.send(|_| true, || Message::ExitsMissed),
             RuntimeEvent::Exited(id) => {
                 let owner = self.context.owner(&id).and_then(|uid| self.workers.get(&uid));
                 if let Some(handle) = owner {
@@ -147,7 +152,7 @@ impl Pods {
         }
     }
 
-    fn tell(&self, chosen: impl Fn(&Handle) -> bool, message: impl Fn() -> Message) {
+    fn send(&self, chosen: impl Fn(&Handle) -> bool, message: impl Fn() -> Message) {
         for handle in self.workers.values().filter(|h| chosen(h)) {
             let _ = handle.messages.send(message());
         }
@@ -157,7 +162,7 @@ impl Pods {
         self.context.volumes.pod_folder(uid).join(CHECKPOINT)
     }
 
-    /// Keeps the pod on disk, so that an agent that starts while the API server is away knows what to run.
+    /// Writes the pod to disk: an agent that starts without the API server runs the pods that it finds there.
     async fn checkpoint(&mut self, uid: &str, pod: &Pod) {
         let generation = pod.metadata.generation;
         if pod.metadata.deletion_timestamp.is_some() || self.checkpoints.get(uid) == Some(&generation) {
@@ -174,7 +179,7 @@ impl Pods {
         };
         match write.await {
             Ok(()) => drop(self.checkpoints.insert(uid.to_owned(), generation)),
-            Err(error) => tracing::warn!(uid, %error, "pod not kept on disk"),
+            Err(error) => tracing::warn!(uid, %error, "write pod checkpoint failed"),
         }
     }
 
@@ -186,7 +191,7 @@ impl Pods {
                     self.checkpoints.insert(uid, pod.metadata.generation);
                     self.spawn(Arc::new(pod));
                 }
-                _ => tracing::warn!(uid, "unreadable pod on disk"),
+                _ => tracing::warn!(uid, "read pod checkpoint failed"),
             }
         }
     }

@@ -1,4 +1,5 @@
-//! What every part of the agent uses: the runtime, the API client, volumes, events, and facts of the node.
+//! What every part of the agent uses: the runtime, the API client, volumes, events, facts of the node, and the pods as
+//! the workers see them.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -17,6 +18,7 @@ use crate::services::Services;
 use crate::volumes::VolumeManager;
 use skep_cni::NetworkState;
 
+/// Shared by the main loop, the workers and the kubelet API.
 pub(crate) struct NodeContext {
     /// The Node's name.
     pub(crate) node: String,
@@ -30,17 +32,17 @@ pub(crate) struct NodeContext {
     pub(crate) events: Recorder,
     pub(crate) network: watch::Receiver<NetworkState>,
     pub(crate) root: PathBuf,
-    /// Which pod a sandbox or container belongs to.
+    /// The uid of the pod that a sandbox or container belongs to, by its id.
     pub(crate) owners: Mutex<HashMap<String, String>>,
-    /// The pods as their workers see them now, by uid; what the kubelet API shows.
+    /// The pods with the status that their workers computed, by uid; what the kubelet API shows.
     pub(crate) pods: Mutex<HashMap<String, Pod>>,
     /// Counts the changes of [`NodeContext::pods`].
     pub(crate) pod_changes: watch::Sender<u64>,
 }
 
 impl NodeContext {
-    /// Notes whose this sandbox or container is, so that the runtime's events find their pod.
-    pub(crate) fn own(&self, id: &str, uid: &str) {
+    /// Records the pod of a sandbox or container, so that the runtime's events reach its worker.
+    pub(crate) fn set_owner(&self, id: &str, uid: &str) {
         lock(&self.owners).insert(id.to_owned(), uid.to_owned());
     }
 
@@ -48,8 +50,8 @@ impl NodeContext {
         lock(&self.owners).get(id).cloned()
     }
 
-    /// Replaces what is known of a pod's sandboxes and containers.
-    pub(crate) fn own_all<'a>(&self, uid: &str, ids: impl Iterator<Item = &'a str>) {
+    /// Replaces the set of a pod's sandboxes and containers.
+    pub(crate) fn set_owned<'a>(&self, uid: &str, ids: impl Iterator<Item = &'a str>) {
         let mut owners = lock(&self.owners);
         owners.retain(|_, owner| owner != uid);
         owners.extend(ids.map(|id| (id.to_owned(), uid.to_owned())));
@@ -65,7 +67,7 @@ impl NodeContext {
         self.pod_changes.send_modify(|count| *count = count.wrapping_add(1));
     }
 
-    /// Resolves whenever any pod changes.
+    /// A receiver that changes whenever any pod changes.
     pub(crate) fn changes(&self) -> watch::Receiver<u64> {
         self.pod_changes.subscribe()
     }
@@ -74,7 +76,7 @@ impl NodeContext {
         lock(&self.pods).values().cloned().collect()
     }
 
-    /// The pod of that name, as of now.
+    /// The pod of that name, as its worker sees it.
     pub(crate) fn pod(&self, namespace: &str, name: &str) -> Option<Pod> {
         let is = |pod: &&Pod| {
             pod.metadata.name.as_deref() == Some(name) && pod.metadata.namespace.as_deref() == Some(namespace)

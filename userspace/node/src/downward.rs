@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{Container, Pod, ResourceFieldSelector};
 
 use crate::resources;
 
-/// What the fields are read from.
+/// The values that fields and resources refer to.
 #[derive(Debug, Clone, Copy)]
 pub struct PodFacts<'a> {
     pub pod: &'a Pod,
@@ -16,7 +16,7 @@ pub struct PodFacts<'a> {
     pub allocatable: Allocatable,
 }
 
-/// Of the node; stands in for limits that are not set.
+/// The node's allocatable resources, which replace limits that are not set. In thousandths of a CPU, and bytes.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Allocatable {
     pub cpu_milli: i64,
@@ -73,7 +73,7 @@ pub fn field(facts: &PodFacts<'_>, path: &str) -> Result<String, FieldError> {
     })
 }
 
-/// `key="value"` lines, quoted as Go quotes.
+/// `key="value"` lines, quoted as Go does.
 fn lines(map: Option<&BTreeMap<String, String>>) -> String {
     let mut out = String::new();
     for (key, value) in map.into_iter().flatten() {

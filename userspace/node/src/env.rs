@@ -27,7 +27,7 @@ pub enum EnvError {
     Field(#[from] downward::FieldError),
 }
 
-/// The environment in order: what the container names itself, then the services.
+/// The environment in order: the container's own variables, then those of services.
 pub fn resolve(
     container: &Container,
     facts: &PodFacts<'_>,
@@ -87,7 +87,7 @@ fn value(
     before: &[(String, String)],
 ) -> Result<Option<String>, EnvError> {
     let Some(source) = &variable.value_from else {
-        // The container's own names come before the services'.
+        // The container's own variables override those of services.
         let known: Vec<_> = services.iter().chain(before).cloned().collect();
         return Ok(Some(expand(variable.value.as_deref().unwrap_or_default(), &known)));
     };
@@ -174,17 +174,18 @@ pub fn expand(text: &str, known: &[(String, String)]) -> String {
     out
 }
 
-/// The variables that tell a container of the services in its namespace, and always of `kubernetes`.
+/// The variables of the services in the pod's namespace, and always of `kubernetes`.
 pub fn of_services<'a>(pod: &Pod, services: impl Iterator<Item = &'a Service>) -> Vec<(String, String)> {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     let links = pod.spec.as_ref().and_then(|s| s.enable_service_links).unwrap_or(true);
     let mut chosen: BTreeMap<&str, &Service> = BTreeMap::new();
     for service in services {
-        let (Some(name), Some(place)) = (&service.metadata.name, &service.metadata.namespace) else {
+        let (Some(name), Some(service_namespace)) = (&service.metadata.name, &service.metadata.namespace)
+        else {
             continue;
         };
-        let master = place == "default" && name == "kubernetes";
-        if place == namespace && (links || master) {
+        let master = service_namespace == "default" && name == "kubernetes";
+        if service_namespace == namespace && (links || master) {
             chosen.insert(name, service);
         } else if master {
             chosen.entry(name).or_insert(service);

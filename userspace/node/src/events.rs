@@ -1,4 +1,7 @@
-//! Events about pods and the node, written to the API. The same event again raises its count instead of making another.
+//! Events about pods and the node.
+//!
+//! In: [`Report`]s from every part of the agent. Out: Events in the API; a repeated event raises the count of the first
+//! one.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -14,17 +17,19 @@ use crate::names;
 use crate::plan::status::seconds;
 
 const COMPONENT: &str = "kubelet";
-/// How many different events are remembered for counting.
-const REMEMBERED: usize = 512;
-/// An event that has not come for this long starts a new count.
+/// How many different events are kept for counting, and how many objects' budgets before old ones are dropped.
+const MAX_REMEMBERED: usize = 512;
+/// An event that was not repeated for this long starts a new count.
 const COUNT_WINDOW: SignedDuration = SignedDuration::from_mins(10);
-/// One object may send this many at once, and then one in [`REFILL`].
+/// One object may send this many events at once, and then one every [`REFILL_SECONDS`].
 const BURST: f64 = 25.0;
-const REFILL: f64 = 300.0;
-/// Events that wait for the API server; the oldest give way.
-const QUEUE: usize = 512;
+const REFILL_SECONDS: f64 = 300.0;
+/// Events that wait for the API server; further ones are lost.
+const QUEUE_LENGTH: usize = 512;
+const MIN_RETRY_DELAY: Duration = Duration::from_millis(500);
+const MAX_RETRY_DELAY: Duration = Duration::from_secs(30);
 
-/// What happened.
+/// One event.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Report {
     pub object: ObjectReference,
@@ -33,16 +38,16 @@ pub struct Report {
     pub message: String,
 }
 
-/// Takes reports; cheap to clone and never waits.
+/// Accepts reports; cheap to clone, never waits.
 #[derive(Clone)]
 pub struct Recorder {
     queue: mpsc::Sender<Report>,
 }
 
 impl Recorder {
-    /// The recorder and the task that writes. The task ends when every recorder is gone.
+    /// The recorder, and the task that writes. The task ends when every clone of the recorder is dropped.
     pub fn new(client: Client, node: &str) -> (Recorder, impl Future<Output = ()> + Send + use<>) {
-        let (queue, reports) = mpsc::channel(QUEUE);
+        let (queue, reports) = mpsc::channel(QUEUE_LENGTH);
         let writer = Writer {
             client,
             node: node.to_owned(),
@@ -54,7 +59,7 @@ impl Recorder {
     }
 
     pub fn report(&self, report: Report) {
-        // A full queue means that the API server is away: the event is the thing to lose.
+        // The queue is full when the API server is away for long: then events are lost.
         let _ = self.queue.try_send(report);
     }
 
@@ -136,29 +141,29 @@ impl Writer {
             if !self.allowed(&report, now) {
                 continue;
             }
-            let mut delay = Duration::from_millis(500);
+            let mut delay = MIN_RETRY_DELAY;
             while let Err(error) = self.write(&report, now).await {
-                // What the API server refuses will be refused again; what did not reach it is sent later.
+                // The API server would reject the event again; an event that did not reach it is repeated.
                 if matches!(error, kube::Error::Api(_)) {
-                    tracing::debug!(%error, reason = report.reason, "event refused");
+                    tracing::debug!(%error, reason = report.reason, "write event failed");
                     break;
                 }
                 if reports.is_closed() {
                     return;
                 }
                 tokio::time::sleep(delay).await;
-                delay = (delay * 2).min(Duration::from_secs(30));
+                delay = (delay * 2).min(MAX_RETRY_DELAY);
             }
         }
     }
 
     fn allowed(&mut self, report: &Report, now: Timestamp) -> bool {
-        if self.budgets.len() > REMEMBERED {
+        if self.budgets.len() > MAX_REMEMBERED {
             self.budgets.retain(|_, (_, last)| now.duration_since(*last) < SignedDuration::from_hours(2));
         }
         let key = report.object.uid.clone().unwrap_or_default();
         let (budget, last) = self.budgets.entry(key).or_insert((BURST, now));
-        *budget = (*budget + now.duration_since(*last).as_secs_f64() / REFILL).min(BURST);
+        *budget = (*budget + now.duration_since(*last).as_secs_f64() / REFILL_SECONDS).min(BURST);
         *last = now;
         if *budget < 1.0 {
             return false;
@@ -188,7 +193,7 @@ impl Writer {
                     sent.last = now;
                     return Ok(());
                 }
-                // It has expired at the server: written anew.
+                // The event has expired at the server: write a new one.
                 Err(kube::Error::Api(status)) if status.code == 404 => {}
                 Err(error) => return Err(error),
             }
@@ -227,7 +232,7 @@ impl Writer {
         if self.sent.insert(identity.clone(), sent).is_none() {
             self.order.push_back(identity);
         }
-        while self.order.len() > REMEMBERED {
+        while self.order.len() > MAX_REMEMBERED {
             if let Some(oldest) = self.order.pop_front() {
                 self.sent.remove(&oldest);
             }

@@ -1,4 +1,4 @@
-//! PURE. Names and paths that follow from a pod's identity.
+//! PURE. Names and paths derived from a pod's identity.
 
 use k8s_openapi::api::core::v1::Pod;
 

@@ -1,5 +1,7 @@
-//! ConfigMaps and Secrets that pods of this node use. Each is watched by its name while a pod mounts it; the last value seen
-//! stands in while the API server cannot be reached.
+//! ConfigMaps and Secrets that pods of this node use.
+//!
+//! In: reads, and a watch by name for each object that a pod mounts. Out: the objects, and the keys of changed ones. The
+//! last known value is used while the API server cannot be reached.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, Weak};
@@ -30,13 +32,13 @@ pub enum Object {
     Secret(Arc<Secret>),
 }
 
-/// Keeps an object watched for as long as it is held.
+/// The object is watched until this is dropped.
 #[derive(Debug)]
-pub struct Followed {
+pub struct WatchGuard {
     task: tokio::task::AbortHandle,
 }
 
-impl Drop for Followed {
+impl Drop for WatchGuard {
     fn drop(&mut self) {
         self.task.abort();
     }
@@ -52,17 +54,17 @@ pub struct ObjectCache {
 
 #[derive(Default)]
 struct State {
-    followed: HashMap<ObjectKey, Weak<Followed>>,
+    watches: HashMap<ObjectKey, Weak<WatchGuard>>,
     last: HashMap<ObjectKey, Object>,
 }
 
 impl ObjectCache {
-    /// `changes` is told of every change of a followed object.
+    /// `changes` receives the key of every watched object that changes.
     pub fn new(client: Client, changes: mpsc::UnboundedSender<ObjectKey>) -> Self {
         Self { client, state: Arc::default(), changes }
     }
 
-    /// The object as it is now; `None` when it does not exist.
+    /// The object as the API server has it now; `None` when it does not exist.
     pub async fn get(&self, key: &ObjectKey) -> Result<Option<Object>, kube::Error> {
         let fetched = match key.kind {
             ObjectKind::ConfigMap => {
@@ -87,18 +89,18 @@ impl ObjectCache {
         }
     }
 
-    /// Watches the object until the last holder lets go.
-    pub fn follow(&self, key: &ObjectKey) -> Arc<Followed> {
+    /// Watches the object until the last guard is dropped.
+    pub fn follow(&self, key: &ObjectKey) -> Arc<WatchGuard> {
         let mut state = self.lock();
-        if let Some(followed) = state.followed.get(key).and_then(Weak::upgrade) {
-            return followed;
+        if let Some(guard) = state.watches.get(key).and_then(Weak::upgrade) {
+            return guard;
         }
         let (cache, own) = (self.clone(), key.clone());
         let task = tokio::spawn(async move { cache.watch(own).await }).abort_handle();
-        let followed = Arc::new(Followed { task });
-        state.followed.retain(|_, weak| weak.strong_count() > 0);
-        state.followed.insert(key.clone(), Arc::downgrade(&followed));
-        followed
+        let guard = Arc::new(WatchGuard { task });
+        state.watches.retain(|_, weak| weak.strong_count() > 0);
+        state.watches.insert(key.clone(), Arc::downgrade(&guard));
+        guard
     }
 
     async fn watch(&self, key: ObjectKey) {
@@ -132,7 +134,7 @@ impl ObjectCache {
                 Ok(Some(_)) => continue,
                 Ok(None) => return,
                 Err(error) => {
-                    tracing::debug!(name = key.name, %error, "watch of an object failed");
+                    tracing::debug!(name = key.name, %error, "watch object failed");
                     continue;
                 }
             };
@@ -142,16 +144,16 @@ impl ObjectCache {
         }
     }
 
-    /// Keeps the value; true if it is news.
+    /// Stores the value; true if it has changed.
     fn remember(&self, key: &ObjectKey, object: Option<Object>) -> bool {
         let mut state = self.lock();
         let before = state.last.get(key).and_then(version);
         match object {
             None => state.last.remove(key).is_some(),
             Some(object) => {
-                let news = before.is_none() || before != version(&object);
+                let changed = before.is_none() || before != version(&object);
                 state.last.insert(key.clone(), object);
-                news
+                changed
             }
         }
     }

@@ -1,5 +1,8 @@
-//! What probes and lifecycle hooks do: run a command, ask over HTTP, TCP or gRPC.
+//! Performs probes and lifecycle hooks: a command, HTTP, TCP or gRPC.
+//!
+//! In: the handler from the pod's spec, the container as a [`Target`]. Out: a [`ProbeResult`], or whether a hook failed.
 
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,13 +20,49 @@ use tokio::net::TcpStream;
 use crate::cri::Cri;
 use crate::tls::accept_any;
 
-/// The longest answer that is read.
-const BODY_LIMIT: usize = 10 << 10;
+/// The most bytes of an answer that are read, and the most characters of a command's output that are kept.
+const MAX_OUTPUT: usize = 10 << 10;
 
-/// The result of a probe: whether it passed, and what the other side said.
-pub(crate) type Verdict = (bool, String);
+/// Whether a probe passed, and the output or the reason.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ProbeResult {
+    pub(crate) success: bool,
+    pub(crate) output: String,
+}
 
-/// Where a container can be reached.
+/// Why a handler could not run, or that a hook failed. The texts appear in events.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ProbeError {
+    #[error("the probe has no handler")]
+    NoHandler,
+    #[error("the pod has no address")]
+    NoAddress,
+    #[error("invalid port {port:?} of container {container}")]
+    ContainerPort { port: IntOrString, container: String },
+    #[error("invalid port {0}")]
+    Port(i32),
+    #[error("dial tcp {host}:{port}: {source}")]
+    Connect { host: String, port: u16, source: io::Error },
+    #[error(transparent)]
+    Tls(io::Error),
+    #[error(transparent)]
+    Request(#[from] http::Error),
+    #[error(transparent)]
+    Http(#[from] hyper::Error),
+    #[error("{0:?}")]
+    Channel(tonic::transport::Error),
+    #[error(transparent)]
+    Transport(#[from] tonic::transport::Error),
+    #[error("{0}")]
+    Grpc(Box<tonic::Status>),
+    /// The output of a hook's command that failed.
+    #[error("{0}")]
+    Command(String),
+    #[error("the hook did not end in time")]
+    Timeout,
+}
+
+/// How a container can be reached.
 #[derive(Debug, Clone)]
 pub(crate) struct Target<'a> {
     pub(crate) container: &'a Container,
@@ -32,7 +71,7 @@ pub(crate) struct Target<'a> {
 }
 
 /// Runs a probe within its timeout.
-pub(crate) async fn probe(cri: &Cri, probe: &Probe, target: &Target<'_>) -> Verdict {
+pub(crate) async fn probe(cri: &Cri, probe: &Probe, target: &Target<'_>) -> ProbeResult {
     let timeout = Duration::from_secs(u64::try_from(probe.timeout_seconds.unwrap_or(1).max(1)).unwrap_or(1));
     if let Some(action) = &probe.exec {
         return exec(cri, action, target, timeout).await;
@@ -41,30 +80,33 @@ pub(crate) async fn probe(cri: &Cri, probe: &Probe, target: &Target<'_>) -> Verd
         if let Some(action) = &probe.http_get {
             http_get(action, target).await
         } else if let Some(action) = &probe.tcp_socket {
-            tcp(action, target).await.map(|()| (true, String::new()))
+            tcp(action, target).await.map(|()| ProbeResult { success: true, output: String::new() })
         } else if let Some(action) = &probe.grpc {
             grpc(action, target).await
         } else {
-            Err("the probe has no handler".to_owned())
+            Err(ProbeError::NoHandler)
         }
     };
     match tokio::time::timeout(timeout, work).await {
-        Ok(Ok(verdict)) => verdict,
-        Ok(Err(message)) => (false, message),
-        Err(_) => (false, format!("no answer within {}s (context deadline exceeded)", timeout.as_secs())),
+        Ok(Ok(result)) => result,
+        Ok(Err(error)) => ProbeResult { success: false, output: error.to_string() },
+        Err(_) => {
+            let output = format!("no answer within {}s (context deadline exceeded)", timeout.as_secs());
+            ProbeResult { success: false, output }
+        }
     }
 }
 
-/// Runs a lifecycle hook; the error is what went wrong.
+/// Runs a lifecycle hook for at most `limit`.
 pub(crate) async fn hook(
     cri: &Cri,
     handler: &LifecycleHandler,
     target: &Target<'_>,
     limit: Duration,
-) -> Result<(), String> {
+) -> Result<(), ProbeError> {
     if let Some(action) = &handler.exec {
-        let (success, output) = exec(cri, action, target, limit).await;
-        return if success { Ok(()) } else { Err(output) };
+        let ProbeResult { success, output } = exec(cri, action, target, limit).await;
+        return if success { Ok(()) } else { Err(ProbeError::Command(output)) };
     }
     let work = async {
         if let Some(sleep) = &handler.sleep {
@@ -72,7 +114,7 @@ pub(crate) async fn hook(
             return Ok(());
         }
         if let Some(action) = &handler.http_get {
-            // A hook's answer has no bearing, except that there must be one.
+            // Any answer counts as success of a hook.
             return http_get(action, target).await.map(drop);
         }
         if let Some(action) = &handler.tcp_socket {
@@ -80,25 +122,25 @@ pub(crate) async fn hook(
         }
         Ok(())
     };
-    tokio::time::timeout(limit, work).await.unwrap_or_else(|_| Err("the hook did not end in time".to_owned()))
+    tokio::time::timeout(limit, work).await.unwrap_or(Err(ProbeError::Timeout))
 }
 
-async fn exec(cri: &Cri, action: &ExecAction, target: &Target<'_>, timeout: Duration) -> Verdict {
+async fn exec(cri: &Cri, action: &ExecAction, target: &Target<'_>, timeout: Duration) -> ProbeResult {
     let command = action.command.clone().unwrap_or_default();
     match cri.exec_sync(target.id, command, timeout).await {
         Ok(response) => {
             let mut output = String::from_utf8_lossy(&response.stdout).into_owned();
             output.push_str(&String::from_utf8_lossy(&response.stderr));
-            let output = output.chars().take(BODY_LIMIT).collect();
-            (response.exit_code == 0, output)
+            let output = output.chars().take(MAX_OUTPUT).collect();
+            ProbeResult { success: response.exit_code == 0, output }
         }
-        Err(error) => (false, error.to_string()),
+        Err(error) => ProbeResult { success: false, output: error.to_string() },
     }
 }
 
 /// A port by number or by the container's name for it.
-fn port(wanted: &IntOrString, container: &Container) -> Result<u16, String> {
-    let number = match wanted {
+fn port(port: &IntOrString, container: &Container) -> Result<u16, ProbeError> {
+    let number = match port {
         IntOrString::Int(number) => Some(*number),
         IntOrString::String(name) => container
             .ports
@@ -111,24 +153,24 @@ fn port(wanted: &IntOrString, container: &Container) -> Result<u16, String> {
     number
         .and_then(|n| u16::try_from(n).ok())
         .filter(|n| *n > 0)
-        .ok_or_else(|| format!("invalid port {wanted:?} of container {}", container.name))
+        .ok_or_else(|| ProbeError::ContainerPort { port: port.clone(), container: container.name.clone() })
 }
 
-async fn connect(host: Option<&str>, port: u16, target: &Target<'_>) -> Result<TcpStream, String> {
+async fn connect(host: Option<&str>, port: u16, target: &Target<'_>) -> Result<TcpStream, ProbeError> {
     let stream = match (host.filter(|h| !h.is_empty()), target.ip) {
         (Some(host), _) => TcpStream::connect((host, port)).await,
         (None, Some(ip)) => TcpStream::connect(SocketAddr::new(ip, port)).await,
-        (None, None) => return Err("the pod has no address".to_owned()),
+        (None, None) => return Err(ProbeError::NoAddress),
     };
-    let place = host.map(str::to_owned).or_else(|| target.ip.map(|ip| ip.to_string())).unwrap_or_default();
-    stream.map_err(|error| format!("dial tcp {place}:{port}: {error}"))
+    let host = host.map(str::to_owned).or_else(|| target.ip.map(|ip| ip.to_string())).unwrap_or_default();
+    stream.map_err(|source| ProbeError::Connect { host, port, source })
 }
 
-async fn tcp(action: &TCPSocketAction, target: &Target<'_>) -> Result<(), String> {
+async fn tcp(action: &TCPSocketAction, target: &Target<'_>) -> Result<(), ProbeError> {
     connect(action.host.as_deref(), port(&action.port, target.container)?, target).await.map(drop)
 }
 
-async fn http_get(action: &HTTPGetAction, target: &Target<'_>) -> Result<Verdict, String> {
+async fn http_get(action: &HTTPGetAction, target: &Target<'_>) -> Result<ProbeResult, ProbeError> {
     let port = port(&action.port, target.container)?;
     let stream = connect(action.host.as_deref(), port, target).await?;
     let host = action.host.clone().filter(|h| !h.is_empty());
@@ -137,21 +179,22 @@ async fn http_get(action: &HTTPGetAction, target: &Target<'_>) -> Result<Verdict
     let response = if action.scheme.as_deref() == Some("HTTPS") {
         let connector = tokio_rustls::TlsConnector::from(Arc::new(accept_any()));
         let ip = target.ip.unwrap_or(IpAddr::from([127, 0, 0, 1]));
-        let stream = connector.connect(ip.into(), stream).await.map_err(|e| e.to_string())?;
+        let stream = connector.connect(ip.into(), stream).await.map_err(ProbeError::Tls)?;
         send(stream, request).await?
     } else {
         send(stream, request).await?
     };
     let (parts, body) = response.into_parts();
-    let body = Limited::new(body, BODY_LIMIT).collect().await.map(|b| b.to_bytes()).unwrap_or_default();
-    // A redirect leads elsewhere, which is a success with a warning upstream.
+    let body = Limited::new(body, MAX_OUTPUT).collect().await.map(|b| b.to_bytes()).unwrap_or_default();
+    // A redirect counts as success; upstream records a warning too.
     if parts.status.is_success() || parts.status.is_redirection() {
-        return Ok((true, String::from_utf8_lossy(&body).into_owned()));
+        return Ok(ProbeResult { success: true, output: String::from_utf8_lossy(&body).into_owned() });
     }
-    Ok((false, format!("HTTP probe failed with statuscode: {}", parts.status.as_u16())))
+    let output = format!("HTTP probe failed with statuscode: {}", parts.status.as_u16());
+    Ok(ProbeResult { success: false, output })
 }
 
-fn http_request(action: &HTTPGetAction, host: &str) -> Result<http::Request<Empty<Bytes>>, String> {
+fn http_request(action: &HTTPGetAction, host: &str) -> Result<http::Request<Empty<Bytes>>, ProbeError> {
     let path = action.path.as_deref().filter(|p| !p.is_empty()).unwrap_or("/");
     let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
     let headers: &[HTTPHeader] = action.http_headers.as_deref().unwrap_or_default();
@@ -170,24 +213,23 @@ fn http_request(action: &HTTPGetAction, host: &str) -> Result<http::Request<Empt
     for header in headers {
         builder = builder.header(header.name.as_str(), header.value.as_str());
     }
-    builder.body(Empty::new()).map_err(|error| error.to_string())
+    Ok(builder.body(Empty::new())?)
 }
 
 async fn send<S>(
     stream: S,
     request: http::Request<Empty<Bytes>>,
-) -> Result<http::Response<hyper::body::Incoming>, String>
+) -> Result<http::Response<hyper::body::Incoming>, ProbeError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let connection = tokio::spawn(connection);
-    let answer = sender.send_request(request).await.map_err(|e| e.to_string());
+    let answer = sender.send_request(request).await;
     if answer.is_err() {
         connection.abort();
     }
-    answer
+    Ok(answer?)
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -203,21 +245,27 @@ struct HealthCheckResponse {
 }
 
 /// grpc.health.v1.Health/Check.
-async fn grpc(action: &GRPCAction, target: &Target<'_>) -> Result<Verdict, String> {
+async fn grpc(action: &GRPCAction, target: &Target<'_>) -> Result<ProbeResult, ProbeError> {
     const SERVING: i32 = 1;
-    let ip = target.ip.ok_or("the pod has no address")?;
-    let port = u16::try_from(action.port).map_err(|_| format!("invalid port {}", action.port))?;
+    let ip = target.ip.ok_or(ProbeError::NoAddress)?;
+    let port = u16::try_from(action.port).map_err(|_| ProbeError::Port(action.port))?;
     let uri = format!("http://{}", SocketAddr::new(ip, port));
-    let endpoint = tonic::transport::Endpoint::from_shared(uri).map_err(|e| e.to_string())?;
-    let channel = endpoint.connect().await.map_err(|e| format!("{e:?}"))?;
+    let endpoint = tonic::transport::Endpoint::from_shared(uri)?;
+    let channel = endpoint.connect().await.map_err(ProbeError::Channel)?;
     let mut client = tonic::client::Grpc::new(channel);
-    client.ready().await.map_err(|e| e.to_string())?;
+    client.ready().await?;
     let path = http::uri::PathAndQuery::from_static("/grpc.health.v1.Health/Check");
     let codec = tonic_prost::ProstCodec::<HealthCheckRequest, HealthCheckResponse>::default();
     let request = HealthCheckRequest { service: action.service.clone().unwrap_or_default() };
-    let answer = client.unary(tonic::Request::new(request), path, codec).await.map_err(|s| s.to_string())?;
+    let answer = client
+        .unary(tonic::Request::new(request), path, codec)
+        .await
+        .map_err(|status| ProbeError::Grpc(Box::new(status)))?;
     match answer.into_inner().status {
-        SERVING => Ok((true, "service responded with SERVING".to_owned())),
-        other => Ok((false, format!("service unhealthy (responded with {other})"))),
+        SERVING => Ok(ProbeResult { success: true, output: "service responded with SERVING".to_owned() }),
+        other => {
+            let output = format!("service unhealthy (responded with {other})");
+            Ok(ProbeResult { success: false, output })
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! PURE. Quantities of a pod: QoS class, and requests and limits as cgroup settings.
+//! PURE. A pod's requests and limits: quantities, QoS class, cgroup settings, OOM score.
 
 use std::collections::BTreeMap;
 
@@ -38,7 +38,7 @@ pub fn milli(quantity: &Quantity) -> Option<i128> {
     let digits: i128 = format!("{whole}{fraction}").parse().ok()?;
     let scaled = digits.checked_mul(multiplier)?;
     let divisor = divisor.checked_mul(scale)?;
-    // Rounded away from zero, as a request must not vanish.
+    // Rounded up: a small request must not become zero.
     Some(scaled.checked_add(divisor - 1)?.div_euclid(divisor))
 }
 
@@ -74,7 +74,7 @@ pub fn qos_class(pod: &Pod) -> &'static str {
     }
 }
 
-/// What a container's resources are in terms of cgroups.
+/// A container's resources as cgroup settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cgroup {
     pub cpu_shares: i64,
@@ -85,26 +85,26 @@ pub struct Cgroup {
     pub memory_limit: i64,
 }
 
-const PERIOD: i64 = 100_000;
+const PERIOD_MICROSECONDS: i64 = 100_000;
 
-/// Shares, quota and memory limit; a missing request is the limit.
+/// Shares, quota and memory limit. A missing request equals the limit.
 pub fn cgroup(container: &Container) -> Cgroup {
     let resources = container.resources.as_ref();
     let limits = resources.and_then(|r| r.limits.as_ref());
     let requests = resources.and_then(|r| r.requests.as_ref());
     let limit = positive(limits, "cpu");
     let request = requests.and_then(|r| r.get("cpu")).and_then(milli).or(limit).unwrap_or(0);
-    let quota = limit.map_or(0, |milli| (milli * i128::from(PERIOD) / 1000).max(1000));
+    let quota = limit.map_or(0, |milli| (milli * i128::from(PERIOD_MICROSECONDS) / 1000).max(1000));
     let memory = limits.and_then(|l| l.get("memory")).and_then(units).unwrap_or(0);
     Cgroup {
         cpu_shares: i64::try_from((request * 1024 / 1000).clamp(2, 262_144)).unwrap_or(2),
         cpu_quota: i64::try_from(quota).unwrap_or(0),
-        cpu_period: PERIOD,
+        cpu_period: PERIOD_MICROSECONDS,
         memory_limit: memory,
     }
 }
 
-/// How eagerly the kernel ends the container when memory runs out: BestEffort first, Guaranteed last.
+/// The kernel's preference for killing the container when memory runs out: BestEffort first, Guaranteed last.
 pub fn oom_score_adj(pod: &Pod, container: &Container, node_memory: i64) -> i64 {
     match qos_class(pod) {
         "Guaranteed" => -997,

@@ -1,4 +1,4 @@
-//! TLS of the agent: what the kubelet API serves with, and a client that takes any certificate, for probes.
+//! TLS of the agent: the kubelet API's server, and a client that accepts any certificate, for probes.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
 }
 
-/// The kubelet API's TLS: a client without a certificate of the cluster's CA gets no further than /healthz.
+/// The kubelet API's TLS. Clients without a certificate of the cluster's CA may connect; they can reach only /healthz.
 pub(crate) fn server(tls: &ServingTls) -> Result<ServerConfig, NodeError> {
     let bad = |error: &dyn std::fmt::Display| NodeError::Tls(error.to_string());
     let chain = CertificateDer::pem_slice_iter(tls.certificate.as_bytes())
@@ -42,7 +42,7 @@ pub(crate) fn server(tls: &ServingTls) -> Result<ServerConfig, NodeError> {
     Ok(config)
 }
 
-/// A client that does not verify: a pod's certificate is its own affair, as upstream.
+/// A client that verifies no certificate: probes accept any certificate of a pod, as upstream.
 pub(crate) fn accept_any() -> ClientConfig {
     let provider = provider();
     let verifier = AcceptAny(provider.clone());

@@ -1,4 +1,4 @@
-//! The CRI client. Each method is one or a few calls; errors carry the call and the runtime's own words.
+//! The CRI client. Each method is one or a few calls; an error carries the call and the runtime's message.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -15,9 +15,10 @@ use super::api::{
 use super::{CriError, GRACE, MESSAGE_FILE, MESSAGE_POLICY, POD_NAME, POD_NAMESPACE, POD_UID, PodIdentity};
 use crate::plan::{Container, ContainerState, Exit, Sandbox};
 
-/// Longest message taken: the output of an ExecSync can reach 16 MiB.
-const MESSAGE_LIMIT: usize = 20 << 20;
+/// The largest accepted message: the output of an ExecSync can reach 16 MiB.
+const MAX_MESSAGE_BYTES: usize = 20 << 20;
 
+/// Cheap to clone; all clones share one connection.
 #[derive(Clone)]
 pub struct Cri {
     runtime: RuntimeServiceClient<Channel>,
@@ -38,7 +39,7 @@ macro_rules! call {
 }
 
 impl Cri {
-    /// A client that connects at its first call and again whenever the connection is lost.
+    /// A client that connects at its first call, and again after the connection was lost.
     pub fn new(socket: &Path) -> Result<Cri, tonic::transport::Error> {
         let path = socket.to_path_buf();
         let channel = Endpoint::try_from("http://containerd")?.connect_with_connector_lazy(
@@ -47,12 +48,12 @@ impl Cri {
                 async move { Ok::<_, std::io::Error>(TokioIo::new(UnixStream::connect(path).await?)) }
             }),
         );
-        let runtime = RuntimeServiceClient::new(channel.clone()).max_decoding_message_size(MESSAGE_LIMIT);
-        let images = ImageServiceClient::new(channel.clone()).max_decoding_message_size(MESSAGE_LIMIT);
+        let runtime = RuntimeServiceClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES);
+        let images = ImageServiceClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES);
         Ok(Cri { runtime, images, channel })
     }
 
-    /// The channel to containerd, for its own services.
+    /// The channel to containerd, for services other than the CRI.
     pub fn channel(&self) -> Channel {
         self.channel.clone()
     }
@@ -299,12 +300,13 @@ fn exit_reason(status: &api::ContainerStatus) -> String {
     }
 }
 
-/// The container's own last words, from its file or, where asked for, from the end of its log.
+/// The container's termination message, from its file or, if the policy says so, from the end of its log.
 async fn exit_message(status: &api::ContainerStatus) -> String {
-    const FILE_LIMIT: usize = 4096;
-    const LOG_LIMIT: usize = 2048;
+    const MAX_FILE_BYTES: usize = 4096;
+    const MAX_LOG_BYTES: usize = 2048;
+    const MAX_LOG_LINES: usize = 80;
     let from_file = match status.annotations.get(MESSAGE_FILE) {
-        Some(path) => crate::logs::tail_bytes(Path::new(path), FILE_LIMIT).await.unwrap_or_default(),
+        Some(path) => crate::logs::tail_bytes(Path::new(path), MAX_FILE_BYTES).await.unwrap_or_default(),
         None => String::new(),
     };
     if !from_file.is_empty() {
@@ -312,7 +314,7 @@ async fn exit_message(status: &api::ContainerStatus) -> String {
     }
     let fall_back = status.annotations.get(MESSAGE_POLICY).is_some_and(|p| p == "FallbackToLogsOnError");
     if fall_back && status.exit_code != 0 {
-        let tail = crate::logs::tail_text(Path::new(&status.log_path), 80, LOG_LIMIT).await;
+        let tail = crate::logs::tail_text(Path::new(&status.log_path), MAX_LOG_LINES, MAX_LOG_BYTES).await;
         if !tail.is_empty() {
             return tail;
         }

@@ -9,7 +9,7 @@ use super::sandbox::{groups, namespaces};
 use super::{CONTAINER_NAME, MESSAGE_FILE, MESSAGE_POLICY, POD_NAME, POD_NAMESPACE, POD_UID};
 use crate::{env, names, resources};
 
-/// What was found out for the container before it is created.
+/// What the agent has prepared for the container.
 #[derive(Debug, Clone, Default)]
 pub struct Prepared {
     pub attempt: u32,
@@ -24,13 +24,13 @@ pub struct Prepared {
     pub message_file: String,
     /// The node's memory in bytes.
     pub node_memory: i64,
-    /// The container whose processes an ephemeral container shall see.
+    /// Id of the container whose processes an ephemeral container sees.
     pub target: Option<String>,
 }
 
-/// The node's refusal to run a container as it is configured; shown as CreateContainerConfigError.
+/// Why the node does not run a container as it is configured; shown as CreateContainerConfigError.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ConfigProblem {
+pub enum ConfigError {
     #[error("container has runAsNonRoot and image will run as root (pod: \"{pod}\", container: {container})")]
     ImageRunsAsRoot { pod: String, container: String },
     #[error("container's runAsUser breaks non-root policy (pod: \"{pod}\", container: {container})")]
@@ -46,7 +46,7 @@ pub fn config(
     pod: &Pod,
     container: &Container,
     prepared: &Prepared,
-) -> Result<api::ContainerConfig, ConfigProblem> {
+) -> Result<api::ContainerConfig, ConfigError> {
     verify_non_root(pod, container, prepared)?;
     let default = PodSpec::default();
     let spec = pod.spec.as_ref().unwrap_or(&default);
@@ -137,7 +137,7 @@ fn security(
         privileged,
         namespace_options: Some(namespace_options),
         run_as_user: user.map(|value| api::Int64Value { value }),
-        // The CRI takes a group only along with a user.
+        // The CRI accepts a group only together with a user.
         run_as_group: user
             .or(prepared.image_uid)
             .or((!prepared.image_user.is_empty()).then_some(0))
@@ -158,7 +158,7 @@ fn security(
     }
 }
 
-/// What of /proc and /sys a container does not see, and what it cannot write. The same as other runtimes'.
+/// Paths of /proc and /sys that a container cannot see, and those that it cannot write; the defaults of other runtimes.
 const MASKED: [&str; 11] = [
     "/proc/asound",
     "/proc/acpi",
@@ -188,24 +188,24 @@ fn seccomp(profile: Option<SeccompProfile>, privileged: bool) -> api::SecurityPr
     api::SecurityProfile { profile_type: kind as i32, localhost_ref: file.unwrap_or_default() }
 }
 
-fn verify_non_root(pod: &Pod, container: &Container, prepared: &Prepared) -> Result<(), ConfigProblem> {
+fn verify_non_root(pod: &Pod, container: &Container, prepared: &Prepared) -> Result<(), ConfigError> {
     let of_pod = pod.spec.as_ref().and_then(|s| s.security_context.as_ref());
     let own = container.security_context.as_ref();
-    let wanted = own.and_then(|s| s.run_as_non_root).or(of_pod.and_then(|s| s.run_as_non_root));
-    if wanted != Some(true) {
+    let non_root = own.and_then(|s| s.run_as_non_root).or(of_pod.and_then(|s| s.run_as_non_root));
+    if non_root != Some(true) {
         return Ok(());
     }
     let (pod_text, name) = (crate::plan::status::pod_text(pod), container.name.clone());
     match own.and_then(|s| s.run_as_user).or(of_pod.and_then(|s| s.run_as_user)) {
-        Some(0) => return Err(ConfigProblem::UserIsRoot { pod: pod_text, container: name }),
+        Some(0) => return Err(ConfigError::UserIsRoot { pod: pod_text, container: name }),
         Some(_) => return Ok(()),
         None => {}
     }
     match (prepared.image_uid, prepared.image_user.as_str()) {
-        (Some(0), _) | (None, "") => Err(ConfigProblem::ImageRunsAsRoot { pod: pod_text, container: name }),
+        (Some(0), _) | (None, "") => Err(ConfigError::ImageRunsAsRoot { pod: pod_text, container: name }),
         (Some(_), _) => Ok(()),
         (None, user) => {
-            Err(ConfigProblem::UserUnknown { user: user.to_owned(), pod: pod_text, container: name })
+            Err(ConfigError::UserUnknown { user: user.to_owned(), pod: pod_text, container: name })
         }
     }
 }

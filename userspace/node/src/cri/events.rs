@@ -1,4 +1,6 @@
-//! containerd's own event stream: which containers ended, without asking again and again.
+//! containerd's event stream.
+//!
+//! In: containerd's events service. Out: [`RuntimeEvent`]s, so that the agent does not poll for exits.
 
 use std::time::Duration;
 
@@ -15,29 +17,33 @@ use super::Cri;
 /// What happened in the runtime.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RuntimeEvent {
-    /// The stream began, or began again: what happened before is unknown.
+    /// The stream began, or began again: earlier events may be lost.
     Connected,
-    /// The process of this container or sandbox ended. The CRI learns of it by the same event, perhaps later.
+    /// The process of this container or sandbox ended. The CRI processes the same event, perhaps later.
     Exited(String),
 }
 
 const NAMESPACE: &str = "k8s.io";
-const HELLO: &str = "/skep/subscribed";
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the confirming event is published until the subscription answers.
+const CONFIRM_INTERVAL: Duration = Duration::from_millis(100);
+/// The topic of the event that confirms the subscription.
+const CONFIRM_TOPIC: &str = "/skep/subscribed";
 
-/// Feeds `events` until `stop`. A lost stream is taken up again after a second.
+/// Sends `events` until `stop`. A lost stream is opened again after a second.
 pub async fn follow(cri: Cri, events: mpsc::Sender<RuntimeEvent>, stop: CancellationToken) {
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             result = stream(&cri, &events) => {
                 if let Err(status) = result {
-                    tracing::warn!(message = status.message(), "the runtime's event stream ended");
+                    tracing::warn!(error = status.message(), "event stream of the runtime failed");
                 }
             }
         }
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(Duration::from_secs(1)) => {}
+            () = tokio::time::sleep(RETRY_INTERVAL) => {}
         }
     }
 }
@@ -58,21 +64,22 @@ async fn stream(cri: &Cri, events: &mpsc::Sender<RuntimeEvent>) -> Result<(), to
     Ok(())
 }
 
-/// Subscribes, and returns when the subscription is known to be in force: containerd answers the call only with its first
-/// event, so one is published for that.
+/// Subscribes, and returns when the subscription is in force. containerd answers the call only with its first event, so
+/// this publishes one.
 async fn subscribe(cri: &Cri) -> Result<tonic::Streaming<Envelope>, tonic::Status> {
     let filter = |topic: &str| format!("namespace=={NAMESPACE},topic==\"{topic}\"");
-    let filters = ["/tasks/exit", HELLO].map(filter).to_vec();
+    let filters = ["/tasks/exit", CONFIRM_TOPIC].map(filter).to_vec();
     let mut client = EventsClient::new(cri.channel());
     let mut publisher = client.clone();
     let mut subscription = std::pin::pin!(client.subscribe(SubscribeRequest { filters }));
     loop {
         tokio::select! {
             answer = &mut subscription => return answer.map(tonic::Response::into_inner),
-            () = tokio::time::sleep(Duration::from_millis(100)) => {}
+            () = tokio::time::sleep(CONFIRM_INTERVAL) => {}
         }
         let event = containerd_client::to_any(&TaskOom { container_id: String::new() });
-        let mut request = tonic::Request::new(PublishRequest { topic: HELLO.to_owned(), event: Some(event) });
+        let mut request =
+            tonic::Request::new(PublishRequest { topic: CONFIRM_TOPIC.to_owned(), event: Some(event) });
         request
             .metadata_mut()
             .insert("containerd-namespace", tonic::metadata::MetadataValue::from_static(NAMESPACE));
@@ -80,7 +87,7 @@ async fn subscribe(cri: &Cri) -> Result<tonic::Streaming<Envelope>, tonic::Statu
     }
 }
 
-/// The container that the event is about. An exec's exit is not its container's.
+/// The container that exited. The exit of an exec is not the exit of its container.
 fn container_of(topic: &str, value: &[u8]) -> Option<String> {
     if topic != "/tasks/exit" {
         return None;

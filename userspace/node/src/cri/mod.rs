@@ -1,6 +1,7 @@
 //! CRI v1 over containerd's socket: the calls that the agent makes, in its own types.
 //!
-//! Builders of requests ([`sandbox`], [`container`]) are pure; [`client`] performs them; [`events`] tells of exits.
+//! In: pods as pure request builders ([`sandbox`], [`container`]) compile them. Out: calls by [`client`], exits from
+//! [`events`].
 
 pub mod client;
 pub mod container;
@@ -10,18 +11,18 @@ pub mod sandbox;
 pub use client::Cri;
 pub use k8s_cri::v1 as api;
 
-/// Labels of the CRI, the same as any kubelet's, so that crictl shows pods as usual.
+/// Labels of sandboxes and containers: the kubelet's, which crictl expects.
 pub const POD_NAME: &str = "io.kubernetes.pod.name";
 pub const POD_NAMESPACE: &str = "io.kubernetes.pod.namespace";
 pub const POD_UID: &str = "io.kubernetes.pod.uid";
 pub const CONTAINER_NAME: &str = "io.kubernetes.container.name";
-/// Annotation: seconds of grace, for a pod whose API object is gone.
+/// Annotation: the grace period in seconds, for a pod whose API object is gone.
 pub const GRACE: &str = "io.kubernetes.pod.terminationGracePeriod";
-/// Annotations: where the termination message is on the host, and whether logs stand in for it.
+/// Annotations: the termination message's file on the host, and the policy when that file is empty.
 pub const MESSAGE_FILE: &str = "io.kubernetes.container.terminationMessageFile";
 pub const MESSAGE_POLICY: &str = "io.kubernetes.container.terminationMessagePolicy";
 
-/// A call that the runtime refused or that did not reach it.
+/// A call that the runtime rejected or that did not reach it.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{}", .status.message())]
 pub struct CriError {
@@ -35,11 +36,12 @@ impl CriError {
     }
 }
 
-/// A pod that has sandboxes in the runtime, whether or not the API server knows it.
+/// A pod that has sandboxes in the runtime; the API server may have deleted it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PodIdentity {
     pub uid: String,
     pub name: String,
     pub namespace: String,
+    /// In seconds.
     pub grace: i64,
 }

@@ -8,7 +8,7 @@ use super::api;
 use super::{GRACE, POD_NAME, POD_NAMESPACE, POD_UID};
 use crate::names;
 
-/// What of the node enters every sandbox.
+/// The node's settings in every sandbox.
 #[derive(Debug, Clone, Default)]
 pub struct NodeSettings {
     pub cgroup_parent: String,
@@ -40,7 +40,7 @@ pub fn config(pod: &Pod, attempt: u32, node: &NodeSettings) -> api::PodSandboxCo
             namespace: namespace.clone(),
             attempt,
         }),
-        // A pod in the host's network shares its host name, which runc does not let be set.
+        // A pod in the host's network shares its host name, and runc does not allow setting it.
         hostname: if host_network { String::new() } else { hostname(pod) },
         log_directory: format!("{}/{}", node.log_root, names::log_folder(pod)),
         dns_config: Some(dns(&namespace, spec, node)),
@@ -52,11 +52,11 @@ pub fn config(pod: &Pod, attempt: u32, node: &NodeSettings) -> api::PodSandboxCo
     }
 }
 
-/// The pod's host name: its own, or its name cut to what a host name may be.
+/// The pod's host name: from its spec, or its name cut to the length of a host name.
 pub fn hostname(pod: &Pod) -> String {
     let spec = pod.spec.as_ref();
-    let wanted = spec.and_then(|s| s.hostname_override.as_ref().or(s.hostname.as_ref())).cloned();
-    let name = wanted.unwrap_or_else(|| pod.metadata.name.clone().unwrap_or_default());
+    let own = spec.and_then(|s| s.hostname_override.as_ref().or(s.hostname.as_ref())).cloned();
+    let name = own.unwrap_or_else(|| pod.metadata.name.clone().unwrap_or_default());
     let cut: String = name.chars().take(63).collect();
     cut.trim_end_matches(['-', '.']).to_owned()
 }

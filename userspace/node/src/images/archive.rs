@@ -1,4 +1,6 @@
-//! Reads an OCI image archive: which images it names, and which blobs refer to which.
+//! Reads an OCI image archive.
+//!
+//! In: a tar file. Out: the images that it names, which blobs refer to which, and the blobs in pieces.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -11,8 +13,8 @@ use tar::Archive;
 use super::normalize;
 
 /// Larger blobs are layers, not documents.
-const DOCUMENT_LIMIT: u64 = 4 << 20;
-const CHUNK: usize = 256 << 10;
+const MAX_DOCUMENT_BYTES: u64 = 4 << 20;
+const CHUNK_BYTES: usize = 256 << 10;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ArchiveError {
@@ -29,9 +31,9 @@ pub enum ArchiveError {
 /// An archive's contents, without the blobs' bytes.
 #[derive(Debug, Default)]
 pub(super) struct Contents {
-    /// Full image name and what it points at.
+    /// Each image's full name, and the descriptor of its manifest or index.
     pub(super) images: Vec<(String, Descriptor)>,
-    /// Labels that keep a blob's children from being collected, by the blob's digest.
+    /// Labels that protect a blob's children from garbage collection, by the blob's digest.
     pub(super) labels: BTreeMap<String, HashMap<String, String>>,
 }
 
@@ -50,9 +52,9 @@ pub(super) fn read_contents(path: &Path) -> Result<Contents, ArchiveError> {
         let mut entry = entry?;
         let name = entry.path()?.to_string_lossy().trim_start_matches("./").to_owned();
         let size = entry.size();
-        if name == "index.json" || (name.starts_with("blobs/") && size <= DOCUMENT_LIMIT) {
+        if name == "index.json" || (name.starts_with("blobs/") && size <= MAX_DOCUMENT_BYTES) {
             let mut bytes = Vec::new();
-            (&mut entry).take(DOCUMENT_LIMIT).read_to_end(&mut bytes)?;
+            (&mut entry).take(MAX_DOCUMENT_BYTES).read_to_end(&mut bytes)?;
             match digest_of(&name) {
                 Some(digest) => drop(documents.insert(digest, bytes)),
                 None => index = Some(bytes),
@@ -116,7 +118,7 @@ fn digest_of(name: &str) -> Option<String> {
     (!value.is_empty() && !value.contains('/')).then(|| format!("{algorithm}:{value}"))
 }
 
-/// Gives every blob to `emit`, which says whether to go on.
+/// Passes every blob to `emit`, which returns false to stop.
 pub(super) fn read_blobs(path: &Path, mut emit: impl FnMut(Piece) -> bool) -> Result<(), ArchiveError> {
     for entry in Archive::new(File::open(path)?).entries()? {
         let mut entry = entry?;
@@ -127,8 +129,8 @@ pub(super) fn read_blobs(path: &Path, mut emit: impl FnMut(Piece) -> bool) -> Re
             return Ok(());
         }
         loop {
-            let mut bytes = Vec::with_capacity(CHUNK);
-            let limit = u64::try_from(CHUNK).unwrap_or(u64::MAX);
+            let mut bytes = Vec::with_capacity(CHUNK_BYTES);
+            let limit = u64::try_from(CHUNK_BYTES).unwrap_or(u64::MAX);
             if (&mut entry).take(limit).read_to_end(&mut bytes)? == 0 {
                 break;
             }

@@ -1,4 +1,7 @@
-//! Writes an archive's blobs and images into containerd, under a lease so that nothing is collected half-way.
+//! Imports image archives into containerd.
+//!
+//! In: `*.tar` files of a folder. Out: blobs and images, written under a lease that prevents their garbage collection
+//! before the import is complete.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -33,8 +36,8 @@ pub enum ImportError {
     NotShown { path: String, image: String },
 }
 
-/// Imports every `*.tar` of the folder. What is there already is not read again beyond its index.
-/// Returns the names of all images and every failure.
+/// Imports every `*.tar` of the folder; of images that containerd already has only the index is read.
+/// Returns the names of all images, and every failure.
 pub async fn import_folder(cri: &Cri, folder: &Path) -> (Vec<String>, Vec<ImportError>) {
     let mut files: Vec<PathBuf> = std::fs::read_dir(folder)
         .into_iter()
@@ -82,7 +85,7 @@ async fn import(cri: &Cri, path: &Path) -> Result<Vec<String>, ImportError> {
     }
     let names: Vec<String> = contents.images.into_iter().map(|(name, _)| name).collect();
     for image in &names {
-        shown(cri, image)
+        wait_until_shown(cri, image)
             .await
             .then_some(())
             .ok_or_else(|| ImportError::NotShown { path: text.clone(), image: image.clone() })?;
@@ -90,8 +93,8 @@ async fn import(cri: &Cri, path: &Path) -> Result<Vec<String>, ImportError> {
     Ok(names)
 }
 
-/// The CRI plugin learns of an image by an event of its own; this waits for that.
-async fn shown(cri: &Cri, image: &str) -> bool {
+/// Waits until the CRI plugin has processed the image's event. False after a timeout.
+async fn wait_until_shown(cri: &Cri, image: &str) -> bool {
     for _ in 0..100 {
         if let Ok(Some(_)) = cri.image(image).await {
             return true;
@@ -142,7 +145,7 @@ async fn open_lease(channel: Channel, path: &Path) -> Result<String, Status> {
     Ok(id)
 }
 
-/// Streams the archive once, writing every blob that is not there.
+/// Streams the archive once, and writes every blob that containerd does not have.
 async fn write_all(
     channel: Channel,
     path: &Path,

@@ -1,4 +1,4 @@
-//! Images: import of OCI archives through containerd's own services, and the credentials of pulls.
+//! Images: import of OCI archives through containerd's services, and the credentials for pulls.
 
 mod archive;
 mod import;
@@ -52,19 +52,19 @@ fn from_secret(
         (None, None) => return None,
     };
     let full = normalize(image);
-    let best = auths.into_iter().filter_map(|(place, auth)| {
-        let bare = place.trim_start_matches("https://").trim_start_matches("http://");
+    let best = auths.into_iter().filter_map(|(registry, auth)| {
+        let bare = registry.trim_start_matches("https://").trim_start_matches("http://");
         let bare = bare.trim_end_matches('/').trim_end_matches("/v1").trim_end_matches("/v2");
         let bare = if bare == "index.docker.io" { "docker.io" } else { bare };
-        let fits = full.strip_prefix(bare).is_some_and(|rest| rest.starts_with('/'));
-        fits.then(|| (bare.len(), place.clone(), auth))
+        let matches = full.strip_prefix(bare).is_some_and(|rest| rest.starts_with('/'));
+        matches.then(|| (bare.len(), registry.clone(), auth))
     });
-    let (_, place, auth) = best.max_by_key(|(length, ..)| *length)?;
+    let (_, registry, auth) = best.max_by_key(|(length, ..)| *length)?;
     Some(api::AuthConfig {
         username: auth.username,
         password: auth.password,
         auth: auth.auth,
-        server_address: place,
+        server_address: registry,
         ..Default::default()
     })
 }
@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_made_full() {
+    fn short_names_are_completed() {
         let cases = [
             ("busybox", "docker.io/library/busybox:latest"),
             ("a/b:1", "docker.io/a/b:1"),

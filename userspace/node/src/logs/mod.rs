@@ -1,4 +1,6 @@
 //! Container logs in the CRI's format: `TIMESTAMP stdout|stderr F|P TEXT`.
+//!
+//! In: log files that the runtime writes. Out: parsed lines, the last text of a log, rotated files.
 
 pub(crate) mod read;
 pub(crate) mod rotate;
@@ -13,12 +15,12 @@ use tokio::io::{AsyncReadExt, AsyncSeekExt, SeekFrom};
 pub(crate) struct Line<'a> {
     pub(crate) timestamp: &'a str,
     pub(crate) stderr: bool,
-    /// The runtime cut the text here; the rest follows in the next line of the same stream.
+    /// The runtime split the text here; the next line of the same stream continues it.
     pub(crate) partial: bool,
     pub(crate) text: &'a [u8],
 }
 
-/// Parses a line without its newline; `None` if it is no CRI log line.
+/// Parses a line without its newline; `None` if it is not a CRI log line.
 pub(crate) fn parse(line: &[u8]) -> Option<Line<'_>> {
     let mut parts = line.splitn(4, |byte| *byte == b' ');
     let timestamp = std::str::from_utf8(parts.next()?).ok()?;
@@ -32,7 +34,7 @@ pub(crate) fn parse(line: &[u8]) -> Option<Line<'_>> {
     Some(Line { timestamp, stderr, partial, text: parts.next().unwrap_or_default() })
 }
 
-/// The last `limit` bytes of a file as text; empty when it is not there.
+/// The last `limit` bytes of a file as text.
 pub(crate) async fn tail_bytes(path: &Path, limit: usize) -> std::io::Result<String> {
     let mut file = File::open(path).await?;
     let length = file.metadata().await?.len();

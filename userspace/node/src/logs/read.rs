@@ -1,4 +1,7 @@
-//! Reads one container's log as `kubectl logs` asks for it, and follows it as it grows.
+//! Reads one container's log file.
+//!
+//! In: the file, the lines that `kubectl logs` selects. Out: the text in pieces, and what the container appends while
+//! the client follows.
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -13,9 +16,9 @@ use tokio::sync::{mpsc, watch};
 
 use super::parse;
 
-/// What is asked for.
+/// The lines that the client selects, and their form.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Query {
+pub(crate) struct Selection {
     pub(crate) follow: bool,
     pub(crate) previous: bool,
     pub(crate) timestamps: bool,
@@ -26,44 +29,46 @@ pub(crate) struct Query {
     pub(crate) stream: Option<bool>,
 }
 
-/// Pieces of the answer. A closed channel means that nobody listens any more.
+/// Pieces of the answer. A closed channel means that the client is gone.
 pub(crate) type Sink = mpsc::Sender<std::io::Result<Bytes>>;
 
 struct Reader<'a> {
-    query: &'a Query,
+    selection: &'a Selection,
     sink: &'a Sink,
+    /// Bytes that may still be sent.
     left: Option<u64>,
-    /// The last line was cut by the runtime, so the next continues it.
+    /// The runtime split the last line; the next one continues it.
     partial: bool,
     buffer: Vec<u8>,
 }
 
-/// Full when it should be sent.
-const BUFFER: usize = 32 << 10;
+/// The buffer is sent when it reaches this size.
+const BUFFER_BYTES: usize = 32 << 10;
 
-/// Sends the log at `path`. While following, `ended` says whether the container has ended; it is asked whenever the file
-/// grows or `changes` tells.
+/// Sends the log at `path`. While the client follows, `ended` tests whether the container has ended: at each change of
+/// the file and of `changes`.
 pub(crate) async fn stream(
     path: &Path,
-    query: &Query,
+    selection: &Selection,
     sink: &Sink,
     ended: impl Fn() -> bool + Send,
     mut changes: watch::Receiver<u64>,
 ) -> std::io::Result<()> {
-    let watcher = if query.follow { Some(Watcher::new(path)?) } else { None };
+    let watcher = if selection.follow { Some(Watcher::new(path)?) } else { None };
     let mut file = BufReader::new(File::open(path).await?);
-    let start = match query.tail {
+    let start = match selection.tail {
         Some(lines) => tail_offset(file.get_mut(), lines).await?,
         None => 0,
     };
     file.seek(SeekFrom::Start(start)).await?;
-    let mut reader = Reader { query, sink, left: query.limit_bytes, partial: false, buffer: Vec::new() };
+    let mut reader =
+        Reader { selection, sink, left: selection.limit_bytes, partial: false, buffer: Vec::new() };
     let mut line = Vec::new();
     loop {
-        // Asked before the read: what was written before the end is read after this answer.
+        // Test before reading: then everything that was written before the end is still read.
         let over = watcher.is_none() || ended();
         while file.read_until(b'\n', &mut line).await? > 0 && line.ends_with(b"\n") {
-            if !reader.take(&line).await {
+            if !reader.add(&line).await {
                 return reader.flush().await;
             }
             line.clear();
@@ -87,18 +92,18 @@ pub(crate) async fn stream(
 }
 
 impl Reader<'_> {
-    /// Takes a line with its newline; false when enough was sent.
-    async fn take(&mut self, raw: &[u8]) -> bool {
+    /// Adds a line with its newline; false when the limit is reached or the client is gone.
+    async fn add(&mut self, raw: &[u8]) -> bool {
         let Some(line) = parse(raw.strip_suffix(b"\n").unwrap_or(raw)) else { return true };
-        if self.query.stream.is_some_and(|stderr| stderr != line.stderr) {
+        if self.selection.stream.is_some_and(|stderr| stderr != line.stderr) {
             return true;
         }
-        if let Some(since) = self.query.since
+        if let Some(since) = self.selection.since
             && line.timestamp.parse::<Timestamp>().is_ok_and(|at| at < since)
         {
             return true;
         }
-        if self.query.timestamps && !self.partial {
+        if self.selection.timestamps && !self.partial {
             self.buffer.extend_from_slice(line.timestamp.as_bytes());
             self.buffer.push(b' ');
         }
@@ -110,7 +115,7 @@ impl Reader<'_> {
         if self.left.is_some_and(|left| u64::try_from(self.buffer.len()).unwrap_or(u64::MAX) >= left) {
             return false;
         }
-        self.buffer.len() < BUFFER || self.flush().await.is_ok()
+        self.buffer.len() < BUFFER_BYTES || self.flush().await.is_ok()
     }
 
     async fn flush(&mut self) -> std::io::Result<()> {
@@ -126,14 +131,14 @@ impl Reader<'_> {
     }
 }
 
-/// Where the last `lines` lines begin.
+/// The offset at which the last `lines` lines begin.
 async fn tail_offset(file: &mut File, lines: u64) -> std::io::Result<u64> {
     const BLOCK: u64 = 16 << 10;
     let length = file.metadata().await?.len();
     if lines == 0 {
         return Ok(length);
     }
-    let mut seen = 0;
+    let mut newlines = 0;
     let mut end = length;
     while end > 0 {
         let begin = end.saturating_sub(BLOCK);
@@ -142,10 +147,10 @@ async fn tail_offset(file: &mut File, lines: u64) -> std::io::Result<u64> {
         (&mut *file).take(end - begin).read_to_end(&mut block).await?;
         for (index, byte) in block.iter().enumerate().rev() {
             let at = begin + u64::try_from(index).unwrap_or(0);
-            // The newline at the very end closes the last line and begins none.
+            // The newline at the end of the file begins no line.
             if *byte == b'\n' && at + 1 < length {
-                seen += 1;
-                if seen == lines {
+                newlines += 1;
+                if newlines == lines {
                     return Ok(at + 1);
                 }
             }
@@ -155,7 +160,7 @@ async fn tail_offset(file: &mut File, lines: u64) -> std::io::Result<u64> {
     Ok(0)
 }
 
-/// The path names another file now, which is there to be read.
+/// Whether the path names another, readable file now.
 async fn rotated(open: &BufReader<File>, path: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;
     let (Ok(ours), Ok(named)) = (open.get_ref().metadata().await, tokio::fs::metadata(path).await) else {
@@ -164,7 +169,7 @@ async fn rotated(open: &BufReader<File>, path: &Path) -> bool {
     ours.ino() != named.ino()
 }
 
-/// Tells of writes to a file and of its replacement.
+/// Notices writes to a file and its replacement.
 struct Watcher {
     fd: AsyncFd<OwnedFd>,
 }
@@ -175,10 +180,7 @@ impl Watcher {
         let folder = path.parent().unwrap_or(Path::new("/"));
         let flags = inotify::WatchFlags::MODIFY | inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO;
         inotify::add_watch(&fd, folder, flags)?;
-        #[expect(
-            deprecated,
-            reason = "its successor is unsafe; an OwnedFd keeps the I/O safety that is asked for"
-        )]
+        #[expect(deprecated, reason = "its successor is unsafe; an OwnedFd provides the required I/O safety")]
         let fd = AsyncFd::new(fd)?;
         Ok(Watcher { fd })
     }
@@ -196,13 +198,13 @@ impl Watcher {
 mod tests {
     use super::*;
 
-    async fn read(text: &str, query: Query) -> String {
+    async fn read(text: &str, selection: Selection) -> String {
         let folder = tempfile::tempdir().expect("folder");
         let path = folder.path().join("0.log");
         std::fs::write(&path, text).expect("log");
         let (sink, mut pieces) = mpsc::channel(8);
         let (_kept, changes) = watch::channel(0);
-        stream(&path, &query, &sink, || true, changes).await.expect("reads");
+        stream(&path, &selection, &sink, || true, changes).await.expect("reads");
         drop(sink);
         let mut out = Vec::new();
         while let Some(piece) = pieces.recv().await {
@@ -216,17 +218,17 @@ mod tests {
 
     #[tokio::test]
     async fn partial_lines_join() {
-        assert_eq!(read(LOG, Query::default()).await, "one\ntwo\nthree\n");
+        assert_eq!(read(LOG, Selection::default()).await, "one\ntwo\nthree\n");
     }
 
     #[tokio::test]
     async fn tail_since_stream_and_limit_select() {
-        let query = |tail, since: Option<&str>, stream, limit_bytes| Query {
+        let query = |tail, since: Option<&str>, stream, limit_bytes| Selection {
             tail,
             since: since.and_then(|s| s.parse().ok()),
             stream,
             limit_bytes,
-            ..Query::default()
+            ..Selection::default()
         };
         assert_eq!(read(LOG, query(Some(2), None, None, None)).await, "three\n");
         assert_eq!(read(LOG, query(Some(0), None, None, None)).await, "");
@@ -245,7 +247,7 @@ mod tests {
         let (end, changes) = watch::channel(0);
         let file = path.clone();
         let reading = tokio::spawn(async move {
-            let query = Query { follow: true, ..Query::default() };
+            let query = Selection { follow: true, ..Selection::default() };
             let over = changes.clone();
             stream(&file, &query, &sink, move || *over.borrow() > 0, changes).await
         });

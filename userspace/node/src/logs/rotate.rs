@@ -1,4 +1,7 @@
-//! Keeps container logs within a size: the full file is renamed, the runtime opens a new one, old files are removed.
+//! Keeps container logs within a size.
+//!
+//! In: the sizes of running containers' logs. Out: a full file is renamed, the runtime opens a new one, the oldest files
+//! are removed.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,13 +12,14 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::context::NodeContext;
+use crate::cri::CriError;
 
-/// How often sizes are looked at; one stat a running container.
-const LOOK: Duration = Duration::from_secs(10);
+/// How often sizes are checked, with one stat for each running container.
+const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Rotates until `stop`.
 pub(crate) async fn run(context: Arc<NodeContext>, max_size: u64, max_files: u32, stop: CancellationToken) {
-    let mut ticks = tokio::time::interval(LOOK);
+    let mut ticks = tokio::time::interval(CHECK_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
@@ -27,7 +31,7 @@ pub(crate) async fn run(context: Arc<NodeContext>, max_size: u64, max_files: u32
             if size > max_size
                 && let Err(error) = rotate(&context, &id, &path, max_files).await
             {
-                tracing::warn!(path = %path.display(), error, "log not rotated");
+                tracing::warn!(path = %path.display(), %error, "rotate log failed");
             }
         }
     }
@@ -52,17 +56,28 @@ fn running_logs(context: &NodeContext) -> Vec<(String, PathBuf)> {
     logs
 }
 
-async fn rotate(context: &NodeContext, id: &str, path: &Path, max_files: u32) -> Result<(), String> {
+#[derive(Debug, thiserror::Error)]
+enum RotateError {
+    #[error("rename to {path}: {source}")]
+    Rename { path: PathBuf, source: std::io::Error },
+    #[error(transparent)]
+    Reopen(#[from] CriError),
+    #[error("remove old files: {0}")]
+    Remove(#[source] std::io::Error),
+}
+
+async fn rotate(context: &NodeContext, id: &str, path: &Path, max_files: u32) -> Result<(), RotateError> {
     let stamp = Timestamp::now().strftime("%Y%m%d-%H%M%S");
     let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     let rotated = path.with_file_name(format!("{name}.{stamp}"));
-    tokio::fs::rename(path, &rotated).await.map_err(|e| e.to_string())?;
+    let renamed = tokio::fs::rename(path, &rotated).await;
+    renamed.map_err(|source| RotateError::Rename { path: rotated.clone(), source })?;
     if let Err(error) = context.cri.reopen_log(id).await {
-        // The runtime still writes to the old file: back under its name.
+        // The runtime still writes to the renamed file: give it its name back.
         let _ = tokio::fs::rename(&rotated, path).await;
-        return Err(error.to_string());
+        return Err(error.into());
     }
-    remove_old(path, &name, max_files).await.map_err(|e| e.to_string())
+    remove_old(path, &name, max_files).await.map_err(RotateError::Remove)
 }
 
 async fn remove_old(path: &Path, name: &str, max_files: u32) -> std::io::Result<()> {
@@ -74,7 +89,7 @@ async fn remove_old(path: &Path, name: &str, max_files: u32) -> std::io::Result<
             old.push(entry.path());
         }
     }
-    // The stamps sort by time.
+    // The time stamps in the names sort by time.
     old.sort();
     let keep = usize::try_from(max_files.saturating_sub(1)).unwrap_or(0);
     let surplus = old.len().saturating_sub(keep);

@@ -1,4 +1,4 @@
-//! The pod conditions that the node owns. Conditions of others are kept as they are.
+//! The pod conditions that the node owns, computed from the status. Other conditions stay unchanged.
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition, PodStatus};
@@ -10,24 +10,24 @@ use super::status::{find, seconds};
 pub(super) const OWNED: [&str; 5] =
     ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
 
-struct Wanted {
+struct OwnCondition {
     type_: &'static str,
     status: bool,
     reason: Option<&'static str>,
     message: Option<String>,
 }
 
-impl Wanted {
-    fn yes(type_: &'static str) -> Wanted {
-        Wanted { type_, status: true, reason: None, message: None }
+impl OwnCondition {
+    fn yes(type_: &'static str) -> OwnCondition {
+        OwnCondition { type_, status: true, reason: None, message: None }
     }
 
-    fn no(type_: &'static str, reason: &'static str, message: Option<String>) -> Wanted {
-        Wanted { type_, status: false, reason: Some(reason), message }
+    fn no(type_: &'static str, reason: &'static str, message: Option<String>) -> OwnCondition {
+        OwnCondition { type_, status: false, reason: Some(reason), message }
     }
 }
 
-/// All conditions of the status, ours computed anew. A transition time changes only with the condition's status.
+/// All conditions of the status, with ours recomputed. A transition time changes only with the condition's status.
 pub(super) fn compute(
     pod: &Pod,
     observed: &Observed,
@@ -40,29 +40,29 @@ pub(super) fn compute(
     let ready = pod_ready(pod, old, &ready_containers);
     let sandbox =
         observed.sandboxes.first().is_some_and(|s| s.ready && (s.host_network || !s.ips.is_empty()));
-    let wanted = [
-        Wanted { type_: "PodReadyToStartContainers", status: sandbox, reason: None, message: None },
+    let ours = [
+        OwnCondition { type_: "PodReadyToStartContainers", status: sandbox, reason: None, message: None },
         initialized(pod, status),
         ready,
         ready_containers,
-        Wanted::yes("PodScheduled"),
+        OwnCondition::yes("PodScheduled"),
     ];
     let mut conditions: Vec<PodCondition> =
-        old.iter().filter(|c| wanted.iter().all(|w| w.type_ != c.type_)).cloned().collect();
-    for want in wanted {
-        conditions.push(condition(pod, old, want, now));
+        old.iter().filter(|c| ours.iter().all(|own| own.type_ != c.type_)).cloned().collect();
+    for own in ours {
+        conditions.push(condition(pod, old, own, now));
     }
     conditions
 }
 
-fn condition(pod: &Pod, old: &[PodCondition], want: Wanted, now: Timestamp) -> PodCondition {
-    let status = if want.status { "True" } else { "False" };
-    let before = old.iter().find(|c| c.type_ == want.type_);
+fn condition(pod: &Pod, old: &[PodCondition], own: OwnCondition, now: Timestamp) -> PodCondition {
+    let status = if own.status { "True" } else { "False" };
+    let before = old.iter().find(|c| c.type_ == own.type_);
     PodCondition {
-        type_: want.type_.to_owned(),
+        type_: own.type_.to_owned(),
         status: status.to_owned(),
-        reason: want.reason.map(str::to_owned),
-        message: want.message,
+        reason: own.reason.map(str::to_owned),
+        message: own.message,
         observed_generation: pod.metadata.generation,
         last_probe_time: None,
         last_transition_time: before
@@ -72,7 +72,7 @@ fn condition(pod: &Pod, old: &[PodCondition], want: Wanted, now: Timestamp) -> P
     }
 }
 
-/// A container of the main list has run, so initialisation lies behind the pod.
+/// A main container has run, so the pod has been initialized.
 pub(super) fn initialized_before(main: &[ContainerStatus]) -> bool {
     main.iter().any(|s| {
         let ended = s.last_state.as_ref().is_some_and(|l| l.terminated.is_some());
@@ -80,14 +80,14 @@ pub(super) fn initialized_before(main: &[ContainerStatus]) -> bool {
     })
 }
 
-fn initialized(pod: &Pod, status: &PodStatus) -> Wanted {
+fn initialized(pod: &Pod, status: &PodStatus) -> OwnCondition {
     const TYPE: &str = "Initialized";
     let main = status.container_statuses.as_deref().unwrap_or_default();
     if status.phase.as_deref() == Some("Succeeded") {
-        return Wanted { type_: TYPE, status: true, reason: Some("PodCompleted"), message: None };
+        return OwnCondition { type_: TYPE, status: true, reason: Some("PodCompleted"), message: None };
     }
     if initialized_before(main) {
-        return Wanted::yes(TYPE);
+        return OwnCondition::yes(TYPE);
     }
     let init = status.init_container_statuses.as_deref().unwrap_or_default();
     let incomplete: Vec<String> = specs(pod)
@@ -103,17 +103,17 @@ fn initialized(pod: &Pod, status: &PodStatus) -> Wanted {
         })
         .collect();
     if incomplete.is_empty() {
-        return Wanted::yes(TYPE);
+        return OwnCondition::yes(TYPE);
     }
     let message = format!("containers with incomplete status: [{}]", incomplete.join(" "));
-    Wanted::no(TYPE, "ContainersNotInitialized", Some(message))
+    OwnCondition::no(TYPE, "ContainersNotInitialized", Some(message))
 }
 
-fn containers_ready(pod: &Pod, status: &PodStatus) -> Wanted {
+fn containers_ready(pod: &Pod, status: &PodStatus) -> OwnCondition {
     const TYPE: &str = "ContainersReady";
     match status.phase.as_deref() {
-        Some("Succeeded") => return Wanted::no(TYPE, "PodCompleted", None),
-        Some("Failed") => return Wanted::no(TYPE, "PodFailed", None),
+        Some("Succeeded") => return OwnCondition::no(TYPE, "PodCompleted", None),
+        Some("Failed") => return OwnCondition::no(TYPE, "PodFailed", None),
         _ => {}
     }
     let lists = [&status.init_container_statuses, &status.container_statuses];
@@ -129,16 +129,16 @@ fn containers_ready(pod: &Pod, status: &PodStatus) -> Wanted {
         .map(|spec| spec.container.name.clone())
         .collect();
     if unready.is_empty() {
-        return Wanted::yes(TYPE);
+        return OwnCondition::yes(TYPE);
     }
     let message = format!("containers with unready status: [{}]", unready.join(" "));
-    Wanted::no(TYPE, "ContainersNotReady", Some(message))
+    OwnCondition::no(TYPE, "ContainersNotReady", Some(message))
 }
 
-fn pod_ready(pod: &Pod, conditions: &[PodCondition], containers: &Wanted) -> Wanted {
+fn pod_ready(pod: &Pod, conditions: &[PodCondition], containers: &OwnCondition) -> OwnCondition {
     const TYPE: &str = "Ready";
     if !containers.status {
-        return Wanted {
+        return OwnCondition {
             type_: TYPE,
             status: false,
             reason: containers.reason,
@@ -164,7 +164,7 @@ fn pod_ready(pod: &Pod, conditions: &[PodCondition], containers: &Wanted) -> Wan
         })
         .collect();
     if problems.is_empty() {
-        return Wanted::yes(TYPE);
+        return OwnCondition::yes(TYPE);
     }
-    Wanted::no(TYPE, "ReadinessGatesNotReady", Some(problems.join(", ")))
+    OwnCondition::no(TYPE, "ReadinessGatesNotReady", Some(problems.join(", ")))
 }

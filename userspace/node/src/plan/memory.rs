@@ -1,4 +1,4 @@
-//! How memory changes when an action begins and when it ends.
+//! Transitions of the memory: an action begins or ends, the pod changes, containers disappear.
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
@@ -7,10 +7,10 @@ use super::model::{Action, Failure, InFlight, Memory, Observed, Outcome, Stoppin
 use super::restart::{Backoff, retry_delay};
 use super::{probe, spec_grace};
 
-/// An object that is held back by finalizers is deleted again at this pace.
-const DELETE_AGAIN: SignedDuration = SignedDuration::from_secs(60);
-/// A configuration that lacks something is tried again at this pace, as it may appear.
-const CONFIG_RETRY: SignedDuration = SignedDuration::from_secs(10);
+/// How often deletion is repeated while finalizers keep the object.
+const DELETE_RETRY_INTERVAL: SignedDuration = SignedDuration::from_secs(60);
+/// How often a start is repeated when its configuration is incomplete; the missing object may be created.
+const CONFIG_RETRY_INTERVAL: SignedDuration = SignedDuration::from_secs(10);
 
 impl Observed {
     /// Notes that an action begins at `now`.
@@ -27,14 +27,14 @@ impl Observed {
             Action::Start { name, .. } => {
                 if let Some(exited) = self.newest(name).filter(|c| c.exit().is_some()) {
                     let id = exited.id.clone();
-                    self.memory.condemned.remove(&id);
+                    self.memory.killed_by_probe.remove(&id);
                     let backoff = Backoff::next(self.memory.backoff.get(name).copied(), now);
                     self.memory.backoff.insert(name.clone(), backoff);
                 }
             }
-            // Killed while the pod is to run: by a probe, to be started again whatever the exit code.
+            // A kill while the pod should run comes from a probe: the container restarts whatever its exit code.
             Action::Kill { id, .. } if self.memory.stopping.is_none() => {
-                self.memory.condemned.insert(id.clone());
+                self.memory.killed_by_probe.insert(id.clone());
             }
             _ => {}
         }
@@ -53,7 +53,7 @@ impl Observed {
             self.memory.in_flight.remove(&task);
         }
         match (action, outcome) {
-            // A refresh that failed leaves what was there.
+            // A failed refresh leaves the volumes as they were.
             (Action::PrepareVolumes, Outcome::Failed { .. }) if self.memory.volumes == Volumes::Ready => {}
             (Action::PrepareVolumes, Outcome::Failed { reason, message, .. }) => {
                 let previous = match &self.memory.volumes {
@@ -81,21 +81,21 @@ impl Observed {
                 self.memory.retries.remove(&Task::CleanUp);
                 self.memory.cleaned = true;
             }
-            (action, outcome) => self.note_retry(action, outcome, now),
+            (action, outcome) => self.update_retry(action, outcome, now),
         }
     }
 
-    fn note_retry(&mut self, action: &Action, outcome: &Outcome, now: Timestamp) {
+    fn update_retry(&mut self, action: &Action, outcome: &Outcome, now: Timestamp) {
         let Some(task) = action.task() else { return };
         match outcome {
             Outcome::Failed { reason, message, .. } => {
                 let failure = fail(self.memory.retries.get(&task), reason, message, now);
                 self.memory.retries.insert(task, failure);
             }
-            // Finalizers may hold the object back; it goes when they do.
+            // Finalizers may keep the object until their owners remove them.
             Outcome::Done if *action == Action::Delete => {
                 let mut wait = fail(None, "Deleting", "", now);
-                wait.delay = DELETE_AGAIN;
+                wait.delay = DELETE_RETRY_INTERVAL;
                 self.memory.retries.insert(task, wait);
             }
             _ => drop(self.memory.retries.remove(&task)),
@@ -111,7 +111,7 @@ impl Observed {
         now: Timestamp,
     ) {
         let previous = self.memory.failures.get(name).filter(|f| f.reason == reason).map(|f| f.delay);
-        let delay = if image.is_some() { retry_delay(previous) } else { CONFIG_RETRY };
+        let delay = if image.is_some() { retry_delay(previous) } else { CONFIG_RETRY_INTERVAL };
         let failure =
             Failure { reason: reason.to_owned(), message: message.to_owned(), at: now, delay, image };
         self.memory.failures.insert(name.to_owned(), failure);
@@ -139,23 +139,23 @@ impl Observed {
         self.memory.probes.insert((id.to_owned(), kind), state);
     }
 
-    /// Takes note of what a change of the API object asks for: termination, and by when.
-    pub fn note_pod(&mut self, pod: &Pod, now: Timestamp) {
+    /// Updates the memory from the API object: whether the pod must stop, and by when.
+    pub fn observe_pod(&mut self, pod: &Pod, now: Timestamp) {
         self.memory.start_time.get_or_insert(now);
         if let Some(spec) = &pod.spec
             && let Some(limit) = spec.active_deadline_seconds
-            && self.memory.verdict.is_none()
+            && self.memory.failed_by_node.is_none()
         {
             let started = pod.status.as_ref().and_then(|s| s.start_time.as_ref()).map_or(now, |t| t.0);
             if now >= started + SignedDuration::from_secs(limit.max(0)) {
                 let message = "Pod was active on the node longer than the specified deadline".to_owned();
-                self.memory.verdict = Some(("DeadlineExceeded".to_owned(), message));
+                self.memory.failed_by_node = Some(("DeadlineExceeded".to_owned(), message));
             }
         }
         let grace = if pod.metadata.deletion_timestamp.is_some() {
             let asked = pod.metadata.deletion_grace_period_seconds;
             Some(asked.map_or_else(|| spec_grace(pod), |s| SignedDuration::from_secs(s.max(0))))
-        } else if self.memory.gone || self.memory.verdict.is_some() || is_terminal(pod) {
+        } else if self.memory.gone || self.memory.failed_by_node.is_some() || is_terminal(pod) {
             Some(spec_grace(pod))
         } else {
             None
@@ -166,7 +166,7 @@ impl Observed {
         self.memory.stopping = Some(Stopping { since, deadline });
     }
 
-    /// Drops what is remembered of containers that are no more.
+    /// Drops the memory of containers that no longer exist.
     pub fn forget_absent(&mut self) {
         let known = |id: &String| self.containers.iter().any(|c| &c.id == id);
         self.memory.probes.retain(|(id, _), _| known(id));
@@ -175,12 +175,12 @@ impl Observed {
             Task::Kill(id) | Task::Remove(id) | Task::StopSandbox(id) => known(id) || sandbox(id),
             _ => true,
         });
-        self.memory.condemned.retain(known);
+        self.memory.killed_by_probe.retain(known);
         self.memory.adopted.retain(known);
     }
 }
 
-/// The API's view of the pod with what this node knows better: the status it sent last, which a slow watch may not show yet.
+/// The API's pod with the status that this node sent last, which a slow watch may not show yet.
 pub fn merge_reported(mut pod: Pod, reported: Option<&PodStatus>) -> Pod {
     let (Some(reported), false) = (reported, is_terminal(&pod)) else { return pod };
     let foreign = pod.status.as_ref().and_then(|s| s.conditions.clone()).unwrap_or_default();
@@ -194,7 +194,7 @@ pub fn merge_reported(mut pod: Pod, reported: Option<&PodStatus>) -> Pod {
 }
 
 impl Memory {
-    /// Forgets the waits, since something they waited for may have come.
+    /// Ends the waits of failed configurations and volumes: an object that they need may exist now.
     pub fn retry_now(&mut self, now: Timestamp) {
         let configs = self.failures.values_mut().filter(|f| f.image.is_none());
         let volumes = match &mut self.volumes {
@@ -207,14 +207,14 @@ impl Memory {
     }
 }
 
-/// The pod's phase says that it will not run again.
+/// Whether the pod's phase is final.
 pub(super) fn is_terminal(pod: &Pod) -> bool {
     let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
     matches!(phase, Some("Failed" | "Succeeded"))
 }
 
 fn fail(previous: Option<&Failure>, reason: &str, message: &str, now: Timestamp) -> Failure {
-    // Quick at first, as most causes pass within a second or two.
+    // Short at first: most causes pass within a second or two.
     let delay =
         previous.map_or(SignedDuration::from_secs(1), |f| (f.delay * 2).min(SignedDuration::from_secs(60)));
     let delay = delay.max(SignedDuration::from_secs(1));

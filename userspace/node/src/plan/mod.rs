@@ -1,7 +1,9 @@
-//! PURE. The life of a pod as a state machine: what is there and what is remembered go in with the time, actions come out.
+//! PURE. The life of a pod as a state machine.
 //!
-//! `plan` never waits and never asks the clock. Whoever calls it performs the actions, tells [`Memory`] of their begin and
-//! their outcome, and calls again on any change and at the deadline it was given.
+//! In: the pod, its [`Observed`] state, the time. Out: actions, the status to report, the next deadline. [`plan`] never
+//! waits and never reads the clock. The caller observes, calls [`Observed::observe_pod`] and [`plan`], calls
+//! [`Observed::begin`] for each action before it performs it and [`Observed::finish`] afterwards, and plans again after
+//! every change and at the deadline. Actions may run concurrently and may fail; the next plan decides about a retry.
 
 mod conditions;
 mod memory;
@@ -25,13 +27,13 @@ pub use status::NodeView;
 /// How long a failed pull shows as ErrImagePull before it shows as ImagePullBackOff.
 pub const PULL_ERROR_SHOWN: SignedDuration = SignedDuration::from_secs(1);
 
-/// What is to be done now, what the API is to show, and when to plan again if nothing happens before.
+/// What to do now, the status to report, and when to plan again if nothing changes before.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
     pub actions: Vec<Action>,
     pub status: PodStatus,
     pub deadline: Option<Timestamp>,
-    /// Nothing of the pod is left and its API object is gone: forget it.
+    /// Nothing of the pod is left and its API object is gone: its worker can end.
     pub finished: bool,
 }
 
@@ -40,7 +42,7 @@ pub fn plan(pod: &Pod, observed: &Observed, node: &NodeView, now: Timestamp) -> 
     let mut steps = Steps { pod, observed, now, actions: Vec::new(), deadline: None };
     let ended = stop::ended(&steps);
     let status = status::compute(pod, observed, node, ended, now);
-    let finished = if stop::wanted(&steps, &status) {
+    let finished = if stop::should_stop(&steps, &status) {
         stop::plan(&mut steps, &status)
     } else {
         run::plan(&mut steps);
@@ -50,7 +52,7 @@ pub fn plan(pod: &Pod, observed: &Observed, node: &NodeView, now: Timestamp) -> 
     Plan { actions, status, deadline, finished }
 }
 
-/// A plan in the making.
+/// A plan under construction.
 struct Steps<'a> {
     pod: &'a Pod,
     observed: &'a Observed,
@@ -60,7 +62,7 @@ struct Steps<'a> {
 }
 
 impl Steps<'_> {
-    /// Asks for an action, unless it is in flight or has to wait.
+    /// Adds an action, unless it is in flight or must wait for its retry.
     fn act(&mut self, action: Action) {
         let Some(task) = action.task() else { return self.actions.push(action) };
         let observed = self.observed;
@@ -69,12 +71,12 @@ impl Steps<'_> {
         }
     }
 
-    /// Asks for another look at `at`.
+    /// Plans again at `at` at the latest.
     fn wake(&mut self, at: Timestamp) {
         self.deadline = Some(self.deadline.map_or(at, |d| d.min(at)));
     }
 
-    /// True when a failure's retry is due; else asks for a look when it is.
+    /// Whether a failure's retry is due; otherwise plans again when it is.
     fn due(&mut self, failure: Option<&model::Failure>) -> bool {
         let Some(failure) = failure else { return true };
         let at = failure.retry_at();
@@ -93,7 +95,7 @@ impl Steps<'_> {
     }
 }
 
-/// The pod's grace period when nothing else is asked for.
+/// The grace period in the pod's spec, which a deletion may override.
 pub fn spec_grace(pod: &Pod) -> SignedDuration {
     let seconds = pod.spec.as_ref().and_then(|s| s.termination_grace_period_seconds).unwrap_or(30);
     SignedDuration::from_secs(seconds.max(0))

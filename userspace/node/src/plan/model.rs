@@ -1,4 +1,4 @@
-//! What the plan looks at (a pod's sandboxes and containers, and what the agent remembers of it) and what it asks for.
+//! The data of the plan: a pod's sandboxes and containers, the agent's memory of it, and the plan's actions.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -48,7 +48,7 @@ pub struct Exit {
     pub finished: Timestamp,
     pub code: i32,
     pub reason: String,
-    /// The termination message, or what the runtime said.
+    /// The termination message, or the runtime's message.
     pub message: String,
 }
 
@@ -65,7 +65,7 @@ impl Container {
     }
 }
 
-/// Everything known of one pod beside its API object.
+/// Everything that is known of one pod in addition to its API object.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Observed {
     /// Newest first.
@@ -81,7 +81,7 @@ impl Observed {
         self.containers.iter().filter(|c| c.name == name).max_by_key(|c| (c.attempt, c.created))
     }
 
-    /// The last one before the newest that ended.
+    /// The last container before the newest one that ended.
     pub fn previous_exit(&self, name: &str) -> Option<&Container> {
         let newest = self.newest(name)?;
         self.containers
@@ -95,7 +95,8 @@ impl Observed {
     }
 }
 
-/// What the agent remembers of a pod between two plans. Lost at a restart of the agent; nothing in it is needed for correctness.
+/// What the agent remembers of a pod between two plans. A restart of the agent loses it; correctness does not depend on
+/// it.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Memory {
     /// Actions that were begun and have not ended.
@@ -105,24 +106,24 @@ pub struct Memory {
     /// The last failed start per container name.
     pub failures: BTreeMap<String, Failure>,
     pub sandbox_failure: Option<Failure>,
-    /// Actions that are not to be begun again before their time: they failed, or what they asked for comes by itself.
+    /// Actions that must not begin again before their retry time: they failed, or their effect is still to come.
     pub retries: BTreeMap<Task, Failure>,
     pub volumes: Volumes,
     pub probes: BTreeMap<ProbeKey, super::probe::ProbeState>,
-    /// Containers to be restarted whatever their exit code: a probe condemned them.
-    pub condemned: BTreeSet<String>,
-    /// Containers that ran before this agent began, so whose hooks are done.
+    /// Ids of containers that a probe killed: they restart whatever their exit code.
+    pub killed_by_probe: BTreeSet<String>,
+    /// Ids of containers that an earlier agent started; their postStart hooks have run.
     pub adopted: BTreeSet<String>,
     /// When the agent first saw the pod.
     pub start_time: Option<Timestamp>,
     /// The node itself ended the pod: phase Failed with this reason and message.
-    pub verdict: Option<(String, String)>,
-    /// When termination began, and how long it may take.
+    pub failed_by_node: Option<(String, String)>,
+    /// When termination began, and by when it must end.
     pub stopping: Option<Stopping>,
-    /// The status that the API server acknowledged last.
+    /// The last status that the API server accepted.
     pub reported: Option<PodStatus>,
     pub cleaned: bool,
-    /// The API object is gone: nothing is left to report to.
+    /// The API object is gone: no status is reported any more.
     pub gone: bool,
 }
 
@@ -147,14 +148,14 @@ pub enum Volumes {
     Failed(Failure),
 }
 
-/// Why something could not be done, and when it is tried again.
+/// Why an action failed, and when it is repeated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
     pub reason: String,
     pub message: String,
     pub at: Timestamp,
     pub delay: SignedDuration,
-    /// Image pulls show a second reason while they wait.
+    /// The image, if its pull failed: such a wait shows a second reason.
     pub image: Option<String>,
 }
 
@@ -193,7 +194,7 @@ impl ProbeKind {
     }
 }
 
-/// One thing to do. The agent begins each as a task of its own and reports an [`Outcome`].
+/// One thing to do. The agent performs each in a task of its own, which ends with an [`Outcome`].
 #[derive(Debug, Clone, PartialEq)]
 pub enum Action {
     PrepareVolumes,
@@ -206,7 +207,7 @@ pub enum Action {
         attempt: u32,
         sandbox: String,
     },
-    /// Runs preStop where asked, then SIGTERM, and SIGKILL after `grace`.
+    /// Runs preStop if `pre_stop`, then SIGTERM, and SIGKILL after `grace`.
     Kill {
         name: String,
         id: String,
@@ -233,7 +234,7 @@ pub enum Action {
     CleanUp,
     /// Deletes the API object with grace 0 and its uid as precondition.
     Delete,
-    /// Tells the user by an event.
+    /// Records an event.
     Note(Note),
 }
 
@@ -246,7 +247,7 @@ pub struct Note {
     pub message: String,
 }
 
-/// The identity of an action: no two of the same are in flight.
+/// The identity of an action: at most one of each is in flight.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Task {
     Volumes,
@@ -293,7 +294,7 @@ pub enum Outcome {
     },
 }
 
-/// Where a container stands in the pod's life.
+/// The role of a container in the pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
     Init,

@@ -1,4 +1,4 @@
-//! Probes in time: which is due, what a result changes.
+//! Probes: when one is due, and what a result changes.
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Probe;
@@ -11,8 +11,8 @@ pub struct ProbeState {
     pub due: Timestamp,
     pub successes: i32,
     pub failures: i32,
-    /// The last result that passed its threshold.
-    pub verdict: Option<bool>,
+    /// The last result that reached its threshold: true for success.
+    pub passed: Option<bool>,
 }
 
 impl ProbeState {
@@ -22,13 +22,13 @@ impl ProbeState {
             self.successes = self.successes.saturating_add(1);
             self.failures = 0;
             if self.successes >= probe.success_threshold.unwrap_or(1) {
-                self.verdict = Some(true);
+                self.passed = Some(true);
             }
         } else {
             self.failures = self.failures.saturating_add(1);
             self.successes = 0;
             if self.failures >= probe.failure_threshold.unwrap_or(3) {
-                self.verdict = Some(false);
+                self.passed = Some(false);
             }
         }
         self.due = (self.due + period(probe)).max(now);
@@ -39,7 +39,7 @@ pub fn period(probe: &Probe) -> SignedDuration {
     SignedDuration::from_secs(probe.period_seconds.unwrap_or(10).max(1).into())
 }
 
-/// The state of a probe, or what it is before the first result.
+/// The state of a probe; before the first result, its initial state.
 pub fn state(
     observed: &Observed,
     container: &Container,
@@ -55,10 +55,10 @@ pub fn state(
         _ => container.created,
     };
     let adopted = observed.memory.adopted.contains(&container.id);
-    // A restart of the agent must not take a ready pod out of its services until a probe says so.
-    let verdict = (adopted && was_ready && kind != ProbeKind::Liveness).then_some(true);
+    // A restart of the agent must not make a ready pod unready before a probe has failed.
+    let passed = (adopted && was_ready && kind != ProbeKind::Liveness).then_some(true);
     let delay = SignedDuration::from_secs(probe.initial_delay_seconds.unwrap_or(0).max(0).into());
-    ProbeState { due: started + delay, successes: 0, failures: 0, verdict }
+    ProbeState { due: started + delay, successes: 0, failures: 0, passed }
 }
 
 /// Whether the container counts as started: it runs and its startup probe, if any, has passed.
@@ -68,7 +68,7 @@ pub fn started(observed: &Observed, spec: &Spec<'_>, container: &Container, was_
     }
     match &spec.container.startup_probe {
         None => true,
-        Some(probe) => state(observed, container, ProbeKind::Startup, probe, was_ready).verdict == Some(true),
+        Some(probe) => state(observed, container, ProbeKind::Startup, probe, was_ready).passed == Some(true),
     }
 }
 
@@ -78,15 +78,15 @@ pub fn ready(observed: &Observed, spec: &Spec<'_>, container: &Container, was_re
         && match &spec.container.readiness_probe {
             None => true,
             Some(probe) => {
-                state(observed, container, ProbeKind::Readiness, probe, was_ready).verdict == Some(true)
+                state(observed, container, ProbeKind::Readiness, probe, was_ready).passed == Some(true)
             }
         }
 }
 
-/// The probe that condemns this container, if one does.
-pub fn condemned_by(observed: &Observed, spec: &Spec<'_>, container: &Container) -> Option<ProbeKind> {
+/// The startup or liveness probe that has failed, if any.
+pub fn failed_probe(observed: &Observed, spec: &Spec<'_>, container: &Container) -> Option<ProbeKind> {
     [ProbeKind::Startup, ProbeKind::Liveness].into_iter().find(|kind| {
         kind.of(&spec.container)
-            .is_some_and(|probe| state(observed, container, *kind, probe, false).verdict == Some(false))
+            .is_some_and(|probe| state(observed, container, *kind, probe, false).passed == Some(false))
     })
 }

@@ -1,14 +1,14 @@
-//! Whether an ended container is started again, and how long that waits.
+//! Whether an ended container restarts, and after which delay.
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, ContainerRestartRule, Pod};
 
 use super::model::Class;
 
-const FIRST: SignedDuration = SignedDuration::from_secs(10);
-const LONGEST: SignedDuration = SignedDuration::from_secs(300);
-/// A container that ran this long since its last restart starts over with [`FIRST`].
-const FORGET: SignedDuration = SignedDuration::from_secs(600);
+const MIN_DELAY: SignedDuration = SignedDuration::from_secs(10);
+const MAX_DELAY: SignedDuration = SignedDuration::from_secs(300);
+/// A container that has run for this long since its last restart begins again with [`MIN_DELAY`].
+const RESET_AFTER: SignedDuration = SignedDuration::from_secs(600);
 
 /// The restart delay of one container name. The first restart is immediate, then 10 s doubling to 300 s.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,7 +16,7 @@ pub struct Backoff {
     pub delay: SignedDuration,
     /// When it was last restarted.
     pub last: Timestamp,
-    /// The user was told of the current wait.
+    /// An event about the current wait has been recorded.
     pub announced: bool,
 }
 
@@ -24,16 +24,16 @@ impl Backoff {
     /// The state after a restart at `now`.
     pub fn next(current: Option<Backoff>, now: Timestamp) -> Backoff {
         let delay = match current {
-            Some(b) if now.duration_since(b.last) <= FORGET => (b.delay * 2).min(LONGEST),
-            _ => FIRST,
+            Some(b) if now.duration_since(b.last) <= RESET_AFTER => (b.delay * 2).min(MAX_DELAY),
+            _ => MIN_DELAY,
         };
         Backoff { delay, last: now, announced: false }
     }
 
-    /// When a container that ended at `finished` may start again, if that is not now.
+    /// When a container that ended at `finished` may restart; `None`: now.
     pub fn wait(current: Option<&Backoff>, finished: Timestamp, now: Timestamp) -> Option<Timestamp> {
         let backoff = current?;
-        if finished.duration_since(backoff.last) > FORGET {
+        if finished.duration_since(backoff.last) > RESET_AFTER {
             return None;
         }
         let until = finished + backoff.delay;
@@ -41,12 +41,12 @@ impl Backoff {
     }
 }
 
-/// The delay before something that failed with `previous` delay is tried again.
+/// The delay before the next retry, given the previous delay.
 pub(super) fn retry_delay(previous: Option<SignedDuration>) -> SignedDuration {
-    previous.map_or(FIRST, |delay| (delay * 2).min(LONGEST))
+    previous.map_or(MIN_DELAY, |delay| (delay * 2).min(MAX_DELAY))
 }
 
-/// Whether a container of the pod that ended with `code` is to be started again.
+/// Whether a container that ended with `code` restarts.
 pub(super) fn should_restart(pod: &Pod, class: Class, container: &Container, code: i32) -> bool {
     match class {
         Class::Ephemeral => return false,
@@ -65,7 +65,7 @@ pub(super) fn should_restart(pod: &Pod, class: Class, container: &Container, cod
         .unwrap_or("Always");
     match (policy, class) {
         ("Never", _) => false,
-        // A regular init container that succeeded is done, whatever the policy.
+        // An init container that succeeded is done, whatever the policy.
         ("Always", Class::Main) => true,
         _ => code != 0,
     }
@@ -105,9 +105,9 @@ mod tests {
 
     #[test]
     fn ten_quiet_minutes_forget_the_delay() {
-        let long = Backoff { delay: LONGEST, last: at(0), announced: true };
+        let long = Backoff { delay: MAX_DELAY, last: at(0), announced: true };
         assert_eq!(Backoff::wait(Some(&long), at(601), at(602)), None);
-        assert_eq!(Backoff::next(Some(long), at(602)).delay, FIRST);
+        assert_eq!(Backoff::next(Some(long), at(602)).delay, MIN_DELAY);
         assert_eq!(Backoff::wait(Some(&long), at(599), at(602)), Some(at(899)));
     }
 

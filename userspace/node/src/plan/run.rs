@@ -1,4 +1,5 @@
-//! A pod that is to run: volumes, sandbox, init containers in order, sidecars, main containers, probes, restarts.
+//! The plan of a pod that should run: volumes, sandbox, init containers in order, sidecars, main containers, probes,
+//! restarts.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -9,7 +10,7 @@ use super::restart::{Backoff, should_restart};
 use super::{Steps, probe, spec_grace, status};
 
 pub(super) fn plan(steps: &mut Steps<'_>) {
-    note_deadline(steps);
+    wake_at_deadline(steps);
     if !volumes_ready(steps) {
         return;
     }
@@ -33,7 +34,7 @@ pub(super) fn plan(steps: &mut Steps<'_>) {
     collect(steps, &sandbox);
 }
 
-fn note_deadline(steps: &mut Steps<'_>) {
+fn wake_at_deadline(steps: &mut Steps<'_>) {
     let limit = steps.pod.spec.as_ref().and_then(|s| s.active_deadline_seconds);
     let started = steps.pod.status.as_ref().and_then(|s| s.start_time.as_ref()).map(|t| t.0);
     if let (Some(limit), Some(started)) = (limit, started.or(steps.observed.memory.start_time)) {
@@ -53,8 +54,8 @@ fn volumes_ready(steps: &mut Steps<'_>) -> bool {
     false
 }
 
-/// Every main container has ended and none is to run again: the sidecars have nothing left to serve.
-pub(super) fn mains_done(steps: &Steps<'_>) -> bool {
+/// Every main container has ended and none restarts: the sidecars can stop.
+pub(super) fn main_containers_done(steps: &Steps<'_>) -> bool {
     let never = steps.pod.spec.as_ref().and_then(|s| s.restart_policy.as_deref()) == Some("Never");
     let specs = specs(steps.pod);
     let mut mains = specs.iter().filter(|s| s.class == Class::Main).peekable();
@@ -62,13 +63,13 @@ pub(super) fn mains_done(steps: &Steps<'_>) -> bool {
         && mains.all(|spec| {
             let newest = steps.observed.newest(&spec.container.name);
             newest.and_then(|c| Some((c, c.exit()?))).is_some_and(|(container, exit)| {
-                let condemned = !never && steps.observed.memory.condemned.contains(&container.id);
-                !condemned && !should_restart(steps.pod, spec.class, &spec.container, exit.code)
+                let killed_by_probe = !never && steps.observed.memory.killed_by_probe.contains(&container.id);
+                !killed_by_probe && !should_restart(steps.pod, spec.class, &spec.container, exit.code)
             })
         })
 }
 
-/// The sandbox to run in; without one, the actions that lead to it.
+/// The sandbox to run in. If there is none, adds the actions that make one.
 fn sandbox(steps: &mut Steps<'_>, specs: &[Spec<'_>]) -> Option<Sandbox> {
     let newest = steps.observed.sandboxes.first().cloned();
     if let Some(sandbox) = &newest
@@ -80,7 +81,7 @@ fn sandbox(steps: &mut Steps<'_>, specs: &[Spec<'_>]) -> Option<Sandbox> {
     if newest.is_some() && !wants_sandbox(steps, specs) {
         return None;
     }
-    // What still runs in a sandbox that lost its own process or network goes first.
+    // Stop what still runs in a sandbox that lost its own process or network.
     let observed = steps.observed;
     let alive =
         |s: &Sandbox| s.ready || observed.containers.iter().any(|c| c.sandbox == s.id && c.is_running());
@@ -107,7 +108,7 @@ fn wants_sandbox(steps: &Steps<'_>, specs: &[Spec<'_>]) -> bool {
     })
 }
 
-/// A main container exists in this sandbox: its init containers are not run again.
+/// Whether a main container exists in this sandbox; then init containers do not run again.
 fn has_run_main(steps: &Steps<'_>, specs: &[Spec<'_>], sandbox: &Sandbox) -> bool {
     specs
         .iter()
@@ -116,7 +117,7 @@ fn has_run_main(steps: &Steps<'_>, specs: &[Spec<'_>], sandbox: &Sandbox) -> boo
         .any(|c| c.sandbox == sandbox.id)
 }
 
-/// One step of initialisation. True when what follows may start.
+/// One step of initialization. True when the next container may start.
 fn init_step(steps: &mut Steps<'_>, spec: &Spec<'_>, sandbox: &Sandbox) -> bool {
     let newest = in_sandbox(steps, spec, sandbox);
     let Some(container) = newest else {
@@ -125,7 +126,7 @@ fn init_step(steps: &mut Steps<'_>, spec: &Spec<'_>, sandbox: &Sandbox) -> bool 
     };
     match (&container.state, spec.class) {
         (ContainerState::Running { .. }, Class::Sidecar) => {
-            watch_running(steps, spec, &container);
+            probe_running(steps, spec, &container);
             probe::started(steps.observed, spec, &container, was_ready(steps, spec))
         }
         (ContainerState::Exited(exit), Class::Init) if exit.code == 0 => true,
@@ -143,7 +144,7 @@ fn init_step(steps: &mut Steps<'_>, spec: &Spec<'_>, sandbox: &Sandbox) -> bool 
 
 fn main_step(steps: &mut Steps<'_>, spec: &Spec<'_>, sandbox: &Sandbox) {
     let Some(container) = in_sandbox(steps, spec, sandbox) else {
-        // One that ended well in an earlier sandbox is not run again for the sake of a new sandbox.
+        // A new sandbox alone is no reason to run a container again.
         let ended = steps.observed.newest(&spec.container.name).and_then(Container::exit);
         if ended.is_none_or(|e| should_restart(steps.pod, spec.class, &spec.container, e.code)) {
             start(steps, spec, sandbox);
@@ -151,7 +152,7 @@ fn main_step(steps: &mut Steps<'_>, spec: &Spec<'_>, sandbox: &Sandbox) {
         return;
     };
     match &container.state {
-        ContainerState::Running { .. } => watch_running(steps, spec, &container),
+        ContainerState::Running { .. } => probe_running(steps, spec, &container),
         ContainerState::Exited(exit) => {
             restart(steps, spec, sandbox, exit.code, exit.finished, &container);
         }
@@ -183,7 +184,7 @@ fn start(steps: &mut Steps<'_>, spec: &Spec<'_>, sandbox: &Sandbox) {
     let known = steps.pod.status.as_ref().and_then(|s| status::known(s, &name));
     let attempt = match steps.observed.newest(&name) {
         Some(container) => container.attempt.saturating_add(1),
-        // The runtime forgot it, the API did not: the count goes on.
+        // The runtime lost the container but the API has its count: continue the count.
         None => known
             .filter(|k| k.container_id.is_some())
             .map_or(0, |k| u32::try_from(k.restart_count).unwrap_or(0).saturating_add(1)),
@@ -199,9 +200,9 @@ fn restart(
     finished: Timestamp,
     container: &Container,
 ) {
-    let condemned = steps.observed.memory.condemned.contains(&container.id)
+    let killed_by_probe = steps.observed.memory.killed_by_probe.contains(&container.id)
         && steps.pod.spec.as_ref().and_then(|s| s.restart_policy.as_deref()) != Some("Never");
-    if !condemned && !should_restart(steps.pod, spec.class, &spec.container, code) {
+    if !killed_by_probe && !should_restart(steps.pod, spec.class, &spec.container, code) {
         return;
     }
     let name = &spec.container.name;
@@ -211,17 +212,17 @@ fn restart(
     };
     steps.wake(until);
     if backoff.is_some_and(|b| !b.announced) {
-        let place = status::pod_text(steps.pod);
+        let pod = status::pod_text(steps.pod);
         steps.act(Action::Note(Note {
             container: Some(name.clone()),
             warning: true,
             reason: "BackOff",
-            message: format!("Back-off restarting failed container {name} in pod {place}"),
+            message: format!("Back-off restarting failed container {name} in pod {pod}"),
         }));
     }
 }
 
-/// A container that was created and never started, with nobody about to start it: made anew.
+/// Removes a container that was created and never started, unless a start is in flight; the next plan makes a new one.
 fn restart_stuck(steps: &mut Steps<'_>, spec: &Spec<'_>, container: &Container) {
     if steps.observed.is_running(&Task::Start(spec.container.name.clone())) {
         return;
@@ -231,12 +232,12 @@ fn restart_stuck(steps: &mut Steps<'_>, spec: &Spec<'_>, container: &Container) 
     }
 }
 
-/// Probes of a running container, and its end when one condemns it.
-fn watch_running(steps: &mut Steps<'_>, spec: &Spec<'_>, container: &Container) {
+/// Runs the due probes of a running container, and kills it when one has failed.
+fn probe_running(steps: &mut Steps<'_>, spec: &Spec<'_>, container: &Container) {
     if steps.observed.is_running(&Task::Start(container.name.clone())) {
         return;
     }
-    if let Some(kind) = probe::condemned_by(steps.observed, spec, container) {
+    if let Some(kind) = probe::failed_probe(steps.observed, spec, container) {
         let own = kind.of(&spec.container).and_then(|p| p.termination_grace_period_seconds);
         let grace = own.map_or_else(|| spec_grace(steps.pod), |s| SignedDuration::from_secs(s.max(0)));
         steps.act(Action::Kill {
@@ -256,7 +257,7 @@ fn watch_running(steps: &mut Steps<'_>, spec: &Spec<'_>, container: &Container) 
     let started = probe::started(steps.observed, spec, container, was_ready);
     for kind in ProbeKind::ALL {
         let Some(settings) = kind.of(&spec.container) else { continue };
-        // The startup probe comes alone, and never again once it has passed.
+        // The startup probe runs alone, and never again after it has passed.
         if (kind == ProbeKind::Startup) == started
             || steps.observed.is_running(&Task::Probe(container.id.clone(), kind))
         {
@@ -271,7 +272,7 @@ fn watch_running(steps: &mut Steps<'_>, spec: &Spec<'_>, container: &Container) 
     }
 }
 
-/// Removes what nobody will ask for again: containers older than the last two of a name, sandboxes that hold none.
+/// Removes containers older than the last two of a name, and sandboxes without such containers.
 fn collect(steps: &mut Steps<'_>, sandbox: &Sandbox) {
     let observed = steps.observed;
     let kept = |container: &Container| {

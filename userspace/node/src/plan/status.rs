@@ -1,4 +1,4 @@
-//! A pod's status as the API shows it: container states, phase, addresses.
+//! A pod's status in the API: container states, phase, addresses.
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1 as core;
@@ -9,13 +9,13 @@ use super::model::{Class, Container, ContainerState, Exit, Observed, Spec, Task,
 use super::probe;
 use super::restart::{Backoff, should_restart};
 
-/// What of the node shows in a pod's status.
+/// The facts of the node that a pod's status contains.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NodeView {
     pub ips: Vec<String>,
 }
 
-/// Computes the status. `ended` says that nothing of the pod runs any more nor will again.
+/// Computes the status. `ended`: nothing of the pod runs, and nothing will run again.
 pub fn compute(
     pod: &core::Pod,
     observed: &Observed,
@@ -70,7 +70,7 @@ pub fn find<'a>(list: &'a [core::ContainerStatus], name: &str) -> Option<&'a cor
     list.iter().find(|s| s.name == name)
 }
 
-/// What the API server last knew of that container.
+/// The status that the API server last had of that container.
 pub fn known<'a>(status: &'a core::PodStatus, name: &str) -> Option<&'a core::ContainerStatus> {
     [&status.init_container_statuses, &status.container_statuses, &status.ephemeral_container_statuses]
         .into_iter()
@@ -91,31 +91,11 @@ fn container_status(
         return absent_status(pod, observed, spec, known, ended, now);
     };
     let was_ready = known.is_some_and(|s| s.ready);
-    let mut last = observed.previous_exit(name).and_then(|c| c.exit().map(|e| terminated(c, e)));
-    if last.is_none() {
-        last = known
-            .filter(|k| k.restart_count == restart_count(container))
-            .and_then(|k| k.last_state.clone())
-            .and_then(|state| state.terminated);
-    }
-    let started = probe::started(observed, spec, container, was_ready);
-    let state = match &container.state {
-        ContainerState::Running { started } if !observed.is_running(&Task::Start(name.clone())) => {
-            core::ContainerState {
-                running: Some(core::ContainerStateRunning { started_at: Some(seconds(*started)) }),
-                ..Default::default()
-            }
-        }
-        ContainerState::Exited(exit) => match waiting_to_restart(pod, observed, spec, exit, ended, now) {
-            Some(wait) => {
-                last = Some(terminated(container, exit));
-                wait
-            }
-            None => {
-                core::ContainerState { terminated: Some(terminated(container, exit)), ..Default::default() }
-            }
-        },
-        _ => initial_state(pod, spec),
+    let state = container_state(pod, observed, spec, container, ended, now);
+    let last = match container.exit() {
+        // While it waits for its restart, its own exit is the last one.
+        Some(exit) if state.waiting.is_some() => Some(terminated(container, exit)),
+        _ => last_exit(observed, container, known),
     };
     let ready = match spec.class {
         Class::Init => container.exit().is_some_and(|e| e.code == 0),
@@ -134,10 +114,47 @@ fn container_status(
         last_state: Some(core::ContainerState { terminated: last, ..Default::default() }),
         ready,
         restart_count: restart_count(container),
-        started: Some(started),
+        started: Some(probe::started(observed, spec, container, was_ready)),
         state: Some(state),
         ..Default::default()
     }
+}
+
+fn container_state(
+    pod: &core::Pod,
+    observed: &Observed,
+    spec: &Spec<'_>,
+    container: &Container,
+    ended: bool,
+    now: Timestamp,
+) -> core::ContainerState {
+    match &container.state {
+        ContainerState::Running { started } if !observed.is_running(&Task::Start(container.name.clone())) => {
+            core::ContainerState {
+                running: Some(core::ContainerStateRunning { started_at: Some(seconds(*started)) }),
+                ..Default::default()
+            }
+        }
+        ContainerState::Exited(exit) => {
+            waiting_to_restart(pod, observed, spec, exit, ended, now).unwrap_or_else(|| {
+                core::ContainerState { terminated: Some(terminated(container, exit)), ..Default::default() }
+            })
+        }
+        _ => initial_state(pod, spec),
+    }
+}
+
+/// The exit before the newest container; from the API server's status when the runtime has removed that container.
+fn last_exit(
+    observed: &Observed,
+    container: &Container,
+    known: Option<&core::ContainerStatus>,
+) -> Option<core::ContainerStateTerminated> {
+    let previous = observed.previous_exit(&container.name);
+    previous.and_then(|c| c.exit().map(|e| terminated(c, e))).or_else(|| {
+        let known = known.filter(|k| k.restart_count == restart_count(container))?;
+        known.last_state.clone()?.terminated
+    })
 }
 
 /// The status of a container that the runtime does not know.
@@ -202,7 +219,7 @@ fn initial_state(pod: &core::Pod, spec: &Spec<'_>) -> core::ContainerState {
     waiting(if has_init && spec.class == Class::Main { "PodInitializing" } else { "ContainerCreating" }, None)
 }
 
-/// A failed pull shows its error for a moment, then that it is being waited for.
+/// A failed pull first shows its error, then that it waits for the retry.
 fn failed_start(failure: &super::model::Failure, now: Timestamp) -> core::ContainerState {
     match &failure.image {
         Some(image) if failure.reason == "ErrImagePull" && now >= failure.at + super::PULL_ERROR_SHOWN => {
@@ -291,7 +308,7 @@ fn pod_ips(pod: &core::Pod, observed: &Observed, node: &NodeView, previous: &cor
         Some(sandbox) if sandbox.ready && !sandbox.ips.is_empty() => {
             sandbox.ips.iter().map(ToString::to_string).collect()
         }
-        // The address stays visible when the pod has ended.
+        // The address stays in the status after the pod has ended.
         _ => previous.pod_ips.iter().flatten().map(|ip| ip.ip.clone()).collect(),
     }
 }
@@ -307,7 +324,7 @@ fn phase(
     previous: &core::PodStatus,
     ended: bool,
 ) -> Phase {
-    if let Some((reason, message)) = &observed.memory.verdict {
+    if let Some((reason, message)) = &observed.memory.failed_by_node {
         return ("Failed".into(), Some(reason.clone()), Some(message.clone()));
     }
     if let Some(phase @ ("Failed" | "Succeeded")) = previous.phase.as_deref() {
@@ -318,7 +335,7 @@ fn phase(
     (phase.to_owned(), None, None)
 }
 
-/// How many containers are in which state; the phase follows from these.
+/// Containers by state, from which the phase follows.
 #[derive(Default)]
 struct Counts {
     init_pending: u32,
@@ -356,7 +373,7 @@ impl Counts {
         match code {
             Some(0) => {}
             Some(code) if !restarts(code) => self.init_failed += 1,
-            // One that failed and will be tried again leaves the pod pending.
+            // A failed init container that will restart leaves the pod pending.
             _ => self.init_pending += 1,
         }
     }
@@ -391,7 +408,7 @@ impl Counts {
             return "Failed";
         }
         if self.init_pending > 0 || (self.sidecar_pending > 0 && !initialized) || self.waiting > 0 {
-            // A pod deleted before it ran has failed; it never waits again.
+            // A pod that was deleted before it ran has failed.
             return if ended { "Failed" } else { "Pending" };
         }
         if self.running > 0 {

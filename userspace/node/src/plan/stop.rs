@@ -1,31 +1,31 @@
-//! A pod that is to end: containers are killed in order, the sandbox is stopped, the last status is sent, and, when the
-//! pod is being deleted, everything is removed and then the API object.
+//! The plan of a pod that must stop: containers are killed in order, the sandbox stops, the last status is reported. If
+//! the pod is being deleted, everything is removed, and then the API object.
 
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::PodStatus;
 
 use super::memory::is_terminal;
 use super::model::{Action, Class, Container, Task, specs};
-use super::run::mains_done;
+use super::run::main_containers_done;
 use super::{Steps, spec_grace};
 
-/// Whether nothing of the pod runs or will run again. Then its phase is final.
+/// Whether nothing of the pod runs or will run again; then its phase is final.
 pub(super) fn ended(steps: &Steps<'_>) -> bool {
     let starting =
         steps.observed.memory.in_flight.keys().any(|t| matches!(t, Task::Start(_) | Task::Sandbox));
-    let over = steps.observed.memory.stopping.is_some() || mains_done(steps);
+    let over = steps.observed.memory.stopping.is_some() || main_containers_done(steps);
     over && !starting && !steps.any_container_running()
 }
 
-/// Whether the pod is to end, by order or because it has run to its end.
-pub(super) fn wanted(steps: &Steps<'_>, status: &PodStatus) -> bool {
+/// Whether the pod must stop: on request, or because it has completed.
+pub(super) fn should_stop(steps: &Steps<'_>, status: &PodStatus) -> bool {
     steps.observed.memory.stopping.is_some()
         || is_terminal(steps.pod)
-        || mains_done(steps)
+        || main_containers_done(steps)
         || matches!(status.phase.as_deref(), Some("Failed" | "Succeeded"))
 }
 
-/// The next steps towards the end. True when there is nothing left of the pod anywhere.
+/// Adds the next steps of the stop. True when nothing of the pod is left.
 pub(super) fn plan(steps: &mut Steps<'_>, status: &PodStatus) -> bool {
     if !kill_containers(steps) {
         return false;
@@ -38,7 +38,7 @@ pub(super) fn plan(steps: &mut Steps<'_>, status: &PodStatus) -> bool {
     if !deleting || steps.observed.sandboxes.iter().any(|s| s.ready) {
         return false;
     }
-    // The runtime is the only place that knows how the containers ended: not removed before the API server knows too.
+    // Only the runtime knows how the containers ended: keep them until the API server has the last status.
     if !memory.gone && memory.reported.as_ref() != Some(status) && !memory.cleaned {
         return false;
     }
@@ -81,7 +81,7 @@ fn kill_containers(steps: &mut Steps<'_>) -> bool {
         for container in &first {
             kill(steps, container, remaining);
         }
-        // When the grace is used up nobody is waited for.
+        // After the grace period nothing is waited for.
         if remaining > SignedDuration::ZERO {
             return false;
         }
@@ -110,7 +110,7 @@ fn kill(steps: &mut Steps<'_>, container: &Container, grace: SignedDuration) {
     };
     match steps.observed.memory.in_flight.get(&task) {
         None => steps.act(action),
-        // The user shortened the grace: killed again, with what is left.
+        // The user shortened the grace period: kill again with the time that is left.
         Some(flight)
             if flight.deadline.is_some_and(|d| d > steps.now + grace + SignedDuration::from_secs(1)) =>
         {

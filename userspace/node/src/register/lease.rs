@@ -1,4 +1,4 @@
-//! The node's heartbeat: a Lease in kube-node-lease, renewed at a fixed pace.
+//! The node's heartbeat: a Lease in kube-node-lease, renewed at a fixed interval.
 
 use std::time::Duration;
 
@@ -13,6 +13,9 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 const NAMESPACE: &str = "kube-node-lease";
+const MIN_RETRY_DELAY: Duration = Duration::from_millis(200);
+const MAX_RETRY_DELAY: Duration = Duration::from_secs(7);
+const MIN_RENEWAL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How often the Lease is renewed, and for how long a renewal is valid.
 #[derive(Clone, Copy, Debug)]
@@ -36,15 +39,15 @@ pub(super) async fn keep(
     let mut held: Option<Lease> = None;
     let mut ticks = tokio::time::interval(interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut delay = Duration::from_millis(200);
+    let mut delay = MIN_RETRY_DELAY;
     let mut failed = false;
     loop {
         let renewal = renew(&api, &name, &node, held.take(), duration);
-        // A renewal that hangs must not outlast the lease.
-        match tokio::time::timeout(interval.max(Duration::from_secs(2)), renewal).await {
+        // A renewal that hangs must not last longer than the lease.
+        match tokio::time::timeout(interval.max(MIN_RENEWAL_TIMEOUT), renewal).await {
             Ok(Ok(lease)) => {
                 held = Some(lease);
-                delay = Duration::from_millis(200);
+                delay = MIN_RETRY_DELAY;
                 if std::mem::take(&mut failed) {
                     reconnected.send_replace(());
                 }
@@ -52,13 +55,13 @@ pub(super) async fn keep(
             failure => {
                 failed = true;
                 if let Ok(Err(error)) = failure {
-                    tracing::debug!(%error, "lease not renewed");
+                    tracing::debug!(%error, "renew lease failed");
                 }
                 tokio::select! {
                     () = stop.cancelled() => return,
                     () = tokio::time::sleep(delay) => {}
                 }
-                delay = (delay * 2).min(interval).min(Duration::from_secs(7));
+                delay = (delay * 2).min(interval).min(MAX_RETRY_DELAY);
                 continue;
             }
         }

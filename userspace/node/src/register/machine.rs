@@ -1,11 +1,11 @@
-//! What the machine is and how it fares, read from /proc, /sys and /etc.
+//! The machine: its size, its pressure and its identity, read from /proc, /sys and /etc.
 
 use std::fs;
 use std::path::Path;
 
 use k8s_openapi::api::core::v1::NodeSystemInfo;
 
-/// The machine's size.
+/// The machine's size: CPUs, and bytes of memory and disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Capacity {
     pub cpus: i64,
@@ -13,8 +13,8 @@ pub struct Capacity {
     pub disk: i64,
 }
 
-/// Kept free of pods: what the node needs before it must evict.
-const MEMORY_RESERVE: i64 = 100 << 20;
+/// Reserved for the node itself, not allocatable to pods.
+const MEMORY_RESERVE_BYTES: i64 = 100 << 20;
 const DISK_RESERVE_PERCENT: i64 = 10;
 
 impl Capacity {
@@ -28,7 +28,7 @@ impl Capacity {
     }
 
     pub fn allocatable_memory(&self) -> i64 {
-        (self.memory - MEMORY_RESERVE).max(0)
+        (self.memory - MEMORY_RESERVE_BYTES).max(0)
     }
 
     pub fn allocatable_disk(&self) -> i64 {
@@ -36,7 +36,7 @@ impl Capacity {
     }
 }
 
-/// What is running short.
+/// The resources that run short.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Pressure {
     pub memory: bool,
@@ -50,7 +50,7 @@ impl Pressure {
         let tasks = read("/proc/loadavg").split(['/', ' ']).nth(4).and_then(|n| n.parse::<i64>().ok());
         let pids = tasks.zip(number("/proc/sys/kernel/pid_max"));
         Pressure {
-            memory: meminfo("MemAvailable").is_some_and(|free| free < MEMORY_RESERVE),
+            memory: meminfo("MemAvailable").is_some_and(|free| free < MEMORY_RESERVE_BYTES),
             disk: disk(root).is_some_and(|(total, free)| free < total / 100 * 5),
             pids: pids.is_some_and(|(used, limit)| used > limit / 100 * 95),
         }
@@ -94,7 +94,7 @@ pub fn system_info(runtime: &str) -> NodeSystemInfo {
     }
 }
 
-/// The machine's architecture in Go's words.
+/// The machine's architecture by Go's name.
 pub fn architecture() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",

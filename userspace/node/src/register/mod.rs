@@ -1,4 +1,6 @@
-//! The node in the API: its Node object, its conditions and its Lease.
+//! The node in the API.
+//!
+//! In: facts of the machine, the state of runtime and network. Out: the Node object with its conditions, and its Lease.
 
 mod lease;
 pub mod machine;
@@ -69,8 +71,9 @@ pub fn new(
     (Registration { client, cri, identity, network, registered, reconnected }, lease)
 }
 
-/// How often the machine's state is looked at.
-const LOOK: Duration = Duration::from_secs(10);
+/// How often the machine's state is checked.
+const CHECK_INTERVAL: Duration = Duration::from_secs(10);
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Health {
@@ -84,11 +87,11 @@ impl Registration {
         let runtime = loop {
             match self.cri.version().await {
                 Ok(version) => break format!("{}://{}", version.runtime_name, version.runtime_version),
-                Err(error) => tracing::warn!(%error, "the runtime does not answer"),
+                Err(error) => tracing::warn!(%error, "read runtime version failed"),
             }
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = tokio::time::sleep(Duration::from_secs(1)) => {}
+                () = tokio::time::sleep(RETRY_INTERVAL) => {}
             }
         };
         let mut sent: Option<(Health, Instant)> = None;
@@ -97,7 +100,7 @@ impl Registration {
             let due = sent
                 .as_ref()
                 .is_none_or(|(last, at)| *last != health || at.elapsed() >= self.identity.status_interval);
-            let mut wait = LOOK;
+            let mut wait = CHECK_INTERVAL;
             if due {
                 match self.send(&runtime, &health).await {
                     Ok(node) => {
@@ -105,8 +108,8 @@ impl Registration {
                         sent = Some((health, Instant::now()));
                     }
                     Err(error) => {
-                        tracing::debug!(%error, "node status not sent");
-                        wait = Duration::from_secs(1);
+                        tracing::debug!(%error, "send node status failed");
+                        wait = RETRY_INTERVAL;
                     }
                 }
             }
@@ -141,7 +144,7 @@ impl Registration {
         let api: Api<Node> = Api::all(self.client.clone());
         let node = match api.get_opt(&self.identity.name).await? {
             Some(node) => self.update_labels(&api, node).await?,
-            None => api.create(&PostParams::default(), &self.fresh()).await?,
+            None => api.create(&PostParams::default(), &self.new_node()).await?,
         };
         let old = node.status.clone().unwrap_or_default();
         let mut node = node;
@@ -163,7 +166,7 @@ impl Registration {
         labels
     }
 
-    fn fresh(&self) -> Node {
+    fn new_node(&self) -> Node {
         let taints: Vec<Taint> = self.identity.taints.iter().filter_map(|text| parse_taint(text)).collect();
         Node {
             metadata: ObjectMeta {
@@ -177,14 +180,14 @@ impl Registration {
     }
 
     async fn update_labels(&self, api: &Api<Node>, node: Node) -> Result<Node, kube::Error> {
-        let wanted = self.labels();
+        let labels = self.labels();
         let has = |(key, value): (&String, &String)| {
             node.metadata.labels.as_ref().and_then(|l| l.get(key)) == Some(value)
         };
-        if wanted.iter().all(has) {
+        if labels.iter().all(has) {
             return Ok(node);
         }
-        let patch = serde_json::json!({"metadata": {"labels": wanted}});
+        let patch = serde_json::json!({"metadata": {"labels": labels}});
         api.patch(&self.identity.name, &Default::default(), &kube::api::Patch::Merge(patch)).await
     }
 
@@ -245,7 +248,7 @@ fn conditions(old: &NodeStatus, health: &Health, now: Timestamp) -> Vec<NodeCond
         }
     };
     let pressure = |kind: &str, high: bool, what: &str| match high {
-        true => make(kind, true, &format!("KubeletHas{what}"), &format!("kubelet has {}", spaced(what))),
+        true => make(kind, true, &format!("KubeletHas{what}"), &format!("kubelet has {}", in_words(what))),
         false => {
             let (reason, message) = match what {
                 "InsufficientMemory" => {
@@ -267,11 +270,11 @@ fn conditions(old: &NodeStatus, health: &Health, now: Timestamp) -> Vec<NodeCond
         pressure("PIDPressure", health.pressure.pids, "InsufficientPID"),
         ready,
     ];
-    let foreign = before.iter().filter(|c| ours.iter().all(|o| o.type_ != c.type_)).cloned();
-    foreign.chain(ours.iter().cloned()).collect()
+    let others = before.iter().filter(|c| ours.iter().all(|o| o.type_ != c.type_)).cloned();
+    others.chain(ours.iter().cloned()).collect()
 }
 
-fn spaced(camel: &str) -> String {
+fn in_words(camel: &str) -> String {
     match camel {
         "InsufficientMemory" => "insufficient memory available",
         "DiskPressure" => "disk pressure",

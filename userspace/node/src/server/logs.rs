@@ -1,6 +1,9 @@
-//! /containerLogs: a container's log from its file.
+//! /containerLogs.
+//!
+//! In: the query of `kubectl logs`. Out: the container's log, read from its file.
 
 use std::path::Path;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use http::{Response, StatusCode};
@@ -24,11 +27,11 @@ pub(super) async fn serve(
     container: &str,
     query: &Query,
 ) -> Response<Body> {
-    let wanted = match parse(query, Timestamp::now()) {
-        Ok(wanted) => wanted,
-        Err(message) => return text(StatusCode::BAD_REQUEST, message),
+    let selection = match parse(query, Timestamp::now()) {
+        Ok(selection) => selection,
+        Err(error) => return text(StatusCode::BAD_REQUEST, error.to_string()),
     };
-    let attempt = match attempt(pod, container, wanted.previous) {
+    let attempt = match attempt(pod, container, selection.previous) {
         Ok(attempt) => attempt,
         Err((status, message)) => return text(status, message),
     };
@@ -44,7 +47,7 @@ pub(super) async fn serve(
     tokio::spawn(async move {
         let changes = context.changes();
         let ended = || !context.pod(&namespace, &name).is_some_and(|pod| runs(&pod, &container, attempt));
-        if let Err(error) = read::stream(&path, &wanted, &sink, ended, changes).await {
+        if let Err(error) = read::stream(&path, &selection, &sink, ended, changes).await {
             let _ = sink.send(Err(error)).await;
         }
     });
@@ -52,29 +55,31 @@ pub(super) async fn serve(
     answer(StatusCode::OK, "text/plain", BodyExt::boxed(StreamBody::new(frames)))
 }
 
-fn parse(query: &Query, now: Timestamp) -> Result<read::Query, String> {
-    let number = |name: &str| -> Result<Option<u64>, String> {
-        match query.first(name).filter(|v| !v.is_empty()) {
-            None => Ok(None),
-            Some(value) => value.parse().map(Some).map_err(|_| format!("{name}: invalid value {value:?}")),
-        }
-    };
-    let since_time = match query.first("sinceTime").filter(|v| !v.is_empty()) {
-        None => None,
-        Some(value) => {
-            Some(value.parse::<Timestamp>().map_err(|_| format!("sinceTime: invalid value {value:?}"))?)
-        }
-    };
-    let since = number("sinceSeconds")?
+#[derive(Debug, thiserror::Error)]
+#[error("{parameter}: invalid value {value:?}")]
+struct InvalidParameter {
+    parameter: &'static str,
+    value: String,
+}
+
+/// A parameter's value, if it has one.
+fn value<T: FromStr>(query: &Query, parameter: &'static str) -> Result<Option<T>, InvalidParameter> {
+    let Some(value) = query.first(parameter).filter(|value| !value.is_empty()) else { return Ok(None) };
+    value.parse().map(Some).map_err(|_| InvalidParameter { parameter, value: value.to_owned() })
+}
+
+fn parse(query: &Query, now: Timestamp) -> Result<read::Selection, InvalidParameter> {
+    let since_time: Option<Timestamp> = value(query, "sinceTime")?;
+    let since = value::<u64>(query, "sinceSeconds")?
         .and_then(|s| i64::try_from(s).ok())
         .map(|seconds| now - SignedDuration::from_secs(seconds));
-    Ok(read::Query {
+    Ok(read::Selection {
         follow: query.flag(&["follow"]),
         previous: query.flag(&["previous"]),
         timestamps: query.flag(&["timestamps"]),
-        tail: number("tailLines")?,
+        tail: value(query, "tailLines")?,
         since: since.or(since_time),
-        limit_bytes: number("limitBytes")?,
+        limit_bytes: value(query, "limitBytes")?,
         stream: match query.first("stream") {
             Some("Stdout") => Some(false),
             Some("Stderr") => Some(true),
@@ -83,7 +88,7 @@ fn parse(query: &Query, now: Timestamp) -> Result<read::Query, String> {
     })
 }
 
-/// Which attempt's log is meant.
+/// The attempt whose log the client requests.
 fn attempt(pod: &Pod, container: &str, previous: bool) -> Result<u32, (StatusCode, String)> {
     let name = pod.metadata.name.as_deref().unwrap_or_default();
     let bad = |message: String| Err((StatusCode::BAD_REQUEST, message));
@@ -98,7 +103,7 @@ fn attempt(pod: &Pod, container: &str, previous: bool) -> Result<u32, (StatusCod
     let state = status.state.clone().unwrap_or_default();
     let ended_before = status.last_state.as_ref().is_some_and(|s| s.terminated.is_some());
     match (state.waiting, previous, ended_before) {
-        // Waiting to be started again: the newest container is the one that ended.
+        // The container waits for its restart: the newest attempt is the one that ended.
         (Some(_), _, true) => Ok(count),
         (Some(_), true, false) | (None, true, false) => {
             bad(format!("previous terminated container \"{container}\" in pod \"{name}\" not found"))
@@ -121,7 +126,7 @@ fn attempt(pod: &Pod, container: &str, previous: bool) -> Result<u32, (StatusCod
     }
 }
 
-/// That attempt of the container runs.
+/// Whether that attempt of the container runs.
 fn runs(pod: &Pod, container: &str, attempt: u32) -> bool {
     pod.status.as_ref().and_then(|s| known(s, container)).is_some_and(|s| {
         u32::try_from(s.restart_count) == Ok(attempt) && s.state.as_ref().is_some_and(|s| s.running.is_some())

@@ -1,4 +1,7 @@
-//! The kubelet API over TLS: what the API server asks of a node. Only the API server's certificate gets past /healthz.
+//! The kubelet API over TLS, which the API server calls.
+//!
+//! In: requests for logs, exec, attach, port-forward, pods and statistics. Out: answers from the runtime and the agent's
+//! context. Without the API server's certificate only /healthz is allowed.
 
 mod logs;
 mod proxy;
@@ -10,6 +13,7 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
@@ -30,8 +34,9 @@ use crate::tls;
 
 pub(crate) type Body = BoxBody<Bytes, std::io::Error>;
 
-/// The organisation that may use the API.
+/// The organisation in the certificates of allowed clients.
 const ADMINISTRATORS: &str = "system:masters";
+const ACCEPT_RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// A bound kubelet API.
 pub(crate) struct Server {
@@ -74,9 +79,9 @@ impl Server {
                     });
                 }
                 Err(error) => {
-                    // Out of file descriptors, most likely: a breath lets some go.
-                    tracing::warn!(%error, "connection not accepted");
-                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                    // Most likely there are no free file descriptors: wait until connections close.
+                    tracing::warn!(%error, "accept connection failed");
+                    tokio::time::sleep(ACCEPT_RETRY_INTERVAL).await;
                 }
             }
         }
@@ -103,7 +108,7 @@ async fn connection(stream: TcpStream, acceptor: TlsAcceptor, context: Arc<NodeC
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     if let Err(error) = connection.await {
-        tracing::debug!(%error, "connection ended");
+        tracing::debug!(%error, "connection failed");
     }
 }
 
@@ -156,7 +161,7 @@ fn no_pod(namespace: &str, pod: &str) -> Response<Body> {
     )
 }
 
-/// The id of the newest container of that name, if it runs.
+/// The id of the newest container of that name; an answer with the error when it does not run.
 fn running_container(pod: &Pod, name: &str) -> Result<String, Box<Response<Body>>> {
     let status = pod.status.as_ref().and_then(|s| crate::plan::status::known(s, name));
     let Some(status) = status else {
@@ -190,7 +195,7 @@ fn answer(status: StatusCode, kind: &'static str, body: Body) -> Response<Body> 
     response
 }
 
-/// A parsed query string; a name may come more than once.
+/// A parsed query string; a name may occur more than once.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Query(HashMap<String, Vec<String>>);
 

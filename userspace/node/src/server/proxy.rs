@@ -1,5 +1,7 @@
-//! /exec, /attach and /portForward: the request is handed to the runtime's streaming server, and the upgraded connections are
-//! joined.
+//! /exec, /attach and /portForward.
+//!
+//! In: the client's upgrade request. Out: the same request to the runtime's streaming server; the two upgraded
+//! connections are joined.
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, Uri};
@@ -30,7 +32,7 @@ pub(super) async fn exec(
     let stdin = query.flag(&["input", "stdin"]);
     let stdout = query.flag(&["output", "stdout"]);
     let tty = query.flag(&["tty"]);
-    // With a terminal there is one stream only.
+    // A terminal has one output stream.
     let stderr = query.flag(&["error", "stderr"]) && !tty;
     let url = if attach {
         context.cri.attach_url(api::AttachRequest { container_id, stdin, tty, stdout, stderr }).await
@@ -101,15 +103,18 @@ async fn connect(
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
-    let mut response = ask(url, request.body(())?).await?;
+    let mut response = send_head(url, request.body(())?).await?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         return Err(format!("answered {}", response.status()).into());
     }
     Ok(TokioIo::new(hyper::upgrade::on(&mut response).await?))
 }
 
-/// Sends a request's head to the streaming server's own URL.
-async fn ask<B>(url: Result<String, CriError>, request: Request<B>) -> Result<Response<Incoming>, Error> {
+/// Sends a request's head to the URL that the streaming server gave.
+async fn send_head<B>(
+    url: Result<String, CriError>,
+    request: Request<B>,
+) -> Result<Response<Incoming>, Error> {
     let url: Uri = url?.parse()?;
     let authority = url.authority().ok_or("no address")?.as_str().to_owned();
     let stream = TcpStream::connect(&authority).await?;
@@ -117,12 +122,12 @@ async fn ask<B>(url: Result<String, CriError>, request: Request<B>) -> Result<Re
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection.with_upgrades());
     let path = url.path_and_query().map_or("/", |p| p.as_str());
-    let mut onward = Request::builder().method(request.method().clone()).uri(path);
+    let mut forwarded = Request::builder().method(request.method().clone()).uri(path);
     for (name, value) in request.headers().iter().filter(|(name, _)| *name != http::header::HOST) {
-        onward = onward.header(name, value);
+        forwarded = forwarded.header(name, value);
     }
-    let onward = onward.header(http::header::HOST, authority).body(Empty::<Bytes>::new())?;
-    Ok(sender.send_request(onward).await?)
+    let forwarded = forwarded.header(http::header::HOST, authority).body(Empty::<Bytes>::new())?;
+    Ok(sender.send_request(forwarded).await?)
 }
 
 async fn relay(
@@ -130,7 +135,7 @@ async fn relay(
     mut request: Request<Incoming>,
 ) -> Result<Response<Body>, Error> {
     let client = hyper::upgrade::on(&mut request);
-    let mut response = ask(url, request).await?;
+    let mut response = send_head(url, request).await?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         return Ok(response.map(|body| body.map_err(std::io::Error::other).boxed()));
     }

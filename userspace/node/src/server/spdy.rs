@@ -1,7 +1,7 @@
-//! The client's half of SPDY/3.1, as far as the runtime's streaming server needs it: open streams, send data, take data.
+//! The client side of SPDY/3.1, as far as the runtime's streaming server needs it.
 //!
-//! There is no flow control, because the servers of this protocol (moby/spdystream) have none. Answers' header blocks are
-//! not read: they say nothing that is needed.
+//! In and out: streams to open, data to send, frames received. There is no flow control, because the servers of this
+//! protocol (moby/spdystream) have none. The header blocks of answers are ignored.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use flate2::{Compress, Compression, FlushCompress};
@@ -13,10 +13,10 @@ const RST_STREAM: u16 = 3;
 const PING: u16 = 6;
 const GOAWAY: u16 = 7;
 const FIN: u8 = 1;
-/// A frame's length has 24 bits.
-const LONGEST: usize = 1 << 20;
+/// The most bytes of data in a frame; the length field has 24 bits.
+const MAX_DATA_BYTES: usize = 1 << 20;
 
-/// What comes from the server.
+/// A frame from the server.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Frame {
     Data {
@@ -24,14 +24,14 @@ pub(super) enum Frame {
         fin: bool,
         bytes: Bytes,
     },
-    /// The stream is no more.
+    /// The server ended the stream.
     Reset {
         stream: u32,
     },
-    /// To be sent back as it is.
+    /// The client returns the same id.
     Ping(u32),
     GoAway,
-    /// Nothing that matters here.
+    /// A frame without effect on the client.
     Other,
 }
 
@@ -44,7 +44,7 @@ pub(super) struct Writer<W> {
 
 impl<W: AsyncWrite + Unpin> Writer<W> {
     pub(super) fn new(io: W) -> Writer<W> {
-        // Without the protocol's dictionary: a zlib stream says itself whether it used one.
+        // Without the protocol's dictionary: the zlib header states whether one was used.
         Writer { io, headers: Compress::new(Compression::fast(), true), next: 1 }
     }
 
@@ -62,9 +62,9 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
         Ok(stream)
     }
 
-    /// Sends data; `fin` says that no more comes.
+    /// Sends data; `fin` closes our side of the stream.
     pub(super) async fn data(&mut self, stream: u32, bytes: &[u8], fin: bool) -> std::io::Result<()> {
-        let mut chunks = bytes.chunks(LONGEST).peekable();
+        let mut chunks = bytes.chunks(MAX_DATA_BYTES).peekable();
         loop {
             let chunk = chunks.next().unwrap_or_default();
             let last = chunks.peek().is_none();
@@ -103,7 +103,7 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
             let rest = block.get(taken..).unwrap_or_default();
             self.headers.compress_vec(rest, &mut out, FlushCompress::Sync).map_err(std::io::Error::other)?;
             taken += usize::try_from(self.headers.total_in() - before).unwrap_or(rest.len());
-            // Room to spare means that everything is out.
+            // Unused capacity means that the compressor has no more output.
             if taken >= block.len() && out.len() < out.capacity() {
                 return Ok(out);
             }

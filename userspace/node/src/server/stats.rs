@@ -1,4 +1,4 @@
-//! /metrics and /stats/summary: what the node and its containers use.
+//! /metrics and /stats/summary: resource usage of the node and its containers.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -14,7 +14,7 @@ use crate::context::NodeContext;
 use crate::cri::{CONTAINER_NAME, POD_NAME, POD_NAMESPACE, POD_UID, api};
 use crate::register::machine;
 
-/// In Prometheus' text format.
+/// The agent's metrics in Prometheus' text format.
 pub(super) fn metrics(context: &Arc<NodeContext>) -> Response<Body> {
     let pods = context.pods();
     let running = |pod: &&k8s_openapi::api::core::v1::Pod| {

@@ -1,5 +1,7 @@
-//! WebSocket clients of /exec, /attach and /portForward: v5.channel.k8s.io, which the runtime's own server does not speak, and
-//! SPDY within WebSocket. Both become SPDY towards the runtime.
+//! WebSocket clients of /exec, /attach and /portForward.
+//!
+//! In: v5.channel.k8s.io, which the runtime's streaming server does not support, or SPDY within WebSocket messages. Out:
+//! SPDY to the runtime.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::{SinkExt, StreamExt};
@@ -25,7 +27,7 @@ const ERROR: u8 = 3;
 const RESIZE: u8 = 4;
 const CLOSE: u8 = 255;
 
-/// Which streams the client asked for.
+/// The streams that the client requested.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Streams {
     pub(super) stdin: bool,
@@ -49,7 +51,7 @@ pub(super) fn offers(request: &Request<Incoming>, protocol: &str) -> bool {
             .any(|offered| offered.trim() == protocol)
 }
 
-/// Accepts the handshake; `work` gets the socket once the connection is upgraded.
+/// Accepts the handshake; `work` receives the socket after the upgrade.
 pub(super) fn accept<F>(
     mut request: Request<Incoming>,
     protocol: &'static str,
@@ -68,7 +70,7 @@ where
                 let socket =
                     WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, None).await;
                 if let Err(error) = work(socket).await {
-                    tracing::debug!(%error, "stream ended");
+                    tracing::debug!(%error, "stream failed");
                 }
             }
             Err(error) => tracing::debug!(%error, "upgrade failed"),
@@ -92,69 +94,112 @@ fn accept_key(key: &[u8]) -> String {
     tokio_tungstenite::tungstenite::handshake::derive_accept_key(key)
 }
 
-/// Joins a v5 client with the runtime's SPDY server.
+/// Relays between a v5 client and the runtime's SPDY server.
 pub(super) async fn channels<S>(mut socket: Socket, server: S, streams: Streams) -> std::io::Result<()>
 where
     S: AsyncRead + AsyncWrite + Send + 'static,
 {
     let (reader, writer) = tokio::io::split(server);
-    let mut writer = spdy::Writer::new(writer);
-    let error = writer.open(&[("streamtype", "error")]).await?;
-    let mut open = Vec::from([(error, ERROR)]);
-    let wanted = [
-        (streams.stdin, "stdin", STDIN),
-        (streams.stdout, "stdout", STDOUT),
-        (streams.stderr && !streams.tty, "stderr", STDERR),
-        (streams.tty, "resize", RESIZE),
-    ];
-    for (_, kind, channel) in wanted.into_iter().filter(|(wanted, ..)| *wanted) {
-        open.push((writer.open(&[("streamtype", kind)]).await?, channel));
-    }
-    let stream_of = |channel: u8| open.iter().find(|(_, c)| *c == channel).map(|(stream, _)| *stream);
+    let mut relay = Relay::open(writer, streams).await?;
     let (sender, mut frames) = mpsc::channel(16);
     let reading = tokio::spawn(read_all(reader, sender));
-    let mut outputs: Vec<u8> =
-        [ERROR, STDOUT, STDERR].into_iter().filter(|c| stream_of(*c).is_some()).collect();
-    while !outputs.is_empty() {
-        tokio::select! {
-            message = socket.next() => match message {
-                Some(Ok(Message::Binary(bytes))) => match (bytes.first(), bytes.get(1..).unwrap_or_default()) {
-                    (Some(&CLOSE), [STDIN, ..]) => {
-                        if let Some(stream) = stream_of(STDIN) {
-                            writer.data(stream, &[], true).await?;
-                        }
-                    }
-                    (Some(channel @ (&STDIN | &RESIZE)), data) => {
-                        if let Some(stream) = stream_of(*channel) {
-                            writer.data(stream, data, false).await?;
-                        }
-                    }
-                    _ => {}
-                },
-                Some(Ok(Message::Close(_))) | None => break,
-                Some(Ok(_)) => {}
-                Some(Err(error)) => return Err(std::io::Error::other(error)),
-            },
-            frame = frames.recv() => match frame {
-                Some(spdy::Frame::Data { stream, fin, bytes }) => {
-                    let Some((_, channel)) = open.iter().find(|(s, _)| *s == stream) else { continue };
-                    if !bytes.is_empty() {
-                        send(&mut socket, *channel, &bytes).await?;
-                    }
-                    outputs.retain(|c| !(fin && c == channel));
-                }
-                Some(spdy::Frame::Reset { stream }) => {
-                    let channel = open.iter().find(|(s, _)| *s == stream).map(|(_, c)| *c);
-                    outputs.retain(|c| Some(*c) != channel);
-                }
-                Some(spdy::Frame::Ping(id)) => writer.pong(id).await?,
-                Some(spdy::Frame::Other) => {}
-                Some(spdy::Frame::GoAway) | None => break,
-            },
+    while !relay.outputs.is_empty() {
+        let goes_on = tokio::select! {
+            message = socket.next() => relay.to_server(message).await?,
+            frame = frames.recv() => relay.to_client(frame, &mut socket).await?,
+        };
+        if !goes_on {
+            break;
         }
     }
     reading.abort();
     close(&mut socket).await
+}
+
+/// The SPDY side of a relay.
+struct Relay<W> {
+    writer: spdy::Writer<W>,
+    /// Each open stream with its channel.
+    open: Vec<(u32, u8)>,
+    /// Channels that the runtime has not finished.
+    outputs: Vec<u8>,
+}
+
+impl<W: AsyncWrite + Unpin> Relay<W> {
+    async fn open(writer: W, streams: Streams) -> std::io::Result<Relay<W>> {
+        let mut writer = spdy::Writer::new(writer);
+        // The runtime expects the error stream first.
+        let kinds = [
+            (true, "error", ERROR),
+            (streams.stdin, "stdin", STDIN),
+            (streams.stdout, "stdout", STDOUT),
+            (streams.stderr && !streams.tty, "stderr", STDERR),
+            (streams.tty, "resize", RESIZE),
+        ];
+        let mut open = Vec::new();
+        for (_, kind, channel) in kinds.into_iter().filter(|(requested, ..)| *requested) {
+            open.push((writer.open(&[("streamtype", kind)]).await?, channel));
+        }
+        let is_output = |channel: &u8| matches!(*channel, ERROR | STDOUT | STDERR);
+        let outputs = open.iter().map(|(_, channel)| *channel).filter(is_output).collect();
+        Ok(Relay { writer, open, outputs })
+    }
+
+    fn stream_of(&self, channel: u8) -> Option<u32> {
+        self.open.iter().find(|(_, c)| *c == channel).map(|(stream, _)| *stream)
+    }
+
+    fn channel_of(&self, stream: u32) -> Option<u8> {
+        self.open.iter().find(|(s, _)| *s == stream).map(|(_, channel)| *channel)
+    }
+
+    /// Passes a client's message on. False when the client has closed the connection.
+    async fn to_server(
+        &mut self,
+        message: Option<Result<Message, tokio_tungstenite::tungstenite::Error>>,
+    ) -> std::io::Result<bool> {
+        let bytes = match message {
+            Some(Ok(Message::Binary(bytes))) => bytes,
+            Some(Ok(Message::Close(_))) | None => return Ok(false),
+            Some(Ok(_)) => return Ok(true),
+            Some(Err(error)) => return Err(std::io::Error::other(error)),
+        };
+        match (bytes.first(), bytes.get(1..).unwrap_or_default()) {
+            (Some(&CLOSE), [STDIN, ..]) => {
+                if let Some(stream) = self.stream_of(STDIN) {
+                    self.writer.data(stream, &[], true).await?;
+                }
+            }
+            (Some(channel @ (&STDIN | &RESIZE)), data) => {
+                if let Some(stream) = self.stream_of(*channel) {
+                    self.writer.data(stream, data, false).await?;
+                }
+            }
+            _ => {}
+        }
+        Ok(true)
+    }
+
+    /// Passes a frame of the runtime on. False when the runtime has closed the connection.
+    async fn to_client(&mut self, frame: Option<spdy::Frame>, socket: &mut Socket) -> std::io::Result<bool> {
+        match frame {
+            Some(spdy::Frame::Data { stream, fin, bytes }) => {
+                let Some(channel) = self.channel_of(stream) else { return Ok(true) };
+                if !bytes.is_empty() {
+                    send(socket, channel, &bytes).await?;
+                }
+                self.outputs.retain(|output| !(fin && *output == channel));
+            }
+            Some(spdy::Frame::Reset { stream }) => {
+                let channel = self.channel_of(stream);
+                self.outputs.retain(|output| Some(*output) != channel);
+            }
+            Some(spdy::Frame::Ping(id)) => self.writer.pong(id).await?,
+            Some(spdy::Frame::Other) => {}
+            Some(spdy::Frame::GoAway) | None => return Ok(false),
+        }
+        Ok(true)
+    }
 }
 
 async fn read_all<R: AsyncRead + Unpin>(mut reader: R, frames: mpsc::Sender<spdy::Frame>) {
@@ -177,7 +222,7 @@ async fn close(socket: &mut Socket) -> std::io::Result<()> {
     socket.close(Some(frame)).await.map_err(std::io::Error::other)
 }
 
-/// Carries SPDY's bytes in binary messages to the runtime and back.
+/// Relays SPDY bytes in binary messages to the runtime and back.
 pub(super) async fn tunnel<S>(mut socket: Socket, server: S) -> std::io::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin,

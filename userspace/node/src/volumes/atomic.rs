@@ -1,4 +1,4 @@
-//! Files of a volume that change all at once: a new folder is written, then the link `..data` is swung to it by a rename.
+//! Files of a volume that change atomically: a new folder is written, then a rename replaces the link `..data`.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,17 +10,17 @@ use jiff::Timestamp;
 
 use super::payload::{File, Payload};
 
-/// Who may read the files.
+/// The user and group that may read the files.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Owner {
-    /// The user that every container of the pod runs as, if it is one.
+    /// The user of the pod's containers, if all have the same.
     pub user: Option<u32>,
     pub group: Option<u32>,
 }
 
 const DATA: &str = "..data";
 
-/// Makes the volume at `root` hold exactly `payload`. Returns false when it already did.
+/// Makes `payload` the exact contents of the volume at `root`. Returns false when it already was.
 pub fn write(root: &Path, payload: &Payload, owner: Owner, now: Timestamp) -> io::Result<bool> {
     fs::create_dir_all(root)?;
     let data = root.join(DATA);
@@ -79,7 +79,7 @@ fn list(root: &Path, within: PathBuf, into: &mut BTreeSet<PathBuf>) -> io::Resul
     Ok(())
 }
 
-/// A group shares what its owner may read; a token is closed to everybody else.
+/// The group may read what the owner may read. A token is readable by no other user.
 fn mode(file: &File, owner: Owner) -> u32 {
     let base = if file.token && (owner.user.is_some() || owner.group.is_some()) { 0o600 } else { file.mode };
     if owner.group.is_some() { base | ((base & 0o600) >> 3) & 0o040 } else { base }
@@ -110,10 +110,10 @@ fn own(folder: &Path, owner: Owner, mode: u32) -> io::Result<()> {
     fs::set_permissions(folder, fs::Permissions::from_mode(mode | setgid))
 }
 
-/// The names that containers see are links through `..data`, so they need no change when only contents do.
+/// Containers see links through `..data`, which stay the same when only contents change.
 fn link_names(root: &Path, payload: &Payload) -> io::Result<()> {
-    let wanted: BTreeSet<&str> = payload.keys().map(|path| path.split('/').next().unwrap_or(path)).collect();
-    for name in &wanted {
+    let names: BTreeSet<&str> = payload.keys().map(|path| path.split('/').next().unwrap_or(path)).collect();
+    for name in &names {
         let link = root.join(name);
         if fs::symlink_metadata(&link).is_err() {
             symlink(Path::new(DATA).join(name), &link)?;
@@ -122,7 +122,7 @@ fn link_names(root: &Path, payload: &Payload) -> io::Result<()> {
     for entry in fs::read_dir(root)? {
         let name = entry?.file_name();
         let name = name.to_string_lossy();
-        if !name.starts_with("..") && !wanted.contains(name.as_ref()) {
+        if !name.starts_with("..") && !names.contains(name.as_ref()) {
             fs::remove_file(root.join(name.as_ref()))?;
         }
     }
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn an_update_swings_one_link_and_leaves_no_old_file() {
+    fn an_update_replaces_one_link_and_leaves_no_old_file() {
         let folder = tempfile::tempdir().expect("folder");
         let root = folder.path().join("v");
         let first = payload(&[("a", "1"), ("d/b", "2")]);

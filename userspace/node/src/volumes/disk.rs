@@ -1,4 +1,4 @@
-//! Folders and mounts of volumes.
+//! Folders and mounts of volumes: host paths, emptyDirs, tmpfs, removal.
 
 use std::fs;
 use std::io;
@@ -11,39 +11,39 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use super::VolumeError;
 use crate::resources;
 
-/// A problem that does not know yet which volume it is of.
-pub(super) enum Problem {
+/// A failure without the name of its volume, which the caller adds.
+pub(super) enum DiskError {
     Io(&'static str, io::Error),
     Type(String),
 }
 
-impl Problem {
+impl DiskError {
     pub(super) fn of_volume(self, volume: &str, path: &Path) -> VolumeError {
         let (volume, path) = (volume.to_owned(), path.display().to_string());
         match self {
-            Problem::Io(operation, source) => VolumeError::Io { volume, operation, path, source },
-            Problem::Type(wanted) => VolumeError::HostPath { volume, path, wanted },
+            DiskError::Io(operation, source) => VolumeError::Io { volume, operation, path, source },
+            DiskError::Type(expected) => VolumeError::HostPath { volume, path, expected },
         }
     }
 }
 
-/// Checks a hostPath against its type, and creates it where the type says so.
-pub(super) fn check_host_path(path: &Path, wanted: &str) -> Result<(), Problem> {
+/// Checks a hostPath against its type, and creates it if the type says so.
+pub(super) fn check_host_path(path: &Path, type_: &str) -> Result<(), DiskError> {
     let metadata = fs::metadata(path);
     let is = |test: fn(&fs::FileType) -> bool| metadata.as_ref().is_ok_and(|m| test(&m.file_type()));
     let exists = metadata.is_ok();
-    let fits = match wanted {
+    let matches = match type_ {
         "" => true,
         "DirectoryOrCreate" => {
             if !exists {
-                fs::create_dir_all(path).map_err(|e| Problem::Io("create", e))?;
+                fs::create_dir_all(path).map_err(|e| DiskError::Io("create", e))?;
                 set_mode(path, 0o755)?;
             }
             !exists || is(fs::FileType::is_dir)
         }
         "FileOrCreate" => {
             if !exists {
-                fs::write(path, b"").map_err(|e| Problem::Io("create", e))?;
+                fs::write(path, b"").map_err(|e| DiskError::Io("create", e))?;
                 set_mode(path, 0o644)?;
             }
             !exists || is(fs::FileType::is_file)
@@ -55,21 +55,21 @@ pub(super) fn check_host_path(path: &Path, wanted: &str) -> Result<(), Problem> 
         "BlockDevice" => is(FileTypeExt::is_block_device),
         _ => false,
     };
-    if fits { Ok(()) } else { Err(Problem::Type(format!("a {wanted}"))) }
+    if matches { Ok(()) } else { Err(DiskError::Type(format!("a {type_}"))) }
 }
 
-/// A folder open to every user of the pod; on tmpfs for `medium: Memory`.
+/// A folder that every user of the pod may write; on tmpfs for `medium: Memory`.
 pub(super) fn make_empty_dir(
     path: &Path,
     source: &EmptyDirVolumeSource,
     group: Option<u32>,
-) -> Result<(), Problem> {
+) -> Result<(), DiskError> {
     let new = !path.exists();
-    fs::create_dir_all(path).map_err(|e| Problem::Io("create", e))?;
+    fs::create_dir_all(path).map_err(|e| DiskError::Io("create", e))?;
     if source.medium.as_deref() == Some("Memory") {
-        if !is_mount_point(path).map_err(|e| Problem::Io("inspect", e))? {
+        if !is_mount_point(path).map_err(|e| DiskError::Io("inspect", e))? {
             let size = source.size_limit.as_ref().and_then(resources::units).filter(|s| *s > 0);
-            mount_tmpfs(path, size).map_err(|e| Problem::Io("mount", e))?;
+            mount_tmpfs(path, size).map_err(|e| DiskError::Io("mount", e))?;
         } else {
             return Ok(());
         }
@@ -77,17 +77,17 @@ pub(super) fn make_empty_dir(
         return Ok(());
     }
     if group.is_some() {
-        chown(path, None, group).map_err(|e| Problem::Io("chown", e))?;
+        chown(path, None, group).map_err(|e| DiskError::Io("chown", e))?;
         return set_mode(path, 0o2777);
     }
     set_mode(path, 0o777)
 }
 
-fn set_mode(path: &Path, mode: u32) -> Result<(), Problem> {
-    fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(|e| Problem::Io("chmod", e))
+fn set_mode(path: &Path, mode: u32) -> Result<(), DiskError> {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(|e| DiskError::Io("chmod", e))
 }
 
-/// A mount point lies on another device than its parent.
+/// Whether `path` is on another device than its parent.
 pub(super) fn is_mount_point(path: &Path) -> io::Result<bool> {
     let own = fs::symlink_metadata(path)?.dev();
     let parent = path.parent().map(fs::symlink_metadata).transpose()?;
@@ -101,7 +101,7 @@ pub(super) fn mount_tmpfs(path: &Path, size: Option<i64>) -> io::Result<()> {
     Ok(())
 }
 
-/// Removes a folder whatever is mounted under it: mounts are detached first and never descended into.
+/// Removes a folder. Mounts below it are detached first, so that their contents stay.
 pub(super) fn remove_tree(path: &Path) -> io::Result<()> {
     let Ok(metadata) = fs::symlink_metadata(path) else { return Ok(()) };
     if !metadata.is_dir() {

@@ -1,6 +1,8 @@
-//! A pod's volumes on this node: made before its containers, kept fresh while it runs, removed after it.
+//! A pod's volumes on this node.
 //!
-//! Everything lies under `pods/UID/` of the agent's folder, except what is secret: that lies on one tmpfs, `secrets/`.
+//! In: the pod's spec, ConfigMaps, Secrets, tokens. Out: folders and mounts, made before the pod's containers, refreshed
+//! while it runs and removed after it. They are under `pods/UID/` of the agent's folder; secret contents are on one tmpfs,
+//! `secrets/`.
 
 pub mod atomic;
 mod disk;
@@ -12,18 +14,21 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, Volume};
 use kube::Client;
 
 use crate::downward::{Allocatable, PodFacts};
 use crate::env::Objects;
 use crate::names;
-use crate::objects::{Followed, Object, ObjectCache, ObjectKey};
+use crate::objects::{Object, ObjectCache, ObjectKey, WatchGuard};
 use atomic::Owner;
 use tokens::TokenStore;
 
-/// Why a volume cannot be had now; the event FailedMount shows it.
+/// How soon volumes are refreshed again while the API server is away.
+const REFRESH_RETRY_INTERVAL: SignedDuration = SignedDuration::from_secs(30);
+
+/// Why a volume could not be prepared; the event FailedMount shows it.
 #[derive(Debug, thiserror::Error)]
 pub enum VolumeError {
     #[error("MountVolume.SetUp failed for volume {volume:?} : {source}")]
@@ -31,9 +36,9 @@ pub enum VolumeError {
     #[error("MountVolume.SetUp failed for volume {volume:?} : {operation} {path}: {source}")]
     Io { volume: String, operation: &'static str, path: String, source: std::io::Error },
     #[error(
-        "MountVolume.SetUp failed for volume {volume:?} : hostPath type check failed: {path} is not {wanted}"
+        "MountVolume.SetUp failed for volume {volume:?} : hostPath type check failed: {path} is not {expected}"
     )]
-    HostPath { volume: String, path: String, wanted: String },
+    HostPath { volume: String, path: String, expected: String },
     #[error("MountVolume.SetUp failed for volume {volume:?} : {source}")]
     Api { volume: String, source: Box<kube::Error> },
     #[error("volume {volume:?} is of a kind that this node does not support")]
@@ -41,22 +46,23 @@ pub enum VolumeError {
 }
 
 impl VolumeError {
-    /// The API server was not there to be asked.
-    fn is_absence_of_api(&self) -> bool {
+    /// The API server could not be reached.
+    fn is_api_unreachable(&self) -> bool {
         matches!(self, VolumeError::Api { source, .. } if !matches!(**source, kube::Error::Api(_)))
     }
 }
 
-/// What keeps a pod's volumes fresh.
+/// What keeps a pod's volumes up to date while it runs.
 #[derive(Debug, Default)]
-pub struct Kept {
+pub struct VolumeWatch {
     /// When a token must be renewed.
     pub refresh_at: Option<Timestamp>,
-    /// The watched objects.
-    pub followed: Vec<Arc<Followed>>,
+    /// Keep the watches of the mounted objects alive.
+    pub guards: Vec<Arc<WatchGuard>>,
     pub keys: BTreeSet<ObjectKey>,
 }
 
+/// Makes, refreshes and removes the volumes of all pods.
 pub struct VolumeManager {
     pods: PathBuf,
     secrets: PathBuf,
@@ -67,7 +73,7 @@ pub struct VolumeManager {
 }
 
 impl VolumeManager {
-    /// Mounts the tmpfs for what is secret, if it is not there from an earlier agent.
+    /// Mounts the tmpfs for secret contents, unless an earlier agent has done so.
     pub fn open(
         root: &Path,
         client: Client,
@@ -89,13 +95,13 @@ impl VolumeManager {
         self.pods.join(uid)
     }
 
-    /// Every pod that has a folder here.
+    /// The uid of every pod that has a folder.
     pub fn known_pods(&self) -> Vec<String> {
         let entries = std::fs::read_dir(&self.pods).into_iter().flatten().flatten();
         entries.map(|e| e.file_name().to_string_lossy().into_owned()).collect()
     }
 
-    /// Where the volume lies on the host; `None` for kinds that are not supported.
+    /// The volume's path on the host; `None` for kinds that are not supported.
     pub fn host_path(&self, pod: &Pod, volume: &Volume) -> Option<PathBuf> {
         let (_, _, uid) = names::of(pod);
         let base = |secret: bool, kind: &str| {
@@ -118,21 +124,21 @@ impl VolumeManager {
     }
 
     /// Makes or refreshes every volume of the pod.
-    pub async fn prepare(&self, pod: &Pod) -> Result<Kept, VolumeError> {
+    pub async fn prepare(&self, pod: &Pod) -> Result<VolumeWatch, VolumeError> {
         let keys: BTreeSet<ObjectKey> = payload::references(pod).into_iter().collect();
-        let followed = keys.iter().map(|key| self.cache.follow(key)).collect();
-        let mut kept = Kept { refresh_at: None, followed, keys };
+        let guards = keys.iter().map(|key| self.cache.follow(key)).collect();
+        let mut watch = VolumeWatch { refresh_at: None, guards, keys };
         for volume in pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()) {
             let refresh = match self.prepare_one(pod, volume).await {
-                // Volumes that were made before serve on while the API server is away.
-                Err(error) if error.is_absence_of_api() && self.exists(pod, volume) => {
-                    Some(Timestamp::now() + jiff::SignedDuration::from_secs(30))
+                // While the API server is away, the pod runs with the volumes that exist.
+                Err(error) if error.is_api_unreachable() && self.exists(pod, volume) => {
+                    Some(Timestamp::now() + REFRESH_RETRY_INTERVAL)
                 }
                 other => other?,
             };
-            kept.refresh_at = [kept.refresh_at, refresh].into_iter().flatten().min();
+            watch.refresh_at = [watch.refresh_at, refresh].into_iter().flatten().min();
         }
-        Ok(kept)
+        Ok(watch)
     }
 
     fn exists(&self, pod: &Pod, volume: &Volume) -> bool {
@@ -208,7 +214,7 @@ impl VolumeManager {
         Ok(objects)
     }
 
-    /// Unmounts and removes everything of the pod. Repeating it does no harm.
+    /// Unmounts and removes everything of the pod. Idempotent.
     pub async fn clean_up(&self, uid: &str) -> std::io::Result<()> {
         self.tokens.forget(uid);
         let folders = [self.pods.join(uid), self.secrets.join(uid)];

@@ -15,7 +15,7 @@ use crate::{env, names};
 pub enum MountError {
     #[error("volume mount {0:?} names no volume of the pod")]
     NoVolume(String),
-    #[error("subPath {0:?} of volume mount {1:?} leads out of the volume")]
+    #[error("subPath {0:?} of volume mount {1:?} leaves the volume")]
     SubPath(String, String),
     #[error("{operation} {path}: {source}")]
     Io { operation: &'static str, path: String, source: io::Error },
@@ -58,7 +58,7 @@ impl VolumeManager {
             Some("HostToContainer") => api::MountPropagation::PropagationHostToContainer,
             _ => api::MountPropagation::PropagationPrivate,
         };
-        // What the agent writes is not for containers to write.
+        // Containers cannot write what the agent writes.
         let own = volume.config_map.is_some()
             || volume.secret.is_some()
             || volume.projected.is_some()
@@ -95,7 +95,7 @@ impl VolumeManager {
         Ok((file, mount))
     }
 
-    /// The pod's own /etc/hosts; `None` when the container mounts something there itself.
+    /// The pod's /etc/hosts; `None` when the container mounts a volume there.
     pub fn hosts_mount(
         &self,
         pod: &Pod,
@@ -114,7 +114,7 @@ impl VolumeManager {
         let file = folder.join("etc-hosts");
         let text = hosts(pod, hostname, ips, domain);
         if fs::read_to_string(&file).ok().as_deref() != Some(text.as_str()) {
-            // In place: running containers have this very file mounted.
+            // Write in place: running containers have this inode mounted.
             fs::write(&file, text).map_err(failed("write", &file))?;
         }
         Ok(Some(api::Mount {
@@ -161,7 +161,7 @@ fn absolute(path: &str) -> String {
     if path.starts_with('/') { path.to_owned() } else { format!("/{path}") }
 }
 
-/// The place of a subPath, made if it is not there. Every step is resolved, so that no link leads out of the volume.
+/// The path of a subPath; creates missing folders. Every component is resolved, so that no link leaves the volume.
 fn within(root: &Path, sub_path: &str, mount: &str) -> Result<PathBuf, MountError> {
     let escapes = || MountError::SubPath(sub_path.to_owned(), mount.to_owned());
     let relative = Path::new(sub_path);

@@ -1,4 +1,4 @@
-//! PURE. What the files of a configMap, secret, downwardAPI or projected volume are.
+//! PURE. The files of a configMap, secret, downwardAPI or projected volume, compiled from API objects.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use crate::objects::{ObjectKey, ObjectKind};
 pub struct File {
     pub content: Vec<u8>,
     pub mode: u32,
-    /// A service account token: nobody but its user reads it.
+    /// A service account token: only its user may read it.
     pub token: bool,
 }
 
@@ -42,7 +42,7 @@ pub type Tokens = BTreeMap<String, String>;
 
 const DEFAULT_MODE: i32 = 0o644;
 
-/// The files of the volume; `None` when the volume is not made of API objects.
+/// The files of the volume; `None` when API objects do not define its contents.
 pub fn compile(
     volume: &Volume,
     facts: &PodFacts<'_>,
@@ -185,7 +185,7 @@ fn insert(payload: &mut Payload, path: &str, file: File) -> Result<(), PayloadEr
     Ok(())
 }
 
-/// The objects that the pod's volumes are made of.
+/// The objects that the pod's volumes refer to.
 pub fn references(pod: &Pod) -> Vec<ObjectKey> {
     let namespace = pod.metadata.namespace.clone().unwrap_or_default();
     let key = |kind, name: &str| ObjectKey { kind, namespace: namespace.clone(), name: name.to_owned() };
@@ -207,7 +207,7 @@ pub fn references(pod: &Pod) -> Vec<ObjectKey> {
     keys
 }
 
-/// The objects that the containers' environments are made of.
+/// The objects that the container's environment refers to.
 pub fn env_references(pod: &Pod, container: &k8s_openapi::api::core::v1::Container) -> Vec<ObjectKey> {
     let namespace = pod.metadata.namespace.clone().unwrap_or_default();
     let key = |kind, name: &str| ObjectKey { kind, namespace: namespace.clone(), name: name.to_owned() };

@@ -1,4 +1,7 @@
-//! Service account tokens for projected volumes, from the API server's TokenRequest, renewed at four fifths of their life.
+//! Service account tokens for projected volumes.
+//!
+//! In: the token projections of a volume. Out: tokens from the API server's TokenRequest, renewed at four fifths of their
+//! lifetime.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -12,7 +15,9 @@ use kube::{Api, Client};
 use super::payload::{Tokens, token_projections};
 use crate::names;
 
-const DEFAULT_LIFE: i64 = 3600;
+const DEFAULT_LIFETIME_SECONDS: i64 = 3600;
+/// Bounds how often tokens are requested.
+const MIN_LIFETIME: SignedDuration = SignedDuration::from_secs(10);
 
 /// Tokens in use, by pod uid, volume and path.
 pub(super) struct TokenStore {
@@ -46,7 +51,7 @@ impl TokenStore {
             let issued = match held {
                 Some(issued) => issued,
                 None => {
-                    let life = projection.expiration_seconds.unwrap_or(DEFAULT_LIFE);
+                    let life = projection.expiration_seconds.unwrap_or(DEFAULT_LIFETIME_SECONDS);
                     let fresh = self.request(pod, projection.audience.as_deref(), life).await?;
                     self.lock().insert(key, fresh.clone());
                     fresh
@@ -79,9 +84,9 @@ impl TokenStore {
         let now = Timestamp::now();
         let answer = api.create_token_request(&account, &PostParams::default(), &request).await?;
         let status = answer.status.unwrap_or_default();
-        let asked = SignedDuration::from_secs(life);
-        let life = status.expiration_timestamp.map_or(asked, |at| at.0.duration_since(now));
-        let life = life.max(SignedDuration::from_secs(10));
+        let requested = SignedDuration::from_secs(life);
+        let life = status.expiration_timestamp.map_or(requested, |at| at.0.duration_since(now));
+        let life = life.max(MIN_LIFETIME);
         Ok(Issued { token: status.token.unwrap_or_default(), renew_at: now + life * 4 / 5 })
     }
 

@@ -1,6 +1,7 @@
-//! One task a pod: it keeps what is known of the pod, asks the plan, and begins what the plan asks for.
+//! One task for each pod: it keeps the observed state, plans, and begins the planned actions.
 //!
-//! It sleeps until the API object, the runtime or a followed object changes, one of its actions ends, or the plan's deadline comes.
+//! In: [`Message`]s, the ends of its own actions. Out: actions, status reports. It sleeps until the API object, the
+//! runtime or a mounted object changes, an action ends, or the plan's deadline comes.
 
 mod perform;
 mod report;
@@ -21,18 +22,17 @@ use crate::context::NodeContext;
 use crate::names;
 use crate::objects::ObjectKey;
 use crate::plan::{self, Action, ContainerState, Observed, Outcome, Plan, Task, merge_reported};
-use crate::volumes::Kept;
-use perform::Extra;
+use crate::volumes::VolumeWatch;
 use perform::Job;
 
-/// What a worker is told.
+/// What a worker receives.
 #[derive(Debug)]
 pub(crate) enum Message {
     /// The API object as of now.
     Pod(Arc<Pod>),
-    /// The API object is no more.
+    /// The API object was deleted.
     Gone,
-    /// Something of the pod changed in the runtime, or may have.
+    /// The pod may have changed in the runtime.
     RuntimeChanged,
     /// This container or sandbox of the pod ended.
     Exited(String),
@@ -42,7 +42,7 @@ pub(crate) enum Message {
     ObjectChanged,
 }
 
-/// The agent's end of a worker.
+/// The agent's handle of a worker.
 pub(crate) struct Handle {
     pub(crate) messages: mpsc::UnboundedSender<Message>,
     pub(crate) interest: Arc<Mutex<BTreeSet<ObjectKey>>>,
@@ -55,7 +55,7 @@ impl Handle {
 }
 
 enum Done {
-    Action(Box<(Action, Outcome, Extra)>),
+    Action(Box<(Action, Outcome, Option<VolumeWatch>)>),
     Reported(Box<report::Reported>),
 }
 
@@ -64,31 +64,31 @@ struct Worker {
     uid: String,
     pod: Arc<Pod>,
     observed: Observed,
-    /// The runtime has been asked at least once.
-    looked: bool,
-    look_at: Option<Instant>,
-    /// What has ended by containerd's word, while the CRI may still call it running: when to look again.
+    /// The runtime has answered at least once.
+    observed_once: bool,
+    observe_at: Option<Instant>,
+    /// Ids that containerd reported as ended while the CRI may still show them as running, with the next poll interval.
     exits: HashMap<String, Duration>,
     tasks: JoinSet<Done>,
     cancels: HashMap<Task, CancellationToken>,
     reporting: bool,
     report_at: Option<Instant>,
     report_delay: Duration,
-    kept: Kept,
+    volume_watch: VolumeWatch,
     interest: Arc<Mutex<BTreeSet<ObjectKey>>>,
-    /// The status that the rest of the agent sees.
+    /// The status that the agent's other parts have.
     shown: Option<PodStatus>,
 }
 
 /// How soon a failed refresh of volumes is repeated.
-const REFRESH_AGAIN: SignedDuration = SignedDuration::from_secs(30);
-/// The CRI usually knows of an exit within milliseconds; after the last wait the regular look must do.
-const FIRST_EXIT_LOOK: Duration = Duration::from_millis(5);
-const LAST_EXIT_LOOK: Duration = Duration::from_secs(10);
-/// How soon an unanswered look at the runtime is repeated.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
+const REFRESH_RETRY_INTERVAL: SignedDuration = SignedDuration::from_secs(30);
+/// The CRI usually shows an exit within milliseconds. After the longest interval only the agent's relist observes it.
+const MIN_EXIT_POLL_INTERVAL: Duration = Duration::from_millis(5);
+const MAX_EXIT_POLL_INTERVAL: Duration = Duration::from_secs(10);
+/// How soon a failed observation of the runtime is repeated.
+const OBSERVE_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Starts the pod's worker. `forget` is called with the uid when nothing is left of the pod.
+/// Starts the pod's worker. `forget` receives the uid when nothing of the pod is left.
 pub(crate) fn spawn(
     context: Arc<NodeContext>,
     pod: Arc<Pod>,
@@ -103,15 +103,15 @@ pub(crate) fn spawn(
         uid: uid.clone(),
         pod,
         observed: Observed::default(),
-        looked: false,
-        look_at: Some(Instant::now()),
+        observed_once: false,
+        observe_at: Some(Instant::now()),
         exits: HashMap::new(),
         tasks: JoinSet::new(),
         cancels: HashMap::new(),
         reporting: false,
         report_at: None,
-        report_delay: report::FIRST_DELAY,
-        kept: Kept::default(),
+        report_delay: report::MIN_RETRY_DELAY,
+        volume_watch: VolumeWatch::default(),
         interest: interest.clone(),
         shown: None,
     };
@@ -127,24 +127,24 @@ impl Worker {
     /// Returns true when the pod is over, false when the agent stops.
     async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Message>, stop: CancellationToken) -> bool {
         loop {
-            if self.look_at.is_some_and(|at| at <= Instant::now()) {
-                self.look().await;
+            if self.observe_at.is_some_and(|at| at <= Instant::now()) {
+                self.observe().await;
             }
-            let deadline = if self.looked {
+            let deadline = if self.observed_once {
                 let now = Timestamp::now();
                 let pod = self.pod.clone();
-                self.observed.note_pod(&pod, now);
+                self.observed.observe_pod(&pod, now);
                 let plan = plan::plan(&pod, &self.observed, &self.context.node_view, now);
                 if plan.finished {
                     self.context.show_pod(&self.uid, None);
-                    self.context.own_all(&self.uid, std::iter::empty());
+                    self.context.set_owned(&self.uid, std::iter::empty());
                     return true;
                 }
                 self.apply(plan, now)
             } else {
                 None
             };
-            let wake = [deadline, self.look_at, self.report_at].into_iter().flatten().min();
+            let wake = [deadline, self.observe_at, self.report_at].into_iter().flatten().min();
             tokio::select! {
                 () = stop.cancelled() => return false,
                 message = inbox.recv() => match message {
@@ -164,7 +164,7 @@ impl Worker {
         match message {
             Message::Pod(pod) => {
                 if version(&pod) >= version(&self.pod) {
-                    self.hear_of_ready(&pod);
+                    self.resend_if_overruled(&pod);
                     self.pod = Arc::new(merge_reported(
                         Arc::unwrap_or_clone(pod),
                         self.observed.memory.reported.as_ref(),
@@ -172,35 +172,35 @@ impl Worker {
                 }
             }
             Message::Gone => self.observed.memory.gone = true,
-            Message::RuntimeChanged => self.look_at = Some(Instant::now()),
+            Message::RuntimeChanged => self.observe_at = Some(Instant::now()),
             Message::Exited(id) => {
-                self.exits.insert(id, FIRST_EXIT_LOOK);
-                self.look_at = Some(Instant::now());
+                self.exits.insert(id, MIN_EXIT_POLL_INTERVAL);
+                self.observe_at = Some(Instant::now());
             }
             Message::ExitsMissed => {
-                // As if all had ended: the CRI may take note of an exit after the first look.
+                // Treat all as ended: the CRI may show an exit later than the first observation.
                 let containers = self.observed.containers.iter().filter(|c| c.is_running()).map(|c| &c.id);
                 let sandboxes = self.observed.sandboxes.iter().filter(|s| s.ready).map(|s| &s.id);
-                self.exits.extend(containers.chain(sandboxes).map(|id| (id.clone(), FIRST_EXIT_LOOK)));
-                self.look_at = Some(Instant::now());
+                self.exits.extend(containers.chain(sandboxes).map(|id| (id.clone(), MIN_EXIT_POLL_INTERVAL)));
+                self.observe_at = Some(Instant::now());
             }
             Message::ObjectChanged => {
                 self.observed.memory.retry_now(Timestamp::now());
                 if self.observed.memory.volumes == plan::model::Volumes::Ready {
-                    self.kept.refresh_at = Some(Timestamp::now());
+                    self.volume_watch.refresh_at = Some(Timestamp::now());
                 }
             }
         }
     }
 
-    /// Asks the runtime for the pod's sandboxes and containers.
-    async fn look(&mut self) {
+    /// Reads the pod's sandboxes and containers from the runtime.
+    async fn observe(&mut self) {
         match self.context.cri.observe(&self.uid).await {
             Ok((sandboxes, containers)) => {
                 let ids = sandboxes.iter().map(|s| s.id.as_str());
-                self.context.own_all(&self.uid, ids.chain(containers.iter().map(|c| c.id.as_str())));
-                if !self.looked {
-                    // What runs at the first look was started by an earlier agent, hooks and all.
+                self.context.set_owned(&self.uid, ids.chain(containers.iter().map(|c| c.id.as_str())));
+                if !self.observed_once {
+                    // An earlier agent started what runs at the first observation, and ran its hooks.
                     let running =
                         containers.iter().filter(|c| matches!(c.state, ContainerState::Running { .. }));
                     self.observed.memory.adopted = running.map(|c| c.id.clone()).collect();
@@ -208,23 +208,23 @@ impl Worker {
                 self.observed.sandboxes = sandboxes;
                 self.observed.containers = containers;
                 self.observed.forget_absent();
-                self.looked = true;
-                self.look_at = self.next_exit_look();
+                self.observed_once = true;
+                self.observe_at = self.next_exit_poll();
             }
             Err(error) => {
-                tracing::debug!(uid = self.uid, %error, "the runtime does not answer");
-                self.look_at = Some(Instant::now() + LOOK_AGAIN);
+                tracing::debug!(uid = self.uid, %error, "observe pod in the runtime failed");
+                self.observe_at = Some(Instant::now() + OBSERVE_RETRY_INTERVAL);
             }
         }
     }
 
-    /// When to look for exits that the CRI has not taken note of.
-    fn next_exit_look(&mut self) -> Option<Instant> {
+    /// When to poll for exits that the CRI does not show yet.
+    fn next_exit_poll(&mut self) -> Option<Instant> {
         let alive = |id: &String| {
             self.observed.containers.iter().any(|c| &c.id == id && c.is_running())
                 || self.observed.sandboxes.iter().any(|s| &s.id == id && s.ready)
         };
-        self.exits.retain(|id, wait| alive(id) && *wait < LAST_EXIT_LOOK);
+        self.exits.retain(|id, wait| alive(id) && *wait < MAX_EXIT_POLL_INTERVAL);
         let next = self.exits.values().min().copied()?;
         self.exits.values_mut().for_each(|wait| *wait *= 2);
         Some(Instant::now() + next)
@@ -240,13 +240,13 @@ impl Worker {
             starting.for_each(|(_, token)| token.cancel());
         }
         self.report(plan.status);
-        let refresh = self.kept.refresh_at.filter(|_| {
+        let refresh = self.volume_watch.refresh_at.filter(|_| {
             self.observed.memory.stopping.is_none()
                 && self.observed.memory.volumes == plan::model::Volumes::Ready
                 && !self.observed.is_running(&Task::Volumes)
         });
         if refresh.is_some_and(|at| at <= now) {
-            self.kept.refresh_at = None;
+            self.volume_watch.refresh_at = None;
             self.begin(Action::PrepareVolumes, now);
         }
         let next = [plan.deadline, refresh].into_iter().flatten().min()?;
@@ -281,38 +281,38 @@ impl Worker {
                 .collect(),
         };
         self.tasks.spawn(async move {
-            let (outcome, extra) = perform::perform(&job, &action, &cancel).await;
-            Done::Action(Box::new((action, outcome, extra)))
+            let (outcome, volume_watch) = perform::perform(&job, &action, &cancel).await;
+            Done::Action(Box::new((action, outcome, volume_watch)))
         });
     }
 
     fn finished(&mut self, done: Result<Done, tokio::task::JoinError>) {
         match done {
             Ok(Done::Action(ended)) => {
-                let (action, outcome, extra) = *ended;
+                let (action, outcome, volume_watch) = *ended;
                 if let Some(task) = action.task() {
                     self.cancels.remove(&task);
                 }
                 let pod = self.pod.clone();
                 self.observed.finish(&pod, &action, &outcome, Timestamp::now());
                 if action == Action::PrepareVolumes && outcome != Outcome::Done {
-                    self.kept.refresh_at = Some(Timestamp::now() + REFRESH_AGAIN);
+                    self.volume_watch.refresh_at = Some(Timestamp::now() + REFRESH_RETRY_INTERVAL);
                 }
-                if let Some(kept) = extra.kept {
-                    *self.interest.lock().unwrap_or_else(PoisonError::into_inner) = kept.keys.clone();
-                    self.kept = kept;
+                if let Some(volume_watch) = volume_watch {
+                    *self.interest.lock().unwrap_or_else(PoisonError::into_inner) = volume_watch.keys.clone();
+                    self.volume_watch = volume_watch;
                 }
                 if !matches!(action, Action::Probe { .. } | Action::Note(_) | Action::PrepareVolumes) {
-                    self.look_at = Some(Instant::now());
+                    self.observe_at = Some(Instant::now());
                 }
             }
             Ok(Done::Reported(reported)) => self.reported(*reported),
             Err(error) => {
-                // A task that panicked would be in flight for ever: everything is looked at anew.
-                tracing::error!(uid = self.uid, %error, "a task of the pod ended badly");
+                // A task that panicked would stay in flight for ever: drop all tasks and observe again.
+                tracing::error!(uid = self.uid, %error, "a task of the pod panicked");
                 self.observed.memory.in_flight.clear();
                 self.reporting = false;
-                self.look_at = Some(Instant::now() + LOOK_AGAIN);
+                self.observe_at = Some(Instant::now() + OBSERVE_RETRY_INTERVAL);
             }
         }
     }
@@ -329,7 +329,7 @@ fn version(pod: &Pod) -> u64 {
     pod.metadata.resource_version.as_deref().and_then(|v| v.parse().ok()).unwrap_or(0)
 }
 
-/// A stand-in for a pod that only the runtime knows, so that it is ended in order.
+/// A substitute for a pod that only the runtime knows, so that the plan stops it in order.
 pub(crate) fn orphan(identity: &crate::cri::PodIdentity) -> Pod {
     Pod {
         metadata: k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta {

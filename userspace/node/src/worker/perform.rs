@@ -1,4 +1,6 @@
-//! Performs one action of a plan, and says how it ended. It decides nothing.
+//! Performs one action of a plan. It decides nothing.
+//!
+//! In: a [`Job`] and its action. Out: calls to the runtime and the API server, events, the [`Outcome`].
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -14,8 +16,8 @@ use crate::context::NodeContext;
 use crate::cri;
 use crate::names;
 use crate::plan::{Action, Outcome, specs};
-use crate::prober::{self, Target};
-use crate::volumes::Kept;
+use crate::prober::{self, ProbeResult, Target};
+use crate::volumes::VolumeWatch;
 use skep_cni::NetworkState;
 
 /// What an action works on.
@@ -23,23 +25,22 @@ pub(crate) struct Job {
     pub(crate) context: Arc<NodeContext>,
     pub(crate) pod: Arc<Pod>,
     pub(crate) uid: String,
-    /// Of the newest sandbox; the node's for pods in its network.
+    /// Addresses of the newest sandbox; the node's for pods in its network.
     pub(crate) ips: Vec<IpAddr>,
     pub(crate) sandbox_attempt: u32,
     /// The newest container of each name.
     pub(crate) container_ids: BTreeMap<String, String>,
 }
 
-/// What comes back beside the outcome.
-#[derive(Default)]
-pub(super) struct Extra {
-    pub(super) kept: Option<Kept>,
-}
-
-pub(super) async fn perform(job: &Job, action: &Action, cancel: &CancellationToken) -> (Outcome, Extra) {
-    let mut extra = Extra::default();
+/// How the action ended, and the new watch of the pod's volumes if the action prepared them.
+pub(super) async fn perform(
+    job: &Job,
+    action: &Action,
+    cancel: &CancellationToken,
+) -> (Outcome, Option<VolumeWatch>) {
+    let mut volume_watch = None;
     let outcome = match action {
-        Action::PrepareVolumes => prepare_volumes(job, &mut extra).await,
+        Action::PrepareVolumes => prepare_volumes(job, &mut volume_watch).await,
         Action::CreateSandbox { attempt } => create_sandbox(job, *attempt).await,
         Action::Start { name, attempt, sandbox } => {
             super::start::start(job, name, *attempt, sandbox, cancel).await
@@ -73,7 +74,7 @@ pub(super) async fn perform(job: &Job, action: &Action, cancel: &CancellationTok
             "action failed"
         );
     }
-    (outcome, extra)
+    (outcome, volume_watch)
 }
 
 fn failed(reason: &str, error: impl ToString) -> Outcome {
@@ -87,10 +88,10 @@ fn of_cri(result: Result<(), cri::CriError>) -> Outcome {
     }
 }
 
-async fn prepare_volumes(job: &Job, extra: &mut Extra) -> Outcome {
+async fn prepare_volumes(job: &Job, volume_watch: &mut Option<VolumeWatch>) -> Outcome {
     match job.context.volumes.prepare(&job.pod).await {
-        Ok(kept) => {
-            extra.kept = Some(kept);
+        Ok(watch) => {
+            *volume_watch = Some(watch);
             Outcome::Done
         }
         Err(error) => {
@@ -110,14 +111,15 @@ async fn create_sandbox(job: &Job, attempt: u32) -> Outcome {
     if let Err(error) = tokio::fs::create_dir_all(&config.log_directory).await {
         return failed("FailedCreatePodSandBox", error);
     }
-    if let Err(message) = network_ready(job).await {
+    if let Err(error) = network_ready(job).await {
+        let message = error.to_string();
         context.events.pod(&job.pod, None, true, "NetworkNotReady", message.clone());
         return failed("NetworkNotReady", message);
     }
     let handler = runtime_handler(job).await;
     match context.cri.run_sandbox(config, &handler).await {
         Ok(id) => {
-            context.own(&id, &job.uid);
+            context.set_owner(&id, &job.uid);
             Outcome::Done
         }
         Err(error) => {
@@ -128,19 +130,23 @@ async fn create_sandbox(job: &Job, attempt: u32) -> Outcome {
     }
 }
 
-/// Waits for the node's network half where the pod needs it.
-async fn network_ready(job: &Job) -> Result<(), String> {
-    const PATIENCE: Duration = Duration::from_secs(30);
+#[derive(Debug, thiserror::Error)]
+#[error("network is not ready: {0}")]
+struct NetworkNotReady(String);
+
+/// Waits for the node's network, unless the pod uses the host's.
+async fn network_ready(job: &Job) -> Result<(), NetworkNotReady> {
+    const NETWORK_TIMEOUT: Duration = Duration::from_secs(30);
     if job.pod.spec.as_ref().and_then(|s| s.host_network) == Some(true) {
         return Ok(());
     }
     let mut state = job.context.network.clone();
     let ready = state.wait_for(|state| *state == NetworkState::Ready);
-    if let Ok(Ok(_)) = tokio::time::timeout(PATIENCE, ready).await {
+    if let Ok(Ok(_)) = tokio::time::timeout(NETWORK_TIMEOUT, ready).await {
         return Ok(());
     }
     let NetworkState::NotReady(why) = job.context.network.borrow().clone() else { return Ok(()) };
-    Err(format!("network is not ready: {why}"))
+    Err(NetworkNotReady(why))
 }
 
 /// The runtime's name for the pod's RuntimeClass; empty for the default.
@@ -155,7 +161,7 @@ async fn runtime_handler(job: &Job) -> String {
     }
 }
 
-/// preStop, SIGTERM, SIGKILL: all within `grace`.
+/// preStop, SIGTERM, SIGKILL, all within `grace`.
 pub(super) async fn kill(
     job: &Job,
     name: &str,
@@ -164,8 +170,8 @@ pub(super) async fn kill(
     pre_stop: bool,
     message: &str,
 ) -> Outcome {
-    /// What a container gets after its hook has used up the grace.
-    const LEAST: Duration = Duration::from_secs(2);
+    /// The time for SIGTERM after the hook has used up the grace period.
+    const MIN_GRACE_AFTER_HOOK: Duration = Duration::from_secs(2);
     let context = &job.context;
     context.events.pod(&job.pod, Some(name), false, "Killing", message);
     let began = Instant::now();
@@ -175,12 +181,12 @@ pub(super) async fn kill(
     if let (true, Some(container), Some(handler)) = (pre_stop, container, hook) {
         let target = Target { container, id, ip: job.ips.first().copied() };
         if let Err(error) = prober::hook(&context.cri, handler, &target, grace).await {
-            tracing::info!(container = name, error, "preStop hook failed");
+            tracing::info!(container = name, %error, "preStop hook failed");
             context.events.pod(&job.pod, Some(name), true, "FailedPreStopHook", "PreStopHook failed");
         }
     }
     let left = grace.saturating_sub(began.elapsed());
-    let left = if grace.is_zero() { Duration::ZERO } else { left.max(LEAST) };
+    let left = if grace.is_zero() { Duration::ZERO } else { left.max(MIN_GRACE_AFTER_HOOK) };
     of_cri(context.cri.stop_container(id, left).await)
 }
 
@@ -191,7 +197,7 @@ async fn probe(job: &Job, name: &str, id: &str, kind: crate::plan::ProbeKind) ->
         return Outcome::Done;
     };
     let target = Target { container, id, ip: job.ips.first().copied() };
-    let (success, output) = prober::probe(&job.context.cri, settings, &target).await;
+    let ProbeResult { success, output } = prober::probe(&job.context.cri, settings, &target).await;
     if !success {
         let message = format!("{} probe failed: {output}", kind.name());
         job.context.events.pod(&job.pod, Some(name), true, "Unhealthy", message);
@@ -220,7 +226,7 @@ async fn delete(job: &Job) -> Outcome {
     };
     match api.delete(&name, &params).await {
         Ok(_) => Outcome::Done,
-        // Gone, or another pod of that name by now.
+        // The pod is gone, or another pod has its name now.
         Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Outcome::Done,
         Err(error) => failed("Delete", error),
     }

@@ -1,4 +1,4 @@
-//! Sends the pod's status to the API server, until it has arrived.
+//! Sends the pod's status to the API server, until the server accepts it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,26 +12,26 @@ use super::{Done, Worker};
 use crate::names;
 use crate::plan::merge_reported;
 
-pub(super) const FIRST_DELAY: Duration = Duration::from_millis(500);
-const LONGEST_DELAY: Duration = Duration::from_secs(15);
+pub(super) const MIN_RETRY_DELAY: Duration = Duration::from_millis(500);
+const MAX_RETRY_DELAY: Duration = Duration::from_secs(15);
 
-/// How a report ended.
+/// A status that was sent, and the result.
 pub(super) struct Reported {
     status: PodStatus,
-    result: Result<Verdict, kube::Error>,
+    result: Result<SendResult, kube::Error>,
 }
 
-enum Verdict {
-    /// The API server has it; the pod as it is there now.
-    Taken(Box<Pod>),
-    /// The pod changed meanwhile; this is how it is now.
+enum SendResult {
+    /// The API server accepted the status; its pod now.
+    Accepted(Box<Pod>),
+    /// The pod had changed; the pod now.
     Stale(Box<Pod>),
-    /// There is no such pod any more.
+    /// The pod was deleted.
     Gone,
 }
 
 impl Worker {
-    /// Begins to send `status` if it is news.
+    /// Begins to send `status` if it has changed.
     pub(super) fn report(&mut self, status: PodStatus) {
         if self.shown.as_ref() != Some(&status) {
             let mut shown = (*self.pod).clone();
@@ -61,23 +61,24 @@ impl Worker {
     pub(super) fn reported(&mut self, reported: Reported) {
         self.reporting = false;
         match reported.result {
-            Ok(Verdict::Taken(pod)) => {
-                self.report_delay = FIRST_DELAY;
+            Ok(SendResult::Accepted(pod)) => {
+                self.report_delay = MIN_RETRY_DELAY;
                 self.observed.memory.reported = Some(reported.status);
                 self.adopt(*pod);
             }
-            Ok(Verdict::Stale(pod)) => self.adopt(*pod),
-            Ok(Verdict::Gone) => self.observed.memory.gone = true,
+            Ok(SendResult::Stale(pod)) => self.adopt(*pod),
+            Ok(SendResult::Gone) => self.observed.memory.gone = true,
             Err(error) => {
-                tracing::debug!(uid = self.uid, %error, "status not sent");
+                tracing::debug!(uid = self.uid, %error, "send pod status failed");
                 self.report_at = Some(Instant::now() + self.report_delay);
-                self.report_delay = (self.report_delay * 2).min(LONGEST_DELAY);
+                self.report_delay = (self.report_delay * 2).min(MAX_RETRY_DELAY);
             }
         }
     }
 
-    /// The control plane takes a silent node's pods for unready. Once the node is heard again, they say how they are.
-    pub(super) fn hear_of_ready(&mut self, pod: &Pod) {
+    /// The control plane marks the pods of an unreachable node as unready. When that overruled a ready status, the status is
+    /// sent again.
+    pub(super) fn resend_if_overruled(&mut self, pod: &Pod) {
         let reported = self.observed.memory.reported.as_ref();
         let overruled = ready(reported) == Some("True") && ready(pod.status.as_ref()) == Some("False");
         if overruled && super::version(pod) > super::version(&self.pod) {
@@ -97,12 +98,12 @@ fn ready(status: Option<&PodStatus>) -> Option<&str> {
     conditions.iter().find(|condition| condition.type_ == "Ready").map(|condition| condition.status.as_str())
 }
 
-async fn send(client: kube::Client, pod: &Pod, status: &PodStatus) -> Result<Verdict, kube::Error> {
+async fn send(client: kube::Client, pod: &Pod, status: &PodStatus) -> Result<SendResult, kube::Error> {
     let (name, namespace, uid) = names::of(pod);
     let api: Api<Pod> = Api::namespaced(client, &namespace);
     let mut body = serde_json::to_value(status).map_err(kube::Error::SerdeError)?;
     if let Some(fields) = body.as_object_mut() {
-        // A merge keeps what is not named.
+        // A merge patch keeps fields that it does not name.
         for field in ["reason", "message", "podIP", "podIPs"] {
             fields.entry(field).or_insert(serde_json::Value::Null);
         }
@@ -112,18 +113,18 @@ async fn send(client: kube::Client, pod: &Pod, status: &PodStatus) -> Result<Ver
         "status": body,
     });
     match api.patch_status(&name, &PatchParams::default(), &Patch::Merge(patch)).await {
-        Ok(pod) => Ok(Verdict::Taken(Box::new(pod))),
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(Verdict::Gone),
+        Ok(pod) => Ok(SendResult::Accepted(Box::new(pod))),
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(SendResult::Gone),
         Err(kube::Error::Api(status)) if status.code == 409 || status.code == 422 => {
             match api.get_opt(&name).await? {
                 Some(now) if now.metadata.uid.as_deref() == Some(uid.as_str()) => {
                     if now.metadata.resource_version == pod.metadata.resource_version {
-                        // Not stale, so refused for what it says.
+                        // Not stale: the server rejects the status itself.
                         return Err(kube::Error::Api(status));
                     }
-                    Ok(Verdict::Stale(Box::new(now)))
+                    Ok(SendResult::Stale(Box::new(now)))
                 }
-                _ => Ok(Verdict::Gone),
+                _ => Ok(SendResult::Gone),
             }
         }
         Err(error) => Err(error),

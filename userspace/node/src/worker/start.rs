@@ -1,4 +1,4 @@
-//! Bringing one container to life: image, environment, mounts, create, start, postStart.
+//! Starts one container: image, environment, mounts, create, start, postStart.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,8 @@ use crate::plan::{Outcome, specs};
 use crate::prober::{self, Target};
 use crate::volumes::payload;
 
-const SERVICES_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a start waits for the first list of Services.
+const SERVICES_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A failed start: the reason that the API shows, and the message.
 struct Failed {
@@ -72,7 +73,7 @@ async fn run(
         context.events.pod(&job.pod, Some(name), true, "Failed", format!("Error: {error}"));
         Failed::new("CreateContainerError", error)
     })?;
-    context.own(&id, &job.uid);
+    context.set_owner(&id, &job.uid);
     context.events.pod(&job.pod, Some(name), false, "Created", "Container created");
     if let Err(error) = context.cri.start_container(&id).await {
         context.events.pod(&job.pod, Some(name), true, "Failed", format!("Error: {error}"));
@@ -88,16 +89,16 @@ async fn post_start(
     id: &str,
     cancel: &CancellationToken,
 ) -> Result<(), Failed> {
-    const FOREVER: Duration = Duration::from_secs(24 * 3600);
+    const MAX_HOOK_DURATION: Duration = Duration::from_secs(24 * 3600);
     let Some(handler) = container.lifecycle.as_ref().and_then(|l| l.post_start.as_ref()) else {
         return Ok(());
     };
     let target = Target { container, id, ip: job.ips.first().copied() };
     let result = tokio::select! {
-        result = prober::hook(&job.context.cri, handler, &target, FOREVER) => result,
+        result = prober::hook(&job.context.cri, handler, &target, MAX_HOOK_DURATION) => result,
         () = cancel.cancelled() => return Ok(()),
     };
-    let Err(message) = result else { return Ok(()) };
+    let Err(error) = result else { return Ok(()) };
     job.context.events.pod(
         &job.pod,
         Some(&container.name),
@@ -105,13 +106,13 @@ async fn post_start(
         "FailedPostStartHook",
         "PostStartHook failed",
     );
-    tracing::info!(container = container.name, message, "postStart hook failed");
+    tracing::info!(container = container.name, %error, "postStart hook failed");
     let grace = crate::plan::spec_grace(&job.pod).unsigned_abs();
     super::perform::kill(job, &container.name, id, grace, false, "FailedPostStartHook").await;
     Err(Failed::new("PostStartHookError", "PostStartHook failed"))
 }
 
-/// The image's description in the runtime, pulled if the policy says so.
+/// The image in the runtime, after a pull if the policy requires one.
 async fn ensure_image(job: &Job, container: &Container) -> Result<api::Image, Failed> {
     let context = &job.context;
     let image = container.image.clone().unwrap_or_default();
@@ -188,7 +189,7 @@ fn default_policy(image: &str) -> &'static str {
     if tagged { "IfNotPresent" } else { "Always" }
 }
 
-/// Catches what is no image reference at all; the runtime judges the rest.
+/// Rejects what cannot be an image reference; the runtime validates the rest.
 fn plausible(image: &str) -> bool {
     let (name, digest) = image.split_once('@').map_or((image, None), |(n, d)| (n, Some(d)));
     let repository = match name.rsplit_once(':') {
@@ -228,9 +229,9 @@ async fn prepare(
     } else {
         context.volumes.fetch(&keys).await.map_err(|e| config_error(&e))?
     };
-    // An agent that has just begun gives the list of services a moment; without an API server it goes on.
+    // Right after the agent's start the list may be incomplete. Without an API server the start continues without it.
     let mut synced = context.services.synced();
-    let _ = tokio::time::timeout(SERVICES_PATIENCE, synced.wait_for(|synced| *synced)).await;
+    let _ = tokio::time::timeout(SERVICES_TIMEOUT, synced.wait_for(|synced| *synced)).await;
     let services = context.services.variables(&job.pod);
     let ips: Vec<String> = if job.ips.is_empty() {
         context.node_view.ips.clone()
@@ -268,7 +269,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn references_that_no_registry_knows_are_told_apart() {
+    fn implausible_image_references_are_rejected() {
         for good in ["busybox", "localhost/skep/web:1", "a.b:5000/c/d:latest", "x@sha256:00", "a/b-c_d.e"] {
             assert!(plausible(good), "{good}");
         }

@@ -197,7 +197,7 @@ fn liveness_waits_for_startup() {
 }
 
 #[test]
-fn a_lost_sandbox_is_made_anew_and_counts_as_restart() {
+fn a_lost_sandbox_is_replaced_and_counts_as_restart() {
     let mut world = World::new(main_only(json!({}))).live("main", [SERVES]);
     world.pass(5);
     world.crash();
@@ -275,7 +275,7 @@ fn a_pod_deleted_before_it_ran_is_removed() {
 }
 
 #[test]
-fn what_fails_is_tried_again_ever_more_slowly() {
+fn failed_actions_are_repeated_with_growing_delays() {
     let mut world = World::new(main_only(json!({}))).live("main", [SERVES]);
     world.stop_failures = 4;
     world.pass(5);

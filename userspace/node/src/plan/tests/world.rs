@@ -1,4 +1,4 @@
-//! A pod, a runtime and a clock that exist only here: actions take their time, containers do what the story says.
+//! A simulated pod, runtime and clock: actions take time, containers behave as the test says.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -27,9 +27,9 @@ pub(super) struct World {
     node: NodeView,
     lives: BTreeMap<String, VecDeque<Life>>,
     running: BTreeMap<String, Life>,
-    /// What will have happened at a time.
-    agenda: Vec<(Timestamp, Thing)>,
-    /// Probe results by container name and kind; true where nothing is said.
+    /// Events of the future, each with its time.
+    agenda: Vec<(Timestamp, Event)>,
+    /// Probe results by container name and kind; true by default.
     pub(super) probes: BTreeMap<(String, ProbeKind), bool>,
     /// Everything that was done, as `12 start main`.
     pub(super) story: Vec<String>,
@@ -45,7 +45,7 @@ pub(super) struct World {
 }
 
 #[derive(Debug, Clone)]
-enum Thing {
+enum Event {
     Done(Action, Outcome),
     Exit { id: String, code: i32 },
 }
@@ -74,7 +74,7 @@ impl World {
         }
     }
 
-    /// What containers of that name do, one after the other; the last goes on for ever.
+    /// What containers of that name do, one after the other; the last behaviour repeats.
     pub(super) fn live(mut self, name: &str, lives: impl IntoIterator<Item = Life>) -> World {
         self.lives.insert(name.to_owned(), lives.into_iter().collect());
         self
@@ -144,16 +144,16 @@ impl World {
         self.story.iter().filter_map(|line| line.split_once(' ').map(|(_, text)| text)).collect()
     }
 
-    fn tell(&mut self, text: String) {
+    fn record(&mut self, text: String) {
         let at = self.now.duration_since(self.began).as_secs();
         self.story.push(format!("{at} {text}"));
     }
 
-    /// Plans and begins until nothing new is asked for; returns the deadline.
+    /// Plans and begins actions until the plan is empty; returns its deadline.
     fn step(&mut self) -> Option<Timestamp> {
         for _ in 0..50 {
             let pod = self.pod.clone();
-            self.observed.note_pod(&pod, self.now);
+            self.observed.observe_pod(&pod, self.now);
             let plan = plan(&pod, &self.observed, &self.node, self.now);
             self.finished |= plan.finished;
             let mut quiet = true;
@@ -180,15 +180,15 @@ impl World {
     fn begin(&mut self, action: Action) {
         let (takes, outcome) = match &action {
             Action::Start { name, attempt, .. } => {
-                self.tell(format!("start {name}"));
+                self.record(format!("start {name}"));
                 self.started(name.clone(), *attempt)
             }
             Action::CreateSandbox { attempt } => {
-                self.tell(format!("sandbox {attempt}"));
+                self.record(format!("sandbox {attempt}"));
                 (1, Outcome::Done)
             }
             Action::Kill { name, id, grace, .. } => {
-                self.tell(format!("kill {name} {}", grace.as_secs()));
+                self.record(format!("kill {name} {}", grace.as_secs()));
                 let takes = match self.running.get(id) {
                     Some(Life::Serves { stops_after }) => (*stops_after).min(grace.as_secs()),
                     _ => 0,
@@ -200,24 +200,24 @@ impl World {
                 (0, Outcome::Probed { success, output: String::new() })
             }
             Action::StopSandbox { .. } => {
-                self.tell("stop sandbox".into());
+                self.record("stop sandbox".into());
                 let fails = self.stop_failures > 0;
                 self.stop_failures = self.stop_failures.saturating_sub(1);
                 let failed = Outcome::Failed { reason: "no".into(), message: "no".into(), image: None };
                 (0, if fails { failed } else { Outcome::Done })
             }
             Action::CleanUp => {
-                self.tell("clean up".into());
+                self.record("clean up".into());
                 (0, Outcome::Done)
             }
             Action::Delete => {
-                self.tell("delete".into());
+                self.record("delete".into());
                 (0, Outcome::Done)
             }
-            Action::Note(note) => return self.tell(format!("note {}", note.reason)),
+            Action::Note(note) => return self.record(format!("note {}", note.reason)),
             _ => (0, Outcome::Done),
         };
-        self.agenda.push((self.now + SignedDuration::from_secs(takes), Thing::Done(action, outcome)));
+        self.agenda.push((self.now + SignedDuration::from_secs(takes), Event::Done(action, outcome)));
     }
 
     fn started(&mut self, name: String, attempt: u32) -> (i64, Outcome) {
@@ -232,7 +232,7 @@ impl World {
         let id = format!("{name}-{}", self.ids);
         if let Life::Ends { after, code } = life {
             self.agenda
-                .push((self.now + SignedDuration::from_secs(after), Thing::Exit { id: id.clone(), code }));
+                .push((self.now + SignedDuration::from_secs(after), Event::Exit { id: id.clone(), code }));
         }
         self.running.insert(id.clone(), life);
         let sandbox = self.observed.sandboxes.first().map(|s| s.id.clone()).unwrap_or_default();
@@ -267,16 +267,16 @@ impl World {
         }
     }
 
-    /// Makes what is due happen.
+    /// Lets the due events happen.
     fn happen(&mut self) {
         let now = self.now;
         let (due, later) = std::mem::take(&mut self.agenda).into_iter().partition(|(at, _)| *at <= now);
         self.agenda = later;
-        let due: Vec<(Timestamp, Thing)> = due;
-        for (_, thing) in due {
-            match thing {
-                Thing::Exit { id, code } => self.exit(&id, code),
-                Thing::Done(action, outcome) => self.done(action, outcome),
+        let due: Vec<(Timestamp, Event)> = due;
+        for (_, event) in due {
+            match event {
+                Event::Exit { id, code } => self.exit(&id, code),
+                Event::Done(action, outcome) => self.done(action, outcome),
             }
         }
     }

@@ -1,0 +1,117 @@
+//! A real API server in the test's process: embedded store in a temporary folder, no TLS, no controllers.
+//!
+//! Out: clients of any identity, and clients whose connection the test can cut.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use axum::Router;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::middleware::{Next, from_fn};
+use axum::response::{IntoResponse, Response};
+use futures::StreamExt as _;
+use http::StatusCode;
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, PKCS_ECDSA_P256_SHA256};
+use skep_apiserver::{
+    ApiServer, Config, FrontProxy, Identity, NODE_PORTS, NodeTls, ServiceNetwork, TokenKeys,
+};
+use skep_store::embedded::EmbeddedStore;
+use tempfile::TempDir;
+use tokio::sync::watch;
+
+/// A certificate and its key, in PEM.
+#[derive(Clone)]
+pub struct Pem {
+    pub certificate: String,
+    pub key: String,
+}
+
+/// A certificate authority for tests.
+pub struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    /// PEM.
+    pub certificate: String,
+}
+
+impl Authority {
+    pub fn new() -> Result<Authority> {
+        let key = KeyPair::generate()?;
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, "test");
+        let certificate = params.self_signed(&key)?.pem();
+        Ok(Authority { issuer: Issuer::new(params, key), certificate })
+    }
+
+    /// For a user in a group, and for a server on 127.0.0.1.
+    pub fn issue(&self, user: &str, group: &str) -> Result<Pem> {
+        let key = KeyPair::generate()?;
+        let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned()])?;
+        params.distinguished_name.push(DnType::CommonName, user);
+        params.distinguished_name.push(DnType::OrganizationName, group);
+        Ok(Pem { certificate: params.signed_by(&key, &self.issuer)?.pem(), key: key.serialize_pem() })
+    }
+}
+
+/// Ends with its drop, like every connection to it.
+pub struct TestApiServer {
+    server: ApiServer,
+    _folder: TempDir,
+}
+
+impl TestApiServer {
+    pub async fn start() -> Result<TestApiServer> {
+        let folder = tempfile::tempdir()?;
+        let (ca, proxy_ca) = (Authority::new()?, Authority::new()?);
+        let (nodes, proxy) = (ca.issue("admin", "system:masters")?, proxy_ca.issue("front-proxy", "x")?);
+        let tokens = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+        let config = Config {
+            store: Arc::new(EmbeddedStore::open(&folder.path().join("store.redb"))?),
+            services: ServiceNetwork { cidrs: vec!["10.96.0.0/12".parse()?], node_ports: NODE_PORTS },
+            advertise: "127.0.0.1:6443".parse()?,
+            client_ca: ca.certificate.clone(),
+            tokens: TokenKeys {
+                private: tokens.serialize_pem(),
+                public: tokens.public_key_pem(),
+                issuer: "https://kubernetes.default.svc".to_owned(),
+            },
+            front_proxy: FrontProxy {
+                certificate: proxy.certificate,
+                key: proxy.key,
+                ca: proxy_ca.certificate,
+                names: vec!["front-proxy".to_owned()],
+            },
+            node_tls: NodeTls { certificate: nodes.certificate, key: nodes.key, ca: ca.certificate },
+            audit: None,
+        };
+        Ok(TestApiServer { server: ApiServer::new(config).await?, _folder: folder })
+    }
+
+    /// A client that may do everything.
+    pub fn client(&self) -> kube::Client {
+        self.client_of(Identity::new("admin", &["system:masters"]))
+    }
+
+    pub fn client_of(&self, identity: Identity) -> kube::Client {
+        kube::Client::new(self.server.in_process(identity), "default")
+    }
+
+    /// A client that reaches the server only while `up` is true; watches end when it becomes false.
+    pub fn cuttable_client(&self, identity: Identity, up: &watch::Receiver<bool>) -> kube::Client {
+        let up = up.clone();
+        let router: Router = self.server.in_process(identity);
+        let router = router.layer(from_fn(move |request, next| pass_if(up.clone(), request, next)));
+        kube::Client::new(router, "default")
+    }
+}
+
+async fn pass_if(mut up: watch::Receiver<bool>, request: Request, next: Next) -> Response {
+    if !*up.borrow() {
+        // No Status object: the client must not take this for an answer of the API.
+        return (StatusCode::SERVICE_UNAVAILABLE, "down").into_response();
+    }
+    let (parts, body) = next.run(request).await.into_parts();
+    let cut = async move { drop(up.wait_for(|up| !*up).await) };
+    Response::from_parts(parts, Body::from_stream(body.into_data_stream().take_until(Box::pin(cut))))
+}
