@@ -5,43 +5,49 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use skep_api::{Kind, Reason, Status, find, find_kind, meta};
 
+use crate::aggregate;
+use crate::allocate::Allocator;
+use crate::allocate::address::ensure_default_range;
 use crate::authz::default_objects;
-use crate::write::{self, stamp};
-use crate::{Inner, aggregate, allocate};
+use crate::config::Config;
+use crate::reconcilers::service_allocations::repair;
+use crate::stored::Storage;
+use crate::stored::stamp;
 
-pub(crate) async fn run(server: &Arc<Inner>) -> Result<(), Status> {
+pub(crate) async fn run(config: &Config, allocator: &Arc<Allocator>) -> Result<(), Status> {
+    let storage = &allocator.storage;
     for name in ["default", "kube-system", "kube-public", "kube-node-lease"] {
-        ensure(server, json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})).await?;
+        ensure(storage, json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})).await?;
     }
     for object in default_objects() {
-        ensure(server, object).await?;
+        ensure(storage, object).await?;
     }
     for (name, value) in [("system-cluster-critical", 2_000_000_000), ("system-node-critical", 2_000_001_000)]
     {
         let class = json!({
             "apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": name}, "value": value,
         });
-        ensure(server, class).await?;
+        ensure(storage, class).await?;
     }
-    allocate::ensure_default_range(server).await?;
-    allocate::repair(server).await?;
-    follow(server, aggregate::trust(server), &["data"]).await?;
-    kubernetes_service(server).await
+    ensure_default_range(storage, &allocator.network).await?;
+    repair(storage).await?;
+    ensure_fields(storage, aggregate::trust(config), &["data"]).await?;
+    kubernetes_service(config, allocator).await
 }
 
 /// Makes the object unless one of its name is there.
-async fn ensure(server: &Arc<Inner>, object: Value) -> Result<(), Status> {
+async fn ensure(storage: &Storage, object: Value) -> Result<(), Status> {
     let kind = kind_of(&object)?;
-    if write::find(server, kind, meta::namespace(&object), meta::name(&object)).is_ok() {
+    if storage.caches.get_or_404(kind, meta::namespace(&object), meta::name(&object)).is_ok() {
         return Ok(());
     }
-    insert(server, kind, object).await
+    insert(storage, kind, object).await
 }
 
-async fn insert(server: &Arc<Inner>, kind: &Kind, mut object: Value) -> Result<(), Status> {
+async fn insert(storage: &Storage, kind: &Kind, mut object: Value) -> Result<(), Status> {
     stamp(&mut object);
     kind.prepare_create(&mut object);
-    match write::insert(server, kind, &object).await {
+    match storage.insert(kind, &object).await {
         // Another server of the cluster was faster.
         Err(status) if status.reason != Reason::AlreadyExists => Err(status),
         _ => Ok(()),
@@ -49,16 +55,17 @@ async fn insert(server: &Arc<Inner>, kind: &Kind, mut object: Value) -> Result<(
 }
 
 /// The API as pods see it, and the endpoint behind it.
-async fn kubernetes_service(server: &Arc<Inner>) -> Result<(), Status> {
-    let advertise = server.config.advertise;
-    if let Some(first) = server.config.services.cidrs.first().and_then(|cidr| cidr.iter().nth(1)) {
+async fn kubernetes_service(config: &Config, allocator: &Arc<Allocator>) -> Result<(), Status> {
+    let storage = &allocator.storage;
+    let advertise = config.advertise;
+    if let Some(first) = config.services.cidrs.first().and_then(|cidr| cidr.iter().nth(1)) {
         let service = json!({
             "apiVersion": "v1", "kind": "Service",
             "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"component": "apiserver", "provider": "kubernetes"}},
             "spec": {"type": "ClusterIP", "clusterIP": first.to_string(), "clusterIPs": [first.to_string()],
                 "ports": [{"name": "https", "port": 443, "targetPort": advertise.port(), "protocol": "TCP"}]},
         });
-        ensure_service(server, service).await?;
+        ensure_service(allocator, service).await?;
     }
     let port = json!({"name": "https", "port": advertise.port(), "protocol": "TCP"});
     let slice = json!({
@@ -68,47 +75,48 @@ async fn kubernetes_service(server: &Arc<Inner>) -> Result<(), Status> {
         "endpoints": [{"addresses": [advertise.ip().to_string()], "conditions": {"ready": true}}],
         "ports": [port],
     });
-    follow(server, slice, &["addressType", "endpoints", "ports"]).await?;
+    ensure_fields(storage, slice, &["addressType", "endpoints", "ports"]).await?;
     let endpoints = json!({
         "apiVersion": "v1", "kind": "Endpoints",
         "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}},
         "subsets": [{"addresses": [{"ip": advertise.ip().to_string()}], "ports": [port]}],
     });
-    follow(server, endpoints, &["subsets"]).await
+    ensure_fields(storage, endpoints, &["subsets"]).await
 }
 
-async fn ensure_service(server: &Arc<Inner>, mut service: Value) -> Result<(), Status> {
+async fn ensure_service(allocator: &Arc<Allocator>, mut service: Value) -> Result<(), Status> {
     let Some(kind) = find("", "v1", "services") else { return Ok(()) };
-    if write::find(server, kind, meta::namespace(&service), meta::name(&service)).is_ok() {
+    let storage = &allocator.storage;
+    if storage.caches.get_or_404(kind, meta::namespace(&service), meta::name(&service)).is_ok() {
         return Ok(());
     }
     kind.prepare_create(&mut service);
     stamp(&mut service);
-    match allocate::reserve(server, kind, &mut service, None, false).await {
+    match allocator.reserve(kind, &mut service, None, false).await {
         Ok(reservation) => {
-            let made = write::insert(server, kind, &service).await;
+            let made = storage.insert(kind, &service).await;
             if let Some(reservation) = reservation {
                 reservation.end(made.is_ok()).await;
             }
             made.map(drop)
         }
         // Another server of the cluster is making it, or was and died: the store takes one.
-        Err(_) if allocate::is_reserved_for(server, &service) => insert(server, kind, service).await,
+        Err(_) if allocator.is_reserved_for(&service) => insert(storage, kind, service).await,
         Err(status) => Err(status),
     }
 }
 
 /// Makes the object, or brings these fields of it up to date.
-async fn follow(server: &Arc<Inner>, wanted: Value, fields: &[&str]) -> Result<(), Status> {
+async fn ensure_fields(storage: &Storage, wanted: Value, fields: &[&str]) -> Result<(), Status> {
     let kind = kind_of(&wanted)?;
-    let Ok(old) = write::find(server, kind, meta::namespace(&wanted), meta::name(&wanted)) else {
-        return insert(server, kind, wanted).await;
+    let Ok(old) = storage.caches.get_or_404(kind, meta::namespace(&wanted), meta::name(&wanted)) else {
+        return insert(storage, kind, wanted).await;
     };
     let mut new = old.value();
     for field in fields {
         new[*field] = wanted[*field].clone();
     }
-    write::replace(server, kind, &old, &new).await.map(drop)
+    storage.replace(kind, &old, &new).await.map(drop)
 }
 
 fn kind_of(object: &Value) -> Result<&'static Kind, Status> {

@@ -2,18 +2,18 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, Method};
+use http::HeaderMap;
+use http::Method;
+use skep_api::kinds::Part;
 
-use crate::Inner;
 use crate::admission::Notes;
 use crate::authz::Attributes;
 use crate::identity::Identity;
 use crate::query::Query;
-use crate::route::Target;
+use crate::request_info::Target;
 
 /// A request to a resource, authorised.
 pub(crate) struct Call {
-    pub(crate) server: Arc<Inner>,
     pub(crate) identity: Identity,
     pub(crate) target: Target,
     pub(crate) method: Method,
@@ -24,6 +24,11 @@ pub(crate) struct Call {
 }
 
 impl Call {
+    /// The part of the object that an update through this path writes.
+    pub(crate) fn part(&self) -> Part {
+        if self.target.subresource == "status" { Part::Status } else { Part::Main }
+    }
+
     pub(crate) fn attributes<'a>(&'a self, verb: &'a str) -> Attributes<'a> {
         let attributes = Attributes::resource(&self.identity, verb, &self.target);
         if attributes.name.is_empty() && matches!(verb, "list" | "watch" | "deletecollection") {
@@ -55,9 +60,5 @@ impl<'a> Attributes<'a> {
             namespace: if own { &target.name } else { &target.namespace },
             path: "",
         }
-    }
-
-    pub(crate) fn path(identity: &'a Identity, verb: &'a str, path: &'a str) -> Attributes<'a> {
-        Attributes { user: &identity.user, groups: &identity.groups, verb, path, ..Attributes::default() }
     }
 }

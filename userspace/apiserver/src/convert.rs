@@ -11,17 +11,21 @@ use skep_api::{Kind, Reason, Status, conversion, meta};
 
 use crate::cache::Change;
 use crate::object::{self, Object};
-use crate::{Inner, webhook};
+use crate::webhook;
 
 /// One object in the version of the kind.
-pub(crate) async fn one(server: &Inner, kind: &Kind, object: Arc<Object>) -> Result<Arc<Object>, Status> {
-    let converted = all(server, kind, vec![object]).await?;
+pub(crate) async fn one(
+    webhooks: &webhook::Client,
+    kind: &Kind,
+    object: Arc<Object>,
+) -> Result<Arc<Object>, Status> {
+    let converted = all(webhooks, kind, vec![object]).await?;
     converted.into_iter().next().ok_or_else(|| Status::internal("a conversion returned no object"))
 }
 
 /// Objects in the version of the kind; those of another are converted together.
 pub(crate) async fn all(
-    server: &Inner,
+    webhooks: &webhook::Client,
     kind: &Kind,
     mut objects: Vec<Arc<Object>>,
 ) -> Result<Vec<Arc<Object>>, Status> {
@@ -32,7 +36,7 @@ pub(crate) async fn all(
         return Ok(objects);
     }
     let values = others.iter().map(|at| objects[*at].value()).collect();
-    let converted = values_to(server, custom, &kind.api_version(), values).await?;
+    let converted = values_to(webhooks, custom, &kind.api_version(), values).await?;
     for (at, value) in others.into_iter().zip(converted) {
         objects[at] = Arc::new(objects[at].converted(kind, &value));
     }
@@ -40,24 +44,32 @@ pub(crate) async fn all(
 }
 
 /// A change of an object in the version of the kind.
-pub(crate) async fn change(server: &Inner, kind: &Kind, change: Arc<Change>) -> Result<Arc<Change>, Status> {
+pub(crate) async fn change(
+    webhooks: &webhook::Client,
+    kind: &Kind,
+    change: Arc<Change>,
+) -> Result<Arc<Change>, Status> {
     let is_ours = |object: &Arc<Object>| object.version == kind.version;
     if kind.custom.is_none() || is_ours(&change.object) && change.previous.as_ref().is_none_or(is_ours) {
         return Ok(change);
     }
     let objects = change.previous.iter().chain([&change.object]).cloned().collect();
-    let mut objects = all(server, kind, objects).await?.into_iter();
+    let mut objects = all(webhooks, kind, objects).await?.into_iter();
     let previous = change.previous.as_ref().and_then(|_| objects.next());
     let object = objects.next().ok_or_else(|| Status::internal("a conversion returned no object"))?;
     Ok(Arc::new(Change::new(change.kind, object, previous)))
 }
 
 /// The bytes of an object to store, in the version that is stored.
-pub(crate) async fn to_stored(server: &Inner, kind: &Kind, value: &Value) -> Result<Bytes, Status> {
+pub(crate) async fn to_stored(
+    webhooks: &webhook::Client,
+    kind: &Kind,
+    value: &Value,
+) -> Result<Bytes, Status> {
     match &kind.custom {
         Some(custom) if custom.definition.storage_version != kind.version => {
             let wanted = format!("{}/{}", kind.group, custom.definition.storage_version);
-            let converted = values_to(server, custom, &wanted, vec![value.clone()]).await?;
+            let converted = values_to(webhooks, custom, &wanted, vec![value.clone()]).await?;
             Ok(object::to_stored(converted.first().unwrap_or(value)))
         }
         _ => Ok(object::to_stored(value)),
@@ -65,10 +77,15 @@ pub(crate) async fn to_stored(server: &Inner, kind: &Kind, value: &Value) -> Res
 }
 
 /// One value from a version of its kind to another served one.
-pub(crate) async fn value(server: &Inner, from: &Kind, to: &Kind, value: Value) -> Result<Value, Status> {
+pub(crate) async fn value(
+    webhooks: &webhook::Client,
+    from: &Kind,
+    to: &Kind,
+    value: Value,
+) -> Result<Value, Status> {
     match &from.custom {
         Some(custom) => {
-            let converted = values_to(server, custom, &to.api_version(), vec![value]).await?;
+            let converted = values_to(webhooks, custom, &to.api_version(), vec![value]).await?;
             let first = converted.into_iter().next();
             first.ok_or_else(|| Status::internal("a conversion returned no object"))
         }
@@ -78,7 +95,7 @@ pub(crate) async fn value(server: &Inner, from: &Kind, to: &Kind, value: Value) 
 
 /// As many values as before, in the same order.
 async fn values_to(
-    server: &Inner,
+    webhooks: &webhook::Client,
     custom: &Custom,
     wanted: &str,
     mut values: Vec<Value>,
@@ -86,7 +103,7 @@ async fn values_to(
     match &custom.definition.conversion {
         Conversion::Nothing => values.iter_mut().for_each(|value| value["apiVersion"] = wanted.into()),
         Conversion::Webhook { client, reviews } => {
-            let called = by_webhook(server, client, reviews, wanted, &values).await;
+            let called = by_webhook(webhooks, client, reviews, wanted, &values).await;
             values = called.map_err(|why| {
                 let first = &values[0];
                 let (version, kind) = (&first["apiVersion"], &first["kind"]);
@@ -102,7 +119,7 @@ async fn values_to(
 
 /// Asks the webhook; the error says what was wrong with its answer.
 async fn by_webhook(
-    server: &Inner,
+    webhooks: &webhook::Client,
     client: &Value,
     reviews: &[String],
     wanted: &str,
@@ -116,8 +133,7 @@ async fn by_webhook(
         "kind": "ConversionReview", "apiVersion": api_version,
         "request": {"uid": uid, "desiredAPIVersion": wanted, "objects": values},
     });
-    let answer =
-        webhook::call(server, client, &review, None).await.map_err(|why| format!("failed: {why}"))?;
+    let answer = webhooks.post_review(client, &review, None).await.map_err(|why| format!("failed: {why}"))?;
     let converted = converted_objects(&answer, &api_version, &uid).map_err(|why| format!("failed: {why}"))?;
     if converted.len() != values.len() {
         return Err(format!("returned {} objects, expected {}", converted.len(), values.len()));

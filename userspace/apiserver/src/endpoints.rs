@@ -8,25 +8,25 @@ use serde_json::Value;
 use skep_api::selector::Labels as _;
 use skep_api::{find, meta};
 
-use crate::Inner;
+use crate::cache::Caches;
 use crate::object::{Object, prefix};
 
 /// The slices of a Service.
-pub(crate) fn slices_of(server: &Inner, namespace: &str, service: &str) -> Vec<Arc<Object>> {
+pub(crate) fn slices_of(caches: &Caches, namespace: &str, service: &str) -> Vec<Arc<Object>> {
     let Some(kind) = find("discovery.k8s.io", "v1", "endpointslices") else { return Vec::new() };
-    let all = server.caches.of(kind).map(|slices| slices.list(&format!("{}{namespace}/", prefix(kind))));
+    let all = caches.of(kind).map(|slices| slices.list(&format!("{}{namespace}/", prefix(kind))));
     let ours = |slice: &Arc<Object>| slice.selectable.label("kubernetes.io/service-name") == Some(service);
     all.into_iter().flatten().filter(ours).collect()
 }
 
 /// Where a service's port, by its name or number, is answered, in no order; the first port if none is named.
-pub(crate) fn ready_endpoints(server: &Inner, service: &Value, wanted: &str) -> Vec<SocketAddr> {
+pub(crate) fn ready_endpoints(caches: &Caches, service: &Value, wanted: &str) -> Vec<SocketAddr> {
     let mut ports = service["spec"]["ports"].as_array().into_iter().flatten();
     let port = ports.find(|port| {
         wanted.is_empty() || port["name"] == wanted || port["port"].as_u64() == wanted.parse().ok()
     });
     let Some(port) = port else { return Vec::new() };
-    let slices = slices_of(server, meta::namespace(service), meta::name(service));
+    let slices = slices_of(caches, meta::namespace(service), meta::name(service));
     let mut found: Vec<SocketAddr> =
         slices.iter().flat_map(|slice| of_slice(&slice.value(), port["name"].as_str())).collect();
     found.shuffle(&mut rand::rng());

@@ -1,39 +1,66 @@
-//! One request: who, whether, what, then the handler.
+//! The way of one request: identify the user, parse the request, authorise it, answer it.
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use axum::extract::{Request, State};
+use axum::extract::Request;
+use axum::extract::State;
 use axum::response::Response;
-use bytes::Bytes;
 use http::Method;
-use skep_api::{Kind, Reason, Status};
+use skep_api::Kind;
+use skep_api::Reason;
+use skep_api::Status;
 
 use crate::admission::Notes;
+use crate::aggregate;
+use crate::audit;
 use crate::authn;
-use crate::authz::Attributes;
-use crate::body::{PROTOBUF, media_type};
+use crate::body;
+use crate::body::PROTOBUF;
+use crate::body::media_type;
 use crate::call::Call;
 use crate::handlers;
-use crate::metrics::{InProgress, RequestLabels};
+use crate::identity::Identity;
+use crate::metrics::InProgress;
+use crate::metrics::RequestLabels;
+use crate::negotiate::add_warnings;
 use crate::negotiate::respond_status;
 use crate::query::Query;
 use crate::request_info::RequestInfo;
-use crate::route::{Route, route, verb};
-use crate::write::add_warnings;
-use crate::{Inner, aggregate, audit, subresources};
+use crate::request_info::Target;
+use crate::state::Inner;
+use crate::subresources;
 
+/// A request, with all that is found out once and used by several parts.
+struct Received<'a> {
+    server: &'a Arc<Inner>,
+    info: &'a RequestInfo<'a>,
+    query: Query,
+    at: Instant,
+    /// The user who sent it, not the one whom he impersonates.
+    requester: Result<Identity, Status>,
+    request: Request,
+}
+
+/// Answers a request; audits it if the server has an audit policy.
 pub(crate) async fn handle(State(server): State<Arc<Inner>>, request: Request) -> Response {
-    match server.config.audit.clone() {
-        Some(audit) => audit::around(audit, server, request).await,
-        None => unaudited(server, request).await,
+    let (at, uri) = (Instant::now(), request.uri().clone());
+    let query = Query::parse(&uri);
+    let info = RequestInfo::parse(request.method(), uri.path(), query.is_true("watch"));
+    let requester = authn::requester(&server.storage.caches, &server.config.tokens, &request);
+    let (server, info) = (&server, &info);
+    let next = |request, requester| serve(Received { server, info, query, at, requester, request });
+    match &server.config.audit {
+        Some(audit) => audit::around(audit, info, requester, request, next).await,
+        None => next(request, requester).await,
     }
 }
 
-pub(crate) async fn unaudited(server: Arc<Inner>, request: Request) -> Response {
-    let (notes, started) = (Arc::new(Notes::default()), Instant::now());
-    let (inner, mut asked) = (server.clone(), None);
-    let mut response = match answer(server, request, &notes, &mut asked).await {
+/// Answers, adds warnings and annotations, and counts.
+async fn serve(received: Received<'_>) -> Response {
+    let (server, at) = (received.server, received.at);
+    let (notes, mut counted) = (Arc::new(Notes::default()), None);
+    let mut response = match answer(received, &notes, &mut counted).await {
         Ok(response) => response,
         Err(status) => respond_status(&status),
     };
@@ -42,83 +69,84 @@ pub(crate) async fn unaudited(server: Arc<Inner>, request: Request) -> Response 
     if !annotations.is_empty() {
         response.extensions_mut().insert(audit::Annotations(annotations));
     }
-    match asked {
-        Some((asked, open)) => inner.metrics.record(asked, started.elapsed(), open, response),
+    match counted {
+        Some((labels, open)) => server.metrics.record(labels, at.elapsed(), open, response),
         None => response,
     }
 }
 
-/// `asked` becomes what the request is for, counted as begun.
+/// `counted` becomes the metrics' labels of the request, counted as open.
 async fn answer(
-    server: Arc<Inner>,
-    request: Request,
+    received: Received<'_>,
     notes: &Arc<Notes>,
-    asked: &mut Option<(RequestLabels, InProgress)>,
+    counted: &mut Option<(RequestLabels, InProgress)>,
 ) -> Result<Response, Status> {
-    let mut begin = |server: &Inner, what: RequestLabels| {
-        let open = server.metrics.begin(&what);
-        *asked = Some((what, open));
+    let Received { server, info, query, requester, request, .. } = received;
+    let mut begin = |labels: RequestLabels| {
+        let open = server.metrics.begin(&labels);
+        *counted = Some((labels, open));
     };
-    let identity = authn::authenticate(&server, &request)?;
-    let query = Query::parse(request.uri());
-    if let Some(backend) = server.aggregator.backend_of(request.uri().path()) {
-        begin(&server, RequestLabels::remote(&RequestInfo::parse(request.method(), request.uri())));
-        return aggregate::handle(&server, &identity, &backend, request).await;
+    let caches = &server.storage.caches;
+    let identity = authn::impersonated(caches, &request, requester?)?;
+    if let Some(backend) = server.aggregator.backend_of(info) {
+        begin(RequestLabels::remote(info));
+        caches.authorizer().check(&info.attributes(&identity))?;
+        return aggregate::handle(&identity, &backend, request).await;
     }
-    match route(&server.caches.registry(), request.uri().path()) {
-        Route::Other => {
-            begin(&server, RequestLabels::path(request.method()));
-            let path = request.uri().path().to_owned();
-            let verb = request.method().as_str().to_lowercase();
-            server.caches.access().check(&Attributes::path(&identity, &verb, &path))?;
-            let (parts, _) = request.into_parts();
-            handlers::other::handle(&server, &identity, &Request::from_parts(parts, ())).await
-        }
-        Route::Resource(target) => {
-            let watching = query.is_true("watch");
-            let applying = media_type(request.headers()) == handlers::apply::MEDIA_TYPE;
-            begin(&server, RequestLabels::resource(request.method(), &target, watching, applying));
-            let (parts, body) = (request.method().clone(), request.headers().clone());
-            let notes = notes.clone();
-            let call = Call { server, identity, target, method: parts, headers: body, query, notes };
-            let attributes = call.attributes(verb(&call.method, &call.target, watching));
-            call.server.caches.access().check(&attributes)?;
-            if let Some(custom) = &call.target.kind.custom {
-                custom.version.warning.iter().for_each(|warning| call.notes.warn(warning.clone()));
-            }
-            dispatch(call, request, watching).await
-        }
+    let Some(target) = Target::of(&caches.registry(), info) else {
+        begin(RequestLabels::path(request.method()));
+        let info = info.without_resource(request.method());
+        caches.authorizer().check(&info.attributes(&identity))?;
+        let (parts, _) = request.into_parts();
+        let request = Request::from_parts(parts, ());
+        return handlers::non_resource::handle(server, &identity, &info, &query, &request).await;
+    };
+    let applying = media_type(request.headers()) == handlers::apply::MEDIA_TYPE;
+    begin(RequestLabels::resource(request.method(), &target, &info.verb, applying));
+    let (method, headers) = (request.method().clone(), request.headers().clone());
+    let call = Call { identity, target, method, headers, query, notes: notes.clone() };
+    caches.authorizer().check(&call.attributes(&info.verb))?;
+    if let Some(custom) = &call.target.kind.custom {
+        custom.version.warning.iter().for_each(|warning| call.notes.warn(warning.clone()));
     }
+    dispatch(server, call, &info.verb, request).await
 }
 
-async fn dispatch(call: Call, request: Request, watching: bool) -> Result<Response, Status> {
+async fn dispatch(server: &Inner, call: Call, verb: &str, request: Request) -> Result<Response, Status> {
     let target = &call.target;
-    // Protobuf of made kinds there is none; options of a deletion may come in it.
+    // Custom resources have no protobuf form. Delete options may still be sent in it.
     let writes = matches!(call.method, Method::POST | Method::PUT);
     if writes && target.kind.custom.is_some() && media_type(&call.headers) == PROTOBUF {
         return Err(Status::unsupported_media_type("application/json, application/yaml"));
     }
-    if !target.subresource.is_empty() && !matches!(target.subresource.as_str(), "status") {
-        return subresources::handle(call, request).await;
+    if !target.subresource.is_empty() && target.subresource != "status" {
+        return subresources::handle(server, call, request).await;
     }
-    let verb = verb(&call.method, target, watching);
     let of_status = target.subresource == "status" && matches!(verb, "get" | "update" | "patch");
     if !of_status && !target.kind.verbs.contains(&verb) {
         return Err(not_allowed(&target.kind, verb));
     }
     match verb {
-        "watch" => handlers::watch::handle(call).await,
-        "list" if call.query.is_true("watch") => handlers::watch::handle(call).await,
-        "list" => handlers::list::handle(call).await,
-        "get" => handlers::get::handle(call).await,
-        verb => {
-            let body = crate::body::read(request.into_body()).await?;
-            write(call, verb, body).await
-        }
+        "watch" => handlers::watch::handle(&server.storage, call).await,
+        "list" => handlers::list::handle(&server.storage, call).await,
+        "get" => handlers::get::handle(&server.storage, call).await,
+        verb => write(server, call, verb, request).await,
     }
 }
 
-/// What a kind does not do, or not any more.
+async fn write(server: &Inner, call: Call, verb: &str, request: Request) -> Result<Response, Status> {
+    let bytes = body::read(request.into_body()).await?;
+    match verb {
+        "create" => handlers::create::handle(server, call, bytes).await,
+        "update" => handlers::update::handle(&server.writer, call, bytes).await,
+        "patch" => handlers::patch::handle(&server.writer, call, bytes).await,
+        "delete" => handlers::delete::handle(&server.writer, call, bytes).await,
+        "deletecollection" => handlers::delete::handle_collection(&server.writer, call, bytes).await,
+        _ => Err(Status::method_not_supported(&call.target.kind, verb)),
+    }
+}
+
+/// The error for a verb that the kind does not have, or lost with its definition.
 fn not_allowed(kind: &Kind, verb: &str) -> Status {
     let terminating = kind.custom.as_ref().is_some_and(|custom| custom.definition.terminating);
     if terminating && verb == "create" {
@@ -126,15 +154,4 @@ fn not_allowed(kind: &Kind, verb: &str) -> Status {
         return Status::new(Reason::MethodNotAllowed, why);
     }
     Status::method_not_supported(kind, verb)
-}
-
-async fn write(call: Call, verb: &str, body: Bytes) -> Result<Response, Status> {
-    match verb {
-        "create" => handlers::create::handle(call, body).await,
-        "update" => handlers::update::handle(call, body).await,
-        "patch" => handlers::patch::handle(call, body).await,
-        "delete" => handlers::delete::handle(call, body).await,
-        "deletecollection" => handlers::delete::handle_collection(call, body).await,
-        _ => Err(Status::method_not_supported(&call.target.kind, verb)),
-    }
 }

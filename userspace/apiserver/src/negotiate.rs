@@ -4,7 +4,7 @@ use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
 use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER, VARY};
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use skep_api::{Kind, Status, conversion, table};
@@ -129,14 +129,14 @@ pub(crate) fn table_of(
 pub(crate) fn respond(code: StatusCode, body: Bytes) -> Response {
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = code;
-    response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
 
 /// A plain text answer.
 pub(crate) fn text(code: StatusCode, body: impl Into<Bytes>) -> Response {
     let mut response = respond(code, body.into());
-    let plain = http::HeaderValue::from_static("text/plain; charset=utf-8");
+    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
     response.headers_mut().insert(CONTENT_TYPE, plain);
     response
 }
@@ -149,9 +149,34 @@ pub(crate) fn respond_status(status: &Status) -> Response {
     let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = respond_value(code, &status.to_value());
     if code == StatusCode::TOO_MANY_REQUESTS {
-        response.headers_mut().insert(RETRY_AFTER, http::HeaderValue::from_static("1"));
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
     }
     response
+}
+
+/// Warnings for the client, sent as headers.
+pub(crate) type Warnings = Vec<String>;
+
+/// The answer to a write.
+pub(crate) fn respond_object(
+    code: StatusCode,
+    view: View,
+    kind: &Kind,
+    object: &Object,
+    warnings: &Warnings,
+) -> Response {
+    let mut response = respond(code, render(view, kind, object));
+    add_warnings(response.headers_mut(), warnings);
+    response
+}
+
+pub(crate) fn add_warnings(headers: &mut HeaderMap, warnings: &Warnings) {
+    for warning in warnings {
+        let quoted = warning.replace('\\', "\\\\").replace('"', "\\\"");
+        if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{quoted}\"")) {
+            headers.append(http::header::WARNING, value);
+        }
+    }
 }
 
 /// Bodies under this size are not worth compressing (upstream's threshold).
@@ -166,8 +191,8 @@ pub(crate) fn accepts_gzip(headers: &HeaderMap, size: usize) -> bool {
 /// Marks an answer as compressed.
 pub(crate) fn as_gzip(mut response: Response) -> Response {
     let headers = response.headers_mut();
-    headers.insert(CONTENT_ENCODING, http::HeaderValue::from_static("gzip"));
-    headers.insert(VARY, http::HeaderValue::from_static("Accept-Encoding"));
+    headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    headers.insert(VARY, HeaderValue::from_static("Accept-Encoding"));
     response
 }
 

@@ -7,20 +7,25 @@ use skep_api::Status;
 
 use crate::authn::by_token_for;
 use crate::authz::Attributes;
+use crate::cache::Caches;
 use crate::call::Call;
 use crate::identity::Identity;
 use crate::negotiate::respond_value;
+use crate::state::Inner;
 
 /// The answer, if the kind is a review.
-pub(crate) fn answer(call: &Call, object: &Value) -> Result<Option<Response>, Status> {
+pub(crate) fn answer(server: &Inner, call: &Call, object: &Value) -> Result<Option<Response>, Status> {
+    let caches = &server.storage.caches;
     let status = match (&*call.target.kind.group, &*call.target.kind.kind) {
-        ("authentication.k8s.io", "TokenReview") => token(call, object),
+        ("authentication.k8s.io", "TokenReview") => token(server, object),
         ("authentication.k8s.io", "SelfSubjectReview") => json!({"userInfo": user_info(&call.identity)}),
-        ("authorization.k8s.io", "SelfSubjectAccessReview") => access(call, &call.identity, &object["spec"])?,
-        ("authorization.k8s.io", "SubjectAccessReview" | "LocalSubjectAccessReview") => {
-            access(call, &subject(&object["spec"]), &object["spec"])?
+        ("authorization.k8s.io", "SelfSubjectAccessReview") => {
+            access(caches, &call.identity, &object["spec"])?
         }
-        ("authorization.k8s.io", "SelfSubjectRulesReview") => rules(call, object),
+        ("authorization.k8s.io", "SubjectAccessReview" | "LocalSubjectAccessReview") => {
+            access(caches, &subject(&object["spec"]), &object["spec"])?
+        }
+        ("authorization.k8s.io", "SelfSubjectRulesReview") => rules(caches, call, object),
         _ => return Ok(None),
     };
     let mut answer = object.clone();
@@ -40,16 +45,17 @@ fn user_info(identity: &Identity) -> Value {
     info
 }
 
-fn token(call: &Call, object: &Value) -> Value {
+fn token(server: &Inner, object: &Value) -> Value {
+    let (caches, keys) = (&server.storage.caches, &server.config.tokens);
     let token = object["spec"]["token"].as_str().unwrap_or_default();
     let asked: Vec<&str> =
         object["spec"]["audiences"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     let found = if asked.is_empty() {
-        let issuer = call.server.config.tokens.issuer.clone();
-        by_token_for(&call.server, token, None).map(|identity| (identity, issuer))
+        let issuer = keys.issuer.clone();
+        by_token_for(caches, keys, token, None).map(|identity| (identity, issuer))
     } else {
         asked.iter().find_map(|audience| {
-            Some((by_token_for(&call.server, token, Some(audience))?, (*audience).to_owned()))
+            Some((by_token_for(caches, keys, token, Some(audience))?, (*audience).to_owned()))
         })
     };
     match found {
@@ -69,7 +75,7 @@ fn subject(spec: &Value) -> Identity {
     }
 }
 
-fn access(call: &Call, identity: &Identity, spec: &Value) -> Result<Value, Status> {
+fn access(caches: &Caches, identity: &Identity, spec: &Value) -> Result<Value, Status> {
     let (resource, path) = (&spec["resourceAttributes"], &spec["nonResourceAttributes"]);
     if resource.is_null() == path.is_null() {
         return Err(Status::invalid_option(
@@ -94,11 +100,11 @@ fn access(call: &Call, identity: &Identity, spec: &Value) -> Result<Value, Statu
         namespace: &namespace,
         path: &path,
     };
-    Ok(json!({"allowed": call.server.caches.access().allows(&attributes)}))
+    Ok(json!({"allowed": caches.authorizer().allows(&attributes)}))
 }
 
-fn rules(call: &Call, object: &Value) -> Value {
+fn rules(caches: &Caches, call: &Call, object: &Value) -> Value {
     let namespace = object["spec"]["namespace"].as_str().unwrap_or_default();
-    let (resources, paths) = call.server.caches.access().rules_of(&call.identity, namespace);
+    let (resources, paths) = caches.authorizer().rules_of(&call.identity, namespace);
     json!({"resourceRules": resources, "nonResourceRules": paths, "incomplete": false})
 }

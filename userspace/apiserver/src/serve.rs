@@ -18,7 +18,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::ApiServer;
 use crate::authn::PeerCertificate;
-use crate::gather::Gathered;
+use crate::coalesce::CoalescingStream;
 use crate::identity::PeerAddress;
 
 /// A client that does not finish its handshake in this time is dropped.
@@ -109,7 +109,7 @@ async fn connection(acceptor: TlsAcceptor, router: Router, stream: TcpStream, ad
     server.http1().timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(30));
     server.http2().timer(TokioTimer::new()).max_concurrent_streams(250);
     // How a connection ends is the client's affair.
-    let stream = Gathered::new(stream);
+    let stream = CoalescingStream::new(stream);
     let connection = server.serve_connection_with_upgrades(TokioIo::new(stream.clone()), service);
     let _ = stream.drive(connection).await;
 }

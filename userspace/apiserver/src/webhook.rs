@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -21,8 +21,10 @@ use skep_api::find;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+use crate::cache::Caches;
 use crate::endpoints::ready_endpoints;
-use crate::{Inner, tls, write};
+use crate::lock::Lock;
+use crate::tls;
 
 /// How long a webhook has for its answer, as upstream's default.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -32,11 +34,12 @@ const ANSWER_MAX: usize = 64 << 20;
 const IDLE_MAX: usize = 32;
 const TLS_MAX: usize = 256;
 
-/// What is kept between calls.
-#[derive(Default)]
+/// Calls webhooks. Keeps idle connections, and TLS configurations by CA bundle.
 pub(crate) struct Client {
-    idle: Mutex<HashMap<Peer, Vec<SendRequest<Body>>>>,
-    tls: Mutex<HashMap<String, Arc<ClientConfig>>>,
+    /// To find the endpoints of Services.
+    caches: Caches,
+    idle: Lock<HashMap<Peer, Vec<SendRequest<Body>>>>,
+    tls: Lock<HashMap<String, Arc<ClientConfig>>>,
 }
 
 /// An address, under a name, as a bundle proves it.
@@ -48,7 +51,7 @@ struct Peer {
 }
 
 /// Where a webhook is.
-struct Place {
+struct Target {
     /// The name that its certificate has, and the port, as the Host header shows them.
     host: String,
     port: u16,
@@ -56,75 +59,76 @@ struct Place {
     addresses: Vec<SocketAddr>,
 }
 
-/// Posts a review; its answer, or what went wrong. A webhook that has a time of its own is told it.
-pub(crate) async fn call(
-    server: &Inner,
-    client: &Value,
-    review: &Value,
-    timeout: Option<Duration>,
-) -> Result<Value, String> {
-    let mut url = String::new();
-    let called = tokio::time::timeout(timeout.unwrap_or(TIMEOUT), async {
-        let mut place = place(server, client).await?;
-        if let Some(timeout) = timeout {
-            let sign = if place.path.contains('?') { '&' } else { '?' };
-            place.path = format!("{}{sign}timeout={}s", place.path, timeout.as_secs());
-        }
-        url = format!("https://{}:{}{}", place.host, place.port, place.path);
-        post(&server.webhooks, &place, client, review).await
-    });
-    match called.await {
-        Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(why)) if url.is_empty() => Err(why),
-        Ok(Err(why)) => Err(format!("Post \"{url}\": {why}")),
-        Err(_) => Err(format!("Post \"{url}\": context deadline exceeded")),
-    }
-}
-
-async fn place(server: &Inner, client: &Value) -> Result<Place, String> {
-    if let Some(url) = client["url"].as_str() {
-        return by_url(url).await;
-    }
-    let service = &client["service"];
-    let text = |field: &str| service[field].as_str().unwrap_or_default().to_owned();
-    let (name, namespace) = (text("name"), text("namespace"));
-    let port = service["port"].as_u64().and_then(|port| u16::try_from(port).ok()).unwrap_or(443);
-    let kind = find("", "v1", "services").ok_or("there are no services")?;
-    let found =
-        write::find(server, kind, &namespace, &name).map_err(|_| format!("service \"{name}\" not found"))?;
-    let addresses = ready_endpoints(server, &found.value(), &port.to_string());
-    if addresses.is_empty() {
-        return Err(format!("no endpoints available for service \"{name}\""));
-    }
-    let path = match text("path") {
-        path if path.is_empty() => "/".to_owned(),
-        path => path,
-    };
-    Ok(Place { host: format!("{name}.{namespace}.svc"), port, path, addresses })
-}
-
-async fn by_url(url: &str) -> Result<Place, String> {
+async fn by_url(url: &str) -> Result<Target, String> {
     let uri: http::Uri = url.parse().map_err(|_| format!("{url:?} is no URL"))?;
     let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
     let port = uri.port_u16().unwrap_or(443);
     let found = tokio::net::lookup_host((host.as_str(), port)).await;
     let addresses = found.map_err(|error| format!("lookup {host}: {error}"))?.collect();
     let path = uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
-    Ok(Place { host, port, path, addresses })
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    Ok(Target { host, port, path, addresses })
 }
 
 impl Client {
+    pub(crate) fn new(caches: Caches) -> Client {
+        Client { caches, idle: Lock::default(), tls: Lock::default() }
+    }
+
+    /// Posts a review to the webhook of a `clientConfig` and returns its answer. A webhook with a timeout of its own gets
+    /// it as a query parameter. The error is text for the API's answer.
+    pub(crate) async fn post_review(
+        &self,
+        client: &Value,
+        review: &Value,
+        timeout: Option<Duration>,
+    ) -> Result<Value, String> {
+        let mut url = String::new();
+        let called = tokio::time::timeout(timeout.unwrap_or(TIMEOUT), async {
+            let mut target = self.locate(client).await?;
+            if let Some(timeout) = timeout {
+                let sign = if target.path.contains('?') { '&' } else { '?' };
+                target.path = format!("{}{sign}timeout={}s", target.path, timeout.as_secs());
+            }
+            url = format!("https://{}:{}{}", target.host, target.port, target.path);
+            post(self, &target, client, review).await
+        });
+        match called.await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(why)) if url.is_empty() => Err(why),
+            Ok(Err(why)) => Err(format!("Post \"{url}\": {why}")),
+            Err(_) => Err(format!("Post \"{url}\": context deadline exceeded")),
+        }
+    }
+
+    async fn locate(&self, client: &Value) -> Result<Target, String> {
+        if let Some(url) = client["url"].as_str() {
+            return by_url(url).await;
+        }
+        let service = &client["service"];
+        let text = |field: &str| service[field].as_str().unwrap_or_default().to_owned();
+        let (name, namespace) = (text("name"), text("namespace"));
+        let port = service["port"].as_u64().and_then(|port| u16::try_from(port).ok()).unwrap_or(443);
+        let kind = find("", "v1", "services").ok_or("there are no services")?;
+        let found = self.caches.get_or_404(kind, &namespace, &name);
+        let found = found.map_err(|_| format!("service \"{name}\" not found"))?;
+        let addresses = ready_endpoints(&self.caches, &found.value(), &port.to_string());
+        if addresses.is_empty() {
+            return Err(format!("no endpoints available for service \"{name}\""));
+        }
+        let path = match text("path") {
+            path if path.is_empty() => "/".to_owned(),
+            path => path,
+        };
+        Ok(Target { host: format!("{name}.{namespace}.svc"), port, path, addresses })
+    }
+
     /// Trusts the bundle and nobody else; without one, whom the system trusts.
     fn tls(&self, bundle: &str) -> Result<Arc<ClientConfig>, String> {
-        if let Some(known) = lock(&self.tls).get(bundle) {
+        if let Some(known) = self.tls.lock().get(bundle) {
             return Ok(known.clone());
         }
         let config = tls::of_bundle(bundle, None)?;
-        let mut all = lock(&self.tls);
+        let mut all = self.tls.lock();
         if all.len() >= TLS_MAX {
             all.clear();
         }
@@ -135,7 +139,7 @@ impl Client {
     /// A connection that was kept, if it still stands.
     async fn kept(&self, peer: &Peer) -> Option<SendRequest<Body>> {
         loop {
-            let mut sender = lock(&self.idle).get_mut(peer).and_then(Vec::pop)?;
+            let mut sender = self.idle.lock().get_mut(peer).and_then(Vec::pop)?;
             if !sender.is_closed() && sender.ready().await.is_ok() {
                 return Some(sender);
             }
@@ -143,7 +147,7 @@ impl Client {
     }
 
     fn keep(&self, peer: Peer, sender: SendRequest<Body>) {
-        let mut idle = lock(&self.idle);
+        let mut idle = self.idle.lock();
         idle.retain(|_, senders| {
             senders.retain(|sender| !sender.is_closed());
             !senders.is_empty()
@@ -171,22 +175,22 @@ async fn connect(server: &Client, peer: &Peer) -> Result<SendRequest<Body>, Stri
     Ok(sender)
 }
 
-async fn post(server: &Client, place: &Place, client: &Value, review: &Value) -> Result<Value, String> {
+async fn post(server: &Client, target: &Target, client: &Value, review: &Value) -> Result<Value, String> {
     let bundle = client["caBundle"].as_str().unwrap_or_default().to_owned();
     let body = Bytes::from(review.to_string());
-    let mut last = format!("no address for {}", place.host);
-    for address in &place.addresses {
-        let peer = Peer { address: *address, host: place.host.clone(), bundle: bundle.clone() };
+    let mut last = format!("no address for {}", target.host);
+    for address in &target.addresses {
+        let peer = Peer { address: *address, host: target.host.clone(), bundle: bundle.clone() };
         // One that was kept may end just now: then a new one is made.
         if let Some(sender) = server.kept(&peer).await
-            && let Ok((answer, sender)) = exchange(sender, place, body.clone()).await
+            && let Ok((answer, sender)) = exchange(sender, target, body.clone()).await
         {
             server.keep(peer, sender);
             return read(answer);
         }
         match connect(server, &peer).await {
             Ok(sender) => {
-                let (answer, sender) = exchange(sender, place, body).await?;
+                let (answer, sender) = exchange(sender, target, body).await?;
                 server.keep(peer, sender);
                 return read(answer);
             }
@@ -200,11 +204,11 @@ type Answer = (StatusCode, Bytes);
 
 async fn exchange(
     mut sender: SendRequest<Body>,
-    place: &Place,
+    target: &Target,
     body: Bytes,
 ) -> Result<(Answer, SendRequest<Body>), String> {
-    let request = Request::post(&place.path)
-        .header(HOST, format!("{}:{}", place.host, place.port))
+    let request = Request::post(&target.path)
+        .header(HOST, format!("{}:{}", target.host, target.port))
         .header(CONTENT_TYPE, "application/json")
         .header(http::header::ACCEPT, "application/json, */*")
         .body(Body::from(body))

@@ -1,251 +1,243 @@
-//! What every write goes through: options, decoding, preparation, validation, the store.
+//! The steps of a write: prepare, admit, allocate, validate, store.
+//!
+//! A create runs them once. An update reads the latest object first and starts again when another writer was faster.
 
 use std::sync::Arc;
 
-use axum::response::Response;
-use http::{HeaderMap, HeaderValue, StatusCode};
-use jiff::Timestamp;
-use serde_json::{Map, Value, json};
+use serde_json::Value;
+use skep_api::Kind;
+use skep_api::Reason;
+use skep_api::Status;
 use skep_api::kinds::Part;
-use skep_api::schema::{self, SchemaProblem};
-use skep_api::{Errors, Kind, Reason, Status, meta};
-use skep_store::{Expect, StoreError};
-use tokio::runtime::{Handle, RuntimeFlavor};
+use skep_api::meta;
 
-use crate::admission::{self, Request};
+use crate::admission;
+use crate::admission::Admission;
+use crate::admission::Request;
+use crate::allocate::Allocator;
+use crate::blocking::validate_maybe_slow;
 use crate::call::Call;
-use crate::negotiate::{View, render, respond};
-use crate::object::{Object, key, to_stored};
-use crate::query::Query;
-use crate::{Inner, allocate, convert, crd, managers};
+use crate::field_manager;
+use crate::generated_name::generate_name;
+use crate::object::Object;
+use crate::object::key;
+use crate::object::to_stored;
+use crate::stored::Storage;
+use crate::stored::stamp;
+use crate::stored::unstored;
+use crate::write_options::Options;
 
-/// Query options of a write.
-pub(crate) struct Options {
-    pub(crate) dry_run: bool,
-    validation: FieldValidation,
-    /// Server-side apply has noted the owners of fields already.
-    pub(crate) applied: bool,
+/// Generated names that are tried before the client gets an error.
+const MAX_GENERATED_NAMES: usize = 8;
+/// Attempts of one write against other writers of the same object.
+const MAX_ATTEMPTS: usize = 16;
+
+/// The parts that every write goes through.
+pub(crate) struct Writer {
+    pub(crate) storage: Storage,
+    pub(crate) admission: Admission,
+    pub(crate) allocator: Arc<Allocator>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum FieldValidation {
-    Ignore,
-    Warn,
-    Strict,
+/// Counts the attempts of a write that other writers may outrun.
+#[derive(Default)]
+pub(crate) struct Attempts(usize);
+
+impl Attempts {
+    /// Whether to read the object again and retry: the write was stale, and attempts are left.
+    pub(crate) fn retry<T>(&mut self, result: &Result<T, Status>) -> bool {
+        self.retry_if(result, Status::is_stale)
+    }
+
+    /// As [`Self::retry`], with another test of the failure.
+    pub(crate) fn retry_if<T>(
+        &mut self,
+        result: &Result<T, Status>,
+        is_race: impl FnOnce(&Status) -> bool,
+    ) -> bool {
+        self.0 += 1;
+        self.0 < MAX_ATTEMPTS && result.as_ref().is_err_and(is_race)
+    }
 }
 
-impl Options {
-    pub(crate) fn parse(query: &Query) -> Result<Options, Status> {
-        let dry_run = match query.get("dryRun") {
-            None => false,
-            Some("All") => true,
-            Some(other) => {
-                return Err(Status::unsupported_option("dryRun", other, &["All"]));
-            }
-        };
-        let validation = match query.get("fieldValidation") {
-            None | Some("Warn") => FieldValidation::Warn,
-            Some("Ignore") => FieldValidation::Ignore,
-            Some("Strict") => FieldValidation::Strict,
-            Some(other) => {
-                let supported = ["Ignore", "Strict", "Warn"];
-                return Err(Status::unsupported_option("fieldValidation", other, &supported));
-            }
-        };
-        managers::check_name(query)?;
-        Ok(Options { dry_run, validation, applied: false })
-    }
-
-    /// As this, for an object whose owners are noted.
-    pub(crate) fn of_apply(self) -> Options {
-        Options { applied: true, ..self }
-    }
-
-    /// Findings of a strict reading: ignored, warned of, or refused as `refusal` words all of them.
-    pub(crate) fn judge(
+impl Writer {
+    /// Creates an object under its name, or under a name generated from its `generateName`.
+    pub(crate) async fn create(
         &self,
-        found: Vec<String>,
-        refusal: impl FnOnce(&str) -> Status,
-    ) -> Result<Warnings, Status> {
-        match self.validation {
-            FieldValidation::Ignore => Ok(Vec::new()),
-            FieldValidation::Strict if !found.is_empty() => Err(refusal(&found.join(", "))),
-            FieldValidation::Warn | FieldValidation::Strict => Ok(found),
+        call: &Call,
+        mut object: Value,
+        options: &Options,
+    ) -> Result<Object, Status> {
+        stamp(&mut object);
+        let base = object["metadata"]["generateName"].as_str().unwrap_or_default().to_owned();
+        if !meta::name(&object).is_empty() || base.is_empty() {
+            return self.create_named(call, object, options).await;
+        }
+        for attempt in 1.. {
+            let mut new = object.clone();
+            meta::of_mut(&mut new).insert("name".into(), generate_name(&base).into());
+            match self.create_named(call, new, options).await {
+                Err(status) if status.reason == Reason::AlreadyExists && attempt < MAX_GENERATED_NAMES => {}
+                result => return result,
+            }
+        }
+        Err(Status::already_exists(&call.target.kind, &base))
+    }
+
+    async fn create_named(
+        &self,
+        call: &Call,
+        mut object: Value,
+        options: &Options,
+    ) -> Result<Object, Status> {
+        let kind = &call.target.kind;
+        kind.prepare_create(&mut object);
+        if !options.applied {
+            field_manager::track(call, &Value::Null, &mut object, Part::Main);
+        }
+        let request = Request::create(call, &self.admission, options.dry_run);
+        if admission::mutate(&request, &mut object).await? {
+            kind.prepare_create(&mut object);
+        }
+        let reservation = self.allocator.reserve(kind, &mut object, None, options.dry_run).await?;
+        let stored = self.store_new(&request, &object).await;
+        if let Some(reservation) = reservation {
+            reservation.end(stored.is_ok()).await;
+        }
+        stored
+    }
+
+    /// Validates and stores a complete new object.
+    async fn store_new(&self, request: &Request<'_>, object: &Value) -> Result<Object, Status> {
+        let (call, kind) = (request.call, &request.call.target.kind);
+        let errors = validate_maybe_slow(kind, || kind.validate_create(object));
+        if !errors.is_empty() {
+            return Err(Status::invalid(kind, meta::name(object), &errors));
+        }
+        kind.warnings(object).into_iter().for_each(|warning| call.notes.warn(warning));
+        let charge = admission::validate(request, object).await?;
+        if request.dry_run {
+            return self.dry_create(kind, object);
+        }
+        let stored = self.storage.insert(kind, object).await;
+        if stored.is_err() {
+            charge.refund(&self.storage.caches).await;
+        }
+        stored
+    }
+
+    fn dry_create(&self, kind: &Kind, object: &Value) -> Result<Object, Status> {
+        let (namespace, name) = (meta::namespace(object), meta::name(object));
+        if self.storage.caches.get_or_404(kind, namespace, name).is_ok() {
+            return Err(Status::already_exists(kind, name));
+        }
+        let entry = skep_store::Entry {
+            key: key(kind, namespace, name).into(),
+            value: to_stored(object),
+            created: 0,
+            modified: 0,
+        };
+        Ok(Object::from_entry(kind, &entry))
+    }
+
+    /// Reads the object that the call names in the version of `requested`, changes it and writes it. A write that another
+    /// writer outran starts again from the read. `change` gets the present object and returns the new one, in the kind
+    /// that is stored.
+    pub(crate) async fn guaranteed_update(
+        &self,
+        call: &Call,
+        requested: &Kind,
+        part: Part,
+        options: &Options,
+        mut change: impl FnMut(&Object) -> Result<Value, Status> + Send,
+    ) -> Result<Object, Status> {
+        let mut attempts = Attempts::default();
+        loop {
+            let old = self.storage.latest(requested, &call.target.namespace, &call.target.name).await?;
+            let new = change(&old)?;
+            let result = self.update(call, &old, new, part, options).await;
+            if !attempts.retry(&result) {
+                return result;
+            }
         }
     }
-}
 
-/// Warnings for the client, sent as headers.
-pub(crate) type Warnings = Vec<String>;
-
-/// A decoded body against the kind's schema: unknown fields are dropped, warned of or refused; wrong types refused.
-pub(crate) fn check_schema(
-    kind: &Kind,
-    object: &mut Value,
-    text: Option<&[u8]>,
-    options: &Options,
-) -> Result<Warnings, Status> {
-    let problems = kind.check_schema(object);
-    if let Some(wrong) = problems.iter().find(|problem| matches!(problem, SchemaProblem::WrongType { .. })) {
-        let form = format!(
-            "{} in version \"{}\" cannot be handled as a {}: {wrong}",
-            kind.kind, kind.version, kind.kind
-        );
-        return Err(Status::bad_request(form));
-    }
-    let mut found: Vec<String> = problems.iter().map(ToString::to_string).collect();
-    if let Some(text) = text.filter(|_| options.validation != FieldValidation::Ignore) {
-        found.extend(schema::duplicates(text).iter().map(|path| format!("duplicate field \"{path}\"")));
-    }
-    options.judge(found, |all| {
-        Status::bad_request(format!(
-            "{} in version \"{}\" cannot be handled as a {}: strict decoding error: {all}",
-            kind.kind, kind.version, kind.kind
-        ))
-    })
-}
-
-/// The body must be of the kind that the path names.
-pub(crate) fn check_kind(kind: &Kind, object: &mut Value) -> Result<(), Status> {
-    let wanted = (kind.api_version(), &*kind.kind);
-    let api_version = object["apiVersion"].as_str().unwrap_or_default();
-    let found = object["kind"].as_str().unwrap_or_default();
-    if !api_version.is_empty() && api_version != wanted.0 {
-        return Err(Status::bad_request(format!(
-            "the API version in the data ({api_version}) does not match the expected API version ({})",
-            wanted.0
-        )));
-    }
-    if !found.is_empty() && found != wanted.1 {
-        return Err(Status::bad_request(format!(
-            "{found} in version \"{}\" cannot be handled as a {}: no kind \"{found}\" is registered for this path",
-            kind.version, kind.kind
-        )));
-    }
-    object["apiVersion"] = wanted.0.into();
-    object["kind"] = wanted.1.into();
-    Ok(())
-}
-
-/// Namespace and name of the body must be those of the path.
-pub(crate) fn check_place(call: &Call, object: &mut Value) -> Result<(), Status> {
-    let target = &call.target;
-    let metadata = meta::of_mut(object);
-    if target.kind.namespaced() {
-        let found = metadata.get("namespace").and_then(Value::as_str).unwrap_or_default();
-        if !found.is_empty() && found != target.namespace {
-            return Err(Status::bad_request(
-                "the namespace of the provided object does not match the namespace sent on the request",
-            ));
+    /// One attempt of an update: prepared, admitted, validated, stored.
+    pub(crate) async fn update(
+        &self,
+        call: &Call,
+        old: &Object,
+        mut new: Value,
+        part: Part,
+        options: &Options,
+    ) -> Result<Object, Status> {
+        let kind = &call.target.kind;
+        let before = old.value();
+        keep_system_fields(&mut new, &before);
+        kind.prepare_update(&mut new, &before, part);
+        if !options.applied {
+            field_manager::track(call, &before, &mut new, part);
         }
-        metadata.insert("namespace".into(), target.namespace.as_str().into());
-    } else {
-        metadata.remove("namespace");
-    }
-    if !target.name.is_empty() {
-        let found = metadata.get("name").and_then(Value::as_str).unwrap_or_default();
-        if !found.is_empty() && found != target.name {
-            return Err(Status::bad_request(format!(
-                "the name of the object ({found}) does not match the name on the URL ({})",
-                target.name
-            )));
+        let request = Request::update(call, &self.admission, &before, options.dry_run);
+        if admission::mutate(&request, &mut new).await? {
+            kind.prepare_update(&mut new, &before, part);
         }
-        metadata.insert("name".into(), target.name.as_str().into());
-    }
-    Ok(())
-}
-
-/// An object of the cache, or 404.
-pub(crate) fn find(server: &Inner, kind: &Kind, namespace: &str, name: &str) -> Result<Arc<Object>, Status> {
-    let found = server.caches.of(kind).and_then(|resource| resource.get(&key(kind, namespace, name)));
-    found.ok_or_else(|| Status::not_found(kind, name))
-}
-
-/// As [`find`], for a write: as new as anything acknowledged before.
-pub(crate) async fn find_latest(
-    server: &Inner,
-    kind: &Kind,
-    namespace: &str,
-    name: &str,
-) -> Result<Arc<Object>, Status> {
-    server.caches.catch_up().await.map_err(store_error)?;
-    convert::one(server, kind, find(server, kind, namespace, name)?).await
-}
-
-/// Stores a new object.
-pub(crate) async fn insert(server: &Inner, kind: &Kind, object: &Value) -> Result<Object, Status> {
-    let at = key(kind, meta::namespace(object), meta::name(object));
-    let stored = convert::to_stored(server, kind, object).await?;
-    match server.caches.store().put(&at, stored, Expect::Absent).await {
-        Ok(entry) => Ok(Object::written(kind, &entry, object)),
-        Err(StoreError::Conflict { .. }) => Err(Status::already_exists(kind, meta::name(object))),
-        Err(error) => Err(store_error(error)),
-    }
-}
-
-/// Replaces `old`; an object that did not change is not written, and one that waited for its last finalizer goes.
-pub(crate) async fn replace(
-    server: &Inner,
-    kind: &Kind,
-    old: &Object,
-    new: &Value,
-) -> Result<Object, Status> {
-    if is_finished(kind, new) {
-        return remove(server, kind, old).await;
-    }
-    if is_same(new, &old.value()) {
-        return Ok(Object {
-            key: old.key.clone(),
-            revision: old.revision,
-            bytes: old.bytes.clone(),
-            version: old.version.clone(),
-            selectable: old.selectable.clone(),
-        });
-    }
-    let stored = convert::to_stored(server, kind, new).await?;
-    match server.caches.store().put(&old.key, stored, Expect::Revision(old.revision)).await {
-        Ok(entry) => Ok(Object::written(kind, &entry, new)),
-        Err(StoreError::Conflict { .. }) => Err(Status::stale(kind, meta::name(new))),
-        Err(error) => Err(store_error(error)),
-    }
-}
-
-/// Whether two objects differ in nothing but their version.
-fn is_same(new: &Value, old: &Value) -> bool {
-    let fields = |value: &Value| value.as_object().map_or(0, Map::len);
-    let same_metadata = |new: &Value, old: &Value| {
-        let count = |value: &Value| fields(value) - usize::from(value.get("resourceVersion").is_some());
-        let mut all = new.as_object().into_iter().flatten();
-        count(new) == count(old)
-            && all.all(|(name, value)| name == "resourceVersion" || old.get(name) == Some(value))
-    };
-    let mut all = new.as_object().into_iter().flatten();
-    fields(new) == fields(old)
-        && all.all(|(name, value)| match name.as_str() {
-            "metadata" => same_metadata(value, &old["metadata"]),
-            name => old.get(name) == Some(value),
-        })
-}
-
-/// Removes an object; what it was, at the revision of its deletion.
-pub(crate) async fn remove(server: &Inner, kind: &Kind, old: &Object) -> Result<Object, Status> {
-    match server.caches.store().delete(&old.key, Expect::Revision(old.revision)).await {
-        Ok((_, revision)) => {
-            let gone = old.deleted(revision);
-            allocate::release(server, kind, &gone.value()).await;
-            Ok(gone)
+        let mut reservation = None;
+        if part == Part::Main {
+            reservation = self.allocator.reserve(kind, &mut new, Some(&before), options.dry_run).await?;
         }
-        Err(StoreError::NotFound) => {
-            Err(Status::not_found(kind, old.key.rsplit('/').next().unwrap_or_default()))
+        let stored = self.store_changed(&request, old, &new, part).await;
+        if let Some(reservation) = reservation {
+            reservation.end(stored.is_ok()).await;
         }
-        Err(StoreError::Conflict { .. }) => {
-            Err(Status::stale(kind, old.key.rsplit('/').next().unwrap_or_default()))
+        stored
+    }
+
+    /// Validates and stores a complete new version.
+    async fn store_changed(
+        &self,
+        request: &Request<'_>,
+        old: &Object,
+        new: &Value,
+        part: Part,
+    ) -> Result<Object, Status> {
+        let (call, kind) = (request.call, &request.call.target.kind);
+        let old_value = request.old.unwrap_or(&Value::Null);
+        let errors = validate_maybe_slow(kind, || kind.validate_update(new, old_value, part));
+        if !errors.is_empty() {
+            return Err(Status::invalid(kind, meta::name(new), &errors));
         }
-        Err(error) => Err(store_error(error)),
+        if part == Part::Main {
+            kind.warnings(new).into_iter().for_each(|warning| call.notes.warn(warning));
+        }
+        let charge = admission::validate(request, new).await?;
+        if request.dry_run {
+            return Ok(unstored(kind, old, new));
+        }
+        let stored = self.replace(kind, old, new).await;
+        if stored.is_err() {
+            charge.refund(&self.storage.caches).await;
+        }
+        stored
+    }
+
+    /// Replaces `old` in the store. An object whose last finalizer went is removed instead.
+    pub(crate) async fn replace(&self, kind: &Kind, old: &Object, new: &Value) -> Result<Object, Status> {
+        if is_finished(kind, new) {
+            return self.remove(kind, old).await;
+        }
+        self.storage.replace(kind, old, new).await
+    }
+
+    /// Removes an object and releases what was allocated to it.
+    pub(crate) async fn remove(&self, kind: &Kind, old: &Object) -> Result<Object, Status> {
+        let gone = self.storage.remove(kind, old).await?;
+        self.allocator.release(kind, &gone).await;
+        Ok(gone)
     }
 }
 
-/// Marked for deletion, with nobody left to wait for.
+/// Marked for deletion, and no finalizer or grace period is left.
 fn is_finished(kind: &Kind, object: &Value) -> bool {
     let metadata = &object["metadata"];
     let empty = |list: &Value| list.as_array().is_none_or(Vec::is_empty);
@@ -255,74 +247,7 @@ fn is_finished(kind: &Kind, object: &Value) -> bool {
         && (kind.kind != "Pod" || metadata["deletionGracePeriodSeconds"].as_i64().unwrap_or(0) == 0)
 }
 
-/// An update as every path to it ends: prepared, admitted, validated, stored.
-pub(crate) async fn update(
-    call: &Call,
-    old: &Object,
-    mut new: Value,
-    part: Part,
-    options: &Options,
-) -> Result<Object, Status> {
-    let (server, kind) = (&call.server, &call.target.kind);
-    let before = old.value();
-    keep_system_fields(&mut new, &before);
-    kind.prepare_update(&mut new, &before, part);
-    if !options.applied {
-        managers::track(call, &before, &mut new, part);
-    }
-    let request = Request::update(call, &before, options.dry_run);
-    if admission::mutate(&request, &mut new).await? {
-        kind.prepare_update(&mut new, &before, part);
-    }
-    let mut reservation = None;
-    if part == Part::Main {
-        reservation = allocate::reserve(server, kind, &mut new, Some(&before), options.dry_run).await?;
-    }
-    let stored = store(&request, old, &new, part).await;
-    if let Some(reservation) = reservation {
-        reservation.end(stored.is_ok()).await;
-    }
-    stored
-}
-
-/// Validates and stores a version that is complete.
-async fn store(request: &Request<'_>, old: &Object, new: &Value, part: Part) -> Result<Object, Status> {
-    let (server, kind) = (&request.call.server, &request.call.target.kind);
-    let old_value = request.old.unwrap_or(&Value::Null);
-    let errors = judged(kind, || kind.validate_update(new, old_value, part));
-    if !errors.is_empty() {
-        return Err(Status::invalid(kind, meta::name(new), &errors));
-    }
-    if part == Part::Main {
-        kind.warnings(new).into_iter().for_each(|warning| request.call.notes.warn(warning));
-    }
-    let charge = admission::validate(request, new).await?;
-    if request.dry_run {
-        return Ok(unstored(kind, old, new));
-    }
-    let stored = replace(server, kind, old, new).await;
-    if stored.is_err() {
-        charge.refund(server).await;
-    }
-    stored
-}
-
-/// Judges an object. Rules of definitions may take a second, and so may a definition: others are served meanwhile.
-pub(crate) fn judged(kind: &Kind, judge: impl FnOnce() -> Errors) -> Errors {
-    let slow = crd::is_definition(kind)
-        || kind.custom.as_ref().is_some_and(|custom| custom.version.schema.has_rules());
-    if slow { aside(judge) } else { judge() }
-}
-
-/// Runs what may take a second; others are served meanwhile.
-pub(crate) fn aside<T>(run: impl FnOnce() -> T) -> T {
-    match Handle::current().runtime_flavor() {
-        RuntimeFlavor::MultiThread => tokio::task::block_in_place(run),
-        _ => run(),
-    }
-}
-
-/// What only the server sets stays as it is.
+/// Restores the fields that only the server sets.
 fn keep_system_fields(new: &mut Value, old: &Value) {
     let metadata = meta::of_mut(new);
     for field in [
@@ -339,69 +264,4 @@ fn keep_system_fields(new: &mut Value, old: &Value) {
         }
     }
     metadata.remove("selfLink");
-}
-
-/// What a dry run would have stored.
-pub(crate) fn unstored(kind: &Kind, old: &Object, new: &Value) -> Object {
-    let entry = skep_store::Entry {
-        key: old.key.clone(),
-        value: to_stored(new),
-        created: old.revision,
-        modified: old.revision,
-    };
-    Object::from_entry(kind, &entry)
-}
-
-/// Name, uid, times and all else that a new object gets from the server.
-pub(crate) fn stamp(object: &mut Value) {
-    let metadata = meta::of_mut(object);
-    for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "resourceVersion", "selfLink"] {
-        metadata.remove(field);
-    }
-    metadata.insert("uid".into(), uuid::Uuid::new_v4().to_string().into());
-    metadata.insert("creationTimestamp".into(), now().into());
-}
-
-/// The present second, as the API writes times.
-pub(crate) fn now() -> String {
-    timestamp(Timestamp::now())
-}
-
-pub(crate) fn timestamp(at: Timestamp) -> String {
-    at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
-}
-
-/// The answer to a write.
-pub(crate) fn respond_object(
-    code: StatusCode,
-    view: View,
-    kind: &Kind,
-    object: &Object,
-    warnings: &Warnings,
-) -> Response {
-    let mut response = respond(code, render(view, kind, object));
-    add_warnings(response.headers_mut(), warnings);
-    response
-}
-
-pub(crate) fn add_warnings(headers: &mut HeaderMap, warnings: &Warnings) {
-    for warning in warnings {
-        let quoted = warning.replace('\\', "\\\\").replace('"', "\\\"");
-        if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{quoted}\"")) {
-            headers.append(http::header::WARNING, value);
-        }
-    }
-}
-
-/// The store's errors as the API tells them.
-pub(crate) fn store_error(error: StoreError) -> Status {
-    match error {
-        StoreError::Compacted { oldest } => {
-            Status::expired(format!("The provided continue parameter or resource version is too old: the oldest is {oldest}"))
-        }
-        StoreError::FutureRevision { wanted, current } => Status::timeout(format!("Too large resource version: {wanted}, current: {current}"))
-            .with_details(json!({"causes": [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}]})),
-        StoreError::Full(_) => Status::new(Reason::InternalError, error.to_string()).with_code(507),
-        error => Status::internal(error),
-    }
 }

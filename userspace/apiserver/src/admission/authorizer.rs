@@ -5,19 +5,21 @@ use std::sync::Arc;
 use skep_api::cel::{AccessCheck, AccessDecision, Authorize, Authorizer, Value};
 
 use super::request::Request;
-use crate::Inner;
 use crate::authz::{Attributes, Decision};
+use crate::cache::Caches;
 use crate::identity::Identity;
 
 struct LiveAuthorizer {
-    server: Arc<Inner>,
+    caches: Caches,
     identity: Identity,
 }
 
 /// The variable for a request; `name` is the object's name, for `authorizer.requestResource`.
 pub(super) fn variable(request: &Request<'_>, name: &str) -> Value {
-    let authorizer =
-        LiveAuthorizer { server: request.call.server.clone(), identity: request.call.identity.clone() };
+    let authorizer = LiveAuthorizer {
+        caches: request.admission.storage.caches.clone(),
+        identity: request.call.identity.clone(),
+    };
     let kind = request.kind();
     let request_resource = AccessCheck {
         group: kind.group.to_string(),
@@ -49,7 +51,7 @@ impl Authorize for LiveAuthorizer {
             namespace: &check.namespace,
             path: &check.path,
         };
-        match self.server.caches.access().decide(&attributes) {
+        match self.caches.authorizer().decide(&attributes) {
             Decision::Allow(reason) => AccessDecision { allowed: true, reason },
             Decision::NoOpinion(reason) => AccessDecision { allowed: false, reason },
         }

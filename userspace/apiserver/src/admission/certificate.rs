@@ -65,7 +65,7 @@ fn refused(request: &Request<'_>, verb: &str, old: &Value, word: &str) -> Option
             name,
             ..Attributes::default()
         };
-        request.call.server.caches.access().allows(&attributes)
+        request.admission.storage.caches.authorizer().allows(&attributes)
     };
     if may(signer) || may(&domain) {
         return None;

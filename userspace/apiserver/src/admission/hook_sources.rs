@@ -3,7 +3,7 @@
 //! In: the cached objects. Out: parsed hooks in the order of their names. Without registrations a request costs an empty list.
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use serde_json::Value;
 use skep_api::find;
@@ -12,6 +12,7 @@ use skep_store::Revision;
 use super::policy::{AdmissionPolicy, Mutating, PolicyBinding, Validating};
 use super::webhook::Hook;
 use crate::cache::{Caches, Resource};
+use crate::lock::RwLock;
 use crate::object::prefix;
 
 const GROUP: &str = "admissionregistration.k8s.io";
@@ -44,7 +45,7 @@ impl<T> HookSource<T> {
         if objects.is_empty() {
             return Vec::new();
         }
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let known = self.known.read();
         let found: Vec<Option<Arc<T>>> = objects
             .iter()
             .map(|object| {
@@ -66,7 +67,7 @@ impl<T> HookSource<T> {
             let now = versions
                 .map(|(object, parsed)| (object.key.clone(), (object.revision, parsed.clone())))
                 .collect();
-            *self.known.write().unwrap_or_else(PoisonError::into_inner) = now;
+            *self.known.write() = now;
         }
         all
     }

@@ -24,6 +24,7 @@ mod request_match;
 mod rules;
 mod runtime_class;
 mod service_account;
+mod state;
 mod storage;
 mod tolerations;
 mod variables;
@@ -35,12 +36,11 @@ use skep_api::Status;
 
 use crate::call::Call;
 
-pub(crate) use hook_sources::HookSources;
 pub(crate) use notes::Notes;
 pub(crate) use quota::Charge;
-pub(crate) use quota_locks::QuotaLocks;
 use reinvocation::Reinvocation;
 pub(crate) use request::{Operation, Request, Shape};
+pub(crate) use state::Admission;
 
 /// Completes an object that is to be created or updated, or refuses it. True if a policy or a webhook changed it: then
 /// the caller prepares it again.
@@ -59,13 +59,13 @@ pub(crate) async fn mutate(request: &Request<'_>, object: &mut Value) -> Result<
         }
     }
     let verb = if request.operation == Operation::Create { "create" } else { "update" };
-    request.call.server.caches.access().check_grant(&request.call.attributes(verb), object)?;
+    request.admission.storage.caches.authorizer().check_grant(&request.call.attributes(verb), object)?;
     Ok(policies.has_changed() || webhooks.has_changed())
 }
 
 /// Whether a webhook or a policy is registered that changes objects.
 fn has_mutating_hooks(request: &Request<'_>) -> bool {
-    let hooks = &request.call.server.hooks;
+    let hooks = &request.admission.hooks;
     !hooks.mutating.all().is_empty() || !hooks.mutating_bindings.all().is_empty()
 }
 
@@ -123,6 +123,7 @@ async fn run_hooks(request: &Request<'_>, object: &mut Value) -> Result<(), Stat
 
 /// Refuses or changes the object of a subresource that has a kind of its own: a Scale, an Eviction, the options of an exec.
 pub(crate) async fn part(
+    admission: &Admission,
     call: &Call,
     operation: Operation,
     shape: Shape,
@@ -130,7 +131,7 @@ pub(crate) async fn part(
     old: Option<&Value>,
     dry_run: bool,
 ) -> Result<(), Status> {
-    let request = Request::subresource_object(call, operation, shape, old, dry_run);
+    let request = Request::subresource_object(call, admission, operation, shape, old, dry_run);
     node::part(&request, object)?;
     run_hooks(&request, object).await
 }

@@ -4,7 +4,6 @@ use serde_json::{Value, json};
 use skep_api::Status;
 
 use super::request::{Operation, Request};
-use crate::write;
 
 const IMMORTAL: [&str; 3] = ["default", "kube-system", "kube-public"];
 
@@ -15,7 +14,7 @@ pub(super) fn admit(request: &Request<'_>, object: &Value) -> Result<(), Status>
     }
     let namespace = request.namespace();
     let Some(namespaces) = skep_api::find("", "v1", "namespaces") else { return Ok(()) };
-    let found = write::find(&request.call.server, namespaces, "", namespace)?;
+    let found = request.admission.storage.caches.get_or_404(namespaces, "", namespace)?;
     if found.selectable.field("status.phase") != "Terminating" {
         return Ok(());
     }

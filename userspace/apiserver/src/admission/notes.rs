@@ -1,12 +1,14 @@
 //! What admission says beside yes and no: warnings for the client, annotations for the audit log.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::MutexGuard;
+
+use crate::lock::Lock;
 
 /// Of one request; filled along its way, sent with its answer, whatever that is.
 #[derive(Debug, Default)]
 pub(crate) struct Notes {
-    inner: Mutex<Inner>,
+    inner: Lock<Inner>,
 }
 
 #[derive(Debug, Default)]
@@ -17,7 +19,7 @@ struct Inner {
 
 impl Notes {
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock()
     }
 
     /// Each warning is given once, however often an object is tried.

@@ -13,9 +13,9 @@ use skep_api::{Status, find, meta};
 use skep_store::{Expect, StoreError};
 
 use super::request::{Operation, Request};
-use crate::Inner;
+use crate::cache::Caches;
 use crate::object::{Object, to_stored};
-use crate::write::store_error;
+use crate::stored::store_error;
 
 /// Tries against others who write the same quota.
 const TRIES: usize = 16;
@@ -27,17 +27,17 @@ pub(crate) struct Charge(Vec<(Arc<str>, Resources)>);
 
 impl Charge {
     /// The quota controller counts anew in any case, so what cannot be given back is given back later.
-    pub(crate) async fn refund(self, server: &Inner) {
+    pub(crate) async fn refund(self, caches: &Caches) {
         let Some(kind) = find("", "v1", "resourcequotas") else { return };
         for (key, added) in self.0 {
             for _ in 0..TRIES {
-                if server.caches.catch_up().await.is_err() {
+                if caches.catch_up().await.is_err() {
                     return;
                 }
-                let Some(quota) = server.caches.of(kind).and_then(|quotas| quotas.get(&key)) else { break };
+                let Some(quota) = caches.of(kind).and_then(|quotas| quotas.get(&key)) else { break };
                 let mut used = Resources::of(&quota.value()["status"]["used"]);
                 used.subtract(&added);
-                match put(server, &quota, &used).await {
+                match put(caches, &quota, &used).await {
                     Err(StoreError::Conflict { .. }) => {}
                     _ => break,
                 }
@@ -46,13 +46,12 @@ impl Charge {
     }
 }
 
-async fn put(server: &Inner, quota: &Object, used: &Resources) -> Result<(), StoreError> {
+async fn put(caches: &Caches, quota: &Object, used: &Resources) -> Result<(), StoreError> {
     let mut value = quota.value();
     value["status"]["used"] = used.to_value();
-    let entry =
-        server.caches.store().put(&quota.key, to_stored(&value), Expect::Revision(quota.revision)).await?;
+    let entry = caches.store().put(&quota.key, to_stored(&value), Expect::Revision(quota.revision)).await?;
     // The next charge reads what this one wrote.
-    server.caches.wait_for(entry.modified).await.map(drop)
+    caches.wait_for(entry.modified).await.map(drop)
 }
 
 pub(super) async fn charge(request: &Request<'_>, object: &Value) -> Result<Charge, Status> {
@@ -70,13 +69,13 @@ pub(super) async fn charge(request: &Request<'_>, object: &Value) -> Result<Char
         let why = format!("quota usage is negative for resource(s): {}", below.join(","));
         return Err(request.forbidden(object, why));
     }
-    let lock = request.call.server.quota_locks.of(namespace);
+    let lock = request.admission.quota_locks.of(namespace);
     let _held = lock.lock().await;
     let mut done = Charge::default();
     match charge_all(request, object, &meter, &mut done).await {
         Ok(()) => Ok(done),
         Err(status) => {
-            done.refund(&request.call.server).await;
+            done.refund(&request.admission.storage.caches).await;
             Err(status)
         }
     }
@@ -93,9 +92,9 @@ async fn charge_all(
     meter: &Meter,
     done: &mut Charge,
 ) -> Result<(), Status> {
-    let server = &request.call.server;
+    let caches = &request.admission.storage.caches;
     for _ in 0..TRIES {
-        server.caches.catch_up().await.map_err(store_error)?;
+        caches.catch_up().await.map_err(store_error)?;
         let mut wanted = Vec::new();
         let present = quotas(request);
         for quota in present.iter().filter(|quota| done.0.iter().all(|(key, _)| *key != quota.key)) {
@@ -129,7 +128,7 @@ async fn charge_all(
         }
         let mut raced = false;
         for (quota, added, used) in charges {
-            match put(server, quota, &used).await {
+            match put(caches, quota, &used).await {
                 Ok(()) => done.0.push((quota.key.clone(), added)),
                 Err(StoreError::Conflict { .. } | StoreError::NotFound) => raced = true,
                 Err(error) => return Err(store_error(error)),

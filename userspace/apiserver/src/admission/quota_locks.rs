@@ -1,18 +1,20 @@
 //! Locks that let the quota charges of one server to one namespace follow one another, instead of conflicting in the store.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+
+use crate::lock::Lock;
 
 /// Locks that are kept although they are not held.
 const MAX_IDLE_LOCKS: usize = 1_024;
 
 /// A lock for each namespace that has quotas.
 #[derive(Default)]
-pub(crate) struct QuotaLocks(Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>);
+pub(crate) struct QuotaLocks(Lock<HashMap<String, Arc<tokio::sync::Mutex<()>>>>);
 
 impl QuotaLocks {
     pub(super) fn of(&self, namespace: &str) -> Arc<tokio::sync::Mutex<()>> {
-        let mut locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut locks = self.0.lock();
         // Locks that are not held are dropped when there are many.
         if locks.len() > MAX_IDLE_LOCKS {
             locks.retain(|_, lock| Arc::strong_count(lock) > 1);
@@ -33,6 +35,6 @@ mod tests {
         for n in 0..3_000 {
             let _ = locks.of(&n.to_string());
         }
-        assert!(locks.0.lock().unwrap().len() <= 1_025);
+        assert!(locks.0.lock().len() <= 1_025);
     }
 }

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use serde_json::Value;
 use skep_api::{Kind, Status, find, meta};
 
+use super::state::Admission;
 use crate::call::Call;
 use crate::object::{Object, prefix};
-use crate::write;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Operation {
@@ -37,6 +37,8 @@ const OWN_KIND_SUBRESOURCES: [&str; 2] = ["binding", "scale"];
 /// One write under admission: the call, the operation and the object before it.
 pub(crate) struct Request<'a> {
     pub(crate) call: &'a Call,
+    /// The caches and the registered hooks.
+    pub(super) admission: &'a Admission,
     pub(crate) operation: Operation,
     /// Empty for a cluster-scoped object.
     namespace: &'a str,
@@ -48,9 +50,10 @@ pub(crate) struct Request<'a> {
 }
 
 impl<'a> Request<'a> {
-    pub(crate) fn create(call: &'a Call, dry_run: bool) -> Request<'a> {
+    pub(crate) fn create(call: &'a Call, admission: &'a Admission, dry_run: bool) -> Request<'a> {
         Request {
             call,
+            admission,
             operation: Operation::Create,
             namespace: &call.target.namespace,
             old: None,
@@ -59,9 +62,15 @@ impl<'a> Request<'a> {
         }
     }
 
-    pub(crate) fn update(call: &'a Call, old: &'a Value, dry_run: bool) -> Request<'a> {
+    pub(crate) fn update(
+        call: &'a Call,
+        admission: &'a Admission,
+        old: &'a Value,
+        dry_run: bool,
+    ) -> Request<'a> {
         Request {
             call,
+            admission,
             operation: Operation::Update,
             namespace: &call.target.namespace,
             old: Some(old),
@@ -70,10 +79,16 @@ impl<'a> Request<'a> {
         }
     }
 
-    pub(crate) fn delete(call: &'a Call, old: &'a Value, dry_run: bool) -> Request<'a> {
+    pub(crate) fn delete(
+        call: &'a Call,
+        admission: &'a Admission,
+        old: &'a Value,
+        dry_run: bool,
+    ) -> Request<'a> {
         // A deletion of a collection may span all namespaces.
         Request {
             call,
+            admission,
             operation: Operation::Delete,
             namespace: meta::namespace(old),
             old: Some(old),
@@ -85,12 +100,21 @@ impl<'a> Request<'a> {
     /// For the object of a subresource with a kind of its own.
     pub(super) fn subresource_object(
         call: &'a Call,
+        admission: &'a Admission,
         operation: Operation,
         shape: Shape,
         old: Option<&'a Value>,
         dry_run: bool,
     ) -> Request<'a> {
-        Request { call, operation, namespace: &call.target.namespace, old, dry_run, shape: Some(shape) }
+        Request {
+            call,
+            admission,
+            operation,
+            namespace: &call.target.namespace,
+            old,
+            dry_run,
+            shape: Some(shape),
+        }
     }
 
     pub(super) fn kind(&self) -> &'a Kind {
@@ -157,7 +181,7 @@ impl<'a> Request<'a> {
         namespace: &str,
         name: &str,
     ) -> Option<Arc<Object>> {
-        write::find(&self.call.server, find(group, version, plural)?, namespace, name).ok()
+        self.admission.storage.caches.get_or_404(find(group, version, plural)?, namespace, name).ok()
     }
 
     /// Objects of another kind in a namespace, or in all if that is empty; from the cache.
@@ -168,6 +192,6 @@ impl<'a> Request<'a> {
             within.push_str(namespace);
             within.push('/');
         }
-        self.call.server.caches.of(kind).map(|resource| resource.list(&within)).unwrap_or_default()
+        self.admission.storage.caches.of(kind).map(|resource| resource.list(&within)).unwrap_or_default()
     }
 }

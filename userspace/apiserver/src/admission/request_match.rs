@@ -90,7 +90,7 @@ impl MatchRule {
 /// The other served kinds of the same stored objects.
 fn equivalents(request: &Request<'_>) -> Vec<KindRef> {
     let own = request.kind();
-    let (registry, stored_at) = (request.call.server.caches.registry(), prefix(own));
+    let (registry, stored_at) = (request.admission.storage.caches.registry(), prefix(own));
     let is_other = |kind: &&KindRef| {
         kind.plural == own.plural
             && (&*kind.group, &*kind.version) != (&*own.group, &*own.version)

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use skep_api::{Status, meta};
 
 use super::request::{Operation, Request};
+use crate::generated_name::generate_name;
 
 const TOKEN_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 const VOLUME: &str = "kube-api-access-";
@@ -176,7 +177,7 @@ fn mount_token(pod: &mut Value) {
         .filter_map(|volume| volume["name"].as_str())
         .find(|name| name.starts_with(VOLUME))
         .map(str::to_owned);
-    let volume = present.clone().unwrap_or_else(|| crate::handlers::create::generate(VOLUME));
+    let volume = present.clone().unwrap_or_else(|| generate_name(VOLUME));
     let mut mounted = false;
     for list in ["initContainers", "containers"] {
         for container in pod["spec"].get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {

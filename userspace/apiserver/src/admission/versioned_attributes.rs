@@ -27,8 +27,8 @@ impl VersionedAttributes {
         if versioned.is_other_version(request) {
             let values = [&mut versioned.object, &mut versioned.old_object];
             for value in values.into_iter().filter(|value| value.is_object()) {
-                let (server, from) = (&request.call.server, storage_kind(request));
-                *value = convert::value(server, from, &versioned.kind, value.take()).await?;
+                let (webhooks, from) = (&request.admission.storage.webhooks, storage_kind(request));
+                *value = convert::value(webhooks, from, &versioned.kind, value.take()).await?;
             }
         }
         Ok(versioned)
@@ -49,7 +49,7 @@ impl VersionedAttributes {
         if !self.is_other_version(request) {
             return Ok(new);
         }
-        convert::value(&request.call.server, &self.kind, storage_kind(request), new).await
+        convert::value(&request.admission.storage.webhooks, &self.kind, storage_kind(request), new).await
     }
 
     /// Sets the defaults of a changed object and removes unknown fields; also returns the problems that the schema found.

@@ -3,12 +3,10 @@
 //! [`Aggregator`] holds what requests need: which version is whose, and what discovery tells of it. It is filled from the
 //! caches; `available` keeps it and the APIServices' conditions, `local` the APIServices of what this server serves.
 
-mod available;
-mod local;
 mod proxy;
 
 use std::net::SocketAddr;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
@@ -16,25 +14,26 @@ use serde_json::{Value, json};
 use skep_api::aggregate::Remote;
 use skep_api::{Kind, find, meta};
 
+use crate::cache::Caches;
+use crate::config::Config;
 use crate::config::FrontProxy;
 use crate::endpoints::ready_endpoints;
-use crate::forward::Security;
+use crate::lock::RwLock;
 use crate::object::prefix;
-use crate::tls::{self, ClientCertificate, Trust};
-use crate::{Inner, StartError, write};
+use crate::request_info::RequestInfo;
+use crate::reverse_proxy::Security;
+use crate::tls::{self, ClientCertificate, TlsError, Trust};
 
-pub(crate) use available::run as keep_available;
-pub(crate) use local::run as keep_local;
-pub(crate) use proxy::{handle, openapi};
+pub(crate) use proxy::{handle, openapi, speak_for};
 
-const GROUP: &str = "apiregistration.k8s.io";
+pub(crate) const GROUP: &str = "apiregistration.k8s.io";
 const USER_HEADER: &str = "X-Remote-User";
 const UID_HEADER: &str = "X-Remote-Uid";
 const GROUP_HEADER: &str = "X-Remote-Group";
 const EXTRA_PREFIX: &str = "X-Remote-Extra-";
 
 /// The kind of APIServices.
-fn kind() -> Option<&'static Kind> {
+pub(crate) fn kind() -> Option<&'static Kind> {
     find(GROUP, "v1", "apiservices")
 }
 
@@ -47,46 +46,44 @@ pub(crate) struct Aggregator {
 
 #[derive(Default)]
 pub(crate) struct Table {
-    backends: Vec<Arc<Backend>>,
-    remotes: Vec<Remote>,
+    pub(crate) backends: Vec<Arc<Backend>>,
+    pub(crate) remotes: Vec<Remote>,
 }
 
 /// Another API server, for one version of a group.
 pub(crate) struct Backend {
     /// The APIService's name.
-    name: String,
-    group: String,
-    version: String,
+    pub(crate) name: String,
+    pub(crate) group: String,
+    pub(crate) version: String,
     /// What the APIService says, to notice a change.
-    spec: Value,
+    pub(crate) spec: Value,
     /// As its condition says.
-    available: Result<(), String>,
+    pub(crate) available: Result<(), String>,
     /// Ready endpoints, in no order.
-    addresses: Vec<SocketAddr>,
+    pub(crate) addresses: Vec<SocketAddr>,
     /// Under which name, and as whose; or why it cannot be spoken to.
-    security: Result<Security, String>,
+    pub(crate) security: Result<Security, String>,
 }
 
 impl Aggregator {
-    pub(crate) fn new(config: &FrontProxy) -> Result<Aggregator, StartError> {
+    pub(crate) fn new(config: &FrontProxy) -> Result<Aggregator, TlsError> {
         let what = "the front proxy's certificate";
         let certificate = ClientCertificate::read(&config.certificate, &config.key, what)?;
         Ok(Aggregator { certificate, table: RwLock::default() })
     }
 
-    fn table(&self) -> Arc<Table> {
-        self.table.read().unwrap_or_else(PoisonError::into_inner).clone()
+    pub(crate) fn table(&self) -> Arc<Table> {
+        self.table.read().clone()
     }
 
-    /// Who serves a path, if another server does.
-    pub(crate) fn backend_of(&self, path: &str) -> Option<Arc<Backend>> {
+    /// The API server that a request is for, if it is another one.
+    pub(crate) fn backend_of(&self, info: &RequestInfo<'_>) -> Option<Arc<Backend>> {
         let table = self.table();
-        if table.backends.is_empty() {
+        if table.backends.is_empty() || info.group.is_empty() {
             return None;
         }
-        let mut parts = path.strip_prefix("/apis/")?.split('/').filter(|part| !part.is_empty());
-        let (group, version) = (parts.next()?, parts.next()?);
-        table.of(group, version)
+        table.of(&info.group, &info.version)
     }
 
     /// For discovery and schemas.
@@ -95,9 +92,9 @@ impl Aggregator {
     }
 
     /// Takes the APIServices over as the caches have them now. What is known of others' discovery stays.
-    pub(crate) fn refresh(&self, server: &Inner) {
+    pub(crate) fn refresh(&self, caches: &Caches) {
         let Some(kind) = kind() else { return };
-        let objects = server.caches.of(kind).map(|services| services.list(&prefix(kind))).unwrap_or_default();
+        let objects = caches.of(kind).map(|services| services.list(&prefix(kind))).unwrap_or_default();
         let before = self.table();
         let mut table = Table::default();
         for api_service in objects.iter().map(|object| object.value()) {
@@ -112,13 +109,13 @@ impl Aggregator {
                 remote.openapi.clone_from(&known.openapi);
                 remote.current = known.current;
             }
-            table.backends.push(Arc::new(self.backend(server, &api_service, &before)));
+            table.backends.push(Arc::new(self.backend(caches, &api_service, &before)));
             table.remotes.push(remote);
         }
         self.set(table);
     }
 
-    fn backend(&self, server: &Inner, api_service: &Value, before: &Table) -> Backend {
+    fn backend(&self, caches: &Caches, api_service: &Value, before: &Table) -> Backend {
         let spec = &api_service["spec"];
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let (group, version) = (text(&spec["group"]), text(&spec["version"]));
@@ -127,8 +124,8 @@ impl Aggregator {
         Backend {
             name: meta::name(api_service).to_owned(),
             available: availability(api_service),
-            addresses: service_of(server, spec).map_or(Vec::new(), |service| {
-                ready_endpoints(server, &service, &spec["service"]["port"].to_string())
+            addresses: service_of(caches, spec).map_or(Vec::new(), |service| {
+                ready_endpoints(caches, &service, &spec["service"]["port"].to_string())
             }),
             security,
             spec: spec.clone(),
@@ -152,12 +149,12 @@ impl Aggregator {
     }
 
     fn set(&self, table: Table) {
-        *self.table.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(table);
+        *self.table.write() = Arc::new(table);
     }
 
     /// Takes over what was learned of another server.
-    fn learned(&self, group: &str, version: &str, change: impl FnOnce(&mut Remote)) {
-        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+    pub(crate) fn learned(&self, group: &str, version: &str, change: impl FnOnce(&mut Remote)) {
+        let mut table = self.table.write();
         let (backends, mut remotes) = (table.backends.clone(), table.remotes.clone());
         let found = remotes.iter_mut().find(|remote| remote.group == group && remote.version == version);
         if let Some(remote) = found {
@@ -196,21 +193,21 @@ fn availability(api_service: &Value) -> Result<(), String> {
 }
 
 /// The Service that an APIService names.
-fn service_of(server: &Inner, spec: &Value) -> Option<Value> {
+pub(crate) fn service_of(caches: &Caches, spec: &Value) -> Option<Value> {
     let text = |field: &str| spec["service"][field].as_str().unwrap_or_default();
     let kind = find("", "v1", "services")?;
-    write::find(server, kind, text("namespace"), text("name")).ok().map(|service| service.value())
+    caches.get_or_404(kind, text("namespace"), text("name")).ok().map(|service| service.value())
 }
 
 /// By what other servers know that it is this one who speaks for a user; also whom this one takes for clients.
-pub(crate) fn trust(server: &Inner) -> Value {
+pub(crate) fn trust(config: &Config) -> Value {
     let list = |names: &[&str]| json!(names).to_string();
-    let FrontProxy { ca, names, .. } = &server.config.front_proxy;
+    let FrontProxy { ca, names, .. } = &config.front_proxy;
     json!({
         "apiVersion": "v1", "kind": "ConfigMap",
         "metadata": {"name": "extension-apiserver-authentication", "namespace": "kube-system"},
         "data": {
-            "client-ca-file": server.config.client_ca,
+            "client-ca-file": config.client_ca,
             "requestheader-allowed-names": json!(names).to_string(),
             "requestheader-client-ca-file": ca,
             "requestheader-extra-headers-prefix": list(&[EXTRA_PREFIX]),

@@ -1,57 +1,34 @@
 //! A request for another API server: authorised here, sent on in the user's name, told by headers.
 
-use std::sync::Arc;
-
 use axum::extract::Request;
 use axum::response::Response;
 use http::header::LOCATION;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use skep_api::{Reason, Status};
 
-use super::{Backend, EXTRA_PREFIX, GROUP_HEADER, UID_HEADER, USER_HEADER};
-use crate::Inner;
-use crate::authz::Attributes;
-use crate::forward::{Destination, forward, onward_headers};
+use super::{Aggregator, Backend, EXTRA_PREFIX, GROUP_HEADER, UID_HEADER, USER_HEADER};
 use crate::identity::Identity;
-use crate::request_info::RequestInfo;
-
-/// Authorises a request for a path of the backend's, and has it answered there.
-pub(crate) async fn handle(
-    server: &Arc<Inner>,
-    identity: &Identity,
-    backend: &Backend,
-    request: Request,
-) -> Result<Response, Status> {
-    let info = RequestInfo::parse(request.method(), request.uri());
-    let attributes = Attributes {
-        user: &identity.user,
-        groups: &identity.groups,
-        verb: info.verb,
-        group: info.group,
-        resource: info.resource,
-        subresource: info.subresource,
-        name: info.name,
-        namespace: info.namespace,
-        path: if info.resource.is_empty() { info.path } else { "" },
-    };
-    server.caches.access().check(&attributes)?;
-    pass_on(identity, backend, request).await
-}
+use crate::reverse_proxy::{Destination, forward, onward_headers};
 
 /// The OpenAPI document of the backend's version.
 pub(crate) async fn openapi(
-    server: &Inner,
+    aggregator: &Aggregator,
     identity: &Identity,
     group: &str,
     version: &str,
     request: &Request<()>,
 ) -> Option<Result<Response, Status>> {
-    let backend = server.aggregator.table().of(group, version)?;
+    let backend = aggregator.table().of(group, version)?;
     let (parts, ()) = request.clone().into_parts();
-    Some(pass_on(identity, &backend, Request::from_parts(parts, axum::body::Body::empty())).await)
+    Some(handle(identity, &backend, Request::from_parts(parts, axum::body::Body::empty())).await)
 }
 
-async fn pass_on(identity: &Identity, backend: &Backend, request: Request) -> Result<Response, Status> {
+/// Forwards a request, in the name of the user, to a backend that is available.
+pub(crate) async fn handle(
+    identity: &Identity,
+    backend: &Backend,
+    request: Request,
+) -> Result<Response, Status> {
     let unavailable = |why: &str| {
         Status::unavailable(format!(
             "the server is currently unable to handle the request: APIService {} is not available: {why}",
@@ -74,7 +51,7 @@ async fn pass_on(identity: &Identity, backend: &Backend, request: Request) -> Re
 }
 
 /// Who the user is, instead of whatever the request says of that.
-pub(super) fn speak_for(identity: &Identity, headers: &mut HeaderMap) {
+pub(crate) fn speak_for(identity: &Identity, headers: &mut HeaderMap) {
     let told: Vec<HeaderName> =
         headers.keys().filter(|name| name.as_str().starts_with("x-remote-")).cloned().collect();
     told.iter().for_each(|name| drop(headers.remove(name)));

@@ -11,11 +11,13 @@ use skep_api::kinds::service::{AddressWant, Family};
 use skep_api::{Errors, Kind, Reason, Status, find, meta};
 use skep_store::{Expect, StoreError};
 
-use super::Owner;
-use crate::Inner;
+use super::owner::Owner;
+use crate::cache::Caches;
 use crate::cache::Changes;
+use crate::clock::now;
+use crate::config::ServiceNetwork;
 use crate::object::{key, prefix};
-use crate::write::{self, now, stamp, store_error};
+use crate::stored::{Storage, stamp, store_error};
 
 /// The ServiceCIDR that stands for the server's own flags.
 const DEFAULT_RANGE: &str = "kubernetes";
@@ -30,22 +32,22 @@ fn kinds() -> Result<(&'static Kind, &'static Kind), Status> {
 }
 
 /// The wanted address, taken in the store for `owner`; without one only chosen.
-pub(super) async fn take(
-    server: &Inner,
+pub(crate) async fn take(
+    storage: &Storage,
     service: &Value,
     want: &AddressWant,
     owner: Option<&Owner>,
     errors: &mut Errors,
 ) -> Result<Option<IpAddr>, Status> {
-    let ranges = ranges(server, want.family)?;
+    let ranges = ranges(&storage.caches, want.family)?;
     match want.asked {
-        Some(ip) => take_this(server, service, ip, &ranges, owner, errors).await,
-        None => take_any(server, service, &ranges, owner).await.map(Some),
+        Some(ip) => take_this(storage, service, ip, &ranges, owner, errors).await,
+        None => take_any(storage, service, &ranges, owner).await.map(Some),
     }
 }
 
 async fn take_this(
-    server: &Inner,
+    storage: &Storage,
     service: &Value,
     ip: IpAddr,
     ranges: &[IpNetwork],
@@ -57,7 +59,7 @@ async fn take_this(
         Some(range) if !Span::of(range).contains(ip) => {
             format!("the provided IP ({ip}) is not in the valid range. The range of valid IPs is {range}")
         }
-        Some(_) if !hold(server, ip, owner).await? => "provided IP is already allocated".to_owned(),
+        Some(_) if !hold(storage, ip, owner).await? => "provided IP is already allocated".to_owned(),
         Some(_) => return Ok(Some(ip)),
     };
     let detail = format!("failed to allocate IP {ip}: {refusal}");
@@ -66,7 +68,7 @@ async fn take_this(
 }
 
 async fn take_any(
-    server: &Inner,
+    storage: &Storage,
     service: &Value,
     ranges: &[IpNetwork],
     owner: Option<&Owner>,
@@ -74,7 +76,7 @@ async fn take_any(
     for range in ranges {
         let start = rand::rng().random();
         for ip in Span::of(range).candidates(start) {
-            if !is_held(server, ip)? && hold(server, ip, owner).await? {
+            if !is_held(&storage.caches, ip)? && hold(storage, ip, owner).await? {
                 return Ok(ip);
             }
         }
@@ -83,15 +85,15 @@ async fn take_any(
     Err(Status::internal(format!("failed to allocate a serviceIP for Service \"{name}\": range is full")))
 }
 
-fn is_held(server: &Inner, ip: IpAddr) -> Result<bool, Status> {
+fn is_held(caches: &Caches, ip: IpAddr) -> Result<bool, Status> {
     let (addresses, _) = kinds()?;
-    let resource = server.caches.of(addresses);
+    let resource = caches.of(addresses);
     Ok(resource.is_some_and(|resource| resource.get(&key(addresses, "", &ip.to_string())).is_some()))
 }
 
 /// Makes the address its owner's; false if it is somebody's.
-pub(super) async fn hold(server: &Inner, ip: IpAddr, owner: Option<&Owner>) -> Result<bool, Status> {
-    let Some(owner) = owner else { return Ok(!is_held(server, ip)?) };
+pub(crate) async fn hold(storage: &Storage, ip: IpAddr, owner: Option<&Owner>) -> Result<bool, Status> {
+    let Some(owner) = owner else { return Ok(!is_held(&storage.caches, ip)?) };
     let (addresses, _) = kinds()?;
     let mut object = json!({
         "apiVersion": addresses.api_version(), "kind": addresses.kind,
@@ -103,7 +105,7 @@ pub(super) async fn hold(server: &Inner, ip: IpAddr, owner: Option<&Owner>) -> R
     });
     stamp(&mut object);
     addresses.prepare_create(&mut object);
-    match write::insert(server, addresses, &object).await {
+    match storage.insert(addresses, &object).await {
         Ok(_) => Ok(true),
         Err(status) if status.reason == Reason::AlreadyExists => Ok(false),
         Err(status) => Err(status),
@@ -111,9 +113,9 @@ pub(super) async fn hold(server: &Inner, ip: IpAddr, owner: Option<&Owner>) -> R
 }
 
 /// Takes the address from its owner; another's stays.
-pub(super) async fn give_back(server: &Inner, owner: &Owner, ip: IpAddr) -> Result<(), Status> {
+pub(crate) async fn release(storage: &Storage, owner: &Owner, ip: IpAddr) -> Result<(), Status> {
     let (addresses, _) = kinds()?;
-    let (store, at) = (server.caches.store(), key(addresses, "", &ip.to_string()));
+    let (store, at) = (storage.caches.store(), key(addresses, "", &ip.to_string()));
     let (Some(entry), _) = store.get(&at, None).await.map_err(store_error)? else { return Ok(()) };
     let object: Value = serde_json::from_slice(&entry.value).unwrap_or(Value::Null);
     let parent = &object["spec"]["parentRef"];
@@ -126,11 +128,20 @@ pub(super) async fn give_back(server: &Inner, owner: &Owner, ip: IpAddr) -> Resu
     }
 }
 
-/// Addresses that IPAddress objects of ours hold: address, owner's namespace and name, time of creation.
-pub(super) fn held(server: &Inner) -> Result<Vec<(IpAddr, String, String, String)>, Status> {
+/// An allocated address.
+pub(crate) struct HeldAddress {
+    pub(crate) ip: IpAddr,
+    /// Of the Service.
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+    /// The creation time of the IPAddress.
+    pub(crate) since: String,
+}
+
+/// The addresses that IPAddress objects of this allocator hold.
+pub(crate) fn held(caches: &Caches) -> Result<Vec<HeldAddress>, Status> {
     let (addresses, _) = kinds()?;
-    let all =
-        server.caches.of(addresses).map(|resource| resource.list(&prefix(addresses))).unwrap_or_default();
+    let all = caches.of(addresses).map(|resource| resource.list(&prefix(addresses))).unwrap_or_default();
     let of = |object: &Arc<crate::object::Object>| {
         let value = object.value();
         let parent = &value["spec"]["parentRef"];
@@ -138,26 +149,26 @@ pub(super) fn held(server: &Inner) -> Result<Vec<(IpAddr, String, String, String
             value["metadata"]["labels"][MANAGED_BY.0] == MANAGED_BY.1 && parent["resource"] == "services";
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let ip = meta::name(&value).parse().ok().filter(|_| ours)?;
-        Some((
+        Some(HeldAddress {
             ip,
-            text(&parent["namespace"]),
-            text(&parent["name"]),
-            text(&value["metadata"]["creationTimestamp"]),
-        ))
+            namespace: text(&parent["namespace"]),
+            name: text(&parent["name"]),
+            since: text(&value["metadata"]["creationTimestamp"]),
+        })
     };
     Ok(all.iter().filter_map(of).collect())
 }
 
 /// Changes of IPAddresses from here on.
-pub(super) fn changes(server: &Inner) -> Option<Changes> {
+pub(crate) fn changes(caches: &Caches) -> Option<Changes> {
     let (addresses, _) = kinds().ok()?;
-    Some(server.caches.of(addresses)?.subscribe())
+    Some(caches.of(addresses)?.subscribe())
 }
 
 /// Ranges of the family that new addresses come from: the default one first.
-fn ranges(server: &Inner, family: Family) -> Result<Vec<IpNetwork>, Status> {
+fn ranges(caches: &Caches, family: Family) -> Result<Vec<IpNetwork>, Status> {
     let (_, ranges) = kinds()?;
-    let all = server.caches.of(ranges).map(|resource| resource.list(&prefix(ranges))).unwrap_or_default();
+    let all = caches.of(ranges).map(|resource| resource.list(&prefix(ranges))).unwrap_or_default();
     let mut found: Vec<(bool, IpNetwork)> = Vec::new();
     for object in all {
         let object = object.value();
@@ -176,14 +187,14 @@ fn ranges(server: &Inner, family: Family) -> Result<Vec<IpNetwork>, Status> {
 }
 
 /// The ServiceCIDR of the server's flags: made if it is missing, given the second family that the flags gained.
-pub(crate) async fn ensure_default_range(server: &Inner) -> Result<(), Status> {
+pub(crate) async fn ensure_default_range(storage: &Storage, network: &ServiceNetwork) -> Result<(), Status> {
     let (_, ranges) = kinds()?;
-    let cidrs: Vec<String> = server.config.services.cidrs.iter().map(ToString::to_string).collect();
+    let cidrs: Vec<String> = network.cidrs.iter().map(ToString::to_string).collect();
     let ready = json!([{
         "type": "Ready", "status": "True", "reason": "", "message": "Kubernetes default Service CIDR is ready",
         "lastTransitionTime": now(),
     }]);
-    let Ok(old) = write::find(server, ranges, "", DEFAULT_RANGE) else {
+    let Ok(old) = storage.caches.get_or_404(ranges, "", DEFAULT_RANGE) else {
         let mut object = json!({
             "apiVersion": ranges.api_version(), "kind": ranges.kind, "metadata": {"name": DEFAULT_RANGE},
             "spec": {"cidrs": cidrs},
@@ -191,7 +202,7 @@ pub(crate) async fn ensure_default_range(server: &Inner) -> Result<(), Status> {
         stamp(&mut object);
         ranges.prepare_create(&mut object);
         object["status"] = json!({"conditions": ready});
-        return match write::insert(server, ranges, &object).await {
+        return match storage.insert(ranges, &object).await {
             // Another server of the cluster was faster.
             Err(status) if status.reason != Reason::AlreadyExists => Err(status),
             _ => Ok(()),
@@ -207,7 +218,7 @@ pub(crate) async fn ensure_default_range(server: &Inner) -> Result<(), Status> {
         return Ok(());
     }
     new["spec"]["cidrs"] = json!(cidrs);
-    write::replace(server, ranges, &old, &new).await.map(drop)
+    storage.replace(ranges, &old, &new).await.map(drop)
 }
 
 /// Addresses of a range that can be given, as numbers.

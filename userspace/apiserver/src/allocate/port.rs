@@ -1,6 +1,7 @@
 //! Node ports, the health check's among them: each held by an entry of the store.
 
 use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 
 use rand::Rng as _;
 use serde_json::{Value, json};
@@ -9,68 +10,77 @@ use skep_api::kinds::service::{Held, PortPlace, PortWant};
 use skep_api::{Errors, Status};
 use skep_store::{Entry, Expect, StoreError};
 
-use super::Owner;
-use crate::Inner;
-use crate::write::{now, store_error};
+use super::owner::Owner;
+use crate::clock::now;
+use crate::stored::{Storage, store_error};
 
 const PREFIX: &str = "/registry/ranges/servicenodeports/";
 /// Random tries before the range is read.
-const TRIES: usize = 16;
+const RANDOM_TRIES: usize = 16;
 
 fn key(number: u16) -> String {
     format!("{PREFIX}{number}")
 }
 
-/// The wanted number, taken in the store for `owner`; without one only chosen. `own`: what this Service already got.
-pub(super) async fn take(
-    server: &Inner,
-    want: &PortWant,
-    owner: Option<&Owner>,
-    own: &Held,
-    errors: &mut Errors,
-) -> Result<Option<u16>, Status> {
-    let Some(number) = want.asked else { return take_any(server, want, owner, own).await.map(Some) };
-    let range = &server.config.services.node_ports;
-    let refusal = if !range.contains(&number) {
-        let (first, last) = (range.start(), range.end());
-        format!("provided port is not in the valid range. The range of valid ports is {first}-{last}")
-    } else if own.ports.contains(&number) || hold(server, number, owner).await? {
-        return Ok(Some(number));
-    } else {
-        "provided port is already allocated".to_owned()
-    };
-    match want.places.first() {
-        Some(PortPlace::Port(index)) => {
-            let path = Path::new("spec").child("ports").index(*index).child("nodePort");
-            errors.invalid(&path, &json!(number), &refusal);
-            Ok(None)
-        }
-        _ => Err(Status::internal(format!(
-            "failed to allocate requested HealthCheck NodePort {number}: {refusal}"
-        ))),
-    }
+/// The node ports of the cluster.
+pub(crate) struct Range<'a> {
+    pub(crate) storage: &'a Storage,
+    pub(crate) numbers: &'a RangeInclusive<u16>,
 }
 
-async fn take_any(server: &Inner, want: &PortWant, owner: Option<&Owner>, own: &Held) -> Result<u16, Status> {
-    let range = server.config.services.node_ports.clone();
-    let upper = upper(*range.start(), *range.end());
-    for _ in 0..TRIES {
-        let number = rand::rng().random_range(upper..=*range.end());
-        if !own.ports.contains(&number) && hold(server, number, owner).await? {
-            return Ok(number);
+impl Range<'_> {
+    /// The wanted number, allocated in the store to `owner`; without an owner it is only chosen. `own`: numbers that this
+    /// Service already got. A refusal goes to `errors`.
+    pub(crate) async fn take(
+        &self,
+        want: &PortWant,
+        owner: Option<&Owner>,
+        own: &Held,
+        errors: &mut Errors,
+    ) -> Result<Option<u16>, Status> {
+        let Some(number) = want.asked else { return self.take_any(want, owner, own).await.map(Some) };
+        let refusal = if !self.numbers.contains(&number) {
+            let (first, last) = (self.numbers.start(), self.numbers.end());
+            format!("provided port is not in the valid range. The range of valid ports is {first}-{last}")
+        } else if own.ports.contains(&number) || hold(self.storage, number, owner).await? {
+            return Ok(Some(number));
+        } else {
+            "provided port is already allocated".to_owned()
+        };
+        match want.places.first() {
+            Some(PortPlace::Port(index)) => {
+                let path = Path::new("spec").child("ports").index(*index).child("nodePort");
+                errors.invalid(&path, &json!(number), &refusal);
+                Ok(None)
+            }
+            _ => Err(Status::internal(format!(
+                "failed to allocate requested HealthCheck NodePort {number}: {refusal}"
+            ))),
         }
     }
-    let taken: BTreeSet<u16> = held(server).await?.into_iter().map(|(number, _)| number).collect();
-    let from = rand::rng().random_range(upper..=*range.end());
-    for number in (from..=*range.end()).chain(upper..from).chain(*range.start()..upper) {
-        if !taken.contains(&number) && !own.ports.contains(&number) && hold(server, number, owner).await? {
-            return Ok(number);
+
+    async fn take_any(&self, want: &PortWant, owner: Option<&Owner>, own: &Held) -> Result<u16, Status> {
+        let (first, last) = (*self.numbers.start(), *self.numbers.end());
+        let upper = upper(first, last);
+        for _ in 0..RANDOM_TRIES {
+            let number = rand::rng().random_range(upper..=last);
+            if !own.ports.contains(&number) && hold(self.storage, number, owner).await? {
+                return Ok(number);
+            }
         }
+        let taken: BTreeSet<u16> = held(self.storage).await?.into_iter().map(|(number, _)| number).collect();
+        let from = rand::rng().random_range(upper..=last);
+        for number in (from..=last).chain(upper..from).chain(first..upper) {
+            let is_free = !taken.contains(&number) && !own.ports.contains(&number);
+            if is_free && hold(self.storage, number, owner).await? {
+                return Ok(number);
+            }
+        }
+        Err(Status::internal(match want.places.first() {
+            Some(PortPlace::HealthCheck) => "failed to allocate a HealthCheck NodePort 0: range is full",
+            _ => "failed to allocate a nodePort: range is full",
+        }))
     }
-    Err(Status::internal(match want.places.first() {
-        Some(PortPlace::HealthCheck) => "failed to allocate a HealthCheck NodePort 0: range is full",
-        _ => "failed to allocate a nodePort: range is full",
-    }))
 }
 
 /// The first number that is given unasked: those below are left to those who ask (KEP-3668).
@@ -80,8 +90,8 @@ fn upper(first: u16, last: u16) -> u16 {
 }
 
 /// Makes the number its owner's; false if it is somebody's.
-pub(super) async fn hold(server: &Inner, number: u16, owner: Option<&Owner>) -> Result<bool, Status> {
-    let (store, at) = (server.caches.store(), key(number));
+pub(crate) async fn hold(storage: &Storage, number: u16, owner: Option<&Owner>) -> Result<bool, Status> {
+    let (store, at) = (storage.caches.store(), key(number));
     let Some(owner) = owner else {
         return store.get(&at, None).await.map(|(entry, _)| entry.is_none()).map_err(store_error);
     };
@@ -94,8 +104,8 @@ pub(super) async fn hold(server: &Inner, number: u16, owner: Option<&Owner>) -> 
 }
 
 /// Takes the number from its owner; another's stays.
-pub(super) async fn give_back(server: &Inner, owner: &Owner, number: u16) -> Result<(), Status> {
-    let (store, at) = (server.caches.store(), key(number));
+pub(crate) async fn release(storage: &Storage, owner: &Owner, number: u16) -> Result<(), Status> {
+    let (store, at) = (storage.caches.store(), key(number));
     let (Some(entry), _) = store.get(&at, None).await.map_err(store_error)? else { return Ok(()) };
     if Holding::read(&entry).owner != *owner {
         return Ok(());
@@ -107,9 +117,9 @@ pub(super) async fn give_back(server: &Inner, owner: &Owner, number: u16) -> Res
 }
 
 /// A number that is taken.
-pub(super) struct Holding {
-    pub(super) owner: Owner,
-    pub(super) since: String,
+pub(crate) struct Holding {
+    pub(crate) owner: Owner,
+    pub(crate) since: String,
 }
 
 impl Holding {
@@ -122,8 +132,8 @@ impl Holding {
 }
 
 /// Every number that is taken.
-pub(super) async fn held(server: &Inner) -> Result<Vec<(u16, Holding)>, Status> {
-    let all = server.caches.store().range(PREFIX, None, 0, None).await.map_err(store_error)?;
+pub(crate) async fn held(storage: &Storage) -> Result<Vec<(u16, Holding)>, Status> {
+    let all = storage.caches.store().range(PREFIX, None, 0, None).await.map_err(store_error)?;
     let of = |entry: &Entry| Some((entry.key.strip_prefix(PREFIX)?.parse().ok()?, Holding::read(entry)));
     Ok(all.entries.iter().filter_map(of).collect())
 }

@@ -39,8 +39,8 @@ impl Event {
             "requestURI".into(),
             request.uri().path_and_query().map_or("", |uri| uri.as_str()).into(),
         );
-        fields.insert("verb".into(), info.verb.into());
-        fields.insert("user".into(), identity.to_event_user());
+        fields.insert("verb".into(), (*info.verb).into());
+        fields.insert("user".into(), event_user(identity));
         if let Some(user) = text("impersonate-user") {
             let groups: Vec<&str> = values(headers, "impersonate-group");
             let mut impersonated = json!({"username": user});
@@ -151,18 +151,33 @@ impl Event {
     }
 }
 
+/// The `user` of an event.
+fn event_user(identity: &Identity) -> Value {
+    let mut user = json!({"username": identity.user});
+    if !identity.groups.is_empty() {
+        user["groups"] = identity.groups.clone().into();
+    }
+    if !identity.uid.is_empty() {
+        user["uid"] = identity.uid.as_str().into();
+    }
+    if !identity.extra.is_empty() {
+        user["extra"] = json!(identity.extra);
+    }
+    user
+}
+
 fn values<'a>(headers: &'a HeaderMap, name: &str) -> Vec<&'a str> {
     headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).collect()
 }
 
 fn reference(info: &RequestInfo<'_>) -> Value {
     let fields = [
-        ("resource", info.resource),
-        ("namespace", info.namespace),
-        ("name", info.name),
-        ("apiGroup", info.group),
-        ("apiVersion", info.version),
-        ("subresource", info.subresource),
+        ("resource", &*info.resource),
+        ("namespace", &*info.namespace),
+        ("name", &*info.name),
+        ("apiGroup", &*info.group),
+        ("apiVersion", &*info.version),
+        ("subresource", &*info.subresource),
     ];
     let present = fields.into_iter().filter(|(_, value)| !value.is_empty());
     Value::Object(present.map(|(field, value)| (field.to_owned(), value.into())).collect())

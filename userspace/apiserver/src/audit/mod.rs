@@ -22,10 +22,9 @@ use http_body_util::BodyExt as _;
 use serde_json::Value;
 use skep_api::Status;
 
-use crate::authn;
+use crate::body;
 use crate::identity::Identity;
 use crate::negotiate::respond_status;
-use crate::{Inner, body, http as serving};
 
 pub use log::LogOptions;
 pub use policy::AuditPolicy;
@@ -60,41 +59,40 @@ impl Audit {
     }
 }
 
-/// Handles a request and records its events.
-pub(crate) async fn around(audit: Audit, server: Arc<Inner>, mut request: Request) -> Response {
-    let identity = authn::requester(&server, &request);
-    let known = identity.clone().unwrap_or_default();
-    let uri = request.uri().clone();
-    let info = RequestInfo::parse(request.method(), &uri);
-    let scope = audit.policy.evaluate(&known, &info);
-    if let Ok(identity) = identity {
-        // So that the handler does not authenticate again.
-        request.extensions_mut().insert(identity);
-    }
+/// Handles a request by `next`, and records its events.
+pub(crate) async fn around<F: Future<Output = Response>>(
+    audit: &Audit,
+    info: &RequestInfo<'_>,
+    requester: Result<Identity, Status>,
+    mut request: Request,
+    next: impl FnOnce(Request, Result<Identity, Status>) -> F,
+) -> Response {
+    let unknown = Identity::default();
+    let user = requester.as_ref().unwrap_or(&unknown);
+    let scope = audit.policy.evaluate(user, info);
     if scope.level == Level::None {
-        return serving::unaudited(server, request).await;
+        return next(request, requester).await;
     }
     let level = scope.level;
     let whole = level == Level::RequestResponse;
-    let mut event = Event::new(&request, &known, &info, scope);
+    let mut event = Event::new(&request, user, info, scope);
     audit.record(&event, Stage::RequestReceived).await;
     let needs_body = level >= Level::Request || info.verb == "create";
-    if needs_body && has_body(&info) {
+    if needs_body && has_body(info) {
         request = match with_body(request, &mut event).await {
             Ok(request) => request,
-            Err(status) => return complete_response(&audit, event, respond_status(&status), false).await,
+            Err(status) => return complete_response(audit, event, respond_status(&status), false).await,
         };
     }
     if whole {
         // The event needs the body uncompressed.
         request.headers_mut().remove(ACCEPT_ENCODING);
     }
-    let watching = info.verb == "watch";
-    let response = serving::unaudited(server, request).await;
-    if watching && response.status().is_success() {
-        return watch_response(audit, event, response).await;
+    let response = next(request, requester).await;
+    if info.verb == "watch" && response.status().is_success() {
+        return watch_response(audit.clone(), event, response).await;
     }
-    complete_response(&audit, event, response, whole && !is_stream(&info)).await
+    complete_response(audit, event, response, whole && !is_stream(info)).await
 }
 
 /// The audit annotations of admission, in the extensions of the response.
@@ -103,13 +101,13 @@ pub(crate) struct Annotations(pub(crate) BTreeMap<String, String>);
 
 /// Whether the request's body is an object or the options of an operation on one.
 fn has_body(info: &RequestInfo<'_>) -> bool {
-    let writes = matches!(info.verb, "create" | "update" | "patch" | "delete" | "deletecollection");
+    let writes = matches!(&*info.verb, "create" | "update" | "patch" | "delete" | "deletecollection");
     writes && !info.resource.is_empty() && !is_stream(info)
 }
 
 /// Subresources whose response is a stream or comes from a pod, and is not an object.
 fn is_stream(info: &RequestInfo<'_>) -> bool {
-    matches!(info.subresource, "log" | "exec" | "attach" | "portforward" | "proxy")
+    matches!(&*info.subresource, "log" | "exec" | "attach" | "portforward" | "proxy")
 }
 
 /// Reads the body, so that both the event and the handler have it.
@@ -203,22 +201,5 @@ impl http_body::Body for AuditedBody {
 
     fn size_hint(&self) -> SizeHint {
         self.inner.size_hint()
-    }
-}
-
-impl Identity {
-    /// The `user` of an event.
-    fn to_event_user(&self) -> Value {
-        let mut user = serde_json::json!({"username": self.user});
-        if !self.groups.is_empty() {
-            user["groups"] = self.groups.clone().into();
-        }
-        if !self.uid.is_empty() {
-            user["uid"] = self.uid.as_str().into();
-        }
-        if !self.extra.is_empty() {
-            user["extra"] = serde_json::json!(self.extra);
-        }
-        user
     }
 }

@@ -6,18 +6,18 @@ use jiff::Timestamp;
 use serde_json::Value;
 use skep_api::find;
 
+use crate::cache::Caches;
 use crate::identity::{AUTHENTICATED, Identity};
-use crate::{Inner, write};
 
 const GROUP: &str = "system:bootstrappers";
 
-pub(super) fn identity(server: &Inner, token: &str) -> Option<Identity> {
+pub(super) fn identity(caches: &Caches, token: &str) -> Option<Identity> {
     let (id, secret) = token.split_once('.')?;
     if id.len() != 6 || secret.len() != 16 {
         return None;
     }
     let kind = find("", "v1", "secrets")?;
-    let stored = write::find(server, kind, "kube-system", &format!("bootstrap-token-{id}")).ok()?.value();
+    let stored = caches.get_or_404(kind, "kube-system", &format!("bootstrap-token-{id}")).ok()?.value();
     if stored["type"] != "bootstrap.kubernetes.io/token" || !stored["metadata"]["deletionTimestamp"].is_null()
     {
         return None;

@@ -10,49 +10,55 @@ use axum::extract::Request;
 use http::header::AUTHORIZATION;
 use skep_api::Status;
 
-use crate::Inner;
 use crate::authz::Attributes;
+use crate::cache::Caches;
+use crate::config::TokenKeys;
 use crate::identity::{AUTHENTICATED, Identity};
 
 pub(crate) use certificate::PeerCertificate;
 
-pub(crate) fn authenticate(server: &Inner, request: &Request) -> Result<Identity, Status> {
-    impersonated(server, request, requester(server, request)?)
-}
-
 /// The requester before impersonation.
-pub(crate) fn requester(server: &Inner, request: &Request) -> Result<Identity, Status> {
+pub(crate) fn requester(caches: &Caches, keys: &TokenKeys, request: &Request) -> Result<Identity, Status> {
     match request.extensions().get::<Identity>() {
         Some(identity) => Ok(identity.clone()),
-        None => from_credentials(server, request),
+        None => from_credentials(caches, keys, request),
     }
 }
 
 /// As upstream, a certificate takes precedence over a token; an invalid credential is refused even where anonymous access
 /// is allowed.
-fn from_credentials(server: &Inner, request: &Request) -> Result<Identity, Status> {
+fn from_credentials(caches: &Caches, keys: &TokenKeys, request: &Request) -> Result<Identity, Status> {
     let certificate = request.extensions().get::<Arc<PeerCertificate>>();
     if let Some(identity) = certificate.and_then(|certificate| certificate.identity()) {
         return Ok(identity.clone());
     }
     if let Some(header) = request.headers().get(AUTHORIZATION) {
         let token = header.to_str().ok().and_then(|text| text.strip_prefix("Bearer ")).map(str::trim);
-        return token.and_then(|token| by_token(server, token)).ok_or_else(Status::unauthorized);
+        return token.and_then(|token| by_token(caches, keys, token)).ok_or_else(Status::unauthorized);
     }
     if certificate.is_some() { Err(Status::unauthorized()) } else { Ok(Identity::anonymous()) }
 }
 
-fn by_token(server: &Inner, token: &str) -> Option<Identity> {
-    by_token_for(server, token, None)
+fn by_token(caches: &Caches, keys: &TokenKeys, token: &str) -> Option<Identity> {
+    by_token_for(caches, keys, token, None)
 }
 
 /// The identity of a token issued for the audience, or for this server if that is `None`.
-pub(crate) fn by_token_for(server: &Inner, token: &str, audience: Option<&str>) -> Option<Identity> {
-    bootstrap::identity(server, token).or_else(|| token::identity(server, token, audience))
+pub(crate) fn by_token_for(
+    caches: &Caches,
+    keys: &TokenKeys,
+    token: &str,
+    audience: Option<&str>,
+) -> Option<Identity> {
+    bootstrap::identity(caches, token).or_else(|| token::identity(caches, keys, token, audience))
 }
 
 /// Applies the `Impersonate-*` headers if the requester has the right to impersonate.
-fn impersonated(server: &Inner, request: &Request, identity: Identity) -> Result<Identity, Status> {
+pub(crate) fn impersonated(
+    caches: &Caches,
+    request: &Request,
+    identity: Identity,
+) -> Result<Identity, Status> {
     let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
     let groups: Vec<String> = request
         .headers()
@@ -66,9 +72,9 @@ fn impersonated(server: &Inner, request: &Request, identity: Identity) -> Result
         }
         return Err(Status::bad_request("requested groups without impersonating a user"));
     };
-    may_impersonate(server, &identity, "users", user)?;
+    may_impersonate(caches, &identity, "users", user)?;
     for group in &groups {
-        may_impersonate(server, &identity, "groups", group)?;
+        may_impersonate(caches, &identity, "groups", group)?;
     }
     let mut impersonated = Identity { user: user.to_owned(), groups, ..Identity::default() };
     if let Some(account) = user.strip_prefix("system:serviceaccount:")
@@ -83,7 +89,7 @@ fn impersonated(server: &Inner, request: &Request, identity: Identity) -> Result
     Ok(impersonated)
 }
 
-fn may_impersonate(server: &Inner, identity: &Identity, resource: &str, name: &str) -> Result<(), Status> {
+fn may_impersonate(caches: &Caches, identity: &Identity, resource: &str, name: &str) -> Result<(), Status> {
     let attributes = Attributes {
         user: &identity.user,
         groups: &identity.groups,
@@ -95,5 +101,5 @@ fn may_impersonate(server: &Inner, identity: &Identity, resource: &str, name: &s
         namespace: "",
         path: "",
     };
-    server.caches.access().check(&attributes)
+    caches.authorizer().check(&attributes)
 }

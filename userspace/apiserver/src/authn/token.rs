@@ -7,8 +7,9 @@ use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde_json::{Value, json};
 use skep_api::{find, meta};
 
+use crate::cache::Caches;
+use crate::config::TokenKeys;
 use crate::identity::{AUTHENTICATED, Identity};
-use crate::{Inner, write};
 
 const POD_NAME: &str = "authentication.kubernetes.io/pod-name";
 const POD_UID: &str = "authentication.kubernetes.io/pod-uid";
@@ -24,7 +25,7 @@ pub(crate) struct Claims<'a> {
 }
 
 /// Signs a token; returns it with its expiry.
-pub(crate) fn sign(server: &Inner, claims: &Claims) -> Result<(String, Timestamp), String> {
+pub(crate) fn sign(keys: &TokenKeys, claims: &Claims) -> Result<(String, Timestamp), String> {
     let now = Timestamp::now().as_second();
     let (namespace, name) = (claims.namespace, meta::name(claims.account));
     let mut bound =
@@ -33,12 +34,11 @@ pub(crate) fn sign(server: &Inner, claims: &Claims) -> Result<(String, Timestamp
         bound["pod"] = json!({"name": meta::name(pod), "uid": meta::uid(pod)});
     }
     let payload = json!({
-        "iss": server.config.tokens.issuer, "aud": claims.audiences, "exp": now + claims.seconds, "iat": now, "nbf": now,
+        "iss": keys.issuer, "aud": claims.audiences, "exp": now + claims.seconds, "iat": now, "nbf": now,
         "jti": uuid::Uuid::new_v4().to_string(), "sub": format!("system:serviceaccount:{namespace}:{name}"),
         "kubernetes.io": bound,
     });
-    let key = EncodingKey::from_ec_pem(server.config.tokens.private.as_bytes())
-        .map_err(|error| error.to_string())?;
+    let key = EncodingKey::from_ec_pem(keys.private.as_bytes()).map_err(|error| error.to_string())?;
     let token = jsonwebtoken::encode(&Header::new(Algorithm::ES256), &payload, &key)
         .map_err(|error| error.to_string())?;
     let expires = Timestamp::from_second(now + claims.seconds).map_err(|error| error.to_string())?;
@@ -47,21 +47,26 @@ pub(crate) fn sign(server: &Inner, claims: &Claims) -> Result<(String, Timestamp
 
 /// The identity of a token. `None` unless it is signed by this cluster, valid now, for the audience, and the objects that it
 /// is bound to exist.
-pub(crate) fn identity(server: &Inner, token: &str, audience: Option<&str>) -> Option<Identity> {
-    let key = DecodingKey::from_ec_pem(server.config.tokens.public.as_bytes()).ok()?;
+pub(crate) fn identity(
+    caches: &Caches,
+    keys: &TokenKeys,
+    token: &str,
+    audience: Option<&str>,
+) -> Option<Identity> {
+    let key = DecodingKey::from_ec_pem(keys.public.as_bytes()).ok()?;
     let mut validation = Validation::new(Algorithm::ES256);
-    validation.set_issuer(&[&server.config.tokens.issuer]);
-    validation.set_audience(&[audience.unwrap_or(&server.config.tokens.issuer)]);
+    validation.set_issuer(&[&keys.issuer]);
+    validation.set_audience(&[audience.unwrap_or(&keys.issuer)]);
     validation.validate_nbf = true;
     let claims = jsonwebtoken::decode::<Value>(token, &key, &validation).ok()?.claims;
     let bound = &claims["kubernetes.io"];
     let (namespace, account) = (bound["namespace"].as_str()?, bound["serviceaccount"]["name"].as_str()?);
     let uid = bound["serviceaccount"]["uid"].as_str()?;
-    exists(server, "serviceaccounts", namespace, account, uid)?;
+    exists(caches, "serviceaccounts", namespace, account, uid)?;
     let mut extra = BTreeMap::new();
     if let Some(pod) = bound["pod"]["name"].as_str() {
         let uid = bound["pod"]["uid"].as_str()?;
-        exists(server, "pods", namespace, pod, uid)?;
+        exists(caches, "pods", namespace, pod, uid)?;
         extra.insert(POD_NAME.to_owned(), vec![pod.to_owned()]);
         extra.insert(POD_UID.to_owned(), vec![uid.to_owned()]);
     }
@@ -77,8 +82,8 @@ pub(super) fn account_groups(namespace: &str) -> Vec<String> {
     vec!["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{namespace}")]
 }
 
-fn exists(server: &Inner, plural: &str, namespace: &str, name: &str, uid: &str) -> Option<()> {
+fn exists(caches: &Caches, plural: &str, namespace: &str, name: &str, uid: &str) -> Option<()> {
     let kind = find("", "v1", plural)?;
-    let object = write::find(server, kind, namespace, name).ok()?.value();
+    let object = caches.get_or_404(kind, namespace, name).ok()?.value();
     (meta::uid(&object) == uid).then_some(())
 }

@@ -8,10 +8,11 @@ mod tests;
 mod watchers;
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
-use skep_api::{Kind, KindRef, Registry, meta};
+use skep_api::custom::definition::is_definition;
+use skep_api::{Kind, KindRef, Registry, Status, meta};
 use skep_store::{Entry, Event, Revision, Store, StoreError, WatchItem};
 use tokio::sync::watch;
 
@@ -19,9 +20,10 @@ pub(crate) use changes::{Change, ChangeKind, line};
 pub(crate) use resource::{Counts, Resource};
 pub(crate) use watchers::{Changes, Trigger};
 
-use crate::access::{Access, matters};
-use crate::crd;
-use crate::object::{Object, prefix};
+use crate::definitions;
+use crate::live_authorizer::{LiveAuthorizer, matters};
+use crate::lock::RwLock;
+use crate::object::{Object, key, prefix};
 use table::{Place, Table};
 
 const ROOT: &str = "/registry/";
@@ -30,7 +32,8 @@ const PAGE: usize = 2_048;
 /// How long a read waits for the caches to reach the store before it says so.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A cache for each stored kind, all at one revision.
+/// A cache for each stored kind, all at one revision. Cheap to clone; clones share the caches.
+#[derive(Clone)]
 pub(crate) struct Caches {
     store: Arc<dyn Store>,
     shared: Arc<Shared>,
@@ -39,7 +42,7 @@ pub(crate) struct Caches {
 struct Shared {
     /// Kinds and their caches; a change of definitions replaces it.
     table: RwLock<Arc<Table>>,
-    access: Access,
+    authorizer: LiveAuthorizer,
     /// The revision up to which all caches are complete.
     applied: watch::Sender<Revision>,
 }
@@ -49,7 +52,7 @@ impl Caches {
     pub(crate) async fn load(store: Arc<dyn Store>) -> Result<Caches, StoreError> {
         let shared = Arc::new(Shared {
             table: RwLock::default(),
-            access: Access::default(),
+            authorizer: LiveAuthorizer::default(),
             applied: watch::Sender::new(0),
         });
         let revision = shared.fill(&*store).await?;
@@ -65,6 +68,12 @@ impl Caches {
     /// The cache of a kind's objects. Every kind of the registry has one.
     pub(crate) fn of(&self, kind: &Kind) -> Option<Arc<Resource>> {
         self.shared.table().places.get(&prefix(kind)).map(|place| place.resource.clone())
+    }
+
+    /// The object as the cache has it now; 404 if missing.
+    pub(crate) fn get_or_404(&self, kind: &Kind, namespace: &str, name: &str) -> Result<Arc<Object>, Status> {
+        let found = self.of(kind).and_then(|resource| resource.get(&key(kind, namespace, name)));
+        found.ok_or_else(|| Status::not_found(kind, name))
     }
 
     /// The kind that a definition made, in the version that is stored.
@@ -92,8 +101,8 @@ impl Caches {
     }
 
     /// Authorisation as of the caches' revision.
-    pub(crate) fn access(&self) -> &Access {
-        &self.shared.access
+    pub(crate) fn authorizer(&self) -> &LiveAuthorizer {
+        &self.shared.authorizer
     }
 
     pub(crate) fn applied(&self) -> Revision {
@@ -107,18 +116,18 @@ impl Caches {
 
 impl Shared {
     fn table(&self) -> Arc<Table> {
-        self.table.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.table.read().clone()
     }
 
     fn set_table(&self, table: Table) {
-        *self.table.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(table);
+        *self.table.write() = Arc::new(table);
     }
 
     /// Fills the caches with the present; used at the start and after history was lost.
     async fn fill(&self, store: &dyn Store) -> Result<Revision, StoreError> {
         // Definitions first: they say how the objects of their kinds are to be read.
         let mut definitions = Vec::new();
-        let of_definitions = crd::kind().map(prefix).unwrap_or_default();
+        let of_definitions = definitions::kind().map(prefix).unwrap_or_default();
         let revision = each_page(store, &of_definitions, None, |entries| {
             definitions.extend(entries.iter().map(value_of));
         })
@@ -130,7 +139,7 @@ impl Shared {
                 let Some((prefix, place)) = table.place_of(&entry.key) else { continue };
                 let object = Object::from_entry(&place.kind, entry);
                 if matters(&place.kind) {
-                    self.access.apply(&object.value());
+                    self.authorizer.apply(&object.value());
                 }
                 match objects.get_mut(prefix) {
                     Some(list) => list.push(Arc::new(object)),
@@ -151,20 +160,20 @@ impl Shared {
     async fn apply(&self, store: &dyn Store, event: &Event) -> Result<(), StoreError> {
         let table = self.table();
         let Some((_, place)) = table.place_of(event.key()) else { return Ok(()) };
-        if crd::is_definition(&place.kind) {
+        if is_definition(&place.kind) {
             self.redefine(store, &table, event).await?;
         }
         match event {
             Event::Put { entry, .. } => {
                 let object = Object::from_entry(&place.kind, entry);
                 if matters(&place.kind) {
-                    self.access.apply(&object.value());
+                    self.authorizer.apply(&object.value());
                 }
                 place.resource.put(Arc::new(object));
             }
             Event::Delete { revision, previous } => {
                 if matters(&place.kind) {
-                    self.access.delete(&Object::from_entry(&place.kind, previous).value());
+                    self.authorizer.delete(&Object::from_entry(&place.kind, previous).value());
                 }
                 place.resource.delete(&previous.key, *revision);
             }

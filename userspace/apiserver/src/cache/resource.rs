@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, RwLockReadGuard, RwLockWriteGuard};
 
 use skep_store::Revision;
 
 use super::watchers::Watchers;
 use super::{Change, ChangeKind, Changes, Trigger};
+use crate::lock::RwLock;
 use crate::object::Object;
 
 /// Changes that are kept; a watch that starts further back gets 410.
@@ -46,11 +47,11 @@ pub(crate) struct Gone {
 impl Resource {
     /// Nothing that panics runs under the lock.
     fn read(&self) -> RwLockReadGuard<'_, Inner> {
-        self.inner.read().unwrap_or_else(PoisonError::into_inner)
+        self.inner.read()
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, Inner> {
-        self.inner.write().unwrap_or_else(PoisonError::into_inner)
+        self.inner.write()
     }
 
     pub(super) fn reset(&self, objects: Vec<Arc<Object>>, revision: Revision) {

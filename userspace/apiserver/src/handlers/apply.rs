@@ -1,51 +1,57 @@
-//! Server-side apply: a configuration that its manager wants, merged with what others want; creates what is missing.
+//! Server-side apply: merges the configuration of one manager with the fields of the others; creates a missing object.
 
 use axum::response::Response;
 use bytes::Bytes;
 use http::StatusCode;
 use serde_json::Value;
-use skep_api::{Reason, Status, apply, conversion, meta, schema};
+use skep_api::Reason;
+use skep_api::Status;
+use skep_api::apply;
+use skep_api::conversion;
+use skep_api::meta;
+use skep_api::schema;
 
-use super::create::create;
-use super::update::{TRIES, check_preconditions, part};
 use crate::body;
+use crate::body_checks::check_kind;
+use crate::body_checks::check_place;
+use crate::body_checks::check_preconditions;
+use crate::body_checks::check_schema;
 use crate::call::Call;
-use crate::managers::{as_writer, invalid};
+use crate::field_manager::as_writer;
+use crate::field_manager::invalid;
+use crate::negotiate::Warnings;
+use crate::negotiate::respond_object;
 use crate::negotiate::view;
 use crate::object::Object;
-use crate::write::{self, Options, Warnings, check_kind, check_place, check_schema, respond_object};
+use crate::write::Attempts;
+use crate::write::Writer;
+use crate::write_options::Options;
 
 pub(crate) const MEDIA_TYPE: &str = "application/apply-patch+yaml";
 
-pub(crate) async fn handle(mut call: Call, bytes: Bytes) -> Result<Response, Status> {
-    let kind = &call.target.kind.clone();
+pub(crate) async fn handle(writer: &Writer, mut call: Call, bytes: Bytes) -> Result<Response, Status> {
+    let requested = &call.target.kind.clone();
     let options = Options::parse(&call.query)?.of_apply();
     let view = view(&call.headers, None)?;
     if call.query.get("fieldManager").is_none() {
         return Err(invalid("fieldManager: Required value: is required for apply patch"));
     }
     let mut config = body::json_or_yaml(&bytes)?;
-    if conversion::is_needed(kind) {
-        // Only what was understood can be said in the stored form.
-        check_kind(kind, &mut config)?;
-        check_schema(kind, &mut config, None, &options)?;
+    if conversion::is_needed(requested) {
+        // Unknown fields have no stored form: the schema check removes them first.
+        check_kind(requested, &mut config)?;
+        check_schema(requested, &mut config, None, &options)?;
         config = conversion::to_storage_kind(&mut call.target.kind, config);
     }
     let warnings = duplicates(&bytes, &options)?;
-    for attempt in 1.. {
-        let (code, done) = once(&call, &config, &options).await;
-        match done {
-            Err(status) if is_race(&status) && attempt < TRIES => {}
-            Err(status) => return Err(status),
-            Ok(stored) => return Ok(respond_object(code, view, kind, &stored, &warnings)),
+    let mut attempts = Attempts::default();
+    loop {
+        let (code, result) = once(writer, &call, &config, &options).await;
+        // A create that lost against another one becomes an update.
+        if !attempts.retry_if(&result, |status| status.is_stale() || status.reason == Reason::AlreadyExists) {
+            return Ok(respond_object(code, view, requested, &result?, &warnings));
         }
     }
-    Err(Status::stale(kind, &call.target.name))
-}
-
-/// Somebody else wrote, or made it, at the same time.
-fn is_race(status: &Status) -> bool {
-    status.reason == Reason::AlreadyExists || status.is_stale()
 }
 
 fn duplicates(bytes: &Bytes, options: &Options) -> Result<Warnings, Status> {
@@ -54,26 +60,37 @@ fn duplicates(bytes: &Bytes, options: &Options) -> Result<Warnings, Status> {
     options.judge(found, |all| Status::bad_request(format!("error strict decoding YAML: {all}")))
 }
 
-async fn once(call: &Call, config: &Value, options: &Options) -> (StatusCode, Result<Object, Status>) {
+/// One attempt: changes the object if it exists, else creates it.
+async fn once(
+    writer: &Writer,
+    call: &Call,
+    config: &Value,
+    options: &Options,
+) -> (StatusCode, Result<Object, Status>) {
     let target = &call.target;
-    match write::find_latest(&call.server, &target.kind, &target.namespace, &target.name).await {
-        Ok(old) => (StatusCode::OK, change(call, &old, config, options).await),
+    match writer.storage.latest(&target.kind, &target.namespace, &target.name).await {
+        Ok(old) => (StatusCode::OK, change(writer, call, &old, config, options).await),
         Err(status) if status.code == 404 && target.subresource.is_empty() => {
-            (StatusCode::CREATED, make(call, config, options).await)
+            (StatusCode::CREATED, create(writer, call, config, options).await)
         }
         Err(status) => (StatusCode::OK, Err(status)),
     }
 }
 
-async fn change(call: &Call, old: &Object, config: &Value, options: &Options) -> Result<Object, Status> {
-    let part = part(call);
+async fn change(
+    writer: &Writer,
+    call: &Call,
+    old: &Object,
+    config: &Value,
+    options: &Options,
+) -> Result<Object, Status> {
     let new = merged(call, &old.value(), config, options)?;
     check_preconditions(&call.target.kind, &new, old)?;
-    write::update(call, old, new, part, options).await
+    writer.update(call, old, new, call.part(), options).await
 }
 
-async fn make(call: &Call, config: &Value, options: &Options) -> Result<Object, Status> {
-    call.server.caches.access().check(&call.attributes("create"))?;
+async fn create(writer: &Writer, call: &Call, config: &Value, options: &Options) -> Result<Object, Status> {
+    writer.storage.caches.authorizer().check(&call.attributes("create"))?;
     let (kind, uid) = (&call.target.kind, meta::uid(config));
     if !uid.is_empty() {
         let why = format!(
@@ -81,12 +98,12 @@ async fn make(call: &Call, config: &Value, options: &Options) -> Result<Object, 
         );
         return Err(Status::conflict(kind, &call.target.name, &why));
     }
-    create(call, merged(call, &Value::Null, config, options)?, options).await
+    writer.create(call, merged(call, &Value::Null, config, options)?, options).await
 }
 
 fn merged(call: &Call, live: &Value, config: &Value, options: &Options) -> Result<Value, Status> {
     let (kind, force) = (&call.target.kind, call.query.is_true("force"));
-    let mut new = as_writer(call, part(call), |writer| apply::apply(kind, live, config, writer, force))?;
+    let mut new = as_writer(call, call.part(), |writer| apply::apply(kind, live, config, writer, force))?;
     check_kind(kind, &mut new)?;
     check_schema(kind, &mut new, None, options)?;
     check_place(call, &mut new)?;

@@ -5,9 +5,9 @@ use std::fmt::Write as _;
 use axum::response::Response;
 use http::{HeaderName, HeaderValue, StatusCode};
 
-use crate::Inner;
 use crate::negotiate::text;
 use crate::query::Query;
+use crate::state::Inner;
 
 /// What can be asked, under upstream's names. The store is `etcd`, whichever it is.
 const CHECKS: [&str; 4] = ["ping", "etcd", "poststarthook/rbac/bootstrap-roles", "informer-sync"];
@@ -17,8 +17,8 @@ const KINDS: [&str; 3] = ["healthz", "livez", "readyz"];
 /// The server does not listen before its caches are filled and its roles are made.
 async fn is_good(server: &Inner, check: &str) -> bool {
     match check {
-        "etcd" => server.caches.store().revision().await.is_ok(),
-        "informer-sync" => server.caches.applied() > 0,
+        "etcd" => server.storage.caches.store().revision().await.is_ok(),
+        "informer-sync" => server.storage.caches.applied() > 0,
         _ => true,
     }
 }

@@ -11,14 +11,14 @@ use skep_api::selector::{FieldSelector, LabelSelector};
 use skep_api::{Kind, Status, conversion};
 use skep_store::Revision;
 
-use super::items::respond_items;
+use super::list_body::respond_items;
 use crate::cache::{Change, ChangeKind, Trigger};
 use crate::call::Call;
 use crate::convert;
 use crate::negotiate::{View, partial, render_value, respond_large, table_of, view};
 use crate::object::{Object, prefix};
 use crate::query::Query;
-use crate::write::store_error;
+use crate::stored::{Storage, store_error};
 
 /// Objects that are parsed in a few milliseconds; clients that page ask for no more.
 const PARSED_AT_ONCE: usize = 512;
@@ -94,14 +94,14 @@ impl Continue {
     }
 }
 
-pub(crate) async fn handle(call: Call) -> Result<Response, Status> {
+pub(crate) async fn handle(storage: &Storage, call: Call) -> Result<Response, Status> {
     let kind = &call.target.kind;
     let view = view(&call.headers, call.query.get("includeObject"))?;
     let selection = Selection::of(kind, &call.target.namespace, &call.query)?;
     let limit: usize = parse_number(&call.query, "limit")?.unwrap_or(0) as usize;
     let page = match call.query.get("continue") {
-        Some(token) => past_page(&call, &selection, limit, Continue::parse(token)?).await?,
-        None => present_page(&call, &selection, limit).await?,
+        Some(token) => past_page(storage, &call, &selection, limit, Continue::parse(token)?).await?,
+        None => present_page(storage, &call, &selection, limit).await?,
     };
     if view == View::Whole && !conversion::is_needed(kind) {
         return Ok(respond_items(
@@ -132,15 +132,20 @@ struct Page {
 }
 
 /// The first page, from the cache.
-async fn present_page(call: &Call, selection: &Selection, limit: usize) -> Result<Page, Status> {
+async fn present_page(
+    storage: &Storage,
+    call: &Call,
+    selection: &Selection,
+    limit: usize,
+) -> Result<Page, Status> {
     let wanted = parse_number(&call.query, "resourceVersion")?;
     let exact = call.query.get("resourceVersionMatch") == Some("Exact");
-    let caches = &call.server.caches;
+    let caches = &storage.caches;
     let revision = match wanted {
         Some(0) => caches.applied(),
         Some(at) if exact => {
             let from_start = Continue { revision: at, after: String::new() };
-            return past_page(call, selection, limit, from_start).await;
+            return past_page(storage, call, selection, limit, from_start).await;
         }
         Some(at) => {
             let now = caches.catch_up().await.map_err(store_error)?;
@@ -154,25 +159,32 @@ async fn present_page(call: &Call, selection: &Selection, limit: usize) -> Resul
     };
     let resource = caches.of(&call.target.kind).ok_or_else(Status::no_such_path)?;
     // The cache may have moved on while we read: the list is at least as new as the revision it tells.
-    Page::cut(call, resource.list(&selection.prefix), selection, limit, revision).await
+    Page::cut(storage, call, resource.list(&selection.prefix), selection, limit, revision).await
 }
 
 /// A page of the past: from the cache while it knows what changed since, else from the store.
-async fn past_page(call: &Call, selection: &Selection, limit: usize, from: Continue) -> Result<Page, Status> {
-    let caches = &call.server.caches;
+async fn past_page(
+    storage: &Storage,
+    call: &Call,
+    selection: &Selection,
+    limit: usize,
+    from: Continue,
+) -> Result<Page, Status> {
+    let caches = &storage.caches;
     let resource = caches.of(&call.target.kind).ok_or_else(Status::no_such_path)?;
     if from.revision <= caches.catch_up().await.map_err(store_error)?
         && let Some(mut objects) = resource.list_at(&selection.prefix, from.revision)
     {
         let seen = objects.partition_point(|object| *object.key <= *from.after);
         objects.drain(..seen);
-        return Page::cut(call, objects, selection, limit, from.revision).await;
+        return Page::cut(storage, call, objects, selection, limit, from.revision).await;
     }
-    stored_page(call, selection, limit, from).await
+    stored_page(storage, call, selection, limit, from).await
 }
 
 /// A page of the past, from the store.
 async fn stored_page(
+    storage: &Storage,
     call: &Call,
     selection: &Selection,
     limit: usize,
@@ -182,8 +194,7 @@ async fn stored_page(
     let mut after = (!from.after.is_empty()).then_some(from.after);
     let (mut objects, mut remaining) = (Vec::new(), None);
     loop {
-        let range = call
-            .server
+        let range = storage
             .caches
             .store()
             .range(&selection.prefix, after.as_deref(), limit, Some(from.revision))
@@ -191,14 +202,14 @@ async fn stored_page(
             .map_err(store_error)?;
         after = range.entries.last().map(|entry| entry.key.to_string());
         let found = range.entries.iter().map(|entry| Arc::new(Object::from_entry(kind, entry))).collect();
-        let found = convert::all(&call.server, kind, found).await?;
+        let found = convert::all(&storage.webhooks, kind, found).await?;
         objects.extend(found.into_iter().filter(|object| selection.selects(object)));
         if !range.more {
             return Ok(Page { objects, revision: from.revision, next: None, remaining: None });
         }
         if limit != 0 && objects.len() >= limit {
             if selection.is_everything() {
-                let store = call.server.caches.store();
+                let store = storage.caches.store();
                 let count = store.count(&selection.prefix, after.as_deref(), Some(from.revision)).await;
                 remaining = Some(count.map_err(store_error)?);
             }
@@ -212,6 +223,7 @@ async fn stored_page(
 impl Page {
     /// The first of these objects that are selected.
     async fn cut(
+        storage: &Storage,
         call: &Call,
         mut objects: Vec<Arc<Object>>,
         selection: &Selection,
@@ -219,7 +231,7 @@ impl Page {
         revision: Revision,
     ) -> Result<Page, Status> {
         if !selection.is_everything() {
-            objects = convert::all(&call.server, &call.target.kind, objects).await?;
+            objects = convert::all(&storage.webhooks, &call.target.kind, objects).await?;
             objects.retain(|object| selection.selects(object));
         }
         let (mut next, mut remaining) = (None, None);
@@ -229,7 +241,7 @@ impl Page {
             let after = objects.last().map(|object| object.key.to_string()).unwrap_or_default();
             next = Some(Continue { revision, after });
         }
-        let objects = convert::all(&call.server, &call.target.kind, objects).await?;
+        let objects = convert::all(&storage.webhooks, &call.target.kind, objects).await?;
         Ok(Page { objects, revision, next, remaining })
     }
 

@@ -1,13 +1,13 @@
-//! One file a verb; `other` is what is no resource.
+//! One file a verb; `non_resource` has the rest.
 
 pub(crate) mod apply;
 pub(crate) mod create;
 pub(crate) mod delete;
 pub(crate) mod get;
 mod health;
-mod items;
 pub(crate) mod list;
-pub(crate) mod other;
+mod list_body;
+pub(crate) mod non_resource;
 pub(crate) mod patch;
 pub(crate) mod update;
 pub(crate) mod watch;

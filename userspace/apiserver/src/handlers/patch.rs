@@ -4,16 +4,28 @@ use axum::response::Response;
 use bytes::Bytes;
 use http::StatusCode;
 use serde_json::Value;
-use skep_api::patch::{self, PatchError};
-use skep_api::{Kind, Reason, Status, conversion, meta};
+use skep_api::Kind;
+use skep_api::Reason;
+use skep_api::Status;
+use skep_api::conversion;
+use skep_api::meta;
+use skep_api::patch;
+use skep_api::patch::PatchError;
 
 use super::apply;
-use super::update::{TRIES, check_preconditions, part};
 use crate::body::media_type;
+use crate::body_checks::check_kind;
+use crate::body_checks::check_place;
+use crate::body_checks::check_preconditions;
+use crate::body_checks::check_schema;
 use crate::call::Call;
-use crate::managers;
+use crate::field_manager;
+use crate::negotiate::Warnings;
+use crate::negotiate::respond_object;
 use crate::negotiate::view;
-use crate::write::{self, Options, Warnings, check_kind, check_place, check_schema, respond_object};
+use crate::object::Object;
+use crate::write::Writer;
+use crate::write_options::Options;
 
 #[derive(Clone, Copy)]
 pub(crate) enum Form {
@@ -67,34 +79,31 @@ pub(crate) fn decode(bytes: &Bytes) -> Result<Value, Status> {
         .map_err(|error| Status::bad_request(format!("error decoding patch: {error}")))
 }
 
-pub(crate) async fn handle(mut call: Call, bytes: Bytes) -> Result<Response, Status> {
+pub(crate) async fn handle(writer: &Writer, mut call: Call, bytes: Bytes) -> Result<Response, Status> {
     if media_type(&call.headers) == apply::MEDIA_TYPE {
-        return apply::handle(call, bytes).await;
+        return apply::handle(writer, call, bytes).await;
     }
     let options = Options::parse(&call.query)?;
     if call.query.get("force").is_some() {
-        return Err(managers::invalid("force: Forbidden: may not be specified for non-apply patch"));
+        return Err(field_manager::invalid("force: Forbidden: may not be specified for non-apply patch"));
     }
-    let (kind, view) = (&call.target.kind.clone(), view(&call.headers, None)?);
+    let (requested, view) = (&call.target.kind.clone(), view(&call.headers, None)?);
     let form = Form::of(&call)?;
-    let change = decode(&bytes)?;
-    // A patch that names a version is for that version only.
-    let conditional = change["metadata"]["resourceVersion"].is_string();
-    for attempt in 1.. {
-        let old = write::find_latest(&call.server, kind, &call.target.namespace, &call.target.name).await?;
-        let before = conversion::from_storage(kind, old.value());
-        let (new, warnings) = patched(&call, kind, form, &change, before, &options)?;
-        let mut stored_kind = kind.clone();
-        let new = conversion::to_storage_kind(&mut stored_kind, new);
-        call.target.kind = stored_kind;
-        check_preconditions(kind, &new, &old)?;
-        match write::update(&call, &old, new, part(&call), &options).await {
-            Err(status) if status.reason == Reason::Conflict && !conditional && attempt < TRIES => {}
-            Err(status) => return Err(status),
-            Ok(stored) => return Ok(respond_object(StatusCode::OK, view, kind, &stored, &warnings)),
-        }
+    let patch = decode(&bytes)?;
+    if let Some(stored) = conversion::storage_kind(requested) {
+        call.target.kind = stored.into();
     }
-    Err(Status::stale(kind, &call.target.name))
+    let mut warnings = Warnings::new();
+    let change = |old: &Object| {
+        let before = conversion::from_storage(requested, old.value());
+        let (new, found) = patched(&call, requested, form, &patch, before, &options)?;
+        warnings = found;
+        let new = conversion::to_storage(requested, new);
+        check_preconditions(requested, &new, old)?;
+        Ok(new)
+    };
+    let stored = writer.guaranteed_update(&call, requested, call.part(), &options, change).await?;
+    Ok(respond_object(StatusCode::OK, view, requested, &stored, &warnings))
 }
 
 fn patched(

@@ -17,13 +17,12 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep};
 
 use super::list::{Selection, parse_number};
-use crate::Inner;
 use crate::cache::{Change, ChangeKind, Trigger};
 use crate::call::Call;
 use crate::convert;
 use crate::negotiate::{View, render, table_of, view};
 use crate::object::Object;
-use crate::write::store_error;
+use crate::stored::{Storage, store_error};
 
 /// How often an idle watch tells how far it is.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
@@ -32,7 +31,7 @@ const MIN_TIMEOUT: u64 = 1_800;
 /// Lines that are ready together are sent together, up to about this many bytes.
 const PIECE: usize = 16 << 10;
 
-pub(crate) async fn handle(call: Call) -> Result<Response, Status> {
+pub(crate) async fn handle(storage: &Storage, call: Call) -> Result<Response, Status> {
     let kind = &call.target.kind;
     let view = view(&call.headers, call.query.get("includeObject"))?;
     let selection = Selection::of(kind, &call.target.namespace, &call.query)?;
@@ -49,7 +48,7 @@ pub(crate) async fn handle(call: Call) -> Result<Response, Status> {
         ));
     }
     let mut stream = Stream {
-        server: call.server.clone(),
+        storage: storage.clone(),
         kind: kind.clone(),
         view,
         selection,
@@ -75,7 +74,7 @@ pub(crate) async fn handle(call: Call) -> Result<Response, Status> {
 }
 
 struct Stream {
-    server: Arc<Inner>,
+    storage: Storage,
     kind: KindRef,
     view: View,
     selection: Selection,
@@ -97,7 +96,7 @@ impl Stream {
         initial: bool,
         trigger: Trigger,
     ) -> Result<(), Status> {
-        let resource = self.server.caches.of(&self.kind).ok_or_else(Status::no_such_path)?;
+        let resource = self.storage.caches.of(&self.kind).ok_or_else(Status::no_such_path)?;
         match wanted {
             // From a revision on: what the client has seen, it does not get again.
             Some(after) if after != 0 && !initial => match resource.watch(after, trigger) {
@@ -112,12 +111,12 @@ impl Stream {
             },
             _ => {
                 let revision = match wanted {
-                    Some(at) if at != 0 => self.server.caches.wait_for(at).await.map_err(store_error)?,
-                    Some(_) => self.server.caches.applied(),
-                    None => self.server.caches.catch_up().await.map_err(store_error)?,
+                    Some(at) if at != 0 => self.storage.caches.wait_for(at).await.map_err(store_error)?,
+                    Some(_) => self.storage.caches.applied(),
+                    None => self.storage.caches.catch_up().await.map_err(store_error)?,
                 };
                 let (objects, changes) = resource.list_and_watch(&self.selection.prefix, trigger);
-                let objects = convert::all(&self.server, &self.kind, objects).await?;
+                let objects = convert::all(&self.storage.webhooks, &self.kind, objects).await?;
                 self.last = revision;
                 for object in &objects {
                     if !self.selection.selects(object) {
@@ -183,7 +182,7 @@ impl Stream {
                     self.pause.as_mut().reset(self.deadline.min(now + BOOKMARK_EVERY));
                     if self.bookmarks {
                         // Everything up to here was sent, if nothing waits.
-                        let applied = self.server.caches.applied();
+                        let applied = self.storage.caches.applied();
                         if self.changes.as_ref().is_some_and(mpsc::Receiver::is_empty) {
                             self.last = self.last.max(applied);
                         }
@@ -214,7 +213,7 @@ impl Stream {
         if !change.object.key.starts_with(&self.selection.prefix) {
             return Ok(());
         }
-        let change = convert::change(&self.server, &self.kind, change).await?;
+        let change = convert::change(&self.storage.webhooks, &self.kind, change).await?;
         let Some(kind) = self.selection.event(&change) else { return Ok(()) };
         let line = match self.view {
             View::Whole if !conversion::is_needed(&self.kind) => change.line(kind),

@@ -1,11 +1,11 @@
 //! `/metrics` under upstream's names: requests and durations, objects and watches, the process; and `/metrics/slis`: the
 //! results of health checks.
 
+mod family;
 mod process;
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -25,12 +25,11 @@ use prometheus_client::registry::Registry;
 use skep_api::KindRef;
 use skep_api::kinds::Name;
 
-use crate::Inner;
-use crate::cache::Counts;
+use crate::cache::{Caches, Counts};
 use crate::negotiate::text;
 use crate::object::prefix;
-use crate::request_info::RequestInfo;
-use crate::route::{Target, verb};
+use crate::request_info::{RequestInfo, Target};
+use family::family;
 
 /// Upstream's labels of a request.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -143,7 +142,7 @@ impl RequestLabels {
 
     /// A resource of an aggregated server. Its names are not labels: their number is not bounded here.
     pub(crate) fn remote(info: &RequestInfo<'_>) -> RequestLabels {
-        let verb = match info.verb {
+        let verb = match &*info.verb {
             "create" => "POST",
             "update" => "PUT",
             "patch" => "PATCH",
@@ -156,15 +155,10 @@ impl RequestLabels {
         RequestLabels { verb, component: "aggregator", ..RequestLabels::path(&Method::GET) }
     }
 
-    pub(crate) fn resource(
-        method: &Method,
-        target: &Target,
-        watching: bool,
-        applying: bool,
-    ) -> RequestLabels {
+    pub(crate) fn resource(method: &Method, target: &Target, verb: &str, applying: bool) -> RequestLabels {
         let subresources = target.kind.subresources.iter();
         let subresource = subresources.copied().find(|name| *name == target.subresource).unwrap_or("");
-        let verb = match verb(method, target, watching) {
+        let verb = match verb {
             _ if STREAMS.contains(&subresource) => "CONNECT",
             "patch" if applying => "APPLY",
             "deletecollection" => "DELETECOLLECTION",
@@ -281,20 +275,27 @@ impl http_body::Body for CountedBody {
     }
 }
 
-/// The response to `/metrics`.
-pub(crate) fn respond(server: &Arc<Inner>) -> Response {
-    let mut out = String::new();
-    storage(server, &mut out);
-    process::write(&mut out);
-    encoded(&server.metrics.registry, &mut out);
-    response_of(out)
-}
+impl Metrics {
+    /// The response to `/metrics`. `audit_errors`: audit events that could not be written, if the server audits.
+    pub(crate) fn respond(&self, caches: &Caches, audit_errors: Option<u64>) -> Response {
+        let mut out = String::new();
+        storage(caches, &mut out);
+        if let Some(errors) = audit_errors {
+            let samples = [("{plugin=\"log\"}".to_owned(), errors as f64)].into_iter();
+            let help = "Events that could not be written";
+            family(&mut out, "apiserver_audit_error_total", "counter", help, samples);
+        }
+        process::write(&mut out);
+        encoded(&self.registry, &mut out);
+        response_of(out)
+    }
 
-/// The response to `/metrics/slis`.
-pub(crate) fn respond_slis(server: &Arc<Inner>) -> Response {
-    let mut out = String::new();
-    encoded(&server.metrics.slis, &mut out);
-    response_of(out)
+    /// The response to `/metrics/slis`.
+    pub(crate) fn respond_slis(&self) -> Response {
+        let mut out = String::new();
+        encoded(&self.slis, &mut out);
+        response_of(out)
+    }
 }
 
 fn response_of(out: String) -> Response {
@@ -321,27 +322,15 @@ fn encoded(registry: &Registry, out: &mut String) {
     }
 }
 
-/// A family of samples: labels and value.
-fn family(
-    out: &mut String,
-    name: &str,
-    kind: &str,
-    help: &str,
-    samples: impl Iterator<Item = (String, f64)>,
-) {
-    *out += &format!("# HELP {name} {help}.\n# TYPE {name} {kind}\n");
-    samples.for_each(|(labels, value)| *out += &format!("{name}{labels} {value}\n"));
-}
-
-fn storage(server: &Arc<Inner>, out: &mut String) {
-    let revision = server.caches.applied() as f64;
+fn storage(caches: &Caches, out: &mut String) {
+    let revision = caches.applied() as f64;
     let help = "The revision of the caches";
     family(out, "apiserver_storage_revision", "gauge", help, [(String::new(), revision)].into_iter());
-    let registry = server.caches.registry();
+    let registry = caches.registry();
     let mut all: BTreeMap<String, (&KindRef, Counts)> = BTreeMap::new();
     for kind in registry.iter() {
         // A kind in several versions is one resource.
-        if let Some(resource) = server.caches.of(kind) {
+        if let Some(resource) = caches.of(kind) {
             all.entry(prefix(kind)).or_insert_with(|| (kind, resource.counts()));
         }
     }
@@ -363,10 +352,6 @@ fn storage(server: &Arc<Inner>, out: &mut String) {
             (format!("{{group=\"{}\",resource=\"{}\"}}", kind.group, kind.plural), of(counts))
         });
         family(out, name, kind_of_metric, help, samples);
-    }
-    if let Some(audit) = &server.config.audit {
-        let samples = [("{plugin=\"log\"}".to_owned(), audit.lost() as f64)].into_iter();
-        family(out, "apiserver_audit_error_total", "counter", "Events that could not be written", samples);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fs::read_to_string;
 
-use super::family;
+use super::family::family;
 
 /// USER_HZ, which is the same on all supported machines.
 const TICKS_PER_SECOND: f64 = 100.0;

@@ -5,26 +5,29 @@ use axum::response::Response;
 use serde_json::{Value, json};
 use skep_api::{Status, meta};
 
-use super::{edit, posted, success};
+use super::edit::{edit, posted, success};
 use crate::admission::{self, Operation};
 use crate::call::Call;
-use crate::write::{Options, now};
+use crate::clock::now;
+use crate::write::Writer;
+use crate::write_options::Options;
 
-pub(super) async fn handle(call: Call, request: Request) -> Result<Response, Status> {
+pub(super) async fn handle(writer: &Writer, call: Call, request: Request) -> Result<Response, Status> {
     let options = Options::parse(&call.query)?;
     let mut binding = posted(&call, request).await?;
     let shape = ("", "v1", "Binding");
-    admission::part(&call, Operation::Create, shape, &mut binding, None, options.dry_run).await?;
-    bind(&call, &binding, &options).await
+    admission::part(&writer.admission, &call, Operation::Create, shape, &mut binding, None, options.dry_run)
+        .await?;
+    bind(writer, &call, &binding, &options).await
 }
 
-async fn bind(call: &Call, binding: &Value, options: &Options) -> Result<Response, Status> {
+async fn bind(writer: &Writer, call: &Call, binding: &Value, options: &Options) -> Result<Response, Status> {
     let kind = &call.target.kind;
     let node = binding["target"]["name"].as_str().unwrap_or_default().to_owned();
     if node.is_empty() {
         return Err(Status::invalid_body("Binding", &call.target.name, "target.name: Required value"));
     }
-    edit(call, options, |old| {
+    edit(writer, call, options, |old| {
         let refuse = |why: &str| Err(Status::conflict(kind, meta::name(old), why));
         if !meta::uid(binding).is_empty() && meta::uid(binding) != meta::uid(old) {
             return refuse("Precondition failed: UID in precondition does not match UID in object meta");

@@ -7,34 +7,45 @@ use skep_api::selector::LabelSelector;
 use skep_api::{Status, find, meta};
 use skep_store::StoreError;
 
-use super::{posted, success};
+use super::edit::{posted, success};
 use crate::admission::{self, Operation};
+use crate::cache::Caches;
 use crate::call::Call;
-use crate::handlers::delete::{DeleteOptions, delete};
+use crate::clock::now;
+use crate::deletion::DeleteOptions;
 use crate::object::{Object, prefix, to_stored};
-use crate::write;
+use crate::stored::store_error;
+use crate::write::Writer;
 
-pub(super) async fn handle(call: Call, request: Request) -> Result<Response, Status> {
+pub(super) async fn handle(writer: &Writer, call: Call, request: Request) -> Result<Response, Status> {
     let mut eviction = posted(&call, request).await?;
     let options = DeleteOptions::from_value(&call, &eviction["deleteOptions"])?;
     let shape = ("policy", "v1", "Eviction");
-    admission::part(&call, Operation::Create, shape, &mut eviction, None, options.is_dry_run()).await?;
+    admission::part(
+        &writer.admission,
+        &call,
+        Operation::Create,
+        shape,
+        &mut eviction,
+        None,
+        options.is_dry_run(),
+    )
+    .await?;
     let (kind, target) = (&call.target.kind, &call.target);
-    let pod = write::find_latest(&call.server, kind, &target.namespace, &target.name).await?.value();
+    let pod = writer.storage.latest(kind, &target.namespace, &target.name).await?.value();
     let ended = matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed" | "Pending"));
     if !ended && pod["metadata"]["deletionTimestamp"].is_null() {
-        spend_budget(&call, &pod).await?;
+        spend_budget(&writer.storage.caches, &pod).await?;
     }
-    delete(&call, &target.namespace, &target.name, &options).await?;
+    writer.delete(&call, &target.namespace, &target.name, &options).await?;
     Ok(success())
 }
 
 /// Takes one disruption from the budget over the pod, or answers 429.
-async fn spend_budget(call: &Call, pod: &Value) -> Result<(), Status> {
+async fn spend_budget(caches: &Caches, pod: &Value) -> Result<(), Status> {
     let Some(kind) = find("policy", "v1", "poddisruptionbudgets") else { return Ok(()) };
     let namespace = meta::namespace(pod);
-    let all =
-        call.server.caches.of(kind).map(|resource| resource.list(&format!("{}{namespace}/", prefix(kind))));
+    let all = caches.of(kind).map(|resource| resource.list(&format!("{}{namespace}/", prefix(kind))));
     let over: Vec<_> = all.into_iter().flatten().filter(|budget| covers(budget, pod)).collect();
     let budget = match over.as_slice() {
         [] => return Ok(()),
@@ -70,15 +81,15 @@ async fn spend_budget(call: &Call, pod: &Value) -> Result<(), Status> {
         return Err(status.with_details(json!({"causes": [cause]})));
     }
     value["status"]["disruptionsAllowed"] = (allowed - 1).into();
-    value["status"]["disruptedPods"][meta::name(pod)] = write::now().into();
+    value["status"]["disruptedPods"][meta::name(pod)] = now().into();
     let expect = skep_store::Expect::Revision(budget.revision);
-    match call.server.caches.store().put(&budget.key, to_stored(&value), expect).await {
+    match caches.store().put(&budget.key, to_stored(&value), expect).await {
         Ok(_) => Ok(()),
         Err(StoreError::Conflict { .. }) => Err(Status::too_many_requests(
             "Cannot evict pod: the disruption budget is being changed; please retry.",
             1,
         )),
-        Err(error) => Err(write::store_error(error)),
+        Err(error) => Err(store_error(error)),
     }
 }
 

@@ -5,11 +5,12 @@ use axum::response::Response;
 use serde_json::Value;
 use skep_api::Status;
 
-use super::part;
+use super::edit::part;
 use crate::call::Call;
+use crate::write::Writer;
 
-pub(super) async fn handle(call: Call, request: Request) -> Result<Response, Status> {
-    part(call, request, take).await
+pub(super) async fn handle(writer: &Writer, call: Call, request: Request) -> Result<Response, Status> {
+    part(writer, call, request, take).await
 }
 
 fn take(object: &mut Value, from: &Value) -> Result<(), Status> {

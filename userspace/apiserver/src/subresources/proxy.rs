@@ -13,23 +13,32 @@ use skep_api::{Status, find, meta};
 use crate::admission::{self, Operation};
 use crate::call::Call;
 use crate::endpoints::ready_endpoints;
-use crate::forward::{Destination, Security, forward, onward_headers};
-use crate::route::Target;
-use crate::write;
+use crate::request_info::Target;
+use crate::reverse_proxy::{Destination, Security, forward, onward_headers};
+use crate::state::Inner;
 
-pub(super) async fn handle(call: Call, request: Request) -> Result<Response, Status> {
+pub(super) async fn handle(server: &Inner, call: Call, request: Request) -> Result<Response, Status> {
     let query = request.uri().query().unwrap_or_default().to_owned();
     let is_proxy = call.target.subresource == "proxy";
     let (_, name, _) = if is_proxy { parts(&call.target)? } else { ("", call.target.name.as_str(), "") };
-    let object = write::find_latest(&call.server, &call.target.kind, &call.target.namespace, name).await?;
+    let object = server.storage.latest(&call.target.kind, &call.target.namespace, name).await?;
     let object = object.value();
     if call.target.subresource != "log" {
         let (kind, mut options) = options(&call);
-        admission::part(&call, Operation::Connect, ("", "v1", kind), &mut options, None, false).await?;
+        admission::part(
+            &server.writer.admission,
+            &call,
+            Operation::Connect,
+            ("", "v1", kind),
+            &mut options,
+            None,
+            false,
+        )
+        .await?;
     }
     let headers = onward_headers(&call.headers);
     if !is_proxy {
-        let to = container(&call, &object, &query)?;
+        let to = container(server, &call, &object, &query)?;
         let answered = forward(to, headers, request).await;
         return answered.map_err(|error| Status::internal(format!("error dialing backend: {error}")));
     }
@@ -37,9 +46,9 @@ pub(super) async fn handle(call: Call, request: Request) -> Result<Response, Sta
         return Ok(moved(&joined(&format!("{}/", request.uri().path()), &query)));
     }
     let to = match &*call.target.kind.kind {
-        "Node" => node(&call, &object, &query)?,
-        "Service" => service(&call, &object, &query)?,
-        _ => pod(&call, &object, &query)?,
+        "Node" => node(server, &call, &object, &query)?,
+        "Service" => service(server, &call, &object, &query)?,
+        _ => pod(server, &call, &object, &query)?,
     };
     let (address, prefix) = (to.address, prefix_of(request.uri().path(), &call.target.rest).to_owned());
     let answered = forward(to, headers, request).await;
@@ -105,22 +114,22 @@ fn options(call: &Call) -> (&'static str, Value) {
 }
 
 /// The kubelet's path for a part of a pod.
-fn container(call: &Call, pod: &Value, query: &str) -> Result<Destination, Status> {
+fn container(server: &Inner, call: &Call, pod: &Value, query: &str) -> Result<Destination, Status> {
     let (namespace, name) = (meta::namespace(pod), meta::name(pod));
     let node_name = pod["spec"]["nodeName"].as_str().unwrap_or_default();
     if node_name.is_empty() {
         return Err(Status::bad_request(format!("pod {name} does not have a host assigned")));
     }
-    let node = node_named(call, node_name)?;
+    let node = node_named(server, node_name)?;
     if call.target.subresource == "portforward" {
-        return kubelet(call, &node, &format!("/portForward/{namespace}/{name}"), query);
+        return kubelet(server, &node, &format!("/portForward/{namespace}/{name}"), query);
     }
     let container = chosen(call, pod)?;
     let (path, query) = match call.target.subresource.as_str() {
         "log" => (format!("/containerLogs/{namespace}/{name}/{container}"), query.to_owned()),
         part => (format!("/{part}/{namespace}/{name}/{container}"), kubelet_query(query)),
     };
-    kubelet(call, &node, &path, &query)
+    kubelet(server, &node, &path, &query)
 }
 
 /// The container that was asked for, or the only one.
@@ -167,9 +176,9 @@ fn kubelet_query(query: &str) -> String {
     renamed.collect::<Vec<_>>().join("&")
 }
 
-fn node_named(call: &Call, name: &str) -> Result<Value, Status> {
+fn node_named(server: &Inner, name: &str) -> Result<Value, Status> {
     let kind = find("", "v1", "nodes").ok_or_else(Status::no_such_path)?;
-    write::find(&call.server, kind, "", name).map(|node| node.value())
+    server.storage.caches.get_or_404(kind, "", name).map(|node| node.value())
 }
 
 /// A node's address, and its kubelet's port.
@@ -180,25 +189,25 @@ fn address_of(node: &Value) -> Option<SocketAddr> {
     Some(SocketAddr::new(ip, port))
 }
 
-fn kubelet(call: &Call, node: &Value, path: &str, query: &str) -> Result<Destination, Status> {
+fn kubelet(server: &Inner, node: &Value, path: &str, query: &str) -> Result<Destination, Status> {
     let name = meta::name(node);
     let address = address_of(node).ok_or_else(|| {
         Status::unavailable(format!("no preferred addresses found; known addresses of node {name}: none"))
     })?;
     Ok(Destination {
-        security: Security::of_address(call.server.peers.nodes.clone(), address),
+        security: Security::of_address(server.peers.nodes.clone(), address),
         address,
         path_and_query: joined(path, query),
     })
 }
 
 /// The kubelet, or another port of its node.
-fn node(call: &Call, node: &Value, query: &str) -> Result<Destination, Status> {
+fn node(server: &Inner, call: &Call, node: &Value, query: &str) -> Result<Destination, Status> {
     let (scheme, _, port) = parts(&call.target)?;
-    let to = kubelet(call, node, path(call), query)?;
+    let to = kubelet(server, node, path(call), query)?;
     match port.parse() {
         Ok(port) if port != to.address.port() => {
-            Ok(anyone(call, scheme, SocketAddr::new(to.address.ip(), port), query))
+            Ok(unverified(server, call, scheme, SocketAddr::new(to.address.ip(), port), query))
         }
         Err(_) if !port.is_empty() => {
             Err(Status::bad_request(format!("invalid node request \"{}\"", call.target.name)))
@@ -208,9 +217,9 @@ fn node(call: &Call, node: &Value, query: &str) -> Result<Destination, Status> {
 }
 
 /// Somebody who runs in the cluster, whose certificate nobody vouches for.
-fn anyone(call: &Call, scheme: &str, address: SocketAddr, query: &str) -> Destination {
+fn unverified(server: &Inner, call: &Call, scheme: &str, address: SocketAddr, query: &str) -> Destination {
     let security = match scheme {
-        "https" => Security::of_address(call.server.peers.anyone.clone(), address),
+        "https" => Security::of_address(server.peers.unverified.clone(), address),
         _ => Security::Plain,
     };
     Destination { security, address, path_and_query: joined(path(call), query) }
@@ -239,7 +248,7 @@ fn parts(target: &Target) -> Result<(&str, &str, &str), Status> {
     }
 }
 
-fn pod(call: &Call, pod: &Value, query: &str) -> Result<Destination, Status> {
+fn pod(server: &Inner, call: &Call, pod: &Value, query: &str) -> Result<Destination, Status> {
     let (scheme, name, port) = parts(&call.target)?;
     let mut containers = pod["spec"]["containers"].as_array().into_iter().flatten();
     let mut first = || containers.find_map(|c| u16::try_from(c["ports"][0]["containerPort"].as_u64()?).ok());
@@ -252,11 +261,11 @@ fn pod(call: &Call, pod: &Value, query: &str) -> Result<Destination, Status> {
     let ip = pod["status"]["podIP"].as_str().and_then(|ip| ip.parse::<IpAddr>().ok());
     let ip =
         ip.ok_or_else(|| Status::bad_request(format!("address not allowed: pod {name} has no address")))?;
-    Ok(anyone(call, scheme, SocketAddr::new(ip, port), query))
+    Ok(unverified(server, call, scheme, SocketAddr::new(ip, port), query))
 }
 
 /// A ready endpoint of the service, behind the port that was named.
-fn service(call: &Call, service: &Value, query: &str) -> Result<Destination, Status> {
+fn service(server: &Inner, call: &Call, service: &Value, query: &str) -> Result<Destination, Status> {
     let (scheme, name, wanted) = parts(&call.target)?;
     let numbers = || service["spec"]["ports"].as_array().into_iter().flatten().map(|port| &port["port"]);
     if let Ok(number) = wanted.parse::<u64>()
@@ -265,10 +274,10 @@ fn service(call: &Call, service: &Value, query: &str) -> Result<Destination, Sta
         let why = format!("no service port {number} found for service \"{name}\"");
         return Err(Status::unavailable(why));
     }
-    let found = ready_endpoints(&call.server, service, wanted).into_iter().next();
+    let found = ready_endpoints(&server.storage.caches, service, wanted).into_iter().next();
     let address =
         found.ok_or_else(|| Status::unavailable(format!("no endpoints available for service \"{name}\"")))?;
-    Ok(anyone(call, scheme, address, query))
+    Ok(unverified(server, call, scheme, address, query))
 }
 
 #[cfg(test)]

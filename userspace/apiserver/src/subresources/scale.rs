@@ -7,19 +7,19 @@ use serde_json::{Value, json};
 use skep_api::custom::Scale;
 use skep_api::{Kind, Status, meta};
 
-use super::edit;
+use super::edit::edit;
 use crate::admission::{self, Operation};
 use crate::body;
 use crate::call::Call;
 use crate::handlers::patch::{Form, decode};
 use crate::negotiate::respond_value;
-use crate::write::{self, Options};
+use crate::write::Writer;
+use crate::write_options::Options;
 
-pub(super) async fn handle(call: Call, request: Request) -> Result<Response, Status> {
+pub(super) async fn handle(writer: &Writer, call: Call, request: Request) -> Result<Response, Status> {
     let kind = &call.target.kind;
     if call.method == Method::GET {
-        let object =
-            write::find_latest(&call.server, kind, &call.target.namespace, &call.target.name).await?;
+        let object = writer.storage.latest(kind, &call.target.namespace, &call.target.name).await?;
         return Ok(respond_value(StatusCode::OK, &of(kind, &object.value())?));
     }
     let options = Options::parse(&call.query)?;
@@ -29,8 +29,8 @@ pub(super) async fn handle(call: Call, request: Request) -> Result<Response, Sta
         Method::PATCH => (Value::Null, Some((Form::of(&call)?, decode(&bytes)?))),
         _ => return Err(Status::method_not_supported(kind, call.method.as_str())),
     };
-    let (whole, patch) = admitted(&call, whole, patch, options.dry_run).await?;
-    let stored = edit(&call, &options, |old| {
+    let (whole, patch) = admitted(writer, &call, whole, patch, options.dry_run).await?;
+    let stored = edit(writer, &call, &options, |old| {
         let scale = match &patch {
             Some((form, patch)) => form.apply(kind, of(kind, old)?, patch)?,
             None => whole.clone(),
@@ -56,20 +56,22 @@ pub(super) async fn handle(call: Call, request: Request) -> Result<Response, Sta
 
 /// The scale that is asked for, as admission leaves it: if that is what the patch makes, the patch stays.
 async fn admitted(
+    writer: &Writer,
     call: &Call,
     whole: Value,
     patch: Option<(Form, Value)>,
     dry_run: bool,
 ) -> Result<(Value, Option<(Form, Value)>), Status> {
     let (kind, target) = (&call.target.kind, &call.target);
-    let old = write::find_latest(&call.server, kind, &target.namespace, &target.name).await?;
+    let old = writer.storage.latest(kind, &target.namespace, &target.name).await?;
     let old = of(kind, &old.value())?;
     let asked = match &patch {
         Some((form, patch)) => form.apply(kind, old.clone(), patch)?,
         None => whole.clone(),
     };
     let (mut left, shape) = (asked.clone(), ("autoscaling", "v1", "Scale"));
-    admission::part(call, Operation::Update, shape, &mut left, Some(&old), dry_run).await?;
+    admission::part(&writer.admission, call, Operation::Update, shape, &mut left, Some(&old), dry_run)
+        .await?;
     Ok(if left == asked { (whole, patch) } else { (left, None) })
 }
 

@@ -6,25 +6,27 @@ use http::StatusCode;
 use serde_json::{Value, json};
 use skep_api::{Status, find, meta};
 
-use super::posted;
+use super::edit::posted;
 use crate::admission::{self, Operation};
 use crate::authn::token::{Claims, sign};
+use crate::cache::Caches;
 use crate::call::Call;
+use crate::clock::{now, timestamp};
 use crate::negotiate::respond_value;
-use crate::write::{self, timestamp};
+use crate::state::Inner;
 
-const LEAST_SECONDS: i64 = 600;
-const MOST_SECONDS: i64 = 1 << 32;
+const MIN_SECONDS: i64 = 600;
+const MAX_SECONDS: i64 = 1 << 32;
 
-pub(super) async fn handle(call: Call, request: Request) -> Result<Response, Status> {
+pub(super) async fn handle(server: &Inner, call: Call, request: Request) -> Result<Response, Status> {
     let mut asked = posted(&call, request).await?;
     let shape = ("authentication.k8s.io", "v1", "TokenRequest");
-    admission::part(&call, Operation::Create, shape, &mut asked, None, false).await?;
+    admission::part(&server.writer.admission, &call, Operation::Create, shape, &mut asked, None, false)
+        .await?;
     let target = &call.target;
-    let account =
-        write::find_latest(&call.server, &target.kind, &target.namespace, &target.name).await?.value();
+    let account = server.storage.latest(&target.kind, &target.namespace, &target.name).await?.value();
     let seconds = asked["spec"]["expirationSeconds"].as_i64().unwrap_or(3_600);
-    if !(LEAST_SECONDS..=MOST_SECONDS).contains(&seconds) {
+    if !(MIN_SECONDS..=MAX_SECONDS).contains(&seconds) {
         let why = format!(
             "spec.expirationSeconds: Invalid value: {seconds}: may not specify a duration less than 10 minutes"
         );
@@ -37,9 +39,9 @@ pub(super) async fn handle(call: Call, request: Request) -> Result<Response, Sta
         .filter_map(|audience| audience.as_str().map(str::to_owned))
         .collect();
     if audiences.is_empty() {
-        audiences.push(call.server.config.tokens.issuer.clone());
+        audiences.push(server.config.tokens.issuer.clone());
     }
-    let pod = bound_pod(&call, &account, &asked["spec"]["boundObjectRef"])?;
+    let pod = bound_pod(&server.storage.caches, &call, &account, &asked["spec"]["boundObjectRef"])?;
     let claims = Claims {
         namespace: &target.namespace,
         account: &account,
@@ -47,11 +49,11 @@ pub(super) async fn handle(call: Call, request: Request) -> Result<Response, Sta
         seconds,
         pod: pod.as_ref(),
     };
-    let (token, expires) = sign(&call.server, &claims).map_err(Status::internal)?;
+    let (token, expires) = sign(&server.config.tokens, &claims).map_err(Status::internal)?;
     asked["apiVersion"] = "authentication.k8s.io/v1".into();
     asked["kind"] = "TokenRequest".into();
     asked["metadata"] =
-        json!({"name": target.name, "namespace": target.namespace, "creationTimestamp": write::now()});
+        json!({"name": target.name, "namespace": target.namespace, "creationTimestamp": now()});
     asked["spec"]["audiences"] = json!(audiences);
     asked["spec"]["expirationSeconds"] = seconds.into();
     asked["status"] = json!({"token": token, "expirationTimestamp": timestamp(expires)});
@@ -59,7 +61,12 @@ pub(super) async fn handle(call: Call, request: Request) -> Result<Response, Sta
 }
 
 /// The pod that the token is to be bound to: it must be there and run as the account.
-fn bound_pod(call: &Call, account: &Value, reference: &Value) -> Result<Option<Value>, Status> {
+fn bound_pod(
+    caches: &Caches,
+    call: &Call,
+    account: &Value,
+    reference: &Value,
+) -> Result<Option<Value>, Status> {
     if reference.is_null() {
         return Ok(None);
     }
@@ -70,7 +77,7 @@ fn bound_pod(call: &Call, account: &Value, reference: &Value) -> Result<Option<V
             reference["kind"]
         )));
     };
-    let pod = write::find(&call.server, pods, &call.target.namespace, name)?.value();
+    let pod = caches.get_or_404(pods, &call.target.namespace, name)?.value();
     let uid = reference["uid"].as_str().unwrap_or_default();
     if !uid.is_empty() && uid != meta::uid(&pod) {
         return Err(Status::conflict(

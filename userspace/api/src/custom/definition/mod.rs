@@ -11,13 +11,22 @@ mod versions;
 use serde_json::{Value, json};
 
 use crate::field::{Errors, Path};
+use crate::kinds::Kind;
 use crate::meta;
 use crate::names::{NameForm, name_problem};
 use crate::value::{immutable, items, set_default, text};
 
-pub use status::{CLEANUP, Verdict, established, is_true, judge, set_condition};
+pub use status::{CLEANUP, Verdict, established, is_true, judge, mark_for_deletion, set_condition};
+
+/// The API group of definitions.
+pub const GROUP: &str = "apiextensions.k8s.io";
 
 const API_APPROVED: &str = "api-approved.kubernetes.io";
+
+/// Whether the kind is CustomResourceDefinition itself.
+pub fn is_definition(kind: &Kind) -> bool {
+    kind.group == GROUP && kind.kind == "CustomResourceDefinition"
+}
 
 pub(crate) fn default(object: &mut Value) {
     let storage = items(&object["spec"], "versions").find(|version| version["storage"] == true);

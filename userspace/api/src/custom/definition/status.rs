@@ -5,6 +5,7 @@
 
 use std::collections::HashSet;
 
+use crate::meta;
 use crate::value::{items, text};
 use serde_json::{Value, json};
 
@@ -23,6 +24,24 @@ pub fn established(definition: &Value) -> bool {
 
 fn condition<'a>(definition: &'a Value, kind: &str) -> Option<&'a Value> {
     items(&definition["status"], "conditions").find(|condition| condition["type"] == kind)
+}
+
+/// Makes a definition that is being deleted wait for the removal of its instances. `now` is in RFC 3339.
+pub fn mark_for_deletion(definition: &mut Value, now: &str) {
+    if definition["metadata"]["deletionTimestamp"].is_string() {
+        return;
+    }
+    let finalizers = meta::of_mut(definition).entry("finalizers").or_insert_with(|| json!([]));
+    if let Some(list) = finalizers.as_array_mut()
+        && !list.iter().any(|finalizer| finalizer == CLEANUP)
+    {
+        list.push(CLEANUP.into());
+    }
+    let reason = (
+        "InstanceDeletionPending",
+        "CustomResourceDefinition marked for deletion; CustomResource deletion will begin soon",
+    );
+    set_condition(definition, "Terminating", true, reason, now);
 }
 
 /// Sets a condition; its time changes only with its status. True if anything changed.

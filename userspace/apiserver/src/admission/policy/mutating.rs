@@ -10,7 +10,7 @@ use super::{PolicyInvocation, in_force};
 use crate::admission::reinvocation::Reinvocation;
 use crate::admission::request::Request;
 use crate::admission::versioned_attributes::VersionedAttributes;
-use crate::write;
+use crate::blocking::run_blocking;
 
 /// Identifies an invocation in the second round: the names of policy, binding and parameter.
 pub(in crate::admission) type Key = (String, String, String);
@@ -24,7 +24,7 @@ pub(in crate::admission) async fn mutate(
     object: &mut Value,
     rounds: &mut Reinvocation<Key>,
 ) -> Result<(), Status> {
-    let hooks = &request.call.server.hooks;
+    let hooks = &request.admission.hooks;
     let (policies, bindings) = (hooks.mutating_policies.all(), hooks.mutating_bindings.all());
     let mut failures = Failures(Vec::new());
     let mut applied = false;
@@ -37,7 +37,7 @@ pub(in crate::admission) async fn mutate(
             }
         };
         let key = invocation.key(param);
-        match write::aside(|| invocation.conditions(request, &versioned, param)) {
+        match run_blocking(|| invocation.conditions(request, &versioned, param)) {
             Ok(true) if rounds.take_due(&key) => {}
             Ok(_) => continue,
             Err(why) => {
@@ -45,7 +45,7 @@ pub(in crate::admission) async fn mutate(
                 continue;
             }
         }
-        let (new, any) = write::aside(|| invocation.run(request, &versioned, param, &mut failures))?;
+        let (new, any) = run_blocking(|| invocation.run(request, &versioned, param, &mut failures))?;
         applied |= any;
         if new != versioned.object {
             *object = versioned.to_request_version(request, new).await?;

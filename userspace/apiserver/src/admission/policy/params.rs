@@ -5,7 +5,6 @@ use skep_api::selector::LabelSelector;
 
 use crate::admission::request::Request;
 use crate::object::prefix;
-use crate::write;
 
 /// The policy is evaluated once for each; null if the policy has no parameters.
 pub(super) fn of(
@@ -16,9 +15,9 @@ pub(super) fn of(
     let Some((api_version, name)) = kind.filter(|_| reference.is_object()) else {
         return Ok(vec![Value::Null]);
     };
-    let server = &request.call.server;
+    let caches = &request.admission.storage.caches;
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-    let kind = server.caches.registry().find_kind(group, version, name);
+    let kind = caches.registry().find_kind(group, version, name);
     let kind = kind.ok_or_else(|| format!("paramKind kind `{api_version}, Kind={name}` not known"))?;
     let text = |field: &str| reference[field].as_str().unwrap_or_default();
     let namespace = match (kind.namespaced(), text("namespace")) {
@@ -43,14 +42,14 @@ pub(super) fn of(
             if !namespace.is_empty() {
                 within = format!("{within}{namespace}/");
             }
-            let all = server.caches.of(&kind).map(|objects| objects.list(&within)).unwrap_or_default();
+            let all = caches.of(&kind).map(|objects| objects.list(&within)).unwrap_or_default();
             all.iter()
                 .filter(|object| selector.matches(&object.selectable))
                 .map(|object| object.value())
                 .collect()
         }
         (name, Value::Null) => {
-            write::find(server, &kind, namespace, name).into_iter().map(|object| object.value()).collect()
+            caches.get_or_404(&kind, namespace, name).into_iter().map(|object| object.value()).collect()
         }
         _ => return Err("paramRef.name and paramRef.selector are mutually exclusive".to_owned()),
     };

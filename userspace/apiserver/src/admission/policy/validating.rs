@@ -8,7 +8,7 @@ use super::definition::{AdmissionPolicy, PolicyBinding, Validating};
 use super::validation::Violation;
 use super::{PolicyInvocation, in_force};
 use crate::admission::request::Request;
-use crate::write;
+use crate::blocking::run_blocking;
 
 /// Bytes; a longer audit annotation is cut.
 const MAX_ANNOTATION_LENGTH: usize = 10 << 10;
@@ -16,7 +16,7 @@ const FAILURE_ANNOTATION: &str = "validation.policy.admission.k8s.io/validation_
 
 /// Checks a request against all policies in force; the first refusal is the answer.
 pub(in crate::admission) async fn validate(request: &Request<'_>, object: &Value) -> Result<(), Status> {
-    let hooks = &request.call.server.hooks;
+    let hooks = &request.admission.hooks;
     let bindings = hooks.validating_bindings.all();
     if bindings.is_empty() {
         return Ok(());
@@ -28,7 +28,7 @@ pub(in crate::admission) async fn validate(request: &Request<'_>, object: &Value
         let found = match invocation.inputs(request, object).await {
             Ok((versioned, param)) => {
                 let known = invocation.bindings(request, &versioned, param);
-                write::aside(|| policy.enforce(request, object, binding, known))
+                run_blocking(|| policy.enforce(request, object, binding, known))
             }
             Err(_) if policy.ignores_failure => None,
             Err(why) => Some(policy.refusal(request, object, binding, &Violation::error(why))),

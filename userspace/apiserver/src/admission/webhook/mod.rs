@@ -12,7 +12,7 @@ use super::reinvocation::Reinvocation;
 use super::request::Request;
 use super::variables::bindings;
 use super::versioned_attributes::VersionedAttributes;
-use crate::write;
+use crate::blocking::run_blocking;
 use review::Answer;
 
 pub(super) use hook::Hook;
@@ -45,7 +45,7 @@ impl Hook {
         if self.conditions.is_empty() {
             return Ok(Some(versioned));
         }
-        match write::aside(|| self.conditions.hold(&bindings(request, &versioned), &mut Budget(PER_OBJECT))) {
+        match run_blocking(|| self.conditions.hold(&bindings(request, &versioned), &mut Budget(PER_OBJECT))) {
             Ok(holds) => Ok(Some(versioned).filter(|_| holds)),
             Err(_) if self.ignores_failure => Ok(None),
             Err(why) => Err(request.forbidden(object, why)),
@@ -95,7 +95,7 @@ pub(super) async fn mutate(
     object: &mut Value,
     rounds: &mut Reinvocation<usize>,
 ) -> Result<(), Status> {
-    let configurations = request.call.server.hooks.mutating.all();
+    let configurations = request.admission.hooks.mutating.all();
     for (number, hook) in configurations.iter().flat_map(|hooks| hooks.iter()).enumerate() {
         if !rounds.take_due(&number) {
             continue;
@@ -128,7 +128,7 @@ pub(super) async fn mutate(
 
 /// Calls all validating webhooks at once; the first refusal in their order is the answer.
 pub(super) async fn validate(request: &Request<'_>, object: &Value) -> Result<(), Status> {
-    let configurations = request.call.server.hooks.validating.all();
+    let configurations = request.admission.hooks.validating.all();
     let mut matching = Vec::new();
     for hook in configurations.iter().flat_map(|hooks| hooks.iter()) {
         if let Some(versioned) = hook.match_request(request, object).await? {

@@ -9,7 +9,6 @@ use super::Hook;
 use crate::admission::request::{Operation, Request};
 use crate::admission::variables::request_fields;
 use crate::admission::versioned_attributes::VersionedAttributes;
-use crate::webhook;
 
 /// Why a webhook gave no valid answer. The text is the API's.
 #[derive(Debug, thiserror::Error)]
@@ -38,7 +37,8 @@ pub(super) async fn call(
     let review = json!({
         "kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1", "request": review_request(request, versioned, &uid),
     });
-    let called = webhook::call(&request.call.server, &hook.client, &review, Some(hook.timeout)).await;
+    let webhooks = &request.admission.storage.webhooks;
+    let called = webhooks.post_review(&hook.client, &review, Some(hook.timeout)).await;
     let answer = called.map_err(|why| CallError::Call(why.to_string()))?;
     read(&answer, &uid, &hook.name, mutating).map_err(CallError::InvalidResponse)
 }

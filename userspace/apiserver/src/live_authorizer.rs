@@ -1,16 +1,17 @@
 //! Authorisation of requests: the pure authoriser, kept up with the caches, and its answers as the API words them.
 
-use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+use std::sync::RwLockReadGuard;
 
 use serde_json::{Value, json};
 use skep_api::{Kind, Reason, Status, meta};
 
 use crate::authz::{Attributes, Authorizer, Decision};
 use crate::identity::Identity;
+use crate::lock::RwLock;
 
 /// Fed by the caches with every change, in order, before a read can see it.
 #[derive(Default)]
-pub(crate) struct Access {
+pub(crate) struct LiveAuthorizer {
     authorizer: RwLock<Authorizer>,
 }
 
@@ -19,19 +20,19 @@ pub(crate) fn matters(kind: &Kind) -> bool {
     kind.group == "rbac.authorization.k8s.io" || kind.group.is_empty() && kind.kind == "Pod"
 }
 
-impl Access {
+impl LiveAuthorizer {
     /// Nothing that panics runs under the lock.
     fn read(&self) -> RwLockReadGuard<'_, Authorizer> {
-        self.authorizer.read().unwrap_or_else(PoisonError::into_inner)
+        self.authorizer.read()
     }
 
     pub(crate) fn apply(&self, object: &Value) {
-        self.authorizer.write().unwrap_or_else(PoisonError::into_inner).apply(object);
+        self.authorizer.write().apply(object);
     }
 
     pub(crate) fn delete(&self, object: &Value) {
         let kind = object["kind"].as_str().unwrap_or_default();
-        let mut authorizer = self.authorizer.write().unwrap_or_else(PoisonError::into_inner);
+        let mut authorizer = self.authorizer.write();
         authorizer.delete(kind, meta::namespace(object), meta::name(object));
     }
 

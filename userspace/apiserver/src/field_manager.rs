@@ -7,8 +7,8 @@ use skep_api::apply::{self, Writer};
 use skep_api::kinds::Part;
 
 use crate::call::Call;
+use crate::clock::now;
 use crate::query::Query;
-use crate::write::now;
 
 /// Bytes of a manager's name (validation.FieldManagerMaxLength).
 const NAME_MAX: usize = 128;

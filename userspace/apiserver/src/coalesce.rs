@@ -6,33 +6,35 @@
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::lock::Lock;
 
 /// What is gathered at most: the plain text of one TLS record (RFC 8446, 5.1).
 const MOST: usize = 16 << 10;
 
 /// A stream whose flushes are put off. Clones are the same stream.
-pub(crate) struct Gathered<S>(Arc<Mutex<Inner<S>>>);
+pub(crate) struct CoalescingStream<S>(Arc<Lock<Buffered<S>>>);
 
-struct Inner<S> {
+struct Buffered<S> {
     stream: S,
     waiting: Vec<u8>,
     /// Somebody flushes after the present poll.
     put_off: bool,
 }
 
-impl<S> Clone for Gathered<S> {
-    fn clone(&self) -> Gathered<S> {
-        Gathered(self.0.clone())
+impl<S> Clone for CoalescingStream<S> {
+    fn clone(&self) -> CoalescingStream<S> {
+        CoalescingStream(self.0.clone())
     }
 }
 
-impl<S: AsyncWrite + Unpin> Gathered<S> {
-    pub(crate) fn new(stream: S) -> Gathered<S> {
-        Gathered(Arc::new(Mutex::new(Inner { stream, waiting: Vec::new(), put_off: true })))
+impl<S: AsyncWrite + Unpin> CoalescingStream<S> {
+    pub(crate) fn new(stream: S) -> CoalescingStream<S> {
+        CoalescingStream(Arc::new(Lock::new(Buffered { stream, waiting: Vec::new(), put_off: true })))
     }
 
     /// Drives a connection over this stream, and flushes what each poll of it wrote. Whoever keeps the stream behind the
@@ -53,12 +55,12 @@ impl<S: AsyncWrite + Unpin> Gathered<S> {
     }
 
     /// A panic below would leave what waits as it was.
-    fn inner(&self) -> MutexGuard<'_, Inner<S>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn inner(&self) -> MutexGuard<'_, Buffered<S>> {
+        self.0.lock()
     }
 }
 
-impl<S: AsyncWrite + Unpin> Inner<S> {
+impl<S: AsyncWrite + Unpin> Buffered<S> {
     fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_drain(context))?;
         Pin::new(&mut self.stream).poll_flush(context)
@@ -87,18 +89,18 @@ impl<S: AsyncWrite + Unpin> Inner<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Gathered<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for CoalescingStream<S> {
     fn poll_read(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inner = self.0.lock();
         Pin::new(&mut inner.stream).poll_read(context, buffer)
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Gathered<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for CoalescingStream<S> {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.poll_write_vectored(context, &[IoSlice::new(bytes)])
     }
@@ -147,7 +149,7 @@ mod tests {
     #[tokio::test]
     async fn what_a_poll_wrote_leaves_in_one_piece_when_it_ends() {
         let (near, mut far) = tokio::io::duplex(1 << 20);
-        let gathered = Gathered::new(near);
+        let gathered = CoalescingStream::new(near);
         let mut writer = gathered.clone();
         let mut buffer = [0; 64];
         let connection = async {
@@ -168,7 +170,7 @@ mod tests {
     #[tokio::test]
     async fn whoever_keeps_the_stream_writes_without_delay() {
         let (near, mut far) = tokio::io::duplex(1 << 20);
-        let gathered = Gathered::new(near);
+        let gathered = CoalescingStream::new(near);
         gathered.drive(async {}).await;
         let mut kept = gathered.clone();
         kept.write_all(b"switched").await.unwrap();
@@ -181,7 +183,7 @@ mod tests {
     #[tokio::test]
     async fn nothing_is_lost_or_reordered_whatever_the_sizes() {
         let (near, mut far) = tokio::io::duplex(1 << 10);
-        let gathered = Gathered::new(near);
+        let gathered = CoalescingStream::new(near);
         let mut writer = gathered.clone();
         let sizes = [1, 300, MOST, MOST + 1, 5, 3 * MOST, 40_000, 7];
         let sent: Vec<u8> = (0..sizes.iter().sum::<usize>()).map(|at| (at % 251) as u8).collect();

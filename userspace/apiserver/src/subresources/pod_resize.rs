@@ -5,12 +5,13 @@ use axum::response::Response;
 use serde_json::Value;
 use skep_api::Status;
 
-use super::part;
+use super::edit::part;
 use crate::call::Call;
+use crate::write::Writer;
 
-pub(super) async fn handle(call: Call, request: Request) -> Result<Response, Status> {
+pub(super) async fn handle(writer: &Writer, call: Call, request: Request) -> Result<Response, Status> {
     let change = if call.target.subresource == "resize" { resize } else { add_containers };
-    part(call, request, change).await
+    part(writer, call, request, change).await
 }
 
 fn add_containers(pod: &mut Value, from: &Value) -> Result<(), Status> {

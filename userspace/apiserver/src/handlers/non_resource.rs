@@ -1,7 +1,5 @@
 //! Discovery, schemas, version, metrics; health is beside it.
 
-use std::sync::Arc;
-
 use axum::extract::Request;
 use axum::response::Response;
 use http::header::ACCEPT;
@@ -11,27 +9,31 @@ use skep_api::aggregate::Remote;
 use skep_api::{Registry, Status, discovery, openapi};
 
 use super::health;
+use crate::aggregate;
+use crate::audit::Audit;
 use crate::identity::Identity;
 use crate::negotiate::{respond, respond_large, respond_value};
 use crate::query::Query;
-use crate::{Inner, aggregate, metrics};
+use crate::request_info::RequestInfo;
+use crate::state::Inner;
 
 /// Changes with the program only, so clients keep what they fetched.
 const SCHEMA_HASH: &str = concat!("skep-", env!("CARGO_PKG_VERSION"), "-v1.36");
 
 pub(crate) async fn handle(
-    server: &Arc<Inner>,
+    server: &Inner,
     identity: &Identity,
+    info: &RequestInfo<'_>,
+    query: &Query,
     request: &Request<()>,
 ) -> Result<Response, Status> {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return Err(Status::no_such_path());
     }
-    let path = request.uri().path().trim_end_matches('/');
-    let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
+    let parts: Vec<&str> = info.path.split('/').filter(|part| !part.is_empty()).collect();
     let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let aggregated = accept.contains("as=APIGroupDiscoveryList") && accept.contains("v=v2");
-    let (registry, remotes) = (server.caches.registry(), server.aggregator.told());
+    let (registry, remotes) = (server.storage.caches.registry(), server.aggregator.told());
     let document = match parts.as_slice() {
         ["api"] if aggregated => return Ok(aggregated_answer(&registry, &remotes, true)),
         ["apis"] if aggregated => return Ok(aggregated_answer(&registry, &remotes, false)),
@@ -43,7 +45,9 @@ pub(crate) async fn handle(
         ["openapi", "v3"] => Some(openapi::v3_index(&registry, &remotes, SCHEMA_HASH)),
         ["openapi", "v3", "api", version] => openapi::v3(&registry, "", version),
         ["openapi", "v3", "apis", group, version] => {
-            if let Some(answer) = aggregate::openapi(server, identity, group, version, request).await {
+            if let Some(answer) =
+                aggregate::openapi(&server.aggregator, identity, group, version, request).await
+            {
                 return answer;
             }
             openapi::v3(&registry, group, version)
@@ -54,13 +58,15 @@ pub(crate) async fn handle(
         ["openapi", "v2"] => Some(openapi::v2(&registry)),
         ["version"] => Some(version()),
         [which @ ("healthz" | "livez" | "readyz"), check @ ..] => {
-            let query = Query::parse(request.uri());
-            return Ok(health::handle(server, &query, which, &check.join("/")).await);
+            return Ok(health::handle(server, query, which, &check.join("/")).await);
         }
-        ["metrics"] => return Ok(metrics::respond(server)),
+        ["metrics"] => {
+            let audit_errors = server.config.audit.as_ref().map(Audit::lost);
+            return Ok(server.metrics.respond(&server.storage.caches, audit_errors));
+        }
         ["metrics", "slis"] => {
             health::check_all(server).await;
-            return Ok(metrics::respond_slis(server));
+            return Ok(server.metrics.respond_slis());
         }
         _ => None,
     };

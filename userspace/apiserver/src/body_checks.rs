@@ -1,0 +1,120 @@
+//! Checks of an object from a request body: its schema, and its identity against the path and the stored object.
+
+use serde_json::Value;
+use skep_api::Kind;
+use skep_api::Status;
+use skep_api::meta;
+use skep_api::schema;
+use skep_api::schema::SchemaProblem;
+
+use crate::call::Call;
+use crate::negotiate::Warnings;
+use crate::object::Object;
+use crate::write_options::Options;
+
+/// A decoded body against the kind's schema: unknown fields are dropped, warned of or refused; wrong types refused.
+pub(crate) fn check_schema(
+    kind: &Kind,
+    object: &mut Value,
+    text: Option<&[u8]>,
+    options: &Options,
+) -> Result<Warnings, Status> {
+    let problems = kind.check_schema(object);
+    if let Some(wrong) = problems.iter().find(|problem| matches!(problem, SchemaProblem::WrongType { .. })) {
+        let form = format!(
+            "{} in version \"{}\" cannot be handled as a {}: {wrong}",
+            kind.kind, kind.version, kind.kind
+        );
+        return Err(Status::bad_request(form));
+    }
+    let mut found: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    if let Some(text) = text.filter(|_| !options.ignores_unknown_fields()) {
+        found.extend(schema::duplicates(text).iter().map(|path| format!("duplicate field \"{path}\"")));
+    }
+    options.judge(found, |all| {
+        Status::bad_request(format!(
+            "{} in version \"{}\" cannot be handled as a {}: strict decoding error: {all}",
+            kind.kind, kind.version, kind.kind
+        ))
+    })
+}
+
+/// The body must be of the kind that the path names.
+pub(crate) fn check_kind(kind: &Kind, object: &mut Value) -> Result<(), Status> {
+    let wanted = (kind.api_version(), &*kind.kind);
+    let api_version = object["apiVersion"].as_str().unwrap_or_default();
+    let found = object["kind"].as_str().unwrap_or_default();
+    if !api_version.is_empty() && api_version != wanted.0 {
+        return Err(Status::bad_request(format!(
+            "the API version in the data ({api_version}) does not match the expected API version ({})",
+            wanted.0
+        )));
+    }
+    if !found.is_empty() && found != wanted.1 {
+        return Err(Status::bad_request(format!(
+            "{found} in version \"{}\" cannot be handled as a {}: no kind \"{found}\" is registered for this path",
+            kind.version, kind.kind
+        )));
+    }
+    object["apiVersion"] = wanted.0.into();
+    object["kind"] = wanted.1.into();
+    Ok(())
+}
+
+/// Namespace and name of the body must be those of the path.
+pub(crate) fn check_place(call: &Call, object: &mut Value) -> Result<(), Status> {
+    let target = &call.target;
+    let metadata = meta::of_mut(object);
+    if target.kind.namespaced() {
+        let found = metadata.get("namespace").and_then(Value::as_str).unwrap_or_default();
+        if !found.is_empty() && found != target.namespace {
+            return Err(Status::bad_request(
+                "the namespace of the provided object does not match the namespace sent on the request",
+            ));
+        }
+        metadata.insert("namespace".into(), target.namespace.as_str().into());
+    } else {
+        metadata.remove("namespace");
+    }
+    if !target.name.is_empty() {
+        let found = metadata.get("name").and_then(Value::as_str).unwrap_or_default();
+        if !found.is_empty() && found != target.name {
+            return Err(Status::bad_request(format!(
+                "the name of the object ({found}) does not match the name on the URL ({})",
+                target.name
+            )));
+        }
+        metadata.insert("name".into(), target.name.as_str().into());
+    }
+    Ok(())
+}
+
+/// The resourceVersion that a write requires; empty if it names none.
+pub(crate) fn wanted_revision(object: &Value) -> &str {
+    match object["metadata"]["resourceVersion"].as_str() {
+        None | Some("0") => "",
+        Some(revision) => revision,
+    }
+}
+
+/// The version and the identity that the client's object has, if it has any, must be the present ones.
+pub(crate) fn check_preconditions(kind: &Kind, object: &Value, old: &Object) -> Result<(), Status> {
+    let wanted = wanted_revision(object);
+    if !wanted.is_empty() && wanted.parse::<u64>().is_err() {
+        return Err(Status::bad_request(format!(
+            "metadata.resourceVersion: Invalid value: \"{wanted}\": must be an unsigned integer"
+        )));
+    }
+    if !wanted.is_empty() && wanted != old.revision.to_string() {
+        return Err(Status::stale(kind, meta::name(object)));
+    }
+    let (uid, present) = (meta::uid(object).to_owned(), old.value());
+    if !uid.is_empty() && uid != meta::uid(&present) {
+        let why = format!(
+            "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+            meta::uid(&present)
+        );
+        return Err(Status::conflict(kind, meta::name(object), &why));
+    }
+    Ok(())
+}

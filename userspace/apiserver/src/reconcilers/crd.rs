@@ -1,0 +1,194 @@
+//! The lifecycle of CustomResourceDefinitions: accepts names, marks kinds established, and on deletion removes the
+//! instances first. `skep_api::custom::definition` decides; this file writes.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use http::HeaderMap;
+use http::Method;
+use serde_json::Value;
+use skep_api::Kind;
+use skep_api::KindRef;
+use skep_api::Status;
+use skep_api::custom::definition;
+use skep_api::custom::definition::CLEANUP;
+use skep_api::custom::definition::Verdict;
+use skep_api::meta;
+use tokio::task::JoinSet;
+
+use super::reconcile_loop;
+use super::reconcile_loop::RETRY_INTERVAL;
+use crate::authz::SUPERUSERS;
+use crate::call::Call;
+use crate::clock::now;
+use crate::definitions;
+use crate::deletion::DeleteOptions;
+use crate::identity::Identity;
+use crate::lock::Lock;
+use crate::object::Object;
+use crate::object::prefix;
+use crate::query::Query;
+use crate::request_info::Target;
+use crate::stored::store_error;
+use crate::write::Writer;
+
+pub(super) async fn run(writer: Arc<Writer>) {
+    let Some(kind) = definitions::kind() else { return };
+    let removals = Removals::default();
+    reconcile_loop::run(&writer.storage.caches, kind, || round(&writer, kind, &removals)).await;
+}
+
+/// Reconciles every definition; false if a write failed and must be repeated.
+async fn round(writer: &Arc<Writer>, kind: &Kind, removals: &Removals) -> bool {
+    let Some(resource) = writer.storage.caches.of(kind) else { return true };
+    let objects = resource.list(&prefix(kind));
+    let mut all: Vec<Value> = objects.iter().map(|object| object.value()).collect();
+    let mut done = true;
+    for (at, old) in objects.iter().enumerate() {
+        let definition = &all[at];
+        if definition["metadata"]["deletionTimestamp"].is_string() {
+            removals.start(writer, definition);
+            continue;
+        }
+        let Verdict::Changed(new) = definition::judge(definition, &all, &now()) else { continue };
+        match writer.replace(kind, old, &new).await {
+            Ok(stored) => all[at] = stored.value(),
+            // Another writer won; its event triggers the next round.
+            Err(status) if matches!(status.code, 404 | 409) => {}
+            Err(status) => {
+                let name = meta::name(definition);
+                tracing::warn!(definition = name, error = %status, "write definition status failed");
+                done = false;
+            }
+        }
+    }
+    done
+}
+
+/// The tasks that remove the instances of deleted definitions.
+#[derive(Default)]
+struct Removals {
+    /// Uids of the definitions that have a task.
+    uids: Arc<Lock<HashSet<String>>>,
+    tasks: Lock<JoinSet<()>>,
+}
+
+impl Removals {
+    /// Starts to remove the instances of a definition, unless a task does so already.
+    fn start(&self, writer: &Arc<Writer>, definition: &Value) {
+        let mut finalizers = definition["metadata"]["finalizers"].as_array().into_iter().flatten();
+        let uid = meta::uid(definition).to_owned();
+        if !finalizers.any(|finalizer| finalizer == CLEANUP) || !self.uids.lock().insert(uid.clone()) {
+            return;
+        }
+        let (writer, uids, name) = (writer.clone(), self.uids.clone(), meta::name(definition).to_owned());
+        let mut tasks = self.tasks.lock();
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn(async move {
+            remove_until_gone(&writer, &name, &uid).await;
+            uids.lock().remove(&uid);
+        });
+    }
+}
+
+/// Removes instances until none is left: again after a change of one, and at an interval.
+async fn remove_until_gone(writer: &Writer, name: &str, uid: &str) {
+    loop {
+        match remove_instances(writer, name, uid).await {
+            Ok(true) => return,
+            Ok(false) => {}
+            Err(status) => tracing::info!(definition = name, error = %status, "remove instances failed"),
+        }
+        let caches = &writer.storage.caches;
+        match caches.made_by(name).and_then(|kind| caches.of(&kind)) {
+            Some(instances) => {
+                let mut changes = instances.subscribe();
+                drop(instances);
+                let _ = tokio::time::timeout(RETRY_INTERVAL, changes.recv()).await;
+            }
+            None => tokio::time::sleep(RETRY_INTERVAL).await,
+        }
+    }
+}
+
+const INSTANCES_REMOVED: (&str, &str) = ("InstanceDeletionCompleted", "removed all instances");
+
+/// Deletes all instances; true when they and their definition are gone.
+async fn remove_instances(writer: &Writer, name: &str, uid: &str) -> Result<bool, Status> {
+    let Some(kind) = definitions::kind() else { return Ok(true) };
+    let old = match writer.storage.latest(kind, "", name).await {
+        Ok(old) => old,
+        Err(status) if status.code == 404 => return Ok(true),
+        Err(status) => return Err(status),
+    };
+    let value = old.value();
+    if meta::uid(&value) != uid {
+        return Ok(true);
+    }
+    if !definition::established(&value) {
+        return finish(writer, kind, &old, ("NeverEstablished", "resource was never established")).await;
+    }
+    let reason = ("InstanceDeletionInProgress", "CustomResource deletion is in progress");
+    let old = set_terminating(writer, kind, &old, reason).await?;
+    let Some(custom_kind) = writer.storage.caches.made_by(name) else {
+        return finish(writer, kind, &old, INSTANCES_REMOVED).await;
+    };
+    match delete_all(writer, &custom_kind).await {
+        Ok(0) => finish(writer, kind, &old, INSTANCES_REMOVED).await,
+        Ok(_) => Ok(false),
+        Err(status) => {
+            let message = format!("could not issue all deletes: {status}");
+            set_terminating(writer, kind, &old, ("InstanceDeletionFailed", &message)).await?;
+            Err(status)
+        }
+    }
+}
+
+/// Deletes every object that is not marked for deletion; returns how many objects are left.
+async fn delete_all(writer: &Writer, kind: &KindRef) -> Result<usize, Status> {
+    let caches = &writer.storage.caches;
+    let list = || caches.of(kind).map(|resource| resource.list(&prefix(kind))).unwrap_or_default();
+    let call = Call {
+        identity: Identity::new("system:apiserver", &[SUPERUSERS]),
+        target: Target::collection(kind.clone()),
+        method: Method::DELETE,
+        headers: HeaderMap::new(),
+        query: Query::default(),
+        notes: Arc::default(),
+    };
+    for object in list() {
+        let value = object.value();
+        if value["metadata"]["deletionTimestamp"].is_string() {
+            continue;
+        }
+        let options = DeleteOptions::default();
+        match writer.delete(&call, meta::namespace(&value), meta::name(&value), &options).await {
+            Err(status) if status.code != 404 => return Err(status),
+            _ => {}
+        }
+    }
+    caches.catch_up().await.map_err(store_error)?;
+    Ok(list().len())
+}
+
+/// Sets the condition `Terminating` to true, with a reason and a message.
+async fn set_terminating(
+    writer: &Writer,
+    kind: &Kind,
+    old: &Object,
+    reason: (&str, &str),
+) -> Result<Object, Status> {
+    let mut new = old.value();
+    definition::set_condition(&mut new, "Terminating", true, reason, &now());
+    writer.replace(kind, old, &new).await
+}
+
+/// Removes the finalizer, and with it the definition.
+async fn finish(writer: &Writer, kind: &Kind, old: &Object, reason: (&str, &str)) -> Result<bool, Status> {
+    let mut new = old.value();
+    definition::set_condition(&mut new, "Terminating", false, reason, &now());
+    if let Some(finalizers) = new["metadata"]["finalizers"].as_array_mut() {
+        finalizers.retain(|finalizer| finalizer != CLEANUP);
+    }
+    writer.replace(kind, old, &new).await.map(|_| true)
+}

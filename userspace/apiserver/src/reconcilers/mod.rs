@@ -1,0 +1,33 @@
+//! Reconcilers that need the server's own stores: each compares objects with what they should be, and writes the
+//! difference. They run until [`Running`] is dropped.
+
+mod crd;
+mod local_api_services;
+mod policy_status;
+mod reconcile_loop;
+mod remote_api_services;
+pub(crate) mod service_allocations;
+
+use std::sync::Arc;
+
+use tokio::task::JoinSet;
+
+use crate::aggregate::Aggregator;
+use crate::write::Writer;
+
+/// The tasks of all reconcilers; dropping it stops them.
+pub(crate) struct Running {
+    _tasks: JoinSet<()>,
+}
+
+/// Starts all reconcilers.
+pub(crate) fn start(writer: &Arc<Writer>, aggregator: &Arc<Aggregator>) -> Running {
+    let mut tasks = JoinSet::new();
+    let storage = &writer.storage;
+    tasks.spawn(service_allocations::run(writer.allocator.clone()));
+    tasks.spawn(crd::run(writer.clone()));
+    tasks.spawn(remote_api_services::run(storage.clone(), aggregator.clone()));
+    tasks.spawn(local_api_services::run(storage.clone()));
+    tasks.spawn(policy_status::run(storage.clone()));
+    Running { _tasks: tasks }
+}

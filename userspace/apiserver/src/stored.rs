@@ -1,0 +1,140 @@
+//! Objects in the store, in whichever version a request uses: read, inserted, replaced, removed.
+//!
+//! Nothing is admitted, validated or allocated here: [`crate::write::Writer`] does that first.
+
+use std::sync::Arc;
+
+use serde_json::Map;
+use serde_json::Value;
+use serde_json::json;
+use skep_api::Kind;
+use skep_api::Reason;
+use skep_api::Status;
+use skep_api::meta;
+use skep_store::Expect;
+use skep_store::StoreError;
+
+use crate::cache::Caches;
+use crate::clock::now;
+use crate::convert;
+use crate::object::Object;
+use crate::object::key;
+use crate::object::to_stored;
+use crate::webhook;
+
+/// The caches, the store below them, and the webhooks that convert custom resources. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Storage {
+    pub(crate) caches: Caches,
+    pub(crate) webhooks: Arc<webhook::Client>,
+}
+
+impl Storage {
+    pub(crate) fn new(caches: Caches) -> Storage {
+        Storage { webhooks: Arc::new(webhook::Client::new(caches.clone())), caches }
+    }
+
+    /// The object in the kind's version, at least as new as every write acknowledged before this call; 404 if missing.
+    pub(crate) async fn latest(
+        &self,
+        kind: &Kind,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Arc<Object>, Status> {
+        self.caches.catch_up().await.map_err(store_error)?;
+        convert::one(&self.webhooks, kind, self.caches.get_or_404(kind, namespace, name)?).await
+    }
+
+    /// Stores a new object; `AlreadyExists` if its key is taken.
+    pub(crate) async fn insert(&self, kind: &Kind, object: &Value) -> Result<Object, Status> {
+        let at = key(kind, meta::namespace(object), meta::name(object));
+        let stored = convert::to_stored(&self.webhooks, kind, object).await?;
+        match self.caches.store().put(&at, stored, Expect::Absent).await {
+            Ok(entry) => Ok(Object::written(kind, &entry, object)),
+            Err(StoreError::Conflict { .. }) => Err(Status::already_exists(kind, meta::name(object))),
+            Err(error) => Err(store_error(error)),
+        }
+    }
+
+    /// Replaces `old` if it is still the stored version ([`Status::is_stale`] otherwise). An unchanged object is not
+    /// written.
+    pub(crate) async fn replace(&self, kind: &Kind, old: &Object, new: &Value) -> Result<Object, Status> {
+        if is_same(new, &old.value()) {
+            return Ok(Object {
+                key: old.key.clone(),
+                revision: old.revision,
+                bytes: old.bytes.clone(),
+                version: old.version.clone(),
+                selectable: old.selectable.clone(),
+            });
+        }
+        let stored = convert::to_stored(&self.webhooks, kind, new).await?;
+        match self.caches.store().put(&old.key, stored, Expect::Revision(old.revision)).await {
+            Ok(entry) => Ok(Object::written(kind, &entry, new)),
+            Err(StoreError::Conflict { .. }) => Err(Status::stale(kind, meta::name(new))),
+            Err(error) => Err(store_error(error)),
+        }
+    }
+
+    /// Removes an object; returns it as it was, at the revision of its deletion.
+    pub(crate) async fn remove(&self, kind: &Kind, old: &Object) -> Result<Object, Status> {
+        let name = || old.key.rsplit('/').next().unwrap_or_default();
+        match self.caches.store().delete(&old.key, Expect::Revision(old.revision)).await {
+            Ok((_, revision)) => Ok(old.deleted(revision)),
+            Err(StoreError::NotFound) => Err(Status::not_found(kind, name())),
+            Err(StoreError::Conflict { .. }) => Err(Status::stale(kind, name())),
+            Err(error) => Err(store_error(error)),
+        }
+    }
+}
+
+/// Whether two objects differ in nothing but their resourceVersion.
+fn is_same(new: &Value, old: &Value) -> bool {
+    let fields = |value: &Value| value.as_object().map_or(0, Map::len);
+    let same_metadata = |new: &Value, old: &Value| {
+        let count = |value: &Value| fields(value) - usize::from(value.get("resourceVersion").is_some());
+        let mut all = new.as_object().into_iter().flatten();
+        count(new) == count(old)
+            && all.all(|(name, value)| name == "resourceVersion" || old.get(name) == Some(value))
+    };
+    let mut all = new.as_object().into_iter().flatten();
+    fields(new) == fields(old)
+        && all.all(|(name, value)| match name.as_str() {
+            "metadata" => same_metadata(value, &old["metadata"]),
+            name => old.get(name) == Some(value),
+        })
+}
+
+/// The object that a dry run would have stored.
+pub(crate) fn unstored(kind: &Kind, old: &Object, new: &Value) -> Object {
+    let entry = skep_store::Entry {
+        key: old.key.clone(),
+        value: to_stored(new),
+        created: old.revision,
+        modified: old.revision,
+    };
+    Object::from_entry(kind, &entry)
+}
+
+/// Sets the uid and the creation time of a new object, and removes the fields that only the server may set.
+pub(crate) fn stamp(object: &mut Value) {
+    let metadata = meta::of_mut(object);
+    for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "resourceVersion", "selfLink"] {
+        metadata.remove(field);
+    }
+    metadata.insert("uid".into(), uuid::Uuid::new_v4().to_string().into());
+    metadata.insert("creationTimestamp".into(), now().into());
+}
+
+/// An error of the store as the API reports it.
+pub(crate) fn store_error(error: StoreError) -> Status {
+    match error {
+        StoreError::Compacted { oldest } => {
+            Status::expired(format!("The provided continue parameter or resource version is too old: the oldest is {oldest}"))
+        }
+        StoreError::FutureRevision { wanted, current } => Status::timeout(format!("Too large resource version: {wanted}, current: {current}"))
+            .with_details(json!({"causes": [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}]})),
+        StoreError::Full(_) => Status::new(Reason::InternalError, error.to_string()).with_code(507),
+        error => Status::internal(error),
+    }
+}

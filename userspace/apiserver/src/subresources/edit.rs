@@ -1,0 +1,97 @@
+//! Shared steps of subresources: read the body, change the object behind, answer.
+
+use axum::extract::Request;
+use axum::response::Response;
+use http::Method;
+use http::StatusCode;
+use serde_json::Value;
+use skep_api::Status;
+use skep_api::kinds::Part;
+use skep_api::meta;
+
+use crate::body;
+use crate::body_checks::check_preconditions;
+use crate::call::Call;
+use crate::handlers::patch::Form;
+use crate::handlers::patch::decode;
+use crate::negotiate::respond_object;
+use crate::negotiate::respond_value;
+use crate::negotiate::view;
+use crate::object::Object;
+use crate::write::Writer;
+use crate::write_options::Options;
+
+/// Get, update or patch of a subresource that is a part of its object: `change` takes the part over into the object.
+pub(super) async fn part(
+    writer: &Writer,
+    call: Call,
+    request: Request,
+    change: fn(&mut Value, &Value) -> Result<(), Status>,
+) -> Result<Response, Status> {
+    let kind = &call.target.kind;
+    let view = view(&call.headers, None)?;
+    if call.method == Method::GET {
+        let object = writer.storage.latest(kind, &call.target.namespace, &call.target.name).await?;
+        return Ok(respond_object(StatusCode::OK, view, kind, &object, &Vec::new()));
+    }
+    let options = Options::parse(&call.query)?;
+    let bytes = body::read(request.into_body()).await?;
+    let wanted = match call.method {
+        Method::PUT => Wanted::Whole(body::decode(&call.headers, &bytes)?),
+        Method::PATCH => Wanted::Patch(Form::of(&call)?, decode(&bytes)?),
+        _ => return Err(Status::method_not_supported(kind, call.method.as_str())),
+    };
+    let stored = edit(writer, &call, &options, |old| {
+        let from = match &wanted {
+            Wanted::Whole(object) => object.clone(),
+            Wanted::Patch(form, patch) => form.apply(kind, old.clone(), patch)?,
+        };
+        let mut new = old.clone();
+        change(&mut new, &from)?;
+        if let Some(revision) = from["metadata"].get("resourceVersion") {
+            meta::of_mut(&mut new).insert("resourceVersion".into(), revision.clone());
+        }
+        Ok(new)
+    })
+    .await?;
+    Ok(respond_object(StatusCode::OK, view, kind, &stored, &Vec::new()))
+}
+
+/// The body of a write.
+enum Wanted {
+    Whole(Value),
+    Patch(Form, Value),
+}
+
+/// Changes the whole object behind a subresource, whatever part of it the change concerns.
+pub(super) async fn edit(
+    writer: &Writer,
+    call: &Call,
+    options: &Options,
+    change: impl Fn(&Value) -> Result<Value, Status> + Send + Sync,
+) -> Result<Object, Status> {
+    let kind = &call.target.kind;
+    let change = |old: &Object| {
+        let new = change(&old.value())?;
+        check_preconditions(kind, &new, old)?;
+        Ok(new)
+    };
+    writer.guaranteed_update(call, kind, Part::Whole, options, change).await
+}
+
+/// The answer to a posted subresource.
+pub(super) fn success() -> Response {
+    respond_value(
+        StatusCode::CREATED,
+        &serde_json::json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}),
+    )
+}
+
+/// The body of a POST.
+pub(super) async fn posted(call: &Call, request: Request) -> Result<Value, Status> {
+    if call.method != Method::POST {
+        return Err(Status::method_not_supported(&call.target.kind, call.method.as_str()));
+    }
+    let bytes = body::read(request.into_body()).await?;
+    body::decode_optional(&call.headers, &bytes)
+}
