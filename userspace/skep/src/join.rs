@@ -1,4 +1,6 @@
-//! How a machine becomes a node: from a token and the CA's hash to certificates of its own, and to new ones in time.
+//! Joins a machine to a cluster and renews its certificates.
+//!
+//! In: a bootstrap token and the hash of the CA, or certificates on disk. Out: the node's [`Identity`].
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
@@ -27,16 +29,16 @@ use tokio_rustls::TlsConnector;
 use crate::kubeconfig::{self, Credentials};
 use crate::pki::{self, CertifiedPem, Leaf, SERVER, hash_of_der};
 
-/// Where to join, and by what right.
+/// The cluster to join, and the credentials for it.
 #[derive(Clone, Debug)]
 pub(crate) struct Invitation {
     pub server: String,
-    /// Both only for a machine that has no certificate yet.
+    /// Only needed without a client certificate on disk, like `ca_hash`.
     pub token: Option<String>,
     pub ca_hash: Option<String>,
 }
 
-/// What a node needs to be one.
+/// The certificates of a node, and the CA.
 #[derive(Clone, Debug)]
 pub(crate) struct Identity {
     pub ca: String,
@@ -45,7 +47,7 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
-    /// When the first of the certificates should be renewed.
+    /// The time at which the first certificate should be renewed.
     pub(crate) fn due(&self) -> Option<SystemTime> {
         let due = |pem: &CertifiedPem| pki::due(&pem.certificate);
         Some(due(&self.client)?.min(due(&self.serving)?))
@@ -53,7 +55,7 @@ impl Identity {
 }
 
 /// A node's folder of keys and certificates.
-pub(crate) struct Folder {
+pub(crate) struct IdentityFolder {
     path: PathBuf,
     node: String,
     ips: Vec<IpAddr>,
@@ -61,27 +63,34 @@ pub(crate) struct Folder {
 
 const CLIENT_SIGNER: &str = "kubernetes.io/kube-apiserver-client-kubelet";
 const SERVING_SIGNER: &str = "kubernetes.io/kubelet-serving";
-const RETRY: Duration = Duration::from_secs(1);
+/// How often a pending certificate request is logged.
+const PENDING_LOG_INTERVAL: Duration = Duration::from_secs(15);
+/// Pause between attempts to join.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-impl Folder {
-    pub(crate) fn new(path: PathBuf, node: &str, ips: &[IpAddr]) -> Folder {
-        Folder { path, node: node.to_owned(), ips: ips.to_vec() }
+impl IdentityFolder {
+    pub(crate) fn new(path: PathBuf, node: &str, ips: &[IpAddr]) -> IdentityFolder {
+        IdentityFolder { path, node: node.to_owned(), ips: ips.to_vec() }
     }
 
-    /// The node's identity: what is in the folder; missing or old certificates are asked for. An old one that cannot be
-    /// renewed now still serves. A server that is away is waited for.
+    /// The node's identity. Requests missing certificates and renews old ones; keeps an old one that cannot be renewed now.
+    /// Retries while the server is unreachable.
     pub(crate) async fn identity(&self, invitation: &Invitation) -> Result<Identity> {
-        let mut told = false;
+        let mut logged = false;
         loop {
             match self.try_identity(invitation).await {
-                Err(error) if is_passing(&error) => {
-                    if !told {
-                        tracing::warn!("trying on to join: {error:#}");
-                        told = true;
+                Err(error) if is_transient(&error) => {
+                    if !logged {
+                        tracing::warn!(
+                            server = invitation.server,
+                            error = format!("{error:#}"),
+                            "join failed; retrying"
+                        );
+                        logged = true;
                     }
-                    tokio::time::sleep(RETRY).await;
+                    tokio::time::sleep(RETRY_INTERVAL).await;
                 }
-                decided => return decided,
+                result => return result,
             }
         }
     }
@@ -91,63 +100,62 @@ impl Folder {
         let ca = self.ca(invitation).await?;
         let user = Leaf::new(&format!("system:node:{}", self.node), &["system:nodes"]);
         let client = match self.read("client", &user, &ca) {
-            Found::Good(pem) => pem,
-            Found::Old(pem) => {
+            OnDisk::Current(pem) => pem,
+            OnDisk::Due(pem) => {
                 let renewed = self.renew("client", &invitation.server, &ca, &pem, &user).await;
                 or_old(renewed, pem, "client")
             }
-            Found::None => {
+            OnDisk::Missing => {
                 let token = invitation.token.as_deref().context(
-                    "this machine is no node yet: give --token and --ca-hash as `skep token create` prints them",
+                    "this machine has not joined yet: pass --token and --ca-hash as `skep token create` prints them",
                 )?;
                 let bootstrapper = kubeconfig::client(&invitation.server, &ca, Credentials::Token(token))?;
-                let made = certify(bootstrapper, CLIENT_SIGNER, &user).await?;
-                self.write("client", &made)?;
-                made
+                let issued = certify(bootstrapper, CLIENT_SIGNER, &user).await?;
+                self.write("client", &issued)?;
+                issued
             }
         };
         let names: BTreeSet<String> =
             self.ips.iter().map(ToString::to_string).chain([self.node.clone()]).collect();
         let server = Leaf { purpose: SERVER, names, ..user };
         let serving = match self.read("serving", &server, &ca) {
-            Found::Good(pem) => pem,
-            Found::Old(pem) => {
+            OnDisk::Current(pem) => pem,
+            OnDisk::Due(pem) => {
                 let renewed = self.renew("serving", &invitation.server, &ca, &client, &server).await;
                 or_old(renewed, pem, "serving")
             }
-            Found::None => self.renew("serving", &invitation.server, &ca, &client, &server).await?,
+            OnDisk::Missing => self.renew("serving", &invitation.server, &ca, &client, &server).await?,
         };
         Ok(Identity { ca, client, serving })
     }
 
-    /// The CA: from the folder, or from the server if its hash is the one that was given.
+    /// The CA: from the folder, or from the server if it has the expected hash.
     async fn ca(&self, invitation: &Invitation) -> Result<String> {
         let file = self.path.join("ca.crt");
         if let Ok(found) = std::fs::read_to_string(&file) {
             return Ok(found);
         }
         let hash = invitation.ca_hash.as_deref().context(
-            "the server's CA is not known yet: give --token and --ca-hash as `skep token create` prints them",
+            "the server's CA is not known yet: pass --token and --ca-hash as `skep token create` prints them",
         )?;
         let ca = fetch_ca(&invitation.server, hash).await?;
         pki::write_private(&file, ca.as_bytes())?;
         Ok(ca)
     }
 
-    fn read(&self, name: &str, wanted: &Leaf, ca: &str) -> Found {
+    fn read(&self, name: &str, wanted: &Leaf, ca: &str) -> OnDisk {
         let read = |extension| std::fs::read_to_string(self.path.join(format!("{name}.{extension}"))).ok();
-        let (Some(certificate), Some(key)) = (read("crt"), read("key")) else { return Found::None };
+        let (Some(certificate), Some(key)) = (read("crt"), read("key")) else { return OnDisk::Missing };
         let pem = CertifiedPem { certificate, key };
-        if wanted.is_met_by(&pem.certificate, ca) {
-            return Found::Good(pem);
+        if wanted.matches(&pem.certificate, ca) {
+            return OnDisk::Current(pem);
         }
-        // Of this CA and subject, but no longer young.
-        if wanted.is_met_but_old(&pem.certificate, ca) { Found::Old(pem) } else { Found::None }
+        if wanted.matches_and_is_valid(&pem.certificate, ca) { OnDisk::Due(pem) } else { OnDisk::Missing }
     }
 
     fn write(&self, name: &str, pem: &CertifiedPem) -> Result<()> {
         let certificate = self.path.join(format!("{name}.crt"));
-        // The key first: a certificate without its key would be taken for the whole.
+        // The key first: a certificate on disk means that the pair is complete.
         let _ = std::fs::remove_file(&certificate);
         pki::write_private(&self.path.join(format!("{name}.key")), pem.key.as_bytes())?;
         pki::write_private(&certificate, pem.certificate.as_bytes())?;
@@ -165,16 +173,16 @@ impl Folder {
         let client = kubeconfig::client(server, ca, Credentials::Certificate(by))?;
         let signer = if wanted.purpose == SERVER { SERVING_SIGNER } else { CLIENT_SIGNER };
         if wanted.purpose == SERVER {
-            introduce(client.clone(), &self.node, &self.ips).await?;
+            register_addresses(client.clone(), &self.node, &self.ips).await?;
         }
-        let made = certify(client, signer, wanted).await?;
-        self.write(name, &made)?;
-        Ok(made)
+        let issued = certify(client, signer, wanted).await?;
+        self.write(name, &issued)?;
+        Ok(issued)
     }
 }
 
-/// Whether the same may succeed a little later: the server is away, not of another opinion.
-fn is_passing(error: &anyhow::Error) -> bool {
+/// Whether a retry may succeed: the server is unreachable or overloaded; it did not refuse.
+fn is_transient(error: &anyhow::Error) -> bool {
     if let Some(error) = error.chain().find_map(|cause| cause.downcast_ref::<kube::Error>()) {
         return match error {
             kube::Error::Api(status) => status.code >= 500 || status.code == 429,
@@ -182,28 +190,34 @@ fn is_passing(error: &anyhow::Error) -> bool {
             _ => false,
         };
     }
-    // A certificate that is not trusted comes as invalid data.
+    // An untrusted certificate is reported as invalid data.
     let io = error.chain().find_map(|cause| cause.downcast_ref::<std::io::Error>());
     io.is_some_and(|io| {
         !matches!(io.kind(), ErrorKind::InvalidData | ErrorKind::NotFound | ErrorKind::PermissionDenied)
     })
 }
 
-enum Found {
-    None,
-    Old(CertifiedPem),
-    Good(CertifiedPem),
+/// A certificate on disk.
+enum OnDisk {
+    Missing,
+    /// Valid, but should be renewed.
+    Due(CertifiedPem),
+    Current(CertifiedPem),
 }
 
 fn or_old(renewed: Result<CertifiedPem>, old: CertifiedPem, name: &str) -> CertifiedPem {
     renewed.unwrap_or_else(|error| {
-        tracing::warn!("the {name} certificate is not renewed, the old one goes on: {error:#}");
+        tracing::warn!(
+            certificate = name,
+            error = format!("{error:#}"),
+            "certificate renewal failed; the old certificate stays in use"
+        );
         old
     })
 }
 
-/// Tells the API server that the node exists and where: a serving certificate is given for known addresses only.
-async fn introduce(client: Client, node: &str, ips: &[IpAddr]) -> Result<()> {
+/// Registers the node and its addresses: serving certificates are issued for registered addresses only.
+async fn register_addresses(client: Client, node: &str, ips: &[IpAddr]) -> Result<()> {
     let nodes: Api<Node> = Api::all(client);
     let found = nodes.get_opt(node).await.with_context(|| format!("look for node {node}"))?;
     if found.is_none() {
@@ -220,7 +234,7 @@ async fn introduce(client: Client, node: &str, ips: &[IpAddr]) -> Result<()> {
     Ok(())
 }
 
-/// Asks for a certificate and waits for it.
+/// Requests a certificate and waits until it is issued.
 async fn certify(client: Client, signer: &str, wanted: &Leaf) -> Result<CertifiedPem> {
     let (key, csr) = pki::request(wanted)?;
     let purpose = if wanted.purpose == SERVER { "server auth" } else { "client auth" };
@@ -236,7 +250,7 @@ async fn certify(client: Client, signer: &str, wanted: &Leaf) -> Result<Certifie
     };
     let requests: Api<CertificateSigningRequest> = Api::all(client);
     let created = requests.create(&PostParams::default(), &request).await;
-    let name = created.context("ask for a certificate")?.metadata.name.context("the request has no name")?;
+    let name = created.context("request a certificate")?.metadata.name.context("the request has no name")?;
     let decided = await_condition(requests, &name, |request: Option<&CertificateSigningRequest>| {
         request.is_none_or(|request| certificate(request).is_some() || refusal(request).is_some())
     });
@@ -244,14 +258,14 @@ async fn certify(client: Client, signer: &str, wanted: &Leaf) -> Result<Certifie
     let request = loop {
         tokio::select! {
             decided = &mut decided => break decided.context("wait for the certificate")?,
-            () = tokio::time::sleep(Duration::from_secs(15)) => {
-                tracing::warn!("request {name} waits; approve it with `kubectl certificate approve {name}`");
+            () = tokio::time::sleep(PENDING_LOG_INTERVAL) => {
+                tracing::warn!(request = name, "certificate request is pending; run `kubectl certificate approve {name}`");
             }
         }
     };
     let request = request.with_context(|| format!("request {name} was deleted"))?;
     if let Some(reason) = refusal(&request) {
-        bail!("request {name} is refused: {reason}");
+        bail!("request {name} was refused: {reason}");
     }
     let certificate = certificate(&request).with_context(|| format!("request {name} has no certificate"))?;
     Ok(CertifiedPem { certificate, key: key.serialize_pem() })
@@ -269,7 +283,7 @@ fn refusal(request: &CertificateSigningRequest) -> Option<String> {
     Some(found.message.clone().unwrap_or_else(|| found.type_.clone()))
 }
 
-/// Takes the CA from the server's own certificate chain.
+/// Takes the CA from the server's certificate chain.
 async fn fetch_ca(server: &str, hash: &str) -> Result<String> {
     let url: http::Uri = server.parse().with_context(|| format!("{server:?} is not a URL"))?;
     let host = url.host().with_context(|| format!("{server:?} names no host"))?.to_owned();
@@ -286,10 +300,10 @@ async fn fetch_ca(server: &str, hash: &str) -> Result<String> {
         .with_context(|| format!("{host:?} is no host name"))?;
     let connector = TlsConnector::from(Arc::new(config));
     let stream = TcpStream::connect((host.trim_matches(['[', ']']), port)).await;
-    let stream = stream.with_context(|| format!("reach {server}"))?;
-    connector.connect(name, stream).await.with_context(|| format!("trust {server}"))?;
+    let stream = stream.with_context(|| format!("connect to {server}"))?;
+    connector.connect(name, stream).await.with_context(|| format!("verify the certificate of {server}"))?;
     let found = pinned.found.lock().unwrap_or_else(PoisonError::into_inner).take();
-    let found = found.context("the server showed no CA")?;
+    let found = found.context("the server sent no CA")?;
     Ok(to_pem(&found))
 }
 
@@ -303,7 +317,7 @@ fn to_pem(certificate: &[u8]) -> String {
     pem + "-----END CERTIFICATE-----\n"
 }
 
-/// Trusts a server whose chain holds the CA with the given hash, and keeps that CA.
+/// Trusts a server whose chain contains the CA with the given hash, and records that CA.
 #[derive(Debug)]
 struct PinnedCa {
     hash: String,
@@ -322,7 +336,7 @@ impl ServerCertVerifier for PinnedCa {
     ) -> Result<ServerCertVerified, rustls::Error> {
         let ca = intermediates.iter().find(|ca| hash_of_der(ca).as_deref() == Some(&*self.hash));
         let ca = ca.ok_or_else(|| {
-            rustls::Error::General(format!("its CA has not the hash {} that --ca-hash says", self.hash))
+            rustls::Error::General(format!("no CA of its chain has the hash {} of --ca-hash", self.hash))
         })?;
         let mut roots = RootCertStore::empty();
         roots.add(ca.clone().into_owned())?;

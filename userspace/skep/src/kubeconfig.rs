@@ -1,4 +1,4 @@
-//! Writes kubeconfig files, and makes clients from credentials.
+//! Writes kubeconfig files and creates API clients.
 
 use std::path::Path;
 
@@ -12,13 +12,13 @@ use rustls_pki_types::pem::PemObject;
 
 use crate::pki::{self, CertifiedPem};
 
-/// Who a client is to the API server.
+/// The credentials of a client.
 pub(crate) enum Credentials<'a> {
     Token(&'a str),
     Certificate(&'a CertifiedPem),
 }
 
-/// A client of `server` that trusts `ca` alone.
+/// A client of `server` that trusts only `ca`.
 pub(crate) fn client(server: &str, ca: &str, credentials: Credentials<'_>) -> Result<Client> {
     let url = server.parse().with_context(|| format!("{server:?} is not a URL; use https://HOST:PORT"))?;
     let mut config = Config::new(url);
@@ -32,19 +32,19 @@ pub(crate) fn client(server: &str, ca: &str, credentials: Credentials<'_>) -> Re
             ..AuthInfo::default()
         },
     };
-    Client::try_from(config).context("make a client of the API server")
+    Client::try_from(config).context("create a client of the API server")
 }
 
-/// A client as a kubeconfig file says.
+/// A client from a kubeconfig file.
 pub(crate) async fn client_from_file(file: &Path) -> Result<(Kubeconfig, Client)> {
     let read = Kubeconfig::read_from(file).with_context(|| format!("read {}", file.display()))?;
     let options = KubeConfigOptions::default();
     let config = Config::from_custom_kubeconfig(read.clone(), &options).await;
-    let config = config.with_context(|| format!("understand {}", file.display()))?;
-    Ok((read, Client::try_from(config).context("make a client of the API server")?))
+    let config = config.with_context(|| format!("parse {}", file.display()))?;
+    Ok((read, Client::try_from(config).context("create a client of the API server")?))
 }
 
-/// An administrator's kubeconfig, with everything in it.
+/// Writes an administrator's kubeconfig with embedded certificates and key.
 pub(crate) fn write(file: &Path, server: &str, ca: &str, admin: &CertifiedPem) -> Result<()> {
     let (ca, certificate, key) =
         (STANDARD.encode(ca), STANDARD.encode(&admin.certificate), STANDARD.encode(&admin.key));

@@ -15,7 +15,7 @@ use tracing_subscriber::EnvFilter;
 
 use commands::{agent, secrets, server, token};
 
-/// Many small objects come and go with every request; measured in `cargo xtask bench api`.
+/// Every request allocates many small objects; measured with `cargo xtask bench api`.
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
@@ -23,14 +23,14 @@ static ALLOCATOR: MiMalloc = MiMalloc;
 #[derive(Parser)]
 #[command(name = "skep", version)]
 enum Command {
-    /// Be the control plane: API server, store, controllers and scheduler
+    /// Run the control plane: API server, store, controllers and scheduler
     Server(Box<server::Server>),
-    /// Be a node
+    /// Run a node
     Agent(Box<agent::Agent>),
-    /// Manage the keys that Secrets are sealed with
+    /// Manage the keys that encrypt Secrets at rest
     #[command(subcommand)]
     Secrets(secrets::Secrets),
-    /// Manage the tokens by which machines join
+    /// Manage the tokens with which machines join
     #[command(subcommand)]
     Token(token::Token),
 }
@@ -54,7 +54,7 @@ fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> Result<()> {
-    // Two threads: one may wait on a disk while the other serves.
+    // Two threads: one serves while the other waits for a disk.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     runtime.context("start the runtime")?.block_on(async {
         match command {

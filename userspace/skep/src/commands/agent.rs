@@ -1,4 +1,4 @@
-//! `skep agent`: makes this machine a node, or, with `--network-only`, gives a node of any Kubernetes its network.
+//! `skep agent`: runs this machine as a node, or, with `--network-only`, the network of a node of any Kubernetes.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::duration;
-use crate::join::{Folder, Identity, Invitation};
+use crate::join::{Identity, IdentityFolder, Invitation};
 use crate::kubeconfig::{Credentials, client, client_from_file};
 
 #[derive(clap::Args)]
@@ -28,62 +28,62 @@ pub(crate) struct Agent {
     /// The API server, as https://HOST:PORT
     #[arg(long, required_unless_present = "kubeconfig")]
     server: Option<String>,
-    /// A bootstrap token of `skep token create`; needed once
+    /// Bootstrap token of `skep token create`; needed once
     #[arg(long)]
     token: Option<String>,
     /// SHA-256 of the CA's public key, as `skep token create` prints it; needed once
     #[arg(long)]
     ca_hash: Option<String>,
-    /// Be a client as this file says, instead of joining
+    /// Use the credentials of this kubeconfig instead of joining
     #[arg(long, conflicts_with_all = ["server", "token", "ca_hash"], requires = "network_only")]
     kubeconfig: Option<PathBuf>,
-    /// Only the network: services, policy and pods' interfaces, beside a kubelet
+    /// Run only the network (services, policy, pod interfaces), for a node with a kubelet
     #[arg(long)]
     network_only: bool,
-    /// Keys, volumes, images, logs
+    /// Data directory: keys, volumes, images, logs
     #[arg(long, default_value = "/var/lib/skep/agent")]
     data_dir: PathBuf,
     /// The node's address; may be repeated for IPv4 and IPv6
     #[arg(long = "node-ip", required = true)]
     node_ips: Vec<IpAddr>,
-    /// The interface that leads to the other nodes
+    /// Interface to the other nodes
     #[arg(long, default_value = "eth0")]
     uplink: String,
-    /// Where the uplink's XDP program runs: auto, driver, generic or off; auto: in the driver, else behind it, and not
+    /// Mode of the uplink's XDP program: auto, driver, generic or off; auto: driver mode if supported, else generic, and off
     /// on a veth
     #[arg(long, default_value_t)]
     xdp: XdpMode,
     /// Port of the kubelet API
     #[arg(long, default_value_t = 10250)]
     port: u16,
-    /// containerd's socket
+    /// Socket of containerd
     #[arg(long, default_value = "/run/containerd/containerd.sock")]
     containerd: PathBuf,
-    /// Where skep-cni finds the agent
+    /// Socket on which the agent serves skep-cni
     #[arg(long, default_value = "/run/skep/cni.sock")]
     cni_socket: PathBuf,
-    /// A folder of a mounted BPF file system
+    /// Folder on a mounted BPF file system
     #[arg(long, default_value = "/sys/fs/bpf/skep")]
     bpffs: PathBuf,
-    /// The cgroup v2 folder whose processes reach services at the socket [default: the mounted root]
+    /// cgroup v2 folder whose processes get service load balancing at the socket [default: the mounted root]
     #[arg(long)]
     cgroup: Option<PathBuf>,
     /// Parent cgroup of pods
     #[arg(long, default_value = "/skep")]
     cgroup_parent: String,
-    /// Networks that pods get addresses from [default: the Node's podCIDRs]
+    /// Networks of the pods' addresses [default: the Node's podCIDRs]
     #[arg(long)]
     pod_cidr: Vec<IpNetwork>,
-    /// MTU of pods' interfaces [default: the uplink's, without what the tunnel adds]
+    /// MTU of pod interfaces [default: the uplink's, minus the overhead of the tunnel]
     #[arg(long, default_value_t = 0, hide_default_value = true)]
     mtu: u32,
-    /// How packets reach pods of other nodes: as they are, or in VXLAN where the network between carries only nodes' addresses
+    /// How packets reach pods of other nodes: unencapsulated, or in VXLAN if the network routes only node addresses
     #[arg(long, value_enum, default_value = "none")]
     tunnel: Tunnel,
-    /// A label of the Node, as key=value; may be repeated
+    /// Label of the Node, as key=value; may be repeated
     #[arg(long = "node-label", value_parser = label)]
     labels: Vec<(String, String)>,
-    /// A taint to register with, as key=value:Effect; may be repeated
+    /// Taint of the Node at registration, as key=value:Effect; may be repeated
     #[arg(long = "register-with-taint")]
     taints: Vec<String>,
     /// Name servers of pods
@@ -92,10 +92,10 @@ pub(crate) struct Agent {
     /// Domain of services
     #[arg(long, default_value = "cluster.local")]
     cluster_domain: String,
-    /// How often the node says that it lives
+    /// Interval of the node's heartbeats (Lease renewals)
     #[arg(long, default_value = "10s", value_parser = duration)]
     lease_interval: Duration,
-    /// The most pods
+    /// Maximum number of pods
     #[arg(long, default_value_t = 110)]
     max_pods: u32,
 }
@@ -106,16 +106,16 @@ enum Tunnel {
     Vxlan,
 }
 
-/// After a renewal that failed.
-const RETRY: Duration = Duration::from_secs(3600);
+/// Pause after a failed renewal of certificates.
+const RENEWAL_RETRY_INTERVAL: Duration = Duration::from_secs(3600);
 
 pub(crate) async fn run(agent: Agent) -> Result<()> {
     let stop = CancellationToken::new();
-    let asked = stop.clone();
+    let on_signal = stop.clone();
     tokio::spawn(async move {
         if super::terminated().await.is_ok() {
-            tracing::info!("asked to end; pods go on");
-            asked.cancel();
+            tracing::info!("received a signal to stop; pods keep running");
+            on_signal.cancel();
         }
     });
     if let Some(file) = &agent.kubeconfig {
@@ -127,43 +127,53 @@ pub(crate) async fn run(agent: Agent) -> Result<()> {
         token: agent.token.clone(),
         ca_hash: agent.ca_hash.clone(),
     };
-    let folder = Folder::new(agent.data_dir.join("pki"), &agent.node, &agent.node_ips);
+    let folder = IdentityFolder::new(agent.data_dir.join("pki"), &agent.node, &agent.node_ips);
     while !stop.is_cancelled() {
         let identity = tokio::select! {
             identity = folder.identity(&invitation) => identity?,
             () = stop.cancelled() => return Ok(()),
         };
-        one_life(&agent, &invitation.server, identity, &stop).await?;
+        run_until_renewal(&agent, &invitation.server, identity, &stop).await?;
     }
     Ok(())
 }
 
-/// Runs the node until it is asked to end or a certificate is due; pods live through both.
-async fn one_life(agent: &Agent, server: &str, identity: Identity, stop: &CancellationToken) -> Result<()> {
-    let due = identity.due().context("a certificate has no end")?;
-    let due = due.duration_since(SystemTime::now()).unwrap_or(RETRY);
+/// Runs the node until it is stopped or a certificate should be renewed; pods keep running in both cases.
+async fn run_until_renewal(
+    agent: &Agent,
+    server: &str,
+    identity: Identity,
+    stop: &CancellationToken,
+) -> Result<()> {
+    let due = identity.due().context("a certificate has no expiry")?;
+    let due = due.duration_since(SystemTime::now()).unwrap_or(RENEWAL_RETRY_INTERVAL);
     let client = client(server, &identity.ca, Credentials::Certificate(&identity.client))?;
-    let this_life = stop.child_token();
+    let until_renewal = stop.child_token();
     if agent.network_only {
-        return network_only(agent, client, this_life).await;
+        return network_only(agent, client, until_renewal).await;
     }
     let tls = ServingTls {
         certificate: identity.serving.certificate,
         key: identity.serving.key,
         client_ca: identity.ca,
     };
-    let running = both(agent, client, tls, this_life.clone());
+    let running = pods_and_network(agent, client, tls, until_renewal.clone());
     tokio::pin!(running);
     tokio::select! {
         ended = &mut running => return ended,
-        () = tokio::time::sleep(due) => tracing::info!("certificates are renewed"),
+        () = tokio::time::sleep(due) => tracing::info!("renewing the certificates"),
     }
-    this_life.cancel();
+    until_renewal.cancel();
     running.await
 }
 
 /// Runs pods and network over one set of informers until `stop`, or until one of them fails.
-async fn both(agent: &Agent, client: Client, tls: ServingTls, stop: CancellationToken) -> Result<()> {
+async fn pods_and_network(
+    agent: &Agent,
+    client: Client,
+    tls: ServingTls,
+    stop: CancellationToken,
+) -> Result<()> {
     let (state_in, state) = starting();
     let mut informers = Informers::default();
     let name = agent.node.clone();
@@ -266,7 +276,7 @@ async fn network_only(agent: &Agent, client: Client, stop: CancellationToken) ->
     ended
 }
 
-/// Where cgroup v2 is mounted.
+/// The mount point of cgroup v2.
 fn cgroup_root() -> Result<PathBuf> {
     let mounts = std::fs::read_to_string("/proc/self/mounts").context("read /proc/self/mounts")?;
     let found = mounts.lines().find_map(|line| {
@@ -274,7 +284,7 @@ fn cgroup_root() -> Result<PathBuf> {
         let path = fields.next()?;
         (fields.next()? == "cgroup2").then(|| PathBuf::from(path))
     });
-    found.context("cgroup v2 is not mounted; mount it, or name a folder of it with --cgroup")
+    found.context("cgroup v2 is not mounted; mount it, or pass a folder of it with --cgroup")
 }
 
 fn label(text: &str) -> Result<(String, String), String> {

@@ -1,4 +1,4 @@
-//! The flags of the audit log, named as kube-apiserver's.
+//! The flags of the audit log, with kube-apiserver's names. Out: an open audit log.
 
 use std::path::PathBuf;
 
@@ -7,19 +7,19 @@ use skep_apiserver::{Audit, AuditPolicy, LogOptions};
 
 #[derive(clap::Args)]
 pub(super) struct AuditFlags {
-    /// Which requests the audit log records: a file with a Policy of audit.k8s.io/v1
+    /// File with the audit.k8s.io/v1 Policy that selects the requests to record
     #[arg(long, requires = "audit_log_path")]
     audit_policy_file: Option<PathBuf>,
-    /// Where the audit log is written, a line of JSON an event; `-` is the standard output
+    /// File of the audit log, one JSON event a line; `-` is standard output
     #[arg(long, requires = "audit_policy_file")]
     audit_log_path: Option<PathBuf>,
-    /// Days that old audit logs are kept; 0: for ever
+    /// Days to keep old audit logs; 0: no limit
     #[arg(long, default_value_t = 366)]
     audit_log_maxage: u32,
-    /// How many old audit logs are kept; 0: all
+    /// Number of old audit logs to keep; 0: no limit
     #[arg(long, default_value_t = 100)]
     audit_log_maxbackup: usize,
-    /// Megabytes of an audit log before the next is begun; 0: no bound
+    /// Megabytes of an audit log before it is rotated; 0: no limit
     #[arg(long, default_value_t = 100)]
     audit_log_maxsize: u64,
     /// Compress old audit logs with gzip

@@ -1,4 +1,4 @@
-//! One file a command.
+//! The commands, one file each.
 
 pub(crate) mod agent;
 mod audit;
@@ -8,13 +8,13 @@ pub(crate) mod token;
 
 use std::time::Duration;
 
-/// A duration as Kubernetes' flags have it: `500ms`, `5s`, `1m30s`, `24h`.
+/// Parses a duration in the notation of Kubernetes' flags: `500ms`, `5s`, `1m30s`, `24h`.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let parsed: jiff::SignedDuration = text.parse().map_err(|error: jiff::Error| error.to_string())?;
-    Duration::try_from(parsed).map_err(|_| "a duration is not negative".to_owned())
+    Duration::try_from(parsed).map_err(|_| "a duration must not be negative".to_owned())
 }
 
-/// Ends when the process is asked to end.
+/// Returns when the process receives SIGTERM or SIGINT.
 pub(crate) async fn terminated() -> std::io::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let (mut term, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
@@ -30,7 +30,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_read_as_in_kubernetes() {
+    fn durations_have_the_notation_of_kubernetes() {
         assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(duration("1m30s"), Ok(Duration::from_secs(90)));
         assert!(duration("-5s").is_err());

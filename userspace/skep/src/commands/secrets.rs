@@ -1,4 +1,4 @@
-//! `skep secrets`: the keys that Secrets are sealed with.
+//! `skep secrets`: the keys that encrypt Secrets at rest.
 
 use std::path::PathBuf;
 
@@ -8,13 +8,13 @@ use crate::pki::Pki;
 
 #[derive(clap::Subcommand)]
 pub(crate) enum Secrets {
-    /// Make a new key to seal Secrets with
+    /// Add a new key that encrypts Secrets from now on
     Rotate(Rotate),
 }
 
 #[derive(clap::Args)]
 pub(crate) struct Rotate {
-    /// The server's folder of keys and store
+    /// Data directory of the server
     #[arg(long, default_value = "/var/lib/skep/server")]
     data_dir: PathBuf,
 }
@@ -28,21 +28,17 @@ pub(crate) fn run(secrets: Secrets) -> Result<()> {
 fn rotate(arguments: Rotate) -> Result<()> {
     let folder = arguments.data_dir.join("pki");
     if !folder.join("ca.key").exists() {
-        bail!("{} holds no server's keys; name the server's --data-dir", folder.display());
+        bail!("{} has no keys of a server; pass the server's --data-dir", folder.display());
     }
     let pki = Pki::open(&folder)?;
-    let keyring = pki.make_sealing_key()?;
+    let keyring = pki.create_sealing_key()?;
     let file = pki.sealing_file();
+    println!("Created key {}, the first line of {}.", keyring.id(), file.display());
     println!(
-        "Secrets are to be sealed with the new key {}, the first line of {}.",
-        keyring.id(),
-        file.display()
+        "Next: copy that file to the other servers of this cluster, if there are any, then restart `skep server`."
     );
     println!(
-        "Next: copy that file to the other servers of this cluster, if there are any, then restart `skep server`:"
-    );
-    println!(
-        "it seals every Secret anew as it starts. A day later, when no history needs them, the older lines may go."
+        "It encrypts every Secret with the new key when it starts. Remove the older lines a day later; until then the history needs them."
     );
     Ok(())
 }

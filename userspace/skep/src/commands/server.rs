@@ -27,13 +27,13 @@ use crate::pki::{CLIENT, Leaf, Pki, SERVER, due};
 
 #[derive(clap::Args)]
 pub(crate) struct Server {
-    /// Keys and the embedded store
+    /// Data directory: keys and the embedded store
     #[arg(long, default_value = "/var/lib/skep/server")]
     data_dir: PathBuf,
-    /// Where the API is served; other nodes must reach it
+    /// Address of the API; other nodes must be able to reach it
     #[arg(long, default_value = "127.0.0.1:6443")]
     listen: SocketAddr,
-    /// A further name or address that the API's certificate is good for; may be repeated
+    /// Additional DNS name or IP address in the API's certificate; may be repeated
     #[arg(long = "tls-san")]
     sans: Vec<String>,
     /// `embedded`, or `etcd=URL[,URL...]`
@@ -41,35 +41,35 @@ pub(crate) struct Server {
     store: StoreChoice,
     #[command(flatten)]
     etcd_tls: EtcdTls,
-    /// Addresses of Services; may be repeated for IPv4 and IPv6
+    /// Network of Services; may be repeated for IPv4 and IPv6
     #[arg(long = "service-cidr", default_value = "10.96.0.0/12")]
     service_cidrs: Vec<IpNetwork>,
-    /// Addresses of pods, of which every node gets a part; may be repeated for IPv4 and IPv6
+    /// Network of pods, from which every node gets a part; may be repeated for IPv4 and IPv6
     #[arg(long = "cluster-cidr", default_value = "10.244.0.0/16")]
     cluster_cidrs: Vec<IpNetwork>,
     #[command(flatten)]
     audit: AuditFlags,
-    /// How long a silent node counts as ready
+    /// How long a node without heartbeats counts as ready
     #[arg(long, default_value = "50s", value_parser = duration)]
     node_monitor_grace_period: Duration,
-    /// Where to write an administrator's kubeconfig [default: DATA_DIR/admin.kubeconfig]
+    /// File for an administrator's kubeconfig, in addition to the default [default: DATA_DIR/admin.kubeconfig]
     #[arg(long)]
     write_kubeconfig: Option<PathBuf>,
-    /// Several servers share one etcd: only the elected one runs controllers
+    /// Elect one of several servers with a shared etcd to run controllers
     #[arg(long)]
     leader_elect: bool,
 }
 
-/// Files in PEM.
+/// PEM files.
 #[derive(clap::Args)]
 struct EtcdTls {
-    /// The CA of etcd's certificates
+    /// CA of etcd's certificates
     #[arg(long)]
     etcd_cafile: Option<PathBuf>,
-    /// The certificate that etcd knows this server by
+    /// Client certificate for etcd
     #[arg(long, requires = "etcd_keyfile")]
     etcd_certfile: Option<PathBuf>,
-    /// Its key
+    /// Key of the client certificate
     #[arg(long, requires = "etcd_certfile")]
     etcd_keyfile: Option<PathBuf>,
 }
@@ -109,20 +109,21 @@ impl FromStr for StoreChoice {
     }
 }
 
-/// Least time until certificates are looked at again.
-const RENEW_PAUSE: Duration = Duration::from_secs(3600);
-/// Where the API server keeps Secrets.
-const SECRETS: &str = "/registry/secrets/";
-/// Who speaks for users to other API servers.
-const FRONT_PROXY: &str = "front-proxy-client";
+/// Minimum time between checks of the serving certificate.
+const MIN_RENEWAL_INTERVAL: Duration = Duration::from_secs(3600);
+/// Prefix of Secrets in the store.
+const SECRETS_PREFIX: &str = "/registry/secrets/";
+/// Common name of the client for aggregated API servers.
+const FRONT_PROXY_NAME: &str = "front-proxy-client";
+/// Issuer of service-account tokens.
 const ISSUER: &str = "https://kubernetes.default.svc";
 
 pub(crate) async fn run(server: Server) -> Result<()> {
     if server.node_monitor_grace_period < Duration::from_secs(5) {
-        bail!("--node-monitor-grace-period is at least 5s");
+        bail!("--node-monitor-grace-period must be at least 5s");
     }
     let pki = Arc::new(Pki::open(&server.data_dir.join("pki"))?);
-    let store = sealed(open_store(&server).await?, &pki).await?;
+    let store = seal_secrets(open_store(&server).await?, &pki).await?;
     let api = ApiServer::new(api_config(&server, &pki, store)?).await.context("start the API server")?;
     write_kubeconfig(&server, &pki)?;
     let controllers = skep_control::run(
@@ -154,24 +155,24 @@ async fn open_store(server: &Server) -> Result<Arc<dyn Store>> {
     }
 }
 
-/// Secrets are sealed wherever the store keeps them.
-async fn sealed(store: Arc<dyn Store>, pki: &Pki) -> Result<Arc<dyn Store>> {
+/// Encrypts Secrets in the store; those with an older key are encrypted again.
+async fn seal_secrets(store: Arc<dyn Store>, pki: &Pki) -> Result<Arc<dyn Store>> {
     let keyring = match pki.sealing_keys()? {
         Some(keyring) => keyring,
-        None if holds_sealed(&*store, SECRETS).await.context("look for sealed Secrets")? => bail!(
-            "the store holds Secrets sealed with a key of {0}, and there is no such file; restore {0} from a copy, or from \
+        None if holds_sealed(&*store, SECRETS_PREFIX).await.context("search for sealed Secrets")? => bail!(
+            "the store has Secrets sealed with a key of {0}, and there is no such file; restore {0} from a copy, or from \
              another server of this cluster",
             pki.sealing_file().display()
         ),
-        None => pki.make_sealing_key()?,
+        None => pki.create_sealing_key()?,
     };
     let key = keyring.id().to_owned();
-    let store = SealedStore::new(store, SECRETS, keyring);
+    let store = SealedStore::new(store, SECRETS_PREFIX, keyring);
     let resealed = store.reseal().await;
     let resealed =
         resealed.with_context(|| format!("read the Secrets with {}", pki.sealing_file().display()))?;
     if resealed > 0 {
-        tracing::info!(secrets = resealed, key, "sealed Secrets anew");
+        tracing::info!(secrets = resealed, key, "resealed Secrets with the newest key");
     }
     Ok(Arc::new(store))
 }
@@ -179,10 +180,10 @@ async fn sealed(store: Arc<dyn Store>, pki: &Pki) -> Result<Arc<dyn Store>> {
 fn api_config(server: &Server, pki: &Pki, store: Arc<dyn Store>) -> Result<Config> {
     let private = pki.service_account_key()?;
     let public = KeyPair::from_pem(&private).context("read the service-account key")?.public_key_pem();
-    let kubelet = pki.leaf("kubelet-client", &client_leaf("kube-apiserver-kubelet-client"))?;
+    let kubelet = pki.leaf("kubelet-client", &admin_leaf("kube-apiserver-kubelet-client"))?;
     let ca = pki.authority().pem().to_owned();
-    let (front, front_ca) = pki.front_proxy(&Leaf::new(FRONT_PROXY, &[]))?;
-    let names = vec![FRONT_PROXY.to_owned()];
+    let (front, front_ca) = pki.front_proxy(&Leaf::new(FRONT_PROXY_NAME, &[]))?;
+    let names = vec![FRONT_PROXY_NAME.to_owned()];
     Ok(Config {
         store,
         services: ServiceNetwork { cidrs: server.service_cidrs.clone(), node_ports: NODE_PORTS },
@@ -195,8 +196,8 @@ fn api_config(server: &Server, pki: &Pki, store: Arc<dyn Store>) -> Result<Confi
     })
 }
 
-/// A client that may do everything.
-fn client_leaf(name: &str) -> Leaf {
+/// A client certificate of an administrator.
+fn admin_leaf(name: &str) -> Leaf {
     Leaf { purpose: CLIENT, ..Leaf::new(name, &["system:masters"]) }
 }
 
@@ -213,7 +214,7 @@ fn control_config(server: &Server, pki: &Arc<Pki>) -> skep_control::Config {
     }
 }
 
-/// Signs requests with the cluster's CA.
+/// Signs certificate requests with the cluster's CA.
 struct CaSigner {
     pki: Arc<Pki>,
 }
@@ -225,7 +226,7 @@ impl skep_control::Signer for CaSigner {
 }
 
 fn write_kubeconfig(server: &Server, pki: &Pki) -> Result<()> {
-    let admin = pki.leaf("admin", &client_leaf("kubernetes-admin"))?;
+    let admin = pki.leaf("admin", &admin_leaf("kubernetes-admin"))?;
     let url = format!("https://{}", server.listen);
     let own = server.data_dir.join("admin.kubeconfig");
     for file in [Some(&own), server.write_kubeconfig.as_ref()].into_iter().flatten() {
@@ -238,19 +239,19 @@ fn write_one(file: &Path, url: &str, pki: &Pki, admin: &crate::pki::CertifiedPem
     kubeconfig::write(file, url, pki.authority().pem(), admin)
 }
 
-/// Serves, and takes up a renewed certificate without dropping the listener's queue.
+/// Serves the API. Switches to a renewed certificate without closing the listener.
 async fn serve(server: &Server, pki: &Pki, api: &ApiServer) -> Result<()> {
     let listener = TcpListener::bind(server.listen).await;
     let listener = Arc::new(listener.with_context(|| format!("listen on {}", server.listen))?);
     loop {
         let leaf = pki.leaf("server", &serving_leaf(server))?;
-        // The CA goes with it: a machine that joins knows only the CA's hash.
+        // The chain includes the CA: a joining machine knows only the CA's hash.
         let chain = format!("{}{}", leaf.certificate, pki.authority().pem());
         let renew = due(&leaf.certificate).and_then(|at| at.duration_since(SystemTime::now()).ok());
-        let renew = renew.unwrap_or(RENEW_PAUSE).max(RENEW_PAUSE);
+        let renew = renew.unwrap_or(MIN_RENEWAL_INTERVAL).max(MIN_RENEWAL_INTERVAL);
         tokio::select! {
             served = api.serve(&listener, &chain, &leaf.key) => return Ok(served?),
-            () = tokio::time::sleep(renew) => tracing::info!("the serving certificate is renewed"),
+            () = tokio::time::sleep(renew) => tracing::info!("renewing the serving certificate"),
         }
     }
 }
@@ -269,7 +270,7 @@ fn serving_leaf(server: &Server) -> Leaf {
     Leaf { purpose: SERVER, ..Leaf::new("kube-apiserver", &[]) }.with_names(names.into_iter().collect())
 }
 
-/// The `kubernetes` Service's address.
+/// The address of the `kubernetes` Service.
 fn first_address(cidr: &IpNetwork) -> Option<IpAddr> {
     cidr.iter().nth(1)
 }
@@ -279,7 +280,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_store_is_named_as_the_help_says() {
+    fn a_store_parses_in_the_notation_of_the_help() {
         assert_eq!("embedded".parse(), Ok(StoreChoice::Embedded));
         assert_eq!(
             "etcd=http://a,http://b".parse(),

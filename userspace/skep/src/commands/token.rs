@@ -1,4 +1,4 @@
-//! `skep token`: bootstrap tokens, by which machines join.
+//! `skep token`: bootstrap tokens, with which machines join.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::pki::ca_hash;
 
 #[derive(clap::Subcommand)]
 pub(crate) enum Token {
-    /// Make a token and print how to join with it
+    /// Create a token and print the command that joins with it
     Create(Create),
 }
 
@@ -23,10 +23,10 @@ pub(crate) struct Create {
     /// An administrator's kubeconfig
     #[arg(long, env = "KUBECONFIG", default_value = "/var/lib/skep/server/admin.kubeconfig")]
     kubeconfig: PathBuf,
-    /// How long the token is good, such as 24h
+    /// Lifetime of the token, such as 24h
     #[arg(long, default_value = "24h", value_parser = super::duration)]
     ttl: Duration,
-    /// What to print
+    /// Output format
     #[arg(long, value_enum, default_value = "command")]
     output: Output,
 }
@@ -47,13 +47,13 @@ async fn create(arguments: Create) -> Result<()> {
     let Create { kubeconfig, ttl, output } = arguments;
     let (config, client) = client_from_file(&kubeconfig).await?;
     let (server, ca) = cluster(&config).with_context(|| {
-        format!("{} names no server or holds no certificate-authority-data", kubeconfig.display())
+        format!("{} has no server or no certificate-authority-data", kubeconfig.display())
     })?;
     let ca_hash = ca_hash(&ca).context("the kubeconfig's CA is not a PEM certificate")?;
     let (id, secret) = (random(6)?, random(16)?);
     let secrets: Api<Secret> = Api::namespaced(client, "kube-system");
-    let made = secrets.create(&PostParams::default(), &bootstrap_secret(&id, &secret, ttl)?).await;
-    made.context("write the token")?;
+    let created = secrets.create(&PostParams::default(), &bootstrap_secret(&id, &secret, ttl)?).await;
+    created.context("create the token")?;
     match output {
         Output::Command => println!(
             "skep agent --node $(hostname) --server {server} --token {id}.{secret} --ca-hash {ca_hash}"
@@ -81,7 +81,7 @@ fn cluster(config: &kube::config::Kubeconfig) -> Option<(String, String)> {
     Some((cluster.server.clone()?, String::from_utf8(ca).ok()?))
 }
 
-/// The Secret that the API server knows a token by; its form is the API's.
+/// The Secret of a bootstrap token, in the format of the API.
 fn bootstrap_secret(id: &str, secret: &str, ttl: Duration) -> Result<Secret> {
     let expires = Timestamp::now().checked_add(ttl).context("--ttl is too long")?;
     let expires = Timestamp::from_second(expires.as_second())?;
@@ -91,7 +91,7 @@ fn bootstrap_secret(id: &str, secret: &str, ttl: Duration) -> Result<Secret> {
         ("expiration", expires.to_string()),
         ("usage-bootstrap-authentication", "true".to_owned()),
         ("usage-bootstrap-signing", "true".to_owned()),
-        ("description", "made by `skep token create`".to_owned()),
+        ("description", "created by `skep token create`".to_owned()),
     ];
     Ok(Secret {
         metadata: ObjectMeta { name: Some(format!("bootstrap-token-{id}")), ..ObjectMeta::default() },
@@ -101,12 +101,12 @@ fn bootstrap_secret(id: &str, secret: &str, ttl: Duration) -> Result<Secret> {
     })
 }
 
-/// Lower-case letters and digits, each as likely as any other.
+/// A random text of lower-case letters and digits, uniformly distributed.
 fn random(length: usize) -> Result<String> {
     const LETTERS: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
     let mut bytes = vec![0; length];
     if aws_lc_rs::rand::fill(&mut bytes).is_err() {
-        anyhow::bail!("the system's random numbers failed");
+        anyhow::bail!("reading random numbers failed");
     }
     Ok(bytes.iter().map(|byte| char::from(LETTERS[usize::from(byte % 32)])).collect())
 }
@@ -116,16 +116,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_has_the_form_that_the_api_demands() {
+    fn a_token_has_the_format_of_the_api() {
         let (id, secret) = (random(6).unwrap(), random(16).unwrap());
         let good = |text: &str| text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
         assert!(id.len() == 6 && secret.len() == 16 && good(&id) && good(&secret));
-        let made = bootstrap_secret(&id, &secret, Duration::from_secs(60)).unwrap();
-        assert_eq!(made.metadata.name, Some(format!("bootstrap-token-{id}")));
+        let created = bootstrap_secret(&id, &secret, Duration::from_secs(60)).unwrap();
+        assert_eq!(created.metadata.name, Some(format!("bootstrap-token-{id}")));
     }
 
     #[test]
-    fn no_two_tokens_are_the_same() {
+    fn tokens_are_random() {
         assert_ne!(random(16).unwrap(), random(16).unwrap());
     }
 }

@@ -1,4 +1,4 @@
-//! The cluster's CA: issues the server's own certificates and signs nodes' requests.
+//! A certificate authority: issues the server's own certificates and signs the requests of nodes.
 
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -11,79 +11,86 @@ use rcgen::{
 use skep_control::{SignError, SignRequest, Signer};
 use x509_parser::pem::parse_x509_pem;
 
+use super::error::PkiError;
 use super::files::{read, to_hex, write_private};
-use super::{CertifiedPem, Leaf, PkiError};
+use super::leaf::{CertifiedPem, Leaf};
 
+/// Validity of a CA's certificate.
 const CA_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
-/// Clocks of nodes may be behind.
-const SKEW: Duration = Duration::from_secs(300);
+/// Certificates are valid from this long ago, because the clocks of nodes may be behind.
+const MAX_CLOCK_SKEW: Duration = Duration::from_secs(300);
 
+/// A CA's certificate and key.
 pub(crate) struct Authority {
     pem: String,
     issuer: Issuer<'static, KeyPair>,
 }
 
 impl Authority {
-    /// Reads both files, or makes both, under this name, if there is neither.
+    /// Reads the certificate and the key, or creates a CA of this name if neither exists.
     pub(super) fn open(name: &str, certificate: &Path, key: &Path) -> Result<Authority, PkiError> {
         let (pem, key_pem) = match (read(certificate)?, read(key)?) {
             (Some(pem), Some(key)) => (pem, key),
             (None, found) => {
-                let made = make(name, found.as_deref(), key)?;
-                write_private(key, made.key.as_bytes())?;
-                write_private(certificate, made.certificate.as_bytes())?;
-                (made.certificate, made.key)
+                let created = create(name, found.as_deref(), key)?;
+                write_private(key, created.key.as_bytes())?;
+                write_private(certificate, created.certificate.as_bytes())?;
+                (created.certificate, created.key)
             }
             (Some(_), None) => {
-                let reason = "its certificate is there, the key is not".to_owned();
-                return Err(PkiError::Bad { path: key.to_owned(), reason });
+                let reason = "its certificate exists, but the key is missing".to_owned();
+                return Err(PkiError::Invalid { path: key.to_owned(), reason });
             }
         };
-        let bad = |path: &Path, reason: &dyn std::fmt::Display| PkiError::Bad {
+        let invalid = |path: &Path, reason: &dyn std::fmt::Display| PkiError::Invalid {
             path: path.to_owned(),
             reason: reason.to_string(),
         };
-        let key_pair = KeyPair::from_pem(&key_pem).map_err(|e| bad(key, &e))?;
-        let issuer = Issuer::from_ca_cert_pem(&pem, key_pair).map_err(|e| bad(certificate, &e))?;
+        let key_pair = KeyPair::from_pem(&key_pem).map_err(|e| invalid(key, &e))?;
+        let issuer = Issuer::from_ca_cert_pem(&pem, key_pair).map_err(|e| invalid(certificate, &e))?;
         Ok(Authority { pem, issuer })
     }
 
-    /// The certificate that everything of the cluster is trusted by.
+    /// The CA's certificate.
     pub(crate) fn pem(&self) -> &str {
         &self.pem
     }
 
+    /// Issues a certificate with a new key.
     pub(super) fn issue(&self, wanted: &Leaf) -> Result<CertifiedPem, PkiError> {
         let issue = || {
             let key = KeyPair::generate()?;
             let mut params = wanted.params()?;
-            limit(&mut params, wanted.lifetime);
+            set_validity(&mut params, wanted.lifetime);
             let certificate = params.signed_by(&key, &self.issuer)?;
             Ok(CertifiedPem { certificate: certificate.pem(), key: key.serialize_pem() })
         };
-        issue().map_err(|source| PkiError::Make { what: "a certificate", source })
+        issue().map_err(|source| PkiError::Create { what: "a certificate", source })
     }
 }
 
-/// SHA-256 over the subject's public key information, as kubeadm's `--discovery-token-ca-cert-hash` has it.
+/// SHA-256 of the subject public key info, in the form of kubeadm's `--discovery-token-ca-cert-hash`; `None` if the text
+/// is no PEM certificate.
 pub(crate) fn ca_hash(pem: &str) -> Option<String> {
     let (_, pem) = parse_x509_pem(pem.as_bytes()).ok()?;
     hash_of_der(&pem.contents)
 }
 
-/// The same of a certificate that is not PEM.
+/// Like [`ca_hash`], for a certificate in DER.
 pub(crate) fn hash_of_der(certificate: &[u8]) -> Option<String> {
     let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
     let hash = digest(&SHA256, certificate.public_key().raw);
     Some(format!("sha256:{}", to_hex(hash.as_ref())))
 }
 
-/// A self-signed CA, over the key that is there already if a start was interrupted after it was written.
-fn make(name: &str, found: Option<&str>, path: &Path) -> Result<CertifiedPem, PkiError> {
+/// Creates a self-signed CA. Uses an existing key: an interrupted start may have written only the key.
+fn create(name: &str, found: Option<&str>, path: &Path) -> Result<CertifiedPem, PkiError> {
     let key = match found {
         Some(pem) => KeyPair::from_pem(pem)
-            .map_err(|error| PkiError::Bad { path: path.to_owned(), reason: error.to_string() })?,
-        None => KeyPair::generate().map_err(|source| PkiError::Make { what: "the key of the CA", source })?,
+            .map_err(|error| PkiError::Invalid { path: path.to_owned(), reason: error.to_string() })?,
+        None => {
+            KeyPair::generate().map_err(|source| PkiError::Create { what: "the key of the CA", source })?
+        }
     };
     let mut params = CertificateParams::default();
     params.distinguished_name = rcgen::DistinguishedName::new();
@@ -91,17 +98,19 @@ fn make(name: &str, found: Option<&str>, path: &Path) -> Result<CertifiedPem, Pk
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages =
         vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
-    limit(&mut params, CA_LIFETIME);
-    let certificate = params.self_signed(&key).map_err(|source| PkiError::Make { what: "the CA", source })?;
+    set_validity(&mut params, CA_LIFETIME);
+    let certificate =
+        params.self_signed(&key).map_err(|source| PkiError::Create { what: "the CA", source })?;
     Ok(CertifiedPem { certificate: certificate.pem(), key: key.serialize_pem() })
 }
 
-fn limit(params: &mut CertificateParams, lifetime: Duration) {
+/// Sets the validity, the serial number and the authority key identifier.
+fn set_validity(params: &mut CertificateParams, lifetime: Duration) {
     let now = SystemTime::now();
-    params.not_before = (now - SKEW).into();
+    params.not_before = (now - MAX_CLOCK_SKEW).into();
     params.not_after = (now + lifetime).into();
     let mut serial = [0; 16];
-    // Without random numbers rcgen makes a serial number from the key.
+    // Without random numbers rcgen derives the serial number from the key.
     params.serial_number = aws_lc_rs::rand::fill(&mut serial).is_ok().then(|| {
         // A serial number is positive.
         serial[0] &= 0x7f;
@@ -113,10 +122,9 @@ fn limit(params: &mut CertificateParams, lifetime: Duration) {
 impl Signer for Authority {
     fn sign(&self, request: &SignRequest) -> Result<String, SignError> {
         let failed = |error: &dyn std::fmt::Display| SignError(error.to_string());
-        let mut asked =
-            CertificateSigningRequestParams::from_pem(&request.csr_pem).map_err(|e| failed(&e))?;
-        let params = &mut asked.params;
-        limit(params, request.lifetime);
+        let mut csr = CertificateSigningRequestParams::from_pem(&request.csr_pem).map_err(|e| failed(&e))?;
+        let params = &mut csr.params;
+        set_validity(params, request.lifetime);
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages.clear();
         params.extended_key_usages.clear();
@@ -126,10 +134,10 @@ impl Signer for Authority {
                 "key encipherment" => params.key_usages.push(KeyUsagePurpose::KeyEncipherment),
                 "client auth" => params.extended_key_usages.push(ExtendedKeyUsagePurpose::ClientAuth),
                 "server auth" => params.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth),
-                other => return Err(failed(&format!("usage {other:?} is not certified here"))),
+                other => return Err(failed(&format!("usage {other:?} is not supported"))),
             }
         }
-        Ok(asked.signed_by(&self.issuer).map_err(|e| failed(&e))?.pem())
+        Ok(csr.signed_by(&self.issuer).map_err(|e| failed(&e))?.pem())
     }
 }
 
@@ -139,7 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_signed_request_is_what_was_asked_for() {
+    fn a_signed_request_has_the_requested_subject_usage_and_lifetime() {
         let folder = tempfile::tempdir().unwrap();
         let pki = Pki::open(folder.path()).unwrap();
         let wanted = Leaf::new("system:node:n1", &["system:nodes"]);
@@ -148,7 +156,7 @@ mod tests {
         let lifetime = Duration::from_secs(3600);
         let request = SignRequest { csr_pem, signer_name: String::new(), usages, lifetime };
         let signed = pki.authority().sign(&request).unwrap();
-        assert!(wanted.is_met_by(&signed, pki.authority().pem()));
+        assert!(wanted.matches(&signed, pki.authority().pem()));
         let (_, pem) = parse_x509_pem(signed.as_bytes()).unwrap();
         let certificate = pem.parse_x509().unwrap();
         assert!(!certificate.is_ca());
@@ -161,17 +169,17 @@ mod tests {
     }
 
     #[test]
-    fn a_usage_that_is_not_certified_is_refused() {
+    fn an_unsupported_usage_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let pki = Pki::open(folder.path()).unwrap();
         let (_, csr_pem) = request(&Leaf::new("x", &[])).unwrap();
         let usages = vec!["cert sign".to_owned()];
-        let request = SignRequest { csr_pem, signer_name: String::new(), usages, lifetime: SKEW };
+        let request = SignRequest { csr_pem, signer_name: String::new(), usages, lifetime: MAX_CLOCK_SKEW };
         assert!(pki.authority().sign(&request).is_err());
     }
 
     #[test]
-    fn the_hash_is_that_of_the_public_key() {
+    fn the_hash_covers_the_public_key() {
         let folder = tempfile::tempdir().unwrap();
         let pki = Pki::open(folder.path()).unwrap();
         let key = std::fs::read_to_string(folder.path().join("ca.key")).unwrap();

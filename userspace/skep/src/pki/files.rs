@@ -1,22 +1,23 @@
-//! Files of keys: written whole or not at all, readable by their owner only.
+//! Key files: written atomically and durably, readable by their owner only.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
-use super::PkiError;
+use super::error::PkiError;
 
 fn failed(operation: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> PkiError {
     let path = path.to_owned();
     move |source| PkiError::File { operation, path, source }
 }
 
-pub(super) fn make_folder(folder: &Path) -> Result<(), PkiError> {
+/// Creates a folder with mode 0700.
+pub(super) fn create_folder(folder: &Path) -> Result<(), PkiError> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed("create", folder))
 }
 
-/// The text, or nothing if there is no such file.
+/// The text of a file; `None` if it does not exist.
 pub(super) fn read(path: &Path) -> Result<Option<String>, PkiError> {
     match fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
@@ -25,7 +26,7 @@ pub(super) fn read(path: &Path) -> Result<Option<String>, PkiError> {
     }
 }
 
-/// Replaces the file by one with mode 0600, durably.
+/// Replaces a file durably by one with mode 0600.
 pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> Result<(), PkiError> {
     let new = path.with_extension("new");
     let _ = fs::remove_file(&new);

@@ -1,4 +1,4 @@
-//! Certificates that are no CA's: what is wanted, and whether one on disk is that.
+//! End-entity certificates: their specification, and whether a certificate matches it.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -8,7 +8,7 @@ use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, KeyPair, KeyUsag
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::{FromDer, GeneralName};
 
-use super::PkiError;
+use super::error::PkiError;
 
 /// For a TLS server.
 pub(crate) const SERVER: ExtendedKeyUsagePurpose = ExtendedKeyUsagePurpose::ServerAuth;
@@ -17,7 +17,7 @@ pub(crate) const CLIENT: ExtendedKeyUsagePurpose = ExtendedKeyUsagePurpose::Clie
 
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// A certificate as wanted.
+/// The specification of a certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Leaf {
     pub common_name: String,
@@ -36,7 +36,7 @@ pub(crate) struct CertifiedPem {
 }
 
 impl Leaf {
-    /// A client's, valid for a year.
+    /// A client certificate, valid for a year.
     pub(crate) fn new(common_name: &str, organizations: &[&str]) -> Leaf {
         Leaf {
             common_name: common_name.to_owned(),
@@ -70,23 +70,23 @@ impl Leaf {
         Ok(params)
     }
 
-    /// Whether a certificate is of this subject and these names, signed by that CA, and has not passed two thirds of its
-    /// life.
-    pub(crate) fn is_met_by(&self, certificate: &str, ca: &str) -> bool {
-        self.is_subject_of(certificate, ca) && due(certificate).is_some_and(|due| due > SystemTime::now())
+    /// Whether a certificate has this subject and these names, is signed by that CA, and need not be renewed yet.
+    pub(crate) fn matches(&self, certificate: &str, ca: &str) -> bool {
+        self.has_subject_and_ca(certificate, ca)
+            && due(certificate).is_some_and(|due| due > SystemTime::now())
     }
 
-    /// The same of one that should be renewed, but is still valid.
-    pub(crate) fn is_met_but_old(&self, certificate: &str, ca: &str) -> bool {
+    /// Whether a certificate matches and is still valid, although it should be renewed.
+    pub(crate) fn matches_and_is_valid(&self, certificate: &str, ca: &str) -> bool {
         let valid = |pem: &str| {
             let (_, pem) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).ok()?;
             let (_, certificate) = X509Certificate::from_der(&pem.contents).ok()?;
             Some(certificate.validity().is_valid())
         };
-        self.is_subject_of(certificate, ca) && valid(certificate) == Some(true)
+        self.has_subject_and_ca(certificate, ca) && valid(certificate) == Some(true)
     }
 
-    fn is_subject_of(&self, certificate: &str, ca: &str) -> bool {
+    fn has_subject_and_ca(&self, certificate: &str, ca: &str) -> bool {
         let (Ok((_, leaf)), Ok((_, ca))) = (
             x509_parser::pem::parse_x509_pem(certificate.as_bytes()),
             x509_parser::pem::parse_x509_pem(ca.as_bytes()),
@@ -119,30 +119,30 @@ fn names(certificate: &X509Certificate<'_>) -> BTreeSet<String> {
     extension.value.general_names.iter().filter_map(text).collect()
 }
 
-/// When a certificate has passed two thirds of its life, which is when it should be renewed.
+/// The time at which two thirds of a certificate's lifetime have passed: it should be renewed then.
 fn due_of(certificate: &X509Certificate<'_>) -> Option<SystemTime> {
     let from = u64::try_from(certificate.validity().not_before.timestamp()).ok()?;
     let to = u64::try_from(certificate.validity().not_after.timestamp()).ok()?;
     UNIX_EPOCH.checked_add(Duration::from_secs(from + to.saturating_sub(from) / 3 * 2))
 }
 
-/// See [`due_of`]; of the first certificate in a PEM text.
+/// The time at which the first certificate of a PEM text should be renewed; `None` if there is none.
 pub(crate) fn due(pem: &str) -> Option<SystemTime> {
     let (_, pem) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).ok()?;
     let (_, certificate) = X509Certificate::from_der(&pem.contents).ok()?;
     due_of(&certificate)
 }
 
-/// A new key, and the PEM request to have it certified.
+/// A new key, and a PEM signing request for it.
 pub(crate) fn request(wanted: &Leaf) -> Result<(KeyPair, String), PkiError> {
     let make = || {
         let key = KeyPair::generate()?;
         let mut params = wanted.params()?;
-        // Usages are the API's to say, beside the request.
+        // The CertificateSigningRequest object lists the usages.
         params.key_usages.clear();
         params.extended_key_usages.clear();
         let request = params.serialize_request(&key)?.pem()?;
         Ok((key, request))
     };
-    make().map_err(|source| PkiError::Make { what: "a certificate request", source })
+    make().map_err(|source| PkiError::Create { what: "a certificate request", source })
 }

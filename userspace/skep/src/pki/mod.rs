@@ -1,9 +1,10 @@
-//! The server's keys and certificates, in one folder: made at first start, renewed when they grow old.
+//! The server's keys and certificates in one folder: created at the first start, renewed when they are due.
 //!
-//! One CA certifies everything: the API server, its client to the nodes, administrators and, by requests, nodes. Another,
-//! for nothing else, certifies that it is the API server who speaks for a user to other API servers.
+//! The cluster's CA certifies the API server, its client for kubelets, administrators and, by signing requests, nodes. The
+//! front-proxy CA certifies only the client that forwards a user's identity to aggregated API servers.
 
 mod authority;
+mod error;
 mod files;
 mod leaf;
 mod sealing;
@@ -11,37 +12,22 @@ mod sealing;
 use std::path::{Path, PathBuf};
 
 pub(crate) use authority::{Authority, ca_hash, hash_of_der};
+pub(crate) use error::PkiError;
 pub(crate) use files::write_private;
 pub(crate) use leaf::{CLIENT, CertifiedPem, Leaf, SERVER, due, request};
 
 use rcgen::KeyPair;
-use skep_store::sealed::BadKeyring;
 
-/// Why keys or certificates cannot be had.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum PkiError {
-    #[error("{operation} {path}: {source}")]
-    File { operation: &'static str, path: PathBuf, source: std::io::Error },
-    #[error(
-        "{path} is not what it should be: {reason}; restore it from a copy, or remove it to have a new one made"
-    )]
-    Bad { path: PathBuf, reason: String },
-    #[error("{path}: {source}; restore it from a copy")]
-    Keyring { path: PathBuf, source: BadKeyring },
-    #[error("make {what}: {source}")]
-    Make { what: &'static str, source: rcgen::Error },
-}
-
-/// The folder, opened.
+/// The opened folder.
 pub(crate) struct Pki {
     folder: PathBuf,
     authority: Authority,
 }
 
 impl Pki {
-    /// Opens the folder; what is missing is made. Files are readable by their owner only.
+    /// Opens the folder and creates what is missing. Only the owner can read the files.
     pub(crate) fn open(folder: &Path) -> Result<Pki, PkiError> {
-        files::make_folder(folder)?;
+        files::create_folder(folder)?;
         let authority = Authority::open("skep-ca", &folder.join("ca.crt"), &folder.join("ca.key"))?;
         Ok(Pki { folder: folder.to_owned(), authority })
     }
@@ -50,13 +36,13 @@ impl Pki {
         &self.authority
     }
 
-    /// The certificate `name` and its key: the one on disk, or a new one if that is of another subject, of other names,
-    /// or has passed two thirds of its life.
+    /// The certificate `name` and its key. Creates a new pair if the one on disk has another subject or other names, or if
+    /// two thirds of its lifetime have passed.
     pub(crate) fn leaf(&self, name: &str, wanted: &Leaf) -> Result<CertifiedPem, PkiError> {
         self.leaf_of(&self.authority, name, wanted)
     }
 
-    /// By what other API servers know this one, and the CA that certifies it.
+    /// The client certificate for aggregated API servers, and the PEM of its CA.
     pub(crate) fn front_proxy(&self, wanted: &Leaf) -> Result<(CertifiedPem, String), PkiError> {
         let file = |name: &str| self.folder.join(name);
         let ca =
@@ -67,18 +53,19 @@ impl Pki {
     fn leaf_of(&self, authority: &Authority, name: &str, wanted: &Leaf) -> Result<CertifiedPem, PkiError> {
         let (certificate, key) = self.leaf_files(name);
         if let (Some(found), Some(key)) = (files::read(&certificate)?, files::read(&key)?)
-            && wanted.is_met_by(&found, authority.pem())
+            && wanted.matches(&found, authority.pem())
         {
             return Ok(CertifiedPem { certificate: found, key });
         }
-        let made = authority.issue(wanted)?;
-        // The key first: a certificate without its key would be taken for the whole.
+        let issued = authority.issue(wanted)?;
+        // The key first: a certificate on disk means that the pair is complete.
         let _ = std::fs::remove_file(&certificate);
-        write_private(&key, made.key.as_bytes())?;
-        write_private(&certificate, made.certificate.as_bytes())?;
-        Ok(made)
+        write_private(&key, issued.key.as_bytes())?;
+        write_private(&certificate, issued.certificate.as_bytes())?;
+        Ok(issued)
     }
 
+    /// The files of a certificate and its key.
     pub(crate) fn leaf_files(&self, name: &str) -> (PathBuf, PathBuf) {
         (self.folder.join(format!("{name}.crt")), self.folder.join(format!("{name}.key")))
     }
@@ -90,7 +77,7 @@ impl Pki {
             return Ok(found);
         }
         let key = KeyPair::generate()
-            .map_err(|source| PkiError::Make { what: "the service-account key", source })?
+            .map_err(|source| PkiError::Create { what: "the service-account key", source })?
             .serialize_pem();
         write_private(&path, key.as_bytes())?;
         Ok(key)
@@ -109,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_start_finds_the_same_keys() {
+    fn a_second_start_reads_the_same_keys() {
         let folder = tempfile::tempdir().unwrap();
         let first = Pki::open(folder.path()).unwrap();
         let leaf = first.leaf("server", &serving(&["localhost", "10.0.0.1"])).unwrap();
@@ -120,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn other_names_make_another_certificate() {
+    fn a_certificate_with_other_names_is_replaced() {
         let folder = tempfile::tempdir().unwrap();
         let pki = Pki::open(folder.path()).unwrap();
         let leaf = pki.leaf("server", &serving(&["localhost"])).unwrap();
@@ -139,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_else_can_read_the_folder() {
+    fn only_the_owner_can_read_the_folder() {
         let folder = tempfile::tempdir().unwrap();
         let pki = Pki::open(&folder.path().join("pki")).unwrap();
         pki.leaf("server", &serving(&["localhost"])).unwrap();
@@ -152,11 +139,11 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_ca_is_an_error_and_stays() {
+    fn a_damaged_ca_is_an_error_and_is_kept() {
         let folder = tempfile::tempdir().unwrap();
         drop(Pki::open(folder.path()).unwrap());
         std::fs::write(folder.path().join("ca.key"), "nonsense").unwrap();
-        assert!(matches!(Pki::open(folder.path()), Err(PkiError::Bad { .. })));
+        assert!(matches!(Pki::open(folder.path()), Err(PkiError::Invalid { .. })));
         assert_eq!(std::fs::read_to_string(folder.path().join("ca.key")).unwrap(), "nonsense");
     }
 }

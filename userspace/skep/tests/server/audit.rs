@@ -1,4 +1,4 @@
-//! The audit log of a running server, as its policy wants it.
+//! The audit log of a running server follows its policy.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -36,7 +36,7 @@ fn events(folder: &Path) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// Waits for an event: it is written by a thread of its own.
+/// Waits for an event; another thread writes it.
 async fn find(folder: &Path, verb: &str, resource: &str, stage: &str) -> Value {
     let start = Instant::now();
     loop {
@@ -56,7 +56,7 @@ async fn find(folder: &Path, verb: &str, resource: &str, stage: &str) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn requests_are_told_as_the_policy_says_and_secrets_never() {
+async fn requests_are_recorded_by_policy_and_secrets_never() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     let server = Server::start(&folder.join("data"), &flags(folder, POLICY)).await;
@@ -73,18 +73,18 @@ async fn requests_are_told_as_the_policy_says_and_secrets_never() {
     watch.next().await.unwrap().unwrap();
     configs.delete("missing", &DeleteParams::default()).await.unwrap_err();
 
-    let made = find(folder, "create", "configmaps", "ResponseComplete").await;
-    assert_eq!(made["level"], "RequestResponse");
-    assert_eq!(made["user"]["username"], "kubernetes-admin");
-    assert_eq!(made["requestObject"]["data"]["a"], "b");
-    assert_eq!(made["responseObject"]["metadata"]["name"], "c");
-    assert!(made["responseObject"]["metadata"].get("managedFields").is_none());
-    assert_eq!(made["responseStatus"]["code"], 201);
+    let created = find(folder, "create", "configmaps", "ResponseComplete").await;
+    assert_eq!(created["level"], "RequestResponse");
+    assert_eq!(created["user"]["username"], "kubernetes-admin");
+    assert_eq!(created["requestObject"]["data"]["a"], "b");
+    assert_eq!(created["responseObject"]["metadata"]["name"], "c");
+    assert!(created["responseObject"]["metadata"].get("managedFields").is_none());
+    assert_eq!(created["responseStatus"]["code"], 201);
     assert_eq!(
-        made["objectRef"],
+        created["objectRef"],
         json!({"resource": "configmaps", "namespace": "default", "apiVersion": "v1", "name": "c"})
     );
-    assert_eq!(made["sourceIPs"], json!(["127.0.0.1"]));
+    assert_eq!(created["sourceIPs"], json!(["127.0.0.1"]));
     let sealed = find(folder, "create", "secrets", "ResponseComplete").await;
     assert_eq!((&sealed["level"], &sealed["objectRef"]["name"]), (&json!("Metadata"), &json!("s")));
     assert!(sealed.get("requestObject").is_none() && sealed.get("responseObject").is_none());
@@ -95,7 +95,7 @@ async fn requests_are_told_as_the_policy_says_and_secrets_never() {
     let began = find(folder, "watch", "configmaps", "ResponseStarted").await;
     let complete =
         |event: &Value| event["auditID"] == began["auditID"] && event["stage"] == "ResponseComplete";
-    assert!(!events(folder).iter().any(complete), "the watch goes on");
+    assert!(!events(folder).iter().any(complete), "the watch is still open");
     drop(watch);
     find(folder, "watch", "configmaps", "ResponseComplete").await;
     assert!(events(folder).iter().any(complete));
@@ -106,12 +106,12 @@ async fn requests_are_told_as_the_policy_says_and_secrets_never() {
 }
 
 #[test]
-fn a_policy_that_is_wrong_is_told_with_its_file_and_field() {
+fn an_invalid_policy_is_reported_with_its_file_and_field() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     let wrong = POLICY.replace("users: ['system:kube-controller-manager']", "nonResourceURLs: [healthz]");
-    let said = refusal(&folder.join("data"), &flags(folder, &wrong));
-    assert!(said.contains("policy.yaml: rules[0].nonResourceURLs[0]"), "{said}");
-    let said = refusal(&folder.join("data"), &flags(folder, POLICY)[..1]);
-    assert!(said.contains("--audit-log-path"), "{said}");
+    let output = refusal(&folder.join("data"), &flags(folder, &wrong));
+    assert!(output.contains("policy.yaml: rules[0].nonResourceURLs[0]"), "{output}");
+    let output = refusal(&folder.join("data"), &flags(folder, POLICY)[..1]);
+    assert!(output.contains("--audit-log-path"), "{output}");
 }

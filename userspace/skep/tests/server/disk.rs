@@ -1,4 +1,4 @@
-//! A disk that fills up under a running server, and a store that somebody altered: what is said, and what goes on.
+//! A disk that fills up under a running server, and a damaged store: the errors, and what keeps working.
 
 use std::fs;
 use std::path::Path;
@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use crate::harness::{Server, refusal, store_files};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A file system of its own, so small that it fills up; unmounted on drop.
 struct SmallDisk(TempDir);
@@ -53,7 +53,7 @@ async fn stored(objects: &Api<ConfigMap>) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_disk_refuses_writes_and_nothing_else_and_there_is_room_again() {
+async fn a_full_disk_refuses_only_writes_and_recovers() {
     let disk = SmallDisk::mount("48m");
     let (ballast, data) = (disk.0.path().join("ballast"), disk.0.path().join("data"));
     fs::write(&ballast, vec![1; 16 << 20]).unwrap();
@@ -74,18 +74,18 @@ async fn a_full_disk_refuses_writes_and_nothing_else_and_there_is_room_again() {
     };
     assert_eq!(refused.code, 507, "{refused:?}");
     assert!(refused.message.contains("disk is full; free some space"), "{refused:?}");
-    // Reads and watches go on: all that was acknowledged is there, and nothing else.
+    // Reads and watches keep working: they have exactly the acknowledged objects.
     assert_eq!(stored(&objects).await, acknowledged);
     assert_eq!(objects.get(&acknowledged[0]).await.unwrap().data.unwrap()["value"].len(), 100_000);
-    assert_eq!(seen(&mut watch, acknowledged.len()).await, acknowledged);
+    assert_eq!(added(&mut watch, acknowledged.len()).await, acknowledged);
     fs::remove_file(&ballast).unwrap();
-    let limit = Instant::now() + PATIENCE;
+    let limit = Instant::now() + TIMEOUT;
     let last = large("there-is-room");
     while let Err(error) = objects.create(&PostParams::default(), &last).await {
-        assert!(Instant::now() < limit, "it does not recover: {error}");
+        assert!(Instant::now() < limit, "the store did not recover: {error}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    assert_eq!(seen(&mut watch, 1).await, ["there-is-room"]);
+    assert_eq!(added(&mut watch, 1).await, ["there-is-room"]);
     acknowledged.push("there-is-room".to_owned());
     drop(watch);
     server.kill();
@@ -93,31 +93,31 @@ async fn a_full_disk_refuses_writes_and_nothing_else_and_there_is_room_again() {
     assert_eq!(stored(&Api::default_namespaced(server.client().await)).await, acknowledged);
 }
 
-/// The names of the next so many events.
-async fn seen(
+/// The names of the next `count` added objects.
+async fn added(
     watch: &mut (impl futures::Stream<Item = kube::Result<WatchEvent<ConfigMap>>> + Unpin),
     count: usize,
 ) -> Vec<String> {
-    let mut seen = Vec::new();
-    while seen.len() < count {
-        match tokio::time::timeout(PATIENCE, watch.try_next()).await.expect("an event").unwrap() {
-            Some(WatchEvent::Added(object)) => seen.push(object.name_any()),
+    let mut names = Vec::new();
+    while names.len() < count {
+        match tokio::time::timeout(TIMEOUT, watch.try_next()).await.expect("an event").unwrap() {
+            Some(WatchEvent::Added(object)) => names.push(object.name_any()),
             Some(WatchEvent::Bookmark(_)) => {}
             other => panic!("{other:?}"),
         }
     }
-    seen
+    names
 }
 
-/// Alters every place where the store's files have the text; what they are then.
+/// Changes every occurrence of a text in the store's files; returns their new contents.
 fn alter(folder: &Path, text: &str) -> Vec<Vec<u8>> {
     let mut altered = 0;
     let mut alter_file = |path: &Path| {
         let mut file = fs::read(path).unwrap();
-        let places: Vec<usize> =
+        let offsets: Vec<usize> =
             (0..file.len()).filter(|at| file[*at..].starts_with(text.as_bytes())).collect();
-        altered += places.len();
-        places.into_iter().for_each(|at| file[at] ^= 0x10);
+        altered += offsets.len();
+        offsets.into_iter().for_each(|at| file[at] ^= 0x10);
         fs::write(path, &file).unwrap();
         file
     };
@@ -127,7 +127,7 @@ fn alter(folder: &Path, text: &str) -> Vec<Vec<u8>> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_store_that_was_altered_is_told_with_what_to_do_and_left_as_it_is() {
+async fn a_damaged_store_is_reported_with_a_remedy_and_left_unchanged() {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start(folder.path(), &[]).await;
     let objects: Api<ConfigMap> = Api::default_namespaced(server.client().await);
@@ -136,15 +136,15 @@ async fn a_store_that_was_altered_is_told_with_what_to_do_and_left_as_it_is() {
     objects.create(&PostParams::default(), &kept).await.unwrap();
     server.kill();
     let altered = alter(folder.path(), "what-was-written");
-    let said = refusal(folder.path(), &[]);
+    let output = refusal(folder.path(), &[]);
     assert!(
-        said.contains("store.redb") && said.contains("damaged") && said.contains("restore a backup"),
-        "{said}"
+        output.contains("store.redb") && output.contains("damaged") && output.contains("restore a backup"),
+        "{output}"
     );
     let after: Vec<Vec<u8>> =
         store_files(folder.path()).into_iter().map(|path| fs::read(path).unwrap()).collect();
     let lengths = |files: &[Vec<u8>]| files.iter().map(Vec::len).collect::<Vec<_>>();
-    assert_eq!(lengths(&after), lengths(&altered), "nothing was repaired over");
+    assert_eq!(lengths(&after), lengths(&altered), "the files were not repaired");
     let found = |file: &Vec<u8>| file.windows(16).any(|window| window == b"what-was-written");
-    assert!(!after.iter().any(found), "nothing was made up");
+    assert!(!after.iter().any(found), "the text was not restored");
 }

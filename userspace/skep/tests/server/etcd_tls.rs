@@ -1,4 +1,4 @@
-//! etcd that lets in nobody without a certificate.
+//! etcd that requires client certificates.
 
 use std::fs;
 use std::net::TcpStream;
@@ -12,7 +12,7 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose
 
 use crate::harness::{Process, Server, free_address, refusal};
 
-/// Writes `ca.crt`, and certificates of the names with their keys.
+/// Writes `ca.crt`, and a certificate and key for each name.
 fn make_certificates(folder: &Path, names: &[&str]) {
     let key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::default();
@@ -54,7 +54,7 @@ fn start_etcd(folder: &Path) -> (Process, String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_server_shows_etcd_its_certificate_and_trusts_the_ca_it_was_given() {
+async fn the_server_authenticates_to_etcd_and_trusts_the_configured_ca() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     make_certificates(folder, &["etcd", "client"]);
@@ -68,7 +68,7 @@ async fn the_server_shows_etcd_its_certificate_and_trusts_the_ca_it_was_given() 
     let namespaces: Api<Namespace> = Api::all(server.client().await);
     namespaces.get("kube-system").await.unwrap();
     drop(server);
-    // Without a certificate etcd lets nobody in, and a certificate without its key is none.
+    // etcd refuses clients without a certificate, and a certificate needs its key.
     let refused = refusal(&folder.join("other"), &[store.clone(), ca.clone()]);
     assert!(refused.contains(&format!("connect to etcd at {url}")), "{refused}");
     let refused = refusal(&folder.join("other"), &[store, ca, own[0].clone()]);

@@ -1,4 +1,4 @@
-//! A server process in a folder, and clients of it.
+//! Starts a server process in a folder and creates clients of it.
 
 use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use kube::Client;
 use kube::config::{Config, KubeConfigOptions, Kubeconfig};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const START_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Killed without a warning when dropped.
+/// A process that is killed when dropped.
 pub(crate) struct Process(pub(crate) Child);
 
 impl Drop for Process {
@@ -26,7 +26,7 @@ pub(crate) struct Server {
     _process: Process,
 }
 
-/// An address that nobody listens on.
+/// A free local address.
 pub(crate) fn free_address() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
@@ -42,7 +42,7 @@ fn command(folder: &Path, args: &[String]) -> Command {
     command
 }
 
-/// What a server says that does not start.
+/// The error output of a server that refuses to start.
 pub(crate) fn refusal(folder: &Path, args: &[String]) -> String {
     let Output { status, stderr, .. } = command(folder, args).output().unwrap();
     assert!(!status.success());
@@ -50,9 +50,9 @@ pub(crate) fn refusal(folder: &Path, args: &[String]) -> String {
 }
 
 impl Server {
-    /// Starts it, and waits until it answers.
+    /// Starts a server and waits until it answers.
     pub(crate) async fn start(folder: &Path, args: &[String]) -> Server {
-        // A kubeconfig of an earlier start names another port.
+        // The kubeconfig of an earlier start has another port.
         let _ = std::fs::remove_file(folder.join("admin.kubeconfig"));
         std::fs::create_dir_all(folder).unwrap();
         let log = File::options().create(true).append(true).open(folder.join("server.log")).unwrap();
@@ -65,7 +65,11 @@ impl Server {
             {
                 return server;
             }
-            assert!(start.elapsed() < PATIENCE, "the server does not answer; it says\n{}", server.log());
+            assert!(
+                start.elapsed() < START_TIMEOUT,
+                "the server does not answer; its log:\n{}",
+                server.log()
+            );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -88,7 +92,7 @@ impl Server {
     pub(crate) fn kill(self) {}
 }
 
-/// The tables and the log.
+/// The files of the embedded store.
 pub(crate) fn store_files(folder: &Path) -> Vec<PathBuf> {
     let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     let is_of_store = |path: &PathBuf| path.file_name().unwrap().to_string_lossy().starts_with("store.redb");

@@ -1,4 +1,4 @@
-//! kill -9 while many write and one watches: what was acknowledged or seen is there afterwards.
+//! kill -9 during concurrent writes and a watch: acknowledged and watched changes survive.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -15,29 +15,29 @@ use tokio::task::JoinSet;
 use crate::harness::Server;
 
 const WRITERS: usize = 16;
-/// Objects of each writer; nobody else writes them.
+/// Objects of each writer; only it writes them.
 const OBJECTS: usize = 5;
 
 type Revision = u64;
 
-/// What a write leaves of its object.
+/// The state of an object after a write.
 #[derive(Clone, Debug, PartialEq)]
 struct State {
     /// `None`: deleted.
     value: Option<String>,
-    /// Of the answer; a deletion's is not told.
+    /// From the answer; the answer to a deletion has none.
     revision: Option<Revision>,
 }
 
-/// Of one object.
+/// The writes to one object.
 #[derive(Clone, Debug, Default)]
-struct Told {
+struct Writes {
     acknowledged: Option<State>,
-    /// Sent when the server died: it may stand or not.
+    /// Sent when the server died; it may have been applied.
     in_flight: Option<State>,
 }
 
-type History = HashMap<String, Told>;
+type History = HashMap<String, Writes>;
 
 fn revision(object: &ConfigMap) -> Revision {
     object.resource_version().unwrap().parse().unwrap()
@@ -51,7 +51,7 @@ fn object(name: &str, value: &str) -> ConfigMap {
     serde_json::from_value(json!({"metadata": {"name": name}, "data": {"value": value}})).unwrap()
 }
 
-/// Creates, replaces and deletes until the server is gone; then what the last words about each object were.
+/// Creates, replaces and deletes until the server is gone. Returns the last writes to each object.
 async fn write(
     client: Client,
     writer: usize,
@@ -62,10 +62,10 @@ async fn write(
     let objects: Api<ConfigMap> = Api::default_namespaced(client);
     for step in 0.. {
         let name = format!("w{writer}-{}", step % OBJECTS);
-        let told = history.entry(name.clone()).or_default();
-        let there = told.acknowledged.as_ref().is_some_and(|state| state.value.is_some());
+        let writes = history.entry(name.clone()).or_default();
+        let there = writes.acknowledged.as_ref().is_some_and(|state| state.value.is_some());
         let value = (!there || step % 3 != 2).then(|| format!("{round}-{step}"));
-        told.in_flight = Some(State { value: value.clone(), revision: None });
+        writes.in_flight = Some(State { value: value.clone(), revision: None });
         let post = PostParams::default();
         let answer = match &value {
             None => objects.delete(&name, &DeleteParams::default()).await.map(|_| None),
@@ -74,11 +74,11 @@ async fn write(
         };
         match answer {
             Ok(stored) => {
-                told.acknowledged = Some(State { value, revision: stored.as_ref().map(revision) });
-                told.in_flight = None;
+                writes.acknowledged = Some(State { value, revision: stored.as_ref().map(revision) });
+                writes.in_flight = None;
                 acknowledged.fetch_add(1, Ordering::Relaxed);
             }
-            // What the server says no to did not happen, and nothing of this test's is to be refused.
+            // No write of this test may be refused.
             Err(kube::Error::Api(status)) => panic!("{name}: {status:?}"),
             Err(_) => return history,
         }
@@ -86,9 +86,9 @@ async fn write(
     history
 }
 
-/// What a watcher saw of each object last, and everything that it saw, by revision.
+/// The events of a watch: the last one of each object, and all by revision.
 #[derive(Default)]
-struct Seen {
+struct Watched {
     last: HashMap<String, (Revision, Option<String>)>,
     all: BTreeMap<Revision, (String, Option<String>)>,
 }
@@ -100,9 +100,9 @@ async fn watch(client: Client, from: Revision) -> Events {
     objects.watch(&WatchParams::default().timeout(290), &from.to_string()).await.unwrap().boxed()
 }
 
-/// All that comes until the server is gone.
-async fn see(mut events: Events) -> Seen {
-    let mut seen = Seen::default();
+/// Collects events until the server is gone.
+async fn collect(mut events: Events) -> Watched {
+    let mut watched = Watched::default();
     while let Some(Ok(event)) = events.next().await {
         let (object, value) = match event {
             WatchEvent::Added(object) | WatchEvent::Modified(object) => (object.clone(), value(&object)),
@@ -111,15 +111,15 @@ async fn see(mut events: Events) -> Seen {
             WatchEvent::Error(error) => panic!("{error:?}"),
         };
         let (revision, name) = (revision(&object), object.name_any());
-        let newest = seen.all.last_key_value().map_or(0, |(newest, _)| *newest);
+        let newest = watched.all.last_key_value().map_or(0, |(newest, _)| *newest);
         assert!(revision > newest, "revision {revision} came after {newest}");
-        seen.all.insert(revision, (name.clone(), value.clone()));
-        seen.last.insert(name, (revision, value));
+        watched.all.insert(revision, (name.clone(), value.clone()));
+        watched.last.insert(name, (revision, value));
     }
-    seen
+    watched
 }
 
-/// The objects as they are, and the revision of the list.
+/// The objects and the revision of the list.
 async fn list(client: Client) -> (HashMap<String, ConfigMap>, Revision) {
     let objects: Api<ConfigMap> = Api::default_namespaced(client);
     let list = objects.list(&ListParams::default()).await.unwrap();
@@ -128,14 +128,14 @@ async fn list(client: Client) -> (HashMap<String, ConfigMap>, Revision) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_acknowledged_write_is_lost_and_nothing_seen_is_undone() {
+async fn no_acknowledged_write_is_lost_and_no_watched_change_is_undone() {
     let folder = tempfile::tempdir().unwrap();
     let mut histories = vec![History::new(); WRITERS];
     for (round, kill_after) in [1, 150, 900].into_iter().enumerate() {
         let server = Server::start(folder.path(), &[]).await;
         let client = server.client().await;
         let (_, start) = list(client.clone()).await;
-        let watcher = tokio::spawn(see(watch(client.clone(), start).await));
+        let watcher = tokio::spawn(collect(watch(client.clone(), start).await));
         let acknowledged = Arc::new(AtomicUsize::new(0));
         let mut writers = JoinSet::new();
         for (writer, history) in histories.drain(..).enumerate() {
@@ -143,57 +143,61 @@ async fn no_acknowledged_write_is_lost_and_nothing_seen_is_undone() {
             writers.spawn(async move { (writer, write(client, writer, round, acknowledged, history).await) });
         }
         while acknowledged.load(Ordering::Relaxed) < kill_after {
-            assert!(writers.len() == WRITERS, "nobody ends before the server");
+            assert!(writers.len() == WRITERS, "no writer ends before the server");
             tokio::time::sleep(std::time::Duration::from_millis(1)).await;
         }
         server.kill();
         let mut done = writers.join_all().await;
         done.sort_by_key(|(writer, _)| *writer);
         histories = done.into_iter().map(|(_, history)| history).collect();
-        let seen = watcher.await.unwrap();
+        let watched = watcher.await.unwrap();
         let server = Server::start(folder.path(), &[]).await;
         let (found, now) = list(server.client().await).await;
-        assert!(seen.all.keys().all(|revision| *revision <= now));
+        assert!(watched.all.keys().all(|revision| *revision <= now));
         for history in &mut histories {
-            for (name, told) in history.iter_mut() {
-                check(name, told, &seen, found.get(name));
+            for (name, writes) in history.iter_mut() {
+                check(name, writes, &watched, found.get(name));
                 let object = found.get(name);
                 let is = State { value: object.and_then(value), revision: object.map(revision) };
-                *told = Told { acknowledged: Some(is), in_flight: None };
+                *writes = Writes { acknowledged: Some(is), in_flight: None };
             }
         }
         server.kill();
     }
 }
 
-fn check(name: &str, told: &Told, seen: &Seen, found: Option<&ConfigMap>) {
+fn check(name: &str, writes: &Writes, watched: &Watched, found: Option<&ConfigMap>) {
     let is = found.and_then(value);
     let fits = |state: &State| state.value == is;
     let first = State { value: None, revision: None };
-    let acknowledged = told.acknowledged.as_ref().unwrap_or(&first);
+    let acknowledged = writes.acknowledged.as_ref().unwrap_or(&first);
     assert!(
-        fits(acknowledged) || told.in_flight.as_ref().is_some_and(fits),
-        "{name} is {is:?}, was told {told:?}"
+        fits(acknowledged) || writes.in_flight.as_ref().is_some_and(fits),
+        "{name} is {is:?}, its writes were {writes:?}"
     );
-    if let (Some(object), Some(revision_told)) = (found, acknowledged.revision) {
-        let same = fits(acknowledged) && told.in_flight.is_none();
-        assert!(if same { revision(object) == revision_told } else { revision(object) >= revision_told });
+    if let (Some(object), Some(acknowledged_revision)) = (found, acknowledged.revision) {
+        let same = fits(acknowledged) && writes.in_flight.is_none();
+        assert!(if same {
+            revision(object) == acknowledged_revision
+        } else {
+            revision(object) >= acknowledged_revision
+        });
     }
-    // The watch had everything up to where it was when the server died.
-    let newest = seen.all.last_key_value().map_or(0, |(newest, _)| *newest);
+    // The watch had every change up to its last revision.
+    let newest = watched.all.last_key_value().map_or(0, |(newest, _)| *newest);
     if let Some(revision) = acknowledged.revision.filter(|revision| *revision <= newest) {
-        let event = seen.all.get(&revision);
+        let event = watched.all.get(&revision);
         let wanted = (name.to_owned(), acknowledged.value.clone());
         assert!(event.is_none_or(|event| *event == wanted), "{name}: {event:?} is not {wanted:?}");
-        assert!(event.is_some() || seen.last.get(name).is_none_or(|(last, _)| *last < revision));
+        assert!(event.is_some() || watched.last.get(name).is_none_or(|(last, _)| *last < revision));
     }
-    // What it saw is there, or what came after.
-    if let Some((last, value)) = seen.last.get(name) {
+    // The last watched state is stored, or a later one.
+    if let Some((last, value)) = watched.last.get(name) {
         match found {
             Some(object) if revision(object) == *last => assert_eq!(&is, value, "{name}"),
             Some(object) => assert!(revision(object) > *last, "{name} went back from revision {last}"),
             None => {
-                assert!(value.is_none() || fits(acknowledged) || told.in_flight.as_ref().is_some_and(fits))
+                assert!(value.is_none() || fits(acknowledged) || writes.in_flight.as_ref().is_some_and(fits))
             }
         }
     }

@@ -1,5 +1,4 @@
-//! `skep server` as a process: what it keeps when it is killed, what lies on its disk, what it tells of requests, and
-//! etcd behind TLS.
+//! `skep server` as a process: durability when it is killed, data on its disk, the audit log, and etcd over TLS.
 
 mod audit;
 mod disk;

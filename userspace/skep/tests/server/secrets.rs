@@ -1,4 +1,4 @@
-//! Secrets at rest: unreadable without the key, readable with it, and sealed anew when it is rotated.
+//! Secrets at rest: unreadable without the key, readable with it, and resealed when it is rotated.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -13,7 +13,7 @@ use crate::harness::{Server, refusal, skep, store_files};
 
 const SECRET: &str = "correct-horse-battery-staple";
 const SECRET_BASE64: &str = "Y29ycmVjdC1ob3JzZS1iYXR0ZXJ5LXN0YXBsZQ==";
-const PUBLIC: &str = "nobody-minds-who-reads-this";
+const PUBLIC: &str = "anyone-may-read-this";
 
 fn is_on_disk(folder: &Path, text: &str) -> bool {
     let mut files = store_files(folder).into_iter().map(|path| fs::read(path).unwrap());
@@ -42,20 +42,23 @@ async fn a_secret_is_sealed_on_disk_and_its_key_can_be_rotated() {
     Api::<ConfigMap>::namespaced(client, "default").create(&post, &public).await.unwrap();
     assert_eq!(read(&server).await, SECRET);
     server.kill();
-    assert!(is_on_disk(folder, PUBLIC), "this test sees what is not sealed");
+    assert!(is_on_disk(folder, PUBLIC), "the search finds unsealed text");
     assert!(!is_on_disk(folder, SECRET) && !is_on_disk(folder, SECRET_BASE64));
     assert_eq!(fs::metadata(&keys).unwrap().permissions().mode() & 0o777, 0o600);
 
     let first = fs::read_to_string(&keys).unwrap();
     let rotated = skep().args(["secrets", "rotate", "--data-dir"]).arg(folder).output().unwrap();
-    let said = String::from_utf8_lossy(&rotated.stdout).into_owned();
-    assert!(rotated.status.success() && said.contains("Next:") && said.contains("restart"), "{said}");
+    let output_text = String::from_utf8_lossy(&rotated.stdout).into_owned();
+    assert!(
+        rotated.status.success() && output_text.contains("Next:") && output_text.contains("restart"),
+        "{output_text}"
+    );
     let server = Server::start(folder, &[]).await;
     assert_eq!(read(&server).await, SECRET);
-    assert!(server.log().contains("sealed Secrets anew"), "{}", server.log());
+    assert!(server.log().contains("resealed Secrets with the newest key"), "{}", server.log());
     server.kill();
 
-    // The new key alone is enough now.
+    // The new key alone is sufficient now.
     let both = fs::read_to_string(&keys).unwrap();
     let second = both.lines().next().unwrap();
     assert!(both.ends_with(&first) && !first.contains(second));
@@ -65,19 +68,25 @@ async fn a_secret_is_sealed_on_disk_and_its_key_can_be_rotated() {
     server.kill();
 
     fs::write(&keys, &first).unwrap();
-    let said = refusal(folder, &[]);
+    let output_text = refusal(folder, &[]);
     let id = second.split(' ').next().unwrap();
-    assert!(said.contains(&format!("sealed with key {id}")) && said.contains("secrets.keys"), "{said}");
+    assert!(
+        output_text.contains(&format!("sealed with key {id}")) && output_text.contains("secrets.keys"),
+        "{output_text}"
+    );
     fs::remove_file(&keys).unwrap();
-    let said = refusal(folder, &[]);
-    assert!(said.contains("there is no such file; restore") && said.contains("secrets.keys"), "{said}");
-    assert!(!keys.exists(), "no key is made where another is missing");
+    let output_text = refusal(folder, &[]);
+    assert!(
+        output_text.contains("there is no such file; restore") && output_text.contains("secrets.keys"),
+        "{output_text}"
+    );
+    assert!(!keys.exists(), "no key is created in place of a missing one");
 }
 
 #[test]
-fn rotating_where_no_server_is_says_what_to_name() {
+fn rotating_without_a_server_names_the_flag_to_pass() {
     let folder = tempfile::tempdir().unwrap();
     let output = skep().args(["secrets", "rotate", "--data-dir"]).arg(folder.path()).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(!output.status.success() && said.contains("--data-dir"), "{said}");
+    let output_text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && output_text.contains("--data-dir"), "{output_text}");
 }
