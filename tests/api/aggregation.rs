@@ -292,7 +292,7 @@ fn until(server: &Server, holds: impl Fn(&str) -> bool) {
     }
 }
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const READY_TIMEOUT: Duration = Duration::from_secs(60);
 const PATH: &str = "/apis/far.example.com/v1/namespaces/default/things";
 
 /// What comes bit by bit comes through at once; headers that claim to be somebody do not.
@@ -306,7 +306,7 @@ async fn streams(server: &Server, things: &Things) {
     let mut watch = response.await.unwrap().into_body().into_data_stream();
     for name in ["one", "two"] {
         things.changes.send(json!({"name": name})).unwrap();
-        let line = tokio::time::timeout(PATIENCE, watch.next()).await.unwrap().unwrap().unwrap();
+        let line = tokio::time::timeout(READY_TIMEOUT, watch.next()).await.unwrap().unwrap().unwrap();
         assert_eq!(serde_json::from_slice::<Value>(&line).unwrap()["object"]["name"], name);
     }
     let mut connection = server.connect().await;
@@ -320,7 +320,7 @@ async fn streams(server: &Server, things: &Things) {
     let mut pipe = TokioIo::new(hyper::upgrade::on(answer).await.unwrap());
     pipe.write_all(b"hello").await.unwrap();
     let mut back = [0; 5];
-    tokio::time::timeout(PATIENCE, pipe.read_exact(&mut back)).await.unwrap().unwrap();
+    tokio::time::timeout(READY_TIMEOUT, pipe.read_exact(&mut back)).await.unwrap().unwrap();
     assert_eq!(&back, b"hello");
 }
 

@@ -21,7 +21,7 @@ use serde_json::json;
 use crate::custom::DEFINITION;
 use crate::harness::Server;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const READY_TIMEOUT: Duration = Duration::from_secs(60);
 
 async fn client(server: &Server) -> Client {
     let kubeconfig = Kubeconfig::read_from(server.kubeconfig()).unwrap();
@@ -42,7 +42,7 @@ async fn define(client: &Client) {
     definitions.create(&PostParams::default(), &definition).await.unwrap();
     let established =
         await_condition(definitions, "crontabs.stable.example.com", conditions::is_crd_established());
-    tokio::time::timeout(PATIENCE, established).await.unwrap().unwrap();
+    tokio::time::timeout(READY_TIMEOUT, established).await.unwrap().unwrap();
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -101,7 +101,7 @@ async fn until(
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    assert!(tokio::time::timeout(PATIENCE, wait).await.is_ok(), "{what}: {:?}", store.state());
+    assert!(tokio::time::timeout(READY_TIMEOUT, wait).await.is_ok(), "{what}: {:?}", store.state());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use crate::harness::Server;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const READY_TIMEOUT: Duration = Duration::from_secs(60);
 
 fn settings(name: &str, value: &str) -> ConfigMap {
     let data = [("value".to_owned(), value.to_owned())].into();
@@ -50,7 +50,7 @@ async fn a_reflector_follows_what_others_write() {
     let mut events = watcher(api.clone(), config).default_backoff().reflect(writer).boxed();
     // The initial list ends before anything else is told.
     let mut told = Vec::new();
-    while let Some(event) = tokio::time::timeout(PATIENCE, events.try_next()).await.unwrap().unwrap() {
+    while let Some(event) = tokio::time::timeout(READY_TIMEOUT, events.try_next()).await.unwrap().unwrap() {
         let done = matches!(event, Event::InitDone);
         told.push(event);
         if done {
@@ -74,7 +74,7 @@ async fn a_reflector_follows_what_others_write() {
         all
     };
     while shown() != [("after".to_owned(), "2".to_owned())] {
-        tokio::time::timeout(PATIENCE, events.try_next()).await.expect("an event").unwrap();
+        tokio::time::timeout(READY_TIMEOUT, events.try_next()).await.expect("an event").unwrap();
     }
 }
 
@@ -91,7 +91,7 @@ async fn a_version_that_is_too_old_is_gone_and_a_watcher_gets_over_it() {
         api.patch("a", &PatchParams::default(), &change).await.unwrap();
     }
     let mut events = api.watch(&WatchParams::default(), &version).await.unwrap().boxed();
-    match tokio::time::timeout(PATIENCE, events.try_next()).await.unwrap() {
+    match tokio::time::timeout(READY_TIMEOUT, events.try_next()).await.unwrap() {
         Ok(Some(WatchEvent::Error(status))) => assert_eq!(status.code, 410),
         Err(error) => assert_eq!(code(error), 410),
         other => panic!("wanted 410, got {other:?}"),
@@ -100,7 +100,7 @@ async fn a_version_that_is_too_old_is_gone_and_a_watcher_gets_over_it() {
         .default_backoff()
         .applied_objects()
         .boxed();
-    let found = tokio::time::timeout(PATIENCE, events.try_next()).await.unwrap().unwrap().unwrap();
+    let found = tokio::time::timeout(READY_TIMEOUT, events.try_next()).await.unwrap().unwrap().unwrap();
     assert_eq!(found.data.unwrap()["value"], "2099");
 }
 

@@ -14,7 +14,7 @@ use crate::tools::Kubectl;
 
 /// Set it to have the files say what was answered.
 const REWRITE: &str = "SKEP_REWRITE";
-const PATIENCE: Duration = Duration::from_secs(60);
+const READY_TIMEOUT: Duration = Duration::from_secs(60);
 const ANY: &str = "...";
 
 #[derive(Clone, Debug, Default)]
@@ -56,8 +56,8 @@ impl Step {
         loop {
             let mut answer = server.run(&kubectl.program, &words(&self.command), &self.input);
             answer.text = normal(&answer.text);
-            let patience = if rewriting() { PATIENCE / 3 } else { PATIENCE };
-            let ended = !self.repeated || start.elapsed() > patience;
+            let timeout = if rewriting() { READY_TIMEOUT / 3 } else { READY_TIMEOUT };
+            let ended = !self.repeated || start.elapsed() > timeout;
             if ended || self.is_met(&kubectl.version, &answer) {
                 return answer;
             }

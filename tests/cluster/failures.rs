@@ -66,11 +66,11 @@ fn wait_until(done: impl Fn() -> bool) -> Result<()> {
 }
 
 fn ask_until(http: SocketAddr, echo: SocketAddr, stop: &AtomicBool, asked: &AtomicUsize) -> Result<()> {
-    let patience = Duration::from_secs(3);
-    let mut stream = TcpStream::connect_timeout(&echo, patience)?;
-    stream.set_read_timeout(Some(patience))?;
+    let timeout = Duration::from_secs(3);
+    let mut stream = TcpStream::connect_timeout(&echo, timeout)?;
+    stream.set_read_timeout(Some(timeout))?;
     while !stop.load(Ordering::Acquire) {
-        http_get(http, patience).with_context(|| format!("new connection number {asked:?}"))?;
+        http_get(http, timeout).with_context(|| format!("new connection number {asked:?}"))?;
         stream.write_all(b"still there")?;
         stream.read_exact(&mut [0; 11]).with_context(|| format!("established connection, {asked:?}"))?;
         asked.fetch_add(1, Ordering::Release);
@@ -79,7 +79,7 @@ fn ask_until(http: SocketAddr, echo: SocketAddr, stop: &AtomicBool, asked: &Atom
     Ok(())
 }
 
-/// Writes objects until the server is gone; gives the names that it acknowledged.
+/// Writes objects until the server is gone; returns the names that it acknowledged.
 fn write_until_gone(space: &Space<'_>, gone: &AtomicBool) -> Vec<String> {
     let mut written = Vec::new();
     for number in 0.. {
@@ -109,7 +109,7 @@ fn a_killed_server_loses_no_write_and_stops_no_connection() -> Result<()> {
             ensure!(killed?, "there was no server to kill");
             Ok(written)
         })?;
-        // Traffic goes on without it.
+        // Traffic must go on without the server.
         std::thread::sleep(Duration::from_secs(2));
         cluster.start_server(&options())?;
         Ok(written)

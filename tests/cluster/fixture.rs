@@ -29,7 +29,7 @@ pub(crate) fn options() -> Options {
     Options { nodes: NODES, store: Store::Embedded, node_grace: NODE_GRACE }
 }
 
-/// Waits for its turn and makes the cluster what [`options`] say.
+/// Takes the lock and brings the cluster to [`options`].
 pub(crate) fn shared() -> Result<Shared> {
     let cluster = cluster(Layout::test(&xtask::workspace()))?;
     let folder = &cluster.layout.state;
@@ -61,7 +61,7 @@ pub(crate) struct Space<'a> {
 
 impl<'a> Space<'a> {
     pub(crate) fn new(kubectl: &'a Kubectl, name: &str) -> Result<Space<'a>> {
-        // One that an interrupted run left behind is not what the test expects.
+        // Remove what an interrupted run left behind.
         kubectl.run(&["delete", "namespace", name, "--ignore-not-found", "--timeout=60s"])?;
         kubectl.run(&["create", "namespace", name])?;
         // Pods are refused until their namespace has its service account.
@@ -80,7 +80,7 @@ impl<'a> Space<'a> {
         self.kubectl.get(&[&["--namespace", &self.name], args].concat())
     }
 
-    /// What kubectl says when it must fail.
+    /// Runs a command that must fail; returns its error text.
     pub(crate) fn refused(&self, args: &[&str]) -> Result<String> {
         let output = self.kubectl.output(&[&["--namespace", &self.name], args].concat())?;
         let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
@@ -143,7 +143,7 @@ impl Drop for Space<'_> {
     }
 }
 
-/// How often each answer comes, of so many requests to a URL from inside a pod of the Deployment `from`.
+/// Counts the answers to requests for a URL from inside a pod of the Deployment `from`.
 pub(crate) fn answers(
     space: &Space<'_>,
     from: &str,
@@ -181,7 +181,7 @@ pub(crate) fn in_pod<T: Send>(
     })
 }
 
-/// Where the namespace of a running pod's first container is.
+/// The network namespace of a running pod's first container.
 pub(crate) fn pod_namespace(cluster: &Cluster, pod: &Value) -> Result<PathBuf> {
     let id = text(pod, "/status/containerStatuses/0/containerID").trim_start_matches("containerd://");
     ensure!(!id.is_empty(), "pod {} has no container yet", text(pod, "/metadata/name"));

@@ -1,4 +1,4 @@
-//! What an idle cluster costs: memory and processor time of the server and of the agents.
+//! The cost of an idle cluster: memory and processor time of the server and of the agents.
 
 use std::time::Duration;
 

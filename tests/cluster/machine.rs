@@ -1,4 +1,4 @@
-//! What a node stands on, without a server: it comes up, and goes without a trace.
+//! The parts of a node below its agent, without a server: they start, and are removed without a trace.
 
 use std::fs;
 use std::path::PathBuf;
@@ -16,7 +16,7 @@ impl Drop for Down {
     }
 }
 
-/// Notes who started the cluster, as its server's start does.
+/// Records the source tree that started the cluster, as the server's start does.
 fn claim_for(layout: &Layout) -> Result<()> {
     fs::create_dir_all(layout.run())?;
     Ok(fs::write(layout.run().join("owner"), layout.state.display().to_string())?)

@@ -47,9 +47,9 @@ fn connect(address: SocketAddr) -> Result<TcpStream> {
     Ok(stream)
 }
 
-/// When the path opened, trying every few milliseconds.
-fn opened(address: SocketAddr, patience: Duration) -> Result<(TcpStream, Instant)> {
-    let deadline = Instant::now() + patience;
+/// The time at which the path opened, tried every few milliseconds.
+fn opened(address: SocketAddr, timeout: Duration) -> Result<(TcpStream, Instant)> {
+    let deadline = Instant::now() + timeout;
     loop {
         if let Ok(stream) = connect(address) {
             return Ok((stream, Instant::now()));

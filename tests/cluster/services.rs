@@ -1,4 +1,4 @@
-//! Services as pods and as the world outside see them, and what the kernel shows of them.
+//! Services from inside pods and from outside, and the absence of kernel rules for them.
 
 use std::net::SocketAddr;
 use std::process::Command;

@@ -1,4 +1,4 @@
-//! What a user does with kubectl, and sees.
+//! Workloads through kubectl, as a user runs them.
 
 use std::time::{Duration, Instant};
 
@@ -8,10 +8,10 @@ use xtask::cluster::kubectl::{Watch, text};
 
 use crate::fixture::{Space, shared};
 
-/// Types of the events that a watch has shown for each pod, until it is silent for `patience`.
-fn seen(watch: &Watch, patience: Duration) -> Vec<(String, String)> {
+/// Types of the events that a watch has shown for each pod, until it is silent for `timeout`.
+fn seen(watch: &Watch, timeout: Duration) -> Vec<(String, String)> {
     let mut events = Vec::new();
-    while let Some(event) = watch.next(Instant::now() + patience) {
+    while let Some(event) = watch.next(Instant::now() + timeout) {
         let kind = text(&event, "/type").to_owned();
         events.push((kind, text(&event, "/object/metadata/name").to_owned()));
     }

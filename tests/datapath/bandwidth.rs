@@ -22,11 +22,11 @@ const OUTSIDE: Ipv4Addr = Ipv4Addr::new(10, 78, 11, 254);
 const PORT: u16 = 5_001;
 const NODE_PORT: u16 = 30_001;
 /// What a flow is given to send, as a time at the rate it should get.
-const LENGTH: Duration = Duration::from_secs(4);
-/// A flow that stands still for so long has ended.
-const STILL: Duration = Duration::from_secs(2);
-/// Of its rate; what it lost last TCP may find out by timeouts only, each twice as long as the one before.
-const LEAST: f64 = 0.6;
+const FLOW_DURATION: Duration = Duration::from_secs(4);
+/// A flow without progress for this long has ended.
+const IDLE_LIMIT: Duration = Duration::from_secs(2);
+/// Losses at the end of a flow are repaired by timeouts only, each twice as long as the one before.
+const MIN_SHARE_OF_RATE: f64 = 0.6;
 /// The longest packet that a pod sends, which passes as a whole.
 const PACKET_BYTES: f64 = 65_536.0;
 /// In bits a second; flows without a limit are faster.
@@ -43,16 +43,16 @@ fn sendable(rate: u64, time: Duration) -> f64 {
     rate as f64 / 8.0 * PAYLOAD * time.as_secs_f64()
 }
 
-/// How long a connection takes for what it can send in [`LENGTH`] at `rate`: from its first byte to its last, as who counts
+/// How long a connection takes for what it can send in [`FLOW_DURATION`] at `rate`: from its first byte to its last, as who counts
 /// in between takes what TCP held back behind a lost packet for the rate.
 fn flow(from: &NetNs, server: &NetNs, to: SocketAddr, listen: SocketAddr, rate: u64) -> Result<Duration> {
-    let size = sendable(rate, LENGTH) as usize;
+    let size = sendable(rate, FLOW_DURATION) as usize;
     let listener = server.run(|| TcpListener::bind(listen))??;
     let begin = Instant::now();
-    let mut stream = from.run(|| TcpStream::connect_timeout(&to, STILL))??;
+    let mut stream = from.run(|| TcpStream::connect_timeout(&to, IDLE_LIMIT))??;
     let (mut peer, _) = listener.accept()?;
-    stream.set_write_timeout(Some(STILL))?;
-    peer.set_read_timeout(Some(STILL))?;
+    stream.set_write_timeout(Some(IDLE_LIMIT))?;
+    peer.set_read_timeout(Some(IDLE_LIMIT))?;
     let sender = std::thread::spawn(move || stream.write_all(&vec![0; size]));
     let read = std::io::copy(&mut peer, &mut std::io::sink()).context("the flow stands still")?;
     let lasted = begin.elapsed();
@@ -63,10 +63,13 @@ fn flow(from: &NetNs, server: &NetNs, to: SocketAddr, listen: SocketAddr, rate: 
 
 /// The flow had its rate, and no more than a bucket lets pass: what fits into its time with the burst before it.
 fn has_limit(what: &str, lasted: Duration, rate: u64, burst: Duration) -> Result<()> {
-    let share = LENGTH.as_secs_f64() / lasted.as_secs_f64();
-    let most = sendable(rate, LENGTH) / (sendable(rate, lasted + burst) + PACKET_BYTES);
+    let share = FLOW_DURATION.as_secs_f64() / lasted.as_secs_f64();
+    let most = sendable(rate, FLOW_DURATION) / (sendable(rate, lasted + burst) + PACKET_BYTES);
     println!("{what}: {share:.3} of the limit, {most:.3} of the most");
-    ensure!(share > LEAST && most <= 1.0, "{what}: {share:.3} of the limit, {most:.3} of the most");
+    ensure!(
+        share > MIN_SHARE_OF_RATE && most <= 1.0,
+        "{what}: {share:.3} of the limit, {most:.3} of the most"
+    );
     Ok(())
 }
 
@@ -135,7 +138,7 @@ fn tcp_through_a_limited_pod_gets_its_limit_and_other_pods_all_there_is() -> Res
     for (what, from, server, to) in [("to a", c, a, at(A)), ("to c", b, c, at(C))] {
         let lasted = flow(from, server, to, to, FREE_RATE)?;
         println!("{what}, without limit: {lasted:?}");
-        ensure!(lasted < LENGTH, "{what}: {lasted:?} without limit");
+        ensure!(lasted < FLOW_DURATION, "{what}: {lasted:?} without limit");
     }
     Ok(())
 }

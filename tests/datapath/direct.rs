@@ -10,7 +10,7 @@ use skep_abi::{Addr, Backend, BackendKey, Be16, Proto, Scope, ServiceKey, Servic
 use skep_netplan::Write;
 use skep_tests::netns::NetNs;
 
-use crate::namespaces::PATIENCE;
+use crate::namespaces::ANSWER_TIMEOUT;
 use crate::node::{Lan, Node};
 
 const NODE_PORT: u16 = 30_080;
@@ -115,7 +115,7 @@ fn sent(netns: &NetNs, interface: &str) -> Result<u64> {
     links[0]["stats64"]["tx"]["bytes"].as_u64().context("no bytes")
 }
 
-/// Answers every connection with many bytes; tells who came.
+/// Answers every connection with many bytes and reports the client.
 fn serve(netns: &NetNs, at: SocketAddr, times: usize) -> Result<JoinHandle<Result<Vec<IpAddr>>>> {
     let listener = netns.run(|| TcpListener::bind(at))??;
     Ok(std::thread::spawn(move || {
@@ -130,8 +130,8 @@ fn serve(netns: &NetNs, at: SocketAddr, times: usize) -> Result<JoinHandle<Resul
 }
 
 fn fetch(netns: &NetNs, to: SocketAddr) -> Result<IpAddr> {
-    let mut stream = netns.run(|| TcpStream::connect_timeout(&to, PATIENCE))??;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut stream = netns.run(|| TcpStream::connect_timeout(&to, ANSWER_TIMEOUT))??;
+    stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
     let own = stream.local_addr()?.ip();
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;
@@ -176,7 +176,7 @@ fn nodes_with_the_same_backends_agree_on_whose_a_flow_is() -> Result<()> {
         for _ in 0..TIMES {
             let client = world.client.run(|| UdpSocket::bind((ip(v4, 83, 0, 100), 0)))??;
             client.connect(at)?;
-            client.set_read_timeout(Some(PATIENCE))?;
+            client.set_read_timeout(Some(ANSWER_TIMEOUT))?;
             for _ in 0..2 {
                 client.send(b"question")?;
                 let mut buffer = [0; 16];
@@ -189,7 +189,10 @@ fn nodes_with_the_same_backends_agree_on_whose_a_flow_is() -> Result<()> {
                     match got {
                         Some(server) => break server,
                         None => {
-                            ensure!(start.elapsed() < PATIENCE, "nobody got the question with its source")
+                            ensure!(
+                                start.elapsed() < ANSWER_TIMEOUT,
+                                "no backend got the question with its source"
+                            )
                         }
                     }
                 };
@@ -203,7 +206,7 @@ fn nodes_with_the_same_backends_agree_on_whose_a_flow_is() -> Result<()> {
     Ok(())
 }
 
-/// As while one of them has heard of a change and the other has not. Which of them translates is chance: one that does not
+/// As while one of them knows of a change and the other does not. Which of them translates is chance: one that does not
 /// know the other's station yet sends the packet back once.
 #[test]
 fn where_nodes_disagree_one_translates_instead_of_sending_it_back() -> Result<()> {
@@ -216,11 +219,11 @@ fn where_nodes_disagree_one_translates_instead_of_sending_it_back() -> Result<()
         let servers = world.servers(v4)?;
         let client = world.client.run(|| UdpSocket::bind((ip(v4, 83, 0, 100), 0)))??;
         client.connect(at)?;
-        client.set_read_timeout(Some(PATIENCE / 10))?;
+        client.set_read_timeout(Some(ANSWER_TIMEOUT / 10))?;
         let mut translated = 0;
         for _ in 0..15 {
             client.send(b"question")?;
-            std::thread::sleep(PATIENCE / 60);
+            std::thread::sleep(ANSWER_TIMEOUT / 60);
             let mut buffer = [0; 16];
             for server in &servers {
                 let Ok((_, from)) = server.recv_from(&mut buffer) else { continue };

@@ -12,7 +12,7 @@ use skep_abi::{Addr, Backend, BackendKey, Be16, DropReason, Proto, Scope, Servic
 use skep_netplan::Write;
 use skep_tests::netns::NetNs;
 
-use crate::namespaces::PATIENCE;
+use crate::namespaces::ANSWER_TIMEOUT;
 use crate::node::Node;
 use crate::packets::fragments::pieces;
 use crate::packets::frame::{Body, Frame};
@@ -23,7 +23,7 @@ const BACKEND: u16 = 8080;
 /// Of the message, each but the last with 256 bytes.
 const OFFSETS: [usize; 4] = [0, 256, 512, 768];
 /// Longer than any fragment waits.
-const FORGOTTEN: Duration = Duration::from_millis(400);
+const FRAGMENT_EXPIRY: Duration = Duration::from_millis(400);
 
 /// Both families' addresses alike.
 fn ip(v4: bool, net: u8, host: u8) -> IpAddr {
@@ -80,7 +80,7 @@ impl World {
         }
         node.apply(&writes)?;
         let server = b.run(|| UdpSocket::bind(("::", BACKEND)))??;
-        server.set_read_timeout(Some(PATIENCE))?;
+        server.set_read_timeout(Some(ANSWER_TIMEOUT))?;
         Ok(World { node, outside, a, _b: b, server })
     }
 
@@ -154,7 +154,7 @@ fn fragments_wait_for_a_first_one_that_is_late_and_not_for_one_that_never_comes(
             std::thread::sleep(Duration::from_millis(100));
             raw.send(&pieces_late[0], to)?;
             world.expect(&data(seed)).with_context(|| format!("{from} to {to}"))?;
-            std::thread::sleep(FORGOTTEN);
+            std::thread::sleep(FRAGMENT_EXPIRY);
             let dropped = world.dropped()? - before;
             ensure!(dropped == 3, "{from} to {to}: {dropped} fragments were dropped");
         }
@@ -181,10 +181,10 @@ fn a_flood_of_fragments_without_a_first_one_takes_no_more_than_the_links_rate() 
     pieces_whole.iter().try_for_each(|piece| raw.send(piece, to))?;
     world.expect(&data(950))?;
     let took = begin.elapsed();
-    std::thread::sleep(FORGOTTEN);
+    std::thread::sleep(FRAGMENT_EXPIRY);
     // What came back after its time; the link held the rest no longer than it takes to lose it.
     let (dropped, length) = (world.dropped()?, 290.0);
-    let most = (took + FORGOTTEN).as_secs_f64() * 2e6 / length + 262_144.0 / length;
+    let most = (took + FRAGMENT_EXPIRY).as_secs_f64() * 2e6 / length + 262_144.0 / length;
     println!("{dropped} of 20000 had their time on the link, {most:.0} may in {took:?}");
     ensure!(dropped > 0 && (dropped as f64) < most, "{dropped} of 20000, {most} may");
     // The link is empty again.

@@ -14,7 +14,7 @@ use skep_tests::netns::NetNs;
 use xtask::old_kernel::{self, VERSION};
 
 use crate::bandwidth::PACED;
-use crate::namespaces::{B, PATIENCE, ask, dial, serve, world};
+use crate::namespaces::{ANSWER_TIMEOUT, B, ask, dial, serve, world};
 use crate::node::Node;
 use crate::truth::KERNELS_SCTP;
 
@@ -33,7 +33,7 @@ const ASKED: [&str; 9] = [
 const VERIFIED: &str = "kernels::the_verifier_takes_every_program_with_room_to_spare";
 /// The kernel takes programs of which its verifier sees a million instructions; another kernel's may see twice as many.
 const INSTRUCTIONS_MAX: u32 = 500_000;
-const GUEST_PATIENCE: Duration = Duration::from_secs(420);
+const GUEST_TIMEOUT: Duration = Duration::from_secs(420);
 
 fn verified() -> Result<Vec<Verified>> {
     let outside = NetNs::new("skkrno")?;
@@ -66,7 +66,7 @@ fn each_hook_has_its_program_once_before_and_after_a_restart() -> Result<()> {
             let found = hooked(&world.node.netns, interface, side)?;
             ensure!(found == [program], "the {opened} time, {interface} {side:?} has {found:?}");
         }
-        ensure!(ask(&mut dial(&world.a, (B, 80), PATIENCE)??)? == b'b');
+        ensure!(ask(&mut dial(&world.a, (B, 80), ANSWER_TIMEOUT)??)? == b'b');
         world.node.datapath = None;
         world.node.open()?;
     }
@@ -91,13 +91,13 @@ fn hooked(netns: &NetNs, interface: &str, side: TcAttachType) -> Result<Vec<Stri
 fn linux_6_1_does_all_that_this_kernel_does() -> Result<()> {
     let kernel = old_kernel::fetch()?;
     let args = [&["--exact", "--test-threads=1", "--show-output"], ASKED.as_slice()].concat();
-    let said = guest::run(&kernel, &std::env::current_exe()?, &args, GUEST_PATIENCE)?;
+    let said = guest::run(&kernel, &std::env::current_exe()?, &args, GUEST_TIMEOUT)?;
     for test in ASKED {
         let passed = format!("test {test} ... ok");
         ensure!(said.lines().any(|line| line == passed), "{test} did not run on Linux {VERSION}:\n{said}");
     }
     for what in [KERNELS_SCTP, PACED] {
-        ensure!(said.contains(what), "on Linux {VERSION} nobody said \"{what}\":\n{said}");
+        ensure!(said.contains(what), "on Linux {VERSION} the guest did not print \"{what}\":\n{said}");
     }
     let there: BTreeMap<&str, &str> = said.lines().filter_map(|line| line.split_once(": ")).collect();
     for here in verified()? {

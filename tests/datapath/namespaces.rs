@@ -21,7 +21,7 @@ pub(crate) const B: Ipv4Addr = Ipv4Addr::new(10, 77, 1, 3);
 const NODE: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 1);
 const OUTSIDE: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 254);
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 96, 7, 7);
-pub(crate) const PATIENCE: Duration = Duration::from_secs(3);
+pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 
 fn addr(ip: Ipv4Addr) -> Addr {
     Addr::from(IpAddr::V4(ip))
@@ -93,11 +93,11 @@ pub(crate) fn ask(stream: &mut TcpStream) -> std::io::Result<u8> {
 pub(crate) fn dial(
     netns: &NetNs,
     to: (Ipv4Addr, u16),
-    patience: Duration,
+    timeout: Duration,
 ) -> Result<std::io::Result<TcpStream>> {
     netns.run(move || {
-        let stream = TcpStream::connect_timeout(&SocketAddr::from(to), patience)?;
-        stream.set_read_timeout(Some(patience))?;
+        let stream = TcpStream::connect_timeout(&SocketAddr::from(to), timeout)?;
+        stream.set_read_timeout(Some(timeout))?;
         Ok(stream)
     })
 }
@@ -122,8 +122,8 @@ pub(crate) fn world(name: &str) -> Result<World> {
 fn pods_of_one_node_reach_each_other_and_the_node_reaches_them() -> Result<()> {
     let world = world("loc")?;
     serve(&world.b, SocketAddr::from((B, 80)), b'b')?;
-    ensure!(ask(&mut dial(&world.a, (B, 80), PATIENCE)??)? == b'b');
-    ensure!(ask(&mut dial(&world.node.netns, (B, 80), PATIENCE)??)? == b'b');
+    ensure!(ask(&mut dial(&world.a, (B, 80), ANSWER_TIMEOUT)??)? == b'b');
+    ensure!(ask(&mut dial(&world.node.netns, (B, 80), ANSWER_TIMEOUT)??)? == b'b');
     Ok(())
 }
 
@@ -133,15 +133,15 @@ fn a_cluster_address_answers_per_packet_and_the_answer_comes_from_it() -> Result
     serve(&world.b, SocketAddr::from((B, 8080)), b'b')?;
     world.node.apply(&service((VIP, 80), Proto::TCP, Scope::INTERNAL, 1, &[(B, 8080)]))?;
     // These sockets are in no cgroup of the node, so only the packets are translated.
-    let mut stream = dial(&world.a, (VIP, 80), PATIENCE)??;
+    let mut stream = dial(&world.a, (VIP, 80), ANSWER_TIMEOUT)??;
     ensure!(ask(&mut stream)? == b'b');
     ensure!(stream.peer_addr()? == SocketAddr::from((VIP, 80)));
     world.node.apply(&service((VIP, 53), Proto::UDP, Scope::INTERNAL, 2, &[(B, 5353)]))?;
     let server = world.b.run(|| UdpSocket::bind((B, 5353)))??;
     let client = world.a.run(|| UdpSocket::bind((A, 0)))??;
     client.connect((VIP, 53))?;
-    client.set_read_timeout(Some(PATIENCE))?;
-    server.set_read_timeout(Some(PATIENCE))?;
+    client.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+    server.set_read_timeout(Some(ANSWER_TIMEOUT))?;
     client.send(b"question")?;
     let mut buffer = [0; 16];
     let (n, from) = server.recv_from(&mut buffer)?;
@@ -162,19 +162,19 @@ fn a_socket_is_refused_at_once_on_a_port_that_the_cluster_address_does_not_have(
     world.node.cgroup.make_threaded()?;
     world.a.run(|| {
         let refused = |port| {
-            let found = TcpStream::connect_timeout(&SocketAddr::from((VIP, port)), PATIENCE);
+            let found = TcpStream::connect_timeout(&SocketAddr::from((VIP, port)), ANSWER_TIMEOUT);
             ensure!(found.is_err_and(|e| e.kind() == ErrorKind::ConnectionRefused), "port {port}");
             anyhow::Ok(())
         };
         refused(81)?;
         world.node.cgroup.enter()?;
         refused(81)?;
-        ensure!(ask(&mut TcpStream::connect_timeout(&SocketAddr::from((VIP, 80)), PATIENCE)?)? == b'b');
-        // Who asks for the address that it would have is told; its packets are refused.
+        ensure!(ask(&mut TcpStream::connect_timeout(&SocketAddr::from((VIP, 80)), ANSWER_TIMEOUT)?)? == b'b');
+        // connect() succeeds, so getaddrinfo learns the source address; packets are refused.
         let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
         socket.connect((VIP, 80))?;
         ensure!(socket.local_addr()?.ip() == IpAddr::V4(A));
-        socket.set_read_timeout(Some(PATIENCE))?;
+        socket.set_read_timeout(Some(ANSWER_TIMEOUT))?;
         socket.send(b"question")?;
         ensure!(socket.recv(&mut [0]).is_err_and(|e| e.kind() == ErrorKind::ConnectionRefused));
         Ok(())
@@ -185,17 +185,20 @@ fn a_socket_is_refused_at_once_on_a_port_that_the_cluster_address_does_not_have(
 fn revoking_a_policy_cuts_an_established_connection_and_restoring_it_heals() -> Result<()> {
     let mut world = world("pol")?;
     serve(&world.b, SocketAddr::from((B, 80)), b'b')?;
-    let mut stream = dial(&world.a, (B, 80), PATIENCE)??;
+    let mut stream = dial(&world.a, (B, 80), ANSWER_TIMEOUT)??;
     ensure!(ask(&mut stream)? == b'b');
     world.node.apply(&ingress(world.b_slot, 3, false))?;
     stream.set_read_timeout(Some(Duration::from_millis(300)))?;
     ensure!(ask(&mut stream).is_err(), "an established connection outlived its policy");
     ensure!(dial(&world.a, (B, 80), Duration::from_millis(300))?.is_err(), "a denied connection was opened");
-    ensure!(ask(&mut dial(&world.node.netns, (B, 80), PATIENCE)??)? == b'b', "the node is always allowed");
+    ensure!(
+        ask(&mut dial(&world.node.netns, (B, 80), ANSWER_TIMEOUT)??)? == b'b',
+        "the node is always allowed"
+    );
     world.node.apply(&ingress(world.b_slot, 4, true))?;
     let start = Instant::now();
-    ensure!(ask(&mut dial(&world.a, (B, 80), PATIENCE)??)? == b'b');
-    ensure!(start.elapsed() < PATIENCE);
+    ensure!(ask(&mut dial(&world.a, (B, 80), ANSWER_TIMEOUT)??)? == b'b');
+    ensure!(start.elapsed() < ANSWER_TIMEOUT);
     Ok(())
 }
 
@@ -204,7 +207,7 @@ fn a_node_port_reaches_a_local_pod_with_the_clients_address() -> Result<()> {
     let mut world = world("npl")?;
     world.node.apply(&service((NODE, 30080), Proto::TCP, Scope::EXTERNAL, 1, &[(B, 80)]))?;
     let listener = world.b.run(|| TcpListener::bind((B, 80)))??;
-    let client = dial(&world.outside, (NODE, 30080), PATIENCE)??;
+    let client = dial(&world.outside, (NODE, 30080), ANSWER_TIMEOUT)??;
     let (_, from) = listener.accept()?;
     ensure!(from == client.local_addr()?);
     Ok(())
@@ -217,7 +220,7 @@ fn a_pod_talks_to_the_outside_from_the_nodes_address() -> Result<()> {
         .node
         .apply(&[Write::PutCluster { prefix_bits: 96 + 16, addr: addr(Ipv4Addr::new(10, 77, 0, 0)) }])?;
     let listener = world.outside.run(|| TcpListener::bind((OUTSIDE, 80)))??;
-    let mut client = dial(&world.a, (OUTSIDE, 80), PATIENCE)??;
+    let mut client = dial(&world.a, (OUTSIDE, 80), ANSWER_TIMEOUT)??;
     let (mut server, from) = listener.accept()?;
     ensure!(from.ip() == IpAddr::V4(NODE));
     server.write_all(b"x")?;
@@ -232,7 +235,7 @@ fn connected(name: &str) -> Result<(World, TcpStream)> {
     serve(&world.b, SocketAddr::from((B, 8080)), b'b')?;
     world.node.apply(&service((VIP, 80), Proto::TCP, Scope::INTERNAL, 1, &[(B, 8080)]))?;
     world.node.apply(&ingress(world.b_slot, 3, true))?;
-    let mut stream = dial(&world.a, (VIP, 80), PATIENCE)??;
+    let mut stream = dial(&world.a, (VIP, 80), ANSWER_TIMEOUT)??;
     ensure!(ask(&mut stream)? == b'b');
     Ok((world, stream))
 }

@@ -101,7 +101,7 @@ impl Node {
         Ok(())
     }
 
-    /// Opens the datapath anew, with the overlay or without.
+    /// Opens the datapath again, with the overlay or without.
     pub(crate) fn set_overlay(&mut self, overlay: bool) -> Result<()> {
         self.overlay = overlay;
         self.datapath = None;

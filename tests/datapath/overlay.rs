@@ -15,7 +15,7 @@ const NODES: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 81, 1, 1), Ipv4Addr::new(10, 81,
 const ROUTER: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 81, 1, 254), Ipv4Addr::new(10, 81, 2, 254)];
 const A: Ipv4Addr = Ipv4Addr::new(10, 80, 1, 2);
 const B: Ipv4Addr = Ipv4Addr::new(10, 80, 2, 2);
-const PATIENCE: Duration = Duration::from_secs(5);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 struct World {
     router: NetNs,
@@ -54,8 +54,9 @@ fn answer(listener: &TcpListener) -> Result<IpAddr> {
 }
 
 fn ask(netns: &NetNs, to: (Ipv4Addr, u16)) -> Result<TcpStream> {
-    let mut stream = netns.run(move || TcpStream::connect_timeout(&SocketAddr::from(to), PATIENCE))??;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut stream =
+        netns.run(move || TcpStream::connect_timeout(&SocketAddr::from(to), ANSWER_TIMEOUT))??;
+    stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
     stream.read_exact(&mut [0])?;
     Ok(stream)
 }
@@ -83,7 +84,7 @@ fn a_full_packet_fits_whole() -> Result<()> {
     let mtu = world.nodes[0].datapath.as_ref().context("no datapath")?.pod_mtu();
     ensure!(mtu == 1450, "{mtu}");
     let server = world.b.run(|| UdpSocket::bind((B, 9)))??;
-    server.set_read_timeout(Some(PATIENCE))?;
+    server.set_read_timeout(Some(ANSWER_TIMEOUT))?;
     let client = world.a.run(|| UdpSocket::bind((A, 0)))??;
     let payload = vec![7; mtu as usize - 28];
     client.send_to(&payload, (B, 9))?;

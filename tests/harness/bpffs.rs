@@ -8,7 +8,7 @@ use xtask::cluster::host::mount_bpf;
 
 const ROOT: &str = "/sys/fs/bpf";
 
-/// The folder for `name`; whoever pins there removes it.
+/// The folder for `name`; the caller removes its pins.
 pub fn folder(name: &str) -> Result<PathBuf> {
     static MOUNTED: OnceLock<Result<(), String>> = OnceLock::new();
     let mounted = MOUNTED.get_or_init(|| mount_bpf(Path::new(ROOT)).map_err(|error| format!("{error:#}")));

@@ -38,7 +38,7 @@ pub(crate) struct Arguments {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Told {
+struct Figures {
     /// KiB, the more of after the start and after the changes.
     resident: u64,
     /// Milliseconds from a change of an EndpointSlice until its write was seen in the kernel.
@@ -61,7 +61,7 @@ pub(crate) fn measure(services: u32, changes: u32, rounds: u32, samples: &mut Sa
         if !output.status.success() {
             bail!("the agent: {}", String::from_utf8_lossy(&output.stderr));
         }
-        let Told { resident, mut changes } = serde_json::from_slice(&output.stdout)?;
+        let Figures { resident, mut changes } = serde_json::from_slice(&output.stdout)?;
         samples.put("agent_rss", "MB", subject, resident as f64 * 1024.0 / 1e6);
         changes.sort_by(f64::total_cmp);
         let at = |part: f64| changes.get(((changes.len() - 1) as f64 * part) as usize).copied();
@@ -85,9 +85,9 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
     let numbers = (0..changes).map(|round| (round, 3 + round * 7 % services.saturating_sub(3).max(1)));
     let changes =
         numbers.map(|(round, number)| agent.change(number, round, &kernel)).collect::<Result<Vec<_>>>()?;
-    let told = Told { resident: before.max(resident()?), changes };
+    let figures = Figures { resident: before.max(resident()?), changes };
     agent.end()?;
-    println!("{}", serde_json::to_string(&told)?);
+    println!("{}", serde_json::to_string(&figures)?);
     Ok(())
 }
 
@@ -103,13 +103,13 @@ impl Agent {
         let options = skep::options(pins.to_owned(), cgroup);
         let config = NetworkConfig::new(NODE, folder.join("cni.sock"), folder);
         let (to, messages) = mpsc::channel(1024);
-        let (told, state) = watch::channel(NetworkState::NotReady("starting".into()));
+        let (state_in, state) = watch::channel(NetworkState::NotReady("starting".into()));
         let stop = CancellationToken::new();
         let stopped = stop.clone();
         let thread = std::thread::spawn(move || -> Result<()> {
             runtime()?.block_on(async move {
                 let mut engine = Engine::open(config, skep::open(options).await?).await?;
-                engine.run(messages, told, stopped).await;
+                engine.run(messages, state_in, stopped).await;
                 Ok(())
             })
         });

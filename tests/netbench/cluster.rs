@@ -159,7 +159,7 @@ fn pod(name: &str) -> Pod {
     }))
 }
 
-/// The guarded pods may talk to each other and to nobody else.
+/// The guarded pods may connect to each other only.
 fn policies() -> [NetworkPolicy; 2] {
     let select = |app: &str| json!({"matchLabels": {"app": app}});
     let (client, server) = (GUARDED.client.0, GUARDED.server.0);

@@ -128,8 +128,8 @@ impl Lane<'_> {
         if udp {
             command.args(["--udp", "--bitrate", "0", "--length", "1400"]);
         }
-        let told: Value = serde_json::from_slice(&output(&mut command)?)?;
-        let end = &told["end"];
+        let output_json: Value = serde_json::from_slice(&output(&mut command)?)?;
+        let end = &output_json["end"];
         let bits = match udp {
             false => end["sum_received"]["bits_per_second"].as_f64(),
             // The sum is of what was sent.
@@ -138,7 +138,8 @@ impl Lane<'_> {
                 .zip(end["sum"]["lost_percent"].as_f64())
                 .map(|(sent, lost)| sent * (1.0 - lost / 100.0)),
         };
-        let bits = bits.with_context(|| format!("iperf3 of {:?} told {told}", self.way.subject))?;
+        let bits =
+            bits.with_context(|| format!("iperf3 of {:?} reported {output_json}", self.way.subject))?;
         let measure = if udp { "iperf_udp" } else { "iperf_tcp" };
         samples.put(measure, "Gbit/s", self.way.subject, bits / 1e9);
         Ok(())

@@ -106,7 +106,7 @@ pub(crate) fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 
-/// A planner that has heard of everything.
+/// A planner whose informers have synced.
 pub(crate) fn planner(services: u32, observed: Observed) -> Planner {
     let mut planner = Planner::new(NODE, vec![NODE_ADDR.into()], observed);
     cluster::apply(&mut planner.index, services);

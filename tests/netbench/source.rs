@@ -3,7 +3,7 @@
 //! What the node does with them it does in the threads that its uplink is polled by, on a core that is theirs alone.
 //! Source and sink share another one, the sink first. Frames are made by BPF_PROG_TEST_RUN on live frames and redirected
 //! to the outside's end of the uplink, so they reach the node as a driver's would, before an skb exists. What the node
-//! forwards to the other node comes back to the same end, bears nobody's hardware address, and is counted and dropped
+//! forwards to the other node comes back to the same end, has a hardware address that no interface has, and is counted and dropped
 //! there: by the stack what was an skb, by an XDP program what was none. Each is the cheaper way to take it.
 
 use std::net::Ipv4Addr;

@@ -58,7 +58,7 @@ pub(crate) fn pod(name: &str) -> Result<NetNs> {
     let netns = NetNs::new(name)?;
     sysctl(&netns, "net/ipv4/ip_local_port_range", "1024 65535")?;
     sysctl(&netns, "net/ipv4/tcp_tw_reuse", "1")?;
-    // Closed connections beyond these leave no socket behind that the next ones must be told from.
+    // Closed connections beyond this number leave no TIME_WAIT socket behind.
     sysctl(&netns, "net/ipv4/tcp_max_tw_buckets", "4096")?;
     Ok(netns)
 }
@@ -115,7 +115,7 @@ pub(crate) struct Uplink {
 }
 
 pub(crate) const UPLINK: &str = "up0";
-/// Hardware address of the other node: nobody's, so what is sent to it ends at the other end of the uplink.
+/// Hardware address of the other node. No interface has it, so frames to it end at the other end of the uplink.
 const OTHER_MAC: &str = "02:00:00:00:00:99";
 
 impl Uplink {

@@ -75,7 +75,7 @@ impl Machine {
         let config = NetworkConfig::new(self.netns.name(), socket.clone(), self.folder.path().to_owned());
         let (options, path) = (self.options()?, self.netns.path());
         let (to, messages) = mpsc::channel(256);
-        let (told, state) = watch::channel(NetworkState::NotReady("starting".into()));
+        let (state_in, state) = watch::channel(NetworkState::NotReady("starting".into()));
         let stop = CancellationToken::new();
         let (sender, stopped) = (to.clone(), stop.clone());
         let thread = std::thread::spawn(move || -> Result<()> {
@@ -86,7 +86,7 @@ impl Machine {
                 let listener = skep_network::cni::listen(&config.cni_socket)?;
                 let mut engine = Engine::open(config, Datapath::open(options).await?).await?;
                 tokio::select! {
-                    () = engine.run(messages, told, stopped.clone()) => Ok(()),
+                    () = engine.run(messages, state_in, stopped.clone()) => Ok(()),
                     served = skep_network::cni::serve(listener, sender, stopped) => Ok(served?),
                 }
             })

@@ -44,7 +44,7 @@ fn until(client: &NetNs, addr: &'static str, wanted: &str) -> Result<()> {
         if held.contains(wanted) {
             return Ok(());
         }
-        // A kernel that is asking already is left to it; what it found, or did not, is asked for anew.
+        // A neighbour entry that is being resolved is left alone; a finished one is resolved again.
         if !held.contains("INCOMPLETE") {
             // No answer makes some of these fail.
             let _ = socket.send_to(b"x", &to);
@@ -56,14 +56,14 @@ fn until(client: &NetNs, addr: &'static str, wanted: &str) -> Result<()> {
 
 /// An announcer in a namespace, which answers until it is dropped.
 struct Answering {
-    tell: Option<tokio::sync::mpsc::Sender<IpAddr>>,
+    sender: Option<tokio::sync::mpsc::Sender<IpAddr>>,
     thread: Option<std::thread::JoinHandle<Result<()>>>,
 }
 
 impl Answering {
     fn start(node: &NetNs, texts: &[&str]) -> Result<Answering> {
         let (path, wanted) = (node.path(), addrs(texts));
-        let (tell, mut told) = tokio::sync::mpsc::channel(8);
+        let (sender, mut receiver) = tokio::sync::mpsc::channel(8);
         let (opened, open) = std::sync::mpsc::channel();
         let thread = std::thread::spawn(move || -> Result<()> {
             let file = std::fs::File::open(&path)?;
@@ -76,7 +76,7 @@ impl Answering {
                 opened.send(())?;
                 loop {
                     tokio::select! {
-                        addr = told.recv() => match addr {
+                        addr = receiver.recv() => match addr {
                             Some(addr) => announcer.announce(addr)?,
                             None => return Ok(()),
                         },
@@ -85,20 +85,20 @@ impl Answering {
                 }
             })
         });
-        let answering = Answering { tell: Some(tell), thread: Some(thread) };
+        let answering = Answering { sender: Some(sender), thread: Some(thread) };
         open.recv_timeout(Duration::from_secs(10)).context("the sockets do not open")?;
         Ok(answering)
     }
 
     fn announce(&self, addr: &str) -> Result<()> {
-        self.tell.as_ref().context("it is ending")?.blocking_send(addr.parse()?)?;
+        self.sender.as_ref().context("it is ending")?.blocking_send(addr.parse()?)?;
         Ok(())
     }
 }
 
 impl Drop for Answering {
     fn drop(&mut self) {
-        self.tell = None;
+        self.sender = None;
         if let Some(thread) = self.thread.take() {
             let ended = thread.join();
             assert!(std::thread::panicking() || matches!(ended, Ok(Ok(()))), "{ended:?}");
@@ -123,12 +123,12 @@ fn a_link_finds_an_address_where_it_is_announced() -> Result<()> {
     client.ip(&["addr", "add", "2001:db8::9/64", "dev", "br0", "nodad"])?;
     let (mac_a, mac_b) = (mac(&a, "up0")?, mac(&b, "up0")?);
 
-    // Nobody answers for an address that nobody has.
+    // No node answers for an address that is not announced.
     until(&client, V4, "FAILED")?;
     let answering = Answering::start(&a, &[V4, V6])?;
     until(&client, V4, &mac_a)?;
     until(&client, V6, &mac_a)?;
-    // The other node takes over, and tells all: nobody has to ask again.
+    // The other node takes over with an unsolicited announcement, so no client has to ask again.
     drop(answering);
     let answering = Answering::start(&b, &[V4, V6])?;
     answering.announce(V4)?;

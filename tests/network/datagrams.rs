@@ -1,5 +1,5 @@
-//! A UDP backend goes away: whoever spoke to it through the service is with the next one in less than a second, by
-//! packets and by sockets alike, and nobody else notices.
+//! A UDP backend goes away: its clients through the service reach the next one in less than a second, by
+//! packets and by sockets alike, and no other client is affected.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
@@ -104,7 +104,7 @@ fn ask(socket: &UdpSocket) -> std::io::Result<String> {
     Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
 }
 
-/// A client as resolvers are: after an error it connects anew, after silence it asks again.
+/// A client that behaves as a resolver: it connects again after an error and repeats the request after silence.
 fn until(mut socket: UdpSocket, to: SocketAddr, wanted: &str) -> Result<Duration> {
     let start = Instant::now();
     loop {

@@ -16,7 +16,7 @@ use crate::agent::{Agent, Machine, NODE_ADDR};
 const NODE: &str = "np-story";
 const VIP: &str = "10.96.7.8";
 /// How long an answer may take before it counts as none.
-const PATIENCE: Duration = Duration::from_millis(50);
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(50);
 const DEADLINE: Duration = Duration::from_secs(5);
 
 fn object<T: serde::de::DeserializeOwned>(value: Value) -> T {
@@ -30,7 +30,7 @@ fn pod(name: &str) -> Pod {
     }))
 }
 
-/// Ingress to the server from nobody, or from the pods of `from`.
+/// Ingress to the server from no pod, or from the pods of `from`.
 fn policy(from: Option<&str>) -> NetworkPolicy {
     let rules = from.map(|app| json!({"from": [{"podSelector": {"matchLabels": {"app": app}}}]}));
     object(json!({
@@ -90,7 +90,7 @@ fn dial_at(pod: &NetNs, to: &str) -> Result<TcpStream> {
     let to: SocketAddr = to.parse()?;
     let stream = pod.run(move || TcpStream::connect_timeout(&to, Duration::from_millis(500)))??;
     stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
     Ok(stream)
 }
 
@@ -141,9 +141,9 @@ fn pods_service_policy_and_restart() -> Result<()> {
     // Revoked by policy: the established connection too.
     agent.index(|index| index.apply_policy(&policy(None)))?;
     let cut = within_deadline("an established connection is cut", || !echoes(&established))?;
-    println!("an established connection was cut after {:?}", cut.saturating_sub(PATIENCE));
+    println!("an established connection was cut after {:?}", cut.saturating_sub(ANSWER_TIMEOUT));
     // The printed figure is the measurement; this bound, wide for a busy machine, catches a cut that waits for a timer.
-    ensure!(cut < Duration::from_secs(1) + PATIENCE, "the cut took {cut:?}");
+    ensure!(cut < Duration::from_secs(1) + ANSWER_TIMEOUT, "the cut took {cut:?}");
     ensure!(dial(&client).is_err(), "a denied connection was made");
     agent.index(|index| index.apply_policy(&policy(Some("client"))))?;
     within_deadline("an allowed client gets in", || dial(&client).is_ok_and(|stream| echoes(&stream)))?;
@@ -163,7 +163,10 @@ fn pods_service_policy_and_restart() -> Result<()> {
     agent.end()?;
     let after = machine.observed()?;
     // Neither sets nor slots nor the generation are new ones; what was garbage may be gone.
-    ensure!(before.pods == after.pods && before.services == after.services, "the next agent wrote anew");
+    ensure!(
+        before.pods == after.pods && before.services == after.services,
+        "the next agent wrote the maps again"
+    );
     ensure!(before.generation == after.generation, "the next agent raised the generation");
 
     let mut agent = machine.start()?;

@@ -39,7 +39,7 @@ fn verdicts_of_a_hundred_pods_cost_one_wait_of_the_kernel() -> Result<()> {
         datapath.apply(&[Write::DeleteVerdicts { index: PODS / 2 }])?;
         datapath.apply(&deletes)?;
         ensure!(datapath.observed()?.verdicts.is_empty(), "some verdicts are left");
-        // A map that nobody made is refused, and named.
+        // An unknown map is refused by its name.
         let unknown = Write::PutVerdicts { index: 1, map: VerdictMapId(u64::MAX) };
         let error = datapath.apply(&[puts[0].clone(), unknown]).err().map(|error| error.index);
         ensure!(error == Some(1), "an unknown map was accepted: {error:?}");

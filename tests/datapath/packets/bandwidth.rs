@@ -36,7 +36,7 @@ impl Limits {
         self.table.lab.node.apply(&[Write::PutPod(Addr::from(ip), pod)])
     }
 
-    /// As a change of policy does, so that flows are judged anew.
+    /// Raises the generation, as a change of policy does, so that flows are evaluated again.
     fn raise_generation(&mut self) -> Result<()> {
         self.generation += 2;
         self.table.lab.node.apply(&[Write::SetGeneration(self.generation)])
@@ -53,7 +53,7 @@ impl Limits {
         self.table.dropped(program, packet, DropReason::Bandwidth)
     }
 
-    /// Of the flow that the packet opens: its first packet, one of an established flow, and one that is judged anew.
+    /// Of the flow that the packet opens: its first packet, one of an established flow, and one that is evaluated again.
     fn counted(&mut self, program: &str, packet: &Frame, pod: IpAddr, direction: Direction) -> Result<()> {
         self.limit(pod, direction, SLOW)?;
         self.passes_once(program, packet)?;

@@ -158,7 +158,7 @@ fn extensions_behind_the_quote_stay() -> Result<()> {
     for world in World::ALL {
         let (a, vip, b) = (at(world.a(), 40_000), at(world.vip(), port::LOCAL), at(world.b(), port::BACKEND));
         table.run(POD, &question(Proto::UDP, a, vip))?;
-        // RFC 4884: 128 bytes of quote, told in words of four or eight bytes, then an extension.
+        // RFC 4884: 128 bytes of quote, counted in words of four or eight bytes, then an extension.
         let (seen, sent) = (question(Proto::UDP, a, b), question(Proto::UDP, a, vip));
         let extended = |about: &Frame, by| {
             let mut message = error(by, Kind::TimeExceeded, about, Length::Whole);

@@ -62,7 +62,7 @@ impl World {
         self.at(77, 3)
     }
 
-    /// A pod that nobody may reach, and that may reach nobody.
+    /// A pod isolated in both directions.
     pub(crate) fn closed(self) -> IpAddr {
         self.at(77, 4)
     }
@@ -72,7 +72,7 @@ impl World {
         self.at(77, 5)
     }
 
-    /// A pod that nobody may reach.
+    /// A pod isolated for ingress.
     pub(crate) fn shy(self) -> IpAddr {
         self.at(77, 6)
     }
@@ -109,7 +109,7 @@ impl World {
 pub(crate) mod port {
     pub(crate) const LOCAL: u16 = 80;
     pub(crate) const REMOTE: u16 = 81;
-    pub(crate) const NOBODY: u16 = 82;
+    pub(crate) const NO_BACKEND: u16 = 82;
     pub(crate) const NOBODY_HERE: u16 = 83;
     /// Its backend is `a`.
     pub(crate) const HAIRPIN: u16 = 84;
@@ -239,7 +239,7 @@ fn services(world: World, proto: Proto, set: &mut u32, writes: &mut Vec<Write>) 
     let listed: [(u16, &[IpAddr], u32); 8] = [
         (port::LOCAL, &[b], 0),
         (port::REMOTE, &[remote], 0),
-        (port::NOBODY, &[], ServiceValue::REJECT),
+        (port::NO_BACKEND, &[], ServiceValue::REJECT),
         (port::NOBODY_HERE, &[], ServiceValue::DROP),
         (port::HAIRPIN, &[a], 0),
         (port::STICKY, &[a, b, remote], 0),
@@ -275,7 +275,7 @@ fn services(world: World, proto: Proto, set: &mut u32, writes: &mut Vec<Write>) 
     }
 }
 
-/// Nobody may reach the pod of the slot; whether it may reach others.
+/// Isolates the pod of the slot for ingress, and for egress unless `egress`.
 fn policy(slot: u32, egress: bool) -> Vec<Write> {
     let id = VerdictMapId(slot.into());
     let entries = [(Direction::INGRESS, false), (Direction::EGRESS, egress)].map(|(direction, allow)| {

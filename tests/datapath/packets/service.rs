@@ -136,9 +136,10 @@ fn flows_of_one_client_port_through_two_frontends_stay_apart_at_their_backend() 
 fn a_service_without_backends_refuses_from_the_frontend() -> Result<()> {
     let mut table = Table::new("pkt2")?;
     each(|world, proto, number| {
-        let outside = [at(world.node(), port::NODE + port::NOBODY), at(world.balancer(), port::NOBODY)];
+        let outside =
+            [at(world.node(), port::NODE + port::NO_BACKEND), at(world.balancer(), port::NO_BACKEND)];
         let outside = outside.map(|frontend| (FROM_OUTSIDE, at(world.client(), number), frontend));
-        let inside = (POD, at(world.a(), number), at(world.vip(), port::NOBODY));
+        let inside = (POD, at(world.a(), number), at(world.vip(), port::NO_BACKEND));
         for (program, client, frontend) in outside.into_iter().chain([inside]) {
             for body in [opening(proto), data(proto)] {
                 let question = Frame::new(client, frontend, body);
@@ -157,7 +158,7 @@ fn a_service_without_backends_refuses_from_the_frontend() -> Result<()> {
     // A reset is answered by nothing.
     for world in World::ALL {
         let reset = Body::Tcp { flags: RST, sequence: 1, acknowledged: 0, window: 0, data: vec![] };
-        let reset = Frame::new(at(world.a(), 41_000), at(world.vip(), port::NOBODY), reset);
+        let reset = Frame::new(at(world.a(), 41_000), at(world.vip(), port::NO_BACKEND), reset);
         table.dropped(POD, &reset, DropReason::NoBackend)?;
     }
     Ok(())
@@ -215,7 +216,7 @@ fn a_long_datagram_is_quoted_in_part() -> Result<()> {
     let mut table = Table::new("pkt3")?;
     for world in World::ALL {
         for length in [0, 1, 2, 3, 479, 480, 481, 500, 1200] {
-            let (a, frontend) = (at(world.a(), 40_000), at(world.vip(), port::NOBODY));
+            let (a, frontend) = (at(world.a(), 40_000), at(world.vip(), port::NO_BACKEND));
             let question = Frame::new(a, frontend, Body::Udp(vec![0xa5; length]));
             table.row(POD, &question, Verdict::Redirect, &refusal(&question))?;
         }
@@ -227,7 +228,7 @@ fn a_long_datagram_is_quoted_in_part() -> Result<()> {
 fn source_ranges_bind_clients_outside_and_pods() -> Result<()> {
     let mut table = Table::new("pkt4")?;
     each(|world, proto, number| {
-        for port in [port::LOCAL, port::NOBODY] {
+        for port in [port::LOCAL, port::NO_BACKEND] {
             let frontend = at(world.balancer(), port);
             for (program, ip) in [(FROM_OUTSIDE, world.stranger()), (POD, world.b())] {
                 let question = Frame::new(at(ip, number), frontend, opening(proto));

@@ -16,19 +16,19 @@ use anyhow::{Context, Result, bail, ensure};
 use skep_tests::cgroup::Cgroup;
 use skep_tests::netns::NetNs;
 
-use probe::{Heard, Proto, ask, serve};
+use probe::{Proto, Reply, ask, serve};
 use rules::{Cell, Client, Endpoint, Expected, Kind, Seen, expected};
 use world::{Family, Row, World};
 
 /// What is printed where connections over SCTP are real.
 pub(crate) const KERNELS_SCTP: &str = "SCTP is the kernel's";
 /// How long an answer may take that should come, and one that should not.
-const PATIENCE: Duration = Duration::from_secs(3);
-const SILENCE: Duration = Duration::from_millis(400);
-/// Connections within which each of two endpoints is seen, but for once in a billion times.
-const MANY: usize = 30;
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+const SILENCE_TIMEOUT: Duration = Duration::from_millis(400);
+/// Connections after which each of two endpoints has answered, except once in a billion runs.
+const CONNECTIONS_TO_MEET_BOTH: usize = 30;
 /// Connections that affinity must hold together.
-const STICKY: usize = 4;
+const AFFINITY_CONNECTIONS: usize = 4;
 const WORKERS: usize = 24;
 /// After so many the rest of a seat's questions is not asked: most wait long for an answer that does not come.
 const WRONG_MAX: usize = 24;
@@ -50,7 +50,7 @@ struct Seat<'w> {
     netns: &'w NetNs,
     /// With it services are translated at the socket, without it in packets.
     cgroup: Option<&'w Cgroup>,
-    /// Of an outside client: the node by which it reaches addresses that are nobody's.
+    /// Of an outside client: the node by which it reaches addresses that no machine has.
     by: usize,
 }
 
@@ -140,7 +140,7 @@ impl Seat<'_> {
     }
 
     fn run(&self, questions: &[Question]) -> Result<Found> {
-        // An ICMP error is told to every raw socket that spoke to its source: those that wait for one go first, alone.
+        // An ICMP error reaches every raw socket connected to its source: questions that expect one run first, alone.
         let refused = |question: &&Question| expected(&question.cell) == Expected::Refused;
         let (first, rest): (Vec<&Question>, Vec<&Question>) = questions.iter().partition(refused);
         let found = Mutex::new(Found::default());
@@ -178,38 +178,38 @@ impl Seat<'_> {
         });
     }
 
-    /// `lost` is told of an answer that came at the second try only.
+    /// `lost` is called when only the second try was answered.
     fn check(&self, question: &Question, lost: impl Fn()) -> Result<()> {
         let to = SocketAddr::from(question.row.address(question.family, question.cell.entry));
-        let ask = |patience, named| ask(question.proto, to, patience, named);
+        let ask = |timeout, named| ask(question.proto, to, timeout, named);
         let candidates = match expected(&question.cell) {
             Expected::Answered(candidates) => candidates,
             Expected::Refused => {
-                let heard = ask(PATIENCE, false)?;
-                ensure!(heard == Heard::Refused, "{heard:?} instead of a refusal");
+                let reply = ask(ANSWER_TIMEOUT, false)?;
+                ensure!(reply == Reply::Refused, "{reply:?} instead of a refusal");
                 return Ok(());
             }
             Expected::Dropped => {
-                let heard = ask(SILENCE, false)?;
+                let reply = ask(SILENCE_TIMEOUT, false)?;
                 let host = matches!(self.client, Client::Host(_));
-                // The node's own packets never start, which its processes are told, as under netfilter.
-                let silent = heard == Heard::Nothing || host && heard == Heard::Forbidden;
-                ensure!(silent, "{heard:?} instead of nothing");
+                // The node's own packets are refused at the socket, so its processes get an error, as under netfilter.
+                let silent = reply == Reply::Nothing || host && reply == Reply::Forbidden;
+                ensure!(silent, "{reply:?} instead of nothing");
                 return Ok(());
             }
         };
         let mut met = BTreeSet::new();
-        for number in 0..MANY {
-            let mut heard = ask(PATIENCE, number % 2 == 1)?;
-            if heard == Heard::Nothing && question.proto != Proto::Tcp {
-                heard = ask(PATIENCE, number % 2 == 1)?;
-                if heard != Heard::Nothing {
+        for number in 0..CONNECTIONS_TO_MEET_BOTH {
+            let mut reply = ask(ANSWER_TIMEOUT, number % 2 == 1)?;
+            if reply == Reply::Nothing && question.proto != Proto::Tcp {
+                reply = ask(ANSWER_TIMEOUT, number % 2 == 1)?;
+                if reply != Reply::Nothing {
                     lost();
                 }
             }
-            let (endpoint, source) = match heard {
-                Heard::Answer(endpoint, source) => (endpoint, source),
-                heard => bail!("{heard:?} instead of an answer"),
+            let (endpoint, source) = match reply {
+                Reply::Answer(endpoint, source) => (endpoint, source),
+                reply => bail!("{reply:?} instead of an answer"),
             };
             let Some((_, seen)) = candidates.iter().find(|(candidate, _)| *candidate == endpoint) else {
                 bail!("{endpoint:?} instead of {candidates:?}")
@@ -217,8 +217,11 @@ impl Seat<'_> {
             let wanted = self.address(question.family, *seen);
             ensure!(source == wanted, "{endpoint:?} saw {source} instead of {wanted}");
             met.insert(endpoint);
-            let enough =
-                if question.row.affinity { number + 1 == STICKY } else { met.len() == candidates.len() };
+            let enough = if question.row.affinity {
+                number + 1 == AFFINITY_CONNECTIONS
+            } else {
+                met.len() == candidates.len()
+            };
             if enough {
                 break;
             }

@@ -28,7 +28,7 @@ impl Proto {
 
 /// What came of a question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Heard {
+pub(super) enum Reply {
     Answer(Endpoint, IpAddr),
     Refused,
     /// The system call says that nothing was sent.
@@ -37,62 +37,62 @@ pub(super) enum Heard {
 }
 
 /// Asks once. `named`: a datagram's addressee is given with it, not by connecting.
-pub(super) fn ask(proto: Proto, to: SocketAddr, patience: Duration, named: bool) -> Result<Heard> {
+pub(super) fn ask(proto: Proto, to: SocketAddr, timeout: Duration, named: bool) -> Result<Reply> {
     let answer = match proto {
-        Proto::Tcp => over_tcp(to, patience),
-        Proto::Udp => over_udp(to, patience, named),
-        Proto::Sctp => over_sctp(to, patience),
+        Proto::Tcp => over_tcp(to, timeout),
+        Proto::Udp => over_udp(to, timeout, named),
+        Proto::Sctp => over_sctp(to, timeout),
     };
     match answer {
-        Ok(text) => heard(&text),
+        Ok(text) => reply(&text),
         // A packet that is dropped on the way out of its own node is so much as no room for it.
-        Err(error) if error.raw_os_error() == Some(Errno::NOBUFS.raw_os_error()) => Ok(Heard::Forbidden),
+        Err(error) if error.raw_os_error() == Some(Errno::NOBUFS.raw_os_error()) => Ok(Reply::Forbidden),
         Err(error) => match error.kind() {
-            ErrorKind::ConnectionRefused => Ok(Heard::Refused),
-            ErrorKind::PermissionDenied => Ok(Heard::Forbidden),
-            ErrorKind::TimedOut | ErrorKind::WouldBlock => Ok(Heard::Nothing),
+            ErrorKind::ConnectionRefused => Ok(Reply::Refused),
+            ErrorKind::PermissionDenied => Ok(Reply::Forbidden),
+            ErrorKind::TimedOut | ErrorKind::WouldBlock => Ok(Reply::Nothing),
             _ => Err(error).with_context(|| format!("ask {to}")),
         },
     }
 }
 
-fn heard(text: &str) -> Result<Heard> {
+fn reply(text: &str) -> Result<Reply> {
     let words: Vec<&str> = text.split(' ').collect();
     let [node, host, source] = words[..] else { bail!("an answer {text:?}") };
-    Ok(Heard::Answer(Endpoint { node: node.parse()?, host: host.parse()? }, source.parse()?))
+    Ok(Reply::Answer(Endpoint { node: node.parse()?, host: host.parse()? }, source.parse()?))
 }
 
 fn answer(endpoint: Endpoint, from: IpAddr) -> String {
     format!("{} {} {from}", endpoint.node, endpoint.host)
 }
 
-fn over_tcp(to: SocketAddr, patience: Duration) -> std::io::Result<String> {
-    over_stream(TcpStream::connect_timeout(&to, patience)?, to, patience)
+fn over_tcp(to: SocketAddr, timeout: Duration) -> std::io::Result<String> {
+    over_stream(TcpStream::connect_timeout(&to, timeout)?, to, timeout)
 }
 
-fn over_sctp(to: SocketAddr, patience: Duration) -> std::io::Result<String> {
+fn over_sctp(to: SocketAddr, timeout: Duration) -> std::io::Result<String> {
     if sctp::is_the_kernels() {
-        return over_stream(sctp::connect(to, patience)?, to, patience);
+        return over_stream(sctp::connect(to, timeout)?, to, timeout);
     }
-    sctp::ask_by_hand(to, patience)
+    sctp::ask_by_hand(to, timeout)
 }
 
-fn over_stream(mut stream: TcpStream, to: SocketAddr, patience: Duration) -> std::io::Result<String> {
+fn over_stream(mut stream: TcpStream, to: SocketAddr, timeout: Duration) -> std::io::Result<String> {
     let peer = stream.peer_addr()?;
     if peer != to {
         return Err(std::io::Error::other(format!("the peer of a connection to {to} is {peer}")));
     }
-    stream.set_read_timeout(Some(patience))?;
+    stream.set_read_timeout(Some(timeout))?;
     stream.write_all(b"?")?;
     let mut text = String::new();
     BufReader::new(&stream).read_line(&mut text)?;
     Ok(text.trim_end().to_owned())
 }
 
-fn over_udp(to: SocketAddr, patience: Duration, named: bool) -> std::io::Result<String> {
+fn over_udp(to: SocketAddr, timeout: Duration, named: bool) -> std::io::Result<String> {
     let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { [0u16; 8].into() };
     let socket = UdpSocket::bind((any, 0))?;
-    socket.set_read_timeout(Some(patience))?;
+    socket.set_read_timeout(Some(timeout))?;
     if named {
         socket.send_to(b"?", to)?;
     } else {

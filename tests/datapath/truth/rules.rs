@@ -35,12 +35,12 @@ pub(super) enum Layout {
     PodOnEach,
     PodOfFirst,
     HostOfFirst,
-    Nobody,
+    NoEndpoint,
 }
 
 impl Layout {
     pub(super) const ALL: [Layout; 4] =
-        [Layout::PodOnEach, Layout::PodOfFirst, Layout::HostOfFirst, Layout::Nobody];
+        [Layout::PodOnEach, Layout::PodOfFirst, Layout::HostOfFirst, Layout::NoEndpoint];
 
     pub(super) fn endpoints(self) -> Vec<Endpoint> {
         let pod = |node| Endpoint { node, host: false };
@@ -48,7 +48,7 @@ impl Layout {
             Layout::PodOnEach => vec![pod(0), pod(1)],
             Layout::PodOfFirst => vec![pod(0)],
             Layout::HostOfFirst => vec![Endpoint { node: 0, host: true }],
-            Layout::Nobody => Vec::new(),
+            Layout::NoEndpoint => Vec::new(),
         }
     }
 }

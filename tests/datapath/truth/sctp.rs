@@ -26,19 +26,19 @@ pub(super) fn is_the_kernels() -> bool {
 }
 
 /// A one-to-one association (RFC 6458, 4), which is used as a TCP connection is.
-pub(super) fn connect(to: SocketAddr, patience: Duration) -> io::Result<TcpStream> {
+pub(super) fn connect(to: SocketAddr, timeout: Duration) -> io::Result<TcpStream> {
     let socket = socket(to.is_ipv4(), SocketType::STREAM)?;
     ioctl_fionbio(&socket, true)?;
     match rustix::net::connect(&socket, &to) {
         Err(Errno::INPROGRESS) | Ok(()) => {}
         Err(error) => return Err(error.into()),
     }
-    let deadline = Instant::now() + patience;
+    let deadline = Instant::now() + timeout;
     loop {
         let mut waiting = [PollFd::new(&socket, PollFlags::OUT)];
         poll(&mut waiting, Some(&TICK))?;
         let events = waiting[0].revents();
-        // That nobody is there ends no association, but is to be read.
+        // An unreachable error ends no association, but must be read.
         socket_error(&socket)??;
         if events.contains(PollFlags::OUT) {
             break;
@@ -59,13 +59,13 @@ pub(super) fn listen(at: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// Asks once with a packet of its own.
-pub(super) fn ask_by_hand(to: SocketAddr, patience: Duration) -> io::Result<String> {
+pub(super) fn ask_by_hand(to: SocketAddr, timeout: Duration) -> io::Result<String> {
     static PORT: AtomicU16 = AtomicU16::new(20_000);
     let port = PORT.fetch_add(1, Ordering::Relaxed);
-    let socket = raw(to.is_ipv4(), patience)?;
+    let socket = raw(to.is_ipv4(), timeout)?;
     rustix::net::connect(&socket, &SocketAddr::new(to.ip(), 0))?;
     rustix::net::send(&socket, &message(port, to.port(), b"?"), SendFlags::empty())?;
-    let deadline = Instant::now() + patience;
+    let deadline = Instant::now() + timeout;
     let mut buffer = [0; 256];
     while Instant::now() < deadline {
         let (length, _) = rustix::net::recv(&socket, &mut buffer[..], RecvFlags::empty())?;
@@ -100,10 +100,10 @@ fn answer_one(socket: &OwnedFd, at: SocketAddr, answer: impl Fn(IpAddr) -> Strin
     Ok(())
 }
 
-/// A socket for SCTP's packets; no patience is endless patience.
-fn raw(v4: bool, patience: Duration) -> io::Result<OwnedFd> {
+/// A socket for SCTP's packets; a zero timeout waits for ever.
+fn raw(v4: bool, timeout: Duration) -> io::Result<OwnedFd> {
     let socket = socket(v4, SocketType::RAW)?;
-    set_socket_timeout(&socket, Timeout::Recv, (!patience.is_zero()).then_some(patience))?;
+    set_socket_timeout(&socket, Timeout::Recv, (!timeout.is_zero()).then_some(timeout))?;
     Ok(socket)
 }
 
@@ -118,7 +118,7 @@ struct Message<'a> {
     data: &'a [u8],
 }
 
-/// Common header, and the data as one chunk of a kind that nobody knows.
+/// Common header, and the data as one chunk of an unknown type.
 fn message(from: u16, to: u16, data: &[u8]) -> Vec<u8> {
     let length = (4 + data.len() as u16).to_be_bytes();
     let mut message = [&from.to_be_bytes()[..], &to.to_be_bytes(), &[0, 0, 0, 7], &[0; 4]].concat();

@@ -8,7 +8,7 @@ use skep_abi::{Addr, Be16, Flow, FlowKey, Proto};
 use skep_tests::bpffs;
 
 use super::packet::{Family, Transport, Wire};
-use super::uplink::{MANY, NODE_MAC, PASS, TX, Uplink};
+use super::uplink::{MANY_BACKENDS, NODE_MAC, PASS, TX, Uplink};
 
 const NAME: &str = "sxcost";
 /// A run is over what the run before left, and each takes one from the time to live: so many in a row. Before and after
@@ -83,7 +83,7 @@ fn first_packets(uplink: &mut Uplink, family: Family, round: usize) -> Result<f6
     for n in 0..FIRST_PACKETS {
         let mut wire = Wire::new(family, Transport::Udp, 1_024 + n);
         let last = round as u8 + 40;
-        wire.destination.set_port(MANY);
+        wire.destination.set_port(MANY_BACKENDS);
         wire.source.set_ip(match family {
             Family::V4 => Ipv4Addr::new(192, 0, 2, last).into(),
             Family::V6 => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, last.into()).into(),

@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use skep_abi::{SNAT_PORT_MAX, SNAT_PORT_MIN};
 
 use super::packet::{Family, L3, Transport, Wire};
-use super::uplink::{MANY, NODE_MAC, ROUTER_MAC, TX, Uplink};
+use super::uplink::{MANY_BACKENDS, NODE_MAC, ROUTER_MAC, TX, Uplink};
 
 /// Sends the frame and checks all that is not the choice of a port or a backend.
 fn forwarded(uplink: &mut Uplink, wire: &Wire) -> Result<Wire> {
@@ -129,7 +129,7 @@ fn a_client_end_has_one_backend_and_many_share_evenly() -> Result<()> {
         let mut shares: BTreeMap<IpAddr, u32> = BTreeMap::new();
         for port in 5_000..5_800 {
             let mut wire = Wire::new(family, Transport::Udp, port);
-            wire.destination.set_port(MANY);
+            wire.destination.set_port(MANY_BACKENDS);
             let sent = forwarded(&mut uplink, &wire)?;
             *shares.entry(sent.destination.ip()).or_default() += 1;
             // TCP and UDP of one end are two flows, and may differ; the same flow may not.

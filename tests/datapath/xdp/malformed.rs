@@ -4,8 +4,8 @@ use anyhow::{Context, Result, ensure};
 
 use super::packet::{Family, L3, PORT, Transport, Wire};
 use super::uplink::{
-    AFFINITY, EMPTY, KEEP_SOURCE, LOCAL, MANY, NARROW, NO_NEIGHBOUR, NODE_MAC, ON_NODE, OTHER_INTERFACE,
-    PASS, ROUTER_MAC, TX, Uplink,
+    AFFINITY, EMPTY, KEEP_SOURCE, LOCAL, MANY_BACKENDS, NARROW, NO_NEIGHBOUR, NODE_MAC, ON_NODE,
+    OTHER_INTERFACE, PASS, ROUTER_MAC, TX, Uplink,
 };
 
 fn goes_up(uplink: &mut Uplink, what: &str, frame: &[u8]) -> Result<()> {
@@ -40,7 +40,7 @@ fn a_frame_cut_off_within_its_headers_goes_up() -> Result<()> {
     })
 }
 
-/// Changes bytes of a frame that would be forwarded; the checksum does not matter, since nobody looks.
+/// Changes bytes of a frame that would be forwarded; the checksum does not matter, since it is not verified.
 #[test]
 fn a_frame_that_is_not_plain_goes_up() -> Result<()> {
     let mut uplink = Uplink::new("sxodd")?;
@@ -165,7 +165,7 @@ fn what_tc_does_goes_up() -> Result<()> {
         let mut wire = Wire::new(family, transport, 7_007);
         wire.source.set_ip(family.node());
         goes_up(&mut uplink, "the node's own address as source", &wire.bytes()?)?;
-        // Nobody asked for this answer.
+        // This answer belongs to no request.
         let mut wire = Wire::new(family, transport, 7_008);
         (wire.source, wire.syn) = (family.backend(), false);
         wire.destination.set_port(61_234);
@@ -206,7 +206,7 @@ fn noise_is_never_sent_to_a_place_of_its_own_choice() -> Result<()> {
             ensure!(frame[..6] == NODE_MAC && frame.len() >= length);
             let port = L3 + family.header() + 2;
             let addressed = u16::from_be_bytes([frame[port], frame[port + 1]]);
-            ensure!((PORT..=MANY).contains(&addressed), "not to a service: {frame:02x?}");
+            ensure!((PORT..=MANY_BACKENDS).contains(&addressed), "not to a service: {frame:02x?}");
             ensure!(out[port..port + 2] == 8080u16.to_be_bytes(), "not to the backend: {out:02x?}");
         }
         Ok(())

@@ -2,7 +2,7 @@
 //!
 //! What a veth asks of XDP in the driver (6.18):
 //! - What `XDP_TX` sends is taken by the peer only while the peer has an XDP program too. With GRO alone it is queued
-//!   there, but nobody is told to look (`veth_xdp_flush`); with neither it is lost, and counted as `xdp_tx_errors`.
+//!   there, but no poll is scheduled (`veth_xdp_flush`); with neither it is lost, and counted as `xdp_tx_errors`.
 //! - A socket's packet comes with a checksum that a device is yet to finish, since veth claims to do that. `xdp_node`
 //!   leaves such packets to TC; [`World::wire`] sees to both.
 
@@ -17,12 +17,12 @@ use skep_tests::bpffs;
 
 use super::packet::{Family, Transport};
 use super::world::{Client, World, ethtool};
-use crate::namespaces::PATIENCE;
+use crate::namespaces::ANSWER_TIMEOUT;
 use crate::node::Node;
 
 const PLAIN: u16 = 30_080;
 const AFFINE: u16 = 30_081;
-/// For everybody, as source ranges, and for nobody.
+/// Source ranges that admit all clients, and that admit none.
 const RANGED: u16 = 30_082;
 const CLOSED: u16 = 30_083;
 
@@ -88,7 +88,7 @@ fn a_node_port_is_answered_by_another_nodes_pod_through_every_change_of_hook() -
     let least = least(&clients);
     let sent = sent_on(&world, &mut clients)?;
     ensure!(sent >= least, "only {sent} packets went through XDP");
-    // Every flow made anew, now that the neighbours are known.
+    // Open every flow again, now that the neighbours are known.
     let mut clients = world.dial_all(PLAIN)?;
     ensure!(sent_on(&world, &mut clients)? >= least);
     world.balancer.datapath = None;
@@ -115,7 +115,7 @@ fn a_node_port_is_answered_by_another_nodes_pod_through_every_change_of_hook() -
     // The kernel lets go of a link some time after its pin.
     let start = Instant::now();
     while is_attached(&world.balancer)? {
-        ensure!(start.elapsed() < PATIENCE, "a program stayed on the uplink");
+        ensure!(start.elapsed() < ANSWER_TIMEOUT, "a program stayed on the uplink");
         std::thread::yield_now();
     }
     Ok(())
@@ -156,17 +156,17 @@ fn restarts_of_the_agent_lose_no_packet() -> Result<()> {
 fn what_tc_does_works_beside_xdp() -> Result<()> {
     let mut world = World::new("sxtcs")?;
     world.wire()?;
-    let [everybody, nobody] = [7, 8];
+    let [all_clients, no_client] = [7, 8];
     for list in [Addr::V4_PREFIX_BITS, 0].map(|prefix_bits| {
         let addr = if prefix_bits == 0 { Addr::UNSPECIFIED } else { Addr::from_v4_word(0) };
-        Write::PutRange { list: everybody, prefix_bits, addr }
+        Write::PutRange { list: all_clients, prefix_bits, addr }
     }) {
         world.balancer.apply(&[list])?;
     }
     let plain = ServiceValue::default();
     world.expose(AFFINE, ServiceValue { affinity_seconds: 10_800, ..plain })?;
-    world.expose(RANGED, ServiceValue { ranges: everybody, ..plain })?;
-    world.expose(CLOSED, ServiceValue { ranges: nobody, ..plain })?;
+    world.expose(RANGED, ServiceValue { ranges: all_clients, ..plain })?;
+    world.expose(CLOSED, ServiceValue { ranges: no_client, ..plain })?;
     for mode in [XdpMode::Driver, XdpMode::Generic] {
         ensure!(reopen(&mut world.balancer, mode)?.is_some());
         for port in [AFFINE, RANGED] {

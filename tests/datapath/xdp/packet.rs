@@ -175,7 +175,7 @@ impl Wire {
         Ok(frame)
     }
 
-    /// Reads a frame, each checksum of which must be what it would be if computed anew.
+    /// Reads a frame, each checksum of which must equal a freshly computed one.
     pub(crate) fn read(frame: &[u8]) -> Result<Wire> {
         let headers = PacketHeaders::from_ethernet_slice(frame).context("parse the frame")?;
         let ethernet = headers.link.and_then(|link| link.ethernet2()).context("no Ethernet header")?;
@@ -194,7 +194,7 @@ impl Wire {
             }
             NetHeaders::Arp(_) => bail!("ARP"),
         };
-        ensure!(transport == again, "checksum: {transport:?}, computed anew {again:?}");
+        ensure!(transport == again, "checksum: {transport:?}, recomputed {again:?}");
         let (kind, sport, dport, syn, fin) = match transport {
             TransportHeader::Tcp(tcp) => {
                 (Transport::Tcp, tcp.source_port, tcp.destination_port, tcp.syn, tcp.fin)

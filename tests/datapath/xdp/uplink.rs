@@ -28,7 +28,7 @@ pub(crate) const NO_NEIGHBOUR: u16 = 30_085;
 pub(crate) const OTHER_INTERFACE: u16 = 30_086;
 pub(crate) const NARROW: u16 = 30_087;
 pub(crate) const ON_NODE: u16 = 30_088;
-pub(crate) const MANY: u16 = 30_089;
+pub(crate) const MANY_BACKENDS: u16 = 30_089;
 
 pub(crate) struct Uplink {
     pub(crate) netns: NetNs,
@@ -122,7 +122,7 @@ impl Uplink {
             (OTHER_INTERFACE, to(host(6, 2)), plain),
             (NARROW, to(host(7, 2)), plain),
             (ON_NODE, to(family.node()), plain),
-            (MANY, (2..10).flat_map(|n| to(host(2, n))).collect(), plain),
+            (MANY_BACKENDS, (2..10).flat_map(|n| to(host(2, n))).collect(), plain),
         ];
         for (port, backends, value) in services {
             let set = u32::from(port) * 2 + family as u32;

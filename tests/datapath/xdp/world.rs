@@ -14,7 +14,7 @@ use skep_tests::netns::{NetNs, link};
 use xtask::build_ebpf::bench_object;
 
 use super::packet::{Family, Transport};
-use crate::namespaces::{PATIENCE, serve};
+use crate::namespaces::{ANSWER_TIMEOUT, serve};
 use crate::node::Node;
 
 /// Where the pod listens.
@@ -142,8 +142,8 @@ impl World {
         self.client.run(move || -> Result<Client> {
             Ok(match transport {
                 Transport::Tcp => {
-                    let stream = TcpStream::connect_timeout(&to, PATIENCE).context("connect")?;
-                    stream.set_read_timeout(Some(PATIENCE))?;
+                    let stream = TcpStream::connect_timeout(&to, ANSWER_TIMEOUT).context("connect")?;
+                    stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
                     stream.set_nodelay(true)?;
                     Client::Tcp(stream)
                 }
@@ -151,7 +151,7 @@ impl World {
                     let socket = UdpSocket::bind((any, 0))?;
                     // Answers from anywhere else are not taken.
                     socket.connect(to)?;
-                    socket.set_read_timeout(Some(PATIENCE))?;
+                    socket.set_read_timeout(Some(ANSWER_TIMEOUT))?;
                     Client::Udp(socket)
                 }
             })

@@ -84,7 +84,7 @@ async fn change(
     Ok(changes)
 }
 
-/// Takes each backend of the steady Service out in turn: connections to it stand as long as it does.
+/// Takes each backend of the steady Service out in turn: connections to it stay open as long as it exists.
 async fn take_turns(client: Client, backends: Vec<Ipv4Addr>, stop: Arc<AtomicBool>) -> Result<usize> {
     let mut changes = 0;
     while !stop.load(Ordering::Acquire) {

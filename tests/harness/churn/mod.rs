@@ -1,4 +1,4 @@
-//! Churn: Services and EndpointSlices change all the time and the agent is restarted and killed, while connections stand
+//! Churn: Services and EndpointSlices change all the time and the agent is restarted and killed, while connections stay open
 //! that must not break.
 //!
 //! In: how long, how many connections, how many changes a second. Out: what was done, and every connection that broke.

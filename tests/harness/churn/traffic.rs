@@ -1,4 +1,4 @@
-//! Connections that stand, each asked again and again, and new ones all the time.
+//! Open connections that send requests all the time, and new ones beside them.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -16,26 +16,26 @@ use super::Report;
 use super::world::World;
 use crate::netns::NetNs;
 
-/// An answer that takes longer is none.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// An answer that takes longer counts as none.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 const WORD: usize = 8;
-/// So that what befalls one connection can be told from what befalls all.
+/// Several, so that a fault of one connection differs from a fault of all.
 const DIALLERS: usize = 4;
 
 pub(super) struct Traffic {
     standing: JoinSet<()>,
     dialling: Vec<std::thread::JoinHandle<()>>,
-    told: Arc<Told>,
+    tally: Arc<Tally>,
 }
 
 #[derive(Default)]
-struct Told {
+struct Tally {
     requests: AtomicUsize,
     dialled: AtomicUsize,
     broken: Mutex<Vec<String>>,
 }
 
-impl Told {
+impl Tally {
     fn broke(&self, what: String) {
         self.broken.lock().unwrap_or_else(PoisonError::into_inner).push(what);
     }
@@ -72,8 +72,8 @@ pub(super) fn serve(pod: &NetNs, at: SocketAddr, runtime: &Runtime) -> Result<()
 
 /// One connection with one answer, from the namespace of this thread.
 pub(super) fn dial(to: SocketAddr) -> std::io::Result<()> {
-    let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut stream = TcpStream::connect_timeout(&to, ANSWER_TIMEOUT)?;
+    stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
     stream.write_all(&[7; WORD])?;
     stream.read_exact(&mut [0; WORD])
 }
@@ -86,24 +86,24 @@ impl Traffic {
         stop: &Arc<AtomicBool>,
     ) -> Result<Traffic> {
         let connect = |to: SocketAddr, count: usize| -> std::io::Result<Vec<TcpStream>> {
-            (0..count).map(|_| TcpStream::connect_timeout(&to, PATIENCE)).collect()
+            (0..count).map(|_| TcpStream::connect_timeout(&to, ANSWER_TIMEOUT)).collect()
         };
         let (from_pod, outside) = (connections / 2, connections - connections / 2);
         let to = world.cluster_addr;
         let mut streams = world.visitor.run(|| connect(to, from_pod))?.context("connect from a pod")?;
         streams.extend(connect(world.node_port, outside).context("connect to the node port")?);
-        let told = Arc::new(Told::default());
+        let tally = Arc::new(Tally::default());
         let mut standing = JoinSet::new();
         let _entered = runtime.enter();
         for (number, stream) in streams.into_iter().enumerate() {
             stream.set_nonblocking(true)?;
             stream.set_nodelay(true)?;
             let stream = tokio::net::TcpStream::from_std(stream)?;
-            standing.spawn_on(stand(number, stream, told.clone(), stop.clone()), runtime.handle());
+            standing.spawn_on(keep_asking(number, stream, tally.clone(), stop.clone()), runtime.handle());
         }
-        let dial = |dialler| dial_on(world, dialler, told.clone(), stop.clone());
+        let dial = |dialler| dial_on(world, dialler, tally.clone(), stop.clone());
         let dialling = (0..DIALLERS).map(dial).collect::<Result<_>>()?;
-        Ok(Traffic { standing, dialling, told })
+        Ok(Traffic { standing, dialling, tally })
     }
 
     pub(super) fn finish(mut self, runtime: &Runtime, report: &mut Report) -> Result<()> {
@@ -111,15 +111,21 @@ impl Traffic {
         for dialler in self.dialling {
             dialler.join().map_err(|_| anyhow::anyhow!("a dialling thread ended badly"))?;
         }
-        report.requests = self.told.requests.load(Ordering::Acquire);
-        report.dialled = self.told.dialled.load(Ordering::Acquire);
-        report.broken = std::mem::take(&mut *self.told.broken.lock().unwrap_or_else(PoisonError::into_inner));
+        report.requests = self.tally.requests.load(Ordering::Acquire);
+        report.dialled = self.tally.dialled.load(Ordering::Acquire);
+        report.broken =
+            std::mem::take(&mut *self.tally.broken.lock().unwrap_or_else(PoisonError::into_inner));
         Ok(())
     }
 }
 
 /// Asks about once a second until the end.
-async fn stand(number: usize, mut stream: tokio::net::TcpStream, told: Arc<Told>, stop: Arc<AtomicBool>) {
+async fn keep_asking(
+    number: usize,
+    mut stream: tokio::net::TcpStream,
+    tally: Arc<Tally>,
+    stop: Arc<AtomicBool>,
+) {
     let name = format!("connection {number}, {:?}", stream.peer_addr());
     for request in 0_u64.. {
         // Spread over the second, and never twice at the same distance from a change.
@@ -129,15 +135,17 @@ async fn stand(number: usize, mut stream: tokio::net::TcpStream, told: Arc<Told>
         }
         let word = request.to_be_bytes();
         let mut answer = [0; WORD];
-        let asked = tokio::time::timeout(PATIENCE, async {
+        let asked = tokio::time::timeout(ANSWER_TIMEOUT, async {
             stream.write_all(&word).await?;
             stream.read_exact(&mut answer).await
         });
         match asked.await {
-            Ok(Ok(_)) if answer == word => drop(told.requests.fetch_add(1, Ordering::Relaxed)),
-            Ok(Ok(_)) => return told.broke(format!("{name}, request {request}: another's answer")),
-            Ok(Err(error)) => return told.broke(format!("{name}, request {request}: {error}")),
-            Err(_) => return told.broke(format!("{name}, request {request}: no answer in {PATIENCE:?}")),
+            Ok(Ok(_)) if answer == word => drop(tally.requests.fetch_add(1, Ordering::Relaxed)),
+            Ok(Ok(_)) => return tally.broke(format!("{name}, request {request}: another's answer")),
+            Ok(Err(error)) => return tally.broke(format!("{name}, request {request}: {error}")),
+            Err(_) => {
+                return tally.broke(format!("{name}, request {request}: no answer in {ANSWER_TIMEOUT:?}"));
+            }
         }
     }
 }
@@ -146,7 +154,7 @@ async fn stand(number: usize, mut stream: tokio::net::TcpStream, told: Arc<Told>
 fn dial_on(
     world: &World,
     dialler: usize,
-    told: Arc<Told>,
+    tally: Arc<Tally>,
     stop: Arc<AtomicBool>,
 ) -> Result<std::thread::JoinHandle<()>> {
     let (path, to) = (world.visitor.path(), world.cluster_addr);
@@ -155,7 +163,7 @@ fn dial_on(
         let kind = Some(rustix::thread::LinkNameSpaceType::Network);
         let fd = std::os::fd::AsFd::as_fd(&visitor);
         if let Err(error) = rustix::thread::move_into_link_name_space(fd, kind) {
-            return told.broke(format!("enter the pod: {error}"));
+            return tally.broke(format!("enter the pod: {error}"));
         }
         let start = Instant::now();
         for number in 0_u64.. {
@@ -164,9 +172,9 @@ fn dial_on(
             }
             let at = start.elapsed();
             match dial(to) {
-                Ok(()) => drop(told.dialled.fetch_add(1, Ordering::Relaxed)),
+                Ok(()) => drop(tally.dialled.fetch_add(1, Ordering::Relaxed)),
                 Err(error) => {
-                    told.broke(format!(
+                    tally.broke(format!(
                         "dialler {dialler}, connection {number}, begun after {at:.1?}: {error}"
                     ));
                 }

@@ -1,4 +1,4 @@
-//! A server, a node with its agent, pods with echo servers, and the Service that the connections stand on.
+//! A server, a node with its agent, pods with echo servers, and the Service that the connections use.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -25,7 +25,7 @@ use crate::netns::NetNs;
 const NODE: u8 = 1;
 const BACKENDS: usize = 3;
 const AGENT: &str = "agent-churn";
-const PATIENCE: Duration = Duration::from_secs(30);
+const READY_TIMEOUT: Duration = Duration::from_secs(30);
 
 pub(super) const PORT: u16 = 8080;
 pub(super) const STEADY: &str = "steady";
@@ -63,7 +63,7 @@ impl World {
         let kubectl = deps::kubectl(&layout.state.join("tools"))?;
         let binaries = binaries::built(profile)?;
         let cluster = Cluster::new(layout.clone(), binaries.clone(), kubectl);
-        // Nobody sends the node's heartbeats here.
+        // No kubelet renews the node's Lease here.
         cluster.start_server(&Options { nodes: 1, store: Store::Embedded, node_grace: u16::MAX })?;
         let client = runtime.block_on(client(layout.kubeconfig()))?;
         let node = layout.node(NODE);
@@ -123,7 +123,7 @@ impl World {
     }
 
     fn answers(&self, to: SocketAddr) -> Result<()> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + READY_TIMEOUT;
         loop {
             match self.visitor.run(|| traffic::dial(to))? {
                 Ok(()) => return Ok(()),
@@ -181,7 +181,7 @@ async fn register(client: &Client, node: &NodeLayout) -> Result<()> {
     let status = json!({"status": {"addresses": [{"type": "InternalIP", "address": node.addr}]}});
     nodes.patch_status(&node.name, &PatchParams::default(), &Patch::Merge(status)).await?;
     let accounts: Api<ServiceAccount> = Api::default_namespaced(client.clone());
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + READY_TIMEOUT;
     while accounts.get_opt("default").await?.is_none() {
         ensure!(Instant::now() < deadline, "no service account is made");
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -208,7 +208,7 @@ async fn add_pod(client: &Client, node: &NodeLayout, name: &str) -> Result<(NetN
         ifname: Some("eth0".into()),
         args: Some(format!("IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={name}")),
     };
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + READY_TIMEOUT;
     let added = loop {
         let outcome = skep_cni::run(&environment, config.to_string().as_bytes()).await;
         match outcome.stdout {

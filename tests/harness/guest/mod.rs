@@ -24,8 +24,8 @@ const PAYLOAD: &str = "payload";
 /// The last line of what the guest says, and before its number what the payload ended with.
 const ENDED: &str = "payload ended with ";
 
-/// Runs `payload` as root of the old kernel and gives what it printed; fails if it fails, or takes longer than `patience`.
-pub fn run(kernel: &OldKernel, payload: &Path, args: &[&str], patience: Duration) -> Result<String> {
+/// Runs `payload` as root of the old kernel and gives what it printed; fails if it fails, or takes longer than `timeout`.
+pub fn run(kernel: &OldKernel, payload: &Path, args: &[&str], timeout: Duration) -> Result<String> {
     let folder = tempfile::Builder::new().prefix("skep-guest-").tempdir()?;
     let (initrd, console, output) =
         (folder.path().join("initrd"), folder.path().join("console"), folder.path().join("output"));
@@ -46,11 +46,11 @@ pub fn run(kernel: &OldKernel, payload: &Path, args: &[&str], patience: Duration
             .spawn()
             .context("run qemu-system-x86_64 (Debian: qemu-system-x86)")?,
     );
-    let deadline = Instant::now() + patience;
+    let deadline = Instant::now() + timeout;
     let ended = loop {
         match machine.0.try_wait()? {
             Some(status) => break status.to_string(),
-            None if Instant::now() > deadline => break format!("nothing for {} s", patience.as_secs()),
+            None if Instant::now() > deadline => break format!("nothing for {} s", timeout.as_secs()),
             None => thread::sleep(Duration::from_millis(100)),
         }
     };
