@@ -8,7 +8,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use ipnetwork::IpNetwork;
+use ipnetwork::{IpNetwork, IpNetworkError};
 use k8s_openapi::api::networking::v1::{
     IPBlock, NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort, NetworkPolicySpec,
 };
@@ -262,7 +262,7 @@ impl Parser<'_> {
             // Without an exception the block would allow too much, so a bad one drops the whole block.
             let parsed = parse_cidr(text).and_then(|inner| match is_inside(&inner, &cidr) {
                 true => Ok(inner),
-                false => Err(format!("{inner} is not inside {cidr}")),
+                false => Err(BadCidr::Outside { inner, outer: cidr }),
             });
             match parsed {
                 Ok(inner) => except.push(inner),
@@ -314,20 +314,34 @@ impl Parser<'_> {
     }
 }
 
+/// Why an ipBlock's network cannot be used.
+#[derive(Debug, thiserror::Error)]
+enum BadCidr {
+    #[error("{text:?} is not a CIDR: it has no prefix length")]
+    NoPrefixLength { text: String },
+    #[error("{text:?} is not a CIDR: {source}")]
+    Syntax { text: String, source: IpNetworkError },
+    #[error("{text:?} is an IPv4-mapped network: write it as IPv4")]
+    MappedIpv4 { text: String },
+    #[error("{inner} is not inside {outer}")]
+    Outside { inner: IpNetwork, outer: IpNetwork },
+}
+
 /// A network in CIDR form, its host bits cleared as by the API server's parser.
-fn parse_cidr(text: &str) -> Result<IpNetwork, String> {
+fn parse_cidr(text: &str) -> Result<IpNetwork, BadCidr> {
+    let syntax = |source| BadCidr::Syntax { text: text.to_owned(), source };
     if !text.contains('/') {
-        return Err(format!("{text:?} is not a CIDR: it has no prefix length"));
+        return Err(BadCidr::NoPrefixLength { text: text.to_owned() });
     }
-    let parsed: IpNetwork = text.parse().map_err(|reason| format!("{text:?} is not a CIDR: {reason}"))?;
+    let parsed: IpNetwork = text.parse().map_err(syntax)?;
     // An IPv4-mapped network would be a second name for an IPv4 one.
     if let IpAddr::V6(v6) = parsed.network()
         && parsed.prefix() >= Addr::V4_PREFIX_BITS as u8
         && v6.to_ipv4_mapped().is_some()
     {
-        return Err(format!("{text:?} is an IPv4-mapped network: write it as IPv4"));
+        return Err(BadCidr::MappedIpv4 { text: text.to_owned() });
     }
-    IpNetwork::new(parsed.network(), parsed.prefix()).map_err(|reason| reason.to_string())
+    IpNetwork::new(parsed.network(), parsed.prefix()).map_err(syntax)
 }
 
 fn is_inside(inner: &IpNetwork, outer: &IpNetwork) -> bool {
