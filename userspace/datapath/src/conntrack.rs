@@ -48,7 +48,7 @@ impl Datapath {
                 Ok(()) | Err(MapError::KeyNotFound) => {}
                 Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => {
                 }
-                Err(error) => return Err(DatapathError::map("CONNTRACK", "remove from")(error)),
+                Err(error) => return Err(DatapathError::map("CONNTRACK", "remove entry")(error)),
             }
             removed += 1;
         }

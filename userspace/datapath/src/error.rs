@@ -8,29 +8,29 @@ use std::path::PathBuf;
 pub enum DatapathError {
     #[error("{path} is not on a BPF file system; mount one: mount -t bpf bpf /sys/fs/bpf")]
     NoBpffs { path: PathBuf },
-    #[error("{operation} {path}")]
+    #[error("{operation} {path} failed")]
     File { operation: &'static str, path: PathBuf, source: io::Error },
-    #[error("load the BPF programs")]
+    #[error("load BPF programs failed")]
     Load(#[from] aya::EbpfError),
-    #[error("program {name}: {operation}: {source}")]
+    #[error("program {name}: {operation} failed: {source}")]
     Program { name: &'static str, operation: &'static str, source: aya::programs::ProgramError },
-    #[error("program {name}: its link is not one that can be pinned")]
+    #[error("program {name}: its link cannot be pinned")]
     Link { name: &'static str, source: aya::programs::links::LinkError },
     #[error("the BPF object has no {what} {name}")]
     Missing { what: &'static str, name: &'static str },
-    #[error("map {name}: {operation}")]
+    #[error("map {name}: {operation} failed")]
     Map { name: &'static str, operation: &'static str, source: aya::maps::MapError },
-    #[error("pin {path}")]
+    #[error("pin {path} failed")]
     Pin { path: PathBuf, source: aya::pin::PinError },
-    #[error("interface {name} is not there")]
+    #[error("interface {name} does not exist")]
     NoInterface { name: String },
     #[error("the pod programs are not attached to interface {ifindex}")]
     NotAttached { ifindex: u32 },
     #[error("{name} was changed: {what}")]
     Changed { name: String, what: String },
-    #[error("netlink: {operation}")]
+    #[error("netlink: {operation} failed")]
     Netlink { operation: String, source: rtnetlink::Error },
-    #[error("enter network namespace {path}")]
+    #[error("enter network namespace {path} failed")]
     Namespace { path: PathBuf, source: io::Error },
     #[error("a worker thread panicked")]
     Aborted,

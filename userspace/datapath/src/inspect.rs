@@ -38,7 +38,7 @@ impl Datapath {
                 Ok(info) => Some(info.verified_instruction_count().unwrap_or(0)),
                 Err(ProgramError::NotLoaded) => None,
                 Err(source) => {
-                    let (name, operation) = (static_name(name), "read the information of");
+                    let (name, operation) = (static_name(name), "read information");
                     return Err(DatapathError::Program { name, operation, source });
                 }
             };

@@ -113,13 +113,13 @@ impl Maps {
             return Ok(());
         }
         let mut map =
-            VerdictMap::create(VERDICTS_MAX, BPF_F_NO_PREALLOC).map_err(failed("create a map of"))?;
+            VerdictMap::create(VERDICTS_MAX, BPF_F_NO_PREALLOC).map_err(failed("create inner map"))?;
         for (bits, key, verdict) in entries {
-            map.insert(&Key::new(*bits, *key), verdict, 0).map_err(failed("fill a map of"))?;
+            map.insert(&Key::new(*bits, *key), verdict, 0).map_err(failed("fill inner map"))?;
         }
         let path = self.verdict_pin(id);
         map.pin(&path).map_err(|source| DatapathError::Pin { path: path.clone(), source })?;
-        let map = open_verdict_map(&path).map_err(failed("open a pinned map of"))?;
+        let map = open_verdict_map(&path).map_err(failed("open pinned inner map"))?;
         self.verdict_maps.insert(id, map);
         Ok(())
     }
@@ -154,7 +154,7 @@ fn pinned_verdict_maps(folder: &Path) -> Result<BTreeMap<VerdictMapId, VerdictMa
         let name = entry.file_name();
         let Some(id) = name.to_str().and_then(|name| u64::from_str_radix(name, 16).ok()) else { continue };
         let map = open_verdict_map(&entry.path())
-            .map_err(DatapathError::map("VERDICTS", "open a pinned map of"))?;
+            .map_err(DatapathError::map("VERDICTS", "open pinned inner map"))?;
         maps.insert(VerdictMapId(id), map);
     }
     Ok(maps)

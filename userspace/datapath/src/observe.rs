@@ -70,7 +70,7 @@ impl Datapath {
         &self,
     ) -> Result<(BTreeMap<VerdictMapId, Arc<[VerdictEntry]>>, BTreeMap<u32, VerdictMapId>), DatapathError>
     {
-        let failed = || DatapathError::map("VERDICTS", "read a map of");
+        let failed = || DatapathError::map("VERDICTS", "read inner map");
         let (mut contents, mut names) = (BTreeMap::new(), BTreeMap::new());
         for (name, map) in &self.maps.verdict_maps {
             let mut entries = Vec::new();

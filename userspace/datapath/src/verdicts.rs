@@ -42,8 +42,7 @@ pub(crate) fn create(pin: &Path) -> Result<(), DatapathError> {
     }
     let failed = |operation| DatapathError::map("VERDICTS", operation);
     // The kernel copies the type, sizes and flags of this inner map.
-    let template =
-        VerdictMap::create(VERDICTS_MAX, BPF_F_NO_PREALLOC).map_err(failed("create a template for"))?;
+    let template = VerdictMap::create(VERDICTS_MAX, BPF_F_NO_PREALLOC).map_err(failed("create template"))?;
     let attributes = Attributes {
         map_type: BPF_MAP_TYPE_HASH_OF_MAPS,
         key_size: size_of::<u32>() as u32,
