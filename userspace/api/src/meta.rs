@@ -5,10 +5,10 @@ use serde_json::{Map, Value};
 use crate::field::{Errors, Path};
 use crate::names::{NameForm, QUALIFIED_NAME, name_problem, qualified_name_problem, validate_labels};
 
-/// Annotations of one object together, in bytes (validation.TotalAnnotationSizeLimitB).
-const ANNOTATIONS_MAX: usize = 256 << 10;
+/// Size limit of all annotations of an object, in bytes (validation.TotalAnnotationSizeLimitB).
+const MAX_ANNOTATION_BYTES: usize = 256 << 10;
 
-/// The metadata of an object, made if it is missing.
+/// The metadata of an object; created if it is missing.
 pub fn of_mut(object: &mut Value) -> &mut Map<String, Value> {
     if !object.is_object() {
         *object = Value::Object(Map::new());
@@ -19,11 +19,11 @@ pub fn of_mut(object: &mut Value) -> &mut Map<String, Value> {
     }
     match metadata {
         Value::Object(fields) => fields,
-        _ => unreachable!("it was made an object above"),
+        _ => unreachable!("the metadata is an object by now"),
     }
 }
 
-/// Drops lists and maps of the metadata that hold nothing, as Go's types leave them out.
+/// Drops empty lists and maps of the metadata, as Go's types omit them.
 pub(crate) fn omit_empty(object: &mut Value) {
     for field in ["labels", "annotations", "finalizers", "ownerReferences"] {
         let is_empty = match &object["metadata"][field] {
@@ -37,19 +37,22 @@ pub(crate) fn omit_empty(object: &mut Value) {
     }
 }
 
+/// `metadata.name`; empty if absent.
 pub fn name(object: &Value) -> &str {
     object["metadata"]["name"].as_str().unwrap_or_default()
 }
 
+/// `metadata.namespace`; empty if absent.
 pub fn namespace(object: &Value) -> &str {
     object["metadata"]["namespace"].as_str().unwrap_or_default()
 }
 
+/// `metadata.uid`; empty if absent.
 pub fn uid(object: &Value) -> &str {
     object["metadata"]["uid"].as_str().unwrap_or_default()
 }
 
-/// What `autoscaling/v1` Scale shows of an object's metadata.
+/// The metadata of an object's `autoscaling/v1` Scale.
 pub fn of_scale(object: &Value) -> Value {
     let mut metadata = Map::new();
     for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
@@ -60,7 +63,7 @@ pub fn of_scale(object: &Value) -> Value {
     Value::Object(metadata)
 }
 
-/// The metadata of an object that stands in another.
+/// Checks the metadata of an object that is embedded in another.
 pub(crate) fn validate_embedded(object: &Value, path: &Path, errors: &mut Errors) {
     validate_labels(&object["metadata"]["labels"], &path.child("labels"), errors);
     validate_annotations(&object["metadata"]["annotations"], &path.child("annotations"), errors);
@@ -146,7 +149,7 @@ fn validate_annotations(annotations: &Value, path: &Path, errors: &mut Errors) {
         }
         size += key.len() + value.as_str().map_or(0, str::len);
     }
-    if size > ANNOTATIONS_MAX {
-        errors.too_long(path, ANNOTATIONS_MAX);
+    if size > MAX_ANNOTATION_BYTES {
+        errors.too_long(path, MAX_ANNOTATION_BYTES);
     }
 }

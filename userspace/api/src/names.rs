@@ -23,13 +23,13 @@ pub enum NameForm {
     Label,
     /// RFC 1035 label: begins with a letter.
     Label1035,
-    /// Anything that can stand in a path.
+    /// Any text that is valid as one segment of a path.
     PathSegment,
     /// An IP address in its canonical form.
     Address,
 }
 
-/// Why a name is not of the form; `None`: it is.
+/// Why a name does not have the form; `None` if it does.
 pub fn name_problem(name: &str, form: NameForm) -> Option<&'static str> {
     match form {
         NameForm::Subdomain if name.len() > 253 => Some("must be no more than 253 bytes"),
@@ -64,7 +64,7 @@ pub(crate) fn is_label(name: &str) -> bool {
         && bytes.iter().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || *c == b'-')
 }
 
-/// `[prefix/]name` as label keys have it.
+/// Why a text is no `[prefix/]name`, the form of label keys; `None` if it is one.
 pub(crate) fn qualified_name_problem(name: &str) -> Option<&'static str> {
     let name = match name.split_once('/') {
         Some((prefix, _)) if !is_subdomain(prefix) || prefix.len() > 253 => return Some(SUBDOMAIN),

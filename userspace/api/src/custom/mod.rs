@@ -38,43 +38,45 @@ pub use scale::Scale;
 pub use schema::{ListType, Shape, Structural};
 pub(crate) use typed::type_of_resource;
 
-/// What a served kind has from its definition: the version it is of, and what all versions share.
+/// The part of a served kind that comes from its definition: its version, and data that all versions share.
 #[derive(Debug)]
 pub struct Custom {
+    /// `CronTabList`
     pub list_kind: Name,
     pub definition: Arc<Definition>,
     pub version: Arc<Version>,
 }
 
-/// A definition, as far as its instances ask for it.
+/// The part of a definition that its custom resources need.
 #[derive(Debug)]
 pub struct Definition {
     /// `crontabs.stable.example.com`
     pub name: String,
     pub storage_version: Name,
     pub conversion: Conversion,
-    /// It goes away: nothing new is made.
+    /// It is being deleted; no custom resources may be created.
     pub terminating: bool,
     versions: HashMap<Name, Arc<Version>>,
 }
 
+/// A version of a definition.
 #[derive(Debug)]
 pub struct Version {
     pub name: Name,
     pub schema: Structural,
-    /// `openAPIV3Schema` as it was written, to be published.
+    /// `openAPIV3Schema` as written, for publishing.
     pub source: Value,
-    /// Changes when the schema does.
+    /// Changes with the names, the version and the conversion of the definition. For this process only.
     pub hash: u64,
     pub columns: Vec<Column>,
     /// The fields that a `fieldSelector` may name.
     pub selectable: Names,
     pub scale: Option<Scale>,
-    /// For clients that use a deprecated version.
+    /// The warning for clients of a deprecated version.
     pub warning: Option<String>,
 }
 
-/// How objects get from one version to another.
+/// The conversion of objects between versions.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Conversion {
     /// Only `apiVersion` changes.
@@ -95,7 +97,7 @@ impl Version {
         selectable.extend(more.map(|field| text(&field["jsonPath"]).trim_start_matches('.')));
         let kind = text(&spec["names"]["kind"]);
         let warning = (version["deprecated"] == true).then(|| match version["deprecationWarning"].as_str() {
-            Some(said) => said.to_owned(),
+            Some(text) => text.to_owned(),
             None => format!("{group}/{name} {kind} is deprecated"),
         });
         let mut hasher = DefaultHasher::new();
@@ -131,7 +133,7 @@ impl Definition {
         self.versions.get(name)
     }
 
-    /// Changes when what is kept of instances, or how they are shown, does.
+    /// Changes with the versions of the definition. For this process only.
     pub fn hash(&self) -> u64 {
         self.versions.values().fold(0, |all, version| all ^ version.hash)
     }
@@ -152,7 +154,7 @@ impl Conversion {
 }
 
 impl Custom {
-    /// The schema that an object is of: its own version's, as long as that is in the definition.
+    /// The schema of an object's own version, or of this version if the definition lacks it.
     fn schema_of(&self, object: &Value) -> &Structural {
         &self.known_version(object).unwrap_or(&self.version).schema
     }
@@ -166,23 +168,24 @@ impl Custom {
         self.known_version(object).map_or(Name::Static(""), |version| version.name.clone())
     }
 
-    /// The fields by which an object can be selected.
+    /// The selectable fields of an object.
     pub fn selectable_of(&self, object: &Value) -> &Names {
         &self.known_version(object).unwrap_or(&self.version).selectable
     }
 
-    /// Drops what the schema of the object's version does not know.
+    /// Drops fields that the schema of the object's version does not specify.
     pub fn prune(&self, object: &mut Value) {
         prune::prune(self.schema_of(object), object, true);
     }
 
+    /// Applies the defaults of the object's version.
     pub fn default(&self, object: &mut Value) {
         let schema = self.schema_of(object);
         defaults::drop_nulls(schema, object);
         defaults::apply(schema, object);
     }
 
-    /// An object from the store as it is shown: without what its schema does not know, with what it defaults.
+    /// Prunes and defaults a stored object before it is served.
     pub fn restore(&self, object: &mut Value) {
         self.prune(object);
         self.default(object);
@@ -196,7 +199,7 @@ impl Custom {
         problems
     }
 
-    /// By the schema, its list types and its rules; unchanged parts of an update keep what they have.
+    /// Validates by the schema, its list types and its rules; values that an update does not change are not validated.
     pub fn validate(&self, object: &Value, old: Option<&Value>, errors: &mut Errors) {
         let schema = &self.version.schema;
         let start = errors.0.len();
@@ -223,7 +226,7 @@ impl Custom {
     }
 }
 
-/// Values that rules may fail on for no fault of theirs.
+/// Whether rules cannot be evaluated on an object with this error.
 fn blocks_rules(error: &crate::FieldError) -> bool {
     matches!(
         error.reason,

@@ -1,4 +1,4 @@
-//! Definitions and their instances, as upstream judges them.
+//! Definitions and custom resources, validated as upstream does.
 
 use serde_json::{Value, json};
 
@@ -51,7 +51,7 @@ fn instance(spec: Value) -> Value {
     })
 }
 
-fn told(errors: Errors) -> Vec<String> {
+fn error_texts(errors: Errors) -> Vec<String> {
     errors.0.iter().map(ToString::to_string).collect()
 }
 
@@ -68,7 +68,7 @@ fn a_definition_is_defaulted_and_accepted() {
 }
 
 #[test]
-fn names_that_others_have_are_not_accepted() {
+fn names_of_another_definition_are_not_accepted() {
     let mut first = definition(of_spec(json!({"type": "object"})));
     definition::default(&mut first);
     let Verdict::Changed(first) = judge(&first.clone(), &[], "t") else { panic!() };
@@ -85,10 +85,21 @@ fn names_that_others_have_are_not_accepted() {
     assert_eq!(judge(&first, &[(*first).clone()], "later"), Verdict::Same);
 }
 
+/// Checks that each schema is refused with an error that begins with the text; reports every row that fails.
+fn check_refused_schemas(rows: &[(Value, &str)]) {
+    let mut failures = Vec::new();
+    for (schema, wanted) in rows {
+        let (found, wanted) = (refusals(schema.clone()), format!("spec.validation.openAPIV3Schema{wanted}"));
+        if !found.iter().any(|error| error.starts_with(&wanted)) {
+            failures.push(format!("{schema}: wanted {wanted}\ngot {found:#?}"));
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
 #[test]
-fn schemas_are_refused_in_upstreams_words_and_places() {
-    let at = "spec.validation.openAPIV3Schema";
-    for (schema, wanted) in [
+fn schemas_that_are_not_structural_are_refused() {
+    check_refused_schemas(&[
         (
             json!({"type": "array", "items": {"type": "string"}}),
             ".type: Invalid value: \"array\": must be object at the root",
@@ -113,6 +124,12 @@ fn schemas_are_refused_in_upstreams_words_and_places() {
             json!({"type": "object", "properties": {"a": {"type": "int"}}}),
             ".properties[a].type: Unsupported value: \"int\": supported values: \"array\", \"boolean\", \"integer\", \"number\", \"object\", \"string\"",
         ),
+    ]);
+}
+
+#[test]
+fn lists_metadata_and_defaults_of_schemas_are_refused() {
+    check_refused_schemas(&[
         (
             json!({"type": "object", "properties": {"a": {"type": "array", "uniqueItems": true, "items": {"type": "string"}}}}),
             ".properties[a].uniqueItems: Forbidden: uniqueItems cannot be set to true since the runtime complexity becomes quadratic",
@@ -137,13 +154,11 @@ fn schemas_are_refused_in_upstreams_words_and_places() {
             json!({"type": "object", "properties": {"a": {"type": "string", "pattern": "("}}}),
             ".properties[a].pattern: Invalid value: \"(\": must be a valid regular expression",
         ),
-    ] {
-        let found = refusals(schema.clone());
-        assert!(
-            found.iter().any(|error| error.starts_with(&format!("{at}{wanted}"))),
-            "{schema}: {found:#?}"
-        );
-    }
+    ]);
+}
+
+#[test]
+fn schemas_without_a_type_are_accepted_where_upstream_allows_them() {
     assert_eq!(refusals(of_spec(json!({"x-kubernetes-preserve-unknown-fields": true}))), [""; 0]);
     assert_eq!(
         refusals(of_spec(
@@ -153,16 +168,26 @@ fn schemas_are_refused_in_upstreams_words_and_places() {
     );
 }
 
+/// The errors of a definition with this change.
+fn with(change: fn(&mut Value)) -> String {
+    let mut object = definition(of_spec(
+        json!({"type": "object", "properties": {"color": {"type": "string"}, "n": {"type": "object"}}}),
+    ));
+    change(&mut object);
+    judged(object).join("; ")
+}
+
+/// Checks that each text contains the other; reports every row that fails.
+fn check_errors(rows: &[(String, &str)]) {
+    let failed = rows.iter().filter(|(found, wanted)| !found.contains(wanted));
+    let failures: Vec<String> =
+        failed.map(|(found, wanted)| format!("wanted {wanted}\ngot {found}")).collect();
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
 #[test]
-fn names_versions_and_paths_are_checked() {
-    let with = |change: fn(&mut Value)| {
-        let mut object = definition(of_spec(
-            json!({"type": "object", "properties": {"color": {"type": "string"}, "n": {"type": "object"}}}),
-        ));
-        change(&mut object);
-        judged(object).join("; ")
-    };
-    for (found, wanted) in [
+fn names_scope_and_versions_are_checked() {
+    check_errors(&[
         (
             with(|o| o["metadata"]["name"] = "x".into()),
             "metadata.name: Invalid value: \"x\": must be spec.names.plural+\".\"+spec.group",
@@ -179,6 +204,12 @@ fn names_versions_and_paths_are_checked() {
             with(|o| o["spec"]["names"]["listKind"] = "CronTab".into()),
             "spec.names.listKind: Invalid value: \"CronTab\": kind and listKind may not be the same",
         ),
+    ]);
+}
+
+#[test]
+fn paths_conversion_and_approval_are_checked() {
+    check_errors(&[
         (
             with(|o| o["spec"]["versions"][0]["selectableFields"] = json!([{"jsonPath": ".spec.n"}])),
             "must point to a field of type string, boolean or integer",
@@ -212,14 +243,12 @@ fn names_versions_and_paths_are_checked() {
             }),
             "metadata.annotations[api-approved.kubernetes.io]: Required value: protected groups must have approval annotation",
         ),
-    ] {
-        assert!(found.contains(wanted), "wanted {wanted}\ngot {found}");
-    }
+    ]);
 }
 
-#[test]
-fn instances_are_judged_in_upstreams_words() {
-    let kind = kind(of_spec(json!({
+/// A kind with a field for each kind of validation.
+fn validated_kind() -> std::sync::Arc<Kind> {
+    kind(of_spec(json!({
         "type": "object", "required": ["cron"],
         "properties": {
             "cron": {"type": "string", "pattern": "^\\d+$", "maxLength": 4},
@@ -230,7 +259,13 @@ fn instances_are_judged_in_upstreams_words() {
             "map": {"type": "object", "additionalProperties": {"type": "integer"}},
             "one": {"type": "object", "properties": {"a": {"type": "string"}, "b": {"type": "string"}}, "oneOf": [{"required": ["a"]}, {"required": ["b"]}]},
         },
-    })));
+    })))
+}
+
+#[test]
+fn custom_resources_are_validated_in_upstreams_words() {
+    let kind = validated_kind();
+    let mut failures = Vec::new();
     for (spec, wanted) in [
         (json!({}), "spec.cron: Required value"),
         (
@@ -269,30 +304,33 @@ fn instances_are_judged_in_upstreams_words() {
             "<nil>: Invalid value: \"\": \"spec.one\" must validate one and only one schema (oneOf). Found none valid",
         ),
     ] {
-        let found = told(kind.validate_create(&instance(spec.clone())));
-        assert!(found.iter().any(|error| error == wanted), "{spec}: wanted {wanted}\ngot {found:#?}");
+        let found = error_texts(kind.validate_create(&instance(spec.clone())));
+        if !found.iter().any(|error| error == wanted) {
+            failures.push(format!("{spec}: wanted {wanted}\ngot {found:#?}"));
+        }
     }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
     let good = json!({"cron": "1", "replicas": 2.0, "color": "red", "port": "http", "map": {"k": 1}, "one": {"a": "x"}});
-    assert_eq!(told(kind.validate_create(&instance(good))), [""; 0]);
+    assert_eq!(error_texts(kind.validate_create(&instance(good))), [""; 0]);
 }
 
 #[test]
-fn an_update_may_leave_what_was_wrong_before() {
+fn an_update_may_keep_invalid_values() {
     let kind = kind(of_spec(
         json!({"type": "object", "properties": {"a": {"type": "string", "maxLength": 1}, "b": {"type": "string", "maxLength": 1}}}),
     ));
     let old = instance(json!({"a": "long", "b": "x"}));
     let new = instance(json!({"a": "long", "b": "y"}));
-    assert_eq!(told(kind.validate_update(&new, &old, Part::Main)), [""; 0]);
+    assert_eq!(error_texts(kind.validate_update(&new, &old, Part::Main)), [""; 0]);
     let worse = instance(json!({"a": "longer", "b": "x"}));
     assert_eq!(
-        told(kind.validate_update(&worse, &old, Part::Main)),
+        error_texts(kind.validate_update(&worse, &old, Part::Main)),
         ["spec.a: Too long: may not be more than 1 bytes"]
     );
 }
 
 #[test]
-fn unknown_fields_are_pruned_and_told_and_defaults_applied() {
+fn unknown_fields_are_pruned_and_reported_and_defaults_applied() {
     let kind = kind(of_spec(json!({
         "type": "object",
         "properties": {
@@ -306,9 +344,9 @@ fn unknown_fields_are_pruned_and_told_and_defaults_applied() {
     );
     object["metadata"]["nonsense"] = 1.into();
     let problems = kind.check_schema(&mut object);
-    let told: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    let found: Vec<String> = problems.iter().map(ToString::to_string).collect();
     assert_eq!(
-        told,
+        found,
         [
             "unknown field \"metadata.nonsense\"",
             "unknown field \"spec.list[0].c\"",
@@ -320,7 +358,7 @@ fn unknown_fields_are_pruned_and_told_and_defaults_applied() {
 }
 
 #[test]
-fn rules_judge_objects_and_transitions() {
+fn rules_validate_objects_and_transitions() {
     let kind = kind(of_spec(json!({
         "type": "object",
         "properties": {
@@ -333,10 +371,10 @@ fn rules_judge_objects_and_transitions() {
         ],
     })));
     let good = instance(json!({"min": 1, "max": 2, "id": "a"}));
-    assert_eq!(told(kind.validate_create(&good)), [""; 0]);
+    assert_eq!(error_texts(kind.validate_create(&good)), [""; 0]);
     let bad = instance(json!({"min": 3, "max": 2, "id": "a23456789"}));
     assert_eq!(
-        told(kind.validate_create(&bad)),
+        error_texts(kind.validate_create(&bad)),
         [
             "spec.min: Forbidden: min is more than 2",
             "spec: Invalid value: failed rule: !has(self.id) || size(self.id) < 9"
@@ -344,13 +382,13 @@ fn rules_judge_objects_and_transitions() {
     );
     let other = instance(json!({"min": 1, "max": 2, "id": "b"}));
     assert_eq!(
-        told(kind.validate_update(&other, &good, Part::Main)),
+        error_texts(kind.validate_update(&other, &good, Part::Main)),
         ["spec.id: Invalid value: \"b\": is immutable"]
     );
 }
 
 #[test]
-fn rules_that_cannot_be_are_refused_when_they_are_written() {
+fn invalid_rules_are_refused_with_the_definition() {
     let at = "spec.validation.openAPIV3Schema.properties[spec].x-kubernetes-validations[0].rule";
     let with = |rule: &str| {
         refusals(of_spec(json!({
@@ -383,7 +421,7 @@ fn a_rule_that_costs_too_much_ends_the_validation() {
         "x-kubernetes-validations": [{"rule": "self.list.all(a, self.list.all(b, self.list.all(c, a + b + c >= 0)))"}],
     })));
     let many: Vec<u32> = (0..90).collect();
-    let found = told(kind.validate_create(&instance(json!({"list": many})))).join("\n");
+    let found = error_texts(kind.validate_create(&instance(json!({"list": many})))).join("\n");
     assert!(
         found.contains("no further validation rules will be run due to call cost exceeds limit"),
         "{found}"
@@ -391,7 +429,7 @@ fn a_rule_that_costs_too_much_ends_the_validation() {
 }
 
 #[test]
-fn applied_lists_are_merged_by_the_definitions_keys() {
+fn applied_lists_merge_by_the_keys_of_the_definition() {
     let kind = kind(of_spec(json!({
         "type": "object",
         "properties": {
