@@ -74,18 +74,21 @@ pub(crate) fn configuration(kind: &str, name: &str, hooks: &[Value]) -> String {
 }
 
 pub(crate) fn map(name: &str, label: &str, data: &Value) -> String {
-    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "labels": {"hook": label}}, "data": data}).to_string()
+    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "labels": {"hook": label}},
+        "data": data})
+    .to_string()
 }
 
 pub(crate) const VALIDATING: &str = "ValidatingWebhookConfiguration";
 pub(crate) const MUTATING: &str = "MutatingWebhookConfiguration";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn validating_webhooks_decide_for_whom_they_are() {
+async fn validating_webhooks_decide_on_the_requests_that_they_match() {
     let (server, webhook) = (Server::start().await, Webhook::start(answer).await);
     let blocking = move || {
         let closed = json!({"url": "https://127.0.0.1:1/x", "caBundle": ""});
-        let condition = json!({"matchConditions": [{"name": "asked", "expression": "request.operation == 'CREATE' && has(object.data.ask)"}]});
+        let condition = json!({"matchConditions": [{"name": "asked",
+            "expression": "request.operation == 'CREATE' && has(object.data.ask)"}]});
         let hooks = [
             hook("deny", &webhook.client("deny"), &json!({})),
             hook("asked", &webhook.client("no"), &condition),
@@ -117,7 +120,12 @@ async fn validating_webhooks_decide_for_whom_they_are() {
             "admission webhook \"asked.example.com\" denied the request without explanation",
         );
         server.ok(create, &map("d", "asked", &json!({})), "created");
-        server.fails(create, &map("e", "closed", &json!({})), "failed calling webhook \"closed.example.com\": failed to call webhook: Post \"https://127.0.0.1:1/x?timeout=10s\"");
+        server.fails(
+            create,
+            &map("e", "closed", &json!({})),
+            "failed calling webhook \"closed.example.com\": failed to call webhook: Post \
+            \"https://127.0.0.1:1/x?timeout=10s\"",
+        );
         server.ok(create, &map("e", "open", &json!({})), "created");
         server.fails(create, &map("f", "slow", &json!({})), "context deadline exceeded");
         server.fails(
@@ -126,18 +134,19 @@ async fn validating_webhooks_decide_for_whom_they_are() {
             "the timeout value must be between 1 and 30 seconds",
         );
         parts(&server, &webhook);
-        // Whatever it refuses, it does not keep itself.
-        let all = json!({"objectSelector": {}, "rules": rules("*/*")});
-        server.ok(
-            create,
-            &configuration(VALIDATING, "wall", &[hook("wall", &webhook.client("no"), &all)]),
-            "created",
-        );
-        server.fails("create configmap y", "", "wall.example.com");
-        server.ok("delete validatingwebhookconfiguration wall", "", "deleted");
-        server.ok("create configmap y", "", "created");
+        refuses_all_but_its_removal(&server, &webhook);
     };
     tokio::task::spawn_blocking(blocking).await.unwrap();
+}
+
+/// A webhook that refuses everything cannot refuse the removal of its own configuration.
+fn refuses_all_but_its_removal(server: &Server, webhook: &Webhook) {
+    let all = json!({"objectSelector": {}, "rules": rules("*/*")});
+    let wall = configuration(VALIDATING, "wall", &[hook("wall", &webhook.client("no"), &all)]);
+    server.ok("create -f -", &wall, "created");
+    server.fails("create configmap y", "", "wall.example.com");
+    server.ok("delete validatingwebhookconfiguration wall", "", "deleted");
+    server.ok("create configmap y", "", "created");
 }
 
 /// Subresources whose objects are of a kind of their own.
@@ -152,7 +161,8 @@ fn parts(server: &Server, webhook: &Webhook) {
     ];
     server.ok("create -f -", &configuration(VALIDATING, "parts", &hooks), "created");
     server.ok("create serviceaccount default", "", "created");
-    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "c:1"}]}});
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"},
+        "spec": {"containers": [{"name": "c", "image": "c:1"}]}});
     server.ok("create -f -", &pod.to_string(), "created");
     server.fails(
         "create --raw /api/v1/namespaces/default/pods/p/attach?stdout=true -f -",
@@ -192,10 +202,12 @@ async fn mutating_webhooks_see_what_the_others_did() {
             "failed calling webhook \"broken.example.com\"",
         );
         server.ok("create serviceaccount default", "", "created");
-        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "c:1"}]}});
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"},
+            "spec": {"containers": [{"name": "c", "image": "c:1"}]}});
         server.ok("create -f -", &pod.to_string(), "created");
         // Defaults and plugins came after it, and what is no field went.
-        let fields = "-o jsonpath={.spec.containers[1].imagePullPolicy}-{.spec.containers[1].volumeMounts[0].readOnly}-{.spec.nonsense}";
+        let fields = "-o \
+            jsonpath={.spec.containers[1].imagePullPolicy}-{.spec.containers[1].volumeMounts[0].readOnly}-{.spec.nonsense}";
         server.ok(&format!("get pod p {fields}"), "", "IfNotPresent-true-");
     };
     tokio::task::spawn_blocking(blocking).await.unwrap();
@@ -231,16 +243,27 @@ async fn policies_deny_and_warn_and_never_hang() {
         let most = json!({
             "paramKind": {"apiVersion": "v1", "kind": "ConfigMap"},
             "variables": [{"name": "count", "expression": "size(object.data)"}],
-            "validations": [{"expression": "variables.count <= int(params.data.most)", "messageExpression": "'at most ' + params.data.most + ' in ' + namespaceObject.metadata.name", "reason": "Forbidden"}],
+            "validations": [{"expression": "variables.count <= int(params.data.most)",
+                "messageExpression": "'at most ' + params.data.most + ' in ' + namespaceObject.metadata.name", "reason": "Forbidden"}],
         });
         server.ok(create, &policy("most", &most), "created");
         let params = json!({"name": "params", "parameterNotFoundAction": "Deny"});
         server.ok(create, &binding("most", &json!(["Deny"]), &params), "created");
         let one = json!({"a": "1"});
-        server.fails(create, &map("a", "most", &one), "failed to configure binding: no params found for policy binding with `Deny` parameterNotFoundAction");
+        server.fails(
+            create,
+            &map("a", "most", &one),
+            "failed to configure binding: no params found for policy binding with `Deny` \
+            parameterNotFoundAction",
+        );
         server.ok(create, &map("params", "", &json!({"most": "1"})), "created");
         server.ok(create, &map("a", "most", &one), "created");
-        server.fails(create, &map("b", "most", &json!({"a": "1", "b": "2"})), "configmaps \"b\" is forbidden: ValidatingAdmissionPolicy 'most' with binding 'most' denied request: at most 1 in default");
+        server.fails(
+            create,
+            &map("b", "most", &json!({"a": "1", "b": "2"})),
+            "configmaps \"b\" is forbidden: ValidatingAdmissionPolicy 'most' with binding 'most' \
+            denied request: at most 1 in default",
+        );
         let warn = json!({"validations": [{"expression": "!has(object.data.odd)", "message": "odd"}]});
         server.ok(create, &policy("warn", &warn), "created");
         server.ok(create, &binding("warn", &json!(["Warn"]), &json!(null)), "created");
@@ -249,7 +272,9 @@ async fn policies_deny_and_warn_and_never_hang() {
             told.contains("Validation failed for ValidatingAdmissionPolicy 'warn' with binding 'warn': odd"),
             "{told}"
         );
-        let heavy = json!({"validations": [{"expression": "object.data.all(a, object.data.all(b, object.data.all(c, object.data.all(d, object.data.all(e, a != '' || b == c || d == e || object.data[a] == object.data[b])))))"}]});
+        let heavy = json!({"validations": [{"expression": "object.data.all(a, object.data.all(b, object.data.all(c, object.data.all(d, \
+            object.data.all(e, a != '' || b == c || d == e || object.data[a] == \
+            object.data[b])))))"}]});
         server.ok(create, &policy("heavy", &heavy), "created");
         server.ok(create, &binding("heavy", &json!(["Deny"]), &json!(null)), "created");
         let many: serde_json::Map<String, Value> = (0..60).map(|n| (format!("k{n}"), json!("v"))).collect();
@@ -266,32 +291,54 @@ async fn policies_deny_and_warn_and_never_hang() {
     tokio::task::spawn_blocking(blocking).await.unwrap();
 }
 
+/// A pod whose container has these fields too.
+fn pod(namespace: &str, more: &Value) -> String {
+    let mut container = json!({"name": "c", "image": "c:1"});
+    for (field, value) in more.as_object().unwrap() {
+        container[field] = value.clone();
+    }
+    json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": namespace},
+        "spec": {"containers": [container]}})
+    .to_string()
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn pods_are_held_against_standards_and_limits() {
+async fn pods_are_checked_against_standards_and_limits() {
     let server = Server::start().await;
     let blocking = move || {
         server.ok("create namespace strict", "", "created");
         server.ok("create serviceaccount default -n strict", "", "created");
-        let pod = |namespace: &str, more: &Value| {
-            let mut container = json!({"name": "c", "image": "c:1"});
-            for (field, value) in more.as_object().unwrap() {
-                container[field] = value.clone();
-            }
-            json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": namespace}, "spec": {"containers": [container]}}).to_string()
-        };
         let privileged = json!({"securityContext": {"privileged": true}});
         server.ok("create -f -", &pod("strict", &privileged), "created");
-        let raised = server.ok("label namespace strict pod-security.kubernetes.io/enforce=baseline pod-security.kubernetes.io/warn=restricted", "", "labeled");
-        assert!(raised.contains("existing pods in namespace \"strict\" violate the new PodSecurity enforce level \"baseline:latest\""), "{raised}");
+        let raised = server.ok(
+            "label namespace strict pod-security.kubernetes.io/enforce=baseline \
+            pod-security.kubernetes.io/warn=restricted",
+            "",
+            "labeled",
+        );
+        assert!(
+            raised.contains(
+                "existing pods in namespace \"strict\" violate the new PodSecurity enforce level \
+            \"baseline:latest\""
+            ),
+            "{raised}"
+        );
         assert!(raised.contains("p: privileged"), "{raised}");
         server.ok("delete pod p -n strict", "", "deleted");
-        server.fails("create -f -", &pod("strict", &privileged), "pods \"p\" is forbidden: violates PodSecurity \"baseline:latest\": privileged (container \"c\" must not set securityContext.privileged=true)");
+        server.fails(
+            "create -f -",
+            &pod("strict", &privileged),
+            "pods \"p\" is forbidden: violates PodSecurity \"baseline:latest\": privileged \
+            (container \"c\" must not set securityContext.privileged=true)",
+        );
         server.fails(
             "label namespace strict --overwrite pod-security.kubernetes.io/enforce=much",
             "",
             "must be one of privileged, baseline, restricted",
         );
-        let range = json!({"apiVersion": "v1", "kind": "LimitRange", "metadata": {"name": "l", "namespace": "strict"}, "spec": {"limits": [{"type": "Container", "max": {"cpu": "1"}, "defaultRequest": {"cpu": "100m"}}]}});
+        let range = json!({"apiVersion": "v1", "kind": "LimitRange", "metadata": {"name": "l",
+            "namespace": "strict"}, "spec": {"limits": [{"type": "Container", "max": {"cpu": "1"},
+            "defaultRequest": {"cpu": "100m"}}]}});
         server.ok("create -f -", &range.to_string(), "created");
         let told = server.ok("create -f -", &pod("strict", &json!({})), "created");
         assert!(
@@ -300,7 +347,9 @@ async fn pods_are_held_against_standards_and_limits() {
             ),
             "{told}"
         );
-        server.ok("get pod p -n strict -o jsonpath={.spec.containers[0].resources.requests.cpu}-{.spec.containers[0].resources.limits.cpu}-{.status.qosClass}", "", "100m-1-Burstable");
+        let resources = ".spec.containers[0].resources";
+        let fields = format!("{{{resources}.requests.cpu}}-{{{resources}.limits.cpu}}-{{.status.qosClass}}");
+        server.ok(&format!("get pod p -n strict -o jsonpath={fields}"), "", "100m-1-Burstable");
         let much = json!({"resources": {"limits": {"cpu": "2"}}});
         server.fails(
             "create -f -",

@@ -1,4 +1,4 @@
-//! Another API server behind this one: a made-up API over TLS, told who asks by headers; found by discovery, and missed
+//! An aggregated API server: a made-up API over TLS that headers tell the requester; found by discovery, and missed
 //! when it does not answer. Also what `proxy` passes on to services.
 
 use std::collections::BTreeMap;
@@ -83,7 +83,7 @@ impl Things {
                 thing["told"] = told.into();
                 let name = thing["metadata"]["name"].as_str().unwrap().to_owned();
                 self.all.lock().unwrap().insert(name, thing.clone());
-                // Nobody may be watching.
+                // There may be no watcher.
                 let _ = self.changes.send(thing.clone());
                 plain(StatusCode::CREATED, &thing)
             }
@@ -101,7 +101,8 @@ impl Things {
                 Some(thing) => plain(StatusCode::OK, thing),
                 None => plain(
                     StatusCode::NOT_FOUND,
-                    &json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "message": format!("no thing {name} here"), "code": 404}),
+                    &json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound",
+                        "message": format!("no thing {name} here"), "code": 404}),
                 ),
             },
         }
@@ -150,25 +151,33 @@ fn echo(request: &mut Request<Incoming>) -> Answer {
 
 fn discovery() -> Value {
     let kind = json!({"group": "far.example.com", "version": "v1", "kind": "Thing"});
-    let resource = json!({"resource": "things", "responseKind": kind, "scope": "Namespaced", "singularResource": "thing", "verbs": ["create", "get", "list", "watch"], "shortNames": ["th"]});
+    let resource = json!({"resource": "things", "responseKind": kind, "scope": "Namespaced",
+        "singularResource": "thing", "verbs": ["create", "get", "list", "watch"], "shortNames": ["th"]});
     let versions = json!([{"version": "v1", "resources": [resource], "freshness": "Current"}]);
-    json!({"kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": [{"metadata": {"name": "far.example.com"}, "versions": versions}]})
+    json!({"kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {},
+        "items": [{"metadata": {"name": "far.example.com"}, "versions": versions}]})
 }
 
 fn resources() -> Value {
     json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": "far.example.com/v1", "resources": [
-        {"name": "things", "singularName": "thing", "namespaced": true, "kind": "Thing", "verbs": ["create", "get", "list", "watch"], "shortNames": ["th"]},
+        {"name": "things", "singularName": "thing", "namespaced": true, "kind": "Thing", "verbs": ["create",
+            "get", "list", "watch"], "shortNames": ["th"]},
     ]})
 }
 
 fn schema() -> Value {
     let thing = json!({
         "type": "object", "description": "A thing that is far away.",
-        "properties": {"apiVersion": {"type": "string"}, "kind": {"type": "string"}, "metadata": {"type": "object"}, "size": {"type": "integer"}},
+        "properties": {"apiVersion": {"type": "string"}, "kind": {"type": "string"},
+            "metadata": {"type": "object"}, "size": {"type": "integer"}},
         "x-kubernetes-group-version-kind": [{"group": "far.example.com", "version": "v1", "kind": "Thing"}],
     });
-    let get = json!({"get": {"x-kubernetes-group-version-kind": {"group": "far.example.com", "version": "v1", "kind": "Thing"}, "responses": {"200": {"description": "OK", "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Thing"}}}}}}});
-    json!({"openapi": "3.0.0", "info": {"title": "far", "version": "1"}, "paths": {"/apis/far.example.com/v1/namespaces/{namespace}/things/{name}": get}, "components": {"schemas": {"Thing": thing}}})
+    let get = json!({"get": {"x-kubernetes-group-version-kind": {"group": "far.example.com",
+        "version": "v1", "kind": "Thing"}, "responses": {"200": {"description": "OK",
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Thing"}}}}}}});
+    json!({"openapi": "3.0.0", "info": {"title": "far", "version": "1"},
+        "paths": {"/apis/far.example.com/v1/namespaces/{namespace}/things/{name}": get},
+        "components": {"schemas": {"Thing": thing}}})
 }
 
 /// The Service, its endpoint and the APIService; `trust` is how its certificate is verified.
@@ -202,92 +211,119 @@ async fn another_servers_api_is_one_with_this_ones() {
     let things = Things::new();
     let (port, bundle) = far(&server, &things).await;
     let server = tokio::task::spawn_blocking(move || {
-        let available = "wait --for=condition=Available apiservice/v1.far.example.com --timeout=60s";
-        let trust = format!("caBundle: {bundle}");
-        // The order of creation does not matter: the APIService comes first and has nobody to ask.
-        let all = manifest(port, &trust);
-        let (objects, api_service) = all.rsplit_once("---\n").unwrap();
-        server.ok("create -f -", api_service, "created");
-        let reason =
-            "wait apiservice/v1.far.example.com --timeout=60s --for=jsonpath={.status.conditions[0].reason}=";
-        server.ok(&format!("{reason}ServiceNotFound"), "", "condition met");
-        server.fails("get --raw /apis/far.example.com/v1", "", "service/far in \"default\" is not present");
-        server.ok("create -f -", objects, "created");
-        server.ok(available, "", "condition met");
-        server.ok("get apiservice v1.far.example.com", "", "default/far   True");
-        // Discovery in all its forms; the group stands where its priority says.
-        server.ok("api-resources --api-group=far.example.com --no-headers", "", "things   th");
-        let groups = server.ok("get --raw /apis", "", "far.example.com/v1");
-        let at = |group: &str| groups.find(&format!("\"{group}\"")).unwrap();
-        assert!(at("apiregistration.k8s.io") < at("far.example.com") && at("far.example.com") < at("apps"));
-        server.ok("get --raw /apis/far.example.com", "", "\"kind\":\"APIGroup\"");
-        server.ok("get --raw /apis/far.example.com/v1", "", "\"kind\":\"APIResourceList\"");
-        server.ok("explain thing.size", "", "FIELD: size <integer>");
-        // Objects go through; who asks is told by headers, and by nothing else.
-        server.ok("create -f - --validate=false", THING, "thing.far.example.com/moon created");
-        let told = "get thing moon -o jsonpath={.told}";
-        server.ok(
-            told,
-            "",
-            "x-remote-group=system:authenticated x-remote-group=system:masters x-remote-user=admin",
-        );
-        server.ok("get things", "", "moon");
-        server.fails("get thing mars", "", "no thing mars here");
-        server.fails(
-            "get things --as jane",
-            "",
-            "User \"jane\" cannot list resource \"things\" in API group \"far.example.com\"",
-        );
-        server.fails("get thing elsewhere", "", "attempted to redirect this request");
-        let impersonated = THING.replace("moon", "sun");
-        server.ok(
-            "create clusterrole far --verb=create,get --resource=things.far.example.com",
-            "",
-            "created",
-        );
-        server.ok("create clusterrolebinding far --clusterrole=far --group=dev", "", "created");
-        server.ok("create -f - --validate=false --as jane --as-group dev", &impersonated, "created");
-        let told = server.ok("get thing sun -o jsonpath={.told}", "", "x-remote-user=jane");
-        assert!(!told.contains("masters") && told.contains("x-remote-group=dev"), "{told}");
+        becomes_available(&server, port, &bundle);
+        serves_requests_with_the_requesters_identity(&server);
         server
     })
     .await
     .unwrap();
     streams(&server, &things).await;
     tokio::task::spawn_blocking(move || {
-        // One that does not answer is said to be so, and everything else goes on.
-        things.mood.store(ILL, Ordering::SeqCst);
-        server.ok("annotate service far look=1", "", "annotated");
-        let ready = |reason: &str| format!("wait apiservice/v1.far.example.com --timeout=60s --for=jsonpath={{.status.conditions[0].reason}}={reason}");
-        server.ok(&ready("FailedDiscoveryCheck"), "", "condition met");
-        server.fails("get --raw /apis/far.example.com/v1/namespaces/default/things", "", "APIService v1.far.example.com is not available");
-        server.ok("get configmaps", "", "");
-        server.ok("api-resources --no-headers", "", "configmaps");
-        // It recovers, and an older server's discovery serves as well.
-        things.mood.store(OLD, Ordering::SeqCst);
-        server.ok(&ready("Passed"), "", "condition met");
-        server.ok("get things", "", "moon");
-        // Whom nobody vouches for is not spoken to, unless that was asked for.
-        let trust = |spec: &str| format!("patch apiservice v1.far.example.com --type=merge -p {{\"spec\":{spec}}}");
-        server.ok(&trust(&format!("{{\"caBundle\":\"{}\"}}", STANDARD.encode(authority().1))), "", "patched");
-        server.ok(&ready("FailedDiscoveryCheck"), "", "condition met");
-        server.ok(&trust("{\"caBundle\":null,\"insecureSkipTLSVerify\":true}"), "", "patched");
-        server.ok(&ready("Passed"), "", "condition met");
-        server.ok("get things", "", "moon");
-        server.ok("delete apiservice v1.far.example.com", "", "deleted");
-        server.ok("wait --for=delete apiservice/v1.far.example.com --timeout=30s", "", "");
-        until(&server, |groups| !groups.contains("far.example.com"));
-        server.fails("get --raw /apis/far.example.com/v1/namespaces/default/things", "", "could not find the requested resource");
+        fails_and_recovers(&server, &things);
+        must_be_trusted(&server);
     })
     .await
     .unwrap();
 }
 
-/// Waits for discovery to tell what is wanted.
+fn becomes_available(server: &Server, port: u16, bundle: &str) {
+    let available = "wait --for=condition=Available apiservice/v1.far.example.com --timeout=60s";
+    let trust = format!("caBundle: {bundle}");
+    // The order of creation does not matter: the APIService exists before its Service.
+    let all = manifest(port, &trust);
+    let (objects, api_service) = all.rsplit_once("---\n").unwrap();
+    server.ok("create -f -", api_service, "created");
+    let reason =
+        "wait apiservice/v1.far.example.com --timeout=60s --for=jsonpath={.status.conditions[0].reason}=";
+    server.ok(&format!("{reason}ServiceNotFound"), "", "condition met");
+    server.fails("get --raw /apis/far.example.com/v1", "", "service/far in \"default\" is not present");
+    server.ok("create -f -", objects, "created");
+    server.ok(available, "", "condition met");
+    server.ok("get apiservice v1.far.example.com", "", "default/far   True");
+    // Discovery in all its forms; the group stands where its priority says.
+    server.ok("api-resources --api-group=far.example.com --no-headers", "", "things   th");
+    let groups = server.ok("get --raw /apis", "", "far.example.com/v1");
+    let at = |group: &str| groups.find(&format!("\"{group}\"")).unwrap();
+    assert!(at("apiregistration.k8s.io") < at("far.example.com") && at("far.example.com") < at("apps"));
+    server.ok("get --raw /apis/far.example.com", "", "\"kind\":\"APIGroup\"");
+    server.ok("get --raw /apis/far.example.com/v1", "", "\"kind\":\"APIResourceList\"");
+    server.ok("explain thing.size", "", "FIELD: size <integer>");
+}
+
+fn serves_requests_with_the_requesters_identity(server: &Server) {
+    // Objects pass through; headers name the requester, and only the headers of the server.
+    server.ok("create -f - --validate=false", THING, "thing.far.example.com/moon created");
+    let told = "get thing moon -o jsonpath={.told}";
+    server.ok(
+        told,
+        "",
+        "x-remote-group=system:authenticated x-remote-group=system:masters x-remote-user=admin",
+    );
+    server.ok("get things", "", "moon");
+    server.fails("get thing mars", "", "no thing mars here");
+    server.fails(
+        "get things --as jane",
+        "",
+        "User \"jane\" cannot list resource \"things\" in API group \"far.example.com\"",
+    );
+    server.fails("get thing elsewhere", "", "attempted to redirect this request");
+    let impersonated = THING.replace("moon", "sun");
+    server.ok("create clusterrole far --verb=create,get --resource=things.far.example.com", "", "created");
+    server.ok("create clusterrolebinding far --clusterrole=far --group=dev", "", "created");
+    server.ok("create -f - --validate=false --as jane --as-group dev", &impersonated, "created");
+    let told = server.ok("get thing sun -o jsonpath={.told}", "", "x-remote-user=jane");
+    assert!(!told.contains("masters") && told.contains("x-remote-group=dev"), "{told}");
+}
+
+fn wait_for_reason(reason: &str) -> String {
+    format!(
+        "wait apiservice/v1.far.example.com --timeout=60s \
+        --for=jsonpath={{.status.conditions[0].reason}}={reason}"
+    )
+}
+
+fn fails_and_recovers(server: &Server, things: &Things) {
+    // A server that does not answer is reported as unavailable; everything else continues.
+    things.mood.store(ILL, Ordering::SeqCst);
+    server.ok("annotate service far look=1", "", "annotated");
+    server.ok(&wait_for_reason("FailedDiscoveryCheck"), "", "condition met");
+    server.fails(
+        "get --raw /apis/far.example.com/v1/namespaces/default/things",
+        "",
+        "APIService v1.far.example.com is not available",
+    );
+    server.ok("get configmaps", "", "");
+    server.ok("api-resources --no-headers", "", "configmaps");
+    // It recovers, and an older server's discovery serves as well.
+    things.mood.store(OLD, Ordering::SeqCst);
+    server.ok(&wait_for_reason("Passed"), "", "condition met");
+    server.ok("get things", "", "moon");
+}
+
+fn must_be_trusted(server: &Server) {
+    // A server with an unknown CA is not called, unless verification is off.
+    let trust =
+        |spec: &str| format!("patch apiservice v1.far.example.com --type=merge -p {{\"spec\":{spec}}}");
+    server.ok(&trust(&format!("{{\"caBundle\":\"{}\"}}", STANDARD.encode(authority().1))), "", "patched");
+    server.ok(&wait_for_reason("FailedDiscoveryCheck"), "", "condition met");
+    server.ok(&trust("{\"caBundle\":null,\"insecureSkipTLSVerify\":true}"), "", "patched");
+    server.ok(&wait_for_reason("Passed"), "", "condition met");
+    server.ok("get things", "", "moon");
+    server.ok("delete apiservice v1.far.example.com", "", "deleted");
+    server.ok("wait --for=delete apiservice/v1.far.example.com --timeout=30s", "", "");
+    until(server, |groups| !groups.contains("far.example.com"));
+    server.fails(
+        "get --raw /apis/far.example.com/v1/namespaces/default/things",
+        "",
+        "could not find the requested resource",
+    );
+}
+
+/// Waits until the groups of discovery meet a condition.
 fn until(server: &Server, holds: impl Fn(&str) -> bool) {
     let limit = std::time::Instant::now() + Duration::from_secs(60);
     while !holds(&server.ok("get --raw /apis", "", "APIGroupList")) {
-        assert!(std::time::Instant::now() < limit, "discovery does not tell it");
+        assert!(std::time::Instant::now() < limit, "discovery does not change as expected");
         std::thread::sleep(Duration::from_millis(20));
     }
 }
@@ -295,7 +331,7 @@ fn until(server: &Server, holds: impl Fn(&str) -> bool) {
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
 const PATH: &str = "/apis/far.example.com/v1/namespaces/default/things";
 
-/// What comes bit by bit comes through at once; headers that claim to be somebody do not.
+/// A response in pieces passes through piece by piece; headers that claim an identity do not.
 async fn streams(server: &Server, things: &Things) {
     let client = server.client().await;
     let get =
@@ -334,17 +370,37 @@ async fn what_this_server_serves_is_registered() {
         server.ok("create -f -", crate::custom::DEFINITION, "created");
         server.ok("wait --for=create --timeout=60s apiservice/v1.stable.example.com", "", "");
         server.ok(&format!("{wait}/v1.stable.example.com"), "", "condition met");
-        server.ok("get apiservice v1.stable.example.com -o jsonpath={.spec}", "", "\"groupPriorityMinimum\":1000");
+        server.ok(
+            "get apiservice v1.stable.example.com -o jsonpath={.spec}",
+            "",
+            "\"groupPriorityMinimum\":1000",
+        );
         // It is kept for as long as the definition is there; what is made at the start is the user's afterwards.
         server.ok("delete apiservice v1.stable.example.com v1.apps", "", "deleted");
         server.ok("wait --for=create --timeout=60s apiservice/v1.stable.example.com", "", "");
         server.ok("delete crd crontabs.stable.example.com", "", "deleted");
         server.ok("wait --for=delete apiservice/v1.stable.example.com --timeout=60s", "", "");
         server.fails("get apiservice v1.apps", "", "not found");
-        server.fails("create -f -", "apiVersion: apiregistration.k8s.io/v1\nkind: APIService\nmetadata: {name: x}\nspec: {group: g.io, version: v1, groupPriorityMinimum: 1, versionPriority: 1}\n", "must be `spec.version+\".\"+spec.group`: \"v1.g.io\"");
+        server.fails(
+            "create -f -",
+            "apiVersion: apiregistration.k8s.io/v1\nkind: APIService\nmetadata: {name: x}\nspec: \
+            {group: g.io, version: v1, groupPriorityMinimum: 1, versionPriority: 1}\n",
+            "must be `spec.version+\".\"+spec.group`: \"v1.g.io\"",
+        );
         let trust = "get configmap -n kube-system extension-apiserver-authentication -o";
-        server.ok(&format!("{trust} jsonpath={{.data.requestheader-username-headers}}{{.data.requestheader-allowed-names}}"), "", "[\"X-Remote-User\"][\"front-proxy\"]");
-        server.ok(&format!("{trust} jsonpath={{.data.client-ca-file}}{{.data.requestheader-client-ca-file}}"), "", "BEGIN CERTIFICATE");
+        server.ok(
+            &format!(
+                "{trust} \
+            jsonpath={{.data.requestheader-username-headers}}{{.data.requestheader-allowed-names}}"
+            ),
+            "",
+            "[\"X-Remote-User\"][\"front-proxy\"]",
+        );
+        server.ok(
+            &format!("{trust} jsonpath={{.data.client-ca-file}}{{.data.requestheader-client-ca-file}}"),
+            "",
+            "BEGIN CERTIFICATE",
+        );
     })
     .await
     .unwrap();

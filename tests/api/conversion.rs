@@ -35,7 +35,8 @@ impl Converter {
         let version = |name: &str, storage: bool, field: &str| {
             json!({
                 "name": name, "served": true, "storage": storage,
-                "schema": {"openAPIV3Schema": {"type": "object", "properties": {"spec": {"type": "object", "properties": {field: {"type": "string"}}}}}},
+                "schema": {"openAPIV3Schema": {"type": "object", "properties": {"spec": {"type": "object",
+                    "properties": {field: {"type": "string"}}}}}},
             })
         };
         json!({
@@ -43,7 +44,8 @@ impl Converter {
             "spec": {
                 "group": "example.com", "scope": "Namespaced", "names": {"plural": "jobs", "kind": "Job"},
                 "versions": [version("v1", true, "cron"), version("v2", false, "schedule")],
-                "conversion": {"strategy": "Webhook", "webhook": {"conversionReviewVersions": ["v1"], "clientConfig": self.webhook.client("convert")}},
+                "conversion": {"strategy": "Webhook", "webhook": {"conversionReviewVersions": ["v1"],
+                    "clientConfig": self.webhook.client("convert")}},
             },
         })
         .to_string()
@@ -67,7 +69,9 @@ fn convert(asked: &Value) -> Result<Vec<Value>, String> {
 }
 
 fn job(version: &str, name: &str, field: &str, value: &str) -> String {
-    json!({"apiVersion": format!("example.com/{version}"), "kind": "Job", "metadata": {"name": name}, "spec": {field: value}}).to_string()
+    json!({"apiVersion": format!("example.com/{version}"), "kind": "Job", "metadata": {"name": name},
+        "spec": {field: value}})
+    .to_string()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -86,14 +90,35 @@ async fn a_webhook_converts_between_versions() {
         let before = webhook.calls.load(Ordering::SeqCst);
         server.ok("get jobs.v2.example.com -o jsonpath={.items[*].spec.schedule}", "", "1 2 3");
         assert_eq!(webhook.calls.load(Ordering::SeqCst) - before, 1, "a list is converted in one call");
-        server.ok("patch jobs.v2.example.com a --type=merge -p {\"spec\":{\"schedule\":\"9\"},\"metadata\":{\"labels\":{\"x\":\"y\"}}}", "", "patched");
+        server.ok(
+            "patch jobs.v2.example.com a --type=merge -p \
+            {\"spec\":{\"schedule\":\"9\"},\"metadata\":{\"labels\":{\"x\":\"y\"}}}",
+            "",
+            "patched",
+        );
         server.ok(&format!("get jobs.v1.example.com a {fields}"), "", "example.com/v1=9");
-        server.ok("wait jobs.v2.example.com/a --for=jsonpath={.spec.schedule}=9 --timeout=10s", "", "condition met");
+        server.ok(
+            "wait jobs.v2.example.com/a --for=jsonpath={.spec.schedule}=9 --timeout=10s",
+            "",
+            "condition met",
+        );
         server.ok("get jobs.v2.example.com -l x=y", "", "a ");
-        server.fails("create -f -", &job("v2", "d", "schedule", "unknown"), "conversion webhook for example.com/v2, Kind=Job failed: cannot convert that");
-        let broken = format!("patch crd jobs.example.com --type=merge -p {{\"spec\":{{\"conversion\":{{\"webhook\":{{\"clientConfig\":{{\"caBundle\":\"{}\"}}}}}}}}}}", STANDARD.encode("-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n"));
+        server.fails(
+            "create -f -",
+            &job("v2", "d", "schedule", "unknown"),
+            "conversion webhook for example.com/v2, Kind=Job failed: cannot convert that",
+        );
+        let broken = format!(
+            "patch crd jobs.example.com --type=merge -p \
+            {{\"spec\":{{\"conversion\":{{\"webhook\":{{\"clientConfig\":{{\"caBundle\":\"{}\"}}}}}}}}}}",
+            STANDARD.encode("-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n")
+        );
         server.ok(&broken, "", "patched");
-        server.fails("get jobs.v2.example.com a", "", "conversion webhook for example.com/v1, Kind=Job failed: Post");
+        server.fails(
+            "get jobs.v2.example.com a",
+            "",
+            "conversion webhook for example.com/v1, Kind=Job failed: Post",
+        );
         server.ok("get jobs.v1.example.com a", "", "a ");
         server.ok("delete jobs.v1.example.com a", "", "deleted");
     })

@@ -77,7 +77,8 @@ async fn a_made_kind_is_a_kind_like_others() {
     let server = Server::start().await;
     tokio::task::spawn_blocking(move || {
         defined(&server);
-        server.ok("get crd crontabs.stable.example.com -o jsonpath={.status.acceptedNames.listKind}{.status.storedVersions}", "", "CronTabList[\"v1\"]");
+        server.ok("get crd crontabs.stable.example.com -o \
+            jsonpath={.status.acceptedNames.listKind}{.status.storedVersions}", "", "CronTabList[\"v1\"]");
         server.ok("api-resources --api-group=stable.example.com", "", "ct");
         server.ok("explain crontab.spec.cron", "", "Five fields as cron has them.");
         server.ok("explain crontab", "", "APIVersion defines");
@@ -95,9 +96,12 @@ async fn a_made_kind_is_a_kind_like_others() {
         server.ok("scale ct nightly --replicas=4", "", "scaled");
         server.ok("get ct nightly --subresource=scale -o jsonpath={.spec.replicas}", "", "4");
         server.ok("patch ct nightly --type=merge -p {\"spec\":{\"replicas\":5}}", "", "patched");
-        server.ok("patch ct nightly --type=json -p [{\"op\":\"replace\",\"path\":\"/spec/replicas\",\"value\":6}]", "", "patched");
-        server.fails("patch ct nightly --type=strategic -p {\"spec\":{\"replicas\":5}}", "", "application/strategic-merge-patch+json is not supported");
-        let status = "patch ct nightly --subresource=status --type=merge -p {\"status\":{\"replicas\":2,\"conditions\":[{\"type\":\"Ready\",\"status\":\"True\"}]},\"spec\":{\"replicas\":9}}";
+        server.ok("patch ct nightly --type=json -p \
+            [{\"op\":\"replace\",\"path\":\"/spec/replicas\",\"value\":6}]", "", "patched");
+        server.fails("patch ct nightly --type=strategic -p {\"spec\":{\"replicas\":5}}", "",
+            "application/strategic-merge-patch+json is not supported");
+        let status = "patch ct nightly --subresource=status --type=merge -p \
+            {\"status\":{\"replicas\":2,\"conditions\":[{\"type\":\"Ready\",\"status\":\"True\"}]},\"spec\":{\"replicas\":9}}";
         server.ok(status, "", "patched");
         server.ok("get ct nightly -o jsonpath={.spec.replicas}{.status.replicas}", "", "62");
         server.ok("get ct nightly", "", "True");
@@ -123,65 +127,17 @@ async fn a_made_kind_is_a_kind_like_others() {
 async fn what_a_definition_does_not_allow_is_refused_as_upstream_refuses_it() {
     let server = Server::start().await;
     tokio::task::spawn_blocking(move || {
-        server.fails(
-            "create -f -",
-            &DEFINITION.replace("type: integer, minimum", "type: int, minimum"),
-            "Unsupported value: \"int\"",
-        );
-        server.fails(
-            "create -f -",
-            &DEFINITION.replace("self.replicas <=", "self.nothing <="),
-            "undefined field 'nothing'",
-        );
-        defined(&server);
         let create = "create -f -";
-        server.fails(
-            create,
-            &INSTANCE.replace("color", "colour"),
-            "strict decoding error: unknown field \"spec.colour\"",
-        );
-        server.ok(
-            "create --validate=warn -f -",
-            &INSTANCE.replace("color", "colour").replace("nightly", "warned"),
-            "unknown field \"spec.colour\"",
-        );
-        server.fails(
-            create,
-            &INSTANCE.replace("0 3 * * *", "soon"),
-            "spec.cron: Invalid value: \"soon\": spec.cron in body should match",
-        );
-        server.fails(
-            create,
-            &INSTANCE.replace("color: red", "replicas: 11"),
-            "spec: Invalid value: too many replicas",
-        );
-        server.fails(
-            create,
-            &INSTANCE.replace("color: red", "color: green"),
-            "spec.color: Unsupported value: \"green\": supported values: \"red\", \"blue\"",
-        );
-        server.fails(
-            create,
-            &INSTANCE.replace("{name: http, port: 80}", "{name: a}, {name: a}"),
-            "spec.ports[1]: Duplicate value: {\"name\":\"a\"}",
-        );
+        for (right, wrong, message) in [
+            ("type: integer, minimum", "type: int, minimum", "Unsupported value: \"int\""),
+            ("self.replicas <=", "self.nothing <=", "undefined field 'nothing'"),
+        ] {
+            server.fails(create, &DEFINITION.replace(right, wrong), message);
+        }
+        defined(&server);
+        refuses_instances(&server);
         server.ok(create, INSTANCE, "created");
-        let whole = r#"{"apiVersion":"stable.example.com/v1","kind":"CronTab","metadata":{"name":"nightly"},"spec":{"cron":"0 3 * * *"}}"#;
-        server.fails(
-            "replace --raw /apis/stable.example.com/v1/namespaces/default/crontabs/nightly -f -",
-            whole,
-            "metadata.resourceVersion: Invalid value: 0: must be specified for an update",
-        );
-        server.fails(
-            "patch ct nightly --type=merge -p {\"spec\":{\"id\":\"b\"}}",
-            "",
-            "spec.id: Invalid value: \"b\": id is immutable",
-        );
-        server.fails(
-            "patch crd crontabs.stable.example.com --type=merge -p {\"spec\":{\"scope\":\"Cluster\"}}",
-            "",
-            "spec.scope: Invalid value: \"Cluster\": field is immutable",
-        );
+        refuses_changes(&server);
         let other = DEFINITION
             .replace("plural: crontabs", "plural: others")
             .replace("name: crontabs", "name: others");
@@ -195,6 +151,52 @@ async fn what_a_definition_does_not_allow_is_refused_as_upstream_refuses_it() {
     })
     .await
     .unwrap();
+}
+
+fn refuses_instances(server: &Server) {
+    let misspelt = INSTANCE.replace("color", "colour");
+    server.ok(
+        "create --validate=warn -f -",
+        &misspelt.replace("nightly", "warned"),
+        "unknown field \"spec.colour\"",
+    );
+    for (right, wrong, message) in [
+        ("color", "colour", "strict decoding error: unknown field \"spec.colour\""),
+        ("0 3 * * *", "soon", "spec.cron: Invalid value: \"soon\": spec.cron in body should match"),
+        ("color: red", "replicas: 11", "spec: Invalid value: too many replicas"),
+        (
+            "color: red",
+            "color: green",
+            "spec.color: Unsupported value: \"green\": supported values: \"red\", \"blue\"",
+        ),
+        (
+            "{name: http, port: 80}",
+            "{name: a}, {name: a}",
+            "spec.ports[1]: Duplicate value: {\"name\":\"a\"}",
+        ),
+    ] {
+        server.fails("create -f -", &INSTANCE.replace(right, wrong), message);
+    }
+}
+
+fn refuses_changes(server: &Server) {
+    let whole = r#"{"apiVersion":"stable.example.com/v1","kind":"CronTab","metadata":{"name":"nightly"},
+        "spec":{"cron":"0 3 * * *"}}"#;
+    server.fails(
+        "replace --raw /apis/stable.example.com/v1/namespaces/default/crontabs/nightly -f -",
+        whole,
+        "metadata.resourceVersion: Invalid value: 0: must be specified for an update",
+    );
+    server.fails(
+        "patch ct nightly --type=merge -p {\"spec\":{\"id\":\"b\"}}",
+        "",
+        "spec.id: Invalid value: \"b\": id is immutable",
+    );
+    server.fails(
+        "patch crd crontabs.stable.example.com --type=merge -p {\"spec\":{\"scope\":\"Cluster\"}}",
+        "",
+        "spec.scope: Invalid value: \"Cluster\": field is immutable",
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -232,15 +234,33 @@ async fn instances_go_before_their_definition_and_kinds_with_it() {
 async fn one_stored_version_is_served_as_all_of_them() {
     let server = Server::start().await;
     tokio::task::spawn_blocking(move || {
-        let second = "  - {name: v2, served: true, storage: false, deprecated: true, schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}}\n";
+        let second = "  - {name: v2, served: true, storage: false, deprecated: true, schema: \
+            {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}}\n";
         server.ok("create -f -", &format!("{DEFINITION}{second}"), "created");
-        server.ok("wait --for=condition=Established crd/crontabs.stable.example.com --timeout=30s", "", "condition met");
+        server.ok(
+            "wait --for=condition=Established crd/crontabs.stable.example.com --timeout=30s",
+            "",
+            "condition met",
+        );
         server.ok("create -f -", INSTANCE, "created");
-        server.ok("get crontabs.v2.stable.example.com nightly -o jsonpath={.apiVersion}{.spec.cron}", "", "stable.example.com/v20 3 * * *");
+        server.ok(
+            "get crontabs.v2.stable.example.com nightly -o jsonpath={.apiVersion}{.spec.cron}",
+            "",
+            "stable.example.com/v20 3 * * *",
+        );
         server.ok("get crontabs.v2.stable.example.com", "", "stable.example.com/v2 CronTab is deprecated");
         server.ok("create -f -", &INSTANCE.replace("/v1", "/v2").replace("nightly", "second"), "created");
-        server.ok("get crontabs.v1.stable.example.com second -o jsonpath={.apiVersion}{.spec.color}", "", "stable.example.com/v1red");
-        server.ok("patch crd crontabs.stable.example.com --type=json -p [{\"op\":\"replace\",\"path\":\"/spec/versions/1/served\",\"value\":false}]", "", "patched");
+        server.ok(
+            "get crontabs.v1.stable.example.com second -o jsonpath={.apiVersion}{.spec.color}",
+            "",
+            "stable.example.com/v1red",
+        );
+        server.ok(
+            "patch crd crontabs.stable.example.com --type=json -p \
+            [{\"op\":\"replace\",\"path\":\"/spec/versions/1/served\",\"value\":false}]",
+            "",
+            "patched",
+        );
         server.fails("get crontabs.v2.stable.example.com", "", "could not find the requested resource");
     })
     .await

@@ -54,23 +54,51 @@ spec:
 async fn bad_input_gets_the_answer_that_a_kubernetes_user_expects() {
     let server = Server::start().await;
     tokio::task::spawn_blocking(move || {
-        server.fails("create -f -", &DEPLOYMENT.replace("replicas", "replcas"), "unknown field \"spec.replcas\"");
-        server.fails("create -f -", &DEPLOYMENT.replace("replicas: 2", "replicas: two"), "cannot unmarshal string");
-        server.fails("create -f -", &DEPLOYMENT.replace("replicas: 2", "replicas: -1"), "must be greater than or equal to 0");
-        server.fails("create -f -", &DEPLOYMENT.replace("labels: {app: web}}\n    spec", "labels: {app: x}}\n    spec"), "does not match template `labels`");
-        server.fails("create -f -", &DEPLOYMENT.replace("name: web", "name: Web_"), "a lowercase RFC 1123 subdomain");
+        server.fails(
+            "create -f -",
+            &DEPLOYMENT.replace("replicas", "replcas"),
+            "unknown field \"spec.replcas\"",
+        );
+        server.fails(
+            "create -f -",
+            &DEPLOYMENT.replace("replicas: 2", "replicas: two"),
+            "cannot unmarshal string",
+        );
+        server.fails(
+            "create -f -",
+            &DEPLOYMENT.replace("replicas: 2", "replicas: -1"),
+            "must be greater than or equal to 0",
+        );
+        server.fails(
+            "create -f -",
+            &DEPLOYMENT.replace("labels: {app: web}}\n    spec", "labels: {app: x}}\n    spec"),
+            "does not match template `labels`",
+        );
+        server.fails(
+            "create -f -",
+            &DEPLOYMENT.replace("name: web", "name: Web_"),
+            "a lowercase RFC 1123 subdomain",
+        );
         server.ok("create -f -", DEPLOYMENT, "created");
         server.fails("create -f -", DEPLOYMENT, "already exists");
         server.fails("create -f - --raw /api/v1/namespaces/default/configmaps", "{\"a\":", "unrecognized");
-        let policy = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p}\nspec: {podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/99}}]}]}\n";
+        let policy = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p}\nspec: \
+            {podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/99}}]}]}\n";
         server.fails("create -f -", policy, "must be a valid CIDR value");
-        let service = "apiVersion: v1\nkind: Service\nmetadata: {name: s}\nspec: {clusterIP: 1.2.3.4, ports: [{port: 80}]}\n";
+        let service = "apiVersion: v1\nkind: Service\nmetadata: {name: s}\nspec: {clusterIP: 1.2.3.4, ports: \
+            [{port: 80}]}\n";
         server.fails("create -f -", service, "the provided network does not match the current range");
         server.fails("get nonsense", "", "doesn't have a resource type");
         server.fails("delete namespace kube-system", "", "may not be deleted");
-        let large = format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: big}}\ndata: {{a: '{}'}}\n", "x".repeat(4 << 20));
+        let large = format!(
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: big}}\ndata: {{a: '{}'}}\n",
+            "x".repeat(4 << 20)
+        );
         server.fails("create -f -", &large, "Request entity too large");
-        let long = format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: big}}\ndata: {{a: '{}'}}\n", "x".repeat(2 << 20));
+        let long = format!(
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: big}}\ndata: {{a: '{}'}}\n",
+            "x".repeat(2 << 20)
+        );
         server.fails("create -f -", &long, "Too long");
         server.ok("create configmap small --from-literal=a=b", "", "created");
         let patch = "patch configmap small --type=json --patch-file=/dev/stdin";
@@ -96,15 +124,18 @@ async fn an_autoscaler_is_one_object_in_two_versions() {
     tokio::task::spawn_blocking(move || {
         server.ok("create -f -", AUTOSCALER, "created");
         server.ok("get horizontalpodautoscalers.v2.autoscaling old -o jsonpath={.spec.metrics}", "", "\"averageUtilization\":70");
-        server.ok("get horizontalpodautoscalers.v1.autoscaling old -o jsonpath={.apiVersion}{.spec}", "", "autoscaling/v1{\"maxReplicas\":3");
+        server.ok("get horizontalpodautoscalers.v1.autoscaling old -o jsonpath={.apiVersion}{.spec}", "",
+            "autoscaling/v1{\"maxReplicas\":3");
         server.ok("get horizontalpodautoscalers.v1.autoscaling old", "", "<unknown>/70%");
         // What v1 cannot say stands in annotations, and is not lost by who writes v1.
         let metrics = "{\"spec\":{\"metrics\":[{\"type\":\"Pods\",\"pods\":{\"metric\":{\"name\":\"rps\"},\"target\":{\"type\":\"AverageValue\",\"averageValue\":\"10\"}}}]}}";
         server.ok(&format!("patch horizontalpodautoscalers.v2.autoscaling old --type=merge -p {metrics}"), "", "patched");
-        server.ok("get horizontalpodautoscalers.v1.autoscaling old -o jsonpath={.metadata.annotations}", "", "autoscaling.alpha.kubernetes.io/metrics");
+        server.ok("get horizontalpodautoscalers.v1.autoscaling old -o jsonpath={.metadata.annotations}", "",
+            "autoscaling.alpha.kubernetes.io/metrics");
         let more = "{\"spec\":{\"maxReplicas\":9,\"targetCPUUtilizationPercentage\":50}}";
         server.ok(&format!("patch horizontalpodautoscalers.v1.autoscaling old --type=merge -p {more}"), "", "patched");
-        let both = server.ok("get horizontalpodautoscalers.v2.autoscaling old -o jsonpath={.spec}{.metadata.annotations}", "", "\"maxReplicas\":9");
+        let both = server.ok("get horizontalpodautoscalers.v2.autoscaling old -o \
+            jsonpath={.spec}{.metadata.annotations}", "", "\"maxReplicas\":9");
         assert!(both.contains("\"rps\"") && both.contains("\"averageUtilization\":50") && !both.contains("alpha"), "{both}");
         server.ok("apply --server-side --force-conflicts -f -", &AUTOSCALER.replace("3", "4"), "serverside-applied");
         server.ok("get hpa old -o jsonpath={.spec.maxReplicas}", "", "4");
@@ -124,8 +155,10 @@ async fn metrics_have_the_names_that_dashboards_use() {
         let metrics = server.ok("get --raw /metrics", "", "");
         for line in [
             "# TYPE apiserver_request_total counter",
-            "apiserver_request_total{code=\"201\",verb=\"POST\",group=\"\",version=\"v1\",resource=\"configmaps\",subresource=\"\",scope=\"namespace\",component=\"apiserver\"} 1",
-            "apiserver_request_duration_seconds_count{verb=\"LIST\",group=\"\",version=\"v1\",resource=\"configmaps\",subresource=\"\",scope=\"namespace\",component=\"apiserver\"} 1",
+            "apiserver_request_total{code=\"201\",verb=\"POST\",group=\"\",version=\"v1\",resource=\"configmaps\",subresource=\"\",scope=\"namespace\",component=\"apiserver\"} \
+                1",
+            "apiserver_request_duration_seconds_count{verb=\"LIST\",group=\"\",version=\"v1\",resource=\"configmaps\",subresource=\"\",scope=\"namespace\",component=\"apiserver\"} \
+                1",
             "apiserver_current_inflight_requests{request_kind=\"readOnly\"} 1",
             "apiserver_current_inflight_requests{request_kind=\"mutating\"} 0",
             "apiserver_resource_objects{group=\"\",resource=\"configmaps\"} 2",
@@ -133,7 +166,8 @@ async fn metrics_have_the_names_that_dashboards_use() {
         ] {
             assert!(metrics.lines().any(|found| found == line), "no {line} in\n{metrics}");
         }
-        for name in ["process_cpu_seconds_total ", "process_resident_memory_bytes ", "apiserver_storage_objects{resource=\"namespaces\"} 4"] {
+        for name in ["process_cpu_seconds_total ", "process_resident_memory_bytes ",
+            "apiserver_storage_objects{resource=\"namespaces\"} 4"] {
             assert!(metrics.contains(name), "no {name} in\n{metrics}");
         }
         server.ok("get --raw /metrics/slis", "", "kubernetes_healthcheck{name=\"etcd\",type=\"readyz\"} 1");

@@ -138,7 +138,8 @@ async fn what_is_asked_for_is_given_or_refused_in_upstreams_words() {
     let cases = [
         (
             json!({"clusterIP": "10.96.0.9"}),
-            "spec.clusterIPs: Invalid value: [\"10.96.0.9\"]: failed to allocate IP 10.96.0.9: provided IP is already allocated",
+            "spec.clusterIPs: Invalid value: [\"10.96.0.9\"]: failed to allocate IP 10.96.0.9: \
+                provided IP is already allocated",
         ),
         (
             json!({"clusterIP": "10.97.0.9"}),
@@ -221,7 +222,8 @@ async fn a_further_range_serves_once_it_is_ready() {
         serde_json::from_value(json!({"metadata": {"name": "more"}, "spec": {"cidrs": ["10.97.0.0/24"]}}));
     ranges.create(&PostParams::default(), &more.unwrap()).await.unwrap();
     create(&client, "b", json!({})).await.unwrap_err();
-    let ready = json!([{"type": "Ready", "status": "True", "reason": "", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"}]);
+    let ready = json!([{"type": "Ready", "status": "True", "reason": "", "message": "",
+        "lastTransitionTime": "2026-01-01T00:00:00Z"}]);
     let patch = Patch::Merge(json!({"status": {"conditions": ready}}));
     ranges.patch_status("more", &PatchParams::default(), &patch).await.unwrap();
     let made = create(&client, "b", json!({})).await.unwrap();

@@ -206,69 +206,68 @@ mod tests {
         assert_eq!(object, before, "a second time changes nothing");
     }
 
+    fn assert_problems(plural: &str, rows: &[(Value, Value, &str)]) {
+        for (limit, object, wanted) in rows {
+            assert_eq!(problems(&range(limit.clone()), plural, object).join(", "), *wanted, "{limit}");
+        }
+    }
+
     #[test]
-    fn bounds_are_told_in_upstream_words() {
+    fn bounds_of_pods_have_upstreams_words() {
         let asks =
             |request: &str, limit: &str| pod(json!({"requests": {"cpu": request}, "limits": {"cpu": limit}}));
-        let claim = |size: &str| json!({"spec": {"resources": {"requests": {"storage": size}}}});
-        for (limit, plural, object, wanted) in [
+        let rows = [
             (
                 json!({"type": "Container", "min": {"cpu": "1"}}),
-                "pods",
                 asks("500m", "2"),
                 "minimum cpu usage per Container is 1, but request is 500m",
             ),
             (
                 json!({"type": "Container", "min": {"cpu": "1"}}),
-                "pods",
                 pod(json!({})),
                 "minimum cpu usage per Container is 1.  No request is specified",
             ),
             (
                 json!({"type": "Container", "max": {"cpu": "1"}}),
-                "pods",
                 asks("500m", "2"),
                 "maximum cpu usage per Container is 1, but limit is 2",
             ),
             (
                 json!({"type": "Container", "max": {"cpu": "1"}}),
-                "pods",
                 pod(json!({})),
                 "maximum cpu usage per Container is 1.  No limit is specified",
             ),
             (
                 json!({"type": "Container", "maxLimitRequestRatio": {"cpu": "1500m"}}),
-                "pods",
                 asks("1", "2"),
                 "cpu max limit to request ratio per Container is 1500m, but provided ratio is 2.000000",
             ),
             (
                 json!({"type": "Pod", "max": {"cpu": "1"}}),
-                "pods",
                 asks("1", "2"),
                 "maximum cpu usage per Pod is 1, but limit is 2",
             ),
-            (json!({"type": "Pod", "maxLimitRequestRatio": {"cpu": "2"}}), "pods", asks("1", "2"), ""),
-            (
-                json!({"type": "PersistentVolumeClaim", "max": {"storage": "1Gi"}}),
-                "persistentvolumeclaims",
-                claim("2Gi"),
-                "maximum storage usage per PersistentVolumeClaim is 1Gi, but request is 2Gi",
-            ),
-            (
-                json!({"type": "PersistentVolumeClaim", "min": {"storage": "1Gi"}}),
-                "persistentvolumeclaims",
-                claim("1Gi"),
-                "",
-            ),
+            (json!({"type": "Pod", "maxLimitRequestRatio": {"cpu": "2"}}), asks("1", "2"), ""),
             (
                 json!({"type": "Container", "min": {"cpu": "3"}, "max": {"cpu": "1"}}),
-                "pods",
                 asks("1", "2"),
                 "minimum cpu usage per Container is 3, but request is 1, maximum cpu usage per Container is 1, but limit is 2",
             ),
-        ] {
-            assert_eq!(problems(&range(limit.clone()), plural, &object).join(", "), wanted, "{limit}");
-        }
+        ];
+        assert_problems("pods", &rows);
+    }
+
+    #[test]
+    fn bounds_of_claims_have_upstreams_words() {
+        let claim = |size: &str| json!({"spec": {"resources": {"requests": {"storage": size}}}});
+        let rows = [
+            (
+                json!({"type": "PersistentVolumeClaim", "max": {"storage": "1Gi"}}),
+                claim("2Gi"),
+                "maximum storage usage per PersistentVolumeClaim is 1Gi, but request is 2Gi",
+            ),
+            (json!({"type": "PersistentVolumeClaim", "min": {"storage": "1Gi"}}), claim("1Gi"), ""),
+        ];
+        assert_problems("persistentvolumeclaims", &rows);
     }
 }
