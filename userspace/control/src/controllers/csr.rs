@@ -1,5 +1,5 @@
-//! CertificateSigningRequests: nodes' own are approved by rule, approved ones are signed, old ones removed. PURE but for
-//! the signer's key. A request that any rule fails is left to a person, never refused.
+//! CertificateSigningRequests: those of nodes are approved by rule, approved ones are signed, old ones deleted. PURE but
+//! for the signer's key. A request that passes no rule is left to a person, never denied.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ const KUBELET_SERVING: &str = "kubernetes.io/kubelet-serving";
 const BOOTSTRAPPERS: &str = "system:bootstrappers";
 const NODES: &str = "system:nodes";
 const NODE_USER: &str = "system:node:";
-const LONGEST_LIFE: Duration = Duration::from_secs(365 * 24 * 3600);
+const MAX_LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);
 const HOUR: Duration = Duration::from_secs(3600);
 
 pub struct Csrs {
@@ -100,7 +100,7 @@ impl State {
         }
     }
 
-    /// How long after its creation such a request is kept.
+    /// For how long after its creation such a request is kept.
     fn kept(self) -> Duration {
         match self {
             State::Pending | State::Approved => HOUR * 24,
@@ -109,19 +109,19 @@ impl State {
     }
 }
 
-/// What a request asks to be certified as.
+/// The subject and names of a request.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Asked {
+struct Requested {
     name: String,
     organizations: Vec<String>,
     dns: Vec<String>,
     ips: Vec<IpAddr>,
-    /// Mail addresses, URIs and whatever else no node needs.
+    /// Whether there are other names: mail addresses, URIs, a second common name.
     others: bool,
 }
 
-/// Parses the PEM request and checks that it is signed by the key it presents.
-fn parse(request: &[u8]) -> Option<Asked> {
+/// Parses the PEM request and checks that its own key signed it.
+fn parse(request: &[u8]) -> Option<Requested> {
     let (_, pem) = x509_parser::pem::parse_x509_pem(request).ok()?;
     let Pem { label, contents } = &pem;
     if label != "CERTIFICATE REQUEST" && label != "NEW CERTIFICATE REQUEST" {
@@ -131,7 +131,7 @@ fn parse(request: &[u8]) -> Option<Asked> {
     csr.verify_signature().ok()?;
     let subject = &csr.certification_request_info.subject;
     let mut names = subject.iter_common_name().filter_map(|n| n.as_str().ok());
-    let mut asked = Asked {
+    let mut requested = Requested {
         name: names.next()?.to_owned(),
         organizations: subject
             .iter_organization()
@@ -144,13 +144,13 @@ fn parse(request: &[u8]) -> Option<Asked> {
         let ParsedExtension::SubjectAlternativeName(names) = extension else { continue };
         for name in &names.general_names {
             match name {
-                GeneralName::DNSName(dns) => asked.dns.push((*dns).to_owned()),
-                GeneralName::IPAddress(bytes) => asked.ips.extend(address(bytes)),
-                _ => asked.others = true,
+                GeneralName::DNSName(dns) => requested.dns.push((*dns).to_owned()),
+                GeneralName::IPAddress(bytes) => requested.ips.extend(address(bytes)),
+                _ => requested.others = true,
             }
         }
     }
-    Some(asked)
+    Some(requested)
 }
 
 fn address(bytes: &[u8]) -> Option<IpAddr> {
@@ -160,12 +160,12 @@ fn address(bytes: &[u8]) -> Option<IpAddr> {
         .ok()
 }
 
-/// The approval of a node's own request, if a rule allows it.
+/// The approval of a node's request, if a rule allows it.
 fn approve(view: &View, csr: &Arc<CertificateSigningRequest>, now: Timestamp) -> Option<Action> {
-    let asked = parse(&csr.spec.request.0)?;
+    let requested = parse(&csr.spec.request.0)?;
     let message = match csr.spec.signer_name.as_str() {
-        KUBELET_CLIENT => client_rule(&csr.spec, &asked)?,
-        KUBELET_SERVING => serving_rule(view, &csr.spec, &asked)?,
+        KUBELET_CLIENT => client_rule(&csr.spec, &requested)?,
+        KUBELET_SERVING => serving_rule(view, &csr.spec, &requested)?,
         _ => return None,
     };
     let mut approved = csr.as_ref().clone();
@@ -196,34 +196,38 @@ fn usages_are(spec: &CertificateSigningRequestSpec, purpose: &str) -> bool {
         && [purpose, "digital signature"].iter().all(|w| usages.iter().any(|u| u == w))
 }
 
-/// A node's identity: to a bootstrapper, or to the node that has it already and renews.
-fn client_rule(spec: &CertificateSigningRequestSpec, asked: &Asked) -> Option<&'static str> {
-    let node = asked.name.starts_with(NODE_USER)
-        && asked.name.len() > NODE_USER.len()
-        && asked.organizations == [NODES]
-        && asked.dns.is_empty()
-        && asked.ips.is_empty()
-        && !asked.others;
+/// A node's client certificate: for a bootstrapper, or for the node itself, which renews it.
+fn client_rule(spec: &CertificateSigningRequestSpec, requested: &Requested) -> Option<&'static str> {
+    let node = requested.name.starts_with(NODE_USER)
+        && requested.name.len() > NODE_USER.len()
+        && requested.organizations == [NODES]
+        && requested.dns.is_empty()
+        && requested.ips.is_empty()
+        && !requested.others;
     if !node || !usages_are(spec, "client auth") {
         return None;
     }
-    if spec.username.as_deref() == Some(&asked.name) && in_group(spec, NODES) {
+    if spec.username.as_deref() == Some(&requested.name) && in_group(spec, NODES) {
         return Some("The node renews its own client certificate");
     }
     in_group(spec, BOOTSTRAPPERS).then_some("A bootstrapping node asks for its client certificate")
 }
 
-/// A node's serving certificate: asked for by the node itself, for names and addresses that its Node object has.
-fn serving_rule(view: &View, spec: &CertificateSigningRequestSpec, asked: &Asked) -> Option<&'static str> {
-    let node = asked.name.strip_prefix(NODE_USER)?;
-    let own = spec.username.as_deref() == Some(&asked.name) && in_group(spec, NODES);
-    if !own || asked.organizations != [NODES] || asked.others || !usages_are(spec, "server auth") {
+/// A node's serving certificate: requested by the node itself, for names and addresses of its Node object.
+fn serving_rule(
+    view: &View,
+    spec: &CertificateSigningRequestSpec,
+    requested: &Requested,
+) -> Option<&'static str> {
+    let node = requested.name.strip_prefix(NODE_USER)?;
+    let own = spec.username.as_deref() == Some(&requested.name) && in_group(spec, NODES);
+    if !own || requested.organizations != [NODES] || requested.others || !usages_are(spec, "server auth") {
         return None;
     }
     let known = addresses(view.nodes.get(&Key::cluster(node))?);
-    let names = asked.dns.iter().all(|dns| dns == node || known.contains(dns));
-    let ips = asked.ips.iter().all(|ip| known.iter().any(|k| k.parse() == Ok(*ip)));
-    (names && ips && !(asked.dns.is_empty() && asked.ips.is_empty()))
+    let names = requested.dns.iter().all(|dns| dns == node || known.contains(dns));
+    let ips = requested.ips.iter().all(|ip| known.iter().any(|k| k.parse() == Ok(*ip)));
+    (names && ips && !(requested.dns.is_empty() && requested.ips.is_empty()))
         .then_some("The node asks for a serving certificate for its own addresses")
 }
 
@@ -233,7 +237,7 @@ fn addresses(node: &Node) -> Vec<String> {
 }
 
 impl Csrs {
-    /// Signs an approved request, or says in its status why that failed.
+    /// Signs an approved request, or sets the condition Failed.
     fn sign(&self, csr: &Arc<CertificateSigningRequest>, now: Timestamp) -> Option<Action> {
         let signer = self.signer.as_ref()?;
         if ![CLIENT, KUBELET_CLIENT, KUBELET_SERVING].contains(&csr.spec.signer_name.as_str()) {
@@ -243,19 +247,19 @@ impl Csrs {
             csr.spec.expiration_seconds.and_then(|s| u64::try_from(s).ok()).map(Duration::from_secs);
         let mut signed = csr.as_ref().clone();
         let status: &mut CertificateSigningRequestStatus = signed.status.get_or_insert_default();
-        let answer = match (parse(&csr.spec.request.0), String::from_utf8(csr.spec.request.0.clone())) {
-            (Some(asked), Ok(csr_pem)) if allowed(&csr.spec, &asked) => signer
+        let signature = match (parse(&csr.spec.request.0), String::from_utf8(csr.spec.request.0.clone())) {
+            (Some(requested), Ok(csr_pem)) if allowed(&csr.spec, &requested) => signer
                 .sign(&SignRequest {
                     csr_pem,
                     signer_name: csr.spec.signer_name.clone(),
                     usages: csr.spec.usages.clone().unwrap_or_default(),
-                    lifetime: lifetime.unwrap_or(LONGEST_LIFE).min(LONGEST_LIFE),
+                    lifetime: lifetime.unwrap_or(MAX_LIFETIME).min(MAX_LIFETIME),
                 })
                 .map_err(|e| e.to_string()),
             (Some(_), _) => Err("subject, names or usages are not what this signer certifies".to_owned()),
             (None, _) => Err("the request cannot be parsed or is not signed by its own key".to_owned()),
         };
-        match answer {
+        match signature {
             Ok(pem) => status.certificate = Some(ByteString(pem.into_bytes())),
             Err(message) => {
                 let failed = condition("Failed", "SignerValidationFailure", &message, now);
@@ -266,21 +270,22 @@ impl Csrs {
     }
 }
 
-/// What each signer certifies, whoever approved it.
-fn allowed(spec: &CertificateSigningRequestSpec, asked: &Asked) -> bool {
-    let node = asked.name.starts_with(NODE_USER) && asked.organizations == [NODES] && !asked.others;
+/// What each signer certifies, independent of the approval.
+fn allowed(spec: &CertificateSigningRequestSpec, requested: &Requested) -> bool {
+    let node =
+        requested.name.starts_with(NODE_USER) && requested.organizations == [NODES] && !requested.others;
     match spec.signer_name.as_str() {
         KUBELET_CLIENT => {
-            node && asked.dns.is_empty() && asked.ips.is_empty() && usages_are(spec, "client auth")
+            node && requested.dns.is_empty() && requested.ips.is_empty() && usages_are(spec, "client auth")
         }
         KUBELET_SERVING => node && usages_are(spec, "server auth"),
-        // Never a superuser by this way.
+        // Never a superuser.
         _ => {
             let usages = spec.usages.as_deref().unwrap_or_default();
             let known = ["client auth", "digital signature", "key encipherment"];
             usages.iter().all(|u| known.contains(&u.as_str()))
                 && usages.iter().any(|u| u == "client auth")
-                && !asked.organizations.iter().any(|o| o == "system:masters")
+                && !requested.organizations.iter().any(|o| o == "system:masters")
         }
     }
 }

@@ -16,8 +16,9 @@ use crate::action::{Action, Context, Controller};
 use crate::cache::{Change, Key, Kind, Object, View};
 use crate::meta;
 
-const BURST: usize = 250;
-/// The template generation is of no use to anyone but old clients; they read the annotation.
+/// Limit of pods that one reconcile creates.
+const MAX_BURST: usize = 250;
+/// Read only by old clients.
 const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
 
 pub struct DaemonSets;
@@ -60,7 +61,7 @@ impl Controller for DaemonSets {
 /// Labels, and taints by key and effect.
 type Placement<'a> = (Option<&'a meta::Labels>, Vec<(&'a str, &'a str)>);
 
-/// What of a node decides whether pods belong there.
+/// The properties of a node that decide whether pods belong there.
 fn placement(object: Option<&Object>) -> Option<Placement<'_>> {
     let Some(Object::Node(node)) = object else { return None };
     let taints = node.spec.iter().flat_map(|s| s.taints.iter().flatten());
@@ -75,7 +76,7 @@ struct Step<'a> {
     actions: Vec<Action>,
 }
 
-/// The pods of one node, the ones to keep first.
+/// The pods of one node, those to keep first.
 type OnNode<'a> = BTreeMap<String, Vec<&'a Arc<Pod>>>;
 
 impl<'a> Step<'a> {
@@ -135,7 +136,7 @@ impl<'a> Step<'a> {
         mine
     }
 
-    /// Whether a pod shall start on the node, and whether one that runs there may stay.
+    /// Whether a pod should start on the node, and whether one that runs there may stay.
     fn belongs(&self, node: &Node) -> (bool, bool) {
         let Some(pod) = &self.spec.template.spec else { return (false, false) };
         let tolerations = tolerations(pod);
@@ -145,13 +146,13 @@ impl<'a> Step<'a> {
         (admitted && starts, admitted && stays)
     }
 
-    /// Nodes that lack a pod, and pods that are one too many or where they do not belong.
+    /// Nodes without a pod, and pods that are surplus or do not belong on their node.
     fn differences<'p>(&self, on_node: &OnNode<'p>) -> (Vec<String>, Vec<&'p Arc<Pod>>) {
         let (mut missing, mut surplus) = (Vec::new(), Vec::new());
         for (key, node) in self.view.nodes.iter() {
             let (starts, stays) = self.belongs(node);
             let pods = on_node.get(&*key.name).map(Vec::as_slice).unwrap_or_default();
-            // A pod that has ended leaves its place to a new one.
+            // A finished pod is replaced.
             let ended = pods.iter().filter(|p| pods::finished(p) && !meta::terminating(&p.metadata));
             surplus.extend(ended.copied());
             let active: Vec<_> = pods.iter().copied().filter(|p| pods::active(p)).collect();
@@ -165,7 +166,7 @@ impl<'a> Step<'a> {
         }
         let gone = on_node.iter().filter(|(n, _)| self.view.nodes.get(&Key::cluster(n)).is_none());
         surplus.extend(gone.flat_map(|(_, pods)| pods.iter().copied()).filter(|p| pods::active(p)));
-        missing.truncate(BURST);
+        missing.truncate(MAX_BURST);
         (missing, surplus)
     }
 
@@ -187,7 +188,7 @@ impl<'a> Step<'a> {
         }
     }
 
-    /// Replaces pods of older templates, never making more nodes unavailable than allowed.
+    /// Deletes pods of older templates, within the allowed number of unavailable nodes.
     fn roll(&mut self, on_node: &OnNode<'_>, hash: &str) {
         let active = || on_node.values().flatten().copied().filter(|p| pods::active(p));
         let strategy = self.spec.update_strategy.as_ref().and_then(|s| s.rolling_update.as_ref());
@@ -199,19 +200,19 @@ impl<'a> Step<'a> {
             .max(1);
         let available = |p: &Arc<Pod>| self.available(p);
         let up = i32::try_from(active().filter(|p| available(p)).count()).unwrap_or(i32::MAX);
-        let mut may_go = allowed - (total - up);
+        let mut removable = allowed - (total - up);
         let old: Vec<&Arc<Pod>> = active().filter(|p| meta::label(&p.metadata, HASH) != Some(hash)).collect();
-        let mut going = Vec::new();
+        let mut deleted = Vec::new();
         for pod in old {
-            // One that is down already costs nothing.
+            // An unavailable pod does not count against the limit.
             if !available(pod) {
-                going.push(pod);
-            } else if may_go > 0 {
-                may_go -= 1;
-                going.push(pod);
+                deleted.push(pod);
+            } else if removable > 0 {
+                removable -= 1;
+                deleted.push(pod);
             }
         }
-        self.actions.extend(going.into_iter().map(|p| Action::delete(Object::Pod(p.clone()))));
+        self.actions.extend(deleted.into_iter().map(|p| Action::delete(Object::Pod(p.clone()))));
     }
 
     fn available(&self, pod: &Pod) -> bool {
@@ -256,7 +257,7 @@ impl<'a> Step<'a> {
     }
 }
 
-/// The template's tolerations and those that every daemon has: daemons stay when nodes are in trouble.
+/// The template's tolerations and those of every daemon pod, which stays when its node has problems.
 fn tolerations(pod: &PodSpec) -> Vec<Toleration> {
     const ALWAYS: [(&str, &str); 6] = [
         ("node.kubernetes.io/not-ready", "NoExecute"),
@@ -283,7 +284,7 @@ fn tolerations(pod: &PodSpec) -> Vec<Toleration> {
     all
 }
 
-/// Binds the pod to its node by an affinity that only the scheduler need know how to read.
+/// Restricts the pod to its node by an affinity; the scheduler binds it.
 fn pin(pod: &mut PodSpec, node: &str) {
     let field = NodeSelectorRequirement {
         key: "metadata.name".into(),
@@ -302,7 +303,7 @@ fn pin(pod: &mut PodSpec, node: &str) {
     }
 }
 
-/// The node a daemon pod is for: where it is bound, or where its affinity pins it.
+/// The node of a daemon pod: where it is bound, or the one that its affinity names.
 fn target(pod: &Pod) -> String {
     if !pods::node_name(pod).is_empty() {
         return pods::node_name(pod).to_owned();

@@ -15,8 +15,8 @@ use crate::action::{Action, Context, Controller};
 use crate::cache::{Change, Key, Kind, Object, View};
 use crate::meta;
 
-/// An eviction that no deletion followed in this time counts no more.
-const EVICTION_HELD: Duration = Duration::from_secs(120);
+/// An eviction without a deletion within this time no longer counts.
+const EVICTION_TIMEOUT: Duration = Duration::from_secs(120);
 
 pub struct Disruption;
 
@@ -38,7 +38,7 @@ impl Controller for Disruption {
             Some(Object::Pod(_)) => versions(change).for_each(|o| {
                 selecting(meta::namespace(o.meta()), o.meta().labels.as_ref());
             }),
-            // A workload's size is what a percentage is of.
+            // Percentages are of the workload's size.
             Some(Object::ReplicaSet(o)) => {
                 let template = o.spec.as_ref().and_then(|s| s.template.as_ref()?.metadata.as_ref());
                 selecting(meta::namespace(&o.metadata), template.and_then(|m| m.labels.as_ref()));
@@ -66,7 +66,7 @@ impl Controller for Disruption {
         let mut actions = Vec::new();
         let new = status(view, budget, &selected, context.now, &mut actions);
         if budget.status.as_ref() != Some(&new) {
-            // Guarded by the version: an eviction may be taking from the budget at this moment.
+            // Guarded by the version: an eviction may use the budget at the same time.
             let mut updated = budget.as_ref().clone();
             updated.status = Some(new);
             actions.push(Action::update_status(updated));
@@ -120,7 +120,7 @@ fn status(
     }
 }
 
-/// Pods that the eviction API has let go and whose deletion is not seen yet.
+/// Pods that the eviction API has admitted and whose deletion was not seen yet.
 fn evicting(
     budget: &PodDisruptionBudget,
     selected: &[&Arc<Pod>],
@@ -130,7 +130,7 @@ fn evicting(
     let listed = budget.status.as_ref()?.disrupted_pods.as_ref()?;
     let mut held = BTreeMap::new();
     for (name, since) in listed {
-        let until = since.0 + EVICTION_HELD;
+        let until = since.0 + EVICTION_TIMEOUT;
         let there =
             selected.iter().any(|p| meta::name(&p.metadata) == name && !meta::terminating(&p.metadata));
         if there && until > now {
@@ -141,7 +141,7 @@ fn evicting(
     Some(held).filter(|h| !h.is_empty())
 }
 
-/// How many pods there should be, and how many of them must be healthy.
+/// The expected number of pods, and how many of them must be healthy.
 fn expectation(view: &View, budget: &PodDisruptionBudget, selected: &[&Arc<Pod>]) -> (i32, i32) {
     let spec = budget.spec.as_ref();
     let present = i32::try_from(selected.len()).unwrap_or(i32::MAX);
@@ -161,7 +161,7 @@ fn expectation(view: &View, budget: &PodDisruptionBudget, selected: &[&Arc<Pod>]
     }
 }
 
-/// The summed sizes of the workloads that own the pods; nothing if some pod has no known owner.
+/// The sum of the sizes of the workloads that own the pods; `None` if a pod has no known owner.
 fn workload_size(view: &View, selected: &[&Arc<Pod>]) -> Option<i32> {
     let mut sizes: BTreeMap<String, i32> = BTreeMap::new();
     for pod in selected {

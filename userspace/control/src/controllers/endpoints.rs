@@ -1,17 +1,18 @@
-//! Which pods back a Service, and at which ports: what EndpointSlices and Endpoints both are written from. PURE.
+//! The backends of a Service: pods and ports. EndpointSlices and Endpoints are both written from them. PURE.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Pod, Service, ServicePort, ServiceSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::pods;
-use super::routing::versions;
+use super::routing::{own_key, versions};
 use crate::cache::{Change, Key, Kind, Object, View};
 use crate::meta;
 
-/// One port of a Service as a pod serves it.
+/// One port of a Service, as one pod serves it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Port {
     pub name: String,
@@ -31,7 +32,7 @@ pub struct Backend<'a> {
     pub hostname: Option<&'a str>,
 }
 
-/// The Service's spec, if its endpoints are ours to write.
+/// The Service's spec, if we write its endpoints.
 pub fn selecting(service: &Service) -> Option<&ServiceSpec> {
     let spec = service.spec.as_ref()?;
     let selects = spec.selector.as_ref().is_some_and(|s| !s.is_empty());
@@ -42,10 +43,10 @@ pub fn headless(spec: &ServiceSpec) -> bool {
     spec.cluster_ip.as_deref() == Some("None")
 }
 
-/// Every pod that the Service selects and that has an address.
+/// Every selected pod that has an address.
 pub fn backends<'a>(view: &'a View, service: &Service, spec: &ServiceSpec) -> Vec<Backend<'a>> {
     let Some(selector) = &spec.selector else { return Vec::new() };
-    let unready_too = spec.publish_not_ready_addresses == Some(true);
+    let with_unready = spec.publish_not_ready_addresses == Some(true);
     view.pods
         .in_namespace(meta::namespace(&service.metadata))
         .map(|(_, pod)| pod)
@@ -56,7 +57,7 @@ pub fn backends<'a>(view: &'a View, service: &Service, spec: &ServiceSpec) -> Ve
             Backend {
                 pod,
                 ports: ports(spec, pod),
-                ready: unready_too || (serving && !terminating),
+                ready: with_unready || (serving && !terminating),
                 serving,
                 terminating,
                 hostname: hostname(pod, service),
@@ -65,7 +66,6 @@ pub fn backends<'a>(view: &'a View, service: &Service, spec: &ServiceSpec) -> Ve
         .collect()
 }
 
-/// The pod's addresses.
 pub fn addresses(pod: &Pod) -> impl Iterator<Item = IpAddr> {
     let status = pod.status.as_ref();
     let listed =
@@ -78,8 +78,8 @@ pub fn addresses(pod: &Pod) -> impl Iterator<Item = IpAddr> {
 
 fn hostname<'a>(pod: &'a Pod, service: &Service) -> Option<&'a str> {
     let spec = pod.spec.as_ref()?;
-    let here = spec.subdomain.as_deref() == service.metadata.name.as_deref();
-    spec.hostname.as_deref().filter(|h| here && !h.is_empty())
+    let in_service = spec.subdomain.as_deref() == service.metadata.name.as_deref();
+    spec.hostname.as_deref().filter(|h| in_service && !h.is_empty())
 }
 
 fn ports(spec: &ServiceSpec, pod: &Pod) -> Vec<Port> {
@@ -122,9 +122,9 @@ fn target(port: &ServicePort, protocol: &str, pod: &Pod) -> Option<i32> {
     }
 }
 
-/// Services whose endpoints a change may touch.
+/// Services whose endpoints the change may affect.
 pub fn services_of(change: &Change, view: &View, keys: &mut Vec<Key>) {
-    super::routing::own_key(change, Kind::Service, keys);
+    own_key(change, Kind::Service, keys);
     match change.object() {
         Some(Object::Pod(_)) => versions(change).for_each(|pod| of_pod(pod.meta(), view, keys)),
         Some(Object::Node(node)) => {
@@ -140,11 +140,7 @@ pub fn services_of(change: &Change, view: &View, keys: &mut Vec<Key>) {
 
 pub const ZONE: &str = "topology.kubernetes.io/zone";
 
-fn of_pod(
-    pod: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta,
-    view: &View,
-    keys: &mut Vec<Key>,
-) {
+fn of_pod(pod: &ObjectMeta, view: &View, keys: &mut Vec<Key>) {
     for (key, service) in view.services.in_namespace(meta::namespace(pod)) {
         let selector = selecting(service).and_then(|s| s.selector.as_ref());
         if selector.is_some_and(|s| meta::contains_all(s, pod.labels.as_ref())) && !keys.contains(key) {

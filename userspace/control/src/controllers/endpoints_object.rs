@@ -1,4 +1,4 @@
-//! The older Endpoints object of each Service with a selector: first family only, at most 1000 addresses. PURE.
+//! The legacy Endpoints object of each Service with a selector: first family only, at most 1000 addresses. PURE.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ const MANAGED_BY: &str = "endpoints.kubernetes.io/managed-by";
 const MANAGER: &str = "endpoint-controller";
 const HEADLESS: &str = "service.kubernetes.io/headless";
 const OVER_CAPACITY: &str = "endpoints.kubernetes.io/over-capacity";
-const MOST: usize = 1000;
+const MAX_ADDRESSES: usize = 1000;
 
 pub struct EndpointsObjects;
 
@@ -36,7 +36,7 @@ impl Controller for EndpointsObjects {
     fn reconcile(&self, view: &View, key: &Key, _: Context<'_>) -> Vec<Action> {
         let existing = view.endpoints.get(key);
         let Some(service) = view.services.get(key) else {
-            // Written by hand, Endpoints outlive their Service.
+            // Endpoints that a user wrote outlive their Service.
             let ours = existing.filter(|e| meta::label(&e.metadata, MANAGED_BY) == Some(MANAGER));
             return ours.into_iter().map(|e| Action::delete(Object::Endpoints(e.clone()))).collect();
         };
@@ -76,12 +76,12 @@ fn wanted(
     new.subsets = Some(subsets).filter(|s| !s.is_empty());
     match existing {
         Some(old) => {
-            let same = old.subsets.as_deref().unwrap_or_default()
+            let unchanged = old.subsets.as_deref().unwrap_or_default()
                 == new.subsets.as_deref().unwrap_or_default()
                 && old.metadata.labels == new.metadata.labels
                 && old.metadata.annotations.clone().unwrap_or_default()
                     == new.metadata.annotations.clone().unwrap_or_default();
-            (!same).then(|| Action::update(new))
+            (!unchanged).then(|| Action::update(new))
         }
         None => Some(Action::Create(new.into())),
     }
@@ -92,13 +92,13 @@ fn subsets(view: &View, service: &Service, spec: &ServiceSpec) -> (Vec<EndpointS
     let mut groups: BTreeMap<Vec<Port>, (Vec<EndpointAddress>, Vec<EndpointAddress>)> = BTreeMap::new();
     let mut backends: Vec<Backend<'_>> = endpoints::backends(view, service, spec);
     backends.retain(|b| !b.terminating || spec.publish_not_ready_addresses == Some(true));
-    // Those that serve keep their place when there are too many.
+    // Ready backends come first, so that they stay when there are too many.
     backends.sort_by_key(|b| !b.ready);
     let mut count = 0;
     for backend in backends {
         let Some(ip) = endpoints::addresses(backend.pod).find(|a| a.is_ipv6() == v6) else { continue };
         count += 1;
-        if count > MOST {
+        if count > MAX_ADDRESSES {
             break;
         }
         let address = address(&backend, ip.to_string());
@@ -110,7 +110,7 @@ fn subsets(view: &View, service: &Service, spec: &ServiceSpec) -> (Vec<EndpointS
         not_ready_addresses: sorted(unready),
         ports: Some(ports.into_iter().map(port).collect::<Vec<_>>()).filter(|p| !p.is_empty()),
     });
-    (subsets.collect(), count > MOST)
+    (subsets.collect(), count > MAX_ADDRESSES)
 }
 
 fn sorted(mut addresses: Vec<EndpointAddress>) -> Option<Vec<EndpointAddress>> {

@@ -1,5 +1,5 @@
 //! EndpointSlices of Endpoints that users write for Services without a selector. PURE.
-//! One slice a subset and family, so that who reads slices sees every Service.
+//! One slice for each subset and family, so that readers of slices see every Service.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -18,11 +18,11 @@ use crate::meta::{self, Labels};
 const MANAGER: &str = "endpointslicemirroring-controller.k8s.io";
 const SKIP: &str = "endpointslice.kubernetes.io/skip-mirror";
 const LEADER: &str = "control-plane.alpha.kubernetes.io/leader";
-/// Annotations that are the Endpoints' own business.
+/// Annotations that concern only the Endpoints.
 const NOT_MIRRORED: [&str; 2] =
     ["endpoints.kubernetes.io/last-change-trigger-time", "kubectl.kubernetes.io/last-applied-configuration"];
-/// Addresses of a subset that are mirrored.
-const MOST: usize = 1000;
+/// Limit of mirrored addresses of a subset.
+const MAX_ADDRESSES: usize = 1000;
 
 pub struct EndpointSliceMirroring;
 
@@ -58,7 +58,7 @@ impl Controller for EndpointSliceMirroring {
     }
 }
 
-/// The Endpoints, if they are for a Service that nobody else makes slices for.
+/// The Endpoints, if no other controller writes slices for their Service.
 fn mirrored<'a>(view: &'a View, key: &Key) -> Option<&'a Arc<Endpoints>> {
     let endpoints = view.endpoints.get(key)?;
     let skipped = meta::label(&endpoints.metadata, SKIP) == Some("true")
@@ -87,7 +87,7 @@ fn wanted(endpoints: &Arc<Endpoints>) -> (BTreeMap<Group, BTreeMap<IpAddr, Endpo
                 invalid += 1;
                 continue;
             };
-            if added == MOST {
+            if added == MAX_ADDRESSES {
                 skipped += 1;
                 continue;
             }
@@ -109,7 +109,7 @@ fn wanted(endpoints: &Arc<Endpoints>) -> (BTreeMap<Group, BTreeMap<IpAddr, Endpo
     });
     let many = (skipped > 0).then(|| {
         let message = format!(
-            "A max of {MOST} addresses can be mirrored to EndpointSlices per Endpoints subset. {skipped} addresses were skipped"
+            "A max of {MAX_ADDRESSES} addresses can be mirrored to EndpointSlices per Endpoints subset. {skipped} addresses were skipped"
         );
         record("TooManyAddressesToMirror", message)
     });
@@ -132,7 +132,7 @@ fn endpoint(address: &EndpointAddress, ip: IpAddr, ready: bool) -> Endpoint {
     }
 }
 
-/// One slice a group: an existing one where there is one of the family, even if its ports change.
+/// One slice for each group: an existing one of the family if there is one, even if its ports change.
 fn fit(
     endpoints: &Arc<Endpoints>,
     wanted: BTreeMap<Group, BTreeMap<IpAddr, Endpoint>>,
@@ -227,7 +227,7 @@ mod tests {
     /// Family, addresses with readiness, port.
     type Told = (String, Vec<(String, bool)>, i32);
 
-    /// The slices as they then are, and the reasons of Events.
+    /// Reconciles until nothing is left to do; returns the slices, and the reasons of Events.
     fn settle(view: &mut View) -> (Vec<Told>, Vec<&'static str>) {
         let mut events = Vec::new();
         for round in 0.. {
@@ -281,7 +281,7 @@ mod tests {
             ]
         );
         assert_eq!(events, ["InvalidIPAddress"]);
-        // A change of ports takes the slice that there is.
+        // With other ports the existing slice is used.
         let names = |view: &View| view.slices.iter().map(|(key, _)| key.clone()).collect::<Vec<_>>();
         put(&mut view, json!([{"addresses": [{"ip": "10.0.0.9"}], "ports": [{"port": 82}]}]), json!({}));
         let before = names(&view);
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn who_makes_slices_otherwise_has_none_mirrored() {
+    fn endpoints_with_other_slices_are_not_mirrored() {
         let subsets = json!([{"addresses": [{"ip": "10.0.0.1"}], "ports": [{"port": 80}]}]);
         assert!(settle(&mut view(json!({"a": "b"}), subsets.clone())).0.is_empty());
         let mut view = view(Value::Null, subsets.clone());
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thousand_addresses_are_mirrored_and_the_rest_is_told() {
+    fn a_thousand_addresses_are_mirrored_and_an_event_names_the_rest() {
         let many: Vec<Value> =
             (0..1003).map(|n| json!({"ip": format!("10.0.{}.{}", n / 250, n % 250)})).collect();
         let (slices, events) =

@@ -1,17 +1,15 @@
-//! The controllers, each a pure file: what an object's change concerns, and what to do about a key.
+//! The controllers, each in a pure file: from a change to the keys that it concerns, and from a key to actions.
 
 pub mod cluster_role;
 pub mod csr;
 pub mod daemonset;
 pub mod deployment;
-mod deployment_status;
 pub mod disruption;
 pub mod endpoints;
 pub mod endpoints_object;
 pub mod endpointslice;
 pub mod endpointslice_mirroring;
 pub mod job;
-mod job_status;
 pub mod load_balancer;
 pub mod node_ipam;
 pub mod node_lifecycle;
@@ -20,7 +18,6 @@ pub mod pod_gc;
 pub mod pods;
 pub mod replicaset;
 pub mod revisions;
-pub mod rollout;
 mod routing;
 pub mod service_account;
 pub mod service_cidr;

@@ -1,5 +1,5 @@
 //! A podCIDR for every node: the lowest free block of each cluster network. PURE.
-//! All nodes are one key, so that two nodes asked for at once can never get the same block.
+//! All nodes share one key, so that two nodes cannot get the same block.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -39,8 +39,8 @@ impl Controller for NodeIpam {
             .collect();
         let mut actions = Vec::new();
         for (key, node) in view.nodes.iter() {
-            let has = node.spec.as_ref().is_some_and(|s| s.pod_cidr.is_some());
-            if has || meta::terminating(&node.metadata) {
+            let has_cidr = node.spec.as_ref().is_some_and(|s| s.pod_cidr.is_some());
+            if has_cidr || meta::terminating(&node.metadata) {
                 continue;
             }
             let blocks: Option<Vec<IpNetwork>> =
@@ -72,7 +72,7 @@ impl Controller for NodeIpam {
 }
 
 impl NodeIpam {
-    /// The lowest block of the network that overlaps none in use.
+    /// The lowest block of the network that overlaps no used one.
     fn free(&self, network: IpNetwork, used: &[IpNetwork]) -> Option<IpNetwork> {
         let (prefix, width) = if network.is_ipv4() { (self.prefix_v4, 32) } else { (self.prefix_v6, 128) };
         let count = 1_u128.checked_shl(u32::from(prefix.checked_sub(network.prefix())?)).unwrap_or(u128::MAX);

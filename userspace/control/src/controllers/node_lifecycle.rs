@@ -1,5 +1,5 @@
-//! Nodes whose Lease goes stale: conditions become Unknown, taints follow the conditions, their pods count as unready. PURE.
-//! A Lease's age is measured from when this process saw it change, so that clocks of nodes play no part.
+//! Nodes whose Lease is not renewed: conditions become Unknown, taints follow the conditions, their pods become unready.
+//! PURE. The age of a Lease counts from when this process received its change, independent of the clocks of nodes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,12 +31,12 @@ impl Controller for NodeLifecycle {
     fn route(&self, change: &Change, view: &View, keys: &mut Vec<Key>) {
         own_key(change, Kind::Node, keys);
         match change.object() {
-            // A Lease renewed in time needs no look: the deadline moves when it is reached.
+            // A renewal needs no reconcile: the deadline is computed again when it is reached.
             Some(Object::Lease(lease)) if change.old.is_none() || change.new.is_none() => {
                 keys.push(Key::cluster(meta::name(&lease.metadata)));
             }
             Some(Object::Node(_)) if readiness(change.old.as_ref()) != readiness(change.new.as_ref()) => {
-                // Whether evictions are safe depends on how many nodes are well.
+                // Whether evictions are safe depends on the number of ready nodes.
                 keys.extend(
                     view.nodes.iter().filter(|(_, n)| ready_status(n) != "True").map(|(k, _)| k.clone()),
                 );
@@ -59,12 +59,12 @@ impl Controller for NodeLifecycle {
         let deadline = self.deadline(view, node, key);
         if deadline > context.now {
             actions.push(Action::RequeueAt(deadline));
-        } else if let Some(patch) = silent(node, context.now) {
+        } else if let Some(patch) = unreachable(node, context.now) {
             actions.push(patch);
             let object = Object::Node(node.clone());
             let message = format!("Node {} status is now: NodeNotReady", key.name);
             actions.push(Action::record(&object, false, "NodeNotReady", message));
-            // Taints are decided on the answer, which is here in a moment.
+            // Taints are decided on the answer to this patch.
             return actions;
         }
         actions.extend(taints(view, node, context.now));
@@ -76,7 +76,7 @@ impl Controller for NodeLifecycle {
 }
 
 impl NodeLifecycle {
-    /// When the node counts as unreachable if its Lease is not renewed before.
+    /// When the node counts as unreachable, unless its Lease is renewed before.
     fn deadline(&self, view: &View, node: &Node, key: &Key) -> Timestamp {
         match view.leases.changed_at(&Key::new(LEASES, &key.name)) {
             Some(renewed) => renewed + self.grace,
@@ -100,19 +100,19 @@ fn condition_status<'a>(node: &'a Node, kind: &str) -> &'a str {
     conditions(node).iter().find(|c| c.type_ == kind).map_or("", |c| c.status.as_str())
 }
 
-/// "True", "False", "Unknown", or "" for a node that never said.
+/// "True", "False", "Unknown", or "" for a node without the condition.
 pub fn ready_status(node: &Node) -> &str {
     condition_status(node, "Ready")
 }
 
-/// The conditions that only the node itself can vouch for become Unknown; nothing if they are.
-fn silent(node: &Node, now: Timestamp) -> Option<Action> {
-    const VOUCHED: [&str; 4] = ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"];
-    if VOUCHED.iter().all(|kind| condition_status(node, kind) == "Unknown") {
+/// Sets the conditions that only the kubelet reports to Unknown; `None` if they are already.
+fn unreachable(node: &Node, now: Timestamp) -> Option<Action> {
+    const REPORTED: [&str; 4] = ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"];
+    if REPORTED.iter().all(|kind| condition_status(node, kind) == "Unknown") {
         return None;
     }
     let mut all = conditions(node).to_vec();
-    for kind in VOUCHED {
+    for kind in REPORTED {
         match all.iter_mut().find(|c| c.type_ == kind) {
             Some(c) if c.status == "Unknown" => {}
             Some(c) => {
@@ -134,7 +134,7 @@ fn silent(node: &Node, now: Timestamp) -> Option<Action> {
     Some(Action::Patch {
         kind: Kind::Node,
         key: Key::of(&node.metadata),
-        // The version guards against the node having reported at this very moment.
+        // The version guards against a report of the node at the same time.
         patch: json!({
             "metadata": {"resourceVersion": node.metadata.resource_version},
             "status": {"conditions": all},
@@ -154,7 +154,7 @@ const BY_CONDITION: [(&str, &str, &str); 6] = [
 ];
 const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
 
-/// The write that brings the node's taints in line, if they are not.
+/// The patch that makes the taints follow the conditions, if they do not.
 fn taints(view: &View, node: &Arc<Node>, now: Timestamp) -> Option<Action> {
     let spec = node.spec.as_ref();
     let current = spec.and_then(|s| s.taints.clone()).unwrap_or_default();
@@ -184,7 +184,7 @@ fn taints(view: &View, node: &Arc<Node>, now: Timestamp) -> Option<Action> {
         }
     }
     for taint in new.iter_mut().filter(|t| t.effect == "NoExecute") {
-        // Evictions count from here, whoever tainted and whoever leads.
+        // Tolerations count from this time, also after a change of leadership.
         taint.time_added.get_or_insert_with(|| meta::time(now));
     }
     (new != current).then(|| Action::Patch {
@@ -198,17 +198,17 @@ fn taints(view: &View, node: &Arc<Node>, now: Timestamp) -> Option<Action> {
     })
 }
 
-/// If no node is well, the fault is more likely ours than theirs; if most of a small cluster is down (more than two
-/// nodes and at least 55 %), moving everything to the rest would bring that down too.
+/// If no node is ready, the fault is more likely ours than theirs. If most of a small cluster is down (more than two
+/// nodes and at least 55 %), evictions would overload the rest.
 fn evictions_are_safe(view: &View) -> bool {
-    const SMALL: usize = 50;
+    const SMALL_CLUSTER_NODES: usize = 50;
     let all = view.nodes.len();
     let down = view.nodes.iter().filter(|(_, n)| ready_status(n) != "True").count();
-    let mostly_down = down > 2 && down * 100 >= all * 55 && all <= SMALL;
+    let mostly_down = down > 2 && down * 100 >= all * 55 && all <= SMALL_CLUSTER_NODES;
     down < all && !mostly_down
 }
 
-/// Marks a pod of a silent node unready, so that no Service sends to it.
+/// Marks a pod of an unreachable node unready, so that no Service sends to it.
 fn unready(pod: &Arc<Pod>, now: Timestamp) -> Option<Action> {
     if !pods::ready(pod) {
         return None;

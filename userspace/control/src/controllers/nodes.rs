@@ -20,7 +20,7 @@ pub fn admits(pod: &PodSpec, node: &Node) -> bool {
     selected && named && required.is_none_or(|r| r.node_selector_terms.iter().any(|t| term_admits(t, node)))
 }
 
-/// Terms of an affinity are alternatives; requirements of one term hold together; an empty term admits nothing.
+/// One term of an affinity must match; of a term, every requirement. An empty term admits no node.
 pub fn term_admits(term: &NodeSelectorTerm, node: &Node) -> bool {
     let (expressions, fields) = (term.match_expressions.as_deref(), term.match_fields.as_deref());
     let some = expressions.is_some_and(|e| !e.is_empty()) || fields.is_some_and(|f| !f.is_empty());
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn terms_are_alternatives_and_requirements_hold_together() {
+    fn one_term_and_all_its_requirements_must_match() {
         let of = |op: &str, key: &str, values: &[&str]| json!({"key": key, "operator": op, "values": values});
         let both = json!([{"matchExpressions": [of("In", "disk", &["ssd"]), of("Gt", "cores", &["16"])]}]);
         assert!(!admits(&pod(both), &node()));
@@ -85,6 +85,6 @@ mod tests {
             {"matchFields": [of("In", "metadata.name", &["n1"])]},
         ]);
         assert!(admits(&pod(either), &node()));
-        assert!(!admits(&pod(json!([{}])), &node()), "an empty term admits nothing");
+        assert!(!admits(&pod(json!([{}])), &node()), "an empty term admits no node");
     }
 }

@@ -1,5 +1,5 @@
-//! Pods that nobody else will remove: those of nodes that are gone or declared out of service, those that end without
-//! ever having been bound, and the oldest of too many finished ones. PURE.
+//! Deletes pods that no other part deletes: those of nodes that are gone or out of service, terminating ones that were
+//! never bound, and the oldest of too many finished ones. PURE.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::cache::{Change, Key, Kind, Object, View};
 use crate::meta;
 
 const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
-/// The key under which finished pods are counted; no pod has it, since pods have namespaces.
+/// The key for counting finished pods. No pod has it, since pods have namespaces.
 const FINISHED: &str = "finished";
 
 pub struct PodGc {
@@ -94,7 +94,7 @@ fn out_of_service(node: &Node) -> bool {
     node.spec.iter().flat_map(|s| s.taints.iter().flatten()).any(|t| t.key == OUT_OF_SERVICE)
 }
 
-/// Deletes without grace: no node is there to end the pod's processes.
+/// Deletes without grace: no node can terminate the pod's processes.
 fn at_once(pod: &Arc<Pod>) -> Action {
     Action::Delete(Delete {
         kind: Kind::Pod,
@@ -105,7 +105,7 @@ fn at_once(pod: &Arc<Pod>) -> Action {
     })
 }
 
-/// An unfinished pod is Failed first, so that whoever counts outcomes sees one.
+/// Sets the phase of an unfinished pod to Failed first, so that its Job counts an outcome.
 fn fail(pod: &Arc<Pod>, now: Timestamp) -> Vec<Action> {
     if pods::finished(pod) {
         return Vec::new();

@@ -1,4 +1,4 @@
-//! Readings of pods that several controllers share. PURE.
+//! Facts about pods that several controllers use. PURE.
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
@@ -22,7 +22,7 @@ pub fn finished(pod: &Pod) -> bool {
     matches!(phase(pod), "Succeeded" | "Failed")
 }
 
-/// Neither finished nor on its way out.
+/// Neither finished nor terminating.
 pub fn active(pod: &Pod) -> bool {
     !finished(pod) && !meta::terminating(&pod.metadata)
 }
@@ -39,11 +39,12 @@ fn ready_since(pod: &Pod) -> Option<Timestamp> {
     condition(pod, "Ready").filter(|c| c.status == "True")?.last_transition_time.as_ref().map(|t| t.0)
 }
 
-/// When a pod counts as available: now, at a later time, or not while it is as it is.
+/// When a pod counts as available.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Availability {
     Now,
     At(Timestamp),
+    /// Not before its conditions change.
     Unready,
 }
 
@@ -92,8 +93,8 @@ pub fn from_template(template: &PodTemplateSpec, owner_kind: Kind, owner: &Objec
     }
 }
 
-/// The order in which surplus pods go: first those whose loss costs least.
-/// Each pod comes with how many related pods share its node.
+/// The order in which surplus pods are deleted: first those whose loss costs least.
+/// Each pod comes with the number of related pods on its node.
 pub fn deletion_order(a: (&Pod, usize), b: (&Pod, usize), now: Timestamp) -> Ordering {
     let ((a, a_rank), (b, b_rank)) = (a, b);
     let assigned = |p: &Pod| !node_name(p).is_empty();
@@ -102,7 +103,7 @@ pub fn deletion_order(a: (&Pod, usize), b: (&Pod, usize), now: Timestamp) -> Ord
         "Unknown" => 1,
         _ => 2,
     };
-    // A longer time counts as longer only when it is about twice as long, so that victims spread over ages.
+    // Ages are compared by their power of two, so that the deleted pods are spread over ages.
     let age = |since: Option<Timestamp>| {
         since.map_or(0, |t| u64::try_from(now.duration_since(t).as_secs()).unwrap_or(0).max(1).ilog2() + 1)
     };
@@ -124,7 +125,7 @@ fn deletion_cost(pod: &Pod) -> i32 {
         .unwrap_or(0)
 }
 
-/// How many of the pods each node holds.
+/// The number of active pods on each node.
 pub fn per_node<'a>(pods: impl Iterator<Item = &'a Pod>) -> HashMap<String, usize> {
     let mut nodes = HashMap::new();
     for pod in pods.filter(|p| active(p) && !node_name(p).is_empty()) {
@@ -133,13 +134,13 @@ pub fn per_node<'a>(pods: impl Iterator<Item = &'a Pod>) -> HashMap<String, usiz
     nodes
 }
 
-/// What to do with an object that a selector-based owner meets.
+/// The relation of an object to an owner that selects by labels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Claim {
     Mine,
     /// Matches and has no controller.
     Adopt,
-    /// Is controlled by the owner, but matches no more.
+    /// Is controlled by the owner, but no longer matches.
     Release,
     Foreign,
 }
@@ -154,15 +155,16 @@ pub fn claim(object: &ObjectMeta, owner: &ObjectMeta, selector: &LabelSelector) 
     }
 }
 
-/// The write that makes (or ends) a controller reference; guarded by the object's uid and version.
+/// The patch that adds the controller reference `owner` and removes the one with the uid `former`; it applies only to this
+/// version of the object.
 pub fn set_controller(
     kind: Kind,
     object: &ObjectMeta,
     owner: Option<OwnerReference>,
-    leaving: &str,
+    former: &str,
 ) -> Action {
     let mut references: Vec<_> = object.owner_references.clone().unwrap_or_default();
-    references.retain(|o| o.uid != leaving);
+    references.retain(|o| o.uid != former);
     references.extend(owner);
     Action::Patch {
         kind,
@@ -174,7 +176,7 @@ pub fn set_controller(
     }
 }
 
-/// A count or a percentage of `total`.
+/// A count, or a percentage of `total`.
 pub fn scaled(value: &IntOrString, total: i32, round_up: bool) -> i32 {
     match value {
         IntOrString::Int(n) => *n,

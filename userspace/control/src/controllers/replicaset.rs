@@ -1,4 +1,5 @@
-//! ReplicaSets and ReplicationControllers: as many active pods as wanted, adopted or made, the cheapest deleted first. PURE.
+//! ReplicaSets and ReplicationControllers: missing pods are adopted or created, surplus ones deleted, the cheapest first.
+//! PURE.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -16,8 +17,10 @@ use crate::action::{Action, Context, Controller, Failure};
 use crate::cache::{Change, Key, Kind, Object, View};
 use crate::meta;
 
-/// Pods made or deleted by one reconcile at most, as upstream.
-const BURST: usize = 500;
+/// Limit of pods that one reconcile creates or deletes, as upstream.
+const MAX_BURST: usize = 500;
+
+const REPLICA_FAILURE: &str = "ReplicaFailure";
 
 /// The controller of one of the two kinds.
 pub struct ReplicaSets {
@@ -110,20 +113,20 @@ impl Set<'_> {
         let mut actions = Vec::new();
         let mine = self.claim(view, &mut actions);
         if !actions.is_empty() {
-            // Count again when the answers to the claims are known.
+            // Count again when the claims are answered.
             return actions;
         }
         let active: Vec<&Arc<Pod>> = mine.iter().copied().filter(|p| pods::active(p)).collect();
         let terminating =
             mine.iter().filter(|p| meta::terminating(&p.metadata) && !pods::finished(p)).count();
-        // The status goes first: a refused create must not keep users from seeing why.
+        // A refused create ends the task; the status goes first, so that users see why.
         self.status(&active, terminating, context, &mut actions);
         if !meta::terminating(self.meta) {
             let wanted = usize::try_from(self.replicas).unwrap_or(0);
             if active.len() < wanted {
-                self.create(view, (wanted - active.len()).min(BURST), context, &mut actions);
+                self.create(view, (wanted - active.len()).min(MAX_BURST), context, &mut actions);
             } else if active.len() > wanted {
-                self.delete(view, &active, (active.len() - wanted).min(BURST), context.now, &mut actions);
+                self.delete(view, &active, (active.len() - wanted).min(MAX_BURST), context.now, &mut actions);
             }
         }
         actions
@@ -187,7 +190,7 @@ impl Set<'_> {
         }));
     }
 
-    /// Pods of every set with the same owner: a rollout's old and new pods count together when nodes are compared.
+    /// Pods of every set with the same owner: old and new pods of a rollout count together when nodes are compared.
     fn related<'v>(&self, view: &'v View) -> Vec<&'v Arc<Pod>> {
         match meta::controller_of(self.meta) {
             Some(owner) => {
@@ -235,7 +238,7 @@ impl Set<'_> {
                 }
             }
             Object::ReplicationController(o) => {
-                let new = counts.controller(o.status.as_ref(), o.metadata.generation, context);
+                let new = counts.replication_controller(o.status.as_ref(), o.metadata.generation, context);
                 if o.status.as_ref() != Some(&new) {
                     actions.push(Action::patch_status(
                         Kind::ReplicationController,
@@ -264,13 +267,28 @@ struct Counts {
     ready: i32,
     available: i32,
     terminating: i32,
-    /// Fewer pods than wanted: a failure to create still matters.
+    /// Fewer pods than desired: only then does a failed create show in the status.
     short: bool,
 }
 
-/// 0 stays unsaid, as the server stores it.
+/// Zero is left out, as the server stores it.
 fn some(n: i32) -> Option<i32> {
     Some(n).filter(|n| *n != 0)
+}
+
+/// Adds the failure to the conditions, or removes an earlier one. A known failure stays as it is.
+fn with_failure<C>(
+    conditions: Option<Vec<C>>,
+    is_failure: impl Fn(&C) -> bool,
+    failure: Option<C>,
+) -> Option<Vec<C>> {
+    let mut conditions = conditions.unwrap_or_default();
+    match failure {
+        Some(failure) if !conditions.iter().any(&is_failure) => conditions.push(failure),
+        Some(_) => {}
+        None => conditions.retain(|c| !is_failure(c)),
+    }
+    Some(conditions).filter(|c| !c.is_empty())
 }
 
 impl Counts {
@@ -280,61 +298,50 @@ impl Counts {
         generation: Option<i64>,
         context: Context<'_>,
     ) -> ReplicaSetStatus {
-        let mut status = old.cloned().unwrap_or_default();
-        status.replicas = self.replicas;
-        status.fully_labeled_replicas = some(self.labelled);
-        status.ready_replicas = some(self.ready);
-        status.available_replicas = some(self.available);
-        status.terminating_replicas = Some(self.terminating);
-        status.observed_generation = generation;
-        let mut conditions = status.conditions.take().unwrap_or_default();
-        match self.failure(context) {
-            Some(message) if !conditions.iter().any(|c| c.type_ == "ReplicaFailure") => {
-                conditions.push(ReplicaSetCondition {
-                    type_: "ReplicaFailure".into(),
-                    status: "True".into(),
-                    reason: Some("FailedCreate".into()),
-                    message: Some(message),
-                    last_transition_time: Some(meta::time(context.now)),
-                });
-            }
-            Some(_) => {}
-            None => conditions.retain(|c| c.type_ != "ReplicaFailure"),
+        let failure = self.failure(context).map(|message| ReplicaSetCondition {
+            type_: REPLICA_FAILURE.into(),
+            status: "True".into(),
+            reason: Some("FailedCreate".into()),
+            message: Some(message),
+            last_transition_time: Some(meta::time(context.now)),
+        });
+        let conditions = old.and_then(|status| status.conditions.clone());
+        ReplicaSetStatus {
+            replicas: self.replicas,
+            fully_labeled_replicas: some(self.labelled),
+            ready_replicas: some(self.ready),
+            available_replicas: some(self.available),
+            terminating_replicas: Some(self.terminating),
+            observed_generation: generation,
+            conditions: with_failure(conditions, |c| c.type_ == REPLICA_FAILURE, failure),
         }
-        status.conditions = Some(conditions).filter(|c| !c.is_empty());
-        status
     }
 
-    fn controller(
+    fn replication_controller(
         &self,
         old: Option<&ReplicationControllerStatus>,
         generation: Option<i64>,
         context: Context<'_>,
     ) -> ReplicationControllerStatus {
-        let mut status = old.cloned().unwrap_or_default();
-        status.replicas = self.replicas;
-        status.fully_labeled_replicas = some(self.labelled);
-        status.ready_replicas = some(self.ready);
-        status.available_replicas = some(self.available);
-        status.observed_generation = generation;
-        let mut conditions = status.conditions.take().unwrap_or_default();
-        match self.failure(context) {
-            Some(message) if !conditions.iter().any(|c| c.type_ == "ReplicaFailure") => {
-                conditions.push(ReplicationControllerCondition {
-                    type_: "ReplicaFailure".into(),
-                    status: "True".into(),
-                    reason: Some("FailedCreate".into()),
-                    message: Some(message),
-                    last_transition_time: Some(meta::time(context.now)),
-                });
-            }
-            Some(_) => {}
-            None => conditions.retain(|c| c.type_ != "ReplicaFailure"),
+        let failure = self.failure(context).map(|message| ReplicationControllerCondition {
+            type_: REPLICA_FAILURE.into(),
+            status: "True".into(),
+            reason: Some("FailedCreate".into()),
+            message: Some(message),
+            last_transition_time: Some(meta::time(context.now)),
+        });
+        let conditions = old.and_then(|status| status.conditions.clone());
+        ReplicationControllerStatus {
+            replicas: self.replicas,
+            fully_labeled_replicas: some(self.labelled),
+            ready_replicas: some(self.ready),
+            available_replicas: some(self.available),
+            observed_generation: generation,
+            conditions: with_failure(conditions, |c| c.type_ == REPLICA_FAILURE, failure),
         }
-        status.conditions = Some(conditions).filter(|c| !c.is_empty());
-        status
     }
 
+    /// The message of a refused create, while pods are missing.
     fn failure(&self, context: Context<'_>) -> Option<String> {
         match context.failure {
             Some(Failure::Refused { message, .. }) if self.short => Some(message.clone()),

@@ -13,14 +13,14 @@ use crate::action::Action;
 use crate::cache::{Key, Kind, Object, View};
 use crate::meta;
 
-/// Label of pods and revisions by which they find each other.
+/// Label that connects pods with their revision.
 pub const HASH: &str = "controller-revision-hash";
 
-/// The owner's revisions, and which of them is the template's.
+/// The owner's revisions, and which of them has the present template.
 pub struct History {
     /// Oldest first.
     pub all: Vec<Arc<ControllerRevision>>,
-    /// Name of the revision of the present template; it may still have to be made.
+    /// Name of the revision of the present template; its creation may be among the actions.
     pub current: String,
 }
 
@@ -34,7 +34,7 @@ pub struct Owner<'a> {
 }
 
 impl Owner<'_> {
-    /// Finds the history; what must be written first (a new revision, a raised number, adoptions) becomes actions.
+    /// Finds the history; adds the writes that it needs (a new revision, a raised number, adoptions) to the actions.
     pub fn history(&self, view: &View, actions: &mut Vec<Action>) -> History {
         let mut all = Vec::new();
         for (_, revision) in view.revisions.in_namespace(meta::namespace(self.meta)) {
@@ -65,12 +65,12 @@ impl Owner<'_> {
                 }
                 meta::name(&revision.metadata).to_owned()
             }
-            None => self.make(data, newest + 1, actions),
+            None => self.create(data, newest + 1, actions),
         };
         History { all, current }
     }
 
-    /// A strategic patch that brings the template back, as `kubectl rollout undo` applies it.
+    /// A strategic patch that restores the template, as `kubectl rollout undo` applies it.
     fn data(&self) -> serde_json::Value {
         let mut template = serde_json::to_value(self.template).unwrap_or_default();
         if let Some(fields) = template.as_object_mut() {
@@ -79,7 +79,7 @@ impl Owner<'_> {
         json!({"spec": {"template": template}})
     }
 
-    fn make(&self, data: serde_json::Value, number: i64, actions: &mut Vec<Action>) -> String {
+    fn create(&self, data: serde_json::Value, number: i64, actions: &mut Vec<Action>) -> String {
         let bytes = serde_json::to_vec(&data).unwrap_or_default();
         let hash = meta::short_code(meta::stable_hash(&[&bytes, &self.collisions.to_le_bytes()]), 10);
         let name = format!("{}-{hash}", meta::name(self.meta));
@@ -101,7 +101,7 @@ impl Owner<'_> {
         name
     }
 
-    /// Deletes the oldest revisions that no pod has, beyond the limit.
+    /// Deletes the oldest revisions beyond the limit that no pod uses.
     pub fn clean_up(&self, history: &History, pods: &[&Arc<Pod>], keep: &[&str], actions: &mut Vec<Action>) {
         let hashes: Vec<&str> = pods.iter().filter_map(|p| meta::label(&p.metadata, HASH)).collect();
         let unused: Vec<&Arc<ControllerRevision>> = history
@@ -127,7 +127,7 @@ pub fn hash_of<'a>(owner: &ObjectMeta, revision: &'a str) -> &'a str {
     revision.strip_prefix(meta::name(owner)).and_then(|r| r.strip_prefix('-')).unwrap_or(revision)
 }
 
-/// The template that a revision holds.
+/// The template in a revision.
 pub fn template_of(view: &View, namespace: &str, name: &str) -> Option<PodTemplateSpec> {
     let revision = view.revisions.get(&Key::new(namespace, name))?;
     let mut template = revision.data.as_ref()?.0.get("spec")?.get("template")?.clone();

@@ -1,4 +1,4 @@
-//! In every live namespace: the ServiceAccount `default` and the ConfigMap `kube-root-ca.crt`. PURE.
+//! Creates the ServiceAccount `default` and the ConfigMap `kube-root-ca.crt` in every active namespace. PURE.
 
 use k8s_openapi::api::core::v1::{ConfigMap, ServiceAccount};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;

@@ -1,4 +1,4 @@
-//! ServiceCIDRs: ready once a finalizer protects them, gone only when no Service has an address of theirs alone. PURE.
+//! ServiceCIDRs: ready once a finalizer protects them, deleted only when no Service depends on them alone. PURE.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -13,8 +13,8 @@ use crate::cache::{Change, Key, Kind, Object, View};
 use crate::meta;
 
 const FINALIZER: &str = "networking.k8s.io/service-cidr-finalizer";
-/// Servers may not have seen the deletion yet and give out addresses still (upstream's grace period).
-const GRACE: Duration = Duration::from_secs(10);
+/// Servers that have not seen the deletion may still allocate addresses (upstream's grace period).
+const DELETION_GRACE: Duration = Duration::from_secs(10);
 
 pub struct ServiceCidrs;
 
@@ -42,17 +42,17 @@ impl Controller for ServiceCidrs {
         if !meta::terminating(&cidr.metadata) {
             let protect = (!protected).then(|| with_finalizer(cidr, true));
             let ready = condition("True", "", "Kubernetes Service CIDR is ready", context);
-            return protect.into_iter().chain(tell(cidr, key, ready)).collect();
+            return protect.into_iter().chain(publish(cidr, key, ready)).collect();
         }
         if !protected {
             return Vec::new();
         }
         if is_in_use(view, cidr) {
             let why = "There are still IPAddresses referencing the ServiceCIDR, please remove them or create a new ServiceCIDR";
-            return tell(cidr, key, condition("False", "Terminating", why, context)).into_iter().collect();
+            return publish(cidr, key, condition("False", "Terminating", why, context)).into_iter().collect();
         }
         let since = cidr.metadata.deletion_timestamp.as_ref().map_or(context.now, |time| time.0);
-        let until = since.saturating_add(GRACE).unwrap_or(since);
+        let until = since.saturating_add(DELETION_GRACE).unwrap_or(since);
         if context.now < until {
             return vec![Action::RequeueAt(until)];
         }
@@ -80,8 +80,8 @@ fn condition(status: &str, reason: &str, message: &str, context: Context<'_>) ->
     }
 }
 
-/// Writes the condition unless it says so already; a range that the API server itself made ready stays as it is.
-fn tell(cidr: &ServiceCIDR, key: &Key, new: Condition) -> Option<Action> {
+/// Writes the condition if status or reason changed; a range that the API server made ready stays as it is.
+fn publish(cidr: &ServiceCIDR, key: &Key, new: Condition) -> Option<Action> {
     let old = cidr.status.as_ref();
     let conditions = old.and_then(|status| status.conditions.clone()).unwrap_or_default();
     let known = conditions.iter().find(|condition| condition.type_ == new.type_);
@@ -100,7 +100,7 @@ fn ranges(cidr: &ServiceCIDR) -> impl Iterator<Item = IpNetwork> {
     cidrs.filter_map(|cidr| cidr.parse().ok())
 }
 
-/// Whether a Service would be left with an address that no range stands for.
+/// Whether a Service has an address that only this range contains.
 fn is_in_use(view: &View, cidr: &ServiceCIDR) -> bool {
     let others = view.service_cidrs.iter().filter(|(_, other)| !meta::terminating(&other.metadata));
     let others: Vec<IpNetwork> = others.flat_map(|(_, other)| ranges(other)).collect();
@@ -134,7 +134,7 @@ mod tests {
         view.watched(serde_json::from_value::<ServiceCIDR>(object).unwrap().into(), Timestamp::UNIX_EPOCH);
     }
 
-    fn leaving() -> Value {
+    fn deleting() -> Value {
         json!({"finalizers": [FINALIZER, "other"], "deletionTimestamp": "1970-01-01T00:00:01Z"})
     }
 
@@ -169,24 +169,24 @@ mod tests {
     }
 
     #[test]
-    fn a_range_in_use_stays_and_says_why() {
+    fn a_range_in_use_stays_with_a_reason() {
         let mut view = View::default();
-        put(&mut view, "a", "10.0.0.0/24", leaving());
+        put(&mut view, "a", "10.0.0.0/24", deleting());
         serve(&mut view, "10.0.0.9");
         let actions = reconcile(&view, 100);
         let [Action::Patch { patch, .. }] = actions.as_slice() else { panic!("{actions:?}") };
         assert_eq!(patch["status"]["conditions"][0]["reason"], "Terminating");
-        // Another range that contains the address takes over, unless it goes too.
-        put(&mut view, "b", "10.0.0.0/8", leaving());
+        // Another range that contains the address replaces it, unless it is being deleted too.
+        put(&mut view, "b", "10.0.0.0/8", deleting());
         assert!(matches!(reconcile(&view, 100).as_slice(), [Action::Patch { .. }]));
         put(&mut view, "c", "10.0.0.0/16", json!({}));
         assert_eq!(finalizers(&reconcile(&view, 100)), Some(vec!["other".to_owned()]));
     }
 
     #[test]
-    fn an_unused_range_goes_once_every_server_knows() {
+    fn an_unused_range_is_deleted_after_the_grace_period() {
         let mut view = View::default();
-        put(&mut view, "a", "10.0.0.0/24", leaving());
+        put(&mut view, "a", "10.0.0.0/24", deleting());
         serve(&mut view, "10.0.1.9");
         let [Action::RequeueAt(until)] = reconcile(&view, 2)[..] else { panic!() };
         assert_eq!(until.as_second(), 11);

@@ -1,4 +1,4 @@
-//! StatefulSets: pods with names, one after the other up, the last first down, and claims that outlive them. PURE.
+//! StatefulSets: pods with stable names, created in order and deleted in reverse, and claims that outlive them. PURE.
 
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ impl Controller for StatefulSets {
         match change.object() {
             Some(Object::Pod(pod)) => {
                 owner_keys(change, Kind::StatefulSet, keys);
-                // An orphan with one of its names is adopted or in the way.
+                // An orphan with one of its names is adopted or blocks the name.
                 if let Some((set, _)) = meta::name(&pod.metadata).rsplit_once('-') {
                     let key = Key::new(meta::namespace(&pod.metadata), set);
                     if view.stateful_sets.get(&key).is_some() && !keys.contains(&key) {
@@ -63,7 +63,7 @@ struct Step<'a> {
     spec: &'a StatefulSetSpec,
     context: Context<'a>,
     actions: Vec<Action>,
-    /// Names of the revision that pods are at and of the one they shall be at.
+    /// Names of the current revision and of the update revision.
     current: String,
     update: String,
 }
@@ -125,7 +125,7 @@ impl<'a> Step<'a> {
         mine
     }
 
-    /// The number in a pod's name, if the name is one of the set's.
+    /// The ordinal in a pod's name, if the name is one of the set's.
     fn ordinal(&self, pod: &Pod) -> Option<i32> {
         let rest = meta::name(&pod.metadata).strip_prefix(meta::name(&self.set.metadata))?;
         rest.strip_prefix('-')?.parse().ok()
@@ -154,7 +154,7 @@ impl<'a> Step<'a> {
         meta::label(&pod.metadata, HASH).unwrap_or_default()
     }
 
-    /// Ordinals from here on get the new template.
+    /// Ordinals from this one on get the new template.
     fn first_updated(&self) -> i32 {
         let strategy = self.spec.update_strategy.as_ref();
         if strategy.and_then(|s| s.type_.as_deref()) == Some("OnDelete") {
@@ -164,7 +164,7 @@ impl<'a> Step<'a> {
         self.start().saturating_add(partition.unwrap_or(0))
     }
 
-    /// Makes, removes and updates pods; one at a time unless the set says otherwise.
+    /// Creates, deletes and updates pods; one at a time unless the policy is Parallel.
     fn bring_about(&mut self, mine: &[(i32, &Arc<Pod>)]) {
         let find = |ordinal: i32| mine.iter().find(|(o, _)| *o == ordinal).map(|(_, p)| *p);
         for ordinal in self.ordinals() {
@@ -208,7 +208,7 @@ impl<'a> Step<'a> {
         }
     }
 
-    /// True if the set must wait for what was begun.
+    /// True if the set must wait for this pod.
     fn create(&mut self, ordinal: i32) -> bool {
         let strategy = self.spec.update_strategy.as_ref().and_then(|s| s.type_.as_deref());
         let old =
@@ -251,7 +251,7 @@ impl<'a> Step<'a> {
         true
     }
 
-    /// The claims of one pod, by the volume each is for.
+    /// The claims of one pod, by volume name.
     fn claims(&self, ordinal: i32) -> Vec<(String, PersistentVolumeClaim)> {
         let templates = self.spec.volume_claim_templates.iter().flatten();
         templates
@@ -287,7 +287,7 @@ impl<'a> Step<'a> {
         let wanted = self.spec.replicas.unwrap_or(1);
         if updated == wanted && ready == wanted && replicas == wanted && self.first_updated() == self.start()
         {
-            // The update is complete: what was new is now what pods are at.
+            // The update is complete: the update revision becomes the current one.
             self.current.clone_from(&self.update);
         }
         let old = self.set.status.as_ref();

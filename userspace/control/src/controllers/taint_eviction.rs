@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, Taint, Toleration};
+use k8s_openapi::api::core::v1::{Pod, PodCondition, Taint, Toleration};
 use serde_json::json;
 
 use super::pods;
@@ -56,12 +56,12 @@ impl Controller for TaintEviction {
     }
 }
 
-/// Tells in the pod's status why it is about to go.
+/// Sets the condition DisruptionTarget, which says why the pod is deleted.
 pub(super) fn disrupted(pod: &Pod, reason: &str, message: &str, now: Timestamp) -> Action {
     let status = pod.status.as_ref();
     let mut conditions = status.and_then(|s| s.conditions.clone()).unwrap_or_default();
     conditions.retain(|c| c.type_ != "DisruptionTarget");
-    conditions.push(k8s_openapi::api::core::v1::PodCondition {
+    conditions.push(PodCondition {
         type_: "DisruptionTarget".into(),
         status: "True".into(),
         reason: Some(reason.into()),
@@ -90,7 +90,7 @@ fn no_execute<'a>(taints: impl Iterator<Item = &'a Taint>) -> impl Iterator<Item
     taints.filter(|t| t.effect == "NoExecute")
 }
 
-/// When the pod must go: `None` if it tolerates every taint for ever.
+/// When the pod is evicted; `None` if it tolerates every taint for ever.
 pub fn eviction_time(pod: &Pod, taints: &[Taint], now: Timestamp) -> Option<Timestamp> {
     let tolerations = pod.spec.as_ref().and_then(|s| s.tolerations.as_deref()).unwrap_or_default();
     no_execute(taints.iter())
@@ -101,7 +101,7 @@ pub fn eviction_time(pod: &Pod, taints: &[Taint], now: Timestamp) -> Option<Time
             for toleration in tolerations.iter().filter(|t| tolerates(t, taint)) {
                 tolerated = true;
                 if let Some(s) = toleration.toleration_seconds {
-                    seconds = Some(seconds.map_or(s, |least| least.min(s)));
+                    seconds = Some(seconds.map_or(s, |shortest| shortest.min(s)));
                 }
             }
             match (tolerated, seconds) {
@@ -129,8 +129,9 @@ pub fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use k8s_openapi::api::core::v1::PodSpec;
+
+    use super::*;
 
     fn at(seconds: i64) -> Timestamp {
         Timestamp::from_second(1_000_000 + seconds).unwrap()
@@ -167,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn the_shortest_toleration_counts_from_when_the_taint_came() {
+    fn the_shortest_toleration_counts_from_the_time_of_the_taint() {
         let p = pod(vec![exists("node.kubernetes.io/unreachable", Some(300)), exists("", Some(30))]);
         assert_eq!(eviction_time(&p, &[taint()], at(9)), Some(at(30)));
     }

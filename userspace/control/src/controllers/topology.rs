@@ -1,7 +1,7 @@
-//! `service.kubernetes.io/topology-mode: Auto` (KEP-2433): every zone keeps its traffic, and each is given as many endpoints
-//! as its nodes have CPU, within a fifth. PURE.
+//! `service.kubernetes.io/topology-mode: Auto` (KEP-2433): traffic stays in its zone, and each zone gets endpoints in
+//! proportion to the CPU of its nodes, within a fifth. PURE.
 //!
-//! Where that cannot be, nobody gets a hint, and so every endpoint serves all zones.
+//! Where that is impossible no endpoint gets a hint, so every endpoint serves all zones.
 
 use std::collections::BTreeMap;
 
@@ -13,12 +13,13 @@ use super::node_lifecycle::ready_status;
 use crate::cache::{Change, Key, Object, View};
 use crate::meta;
 
-/// By how much a zone's endpoints may have more to do than they would on the average.
-const OVERLOAD: f64 = 0.2;
-/// Nodes that serve the cluster, not its users.
-const APART: [&str; 2] = ["node-role.kubernetes.io/control-plane", "node-role.kubernetes.io/master"];
+/// By which share the load of a zone's endpoints may exceed the average.
+const MAX_OVERLOAD: f64 = 0.2;
+/// Nodes with these labels serve the cluster, not its users.
+const CONTROL_PLANE_LABELS: [&str; 2] =
+    ["node-role.kubernetes.io/control-plane", "node-role.kubernetes.io/master"];
 
-/// The annotation of before trafficDistribution, which it overrules.
+/// The annotation is older than trafficDistribution and overrules it.
 pub fn is_wanted(service: &Service) -> bool {
     let of = |name| meta::annotation(&service.metadata, name);
     let mode = of("service.kubernetes.io/topology-aware-hints")
@@ -26,7 +27,7 @@ pub fn is_wanted(service: &Service) -> bool {
     matches!(mode, Some("Auto" | "auto"))
 }
 
-/// Services whose hints a change of a node may touch.
+/// Services whose hints a change of a node may affect.
 pub fn services_of(change: &Change, view: &View, keys: &mut Vec<Key>) {
     let part = |object: &Object| match object {
         Object::Node(node) => counts(node).map(|(zone, cpu)| (zone.map(str::to_owned), cpu)),
@@ -38,9 +39,10 @@ pub fn services_of(change: &Change, view: &View, keys: &mut Vec<Key>) {
     }
 }
 
-/// Zone and thousandths of a CPU of a node that counts.
+/// Zone and CPU, in thousandths, of a node that counts.
 fn counts(node: &Node) -> Option<(Option<&str>, i128)> {
-    if ready_status(node) != "True" || APART.iter().any(|label| meta::label(&node.metadata, label).is_some())
+    if ready_status(node) != "True"
+        || CONTROL_PLANE_LABELS.iter().any(|label| meta::label(&node.metadata, label).is_some())
     {
         return None;
     }
@@ -50,11 +52,11 @@ fn counts(node: &Node) -> Option<(Option<&str>, i128)> {
     Some((zone, cpu.map_or(0, |cpu| cpu.millis())))
 }
 
-/// What each zone has of all CPU, in all 1.
+/// Each zone's share of all CPU; the sum is 1.
 pub struct Shares(BTreeMap<String, f64>);
 
 impl Shares {
-    /// `None` if there is one zone only, or a node of which its zone or its CPU is not known.
+    /// `None` if there is only one zone, or a node without zone or CPU.
     pub fn of<'a>(nodes: impl Iterator<Item = &'a Node>) -> Option<Shares> {
         let mut zones: BTreeMap<String, i128> = BTreeMap::new();
         for (zone, cpu) in nodes.filter_map(counts) {
@@ -65,7 +67,7 @@ impl Shares {
         (zones.len() > 1).then(|| Shares(zones.into_iter().map(share).collect()))
     }
 
-    /// Gives the ready ones of the endpoints their hints.
+    /// Sets the hints of the ready endpoints.
     pub fn hint(&self, endpoints: &mut [&mut Endpoint]) {
         let mut ready: Vec<&mut Endpoint> =
             endpoints.iter_mut().map(|e| &mut **e).filter(|endpoint| is_ready(endpoint)).collect();
@@ -78,23 +80,23 @@ impl Shares {
         }
     }
 
-    /// A zone for each of the endpoints, whose own zones are given: as few as possible serve another than that.
+    /// The zone that each endpoint serves, given the zone that it is in: as few as possible serve another one.
     fn assign(&self, homes: &[&str]) -> Option<Vec<String>> {
         let total = homes.len();
         let wanted = |share: f64| share * total as f64;
-        let least = |share: f64| (wanted(share) / (1.0 + OVERLOAD)).ceil() as usize;
+        let least = |share: f64| (wanted(share) / (1.0 + MAX_OVERLOAD)).ceil() as usize;
         if self.0.len() > total || self.0.values().map(|share| least(*share)).sum::<usize>() > total {
             return None;
         }
         let mut zones: Vec<&str> = homes.to_vec();
         let count = |zones: &[&str], zone: &str| zones.iter().filter(|z| **z == zone).count();
-        // How much a zone has too little of; less than nothing where it has too much.
+        // What a zone lacks; negative where it has too much.
         let lacks = |zones: &[&str], zone: &str, share: f64| wanted(share) - count(zones, zone) as f64;
         let neediest = |zones: &[&str]| {
             let lack = |(zone, share): &(&String, &f64)| lacks(zones, zone, **share);
             self.0.iter().max_by(|a, b| lack(a).total_cmp(&lack(b))).map(|(zone, _)| zone.as_str())
         };
-        // Of zones without nodes nothing is expected.
+        // Zones without nodes need no endpoints.
         for at in 0..total {
             if !self.0.contains_key(zones[at]) {
                 zones[at] = neediest(&zones)?;
@@ -144,19 +146,19 @@ mod tests {
     }
 
     #[test]
-    fn zones_that_have_their_share_keep_their_own() {
+    fn zones_with_their_share_keep_their_endpoints() {
         let two = [("a", "2"), ("b", "2000m")];
         assert_eq!(assigned(&two, "abab").as_deref(), Some("abab"));
-        // A fifth more to do is no reason to leave a zone: 6 of 13 where 6.5 would be even.
+        // Up to a fifth more load no endpoint moves: 6 of 13 where 6.5 would be even.
         assert_eq!(assigned(&two, "aaaaaabbbbbbb").as_deref(), Some("aaaaaabbbbbbb"));
     }
 
     #[test]
-    fn a_zone_with_too_few_is_given_some_by_the_one_with_the_most() {
+    fn a_zone_with_too_few_endpoints_gets_some_of_the_one_with_the_most() {
         let three = [("a", "1"), ("b", "1"), ("c", "1")];
         assert_eq!(assigned(&three, "aaab").as_deref(), None, "two would be needed for each");
         assert_eq!(assigned(&three, "aaabbc").as_deref(), Some("aacbbc"));
-        // What no node is near to serves who lacks most.
+        // An endpoint in a zone without nodes serves the zone that lacks most.
         assert_eq!(assigned(&[("a", "3"), ("b", "1")], "xxxb").as_deref(), Some("aaab"));
     }
 
@@ -168,9 +170,9 @@ mod tests {
         for nodes in [&[("a", "1")][..], &[("a", "1"), ("", "1")], &[("a", "1"), ("b", "0")], &[]] {
             assert!(shares(nodes).is_none(), "{nodes:?}");
         }
-        // One that is not ready, or not for users, is not asked.
+        // Nodes that are not ready, or of the control plane, do not count.
         let mut server = node("", "8", true);
-        server.metadata.labels.get_or_insert_default().insert(APART[0].into(), String::new());
+        server.metadata.labels.get_or_insert_default().insert(CONTROL_PLANE_LABELS[0].into(), String::new());
         let nodes = [node("a", "1", true), node("b", "1", true), node("", "4", false), server];
         assert!(Shares::of(nodes.iter()).is_some());
     }
@@ -210,12 +212,12 @@ mod tests {
             for (zone, share) in &shares.0 {
                 let given = zones.iter().filter(|z| *z == zone).count();
                 let load = share * homes.len() as f64 / given as f64;
-                prop_assert!(load <= 1.0 + OVERLOAD + 1e-9, "{} of {:?} for {}", given, zones, share);
+                prop_assert!(load <= 1.0 + MAX_OVERLOAD + 1e-9, "{} of {:?} for {}", given, zones, share);
             }
             let known = |zone: &str| shares.0.contains_key(zone);
             let moved = homes.iter().zip(&zones).filter(|(home, zone)| known(home) && home != zone).count();
             let lacking: usize = shares.0.iter().map(|(zone, share)| {
-                let least = (share * homes.len() as f64 / (1.0 + OVERLOAD)).ceil() as usize;
+                let least = (share * homes.len() as f64 / (1.0 + MAX_OVERLOAD)).ceil() as usize;
                 least.saturating_sub(homes.iter().filter(|home| *home == zone).count())
             }).sum();
             prop_assert!(moved <= lacking, "{} moved for {}", moved, lacking);

@@ -78,7 +78,7 @@ impl<'a> Trial<'a> {
         info: &NodeInfo,
         node: &Node,
     ) -> Result<(), Vec<Reason>> {
-        match snapshot.with_nominated(name, info, self.wanted) {
+        match snapshot.with_nominated(name, info, self.wanted.pod) {
             Some(fuller) => filter::check(self.wanted, &fuller, node)?,
             None => filter::check(self.wanted, info, node)?,
         }

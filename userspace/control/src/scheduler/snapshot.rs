@@ -6,7 +6,6 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 
 use super::classes::{Alike, Classes};
-use super::filter::Wanted;
 use super::resources::{Resources, allocatable, requested, weight};
 use crate::cache::{Change, Key, Object};
 use crate::controllers::pods::{finished, node_name};
@@ -266,19 +265,14 @@ impl Snapshot {
     }
 
     /// The node as if the pods that wait for room there had it; `None` if none does that counts for this pod.
-    pub(super) fn with_nominated(
-        &self,
-        name: &str,
-        info: &NodeInfo,
-        wanted: &Wanted<'_>,
-    ) -> Option<NodeInfo> {
+    pub(super) fn with_nominated(&self, name: &str, info: &NodeInfo, pod: &Pod) -> Option<NodeInfo> {
         let keys = self.nominated.get(name)?;
-        let own = Key::of(&wanted.pod.metadata);
-        let before = |pod: &Pod| priority(pod) >= priority(wanted.pod);
+        let own = Key::of(&pod.metadata);
+        let own_priority = priority(pod);
         let others = keys.iter().filter(|key| **key != own && !self.places.contains_key(*key));
         let others = others.filter_map(|key| Some((key, self.nominations.get(key)?)));
         let mut fuller = None;
-        for (key, (pod, _)) in others.filter(|(_, (pod, _))| before(pod)) {
+        for (key, (pod, _)) in others.filter(|(_, (other, _))| priority(other) >= own_priority) {
             let fuller = fuller.get_or_insert_with(|| info.clone());
             fuller.insert(key.clone(), Placed::new(pod.clone()));
         }

@@ -28,7 +28,7 @@ fn get(view: &View, name: &str) -> Arc<Service> {
     view.services.get(&Key::new("ns", name)).unwrap().clone()
 }
 
-/// Carries actions out until none is left; the events.
+/// Performs actions until there are none; returns the events.
 fn settle(view: &mut View) -> Vec<&'static str> {
     let mut events = Vec::new();
     for _ in 0..10 {
@@ -76,7 +76,7 @@ fn reason(view: &View, name: &str) -> String {
 }
 
 #[test]
-fn each_service_gets_an_address_of_its_own_until_none_is_left() {
+fn each_service_gets_its_own_address_until_the_pool_is_exhausted() {
     let mut view = View::default();
     pool(&mut view, "p", json!({"cidrs": ["192.0.2.0/30"]}));
     ["a", "b", "c"].iter().for_each(|name| service(&mut view, name, json!({})));
@@ -93,7 +93,7 @@ fn each_service_gets_an_address_of_its_own_until_none_is_left() {
             .as_deref(),
         Some("VIP")
     );
-    // One that goes makes room; its finalizer held it until the address was free.
+    // The deletion of one frees an address; its finalizer stays until then.
     let mut leaving = serde_json::to_value(get(&view, "a").as_ref()).unwrap();
     assert_eq!(leaving["metadata"]["finalizers"], json!([FINALIZER]));
     leaving["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
@@ -104,7 +104,7 @@ fn each_service_gets_an_address_of_its_own_until_none_is_left() {
 }
 
 #[test]
-fn wishes_are_met_or_answered() {
+fn requested_addresses_are_given_or_refused_with_a_reason() {
     let mut view = View::default();
     pool(&mut view, "p", json!({"cidrs": ["192.0.2.0/24"]}));
     service(&mut view, "a", json!({"loadBalancerIP": "192.0.2.9"}));
@@ -115,7 +115,7 @@ fn wishes_are_met_or_answered() {
     events.sort();
     assert_eq!(events, ["AddressInUse", "AddressNotInPool", "NoPool"]);
     assert_eq!(addresses(&view, "a"), ["192.0.2.9"]);
-    // A wish that changes is followed.
+    // A changed request moves the address.
     let mut other = serde_json::to_value(get(&view, "a").as_ref()).unwrap();
     other["spec"]["loadBalancerIP"] = json!("192.0.2.10");
     put(&mut view, other);
@@ -145,7 +145,7 @@ fn both_families_come_from_the_pools_that_have_them() {
 }
 
 #[test]
-fn what_is_not_ours_is_left_alone() {
+fn services_of_other_controllers_are_not_touched() {
     let mut view = View::default();
     service(&mut view, "nopool", json!({}));
     assert!(settle(&mut view).is_empty() && !has_finalizer(&get(&view, "nopool")));
@@ -162,7 +162,7 @@ fn what_is_not_ours_is_left_alone() {
 }
 
 #[test]
-fn a_pool_that_goes_or_a_type_that_changes_takes_the_address() {
+fn a_deleted_pool_or_a_changed_type_takes_the_address() {
     let mut view = View::default();
     pool(&mut view, "p", json!({"cidrs": ["192.0.2.0/24"]}));
     ["a", "b"].iter().for_each(|name| service(&mut view, name, json!({})));
@@ -179,7 +179,7 @@ fn a_pool_that_goes_or_a_type_that_changes_takes_the_address() {
 }
 
 #[test]
-fn gaps_are_filled_and_the_edges_left_out() {
+fn gaps_are_filled_and_network_and_broadcast_addresses_are_left_out() {
     let used: BTreeSet<IpAddr> = ["192.0.2.1", "192.0.2.2", "192.0.2.4"].map(|ip| ip.parse().unwrap()).into();
     let free = |cidr: &str| lowest_free(&cidr.parse().unwrap(), &used).map(|ip| ip.to_string());
     assert_eq!(free("192.0.2.0/24").as_deref(), Some("192.0.2.3"));

@@ -51,7 +51,7 @@ fn history_beyond_the_limit_is_removed_oldest_first() {
         sim.settle();
         sim.advance(Duration::from_secs(1));
     }
-    let revisions: Vec<i64> = sets(&sim).iter().map(controllers::rollout::revision).collect();
+    let revisions: Vec<i64> = sets(&sim).iter().map(controllers::deployment::rollout::revision).collect();
     assert_eq!(revisions.len(), 3, "the new one and two old ones: {revisions:?}");
     assert_eq!(revisions.iter().min(), Some(&3));
 }
@@ -99,7 +99,7 @@ fn scaling_in_the_middle_of_a_rollout_keeps_proportions() {
         gone.iter().for_each(|key| sim.kubelet(key, "n", true));
     }
     let sizes = |sim: &Sim| {
-        let mut sizes: Vec<i32> = sets(sim).iter().map(controllers::rollout::wanted).collect();
+        let mut sizes: Vec<i32> = sets(sim).iter().map(controllers::deployment::rollout::desired).collect();
         sizes.sort_unstable();
         sizes
     };

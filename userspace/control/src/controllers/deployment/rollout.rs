@@ -5,7 +5,7 @@ use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, ReplicaSet};
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::pods::scaled;
+use crate::controllers::pods::scaled;
 use crate::meta;
 
 pub const HASH_LABEL: &str = "pod-template-hash";
@@ -15,7 +15,7 @@ pub const DESIRED: &str = "deployment.kubernetes.io/desired-replicas";
 pub const MAX: &str = "deployment.kubernetes.io/max-replicas";
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
-/// How far a rollout may stray from the wanted number of replicas.
+/// How far a rollout may deviate from the desired number of replicas.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
     pub surge: i32,
@@ -36,7 +36,7 @@ impl Bounds {
         let surge = scaled(surge, replicas, true).max(0);
         let mut unavailable = scaled(unavailable, replicas, false).max(0);
         if surge == 0 && unavailable == 0 {
-            // Both can round to nothing; then nothing could ever move.
+            // Both can round to zero; then the rollout could never progress.
             unavailable = 1;
         }
         Bounds { surge, unavailable: unavailable.min(replicas) }
@@ -47,7 +47,7 @@ pub fn replicas(spec: &DeploymentSpec) -> i32 {
     spec.replicas.unwrap_or(1)
 }
 
-pub fn wanted(set: &ReplicaSet) -> i32 {
+pub fn desired(set: &ReplicaSet) -> i32 {
     set.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1)
 }
 
@@ -55,17 +55,17 @@ pub fn available(set: &ReplicaSet) -> i32 {
     set.status.as_ref().and_then(|s| s.available_replicas).unwrap_or(0)
 }
 
-/// How large the new set may be at this moment of a rolling update.
-pub fn new_set_size(spec: &DeploymentSpec, all_pods: i32, new_wanted: i32) -> i32 {
+/// How large the new set may be now, during a rolling update. `all_pods`: upper bound of the existing pods.
+pub fn new_set_size(spec: &DeploymentSpec, all_pods: i32, new_desired: i32) -> i32 {
     let target = replicas(spec);
     if spec.strategy.as_ref().and_then(|s| s.type_.as_deref()) == Some("Recreate") {
         return target;
     }
     let room = (target + Bounds::of(spec).surge).saturating_sub(all_pods);
-    if room <= 0 { new_wanted } else { new_wanted + room.min(target - new_wanted) }
+    if room <= 0 { new_desired } else { new_desired + room.min(target - new_desired) }
 }
 
-/// The change of one set's size when a Deployment in the middle of a rollout is scaled.
+/// The change of one set's size when a Deployment is scaled during a rollout.
 pub fn proportion(
     set: &ReplicaSet,
     spec: &DeploymentSpec,
@@ -73,7 +73,7 @@ pub fn proportion(
     to_add: i32,
     added: i32,
 ) -> i32 {
-    let size = wanted(set);
+    let size = desired(set);
     if size == 0 || to_add == 0 || to_add == added {
         return 0;
     }
@@ -83,7 +83,7 @@ pub fn proportion(
 }
 
 fn fraction(set: &ReplicaSet, spec: &DeploymentSpec, status_replicas: i32) -> i32 {
-    let size = wanted(set);
+    let size = desired(set);
     if replicas(spec) == 0 {
         return -size;
     }
@@ -92,11 +92,11 @@ fn fraction(set: &ReplicaSet, spec: &DeploymentSpec, status_replicas: i32) -> i3
     if before <= 0 {
         return 0;
     }
-    // Sizes are int32: the product is exact enough in a double, and rounding cannot leave the range by more than the cast clamps.
+    // Sizes are int32: the product is exact enough in a double, and the cast clamps.
     (f64::from(size) * now / f64::from(before)).round() as i32 - size
 }
 
-/// The template without the label that tells ReplicaSets of one Deployment apart.
+/// The template without the label that distinguishes the ReplicaSets of one Deployment.
 pub fn without_hash(template: &PodTemplateSpec) -> PodTemplateSpec {
     let mut template = template.clone();
     if let Some(meta) = &mut template.metadata {
@@ -114,7 +114,7 @@ pub fn same_template(deployment: &PodTemplateSpec, set: Option<&PodTemplateSpec>
     set.is_some_and(|t| without_hash(deployment) == without_hash(t))
 }
 
-/// Name part and label of the ReplicaSet for a template.
+/// The hash in name and label of the ReplicaSet for a template.
 pub fn template_hash(template: &PodTemplateSpec, collisions: i32) -> String {
     // Maps are ordered and structs have their fields' order, so equal templates have equal bytes.
     let bytes = serde_json::to_vec(&without_hash(template)).unwrap_or_default();
@@ -125,8 +125,8 @@ pub fn revision(set: &ReplicaSet) -> i64 {
     meta::annotation(&set.metadata, REVISION).and_then(|v| v.parse().ok()).unwrap_or(0)
 }
 
-/// Brings the new set's annotations up to date: the Deployment's own, and the revision. True if any changed.
-pub fn annotate(set: &mut ReplicaSet, deployment: &Deployment, revision_now: i64, existed: bool) -> bool {
+/// Sets the new set's annotations: the Deployment's own, and the revision. True if any changed.
+pub fn annotate(set: &mut ReplicaSet, deployment: &Deployment, revision: i64, existed: bool) -> bool {
     let annotations = set.metadata.annotations.get_or_insert_default();
     let before = annotations.clone();
     for (key, value) in deployment.metadata.annotations.iter().flatten() {
@@ -137,20 +137,20 @@ pub fn annotate(set: &mut ReplicaSet, deployment: &Deployment, revision_now: i64
         }
     }
     let old: i64 = annotations.get(REVISION).and_then(|v| v.parse().ok()).unwrap_or(0);
-    if old < revision_now {
+    if old < revision {
         if let (true, Some(old)) = (existed, annotations.get(REVISION).cloned()) {
             let history = annotations.entry(REVISION_HISTORY.into()).or_default();
             if !history.split(',').any(|r| r == old) {
                 *history = if history.is_empty() { old } else { format!("{history},{old}") };
             }
         }
-        annotations.insert(REVISION.into(), revision_now.to_string());
+        annotations.insert(REVISION.into(), revision.to_string());
     }
     *annotations != before
 }
 
-/// Notes on a set what the Deployment wanted when the set was last sized. True if that changed.
-pub fn note_size(set: &mut ReplicaSet, spec: &DeploymentSpec) -> bool {
+/// Annotates the set with the Deployment's size at the time of scaling. True if that changed.
+pub fn annotate_size(set: &mut ReplicaSet, spec: &DeploymentSpec) -> bool {
     let (desired, max) = (replicas(spec), replicas(spec) + Bounds::of(spec).surge);
     let annotations = set.metadata.annotations.get_or_insert_default();
     let a = annotations.insert(DESIRED.into(), desired.to_string());
@@ -168,9 +168,10 @@ pub fn by_age(a: &ReplicaSet, b: &ReplicaSet) -> std::cmp::Ordering {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use k8s_openapi::api::apps::v1::{DeploymentStrategy, RollingUpdateDeployment};
     use proptest::prelude::*;
+
+    use super::*;
 
     fn spec(replicas: i32, surge: &str, unavailable: &str) -> DeploymentSpec {
         DeploymentSpec {
@@ -194,7 +195,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_rollout_can_always_move(n in 1..500_i32, s in 0..=100_u8, u in 0..=100_u8) {
+        fn a_rollout_can_always_progress(n in 1..500_i32, s in 0..=100_u8, u in 0..=100_u8) {
             let b = Bounds::of(&spec(n, &format!("{s}%"), &format!("{u}%")));
             prop_assert!(b.surge + b.unavailable >= 1);
         }
@@ -210,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_template_keeps_its_hash_and_another_gets_another() {
+    fn equal_templates_have_equal_hashes() {
         let mut t = PodTemplateSpec::default();
         let a = template_hash(&t, 0);
         assert_eq!(a, template_hash(&t, 0));
@@ -222,6 +223,10 @@ mod tests {
             .insert(HASH_LABEL.into(), a.clone());
         let mut with_meta = PodTemplateSpec::default();
         with_meta.metadata.get_or_insert_default();
-        assert_eq!(template_hash(&with_meta, 0), template_hash(&t, 0), "the label itself is no part");
+        assert_eq!(
+            template_hash(&with_meta, 0),
+            template_hash(&t, 0),
+            "the label itself is not part of the hash"
+        );
     }
 }

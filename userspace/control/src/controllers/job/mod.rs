@@ -1,6 +1,8 @@
 //! Jobs: pods run to completion, counted exactly once. PURE.
-//! Every pod carries a finalizer until its outcome stands in the Job's status: first its uid is written to
-//! `uncountedTerminatedPods`, then the finalizer goes, then the uid becomes a number.
+//! Every pod has a finalizer until its outcome is in the Job's status: first its uid is written to
+//! `uncountedTerminatedPods`, then the finalizer is removed, then the uid is counted.
+
+mod status;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -11,17 +13,18 @@ use k8s_openapi::api::batch::v1::{Job, JobSpec, JobStatus, UncountedTerminatedPo
 use k8s_openapi::api::core::v1::{EnvVar, EnvVarSource, ObjectFieldSelector, Pod};
 use serde_json::json;
 
+use super::pods;
 use super::routing::{own_key, owner_keys};
-use super::{job_status as status, pods};
 use crate::action::{Action, Context, Controller, Delete, Propagation};
 use crate::cache::{Change, Key, Kind, Object, View};
 use crate::meta;
 
 const FINALIZER: &str = "batch.kubernetes.io/job-tracking";
 pub(super) const INDEX: &str = "batch.kubernetes.io/job-completion-index";
-const BACKOFF_FIRST: Duration = Duration::from_secs(10);
-const BACKOFF_LONGEST: Duration = Duration::from_secs(600);
-const BURST: i32 = 500;
+const MIN_BACKOFF: Duration = Duration::from_secs(10);
+const MAX_BACKOFF: Duration = Duration::from_secs(600);
+/// Limit of pods that one reconcile creates.
+const MAX_BURST: i32 = 500;
 
 pub struct Jobs;
 
@@ -34,7 +37,7 @@ impl Controller for Jobs {
         own_key(change, Kind::Job, keys);
         if let Some(Object::Pod(pod)) = change.object() {
             owner_keys(change, Kind::Job, keys);
-            // A pod whose Job is gone must still be let go.
+            // The finalizer of a pod whose Job is gone must still be removed.
             if has_finalizer(pod) && !keys.is_empty() {
                 own_key(change, Kind::Pod, keys);
             }
@@ -53,7 +56,7 @@ impl Controller for Jobs {
     }
 }
 
-/// Frees a pod whose Job no longer exists. The key is the pod's.
+/// Removes the finalizer of a pod whose Job no longer exists. The key is the pod's.
 fn orphan(view: &View, key: &Key) -> Option<Action> {
     let pod = view.pods.get(key).filter(|p| has_finalizer(p))?;
     let owner = meta::controller_of(&pod.metadata)?;
@@ -100,16 +103,16 @@ impl Step<'_> {
         }
         let old = self.job.status.clone().unwrap_or_default();
         let (mut new, outcomes) = self.count(&old);
-        let verdict = status::judge(self, &new, &outcomes);
+        let result = status::result_of(self, &new, &outcomes);
         let suspended = self.spec.suspend == Some(true);
         let active: Vec<&Arc<Pod>> = self.pods.iter().copied().filter(|p| pods::active(p)).collect();
-        let surplus = if verdict.is_some() || suspended || meta::terminating(&self.job.metadata) {
+        let surplus = if result.is_some() || suspended || meta::terminating(&self.job.metadata) {
             active.clone()
         } else {
             self.surplus(&active, &outcomes)
         };
         let settled = self.pods.iter().all(|p| pods::finished(p)) && outcomes.pending.is_empty();
-        status::conditions(self, &mut new, verdict.as_ref(), settled);
+        status::conditions(self, &mut new, result.as_ref(), settled);
         new.active = Some(i32::try_from(active.len()).unwrap_or(i32::MAX)).filter(|n| *n > 0);
         new.terminating = Some(self.terminating());
         new.ready = Some(i32::try_from(active.iter().filter(|p| pods::ready(p)).count()).unwrap_or(i32::MAX));
@@ -118,12 +121,12 @@ impl Step<'_> {
             self.actions.push(Action::patch_status(Kind::Job, key, self.job.status.as_ref(), &new));
         }
         for pod in self.pods.iter().filter(|p| has_finalizer(p)) {
-            if listed(&old, meta::uid(&pod.metadata)) || self.ends_uncounted(pod) {
+            if listed(&old, meta::uid(&pod.metadata)) || self.is_uncounted(pod) {
                 self.actions.push(release(pod));
             }
         }
         self.actions.extend(surplus.iter().map(|p| Action::delete(Object::Pod((*p).clone()))));
-        if verdict.is_none() && !suspended && !meta::terminating(&self.job.metadata) {
+        if result.is_none() && !suspended && !meta::terminating(&self.job.metadata) {
             if surplus.is_empty() {
                 self.create(&outcomes);
             }
@@ -131,7 +134,7 @@ impl Step<'_> {
         }
     }
 
-    /// Removes the finished Job when its time has come; until then only lets its pods go.
+    /// Removes the finalizers of the pods of a finished Job, and deletes the Job after its TTL.
     fn finished(&mut self, at: Timestamp) {
         for pod in self.pods.iter().filter(|p| has_finalizer(p)) {
             self.actions.push(release(pod));
@@ -153,26 +156,26 @@ impl Step<'_> {
         }
     }
 
-    /// A pod that never ran, or that goes because its Job does, is no outcome.
-    fn ends_uncounted(&self, pod: &Pod) -> bool {
+    /// A pod that never ran, or that is deleted because of its Job, does not count.
+    fn is_uncounted(&self, pod: &Pod) -> bool {
         let unwanted = self.spec.suspend == Some(true) || meta::terminating(&self.job.metadata);
         meta::terminating(&pod.metadata)
             && !pods::finished(pod)
             && (unwanted || pods::node_name(pod).is_empty())
     }
 
-    /// Whether a pod that is going still holds its place: by default its replacement need not wait.
-    fn holds_place(&self, pod: &Pod) -> bool {
+    /// Whether the pod must end before it is replaced: by default a terminating pod is replaced at once.
+    fn delays_replacement(&self, pod: &Pod) -> bool {
         let waits = self.spec.pod_replacement_policy.as_deref() == Some("Failed");
         !pods::finished(pod) && (waits || !meta::terminating(&pod.metadata))
     }
 
     fn terminating(&self) -> i32 {
-        let going = self.pods.iter().filter(|p| meta::terminating(&p.metadata) && !pods::finished(p));
-        i32::try_from(going.count()).unwrap_or(i32::MAX)
+        let terminating = self.pods.iter().filter(|p| meta::terminating(&p.metadata) && !pods::finished(p));
+        i32::try_from(terminating.count()).unwrap_or(i32::MAX)
     }
 
-    /// Moves outcomes along: uids whose pods are free become numbers, newly ended pods become uids.
+    /// Counts outcomes: uids whose pods have lost the finalizer are added to the numbers, uids of finished pods are listed.
     fn count(&self, old: &JobStatus) -> (JobStatus, Outcomes) {
         let mut new = old.clone();
         new.start_time = new
@@ -219,7 +222,7 @@ impl Step<'_> {
         (new, outcomes)
     }
 
-    /// How many pods shall run now.
+    /// How many pods should run now.
     fn wanted(&self, outcomes: &Outcomes) -> i32 {
         let parallelism = self.spec.parallelism.unwrap_or(1);
         match self.spec.completions {
@@ -249,9 +252,9 @@ impl Step<'_> {
     }
 
     fn create(&mut self, outcomes: &Outcomes) {
-        let held = self.pods.iter().filter(|p| self.holds_place(p)).count();
+        let held = self.pods.iter().filter(|p| self.delays_replacement(p)).count();
         let missing =
-            self.wanted(outcomes).saturating_sub(i32::try_from(held).unwrap_or(i32::MAX)).min(BURST);
+            self.wanted(outcomes).saturating_sub(i32::try_from(held).unwrap_or(i32::MAX)).min(MAX_BURST);
         if missing <= 0 {
             return;
         }
@@ -262,7 +265,7 @@ impl Step<'_> {
         }
         let names: Vec<Option<u32>> = if indexed(self.spec) {
             let busy: BTreeSet<u32> =
-                self.pods.iter().filter(|p| self.holds_place(p)).filter_map(|p| index_of(p)).collect();
+                self.pods.iter().filter(|p| self.delays_replacement(p)).filter_map(|p| index_of(p)).collect();
             let all = 0..u32::try_from(self.spec.completions.unwrap_or(0)).unwrap_or(0);
             all.filter(|i| !busy.contains(i) && !outcomes.done.contains(i)).map(Some).collect()
         } else {
@@ -274,20 +277,20 @@ impl Step<'_> {
             let message = format!("Created pod: {}", meta::name(&pod.metadata));
             self.actions.push(Action::Create(pod.into()));
             if number == 0 {
-                // One record tells of the batch; a thousand pods need no thousand events.
+                // One event for the batch: a thousand pods need no thousand events.
                 let job = Object::Job(self.job.clone());
                 self.actions.push(Action::record(&job, false, "SuccessfulCreate", message));
             }
         }
-        // Creates stand together so that they go out together.
+        // Neighbouring creates are sent together.
         self.actions.sort_by_key(|a| matches!(a, Action::Record(_)));
     }
 
-    /// When the next pod may start after failures.
+    /// When the next pod may start after a failure.
     fn backoff(&self, failed: i32) -> Option<Timestamp> {
         let last = self.pods.iter().filter(|p| pods::phase(p) == "Failed").filter_map(|p| ended(p)).max()?;
         let doublings = u32::try_from(failed.saturating_sub(1)).unwrap_or(0).min(8);
-        Some(last + (BACKOFF_FIRST * 2_u32.pow(doublings)).min(BACKOFF_LONGEST))
+        Some(last + (MIN_BACKOFF * 2_u32.pow(doublings)).min(MAX_BACKOFF))
     }
 
     fn pod(&self, number: usize, index: Option<u32>) -> Pod {
@@ -351,7 +354,7 @@ fn listed(status: &JobStatus, uid: &str) -> bool {
         .any(|u| u == uid)
 }
 
-/// When the pod's last container ended.
+/// When the pod's last container terminated.
 fn ended(pod: &Pod) -> Option<Timestamp> {
     let statuses = pod.status.iter().flat_map(|s| s.container_statuses.iter().flatten());
     statuses
@@ -360,11 +363,11 @@ fn ended(pod: &Pod) -> Option<Timestamp> {
         .or_else(|| pods::condition(pod, "Ready")?.last_transition_time.as_ref().map(|t| t.0))
 }
 
-/// What is known of the Job's pods, counted or about to be.
+/// The outcomes of the Job's pods, counted or listed.
 pub(super) struct Outcomes {
     pub(super) succeeded: i32,
     pub(super) failed: i32,
-    /// Uids that are not numbers yet.
+    /// Uids that are listed and not counted.
     pub(super) pending: BTreeSet<String>,
     /// Completed indexes.
     pub(super) done: BTreeSet<u32>,

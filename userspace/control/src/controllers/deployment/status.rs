@@ -1,23 +1,18 @@
-//! A Deployment's status: counts and the conditions by which `kubectl rollout status` follows a rollout. PURE.
+//! The status of a Deployment: counts, and the conditions that `kubectl rollout status` follows. PURE.
 
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::apps::v1::{Deployment, DeploymentCondition, DeploymentStatus, ReplicaSet};
+use k8s_openapi::api::apps::v1::{DeploymentCondition, DeploymentStatus, ReplicaSet};
 
-use super::deployment::Step;
 use super::rollout;
+use super::step::Step;
 use crate::action::Action;
 use crate::cache::{Key, Kind};
 use crate::meta;
 
 const COMPLETE: &str = "NewReplicaSetAvailable";
 const TIMED_OUT: &str = "ProgressDeadlineExceeded";
-
-/// The Progressing condition as it stands.
-pub(super) fn progressing(deployment: &Deployment) -> Option<&DeploymentCondition> {
-    find(deployment.status.as_ref()?.conditions.as_ref()?, "Progressing")
-}
 
 fn find<'a>(conditions: &'a [DeploymentCondition], kind: &str) -> Option<&'a DeploymentCondition> {
     conditions.iter().find(|c| c.type_ == kind)
@@ -35,7 +30,7 @@ fn complete_in(status: &DeploymentStatus, step: &Step<'_>) -> bool {
         && status.available_replicas.unwrap_or(0) == target
 }
 
-/// Writes the status if it changed, and asks to come back when the progress deadline will have passed.
+/// Writes the status if it changed, and requeues for the end of the progress deadline.
 pub(super) fn sync(step: &mut Step<'_>) {
     let old = step.deployment.status.clone().unwrap_or_default();
     let mut new = counts(step);
@@ -55,6 +50,7 @@ pub(super) fn sync(step: &mut Step<'_>) {
     step.actions.extend(deadline.map(Action::RequeueAt));
 }
 
+/// Zero is left out, as the server stores it.
 fn some(n: i32) -> Option<i32> {
     Some(n).filter(|n| *n != 0)
 }
@@ -63,7 +59,7 @@ fn counts(step: &Step<'_>) -> DeploymentStatus {
     let old = step.deployment.status.as_ref();
     let sum = |f: fn(&ReplicaSet) -> i32| step.sets.iter().map(|s| f(s)).sum::<i32>();
     let available = sum(rollout::available);
-    let wanted = sum(rollout::wanted);
+    let desired = sum(rollout::desired);
     let mut collisions = old.and_then(|s| s.collision_count);
     if step.collided {
         collisions = Some(collisions.unwrap_or(0) + 1);
@@ -74,7 +70,7 @@ fn counts(step: &Step<'_>) -> DeploymentStatus {
         updated_replicas: some(step.new.as_ref().and_then(|s| s.status.as_ref()).map_or(0, |st| st.replicas)),
         ready_replicas: some(sum(|s| s.status.as_ref().and_then(|st| st.ready_replicas).unwrap_or(0))),
         available_replicas: some(available),
-        unavailable_replicas: some((wanted - available).max(0)),
+        unavailable_replicas: some((desired - available).max(0)),
         terminating_replicas: Some(sum(|s| {
             s.status.as_ref().and_then(|st| st.terminating_replicas).unwrap_or(0)
         })),
@@ -83,7 +79,7 @@ fn counts(step: &Step<'_>) -> DeploymentStatus {
     }
 }
 
-/// Puts a condition. The transition time moves only with the status; nothing moves if status and reason stay.
+/// Sets a condition. The transition time changes only with the status; nothing changes if status and reason stay.
 fn put(
     conditions: &mut Vec<DeploymentCondition>,
     kind: &str,
@@ -127,8 +123,8 @@ fn available(
     conditions: &mut Vec<DeploymentCondition>,
     now: Timestamp,
 ) {
-    let least = rollout::replicas(step.spec) - step.bounds.unavailable;
-    if new.available_replicas.unwrap_or(0) >= least {
+    let min_available = rollout::replicas(step.spec) - step.bounds.unavailable;
+    if new.available_replicas.unwrap_or(0) >= min_available {
         let message = "Deployment has minimum availability.";
         put(conditions, "Available", "True", "MinimumReplicasAvailable", message, now);
     } else {
@@ -163,7 +159,7 @@ fn progress(
         return put(conditions, "Progressing", status, reason, message, now);
     }
     if new.replicas == new.updated_replicas && reason == Some(COMPLETE) && step.new.is_some() {
-        // A finished rollout stays finished; later losses are a matter of availability.
+        // A finished rollout stays finished; pods lost later concern only the Available condition.
         return;
     }
     let subject = match &step.new {
@@ -179,7 +175,7 @@ fn progress(
             &format!("{subject} has successfully progressed."),
             now,
         );
-    } else if moved(old, new) {
+    } else if has_progressed(old, new) {
         let message = format!("{subject} is progressing.");
         let before = find(conditions, "Progressing").cloned();
         replace(conditions, before.as_ref(), "Progressing", "True", "ReplicaSetUpdated", &message, now);
@@ -195,12 +191,12 @@ fn progress(
     }
 }
 
-fn moved(old: &DeploymentStatus, new: &DeploymentStatus) -> bool {
+fn has_progressed(old: &DeploymentStatus, new: &DeploymentStatus) -> bool {
     let n = |v: Option<i32>| v.unwrap_or(0);
-    let old_left = n(old.replicas) - n(old.updated_replicas);
-    let new_left = n(new.replicas) - n(new.updated_replicas);
+    let old_remaining = n(old.replicas) - n(old.updated_replicas);
+    let new_remaining = n(new.replicas) - n(new.updated_replicas);
     n(new.updated_replicas) > n(old.updated_replicas)
-        || new_left < old_left
+        || new_remaining < old_remaining
         || n(new.ready_replicas) > n(old.ready_replicas)
         || n(new.available_replicas) > n(old.available_replicas)
 }
@@ -223,7 +219,7 @@ fn expired(step: &Step<'_>, conditions: &[DeploymentCondition], now: Timestamp) 
     }
 }
 
-/// When to look whether the rollout has stalled.
+/// When to check whether the rollout has stalled.
 fn deadline(
     step: &Step<'_>,
     new: &DeploymentStatus,
@@ -234,7 +230,7 @@ fn deadline(
     if !has_deadline(step) || settled || complete_in(new, step) {
         return None;
     }
-    // Times in conditions are whole seconds: one more is surely past.
+    // Times in conditions are whole seconds; one more second is surely after the deadline.
     deadline_of(step, conditions).map(|at| at + Duration::from_secs(1))
 }
 

@@ -1,7 +1,7 @@
 //! Addresses for Services of type LoadBalancer, from LoadBalancerPools. PURE.
 //!
-//! All Services are one key, so that two that ask at once never get the same address. What has an address keeps it as
-//! long as a pool covers it. A Service that no pool selects, or of another class, belongs to somebody else.
+//! All Services share one key, so that two Services cannot get the same address. A Service keeps its address while a pool
+//! covers it. Services of another class, and those that no pool selects, are left to other controllers.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -13,15 +13,16 @@ use k8s_openapi::api::core::v1::{LoadBalancerIngress, LoadBalancerStatus, Servic
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde_json::json;
 
+use super::routing::versions;
 use crate::action::{Action, Context, Controller};
 use crate::cache::{Change, Key, Kind, Object, View};
 use crate::meta;
 use crate::pool::LoadBalancerPool;
 
-/// The class of Services that are ours whatever else balances loads here.
+/// The class of Services that are always ours.
 const CLASS: &str = "skep.io/lb";
 const FINALIZER: &str = "service.kubernetes.io/load-balancer-cleanup";
-/// Marks a Service as ours, and says how it is.
+/// Marks a Service as ours, and holds the result of the allocation.
 const CONDITION: &str = "skep.io/LoadBalancerAddress";
 
 pub struct LoadBalancers;
@@ -37,7 +38,7 @@ impl Controller for LoadBalancers {
             Object::LoadBalancerPool(_) => true,
             _ => false,
         };
-        if super::routing::versions(change).any(matters) {
+        if versions(change).any(matters) {
             keys.push(Key::cluster("all"));
         }
     }
@@ -48,12 +49,12 @@ impl Controller for LoadBalancers {
         let (ours, others): (Vec<&Arc<Service>>, Vec<_>) =
             services.filter(|service| concerns(service)).partition(|s| is_ours(s, &pools));
         let mut used: BTreeSet<IpAddr> = others.into_iter().flat_map(|service| ingress(service)).collect();
-        // Who has an address keeps it before anybody gets one; of two with the same, the older.
+        // Kept addresses come before new ones; of two Services with the same address the older keeps it.
         let mut ours = ours;
         ours.sort_by_key(|service| (meta::created(&service.metadata), Key::of(&service.metadata)));
         let kept: Vec<Vec<IpAddr>> = ours.iter().map(|service| keep(service, &pools, &mut used)).collect();
-        let wishes = ours.iter().zip(kept);
-        wishes.flat_map(|(service, kept)| settle(service, kept, &pools, &mut used, context)).collect()
+        let services = ours.iter().zip(kept);
+        services.flat_map(|(service, kept)| settle(service, kept, &pools, &mut used, context)).collect()
     }
 }
 
@@ -80,7 +81,7 @@ impl<'a> Pool<'a> {
     }
 }
 
-/// The first and the last address that can be given: not the network's own, nor IPv4's broadcast address.
+/// The first and the last address to allocate: without the network address and IPv4's broadcast address.
 fn span(cidr: &IpNetwork) -> Option<(IpAddr, IpAddr)> {
     let (first, last) = (cidr.network(), cidr.broadcast());
     match (first, last) {
@@ -112,7 +113,7 @@ fn has_finalizer(service: &Service) -> bool {
     service.metadata.finalizers.iter().flatten().any(|finalizer| finalizer == FINALIZER)
 }
 
-/// Whether it has an address to get, to keep or to give back.
+/// Whether the Service needs an address, or may have one to release.
 fn concerns(service: &Service) -> bool {
     is_balanced(service) || has_finalizer(service) || is_marked(service)
 }
@@ -121,7 +122,7 @@ fn is_marked(service: &Service) -> bool {
     conditions(service).any(|condition| condition.type_ == CONDITION)
 }
 
-/// Ours by class, or by the mark that we left, or because a pool wants it and no class says otherwise.
+/// Ours by class; without a class, by our condition, or because a pool selects it.
 fn is_ours(service: &Service, pools: &[Pool<'_>]) -> bool {
     match service.spec.as_ref().and_then(|spec| spec.load_balancer_class.as_deref()) {
         Some(class) => class == CLASS,
@@ -142,24 +143,24 @@ fn wants(service: &Service) -> bool {
     is_balanced(service) && !meta::terminating(&service.metadata)
 }
 
-/// The address that the Service asks for, if it asks for one.
-fn asked(service: &Service) -> Option<IpAddr> {
+/// The address that the Service requests.
+fn requested(service: &Service) -> Option<IpAddr> {
     service.spec.as_ref()?.load_balancer_ip.as_ref()?.parse().ok()
 }
 
-/// Addresses that stay: of a family of the Service, covered by a pool that selects it, and what it asks for.
+/// Addresses that stay: of a family of the Service, covered by a pool that selects it, and not against its request.
 fn keep(service: &Service, pools: &[Pool<'_>], used: &mut BTreeSet<IpAddr>) -> Vec<IpAddr> {
     if !wants(service) {
         return Vec::new();
     }
-    let asked = asked(service);
+    let requested = requested(service);
     let mut kept: Vec<IpAddr> = Vec::new();
     for ip in ingress(service) {
-        let right = families(service).contains(&ip.is_ipv4())
+        let valid = families(service).contains(&ip.is_ipv4())
             && pools.iter().any(|pool| pool.selects(service) && pool.covers(ip))
-            && asked.is_none_or(|asked| asked == ip || asked.is_ipv4() != ip.is_ipv4())
+            && requested.is_none_or(|requested| requested == ip || requested.is_ipv4() != ip.is_ipv4())
             && kept.iter().all(|other| other.is_ipv4() != ip.is_ipv4());
-        if right && used.insert(ip) {
+        if valid && used.insert(ip) {
             kept.push(ip);
         }
     }
@@ -186,36 +187,36 @@ fn settle(
         return release(service);
     }
     if !has_finalizer(service) {
-        // The address comes when the finalizer is there: then nothing can be deleted that holds one.
+        // The finalizer comes before the address: no Service with an address can be deleted without its release.
         return vec![with_finalizer(service, true)];
     }
     let (mut addresses, mut refusal) = (Vec::new(), None);
     for v4 in families(service) {
         let found = match kept.iter().find(|ip| ip.is_ipv4() == v4) {
             Some(ip) => Ok(*ip),
-            None => give(service, v4, pools, used),
+            None => allocate(service, v4, pools, used),
         };
         match found {
             Ok(ip) => addresses.push(ip),
             Err(why) => refusal = refusal.or(Some(why)),
         }
     }
-    // One address of two is better than none, if the Service only prefers two; the condition tells.
+    // With PreferDualStack one address is better than none; the condition names the missing one.
     let policy = service.spec.as_ref().and_then(|spec| spec.ip_family_policy.as_deref());
     if refusal.is_some() && policy == Some("RequireDualStack") {
         addresses.retain(|ip| kept.contains(ip));
     }
-    tell(service, &addresses, refusal, context)
+    publish(service, &addresses, refusal, context)
 }
 
-fn give(
+fn allocate(
     service: &Service,
     v4: bool,
     pools: &[Pool<'_>],
     used: &mut BTreeSet<IpAddr>,
 ) -> Result<IpAddr, Refusal> {
     let pools = || pools.iter().filter(|pool| pool.selects(service));
-    if let Some(ip) = asked(service).filter(|ip| ip.is_ipv4() == v4) {
+    if let Some(ip) = requested(service).filter(|ip| ip.is_ipv4() == v4) {
         if !pools().any(|pool| pool.covers(ip)) {
             return Err((
                 "AddressNotInPool",
@@ -257,7 +258,8 @@ fn lowest_free(cidr: &IpNetwork, used: &BTreeSet<IpAddr>) -> Option<IpAddr> {
     (candidate <= last).then_some(candidate)
 }
 
-/// Lets the Service go, then takes addresses and mark from one that stays: the mark is last, as it says that we care.
+/// Removes the finalizer; then, of a Service that stays, addresses and condition. The condition is removed last, since it
+/// marks the Service as ours.
 fn release(service: &Arc<Service>) -> Vec<Action> {
     if has_finalizer(service) {
         return vec![with_finalizer(service, false)];
@@ -285,8 +287,8 @@ fn with_finalizer(service: &Arc<Service>, wanted: bool) -> Action {
     }
 }
 
-/// Addresses and condition as they shall be, if they are not; an Event for what is newly wrong.
-fn tell(
+/// Writes addresses and condition if they changed, and an Event for a new refusal.
+fn publish(
     service: &Arc<Service>,
     addresses: &[IpAddr],
     refusal: Option<Refusal>,
@@ -297,8 +299,8 @@ fn tell(
         None => ("True", "Allocated", "every address is allocated".to_owned()),
     };
     let known = conditions(service).find(|condition| condition.type_ == CONDITION);
-    let told = known.is_some_and(|k| k.status == status && k.reason == reason && k.message == message);
-    if told && ingress(service).eq(addresses.iter().copied()) {
+    let published = known.is_some_and(|k| k.status == status && k.reason == reason && k.message == message);
+    if published && ingress(service).eq(addresses.iter().copied()) {
         return Vec::new();
     }
     let since = known.filter(|known| known.status == status).map(|known| known.last_transition_time.0);
@@ -311,7 +313,7 @@ fn tell(
     };
     let ingress = Some(addresses.iter().map(of).collect::<Vec<_>>()).filter(|all| !all.is_empty());
     let mut actions = vec![write(service, ingress, others.chain([new]).collect())];
-    if let Some((reason, message)) = refusal.filter(|_| !told) {
+    if let Some((reason, message)) = refusal.filter(|_| !published) {
         actions.push(Action::record(&Object::Service(service.clone()), true, reason, message));
     }
     actions
@@ -336,7 +338,7 @@ fn write(service: &Service, ingress: Option<Vec<LoadBalancerIngress>>, condition
     let mut action =
         Action::patch_status(Kind::Service, Key::of(&service.metadata), service.status.as_ref(), &new);
     if let Action::Patch { patch, .. } = &mut action {
-        // Conditions of others are in the list too: it is for the version that they were read from.
+        // The list contains conditions of other writers: it is valid only for the version that it was read from.
         patch["metadata"] = json!({"resourceVersion": service.metadata.resource_version});
     }
     action

@@ -1,21 +1,19 @@
-//! The scheduler against the real API server, in one process: bindings, conditions, events, preemption.
-
-#[path = "../common/mod.rs"]
-mod common;
-mod quota;
+//! The scheduler: bindings, conditions, events, preemption; and that it can run alone.
 
 use std::fmt::Debug;
 
-use common::{Cluster, cluster, parsed, soon};
-use k8s_openapi::api::core::v1::{Event, Node, Pod};
+use k8s_openapi::api::core::v1::{Event, Node, Pod, ServiceAccount};
 use k8s_openapi::api::scheduling::v1::PriorityClass;
 use kube::Api;
 use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::runtime::wait::await_condition;
 use serde_json::{Value, json};
+use skep_control::{Config, Parts};
+
+use crate::cluster::{self, Cluster, cluster, parsed, soon};
 
 impl Cluster {
-    fn pods(&self) -> Api<Pod> {
+    pub(crate) fn pods(&self) -> Api<Pod> {
         Api::namespaced(self.client.clone(), "default")
     }
 
@@ -31,7 +29,7 @@ impl Cluster {
         nodes.patch_status(name, &Default::default(), &patch).await.unwrap();
     }
 
-    async fn pod(&self, name: &str, cpu: &str, more: Value) {
+    pub(crate) async fn pod(&self, name: &str, cpu: &str, more: Value) {
         let mut spec = json!({
             "containers": [{"name": "c", "image": "i", "resources": {"requests": {"cpu": cpu}}}],
             "serviceAccountName": "default", "automountServiceAccountToken": false,
@@ -40,21 +38,20 @@ impl Cluster {
             spec.extend(more);
         }
         let pod: Pod = parsed(json!({"metadata": {"name": name, "labels": {"app": "web"}}, "spec": spec}));
-        // The service account is made by a controller, and pods are refused before it is there.
-        let accounts =
-            Api::<k8s_openapi::api::core::v1::ServiceAccount>::default_namespaced(self.client.clone());
-        let there = |account: Option<&k8s_openapi::api::core::v1::ServiceAccount>| account.is_some();
-        soon("service account", await_condition(accounts, "default", there)).await.unwrap();
+        // Pods are refused before a controller has created the service account.
+        let accounts = Api::<ServiceAccount>::default_namespaced(self.client.clone());
+        let exists = |account: Option<&ServiceAccount>| account.is_some();
+        soon("service account", await_condition(accounts, "default", exists)).await.unwrap();
         self.pods().create(&PostParams::default(), &pod).await.unwrap();
     }
 
-    async fn until(&self, what: &str, name: &str, holds: impl Fn(&Pod) -> bool) -> Pod {
+    async fn pod_until(&self, what: &str, name: &str, holds: impl Fn(&Pod) -> bool) -> Pod {
         let seen = await_condition(self.pods(), name, |pod: Option<&Pod>| pod.is_some_and(&holds));
         soon(what, seen).await.unwrap().unwrap()
     }
 
     async fn bound(&self, name: &str) -> String {
-        node_of(&self.until("bound", name, |pod| !node_of(pod).is_empty()).await)
+        node_of(&self.pod_until("bound", name, |pod| !node_of(pod).is_empty()).await)
     }
 
     async fn event(&self, pod: &str, reason: &str) -> String {
@@ -94,23 +91,23 @@ fn same<T: PartialEq + Debug>(a: T, b: T) {
     assert_eq!(a, b);
 }
 
-#[tokio::test]
-async fn a_pod_is_bound_and_told_so() {
-    let cluster = cluster().await;
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_is_bound_with_condition_and_event() {
+    let (cluster, _running) = cluster().await;
     cluster.node("n1", "2").await;
     cluster.pod("web", "100m", json!({})).await;
     same(cluster.bound("web").await, "n1".into());
-    let pod = cluster.until("condition", "web", |pod| condition(pod, "PodScheduled").is_some()).await;
+    let pod = cluster.pod_until("condition", "web", |pod| condition(pod, "PodScheduled").is_some()).await;
     same(condition(&pod, "PodScheduled").unwrap().0, "True".into());
     same(cluster.event("web", "Scheduled").await, "Successfully assigned default/web to n1".into());
 }
 
-#[tokio::test]
-async fn a_pod_without_room_says_why_and_is_bound_when_there_is() {
-    let cluster = cluster().await;
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_without_room_gets_the_reason_and_is_bound_when_there_is_room() {
+    let (cluster, _running) = cluster().await;
     cluster.node("n1", "500m").await;
     cluster.pod("web", "1", json!({})).await;
-    let pod = cluster.until("refusal", "web", |pod| condition(pod, "PodScheduled").is_some()).await;
+    let pod = cluster.pod_until("refusal", "web", |pod| condition(pod, "PodScheduled").is_some()).await;
     let message = "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: \
                    1 Preemption is not helpful for scheduling.";
     same(condition(&pod, "PodScheduled").unwrap(), ("False".into(), "Unschedulable".into(), message.into()));
@@ -119,16 +116,16 @@ async fn a_pod_without_room_says_why_and_is_bound_when_there_is() {
     same(cluster.bound("web").await, "n2".into());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn many_pods_never_overcommit_a_node() {
-    let cluster = cluster().await;
+    let (cluster, _running) = cluster().await;
     for node in ["n1", "n2", "n3"] {
         cluster.node(node, "1").await;
     }
     for number in 0..12 {
         cluster.pod(&format!("p{number}"), "300m", json!({})).await;
     }
-    // Nine fit; the last of those in line is refused only after all nine were decided.
+    // Nine fit; the last one is refused only after all nine were decided.
     let refused = |pods: &[Pod]| {
         pods.iter().filter(|p| condition(p, "PodScheduled").is_some_and(|c| c.0 == "False")).count()
     };
@@ -149,9 +146,9 @@ async fn many_pods_never_overcommit_a_node() {
     }
 }
 
-#[tokio::test]
-async fn a_pod_of_greater_priority_takes_the_place_of_a_lesser_one() {
-    let cluster = cluster().await;
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_of_higher_priority_preempts_one_of_lower_priority() {
+    let (cluster, _running) = cluster().await;
     let classes: Api<PriorityClass> = Api::all(cluster.client.clone());
     let class = parsed(json!({"metadata": {"name": "great"}, "value": 1000}));
     classes.create(&PostParams::default(), &class).await.unwrap();
@@ -159,12 +156,38 @@ async fn a_pod_of_greater_priority_takes_the_place_of_a_lesser_one() {
     cluster.pod("old", "800m", json!({})).await;
     cluster.bound("old").await;
     cluster.pod("new", "800m", json!({"priorityClassName": "great"})).await;
-    let old = cluster.until("removal", "old", |pod| pod.metadata.deletion_timestamp.is_some()).await;
+    let old = cluster.pod_until("removal", "old", |pod| pod.metadata.deletion_timestamp.is_some()).await;
     same(condition(&old, "DisruptionTarget").unwrap().1, "PreemptionByScheduler".into());
     let nominated = |pod: &Pod| pod.status.as_ref().and_then(|status| status.nominated_node_name.clone());
-    let new = cluster.until("nomination", "new", |pod| nominated(pod).is_some()).await;
+    let new = cluster.pod_until("nomination", "new", |pod| nominated(pod).is_some()).await;
     same((nominated(&new).as_deref(), node_of(&new).as_str()), (Some("n1"), ""));
     // What a kubelet does when the containers have ended.
     cluster.pods().delete("old", &DeleteParams::default().grace_period(0)).await.unwrap();
     same(cluster.bound("new").await, "n1".into());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_scheduler_runs_alone_and_reads_only_its_own_kinds() {
+    let cluster = Cluster::new().await;
+    let accounts = Api::<ServiceAccount>::default_namespaced(cluster.client.clone());
+    let account = parsed(json!({"metadata": {"name": "default"}}));
+    accounts.create(&PostParams::default(), &account).await.unwrap();
+    let running = cluster.run(Config { parts: Parts::Scheduler, ..cluster::config() });
+    cluster.node("n1", "2").await;
+    cluster.pod("web", "100m", json!({})).await;
+    same(cluster.bound("web").await, "n1".into());
+    same(cluster.event("web", "Scheduled").await, "Successfully assigned default/web to n1".into());
+    let expected = [
+        "GET /api/v1/namespaces",
+        "GET /api/v1/nodes",
+        "GET /api/v1/pods",
+        "GET /apis/policy/v1/poddisruptionbudgets",
+        "POST /api/v1/namespaces/default/events",
+        "POST /api/v1/namespaces/default/pods/web/binding",
+    ];
+    let mut requests = running.requests();
+    requests.sort();
+    requests.dedup();
+    let other: Vec<&String> = requests.iter().filter(|r| !expected.contains(&r.as_str())).collect();
+    assert!(other.is_empty(), "{other:?}");
 }

@@ -1,4 +1,4 @@
-//! Quotas over the real server and the controllers: racing creates, release, and what the status shows.
+//! Quotas with the controllers: racing creates, release, and the status.
 
 use k8s_openapi::api::core::v1::{ConfigMap, ResourceQuota};
 use kube::api::{DeleteParams, Patch, PostParams};
@@ -6,7 +6,7 @@ use kube::runtime::wait::await_condition;
 use kube::{Api, Error};
 use serde_json::json;
 
-use super::{Cluster, cluster, parsed, soon};
+use crate::cluster::{Cluster, cluster, parsed, soon};
 
 impl Cluster {
     fn maps(&self) -> Api<ConfigMap> {
@@ -19,7 +19,7 @@ impl Cluster {
         quotas.create(&PostParams::default(), &quota).await.unwrap();
     }
 
-    /// Waits until the quota's status says so much is used.
+    /// Waits until the quota's status has this usage.
     async fn used(&self, name: &str, resource: &str, amount: &str) {
         let quotas: Api<ResourceQuota> = Api::namespaced(self.client.clone(), "default");
         let shows = |quota: Option<&ResourceQuota>| {
@@ -36,11 +36,11 @@ impl Cluster {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn racing_creates_never_exceed_a_quota_and_deletions_give_back() {
-    let cluster = cluster().await;
-    // One is made by a controller: the CA certificate.
-    let there = |map: Option<&ConfigMap>| map.is_some();
-    soon("CA", await_condition(cluster.maps(), "kube-root-ca.crt", there)).await.unwrap();
+async fn racing_creates_never_exceed_a_quota_and_deletions_release() {
+    let (cluster, _running) = cluster().await;
+    // A controller creates one: the CA certificate.
+    let exists = |map: Option<&ConfigMap>| map.is_some();
+    soon("CA", await_condition(cluster.maps(), "kube-root-ca.crt", exists)).await.unwrap();
     cluster.quota("maps", json!({"configmaps": "9", "count/configmaps": "20"})).await;
     cluster.used("maps", "configmaps", "1").await;
     let names: Vec<String> = (0..24).map(|n| format!("m{n}")).collect();
@@ -57,14 +57,14 @@ async fn racing_creates_never_exceed_a_quota_and_deletions_give_back() {
     let second = names.iter().zip(&made).filter(|(_, made)| made.is_ok()).nth(1).unwrap().0;
     let again = cluster.map(second).await.unwrap_err();
     assert!(again.to_string().contains("already exists"), "{again}");
-    // What was not stored was given back: there is room for one.
+    // The charge of the refused create was returned: there is room for one.
     cluster.map("last").await.unwrap();
     cluster.used("maps", "count/configmaps", "9").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn pods_count_for_what_they_ask_until_they_end() {
-    let cluster = cluster().await;
+async fn pods_count_with_their_requests_until_they_finish() {
+    let (cluster, _running) = cluster().await;
     cluster.quota("compute", json!({"pods": "3", "requests.cpu": "1"})).await;
     cluster.used("compute", "pods", "0").await;
     cluster.pod("a", "600m", json!({})).await;

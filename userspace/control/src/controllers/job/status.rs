@@ -1,4 +1,4 @@
-//! When a Job has succeeded or failed, and how its status says so. PURE.
+//! When a Job has succeeded or failed, and its conditions. PURE.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -6,13 +6,13 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::{Job, JobCondition, JobStatus};
 
-use super::job::{Outcomes, Step, indexed};
-use super::pods;
+use super::{Outcomes, Step, indexed};
+use crate::controllers::pods;
 use crate::meta;
 
-/// How a Job ended.
+/// The result of a Job.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Verdict {
+pub(super) struct JobResult {
     pub(super) success: bool,
     pub(super) reason: &'static str,
     pub(super) message: String,
@@ -22,7 +22,7 @@ fn find<'a>(status: Option<&'a JobStatus>, kind: &str) -> Option<&'a JobConditio
     status?.conditions.as_ref()?.iter().find(|c| c.type_ == kind && c.status == "True")
 }
 
-/// When the Job ended, if it has.
+/// When the Job finished.
 pub(super) fn finished_at(job: &Job) -> Option<Timestamp> {
     let status = job.status.as_ref();
     let ended = find(status, "Complete").or_else(|| find(status, "Failed"))?;
@@ -30,10 +30,10 @@ pub(super) fn finished_at(job: &Job) -> Option<Timestamp> {
     at.map(|t| t.0)
 }
 
-/// Whether the Job is decided: by an earlier verdict, or by what its pods came to.
-pub(super) fn judge(step: &Step<'_>, new: &JobStatus, outcomes: &Outcomes) -> Option<Verdict> {
+/// The result of the Job, if it has one: an earlier result, or the one that follows from its pods.
+pub(super) fn result_of(step: &Step<'_>, new: &JobStatus, outcomes: &Outcomes) -> Option<JobResult> {
     let earlier = |kind, success, reason| {
-        find(step.job.status.as_ref(), kind).map(|c| Verdict {
+        find(step.job.status.as_ref(), kind).map(|c| JobResult {
             success,
             reason,
             message: c.message.clone().unwrap_or_default(),
@@ -48,35 +48,35 @@ pub(super) fn judge(step: &Step<'_>, new: &JobStatus, outcomes: &Outcomes) -> Op
         .or_else(|| complete(step, outcomes))
 }
 
-fn too_often(step: &Step<'_>, outcomes: &Outcomes) -> Option<Verdict> {
+fn too_often(step: &Step<'_>, outcomes: &Outcomes) -> Option<JobResult> {
     let limit = step.spec.backoff_limit.unwrap_or(6);
     let in_place =
         step.spec.template.spec.as_ref().and_then(|s| s.restart_policy.as_deref()) == Some("OnFailure");
-    // Pods that restart their containers in place fail by restarts.
+    // Pods whose containers restart in place fail by the number of restarts.
     let restarts: i32 = if in_place {
         step.pods.iter().filter(|p| !pods::finished(p)).map(|p| pods::restarts(p)).sum()
     } else {
         0
     };
     let exceeded = outcomes.failed > limit || (restarts > 0 && restarts >= limit.max(1));
-    exceeded.then(|| Verdict {
+    exceeded.then(|| JobResult {
         success: false,
         reason: "BackoffLimitExceeded",
         message: "Job has reached the specified backoff limit".into(),
     })
 }
 
-fn too_long(step: &Step<'_>, new: &JobStatus) -> Option<Verdict> {
+fn too_long(step: &Step<'_>, new: &JobStatus) -> Option<JobResult> {
     let seconds = u64::try_from(step.spec.active_deadline_seconds?).ok()?;
     let start = new.start_time.as_ref().filter(|_| step.spec.suspend != Some(true))?.0;
-    (start + Duration::from_secs(seconds) <= step.context.now).then(|| Verdict {
+    (start + Duration::from_secs(seconds) <= step.context.now).then(|| JobResult {
         success: false,
         reason: "DeadlineExceeded",
         message: "Job was active longer than specified deadline".into(),
     })
 }
 
-fn complete(step: &Step<'_>, outcomes: &Outcomes) -> Option<Verdict> {
+fn complete(step: &Step<'_>, outcomes: &Outcomes) -> Option<JobResult> {
     let reached = match step.spec.completions {
         Some(completions) if indexed(step.spec) => {
             i32::try_from(outcomes.done.len()).unwrap_or(i32::MAX) >= completions
@@ -84,25 +84,25 @@ fn complete(step: &Step<'_>, outcomes: &Outcomes) -> Option<Verdict> {
         Some(completions) => outcomes.succeeded >= completions,
         None => outcomes.succeeded > 0 && !step.pods.iter().any(|p| pods::active(p)),
     };
-    reached.then(|| Verdict {
+    reached.then(|| JobResult {
         success: true,
         reason: "CompletionsReached",
         message: "Reached expected number of succeeded pods".into(),
     })
 }
 
-/// Sets the conditions: the verdict at once, the end only when every pod has ended and is about to be counted.
-pub(super) fn conditions(step: &Step<'_>, new: &mut JobStatus, verdict: Option<&Verdict>, settled: bool) {
+/// Sets the conditions: SuccessCriteriaMet or FailureTarget at once, Complete or Failed when every pod has ended.
+pub(super) fn conditions(step: &Step<'_>, new: &mut JobStatus, result: Option<&JobResult>, settled: bool) {
     let now = step.context.now;
     let mut conditions = new.conditions.take().unwrap_or_default();
     suspension(step, &mut conditions, new, now);
-    if let Some(verdict) = verdict {
+    if let Some(result) = result {
         let (first, last) =
-            if verdict.success { ("SuccessCriteriaMet", "Complete") } else { ("FailureTarget", "Failed") };
-        put(&mut conditions, first, "True", verdict.reason, &verdict.message, now);
+            if result.success { ("SuccessCriteriaMet", "Complete") } else { ("FailureTarget", "Failed") };
+        put(&mut conditions, first, "True", result.reason, &result.message, now);
         if settled {
-            put(&mut conditions, last, "True", verdict.reason, &verdict.message, now);
-            if verdict.success {
+            put(&mut conditions, last, "True", result.reason, &result.message, now);
+            if result.success {
                 new.completion_time = Some(meta::time(now));
             }
         }
@@ -142,7 +142,7 @@ fn put(
     });
 }
 
-/// "1,3-5" as a set; what is no number is left out.
+/// Parses "1,3-5"; ignores what is not a number.
 pub(super) fn parse_indexes(text: Option<&str>) -> BTreeSet<u32> {
     let mut set = BTreeSet::new();
     for part in text.unwrap_or_default().split(',').filter(|p| !p.is_empty()) {
@@ -155,7 +155,7 @@ pub(super) fn parse_indexes(text: Option<&str>) -> BTreeSet<u32> {
     set
 }
 
-/// A set as "1,3-5"; nothing for none. Runs of two are listed, longer ones are ranges.
+/// Formats as "1,3-5"; `None` for an empty set. Runs of two are listed, longer ones are ranges.
 pub(super) fn format_indexes(set: &BTreeSet<u32>) -> Option<String> {
     let mut runs: Vec<(u32, u32)> = Vec::new();
     for index in set {
@@ -178,7 +178,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn indexes_survive_their_text() {
+    fn indexes_are_parsed_as_formatted() {
         let set: BTreeSet<u32> = [0, 2, 3, 5, 6, 7].into();
         let text = format_indexes(&set);
         assert_eq!(text.as_deref(), Some("0,2,3,5-7"));
