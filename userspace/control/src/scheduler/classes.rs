@@ -1,4 +1,4 @@
-//! Pods that are alike: one entry for all pods of a namespace with the same labels and the same affinity, with the nodes
+//! Pods that are key: one entry for all pods of a namespace with the same labels and the same affinity, with the nodes
 //! they are on. What a selector means is worked out once for each kind of pod, not for each pod. PURE.
 
 use std::collections::{BTreeMap, HashMap};
@@ -8,18 +8,18 @@ use k8s_openapi::api::core::v1::Pod;
 
 use crate::meta::{self, Labels};
 
-/// What makes pods alike to selectors and terms.
+/// Pods with equal keys are equal to every selector and affinity term.
 #[derive(Debug, PartialEq, Eq, Hash)]
-pub(super) struct Alike {
+pub(super) struct ClassKey {
     namespace: String,
     labels: Labels,
     /// Affinity and anti-affinity to pods as JSON; empty if there is none.
     affinity: String,
 }
 
-impl Alike {
-    pub(super) fn of(pod: &Pod) -> Alike {
-        Alike {
+impl ClassKey {
+    pub(super) fn of(pod: &Pod) -> ClassKey {
+        ClassKey {
             namespace: meta::namespace(&pod.metadata).to_owned(),
             labels: pod.metadata.labels.clone().unwrap_or_default(),
             affinity: affinity(pod),
@@ -27,7 +27,7 @@ impl Alike {
     }
 
     /// Whether these pods have affinity or anti-affinity to pods.
-    pub(super) fn is_choosy(&self) -> bool {
+    pub(super) fn has_pod_affinity(&self) -> bool {
         !self.affinity.is_empty()
     }
 }
@@ -38,12 +38,12 @@ fn affinity(pod: &Pod) -> String {
     else {
         return String::new();
     };
-    // What cannot be written down would be unlike everything, which is slow and right.
+    // Without JSON the pod would be a class of its own, which is slow and correct.
     serde_json::to_string(&(&affinity.pod_affinity, &affinity.pod_anti_affinity))
         .unwrap_or_else(|_| meta::uid(&pod.metadata).to_owned())
 }
 
-/// How many of a kind are on a node.
+/// The number of pods of a class on one node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Count {
     pub(super) all: usize,
@@ -51,42 +51,41 @@ pub(super) struct Count {
     pub(super) staying: usize,
 }
 
-/// A kind of pods.
+/// All pods with one key.
 #[derive(Clone, Debug)]
 pub(super) struct Class {
-    /// One of them; what it says of itself, all of them say.
+    /// One of them; labels and affinity of all are the same.
     pub(super) sample: Arc<Pod>,
     pub(super) nodes: BTreeMap<Arc<str>, Count>,
 }
 
-type Table = HashMap<Arc<Alike>, Class>;
+type Table = HashMap<Arc<ClassKey>, Class>;
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Classes {
     /// By namespace.
     plain: HashMap<String, Table>,
-    choosy: HashMap<String, Table>,
+    with_pod_affinity: HashMap<String, Table>,
 }
 
 impl Classes {
-    pub(super) fn insert(&mut self, alike: &Arc<Alike>, pod: &Arc<Pod>, node: &Arc<str>) {
-        let tables = self.tables(alike);
-        if !tables.contains_key(&alike.namespace) {
-            tables.insert(alike.namespace.clone(), Table::new());
+    pub(super) fn insert(&mut self, key: &Arc<ClassKey>, pod: &Arc<Pod>, node: &Arc<str>) {
+        let tables = self.tables(key);
+        if !tables.contains_key(&key.namespace) {
+            tables.insert(key.namespace.clone(), Table::new());
         }
-        let Some(table) = tables.get_mut(&alike.namespace) else { return };
-        let class = table
-            .entry(alike.clone())
-            .or_insert_with(|| Class { sample: pod.clone(), nodes: BTreeMap::new() });
+        let Some(table) = tables.get_mut(&key.namespace) else { return };
+        let class =
+            table.entry(key.clone()).or_insert_with(|| Class { sample: pod.clone(), nodes: BTreeMap::new() });
         let count = class.nodes.entry(node.clone()).or_default();
         count.all += 1;
         count.staying += usize::from(!meta::terminating(&pod.metadata));
     }
 
-    pub(super) fn remove(&mut self, alike: &Arc<Alike>, pod: &Pod, node: &str) {
-        let tables = self.tables(alike);
-        let Some(table) = tables.get_mut(&alike.namespace) else { return };
-        if let Some(class) = table.get_mut(alike)
+    pub(super) fn remove(&mut self, key: &Arc<ClassKey>, pod: &Pod, node: &str) {
+        let tables = self.tables(key);
+        let Some(table) = tables.get_mut(&key.namespace) else { return };
+        if let Some(class) = table.get_mut(key)
             && let Some(count) = class.nodes.get_mut(node)
         {
             count.all -= 1;
@@ -95,31 +94,31 @@ impl Classes {
                 class.nodes.remove(node);
             }
             if class.nodes.is_empty() {
-                table.remove(alike);
+                table.remove(key);
             }
         }
         if table.is_empty() {
-            tables.remove(&alike.namespace);
+            tables.remove(&key.namespace);
         }
     }
 
-    fn tables(&mut self, alike: &Alike) -> &mut HashMap<String, Table> {
-        if alike.is_choosy() { &mut self.choosy } else { &mut self.plain }
+    fn tables(&mut self, key: &ClassKey) -> &mut HashMap<String, Table> {
+        if key.has_pod_affinity() { &mut self.with_pod_affinity } else { &mut self.plain }
     }
 
-    /// The kinds of pods of a namespace; of all namespaces without one.
+    /// The classes of a namespace, or of all namespaces.
     pub(super) fn within<'a>(&'a self, namespace: Option<&str>) -> impl Iterator<Item = &'a Class> {
         let of = |tables: &'a HashMap<String, Table>| {
             let one = namespace.map(|namespace| tables.get(namespace).into_iter());
             let all = namespace.is_none().then(|| tables.values());
             one.into_iter().flatten().chain(all.into_iter().flatten()).flat_map(Table::values)
         };
-        of(&self.plain).chain(of(&self.choosy))
+        of(&self.plain).chain(of(&self.with_pod_affinity))
     }
 
-    /// The kinds of pods that have affinity or anti-affinity to pods.
-    pub(super) fn choosy(&self) -> impl Iterator<Item = &Class> {
-        self.choosy.values().flat_map(Table::values)
+    /// The classes whose pods have affinity or anti-affinity to pods.
+    pub(super) fn with_pod_affinity(&self) -> impl Iterator<Item = &Class> {
+        self.with_pod_affinity.values().flat_map(Table::values)
     }
 }
 
@@ -130,10 +129,10 @@ mod tests {
     use super::*;
 
     impl Classes {
-        /// All that is counted, in an order.
-        pub(in super::super) fn places(&self) -> BTreeMap<String, BTreeMap<Arc<str>, Count>> {
-            let tables = self.plain.values().chain(self.choosy.values());
-            tables.flatten().map(|(alike, class)| (format!("{alike:?}"), class.nodes.clone())).collect()
+        /// Every count, in a stable order.
+        pub(in super::super) fn counts(&self) -> BTreeMap<String, BTreeMap<Arc<str>, Count>> {
+            let tables = self.plain.values().chain(self.with_pod_affinity.values());
+            tables.flatten().map(|(key, class)| (format!("{key:?}"), class.nodes.clone())).collect()
         }
     }
 
@@ -146,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn alike_pods_are_one_class_and_leave_nothing_behind() {
+    fn equal_pods_are_one_class_and_leave_nothing_behind() {
         let mut classes = Classes::default();
         let pods = [
             pod("p1", json!({})),
@@ -155,13 +154,13 @@ mod tests {
             pod("p4", json!({"namespace": "b"})),
         ];
         let node: Arc<str> = "n1".into();
-        let placed: Vec<_> = pods.iter().map(|pod| (Arc::new(Alike::of(pod)), pod)).collect();
-        placed.iter().for_each(|(alike, pod)| classes.insert(alike, pod, &node));
+        let placed: Vec<_> = pods.iter().map(|pod| (Arc::new(ClassKey::of(pod)), pod)).collect();
+        placed.iter().for_each(|(key, pod)| classes.insert(key, pod, &node));
         assert_eq!(classes.within(None).count(), 3);
         assert_eq!(classes.within(Some("a")).count(), 2);
         let web = classes.within(Some("a")).find(|class| class.nodes[&node].all == 2).unwrap();
         assert_eq!(web.nodes[&node], Count { all: 2, staying: 1 });
-        placed.iter().for_each(|(alike, pod)| classes.remove(alike, pod, &node));
-        assert!(classes.plain.is_empty() && classes.choosy.is_empty());
+        placed.iter().for_each(|(key, pod)| classes.remove(key, pod, &node));
+        assert!(classes.plain.is_empty() && classes.with_pod_affinity.is_empty());
     }
 }

@@ -7,15 +7,15 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Node, Pod, PodSpec};
 
 use super::affinity::Affinities;
-use super::filter::{self, Wanted};
+use super::filter::{self, Requirements};
 use super::queue::Cause;
 use super::reason::Reason;
 use super::resources::weight;
-use super::score::{Candidate, best, images_there};
+use super::score::{Candidate, best, image_bytes};
 use super::snapshot::{NodeInfo, Snapshot, with_tag};
 use super::spread::Spread;
 
-/// No node can take the pod: how many there are, and for how many each reason holds.
+/// No node can take the pod: the number of nodes, and for how many of them each reason holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Unschedulable {
     pub(super) nodes: usize,
@@ -23,7 +23,7 @@ pub(super) struct Unschedulable {
 }
 
 impl Unschedulable {
-    /// What would have to change. Without nodes: a node.
+    /// What must change before another attempt is worthwhile. Without nodes: a node.
     pub(super) fn causes(&self) -> BTreeSet<Cause> {
         let causes = self.reasons.keys().map(Reason::cause);
         if self.reasons.is_empty() { BTreeSet::from([Cause::Node]) } else { causes.collect() }
@@ -47,27 +47,27 @@ pub(super) fn tally(nodes: usize, reasons: &BTreeMap<impl fmt::Display, usize>) 
     format!("0/{nodes} nodes are available: {}.", reasons.join(", "))
 }
 
-/// In a large cluster enough good nodes are compared, not all: upstream's share, and never fewer than this.
-const ENOUGH: usize = 100;
+/// In a large cluster not all feasible nodes are compared: upstream's share, and at least this many.
+const MIN_FEASIBLE_NODES: usize = 100;
 
-fn enough(nodes: usize) -> usize {
+fn feasible_nodes_to_find(nodes: usize) -> usize {
     let percent = 50usize.saturating_sub(nodes / 125).max(5);
-    (nodes * percent / 100).max(ENOUGH)
+    (nodes * percent / 100).max(MIN_FEASIBLE_NODES)
 }
 
-/// All that one pod is held against: itself, and what the pods that are placed mean for it.
-struct Trial<'a> {
-    wanted: &'a Wanted<'a>,
+/// The filters for one pod: its own requirements, and those that depend on the pods of the cluster.
+struct Filters<'a> {
+    required: &'a Requirements<'a>,
     affinities: Affinities,
     spread: Spread<'a>,
 }
 
-impl<'a> Trial<'a> {
-    fn new(snapshot: &'a Snapshot, wanted: &'a Wanted<'a>) -> Self {
-        Trial {
-            wanted,
-            affinities: Affinities::new(snapshot, wanted.pod, wanted.spec),
-            spread: Spread::new(snapshot, wanted.pod, wanted.spec),
+impl<'a> Filters<'a> {
+    fn new(snapshot: &'a Snapshot, required: &'a Requirements<'a>) -> Self {
+        Filters {
+            required,
+            affinities: Affinities::new(snapshot, required.pod, required.spec),
+            spread: Spread::new(snapshot, required.pod, required.spec),
         }
     }
 
@@ -78,19 +78,19 @@ impl<'a> Trial<'a> {
         info: &NodeInfo,
         node: &Node,
     ) -> Result<(), Vec<Reason>> {
-        match snapshot.with_nominated(name, info, self.wanted.pod) {
-            Some(fuller) => filter::check(self.wanted, &fuller, node)?,
-            None => filter::check(self.wanted, info, node)?,
+        match snapshot.with_nominated(name, info, self.required.pod) {
+            Some(fuller) => filter::check(self.required, &fuller, node)?,
+            None => filter::check(self.required, info, node)?,
         }
         self.spread.check(node).map_err(|reason| vec![reason])?;
         self.affinities.check(node).map_err(|reason| vec![reason])
     }
 }
 
-/// Whether every filter lets the pod onto the node.
-pub(super) fn fits(snapshot: &Snapshot, wanted: &Wanted<'_>, name: &str) -> bool {
-    let trial = Trial::new(snapshot, wanted);
-    snapshot.known_node(name).is_some_and(|(info, node)| trial.check(snapshot, name, info, node).is_ok())
+/// Whether the node passes every filter.
+pub(super) fn fits(snapshot: &Snapshot, required: &Requirements<'_>, name: &str) -> bool {
+    let filters = Filters::new(snapshot, required);
+    snapshot.known_node(name).is_some_and(|(info, node)| filters.check(snapshot, name, info, node).is_ok())
 }
 
 fn images(spec: &PodSpec) -> impl Iterator<Item = &str> {
@@ -98,34 +98,34 @@ fn images(spec: &PodSpec) -> impl Iterator<Item = &str> {
     containers.filter_map(|container| container.image.as_deref())
 }
 
-/// The node to run on. `seed` says where to begin looking, and decides between equals.
+/// The best node. `seed` selects the first node to check, and one of nodes with equal scores.
 pub(super) fn choose(
     snapshot: &Snapshot,
     pod: &Pod,
     spec: &PodSpec,
     seed: u64,
 ) -> Result<Arc<str>, Unschedulable> {
-    let wanted = Wanted::of(pod, spec);
-    // Room was made for it there: unless that changed, no other node is compared.
-    if let Some(name) = snapshot.nomination(pod).filter(|name| fits(snapshot, &wanted, name)) {
+    let required = Requirements::of(pod, spec);
+    // Its nominated node is not compared with others.
+    if let Some(name) = snapshot.nomination(pod).filter(|name| fits(snapshot, &required, name)) {
         return Ok(name.clone());
     }
-    let trial = Trial::new(snapshot, &wanted);
+    let filters = Filters::new(snapshot, &required);
     let nodes: Vec<(&Arc<str>, &NodeInfo, &Arc<Node>)> = snapshot.known().collect();
     let mut reasons: BTreeMap<Reason, usize> = BTreeMap::new();
     let mut candidates = Vec::new();
     let start = usize::try_from(seed).unwrap_or(0) % nodes.len().max(1);
-    let limit = enough(nodes.len());
+    let limit = feasible_nodes_to_find(nodes.len());
     let images: Vec<String> = images(spec).map(with_tag).collect();
     for (name, info, node) in nodes.iter().cycle().skip(start).take(nodes.len()) {
-        match trial.check(snapshot, name, info, node) {
+        match filters.check(snapshot, name, info, node) {
             Ok(()) => candidates.push(Candidate {
                 name,
                 info,
                 node,
-                crowd: trial.spread.crowd(info, node),
-                preference: trial.affinities.preference(node),
-                images: images_there(snapshot, info, &images),
+                crowding: filters.spread.crowding(info, node),
+                preference: filters.affinities.preference(node),
+                images: image_bytes(snapshot, info, &images),
             }),
             Err(why) => why.into_iter().for_each(|reason| *reasons.entry(reason).or_default() += 1),
         }

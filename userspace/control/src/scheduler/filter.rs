@@ -8,38 +8,38 @@ use super::snapshot::{HostPort, NodeInfo, host_ports};
 use crate::controllers::nodes::{admits, tolerated};
 use crate::controllers::taint_eviction::tolerates;
 
-/// What of a pod the filters look at, worked out once.
-pub(super) struct Wanted<'a> {
+/// What the filters compare with a node, computed once for a pod.
+pub(super) struct Requirements<'a> {
     pub(super) pod: &'a Pod,
     pub(super) spec: &'a PodSpec,
     pub(super) requested: Resources,
     pub(super) ports: Vec<HostPort>,
 }
 
-impl<'a> Wanted<'a> {
+impl<'a> Requirements<'a> {
     pub(super) fn of(pod: &'a Pod, spec: &'a PodSpec) -> Self {
-        Wanted { pod, spec, requested: requested(pod), ports: host_ports(pod) }
+        Requirements { pod, spec, requested: requested(pod), ports: host_ports(pod) }
     }
 }
 
-/// The first reason why the pod cannot run there; of resources, all that are missing.
-pub(super) fn check(wanted: &Wanted<'_>, info: &NodeInfo, node: &Node) -> Result<(), Vec<Reason>> {
-    admits_statically(wanted, node).map_err(|reason| vec![reason])?;
-    if wanted.ports.iter().any(|port| info.ports.iter().any(|taken| clash(port, taken))) {
+/// The first reason why the pod cannot run there; all missing resources.
+pub(super) fn check(required: &Requirements<'_>, info: &NodeInfo, node: &Node) -> Result<(), Vec<Reason>> {
+    admits_statically(required, node).map_err(|reason| vec![reason])?;
+    if required.ports.iter().any(|port| info.ports.iter().any(|taken| conflicts(port, taken))) {
         return Err(vec![Reason::Ports]);
     }
-    let missing = missing_room(wanted, info);
+    let missing = missing_room(required, info);
     if missing.is_empty() { Ok(()) } else { Err(missing) }
 }
 
-/// What no pod's leaving can change.
-pub(super) fn admits_statically(wanted: &Wanted<'_>, node: &Node) -> Result<(), Reason> {
-    let tolerations = wanted.spec.tolerations.as_deref().unwrap_or_default();
+/// The checks whose result does not depend on other pods.
+pub(super) fn admits_statically(required: &Requirements<'_>, node: &Node) -> Result<(), Reason> {
+    let tolerations = required.spec.tolerations.as_deref().unwrap_or_default();
     if is_unschedulable(node, tolerations) {
         Err(Reason::Unschedulable)
     } else if !tolerated(tolerations, node, &["NoSchedule", "NoExecute"]) {
         Err(Reason::Taint)
-    } else if !admits(wanted.spec, node) {
+    } else if !admits(required.spec, node) {
         Err(Reason::NodeAffinity)
     } else {
         Ok(())
@@ -56,17 +56,17 @@ fn is_unschedulable(node: &Node, tolerations: &[Toleration]) -> bool {
         && !tolerations.iter().any(|toleration| tolerates(toleration, &taint))
 }
 
-/// The empty address is every address.
-fn clash(a: &HostPort, b: &HostPort) -> bool {
+/// The empty address stands for every address.
+fn conflicts(a: &HostPort, b: &HostPort) -> bool {
     a.0 == b.0 && a.2 == b.2 && (a.1 == b.1 || a.1.is_empty() || b.1.is_empty())
 }
 
-fn missing_room(wanted: &Wanted<'_>, info: &NodeInfo) -> Vec<Reason> {
+fn missing_room(required: &Requirements<'_>, info: &NodeInfo) -> Vec<Reason> {
     let mut missing = Vec::new();
-    if info.pods.len() as i64 + 1 > info.most_pods {
+    if info.pods.len() as i64 + 1 > info.max_pods {
         missing.push(Reason::TooManyPods);
     }
-    let (asked, has, used) = (&wanted.requested, &info.allocatable, &info.requested);
+    let (asked, has, used) = (&required.requested, &info.allocatable, &info.requested);
     let mut need = |name: &str, asked: i64, has: i64, used: i64| {
         if asked > 0 && asked > has.saturating_sub(used) {
             missing.push(Reason::Insufficient(name.to_owned()));

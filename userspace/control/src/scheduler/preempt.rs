@@ -1,7 +1,7 @@
-//! Which pods must go so that one of greater priority can run. PURE: pods are taken out of the snapshot to try, and put
-//! back before the answer.
-//! Order of preference between nodes as upstream: fewest broken disruption budgets, lowest greatest priority of a victim,
-//! lowest sum of priorities, fewest victims, and the latest start of the greatest victims.
+//! Preemption: which pods to remove so that one of higher priority can run. PURE: pods are removed from the snapshot for a
+//! dry run, and put back before the answer.
+//! Order of preference between nodes as upstream: fewest violated disruption budgets, lowest highest priority of a victim,
+//! lowest sum of priorities, fewest victims, and the latest start of the victims with the highest priority.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
@@ -14,8 +14,8 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 
 use super::affinity::Affinities;
 use super::decide::{fits, tally};
-use super::filter::{self, Wanted, admits_statically};
-use super::snapshot::{NodeInfo, Placed, Snapshot, priority};
+use super::filter::{self, Requirements, admits_statically};
+use super::snapshot::{NodeInfo, PlacedPod, Snapshot, priority};
 use crate::cache::Key;
 use crate::controllers::pods::condition;
 use crate::meta;
@@ -24,19 +24,19 @@ pub(super) const TARGET_REASON: &str = "PreemptionByScheduler";
 
 pub(super) type Budgets = BTreeMap<Key, Arc<PodDisruptionBudget>>;
 
-/// Room that will be made on a node.
+/// The pods to remove from a node.
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub node: Arc<str>,
     pub victims: Vec<Arc<Pod>>,
 }
 
-/// Why no room is made.
+/// Why there is no plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum NoPlan {
-    /// It is being made already.
+    /// Victims of an earlier plan are still terminating.
     InProgress,
-    /// In words for people.
+    /// The reason for the pod's condition.
     Useless(String),
 }
 
@@ -49,8 +49,8 @@ impl fmt::Display for NoPlan {
     }
 }
 
-/// Nodes that are compared at most, as upstream: a tenth, and never fewer than this.
-const ENOUGH: usize = 100;
+/// As upstream, a tenth of the nodes is compared, and at least this many.
+const MIN_CANDIDATE_NODES: usize = 100;
 
 type Rank = (usize, i32, i64, usize, Reverse<Timestamp>);
 
@@ -64,20 +64,20 @@ pub(super) fn plan(
     if spec.preemption_policy.as_deref() == Some("Never") {
         return Err(NoPlan::Useless("not eligible due to preemptionPolicy=Never.".to_owned()));
     }
-    if snapshot.nomination(pod).is_some_and(|node| leaving(snapshot, pod, node)) {
+    if snapshot.nomination(pod).is_some_and(|node| has_terminating_victims(snapshot, pod, node)) {
         return Err(NoPlan::InProgress);
     }
-    let wanted = Wanted::of(pod, spec);
+    let required = Requirements::of(pod, spec);
     let names: Vec<Arc<str>> = snapshot.known().map(|(name, ..)| name.clone()).collect();
     let (mut reasons, mut found) = (BTreeMap::<&str, usize>::new(), Vec::new());
-    let limit = (names.len() / 10).max(ENOUGH);
+    let limit = (names.len() / 10).max(MIN_CANDIDATE_NODES);
     let start = usize::try_from(seed).unwrap_or(0) % names.len().max(1);
-    // Fewer pods mean no more to a pod to which all of them mean nothing.
-    let looks_at_pods = !spec.topology_spread_constraints.as_ref().is_none_or(Vec::is_empty)
+    // Otherwise other nodes do not matter, and a copy of the one node is enough.
+    let depends_on_pods = !spec.topology_spread_constraints.as_ref().is_none_or(Vec::is_empty)
         || !Affinities::new(snapshot, pod, spec).allows_everything();
     for name in names.iter().cycle().skip(start).take(names.len()) {
-        match victims(snapshot, &wanted, name, budgets, looks_at_pods) {
-            Ok((broken, victims)) => found.push((rank(broken, &victims), name, victims)),
+        match victims(snapshot, &required, name, budgets, depends_on_pods) {
+            Ok((violations, victims)) => found.push((rank(violations, &victims), name, victims)),
             Err(reason) => *reasons.entry(reason).or_default() += 1,
         }
         if found.len() >= limit {
@@ -89,8 +89,8 @@ pub(super) fn plan(
         .ok_or_else(|| NoPlan::Useless(tally(names.len(), &reasons)))
 }
 
-/// Whether pods that had to go for this one are still on their way out.
-fn leaving(snapshot: &Snapshot, pod: &Pod, node: &str) -> bool {
+/// Whether victims of an earlier plan for this pod are still terminating.
+fn has_terminating_victims(snapshot: &Snapshot, pod: &Pod, node: &str) -> bool {
     let pods = snapshot.nodes.get(node).into_iter().flat_map(|info| info.pods.values());
     let mut pods = pods.map(|placed| &*placed.pod);
     pods.any(|other| {
@@ -100,128 +100,132 @@ fn leaving(snapshot: &Snapshot, pod: &Pod, node: &str) -> bool {
     })
 }
 
-/// A node to try on what happens if pods leave it.
-trait Stage {
-    fn take_out(&mut self, key: &Key) -> Option<Placed>;
-    fn put_back(&mut self, key: Key, placed: Placed);
+/// A dry run: pods are removed from a node and put back.
+trait DryRun {
+    fn remove_pod(&mut self, key: &Key) -> Option<PlacedPod>;
+    fn put_back(&mut self, key: Key, placed: PlacedPod);
     fn fits(&self) -> bool;
 }
 
-/// The whole cluster: for pods that look at the pods on other nodes too. What is taken out must be put back.
-struct Whole<'a> {
+/// In the snapshot itself, for pods whose placement depends on pods of other nodes. Removed pods must be put back.
+struct ClusterDryRun<'a> {
     snapshot: &'a mut Snapshot,
-    wanted: &'a Wanted<'a>,
+    required: &'a Requirements<'a>,
     name: &'a Arc<str>,
 }
 
-impl Stage for Whole<'_> {
-    fn take_out(&mut self, key: &Key) -> Option<Placed> {
-        self.snapshot.take_out(key)
+impl DryRun for ClusterDryRun<'_> {
+    fn remove_pod(&mut self, key: &Key) -> Option<PlacedPod> {
+        self.snapshot.remove_pod(key)
     }
 
-    fn put_back(&mut self, key: Key, placed: Placed) {
+    fn put_back(&mut self, key: Key, placed: PlacedPod) {
         self.snapshot.put_back(key, placed, self.name.clone());
     }
 
     fn fits(&self) -> bool {
-        fits(self.snapshot, self.wanted, self.name)
+        fits(self.snapshot, self.required, self.name)
     }
 }
 
-/// A copy of the one node: for pods that look at its room only.
-struct Copy<'a> {
+/// On a copy of one node, for pods whose placement depends only on that node.
+struct NodeDryRun<'a> {
     snapshot: &'a Snapshot,
-    wanted: &'a Wanted<'a>,
+    required: &'a Requirements<'a>,
     name: &'a Arc<str>,
     info: NodeInfo,
     node: &'a Node,
 }
 
-impl Stage for Copy<'_> {
-    fn take_out(&mut self, key: &Key) -> Option<Placed> {
+impl DryRun for NodeDryRun<'_> {
+    fn remove_pod(&mut self, key: &Key) -> Option<PlacedPod> {
         self.info.remove(key)
     }
 
-    fn put_back(&mut self, key: Key, placed: Placed) {
+    fn put_back(&mut self, key: Key, placed: PlacedPod) {
         self.info.insert(key, placed);
     }
 
     fn fits(&self) -> bool {
-        let fuller = self.snapshot.with_nominated(self.name, &self.info, self.wanted);
-        filter::check(self.wanted, fuller.as_ref().unwrap_or(&self.info), self.node).is_ok()
+        let fuller = self.snapshot.with_nominated(self.name, &self.info, self.required.pod);
+        filter::check(self.required, fuller.as_ref().unwrap_or(&self.info), self.node).is_ok()
     }
 }
 
-/// The fewest pods of the node that must go, and how many budgets that breaks.
+/// A minimal set of pods to remove from the node, and how many of them violate a budget.
 fn victims(
     snapshot: &mut Snapshot,
-    wanted: &Wanted<'_>,
+    required: &Requirements<'_>,
     name: &Arc<str>,
     budgets: &Budgets,
-    looks_at_pods: bool,
+    depends_on_pods: bool,
 ) -> Result<(usize, Vec<Arc<Pod>>), &'static str> {
     const NO_HELP: &str = "Preemption is not helpful for scheduling";
     const NO_VICTIMS: &str = "No preemption victims found for incoming pod";
     let Some((info, node)) = snapshot.known_node(name) else { return Err(NO_HELP) };
-    if admits_statically(wanted, node).is_err() || !could_be_enough(wanted, info) {
+    if admits_statically(required, node).is_err() || !fits_empty_node(required, info) {
         return Err(NO_HELP);
     }
-    if !info.has_lesser(priority(wanted.pod)) {
+    if !info.has_lower_priority(priority(required.pod)) {
         return Err(NO_VICTIMS);
     }
-    let lesser = |other: &&Arc<Pod>| priority(other) < priority(wanted.pod);
-    let mut lesser: Vec<Arc<Pod>> =
-        info.pods.values().map(|placed| &placed.pod).filter(lesser).cloned().collect();
-    // The greater and the older first: they are the first to be spared.
-    lesser.sort_by_key(|pod| (Reverse(priority(pod)), started(pod)));
-    let fewest = if looks_at_pods {
-        fewest(&mut Whole { snapshot, wanted, name }, &lesser, budgets)
+    let has_lower_priority = |other: &&Arc<Pod>| priority(other) < priority(required.pod);
+    let mut lower: Vec<Arc<Pod>> =
+        info.pods.values().map(|placed| &placed.pod).filter(has_lower_priority).cloned().collect();
+    // Pods of higher priority and older ones are kept first.
+    lower.sort_by_key(|pod| (Reverse(priority(pod)), started(pod)));
+    let minimal = if depends_on_pods {
+        minimal_set(&mut ClusterDryRun { snapshot, required, name }, &lower, budgets)
     } else {
-        fewest(&mut Copy { snapshot, wanted, name, info: info.clone(), node }, &lesser, budgets)
+        minimal_set(&mut NodeDryRun { snapshot, required, name, info: info.clone(), node }, &lower, budgets)
     };
-    // With none it fits as it is: something changed since it was refused, and its next attempt will see that.
-    fewest.filter(|(_, victims)| !victims.is_empty()).ok_or(NO_VICTIMS)
+    // Without victims the pod fits by now: a change since its attempt has made room, and its next attempt uses it.
+    minimal.filter(|(_, victims)| !victims.is_empty()).ok_or(NO_VICTIMS)
 }
 
-/// Which of the lesser pods must go; the stage is as it was afterwards. `None`: not even all of them are enough.
-fn fewest(stage: &mut impl Stage, lesser: &[Arc<Pod>], budgets: &Budgets) -> Option<(usize, Vec<Arc<Pod>>)> {
-    // Taken out with all that is known of them, so that putting them back costs little.
-    let mut out: HashMap<Key, Placed> = HashMap::new();
-    for key in lesser.iter().map(|pod| Key::of(&pod.metadata)) {
-        out.extend(stage.take_out(&key).map(|placed| (key, placed)));
+/// Which of the pods of lower priority to remove; afterwards the state is as before. `None` if not even all suffice.
+fn minimal_set(
+    run: &mut impl DryRun,
+    lower: &[Arc<Pod>],
+    budgets: &Budgets,
+) -> Option<(usize, Vec<Arc<Pod>>)> {
+    // Removed with their computed values, so that putting them back is cheap.
+    let mut removed: HashMap<Key, PlacedPod> = HashMap::new();
+    for key in lower.iter().map(|pod| Key::of(&pod.metadata)) {
+        removed.extend(run.remove_pod(&key).map(|placed| (key, placed)));
     }
     let mut found = None;
-    if stage.fits() {
-        let (breaking, harmless) = split(lesser, budgets);
-        let mut must_go = |pods: Vec<Arc<Pod>>| -> Vec<Arc<Pod>> {
-            let mut stays = |pod: &Arc<Pod>| {
+    if run.fits() {
+        let (violating, others) = split_by_budget(lower, budgets);
+        let mut victims = |pods: Vec<Arc<Pod>>| -> Vec<Arc<Pod>> {
+            let mut can_stay = |pod: &Arc<Pod>| {
                 let key = Key::of(&pod.metadata);
-                let Some(placed) = out.remove(&key) else { return true };
-                stage.put_back(key.clone(), placed);
-                let stays = stage.fits();
-                if !stays {
-                    out.extend(stage.take_out(&key).map(|placed| (key, placed)));
+                let Some(placed) = removed.remove(&key) else { return true };
+                run.put_back(key.clone(), placed);
+                let fits = run.fits();
+                if !fits {
+                    removed.extend(run.remove_pod(&key).map(|placed| (key, placed)));
                 }
-                stays
+                fits
             };
-            pods.into_iter().filter(|pod| !stays(pod)).collect()
+            pods.into_iter().filter(|pod| !can_stay(pod)).collect()
         };
-        let (broken, others) = (must_go(breaking), must_go(harmless));
-        let count = broken.len();
-        found = Some((count, broken.into_iter().chain(others).collect()));
+        let (violating, others) = (victims(violating), victims(others));
+        let count = violating.len();
+        found = Some((count, violating.into_iter().chain(others).collect()));
     }
-    out.into_iter().for_each(|(key, placed)| stage.put_back(key, placed));
+    removed.into_iter().for_each(|(key, placed)| run.put_back(key, placed));
     found
 }
 
-/// Whether the node has what the pod asks for at all: then those that must stay decide.
-fn could_be_enough(wanted: &Wanted<'_>, info: &NodeInfo) -> bool {
-    let (asked, has) = (&wanted.requested, &info.allocatable);
+/// Whether the pod would fit onto the node without other pods.
+fn fits_empty_node(required: &Requirements<'_>, info: &NodeInfo) -> bool {
+    let (asked, has) = (&required.requested, &info.allocatable);
     asked.cpu <= has.cpu && asked.memory <= has.memory && asked.storage <= has.storage
 }
 
-/// Pods whose loss breaks a budget, and the others, in the order given.
-fn split(pods: &[Arc<Pod>], budgets: &Budgets) -> (Vec<Arc<Pod>>, Vec<Arc<Pod>>) {
+/// Pods whose removal violates a budget, and the others, in the given order.
+fn split_by_budget(pods: &[Arc<Pod>], budgets: &Budgets) -> (Vec<Arc<Pod>>, Vec<Arc<Pod>>) {
     let mut allowed: BTreeMap<&Key, i32> = budgets
         .iter()
         .map(|(key, budget)| {
@@ -229,22 +233,22 @@ fn split(pods: &[Arc<Pod>], budgets: &Budgets) -> (Vec<Arc<Pod>>, Vec<Arc<Pod>>)
             (key, left.unwrap_or(0))
         })
         .collect();
-    let breaks = |pod: &Arc<Pod>| {
-        let mut breaks = false;
+    let violates = |pod: &Arc<Pod>| {
+        let mut violates = false;
         for (key, budget) in budgets.iter().filter(|(key, budget)| covers(key, budget, pod)) {
             let name = meta::name(&pod.metadata);
-            // The API server has taken account of it already.
+            // The API server has already counted this disruption.
             let disrupted = budget.status.as_ref().and_then(|s| s.disrupted_pods.as_ref());
             if disrupted.is_some_and(|pods| pods.contains_key(name)) {
                 continue;
             }
             let left = allowed.entry(key).or_default();
             *left -= 1;
-            breaks |= *left < 0;
+            violates |= *left < 0;
         }
-        breaks
+        violates
     };
-    pods.iter().cloned().partition(breaks)
+    pods.iter().cloned().partition(violates)
 }
 
 fn covers(key: &Key, budget: &PodDisruptionBudget, pod: &Pod) -> bool {
@@ -253,18 +257,18 @@ fn covers(key: &Key, budget: &PodDisruptionBudget, pod: &Pod) -> bool {
     *key.namespace == *meta::namespace(&pod.metadata)
         && labels.is_some_and(|labels| !labels.is_empty())
         && selector.is_some_and(|selector| {
-            let says = selector.match_labels.as_ref().is_some_and(|l| !l.is_empty())
+            let has_terms = selector.match_labels.as_ref().is_some_and(|l| !l.is_empty())
                 || selector.match_expressions.as_ref().is_some_and(|e| !e.is_empty());
-            says && meta::selects(selector, labels)
+            has_terms && meta::selects(selector, labels)
         })
 }
 
-fn rank(broken: usize, victims: &[Arc<Pod>]) -> Rank {
-    let greatest = victims.iter().map(|pod| priority(pod)).max().unwrap_or(i32::MIN);
-    // Counted from the least priority there is: a pod more is never better, however low.
+fn rank(violations: usize, victims: &[Arc<Pod>]) -> Rank {
+    let highest = victims.iter().map(|pod| priority(pod)).max().unwrap_or(i32::MIN);
+    // Counted from the lowest possible priority: one more victim is never better, however low its priority.
     let sum = victims.iter().map(|pod| i64::from(priority(pod)) - i64::from(i32::MIN) + 1).sum();
-    let oldest = victims.iter().filter(|pod| priority(pod) == greatest).map(|pod| started(pod)).min();
-    (broken, greatest, sum, victims.len(), Reverse(oldest.unwrap_or(Timestamp::MIN)))
+    let oldest = victims.iter().filter(|pod| priority(pod) == highest).map(|pod| started(pod)).min();
+    (violations, highest, sum, victims.len(), Reverse(oldest.unwrap_or(Timestamp::MIN)))
 }
 
 fn started(pod: &Pod) -> Timestamp {

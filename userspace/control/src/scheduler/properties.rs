@@ -1,6 +1,6 @@
-//! Whatever happens, and in whatever order: no pod is bound where a filter refuses it, no node is overcommitted, no pod
-//! that fits somewhere waits for ever, and the snapshot kept up change by change is the one made anew.
-//! The oracle is written apart from the filters, on plain numbers.
+//! In any order of changes: no pod is bound where a filter refuses it, no node is overcommitted, no pod that fits
+//! somewhere waits for ever, and the updated snapshot equals one built from scratch.
+//! The oracle shares no code with the filters and works on plain numbers.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,16 +16,16 @@ use crate::cache::{Change, Object};
 use crate::meta;
 
 #[derive(Clone, Debug, PartialEq)]
-struct Place {
+struct NodeSpec {
     cpu: i64,
-    most_pods: usize,
+    max_pods: usize,
     zone: u8,
     cordoned: bool,
     tainted: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]
-struct Wish {
+struct PodRequest {
     cpu: i64,
     priority: i32,
     zone: Option<u8>,
@@ -39,74 +39,74 @@ struct Wish {
 
 #[derive(Clone, Debug)]
 enum Op {
-    PutNode(u8, Place),
+    PutNode(u8, NodeSpec),
     DeleteNode(u8),
-    PutPod(u8, Wish),
+    PutPod(u8, PodRequest),
     DeletePod(u8),
-    /// The scheduler decides this many times; the server refuses the bindings whose turn is set.
+    /// The scheduler decides this many times; the server refuses the bindings whose bit is set.
     Decide(u8, u8),
     Wait(u16),
 }
 
-fn place() -> impl Strategy<Value = Place> {
+fn node_spec() -> impl Strategy<Value = NodeSpec> {
     (500..4000i64, 1..6usize, 0..3u8, prop::bool::weighted(0.1), prop::bool::weighted(0.2)).prop_map(
-        |(cpu, most_pods, zone, cordoned, tainted)| Place { cpu, most_pods, zone, cordoned, tainted },
+        |(cpu, max_pods, zone, cordoned, tainted)| NodeSpec { cpu, max_pods, zone, cordoned, tainted },
     )
 }
 
-fn wish() -> impl Strategy<Value = Wish> {
+fn request() -> impl Strategy<Value = PodRequest> {
     let zone = prop::option::weighted(0.2, 0..3u8);
     let port = prop::option::weighted(0.2, 80..82u16);
     let flags = (any::<bool>(), prop::bool::weighted(0.2), prop::bool::weighted(0.2));
     (0..2000i64, 0..3i32, zone, port, flags).prop_map(|(cpu, priority, zone, port, flags)| {
         let (tolerant, alone, spread) = flags;
-        Wish { cpu, priority, zone, port, tolerant, alone, spread }
+        PodRequest { cpu, priority, zone, port, tolerant, alone, spread }
     })
 }
 
 fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
-        2 => (0..4u8, place()).prop_map(|(n, p)| Op::PutNode(n, p)),
+        2 => (0..4u8, node_spec()).prop_map(|(n, p)| Op::PutNode(n, p)),
         1 => (0..4u8).prop_map(Op::DeleteNode),
-        5 => (0..24u8, wish()).prop_map(|(n, w)| Op::PutPod(n, w)),
+        5 => (0..24u8, request()).prop_map(|(n, w)| Op::PutPod(n, w)),
         2 => (0..24u8).prop_map(Op::DeletePod),
         5 => (1..6u8, any::<u8>()).prop_map(|(n, refused)| Op::Decide(n, refused)),
         1 => (0..20_000u16).prop_map(Op::Wait),
     ]
 }
 
-fn node(number: u8, place: &Place) -> Node {
+fn node(number: u8, spec: &NodeSpec) -> Node {
     let name = format!("n{number}");
-    let taints = if place.tainted { json!([{"key": "t", "effect": "NoSchedule"}]) } else { json!([]) };
+    let taints = if spec.tainted { json!([{"key": "t", "effect": "NoSchedule"}]) } else { json!([]) };
     serde_json::from_value(json!({
-        "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name, "zone": place.zone.to_string()}},
-        "spec": {"unschedulable": place.cordoned, "taints": taints},
-        "status": {"allocatable": {"cpu": format!("{}m", place.cpu), "pods": place.most_pods.to_string()}},
+        "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name, "zone": spec.zone.to_string()}},
+        "spec": {"unschedulable": spec.cordoned, "taints": taints},
+        "status": {"allocatable": {"cpu": format!("{}m", spec.cpu), "pods": spec.max_pods.to_string()}},
     }))
     .unwrap()
 }
 
-fn pod(number: u8, serial: u64, wish: &Wish, node: Option<u8>) -> Arc<Pod> {
+fn pod(number: u8, serial: u64, request: &PodRequest, node: Option<u8>) -> Arc<Pod> {
     let mut labels = BTreeMap::new();
-    if wish.alone {
+    if request.alone {
         labels.insert("alone", "y");
     }
-    if wish.spread {
+    if request.spread {
         labels.insert("spread", "y");
     }
-    let selector = wish.zone.map(|zone| json!({"zone": zone.to_string()})).unwrap_or(json!({}));
-    let ports: Vec<_> = wish.port.iter().map(|p| json!({"containerPort": p, "hostPort": p})).collect();
-    let tolerations = if wish.tolerant { json!([{"key": "t", "operator": "Exists"}]) } else { json!([]) };
+    let selector = request.zone.map(|zone| json!({"zone": zone.to_string()})).unwrap_or(json!({}));
+    let ports: Vec<_> = request.port.iter().map(|p| json!({"containerPort": p, "hostPort": p})).collect();
+    let tolerations = if request.tolerant { json!([{"key": "t", "operator": "Exists"}]) } else { json!([]) };
     let mut spec = json!({
-        "priority": wish.priority, "nodeSelector": selector, "tolerations": tolerations,
-        "containers": [{"name": "c", "ports": ports, "resources": {"requests": {"cpu": format!("{}m", wish.cpu)}}}],
+        "priority": request.priority, "nodeSelector": selector, "tolerations": tolerations,
+        "containers": [{"name": "c", "ports": ports, "resources": {"requests": {"cpu": format!("{}m", request.cpu)}}}],
     });
-    if wish.alone {
+    if request.alone {
         let term = json!({"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"alone": "y"}}});
         spec["affinity"] =
             json!({"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}});
     }
-    if wish.spread {
+    if request.spread {
         spec["topologySpreadConstraints"] = json!([{"maxSkew": 1, "topologyKey": "zone",
             "whenUnsatisfiable": "DoNotSchedule", "nodeAffinityPolicy": "Ignore",
             "labelSelector": {"matchLabels": {"spread": "y"}}}]);
@@ -121,16 +121,16 @@ fn pod(number: u8, serial: u64, wish: &Wish, node: Option<u8>) -> Arc<Pod> {
 
 #[derive(Clone, Debug)]
 struct Guest {
-    wish: Wish,
+    request: PodRequest,
     node: Option<u8>,
     object: Arc<Pod>,
 }
 
-/// The server, and the scheduler that watches it.
+/// The server and its scheduler.
 #[derive(Default)]
 struct World {
     scheduler: Scheduler,
-    nodes: BTreeMap<u8, (Place, Arc<Node>)>,
+    nodes: BTreeMap<u8, (NodeSpec, Arc<Node>)>,
     pods: BTreeMap<u8, Guest>,
     serial: u64,
     ms: i64,
@@ -141,20 +141,20 @@ impl World {
         Timestamp::from_millisecond(1_000_000 + self.ms).unwrap()
     }
 
-    fn tell(&mut self, old: Option<Object>, new: Option<Object>) {
+    fn change(&mut self, old: Option<Object>, new: Option<Object>) {
         let now = self.now();
         self.scheduler.apply(&Change { old, new }, now);
     }
 
-    fn put_node(&mut self, number: u8, place: Place) {
-        let object = Arc::new(node(number, &place));
-        let old = self.nodes.insert(number, (place, object.clone()));
-        self.tell(old.map(|(_, old)| Object::Node(old)), Some(Object::Node(object)));
+    fn put_node(&mut self, number: u8, spec: NodeSpec) {
+        let object = Arc::new(node(number, &spec));
+        let old = self.nodes.insert(number, (spec, object.clone()));
+        self.change(old.map(|(_, old)| Object::Node(old)), Some(Object::Node(object)));
     }
 
     fn delete_node(&mut self, number: u8) {
         if let Some((_, old)) = self.nodes.remove(&number) {
-            self.tell(Some(Object::Node(old)), None);
+            self.change(Some(Object::Node(old)), None);
             // Its pods are collected.
             let lost: Vec<u8> =
                 self.pods.iter().filter(|(_, g)| g.node == Some(number)).map(|(k, _)| *k).collect();
@@ -162,51 +162,54 @@ impl World {
         }
     }
 
-    fn put_pod(&mut self, number: u8, wish: Wish) {
+    fn put_pod(&mut self, number: u8, request: PodRequest) {
         if !self.pods.contains_key(&number) {
             self.serial += 1;
-            let object = pod(number, self.serial, &wish, None);
-            self.pods.insert(number, Guest { wish, node: None, object: object.clone() });
-            self.tell(None, Some(Object::Pod(object)));
+            let object = pod(number, self.serial, &request, None);
+            self.pods.insert(number, Guest { request, node: None, object: object.clone() });
+            self.change(None, Some(Object::Pod(object)));
         }
     }
 
     fn delete_pod(&mut self, number: u8) {
         if let Some(old) = self.pods.remove(&number) {
-            self.tell(Some(Object::Pod(old.object)), None);
+            self.change(Some(Object::Pod(old.object)), None);
         }
     }
 
     /// The oracle: whether the pod may go to the node now.
     fn may(&self, number: u8, on: u8) -> Result<(), String> {
-        let (Some(guest), Some((place, _))) = (self.pods.get(&number), self.nodes.get(&on)) else {
+        let (Some(guest), Some((spec, _))) = (self.pods.get(&number), self.nodes.get(&on)) else {
             return Err("not there".into());
         };
-        let wish = &guest.wish;
+        let request = &guest.request;
         let there = || self.pods.values().filter(|other| other.node == Some(on));
         let zone_of = |node: Option<u8>| node.and_then(|n| self.nodes.get(&n)).map(|(p, _)| p.zone);
-        let mut counts: BTreeMap<u8, i64> = self.nodes.values().map(|(place, _)| (place.zone, 0)).collect();
-        for other in self.pods.values().filter(|other| other.wish.spread) {
+        let mut counts: BTreeMap<u8, i64> = self.nodes.values().map(|(spec, _)| (spec.zone, 0)).collect();
+        for other in self.pods.values().filter(|other| other.request.spread) {
             if let Some(count) = zone_of(other.node).and_then(|zone| counts.get_mut(&zone)) {
                 *count += 1;
             }
         }
         let least = counts.values().min().copied().unwrap_or(0);
         let rules = [
-            ("cordon", !place.cordoned),
-            ("taint", !place.tainted || wish.tolerant),
-            ("selector", wish.zone.is_none_or(|zone| zone == place.zone)),
-            ("pods", there().count() < place.most_pods),
-            ("cpu", wish.cpu == 0 || there().map(|o| o.wish.cpu).sum::<i64>() + wish.cpu <= place.cpu),
-            ("port", wish.port.is_none() || there().all(|o| o.wish.port != wish.port)),
-            ("alone", !wish.alone || there().all(|o| !o.wish.alone)),
-            ("spread", !wish.spread || counts[&place.zone] + 1 - least <= 1),
+            ("cordon", !spec.cordoned),
+            ("taint", !spec.tainted || request.tolerant),
+            ("selector", request.zone.is_none_or(|zone| zone == spec.zone)),
+            ("pods", there().count() < spec.max_pods),
+            (
+                "cpu",
+                request.cpu == 0 || there().map(|o| o.request.cpu).sum::<i64>() + request.cpu <= spec.cpu,
+            ),
+            ("port", request.port.is_none() || there().all(|o| o.request.port != request.port)),
+            ("alone", !request.alone || there().all(|o| !o.request.alone)),
+            ("spread", !request.spread || counts[&spec.zone] + 1 - least <= 1),
         ];
         let broken: Vec<_> = rules.iter().filter(|(_, holds)| !holds).map(|(name, _)| *name).collect();
         if broken.is_empty() { Ok(()) } else { Err(broken.join(", ")) }
     }
 
-    /// One decision and what the server makes of it; whether there was one.
+    /// One decision and its writes; whether there was one.
     fn decide(&mut self, refused: bool) -> Result<bool, TestCaseError> {
         let now = self.now();
         let number = |pod: &Pod| meta::name(&pod.metadata)[1..].parse::<u8>().unwrap();
@@ -221,16 +224,19 @@ impl World {
                 } else if let Some(guest) = self.pods.get_mut(&who) {
                     guest.node = Some(on);
                     let uid: u64 = meta::uid(&bound.metadata).parse().unwrap();
-                    let new = pod(who, uid, &guest.wish, Some(on));
+                    let new = pod(who, uid, &guest.request, Some(on));
                     let old = std::mem::replace(&mut guest.object, new.clone());
-                    self.tell(Some(Object::Pod(old)), Some(Object::Pod(new)));
+                    self.change(Some(Object::Pod(old)), Some(Object::Pod(new)));
                 }
             }
             Some(Decision::Refuse { plan: Some(plan), pod, .. }) => {
-                let great = self.pods[&number(&pod)].wish.priority;
+                let great = self.pods[&number(&pod)].request.priority;
                 for victim in &plan.victims {
                     let victim = number(victim);
-                    prop_assert!(self.pods[&victim].wish.priority < great, "only the lesser go");
+                    prop_assert!(
+                        self.pods[&victim].request.priority < great,
+                        "only pods of lower priority are preempted"
+                    );
                     self.delete_pod(victim);
                 }
             }
@@ -241,9 +247,9 @@ impl World {
 
     fn step(&mut self, op: Op) -> Result<(), TestCaseError> {
         match op {
-            Op::PutNode(number, place) => self.put_node(number, place),
+            Op::PutNode(number, spec) => self.put_node(number, spec),
             Op::DeleteNode(number) => self.delete_node(number),
-            Op::PutPod(number, wish) => self.put_pod(number, wish),
+            Op::PutPod(number, request) => self.put_pod(number, request),
             Op::DeletePod(number) => self.delete_pod(number),
             Op::Wait(ms) => self.ms += i64::from(ms),
             Op::Decide(times, refused) => {
@@ -255,8 +261,8 @@ impl World {
         Ok(())
     }
 
-    /// Lets time pass until nothing more comes of it, without the long rest that looks at everything again.
-    fn calm(&mut self) -> Result<(), TestCaseError> {
+    /// Lets time pass until nothing is left to do, but not until unschedulable pods are tried without a change.
+    fn settle(&mut self) -> Result<(), TestCaseError> {
         let end = self.ms + 250_000;
         loop {
             for _ in 0..2000 {
@@ -280,20 +286,20 @@ proptest! {
         for op in ops {
             world.step(op)?;
         }
-        world.calm()?;
+        world.settle()?;
         for (number, guest) in &world.pods {
             for node in world.nodes.keys().filter(|_| guest.node.is_none()) {
                 prop_assert!(world.may(*number, *node).is_err(), "p{} waits, though n{} can take it", number, node);
             }
         }
-        let mut anew = Snapshot::default();
+        let mut rebuilt = Snapshot::default();
         for (_, object) in world.nodes.values() {
-            anew.apply(&Change { old: None, new: Some(Object::Node(object.clone())) });
+            rebuilt.apply(&Change { old: None, new: Some(Object::Node(object.clone())) });
         }
         for guest in world.pods.values().filter(|guest| guest.node.is_some()) {
-            anew.apply(&Change { old: None, new: Some(Object::Pod(guest.object.clone())) });
+            rebuilt.apply(&Change { old: None, new: Some(Object::Pod(guest.object.clone())) });
         }
-        prop_assert_eq!(format!("{:?}", anew.nodes), format!("{:?}", world.scheduler.snapshot.nodes));
-        prop_assert_eq!(anew.classes.places(), world.scheduler.snapshot.classes.places());
+        prop_assert_eq!(format!("{:?}", rebuilt.nodes), format!("{:?}", world.scheduler.snapshot.nodes));
+        prop_assert_eq!(rebuilt.classes.counts(), world.scheduler.snapshot.classes.counts());
     }
 }

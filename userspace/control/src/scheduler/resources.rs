@@ -1,4 +1,4 @@
-//! What pods ask for and nodes have. PURE.
+//! Resource requests of pods and allocatable resources of nodes. PURE.
 
 use std::collections::BTreeMap;
 
@@ -14,9 +14,12 @@ pub(super) struct Resources {
     pub(super) others: BTreeMap<String, i64>,
 }
 
-/// What a container that asks for nothing is taken to use when nodes are compared, as upstream.
-const USUAL_CPU: i64 = 100;
-const USUAL_MEMORY: i64 = 200 << 20;
+/// Assumed requests of a container without requests, for scores; as upstream.
+const DEFAULT_CPU_MILLIS: i64 = 100;
+const DEFAULT_MEMORY_BYTES: i64 = 200 << 20;
+
+/// The kubelet's default.
+const DEFAULT_MAX_PODS: i64 = 110;
 
 impl Resources {
     fn of(list: Option<&BTreeMap<String, Quantity>>) -> Resources {
@@ -61,36 +64,35 @@ impl Resources {
     }
 }
 
-/// What a node offers to pods, and how many of them.
+/// The resources that a node offers to pods, and its maximum number of pods.
 pub(super) fn allocatable(node: &Node) -> (Resources, i64) {
     let list = node.status.as_ref().and_then(|status| status.allocatable.as_ref());
     let pods = list.and_then(|list| list.get("pods")).and_then(|quantity| quantity.0.parse().ok());
-    // A node that does not say takes as many as a kubelet does by default.
-    (Resources::of(list), pods.unwrap_or(110))
+    (Resources::of(list), pods.unwrap_or(DEFAULT_MAX_PODS))
 }
 
-/// What a pod needs at its neediest moment.
+/// The highest request of a pod at any time of its life.
 pub(super) fn requested(pod: &Pod) -> Resources {
     total(pod, |container| request(container.resources.as_ref()))
 }
 
-/// The same for comparisons: a container that does not say counts as a usual one.
+/// The same for scores: containers without requests count with the defaults.
 pub(super) fn weight(pod: &Pod) -> Resources {
     total(pod, |container| {
         let mut request = request(container.resources.as_ref());
-        let asked = container.resources.as_ref().and_then(|r| r.requests.as_ref());
-        let says = |name| asked.is_some_and(|list| list.contains_key(name));
-        if !says("cpu") {
-            request.cpu = USUAL_CPU;
+        let requests = container.resources.as_ref().and_then(|r| r.requests.as_ref());
+        let has = |name| requests.is_some_and(|list| list.contains_key(name));
+        if !has("cpu") {
+            request.cpu = DEFAULT_CPU_MILLIS;
         }
-        if !says("memory") {
-            request.memory = USUAL_MEMORY;
+        if !has("memory") {
+            request.memory = DEFAULT_MEMORY_BYTES;
         }
         request
     })
 }
 
-/// A container that is being resized counts with the greater of what it wants and what its node gives it (KEP-1287).
+/// A container that is being resized counts with the greater of its request and its present allocation (KEP-1287).
 fn total(pod: &Pod, of: impl Fn(&Container) -> Resources) -> Resources {
     let Some(spec) = &pod.spec else { return Resources::default() };
     let statuses = pod.status.iter().flat_map(|status| {
@@ -104,11 +106,11 @@ fn total(pod: &Pod, of: impl Fn(&Container) -> Resources) -> Resources {
         given.insert(&status.name, resources);
     }
     sum(spec, |container| {
-        let mut wanted = of(container);
+        let mut resources = of(container);
         if let Some(given) = given.get(container.name.as_str()) {
-            wanted.raise_to(given);
+            resources.raise_to(given);
         }
-        wanted
+        resources
     })
 }
 
@@ -116,12 +118,13 @@ fn request(resources: Option<&ResourceRequirements>) -> Resources {
     Resources::of(resources.and_then(|r| r.requests.as_ref()))
 }
 
-/// Containers run together; before them, one by one, the init containers, beside the sidecars started so far (KEP-753).
+/// Containers run together. Before them init containers run one by one, together with the sidecars started so far
+/// (KEP-753).
 fn sum(spec: &PodSpec, of: impl Fn(&Container) -> Resources) -> Resources {
     let mut running = Resources::default();
     spec.containers.iter().for_each(|container| running.add(&of(container)));
     let mut sidecars = Resources::default();
-    let mut neediest = Resources::default();
+    let mut highest = Resources::default();
     for container in spec.init_containers.iter().flatten() {
         let own = of(container);
         let mut moment = sidecars.clone();
@@ -129,11 +132,11 @@ fn sum(spec: &PodSpec, of: impl Fn(&Container) -> Resources) -> Resources {
         if container.restart_policy.as_deref() == Some("Always") {
             sidecars = moment.clone();
         }
-        neediest.raise_to(&moment);
+        highest.raise_to(&moment);
     }
     running.add(&sidecars);
-    running.raise_to(&neediest);
-    // A pod's own request stands in place of its containers' (KEP-2837).
+    running.raise_to(&highest);
+    // A pod's own request replaces that of its containers (KEP-2837).
     let own = Resources::of(spec.resources.as_ref().and_then(|r| r.requests.as_ref()));
     for (own, sum) in [(own.cpu, &mut running.cpu), (own.memory, &mut running.memory)] {
         if own > 0 {

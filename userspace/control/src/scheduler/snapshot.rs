@@ -1,11 +1,11 @@
-//! Nodes with the pods on them, kept up change by change. PURE.
+//! Nodes with their pods, updated change by change. PURE.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 
-use super::classes::{Alike, Classes};
+use super::classes::{ClassKey, Classes};
 use super::resources::{Resources, allocatable, requested, weight};
 use crate::cache::{Change, Key, Object};
 use crate::controllers::pods::{finished, node_name};
@@ -14,57 +14,57 @@ use crate::meta::{self, Labels};
 /// A host port in use: protocol, address (empty: all of them), number.
 pub(super) type HostPort = (String, String, i32);
 
-/// A pod on a node.
+/// A pod on a node, with values computed once.
 #[derive(Clone, Debug)]
-pub(super) struct Placed {
+pub(super) struct PlacedPod {
     pub(super) pod: Arc<Pod>,
-    alike: Arc<Alike>,
+    class: Arc<ClassKey>,
     requested: Resources,
     weight: Resources,
     ports: Vec<HostPort>,
 }
 
-/// A node, and what is on it.
+/// A node and its pods.
 #[derive(Clone, Debug, Default)]
 pub(super) struct NodeInfo {
-    /// `None`: pods are bound to it that has not been seen yet.
+    /// `None` if pods are bound to a node that is not known yet.
     pub(super) node: Option<Arc<Node>>,
     pub(super) allocatable: Resources,
-    pub(super) most_pods: i64,
-    pub(super) pods: BTreeMap<Key, Placed>,
+    pub(super) max_pods: i64,
+    pub(super) pods: BTreeMap<Key, PlacedPod>,
     pub(super) requested: Resources,
     pub(super) weight: Resources,
     pub(super) ports: BTreeSet<HostPort>,
-    /// Pods a controller has here that are not terminating, by its uid.
+    /// Number of pods of each controller, by its uid, without terminating ones.
     pub(super) owners: HashMap<String, usize>,
-    /// How many of the pods have each priority.
+    /// Number of pods of each priority.
     priorities: BTreeMap<i32, usize>,
-    /// Bytes of the images that are here, by each of their names.
+    /// Bytes of the images on the node, by each of their names.
     pub(super) images: HashMap<String, i64>,
 }
 
-/// The cluster as the scheduler sees it: what is, and what it has decided already.
+/// The cluster with the decisions that are not written yet.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Snapshot {
     pub(super) nodes: BTreeMap<Arc<str>, NodeInfo>,
     pub(super) namespaces: HashMap<String, Labels>,
-    /// Where each pod is.
-    places: HashMap<Key, Arc<str>>,
+    /// The node of each pod.
+    node_of: HashMap<Key, Arc<str>>,
     pub(super) classes: Classes,
     /// Nodes with pods of each controller, by its uid.
     owners: HashMap<String, BTreeSet<Arc<str>>>,
-    /// On how many nodes each image is.
+    /// Number of nodes with each image.
     images: HashMap<String, usize>,
-    /// Pods that wait for room that is being made for them, and where.
+    /// Pods whose victims are terminating, and their nominated nodes.
     nominations: HashMap<Key, (Arc<Pod>, Arc<str>)>,
     /// Their keys, by node.
     nominated: HashMap<Arc<str>, BTreeSet<Key>>,
 }
 
-impl Placed {
-    fn new(pod: Arc<Pod>) -> Placed {
-        Placed {
-            alike: Arc::new(Alike::of(&pod)),
+impl PlacedPod {
+    fn new(pod: Arc<Pod>) -> PlacedPod {
+        PlacedPod {
+            class: Arc::new(ClassKey::of(&pod)),
             requested: requested(&pod),
             weight: weight(&pod),
             ports: host_ports(&pod),
@@ -74,7 +74,7 @@ impl Placed {
 }
 
 impl NodeInfo {
-    pub(super) fn insert(&mut self, key: Key, placed: Placed) {
+    pub(super) fn insert(&mut self, key: Key, placed: PlacedPod) {
         self.requested.add(&placed.requested);
         self.weight.add(&placed.weight);
         self.ports.extend(placed.ports.iter().cloned());
@@ -85,12 +85,12 @@ impl NodeInfo {
         self.pods.insert(key, placed);
     }
 
-    pub(super) fn remove(&mut self, key: &Key) -> Option<Placed> {
+    pub(super) fn remove(&mut self, key: &Key) -> Option<PlacedPod> {
         let placed = self.pods.remove(key)?;
         self.requested.subtract(&placed.requested);
         self.weight.subtract(&placed.weight);
         if !placed.ports.is_empty() {
-            // Two pods never hold the same port, but a finished one may have left it to the next.
+            // Two running pods never hold the same port, but a finished and a new one may.
             self.ports = self.pods.values().flat_map(|placed| placed.ports.iter().cloned()).collect();
         }
         decrement(&mut self.owners, owner_of(&placed.pod).unwrap_or_default());
@@ -104,18 +104,18 @@ impl NodeInfo {
         Some(placed)
     }
 
-    /// Whether a pod of lesser priority is here.
-    pub(super) fn has_lesser(&self, than: i32) -> bool {
+    /// Whether a pod of lower priority is here.
+    pub(super) fn has_lower_priority(&self, than: i32) -> bool {
         self.priorities.first_key_value().is_some_and(|(least, _)| *least < than)
     }
 
-    fn is_forgotten(&self) -> bool {
+    fn is_unused(&self) -> bool {
         self.node.is_none() && self.pods.is_empty()
     }
 }
 
 impl Snapshot {
-    /// Takes in a change of a node, a pod or a namespace; others are not looked at.
+    /// Applies a change of a node, a pod or a namespace; others are ignored.
     pub(super) fn apply(&mut self, change: &Change) {
         match (&change.new, &change.old) {
             (Some(Object::Node(node)), _) => self.put_node(node.clone()),
@@ -137,13 +137,13 @@ impl Snapshot {
 
     fn put_node(&mut self, node: Arc<Node>) {
         let info = self.nodes.entry(meta::name(&node.metadata).into()).or_default();
-        (info.allocatable, info.most_pods) = allocatable(&node);
+        (info.allocatable, info.max_pods) = allocatable(&node);
         let images = |node: &Node| node.status.as_ref().and_then(|status| status.images.clone());
         if info.node.as_ref().is_none_or(|old| images(old) != images(&node)) {
             let present = images_of(&node);
             present.keys().for_each(|image| *self.images.entry(image.clone()).or_default() += 1);
             let old = std::mem::replace(&mut info.images, present);
-            forget_images(&mut self.images, &old);
+            remove_images(&mut self.images, &old);
         }
         info.node = Some(node);
     }
@@ -151,14 +151,14 @@ impl Snapshot {
     fn delete_node(&mut self, name: &str) {
         if let Some(info) = self.nodes.get_mut(name) {
             info.node = None;
-            forget_images(&mut self.images, &std::mem::take(&mut info.images));
-            if info.is_forgotten() {
+            remove_images(&mut self.images, &std::mem::take(&mut info.images));
+            if info.is_unused() {
                 self.nodes.remove(name);
             }
         }
     }
 
-    /// A pod that is bound and not finished takes room; of others only an assumed place stays.
+    /// A pod that is bound and not finished takes room. Of a pod that is not bound an assumed node stays.
     fn put_pod(&mut self, pod: Arc<Pod>) {
         let key = Key::of(&pod.metadata);
         if finished(&pod) {
@@ -169,39 +169,39 @@ impl Snapshot {
             return;
         }
         let name: Arc<str> = name.into();
-        self.place(key, pod, name);
+        self.put_on_node(key, pod, name);
     }
 
-    fn place(&mut self, key: Key, pod: Arc<Pod>, name: Arc<str>) {
+    fn put_on_node(&mut self, key: Key, pod: Arc<Pod>, name: Arc<str>) {
         self.delete_pod(&key);
-        self.put_back(key, Placed::new(pod), name);
+        self.put_back(key, PlacedPod::new(pod), name);
     }
 
-    /// Puts a pod where it was taken from.
-    pub(super) fn put_back(&mut self, key: Key, placed: Placed, name: Arc<str>) {
+    /// Puts a removed pod back.
+    pub(super) fn put_back(&mut self, key: Key, placed: PlacedPod, name: Arc<str>) {
         if let Some(owner) = owner_of(&placed.pod) {
             self.owners.entry(owner.to_owned()).or_default().insert(name.clone());
         }
-        self.classes.insert(&placed.alike, &placed.pod, &name);
+        self.classes.insert(&placed.class, &placed.pod, &name);
         self.nodes.entry(name.clone()).or_default().insert(key.clone(), placed);
-        self.places.insert(key, name);
+        self.node_of.insert(key, name);
     }
 
-    /// Takes a decision as done: its room is not given to another pod.
+    /// Counts a decided pod as if it were bound.
     pub(super) fn assume(&mut self, pod: &Arc<Pod>, node: &Arc<str>) {
-        self.place(Key::of(&pod.metadata), pod.clone(), node.clone());
+        self.put_on_node(Key::of(&pod.metadata), pod.clone(), node.clone());
     }
 
     pub(super) fn delete_pod(&mut self, key: &Key) {
-        self.take_out(key);
+        self.remove_pod(key);
     }
 
-    /// Takes a pod off its node; it may be put back.
-    pub(super) fn take_out(&mut self, key: &Key) -> Option<Placed> {
-        let name = self.places.remove(key)?;
+    /// Removes a pod from its node; it may be put back.
+    pub(super) fn remove_pod(&mut self, key: &Key) -> Option<PlacedPod> {
+        let name = self.node_of.remove(key)?;
         let info = self.nodes.get_mut(&name)?;
         let placed = info.remove(key)?;
-        self.classes.remove(&placed.alike, &placed.pod, &name);
+        self.classes.remove(&placed.class, &placed.pod, &name);
         if let Some(owner) = owner_of(&placed.pod).filter(|owner| !info.owners.contains_key(*owner))
             && let Some(nodes) = self.owners.get_mut(owner)
         {
@@ -210,18 +210,18 @@ impl Snapshot {
                 self.owners.remove(owner);
             }
         }
-        if info.is_forgotten() {
+        if info.is_unused() {
             self.nodes.remove(&name);
         }
         Some(placed)
     }
 
-    /// Nodes that are known, by name.
+    /// Known nodes, by name.
     pub(super) fn known(&self) -> impl Iterator<Item = (&Arc<str>, &NodeInfo, &Arc<Node>)> {
         self.nodes.iter().filter_map(|(name, info)| Some((name, info, info.node.as_ref()?)))
     }
 
-    /// On which share of the nodes an image is.
+    /// The share of nodes that have an image.
     pub(super) fn share_of_nodes(&self, image: &str) -> f64 {
         let there = self.images.get(image).copied().unwrap_or(0);
         there as f64 / self.nodes.len().max(1) as f64
@@ -237,7 +237,7 @@ impl Snapshot {
         Some((info, info.node.as_ref()?))
     }
 
-    /// Keeps room on a node for a pod that others must leave it for.
+    /// Reserves room on a node for a pod whose victims are terminating.
     pub(super) fn nominate(&mut self, pod: &Arc<Pod>, node: &Arc<str>) {
         let key = Key::of(&pod.metadata);
         self.withdraw(&key);
@@ -245,7 +245,7 @@ impl Snapshot {
         self.nominations.insert(key, (pod.clone(), node.clone()));
     }
 
-    /// No longer keeps room for the pod; whether any was kept.
+    /// Ends the reservation for a pod; whether there was one.
     pub(super) fn withdraw(&mut self, key: &Key) -> bool {
         let Some((_, node)) = self.nominations.remove(key) else { return false };
         if let Some(keys) = self.nominated.get_mut(&node) {
@@ -264,31 +264,31 @@ impl Snapshot {
         self.nominations.get(&Key::of(&pod.metadata)).map(|(_, node)| node)
     }
 
-    /// The node as if the pods that wait for room there had it; `None` if none does that counts for this pod.
+    /// The node with the pods that are nominated for it and have at least the priority of this pod; `None` if there are none.
     pub(super) fn with_nominated(&self, name: &str, info: &NodeInfo, pod: &Pod) -> Option<NodeInfo> {
         let keys = self.nominated.get(name)?;
         let own = Key::of(&pod.metadata);
         let own_priority = priority(pod);
-        let others = keys.iter().filter(|key| **key != own && !self.places.contains_key(*key));
+        let others = keys.iter().filter(|key| **key != own && !self.node_of.contains_key(*key));
         let others = others.filter_map(|key| Some((key, self.nominations.get(key)?)));
         let mut fuller = None;
         for (key, (pod, _)) in others.filter(|(_, (other, _))| priority(other) >= own_priority) {
             let fuller = fuller.get_or_insert_with(|| info.clone());
-            fuller.insert(key.clone(), Placed::new(pod.clone()));
+            fuller.insert(key.clone(), PlacedPod::new(pod.clone()));
         }
         fuller
     }
 
-    /// Frees the room of one pod, and not of a later one by its name.
+    /// Frees the room of the pod with this uid, not of a later one of the same name.
     pub(super) fn release(&mut self, key: &Key, uid: &str) {
-        let placed = self.places.get(key).and_then(|name| self.nodes.get(name)?.pods.get(key));
+        let placed = self.node_of.get(key).and_then(|name| self.nodes.get(name)?.pods.get(key));
         if placed.is_some_and(|placed| meta::uid(&placed.pod.metadata) == uid) {
             self.delete_pod(key);
         }
     }
 }
 
-/// An image's name as kubelets report it: with a tag.
+/// An image's name with a tag, as kubelets report it.
 pub(super) fn with_tag(image: &str) -> String {
     match (image.rfind(':'), image.rfind('/')) {
         (Some(colon), slash) if slash.is_none_or(|slash| slash < colon) => image.to_owned(),
@@ -305,7 +305,7 @@ fn images_of(node: &Node) -> HashMap<String, i64> {
     names.collect()
 }
 
-fn forget_images(counts: &mut HashMap<String, usize>, images: &HashMap<String, i64>) {
+fn remove_images(counts: &mut HashMap<String, usize>, images: &HashMap<String, i64>) {
     images.keys().for_each(|image| decrement(counts, image));
 }
 
@@ -322,7 +322,7 @@ pub(super) fn priority(pod: &Pod) -> i32 {
     pod.spec.as_ref().and_then(|spec| spec.priority).unwrap_or(0)
 }
 
-/// Ports of the node that the pod's containers take.
+/// The node's ports that the pod's containers use.
 pub(super) fn host_ports(pod: &Pod) -> Vec<HostPort> {
     let Some(spec) = &pod.spec else { return Vec::new() };
     let sidecars = spec.init_containers.iter().flatten();
@@ -330,7 +330,7 @@ pub(super) fn host_ports(pod: &Pod) -> Vec<HostPort> {
     let ports = spec.containers.iter().chain(sidecars).flat_map(|container| container.ports.iter().flatten());
     ports
         .filter_map(|port| {
-            // On the node's own network a container port is a port of the node.
+            // With host networking a container port is a port of the node.
             let on_host = spec.host_network == Some(true);
             let number = port.host_port.filter(|n| *n > 0).or(on_host.then_some(port.container_port))?;
             let protocol = port.protocol.clone().unwrap_or_else(|| "TCP".to_owned());
@@ -340,8 +340,7 @@ pub(super) fn host_ports(pod: &Pod) -> Vec<HostPort> {
         .collect()
 }
 
-/// The uid of the controller whose pods are spread. One that is terminating is as good as gone: its successor may take
-/// its place.
+/// The uid of the controller whose pods are spread. A terminating pod does not count: its successor may go to its node.
 fn owner_of(pod: &Pod) -> Option<&str> {
     if meta::terminating(&pod.metadata) {
         return None;

@@ -1,11 +1,11 @@
-//! Spreading pods over topology domains: what a pod demands or prefers, and by default its controller's pods evenly over
-//! nodes and zones. PURE.
+//! Spreads pods over topology domains: by a pod's constraints, and without them the pods of a controller over nodes and
+//! zones. PURE.
 
 use std::collections::HashMap;
 
 use k8s_openapi::api::core::v1::{Node, Pod, PodSpec, TopologySpreadConstraint};
 
-use super::affinity::same;
+use super::affinity::has_same_values;
 use super::reason::Reason;
 use super::snapshot::{NodeInfo, Snapshot};
 use crate::controllers::nodes::{admits, tolerated};
@@ -13,21 +13,21 @@ use crate::meta;
 
 const ZONE: &str = "topology.kubernetes.io/zone";
 
-/// How many pods are counted in each domain of one constraint.
+/// The selected pods in each domain of one constraint.
 struct Counts<'a> {
     constraint: &'a TopologySpreadConstraint,
     domains: HashMap<&'a str, i64>,
-    /// The least of all domains; none while there are fewer domains than wanted.
-    least: i64,
-    /// Whether the pod itself is counted where it goes.
-    itself: i64,
+    /// The minimum over all domains; 0 while there are fewer domains than `minDomains`.
+    minimum: i64,
+    /// 1 if the constraint selects the pod itself, else 0.
+    own: i64,
 }
 
-/// A pod's constraints, counted.
+/// The constraints of one pod, with counts.
 pub(super) struct Spread<'a> {
     hard: Vec<Counts<'a>>,
     soft: Vec<Counts<'a>>,
-    /// Pods of the same controller in each zone, if nothing is said.
+    /// Pods of the same controller in each zone; used if the pod has no constraints.
     zones: HashMap<String, i64>,
     owner: Option<&'a str>,
 }
@@ -57,29 +57,29 @@ impl<'a> Spread<'a> {
                 return Err(Reason::SpreadLabel);
             };
             let here = counts.domains.get(value).copied().unwrap_or(0);
-            if here + counts.itself - counts.least > i64::from(counts.constraint.max_skew) {
+            if here + counts.own - counts.minimum > i64::from(counts.constraint.max_skew) {
                 return Err(Reason::Spread);
             }
         }
         Ok(())
     }
 
-    /// How crowded the node is; less is better.
-    pub(super) fn crowd(&self, info: &NodeInfo, node: &Node) -> f64 {
-        let mut crowd = 0.0;
+    /// How many pods the node and its domains have, weighted; less is better.
+    pub(super) fn crowding(&self, info: &NodeInfo, node: &Node) -> f64 {
+        let mut crowding = 0.0;
         for counts in &self.soft {
             let value = meta::label(&node.metadata, &counts.constraint.topology_key);
             let here = value.and_then(|value| counts.domains.get(value)).copied();
-            // A node outside of every domain is the last choice.
+            // A node outside of every domain counts as the most crowded.
             let here = here.unwrap_or_else(|| counts.domains.values().sum());
-            // Small topologies weigh less: their domains are crowded anyhow.
-            crowd += here as f64 * (counts.domains.len() as f64 + 2.0).ln();
+            // Topologies with few domains weigh less: their domains have many pods in any case.
+            crowding += here as f64 * (counts.domains.len() as f64 + 2.0).ln();
         }
         if let Some(owner) = self.owner {
             let zone = meta::label(&node.metadata, ZONE).and_then(|zone| self.zones.get(zone));
-            crowd += of_owner(info, owner) as f64 + zone.copied().unwrap_or(0) as f64;
+            crowding += of_owner(info, owner) as f64 + zone.copied().unwrap_or(0) as f64;
         }
-        crowd
+        crowding
     }
 }
 
@@ -97,7 +97,7 @@ fn counted<'a>(
     let selects = |other: &Pod| {
         let labels = other.metadata.labels.as_ref();
         constraint.label_selector.as_ref().is_some_and(|selector| meta::selects(selector, labels))
-            && same(pod, labels, constraint.match_label_keys.as_deref())
+            && has_same_values(pod, labels, constraint.match_label_keys.as_deref())
     };
     let tolerations = spec.tolerations.as_deref().unwrap_or_default();
     let honours = |policy: &Option<String>, default: &str| policy.as_deref().unwrap_or(default) == "Honor";
@@ -105,7 +105,7 @@ fn counted<'a>(
     let by_taints = honours(&constraint.node_taints_policy, "Ignore");
     let domain = |node: &'a Node| {
         let value = meta::label(&node.metadata, &constraint.topology_key)?;
-        // A node that another constraint cannot place counts for none.
+        // A node without the label of another constraint counts for none.
         let placed = all.iter().all(|c| meta::label(&node.metadata, &c.topology_key).is_some());
         let counts = placed
             && (!by_affinity || admits(spec, node))
@@ -124,6 +124,6 @@ fn counted<'a>(
         }
     }
     let wanted = usize::try_from(constraint.min_domains.unwrap_or(1)).unwrap_or(1);
-    let least = if domains.len() < wanted { 0 } else { domains.values().copied().min().unwrap_or(0) };
-    Counts { constraint, domains, least, itself: i64::from(selects(pod)) }
+    let minimum = if domains.len() < wanted { 0 } else { domains.values().copied().min().unwrap_or(0) };
+    Counts { constraint, domains, minimum, own: i64::from(selects(pod)) }
 }

@@ -1,4 +1,4 @@
-//! Which node a pod gets, and what it hears if it gets none.
+//! Which node a pod gets, and the reasons if it gets none.
 
 use serde_json::{Value, json};
 
@@ -77,7 +77,7 @@ fn without_nodes_nothing_is_available() {
 }
 
 #[test]
-fn every_node_that_refuses_says_why() {
+fn every_refusing_node_has_a_reason() {
     let taint = json!({"key": "dedicated", "value": "gpu", "effect": "NoSchedule"});
     let nodes = [
         node("n1", json!({"spec": {"taints": [taint]}})),
@@ -106,7 +106,7 @@ fn a_decided_pod_holds_its_room() {
 }
 
 #[test]
-fn the_neediest_moment_of_a_pod_counts() {
+fn the_highest_request_of_a_pod_counts() {
     let init = json!({"spec": {"initContainers": [
         {"name": "side", "restartPolicy": "Always", "resources": {"requests": {"cpu": "500m"}}},
         {"name": "init", "resources": {"requests": {"cpu": "1600m"}}},
@@ -161,7 +161,7 @@ fn anti_affinity_holds_both_ways() {
 }
 
 #[test]
-fn the_first_of_a_group_may_go_anywhere_the_next_go_there_too() {
+fn the_first_of_a_group_may_go_anywhere_and_the_others_follow() {
     let term =
         json!({"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"app": "web"}}});
     let social = json!({"spec": {"affinity": {"podAffinity": {
@@ -217,12 +217,12 @@ fn a_refused_pod_is_tried_again_when_something_changes() {
     assert!(scheduler.next(later, 0).is_none(), "nothing has changed");
     let node: k8s_openapi::api::core::v1::Node = serde_json::from_value(node("n1", json!({}))).unwrap();
     scheduler.apply(&Change { old: None, new: Some(node.into()) }, Timestamp::UNIX_EPOCH);
-    assert!(scheduler.next(now, 0).is_none(), "its pause is not over");
+    assert!(scheduler.next(now, 0).is_none(), "its backoff is not over");
     assert!(matches!(scheduler.next(later, 0), Some(Decision::Bind { .. })));
 }
 
 #[test]
-fn a_binding_that_failed_frees_the_room_and_is_tried_again() {
+fn a_failed_binding_frees_the_room_and_is_retried() {
     let mut scheduler = Scheduler::default();
     let now = Timestamp::UNIX_EPOCH;
     let big = json!({"spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": "1500m"}}}]}});
@@ -281,7 +281,7 @@ fn refusal(decision: Option<Decision>) -> (String, Option<super::preempt::Plan>)
 }
 
 #[test]
-fn the_least_pods_that_suffice_make_room() {
+fn a_minimal_set_of_pods_is_preempted() {
     let pods = [
         placed("big", "n1", "1500m", 5),
         placed("small", "n1", "300m", 1),
@@ -297,7 +297,7 @@ fn the_least_pods_that_suffice_make_room() {
 }
 
 #[test]
-fn room_that_is_being_made_is_kept_for_whom_it_is_made() {
+fn the_room_of_victims_is_reserved_for_their_preemptor() {
     let now = Timestamp::UNIX_EPOCH;
     let victim = placed("old", "n1", "2", 0);
     let mut scheduler = scheduler(&[node("n1", json!({}))], &[victim.clone(), pod("great", asks("2", 10))]);
@@ -307,7 +307,7 @@ fn room_that_is_being_made_is_kept_for_whom_it_is_made() {
     scheduler.apply(&Change { old: Some(Object::Pod(victim)), new: None }, now);
     let (message, plan) = refusal(scheduler.next(now, 0));
     assert!(message.starts_with("0/1 nodes are available: 1 Insufficient cpu."), "{message}");
-    assert!(plan.is_none(), "nothing lesser is there");
+    assert!(plan.is_none(), "there is no pod of lower priority");
     let later = now + std::time::Duration::from_secs(2);
     match scheduler.next(later, 0) {
         Some(Decision::Bind { pod, .. }) => assert_eq!(meta::name(&pod.metadata), "great"),
@@ -316,7 +316,7 @@ fn room_that_is_being_made_is_kept_for_whom_it_is_made() {
 }
 
 #[test]
-fn no_more_pods_go_while_those_that_must_are_going() {
+fn no_more_pods_are_preempted_while_victims_are_terminating() {
     let now = Timestamp::UNIX_EPOCH;
     let victim = placed("old", "n1", "2", 0);
     let mut scheduler = scheduler(&[node("n1", json!({}))], &[victim.clone(), pod("great", asks("2", 10))]);
@@ -334,7 +334,7 @@ fn no_more_pods_go_while_those_that_must_are_going() {
 }
 
 #[test]
-fn budgets_are_kept_where_another_node_can_give_room() {
+fn budgets_are_kept_if_another_node_has_victims() {
     let budget = json!({"metadata": {"name": "b", "namespace": "default"},
         "spec": {"selector": {"matchLabels": {"app": "web"}}},
         "status": {"disruptionsAllowed": 0, "currentHealthy": 1, "desiredHealthy": 1, "expectedPods": 1}});
@@ -346,11 +346,11 @@ fn budgets_are_kept_where_another_node_can_give_room() {
     let mut scheduler = scheduler(&[node("n1", json!({})), node("n2", json!({}))], &pods);
     scheduler.apply(&Change { old: None, new: Some(budget.into()) }, Timestamp::UNIX_EPOCH);
     let plan = refusal(scheduler.next(Timestamp::UNIX_EPOCH, 0)).1.unwrap();
-    assert_eq!(names(&plan.victims), ["free"], "though it has the greater priority");
+    assert_eq!(names(&plan.victims), ["free"], "though it has the higher priority");
 }
 
 #[test]
-fn who_never_preempts_is_told_so() {
+fn a_pod_that_never_preempts_gets_the_reason() {
     let mut meek = asks("2", 10);
     merge(&mut meek, json!({"spec": {"preemptionPolicy": "Never"}}));
     let mut scheduler = scheduler(&[node("n1", json!({}))], &[placed("old", "n1", "2", 0), pod("new", meek)]);
@@ -362,7 +362,7 @@ fn who_never_preempts_is_told_so() {
 }
 
 #[test]
-fn trying_to_make_room_leaves_the_snapshot_as_it_was() {
+fn a_dry_run_leaves_the_snapshot_as_it_was() {
     let constraint = json!({"maxSkew": 9, "topologyKey": "kubernetes.io/hostname",
         "whenUnsatisfiable": "DoNotSchedule", "labelSelector": {"matchLabels": {"app": "web"}}});
     for constraints in [json!([]), json!([constraint])] {
@@ -370,16 +370,16 @@ fn trying_to_make_room_leaves_the_snapshot_as_it_was() {
         merge(&mut new, json!({"spec": {"topologySpreadConstraints": constraints}}));
         let pods = [placed("a", "n1", "1", 20), placed("b", "n1", "1", 3), pod("new", new)];
         let mut scheduler = scheduler(&[node("n1", json!({}))], &pods);
-        let before = (format!("{:?}", scheduler.snapshot.nodes), scheduler.snapshot.classes.places());
+        let before = (format!("{:?}", scheduler.snapshot.nodes), scheduler.snapshot.classes.counts());
         let (message, plan) = refusal(scheduler.next(Timestamp::UNIX_EPOCH, 0));
         assert!(plan.is_none());
         assert!(message.ends_with("1 No preemption victims found for incoming pod."), "{message}");
-        assert_eq!((format!("{:?}", scheduler.snapshot.nodes), scheduler.snapshot.classes.places()), before);
+        assert_eq!((format!("{:?}", scheduler.snapshot.nodes), scheduler.snapshot.classes.counts()), before);
     }
 }
 
 #[test]
-fn no_pod_is_removed_for_one_that_asks_for_more_than_the_node_has() {
+fn no_pod_is_preempted_for_one_that_needs_more_than_the_node_has() {
     let mut scheduler =
         scheduler(&[node("n1", json!({}))], &[placed("a", "n1", "1", 0), pod("new", asks("3", 10))]);
     let (message, plan) = refusal(scheduler.next(Timestamp::UNIX_EPOCH, 0));
@@ -414,7 +414,7 @@ fn one_pod_must_match_all_affinity_terms() {
 }
 
 #[test]
-fn a_node_with_the_image_is_preferred_if_nodes_are_alike() {
+fn a_node_with_the_image_is_preferred_among_equal_nodes() {
     let image = json!({"status": {"images": [{"names": ["registry/web"], "sizeBytes": 900_000_000}]}});
     let snapshot = snapshot(&[node("n1", json!({})), node("n2", image)], &[]);
     let wants = json!({"spec": {"containers": [{"name": "c", "image": "registry/web"}]}});
@@ -424,7 +424,7 @@ fn a_node_with_the_image_is_preferred_if_nodes_are_alike() {
 }
 
 #[test]
-fn a_shrinking_pod_holds_what_its_node_still_gives_it() {
+fn a_pod_that_is_being_resized_holds_its_present_allocation() {
     let status = json!({"status": {"containerStatuses": [{"name": "c", "image": "", "imageID": "", "ready": true,
         "restartCount": 0, "allocatedResources": {"cpu": "1500m"}}]}});
     let mut shrinking = on("n1", asks("100m", 0));
@@ -435,7 +435,7 @@ fn a_shrinking_pod_holds_what_its_node_still_gives_it() {
 }
 
 #[test]
-fn a_successor_may_take_the_place_of_a_pod_that_is_terminating() {
+fn a_successor_may_go_to_the_node_of_a_terminating_pod() {
     let owner =
         json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "r", "uid": "r", "controller": true});
     let replica = |name: &str, node: &str, more: Value| {
