@@ -1,4 +1,4 @@
-//! What a reconcile decides: the writes to make and when to look again. Plain values; `runner::perform` makes them true.
+//! What a reconcile decides: writes, and when to reconcile again. Plain values; `runner::perform` performs them.
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -14,7 +14,7 @@ pub enum Action {
         object: Object,
         subresource: &'static str,
     },
-    /// A merge patch.
+    /// A JSON merge patch.
     Patch {
         kind: Kind,
         key: Key,
@@ -22,17 +22,17 @@ pub enum Action {
         subresource: &'static str,
     },
     Delete(Delete),
-    /// Goes on only if the server knows no such object; the view may not know it yet.
+    /// Ends the task with a conflict if the server has such an object; the view may not have it yet.
     EnsureMissing {
         kind: Kind,
         key: Key,
     },
-    /// Learns what an object is like; the runner asks so after writes whose answer was lost.
+    /// Reads an object; the runner does so after writes whose answer was lost.
     Confirm {
         kind: Kind,
         key: Key,
     },
-    /// Tells users what happened to an object, and why.
+    /// Writes an Event.
     Record(Record),
     /// Reconcile this key again at that time.
     RequeueAt(Timestamp),
@@ -42,7 +42,7 @@ pub enum Action {
 pub struct Delete {
     pub kind: Kind,
     pub key: Key,
-    /// Only the object with this uid.
+    /// Delete only the object with this uid.
     pub uid: Option<String>,
     pub grace_seconds: Option<u32>,
     pub propagation: Option<Propagation>,
@@ -55,6 +55,7 @@ pub enum Propagation {
     Orphan,
 }
 
+/// An Event about an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
     pub kind: Kind,
@@ -74,7 +75,7 @@ impl Action {
         Action::Update { object: object.into(), subresource: "status" }
     }
 
-    /// Sets the status to `new` by a merge patch: nothing beside the status is touched, so no version need guard it.
+    /// Sets the status to `new` by a merge patch. It changes only the status, so it needs no version.
     pub fn patch_status<S: Serialize>(kind: Kind, key: Key, old: Option<&S>, new: &S) -> Self {
         let json = |s: &S| serde_json::to_value(s).unwrap_or_default();
         let mut status = json(new);
@@ -84,7 +85,7 @@ impl Action {
         Action::Patch { kind, key, patch: json!({"status": status}), subresource: "status" }
     }
 
-    /// What may or may not have changed if this action's answer was lost.
+    /// The object that may or may not have changed if this action's answer was lost.
     pub(crate) fn unsure(&self) -> Option<(Kind, Key)> {
         match self {
             Action::Create(object) | Action::Update { object, .. } => {
@@ -97,7 +98,7 @@ impl Action {
         }
     }
 
-    /// Deletes exactly this object, as its kind does by default.
+    /// Deletes exactly this object, with the default propagation and grace of its kind.
     pub fn delete(object: impl Into<Object>) -> Self {
         let object = object.into();
         Action::Delete(Delete {
@@ -121,7 +122,7 @@ impl Action {
     }
 }
 
-/// Adds to a merge patch a null for every field that the old value has and the new one has not.
+/// Adds a null to a merge patch for every field that only the old value has.
 fn remove_missing(old: &Value, new: &mut Value) {
     if let (Value::Object(old), Value::Object(new)) = (old, new) {
         for (name, value) in old {
@@ -130,10 +131,10 @@ fn remove_missing(old: &Value, new: &mut Value) {
     }
 }
 
-/// Why performing stopped early.
+/// Why a task ended early.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// The view was stale; a newer one is on its way.
+    /// The view was stale; a watch event will update it.
     Conflict,
     /// The server refused.
     Refused { code: u16, reason: String, message: String },
@@ -151,17 +152,20 @@ impl Failure {
     }
 }
 
-/// What a reconcile gets beside the view.
+/// The input of a reconcile besides the view.
 #[derive(Clone, Copy, Debug)]
 pub struct Context<'a> {
     pub now: Timestamp,
-    /// Names of new objects derive from it. It changes only when the fate of the last actions is known.
+    /// Names of new objects derive from it. It stays the same until the results of the last actions are known.
     pub seed: u64,
-    /// How the last performance for this key ended, if not well.
+    /// Why the last task of this key failed, if it did.
     pub failure: Option<&'a Failure>,
 }
 
-/// One controller: pure functions from what is known to what shall be done.
+/// One controller: pure functions from the view to actions.
+///
+/// `route` gets every change after the view holds it; the view may already hold later ones. `reconcile` gets a key at any
+/// time, also one whose object does not exist, and returns no actions if nothing is left to do.
 pub trait Controller: Send + 'static {
     fn name(&self) -> &'static str;
 

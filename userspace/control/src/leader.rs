@@ -1,5 +1,6 @@
-//! Leader election over a Lease. The decision is a pure function of the Lease as last seen and of how long it has been
-//! so; times of other machines are never compared with ours. The loop around it only reads, writes and sleeps.
+//! Leader election with a Lease. The decision is a pure function of the last observed Lease and of the time since its last
+//! change by our own clock; clocks of other machines are not compared with ours. The loop around it only reads, writes and
+//! sleeps.
 
 use std::time::{Duration, Instant};
 
@@ -11,9 +12,9 @@ use kube::{Api, Client};
 
 use crate::config::LeaderElection;
 
-/// The Lease as last seen, and since when it has been like that.
+/// The Lease, and when its spec was observed to change.
 #[derive(Clone, Debug, PartialEq)]
-struct Seen {
+struct Observed {
     lease: Lease,
     since: Instant,
 }
@@ -22,12 +23,12 @@ struct Seen {
 enum Step {
     Create(Lease),
     Replace(Lease),
-    /// Another holds it.
+    /// Another candidate holds it.
     Wait,
 }
 
-/// What a candidate does, given the Lease (if there is one) and when it was last seen to change.
-fn step(config: &LeaderElection, seen: Option<&Seen>, now: Timestamp, instant: Instant) -> Step {
+/// What a candidate does next.
+fn step(config: &LeaderElection, observed: Option<&Observed>, now: Timestamp, instant: Instant) -> Step {
     let mut spec = LeaseSpec {
         holder_identity: Some(config.identity.clone()),
         lease_duration_seconds: i32::try_from(config.lease_duration.as_secs()).ok(),
@@ -36,7 +37,7 @@ fn step(config: &LeaderElection, seen: Option<&Seen>, now: Timestamp, instant: I
         lease_transitions: Some(0),
         ..Default::default()
     };
-    let Some(seen) = seen else {
+    let Some(observed) = observed else {
         let metadata = ObjectMeta {
             name: Some(config.name.clone()),
             namespace: Some(config.namespace.clone()),
@@ -44,30 +45,30 @@ fn step(config: &LeaderElection, seen: Option<&Seen>, now: Timestamp, instant: I
         };
         return Step::Create(Lease { metadata, spec: Some(spec) });
     };
-    let old = seen.lease.spec.clone().unwrap_or_default();
+    let old = observed.lease.spec.clone().unwrap_or_default();
     let holder = old.holder_identity.as_deref().unwrap_or_default();
     if holder == config.identity {
         spec.acquire_time = old.acquire_time;
         spec.lease_transitions = old.lease_transitions;
     } else {
-        if !holder.is_empty() && instant.duration_since(seen.since) < config.lease_duration {
+        if !holder.is_empty() && instant.duration_since(observed.since) < config.lease_duration {
             return Step::Wait;
         }
         spec.lease_transitions = Some(old.lease_transitions.unwrap_or(0).saturating_add(1));
     }
-    Step::Replace(Lease { spec: Some(spec), ..seen.lease.clone() })
+    Step::Replace(Lease { spec: Some(spec), ..observed.lease.clone() })
 }
 
 /// A candidate for the leadership.
 pub(crate) struct Candidate {
     api: Api<Lease>,
     config: LeaderElection,
-    seen: Option<Seen>,
+    observed: Option<Observed>,
 }
 
 impl Candidate {
     pub(crate) fn new(client: Client, config: LeaderElection) -> Self {
-        Candidate { api: Api::namespaced(client, &config.namespace), config, seen: None }
+        Candidate { api: Api::namespaced(client, &config.namespace), config, observed: None }
     }
 
     /// Waits until this process leads.
@@ -76,7 +77,7 @@ impl Candidate {
             match self.attempt().await {
                 Ok(true) => return tracing::info!(lease = self.config.name, "leading"),
                 Ok(false) => {}
-                Err(error) => tracing::info!(lease = self.config.name, %error, "leadership not acquired"),
+                Err(error) => tracing::info!(lease = self.config.name, %error, "acquire lease failed"),
             }
             tokio::time::sleep(self.config.retry_period).await;
         }
@@ -91,48 +92,51 @@ impl Candidate {
             match tokio::time::timeout(left.max(Duration::from_millis(1)), self.attempt()).await {
                 Ok(Ok(true)) => renewed = Instant::now(),
                 Ok(Ok(false)) => {
-                    return tracing::warn!(lease = self.config.name, "leadership taken by another");
+                    return tracing::warn!(lease = self.config.name, "lease taken by another candidate");
                 }
-                Ok(Err(error)) => tracing::info!(lease = self.config.name, %error, "not renewed"),
+                Ok(Err(error)) => tracing::info!(lease = self.config.name, %error, "renew lease failed"),
                 Err(_) => {}
             }
             if renewed.elapsed() >= self.config.renew_deadline {
-                return tracing::warn!(lease = self.config.name, "leadership lost: not renewed in time");
+                return tracing::warn!(
+                    lease = self.config.name,
+                    "renew lease failed within the deadline; leadership lost"
+                );
             }
         }
     }
 
-    /// One try to get or to renew the lease; false if another holds it.
+    /// One attempt to acquire or renew the lease; false if another candidate holds it.
     async fn attempt(&mut self) -> kube::Result<bool> {
         let current = self.api.get_opt(&self.config.name).await?;
-        self.look(current);
-        let sent = match step(&self.config, self.seen.as_ref(), Timestamp::now(), Instant::now()) {
+        self.observe(current);
+        let sent = match step(&self.config, self.observed.as_ref(), Timestamp::now(), Instant::now()) {
             Step::Wait => return Ok(false),
             Step::Create(lease) => self.api.create(&PostParams::default(), &lease).await,
             Step::Replace(lease) => self.api.replace(&self.config.name, &PostParams::default(), &lease).await,
         };
         match sent {
             Ok(lease) => {
-                self.look(Some(lease));
+                self.observe(Some(lease));
                 Ok(true)
             }
-            // Another was faster.
+            // Another candidate wrote first.
             Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
             Err(error) => Err(error),
         }
     }
 
-    fn look(&mut self, current: Option<Lease>) {
-        let same = match (&self.seen, &current) {
-            (Some(seen), Some(lease)) => seen.lease.spec == lease.spec,
+    fn observe(&mut self, current: Option<Lease>) {
+        let same = match (&self.observed, &current) {
+            (Some(observed), Some(lease)) => observed.lease.spec == lease.spec,
             _ => false,
         };
         if same {
-            if let (Some(seen), Some(lease)) = (&mut self.seen, current) {
-                seen.lease = lease;
+            if let (Some(observed), Some(lease)) = (&mut self.observed, current) {
+                observed.lease = lease;
             }
         } else {
-            self.seen = current.map(|lease| Seen { lease, since: Instant::now() });
+            self.observed = current.map(|lease| Observed { lease, since: Instant::now() });
         }
     }
 }
@@ -141,14 +145,14 @@ impl Candidate {
 mod tests {
     use super::*;
 
-    fn held_by(identity: &str, since: Instant) -> Seen {
+    fn held_by(identity: &str, since: Instant) -> Observed {
         let spec = LeaseSpec {
             holder_identity: Some(identity.into()),
             lease_transitions: Some(3),
             ..Default::default()
         };
         let lease = Lease { spec: Some(spec), ..Default::default() };
-        Seen { lease, since }
+        Observed { lease, since }
     }
 
     fn holder(step: Step) -> (Option<String>, Option<i32>) {
@@ -162,10 +166,10 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_renewed_lately_by_another_is_left_alone() {
+    fn a_lease_recently_renewed_by_another_candidate_is_not_taken() {
         let (config, start) = (LeaderElection::new("me"), Instant::now());
-        let seen = held_by("other", start);
-        let at = |s| step(&config, Some(&seen), Timestamp::UNIX_EPOCH, start + Duration::from_secs(s));
+        let observed = held_by("other", start);
+        let at = |s| step(&config, Some(&observed), Timestamp::UNIX_EPOCH, start + Duration::from_secs(s));
         assert_eq!(at(14), Step::Wait);
         assert_eq!(holder(at(15)), (Some("me".into()), Some(4)), "taken over, and counted");
     }

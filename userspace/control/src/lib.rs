@@ -95,7 +95,7 @@ async fn lead(client: &Client, config: &Config) {
     tracing::error!(parts = ?config.parts, "a part ended unexpectedly; all of them restart");
 }
 
-/// Runs the controllers and what works beside them until one of them ends.
+/// Runs the controllers, garbage collection, namespaces and quotas until one of them ends.
 fn control(client: &Client, config: &Config, hub: &Hub) -> impl Future<Output = ()> + use<> {
     // Quotas also count kinds that only the garbage collector watches.
     let (ended, ended_elsewhere) = mpsc::unbounded_channel();

@@ -1,4 +1,4 @@
-//! Small readings of object metadata that every controller shares. PURE.
+//! Helpers for object metadata, labels and generated names. PURE.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use crate::cache::Kind;
 
 pub type Labels = BTreeMap<String, String>;
 
-/// The owner marked as controller, if there is one.
+/// The owner reference that is marked as controller.
 pub fn controller_of(meta: &ObjectMeta) -> Option<&OwnerReference> {
     meta.owner_references.as_ref()?.iter().find(|o| o.controller == Some(true))
 }
@@ -77,23 +77,23 @@ pub fn selects(selector: &LabelSelector, labels: Option<&Labels>) -> bool {
         })
 }
 
-/// Whether every pair of `wanted` is among the labels (a Service's kind of selector).
+/// Whether the labels contain every pair of `wanted` (a selector of a Service).
 pub fn contains_all(wanted: &Labels, labels: Option<&Labels>) -> bool {
     wanted.iter().all(|(k, v)| labels.and_then(|l| l.get(k)) == Some(v))
 }
 
-/// A short name part from 64 bits: letters and digits that spell no words.
+/// Part of a name from 64 bits, in the alphabet of upstream's generated names, which forms no words.
 pub fn short_code(mut bits: u64, length: usize) -> String {
-    const SAFE: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
+    const ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
     let mut out = String::with_capacity(length);
     for _ in 0..length {
-        out.push(char::from(SAFE.get((bits % 27) as usize).copied().unwrap_or(b'b')));
+        out.push(char::from(ALPHABET.get((bits % 27) as usize).copied().unwrap_or(b'b')));
         bits /= 27;
     }
     out
 }
 
-/// FNV-1a over bytes, finished by a mix: stable across versions and machines, since it ends up in object names.
+/// FNV-1a with a final mix. Stable across versions and machines, since object names contain it.
 pub fn stable_hash(parts: &[&[u8]]) -> u64 {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
     for part in parts {
@@ -107,11 +107,11 @@ pub fn stable_hash(parts: &[&[u8]]) -> u64 {
     hash ^ (hash >> 33)
 }
 
-/// A name for a new dependent: the base (cut to fit) and a code from the reconcile's seed.
-/// The same seed gives the same name, so a create whose answer was lost can be repeated safely.
+/// The name of a new dependent: the base, cut to fit, and a code from the seed of the reconcile.
+/// The same seed gives the same name, so that a create whose answer was lost can be repeated safely.
 pub fn generated_name(base: &str, seed: u64, index: usize) -> String {
-    const LONGEST: usize = 63 - 5;
-    let mut end = base.len().min(LONGEST);
+    const MAX_BASE_BYTES: usize = 63 - 5;
+    let mut end = base.len().min(MAX_BASE_BYTES);
     while !base.is_char_boundary(end) {
         end -= 1;
     }

@@ -1,4 +1,4 @@
-//! LoadBalancerPool: our own kind, as k8s-openapi has the others.
+//! The type of our own kind LoadBalancerPool, in the form of k8s-openapi's types.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::{ClusterResourceScope, ListableResource, Metadata, Resource};
@@ -17,7 +17,7 @@ pub struct LoadBalancerPool {
 pub struct LoadBalancerPoolSpec {
     #[serde(default)]
     pub cidrs: Vec<String>,
-    /// Services that may have them; all if there is none.
+    /// Services that may get these addresses; every Service if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service_selector: Option<LabelSelector>,
 }

@@ -1,4 +1,4 @@
-//! What the cache asks of a type: metadata, at most one index of its own, and what is dropped on arrival.
+//! The requirements on a cached type: metadata, at most one index of its own, and the fields dropped on arrival.
 
 use k8s_openapi::Metadata;
 use k8s_openapi::api::core::v1::Pod;

@@ -210,7 +210,7 @@ fn client_rule(spec: &CertificateSigningRequestSpec, requested: &Requested) -> O
     if spec.username.as_deref() == Some(&requested.name) && in_group(spec, NODES) {
         return Some("The node renews its own client certificate");
     }
-    in_group(spec, BOOTSTRAPPERS).then_some("A bootstrapping node asks for its client certificate")
+    in_group(spec, BOOTSTRAPPERS).then_some("A bootstrapping node requests its client certificate")
 }
 
 /// A node's serving certificate: requested by the node itself, for names and addresses of its Node object.
@@ -228,7 +228,7 @@ fn serving_rule(
     let names = requested.dns.iter().all(|dns| dns == node || known.contains(dns));
     let ips = requested.ips.iter().all(|ip| known.iter().any(|k| k.parse() == Ok(*ip)));
     (names && ips && !(requested.dns.is_empty() && requested.ips.is_empty()))
-        .then_some("The node asks for a serving certificate for its own addresses")
+        .then_some("The node requests a serving certificate for its own addresses")
 }
 
 fn addresses(node: &Node) -> Vec<String> {

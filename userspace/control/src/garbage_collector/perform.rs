@@ -28,7 +28,7 @@ pub(super) struct Done {
     pub(super) absent_owners: Vec<Uid>,
     pub(super) present_owners: Vec<Uid>,
     pub(super) failed: bool,
-    /// The object must be decided again with what was learnt.
+    /// The object must be decided again with these answers.
     pub(super) requeue: bool,
 }
 

@@ -40,7 +40,7 @@ fn hard(quota: &Value) -> impl Iterator<Item = &str> {
     quota["spec"]["hard"].as_object().into_iter().flatten().map(|(name, _)| name.as_str())
 }
 
-/// Whether the status cannot be what the specification asks for.
+/// Whether the status lacks a resource of the spec or has other limits.
 pub(super) fn is_behind(quota: &Value) -> bool {
     let status = &quota["status"];
     Resources::of(&quota["spec"]["hard"]) != Resources::of(&status["hard"])

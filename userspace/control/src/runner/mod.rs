@@ -1,5 +1,5 @@
 //! Runs the controllers. In: the events of a hub subscription. Out: writes. [`core::Core`] decides which key is
-//! reconciled when, and [`perform`] makes the requests beside it. The only timer is the earliest one that a reconcile
+//! reconciled when, and [`perform`] makes the requests concurrently. The only timer is the earliest one that a reconcile
 //! asked for, so an idle cluster costs nothing.
 
 mod core;

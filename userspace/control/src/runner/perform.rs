@@ -1,5 +1,5 @@
-//! Performs the actions of a task in order. Neighbouring creates go out together in batches of 1, 2, 4 ..., so that a
-//! server which refuses the first is not asked a thousand times. Neighbouring deletes go out together. The first failure
+//! Performs the actions of a task in order. Neighbouring creates are sent together in batches of 1, 2, 4 ..., so that a
+//! server that refuses the first does not get a thousand requests. Neighbouring deletes are sent together. The first failure
 //! ends the task.
 
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! Pods that are key: one entry for all pods of a namespace with the same labels and the same affinity, with the nodes
-//! they are on. What a selector means is worked out once for each kind of pod, not for each pod. PURE.
+//! Classes of pods: all pods of a namespace with the same labels and the same affinity share one entry, with their nodes.
+//! A selector is evaluated once for each class, not for each pod. PURE.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

@@ -57,17 +57,17 @@ fn feasible_nodes_to_find(nodes: usize) -> usize {
 
 /// The filters for one pod: its own requirements, and those that depend on the pods of the cluster.
 struct Filters<'a> {
-    required: &'a Requirements<'a>,
+    requirements: &'a Requirements<'a>,
     affinities: Affinities,
     spread: Spread<'a>,
 }
 
 impl<'a> Filters<'a> {
-    fn new(snapshot: &'a Snapshot, required: &'a Requirements<'a>) -> Self {
+    fn new(snapshot: &'a Snapshot, requirements: &'a Requirements<'a>) -> Self {
         Filters {
-            required,
-            affinities: Affinities::new(snapshot, required.pod, required.spec),
-            spread: Spread::new(snapshot, required.pod, required.spec),
+            requirements,
+            affinities: Affinities::new(snapshot, requirements.pod, requirements.spec),
+            spread: Spread::new(snapshot, requirements.pod, requirements.spec),
         }
     }
 
@@ -78,9 +78,9 @@ impl<'a> Filters<'a> {
         info: &NodeInfo,
         node: &Node,
     ) -> Result<(), Vec<Reason>> {
-        match snapshot.with_nominated(name, info, self.required.pod) {
-            Some(fuller) => filter::check(self.required, &fuller, node)?,
-            None => filter::check(self.required, info, node)?,
+        match snapshot.with_nominated(name, info, self.requirements.pod) {
+            Some(fuller) => filter::check(self.requirements, &fuller, node)?,
+            None => filter::check(self.requirements, info, node)?,
         }
         self.spread.check(node).map_err(|reason| vec![reason])?;
         self.affinities.check(node).map_err(|reason| vec![reason])
@@ -88,8 +88,8 @@ impl<'a> Filters<'a> {
 }
 
 /// Whether the node passes every filter.
-pub(super) fn fits(snapshot: &Snapshot, required: &Requirements<'_>, name: &str) -> bool {
-    let filters = Filters::new(snapshot, required);
+pub(super) fn fits(snapshot: &Snapshot, requirements: &Requirements<'_>, name: &str) -> bool {
+    let filters = Filters::new(snapshot, requirements);
     snapshot.known_node(name).is_some_and(|(info, node)| filters.check(snapshot, name, info, node).is_ok())
 }
 
@@ -105,12 +105,12 @@ pub(super) fn choose(
     spec: &PodSpec,
     seed: u64,
 ) -> Result<Arc<str>, Unschedulable> {
-    let required = Requirements::of(pod, spec);
+    let requirements = Requirements::of(pod, spec);
     // Its nominated node is not compared with others.
-    if let Some(name) = snapshot.nomination(pod).filter(|name| fits(snapshot, &required, name)) {
+    if let Some(name) = snapshot.nomination(pod).filter(|name| fits(snapshot, &requirements, name)) {
         return Ok(name.clone());
     }
-    let filters = Filters::new(snapshot, &required);
+    let filters = Filters::new(snapshot, &requirements);
     let nodes: Vec<(&Arc<str>, &NodeInfo, &Arc<Node>)> = snapshot.known().collect();
     let mut reasons: BTreeMap<Reason, usize> = BTreeMap::new();
     let mut candidates = Vec::new();

@@ -23,23 +23,27 @@ impl<'a> Requirements<'a> {
 }
 
 /// The first reason why the pod cannot run there; all missing resources.
-pub(super) fn check(required: &Requirements<'_>, info: &NodeInfo, node: &Node) -> Result<(), Vec<Reason>> {
-    admits_statically(required, node).map_err(|reason| vec![reason])?;
-    if required.ports.iter().any(|port| info.ports.iter().any(|taken| conflicts(port, taken))) {
+pub(super) fn check(
+    requirements: &Requirements<'_>,
+    info: &NodeInfo,
+    node: &Node,
+) -> Result<(), Vec<Reason>> {
+    admits_statically(requirements, node).map_err(|reason| vec![reason])?;
+    if requirements.ports.iter().any(|port| info.ports.iter().any(|taken| conflicts(port, taken))) {
         return Err(vec![Reason::Ports]);
     }
-    let missing = missing_room(required, info);
+    let missing = missing_resources(requirements, info);
     if missing.is_empty() { Ok(()) } else { Err(missing) }
 }
 
 /// The checks whose result does not depend on other pods.
-pub(super) fn admits_statically(required: &Requirements<'_>, node: &Node) -> Result<(), Reason> {
-    let tolerations = required.spec.tolerations.as_deref().unwrap_or_default();
+pub(super) fn admits_statically(requirements: &Requirements<'_>, node: &Node) -> Result<(), Reason> {
+    let tolerations = requirements.spec.tolerations.as_deref().unwrap_or_default();
     if is_unschedulable(node, tolerations) {
         Err(Reason::Unschedulable)
     } else if !tolerated(tolerations, node, &["NoSchedule", "NoExecute"]) {
         Err(Reason::Taint)
-    } else if !admits(required.spec, node) {
+    } else if !admits(requirements.spec, node) {
         Err(Reason::NodeAffinity)
     } else {
         Ok(())
@@ -61,21 +65,21 @@ fn conflicts(a: &HostPort, b: &HostPort) -> bool {
     a.0 == b.0 && a.2 == b.2 && (a.1 == b.1 || a.1.is_empty() || b.1.is_empty())
 }
 
-fn missing_room(required: &Requirements<'_>, info: &NodeInfo) -> Vec<Reason> {
+fn missing_resources(requirements: &Requirements<'_>, info: &NodeInfo) -> Vec<Reason> {
     let mut missing = Vec::new();
     if info.pods.len() as i64 + 1 > info.max_pods {
         missing.push(Reason::TooManyPods);
     }
-    let (asked, has, used) = (&required.requested, &info.allocatable, &info.requested);
-    let mut need = |name: &str, asked: i64, has: i64, used: i64| {
-        if asked > 0 && asked > has.saturating_sub(used) {
+    let (requested, has, used) = (&requirements.requested, &info.allocatable, &info.requested);
+    let mut need = |name: &str, requested: i64, has: i64, used: i64| {
+        if requested > 0 && requested > has.saturating_sub(used) {
             missing.push(Reason::Insufficient(name.to_owned()));
         }
     };
-    need("cpu", asked.cpu, has.cpu, used.cpu);
-    need("memory", asked.memory, has.memory, used.memory);
-    need("ephemeral-storage", asked.storage, has.storage, used.storage);
-    for (name, amount) in &asked.others {
+    need("cpu", requested.cpu, has.cpu, used.cpu);
+    need("memory", requested.memory, has.memory, used.memory);
+    need("ephemeral-storage", requested.storage, has.storage, used.storage);
+    for (name, amount) in &requested.others {
         let of = |resources: &Resources| resources.others.get(name).copied().unwrap_or(0);
         need(name, *amount, of(has), of(used));
     }

@@ -67,7 +67,7 @@ pub(super) fn plan(
     if snapshot.nomination(pod).is_some_and(|node| has_terminating_victims(snapshot, pod, node)) {
         return Err(NoPlan::InProgress);
     }
-    let required = Requirements::of(pod, spec);
+    let requirements = Requirements::of(pod, spec);
     let names: Vec<Arc<str>> = snapshot.known().map(|(name, ..)| name.clone()).collect();
     let (mut reasons, mut found) = (BTreeMap::<&str, usize>::new(), Vec::new());
     let limit = (names.len() / 10).max(MIN_CANDIDATE_NODES);
@@ -76,7 +76,7 @@ pub(super) fn plan(
     let depends_on_pods = !spec.topology_spread_constraints.as_ref().is_none_or(Vec::is_empty)
         || !Affinities::new(snapshot, pod, spec).allows_everything();
     for name in names.iter().cycle().skip(start).take(names.len()) {
-        match victims(snapshot, &required, name, budgets, depends_on_pods) {
+        match victims(snapshot, &requirements, name, budgets, depends_on_pods) {
             Ok((violations, victims)) => found.push((rank(violations, &victims), name, victims)),
             Err(reason) => *reasons.entry(reason).or_default() += 1,
         }
@@ -110,7 +110,7 @@ trait DryRun {
 /// In the snapshot itself, for pods whose placement depends on pods of other nodes. Removed pods must be put back.
 struct ClusterDryRun<'a> {
     snapshot: &'a mut Snapshot,
-    required: &'a Requirements<'a>,
+    requirements: &'a Requirements<'a>,
     name: &'a Arc<str>,
 }
 
@@ -124,14 +124,14 @@ impl DryRun for ClusterDryRun<'_> {
     }
 
     fn fits(&self) -> bool {
-        fits(self.snapshot, self.required, self.name)
+        fits(self.snapshot, self.requirements, self.name)
     }
 }
 
 /// On a copy of one node, for pods whose placement depends only on that node.
 struct NodeDryRun<'a> {
     snapshot: &'a Snapshot,
-    required: &'a Requirements<'a>,
+    requirements: &'a Requirements<'a>,
     name: &'a Arc<str>,
     info: NodeInfo,
     node: &'a Node,
@@ -147,15 +147,15 @@ impl DryRun for NodeDryRun<'_> {
     }
 
     fn fits(&self) -> bool {
-        let fuller = self.snapshot.with_nominated(self.name, &self.info, self.required.pod);
-        filter::check(self.required, fuller.as_ref().unwrap_or(&self.info), self.node).is_ok()
+        let fuller = self.snapshot.with_nominated(self.name, &self.info, self.requirements.pod);
+        filter::check(self.requirements, fuller.as_ref().unwrap_or(&self.info), self.node).is_ok()
     }
 }
 
 /// A minimal set of pods to remove from the node, and how many of them violate a budget.
 fn victims(
     snapshot: &mut Snapshot,
-    required: &Requirements<'_>,
+    requirements: &Requirements<'_>,
     name: &Arc<str>,
     budgets: &Budgets,
     depends_on_pods: bool,
@@ -163,21 +163,25 @@ fn victims(
     const NO_HELP: &str = "Preemption is not helpful for scheduling";
     const NO_VICTIMS: &str = "No preemption victims found for incoming pod";
     let Some((info, node)) = snapshot.known_node(name) else { return Err(NO_HELP) };
-    if admits_statically(required, node).is_err() || !fits_empty_node(required, info) {
+    if admits_statically(requirements, node).is_err() || !fits_empty_node(requirements, info) {
         return Err(NO_HELP);
     }
-    if !info.has_lower_priority(priority(required.pod)) {
+    if !info.has_lower_priority(priority(requirements.pod)) {
         return Err(NO_VICTIMS);
     }
-    let has_lower_priority = |other: &&Arc<Pod>| priority(other) < priority(required.pod);
+    let has_lower_priority = |other: &&Arc<Pod>| priority(other) < priority(requirements.pod);
     let mut lower: Vec<Arc<Pod>> =
         info.pods.values().map(|placed| &placed.pod).filter(has_lower_priority).cloned().collect();
     // Pods of higher priority and older ones are kept first.
     lower.sort_by_key(|pod| (Reverse(priority(pod)), started(pod)));
     let minimal = if depends_on_pods {
-        minimal_set(&mut ClusterDryRun { snapshot, required, name }, &lower, budgets)
+        minimal_set(&mut ClusterDryRun { snapshot, requirements, name }, &lower, budgets)
     } else {
-        minimal_set(&mut NodeDryRun { snapshot, required, name, info: info.clone(), node }, &lower, budgets)
+        minimal_set(
+            &mut NodeDryRun { snapshot, requirements, name, info: info.clone(), node },
+            &lower,
+            budgets,
+        )
     };
     // Without victims the pod fits by now: a change since its attempt has made room, and its next attempt uses it.
     minimal.filter(|(_, victims)| !victims.is_empty()).ok_or(NO_VICTIMS)
@@ -219,9 +223,9 @@ fn minimal_set(
 }
 
 /// Whether the pod would fit onto the node without other pods.
-fn fits_empty_node(required: &Requirements<'_>, info: &NodeInfo) -> bool {
-    let (asked, has) = (&required.requested, &info.allocatable);
-    asked.cpu <= has.cpu && asked.memory <= has.memory && asked.storage <= has.storage
+fn fits_empty_node(requirements: &Requirements<'_>, info: &NodeInfo) -> bool {
+    let (requested, has) = (&requirements.requested, &info.allocatable);
+    requested.cpu <= has.cpu && requested.memory <= has.memory && requested.storage <= has.storage
 }
 
 /// Pods whose removal violates a budget, and the others, in the given order.

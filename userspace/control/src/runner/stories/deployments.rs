@@ -87,7 +87,7 @@ fn scaling_in_the_middle_of_a_rollout_keeps_proportions() {
     sim.create(deployment(10, "3", "2"));
     sim.settle();
     sim.patch(Kind::Deployment, &web(), image(2));
-    // New pods never become ready: the rollout stands at 8 old and 5 new.
+    // New pods never become ready: the rollout stops at 8 old and 5 new.
     for _ in 0..40 {
         step(&mut sim);
         let gone: Vec<Key> = sim

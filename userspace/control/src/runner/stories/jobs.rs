@@ -17,7 +17,7 @@ fn job(spec: Value) -> Job {
     serde_json::from_value(json!({"metadata": {"name": "j", "namespace": "ns"}, "spec": spec})).unwrap()
 }
 
-/// Runs pods of a Job to their ends: the nth to end fails if `fails` says so.
+/// Runs the pods of a Job to their ends: the nth one fails if `fails(n)`.
 fn run_job(sim: &mut Sim, rounds: usize, fails: impl Fn(usize) -> bool) -> JobStatus {
     let mut ended = 0;
     for _ in 0..rounds {

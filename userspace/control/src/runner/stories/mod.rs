@@ -13,7 +13,7 @@ use super::sim::{Fate, Sim};
 use crate::cache::{Key, Kind, Object};
 use crate::controllers::{self, pods};
 
-/// The controllers of workloads; nodes are a story of their own.
+/// The controllers of workloads, without nodes.
 pub(super) fn sim() -> Sim {
     Sim::new(vec![
         Box::new(controllers::deployment::Deployments),
@@ -97,7 +97,7 @@ fn work_once(sim: &mut Sim) {
     }
 }
 
-/// Repeats until the consequences of the consequences are done, without kubelets.
+/// Repeats often enough for writes that cause other writes, without kubelets.
 fn work(sim: &mut Sim) {
     for _ in 0..20 {
         work_once(sim);
