@@ -94,7 +94,8 @@ impl LeaderElection {
 pub struct SignRequest {
     /// PEM `CERTIFICATE REQUEST` as the client made it; its signature was verified.
     pub csr_pem: String,
-    /// `kubernetes.io/kube-apiserver-client-kubelet`, `kubernetes.io/kubelet-serving` or `kubernetes.io/kube-apiserver-client`.
+    /// `kubernetes.io/kube-apiserver-client-kubelet`, `kubernetes.io/kubelet-serving` or
+    /// `kubernetes.io/kube-apiserver-client`.
     pub signer_name: String,
     /// Key usages as the API spells them ("digital signature", "client auth", ...).
     pub usages: Vec<String>,

@@ -31,7 +31,7 @@ pub(crate) struct Recorder {
     sent: Mutex<HashMap<u64, Sent>>,
 }
 
-enum Step {
+enum EventWrite {
     Create(String),
     /// Raise the count of the Event of this name.
     Count(String, i32),
@@ -43,11 +43,11 @@ impl Recorder {
         let namespace =
             if record.key.namespace.is_empty() { "default" } else { record.key.namespace.as_ref() };
         let api: Api<Event> = Api::namespaced(client.clone(), namespace);
-        let result = match self.step(record, now) {
-            Step::Create(name) => {
+        let result = match self.next_write(record, now) {
+            EventWrite::Create(name) => {
                 api.create(&PostParams::default(), &event(record, name, namespace, now)).await.map(drop)
             }
-            Step::Count(name, count) => {
+            EventWrite::Count(name, count) => {
                 let patch = json!({"count": count, "lastTimestamp": meta::time(now)});
                 api.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await.map(drop)
             }
@@ -57,7 +57,7 @@ impl Recorder {
         }
     }
 
-    fn step(&self, record: &Record, now: Timestamp) -> Step {
+    fn next_write(&self, record: &Record, now: Timestamp) -> EventWrite {
         let id =
             meta::stable_hash(&[record.uid.as_bytes(), record.reason.as_bytes(), record.message.as_bytes()]);
         let mut sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
@@ -65,7 +65,7 @@ impl Recorder {
         if let Some(known) = sent.get_mut(&id).filter(|s| recent(s)) {
             known.count += 1;
             known.last = now;
-            return Step::Count(known.name.clone(), known.count);
+            return EventWrite::Count(known.name.clone(), known.count);
         }
         if sent.len() >= MAX_REMEMBERED_EVENTS {
             sent.retain(|_, s| recent(s));
@@ -75,7 +75,7 @@ impl Recorder {
         }
         let name = format!("{}.{:x}", record.key.name, now.as_nanosecond());
         sent.insert(id, Sent { name: name.clone(), count: 1, last: now });
-        Step::Create(name)
+        EventWrite::Create(name)
     }
 }
 

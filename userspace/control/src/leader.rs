@@ -20,7 +20,7 @@ struct Observed {
 }
 
 #[derive(Clone, Debug, PartialEq)]
-enum Step {
+enum LeaseAction {
     Create(Lease),
     Replace(Lease),
     /// Another candidate holds it.
@@ -28,7 +28,12 @@ enum Step {
 }
 
 /// What a candidate does next.
-fn step(config: &LeaderElection, observed: Option<&Observed>, now: Timestamp, instant: Instant) -> Step {
+fn next_action(
+    config: &LeaderElection,
+    observed: Option<&Observed>,
+    now: Timestamp,
+    instant: Instant,
+) -> LeaseAction {
     let mut spec = LeaseSpec {
         holder_identity: Some(config.identity.clone()),
         lease_duration_seconds: i32::try_from(config.lease_duration.as_secs()).ok(),
@@ -43,7 +48,7 @@ fn step(config: &LeaderElection, observed: Option<&Observed>, now: Timestamp, in
             namespace: Some(config.namespace.clone()),
             ..Default::default()
         };
-        return Step::Create(Lease { metadata, spec: Some(spec) });
+        return LeaseAction::Create(Lease { metadata, spec: Some(spec) });
     };
     let old = observed.lease.spec.clone().unwrap_or_default();
     let holder = old.holder_identity.as_deref().unwrap_or_default();
@@ -52,11 +57,11 @@ fn step(config: &LeaderElection, observed: Option<&Observed>, now: Timestamp, in
         spec.lease_transitions = old.lease_transitions;
     } else {
         if !holder.is_empty() && instant.duration_since(observed.since) < config.lease_duration {
-            return Step::Wait;
+            return LeaseAction::Wait;
         }
         spec.lease_transitions = Some(old.lease_transitions.unwrap_or(0).saturating_add(1));
     }
-    Step::Replace(Lease { spec: Some(spec), ..observed.lease.clone() })
+    LeaseAction::Replace(Lease { spec: Some(spec), ..observed.lease.clone() })
 }
 
 /// A candidate for the leadership.
@@ -110,10 +115,12 @@ impl Candidate {
     async fn attempt(&mut self) -> kube::Result<bool> {
         let current = self.api.get_opt(&self.config.name).await?;
         self.observe(current);
-        let sent = match step(&self.config, self.observed.as_ref(), Timestamp::now(), Instant::now()) {
-            Step::Wait => return Ok(false),
-            Step::Create(lease) => self.api.create(&PostParams::default(), &lease).await,
-            Step::Replace(lease) => self.api.replace(&self.config.name, &PostParams::default(), &lease).await,
+        let sent = match next_action(&self.config, self.observed.as_ref(), Timestamp::now(), Instant::now()) {
+            LeaseAction::Wait => return Ok(false),
+            LeaseAction::Create(lease) => self.api.create(&PostParams::default(), &lease).await,
+            LeaseAction::Replace(lease) => {
+                self.api.replace(&self.config.name, &PostParams::default(), &lease).await
+            }
         };
         match sent {
             Ok(lease) => {
@@ -155,13 +162,13 @@ mod tests {
         Observed { lease, since }
     }
 
-    fn holder(step: Step) -> (Option<String>, Option<i32>) {
+    fn holder(step: LeaseAction) -> (Option<String>, Option<i32>) {
         match step {
-            Step::Create(lease) | Step::Replace(lease) => {
+            LeaseAction::Create(lease) | LeaseAction::Replace(lease) => {
                 let spec = lease.spec.unwrap();
                 (spec.holder_identity, spec.lease_transitions)
             }
-            Step::Wait => (None, None),
+            LeaseAction::Wait => (None, None),
         }
     }
 
@@ -169,8 +176,9 @@ mod tests {
     fn a_lease_recently_renewed_by_another_candidate_is_not_taken() {
         let (config, start) = (LeaderElection::new("me"), Instant::now());
         let observed = held_by("other", start);
-        let at = |s| step(&config, Some(&observed), Timestamp::UNIX_EPOCH, start + Duration::from_secs(s));
-        assert_eq!(at(14), Step::Wait);
+        let at =
+            |s| next_action(&config, Some(&observed), Timestamp::UNIX_EPOCH, start + Duration::from_secs(s));
+        assert_eq!(at(14), LeaseAction::Wait);
         assert_eq!(holder(at(15)), (Some("me".into()), Some(4)), "taken over, and counted");
     }
 
@@ -179,14 +187,17 @@ mod tests {
         let (config, start) = (LeaderElection::new("me"), Instant::now());
         let mine = held_by("me", start);
         assert_eq!(
-            holder(step(&config, Some(&mine), Timestamp::UNIX_EPOCH, start)),
+            holder(next_action(&config, Some(&mine), Timestamp::UNIX_EPOCH, start)),
             (Some("me".into()), Some(3))
         );
         let free = held_by("", start);
         assert_eq!(
-            holder(step(&config, Some(&free), Timestamp::UNIX_EPOCH, start)),
+            holder(next_action(&config, Some(&free), Timestamp::UNIX_EPOCH, start)),
             (Some("me".into()), Some(4))
         );
-        assert_eq!(holder(step(&config, None, Timestamp::UNIX_EPOCH, start)), (Some("me".into()), Some(0)));
+        assert_eq!(
+            holder(next_action(&config, None, Timestamp::UNIX_EPOCH, start)),
+            (Some("me".into()), Some(0))
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! What is dropped of an object on arrival: fields that no controller and no scheduler reads (client-go's SetTransform). PURE.
+//! Drops fields that no controller and no scheduler reads from objects on arrival (client-go's SetTransform). PURE.
 
 use k8s_openapi::api::core::v1::{Container, Pod};
 

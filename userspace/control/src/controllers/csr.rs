@@ -58,23 +58,23 @@ impl Controller for Csrs {
         let Some(csr) = view.csrs.get(key).filter(|c| !meta::terminating(&c.metadata)) else {
             return Vec::new();
         };
-        let state = State::of(csr);
+        let state = CsrState::of(csr);
         let expires = meta::created(&csr.metadata) + state.kept();
         if expires <= context.now {
             return vec![Action::delete(Object::CertificateSigningRequest(csr.clone()))];
         }
         let mut actions = vec![Action::RequeueAt(expires)];
         match state {
-            State::Pending => actions.extend(approve(view, csr, context.now)),
-            State::Approved => actions.extend(self.sign(csr, context.now)),
-            State::Issued | State::Denied | State::Failed => {}
+            CsrState::Pending => actions.extend(approve(view, csr, context.now)),
+            CsrState::Approved => actions.extend(self.sign(csr, context.now)),
+            CsrState::Issued | CsrState::Denied | CsrState::Failed => {}
         }
         actions
     }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum CsrState {
     Pending,
     Approved,
     Issued,
@@ -82,29 +82,29 @@ enum State {
     Failed,
 }
 
-impl State {
+impl CsrState {
     fn of(csr: &CertificateSigningRequest) -> Self {
         let status = csr.status.as_ref();
         let has =
             |kind: &str| status.iter().flat_map(|s| s.conditions.iter().flatten()).any(|c| c.type_ == kind);
         if has("Denied") {
-            State::Denied
+            CsrState::Denied
         } else if has("Failed") {
-            State::Failed
+            CsrState::Failed
         } else if status.and_then(|s| s.certificate.as_ref()).is_some_and(|c| !c.0.is_empty()) {
-            State::Issued
+            CsrState::Issued
         } else if has("Approved") {
-            State::Approved
+            CsrState::Approved
         } else {
-            State::Pending
+            CsrState::Pending
         }
     }
 
     /// For how long after its creation such a request is kept.
     fn kept(self) -> Duration {
         match self {
-            State::Pending | State::Approved => HOUR * 24,
-            State::Issued | State::Denied | State::Failed => HOUR,
+            CsrState::Pending | CsrState::Approved => HOUR * 24,
+            CsrState::Issued | CsrState::Denied | CsrState::Failed => HOUR,
         }
     }
 }
@@ -397,7 +397,7 @@ mod tests {
         forged.status.get_or_insert_default().conditions = Some(vec![approved]);
         match reconcile(&view(forged)).as_slice() {
             [Action::Update { object: Object::CertificateSigningRequest(c), subresource: "status" }] => {
-                assert_eq!(State::of(c), State::Failed);
+                assert_eq!(CsrState::of(c), CsrState::Failed);
             }
             other => panic!("{other:?}"),
         }

@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::{
 
 use super::nodes;
 use super::pods::{self, Availability, Claim};
-use super::revisions::{self, HASH, Owner};
+use super::revisions::{self, HASH, RevisionOwner};
 use super::routing::{own_key, owner_keys};
 use crate::action::{Action, Context, Controller};
 use crate::cache::{Change, Key, Kind, Object, View};
@@ -52,8 +52,8 @@ impl Controller for DaemonSets {
     fn reconcile(&self, view: &View, key: &Key, context: Context<'_>) -> Vec<Action> {
         let Some(set) = view.daemon_sets.get(key) else { return Vec::new() };
         let Some(spec) = &set.spec else { return Vec::new() };
-        let mut step = Step { view, set, spec, context, actions: Vec::new() };
-        step.take();
+        let mut step = DaemonSetSync { view, set, spec, context, actions: Vec::new() };
+        step.decide();
         step.actions
     }
 }
@@ -68,7 +68,7 @@ fn placement(object: Option<&Object>) -> Option<Placement<'_>> {
     Some((node.metadata.labels.as_ref(), taints.map(|t| (t.key.as_str(), t.effect.as_str())).collect()))
 }
 
-struct Step<'a> {
+struct DaemonSetSync<'a> {
     view: &'a View,
     set: &'a Arc<DaemonSet>,
     spec: &'a DaemonSetSpec,
@@ -79,10 +79,10 @@ struct Step<'a> {
 /// The pods of one node, those to keep first.
 type OnNode<'a> = BTreeMap<String, Vec<&'a Arc<Pod>>>;
 
-impl<'a> Step<'a> {
-    fn take(&mut self) {
+impl<'a> DaemonSetSync<'a> {
+    fn decide(&mut self) {
         let set = self.set;
-        let owner = Owner {
+        let owner = RevisionOwner {
             kind: Kind::DaemonSet,
             meta: &set.metadata,
             selector: &self.spec.selector,

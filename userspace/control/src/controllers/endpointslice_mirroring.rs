@@ -70,11 +70,11 @@ fn mirrored<'a>(view: &'a View, key: &Key) -> Option<&'a Arc<Endpoints>> {
 /// Ports by name, protocol, number and application protocol.
 type Ports = Vec<(String, String, i32, Option<String>)>;
 /// Whether IPv4, and the ports.
-type Group = (bool, Ports);
+type MirrorGroup = (bool, Ports);
 
 /// Endpoints by group, and Events for what cannot be mirrored.
-fn wanted(endpoints: &Arc<Endpoints>) -> (BTreeMap<Group, BTreeMap<IpAddr, Endpoint>>, Vec<Action>) {
-    let mut wanted: BTreeMap<Group, BTreeMap<IpAddr, Endpoint>> = BTreeMap::new();
+fn wanted(endpoints: &Arc<Endpoints>) -> (BTreeMap<MirrorGroup, BTreeMap<IpAddr, Endpoint>>, Vec<Action>) {
+    let mut wanted: BTreeMap<MirrorGroup, BTreeMap<IpAddr, Endpoint>> = BTreeMap::new();
     let (mut invalid, mut skipped) = (0, 0);
     for subset in endpoints.subsets.iter().flatten() {
         let mut ports: Ports = subset.ports.iter().flatten().map(port).collect();
@@ -135,7 +135,7 @@ fn endpoint(address: &EndpointAddress, ip: IpAddr, ready: bool) -> Endpoint {
 /// One slice for each group: an existing one of the family if there is one, even if its ports change.
 fn fit(
     endpoints: &Arc<Endpoints>,
-    wanted: BTreeMap<Group, BTreeMap<IpAddr, Endpoint>>,
+    wanted: BTreeMap<MirrorGroup, BTreeMap<IpAddr, Endpoint>>,
     existing: Vec<&Arc<EndpointSlice>>,
     context: Context<'_>,
 ) -> Vec<Action> {
@@ -176,7 +176,7 @@ fn same_ports(old: &EndpointSlice, new: &EndpointSlice) -> bool {
     old.ports.as_deref().unwrap_or_default() == new.ports.as_deref().unwrap_or_default()
 }
 
-fn slice(endpoints: &Endpoints, (v4, ports): &Group, all: Vec<Endpoint>) -> EndpointSlice {
+fn slice(endpoints: &Endpoints, (v4, ports): &MirrorGroup, all: Vec<Endpoint>) -> EndpointSlice {
     let old = &endpoints.metadata;
     let mut labels: Labels = old.labels.clone().unwrap_or_default();
     labels.insert(SERVICE_NAME.into(), meta::name(old).into());

@@ -54,18 +54,18 @@ impl Controller for PodGc {
         let node_key = Key::cluster(pods::node_name(pod));
         let terminating = meta::terminating(&pod.metadata);
         if node_key.name.is_empty() {
-            return if terminating { vec![at_once(pod)] } else { Vec::new() };
+            return if terminating { vec![force_delete(pod)] } else { Vec::new() };
         }
         match view.nodes.get(&node_key) {
             None => {
                 let mut actions = vec![Action::EnsureMissing { kind: Kind::Node, key: node_key }];
                 actions.extend(fail(pod, context.now));
-                actions.push(at_once(pod));
+                actions.push(force_delete(pod));
                 actions
             }
             Some(node) if terminating && ready_status(node) != "True" && out_of_service(node) => {
                 let mut actions = fail(pod, context.now);
-                actions.push(at_once(pod));
+                actions.push(force_delete(pod));
                 actions
             }
             Some(_) => Vec::new(),
@@ -86,7 +86,7 @@ impl PodGc {
             return Vec::new();
         }
         finished.sort_by_key(|p| meta::created(&p.metadata));
-        finished.into_iter().take(surplus).map(at_once).collect()
+        finished.into_iter().take(surplus).map(force_delete).collect()
     }
 }
 
@@ -95,7 +95,7 @@ fn out_of_service(node: &Node) -> bool {
 }
 
 /// Deletes without grace: no node can terminate the pod's processes.
-fn at_once(pod: &Arc<Pod>) -> Action {
+fn force_delete(pod: &Arc<Pod>) -> Action {
     Action::Delete(Delete {
         kind: Kind::Pod,
         key: Key::of(&pod.metadata),

@@ -24,7 +24,7 @@ pub struct History {
     pub current: String,
 }
 
-pub struct Owner<'a> {
+pub struct RevisionOwner<'a> {
     pub kind: Kind,
     pub meta: &'a ObjectMeta,
     pub selector: &'a LabelSelector,
@@ -33,7 +33,7 @@ pub struct Owner<'a> {
     pub limit: Option<i32>,
 }
 
-impl Owner<'_> {
+impl RevisionOwner<'_> {
     /// Finds the history; adds the writes that it needs (a new revision, a raised number, adoptions) to the actions.
     pub fn history(&self, view: &View, actions: &mut Vec<Action>) -> History {
         let mut all = Vec::new();

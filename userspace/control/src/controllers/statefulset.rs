@@ -6,7 +6,7 @@ use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetSpec, StatefulSetStatus
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, PersistentVolumeClaimVolumeSource, Pod, Volume};
 
 use super::pods::{self, Availability, Claim};
-use super::revisions::{self, HASH, History, Owner};
+use super::revisions::{self, HASH, History, RevisionOwner};
 use super::routing::{own_key, owner_keys};
 use crate::action::{Action, Context, Controller};
 use crate::cache::{Change, Key, Kind, Object, View};
@@ -43,7 +43,7 @@ impl Controller for StatefulSets {
     fn reconcile(&self, view: &View, key: &Key, context: Context<'_>) -> Vec<Action> {
         let Some(set) = view.stateful_sets.get(key) else { return Vec::new() };
         let Some(spec) = &set.spec else { return Vec::new() };
-        let mut step = Step {
+        let mut step = StatefulSetSync {
             view,
             set,
             spec,
@@ -52,12 +52,12 @@ impl Controller for StatefulSets {
             current: String::new(),
             update: String::new(),
         };
-        step.take();
+        step.decide();
         step.actions
     }
 }
 
-struct Step<'a> {
+struct StatefulSetSync<'a> {
     view: &'a View,
     set: &'a Arc<StatefulSet>,
     spec: &'a StatefulSetSpec,
@@ -68,10 +68,10 @@ struct Step<'a> {
     update: String,
 }
 
-impl<'a> Step<'a> {
-    fn take(&mut self) {
+impl<'a> StatefulSetSync<'a> {
+    fn decide(&mut self) {
         let set = self.set;
-        let owner = Owner {
+        let owner = RevisionOwner {
             kind: Kind::StatefulSet,
             meta: &set.metadata,
             selector: &self.spec.selector,
@@ -91,7 +91,7 @@ impl<'a> Step<'a> {
         mine.sort_by_key(|(ordinal, _)| *ordinal);
         self.status(&mine);
         if !meta::terminating(&set.metadata) {
-            self.bring_about(&mine);
+            self.sync_pods(&mine);
             let pods: Vec<&Arc<Pod>> = mine.iter().map(|(_, p)| *p).collect();
             let keep = [self.current.clone(), self.update.clone()];
             owner.clean_up(&history, &pods, &[&keep[0], &keep[1]], &mut self.actions);
@@ -139,7 +139,7 @@ impl<'a> Step<'a> {
         self.start()..self.start().saturating_add(self.spec.replicas.unwrap_or(1))
     }
 
-    fn one_by_one(&self) -> bool {
+    fn is_ordered(&self) -> bool {
         self.spec.pod_management_policy.as_deref() != Some("Parallel")
     }
 
@@ -165,7 +165,7 @@ impl<'a> Step<'a> {
     }
 
     /// Creates, deletes and updates pods; one at a time unless the policy is Parallel.
-    fn bring_about(&mut self, mine: &[(i32, &Arc<Pod>)]) {
+    fn sync_pods(&mut self, mine: &[(i32, &Arc<Pod>)]) {
         let find = |ordinal: i32| mine.iter().find(|(o, _)| *o == ordinal).map(|(_, p)| *p);
         for ordinal in self.ordinals() {
             let waits = match find(ordinal) {
@@ -176,7 +176,7 @@ impl<'a> Step<'a> {
                 }
                 Some(pod) => !self.healthy(pod),
             };
-            if waits && self.one_by_one() {
+            if waits && self.is_ordered() {
                 return;
             }
         }
@@ -185,7 +185,7 @@ impl<'a> Step<'a> {
             if !meta::terminating(&pod.metadata) {
                 self.actions.push(Action::delete(Object::Pod((*pod).clone())));
             }
-            if self.one_by_one() {
+            if self.is_ordered() {
                 return;
             }
         }

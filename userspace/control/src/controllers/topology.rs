@@ -20,7 +20,7 @@ const CONTROL_PLANE_LABELS: [&str; 2] =
     ["node-role.kubernetes.io/control-plane", "node-role.kubernetes.io/master"];
 
 /// The annotation is older than trafficDistribution and overrules it.
-pub fn is_wanted(service: &Service) -> bool {
+pub fn is_enabled(service: &Service) -> bool {
     let of = |name| meta::annotation(&service.metadata, name);
     let mode = of("service.kubernetes.io/topology-aware-hints")
         .or_else(|| of("service.kubernetes.io/topology-mode"));
@@ -34,8 +34,8 @@ pub fn services_of(change: &Change, view: &View, keys: &mut Vec<Key>) {
         _ => None,
     };
     if change.old.as_ref().map(part) != change.new.as_ref().map(part) {
-        let wanting = view.services.iter().filter(|(_, service)| is_wanted(service));
-        wanting.for_each(|(key, _)| keys.push(key.clone()));
+        let enabled = view.services.iter().filter(|(_, service)| is_enabled(service));
+        enabled.for_each(|(key, _)| keys.push(key.clone()));
     }
 }
 
@@ -84,30 +84,32 @@ impl Shares {
     fn assign(&self, homes: &[&str]) -> Option<Vec<String>> {
         let total = homes.len();
         let wanted = |share: f64| share * total as f64;
-        let least = |share: f64| (wanted(share) / (1.0 + MAX_OVERLOAD)).ceil() as usize;
-        if self.0.len() > total || self.0.values().map(|share| least(*share)).sum::<usize>() > total {
+        let minimum = |share: f64| (wanted(share) / (1.0 + MAX_OVERLOAD)).ceil() as usize;
+        if self.0.len() > total || self.0.values().map(|share| minimum(*share)).sum::<usize>() > total {
             return None;
         }
         let mut zones: Vec<&str> = homes.to_vec();
         let count = |zones: &[&str], zone: &str| zones.iter().filter(|z| **z == zone).count();
         // What a zone lacks; negative where it has too much.
         let lacks = |zones: &[&str], zone: &str, share: f64| wanted(share) - count(zones, zone) as f64;
-        let neediest = |zones: &[&str]| {
+        let most_lacking = |zones: &[&str]| {
             let lack = |(zone, share): &(&String, &f64)| lacks(zones, zone, **share);
             self.0.iter().max_by(|a, b| lack(a).total_cmp(&lack(b))).map(|(zone, _)| zone.as_str())
         };
         // Zones without nodes need no endpoints.
         for at in 0..total {
             if !self.0.contains_key(zones[at]) {
-                zones[at] = neediest(&zones)?;
+                zones[at] = most_lacking(&zones)?;
             }
         }
-        while let Some((poor, _)) = self.0.iter().find(|(z, share)| count(&zones, z) < least(**share)) {
-            let spare = self.0.iter().filter(|(z, share)| count(&zones, z) > least(**share));
+        while let Some((lacking_zone, _)) =
+            self.0.iter().find(|(z, share)| count(&zones, z) < minimum(**share))
+        {
+            let spare = self.0.iter().filter(|(z, share)| count(&zones, z) > minimum(**share));
             let lack = |(zone, share): &(&String, &f64)| lacks(&zones, zone, **share);
-            let (rich, _) = spare.min_by(|a, b| lack(a).total_cmp(&lack(b)))?;
-            let last = zones.iter().rposition(|zone| zone == rich)?;
-            zones[last] = poor;
+            let (surplus_zone, _) = spare.min_by(|a, b| lack(a).total_cmp(&lack(b)))?;
+            let last = zones.iter().rposition(|zone| zone == surplus_zone)?;
+            zones[last] = lacking_zone;
         }
         Some(zones.into_iter().map(str::to_owned).collect())
     }
@@ -166,7 +168,7 @@ mod tests {
     fn without_proportion_there_are_no_hints() {
         let even = [("a", "1"), ("b", "1")];
         assert_eq!(assigned(&even, "a"), None, "fewer endpoints than zones");
-        assert_eq!(assigned(&even, "aab"), None, "each zone needs two at least");
+        assert_eq!(assigned(&even, "aab"), None, "each zone needs at least two");
         for nodes in [&[("a", "1")][..], &[("a", "1"), ("", "1")], &[("a", "1"), ("b", "0")], &[]] {
             assert!(shares(nodes).is_none(), "{nodes:?}");
         }

@@ -27,7 +27,7 @@ pub(super) struct Owner {
 
 /// One object. `resource` is the caller's number for its kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Item {
+pub(super) struct GcObject {
     pub(super) resource: u32,
     pub(super) key: Key,
     pub(super) owners: Vec<Owner>,
@@ -36,10 +36,10 @@ pub(super) struct Item {
     pub(super) orphan: bool,
 }
 
-impl Item {
+impl GcObject {
     pub(super) fn new(resource: u32, meta: &ObjectMeta) -> Self {
         let finalizer = |name: &str| meta.finalizers.iter().flatten().any(|f| f == name);
-        Item {
+        GcObject {
             resource,
             key: Key::of(meta),
             owners: meta.owner_references.iter().flatten().map(Owner::from).collect(),
@@ -69,7 +69,7 @@ impl From<&OwnerReference> for Owner {
 
 /// What to do about one object.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Decision {
+pub(super) enum GcDecision {
     Nothing,
     /// No watch has shown these owners: the server must be asked whether they exist.
     CheckOwners(Vec<Owner>),
@@ -86,7 +86,7 @@ pub(super) enum Decision {
 
 #[derive(Default)]
 pub(super) struct Graph {
-    items: HashMap<Uid, Item>,
+    items: HashMap<Uid, GcObject>,
     dependents: HashMap<Uid, BTreeSet<Uid>>,
     /// Uids known not to exist, the latest few thousand.
     absent: HashSet<Uid>,
@@ -96,12 +96,12 @@ pub(super) struct Graph {
 impl Graph {
     const MAX_ABSENT: usize = 8192;
 
-    pub(super) fn get(&self, uid: &str) -> Option<&Item> {
+    pub(super) fn get(&self, uid: &str) -> Option<&GcObject> {
         self.items.get(uid)
     }
 
     /// Stores the present version of an object; returns the uids that must be decided affected.
-    pub(super) fn apply(&mut self, uid: Uid, item: Item) -> Vec<Uid> {
+    pub(super) fn apply(&mut self, uid: Uid, item: GcObject) -> Vec<Uid> {
         if self.absent.contains(&uid) && !self.items.contains_key(&uid) {
             // A version from before its deletion.
             return Vec::new();
@@ -174,21 +174,21 @@ impl Graph {
     }
 
     /// The decision about one object. `present`: owners that the server has by its own answer.
-    pub(super) fn decide(&self, uid: &str, present: &HashSet<Uid>) -> Decision {
-        let Some(item) = self.items.get(uid) else { return Decision::Nothing };
+    pub(super) fn decide(&self, uid: &str, present: &HashSet<Uid>) -> GcDecision {
+        let Some(item) = self.items.get(uid) else { return GcDecision::Nothing };
         if item.deleting && item.orphan {
-            return Decision::Orphan(self.dependents_of(uid).cloned().collect());
+            return GcDecision::Orphan(self.dependents_of(uid).cloned().collect());
         }
         if item.waits() {
-            return if self.blocked(uid) { self.unblock(uid, item) } else { Decision::Finish };
+            return if self.blocked(uid) { self.unblock(uid, item) } else { GcDecision::Finish };
         }
         if item.deleting || item.owners.is_empty() {
-            return Decision::Nothing;
+            return GcDecision::Nothing;
         }
         self.by_owners(uid, item, present)
     }
 
-    fn by_owners(&self, uid: &str, item: &Item, present: &HashSet<Uid>) -> Decision {
+    fn by_owners(&self, uid: &str, item: &GcObject, present: &HashSet<Uid>) -> GcDecision {
         let (mut existing, mut gone, mut waiting, mut unknown) = (0, Vec::new(), Vec::new(), Vec::new());
         for owner in &item.owners {
             match self.items.get(&owner.uid) {
@@ -202,19 +202,19 @@ impl Graph {
             }
         }
         if !unknown.is_empty() {
-            return Decision::CheckOwners(unknown);
+            return GcDecision::CheckOwners(unknown);
         }
         match (existing, gone.len() + waiting.len()) {
-            (_, 0) => Decision::Nothing,
+            (_, 0) => GcDecision::Nothing,
             (0, _) if !waiting.is_empty() && self.dependents.contains_key(uid) => {
-                Decision::Delete(Propagation::Foreground)
+                GcDecision::Delete(Propagation::Foreground)
             }
-            (0, _) if item.orphan => Decision::Delete(Propagation::Orphan),
-            (0, _) if item.foreground => Decision::Delete(Propagation::Foreground),
-            (0, _) => Decision::Delete(Propagation::Background),
+            (0, _) if item.orphan => GcDecision::Delete(Propagation::Orphan),
+            (0, _) if item.foreground => GcDecision::Delete(Propagation::Foreground),
+            (0, _) => GcDecision::Delete(Propagation::Background),
             _ => {
                 gone.extend(waiting);
-                Decision::DropOwners(gone)
+                GcDecision::DropOwners(gone)
             }
         }
     }
@@ -227,10 +227,10 @@ impl Graph {
     }
 
     /// Objects that wait for each other in a cycle would wait for ever.
-    fn unblock(&self, uid: &str, item: &Item) -> Decision {
+    fn unblock(&self, uid: &str, item: &GcObject) -> GcDecision {
         let blocks_waiting =
-            item.owners.iter().any(|o| o.blocks && self.items.get(&o.uid).is_some_and(Item::waits));
-        if blocks_waiting && self.reaches(uid, uid) { Decision::Unblock } else { Decision::Nothing }
+            item.owners.iter().any(|o| o.blocks && self.items.get(&o.uid).is_some_and(GcObject::waits));
+        if blocks_waiting && self.reaches(uid, uid) { GcDecision::Unblock } else { GcDecision::Nothing }
     }
 
     /// Whether a path of waiting dependents connects one object to another.
@@ -242,7 +242,7 @@ impl Graph {
                 if &**next == to {
                     return true;
                 }
-                if self.items.get(next).is_some_and(Item::waits) && visited.insert(next) {
+                if self.items.get(next).is_some_and(GcObject::waits) && visited.insert(next) {
                     stack.push(next);
                 }
             }
@@ -251,7 +251,7 @@ impl Graph {
     }
 }
 
-fn may_own(dependent: &Item, owner: &Item) -> bool {
+fn may_own(dependent: &GcObject, owner: &GcObject) -> bool {
     owner.key.namespace.is_empty() || owner.key.namespace == dependent.key.namespace
 }
 
@@ -259,8 +259,8 @@ fn may_own(dependent: &Item, owner: &Item) -> bool {
 mod tests {
     use super::*;
 
-    fn item(name: &str, owners: &[(&str, bool)]) -> Item {
-        Item {
+    fn item(name: &str, owners: &[(&str, bool)]) -> GcObject {
+        GcObject {
             resource: 0,
             key: Key::new("ns", name),
             owners: owners
@@ -279,7 +279,7 @@ mod tests {
         }
     }
 
-    fn decide(graph: &Graph, uid: &str) -> Decision {
+    fn decide(graph: &Graph, uid: &str) -> GcDecision {
         graph.decide(uid, &HashSet::new())
     }
 
@@ -288,19 +288,19 @@ mod tests {
         let mut g = Graph::default();
         g.apply("a".into(), item("a", &[]));
         g.apply("b".into(), item("b", &[("a", true)]));
-        assert_eq!(decide(&g, "b"), Decision::Nothing);
+        assert_eq!(decide(&g, "b"), GcDecision::Nothing);
         assert_eq!(g.remove(&"a".into()), vec![Uid::from("b")]);
-        assert_eq!(decide(&g, "b"), Decision::Delete(Propagation::Background));
+        assert_eq!(decide(&g, "b"), GcDecision::Delete(Propagation::Background));
     }
 
     #[test]
     fn an_owner_that_no_watch_showed_is_checked_and_never_guessed() {
         let mut g = Graph::default();
         g.apply("b".into(), item("b", &[("a", true)]));
-        assert!(matches!(decide(&g, "b"), Decision::CheckOwners(o) if o.len() == 1));
-        assert_eq!(g.decide("b", &HashSet::from(["a".into()])), Decision::Nothing);
+        assert!(matches!(decide(&g, "b"), GcDecision::CheckOwners(o) if o.len() == 1));
+        assert_eq!(g.decide("b", &HashSet::from(["a".into()])), GcDecision::Nothing);
         g.set_absent("a".into());
-        assert_eq!(decide(&g, "b"), Decision::Delete(Propagation::Background));
+        assert_eq!(decide(&g, "b"), GcDecision::Delete(Propagation::Background));
     }
 
     #[test]
@@ -309,7 +309,7 @@ mod tests {
         g.apply("a".into(), item("a", &[]));
         g.apply("b".into(), item("b", &[("a", false), ("x", false)]));
         g.set_absent("x".into());
-        assert_eq!(decide(&g, "b"), Decision::DropOwners(vec!["x".into()]));
+        assert_eq!(decide(&g, "b"), GcDecision::DropOwners(vec!["x".into()]));
     }
 
     #[test]
@@ -317,38 +317,39 @@ mod tests {
         let mut g = Graph::default();
         g.apply("b".into(), item("b", &[("a", true)]));
         g.apply("c".into(), item("c", &[("a", false)]));
-        let affected = g.apply("a".into(), Item { deleting: true, foreground: true, ..item("a", &[]) });
+        let affected = g.apply("a".into(), GcObject { deleting: true, foreground: true, ..item("a", &[]) });
         assert!(affected.contains(&"b".into()) && affected.contains(&"c".into()));
-        assert_eq!(decide(&g, "a"), Decision::Nothing);
-        assert_eq!(decide(&g, "b"), Decision::Delete(Propagation::Background));
+        assert_eq!(decide(&g, "a"), GcDecision::Nothing);
+        assert_eq!(decide(&g, "b"), GcDecision::Delete(Propagation::Background));
         let affected = g.remove(&"b".into());
         assert!(affected.contains(&"a".into()));
-        assert_eq!(decide(&g, "a"), Decision::Finish, "c does not block");
+        assert_eq!(decide(&g, "a"), GcDecision::Finish, "c does not block");
     }
 
     #[test]
     fn an_orphaning_owner_frees_its_dependents() {
         let mut g = Graph::default();
         g.apply("b".into(), item("b", &[("a", true)]));
-        g.apply("a".into(), Item { deleting: true, orphan: true, ..item("a", &[]) });
-        assert_eq!(decide(&g, "a"), Decision::Orphan(vec!["b".into()]));
+        g.apply("a".into(), GcObject { deleting: true, orphan: true, ..item("a", &[]) });
+        assert_eq!(decide(&g, "a"), GcDecision::Orphan(vec!["b".into()]));
     }
 
     #[test]
     fn a_cycle_of_foreground_deletions_is_broken() {
         let mut g = Graph::default();
-        let waiting = |name, owner| Item { deleting: true, foreground: true, ..item(name, &[(owner, true)]) };
+        let waiting =
+            |name, owner| GcObject { deleting: true, foreground: true, ..item(name, &[(owner, true)]) };
         g.apply("a".into(), waiting("a", "b"));
         g.apply("b".into(), waiting("b", "a"));
-        assert_eq!(decide(&g, "a"), Decision::Unblock);
+        assert_eq!(decide(&g, "a"), GcDecision::Unblock);
     }
 
     #[test]
     fn an_owner_in_another_namespace_does_not_count() {
         let mut g = Graph::default();
-        g.apply("a".into(), Item { key: Key::new("other", "a"), ..item("a", &[]) });
+        g.apply("a".into(), GcObject { key: Key::new("other", "a"), ..item("a", &[]) });
         g.apply("b".into(), item("b", &[("a", true)]));
-        assert_eq!(decide(&g, "b"), Decision::Delete(Propagation::Background));
+        assert_eq!(decide(&g, "b"), GcDecision::Delete(Propagation::Background));
     }
 
     #[test]

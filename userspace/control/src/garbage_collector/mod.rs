@@ -1,9 +1,9 @@
 //! The garbage collector. In: the hub's changes, and metadata watches of every kind that the hub does not hold. Out:
 //! deletes and patches of dependents whose owners are gone. [`graph`] decides, [`perform`] makes the requests.
 
+mod collector;
 mod graph;
 mod perform;
-mod state;
 mod watch;
 
 use std::time::Duration;
@@ -15,8 +15,8 @@ use tokio::task::JoinSet;
 use crate::hub::Subscription;
 use crate::meta::namespace;
 use crate::timer::sleep_until;
-use perform::Done;
-use state::State;
+use collector::Collector;
+use perform::CollectionResult;
 use watch::{Message, discover_after};
 
 const MAX_QUEUED_MESSAGES: usize = 1024;
@@ -29,9 +29,9 @@ pub(crate) async fn run(
     ended: mpsc::UnboundedSender<String>,
 ) {
     let (sender, mut messages) = mpsc::channel(MAX_QUEUED_MESSAGES);
-    let mut state = State::default();
+    let mut state = Collector::default();
     let mut watches = JoinSet::new();
-    let mut jobs: JoinSet<Done> = JoinSet::new();
+    let mut jobs: JoinSet<CollectionResult> = JoinSet::new();
     watches.spawn(discover_after(Duration::ZERO, client.clone(), sender.clone()));
     loop {
         state.start(&client, &mut jobs);

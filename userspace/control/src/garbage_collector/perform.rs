@@ -9,7 +9,7 @@ use kube::core::discovery::ApiResource;
 use kube::{Api, Client};
 use serde_json::{Value, json};
 
-use super::graph::{Decision, FOREGROUND, ORPHAN, Owner, Uid};
+use super::graph::{FOREGROUND, GcDecision, ORPHAN, Owner, Uid};
 use crate::action::Propagation;
 use crate::cache::Key;
 
@@ -22,7 +22,7 @@ pub(super) enum Shown {
 }
 
 /// How the work on one object ended.
-pub(super) struct Done {
+pub(super) struct CollectionResult {
     pub(super) uid: Uid,
     pub(super) shown: Shown,
     pub(super) absent_owners: Vec<Uid>,
@@ -32,9 +32,9 @@ pub(super) struct Done {
     pub(super) requeue: bool,
 }
 
-impl Done {
+impl CollectionResult {
     fn new(uid: Uid) -> Self {
-        Done {
+        CollectionResult {
             uid,
             shown: Shown::Unknown,
             absent_owners: Vec::new(),
@@ -54,8 +54,8 @@ pub(super) async fn check_owners(
     uid: Uid,
     namespace: Arc<str>,
     owners: Vec<(Owner, Option<Arc<ApiResource>>)>,
-) -> Done {
-    let mut done = Done { requeue: true, ..Done::new(uid) };
+) -> CollectionResult {
+    let mut done = CollectionResult { requeue: true, ..CollectionResult::new(uid) };
     for (owner, api) in owners {
         // The server cannot be asked for a kind that it does not serve; as upstream, such an owner counts as present.
         let Some(api) = api else {
@@ -67,7 +67,7 @@ pub(super) async fn check_owners(
             Ok(_) => done.absent_owners.push(owner.uid),
             Err(error) => {
                 tracing::info!(owner = %owner.name, kind = %owner.kind, %error, "get owner failed; it is retried");
-                return Done { failed: true, requeue: false, ..done };
+                return CollectionResult { failed: true, requeue: false, ..done };
             }
         }
     }
@@ -97,17 +97,17 @@ async fn get(client: &Client, api: &ApiResource, key: &Key) -> kube::Result<Opti
 pub(super) async fn perform(
     client: Client,
     target: Target,
-    decision: Decision,
+    decision: GcDecision,
     dependents: Vec<Target>,
-) -> Done {
+) -> CollectionResult {
     let (uid, api, key) = &target;
-    let done = Done::new(uid.clone());
+    let done = CollectionResult::new(uid.clone());
     match try_perform(&client, &target, decision, dependents).await {
-        Ok(shown) => Done { shown, ..done },
+        Ok(shown) => CollectionResult { shown, ..done },
         // Deleted or changed meanwhile: the watch shows it, and the backoff retries.
         Err(error) => {
             tracing::debug!(kind = api.kind, %key, %error, "collect object failed; it is retried");
-            Done { failed: true, ..done }
+            CollectionResult { failed: true, ..done }
         }
     }
 }
@@ -115,7 +115,7 @@ pub(super) async fn perform(
 async fn try_perform(
     client: &Client,
     (uid, api, key): &Target,
-    decision: Decision,
+    decision: GcDecision,
     dependents: Vec<Target>,
 ) -> kube::Result<Shown> {
     let target = objects(client, api, &key.namespace);
@@ -124,21 +124,21 @@ async fn try_perform(
         _ => return Ok(Shown::Missing),
     };
     match decision {
-        Decision::Delete(propagation) => {
+        GcDecision::Delete(propagation) => {
             delete(&target, &live, propagation).await?;
             Ok(Shown::Unknown)
         }
-        Decision::DropOwners(dropped) => {
+        GcDecision::DropOwners(dropped) => {
             let owners = live.owner_references.iter().flatten();
             let keep: Vec<_> = owners.filter(|o| !dropped.iter().any(|uid| **uid == *o.uid)).collect();
             patch(&target, &live, json!({"ownerReferences": keep})).await.map(present)
         }
-        Decision::Unblock => {
+        GcDecision::Unblock => {
             let mut owners = live.owner_references.clone().unwrap_or_default();
             owners.iter_mut().for_each(|o| o.block_owner_deletion = Some(false));
             patch(&target, &live, json!({"ownerReferences": owners})).await.map(present)
         }
-        Decision::Orphan(_) => {
+        GcDecision::Orphan(_) => {
             for (_, api, at) in dependents {
                 let dependent = objects(client, &api, &at.namespace);
                 let Some(object) = dependent.get_metadata_opt(&at.name).await? else { continue };
@@ -148,8 +148,8 @@ async fn try_perform(
             }
             remove_finalizer(&target, &live, ORPHAN).await
         }
-        Decision::Finish => remove_finalizer(&target, &live, FOREGROUND).await,
-        Decision::Nothing | Decision::CheckOwners(_) => Ok(Shown::Unknown),
+        GcDecision::Finish => remove_finalizer(&target, &live, FOREGROUND).await,
+        GcDecision::Nothing | GcDecision::CheckOwners(_) => Ok(Shown::Unknown),
     }
 }
 

@@ -78,8 +78,8 @@ async fn finish(client: Client, name: String, wake: Arc<Notify>) -> String {
     let mut remaining: Option<Vec<String>> = None;
     loop {
         match step(&client, &name, remaining.as_deref()).await {
-            Ok(Step::Gone) => return name,
-            Ok(Step::Remaining(resources)) => remaining = Some(resources).filter(|r| !r.is_empty()),
+            Ok(Progress::Gone) => return name,
+            Ok(Progress::Remaining(resources)) => remaining = Some(resources).filter(|r| !r.is_empty()),
             Err(error) => {
                 tracing::info!(namespace = name, %error, "empty namespace failed; it is retried");
                 remaining = None;
@@ -93,16 +93,16 @@ async fn finish(client: Client, name: String, wake: Arc<Notify>) -> String {
     }
 }
 
-enum Step {
+enum Progress {
     Gone,
     /// Titles of the resources with objects left; empty: check every resource once more.
     Remaining(Vec<String>),
 }
 
 /// One round. `only` limits it to the resources that the last round left.
-async fn step(client: &Client, name: &str, only: Option<&[String]>) -> kube::Result<Step> {
+async fn step(client: &Client, name: &str, only: Option<&[String]>) -> kube::Result<Progress> {
     let namespaces: Api<Namespace> = Api::all(client.clone());
-    let Some(ns) = namespaces.get_opt(name).await?.filter(is_ending) else { return Ok(Step::Gone) };
+    let Some(ns) = namespaces.get_opt(name).await?.filter(is_ending) else { return Ok(Progress::Gone) };
     let round = delete_content(client, name, only).await;
     if let Some(conditions) = conditions(&ns, &round, Timestamp::now()) {
         let patch = json!({"status": {"conditions": conditions}});
@@ -114,18 +114,18 @@ async fn step(client: &Client, name: &str, only: Option<&[String]>) -> kube::Res
             tokio::time::sleep(FAILURE_PAUSE).await;
             remaining.clear();
         }
-        return Ok(Step::Remaining(remaining));
+        return Ok(Progress::Remaining(remaining));
     }
     if only.is_some() {
-        return Ok(Step::Remaining(Vec::new()));
+        return Ok(Progress::Remaining(Vec::new()));
     }
-    let Some(ns) = namespaces.get_opt(name).await?.filter(is_ending) else { return Ok(Step::Gone) };
+    let Some(ns) = namespaces.get_opt(name).await?.filter(is_ending) else { return Ok(Progress::Gone) };
     let finalized = finalized(&ns);
     let sent: kube::Result<Namespace> =
         namespaces.replace_subresource("finalize", name, &PostParams::default(), &finalized).await;
     match sent {
-        Ok(_) => Ok(Step::Gone),
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(Step::Gone),
+        Ok(_) => Ok(Progress::Gone),
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(Progress::Gone),
         Err(error) => Err(error),
     }
 }

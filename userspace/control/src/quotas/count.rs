@@ -11,7 +11,7 @@ use serde_json::Value;
 use skep_api::quota::Meter;
 use tokio::time::Instant;
 
-use super::decide::{Step, Usage, decide, meters};
+use super::decide::{QuotaDecision, Usage, decide, meters};
 use crate::discovery::{Resource, discover};
 
 const MAX_COUNT_INTERVAL: Duration = Duration::from_secs(60);
@@ -25,7 +25,7 @@ pub(super) struct Version {
     pub(super) since: Instant,
 }
 
-pub(super) struct Job {
+pub(super) struct CountJob {
     client: Client,
     pub(super) namespace: String,
     /// By the name of the quota.
@@ -35,14 +35,14 @@ pub(super) struct Job {
     usage: BTreeMap<Meter, Usage>,
 }
 
-impl Job {
+impl CountJob {
     pub(super) fn new(
         client: Client,
         namespace: String,
         versions: HashMap<String, Version>,
         resources: Arc<Vec<Resource>>,
     ) -> Self {
-        Job { client, namespace, versions, resources, usage: BTreeMap::new() }
+        CountJob { client, namespace, versions, resources, usage: BTreeMap::new() }
     }
 
     /// Counts for all quotas of the namespace; returns the pause before the next count.
@@ -57,9 +57,9 @@ impl Job {
                 }
             }
             match decide(&quota, &self.usage, self.age(&quota), Timestamp::now()) {
-                Step::Nothing => {}
-                Step::Wait(wait) => pause = pause.min(wait),
-                Step::Write(status) => {
+                QuotaDecision::Nothing => {}
+                QuotaDecision::Wait(wait) => pause = pause.min(wait),
+                QuotaDecision::Write(status) => {
                     if !self.write(quota, status).await? {
                         pause = pause.min(CONFLICT_PAUSE);
                     }

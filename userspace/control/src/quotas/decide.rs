@@ -23,7 +23,7 @@ pub(super) enum Usage {
 
 /// What is to be done about one quota.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Step {
+pub(super) enum QuotaDecision {
     Nothing,
     /// The new status; written only if no other writer changed the quota.
     Write(Value),
@@ -48,17 +48,22 @@ pub(super) fn is_behind(quota: &Value) -> bool {
 }
 
 /// `age`: for how long the quota is known to have its present version.
-pub(super) fn decide(quota: &Value, usage: &BTreeMap<Meter, Usage>, age: Duration, now: Timestamp) -> Step {
+pub(super) fn decide(
+    quota: &Value,
+    usage: &BTreeMap<Meter, Usage>,
+    age: Duration,
+    now: Timestamp,
+) -> QuotaDecision {
     let used = used(quota, usage, now);
     let before = Resources::of(&quota["status"]["used"]);
     if !is_behind(quota) && used == before {
-        return Step::Nothing;
+        return QuotaDecision::Nothing;
     }
     let lowers = before.0.iter().any(|(name, amount)| used.get(name).is_some_and(|now| now < *amount));
     if lowers && age < CHARGE_TIMEOUT {
-        return Step::Wait(CHARGE_TIMEOUT.saturating_sub(age));
+        return QuotaDecision::Wait(CHARGE_TIMEOUT.saturating_sub(age));
     }
-    Step::Write(json!({"hard": quota["spec"]["hard"], "used": used.to_value()}))
+    QuotaDecision::Write(json!({"hard": quota["spec"]["hard"], "used": used.to_value()}))
 }
 
 /// The usage of every resource that the quota limits, also of those without objects.
@@ -90,7 +95,7 @@ mod tests {
         Usage::Objects(vec![pod; count])
     }
 
-    fn decided(quota: &Value, found: &[(&str, Usage)], age: Duration) -> Step {
+    fn decided(quota: &Value, found: &[(&str, Usage)], age: Duration) -> QuotaDecision {
         let found =
             found.iter().map(|(name, found)| (Meter::for_quota_name(name).unwrap(), found.clone())).collect();
         decide(quota, &found, age, Timestamp::UNIX_EPOCH)
@@ -106,7 +111,7 @@ mod tests {
             "hard": hard,
             "used": {"pods": "2", "requests.cpu": "200m", "count/deployments.apps": "2", "secrets": "4", "x.com/y": "0"},
         });
-        assert_eq!(decided(&new, &found, Duration::ZERO), Step::Write(wanted));
+        assert_eq!(decided(&new, &found, Duration::ZERO), QuotaDecision::Write(wanted));
         assert_eq!(meters(&new).len(), 3);
     }
 
@@ -114,13 +119,16 @@ mod tests {
     fn a_right_status_stays_and_a_fresh_one_is_not_lowered() {
         let hard = json!({"pods": "5"});
         let charged = quota(hard.clone(), json!({"hard": hard, "used": {"pods": "3"}}));
-        assert_eq!(decided(&charged, &[("pods", pods(3))], Duration::ZERO), Step::Nothing);
+        assert_eq!(decided(&charged, &[("pods", pods(3))], Duration::ZERO), QuotaDecision::Nothing);
         let fresh = Duration::from_millis(100);
-        assert_eq!(decided(&charged, &[("pods", pods(2))], fresh), Step::Wait(CHARGE_TIMEOUT - fresh));
+        assert_eq!(
+            decided(&charged, &[("pods", pods(2))], fresh),
+            QuotaDecision::Wait(CHARGE_TIMEOUT - fresh)
+        );
         let lowered = json!({"hard": hard, "used": {"pods": "2"}});
-        assert_eq!(decided(&charged, &[("pods", pods(2))], LONG), Step::Write(lowered));
+        assert_eq!(decided(&charged, &[("pods", pods(2))], LONG), QuotaDecision::Write(lowered));
         let raised = json!({"hard": hard, "used": {"pods": "4"}});
-        assert_eq!(decided(&charged, &[("pods", pods(4))], fresh), Step::Write(raised));
+        assert_eq!(decided(&charged, &[("pods", pods(4))], fresh), QuotaDecision::Write(raised));
     }
 
     #[test]
@@ -131,6 +139,6 @@ mod tests {
         );
         assert!(is_behind(&changed));
         let wanted = json!({"hard": {"pods": "5"}, "used": {"pods": "1"}});
-        assert_eq!(decided(&changed, &[("pods", pods(1))], Duration::ZERO), Step::Write(wanted));
+        assert_eq!(decided(&changed, &[("pods", pods(1))], Duration::ZERO), QuotaDecision::Write(wanted));
     }
 }

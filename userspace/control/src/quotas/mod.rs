@@ -21,7 +21,7 @@ use crate::cache::{Change, Object};
 use crate::discovery::Resource;
 use crate::hub::{InformerEvent, Subscription};
 use crate::meta;
-use count::{Job, Version};
+use count::{CountJob, Version};
 use decide::is_behind;
 
 /// Objects are often deleted in bursts; one count answers a burst.
@@ -29,7 +29,7 @@ const BURST_PAUSE: Duration = Duration::from_millis(50);
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 #[derive(Default)]
-struct Namespace {
+struct QuotaNamespace {
     /// By name.
     quotas: HashMap<String, Version>,
     /// When to count next.
@@ -38,12 +38,12 @@ struct Namespace {
 }
 
 #[derive(Default)]
-struct State {
-    namespaces: HashMap<String, Namespace>,
+struct Quotas {
+    namespaces: HashMap<String, QuotaNamespace>,
     resources: Arc<Vec<Resource>>,
 }
 
-struct Done {
+struct CountResult {
     namespace: String,
     /// Pause before the next count.
     pause: Duration,
@@ -59,7 +59,7 @@ pub(crate) async fn run(
 ) {
     let quotas = Api::<ResourceQuota>::all(client.clone());
     let mut quotas = pin!(watcher(quotas, watcher::Config::default()).default_backoff());
-    let (mut state, mut jobs) = (State::default(), JoinSet::new());
+    let (mut state, mut jobs) = (Quotas::default(), JoinSet::new());
     loop {
         state.start(&client, &mut jobs);
         let due = state.next_due();
@@ -83,7 +83,7 @@ pub(crate) async fn run(
     }
 }
 
-impl State {
+impl Quotas {
     fn quota(&mut self, event: watcher::Event<ResourceQuota>) {
         match event {
             watcher::Event::Apply(quota) | watcher::Event::InitApply(quota) => self.quota_changed(&quota),
@@ -139,7 +139,7 @@ impl State {
             .min()
     }
 
-    fn start(&mut self, client: &Client, jobs: &mut JoinSet<Done>) {
+    fn start(&mut self, client: &Client, jobs: &mut JoinSet<CountResult>) {
         let now = Instant::now();
         for (name, namespace) in &mut self.namespaces {
             if namespace.counting || namespace.due.is_none_or(|due| due > now) {
@@ -147,18 +147,18 @@ impl State {
             }
             (namespace.counting, namespace.due) = (true, None);
             let mut job =
-                Job::new(client.clone(), name.clone(), namespace.quotas.clone(), self.resources.clone());
+                CountJob::new(client.clone(), name.clone(), namespace.quotas.clone(), self.resources.clone());
             jobs.spawn(async move {
                 let pause = job.count().await.unwrap_or_else(|error| {
                     tracing::info!(namespace = job.namespace, %error, "count quotas failed; it is retried");
                     RETRY_INTERVAL
                 });
-                Done { namespace: job.namespace, pause, resources: job.resources }
+                CountResult { namespace: job.namespace, pause, resources: job.resources }
             });
         }
     }
 
-    fn done(&mut self, done: Done) {
+    fn done(&mut self, done: CountResult) {
         self.resources = done.resources;
         if let Some(namespace) = self.namespaces.get_mut(&done.namespace) {
             namespace.counting = false;

@@ -59,20 +59,20 @@ pub(super) struct Class {
     pub(super) nodes: BTreeMap<Arc<str>, Count>,
 }
 
-type Table = HashMap<Arc<ClassKey>, Class>;
+type ClassTable = HashMap<Arc<ClassKey>, Class>;
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Classes {
     /// By namespace.
-    plain: HashMap<String, Table>,
-    with_pod_affinity: HashMap<String, Table>,
+    plain: HashMap<String, ClassTable>,
+    with_pod_affinity: HashMap<String, ClassTable>,
 }
 
 impl Classes {
     pub(super) fn insert(&mut self, key: &Arc<ClassKey>, pod: &Arc<Pod>, node: &Arc<str>) {
         let tables = self.tables(key);
         if !tables.contains_key(&key.namespace) {
-            tables.insert(key.namespace.clone(), Table::new());
+            tables.insert(key.namespace.clone(), ClassTable::new());
         }
         let Some(table) = tables.get_mut(&key.namespace) else { return };
         let class =
@@ -102,23 +102,23 @@ impl Classes {
         }
     }
 
-    fn tables(&mut self, key: &ClassKey) -> &mut HashMap<String, Table> {
+    fn tables(&mut self, key: &ClassKey) -> &mut HashMap<String, ClassTable> {
         if key.has_pod_affinity() { &mut self.with_pod_affinity } else { &mut self.plain }
     }
 
     /// The classes of a namespace, or of all namespaces.
     pub(super) fn within<'a>(&'a self, namespace: Option<&str>) -> impl Iterator<Item = &'a Class> {
-        let of = |tables: &'a HashMap<String, Table>| {
+        let of = |tables: &'a HashMap<String, ClassTable>| {
             let one = namespace.map(|namespace| tables.get(namespace).into_iter());
             let all = namespace.is_none().then(|| tables.values());
-            one.into_iter().flatten().chain(all.into_iter().flatten()).flat_map(Table::values)
+            one.into_iter().flatten().chain(all.into_iter().flatten()).flat_map(ClassTable::values)
         };
         of(&self.plain).chain(of(&self.with_pod_affinity))
     }
 
     /// The classes whose pods have affinity or anti-affinity to pods.
     pub(super) fn with_pod_affinity(&self) -> impl Iterator<Item = &Class> {
-        self.with_pod_affinity.values().flat_map(Table::values)
+        self.with_pod_affinity.values().flat_map(ClassTable::values)
     }
 }
 

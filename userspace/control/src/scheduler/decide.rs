@@ -11,7 +11,7 @@ use super::filter::{self, Requirements};
 use super::queue::Cause;
 use super::reason::Reason;
 use super::resources::weight;
-use super::score::{Candidate, best, image_bytes};
+use super::score::{FeasibleNode, best, image_bytes};
 use super::snapshot::{NodeInfo, Snapshot, with_tag};
 use super::spread::Spread;
 
@@ -119,7 +119,7 @@ pub(super) fn choose(
     let images: Vec<String> = images(spec).map(with_tag).collect();
     for (name, info, node) in nodes.iter().cycle().skip(start).take(nodes.len()) {
         match filters.check(snapshot, name, info, node) {
-            Ok(()) => candidates.push(Candidate {
+            Ok(()) => candidates.push(FeasibleNode {
                 name,
                 info,
                 node,

@@ -52,7 +52,7 @@ impl fmt::Display for NoPlan {
 /// As upstream, a tenth of the nodes is compared, and at least this many.
 const MIN_CANDIDATE_NODES: usize = 100;
 
-type Rank = (usize, i32, i64, usize, Reverse<Timestamp>);
+type NodeRank = (usize, i32, i64, usize, Reverse<Timestamp>);
 
 pub(super) fn plan(
     snapshot: &mut Snapshot,
@@ -267,7 +267,7 @@ fn covers(key: &Key, budget: &PodDisruptionBudget, pod: &Pod) -> bool {
         })
 }
 
-fn rank(violations: usize, victims: &[Arc<Pod>]) -> Rank {
+fn rank(violations: usize, victims: &[Arc<Pod>]) -> NodeRank {
     let highest = victims.iter().map(|pod| priority(pod)).max().unwrap_or(i32::MIN);
     // Counted from the lowest possible priority: one more victim is never better, however low its priority.
     let sum = victims.iter().map(|pod| i64::from(priority(pod)) - i64::from(i32::MIN) + 1).sum();

@@ -75,7 +75,7 @@ pub(super) enum AttemptResult {
 type Rank = (Reverse<i32>, Timestamp, u64, Key);
 
 #[derive(Debug)]
-enum State {
+enum PodState {
     Ready,
     Backoff {
         until: Timestamp,
@@ -93,7 +93,7 @@ enum State {
 }
 
 #[derive(Debug)]
-struct Entry {
+struct WaitingPod {
     uid: String,
     priority: i32,
     since: Timestamp,
@@ -101,12 +101,12 @@ struct Entry {
     attempts: u32,
     /// Before this the pod does not become ready again.
     backoff_until: Timestamp,
-    state: State,
+    state: PodState,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Queue {
-    entries: HashMap<Key, Entry>,
+    entries: HashMap<Key, WaitingPod>,
     ready: BTreeSet<Rank>,
     /// Ends of backoffs and of unschedulable times.
     timers: BTreeSet<(Timestamp, Key)>,
@@ -124,7 +124,7 @@ impl Queue {
         if let Some(entry) = self.entries.get_mut(key) {
             let old = rank(key, entry);
             entry.priority = priority;
-            if matches!(entry.state, State::Ready) {
+            if matches!(entry.state, PodState::Ready) {
                 self.ready.remove(&old);
                 self.ready.insert(rank(key, entry));
             }
@@ -134,14 +134,14 @@ impl Queue {
             return;
         }
         self.sequence += 1;
-        let entry = Entry {
+        let entry = WaitingPod {
             uid: uid.to_owned(),
             priority,
             since: now,
             sequence: self.sequence,
             attempts: 0,
             backoff_until: now,
-            state: State::Ready,
+            state: PodState::Ready,
         };
         self.ready.insert(rank(key, &entry));
         self.entries.insert(key.clone(), entry);
@@ -151,11 +151,11 @@ impl Queue {
     pub(super) fn remove(&mut self, key: &Key) {
         let Some(entry) = self.entries.remove(key) else { return };
         match entry.state {
-            State::Ready => drop(self.ready.remove(&rank(key, &entry))),
-            State::Backoff { until } | State::Unschedulable { until, .. } => {
+            PodState::Ready => drop(self.ready.remove(&rank(key, &entry))),
+            PodState::Backoff { until } | PodState::Unschedulable { until, .. } => {
                 self.timers.remove(&(until, key.clone()));
             }
-            State::InAttempt { .. } => {}
+            PodState::InAttempt { .. } => {}
         }
     }
 
@@ -170,7 +170,7 @@ impl Queue {
         let (.., key) = self.ready.pop_first()?;
         let entry = self.entries.get_mut(&key)?;
         entry.attempts = entry.attempts.saturating_add(1);
-        entry.state = State::InAttempt { changes: BTreeSet::new(), touched: false };
+        entry.state = PodState::InAttempt { changes: BTreeSet::new(), touched: false };
         Some((key, entry.attempts))
     }
 
@@ -178,7 +178,7 @@ impl Queue {
     pub(super) fn attempt_failed(&mut self, key: &Key, uid: &str, result: AttemptResult, now: Timestamp) {
         // The pod may have been removed or replaced meanwhile.
         let Some(entry) = self.entries.get_mut(key).filter(|e| e.uid == uid) else { return };
-        let State::InAttempt { changes, touched } = &entry.state else { return };
+        let PodState::InAttempt { changes, touched } = &entry.state else { return };
         let causes = match result {
             AttemptResult::Failed => None,
             AttemptResult::Unschedulable(causes) => {
@@ -188,10 +188,12 @@ impl Queue {
         };
         entry.backoff_until = now + backoff(entry.attempts);
         entry.state = match causes {
-            Some(causes) => State::Unschedulable { until: now + MAX_UNSCHEDULABLE_TIME, causes },
-            None => State::Backoff { until: entry.backoff_until },
+            Some(causes) => PodState::Unschedulable { until: now + MAX_UNSCHEDULABLE_TIME, causes },
+            None => PodState::Backoff { until: entry.backoff_until },
         };
-        let (State::Unschedulable { until, .. } | State::Backoff { until }) = entry.state else { return };
+        let (PodState::Unschedulable { until, .. } | PodState::Backoff { until }) = entry.state else {
+            return;
+        };
         self.timers.insert((until, key.clone()));
     }
 
@@ -200,8 +202,8 @@ impl Queue {
         let mut helped = Vec::new();
         for (key, entry) in &mut self.entries {
             match &mut entry.state {
-                State::InAttempt { changes, .. } => drop(changes.insert(change)),
-                State::Unschedulable { causes, .. } if causes.iter().any(|c| change.helps(*c)) => {
+                PodState::InAttempt { changes, .. } => drop(changes.insert(change)),
+                PodState::Unschedulable { causes, .. } if causes.iter().any(|c| change.helps(*c)) => {
                     helped.push(key.clone());
                 }
                 _ => {}
@@ -218,29 +220,29 @@ impl Queue {
     fn touch(&mut self, key: &Key, now: Timestamp) {
         let Some(entry) = self.entries.get_mut(key) else { return };
         match &mut entry.state {
-            State::InAttempt { touched, .. } => *touched = true,
-            State::Unschedulable { until, .. } => {
+            PodState::InAttempt { touched, .. } => *touched = true,
+            PodState::Unschedulable { until, .. } => {
                 self.timers.remove(&(*until, key.clone()));
                 let due = entry.backoff_until;
                 if due <= now {
                     return self.make_ready(key);
                 }
-                entry.state = State::Backoff { until: due };
+                entry.state = PodState::Backoff { until: due };
                 self.timers.insert((due, key.clone()));
             }
-            State::Ready | State::Backoff { .. } => {}
+            PodState::Ready | PodState::Backoff { .. } => {}
         }
     }
 
     fn make_ready(&mut self, key: &Key) {
         if let Some(entry) = self.entries.get_mut(key) {
-            entry.state = State::Ready;
+            entry.state = PodState::Ready;
             self.ready.insert(rank(key, entry));
         }
     }
 }
 
-fn rank(key: &Key, entry: &Entry) -> Rank {
+fn rank(key: &Key, entry: &WaitingPod) -> Rank {
     (Reverse(entry.priority), entry.since, entry.sequence, key.clone())
 }
 

@@ -10,7 +10,7 @@ use crate::controllers::nodes::term_admits;
 use crate::controllers::taint_eviction::tolerates;
 
 /// A feasible node.
-pub(super) struct Candidate<'a> {
+pub(super) struct FeasibleNode<'a> {
     pub(super) name: &'a Arc<str>,
     pub(super) info: &'a NodeInfo,
     pub(super) node: &'a Node,
@@ -39,12 +39,12 @@ const MAX_IMAGE_BYTES: f64 = 1000.0 * 1024.0 * 1024.0;
 
 /// The candidate with the highest score; the seed selects one of equals.
 pub(super) fn best(
-    candidates: &[Candidate<'_>],
+    candidates: &[FeasibleNode<'_>],
     spec: &PodSpec,
     weight: &Resources,
     seed: u64,
 ) -> Option<Arc<str>> {
-    let of = |f: &dyn Fn(&Candidate<'_>) -> f64| -> Vec<f64> { candidates.iter().map(f).collect() };
+    let of = |f: &dyn Fn(&FeasibleNode<'_>) -> f64| -> Vec<f64> { candidates.iter().map(f).collect() };
     let taints = fewer_is_better(&of(&|c| soft_taints(spec, c.node)));
     let preferred = more_is_better(&of(&|c| node_preference(spec, c.node)));
     let spread = fewer_is_better(&of(&|c| c.crowding));

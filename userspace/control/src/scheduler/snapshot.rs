@@ -264,7 +264,7 @@ impl Snapshot {
         self.nominations.get(&Key::of(&pod.metadata)).map(|(_, node)| node)
     }
 
-    /// The node with the pods that are nominated for it and have at least the priority of this pod; `None` if there are none.
+    /// The node with the nominated pods that have at least the priority of this pod; `None` if there are none.
     pub(super) fn with_nominated(&self, name: &str, info: &NodeInfo, pod: &Pod) -> Option<NodeInfo> {
         let keys = self.nominated.get(name)?;
         let own = Key::of(&pod.metadata);

@@ -14,7 +14,7 @@ use crate::meta;
 const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// The selected pods in each domain of one constraint.
-struct Counts<'a> {
+struct DomainCounts<'a> {
     constraint: &'a TopologySpreadConstraint,
     domains: HashMap<&'a str, i64>,
     /// The minimum over all domains; 0 while there are fewer domains than `minDomains`.
@@ -25,8 +25,8 @@ struct Counts<'a> {
 
 /// The constraints of one pod, with counts.
 pub(super) struct Spread<'a> {
-    hard: Vec<Counts<'a>>,
-    soft: Vec<Counts<'a>>,
+    hard: Vec<DomainCounts<'a>>,
+    soft: Vec<DomainCounts<'a>>,
     /// Pods of the same controller in each zone; used if the pod has no constraints.
     zones: HashMap<String, i64>,
     owner: Option<&'a str>,
@@ -93,7 +93,7 @@ fn counted<'a>(
     spec: &PodSpec,
     constraint: &'a TopologySpreadConstraint,
     all: &[&TopologySpreadConstraint],
-) -> Counts<'a> {
+) -> DomainCounts<'a> {
     let selects = |other: &Pod| {
         let labels = other.metadata.labels.as_ref();
         constraint.label_selector.as_ref().is_some_and(|selector| meta::selects(selector, labels))
@@ -125,5 +125,5 @@ fn counted<'a>(
     }
     let wanted = usize::try_from(constraint.min_domains.unwrap_or(1)).unwrap_or(1);
     let minimum = if domains.len() < wanted { 0 } else { domains.values().copied().min().unwrap_or(0) };
-    Counts { constraint, domains, minimum, own: i64::from(selects(pod)) }
+    DomainCounts { constraint, domains, minimum, own: i64::from(selects(pod)) }
 }

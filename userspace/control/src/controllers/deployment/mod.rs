@@ -7,7 +7,7 @@ mod scaling;
 mod status;
 mod step;
 
-use self::step::Step;
+use self::step::DeploymentSync;
 use super::routing::{own_key, owner_keys, versions};
 use crate::action::{Action, Context, Controller};
 use crate::cache::{Change, Key, Kind, Object, View};
@@ -49,14 +49,14 @@ impl Controller for Deployments {
     fn reconcile(&self, view: &View, key: &Key, context: Context<'_>) -> Vec<Action> {
         let Some(deployment) = view.deployments.get(key) else { return Vec::new() };
         let Some(spec) = &deployment.spec else { return Vec::new() };
-        let mut step = Step::new(view, deployment, spec, context);
+        let mut step = DeploymentSync::new(view, deployment, spec, context);
         decide(&mut step);
         step.actions
     }
 }
 
 /// Decides one step: its status, and the next writes of the rollout.
-fn decide(step: &mut Step<'_>) {
+fn decide(step: &mut DeploymentSync<'_>) {
     if !step.actions.is_empty() {
         return;
     }

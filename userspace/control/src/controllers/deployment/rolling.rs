@@ -6,11 +6,11 @@ use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::Pod;
 
 use super::rollout;
-use super::step::{Step, observed};
+use super::step::{DeploymentSync, observed};
 use crate::controllers::pods;
 use crate::meta;
 
-impl Step<'_> {
+impl DeploymentSync<'_> {
     pub(super) fn roll(&mut self) {
         if self.sync_revision(true) {
             return;

@@ -6,12 +6,12 @@ use k8s_openapi::api::apps::v1::ReplicaSet;
 
 use super::rollout;
 use super::status;
-use super::step::Step;
+use super::step::DeploymentSync;
 use crate::action::Action;
 use crate::cache::Object;
 use crate::meta;
 
-impl Step<'_> {
+impl DeploymentSync<'_> {
     /// Distributes a new size over the sets of an unfinished (or paused) rollout.
     pub(super) fn scale(&mut self) {
         let active: Vec<Arc<ReplicaSet>> =

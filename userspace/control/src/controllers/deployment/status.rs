@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{DeploymentCondition, DeploymentStatus, ReplicaSet};
 
 use super::rollout;
-use super::step::Step;
+use super::step::DeploymentSync;
 use crate::action::Action;
 use crate::cache::{Key, Kind};
 use crate::meta;
@@ -19,11 +19,11 @@ fn find<'a>(conditions: &'a [DeploymentCondition], kind: &str) -> Option<&'a Dep
 }
 
 /// Whether every replica is new and available.
-pub(super) fn complete(step: &Step<'_>) -> bool {
+pub(super) fn complete(step: &DeploymentSync<'_>) -> bool {
     complete_in(&counts(step), step)
 }
 
-fn complete_in(status: &DeploymentStatus, step: &Step<'_>) -> bool {
+fn complete_in(status: &DeploymentStatus, step: &DeploymentSync<'_>) -> bool {
     let target = rollout::replicas(step.spec);
     status.updated_replicas.unwrap_or(0) == target
         && status.replicas.unwrap_or(0) == target
@@ -31,7 +31,7 @@ fn complete_in(status: &DeploymentStatus, step: &Step<'_>) -> bool {
 }
 
 /// Writes the status if it changed, and requeues for the end of the progress deadline.
-pub(super) fn sync(step: &mut Step<'_>) {
+pub(super) fn sync(step: &mut DeploymentSync<'_>) {
     let old = step.deployment.status.clone().unwrap_or_default();
     let mut new = counts(step);
     let mut conditions = old.conditions.clone().unwrap_or_default();
@@ -55,7 +55,7 @@ fn some(n: i32) -> Option<i32> {
     Some(n).filter(|n| *n != 0)
 }
 
-fn counts(step: &Step<'_>) -> DeploymentStatus {
+fn counts(step: &DeploymentSync<'_>) -> DeploymentStatus {
     let old = step.deployment.status.as_ref();
     let sum = |f: fn(&ReplicaSet) -> i32| step.sets.iter().map(|s| f(s)).sum::<i32>();
     let available = sum(rollout::available);
@@ -118,7 +118,7 @@ fn replace(
 }
 
 fn available(
-    step: &Step<'_>,
+    step: &DeploymentSync<'_>,
     new: &DeploymentStatus,
     conditions: &mut Vec<DeploymentCondition>,
     now: Timestamp,
@@ -134,7 +134,7 @@ fn available(
 }
 
 fn progress(
-    step: &Step<'_>,
+    step: &DeploymentSync<'_>,
     old: &DeploymentStatus,
     new: &DeploymentStatus,
     conditions: &mut Vec<DeploymentCondition>,
@@ -201,17 +201,17 @@ fn has_progressed(old: &DeploymentStatus, new: &DeploymentStatus) -> bool {
         || n(new.available_replicas) > n(old.available_replicas)
 }
 
-fn has_deadline(step: &Step<'_>) -> bool {
+fn has_deadline(step: &DeploymentSync<'_>) -> bool {
     step.spec.progress_deadline_seconds.is_some_and(|s| s != i32::MAX)
 }
 
-fn deadline_of(step: &Step<'_>, conditions: &[DeploymentCondition]) -> Option<Timestamp> {
+fn deadline_of(step: &DeploymentSync<'_>, conditions: &[DeploymentCondition]) -> Option<Timestamp> {
     let since = find(conditions, "Progressing")?.last_update_time.as_ref()?.0;
     let seconds = u64::try_from(step.spec.progress_deadline_seconds?).ok()?;
     Some(since + Duration::from_secs(seconds))
 }
 
-fn expired(step: &Step<'_>, conditions: &[DeploymentCondition], now: Timestamp) -> bool {
+fn expired(step: &DeploymentSync<'_>, conditions: &[DeploymentCondition], now: Timestamp) -> bool {
     match find(conditions, "Progressing").and_then(|c| c.reason.as_deref()) {
         Some(COMPLETE) => false,
         Some(TIMED_OUT) => true,
@@ -221,7 +221,7 @@ fn expired(step: &Step<'_>, conditions: &[DeploymentCondition], now: Timestamp) 
 
 /// When to check whether the rollout has stalled.
 fn deadline(
-    step: &Step<'_>,
+    step: &DeploymentSync<'_>,
     new: &DeploymentStatus,
     conditions: &[DeploymentCondition],
 ) -> Option<Timestamp> {
@@ -234,7 +234,7 @@ fn deadline(
     deadline_of(step, conditions).map(|at| at + Duration::from_secs(1))
 }
 
-fn replica_failure(step: &Step<'_>, conditions: &mut Vec<DeploymentCondition>, now: Timestamp) {
+fn replica_failure(step: &DeploymentSync<'_>, conditions: &mut Vec<DeploymentCondition>, now: Timestamp) {
     let failed = step.new.iter().chain(&step.sets).find_map(|s| {
         s.status
             .as_ref()?

@@ -26,7 +26,7 @@ pub(super) fn observed(set: &ReplicaSet) -> bool {
 }
 
 /// One reconcile of one Deployment.
-pub(super) struct Step<'a> {
+pub(super) struct DeploymentSync<'a> {
     pub(super) view: &'a View,
     pub(super) deployment: &'a Arc<Deployment>,
     pub(super) spec: &'a DeploymentSpec,
@@ -42,14 +42,14 @@ pub(super) struct Step<'a> {
     pub(super) collided: bool,
 }
 
-impl<'a> Step<'a> {
+impl<'a> DeploymentSync<'a> {
     pub(super) fn new(
         view: &'a View,
         deployment: &'a Arc<Deployment>,
         spec: &'a DeploymentSpec,
         context: Context<'a>,
     ) -> Self {
-        let mut step = Step {
+        let mut step = DeploymentSync {
             view,
             deployment,
             spec,

@@ -49,7 +49,7 @@ impl Controller for EndpointSlices {
     fn reconcile(&self, view: &View, key: &Key, context: Context<'_>) -> Vec<Action> {
         let Some(service) = view.services.get(key) else { return Vec::new() };
         let Some(spec) = endpoints::selecting(service) else { return Vec::new() };
-        let mut plan = Plan { view, service, spec, context, created: 0, actions: Vec::new() };
+        let mut plan = SlicePlan { view, service, spec, context, created: 0, actions: Vec::new() };
         plan.families();
         if meta::terminating(&service.metadata) {
             // The garbage collector deletes the slices; new ones would race with it.
@@ -60,9 +60,9 @@ impl Controller for EndpointSlices {
 }
 
 /// Slices with the same family and ports.
-type Group = (&'static str, Vec<Port>);
+type SliceGroup = (&'static str, Vec<Port>);
 
-struct Plan<'a> {
+struct SlicePlan<'a> {
     view: &'a View,
     service: &'a Arc<Service>,
     spec: &'a ServiceSpec,
@@ -72,12 +72,12 @@ struct Plan<'a> {
     actions: Vec<Action>,
 }
 
-impl Plan<'_> {
+impl SlicePlan<'_> {
     fn families(&mut self) {
         let backends = endpoints::backends(self.view, self.service, self.spec);
         let nodes = || self.view.nodes.iter().map(|(_, node)| &**node);
-        let shares = topology::is_wanted(self.service).then(|| Shares::of(nodes())).flatten();
-        let mut wanted: BTreeMap<Group, Vec<Endpoint>> = BTreeMap::new();
+        let shares = topology::is_enabled(self.service).then(|| Shares::of(nodes())).flatten();
+        let mut wanted: BTreeMap<SliceGroup, Vec<Endpoint>> = BTreeMap::new();
         let families = self.spec.ip_families.clone().unwrap_or_else(|| vec!["IPv4".into()]);
         for family in ["IPv4", "IPv6"].into_iter().filter(|f| families.iter().any(|x| x == f)) {
             for backend in &backends {
@@ -98,7 +98,7 @@ impl Plan<'_> {
                 wanted.insert((family, Vec::new()), Vec::new());
             }
         }
-        let mut existing: BTreeMap<Group, Vec<Arc<EndpointSlice>>> = BTreeMap::new();
+        let mut existing: BTreeMap<SliceGroup, Vec<Arc<EndpointSlice>>> = BTreeMap::new();
         for slice in self.ours() {
             let group = group_of(&slice);
             // Slices of an earlier Service of the same name are deleted.
@@ -170,7 +170,7 @@ impl Plan<'_> {
     }
 
     fn hints(&self, backend: &Backend<'_>, node: &str, zone: Option<&str>) -> Option<EndpointHints> {
-        if topology::is_wanted(self.service) {
+        if topology::is_enabled(self.service) {
             // Topology hints depend on all endpoints; `Shares::hint` sets them.
             return None;
         }
@@ -188,7 +188,7 @@ impl Plan<'_> {
     }
 
     /// Distributes the wanted endpoints over the group's slices.
-    fn pack(&mut self, group: &Group, wanted: Vec<Endpoint>, slices: Vec<Arc<EndpointSlice>>) {
+    fn pack(&mut self, group: &SliceGroup, wanted: Vec<Endpoint>, slices: Vec<Arc<EndpointSlice>>) {
         let identity =
             |e: &Endpoint| (e.target_ref.as_ref().and_then(|r| r.uid.clone()), e.addresses.first().cloned());
         let mut missing: HashMap<_, Endpoint> = HashMap::with_capacity(wanted.len());
@@ -233,7 +233,7 @@ impl Plan<'_> {
         }
     }
 
-    fn create(&mut self, (family, ports): &Group, endpoints: Vec<Endpoint>) {
+    fn create(&mut self, (family, ports): &SliceGroup, endpoints: Vec<Endpoint>) {
         let service = &self.service.metadata;
         let base = format!("{}-", meta::name(service));
         let name = meta::generated_name(&base, self.context.seed, self.created);
@@ -275,7 +275,7 @@ fn port(p: &Port) -> EndpointPort {
     }
 }
 
-fn group_of(slice: &EndpointSlice) -> Group {
+fn group_of(slice: &EndpointSlice) -> SliceGroup {
     let family = if slice.address_type == "IPv6" { "IPv6" } else { "IPv4" };
     let of = |p: &EndpointPort| Port {
         name: p.name.clone().unwrap_or_default(),

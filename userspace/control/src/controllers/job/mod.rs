@@ -50,8 +50,8 @@ impl Controller for Jobs {
         };
         let Some(spec) = job.spec.as_ref().filter(|s| s.managed_by.is_none()) else { return Vec::new() };
         let pods: Vec<&Arc<Pod>> = view.pods.owned_by(meta::uid(&job.metadata)).collect();
-        let mut step = Step { job, spec, pods, context, actions: Vec::new() };
-        step.take();
+        let mut step = JobSync { job, spec, pods, context, actions: Vec::new() };
+        step.decide();
         step.actions
     }
 }
@@ -80,7 +80,7 @@ fn release(pod: &Pod) -> Action {
     }
 }
 
-pub(super) struct Step<'a> {
+pub(super) struct JobSync<'a> {
     pub(super) job: &'a Arc<Job>,
     pub(super) spec: &'a JobSpec,
     pub(super) pods: Vec<&'a Arc<Pod>>,
@@ -96,8 +96,8 @@ pub(super) fn index_of(pod: &Pod) -> Option<u32> {
     meta::annotation(&pod.metadata, INDEX)?.parse().ok()
 }
 
-impl Step<'_> {
-    fn take(&mut self) {
+impl JobSync<'_> {
+    fn decide(&mut self) {
         if let Some(at) = status::finished_at(self.job) {
             return self.finished(at);
         }

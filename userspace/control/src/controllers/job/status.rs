@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::{Job, JobCondition, JobStatus};
 
-use super::{Outcomes, Step, indexed};
+use super::{JobSync, Outcomes, indexed};
 use crate::controllers::pods;
 use crate::meta;
 
@@ -31,7 +31,7 @@ pub(super) fn finished_at(job: &Job) -> Option<Timestamp> {
 }
 
 /// The result of the Job, if it has one: an earlier result, or the one that follows from its pods.
-pub(super) fn result_of(step: &Step<'_>, new: &JobStatus, outcomes: &Outcomes) -> Option<JobResult> {
+pub(super) fn result_of(step: &JobSync<'_>, new: &JobStatus, outcomes: &Outcomes) -> Option<JobResult> {
     let earlier = |kind, success, reason| {
         find(step.job.status.as_ref(), kind).map(|c| JobResult {
             success,
@@ -43,12 +43,12 @@ pub(super) fn result_of(step: &Step<'_>, new: &JobStatus, outcomes: &Outcomes) -
     let reason = if reason == Some("DeadlineExceeded") { "DeadlineExceeded" } else { "BackoffLimitExceeded" };
     earlier("FailureTarget", false, reason)
         .or_else(|| earlier("SuccessCriteriaMet", true, "CompletionsReached"))
-        .or_else(|| too_often(step, outcomes))
-        .or_else(|| too_long(step, new))
-        .or_else(|| complete(step, outcomes))
+        .or_else(|| backoff_limit_exceeded(step, outcomes))
+        .or_else(|| deadline_exceeded(step, new))
+        .or_else(|| completed(step, outcomes))
 }
 
-fn too_often(step: &Step<'_>, outcomes: &Outcomes) -> Option<JobResult> {
+fn backoff_limit_exceeded(step: &JobSync<'_>, outcomes: &Outcomes) -> Option<JobResult> {
     let limit = step.spec.backoff_limit.unwrap_or(6);
     let in_place =
         step.spec.template.spec.as_ref().and_then(|s| s.restart_policy.as_deref()) == Some("OnFailure");
@@ -66,7 +66,7 @@ fn too_often(step: &Step<'_>, outcomes: &Outcomes) -> Option<JobResult> {
     })
 }
 
-fn too_long(step: &Step<'_>, new: &JobStatus) -> Option<JobResult> {
+fn deadline_exceeded(step: &JobSync<'_>, new: &JobStatus) -> Option<JobResult> {
     let seconds = u64::try_from(step.spec.active_deadline_seconds?).ok()?;
     let start = new.start_time.as_ref().filter(|_| step.spec.suspend != Some(true))?.0;
     (start + Duration::from_secs(seconds) <= step.context.now).then(|| JobResult {
@@ -76,7 +76,7 @@ fn too_long(step: &Step<'_>, new: &JobStatus) -> Option<JobResult> {
     })
 }
 
-fn complete(step: &Step<'_>, outcomes: &Outcomes) -> Option<JobResult> {
+fn completed(step: &JobSync<'_>, outcomes: &Outcomes) -> Option<JobResult> {
     let reached = match step.spec.completions {
         Some(completions) if indexed(step.spec) => {
             i32::try_from(outcomes.done.len()).unwrap_or(i32::MAX) >= completions
@@ -92,7 +92,7 @@ fn complete(step: &Step<'_>, outcomes: &Outcomes) -> Option<JobResult> {
 }
 
 /// Sets the conditions: SuccessCriteriaMet or FailureTarget at once, Complete or Failed when every pod has ended.
-pub(super) fn conditions(step: &Step<'_>, new: &mut JobStatus, result: Option<&JobResult>, settled: bool) {
+pub(super) fn conditions(step: &JobSync<'_>, new: &mut JobStatus, result: Option<&JobResult>, settled: bool) {
     let now = step.context.now;
     let mut conditions = new.conditions.take().unwrap_or_default();
     suspension(step, &mut conditions, new, now);
@@ -110,7 +110,7 @@ pub(super) fn conditions(step: &Step<'_>, new: &mut JobStatus, result: Option<&J
     new.conditions = Some(conditions).filter(|c| !c.is_empty());
 }
 
-fn suspension(step: &Step<'_>, conditions: &mut Vec<JobCondition>, new: &mut JobStatus, now: Timestamp) {
+fn suspension(step: &JobSync<'_>, conditions: &mut Vec<JobCondition>, new: &mut JobStatus, now: Timestamp) {
     if step.spec.suspend == Some(true) {
         put(conditions, "Suspended", "True", "JobSuspended", "Job suspended", now);
         new.start_time = None;

@@ -1,3 +1,5 @@
+//! Allocation, requests, families, ownership and release of addresses.
+
 use serde_json::{Value, json};
 
 use super::*;

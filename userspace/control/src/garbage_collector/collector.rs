@@ -11,8 +11,8 @@ use kube::core::discovery::ApiResource;
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 
-use super::graph::{Decision, Graph, Item, Owner, Uid};
-use super::perform::{Done, Shown, Target, check_owners, perform};
+use super::graph::{GcDecision, GcObject, Graph, Owner, Uid};
+use super::perform::{CollectionResult, Shown, Target, check_owners, perform};
 use super::watch::{Message, follow};
 use crate::cache::{Change, Key, Kind};
 use crate::discovery::Resource;
@@ -25,7 +25,7 @@ const MAX_ACTIVE_JOBS: usize = 32;
 const DISCOVERY_PAUSE: Duration = Duration::from_millis(500);
 
 #[derive(Default)]
-pub(super) struct State {
+pub(super) struct Collector {
     graph: Graph,
     queue: WorkQueue,
     /// By number. A resource keeps its number.
@@ -48,7 +48,7 @@ fn is_in_hub(group: &str, kind: &str) -> bool {
     Kind::ALL.iter().any(|k| !is_partial(*k) && k.group() == group && k.name() == kind)
 }
 
-impl State {
+impl Collector {
     /// Nothing is decided before everything was listed.
     fn synced(&self) -> bool {
         self.hub_synced && self.discovered && self.unsynced.is_empty()
@@ -74,7 +74,7 @@ impl State {
     fn apply(&mut self, resource: u32, meta: &ObjectMeta) {
         let Some(uid) = meta.uid.as_deref().map(Uid::from) else { return };
         self.present.remove(&uid);
-        let affected = self.graph.apply(uid, Item::new(resource, meta));
+        let affected = self.graph.apply(uid, GcObject::new(resource, meta));
         self.enqueue(affected);
     }
 
@@ -200,13 +200,13 @@ impl State {
         gone.iter().for_each(|uid| self.remove_uid(uid));
     }
 
-    pub(super) fn start(&mut self, client: &Client, jobs: &mut JoinSet<Done>) {
+    pub(super) fn start(&mut self, client: &Client, jobs: &mut JoinSet<CollectionResult>) {
         while self.synced() && self.active_jobs < MAX_ACTIVE_JOBS {
             let Some((_, key)) = self.queue.take(Timestamp::now()) else { return };
             let decision = self.graph.decide(&key.name, &self.present);
             match (decision, self.target(&key.name)) {
-                (Decision::Nothing, _) | (_, None) => self.queue.done(&(0, key), false, Timestamp::now()),
-                (Decision::CheckOwners(owners), Some((uid, _, key))) => {
+                (GcDecision::Nothing, _) | (_, None) => self.queue.done(&(0, key), false, Timestamp::now()),
+                (GcDecision::CheckOwners(owners), Some((uid, _, key))) => {
                     let owners = owners.into_iter().map(|owner| {
                         let resource = self.resources.iter().find(|r| is_of(r, &owner)).cloned();
                         (owner, resource)
@@ -216,7 +216,7 @@ impl State {
                 }
                 (decision, Some(target)) => {
                     let dependents = match &decision {
-                        Decision::Orphan(uids) => uids.iter().filter_map(|uid| self.target(uid)).collect(),
+                        GcDecision::Orphan(uids) => uids.iter().filter_map(|uid| self.target(uid)).collect(),
                         _ => Vec::new(),
                     };
                     self.active_jobs += 1;
@@ -231,7 +231,7 @@ impl State {
         Some((uid.clone(), self.resources.get(item.resource as usize)?.clone(), item.key.clone()))
     }
 
-    pub(super) fn done(&mut self, done: Done) {
+    pub(super) fn done(&mut self, done: CollectionResult) {
         self.active_jobs = self.active_jobs.saturating_sub(1);
         for uid in done.absent_owners {
             self.graph.set_absent(uid);
