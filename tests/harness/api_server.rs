@@ -1,8 +1,8 @@
 //! A real API server in the test's process: embedded store in a temporary folder, no TLS, no controllers.
 //!
-//! Out: clients of any identity, and clients whose connection the test can cut.
+//! Out: clients of any identity, clients whose requests are recorded, and clients whose connection the test can cut.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Result;
 use axum::Router;
@@ -97,12 +97,37 @@ impl TestApiServer {
         kube::Client::new(self.server.in_process(identity), "default")
     }
 
+    /// A client whose requests are recorded.
+    pub fn recording_client(&self, identity: Identity) -> (kube::Client, Requests) {
+        let requests = Requests::default();
+        let recorded = requests.clone();
+        let router = self.server.in_process(identity).layer(from_fn(move |request: Request, next: Next| {
+            recorded.push(format!("{} {}", request.method(), request.uri().path()));
+            next.run(request)
+        }));
+        (kube::Client::new(router, "default"), requests)
+    }
+
     /// A client that reaches the server only while `up` is true; watches end when it becomes false.
     pub fn cuttable_client(&self, identity: Identity, up: &watch::Receiver<bool>) -> kube::Client {
         let up = up.clone();
         let router: Router = self.server.in_process(identity);
         let router = router.layer(from_fn(move |request, next| pass_if(up.clone(), request, next)));
         kube::Client::new(router, "default")
+    }
+}
+
+/// Method and path of each request of one client, in order.
+#[derive(Clone, Default)]
+pub struct Requests(Arc<Mutex<Vec<String>>>);
+
+impl Requests {
+    pub fn all(&self) -> Vec<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn push(&self, request: String) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(request);
     }
 }
 
