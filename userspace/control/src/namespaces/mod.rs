@@ -140,7 +140,7 @@ async fn delete_content(client: &Client, name: &str, only: Option<&[String]>) ->
         .into_iter()
         .filter(|r| r.namespaced && r.can(&["delete", "list"]))
         .filter(|r| only.is_none_or(|only| only.contains(&r.title())));
-    let results: Vec<Result<Option<Remainder>, String>> = stream::iter(deletable)
+    let results: Vec<Result<Option<Remainder>, DeleteFailure>> = stream::iter(deletable)
         .map(|r| delete_resource(client, name, r))
         .buffer_unordered(MAX_CONCURRENT_RESOURCES)
         .collect()
@@ -149,7 +149,7 @@ async fn delete_content(client: &Client, name: &str, only: Option<&[String]>) ->
     for result in results {
         match result {
             Ok(remainder) => round.remainders.extend(remainder),
-            Err(failure) => round.delete_failures.push(failure),
+            Err(failure) => round.delete_failures.push(failure.to_string()),
         }
     }
     round.remainders.sort_by(|a, b| a.resource.cmp(&b.resource));
@@ -157,13 +157,21 @@ async fn delete_content(client: &Client, name: &str, only: Option<&[String]>) ->
     round
 }
 
+/// The text is part of a condition of the namespace.
+#[derive(Debug, thiserror::Error)]
+#[error("{resource}: {source}")]
+struct DeleteFailure {
+    resource: String,
+    source: kube::Error,
+}
+
 async fn delete_resource(
     client: &Client,
     name: &str,
     resource: Resource,
-) -> Result<Option<Remainder>, String> {
+) -> Result<Option<Remainder>, DeleteFailure> {
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), name, resource.api.as_ref());
-    let failure = |error: kube::Error| format!("{}: {error}", resource.title());
+    let failure = |source: kube::Error| DeleteFailure { resource: resource.title(), source };
     let list = match api.list_metadata(&ListParams::default()).await {
         Ok(list) => list.items,
         Err(kube::Error::Api(status)) if matches!(status.code, 404 | 405) => return Ok(None),

@@ -3,16 +3,18 @@
 //! `uncountedTerminatedPods`, then the finalizer is removed, then the uid is counted.
 
 mod status;
+mod sync;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::batch::v1::{Job, JobSpec, JobStatus, UncountedTerminatedPods};
+use k8s_openapi::api::batch::v1::{JobStatus, UncountedTerminatedPods};
 use k8s_openapi::api::core::v1::{EnvVar, EnvVarSource, ObjectFieldSelector, Pod};
 use serde_json::json;
 
+use self::sync::{JobSync, Outcomes, indexed};
 use super::pods;
 use super::routing::{own_key, owner_keys};
 use crate::action::{Action, Context, Controller, Delete, Propagation};
@@ -20,7 +22,7 @@ use crate::cache::{Change, Key, Kind, Object, View};
 use crate::meta;
 
 const FINALIZER: &str = "batch.kubernetes.io/job-tracking";
-pub(super) const INDEX: &str = "batch.kubernetes.io/job-completion-index";
+const INDEX: &str = "batch.kubernetes.io/job-completion-index";
 const MIN_BACKOFF: Duration = Duration::from_secs(10);
 const MAX_BACKOFF: Duration = Duration::from_secs(600);
 /// Limit of pods that one reconcile creates.
@@ -64,7 +66,7 @@ fn orphan(view: &View, key: &Key) -> Option<Action> {
     job.is_none_or(|j| meta::uid(&j.metadata) != owner.uid).then(|| release(pod))
 }
 
-pub(super) fn has_finalizer(pod: &Pod) -> bool {
+fn has_finalizer(pod: &Pod) -> bool {
     pod.metadata.finalizers.iter().flatten().any(|f| f == FINALIZER)
 }
 
@@ -80,19 +82,7 @@ fn release(pod: &Pod) -> Action {
     }
 }
 
-pub(super) struct JobSync<'a> {
-    pub(super) job: &'a Arc<Job>,
-    pub(super) spec: &'a JobSpec,
-    pub(super) pods: Vec<&'a Arc<Pod>>,
-    pub(super) context: Context<'a>,
-    actions: Vec<Action>,
-}
-
-pub(super) fn indexed(spec: &JobSpec) -> bool {
-    spec.completion_mode.as_deref() == Some("Indexed")
-}
-
-pub(super) fn index_of(pod: &Pod) -> Option<u32> {
+fn index_of(pod: &Pod) -> Option<u32> {
     meta::annotation(&pod.metadata, INDEX)?.parse().ok()
 }
 
@@ -361,14 +351,4 @@ fn ended(pod: &Pod) -> Option<Timestamp> {
         .filter_map(|c| c.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref().map(|t| t.0))
         .max()
         .or_else(|| pods::condition(pod, "Ready")?.last_transition_time.as_ref().map(|t| t.0))
-}
-
-/// The outcomes of the Job's pods, counted or listed.
-pub(super) struct Outcomes {
-    pub(super) succeeded: i32,
-    pub(super) failed: i32,
-    /// Uids that are listed and not counted.
-    pub(super) pending: BTreeSet<String>,
-    /// Completed indexes.
-    pub(super) done: BTreeSet<u32>,
 }

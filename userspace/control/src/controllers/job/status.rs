@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::{Job, JobCondition, JobStatus};
 
-use super::{JobSync, Outcomes, indexed};
+use super::sync::{JobSync, Outcomes, indexed};
 use crate::controllers::pods;
 use crate::meta;
 
