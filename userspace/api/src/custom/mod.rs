@@ -1,5 +1,5 @@
-//! Custom resources: what a CustomResourceDefinition says of its objects (schema, columns, conversion), and the checks
-//! and defaults that follow from it.
+//! Custom resources: the schema, columns and conversion of a CustomResourceDefinition, and the checks and defaults of its
+//! objects.
 //!
 //! In: a definition, then objects of its versions. Out: the same objects pruned and defaulted, or the errors.
 

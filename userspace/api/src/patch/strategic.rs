@@ -1,5 +1,5 @@
-//! Strategic merge patch: lists merge by key where the schema says so, with directives
-//! (`$patch`, `$retainKeys`, `$deleteFromPrimitiveList/x`, `$setElementOrder/x`).
+//! Strategic merge patch: lists with a merge key in the schema merge by item. The directives are `$patch`, `$retainKeys`,
+//! `$deleteFromPrimitiveList/x` and `$setElementOrder/x`.
 
 use serde_json::{Map, Value};
 

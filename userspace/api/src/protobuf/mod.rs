@@ -227,7 +227,7 @@ fn value(shape: Shape, wire: Wire, depth: usize) -> Result<Value, DecodeError> {
 const SCHEMA_OR_PREFIX: &str = "apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaPropsOr";
 const SCHEMA: &str = "apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps";
 
-/// A schema (field 1, or 2 beside a boolean in 1), several schemas or several names (2).
+/// A schema (field 1, or field 2 after a boolean in field 1), or several schemas or names (field 2).
 fn schema_or(wire: Wire, names: bool, depth: usize) -> Result<Value, DecodeError> {
     let Wire::Bytes(bytes) = wire else { return Err(DecodeError::Malformed) };
     let schema = |bytes| value(Shape::Type(SCHEMA), Wire::Bytes(bytes), depth);
