@@ -131,7 +131,7 @@ fn display(value: &Value) -> String {
 
 /// The errors of a validation in one line, for tests.
 #[cfg(test)]
-pub(crate) fn told(validate: fn(&Value, &mut Errors), object: &Value) -> String {
+pub(crate) fn error_texts(validate: fn(&Value, &mut Errors), object: &Value) -> String {
     let mut errors = Errors::default();
     validate(object, &mut errors);
     errors.0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")

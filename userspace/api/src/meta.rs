@@ -122,7 +122,7 @@ pub(crate) fn validate_update(new: &Value, old: &Value, errors: &mut Errors) {
     }
 }
 
-/// What is going away waits for nobody else.
+/// An object that is being deleted takes no new finalizers.
 fn validate_finalizers_update(new: &Value, old: &Value, errors: &mut Errors) {
     if !old["deletionTimestamp"].is_string() {
         return;

@@ -10,7 +10,7 @@ use crate::value::text;
 
 /// A printer column.
 #[derive(Debug)]
-pub struct Column {
+pub struct PrinterColumn {
     name: String,
     kind: String,
     format: String,
@@ -19,25 +19,25 @@ pub struct Column {
     path: Option<JsonPath>,
 }
 
-impl Column {
+impl PrinterColumn {
     /// The columns of a definition; the age if it has none.
-    pub(super) fn parse_all(columns: &Value) -> Vec<Column> {
+    pub(super) fn parse_all(columns: &Value) -> Vec<PrinterColumn> {
         match columns.as_array() {
-            Some(columns) if !columns.is_empty() => columns.iter().map(Column::parse).collect(),
-            _ => vec![Column::parse(&json!({
+            Some(columns) if !columns.is_empty() => columns.iter().map(PrinterColumn::parse).collect(),
+            _ => vec![PrinterColumn::parse(&json!({
                 "name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp",
                 "description": "CreationTimestamp is a timestamp representing the server time when this object was created.",
             }))],
         }
     }
 
-    fn parse(column: &Value) -> Column {
+    fn parse(column: &Value) -> PrinterColumn {
         let path = text(&column["jsonPath"]);
         let description = match text(&column["description"]) {
             "" => format!("Custom resource definition column (in JSONPath format): {path}"),
             given => given.to_owned(),
         };
-        Column {
+        PrinterColumn {
             name: text(&column["name"]).to_owned(),
             kind: text(&column["type"]).to_owned(),
             format: text(&column["format"]).to_owned(),
@@ -67,7 +67,7 @@ impl Column {
     }
 }
 
-pub(crate) fn definitions(columns: &[Column]) -> Value {
+pub(crate) fn definitions(columns: &[PrinterColumn]) -> Value {
     let name = json!({
         "name": "Name", "type": "string", "format": "name", "priority": 0,
         "description": "Name must be unique within a namespace. Is required when creating resources.",
@@ -81,7 +81,7 @@ pub(crate) fn definitions(columns: &[Column]) -> Value {
     std::iter::once(name).chain(more).collect()
 }
 
-pub(crate) fn cells(columns: &[Column], object: &Value, now: Timestamp) -> Value {
+pub(crate) fn cells(columns: &[PrinterColumn], object: &Value, now: Timestamp) -> Value {
     let more = columns.iter().map(|column| column.cell(object, now));
     std::iter::once(Value::from(meta::name(object))).chain(more).collect()
 }

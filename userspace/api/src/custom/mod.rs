@@ -32,7 +32,7 @@ use crate::meta;
 use crate::schema::SchemaProblem;
 use crate::value::{items, text};
 
-pub use columns::Column;
+pub use columns::PrinterColumn;
 pub use jsonpath::JsonPath;
 pub use scale::Scale;
 pub use schema::{ListType, Shape, Structural};
@@ -68,7 +68,7 @@ pub struct Version {
     pub source: Value,
     /// Changes with the names, the version and the conversion of the definition. For this process only.
     pub hash: u64,
-    pub columns: Vec<Column>,
+    pub columns: Vec<PrinterColumn>,
     /// The fields that a `fieldSelector` may name.
     pub selectable: Names,
     pub scale: Option<Scale>,
@@ -107,7 +107,7 @@ impl Version {
             schema: Structural::parse(&source),
             hash: hasher.finish(),
             source,
-            columns: Column::parse_all(&version["additionalPrinterColumns"]),
+            columns: PrinterColumn::parse_all(&version["additionalPrinterColumns"]),
             selectable: selectable.into_iter().collect(),
             scale: Scale::parse(&version["subresources"]["scale"]),
             warning,
@@ -191,7 +191,7 @@ impl Custom {
         self.default(object);
     }
 
-    /// Drops what the schema does not know and tells of it; wrong metadata is refused.
+    /// Drops and reports fields that the schema does not know; refuses wrong metadata.
     pub fn check(&self, kind: &str, object: &mut Value) -> Vec<SchemaProblem> {
         let mut problems = prune::metadata(self.schema_of(object), kind, object);
         let unknown = prune::prune(self.schema_of(object), object, true);

@@ -65,7 +65,7 @@ fn has_leading_zeros(text: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn said(check: impl FnOnce(&mut Errors)) -> Vec<String> {
+    fn errors_of(check: impl FnOnce(&mut Errors)) -> Vec<String> {
         let mut errors = Errors::default();
         check(&mut errors);
         errors.0.iter().map(ToString::to_string).collect()
@@ -74,7 +74,7 @@ mod tests {
     #[test]
     fn addresses_are_read_strictly() {
         let ip = |text: &str| {
-            said(|errors| {
+            errors_of(|errors| {
                 assert!(parse_ip(&json!(text), &Path::new("ip"), errors).is_some() == errors.is_empty())
             })
         };
@@ -83,7 +83,9 @@ mod tests {
         assert!(ip("::ffff:1.2.3.4")[0].ends_with("must not be an IPv4-mapped IPv6 address"));
         assert!(ip("10.0.0")[0].ends_with(BAD_IP));
         let cidr = |text: &str| {
-            said(|errors| assert!(parse_cidr(text, &Path::new("c"), errors).is_some() == errors.is_empty()))
+            errors_of(|errors| {
+                assert!(parse_cidr(text, &Path::new("c"), errors).is_some() == errors.is_empty())
+            })
         };
         assert!(cidr("10.0.0.0/8").is_empty());
         assert!(cidr("10.0.0.1/8")[0].ends_with("must not have bits set beyond the prefix length"));

@@ -86,7 +86,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::field::told;
+    use crate::field::error_texts;
 
     fn hook(change: impl FnOnce(&mut Value)) -> Value {
         let mut hook = json!({
@@ -100,8 +100,9 @@ mod tests {
 
     #[test]
     fn webhooks_must_make_sense() {
-        assert_eq!(told(validate_webhooks, &hook(|_| {})), "");
+        assert_eq!(error_texts(validate_webhooks, &hook(|_| {})), "");
         let set = |field: &'static str, value: Value| hook(move |hook| hook[field] = value);
+        let mut failed = Vec::new();
         for (object, wanted) in [
             (
                 set("name", json!("a.b")),
@@ -135,13 +136,17 @@ mod tests {
                 "webhooks[0].rules[0].operations: Invalid value: [\"*\",\"CREATE\"]: if '*' is present, must not specify other operations; webhooks[0].rules[0].resources[1]: Invalid value: \"pods/status\": if 'pods/*' is present, must not specify pods/status",
             ),
         ] {
-            assert_eq!(told(validate_webhooks, &object), wanted);
+            let found = error_texts(validate_webhooks, &object);
+            if found != wanted {
+                failed.push(format!("wanted {wanted}, found {found}"));
+            }
         }
+        assert!(failed.is_empty(), "{failed:#?}");
         let bad = set(
             "matchConditions",
             json!([{"name": "a", "expression": "object. [] bad"}, {"name": "b", "expression": "'text'"}]),
         );
-        let found = told(validate_webhooks, &bad);
+        let found = error_texts(validate_webhooks, &bad);
         assert!(
             found.contains("matchConditions[0].expression: Invalid value")
                 && found.contains("compilation failed"),

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
-use super::one;
+use crate::quantity::Quantity;
 use crate::resources::{self, Resources, Side};
 use crate::value::items;
 
@@ -31,7 +31,7 @@ pub(super) fn usage(pod: &Value, now: Timestamp, usage: &mut Resources) {
     if has_ended(pod, now) {
         return;
     }
-    usage.set("pods", one());
+    usage.set("pods", Quantity::from_millis(1000));
     let (requests, limits) = (resources::of_pod(pod, Side::Requests), resources::of_pod(pod, Side::Limits));
     compute(&requests, &limits, usage);
 }

@@ -1,7 +1,9 @@
 //! CustomResourceDefinitions: defaults, and validation in upstream's words and paths. If all versions have a part in common,
 //! upstream reports its errors at the path of v1beta1: `spec.validation` instead of `spec.versions[0].schema`.
 
+mod approval;
 mod conversion;
+mod field_path;
 mod rules;
 mod schema;
 mod status;
@@ -16,12 +18,11 @@ use crate::meta;
 use crate::names::{NameForm, name_problem};
 use crate::value::{immutable, items, set_default, text};
 
+use approval::{API_APPROVED, Approval, approval, is_protected};
 pub use status::{CLEANUP, Verdict, established, is_true, judge, mark_for_deletion, set_condition};
 
 /// The API group of definitions.
 pub const GROUP: &str = "apiextensions.k8s.io";
-
-const API_APPROVED: &str = "api-approved.kubernetes.io";
 
 /// Whether the kind is CustomResourceDefinition itself.
 pub fn is_definition(kind: &Kind) -> bool {
@@ -172,30 +173,6 @@ fn validate_approval(object: &Value, errors: &mut Errors) {
             &format!("protected groups must have approval annotation \"{API_APPROVED}\" with either a URL or a reason starting with \"unapproved\", see https://github.com/kubernetes/enhancements/pull/1111"),
         ),
         Approval::Bypassed | Approval::Given => {}
-    }
-}
-
-fn is_protected(group: &str) -> bool {
-    ["k8s.io", "kubernetes.io"]
-        .iter()
-        .any(|domain| group == *domain || group.strip_suffix(domain).is_some_and(|rest| rest.ends_with('.')))
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Approval {
-    Missing,
-    Bypassed,
-    Given,
-    Invalid,
-}
-
-fn approval(object: &Value) -> Approval {
-    let annotation = text(&object["metadata"]["annotations"][API_APPROVED]);
-    match annotation.split_once("://") {
-        _ if annotation.is_empty() => Approval::Missing,
-        _ if annotation.starts_with("unapproved") => Approval::Bypassed,
-        Some((scheme, host)) if !scheme.is_empty() && !host.is_empty() => Approval::Given,
-        _ => Approval::Invalid,
     }
 }
 

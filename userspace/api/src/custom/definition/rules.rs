@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::versions::field_at;
+use super::field_path::field_at;
 use crate::cel::{Scope, Type, check};
 use crate::custom::schema::{ListType, Rule, Shape, Structural};
 use crate::custom::typed::{type_of, type_of_resource};

@@ -5,9 +5,11 @@
 
 use std::collections::HashSet;
 
+use serde_json::{Value, json};
+
+use super::approval::{API_APPROVED, Approval, approval, is_protected};
 use crate::meta;
 use crate::value::{items, text};
-use serde_json::{Value, json};
 
 /// The finalizer of definitions: custom resources are deleted before their definition.
 pub const CLEANUP: &str = "customresourcecleanup.apiextensions.k8s.io";
@@ -163,18 +165,17 @@ fn set(names: &mut Value, field: &str, value: &Value) {
 
 /// Sets the approval condition of definitions in groups of the Kubernetes community.
 fn approve(new: &mut Value, now: &str) {
-    use super::Approval;
-    if !super::is_protected(text(&new["spec"]["group"])) {
+    if !is_protected(text(&new["spec"]["group"])) {
         return;
     }
-    let annotation = text(&new["metadata"]["annotations"][super::API_APPROVED]).to_owned();
-    let (status, reason, message) = match super::approval(new) {
+    let annotation = text(&new["metadata"]["annotations"][API_APPROVED]).to_owned();
+    let (status, reason, message) = match approval(new) {
         Approval::Missing => (
             false,
             "MissingAnnotation",
             format!(
                 "protected groups must have approval annotation \"{}\", see https://github.com/kubernetes/enhancements/pull/1111",
-                super::API_APPROVED
+                API_APPROVED
             ),
         ),
         Approval::Bypassed => (false, "UnapprovedAnnotation", format!("not approved: {annotation:?}")),
@@ -184,7 +185,7 @@ fn approve(new: &mut Value, now: &str) {
             "InvalidAnnotation",
             format!(
                 "protected groups must have approval annotation \"{}\" with either a URL or a reason starting with \"unapproved\", see https://github.com/kubernetes/enhancements/pull/1111",
-                super::API_APPROVED
+                API_APPROVED
             ),
         ),
     };

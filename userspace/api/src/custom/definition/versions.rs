@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::field_path::field_at;
 use super::schema::validate_schema;
 use crate::custom::schema::{Shape, Structural};
 use crate::field::{Errors, Path};
@@ -177,36 +178,4 @@ fn validate_selectable(version: &Value, path: &Path, errors: &mut Errors) {
     if seen.len() > MAX_SELECTABLE_FIELDS {
         errors.too_many(path, seen.len(), MAX_SELECTABLE_FIELDS);
     }
-}
-
-/// The schema at a path such as `.spec.a['b.c']`. Err: upstream's message.
-pub(super) fn field_at<'a>(
-    schema: &'a Structural,
-    path: &str,
-    subscripts: bool,
-) -> Result<&'a Structural, String> {
-    let (mut found, mut rest) = (schema, path);
-    while !rest.is_empty() {
-        let (name, after) = if let Some(inner) = rest.strip_prefix("['") {
-            if !subscripts {
-                return Err("array notation is not allowed".to_owned());
-            }
-            inner.split_once("']").ok_or("unexpected end of JSON path")?
-        } else if let Some(inner) = rest.strip_prefix('.') {
-            let end = inner.find(['.', '[']).unwrap_or(inner.len());
-            if end == 0 {
-                return Err("unexpected end of JSON path".to_owned());
-            }
-            inner.split_at(end)
-        } else {
-            return Err(format!("expected [ or . but got: {rest}"));
-        };
-        found = match found.properties.is_empty() {
-            false => found.properties.get(name),
-            true => found.additional.as_deref(),
-        }
-        .ok_or("does not refer to a valid field")?;
-        rest = after;
-    }
-    Ok(found)
 }

@@ -2,6 +2,9 @@
 
 mod schedule;
 
+use jiff::Timestamp;
+use serde_json::Value;
+
 use crate::field::{Errors, Path};
 use crate::kinds::job;
 use crate::kinds::kind::Strategy;
@@ -12,9 +15,6 @@ use crate::meta;
 use crate::table::cell::{NONE, UNSET, container_images, container_names, selector_text, text_cell, text_or};
 use crate::table::column::{AGE, Column, NAME, age_of};
 use crate::value::{items, one_of, set_default};
-
-use jiff::Timestamp;
-use serde_json::Value;
 
 /// A Job's name is its CronJob's name plus eleven characters.
 const MAX_NAME_LENGTH: usize = 52;

@@ -76,7 +76,7 @@ mod tests {
 
     use super::*;
 
-    fn said(check: impl FnOnce(&mut Errors)) -> Vec<String> {
+    fn errors_of(check: impl FnOnce(&mut Errors)) -> Vec<String> {
         let mut errors = Errors::default();
         check(&mut errors);
         errors.0.iter().map(ToString::to_string).collect()
@@ -84,7 +84,8 @@ mod tests {
 
     #[test]
     fn an_ip_address_says_whose_it_is() {
-        let parent = |parent: Value| said(|errors| validate(&json!({"spec": {"parentRef": parent}}), errors));
+        let parent =
+            |parent: Value| errors_of(|errors| validate(&json!({"spec": {"parentRef": parent}}), errors));
         assert!(parent(json!({"resource": "services", "name": "a", "namespace": "b"})).is_empty());
         assert_eq!(parent(Value::Null), ["spec.parentRef: Required value"]);
         assert_eq!(parent(json!({"resource": "services"})), ["spec.parentRef.name: Required value"]);

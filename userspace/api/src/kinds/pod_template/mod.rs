@@ -2,6 +2,8 @@
 
 pub(super) mod columns;
 
+use serde_json::Value;
+
 use crate::field::{Errors, Path};
 use crate::kinds::kind::Strategy;
 use crate::kinds::pod_spec::{default_pod_spec, validate_pod_spec};
@@ -11,8 +13,6 @@ use crate::selector::LabelSelector;
 use crate::table::cell::{container_images, container_names, labels_text, or_none};
 use crate::table::column::{Column, NAME};
 use crate::value::immutable;
-
-use serde_json::Value;
 
 pub(super) const ROW: Row = Row {
     kind: "PodTemplate",

@@ -15,7 +15,7 @@ fn service(spec: Value) -> Value {
     service
 }
 
-/// Gives a Service what it wants: the first free of each, in order.
+/// Allocates what a Service wants: the first free of each, in order.
 fn allocate(service: &mut Value, wants: &Wants) {
     for want in &wants.addresses {
         let any = if want.family == Family::V4 { "10.0.0.7" } else { "fd00::7" };
@@ -49,7 +49,7 @@ fn update_in(cluster: &[Family], old: &Value, spec: Value) -> Result<(Value, Wan
     if errors.is_empty() { Ok((service, wants)) } else { Err(errors) }
 }
 
-fn said(errors: Errors) -> String {
+fn error_text(errors: Errors) -> String {
     errors.0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
@@ -87,7 +87,7 @@ fn defaults_are_upstreams() {
 #[test]
 fn families_follow_the_policy_and_the_cluster() {
     let of = |cluster, spec| {
-        let made = create_in(cluster, spec).map_err(said)?;
+        let made = create_in(cluster, spec).map_err(error_text)?;
         let families = made["spec"]["ipFamilies"].as_array().unwrap().len();
         Ok::<_, String>((families, made["spec"]["ipFamilyPolicy"].as_str().unwrap().to_owned()))
     };
@@ -110,7 +110,7 @@ fn families_follow_the_policy_and_the_cluster() {
         of(V4, json!({"clusterIP": "None", "selector": {"a": "b"}})).unwrap(),
         (1, "SingleStack".into())
     );
-    // An address tells its family.
+    // The family follows from the address.
     let made = create_in(DUAL, json!({"clusterIP": "fd00::9", "clusterIPs": ["fd00::9"]})).unwrap();
     assert_eq!(made["spec"]["ipFamilies"], json!(["IPv6"]));
 }
@@ -128,10 +128,10 @@ fn a_second_family_comes_and_goes_and_the_first_stays() {
     );
     assert_eq!(Held::of(&dual).without(&Held::of(&back)).addresses, ["fd00::7".parse().unwrap()].into());
     let refused =
-        said(update_in(DUAL, &dual, patched(&dual, json!({"clusterIPs": ["10.0.0.7"]}))).unwrap_err());
+        error_text(update_in(DUAL, &dual, patched(&dual, json!({"clusterIPs": ["10.0.0.7"]}))).unwrap_err());
     assert!(refused.contains("must be 'SingleStack' to release the secondary cluster IP"), "{refused}");
     let other = json!({"clusterIP": "10.0.0.8", "clusterIPs": ["10.0.0.8"]});
-    let refused = said(update_in(DUAL, &single, patched(&single, other)).unwrap_err());
+    let refused = error_text(update_in(DUAL, &single, patched(&single, other)).unwrap_err());
     assert!(
         refused.contains("spec.clusterIPs[0]: Invalid value: [\"10.0.0.8\"]: may not change once set"),
         "{refused}"
@@ -181,11 +181,12 @@ fn a_type_that_changes_gives_back_and_gets() {
     let (again, wants) =
         update_in(V4, &named, patched(&named, json!({"type": "ClusterIP", "externalName": null}))).unwrap();
     assert_eq!((wants.addresses.len(), &again["spec"]["clusterIP"]), (1, &json!("10.0.0.7")));
-    let refused =
-        said(update_in(V4, &plain, patched(&plain, json!({"loadBalancerClass": "x.io/y"}))).unwrap_err());
+    let refused = error_text(
+        update_in(V4, &plain, patched(&plain, json!({"loadBalancerClass": "x.io/y"}))).unwrap_err(),
+    );
     assert!(refused.contains("may only be used when `type` is 'LoadBalancer'"), "{refused}");
     let other = patched(&balanced, json!({"loadBalancerClass": "x.io/z"}));
-    let refused = said(update_in(V4, &balanced, other).unwrap_err());
+    let refused = error_text(update_in(V4, &balanced, other).unwrap_err());
     assert!(
         refused.contains("spec.loadBalancerClass: Invalid value: \"x.io/z\": may not change once set"),
         "{refused}"
@@ -203,9 +204,9 @@ fn ports_of_one_number_share_a_node_port_by_protocol() {
     );
     let twice =
         json!([{"name": "a", "port": 1, "nodePort": 30001}, {"name": "b", "port": 2, "nodePort": 30001}]);
-    let refused = said(create_in(V4, json!({"type": "NodePort", "ports": twice})).unwrap_err());
+    let refused = error_text(create_in(V4, json!({"type": "NodePort", "ports": twice})).unwrap_err());
     assert!(refused.contains("spec.ports[1].nodePort: Duplicate value: 30001"), "{refused}");
-    // Without allocation only what is asked for is taken.
+    // Without allocation only requested ports are taken.
     let some = json!([{"name": "a", "port": 1, "nodePort": 30001}, {"name": "b", "port": 2}]);
     let spec = json!({"type": "LoadBalancer", "allocateLoadBalancerNodePorts": false, "ports": some});
     let made = create_in(V4, spec).unwrap();
@@ -213,8 +214,8 @@ fn ports_of_one_number_share_a_node_port_by_protocol() {
 }
 
 #[test]
-fn what_is_wrong_is_said_in_upstreams_words() {
-    let refused = |spec| said(create_in(V4, spec).unwrap_err());
+fn invalid_services_are_refused_in_upstreams_words() {
+    let refused = |spec| error_text(create_in(V4, spec).unwrap_err());
     let cases = [
         (
             json!({"type": "NodePort", "clusterIP": "None"}),
@@ -260,10 +261,14 @@ fn what_is_wrong_is_said_in_upstreams_words() {
             "'None' must be the first and only value",
         ),
     ];
+    let mut failed = Vec::new();
     for (spec, wanted) in cases {
-        let text = refused(spec.clone());
-        assert!(text.contains(wanted), "{spec}: wanted {wanted:?}, got {text}");
+        let found = refused(spec.clone());
+        if !found.contains(wanted) {
+            failed.push(format!("{spec}: wanted {wanted:?}, found {found}"));
+        }
     }
+    assert!(failed.is_empty(), "{failed:#?}");
 }
 
 #[test]
@@ -274,7 +279,7 @@ fn a_status_names_addresses_of_load_balancers_only() {
         let mut new = old.clone();
         new["status"] = json!({"loadBalancer": {"ingress": [ingress]}});
         kind.prepare_update(&mut new, &old, crate::kinds::Part::Status);
-        said(kind.validate_update(&new, &old, crate::kinds::Part::Status))
+        error_text(kind.validate_update(&new, &old, crate::kinds::Part::Status))
     };
     assert_eq!(status("LoadBalancer", json!({"ip": "192.0.2.1"})), "");
     assert!(
@@ -292,21 +297,21 @@ fn a_status_names_addresses_of_load_balancers_only() {
 }
 
 #[test]
-fn what_is_in_vain_or_going_out_of_use_is_said() {
+fn ignored_and_deprecated_fields_are_warned_of() {
     let kind = find("", "v1", "services").unwrap();
-    let said = |cluster, spec| kind.warnings(&create_in(cluster, spec).unwrap());
-    assert!(said(V4, json!({})).is_empty());
+    let warnings_of = |cluster, spec| kind.warnings(&create_in(cluster, spec).unwrap());
+    assert!(warnings_of(V4, json!({})).is_empty());
     let headless = json!({"clusterIP": "None", "sessionAffinity": "ClientIP", "loadBalancerIP": "192.0.2.1"});
     let ignored = [
         "spec.loadBalancerIP is ignored for headless services",
         "spec.SessionAffinity is ignored for headless services",
     ];
-    assert_eq!(said(V4, headless), ignored);
+    assert_eq!(warnings_of(V4, headless), ignored);
     let old =
         json!({"trafficDistribution": "PreferClose", "externalIPs": ["192.0.2.1"], "externalName": "a"});
-    let old = said(V4, old);
+    let old = warnings_of(V4, old);
     assert_eq!(old.len(), 3, "{old:?}");
-    let v6 = said(DUAL, json!({"clusterIP": "FD00::9"}));
+    let v6 = warnings_of(DUAL, json!({"clusterIP": "FD00::9"}));
     assert_eq!(
         v6,
         ["spec.clusterIPs[0]: IPv6 address \"FD00::9\" should be in RFC 5952 canonical format (\"fd00::9\")"]

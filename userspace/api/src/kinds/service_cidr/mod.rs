@@ -71,7 +71,7 @@ fn validate_update(new: &Value, old: &Value, errors: &mut Errors) {
 mod tests {
     use super::*;
 
-    fn said(check: impl FnOnce(&mut Errors)) -> Vec<String> {
+    fn errors_of(check: impl FnOnce(&mut Errors)) -> Vec<String> {
         let mut errors = Errors::default();
         check(&mut errors);
         errors.0.iter().map(ToString::to_string).collect()
@@ -80,7 +80,7 @@ mod tests {
     #[test]
     fn a_service_cidr_has_one_range_of_a_family_and_may_only_gain_the_other() {
         let of = |cidrs: Value| json!({"spec": {"cidrs": cidrs}});
-        let valid = |cidrs: Value| said(|errors| validate(&of(cidrs), errors));
+        let valid = |cidrs: Value| errors_of(|errors| validate(&of(cidrs), errors));
         assert!(valid(json!(["10.0.0.0/24", "fd00::/112"])).is_empty());
         assert_eq!(valid(json!([])), ["spec.cidrs: Required value: at least one CIDR required"]);
         assert!(
@@ -91,7 +91,7 @@ mod tests {
             valid(json!(["FD00::/112"])),
             ["spec.cidrs[0]: Invalid value: \"FD00::/112\": must be in canonical form (\"fd00::/112\")"]
         );
-        let update = |new: Value, old: Value| said(|errors| validate_update(&of(new), &of(old), errors));
+        let update = |new: Value, old: Value| errors_of(|errors| validate_update(&of(new), &of(old), errors));
         assert!(update(json!(["10.0.0.0/24", "fd00::/112"]), json!(["10.0.0.0/24"])).is_empty());
         assert!(update(json!(["10.0.1.0/24"]), json!(["10.0.0.0/24"]))[0].starts_with("spec.cidrs[0]: "));
         assert!(!update(json!(["10.0.0.0/24"]), json!(["10.0.0.0/24", "fd00::/112"])).is_empty());

@@ -104,7 +104,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::field::told;
+    use crate::field::error_texts;
 
     #[test]
     fn policies_must_make_sense() {
@@ -112,19 +112,21 @@ mod tests {
             json!([{"operations": ["CREATE"], "apiGroups": ["*"], "apiVersions": ["*"], "resources": ["*"]}]);
         let policy = |validation: Value| json!({"spec": {"matchConstraints": {"resourceRules": rules}, "validations": [validation], "variables": [{"name": "x", "expression": "true"}], "paramKind": {"apiVersion": "v1", "kind": "ConfigMap"}}});
         assert_eq!(
-            told(
+            error_texts(
                 validate,
                 &policy(json!({"expression": "object.spec.replicas <= params.max && variables.x"}))
             ),
             ""
         );
-        let found = told(validate, &policy(json!({"expression": "nothing == 1", "reason": "Mine"})));
+        let found = error_texts(validate, &policy(json!({"expression": "nothing == 1", "reason": "Mine"})));
         assert!(
             found.contains("spec.validations[0].expression: Invalid value")
                 && found.contains("undeclared reference to 'nothing'"),
             "{found}"
         );
         assert!(found.contains("spec.validations[0].reason: Unsupported value"), "{found}");
-        assert!(told(validate, &json!({"spec": {}})).starts_with("spec.matchConstraints: Required value"));
+        assert!(
+            error_texts(validate, &json!({"spec": {}})).starts_with("spec.matchConstraints: Required value")
+        );
     }
 }

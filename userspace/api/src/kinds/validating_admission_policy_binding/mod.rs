@@ -54,12 +54,12 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::field::told;
+    use crate::field::error_texts;
 
     #[test]
     fn bindings_must_make_sense() {
         let binding = json!({"spec": {"policyName": "p", "validationActions": ["Deny", "Warn"], "paramRef": {"parameterNotFoundAction": "Deny"}}});
-        let found = told(validate, &binding);
+        let found = error_texts(validate, &binding);
         assert!(
             found.contains("spec.paramRef: Required value: one of name or selector must be specified"),
             "{found}"
