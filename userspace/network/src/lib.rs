@@ -13,6 +13,7 @@ mod condition;
 pub mod config;
 pub mod dataplane;
 pub mod engine;
+pub mod error;
 mod health;
 mod index_updates;
 pub mod informers;
@@ -20,36 +21,19 @@ pub mod kernel;
 mod node_health;
 mod published;
 
-use std::path::PathBuf;
-
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub use config::NetworkConfig;
+pub use error::NetworkError;
 pub use index_updates::{KINDS, Subscriptions};
 pub use informers::Informers;
 pub use kernel::KernelNetwork;
 pub use skep_cni::NetworkState;
 
-use allocations::AllocationError;
-use dataplane::{Dataplane, DataplaneError};
+use dataplane::Dataplane;
 use engine::Engine;
-
-/// Why the network agent could not start or had to stop.
-#[derive(Debug, thiserror::Error)]
-pub enum NetworkError {
-    #[error("open the datapath")]
-    Open(#[source] skep_datapath::DatapathError),
-    #[error("read back the maps")]
-    Observe(#[source] DataplaneError),
-    #[error(transparent)]
-    Allocations(#[from] AllocationError),
-    #[error("listen on {path}: {source}")]
-    Socket { path: PathBuf, source: std::io::Error },
-    #[error("CNI server: {0}")]
-    Serve(#[from] tonic::transport::Error),
-}
 
 /// Messages to the engine that it has not taken yet.
 const QUEUE_LENGTH: usize = 1024;

@@ -10,6 +10,7 @@ mod context;
 pub mod cri;
 pub mod downward;
 pub mod env;
+pub mod error;
 pub mod events;
 pub mod images;
 mod logs;
@@ -40,21 +41,11 @@ use context::NodeContext;
 use cri::Cri;
 use cri::sandbox::{NodeSettings, parse_resolv_conf};
 use downward::Allocatable;
+pub use error::NodeError;
 use objects::ObjectKey;
 use register::machine::Capacity;
 use register::{Identity, LeaseTimes};
 use skep_cni::NetworkState;
-
-/// Why the agent could not start or had to stop.
-#[derive(Debug, thiserror::Error)]
-pub enum NodeError {
-    #[error("containerd at {socket}: {source}")]
-    Runtime { socket: String, source: tonic::transport::Error },
-    #[error("{operation} {path}: {source}")]
-    Io { operation: &'static str, path: String, source: std::io::Error },
-    #[error("serving certificate: {0}")]
-    Tls(String),
-}
 
 /// Runs the agent until `stop` is cancelled. Pods keep running after it returns: the next agent adopts them.
 pub async fn run(config: AgentConfig, inputs: Inputs, stop: CancellationToken) -> Result<(), NodeError> {

@@ -3,7 +3,6 @@
 //! In: [`Call`]s with their answer channels. Out: allocations, interfaces, the planner's pods.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::path::PathBuf;
 
 use ipnetwork::IpNetwork;
@@ -13,71 +12,12 @@ use skep_netplan::ipam::Ipam;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::message::{Add, Added, Call, CallError, Check};
 use super::{Engine, WaitingAdd};
 use crate::NetworkState;
 use crate::allocations::{Allocation, host_ifname, key};
 use crate::bandwidth::Bandwidth;
 use crate::dataplane::{Dataplane, DataplaneError, Interface, Link};
-
-/// A request for an interface in a sandbox.
-#[derive(Clone, Debug)]
-pub struct Add {
-    pub container_id: String,
-    pub ifname: String,
-    pub netns: PathBuf,
-    pub owner: Owner,
-    /// In bytes; 0: the node's.
-    pub mtu: u32,
-    /// Host side and addresses, when another plugin made the interface.
-    pub chained: Option<(String, Vec<IpAddr>)>,
-}
-
-/// The interface that a sandbox got.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Added {
-    pub addrs: Vec<IpAddr>,
-    pub mac: [u8; 6],
-    pub host_ifname: String,
-    pub host_mac: [u8; 6],
-    pub mtu: u32,
-}
-
-/// What the runtime believes about a sandbox's interface.
-#[derive(Clone, Debug)]
-pub struct Check {
-    /// See [`key`].
-    pub key: String,
-    pub netns: PathBuf,
-    pub addrs: Vec<IpAddr>,
-}
-
-/// A call of the plugin, with the channel for its answer.
-pub enum Call {
-    Add(Add, oneshot::Sender<Result<Added, CallError>>),
-    Del {
-        container_id: String,
-        ifname: String,
-        answer: oneshot::Sender<Result<(), CallError>>,
-    },
-    Check(Check, oneshot::Sender<Result<(), CallError>>),
-    /// The keys of all interfaces that still exist; the others are deleted.
-    Gc(BTreeSet<String>, oneshot::Sender<Result<(), CallError>>),
-    Status(oneshot::Sender<Result<(), CallError>>),
-}
-
-/// Why a call failed, with a message for people.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum CallError {
-    /// The runtime may try again.
-    #[error("{0}")]
-    NotYet(String),
-    #[error("{0}")]
-    Unknown(String),
-    #[error("{0}")]
-    Invalid(String),
-    #[error("{0}")]
-    Failed(String),
-}
 
 #[derive(Debug, thiserror::Error)]
 enum ConnectError {
@@ -85,12 +25,6 @@ enum ConnectError {
     Dataplane(#[from] DataplaneError),
     #[error("all slots for pods of this node are taken")]
     NoFreeSlot,
-}
-
-impl From<DataplaneError> for CallError {
-    fn from(error: DataplaneError) -> Self {
-        CallError::Failed(error.to_string())
-    }
 }
 
 impl<D: Dataplane> Engine<D> {

@@ -5,6 +5,7 @@
 //! the kernel has by then.
 
 mod cni;
+mod message;
 #[cfg(test)]
 mod tests;
 
@@ -12,7 +13,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use skep_netplan::ipam::Ipam;
-use skep_netplan::{Index, Plan, Planner};
+use skep_netplan::{Plan, Planner};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -23,7 +24,7 @@ use crate::index_updates::KINDS;
 use crate::published::Published;
 use crate::{NetworkConfig, NetworkError, NetworkState};
 
-pub use cni::{Add, Added, Call, CallError, Check};
+pub use message::{Add, Added, Call, CallError, Check, Message};
 
 /// Longer than any run of a program: afterwards no program can still use an entry that became garbage.
 const GARBAGE_INTERVAL: Duration = Duration::from_millis(20);
@@ -35,22 +36,6 @@ const MIN_RETRY_INTERVAL: Duration = Duration::from_millis(100);
 const MAX_RETRY_INTERVAL: Duration = Duration::from_secs(10);
 /// Writes after which other tasks may run.
 const WRITES_PER_CHUNK: usize = 1024;
-
-type IndexUpdate = Box<dyn FnOnce(&mut Index) + Send>;
-
-/// What the engine's task receives.
-pub enum Message {
-    Index(IndexUpdate),
-    /// One more kind has been listed completely.
-    Listed,
-    Cni(Call),
-}
-
-impl Message {
-    pub fn index(update: impl FnOnce(&mut Index) + Send + 'static) -> Self {
-        Message::Index(Box::new(update))
-    }
-}
 
 /// See the module. [`Engine::open`] first, then [`Engine::run`] once.
 pub struct Engine<D> {

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use serde_json::{Value, json};
 use skep_abi::{Addr, verdicts_index};
-use skep_netplan::{Observed, Owner, Write};
+use skep_netplan::{Index, Observed, Owner, Write};
 use tokio::task::JoinHandle;
 
 use super::*;

@@ -15,7 +15,8 @@ use tokio::sync::mpsc;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::{Body, Query, answer, text};
+use super::answer::{Body, answer, text};
+use super::query::Query;
 use crate::context::NodeContext;
 use crate::logs::read;
 use crate::names;

@@ -3,25 +3,22 @@
 //! In: requests for logs, exec, attach, port-forward, pods and statistics. Out: answers from the runtime and the agent's
 //! context. Without the API server's certificate only /healthz is allowed.
 
+mod answer;
 mod logs;
 mod proxy;
+mod query;
 mod spdy;
 mod stats;
 mod websocket;
 
-use std::collections::HashMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::{Request, Response, StatusCode};
-use http_body_util::combinators::BoxBody;
-use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
-use k8s_openapi::api::core::v1::Pod;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -31,8 +28,8 @@ use crate::NodeError;
 use crate::config::ServingTls;
 use crate::context::NodeContext;
 use crate::tls;
-
-pub(crate) type Body = BoxBody<Bytes, std::io::Error>;
+use answer::{Body, json, text};
+use query::Query;
 
 /// The organisation in the certificates of allowed clients.
 const ADMINISTRATORS: &str = "system:masters";
@@ -159,102 +156,4 @@ fn no_pod(namespace: &str, pod: &str) -> Response<Body> {
         StatusCode::NOT_FOUND,
         format!("pod does not exist: pod \"{pod}\" not found in namespace \"{namespace}\""),
     )
-}
-
-/// The id of the newest container of that name; an answer with the error when it does not run.
-fn running_container(pod: &Pod, name: &str) -> Result<String, Box<Response<Body>>> {
-    let status = pod.status.as_ref().and_then(|s| crate::plan::status::known(s, name));
-    let Some(status) = status else {
-        let pod = pod.metadata.name.as_deref().unwrap_or_default();
-        let message = format!("container not found (\"{name}\") in pod {pod}");
-        return Err(Box::new(text(StatusCode::NOT_FOUND, message)));
-    };
-    let running = status.state.as_ref().is_some_and(|s| s.running.is_some());
-    let id = status.container_id.as_deref().and_then(|id| id.split_once("://")).map(|(_, id)| id.to_owned());
-    id.filter(|_| running).ok_or_else(|| {
-        Box::new(text(StatusCode::INTERNAL_SERVER_ERROR, format!("container not found (\"{name}\")")))
-    })
-}
-
-fn full(bytes: Bytes) -> Body {
-    Full::new(bytes).map_err(|never| match never {}).boxed()
-}
-
-fn text(status: StatusCode, text: impl Into<String>) -> Response<Body> {
-    answer(status, "text/plain; charset=utf-8", full(Bytes::from(text.into())))
-}
-
-fn json(value: &serde_json::Value) -> Response<Body> {
-    answer(StatusCode::OK, "application/json", full(Bytes::from(value.to_string())))
-}
-
-fn answer(status: StatusCode, kind: &'static str, body: Body) -> Response<Body> {
-    let mut response = Response::new(body);
-    *response.status_mut() = status;
-    response.headers_mut().insert("content-type", http::HeaderValue::from_static(kind));
-    response
-}
-
-/// A parsed query string; a name may occur more than once.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Query(HashMap<String, Vec<String>>);
-
-impl Query {
-    pub(crate) fn parse(text: &str) -> Query {
-        let mut map: HashMap<String, Vec<String>> = HashMap::new();
-        for pair in text.split('&').filter(|p| !p.is_empty()) {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            map.entry(decode(name)).or_default().push(decode(value));
-        }
-        Query(map)
-    }
-
-    pub(crate) fn all(&self, name: &str) -> &[String] {
-        self.0.get(name).map(Vec::as_slice).unwrap_or_default()
-    }
-
-    pub(crate) fn first(&self, name: &str) -> Option<&str> {
-        self.all(name).first().map(String::as_str)
-    }
-
-    /// True for `1` and `true`, under any of the names.
-    pub(crate) fn flag(&self, names: &[&str]) -> bool {
-        names.iter().any(|name| matches!(self.first(name), Some("1" | "true")))
-    }
-}
-
-fn decode(text: &str) -> String {
-    let mut out = Vec::with_capacity(text.len());
-    let mut bytes = text.bytes();
-    while let Some(byte) = bytes.next() {
-        match byte {
-            b'+' => out.push(b' '),
-            b'%' => {
-                let mut ahead = bytes.clone();
-                let digits = [ahead.next(), ahead.next()].map(|d| d.and_then(|d| char::from(d).to_digit(16)));
-                match digits {
-                    [Some(high), Some(low)] => {
-                        out.push(u8::try_from(high * 16 + low).unwrap_or(b'?'));
-                        bytes = ahead;
-                    }
-                    _ => out.push(b'%'),
-                }
-            }
-            other => out.push(other),
-        }
-    }
-    String::from_utf8_lossy(&out).into_owned()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn queries_decode_and_repeat() {
-        let query = Query::parse("command=sh&command=-c&command=echo%20a+b%3D%26&tty=1&odd=%zz");
-        assert_eq!(query.all("command"), ["sh", "-c", "echo a b=&"]);
-        assert!(query.flag(&["terminal", "tty"]) && !query.flag(&["input"]));
-        assert_eq!(query.first("odd"), Some("%zz"));
-    }
 }

@@ -12,8 +12,9 @@ use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::Pod;
 use tokio::net::TcpStream;
 
+use super::answer::{Body, full, text};
+use super::query::Query;
 use super::websocket::{self, Streams};
-use super::{Body, Query, running_container, text};
 use crate::context::NodeContext;
 use crate::cri::{CriError, api};
 
@@ -150,5 +151,20 @@ async fn relay(
         }
     });
     let (parts, _) = response.into_parts();
-    Ok(Response::from_parts(parts, super::full(Bytes::new())))
+    Ok(Response::from_parts(parts, full(Bytes::new())))
+}
+
+/// The id of the newest container of that name; an answer with the error when it does not run.
+fn running_container(pod: &Pod, name: &str) -> Result<String, Box<Response<Body>>> {
+    let status = pod.status.as_ref().and_then(|s| crate::plan::status::known(s, name));
+    let Some(status) = status else {
+        let pod = pod.metadata.name.as_deref().unwrap_or_default();
+        let message = format!("container not found (\"{name}\") in pod {pod}");
+        return Err(Box::new(text(StatusCode::NOT_FOUND, message)));
+    };
+    let running = status.state.as_ref().is_some_and(|s| s.running.is_some());
+    let id = status.container_id.as_deref().and_then(|id| id.split_once("://")).map(|(_, id)| id.to_owned());
+    id.filter(|_| running).ok_or_else(|| {
+        Box::new(text(StatusCode::INTERNAL_SERVER_ERROR, format!("container not found (\"{name}\")")))
+    })
 }

@@ -9,7 +9,7 @@ use http::{Response, StatusCode};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{Body, answer, full, json as json_answer, text};
+use super::answer::{Body, answer, full, json as json_answer, text};
 use crate::context::NodeContext;
 use crate::cri::{CONTAINER_NAME, POD_NAME, POD_NAMESPACE, POD_UID, api};
 use crate::register::machine;

@@ -15,7 +15,8 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, frame::coding::CloseCode};
 
-use super::{Body, full, spdy};
+use super::answer::{Body, full, text};
+use super::spdy;
 
 pub(super) const V5: &str = "v5.channel.k8s.io";
 pub(super) const TUNNEL: &str = "SPDY/3.1+portforward.k8s.io";
@@ -61,7 +62,7 @@ where
     F: Future<Output = std::io::Result<()>> + Send,
 {
     let Some(key) = request.headers().get("sec-websocket-key").cloned() else {
-        return super::text(StatusCode::BAD_REQUEST, "no Sec-WebSocket-Key");
+        return text(StatusCode::BAD_REQUEST, "no Sec-WebSocket-Key");
     };
     let upgrade = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {

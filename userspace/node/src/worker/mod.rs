@@ -3,6 +3,8 @@
 //! In: [`Message`]s, the ends of its own actions. Out: actions, status reports. It sleeps until the API object, the
 //! runtime or a mounted object changes, an action ends, or the plan's deadline comes.
 
+mod job;
+mod kill;
 mod perform;
 mod report;
 mod start;
@@ -23,7 +25,7 @@ use crate::names;
 use crate::objects::ObjectKey;
 use crate::plan::{self, Action, ContainerState, Observed, Outcome, Plan, Task, merge_reported};
 use crate::volumes::VolumeWatch;
-use perform::Job;
+use job::Job;
 
 /// What a worker receives.
 #[derive(Debug)]

@@ -2,35 +2,21 @@
 //!
 //! In: a [`Job`] and its action. Out: calls to the runtime and the API server, events, the [`Outcome`].
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::{DeleteParams, Preconditions};
 use tokio_util::sync::CancellationToken;
 
-use crate::context::NodeContext;
+use super::job::{Job, failed, of_cri};
+use super::kill::kill;
 use crate::cri;
 use crate::names;
 use crate::plan::{Action, Outcome, specs};
 use crate::prober::{self, ProbeResult, Target};
 use crate::volumes::VolumeWatch;
 use skep_cni::NetworkState;
-
-/// What an action works on.
-pub(crate) struct Job {
-    pub(crate) context: Arc<NodeContext>,
-    pub(crate) pod: Arc<Pod>,
-    pub(crate) uid: String,
-    /// Addresses of the newest sandbox; the node's for pods in its network.
-    pub(crate) ips: Vec<IpAddr>,
-    pub(crate) sandbox_attempt: u32,
-    /// The newest container of each name.
-    pub(crate) container_ids: BTreeMap<String, String>,
-}
 
 /// How the action ended, and the new watch of the pod's volumes if the action prepared them.
 pub(super) async fn perform(
@@ -75,17 +61,6 @@ pub(super) async fn perform(
         );
     }
     (outcome, volume_watch)
-}
-
-fn failed(reason: &str, error: impl ToString) -> Outcome {
-    Outcome::Failed { reason: reason.to_owned(), message: error.to_string(), image: None }
-}
-
-fn of_cri(result: Result<(), cri::CriError>) -> Outcome {
-    match result {
-        Ok(()) => Outcome::Done,
-        Err(error) => failed(error.call, &error),
-    }
 }
 
 async fn prepare_volumes(job: &Job, volume_watch: &mut Option<VolumeWatch>) -> Outcome {
@@ -159,35 +134,6 @@ async fn runtime_handler(job: &Job) -> String {
         Ok(Some(found)) => found.handler,
         _ => class,
     }
-}
-
-/// preStop, SIGTERM, SIGKILL, all within `grace`.
-pub(super) async fn kill(
-    job: &Job,
-    name: &str,
-    id: &str,
-    grace: Duration,
-    pre_stop: bool,
-    message: &str,
-) -> Outcome {
-    /// The time for SIGTERM after the hook has used up the grace period.
-    const MIN_GRACE_AFTER_HOOK: Duration = Duration::from_secs(2);
-    let context = &job.context;
-    context.events.pod(&job.pod, Some(name), false, "Killing", message);
-    let began = Instant::now();
-    let all = specs(&job.pod);
-    let container = all.iter().find(|s| s.container.name == name).map(|s| &s.container);
-    let hook = container.and_then(|c| c.lifecycle.as_ref()).and_then(|l| l.pre_stop.as_ref());
-    if let (true, Some(container), Some(handler)) = (pre_stop, container, hook) {
-        let target = Target { container, id, ip: job.ips.first().copied() };
-        if let Err(error) = prober::hook(&context.cri, handler, &target, grace).await {
-            tracing::info!(container = name, %error, "preStop hook failed");
-            context.events.pod(&job.pod, Some(name), true, "FailedPreStopHook", "PreStopHook failed");
-        }
-    }
-    let left = grace.saturating_sub(began.elapsed());
-    let left = if grace.is_zero() { Duration::ZERO } else { left.max(MIN_GRACE_AFTER_HOOK) };
-    of_cri(context.cri.stop_container(id, left).await)
 }
 
 async fn probe(job: &Job, name: &str, id: &str, kind: crate::plan::ProbeKind) -> Outcome {

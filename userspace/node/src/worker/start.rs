@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use k8s_openapi::api::core::v1::Container;
 use tokio_util::sync::CancellationToken;
 
-use super::perform::Job;
+use super::job::Job;
+use super::kill::kill;
 use crate::cri::{self, api};
 use crate::env::{self, Objects};
 use crate::plan::{Outcome, specs};
@@ -108,7 +109,7 @@ async fn post_start(
     );
     tracing::info!(container = container.name, %error, "postStart hook failed");
     let grace = crate::plan::spec_grace(&job.pod).unsigned_abs();
-    super::perform::kill(job, &container.name, id, grace, false, "FailedPostStartHook").await;
+    kill(job, &container.name, id, grace, false, "FailedPostStartHook").await;
     Err(Failed::new("PostStartHookError", "PostStartHook failed"))
 }
 
