@@ -53,8 +53,8 @@ fn default_action(handler: &mut Value) {
     }
 }
 
-/// An image without a tag, or with the tag `latest`, may change in its registry.
-fn pulls_always(image: &str) -> bool {
+/// Whether the default pull policy is Always: an image without a tag, or with the tag `latest`, may change in its registry.
+pub fn pulls_always(image: &str) -> bool {
     let name = image.rsplit('/').next().unwrap_or(image);
     !image.contains('@') && name.split_once(':').is_none_or(|(_, tag)| tag == "latest")
 }

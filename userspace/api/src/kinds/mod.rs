@@ -91,6 +91,7 @@ mod volume_attachment;
 mod volume_attributes_class;
 mod webhook;
 
+pub use container::pulls_always;
 pub use from_definition::{DefinedKinds, defined_kinds};
 pub use kind::{Kind, KindRef, Part, Scope};
 pub use name::{Name, Names};

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Container;
+use skep_api::kinds::pulls_always;
 use tokio_util::sync::CancellationToken;
 
 use super::job::Job;
@@ -183,11 +184,9 @@ async fn pull(job: &Job, name: &str, image: &str) -> Result<api::Image, Failed> 
     Ok(found)
 }
 
-/// Always for `latest` and for no tag, as the API server's default.
+/// The API server's default, for a container without a policy.
 fn default_policy(image: &str) -> &'static str {
-    let last = image.rsplit('/').next().unwrap_or(image);
-    let tagged = image.contains('@') || last.split_once(':').is_some_and(|(_, tag)| tag != "latest");
-    if tagged { "IfNotPresent" } else { "Always" }
+    if pulls_always(image) { "Always" } else { "IfNotPresent" }
 }
 
 /// Rejects what cannot be an image reference; the runtime validates the rest.
