@@ -1,10 +1,8 @@
 //! Work that may take a second without waiting for I/O.
 
-use skep_api::Errors;
-use skep_api::Kind;
 use skep_api::custom::definition::is_definition;
-use tokio::runtime::Handle;
-use tokio::runtime::RuntimeFlavor;
+use skep_api::{Errors, Kind};
+use tokio::runtime::{Handle, RuntimeFlavor};
 
 /// Runs `work` on this thread; the runtime moves other tasks to other threads meanwhile.
 pub(crate) fn run_blocking<T>(work: impl FnOnce() -> T) -> T {

@@ -1,4 +1,4 @@
-//! Request bodies to values: size limit, JSON or YAML, and what does not decode.
+//! Decodes request bodies: size limit, JSON, YAML or protobuf.
 
 use axum::body::Body;
 use bytes::Bytes;
@@ -9,16 +9,16 @@ use serde_json::Value;
 use skep_api::Status;
 
 /// As upstream's MaxRequestBodyBytes.
-pub(crate) const LIMIT: usize = 3 << 20;
+pub(crate) const MAX_BODY_BYTES: usize = 3 << 20;
 
-/// Of built-in kinds only.
+/// The media type of upstream's protobuf encoding, for built-in kinds only.
 pub(crate) const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 
 /// Reads the body; 413 if it is over the limit.
 pub(crate) async fn read(body: Body) -> Result<Bytes, Status> {
-    match Limited::new(body, LIMIT).collect().await {
+    match Limited::new(body, MAX_BODY_BYTES).collect().await {
         Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(Status::too_large(LIMIT)),
+        Err(error) if error.is::<LengthLimitError>() => Err(Status::too_large(MAX_BODY_BYTES)),
         Err(error) => Err(Status::bad_request(format!("read the body: {error}"))),
     }
 }
@@ -41,7 +41,7 @@ pub(crate) fn decode(headers: &HeaderMap, bytes: &Bytes) -> Result<Value, Status
     }
 }
 
-/// The body where it is JSON text, in which a field could stand twice.
+/// The body if it is JSON text: only there can a field occur twice.
 pub(crate) fn text<'a>(headers: &HeaderMap, bytes: &'a Bytes) -> Option<&'a [u8]> {
     matches!(media_type(headers), "" | "application/json").then_some(bytes)
 }
@@ -53,7 +53,7 @@ pub(crate) fn json(bytes: &[u8]) -> Result<Value, Status> {
     as_object(value)
 }
 
-/// A body that may be either; JSON is tried first, for it is read faster.
+/// A body that is JSON or YAML. JSON is tried first because it is faster to read.
 pub(crate) fn json_or_yaml(bytes: &[u8]) -> Result<Value, Status> {
     match serde_json::from_slice(bytes) {
         Ok(value) => as_object(value),
@@ -78,7 +78,7 @@ fn as_object(value: Value) -> Result<Value, Status> {
     Err(Status::bad_request("the body of the request is not an object"))
 }
 
-/// An optional body, such as DeleteOptions.
+/// An optional body, such as DeleteOptions; null if it is empty.
 pub(crate) fn decode_optional(headers: &HeaderMap, bytes: &Bytes) -> Result<Value, Status> {
     if bytes.is_empty() { Ok(Value::Null) } else { decode(headers, bytes) }
 }

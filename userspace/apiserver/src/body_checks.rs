@@ -1,18 +1,15 @@
 //! Checks of an object from a request body: its schema, and its identity against the path and the stored object.
 
 use serde_json::Value;
-use skep_api::Kind;
-use skep_api::Status;
-use skep_api::meta;
-use skep_api::schema;
-use skep_api::schema::SchemaProblem;
+use skep_api::schema::{self, SchemaProblem};
+use skep_api::{Kind, Status, meta};
 
 use crate::call::Call;
 use crate::negotiate::Warnings;
 use crate::object::Object;
 use crate::write_options::Options;
 
-/// A decoded body against the kind's schema: unknown fields are dropped, warned of or refused; wrong types refused.
+/// Checks a decoded body by the kind's schema. Unknown fields are dropped, and warned of or refused; wrong types are refused.
 pub(crate) fn check_schema(
     kind: &Kind,
     object: &mut Value,
@@ -31,7 +28,7 @@ pub(crate) fn check_schema(
     if let Some(text) = text.filter(|_| !options.ignores_unknown_fields()) {
         found.extend(schema::duplicates(text).iter().map(|path| format!("duplicate field \"{path}\"")));
     }
-    options.judge(found, |all| {
+    options.report_fields(found, |all| {
         Status::bad_request(format!(
             "{} in version \"{}\" cannot be handled as a {}: strict decoding error: {all}",
             kind.kind, kind.version, kind.kind
@@ -39,7 +36,7 @@ pub(crate) fn check_schema(
     })
 }
 
-/// The body must be of the kind that the path names.
+/// Refuses a body of another kind than the path's.
 pub(crate) fn check_kind(kind: &Kind, object: &mut Value) -> Result<(), Status> {
     let wanted = (kind.api_version(), &*kind.kind);
     let api_version = object["apiVersion"].as_str().unwrap_or_default();
@@ -61,8 +58,8 @@ pub(crate) fn check_kind(kind: &Kind, object: &mut Value) -> Result<(), Status> 
     Ok(())
 }
 
-/// Namespace and name of the body must be those of the path.
-pub(crate) fn check_place(call: &Call, object: &mut Value) -> Result<(), Status> {
+/// Refuses a body with another namespace or name than the path's.
+pub(crate) fn check_identity(call: &Call, object: &mut Value) -> Result<(), Status> {
     let target = &call.target;
     let metadata = meta::of_mut(object);
     if target.kind.namespaced() {
@@ -97,7 +94,7 @@ pub(crate) fn wanted_revision(object: &Value) -> &str {
     }
 }
 
-/// The version and the identity that the client's object has, if it has any, must be the present ones.
+/// Refuses a write whose object names another resourceVersion or uid than the stored one.
 pub(crate) fn check_preconditions(kind: &Kind, object: &Value, old: &Object) -> Result<(), Status> {
     let wanted = wanted_revision(object);
     if !wanted.is_empty() && wanted.parse::<u64>().is_err() {

@@ -1,4 +1,4 @@
-//! What every cluster has: namespaces, roles, priority classes, the `kubernetes` Service. Missing ones are made.
+//! The objects of every cluster: namespaces, roles, priority classes, the `kubernetes` Service. Missing ones are created.
 
 use std::sync::Arc;
 
@@ -11,8 +11,7 @@ use crate::allocate::address::ensure_default_range;
 use crate::authz::default_objects;
 use crate::config::Config;
 use crate::reconcilers::service_allocations::repair;
-use crate::stored::Storage;
-use crate::stored::stamp;
+use crate::stored::{Storage, stamp};
 
 pub(crate) async fn run(config: &Config, allocator: &Arc<Allocator>) -> Result<(), Status> {
     let storage = &allocator.storage;
@@ -35,7 +34,7 @@ pub(crate) async fn run(config: &Config, allocator: &Arc<Allocator>) -> Result<(
     kubernetes_service(config, allocator).await
 }
 
-/// Makes the object unless one of its name is there.
+/// Creates the object unless one of its name exists.
 async fn ensure(storage: &Storage, object: Value) -> Result<(), Status> {
     let kind = kind_of(&object)?;
     if storage.caches.get_or_404(kind, meta::namespace(&object), meta::name(&object)).is_ok() {
@@ -48,13 +47,13 @@ async fn insert(storage: &Storage, kind: &Kind, mut object: Value) -> Result<(),
     stamp(&mut object);
     kind.prepare_create(&mut object);
     match storage.insert(kind, &object).await {
-        // Another server of the cluster was faster.
+        // Another server of the cluster created it first.
         Err(status) if status.reason != Reason::AlreadyExists => Err(status),
         _ => Ok(()),
     }
 }
 
-/// The API as pods see it, and the endpoint behind it.
+/// The Service by which pods reach the API, and its endpoint.
 async fn kubernetes_service(config: &Config, allocator: &Arc<Allocator>) -> Result<(), Status> {
     let storage = &allocator.storage;
     let advertise = config.advertise;
@@ -94,19 +93,19 @@ async fn ensure_service(allocator: &Arc<Allocator>, mut service: Value) -> Resul
     stamp(&mut service);
     match allocator.reserve(kind, &mut service, None, false).await {
         Ok(reservation) => {
-            let made = storage.insert(kind, &service).await;
+            let created = storage.insert(kind, &service).await;
             if let Some(reservation) = reservation {
-                reservation.end(made.is_ok()).await;
+                reservation.end(created.is_ok()).await;
             }
-            made.map(drop)
+            created.map(drop)
         }
-        // Another server of the cluster is making it, or was and died: the store takes one.
+        // Another server of the cluster creates it now, or died before it did. The store takes the first one.
         Err(_) if allocator.is_reserved_for(&service) => insert(storage, kind, service).await,
         Err(status) => Err(status),
     }
 }
 
-/// Makes the object, or brings these fields of it up to date.
+/// Creates the object, or sets these fields of it.
 async fn ensure_fields(storage: &Storage, wanted: Value, fields: &[&str]) -> Result<(), Status> {
     let kind = kind_of(&wanted)?;
     let Ok(old) = storage.caches.get_or_404(kind, meta::namespace(&wanted), meta::name(&wanted)) else {

@@ -1,9 +1,8 @@
-//! One authorised request to a resource, and the attributes under which it is authorised.
+//! One request to a resource, and the attributes under which it is authorised.
 
 use std::sync::Arc;
 
-use http::HeaderMap;
-use http::Method;
+use http::{HeaderMap, Method};
 use skep_api::kinds::Part;
 
 use crate::admission::Notes;
@@ -12,14 +11,14 @@ use crate::identity::Identity;
 use crate::query::Query;
 use crate::request_info::Target;
 
-/// A request to a resource, authorised.
+/// An authorised request to a resource.
 pub(crate) struct Call {
     pub(crate) identity: Identity,
     pub(crate) target: Target,
     pub(crate) method: Method,
     pub(crate) headers: HeaderMap,
     pub(crate) query: Query,
-    /// What admission has to say, whatever the answer is.
+    /// Warnings and audit annotations, for whatever answer.
     pub(crate) notes: Arc<Notes>,
 }
 
@@ -37,7 +36,7 @@ impl Call {
         attributes
     }
 
-    /// A collection narrowed to one name counts as a request for that object: who may read it may also watch it.
+    /// A collection request whose field selector names one object is authorised for that object, as upstream.
     fn selected_name(&self) -> &str {
         let terms = self.query.get("fieldSelector").unwrap_or_default().split(',');
         let mut names = terms.filter_map(|term| term.strip_prefix("metadata.name="));
@@ -47,7 +46,7 @@ impl Call {
 
 impl<'a> Attributes<'a> {
     pub(crate) fn resource(identity: &'a Identity, verb: &'a str, target: &'a Target) -> Attributes<'a> {
-        // A namespace is itself in the namespace of its name, so that a right there reaches it.
+        // A Namespace is in the namespace of its own name, so that a Role there applies to it.
         let own = target.kind.group.is_empty() && target.kind.kind == "Namespace";
         Attributes {
             user: &identity.user,

@@ -1,7 +1,7 @@
-//! Many small writes as few large ones.
+//! Joins many small writes into few large ones.
 //!
-//! HTTP/2 flushes behind every frame of data that is not tiny. With TLS underneath, each event of each watch would be a
-//! record and a system call of its own. Here a connection's flushes wait until it has been polled to the end.
+//! hyper flushes after every HTTP/2 data frame that is not tiny. With TLS underneath, each event of each watch would be a
+//! record and a system call of its own. Here flushes wait until the connection has been polled to the end.
 
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
@@ -13,17 +13,17 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::lock::Lock;
 
-/// What is gathered at most: the plain text of one TLS record (RFC 8446, 5.1).
-const MOST: usize = 16 << 10;
+/// The plain text of one TLS record (RFC 8446, 5.1).
+const MAX_BUFFERED_BYTES: usize = 16 << 10;
 
-/// A stream whose flushes are put off. Clones are the same stream.
+/// A stream whose flushes are deferred. Clones share the stream.
 pub(crate) struct CoalescingStream<S>(Arc<Lock<Buffered<S>>>);
 
 struct Buffered<S> {
     stream: S,
     waiting: Vec<u8>,
-    /// Somebody flushes after the present poll.
-    put_off: bool,
+    /// [`CoalescingStream::drive`] flushes after the current poll.
+    deferred: bool,
 }
 
 impl<S> Clone for CoalescingStream<S> {
@@ -34,17 +34,17 @@ impl<S> Clone for CoalescingStream<S> {
 
 impl<S: AsyncWrite + Unpin> CoalescingStream<S> {
     pub(crate) fn new(stream: S) -> CoalescingStream<S> {
-        CoalescingStream(Arc::new(Lock::new(Buffered { stream, waiting: Vec::new(), put_off: true })))
+        CoalescingStream(Arc::new(Lock::new(Buffered { stream, waiting: Vec::new(), deferred: true })))
     }
 
-    /// Drives a connection over this stream, and flushes what each poll of it wrote. Whoever keeps the stream behind the
-    /// connection's end (a protocol that it switched to) writes without delay.
+    /// Drives a connection over this stream, and flushes what each poll of it wrote. After the connection's end (a protocol
+    /// switch) clones of the stream write without delay.
     pub(crate) async fn drive<F: Future>(&self, connection: F) -> Option<F::Output> {
         let mut connection = pin!(connection);
         poll_fn(|context| {
             let polled = connection.as_mut().poll(context);
             let mut inner = self.inner();
-            inner.put_off = polled.is_pending();
+            inner.deferred = polled.is_pending();
             match (inner.poll_flush(context), polled) {
                 (_, Poll::Ready(output)) => Poll::Ready(Some(output)),
                 (Poll::Ready(Err(_)), Poll::Pending) => Poll::Ready(None),
@@ -54,7 +54,6 @@ impl<S: AsyncWrite + Unpin> CoalescingStream<S> {
         .await
     }
 
-    /// A panic below would leave what waits as it was.
     fn inner(&self) -> MutexGuard<'_, Buffered<S>> {
         self.0.lock()
     }
@@ -112,9 +111,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for CoalescingStream<S> {
     ) -> Poll<io::Result<usize>> {
         let mut inner = self.inner();
         let count = slices.iter().map(|slice| slice.len()).sum::<usize>();
-        // Who has the stream behind the connection's end may drop it without a flush.
-        let through = count > MOST || !inner.put_off;
-        if through || inner.waiting.len() + count > MOST {
+        // After the connection's end a clone may be dropped without a flush.
+        let through = count > MAX_BUFFERED_BYTES || !inner.deferred;
+        if through || inner.waiting.len() + count > MAX_BUFFERED_BYTES {
             ready!(inner.poll_drain(context))?;
         }
         if through {
@@ -130,7 +129,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for CoalescingStream<S> {
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut inner = self.inner();
-        if inner.put_off { Poll::Ready(Ok(())) } else { inner.poll_flush(context) }
+        if inner.deferred { Poll::Ready(Ok(())) } else { inner.poll_flush(context) }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -149,8 +148,8 @@ mod tests {
     #[tokio::test]
     async fn what_a_poll_wrote_leaves_in_one_piece_when_it_ends() {
         let (near, mut far) = tokio::io::duplex(1 << 20);
-        let gathered = CoalescingStream::new(near);
-        let mut writer = gathered.clone();
+        let stream = CoalescingStream::new(near);
+        let mut writer = stream.clone();
         let mut buffer = [0; 64];
         let connection = async {
             for word in [b"one", b"two"] {
@@ -164,17 +163,17 @@ mod tests {
             tokio::task::yield_now().await;
             far.read(&mut buffer).await.unwrap()
         };
-        assert_eq!(gathered.drive(connection).await, Some(6));
+        assert_eq!(stream.drive(connection).await, Some(6));
     }
 
     #[tokio::test]
-    async fn whoever_keeps_the_stream_writes_without_delay() {
+    async fn after_the_connection_a_clone_writes_without_delay() {
         let (near, mut far) = tokio::io::duplex(1 << 20);
-        let gathered = CoalescingStream::new(near);
-        gathered.drive(async {}).await;
-        let mut kept = gathered.clone();
-        kept.write_all(b"switched").await.unwrap();
-        drop((kept, gathered));
+        let stream = CoalescingStream::new(near);
+        stream.drive(async {}).await;
+        let mut clone = stream.clone();
+        clone.write_all(b"switched").await.unwrap();
+        drop((clone, stream));
         let mut buffer = [0; 8];
         far.read_exact(&mut buffer).await.unwrap();
         assert_eq!(&buffer, b"switched");
@@ -183,9 +182,10 @@ mod tests {
     #[tokio::test]
     async fn nothing_is_lost_or_reordered_whatever_the_sizes() {
         let (near, mut far) = tokio::io::duplex(1 << 10);
-        let gathered = CoalescingStream::new(near);
-        let mut writer = gathered.clone();
-        let sizes = [1, 300, MOST, MOST + 1, 5, 3 * MOST, 40_000, 7];
+        let stream = CoalescingStream::new(near);
+        let mut writer = stream.clone();
+        let sizes =
+            [1, 300, MAX_BUFFERED_BYTES, MAX_BUFFERED_BYTES + 1, 5, 3 * MAX_BUFFERED_BYTES, 40_000, 7];
         let sent: Vec<u8> = (0..sizes.iter().sum::<usize>()).map(|at| (at % 251) as u8).collect();
         let expected = sent.clone();
         let reader = tokio::spawn(async move {
@@ -193,7 +193,7 @@ mod tests {
             far.read_to_end(&mut read).await.unwrap();
             read
         });
-        gathered
+        stream
             .drive(async move {
                 let mut from = 0;
                 for size in sizes {
@@ -204,7 +204,7 @@ mod tests {
                 writer.shutdown().await.unwrap();
             })
             .await;
-        drop(gathered);
+        drop(stream);
         assert!(reader.await.unwrap() == expected);
     }
 }

@@ -1,4 +1,4 @@
-//! What the binary tells the API server.
+//! The configuration of the API server.
 
 use std::sync::Arc;
 
@@ -7,19 +7,19 @@ use skep_store::Store;
 
 use crate::audit::Audit;
 
-/// Everything the API server needs; there is no other source of settings.
+/// All settings; the server reads no flags, files or environment.
 #[derive(Clone)]
 pub struct Config {
     pub store: Arc<dyn Store>,
     pub services: ServiceNetwork,
-    /// Where clients outside reach the server, as `host:port`; shown in discovery and behind the `kubernetes` Service.
+    /// The address at which clients reach the server; for discovery and the endpoint of the `kubernetes` Service.
     pub advertise: std::net::SocketAddr,
     /// PEM of the CA that client certificates must chain to.
     pub client_ca: String,
     pub tokens: TokenKeys,
     pub node_tls: NodeTls,
     pub front_proxy: FrontProxy,
-    /// Without it nothing is told of requests.
+    /// `None`: requests are not audited.
     pub audit: Option<Audit>,
 }
 
@@ -42,17 +42,17 @@ pub struct TokenKeys {
     pub issuer: String,
 }
 
-/// How the server speaks for its users to other API servers: its client certificate, by which names of whose CA.
+/// The client certificate with which the server acts as a front proxy of other API servers, and its CA.
 #[derive(Clone)]
 pub struct FrontProxy {
     pub certificate: String,
     pub key: String,
     pub ca: String,
-    /// Common names of certificates that may speak for users.
+    /// The common names that a front proxy's certificate may have.
     pub names: Vec<String>,
 }
 
-/// How the server reaches the nodes' kubelet API: its client certificate, and the CA of the nodes' certificates.
+/// The client certificate for the kubelets' API, and the CA of their serving certificates.
 #[derive(Clone)]
 pub struct NodeTls {
     pub certificate: String,

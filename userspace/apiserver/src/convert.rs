@@ -1,6 +1,6 @@
-//! Objects of made kinds from the version they are kept in to the one that is asked for, and back.
+//! Converts custom resources between the stored and the requested version.
 //!
-//! With built-in kinds, and where the version is the same already, nothing happens.
+//! Objects of built-in kinds, and those that have the version already, pass unchanged.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::cache::Change;
 use crate::object::{self, Object};
 use crate::webhook;
 
-/// One object in the version of the kind.
+/// Converts one object to the version of `kind`.
 pub(crate) async fn one(
     webhooks: &webhook::Client,
     kind: &Kind,
@@ -23,7 +23,7 @@ pub(crate) async fn one(
     converted.into_iter().next().ok_or_else(|| Status::internal("a conversion returned no object"))
 }
 
-/// Objects in the version of the kind; those of another are converted together.
+/// Converts objects to the version of `kind`, all in one review.
 pub(crate) async fn all(
     webhooks: &webhook::Client,
     kind: &Kind,
@@ -43,7 +43,7 @@ pub(crate) async fn all(
     Ok(objects)
 }
 
-/// A change of an object in the version of the kind.
+/// Converts both objects of a change to the version of `kind`.
 pub(crate) async fn change(
     webhooks: &webhook::Client,
     kind: &Kind,
@@ -60,7 +60,7 @@ pub(crate) async fn change(
     Ok(Arc::new(Change::new(change.kind, object, previous)))
 }
 
-/// The bytes of an object to store, in the version that is stored.
+/// The bytes to store, in the storage version.
 pub(crate) async fn to_stored(
     webhooks: &webhook::Client,
     kind: &Kind,
@@ -76,7 +76,7 @@ pub(crate) async fn to_stored(
     }
 }
 
-/// One value from a version of its kind to another served one.
+/// Converts one value from a served version to another.
 pub(crate) async fn value(
     webhooks: &webhook::Client,
     from: &Kind,
@@ -93,7 +93,7 @@ pub(crate) async fn value(
     }
 }
 
-/// As many values as before, in the same order.
+/// Converts values to `wanted`, in the same order.
 async fn values_to(
     webhooks: &webhook::Client,
     custom: &Custom,
@@ -117,7 +117,7 @@ async fn values_to(
     Ok(values)
 }
 
-/// Asks the webhook; the error says what was wrong with its answer.
+/// Converts by the webhook. The error is text for the API's answer.
 async fn by_webhook(
     webhooks: &webhook::Client,
     client: &Value,
@@ -141,7 +141,7 @@ async fn by_webhook(
     let mut out = Vec::with_capacity(values.len());
     for (at, (before, after)) in values.iter().zip(converted).enumerate() {
         let invalid = |why: String| format!("returned invalid converted object at index {at}: {why}");
-        out.push(taken(before, after.clone(), wanted).map_err(invalid)?);
+        out.push(accept(before, after.clone(), wanted).map_err(invalid)?);
     }
     Ok(out)
 }
@@ -164,17 +164,17 @@ fn converted_objects<'a>(answer: &'a Value, api_version: &str, uid: &str) -> Res
     let result = &response["result"];
     if result["status"] != "Success" {
         let status = result["status"].as_str().unwrap_or_default();
-        let said = result["message"].as_str().filter(|message| !message.is_empty());
+        let message = result["message"].as_str().filter(|message| !message.is_empty());
         return Err(
-            said.map_or(format!("response.result.status was '{status}', not 'Success'"), str::to_owned)
+            message.map_or(format!("response.result.status was '{status}', not 'Success'"), str::to_owned)
         );
     }
     static NONE: Vec<Value> = Vec::new();
     Ok(response["convertedObjects"].as_array().unwrap_or(&NONE))
 }
 
-/// A webhook may change anything but what the object is; of its metadata only labels and annotations.
-fn taken(before: &Value, mut after: Value, wanted: &str) -> Result<Value, String> {
+/// A converted object. Of the metadata, only changes of labels and annotations are accepted; the identity must stay.
+fn accept(before: &Value, mut after: Value, wanted: &str) -> Result<Value, String> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     if after["apiVersion"] != wanted {
         let found = text(&after["apiVersion"]);
@@ -193,15 +193,15 @@ fn taken(before: &Value, mut after: Value, wanted: &str) -> Result<Value, String
     if !after["metadata"].is_object() {
         return Err("missing metadata in converted object".to_owned());
     }
-    let said = std::mem::replace(&mut after["metadata"], before["metadata"].clone());
+    let metadata = std::mem::replace(&mut after["metadata"], before["metadata"].clone());
     for field in ["labels", "annotations"] {
-        match &said[field] {
+        match &metadata[field] {
             Value::Null => drop(meta::of_mut(&mut after).remove(field)),
             Value::Object(entries) => {
                 if let Some((key, _)) = entries.iter().find(|(_, value)| !value.is_string()) {
                     return Err(format!("metadata.{field}[{key}] must be a string in converted object"));
                 }
-                meta::of_mut(&mut after).insert(field.to_owned(), said[field].clone());
+                meta::of_mut(&mut after).insert(field.to_owned(), metadata[field].clone());
             }
             _ => return Err(format!("invalid metadata.{field} in converted object")),
         }
@@ -220,11 +220,11 @@ mod tests {
         after["apiVersion"] = "g.io/v2".into();
         after["metadata"] =
             json!({"name": "a", "uid": "u", "annotations": {"n": "m"}, "finalizers": ["evil/x"]});
-        let taken = taken(&before, after.clone(), "g.io/v2").unwrap();
-        assert_eq!(taken["metadata"], json!({"name": "a", "uid": "u", "annotations": {"n": "m"}}));
+        let accepted = accept(&before, after.clone(), "g.io/v2").unwrap();
+        assert_eq!(accepted["metadata"], json!({"name": "a", "uid": "u", "annotations": {"n": "m"}}));
         after["metadata"]["uid"] = "other".into();
         assert_eq!(
-            super::taken(&before, after, "g.io/v2").unwrap_err(),
+            super::accept(&before, after, "g.io/v2").unwrap_err(),
             "must have the same UID: u != other"
         );
     }

@@ -1,25 +1,18 @@
 //! Deletion: at once, with a grace period, or when the last finalizer is gone.
 
 use bytes::Bytes;
-use jiff::SignedDuration;
-use jiff::Timestamp;
-use serde_json::Value;
-use serde_json::json;
-use skep_api::Kind;
-use skep_api::Status;
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
 use skep_api::custom::definition;
-use skep_api::meta;
+use skep_api::{Kind, Status, meta};
 
-use crate::admission;
-use crate::admission::Request;
+use crate::admission::{self, Request};
 use crate::body;
 use crate::call::Call;
-use crate::clock::now;
-use crate::clock::timestamp;
+use crate::clock::{now, timestamp};
 use crate::object::Object;
 use crate::stored::unstored;
-use crate::write::Attempts;
-use crate::write::Writer;
+use crate::write::{Attempts, Writer};
 
 /// DeleteOptions, from the body and the query.
 #[derive(Clone, Default)]
@@ -120,7 +113,7 @@ impl Writer {
         let mut attempts = Attempts::default();
         loop {
             let old = self.storage.latest(kind, namespace, name).await?;
-            // The deletion behind a subresource (an eviction) was admitted as that.
+            // An eviction was admitted as such already.
             if call.target.subresource.is_empty() {
                 let value = old.value();
                 let request = Request::delete(call, &self.admission, &value, options.dry_run);
@@ -168,11 +161,11 @@ fn grace_seconds(kind: &Kind, object: &Value, options: &DeleteOptions) -> i64 {
     if matches!(object["status"]["phase"].as_str(), Some("Succeeded" | "Failed")) {
         return 0;
     }
-    let asked = options.grace.or(object["spec"]["terminationGracePeriodSeconds"].as_i64()).unwrap_or(30);
+    let requested = options.grace.or(object["spec"]["terminationGracePeriodSeconds"].as_i64()).unwrap_or(30);
     // A second deletion can shorten the period, never lengthen it.
     match object["metadata"]["deletionGracePeriodSeconds"].as_i64() {
-        Some(running) => asked.min(running),
-        None => asked,
+        Some(running) => requested.min(running),
+        None => requested,
     }
 }
 

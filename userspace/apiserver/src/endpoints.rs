@@ -1,4 +1,4 @@
-//! Where a Service is answered, from its EndpointSlices in the cache.
+//! The endpoints of a Service, from its EndpointSlices in the cache.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use skep_api::{find, meta};
 use crate::cache::Caches;
 use crate::object::{Object, prefix};
 
-/// The slices of a Service.
+/// The EndpointSlices of a Service.
 pub(crate) fn slices_of(caches: &Caches, namespace: &str, service: &str) -> Vec<Arc<Object>> {
     let Some(kind) = find("discovery.k8s.io", "v1", "endpointslices") else { return Vec::new() };
     let all = caches.of(kind).map(|slices| slices.list(&format!("{}{namespace}/", prefix(kind))));
@@ -19,7 +19,7 @@ pub(crate) fn slices_of(caches: &Caches, namespace: &str, service: &str) -> Vec<
     all.into_iter().flatten().filter(ours).collect()
 }
 
-/// Where a service's port, by its name or number, is answered, in no order; the first port if none is named.
+/// The ready endpoints of a port in random order. `wanted` is the port's name or number; empty for the first port.
 pub(crate) fn ready_endpoints(caches: &Caches, service: &Value, wanted: &str) -> Vec<SocketAddr> {
     let mut ports = service["spec"]["ports"].as_array().into_iter().flatten();
     let port = ports.find(|port| {

@@ -3,31 +3,23 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use axum::extract::Request;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::response::Response;
 use http::Method;
-use skep_api::Kind;
-use skep_api::Reason;
-use skep_api::Status;
+use skep_api::{Kind, Reason, Status};
 
 use crate::admission::Notes;
 use crate::aggregate;
 use crate::audit;
 use crate::authn;
-use crate::body;
-use crate::body::PROTOBUF;
-use crate::body::media_type;
+use crate::body::{self, PROTOBUF, media_type};
 use crate::call::Call;
 use crate::handlers;
 use crate::identity::Identity;
-use crate::metrics::InProgress;
-use crate::metrics::RequestLabels;
-use crate::negotiate::add_warnings;
-use crate::negotiate::respond_status;
+use crate::metrics::{InProgress, RequestLabels};
+use crate::negotiate::{add_warnings, respond_status};
 use crate::query::Query;
-use crate::request_info::RequestInfo;
-use crate::request_info::Target;
+use crate::request_info::{RequestInfo, Target};
 use crate::state::Inner;
 use crate::subresources;
 
@@ -81,7 +73,7 @@ async fn answer(
     notes: &Arc<Notes>,
     counted: &mut Option<(RequestLabels, InProgress)>,
 ) -> Result<Response, Status> {
-    let Received { server, info, query, requester, request, .. } = received;
+    let Received { server, info, query, requester, mut request, .. } = received;
     let mut begin = |labels: RequestLabels| {
         let open = server.metrics.begin(&labels);
         *counted = Some((labels, open));
@@ -103,7 +95,7 @@ async fn answer(
     };
     let applying = media_type(request.headers()) == handlers::apply::MEDIA_TYPE;
     begin(RequestLabels::resource(request.method(), &target, &info.verb, applying));
-    let (method, headers) = (request.method().clone(), request.headers().clone());
+    let (method, headers) = (request.method().clone(), std::mem::take(request.headers_mut()));
     let call = Call { identity, target, method, headers, query, notes: notes.clone() };
     caches.authorizer().check(&call.attributes(&info.verb))?;
     if let Some(custom) = &call.target.kind.custom {

@@ -1,7 +1,7 @@
 //! The API server: HTTP in front of the store.
 //!
-//! In: requests over TLS, or from the same process by [`ApiServer::in_process`]; both take one way: authenticate,
-//! authorise, route, decode, admit, validate, store, answer. Reads are served from [`cache`], never parsed.
+//! In: requests over TLS, or from the same process by [`ApiServer::in_process`]. Both take the same steps: authenticate,
+//! parse the path, authorise, decode, admit, validate, store, answer. Reads are served from [`cache`] without parsing.
 
 mod admission;
 mod aggregate;
@@ -56,8 +56,7 @@ use aggregate::Aggregator;
 use allocate::Allocator;
 use cache::Caches;
 use metrics::Metrics;
-use state::Inner;
-use state::Peers;
+use state::{Inner, Peers};
 use stored::Storage;
 use write::Writer;
 
@@ -91,12 +90,12 @@ impl ApiServer {
         Ok(ApiServer { inner: Arc::new(inner) })
     }
 
-    /// The API as a service. Requests that carry an [`Identity`] in their extensions are taken as authenticated.
+    /// The API as a tower service. A request with an [`Identity`] in its extensions counts as authenticated.
     pub fn router(&self) -> Router {
         Router::new().fallback(http::handle).with_state(self.inner.clone())
     }
 
-    /// The API for a caller in this process, who acts as `identity`: no TCP, no TLS, the same code.
+    /// The API for a caller in this process that acts as `identity`: the same code without TCP and TLS.
     pub fn in_process(&self, identity: Identity) -> Router {
         self.router().layer(axum::Extension(identity))
     }

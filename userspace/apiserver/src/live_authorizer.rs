@@ -1,4 +1,4 @@
-//! Authorisation of requests: the pure authoriser, kept up with the caches, and its answers as the API words them.
+//! The authoriser of requests: the pure one, fed by the caches. Its answers are in the API's words.
 
 use std::sync::RwLockReadGuard;
 
@@ -9,7 +9,7 @@ use crate::authz::{Attributes, Authorizer, Decision};
 use crate::identity::Identity;
 use crate::lock::RwLock;
 
-/// Fed by the caches with every change, in order, before a read can see it.
+/// The caches apply every change here, in order, before a read can see it.
 #[derive(Default)]
 pub(crate) struct LiveAuthorizer {
     authorizer: RwLock<Authorizer>,
@@ -21,7 +21,6 @@ pub(crate) fn matters(kind: &Kind) -> bool {
 }
 
 impl LiveAuthorizer {
-    /// Nothing that panics runs under the lock.
     fn read(&self) -> RwLockReadGuard<'_, Authorizer> {
         self.authorizer.read()
     }
@@ -44,7 +43,7 @@ impl LiveAuthorizer {
         self.read().authorize(attributes)
     }
 
-    /// 403 in upstream's words if nobody allows it.
+    /// 403 in upstream's words unless the request is allowed.
     pub(crate) fn check(&self, attributes: &Attributes<'_>) -> Result<(), Status> {
         let why = match self.decide(attributes) {
             Decision::Allow(_) => return Ok(()),
@@ -60,7 +59,7 @@ impl LiveAuthorizer {
         Err(Status::new(Reason::Forbidden, format!("forbidden: {message}")).with_details(json!({})))
     }
 
-    /// Nobody gives by a role or a binding what he has not.
+    /// The privilege escalation check of a role or a binding: it must not grant rights that the user lacks.
     pub(crate) fn check_grant(&self, attributes: &Attributes<'_>, object: &Value) -> Result<(), Status> {
         let authorizer = self.read();
         let checked = match object["kind"].as_str() {
@@ -76,7 +75,7 @@ impl LiveAuthorizer {
             .map_err(|why| Status::forbidden(attributes.group, attributes.resource, meta::name(object), why))
     }
 
-    /// A user's rights in a namespace: of resources and of paths.
+    /// The rules that apply to a user in a namespace: for resources and for paths.
     pub(crate) fn rules_of(&self, identity: &Identity, namespace: &str) -> (Vec<Value>, Vec<Value>) {
         let rules = self.read().rules().rules_of(&identity.user, &identity.groups, namespace);
         let (mut resources, mut paths) = (Vec::new(), Vec::new());

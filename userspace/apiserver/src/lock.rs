@@ -1,9 +1,6 @@
 //! Locks that survive a panic: the data under them is whole after every statement, so a poisoned lock is still usable.
 
-use std::sync::MutexGuard;
-use std::sync::PoisonError;
-use std::sync::RwLockReadGuard;
-use std::sync::RwLockWriteGuard;
+use std::sync::{MutexGuard, PoisonError, RwLockReadGuard, RwLockWriteGuard};
 
 /// A mutex.
 #[derive(Debug, Default)]

@@ -1,4 +1,4 @@
-//! What the client wants to see: objects, tables or metadata; and making that of kept bytes.
+//! Content negotiation: objects, tables or metadata, made from stored bytes; and the forms of answers.
 
 use axum::body::Body;
 use axum::response::Response;
@@ -11,7 +11,7 @@ use skep_api::{Kind, Status, conversion, table};
 
 use crate::object::Object;
 
-/// In which form objects are sent.
+/// The form of objects in an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum View {
     Whole,
@@ -62,7 +62,7 @@ pub(crate) fn view(headers: &HeaderMap, include_object: Option<&str>) -> Result<
     Err(Status::not_acceptable("application/json, application/yaml, application/vnd.kubernetes.protobuf"))
 }
 
-/// An object of a kind in the wanted form.
+/// An object in the wanted form.
 pub(crate) fn render(view: View, kind: &Kind, object: &Object) -> Bytes {
     match view {
         View::Whole if !conversion::is_needed(kind) => object.bytes.clone(),
@@ -71,7 +71,7 @@ pub(crate) fn render(view: View, kind: &Kind, object: &Object) -> Bytes {
     }
 }
 
-/// Of the stored form.
+/// As [`render`], from a value in the stored form.
 pub(crate) fn render_value(view: View, kind: &Kind, value: Value) -> Value {
     match view {
         View::Whole => conversion::from_storage(kind, value),
@@ -82,7 +82,7 @@ pub(crate) fn render_value(view: View, kind: &Kind, value: Value) -> Value {
     }
 }
 
-/// Its metadata alone, of which nothing is made anew.
+/// PartialObjectMetadata; the metadata is copied from the stored bytes.
 pub(crate) fn partial(kind: &Kind, object: &Object) -> Bytes {
     const HEAD: &str = "{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"meta.k8s.io/v1\",\"metadata\":";
     if conversion::is_needed(kind) {
@@ -95,7 +95,7 @@ fn metadata_of(value: Value) -> Value {
     json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": value["metadata"]})
 }
 
-/// A table of objects in the stored form. Watches send the columns with their first event only.
+/// A table of objects in the stored form. `columns`: with column definitions; a watch sends them with its first event only.
 pub(crate) fn table_of(
     kind: &Kind,
     rows: Rows,
@@ -179,13 +179,13 @@ pub(crate) fn add_warnings(headers: &mut HeaderMap, warnings: &Warnings) {
     }
 }
 
-/// Bodies under this size are not worth compressing (upstream's threshold).
-const GZIP_FROM: usize = 128 << 10;
+/// Smaller bodies are not compressed (upstream's threshold).
+const MIN_GZIP_BYTES: usize = 128 << 10;
 
-/// Whether the client asked for compression and the answer is worth it.
+/// Whether the client accepts compression and the answer is large enough.
 pub(crate) fn accepts_gzip(headers: &HeaderMap, size: usize) -> bool {
     let accepts = headers.get(ACCEPT_ENCODING).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    size >= GZIP_FROM && accepts.contains("gzip")
+    size >= MIN_GZIP_BYTES && accepts.contains("gzip")
 }
 
 /// Marks an answer as compressed.
@@ -196,7 +196,7 @@ pub(crate) fn as_gzip(mut response: Response) -> Response {
     response
 }
 
-/// Compresses a large answer for a client that asked for it.
+/// A JSON answer; compressed if it is large and the client accepts that.
 pub(crate) fn respond_large(headers: &HeaderMap, body: Bytes) -> Response {
     use std::io::Write as _;
     if !accepts_gzip(headers, body.len()) {

@@ -1,4 +1,4 @@
-//! An object as it is kept and sent: JSON bytes, with what selectors look at beside them.
+//! An object as it is cached and sent: JSON bytes, with the fields and labels that selectors read.
 
 use std::sync::Arc;
 
@@ -20,9 +20,9 @@ pub(crate) struct Object {
     pub(crate) revision: Revision,
     /// The whole object, as it is sent.
     pub(crate) bytes: Bytes,
-    /// Of the bytes, for a kind that a definition made; empty for a built-in one.
+    /// The version of the bytes of a custom resource; empty for a built-in kind.
     pub(crate) version: Name,
-    /// What selectors may ask for.
+    /// The labels and fields that selectors read.
     pub(crate) selectable: Selectable,
 }
 
@@ -37,7 +37,7 @@ impl Object {
         Object::of_custom(custom, entry.key.clone(), entry.modified, &value)
     }
 
-    /// What was written by a request, in the version in which it was written.
+    /// A written object, in the version of the request.
     pub(crate) fn written(kind: &Kind, entry: &Entry, value: &Value) -> Object {
         match &kind.custom {
             None => Object::of_built_in(entry, Selectable::of(kind.selectable_fields.iter(), value)),
@@ -94,7 +94,7 @@ impl Object {
         serde_json::from_slice(&self.bytes).unwrap_or(Value::Null)
     }
 
-    /// What `metadata` is in the bytes.
+    /// The text of `metadata` in the bytes.
     pub(crate) fn metadata(&self) -> &str {
         #[derive(serde::Deserialize)]
         struct Part<'a> {
@@ -113,7 +113,7 @@ fn with_revision(stored: &Bytes, revision: Revision) -> Bytes {
         return stored.clone();
     };
     if revision == 0 {
-        // It was never stored.
+        // A dry run: it was never stored.
         return stored.clone();
     }
     let at = at + METADATA.len();
@@ -126,7 +126,7 @@ fn with_revision(stored: &Bytes, revision: Revision) -> Bytes {
 
 /// The bytes to store: kind and metadata first, without the resourceVersion.
 pub(crate) fn to_stored(object: &Value) -> Bytes {
-    // Memory that is written without fail, and maps whose keys are text.
+    // Writing into memory does not fail, and the keys of all maps are text.
     Bytes::from(serde_json::to_vec(&Stored(object)).unwrap_or_default())
 }
 
@@ -184,7 +184,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_revision_stands_in_the_metadata_and_nowhere_else() {
+    fn the_revision_is_in_the_metadata_and_nowhere_else() {
         let object = json!({
             "data": {"x": "\"metadata\":{"}, "kind": "ConfigMap", "apiVersion": "v1",
             "metadata": {"name": "a", "resourceVersion": "7"},

@@ -28,7 +28,7 @@ impl Query {
         self.0.iter().filter(move |(n, _)| n == name).map(|(_, value)| value.as_str())
     }
 
-    /// Whether it is there, with a value or none.
+    /// Whether the parameter is present, with a value or without.
     pub(crate) fn has(&self, name: &str) -> bool {
         self.0.iter().any(|(n, _)| n == name)
     }
@@ -38,7 +38,7 @@ impl Query {
     }
 }
 
-/// In queries a plus is a space.
+/// Decodes percent-encoded bytes, and in a query a plus to a space. Invalid sequences stay.
 pub(crate) fn percent_decode(text: &str, query: bool) -> String {
     let mut out = Vec::with_capacity(text.len());
     let mut bytes = text.bytes();
@@ -64,7 +64,7 @@ pub(crate) fn percent_decode(text: &str, query: bool) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
-/// The next two bytes of an iterator, if there are as many.
+/// Takes two bytes from an iterator.
 trait TwoBytes {
     fn next_two(self) -> Option<[u8; 2]>;
 }

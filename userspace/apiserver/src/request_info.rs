@@ -5,8 +5,7 @@
 use std::borrow::Cow;
 
 use http::Method;
-use skep_api::KindRef;
-use skep_api::Registry;
+use skep_api::{KindRef, Registry};
 
 use crate::authz::Attributes;
 use crate::identity::Identity;

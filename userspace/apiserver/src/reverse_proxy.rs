@@ -1,6 +1,7 @@
-//! Requests that others answer: nodes, pods, services, API servers. One connection a request; bodies stream both ways,
-//! and an upgraded connection becomes a pipe.
+//! Forwards requests to kubelets, pods, services and other API servers. One connection per request; bodies stream both
+//! ways, and an upgraded connection becomes a pipe.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,13 +20,30 @@ use tokio_rustls::TlsConnector;
 
 use crate::identity::PeerAddress;
 
-const CONNECT: Duration = Duration::from_secs(10);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-/// Headers that are of one connection, not of the request or its answer.
-const HOPS: [&str; 6] =
+/// Hop-by-hop headers (RFC 9110, 7.6.1): they belong to one connection.
+const HOP_BY_HOP: [&str; 6] =
     ["connection", "keep-alive", "proxy-connection", "te", "transfer-encoding", "upgrade"];
 
-/// How the far end is spoken to.
+/// Why a request could not be forwarded. The texts are parts of the API's answers.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ForwardError {
+    #[error("the path cannot be passed on")]
+    Path,
+    #[error("dial tcp {0}: i/o timeout")]
+    DialTimeout(SocketAddr),
+    #[error("dial tcp {0}: {1}")]
+    Dial(SocketAddr, #[source] io::Error),
+    #[error("tls with {0}: i/o timeout")]
+    TlsTimeout(SocketAddr),
+    #[error("tls with {0}: {1}")]
+    Tls(SocketAddr, #[source] io::Error),
+    #[error(transparent)]
+    Http(#[from] hyper::Error),
+}
+
+/// The transport security of a connection.
 #[derive(Clone)]
 pub(crate) enum Security {
     Plain,
@@ -33,26 +51,26 @@ pub(crate) enum Security {
 }
 
 impl Security {
-    /// TLS with what certifies the address itself.
+    /// TLS with a certificate for the address.
     pub(crate) fn of_address(config: Arc<ClientConfig>, address: SocketAddr) -> Security {
         Security::Tls { config, name: ServerName::IpAddress(address.ip().into()) }
     }
 }
 
-/// Where a request goes on to.
+/// The destination of a forwarded request.
 pub(crate) struct Destination {
     pub(crate) security: Security,
     pub(crate) address: SocketAddr,
     pub(crate) path_and_query: String,
 }
 
-/// The headers to go on with. Credentials stay here: the far end trusts the server, not its clients.
-pub(crate) fn onward_headers(headers: &HeaderMap) -> HeaderMap {
+/// The headers to forward. Credentials are removed: the destination trusts this server, not its clients.
+pub(crate) fn forwarded_headers(headers: &HeaderMap) -> HeaderMap {
     let upgrading = headers.contains_key(UPGRADE);
     let mut out = HeaderMap::with_capacity(headers.len());
     for (name, value) in headers {
         let of_upgrade = upgrading && (name == CONNECTION || name == UPGRADE);
-        let hop = HOPS.contains(&name.as_str()) && !of_upgrade;
+        let hop = HOP_BY_HOP.contains(&name.as_str()) && !of_upgrade;
         if !hop && name != AUTHORIZATION && name != HOST && !name.as_str().starts_with("impersonate-") {
             out.append(name.clone(), value.clone());
         }
@@ -60,12 +78,12 @@ pub(crate) fn onward_headers(headers: &HeaderMap) -> HeaderMap {
     out
 }
 
-/// Sends a request on with these headers, and its answer back.
+/// Forwards a request with these headers and returns its answer.
 pub(crate) async fn forward(
     to: Destination,
     mut headers: HeaderMap,
     mut request: Request,
-) -> Result<Response, String> {
+) -> Result<Response, ForwardError> {
     let upgrading = headers.contains_key(UPGRADE);
     let client = upgrading.then(|| hyper::upgrade::on(&mut request));
     let (parts, body) = request.into_parts();
@@ -74,7 +92,7 @@ pub(crate) async fn forward(
         let all = before.map_or(peer.ip().to_string(), |before| format!("{before}, {}", peer.ip()));
         headers.extend(HeaderValue::from_str(&all).ok().map(|all| (FORWARDED_FOR, all)));
     }
-    let uri: Uri = to.path_and_query.parse().map_err(|_| "the path cannot be passed on".to_owned())?;
+    let uri: Uri = to.path_and_query.parse().map_err(|_| ForwardError::Path)?;
     let mut onward = http::Request::new(if upgrading { Body::empty() } else { body });
     *onward.method_mut() = parts.method;
     *onward.uri_mut() = uri;
@@ -84,7 +102,7 @@ pub(crate) async fn forward(
         let backend = hyper::upgrade::on(&mut answer);
         tokio::spawn(async move {
             if let (Ok(client), Ok(backend)) = (client.await, backend.await) {
-                // Either end closing ends the pipe; there is nobody left to tell.
+                // The pipe ends when either end closes. No request is left to report an error to.
                 let _ = tokio::io::copy_bidirectional(&mut TokioIo::new(client), &mut TokioIo::new(backend))
                     .await;
             }
@@ -93,46 +111,46 @@ pub(crate) async fn forward(
         return Ok(Response::from_parts(parts, Body::empty()));
     }
     let (mut parts, body) = answer.into_parts();
-    for hop in HOPS {
+    for hop in HOP_BY_HOP {
         parts.headers.remove(hop);
     }
     Ok(Response::from_parts(parts, Body::new(body)))
 }
 
-/// Sends a request under the address as its host; the response's body streams.
+/// Sends a request with the address as its Host header; the response's body streams.
 pub(crate) async fn send(
     security: &Security,
     address: SocketAddr,
     mut request: http::Request<Body>,
-) -> Result<http::Response<Incoming>, String> {
+) -> Result<http::Response<Incoming>, ForwardError> {
     if let Ok(host) = HeaderValue::from_str(&address.to_string()) {
         request.headers_mut().insert(HOST, host);
     }
-    let connect = tokio::time::timeout(CONNECT, TcpStream::connect(address));
-    let stream = connect.await.map_err(|_| format!("dial tcp {address}: i/o timeout"))?;
-    let stream = stream.map_err(|error| format!("dial tcp {address}: {error}"))?;
+    let connect = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address));
+    let stream = connect.await.map_err(|_| ForwardError::DialTimeout(address))?;
+    let stream = stream.map_err(|error| ForwardError::Dial(address, error))?;
     let _ = stream.set_nodelay(true);
     match security {
         Security::Plain => exchange(TokioIo::new(stream), request).await,
         Security::Tls { config, name } => {
             let connect = TlsConnector::from(config.clone()).connect(name.clone(), stream);
-            let stream = tokio::time::timeout(CONNECT, connect).await;
-            let stream = stream.map_err(|_| format!("tls with {address}: i/o timeout"))?;
-            let stream = stream.map_err(|error| format!("tls with {address}: {error}"))?;
+            let stream = tokio::time::timeout(CONNECT_TIMEOUT, connect).await;
+            let stream = stream.map_err(|_| ForwardError::TlsTimeout(address))?;
+            let stream = stream.map_err(|error| ForwardError::Tls(address, error))?;
             exchange(TokioIo::new(stream), request).await
         }
     }
 }
 
-async fn exchange<T>(io: T, request: http::Request<Body>) -> Result<http::Response<Incoming>, String>
+async fn exchange<T>(io: T, request: http::Request<Body>) -> Result<http::Response<Incoming>, ForwardError>
 where
     T: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
 {
     let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(io).await.map_err(|error| error.to_string())?;
+        hyper::client::conn::http1::handshake(io).await?;
     tokio::spawn(async move {
-        // The end of the connection shows in the body or the upgraded stream.
+        // The body or the upgraded stream reports the end of the connection.
         let _ = connection.with_upgrades().await;
     });
-    sender.send_request(request).await.map_err(|error| error.to_string())
+    Ok(sender.send_request(request).await?)
 }

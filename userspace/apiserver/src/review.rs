@@ -1,4 +1,4 @@
-//! Reviews: questions that are asked by creating an object and answered in its status. Nothing is stored.
+//! Reviews (TokenReview, SubjectAccessReview, ...): a create request whose answer is in the object's status. Nothing is stored.
 
 use axum::response::Response;
 use http::StatusCode;
@@ -48,13 +48,13 @@ fn user_info(identity: &Identity) -> Value {
 fn token(server: &Inner, object: &Value) -> Value {
     let (caches, keys) = (&server.storage.caches, &server.config.tokens);
     let token = object["spec"]["token"].as_str().unwrap_or_default();
-    let asked: Vec<&str> =
+    let audiences: Vec<&str> =
         object["spec"]["audiences"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-    let found = if asked.is_empty() {
+    let found = if audiences.is_empty() {
         let issuer = keys.issuer.clone();
         by_token_for(caches, keys, token, None).map(|identity| (identity, issuer))
     } else {
-        asked.iter().find_map(|audience| {
+        audiences.iter().find_map(|audience| {
             Some((by_token_for(caches, keys, token, Some(audience))?, (*audience).to_owned()))
         })
     };
@@ -84,11 +84,11 @@ fn access(caches: &Caches, identity: &Identity, spec: &Value) -> Result<Value, S
         ));
     }
     let text = |value: &'_ Value| value.as_str().unwrap_or_default().to_owned();
-    let asked = if path.is_null() { resource } else { path };
-    let (verb, group, plural) = (text(&asked["verb"]), text(&asked["group"]), text(&asked["resource"]));
+    let fields = if path.is_null() { resource } else { path };
+    let (verb, group, plural) = (text(&fields["verb"]), text(&fields["group"]), text(&fields["resource"]));
     let (subresource, name, namespace) =
-        (text(&asked["subresource"]), text(&asked["name"]), text(&asked["namespace"]));
-    let path = text(&asked["path"]);
+        (text(&fields["subresource"]), text(&fields["name"]), text(&fields["namespace"]));
+    let path = text(&fields["path"]);
     let attributes = Attributes {
         user: &identity.user,
         groups: &identity.groups,

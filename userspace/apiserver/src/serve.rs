@@ -21,8 +21,8 @@ use crate::authn::PeerCertificate;
 use crate::coalesce::CoalescingStream;
 use crate::identity::PeerAddress;
 
-/// A client that does not finish its handshake in this time is dropped.
-const HANDSHAKE: Duration = Duration::from_secs(10);
+/// The time that a client has for the TLS handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why the server cannot listen.
 #[derive(Debug, thiserror::Error)]
@@ -50,8 +50,8 @@ impl ApiServer {
         loop {
             let (stream, peer) = match listener.accept().await {
                 Ok(accepted) => accepted,
-                Err(error) if is_passing(&error) => {
-                    tracing::warn!(%error, "a connection was lost before it was accepted");
+                Err(error) if is_transient(&error) => {
+                    tracing::warn!(%error, "accept connection failed");
                     tokio::time::sleep(Duration::from_millis(50)).await;
                     continue;
                 }
@@ -84,8 +84,8 @@ impl ApiServer {
     }
 }
 
-/// Out of descriptors, or the client went away: the listener itself is sound.
-fn is_passing(error: &io::Error) -> bool {
+/// Whether the listener is still usable: no descriptors are free, or the client went away.
+fn is_transient(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
         || matches!(error.raw_os_error(), Some(23 | 24 | 105))
@@ -93,7 +93,9 @@ fn is_passing(error: &io::Error) -> bool {
 
 async fn connection(acceptor: TlsAcceptor, router: Router, stream: TcpStream, address: SocketAddr) {
     let _ = stream.set_nodelay(true);
-    let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await else { return };
+    let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await else {
+        return;
+    };
     let (_, session) = stream.get_ref();
     let peer = session.peer_certificates().and_then(|chain| chain.first());
     let peer = peer.map(|certificate| Arc::new(PeerCertificate::read(certificate)));
@@ -108,7 +110,7 @@ async fn connection(acceptor: TlsAcceptor, router: Router, stream: TcpStream, ad
     let mut server = auto::Builder::new(TokioExecutor::new());
     server.http1().timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(30));
     server.http2().timer(TokioTimer::new()).max_concurrent_streams(250);
-    // How a connection ends is the client's affair.
+    // The end of a connection is not an error of the server.
     let stream = CoalescingStream::new(stream);
     let connection = server.serve_connection_with_upgrades(TokioIo::new(stream.clone()), service);
     let _ = stream.drive(connection).await;

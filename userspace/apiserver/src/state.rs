@@ -6,15 +6,11 @@ use std::sync::Arc;
 use rustls::ClientConfig;
 
 use crate::aggregate::Aggregator;
-use crate::config::Config;
-use crate::config::NodeTls;
+use crate::config::{Config, NodeTls};
 use crate::metrics::Metrics;
 use crate::reconcilers::Running;
 use crate::stored::Storage;
-use crate::tls::ClientCertificate;
-use crate::tls::TlsError;
-use crate::tls::Trust;
-use crate::tls::client;
+use crate::tls::{ClientCertificate, TlsError, Trust, client};
 use crate::write::Writer;
 
 pub(crate) struct Inner {
@@ -40,6 +36,6 @@ impl Peers {
         let what = "the certificate for nodes";
         let certificate = ClientCertificate::read(&nodes.certificate, &nodes.key, what)?;
         let trust = Trust::Bundle(nodes.ca.as_bytes(), "the nodes' CA");
-        Ok(Peers { nodes: client(trust, Some(&certificate))?, unverified: client(Trust::Anyone, None)? })
+        Ok(Peers { nodes: client(trust, Some(&certificate))?, unverified: client(Trust::Unverified, None)? })
     }
 }

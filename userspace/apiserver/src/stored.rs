@@ -4,22 +4,14 @@
 
 use std::sync::Arc;
 
-use serde_json::Map;
-use serde_json::Value;
-use serde_json::json;
-use skep_api::Kind;
-use skep_api::Reason;
-use skep_api::Status;
-use skep_api::meta;
-use skep_store::Expect;
-use skep_store::StoreError;
+use serde_json::{Map, Value, json};
+use skep_api::{Kind, Reason, Status, meta};
+use skep_store::{Expect, StoreError};
 
 use crate::cache::Caches;
 use crate::clock::now;
 use crate::convert;
-use crate::object::Object;
-use crate::object::key;
-use crate::object::to_stored;
+use crate::object::{Object, key, to_stored};
 use crate::webhook;
 
 /// The caches, the store below them, and the webhooks that convert custom resources. Cheap to clone.

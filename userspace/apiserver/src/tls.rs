@@ -1,4 +1,4 @@
-//! TLS of this server as a client: whom it trusts, and who it says it is.
+//! TLS configurations of this server as a client: the CAs that it trusts and the certificate that it presents.
 
 use std::sync::Arc;
 
@@ -10,11 +10,11 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
-/// Where systems keep the certificates that everybody trusts.
+/// Bundles of public CAs on common distributions.
 const SYSTEM_ROOTS: [&str; 3] =
     ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
 
-/// Why a connection could not be prepared.
+/// Why a TLS configuration could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     #[error("{0} is not PEM as expected")]
@@ -23,23 +23,23 @@ pub enum TlsError {
     Rustls(#[from] rustls::Error),
 }
 
-/// Whose certificates are taken.
+/// The certificates that are trusted.
 pub(crate) enum Trust<'a> {
-    /// PEM, and what it is called in errors.
+    /// A PEM bundle of CAs, and its name for errors.
     Bundle(&'a [u8], &'static str),
     System,
-    /// Nothing is verified: the far end may be anybody.
-    Anyone,
+    /// Certificates are not verified.
+    Unverified,
 }
 
-/// A certificate to show, with its key.
+/// A client certificate with its key.
 pub(crate) struct ClientCertificate {
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
 }
 
 impl ClientCertificate {
-    /// From PEM; `what` is for errors.
+    /// From PEM; `what` names it in errors.
     pub(crate) fn read(certificate: &str, key: &str, what: &'static str) -> Result<Self, TlsError> {
         let bad = |_| TlsError::Pem(what);
         let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(certificate.as_bytes()).collect();
@@ -60,7 +60,7 @@ pub(crate) fn client(
     let builder = match trust {
         Trust::Bundle(pem, what) => builder.with_root_certificates(roots(pem, what)?),
         Trust::System => builder.with_root_certificates(system_roots()),
-        Trust::Anyone => {
+        Trust::Unverified => {
             builder.dangerous().with_custom_certificate_verifier(Arc::new(Unverified { provider }))
         }
     };
@@ -70,7 +70,7 @@ pub(crate) fn client(
     }))
 }
 
-/// Whose certificates a bundle in base64 has taken; without one, whom the system trusts.
+/// Trusts the CAs of a `caBundle` in base64; the system's if it is empty.
 pub(crate) fn of_bundle(
     bundle: &str,
     certificate: Option<&ClientCertificate>,
@@ -88,7 +88,7 @@ fn roots(pem: &[u8], what: &'static str) -> Result<RootCertStore, TlsError> {
     Ok(roots)
 }
 
-/// What cannot be read of them is left out.
+/// Certificates that cannot be parsed are skipped.
 fn system_roots() -> RootCertStore {
     let mut roots = RootCertStore::empty();
     let pem = SYSTEM_ROOTS.iter().find_map(|path| std::fs::read(path).ok()).unwrap_or_default();
@@ -96,7 +96,7 @@ fn system_roots() -> RootCertStore {
     roots
 }
 
-/// Takes any certificate, as long as its owner holds the key.
+/// Accepts any certificate whose key the peer has.
 #[derive(Debug)]
 struct Unverified {
     provider: Arc<CryptoProvider>,

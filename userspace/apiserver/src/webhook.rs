@@ -1,6 +1,6 @@
-//! Calls to webhooks as a `clientConfig` names them: by URL, or by a Service of the cluster; always TLS.
+//! Calls webhooks, which a `clientConfig` names by URL or by a Service of the cluster; always over TLS.
 //!
-//! Connections are kept for the next call, and the roots that a bundle of certificates makes are read once.
+//! Connections are reused, and each CA bundle is parsed once.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -26,13 +26,13 @@ use crate::endpoints::ready_endpoints;
 use crate::lock::Lock;
 use crate::tls;
 
-/// How long a webhook has for its answer, as upstream's default.
-const TIMEOUT: Duration = Duration::from_secs(30);
-/// Bytes of an answer at most.
-const ANSWER_MAX: usize = 64 << 20;
-/// Idle connections to one webhook, and configurations of TLS, that are kept.
-const IDLE_MAX: usize = 32;
-const TLS_MAX: usize = 256;
+/// Upstream's default.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
+const MAX_ANSWER_BYTES: usize = 64 << 20;
+/// Idle connections that are kept for one webhook.
+const MAX_IDLE: usize = 32;
+/// TLS configurations that are kept.
+const MAX_TLS_CONFIGS: usize = 256;
 
 /// Calls webhooks. Keeps idle connections, and TLS configurations by CA bundle.
 pub(crate) struct Client {
@@ -42,7 +42,7 @@ pub(crate) struct Client {
     tls: Lock<HashMap<String, Arc<ClientConfig>>>,
 }
 
-/// An address, under a name, as a bundle proves it.
+/// A webhook's address, the name of its certificate, and the CA bundle.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Peer {
     address: SocketAddr,
@@ -50,9 +50,9 @@ struct Peer {
     bundle: String,
 }
 
-/// Where a webhook is.
+/// The location of a webhook.
 struct Target {
-    /// The name that its certificate has, and the port, as the Host header shows them.
+    /// The name of its certificate. With the port it is the Host header.
     host: String,
     port: u16,
     path: String,
@@ -83,7 +83,7 @@ impl Client {
         timeout: Option<Duration>,
     ) -> Result<Value, String> {
         let mut url = String::new();
-        let called = tokio::time::timeout(timeout.unwrap_or(TIMEOUT), async {
+        let called = tokio::time::timeout(timeout.unwrap_or(DEFAULT_TIMEOUT), async {
             let mut target = self.locate(client).await?;
             if let Some(timeout) = timeout {
                 let sign = if target.path.contains('?') { '&' } else { '?' };
@@ -122,22 +122,22 @@ impl Client {
         Ok(Target { host: format!("{name}.{namespace}.svc"), port, path, addresses })
     }
 
-    /// Trusts the bundle and nobody else; without one, whom the system trusts.
+    /// Trusts the CAs of the bundle; the system's if it is empty.
     fn tls(&self, bundle: &str) -> Result<Arc<ClientConfig>, String> {
         if let Some(known) = self.tls.lock().get(bundle) {
             return Ok(known.clone());
         }
         let config = tls::of_bundle(bundle, None)?;
         let mut all = self.tls.lock();
-        if all.len() >= TLS_MAX {
+        if all.len() >= MAX_TLS_CONFIGS {
             all.clear();
         }
         all.insert(bundle.to_owned(), config.clone());
         Ok(config)
     }
 
-    /// A connection that was kept, if it still stands.
-    async fn kept(&self, peer: &Peer) -> Option<SendRequest<Body>> {
+    /// An idle connection that is still open.
+    async fn take_idle(&self, peer: &Peer) -> Option<SendRequest<Body>> {
         loop {
             let mut sender = self.idle.lock().get_mut(peer).and_then(Vec::pop)?;
             if !sender.is_closed() && sender.ready().await.is_ok() {
@@ -153,7 +153,7 @@ impl Client {
             !senders.is_empty()
         });
         let senders = idle.entry(peer).or_default();
-        if senders.len() < IDLE_MAX {
+        if senders.len() < MAX_IDLE {
             senders.push(sender);
         }
     }
@@ -169,7 +169,7 @@ async fn connect(server: &Client, peer: &Peer) -> Result<SendRequest<Body>, Stri
     let stream = stream.map_err(|error| format!("tls: {error}"))?;
     let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
     tokio::spawn(async move {
-        // Its end shows in the sender.
+        // The sender reports the end of the connection.
         let _ = connection.await;
     });
     Ok(sender)
@@ -181,8 +181,8 @@ async fn post(server: &Client, target: &Target, client: &Value, review: &Value) 
     let mut last = format!("no address for {}", target.host);
     for address in &target.addresses {
         let peer = Peer { address: *address, host: target.host.clone(), bundle: bundle.clone() };
-        // One that was kept may end just now: then a new one is made.
-        if let Some(sender) = server.kept(&peer).await
+        // An idle connection may be closed just now. Then a new one is opened.
+        if let Some(sender) = server.take_idle(&peer).await
             && let Ok((answer, sender)) = exchange(sender, target, body.clone()).await
         {
             server.keep(peer, sender);
@@ -215,7 +215,7 @@ async fn exchange(
         .map_err(|error| error.to_string())?;
     let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
     let code = response.status();
-    let body = Limited::new(response.into_body(), ANSWER_MAX).collect().await;
+    let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await;
     Ok(((code, body.map_err(|error| error.to_string())?.to_bytes()), sender))
 }
 
@@ -226,8 +226,8 @@ fn read((code, bytes): Answer) -> Result<Value, String> {
         }
         StatusCode::NOT_FOUND => Err("the server could not find the requested resource".to_owned()),
         code if code.is_server_error() => {
-            let told: String = String::from_utf8_lossy(&bytes).chars().take(1_024).collect();
-            Err(format!("an error on the server ({told:?}) has prevented the request from succeeding"))
+            let text: String = String::from_utf8_lossy(&bytes).chars().take(1_024).collect();
+            Err(format!("an error on the server ({text:?}) has prevented the request from succeeding"))
         }
         code => Err(format!(
             "the server responded with the status code {} but did not return more information",

@@ -5,26 +5,17 @@
 use std::sync::Arc;
 
 use serde_json::Value;
-use skep_api::Kind;
-use skep_api::Reason;
-use skep_api::Status;
 use skep_api::kinds::Part;
-use skep_api::meta;
+use skep_api::{Kind, Reason, Status, meta};
 
-use crate::admission;
-use crate::admission::Admission;
-use crate::admission::Request;
+use crate::admission::{self, Admission, Request};
 use crate::allocate::Allocator;
 use crate::blocking::validate_maybe_slow;
 use crate::call::Call;
 use crate::field_manager;
 use crate::generated_name::generate_name;
-use crate::object::Object;
-use crate::object::key;
-use crate::object::to_stored;
-use crate::stored::Storage;
-use crate::stored::stamp;
-use crate::stored::unstored;
+use crate::object::{Object, key, to_stored};
+use crate::stored::{Storage, stamp, unstored};
 use crate::write_options::Options;
 
 /// Generated names that are tried before the client gets an error.

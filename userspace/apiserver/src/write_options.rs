@@ -10,7 +10,7 @@ use crate::query::Query;
 pub(crate) struct Options {
     pub(crate) dry_run: bool,
     validation: FieldValidation,
-    /// Server-side apply has noted the owners of fields already.
+    /// Server-side apply recorded the managed fields already.
     pub(crate) applied: bool,
 }
 
@@ -48,13 +48,13 @@ impl Options {
         self.validation == FieldValidation::Ignore
     }
 
-    /// As this, for an object whose owners are noted.
+    /// The same options for server-side apply.
     pub(crate) fn of_apply(self) -> Options {
         Options { applied: true, ..self }
     }
 
-    /// Findings of a strict reading: ignored, warned of, or refused as `refusal` words all of them.
-    pub(crate) fn judge(
+    /// Turns unknown and duplicate fields into nothing, warnings or `refusal`, as `fieldValidation` says.
+    pub(crate) fn report_fields(
         &self,
         found: Vec<String>,
         refusal: impl FnOnce(&str) -> Status,

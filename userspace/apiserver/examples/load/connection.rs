@@ -1,6 +1,6 @@
-//! One kept connection: TLS with a client certificate, HTTP/1.1, one request after the other.
+//! A persistent connection: TLS with a client certificate, HTTP/1.1, one request after the other.
 //!
-//! By hand, for it shares two cores with the server that is measured.
+//! Written by hand, because it shares two cores with the measured server.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use tokio_rustls::client::TlsStream;
 
 use crate::Failure;
 
-/// Where to, as whom.
+/// The server's address and the client's TLS.
 pub(crate) struct Target {
     pub(crate) address: String,
     tls: Arc<ClientConfig>,
@@ -35,7 +35,7 @@ impl Target {
         Ok(Target { address: address.to_owned(), tls: Arc::new(tls) })
     }
 
-    /// A TLS connection that speaks `protocol`.
+    /// A TLS connection with `protocol` as ALPN.
     pub(crate) async fn connect(&self, protocol: &str) -> Result<TlsStream<TcpStream>, Failure> {
         let mut tls = ClientConfig::clone(&self.tls);
         tls.alpn_protocols = vec![protocol.as_bytes().to_vec()];
@@ -53,11 +53,11 @@ pub(crate) struct Connection {
 
 pub(crate) struct Answer {
     pub(crate) code: u16,
-    /// The first of it.
+    /// The beginning of the body.
     pub(crate) body: String,
 }
 
-/// Of a body, what is kept for an error's message.
+/// Bytes of a body that an error message shows.
 const KEPT: usize = 512;
 
 impl Connection {

@@ -20,12 +20,12 @@ use tokio::task::JoinSet;
 use connection::{Connection, Target};
 use samples::Samples;
 
-/// Whatever goes wrong ends the measurement.
+/// Any error ends the measurement.
 pub(crate) type Failure = Box<dyn Error + Send + Sync>;
 
 /// Connections of every measurement.
 const CONNECTIONS: usize = 32;
-/// What the requests are sent in.
+/// The namespace of the requests.
 const NAMESPACE: &str = "bench";
 
 struct Arguments(Vec<String>);
@@ -80,7 +80,7 @@ async fn main() -> Result<(), Failure> {
     Ok(())
 }
 
-/// How long until the server says that it is ready.
+/// The time until the server is ready.
 async fn ready(target: &Target) -> Result<Value, Failure> {
     let start = Instant::now();
     loop {
@@ -100,7 +100,7 @@ async fn ready(target: &Target) -> Result<Value, Failure> {
 async fn make_namespace(target: &Target) -> Result<(), Failure> {
     let mut connection = Connection::open(target).await?;
     connection.expect(&[201, 409], "POST", "/api/v1/namespaces", &objects::namespace(NAMESPACE)).await?;
-    // Pods need their namespace's account; a controller makes it.
+    // Pods need the service account of their namespace; a controller creates it.
     let account = format!("/api/v1/namespaces/{NAMESPACE}/serviceaccounts/default");
     for _ in 0..500 {
         if connection.send("GET", &account, "").await?.code == 200 {
@@ -111,7 +111,7 @@ async fn make_namespace(target: &Target) -> Result<(), Failure> {
     Err("the controllers made no service account".into())
 }
 
-/// Objects' names have a spread like real ones: neighbours in time are no neighbours in the key space.
+/// Names are spread like real ones: objects created one after the other are not neighbours in the key space.
 pub(crate) fn name(at: usize) -> String {
     format!("{:08x}-{at}", (at as u32).wrapping_mul(2_654_435_761))
 }
@@ -149,11 +149,11 @@ struct Request {
     method: &'static str,
     path: String,
     body: String,
-    /// That a right answer has.
+    /// The status code of a correct answer.
     code: u16,
 }
 
-/// Sends what `next` gives, on every connection one after the other, until it gives no more.
+/// Sends the requests of `next` on every connection, one after the other, until `next` returns none.
 async fn repeat(
     target: Arc<Target>,
     next: impl Fn() -> Option<Request> + Send + Sync + 'static,

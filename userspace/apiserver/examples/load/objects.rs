@@ -1,4 +1,4 @@
-//! What is created: a ConfigMap of 1 KiB, a pod like a Deployment's.
+//! The created objects: a ConfigMap of 1 KiB, a pod like a Deployment's.
 
 use serde_json::json;
 
@@ -17,13 +17,13 @@ pub(crate) fn configmap(name: &str) -> String {
     object(1024 - object(0).len())
 }
 
-/// No scheduler takes it: the measurement is the API server's.
+/// Its scheduler does not exist: only the API server is measured.
 pub(crate) fn pod(name: &str) -> String {
     json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {"name": name, "labels": {"app": "bench", "tier": "web", "pod-template-hash": "6d4b75cb6d"}},
         "spec": {
-            "schedulerName": "nobody",
+            "schedulerName": "none",
             "containers": [{
                 "name": "web", "image": "registry.example/web:1.2.3", "ports": [{"containerPort": 8080}],
                 "env": [{"name": "MODE", "value": "production"}, {"name": "LEVEL", "value": "info"}],
@@ -35,7 +35,7 @@ pub(crate) fn pod(name: &str) -> String {
     .to_string()
 }
 
-/// The object that the watched writes go to; it carries the time at which it was sent.
+/// The object of the watched writes. It carries the time at which it was sent.
 pub(crate) fn stamped(name: &str, sent: u128) -> String {
     json!({
         "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name},

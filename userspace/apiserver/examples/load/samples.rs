@@ -1,4 +1,4 @@
-//! Latencies, and what is told of them.
+//! Latencies and their summary.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ impl Samples {
         self.0.len()
     }
 
-    /// Rate a second over `time`, and latencies in milliseconds.
+    /// Requests per second over `time`, and latencies in milliseconds.
     pub(crate) fn report(mut self, time: Duration) -> Value {
         self.0.sort_unstable();
         let at = |share: f64| {

@@ -1,4 +1,4 @@
-//! Many watchers of one resource while it is written: does each get every event, in order, and how soon.
+//! Many watchers of one resource while it is written: each must get every event in order; the delay is measured.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,9 +16,9 @@ use crate::connection::{Connection, Target};
 use crate::samples::Samples;
 use crate::{CONNECTIONS, Failure, NAMESPACE, objects};
 
-/// How long after the last write an event may still come.
+/// The time that events have to arrive after the last write.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// Each writes an object of its own, so that none is refused for another's write.
+/// Each writer has an object of its own, so that writes do not conflict.
 const WRITERS: usize = 8;
 
 pub(crate) async fn measure(
@@ -71,7 +71,7 @@ async fn revision(target: &Target) -> Result<String, Failure> {
 async fn connect(target: &Target) -> Result<SendRequest<Empty<Bytes>>, Failure> {
     let stream = TokioIo::new(target.connect("h2").await?);
     let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
-    // As client-go's: room for bursts.
+    // As client-go's window: room for bursts.
     builder.initial_stream_window_size(4 << 20).initial_connection_window_size(64 << 20);
     let (sender, connection) = builder.handshake(stream).await?;
     tokio::spawn(connection);
@@ -94,7 +94,7 @@ async fn watch(
     Ok(response.into_body())
 }
 
-/// Reads events until as many as there are writes have come.
+/// Reads as many events as there are writes.
 async fn follow(mut body: Incoming, writes: usize, base: Instant) -> Result<Samples, Failure> {
     let (mut samples, mut rest, mut last) = (Samples::default(), Vec::new(), 0u64);
     while samples.len() < writes {
@@ -129,7 +129,7 @@ fn between(line: &str, before: &str) -> Option<u64> {
     rest.split('"').next()?.parse().ok()
 }
 
-/// Writes at a rate; what is late is not left out.
+/// Writes at a rate. Late writes are not skipped.
 async fn write(target: Arc<Target>, writes: usize, rate: usize, base: Instant) -> Result<Value, Failure> {
     let (mut tasks, start) = (JoinSet::new(), Instant::now());
     for writer in 0..WRITERS {

@@ -1,7 +1,7 @@
-//! The aggregation layer: versions of groups that a Service of the cluster serves, named by APIServices.
+//! The aggregation layer: API groups and versions that another API server serves, behind a Service of this cluster.
 //!
-//! [`Aggregator`] holds what requests need: which version is whose, and what discovery tells of it. It is filled from the
-//! caches; `available` keeps it and the APIServices' conditions, `local` the APIServices of what this server serves.
+//! [`Aggregator`] holds what requests need: the server of each version, and its discovery documents. It is filled from the
+//! caches; `reconcilers::remote_api_services` refreshes it.
 
 mod proxy;
 
@@ -15,8 +15,7 @@ use skep_api::aggregate::Remote;
 use skep_api::{Kind, find, meta};
 
 use crate::cache::Caches;
-use crate::config::Config;
-use crate::config::FrontProxy;
+use crate::config::{Config, FrontProxy};
 use crate::endpoints::ready_endpoints;
 use crate::lock::RwLock;
 use crate::object::prefix;
@@ -24,7 +23,7 @@ use crate::request_info::RequestInfo;
 use crate::reverse_proxy::Security;
 use crate::tls::{self, ClientCertificate, TlsError, Trust};
 
-pub(crate) use proxy::{handle, openapi, speak_for};
+pub(crate) use proxy::{handle, openapi, set_user_headers};
 
 pub(crate) const GROUP: &str = "apiregistration.k8s.io";
 const USER_HEADER: &str = "X-Remote-User";
@@ -37,9 +36,9 @@ pub(crate) fn kind() -> Option<&'static Kind> {
     find(GROUP, "v1", "apiservices")
 }
 
-/// Who serves what beside this server.
+/// The other API servers.
 pub(crate) struct Aggregator {
-    /// What this server shows of itself when it speaks for a user.
+    /// The client certificate that this server presents to them.
     certificate: ClientCertificate,
     table: RwLock<Arc<Table>>,
 }
@@ -56,13 +55,13 @@ pub(crate) struct Backend {
     pub(crate) name: String,
     pub(crate) group: String,
     pub(crate) version: String,
-    /// What the APIService says, to notice a change.
+    /// The spec of the APIService.
     pub(crate) spec: Value,
-    /// As its condition says.
+    /// The `Available` condition; the error is its message.
     pub(crate) available: Result<(), String>,
-    /// Ready endpoints, in no order.
+    /// Ready endpoints in random order.
     pub(crate) addresses: Vec<SocketAddr>,
-    /// Under which name, and as whose; or why it cannot be spoken to.
+    /// The TLS configuration and server name, or why they cannot be made.
     pub(crate) security: Result<Security, String>,
 }
 
@@ -86,12 +85,12 @@ impl Aggregator {
         table.of(&info.group, &info.version)
     }
 
-    /// For discovery and schemas.
-    pub(crate) fn told(&self) -> Told {
-        Told(self.table())
+    /// The discovery documents of the other servers.
+    pub(crate) fn remotes(&self) -> Remotes {
+        Remotes(self.table())
     }
 
-    /// Takes the APIServices over as the caches have them now. What is known of others' discovery stays.
+    /// Reads the APIServices from the caches. Discovery documents of known servers stay.
     pub(crate) fn refresh(&self, caches: &Caches) {
         let Some(kind) = kind() else { return };
         let objects = caches.of(kind).map(|services| services.list(&prefix(kind))).unwrap_or_default();
@@ -143,7 +142,8 @@ impl Aggregator {
 
     fn tls(&self, spec: &Value) -> Result<Arc<ClientConfig>, String> {
         if spec["insecureSkipTLSVerify"] == true {
-            return tls::client(Trust::Anyone, Some(&self.certificate)).map_err(|error| error.to_string());
+            return tls::client(Trust::Unverified, Some(&self.certificate))
+                .map_err(|error| error.to_string());
         }
         tls::of_bundle(spec["caBundle"].as_str().unwrap_or_default(), Some(&self.certificate))
     }
@@ -152,8 +152,8 @@ impl Aggregator {
         *self.table.write() = Arc::new(table);
     }
 
-    /// Takes over what was learned of another server.
-    pub(crate) fn learned(&self, group: &str, version: &str, change: impl FnOnce(&mut Remote)) {
+    /// Changes the discovery documents of a server.
+    pub(crate) fn update_remote(&self, group: &str, version: &str, change: impl FnOnce(&mut Remote)) {
         let mut table = self.table.write();
         let (backends, mut remotes) = (table.backends.clone(), table.remotes.clone());
         let found = remotes.iter_mut().find(|remote| remote.group == group && remote.version == version);
@@ -171,10 +171,10 @@ impl Table {
     }
 }
 
-/// What other servers serve, as of one moment.
-pub(crate) struct Told(Arc<Table>);
+/// A snapshot of the discovery documents of the other servers.
+pub(crate) struct Remotes(Arc<Table>);
 
-impl std::ops::Deref for Told {
+impl std::ops::Deref for Remotes {
     type Target = [Remote];
 
     fn deref(&self) -> &[Remote] {
@@ -182,7 +182,7 @@ impl std::ops::Deref for Told {
     }
 }
 
-/// The error is what the condition says.
+/// The `Available` condition; the error is its message.
 fn availability(api_service: &Value) -> Result<(), String> {
     let mut conditions = api_service["status"]["conditions"].as_array().into_iter().flatten();
     match conditions.find(|condition| condition["type"] == "Available") {
@@ -199,7 +199,7 @@ pub(crate) fn service_of(caches: &Caches, spec: &Value) -> Option<Value> {
     caches.get_or_404(kind, text("namespace"), text("name")).ok().map(|service| service.value())
 }
 
-/// By what other servers know that it is this one who speaks for a user; also whom this one takes for clients.
+/// The ConfigMap by which other API servers authenticate this one as a front proxy, and its clients by their CA.
 pub(crate) fn trust(config: &Config) -> Value {
     let list = |names: &[&str]| json!(names).to_string();
     let FrontProxy { ca, names, .. } = &config.front_proxy;

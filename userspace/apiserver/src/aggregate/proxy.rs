@@ -1,4 +1,4 @@
-//! A request for another API server: authorised here, sent on in the user's name, told by headers.
+//! Forwards an authorised request to another API server. Headers name the user, as from upstream's front proxy.
 
 use axum::extract::Request;
 use axum::response::Response;
@@ -8,7 +8,7 @@ use skep_api::{Reason, Status};
 
 use super::{Aggregator, Backend, EXTRA_PREFIX, GROUP_HEADER, UID_HEADER, USER_HEADER};
 use crate::identity::Identity;
-use crate::reverse_proxy::{Destination, forward, onward_headers};
+use crate::reverse_proxy::{Destination, forward, forwarded_headers};
 
 /// The OpenAPI document of the backend's version.
 pub(crate) async fn openapi(
@@ -39,8 +39,8 @@ pub(crate) async fn handle(
     let address = *backend.addresses.first().ok_or_else(|| unavailable("its service has no endpoints"))?;
     let security = backend.security.clone().map_err(Status::internal)?;
     let path_and_query = request.uri().path_and_query().map_or("/", |path| path.as_str()).to_owned();
-    let mut headers = onward_headers(request.headers());
-    speak_for(identity, &mut headers);
+    let mut headers = forwarded_headers(request.headers());
+    set_user_headers(identity, &mut headers);
     let answer = forward(Destination { security, address, path_and_query }, headers, request).await;
     let answer = answer.map_err(|why| unavailable(&format!("error trying to reach service: {why}")))?;
     if answer.status().is_redirection() && answer.headers().contains_key(LOCATION) {
@@ -50,29 +50,29 @@ pub(crate) async fn handle(
     Ok(answer)
 }
 
-/// Who the user is, instead of whatever the request says of that.
-pub(crate) fn speak_for(identity: &Identity, headers: &mut HeaderMap) {
-    let told: Vec<HeaderName> =
+/// Replaces the `X-Remote-*` headers of the client by those of the user.
+pub(crate) fn set_user_headers(identity: &Identity, headers: &mut HeaderMap) {
+    let forged: Vec<HeaderName> =
         headers.keys().filter(|name| name.as_str().starts_with("x-remote-")).cloned().collect();
-    told.iter().for_each(|name| drop(headers.remove(name)));
-    let mut tell = |name: &str, value: &str| {
+    forged.iter().for_each(|name| drop(headers.remove(name)));
+    let mut append = |name: &str, value: &str| {
         let name = HeaderName::from_bytes(name.to_ascii_lowercase().as_bytes());
         if let (Ok(name), Ok(value)) = (name, HeaderValue::from_bytes(value.as_bytes())) {
             headers.append(name, value);
         }
     };
-    tell(USER_HEADER, &identity.user);
+    append(USER_HEADER, &identity.user);
     if !identity.uid.is_empty() {
-        tell(UID_HEADER, &identity.uid);
+        append(UID_HEADER, &identity.uid);
     }
-    identity.groups.iter().for_each(|group| tell(GROUP_HEADER, group));
+    identity.groups.iter().for_each(|group| append(GROUP_HEADER, group));
     for (key, values) in &identity.extra {
         let name = format!("{EXTRA_PREFIX}{}", escaped(key));
-        values.iter().for_each(|value| tell(&name, value));
+        values.iter().for_each(|value| append(&name, value));
     }
 }
 
-/// What no header's name may hold is written as percent and two digits.
+/// Percent-encodes the characters that a header name must not contain.
 fn escaped(key: &str) -> String {
     let mut out = String::with_capacity(key.len());
     for byte in key.bytes() {
@@ -93,14 +93,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nobody_says_himself_who_he_is() {
+    fn a_client_cannot_set_user_headers() {
         let mut headers = HeaderMap::new();
         for name in ["x-remote-user", "x-remote-group", "x-remote-extra-scopes", "accept"] {
             headers.insert(HeaderName::from_static(name), HeaderValue::from_static("system:masters"));
         }
         let extra = [("example.com/a b".to_owned(), vec!["1".to_owned(), "2".to_owned()])].into();
         let identity = Identity { extra, uid: "u".into(), ..Identity::new("jane", &["dev"]) };
-        speak_for(&identity, &mut headers);
+        set_user_headers(&identity, &mut headers);
         let all: Vec<String> = headers
             .iter()
             .map(|(name, value)| format!("{name}={}", value.to_str().unwrap()))

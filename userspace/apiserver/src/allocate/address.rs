@@ -1,4 +1,4 @@
-//! Cluster addresses: out of the ServiceCIDRs that are ready, each held by an IPAddress object.
+//! Cluster IPs, from the ready ServiceCIDRs. An IPAddress object holds each.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -12,14 +12,13 @@ use skep_api::{Errors, Kind, Reason, Status, find, meta};
 use skep_store::{Expect, StoreError};
 
 use super::owner::Owner;
-use crate::cache::Caches;
-use crate::cache::Changes;
+use crate::cache::{Caches, Changes};
 use crate::clock::now;
 use crate::config::ServiceNetwork;
 use crate::object::{key, prefix};
 use crate::stored::{Storage, stamp, store_error};
 
-/// The ServiceCIDR that stands for the server's own flags.
+/// The ServiceCIDR of the server's flags.
 const DEFAULT_RANGE: &str = "kubernetes";
 const MANAGED_BY: (&str, &str) = ("ipaddress.kubernetes.io/managed-by", "ipallocator.k8s.io");
 const FAMILY: &str = "ipaddress.kubernetes.io/ip-family";
@@ -31,7 +30,7 @@ fn kinds() -> Result<(&'static Kind, &'static Kind), Status> {
         .ok_or_else(|| Status::internal("networking.k8s.io/v1 is not served"))
 }
 
-/// The wanted address, taken in the store for `owner`; without one only chosen.
+/// The wanted address, allocated in the store to `owner`; without an owner it is only chosen. A refusal goes to `errors`.
 pub(crate) async fn take(
     storage: &Storage,
     service: &Value,
@@ -91,7 +90,7 @@ fn is_held(caches: &Caches, ip: IpAddr) -> Result<bool, Status> {
     Ok(resource.is_some_and(|resource| resource.get(&key(addresses, "", &ip.to_string())).is_some()))
 }
 
-/// Makes the address its owner's; false if it is somebody's.
+/// Allocates the address to `owner`; false if it is allocated already.
 pub(crate) async fn hold(storage: &Storage, ip: IpAddr, owner: Option<&Owner>) -> Result<bool, Status> {
     let Some(owner) = owner else { return Ok(!is_held(&storage.caches, ip)?) };
     let (addresses, _) = kinds()?;
@@ -112,7 +111,7 @@ pub(crate) async fn hold(storage: &Storage, ip: IpAddr, owner: Option<&Owner>) -
     }
 }
 
-/// Takes the address from its owner; another's stays.
+/// Releases the address if `owner` has it.
 pub(crate) async fn release(storage: &Storage, owner: &Owner, ip: IpAddr) -> Result<(), Status> {
     let (addresses, _) = kinds()?;
     let (store, at) = (storage.caches.store(), key(addresses, "", &ip.to_string()));
@@ -159,13 +158,13 @@ pub(crate) fn held(caches: &Caches) -> Result<Vec<HeldAddress>, Status> {
     Ok(all.iter().filter_map(of).collect())
 }
 
-/// Changes of IPAddresses from here on.
+/// Subscribes to changes of IPAddresses.
 pub(crate) fn changes(caches: &Caches) -> Option<Changes> {
     let (addresses, _) = kinds().ok()?;
     Some(caches.of(addresses)?.subscribe())
 }
 
-/// Ranges of the family that new addresses come from: the default one first.
+/// The ranges of a family for new addresses, the default range first.
 fn ranges(caches: &Caches, family: Family) -> Result<Vec<IpNetwork>, Status> {
     let (_, ranges) = kinds()?;
     let all = caches.of(ranges).map(|resource| resource.list(&prefix(ranges))).unwrap_or_default();
@@ -186,7 +185,7 @@ fn ranges(caches: &Caches, family: Family) -> Result<Vec<IpNetwork>, Status> {
     Ok(found.into_iter().map(|(_, cidr)| cidr).collect())
 }
 
-/// The ServiceCIDR of the server's flags: made if it is missing, given the second family that the flags gained.
+/// Creates the ServiceCIDR of the server's flags, or adds the second family that the flags gained.
 pub(crate) async fn ensure_default_range(storage: &Storage, network: &ServiceNetwork) -> Result<(), Status> {
     let (_, ranges) = kinds()?;
     let cidrs: Vec<String> = network.cidrs.iter().map(ToString::to_string).collect();
@@ -203,7 +202,7 @@ pub(crate) async fn ensure_default_range(storage: &Storage, network: &ServiceNet
         ranges.prepare_create(&mut object);
         object["status"] = json!({"conditions": ready});
         return match storage.insert(ranges, &object).await {
-            // Another server of the cluster was faster.
+            // Another server of the cluster created it first.
             Err(status) if status.reason != Reason::AlreadyExists => Err(status),
             _ => Ok(()),
         };
@@ -214,19 +213,19 @@ pub(crate) async fn ensure_default_range(storage: &Storage, network: &ServiceNet
         return Ok(());
     }
     if stored.as_array().map(Vec::len) != Some(1) || cidrs.len() != 2 || stored[0] != cidrs[0].as_str() {
-        tracing::warn!(%stored, flags = ?cidrs, "the default ServiceCIDR is not what the flags say; it stays");
+        tracing::warn!(%stored, flags = ?cidrs, "default ServiceCIDR differs from flags, kept");
         return Ok(());
     }
     new["spec"]["cidrs"] = json!(cidrs);
     storage.replace(ranges, &old, &new).await.map(drop)
 }
 
-/// Addresses of a range that can be given, as numbers.
+/// The addresses of a range that can be allocated, as numbers.
 struct Span {
     v6: bool,
     first: u128,
     last: u128,
-    /// The lower part is left to those who ask for an address, as long as the upper has any (KEP-3070).
+    /// Where the upper part begins. The lower part is for requested addresses, while the upper has free ones (KEP-3070).
     upper: u128,
 }
 
@@ -238,7 +237,7 @@ impl Span {
         };
         let size = 1u128.checked_shl(bits).unwrap_or(u128::MAX);
         let offset = if size <= 16 { 0 } else { (size / 16).clamp(16, 256) };
-        // Neither the network's own address nor, with IPv4, the broadcast address.
+        // Without the network address and, with IPv4, the broadcast address.
         let last = base.saturating_add(size - 1).saturating_sub(u128::from(!v6));
         Span { v6, first: base.saturating_add(1), last, upper: base.saturating_add(1 + offset) }
     }
@@ -251,7 +250,7 @@ impl Span {
         ip.is_ipv6() == self.v6 && (self.first..=self.last).contains(&number)
     }
 
-    /// Every address once: the upper part from a random place on, then the lower.
+    /// Every address once: the upper part from a random position on, then the lower part.
     fn candidates(&self, start: u128) -> impl Iterator<Item = IpAddr> + use<> {
         let v6 = self.v6;
         let address = move |number: u128| match u32::try_from(number) {
@@ -278,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn every_address_is_offered_once_and_those_to_ask_for_last() {
+    fn every_address_is_offered_once_and_the_lower_part_last() {
         for start in [0, 1, 77, u128::MAX] {
             let mut offered = all("10.0.0.0/24", start);
             assert_eq!(offered.len(), 254);

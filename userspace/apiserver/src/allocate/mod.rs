@@ -13,20 +13,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use serde_json::Value;
-use skep_api::Errors;
-use skep_api::Kind;
-use skep_api::Status;
-use skep_api::find;
-use skep_api::kinds::service;
-use skep_api::kinds::service::Family;
-use skep_api::kinds::service::Held;
-use skep_api::meta;
-use skep_store::Expect;
-use skep_store::StoreError;
+use skep_api::kinds::service::{self, Family, Held};
+use skep_api::{Errors, Kind, Status, find, meta};
+use skep_store::{Expect, StoreError};
 
 use crate::config::ServiceNetwork;
-use crate::object::Object;
-use crate::object::key;
+use crate::object::{Object, key};
 use crate::stored::Storage;
 use owner::Owner;
 

@@ -1,4 +1,4 @@
-//! Node ports, the health check's among them: each held by an entry of the store.
+//! Node ports and health check node ports. An entry of the store holds each.
 
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
@@ -15,7 +15,7 @@ use crate::clock::now;
 use crate::stored::{Storage, store_error};
 
 const PREFIX: &str = "/registry/ranges/servicenodeports/";
-/// Random tries before the range is read.
+/// Random tries before all allocated ports are read.
 const RANDOM_TRIES: usize = 16;
 
 fn key(number: u16) -> String {
@@ -83,13 +83,13 @@ impl Range<'_> {
     }
 }
 
-/// The first number that is given unasked: those below are left to those who ask (KEP-3668).
+/// The first number of the upper part. The lower part is for requested ports (KEP-3668).
 fn upper(first: u16, last: u16) -> u16 {
     let size = last.saturating_sub(first).saturating_add(1);
     if size <= 16 { first } else { first + (size / 32).clamp(16, 128) }
 }
 
-/// Makes the number its owner's; false if it is somebody's.
+/// Allocates the number to `owner`; false if it is allocated already.
 pub(crate) async fn hold(storage: &Storage, number: u16, owner: Option<&Owner>) -> Result<bool, Status> {
     let (store, at) = (storage.caches.store(), key(number));
     let Some(owner) = owner else {
@@ -103,7 +103,7 @@ pub(crate) async fn hold(storage: &Storage, number: u16, owner: Option<&Owner>) 
     }
 }
 
-/// Takes the number from its owner; another's stays.
+/// Releases the number if `owner` has it.
 pub(crate) async fn release(storage: &Storage, owner: &Owner, number: u16) -> Result<(), Status> {
     let (store, at) = (storage.caches.store(), key(number));
     let (Some(entry), _) = store.get(&at, None).await.map_err(store_error)? else { return Ok(()) };
@@ -116,7 +116,7 @@ pub(crate) async fn release(storage: &Storage, owner: &Owner, number: u16) -> Re
     }
 }
 
-/// A number that is taken.
+/// An allocated port.
 pub(crate) struct Holding {
     pub(crate) owner: Owner,
     pub(crate) since: String,
@@ -131,7 +131,7 @@ impl Holding {
     }
 }
 
-/// Every number that is taken.
+/// All allocated ports.
 pub(crate) async fn held(storage: &Storage) -> Result<Vec<(u16, Holding)>, Status> {
     let all = storage.caches.store().range(PREFIX, None, 0, None).await.map_err(store_error)?;
     let of = |entry: &Entry| Some((entry.key.strip_prefix(PREFIX)?.parse().ok()?, Holding::read(entry)));
@@ -143,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_part_of_the_range_is_left_to_those_who_ask() {
+    fn the_lower_part_of_the_range_is_for_requested_ports() {
         assert_eq!(
             (upper(30_000, 32_767), upper(30_000, 30_015), upper(30_000, 30_099)),
             (30_086, 30_000, 30_016)

@@ -4,27 +4,15 @@ use axum::response::Response;
 use bytes::Bytes;
 use http::StatusCode;
 use serde_json::Value;
-use skep_api::Reason;
-use skep_api::Status;
-use skep_api::apply;
-use skep_api::conversion;
-use skep_api::meta;
-use skep_api::schema;
+use skep_api::{Reason, Status, apply, conversion, meta, schema};
 
 use crate::body;
-use crate::body_checks::check_kind;
-use crate::body_checks::check_place;
-use crate::body_checks::check_preconditions;
-use crate::body_checks::check_schema;
+use crate::body_checks::{check_identity, check_kind, check_preconditions, check_schema};
 use crate::call::Call;
-use crate::field_manager::as_writer;
-use crate::field_manager::invalid;
-use crate::negotiate::Warnings;
-use crate::negotiate::respond_object;
-use crate::negotiate::view;
+use crate::field_manager::{as_writer, invalid};
+use crate::negotiate::{Warnings, respond_object, view};
 use crate::object::Object;
-use crate::write::Attempts;
-use crate::write::Writer;
+use crate::write::{Attempts, Writer};
 use crate::write_options::Options;
 
 pub(crate) const MEDIA_TYPE: &str = "application/apply-patch+yaml";
@@ -57,7 +45,7 @@ pub(crate) async fn handle(writer: &Writer, mut call: Call, bytes: Bytes) -> Res
 fn duplicates(bytes: &Bytes, options: &Options) -> Result<Warnings, Status> {
     let found: Vec<String> =
         schema::duplicates(bytes).iter().map(|path| format!("duplicate field \"{path}\"")).collect();
-    options.judge(found, |all| Status::bad_request(format!("error strict decoding YAML: {all}")))
+    options.report_fields(found, |all| Status::bad_request(format!("error strict decoding YAML: {all}")))
 }
 
 /// One attempt: changes the object if it exists, else creates it.
@@ -106,6 +94,6 @@ fn merged(call: &Call, live: &Value, config: &Value, options: &Options) -> Resul
     let mut new = as_writer(call, call.part(), |writer| apply::apply(kind, live, config, writer, force))?;
     check_kind(kind, &mut new)?;
     check_schema(kind, &mut new, None, options)?;
-    check_place(call, &mut new)?;
+    check_identity(call, &mut new)?;
     Ok(new)
 }

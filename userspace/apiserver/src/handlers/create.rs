@@ -3,16 +3,12 @@
 use axum::response::Response;
 use bytes::Bytes;
 use http::StatusCode;
-use skep_api::Status;
-use skep_api::conversion;
+use skep_api::{Status, conversion};
 
 use crate::body;
-use crate::body_checks::check_kind;
-use crate::body_checks::check_place;
-use crate::body_checks::check_schema;
+use crate::body_checks::{check_identity, check_kind, check_schema};
 use crate::call::Call;
-use crate::negotiate::respond_object;
-use crate::negotiate::view;
+use crate::negotiate::{respond_object, view};
 use crate::review;
 use crate::state::Inner;
 use crate::write_options::Options;
@@ -30,7 +26,7 @@ pub(crate) async fn handle(server: &Inner, mut call: Call, bytes: Bytes) -> Resu
     if let Some(answer) = review::answer(server, &call, &object)? {
         return Ok(answer);
     }
-    check_place(&call, &mut object)?;
+    check_identity(&call, &mut object)?;
     object = conversion::to_storage_kind(&mut call.target.kind, object);
     let stored = server.writer.create(&call, object, &options).await?;
     Ok(respond_object(StatusCode::CREATED, view, kind, &stored, &warnings))

@@ -4,17 +4,13 @@ use axum::response::Response;
 use bytes::Bytes;
 use http::StatusCode;
 use serde_json::json;
-use skep_api::Status;
-use skep_api::meta;
+use skep_api::{Status, meta};
 
 use crate::call::Call;
 use crate::convert;
 use crate::deletion::DeleteOptions;
 use crate::handlers::list::Selection;
-use crate::negotiate::render;
-use crate::negotiate::respond;
-use crate::negotiate::respond_value;
-use crate::negotiate::view;
+use crate::negotiate::{render, respond, respond_value, view};
 use crate::stored::store_error;
 use crate::write::Writer;
 

@@ -1,4 +1,4 @@
-//! One object.
+//! `get`: one object.
 
 use axum::response::Response;
 use http::StatusCode;
@@ -12,7 +12,7 @@ use crate::stored::{Storage, store_error};
 pub(crate) async fn handle(storage: &Storage, call: Call) -> Result<Response, Status> {
     let kind = &call.target.kind;
     let view = view(&call.headers, call.query.get("includeObject"))?;
-    // Version "0" is content with what the cache has.
+    // Version "0" accepts whatever the cache has.
     if call.query.get("resourceVersion") != Some("0") {
         storage.caches.catch_up().await.map_err(store_error)?;
     }

@@ -1,4 +1,4 @@
-//! `/healthz`, `/livez`, `/readyz`: all checks, or one of them; `?verbose` tells each, `?exclude` leaves some out.
+//! `/healthz`, `/livez`, `/readyz`: all checks, or one. `?verbose` lists each result, `?exclude` skips a check.
 
 use std::fmt::Write as _;
 
@@ -9,12 +9,12 @@ use crate::negotiate::text;
 use crate::query::Query;
 use crate::state::Inner;
 
-/// What can be asked, under upstream's names. The store is `etcd`, whichever it is.
+/// The checks under upstream's names. `etcd` is the store, whichever it is.
 const CHECKS: [&str; 4] = ["ping", "etcd", "poststarthook/rbac/bootstrap-roles", "informer-sync"];
 
 const KINDS: [&str; 3] = ["healthz", "livez", "readyz"];
 
-/// The server does not listen before its caches are filled and its roles are made.
+/// The other checks always pass: the server does not listen before its caches are filled and its roles exist.
 async fn is_good(server: &Inner, check: &str) -> bool {
     match check {
         "etcd" => server.storage.caches.store().revision().await.is_ok(),
@@ -23,19 +23,19 @@ async fn is_good(server: &Inner, check: &str) -> bool {
     }
 }
 
-/// Which of the three have the check.
+/// Whether an endpoint has the check.
 fn is_of(which: &str, check: &str) -> bool {
     which == "readyz" || check != "informer-sync"
 }
 
-/// Checks, and keeps the result for who asks for metrics.
+/// Runs a check and records its result in the metrics.
 async fn check(server: &Inner, which: &'static str, name: &'static str) -> bool {
     let good = is_good(server, name).await;
     server.metrics.record_check(name, which, good);
     good
 }
 
-/// Makes every check, for what it leaves in the metrics.
+/// Runs every check, to update the metrics.
 pub(super) async fn check_all(server: &Inner) {
     for which in KINDS {
         for name in CHECKS.into_iter().filter(|name| is_of(which, name)) {

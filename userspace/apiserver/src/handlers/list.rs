@@ -1,4 +1,4 @@
-//! Many objects: a gather of kept bytes.
+//! `list`: joins the cached bytes of objects.
 
 use std::sync::Arc;
 
@@ -20,12 +20,12 @@ use crate::object::{Object, prefix};
 use crate::query::Query;
 use crate::stored::{Storage, store_error};
 
-/// Objects that are parsed in a few milliseconds; clients that page ask for no more.
-const PARSED_AT_ONCE: usize = 512;
+/// Objects that are parsed on a thread of the runtime; it takes a few milliseconds. Pages of clients are not larger.
+const MAX_PARSED_INLINE: usize = 512;
 
-/// What a list, a watch or a collection delete selects.
+/// The objects that a list, a watch or a `deletecollection` selects.
 pub(crate) struct Selection {
-    /// Of the keys: the kind's, or one namespace's of it.
+    /// The prefix of their keys: that of the kind, or of the kind in one namespace.
     pub(crate) prefix: String,
     labels: LabelSelector,
     fields: FieldSelector,
@@ -43,7 +43,7 @@ impl Selection {
         Ok(Selection { prefix, labels, fields })
     }
 
-    /// Of a watch of these objects.
+    /// The index under which a watch of these objects is registered.
     pub(crate) fn trigger(&self, kind: &Kind, namespace: &str) -> Trigger {
         Trigger::of(kind, namespace, &self.fields)
     }
@@ -73,7 +73,7 @@ impl Selection {
     }
 }
 
-/// A page's place: at which revision, behind which key.
+/// The position of the next page: its revision, and the last key before it.
 struct Continue {
     revision: Revision,
     after: String,
@@ -111,12 +111,12 @@ pub(crate) async fn handle(storage: &Storage, call: Call) -> Result<Response, St
         ));
     }
     let (headers, kind) = (call.headers, kind.clone());
-    if page.objects.len() <= PARSED_AT_ONCE {
+    if page.objects.len() <= MAX_PARSED_INLINE {
         return Ok(respond_large(&headers, page.body(&kind, view)));
     }
-    // Every object is parsed for these: so many are no work for the threads that serve all others.
-    let made = tokio::task::spawn_blocking(move || respond_large(&headers, page.body(&kind, view)));
-    made.await.map_err(Status::internal)
+    // These forms parse every object. A long list must not block the runtime's threads.
+    let response = tokio::task::spawn_blocking(move || respond_large(&headers, page.body(&kind, view)));
+    response.await.map_err(Status::internal)
 }
 
 pub(crate) fn parse_number(query: &Query, name: &str) -> Result<Option<u64>, Status> {
@@ -158,11 +158,11 @@ async fn present_page(
         None => caches.catch_up().await.map_err(store_error)?,
     };
     let resource = caches.of(&call.target.kind).ok_or_else(Status::no_such_path)?;
-    // The cache may have moved on while we read: the list is at least as new as the revision it tells.
+    // The cache may be newer by now: the list is at least as new as the revision in its metadata.
     Page::cut(storage, call, resource.list(&selection.prefix), selection, limit, revision).await
 }
 
-/// A page of the past: from the cache while it knows what changed since, else from the store.
+/// A page at an older revision: from the cache if it has all changes since then, else from the store.
 async fn past_page(
     storage: &Storage,
     call: &Call,
@@ -175,14 +175,14 @@ async fn past_page(
     if from.revision <= caches.catch_up().await.map_err(store_error)?
         && let Some(mut objects) = resource.list_at(&selection.prefix, from.revision)
     {
-        let seen = objects.partition_point(|object| *object.key <= *from.after);
-        objects.drain(..seen);
+        let done = objects.partition_point(|object| *object.key <= *from.after);
+        objects.drain(..done);
         return Page::cut(storage, call, objects, selection, limit, from.revision).await;
     }
     stored_page(storage, call, selection, limit, from).await
 }
 
-/// A page of the past, from the store.
+/// A page at an older revision, from the store.
 async fn stored_page(
     storage: &Storage,
     call: &Call,
@@ -221,7 +221,7 @@ async fn stored_page(
 }
 
 impl Page {
-    /// The first of these objects that are selected.
+    /// The first `limit` of these objects that are selected.
     async fn cut(
         storage: &Storage,
         call: &Call,
@@ -256,7 +256,7 @@ impl Page {
         metadata
     }
 
-    /// All of a list that stands before its items.
+    /// The text of a list before its items.
     fn head(&self, kind: &str, api_version: &str) -> String {
         let metadata = self.metadata();
         format!("{{\"kind\":\"{kind}\",\"apiVersion\":\"{api_version}\",\"metadata\":{metadata},\"items\":[")

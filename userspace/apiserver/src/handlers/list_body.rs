@@ -1,6 +1,6 @@
-//! The body of a list: kept bytes one after the other, put together as the connection takes them.
+//! The body of a list: the cached bytes of its objects, joined piece by piece as the connection takes them.
 //!
-//! A list of any size holds one piece of itself in memory, and no thread for longer than a piece takes.
+//! A list of any size needs the memory of one piece, and a thread for no longer than one piece takes.
 
 use std::convert::Infallible;
 use std::io::Write as _;
@@ -20,21 +20,21 @@ use crate::negotiate::{accepts_gzip, as_gzip, respond};
 use crate::object::Object;
 
 /// Bytes of one piece, before compression.
-const PIECE: usize = 128 << 10;
+const PIECE_BYTES: usize = 128 << 10;
 
 struct Items {
     head: String,
     objects: std::vec::IntoIter<Arc<Object>>,
     first: bool,
     ended: bool,
-    /// Bytes that are still to come, where nothing compresses them.
+    /// Bytes that are still to come, before compression.
     left: u64,
     gzip: Option<GzEncoder<Vec<u8>>>,
-    /// Compressing is slow enough for others to be let in between.
+    /// Other tasks ran since the last piece. Compression is slow enough to yield after each.
     rested: bool,
 }
 
-/// A list that begins with `head`, which opens the array that its last piece closes.
+/// Answers with a list. `head` is its text up to the items, including the opening bracket.
 pub(super) fn respond_items(headers: &HeaderMap, head: String, objects: Vec<Arc<Object>>) -> Response {
     let bytes: usize = objects.iter().map(|object| object.bytes.len()).sum();
     let size = head.len() + bytes + objects.len().saturating_sub(1) + END.len();
@@ -50,11 +50,11 @@ pub(super) fn respond_items(headers: &HeaderMap, head: String, objects: Vec<Arc<
 const END: &[u8] = b"]}";
 
 impl Items {
-    /// The next piece as it is before compression.
-    fn gather(&mut self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(PIECE + (PIECE >> 3));
+    /// The next piece before compression.
+    fn join(&mut self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(PIECE_BYTES + (PIECE_BYTES >> 3));
         out.append(&mut std::mem::take(&mut self.head).into_bytes());
-        while out.len() < PIECE {
+        while out.len() < PIECE_BYTES {
             let Some(object) = self.objects.next() else {
                 out.extend_from_slice(END);
                 self.ended = true;
@@ -70,7 +70,7 @@ impl Items {
 
     fn piece(&mut self) -> std::io::Result<Vec<u8>> {
         loop {
-            let plain = self.gather();
+            let plain = self.join();
             self.left = self.left.saturating_sub(plain.len() as u64);
             let Some(encoder) = &mut self.gzip else { return Ok(plain) };
             encoder.write_all(&plain)?;
@@ -78,7 +78,7 @@ impl Items {
                 encoder.try_finish()?;
             }
             let out = std::mem::take(encoder.get_mut());
-            // A compressor may keep all that it was given.
+            // A compressor may buffer all of its input.
             if !out.is_empty() || self.ended {
                 return Ok(out);
             }
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_large_list_is_compressed_for_who_asks() {
+    async fn a_large_list_is_compressed_for_a_client_that_accepts_it() {
         let headers = HeaderMap::from_iter([(ACCEPT_ENCODING, HeaderValue::from_static("gzip"))]);
         let (response, bytes) = list(2_000, &headers).await;
         assert_eq!(response.headers()[CONTENT_ENCODING], "gzip");

@@ -1,4 +1,4 @@
-//! One file a verb; `non_resource` has the rest.
+//! One file per verb, and `non_resource` for requests that are not for a resource.
 
 pub(crate) mod apply;
 pub(crate) mod create;

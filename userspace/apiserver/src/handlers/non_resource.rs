@@ -1,4 +1,4 @@
-//! Discovery, schemas, version, metrics; health is beside it.
+//! Requests that are not for a resource: discovery, schemas, version, metrics, health.
 
 use axum::extract::Request;
 use axum::response::Response;
@@ -17,7 +17,7 @@ use crate::query::Query;
 use crate::request_info::RequestInfo;
 use crate::state::Inner;
 
-/// Changes with the program only, so clients keep what they fetched.
+/// Part of the URLs of schemas. It changes with the program only, so clients may cache them.
 const SCHEMA_HASH: &str = concat!("skep-", env!("CARGO_PKG_VERSION"), "-v1.36");
 
 pub(crate) async fn handle(
@@ -33,7 +33,7 @@ pub(crate) async fn handle(
     let parts: Vec<&str> = info.path.split('/').filter(|part| !part.is_empty()).collect();
     let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let aggregated = accept.contains("as=APIGroupDiscoveryList") && accept.contains("v=v2");
-    let (registry, remotes) = (server.storage.caches.registry(), server.aggregator.told());
+    let (registry, remotes) = (server.storage.caches.registry(), server.aggregator.remotes());
     let document = match parts.as_slice() {
         ["api"] if aggregated => return Ok(aggregated_answer(&registry, &remotes, true)),
         ["apis"] if aggregated => return Ok(aggregated_answer(&registry, &remotes, false)),

@@ -1,28 +1,18 @@
-//! A change of an object: JSON, merge or strategic merge patch.
+//! `patch`: JSON, merge or strategic merge patch; server-side apply is in `apply`.
 
 use axum::response::Response;
 use bytes::Bytes;
 use http::StatusCode;
 use serde_json::Value;
-use skep_api::Kind;
-use skep_api::Reason;
-use skep_api::Status;
-use skep_api::conversion;
-use skep_api::meta;
-use skep_api::patch;
-use skep_api::patch::PatchError;
+use skep_api::patch::{self, PatchError};
+use skep_api::{Kind, Reason, Status, conversion, meta};
 
 use super::apply;
 use crate::body::media_type;
-use crate::body_checks::check_kind;
-use crate::body_checks::check_place;
-use crate::body_checks::check_preconditions;
-use crate::body_checks::check_schema;
+use crate::body_checks::{check_identity, check_kind, check_preconditions, check_schema};
 use crate::call::Call;
 use crate::field_manager;
-use crate::negotiate::Warnings;
-use crate::negotiate::respond_object;
-use crate::negotiate::view;
+use crate::negotiate::{Warnings, respond_object, view};
 use crate::object::Object;
 use crate::write::Writer;
 use crate::write_options::Options;
@@ -117,6 +107,6 @@ fn patched(
     let mut new = form.apply(kind, old, change)?;
     check_kind(kind, &mut new)?;
     let warnings = check_schema(kind, &mut new, None, options)?;
-    check_place(call, &mut new)?;
+    check_identity(call, &mut new)?;
     Ok((new, warnings))
 }

@@ -3,21 +3,14 @@
 use axum::response::Response;
 use bytes::Bytes;
 use http::StatusCode;
-use skep_api::Status;
-use skep_api::conversion;
 use skep_api::custom::definition::is_definition;
-use skep_api::field::Errors;
-use skep_api::field::Path;
+use skep_api::field::{Errors, Path};
+use skep_api::{Status, conversion};
 
 use crate::body;
-use crate::body_checks::check_kind;
-use crate::body_checks::check_place;
-use crate::body_checks::check_preconditions;
-use crate::body_checks::check_schema;
-use crate::body_checks::wanted_revision;
+use crate::body_checks::{check_identity, check_kind, check_preconditions, check_schema, wanted_revision};
 use crate::call::Call;
-use crate::negotiate::respond_object;
-use crate::negotiate::view;
+use crate::negotiate::{respond_object, view};
 use crate::write::Writer;
 use crate::write_options::Options;
 
@@ -28,7 +21,7 @@ pub(crate) async fn handle(writer: &Writer, mut call: Call, bytes: Bytes) -> Res
     let mut object = body::decode(&call.headers, &bytes)?;
     check_kind(requested, &mut object)?;
     let warnings = check_schema(requested, &mut object, body::text(&call.headers, &bytes), &options)?;
-    check_place(&call, &mut object)?;
+    check_identity(&call, &mut object)?;
     object = conversion::to_storage_kind(&mut call.target.kind, object);
     let kind = &call.target.kind;
     if wanted_revision(&object).is_empty() && (kind.custom.is_some() || is_definition(kind)) {

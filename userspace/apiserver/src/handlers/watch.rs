@@ -1,4 +1,4 @@
-//! Changes as they happen, one line each.
+//! `watch`: a stream of changes, one line each.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -24,12 +24,12 @@ use crate::negotiate::{View, render, table_of, view};
 use crate::object::Object;
 use crate::stored::{Storage, store_error};
 
-/// How often an idle watch tells how far it is.
-const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
-/// A watch ends after this long unless the client asked for less; then clients watch again.
-const MIN_TIMEOUT: u64 = 1_800;
-/// Lines that are ready together are sent together, up to about this many bytes.
-const PIECE: usize = 16 << 10;
+/// The interval of bookmarks of an idle watch.
+const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
+/// The least default timeout of a watch, as upstream's --min-request-timeout. Clients then watch again.
+const MIN_TIMEOUT_SECONDS: u64 = 1_800;
+/// Lines that are ready together are sent together, up to about this size.
+const PIECE_BYTES: usize = 16 << 10;
 
 pub(crate) async fn handle(storage: &Storage, call: Call) -> Result<Response, Status> {
     let kind = &call.target.kind;
@@ -37,7 +37,7 @@ pub(crate) async fn handle(storage: &Storage, call: Call) -> Result<Response, St
     let selection = Selection::of(kind, &call.target.namespace, &call.query)?;
     let trigger = selection.trigger(kind, &call.target.namespace);
     let seconds = parse_number(&call.query, "timeoutSeconds")?
-        .unwrap_or_else(|| MIN_TIMEOUT + rand::rng().random_range(0..MIN_TIMEOUT));
+        .unwrap_or_else(|| MIN_TIMEOUT_SECONDS + rand::rng().random_range(0..MIN_TIMEOUT_SECONDS));
     let bookmarks = call.query.is_true("allowWatchBookmarks");
     let wanted = parse_number(&call.query, "resourceVersion")?;
     let initial = call.query.is_true("sendInitialEvents");
@@ -55,7 +55,7 @@ pub(crate) async fn handle(storage: &Storage, call: Call) -> Result<Response, St
         waiting: VecDeque::new(),
         changes: None,
         deadline: Instant::now() + Duration::from_secs(seconds),
-        pause: Box::pin(tokio::time::sleep(BOOKMARK_EVERY.min(Duration::from_secs(seconds)))),
+        pause: Box::pin(tokio::time::sleep(BOOKMARK_INTERVAL.min(Duration::from_secs(seconds)))),
         bookmarks,
         columns_sent: false,
         last: 0,
@@ -78,11 +78,11 @@ struct Stream {
     kind: KindRef,
     view: View,
     selection: Selection,
-    /// Lines to send before anything new.
+    /// Lines to send before new changes.
     waiting: VecDeque<Bytes>,
     changes: Option<mpsc::Receiver<Arc<Change>>>,
     deadline: Instant,
-    /// Until the next bookmark, or the end. Kept: a timer for each event would cost more than the event.
+    /// Until the next bookmark or the deadline. Reused: a timer for each event would cost more than the event.
     pause: Pin<Box<Sleep>>,
     bookmarks: bool,
     columns_sent: bool,
@@ -98,7 +98,7 @@ impl Stream {
     ) -> Result<(), Status> {
         let resource = self.storage.caches.of(&self.kind).ok_or_else(Status::no_such_path)?;
         match wanted {
-            // From a revision on: what the client has seen, it does not get again.
+            // From a revision on, without the objects that the client has already.
             Some(after) if after != 0 && !initial => match resource.watch(after, trigger) {
                 Ok((missed, changes)) => {
                     self.last = after;
@@ -135,23 +135,23 @@ impl Stream {
         Ok(())
     }
 
-    /// The next lines, as many as are there already; `None` ends the response.
+    /// The lines that are ready, at least one; `None` ends the response.
     async fn next_piece(&mut self) -> Option<Bytes> {
         let first = self.next().await?;
-        let mut next = self.next_at_once().await;
+        let mut next = self.next_ready().await;
         if next.is_none() {
             return Some(first);
         }
         let mut piece = Vec::from(first);
         while let Some(line) = next {
             piece.extend_from_slice(&line);
-            next = if piece.len() < PIECE { self.next_at_once().await } else { None };
+            next = if piece.len() < PIECE_BYTES { self.next_ready().await } else { None };
         }
         Some(piece.into())
     }
 
-    /// The next line if it need not be waited for.
-    async fn next_at_once(&mut self) -> Option<Bytes> {
+    /// The next line if it is ready.
+    async fn next_ready(&mut self) -> Option<Bytes> {
         while self.waiting.is_empty() {
             let change = self.changes.as_mut()?.try_recv().ok()?;
             self.take(change).await;
@@ -170,7 +170,7 @@ impl Stream {
                 biased;
                 change = changes.recv() => match change {
                     Some(change) => self.take(change).await,
-                    // Too slow, or the cache was filled anew: the client lists again.
+                    // The client was too slow, or the cache was reset. The client lists again.
                     None => {
                         self.changes = None;
                         self.waiting.push_back(expired(self.last, self.last + 1));
@@ -179,9 +179,9 @@ impl Stream {
                 () = &mut self.pause => {
                     let now = Instant::now();
                     let over = now >= self.deadline;
-                    self.pause.as_mut().reset(self.deadline.min(now + BOOKMARK_EVERY));
+                    self.pause.as_mut().reset(self.deadline.min(now + BOOKMARK_INTERVAL));
                     if self.bookmarks {
-                        // Everything up to here was sent, if nothing waits.
+                        // With an empty queue, everything up to this revision was sent.
                         let applied = self.storage.caches.applied();
                         if self.changes.as_ref().is_some_and(mpsc::Receiver::is_empty) {
                             self.last = self.last.max(applied);
@@ -204,7 +204,7 @@ impl Stream {
         }
     }
 
-    /// Turns a change into the line that this watcher is to see, if any.
+    /// Queues the line of a change, if the watch selects it.
     async fn push(&mut self, change: Arc<Change>) -> Result<(), Status> {
         if change.revision() <= self.last {
             return Ok(());

@@ -4,20 +4,13 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use http::HeaderMap;
-use http::Method;
+use http::{HeaderMap, Method};
 use serde_json::Value;
-use skep_api::Kind;
-use skep_api::KindRef;
-use skep_api::Status;
-use skep_api::custom::definition;
-use skep_api::custom::definition::CLEANUP;
-use skep_api::custom::definition::Verdict;
-use skep_api::meta;
+use skep_api::custom::definition::{self, CLEANUP, Verdict};
+use skep_api::{Kind, KindRef, Status, meta};
 use tokio::task::JoinSet;
 
-use super::reconcile_loop;
-use super::reconcile_loop::RETRY_INTERVAL;
+use super::reconcile_loop::{self, RETRY_INTERVAL};
 use crate::authz::SUPERUSERS;
 use crate::call::Call;
 use crate::clock::now;
@@ -25,8 +18,7 @@ use crate::definitions;
 use crate::deletion::DeleteOptions;
 use crate::identity::Identity;
 use crate::lock::Lock;
-use crate::object::Object;
-use crate::object::prefix;
+use crate::object::{Object, prefix};
 use crate::query::Query;
 use crate::request_info::Target;
 use crate::stored::store_error;

@@ -5,24 +5,17 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::Value;
-use serde_json::json;
-use skep_api::KindRef;
-use skep_api::Status;
+use serde_json::{Value, json};
 use skep_api::custom::definition::set_condition;
-use skep_api::kinds::api_service::MANAGED;
-use skep_api::kinds::api_service::local;
-use skep_api::meta;
+use skep_api::kinds::api_service::{MANAGED, local};
+use skep_api::{KindRef, Status, meta};
 
 use super::reconcile_loop::RETRY_INTERVAL;
-use crate::aggregate;
-use crate::aggregate::GROUP;
+use crate::aggregate::{self, GROUP};
 use crate::clock::now;
 use crate::definitions;
-use crate::object::Object;
-use crate::object::prefix;
-use crate::stored::Storage;
-use crate::stored::stamp;
+use crate::object::{Object, prefix};
+use crate::stored::{Storage, stamp};
 
 /// Values of the label [`MANAGED`].
 const ON_START: &str = "onstart";

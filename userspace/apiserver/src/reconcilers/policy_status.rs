@@ -3,10 +3,8 @@
 //! Checked once for every generation. A policy is in force with or without its status.
 
 use serde_json::json;
-use skep_api::Kind;
-use skep_api::find;
 use skep_api::kinds::type_warnings;
-use skep_api::meta;
+use skep_api::{Kind, find, meta};
 
 use super::reconcile_loop;
 use crate::blocking::run_blocking;

@@ -7,15 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use http::HeaderMap;
-use http::Request;
-use http::StatusCode;
-use http::header::ACCEPT;
-use http::header::CONTENT_TYPE;
+use http::header::{ACCEPT, CONTENT_TYPE};
+use http::{HeaderMap, Request, StatusCode};
 use http_body_util::BodyExt as _;
 use http_body_util::Limited;
-use serde_json::Value;
-use serde_json::json;
+use serde_json::{Value, json};
 use skep_api::Kind;
 use skep_api::aggregate as api;
 use skep_api::aggregate::Unavailable;
@@ -23,14 +19,9 @@ use skep_api::custom::definition::set_condition;
 use skep_api::find;
 use tokio::time::Instant;
 
-use crate::aggregate;
-use crate::aggregate::Aggregator;
-use crate::aggregate::Backend;
-use crate::aggregate::service_of;
-use crate::aggregate::speak_for;
+use crate::aggregate::{self, Aggregator, Backend, service_of, set_user_headers};
 use crate::authz::SUPERUSERS;
-use crate::cache::Caches;
-use crate::cache::Changes;
+use crate::cache::{Caches, Changes};
 use crate::clock::now;
 use crate::endpoints::slices_of;
 use crate::identity::Identity;
@@ -161,7 +152,7 @@ fn slices(caches: &Caches, backend: &Backend) -> Vec<Arc<Object>> {
 async fn reconcile(storage: &Storage, aggregator: &Aggregator, backend: &Backend) -> bool {
     let checked = check(storage, aggregator, backend).await;
     if checked.is_err() {
-        aggregator.learned(&backend.group, &backend.version, |remote| remote.current = false);
+        aggregator.update_remote(&backend.group, &backend.version, |remote| remote.current = false);
     }
     let (status, reason) = match &checked {
         Ok(()) => (true, ("Passed", "all checks passed")),
@@ -229,7 +220,7 @@ async fn learn(aggregator: &Aggregator, backend: &Backend, address: SocketAddr, 
         Ok((StatusCode::OK, _, index)) => api::openapi_of(&index, group, version),
         _ => None,
     };
-    aggregator.learned(group, version, |remote| {
+    aggregator.update_remote(group, version, |remote| {
         (remote.resources, remote.openapi, remote.current) = (resources, openapi, true);
     });
 }
@@ -243,12 +234,12 @@ async fn get(
 ) -> Result<(StatusCode, String, Value), String> {
     let mut headers = HeaderMap::new();
     headers.extend(accept.parse().ok().map(|accept| (ACCEPT, accept)));
-    speak_for(&Identity::new("system:kube-aggregator", &[SUPERUSERS]), &mut headers);
+    set_user_headers(&Identity::new("system:kube-aggregator", &[SUPERUSERS]), &mut headers);
     let mut request = Request::get(path).body(Body::empty()).map_err(|error| error.to_string())?;
     *request.headers_mut() = headers;
     let security = backend.security.clone()?;
-    let asked = tokio::time::timeout(REQUEST_TIMEOUT, async {
-        let answer = send(&security, address, request).await?;
+    let answer_in_time = tokio::time::timeout(REQUEST_TIMEOUT, async {
+        let answer = send(&security, address, request).await.map_err(|error| error.to_string())?;
         let (parts, body) = answer.into_parts();
         let body =
             Limited::new(body, MAX_DOCUMENT_BYTES).collect().await.map_err(|error| error.to_string())?;
@@ -256,5 +247,5 @@ async fn get(
         let document = serde_json::from_slice(&body.to_bytes()).unwrap_or_default();
         Ok((parts.status, kind.to_owned(), document))
     });
-    asked.await.map_err(|_| "context deadline exceeded".to_owned())?
+    answer_in_time.await.map_err(|_| "context deadline exceeded".to_owned())?
 }

@@ -1,31 +1,22 @@
 //! Compares the addresses and node ports that are allocated with those that Services have. They differ after an upgrade
 //! from a server without allocations, after a crash between two writes, and after the deletion of an IPAddress in use.
 
-use std::collections::HashMap;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::SignedDuration;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
-use skep_api::Status;
-use skep_api::find;
 use skep_api::kinds::service::Held;
-use skep_api::meta;
+use skep_api::{Status, find, meta};
 use tokio::time::Instant;
 
-use crate::allocate::Allocator;
-use crate::allocate::address;
 use crate::allocate::owner::Owner;
-use crate::allocate::port;
-use crate::cache::Caches;
-use crate::cache::ChangeKind;
-use crate::object::Object;
-use crate::object::prefix;
-use crate::stored::Storage;
-use crate::stored::store_error;
+use crate::allocate::{Allocator, address, port};
+use crate::cache::{Caches, ChangeKind};
+use crate::object::{Object, prefix};
+use crate::stored::{Storage, store_error};
 
 /// Upstream's interval.
 const REPAIR_INTERVAL: Duration = Duration::from_secs(180);

@@ -1,4 +1,4 @@
-//! `approval`: whether a certificate request is to be signed.
+//! `approval`: approves or denies a CertificateSigningRequest.
 
 use axum::extract::Request;
 use axum::response::Response;

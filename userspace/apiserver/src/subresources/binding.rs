@@ -1,4 +1,4 @@
-//! `binding`: the scheduler's word where a pod runs.
+//! `binding`: assigns a pod to a node.
 
 use axum::extract::Request;
 use axum::response::Response;

@@ -2,26 +2,21 @@
 
 use axum::extract::Request;
 use axum::response::Response;
-use http::Method;
-use http::StatusCode;
+use http::{Method, StatusCode};
 use serde_json::Value;
-use skep_api::Status;
 use skep_api::kinds::Part;
-use skep_api::meta;
+use skep_api::{Status, meta};
 
 use crate::body;
 use crate::body_checks::check_preconditions;
 use crate::call::Call;
-use crate::handlers::patch::Form;
-use crate::handlers::patch::decode;
-use crate::negotiate::respond_object;
-use crate::negotiate::respond_value;
-use crate::negotiate::view;
+use crate::handlers::patch::{Form, decode};
+use crate::negotiate::{respond_object, respond_value, view};
 use crate::object::Object;
 use crate::write::Writer;
 use crate::write_options::Options;
 
-/// Get, update or patch of a subresource that is a part of its object: `change` takes the part over into the object.
+/// Get, update or patch of a subresource that is a part of its object. `change` copies the part into the object.
 pub(super) async fn part(
     writer: &Writer,
     call: Call,

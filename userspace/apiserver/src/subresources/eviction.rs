@@ -1,4 +1,4 @@
-//! `eviction`: a deletion that disruption budgets may refuse.
+//! `eviction`: a deletion that a PodDisruptionBudget may refuse.
 
 use axum::extract::Request;
 use axum::response::Response;
@@ -41,7 +41,7 @@ pub(super) async fn handle(writer: &Writer, call: Call, request: Request) -> Res
     Ok(success())
 }
 
-/// Takes one disruption from the budget over the pod, or answers 429.
+/// Takes one disruption from the pod's budget; 429 if it has none left.
 async fn spend_budget(caches: &Caches, pod: &Value) -> Result<(), Status> {
     let Some(kind) = find("policy", "v1", "poddisruptionbudgets") else { return Ok(()) };
     let namespace = meta::namespace(pod);

@@ -1,4 +1,4 @@
-//! `finalize`: a namespace's controller says that its content is gone.
+//! `finalize`: replaces the finalizers in a namespace's spec.
 
 use axum::extract::Request;
 use axum::response::Response;

@@ -16,12 +16,12 @@ pub(super) async fn handle(writer: &Writer, call: Call, request: Request) -> Res
 
 fn add_containers(pod: &mut Value, from: &Value) -> Result<(), Status> {
     let (old, new) = (&pod["spec"]["ephemeralContainers"], &from["spec"]["ephemeralContainers"]);
-    let kept = old
+    let unchanged = old
         .as_array()
         .into_iter()
         .flatten()
         .all(|container| new.as_array().is_some_and(|all| all.contains(container)));
-    if !kept {
+    if !unchanged {
         return Err(Status::invalid_option(
             "spec.ephemeralContainers",
             "Forbidden: existing ephemeral containers may not be changed",

@@ -1,4 +1,4 @@
-//! `log`, `exec`, `attach`, `portforward` and `proxy`: passed on to the node, pod or service.
+//! `log`, `exec`, `attach`, `portforward` and `proxy`: forwarded to the node, pod or service.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -14,7 +14,7 @@ use crate::admission::{self, Operation};
 use crate::call::Call;
 use crate::endpoints::ready_endpoints;
 use crate::request_info::Target;
-use crate::reverse_proxy::{Destination, Security, forward, onward_headers};
+use crate::reverse_proxy::{Destination, Security, forward, forwarded_headers};
 use crate::state::Inner;
 
 pub(super) async fn handle(server: &Inner, call: Call, request: Request) -> Result<Response, Status> {
@@ -36,7 +36,7 @@ pub(super) async fn handle(server: &Inner, call: Call, request: Request) -> Resu
         )
         .await?;
     }
-    let headers = onward_headers(&call.headers);
+    let headers = forwarded_headers(&call.headers);
     if !is_proxy {
         let to = container(server, &call, &object, &query)?;
         let answered = forward(to, headers, request).await;
@@ -58,7 +58,7 @@ pub(super) async fn handle(server: &Inner, call: Call, request: Request) -> Resu
     Ok(answer)
 }
 
-/// To where links of what is proxied start from.
+/// A redirection to the path with a slash, so that relative links of the proxied server work.
 fn moved(location: &str) -> Response {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
@@ -66,23 +66,23 @@ fn moved(location: &str) -> Response {
     response
 }
 
-/// The part of a path that names what is proxied.
+/// The path up to and including `proxy`.
 fn prefix_of<'a>(path: &'a str, rest: &str) -> &'a str {
     path.strip_suffix(rest).unwrap_or(path)
 }
 
-/// A redirection of the far end within itself stays behind the proxy.
+/// Rewrites a redirection within the proxied server, so that it stays below the proxy's path.
 fn relocate(headers: &mut HeaderMap, address: SocketAddr, prefix: &str) {
     let Some(location) = headers.get(LOCATION).and_then(|value| value.to_str().ok()) else { return };
     let origins = [format!("http://{address}"), format!("https://{address}")];
     let within = origins.iter().find_map(|origin| location.strip_prefix(origin.as_str())).unwrap_or(location);
-    let behind = within.starts_with('/') && !within.starts_with("//") && !within.starts_with(prefix);
-    if let Some(value) = behind.then(|| HeaderValue::from_str(&format!("{prefix}{within}")).ok()).flatten() {
+    let is_path = within.starts_with('/') && !within.starts_with("//") && !within.starts_with(prefix);
+    if let Some(value) = is_path.then(|| HeaderValue::from_str(&format!("{prefix}{within}")).ok()).flatten() {
         headers.insert(LOCATION, value);
     }
 }
 
-/// What is asked of a connection, as the object that admission sees.
+/// The options object of a connection, for admission.
 fn options(call: &Call) -> (&'static str, Value) {
     let kind = match (call.target.subresource.as_str(), &*call.target.kind.kind) {
         ("exec", _) => "PodExecOptions",
@@ -113,7 +113,7 @@ fn options(call: &Call) -> (&'static str, Value) {
     (kind, options)
 }
 
-/// The kubelet's path for a part of a pod.
+/// The kubelet's URL for a subresource of a pod.
 fn container(server: &Inner, call: &Call, pod: &Value, query: &str) -> Result<Destination, Status> {
     let (namespace, name) = (meta::namespace(pod), meta::name(pod));
     let node_name = pod["spec"]["nodeName"].as_str().unwrap_or_default();
@@ -132,7 +132,7 @@ fn container(server: &Inner, call: &Call, pod: &Value, query: &str) -> Result<De
     kubelet(server, &node, &path, &query)
 }
 
-/// The container that was asked for, or the only one.
+/// The container in the query, or the only one.
 fn chosen(call: &Call, pod: &Value) -> Result<String, Status> {
     let lists = ["containers", "initContainers", "ephemeralContainers"];
     let names: Vec<&str> = lists
@@ -181,7 +181,7 @@ fn node_named(server: &Inner, name: &str) -> Result<Value, Status> {
     server.storage.caches.get_or_404(kind, "", name).map(|node| node.value())
 }
 
-/// A node's address, and its kubelet's port.
+/// The address of a node's kubelet.
 fn address_of(node: &Value) -> Option<SocketAddr> {
     let mut addresses = node["status"]["addresses"].as_array()?.iter();
     let ip = addresses.find(|address| address["type"] == "InternalIP")?["address"].as_str()?.parse().ok()?;
@@ -216,7 +216,7 @@ fn node(server: &Inner, call: &Call, node: &Value, query: &str) -> Result<Destin
     }
 }
 
-/// Somebody who runs in the cluster, whose certificate nobody vouches for.
+/// A pod or service; its certificate is not verified.
 fn unverified(server: &Inner, call: &Call, scheme: &str, address: SocketAddr, query: &str) -> Destination {
     let security = match scheme {
         "https" => Security::of_address(server.peers.unverified.clone(), address),
@@ -225,7 +225,7 @@ fn unverified(server: &Inner, call: &Call, scheme: &str, address: SocketAddr, qu
     Destination { security, address, path_and_query: joined(path(call), query) }
 }
 
-/// What follows `proxy`, as a path.
+/// The path after `proxy`.
 fn path(call: &Call) -> &str {
     if call.target.rest.is_empty() { "/" } else { &call.target.rest }
 }
@@ -234,7 +234,7 @@ fn joined(path: &str, query: &str) -> String {
     if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") }
 }
 
-/// `name`, `name:port` or `scheme:name:port`, as proxied names are written.
+/// Splits the name of a proxied object: `name`, `name:port` or `scheme:name:port`.
 fn parts(target: &Target) -> Result<(&str, &str, &str), Status> {
     let parts: Vec<&str> = target.name.split(':').collect();
     match parts.as_slice() {
@@ -264,7 +264,7 @@ fn pod(server: &Inner, call: &Call, pod: &Value, query: &str) -> Result<Destinat
     Ok(unverified(server, call, scheme, SocketAddr::new(ip, port), query))
 }
 
-/// A ready endpoint of the service, behind the port that was named.
+/// A ready endpoint of the named port of a service.
 fn service(server: &Inner, call: &Call, service: &Value, query: &str) -> Result<Destination, Status> {
     let (scheme, name, wanted) = parts(&call.target)?;
     let numbers = || service["spec"]["ports"].as_array().into_iter().flatten().map(|port| &port["port"]);
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn redirections_stay_behind_the_proxy() {
+    fn redirections_stay_below_the_proxy() {
         for (location, wanted) in [
             ("/x?y", "/p/proxy/x?y"),
             ("http://10.0.0.1:80/x", "/p/proxy/x"),

@@ -1,4 +1,4 @@
-//! `scale`: the replicas of whatever has them.
+//! `scale`: the number of replicas of a workload.
 
 use axum::extract::Request;
 use axum::response::Response;
@@ -54,7 +54,7 @@ pub(super) async fn handle(writer: &Writer, call: Call, request: Request) -> Res
     Ok(respond_value(StatusCode::OK, &of(kind, &stored.value())?))
 }
 
-/// The scale that is asked for, as admission leaves it: if that is what the patch makes, the patch stays.
+/// Admits the requested Scale. If admission changes the result of a patch, the changed Scale replaces the patch.
 async fn admitted(
     writer: &Writer,
     call: &Call,
@@ -65,17 +65,17 @@ async fn admitted(
     let (kind, target) = (&call.target.kind, &call.target);
     let old = writer.storage.latest(kind, &target.namespace, &target.name).await?;
     let old = of(kind, &old.value())?;
-    let asked = match &patch {
+    let requested = match &patch {
         Some((form, patch)) => form.apply(kind, old.clone(), patch)?,
         None => whole.clone(),
     };
-    let (mut left, shape) = (asked.clone(), ("autoscaling", "v1", "Scale"));
-    admission::part(&writer.admission, call, Operation::Update, shape, &mut left, Some(&old), dry_run)
+    let (mut admitted, shape) = (requested.clone(), ("autoscaling", "v1", "Scale"));
+    admission::part(&writer.admission, call, Operation::Update, shape, &mut admitted, Some(&old), dry_run)
         .await?;
-    Ok(if left == asked { (whole, patch) } else { (left, None) })
+    Ok(if admitted == requested { (whole, patch) } else { (admitted, None) })
 }
 
-/// Where a made kind has its replicas.
+/// The paths of a custom resource's replicas.
 fn custom(kind: &Kind) -> Option<&Scale> {
     kind.custom.as_ref()?.version.scale.as_ref()
 }

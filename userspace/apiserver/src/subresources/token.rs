@@ -19,20 +19,28 @@ const MIN_SECONDS: i64 = 600;
 const MAX_SECONDS: i64 = 1 << 32;
 
 pub(super) async fn handle(server: &Inner, call: Call, request: Request) -> Result<Response, Status> {
-    let mut asked = posted(&call, request).await?;
+    let mut token_request = posted(&call, request).await?;
     let shape = ("authentication.k8s.io", "v1", "TokenRequest");
-    admission::part(&server.writer.admission, &call, Operation::Create, shape, &mut asked, None, false)
-        .await?;
+    admission::part(
+        &server.writer.admission,
+        &call,
+        Operation::Create,
+        shape,
+        &mut token_request,
+        None,
+        false,
+    )
+    .await?;
     let target = &call.target;
     let account = server.storage.latest(&target.kind, &target.namespace, &target.name).await?.value();
-    let seconds = asked["spec"]["expirationSeconds"].as_i64().unwrap_or(3_600);
+    let seconds = token_request["spec"]["expirationSeconds"].as_i64().unwrap_or(3_600);
     if !(MIN_SECONDS..=MAX_SECONDS).contains(&seconds) {
         let why = format!(
             "spec.expirationSeconds: Invalid value: {seconds}: may not specify a duration less than 10 minutes"
         );
         return Err(Status::invalid_body("TokenRequest.authentication.k8s.io", &target.name, &why));
     }
-    let mut audiences: Vec<String> = asked["spec"]["audiences"]
+    let mut audiences: Vec<String> = token_request["spec"]["audiences"]
         .as_array()
         .into_iter()
         .flatten()
@@ -41,7 +49,7 @@ pub(super) async fn handle(server: &Inner, call: Call, request: Request) -> Resu
     if audiences.is_empty() {
         audiences.push(server.config.tokens.issuer.clone());
     }
-    let pod = bound_pod(&server.storage.caches, &call, &account, &asked["spec"]["boundObjectRef"])?;
+    let pod = bound_pod(&server.storage.caches, &call, &account, &token_request["spec"]["boundObjectRef"])?;
     let claims = Claims {
         namespace: &target.namespace,
         account: &account,
@@ -50,17 +58,17 @@ pub(super) async fn handle(server: &Inner, call: Call, request: Request) -> Resu
         pod: pod.as_ref(),
     };
     let (token, expires) = sign(&server.config.tokens, &claims).map_err(Status::internal)?;
-    asked["apiVersion"] = "authentication.k8s.io/v1".into();
-    asked["kind"] = "TokenRequest".into();
-    asked["metadata"] =
+    token_request["apiVersion"] = "authentication.k8s.io/v1".into();
+    token_request["kind"] = "TokenRequest".into();
+    token_request["metadata"] =
         json!({"name": target.name, "namespace": target.namespace, "creationTimestamp": now()});
-    asked["spec"]["audiences"] = json!(audiences);
-    asked["spec"]["expirationSeconds"] = seconds.into();
-    asked["status"] = json!({"token": token, "expirationTimestamp": timestamp(expires)});
-    Ok(respond_value(StatusCode::CREATED, &asked))
+    token_request["spec"]["audiences"] = json!(audiences);
+    token_request["spec"]["expirationSeconds"] = seconds.into();
+    token_request["status"] = json!({"token": token, "expirationTimestamp": timestamp(expires)});
+    Ok(respond_value(StatusCode::CREATED, &token_request))
 }
 
-/// The pod that the token is to be bound to: it must be there and run as the account.
+/// The pod in `boundObjectRef`; it must exist and run as the account.
 fn bound_pod(
     caches: &Caches,
     call: &Call,
