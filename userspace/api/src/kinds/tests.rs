@@ -359,9 +359,9 @@ fn a_status_has_the_numbers_that_its_type_always_has() {
     assert_eq!(made["status"], wanted);
 }
 
-#[test]
-fn absent_fields_are_defaulted() {
-    let rows: Vec<(&str, Value, &str, Value)> = vec![
+/// Kind, the fields beside its metadata, a pointer, and the default that is expected there.
+fn defaulted() -> Vec<(&'static str, Value, &'static str, Value)> {
+    vec![
         (
             "batch/v1/jobs",
             json!({"spec": job(json!({"backoffLimitPerIndex": 1}))}),
@@ -415,9 +415,13 @@ fn absent_fields_are_defaulted() {
             "/preemptionPolicy",
             json!("PreemptLowerPriority"),
         ),
-    ];
+    ]
+}
+
+#[test]
+fn absent_fields_are_defaulted() {
     let mut failed = Vec::new();
-    for (name, fields, pointer, wanted) in rows {
+    for (name, fields, pointer, wanted) in defaulted() {
         let object = object(kind(name), &fields);
         if object.pointer(pointer) != Some(&wanted) {
             failed.push(format!("{name} {pointer}: wanted {wanted}, found {:?}", object.pointer(pointer)));
