@@ -146,8 +146,7 @@ async fn exchange<T>(io: T, request: http::Request<Body>) -> Result<http::Respon
 where
     T: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
 {
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(io).await?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await?;
     tokio::spawn(async move {
         // The body or the upgraded stream reports the end of the connection.
         let _ = connection.with_upgrades().await;

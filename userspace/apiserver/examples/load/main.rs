@@ -23,7 +23,7 @@ use samples::Samples;
 /// Any error ends the measurement.
 pub(crate) type Failure = Box<dyn Error + Send + Sync>;
 
-/// Connections of every measurement.
+/// Connections of each measurement.
 const CONNECTIONS: usize = 32;
 /// The namespace of the requests.
 const NAMESPACE: &str = "bench";

@@ -1,5 +1,5 @@
-//! Certificate requests: who asked is noted; signers are approved for and signed for by those who may; nobody becomes a
-//! superuser by a client certificate.
+//! CertificateSigningRequests: records the requester, checks the right to approve and to sign for a signer, and refuses
+//! client certificates for superusers.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -50,7 +50,7 @@ fn is_signed(new: &Value, old: &Value) -> bool {
     !same("certificate") || !same("conditions")
 }
 
-/// Why the user may not act for the signer, or for all of its domain.
+/// The refusal of a user who may act neither for the signer nor for all signers of its domain.
 fn refused(request: &Request<'_>, verb: &str, old: &Value, word: &str) -> Option<String> {
     let signer = old["spec"]["signerName"].as_str().unwrap_or_default();
     let domain = format!("{}/*", signer.split('/').next().unwrap_or_default());
@@ -81,9 +81,9 @@ fn check_subject(object: &Value) -> Result<(), String> {
     let pem = pem.map_err(|error| format!("failed to parse CSR: {error}"))?;
     let (_, pem) = x509_parser::pem::parse_x509_pem(&pem)
         .map_err(|_| "failed to parse CSR: PEM block type must be CERTIFICATE REQUEST")?;
-    let (_, asked) = X509CertificationRequest::from_der(&pem.contents)
+    let (_, parsed) = X509CertificationRequest::from_der(&pem.contents)
         .map_err(|error| format!("failed to parse CSR: {error}"))?;
-    let mut groups = asked.certification_request_info.subject.iter_organization();
+    let mut groups = parsed.certification_request_info.subject.iter_organization();
     if groups.any(|group| group.as_str().is_ok_and(|group| group == SUPERUSERS)) {
         return Err(format!("use of {CLIENT_SIGNER} signer with {SUPERUSERS} group is not allowed"));
     }
@@ -96,7 +96,7 @@ mod tests {
 
     use super::*;
 
-    fn asked(group: &str, signer: &str) -> Value {
+    fn request_for(group: &str, signer: &str) -> Value {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::OrganizationName, group);
         let pem = params.serialize_request(&KeyPair::generate().unwrap()).unwrap().pem().unwrap();
@@ -105,10 +105,10 @@ mod tests {
 
     #[test]
     fn nobody_asks_to_be_a_superuser() {
-        assert_eq!(check_subject(&asked("dev", CLIENT_SIGNER)), Ok(()));
-        assert_eq!(check_subject(&asked(SUPERUSERS, "example.com/x")), Ok(()));
+        assert_eq!(check_subject(&request_for("dev", CLIENT_SIGNER)), Ok(()));
+        assert_eq!(check_subject(&request_for(SUPERUSERS, "example.com/x")), Ok(()));
         assert_eq!(
-            check_subject(&asked(SUPERUSERS, CLIENT_SIGNER)).unwrap_err(),
+            check_subject(&request_for(SUPERUSERS, CLIENT_SIGNER)).unwrap_err(),
             "use of kubernetes.io/kube-apiserver-client signer with system:masters group is not allowed"
         );
         let bad = json!({"spec": {"signerName": CLIENT_SIGNER, "request": "!"}});

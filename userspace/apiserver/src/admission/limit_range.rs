@@ -1,4 +1,4 @@
-//! LimitRange: what containers ask for if they do not say, and the bounds of what they, pods and claims may ask for.
+//! LimitRange: default requests and limits of containers; bounds for containers, pods and claims.
 
 use serde_json::{Value, json};
 use skep_api::Status;
@@ -9,7 +9,7 @@ use super::request::{Operation, Request};
 
 const NOTE: &str = "kubernetes.io/limit-ranger";
 
-/// The ranges of the request's namespace, if they have a say in it.
+/// The ranges of the request's namespace if they apply to the request.
 fn ranges(request: &Request<'_>) -> Vec<Value> {
     let of_pod = request.creates("", "pods")
         || request.is_resource("", "pods")
@@ -71,7 +71,7 @@ fn set_defaults(range: &Value, pod: &mut Value) {
     }
 }
 
-/// Adds what is not said; the names of what was added.
+/// Sets missing requests and limits; returns the names of those set.
 fn fill(resources: &mut Value, side: &str, defaults: &Resources) -> Vec<String> {
     let mut set = Vec::new();
     for (name, amount) in &defaults.0 {
@@ -86,7 +86,7 @@ fn fill(resources: &mut Value, side: &str, defaults: &Resources) -> Vec<String> 
     set
 }
 
-/// Requests and limits of one thing, held against the bounds for its type.
+/// Checks the requests and limits of one object against the bounds for its type.
 struct Bounded<'a> {
     kind: &'a str,
     requests: Resources,

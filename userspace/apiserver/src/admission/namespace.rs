@@ -1,4 +1,4 @@
-//! NamespaceLifecycle: nothing is created in a namespace that is missing or going away; some namespaces never go.
+//! NamespaceLifecycle: refuses to create in a missing or terminating namespace, and to delete the system's namespaces.
 
 use serde_json::{Value, json};
 use skep_api::Status;

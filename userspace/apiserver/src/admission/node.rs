@@ -28,7 +28,7 @@ const OWN_LABELS: [&str; 11] = [
 const OWN_DOMAINS: [&str; 2] = ["kubelet.kubernetes.io", "node.kubernetes.io"];
 const ONLY_STATUS: [&str; 4] = ["capacity", "conditions", "allocatedResources", "allocatedResourceStatuses"];
 
-/// The node that asks; others are not restricted here.
+/// The requesting node; `None` for other users, who are not restricted here.
 fn node<'a>(request: &Request<'a>) -> Option<&'a str> {
     node_name(&request.call.identity.user, &request.call.identity.groups)
 }
@@ -50,7 +50,7 @@ pub(super) fn delete(request: &Request<'_>, old: &Value) -> Result<(), Status> {
     Err(request.forbidden(old, why))
 }
 
-/// A node evicts pods that are on it, and asks for tokens that end with them.
+/// A node may evict its own pods, and create tokens that are bound to them.
 pub(super) fn part(request: &Request<'_>, object: &Value) -> Result<(), Status> {
     let Some(node) = node(request) else { return Ok(()) };
     let pod = |name: &str| request.get("", "v1", "pods", request.namespace(), name).map(|pod| pod.value());
@@ -214,7 +214,7 @@ fn check_pod_status(node: &str, pod: &Value, old: &Value) -> Result<(), String> 
     Ok(())
 }
 
-/// Keys that two maps do not have alike.
+/// The keys whose values differ between two maps.
 fn changed<'a>(new: &'a Value, old: &'a Value) -> impl Iterator<Item = &'a str> {
     let keys = |map: &'a Value| map.as_object().into_iter().flatten().map(|(key, _)| key.as_str());
     let all: BTreeSet<&str> = keys(new).chain(keys(old)).collect();

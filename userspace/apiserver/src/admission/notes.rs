@@ -1,11 +1,11 @@
-//! What admission says beside yes and no: warnings for the client, annotations for the audit log.
+//! What admission reports besides its decision: warnings for the client, annotations for the audit event.
 
 use std::collections::BTreeMap;
 use std::sync::MutexGuard;
 
 use crate::lock::Lock;
 
-/// Of one request; filled along its way, sent with its answer, whatever that is.
+/// The notes of one request; sent with its response, whether it succeeds or fails.
 #[derive(Debug, Default)]
 pub(crate) struct Notes {
     inner: Lock<Inner>,
@@ -22,7 +22,7 @@ impl Notes {
         self.inner.lock()
     }
 
-    /// Each warning is given once, however often an object is tried.
+    /// Adds a warning once, even if the request is retried.
     pub(crate) fn warn(&self, warning: impl Into<String>) {
         let (warning, mut inner) = (warning.into(), self.lock());
         if !inner.warnings.contains(&warning) {
@@ -30,7 +30,7 @@ impl Notes {
         }
     }
 
-    /// The first value of a key stays.
+    /// Adds an annotation; the first value of a key stays.
     pub(crate) fn annotate(&self, key: impl Into<String>, value: impl Into<String>) {
         self.lock().annotations.entry(key.into()).or_insert_with(|| value.into());
     }

@@ -1,4 +1,4 @@
-//! Priority: the number behind a pod's class, and that at most one class is everybody's.
+//! Priority: sets a pod's priority from its class, and allows at most one default class.
 
 use serde_json::{Value, json};
 use skep_api::{Status, meta};
@@ -23,7 +23,7 @@ pub(super) fn admit(request: &Request<'_>, pod: &mut Value) -> Result<(), Status
     }
 }
 
-/// A client that does not know the fields must not take them away.
+/// An update by a client that does not know the fields keeps them.
 fn keep(pod: &mut Value, old: &Value) {
     for field in ["priority", "preemptionPolicy"] {
         if pod["spec"][field].is_null() && !old["spec"][field].is_null() {
@@ -43,7 +43,7 @@ fn class_of(request: &Request<'_>, pod: &Value) -> Result<Option<Value>, Status>
     }
 }
 
-/// Of several that came about by a race, the lowest.
+/// The lowest default class: a race may have created several.
 fn default_class(request: &Request<'_>) -> Option<Value> {
     let (group, version, plural) = CLASSES;
     let all = request.list(group, version, plural, "");

@@ -1,7 +1,7 @@
-//! ResourceQuota, the last link: what is written is charged to every quota that it falls under, or refused.
+//! ResourceQuota, the last step: a write is charged to every quota that applies to it, or refused.
 //!
-//! A charge is a compare-and-swap of the quota's status, so that writes that race cannot together exceed it. Writes of one
-//! server to one namespace charge one after the other; other servers and the quota controller show as a conflict.
+//! A charge is a compare-and-swap of the quota's status, so that concurrent writes cannot together exceed it. Writes of one
+//! server to one namespace charge one after the other; writes of other servers and the controller appear as conflicts.
 
 use std::sync::Arc;
 
@@ -17,16 +17,16 @@ use crate::cache::Caches;
 use crate::object::{Object, to_stored};
 use crate::stored::store_error;
 
-/// Tries against others who write the same quota.
+/// Attempts to write a quota against concurrent writers.
 const TRIES: usize = 16;
 
-/// What was charged; to be given back if the object is not stored after all.
+/// The charges of one write; refunded if the object is not stored.
 #[derive(Default)]
 #[must_use]
 pub(crate) struct Charge(Vec<(Arc<str>, Resources)>);
 
 impl Charge {
-    /// The quota controller counts anew in any case, so what cannot be given back is given back later.
+    /// A failed refund is corrected by the quota controller, which recounts usage.
     pub(crate) async fn refund(self, caches: &Caches) {
         let Some(kind) = find("", "v1", "resourcequotas") else { return };
         for (key, added) in self.0 {
@@ -85,7 +85,7 @@ fn quotas(request: &Request<'_>) -> Vec<Arc<Object>> {
     request.list("", "v1", "resourcequotas", request.namespace())
 }
 
-/// Checks all quotas, then charges one after the other; what was charged is in `done` even if another one refuses.
+/// Checks all quotas, then charges one after the other. On failure `done` has the charges made so far.
 async fn charge_all(
     request: &Request<'_>,
     object: &Value,
@@ -113,7 +113,7 @@ async fn charge_all(
             }
             let used = match charged(&value, &added) {
                 Ok(used) => used,
-                // A status is what has come about already.
+                // A status reports usage that exists already: it is counted, not refused.
                 Err(_) if request.subresource() == "status" => {
                     let mut used = Resources::of(&value["status"]["used"]);
                     used.add(&added);

@@ -1,4 +1,4 @@
-//! RuntimeClass: what a pod's runtime costs and where it runs are the pod's too.
+//! RuntimeClass: copies the overhead and the scheduling constraints of a pod's runtime class into the pod.
 
 use serde_json::{Value, json};
 use skep_api::Status;

@@ -1,4 +1,4 @@
-//! ServiceAccount: the pod's account must be there; its token is mounted unless the pod or the account says no.
+//! ServiceAccount: the pod's account must exist; its token is mounted unless the pod or the account disables that.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ const TOKEN_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 const VOLUME: &str = "kube-api-access-";
 const MIRROR: &str = "kubernetes.io/config.mirror";
 const ENFORCED: &str = "kubernetes.io/enforce-mountable-secrets";
-/// A controller makes the account `default` of a new namespace; it is waited for this often and long.
+/// A controller creates the account `default` of a new namespace: number of attempts to find it, and the pause between.
 const TRIES: usize = 10;
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -95,7 +95,7 @@ fn each<'a>(object: &'a Value, list: &str) -> impl Iterator<Item = &'a Value> {
     object[list].as_array().into_iter().flatten()
 }
 
-/// The image of a node's static pod has nothing of the cluster's.
+/// A mirror pod must not refer to objects of the cluster.
 fn check_mirror(pod: &Value) -> Result<(), String> {
     let spec = &pod["spec"];
     if spec["serviceAccountName"].as_str().is_some_and(|name| !name.is_empty()) {

@@ -1,4 +1,4 @@
-//! Storage: the default class of claims, and that only what can grow is asked to.
+//! Storage: DefaultStorageClass sets the class of claims; PersistentVolumeClaimResize refuses to grow what cannot.
 
 use serde_json::Value;
 use skep_api::Status;
@@ -25,7 +25,7 @@ pub(super) fn admit(request: &Request<'_>, claim: &mut Value) {
     }
 }
 
-/// The name of the newest class that an annotation marks as the default; of several as old, the first by name.
+/// The newest class with the default annotation; the first by name among classes of the same age.
 pub(super) fn newest_default(classes: impl Iterator<Item = Value>, marks: &[&str]) -> Option<String> {
     let marked =
         classes.filter(|class| marks.iter().any(|mark| class["metadata"]["annotations"][*mark] == "true"));

@@ -99,7 +99,7 @@ impl AuditPolicy {
             return Err(format!("kind: Unsupported value: {:?}: supported values: \"Policy\"", policy.kind));
         }
         if policy.rules.is_empty() {
-            return Err("rules: Required value: a policy without a rule tells nothing".to_owned());
+            return Err("rules: Required value: a policy without a rule records nothing".to_owned());
         }
         for (at, rule) in policy.rules.iter().enumerate() {
             rule.check(&format!("rules[{at}]"))?;

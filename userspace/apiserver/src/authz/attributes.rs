@@ -1,4 +1,4 @@
-//! What authorisation is asked and what it answers.
+//! The input and the result of authorisation.
 
 /// The attributes of a request on which authorisation depends.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

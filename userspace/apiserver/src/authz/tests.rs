@@ -1,4 +1,4 @@
-//! Who may do what, on upstream's default roles.
+//! Decisions on upstream's default roles.
 
 use serde_json::{Value, json};
 

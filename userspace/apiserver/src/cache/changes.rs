@@ -1,4 +1,4 @@
-//! A change of an object, serialised once for all who watch.
+//! A change of an object, serialised once for all watchers.
 
 use std::sync::{Arc, OnceLock};
 
@@ -28,9 +28,9 @@ impl ChangeKind {
 pub(crate) struct Change {
     pub(crate) kind: ChangeKind,
     pub(crate) object: Arc<Object>,
-    /// As it was before; for a deletion, `object` is that with the revision of the deletion.
+    /// The object before the change. For a deletion, `object` is the same with the revision of the deletion.
     pub(crate) previous: Option<Arc<Object>>,
-    /// The event's bytes, one place for each kind: a selector may turn a modification into the others.
+    /// The event's line for each kind: a selector may turn a modification into an addition or a deletion.
     serialised: [OnceLock<Bytes>; 3],
 }
 

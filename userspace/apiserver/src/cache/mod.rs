@@ -1,4 +1,4 @@
-//! Every object in memory as bytes, fed by one watch of the store: reads and watches never touch the disk.
+//! All objects in memory as bytes, fed by one watch of the store, so that reads and watches do not touch the disk.
 
 mod changes;
 mod resource;
@@ -24,13 +24,13 @@ use crate::definitions;
 use crate::live_authorizer::{LiveAuthorizer, matters};
 use crate::lock::RwLock;
 use crate::object::{Object, key, prefix};
-use table::{Place, Table};
+use table::{CachedKind, Table};
 
 const ROOT: &str = "/registry/";
-/// Entries that are held twice, as stored and as sent, while the caches are filled.
-const PAGE: usize = 2_048;
-/// How long a read waits for the caches to reach the store before it says so.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Entries read at once while the caches are filled: these are in memory twice, as stored and as sent.
+const PAGE_LENGTH: usize = 2_048;
+/// A read that waits longer for the caches to reach the store's revision fails.
+const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A cache for each stored kind, all at one revision. Cheap to clone; clones share the caches.
 #[derive(Clone)]
@@ -48,7 +48,7 @@ struct Shared {
 }
 
 impl Caches {
-    /// Reads everything once, then follows.
+    /// Reads the store once, then follows its watch.
     pub(crate) async fn load(store: Arc<dyn Store>) -> Result<Caches, StoreError> {
         let shared = Arc::new(Shared {
             table: RwLock::default(),
@@ -60,14 +60,14 @@ impl Caches {
         Ok(Caches { store, shared })
     }
 
-    /// The kinds that are served now.
+    /// The kinds that are served.
     pub(crate) fn registry(&self) -> Arc<Registry> {
         self.shared.table().registry.clone()
     }
 
     /// The cache of a kind's objects. Every kind of the registry has one.
     pub(crate) fn of(&self, kind: &Kind) -> Option<Arc<Resource>> {
-        self.shared.table().places.get(&prefix(kind)).map(|place| place.resource.clone())
+        self.shared.table().cached_kinds.get(&prefix(kind)).map(|cached| cached.resource.clone())
     }
 
     /// The object as the cache has it now; 404 if missing.
@@ -76,7 +76,7 @@ impl Caches {
         found.ok_or_else(|| Status::not_found(kind, name))
     }
 
-    /// The kind that a definition made, in the version that is stored.
+    /// The kind of a CustomResourceDefinition, in its storage version.
     pub(crate) fn made_by(&self, definition: &str) -> Option<KindRef> {
         self.shared.table().made.get(definition)?.stored.clone().map(KindRef::Custom)
     }
@@ -93,7 +93,7 @@ impl Caches {
             return Ok(now);
         }
         let mut applied = self.shared.applied.subscribe();
-        let reached = tokio::time::timeout(PATIENCE, applied.wait_for(|at| *at >= wanted)).await;
+        let reached = tokio::time::timeout(CATCH_UP_TIMEOUT, applied.wait_for(|at| *at >= wanted)).await;
         match reached {
             Ok(Ok(at)) => Ok(*at),
             _ => Err(StoreError::Unavailable("the watch cache is behind the store".to_owned())),
@@ -123,9 +123,9 @@ impl Shared {
         *self.table.write() = Arc::new(table);
     }
 
-    /// Fills the caches with the present; used at the start and after history was lost.
+    /// Fills the caches with the present state; at the start, and after the store compacted revisions not yet applied.
     async fn fill(&self, store: &dyn Store) -> Result<Revision, StoreError> {
-        // Definitions first: they say how the objects of their kinds are to be read.
+        // Definitions first: the objects of their kinds are read by their schemas.
         let mut definitions = Vec::new();
         let of_definitions = definitions::kind().map(prefix).unwrap_or_default();
         let revision = each_page(store, &of_definitions, None, |entries| {
@@ -136,9 +136,9 @@ impl Shared {
         let mut objects: HashMap<String, Vec<Arc<Object>>> = HashMap::new();
         each_page(store, ROOT, Some(revision), |entries| {
             for entry in entries {
-                let Some((prefix, place)) = table.place_of(&entry.key) else { continue };
-                let object = Object::from_entry(&place.kind, entry);
-                if matters(&place.kind) {
+                let Some((prefix, cached)) = table.kind_of_key(&entry.key) else { continue };
+                let object = Object::from_entry(&cached.kind, entry);
+                if matters(&cached.kind) {
                     self.authorizer.apply(&object.value());
                 }
                 match objects.get_mut(prefix) {
@@ -148,53 +148,53 @@ impl Shared {
             }
         })
         .await?;
-        for (prefix, place) in &table.places {
-            place.resource.reset(objects.remove(prefix).unwrap_or_default(), revision);
+        for (prefix, cached) in &table.cached_kinds {
+            cached.resource.reset(objects.remove(prefix).unwrap_or_default(), revision);
         }
         self.set_table(table);
         self.applied.send_replace(revision);
         Ok(revision)
     }
 
-    /// Takes an event over. Whoever hears of a definition finds its kind served.
+    /// Applies an event. A definition's kind is served before watchers get the definition.
     async fn apply(&self, store: &dyn Store, event: &Event) -> Result<(), StoreError> {
         let table = self.table();
-        let Some((_, place)) = table.place_of(event.key()) else { return Ok(()) };
-        if is_definition(&place.kind) {
+        let Some((_, cached)) = table.kind_of_key(event.key()) else { return Ok(()) };
+        if is_definition(&cached.kind) {
             self.redefine(store, &table, event).await?;
         }
         match event {
             Event::Put { entry, .. } => {
-                let object = Object::from_entry(&place.kind, entry);
-                if matters(&place.kind) {
+                let object = Object::from_entry(&cached.kind, entry);
+                if matters(&cached.kind) {
                     self.authorizer.apply(&object.value());
                 }
-                place.resource.put(Arc::new(object));
+                cached.resource.put(Arc::new(object));
             }
             Event::Delete { revision, previous } => {
-                if matters(&place.kind) {
-                    self.authorizer.delete(&Object::from_entry(&place.kind, previous).value());
+                if matters(&cached.kind) {
+                    self.authorizer.delete(&Object::from_entry(&cached.kind, previous).value());
                 }
-                place.resource.delete(&previous.key, *revision);
+                cached.resource.delete(&previous.key, *revision);
             }
         }
         Ok(())
     }
 
-    /// Makes the kinds anew after a definition came, changed or went. Objects whose schema is another now are read again.
+    /// Rebuilds the kinds after a definition changed. Objects whose schema changed are read again.
     async fn redefine(&self, store: &dyn Store, table: &Table, event: &Event) -> Result<(), StoreError> {
         let (new, stale) = match event {
             Event::Put { entry, .. } => table.with(&value_of(entry)),
             Event::Delete { previous, .. } => (table.without(meta::name(&value_of(previous))), None),
         };
-        if let Some((prefix, place)) = stale {
-            let read = read(store, &prefix, &place, Some(event.revision())).await;
+        if let Some((prefix, cached)) = stale {
+            let read = read(store, &prefix, &cached, Some(event.revision())).await;
             let objects = match read {
-                // The past is gone: the present holds at least as much, and the events that follow bring it up.
-                Err(StoreError::Compacted { .. }) => read_present(store, &prefix, &place).await?,
+                // The revision was compacted: the present includes it, and the events that follow complete it.
+                Err(StoreError::Compacted { .. }) => read_present(store, &prefix, &cached).await?,
                 read => read?,
             };
-            place.resource.reset(objects, event.revision());
+            cached.resource.reset(objects, event.revision());
         }
         self.set_table(new);
         Ok(())
@@ -204,20 +204,20 @@ impl Shared {
 async fn read_present(
     store: &dyn Store,
     prefix: &str,
-    place: &Place,
+    cached: &CachedKind,
 ) -> Result<Vec<Arc<Object>>, StoreError> {
-    read(store, prefix, place, None).await
+    read(store, prefix, cached, None).await
 }
 
 async fn read(
     store: &dyn Store,
     prefix: &str,
-    place: &Place,
+    cached: &CachedKind,
     at: Option<Revision>,
 ) -> Result<Vec<Arc<Object>>, StoreError> {
     let mut objects = Vec::new();
     each_page(store, prefix, at, |entries| {
-        objects.extend(entries.iter().map(|entry| Arc::new(Object::from_entry(&place.kind, entry))));
+        objects.extend(entries.iter().map(|entry| Arc::new(Object::from_entry(&cached.kind, entry))));
     })
     .await?;
     Ok(objects)
@@ -236,7 +236,7 @@ async fn each_page(
 ) -> Result<Revision, StoreError> {
     let mut after = None;
     loop {
-        let page = store.range(prefix, after.as_deref(), PAGE, at).await?;
+        let page = store.range(prefix, after.as_deref(), PAGE_LENGTH, at).await?;
         take(&page.entries);
         if !page.more {
             return Ok(page.revision);
@@ -246,7 +246,7 @@ async fn each_page(
     }
 }
 
-/// Feeds the caches for ever. A watch that breaks is made anew from the last revision seen.
+/// Feeds the caches without end. A watch that ends is restarted from the last applied revision.
 async fn follow(shared: Arc<Shared>, store: Arc<dyn Store>, mut revision: Revision) {
     let mut pause = Duration::from_millis(10);
     loop {
@@ -271,11 +271,11 @@ async fn follow(shared: Arc<Shared>, store: Arc<dyn Store>, mut revision: Revisi
             },
             Err(error) => error,
         };
-        tracing::warn!(%error, "the watch of the store ended; watching again");
+        tracing::warn!(%error, "watch of the store failed; watching again");
         if let StoreError::Compacted { .. } = error {
             match shared.fill(&*store).await {
                 Ok(filled) => revision = filled,
-                Err(error) => tracing::warn!(%error, "read the store again"),
+                Err(error) => tracing::warn!(%error, "refill of the caches failed"),
             }
         }
         tokio::time::sleep(pause).await;

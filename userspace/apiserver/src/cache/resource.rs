@@ -26,11 +26,11 @@ struct Inner {
     /// Every change after this revision is in `changes`.
     complete_after: Revision,
     watchers: Watchers,
-    /// Changes so far.
+    /// Number of changes since the start.
     published: u64,
 }
 
-/// How much there is of a resource.
+/// The size and activity of a resource, for metrics.
 pub(crate) struct Counts {
     pub(crate) objects: usize,
     pub(crate) watchers: usize,
@@ -82,7 +82,7 @@ impl Resource {
         self.read().objects.get(key).cloned()
     }
 
-    /// The revision of the last change, as far as changes are known.
+    /// The revision of the last known change.
     pub(crate) fn changed(&self) -> Revision {
         let inner = self.read();
         inner.changes.back().map_or(inner.complete_after, |change| change.object.revision)
@@ -98,7 +98,7 @@ impl Resource {
         self.read().with_prefix(prefix)
     }
 
-    /// As [`Self::list`], but as it was at a revision; `None` if the changes since then are not known any more.
+    /// As [`Self::list`], at a past revision; `None` if the changes since then are no longer known.
     pub(crate) fn list_at(&self, prefix: &str, at: Revision) -> Option<Vec<Arc<Object>>> {
         let inner = self.read();
         if at < inner.complete_after {
@@ -106,7 +106,7 @@ impl Resource {
         }
         let mut objects = inner.with_prefix(prefix);
         let since = inner.changes.partition_point(|change| change.revision() <= at);
-        // The first change since then says how its object was before.
+        // The first change of each object since then has its state at that revision.
         let mut before: BTreeMap<&str, Option<&Arc<Object>>> = BTreeMap::new();
         for change in inner.changes.range(since..).filter(|change| change.object.key.starts_with(prefix)) {
             before.entry(&change.object.key).or_insert(change.previous.as_ref());

@@ -1,5 +1,5 @@
-//! Which kinds there are and where their objects are kept. A change of definitions makes a new table that shares what
-//! did not change with the old one.
+//! The stored kinds and their caches. A change of definitions makes a new table that shares the unchanged caches with the
+//! old one.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -11,9 +11,9 @@ use skep_api::{Kind, KindRef, Registry, kinds, meta};
 use super::{ROOT, Resource};
 use crate::object::prefix;
 
-/// The cache of a kind, of whichever version its objects are.
+/// A stored kind and the cache of its objects, whose versions may differ.
 #[derive(Clone)]
-pub(super) struct Place {
+pub(super) struct CachedKind {
     pub(super) kind: KindRef,
     pub(super) resource: Arc<Resource>,
 }
@@ -22,28 +22,28 @@ pub(super) struct Place {
 pub(super) struct Table {
     pub(super) registry: Arc<Registry>,
     /// By the prefix of the keys: `/registry/pods/`.
-    pub(super) places: HashMap<String, Place>,
+    pub(super) cached_kinds: HashMap<String, CachedKind>,
     /// By the names of definitions.
     pub(super) made: BTreeMap<String, Arc<DefinedKinds>>,
 }
 
 impl Default for Table {
     fn default() -> Table {
-        let mut places = HashMap::new();
+        let mut cached_kinds = HashMap::new();
         for kind in kinds() {
-            places
+            cached_kinds
                 .entry(prefix(kind))
-                .or_insert_with(|| Place { kind: kind.into(), resource: Arc::default() });
+                .or_insert_with(|| CachedKind { kind: kind.into(), resource: Arc::default() });
         }
-        Table { registry: Arc::new(Registry::with(Vec::new())), places, made: BTreeMap::new() }
+        Table { registry: Arc::new(Registry::with(Vec::new())), cached_kinds, made: BTreeMap::new() }
     }
 }
 
-/// A place whose objects are to be read from the store.
-type Stale = Option<(String, Place)>;
+/// A kind whose objects must be read from the store again.
+type Stale = Option<(String, CachedKind)>;
 
 impl Table {
-    /// With these definitions and no others.
+    /// A table with exactly these definitions.
     pub(super) fn with_all(&self, definitions: &[Value]) -> Table {
         let names: Vec<&str> = definitions.iter().map(meta::name).collect();
         let mut table = self.clone();
@@ -76,25 +76,25 @@ impl Table {
         let before = self.made.insert(meta::name(definition).to_owned(), Arc::new(made.clone()));
         let kind = made.stored?;
         let at = prefix(&kind);
-        let resource = match self.places.get(&at) {
-            // A built-in kind is never overlaid.
-            Some(place) if place.kind.custom.is_none() => return None,
-            Some(place) => place.resource.clone(),
+        let resource = match self.cached_kinds.get(&at) {
+            // A definition never replaces a built-in kind.
+            Some(cached) if cached.kind.custom.is_none() => return None,
+            Some(cached) => cached.resource.clone(),
             None => Arc::default(),
         };
-        let place = Place { kind: KindRef::Custom(kind.clone()), resource };
-        self.places.insert(at.clone(), place.clone());
+        let cached = CachedKind { kind: KindRef::Custom(kind.clone()), resource };
+        self.cached_kinds.insert(at.clone(), cached.clone());
         let same =
             before.and_then(|before| before.stored.clone()).is_some_and(|old| reads_alike(&old, &kind));
-        (!same).then_some((at, place))
+        (!same).then_some((at, cached))
     }
 
     fn remove(&mut self, name: &str) {
         let made = self.made.remove(name);
         if let Some(kind) = made.and_then(|made| made.stored.clone())
-            && self.places.get(&prefix(&kind)).is_some_and(|place| place.kind.custom.is_some())
+            && self.cached_kinds.get(&prefix(&kind)).is_some_and(|cached| cached.kind.custom.is_some())
         {
-            self.places.remove(&prefix(&kind));
+            self.cached_kinds.remove(&prefix(&kind));
         }
     }
 
@@ -103,20 +103,20 @@ impl Table {
         self.registry = Arc::new(Registry::with(served.collect()));
     }
 
-    /// The place of a key, and its prefix.
-    pub(super) fn place_of(&self, key: &str) -> Option<(&str, &Place)> {
+    /// The kind of a key, with its prefix.
+    pub(super) fn kind_of_key(&self, key: &str) -> Option<(&str, &CachedKind)> {
         // `/registry/pods/...` or `/registry/apps/deployments/...`: one or two parts behind the root.
         let rest = key.strip_prefix(ROOT)?;
         let first = ROOT.len() + rest.find('/')? + 1;
         let second = key[first..].find('/').map(|at| first + at + 1);
         [Some(first), second].into_iter().flatten().find_map(|end| {
-            let (prefix, place) = self.places.get_key_value(&key[..end])?;
-            Some((prefix.as_str(), place))
+            let (prefix, cached) = self.cached_kinds.get_key_value(&key[..end])?;
+            Some((prefix.as_str(), cached))
         })
     }
 }
 
-/// Whether stored bytes become the same object by both.
+/// Whether stored bytes give the same object under both schemas.
 fn reads_alike(old: &Kind, new: &Kind) -> bool {
     match (&old.custom, &new.custom) {
         (Some(old), Some(new)) => old.definition.hash() == new.definition.hash(),

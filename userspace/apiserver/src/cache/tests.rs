@@ -1,4 +1,4 @@
-//! Caches over a real store: kinds and their objects come, change and go with definitions.
+//! Caches over a real store: kinds and their objects follow the definitions.
 
 use std::sync::Arc;
 

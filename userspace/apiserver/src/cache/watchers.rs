@@ -20,7 +20,7 @@ const MIN_SWEEP: usize = 64;
 /// The field by which kubelets select their pods; no built-in kind but Pod can be selected by it.
 const NODE_NAME: &str = "spec.nodeName";
 
-/// A watcher's end: changes as they happen, until it is dropped for being slow.
+/// The receiving end of a watcher: changes as they happen; closed if the watcher is too slow.
 pub(crate) type Changes = mpsc::Receiver<Arc<Change>>;
 type Sender = mpsc::Sender<Arc<Change>>;
 
@@ -31,7 +31,7 @@ pub(crate) enum Trigger {
     Object(String),
     /// Objects of a name in all namespaces.
     Name(String),
-    /// Pods of a node; empty for those of none.
+    /// Pods of a node; empty for pods without a node.
     NodeName(String),
     /// Objects of a namespace, by the prefix of their keys with its last slash.
     Namespace(String),
@@ -39,7 +39,7 @@ pub(crate) enum Trigger {
 }
 
 impl Trigger {
-    /// Of a selection in a namespace, or in all if that is empty.
+    /// The trigger of a selection in a namespace, or in all if that is empty.
     pub(crate) fn of(kind: &Kind, namespace: &str, fields: &FieldSelector) -> Trigger {
         let within = match namespace {
             "" => prefix(kind),
@@ -58,7 +58,7 @@ impl Trigger {
     }
 }
 
-/// Each watcher stands in one list, so that it gets every change once and in order.
+/// Each watcher is in one list, so that it gets every change once and in order.
 #[derive(Default)]
 pub(super) struct Watchers {
     of_objects: Index,
@@ -66,7 +66,7 @@ pub(super) struct Watchers {
     of_nodes: Index,
     of_namespaces: Index,
     of_any: Vec<Sender>,
-    /// Watchers added since the last sweep and those that it left.
+    /// Watchers that the last sweep kept, and those added since.
     registered: usize,
     /// The number of registered watchers that starts the next sweep.
     sweep_at: usize,
@@ -104,7 +104,7 @@ impl Watchers {
         if !self.of_nodes.0.is_empty() {
             let now = change.object.selectable.field(NODE_NAME);
             self.of_nodes.send(now, change);
-            // Watchers of the value that the object had see it go.
+            // Watchers of the old value get its deletion.
             let before = change.previous.as_ref().map(|previous| previous.selectable.field(NODE_NAME));
             if let Some(before) = before.filter(|before| *before != now) {
                 self.of_nodes.send(before, change);
@@ -113,7 +113,7 @@ impl Watchers {
         send(&mut self.of_any, change);
     }
 
-    /// Those who still read.
+    /// The number of open watchers.
     pub(super) fn count(&self) -> usize {
         let open = |senders: &Vec<Sender>| senders.iter().filter(|sender| !sender.is_closed()).count();
         self.indexes().into_iter().flat_map(|index| index.0.values()).map(open).sum::<usize>()
@@ -124,7 +124,7 @@ impl Watchers {
         [&self.of_objects, &self.of_names, &self.of_nodes, &self.of_namespaces]
     }
 
-    /// Drops closed watchers, among them those of values that no change ever has again.
+    /// Drops closed watchers, also those of values that never occur again.
     fn sweep(&mut self) {
         for index in [&mut self.of_objects, &mut self.of_names, &mut self.of_nodes, &mut self.of_namespaces] {
             index.0.retain(|_, senders| {
@@ -189,7 +189,7 @@ mod tests {
         resource.list_and_watch("", selection(namespace, fields).trigger(pods(), namespace)).1
     }
 
-    /// What the watcher of a selection sends of the changes in its channel.
+    /// The events that a watch sends for the changes in its channel.
     fn events(selection: &Selection, changes: &mut Changes) -> Vec<(ChangeKind, String, Revision)> {
         let changes = std::iter::from_fn(|| changes.try_recv().ok());
         let event = |change: Arc<Change>| {
@@ -280,7 +280,7 @@ mod tests {
         );
     }
 
-    /// A pod of few names, namespaces and nodes, so that watchers meet it often; without a node it is deleted.
+    /// Few names, namespaces and nodes, so that watchers often match. A write without a node deletes the pod.
     #[derive(Clone, Debug)]
     enum Step {
         Write { namespace: usize, name: usize, node: Option<usize> },
