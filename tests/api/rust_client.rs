@@ -48,17 +48,17 @@ async fn a_reflector_follows_what_others_write() {
     let (reader, writer) = reflector::store();
     let config = watcher::Config::default().labels("of=test").streaming_lists();
     let mut events = watcher(api.clone(), config).default_backoff().reflect(writer).boxed();
-    // The initial list ends before anything else is told.
-    let mut told = Vec::new();
+    // The initial list ends before any other event.
+    let mut received = Vec::new();
     while let Some(event) = tokio::time::timeout(READY_TIMEOUT, events.try_next()).await.unwrap().unwrap() {
         let done = matches!(event, Event::InitDone);
-        told.push(event);
+        received.push(event);
         if done {
             break;
         }
     }
     assert!(
-        matches!(told.as_slice(), [Event::Init, Event::InitApply(first), Event::InitDone] if first.name_any() == "before")
+        matches!(received.as_slice(), [Event::Init, Event::InitApply(first), Event::InitDone] if first.name_any() == "before")
     );
     api.create(&PostParams::default(), &settings("after", "1")).await.unwrap();
     let change = Patch::Merge(json!({"data": {"value": "2"}}));

@@ -198,7 +198,7 @@ async fn a_new_server_forgets_nothing_and_finds_what_has_no_account() {
     let dual = change(&client, "a", json!({"ipFamilyPolicy": "PreferDualStack"})).await.unwrap();
     let [first, second] = cluster_ips(&dual).try_into().unwrap();
     assert!(first == ip && second.starts_with("fd00::") && held(&client).await.contains(&second));
-    // Nobody can take an address from a Service by deleting what stands for it.
+    // Deleting the IPAddress does not take the address from its Service.
     Api::<IPAddress>::all(client.clone()).delete(&second, &DeleteParams::default()).await.unwrap();
     while !held(&client).await.contains(&second) {
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;

@@ -1,6 +1,6 @@
 //! Stories: commands and what they are to answer, as text in `testdata`.
 //!
-//! `$ create ns a` is a command (without `kubectl`), `~ get pods` one that is repeated until it answers as told; `< ` lines
+//! `$ create ns a` is a command (without `kubectl`), `~ get pods` one that is repeated until it answers as written; `< ` lines
 //! are its input, `> ` lines its output and then what it says on standard error, `1.32> ` a line of that version only,
 //! `! 1` its exit code where that is not 0. A line `> ...` stands for any number of lines. `#` begins a comment.
 
@@ -40,7 +40,7 @@ impl Step {
         answer.exit == self.exit && matches(&self.expected(version), &lines)
     }
 
-    /// What a reader needs to see of an answer that is not as told.
+    /// The report of an answer that differs from the story.
     fn failure(&self, version: &str, answer: &Answer) -> Option<String> {
         (!self.is_met(version, answer)).then(|| {
             let expected = self.expected(version).join("\n");
