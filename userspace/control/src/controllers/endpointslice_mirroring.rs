@@ -225,10 +225,10 @@ mod tests {
     }
 
     /// Family, addresses with readiness, port.
-    type Told = (String, Vec<(String, bool)>, i32);
+    type MirroredSlice = (String, Vec<(String, bool)>, i32);
 
     /// Reconciles until nothing is left to do; returns the slices, and the reasons of Events.
-    fn settle(view: &mut View) -> (Vec<Told>, Vec<&'static str>) {
+    fn settle(view: &mut View) -> (Vec<MirroredSlice>, Vec<&'static str>) {
         let mut events = Vec::new();
         for round in 0.. {
             assert!(round < 5);
