@@ -59,7 +59,7 @@ pub(super) async fn charge(request: &Request<'_>, object: &Value) -> Result<Char
     if namespace.is_empty() || request.operation == Operation::Delete || quotas(request).is_empty() {
         return Ok(Charge::default());
     }
-    let Some(meter) = Meter::of(&*kind.group, &*kind.plural) else { return Ok(Charge::default()) };
+    let Some(meter) = Meter::of(&kind.group, &kind.plural) else { return Ok(Charge::default()) };
     if !meter.handles(request.subresource(), object, request.old) {
         return Ok(Charge::default());
     }

@@ -71,9 +71,9 @@ impl MatchRule {
     fn matches(&self, request: &Request<'_>, kind: &Kind, object: &Value) -> bool {
         let has = |list: &[String], value: &str| list.iter().any(|item| item == "*" || item == value);
         has(&self.operations, request.operation.name())
-            && has(&self.groups, &*kind.group)
-            && has(&self.versions, &*kind.version)
-            && self.resources.iter().any(|named| is_for(named, &*kind.plural, request.subresource()))
+            && has(&self.groups, &kind.group)
+            && has(&self.versions, &kind.version)
+            && self.resources.iter().any(|named| is_for(named, &kind.plural, request.subresource()))
             && self.in_scope(request)
             && (self.names.is_empty() || self.names.iter().any(|name| name == request.known_name(object)))
     }
