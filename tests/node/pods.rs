@@ -169,15 +169,8 @@ async fn an_unknown_image_shows_as_upstream() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn init_containers_sidecars_volumes_and_environment_reach_the_container() -> Result<()> {
-    let node = TestNode::start("whole").await?;
-    let object = |kind: &str, data: Value| json!({"apiVersion": "v1", "kind": kind, "metadata": {"name": "settings"}, "data": data});
-    let namespace = "/api/v1/namespaces/default";
-    let map = |color: &str| object("ConfigMap", json!({"color": color}));
-    node.api.create(&format!("{namespace}/configmaps"), &map("red")).await?;
-    let secret = object("Secret", json!({"key": "c2VjcmV0"}));
-    node.api.create(&format!("{namespace}/secrets"), &secret).await?;
+/// A pod with every kind of container, volume source and variable; `settings` is its ConfigMap and its Secret.
+fn every_source() -> Value {
     let mount = |name: &str| json!({"name": name, "mountPath": format!("/{name}")});
     let mut first = container("first", "echo made > /shared/file");
     first["volumeMounts"] = json!([mount("shared")]);
@@ -206,8 +199,19 @@ async fn init_containers_sidecars_volumes_and_environment_reach_the_container() 
             {"downwardAPI": {"items": [{"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}}]}},
         ]}},
     ]);
-    let spec = json!({"initContainers": [first, side], "containers": [main], "volumes": volumes, "terminationGracePeriodSeconds": 1});
-    let path = node.run_pod("whole", spec).await?;
+    json!({"initContainers": [first, side], "containers": [main], "volumes": volumes, "terminationGracePeriodSeconds": 1})
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn init_containers_sidecars_volumes_and_environment_reach_the_container() -> Result<()> {
+    let node = TestNode::start("whole").await?;
+    let object = |kind: &str, data: Value| json!({"apiVersion": "v1", "kind": kind, "metadata": {"name": "settings"}, "data": data});
+    let namespace = "/api/v1/namespaces/default";
+    let map = |color: &str| object("ConfigMap", json!({"color": color}));
+    node.api.create(&format!("{namespace}/configmaps"), &map("red")).await?;
+    let secret = object("Secret", json!({"key": "c2VjcmV0"}));
+    node.api.create(&format!("{namespace}/secrets"), &secret).await?;
+    let path = node.run_pod("whole", every_source()).await?;
     node.api.wait(&path, "a ready pod", running).await?;
     let (_, log) = node.kubelet_get("/containerLogs/default/whole/main").await?;
     let lines: Vec<&str> = log.lines().take(4).collect();
