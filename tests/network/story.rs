@@ -126,17 +126,7 @@ fn pods_service_policy_and_restart() -> Result<()> {
     let established = dial(&client)?;
     ensure!(echoes(&established), "no echo on a fresh connection");
 
-    // The same pod at a port of the node, as long as it has one.
-    let mut with_port = pod("server");
-    let host_port = json!([{"name": "c", "ports": [{"containerPort": 8080, "hostPort": 9080}]}]);
-    with_port.spec.as_mut().context("a spec")?.containers = object(host_port);
-    with_port.status = Some(object(json!({"phase": "Running", "podIPs": [{"ip": address}]})));
-    agent.index(move |index| index.apply_pod(&with_port))?;
-    let at_node = format!("{NODE_ADDR}:9080");
-    let answers = || dial_at(&client, &at_node).is_ok_and(|stream| echoes(&stream));
-    within_deadline("the host port answers", answers)?;
-    agent.index(|index| index.apply_pod(&pod("server")))?;
-    within_deadline("the host port is gone", || !answers())?;
+    check_host_port(&agent, &client, &address)?;
 
     // Revoked by policy: the established connection too.
     agent.index(|index| index.apply_policy(&policy(None)))?;
@@ -169,10 +159,30 @@ fn pods_service_policy_and_restart() -> Result<()> {
     );
     ensure!(before.generation == after.generation, "the next agent raised the generation");
 
+    check_removal(&machine, &address, &client, &server)
+}
+
+/// A pod with a host port answers at the node's address for as long as it has the port.
+fn check_host_port(agent: &Agent, client: &NetNs, address: &str) -> Result<()> {
+    let mut with_port = pod("server");
+    let host_port = json!([{"name": "c", "ports": [{"containerPort": 8080, "hostPort": 9080}]}]);
+    with_port.spec.as_mut().context("a spec")?.containers = object(host_port);
+    with_port.status = Some(object(json!({"phase": "Running", "podIPs": [{"ip": address}]})));
+    agent.index(move |index| index.apply_pod(&with_port))?;
+    let at_node = format!("{NODE_ADDR}:9080");
+    let answers = || dial_at(client, &at_node).is_ok_and(|stream| echoes(&stream));
+    within_deadline("the host port answers", answers)?;
+    agent.index(|index| index.apply_pod(&pod("server")))?;
+    within_deadline("the host port is gone", || !answers())?;
+    Ok(())
+}
+
+/// The plugin's DEL is idempotent, and leaves no pod in the maps.
+fn check_removal(machine: &Machine, address: &str, client: &NetNs, server: &NetNs) -> Result<()> {
     let mut agent = machine.start()?;
-    feed(&agent, Some(&address))?;
+    feed(&agent, Some(address))?;
     agent.sync()?;
-    for (name, netns) in [("client", &client), ("server", &server), ("server", &server)] {
+    for (name, netns) in [("client", client), ("server", server), ("server", server)] {
         agent.cni("DEL", name, netns)?;
     }
     agent.end()?;

@@ -55,7 +55,7 @@ fn folder_of(dependency: &str) -> Option<String> {
 }
 
 /// Dependencies that no code of the package names.
-pub(super) fn unnamed(table: &Table, package: &Package) -> Vec<Finding> {
+pub(super) fn unnamed(package: &Package) -> Vec<Finding> {
     let Manifest { dependencies, dev_dependencies, build_dependencies, .. } = &package.manifest;
     let production = names(&package.production, false);
     let tests: BTreeSet<String> =
@@ -67,9 +67,10 @@ pub(super) fn unnamed(table: &Table, package: &Package) -> Vec<Finding> {
     for (declared, named) in groups {
         for dependency in declared.keys() {
             let name = dependency.replace('-', "_");
-            if !named.contains(&name) && !table.may_be_unnamed(&package.folder, dependency) {
+            if !named.contains(&name) {
                 let problem = format!("no code names the dependency {dependency}");
-                findings.push(Finding::new(Rule::Dependency, manifest_path(package), 0, problem));
+                let finding = Finding::new(Rule::Dependency, manifest_path(package), 0, problem);
+                findings.push(finding.about(dependency));
             }
         }
     }

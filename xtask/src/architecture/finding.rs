@@ -11,6 +11,8 @@ pub struct Finding {
     /// 0 when the finding concerns the whole file.
     pub line: usize,
     pub problem: String,
+    /// The function or dependency that it concerns, by which the table excuses it; empty for none.
+    pub(super) subject: String,
 }
 
 impl Finding {
@@ -20,6 +22,10 @@ impl Finding {
         line: usize,
         problem: impl Into<String>,
     ) -> Finding {
-        Finding { rule, file: file.into(), line, problem: problem.into() }
+        Finding { rule, file: file.into(), line, problem: problem.into(), subject: String::new() }
+    }
+
+    pub(super) fn about(self, subject: impl Into<String>) -> Finding {
+        Finding { subject: subject.into(), ..self }
     }
 }

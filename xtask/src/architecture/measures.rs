@@ -7,12 +7,11 @@ use syn::{Block, ImplItemFn, ItemFn, TraitItemFn};
 use super::finding::Finding;
 use super::package::Package;
 use super::rules::Rule;
-use super::table::{Table, is_excepted};
 
 const MAX_FILE_LINES: usize = 600;
 const MAX_FUNCTION_LINES: usize = 60;
 
-pub(super) fn check(table: &Table, package: &Package) -> Vec<Finding> {
+pub(super) fn check(package: &Package) -> Vec<Finding> {
     let mut findings = Vec::new();
     for file in package.trees().flat_map(|tree| &tree.files) {
         if file.lines > MAX_FILE_LINES {
@@ -22,11 +21,10 @@ pub(super) fn check(table: &Table, package: &Package) -> Vec<Finding> {
         let mut functions = Functions::default();
         functions.visit_file(&file.syntax);
         for long in functions.long {
-            if !is_excepted(&table.long_functions, &file.path, &long.name) {
-                let problem =
-                    format!("fn {} has {} lines; at most {MAX_FUNCTION_LINES}", long.name, long.lines);
-                findings.push(Finding::new(Rule::FunctionLength, file.path.clone(), long.line, problem));
-            }
+            let problem = format!("fn {} has {} lines; at most {MAX_FUNCTION_LINES}", long.name, long.lines);
+            findings.push(
+                Finding::new(Rule::FunctionLength, file.path.clone(), long.line, problem).about(long.name),
+            );
         }
     }
     findings.sort();

@@ -26,7 +26,6 @@ use anyhow::{Context, Result};
 pub use finding::Finding;
 pub use rules::Rule;
 
-use package::Package;
 use table::Table;
 
 /// Checks every package of the workspace against the table.
@@ -36,21 +35,21 @@ pub fn check(root: &Path) -> Result<Vec<Finding>> {
     let mut findings = table.unknown_packages(&packages);
     findings.extend(dependencies::workspace(root, &packages)?);
     findings.extend(documents::check(root)?);
+    findings.extend(table.missing_pure_paths(root));
+    let (mut unnamed, mut lengths, mut panics) = (Vec::new(), Vec::new(), Vec::new());
     for package in &packages {
-        findings.extend(check_package(&table, package).with_context(|| package.folder.clone())?);
+        findings.extend(dependencies::imports(&table, package));
+        findings.extend(circles::check(&table, package));
+        findings.extend(purity::check(&table, package));
+        unnamed.extend(dependencies::unnamed(package));
+        lengths.extend(measures::check(package));
+        panics.extend(style::panics(&table, package));
     }
+    findings.extend(table.unexcused_dependencies(unnamed));
+    findings.extend(table.unexcused_functions(&table.long_functions, lengths));
+    findings.extend(table.unexcused_functions(&table.panics, panics));
     findings.extend(table.counted_findings(style::string_errors(&packages)));
     findings.sort();
-    Ok(findings)
-}
-
-fn check_package(table: &Table, package: &Package) -> Result<Vec<Finding>> {
-    let mut findings = dependencies::imports(table, package);
-    findings.extend(dependencies::unnamed(table, package));
-    findings.extend(circles::check(table, package));
-    findings.extend(purity::check(table, package));
-    findings.extend(measures::check(table, package));
-    findings.extend(style::panics(table, package));
     Ok(findings)
 }
 

@@ -11,7 +11,7 @@ use syn::{
 use super::finding::Finding;
 use super::package::Package;
 use super::rules::Rule;
-use super::table::{Table, is_excepted};
+use super::table::Table;
 use super::tree::{SourceFile, is_for_tests};
 
 /// Calls of `unwrap` and `expect` in code that runs for users.
@@ -21,11 +21,10 @@ pub(super) fn panics(table: &Table, package: &Package) -> Vec<Finding> {
     }
     let mut findings = Vec::new();
     for file in production_files(package) {
-        let found = Visitor::run(file).panics;
-        let refused =
-            found.into_iter().filter(|(function, ..)| !is_excepted(&table.panics, &file.path, function));
-        findings.extend(refused.map(|(function, method, line)| {
+        let found = Visitor::run(file).panics.into_iter();
+        findings.extend(found.map(|(function, method, line)| {
             Finding::new(Rule::Panic, file.path.clone(), line, format!("{method} in fn {function}"))
+                .about(function)
         }));
     }
     findings

@@ -87,9 +87,24 @@ impl Table {
         whole || self.pure_paths.iter().any(|path| is_within(file, path))
     }
 
-    pub(super) fn may_be_unnamed(&self, package: &str, dependency: &str) -> bool {
-        let rows = &self.unnamed_dependencies;
-        rows.iter().any(|row| row.package == package && row.dependency == dependency)
+    /// Leaves out what a row of `unnamed_dependencies` excuses; a row that excuses nothing is a finding.
+    pub(super) fn unexcused_dependencies(&self, found: Vec<Finding>) -> Vec<Finding> {
+        let rows = self.unnamed_dependencies.iter();
+        excuse(
+            rows.map(|row| (format!("{}/Cargo.toml", row.package), row.dependency.clone())).collect(),
+            found,
+        )
+    }
+
+    /// The same for exceptions by file and function.
+    pub(super) fn unexcused_functions(&self, rows: &[Exception], found: Vec<Finding>) -> Vec<Finding> {
+        excuse(rows.iter().map(|row| (row.file.clone(), row.function.clone())).collect(), found)
+    }
+
+    /// Rows of `pure_paths` that name nothing.
+    pub(super) fn missing_pure_paths(&self, root: &Path) -> Vec<Finding> {
+        let missing = self.pure_paths.iter().filter(|path| !root.join(path).exists());
+        missing.map(|path| finding(format!("pure_paths: there is no {path}"))).collect()
     }
 
     /// Compares counted findings with the recorded counts, in both directions.
@@ -117,8 +132,19 @@ pub(super) fn finding(problem: String) -> Finding {
     Finding::new(Rule::Table, FILE, 0, problem)
 }
 
-pub(super) fn is_excepted(rows: &[Exception], file: &str, function: &str) -> bool {
-    rows.iter().any(|row| row.file == file && row.function == function)
+/// `rows` are files and subjects, as [`Finding::subject`].
+fn excuse(rows: Vec<(String, String)>, found: Vec<Finding>) -> Vec<Finding> {
+    let matches = |(file, subject): &(String, String), finding: &Finding| {
+        *file == finding.file && *subject == finding.subject
+    };
+    let stale = rows.iter().filter(|row| !found.iter().any(|finding| matches(row, finding)));
+    let mut left: Vec<Finding> = stale
+        .map(|(file, subject)| {
+            finding(format!("{file}: the exception for {subject} excuses nothing; remove it"))
+        })
+        .collect();
+    left.extend(found.into_iter().filter(|finding| !rows.iter().any(|row| matches(row, finding))));
+    left
 }
 
 /// Whether `file` is `path` or lies below it.

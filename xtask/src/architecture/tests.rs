@@ -174,3 +174,12 @@ fn a_document_that_names_a_missing_file_is_found() {
     let expected = [(gone.0, gone.1.clone(), 1), (gone.0, gone.1, 2)];
     assert_eq!(found(&[("docs/a.md", text)]), expected);
 }
+
+#[test]
+fn an_exception_that_excuses_nothing_is_found() {
+    let row = "[[long_functions]]\nfile = \"low/src/lib.rs\"\nfunction = \"gone\"\nreason = \"a table\"\n";
+    let table = TABLE.to_owned() + row;
+    assert_eq!(found(&[("xtask/architecture.toml", &table)]), one(Rule::Table, super::table::FILE, 0));
+    let table = "pure_paths = [\"low/src/gone.rs\"]\n".to_owned() + TABLE;
+    assert_eq!(found(&[("xtask/architecture.toml", &table)]), one(Rule::Table, super::table::FILE, 0));
+}
