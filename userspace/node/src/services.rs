@@ -14,7 +14,6 @@ use crate::config::Events;
 use crate::env;
 
 /// Namespace and name.
-
 type Key = (String, String);
 
 /// Cheap to clone; all clones share one list.

@@ -106,8 +106,8 @@ where
     let reading = tokio::spawn(read_all(reader, sender));
     while !relay.outputs.is_empty() {
         let goes_on = tokio::select! {
-            message = socket.next() => relay.to_server(message).await?,
-            frame = frames.recv() => relay.to_client(frame, &mut socket).await?,
+            message = socket.next() => relay.send_to_server(message).await?,
+            frame = frames.recv() => relay.send_to_client(frame, &mut socket).await?,
         };
         if !goes_on {
             break;
@@ -155,7 +155,7 @@ impl<W: AsyncWrite + Unpin> Relay<W> {
     }
 
     /// Passes a client's message on. False when the client has closed the connection.
-    async fn to_server(
+    async fn send_to_server(
         &mut self,
         message: Option<Result<Message, tokio_tungstenite::tungstenite::Error>>,
     ) -> std::io::Result<bool> {
@@ -182,7 +182,11 @@ impl<W: AsyncWrite + Unpin> Relay<W> {
     }
 
     /// Passes a frame of the runtime on. False when the runtime has closed the connection.
-    async fn to_client(&mut self, frame: Option<spdy::Frame>, socket: &mut Socket) -> std::io::Result<bool> {
+    async fn send_to_client(
+        &mut self,
+        frame: Option<spdy::Frame>,
+        socket: &mut Socket,
+    ) -> std::io::Result<bool> {
         match frame {
             Some(spdy::Frame::Data { stream, fin, bytes }) => {
                 let Some(channel) = self.channel_of(stream) else { return Ok(true) };
