@@ -8,7 +8,7 @@ use axum::body::Body;
 use http::{Method, Request, StatusCode};
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
 use skep_api::cel::{self, Bindings, Budget, Program, Scope, Type};
-use skep_api::selector::{FieldSelector, LabelSelector, Selectable, selectable_fields};
+use skep_api::selector::{FieldSelector, LabelSelector, Selectable};
 use skep_apiserver::{
     ApiServer, Config, FrontProxy, Identity, NODE_PORTS, NodeTls, ServiceNetwork, TokenKeys,
 };
@@ -160,7 +160,7 @@ pub fn selector(bytes: &[u8]) {
     }
     for kind in skep_api::kinds() {
         if let Ok(selector) = FieldSelector::parse(kind, &text) {
-            selector.matches(&Selectable::of(selectable_fields(kind), &object));
+            selector.matches(&Selectable::of(kind.selectable_fields.iter(), &object));
         }
     }
 }
