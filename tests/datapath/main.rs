@@ -2,7 +2,7 @@
 
 mod bandwidth;
 mod cost;
-mod direct;
+mod dsr;
 mod fragments;
 mod kernels;
 mod namespaces;

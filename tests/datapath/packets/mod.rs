@@ -1,7 +1,6 @@
 //! Packet tables: packet in, verdict and packet out, both families, every protocol that services have.
 
 mod bandwidth;
-mod closing;
 pub(crate) mod fragments;
 pub(crate) mod frame;
 mod icmp;
@@ -9,3 +8,4 @@ mod lab;
 mod robust;
 mod service;
 mod table;
+mod tcp_close;
