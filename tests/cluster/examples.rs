@@ -41,9 +41,9 @@ fn every_example_is_applied_and_does_what_it_shows() -> Result<()> {
     space.run(&["wait", "--for=condition=Ready", "pod/client", "pod/limited", "--timeout=60s"])?;
     let service = space.get(&["service", "web"])?;
     let address = text(&service, "/spec/clusterIP").to_owned();
-    let script = format!("for i in $(seq 10); do wget -q -O - -T 2 http://{address}/ || exit 1; done");
+    let script = format!("for i in $(seq 10); do timeout 5 wget -q -O - http://{address}/ || exit 1; done");
     space.run(&["exec", "client", "--", "sh", "-c", &script])?;
-    let refused = format!("wget -q -O - -T 2 http://{address}/");
+    let refused = format!("timeout 2 wget -q -O - http://{address}/");
     space.refused(&["exec", "limited", "--", "sh", "-c", &refused])?;
 
     let balanced = space.get(&["service", "web-lan"])?;
