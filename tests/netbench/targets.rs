@@ -103,8 +103,8 @@ fn with_goal(row: Row) -> Row {
 /// The answer in one sentence: a pod that calls a ClusterIP, with policy and 10,000 services.
 pub(crate) fn headline(rows: &[Row]) -> String {
     format!(
-        "Pod to ClusterIP, 10,000 services, policy on: {} of loopback's requests, {} of its new connections; \
-         {} times the node-port packets of nftables.",
+        "Pod to ClusterIP, 10,000 services, policy on: {} of loopback's requests, {} of its connections; \
+         node port: {} times nftables.",
         median(rows, "rr/loopback"),
         median(rows, "crr/loopback"),
         median(rows, "nodeport_pps/nftables")

@@ -38,7 +38,7 @@ pub(super) fn plot(report: &Report<'_>) -> String {
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{y}\" font-family=\"sans-serif\" font-size=\"12\">\n\
          <rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n\
          <text x=\"10\" y=\"22\" font-size=\"16\" font-weight=\"bold\">{}</text>\n\
-         <text x=\"10\" y=\"42\" font-size=\"13\">{}</text>\n{body}</svg>\n",
+         <text x=\"10\" y=\"42\">{}</text>\n{body}</svg>\n",
         escaped(report.name),
         escaped(&report.headline)
     )

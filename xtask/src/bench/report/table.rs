@@ -44,6 +44,7 @@ pub fn number(value: f64) -> String {
         large if large >= 100.0 => 0,
         middle if middle >= 10.0 => 1,
         middle if middle >= 1.0 => 2,
+        small if small >= 0.1 => 3,
         _ => 4,
     };
     let text = format!("{value:.digits$}");
@@ -75,6 +76,7 @@ mod tests {
         assert_eq!(number(1_234_567.8), "1,234,568");
         assert_eq!(number(12.34), "12.3");
         assert_eq!(number(-1234.0), "-1,234");
+        assert_eq!(number(0.1234), "0.123");
         assert_eq!(number(0.01234), "0.0123");
     }
 }
