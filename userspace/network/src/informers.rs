@@ -2,7 +2,7 @@
 //! once.
 //!
 //! In: the API server's lists and watches. Out: the same ordered [`Event`]s for each subscriber of the kind.
-//! Subscribe first, then [`Informers::run`]: a kind without subscribers is not watched, and nobody can subscribe later.
+//! Subscribe first, then [`Informers::run`]: a kind without subscribers is not watched, and no one can subscribe later.
 //! A list that starts again (first list, broken watch, 410 Gone) is `Init`, an `InitApply` per object, `InitDone`; the
 //! subscriber then removes what the list did not contain. Watches retry for ever with back-off; an outage is no event.
 
