@@ -13,6 +13,7 @@ mod normal;
 mod operator;
 mod policies;
 mod python_client;
+mod read_your_writes;
 mod rust_client;
 mod services;
 mod story;

@@ -72,14 +72,14 @@ fn has_mutating_hooks(request: &Request<'_>) -> bool {
 /// The mutating plugins; each may run again on its own output.
 async fn run_plugins(request: &Request<'_>, object: &mut Value) -> Result<(), Status> {
     certificate::admit(request, object);
-    namespace::admit(request, object)?;
+    namespace::admit(request, object).await?;
     limit_range::admit(request, object)?;
     service_account::admit(request, object).await?;
     node::admit(request, object)?;
-    priority::admit(request, object)?;
+    priority::admit(request, object).await?;
     tolerations::admit(request, object);
     storage::admit(request, object);
-    runtime_class::admit(request, object)?;
+    runtime_class::admit(request, object).await?;
     ingress_class::admit(request, object);
     if request.is("", "pods") && request.operation == Operation::Create {
         // The plugins changed resources, which decide the quality of service.
@@ -91,11 +91,11 @@ async fn run_plugins(request: &Request<'_>, object: &mut Value) -> Result<(), St
 /// Refuses an object that is complete and valid, or charges quotas for it.
 pub(crate) async fn validate(request: &Request<'_>, object: &Value) -> Result<Charge, Status> {
     limit_range::validate(request, object)?;
-    service_account::validate(request, object)?;
+    service_account::validate(request, object).await?;
     pod_security::validate(request, object)?;
     priority::validate(request, object)?;
     storage::validate(request, object)?;
-    runtime_class::validate(request, object)?;
+    runtime_class::validate(request, object).await?;
     certificate::validate(request, object)?;
     if request.is_hooked() {
         policy::validate(request, object).await?;

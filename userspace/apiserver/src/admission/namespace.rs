@@ -7,14 +7,15 @@ use super::request::{Operation, Request};
 
 const IMMORTAL: [&str; 3] = ["default", "kube-system", "kube-public"];
 
-pub(super) fn admit(request: &Request<'_>, object: &Value) -> Result<(), Status> {
+pub(super) async fn admit(request: &Request<'_>, object: &Value) -> Result<(), Status> {
     let kind = request.kind();
     if !kind.namespaced() || request.operation != Operation::Create {
         return Ok(());
     }
     let namespace = request.namespace();
     let Some(namespaces) = skep_api::find("", "v1", "namespaces") else { return Ok(()) };
-    let found = request.admission.storage.caches.get_or_404(namespaces, "", namespace)?;
+    let found = request.required(("", "v1", "namespaces"), "", namespace).await?;
+    let found = found.ok_or_else(|| Status::not_found(namespaces, namespace))?;
     if found.selectable.field("status.phase") != "Terminating" {
         return Ok(());
     }

@@ -7,13 +7,13 @@ use super::request::{Operation, Request};
 
 const CLASSES: (&str, &str, &str) = ("scheduling.k8s.io", "v1", "priorityclasses");
 
-pub(super) fn admit(request: &Request<'_>, pod: &mut Value) -> Result<(), Status> {
+pub(super) async fn admit(request: &Request<'_>, pod: &mut Value) -> Result<(), Status> {
     if !request.is("", "pods") {
         return Ok(());
     }
     match request.old {
         None => {
-            let class = class_of(request, pod)?;
+            let class = class_of(request, pod).await?;
             set(pod, class.as_ref()).map_err(|why| request.forbidden(pod, why))
         }
         Some(old) => {
@@ -32,10 +32,9 @@ fn keep(pod: &mut Value, old: &Value) {
     }
 }
 
-fn class_of(request: &Request<'_>, pod: &Value) -> Result<Option<Value>, Status> {
-    let (group, version, plural) = CLASSES;
+async fn class_of(request: &Request<'_>, pod: &Value) -> Result<Option<Value>, Status> {
     match pod["spec"]["priorityClassName"].as_str() {
-        Some(name) if !name.is_empty() => match request.get(group, version, plural, "", name) {
+        Some(name) if !name.is_empty() => match request.required(CLASSES, "", name).await? {
             Some(class) => Ok(Some(class.value())),
             None => Err(request.forbidden(pod, format!("no PriorityClass with name {name} was found"))),
         },

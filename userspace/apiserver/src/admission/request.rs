@@ -8,6 +8,7 @@ use skep_api::{Kind, Status, find, meta};
 use super::state::Admission;
 use crate::call::Call;
 use crate::object::{Object, prefix};
+use crate::stored::store_error;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Operation {
@@ -170,6 +171,22 @@ impl<'a> Request<'a> {
 
     pub(super) fn forbidden(&self, object: &Value, why: impl Into<String>) -> Status {
         Status::forbidden(&self.kind().group, &self.kind().plural, self.name(object), why)
+    }
+
+    /// An object that the new one names. The requester may have created it a moment ago: the caches catch up with the
+    /// store before it is missing.
+    pub(super) async fn required(
+        &self,
+        (group, version, plural): Shape,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<Arc<Object>>, Status> {
+        let found = self.get(group, version, plural, namespace, name);
+        if found.is_some() {
+            return Ok(found);
+        }
+        self.admission.storage.caches.catch_up().await.map_err(store_error)?;
+        Ok(self.get(group, version, plural, namespace, name))
     }
 
     /// An object of another kind, from the cache.

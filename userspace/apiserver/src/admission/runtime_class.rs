@@ -6,25 +6,25 @@ use skep_api::resources::Resources;
 
 use super::request::Request;
 
-pub(super) fn admit(request: &Request<'_>, pod: &mut Value) -> Result<(), Status> {
-    match class_of(request, pod)? {
+pub(super) async fn admit(request: &Request<'_>, pod: &mut Value) -> Result<(), Status> {
+    match class_of(request, pod).await? {
         Some(class) => set(pod, &class).map_err(|why| request.forbidden(pod, why)),
         None => Ok(()),
     }
 }
 
-pub(super) fn validate(request: &Request<'_>, pod: &Value) -> Result<(), Status> {
+pub(super) async fn validate(request: &Request<'_>, pod: &Value) -> Result<(), Status> {
     if !request.creates("", "pods") {
         return Ok(());
     }
-    let class = class_of(request, pod)?.unwrap_or_default();
+    let class = class_of(request, pod).await?.unwrap_or_default();
     check_overhead(pod, &class["overhead"]).map_err(|why| request.forbidden(pod, why))
 }
 
-fn class_of(request: &Request<'_>, pod: &Value) -> Result<Option<Value>, Status> {
+async fn class_of(request: &Request<'_>, pod: &Value) -> Result<Option<Value>, Status> {
     let name = &pod["spec"]["runtimeClassName"];
     let Some(name) = name.as_str().filter(|_| request.creates("", "pods")) else { return Ok(None) };
-    match request.get("node.k8s.io", "v1", "runtimeclasses", "", name) {
+    match request.required(("node.k8s.io", "v1", "runtimeclasses"), "", name).await? {
         Some(class) => Ok(Some(class.value())),
         None => Err(request.forbidden(pod, format!("pod rejected: RuntimeClass \"{name}\" not found"))),
     }

@@ -30,12 +30,12 @@ pub(super) async fn admit(request: &Request<'_>, pod: &mut Value) -> Result<(), 
     pod["spec"]["serviceAccountName"] = name.as_str().into();
     pod["spec"]["serviceAccount"] = name.as_str().into();
     for _ in 1..TRIES {
-        if name != "default" || find(request, &name).is_some() {
+        if name != "default" || find(request, &name).await?.is_some() {
             break;
         }
         tokio::time::sleep(PAUSE).await;
     }
-    let account = find(request, &name).ok_or_else(|| missing(request, pod, &name))?;
+    let account = find(request, &name).await?.ok_or_else(|| missing(request, pod, &name))?;
     let says = |object: &Value| object["automountServiceAccountToken"].as_bool();
     if says(&pod["spec"]).or_else(|| says(&account)).unwrap_or(true) {
         mount_token(pod);
@@ -50,7 +50,7 @@ pub(super) async fn admit(request: &Request<'_>, pod: &mut Value) -> Result<(), 
 }
 
 /// Webhooks may have named another account; some accounts allow no secrets but their own.
-pub(super) fn validate(request: &Request<'_>, pod: &Value) -> Result<(), Status> {
+pub(super) async fn validate(request: &Request<'_>, pod: &Value) -> Result<(), Status> {
     let debugged = request.is_resource("", "pods") && request.subresource() == "ephemeralcontainers";
     let of_update = debugged && request.operation == Operation::Update;
     if !request.creates("", "pods") && !of_update {
@@ -64,7 +64,7 @@ pub(super) fn validate(request: &Request<'_>, pod: &Value) -> Result<(), Status>
         let why = format!("no service account specified for pod {}/{}", request.namespace(), meta::name(pod));
         return Err(request.forbidden(pod, why));
     }
-    let account = find(request, name).ok_or_else(|| missing(request, pod, name))?;
+    let account = find(request, name).await?.ok_or_else(|| missing(request, pod, name))?;
     if account["metadata"]["annotations"][ENFORCED] != "true" {
         return Ok(());
     }
@@ -76,8 +76,9 @@ pub(super) fn validate(request: &Request<'_>, pod: &Value) -> Result<(), Status>
     check_secrets(pod, &account, lists, debugged).map_err(|why| request.forbidden(pod, why))
 }
 
-fn find(request: &Request<'_>, name: &str) -> Option<Value> {
-    request.get("", "v1", "serviceaccounts", request.namespace(), name).map(|account| account.value())
+async fn find(request: &Request<'_>, name: &str) -> Result<Option<Value>, Status> {
+    let found = request.required(("", "v1", "serviceaccounts"), request.namespace(), name).await?;
+    Ok(found.map(|account| account.value()))
 }
 
 fn missing(request: &Request<'_>, pod: &Value, name: &str) -> Status {
