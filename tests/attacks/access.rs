@@ -1,0 +1,1 @@
+//! Rights that nobody granted: escalation, impersonation, tokens, proxies.

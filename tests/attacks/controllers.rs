@@ -1,0 +1,1 @@
+//! Objects that a reconcile cannot handle: they hold up no other object.

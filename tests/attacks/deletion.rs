@@ -1,0 +1,1 @@
+//! What lives is not deleted: owners, namespaces, quotas, evictions, rollouts.

@@ -1,0 +1,1 @@
+//! Certificates, names of nodes, and servers that share a store.

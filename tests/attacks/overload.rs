@@ -1,0 +1,1 @@
+//! More work, connections or memory than the server has: others are still served.

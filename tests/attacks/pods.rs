@@ -1,0 +1,1 @@
+//! Pods that reach for the node.

@@ -1,0 +1,1 @@
+//! Damage, torn ends, lost flushes: what was acknowledged is there or the loss is reported.
