@@ -7,5 +7,6 @@ pub mod churn;
 pub mod containerd;
 pub mod guest;
 pub mod netns;
+pub mod server_process;
 
 pub use xtask::image;
