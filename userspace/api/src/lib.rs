@@ -22,6 +22,7 @@ pub mod schema;
 pub mod selector;
 pub mod status;
 pub mod table;
+pub mod time;
 mod value;
 
 pub use field::{Errors, FieldError};

@@ -6,6 +6,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use skep_api::time;
 
 use crate::cache::Key;
 
@@ -86,7 +87,7 @@ impl WorkQueue {
         if slot.ready {
             self.ready.push_back(item.clone());
         } else if failed {
-            self.add_at(item.clone(), now + backoff(failures));
+            self.add_at(item.clone(), time::after(now, backoff(failures)));
         } else if slot.due.is_none() {
             self.slots.remove(item);
         }

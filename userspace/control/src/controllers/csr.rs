@@ -12,6 +12,7 @@ use k8s_openapi::api::certificates::v1::{
     CertificateSigningRequestStatus,
 };
 use k8s_openapi::api::core::v1::Node;
+use skep_api::time;
 use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, Pem, X509CertificationRequest};
 
 use super::routing::own_key;
@@ -59,7 +60,7 @@ impl Controller for Csrs {
             return Vec::new();
         };
         let state = CsrState::of(csr);
-        let expires = meta::created(&csr.metadata) + state.kept();
+        let expires = time::after(meta::created(&csr.metadata), state.kept());
         if expires <= context.now {
             return vec![Action::delete(Object::CertificateSigningRequest(csr.clone()))];
         }

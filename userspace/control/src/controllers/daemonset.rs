@@ -200,7 +200,7 @@ impl<'a> DaemonSetSync<'a> {
             .max(1);
         let available = |p: &Arc<Pod>| self.available(p);
         let up = i32::try_from(active().filter(|p| available(p)).count()).unwrap_or(i32::MAX);
-        let mut removable = allowed - (total - up);
+        let mut removable = allowed.saturating_sub(total.saturating_sub(up));
         let old: Vec<&Arc<Pod>> = active().filter(|p| meta::label(&p.metadata, HASH) != Some(hash)).collect();
         let mut deleted = Vec::new();
         for pod in old {

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use skep_api::time;
 
 use super::pods;
 use super::routing::{own_key, versions};
@@ -92,7 +93,7 @@ fn status(
     let healthy = selected.iter().filter(|p| pods::active(p) && pods::ready(p) && !going(p)).count();
     let healthy = i32::try_from(healthy).unwrap_or(i32::MAX);
     let (expected, desired) = expectation(view, budget, selected);
-    let allowed = (healthy - desired).max(0);
+    let allowed = healthy.saturating_sub(desired).max(0);
     let allowed = if expected > 0 { allowed } else { 0 };
     let mut conditions = budget.status.as_ref().and_then(|s| s.conditions.clone()).unwrap_or_default();
     let (state, reason) =
@@ -130,7 +131,7 @@ fn evicting(
     let listed = budget.status.as_ref()?.disrupted_pods.as_ref()?;
     let mut held = BTreeMap::new();
     for (name, since) in listed {
-        let until = since.0 + EVICTION_TIMEOUT;
+        let until = time::after(since.0, EVICTION_TIMEOUT);
         let there =
             selected.iter().any(|p| meta::name(&p.metadata) == name && !meta::terminating(&p.metadata));
         if there && until > now {
@@ -150,7 +151,7 @@ fn expectation(view: &View, budget: &PodDisruptionBudget, selected: &[&Arc<Pod>]
     match (spec.and_then(|s| s.max_unavailable.as_ref()), spec.and_then(|s| s.min_available.as_ref())) {
         (Some(unavailable), _) => {
             let expected = scale();
-            (expected, (expected - pods::scaled(unavailable, expected, true)).max(0))
+            (expected, expected.saturating_sub(pods::scaled(unavailable, expected, true)).max(0))
         }
         (None, Some(Int(n))) => (present, *n),
         (None, Some(percent)) => {
@@ -189,5 +190,5 @@ fn workload_size(view: &View, selected: &[&Arc<Pod>]) -> Option<i32> {
         };
         sizes.insert(uid.to_owned(), size);
     }
-    Some(sizes.values().sum())
+    Some(sizes.values().copied().fold(0, i32::saturating_add))
 }

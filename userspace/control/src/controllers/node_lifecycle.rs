@@ -7,6 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, NodeCondition, Pod, Taint};
 use serde_json::json;
+use skep_api::time;
 
 use super::pods;
 use super::routing::own_key;
@@ -79,8 +80,8 @@ impl NodeLifecycle {
     /// When the node counts as unreachable, unless its Lease is renewed before.
     fn deadline(&self, view: &View, node: &Node, key: &Key) -> Timestamp {
         match view.leases.changed_at(&Key::new(LEASES, &key.name)) {
-            Some(renewed) => renewed + self.grace,
-            None => meta::created(&node.metadata) + self.startup_grace,
+            Some(renewed) => time::after(renewed, self.grace),
+            None => time::after(meta::created(&node.metadata), self.startup_grace),
         }
     }
 }

@@ -2,13 +2,13 @@
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
-use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodCondition, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::json;
+use skep_api::time;
 
 use crate::action::Action;
 use crate::cache::{Key, Kind};
@@ -52,11 +52,11 @@ pub fn availability(pod: &Pod, min_ready_seconds: i32, now: Timestamp) -> Availa
     if !ready(pod) {
         return Availability::Unready;
     }
-    let wait = Duration::from_secs(u64::try_from(min_ready_seconds).unwrap_or(0));
+    let available_at = |since| time::after_seconds(since, min_ready_seconds);
     match ready_since(pod) {
-        _ if wait.is_zero() => Availability::Now,
-        Some(since) if since + wait <= now => Availability::Now,
-        Some(since) => Availability::At(since + wait),
+        _ if min_ready_seconds <= 0 => Availability::Now,
+        Some(since) if available_at(since) <= now => Availability::Now,
+        Some(since) => Availability::At(available_at(since)),
         None => Availability::Unready,
     }
 }
@@ -104,9 +104,8 @@ pub fn deletion_order(a: (&Pod, usize), b: (&Pod, usize), now: Timestamp) -> Ord
         _ => 2,
     };
     // Ages are compared by their power of two, so that the deleted pods are spread over ages.
-    let age = |since: Option<Timestamp>| {
-        since.map_or(0, |t| u64::try_from(now.duration_since(t).as_secs()).unwrap_or(0).max(1).ilog2() + 1)
-    };
+    let age =
+        |since: Option<Timestamp>| since.map_or(0, |t| time::elapsed(t, now).as_secs().max(1).ilog2() + 1);
     assigned(a)
         .cmp(&assigned(b))
         .then_with(|| progress(a).cmp(&progress(b)))
@@ -182,9 +181,10 @@ pub fn scaled(value: &IntOrString, total: i32, round_up: bool) -> i32 {
         IntOrString::Int(n) => *n,
         IntOrString::String(s) => {
             let percent: i64 = s.trim_end_matches('%').parse().unwrap_or(0);
-            let parts = percent * i64::from(total);
-            let whole = if round_up { (parts + 99).div_euclid(100) } else { parts.div_euclid(100) };
-            i32::try_from(whole).unwrap_or(i32::MAX)
+            let parts = percent.saturating_mul(i64::from(total));
+            let whole =
+                if round_up { parts.saturating_add(99).div_euclid(100) } else { parts.div_euclid(100) };
+            i32::try_from(whole).unwrap_or(if whole < 0 { i32::MIN } else { i32::MAX })
         }
     }
 }

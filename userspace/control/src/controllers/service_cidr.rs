@@ -6,6 +6,7 @@ use std::time::Duration;
 use ipnetwork::IpNetwork;
 use k8s_openapi::api::networking::v1::{ServiceCIDR, ServiceCIDRStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use skep_api::time;
 
 use super::routing::own_key;
 use crate::action::{Action, Context, Controller};
@@ -52,7 +53,7 @@ impl Controller for ServiceCidrs {
             return publish(cidr, key, condition("False", "Terminating", why, context)).into_iter().collect();
         }
         let since = cidr.metadata.deletion_timestamp.as_ref().map_or(context.now, |time| time.0);
-        let until = since.saturating_add(DELETION_GRACE).unwrap_or(since);
+        let until = time::after(since, DELETION_GRACE);
         if context.now < until {
             return vec![Action::RequeueAt(until)];
         }

@@ -1,10 +1,9 @@
 //! Pods on nodes with NoExecute taints: deleted at once, after their tolerationSeconds, or never. PURE.
 
-use std::time::Duration;
-
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodCondition, Taint, Toleration};
 use serde_json::json;
+use skep_api::time;
 
 use super::pods;
 use super::routing::own_key;
@@ -107,7 +106,7 @@ pub fn eviction_time(pod: &Pod, taints: &[Taint], now: Timestamp) -> Option<Time
             match (tolerated, seconds) {
                 (false, _) => Some(now),
                 (true, None) => None,
-                (true, Some(s)) => Some(from + Duration::from_secs(u64::try_from(s).unwrap_or(0))),
+                (true, Some(s)) => Some(time::after_seconds(from, s)),
             }
         })
         .min()

@@ -7,6 +7,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use skep_api::time;
 
 use crate::cache::Key;
 
@@ -186,9 +187,11 @@ impl Queue {
                 (!helped).then_some(causes)
             }
         };
-        entry.backoff_until = now + backoff(entry.attempts);
+        entry.backoff_until = time::after(now, backoff(entry.attempts));
         entry.state = match causes {
-            Some(causes) => PodState::Unschedulable { until: now + MAX_UNSCHEDULABLE_TIME, causes },
+            Some(causes) => {
+                PodState::Unschedulable { until: time::after(now, MAX_UNSCHEDULABLE_TIME), causes }
+            }
             None => PodState::Backoff { until: entry.backoff_until },
         };
         let (PodState::Unschedulable { until, .. } | PodState::Backoff { until }) = entry.state else {

@@ -34,28 +34,28 @@ impl DeploymentSync<'_> {
         if old.is_empty() {
             return false;
         }
-        let min_available = rollout::replicas(self.spec) - self.bounds.unavailable;
-        let new_unavailable = (rollout::desired(new) - rollout::available(new)).max(0);
-        let mut removable = self.total() - min_available - new_unavailable;
+        let min_available = rollout::replicas(self.spec).saturating_sub(self.bounds.unavailable);
+        let new_unavailable = rollout::desired(new).saturating_sub(rollout::available(new)).max(0);
+        let mut removable = self.total().saturating_sub(min_available).saturating_sub(new_unavailable);
         if removable <= 0 {
             return false;
         }
         let mut sizes: Vec<i32> = old.iter().map(|s| rollout::desired(s)).collect();
         for (set, size) in old.iter().zip(&mut sizes) {
-            let unhealthy = (*size - rollout::available(set)).max(0).min(removable);
-            *size -= unhealthy;
-            removable -= unhealthy;
+            let unhealthy = size.saturating_sub(rollout::available(set)).clamp(0, removable);
+            *size = size.saturating_sub(unhealthy);
+            removable = removable.saturating_sub(unhealthy);
         }
         // A set that is being scaled down counts with what it keeps; one whose controller may still act on an older
         // size does not count.
         let counts = |s: &&Arc<ReplicaSet>| observed(s);
-        let kept: i32 =
-            self.sets.iter().filter(counts).map(|s| rollout::available(s).min(rollout::desired(s))).sum();
-        let mut spare = (kept - min_available).min(removable);
+        let kept = self.sets.iter().filter(counts).map(|s| rollout::available(s).min(rollout::desired(s)));
+        let kept = kept.fold(0, i32::saturating_add);
+        let mut spare = kept.saturating_sub(min_available).min(removable);
         for size in &mut sizes {
             let healthy = (*size).min(spare).max(0);
-            *size -= healthy;
-            spare -= healthy;
+            *size = size.saturating_sub(healthy);
+            spare = spare.saturating_sub(healthy);
         }
         let mut written = false;
         for (set, size) in old.iter().zip(sizes) {

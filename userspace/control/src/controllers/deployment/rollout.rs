@@ -39,7 +39,7 @@ impl Bounds {
             // Both can round to zero; then the rollout could never progress.
             unavailable = 1;
         }
-        Bounds { surge, unavailable: unavailable.min(replicas) }
+        Bounds { surge, unavailable: unavailable.min(replicas.max(0)) }
     }
 }
 
@@ -61,8 +61,12 @@ pub fn new_set_size(spec: &DeploymentSpec, all_pods: i32, new_desired: i32) -> i
     if spec.strategy.as_ref().and_then(|s| s.type_.as_deref()) == Some("Recreate") {
         return target;
     }
-    let room = (target + Bounds::of(spec).surge).saturating_sub(all_pods);
-    if room <= 0 { new_desired } else { new_desired + room.min(target - new_desired) }
+    let room = target.saturating_add(Bounds::of(spec).surge).saturating_sub(all_pods);
+    if room <= 0 {
+        new_desired
+    } else {
+        new_desired.saturating_add(room.min(target.saturating_sub(new_desired)))
+    }
 }
 
 /// The change of one set's size when a Deployment is scaled during a rollout.
@@ -77,7 +81,7 @@ pub fn proportion(
     if size == 0 || to_add == 0 || to_add == added {
         return 0;
     }
-    let left = to_add - added;
+    let left = to_add.saturating_sub(added);
     let fraction = fraction(set, spec, status_replicas);
     if to_add > 0 { fraction.min(left) } else { fraction.max(left) }
 }
@@ -85,15 +89,15 @@ pub fn proportion(
 fn fraction(set: &ReplicaSet, spec: &DeploymentSpec, status_replicas: i32) -> i32 {
     let size = desired(set);
     if replicas(spec) == 0 {
-        return -size;
+        return size.saturating_neg();
     }
-    let now = f64::from(replicas(spec) + Bounds::of(spec).surge);
+    let now = f64::from(replicas(spec).saturating_add(Bounds::of(spec).surge));
     let before = meta::annotation(&set.metadata, MAX).and_then(|v| v.parse().ok()).unwrap_or(status_replicas);
     if before <= 0 {
         return 0;
     }
     // Sizes are int32: the product is exact enough in a double, and the cast clamps.
-    (f64::from(size) * now / f64::from(before)).round() as i32 - size
+    ((f64::from(size) * now / f64::from(before)).round() as i32).saturating_sub(size)
 }
 
 /// The template without the label that distinguishes the ReplicaSets of one Deployment.
@@ -151,7 +155,7 @@ pub fn annotate(set: &mut ReplicaSet, deployment: &Deployment, revision: i64, ex
 
 /// Annotates the set with the Deployment's size at the time of scaling. True if that changed.
 pub fn annotate_size(set: &mut ReplicaSet, spec: &DeploymentSpec) -> bool {
-    let (desired, max) = (replicas(spec), replicas(spec) + Bounds::of(spec).surge);
+    let (desired, max) = (replicas(spec), replicas(spec).saturating_add(Bounds::of(spec).surge));
     let annotations = set.metadata.annotations.get_or_insert_default();
     let a = annotations.insert(DESIRED.into(), desired.to_string());
     let b = annotations.insert(MAX.into(), max.to_string());

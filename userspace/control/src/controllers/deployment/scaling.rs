@@ -1,5 +1,6 @@
 //! Scaling of an unfinished or paused rollout, and the clean-up of old ReplicaSets. PURE.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::ReplicaSet;
@@ -41,23 +42,24 @@ impl DeploymentSync<'_> {
 
     fn scale_in_proportion(&mut self, mut active: Vec<Arc<ReplicaSet>>) {
         let target = rollout::replicas(self.spec);
-        let allowed = if target > 0 { target + self.bounds.surge } else { 0 };
-        let to_add = allowed - active.iter().map(|s| rollout::desired(s)).sum::<i32>();
+        let allowed = if target > 0 { target.saturating_add(self.bounds.surge) } else { 0 };
+        let to_add =
+            allowed.saturating_sub(active.iter().map(|s| rollout::desired(s)).fold(0, i32::saturating_add));
         // Largest first; among equals the newest grows and the oldest shrinks first.
         if to_add > 0 {
             active.reverse();
         }
-        active.sort_by_key(|s| -rollout::desired(s));
+        active.sort_by_key(|s| Reverse(rollout::desired(s)));
         let in_status = self.deployment.status.as_ref().and_then(|s| s.replicas).unwrap_or(0);
         let mut added = 0;
         let mut sizes = Vec::with_capacity(active.len());
         for set in &active {
             let share = rollout::proportion(set, self.spec, in_status, to_add, added);
-            added += share;
-            sizes.push(rollout::desired(set) + share);
+            added = added.saturating_add(share);
+            sizes.push(rollout::desired(set).saturating_add(share));
         }
         if let Some(first) = sizes.first_mut() {
-            *first = (*first + to_add - added).max(0);
+            *first = first.saturating_add(to_add).saturating_sub(added).max(0);
         }
         for (set, size) in active.iter().zip(sizes) {
             self.resize(set, size);

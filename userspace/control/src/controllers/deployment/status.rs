@@ -1,9 +1,8 @@
 //! The status of a Deployment: counts, and the conditions that `kubectl rollout status` follows. PURE.
 
-use std::time::Duration;
-
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{DeploymentCondition, DeploymentStatus, ReplicaSet};
+use skep_api::time;
 
 use super::rollout;
 use super::step::DeploymentSync;
@@ -57,12 +56,12 @@ fn some(n: i32) -> Option<i32> {
 
 fn counts(step: &DeploymentSync<'_>) -> DeploymentStatus {
     let old = step.deployment.status.as_ref();
-    let sum = |f: fn(&ReplicaSet) -> i32| step.sets.iter().map(|s| f(s)).sum::<i32>();
+    let sum = |f: fn(&ReplicaSet) -> i32| step.sets.iter().map(|s| f(s)).fold(0, i32::saturating_add);
     let available = sum(rollout::available);
     let desired = sum(rollout::desired);
     let mut collisions = old.and_then(|s| s.collision_count);
     if step.collided {
-        collisions = Some(collisions.unwrap_or(0) + 1);
+        collisions = Some(collisions.unwrap_or(0).saturating_add(1));
     }
     DeploymentStatus {
         observed_generation: step.deployment.metadata.generation,
@@ -70,7 +69,7 @@ fn counts(step: &DeploymentSync<'_>) -> DeploymentStatus {
         updated_replicas: some(step.new.as_ref().and_then(|s| s.status.as_ref()).map_or(0, |st| st.replicas)),
         ready_replicas: some(sum(|s| s.status.as_ref().and_then(|st| st.ready_replicas).unwrap_or(0))),
         available_replicas: some(available),
-        unavailable_replicas: some((desired - available).max(0)),
+        unavailable_replicas: some(desired.saturating_sub(available).max(0)),
         terminating_replicas: Some(sum(|s| {
             s.status.as_ref().and_then(|st| st.terminating_replicas).unwrap_or(0)
         })),
@@ -193,8 +192,8 @@ fn progress(
 
 fn has_progressed(old: &DeploymentStatus, new: &DeploymentStatus) -> bool {
     let n = |v: Option<i32>| v.unwrap_or(0);
-    let old_remaining = n(old.replicas) - n(old.updated_replicas);
-    let new_remaining = n(new.replicas) - n(new.updated_replicas);
+    let old_remaining = n(old.replicas).saturating_sub(n(old.updated_replicas));
+    let new_remaining = n(new.replicas).saturating_sub(n(new.updated_replicas));
     n(new.updated_replicas) > n(old.updated_replicas)
         || new_remaining < old_remaining
         || n(new.ready_replicas) > n(old.ready_replicas)
@@ -207,8 +206,7 @@ fn has_deadline(step: &DeploymentSync<'_>) -> bool {
 
 fn deadline_of(step: &DeploymentSync<'_>, conditions: &[DeploymentCondition]) -> Option<Timestamp> {
     let since = find(conditions, "Progressing")?.last_update_time.as_ref()?.0;
-    let seconds = u64::try_from(step.spec.progress_deadline_seconds?).ok()?;
-    Some(since + Duration::from_secs(seconds))
+    Some(time::after_seconds(since, step.spec.progress_deadline_seconds?))
 }
 
 fn expired(step: &DeploymentSync<'_>, conditions: &[DeploymentCondition], now: Timestamp) -> bool {
@@ -231,7 +229,7 @@ fn deadline(
         return None;
     }
     // Times in conditions are whole seconds; one more second is surely after the deadline.
-    deadline_of(step, conditions).map(|at| at + Duration::from_secs(1))
+    deadline_of(step, conditions).map(|at| time::after_seconds(at, 1))
 }
 
 fn replica_failure(step: &DeploymentSync<'_>, conditions: &mut Vec<DeploymentCondition>, now: Timestamp) {

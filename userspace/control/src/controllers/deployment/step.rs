@@ -97,7 +97,7 @@ impl<'a> DeploymentSync<'a> {
     }
 
     pub(super) fn total(&self) -> i32 {
-        self.sets.iter().map(|s| rollout::desired(s)).sum()
+        self.sets.iter().map(|s| rollout::desired(s)).fold(0, i32::saturating_add)
     }
 
     /// Upper bound of the pods that exist or may still be created. A set that was scaled down counts until its pods are
@@ -127,7 +127,7 @@ impl<'a> DeploymentSync<'a> {
     /// True if the next step must see a write of this one first.
     pub(super) fn sync_revision(&mut self, create: bool) -> bool {
         let newest_old = self.old().map(|s| rollout::revision(s)).max().unwrap_or(0);
-        let revision = newest_old + 1;
+        let revision = newest_old.saturating_add(1);
         let Some(new) = self.new.clone() else {
             return create && self.create(revision);
         };

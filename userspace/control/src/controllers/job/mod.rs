@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::{JobStatus, UncountedTerminatedPods};
 use k8s_openapi::api::core::v1::{EnvVar, EnvVarSource, ObjectFieldSelector, Pod};
 use serde_json::json;
+use skep_api::time;
 
 use self::sync::{JobSync, Outcomes, indexed};
 use super::pods;
@@ -129,10 +130,10 @@ impl JobSync<'_> {
         for pod in self.pods.iter().filter(|p| has_finalizer(p)) {
             self.actions.push(release(pod));
         }
-        let Some(seconds) = self.spec.ttl_seconds_after_finished.and_then(|s| u64::try_from(s).ok()) else {
+        let Some(seconds) = self.spec.ttl_seconds_after_finished.filter(|s| *s >= 0) else {
             return;
         };
-        let due = at + Duration::from_secs(seconds);
+        let due = time::after_seconds(at, seconds);
         if due > self.context.now {
             self.actions.push(Action::RequeueAt(due));
         } else if !meta::terminating(&self.job.metadata) {
@@ -197,8 +198,11 @@ impl JobSync<'_> {
             }
         }
         let outcomes = Outcomes {
-            succeeded: new.succeeded.unwrap_or(0) + i32::try_from(succeeded.len()).unwrap_or(0),
-            failed: new.failed.unwrap_or(0) + i32::try_from(failed.len()).unwrap_or(0),
+            succeeded: new
+                .succeeded
+                .unwrap_or(0)
+                .saturating_add(i32::try_from(succeeded.len()).unwrap_or(i32::MAX)),
+            failed: new.failed.unwrap_or(0).saturating_add(i32::try_from(failed.len()).unwrap_or(i32::MAX)),
             pending: succeeded.iter().chain(&failed).cloned().collect(),
             done,
         };
@@ -222,7 +226,7 @@ impl JobSync<'_> {
                 } else {
                     outcomes.succeeded
                 };
-                parallelism.min(completions - succeeded).max(0)
+                parallelism.min(completions.saturating_sub(succeeded)).max(0)
             }
             // A work queue: once one pod has succeeded no new ones start.
             None if outcomes.succeeded > 0 => 0,
@@ -280,7 +284,7 @@ impl JobSync<'_> {
     fn backoff(&self, failed: i32) -> Option<Timestamp> {
         let last = self.pods.iter().filter(|p| pods::phase(p) == "Failed").filter_map(|p| ended(p)).max()?;
         let doublings = u32::try_from(failed.saturating_sub(1)).unwrap_or(0).min(8);
-        Some(last + (MIN_BACKOFF * 2_u32.pow(doublings)).min(MAX_BACKOFF))
+        Some(time::after(last, (MIN_BACKOFF * 2_u32.pow(doublings)).min(MAX_BACKOFF)))
     }
 
     fn pod(&self, number: usize, index: Option<u32>) -> Pod {
@@ -316,8 +320,7 @@ impl JobSync<'_> {
 
     fn deadline(&mut self, new: &JobStatus) {
         if let (Some(start), Some(seconds)) = (&new.start_time, self.spec.active_deadline_seconds) {
-            let at = start.0 + Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
-            self.actions.push(Action::RequeueAt(at));
+            self.actions.push(Action::RequeueAt(time::after_seconds(start.0, seconds)));
         }
     }
 }

@@ -1,10 +1,10 @@
 //! When a Job has succeeded or failed, and its conditions. PURE.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::{Job, JobCondition, JobStatus};
+use skep_api::time;
 
 use super::sync::{JobSync, Outcomes, indexed};
 use crate::controllers::pods;
@@ -54,7 +54,11 @@ fn backoff_limit_exceeded(step: &JobSync<'_>, outcomes: &Outcomes) -> Option<Job
         step.spec.template.spec.as_ref().and_then(|s| s.restart_policy.as_deref()) == Some("OnFailure");
     // Pods whose containers restart in place fail by the number of restarts.
     let restarts: i32 = if in_place {
-        step.pods.iter().filter(|p| !pods::finished(p)).map(|p| pods::restarts(p)).sum()
+        step.pods
+            .iter()
+            .filter(|p| !pods::finished(p))
+            .map(|p| pods::restarts(p))
+            .fold(0, i32::saturating_add)
     } else {
         0
     };
@@ -67,9 +71,9 @@ fn backoff_limit_exceeded(step: &JobSync<'_>, outcomes: &Outcomes) -> Option<Job
 }
 
 fn deadline_exceeded(step: &JobSync<'_>, new: &JobStatus) -> Option<JobResult> {
-    let seconds = u64::try_from(step.spec.active_deadline_seconds?).ok()?;
+    let seconds = step.spec.active_deadline_seconds?;
     let start = new.start_time.as_ref().filter(|_| step.spec.suspend != Some(true))?.0;
-    (start + Duration::from_secs(seconds) <= step.context.now).then(|| JobResult {
+    (time::after_seconds(start, seconds) <= step.context.now).then(|| JobResult {
         success: false,
         reason: "DeadlineExceeded",
         message: "Job was active longer than specified deadline".into(),
@@ -160,7 +164,7 @@ pub(super) fn format_indexes(set: &BTreeSet<u32>) -> Option<String> {
     let mut runs: Vec<(u32, u32)> = Vec::new();
     for index in set {
         match runs.last_mut() {
-            Some((_, last)) if *last + 1 == *index => *last = *index,
+            Some((_, last)) if last.saturating_add(1) == *index => *last = *index,
             _ => runs.push((*index, *index)),
         }
     }
