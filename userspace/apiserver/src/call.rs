@@ -30,10 +30,12 @@ impl Call {
 
     pub(crate) fn attributes<'a>(&'a self, verb: &'a str) -> Attributes<'a> {
         let attributes = Attributes::resource(&self.identity, verb, &self.target);
-        if attributes.name.is_empty() && matches!(verb, "list" | "watch" | "deletecollection") {
-            return Attributes { name: self.selected_name(), ..attributes };
+        if !matches!(verb, "list" | "watch" | "deletecollection") {
+            return attributes;
         }
-        attributes
+        let field_selector = self.query.get("fieldSelector").unwrap_or_default();
+        let name = if attributes.name.is_empty() { self.selected_name() } else { attributes.name };
+        Attributes { name, field_selector, ..attributes }
     }
 
     /// A collection request whose field selector names one object is authorised for that object, as upstream.
@@ -58,6 +60,7 @@ impl<'a> Attributes<'a> {
             name: &target.name,
             namespace: if own { &target.name } else { &target.namespace },
             path: "",
+            field_selector: "",
         }
     }
 }

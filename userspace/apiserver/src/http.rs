@@ -79,7 +79,7 @@ async fn answer(
         *counted = Some((labels, open));
     };
     let caches = &server.storage.caches;
-    let identity = authn::impersonated(caches, &request, requester?)?;
+    let identity = authn::impersonated(caches, request.headers(), info, requester?)?;
     if let Some(backend) = server.aggregator.backend_of(info) {
         begin(RequestLabels::remote(info));
         caches.authorizer().check(&info.attributes(&identity))?;

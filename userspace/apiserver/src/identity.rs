@@ -14,6 +14,9 @@ pub struct Identity {
 
 /// The group of everyone who is authenticated.
 pub(crate) const AUTHENTICATED: &str = "system:authenticated";
+/// The user of requests without a credential, and his group.
+pub(crate) const ANONYMOUS: &str = "system:anonymous";
+pub(crate) const UNAUTHENTICATED: &str = "system:unauthenticated";
 
 impl Identity {
     /// A user in groups, and in that of all who are authenticated.
@@ -24,11 +27,7 @@ impl Identity {
     }
 
     pub(crate) fn anonymous() -> Identity {
-        Identity {
-            user: "system:anonymous".into(),
-            groups: vec!["system:unauthenticated".into()],
-            ..Identity::default()
-        }
+        Identity { user: ANONYMOUS.into(), groups: vec![UNAUTHENTICATED.into()], ..Identity::default() }
     }
 }
 

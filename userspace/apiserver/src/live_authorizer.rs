@@ -5,9 +5,11 @@ use std::sync::RwLockReadGuard;
 use serde_json::{Value, json};
 use skep_api::{Kind, Reason, Status, meta};
 
-use crate::authz::{Attributes, Authorizer, Decision};
+use crate::authz::{Attributes, Authorizer, Decision, GrantError};
 use crate::identity::Identity;
 use crate::lock::RwLock;
+
+const RBAC: &str = "rbac.authorization.k8s.io";
 
 /// The caches apply every change here, in order, before a read can see it.
 #[derive(Default)]
@@ -17,7 +19,7 @@ pub(crate) struct LiveAuthorizer {
 
 /// Whether decisions depend on objects of this kind.
 pub(crate) fn matters(kind: &Kind) -> bool {
-    kind.group == "rbac.authorization.k8s.io" || kind.group.is_empty() && kind.kind == "Pod"
+    kind.group == RBAC || kind.group.is_empty() && kind.kind == "Pod"
 }
 
 impl LiveAuthorizer {
@@ -49,30 +51,35 @@ impl LiveAuthorizer {
             Decision::Allow(_) => return Ok(()),
             Decision::NoOpinion(why) => why,
         };
-        let mut message = refusal(attributes);
-        if !why.is_empty() {
-            message = format!("{message}: {why}");
-        }
-        if attributes.path.is_empty() {
-            return Err(Status::forbidden(attributes.group, attributes.resource, attributes.name, message));
-        }
-        Err(Status::new(Reason::Forbidden, format!("forbidden: {message}")).with_details(json!({})))
+        Err(forbidden(attributes, &why))
     }
 
-    /// The privilege escalation check of a role or a binding: it must not grant rights that the user lacks.
-    pub(crate) fn check_grant(&self, attributes: &Attributes<'_>, object: &Value) -> Result<(), Status> {
+    /// The privilege escalation check of a role or a binding, new or changed from `old`: it must not grant rights that
+    /// the user lacks.
+    pub(crate) fn check_grant(
+        &self,
+        attributes: &Attributes<'_>,
+        kind: &Kind,
+        object: &Value,
+        old: Option<&Value>,
+    ) -> Result<(), Status> {
+        if kind.group != RBAC || old.is_some_and(|old| differs_for_collector_only(object, old)) {
+            return Ok(());
+        }
         let authorizer = self.read();
-        let checked = match object["kind"].as_str() {
-            Some("Role" | "ClusterRole") if object["rules"].is_array() => {
-                authorizer.check_escalation(attributes, &object["rules"])
-            }
-            Some("RoleBinding" | "ClusterRoleBinding") => {
-                authorizer.check_binding(attributes, &object["roleRef"])
-            }
+        let checked = match &*kind.kind {
+            "Role" | "ClusterRole" => authorizer.check_escalation(attributes, object, old),
+            "RoleBinding" | "ClusterRoleBinding" => authorizer.check_binding(attributes, &object["roleRef"]),
             _ => Ok(()),
         };
-        checked
-            .map_err(|why| Status::forbidden(attributes.group, attributes.resource, meta::name(object), why))
+        checked.map_err(|error| match &error {
+            GrantError::NoRole { resource, name } => Status::new(Reason::NotFound, error.to_string())
+                .with_details(json!({"name": name, "group": RBAC, "kind": resource})),
+            error => {
+                let (group, resource) = (attributes.group, attributes.resource);
+                Status::forbidden(group, resource, meta::name(object), error.to_string())
+            }
+        })
     }
 
     /// The rules that apply to a user in a namespace: for resources and for paths.
@@ -85,6 +92,31 @@ impl LiveAuthorizer {
         }
         (resources, paths)
     }
+}
+
+/// Whether an update changes at most what the garbage collector needs to delete the object.
+fn differs_for_collector_only(new: &Value, old: &Value) -> bool {
+    let rest = |object: &Value| {
+        let mut rest = object.clone();
+        let metadata = meta::of_mut(&mut rest);
+        for field in ["ownerReferences", "finalizers", "managedFields", "resourceVersion"] {
+            metadata.remove(field);
+        }
+        rest
+    };
+    rest(new) == rest(old)
+}
+
+/// 403 in upstream's words, for a reason that may be empty.
+pub(crate) fn forbidden(attributes: &Attributes<'_>, why: &str) -> Status {
+    let mut message = refusal(attributes);
+    if !why.is_empty() {
+        message = format!("{message}: {why}");
+    }
+    if attributes.path.is_empty() {
+        return Status::forbidden(attributes.group, attributes.resource, attributes.name, message);
+    }
+    Status::new(Reason::Forbidden, format!("forbidden: {message}")).with_details(json!({}))
 }
 
 fn refusal(attributes: &Attributes<'_>) -> String {

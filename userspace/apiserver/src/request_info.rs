@@ -83,6 +83,7 @@ impl<'a> RequestInfo<'a> {
             name: &self.name,
             namespace: &self.namespace,
             path: if is_resource { "" } else { &self.path },
+            field_selector: "",
         }
     }
 

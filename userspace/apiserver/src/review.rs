@@ -99,6 +99,7 @@ fn access(caches: &Caches, identity: &Identity, spec: &Value) -> Result<Value, S
         name: &name,
         namespace: &namespace,
         path: &path,
+        field_selector: "",
     };
     Ok(json!({"allowed": caches.authorizer().allows(&attributes)}))
 }

@@ -50,6 +50,7 @@ impl Authorize for LiveAuthorizer {
             name: &check.name,
             namespace: &check.namespace,
             path: &check.path,
+            field_selector: "",
         };
         match self.caches.authorizer().decide(&attributes) {
             Decision::Allow(reason) => AccessDecision { allowed: true, reason },

@@ -59,7 +59,8 @@ pub(crate) async fn mutate(request: &Request<'_>, object: &mut Value) -> Result<
         }
     }
     let verb = if request.operation == Operation::Create { "create" } else { "update" };
-    request.admission.storage.caches.authorizer().check_grant(&request.call.attributes(verb), object)?;
+    let authorizer = request.admission.storage.caches.authorizer();
+    authorizer.check_grant(&request.call.attributes(verb), request.kind(), object, request.old)?;
     Ok(policies.has_changed() || webhooks.has_changed())
 }
 

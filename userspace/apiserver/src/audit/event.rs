@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::policy::{EventScope, Level, Stage};
+use crate::authn::wanted_user;
 use crate::identity::Identity;
 use crate::identity::PeerAddress;
 use crate::request_info::RequestInfo;
@@ -41,13 +42,8 @@ impl Event {
         );
         fields.insert("verb".into(), (*info.verb).into());
         fields.insert("user".into(), event_user(identity));
-        if let Some(user) = text("impersonate-user") {
-            let groups: Vec<&str> = values(headers, "impersonate-group");
-            let mut impersonated = json!({"username": user});
-            if !groups.is_empty() {
-                impersonated["groups"] = json!(groups);
-            }
-            fields.insert("impersonatedUser".into(), impersonated);
+        if let Ok(Some(user)) = wanted_user(headers) {
+            fields.insert("impersonatedUser".into(), event_user(&user));
         }
         let mut sources: Vec<String> = values(headers, "x-forwarded-for")
             .iter()

@@ -2,6 +2,7 @@
 
 mod bootstrap;
 mod certificate;
+mod impersonation;
 pub(crate) mod token;
 
 use std::sync::Arc;
@@ -10,12 +11,12 @@ use axum::extract::Request;
 use http::header::AUTHORIZATION;
 use skep_api::Status;
 
-use crate::authz::Attributes;
 use crate::cache::Caches;
 use crate::config::TokenKeys;
-use crate::identity::{AUTHENTICATED, Identity};
+use crate::identity::Identity;
 
 pub(crate) use certificate::PeerCertificate;
+pub(crate) use impersonation::{impersonated, wanted_user};
 
 /// The requester before impersonation.
 pub(crate) fn requester(caches: &Caches, keys: &TokenKeys, request: &Request) -> Result<Identity, Status> {
@@ -51,55 +52,4 @@ pub(crate) fn by_token_for(
     audience: Option<&str>,
 ) -> Option<Identity> {
     bootstrap::identity(caches, token).or_else(|| token::identity(caches, keys, token, audience))
-}
-
-/// Applies the `Impersonate-*` headers if the requester has the right to impersonate.
-pub(crate) fn impersonated(
-    caches: &Caches,
-    request: &Request,
-    identity: Identity,
-) -> Result<Identity, Status> {
-    let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
-    let groups: Vec<String> = request
-        .headers()
-        .get_all("impersonate-group")
-        .iter()
-        .filter_map(|value| value.to_str().ok().map(str::to_owned))
-        .collect();
-    let Some(user) = header("impersonate-user") else {
-        if groups.is_empty() {
-            return Ok(identity);
-        }
-        return Err(Status::bad_request("requested groups without impersonating a user"));
-    };
-    may_impersonate(caches, &identity, "users", user)?;
-    for group in &groups {
-        may_impersonate(caches, &identity, "groups", group)?;
-    }
-    let mut impersonated = Identity { user: user.to_owned(), groups, ..Identity::default() };
-    if let Some(account) = user.strip_prefix("system:serviceaccount:")
-        && impersonated.groups.is_empty()
-        && let Some((namespace, _)) = account.split_once(':')
-    {
-        impersonated.groups = token::account_groups(namespace);
-    }
-    if user != "system:anonymous" && !impersonated.groups.iter().any(|group| group == AUTHENTICATED) {
-        impersonated.groups.push(AUTHENTICATED.to_owned());
-    }
-    Ok(impersonated)
-}
-
-fn may_impersonate(caches: &Caches, identity: &Identity, resource: &str, name: &str) -> Result<(), Status> {
-    let attributes = Attributes {
-        user: &identity.user,
-        groups: &identity.groups,
-        verb: "impersonate",
-        group: "",
-        resource,
-        subresource: "",
-        name,
-        namespace: "",
-        path: "",
-    };
-    caches.authorizer().check(&attributes)
 }

@@ -13,6 +13,7 @@ use crate::identity::{AUTHENTICATED, Identity};
 
 const POD_NAME: &str = "authentication.kubernetes.io/pod-name";
 const POD_UID: &str = "authentication.kubernetes.io/pod-uid";
+pub(super) const NODE_NAME: &str = "authentication.kubernetes.io/node-name";
 
 /// The claims of a new token.
 pub(crate) struct Claims<'a> {

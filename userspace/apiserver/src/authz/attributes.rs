@@ -18,6 +18,8 @@ pub(crate) struct Attributes<'a> {
     pub(crate) namespace: &'a str,
     /// Empty for a request for a resource.
     pub(crate) path: &'a str,
+    /// The field selector of a list, a watch or a deletion of a collection, as the query has it; empty without.
+    pub(crate) field_selector: &'a str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -14,11 +14,24 @@ use serde_json::Value;
 
 pub(crate) use attributes::{Attributes, Decision};
 pub(crate) use default_roles::default_objects;
-pub(crate) use node::node_name;
+pub(crate) use node::{GROUP as NODES, node_name};
 pub(crate) use rbac::{PolicyRule, RbacRules};
 
 /// Members may do everything.
 pub(crate) const SUPERUSERS: &str = "system:masters";
+
+/// Why a user may not write a role or a binding, in upstream's words.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum GrantError {
+    #[error(
+        "user {user:?} (groups=[{groups}]) is attempting to grant RBAC permissions not currently held:\n{missing}"
+    )]
+    NotHeld { user: String, groups: String, missing: String },
+    #[error("must have cluster-admin privileges to use the aggregationRule")]
+    Aggregation,
+    #[error("{resource}.rbac.authorization.k8s.io \"{name}\" not found")]
+    NoRole { resource: String, name: String },
+}
 
 /// All state that decisions depend on.
 #[derive(Default)]
@@ -64,18 +77,29 @@ impl Authorizer {
         Decision::NoOpinion(reasons.join(", "))
     }
 
-    /// Privilege escalation check: a user may write a Role or ClusterRole only with rules that he holds. The error lists
-    /// the missing rules in upstream's words.
-    pub(crate) fn check_escalation(&self, request: &Attributes<'_>, rules: &Value) -> Result<(), String> {
+    /// Privilege escalation check: a user may write a Role or ClusterRole only with rules that he holds. One whose rules
+    /// are aggregated may come to hold any rule, and needs all rights.
+    pub(crate) fn check_escalation(
+        &self,
+        request: &Attributes<'_>,
+        role: &Value,
+        old: Option<&Value>,
+    ) -> Result<(), GrantError> {
         let escalate = Attributes { verb: "escalate", ..request.clone() };
         if self.authorize(&escalate).allowed() {
             return Ok(());
         }
-        self.check_holds(request, request.namespace, rbac::parse_rules(rules))
+        let rules = role.get("rules").map(rbac::parse_rules).unwrap_or_default();
+        self.check_holds(request, request.namespace, &rules)?;
+        if rbac::is_aggregated(role) || old.is_some_and(rbac::is_aggregated) {
+            let all = rbac::full_authority();
+            return self.check_holds(request, "", &all).map_err(|_| GrantError::Aggregation);
+        }
+        Ok(())
     }
 
     /// Whether a user may bind a role (`roleRef`): he holds all of its rules, or has the verb `bind` on it.
-    pub(crate) fn check_binding(&self, request: &Attributes<'_>, role_ref: &Value) -> Result<(), String> {
+    pub(crate) fn check_binding(&self, request: &Attributes<'_>, role_ref: &Value) -> Result<(), GrantError> {
         let text = |field| role_ref.get(field).and_then(Value::as_str).unwrap_or_default();
         let (kind, name) = (text("kind"), text("name"));
         let resource = if kind == "ClusterRole" { "clusterroles" } else { "roles" };
@@ -91,30 +115,29 @@ impl Authorizer {
             return Ok(());
         }
         let rules = self.rules.role(kind, request.namespace, name).ok_or_else(|| {
-            let resource = format!("{}.rbac.authorization.k8s.io", resource.trim_end_matches('s'));
-            format!("{resource} \"{name}\" not found")
+            let resource = resource.trim_end_matches('s').to_owned();
+            GrantError::NoRole { resource, name: name.to_owned() }
         })?;
-        self.check_holds(request, request.namespace, rules.to_vec())
+        self.check_holds(request, request.namespace, rules)
     }
 
     fn check_holds(
         &self,
         request: &Attributes<'_>,
         namespace: &str,
-        wanted: Vec<PolicyRule>,
-    ) -> Result<(), String> {
+        wanted: &[PolicyRule],
+    ) -> Result<(), GrantError> {
         let owned = self.rules.rules_of(request.user, request.groups, namespace);
-        let missing = rbac::uncovered(&owned, &wanted);
+        let missing = rbac::uncovered(&owned, wanted);
         if missing.is_empty() {
             return Ok(());
         }
         let lines: Vec<String> = missing.iter().map(PolicyRule::describe).collect();
         let groups: Vec<String> = request.groups.iter().map(|group| format!("{group:?}")).collect();
-        Err(format!(
-            "user {:?} (groups=[{}]) is attempting to grant RBAC permissions not currently held:\n{}",
-            request.user,
-            groups.join(" "),
-            lines.join("\n")
-        ))
+        Err(GrantError::NotHeld {
+            user: request.user.to_owned(),
+            groups: groups.join(" "),
+            missing: lines.join("\n"),
+        })
     }
 }

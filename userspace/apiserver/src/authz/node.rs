@@ -8,7 +8,7 @@ use super::attributes::{Attributes, Decision};
 use super::rbac::RbacRules;
 
 const USER_PREFIX: &str = "system:node:";
-const GROUP: &str = "system:nodes";
+pub(crate) const GROUP: &str = "system:nodes";
 const LEASES: &str = "kube-node-lease";
 
 /// The node's name if the user is a node.

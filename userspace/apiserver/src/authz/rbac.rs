@@ -173,6 +173,20 @@ fn parse_subject(subject: &Value, namespace: &str) -> Option<Subject> {
     }
 }
 
+/// Whether the rules of a ClusterRole are collected from other roles.
+pub(super) fn is_aggregated(role: &Value) -> bool {
+    role.pointer("/aggregationRule/clusterRoleSelectors")
+        .and_then(Value::as_array)
+        .is_some_and(|selectors| !selectors.is_empty())
+}
+
+/// Every right.
+pub(super) fn full_authority() -> Vec<PolicyRule> {
+    let all = || vec!["*".to_owned()];
+    let resources = PolicyRule { verbs: all(), api_groups: all(), resources: all(), ..PolicyRule::default() };
+    vec![resources, PolicyRule { verbs: all(), non_resource_urls: all(), ..PolicyRule::default() }]
+}
+
 /// The rules of an object; an invalid rule grants nothing.
 pub(super) fn parse_rules(rules: &Value) -> Vec<PolicyRule> {
     let rules = rules.as_array().into_iter().flatten();
@@ -220,18 +234,20 @@ impl PolicyRule {
     /// Whether everything that `wanted` allows is allowed by this rule alone.
     fn covers(&self, wanted: &PolicyRule) -> bool {
         let all = |own: &[String], wanted: &[String]| wanted.iter().all(|item| has(own, item));
+        // Names have no wildcard: `*` is an object of that name.
+        let named = |own: &[String], wanted: &[String]| wanted.iter().all(|name| own.contains(name));
         if !all(&self.verbs, &wanted.verbs) {
             return false;
         }
         if !wanted.non_resource_urls.is_empty() {
-            return wanted.non_resource_urls.iter().all(|url| {
-                self.non_resource_urls
-                    .iter()
-                    .any(|own| own == url || path_matches(own, url.trim_end_matches('*')))
-            });
+            let covers = |own: &String, url: &String| {
+                own == url || own.strip_suffix('*').is_some_and(|prefix| url.starts_with(prefix))
+            };
+            let mut urls = wanted.non_resource_urls.iter();
+            return urls.all(|url| self.non_resource_urls.iter().any(|own| covers(own, url)));
         }
         let names = self.resource_names.is_empty()
-            || (!wanted.resource_names.is_empty() && all(&self.resource_names, &wanted.resource_names));
+            || (!wanted.resource_names.is_empty() && named(&self.resource_names, &wanted.resource_names));
         names
             && all(&self.api_groups, &wanted.api_groups)
             && wanted.resources.iter().all(|resource| {

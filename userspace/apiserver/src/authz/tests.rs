@@ -157,22 +157,122 @@ fn a_node_writes_its_own_lease_and_node_only() {
     assert!(!may("delete", "apps/deployments", "default", "web"));
 }
 
+/// The rules of a user, those that he writes into a role, and whether he may: upstream's cases of coverage.
 #[test]
 fn nobody_grants_what_he_has_not() {
+    let rule = |groups: &[&str], resources: &[&str], verbs: &[&str]| json!({"apiGroups": groups, "resources": resources, "verbs": verbs});
+    let named = |names: &[&str]| json!({"apiGroups": [""], "resources": ["pods"], "verbs": ["get"], "resourceNames": names});
+    let urls = |urls: &[&str]| json!({"nonResourceURLs": urls, "verbs": ["get"]});
+    let pods = |verbs: &[&str]| rule(&[""], &["pods"], verbs);
+    let cases = [
+        (json!([pods(&["get", "list"])]), json!([pods(&["get"])]), true),
+        (json!([pods(&["get"]), pods(&["list"])]), json!([pods(&["list", "get"])]), true),
+        (json!([pods(&["*"])]), json!([pods(&["anything"])]), true),
+        (json!([pods(&["get"])]), json!([pods(&["*"])]), false),
+        (json!([pods(&["get"])]), json!([rule(&[""], &["pods", "secrets"], &["get"])]), false),
+        (json!([pods(&["get"])]), json!([rule(&["", "apps"], &["pods"], &["get"])]), false),
+        (
+            json!([rule(&["*"], &["pods"], &["get"])]),
+            json!([rule(&["apps", "*"], &["pods"], &["get"])]),
+            true,
+        ),
+        (json!([rule(&[""], &["*"], &["get"])]), json!([rule(&[""], &["pods/log", "*"], &["get"])]), true),
+        (json!([rule(&[""], &["pods"], &["get"])]), json!([rule(&[""], &["pods/log"], &["get"])]), false),
+        (
+            json!([rule(&[""], &["*/log"], &["get"])]),
+            json!([rule(&[""], &["pods/log", "*/log"], &["get"])]),
+            true,
+        ),
+        (json!([rule(&[""], &["pods/log"], &["get"])]), json!([rule(&[""], &["*/log"], &["get"])]), false),
+        (json!([rule(&[""], &["pods/*"], &["get"])]), json!([rule(&[""], &["pods/log"], &["get"])]), false),
+        (json!([pods(&["get"])]), json!([named(&["a", "b"])]), true),
+        (json!([named(&["a", "b"])]), json!([named(&["a"])]), true),
+        (json!([named(&["a"])]), json!([named(&["a", "b"])]), false),
+        (json!([named(&["a"])]), json!([pods(&["get"])]), false),
+        (json!([named(&["*"])]), json!([named(&["a"])]), false),
+        (json!([urls(&["/a", "/b/*"])]), json!([urls(&["/a", "/b/c", "/b/c/*"])]), true),
+        (json!([urls(&["*"])]), json!([urls(&["/x", "*"])]), true),
+        (json!([urls(&["/*"])]), json!([urls(&["*"])]), false),
+        (json!([urls(&["/a"])]), json!([urls(&["/a*"])]), false),
+        (json!([urls(&["/"])]), json!([urls(&["/*"])]), false),
+        (json!([urls(&["/a"])]), json!([pods(&["get"])]), false),
+    ];
+    for (held, wanted, allowed) in cases {
+        let bound = bind("bob", "own", "Role", json!({"kind": "User", "name": "bob"}));
+        let authorizer = authorizer(&[role("own", held.clone()), role("other", wanted.clone()), bound]);
+        let resource = request("bob", &[], "create", "rbac.authorization.k8s.io/roles");
+        let request = Attributes { namespace: "default", ..resource };
+        let written = authorizer.check_escalation(&request, &role("new", wanted.clone()), None);
+        assert_eq!(written.is_ok(), allowed, "write {wanted} with {held}");
+        let bound = authorizer.check_binding(&request, &json!({"kind": "Role", "name": "other"}));
+        assert_eq!(bound.is_ok(), allowed, "bind {wanted} with {held}");
+    }
+}
+
+#[test]
+fn a_refused_grant_names_the_missing_rules() {
     let own = json!([{"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list"]}]);
     let bound = bind("bob", "own", "Role", json!({"kind": "User", "name": "bob"}));
-    let authorizer = authorizer(&[role("own", own.clone()), bound]);
+    let authorizer = authorizer(&[role("own", own), bound]);
     let resource = request("bob", &[], "create", "rbac.authorization.k8s.io/roles");
     let request = Attributes { namespace: "default", ..resource };
-    assert_eq!(authorizer.check_escalation(&request, &own), Ok(()));
     let more = json!([{"apiGroups": [""], "resources": ["pods", "secrets"], "verbs": ["get"]}]);
-    let error = authorizer.check_escalation(&request, &more).unwrap_err();
+    let error = authorizer.check_escalation(&request, &role("new", more), None).unwrap_err().to_string();
     assert!(error.ends_with(r#"{APIGroups:[""], Resources:["secrets"], Verbs:["get"]}"#), "{error}");
     assert!(error.starts_with(r#"user "bob" (groups=[]) is attempting to grant"#), "{error}");
-    let own_role = json!({"kind": "Role", "name": "own"});
-    assert_eq!(authorizer.check_binding(&request, &own_role), Ok(()));
-    let admin = json!({"kind": "ClusterRole", "name": "cluster-admin"});
-    assert!(authorizer.check_binding(&request, &admin).is_err());
+    let missing = authorizer.check_binding(&request, &json!({"kind": "ClusterRole", "name": "none"}));
+    let missing = missing.unwrap_err().to_string();
+    assert_eq!(missing, "clusterrole.rbac.authorization.k8s.io \"none\" not found");
+}
+
+#[test]
+fn aggregation_needs_all_rights() {
+    let role =
+        |name: &str, rules: Value| json!({"kind": "ClusterRole", "metadata": {"name": name}, "rules": rules});
+    let bind = |role: &str| {
+        json!({
+            "kind": "ClusterRoleBinding", "metadata": {"name": "bob"}, "roleRef": {"kind": "ClusterRole", "name": role},
+            "subjects": [{"kind": "User", "name": "bob"}],
+        })
+    };
+    let resources = json!({"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]});
+    let urls = json!({"nonResourceURLs": ["*"], "verbs": ["*"]});
+    let (plain, mut aggregated) = (role("new", json!([])), role("new", json!([])));
+    aggregated["aggregationRule"] = json!({"clusterRoleSelectors": [{"matchLabels": {"a": "b"}}]});
+    let mut empty = plain.clone();
+    empty["aggregationRule"] = json!({"clusterRoleSelectors": []});
+    // The rules of the user, the role before and after, and whether he may write it.
+    for (held, old, new, allowed) in [
+        (json!([]), None, &plain, true),
+        (json!([]), None, &empty, true),
+        (json!([]), None, &aggregated, false),
+        (json!([]), Some(&aggregated), &plain, false),
+        (json!([]), Some(&plain), &aggregated, false),
+        (
+            json!([{"apiGroups": ["*"], "resources": ["*"], "verbs": ["get", "create", "update"]}]),
+            None,
+            &aggregated,
+            false,
+        ),
+        (json!([urls]), None, &aggregated, false),
+        (json!([resources, urls]), None, &aggregated, true),
+        (json!([resources, urls]), Some(&aggregated), &plain, true),
+    ] {
+        let authorizer = authorizer(&[role("own", held.clone()), bind("own")]);
+        let request = request("bob", &[], "create", "rbac.authorization.k8s.io/clusterroles");
+        let checked = authorizer.check_escalation(&request, new, old);
+        assert_eq!(checked.is_ok(), allowed, "{held} {new}");
+        if !allowed {
+            assert_eq!(
+                checked.unwrap_err().to_string(),
+                "must have cluster-admin privileges to use the aggregationRule"
+            );
+        }
+    }
+    let escalate = json!([{"apiGroups": ["rbac.authorization.k8s.io"], "resources": ["clusterroles"], "verbs": ["escalate"]}]);
+    let authorizer = authorizer(&[role("own", escalate), bind("own")]);
+    let request = request("bob", &[], "update", "rbac.authorization.k8s.io/clusterroles");
+    assert_eq!(authorizer.check_escalation(&request, &aggregated, None), Ok(()));
 }
 
 #[test]
@@ -187,7 +287,7 @@ fn who_may_escalate_or_bind_grants_anything() {
     let resource = request("bob", &[], "create", "rbac.authorization.k8s.io/roles");
     let request = Attributes { namespace: "default", ..resource };
     let all = json!([{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}]);
-    assert_eq!(authorizer.check_escalation(&request, &all), Ok(()));
+    assert_eq!(authorizer.check_escalation(&request, &role("new", all), None), Ok(()));
     let admin = json!({"kind": "ClusterRole", "name": "cluster-admin"});
     assert_eq!(authorizer.check_binding(&request, &admin), Ok(()));
 }
