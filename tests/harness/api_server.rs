@@ -16,6 +16,7 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, 
 use skep_apiserver::{
     ApiServer, Config, FrontProxy, Identity, NODE_PORTS, NodeTls, ServiceNetwork, TokenKeys,
 };
+use skep_store::Store;
 use skep_store::embedded::EmbeddedStore;
 use tempfile::TempDir;
 use tokio::sync::watch;
@@ -57,17 +58,23 @@ impl Authority {
 /// Ends with its drop, like every connection to it.
 pub struct TestApiServer {
     server: ApiServer,
-    _folder: TempDir,
+    _folder: Option<TempDir>,
 }
 
 impl TestApiServer {
     pub async fn start() -> Result<TestApiServer> {
         let folder = tempfile::tempdir()?;
+        let store = Arc::new(EmbeddedStore::open(&folder.path().join("store.redb"))?);
+        Ok(TestApiServer { _folder: Some(folder), ..TestApiServer::start_on(store).await? })
+    }
+
+    /// A server on a store that outlives it.
+    pub async fn start_on(store: Arc<dyn Store>) -> Result<TestApiServer> {
         let (ca, proxy_ca) = (Authority::new()?, Authority::new()?);
         let (nodes, proxy) = (ca.issue("admin", "system:masters")?, proxy_ca.issue("front-proxy", "x")?);
         let tokens = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
         let config = Config {
-            store: Arc::new(EmbeddedStore::open(&folder.path().join("store.redb"))?),
+            store,
             services: ServiceNetwork { cidrs: vec!["10.96.0.0/12".parse()?], node_ports: NODE_PORTS },
             advertise: "127.0.0.1:6443".parse()?,
             client_ca: ca.certificate.clone(),
@@ -85,7 +92,7 @@ impl TestApiServer {
             node_tls: NodeTls { certificate: nodes.certificate, key: nodes.key, ca: ca.certificate },
             audit: None,
         };
-        Ok(TestApiServer { server: ApiServer::new(config).await?, _folder: folder })
+        Ok(TestApiServer { server: ApiServer::new(config).await?, _folder: None })
     }
 
     /// A client that may do everything.

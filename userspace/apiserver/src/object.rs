@@ -6,12 +6,15 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 use serde_json::value::RawValue;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use skep_api::Kind;
 use skep_api::custom::Custom;
 use skep_api::kinds::Name;
 use skep_api::selector::Selectable;
 use skep_store::{Entry, Revision};
+
+/// Annotation of an object whose stored value does not open: the reason.
+pub(crate) const UNREADABLE: &str = "skep.io/unreadable";
 
 /// Bytes with their resourceVersion in place; immutable and shared.
 #[derive(Debug)]
@@ -29,12 +32,30 @@ pub(crate) struct Object {
 impl Object {
     /// From a stored entry, whose value has no resourceVersion: the revision is it.
     pub(crate) fn from_entry(kind: &Kind, entry: &Entry) -> Object {
+        if let Some(reason) = entry.unreadable() {
+            return Object::unreadable(kind, entry, reason);
+        }
         let Some(custom) = &kind.custom else {
             return Object::of_built_in(entry, Selectable::read(kind.selectable_fields.iter(), &entry.value));
         };
         let mut value = serde_json::from_slice(&entry.value).unwrap_or(Value::Null);
         custom.restore(&mut value);
         Object::of_custom(custom, entry.key.clone(), entry.modified, &value)
+    }
+
+    /// Stands for an object whose stored value does not open: it has its name and the reason, and no uid. It can be deleted.
+    fn unreadable(kind: &Kind, entry: &Entry, reason: &str) -> Object {
+        let path = entry.key.strip_prefix(&*prefix(kind)).unwrap_or(&entry.key);
+        let (namespace, name) = path.split_once('/').unwrap_or(("", path));
+        let mut value = json!({
+            "apiVersion": kind.api_version(),
+            "kind": kind.kind,
+            "metadata": {"name": name, "annotations": {UNREADABLE: reason}},
+        });
+        if kind.namespaced() {
+            value["metadata"]["namespace"] = namespace.into();
+        }
+        Object::from_entry(kind, &Entry { value: to_stored(&value), ..entry.clone() })
     }
 
     /// A written object, in the version of the request.
@@ -179,8 +200,6 @@ pub(crate) fn key(kind: &Kind, namespace: &str, name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]

@@ -11,7 +11,7 @@ use skep_store::{Expect, StoreError};
 use crate::cache::Caches;
 use crate::clock::now;
 use crate::convert;
-use crate::object::{Object, key, to_stored};
+use crate::object::{Object, UNREADABLE, key, to_stored};
 use crate::webhook;
 
 /// The caches, the store below them, and the webhooks that convert custom resources. Cheap to clone.
@@ -51,7 +51,16 @@ impl Storage {
     /// Replaces `old` if it is still the stored version ([`Status::is_stale`] otherwise). An unchanged object is not
     /// written.
     pub(crate) async fn replace(&self, kind: &Kind, old: &Object, new: &Value) -> Result<Object, Status> {
-        if is_same(new, &old.value()) {
+        let old_value = old.value();
+        let metadata = &old_value["metadata"];
+        if metadata.get("uid").is_none() && metadata["annotations"].get(UNREADABLE).is_some() {
+            // A write that began with what stands for it would lose the rest.
+            let key = &old.key;
+            return Err(Status::internal(format!(
+                "the stored object {key} cannot be read; it can be deleted"
+            )));
+        }
+        if is_same(new, &old_value) {
             return Ok(Object {
                 key: old.key.clone(),
                 revision: old.revision,

@@ -16,6 +16,23 @@ pub struct Entry {
     pub modified: Revision,
 }
 
+/// The beginning of a value that stands for one that could not be read. It is in no JSON text.
+const UNREADABLE: &[u8] = b"\0skep:unreadable:";
+
+impl Entry {
+    /// Why the stored value could not be opened; `None` for every entry that has its value. Such an entry can be overwritten
+    /// and deleted. Nothing may serve or decode its value.
+    pub fn unreadable(&self) -> Option<&str> {
+        let reason = self.value.strip_prefix(UNREADABLE)?;
+        Some(str::from_utf8(reason).unwrap_or("unknown reason"))
+    }
+
+    /// The value of an unreadable entry.
+    pub(crate) fn unreadable_value(reason: &str) -> Bytes {
+        Bytes::from([UNREADABLE, reason.as_bytes()].concat())
+    }
+}
+
 /// One page of a range, in key order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Range {

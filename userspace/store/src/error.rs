@@ -27,9 +27,6 @@ pub enum StoreError {
     /// What was read does not match its checksum. The store never repairs it.
     #[error("the store is damaged and was not changed; restore a backup: {0}")]
     Corrupt(String),
-    /// This server lacks the key that opens the value.
-    #[error("{key} is sealed with key {id}, which this server does not have")]
-    Sealed { key: String, id: String },
     /// The outcome of a write with this error is unknown.
     #[error("the store cannot be reached: {0}")]
     Unavailable(String),

@@ -10,11 +10,12 @@ use crate::{Entry, Expect, Range, Result, Revision, Watch};
 /// Calls may be made concurrently and in any order; each is atomic.
 ///
 /// - **Writes** are compare-and-swap. `Ok` means durable. `Conflict` and `NotFound` mean that nothing was written; read and
-///   decide again. `Full`, `Corrupt` and `Sealed` mean the same, and a retry needs an administrator first. After
+///   decide again. `Full` and `Corrupt` mean the same, and a retry needs an administrator first. After
 ///   `Unavailable` and `Closed` the outcome is unknown: read the entry before a retry.
 /// - **Reads** without a revision see every write that was acknowledged before they started. To read a large range at one
 ///   revision, pass the first page's `revision` to the following pages. `Compacted` means that the revision is too old:
 ///   start again without one.
+/// - **Unreadable** values are not errors: the entry is given, and [`crate::Entry::unreadable`] says why.
 /// - **Watches** continue where a read ended: `range(..)` at revision R, then `watch(.., R)`, misses nothing. A watch ends
 ///   with one error. After `Lagged` and `Unavailable`, watch again after the last revision that was received; after
 ///   `Compacted`, read the range again.

@@ -23,7 +23,7 @@ const MAX_QUEUED_ITEMS: usize = 1024;
 /// Bounds the events in it, and so the memory of one watcher.
 const MAX_QUEUED_EVENTS: usize = 16 * 1024;
 
-type MapEvent = Box<dyn Fn(Event) -> Result<Event> + Send + Sync>;
+type MapEvent = Box<dyn Fn(Event) -> Event + Send + Sync>;
 
 /// Events in order and without gaps. An error is the last item; [`crate::Store`] documents how to continue.
 pub struct Watch {
@@ -53,22 +53,22 @@ impl Watch {
         if let Ok(WatchItem::Events(events)) = &item {
             self.queued.fetch_sub(events.len(), Ordering::Relaxed);
         }
-        let item = item.and_then(|item| self.mapped(item));
+        let item = item.map(|item| self.mapped(item));
         self.ended = item.is_err();
         Some(item)
     }
 
-    /// Passes every event through `map`, in the watcher's task; an error ends the watch. Replaces an earlier `map`.
-    pub(crate) fn map_events(self, map: impl Fn(Event) -> Result<Event> + Send + Sync + 'static) -> Watch {
+    /// Passes every event through `map`, in the watcher's task. Replaces an earlier `map`.
+    pub(crate) fn map_events(self, map: impl Fn(Event) -> Event + Send + Sync + 'static) -> Watch {
         Watch { map: Some(Box::new(map)), ..self }
     }
 
-    fn mapped(&self, item: WatchItem) -> Result<WatchItem> {
+    fn mapped(&self, item: WatchItem) -> WatchItem {
         match (&self.map, item) {
             (Some(map), WatchItem::Events(events)) => {
-                Ok(WatchItem::Events(events.into_iter().map(map).collect::<Result<_>>()?))
+                WatchItem::Events(events.into_iter().map(map).collect())
             }
-            (_, item) => Ok(item),
+            (_, item) => item,
         }
     }
 }

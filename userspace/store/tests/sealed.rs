@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use skep_store::embedded::EmbeddedStore;
-use skep_store::sealed::{Keyring, SealedStore, holds_sealed};
-use skep_store::{Event, Expect, Store, StoreError, WatchItem};
+use skep_store::sealed::{Keyring, Resealed, SealedStore, holds_sealed};
+use skep_store::{Entry, Event, Expect, Store, StoreError, WatchItem};
 
 const PREFIX: &str = "/secrets/";
 const PLAIN: &[u8] = b"correct horse battery staple";
@@ -82,15 +82,62 @@ async fn after_resealing_with_a_new_key_the_old_one_is_not_needed() {
     assert!(holds_sealed(&*raw, PREFIX).await.unwrap());
     drop((raw, store));
     let (raw, store) = open(&path, &new).await;
-    let refused = store.get("/secrets/a", None).await;
-    assert!(matches!(&refused, Err(StoreError::Sealed { id, .. }) if old.starts_with(id)), "{refused:?}");
-    assert!(store.reseal().await.is_err(), "a value without its key is kept");
+    let left = Resealed { written: 1, unreadable: 2 };
+    assert_eq!(store.reseal().await.unwrap(), left, "values without their key are kept");
     drop((raw, store));
     let (raw, store) = open(&path, &format!("{new}{old}")).await;
-    assert_eq!(store.reseal().await.unwrap(), 3);
-    assert_eq!(store.reseal().await.unwrap(), 0);
+    assert_eq!(store.reseal().await.unwrap(), Resealed { written: 2, unreadable: 0 });
+    assert_eq!(store.reseal().await.unwrap(), Resealed::default());
     drop((raw, store));
     let (_raw, store) = open(&path, &new).await;
     let all = store.range(PREFIX, None, 0, None).await.unwrap();
     assert!(all.entries.len() == 3 && all.entries.iter().all(|entry| entry.value == plain()));
+}
+
+fn unreadable(entry: &Entry) -> &str {
+    entry.unreadable().expect("an unreadable entry")
+}
+
+/// One value has a key that this server lacks, one was altered; lists and watches of all others go on.
+#[tokio::test]
+async fn a_value_that_does_not_open_ends_no_list_and_no_watch_and_can_be_deleted() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.redb");
+    let (old, new) = (Keyring::new_line().unwrap(), Keyring::new_line().unwrap());
+    let (raw, store) = open(&path, &old).await;
+    for name in ["lost", "overwritten"] {
+        store.put(&format!("/secrets/{name}"), plain(), Expect::Absent).await.unwrap();
+    }
+    drop((raw, store));
+    let (raw, store) = open(&path, &new).await;
+    store.put("/secrets/altered", plain(), Expect::Absent).await.unwrap();
+    let mut altered = raw.get("/secrets/altered", None).await.unwrap().0.unwrap().value.to_vec();
+    *altered.last_mut().unwrap() ^= 1;
+    raw.put("/secrets/altered", altered.into(), Expect::Any).await.unwrap();
+    store.put("/secrets/sound", plain(), Expect::Absent).await.unwrap();
+
+    let all = store.range(PREFIX, None, 0, None).await.unwrap().entries;
+    assert_eq!(all.len(), 4);
+    assert!(unreadable(&all[0]).contains("altered"), "{:?}", all[0]);
+    let id = old.split(' ').next().unwrap();
+    assert!(unreadable(&all[1]).contains(id), "{:?}", all[1]);
+    assert!(all[3].value == plain() && all[3].unreadable().is_none());
+    let lost = store.get("/secrets/lost", None).await.unwrap().0.unwrap();
+    assert_eq!(lost, all[1]);
+
+    let mut watch = store.watch(PREFIX, 0).await.unwrap();
+    let refused = store.put("/secrets/lost", plain(), Expect::Absent).await;
+    assert!(matches!(refused, Err(StoreError::Conflict { actual: Some(actual) }) if actual == lost));
+    let (deleted, _) = store.delete("/secrets/lost", Expect::Revision(lost.modified)).await.unwrap();
+    assert_eq!(deleted, lost);
+    store.put("/secrets/overwritten", plain(), Expect::Any).await.unwrap();
+    let mut events = Vec::new();
+    while events.len() < 7 {
+        if let WatchItem::Events(some) = watch.next().await.unwrap().unwrap() {
+            events.extend(some);
+        }
+    }
+    assert!(matches!(&events[5], Event::Delete { previous, .. } if *previous == lost));
+    let Event::Put { entry, previous: Some(previous) } = &events[6] else { panic!("{:?}", events[6]) };
+    assert!(entry.value == plain() && previous.unreadable().is_some());
 }

@@ -17,7 +17,7 @@ use skep_control::LeaderElection;
 use skep_store::Store;
 use skep_store::embedded::EmbeddedStore;
 use skep_store::etcd::{Certificate, EtcdStore, TlsOptions};
-use skep_store::sealed::{SealedStore, holds_sealed};
+use skep_store::sealed::{Resealed, SealedStore, holds_sealed};
 use tokio::net::TcpListener;
 
 use super::audit::AuditFlags;
@@ -168,11 +168,17 @@ async fn seal_secrets(store: Arc<dyn Store>, pki: &Pki) -> Result<Arc<dyn Store>
     };
     let key = keyring.id().to_owned();
     let store = SealedStore::new(store, SECRETS_PREFIX, keyring);
-    let resealed = store.reseal().await;
-    let resealed =
-        resealed.with_context(|| format!("read the Secrets with {}", pki.sealing_file().display()))?;
-    if resealed > 0 {
-        tracing::info!(secrets = resealed, key, "resealed Secrets with the newest key");
+    let Resealed { written, unreadable } = store.reseal().await.context("reseal the Secrets")?;
+    if written > 0 {
+        tracing::info!(secrets = written, key, "resealed Secrets with the newest key");
+    }
+    if unreadable > 0 {
+        let file = pki.sealing_file();
+        tracing::error!(
+            secrets = unreadable,
+            file = %file.display(),
+            "opening Secrets failed; restore the lines of their keys, or delete them"
+        );
     }
     Ok(Arc::new(store))
 }

@@ -39,6 +39,15 @@ pub enum BadKeyring {
     Random,
 }
 
+/// Why a sealed value does not open.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum CannotOpen {
+    #[error("it is sealed with key {id}, which this server does not have")]
+    NoKey { id: String },
+    #[error("its sealed value was altered, or copied from another key")]
+    Altered,
+}
+
 impl fmt::Debug for Keyring {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.keys.iter().map(|key| &key.id)).finish()
@@ -85,21 +94,21 @@ impl Keyring {
     }
 
     /// Returns a value that is not sealed unchanged: it was stored before there were keys.
-    pub(super) fn open(&self, store_key: &str, stored: &Bytes) -> Result<Bytes> {
+    pub(super) fn open(&self, store_key: &str, stored: &Bytes) -> Result<Bytes, CannotOpen> {
         let Some(sealed) = parts(stored) else { return Ok(stored.clone()) };
-        let Sealed { id, nonce, text } = sealed.ok_or_else(|| damaged(store_key))?;
+        let Sealed { id, nonce, text } = sealed.ok_or(CannotOpen::Altered)?;
         let key = self.keys.iter().find(|key| key.id == id);
-        let key = key.ok_or_else(|| StoreError::Sealed { key: store_key.to_owned(), id: id.to_owned() })?;
+        let key = key.ok_or_else(|| CannotOpen::NoKey { id: id.to_owned() })?;
         let mut text = text.to_vec();
         let opened = key.aead.open_in_place(nonce, Aad::from(store_key), &mut text);
-        let length = opened.map_err(|_| damaged(store_key))?.len();
+        let length = opened.map_err(|_| CannotOpen::Altered)?.len();
         text.truncate(length);
         Ok(Bytes::from(text))
     }
 }
 
-/// Whether a value is sealed with this key.
-pub(super) fn is_sealed_by(stored: &[u8], id: &str) -> bool {
+/// Whether a value is sealed as [`Keyring::seal`] does, with this key.
+pub(super) fn is_current(stored: &[u8], id: &str) -> bool {
     matches!(parts(stored), Some(Some(sealed)) if sealed.id == id)
 }
 
@@ -128,10 +137,6 @@ fn parts(stored: &[u8]) -> Option<Option<Sealed<'_>>> {
 
 fn failed() -> StoreError {
     StoreError::Unavailable("sealing a value failed".to_owned())
-}
-
-fn damaged(store_key: &str) -> StoreError {
-    StoreError::Corrupt(format!("the sealed value of {store_key} was altered"))
 }
 
 impl Key {
@@ -194,9 +199,9 @@ mod tests {
         let both = keyring(&format!("{new}{old}"));
         assert_eq!(&both.open("/a", &sealed).unwrap()[..], b"x");
         let again = both.seal("/a", b"x").unwrap();
-        assert!(is_sealed_by(&again, keyring(&new).id()) && !is_sealed_by(&sealed, both.id()));
+        assert!(is_current(&again, keyring(&new).id()) && !is_current(&sealed, both.id()));
         let missing = keyring(&new).open("/a", &sealed);
-        assert!(matches!(missing, Err(StoreError::Sealed { id, .. }) if id == keyring(&old).id()));
+        assert_eq!(missing, Err(CannotOpen::NoKey { id: keyring(&old).id().to_owned() }));
     }
 
     #[test]
