@@ -34,16 +34,19 @@ pub(crate) fn decode_entry(key: &str, bytes: &[u8]) -> Result<Entry> {
 const PUT: u8 = 1;
 const PUT_OVER: u8 = 2;
 const DELETE: u8 = 3;
+/// Set in the kind of an append's first event: every append before it was synced.
+const FIRST: u8 = 0x80;
 
-/// An event in the log, whose record has the revision in its header.
-pub(crate) fn encode_event(event: &Event) -> Vec<u8> {
+/// An event in the log, whose record has the revision in its header. An append is
+/// one or more events with one sync.
+pub(crate) fn encode_event(event: &Event, first_of_append: bool) -> Vec<u8> {
     let mut out = Vec::new();
     let (kind, first, second) = match event {
         Event::Put { entry, previous: None } => (PUT, entry, None),
         Event::Put { entry, previous: Some(previous) } => (PUT_OVER, entry, Some(previous)),
         Event::Delete { previous, .. } => (DELETE, previous, None),
     };
-    out.push(kind);
+    out.push(if first_of_append { kind | FIRST } else { kind });
     put_bytes(&mut out, event.key().as_bytes());
     for entry in [Some(first), second].into_iter().flatten() {
         out.extend_from_slice(&entry.created.to_be_bytes());
@@ -51,6 +54,11 @@ pub(crate) fn encode_event(event: &Event) -> Vec<u8> {
         put_bytes(&mut out, &entry.value);
     }
     append_checksum(out, &event.revision().to_be_bytes())
+}
+
+/// Whether an encoded event is intact and the first of an append.
+pub(crate) fn begins_append(revision: Revision, bytes: &[u8]) -> bool {
+    bytes.first().is_some_and(|kind| kind & FIRST != 0) && decode_event(revision, bytes).is_ok()
 }
 
 pub(crate) fn decode_event(revision: Revision, bytes: &[u8]) -> Result<Event> {
@@ -84,7 +92,7 @@ fn read_event(revision: Revision, body: &[u8]) -> Option<Event> {
         let (created, modified) = (fields.u64()?, fields.u64()?);
         Some(Entry { key: key.clone(), value: Bytes::copy_from_slice(fields.bytes()?), created, modified })
     };
-    Some(match kind {
+    Some(match kind & !FIRST {
         PUT => Event::Put { entry: entry()?, previous: None },
         PUT_OVER => Event::Put { entry: entry()?, previous: Some(entry()?) },
         DELETE => Event::Delete { previous: entry()?, revision },
@@ -162,7 +170,11 @@ mod tests {
                 Event::Put { entry: new, previous: Some(previous.clone()) },
                 Event::Delete { previous, revision: modified },
             ] {
-                prop_assert_eq!(&decode_event(event.revision(), &encode_event(&event)).unwrap(), &event);
+                for first in [false, true] {
+                    let encoded = encode_event(&event, first);
+                    prop_assert_eq!(&decode_event(event.revision(), &encoded).unwrap(), &event);
+                    prop_assert_eq!(begins_append(event.revision(), &encoded), first);
+                }
             }
         }
 

@@ -5,28 +5,29 @@ use std::collections::BTreeMap;
 use redb::{Database, Durability, ReadableTable, WriteTransaction};
 
 use super::failure::database_error;
-use super::format::{COMPACTED, CURRENT, FORMAT, FORMAT_3, META, OBJECTS};
+use super::format::{COMPACTED, CURRENT, FORMAT, FORMAT_3, FORMAT_4, META, OBJECTS};
 use crate::record::encode_entry;
 use crate::state::Revisions;
 use crate::{Event, Result, StoreError};
 
-/// Creates the tables of a new file; refuses a file with an unknown layout.
+/// Creates the tables of a new file; refuses a file with an unknown layout. Older versions refuse the file from then on:
+/// they would take the padding of the log for its end.
 pub(super) fn prepare(db: &Database) -> Result<()> {
     let transaction = begin(db)?;
     let format = {
         let mut meta = transaction.open_table(META).map_err(database_error)?;
         let format = meta.get(FORMAT).map_err(database_error)?.map(|found| found.value());
-        if format.is_none() {
-            meta.insert(FORMAT, FORMAT_3).map_err(database_error)?;
+        if matches!(format, None | Some(FORMAT_3)) {
+            meta.insert(FORMAT, FORMAT_4).map_err(database_error)?;
             transaction.open_table(OBJECTS).map_err(database_error)?;
         }
         format
     };
     match format {
-        None => transaction.commit().map_err(database_error),
-        Some(FORMAT_3) => transaction.abort().map_err(database_error),
+        None | Some(FORMAT_3) => transaction.commit().map_err(database_error),
+        Some(FORMAT_4) => transaction.abort().map_err(database_error),
         Some(other) => Err(StoreError::Unavailable(format!(
-            "the file has layout {other}, this version reads layout {FORMAT_3} only"
+            "the file has layout {other}, this version reads layouts {FORMAT_3} and {FORMAT_4}"
         ))),
     }
 }

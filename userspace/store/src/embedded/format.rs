@@ -14,3 +14,5 @@ pub(super) const COMPACTED: &str = "compacted";
 pub(super) const FORMAT: &str = "format";
 /// History is in a log in other files, not in the tables.
 pub(super) const FORMAT_3: u64 = 3;
+/// Each append of the log is marked, and begins a sector. Logs of format 3 are read as well.
+pub(super) const FORMAT_4: u64 = 4;

@@ -8,6 +8,7 @@
 
 mod checkpoint;
 mod decide;
+pub mod disk;
 mod failure;
 mod format;
 mod hub;
@@ -26,6 +27,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
+use self::disk::{Disk, OsDisk};
 use self::failure::catch_panics;
 use self::hub::{Hub, feed_from_disk};
 use self::view::View;
@@ -55,8 +57,13 @@ impl EmbeddedStore {
 
     /// As [`Self::open`], with a checkpoint after that many written bytes.
     pub fn open_with(path: &Path, checkpoint_bytes: usize) -> Result<EmbeddedStore> {
+        EmbeddedStore::open_on(Arc::new(OsDisk), path, checkpoint_bytes)
+    }
+
+    /// As [`Self::open_with`], on another disk than the operating system's.
+    pub fn open_on(disk: Arc<dyn Disk>, path: &Path, checkpoint_bytes: usize) -> Result<EmbeddedStore> {
         let (writes, queue) = mpsc::channel(MAX_QUEUED_WRITES);
-        let (writer, hub) = Writer::open(path, checkpoint_bytes, writes.downgrade())?;
+        let (writer, hub) = Writer::open(disk, path, checkpoint_bytes, writes.downgrade())?;
         let thread = std::thread::Builder::new()
             .name("store-writer".to_owned())
             .spawn(move || writer.run(queue))

@@ -3,13 +3,10 @@
 //! A checkpoint writes megabytes and then syncs. One sync of all of them keeps the disk busy so long that a sync of the
 //! log, and with it a client's write, waits behind it.
 
-use std::fs::File;
 use std::io;
 use std::ops::Bound;
-use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use redb::backends::FileBackend;
 use redb::{BackendError, StorageBackend};
 
 /// Bounds the bytes that wait for a sync.
@@ -18,15 +15,13 @@ const MAX_UNSYNCED_BYTES: usize = 256 << 10;
 /// A backend of redb; see the module.
 #[derive(Debug)]
 pub(super) struct ThrottledFile {
-    file: FileBackend,
+    file: Box<dyn StorageBackend>,
     unsynced: AtomicUsize,
 }
 
 impl ThrottledFile {
-    /// Opens or creates it.
-    pub(super) fn open(path: &Path) -> Result<ThrottledFile, redb::Error> {
-        let file = File::options().read(true).write(true).create(true).truncate(false).open(path)?;
-        Ok(ThrottledFile { file: FileBackend::new(file)?, unsynced: AtomicUsize::new(0) })
+    pub(super) fn new(file: Box<dyn StorageBackend>) -> ThrottledFile {
+        ThrottledFile { file, unsynced: AtomicUsize::new(0) }
     }
 }
 

@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 
 use super::checkpoint::{checkpoint, prepare};
 use super::decide::{Decision, Outcome, compact, delete, put};
+use super::disk::Disk;
 use super::failure::{catch_panics, database_error};
 use super::hub::Hub;
 use super::log::{Log, spare};
@@ -51,6 +52,7 @@ const CHECKPOINT_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// After a failed write redb refuses everything, so the writer closes and opens the database again, before the next batch
 /// or when a reader asks for it. A failed checkpoint loses nothing: the log has its events until a later one succeeds.
 pub(super) struct Writer {
+    disk: Arc<dyn Disk>,
     path: PathBuf,
     hub: Arc<Hub>,
     log: Log,
@@ -80,18 +82,19 @@ struct Batch {
 
 impl Writer {
     pub(super) fn open(
+        disk: Arc<dyn Disk>,
         path: &Path,
         checkpoint_bytes: usize,
         queue: mpsc::WeakSender<Write>,
     ) -> Result<(Writer, Arc<Hub>)> {
-        let database = open(path, true).or_else(|error| match error {
+        let database = open(&*disk, path, true).or_else(|error| match error {
             // The check of every page ends in a commit. On a full disk the store can still be read without it.
-            StoreError::Full(_) => open(path, false),
+            StoreError::Full(_) => open(&*disk, path, false),
             error => Err(error),
         })?;
         let snapshot = catch_panics(|| Snapshot::open(&database, 0))?;
         let Revisions { current, compacted } = snapshot.revisions;
-        let (log, events) = Log::open(path, current)?;
+        let (log, events) = Log::open(disk.clone(), path, current)?;
         // A copy of the tables without the log has no history.
         let compacted = compacted.max(log.complete_after().unwrap_or(current));
         let revisions = Revisions { current: current + events.len() as u64, compacted };
@@ -99,6 +102,7 @@ impl Writer {
         let (snapshot, history) = (Arc::new(snapshot), log.history());
         let hub = Arc::new(Hub::new(View { snapshot, memtable, history, revisions }));
         let writer = Writer {
+            disk,
             path: path.to_owned(),
             hub: hub.clone(),
             log,
@@ -204,7 +208,7 @@ impl Writer {
     /// On a full disk the spare segment gives its room.
     fn append(&mut self, events: &[Event]) -> Result<()> {
         match self.log.append(events) {
-            Err(StoreError::Full(_)) if spare::remove(&self.path) => self.log.append(events),
+            Err(StoreError::Full(_)) if spare::remove(&*self.disk, &self.path) => self.log.append(events),
             appended => appended,
         }
     }
@@ -264,14 +268,14 @@ impl Writer {
         let database = self.database.clone().ok_or(StoreError::Closed)?;
         self.log.rotate()?;
         let (revisions, generation, queue) = (view.revisions, self.generation, self.queue.clone());
-        let path = self.path.clone();
+        let (disk, path) = (self.disk.clone(), self.path.clone());
         let spare_bytes = MAX_SPARE_BYTES.min(self.checkpoint_bytes.saturating_mul(5) / 4);
         let work = move || {
             let done = catch_panics(|| {
                 checkpoint(&database, &events, revisions)?;
                 Snapshot::open(&database, generation)
             });
-            spare::create(&path, spare_bytes);
+            spare::create(&*disk, &path, spare_bytes);
             drop(database);
             if let Some(queue) = queue.upgrade() {
                 // If the queue is full, the writer is awake.
@@ -320,7 +324,7 @@ impl Writer {
         }
         self.close_database();
         self.generation += 1;
-        let opened = open(&self.path, false)?;
+        let opened = open(&*self.disk, &self.path, false)?;
         let snapshot = catch_panics(|| Snapshot::open(&opened, self.generation))?;
         let checkpoint = snapshot.revisions.current;
         tracing::warn!(path = %self.path.display(), checkpoint, "database opened again");
@@ -335,7 +339,7 @@ impl Writer {
             .finish_checkpoint()
             .and_then(|()| self.start_checkpoint())
             .and_then(|()| self.finish_checkpoint());
-        spare::remove(&self.path);
+        spare::remove(&*self.disk, &self.path);
         if let Err(error) = done {
             tracing::warn!(%error, "last checkpoint failed; the next start reads the log");
         }
@@ -352,12 +356,12 @@ impl Writer {
 }
 
 /// `check`: of every page.
-fn open(path: &Path, check: bool) -> Result<Database> {
+fn open(disk: &dyn Disk, path: &Path, check: bool) -> Result<Database> {
     catch_panics(|| {
         let database = Database::builder()
             .set_cache_size(CACHE_BYTES)
             .set_check_integrity_on_open(check)
-            .create_with_backend(ThrottledFile::open(path).map_err(database_error)?)
+            .create_with_backend(ThrottledFile::new(disk.open_tables(path).map_err(database_error)?))
             .map_err(database_error)?;
         prepare(&database)?;
         Ok(database)

@@ -1,9 +1,9 @@
 //! Names of the log's files. They are in the folder of the tables' file and begin with its name.
 
 use std::ffi::OsString;
-use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::super::disk::Disk;
 use super::super::failure::file_error;
 use crate::{Result, Revision, StoreError};
 
@@ -24,12 +24,12 @@ pub(super) fn folder(path: &Path) -> &Path {
 }
 
 /// The segments and their first revisions, in order.
-pub(super) fn segments(tables: &Path) -> Result<Vec<(PathBuf, Revision)>> {
+pub(super) fn segments(disk: &dyn Disk, tables: &Path) -> Result<Vec<(PathBuf, Revision)>> {
     let folder = folder(tables);
     let prefix = segment_name(tables, "");
     let mut found = Vec::new();
-    for entry in fs::read_dir(folder).map_err(file_error)? {
-        let path = folder.join(entry.map_err(file_error)?.file_name());
+    for name in disk.names(folder).map_err(file_error)? {
+        let path = folder.join(name);
         let name = path.as_os_str().to_string_lossy();
         let first = name.strip_prefix(&*prefix.to_string_lossy()).and_then(|first| first.parse().ok());
         if let Some(first) = first {

@@ -3,11 +3,11 @@
 //! In: complete segments, from the log. Out: chunks of events, to any number of readers.
 
 use std::collections::VecDeque;
-use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use super::super::disk::Disk;
 use super::super::failure::file_error;
 use super::files::damaged;
 use super::record::{BadRecord, Records};
@@ -15,8 +15,10 @@ use crate::record::decode_matching;
 use crate::{Event, Result, Revision, StoreError};
 
 /// The log appends and removes segments while readers read those in between.
-#[derive(Default)]
-pub(in super::super) struct History(RwLock<VecDeque<ClosedSegment>>);
+pub(in super::super) struct History {
+    disk: Arc<dyn Disk>,
+    closed: RwLock<VecDeque<ClosedSegment>>,
+}
 
 /// A complete segment.
 #[derive(Clone)]
@@ -41,12 +43,16 @@ impl Chunk {
 }
 
 impl History {
+    pub(super) fn new(disk: Arc<dyn Disk>) -> History {
+        History { disk, closed: RwLock::default() }
+    }
+
     fn segments(&self) -> RwLockReadGuard<'_, VecDeque<ClosedSegment>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner)
+        self.closed.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn segments_mut(&self) -> RwLockWriteGuard<'_, VecDeque<ClosedSegment>> {
-        self.0.write().unwrap_or_else(PoisonError::into_inner)
+        self.closed.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn push(&self, closed: ClosedSegment) {
@@ -71,7 +77,7 @@ impl History {
     pub(super) fn remove_until(&self, before: Revision) {
         let mut segments = self.segments_mut();
         while let Some(closed) = segments.front().filter(|closed| closed.last <= before) {
-            match fs::remove_file(&closed.path) {
+            match self.disk.remove(&closed.path) {
                 Err(error) if error.kind() != ErrorKind::NotFound => {
                     tracing::warn!(log = %closed.path.display(), %error, "remove log segment failed");
                     return;
@@ -89,7 +95,7 @@ impl History {
             .find(|closed| (closed.first..=closed.last).contains(&(after + 1)))
             .cloned();
         let closed = holding.ok_or_else(|| self.missing(after))?;
-        let bytes = fs::read(&closed.path).map_err(|error| match error.kind() {
+        let bytes = self.disk.read(&closed.path).map_err(|error| match error.kind() {
             ErrorKind::NotFound => self.missing(after),
             _ => file_error(error),
         })?;
@@ -102,8 +108,8 @@ impl History {
         {
             let record = match records.next() {
                 Ok(Some(record)) => record,
-                Err(BadRecord::Damaged(why)) => return Err(damaged(&closed.path, &why)),
-                Ok(None) | Err(BadRecord::Torn) => {
+                Err(bad @ BadRecord::Damaged { .. }) => return Err(damaged(&closed.path, &bad.to_string())),
+                Ok(None) | Err(BadRecord::Torn { .. }) => {
                     let missing = format!("revisions {} to {} are missing", chunk.until + 1, closed.last);
                     return Err(damaged(&closed.path, &missing));
                 }

@@ -2,8 +2,9 @@
 //!
 //! In: events, from the writer. Out: at the start the events that no checkpoint has; later the history, for reads in the
 //! past and late watches. The log is a sequence of segments in the folder of the tables, named after their first revision.
-//! A crash can tear the end of the last segment, which was never acknowledged; anything else with a wrong checksum is
-//! damage, and an error.
+//! A crash can tear the last append, which was never acknowledged. Its records are dropped at the start. A record that
+//! cannot be read before a later append is damage, and an error that names file and byte: the later append shows that the
+//! record was synced.
 
 mod files;
 mod history;
@@ -13,7 +14,6 @@ pub(super) mod spare;
 #[cfg(test)]
 mod tests;
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -22,11 +22,13 @@ use self::history::ClosedSegment;
 pub(super) use self::history::{Chunk, History};
 use self::record::{BadRecord, Records};
 use self::segment::Segment;
+use super::disk::Disk;
 use super::failure::file_error;
 use crate::{Event, Result, Revision, StoreError};
 
 /// The writer's end.
 pub(super) struct Log {
+    disk: Arc<dyn Disk>,
     /// The path of the tables' file.
     tables: PathBuf,
     segment: Option<Segment>,
@@ -45,21 +47,27 @@ struct Recovery {
 
 impl Log {
     /// The log of the tables, and its events after the checkpoint's revision.
-    pub(super) fn open(tables: &Path, checkpoint: Revision) -> Result<(Log, Vec<Event>)> {
-        let history = History::default();
+    pub(super) fn open(
+        disk: Arc<dyn Disk>,
+        tables: &Path,
+        checkpoint: Revision,
+    ) -> Result<(Log, Vec<Event>)> {
+        let history = History::new(disk.clone());
         let mut recovery = Recovery { events: Vec::new(), last: checkpoint, torn: None };
-        let segments = segments(tables)?;
+        let segments = segments(&*disk, tables)?;
         let nexts = segments.iter().skip(1).map(|(_, first)| Some(*first)).chain([None]);
         for ((path, first), next) in segments.iter().cloned().zip(nexts) {
+            // An older version let everyone read it; opening it ends that.
+            disk.open(&path).map_err(file_error)?;
             let (last, bytes) = match next.filter(|next| *next <= checkpoint + 1) {
                 // The checkpoint has all of its events: it is read on demand only.
-                Some(next) => (next.saturating_sub(1), fs::metadata(&path).map_err(file_error)?.len()),
-                None => recovery.read(&path, first)?,
+                Some(next) => (next.saturating_sub(1), disk.length(&path).map_err(file_error)?),
+                None => recovery.read(&*disk, &path, first)?,
             };
             history.push(ClosedSegment { path, first, last, bytes });
         }
-        let log =
-            Log { tables: tables.to_owned(), segment: None, history: Arc::new(history), buffer: Vec::new() };
+        let (tables, history) = (tables.to_owned(), Arc::new(history));
+        let log = Log { disk, tables, segment: None, history, buffer: Vec::new() };
         Ok((log, recovery.events))
     }
 
@@ -81,11 +89,11 @@ impl Log {
     pub(super) fn append(&mut self, events: &[Event]) -> Result<()> {
         let (Some(first), Some(last)) = (events.first(), events.last()) else { return Ok(()) };
         self.buffer.clear();
-        events.iter().for_each(|event| record::write(&mut self.buffer, event));
+        record::write_append(&mut self.buffer, events);
         let mut segment = match self.segment.take() {
             Some(segment) => segment,
             None => {
-                let segment = Segment::create(&self.tables, first.revision())?;
+                let segment = Segment::create(&*self.disk, &self.tables, first.revision())?;
                 self.history.replaced(&segment.path);
                 segment
             }
@@ -93,7 +101,7 @@ impl Log {
         let written = segment.append(&self.buffer, last.revision());
         if written.is_err() && segment.length == 0 {
             // It has no records.
-            let _ = fs::remove_file(&segment.path);
+            let _ = self.disk.remove(&segment.path);
         } else {
             self.segment = Some(segment);
         }
@@ -122,11 +130,11 @@ impl Log {
 
 impl Recovery {
     /// Reads a segment; its last revision and its length.
-    fn read(&mut self, path: &Path, first: Revision) -> Result<(Revision, u64)> {
+    fn read(&mut self, disk: &dyn Disk, path: &Path, first: Revision) -> Result<(Revision, u64)> {
         if let Some(torn) = self.torn.take().filter(|_| first != self.last + 1) {
             return Err(torn);
         }
-        let bytes = fs::read(path).map_err(file_error)?;
+        let bytes = disk.read(path).map_err(file_error)?;
         let mut records = Records::new(&bytes);
         let mut in_segment = first.saturating_sub(1);
         loop {
@@ -141,14 +149,23 @@ impl Recovery {
                     self.push(path, event)?;
                 }
                 Ok(None) => break,
-                Err(BadRecord::Torn) => {
-                    tracing::warn!(log = %path.display(), revision = in_segment, "log ends in a torn record");
+                Err(bad) if let Some(later) = records.later_append(in_segment) => {
+                    return Err(damaged(path, &acknowledged(&bad, in_segment, later)));
+                }
+                Err(BadRecord::Torn { at }) => {
+                    tracing::warn!(
+                        log = %path.display(), byte = at, revision = in_segment,
+                        "log ends in a torn append, which was never acknowledged"
+                    );
                     // Another segment may follow only if it continues at the next revision.
-                    let why = "a record is torn, and the next segment does not continue there";
-                    self.torn = Some(damaged(path, why));
+                    let why = "a part of the record is missing, and the next segment does not continue there";
+                    self.torn = Some(damaged(
+                        path,
+                        &format!("at byte {at}: {why}; `skep restore` starts from a backup"),
+                    ));
                     break;
                 }
-                Err(BadRecord::Damaged(why)) => return Err(damaged(path, &why)),
+                Err(bad) => return Err(damaged(path, &bad.to_string())),
             }
         }
         Ok((in_segment, bytes.len() as u64))
@@ -166,4 +183,13 @@ impl Recovery {
         }
         Ok(())
     }
+}
+
+/// Why a record that cannot be read is not the torn end of the log.
+fn acknowledged(bad: &BadRecord, last: Revision, later: (usize, Revision)) -> String {
+    let (byte, revision) = later;
+    format!(
+        "{bad}; it follows revision {last}, and was acknowledged, since revision {revision} was appended after it at byte \
+         {byte}. Opening would lose both. `skep restore` starts from a backup"
+    )
 }

@@ -1,9 +1,8 @@
 //! The segment that is being written: records one after the other, each append synced before it returns.
 
-use std::fs::{self, File};
-use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
+use super::super::disk::{Disk, DiskFile};
 use super::super::failure::file_error;
 use super::files::{folder, segment_path};
 use super::spare;
@@ -16,21 +15,21 @@ pub(super) struct Segment {
     pub(super) last: Revision,
     /// Bytes of the records that were synced.
     pub(super) length: u64,
-    pub(super) file: File,
+    pub(super) file: Box<dyn DiskFile>,
     /// Whether the file may have bytes after the synced records.
     pub(super) dirty: bool,
 }
 
 impl Segment {
     /// Uses the spare segment if there is one.
-    pub(super) fn create(tables: &Path, first: Revision) -> Result<Segment> {
+    pub(super) fn create(disk: &dyn Disk, tables: &Path, first: Revision) -> Result<Segment> {
         let path = segment_path(tables, first);
         // A segment of this name can only be one whose first record was torn.
-        if fs::rename(spare::name(tables), &path).is_err() {
-            fs::write(&path, []).map_err(file_error)?;
+        if disk.rename(Path::new(&spare::name(tables)), &path).is_err() {
+            disk.create(&path).map_err(file_error)?;
         }
-        let file = File::options().write(true).open(&path).map_err(file_error)?;
-        File::open(folder(&path)).and_then(|folder| folder.sync_all()).map_err(file_error)?;
+        let file = disk.open(&path).map_err(file_error)?;
+        disk.sync_folder(folder(&path)).map_err(file_error)?;
         Ok(Segment { path, first, last: first - 1, length: 0, file, dirty: false })
     }
 

@@ -3,10 +3,9 @@
 //! Without it the segment grows with every append, and every sync must write the file's inode too.
 
 use std::ffi::OsString;
-use std::fs::{self, File};
-use std::io::Write as _;
 use std::path::Path;
 
+use super::super::disk::Disk;
 use super::files::segment_name;
 
 /// Bytes written between two syncs.
@@ -17,25 +16,25 @@ pub(super) fn name(tables: &Path) -> OsString {
 }
 
 /// Makes a spare segment, unless the disk has no room for it.
-pub(in super::super) fn create(tables: &Path, bytes: usize) {
+pub(in super::super) fn create(disk: &dyn Disk, tables: &Path, bytes: usize) {
     // Renamed once it is complete, since the log may take the spare at any time.
     let unfinished = segment_name(tables, "unfinished");
     let write = || {
-        let mut spare = File::create(&unfinished)?;
+        let spare = disk.create(Path::new(&unfinished))?;
         let zeros = vec![0; PIECE_BYTES];
         for from in (0..bytes).step_by(PIECE_BYTES) {
-            spare.write_all(&zeros[..PIECE_BYTES.min(bytes - from)])?;
-            spare.sync_all()?;
+            spare.write_all_at(&zeros[..PIECE_BYTES.min(bytes - from)], from as u64)?;
+            spare.sync_data()?;
         }
-        fs::rename(&unfinished, name(tables))
+        disk.rename(Path::new(&unfinished), Path::new(&name(tables)))
     };
     if let Err(error) = write() {
         tracing::debug!(%error, "create spare log segment failed");
-        let _ = fs::remove_file(&unfinished);
+        let _ = disk.remove(Path::new(&unfinished));
     }
 }
 
 /// Whether there was one.
-pub(in super::super) fn remove(tables: &Path) -> bool {
-    fs::remove_file(name(tables)).is_ok()
+pub(in super::super) fn remove(disk: &dyn Disk, tables: &Path) -> bool {
+    disk.remove(Path::new(&name(tables))).is_ok()
 }
