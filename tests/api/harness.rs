@@ -107,6 +107,7 @@ impl Server {
                 certificate: admin.certificate.clone(),
                 key: admin.key.clone(),
                 ca: ca_pem.clone(),
+                client_ca: ca_pem.clone(),
             },
             audit: None,
         };

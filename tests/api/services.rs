@@ -43,7 +43,12 @@ async fn server(store: &Arc<dyn Store>, cidrs: &[&str]) -> Client {
             ca: certificate.clone(),
             names: Vec::new(),
         },
-        node_tls: NodeTls { certificate: certificate.clone(), key: key.serialize_pem(), ca: certificate },
+        node_tls: NodeTls {
+            certificate: certificate.clone(),
+            key: key.serialize_pem(),
+            ca: certificate.clone(),
+            client_ca: certificate,
+        },
         audit: None,
     };
     let server = ApiServer::new(config).await.unwrap();

@@ -92,7 +92,12 @@ fn config(folder: &TempDir) -> Config {
             ca: pem.clone(),
             names: Vec::new(),
         },
-        node_tls: NodeTls { certificate: pem.clone(), key: ca.serialize_pem(), ca: pem },
+        node_tls: NodeTls {
+            certificate: pem.clone(),
+            key: ca.serialize_pem(),
+            ca: pem.clone(),
+            client_ca: pem,
+        },
         audit: None,
     }
 }

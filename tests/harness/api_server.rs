@@ -89,7 +89,12 @@ impl TestApiServer {
                 ca: proxy_ca.certificate,
                 names: vec!["front-proxy".to_owned()],
             },
-            node_tls: NodeTls { certificate: nodes.certificate, key: nodes.key, ca: ca.certificate },
+            node_tls: NodeTls {
+                certificate: nodes.certificate,
+                key: nodes.key,
+                ca: ca.certificate.clone(),
+                client_ca: ca.certificate,
+            },
             audit: None,
         };
         Ok(TestApiServer { server: ApiServer::new(config).await?, _folder: None })

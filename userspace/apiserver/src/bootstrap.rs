@@ -31,7 +31,21 @@ pub(crate) async fn run(config: &Config, allocator: &Arc<Allocator>) -> Result<(
     ensure_default_range(storage, &allocator.network).await?;
     repair(storage).await?;
     ensure_fields(storage, aggregate::trust(config), &["data"]).await?;
+    ensure_fields(storage, authorities(config), &["data"]).await?;
     kubernetes_service(config, allocator).await
+}
+
+/// The ConfigMap by which nodes know which CA to trust for what.
+fn authorities(config: &Config) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": "skep-certificate-authorities", "namespace": "kube-system"},
+        "data": {
+            "cluster-ca.crt": config.client_ca,
+            "kubelet-client-ca.crt": config.node_tls.client_ca,
+            "kubelet-serving-ca.crt": config.node_tls.ca,
+        },
+    })
 }
 
 /// Creates the object unless one of its name exists.

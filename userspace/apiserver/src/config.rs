@@ -52,10 +52,13 @@ pub struct FrontProxy {
     pub names: Vec<String>,
 }
 
-/// The client certificate for the kubelets' API, and the CA of their serving certificates.
+/// The client certificate for the kubelets' API, and the CAs of both ends. Neither CA is trusted for the API server itself.
 #[derive(Clone)]
 pub struct NodeTls {
     pub certificate: String,
     pub key: String,
+    /// PEM of the CA of kubelets' serving certificates; nodes are not issued any other serving certificate.
     pub ca: String,
+    /// PEM of the CA that kubelets trust for the client certificate.
+    pub client_ca: String,
 }

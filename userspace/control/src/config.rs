@@ -1,5 +1,6 @@
 //! The settings of this crate: which parts run, leader election, grace periods, networks and the cluster's CA.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +26,8 @@ pub struct Config {
     pub root_ca_pem: String,
     /// Signs approved certificate requests; `None` leaves them unsigned.
     pub signer: Option<Arc<dyn Signer>>,
+    /// What nodes may be certified for.
+    pub node_names: NodeNames,
     /// How many terminated pods are kept; beyond it the oldest are deleted. 0 keeps them all.
     pub terminated_pod_threshold: usize,
     /// Which parts run in this process.
@@ -54,11 +57,26 @@ impl Default for Config {
             node_prefix_v6: 64,
             root_ca_pem: String::new(),
             signer: None,
+            node_names: NodeNames::default(),
             terminated_pod_threshold: 12_500,
             parts: Parts::All,
         }
     }
 }
+
+/// Names and addresses that are not a node's, and how nodes of earlier versions are recognised.
+#[derive(Clone, Debug, Default)]
+pub struct NodeNames {
+    /// Networks of Services.
+    pub service_cidrs: Vec<IpNetwork>,
+    /// Names and addresses of the API servers.
+    pub servers: BTreeSet<String>,
+    /// Nodes that registered before this time have no join record; one is made of their addresses.
+    pub recorded_since: Option<jiff::Timestamp>,
+}
+
+/// Annotation of a joining machine's certificate request: its addresses, separated by commas.
+pub const NODE_ADDRESSES: &str = "skep.io/node-addresses";
 
 /// Lease-based leader election; times as upstream's kube-controller-manager.
 #[derive(Clone, Debug)]

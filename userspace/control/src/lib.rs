@@ -32,7 +32,7 @@ use tokio::sync::mpsc;
 use cache::Kind;
 use hub::Hub;
 
-pub use config::{Config, LeaderElection, Parts, SignError, SignRequest, Signer};
+pub use config::{Config, LeaderElection, NODE_ADDRESSES, NodeNames, Parts, SignError, SignRequest, Signer};
 
 /// Why the parts cannot run. A lost leadership is not among the reasons: it restarts them.
 #[derive(Debug, thiserror::Error)]

@@ -14,15 +14,17 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestSpec};
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::core::v1::{ConfigMap, Node};
 use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};
 use kube::runtime::wait::await_condition;
 use kube::{Api, Client};
+use rcgen::KeyPair;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use skep_control::NODE_ADDRESSES;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
@@ -38,12 +40,23 @@ pub(crate) struct Invitation {
     pub ca_hash: Option<String>,
 }
 
-/// The certificates of a node, and the CA.
+/// The certificates of a node, and the CAs.
 #[derive(Clone, Debug)]
 pub(crate) struct Identity {
-    pub ca: String,
+    pub trusted: Trusted,
     pub client: CertifiedPem,
     pub serving: CertifiedPem,
+}
+
+/// The CAs that a node trusts, each as a PEM bundle.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Trusted {
+    /// The API server's.
+    pub cluster: String,
+    /// The one that certifies nodes' kubelet APIs.
+    pub kubelet_serving: String,
+    /// The one that certifies the API server as a client of kubelets.
+    pub kubelet_client: String,
 }
 
 impl Identity {
@@ -63,6 +76,10 @@ pub(crate) struct IdentityFolder {
 
 const CLIENT_SIGNER: &str = "kubernetes.io/kube-apiserver-client-kubelet";
 const SERVING_SIGNER: &str = "kubernetes.io/kubelet-serving";
+/// The ConfigMap of kube-system with the CAs.
+const AUTHORITIES: &str = "skep-certificate-authorities";
+/// The key of the machine. It proves that a later join under the same name is from the same machine.
+const NODE_KEY: &str = "node.key";
 /// How often a pending certificate request is logged.
 const PENDING_LOG_INTERVAL: Duration = Duration::from_secs(15);
 /// Pause between attempts to join.
@@ -97,50 +114,107 @@ impl IdentityFolder {
 
     async fn try_identity(&self, invitation: &Invitation) -> Result<Identity> {
         std::fs::create_dir_all(&self.path).with_context(|| format!("create {}", self.path.display()))?;
+        let server = invitation.server.as_str();
         let ca = self.ca(invitation).await?;
         let user = Leaf::new(&format!("system:node:{}", self.node), &["system:nodes"]);
         let client = match self.read("client", &user, &ca) {
+            OnDisk::Current(pem) | OnDisk::Due(pem) => pem,
+            OnDisk::Missing => self.first_certificate(invitation, &ca, &user).await?,
+        };
+        let trusted = self.trusted(server, &ca, &client).await?;
+        let client = match self.read("client", &user, &trusted.cluster) {
             OnDisk::Current(pem) => pem,
-            OnDisk::Due(pem) => {
-                let renewed = self.renew("client", &invitation.server, &ca, &pem, &user).await;
-                or_old(renewed, pem, "client")
-            }
-            OnDisk::Missing => {
-                let token = invitation.token.as_deref().context(
-                    "this machine has not joined yet: pass --token and --ca-hash as `skep token create` prints them",
-                )?;
-                let bootstrapper = kubeconfig::client(&invitation.server, &ca, Credentials::Token(token))?;
-                let issued = certify(bootstrapper, CLIENT_SIGNER, &user).await?;
-                self.write("client", &issued)?;
-                issued
+            _ => {
+                or_old(self.renew("client", server, &trusted.cluster, &client, &user).await, client, "client")
             }
         };
         let names: BTreeSet<String> =
             self.ips.iter().map(ToString::to_string).chain([self.node.clone()]).collect();
-        let server = Leaf { purpose: SERVER, names, ..user };
-        let serving = match self.read("serving", &server, &ca) {
+        let wanted = Leaf { purpose: SERVER, names, ..user };
+        let serving = match self.read("serving", &wanted, &trusted.kubelet_serving) {
             OnDisk::Current(pem) => pem,
             OnDisk::Due(pem) => {
-                let renewed = self.renew("serving", &invitation.server, &ca, &client, &server).await;
+                let renewed = self.renew("serving", server, &trusted.cluster, &client, &wanted).await;
                 or_old(renewed, pem, "serving")
             }
-            OnDisk::Missing => self.renew("serving", &invitation.server, &ca, &client, &server).await?,
+            OnDisk::Missing => self.renew("serving", server, &trusted.cluster, &client, &wanted).await?,
         };
-        Ok(Identity { ca, client, serving })
+        Ok(Identity { trusted, client, serving })
     }
 
-    /// The CA: from the folder, or from the server if it has the expected hash.
+    /// The first client certificate, by the bootstrap token. It is for the key of the machine: the server gives no other
+    /// key a certificate under this name.
+    async fn first_certificate(
+        &self,
+        invitation: &Invitation,
+        ca: &str,
+        user: &Leaf,
+    ) -> Result<CertifiedPem> {
+        let token = invitation.token.as_deref().context(
+            "this machine has not joined yet: pass --token-file and --ca-hash as `skep token create` prints them",
+        )?;
+        let bootstrapper = kubeconfig::client(&invitation.server, ca, Credentials::Token(token))?;
+        let addresses: Vec<String> = self.ips.iter().map(ToString::to_string).collect();
+        let metadata = ObjectMeta {
+            generate_name: Some("node-".to_owned()),
+            annotations: Some([(NODE_ADDRESSES.to_owned(), addresses.join(","))].into()),
+            ..ObjectMeta::default()
+        };
+        let issued = certify(bootstrapper, CLIENT_SIGNER, user, self.node_key()?, metadata).await?;
+        self.write("client", &issued)?;
+        Ok(issued)
+    }
+
+    /// The key of the machine: the one on disk, or that of an earlier version's client certificate, or a new one.
+    fn node_key(&self) -> Result<KeyPair> {
+        let file = self.path.join(NODE_KEY);
+        let found =
+            [file.clone(), self.path.join("client.key")].iter().find_map(|f| std::fs::read_to_string(f).ok());
+        let key = match &found {
+            Some(pem) => KeyPair::from_pem(pem).with_context(|| format!("read {}", file.display()))?,
+            None => KeyPair::generate().context("make the key of this machine")?,
+        };
+        if !file.exists() {
+            pki::write_private(&file, key.serialize_pem().as_bytes())?;
+        }
+        Ok(key)
+    }
+
+    /// The CA of the API server: from the folder, or from the server if it has the expected hash.
     async fn ca(&self, invitation: &Invitation) -> Result<String> {
         let file = self.path.join("ca.crt");
         if let Ok(found) = std::fs::read_to_string(&file) {
             return Ok(found);
         }
         let hash = invitation.ca_hash.as_deref().context(
-            "the server's CA is not known yet: pass --token and --ca-hash as `skep token create` prints them",
+            "the server's CA is not known yet: pass --token-file and --ca-hash as `skep token create` prints them",
         )?;
         let ca = fetch_ca(&invitation.server, hash).await?;
         pki::write_private(&file, ca.as_bytes())?;
         Ok(ca)
+    }
+
+    /// The CAs: as the server publishes them; those of the folder if it cannot be asked.
+    async fn trusted(&self, server: &str, ca: &str, client: &CertifiedPem) -> Result<Trusted> {
+        let client = kubeconfig::client(server, ca, Credentials::Certificate(client))?;
+        match fetch_trusted(client).await {
+            Ok(trusted) => {
+                for (name, text) in trusted.files() {
+                    let file = self.path.join(name);
+                    if std::fs::read_to_string(&file).ok().as_deref() != Some(text) {
+                        pki::write_private(&file, text.as_bytes())?;
+                    }
+                }
+                Ok(trusted)
+            }
+            Err(error) => {
+                let read = |name: &str| std::fs::read_to_string(self.path.join(name)).ok();
+                let found = (read("kubelet-serving-ca.crt"), read("kubelet-client-ca.crt"));
+                let (Some(kubelet_serving), Some(kubelet_client)) = found else { return Err(error) };
+                tracing::warn!(error = format!("{error:#}"), "read CAs failed; the known ones stay in use");
+                Ok(Trusted { cluster: ca.to_owned(), kubelet_serving, kubelet_client })
+            }
+        }
     }
 
     fn read(&self, name: &str, wanted: &Leaf, ca: &str) -> OnDisk {
@@ -175,10 +249,40 @@ impl IdentityFolder {
         if wanted.purpose == SERVER {
             register_addresses(client.clone(), &self.node, &self.ips).await?;
         }
-        let issued = certify(client, signer, wanted).await?;
+        let key = KeyPair::generate().context("make a key")?;
+        let metadata = ObjectMeta { generate_name: Some("node-".to_owned()), ..ObjectMeta::default() };
+        let issued = certify(client, signer, wanted, key, metadata).await?;
         self.write(name, &issued)?;
+        tracing::info!(certificate = name, "certificate renewed");
         Ok(issued)
     }
+}
+
+impl Trusted {
+    /// File names, which are also the keys of the ConfigMap but for the cluster's.
+    fn files(&self) -> [(&'static str, &str); 3] {
+        [
+            ("ca.crt", &self.cluster),
+            ("kubelet-serving-ca.crt", &self.kubelet_serving),
+            ("kubelet-client-ca.crt", &self.kubelet_client),
+        ]
+    }
+}
+
+/// The CAs as the server publishes them.
+pub(crate) async fn fetch_trusted(client: Client) -> Result<Trusted> {
+    let maps: Api<ConfigMap> = Api::namespaced(client, "kube-system");
+    let found = maps.get(AUTHORITIES).await.context("read the CAs of the cluster")?;
+    let mut data = found.data.unwrap_or_default();
+    let mut take = |key: &str| {
+        let pem = data.remove(key).filter(|pem| !pki::certificates(pem).is_empty());
+        pem.with_context(|| format!("ConfigMap kube-system/{AUTHORITIES} has no {key}"))
+    };
+    Ok(Trusted {
+        cluster: take("cluster-ca.crt")?,
+        kubelet_serving: take("kubelet-serving-ca.crt")?,
+        kubelet_client: take("kubelet-client-ca.crt")?,
+    })
 }
 
 /// Whether a retry may succeed: the server is unreachable or overloaded; it did not refuse.
@@ -235,11 +339,17 @@ async fn register_addresses(client: Client, node: &str, ips: &[IpAddr]) -> Resul
 }
 
 /// Requests a certificate and waits until it is issued.
-async fn certify(client: Client, signer: &str, wanted: &Leaf) -> Result<CertifiedPem> {
-    let (key, csr) = pki::request(wanted)?;
+async fn certify(
+    client: Client,
+    signer: &str,
+    wanted: &Leaf,
+    key: KeyPair,
+    metadata: ObjectMeta,
+) -> Result<CertifiedPem> {
+    let csr = pki::request(&key, wanted)?;
     let purpose = if wanted.purpose == SERVER { "server auth" } else { "client auth" };
     let request = CertificateSigningRequest {
-        metadata: ObjectMeta { generate_name: Some("node-".to_owned()), ..ObjectMeta::default() },
+        metadata,
         spec: CertificateSigningRequestSpec {
             request: ByteString(csr.into_bytes()),
             signer_name: signer.to_owned(),

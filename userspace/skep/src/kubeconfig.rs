@@ -18,12 +18,13 @@ pub(crate) enum Credentials<'a> {
     Certificate(&'a CertifiedPem),
 }
 
-/// A client of `server` that trusts only `ca`.
+/// A client of `server` that trusts only the CAs of the bundle `ca`.
 pub(crate) fn client(server: &str, ca: &str, credentials: Credentials<'_>) -> Result<Client> {
     let url = server.parse().with_context(|| format!("{server:?} is not a URL; use https://HOST:PORT"))?;
     let mut config = Config::new(url);
-    let ca = CertificateDer::from_pem_slice(ca.as_bytes()).context("the CA is not a PEM certificate")?;
-    config.root_cert = Some(vec![ca.to_vec()]);
+    let trusted: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(ca.as_bytes()).collect();
+    let trusted = trusted.ok().filter(|all| !all.is_empty()).context("the CA is not a PEM certificate")?;
+    config.root_cert = Some(trusted.iter().map(|ca| ca.to_vec()).collect());
     config.auth_info = match credentials {
         Credentials::Token(token) => AuthInfo { token: Some(token.to_owned().into()), ..AuthInfo::default() },
         Credentials::Certificate(pem) => AuthInfo {

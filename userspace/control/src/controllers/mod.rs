@@ -33,7 +33,7 @@ use crate::config::Config;
 pub fn all(config: &Config) -> Vec<Box<dyn Controller>> {
     vec![
         Box::new(cluster_role::ClusterRoles),
-        Box::new(csr::Csrs { signer: config.signer.clone() }),
+        Box::new(csr::Csrs { signer: config.signer.clone(), names: config.node_names.clone() }),
         Box::new(daemonset::DaemonSets),
         Box::new(deployment::Deployments),
         Box::new(disruption::Disruption),

@@ -31,8 +31,8 @@ use crate::tls;
 use answer::{Body, json, text};
 use query::Query;
 
-/// The organisation in the certificates of allowed clients.
-const ADMINISTRATORS: &str = "system:masters";
+/// The common name in the API server's client certificate. The CA that signs it signs nothing else.
+const API_SERVER: &str = "kube-apiserver-kubelet-client";
 const ACCEPT_RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// A bound kubelet API.
@@ -95,7 +95,7 @@ async fn connection(stream: TcpStream, acceptor: TlsAcceptor, context: Arc<NodeC
         }
     };
     let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-    let allowed = certificate.is_some_and(|c| is_administrator(c.as_ref()));
+    let allowed = certificate.is_some_and(|c| is_api_server(c.as_ref()));
     let service = hyper::service::service_fn(move |request| {
         let context = context.clone();
         async move { Ok::<_, Infallible>(route(&context, allowed, request).await) }
@@ -109,9 +109,10 @@ async fn connection(stream: TcpStream, acceptor: TlsAcceptor, context: Arc<NodeC
     }
 }
 
-fn is_administrator(certificate: &[u8]) -> bool {
+fn is_api_server(certificate: &[u8]) -> bool {
     let Ok((_, certificate)) = X509Certificate::from_der(certificate) else { return false };
-    certificate.subject().iter_organization().any(|o| o.as_str().is_ok_and(|o| o == ADMINISTRATORS))
+    let names: Vec<_> = certificate.subject().iter_common_name().map(|name| name.as_str()).collect();
+    matches!(names.as_slice(), [Ok(API_SERVER)])
 }
 
 async fn route(context: &Arc<NodeContext>, allowed: bool, request: Request<Incoming>) -> Response<Body> {

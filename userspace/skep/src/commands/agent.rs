@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
@@ -28,14 +29,17 @@ pub(crate) struct Agent {
     /// The API server, as https://HOST:PORT
     #[arg(long, required_unless_present = "kubeconfig")]
     server: Option<String>,
-    /// Bootstrap token of `skep token create`; needed once
+    /// File with the bootstrap token of `skep token create`; needed once
     #[arg(long)]
+    token_file: Option<PathBuf>,
+    /// The bootstrap token itself. Every user of the machine can read a command line: use the file or the variable
+    #[arg(long, env = "SKEP_TOKEN", hide_env_values = true, conflicts_with = "token_file")]
     token: Option<String>,
     /// SHA-256 of the CA's public key, as `skep token create` prints it; needed once
     #[arg(long)]
     ca_hash: Option<String>,
     /// Use the credentials of this kubeconfig instead of joining
-    #[arg(long, conflicts_with_all = ["server", "token", "ca_hash"], requires = "network_only")]
+    #[arg(long, conflicts_with_all = ["server", "token", "token_file", "ca_hash"], requires = "network_only")]
     kubeconfig: Option<PathBuf>,
     /// Run only the network (services, policy, pod interfaces), for a node with a kubelet
     #[arg(long)]
@@ -110,6 +114,7 @@ enum Tunnel {
 const RENEWAL_RETRY_INTERVAL: Duration = Duration::from_secs(3600);
 
 pub(crate) async fn run(agent: Agent) -> Result<()> {
+    hide_token()?;
     let stop = CancellationToken::new();
     let on_signal = stop.clone();
     tokio::spawn(async move {
@@ -124,7 +129,7 @@ pub(crate) async fn run(agent: Agent) -> Result<()> {
     }
     let invitation = Invitation {
         server: agent.server.clone().context("--server is missing")?,
-        token: agent.token.clone(),
+        token: token(&agent)?,
         ca_hash: agent.ca_hash.clone(),
     };
     let folder = IdentityFolder::new(agent.data_dir.join("pki"), &agent.node, &agent.node_ips);
@@ -138,6 +143,46 @@ pub(crate) async fn run(agent: Agent) -> Result<()> {
     Ok(())
 }
 
+/// The bootstrap token, if there is one.
+fn token(agent: &Agent) -> Result<Option<String>> {
+    let read = |file: &PathBuf| {
+        let text = std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
+        Ok::<_, anyhow::Error>(text.trim().to_owned())
+    };
+    let token = match &agent.token_file {
+        // The file may be gone once the machine has joined.
+        Some(file) if file.exists() || !joined(agent) => Some(read(file)?),
+        Some(_) => None,
+        None => agent.token.clone(),
+    };
+    Ok(token.filter(|token| !token.is_empty()))
+}
+
+fn joined(agent: &Agent) -> bool {
+    agent.data_dir.join("pki/client.crt").exists()
+}
+
+/// Replaces this process by one whose command line has no token: every user of the machine can read command lines.
+fn hide_token() -> Result<()> {
+    let mut token = None;
+    let mut rest = Vec::new();
+    let mut all = std::env::args_os();
+    let program = all.next();
+    while let Some(word) = all.next() {
+        match word.to_str() {
+            Some("--token") => token = all.next(),
+            Some(text) if text.starts_with("--token=") => {
+                token = text.strip_prefix("--token=").map(Into::into)
+            }
+            _ => rest.push(word),
+        }
+    }
+    let (Some(token), Some(program)) = (token, program) else { return Ok(()) };
+    let mut again = std::process::Command::new("/proc/self/exe");
+    let error = again.arg0(program).args(rest).env("SKEP_TOKEN", token).exec();
+    Err(error).context("start again without the token on the command line")
+}
+
 /// Runs the node until it is stopped or a certificate should be renewed; pods keep running in both cases.
 async fn run_until_renewal(
     agent: &Agent,
@@ -147,7 +192,7 @@ async fn run_until_renewal(
 ) -> Result<()> {
     let due = identity.due().context("a certificate has no expiry")?;
     let due = due.duration_since(SystemTime::now()).unwrap_or(RENEWAL_RETRY_INTERVAL);
-    let client = client(server, &identity.ca, Credentials::Certificate(&identity.client))?;
+    let client = client(server, &identity.trusted.cluster, Credentials::Certificate(&identity.client))?;
     let until_renewal = stop.child_token();
     if agent.network_only {
         return network_only(agent, client, until_renewal).await;
@@ -155,7 +200,7 @@ async fn run_until_renewal(
     let tls = ServingTls {
         certificate: identity.serving.certificate,
         key: identity.serving.key,
-        client_ca: identity.ca,
+        client_ca: identity.trusted.kubelet_client,
     };
     let running = pods_and_network(agent, client, tls, until_renewal.clone());
     tokio::pin!(running);

@@ -13,7 +13,7 @@ use rcgen::KeyPair;
 use skep_apiserver::{
     ApiServer, Config, FrontProxy, Identity, NODE_PORTS, NodeTls, ServiceNetwork, TokenKeys,
 };
-use skep_control::LeaderElection;
+use skep_control::{LeaderElection, NodeNames};
 use skep_store::Store;
 use skep_store::embedded::EmbeddedStore;
 use skep_store::etcd::{Certificate, EtcdStore, TlsOptions};
@@ -115,6 +115,9 @@ const MIN_RENEWAL_INTERVAL: Duration = Duration::from_secs(3600);
 const SECRETS_PREFIX: &str = "/registry/secrets/";
 /// Common name of the client for aggregated API servers.
 const FRONT_PROXY_NAME: &str = "front-proxy-client";
+/// Subject of the client for kubelets. It has no rights in the API.
+const KUBELET_CLIENT_NAME: &str = "kube-apiserver-kubelet-client";
+const KUBELET_CLIENT_GROUP: &str = "skep:kubelet-clients";
 /// Issuer of service-account tokens.
 const ISSUER: &str = "https://kubernetes.default.svc";
 
@@ -131,7 +134,7 @@ pub(crate) async fn run(server: Server) -> Result<()> {
             api.in_process(Identity::new("system:kube-controller-manager", &["system:masters"])),
             "default",
         ),
-        control_config(&server, &pki),
+        control_config(&server, &pki)?,
     );
     tracing::info!(listen = %server.listen, "serving");
     tokio::select! {
@@ -186,18 +189,31 @@ async fn seal_secrets(store: Arc<dyn Store>, pki: &Pki) -> Result<Arc<dyn Store>
 fn api_config(server: &Server, pki: &Pki, store: Arc<dyn Store>) -> Result<Config> {
     let private = pki.service_account_key()?;
     let public = KeyPair::from_pem(&private).context("read the service-account key")?.public_key_pem();
-    let kubelet = pki.leaf("kubelet-client", &admin_leaf("kube-apiserver-kubelet-client"))?;
-    let ca = pki.authority().pem().to_owned();
-    let (front, front_ca) = pki.front_proxy(&Leaf::new(FRONT_PROXY_NAME, &[]))?;
+    let kubelet = pki.leaf(
+        pki.kubelet_client(),
+        "kubelet-client",
+        &Leaf::new(KUBELET_CLIENT_NAME, &[KUBELET_CLIENT_GROUP]),
+    )?;
+    let front = pki.leaf(pki.front_proxy(), "front-proxy-client", &Leaf::new(FRONT_PROXY_NAME, &[]))?;
     let names = vec![FRONT_PROXY_NAME.to_owned()];
     Ok(Config {
         store,
         services: ServiceNetwork { cidrs: server.service_cidrs.clone(), node_ports: NODE_PORTS },
         advertise: server.listen,
-        client_ca: ca.clone(),
+        client_ca: pki.authority().bundle().to_owned(),
         tokens: TokenKeys { private, public, issuer: ISSUER.to_owned() },
-        node_tls: NodeTls { certificate: kubelet.certificate, key: kubelet.key, ca },
-        front_proxy: FrontProxy { certificate: front.certificate, key: front.key, ca: front_ca, names },
+        node_tls: NodeTls {
+            certificate: kubelet.certificate,
+            key: kubelet.key,
+            ca: pki.kubelet_serving().bundle().to_owned(),
+            client_ca: pki.kubelet_client().bundle().to_owned(),
+        },
+        front_proxy: FrontProxy {
+            certificate: front.certificate,
+            key: front.key,
+            ca: pki.front_proxy().bundle().to_owned(),
+            names,
+        },
         audit: server.audit.open()?,
     })
 }
@@ -207,32 +223,42 @@ fn admin_leaf(name: &str) -> Leaf {
     Leaf { purpose: CLIENT, ..Leaf::new(name, &["system:masters"]) }
 }
 
-fn control_config(server: &Server, pki: &Arc<Pki>) -> skep_control::Config {
+fn control_config(server: &Server, pki: &Arc<Pki>) -> Result<skep_control::Config> {
     let elected =
         server.leader_elect.then(|| LeaderElection::new(format!("{}-{}", server.listen, std::process::id())));
-    skep_control::Config {
+    Ok(skep_control::Config {
         leader_election: elected,
         node_grace: server.node_monitor_grace_period,
         cluster_cidrs: server.cluster_cidrs.clone(),
-        root_ca_pem: pki.authority().pem().to_owned(),
+        root_ca_pem: pki.authority().bundle().to_owned(),
         signer: Some(Arc::new(CaSigner { pki: pki.clone() })),
+        node_names: NodeNames {
+            service_cidrs: server.service_cidrs.clone(),
+            servers: serving_leaf(server).names,
+            recorded_since: Some(pki.recorded_since()?),
+        },
         ..skep_control::Config::default()
-    }
+    })
 }
 
-/// Signs certificate requests with the cluster's CA.
+/// Signs certificate requests: those for kubelets' serving certificates with the CA that only the API server trusts, and
+/// only for kubelets; all others with the CA of clients.
 struct CaSigner {
     pki: Arc<Pki>,
 }
 
 impl skep_control::Signer for CaSigner {
     fn sign(&self, request: &skep_control::SignRequest) -> Result<String, skep_control::SignError> {
-        skep_control::Signer::sign(self.pki.authority(), request)
+        let authority = match request.signer_name.as_str() {
+            "kubernetes.io/kubelet-serving" => self.pki.kubelet_serving(),
+            _ => self.pki.authority(),
+        };
+        skep_control::Signer::sign(authority, request)
     }
 }
 
 fn write_kubeconfig(server: &Server, pki: &Pki) -> Result<()> {
-    let admin = pki.leaf("admin", &admin_leaf("kubernetes-admin"))?;
+    let admin = pki.leaf(pki.authority(), "admin", &admin_leaf("kubernetes-admin"))?;
     let url = format!("https://{}", server.listen);
     let own = server.data_dir.join("admin.kubeconfig");
     for file in [Some(&own), server.write_kubeconfig.as_ref()].into_iter().flatten() {
@@ -242,7 +268,7 @@ fn write_kubeconfig(server: &Server, pki: &Pki) -> Result<()> {
 }
 
 fn write_one(file: &Path, url: &str, pki: &Pki, admin: &crate::pki::CertifiedPem) -> Result<()> {
-    kubeconfig::write(file, url, pki.authority().pem(), admin)
+    kubeconfig::write(file, url, pki.authority().bundle(), admin)
 }
 
 /// Serves the API. Switches to a renewed certificate without closing the listener.
@@ -250,7 +276,7 @@ async fn serve(server: &Server, pki: &Pki, api: &ApiServer) -> Result<()> {
     let listener = TcpListener::bind(server.listen).await;
     let listener = Arc::new(listener.with_context(|| format!("listen on {}", server.listen))?);
     loop {
-        let leaf = pki.leaf("server", &serving_leaf(server))?;
+        let leaf = pki.leaf(pki.authority(), "server", &serving_leaf(server))?;
         // The chain includes the CA: a joining machine knows only the CA's hash.
         let chain = format!("{}{}", leaf.certificate, pki.authority().pem());
         let renew = due(&leaf.certificate).and_then(|at| at.duration_since(SystemTime::now()).ok());

@@ -14,7 +14,7 @@ use crate::pki::ca_hash;
 
 #[derive(clap::Subcommand)]
 pub(crate) enum Token {
-    /// Create a token and print the command that joins with it
+    /// Create a token and print the commands that join with it
     Create(Create),
 }
 
@@ -55,8 +55,10 @@ async fn create(arguments: Create) -> Result<()> {
     let created = secrets.create(&PostParams::default(), &bootstrap_secret(&id, &secret, ttl)?).await;
     created.context("create the token")?;
     match output {
+        // The token goes into a file: every user of a machine can read command lines.
         Output::Command => println!(
-            "skep agent --node $(hostname) --server {server} --token {id}.{secret} --ca-hash {ca_hash}"
+            "install -D -m 600 /dev/stdin /etc/skep/token <<'END'\n{id}.{secret}\nEND\n\
+             skep agent --node $(hostname) --server {server} --token-file /etc/skep/token --ca-hash {ca_hash}"
         ),
         Output::Json => {
             let json = serde_json::json!({

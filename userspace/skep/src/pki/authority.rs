@@ -20,16 +20,20 @@ const CA_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// Certificates are valid from this long ago, because the clocks of nodes may be behind.
 const MAX_CLOCK_SKEW: Duration = Duration::from_secs(300);
 
-/// A CA's certificate and key.
+/// A CA: the certificates that are trusted, and the key of the first of them.
 pub(crate) struct Authority {
+    /// The certificate that signs.
     pem: String,
+    /// All trusted certificates; the one that signs is the first.
+    bundle: String,
     issuer: Issuer<'static, KeyPair>,
 }
 
 impl Authority {
-    /// Reads the certificate and the key, or creates a CA of this name if neither exists.
-    pub(super) fn open(name: &str, certificate: &Path, key: &Path) -> Result<Authority, PkiError> {
-        let (pem, key_pem) = match (read(certificate)?, read(key)?) {
+    /// Reads `STEM.crt` and `STEM.key`, or creates a CA of this name if neither exists.
+    pub(super) fn open(folder: &Path, stem: &str, name: &str) -> Result<Authority, PkiError> {
+        let (certificate, key) = (&folder.join(format!("{stem}.crt")), &folder.join(format!("{stem}.key")));
+        let (bundle, key_pem) = match (read(certificate)?, read(key)?) {
             (Some(pem), Some(key)) => (pem, key),
             (None, found) => {
                 let created = create(name, found.as_deref(), key)?;
@@ -47,13 +51,20 @@ impl Authority {
             reason: reason.to_string(),
         };
         let key_pair = KeyPair::from_pem(&key_pem).map_err(|e| invalid(key, &e))?;
-        let issuer = Issuer::from_ca_cert_pem(&pem, key_pair).map_err(|e| invalid(certificate, &e))?;
-        Ok(Authority { pem, issuer })
+        let issuer = Issuer::from_ca_cert_pem(&bundle, key_pair).map_err(|e| invalid(certificate, &e))?;
+        let pem = certificates(&bundle).into_iter().next();
+        let pem = pem.ok_or_else(|| invalid(certificate, &"it has no certificate"))?;
+        Ok(Authority { pem, bundle, issuer })
     }
 
-    /// The CA's certificate.
+    /// The certificate that signs.
     pub(crate) fn pem(&self) -> &str {
         &self.pem
+    }
+
+    /// All certificates to trust, as PEM; the one that signs is the first.
+    pub(crate) fn bundle(&self) -> &str {
+        &self.bundle
     }
 
     /// Issues a certificate with a new key.
@@ -67,6 +78,14 @@ impl Authority {
         };
         issue().map_err(|source| PkiError::Create { what: "a certificate", source })
     }
+}
+
+/// The certificates of a PEM text, each as PEM.
+pub(crate) fn certificates(pem: &str) -> Vec<String> {
+    let blocks = pem.split_inclusive("-----END CERTIFICATE-----");
+    let from =
+        |block: &str| block.find("-----BEGIN CERTIFICATE-----").map(|at| format!("{}\n", &block[at..]));
+    blocks.filter_map(from).collect()
 }
 
 /// SHA-256 of the subject public key info, in the form of kubeadm's `--discovery-token-ca-cert-hash`; `None` if the text
@@ -151,7 +170,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let pki = Pki::open(folder.path()).unwrap();
         let wanted = Leaf::new("system:node:n1", &["system:nodes"]);
-        let (_, csr_pem) = request(&wanted).unwrap();
+        let csr_pem = request(&KeyPair::generate().unwrap(), &wanted).unwrap();
         let usages = ["digital signature", "client auth"].map(str::to_owned).to_vec();
         let lifetime = Duration::from_secs(3600);
         let request = SignRequest { csr_pem, signer_name: String::new(), usages, lifetime };
@@ -172,7 +191,7 @@ mod tests {
     fn an_unsupported_usage_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let pki = Pki::open(folder.path()).unwrap();
-        let (_, csr_pem) = request(&Leaf::new("x", &[])).unwrap();
+        let csr_pem = request(&KeyPair::generate().unwrap(), &Leaf::new("x", &[])).unwrap();
         let usages = vec!["cert sign".to_owned()];
         let request = SignRequest { csr_pem, signer_name: String::new(), usages, lifetime: MAX_CLOCK_SKEW };
         assert!(pki.authority().sign(&request).is_err());

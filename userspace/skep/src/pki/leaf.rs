@@ -8,6 +8,7 @@ use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, KeyPair, KeyUsag
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::{FromDer, GeneralName};
 
+use super::authority::certificates;
 use super::error::PkiError;
 
 /// For a TLS server.
@@ -70,20 +71,23 @@ impl Leaf {
         Ok(params)
     }
 
-    /// Whether a certificate has this subject and these names, is signed by that CA, and need not be renewed yet.
-    pub(crate) fn matches(&self, certificate: &str, ca: &str) -> bool {
-        self.has_subject_and_ca(certificate, ca)
+    /// Whether a certificate has this subject and these names, is signed by the first CA of the bundle, and need not be
+    /// renewed yet.
+    pub(crate) fn matches(&self, certificate: &str, bundle: &str) -> bool {
+        let first = certificates(bundle).into_iter().next();
+        first.is_some_and(|ca| self.has_subject_and_ca(certificate, &ca))
             && due(certificate).is_some_and(|due| due > SystemTime::now())
     }
 
-    /// Whether a certificate matches and is still valid, although it should be renewed.
-    pub(crate) fn matches_and_is_valid(&self, certificate: &str, ca: &str) -> bool {
+    /// Whether a certificate of any CA of the bundle matches and is still valid, although it should be renewed.
+    pub(crate) fn matches_and_is_valid(&self, certificate: &str, bundle: &str) -> bool {
         let valid = |pem: &str| {
             let (_, pem) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).ok()?;
             let (_, certificate) = X509Certificate::from_der(&pem.contents).ok()?;
             Some(certificate.validity().is_valid())
         };
-        self.has_subject_and_ca(certificate, ca) && valid(certificate) == Some(true)
+        certificates(bundle).iter().any(|ca| self.has_subject_and_ca(certificate, ca))
+            && valid(certificate) == Some(true)
     }
 
     fn has_subject_and_ca(&self, certificate: &str, ca: &str) -> bool {
@@ -133,16 +137,14 @@ pub(crate) fn due(pem: &str) -> Option<SystemTime> {
     due_of(&certificate)
 }
 
-/// A new key, and a PEM signing request for it.
-pub(crate) fn request(wanted: &Leaf) -> Result<(KeyPair, String), PkiError> {
+/// A PEM signing request for a key.
+pub(crate) fn request(key: &KeyPair, wanted: &Leaf) -> Result<String, PkiError> {
     let make = || {
-        let key = KeyPair::generate()?;
         let mut params = wanted.params()?;
         // The CertificateSigningRequest object lists the usages.
         params.key_usages.clear();
         params.extended_key_usages.clear();
-        let request = params.serialize_request(&key)?.pem()?;
-        Ok((key, request))
+        params.serialize_request(key)?.pem()
     };
     make().map_err(|source| PkiError::Create { what: "a certificate request", source })
 }

@@ -1,7 +1,13 @@
 //! The server's keys and certificates in one folder: created at the first start, renewed when they are due.
 //!
-//! The cluster's CA certifies the API server, its client for kubelets, administrators and, by signing requests, nodes. The
-//! front-proxy CA certifies only the client that forwards a user's identity to aggregated API servers.
+//! Each CA has one purpose, so that no certificate is accepted where it was not meant to be:
+//!
+//! | CA | certifies | trusted by |
+//! |---|---|---|
+//! | `ca` | the API server, administrators, nodes as clients | clients of the API server, and the API server for its clients |
+//! | `kubelet-serving-ca` | the kubelet API of nodes | the API server, for kubelets |
+//! | `kubelet-client-ca` | the API server as a client of kubelets | nodes |
+//! | `front-proxy-ca` | the client that forwards a user's identity | aggregated API servers |
 
 mod authority;
 mod error;
@@ -11,46 +17,65 @@ mod sealing;
 
 use std::path::{Path, PathBuf};
 
-pub(crate) use authority::{Authority, ca_hash, hash_of_der};
+pub(crate) use authority::{Authority, ca_hash, certificates, hash_of_der};
 pub(crate) use error::PkiError;
 pub(crate) use files::write_private;
 pub(crate) use leaf::{CLIENT, CertifiedPem, Leaf, SERVER, due, request};
 
+use jiff::Timestamp;
 use rcgen::KeyPair;
 
 /// The opened folder.
 pub(crate) struct Pki {
     folder: PathBuf,
     authority: Authority,
+    kubelet_serving: Authority,
+    kubelet_client: Authority,
+    front_proxy: Authority,
 }
 
 impl Pki {
     /// Opens the folder and creates what is missing. Only the owner can read the files.
     pub(crate) fn open(folder: &Path) -> Result<Pki, PkiError> {
         files::create_folder(folder)?;
-        let authority = Authority::open("skep-ca", &folder.join("ca.crt"), &folder.join("ca.key"))?;
-        Ok(Pki { folder: folder.to_owned(), authority })
+        let open = |stem, name| Authority::open(folder, stem, name);
+        Ok(Pki {
+            folder: folder.to_owned(),
+            authority: open("ca", "skep-ca")?,
+            kubelet_serving: open("kubelet-serving-ca", "skep-kubelet-serving-ca")?,
+            kubelet_client: open("kubelet-client-ca", "skep-kubelet-client-ca")?,
+            front_proxy: open("front-proxy-ca", "skep-front-proxy-ca")?,
+        })
     }
 
+    /// The CA of the API server and its clients.
     pub(crate) fn authority(&self) -> &Authority {
         &self.authority
     }
 
-    /// The certificate `name` and its key. Creates a new pair if the one on disk has another subject or other names, or if
-    /// two thirds of its lifetime have passed.
-    pub(crate) fn leaf(&self, name: &str, wanted: &Leaf) -> Result<CertifiedPem, PkiError> {
-        self.leaf_of(&self.authority, name, wanted)
+    /// The CA of the kubelet API of nodes.
+    pub(crate) fn kubelet_serving(&self) -> &Authority {
+        &self.kubelet_serving
     }
 
-    /// The client certificate for aggregated API servers, and the PEM of its CA.
-    pub(crate) fn front_proxy(&self, wanted: &Leaf) -> Result<(CertifiedPem, String), PkiError> {
-        let file = |name: &str| self.folder.join(name);
-        let ca =
-            Authority::open("skep-front-proxy-ca", &file("front-proxy-ca.crt"), &file("front-proxy-ca.key"))?;
-        Ok((self.leaf_of(&ca, "front-proxy-client", wanted)?, ca.pem().to_owned()))
+    /// The CA of this server as a client of kubelets.
+    pub(crate) fn kubelet_client(&self) -> &Authority {
+        &self.kubelet_client
     }
 
-    fn leaf_of(&self, authority: &Authority, name: &str, wanted: &Leaf) -> Result<CertifiedPem, PkiError> {
+    /// The CA of this server as a front proxy.
+    pub(crate) fn front_proxy(&self) -> &Authority {
+        &self.front_proxy
+    }
+
+    /// The certificate `name` of that CA, and its key. Creates a new pair if the one on disk has another subject, other names
+    /// or another CA, or if two thirds of its lifetime have passed.
+    pub(crate) fn leaf(
+        &self,
+        authority: &Authority,
+        name: &str,
+        wanted: &Leaf,
+    ) -> Result<CertifiedPem, PkiError> {
         let (certificate, key) = self.leaf_files(name);
         if let (Some(found), Some(key)) = (files::read(&certificate)?, files::read(&key)?)
             && wanted.matches(&found, authority.pem())
@@ -63,6 +88,18 @@ impl Pki {
         write_private(&key, issued.key.as_bytes())?;
         write_private(&certificate, issued.certificate.as_bytes())?;
         Ok(issued)
+    }
+
+    /// Since when joins of nodes are recorded: the time of the first start of a version that does.
+    pub(crate) fn recorded_since(&self) -> Result<Timestamp, PkiError> {
+        let path = self.folder.join("joins-recorded-since");
+        if let Some(text) = files::read(&path)? {
+            let invalid = |error: jiff::Error| PkiError::Invalid { path, reason: error.to_string() };
+            return text.trim().parse().map_err(invalid);
+        }
+        let now = Timestamp::now();
+        write_private(&path, format!("{now}\n").as_bytes())?;
+        Ok(now)
     }
 
     /// The files of a certificate and its key.
@@ -99,10 +136,13 @@ mod tests {
     fn a_second_start_reads_the_same_keys() {
         let folder = tempfile::tempdir().unwrap();
         let first = Pki::open(folder.path()).unwrap();
-        let leaf = first.leaf("server", &serving(&["localhost", "10.0.0.1"])).unwrap();
+        let leaf = first.leaf(first.authority(), "server", &serving(&["localhost", "10.0.0.1"])).unwrap();
         let second = Pki::open(folder.path()).unwrap();
         assert_eq!(second.authority().pem(), first.authority().pem());
-        assert_eq!(second.leaf("server", &serving(&["localhost", "10.0.0.1"])).unwrap(), leaf);
+        assert_eq!(
+            second.leaf(second.authority(), "server", &serving(&["localhost", "10.0.0.1"])).unwrap(),
+            leaf
+        );
         assert_eq!(second.service_account_key().unwrap(), first.service_account_key().unwrap());
     }
 
@@ -110,26 +150,63 @@ mod tests {
     fn a_certificate_with_other_names_is_replaced() {
         let folder = tempfile::tempdir().unwrap();
         let pki = Pki::open(folder.path()).unwrap();
-        let leaf = pki.leaf("server", &serving(&["localhost"])).unwrap();
-        let other = pki.leaf("server", &serving(&["localhost", "10.0.0.1"])).unwrap();
+        let leaf = pki.leaf(pki.authority(), "server", &serving(&["localhost"])).unwrap();
+        let other = pki.leaf(pki.authority(), "server", &serving(&["localhost", "10.0.0.1"])).unwrap();
         assert_ne!(leaf.certificate, other.certificate);
     }
 
     #[test]
     fn a_certificate_of_another_ca_is_replaced() {
         let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let leaf = Pki::open(a.path()).unwrap().leaf("server", &serving(&["localhost"])).unwrap();
+        let other = Pki::open(a.path()).unwrap();
+        let leaf = other.leaf(other.authority(), "server", &serving(&["localhost"])).unwrap();
         let pki = Pki::open(b.path()).unwrap();
         std::fs::write(b.path().join("server.crt"), &leaf.certificate).unwrap();
         std::fs::write(b.path().join("server.key"), &leaf.key).unwrap();
-        assert_ne!(pki.leaf("server", &serving(&["localhost"])).unwrap(), leaf);
+        assert_ne!(pki.leaf(pki.authority(), "server", &serving(&["localhost"])).unwrap(), leaf);
+    }
+
+    /// Which CA of the folder signed a certificate.
+    fn issuers(pki: &Pki, certificate: &str) -> Vec<&'static str> {
+        let (_, pem) = x509_parser::pem::parse_x509_pem(certificate.as_bytes()).unwrap();
+        let leaf = pem.parse_x509().unwrap();
+        let all = [
+            ("ca", pki.authority()),
+            ("kubelet-serving-ca", pki.kubelet_serving()),
+            ("kubelet-client-ca", pki.kubelet_client()),
+            ("front-proxy-ca", pki.front_proxy()),
+        ];
+        let signed = |ca: &Authority| {
+            let (_, pem) = x509_parser::pem::parse_x509_pem(ca.bundle().as_bytes()).unwrap();
+            leaf.verify_signature(Some(pem.parse_x509().unwrap().public_key())).is_ok()
+        };
+        all.into_iter().filter(|(_, ca)| signed(ca)).map(|(name, _)| name).collect()
+    }
+
+    #[test]
+    fn a_certificate_for_kubelets_is_of_no_use_towards_the_api_server() {
+        let folder = tempfile::tempdir().unwrap();
+        let pki = Pki::open(folder.path()).unwrap();
+        let wanted = Leaf { purpose: SERVER, ..Leaf::new("system:node:n1", &["system:nodes"]) };
+        let wanted = wanted.with_names(vec!["kubernetes.default.svc".to_owned()]);
+        let serving = skep_control::SignRequest {
+            csr_pem: request(&KeyPair::generate().unwrap(), &wanted).unwrap(),
+            signer_name: "kubernetes.io/kubelet-serving".to_owned(),
+            usages: vec!["server auth".to_owned()],
+            lifetime: std::time::Duration::from_secs(60),
+        };
+        let serving = skep_control::Signer::sign(pki.kubelet_serving(), &serving).unwrap();
+        assert_eq!(issuers(&pki, &serving), ["kubelet-serving-ca"]);
+        let client = Leaf::new("kube-apiserver-kubelet-client", &[]);
+        let client = pki.leaf(pki.kubelet_client(), "kubelet-client", &client).unwrap();
+        assert_eq!(issuers(&pki, &client.certificate), ["kubelet-client-ca"]);
     }
 
     #[test]
     fn only_the_owner_can_read_the_folder() {
         let folder = tempfile::tempdir().unwrap();
         let pki = Pki::open(&folder.path().join("pki")).unwrap();
-        pki.leaf("server", &serving(&["localhost"])).unwrap();
+        pki.leaf(pki.authority(), "server", &serving(&["localhost"])).unwrap();
         pki.service_account_key().unwrap();
         let folder = folder.path().join("pki");
         assert_eq!(std::fs::metadata(&folder).unwrap().permissions().mode() & 0o777, 0o700);
