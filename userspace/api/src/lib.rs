@@ -8,6 +8,7 @@ pub mod cel;
 pub mod conversion;
 pub mod custom;
 pub mod discovery;
+pub mod document;
 pub mod field;
 pub mod kinds;
 pub mod meta;

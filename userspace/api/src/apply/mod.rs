@@ -220,7 +220,7 @@ fn validate(kind: &Kind, config: &Value) -> Result<(), Status> {
     if !config["metadata"]["managedFields"].is_null() {
         return Err(Status::bad_request("metadata.managedFields must be nil"));
     }
-    walk::validate(MergeType::root(kind), config, "").map_err(|why| {
+    walk::validate(MergeType::root(kind), config).map_err(|why| {
         let (namespace, name) = (meta::namespace(config), meta::name(config));
         Status::new(
             Reason::Unknown,

@@ -22,10 +22,10 @@ pub fn overlay(
             .map_or(MergeType::Deduced, MergeType::Struct),
         None => MergeType::root(kind),
     };
-    walk::validate(root, change, "")
+    walk::validate(root, change)
         .map_err(|why| format!("failed to convert patch object to typed object: {why}"))?;
     let mut atomics = Vec::new();
-    find_atomics(root, change, "", &mut atomics);
+    find_atomics(root, change, &mut String::new(), &mut atomics);
     if !atomics.is_empty() {
         return Err(format!(
             "invalid ApplyConfiguration: may not mutate atomic arrays, maps or structs: {}",
@@ -36,24 +36,31 @@ pub fn overlay(
 }
 
 /// Collects the paths of atomic lists and objects: merging one would drop the fields that the change does not name.
-fn find_atomics(ty: MergeType<'_>, change: &Value, path: &str, found: &mut Vec<String>) {
+fn find_atomics(ty: MergeType<'_>, change: &Value, path: &mut String, found: &mut Vec<String>) {
     match change {
         Value::Object(fields) => {
             if !ty.is_object() {
-                found.push(path.to_owned());
+                found.push(path.clone());
             }
+            let length = path.len();
             for (name, value) in fields {
                 if let (inner, Some(_)) = ty.child(name) {
-                    find_atomics(inner, value, &format!("{path}.{name}"), found);
+                    path.push('.');
+                    path.push_str(name);
+                    find_atomics(inner, value, path, found);
+                    path.truncate(length);
                 }
             }
         }
         Value::Array(items) => {
             if !ty.is_list() {
-                found.push(path.to_owned());
+                found.push(path.clone());
             }
+            let length = path.len();
             for (i, item) in items.iter().enumerate() {
-                find_atomics(ty.item(), item, &format!("{path}[{i}]"), found);
+                path.push_str(&format!("[{i}]"));
+                find_atomics(ty.item(), item, path, found);
+                path.truncate(length);
             }
         }
         _ => {}

@@ -1,6 +1,6 @@
 //! Walks over objects along their schema: the set of their fields, comparing, merging, pruning, validating.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use serde_json::{Map, Value};
 
@@ -182,11 +182,12 @@ pub(super) fn merge(ty: MergeType<'_>, live: Value, config: &Value) -> Value {
 /// The items of both lists, each once: the configuration's in its order, the others in their places between them.
 fn merge_items(ty: MergeType<'_>, live: Vec<Value>, config: &[Value]) -> Vec<Value> {
     let wanted: Vec<Option<String>> = config.iter().map(|item| ty.path_element(item)).collect();
+    let known: HashSet<&str> = wanted.iter().flatten().map(String::as_str).collect();
     let mut shared: BTreeMap<String, Value> = BTreeMap::new();
     let mut slots = Vec::new();
     for item in live {
         match ty.path_element(&item) {
-            Some(element) if wanted.iter().flatten().any(|wanted| *wanted == element) => {
+            Some(element) if known.contains(element.as_str()) => {
                 if shared.insert(element, item).is_none() {
                     slots.push(None);
                 }
@@ -256,42 +257,67 @@ pub(super) fn prune(ty: MergeType<'_>, value: &mut Value, last: &FieldSet, owned
     }
 }
 
-/// Checks that a configuration can be merged: its fields are known, its list items have distinct keys. Err: upstream's
-/// message.
-pub(super) fn validate(ty: MergeType<'_>, value: &Value, path: &str) -> Result<(), String> {
-    match value {
-        Value::Null => Ok(()),
-        Value::Object(entries) if ty.is_object() => entries.iter().try_for_each(|(name, value)| {
-            let path = format!("{path}.{name}");
-            if !ty.allows(name) {
-                return Err(format!("{path}: field not declared in schema"));
-            }
-            validate(ty.child(name).0, value, &path)
-        }),
-        Value::Array(items) if ty.is_list() => validate_items(ty, items, path),
-        _ if matches!(ty, MergeType::Atomic | MergeType::Deduced) => Ok(()),
-        other if ty.is_list() => Err(format!("{path}: expected list, got {other}")),
-        other => Err(format!("{path}: expected map, got {other}")),
+/// A part of a configuration that cannot be merged, in upstream's words.
+pub(super) struct Unmergeable {
+    path: String,
+    why: String,
+}
+
+impl std::fmt::Display for Unmergeable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.path, self.why)
     }
 }
 
-fn validate_items(ty: MergeType<'_>, items: &[Value], path: &str) -> Result<(), String> {
+impl Unmergeable {
+    fn new(why: String) -> Unmergeable {
+        Unmergeable { path: String::new(), why }
+    }
+
+    /// The path grows on the way up, so that a valid configuration builds none.
+    fn below(mut self, element: &str) -> Unmergeable {
+        self.path.insert_str(0, element);
+        self
+    }
+}
+
+/// Checks that a configuration can be merged: its fields are known, its list items have distinct keys.
+pub(super) fn validate(ty: MergeType<'_>, value: &Value) -> Result<(), Unmergeable> {
+    match value {
+        Value::Null => Ok(()),
+        Value::Object(entries) if ty.is_object() => entries.iter().try_for_each(|(name, value)| {
+            let below = |error: Unmergeable| error.below(&format!(".{name}"));
+            if !ty.allows(name) {
+                return Err(below(Unmergeable::new("field not declared in schema".to_owned())));
+            }
+            validate(ty.child(name).0, value).map_err(below)
+        }),
+        Value::Array(items) if ty.is_list() => validate_items(ty, items),
+        _ if matches!(ty, MergeType::Atomic | MergeType::Deduced) => Ok(()),
+        other if ty.is_list() => Err(Unmergeable::new(format!("expected list, got {other}"))),
+        other => Err(Unmergeable::new(format!("expected map, got {other}"))),
+    }
+}
+
+fn validate_items(ty: MergeType<'_>, items: &[Value]) -> Result<(), Unmergeable> {
     let mut seen = BTreeSet::new();
     for (i, item) in items.iter().enumerate() {
         let Some(element) = ty.path_element(item) else {
             let keys = ty.keys();
-            return Err(format!(
-                "{path}: element {i}: associative list with keys has an element that omits key field {:?} (and doesn't have default value)",
+            return Err(Unmergeable::new(format!(
+                "element {i}: associative list with keys has an element that omits key field {:?} (and doesn't have default value)",
                 keys.first().copied().unwrap_or_default()
-            ));
+            )));
         };
-        let displayed = FieldSet { member: false, children: [(element.clone(), FieldSet::leaf())].into() }
-            .paths()
-            .concat();
-        if !seen.insert(element) {
-            return Err(format!("{path}: duplicate entries for key {displayed}"));
+        let displayed = || {
+            let only = [(element.clone(), FieldSet::leaf())].into();
+            FieldSet { member: false, children: only }.paths().concat()
+        };
+        if seen.contains(&element) {
+            return Err(Unmergeable::new(format!("duplicate entries for key {}", displayed())));
         }
-        validate(ty.item(), item, &format!("{path}{displayed}"))?;
+        validate(ty.item(), item).map_err(|error| error.below(&displayed()))?;
+        seen.insert(element);
     }
     Ok(())
 }

@@ -1,10 +1,12 @@
 //! Patches: JSON (RFC 6902), merge (RFC 7396) and strategic merge. In: an object and a patch. Out: the object, changed in
 //! place, or a [`PatchError`].
 
+mod json;
 mod strategic;
 
 use serde_json::Value;
 
+use crate::document::is_too_deep;
 use crate::kinds::Kind;
 
 /// Why a patch failed, with the API's message and the HTTP status that it becomes.
@@ -13,7 +15,7 @@ pub enum PatchError {
     /// The patch is malformed: 400.
     #[error("{0}")]
     Malformed(String),
-    /// The patch has too many operations: 413.
+    /// The patch has too many operations, or they are too much work: 413.
     #[error("{0}")]
     TooLarge(String),
     /// A `test` operation failed: 422.
@@ -24,46 +26,12 @@ pub enum PatchError {
     DoesNotApply(String),
 }
 
-/// Number of operations of one JSON patch (upstream's MaxJSONPatchOperations).
-const MAX_OPERATIONS: usize = 10_000;
-/// Bytes that all `copy` operations of a JSON patch may add: each could double the object (JSONPatchMaxCopyBytes).
-const MAX_COPY_BYTES: usize = 3 << 20;
+/// As Go's JSON decoder says it.
+const TOO_DEEP: &str = "exceeded max depth";
 
 /// Applies a JSON patch; the object stays unchanged on error.
 pub fn json(object: &mut Value, patch: Value) -> Result<(), PatchError> {
-    let patch: json_patch::Patch = serde_json::from_value(patch)
-        .map_err(|error| PatchError::Malformed(format!("error decoding patch: {error}")))?;
-    if patch.0.len() > MAX_OPERATIONS {
-        let found = patch.0.len();
-        return Err(PatchError::TooLarge(format!(
-            "The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {found}"
-        )));
-    }
-    let mut new = object.clone();
-    let mut copied = 0;
-    for operation in patch.0 {
-        // Upstream treats an absent value as null; clients use this to test that a list does not exist yet.
-        if let json_patch::PatchOperation::Test(test) = &operation
-            && test.value.is_null()
-            && new.pointer(test.path.as_str()).is_none()
-        {
-            continue;
-        }
-        if let json_patch::PatchOperation::Copy(copy) = &operation {
-            copied += new.pointer(copy.from.as_str()).map_or(0, |value| value.to_string().len());
-            if copied > MAX_COPY_BYTES {
-                return Err(PatchError::DoesNotApply(rejected(format!(
-                    "Unable to complete the copy, the accumulated size increase of copy is {copied}, exceeding the limit {MAX_COPY_BYTES}"
-                ))));
-            }
-        }
-        json_patch::patch(&mut new, &[operation]).map_err(|error| match error.kind {
-            json_patch::PatchErrorKind::TestFailed => PatchError::TestFailed(rejected(error)),
-            _ => PatchError::DoesNotApply(rejected(error)),
-        })?;
-    }
-    *object = new;
-    Ok(())
+    json::apply(object, patch)
 }
 
 fn rejected(why: impl std::fmt::Display) -> String {
@@ -75,12 +43,19 @@ pub fn merge(object: &mut Value, patch: &Value) -> Result<(), PatchError> {
     if !patch.is_object() {
         return Err(PatchError::Malformed("a merge patch must be an object".into()));
     }
+    check_depth(patch)?;
     json_patch::merge(object, patch);
     Ok(())
 }
 
+/// A merged object is as deep as the object or the patch.
+fn check_depth(patch: &Value) -> Result<(), PatchError> {
+    if is_too_deep(patch) { Err(PatchError::DoesNotApply(rejected(TOO_DEEP))) } else { Ok(()) }
+}
+
 /// Applies a strategic merge patch along the kind's schema.
 pub fn strategic(kind: &Kind, object: &mut Value, patch: &Value) -> Result<(), PatchError> {
+    check_depth(patch)?;
     strategic::apply(kind.schema, object, patch)
 }
 
@@ -109,6 +84,56 @@ mod tests {
         let wanted = "The allowed maximum operations in a JSON patch is 10000, got 10001";
         assert_eq!(json(&mut object, many(10_001)), Err(PatchError::TooLarge(wanted.to_owned())));
         assert_eq!(object, before);
+    }
+
+    /// A chain of objects whose copy onto its own end doubles its depth with each operation.
+    fn doubling_chain(levels: usize) -> Value {
+        let (start, mut depth) = (120, 120);
+        let chain = (1..start).fold(json!({}), |inner, _| json!({"a": inner}));
+        let mut operations = vec![json!({"op": "add", "path": "/zz", "value": chain})];
+        while depth < levels {
+            operations
+                .push(json!({"op": "copy", "from": "/zz", "path": format!("/zz{}", "/a".repeat(depth))}));
+            depth *= 2;
+        }
+        operations.into()
+    }
+
+    #[test]
+    fn no_operation_nests_deeper_than_the_limit() {
+        let too_deep = |patch: Value| {
+            let refused = json(&mut json!({"zz": null}), patch).unwrap_err();
+            assert!(matches!(&refused, PatchError::DoesNotApply(why) if why.contains(TOO_DEEP)), "{refused}");
+        };
+        too_deep(doubling_chain(30_000));
+        let chain = |levels: usize| (0..levels).fold(json!(1), |inner, _| json!({"a": inner}));
+        let grow = |op: &str| {
+            let (from, path) = ("/x", format!("/zz{}", "/a".repeat(60)));
+            json!([
+                {"op": "add", "path": "/zz", "value": chain(60)},
+                {"op": "add", "path": "/x", "value": chain(60)},
+                {"op": op, "from": from, "path": path, "value": chain(60)},
+            ])
+        };
+        ["copy", "move", "replace"].into_iter().for_each(|op| too_deep(grow(op)));
+        let too_deep = merge(&mut json!({}), &chain(101)).unwrap_err();
+        assert!(too_deep.to_string().contains(TOO_DEEP));
+        assert_eq!(merge(&mut json!({}), &chain(100)), Ok(()));
+    }
+
+    #[test]
+    fn insertions_and_removals_at_the_front_of_a_long_list_are_bounded() {
+        let list = json!([{"op": "add", "path": "/zz", "value": vec![0; 700_000]}]);
+        for operation in [
+            json!({"op": "add", "path": "/zz/0", "value": 0}),
+            json!({"op": "remove", "path": "/zz/0"}),
+            json!({"op": "move", "from": "/zz/0", "path": "/zz/-"}),
+        ] {
+            let mut operations = list.as_array().cloned().unwrap_or_default();
+            operations.extend(vec![operation; 2_500]);
+            let refused = json(&mut json!({}), operations.into()).unwrap_err();
+            assert!(matches!(&refused, PatchError::TooLarge(_)), "{refused}");
+        }
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! Strategic merge patch: lists with a merge key in the schema merge by item. The directives are `$patch`, `$retainKeys`,
 //! `$deleteFromPrimitiveList/x` and `$setElementOrder/x`.
 
+use std::collections::{HashMap, HashSet};
+
 use serde_json::{Map, Value};
 
 use super::PatchError;
@@ -41,15 +43,17 @@ fn merge_object(
     }
     let Value::Object(fields) = object else { return Ok(()) };
     if let Some(kept) = patch.get(RETAIN_KEYS).and_then(Value::as_array) {
-        fields.retain(|name, _| kept.iter().any(|kept| kept == name));
+        let kept: HashSet<&str> = kept.iter().filter_map(Value::as_str).collect();
+        fields.retain(|name, _| kept.contains(name.as_str()));
     }
     for (name, value) in patch {
         if name == DIRECTIVE || name == RETAIN_KEYS || name.starts_with(SET_ELEMENT_ORDER) {
             continue;
         }
         if let Some(list) = name.strip_prefix(DELETE_FROM_PRIMITIVE_LIST) {
-            if let Some(Value::Array(items)) = fields.get_mut(list) {
-                items.retain(|item| !value.as_array().is_some_and(|gone| gone.contains(item)));
+            if let (Some(Value::Array(items)), Some(gone)) = (fields.get_mut(list), value.as_array()) {
+                let gone: HashSet<&Value> = gone.iter().collect();
+                items.retain(|item| !gone.contains(item));
             }
             continue;
         }
@@ -114,15 +118,33 @@ fn merge_list(field: &'static Field, current: &mut Vec<Value>, patch: &[Value]) 
         *current = kept.cloned().collect();
         return Ok(());
     }
-    let Some(key) = field.merge_key() else {
-        // Scalars: a set.
-        for item in patch {
-            if !current.contains(item) {
-                current.push(item.clone());
-            }
+    match field.merge_key() {
+        Some(key) => merge_by_key(field, key, current, patch),
+        None => {
+            add_missing(current, patch);
+            Ok(())
         }
-        return Ok(());
-    };
+    }
+}
+
+/// Scalars: a set.
+fn add_missing(current: &mut Vec<Value>, patch: &[Value]) {
+    let mut known: HashSet<Value> = current.iter().cloned().collect();
+    current.extend(patch.iter().filter(|item| known.insert((*item).clone())).cloned());
+}
+
+fn merge_by_key(
+    field: &'static Field,
+    key: &str,
+    current: &mut Vec<Value>,
+    patch: &[Value],
+) -> Result<(), PatchError> {
+    let mut slots: Vec<Option<Value>> = std::mem::take(current).into_iter().map(Some).collect();
+    // Of items with one key, the first is merged and all are deleted.
+    let mut by_key: HashMap<Value, Vec<usize>> = HashMap::new();
+    for (at, item) in slots.iter().flatten().enumerate() {
+        by_key.entry(item[key].clone()).or_default().push(at);
+    }
     for item in patch {
         let Value::Object(fields) = item else {
             return Err(PatchError::Malformed(format!("items of {} must be objects", field.name)));
@@ -132,39 +154,39 @@ fn merge_list(field: &'static Field, current: &mut Vec<Value>, patch: &[Value]) 
                 "map: {item} does not contain declared merge key: {key}"
             )));
         };
-        let at = current.iter().position(|item| &item[key] == wanted);
         if item[DIRECTIVE] == "delete" {
-            current.retain(|item| &item[key] != wanted);
+            by_key.remove(wanted).into_iter().flatten().for_each(|at| slots[at] = None);
             continue;
         }
-        match at {
-            Some(at) => merge_object(type_of(field.shape), &mut current[at], fields)?,
+        let found = by_key.get(wanted).and_then(|all| all.first()).and_then(|at| slots[*at].as_mut());
+        match found {
+            Some(present) => merge_object(type_of(field.shape), present, fields)?,
             None => {
                 let mut new = Value::Object(Map::new());
                 merge_object(type_of(field.shape), &mut new, fields)?;
-                current.push(new);
+                by_key.insert(wanted.clone(), vec![slots.len()]);
+                slots.push(Some(new));
             }
         }
     }
+    current.extend(slots.into_iter().flatten());
     Ok(())
 }
 
 /// Puts the items that the patch names in its order; the others keep their positions.
 fn reorder(field: Option<&'static Field>, items: &mut Vec<Value>, order: &[Value]) {
     let key = field.and_then(Field::merge_key);
-    let position = |item: &Value| {
-        order.iter().position(|wanted| match key {
-            Some(key) => wanted[key] == item[key],
-            None => wanted == item,
-        })
-    };
+    let identity = |item: &Value| key.map_or_else(|| item.clone(), |key| item[key].clone());
+    let mut positions: HashMap<Value, usize> = HashMap::new();
+    for (at, wanted) in order.iter().enumerate() {
+        positions.entry(identity(wanted)).or_insert(at);
+    }
     let mut named: Vec<(usize, Value)> = Vec::new();
     let mut slots = Vec::new();
-    let old = std::mem::take(items);
-    for item in old {
-        match position(&item) {
+    for item in std::mem::take(items) {
+        match positions.get(&identity(&item)) {
             Some(at) => {
-                named.push((at, item));
+                named.push((*at, item));
                 slots.push(None);
             }
             None => slots.push(Some(item)),
@@ -236,6 +258,28 @@ mod tests {
             .map(|c| &c["name"])
             .collect();
         assert_eq!(names, ["b", "a"]);
+    }
+
+    #[test]
+    fn long_lists_merge_in_linear_time() {
+        let names =
+            |from: usize| -> Vec<String> { (from..from + 50_000).map(|n| format!("f/{n}")).collect() };
+        let (first, second) = (names(0), names(25_000));
+        let mut order = second.clone();
+        order.reverse();
+        let patch = json!({"metadata": {
+            "$setElementOrder/finalizers": order, "$deleteFromPrimitiveList/finalizers": names(12_500), "finalizers": second,
+        }});
+        let new = patched(json!({"metadata": {"finalizers": first}}), patch);
+        let last = new["metadata"]["finalizers"].as_array().and_then(|all| all.last().cloned());
+        assert_eq!(last, Some("f/25000".into()));
+        let items = |from: usize| -> Vec<Value> {
+            (from..from + 20_000).map(|n| json!({"name": format!("n{n}"), "value": "x"})).collect()
+        };
+        let of = |env: Vec<Value>| json!({"spec": {"template": {"spec": {"containers": [{"name": "a", "env": env}]}}}});
+        let new = patched(of(items(0)), of(items(10_000)));
+        let env = new["spec"]["template"]["spec"]["containers"][0]["env"].as_array().map(Vec::len);
+        assert_eq!(env, Some(30_000));
     }
 
     #[test]
