@@ -1,10 +1,12 @@
 //! The way of one request: identify the user, parse the request, authorise it, answer it.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Instant;
 
 use axum::extract::{Request, State};
 use axum::response::Response;
+use futures::FutureExt as _;
 use http::Method;
 use skep_api::{Kind, Reason, Status};
 
@@ -16,7 +18,7 @@ use crate::body::{self, PROTOBUF, media_type};
 use crate::call::Call;
 use crate::handlers;
 use crate::identity::Identity;
-use crate::metrics::{InProgress, RequestLabels};
+use crate::metrics::{InProgress, Metrics, RequestLabels};
 use crate::negotiate::{add_warnings, respond_status};
 use crate::query::Query;
 use crate::request_info::{RequestInfo, Target};
@@ -41,10 +43,28 @@ pub(crate) async fn handle(State(server): State<Arc<Inner>>, request: Request) -
     let info = RequestInfo::parse(request.method(), uri.path(), query.is_true("watch"));
     let requester = authn::requester(&server.storage.caches, &server.config.tokens, &request);
     let (server, info) = (&server, &info);
-    let next = |request, requester| serve(Received { server, info, query, at, requester, request });
+    let next = |request, requester| {
+        survive(&server.metrics, serve(Received { server, info, query, at, requester, request }))
+    };
     match &server.config.audit {
         Some(audit) => audit::around(audit, info, requester, request, next).await,
         None => next(request, requester).await,
+    }
+}
+
+/// Answers 500 for a request whose handling panics: other requests, and the server, go on.
+async fn survive(metrics: &Metrics, answer: impl Future<Output = Response>) -> Response {
+    match AssertUnwindSafe(answer).catch_unwind().await {
+        Ok(response) => response,
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or_default();
+            tracing::error!(panic = text, "handling of a request failed: panic");
+            metrics.record_panic();
+            respond_status(&Status::internal(
+                "This request caused apiserver to panic. Look in the logs for details.",
+            ))
+        }
     }
 }
 
@@ -146,4 +166,19 @@ fn not_allowed(kind: &Kind, verb: &str) -> Status {
         return Status::new(Reason::MethodNotAllowed, why);
     }
     Status::method_not_supported(kind, verb)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_answered_with_500() {
+        let metrics = Metrics::default();
+        let answer = survive(&metrics, async { panic!("number {}", 7) }).await;
+        assert_eq!(answer.status(), 500);
+        let sound = survive(&metrics, async { Response::default() }).await;
+        assert_eq!(sound.status(), 200);
+        assert_eq!(metrics.panics(), 1);
+    }
 }

@@ -28,6 +28,8 @@ use crate::stored::{Storage, store_error};
 const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
 /// The least default timeout of a watch, as upstream's --min-request-timeout. Clients then watch again.
 const MIN_TIMEOUT_SECONDS: u64 = 1_800;
+/// A year. A clock has an end, and the client's number may be beyond it.
+const MAX_TIMEOUT_SECONDS: u64 = 365 * 86_400;
 /// Lines that are ready together are sent together, up to about this size.
 const PIECE_BYTES: usize = 16 << 10;
 
@@ -37,7 +39,8 @@ pub(crate) async fn handle(storage: &Storage, call: Call) -> Result<Response, St
     let selection = Selection::of(kind, &call.target.namespace, &call.query)?;
     let trigger = selection.trigger(kind, &call.target.namespace);
     let seconds = parse_number(&call.query, "timeoutSeconds")?
-        .unwrap_or_else(|| MIN_TIMEOUT_SECONDS + rand::rng().random_range(0..MIN_TIMEOUT_SECONDS));
+        .unwrap_or_else(|| MIN_TIMEOUT_SECONDS + rand::rng().random_range(0..MIN_TIMEOUT_SECONDS))
+        .min(MAX_TIMEOUT_SECONDS);
     let bookmarks = call.query.is_true("allowWatchBookmarks");
     let wanted = parse_number(&call.query, "resourceVersion")?;
     let initial = call.query.is_true("sendInitialEvents");

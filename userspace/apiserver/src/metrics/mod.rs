@@ -94,6 +94,7 @@ pub(crate) struct Metrics {
     durations: Durations,
     long_running: Family<RequestLabels, Gauge>,
     inflight: Family<Inflight, Gauge>,
+    panics: Counter,
     slis: Registry,
     health: Family<Check, Gauge>,
     checks: Family<CheckResult, Counter>,
@@ -120,9 +121,11 @@ impl Default for Metrics {
             long_running.clone(),
         );
         registry.register("apiserver_current_inflight_requests", "Requests in progress", inflight.clone());
+        let panics = Counter::default();
+        registry.register("apiserver_request_panics", "Requests whose handling panicked", panics.clone());
         slis.register("kubernetes_healthcheck", "Whether the check passed at its last run", health.clone());
         slis.register("kubernetes_healthchecks", "Results of checks", checks.clone());
-        Metrics { registry, requests, durations, long_running, inflight, slis, health, checks }
+        Metrics { registry, requests, durations, long_running, inflight, panics, slis, health, checks }
     }
 }
 
@@ -230,6 +233,15 @@ impl Metrics {
             true => response.map(|body| Body::new(CountedBody { body, _open: open })),
             false => response,
         }
+    }
+
+    pub(crate) fn record_panic(&self) {
+        self.panics.inc();
+    }
+
+    #[cfg(test)]
+    pub(crate) fn panics(&self) -> u64 {
+        self.panics.get()
     }
 
     pub(crate) fn record_check(&self, name: &'static str, r#type: &'static str, good: bool) {

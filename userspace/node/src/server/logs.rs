@@ -71,9 +71,9 @@ fn value<T: FromStr>(query: &Query, parameter: &'static str) -> Result<Option<T>
 
 fn parse(query: &Query, now: Timestamp) -> Result<read::Selection, InvalidParameter> {
     let since_time: Option<Timestamp> = value(query, "sinceTime")?;
-    let since = value::<u64>(query, "sinceSeconds")?
-        .and_then(|s| i64::try_from(s).ok())
-        .map(|seconds| now - SignedDuration::from_secs(seconds));
+    // Before the first time that there is, all lines are newer.
+    let since = value::<i64>(query, "sinceSeconds")?
+        .map(|seconds| now.checked_sub(SignedDuration::from_secs(seconds.max(0))).unwrap_or(Timestamp::MIN));
     Ok(read::Selection {
         follow: query.flag(&["follow"]),
         previous: query.flag(&["previous"]),
