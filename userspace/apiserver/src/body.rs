@@ -6,7 +6,7 @@ use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::Value;
-use skep_api::Status;
+use skep_api::{Status, document};
 
 /// As upstream's MaxRequestBodyBytes.
 pub(crate) const MAX_BODY_BYTES: usize = 3 << 20;
@@ -68,14 +68,19 @@ fn yaml(bytes: &[u8]) -> Result<Value, Status> {
 }
 
 fn protobuf(bytes: &[u8]) -> Result<Value, Status> {
-    skep_api::protobuf::decode(bytes).map_err(|error| Status::bad_request(error.to_string()))
+    as_object(skep_api::protobuf::decode(bytes).map_err(|error| Status::bad_request(error.to_string()))?)
 }
 
 fn as_object(value: Value) -> Result<Value, Status> {
-    if value.is_object() {
-        return Ok(value);
+    if !value.is_object() {
+        return Err(Status::bad_request("the body of the request is not an object"));
     }
-    Err(Status::bad_request("the body of the request is not an object"))
+    if document::is_too_deep(&value) {
+        return Err(Status::bad_request(
+            "the object provided is unrecognized (must be of type json): exceeded max depth",
+        ));
+    }
+    Ok(value)
 }
 
 /// An optional body, such as DeleteOptions; null if it is empty.

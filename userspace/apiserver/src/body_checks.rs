@@ -4,6 +4,7 @@ use serde_json::Value;
 use skep_api::schema::{self, SchemaProblem};
 use skep_api::{Kind, Status, meta};
 
+use crate::admission::Shape;
 use crate::call::Call;
 use crate::negotiate::Warnings;
 use crate::object::Object;
@@ -17,13 +18,7 @@ pub(crate) fn check_schema(
     options: &Options,
 ) -> Result<Warnings, Status> {
     let problems = kind.check_schema(object);
-    if let Some(wrong) = problems.iter().find(|problem| matches!(problem, SchemaProblem::WrongType { .. })) {
-        let form = format!(
-            "{} in version \"{}\" cannot be handled as a {}: {wrong}",
-            kind.kind, kind.version, kind.kind
-        );
-        return Err(Status::bad_request(form));
-    }
+    refuse_undecodable(&problems, (&kind.kind, &kind.version))?;
     let mut found: Vec<String> = problems.iter().map(ToString::to_string).collect();
     if let Some(text) = text.filter(|_| !options.ignores_unknown_fields()) {
         found.extend(schema::duplicates(text).iter().map(|path| format!("duplicate field \"{path}\"")));
@@ -34,6 +29,30 @@ pub(crate) fn check_schema(
             kind.kind, kind.version, kind.kind
         ))
     })
+}
+
+fn refuse_undecodable(problems: &[SchemaProblem], (kind, version): (&str, &str)) -> Result<(), Status> {
+    match SchemaProblem::undecodable(problems) {
+        Some(wrong) => Err(Status::bad_request(format!(
+            "{kind} in version \"{version}\" cannot be handled as a {kind}: {wrong}"
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// Checks the body of a subresource that has a kind of its own, such as a Scale: drops unknown fields, refuses wrong types.
+pub(crate) fn check_part((group, version, kind): Shape, object: &mut Value) -> Result<(), Status> {
+    if object.is_null() {
+        return Ok(());
+    }
+    let Some(schema) = schema::of_kind(&format!("{group}/{version}/{kind}")) else { return Ok(()) };
+    refuse_undecodable(&schema::check(schema.name, object), (kind, version))
+}
+
+/// Refuses what admission left, if upstream's types cannot decode it.
+pub(crate) fn check_admitted(kind: &Kind, object: &mut Value) -> Result<(), Status> {
+    refuse_undecodable(&kind.check_schema(object), (&kind.kind, &kind.version))
+        .map_err(|status| Status::internal(format!("admission changed the object: {}", status.message)))
 }
 
 /// Refuses a body of another kind than the path's.

@@ -170,8 +170,19 @@ pub(crate) fn respond_object(
     response
 }
 
+/// All warnings of an answer (upstream's truncateAtTotalRunes); beyond it each is cut, and the last ones are left out.
+const MAX_WARNINGS_BYTES: usize = 4 << 10;
+/// One of too many warnings (truncateItemRunes).
+const MAX_WARNING_BYTES: usize = 256;
+
 pub(crate) fn add_warnings(headers: &mut HeaderMap, warnings: &Warnings) {
+    let total: usize = warnings.iter().map(String::len).sum();
+    let mut left = MAX_WARNINGS_BYTES;
     for warning in warnings {
+        let limit = if total > MAX_WARNINGS_BYTES { MAX_WARNING_BYTES } else { warning.len() };
+        let warning = &warning[..warning.floor_char_boundary(limit)];
+        let Some(rest) = left.checked_sub(warning.len()) else { return };
+        left = rest;
         let quoted = warning.replace('\\', "\\\\").replace('"', "\\\"");
         if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{quoted}\"")) {
             headers.append(http::header::WARNING, value);

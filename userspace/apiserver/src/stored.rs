@@ -4,15 +4,20 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use serde_json::{Map, Value, json};
-use skep_api::{Kind, Reason, Status, meta};
+use skep_api::{Kind, Reason, Status, document, meta};
 use skep_store::{Expect, StoreError};
 
+use crate::body::MAX_BODY_BYTES;
 use crate::cache::Caches;
 use crate::clock::now;
 use crate::convert;
 use crate::object::{Object, UNREADABLE, key, to_stored};
 use crate::webhook;
+
+/// Bytes of a stored object, managed fields included.
+const MAX_OBJECT_BYTES: usize = MAX_BODY_BYTES + (1 << 20);
 
 /// The caches, the store below them, and the webhooks that convert custom resources. Cheap to clone.
 #[derive(Clone)]
@@ -41,6 +46,7 @@ impl Storage {
     pub(crate) async fn insert(&self, kind: &Kind, object: &Value) -> Result<Object, Status> {
         let at = key(kind, meta::namespace(object), meta::name(object));
         let stored = convert::to_stored(&self.webhooks, kind, object).await?;
+        check_size(object, &stored)?;
         match self.caches.store().put(&at, stored, Expect::Absent).await {
             Ok(entry) => Ok(Object::written(kind, &entry, object)),
             Err(StoreError::Conflict { .. }) => Err(Status::already_exists(kind, meta::name(object))),
@@ -70,6 +76,7 @@ impl Storage {
             });
         }
         let stored = convert::to_stored(&self.webhooks, kind, new).await?;
+        check_size(new, &stored)?;
         match self.caches.store().put(&old.key, stored, Expect::Revision(old.revision)).await {
             Ok(entry) => Ok(Object::written(kind, &entry, new)),
             Err(StoreError::Conflict { .. }) => Err(Status::stale(kind, meta::name(new))),
@@ -87,6 +94,17 @@ impl Storage {
             Err(error) => Err(store_error(error)),
         }
     }
+}
+
+/// Refuses an object that could not be read again, or that grew patch by patch beyond what one request may carry.
+fn check_size(object: &Value, stored: &Bytes) -> Result<(), Status> {
+    if stored.len() > MAX_OBJECT_BYTES {
+        return Err(Status::too_large(MAX_OBJECT_BYTES));
+    }
+    if document::is_too_deep(object) {
+        return Err(Status::bad_request("json: exceeded max depth"));
+    }
+    Ok(())
 }
 
 /// Whether two objects differ in nothing but their resourceVersion.

@@ -11,6 +11,7 @@ use skep_api::{Kind, Reason, Status, meta};
 use crate::admission::{self, Admission, Request};
 use crate::allocate::Allocator;
 use crate::blocking::validate_maybe_slow;
+use crate::body_checks::check_admitted;
 use crate::call::Call;
 use crate::field_manager;
 use crate::generated_name::generate_name;
@@ -88,6 +89,7 @@ impl Writer {
         }
         let request = Request::create(call, &self.admission, options.dry_run);
         if admission::mutate(&request, &mut object).await? {
+            check_admitted(kind, &mut object)?;
             kind.prepare_create(&mut object);
         }
         let reservation = self.allocator.reserve(kind, &mut object, None, options.dry_run).await?;
@@ -171,6 +173,7 @@ impl Writer {
         }
         let request = Request::update(call, &self.admission, &before, options.dry_run);
         if admission::mutate(&request, &mut new).await? {
+            check_admitted(kind, &mut new)?;
             kind.prepare_update(&mut new, &before, part);
         }
         let mut reservation = None;

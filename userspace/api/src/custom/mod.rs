@@ -192,8 +192,8 @@ impl Custom {
     }
 
     /// Drops and reports fields that the schema does not know; refuses wrong metadata.
-    pub fn check(&self, kind: &str, object: &mut Value) -> Vec<SchemaProblem> {
-        let mut problems = prune::metadata(self.schema_of(object), kind, object);
+    pub fn check(&self, object: &mut Value) -> Vec<SchemaProblem> {
+        let mut problems = prune::metadata(self.schema_of(object), object);
         let unknown = prune::prune(self.schema_of(object), object, true);
         problems.extend(unknown.into_iter().map(SchemaProblem::UnknownField));
         problems

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::schema::Structural;
-use crate::schema::{SchemaProblem, check_type};
+use crate::schema::{MAX_PROBLEMS, SchemaProblem, check_type, shown};
 
 const OBJECT_META: &str = "apimachinery.pkg.apis.meta.v1.ObjectMeta";
 
@@ -39,7 +39,7 @@ fn walk(
                 if let Some(inner) = inner {
                     walk(inner, value, inner.embedded, path, dropped);
                 } else if !keeps_all {
-                    dropped.push(path.clone());
+                    dropped.extend((dropped.len() < MAX_PROBLEMS).then(|| shown(path)));
                 }
                 path.truncate(length);
                 inner.is_some() || keeps_all
@@ -59,47 +59,53 @@ fn walk(
 }
 
 /// Checks the metadata of an object and of its embedded resources against ObjectMeta, and drops unknown fields.
-pub(super) fn metadata(schema: &Structural, kind: &str, object: &mut Value) -> Vec<SchemaProblem> {
+pub(super) fn metadata(schema: &Structural, object: &mut Value) -> Vec<SchemaProblem> {
     let mut problems = Vec::new();
-    check_metadata(kind, object, "metadata", &mut problems);
-    embedded(schema, kind, object, "", &mut problems);
+    check_metadata(object, "metadata", &mut problems);
+    embedded(schema, object, &mut String::new(), &mut problems);
     problems
 }
 
-fn check_metadata(kind: &str, object: &mut Value, path: &str, problems: &mut Vec<SchemaProblem>) {
-    if let Some(metadata) = object.get_mut("metadata") {
-        problems.extend(check_type(OBJECT_META, kind, path, metadata));
+fn check_metadata(object: &mut Value, path: &str, problems: &mut Vec<SchemaProblem>) {
+    if problems.len() < MAX_PROBLEMS
+        && let Some(metadata) = object.get_mut("metadata")
+    {
+        problems.extend(check_type(OBJECT_META, path, metadata));
     }
 }
 
-fn embedded(
-    schema: &Structural,
-    kind: &str,
-    value: &mut Value,
-    path: &str,
-    problems: &mut Vec<SchemaProblem>,
-) {
+fn embedded(schema: &Structural, value: &mut Value, path: &mut String, problems: &mut Vec<SchemaProblem>) {
+    let length = path.len();
     match value {
         Value::Object(fields) => {
             for (name, value) in fields {
                 let Some(inner) = schema.field(name) else { continue };
-                let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
-                if inner.embedded && value.is_object() {
-                    check_metadata(kind, value, &format!("{path}.metadata"), problems);
-                }
-                embedded(inner, kind, value, &path, problems);
+                path.push_str(if length == 0 { "" } else { "." });
+                path.push_str(name);
+                embedded_value(inner, value, path, problems);
+                path.truncate(length);
             }
         }
         Value::Array(items) => {
             let Some(inner) = schema.items.as_deref() else { return };
             for (index, item) in items.iter_mut().enumerate() {
-                let path = format!("{path}[{index}]");
-                if inner.embedded && item.is_object() {
-                    check_metadata(kind, item, &format!("{path}.metadata"), problems);
-                }
-                embedded(inner, kind, item, &path, problems);
+                path.push_str(&format!("[{index}]"));
+                embedded_value(inner, item, path, problems);
+                path.truncate(length);
             }
         }
         _ => {}
     }
+}
+
+fn embedded_value(
+    schema: &Structural,
+    value: &mut Value,
+    path: &mut String,
+    problems: &mut Vec<SchemaProblem>,
+) {
+    if schema.embedded && value.is_object() {
+        check_metadata(value, &format!("{path}.metadata"), problems);
+    }
+    embedded(schema, value, path, problems);
 }

@@ -252,8 +252,8 @@ impl Kind {
     /// Checks a decoded object against the schema: drops nulls and unknown fields, reports them and wrong types.
     pub fn check_schema(&self, object: &mut Value) -> Vec<SchemaProblem> {
         match &self.custom {
-            Some(custom) => custom.check(&self.kind, object),
-            None => schema::check(self.schema, &self.kind, object),
+            Some(custom) => custom.check(object),
+            None => schema::check(self.schema, object),
         }
     }
 

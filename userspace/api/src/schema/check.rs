@@ -1,266 +1,321 @@
-//! Checks an object against the schema facts. Out: unknown fields, wrong types, missing required fields.
+//! Checks an object against the schema facts, as decoding into upstream's types does. Out: the object with its values in
+//! the form that typed readers decode, unknown fields, and what cannot be decoded.
 
-use serde_json::Value;
+use std::fmt;
+
+use serde_json::{Map, Value};
 
 use super::facts::{Scalar, Shape, Type, named};
-use crate::field::{Errors, Path};
+use super::scalar::{self, Undecodable};
+
+/// Problems of one object that are kept (as upstream's decoder).
+pub(crate) const MAX_PROBLEMS: usize = 100;
+/// Bytes of a path in a message. Map keys are the client's, and may be as long as a body.
+const MAX_SHOWN_BYTES: usize = 1_024;
 
 /// A part of an object that does not match its schema.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SchemaProblem {
     /// Dropped with or without a warning, or refused: `fieldValidation` decides.
     UnknownField(String),
-    /// Always refused: upstream's types cannot decode it.
-    WrongType { path: String, wanted: &'static str, found: &'static str, type_name: String },
+    /// Always refused: upstream's types cannot decode it. The whole message.
+    Undecodable(String),
 }
 
-impl std::fmt::Display for SchemaProblem {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl SchemaProblem {
+    /// The first part that cannot be decoded.
+    pub fn undecodable(problems: &[SchemaProblem]) -> Option<&SchemaProblem> {
+        problems.iter().find(|problem| matches!(problem, SchemaProblem::Undecodable(_)))
+    }
+}
+
+impl fmt::Display for SchemaProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             SchemaProblem::UnknownField(path) => write!(f, "unknown field \"{path}\""),
-            SchemaProblem::WrongType { path, wanted, found, type_name } => {
-                write!(
-                    f,
-                    "json: cannot unmarshal {found} into Go struct field {type_name}.{path} of type {wanted}"
-                )
-            }
+            SchemaProblem::Undecodable(message) => f.write_str(message),
         }
     }
 }
 
-/// Checks an object of the named type and drops its nulls and unknown fields, as decoding into upstream's types does.
-/// `kind` is the object's name in messages.
-pub(crate) fn check(type_name: &str, kind: &str, object: &mut Value) -> Vec<SchemaProblem> {
-    let mut problems = Vec::new();
+/// Checks an object of the named type. Drops nulls and unknown fields, and rewrites values that Go's decoder accepts in
+/// several forms: times, base64, quantities.
+pub fn check(type_name: &str, object: &mut Value) -> Vec<SchemaProblem> {
+    check_at(type_name, &At::ROOT, object)
+}
+
+/// Checks a value of a named type at `path` in an object.
+pub(crate) fn check_type(type_name: &str, path: &str, value: &mut Value) -> Vec<SchemaProblem> {
+    check_at(type_name, &At::ROOT.field("", path), value)
+}
+
+fn check_at(type_name: &str, at: &At<'_>, value: &mut Value) -> Vec<SchemaProblem> {
+    let mut walk = Walk { unknown: Vec::new(), undecodable: None };
     if let Some(schema) = named(type_name) {
-        let mut walk = Walk { kind, path: Vec::new(), problems: &mut problems };
-        walk.fields(schema, object);
+        walk.named(schema, at, value);
     }
-    problems
+    let Walk { unknown, undecodable } = walk;
+    undecodable
+        .map(SchemaProblem::Undecodable)
+        .into_iter()
+        .chain(unknown.into_iter().map(SchemaProblem::UnknownField))
+        .collect()
 }
 
-/// Checks a value of a named type at `path` in an object of the kind.
-pub(crate) fn check_type(type_name: &str, kind: &str, path: &str, value: &mut Value) -> Vec<SchemaProblem> {
-    let mut problems = Vec::new();
-    if let Some(schema) = named(type_name) {
-        let mut walk = Walk { kind, path: vec![path.to_owned()], problems: &mut problems };
-        walk.fields(schema, value);
+/// The position of a value; linked on the stack, so that only a problem costs a text.
+struct At<'a> {
+    above: Option<&'a At<'a>>,
+    /// The name of the struct type of a field; empty at the root.
+    owner: &'a str,
+    part: Part<'a>,
+}
+
+#[derive(Clone, Copy)]
+enum Part<'a> {
+    Root,
+    Field(&'a str),
+    Key(&'a str),
+    Index(usize),
+}
+
+impl<'a> At<'a> {
+    const ROOT: At<'static> = At { above: None, owner: "", part: Part::Root };
+
+    fn field(&'a self, owner: &'a str, name: &'a str) -> At<'a> {
+        At { above: Some(self), owner, part: Part::Field(name) }
     }
-    problems
+
+    fn key(&'a self, key: &'a str) -> At<'a> {
+        At { above: Some(self), owner: self.owner, part: Part::Key(key) }
+    }
+
+    fn index(&'a self, index: usize) -> At<'a> {
+        At { above: Some(self), owner: self.owner, part: Part::Index(index) }
+    }
+
+    /// The path. Go's decoder names the fields of structs only, without the keys and indexes between them.
+    fn path(&self, fields_only: bool) -> String {
+        let mut out = self.above.map_or_else(String::new, |above| above.path(fields_only));
+        match self.part {
+            Part::Field(name) => push_name(&mut out, name),
+            Part::Key(key) if !fields_only => push_name(&mut out, key),
+            Part::Index(index) if !fields_only => out.push_str(&format!("[{index}]")),
+            _ => {}
+        }
+        out
+    }
 }
 
-struct Walk<'a> {
-    kind: &'a str,
-    path: Vec<String>,
-    problems: &'a mut Vec<SchemaProblem>,
+fn push_name(path: &mut String, name: &str) {
+    path.push_str(if path.is_empty() { "" } else { "." });
+    path.push_str(name);
 }
 
-impl Walk<'_> {
-    fn value(&mut self, shape: Shape, value: &mut Value) {
-        match shape {
-            Shape::Type(name) => {
+/// A path as messages show it.
+pub(crate) fn shown(path: &str) -> String {
+    path[..path.floor_char_boundary(MAX_SHOWN_BYTES)].to_owned()
+}
+
+struct Walk {
+    unknown: Vec<String>,
+    /// The first message: upstream's decoder keeps no other.
+    undecodable: Option<String>,
+}
+
+impl Walk {
+    fn value(&mut self, shape: Shape, at: &At<'_>, value: &mut Value) {
+        match (shape, &mut *value) {
+            (Shape::Type(name), _) => {
                 if let Some(found) = named(name) {
-                    self.fields(found, value)
+                    self.named(found, at, value);
                 }
             }
-            Shape::List(inner) => match value {
-                Value::Array(items) => {
-                    let shape = Shape::of(inner);
-                    for (i, item) in items.iter_mut().enumerate() {
-                        self.path.push(format!("[{i}]"));
-                        self.value(shape, item);
-                        self.path.pop();
-                    }
-                }
-                Value::Null => {}
-                other => self.report_type(go_type(shape), other),
-            },
-            Shape::Map(inner) => match value {
-                Value::Object(fields) => {
-                    let shape = Shape::of(inner);
-                    for (key, item) in fields.iter_mut() {
-                        self.path.push(key.clone());
-                        self.value(shape, item);
-                        self.path.pop();
-                    }
-                }
-                Value::Null => {}
-                other => self.report_type(go_type(shape), other),
-            },
-            Shape::Scalar(scalar) => {
-                if !fits(scalar, value) {
-                    self.report_type(go_type(shape), value);
+            (Shape::List(inner), Value::Array(items)) => {
+                let shape = Shape::of(inner);
+                for (i, item) in items.iter_mut().enumerate() {
+                    self.item(shape, &at.index(i), item);
                 }
             }
+            (Shape::Map(inner), Value::Object(fields)) => {
+                let shape = Shape::of(inner);
+                for (key, item) in fields.iter_mut() {
+                    self.item(shape, &at.key(key), item);
+                }
+            }
+            (Shape::Scalar(scalar), value) => match scalar::canonical(scalar, value) {
+                Ok(None) => {}
+                Ok(Some(canonical)) => *value = canonical,
+                Err(why) => self.report(at, shape, value, why),
+            },
+            (_, Value::Null) => {}
+            (shape, other) => self.report(at, shape, other, Undecodable::Type),
         }
     }
 
-    fn fields(&mut self, schema: &'static Type, value: &mut Value) {
-        if let Some(shape) = schema.shape {
-            return self.value(shape, value);
+    /// A null in a list or a map is the zero of its type in Go, and nothing else can decode it.
+    fn item(&mut self, shape: Shape, at: &At<'_>, item: &mut Value) {
+        if item.is_null() {
+            *item = zero(shape);
         }
+        self.value(shape, at, item);
+        // The canonical form of Go's zero time is null, which a field drops and an item cannot.
+        if item.is_null() && scalar::is_time(shape) {
+            *item = scalar::ZERO_TIME.into();
+        }
+    }
+
+    fn named(&mut self, schema: &'static Type, at: &At<'_>, value: &mut Value) {
+        match schema.shape {
+            None => self.fields(schema, at, value),
+            Some(_) if schema.name.starts_with(SCHEMA_OR) => self.schema_or(schema, at, value),
+            Some(_) if schema.name.ends_with(".MicroTime") => match scalar::canonical_micro_time(value) {
+                Ok(None) => {}
+                Ok(Some(canonical)) => *value = canonical,
+                Err(why) => self.report(at, Shape::Type(schema.name), value, why),
+            },
+            Some(shape) => self.value(shape, at, value),
+        }
+    }
+
+    fn fields(&mut self, schema: &'static Type, at: &At<'_>, value: &mut Value) {
         let Value::Object(fields) = value else {
             if !value.is_null() {
-                self.report_type("struct", value);
+                self.report(at, Shape::Type(schema.name), value, Undecodable::Type);
             }
             return;
         };
-        let mut unknown = Vec::new();
+        let owner = go_name(schema.name);
+        let mut unknown = false;
         for (name, value) in fields.iter_mut() {
-            let Some(field) = schema.field(name) else {
-                unknown.push(name.clone());
-                continue;
-            };
-            self.path.push(name.clone());
-            self.value(field.shape, value);
-            self.path.pop();
+            match schema.field(name) {
+                Some(field) => self.value(field.shape, &at.field(owner, name), value),
+                None => unknown = true,
+            }
         }
-        for name in &unknown {
-            self.path.push(name.clone());
-            self.problems.push(SchemaProblem::UnknownField(join_path(&self.path)));
-            self.path.pop();
+        if unknown {
+            self.report_unknown(schema, at, fields);
         }
         fields.retain(|name, value| !value.is_null() && schema.field(name).is_some());
-    }
-
-    fn report_type(&mut self, wanted: &'static str, found: &Value) {
-        let path =
-            join_path(&self.path.iter().filter(|part| !part.starts_with('[')).cloned().collect::<Vec<_>>());
-        let type_name = self.kind.to_owned();
-        self.problems.push(SchemaProblem::WrongType { path, wanted, found: json_type(found), type_name });
-    }
-}
-
-fn join_path(path: &[String]) -> String {
-    let mut out = String::new();
-    for part in path {
-        if !out.is_empty() && !part.starts_with('[') {
-            out.push('.');
+        if let (Some(_), [kind]) = (at.above, schema.kinds.as_slice()) {
+            set_type(kind, fields);
         }
-        out.push_str(part);
     }
-    out
-}
 
-fn fits(scalar: Scalar, value: &Value) -> bool {
-    match scalar {
-        _ if value.is_null() => true,
-        Scalar::String => value.is_string(),
-        Scalar::Time => value.as_str().is_some_and(|text| text.parse::<jiff::Timestamp>().is_ok()),
-        Scalar::Base64 => value.as_str().is_some_and(is_base64),
-        Scalar::Int32 => value.as_i64().is_some_and(|n| i32::try_from(n).is_ok()),
-        Scalar::Int64 => value.is_i64() || value.as_f64().is_some_and(|n| n.fract() == 0.0),
-        Scalar::Number => value.is_number(),
-        Scalar::Boolean => value.is_boolean(),
-        Scalar::Quantity => match value {
-            Value::String(text) => text.parse::<crate::quantity::Quantity>().is_ok(),
-            value => value.is_number(),
-        },
-        Scalar::IntOrString => value.is_string() || value.is_i64(),
-        Scalar::Object => value.is_object(),
-        Scalar::Any => true,
+    /// The fields of a custom resource's schema that hold a schema or something else.
+    fn schema_or(&mut self, schema: &'static Type, at: &At<'_>, value: &mut Value) {
+        let schemas = Shape::Type(SCHEMA);
+        match (&schema.name[SCHEMA_OR.len()..], &mut *value) {
+            ("Array", Value::Array(items)) => {
+                items.iter_mut().enumerate().for_each(|(i, item)| self.item(schemas, &at.index(i), item));
+            }
+            ("StringArray", Value::Array(items)) => {
+                let shape = Shape::Scalar(Scalar::String);
+                items.iter_mut().enumerate().for_each(|(i, item)| self.item(shape, &at.index(i), item));
+            }
+            ("Bool", Value::Bool(_)) | (_, Value::Null) => {}
+            (_, Value::Object(_)) => self.value(schemas, at, value),
+            ("Bool", _) => {
+                self.undecodable.get_or_insert_with(|| "boolean or JSON schema expected".to_owned());
+            }
+            _ => self.report(at, schemas, value, Undecodable::Type),
+        }
+    }
+
+    fn report_unknown(&mut self, schema: &Type, at: &At<'_>, fields: &Map<String, Value>) {
+        let left = MAX_PROBLEMS.saturating_sub(self.unknown.len());
+        let unknown = fields.keys().filter(|name| schema.field(name).is_none()).take(left);
+        self.unknown.extend(unknown.map(|name| shown(&at.field("", name).path(false))));
+    }
+
+    fn report(&mut self, at: &At<'_>, shape: Shape, found: &Value, why: Undecodable) {
+        if self.undecodable.is_some() {
+            return;
+        }
+        let wanted = match why {
+            Undecodable::Form(message) => {
+                self.undecodable = Some(message);
+                return;
+            }
+            Undecodable::Type => go_type(shape),
+        };
+        let (found, path) = (scalar::found(found, &wanted), shown(&at.path(true)));
+        self.undecodable = Some(match at.owner {
+            "" if path.is_empty() => format!("json: cannot unmarshal {found} into Go value of type {wanted}"),
+            owner => {
+                let owner = if owner.is_empty() { "ObjectMeta" } else { owner };
+                format!("json: cannot unmarshal {found} into Go struct field {owner}.{path} of type {wanted}")
+            }
+        });
     }
 }
 
-fn is_base64(text: &str) -> bool {
-    use base64::Engine as _;
-    let compact: String = text.chars().filter(|c| !c.is_ascii_whitespace()).collect();
-    base64::engine::general_purpose::STANDARD.decode(compact).is_ok()
+/// Sets the type of an object within an object, such as a template of claims: upstream ignores what the client wrote.
+fn set_type(kind: &str, fields: &mut Map<String, Value>) {
+    let Some((group_version, kind)) = kind.rsplit_once('/') else { return };
+    for (field, value) in [("apiVersion", group_version.trim_start_matches('/')), ("kind", kind)] {
+        if let Some(present) = fields.get_mut(field) {
+            *present = value.into();
+        }
+    }
 }
 
-fn go_type(shape: Shape) -> &'static str {
+/// Prefix of the types in a custom resource's schema that are a schema or something else.
+const SCHEMA_OR: &str = "apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaPropsOr";
+const SCHEMA: &str = "apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps";
+
+/// The zero of a type; null if null is a value of it.
+fn zero(shape: Shape) -> Value {
     match shape {
-        Shape::List(_) => "slice",
-        Shape::Map(_) | Shape::Scalar(Scalar::Object) => "map[string]interface {}",
-        Shape::Type(_) => "struct",
+        Shape::Type(name) => match named(name) {
+            Some(Type { shape: None, .. }) => Value::Object(Map::new()),
+            Some(Type { shape: Some(shape), .. }) => zero(*shape),
+            None => Value::Null,
+        },
+        Shape::List(_) => Value::Array(Vec::new()),
+        Shape::Map(_) | Shape::Scalar(Scalar::Object) => Value::Object(Map::new()),
         Shape::Scalar(scalar) => match scalar {
-            Scalar::String => "string",
-            Scalar::Int32 => "int32",
-            Scalar::Int64 => "int64",
-            Scalar::Number => "float64",
-            Scalar::Boolean => "bool",
-            Scalar::Time => "v1.Time",
-            Scalar::Base64 => "[]uint8",
-            Scalar::Quantity => "resource.Quantity",
-            _ => "intstr.IntOrString",
+            Scalar::String | Scalar::Base64 => "".into(),
+            Scalar::Int32 | Scalar::Int64 | Scalar::Number | Scalar::IntOrString => 0.into(),
+            Scalar::Boolean => false.into(),
+            Scalar::Quantity => "0".into(),
+            Scalar::Time | Scalar::Object | Scalar::Any => Value::Null,
         },
     }
 }
 
-fn json_type(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "bool",
-        Value::Number(_) => "number",
-        Value::String(_) => "string",
-        Value::Array(_) => "array",
-        Value::Object(_) => "object",
-    }
+/// `PodSpec` of `api.core.v1.PodSpec`.
+fn go_name(type_name: &str) -> &str {
+    type_name.rsplit('.').next().unwrap_or(type_name)
 }
 
-/// The required numbers and booleans of the type of `field`, each with its zero. `schema` names the type that has the
-/// field.
-pub(crate) fn zeros(schema: &str, field: &str) -> impl Iterator<Item = (&'static str, Value)> {
-    let shape = named(schema).and_then(|found| found.field(field)).map(|field| field.shape);
-    let found = match shape {
-        Some(Shape::Type(name)) => named(name),
-        _ => None,
-    };
-    let fields = found.into_iter().flat_map(|found| &found.fields).filter(|field| field.required);
-    fields.filter_map(|field| match field.shape {
-        Shape::Scalar(Scalar::Int32 | Scalar::Int64) => Some((field.name, 0.into())),
-        Shape::Scalar(Scalar::Boolean) => Some((field.name, false.into())),
-        _ => None,
-    })
-}
-
-/// Reports missing required fields outside metadata and status. Only structs and strings are reported: a list, map, number
-/// or boolean has a usable zero in upstream's types, and the kinds' own validation covers the exceptions.
-pub(crate) fn check_required(type_name: &str, object: &Value, errors: &mut Errors) {
-    let Some(schema) = named(type_name) else { return };
-    for field in schema.fields.iter().filter(|field| !matches!(field.name, "metadata" | "status")) {
-        check_required_value(
-            field.shape,
-            field.required,
-            &object[field.name],
-            &Path::new(field.name),
-            errors,
-        );
-    }
-}
-
-fn check_required_value(shape: Shape, is_required: bool, value: &Value, path: &Path, errors: &mut Errors) {
-    if value.is_null() {
-        let has_no_zero =
-            matches!(shape, Shape::Type(name) if named(name).is_some_and(|found| found.shape.is_none()));
-        if is_required && (has_no_zero || shape == Shape::Scalar(Scalar::String)) {
-            errors.required(path, "");
-        }
-        return;
-    }
+/// The type as Go's messages name it.
+fn go_type(shape: Shape) -> String {
     match shape {
-        Shape::Type(name) => {
-            for field in named(name).map_or(&[][..], |found| &found.fields) {
-                check_required_value(
-                    field.shape,
-                    field.required,
-                    &value[field.name],
-                    &path.child(field.name),
-                    errors,
-                );
+        Shape::List(inner) => format!("[]{}", go_type(Shape::of(inner))),
+        Shape::Map(inner) => format!("map[string]{}", go_type(Shape::of(inner))),
+        Shape::Type(name) => match named(name).and_then(|found| found.shape) {
+            Some(shape @ Shape::Scalar(Scalar::IntOrString)) => go_type(shape),
+            _ => {
+                let mut parts = name.rsplit('.');
+                let (name, package) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+                format!("{package}.{name}")
             }
+        },
+        Shape::Scalar(scalar) => {
+            let name = match scalar {
+                Scalar::String => "string",
+                // An IntOrString that is no text is decoded as this.
+                Scalar::Int32 | Scalar::IntOrString => "int32",
+                Scalar::Int64 => "int64",
+                Scalar::Number => "float64",
+                Scalar::Boolean => "bool",
+                Scalar::Time => "v1.Time",
+                Scalar::Base64 => "[]uint8",
+                Scalar::Quantity => "resource.Quantity",
+                Scalar::Object | Scalar::Any => "map[string]interface {}",
+            };
+            name.to_owned()
         }
-        Shape::List(inner) => {
-            for (i, item) in value.as_array().into_iter().flatten().enumerate() {
-                check_required_value(Shape::of(inner), false, item, &path.index(i), errors);
-            }
-        }
-        Shape::Map(inner) => {
-            for (key, item) in value.as_object().into_iter().flatten() {
-                check_required_value(Shape::of(inner), false, item, &path.key(key), errors);
-            }
-        }
-        Shape::Scalar(_) => {}
     }
 }
 
@@ -279,7 +334,7 @@ mod tests {
         let shown: Vec<String> = problems.iter().map(ToString::to_string).collect();
         assert_eq!(
             shown,
-            ["unknown field \"spec.template.spec.containers[0].x\"", "unknown field \"spec.replcas\"",]
+            ["unknown field \"spec.template.spec.containers[0].x\"", "unknown field \"spec.replcas\""]
         );
         assert_eq!(object, json!({"spec": {"template": {"spec": {"containers": [{"name": "a"}]}}}}));
     }
@@ -290,7 +345,7 @@ mod tests {
         let problems = kind.check_schema(&mut json!({"spec": {"replicas": "three"}}));
         assert_eq!(
             problems[0].to_string(),
-            "json: cannot unmarshal string into Go struct field Deployment.spec.replicas of type int32"
+            "json: cannot unmarshal string into Go struct field DeploymentSpec.spec.replicas of type int32"
         );
     }
 }

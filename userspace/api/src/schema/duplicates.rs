@@ -1,16 +1,21 @@
 //! Finds fields that occur twice in one JSON object. In: the text, because the parsed value no longer shows them.
 
+use std::fmt::Write as _;
+
+use super::check::{MAX_PROBLEMS, shown};
+
 /// Paths of the duplicate fields of a JSON text; empty for a text that does not parse.
 pub fn duplicates(text: &[u8]) -> Vec<String> {
-    let mut found = Vec::new();
+    let (mut path, mut found) = (String::new(), Vec::new());
     let mut deserializer = serde_json::Deserializer::from_slice(text);
-    let seed = Visit { path: String::new(), found: &mut found };
+    let seed = Visit { path: &mut path, found: &mut found };
     let _ = serde::de::DeserializeSeed::deserialize(seed, &mut deserializer);
     found
 }
 
 struct Visit<'a> {
-    path: String,
+    /// Of the value that is visited.
+    path: &'a mut String,
     found: &'a mut Vec<String>,
 }
 
@@ -44,24 +49,30 @@ impl<'de> serde::de::Visitor<'de> for Visit<'_> {
     }
 
     fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
-        let mut index = 0;
-        while items
-            .next_element_seed(Visit { path: format!("{}[{index}]", self.path), found: self.found })?
-            .is_some()
-        {
-            index += 1;
+        let length = self.path.len();
+        for index in 0.. {
+            let _ = write!(self.path, "[{index}]");
+            let next = items.next_element_seed(Visit { path: self.path, found: self.found });
+            self.path.truncate(length);
+            if next?.is_none() {
+                break;
+            }
         }
         Ok(())
     }
 
     fn visit_map<A: serde::de::MapAccess<'de>>(self, mut fields: A) -> Result<(), A::Error> {
         let mut seen = std::collections::HashSet::new();
+        let length = self.path.len();
         while let Some(name) = fields.next_key::<String>()? {
-            let path = if self.path.is_empty() { name.clone() } else { format!("{}.{name}", self.path) };
-            if !seen.insert(name) {
-                self.found.push(path.clone());
+            self.path.push_str(if length == 0 { "" } else { "." });
+            self.path.push_str(&name);
+            if !seen.insert(name) && self.found.len() < MAX_PROBLEMS {
+                self.found.push(shown(self.path));
             }
-            fields.next_value_seed(Visit { path, found: self.found })?;
+            let next = fields.next_value_seed(Visit { path: self.path, found: self.found });
+            self.path.truncate(length);
+            next?;
         }
         Ok(())
     }

@@ -3,8 +3,12 @@
 mod check;
 mod duplicates;
 mod facts;
+mod required;
+mod scalar;
+mod time_form;
 
-pub use check::SchemaProblem;
-pub(crate) use check::{check, check_required, check_type, zeros};
+pub(crate) use check::{MAX_PROBLEMS, check_type, shown};
+pub use check::{SchemaProblem, check};
 pub use duplicates::duplicates;
 pub use facts::{Field, Scalar, Shape, Type, named, of_kind, types};
+pub(crate) use required::{check_required, zeros};

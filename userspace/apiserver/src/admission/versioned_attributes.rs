@@ -67,9 +67,7 @@ impl VersionedAttributes {
         }
         let kind = &*self.kind;
         let problems = kind.check_schema(&mut new);
-        if let Some(wrong) =
-            problems.iter().find(|problem| matches!(problem, SchemaProblem::WrongType { .. }))
-        {
+        if let Some(wrong) = SchemaProblem::undecodable(&problems) {
             return Err(format!("{} cannot be handled as a {}: {wrong}", kind.kind, kind.kind));
         }
         kind.default(&mut new);

@@ -14,8 +14,8 @@ use crate::write_options::Options;
 
 pub(super) async fn handle(writer: &Writer, call: Call, request: Request) -> Result<Response, Status> {
     let options = Options::parse(&call.query)?;
-    let mut binding = posted(&call, request).await?;
     let shape = ("", "v1", "Binding");
+    let mut binding = posted(&call, request, shape).await?;
     admission::part(&writer.admission, &call, Operation::Create, shape, &mut binding, None, options.dry_run)
         .await?;
     bind(writer, &call, &binding, &options).await

@@ -7,8 +7,9 @@ use serde_json::Value;
 use skep_api::kinds::Part;
 use skep_api::{Status, meta};
 
+use crate::admission::Shape;
 use crate::body;
-use crate::body_checks::check_preconditions;
+use crate::body_checks::{check_kind, check_part, check_preconditions, check_schema};
 use crate::call::Call;
 use crate::handlers::patch::{Form, decode};
 use crate::negotiate::{respond_object, respond_value, view};
@@ -37,10 +38,12 @@ pub(super) async fn part(
         _ => return Err(Status::method_not_supported(kind, call.method.as_str())),
     };
     let stored = edit(writer, &call, &options, |old| {
-        let from = match &wanted {
+        let mut from = match &wanted {
             Wanted::Whole(object) => object.clone(),
             Wanted::Patch(form, patch) => form.apply(kind, old.clone(), patch)?,
         };
+        check_kind(kind, &mut from)?;
+        check_schema(kind, &mut from, None, &options)?;
         let mut new = old.clone();
         change(&mut new, &from)?;
         if let Some(revision) = from["metadata"].get("resourceVersion") {
@@ -82,11 +85,13 @@ pub(super) fn success() -> Response {
     )
 }
 
-/// The body of a POST.
-pub(super) async fn posted(call: &Call, request: Request) -> Result<Value, Status> {
+/// The body of a POST, an object of this kind.
+pub(super) async fn posted(call: &Call, request: Request, shape: Shape) -> Result<Value, Status> {
     if call.method != Method::POST {
         return Err(Status::method_not_supported(&call.target.kind, call.method.as_str()));
     }
     let bytes = body::read(request.into_body()).await?;
-    body::decode_optional(&call.headers, &bytes)
+    let mut object = body::decode_optional(&call.headers, &bytes)?;
+    check_part(shape, &mut object)?;
+    Ok(object)
 }

@@ -18,9 +18,9 @@ use crate::stored::store_error;
 use crate::write::Writer;
 
 pub(super) async fn handle(writer: &Writer, call: Call, request: Request) -> Result<Response, Status> {
-    let mut eviction = posted(&call, request).await?;
-    let options = DeleteOptions::from_value(&call, &eviction["deleteOptions"])?;
     let shape = ("policy", "v1", "Eviction");
+    let mut eviction = posted(&call, request, shape).await?;
+    let options = DeleteOptions::from_value(&call, &eviction["deleteOptions"])?;
     admission::part(
         &writer.admission,
         &call,

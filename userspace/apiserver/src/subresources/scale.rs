@@ -8,13 +8,16 @@ use skep_api::custom::Scale;
 use skep_api::{Kind, Status, meta};
 
 use super::edit::edit;
-use crate::admission::{self, Operation};
+use crate::admission::{self, Operation, Shape};
 use crate::body;
+use crate::body_checks::check_part;
 use crate::call::Call;
 use crate::handlers::patch::{Form, decode};
 use crate::negotiate::respond_value;
 use crate::write::Writer;
 use crate::write_options::Options;
+
+const SHAPE: Shape = ("autoscaling", "v1", "Scale");
 
 pub(super) async fn handle(writer: &Writer, call: Call, request: Request) -> Result<Response, Status> {
     let kind = &call.target.kind;
@@ -31,10 +34,11 @@ pub(super) async fn handle(writer: &Writer, call: Call, request: Request) -> Res
     };
     let (whole, patch) = admitted(writer, &call, whole, patch, options.dry_run).await?;
     let stored = edit(writer, &call, &options, |old| {
-        let scale = match &patch {
+        let mut scale = match &patch {
             Some((form, patch)) => form.apply(kind, of(kind, old)?, patch)?,
             None => whole.clone(),
         };
+        check_part(SHAPE, &mut scale)?;
         let replicas = scale["spec"]["replicas"].as_i64().unwrap_or(0);
         if i32::try_from(replicas).is_err() || replicas < 0 {
             let why = format!("spec.replicas: Invalid value: {replicas}: must be greater than or equal to 0");
@@ -65,12 +69,13 @@ async fn admitted(
     let (kind, target) = (&call.target.kind, &call.target);
     let old = writer.storage.latest(kind, &target.namespace, &target.name).await?;
     let old = of(kind, &old.value())?;
-    let requested = match &patch {
+    let mut requested = match &patch {
         Some((form, patch)) => form.apply(kind, old.clone(), patch)?,
         None => whole.clone(),
     };
-    let (mut admitted, shape) = (requested.clone(), ("autoscaling", "v1", "Scale"));
-    admission::part(&writer.admission, call, Operation::Update, shape, &mut admitted, Some(&old), dry_run)
+    check_part(SHAPE, &mut requested)?;
+    let mut admitted = requested.clone();
+    admission::part(&writer.admission, call, Operation::Update, SHAPE, &mut admitted, Some(&old), dry_run)
         .await?;
     Ok(if admitted == requested { (whole, patch) } else { (admitted, None) })
 }

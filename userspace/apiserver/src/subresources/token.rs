@@ -19,8 +19,8 @@ const MIN_SECONDS: i64 = 600;
 const MAX_SECONDS: i64 = 1 << 32;
 
 pub(super) async fn handle(server: &Inner, call: Call, request: Request) -> Result<Response, Status> {
-    let mut token_request = posted(&call, request).await?;
     let shape = ("authentication.k8s.io", "v1", "TokenRequest");
+    let mut token_request = posted(&call, request, shape).await?;
     admission::part(
         &server.writer.admission,
         &call,
