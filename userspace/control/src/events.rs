@@ -13,6 +13,7 @@ use kube::{Api, Client};
 use serde_json::json;
 
 use crate::action::Record;
+use crate::cache::Key;
 use crate::meta;
 
 /// Repeats within this time are counted in one Event.
@@ -31,6 +32,15 @@ pub(crate) struct Recorder {
     sent: Mutex<HashMap<u64, Sent>>,
 }
 
+/// The object that an Event is about; of any kind.
+#[derive(Clone, Copy)]
+pub(crate) struct Subject<'a> {
+    pub(crate) api_version: &'a str,
+    pub(crate) kind: &'a str,
+    pub(crate) key: &'a Key,
+    pub(crate) uid: &'a str,
+}
+
 enum EventWrite {
     Create(String),
     /// Raise the count of the Event of this name.
@@ -39,13 +49,38 @@ enum EventWrite {
 
 impl Recorder {
     pub(crate) async fn record(&self, client: &Client, record: &Record) {
+        let subject = Subject {
+            api_version: record.kind.api_version(),
+            kind: record.kind.name(),
+            key: &record.key,
+            uid: &record.uid,
+        };
+        self.record_about(client, subject, record.warning, record.reason, record.message.clone()).await;
+    }
+
+    pub(crate) async fn record_about(
+        &self,
+        client: &Client,
+        subject: Subject<'_>,
+        warning: bool,
+        reason: &'static str,
+        message: String,
+    ) {
         let now = Timestamp::now();
         let namespace =
-            if record.key.namespace.is_empty() { "default" } else { record.key.namespace.as_ref() };
+            if subject.key.namespace.is_empty() { "default" } else { subject.key.namespace.as_ref() };
         let api: Api<Event> = Api::namespaced(client.clone(), namespace);
-        let result = match self.next_write(record, now) {
+        let result = match self.next_write(subject, reason, &message, now) {
             EventWrite::Create(name) => {
-                api.create(&PostParams::default(), &event(record, name, namespace, now)).await.map(drop)
+                let metadata =
+                    ObjectMeta { name: Some(name), namespace: Some(namespace.into()), ..Default::default() };
+                let event = Event {
+                    reason: Some(reason.into()),
+                    message: Some(message),
+                    type_: Some(if warning { "Warning" } else { "Normal" }.into()),
+                    ..event(subject, metadata, now)
+                };
+                api.create(&PostParams::default(), &event).await.map(drop)
             }
             EventWrite::Count(name, count) => {
                 let patch = json!({"count": count, "lastTimestamp": meta::time(now)});
@@ -53,13 +88,12 @@ impl Recorder {
             }
         };
         if let Err(error) = result {
-            tracing::debug!(object = %record.key, reason = record.reason, %error, "record event failed");
+            tracing::debug!(object = %subject.key, reason, %error, "record event failed");
         }
     }
 
-    fn next_write(&self, record: &Record, now: Timestamp) -> EventWrite {
-        let id =
-            meta::stable_hash(&[record.uid.as_bytes(), record.reason.as_bytes(), record.message.as_bytes()]);
+    fn next_write(&self, subject: Subject<'_>, reason: &str, message: &str, now: Timestamp) -> EventWrite {
+        let id = meta::stable_hash(&[subject.uid.as_bytes(), reason.as_bytes(), message.as_bytes()]);
         let mut sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
         let recent = |s: &Sent| now.duration_since(s.last).unsigned_abs() < AGGREGATION_WINDOW;
         if let Some(known) = sent.get_mut(&id).filter(|s| recent(s)) {
@@ -73,28 +107,26 @@ impl Recorder {
         if sent.len() >= MAX_REMEMBERED_EVENTS {
             sent.clear();
         }
-        let name = format!("{}.{:x}", record.key.name, now.as_nanosecond());
+        let name = format!("{}.{:x}", subject.key.name, now.as_nanosecond());
         sent.insert(id, Sent { name: name.clone(), count: 1, last: now });
         EventWrite::Create(name)
     }
 }
 
-fn event(record: &Record, name: String, namespace: &str, now: Timestamp) -> Event {
+/// An Event without its reason, message and type.
+fn event(subject: Subject<'_>, metadata: ObjectMeta, now: Timestamp) -> Event {
     const COMPONENT: &str = "skep-controller-manager";
     let at: Time = meta::time(now);
     Event {
-        metadata: ObjectMeta { name: Some(name), namespace: Some(namespace.into()), ..Default::default() },
+        metadata,
         involved_object: ObjectReference {
-            api_version: Some(record.kind.api_version().into()),
-            kind: Some(record.kind.name().into()),
-            name: Some(record.key.name.to_string()),
-            namespace: Some(record.key.namespace.to_string()).filter(|ns| !ns.is_empty()),
-            uid: Some(record.uid.clone()),
+            api_version: Some(subject.api_version.into()),
+            kind: Some(subject.kind.into()),
+            name: Some(subject.key.name.to_string()),
+            namespace: Some(subject.key.namespace.to_string()).filter(|ns| !ns.is_empty()),
+            uid: Some(subject.uid.into()),
             ..Default::default()
         },
-        reason: Some(record.reason.into()),
-        message: Some(record.message.clone()),
-        type_: Some(if record.warning { "Warning" } else { "Normal" }.into()),
         count: Some(1),
         first_timestamp: Some(at.clone()),
         last_timestamp: Some(at),

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
-use crate::action::Propagation;
 use crate::cache::Key;
 
 pub(super) const FOREGROUND: &str = "foregroundDeletion";
@@ -25,10 +24,23 @@ pub(super) struct Owner {
     pub(super) blocks: bool,
 }
 
+impl Owner {
+    pub(super) fn group(&self) -> &str {
+        self.api_version.split_once('/').map_or("", |(group, _)| group)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct GroupKind {
+    pub(super) group: String,
+    pub(super) kind: String,
+}
+
 /// One object. `resource` is the caller's number for its kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct GcObject {
     pub(super) resource: u32,
+    pub(super) kind: Arc<GroupKind>,
     pub(super) key: Key,
     pub(super) owners: Vec<Owner>,
     pub(super) deleting: bool,
@@ -37,10 +49,11 @@ pub(super) struct GcObject {
 }
 
 impl GcObject {
-    pub(super) fn new(resource: u32, meta: &ObjectMeta) -> Self {
+    pub(super) fn new(resource: u32, kind: Arc<GroupKind>, meta: &ObjectMeta) -> Self {
         let finalizer = |name: &str| meta.finalizers.iter().flatten().any(|f| f == name);
         GcObject {
             resource,
+            kind,
             key: Key::of(meta),
             owners: meta.owner_references.iter().flatten().map(Owner::from).collect(),
             deleting: meta.deletion_timestamp.is_some(),
@@ -71,11 +84,12 @@ impl From<&OwnerReference> for Owner {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum GcDecision {
     Nothing,
-    /// No watch has shown these owners: the server must be asked whether they exist.
-    CheckOwners(Vec<Owner>),
-    Delete(Propagation),
-    /// Some owner exists; the references to these others are removed.
-    DropOwners(Vec<Uid>),
+    /// The graph does not show that every owner lives: the server must be asked, and its answers decide.
+    Verify {
+        has_dependents: bool,
+        /// References to objects that live in another namespace than this one.
+        foreign: Vec<Owner>,
+    },
     /// A cycle of foreground deletions: this object must no longer block its owners.
     Unblock,
     /// These dependents lose the reference to this object, then its finalizer is removed.
@@ -88,7 +102,7 @@ pub(super) enum GcDecision {
 pub(super) struct Graph {
     items: HashMap<Uid, GcObject>,
     dependents: HashMap<Uid, BTreeSet<Uid>>,
-    /// Uids known not to exist, the latest few thousand.
+    /// Uids of deleted objects, the latest few thousand.
     absent: HashSet<Uid>,
     absent_order: VecDeque<Uid>,
 }
@@ -122,8 +136,17 @@ impl Graph {
         }
         // An owner may no longer have to wait for this object.
         affected.extend(item.owners.iter().chain(old.iter().flat_map(|o| &o.owners)).map(|o| o.uid.clone()));
-        if item.waits() && !old.is_some_and(|o| o.waits()) {
+        if item.waits() && !old.as_ref().is_some_and(|o| o.waits()) {
             affected.extend(self.dependents_of(&uid).cloned());
+        }
+        if old.is_none() {
+            // Only now it shows that these name another object than the one with this uid.
+            let names_other = |d: &&Uid| {
+                self.items
+                    .get(*d)
+                    .is_some_and(|d| d.owners.iter().any(|o| o.uid == uid && !names(d, o, &item)))
+            };
+            affected.extend(self.dependents_of(&uid).filter(names_other).cloned());
         }
         affected.retain(|u| self.items.contains_key(u));
         affected
@@ -173,8 +196,8 @@ impl Graph {
         self.items.iter().filter(move |(_, i)| i.resource == resource).map(|(u, _)| u)
     }
 
-    /// The decision about one object. `present`: owners that the server has by its own answer.
-    pub(super) fn decide(&self, uid: &str, present: &HashSet<Uid>) -> GcDecision {
+    /// The decision about one object.
+    pub(super) fn decide(&self, uid: &str) -> GcDecision {
         let Some(item) = self.items.get(uid) else { return GcDecision::Nothing };
         if item.deleting && item.orphan {
             return GcDecision::Orphan(self.dependents_of(uid).cloned().collect());
@@ -185,45 +208,26 @@ impl Graph {
         if item.deleting || item.owners.is_empty() {
             return GcDecision::Nothing;
         }
-        self.by_owners(uid, item, present)
-    }
-
-    fn by_owners(&self, uid: &str, item: &GcObject, present: &HashSet<Uid>) -> GcDecision {
-        let (mut existing, mut gone, mut waiting, mut unknown) = (0, Vec::new(), Vec::new(), Vec::new());
-        for owner in &item.owners {
-            match self.items.get(&owner.uid) {
-                Some(o) if o.waits() => waiting.push(owner.uid.clone()),
-                Some(o) if may_own(item, o) => existing += 1,
-                // An owner in another namespace does not count.
-                Some(_) => gone.push(owner.uid.clone()),
-                None if self.absent.contains(&owner.uid) => gone.push(owner.uid.clone()),
-                None if present.contains(&owner.uid) => existing += 1,
-                None => unknown.push(owner.clone()),
-            }
+        let lives = |owner: &Owner| {
+            self.items.get(&owner.uid).is_some_and(|found| !found.waits() && names(item, owner, found))
+        };
+        if item.owners.iter().all(lives) {
+            return GcDecision::Nothing;
         }
-        if !unknown.is_empty() {
-            return GcDecision::CheckOwners(unknown);
-        }
-        match (existing, gone.len() + waiting.len()) {
-            (_, 0) => GcDecision::Nothing,
-            (0, _) if !waiting.is_empty() && self.dependents.contains_key(uid) => {
-                GcDecision::Delete(Propagation::Foreground)
-            }
-            (0, _) if item.orphan => GcDecision::Delete(Propagation::Orphan),
-            (0, _) if item.foreground => GcDecision::Delete(Propagation::Foreground),
-            (0, _) => GcDecision::Delete(Propagation::Background),
-            _ => {
-                gone.extend(waiting);
-                GcDecision::DropOwners(gone)
-            }
+        let is_foreign =
+            |owner: &&Owner| self.items.get(&owner.uid).is_some_and(|found| !may_own(item, found));
+        GcDecision::Verify {
+            has_dependents: self.dependents.contains_key(uid),
+            foreign: item.owners.iter().filter(is_foreign).cloned().collect(),
         }
     }
 
-    /// Whether a dependent blocks the deletion.
+    /// Whether a dependent blocks the deletion. A reference that names another object does not.
     fn blocked(&self, uid: &str) -> bool {
+        let Some(item) = self.items.get(uid) else { return false };
         self.dependents_of(uid)
             .filter_map(|d| self.items.get(d))
-            .any(|d| d.owners.iter().any(|o| &*o.uid == uid && o.blocks))
+            .any(|d| d.owners.iter().any(|o| &*o.uid == uid && o.blocks && names(d, o, item)))
     }
 
     /// Objects that wait for each other in a cycle would wait for ever.
@@ -251,6 +255,15 @@ impl Graph {
     }
 }
 
+/// Whether a reference names exactly the object that has its uid. Versions do not matter: they share their objects.
+fn names(dependent: &GcObject, reference: &Owner, found: &GcObject) -> bool {
+    reference.group() == found.kind.group
+        && *reference.kind == *found.kind.kind
+        && reference.name == found.key.name
+        && may_own(dependent, found)
+}
+
+/// An owner is in the namespace of its dependent, or in none.
 fn may_own(dependent: &GcObject, owner: &GcObject) -> bool {
     owner.key.namespace.is_empty() || owner.key.namespace == dependent.key.namespace
 }
@@ -262,6 +275,7 @@ mod tests {
     fn item(name: &str, owners: &[(&str, bool)]) -> GcObject {
         GcObject {
             resource: 0,
+            kind: Arc::new(GroupKind { group: "".into(), kind: "Thing".into() }),
             key: Key::new("ns", name),
             owners: owners
                 .iter()
@@ -279,37 +293,39 @@ mod tests {
         }
     }
 
-    fn decide(graph: &Graph, uid: &str) -> GcDecision {
-        graph.decide(uid, &HashSet::new())
+    fn verify(has_dependents: bool) -> GcDecision {
+        GcDecision::Verify { has_dependents, foreign: Vec::new() }
     }
 
     #[test]
-    fn the_end_of_the_only_owner_deletes_the_dependent() {
+    fn the_end_of_an_owner_is_checked_before_the_dependent_goes() {
         let mut g = Graph::default();
         g.apply("a".into(), item("a", &[]));
         g.apply("b".into(), item("b", &[("a", true)]));
-        assert_eq!(decide(&g, "b"), GcDecision::Nothing);
+        assert_eq!(g.decide("b"), GcDecision::Nothing);
         assert_eq!(g.remove(&"a".into()), vec![Uid::from("b")]);
-        assert_eq!(decide(&g, "b"), GcDecision::Delete(Propagation::Background));
+        assert_eq!(g.decide("b"), verify(false));
     }
 
     #[test]
-    fn an_owner_that_no_watch_showed_is_checked_and_never_guessed() {
-        let mut g = Graph::default();
-        g.apply("b".into(), item("b", &[("a", true)]));
-        assert!(matches!(decide(&g, "b"), GcDecision::CheckOwners(o) if o.len() == 1));
-        assert_eq!(g.decide("b", &HashSet::from(["a".into()])), GcDecision::Nothing);
-        g.set_absent("a".into());
-        assert_eq!(decide(&g, "b"), GcDecision::Delete(Propagation::Background));
-    }
-
-    #[test]
-    fn a_second_living_owner_keeps_the_dependent() {
-        let mut g = Graph::default();
-        g.apply("a".into(), item("a", &[]));
-        g.apply("b".into(), item("b", &[("a", false), ("x", false)]));
-        g.set_absent("x".into());
-        assert_eq!(decide(&g, "b"), GcDecision::DropOwners(vec!["x".into()]));
+    fn an_owner_counts_as_living_only_under_its_own_name_and_kind() {
+        type Change = fn(&mut Owner);
+        let rows: [(&str, Change, bool); 5] = [
+            ("as it is", |_| {}, true),
+            ("another version", |o| o.api_version = "v2".into(), true),
+            ("another group", |o| o.api_version = "a.io/v1".into(), false),
+            ("another kind", |o| o.kind = "Other".into(), false),
+            ("another name", |o| o.name = "other".into(), false),
+        ];
+        for (row, change, lives) in rows {
+            let mut g = Graph::default();
+            let mut dependent = item("b", &[("a", true)]);
+            change(&mut dependent.owners[0]);
+            g.apply("b".into(), dependent);
+            let affected = g.apply("a".into(), item("a", &[]));
+            assert_eq!(affected.contains(&"b".into()), !lives, "{row}: decided again when the owner shows");
+            assert_eq!(g.decide("b") == GcDecision::Nothing, lives, "{row}");
+        }
     }
 
     #[test]
@@ -319,11 +335,19 @@ mod tests {
         g.apply("c".into(), item("c", &[("a", false)]));
         let affected = g.apply("a".into(), GcObject { deleting: true, foreground: true, ..item("a", &[]) });
         assert!(affected.contains(&"b".into()) && affected.contains(&"c".into()));
-        assert_eq!(decide(&g, "a"), GcDecision::Nothing);
-        assert_eq!(decide(&g, "b"), GcDecision::Delete(Propagation::Background));
+        assert_eq!(g.decide("a"), GcDecision::Nothing);
+        assert_eq!(g.decide("b"), verify(false));
         let affected = g.remove(&"b".into());
         assert!(affected.contains(&"a".into()));
-        assert_eq!(decide(&g, "a"), GcDecision::Finish, "c does not block");
+        assert_eq!(g.decide("a"), GcDecision::Finish, "c does not block");
+    }
+
+    #[test]
+    fn a_reference_from_elsewhere_does_not_block_a_foreground_deletion() {
+        let mut g = Graph::default();
+        g.apply("b".into(), GcObject { key: Key::cluster("b"), ..item("b", &[("a", true)]) });
+        g.apply("a".into(), GcObject { deleting: true, foreground: true, ..item("a", &[]) });
+        assert_eq!(g.decide("a"), GcDecision::Finish);
     }
 
     #[test]
@@ -331,7 +355,7 @@ mod tests {
         let mut g = Graph::default();
         g.apply("b".into(), item("b", &[("a", true)]));
         g.apply("a".into(), GcObject { deleting: true, orphan: true, ..item("a", &[]) });
-        assert_eq!(decide(&g, "a"), GcDecision::Orphan(vec!["b".into()]));
+        assert_eq!(g.decide("a"), GcDecision::Orphan(vec!["b".into()]));
     }
 
     #[test]
@@ -341,15 +365,20 @@ mod tests {
             |name, owner| GcObject { deleting: true, foreground: true, ..item(name, &[(owner, true)]) };
         g.apply("a".into(), waiting("a", "b"));
         g.apply("b".into(), waiting("b", "a"));
-        assert_eq!(decide(&g, "a"), GcDecision::Unblock);
+        assert_eq!(g.decide("a"), GcDecision::Unblock);
     }
 
     #[test]
-    fn an_owner_in_another_namespace_does_not_count() {
-        let mut g = Graph::default();
-        g.apply("a".into(), GcObject { key: Key::new("other", "a"), ..item("a", &[]) });
-        g.apply("b".into(), item("b", &[("a", true)]));
-        assert_eq!(decide(&g, "b"), GcDecision::Delete(Propagation::Background));
+    fn an_owner_in_another_namespace_is_reported() {
+        for key in [Key::new("other", "b"), Key::cluster("b")] {
+            let mut g = Graph::default();
+            let dependent = GcObject { key, ..item("b", &[("a", true)]) };
+            let foreign = dependent.owners.clone();
+            g.apply("b".into(), dependent);
+            assert_eq!(g.decide("b"), verify(false), "the owner is not known yet");
+            assert_eq!(g.apply("a".into(), item("a", &[])), vec![Uid::from("b")]);
+            assert_eq!(g.decide("b"), GcDecision::Verify { has_dependents: false, foreign });
+        }
     }
 
     #[test]

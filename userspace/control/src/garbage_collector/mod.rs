@@ -1,12 +1,15 @@
 //! The garbage collector. In: the hub's changes, and metadata watches of every kind that the hub does not hold. Out:
-//! deletes and patches of dependents whose owners are gone. [`graph`] decides, [`perform`] makes the requests.
+//! deletes and patches of dependents whose owners are gone.
+//!
+//! [`graph`] shows which objects must be checked, [`perform`] asks the server about them and their owners, and [`verdict`]
+//! decides from its answers.
 
 mod collector;
 mod graph;
 mod perform;
+mod resources;
+mod verdict;
 mod watch;
-
-use std::time::Duration;
 
 use kube::Client;
 use tokio::sync::mpsc;
@@ -17,7 +20,8 @@ use crate::meta::namespace;
 use crate::timer::sleep_until;
 use collector::Collector;
 use perform::CollectionResult;
-use watch::{Message, discover_after};
+use resources::Watching;
+use watch::{Message, discover_once};
 
 const MAX_QUEUED_MESSAGES: usize = 1024;
 
@@ -32,28 +36,31 @@ pub(crate) async fn run(
     let mut state = Collector::default();
     let mut watches = JoinSet::new();
     let mut jobs: JoinSet<CollectionResult> = JoinSet::new();
-    watches.spawn(discover_after(Duration::ZERO, client.clone(), sender.clone()));
     loop {
+        if state.must_discover() {
+            watches.spawn(discover_once(client.clone(), sender.clone()));
+        }
         state.start(&client, &mut jobs);
+        let discovery = state.next_discovery();
         tokio::select! {
             event = subscription.next() => {
                 let Some(event) = event else { return };
                 state.accept(&event);
             }
             Some(message) = messages.recv() => {
-                if let Message::Delete(meta) = &message {
+                if let Message::Delete(_, meta) = &message {
                     // A closed channel means that this run is ending.
                     let _ = ended.send(namespace(meta).to_owned());
                 }
-                if let Some(pause) = state.message(message, &client, &sender, &mut watches) {
-                    watches.spawn(discover_after(pause, client.clone(), sender.clone()));
-                }
+                let mut watching = Watching { client: &client, sender: &sender, tasks: &mut watches };
+                state.message(message, &mut watching);
             }
             Some(done) = jobs.join_next() => match done {
                 Ok(done) => state.done(done),
                 Err(error) => tracing::error!(%error, "collect object failed"),
             },
             () = sleep_until(state.next_due()) => {}
+            () = tokio::time::sleep_until(discovery) => {}
         }
     }
 }

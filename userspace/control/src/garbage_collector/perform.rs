@@ -1,160 +1,203 @@
-//! The requests of one collection. Before anything is deleted the server is asked for the object as it is now, and the
-//! delete names the uid and the version of that answer.
+//! The requests of one collection. Before anything is deleted the server is asked for the object and for each of its
+//! owners as they are now, and the delete names the uid and the version of that answer.
 
 use std::sync::Arc;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, Preconditions};
 use kube::core::discovery::ApiResource;
 use kube::{Api, Client};
 use serde_json::{Value, json};
 
 use super::graph::{FOREGROUND, GcDecision, ORPHAN, Owner, Uid};
+use super::verdict::{OwnerState, Verdict, judge, state_of};
 use crate::action::Propagation;
 use crate::cache::Key;
-
-/// What a request showed about the object that was collected.
-pub(super) enum Shown {
-    /// Nothing new.
-    Unknown,
-    Missing,
-    Present(Box<ObjectMeta>),
-}
+use crate::discovery::Discovered;
+use crate::events::{Recorder, Subject};
 
 /// How the work on one object ended.
-pub(super) struct CollectionResult {
-    pub(super) uid: Uid,
-    pub(super) shown: Shown,
-    pub(super) absent_owners: Vec<Uid>,
-    pub(super) present_owners: Vec<Uid>,
-    pub(super) failed: bool,
-    /// The object must be decided again with these answers.
-    pub(super) requeue: bool,
+pub(super) enum Ended {
+    /// Its watch shows the rest.
+    Done,
+    /// The server has no such object.
+    Missing,
+    /// The server's answer: nothing is to be done, or it was patched to this.
+    Present(Box<ObjectMeta>),
+    /// It is decided again when other kinds are served.
+    Unresolvable,
+    Failed,
 }
 
-impl CollectionResult {
-    fn new(uid: Uid) -> Self {
-        CollectionResult {
-            uid,
-            shown: Shown::Unknown,
-            absent_owners: Vec::new(),
-            present_owners: Vec::new(),
-            failed: false,
-            requeue: false,
-        }
-    }
+pub(super) struct CollectionResult {
+    pub(super) uid: Uid,
+    pub(super) ended: Ended,
 }
 
 /// An object with its resource.
 pub(super) type Target = (Uid, Arc<ApiResource>, Key);
 
-/// Asks whether owners exist.
-pub(super) async fn check_owners(
-    client: Client,
-    uid: Uid,
-    namespace: Arc<str>,
-    owners: Vec<(Owner, Option<Arc<ApiResource>>)>,
-) -> CollectionResult {
-    let mut done = CollectionResult { requeue: true, ..CollectionResult::new(uid) };
-    for (owner, api) in owners {
-        // The server cannot be asked for a kind that it does not serve; as upstream, such an owner counts as present.
-        let Some(api) = api else {
-            done.present_owners.push(owner.uid);
-            continue;
+/// What every job needs.
+#[derive(Clone)]
+pub(super) struct Jobs {
+    pub(super) client: Client,
+    pub(super) recorder: Arc<Recorder>,
+    pub(super) discovered: Arc<Discovered>,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum CollectError {
+    /// Not the same as an object that does not exist.
+    #[error("{0} is not served in this version now")]
+    NotServed(String),
+    #[error(transparent)]
+    Request(#[from] kube::Error),
+}
+
+impl Jobs {
+    fn objects(&self, api: &ApiResource, namespace: &str) -> Api<DynamicObject> {
+        match namespace {
+            "" => Api::all_with(self.client.clone(), api),
+            _ => Api::namespaced_with(self.client.clone(), namespace, api),
+        }
+    }
+
+    /// The metadata of an object; `None` if the server serves the kind and has no object of this name.
+    async fn get(&self, api: &ApiResource, key: &Key) -> Result<Option<ObjectMeta>, CollectError> {
+        match self.objects(api, &key.namespace).get_metadata(&key.name).await {
+            Ok(object) => Ok(Some(object.metadata)),
+            Err(kube::Error::Api(status)) if status.code == 404 => {
+                // Only an answer about an object names it.
+                match status.details.as_ref().is_some_and(|details| details.name == *key.name) {
+                    true => Ok(None),
+                    false => Err(CollectError::NotServed(format!("{}.{}", api.plural, api.group))),
+                }
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Performs a decision about one object. `dependents` are those that lose an owner that orphans them.
+    pub(super) async fn perform(
+        self,
+        target: Target,
+        decision: GcDecision,
+        dependents: Vec<Target>,
+    ) -> CollectionResult {
+        let ended = self.try_perform(&target, decision, dependents).await.unwrap_or_else(|error| {
+            // Deleted or changed meanwhile: the watch shows it, and the backoff retries.
+            tracing::debug!(kind = target.1.kind, key = %target.2, %error, "collect object failed; it is retried");
+            Ended::Failed
+        });
+        CollectionResult { uid: target.0, ended }
+    }
+
+    async fn try_perform(
+        &self,
+        target: &Target,
+        decision: GcDecision,
+        dependents: Vec<Target>,
+    ) -> Result<Ended, CollectError> {
+        let (uid, api, key) = target;
+        let live = match self.get(api, key).await? {
+            Some(live) if live.uid.as_deref() == Some(uid) => live,
+            _ => return Ok(Ended::Missing),
         };
-        match get(&client, &api, &Key { namespace: namespace.clone(), name: owner.name.clone() }).await {
-            Ok(Some(meta)) if meta.uid.as_deref() == Some(&*owner.uid) => done.present_owners.push(owner.uid),
-            Ok(_) => done.absent_owners.push(owner.uid),
-            Err(error) => {
-                tracing::info!(owner = %owner.name, kind = %owner.kind, %error, "get owner failed; it is retried");
-                return CollectionResult { failed: true, requeue: false, ..done };
+        let objects = self.objects(api, &key.namespace);
+        match decision {
+            GcDecision::Verify { has_dependents, foreign } => {
+                self.verify(target, live, has_dependents, &foreign).await
+            }
+            GcDecision::Unblock => {
+                let mut owners = live.owner_references.clone().unwrap_or_default();
+                owners.iter_mut().for_each(|o| o.block_owner_deletion = Some(false));
+                Ok(present(patch(&objects, &live, json!({"ownerReferences": owners})).await?))
+            }
+            GcDecision::Orphan(_) => {
+                for dependent in dependents {
+                    self.orphan(dependent, uid).await?;
+                }
+                Ok(remove_finalizer(&objects, &live, ORPHAN).await?)
+            }
+            GcDecision::Finish => Ok(remove_finalizer(&objects, &live, FOREGROUND).await?),
+            GcDecision::Nothing => Ok(Ended::Done),
+        }
+    }
+
+    /// Asks the server about every owner and does what follows.
+    async fn verify(
+        &self,
+        (uid, api, key): &Target,
+        live: ObjectMeta,
+        has_dependents: bool,
+        foreign: &[Owner],
+    ) -> Result<Ended, CollectError> {
+        let mut states = Vec::new();
+        for owner in live.owner_references.iter().flatten() {
+            states.push(self.owner_state(owner, &key.namespace).await?);
+        }
+        for owner in foreign {
+            self.report_foreign(api, key, uid, owner).await;
+        }
+        let objects = self.objects(api, &key.namespace);
+        match judge(&live, &states, has_dependents) {
+            Verdict::Keep => Ok(present(live)),
+            Verdict::Unresolvable => Ok(Ended::Unresolvable),
+            Verdict::WrongScope => Ok(Ended::Done),
+            Verdict::Delete(propagation) => {
+                tracing::info!(kind = api.kind, %key, ?propagation, "delete object whose owners are gone");
+                delete(&objects, &live, propagation).await?;
+                Ok(Ended::Done)
+            }
+            Verdict::KeepOwners(owners) => {
+                Ok(present(patch(&objects, &live, json!({"ownerReferences": owners})).await?))
             }
         }
     }
-    done
-}
 
-fn objects(client: &Client, api: &ApiResource, namespace: &str) -> Api<DynamicObject> {
-    match namespace {
-        "" => Api::all_with(client.clone(), api),
-        _ => Api::namespaced_with(client.clone(), namespace, api),
+    async fn owner_state(
+        &self,
+        owner: &OwnerReference,
+        namespace: &Arc<str>,
+    ) -> Result<OwnerState, CollectError> {
+        let Some(resource) = self.discovered.resolve(&owner.api_version, &owner.kind) else {
+            return Ok(OwnerState::Unresolvable);
+        };
+        let namespace: Arc<str> = match (resource.namespaced, namespace.is_empty()) {
+            (true, true) => return Ok(OwnerState::WrongScope),
+            (true, false) => namespace.clone(),
+            (false, _) => "".into(),
+        };
+        let key = Key { namespace, name: owner.name.as_str().into() };
+        let live = self.get(&resource.api, &key).await?;
+        let live = live.filter(|live| live.uid.as_deref() == Some(&owner.uid));
+        Ok(live.as_ref().map_or(OwnerState::Absent, state_of))
+    }
+
+    async fn report_foreign(&self, api: &ApiResource, key: &Key, uid: &Uid, owner: &Owner) {
+        let subject = Subject { api_version: &api.api_version, kind: &api.kind, key, uid };
+        let namespace = &key.namespace;
+        let message = format!(
+            "ownerRef [{}/{}, namespace: {namespace}, name: {}, uid: {}] does not exist in namespace \"{namespace}\"",
+            owner.api_version, owner.kind, owner.name, owner.uid
+        );
+        self.recorder.record_about(&self.client, subject, true, "OwnerRefInvalidNamespace", message).await;
+    }
+
+    /// Removes the reference to an owner.
+    async fn orphan(&self, (uid, api, key): Target, owner: &Uid) -> Result<(), CollectError> {
+        let Some(live) = self.get(&api, &key).await?.filter(|live| live.uid.as_deref() == Some(&uid)) else {
+            return Ok(());
+        };
+        let owners = live.owner_references.iter().flatten();
+        let keep: Vec<_> = owners.filter(|o| *o.uid != **owner).collect();
+        patch(&self.objects(&api, &key.namespace), &live, json!({"ownerReferences": keep})).await?;
+        Ok(())
     }
 }
 
-/// The metadata of an object. An owner that is not in the dependent's namespace may be cluster-wide.
-async fn get(client: &Client, api: &ApiResource, key: &Key) -> kube::Result<Option<ObjectMeta>> {
-    let found = objects(client, api, &key.namespace).get_metadata_opt(&key.name).await?;
-    let found = match found {
-        None if !key.namespace.is_empty() => {
-            objects(client, api, "").get_metadata_opt(&key.name).await.unwrap_or(None)
-        }
-        found => found,
-    };
-    Ok(found.map(|o| o.metadata))
-}
-
-/// Performs a decision about one object. `dependents` are those that lose an owner that orphans them.
-pub(super) async fn perform(
-    client: Client,
-    target: Target,
-    decision: GcDecision,
-    dependents: Vec<Target>,
-) -> CollectionResult {
-    let (uid, api, key) = &target;
-    let done = CollectionResult::new(uid.clone());
-    match try_perform(&client, &target, decision, dependents).await {
-        Ok(shown) => CollectionResult { shown, ..done },
-        // Deleted or changed meanwhile: the watch shows it, and the backoff retries.
-        Err(error) => {
-            tracing::debug!(kind = api.kind, %key, %error, "collect object failed; it is retried");
-            CollectionResult { failed: true, ..done }
-        }
-    }
-}
-
-async fn try_perform(
-    client: &Client,
-    (uid, api, key): &Target,
-    decision: GcDecision,
-    dependents: Vec<Target>,
-) -> kube::Result<Shown> {
-    let target = objects(client, api, &key.namespace);
-    let live = match target.get_metadata_opt(&key.name).await? {
-        Some(o) if o.metadata.uid.as_deref() == Some(uid) => o.metadata,
-        _ => return Ok(Shown::Missing),
-    };
-    match decision {
-        GcDecision::Delete(propagation) => {
-            delete(&target, &live, propagation).await?;
-            Ok(Shown::Unknown)
-        }
-        GcDecision::DropOwners(dropped) => {
-            let owners = live.owner_references.iter().flatten();
-            let keep: Vec<_> = owners.filter(|o| !dropped.iter().any(|uid| **uid == *o.uid)).collect();
-            patch(&target, &live, json!({"ownerReferences": keep})).await.map(present)
-        }
-        GcDecision::Unblock => {
-            let mut owners = live.owner_references.clone().unwrap_or_default();
-            owners.iter_mut().for_each(|o| o.block_owner_deletion = Some(false));
-            patch(&target, &live, json!({"ownerReferences": owners})).await.map(present)
-        }
-        GcDecision::Orphan(_) => {
-            for (_, api, at) in dependents {
-                let dependent = objects(client, &api, &at.namespace);
-                let Some(object) = dependent.get_metadata_opt(&at.name).await? else { continue };
-                let owners = object.metadata.owner_references.iter().flatten();
-                let keep: Vec<_> = owners.filter(|o| o.uid != **uid).collect();
-                patch(&dependent, &object.metadata, json!({"ownerReferences": keep})).await?;
-            }
-            remove_finalizer(&target, &live, ORPHAN).await
-        }
-        GcDecision::Finish => remove_finalizer(&target, &live, FOREGROUND).await,
-        GcDecision::Nothing | GcDecision::CheckOwners(_) => Ok(Shown::Unknown),
-    }
-}
-
-fn present(meta: ObjectMeta) -> Shown {
-    Shown::Present(Box::new(meta))
+fn present(meta: ObjectMeta) -> Ended {
+    Ended::Present(Box::new(meta))
 }
 
 async fn delete(
@@ -196,12 +239,12 @@ async fn remove_finalizer(
     target: &Api<DynamicObject>,
     live: &ObjectMeta,
     finalizer: &str,
-) -> kube::Result<Shown> {
+) -> kube::Result<Ended> {
     let keep: Vec<&String> = live.finalizers.iter().flatten().filter(|f| *f != finalizer).collect();
     match patch(target, live, json!({"finalizers": keep})).await {
         // The removal of the last finalizer deletes the object; a watch shows that.
-        Ok(_) => Ok(Shown::Unknown),
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(Shown::Missing),
+        Ok(_) => Ok(Ended::Done),
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(Ended::Done),
         Err(error) => Err(error),
     }
 }

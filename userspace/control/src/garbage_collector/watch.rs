@@ -12,28 +12,81 @@ use kube::core::discovery::ApiResource;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
-use crate::discovery::{Resource, discover};
+use crate::discovery::{Discovered, discover};
 
 const MIN_DISCOVERY_RETRY: Duration = Duration::from_millis(100);
 const MAX_DISCOVERY_RETRY: Duration = Duration::from_secs(30);
+
+/// New kinds come with definitions; their resource may need a moment to be served.
+const DISCOVERY_PAUSE: Duration = Duration::from_millis(500);
+/// The interval of discoveries while something is not served, or not yet; and at other times, for servers that change
+/// what they serve without a change of their APIService.
+const RETRY_INTERVAL: Duration = Duration::from_secs(30);
+const REFRESH_INTERVAL: Duration = Duration::from_secs(300);
+
+/// When to discover. The caller starts a discovery when `must_start` says so, and reports its end by `done`.
+pub(super) struct DiscoverySchedule {
+    due: Instant,
+    running: bool,
+    /// What is served may have changed since the running discovery started.
+    again: bool,
+}
+
+impl Default for DiscoverySchedule {
+    fn default() -> Self {
+        DiscoverySchedule { due: Instant::now(), running: false, again: false }
+    }
+}
+
+impl DiscoverySchedule {
+    pub(super) fn must_start(&mut self) -> bool {
+        let start = !self.running && self.due <= Instant::now();
+        self.running |= start;
+        start
+    }
+
+    pub(super) fn due(&self) -> Instant {
+        if self.running { Instant::now() + REFRESH_INTERVAL } else { self.due }
+    }
+
+    /// What is served may have changed.
+    pub(super) fn soon(&mut self) {
+        self.again |= self.running;
+        self.due = self.due.min(Instant::now() + DISCOVERY_PAUSE);
+    }
+
+    /// Something is not served that is needed.
+    pub(super) fn retry(&mut self) {
+        self.due = self.due.min(Instant::now() + RETRY_INTERVAL);
+    }
+
+    pub(super) fn done(&mut self, incomplete: bool) {
+        let pause = match (self.again, incomplete) {
+            (true, _) => DISCOVERY_PAUSE,
+            (false, true) => RETRY_INTERVAL,
+            (false, false) => REFRESH_INTERVAL,
+        };
+        *self = DiscoverySchedule { due: Instant::now() + pause, running: false, again: false };
+    }
+}
 
 /// The number is the collector's own for the resource.
 pub(super) enum Message {
     Init(u32),
     Apply(u32, Box<ObjectMeta>),
     InitDone(u32),
-    Delete(Box<ObjectMeta>),
-    Discovered(Vec<Resource>),
+    Delete(u32, Box<ObjectMeta>),
+    Discovered(Discovered),
 }
 
-/// Discovers after a pause, trying until the server answers.
-pub(super) async fn discover_after(pause: Duration, client: Client, sender: mpsc::Sender<Message>) {
-    tokio::time::sleep(pause).await;
+/// Discovers, trying until the server answers.
+pub(super) async fn discover_once(client: Client, sender: mpsc::Sender<Message>) {
     let mut retry = MIN_DISCOVERY_RETRY;
     loop {
         match discover(&client).await {
-            Ok(resources) => return drop(sender.send(Message::Discovered(resources)).await),
+            Ok(found) => return drop(sender.send(Message::Discovered(found)).await),
             Err(error) => tracing::info!(%error, "discover resources failed; it is retried"),
         }
         tokio::time::sleep(retry).await;
@@ -57,7 +110,7 @@ pub(super) async fn follow(
             Ok(watcher::Event::InitApply(o) | watcher::Event::Apply(o)) => {
                 Message::Apply(number, Box::new(o.metadata))
             }
-            Ok(watcher::Event::Delete(o)) => Message::Delete(Box::new(o.metadata)),
+            Ok(watcher::Event::Delete(o)) => Message::Delete(number, Box::new(o.metadata)),
             Err(error) => {
                 tracing::debug!(kind = api.kind, %error, "metadata watch failed");
                 continue;

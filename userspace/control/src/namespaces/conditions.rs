@@ -13,7 +13,7 @@ const FINALIZER: &str = "kubernetes";
 /// What remains of one resource in the namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Remainder {
-    /// "pods" or "deployments.apps".
+    /// "pods." or "deployments.apps".
     pub(super) resource: String,
     pub(super) count: usize,
     /// Finalizers that hold the objects, and how many objects each holds.
@@ -24,15 +24,15 @@ pub(super) struct Remainder {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Round {
     pub(super) remainders: Vec<Remainder>,
-    /// Groups whose discovery failed.
-    pub(super) discovery_failures: Vec<String>,
+    /// Why the resources of the server are not all known: some may still have objects in the namespace.
+    pub(super) discovery_failure: Option<String>,
     /// Deletes that the server refused.
     pub(super) delete_failures: Vec<String>,
 }
 
 impl Round {
     pub(super) fn is_empty(&self) -> bool {
-        self.remainders.is_empty() && self.discovery_failures.is_empty() && self.delete_failures.is_empty()
+        self.remainders.is_empty() && self.discovery_failure.is_none() && self.delete_failures.is_empty()
     }
 }
 
@@ -66,37 +66,40 @@ pub(super) fn conditions(
         .iter()
         .map(|r| format!("{} has {} resource instances", r.resource, r.count))
         .collect();
+    let joined = |prefix: &str, parts: &[String]| {
+        (!parts.is_empty()).then(|| format!("{prefix}: {}", parts.join(", ")))
+    };
+    let failed = format!("Failed to delete all resource types, {} remaining", round.delete_failures.len());
+    let mut put = |kind, failure, bad_reason, good| put(&mut new, kind, failure, bad_reason, good, now);
     put(
-        &mut new,
         "NamespaceDeletionDiscoveryFailure",
-        &round.discovery_failures,
+        round.discovery_failure.clone(),
+        "DiscoveryFailed",
         ("ResourcesDiscovered", "All resources successfully discovered"),
-        ("DiscoveryFailed", "Discovery failed for some groups: "),
-        now,
     );
     put(
-        &mut new,
+        "NamespaceDeletionGroupVersionParsingFailure",
+        None,
+        "GroupVersionParsingFailed",
+        ("ParsedGroupVersions", "All legacy kube types successfully parsed"),
+    );
+    put(
         "NamespaceDeletionContentFailure",
-        &round.delete_failures,
+        joined(&failed, &round.delete_failures),
+        "ContentDeletionFailed",
         ("ContentDeleted", "All content successfully deleted, may be waiting on finalization"),
-        ("ContentDeletionFailed", "Failed to delete all resource types: "),
-        now,
     );
     put(
-        &mut new,
         "NamespaceContentRemaining",
-        &remaining,
+        joined("Some resources are remaining", &remaining),
+        "SomeResourcesRemain",
         ("ContentRemoved", "All content successfully removed"),
-        ("SomeResourcesRemain", "Some resources are remaining: "),
-        now,
     );
     put(
-        &mut new,
         "NamespaceFinalizersRemaining",
-        &held,
+        joined("Some content in the namespace has finalizers remaining", &held),
+        "SomeFinalizersRemain",
         ("ContentHasNoFinalizers", "All content-preserving finalizers finished"),
-        ("SomeFinalizersRemain", "Some content in the namespace has finalizers remaining: "),
-        now,
     );
     (new != old).then_some(new)
 }
@@ -109,18 +112,18 @@ fn merged_finalizers(round: &Round) -> BTreeMap<&str, usize> {
     all
 }
 
+/// Sets a condition: true with the failure, or false with the good reason and message.
 fn put(
     conditions: &mut Vec<NamespaceCondition>,
     kind: &str,
-    failures: &[String],
+    failure: Option<String>,
+    bad_reason: &str,
     good: (&str, &str),
-    bad: (&str, &str),
     now: Timestamp,
 ) {
-    let (status, reason, message) = if failures.is_empty() {
-        ("False", good.0, good.1.to_owned())
-    } else {
-        ("True", bad.0, format!("{}{}", bad.1, failures.join(", ")))
+    let (status, reason, message) = match failure {
+        None => ("False", good.0, good.1.to_owned()),
+        Some(message) => ("True", bad_reason, message),
     };
     let old = conditions.iter().find(|c| c.type_ == kind);
     if old.is_some_and(|c| c.status == status && c.message.as_deref() == Some(&message)) {
@@ -169,7 +172,7 @@ mod tests {
         let mut ns = namespace();
         let round = Round {
             remainders: vec![Remainder {
-                resource: "pods".into(),
+                resource: "pods.".into(),
                 count: 2,
                 finalizers: vec![("example.com/hold".into(), 1)],
             }],
@@ -179,9 +182,19 @@ mod tests {
         let remaining = new.iter().find(|c| c.type_ == "NamespaceContentRemaining").unwrap();
         assert_eq!(
             remaining.message.as_deref(),
-            Some("Some resources are remaining: pods has 2 resource instances")
+            Some("Some resources are remaining: pods. has 2 resource instances")
         );
         ns.status.get_or_insert_default().conditions = Some(new);
         assert_eq!(conditions(&ns, &round, Timestamp::UNIX_EPOCH), None);
+    }
+
+    #[test]
+    fn a_namespace_is_not_empty_while_some_resources_are_unknown() {
+        let failure = "Discovery failed for some groups, 1 failing: down.io/v1".to_owned();
+        let round = Round { discovery_failure: Some(failure.clone()), ..Default::default() };
+        assert!(!round.is_empty());
+        let new = conditions(&namespace(), &round, Timestamp::UNIX_EPOCH).unwrap();
+        let found = new.iter().find(|c| c.type_ == "NamespaceDeletionDiscoveryFailure").unwrap();
+        assert_eq!((found.status.as_str(), found.message.as_ref()), ("True", Some(&failure)));
     }
 }

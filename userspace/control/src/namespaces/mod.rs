@@ -25,7 +25,8 @@ use conditions::{Remainder, Round, conditions, finalized, is_ending};
 const MAX_CHECK_INTERVAL: Duration = Duration::from_secs(30);
 /// Objects are often deleted in bursts; one check answers a burst.
 const BURST_PAUSE: Duration = Duration::from_millis(50);
-const FAILURE_PAUSE: Duration = Duration::from_secs(1);
+const MIN_FAILURE_PAUSE: Duration = Duration::from_secs(1);
+const MAX_FAILURE_PAUSE: Duration = Duration::from_secs(10);
 const MAX_CONCURRENT_RESOURCES: usize = 8;
 
 /// Empties namespaces until the future is dropped or the hub is gone.
@@ -76,13 +77,24 @@ impl Emptier {
 /// Works until the namespace is gone; returns its name.
 async fn finish(client: Client, name: String, wake: Arc<Notify>) -> String {
     let mut remaining: Option<Vec<String>> = None;
+    let mut failure_pause = MIN_FAILURE_PAUSE;
     loop {
         match step(&client, &name, remaining.as_deref()).await {
             Ok(Progress::Gone) => return name,
-            Ok(Progress::Remaining(resources)) => remaining = Some(resources).filter(|r| !r.is_empty()),
+            Ok(Progress::Remaining(resources)) => {
+                remaining = Some(resources).filter(|r| !r.is_empty());
+                failure_pause = MIN_FAILURE_PAUSE;
+            }
+            Ok(Progress::Failed) => {
+                remaining = None;
+                tokio::time::sleep(failure_pause).await;
+                failure_pause = (failure_pause * 2).min(MAX_FAILURE_PAUSE);
+            }
             Err(error) => {
                 tracing::info!(namespace = name, %error, "empty namespace failed; it is retried");
                 remaining = None;
+                tokio::time::sleep(failure_pause).await;
+                failure_pause = (failure_pause * 2).min(MAX_FAILURE_PAUSE);
             }
         }
         if remaining.is_some() && tokio::time::timeout(MAX_CHECK_INTERVAL, wake.notified()).await.is_err() {
@@ -97,6 +109,8 @@ enum Progress {
     Gone,
     /// Titles of the resources with objects left; empty: check every resource once more.
     Remaining(Vec<String>),
+    /// Not every resource could be found or emptied.
+    Failed,
 }
 
 /// One round. `only` limits it to the resources that the last round left.
@@ -109,12 +123,10 @@ async fn step(client: &Client, name: &str, only: Option<&[String]>) -> kube::Res
         namespaces.patch_status(name, &PatchParams::default(), &Patch::Merge(patch)).await?;
     }
     if !round.is_empty() {
-        let mut remaining: Vec<String> = round.remainders.into_iter().map(|r| r.resource).collect();
-        if !round.discovery_failures.is_empty() || !round.delete_failures.is_empty() {
-            tokio::time::sleep(FAILURE_PAUSE).await;
-            remaining.clear();
+        if round.discovery_failure.is_some() || !round.delete_failures.is_empty() {
+            return Ok(Progress::Failed);
         }
-        return Ok(Progress::Remaining(remaining));
+        return Ok(Progress::Remaining(round.remainders.into_iter().map(|r| r.resource).collect()));
     }
     if only.is_some() {
         return Ok(Progress::Remaining(Vec::new()));
@@ -132,20 +144,22 @@ async fn step(client: &Client, name: &str, only: Option<&[String]>) -> kube::Res
 
 /// Deletes the content of every namespaced resource and counts what remains.
 async fn delete_content(client: &Client, name: &str, only: Option<&[String]>) -> Round {
-    let resources = match discover(client).await {
-        Ok(resources) => resources,
-        Err(error) => return Round { discovery_failures: vec![error.to_string()], ..Default::default() },
+    let discovered = match discover(client).await {
+        Ok(discovered) => discovered,
+        Err(error) => return Round { discovery_failure: Some(error.to_string()), ..Default::default() },
     };
-    let deletable = resources
-        .into_iter()
+    let deletable: Vec<Resource> = discovered
+        .preferred()
         .filter(|r| r.namespaced && r.can(&["delete", "list"]))
-        .filter(|r| only.is_none_or(|only| only.contains(&r.title())));
+        .filter(|r| only.is_none_or(|only| only.contains(&r.title())))
+        .cloned()
+        .collect();
     let results: Vec<Result<Option<Remainder>, DeleteFailure>> = stream::iter(deletable)
         .map(|r| delete_resource(client, name, r))
         .buffer_unordered(MAX_CONCURRENT_RESOURCES)
         .collect()
         .await;
-    let mut round = Round::default();
+    let mut round = Round { discovery_failure: discovered.failure_message(), ..Default::default() };
     for result in results {
         match result {
             Ok(remainder) => round.remainders.extend(remainder),

@@ -12,11 +12,14 @@ use skep_api::quota::Meter;
 use tokio::time::Instant;
 
 use super::decide::{QuotaDecision, Usage, decide, meters};
-use crate::discovery::{Resource, discover};
+use crate::discovery::{Discovered, discover};
 
 const MAX_COUNT_INTERVAL: Duration = Duration::from_secs(60);
 /// Before the next count when another writer wrote the quota.
 const CONFLICT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Before the next count when a server of some resource does not answer.
+const UNDISCOVERED_PAUSE: Duration = Duration::from_secs(10);
 
 /// A version of a quota, and since when it is known.
 #[derive(Clone)]
@@ -30,9 +33,19 @@ pub(super) struct CountJob {
     pub(super) namespace: String,
     /// By the name of the quota.
     versions: HashMap<String, Version>,
-    /// Discovered resources; discovered again when one is not among them.
-    pub(super) resources: Arc<Vec<Resource>>,
+    /// Discovered resources; discovered again when one is not among them, or is no longer served.
+    pub(super) resources: Arc<Discovered>,
     usage: BTreeMap<Meter, Usage>,
+}
+
+/// Why a count ended early; the quota keeps its last usage.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CountError {
+    #[error(transparent)]
+    Request(#[from] kube::Error),
+    /// Its objects exist and cannot be counted.
+    #[error("discovery of group {0} failed")]
+    Undiscovered(String),
 }
 
 impl CountJob {
@@ -40,21 +53,24 @@ impl CountJob {
         client: Client,
         namespace: String,
         versions: HashMap<String, Version>,
-        resources: Arc<Vec<Resource>>,
+        resources: Arc<Discovered>,
     ) -> Self {
         CountJob { client, namespace, versions, resources, usage: BTreeMap::new() }
     }
 
     /// Counts for all quotas of the namespace; returns the pause before the next count.
-    pub(super) async fn count(&mut self) -> kube::Result<Duration> {
+    pub(super) async fn count(&mut self) -> Result<Duration, CountError> {
         let quotas = self.list("", "v1", "resourcequotas", "").await?;
         let mut pause = MAX_COUNT_INTERVAL;
         for quota in items(quotas) {
-            for meter in meters(&quota) {
-                if !self.usage.contains_key(&meter) {
-                    let usage = self.measure(&meter).await?;
-                    self.usage.insert(meter, usage);
+            match self.measure_all(&quota).await {
+                Ok(()) => {}
+                Err(error @ CountError::Undiscovered(_)) => {
+                    tracing::info!(namespace = self.namespace, %error, "count quota failed; it is retried");
+                    pause = pause.min(UNDISCOVERED_PAUSE);
+                    continue;
                 }
+                Err(error) => return Err(error),
             }
             match decide(&quota, &self.usage, self.age(&quota), Timestamp::now()) {
                 QuotaDecision::Nothing => {}
@@ -69,6 +85,17 @@ impl CountJob {
         Ok(pause)
     }
 
+    /// Measures what the quota limits and was not measured yet.
+    async fn measure_all(&mut self, quota: &Value) -> Result<(), CountError> {
+        for meter in meters(quota) {
+            if !self.usage.contains_key(&meter) {
+                let usage = self.measure(&meter).await?;
+                self.usage.insert(meter, usage);
+            }
+        }
+        Ok(())
+    }
+
     /// For how long the quota is known to have its present version.
     fn age(&self, quota: &Value) -> Duration {
         let metadata = &quota["metadata"];
@@ -77,29 +104,50 @@ impl CountJob {
         same.map_or(Duration::ZERO, |version| version.since.elapsed())
     }
 
-    async fn measure(&mut self, meter: &Meter) -> kube::Result<Usage> {
+    async fn measure(&mut self, meter: &Meter) -> Result<Usage, CountError> {
         let Some(version) = self.version(meter).await? else { return Ok(Usage::Number(0)) };
+        let measured = self.measure_version(meter, &version).await;
+        if let Err(kube::Error::Api(status)) = &measured
+            && status.code == 404
+        {
+            // The version is no longer served; the next count uses another one.
+            self.resources = Arc::default();
+        }
+        Ok(measured?)
+    }
+
+    async fn measure_version(&self, meter: &Meter, version: &str) -> kube::Result<Usage> {
         if !meter.is_count() {
-            return Ok(Usage::Objects(items(self.list(&meter.group, &version, &meter.plural, "").await?)));
+            return Ok(Usage::Objects(items(self.list(&meter.group, version, &meter.plural, "").await?)));
         }
         // A list of one object carries the number of the others.
-        let list = self.list(&meter.group, &version, &meter.plural, "?limit=1").await?;
+        let list = self.list(&meter.group, version, &meter.plural, "?limit=1").await?;
         let more = list["metadata"]["remainingItemCount"].as_u64().unwrap_or(0);
         Ok(Usage::Number(more + items(list).len() as u64))
     }
 
     /// The version in which the server serves a resource, if it serves it.
-    async fn version(&mut self, meter: &Meter) -> kube::Result<Option<String>> {
+    async fn version(&mut self, meter: &Meter) -> Result<Option<String>, CountError> {
         if meter.group.is_empty() {
             return Ok(Some("v1".to_owned()));
         }
-        let is = |resource: &&Resource| {
-            resource.namespaced && resource.api.group == meter.group && resource.api.plural == meter.plural
+        let version = |resources: &Discovered| {
+            let mut found = resources.preferred().filter(|resource| {
+                resource.namespaced
+                    && resource.api.group == meter.group
+                    && resource.api.plural == meter.plural
+            });
+            found.next().map(|resource| resource.api.version.clone())
         };
-        if !self.resources.iter().any(|resource| is(&resource)) {
-            self.resources = Arc::new(discover(&self.client).await?);
+        if let Some(known) = version(&self.resources) {
+            return Ok(Some(known));
         }
-        Ok(self.resources.iter().find(is).map(|resource| resource.api.version.clone()))
+        self.resources = Arc::new(discover(&self.client).await?);
+        let found = version(&self.resources);
+        if found.is_none() && self.resources.has_failed(&meter.group) {
+            return Err(CountError::Undiscovered(meter.group.to_string()));
+        }
+        Ok(found)
     }
 
     async fn list(&self, group: &str, version: &str, plural: &str, query: &str) -> kube::Result<Value> {

@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 use crate::cache::{Change, Object};
-use crate::discovery::Resource;
+use crate::discovery::Discovered;
 use crate::hub::{InformerEvent, Subscription};
 use crate::meta;
 use count::{CountJob, Version};
@@ -40,14 +40,14 @@ struct QuotaNamespace {
 #[derive(Default)]
 struct Quotas {
     namespaces: HashMap<String, QuotaNamespace>,
-    resources: Arc<Vec<Resource>>,
+    resources: Arc<Discovered>,
 }
 
 struct CountResult {
     namespace: String,
     /// Pause before the next count.
     pause: Duration,
-    resources: Arc<Vec<Resource>>,
+    resources: Arc<Discovered>,
 }
 
 /// Counts until the future is dropped or the hub is gone. `ended`: namespaces in which an object was deleted that the hub
