@@ -86,6 +86,10 @@ pub(crate) struct Strategy {
     /// `metadata.generation` counts changes of the specification.
     pub(crate) generation: bool,
     pub(crate) default: fn(&mut Value),
+    /// What a new object always has, whatever its author wrote; after the defaults.
+    pub(crate) prepare_create: fn(&mut Value),
+    /// New object, old object: fields that an update of the main part leaves as they were.
+    pub(crate) prepare_update: fn(&mut Value, &Value),
     pub(crate) validate: fn(&Value, &mut Errors),
     /// New object, old object.
     pub(crate) validate_update: fn(&Value, &Value, &mut Errors),
@@ -102,6 +106,8 @@ impl Strategy {
     pub(crate) const NONE: Strategy = Strategy {
         generation: false,
         default: |_| {},
+        prepare_create: |_| {},
+        prepare_update: |_, _| {},
         validate: |_, _| {},
         validate_update: |_, _, _| {},
         validate_status: |_, _| {},
@@ -175,6 +181,7 @@ impl Kind {
         }
         meta::omit_empty(object);
         self.default(object);
+        (self.strategy.prepare_create)(object);
         if self.has_status() && self.custom.is_none() {
             set_default(object, "status", Value::Object(serde_json::Map::new()));
             self.fill_status(object);
@@ -209,6 +216,9 @@ impl Kind {
                 *new = kept;
             }
             Part::Main | Part::Whole => {}
+        }
+        if part == Part::Main {
+            (self.strategy.prepare_update)(new, old);
         }
         meta::omit_empty(new);
         self.default(new);

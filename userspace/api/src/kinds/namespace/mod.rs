@@ -20,9 +20,11 @@ pub(super) const ROW: Row = Row {
     schema: "api.core.v1.Namespace",
     selectable_fields: &["metadata.name", "status.phase"],
     columns: COLUMNS,
-    strategy: Strategy { default, name: NameForm::Label, ..Strategy::NONE },
+    strategy: Strategy { default, prepare_create, prepare_update, name: NameForm::Label, ..Strategy::NONE },
     ..Row::CLUSTER
 };
+
+const FINALIZER: &str = "kubernetes";
 
 const COLUMNS: &[Column] =
     &[NAME, Column::text("Status", |object, _| text_cell(&object["status"]["phase"])), AGE];
@@ -34,9 +36,69 @@ fn default(object: &mut Value) {
     if labels.is_object() {
         labels["kubernetes.io/metadata.name"] = name.into();
     }
-    if object["metadata"]["deletionTimestamp"].is_null() {
-        set_default(object, "spec", json!({}));
-        set_default(&mut object["spec"], "finalizers", json!(["kubernetes"]));
-    }
+    set_default(object, "spec", json!({}));
     set_default(object, "status", json!({"phase": "Active"}));
+}
+
+/// Every namespace has the finalizer that holds it until its content is deleted.
+fn prepare_create(object: &mut Value) {
+    set_default(&mut object["spec"], "finalizers", json!([]));
+    if let Some(finalizers) = object["spec"]["finalizers"].as_array_mut()
+        && !finalizers.iter().any(|finalizer| finalizer == FINALIZER)
+    {
+        finalizers.push(FINALIZER.into());
+    }
+}
+
+/// Only the subresource `finalize` changes the finalizers.
+fn prepare_update(new: &mut Value, old: &Value) {
+    set_default(new, "spec", json!({}));
+    let Some(spec) = new["spec"].as_object_mut() else { return };
+    match old["spec"].get("finalizers") {
+        Some(finalizers) => spec.insert("finalizers".to_owned(), finalizers.clone()),
+        None => spec.remove("finalizers"),
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::find;
+    use crate::kinds::Part;
+
+    fn finalizers(object: &Value) -> &Value {
+        &object["spec"]["finalizers"]
+    }
+
+    #[test]
+    fn a_new_namespace_always_has_the_finalizer() {
+        let kind = find("", "v1", "namespaces").unwrap();
+        let rows = [
+            (json!({}), json!(["kubernetes"])),
+            (json!({"spec": {}}), json!(["kubernetes"])),
+            (json!({"spec": {"finalizers": null}}), json!(["kubernetes"])),
+            (json!({"spec": {"finalizers": []}}), json!(["kubernetes"])),
+            (json!({"spec": {"finalizers": ["x.io/y"]}}), json!(["x.io/y", "kubernetes"])),
+            (json!({"spec": {"finalizers": ["kubernetes"]}}), json!(["kubernetes"])),
+        ];
+        for (mut new, wanted) in rows {
+            new["metadata"] = json!({"name": "n"});
+            kind.prepare_create(&mut new);
+            assert_eq!(finalizers(&new), &wanted);
+        }
+    }
+
+    #[test]
+    fn an_update_keeps_the_finalizers() {
+        let kind = find("", "v1", "namespaces").unwrap();
+        let old = json!({"metadata": {"name": "n"}, "spec": {"finalizers": ["kubernetes", "x.io/y"]}, "status": {}});
+        for spec in [json!(null), json!({}), json!({"finalizers": []}), json!({"finalizers": ["z.io/z"]})] {
+            let mut new = json!({"metadata": {"name": "n"}, "spec": spec});
+            kind.prepare_update(&mut new, &old, Part::Main);
+            assert_eq!(finalizers(&new), finalizers(&old), "{spec}");
+        }
+        let mut new = json!({"metadata": {"name": "n"}, "spec": {"finalizers": []}, "status": {}});
+        kind.prepare_update(&mut new, &old, Part::Whole);
+        assert_eq!(finalizers(&new), &json!([]), "the subresource changes them");
+    }
 }
