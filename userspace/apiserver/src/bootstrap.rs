@@ -15,9 +15,7 @@ use crate::stored::{Storage, stamp};
 
 pub(crate) async fn run(config: &Config, allocator: &Arc<Allocator>) -> Result<(), Status> {
     let storage = &allocator.storage;
-    for name in ["default", "kube-system", "kube-public", "kube-node-lease"] {
-        ensure(storage, json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})).await?;
-    }
+    ensure_namespaces(storage).await?;
     for object in default_objects() {
         ensure(storage, object).await?;
     }
@@ -46,6 +44,14 @@ fn authorities(config: &Config) -> Value {
             "kubelet-serving-ca.crt": config.node_tls.ca,
         },
     })
+}
+
+/// Creates the namespaces that every cluster has, as far as they are missing.
+pub(crate) async fn ensure_namespaces(storage: &Storage) -> Result<(), Status> {
+    for name in ["default", "kube-system", "kube-public", "kube-node-lease"] {
+        ensure(storage, json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})).await?;
+    }
+    Ok(())
 }
 
 /// Creates the object unless one of its name exists.

@@ -7,6 +7,7 @@ mod policy_status;
 mod reconcile_loop;
 mod remote_api_services;
 pub(crate) mod service_allocations;
+mod system_namespaces;
 
 use std::sync::Arc;
 
@@ -29,5 +30,6 @@ pub(crate) fn start(writer: &Arc<Writer>, aggregator: &Arc<Aggregator>) -> Runni
     tasks.spawn(remote_api_services::run(storage.clone(), aggregator.clone()));
     tasks.spawn(local_api_services::run(storage.clone()));
     tasks.spawn(policy_status::run(storage.clone()));
+    tasks.spawn(system_namespaces::run(storage.clone()));
     Running { _tasks: tasks }
 }
