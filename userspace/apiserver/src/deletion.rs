@@ -72,7 +72,18 @@ impl DeleteOptions {
         self.dry_run
     }
 
-    fn check(&self, kind: &Kind, old: &Object, value: &Value) -> Result<(), Status> {
+    /// Whether the deletion is only for one version of the object.
+    pub(crate) fn has_revision(&self) -> bool {
+        self.revision.is_some()
+    }
+
+    /// The same options for only this version of the object.
+    pub(crate) fn at_revision(&self, revision: u64) -> DeleteOptions {
+        DeleteOptions { revision: Some(revision.to_string()), ..self.clone() }
+    }
+
+    /// Checks the preconditions.
+    pub(crate) fn check(&self, kind: &Kind, old: &Object, value: &Value) -> Result<(), Status> {
         let name = meta::name(value);
         if let Some(uid) = self.uid.as_deref().filter(|uid| *uid != meta::uid(value)) {
             let why = format!(
