@@ -7,6 +7,7 @@ pub mod churn;
 pub mod containerd;
 pub mod guest;
 pub mod netns;
+pub mod node;
 pub mod server_process;
 
 pub use xtask::image;

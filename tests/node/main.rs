@@ -1,5 +1,3 @@
 //! The pod agent against a real containerd and the real API server, both in or below this process.
 
-mod kubelet;
 mod pods;
-mod test_node;

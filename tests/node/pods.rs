@@ -2,8 +2,7 @@
 
 use anyhow::Result;
 use serde_json::{Value, json};
-
-use crate::test_node::{NODE, TestNode, container, phase};
+use skep_tests::node::{NODE, TestNode, container, phase};
 
 fn running(pod: Option<&Value>) -> bool {
     phase(pod) == "Running" && status(pod)["ready"] == true

@@ -1,14 +1,15 @@
-//! Folders and mounts of volumes: host paths, emptyDirs, tmpfs, removal.
+//! Folders and mounts of volumes: host paths, emptyDirs, tmpfs.
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt, chown};
 use std::path::Path;
 
 use k8s_openapi::api::core::v1::EmptyDirVolumeSource;
-use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use rustix::mount::{MountFlags, mount};
 
 use super::VolumeError;
+use super::remove::is_mount_point;
 use crate::resources;
 
 /// A failure without the name of its volume, which the caller adds.
@@ -87,34 +88,10 @@ fn set_mode(path: &Path, mode: u32) -> Result<(), DiskError> {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(|e| DiskError::Io("chmod", e))
 }
 
-/// Whether `path` is on another device than its parent.
-pub(super) fn is_mount_point(path: &Path) -> io::Result<bool> {
-    let own = fs::symlink_metadata(path)?.dev();
-    let parent = path.parent().map(fs::symlink_metadata).transpose()?;
-    Ok(parent.is_some_and(|p| p.dev() != own))
-}
-
+/// Mounts a tmpfs that only the agent can enter, until its mode is changed.
 pub(super) fn mount_tmpfs(path: &Path, size: Option<i64>) -> io::Result<()> {
-    let options = size.map_or_else(|| "mode=0755".to_owned(), |s| format!("mode=0755,size={s}"));
+    let options = size.map_or_else(|| "mode=0700".to_owned(), |s| format!("mode=0700,size={s}"));
     let options = std::ffi::CString::new(options)?;
     mount("tmpfs", path, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, Some(options.as_c_str()))?;
     Ok(())
-}
-
-/// Removes a folder. Mounts below it are detached first, so that their contents stay.
-pub(super) fn remove_tree(path: &Path) -> io::Result<()> {
-    let Ok(metadata) = fs::symlink_metadata(path) else { return Ok(()) };
-    if !metadata.is_dir() {
-        return fs::remove_file(path);
-    }
-    if is_mount_point(path)? {
-        unmount(path, UnmountFlags::DETACH)?;
-    }
-    for entry in fs::read_dir(path)? {
-        remove_tree(&entry?.path())?;
-    }
-    match fs::remove_dir(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
 }

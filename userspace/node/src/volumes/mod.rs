@@ -8,6 +8,8 @@ pub mod atomic;
 mod disk;
 pub mod mounts;
 pub mod payload;
+mod remove;
+pub mod sub_path;
 mod tokens;
 
 use std::collections::BTreeSet;
@@ -84,7 +86,7 @@ impl VolumeManager {
         let (pods, secrets) = (root.join("pods"), root.join("secrets"));
         std::fs::create_dir_all(&pods)?;
         std::fs::create_dir_all(&secrets)?;
-        if !disk::is_mount_point(&secrets)? {
+        if !remove::is_mount_point(&secrets)? {
             disk::mount_tmpfs(&secrets, None)?;
         }
         Ok(Self { pods, secrets, cache, tokens: TokenStore::new(client), allocatable, host_ips })
@@ -218,7 +220,7 @@ impl VolumeManager {
     pub async fn clean_up(&self, uid: &str) -> std::io::Result<()> {
         self.tokens.forget(uid);
         let folders = [self.pods.join(uid), self.secrets.join(uid)];
-        tokio::task::spawn_blocking(move || folders.iter().try_for_each(|f| disk::remove_tree(f)))
+        tokio::task::spawn_blocking(move || folders.iter().try_for_each(|f| remove::remove_tree(f)))
             .await
             .unwrap_or_else(|join| Err(std::io::Error::other(join)))
     }

@@ -2,11 +2,12 @@
 
 use std::fs;
 use std::io;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
-use k8s_openapi::api::core::v1::{Container, Pod, VolumeMount};
+use k8s_openapi::api::core::v1::{Container, Pod, Volume, VolumeMount};
 
 use super::VolumeManager;
+use super::sub_path::{SubPathError, SubPathMounts};
 use crate::cri::api;
 use crate::{env, names};
 
@@ -15,8 +16,10 @@ use crate::{env, names};
 pub enum MountError {
     #[error("volume mount {0:?} names no volume of the pod")]
     NoVolume(String),
-    #[error("subPath {0:?} of volume mount {1:?} leaves the volume")]
-    SubPath(String, String),
+    #[error(
+        "failed to prepare subPath {path:?} for volumeMount {mount:?} of container {container:?}: {source}"
+    )]
+    SubPath { path: String, mount: String, container: String, source: SubPathError },
     #[error("{operation} {path}: {source}")]
     Io { operation: &'static str, path: String, source: io::Error },
 }
@@ -27,49 +30,46 @@ fn failed(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Mou
 }
 
 impl VolumeManager {
-    /// The container's volume mounts in the order of the spec.
+    /// The container's volume mounts in the order of the spec. The subPaths among them last as long as the second value.
     pub fn mounts(
         &self,
         pod: &Pod,
         container: &Container,
         environment: &[(String, String)],
-    ) -> Result<Vec<api::Mount>, MountError> {
-        container.volume_mounts.iter().flatten().map(|mount| self.mount(pod, mount, environment)).collect()
+    ) -> Result<(Vec<api::Mount>, SubPathMounts), MountError> {
+        let mut sub_paths = SubPathMounts::default();
+        let mounts = container.volume_mounts.iter().flatten().enumerate().map(|(index, mount)| {
+            let (root, volume) = self.volume_of(pod, mount)?;
+            let host_path = match sub_path(mount, environment) {
+                path if path.is_empty() => root,
+                path => {
+                    let target = self.sub_path_target(pod, &container.name, &mount.name, index);
+                    sub_paths.add(&root, &path, target).map_err(|source| MountError::SubPath {
+                        path,
+                        mount: mount.name.clone(),
+                        container: container.name.clone(),
+                        source,
+                    })?
+                }
+            };
+            Ok(compile(mount, volume, &host_path))
+        });
+        let mounts = mounts.collect::<Result<_, MountError>>()?;
+        Ok((mounts, sub_paths))
     }
 
-    fn mount(
-        &self,
-        pod: &Pod,
-        mount: &VolumeMount,
-        environment: &[(String, String)],
-    ) -> Result<api::Mount, MountError> {
+    fn volume_of<'a>(&self, pod: &'a Pod, mount: &VolumeMount) -> Result<(PathBuf, &'a Volume), MountError> {
         let volumes = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
         let volume = volumes.into_iter().find(|v| v.name == mount.name);
-        let volume = volume.ok_or_else(|| MountError::NoVolume(mount.name.clone()))?;
-        let root = self.host_path(pod, volume).ok_or_else(|| MountError::NoVolume(mount.name.clone()))?;
-        let sub_path = match (&mount.sub_path, &mount.sub_path_expr) {
-            (Some(path), _) => path.clone(),
-            (None, Some(text)) => env::expand(text, environment),
-            (None, None) => String::new(),
-        };
-        let host_path = if sub_path.is_empty() { root } else { within(&root, &sub_path, &mount.name)? };
-        let propagation = match mount.mount_propagation.as_deref() {
-            Some("Bidirectional") => api::MountPropagation::PropagationBidirectional,
-            Some("HostToContainer") => api::MountPropagation::PropagationHostToContainer,
-            _ => api::MountPropagation::PropagationPrivate,
-        };
-        // Containers cannot write what the agent writes.
-        let own = volume.config_map.is_some()
-            || volume.secret.is_some()
-            || volume.projected.is_some()
-            || volume.downward_api.is_some();
-        Ok(api::Mount {
-            container_path: absolute(&mount.mount_path),
-            host_path: host_path.display().to_string(),
-            readonly: own || mount.read_only == Some(true),
-            propagation: propagation as i32,
-            ..Default::default()
-        })
+        let root = volume.and_then(|volume| Some((self.host_path(pod, volume)?, volume)));
+        root.ok_or_else(|| MountError::NoVolume(mount.name.clone()))
+    }
+
+    /// Where the subPath of the container's mount number `index` is mounted: in a folder that no container has.
+    fn sub_path_target(&self, pod: &Pod, container: &str, volume: &str, index: usize) -> PathBuf {
+        let (_, _, uid) = names::of(pod);
+        let folder = self.pod_folder(&uid).join("volume-subpaths").join(volume).join(container);
+        folder.join(index.to_string())
     }
 
     /// A file that becomes the container's terminationMessagePath, emptied for this attempt.
@@ -125,6 +125,35 @@ impl VolumeManager {
     }
 }
 
+fn sub_path(mount: &VolumeMount, environment: &[(String, String)]) -> String {
+    match (&mount.sub_path, &mount.sub_path_expr) {
+        (Some(path), _) => path.clone(),
+        (None, Some(text)) => env::expand(text, environment),
+        (None, None) => String::new(),
+    }
+}
+
+/// A volume mount as the runtime receives it.
+fn compile(mount: &VolumeMount, volume: &Volume, host_path: &Path) -> api::Mount {
+    let propagation = match mount.mount_propagation.as_deref() {
+        Some("Bidirectional") => api::MountPropagation::PropagationBidirectional,
+        Some("HostToContainer") => api::MountPropagation::PropagationHostToContainer,
+        _ => api::MountPropagation::PropagationPrivate,
+    };
+    // Containers cannot write what the agent writes.
+    let own = volume.config_map.is_some()
+        || volume.secret.is_some()
+        || volume.projected.is_some()
+        || volume.downward_api.is_some();
+    api::Mount {
+        container_path: absolute(&mount.mount_path),
+        host_path: host_path.display().to_string(),
+        readonly: own || mount.read_only == Some(true),
+        propagation: propagation as i32,
+        ..Default::default()
+    }
+}
+
 fn hosts(pod: &Pod, hostname: &str, ips: &[String], domain: &str) -> String {
     let spec = pod.spec.as_ref();
     let mut text;
@@ -159,26 +188,4 @@ fn hosts(pod: &Pod, hostname: &str, ips: &[String], domain: &str) -> String {
 
 fn absolute(path: &str) -> String {
     if path.starts_with('/') { path.to_owned() } else { format!("/{path}") }
-}
-
-/// The path of a subPath; creates missing folders. Every component is resolved, so that no link leaves the volume.
-fn within(root: &Path, sub_path: &str, mount: &str) -> Result<PathBuf, MountError> {
-    let escapes = || MountError::SubPath(sub_path.to_owned(), mount.to_owned());
-    let relative = Path::new(sub_path);
-    if relative.components().any(|c| !matches!(c, Component::Normal(_) | Component::CurDir)) {
-        return Err(escapes());
-    }
-    let root = fs::canonicalize(root).map_err(failed("resolve", root))?;
-    let mut path = root.clone();
-    for part in relative.components() {
-        path.push(part);
-        if fs::symlink_metadata(&path).is_err() {
-            fs::create_dir(&path).map_err(failed("create", &path))?;
-        }
-        path = fs::canonicalize(&path).map_err(failed("resolve", &path))?;
-        if !path.starts_with(&root) {
-            return Err(escapes());
-        }
-    }
-    Ok(path)
 }

@@ -13,6 +13,7 @@ use crate::env::{self, Objects};
 use crate::plan::{Outcome, specs};
 use crate::prober::{self, Target};
 use crate::volumes::payload;
+use crate::volumes::sub_path::SubPathMounts;
 
 /// How long a start waits for the first list of Services.
 const SERVICES_TIMEOUT: Duration = Duration::from_secs(5);
@@ -62,11 +63,13 @@ async fn run(
         () = cancel.cancelled() => return Err(Failed::new("ContainerCreating", "the pod is being stopped")),
     };
     let prepared = prepare(job, container, attempt, image).await;
-    let config = prepared.and_then(|prepared| {
+    let config = prepared.and_then(|(prepared, sub_paths)| {
         cri::container::config(&job.pod, container, &prepared)
+            .map(|config| (config, sub_paths))
             .map_err(|problem| Failed::new("CreateContainerConfigError", problem))
     });
-    let config = config.inspect_err(|failed| {
+    // The runtime reads the mounts of subPaths until the container has started.
+    let (config, sub_paths) = config.inspect_err(|failed| {
         context.events.pod(&job.pod, Some(name), true, "Failed", format!("Error: {}", failed.message));
     })?;
     let sandbox_config = cri::sandbox::config(&job.pod, job.sandbox_attempt, &context.settings);
@@ -81,6 +84,7 @@ async fn run(
         context.events.pod(&job.pod, Some(name), true, "Failed", format!("Error: {error}"));
         return Err(Failed::new("RunContainerError", error));
     }
+    drop(sub_paths);
     context.events.pod(&job.pod, Some(name), false, "Started", "Container started");
     post_start(job, container, &id, cancel).await
 }
@@ -220,7 +224,7 @@ async fn prepare(
     container: &Container,
     attempt: u32,
     image: api::Image,
-) -> Result<cri::container::Prepared, Failed> {
+) -> Result<(cri::container::Prepared, SubPathMounts), Failed> {
     let context = &job.context;
     let config_error = |error: &dyn std::fmt::Display| Failed::new("CreateContainerConfigError", error);
     let keys = payload::env_references(&job.pod, container);
@@ -242,7 +246,7 @@ async fn prepare(
     let env = env::resolve(container, &facts, &objects, &services).map_err(|e| config_error(&e))?;
     let hostname = cri::sandbox::hostname(&job.pod);
     let volumes = &context.volumes;
-    let mut mounts = volumes.mounts(&job.pod, container, &env).map_err(|e| config_error(&e))?;
+    let (mut mounts, sub_paths) = volumes.mounts(&job.pod, container, &env).map_err(|e| config_error(&e))?;
     let domain = &context.settings.cluster_domain;
     let hosts = volumes.hosts_mount(&job.pod, container, &hostname, &ips, domain);
     mounts.extend(hosts.map_err(|e| config_error(&e))?);
@@ -251,7 +255,7 @@ async fn prepare(
     mounts.push(mount);
     let target = job.pod.spec.iter().flat_map(|s| s.ephemeral_containers.iter().flatten());
     let target = target.filter(|e| e.name == container.name).find_map(|e| e.target_container_name.clone());
-    Ok(cri::container::Prepared {
+    let prepared = cri::container::Prepared {
         attempt,
         image_id: image.id,
         image_uid: image.uid.map(|u| u.value),
@@ -261,7 +265,8 @@ async fn prepare(
         message_file: message_file.display().to_string(),
         node_memory: context.allocatable.memory,
         target: target.and_then(|name| job.container_ids.get(&name).cloned()),
-    })
+    };
+    Ok((prepared, sub_paths))
 }
 
 #[cfg(test)]

@@ -46,11 +46,6 @@ impl<'a> Pod<'a> {
     pub(super) fn is_windows(self) -> bool {
         self.spec["os"]["name"] == "windows"
     }
-
-    /// Root in a user namespace has no rights outside it.
-    pub(super) fn in_user_namespace(self) -> bool {
-        self.spec["hostUsers"] == false
-    }
 }
 
 /// `"a", "b"`.

@@ -146,13 +146,22 @@ fn a_version_is_kept_to() {
     assert_eq!(found("baseline:v1.31", sysctl.clone()), "forbidden sysctls (net.ipv4.tcp_rmem)");
     assert_eq!(found("baseline:v1.32", sysctl.clone()), "");
     assert_eq!(found("baseline:v1.99", sysctl), "");
-    let mut root = restricted_pod();
-    root["hostUsers"] = false.into();
-    root["securityContext"]["runAsNonRoot"] = Value::Null;
-    assert_eq!(found("restricted", root.clone()), "");
-    assert!(found("restricted:v1.34", root).starts_with("runAsNonRoot"));
     let windows = json!({"os": {"name": "windows"}, "securityContext": {"runAsNonRoot": true}, "containers": [{"name": "c"}]});
     assert_eq!(found("restricted:v1.25", windows), "");
+}
+
+#[test]
+fn the_wish_for_a_user_namespace_relaxes_nothing() {
+    for standard in ["restricted", "restricted:v1.35", "restricted:v1.34"] {
+        let mut root = restricted_pod();
+        root["hostUsers"] = false.into();
+        root["securityContext"]["runAsNonRoot"] = Value::Null;
+        assert!(found(standard, root.clone()).starts_with("runAsNonRoot"), "{standard}");
+        root["securityContext"] = json!({"runAsNonRoot": true, "runAsUser": 0});
+        assert!(found(standard, root).contains("runAsUser=0"), "{standard}");
+    }
+    let unmasked = json!({"hostUsers": false, "containers": [{"name": "c", "securityContext": {"procMount": "Unmasked"}}]});
+    assert!(found("baseline", unmasked).starts_with("procMount"));
 }
 
 #[test]

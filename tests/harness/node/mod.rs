@@ -1,42 +1,46 @@
 //! A node for a test: containerd of its own, the API server and the agent in this process.
 
+mod kubelet;
+
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::api_server::{Authority, Pem, TestApiServer};
+use crate::containerd::{Containerd, unmount_below};
+use crate::image::{Image, build, pause};
 use anyhow::{Context as _, Result};
 use http::Request;
 use serde_json::{Value, json};
 use skep_apiserver::Identity;
 use skep_network::Informers;
 use skep_node::{AgentConfig, Inputs, ServingTls};
-use skep_tests::api_server::{Authority, Pem, TestApiServer};
-use skep_tests::containerd::{Containerd, unmount_below};
-use skep_tests::image::{Image, build, pause};
 use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-pub(crate) const IMAGE: &str = "localhost/skep/test:1";
-pub(crate) const NODE: &str = "node-under-test";
+pub const IMAGE: &str = "localhost/skep/test:1";
+pub const NODE: &str = "node-under-test";
 const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-pub(crate) struct TestNode {
-    pub(crate) api: Api,
-    pub(crate) containerd: Containerd,
+pub struct TestNode {
+    pub api: Api,
+    pub containerd: Containerd,
     /// Declared after containerd, and so removed after its containers.
     cgroup: Cgroup,
-    pub(crate) ca: Authority,
+    pub ca: Authority,
     serving_certificate: Pem,
-    pub(crate) client_certificate: Pem,
-    pub(crate) address: std::net::SocketAddr,
+    pub client_certificate: Pem,
+    pub address: std::net::SocketAddr,
     root: TempDir,
     agent: Option<(JoinHandle<()>, CancellationToken)>,
+    /// What this test's agent has set otherwise.
+    configure: fn(&mut AgentConfig),
 }
 
 /// The API server as a user sees it, by paths such as `/api/v1/namespaces/default/pods/web`.
-pub(crate) struct Api {
+pub struct Api {
     server: TestApiServer,
     client: kube::Client,
     /// Whether the agent can reach the server.
@@ -60,7 +64,7 @@ impl Api {
         self.server.cuttable_client(identity, &self.up.subscribe())
     }
 
-    pub(crate) fn set_up(&self, up: bool) {
+    pub fn set_up(&self, up: bool) {
         self.up.send_replace(up);
     }
 
@@ -70,7 +74,7 @@ impl Api {
         Ok(self.client.request(request).await?)
     }
 
-    pub(crate) async fn get(&self, path: &str) -> Result<Option<Value>> {
+    pub async fn get(&self, path: &str) -> Result<Option<Value>> {
         match self.client.request(Request::get(path).body(Vec::new())?).await {
             Ok(object) => Ok(Some(object)),
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
@@ -78,18 +82,18 @@ impl Api {
         }
     }
 
-    pub(crate) async fn create(&self, collection: &str, object: &Value) -> Result<Value> {
+    pub async fn create(&self, collection: &str, object: &Value) -> Result<Value> {
         self.request(Request::post(collection), object)
             .await
             .with_context(|| format!("create in {collection}"))
     }
 
-    pub(crate) async fn replace(&self, path: &str, object: &Value) -> Result<Value> {
+    pub async fn replace(&self, path: &str, object: &Value) -> Result<Value> {
         self.request(Request::put(path), object).await.with_context(|| format!("replace {path}"))
     }
 
     /// Deletes as a user does; with a grace of 0 the object is gone at once.
-    pub(crate) async fn delete(&self, path: &str, grace_seconds: i64) -> Result<()> {
+    pub async fn delete(&self, path: &str, grace_seconds: i64) -> Result<()> {
         let options =
             json!({"apiVersion": "v1", "kind": "DeleteOptions", "gracePeriodSeconds": grace_seconds});
         self.request(Request::delete(path), &options).await.with_context(|| format!("delete {path}"))?;
@@ -97,12 +101,7 @@ impl Api {
     }
 
     /// Waits until `test` holds for the object at `path`.
-    pub(crate) async fn wait(
-        &self,
-        path: &str,
-        what: &str,
-        test: impl Fn(Option<&Value>) -> bool,
-    ) -> Result<()> {
+    pub async fn wait(&self, path: &str, what: &str, test: impl Fn(Option<&Value>) -> bool) -> Result<()> {
         let deadline = Instant::now() + WAIT_TIMEOUT;
         loop {
             let object = self.get(path).await?;
@@ -129,7 +128,12 @@ impl Drop for Cgroup {
 }
 
 impl TestNode {
-    pub(crate) async fn start(name: &str) -> Result<TestNode> {
+    pub async fn start(name: &str) -> Result<TestNode> {
+        TestNode::start_with(name, |_| {}).await
+    }
+
+    /// A node whose agent is configured further.
+    pub async fn start_with(name: &str, configure: fn(&mut AgentConfig)) -> Result<TestNode> {
         let _ =
             tracing_subscriber::fmt().with_env_filter("warn,skep_node=debug").with_test_writer().try_init();
         let containerd = tokio::task::block_in_place(|| Containerd::start(name))?;
@@ -152,12 +156,18 @@ impl TestNode {
             address,
             root,
             agent: None,
+            configure,
         };
         node.start_agent();
         Ok(node)
     }
 
-    pub(crate) fn start_agent(&mut self) {
+    /// The agent's folder.
+    pub fn root(&self) -> &Path {
+        self.root.path()
+    }
+
+    pub fn start_agent(&mut self) {
         let tls = ServingTls {
             certificate: self.serving_certificate.certificate.clone(),
             key: self.serving_certificate.key.clone(),
@@ -168,6 +178,7 @@ impl TestNode {
         config.containerd_socket = self.containerd.socket();
         config.cgroup_parent = format!("/{}", self.cgroup.0);
         config.lease_interval = Duration::from_secs(2);
+        (self.configure)(&mut config);
         let stop = CancellationToken::new();
         let own = stop.clone();
         let mut informers = Informers::default();
@@ -187,7 +198,7 @@ impl TestNode {
     }
 
     /// Ends the agent at once, whatever it is doing.
-    pub(crate) async fn stop_agent(&mut self) {
+    pub async fn stop_agent(&mut self) {
         if let Some((task, stop)) = self.agent.take() {
             stop.cancel();
             let _ = task.await;
@@ -195,7 +206,7 @@ impl TestNode {
     }
 
     /// Creates a pod that is bound to the node; returns its path.
-    pub(crate) async fn run_pod(&self, name: &str, spec: Value) -> Result<String> {
+    pub async fn run_pod(&self, name: &str, spec: Value) -> Result<String> {
         let mut pod = json!({
             "apiVersion": "v1", "kind": "Pod",
             "metadata": {"name": name},
@@ -209,7 +220,7 @@ impl TestNode {
     }
 
     /// Events about the pod, as lines `reason: message`.
-    pub(crate) async fn events(&self, name: &str) -> Result<String> {
+    pub async fn events(&self, name: &str) -> Result<String> {
         let list = self.api.get("/api/v1/namespaces/default/events").await?.unwrap_or_default();
         let events = list["items"].as_array().into_iter().flatten();
         let about = events.filter(|event| event["involvedObject"]["name"] == name);
@@ -230,10 +241,10 @@ impl Drop for TestNode {
     }
 }
 
-pub(crate) fn container(name: &str, script: &str) -> Value {
+pub fn container(name: &str, script: &str) -> Value {
     json!({"name": name, "image": IMAGE, "imagePullPolicy": "IfNotPresent", "command": ["/bin/sh", "-c", script]})
 }
 
-pub(crate) fn phase(pod: Option<&Value>) -> &str {
+pub fn phase(pod: Option<&Value>) -> &str {
     pod.and_then(|p| p["status"]["phase"].as_str()).unwrap_or("")
 }

@@ -17,11 +17,11 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
-use crate::test_node::TestNode;
+use super::TestNode;
 
 impl TestNode {
     /// Sends a request, with the API server's certificate or with none.
-    pub(crate) async fn kubelet(
+    pub async fn kubelet(
         &self,
         request: Request<Empty<Bytes>>,
         certified: bool,
@@ -50,7 +50,7 @@ impl TestNode {
     }
 
     /// The answer's status and text.
-    pub(crate) async fn kubelet_get(&self, path: &str) -> Result<(u16, String)> {
+    pub async fn kubelet_get(&self, path: &str) -> Result<(u16, String)> {
         let request = Request::get(path).header("host", "kubelet").body(Empty::new())?;
         let response = self.kubelet(request, true).await?;
         let status = response.status().as_u16();
@@ -59,7 +59,7 @@ impl TestNode {
     }
 
     /// Runs a command as kubectl does: sends `input`, closes it, collects the text of each channel.
-    pub(crate) async fn exec_v5(&self, path: &str, input: &[u8]) -> Result<BTreeMap<u8, String>> {
+    pub async fn exec_v5(&self, path: &str, input: &[u8]) -> Result<BTreeMap<u8, String>> {
         let request = Request::get(path)
             .header("host", "kubelet")
             .header("connection", "Upgrade")
