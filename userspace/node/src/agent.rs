@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::watcher::Event;
+use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -171,10 +172,13 @@ impl Pods {
         let file = self.checkpoint_file(uid);
         let write = async {
             if let Some(folder) = file.parent() {
-                tokio::fs::create_dir_all(folder).await?;
+                tokio::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).await?;
             }
             let fresh = file.with_extension("json.new");
-            tokio::fs::write(&fresh, serde_json::to_vec(pod)?).await?;
+            // The environment of its containers is no other user's matter.
+            let mut options = tokio::fs::OpenOptions::new();
+            options.write(true).create(true).truncate(true).mode(0o600);
+            options.open(&fresh).await?.write_all(&serde_json::to_vec(pod)?).await?;
             tokio::fs::rename(&fresh, &file).await
         };
         match write.await {

@@ -3,16 +3,22 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
 use tokio::sync::watch;
 
+use crate::admit::Admission;
+use crate::cgroup::PodPids;
 use crate::cri::Cri;
+use crate::cri::client::Features;
 use crate::cri::sandbox::NodeSettings;
 use crate::downward::Allocatable;
 use crate::events::Recorder;
+use crate::images::PullRecords;
 use crate::plan::NodeView;
 use crate::services::Services;
 use crate::volumes::VolumeManager;
@@ -38,6 +44,17 @@ pub(crate) struct NodeContext {
     pub(crate) pods: Mutex<HashMap<String, Pod>>,
     /// Counts the changes of [`NodeContext::pods`].
     pub(crate) pod_changes: watch::Sender<u64>,
+    /// Which pods the node runs.
+    pub(crate) admission: Admission,
+    /// What the runtime can do.
+    pub(crate) features: Features,
+    /// Limits the processes of pods.
+    pub(crate) pod_pids: PodPids,
+    /// Which pods may use which images.
+    pub(crate) pulls: PullRecords,
+    pub(crate) streaming_idle_timeout: Duration,
+    /// Panics of pods' workers and their actions.
+    pub(crate) panics: AtomicU64,
 }
 
 impl NodeContext {
@@ -55,6 +72,10 @@ impl NodeContext {
         let mut owners = lock(&self.owners);
         owners.retain(|_, owner| owner != uid);
         owners.extend(ids.map(|id| (id.to_owned(), uid.to_owned())));
+    }
+
+    pub(crate) fn count_panic(&self) {
+        self.panics.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn show_pod(&self, uid: &str, pod: Option<Pod>) {

@@ -7,6 +7,8 @@ pub enum NodeError {
     Runtime { socket: String, source: tonic::transport::Error },
     #[error("{operation} {path}: {source}")]
     Io { operation: &'static str, path: String, source: std::io::Error },
+    #[error("allowed unsafe sysctls: {0}")]
+    UnsafeSysctls(#[from] crate::admit::NotNamespaced),
     #[error("serving certificate: {0}")]
     Tls(String),
 }

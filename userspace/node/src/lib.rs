@@ -4,7 +4,9 @@
 //! pod statuses, events, and the kubelet's HTTPS API. The pure [`plan`] decides what to do with a pod; the rest performs
 //! it.
 
+pub mod admit;
 mod agent;
+mod cgroup;
 pub mod config;
 mod context;
 pub mod cri;
@@ -28,7 +30,9 @@ mod worker;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -36,9 +40,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use admit::{Admission, UnsafeSysctls};
 pub use config::{AgentConfig, Events, Inputs, ServingTls};
 use context::NodeContext;
 use cri::Cri;
+use cri::client::Features;
 use cri::sandbox::{NodeSettings, parse_resolv_conf};
 use downward::Allocatable;
 pub use error::NodeError;
@@ -70,7 +76,12 @@ pub async fn run(config: AgentConfig, inputs: Inputs, stop: CancellationToken) -
         status_interval,
         log_max_size,
         log_max_files,
+        allowed_unsafe_sysctls,
+        seccomp_default,
+        pod_max_pids,
+        streaming_idle_timeout,
     } = config;
+    let unsafe_sysctls = UnsafeSysctls::new(allowed_unsafe_sysctls)?;
     let Inputs { pods, services, network } = inputs;
     let root = prepare_root(&root_dir)?;
     let cri = connect(&containerd_socket)?;
@@ -79,13 +90,43 @@ pub async fn run(config: AgentConfig, inputs: Inputs, stop: CancellationToken) -
     let network = network.unwrap_or_else(|| watch::channel(NetworkState::Ready).1);
     let capacity = Capacity::read(&root);
     let port = listen.port();
-    let settings = sandbox_settings(cgroup_parent, &root, &cluster_dns, cluster_domain);
-    let facts =
-        Facts { name: &name, root: &root, ips: &node_ips, capacity, settings, network: network.clone() };
+    let features = runtime_features(&cri).await;
+    let admission = Admission {
+        supplemental_groups_policy: features.supplemental_groups_policy,
+        app_armor: register::machine::app_armor(),
+        unsafe_sysctls,
+    };
+    let settings = NodeSettings {
+        seccomp_default,
+        ..sandbox_settings(cgroup_parent, &root, &cluster_dns, cluster_domain)
+    };
+    let facts = Facts {
+        name: &name,
+        root: &root,
+        ips: &node_ips,
+        capacity,
+        settings,
+        network: network.clone(),
+        admission,
+        features,
+        pod_max_pids,
+        pulls: pull_records(&cri, &root).await.map_err(io("read records of image pulls under", &root))?,
+        streaming_idle_timeout,
+    };
     let (context, changes) = open_context(facts, client.clone(), cri.clone())?;
     context.events.node(&name, false, "Starting", "Starting kubelet.");
-    let identity =
-        Identity { name, ips: node_ips, labels, taints, port, max_pods, capacity, root, status_interval };
+    let identity = Identity {
+        name,
+        ips: node_ips,
+        labels,
+        taints,
+        port,
+        max_pods,
+        capacity,
+        root,
+        status_interval,
+        features,
+    };
     let lease = LeaseTimes { interval: lease_interval, duration: lease_duration };
     let (registration, keep_lease) = register::new(client, cri, identity, network, lease, stop.clone());
     let server = server::Server::bind(listen, &tls, context.clone()).await?;
@@ -108,6 +149,11 @@ struct Facts<'a> {
     capacity: Capacity,
     settings: NodeSettings,
     network: watch::Receiver<NetworkState>,
+    admission: Admission,
+    features: Features,
+    pod_max_pids: Option<u64>,
+    pulls: images::PullRecords,
+    streaming_idle_timeout: Duration,
 }
 
 /// What every part uses, and the stream of changed ConfigMaps and Secrets.
@@ -143,6 +189,12 @@ fn open_context(
         owners: Mutex::new(HashMap::new()),
         pods: Mutex::new(HashMap::new()),
         pod_changes: watch::Sender::new(0),
+        admission: facts.admission,
+        features: facts.features,
+        pod_pids: cgroup::PodPids::new(facts.pod_max_pids),
+        pulls: facts.pulls,
+        streaming_idle_timeout: facts.streaming_idle_timeout,
+        panics: AtomicU64::new(0),
     };
     Ok((Arc::new(context), changes))
 }
@@ -159,6 +211,8 @@ fn sandbox_settings(
         cluster_dns: cluster_dns.iter().map(ToString::to_string).collect(),
         cluster_domain,
         host_dns: parse_resolv_conf(&std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default()),
+        seccomp_root: root.join("seccomp").display().to_string(),
+        seccomp_default: false,
     }
 }
 
@@ -183,14 +237,24 @@ fn io(operation: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> No
     move |source| NodeError::Io { operation, path, source }
 }
 
-/// The agent's folder as an absolute path; creates it with its subfolders.
+/// The agent's folder as an absolute path; creates it with its subfolders. No other user can enter them: a container
+/// reaches its volumes by mounts of their own, not by this path.
 fn prepare_root(root: &Path) -> Result<PathBuf, NodeError> {
     let root = std::path::absolute(root).map_err(io("resolve", root))?;
-    for folder in ["images", "logs", "pods"] {
-        let folder = root.join(folder);
+    for folder in ["", "images", "logs", "pods"] {
+        let folder = if folder.is_empty() { root.clone() } else { root.join(folder) };
         std::fs::create_dir_all(&folder).map_err(io("create", &folder))?;
+        std::fs::set_permissions(&folder, PermissionsExt::from_mode(0o700)).map_err(io("chmod", &folder))?;
     }
     Ok(root)
+}
+
+/// What the runtime says that it can do; one that does not say can do nothing of it.
+async fn runtime_features(cri: &Cri) -> Features {
+    cri.features().await.unwrap_or_else(|error| {
+        tracing::warn!(%error, "read the runtime's features failed");
+        Features::default()
+    })
 }
 
 async fn wait_for_runtime(cri: &Cri, stop: &CancellationToken) {
@@ -206,6 +270,20 @@ async fn wait_for_runtime(cri: &Cri, stop: &CancellationToken) {
             () = tokio::time::sleep(RETRY_INTERVAL) => {}
         }
     }
+}
+
+/// The records of image pulls, without images that are gone.
+async fn pull_records(cri: &Cri, root: &Path) -> std::io::Result<images::PullRecords> {
+    let records = images::PullRecords::open(root)?;
+    match cri.images().await {
+        Ok(present) => {
+            let names = present.iter().flat_map(|image| image.repo_tags.iter().chain(&image.repo_digests));
+            let names = names.map(|name| images::normalize(name)).collect();
+            records.keep(&present.iter().map(|image| image.id.clone()).collect(), &names)?;
+        }
+        Err(error) => tracing::warn!(%error, "list images failed"),
+    }
+    Ok(records)
 }
 
 async fn import_images(cri: &Cri, root: &Path) {

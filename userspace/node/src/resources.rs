@@ -94,11 +94,11 @@ pub fn cgroup(container: &Container) -> Cgroup {
     let requests = resources.and_then(|r| r.requests.as_ref());
     let limit = positive(limits, "cpu");
     let request = requests.and_then(|r| r.get("cpu")).and_then(milli).or(limit).unwrap_or(0);
-    let quota = limit.map_or(0, |milli| (milli * i128::from(PERIOD_MICROSECONDS) / 1000).max(1000));
+    let quota = limit.map_or(0, |milli| (milli.saturating_mul(PERIOD_MICROSECONDS.into()) / 1000).max(1000));
     let memory = limits.and_then(|l| l.get("memory")).and_then(units).unwrap_or(0);
     Cgroup {
-        cpu_shares: i64::try_from((request * 1024 / 1000).clamp(2, 262_144)).unwrap_or(2),
-        cpu_quota: i64::try_from(quota).unwrap_or(0),
+        cpu_shares: i64::try_from((request.saturating_mul(1024) / 1000).clamp(2, 262_144)).unwrap_or(2),
+        cpu_quota: i64::try_from(quota).unwrap_or(i64::MAX),
         cpu_period: PERIOD_MICROSECONDS,
         memory_limit: memory,
     }

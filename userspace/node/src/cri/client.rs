@@ -18,6 +18,13 @@ use crate::plan::{Container, ContainerState, Exit, Sandbox};
 /// The largest accepted message: the output of an ExecSync can reach 16 MiB.
 const MAX_MESSAGE_BYTES: usize = 20 << 20;
 
+/// Optional features of the runtime.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Features {
+    pub supplemental_groups_policy: bool,
+    pub recursive_read_only: bool,
+}
+
 /// Cheap to clone; all clones share one connection.
 #[derive(Clone)]
 pub struct Cri {
@@ -68,6 +75,18 @@ impl Cri {
         Ok(response.status.map(|s| s.conditions).unwrap_or_default())
     }
 
+    /// What the runtime says that it can do, by all of its handlers.
+    pub async fn features(&self) -> Result<Features, CriError> {
+        let response = call!(self.runtime, status, api::StatusRequest { verbose: false })?;
+        let handlers = &response.runtime_handlers;
+        let read_only =
+            |h: &api::RuntimeHandler| h.features.as_ref().is_some_and(|f| f.recursive_read_only_mounts);
+        Ok(Features {
+            supplemental_groups_policy: response.features.is_some_and(|f| f.supplemental_groups_policy),
+            recursive_read_only: !handlers.is_empty() && handlers.iter().all(read_only),
+        })
+    }
+
     pub async fn run_sandbox(
         &self,
         config: api::PodSandboxConfig,
@@ -108,7 +127,9 @@ impl Cri {
 
     /// SIGTERM (or the image's stop signal), then SIGKILL after `grace`. Returns when the container is dead.
     pub async fn stop_container(&self, id: &str, grace: Duration) -> Result<(), CriError> {
-        let timeout = i64::try_from(grace.as_secs()).unwrap_or(i64::MAX);
+        /// containerd counts in nanoseconds: more seconds than these wrap to a kill at once.
+        const MAX_GRACE_SECONDS: i64 = 1 << 31;
+        let timeout = i64::try_from(grace.as_secs()).unwrap_or(i64::MAX).min(MAX_GRACE_SECONDS);
         let request = api::StopContainerRequest { container_id: id.to_owned(), timeout };
         absent_is_fine(call!(self.runtime, stop_container, request).map(drop))
     }

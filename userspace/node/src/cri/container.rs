@@ -2,11 +2,13 @@
 
 use std::collections::HashMap;
 
-use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, SeccompProfile};
+use k8s_openapi::api::core::v1::{AppArmorProfile, Container, Pod, PodSpec, SeccompProfile};
 
 use super::api;
-use super::sandbox::{groups, namespaces};
+use super::api::security_profile::ProfileType;
+use super::sandbox::{NodeSettings, groups, groups_policy, namespaces, se_linux};
 use super::{CONTAINER_NAME, MESSAGE_FILE, MESSAGE_POLICY, POD_NAME, POD_NAMESPACE, POD_UID};
+use crate::admit::app_armor;
 use crate::{env, names, resources};
 
 /// What the agent has prepared for the container.
@@ -46,6 +48,7 @@ pub fn config(
     pod: &Pod,
     container: &Container,
     prepared: &Prepared,
+    node: &NodeSettings,
 ) -> Result<api::ContainerConfig, ConfigError> {
     verify_non_root(pod, container, prepared)?;
     let default = PodSpec::default();
@@ -86,7 +89,7 @@ pub fn config(
         tty: container.tty.unwrap_or(false),
         linux: Some(api::LinuxContainerConfig {
             resources: Some(linux_resources(pod, container, prepared.node_memory)),
-            security_context: Some(security(spec, container, prepared)),
+            security_context: Some(security(pod, spec, container, prepared, node)),
         }),
         ..Default::default()
     })
@@ -109,9 +112,11 @@ fn linux_resources(pod: &Pod, container: &Container, node_memory: i64) -> api::L
 }
 
 fn security(
+    pod: &Pod,
     spec: &PodSpec,
     container: &Container,
     prepared: &Prepared,
+    node: &NodeSettings,
 ) -> api::LinuxContainerSecurityContext {
     let of_pod = spec.security_context.clone().unwrap_or_default();
     let own = container.security_context.clone().unwrap_or_default();
@@ -126,8 +131,6 @@ fn security(
         namespace_options.pid = api::NamespaceMode::Target as i32;
         namespace_options.target_id = target.clone();
     }
-    let sysadmin = own.capabilities.as_ref().and_then(|c| c.add.as_ref());
-    let sysadmin = sysadmin.is_some_and(|add| add.iter().any(|c| c == "SYS_ADMIN" || c == "CAP_SYS_ADMIN"));
     api::LinuxContainerSecurityContext {
         capabilities: own.capabilities.map(|c| api::Capability {
             add_capabilities: c.add.unwrap_or_default(),
@@ -150,10 +153,13 @@ fn security(
         },
         readonly_rootfs: own.read_only_root_filesystem.unwrap_or(false),
         supplemental_groups: groups(&of_pod),
-        no_new_privs: own.allow_privilege_escalation == Some(false) && !privileged && !sysadmin,
+        supplemental_groups_policy: groups_policy(&of_pod),
+        selinux_options: own.se_linux_options.or(of_pod.se_linux_options).as_ref().map(se_linux),
+        apparmor: app_armor(pod, container).map(app_armor_profile),
+        no_new_privs: own.allow_privilege_escalation == Some(false),
         masked_paths: paths(&MASKED),
         readonly_paths: paths(&READ_ONLY),
-        seccomp: Some(seccomp(own.seccomp_profile.or(of_pod.seccomp_profile), privileged)),
+        seccomp: Some(seccomp(own.seccomp_profile.or(of_pod.seccomp_profile), privileged, node)),
         ..Default::default()
     }
 }
@@ -174,10 +180,10 @@ const MASKED: [&str; 11] = [
 ];
 const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
-fn seccomp(profile: Option<SeccompProfile>, privileged: bool) -> api::SecurityProfile {
-    use api::security_profile::ProfileType;
+fn seccomp(profile: Option<SeccompProfile>, privileged: bool, node: &NodeSettings) -> api::SecurityProfile {
     let (kind, file) = match profile {
         _ if privileged => (ProfileType::Unconfined, None),
+        None if node.seccomp_default => (ProfileType::RuntimeDefault, None),
         None => (ProfileType::Unconfined, None),
         Some(profile) => match profile.type_.as_str() {
             "RuntimeDefault" => (ProfileType::RuntimeDefault, None),
@@ -185,7 +191,18 @@ fn seccomp(profile: Option<SeccompProfile>, privileged: bool) -> api::SecurityPr
             _ => (ProfileType::Unconfined, None),
         },
     };
+    let file = file.map(|file| format!("{}/{file}", node.seccomp_root));
     api::SecurityProfile { profile_type: kind as i32, localhost_ref: file.unwrap_or_default() }
+}
+
+fn app_armor_profile(profile: AppArmorProfile) -> api::SecurityProfile {
+    let kind = match profile.type_.as_str() {
+        "RuntimeDefault" => ProfileType::RuntimeDefault,
+        "Localhost" => ProfileType::Localhost,
+        _ => ProfileType::Unconfined,
+    };
+    let localhost_ref = profile.localhost_profile.unwrap_or_default();
+    api::SecurityProfile { profile_type: kind as i32, localhost_ref }
 }
 
 fn verify_non_root(pod: &Pod, container: &Container, prepared: &Prepared) -> Result<(), ConfigError> {
@@ -209,3 +226,7 @@ fn verify_non_root(pod: &Pod, container: &Container, prepared: &Prepared) -> Res
         }
     }
 }
+
+#[cfg(test)]
+#[path = "security_tests.rs"]
+mod tests;

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use k8s_openapi::api::core::v1::{Pod, PodSecurityContext, PodSpec};
+use k8s_openapi::api::core::v1::{Pod, PodSecurityContext, PodSpec, SELinuxOptions};
 
 use super::api;
 use super::{GRACE, POD_NAME, POD_NAMESPACE, POD_UID};
@@ -18,6 +18,10 @@ pub struct NodeSettings {
     pub cluster_domain: String,
     /// The node's resolv.conf.
     pub host_dns: api::DnsConfig,
+    /// Folder of the profiles that pods name with `type: Localhost`.
+    pub seccomp_root: String,
+    /// A container without a seccomp profile gets the runtime's.
+    pub seccomp_default: bool,
 }
 
 /// The configuration of the pod's sandbox number `attempt`.
@@ -74,6 +78,8 @@ fn linux(spec: &PodSpec, node: &NodeSettings) -> api::LinuxPodSandboxConfig {
                 .and(context.run_as_group)
                 .map(|value| api::Int64Value { value }),
             supplemental_groups: groups(&context),
+            supplemental_groups_policy: groups_policy(&context),
+            selinux_options: context.se_linux_options.as_ref().map(se_linux),
             privileged: privileged(spec),
             seccomp: Some(api::SecurityProfile {
                 profile_type: api::security_profile::ProfileType::RuntimeDefault as i32,
@@ -107,6 +113,24 @@ pub fn namespaces(spec: &PodSpec) -> api::NamespaceOption {
 /// The pod's supplemental groups, fsGroup included.
 pub fn groups(context: &PodSecurityContext) -> Vec<i64> {
     context.fs_group.into_iter().chain(context.supplemental_groups.iter().flatten().copied()).collect()
+}
+
+/// Whether the image's groups of the user are added.
+pub fn groups_policy(context: &PodSecurityContext) -> i32 {
+    match context.supplemental_groups_policy.as_deref() {
+        Some("Strict") => api::SupplementalGroupsPolicy::Strict as i32,
+        _ => api::SupplementalGroupsPolicy::Merge as i32,
+    }
+}
+
+/// The label of the processes, for a kernel with SELinux.
+pub fn se_linux(options: &SELinuxOptions) -> api::SeLinuxOption {
+    api::SeLinuxOption {
+        user: options.user.clone().unwrap_or_default(),
+        role: options.role.clone().unwrap_or_default(),
+        r#type: options.type_.clone().unwrap_or_default(),
+        level: options.level.clone().unwrap_or_default(),
+    }
 }
 
 /// A sandbox must be privileged when any container is.

@@ -1,8 +1,10 @@
 //! Images: import of OCI archives through containerd's services, and the credentials for pulls.
 
+mod access;
 mod archive;
 mod import;
 
+pub(crate) use access::{PullRecords, SecretId};
 pub use archive::ArchiveError;
 pub use import::{ImportError, import_folder};
 
@@ -28,18 +30,47 @@ struct DockerAuth {
     auth: String,
 }
 
-/// The credentials that the pod's imagePullSecrets hold for the image's registry.
-pub(crate) async fn credentials(client: &Client, pod: &Pod, image: &str) -> Option<api::AuthConfig> {
-    let secrets = pod.spec.as_ref()?.image_pull_secrets.as_ref()?;
+/// Credentials for a registry, and the Secret that holds them.
+pub(crate) struct Credentials {
+    pub(crate) secret: SecretId,
+    pub(crate) auth: api::AuthConfig,
+}
+
+/// The credentials that the pod's imagePullSecrets hold for the image's registry, in their order.
+pub(crate) async fn credentials(client: &Client, pod: &Pod, image: &str) -> Vec<Credentials> {
     let (_, namespace, _) = names::of(pod);
-    let secrets_api: Api<Secret> = Api::namespaced(client.clone(), &namespace);
-    for reference in secrets {
-        let Ok(Some(secret)) = secrets_api.get_opt(&reference.name).await else { continue };
-        if let Some(found) = secret.data.as_ref().and_then(|data| from_secret(data, image)) {
-            return Some(found);
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), &namespace);
+    let mut found = Vec::new();
+    for reference in pull_secrets(pod) {
+        let Ok(Some(secret)) = secrets.get_opt(reference).await else { continue };
+        if let Some(auth) = secret.data.as_ref().and_then(|data| from_secret(data, image)) {
+            let uid = secret.metadata.uid.unwrap_or_default();
+            let secret = SecretId { uid, namespace: namespace.clone(), name: reference.to_owned() };
+            found.push(Credentials { secret, auth });
         }
     }
-    None
+    found
+}
+
+/// The pod's pull Secrets that exist. While the API server cannot be reached, all count as existing.
+pub(crate) async fn secret_ids(client: &Client, pod: &Pod) -> Vec<SecretId> {
+    let (_, namespace, _) = names::of(pod);
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), &namespace);
+    let mut ids = Vec::new();
+    for name in pull_secrets(pod) {
+        let uid = match secrets.get_metadata_opt(name).await {
+            Ok(Some(secret)) => secret.metadata.uid.unwrap_or_default(),
+            Ok(None) | Err(kube::Error::Api(_)) => continue,
+            Err(_) => String::new(),
+        };
+        ids.push(SecretId { uid, namespace: namespace.clone(), name: name.to_owned() });
+    }
+    ids
+}
+
+fn pull_secrets(pod: &Pod) -> impl Iterator<Item = &str> {
+    let secrets = pod.spec.iter().flat_map(|s| s.image_pull_secrets.iter().flatten());
+    secrets.map(|reference| reference.name.as_str())
 }
 
 fn from_secret(

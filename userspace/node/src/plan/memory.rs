@@ -5,10 +5,12 @@ use k8s_openapi::api::core::v1::{Pod, PodStatus};
 
 use super::model::{Action, Failure, InFlight, Memory, Observed, Outcome, Stopping, Task, Volumes, specs};
 use super::restart::{Backoff, retry_delay};
-use super::{probe, spec_grace};
+use super::{later, probe, spec_grace};
 
 /// How often deletion is repeated while finalizers keep the object.
 const DELETE_RETRY_INTERVAL: SignedDuration = SignedDuration::from_secs(60);
+/// The grace of a pod whose API object is gone: no request can shorten it any more.
+const MAX_GRACE_OF_GONE: SignedDuration = SignedDuration::from_secs(30);
 /// How often a start is repeated when its configuration is incomplete; the missing object may be created.
 const CONFIG_RETRY_INTERVAL: SignedDuration = SignedDuration::from_secs(10);
 
@@ -39,7 +41,7 @@ impl Observed {
             _ => {}
         }
         let deadline = match action {
-            Action::Kill { grace, .. } => Some(now + *grace),
+            Action::Kill { grace, .. } => Some(later(now, *grace)),
             _ => None,
         };
         if let Some(task) = action.task() {
@@ -147,7 +149,7 @@ impl Observed {
             && self.memory.failed_by_node.is_none()
         {
             let started = pod.status.as_ref().and_then(|s| s.start_time.as_ref()).map_or(now, |t| t.0);
-            if now >= started + SignedDuration::from_secs(limit.max(0)) {
+            if now >= later(started, SignedDuration::from_secs(limit.max(0))) {
                 let message = "Pod was active on the node longer than the specified deadline".to_owned();
                 self.memory.failed_by_node = Some(("DeadlineExceeded".to_owned(), message));
             }
@@ -161,8 +163,10 @@ impl Observed {
             None
         };
         let Some(grace) = grace else { return };
+        let grace = if self.memory.gone { grace.min(MAX_GRACE_OF_GONE) } else { grace };
         let since = self.memory.stopping.map_or(now, |s| s.since);
-        let deadline = self.memory.stopping.map_or(since + grace, |s| s.deadline.min(since + grace));
+        let end = later(since, grace);
+        let deadline = self.memory.stopping.map_or(end, |s| s.deadline.min(end));
         self.memory.stopping = Some(Stopping { since, deadline });
     }
 
@@ -208,7 +212,7 @@ impl Memory {
 }
 
 /// Whether the pod's phase is final.
-pub(super) fn is_terminal(pod: &Pod) -> bool {
+pub fn is_terminal(pod: &Pod) -> bool {
     let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
     matches!(phase, Some("Failed" | "Succeeded"))
 }

@@ -17,7 +17,7 @@ mod stop;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 
-pub use memory::merge_reported;
+pub use memory::{is_terminal, merge_reported};
 pub use model::{
     Action, Class, Container, ContainerState, Exit, Memory, Note, Observed, Outcome, ProbeKind, Sandbox,
     Spec, Task, specs,
@@ -83,8 +83,8 @@ impl Steps<'_> {
         if at <= self.now {
             return true;
         }
-        if failure.image.is_some() && failure.at + PULL_ERROR_SHOWN > self.now {
-            self.wake(failure.at + PULL_ERROR_SHOWN);
+        if failure.image.is_some() && later(failure.at, PULL_ERROR_SHOWN) > self.now {
+            self.wake(later(failure.at, PULL_ERROR_SHOWN));
         }
         self.wake(at);
         false
@@ -93,6 +93,11 @@ impl Steps<'_> {
     fn any_container_running(&self) -> bool {
         self.observed.containers.iter().any(Container::is_running)
     }
+}
+
+/// `at` and `wait` later, at most the last time that there is: users write waits of any length.
+fn later(at: Timestamp, wait: SignedDuration) -> Timestamp {
+    skep_api::time::after(at, wait.max(SignedDuration::ZERO).unsigned_abs())
 }
 
 /// The grace period in the pod's spec, which a deletion may override.

@@ -161,7 +161,7 @@ pub struct Failure {
 
 impl Failure {
     pub fn retry_at(&self) -> Timestamp {
-        self.at + self.delay
+        super::later(self.at, self.delay)
     }
 }
 

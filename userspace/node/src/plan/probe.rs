@@ -3,6 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Probe;
 
+use super::later;
 use super::model::{Container, ContainerState, Observed, ProbeKind, Spec, Task};
 
 /// The results of one probe of one container.
@@ -31,7 +32,7 @@ impl ProbeState {
                 self.passed = Some(false);
             }
         }
-        self.due = (self.due + period(probe)).max(now);
+        self.due = later(self.due, period(probe)).max(now);
     }
 }
 
@@ -58,7 +59,7 @@ pub fn state(
     // A restart of the agent must not make a ready pod unready before a probe has failed.
     let passed = (adopted && was_ready && kind != ProbeKind::Liveness).then_some(true);
     let delay = SignedDuration::from_secs(probe.initial_delay_seconds.unwrap_or(0).max(0).into());
-    ProbeState { due: started + delay, successes: 0, failures: 0, passed }
+    ProbeState { due: later(started, delay), successes: 0, failures: 0, passed }
 }
 
 /// Whether the container counts as started: it runs and its startup probe, if any, has passed.

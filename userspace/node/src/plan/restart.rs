@@ -3,6 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, ContainerRestartRule, Pod};
 
+use super::later;
 use super::model::Class;
 
 const MIN_DELAY: SignedDuration = SignedDuration::from_secs(10);
@@ -36,7 +37,7 @@ impl Backoff {
         if finished.duration_since(backoff.last) > RESET_AFTER {
             return None;
         }
-        let until = finished + backoff.delay;
+        let until = later(finished, backoff.delay);
         (until > now).then_some(until)
     }
 }

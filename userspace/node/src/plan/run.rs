@@ -7,7 +7,7 @@ use super::model::{
     Action, Class, Container, ContainerState, Note, ProbeKind, Sandbox, Spec, Task, Volumes, specs,
 };
 use super::restart::{Backoff, should_restart};
-use super::{Steps, probe, spec_grace, status};
+use super::{Steps, later, probe, spec_grace, status};
 
 pub(super) fn plan(steps: &mut Steps<'_>) {
     wake_at_deadline(steps);
@@ -38,7 +38,7 @@ fn wake_at_deadline(steps: &mut Steps<'_>) {
     let limit = steps.pod.spec.as_ref().and_then(|s| s.active_deadline_seconds);
     let started = steps.pod.status.as_ref().and_then(|s| s.start_time.as_ref()).map(|t| t.0);
     if let (Some(limit), Some(started)) = (limit, started.or(steps.observed.memory.start_time)) {
-        steps.wake(started + SignedDuration::from_secs(limit.max(0)));
+        steps.wake(later(started, SignedDuration::from_secs(limit.max(0))));
     }
 }
 

@@ -222,7 +222,10 @@ fn initial_state(pod: &core::Pod, spec: &Spec<'_>) -> core::ContainerState {
 /// A failed pull first shows its error, then that it waits for the retry.
 fn failed_start(failure: &super::model::Failure, now: Timestamp) -> core::ContainerState {
     match &failure.image {
-        Some(image) if failure.reason == "ErrImagePull" && now >= failure.at + super::PULL_ERROR_SHOWN => {
+        Some(image)
+            if failure.reason == "ErrImagePull"
+                && now >= super::later(failure.at, super::PULL_ERROR_SHOWN) =>
+        {
             let text = format!("Back-off pulling image \"{image}\": ErrImagePull: {}", failure.message);
             waiting("ImagePullBackOff", Some(text))
         }
@@ -324,11 +327,12 @@ fn phase(
     previous: &core::PodStatus,
     ended: bool,
 ) -> Phase {
-    if let Some((reason, message)) = &observed.memory.failed_by_node {
-        return ("Failed".into(), Some(reason.clone()), Some(message.clone()));
-    }
+    // A final phase stays as it is.
     if let Some(phase @ ("Failed" | "Succeeded")) = previous.phase.as_deref() {
         return (phase.to_owned(), previous.reason.clone(), previous.message.clone());
+    }
+    if let Some((reason, message)) = &observed.memory.failed_by_node {
+        return ("Failed".into(), Some(reason.clone()), Some(message.clone()));
     }
     let statuses: Vec<core::ContainerStatus> = init.iter().chain(main).cloned().collect();
     let phase = Counts::of(pod, specs, &statuses).phase(ended, conditions::initialized_before(main));

@@ -7,7 +7,10 @@ use k8s_openapi::api::core::v1::PodStatus;
 use super::memory::is_terminal;
 use super::model::{Action, Class, Container, Task, specs};
 use super::run::main_containers_done;
-use super::{Steps, spec_grace};
+use super::{Steps, later, spec_grace};
+
+/// A kill in flight is repeated when it may last this much longer than the time that is left.
+const KILL_TOLERANCE: SignedDuration = SignedDuration::from_secs(1);
 
 /// Whether nothing of the pod runs or will run again; then its phase is final.
 pub(super) fn ended(steps: &Steps<'_>) -> bool {
@@ -112,7 +115,7 @@ fn kill(steps: &mut Steps<'_>, container: &Container, grace: SignedDuration) {
         None => steps.act(action),
         // The user shortened the grace period: kill again with the time that is left.
         Some(flight)
-            if flight.deadline.is_some_and(|d| d > steps.now + grace + SignedDuration::from_secs(1)) =>
+            if flight.deadline.is_some_and(|d| d > later(later(steps.now, grace), KILL_TOLERANCE)) =>
         {
             steps.actions.push(action);
         }

@@ -36,6 +36,11 @@ impl Capacity {
     }
 }
 
+/// Whether the kernel confines processes with AppArmor.
+pub fn app_armor() -> bool {
+    read("/sys/module/apparmor/parameters/enabled").trim() == "Y"
+}
+
 /// The resources that run short.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Pressure {

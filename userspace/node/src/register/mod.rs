@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
-    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeSpec,
-    NodeStatus, Taint,
+    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeFeatures,
+    NodeSpec, NodeStatus, Taint,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -24,6 +24,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::cri::Cri;
+use crate::cri::client::Features;
 use crate::plan::status::seconds;
 use machine::{Capacity, Pressure};
 use skep_cni::NetworkState;
@@ -42,6 +43,7 @@ pub struct Identity {
     pub capacity: Capacity,
     pub root: PathBuf,
     pub status_interval: Duration,
+    pub features: Features,
 }
 
 /// Keeps the Node object up to date; see [`new`].
@@ -215,6 +217,9 @@ impl Registration {
             }),
             node_info: Some(machine::system_info(runtime)),
             images: Some(self.images().await),
+            features: Some(NodeFeatures {
+                supplemental_groups_policy: Some(self.identity.features.supplemental_groups_policy),
+            }),
             ..old.clone()
         }
     }

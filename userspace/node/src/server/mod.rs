@@ -4,6 +4,7 @@
 //! context. Without the API server's certificate only /healthz is allowed.
 
 mod answer;
+mod idle;
 mod logs;
 mod proxy;
 mod query;

@@ -3,6 +3,9 @@
 //! In: the client's upgrade request. Out: the same request to the runtime's streaming server; the two upgraded
 //! connections are joined.
 
+use std::io::ErrorKind;
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Empty};
@@ -13,6 +16,7 @@ use k8s_openapi::api::core::v1::Pod;
 use tokio::net::TcpStream;
 
 use super::answer::{Body, full, text};
+use super::idle;
 use super::query::Query;
 use super::websocket::{self, Streams};
 use crate::context::NodeContext;
@@ -26,6 +30,7 @@ pub(super) async fn exec(
     query: &Query,
     request: Request<Incoming>,
 ) -> Response<Body> {
+    let timeout = context.streaming_idle_timeout;
     let container_id = match running_container(pod, container) {
         Ok(id) => id,
         Err(response) => return *response,
@@ -45,12 +50,18 @@ pub(super) async fn exec(
         let streams = Streams { stdin, stdout, stderr, tty };
         return match connect(url, &[(VERSION_HEADER, "v4.channel.k8s.io")]).await {
             Ok(server) => {
-                websocket::accept(request, websocket::V5, move |s| websocket::channels(s, server, streams))
+                let (server, activity) = idle::watch(server);
+                websocket::accept(request, websocket::V5, move |client| async move {
+                    tokio::select! {
+                        result = websocket::channels(client, server, streams) => result,
+                        () = activity.idle(timeout) => Err(ErrorKind::TimedOut.into()),
+                    }
+                })
             }
             Err(error) => failure(&error),
         };
     }
-    forward(url, request).await
+    forward(url, request, timeout).await
 }
 
 pub(super) async fn port_forward(
@@ -59,6 +70,7 @@ pub(super) async fn port_forward(
     query: &Query,
     request: Request<Incoming>,
 ) -> Response<Body> {
+    let timeout = context.streaming_idle_timeout;
     let uid = pod.metadata.uid.as_deref().unwrap_or_default();
     let sandbox = match context.cri.observe(uid).await {
         Ok((sandboxes, _)) => sandboxes.into_iter().find(|s| s.ready),
@@ -72,12 +84,18 @@ pub(super) async fn port_forward(
     if websocket::offers(&request, websocket::TUNNEL) {
         return match connect(url, &[(VERSION_HEADER, "portforward.k8s.io")]).await {
             Ok(server) => {
-                websocket::accept(request, websocket::TUNNEL, move |s| websocket::tunnel(s, server))
+                let (server, activity) = idle::watch(server);
+                websocket::accept(request, websocket::TUNNEL, move |client| async move {
+                    tokio::select! {
+                        result = websocket::tunnel(client, server) => result,
+                        () = activity.idle(timeout) => Err(ErrorKind::TimedOut.into()),
+                    }
+                })
             }
             Err(error) => failure(&error),
         };
     }
-    forward(url, request).await
+    forward(url, request, timeout).await
 }
 
 const VERSION_HEADER: &str = "x-stream-protocol-version";
@@ -88,8 +106,12 @@ fn failure(error: &Error) -> Response<Body> {
     text(StatusCode::INTERNAL_SERVER_ERROR, format!("streaming server of the runtime: {error}"))
 }
 
-async fn forward(url: Result<String, CriError>, request: Request<Incoming>) -> Response<Body> {
-    match relay(url, request).await {
+async fn forward(
+    url: Result<String, CriError>,
+    request: Request<Incoming>,
+    timeout: Duration,
+) -> Response<Body> {
+    match relay(url, request, timeout).await {
         Ok(response) => response,
         Err(error) => failure(&error),
     }
@@ -134,6 +156,7 @@ async fn send_head<B>(
 async fn relay(
     url: Result<String, CriError>,
     mut request: Request<Incoming>,
+    timeout: Duration,
 ) -> Result<Response<Body>, Error> {
     let client = hyper::upgrade::on(&mut request);
     let mut response = send_head(url, request).await?;
@@ -144,8 +167,12 @@ async fn relay(
     tokio::spawn(async move {
         match tokio::try_join!(client, server) {
             Ok((client, server)) => {
-                let (mut client, mut server) = (TokioIo::new(client), TokioIo::new(server));
-                let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+                let mut client = TokioIo::new(client);
+                let (mut server, activity) = idle::watch(TokioIo::new(server));
+                tokio::select! {
+                    _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
+                    () = activity.idle(timeout) => tracing::debug!("close idle stream"),
+                }
             }
             Err(error) => tracing::debug!(%error, "upgrade failed"),
         }

@@ -30,6 +30,10 @@ pub(super) fn metrics(context: &Arc<NodeContext>) -> Response<Body> {
     gauge("kubelet_running_pods", "Pods that run on this node", count(pods.iter().filter(running).count()));
     gauge("kubelet_running_containers", "Containers that run on this node", count(containers));
     gauge("process_resident_memory_bytes", "Resident memory of the agent in bytes", own_memory());
+    let panics = context.panics.load(std::sync::atomic::Ordering::Relaxed);
+    let name = "skep_agent_pod_worker_panics_total";
+    let help = "Panics of pods' workers and their actions";
+    let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} counter\n{name} {panics}");
     answer(StatusCode::OK, "text/plain; version=0.0.4", full(Bytes::from(out)))
 }
 

@@ -4,6 +4,7 @@
 //! SPDY to the runtime.
 
 use bytes::{BufMut, Bytes, BytesMut};
+use futures::stream::{SplitSink, SplitStream};
 use futures::{SinkExt, StreamExt};
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -38,6 +39,7 @@ pub(super) struct Streams {
 }
 
 type Socket = WebSocketStream<TokioIo<Upgraded>>;
+type Sink<C> = SplitSink<WebSocketStream<C>, Message>;
 
 /// Whether the request is a WebSocket handshake that offers `protocol`.
 pub(super) fn offers(request: &Request<Incoming>, protocol: &str) -> bool {
@@ -95,160 +97,293 @@ fn accept_key(key: &[u8]) -> String {
     tokio_tungstenite::tungstenite::handshake::derive_accept_key(key)
 }
 
-/// Relays between a v5 client and the runtime's SPDY server.
-pub(super) async fn channels<S>(mut socket: Socket, server: S, streams: Streams) -> std::io::Result<()>
+/// Relays between a v5 client and the runtime's SPDY server. The two directions wait for each other nowhere: each reads on
+/// while the other cannot write.
+pub(super) async fn channels<C, S>(
+    socket: WebSocketStream<C>,
+    server: S,
+    streams: Streams,
+) -> std::io::Result<()>
 where
+    C: AsyncRead + AsyncWrite + Unpin,
     S: AsyncRead + AsyncWrite + Send + 'static,
 {
     let (reader, writer) = tokio::io::split(server);
-    let mut relay = Relay::open(writer, streams).await?;
-    let (sender, mut frames) = mpsc::channel(16);
-    let reading = tokio::spawn(read_all(reader, sender));
-    while !relay.outputs.is_empty() {
-        let goes_on = tokio::select! {
-            message = socket.next() => relay.send_to_server(message).await?,
-            frame = frames.recv() => relay.send_to_client(frame, &mut socket).await?,
-        };
-        if !goes_on {
-            break;
-        }
+    let (mut to_client, from_client) = socket.split();
+    let (writer, open) = open(writer, streams).await?;
+    let (pongs_in, pongs) = mpsc::channel(MAX_WAITING_PONGS);
+    let to_server = send_to_server(from_client, writer, &open, pongs);
+    let to_client_all = send_to_client(reader, &mut to_client, &open, pongs_in);
+    tokio::select! {
+        result = to_client_all => result?,
+        result = to_server => result?,
     }
-    reading.abort();
-    close(&mut socket).await
+    close(&mut to_client).await
 }
 
-/// The SPDY side of a relay.
-struct Relay<W> {
-    writer: spdy::Writer<W>,
-    /// Each open stream with its channel.
-    open: Vec<(u32, u8)>,
-    /// Channels that the runtime has not finished.
-    outputs: Vec<u8>,
-}
+/// Pings of the runtime that wait for their answer; further ones get none.
+const MAX_WAITING_PONGS: usize = 16;
 
-impl<W: AsyncWrite + Unpin> Relay<W> {
-    async fn open(writer: W, streams: Streams) -> std::io::Result<Relay<W>> {
-        let mut writer = spdy::Writer::new(writer);
-        // The runtime expects the error stream first.
-        let kinds = [
-            (true, "error", ERROR),
-            (streams.stdin, "stdin", STDIN),
-            (streams.stdout, "stdout", STDOUT),
-            (streams.stderr && !streams.tty, "stderr", STDERR),
-            (streams.tty, "resize", RESIZE),
-        ];
-        let mut open = Vec::new();
-        for (_, kind, channel) in kinds.into_iter().filter(|(requested, ..)| *requested) {
-            open.push((writer.open(&[("streamtype", kind)]).await?, channel));
-        }
-        let is_output = |channel: &u8| matches!(*channel, ERROR | STDOUT | STDERR);
-        let outputs = open.iter().map(|(_, channel)| *channel).filter(is_output).collect();
-        Ok(Relay { writer, open, outputs })
-    }
+/// Each open stream with its channel.
+struct Open(Vec<(u32, u8)>);
 
+impl Open {
     fn stream_of(&self, channel: u8) -> Option<u32> {
-        self.open.iter().find(|(_, c)| *c == channel).map(|(stream, _)| *stream)
+        self.0.iter().find(|(_, c)| *c == channel).map(|(stream, _)| *stream)
     }
 
     fn channel_of(&self, stream: u32) -> Option<u8> {
-        self.open.iter().find(|(s, _)| *s == stream).map(|(_, channel)| *channel)
+        self.0.iter().find(|(s, _)| *s == stream).map(|(_, channel)| *channel)
     }
+}
 
-    /// Passes a client's message on. False when the client has closed the connection.
-    async fn send_to_server(
-        &mut self,
-        message: Option<Result<Message, tokio_tungstenite::tungstenite::Error>>,
-    ) -> std::io::Result<bool> {
-        let bytes = match message {
-            Some(Ok(Message::Binary(bytes))) => bytes,
-            Some(Ok(Message::Close(_))) | None => return Ok(false),
-            Some(Ok(_)) => return Ok(true),
-            Some(Err(error)) => return Err(std::io::Error::other(error)),
+async fn open<W>(writer: W, streams: Streams) -> std::io::Result<(spdy::Writer<W>, Open)>
+where
+    W: AsyncWrite + Unpin,
+{
+    let mut writer = spdy::Writer::new(writer);
+    // The runtime expects the error stream first.
+    let kinds = [
+        (true, "error", ERROR),
+        (streams.stdin, "stdin", STDIN),
+        (streams.stdout, "stdout", STDOUT),
+        (streams.stderr && !streams.tty, "stderr", STDERR),
+        (streams.tty, "resize", RESIZE),
+    ];
+    let mut open = Vec::new();
+    for (_, kind, channel) in kinds.into_iter().filter(|(requested, ..)| *requested) {
+        open.push((writer.open(&[("streamtype", kind)]).await?, channel));
+    }
+    Ok((writer, Open(open)))
+}
+
+/// Passes the client's messages on until the client closes the connection. When the runtime takes no more, it may still
+/// have output: then this waits for the other direction's end.
+async fn send_to_server<C, W>(
+    mut client: SplitStream<WebSocketStream<C>>,
+    mut writer: spdy::Writer<W>,
+    open: &Open,
+    mut pongs: mpsc::Receiver<u32>,
+) -> std::io::Result<()>
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    W: AsyncWrite + Unpin,
+{
+    loop {
+        let written = tokio::select! {
+            message = client.next() => match message {
+                Some(Ok(Message::Binary(bytes))) => pass_on(&mut writer, open, &bytes).await,
+                Some(Ok(Message::Close(_))) | None => return Ok(()),
+                Some(Ok(_)) => Ok(()),
+                Some(Err(error)) => return Err(std::io::Error::other(error)),
+            },
+            Some(id) = pongs.recv() => writer.pong(id).await,
         };
-        match (bytes.first(), bytes.get(1..).unwrap_or_default()) {
-            (Some(&CLOSE), [STDIN, ..]) => {
-                if let Some(stream) = self.stream_of(STDIN) {
-                    self.writer.data(stream, &[], true).await?;
-                }
-            }
-            (Some(channel @ (&STDIN | &RESIZE)), data) => {
-                if let Some(stream) = self.stream_of(*channel) {
-                    self.writer.data(stream, data, false).await?;
-                }
-            }
-            _ => {}
+        if let Err(error) = written {
+            tracing::debug!(%error, "write to the runtime's stream failed");
+            return std::future::pending().await;
         }
-        Ok(true)
     }
+}
 
-    /// Passes a frame of the runtime on. False when the runtime has closed the connection.
-    async fn send_to_client(
-        &mut self,
-        frame: Option<spdy::Frame>,
-        socket: &mut Socket,
-    ) -> std::io::Result<bool> {
-        match frame {
+async fn pass_on<W>(writer: &mut spdy::Writer<W>, open: &Open, message: &[u8]) -> std::io::Result<()>
+where
+    W: AsyncWrite + Unpin,
+{
+    let (stream, data, fin) = match (message.first(), message.get(1..).unwrap_or_default()) {
+        (Some(&CLOSE), [STDIN, ..]) => (open.stream_of(STDIN), [].as_slice(), true),
+        (Some(channel @ (&STDIN | &RESIZE)), data) => (open.stream_of(*channel), data, false),
+        _ => (None, [].as_slice(), false),
+    };
+    match stream {
+        Some(stream) => writer.data(stream, data, fin).await,
+        None => Ok(()),
+    }
+}
+
+/// Passes the runtime's frames on until it has finished every output or closed the connection.
+async fn send_to_client<C, R>(
+    mut reader: R,
+    client: &mut Sink<C>,
+    open: &Open,
+    pongs: mpsc::Sender<u32>,
+) -> std::io::Result<()>
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    R: AsyncRead + Unpin,
+{
+    let is_output = |channel: &u8| matches!(*channel, ERROR | STDOUT | STDERR);
+    let mut outputs: Vec<u8> = open.0.iter().map(|(_, channel)| *channel).filter(is_output).collect();
+    while !outputs.is_empty() {
+        match spdy::read(&mut reader).await? {
             Some(spdy::Frame::Data { stream, fin, bytes }) => {
-                let Some(channel) = self.channel_of(stream) else { return Ok(true) };
+                let Some(channel) = open.channel_of(stream) else { continue };
                 if !bytes.is_empty() {
-                    send(socket, channel, &bytes).await?;
+                    send(client, channel, &bytes).await?;
                 }
-                self.outputs.retain(|output| !(fin && *output == channel));
+                outputs.retain(|output| !(fin && *output == channel));
             }
             Some(spdy::Frame::Reset { stream }) => {
-                let channel = self.channel_of(stream);
-                self.outputs.retain(|output| Some(*output) != channel);
+                let channel = open.channel_of(stream);
+                outputs.retain(|output| Some(*output) != channel);
             }
-            Some(spdy::Frame::Ping(id)) => self.writer.pong(id).await?,
+            Some(spdy::Frame::Ping(id)) => drop(pongs.try_send(id)),
             Some(spdy::Frame::Other) => {}
-            Some(spdy::Frame::GoAway) | None => return Ok(false),
-        }
-        Ok(true)
-    }
-}
-
-async fn read_all<R: AsyncRead + Unpin>(mut reader: R, frames: mpsc::Sender<spdy::Frame>) {
-    while let Ok(Some(frame)) = spdy::read(&mut reader).await {
-        if frames.send(frame).await.is_err() {
-            return;
+            Some(spdy::Frame::GoAway) | None => return Ok(()),
         }
     }
+    Ok(())
 }
 
-async fn send(socket: &mut Socket, channel: u8, bytes: &[u8]) -> std::io::Result<()> {
+async fn send<C>(client: &mut Sink<C>, channel: u8, bytes: &[u8]) -> std::io::Result<()>
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+{
     let mut message = BytesMut::with_capacity(bytes.len() + 1);
     message.put_u8(channel);
     message.extend_from_slice(bytes);
-    socket.send(Message::Binary(message.freeze())).await.map_err(std::io::Error::other)
+    client.send(Message::Binary(message.freeze())).await.map_err(std::io::Error::other)
 }
 
-async fn close(socket: &mut Socket) -> std::io::Result<()> {
-    let frame = CloseFrame { code: CloseCode::Normal, reason: "".into() };
-    socket.close(Some(frame)).await.map_err(std::io::Error::other)
-}
-
-/// Relays SPDY bytes in binary messages to the runtime and back.
-pub(super) async fn tunnel<S>(mut socket: Socket, server: S) -> std::io::Result<()>
+async fn close<C>(client: &mut Sink<C>) -> std::io::Result<()>
 where
+    C: AsyncRead + AsyncWrite + Unpin,
+{
+    let frame = CloseFrame { code: CloseCode::Normal, reason: "".into() };
+    client.send(Message::Close(Some(frame))).await.map_err(std::io::Error::other)
+}
+
+/// Relays SPDY bytes in binary messages to the runtime and back, each direction by itself.
+pub(super) async fn tunnel<C, S>(socket: WebSocketStream<C>, server: S) -> std::io::Result<()>
+where
+    C: AsyncRead + AsyncWrite + Unpin,
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let (mut reader, mut writer) = tokio::io::split(server);
-    let mut buffer = BytesMut::with_capacity(32 << 10);
-    loop {
-        tokio::select! {
-            message = socket.next() => match message {
+    let (mut to_client, mut from_client) = socket.split();
+    let up = async {
+        loop {
+            match from_client.next().await {
                 Some(Ok(Message::Binary(bytes))) => writer.write_all(&bytes).await?,
                 Some(Ok(Message::Close(_))) | None => return writer.shutdown().await,
                 Some(Ok(_)) => {}
                 Some(Err(error)) => return Err(std::io::Error::other(error)),
-            },
-            read = reader.read_buf(&mut buffer) => {
-                if read? == 0 {
-                    return close(&mut socket).await;
-                }
-                let bytes = buffer.split().freeze();
-                socket.send(Message::Binary(bytes)).await.map_err(std::io::Error::other)?;
             }
         }
+    };
+    let down = async {
+        let mut buffer = BytesMut::with_capacity(BUFFER_BYTES);
+        loop {
+            buffer.reserve(BUFFER_BYTES);
+            if reader.read_buf(&mut buffer).await? == 0 {
+                return close(&mut to_client).await;
+            }
+            let message = Message::Binary(buffer.split().freeze());
+            to_client.send(message).await.map_err(std::io::Error::other)?;
+        }
+    };
+    tokio::select! {
+        result = up => result,
+        result = down => result,
+    }
+}
+
+const BUFFER_BYTES: usize = 32 << 10;
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Far more than the buffers between the ends hold.
+    const MUCH: usize = 8 << 20;
+    const TIMEOUT: Duration = Duration::from_secs(60);
+
+    type Duplex = WebSocketStream<tokio::io::DuplexStream>;
+
+    /// A socket of the agent, and the client's end.
+    async fn sockets() -> (Duplex, Duplex) {
+        let (near, far) = tokio::io::duplex(4096);
+        let server = WebSocketStream::from_raw_socket(near, Role::Server, None).await;
+        let client = WebSocketStream::from_raw_socket(far, Role::Client, None).await;
+        (server, client)
+    }
+
+    #[tokio::test]
+    async fn a_tunnel_that_is_full_both_ways_goes_on() {
+        let (socket, client) = sockets().await;
+        let (near, far) = tokio::io::duplex(4096);
+        tokio::spawn(tunnel(socket, near));
+        // The far end sends back whatever it gets.
+        tokio::spawn(async move {
+            let (mut reader, mut writer) = tokio::io::split(far);
+            tokio::io::copy(&mut reader, &mut writer).await
+        });
+        let (mut sink, mut stream) = client.split();
+        let sends = async {
+            for _ in 0..MUCH / (64 << 10) {
+                sink.send(Message::Binary(vec![1; 64 << 10].into())).await.expect("sent");
+            }
+        };
+        let receives = async {
+            let mut got = 0;
+            while got < MUCH {
+                if let Some(Ok(Message::Binary(bytes))) = stream.next().await {
+                    got += bytes.len();
+                }
+            }
+        };
+        let both = async { tokio::join!(sends, receives) };
+        tokio::time::timeout(TIMEOUT, both).await.expect("both directions go on");
+    }
+
+    #[tokio::test]
+    async fn a_command_that_echoes_its_input_gets_all_of_it() {
+        let (socket, client) = sockets().await;
+        let (near, far) = tokio::io::duplex(4096);
+        let streams = Streams { stdin: true, stdout: true, stderr: false, tty: false };
+        let relay = tokio::spawn(channels(socket, near, streams));
+        // The runtime: what comes on stdin (stream 3) goes out on stdout (stream 5), with pings in between.
+        tokio::spawn(async move {
+            let (mut reader, mut writer) = tokio::io::split(far);
+            let mut answers = spdy::Writer::new(&mut writer);
+            loop {
+                match spdy::read(&mut reader).await.expect("read") {
+                    Some(spdy::Frame::Data { stream: 3, fin, bytes }) => {
+                        answers.pong(7).await.expect("pinged");
+                        answers.data(5, &bytes, fin).await.expect("sent");
+                        if fin {
+                            answers.data(1, b"", true).await.expect("sent");
+                        }
+                    }
+                    None => return,
+                    _ => {}
+                }
+            }
+        });
+        let (mut sink, mut stream) = client.split();
+        let sends = async {
+            let message = [vec![STDIN], vec![1; 64 << 10]].concat();
+            for _ in 0..MUCH / (64 << 10) {
+                sink.send(Message::Binary(message.clone().into())).await.expect("sent");
+            }
+            sink.send(Message::Binary(vec![CLOSE, STDIN].into())).await.expect("sent");
+        };
+        let receives = async {
+            let mut got = 0;
+            while let Some(Ok(message)) = stream.next().await {
+                match message {
+                    Message::Binary(bytes) if bytes.first() == Some(&STDOUT) => got += bytes.len() - 1,
+                    Message::Close(_) => break,
+                    _ => {}
+                }
+            }
+            got
+        };
+        let both = async { tokio::join!(sends, receives) };
+        let ((), got) = tokio::time::timeout(TIMEOUT, both).await.expect("both directions go on");
+        assert_eq!(got, MUCH);
+        relay.await.expect("ended").expect("closed");
     }
 }

@@ -89,6 +89,10 @@ impl VolumeManager {
         if !remove::is_mount_point(&secrets)? {
             disk::mount_tmpfs(&secrets, None)?;
         }
+        // An earlier agent may have mounted it for everyone.
+        for folder in [&pods, &secrets] {
+            std::fs::set_permissions(folder, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
+        }
         Ok(Self { pods, secrets, cache, tokens: TokenStore::new(client), allocatable, host_ips })
     }
 

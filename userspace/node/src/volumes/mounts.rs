@@ -20,6 +20,8 @@ pub enum MountError {
         "failed to prepare subPath {path:?} for volumeMount {mount:?} of container {container:?}: {source}"
     )]
     SubPath { path: String, mount: String, container: String, source: SubPathError },
+    #[error("volume {0:?} requested recursive read-only mode, but it is not supported by the runtime")]
+    RecursiveReadOnly(String),
     #[error("{operation} {path}: {source}")]
     Io { operation: &'static str, path: String, source: io::Error },
 }
@@ -36,10 +38,18 @@ impl VolumeManager {
         pod: &Pod,
         container: &Container,
         environment: &[(String, String)],
+        recursive_read_only: bool,
     ) -> Result<(Vec<api::Mount>, SubPathMounts), MountError> {
         let mut sub_paths = SubPathMounts::default();
         let mounts = container.volume_mounts.iter().flatten().enumerate().map(|(index, mount)| {
             let (root, volume) = self.volume_of(pod, mount)?;
+            let recursive = match mount.recursive_read_only.as_deref() {
+                Some("Enabled") if !recursive_read_only => {
+                    return Err(MountError::RecursiveReadOnly(mount.name.clone()));
+                }
+                Some("Enabled" | "IfPossible") => recursive_read_only,
+                _ => false,
+            };
             let host_path = match sub_path(mount, environment) {
                 path if path.is_empty() => root,
                 path => {
@@ -52,7 +62,7 @@ impl VolumeManager {
                     })?
                 }
             };
-            Ok(compile(mount, volume, &host_path))
+            Ok(api::Mount { recursive_read_only: recursive, ..compile(mount, volume, &host_path) })
         });
         let mounts = mounts.collect::<Result<_, MountError>>()?;
         Ok((mounts, sub_paths))
@@ -113,7 +123,9 @@ impl VolumeManager {
         fs::create_dir_all(&folder).map_err(failed("create", &folder))?;
         let file = folder.join("etc-hosts");
         let text = hosts(pod, hostname, ips, domain);
-        if fs::read_to_string(&file).ok().as_deref() != Some(text.as_str()) {
+        // A container may have written any amount into it.
+        let same_length = fs::metadata(&file).is_ok_and(|m| usize::try_from(m.len()) == Ok(text.len()));
+        if !same_length || fs::read_to_string(&file).ok().as_deref() != Some(text.as_str()) {
             // Write in place: running containers have this inode mounted.
             fs::write(&file, text).map_err(failed("write", &file))?;
         }

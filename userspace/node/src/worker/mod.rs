@@ -3,16 +3,20 @@
 //! In: [`Message`]s, the ends of its own actions. Out: actions, status reports. It sleeps until the API object, the
 //! runtime or a mounted object changes, an action ends, or the plan's deadline comes.
 
+mod image;
 mod job;
 mod kill;
 mod perform;
 mod report;
 mod start;
+mod supervise;
 
 use std::collections::{BTreeSet, HashMap};
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures::FutureExt;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use tokio::sync::mpsc;
@@ -26,6 +30,8 @@ use crate::objects::ObjectKey;
 use crate::plan::{self, Action, ContainerState, Observed, Outcome, Plan, Task, merge_reported};
 use crate::volumes::VolumeWatch;
 use job::Job;
+pub(crate) use supervise::spawn;
+use supervise::{Known, Shared};
 
 /// What a worker receives.
 #[derive(Debug)]
@@ -42,6 +48,8 @@ pub(crate) enum Message {
     ExitsMissed,
     /// An object that the pod mounts changed.
     ObjectChanged,
+    /// The node ends the pod.
+    Failed { reason: &'static str, message: String },
 }
 
 /// The agent's handle of a worker.
@@ -77,7 +85,7 @@ struct Worker {
     report_at: Option<Instant>,
     report_delay: Duration,
     volume_watch: VolumeWatch,
-    interest: Arc<Mutex<BTreeSet<ObjectKey>>>,
+    shared: Shared,
     /// The status that the agent's other parts have.
     shown: Option<PodStatus>,
 }
@@ -90,44 +98,32 @@ const MAX_EXIT_POLL_INTERVAL: Duration = Duration::from_secs(10);
 /// How soon a failed observation of the runtime is repeated.
 const OBSERVE_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Starts the pod's worker. `forget` receives the uid when nothing of the pod is left.
-pub(crate) fn spawn(
-    context: Arc<NodeContext>,
-    pod: Arc<Pod>,
-    forget: mpsc::UnboundedSender<String>,
-    stop: CancellationToken,
-) -> Handle {
-    let (messages, inbox) = mpsc::unbounded_channel();
-    let interest: Arc<Mutex<BTreeSet<ObjectKey>>> = Arc::default();
-    let (_, _, uid) = names::of(&pod);
-    let worker = Worker {
-        context,
-        uid: uid.clone(),
-        pod,
-        observed: Observed::default(),
-        observed_once: false,
-        observe_at: Some(Instant::now()),
-        exits: HashMap::new(),
-        tasks: JoinSet::new(),
-        cancels: HashMap::new(),
-        reporting: false,
-        report_at: None,
-        report_delay: report::MIN_RETRY_DELAY,
-        volume_watch: VolumeWatch::default(),
-        interest: interest.clone(),
-        shown: None,
-    };
-    tokio::spawn(async move {
-        if worker.run(inbox, stop).await {
-            let _ = forget.send(uid);
-        }
-    });
-    Handle { messages, interest }
-}
-
 impl Worker {
+    fn new(context: Arc<NodeContext>, shared: Shared) -> Worker {
+        let Known { pod, gone } = shared.known();
+        let mut observed = Observed::default();
+        observed.memory.gone = gone;
+        Worker {
+            context,
+            uid: names::of(&pod).2,
+            pod,
+            observed,
+            observed_once: false,
+            observe_at: Some(Instant::now()),
+            exits: HashMap::new(),
+            tasks: JoinSet::new(),
+            cancels: HashMap::new(),
+            reporting: false,
+            report_at: None,
+            report_delay: report::MIN_RETRY_DELAY,
+            volume_watch: VolumeWatch::default(),
+            shared,
+            shown: None,
+        }
+    }
+
     /// Returns true when the pod is over, false when the agent stops.
-    async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Message>, stop: CancellationToken) -> bool {
+    async fn run(mut self, inbox: &mut mpsc::UnboundedReceiver<Message>, stop: &CancellationToken) -> bool {
         loop {
             if self.observe_at.is_some_and(|at| at <= Instant::now()) {
                 self.observe().await;
@@ -135,6 +131,7 @@ impl Worker {
             let deadline = if self.observed_once {
                 let now = Timestamp::now();
                 let pod = self.pod.clone();
+                self.admit(&pod);
                 self.observed.observe_pod(&pod, now);
                 let plan = plan::plan(&pod, &self.observed, &self.context.node_view, now);
                 if plan.finished {
@@ -162,18 +159,44 @@ impl Worker {
         }
     }
 
+    /// Ends a pod that the node cannot run as its spec says.
+    fn admit(&mut self, pod: &Pod) {
+        let memory = &mut self.observed.memory;
+        if memory.failed_by_node.is_some() || memory.gone || pod.metadata.deletion_timestamp.is_some() {
+            return;
+        }
+        if plan::is_terminal(pod) {
+            return;
+        }
+        let Err(rejection) = self.context.admission.check(pod) else { return };
+        let message = format!("Pod was rejected: {rejection}");
+        memory.failed_by_node = Some((rejection.reason.to_owned(), message));
+        self.context.events.pod(pod, None, true, rejection.reason, rejection.message);
+    }
+
     fn take(&mut self, message: Message) {
         match message {
             Message::Pod(pod) => {
                 if version(&pod) >= version(&self.pod) {
                     self.resend_if_overruled(&pod);
+                    self.shared.update(|known| known.pod = pod.clone());
                     self.pod = Arc::new(merge_reported(
                         Arc::unwrap_or_clone(pod),
                         self.observed.memory.reported.as_ref(),
                     ));
                 }
             }
-            Message::Gone => self.observed.memory.gone = true,
+            Message::Gone => {
+                self.observed.memory.gone = true;
+                self.shared.update(|known| known.gone = true);
+            }
+            Message::Failed { reason, message } => {
+                let failed = &mut self.observed.memory.failed_by_node;
+                if failed.is_none() && !plan::is_terminal(&self.pod) {
+                    self.context.events.pod(&self.pod, None, true, reason, message.clone());
+                    *failed = Some((reason.to_owned(), message));
+                }
+            }
             Message::RuntimeChanged => self.observe_at = Some(Instant::now()),
             Message::Exited(id) => {
                 self.exits.insert(id, MIN_EXIT_POLL_INTERVAL);
@@ -283,7 +306,11 @@ impl Worker {
                 .collect(),
         };
         self.tasks.spawn(async move {
-            let (outcome, volume_watch) = perform::perform(&job, &action, &cancel).await;
+            let performed = AssertUnwindSafe(perform::perform(&job, &action, &cancel)).catch_unwind().await;
+            let (outcome, volume_watch) = performed.unwrap_or_else(|panic| {
+                let message = supervise::report(&job.context, &job.pod, "an action of the pod", &*panic);
+                (job::failed("Panic", message), None)
+            });
             Done::Action(Box::new((action, outcome, volume_watch)))
         });
     }
@@ -301,7 +328,8 @@ impl Worker {
                     self.volume_watch.refresh_at = Some(Timestamp::now() + REFRESH_RETRY_INTERVAL);
                 }
                 if let Some(volume_watch) = volume_watch {
-                    *self.interest.lock().unwrap_or_else(PoisonError::into_inner) = volume_watch.keys.clone();
+                    *self.shared.interest.lock().unwrap_or_else(PoisonError::into_inner) =
+                        volume_watch.keys.clone();
                     self.volume_watch = volume_watch;
                 }
                 if !matches!(action, Action::Probe { .. } | Action::Note(_) | Action::PrepareVolumes) {
@@ -310,10 +338,11 @@ impl Worker {
             }
             Ok(Done::Reported(reported)) => self.reported(*reported),
             Err(error) => {
-                // A task that panicked would stay in flight for ever: drop all tasks and observe again.
-                tracing::error!(uid = self.uid, %error, "a task of the pod panicked");
-                self.observed.memory.in_flight.clear();
+                // The panic of an action is its outcome: this was a report.
+                tracing::error!(uid = self.uid, %error, "report of the pod's status panicked");
+                self.context.count_panic();
                 self.reporting = false;
+                self.report_at = Some(Instant::now() + OBSERVE_RETRY_INTERVAL);
                 self.observe_at = Some(Instant::now() + OBSERVE_RETRY_INTERVAL);
             }
         }

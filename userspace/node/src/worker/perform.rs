@@ -82,7 +82,10 @@ async fn create_sandbox(job: &Job, attempt: u32) -> Outcome {
         let message = "Pod sandbox changed, it will be killed and re-created.";
         context.events.pod(&job.pod, None, false, "SandboxChanged", message);
     }
-    let config = cri::sandbox::config(&job.pod, attempt, &context.settings);
+    let config = match sandbox_config(job, attempt) {
+        Ok(config) => config,
+        Err(error) => return failed("FailedCreatePodSandBox", error),
+    };
     if let Err(error) = tokio::fs::create_dir_all(&config.log_directory).await {
         return failed("FailedCreatePodSandBox", error);
     }
@@ -103,6 +106,16 @@ async fn create_sandbox(job: &Job, attempt: u32) -> Outcome {
             failed("FailedCreatePodSandBox", message)
         }
     }
+}
+
+/// The sandbox's configuration, after the pod's cgroup was made.
+pub(super) fn sandbox_config(job: &Job, attempt: u32) -> std::io::Result<cri::api::PodSandboxConfig> {
+    let context = &job.context;
+    let mut config = cri::sandbox::config(&job.pod, attempt, &context.settings);
+    if let Some(linux) = &mut config.linux {
+        linux.cgroup_parent = context.pod_pids.prepare(&linux.cgroup_parent, &job.uid)?;
+    }
+    Ok(config)
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -152,7 +165,11 @@ async fn probe(job: &Job, name: &str, id: &str, kind: crate::plan::ProbeKind) ->
 }
 
 async fn clean_up(job: &Job) -> Outcome {
-    let logs = format!("{}/{}", job.context.settings.log_root, names::log_folder(&job.pod));
+    let settings = &job.context.settings;
+    let logs = format!("{}/{}", settings.log_root, names::log_folder(&job.pod));
+    if let Err(error) = job.context.pod_pids.remove(&settings.cgroup_parent, &job.uid) {
+        return failed("CleanUp", error);
+    }
     if let Err(error) = job.context.volumes.clean_up(&job.uid).await {
         return failed("CleanUp", error);
     }

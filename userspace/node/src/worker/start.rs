@@ -1,9 +1,8 @@
 //! Starts one container: image, environment, mounts, create, start, postStart.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Container;
-use skep_api::kinds::pulls_always;
 use tokio_util::sync::CancellationToken;
 
 use super::job::Job;
@@ -19,10 +18,10 @@ use crate::volumes::sub_path::SubPathMounts;
 const SERVICES_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A failed start: the reason that the API shows, and the message.
-struct Failed {
-    reason: &'static str,
-    message: String,
-    image: Option<String>,
+pub(super) struct Failed {
+    pub(super) reason: &'static str,
+    pub(super) message: String,
+    pub(super) image: Option<String>,
 }
 
 impl Failed {
@@ -59,12 +58,16 @@ async fn run(
     let context = &job.context;
     let name = container.name.as_str();
     let image = tokio::select! {
-        image = ensure_image(job, container) => image?,
+        image = super::image::ensure(job, container) => image?,
         () = cancel.cancelled() => return Err(Failed::new("ContainerCreating", "the pod is being stopped")),
     };
     let prepared = prepare(job, container, attempt, image).await;
+    // An ephemeral container may have come after the pod was admitted.
+    let admitted = context.admission.check(&job.pod);
+    let admitted = admitted.map_err(|rejection| Failed::new("CreateContainerConfigError", rejection));
+    let prepared = admitted.and(prepared);
     let config = prepared.and_then(|(prepared, sub_paths)| {
-        cri::container::config(&job.pod, container, &prepared)
+        cri::container::config(&job.pod, container, &prepared, &context.settings)
             .map(|config| (config, sub_paths))
             .map_err(|problem| Failed::new("CreateContainerConfigError", problem))
     });
@@ -72,7 +75,8 @@ async fn run(
     let (config, sub_paths) = config.inspect_err(|failed| {
         context.events.pod(&job.pod, Some(name), true, "Failed", format!("Error: {}", failed.message));
     })?;
-    let sandbox_config = cri::sandbox::config(&job.pod, job.sandbox_attempt, &context.settings);
+    let sandbox_config = super::perform::sandbox_config(job, job.sandbox_attempt)
+        .map_err(|error| Failed::new("CreateContainerError", error))?;
     let created = context.cri.create_container(sandbox, config, sandbox_config).await;
     let id = created.map_err(|error| {
         context.events.pod(&job.pod, Some(name), true, "Failed", format!("Error: {error}"));
@@ -118,106 +122,6 @@ async fn post_start(
     Err(Failed::new("PostStartHookError", "PostStartHook failed"))
 }
 
-/// The image in the runtime, after a pull if the policy requires one.
-async fn ensure_image(job: &Job, container: &Container) -> Result<api::Image, Failed> {
-    let context = &job.context;
-    let image = container.image.clone().unwrap_or_default();
-    let name = container.name.as_str();
-    let note =
-        |warning, reason, message: String| context.events.pod(&job.pod, Some(name), warning, reason, message);
-    let policy = container.image_pull_policy.clone().unwrap_or_else(|| default_policy(&image).to_owned());
-    if !plausible(&image) {
-        let message = format!(
-            "Failed to apply default image tag \"{image}\": couldn't parse image name \"{image}\": invalid reference format"
-        );
-        note(true, "InspectFailed", message.clone());
-        note(true, "Failed", "Error: InvalidImageName".to_owned());
-        return Err(Failed { reason: "InvalidImageName", message, image: Some(image) });
-    }
-    let present = context.cri.image(&image).await.map_err(|error| Failed {
-        reason: "ImageInspectError",
-        message: format!("Failed to inspect image \"{image}\": {error}"),
-        image: Some(image.clone()),
-    })?;
-    match (present, policy.as_str()) {
-        (Some(found), "IfNotPresent" | "Never") => {
-            let message = format!(
-                "Container image \"{image}\" already present on machine and can be accessed by the pod"
-            );
-            note(false, "Pulled", message);
-            return Ok(found);
-        }
-        (None, "Never") => {
-            let message = format!("Container image \"{image}\" is not present with pull policy of Never");
-            note(true, "ErrImageNeverPull", message.clone());
-            note(true, "Failed", "Error: ErrImageNeverPull".to_owned());
-            return Err(Failed { reason: "ErrImageNeverPull", message, image: Some(image) });
-        }
-        _ => {}
-    }
-    pull(job, name, &image).await
-}
-
-async fn pull(job: &Job, name: &str, image: &str) -> Result<api::Image, Failed> {
-    let context = &job.context;
-    let note =
-        |warning, reason, message: String| context.events.pod(&job.pod, Some(name), warning, reason, message);
-    note(false, "Pulling", format!("Pulling image \"{image}\""));
-    let began = Instant::now();
-    let auth = crate::images::credentials(&context.client, &job.pod, image).await;
-    let pulled = context.cri.pull(image, auth).await;
-    let failed = |message: String| {
-        note(true, "Failed", format!("Failed to pull image \"{image}\": {message}"));
-        note(true, "Failed", "Error: ErrImagePull".to_owned());
-        note(false, "BackOff", format!("Back-off pulling image \"{image}\""));
-        note(true, "Failed", "Error: ImagePullBackOff".to_owned());
-        Failed { reason: "ErrImagePull", message, image: Some(image.to_owned()) }
-    };
-    pulled.map_err(|error| failed(error.to_string()))?;
-    let found = context.cri.image(image).await.map_err(|error| failed(error.to_string()))?;
-    let found = found.ok_or_else(|| failed("the image vanished after its pull".to_owned()))?;
-    let took = began.elapsed();
-    note(
-        false,
-        "Pulled",
-        format!(
-            "Successfully pulled image \"{image}\" in {took:.3?} ({took:.3?} including waiting). Image size: {} bytes.",
-            found.size
-        ),
-    );
-    Ok(found)
-}
-
-/// The API server's default, for a container without a policy.
-fn default_policy(image: &str) -> &'static str {
-    if pulls_always(image) { "Always" } else { "IfNotPresent" }
-}
-
-/// Rejects what cannot be an image reference; the runtime validates the rest.
-fn plausible(image: &str) -> bool {
-    let (name, digest) = image.split_once('@').map_or((image, None), |(n, d)| (n, Some(d)));
-    let repository = match name.rsplit_once(':') {
-        Some((front, tag)) if !tag.contains('/') => {
-            if tag.is_empty() || tag.len() > 128 {
-                return false;
-            }
-            front
-        }
-        _ => name,
-    };
-    let (first, rest) = repository.split_once('/').unwrap_or(("", repository));
-    let host = first.contains(['.', ':']) || first == "localhost";
-    let path = if host || first.is_empty() { rest } else { repository };
-    !path.is_empty()
-        && path.split('/').all(|part| {
-            !part.is_empty()
-                && part.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "._-".contains(c))
-                && part.starts_with(|c: char| c.is_ascii_alphanumeric())
-                && part.ends_with(|c: char| c.is_ascii_alphanumeric())
-        })
-        && digest.is_none_or(|d| d.contains(':'))
-}
-
 /// Environment and mounts of the container.
 async fn prepare(
     job: &Job,
@@ -246,7 +150,9 @@ async fn prepare(
     let env = env::resolve(container, &facts, &objects, &services).map_err(|e| config_error(&e))?;
     let hostname = cri::sandbox::hostname(&job.pod);
     let volumes = &context.volumes;
-    let (mut mounts, sub_paths) = volumes.mounts(&job.pod, container, &env).map_err(|e| config_error(&e))?;
+    let (mut mounts, sub_paths) = volumes
+        .mounts(&job.pod, container, &env, context.features.recursive_read_only)
+        .map_err(|e| config_error(&e))?;
     let domain = &context.settings.cluster_domain;
     let hosts = volumes.hosts_mount(&job.pod, container, &hostname, &ips, domain);
     mounts.extend(hosts.map_err(|e| config_error(&e))?);
@@ -267,27 +173,4 @@ async fn prepare(
         target: target.and_then(|name| job.container_ids.get(&name).cloned()),
     };
     Ok((prepared, sub_paths))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn implausible_image_references_are_rejected() {
-        for good in ["busybox", "localhost/skep/web:1", "a.b:5000/c/d:latest", "x@sha256:00", "a/b-c_d.e"] {
-            assert!(plausible(good), "{good}");
-        }
-        for bad in ["", "UPPER", "a//b", ":tag", "a:", "-a", "no spaces:1"] {
-            assert!(!plausible(bad), "{bad}");
-        }
-    }
-
-    #[test]
-    fn latest_and_untagged_images_are_always_pulled() {
-        assert_eq!(default_policy("busybox"), "Always");
-        assert_eq!(default_policy("h:5000/busybox"), "Always");
-        assert_eq!(default_policy("h:5000/busybox:1"), "IfNotPresent");
-        assert_eq!(default_policy("b@sha256:00"), "IfNotPresent");
-    }
 }

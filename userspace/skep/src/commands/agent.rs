@@ -102,6 +102,18 @@ pub(crate) struct Agent {
     /// Maximum number of pods
     #[arg(long, default_value_t = 110)]
     max_pods: u32,
+    /// Sysctl that pods may set in addition to the safe ones, or a prefix that ends with `*`; may be repeated
+    #[arg(long, value_delimiter = ',')]
+    allowed_unsafe_sysctls: Vec<String>,
+    /// Give a container without a seccomp profile the runtime's default profile
+    #[arg(long)]
+    seccomp_default: bool,
+    /// Maximum number of processes and threads of a pod [default: no limit]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    pod_max_pids: Option<u64>,
+    /// Close a stream of exec, attach or port-forward that carries nothing for this long
+    #[arg(long, default_value = "4h", value_parser = duration)]
+    streaming_connection_idle_timeout: Duration,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -284,6 +296,10 @@ fn config(agent: &Agent, client: Client, tls: ServingTls) -> Result<AgentConfig>
     config.cluster_domain.clone_from(&agent.cluster_domain);
     config.lease_interval = agent.lease_interval;
     config.max_pods = agent.max_pods;
+    config.allowed_unsafe_sysctls.clone_from(&agent.allowed_unsafe_sysctls);
+    config.seccomp_default = agent.seccomp_default;
+    config.pod_max_pids = agent.pod_max_pids;
+    config.streaming_idle_timeout = agent.streaming_connection_idle_timeout;
     Ok(config)
 }
 

@@ -1,5 +1,6 @@
 //! Stories of pods in simulated time.
 
+mod extremes;
 mod world;
 
 use serde_json::{Value, json};
