@@ -17,8 +17,10 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Events;
 use crate::context::NodeContext;
 use crate::cri::events::{self, RuntimeEvent};
+use crate::eviction::Eviction;
 use crate::names;
 use crate::objects::ObjectKey;
+use crate::plan;
 use crate::worker::{self, Handle, Message};
 
 /// How often every pod is observed even without events of the runtime, in case one was lost.
@@ -31,6 +33,8 @@ pub(crate) struct Agent {
     pub(crate) pods: Events<Pod>,
     /// ConfigMaps and Secrets that changed.
     pub(crate) changes: mpsc::UnboundedReceiver<ObjectKey>,
+    /// Pods that use more disk than they may.
+    pub(crate) evictions: mpsc::Receiver<Eviction>,
     pub(crate) stop: CancellationToken,
 }
 
@@ -73,6 +77,11 @@ impl Agent {
                 Some(uid) = forgotten.recv() => {
                     pods.workers.remove(&uid);
                     pods.checkpoints.remove(&uid);
+                }
+                Some(Eviction { uid, message }) = self.evictions.recv() => {
+                    if let Some(handle) = pods.workers.get(&uid) {
+                        let _ = handle.messages.send(Message::Failed { reason: plan::EVICTED, message });
+                    }
                 }
                 _ = relist.tick() => pods.send(|_| true, || Message::RuntimeChanged),
             }

@@ -14,6 +14,7 @@ pub mod downward;
 pub mod env;
 pub mod error;
 pub mod events;
+mod eviction;
 pub mod images;
 mod logs;
 pub mod names;
@@ -136,7 +137,9 @@ pub async fn run(config: AgentConfig, inputs: Inputs, stop: CancellationToken) -
     tasks.spawn(context.services.clone().follow(services));
     tasks.spawn(server.run(stop.clone()));
     tasks.spawn(logs::rotate::run(context.clone(), log_max_size, log_max_files, stop.clone()));
-    tasks.spawn(agent::Agent { context, pods, changes, stop: stop.clone() }.run());
+    let (evict, evictions) = mpsc::channel(16);
+    tasks.spawn(eviction::run(context.clone(), evict, stop.clone()));
+    tasks.spawn(agent::Agent { context, pods, changes, evictions, stop: stop.clone() }.run());
     until_stopped(tasks, &stop).await;
     Ok(())
 }

@@ -11,6 +11,8 @@ use super::{later, probe, spec_grace};
 const DELETE_RETRY_INTERVAL: SignedDuration = SignedDuration::from_secs(60);
 /// The grace of a pod whose API object is gone: no request can shorten it any more.
 const MAX_GRACE_OF_GONE: SignedDuration = SignedDuration::from_secs(30);
+/// The grace of a pod that uses more disk than it may: it must not use more meanwhile.
+const GRACE_OF_EVICTED: SignedDuration = SignedDuration::from_secs(1);
 /// How often a start is repeated when its configuration is incomplete; the missing object may be created.
 const CONFIG_RETRY_INTERVAL: SignedDuration = SignedDuration::from_secs(10);
 
@@ -164,6 +166,8 @@ impl Observed {
         };
         let Some(grace) = grace else { return };
         let grace = if self.memory.gone { grace.min(MAX_GRACE_OF_GONE) } else { grace };
+        let evicted = self.memory.failed_by_node.as_ref().is_some_and(|(reason, _)| reason == super::EVICTED);
+        let grace = if evicted { grace.min(GRACE_OF_EVICTED) } else { grace };
         let since = self.memory.stopping.map_or(now, |s| s.since);
         let end = later(since, grace);
         let deadline = self.memory.stopping.map_or(end, |s| s.deadline.min(end));

@@ -27,6 +27,9 @@ pub use status::NodeView;
 /// How long a failed pull shows as ErrImagePull before it shows as ImagePullBackOff.
 pub const PULL_ERROR_SHOWN: SignedDuration = SignedDuration::from_secs(1);
 
+/// The reason of a pod that used more than it may.
+pub const EVICTED: &str = "Evicted";
+
 /// What to do now, the status to report, and when to plan again if nothing changes before.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
