@@ -1,5 +1,6 @@
 //! StatefulSets: pods with stable names, created in order and deleted in reverse, and claims that outlive them. PURE.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetSpec, StatefulSetStatus};
@@ -192,10 +193,13 @@ impl<'a> StatefulSetSync<'a> {
         self.roll(mine);
     }
 
-    /// Updates the highest ordinal first and waits for it to be healthy again.
+    /// Updates the highest ordinal first and waits for it to be healthy again: Parallel is about scaling, not about updates.
     fn roll(&mut self, mine: &[(i32, &Arc<Pod>)]) {
-        let (range, first) = (self.ordinals(), self.first_updated());
-        for (_, pod) in mine.iter().rev().filter(|(o, _)| range.contains(o) && *o >= first) {
+        let first = self.first_updated();
+        let known: BTreeMap<i32, &Arc<Pod>> = mine.iter().copied().collect();
+        for ordinal in self.ordinals().rev().take_while(|ordinal| *ordinal >= first) {
+            // The pod that takes a deleted one's ordinal is not healthy yet.
+            let Some(pod) = known.get(&ordinal) else { return };
             if Self::revision_of(pod) != self.update {
                 if !meta::terminating(&pod.metadata) {
                     self.actions.push(Action::delete(Object::Pod((*pod).clone())));

@@ -207,6 +207,29 @@ fn stateful_pods_are_updated_from_the_last_to_the_partition() {
 }
 
 #[test]
+fn a_parallel_set_is_updated_one_pod_at_a_time() {
+    let mut sim = sim();
+    let mut set = stateful(3);
+    set.spec.as_mut().unwrap().pod_management_policy = Some("Parallel".into());
+    sim.create(set);
+    decide(&mut sim);
+    run_pods(&mut sim);
+    decide(&mut sim);
+    sim.patch(Kind::StatefulSet, &Key::new("ns", "db"), json!({"spec": {"template": template(2)}}));
+    for _ in 0..12 {
+        // One reconcile and one step of one pod at a time: no state between may have two pods down.
+        work_once(&mut sim);
+        let serving = sim.pods().iter().filter(|p| pods::active(p) && pods::ready(p)).count();
+        assert!(serving >= 2, "{serving} of 3 serve");
+        decide(&mut sim);
+        let serving = sim.pods().iter().filter(|p| pods::active(p) && pods::ready(p)).count();
+        assert!(serving >= 2, "{serving} of 3 serve");
+        run_pods(&mut sim);
+    }
+    assert_eq!(versions(&sim), ["x:2"; 3]);
+}
+
+#[test]
 fn a_budget_allows_what_exceeds_the_healthy_minimum() {
     let mut sim = sim();
     sim.create(stateful(3));
