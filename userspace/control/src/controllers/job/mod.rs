@@ -2,10 +2,12 @@
 //! Every pod has a finalizer until its outcome is in the Job's status: first its uid is written to
 //! `uncountedTerminatedPods`, then the finalizer is removed, then the uid is counted.
 
+mod indexes;
+mod policy;
 mod status;
 mod sync;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +17,9 @@ use k8s_openapi::api::core::v1::{EnvVar, EnvVarSource, ObjectFieldSelector, Pod}
 use serde_json::json;
 use skep_api::time;
 
-use self::sync::{JobSync, Outcomes, indexed};
+use self::indexes::Indexes;
+use self::policy::{FailureAction, fails_index, failure_action, failures_after};
+use self::sync::{JobSync, Outcomes, index_count, indexed, limit_per_index};
 use super::pods;
 use super::routing::{own_key, owner_keys};
 use crate::action::{Action, Context, Controller, Delete, Propagation};
@@ -23,7 +27,7 @@ use crate::cache::{Change, Key, Kind, Object, View};
 use crate::meta;
 
 const FINALIZER: &str = "batch.kubernetes.io/job-tracking";
-const INDEX: &str = "batch.kubernetes.io/job-completion-index";
+pub(crate) const INDEX: &str = "batch.kubernetes.io/job-completion-index";
 const MIN_BACKOFF: Duration = Duration::from_secs(10);
 const MAX_BACKOFF: Duration = Duration::from_secs(600);
 /// Limit of pods that one reconcile creates.
@@ -40,8 +44,8 @@ impl Controller for Jobs {
         own_key(change, Kind::Job, keys);
         if let Some(Object::Pod(pod)) = change.object() {
             owner_keys(change, Kind::Job, keys);
-            // The finalizer of a pod whose Job is gone must still be removed.
-            if has_finalizer(pod) && !keys.is_empty() {
+            // The finalizer of a pod whose Job is gone must still be removed, as that of a pod without an owner.
+            if has_finalizer(pod) {
                 own_key(change, Kind::Pod, keys);
             }
         }
@@ -59,12 +63,15 @@ impl Controller for Jobs {
     }
 }
 
-/// Removes the finalizer of a pod whose Job no longer exists. The key is the pod's.
+/// Removes the finalizer of a pod that no Job controls. The key is the pod's.
 fn orphan(view: &View, key: &Key) -> Option<Action> {
     let pod = view.pods.get(key).filter(|p| has_finalizer(p))?;
-    let owner = meta::controller_of(&pod.metadata)?;
-    let job = view.jobs.get(&Key::new(&key.namespace, &owner.name));
-    job.is_none_or(|j| meta::uid(&j.metadata) != owner.uid).then(|| release(pod))
+    let owner = meta::controller_of(&pod.metadata).filter(|owner| owner.kind == "Job");
+    let job = owner.and_then(|owner| {
+        let job = view.jobs.get(&Key::new(&key.namespace, &owner.name))?;
+        (meta::uid(&job.metadata) == owner.uid).then_some(job)
+    });
+    job.is_none().then(|| release(pod))
 }
 
 fn has_finalizer(pod: &Pod) -> bool {
@@ -112,7 +119,8 @@ impl JobSync<'_> {
             self.actions.push(Action::patch_status(Kind::Job, key, self.job.status.as_ref(), &new));
         }
         for pod in self.pods.iter().filter(|p| has_finalizer(p)) {
-            if listed(&old, meta::uid(&pod.metadata)) || self.is_uncounted(pod) {
+            let held = result.is_none() && is_replaced(&outcomes, pod);
+            if !held && (listed(&old, meta::uid(&pod.metadata)) || self.is_uncounted(pod)) {
                 self.actions.push(release(pod));
             }
         }
@@ -147,8 +155,11 @@ impl JobSync<'_> {
         }
     }
 
-    /// A pod that never ran, or that is deleted because of its Job, does not count.
+    /// A pod that never ran, that is deleted because of its Job, or whose failure the policy ignores does not count.
     fn is_uncounted(&self, pod: &Pod) -> bool {
+        if pods::phase(pod) == "Failed" {
+            return failure_action(self.spec, pod) == FailureAction::Ignore;
+        }
         let unwanted = self.spec.suspend == Some(true) || meta::terminating(&self.job.metadata);
         meta::terminating(&pod.metadata)
             && !pods::finished(pod)
@@ -184,19 +195,21 @@ impl JobSync<'_> {
         };
         let mut succeeded = fold(uncounted.succeeded, &mut new.succeeded);
         let mut failed = fold(uncounted.failed, &mut new.failed);
-        let mut done = status::parse_indexes(old.completed_indexes.as_deref());
+        let mut completed = BTreeSet::new();
         for pod in self.pods.iter().filter(|p| has_finalizer(p)) {
             let uid = meta::uid(&pod.metadata).to_owned();
             let known = succeeded.contains(&uid) || failed.contains(&uid);
             match pods::phase(pod) {
                 "Succeeded" if !known => {
-                    done.extend(index_of(pod).filter(|_| indexed(self.spec)));
+                    completed.extend(self.valid_index(pod));
                     succeeded.push(uid);
                 }
-                "Failed" if !known => failed.push(uid),
+                "Failed" if !known && !self.is_uncounted(pod) => failed.push(uid),
                 _ => {}
             }
         }
+        let done = self.recorded(old.completed_indexes.as_deref()).union(&Indexes::from_iter(completed));
+        let lost = self.recorded(old.failed_indexes.as_deref()).union(&self.lost_indexes());
         let outcomes = Outcomes {
             succeeded: new
                 .succeeded
@@ -204,10 +217,13 @@ impl JobSync<'_> {
                 .saturating_add(i32::try_from(succeeded.len()).unwrap_or(i32::MAX)),
             failed: new.failed.unwrap_or(0).saturating_add(i32::try_from(failed.len()).unwrap_or(i32::MAX)),
             pending: succeeded.iter().chain(&failed).cloned().collect(),
+            replaced: self.replaced(&done, &lost),
             done,
+            lost,
         };
         if indexed(self.spec) {
-            new.completed_indexes = status::format_indexes(&outcomes.done);
+            new.completed_indexes = Some(outcomes.done.to_string()).filter(|text| !text.is_empty());
+            new.failed_indexes = limit_per_index(self.spec).map(|_| outcomes.lost.to_string());
         }
         new.uncounted_terminated_pods = Some(UncountedTerminatedPods {
             failed: Some(failed).filter(|l| !l.is_empty()),
@@ -216,13 +232,52 @@ impl JobSync<'_> {
         (new, outcomes)
     }
 
+    /// The index of a pod of an indexed Job, unless the Job has no such index.
+    fn valid_index(&self, pod: &Pod) -> Option<u32> {
+        index_of(pod).filter(|index| *index < index_count(self.spec))
+    }
+
+    /// Indexes as the status has them.
+    fn recorded(&self, text: Option<&str>) -> Indexes {
+        Indexes::parse(text.unwrap_or_default(), index_count(self.spec))
+    }
+
+    /// The indexes whose last failed pod was one too many.
+    fn lost_indexes(&self) -> Indexes {
+        let Some(limit) = limit_per_index(self.spec) else { return Indexes::default() };
+        let failed = self.pods.iter().filter(|p| has_finalizer(p) && pods::phase(p) == "Failed");
+        let lost = failed.filter(|p| fails_index(self.spec, limit, p));
+        Indexes::from_iter(lost.filter_map(|p| self.valid_index(p)))
+    }
+
+    /// See [`Outcomes::replaced`].
+    fn replaced(&self, done: &Indexes, lost: &Indexes) -> BTreeMap<u32, Arc<Pod>> {
+        let mut replaced: BTreeMap<u32, Arc<Pod>> = BTreeMap::new();
+        if limit_per_index(self.spec).is_none() {
+            return replaced;
+        }
+        let active: BTreeSet<u32> =
+            self.pods.iter().filter(|p| pods::active(p)).filter_map(|p| self.valid_index(p)).collect();
+        let failed = self.pods.iter().filter(|p| has_finalizer(p) && pods::phase(p) == "Failed");
+        for (pod, index) in failed.filter_map(|p| Some((*p, self.valid_index(p)?))) {
+            if done.contains(index) || lost.contains(index) || active.contains(&index) {
+                continue;
+            }
+            let newer = replaced.get(&index).is_none_or(|other| ended(other) <= ended(pod));
+            if newer {
+                replaced.insert(index, pod.clone());
+            }
+        }
+        replaced
+    }
+
     /// How many pods should run now.
     fn wanted(&self, outcomes: &Outcomes) -> i32 {
         let parallelism = self.spec.parallelism.unwrap_or(1);
         match self.spec.completions {
             Some(completions) => {
                 let succeeded = if indexed(self.spec) {
-                    i32::try_from(outcomes.done.len()).unwrap_or(0)
+                    i32::try_from(outcomes.done.total()).unwrap_or(i32::MAX)
                 } else {
                     outcomes.succeeded
                 };
@@ -252,39 +307,68 @@ impl JobSync<'_> {
         if missing <= 0 {
             return;
         }
-        if let Some(at) = self.backoff(outcomes.failed)
+        if limit_per_index(self.spec).is_none()
+            && let Some(at) = self.backoff(outcomes.failed)
             && at > self.context.now
         {
             return self.actions.push(Action::RequeueAt(at));
         }
-        let names: Vec<Option<u32>> = if indexed(self.spec) {
-            let busy: BTreeSet<u32> =
-                self.pods.iter().filter(|p| self.delays_replacement(p)).filter_map(|p| index_of(p)).collect();
-            let all = 0..u32::try_from(self.spec.completions.unwrap_or(0)).unwrap_or(0);
-            all.filter(|i| !busy.contains(i) && !outcomes.done.contains(i)).map(Some).collect()
-        } else {
-            vec![None; usize::try_from(missing).unwrap_or(0)]
-        };
         let take = usize::try_from(missing).unwrap_or(0);
-        for (number, index) in names.into_iter().take(take).enumerate() {
-            let pod = self.pod(number, index);
-            let message = format!("Created pod: {}", meta::name(&pod.metadata));
-            self.actions.push(Action::Create(pod.into()));
-            if number == 0 {
-                // One event for the batch: a thousand pods need no thousand events.
-                let job = Object::Job(self.job.clone());
-                self.actions.push(Action::record(&job, false, "SuccessfulCreate", message));
-            }
+        let pods: Vec<Pod> = if indexed(self.spec) {
+            let indexes = self.startable(outcomes, take);
+            let numbered = indexes.into_iter().enumerate();
+            numbered.map(|(number, index)| self.indexed_pod(number, index, outcomes)).collect()
+        } else {
+            (0..take).map(|number| self.pod(number, None)).collect()
+        };
+        let first = pods.first().map(|pod| meta::name(&pod.metadata).to_owned());
+        self.actions.extend(pods.into_iter().map(|pod| Action::Create(pod.into())));
+        if let Some(name) = first {
+            // One event for the batch: a thousand pods need no thousand events.
+            let job = Object::Job(self.job.clone());
+            let message = format!("Created pod: {name}");
+            self.actions.push(Action::record(&job, false, "SuccessfulCreate", message));
         }
-        // Neighbouring creates are sent together.
-        self.actions.sort_by_key(|a| matches!(a, Action::Record(_)));
+    }
+
+    /// The first indexes that have no pod, are not decided and need not wait after a failure.
+    fn startable(&mut self, outcomes: &Outcomes, count: usize) -> Vec<u32> {
+        let busy = self.pods.iter().filter(|p| self.delays_replacement(p)).filter_map(|p| index_of(p));
+        let taken = Indexes::from_iter(busy).union(&outcomes.done).union(&outcomes.lost);
+        let indexes = taken.first_missing(count, index_count(self.spec));
+        let due = |index: &u32| {
+            let failed = outcomes.replaced.get(index)?;
+            let (counted, ignored) = failures_after(self.spec, Some(failed));
+            Some(time::after(ended(failed)?, backoff_after(counted.saturating_add(ignored))))
+        };
+        let now = self.context.now;
+        let (ready, waiting): (Vec<u32>, Vec<u32>) =
+            indexes.into_iter().partition(|index| due(index).is_none_or(|due| due <= now));
+        if let Some(next) = waiting.iter().filter_map(due).min() {
+            self.actions.push(Action::RequeueAt(next));
+        }
+        ready
     }
 
     /// When the next pod may start after a failure.
     fn backoff(&self, failed: i32) -> Option<Timestamp> {
         let last = self.pods.iter().filter(|p| pods::phase(p) == "Failed").filter_map(|p| ended(p)).max()?;
-        let doublings = u32::try_from(failed.saturating_sub(1)).unwrap_or(0).min(8);
-        Some(time::after(last, (MIN_BACKOFF * 2_u32.pow(doublings)).min(MAX_BACKOFF)))
+        Some(time::after(last, backoff_after(failed)))
+    }
+
+    /// A pod that carries the failure counts of its index.
+    fn indexed_pod(&self, number: usize, index: u32, outcomes: &Outcomes) -> Pod {
+        let mut pod = self.pod(number, Some(index));
+        if limit_per_index(self.spec).is_some() {
+            let failed = outcomes.replaced.get(&index).map(AsRef::as_ref);
+            let (counted, ignored) = failures_after(self.spec, failed);
+            let annotations = pod.metadata.annotations.get_or_insert_default();
+            annotations.insert(policy::FAILURES.into(), counted.to_string());
+            if ignored > 0 {
+                annotations.insert(policy::IGNORED_FAILURES.into(), ignored.to_string());
+            }
+        }
+        pod
     }
 
     fn pod(&self, number: usize, index: Option<u32>) -> Pod {
@@ -323,6 +407,18 @@ impl JobSync<'_> {
             self.actions.push(Action::RequeueAt(time::after_seconds(start.0, seconds)));
         }
     }
+}
+
+/// Whether the pod carries the failure count of an index whose next pod does not exist yet.
+fn is_replaced(outcomes: &Outcomes, pod: &Pod) -> bool {
+    let carrier = index_of(pod).and_then(|index| outcomes.replaced.get(&index));
+    carrier.is_some_and(|carrier| carrier.metadata.uid == pod.metadata.uid)
+}
+
+/// The pause after a number of failures.
+fn backoff_after(failures: i32) -> Duration {
+    let doublings = u32::try_from(failures.saturating_sub(1)).unwrap_or(0).min(8);
+    (MIN_BACKOFF * 2_u32.pow(doublings)).min(MAX_BACKOFF)
 }
 
 fn index_variable() -> EnvVar {

@@ -1,12 +1,11 @@
 //! When a Job has succeeded or failed, and its conditions. PURE.
 
-use std::collections::BTreeSet;
-
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::{Job, JobCondition, JobStatus};
 use skep_api::time;
 
-use super::sync::{JobSync, Outcomes, indexed};
+use super::policy::{FailureAction, failure_action, success_message};
+use super::sync::{JobSync, Outcomes, index_count, indexed, limit_per_index};
 use crate::controllers::pods;
 use crate::meta;
 
@@ -14,7 +13,7 @@ use crate::meta;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct JobResult {
     pub(super) success: bool,
-    pub(super) reason: &'static str,
+    pub(super) reason: String,
     pub(super) message: String,
 }
 
@@ -30,22 +29,60 @@ pub(super) fn finished_at(job: &Job) -> Option<Timestamp> {
     at.map(|t| t.0)
 }
 
-/// The result of the Job, if it has one: an earlier result, or the one that follows from its pods.
+/// The result of the Job, if it has one: an earlier result, or the one that follows from its pods. The order is upstream's.
 pub(super) fn result_of(step: &JobSync<'_>, new: &JobStatus, outcomes: &Outcomes) -> Option<JobResult> {
-    let earlier = |kind, success, reason| {
-        find(step.job.status.as_ref(), kind).map(|c| JobResult {
-            success,
-            reason,
-            message: c.message.clone().unwrap_or_default(),
-        })
-    };
-    let reason = find(step.job.status.as_ref(), "FailureTarget").and_then(|c| c.reason.as_deref());
-    let reason = if reason == Some("DeadlineExceeded") { "DeadlineExceeded" } else { "BackoffLimitExceeded" };
-    earlier("FailureTarget", false, reason)
-        .or_else(|| earlier("SuccessCriteriaMet", true, "CompletionsReached"))
+    earlier(step, "SuccessCriteriaMet", true)
+        .or_else(|| earlier(step, "FailureTarget", false))
+        .or_else(|| failed_by_policy(step))
         .or_else(|| backoff_limit_exceeded(step, outcomes))
         .or_else(|| deadline_exceeded(step, new))
+        .or_else(|| indexes_failed(step, outcomes))
+        .or_else(|| success_policy_met(step, outcomes))
         .or_else(|| completed(step, outcomes))
+}
+
+impl JobResult {
+    fn failure(reason: &str, message: impl Into<String>) -> JobResult {
+        JobResult { success: false, reason: reason.to_owned(), message: message.into() }
+    }
+
+    fn success(reason: &str, message: impl Into<String>) -> JobResult {
+        JobResult { success: true, reason: reason.to_owned(), message: message.into() }
+    }
+}
+
+/// The result that a condition of the status has recorded.
+fn earlier(step: &JobSync<'_>, kind: &str, success: bool) -> Option<JobResult> {
+    find(step.job.status.as_ref(), kind).map(|condition| JobResult {
+        success,
+        reason: condition.reason.clone().unwrap_or_default(),
+        message: condition.message.clone().unwrap_or_default(),
+    })
+}
+
+fn failed_by_policy(step: &JobSync<'_>) -> Option<JobResult> {
+    let mut failed = step.pods.iter().filter(|pod| pods::phase(pod) == "Failed");
+    failed.find_map(|pod| match failure_action(step.spec, pod) {
+        FailureAction::FailJob(message) => Some(JobResult::failure("PodFailurePolicy", message)),
+        _ => None,
+    })
+}
+
+fn indexes_failed(step: &JobSync<'_>, outcomes: &Outcomes) -> Option<JobResult> {
+    limit_per_index(step.spec)?;
+    let lost = outcomes.lost.total();
+    if step.spec.max_failed_indexes.is_some_and(|max| lost > u64::try_from(max).unwrap_or(0)) {
+        let message = "Job has exceeded the specified maximal number of failed indexes";
+        return Some(JobResult::failure("MaxFailedIndexesExceeded", message));
+    }
+    let decided = lost + outcomes.done.total();
+    let ended = lost > 0 && decided >= u64::from(index_count(step.spec));
+    ended.then(|| JobResult::failure("FailedIndexes", "Job has failed indexes"))
+}
+
+fn success_policy_met(step: &JobSync<'_>, outcomes: &Outcomes) -> Option<JobResult> {
+    let message = success_message(step.spec, index_count(step.spec), &outcomes.done)?;
+    Some(JobResult::success("SuccessPolicy", message))
 }
 
 fn backoff_limit_exceeded(step: &JobSync<'_>, outcomes: &Outcomes) -> Option<JobResult> {
@@ -63,36 +100,24 @@ fn backoff_limit_exceeded(step: &JobSync<'_>, outcomes: &Outcomes) -> Option<Job
         0
     };
     let exceeded = outcomes.failed > limit || (restarts > 0 && restarts >= limit.max(1));
-    exceeded.then(|| JobResult {
-        success: false,
-        reason: "BackoffLimitExceeded",
-        message: "Job has reached the specified backoff limit".into(),
-    })
+    exceeded
+        .then(|| JobResult::failure("BackoffLimitExceeded", "Job has reached the specified backoff limit"))
 }
 
 fn deadline_exceeded(step: &JobSync<'_>, new: &JobStatus) -> Option<JobResult> {
     let seconds = step.spec.active_deadline_seconds?;
     let start = new.start_time.as_ref().filter(|_| step.spec.suspend != Some(true))?.0;
-    (time::after_seconds(start, seconds) <= step.context.now).then(|| JobResult {
-        success: false,
-        reason: "DeadlineExceeded",
-        message: "Job was active longer than specified deadline".into(),
-    })
+    let exceeded = time::after_seconds(start, seconds) <= step.context.now;
+    exceeded.then(|| JobResult::failure("DeadlineExceeded", "Job was active longer than specified deadline"))
 }
 
 fn completed(step: &JobSync<'_>, outcomes: &Outcomes) -> Option<JobResult> {
     let reached = match step.spec.completions {
-        Some(completions) if indexed(step.spec) => {
-            i32::try_from(outcomes.done.len()).unwrap_or(i32::MAX) >= completions
-        }
+        Some(_) if indexed(step.spec) => outcomes.done.total() >= u64::from(index_count(step.spec)),
         Some(completions) => outcomes.succeeded >= completions,
         None => outcomes.succeeded > 0 && !step.pods.iter().any(|p| pods::active(p)),
     };
-    reached.then(|| JobResult {
-        success: true,
-        reason: "CompletionsReached",
-        message: "Reached expected number of succeeded pods".into(),
-    })
+    reached.then(|| JobResult::success("CompletionsReached", "Reached expected number of succeeded pods"))
 }
 
 /// Sets the conditions: SuccessCriteriaMet or FailureTarget at once, Complete or Failed when every pod has ended.
@@ -103,9 +128,9 @@ pub(super) fn conditions(step: &JobSync<'_>, new: &mut JobStatus, result: Option
     if let Some(result) = result {
         let (first, last) =
             if result.success { ("SuccessCriteriaMet", "Complete") } else { ("FailureTarget", "Failed") };
-        put(&mut conditions, first, "True", result.reason, &result.message, now);
+        put(&mut conditions, first, "True", &result.reason, &result.message, now);
         if settled {
-            put(&mut conditions, last, "True", result.reason, &result.message, now);
+            put(&mut conditions, last, "True", &result.reason, &result.message, now);
             if result.success {
                 new.completion_time = Some(meta::time(now));
             }
@@ -144,50 +169,4 @@ fn put(
         last_probe_time: Some(meta::time(now)),
         last_transition_time: Some(meta::time(now)),
     });
-}
-
-/// Parses "1,3-5"; ignores what is not a number.
-pub(super) fn parse_indexes(text: Option<&str>) -> BTreeSet<u32> {
-    let mut set = BTreeSet::new();
-    for part in text.unwrap_or_default().split(',').filter(|p| !p.is_empty()) {
-        let (from, to) = part.split_once('-').unwrap_or((part, part));
-        if let (Ok(from), Ok(to)) = (from.parse::<u32>(), to.parse::<u32>()) {
-            // The API allows no more completions than this.
-            set.extend(from..=to.min(from.saturating_add(100_000)));
-        }
-    }
-    set
-}
-
-/// Formats as "1,3-5"; `None` for an empty set. Runs of two are listed, longer ones are ranges.
-pub(super) fn format_indexes(set: &BTreeSet<u32>) -> Option<String> {
-    let mut runs: Vec<(u32, u32)> = Vec::new();
-    for index in set {
-        match runs.last_mut() {
-            Some((_, last)) if last.saturating_add(1) == *index => *last = *index,
-            _ => runs.push((*index, *index)),
-        }
-    }
-    let text = |(from, to): &(u32, u32)| match to - from {
-        0 => from.to_string(),
-        1 => format!("{from},{to}"),
-        _ => format!("{from}-{to}"),
-    };
-    let parts: Vec<String> = runs.iter().map(text).collect();
-    (!parts.is_empty()).then(|| parts.join(","))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn indexes_are_parsed_as_formatted() {
-        let set: BTreeSet<u32> = [0, 2, 3, 5, 6, 7].into();
-        let text = format_indexes(&set);
-        assert_eq!(text.as_deref(), Some("0,2,3,5-7"));
-        assert_eq!(parse_indexes(text.as_deref()), set);
-        assert_eq!(format_indexes(&BTreeSet::new()), None);
-        assert!(parse_indexes(Some("x,1-y")).is_empty());
-    }
 }

@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use k8s_openapi::api::batch::v1::{Job, JobStatus};
+use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
 use super::work_once;
 use crate::cache::{Key, Kind, Object};
+use crate::controllers::job::INDEX;
 use crate::controllers::{self, pods};
+use crate::meta;
 use crate::runner::sim::Sim;
 
 fn job(spec: Value) -> Job {
@@ -76,4 +79,128 @@ fn a_job_that_fails_too_often_fails() {
     let status = run_job(&mut sim, 8, |_| true);
     assert_eq!(status.failed, Some(3));
     assert_eq!(ended(&status), ["FailureTarget", "Failed"]);
+}
+
+/// Gives the pod of an index a phase, conditions and the exit code of its container.
+fn end(sim: &mut Sim, index: u32, phase: &str, condition: &str, code: i32) {
+    let of_index = |pod: &Pod| {
+        !pods::finished(pod) && meta::annotation(&pod.metadata, INDEX) == Some(&index.to_string())
+    };
+    let pod =
+        sim.pods().iter().find(|p| of_index(p)).cloned().unwrap_or_else(|| panic!("no pod of index {index}"));
+    let status = json!({
+        "phase": phase,
+        "conditions": [{"type": condition, "status": "True"}],
+        "containerStatuses": [{
+            "name": "c", "image": "x", "imageID": "", "ready": false, "restartCount": 0,
+            "state": {"terminated": {"exitCode": code}},
+        }],
+    });
+    sim.patch(Kind::Pod, &Key::of(&pod.metadata), json!({"spec": {"nodeName": "n"}, "status": status}));
+    settle(sim);
+}
+
+/// Longer than any back-off.
+fn settle(sim: &mut Sim) {
+    for _ in 0..10 {
+        work_once(sim);
+    }
+    sim.advance(Duration::from_secs(700));
+    for _ in 0..10 {
+        work_once(sim);
+    }
+}
+
+fn status(sim: &Sim) -> JobStatus {
+    match sim.get(Kind::Job, &Key::new("ns", "j")) {
+        Some(Object::Job(job)) => job.status.clone().unwrap(),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn indexed_job(fields: Value) -> Sim {
+    let mut spec =
+        json!({"completions": 3, "parallelism": 3, "completionMode": "Indexed", "backoffLimit": 6});
+    spec.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+    let mut sim = jobs();
+    sim.create(job(spec));
+    settle(&mut sim);
+    sim
+}
+
+#[test]
+fn an_index_fails_alone_and_the_others_complete() {
+    let mut sim = indexed_job(json!({"backoffLimitPerIndex": 1, "backoffLimit": i32::MAX}));
+    end(&mut sim, 1, "Failed", "x", 1);
+    assert_eq!(status(&sim).failed_indexes.as_deref(), Some(""));
+    end(&mut sim, 1, "Failed", "x", 1);
+    assert_eq!(status(&sim).failed_indexes.as_deref(), Some("1"));
+    end(&mut sim, 0, "Succeeded", "x", 0);
+    end(&mut sim, 2, "Succeeded", "x", 0);
+    let status = status(&sim);
+    assert_eq!(
+        (status.completed_indexes.as_deref(), status.failed, status.succeeded),
+        (Some("0,2"), Some(2), Some(2))
+    );
+    assert_eq!(ended(&status), ["FailureTarget", "Failed"]);
+    let reasons = status.conditions.iter().flatten().filter_map(|condition| condition.reason.as_deref());
+    assert!(reasons.clone().all(|reason| reason == "FailedIndexes"), "{:?}", reasons.collect::<Vec<_>>());
+}
+
+#[test]
+fn too_many_failed_indexes_end_the_job() {
+    let mut sim =
+        indexed_job(json!({"backoffLimitPerIndex": 0, "maxFailedIndexes": 0, "backoffLimit": i32::MAX}));
+    end(&mut sim, 0, "Failed", "x", 1);
+    assert_eq!(status(&sim).conditions.unwrap()[0].reason.as_deref(), Some("MaxFailedIndexesExceeded"));
+}
+
+#[test]
+fn a_disrupted_pod_is_replaced_without_a_count() {
+    let rules =
+        json!([{"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}]);
+    let mut sim = indexed_job(json!({"podFailurePolicy": {"rules": rules}, "backoffLimit": 0}));
+    end(&mut sim, 0, "Failed", "DisruptionTarget", 137);
+    assert_eq!((status(&sim).failed, status(&sim).active), (None, Some(3)));
+    end(&mut sim, 0, "Failed", "Ready", 1);
+    assert_eq!(status(&sim).conditions.unwrap()[0].reason.as_deref(), Some("BackoffLimitExceeded"));
+}
+
+#[test]
+fn a_policy_fails_the_job_and_says_why() {
+    let rules = json!([{"action": "FailJob", "onExitCodes": {"operator": "In", "values": [42]}}]);
+    let mut sim = indexed_job(json!({"podFailurePolicy": {"rules": rules}}));
+    end(&mut sim, 2, "Failed", "x", 42);
+    let conditions = status(&sim).conditions.unwrap();
+    assert_eq!(conditions[0].reason.as_deref(), Some("PodFailurePolicy"));
+    let message = conditions[0].message.as_deref().unwrap();
+    assert!(message.ends_with("failed with exit code 42 matching FailJob rule at index 0"), "{message}");
+}
+
+#[test]
+fn a_success_policy_completes_the_job_and_ends_its_other_pods() {
+    let mut sim = indexed_job(json!({"successPolicy": {"rules": [{"succeededIndexes": "0"}]}}));
+    end(&mut sim, 0, "Succeeded", "x", 0);
+    assert_eq!(ended(&status(&sim)), ["SuccessCriteriaMet"], "its other pods still run");
+    let ending: Vec<Key> =
+        sim.pods().iter().filter(|p| !pods::finished(p)).map(|p| Key::of(&p.metadata)).collect();
+    ending.iter().for_each(|key| sim.kubelet(key, "n1", true));
+    settle(&mut sim);
+    let status = status(&sim);
+    assert_eq!(ended(&status), ["SuccessCriteriaMet", "Complete"]);
+    assert!(status.conditions.iter().flatten().all(|c| c.reason.as_deref() == Some("SuccessPolicy")));
+    assert_eq!(sim.pods().iter().filter(|p| pods::active(p)).count(), 0);
+}
+
+#[test]
+fn the_finalizer_of_a_pod_without_an_owner_is_removed() {
+    let mut sim = jobs();
+    sim.create(job(json!({"completions": 1, "parallelism": 1, "backoffLimit": 6})));
+    work_once(&mut sim);
+    let key = Key::of(&sim.pods()[0].metadata);
+    sim.patch(Kind::Pod, &key, json!({"metadata": {"ownerReferences": null}}));
+    settle(&mut sim);
+    let pods = sim.pods();
+    let orphan = pods.iter().find(|pod| Key::of(&pod.metadata) == key).unwrap();
+    assert!(orphan.metadata.finalizers.iter().flatten().next().is_none(), "{:?}", orphan.metadata);
 }
