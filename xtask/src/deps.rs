@@ -136,6 +136,7 @@ pub enum Need {
     Net,
     Test,
     Guest,
+    Fuzz,
 }
 
 /// Checks that everything is there; installs what is missing, or fails with the command that does.
@@ -150,6 +151,7 @@ pub fn ensure(needs: &[Need]) -> Result<()> {
             Need::Net => wanted.extend(&NET),
             Need::Test => wanted.extend(&TEST),
             Need::Guest => wanted.extend(&GUEST),
+            Need::Fuzz => {}
         }
     }
     if own_bpf {
@@ -163,6 +165,10 @@ pub fn ensure(needs: &[Need]) -> Result<()> {
     if needs.contains(&Need::Test) && program("cargo-nextest").is_none() {
         println!("Installing cargo-nextest, which runs the tests");
         run(Command::new("cargo").args(["install", "cargo-nextest", "--locked"]))?;
+    }
+    if needs.contains(&Need::Fuzz) && program("cargo-fuzz").is_none() {
+        println!("Installing cargo-fuzz, which builds the fuzz targets");
+        run(Command::new("cargo").args(["install", "cargo-fuzz", "--locked"]))?;
     }
     Ok(())
 }

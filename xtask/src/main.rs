@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use xtask::cluster::layout::{Layout, USUAL};
-use xtask::commands::{demo, down, lint, soak, test, up};
+use xtask::commands::{demo, down, fuzz, lint, soak, test, up};
 use xtask::{bench, build_ebpf, gen_api};
 
 #[derive(Parser)]
@@ -36,6 +36,8 @@ enum Command {
     Bench(bench::Bench),
     /// Change services and kill agents under 2,000 open connections, and count those that break
     Soak(soak::Arguments),
+    /// Feed each parser of foreign bytes with what a fuzzer finds
+    Fuzz(fuzz::Arguments),
     /// Check the architecture and formatting, and run clippy
     Lint(lint::Arguments),
     /// Run every test, the cluster's included
@@ -53,6 +55,7 @@ fn main() -> ExitCode {
         Command::Demo(demo) => demo::run(layout, demo),
         Command::Bench(bench) => bench::run(bench),
         Command::Soak(arguments) => soak::run(arguments),
+        Command::Fuzz(arguments) => fuzz::run(arguments),
         Command::Lint(arguments) => lint::run(&arguments),
         Command::Test(arguments) => test::run(arguments),
     };

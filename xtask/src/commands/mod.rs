@@ -2,6 +2,7 @@
 
 pub mod demo;
 pub mod down;
+pub mod fuzz;
 pub mod lint;
 pub mod soak;
 pub mod test;
