@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::broadcast;
 
-use crate::far_end::{Answer, serve, tls};
+use crate::far_end::{Answer, own_address, serve, tls};
 use crate::harness::{Server, authority, leaf_for};
 
 const WELL: u8 = 0;
@@ -182,10 +182,11 @@ fn schema() -> Value {
 
 /// The Service, its endpoint and the APIService; `trust` is how its certificate is verified.
 fn manifest(port: u16, trust: &str) -> String {
+    let ip = own_address();
     format!(
         "apiVersion: v1\nkind: Service\nmetadata: {{name: far}}\nspec: {{ports: [{{name: https, port: 443}}]}}\n---\n\
          apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: far-1, labels: {{kubernetes.io/service-name: far}}}}\n\
-         addressType: IPv4\nendpoints: [{{addresses: [127.0.0.1]}}]\nports: [{{name: https, port: {port}}}]\n---\n\
+         addressType: IPv4\nendpoints: [{{addresses: [{ip}], targetRef: {{kind: Pod, namespace: default, name: far}}}}]\nports: [{{name: https, port: {port}}}]\n---\n\
          apiVersion: apiregistration.k8s.io/v1\nkind: APIService\nmetadata: {{name: v1.far.example.com}}\n\
          spec: {{group: far.example.com, version: v1, groupPriorityMinimum: 17850, versionPriority: 10, {trust}, service: {{namespace: default, name: far}}}}\n"
     )
@@ -199,7 +200,7 @@ async fn far(server: &Server, things: &Arc<Things>) -> (u16, String) {
         let things = things.clone();
         async move { things.answer(request).await }
     };
-    let address = serve(tls(&pem, Some(&server.front_proxy_ca)), answer).await;
+    let address = serve(own_address(), tls(&pem, Some(&server.front_proxy_ca)), answer).await;
     (address.port(), STANDARD.encode(ca_pem))
 }
 
@@ -406,6 +407,9 @@ async fn what_this_server_serves_is_registered() {
     .unwrap();
 }
 
+const POD: &str = "apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: default}\n---\n\
+    apiVersion: v1\nkind: Pod\nmetadata: {name: far}\nspec: {containers: [{name: far, image: far}]}\n";
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_proxied_service_is_reached_by_its_ports_and_its_links_stay_behind_the_proxy() {
     let server = Server::start().await;
@@ -419,11 +423,18 @@ async fn a_proxied_service_is_reached_by_its_ports_and_its_links_stay_behind_the
         }
         answer
     };
-    let address = serve(tls(&leaf_for(&ca, "far", "x", "nobody.example.com"), None), answer).await;
+    let security = tls(&leaf_for(&ca, "far", "x", "nobody.example.com"), None);
+    let address = serve(own_address(), security, answer).await;
     tokio::task::spawn_blocking(move || {
         let all = manifest(address.port(), "insecureSkipTLSVerify: true");
         let (objects, _) = all.rsplit_once("---\n").unwrap();
         server.ok("create -f -", objects, "created");
+        server.ok("create -f -", POD, "created");
+        let status = format!(
+            "patch pod far --subresource=status -p {{\"status\":{{\"podIPs\":[{{\"ip\":\"{}\"}}]}}}}",
+            own_address()
+        );
+        server.ok(&status, "", "patched");
         let proxy = "get --raw /api/v1/namespaces/default/services";
         for name in ["https:far:", "https:far:443", "https:far:https"] {
             server.ok(

@@ -1,7 +1,7 @@
 //! Real HTTPS servers that the API server calls or passes requests on to, with certificates of a CA of their own.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 
 use http_body_util::combinators::BoxBody;
@@ -39,15 +39,23 @@ pub(crate) fn tls(pem: &Pem, clients: Option<&str>) -> rustls::ServerConfig {
     builder.with_single_cert(chain, key).unwrap()
 }
 
+/// An address of this machine that an endpoint may have. The connection of a datagram socket sends nothing.
+pub(crate) fn own_address() -> IpAddr {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+    socket.connect((Ipv4Addr::new(198, 51, 100, 1), 9)).expect("a route");
+    socket.local_addr().unwrap().ip()
+}
+
 /// Answers on a port of its own for as long as the test runs.
 pub(crate) async fn serve<F>(
+    ip: IpAddr,
     config: rustls::ServerConfig,
     answer: impl Fn(hyper::Request<Incoming>) -> F + Clone + Send + 'static,
 ) -> SocketAddr
 where
     F: Future<Output = Answer> + Send,
 {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listener = TcpListener::bind((ip, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
     let acceptor = TlsAcceptor::from(Arc::new(config));
     tokio::spawn(async move {

@@ -16,7 +16,7 @@ use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use skep_apiserver::{
-    ApiServer, Config, FrontProxy, Identity, NODE_PORTS, NodeTls, ServiceNetwork, TokenKeys,
+    AccessRules, ApiServer, Config, FrontProxy, Identity, NODE_PORTS, NodeTls, ServiceNetwork, TokenKeys,
 };
 use skep_store::embedded::EmbeddedStore;
 use tempfile::TempDir;
@@ -99,9 +99,10 @@ impl Server {
             client_ca: ca_pem.clone(),
             tokens: TokenKeys {
                 private: tokens.serialize_pem(),
-                public: tokens.public_key_pem(),
+                public: vec![tokens.public_key_pem()],
                 issuer: "https://kubernetes.default.svc".to_owned(),
             },
+            access: AccessRules::default(),
             front_proxy,
             node_tls: NodeTls {
                 certificate: admin.certificate.clone(),

@@ -11,7 +11,9 @@ use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
 use serde_json::{Value, json};
-use skep_apiserver::{ApiServer, Config, FrontProxy, Identity, NodeTls, ServiceNetwork, TokenKeys};
+use skep_apiserver::{
+    AccessRules, ApiServer, Config, FrontProxy, Identity, NodeTls, ServiceNetwork, TokenKeys,
+};
 use skep_store::Store;
 use skep_store::embedded::EmbeddedStore;
 
@@ -34,9 +36,10 @@ async fn server(store: &Arc<dyn Store>, cidrs: &[&str]) -> Client {
         client_ca: certificate.clone(),
         tokens: TokenKeys {
             private: tokens.serialize_pem(),
-            public: tokens.public_key_pem(),
+            public: vec![tokens.public_key_pem()],
             issuer: "https://kubernetes.default.svc".to_owned(),
         },
+        access: AccessRules::default(),
         front_proxy: FrontProxy {
             certificate: certificate.clone(),
             key: key.serialize_pem(),

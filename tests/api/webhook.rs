@@ -1,5 +1,6 @@
 //! A real webhook: HTTPS, with a certificate of a CA of its own.
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -25,7 +26,7 @@ impl Webhook {
         let (ca, ca_pem) = authority();
         let pem = leaf(&ca, "webhook", "x");
         let serving = move |request| reply(request, answer.clone());
-        let address = serve(tls(&pem, None), serving).await.to_string();
+        let address = serve(Ipv4Addr::LOCALHOST.into(), tls(&pem, None), serving).await.to_string();
         Webhook { address, bundle: STANDARD.encode(ca_pem) }
     }
 

@@ -1,7 +1,11 @@
 //! Rights that nobody granted: escalation, impersonation, tokens, proxies.
 
+mod addresses;
 mod escalation;
 mod impersonation;
+mod nodes;
+mod plugins;
+mod tokens;
 
 use anyhow::Result;
 use http::{Method, Request};
@@ -9,7 +13,7 @@ use http_body_util::BodyExt as _;
 use kube::Client;
 use kube::client::Body;
 use serde_json::{Value, json};
-use skep_apiserver::Identity;
+use skep_apiserver::{Audit, AuditPolicy, Config, Identity, LogOptions};
 use skep_tests::api_server::TestApiServer;
 
 /// Code and body of an answer; a body that is no JSON is a string.
@@ -23,8 +27,41 @@ struct World {
 
 impl World {
     async fn start() -> Result<World> {
-        let server = TestApiServer::start().await?;
+        World::start_with(|_| {}).await
+    }
+
+    async fn start_with(change: impl FnOnce(&mut Config)) -> Result<World> {
+        let server = TestApiServer::start_with(change).await?;
         Ok(World { admin: server.client(), server })
+    }
+
+    /// A ServiceAccount, and a pod on a node that has this address.
+    async fn create_pod(&self, name: &str, node: &str, ip: Option<&str>) -> Result<Value> {
+        let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
+        // Each test needs one; a second is refused.
+        post(&self.admin, "/api/v1/namespaces/default/serviceaccounts", account).await?;
+        let pods = "/api/v1/namespaces/default/pods";
+        let pod = self.create(pods, json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
+            "spec": {"nodeName": node, "containers": [{"name": "c", "image": "i", "ports": [{"containerPort": 80}]}]},
+        }));
+        let pod = pod.await?;
+        if let Some(ip) = ip {
+            let status = json!({"status": {"podIP": ip, "podIPs": [{"ip": ip}]}});
+            let path = format!("{pods}/{name}/status");
+            let (code, answer) = send(&self.admin, Method::PATCH, &path, &[], Some(status)).await?;
+            anyhow::ensure!(code == 200, "{answer}");
+        }
+        Ok(pod)
+    }
+
+    async fn create_node(&self, name: &str) -> Result<Value> {
+        self.create("/api/v1/nodes", json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}}))
+            .await
+    }
+
+    fn node(&self, name: &str) -> Client {
+        self.server.client_of(Identity::new(format!("system:node:{name}"), &["system:nodes"]))
     }
 
     fn user(&self, name: &str) -> Client {
@@ -90,4 +127,12 @@ async fn get(client: &Client, path: &str) -> Result<Answer> {
 
 async fn post(client: &Client, path: &str, object: Value) -> Result<Answer> {
     send(client, Method::POST, path, &[], Some(object)).await
+}
+
+/// An audit log in a file.
+fn audit(file: &std::path::Path, policy: &str) -> Result<Audit> {
+    let policy = AuditPolicy::parse(policy).map_err(anyhow::Error::msg)?;
+    let options =
+        LogOptions { path: file.to_owned(), max_age: 0, max_backups: 0, max_size: 0, compress: false };
+    Ok(Audit::new(policy, options)?)
 }

@@ -10,7 +10,7 @@ use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
 use skep_api::cel::{self, Bindings, Budget, Program, Scope, Type};
 use skep_api::selector::{FieldSelector, LabelSelector, Selectable};
 use skep_apiserver::{
-    ApiServer, Config, FrontProxy, Identity, NODE_PORTS, NodeTls, ServiceNetwork, TokenKeys,
+    AccessRules, ApiServer, Config, FrontProxy, Identity, NODE_PORTS, NodeTls, ServiceNetwork, TokenKeys,
 };
 use skep_store::embedded::EmbeddedStore;
 use tempfile::TempDir;
@@ -83,9 +83,10 @@ fn config(folder: &TempDir) -> Config {
         client_ca: pem.clone(),
         tokens: TokenKeys {
             private: tokens.serialize_pem(),
-            public: tokens.public_key_pem(),
+            public: vec![tokens.public_key_pem()],
             issuer: "https://kubernetes.default.svc".to_owned(),
         },
+        access: AccessRules::default(),
         front_proxy: FrontProxy {
             certificate: pem.clone(),
             key: ca.serialize_pem(),

@@ -11,10 +11,11 @@ use axum::extract::Request;
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use futures::StreamExt as _;
-use http::StatusCode;
+use http::header::AUTHORIZATION;
+use http::{HeaderValue, StatusCode};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, PKCS_ECDSA_P256_SHA256};
 use skep_apiserver::{
-    ApiServer, Config, FrontProxy, Identity, NODE_PORTS, NodeTls, ServiceNetwork, TokenKeys,
+    AccessRules, ApiServer, Config, FrontProxy, Identity, NODE_PORTS, NodeTls, ServiceNetwork, TokenKeys,
 };
 use skep_store::Store;
 use skep_store::embedded::EmbeddedStore;
@@ -63,26 +64,36 @@ pub struct TestApiServer {
 
 impl TestApiServer {
     pub async fn start() -> Result<TestApiServer> {
+        TestApiServer::start_with(|_| {}).await
+    }
+
+    /// A server whose configuration `change` has changed.
+    pub async fn start_with(change: impl FnOnce(&mut Config)) -> Result<TestApiServer> {
         let folder = tempfile::tempdir()?;
         let store = Arc::new(EmbeddedStore::open(&folder.path().join("store.redb"))?);
-        Ok(TestApiServer { _folder: Some(folder), ..TestApiServer::start_on(store).await? })
+        Ok(TestApiServer { _folder: Some(folder), ..TestApiServer::start_changed(store, change).await? })
     }
 
     /// A server on a store that outlives it.
     pub async fn start_on(store: Arc<dyn Store>) -> Result<TestApiServer> {
+        TestApiServer::start_changed(store, |_| {}).await
+    }
+
+    async fn start_changed(store: Arc<dyn Store>, change: impl FnOnce(&mut Config)) -> Result<TestApiServer> {
         let (ca, proxy_ca) = (Authority::new()?, Authority::new()?);
         let (nodes, proxy) = (ca.issue("admin", "system:masters")?, proxy_ca.issue("front-proxy", "x")?);
         let tokens = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-        let config = Config {
+        let mut config = Config {
             store,
             services: ServiceNetwork { cidrs: vec!["10.96.0.0/12".parse()?], node_ports: NODE_PORTS },
             advertise: "127.0.0.1:6443".parse()?,
             client_ca: ca.certificate.clone(),
             tokens: TokenKeys {
                 private: tokens.serialize_pem(),
-                public: tokens.public_key_pem(),
+                public: vec![tokens.public_key_pem()],
                 issuer: "https://kubernetes.default.svc".to_owned(),
             },
+            access: AccessRules::default(),
             front_proxy: FrontProxy {
                 certificate: proxy.certificate,
                 key: proxy.key,
@@ -97,6 +108,7 @@ impl TestApiServer {
             },
             audit: None,
         };
+        change(&mut config);
         Ok(TestApiServer { server: ApiServer::new(config).await?, _folder: None })
     }
 
@@ -107,6 +119,22 @@ impl TestApiServer {
 
     pub fn client_of(&self, identity: Identity) -> kube::Client {
         kube::Client::new(self.server.in_process(identity), "default")
+    }
+
+    /// The running server.
+    pub fn server(&self) -> &ApiServer {
+        &self.server
+    }
+
+    /// A client without a certificate, with a bearer token if one is given.
+    pub fn client_by_token(&self, token: Option<&str>) -> kube::Client {
+        let bearer = token.map(|token| format!("Bearer {token}"));
+        let router = self.server.router().layer(from_fn(move |mut request: Request, next: Next| {
+            let header = bearer.as_ref().and_then(|text| HeaderValue::from_str(text).ok());
+            request.headers_mut().extend(header.map(|value| (AUTHORIZATION, value)));
+            next.run(request)
+        }));
+        kube::Client::new(router, "default")
     }
 
     /// A client whose requests are recorded.

@@ -8,16 +8,28 @@ use skep_api::{Kind, Reason, Status, find, find_kind, meta};
 use crate::aggregate;
 use crate::allocate::Allocator;
 use crate::allocate::address::ensure_default_range;
-use crate::authz::default_objects;
+use crate::authz::{default_objects, reconciled};
 use crate::config::Config;
 use crate::reconcilers::service_allocations::repair;
 use crate::stored::{Storage, stamp};
 
+/// Default bindings of earlier versions, which gave more than they should.
+const OBSOLETE_BINDINGS: [&str; 1] = ["skep:node-network"];
+
 pub(crate) async fn run(config: &Config, allocator: &Arc<Allocator>) -> Result<(), Status> {
     let storage = &allocator.storage;
     ensure_namespaces(storage).await?;
+    for name in OBSOLETE_BINDINGS {
+        let kind = find("rbac.authorization.k8s.io", "v1", "clusterrolebindings");
+        if let Some((kind, old)) =
+            kind.and_then(|kind| Some((kind, storage.caches.get_or_404(kind, "", name).ok()?)))
+        {
+            // Another server of the cluster may be faster.
+            let _ = storage.remove(kind, &old).await;
+        }
+    }
     for object in default_objects() {
-        ensure(storage, object).await?;
+        ensure_role(storage, object).await?;
     }
     for (name, value) in [("system-cluster-critical", 2_000_000_000), ("system-node-critical", 2_000_001_000)]
     {
@@ -61,6 +73,27 @@ async fn ensure(storage: &Storage, object: Value) -> Result<(), Status> {
         return Ok(());
     }
     insert(storage, kind, object).await
+}
+
+/// Creates a default role or binding, or brings it up to date, unless its annotation forbids that.
+async fn ensure_role(storage: &Storage, wanted: Value) -> Result<(), Status> {
+    let kind = kind_of(&wanted)?;
+    let (namespace, name) = (meta::namespace(&wanted), meta::name(&wanted));
+    let Ok(old) = storage.caches.get_or_404(kind, namespace, name) else {
+        return insert(storage, kind, wanted).await;
+    };
+    let old_value = old.value();
+    if old_value["roleRef"] != wanted["roleRef"] {
+        // A binding's role never changes. The default one takes the place of another, as upstream.
+        storage.remove(kind, &old).await?;
+        return insert(storage, kind, wanted).await;
+    }
+    let Some(new) = reconciled(&old_value, &wanted) else { return Ok(()) };
+    match storage.replace(kind, &old, &new).await {
+        // Another server of the cluster does the same.
+        Err(status) if !status.is_stale() => Err(status),
+        _ => Ok(()),
+    }
 }
 
 async fn insert(storage: &Storage, kind: &Kind, mut object: Value) -> Result<(), Status> {

@@ -1,10 +1,12 @@
 //! The configuration of the API server.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
 use skep_store::Store;
 
+use crate::admission::OptionalPlugin;
 use crate::audit::Audit;
 
 /// All settings; the server reads no flags, files or environment.
@@ -17,6 +19,7 @@ pub struct Config {
     /// PEM of the CA that client certificates must chain to.
     pub client_ca: String,
     pub tokens: TokenKeys,
+    pub access: AccessRules,
     pub node_tls: NodeTls,
     pub front_proxy: FrontProxy,
     /// `None`: requests are not audited.
@@ -34,12 +37,31 @@ pub struct ServiceNetwork {
 /// Kubernetes' usual range of node ports.
 pub const NODE_PORTS: std::ops::RangeInclusive<u16> = 30_000..=32_767;
 
-/// Keys of service account tokens: PEM of an EC P-256 key in PKCS#8, and of its public half.
+/// Keys of service account tokens, in PEM.
 #[derive(Clone)]
 pub struct TokenKeys {
+    /// An EC P-256 key in PKCS#8, which signs.
     pub private: String,
-    pub public: String,
+    /// The public keys whose tokens are valid; that of `private` is the first.
+    pub public: Vec<String>,
     pub issuer: String,
+}
+
+/// What an administrator allows or forbids for all users.
+#[derive(Clone, Debug)]
+pub struct AccessRules {
+    /// Whether requests without a credential have an identity, `system:anonymous`; they are refused otherwise.
+    pub anonymous: bool,
+    /// Optional admission plugins that run.
+    pub plugins: BTreeSet<OptionalPlugin>,
+    /// Ranges from which Services may take external IPs, beside those of LoadBalancerPools.
+    pub external_ips: Vec<IpNetwork>,
+}
+
+impl Default for AccessRules {
+    fn default() -> AccessRules {
+        AccessRules { anonymous: true, plugins: BTreeSet::new(), external_ips: Vec::new() }
+    }
 }
 
 /// The client certificate with which the server acts as a front proxy of other API servers, and its CA.

@@ -3,12 +3,14 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use ipnetwork::IpNetwork;
 use rand::seq::SliceRandom as _;
 use serde_json::Value;
 use skep_api::selector::Labels as _;
 use skep_api::{find, meta};
 
 use crate::cache::Caches;
+use crate::dial::RemoteAddress;
 use crate::object::{Object, prefix};
 
 /// The EndpointSlices of a Service.
@@ -20,26 +22,70 @@ pub(crate) fn slices_of(caches: &Caches, namespace: &str, service: &str) -> Vec<
 }
 
 /// The ready endpoints of a port in random order. `wanted` is the port's name or number; empty for the first port.
-pub(crate) fn ready_endpoints(caches: &Caches, service: &Value, wanted: &str) -> Vec<SocketAddr> {
+pub(crate) fn ready_endpoints(caches: &Caches, service: &Value, wanted: &str) -> Vec<RemoteAddress> {
+    endpoints_of(caches, service, wanted, |_| true)
+}
+
+/// As [`ready_endpoints`], of pods only: those whose address is that of the pod of the service's namespace that they name.
+pub(crate) fn ready_pods(caches: &Caches, service: &Value, wanted: &str) -> Vec<RemoteAddress> {
+    let Some(pods) = find("", "v1", "pods") else { return Vec::new() };
+    let namespace = meta::namespace(service);
+    endpoints_of(caches, service, wanted, |endpoint| {
+        let target = &endpoint["targetRef"];
+        let name = target["name"].as_str().unwrap_or_default();
+        let is_ours = target["kind"] == "Pod" && target["namespace"] == namespace;
+        let pod = caches.get_or_404(pods, namespace, name).ok().filter(|_| is_ours);
+        pod.zip(address_of(endpoint)).is_some_and(|(pod, ip)| is_address_of_pod(caches, &pod.value(), ip))
+    })
+}
+
+/// Whether a pod has this address, as far as its node may say so: it is of the node's range for pods, or the node's own.
+pub(crate) fn is_address_of_pod(caches: &Caches, pod: &Value, ip: IpAddr) -> bool {
+    let is = |text: &Value| text.as_str().and_then(|text| text.parse().ok()) == Some(ip);
+    let reported = pod["status"]["podIPs"].as_array().into_iter().flatten().map(|each| &each["ip"]);
+    if !reported.chain([&pod["status"]["podIP"]]).any(is) {
+        return false;
+    }
+    let node = find("", "v1", "nodes").zip(pod["spec"]["nodeName"].as_str());
+    let node = node.and_then(|(kind, name)| caches.get_or_404(kind, "", name).ok());
+    let Some(node) = node.map(|node| node.value()) else { return true };
+    let ranges = node["spec"]["podCIDRs"].as_array().into_iter().flatten();
+    let mut ranges = ranges.filter_map(|range| range.as_str()?.parse::<IpNetwork>().ok()).peekable();
+    let mut own = node["status"]["addresses"].as_array().into_iter().flatten();
+    ranges.peek().is_none() || ranges.any(|range| range.contains(ip)) || own.any(|own| is(&own["address"]))
+}
+
+fn endpoints_of(
+    caches: &Caches,
+    service: &Value,
+    wanted: &str,
+    is_allowed: impl Fn(&Value) -> bool,
+) -> Vec<RemoteAddress> {
     let mut ports = service["spec"]["ports"].as_array().into_iter().flatten();
     let port = ports.find(|port| {
         wanted.is_empty() || port["name"] == wanted || port["port"].as_u64() == wanted.parse().ok()
     });
     let Some(port) = port else { return Vec::new() };
-    let slices = slices_of(caches, meta::namespace(service), meta::name(service));
-    let mut found: Vec<SocketAddr> =
-        slices.iter().flat_map(|slice| of_slice(&slice.value(), port["name"].as_str())).collect();
+    let mut found = Vec::new();
+    for slice in slices_of(caches, meta::namespace(service), meta::name(service)) {
+        let slice = slice.value();
+        let Some(port) = number_of(&slice, port["name"].as_str()) else { continue };
+        let ready = |endpoint: &&Value| endpoint["conditions"]["ready"] != false && is_allowed(endpoint);
+        let endpoints = slice["endpoints"].as_array().into_iter().flatten().filter(ready);
+        let addresses = endpoints.filter_map(address_of).map(|ip| SocketAddr::new(ip, port));
+        found.extend(addresses.filter_map(|address| RemoteAddress::new(address).ok()));
+    }
     found.shuffle(&mut rand::rng());
     found
 }
 
-fn of_slice(slice: &Value, port_name: Option<&str>) -> Vec<SocketAddr> {
+/// The number of a named port.
+fn number_of(slice: &Value, name: Option<&str>) -> Option<u16> {
     let mut ports = slice["ports"].as_array().into_iter().flatten();
-    let of_name = |port: &&Value| port["name"].as_str().unwrap_or_default() == port_name.unwrap_or_default();
-    let port = ports.find(of_name).and_then(|port| u16::try_from(port["port"].as_u64()?).ok());
-    let Some(port) = port else { return Vec::new() };
-    let ready = |endpoint: &&Value| endpoint["conditions"]["ready"] != false;
-    let address = |endpoint: &Value| endpoint["addresses"][0].as_str()?.parse::<IpAddr>().ok();
-    let endpoints = slice["endpoints"].as_array().into_iter().flatten().filter(ready);
-    endpoints.filter_map(address).map(|ip| SocketAddr::new(ip, port)).collect()
+    let port = ports.find(|port| port["name"].as_str().unwrap_or_default() == name.unwrap_or_default())?;
+    u16::try_from(port["port"].as_u64()?).ok()
+}
+
+fn address_of(endpoint: &Value) -> Option<IpAddr> {
+    endpoint["addresses"][0].as_str()?.parse().ok()
 }

@@ -41,7 +41,7 @@ pub(crate) async fn handle(State(server): State<Arc<Inner>>, request: Request) -
     let (at, uri) = (Instant::now(), request.uri().clone());
     let query = Query::parse(&uri);
     let info = RequestInfo::parse(request.method(), uri.path(), query.is_true("watch"));
-    let requester = authn::requester(&server.storage.caches, &server.config.tokens, &request);
+    let requester = authn::requester(&server, &request);
     let (server, info) = (&server, &info);
     let next = |request, requester| {
         survive(&server.metrics, serve(Received { server, info, query, at, requester, request }))

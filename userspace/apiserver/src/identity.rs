@@ -14,6 +14,8 @@ pub struct Identity {
 
 /// The group of everyone who is authenticated.
 pub(crate) const AUTHENTICATED: &str = "system:authenticated";
+/// Extra field that names the credential of a request, as upstream.
+pub(crate) const CREDENTIAL: &str = "authentication.kubernetes.io/credential-id";
 /// The user of requests without a credential, and his group.
 pub(crate) const ANONYMOUS: &str = "system:anonymous";
 pub(crate) const UNAUTHENTICATED: &str = "system:unauthenticated";

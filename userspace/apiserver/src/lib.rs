@@ -21,6 +21,7 @@ mod config;
 mod convert;
 mod definitions;
 mod deletion;
+mod dial;
 mod endpoints;
 mod field_manager;
 mod generated_name;
@@ -54,14 +55,16 @@ use axum::Router;
 use admission::Admission;
 use aggregate::Aggregator;
 use allocate::Allocator;
+use authn::token::Tokens;
 use cache::Caches;
 use metrics::Metrics;
 use state::{Inner, Peers};
 use stored::Storage;
 use write::Writer;
 
+pub use admission::{OptionalPlugin, PluginError};
 pub use audit::{Audit, AuditPolicy, LogOptions};
-pub use config::{Config, FrontProxy, NODE_PORTS, NodeTls, ServiceNetwork, TokenKeys};
+pub use config::{AccessRules, Config, FrontProxy, NODE_PORTS, NodeTls, ServiceNetwork, TokenKeys};
 pub use identity::Identity;
 pub use serve::ServeError;
 pub use start_error::StartError;
@@ -80,14 +83,22 @@ impl ApiServer {
         let peers = Peers::new(&config.node_tls)?;
         let aggregator = Arc::new(Aggregator::new(&config.front_proxy)?);
         let allocator = Arc::new(Allocator { storage: storage.clone(), network: config.services.clone() });
-        let admission = Admission::new(storage.clone());
+        let tokens = Tokens::new(&config.tokens)?;
+        let admission =
+            Admission::new(storage.clone(), config.access.clone(), config.services.clone(), config.advertise);
         bootstrap::run(&config, &allocator).await?;
         aggregator.refresh(&storage.caches);
         let writer = Arc::new(Writer { storage: storage.clone(), admission, allocator });
         let reconcilers = reconcilers::start(&writer, &aggregator);
         let metrics = Metrics::default();
-        let inner = Inner { config, storage, writer, peers, aggregator, metrics, _reconcilers: reconcilers };
+        let inner =
+            Inner { config, storage, writer, tokens, peers, aggregator, metrics, _reconcilers: reconcilers };
         Ok(ApiServer { inner: Arc::new(inner) })
+    }
+
+    /// Replaces the keys of service account tokens. Tokens of a key that is not among them end at once.
+    pub fn set_token_keys(&self, keys: &TokenKeys) -> Result<(), StartError> {
+        self.inner.tokens.set_keys(keys)
     }
 
     /// The API as a tower service. A request with an [`Identity`] in its extensions counts as authenticated.

@@ -2,7 +2,6 @@
 //! ways, and an upgraded connection becomes a pipe.
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,9 +14,9 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+use crate::dial::RemoteAddress;
 use crate::identity::PeerAddress;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -32,13 +31,13 @@ pub(crate) enum ForwardError {
     #[error("the path cannot be passed on")]
     Path,
     #[error("dial tcp {0}: i/o timeout")]
-    DialTimeout(SocketAddr),
+    DialTimeout(RemoteAddress),
     #[error("dial tcp {0}: {1}")]
-    Dial(SocketAddr, #[source] io::Error),
+    Dial(RemoteAddress, #[source] io::Error),
     #[error("tls with {0}: i/o timeout")]
-    TlsTimeout(SocketAddr),
+    TlsTimeout(RemoteAddress),
     #[error("tls with {0}: {1}")]
-    Tls(SocketAddr, #[source] io::Error),
+    Tls(RemoteAddress, #[source] io::Error),
     #[error(transparent)]
     Http(#[from] hyper::Error),
 }
@@ -52,15 +51,15 @@ pub(crate) enum Security {
 
 impl Security {
     /// TLS with a certificate for the address.
-    pub(crate) fn of_address(config: Arc<ClientConfig>, address: SocketAddr) -> Security {
-        Security::Tls { config, name: ServerName::IpAddress(address.ip().into()) }
+    pub(crate) fn of_address(config: Arc<ClientConfig>, address: RemoteAddress) -> Security {
+        Security::Tls { config, name: ServerName::IpAddress(address.get().ip().into()) }
     }
 }
 
 /// The destination of a forwarded request.
 pub(crate) struct Destination {
     pub(crate) security: Security,
-    pub(crate) address: SocketAddr,
+    pub(crate) address: RemoteAddress,
     pub(crate) path_and_query: String,
 }
 
@@ -120,16 +119,15 @@ pub(crate) async fn forward(
 /// Sends a request with the address as its Host header; the response's body streams.
 pub(crate) async fn send(
     security: &Security,
-    address: SocketAddr,
+    address: RemoteAddress,
     mut request: http::Request<Body>,
 ) -> Result<http::Response<Incoming>, ForwardError> {
     if let Ok(host) = HeaderValue::from_str(&address.to_string()) {
         request.headers_mut().insert(HOST, host);
     }
-    let connect = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address));
+    let connect = tokio::time::timeout(CONNECT_TIMEOUT, address.connect());
     let stream = connect.await.map_err(|_| ForwardError::DialTimeout(address))?;
     let stream = stream.map_err(|error| ForwardError::Dial(address, error))?;
-    let _ = stream.set_nodelay(true);
     match security {
         Security::Plain => exchange(TokioIo::new(stream), request).await,
         Security::Tls { config, name } => {

@@ -46,21 +46,12 @@ fn user_info(identity: &Identity) -> Value {
 }
 
 fn token(server: &Inner, object: &Value) -> Value {
-    let (caches, keys) = (&server.storage.caches, &server.config.tokens);
     let token = object["spec"]["token"].as_str().unwrap_or_default();
-    let audiences: Vec<&str> =
-        object["spec"]["audiences"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-    let found = if audiences.is_empty() {
-        let issuer = keys.issuer.clone();
-        by_token_for(caches, keys, token, None).map(|identity| (identity, issuer))
-    } else {
-        audiences.iter().find_map(|audience| {
-            Some((by_token_for(caches, keys, token, Some(audience))?, (*audience).to_owned()))
-        })
-    };
-    match found {
-        Some((identity, audience)) => {
-            json!({"authenticated": true, "user": user_info(&identity), "audiences": [audience]})
+    let audiences = object["spec"]["audiences"].as_array().into_iter().flatten();
+    let audiences: Vec<String> = audiences.filter_map(Value::as_str).map(str::to_owned).collect();
+    match by_token_for(&server.storage.caches, &server.tokens, token, &audiences) {
+        Some((identity, audiences)) => {
+            json!({"authenticated": true, "user": user_info(&identity), "audiences": audiences})
         }
         None => json!({"user": {}, "error": "[invalid bearer token]"}),
     }
@@ -84,24 +75,69 @@ fn access(caches: &Caches, identity: &Identity, spec: &Value) -> Result<Value, S
         ));
     }
     let text = |value: &'_ Value| value.as_str().unwrap_or_default().to_owned();
-    let fields = if path.is_null() { resource } else { path };
+    if !path.is_null() {
+        let (verb, path) = (text(&path["verb"]), text(&path["path"]));
+        return Ok(decision(
+            caches,
+            identity,
+            &Attributes { verb: &verb, path: &path, ..Attributes::default() },
+            true,
+        ));
+    }
+    let fields = resource;
     let (verb, group, plural) = (text(&fields["verb"]), text(&fields["group"]), text(&fields["resource"]));
     let (subresource, name, namespace) =
         (text(&fields["subresource"]), text(&fields["name"]), text(&fields["namespace"]));
-    let path = text(&fields["path"]);
+    let field_selector = selector_text(&fields["fieldSelector"], "spec.resourceAttributes.fieldSelector")?;
+    selector_text(&fields["labelSelector"], "spec.resourceAttributes.labelSelector")?;
     let attributes = Attributes {
-        user: &identity.user,
-        groups: &identity.groups,
         verb: &verb,
         group: &group,
         resource: &plural,
         subresource: &subresource,
         name: &name,
         namespace: &namespace,
-        path: &path,
-        field_selector: "",
+        field_selector: &field_selector,
+        ..Attributes::default()
     };
-    Ok(json!({"allowed": caches.authorizer().allows(&attributes)}))
+    Ok(decision(caches, identity, &attributes, false))
+}
+
+/// The status of a review. A request for a path is one even if the path is empty, which no rule names.
+fn decision(caches: &Caches, identity: &Identity, attributes: &Attributes<'_>, of_path: bool) -> Value {
+    let path = if of_path && attributes.path.is_empty() { NO_PATH } else { attributes.path };
+    let attributes =
+        Attributes { user: &identity.user, groups: &identity.groups, path, ..attributes.clone() };
+    json!({"allowed": caches.authorizer().allows(&attributes)})
+}
+
+/// A path that is none: only `*` covers it.
+const NO_PATH: &str = "\0";
+
+/// A selector of a review as a query has it: of its requirements with one value, which are those that can narrow a right.
+fn selector_text(selector: &Value, field: &str) -> Result<String, Status> {
+    let (raw, requirements) = (&selector["rawSelector"], &selector["requirements"]);
+    let has_requirements = requirements.as_array().is_some_and(|all| !all.is_empty());
+    match raw.as_str().filter(|raw| !raw.is_empty()) {
+        Some(_) if has_requirements => {
+            let why = "Invalid value: \"\": may not specified at the same time as requirements";
+            Err(Status::invalid_option(&format!("{field}.rawSelector"), why))
+        }
+        Some(raw) => Ok(raw.to_owned()),
+        None if selector.is_object() && !has_requirements => Err(Status::invalid_option(
+            &format!("{field}.requirements"),
+            "Required value: when fieldSelector or labelSelector is specified, requirements or rawSelector is required",
+        )),
+        None => {
+            let requirements = requirements.as_array().into_iter().flatten();
+            let terms = requirements.filter_map(|requirement| {
+                let [value] = requirement["values"].as_array()?.as_slice() else { return None };
+                let is_equality = requirement["operator"] == "In";
+                is_equality.then(|| Some(format!("{}={}", requirement["key"].as_str()?, value.as_str()?)))?
+            });
+            Ok(terms.collect::<Vec<_>>().join(","))
+        }
+    }
 }
 
 fn rules(caches: &Caches, call: &Call, object: &Value) -> Value {

@@ -11,4 +11,6 @@ pub enum StartError {
     Bootstrap(#[from] skep_api::Status),
     #[error("TLS towards nodes and other API servers")]
     Tls(#[from] TlsError),
+    #[error("{0}")]
+    TokenKey(&'static str),
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use rustls::ClientConfig;
 
 use crate::aggregate::Aggregator;
+use crate::authn::token::Tokens;
 use crate::config::{Config, NodeTls};
 use crate::metrics::Metrics;
 use crate::reconcilers::Running;
@@ -17,6 +18,7 @@ pub(crate) struct Inner {
     pub(crate) config: Config,
     pub(crate) storage: Storage,
     pub(crate) writer: Arc<Writer>,
+    pub(crate) tokens: Tokens,
     pub(crate) peers: Peers,
     pub(crate) aggregator: Arc<Aggregator>,
     pub(crate) metrics: Metrics,

@@ -3,7 +3,6 @@
 //! Connections are reused, and each CA bundle is parsed once.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,10 +17,10 @@ use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use serde_json::Value;
 use skep_api::find;
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use crate::cache::Caches;
+use crate::dial::RemoteAddress;
 use crate::endpoints::ready_endpoints;
 use crate::lock::Lock;
 use crate::tls;
@@ -45,7 +44,7 @@ pub(crate) struct Client {
 /// A webhook's address, the name of its certificate, and the CA bundle.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Peer {
-    address: SocketAddr,
+    address: RemoteAddress,
     host: String,
     bundle: String,
 }
@@ -56,7 +55,7 @@ struct Target {
     host: String,
     port: u16,
     path: String,
-    addresses: Vec<SocketAddr>,
+    addresses: Vec<RemoteAddress>,
 }
 
 async fn by_url(url: &str) -> Result<Target, String> {
@@ -64,7 +63,8 @@ async fn by_url(url: &str) -> Result<Target, String> {
     let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
     let port = uri.port_u16().unwrap_or(443);
     let found = tokio::net::lookup_host((host.as_str(), port)).await;
-    let addresses = found.map_err(|error| format!("lookup {host}: {error}"))?.collect();
+    let found = found.map_err(|error| format!("lookup {host}: {error}"))?;
+    let addresses = found.map(RemoteAddress::of_webhook_url).collect();
     let path = uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
     Ok(Target { host, port, path, addresses })
 }
@@ -160,10 +160,8 @@ impl Client {
 }
 
 async fn connect(server: &Client, peer: &Peer) -> Result<SendRequest<Body>, String> {
-    let stream = TcpStream::connect(peer.address)
-        .await
-        .map_err(|error| format!("dial tcp {}: {error}", peer.address))?;
-    let _ = stream.set_nodelay(true);
+    let stream = peer.address.connect().await;
+    let stream = stream.map_err(|error| format!("dial tcp {}: {error}", peer.address))?;
     let name = ServerName::try_from(peer.host.clone()).map_err(|error| error.to_string())?;
     let stream = TlsConnector::from(server.tls(&peer.bundle)?).connect(name, stream).await;
     let stream = stream.map_err(|error| format!("tls: {error}"))?;
@@ -226,8 +224,11 @@ fn read((code, bytes): Answer) -> Result<Value, String> {
         }
         StatusCode::NOT_FOUND => Err("the server could not find the requested resource".to_owned()),
         code if code.is_server_error() => {
-            let text: String = String::from_utf8_lossy(&bytes).chars().take(1_024).collect();
-            Err(format!("an error on the server ({text:?}) has prevented the request from succeeding"))
+            // The body is for the webhook's operator: what else answers there is not the requester's to read.
+            Err(format!(
+                "an error on the server (status {}) has prevented the request from succeeding",
+                code.as_u16()
+            ))
         }
         code => Err(format!(
             "the server responded with the status code {} but did not return more information",

@@ -153,7 +153,7 @@ impl IdentityFolder {
         let token = invitation.token.as_deref().context(
             "this machine has not joined yet: pass --token-file and --ca-hash as `skep token create` prints them",
         )?;
-        let bootstrapper = kubeconfig::client(&invitation.server, ca, Credentials::Token(token))?;
+        let bootstrapper = kubeconfig::client(&invitation.server, ca, Credentials::Token(token), None)?;
         let addresses: Vec<String> = self.ips.iter().map(ToString::to_string).collect();
         let metadata = ObjectMeta {
             generate_name: Some("node-".to_owned()),
@@ -196,7 +196,7 @@ impl IdentityFolder {
 
     /// The CAs: as the server publishes them; those of the folder if it cannot be asked.
     async fn trusted(&self, server: &str, ca: &str, client: &CertifiedPem) -> Result<Trusted> {
-        let client = kubeconfig::client(server, ca, Credentials::Certificate(client))?;
+        let client = kubeconfig::client(server, ca, Credentials::Certificate(client), None)?;
         match fetch_trusted(client).await {
             Ok(trusted) => {
                 for (name, text) in trusted.files() {
@@ -244,7 +244,7 @@ impl IdentityFolder {
         by: &CertifiedPem,
         wanted: &Leaf,
     ) -> Result<CertifiedPem> {
-        let client = kubeconfig::client(server, ca, Credentials::Certificate(by))?;
+        let client = kubeconfig::client(server, ca, Credentials::Certificate(by), None)?;
         let signer = if wanted.purpose == SERVER { SERVING_SIGNER } else { CLIENT_SIGNER };
         if wanted.purpose == SERVER {
             register_addresses(client.clone(), &self.node, &self.ips).await?;

@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use http::{HeaderName, HeaderValue};
 use kube::Client;
 use kube::config::{AuthInfo, Config, KubeConfigOptions, Kubeconfig};
 use rustls_pki_types::CertificateDer;
@@ -13,13 +14,26 @@ use rustls_pki_types::pem::PemObject;
 use crate::pki::{self, CertifiedPem};
 
 /// The credentials of a client.
+#[derive(Clone, Copy)]
 pub(crate) enum Credentials<'a> {
     Token(&'a str),
     Certificate(&'a CertifiedPem),
 }
 
-/// A client of `server` that trusts only the CAs of the bundle `ca`.
-pub(crate) fn client(server: &str, ca: &str, credentials: Credentials<'_>) -> Result<Client> {
+/// The user as whom a client acts.
+#[derive(Clone, Copy)]
+pub(crate) struct Impersonated {
+    pub(crate) user: &'static str,
+    pub(crate) group: &'static str,
+}
+
+/// A client of `server` that trusts only the CAs of the bundle `ca`, as the owner of the credentials or as another user.
+pub(crate) fn client(
+    server: &str,
+    ca: &str,
+    credentials: Credentials<'_>,
+    impersonated: Option<Impersonated>,
+) -> Result<Client> {
     let url = server.parse().with_context(|| format!("{server:?} is not a URL; use https://HOST:PORT"))?;
     let mut config = Config::new(url);
     let trusted: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(ca.as_bytes()).collect();
@@ -33,6 +47,10 @@ pub(crate) fn client(server: &str, ca: &str, credentials: Credentials<'_>) -> Re
             ..AuthInfo::default()
         },
     };
+    if let Some(Impersonated { user, group }) = impersonated {
+        let header = |name, value| (HeaderName::from_static(name), HeaderValue::from_static(value));
+        config.headers = vec![header("impersonate-user", user), header("impersonate-group", group)];
+    }
     Client::try_from(config).context("create a client of the API server")
 }
 

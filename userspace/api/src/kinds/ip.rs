@@ -30,6 +30,25 @@ pub(super) fn parse_ip(value: &Value, path: &Path, errors: &mut Errors) -> Optio
     }
 }
 
+/// Refuses addresses that mean another machine on each machine, and those of no machine.
+pub(super) fn validate_non_special_ip(ip: IpAddr, path: &Path, errors: &mut Errors) {
+    let ip = ip.to_canonical();
+    let value = json!(ip.to_string());
+    let (link_local, multicast) = match ip {
+        IpAddr::V4(ip) => (ip.is_link_local(), ip.octets()[..3] == [224, 0, 0]),
+        IpAddr::V6(ip) => (ip.is_unicast_link_local(), ip.segments()[0] & 0xff0f == 0xff02),
+    };
+    let found = [
+        (ip.is_unspecified(), format!("may not be unspecified ({ip})")),
+        (ip.is_loopback(), "may not be in the loopback range (127.0.0.0/8, ::1/128)".to_owned()),
+        (link_local, "may not be in the link-local range (169.254.0.0/16, fe80::/10)".to_owned()),
+        (multicast, "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)".to_owned()),
+    ];
+    for (_, detail) in found.iter().filter(|(is, _)| *is) {
+        errors.invalid(path, &value, detail);
+    }
+}
+
 /// Parses a range strictly: as [`parse_ip`], and no bits set beyond the prefix.
 pub(super) fn parse_cidr(text: &str, path: &Path, errors: &mut Errors) -> Option<IpNetwork> {
     let parsed = text.contains('/').then(|| text.parse::<IpNetwork>().ok()).flatten();

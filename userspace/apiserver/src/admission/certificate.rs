@@ -23,8 +23,14 @@ pub(super) fn admit(request: &Request<'_>, object: &mut Value) {
     let spec = &mut object["spec"];
     spec["username"] = identity.user.as_str().into();
     spec["groups"] = json!(identity.groups);
+    for field in ["uid", "extra"] {
+        spec.as_object_mut().and_then(|spec| spec.remove(field));
+    }
     if !identity.uid.is_empty() {
         spec["uid"] = identity.uid.as_str().into();
+    }
+    if !identity.extra.is_empty() {
+        spec["extra"] = json!(identity.extra);
     }
 }
 

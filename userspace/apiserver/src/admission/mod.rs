@@ -4,15 +4,20 @@
 //! file: `admit` changes an object or refuses it, `validate` only refuses. Each plugin checks itself whether a request
 //! concerns it.
 
+mod always_pull_images;
 mod authorizer;
 mod certificate;
+mod event_rate;
 mod expression;
+mod external_ips;
 mod hook_sources;
 mod ingress_class;
 mod limit_range;
 mod namespace;
 mod node;
 mod notes;
+mod optional;
+mod pod_node_selector;
 mod pod_security;
 mod policy;
 mod priority;
@@ -37,6 +42,7 @@ use skep_api::Status;
 use crate::call::Call;
 
 pub(crate) use notes::Notes;
+pub use optional::{OptionalPlugin, PluginError};
 pub(crate) use quota::Charge;
 use reinvocation::Reinvocation;
 pub(crate) use request::{Operation, Request, Shape};
@@ -73,6 +79,8 @@ fn has_mutating_hooks(request: &Request<'_>) -> bool {
 /// The mutating plugins; each may run again on its own output.
 async fn run_plugins(request: &Request<'_>, object: &mut Value) -> Result<(), Status> {
     certificate::admit(request, object);
+    event_rate::admit(request)?;
+    always_pull_images::admit(request, object);
     namespace::admit(request, object).await?;
     limit_range::admit(request, object)?;
     service_account::admit(request, object).await?;
@@ -82,6 +90,7 @@ async fn run_plugins(request: &Request<'_>, object: &mut Value) -> Result<(), St
     storage::admit(request, object);
     runtime_class::admit(request, object).await?;
     ingress_class::admit(request, object);
+    pod_node_selector::admit(request, object)?;
     if request.is("", "pods") && request.operation == Operation::Create {
         // The plugins changed resources, which decide the quality of service.
         request.kind().prepare_create(object);
@@ -98,6 +107,7 @@ pub(crate) async fn validate(request: &Request<'_>, object: &Value) -> Result<Ch
     storage::validate(request, object)?;
     runtime_class::validate(request, object).await?;
     certificate::validate(request, object)?;
+    external_ips::validate(request, object)?;
     if request.is_hooked() {
         policy::validate(request, object).await?;
         webhook::validate(request, object).await?;

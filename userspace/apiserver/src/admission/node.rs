@@ -6,7 +6,7 @@ use serde_json::Value;
 use skep_api::{Status, meta};
 
 use super::request::{Operation, Request};
-use crate::authz::node_name;
+use crate::authz::{Attributes, node_name};
 
 const MIRROR: &str = "kubernetes.io/config.mirror";
 const LEASES: &str = "kube-node-lease";
@@ -61,14 +61,56 @@ pub(super) fn part(request: &Request<'_>, object: &Value) -> Result<(), Status> 
         }
         ("serviceaccounts", "token") => {
             let reference = &object["spec"]["boundObjectRef"];
-            check_token(node, reference, pod(reference["name"].as_str().unwrap_or_default()).as_ref()).err()
+            let pod = pod(reference["name"].as_str().unwrap_or_default());
+            let checked = check_token(node, reference, pod.as_ref());
+            checked.and_then(|pod| check_audience(request, object, pod)).err()
         }
         _ => None,
     };
     why.map_or(Ok(()), |why| Err(request.forbidden(object, why)))
 }
 
-fn check_token(node: &str, reference: &Value, pod: Option<&Value>) -> Result<(), String> {
+/// A node gets tokens for the audiences that volumes of the pod ask for, or that it has a right to.
+fn check_audience(request: &Request<'_>, object: &Value, pod: &Value) -> Result<(), String> {
+    let audiences = object["spec"]["audiences"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let audience = match audiences {
+        [] => "",
+        [one] => one.as_str().unwrap_or_default(),
+        _ => return Err("node may only request 0 or 1 audiences".to_owned()),
+    };
+    let identity = &request.call.identity;
+    let right = Attributes {
+        user: &identity.user,
+        groups: &identity.groups,
+        verb: "request-serviceaccounts-token-audience",
+        resource: audience,
+        namespace: request.namespace(),
+        name: &request.call.target.name,
+        ..Attributes::default()
+    };
+    let driver =
+        |name: &str| request.get("storage.k8s.io", "v1", "csidrivers", "", name).map(|it| it.value());
+    let authorizer = request.admission.storage.caches.authorizer();
+    if asks_for(pod, audience, driver) || !audience.is_empty() && authorizer.allows(&right) {
+        return Ok(());
+    }
+    Err(format!("audience \"{audience}\" not found in pod spec volume"))
+}
+
+/// Whether a volume of the pod, or the driver of one, asks for tokens of the audience; the empty one is this server's.
+fn asks_for(pod: &Value, audience: &str, driver: impl Fn(&str) -> Option<Value>) -> bool {
+    let each = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let is = |asked: &Value| asked["audience"].as_str().unwrap_or_default() == audience;
+    each(&pod["spec"]["volumes"]).iter().any(|volume| {
+        let mut sources = each(&volume["projected"]["sources"]).into_iter();
+        let projected = sources
+            .any(|source| source["serviceAccountToken"].is_object() && is(&source["serviceAccountToken"]));
+        let driver = volume["csi"]["driver"].as_str().and_then(&driver);
+        projected || driver.is_some_and(|driver| each(&driver["spec"]["tokenRequests"]).iter().any(is))
+    })
+}
+
+fn check_token<'p>(node: &str, reference: &Value, pod: Option<&'p Value>) -> Result<&'p Value, String> {
     let Some(pod) = pod.filter(|_| reference["kind"] == "Pod") else {
         return Err("node requested token not bound to a pod".to_owned());
     };
@@ -80,7 +122,7 @@ fn check_token(node: &str, reference: &Value, pod: Option<&Value>) -> Result<(),
         Some(_) if pod["spec"]["nodeName"] != node => {
             Err("node requested token bound to a pod scheduled on a different node".to_owned())
         }
-        Some(_) => Ok(()),
+        Some(_) => Ok(pod),
     }
 }
 
@@ -324,6 +366,20 @@ mod tests {
     }
 
     #[test]
+    fn a_node_gets_tokens_for_audiences_of_volumes() {
+        let token = |audience: Value| json!({"projected": {"sources": [{"serviceAccountToken": audience}]}});
+        let volumes = json!([token(json!({"audience": "vault"})), {"csi": {"driver": "d"}}]);
+        let pod = json!({"spec": {"volumes": volumes}});
+        let driver =
+            |name: &str| (name == "d").then(|| json!({"spec": {"tokenRequests": [{"audience": "csi"}]}}));
+        for (audience, wanted) in [("vault", true), ("csi", true), ("other", false), ("", false)] {
+            assert_eq!(asks_for(&pod, audience, driver), wanted, "{audience}");
+        }
+        let own = json!({"spec": {"volumes": [token(json!({}))]}});
+        assert!(asks_for(&own, "", driver) && !asks_for(&own, "vault", driver));
+    }
+
+    #[test]
     fn a_node_changes_only_itself_and_not_its_taints() {
         let node = |name: &str, taints: Value, labels: Value| json!({"metadata": {"name": name, "labels": labels}, "spec": {"taints": taints}});
         let old = node("n", json!([]), json!({"a": "b"}));
@@ -356,7 +412,7 @@ mod tests {
     fn tokens_are_bound_to_a_pod_of_the_node() {
         let pod = json!({"metadata": {"uid": "u"}, "spec": {"nodeName": "n"}});
         let to = |uid: &str| json!({"kind": "Pod", "name": "p", "uid": uid});
-        assert_eq!(check_token("n", &to("u"), Some(&pod)), Ok(()));
+        assert_eq!(check_token("n", &to("u"), Some(&pod)), Ok(&pod));
         assert!(check_token("m", &to("u"), Some(&pod)).unwrap_err().contains("a different node"));
         assert!(check_token("n", &to("v"), Some(&pod)).unwrap_err().contains("does not match"));
         assert!(check_token("n", &to(""), Some(&pod)).unwrap_err().contains("without a uid"));

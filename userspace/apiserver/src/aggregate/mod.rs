@@ -5,7 +5,6 @@
 
 mod proxy;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use rustls::ClientConfig;
@@ -16,6 +15,7 @@ use skep_api::{Kind, find, meta};
 
 use crate::cache::Caches;
 use crate::config::{Config, FrontProxy};
+use crate::dial::RemoteAddress;
 use crate::endpoints::ready_endpoints;
 use crate::lock::RwLock;
 use crate::object::prefix;
@@ -60,7 +60,7 @@ pub(crate) struct Backend {
     /// The `Available` condition; the error is its message.
     pub(crate) available: Result<(), String>,
     /// Ready endpoints in random order.
-    pub(crate) addresses: Vec<SocketAddr>,
+    pub(crate) addresses: Vec<RemoteAddress>,
     /// The TLS configuration and server name, or why they cannot be made.
     pub(crate) security: Result<Security, String>,
 }

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use rustls_pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::identity::{AUTHENTICATED, Identity};
+use crate::identity::{AUTHENTICATED, CREDENTIAL, Identity};
 
 /// The identity in a connection's certificate, whose chain TLS has verified. Read once; the accept loop adds it to requests.
 #[derive(Clone, Debug)]
@@ -33,9 +33,6 @@ impl PeerCertificate {
         self.identity.as_ref().filter(|_| self.valid.contains(&Timestamp::now().as_second()))
     }
 }
-
-/// Extra field with the certificate's hash, as upstream sets it.
-const CREDENTIAL: &str = "authentication.kubernetes.io/credential-id";
 
 fn subject(certificate: &X509Certificate<'_>, der: &[u8]) -> Option<Identity> {
     let subject = certificate.subject();

@@ -2,12 +2,12 @@
 
 use serde_json::{Value, json};
 
+use super::rbac::{parse_rules, uncovered};
+
 const TABLE: &str = include_str!("default_roles.txt");
 const GROUP: &str = "rbac.authorization.k8s.io";
 
-/// ClusterRoles, Roles, ClusterRoleBindings and RoleBindings, as objects to be created. Those that are there already
-/// are to be brought to these rules and subjects at each start, unless the annotation
-/// `rbac.authorization.kubernetes.io/autoupdate` is `false`.
+/// ClusterRoles, Roles, ClusterRoleBindings and RoleBindings, as objects to be created; see [`reconciled`].
 pub(crate) fn default_objects() -> Vec<Value> {
     let mut objects: Vec<Value> = Vec::new();
     for line in TABLE.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
@@ -41,6 +41,52 @@ pub(crate) fn default_objects() -> Vec<Value> {
     objects
 }
 
+const AUTOUPDATE: &str = "rbac.authorization.kubernetes.io/autoupdate";
+
+/// A default role or binding with what it lacks: rules, subjects, labels. `None` if it lacks nothing, or its annotation
+/// forbids changes. What an administrator added stays; the rules of an aggregated role are its controller's.
+pub(crate) fn reconciled(present: &Value, wanted: &Value) -> Option<Value> {
+    if present["metadata"]["annotations"][AUTOUPDATE] == "false" {
+        return None;
+    }
+    let mut new = present.clone();
+    for map in ["labels", "annotations"] {
+        for (key, value) in wanted["metadata"][map].as_object().into_iter().flatten() {
+            if present["metadata"][map][key].is_null() {
+                new["metadata"][map][key] = value.clone();
+            }
+        }
+    }
+    match wanted.get("aggregationRule") {
+        Some(rule) if present["aggregationRule"] != *rule => new["aggregationRule"] = rule.clone(),
+        Some(_) => {}
+        None => {
+            let rules = |role: &Value| role.get("rules").map(parse_rules).unwrap_or_default();
+            let missing = uncovered(&rules(present), &rules(wanted));
+            add(&mut new, "rules", missing.iter().map(|rule| json!(rule)));
+        }
+    }
+    let has = |subject: &&Value| {
+        let fields = ["kind", "name", "namespace"];
+        let mut all = present["subjects"].as_array().into_iter().flatten();
+        all.any(|own| fields.iter().all(|field| own[*field] == subject[*field]))
+    };
+    let subjects = wanted["subjects"].as_array().into_iter().flatten();
+    add(&mut new, "subjects", subjects.filter(|subject| !has(subject)).cloned());
+    (new != *present).then_some(new)
+}
+
+fn add(object: &mut Value, list: &str, items: impl Iterator<Item = Value>) {
+    let mut items = items.peekable();
+    if items.peek().is_none() {
+        return;
+    }
+    if !object[list].is_array() {
+        object[list] = json!([]);
+    }
+    object[list].as_array_mut().into_iter().for_each(|all| all.extend(items.by_ref()));
+}
+
 fn object(kind: &str, name: &str, namespace: Option<&str>) -> Value {
     let mut object = json!({
         "apiVersion": format!("{GROUP}/v1"),
@@ -48,7 +94,7 @@ fn object(kind: &str, name: &str, namespace: Option<&str>) -> Value {
         "metadata": {
             "name": name,
             "labels": {"kubernetes.io/bootstrapping": "rbac-defaults"},
-            "annotations": {"rbac.authorization.kubernetes.io/autoupdate": "true"},
+            "annotations": {AUTOUPDATE: "true"},
         },
     });
     if let Some(namespace) = namespace {

@@ -13,7 +13,7 @@ mod tests;
 use serde_json::Value;
 
 pub(crate) use attributes::{Attributes, Decision};
-pub(crate) use default_roles::default_objects;
+pub(crate) use default_roles::{default_objects, reconciled};
 pub(crate) use node::{GROUP as NODES, node_name};
 pub(crate) use rbac::{PolicyRule, RbacRules};
 

@@ -108,15 +108,36 @@ impl NodeGraph {
             ("storage.k8s.io", "csinodes", _) => {
                 no("can only access CSINode with the same name as the requesting node")
             }
-            ("", "nodes", _)
-                if ["update", "patch", "delete"].contains(&request.verb) && request.name != node =>
-            {
-                no("node is not allowed to modify other nodes")
-            }
+            ("", "nodes", subresource) => own_node(node, subresource, request),
+            ("", "pods", subresource) => self.own_pods(node, subresource, request),
             _ => match rules.role("ClusterRole", "", "system:node") {
                 Some(rules) if rules.iter().any(|rule| rule.allows(request)) => yes(),
                 _ => no(""),
             },
+        }
+    }
+
+    /// NodeRestriction looks at the object of a write.
+    fn own_pods(&self, node: &str, subresource: &str, request: &Attributes<'_>) -> Decision {
+        match (subresource, request.verb) {
+            ("", "get") => {
+                let id = (request.namespace.to_owned(), request.name.to_owned());
+                match self.pods.get(&id) {
+                    Some((of, _)) if of == node => Decision::Allow(String::new()),
+                    _ => Decision::NoOpinion(unrelated(node)),
+                }
+            }
+            ("", "list" | "watch") if selects_node(request.field_selector, node) => {
+                Decision::Allow(String::new())
+            }
+            ("", "list" | "watch") => {
+                let why = "can only list/watch pods with spec.nodeName field selector";
+                Decision::NoOpinion(why.to_owned())
+            }
+            ("", "create" | "delete") | ("status", "update" | "patch") | ("eviction", "create") => {
+                Decision::Allow(String::new())
+            }
+            _ => Decision::NoOpinion(String::new()),
         }
     }
 
@@ -128,7 +149,39 @@ impl NodeGraph {
         if self.nodes.get(node).is_some_and(|counts| counts.contains_key(&reference)) {
             return Decision::Allow(String::new());
         }
-        Decision::NoOpinion(format!("no relationship found between node '{node}' and this object"))
+        Decision::NoOpinion(unrelated(node))
+    }
+}
+
+fn unrelated(node: &str) -> String {
+    format!("no relationship found between node '{node}' and this object")
+}
+
+/// Whether a field selector admits only the pods of a node.
+fn selects_node(selector: &str, node: &str) -> bool {
+    let mut terms = selector.split(',').filter_map(|term| term.trim().strip_prefix("spec.nodeName="));
+    terms.any(|value| value.strip_prefix('=').unwrap_or(value) == node)
+}
+
+/// A node may read its own Node before that exists.
+fn own_node(node: &str, subresource: &str, request: &Attributes<'_>) -> Decision {
+    match (subresource, request.verb) {
+        ("", "get" | "list" | "watch") if request.name == node => Decision::Allow(String::new()),
+        ("", "get" | "list" | "watch") if request.name.is_empty() => {
+            let why = format!("node '{node}' cannot read all nodes, only its own Node object");
+            Decision::NoOpinion(why)
+        }
+        ("", "get" | "list" | "watch") => {
+            let why = format!("node '{node}' cannot read '{}', only its own Node object", request.name);
+            Decision::NoOpinion(why)
+        }
+        // A create request does not name the object.
+        ("", "create") => Decision::Allow(String::new()),
+        ("" | "status", "update" | "patch") if request.name == node => Decision::Allow(String::new()),
+        ("" | "status", "update" | "patch") => {
+            Decision::NoOpinion("node is not allowed to modify other nodes".to_owned())
+        }
+        _ => Decision::NoOpinion(String::new()),
     }
 }
 

@@ -153,7 +153,7 @@ fn a_node_writes_its_own_lease_and_node_only() {
     assert!(may("patch", "nodes:status", "", "n1"));
     assert!(!may("patch", "nodes:status", "", "n2"));
     assert!(may("create", "certificates.k8s.io/certificatesigningrequests", "", ""));
-    assert!(may("watch", "networking.k8s.io/networkpolicies", "", ""));
+    assert!(!may("watch", "networking.k8s.io/networkpolicies", "", ""));
     assert!(!may("delete", "apps/deployments", "default", "web"));
 }
 
@@ -206,6 +206,62 @@ fn nobody_grants_what_he_has_not() {
         assert_eq!(written.is_ok(), allowed, "write {wanted} with {held}");
         let bound = authorizer.check_binding(&request, &json!({"kind": "Role", "name": "other"}));
         assert_eq!(bound.is_ok(), allowed, "bind {wanted} with {held}");
+    }
+}
+
+#[test]
+fn a_node_reads_itself_and_its_pods_only() {
+    let nodes = groups(&["system:nodes"]);
+    let authorizer = authorizer(&[pod("mine", "n1", json!({})), pod("other", "n2", json!({}))]);
+    for (verb, what, name, field_selector, wanted) in [
+        ("get", "nodes", "n1", "", true),
+        ("get", "nodes", "n2", "", false),
+        ("list", "nodes", "", "", false),
+        ("watch", "nodes", "n1", "metadata.name=n1", true),
+        ("get", "pods", "mine", "", true),
+        ("get", "pods", "other", "", false),
+        ("list", "pods", "", "", false),
+        ("list", "pods", "", "spec.nodeName=n1", true),
+        ("watch", "pods", "", "status.phase!=Failed,spec.nodeName==n1", true),
+        ("list", "pods", "", "spec.nodeName=n2", false),
+        ("list", "pods", "", "spec.nodeName!=n1", false),
+        ("list", "pods", "", "spec.nodeName=n12", false),
+        ("get", "pods:log", "mine", "", false),
+        ("create", "pods:exec", "mine", "", false),
+        ("list", "services", "", "", true),
+        ("list", "namespaces", "", "", false),
+    ] {
+        let request = request("system:node:n1", &nodes, verb, what);
+        let request = Attributes { namespace: "default", name, field_selector, ..request };
+        let allowed = authorizer.authorize(&request).allowed();
+        assert_eq!(allowed, wanted, "{verb} {what} {name:?} {field_selector:?}");
+    }
+    let network = groups(&["skep:network-agents"]);
+    assert!(authorizer.authorize(&request("skep:network-agent", &network, "list", "pods")).allowed());
+}
+
+#[test]
+fn a_default_role_gets_what_it_lacks_and_keeps_what_it_has() {
+    let rule =
+        |resource: &str, verbs: &[&str]| json!({"apiGroups": [""], "resources": [resource], "verbs": verbs});
+    let role = |rules: Value| json!({"kind": "ClusterRole", "metadata": {"name": "x", "labels": {}, "annotations": {}}, "rules": rules});
+    let wanted = role(json!([rule("pods", &["get", "list"])]));
+    assert_eq!(reconciled(&role(json!([rule("pods", &["*"])])), &wanted), None);
+    let new = reconciled(&role(json!([rule("pods", &["get"]), rule("secrets", &["get"])])), &wanted).unwrap();
+    let rules = json!([rule("pods", &["get"]), rule("secrets", &["get"]), rule("pods", &["list"])]);
+    assert_eq!(new["rules"].as_array().map(Vec::len), Some(3));
+    assert_eq!(rbac::parse_rules(&new["rules"]), rbac::parse_rules(&rules));
+    let mut kept = role(json!([]));
+    kept["metadata"]["annotations"] = json!({"rbac.authorization.kubernetes.io/autoupdate": "false"});
+    assert_eq!(reconciled(&kept, &wanted), None);
+    let binding = |names: &[&str]| {
+        let subjects: Vec<Value> = names.iter().map(|name| json!({"kind": "User", "name": name})).collect();
+        json!({"kind": "ClusterRoleBinding", "metadata": {"name": "x", "labels": {}}, "subjects": subjects})
+    };
+    let new = reconciled(&binding(&["own"]), &binding(&["default"])).unwrap();
+    assert_eq!(new["subjects"], binding(&["own", "default"])["subjects"]);
+    for object in default_objects() {
+        assert_eq!(reconciled(&object, &object), None, "{object}");
     }
 }
 

@@ -11,6 +11,7 @@ use skep_api::{Registry, Status, discovery, openapi};
 use super::health;
 use crate::aggregate;
 use crate::audit::Audit;
+use crate::authn::token;
 use crate::identity::Identity;
 use crate::negotiate::{respond, respond_large, respond_value};
 use crate::query::Query;
@@ -57,6 +58,15 @@ pub(crate) async fn handle(
         }
         ["openapi", "v2"] => Some(openapi::v2(&registry)),
         ["version"] => Some(version()),
+        [".well-known", "openid-configuration"] => {
+            Some(token::discovery(&server.tokens, server.config.advertise))
+        }
+        ["openid", "v1", "jwks"] => {
+            let mut answer = respond_value(StatusCode::OK, &server.tokens.jwks());
+            let kind = http::HeaderValue::from_static("application/jwk-set+json");
+            answer.headers_mut().insert(http::header::CONTENT_TYPE, kind);
+            return Ok(answer);
+        }
         [which @ ("healthz" | "livez" | "readyz"), check @ ..] => {
             return Ok(health::handle(server, query, which, &check.join("/")).await);
         }

@@ -2,7 +2,6 @@
 //! checked when an object that it depends on changes, and at an interval.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +22,7 @@ use crate::aggregate::{self, Aggregator, Backend, service_of, set_user_headers};
 use crate::authz::SUPERUSERS;
 use crate::cache::{Caches, Changes};
 use crate::clock::now;
+use crate::dial::RemoteAddress;
 use crate::endpoints::slices_of;
 use crate::identity::Identity;
 use crate::object::Object;
@@ -195,7 +195,7 @@ async fn check(storage: &Storage, aggregator: &Aggregator, backend: &Backend) ->
 }
 
 /// The APIResourceList, which every server has for its versions.
-async fn get_resources(backend: &Backend, address: SocketAddr) -> Result<Value, String> {
+async fn get_resources(backend: &Backend, address: RemoteAddress) -> Result<Value, String> {
     let path = format!("/apis/{}/{}", backend.group, backend.version);
     let url = format!("https://{address}{path}");
     let failed = |why: String| format!("failing or missing response from {url}: {why}");
@@ -207,7 +207,7 @@ async fn get_resources(backend: &Backend, address: SocketAddr) -> Result<Value, 
 }
 
 /// Reads the server's documents for discovery and schemas.
-async fn learn(aggregator: &Aggregator, backend: &Backend, address: SocketAddr, list: &Value) {
+async fn learn(aggregator: &Aggregator, backend: &Backend, address: RemoteAddress, list: &Value) {
     let (group, version) = (&backend.group, &backend.version);
     let aggregated = match get(backend, address, "/apis", AGGREGATED).await {
         Ok((StatusCode::OK, kind, document)) if kind.contains("as=APIGroupDiscoveryList") => {
@@ -228,7 +228,7 @@ async fn learn(aggregator: &Aggregator, backend: &Backend, address: SocketAddr, 
 /// Status code, content type and body of an answer. A body that is not JSON becomes null.
 async fn get(
     backend: &Backend,
-    address: SocketAddr,
+    address: RemoteAddress,
     path: &str,
     accept: &str,
 ) -> Result<(StatusCode, String, Value), String> {

@@ -12,13 +12,18 @@ use skep_api::{Status, find, meta};
 
 use crate::admission::{self, Operation};
 use crate::call::Call;
-use crate::endpoints::ready_endpoints;
+use crate::dial::{AddressNotAllowed, RemoteAddress};
+use crate::endpoints::{is_address_of_pod, ready_pods};
 use crate::request_info::Target;
 use crate::reverse_proxy::{Destination, Security, forward, forwarded_headers};
 use crate::state::Inner;
 
 pub(super) async fn handle(server: &Inner, call: Call, request: Request) -> Result<Response, Status> {
     let query = request.uri().query().unwrap_or_default().to_owned();
+    if matches!(call.target.subresource.as_str(), "exec" | "attach" | "portforward") {
+        // A WebSocket begins as a GET, which is authorised as `get`. It does what a POST does.
+        server.storage.caches.authorizer().check(&call.attributes("create"))?;
+    }
     let is_proxy = call.target.subresource == "proxy";
     let (_, name, _) = if is_proxy { parts(&call.target)? } else { ("", call.target.name.as_str(), "") };
     let object = server.storage.latest(&call.target.kind, &call.target.namespace, name).await?;
@@ -54,7 +59,7 @@ pub(super) async fn handle(server: &Inner, call: Call, request: Request) -> Resu
     let answered = forward(to, headers, request).await;
     let mut answer =
         answered.map_err(|error| Status::unavailable(format!("error trying to reach service: {error}")))?;
-    relocate(answer.headers_mut(), address, &prefix);
+    relocate(answer.headers_mut(), address.get(), &prefix);
     Ok(answer)
 }
 
@@ -194,6 +199,7 @@ fn kubelet(server: &Inner, node: &Value, path: &str, query: &str) -> Result<Dest
     let address = address_of(node).ok_or_else(|| {
         Status::unavailable(format!("no preferred addresses found; known addresses of node {name}: none"))
     })?;
+    let address = allowed(server, address)?;
     Ok(Destination {
         security: Security::of_address(server.peers.nodes.clone(), address),
         address,
@@ -201,13 +207,27 @@ fn kubelet(server: &Inner, node: &Value, path: &str, query: &str) -> Result<Dest
     })
 }
 
+/// The address of a node, as its own report has it: never this server's, nor a Service's, which may lead to this server.
+fn allowed(server: &Inner, address: SocketAddr) -> Result<RemoteAddress, Status> {
+    let is_service = server.config.services.cidrs.iter().any(|cidr| cidr.contains(address.ip()));
+    if is_service || address == server.config.advertise {
+        return Err(not_allowed(AddressNotAllowed));
+    }
+    RemoteAddress::new(address).map_err(not_allowed)
+}
+
+fn not_allowed(error: AddressNotAllowed) -> Status {
+    Status::bad_request(error.to_string())
+}
+
 /// The kubelet, or another port of its node.
 fn node(server: &Inner, call: &Call, node: &Value, query: &str) -> Result<Destination, Status> {
     let (scheme, _, port) = parts(&call.target)?;
     let to = kubelet(server, node, path(call), query)?;
     match port.parse() {
-        Ok(port) if port != to.address.port() => {
-            Ok(unverified(server, call, scheme, SocketAddr::new(to.address.ip(), port), query))
+        Ok(port) if port != to.address.get().port() => {
+            let address = allowed(server, SocketAddr::new(to.address.get().ip(), port))?;
+            Ok(unverified(server, call, scheme, address, query))
         }
         Err(_) if !port.is_empty() => {
             Err(Status::bad_request(format!("invalid node request \"{}\"", call.target.name)))
@@ -217,7 +237,7 @@ fn node(server: &Inner, call: &Call, node: &Value, query: &str) -> Result<Destin
 }
 
 /// A pod or service; its certificate is not verified.
-fn unverified(server: &Inner, call: &Call, scheme: &str, address: SocketAddr, query: &str) -> Destination {
+fn unverified(server: &Inner, call: &Call, scheme: &str, address: RemoteAddress, query: &str) -> Destination {
     let security = match scheme {
         "https" => Security::of_address(server.peers.unverified.clone(), address),
         _ => Security::Plain,
@@ -261,7 +281,11 @@ fn pod(server: &Inner, call: &Call, pod: &Value, query: &str) -> Result<Destinat
     let ip = pod["status"]["podIP"].as_str().and_then(|ip| ip.parse::<IpAddr>().ok());
     let ip =
         ip.ok_or_else(|| Status::bad_request(format!("address not allowed: pod {name} has no address")))?;
-    Ok(unverified(server, call, scheme, SocketAddr::new(ip, port), query))
+    if !is_address_of_pod(&server.storage.caches, pod, ip) {
+        return Err(not_allowed(AddressNotAllowed));
+    }
+    let address = RemoteAddress::new(SocketAddr::new(ip, port)).map_err(not_allowed)?;
+    Ok(unverified(server, call, scheme, address, query))
 }
 
 /// A ready endpoint of the named port of a service.
@@ -274,7 +298,7 @@ fn service(server: &Inner, call: &Call, service: &Value, query: &str) -> Result<
         let why = format!("no service port {number} found for service \"{name}\"");
         return Err(Status::unavailable(why));
     }
-    let found = ready_endpoints(&server.storage.caches, service, wanted).into_iter().next();
+    let found = ready_pods(&server.storage.caches, service, wanted).into_iter().next();
     let address =
         found.ok_or_else(|| Status::unavailable(format!("no endpoints available for service \"{name}\"")))?;
     Ok(unverified(server, call, scheme, address, query))

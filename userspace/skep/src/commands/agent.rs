@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::duration;
 use crate::join::{Identity, IdentityFolder, Invitation};
-use crate::kubeconfig::{Credentials, client, client_from_file};
+use crate::kubeconfig::{Credentials, Impersonated, client, client_from_file};
 
 #[derive(clap::Args)]
 pub(crate) struct Agent {
@@ -122,6 +122,17 @@ enum Tunnel {
     Vxlan,
 }
 
+/// The user and group as whom the network reads the cluster; every node may act as them.
+const NETWORK_AGENT: Impersonated = Impersonated { user: "skep:network-agent", group: "skep:network-agents" };
+
+/// Clients of the API by what they do.
+struct Clients {
+    /// Acts as the node: reads and writes what is the node's.
+    node: Client,
+    /// Reads services, pods and policies of the whole cluster.
+    informers: Client,
+}
+
 /// Pause after a failed renewal of certificates.
 const RENEWAL_RETRY_INTERVAL: Duration = Duration::from_secs(3600);
 
@@ -137,7 +148,8 @@ pub(crate) async fn run(agent: Agent) -> Result<()> {
     });
     if let Some(file) = &agent.kubeconfig {
         let (_, client) = client_from_file(file).await?;
-        return network_only(&agent, client, stop).await;
+        let clients = Clients { node: client.clone(), informers: client };
+        return network_only(&agent, clients, stop).await;
     }
     let invitation = Invitation {
         server: agent.server.clone().context("--server is missing")?,
@@ -204,17 +216,21 @@ async fn run_until_renewal(
 ) -> Result<()> {
     let due = identity.due().context("a certificate has no expiry")?;
     let due = due.duration_since(SystemTime::now()).unwrap_or(RENEWAL_RETRY_INTERVAL);
-    let client = client(server, &identity.trusted.cluster, Credentials::Certificate(&identity.client))?;
+    let credentials = Credentials::Certificate(&identity.client);
+    let clients = Clients {
+        node: client(server, &identity.trusted.cluster, credentials, None)?,
+        informers: client(server, &identity.trusted.cluster, credentials, Some(NETWORK_AGENT))?,
+    };
     let until_renewal = stop.child_token();
     if agent.network_only {
-        return network_only(agent, client, until_renewal).await;
+        return network_only(agent, clients, until_renewal).await;
     }
     let tls = ServingTls {
         certificate: identity.serving.certificate,
         key: identity.serving.key,
         client_ca: identity.trusted.kubelet_client,
     };
-    let running = pods_and_network(agent, client, tls, until_renewal.clone());
+    let running = pods_and_network(agent, clients, tls, until_renewal.clone());
     tokio::pin!(running);
     tokio::select! {
         ended = &mut running => return ended,
@@ -227,7 +243,7 @@ async fn run_until_renewal(
 /// Runs pods and network over one set of informers until `stop`, or until one of them fails.
 async fn pods_and_network(
     agent: &Agent,
-    client: Client,
+    clients: Clients,
     tls: ServingTls,
     stop: CancellationToken,
 ) -> Result<()> {
@@ -239,8 +255,8 @@ async fn pods_and_network(
         services: informers.services.subscribe(),
         network: Some(state),
     };
-    let config = config(agent, client.clone(), tls)?;
-    let network = spawn_network(agent, informers, client, state_in, stop.clone())?;
+    let config = config(agent, clients.node.clone(), tls)?;
+    let network = spawn_network(agent, informers, clients, state_in, stop.clone())?;
     let node = async { skep_node::run(config, inputs, stop).await.map_err(anyhow::Error::from) };
     tokio::try_join!(node, first_failure(network)).map(drop)
 }
@@ -257,16 +273,16 @@ fn starting() -> (watch::Sender<NetworkState>, watch::Receiver<NetworkState>) {
 fn spawn_network(
     agent: &Agent,
     mut informers: Informers,
-    client: Client,
+    clients: Clients,
     state: watch::Sender<NetworkState>,
     stop: CancellationToken,
 ) -> Result<JoinSet<Result<()>>> {
     let subscriptions = Subscriptions::new(&mut informers);
-    let network = network(agent)?.run(client.clone(), subscriptions, state, stop.clone());
+    let network = network(agent)?.run(clients.node, subscriptions, state, stop.clone());
     let mut tasks = JoinSet::new();
     tasks.spawn(async move { network.await.context("network") });
     tasks.spawn(async move {
-        informers.run(client, stop).await;
+        informers.run(clients.informers, stop).await;
         Ok(())
     });
     Ok(tasks)
@@ -325,14 +341,14 @@ fn network(agent: &Agent) -> Result<KernelNetwork> {
     Ok(KernelNetwork { config, datapath })
 }
 
-async fn network_only(agent: &Agent, client: Client, stop: CancellationToken) -> Result<()> {
+async fn network_only(agent: &Agent, clients: Clients, stop: CancellationToken) -> Result<()> {
     let (state_in, mut state) = starting();
     let log = tokio::spawn(async move {
         while state.changed().await.is_ok() {
             tracing::info!(state = ?*state.borrow_and_update(), "network state changed");
         }
     });
-    let ended = first_failure(spawn_network(agent, Informers::default(), client, state_in, stop)?).await;
+    let ended = first_failure(spawn_network(agent, Informers::default(), clients, state_in, stop)?).await;
     log.abort();
     ended
 }

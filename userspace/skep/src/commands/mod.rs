@@ -1,5 +1,6 @@
 //! The commands, one file each.
 
+mod access;
 pub(crate) mod agent;
 mod audit;
 pub(crate) mod secrets;

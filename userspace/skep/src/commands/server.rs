@@ -20,6 +20,7 @@ use skep_store::etcd::{Certificate, EtcdStore, TlsOptions};
 use skep_store::sealed::{Resealed, SealedStore, holds_sealed};
 use tokio::net::TcpListener;
 
+use super::access::AccessFlags;
 use super::audit::AuditFlags;
 use super::duration;
 use crate::kubeconfig;
@@ -47,6 +48,8 @@ pub(crate) struct Server {
     /// Network of pods, from which every node gets a part; may be repeated for IPv4 and IPv6
     #[arg(long = "cluster-cidr", default_value = "10.244.0.0/16")]
     cluster_cidrs: Vec<IpNetwork>,
+    #[command(flatten)]
+    access: AccessFlags,
     #[command(flatten)]
     audit: AuditFlags,
     /// How long a node without heartbeats counts as ready
@@ -201,7 +204,8 @@ fn api_config(server: &Server, pki: &Pki, store: Arc<dyn Store>) -> Result<Confi
         services: ServiceNetwork { cidrs: server.service_cidrs.clone(), node_ports: NODE_PORTS },
         advertise: server.listen,
         client_ca: pki.authority().bundle().to_owned(),
-        tokens: TokenKeys { private, public, issuer: ISSUER.to_owned() },
+        tokens: TokenKeys { private, public: vec![public], issuer: ISSUER.to_owned() },
+        access: server.access.rules()?,
         node_tls: NodeTls {
             certificate: kubelet.certificate,
             key: kubelet.key,

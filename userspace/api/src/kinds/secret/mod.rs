@@ -10,7 +10,7 @@ use crate::kinds::kind::Strategy;
 use crate::kinds::row::Row;
 use crate::table::cell::{entry_count, text_cell};
 use crate::table::column::{AGE, Column, NAME};
-use crate::value::{immutable, set_default};
+use crate::value::{immutable, set_default, text};
 
 pub(super) const ROW: Row = Row {
     kind: "Secret",
@@ -30,6 +30,10 @@ const COLUMNS: &[Column] = &[
     AGE,
 ];
 
+/// The type of Secrets that hold a token of a service account, and the annotation that names the account.
+const ACCOUNT_TOKEN: &str = "kubernetes.io/service-account-token";
+const ACCOUNT_NAME: &str = "kubernetes.io/service-account.name";
+
 /// `stringData` is write-only: it becomes `data`.
 fn default(object: &mut Value) {
     let strings = object.as_object_mut().and_then(|fields| fields.remove("stringData"));
@@ -44,20 +48,88 @@ fn default(object: &mut Value) {
 
 fn validate(object: &Value, errors: &mut Errors) {
     validate_data(object, &["data"], errors);
-    let required: &[&str] = match object["type"].as_str() {
-        Some("kubernetes.io/tls") => &["tls.crt", "tls.key"],
-        Some("kubernetes.io/dockerconfigjson") => &[".dockerconfigjson"],
-        Some("kubernetes.io/ssh-auth") => &["ssh-privatekey"],
-        _ => &[],
-    };
-    for key in required {
-        if object["data"][*key].is_null() {
-            errors.required(&Path::new("data").key(key), "");
+    let (data, path) = (&object["data"], |key: &str| Path::new("data").key(key));
+    let mut required = |keys: &[&str]| {
+        for key in keys.iter().filter(|key| data[**key].is_null()) {
+            errors.required(&path(key), "");
         }
+    };
+    match text(&object["type"]) {
+        ACCOUNT_TOKEN => {
+            if text(&object["metadata"]["annotations"][ACCOUNT_NAME]).is_empty() {
+                errors.required(&Path::new("metadata").child("annotations").key(ACCOUNT_NAME), "");
+            }
+        }
+        "kubernetes.io/tls" => required(&["tls.crt", "tls.key"]),
+        "kubernetes.io/dockercfg" => validate_json(data, ".dockercfg", errors),
+        "kubernetes.io/dockerconfigjson" => validate_json(data, ".dockerconfigjson", errors),
+        "kubernetes.io/basic-auth" if data["username"].is_null() && data["password"].is_null() => {
+            required(&["username", "password"]);
+        }
+        "kubernetes.io/ssh-auth" if text(&data["ssh-privatekey"]).is_empty() => {
+            errors.required(&path("ssh-privatekey"), "");
+        }
+        _ => {}
+    }
+}
+
+/// The key must hold a JSON object.
+fn validate_json(data: &Value, key: &str, errors: &mut Errors) {
+    let at = Path::new("data").key(key);
+    let Some(encoded) = data[key].as_str() else { return errors.required(&at, "") };
+    let bytes = STANDARD.decode(encoded).unwrap_or_default();
+    if let Err(error) = serde_json::from_slice::<Map<String, Value>>(&bytes) {
+        errors.invalid(&at, &"<secret contents redacted>".into(), &error.to_string());
     }
 }
 
 fn validate_update(new: &Value, old: &Value, errors: &mut Errors) {
     immutable(&new["type"], &old["type"], &Path::new("type"), errors);
     validate_immutable(new, old, &["data"], errors);
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::field::error_texts;
+
+    #[test]
+    fn a_secret_has_what_its_type_promises() {
+        let config = STANDARD.encode("{}");
+        for (kind, annotation, data, wanted) in [
+            ("Opaque", "", json!({}), ""),
+            ("service-account-token", "a", json!({}), ""),
+            (
+                "service-account-token",
+                "",
+                json!({}),
+                "metadata.annotations[kubernetes.io/service-account.name]: Required",
+            ),
+            ("tls", "", json!({"tls.crt": "", "tls.key": ""}), ""),
+            ("tls", "", json!({"tls.crt": ""}), "data[tls.key]: Required value"),
+            ("dockerconfigjson", "", json!({".dockerconfigjson": config}), ""),
+            (
+                "dockerconfigjson",
+                "",
+                json!({".dockerconfigjson": "YQ=="}),
+                "data[.dockerconfigjson]: Invalid value: \"<secret",
+            ),
+            ("dockercfg", "", json!({}), "data[.dockercfg]: Required value"),
+            ("dockercfg", "", json!({".dockercfg": "W10="}), "data[.dockercfg]: Invalid value"),
+            ("basic-auth", "", json!({"password": ""}), ""),
+            ("basic-auth", "", json!({}), "data[username]: Required value"),
+            ("ssh-auth", "", json!({"ssh-privatekey": ""}), "data[ssh-privatekey]: Required value"),
+        ] {
+            let kind = if kind == "Opaque" { kind.to_owned() } else { format!("kubernetes.io/{kind}") };
+            let annotations = json!({ACCOUNT_NAME: annotation});
+            let secret = json!({"type": kind, "metadata": {"annotations": annotations}, "data": data});
+            let found = error_texts(validate, &secret);
+            assert!(
+                found.contains(wanted) && found.is_empty() == wanted.is_empty(),
+                "{kind} {data}: {found}"
+            );
+        }
+    }
 }

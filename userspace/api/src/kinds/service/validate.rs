@@ -10,7 +10,7 @@ use super::spec::{
     strings,
 };
 use crate::field::{Errors, Path};
-use crate::kinds::ip::{parse_cidr, parse_ip};
+use crate::kinds::ip::{parse_cidr, parse_ip, validate_non_special_ip};
 use crate::kinds::port::{PROTOCOLS, is_port_name, validate_port_number};
 use crate::names;
 use crate::value::{items, one_of};
@@ -37,7 +37,7 @@ pub(super) fn validate(object: &Value, errors: &mut Errors) {
     for (i, ip) in items(spec, "externalIPs").enumerate() {
         let at = path.child("externalIPs").index(i);
         if let Some(ip) = parse_ip(ip, &at, errors) {
-            validate_endpoint_ip(ip, &at, errors);
+            validate_non_special_ip(ip, &at, errors);
         }
     }
     validate_balancer(object, &path, errors);
@@ -204,23 +204,6 @@ fn cluster_ips(spec: &Value, path: &Path, errors: &mut Errors) -> Option<Vec<IpA
         return parsed.into_iter().collect();
     }
     (errors.0.len() == before).then(Vec::new)
-}
-
-fn validate_endpoint_ip(ip: IpAddr, path: &Path, errors: &mut Errors) {
-    let value = json!(ip.to_string());
-    let (link_local, multicast) = match ip {
-        IpAddr::V4(ip) => (ip.is_link_local(), ip.octets()[..3] == [224, 0, 0]),
-        IpAddr::V6(ip) => (ip.is_unicast_link_local(), ip.segments()[0] & 0xff0f == 0xff02),
-    };
-    let found = [
-        (ip.is_unspecified(), format!("may not be unspecified ({ip})")),
-        (ip.is_loopback(), "may not be in the loopback range (127.0.0.0/8, ::1/128)".to_owned()),
-        (link_local, "may not be in the link-local range (169.254.0.0/16, fe80::/10)".to_owned()),
-        (multicast, "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)".to_owned()),
-    ];
-    for (_, detail) in found.iter().filter(|(is, _)| *is) {
-        errors.invalid(path, &value, detail);
-    }
 }
 
 /// Fields of load balancers; other types must not have them.
