@@ -1,18 +1,29 @@
 //! The keys, and the form of a sealed value.
 //!
-//! In: plain values; a text of keys. Out: sealed values. A sealed value names its key: `skep:sealed:v1:aesgcm:ID:`, then
-//! nonce, ciphertext and tag. The store key is authenticated with it, so that a value copied to another store key does not
-//! open. As in Kubernetes' EncryptionConfiguration, the first key seals and all keys open.
+//! In: plain values; a text of keys. Out: sealed values. A sealed value names its key: `skep:sealed:v2:aesgcm:ID:`, then
+//! salt, nonce, ciphertext and tag. The store key is authenticated with it, so that a value copied to another store key does
+//! not open. As in Kubernetes' EncryptionConfiguration, the first key seals and all keys open.
+//!
+//! AES-GCM with random nonces is safe for 2^32 values of one key (NIST SP 800-38D, 8.3). So each value has a key of its own,
+//! derived from the ring's key and a random salt (HKDF, RFC 5869): the number of writes needs no bound, and no count of them
+//! has to be shared by servers. Values of `v1` were sealed with the ring's key itself; they open, and are sealed again at the
+//! next start.
 
 use std::fmt;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
-use aws_lc_rs::rand;
+use aws_lc_rs::{hkdf, rand};
 use bytes::Bytes;
 
 use crate::{Result, StoreError};
 
-const MARK: &[u8] = b"skep:sealed:v1:aesgcm:";
+/// All versions begin with it.
+const MARK: &[u8] = b"skep:sealed:";
+const V1: &[u8] = b"skep:sealed:v1:aesgcm:";
+const V2: &[u8] = b"skep:sealed:v2:aesgcm:";
+/// Of the derivation of values' keys.
+const CONTEXT: &[u8] = b"skep sealed value v2";
+const SALT_BYTES: usize = 24;
 const KEY_BYTES: usize = 32;
 const ID_BYTES: usize = 4;
 
@@ -23,7 +34,9 @@ pub struct Keyring {
 
 struct Key {
     id: String,
+    /// Opens values of `v1`.
     aead: RandomizedNonceKey,
+    derive: hkdf::Prk,
 }
 
 /// Why a text is not a keyring. Never contains the text itself, since it has keys.
@@ -87,20 +100,24 @@ impl Keyring {
 
     pub(super) fn seal(&self, store_key: &str, plain: &[u8]) -> Result<Bytes> {
         let key = self.keys.first().ok_or_else(failed)?;
+        let mut salt = [0; SALT_BYTES];
+        rand::fill(&mut salt).map_err(|_| failed())?;
+        let aead = key.of_value(&salt).ok_or_else(failed)?;
         let mut text = plain.to_vec();
-        let nonce =
-            key.aead.seal_in_place_append_tag(Aad::from(store_key), &mut text).map_err(|_| failed())?;
-        Ok(Bytes::from([MARK, key.id.as_bytes(), b":", nonce.as_ref(), &text].concat()))
+        let nonce = aead.seal_in_place_append_tag(Aad::from(store_key), &mut text).map_err(|_| failed())?;
+        Ok(Bytes::from([V2, key.id.as_bytes(), b":", &salt, nonce.as_ref(), &text].concat()))
     }
 
     /// Returns a value that is not sealed unchanged: it was stored before there were keys.
     pub(super) fn open(&self, store_key: &str, stored: &Bytes) -> Result<Bytes, CannotOpen> {
         let Some(sealed) = parts(stored) else { return Ok(stored.clone()) };
-        let Sealed { id, nonce, text } = sealed.ok_or(CannotOpen::Altered)?;
+        let Sealed { id, salt, nonce, text } = sealed.ok_or(CannotOpen::Altered)?;
         let key = self.keys.iter().find(|key| key.id == id);
         let key = key.ok_or_else(|| CannotOpen::NoKey { id: id.to_owned() })?;
         let mut text = text.to_vec();
-        let opened = key.aead.open_in_place(nonce, Aad::from(store_key), &mut text);
+        let derived = salt.map(|salt| key.of_value(salt).ok_or(CannotOpen::Altered)).transpose()?;
+        let aead = derived.as_ref().unwrap_or(&key.aead);
+        let opened = aead.open_in_place(nonce, Aad::from(store_key), &mut text);
         let length = opened.map_err(|_| CannotOpen::Altered)?.len();
         text.truncate(length);
         Ok(Bytes::from(text))
@@ -109,7 +126,7 @@ impl Keyring {
 
 /// Whether a value is sealed as [`Keyring::seal`] does, with this key.
 pub(super) fn is_current(stored: &[u8], id: &str) -> bool {
-    matches!(parts(stored), Some(Some(sealed)) if sealed.id == id)
+    matches!(parts(stored), Some(Some(sealed)) if sealed.id == id && sealed.salt.is_some())
 }
 
 /// Whether a value is sealed with any key.
@@ -119,18 +136,28 @@ pub(super) fn is_sealed(stored: &[u8]) -> bool {
 
 struct Sealed<'a> {
     id: &'a str,
+    /// `None`: of `v1`.
+    salt: Option<&'a [u8]>,
     nonce: Nonce,
     text: &'a [u8],
 }
 
 /// `None`: not sealed. `Some(None)`: it has the mark, and the rest is malformed.
 fn parts(stored: &[u8]) -> Option<Option<Sealed<'_>>> {
-    let rest = stored.strip_prefix(MARK)?;
+    if !stored.starts_with(MARK) {
+        return None;
+    }
     let read = || {
+        let (salt_bytes, rest) = match stored.strip_prefix(V2) {
+            Some(rest) => (SALT_BYTES, rest),
+            None => (0, stored.strip_prefix(V1)?),
+        };
         let end = rest.iter().position(|byte| *byte == b':')?;
-        let (nonce, text) = rest.get(end + 1..)?.split_at_checked(NONCE_LEN)?;
+        let (salt, sealed) = rest.get(end + 1..)?.split_at_checked(salt_bytes)?;
+        let (nonce, text) = sealed.split_at_checked(NONCE_LEN)?;
         let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
-        Some(Sealed { id: str::from_utf8(&rest[..end]).ok()?, nonce, text })
+        let salt = (salt_bytes > 0).then_some(salt);
+        Some(Sealed { id: str::from_utf8(&rest[..end]).ok()?, salt, nonce, text })
     };
     Some(read())
 }
@@ -143,7 +170,16 @@ impl Key {
     fn new(id: &str, bytes: &[u8]) -> Option<Key> {
         let is_id = !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
         let aead = RandomizedNonceKey::new(&AES_256_GCM, bytes).ok()?;
-        is_id.then(|| Key { id: id.to_owned(), aead })
+        let derive = hkdf::Prk::new_less_safe(hkdf::HKDF_SHA256, bytes);
+        is_id.then(|| Key { id: id.to_owned(), aead, derive })
+    }
+
+    /// The key of one value.
+    fn of_value(&self, salt: &[u8]) -> Option<RandomizedNonceKey> {
+        let mut bytes = [0; KEY_BYTES];
+        let info = [CONTEXT, salt];
+        self.derive.expand(&info, hkdf::HKDF_SHA256).ok()?.fill(&mut bytes).ok()?;
+        RandomizedNonceKey::new(&AES_256_GCM, &bytes).ok()
     }
 }
 
@@ -179,7 +215,7 @@ mod tests {
             prop_assert_eq!(&keys.open("/a", &sealed).unwrap()[..], &plain[..]);
             prop_assert!(keys.open("/b", &sealed).is_err());
             let mut altered = sealed.to_vec();
-            let at = MARK.len() + at.index(altered.len() - MARK.len());
+            let at = V2.len() + at.index(altered.len() - V2.len());
             altered[at] ^= 1;
             prop_assert!(keys.open("/a", &altered.into()).is_err());
         }
@@ -187,7 +223,9 @@ mod tests {
         #[test]
         fn foreign_bytes_never_panic(rest: Vec<u8>, text: String) {
             let keys = keyring(&Keyring::new_line().unwrap());
-            let _ = keys.open("/a", &[MARK, &rest].concat().into());
+            for mark in [MARK, V1, V2] {
+                let _ = keys.open("/a", &[mark, &rest].concat().into());
+            }
             let _ = Keyring::parse(&text);
         }
     }
@@ -202,6 +240,19 @@ mod tests {
         assert!(is_current(&again, keyring(&new).id()) && !is_current(&sealed, both.id()));
         let missing = keyring(&new).open("/a", &sealed);
         assert_eq!(missing, Err(CannotOpen::NoKey { id: keyring(&old).id().to_owned() }));
+    }
+
+    #[test]
+    fn equal_values_have_different_keys_and_values_of_the_former_version_open() {
+        let keys = keyring(&Keyring::new_line().unwrap());
+        let sealed = [keys.seal("/a", b"x").unwrap(), keys.seal("/a", b"x").unwrap()];
+        let salt = |sealed: &Bytes| parts(sealed).flatten().unwrap().salt.unwrap().to_vec();
+        assert_ne!(salt(&sealed[0]), salt(&sealed[1]));
+        let (key, mut text) = (&keys.keys[0], b"old".to_vec());
+        let nonce = key.aead.seal_in_place_append_tag(Aad::from("/a"), &mut text).unwrap();
+        let former = Bytes::from([V1, key.id.as_bytes(), b":", nonce.as_ref(), &text].concat());
+        assert_eq!(&keys.open("/a", &former).unwrap()[..], b"old");
+        assert!(is_sealed(&former) && !is_current(&former, keys.id()) && is_current(&sealed[0], keys.id()));
     }
 
     #[test]
