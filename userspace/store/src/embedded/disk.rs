@@ -26,7 +26,7 @@ pub trait Disk: Debug + Send + Sync + 'static {
     fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
 
     /// The file of the tables, made if it does not exist; another process cannot open it until it is closed.
-    fn open_tables(&self, path: &Path) -> Result<Box<dyn StorageBackend>, redb::Error>;
+    fn open_tables(&self, path: &Path) -> io::Result<Box<dyn StorageBackend>>;
 
     fn read(&self, path: &Path) -> io::Result<Vec<u8>>;
 
@@ -79,8 +79,8 @@ impl Disk for OsDisk {
         Ok(Box::new(open_private(path, false)?))
     }
 
-    fn open_tables(&self, path: &Path) -> Result<Box<dyn StorageBackend>, redb::Error> {
-        Ok(Box::new(FileBackend::new(open_private(path, true)?)?))
+    fn open_tables(&self, path: &Path) -> io::Result<Box<dyn StorageBackend>> {
+        Ok(Box::new(FileBackend::new(open_private(path, true)?).map_err(io::Error::other)?))
     }
 
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use super::checkpoint::{checkpoint, prepare};
 use super::decide::{Decision, Outcome, compact, delete, put};
 use super::disk::Disk;
-use super::failure::{catch_panics, database_error};
+use super::failure::{catch_panics, database_error, file_error};
 use super::hub::Hub;
 use super::log::{Log, spare};
 use super::memtable::Memtable;
@@ -361,7 +361,7 @@ fn open(disk: &dyn Disk, path: &Path, check: bool) -> Result<Database> {
         let database = Database::builder()
             .set_cache_size(CACHE_BYTES)
             .set_check_integrity_on_open(check)
-            .create_with_backend(ThrottledFile::new(disk.open_tables(path).map_err(database_error)?))
+            .create_with_backend(ThrottledFile::new(disk.open_tables(path).map_err(file_error)?))
             .map_err(database_error)?;
         prepare(&database)?;
         Ok(database)
