@@ -13,7 +13,7 @@ use clap::Parser;
 use mimalloc::MiMalloc;
 use tracing_subscriber::EnvFilter;
 
-use commands::{agent, secrets, server, token};
+use commands::{agent, backup, restore, secrets, server, token};
 
 /// Every request allocates many small objects; measured with `cargo xtask bench api`.
 #[global_allocator]
@@ -27,6 +27,10 @@ enum Command {
     Server(Box<server::Server>),
     /// Run a node
     Agent(Box<agent::Agent>),
+    /// Write the store and the keys of a server into one file, while it runs or not
+    Backup(backup::Backup),
+    /// Make the data directory of a server from a backup
+    Restore(restore::Restore),
     /// Manage the keys that encrypt Secrets at rest
     #[command(subcommand)]
     Secrets(secrets::Secrets),
@@ -60,6 +64,8 @@ fn run(command: Command) -> Result<()> {
         match command {
             Command::Server(server) => server::run(*server).await,
             Command::Agent(agent) => agent::run(*agent).await,
+            Command::Backup(backup) => backup::run(backup).await,
+            Command::Restore(restore) => restore::run(restore).await,
             Command::Secrets(secrets) => secrets::run(secrets),
             Command::Token(token) => token::run(token).await,
         }

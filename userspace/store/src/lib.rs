@@ -14,8 +14,11 @@
 //!                                 = tables as of the last checkpoint + Memtable since then, or - History for the past
 //! ```
 //!
+//! [`backup`] writes all of a store into one file, and makes a store from it.
+//!
 //! [`Store`] documents what callers may rely on, `embedded::writer` the order of a write's steps.
 
+pub mod backup;
 pub mod embedded;
 mod entry;
 mod error;

@@ -3,6 +3,9 @@
 mod access;
 pub(crate) mod agent;
 mod audit;
+pub(crate) mod backup;
+mod backup_server;
+pub(crate) mod restore;
 pub(crate) mod secrets;
 pub(crate) mod server;
 pub(crate) mod token;

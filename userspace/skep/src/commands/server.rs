@@ -1,8 +1,12 @@
 //! `skep server`: API server, store, controllers and scheduler in one process.
 
 use std::collections::BTreeSet;
+use std::convert::Infallible;
+use std::fs::Permissions;
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -22,7 +26,7 @@ use tokio::net::TcpListener;
 
 use super::access::AccessFlags;
 use super::audit::AuditFlags;
-use super::duration;
+use super::{backup_server, duration};
 use crate::kubeconfig;
 use crate::pki::{CLIENT, Leaf, Pki, SERVER, due};
 
@@ -65,7 +69,7 @@ pub(crate) struct Server {
 
 /// PEM files.
 #[derive(clap::Args)]
-struct EtcdTls {
+pub(super) struct EtcdTls {
     /// CA of etcd's certificates
     #[arg(long)]
     etcd_cafile: Option<PathBuf>,
@@ -78,7 +82,7 @@ struct EtcdTls {
 }
 
 impl EtcdTls {
-    fn options(&self) -> Result<Option<TlsOptions>> {
+    pub(super) fn options(&self) -> Result<Option<TlsOptions>> {
         let EtcdTls { etcd_cafile, etcd_certfile, etcd_keyfile } = self;
         let read = |file: &PathBuf| std::fs::read(file).with_context(|| format!("read {}", file.display()));
         let mut options = TlsOptions::new();
@@ -93,7 +97,7 @@ impl EtcdTls {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum StoreChoice {
+pub(super) enum StoreChoice {
     Embedded,
     Etcd(Vec<String>),
 }
@@ -114,6 +118,8 @@ impl FromStr for StoreChoice {
 
 /// Minimum time between checks of the serving certificate.
 const MIN_RENEWAL_INTERVAL: Duration = Duration::from_secs(3600);
+/// The embedded store's file in the data directory. The files of its log begin with the same name.
+pub(super) const STORE_FILE: &str = "store.redb";
 /// Prefix of Secrets in the store.
 const SECRETS_PREFIX: &str = "/registry/secrets/";
 /// Common name of the client for aggregated API servers.
@@ -124,12 +130,16 @@ const KUBELET_CLIENT_GROUP: &str = "skep:kubelet-clients";
 /// Issuer of service-account tokens.
 const ISSUER: &str = "https://kubernetes.default.svc";
 
+type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
 pub(crate) async fn run(server: Server) -> Result<()> {
     if server.node_monitor_grace_period < Duration::from_secs(5) {
         bail!("--node-monitor-grace-period must be at least 5s");
     }
     let pki = Arc::new(Pki::open(&server.data_dir.join("pki"))?);
-    let store = seal_secrets(open_store(&server).await?, &pki).await?;
+    private_folder(&server.data_dir)?;
+    let (store, backups) = open_store(&server).await?;
+    let store = seal_secrets(store, &pki).await?;
     let api = ApiServer::new(api_config(&server, &pki, store)?).await.context("start the API server")?;
     write_kubeconfig(&server, &pki)?;
     let controllers = skep_control::run(
@@ -144,19 +154,30 @@ pub(crate) async fn run(server: Server) -> Result<()> {
         served = serve(&server, &pki, &api) => served,
         ended = controllers => ended.context("run the controllers"),
         asked = super::terminated() => asked.context("wait for a signal"),
+        never = backups => match never {},
     }
 }
 
-async fn open_store(server: &Server) -> Result<Arc<dyn Store>> {
+/// Only the owner may enter the data directory, also if it was made with another mode.
+fn private_folder(folder: &Path) -> Result<()> {
+    std::fs::set_permissions(folder, Permissions::from_mode(0o700))
+        .with_context(|| format!("make {} private", folder.display()))
+}
+
+/// The store, and the future that serves its backups.
+async fn open_store(server: &Server) -> Result<(Arc<dyn Store>, BoxFuture<Infallible>)> {
     match &server.store {
         StoreChoice::Embedded => {
-            let file = server.data_dir.join("store.redb");
+            let file = server.data_dir.join(STORE_FILE);
             let store = EmbeddedStore::open(&file).with_context(|| format!("open {}", file.display()))?;
-            Ok(Arc::new(store))
+            let store = Arc::new(store);
+            let backups = backup_server::serve(store.clone(), server.data_dir.clone());
+            Ok((store, Box::pin(backups)))
         }
         StoreChoice::Etcd(urls) => {
             let store = EtcdStore::connect(urls, server.etcd_tls.options()?).await;
-            Ok(Arc::new(store.with_context(|| format!("connect to etcd at {}", urls.join(",")))?))
+            let store = store.with_context(|| format!("connect to etcd at {}", urls.join(",")))?;
+            Ok((Arc::new(store), Box::pin(std::future::pending())))
         }
     }
 }
@@ -167,7 +188,8 @@ async fn seal_secrets(store: Arc<dyn Store>, pki: &Pki) -> Result<Arc<dyn Store>
         Some(keyring) => keyring,
         None if holds_sealed(&*store, SECRETS_PREFIX).await.context("search for sealed Secrets")? => bail!(
             "the store has Secrets sealed with a key of {0}, and there is no such file; restore {0} from a copy, or from \
-             another server of this cluster",
+             another server of this cluster. If there is none, `skep secrets rotate` makes a new key: those Secrets can \
+             then be deleted, and nothing else",
             pki.sealing_file().display()
         ),
         None => pki.create_sealing_key()?,

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::Api;
-use kube::api::PostParams;
+use kube::api::{DeleteParams, PostParams};
 use serde_json::json;
 
 use crate::harness::{Server, refusal, skep, store_files};
@@ -67,13 +67,21 @@ async fn a_secret_is_sealed_on_disk_and_its_key_can_be_rotated() {
     assert_eq!(read(&server).await, SECRET);
     server.kill();
 
+    // A server whose keys are older than a Secret starts, and the Secret can be deleted.
     fs::write(&keys, &first).unwrap();
-    let output_text = refusal(folder, &[]);
+    let server = Server::start(folder, &[]).await;
     let id = second.split(' ').next().unwrap();
-    assert!(
-        output_text.contains(&format!("sealed with key {id}")) && output_text.contains("secrets.keys"),
-        "{output_text}"
-    );
+    let log = server.log();
+    assert!(log.contains(&format!("sealed with key {id}")) && log.contains("secrets.keys"), "{log}");
+    let client = server.client().await;
+    assert!(Api::<ConfigMap>::namespaced(client.clone(), "default").get("public").await.is_ok());
+    Api::<Secret>::namespaced(client.clone(), "default")
+        .delete("sealed", &DeleteParams::default())
+        .await
+        .unwrap();
+    Api::<Secret>::namespaced(client, "default").create(&post, &secret).await.unwrap();
+    assert_eq!(read(&server).await, SECRET);
+    server.kill();
     fs::remove_file(&keys).unwrap();
     let output_text = refusal(folder, &[]);
     assert!(

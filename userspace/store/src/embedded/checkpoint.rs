@@ -32,7 +32,7 @@ pub(super) fn prepare(db: &Database) -> Result<()> {
     }
 }
 
-fn begin(db: &Database) -> Result<WriteTransaction> {
+pub(super) fn begin(db: &Database) -> Result<WriteTransaction> {
     let mut transaction = db.begin_write().map_err(database_error)?;
     transaction.set_durability(Durability::Immediate).map_err(|e| StoreError::Unavailable(e.to_string()))?;
     // Two syncs for each commit: after one, a commit that was altered later would look torn, and would be rolled back.

@@ -14,6 +14,7 @@ mod format;
 mod hub;
 mod log;
 mod memtable;
+mod restore;
 mod throttled_file;
 mod view;
 mod write;
@@ -30,9 +31,11 @@ use tokio::sync::{mpsc, oneshot};
 use self::disk::{Disk, OsDisk};
 use self::failure::catch_panics;
 use self::hub::{Hub, feed_from_disk};
+pub(crate) use self::restore::Restoring;
 use self::view::View;
 use self::write::Write;
 use self::writer::Writer;
+use crate::backup::Pages;
 use crate::{Entry, Expect, Range, Result, Revision, Store, StoreError, Watch, WatchItem};
 
 /// Written bytes after which a checkpoint starts. They occupy memory, and are read again at the start after a kill.
@@ -74,6 +77,11 @@ impl EmbeddedStore {
     /// Reads every record and its checksum; `Err(Corrupt)` names the first damaged one. Takes as long as reading the files.
     pub async fn verify(&self) -> Result<()> {
         self.read_blocking(|view| view.verify()).await
+    }
+
+    /// All entries of this moment, for a backup. Writes go on.
+    pub fn pin(&self) -> Result<Pinned> {
+        Ok(Pinned { view: self.hub.view()? })
     }
 
     async fn send<T>(&self, write: Write, answer: oneshot::Receiver<Result<T>>) -> Result<T> {
@@ -121,6 +129,20 @@ impl EmbeddedStore {
     async fn reopen(&self, generation: u64) -> Result<()> {
         let (answer, answered) = oneshot::channel();
         self.send(Write::Reopen { generation, answer }, answered).await
+    }
+}
+
+/// The store as of one commit. The tables keep what it reads until it is dropped.
+pub struct Pinned {
+    view: Arc<View>,
+}
+
+#[async_trait]
+impl Pages for Pinned {
+    async fn page(&self, start_after: Option<&str>, limit: usize) -> Result<Range> {
+        let (view, start_after) = (self.view.clone(), start_after.map(str::to_owned));
+        let read = move || catch_panics(|| view.range("", start_after.as_deref(), limit, None));
+        tokio::task::spawn_blocking(read).await.map_err(|_| StoreError::Closed)?
     }
 }
 
