@@ -7,6 +7,7 @@ use std::path::{Component, Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
+use skep_store::Store as _;
 use skep_store::backup::{Decoder, Fill, Part, Summary, restore_embedded, restore_etcd, verify};
 use skep_store::etcd::EtcdStore;
 use tokio::net::UnixStream;
@@ -45,18 +46,16 @@ pub(crate) async fn run(restore: Restore) -> Result<()> {
     // Before anything is changed.
     let Summary { manifest, files, .. } =
         verify(open(file)?).with_context(|| format!("verify {}", file.display()))?;
+    let etcd = match store {
+        StoreChoice::Embedded => None,
+        StoreChoice::Etcd(urls) => Some(empty_etcd(urls, etcd_tls).await?),
+    };
     prepare(data_dir, *force).await?;
     restore_files(file, data_dir)?;
     let backup = Decoder::new(open(file)?)?;
-    let Fill { entries, revision } = match store {
-        StoreChoice::Embedded => {
-            restore_embedded(backup, &data_dir.join(STORE_FILE), bump_revision.unwrap_or(DEFAULT_BUMP))?
-        }
-        StoreChoice::Etcd(urls) => {
-            let etcd = EtcdStore::connect(urls, etcd_tls.options()?).await;
-            let etcd = etcd.with_context(|| format!("connect to etcd at {}", urls.join(",")))?;
-            restore_etcd(backup, &etcd, bump_revision.unwrap_or(DEFAULT_ETCD_BUMP)).await?
-        }
+    let Fill { entries, revision } = match etcd {
+        None => restore_embedded(backup, &data_dir.join(STORE_FILE), bump_revision.unwrap_or(DEFAULT_BUMP))?,
+        Some(etcd) => restore_etcd(backup, &etcd, bump_revision.unwrap_or(DEFAULT_ETCD_BUMP)).await?,
     };
     println!("Restored {entries} entries of revision {} and {files} key files.", manifest.revision);
     println!(
@@ -64,6 +63,15 @@ pub(crate) async fn run(restore: Restore) -> Result<()> {
         data_dir.display()
     );
     Ok(())
+}
+
+async fn empty_etcd(urls: &[String], tls: &EtcdTls) -> Result<EtcdStore> {
+    let etcd = EtcdStore::connect(urls, tls.options()?).await;
+    let etcd = etcd.with_context(|| format!("connect to etcd at {}", urls.join(",")))?;
+    if etcd.count("/", None, None).await? > 0 {
+        bail!("the etcd at {} has keys; restore into an empty one", urls.join(","));
+    }
+    Ok(etcd)
 }
 
 fn open(file: &Path) -> Result<BufReader<File>> {
@@ -122,8 +130,8 @@ mod tests {
     use std::sync::Arc;
 
     use bytes::Bytes;
+    use skep_store::Expect;
     use skep_store::embedded::EmbeddedStore;
-    use skep_store::{Expect, Store};
 
     use super::super::{backup, backup_server};
     use super::*;

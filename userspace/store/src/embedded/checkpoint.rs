@@ -60,3 +60,29 @@ pub(super) fn checkpoint(db: &Database, events: &[Event], revisions: Revisions) 
     }
     transaction.commit().map_err(database_error)
 }
+
+#[cfg(test)]
+mod tests {
+    use redb::ReadableDatabase as _;
+
+    use super::*;
+
+    #[test]
+    fn a_file_of_the_former_layout_gets_the_present_one_and_an_unknown_layout_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = Database::create(folder.path().join("store.redb")).unwrap();
+        for (found, after) in [(FORMAT_3, Some(FORMAT_4)), (FORMAT_4, Some(FORMAT_4)), (9, None)] {
+            let transaction = begin(&database).unwrap();
+            transaction.open_table(META).unwrap().insert(FORMAT, found).unwrap();
+            transaction.commit().unwrap();
+            match (prepare(&database), after) {
+                (Ok(()), Some(after)) => {
+                    let meta = database.begin_read().unwrap().open_table(META).unwrap();
+                    assert_eq!(meta.get(FORMAT).unwrap().unwrap().value(), after);
+                }
+                (Err(StoreError::Unavailable(why)), None) => assert!(why.contains("layout 9"), "{why}"),
+                (prepared, _) => panic!("layout {found}: {prepared:?}"),
+            }
+        }
+    }
+}

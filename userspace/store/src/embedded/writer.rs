@@ -266,10 +266,12 @@ impl Writer {
             return Ok(());
         }
         let database = self.database.clone().ok_or(StoreError::Closed)?;
-        self.log.rotate()?;
+        let segment_bytes = self.log.rotate()? as usize;
         let (revisions, generation, queue) = (view.revisions, self.generation, self.queue.clone());
         let (disk, path) = (self.disk.clone(), self.path.clone());
-        let spare_bytes = MAX_SPARE_BYTES.min(self.checkpoint_bytes.saturating_mul(5) / 4);
+        // Small appends are padded: their segments are longer than what they hold.
+        let spare_bytes = segment_bytes.max(self.checkpoint_bytes).saturating_mul(5) / 4;
+        let spare_bytes = spare_bytes.min(MAX_SPARE_BYTES);
         let work = move || {
             let done = catch_panics(|| {
                 checkpoint(&database, &events, revisions)?;

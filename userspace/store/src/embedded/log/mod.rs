@@ -109,17 +109,16 @@ impl Log {
         written
     }
 
-    /// Completes the segment; the next event starts a new one.
-    pub(super) fn rotate(&mut self) -> Result<()> {
+    /// Completes the segment; the next event starts a new one. The bytes of its records.
+    pub(super) fn rotate(&mut self) -> Result<u64> {
         if let Some(segment) = &mut self.segment {
             segment.truncate_unsynced()?;
         }
-        if let Some(Segment { path, first, last, length, file, .. }) = self.segment.take() {
-            // Frees the zeros after the records. If this fails they stay: readers end at zeros too.
-            let _ = file.set_len(length);
-            self.history.push(ClosedSegment { path, first, last, bytes: length });
-        }
-        Ok(())
+        let Some(Segment { path, first, last, length, file, .. }) = self.segment.take() else { return Ok(0) };
+        // Frees the zeros after the records. If this fails they stay: readers end at zeros too.
+        let _ = file.set_len(length);
+        self.history.push(ClosedSegment { path, first, last, bytes: length });
+        Ok(length)
     }
 
     /// Removes the segments that end at or before `before`, which must be compacted and in a checkpoint.
