@@ -229,7 +229,7 @@ async fn calls_of_the_api_are_linearizable_on_etcd() {
 #[test]
 fn a_history_with_a_stale_read_or_a_lost_write_is_not_linearizable() {
     let at = |call, began, ended| Operation { call, began, ended: Some(ended) };
-    let written = vec![at(Call::Created(1), 0, 1), at(Call::Swapped { old: 1, new: 2 }, 2, 5)];
+    let written = [at(Call::Created(1), 0, 1), at(Call::Swapped { old: 1, new: 2 }, 2, 5)];
     let with = |more: &[Operation]| is_linearizable([&written[..], more].concat());
     assert!(with(&[at(Call::Read(Some(1)), 3, 4), at(Call::Read(Some(2)), 3, 4)]));
     assert!(!with(&[at(Call::Read(Some(1)), 6, 7)]), "stale");

@@ -193,8 +193,8 @@ mod tests {
             let refused = restore(backup, &new, &[]).await.unwrap_err().to_string();
             assert!(refused.contains("not empty"), "{refused}");
             restore(backup, &new, &["--force", "--bump-revision", "5"]).await.unwrap();
-            let aside = fs::read_dir(&new).unwrap().map(|entry| entry.unwrap().path());
-            let aside = aside.filter(|path| path.to_string_lossy().contains("replaced-")).next().unwrap();
+            let mut aside = fs::read_dir(&new).unwrap().map(|entry| entry.unwrap().path());
+            let aside = aside.find(|path| path.to_string_lossy().contains("replaced-")).unwrap();
             assert!(aside.join(STORE_FILE).exists() && aside.join(KEYS).join("ca.key").exists());
             fs::remove_dir_all(&new).unwrap();
         }

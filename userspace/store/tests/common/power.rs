@@ -182,7 +182,7 @@ impl Content {
     fn lose_unsynced(&mut self, random: &mut u64) {
         let length = [self.bytes.len(), self.synced_length][(next_random(random) % 2) as usize];
         for (sector, before) in std::mem::take(&mut self.before) {
-            if next_random(random) % 2 == 0 {
+            if next_random(random).is_multiple_of(2) {
                 let at = sector * SECTOR_BYTES;
                 if self.bytes.len() < at + SECTOR_BYTES {
                     self.bytes.resize(at + SECTOR_BYTES, 0);

@@ -331,7 +331,7 @@ fn a_zeroed_sector_before_a_later_append_is_damage_that_names_file_and_byte() {
                 folder.change(segment, |bytes| bytes[sector..][..record::SECTOR_BYTES].fill(0));
                 let error = folder.open(0).map(|(_, found)| found.len()).unwrap_err().to_string();
                 let path = folder.segment(segment).display().to_string();
-                let first = appends.iter().any(|append| *append == (segment, sector, 1));
+                let first = appends.contains(&(segment, sector, 1));
                 // Without its first record a segment is one whose revisions are missing.
                 assert!(error.contains(&path) || first, "sector {sector}: {error}");
                 assert!(error.contains("byte") || error.contains("missing"), "sector {sector}: {error}");
