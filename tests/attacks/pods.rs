@@ -1,9 +1,10 @@
 //! Pods that reach for the node.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
@@ -124,6 +125,141 @@ async fn what_is_mounted_into_a_volume_outlives_the_pod() -> Result<()> {
     };
     tokio::time::timeout(Duration::from_secs(60), gone).await?;
     assert_eq!(std::fs::read_to_string(kept.path().join("file"))?, "kept");
-    assert!(Path::new("/proc/self").exists());
+    Ok(())
+}
+
+/// Waits until something holds that is not in the API.
+async fn until(what: &str, holds: impl AsyncFn() -> bool) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(90);
+    while !holds().await {
+        anyhow::ensure!(Instant::now() < deadline, "{what} did not come");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Ok(())
+}
+
+fn mode(path: &Path) -> Result<u32> {
+    let metadata = std::fs::metadata(path).with_context(|| format!("inspect {}", path.display()))?;
+    Ok(metadata.permissions().mode() & 0o7777)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_the_node_cannot_serve_as_its_spec_says_never_runs() -> Result<()> {
+    let node = TestNode::start("refuse").await?;
+    let rows = [
+        ("userns", json!({"hostUsers": false, "hostNetwork": false}), "UserNamespacesNotSupported"),
+        (
+            "groups",
+            json!({"securityContext": {"supplementalGroupsPolicy": "Strict"}}),
+            "SupplementalGroupsPolicyNotSupported",
+        ),
+        (
+            "sysctl",
+            json!({"securityContext": {"sysctls": [{"name": "kernel.msgmax", "value": "9000"}]}}),
+            "SysctlForbidden",
+        ),
+    ];
+    for (name, mut spec, reason) in rows {
+        spec["containers"] = json!([container("main", "sleep 1000")]);
+        let path = node.run_pod(name, spec).await?;
+        node.api.wait(&path, "the refusal", |p| phase(p) == "Failed").await?;
+        let pod = node.api.get(&path).await?.unwrap_or_default();
+        assert_eq!(pod["status"]["reason"], reason, "{pod}");
+        let started = statuses(Some(&pod)).iter().any(|status| status["containerID"].is_string());
+        assert!(!started, "{pod}");
+        let events = node.events(name).await?;
+        assert!(events.contains(reason), "{events}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forced_deletion_ends_containers_whatever_their_grace() -> Result<()> {
+    let node = TestNode::start("grace").await?;
+    let deaf = container("main", "trap '' TERM; echo ready; while :; do sleep 1; done");
+    let spec = json!({"terminationGracePeriodSeconds": i64::MAX, "activeDeadlineSeconds": i64::from(i32::MAX),
+        "containers": [deaf]});
+    let path = node.run_pod("deaf", spec).await?;
+    let (log, since) = ("/containerLogs/default/deaf/main", i64::MAX);
+    until("the trap", async || {
+        node.kubelet_get(log).await.is_ok_and(|(code, text)| code == 200 && text.contains("ready"))
+    })
+    .await?;
+    let answer = node.kubelet_get(&format!("{log}?sinceSeconds={since}")).await?;
+    assert_eq!(answer, (200, "ready\n".to_owned()));
+    node.api.delete(&path, 0).await?;
+    until("the container's end", async || {
+        node.kubelet_get("/pods").await.is_ok_and(|(_, text)| !text.contains("deaf"))
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_pod_itself_reads_its_volumes() -> Result<()> {
+    let node = TestNode::start("modes").await?;
+    let secret =
+        json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}, "data": {"key": "c2VjcmV0"}});
+    node.api.create("/api/v1/namespaces/default/secrets", &secret).await?;
+    let script =
+        "cat /secret/key; echo; touch /data/own; cat /var/token/token | tr . ' ' | wc -w; sleep 1000";
+    let mut main = container("main", script);
+    main["securityContext"] = json!({"runAsUser": 1000, "runAsGroup": 1000});
+    main["volumeMounts"] = json!([{"name": "secret", "mountPath": "/secret"}, {"name": "data", "mountPath": "/data"},
+        {"name": "token", "mountPath": "/var/token"}]);
+    let volumes = json!([{"name": "secret", "secret": {"secretName": "s"}}, {"name": "data", "emptyDir": {}},
+        {"name": "token", "projected": {"sources": [{"serviceAccountToken": {"path": "token"}}]}}]);
+    let path = node.run_pod("modes", json!({"containers": [main], "volumes": volumes})).await?;
+    until("the pod's own files", async || {
+        node.kubelet_get("/containerLogs/default/modes/main")
+            .await
+            .is_ok_and(|(_, text)| text == "secret\n3\n")
+    })
+    .await?;
+    let data = data_folder(&node, &path).await?;
+    assert!(data.join("own").exists());
+    let folder = data.ancestors().nth(3).context("the pod's folder")?;
+    for closed in [node.root(), &node.root().join("secrets"), &node.root().join("pods"), folder] {
+        assert_eq!(mode(closed)? & 0o077, 0, "{}", closed.display());
+    }
+    assert_eq!(mode(&folder.join("pod.json"))?, 0o600);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_stays_within_the_limits_of_the_node() -> Result<()> {
+    let node = TestNode::start_with("limits", |config| {
+        config.limits.seccomp_default = true;
+        config.limits.max_pids = Some(30);
+    })
+    .await?;
+    let confined = container("main", "grep Seccomp: /proc/self/status | tr -d '\\t'");
+    node.run_pod("confined", json!({"restartPolicy": "Never", "containers": [confined]})).await?;
+    let bomb = container("main", "i=0; while [ $i -lt 60 ]; do sleep 1000 & i=$((i+1)); done; echo all");
+    let bomb = json!({"restartPolicy": "Never", "terminationGracePeriodSeconds": 0, "containers": [bomb]});
+    let bomb = node.run_pod("bomb", bomb).await?;
+    let mut filler = container("main", "dd if=/dev/zero of=/data/file bs=1M count=4; sleep 1000");
+    filler["volumeMounts"] = json!([{"name": "data", "mountPath": "/data"}]);
+    let volumes = json!([{"name": "data", "emptyDir": {"sizeLimit": "1Mi"}}]);
+    let filler = node.run_pod("filler", json!({"containers": [filler], "volumes": volumes})).await?;
+    until("the profile", async || {
+        let log = node.kubelet_get("/containerLogs/default/confined/main").await;
+        log.is_ok_and(|(_, text)| text == "Seccomp:2\n")
+    })
+    .await?;
+    node.api.wait(&bomb, "the bomb's end", |p| phase(p) == "Failed").await?;
+    let (_, log) = node.kubelet_get("/containerLogs/default/bomb/main").await?;
+    assert!(log.contains("fork") && !log.contains("all"), "{log}");
+    let uid = node.api.get(&bomb).await?.unwrap_or_default()["metadata"]["uid"].to_string();
+    let cgroup = format!("pod{}", uid.trim_matches('"'));
+    node.api.delete(&bomb, 0).await?;
+    until("the cgroup's end", async || {
+        let found = std::process::Command::new("find").args(["/sys/fs/cgroup", "-name", &cgroup]).output();
+        found.is_ok_and(|output| output.stdout.is_empty())
+    })
+    .await?;
+    node.api.wait(&filler, "the eviction", |p| phase(p) == "Failed").await?;
+    let pod = node.api.get(&filler).await?.unwrap_or_default();
+    assert_eq!(pod["status"]["reason"], "Evicted");
+    assert_eq!(pod["status"]["message"], "Usage of EmptyDir volume \"data\" exceeds the limit \"1Mi\". ");
     Ok(())
 }

@@ -45,14 +45,31 @@ pub struct AgentConfig {
     /// A container's log is rotated when it passes this size, in bytes; this many files are kept.
     pub log_max_size: u64,
     pub log_max_files: u32,
+    pub limits: PodLimits,
+}
+
+/// What every pod may do.
+#[derive(Debug, Clone)]
+pub struct PodLimits {
     /// Sysctls that pods may set in addition to the safe ones: names, or prefixes that end with `*`.
     pub allowed_unsafe_sysctls: Vec<String>,
     /// A container without a seccomp profile gets the runtime's; otherwise none.
     pub seccomp_default: bool,
     /// How many processes and threads a pod may have; `None`: as many as the node.
-    pub pod_max_pids: Option<u64>,
+    pub max_pids: Option<u64>,
     /// A stream of exec, attach or port-forward that carries nothing for so long is closed.
     pub streaming_idle_timeout: Duration,
+}
+
+impl Default for PodLimits {
+    fn default() -> PodLimits {
+        PodLimits {
+            allowed_unsafe_sysctls: Vec::new(),
+            seccomp_default: false,
+            max_pids: None,
+            streaming_idle_timeout: Duration::from_secs(4 * 3600),
+        }
+    }
 }
 
 impl AgentConfig {
@@ -83,10 +100,7 @@ impl AgentConfig {
             status_interval: Duration::from_secs(300),
             log_max_size: 10 << 20,
             log_max_files: 5,
-            allowed_unsafe_sysctls: Vec::new(),
-            seccomp_default: false,
-            pod_max_pids: None,
-            streaming_idle_timeout: Duration::from_secs(4 * 3600),
+            limits: PodLimits::default(),
         }
     }
 }

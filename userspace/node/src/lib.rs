@@ -42,7 +42,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use admit::{Admission, UnsafeSysctls};
-pub use config::{AgentConfig, Events, Inputs, ServingTls};
+pub use config::{AgentConfig, Events, Inputs, PodLimits, ServingTls};
 use context::NodeContext;
 use cri::Cri;
 use cri::client::Features;
@@ -77,57 +77,25 @@ pub async fn run(config: AgentConfig, inputs: Inputs, stop: CancellationToken) -
         status_interval,
         log_max_size,
         log_max_files,
-        allowed_unsafe_sysctls,
-        seccomp_default,
-        pod_max_pids,
-        streaming_idle_timeout,
+        limits,
     } = config;
-    let unsafe_sysctls = UnsafeSysctls::new(allowed_unsafe_sysctls)?;
     let Inputs { pods, services, network } = inputs;
     let root = prepare_root(&root_dir)?;
     let cri = connect(&containerd_socket)?;
-    wait_for_runtime(&cri, &stop).await;
+    let features = wait_for_runtime(&cri, &stop).await;
     import_images(&cri, &root).await;
     let network = network.unwrap_or_else(|| watch::channel(NetworkState::Ready).1);
     let capacity = Capacity::read(&root);
-    let port = listen.port();
-    let features = runtime_features(&cri).await;
-    let admission = Admission {
-        supplemental_groups_policy: features.supplemental_groups_policy,
-        app_armor: register::machine::app_armor(),
-        unsafe_sysctls,
-    };
-    let settings = NodeSettings {
-        seccomp_default,
-        ..sandbox_settings(cgroup_parent, &root, &cluster_dns, cluster_domain)
-    };
-    let facts = Facts {
-        name: &name,
-        root: &root,
-        ips: &node_ips,
-        capacity,
-        settings,
-        network: network.clone(),
-        admission,
-        features,
-        pod_max_pids,
-        pulls: pull_records(&cri, &root).await.map_err(io("read records of image pulls under", &root))?,
-        streaming_idle_timeout,
-    };
+    let mut settings = sandbox_settings(cgroup_parent, &root, &cluster_dns, cluster_domain);
+    settings.seccomp_default = limits.seccomp_default;
+    let pulls = pull_records(&cri, &root).await.map_err(io("open records of image pulls under", &root))?;
+    let node = (name.as_str(), root.as_path(), node_ips.as_slice());
+    let facts = Facts { node, capacity, settings, network: network.clone(), limits, features, pulls };
     let (context, changes) = open_context(facts, client.clone(), cri.clone())?;
     context.events.node(&name, false, "Starting", "Starting kubelet.");
-    let identity = Identity {
-        name,
-        ips: node_ips,
-        labels,
-        taints,
-        port,
-        max_pods,
-        capacity,
-        root,
-        status_interval,
-        features,
-    };
+    let (ips, port) = (node_ips, listen.port());
+    let identity =
+        Identity { name, ips, labels, taints, port, max_pods, capacity, root, status_interval, features };
     let lease = LeaseTimes { interval: lease_interval, duration: lease_duration };
     let (registration, keep_lease) = register::new(client, cri, identity, network, lease, stop.clone());
     let server = server::Server::bind(listen, &tls, context.clone()).await?;
@@ -146,17 +114,14 @@ pub async fn run(config: AgentConfig, inputs: Inputs, stop: CancellationToken) -
 
 /// What the agent's parts know of the node.
 struct Facts<'a> {
-    name: &'a str,
-    root: &'a Path,
-    ips: &'a [IpAddr],
+    /// Its name, the agent's folder, its addresses.
+    node: (&'a str, &'a Path, &'a [IpAddr]),
     capacity: Capacity,
     settings: NodeSettings,
     network: watch::Receiver<NetworkState>,
-    admission: Admission,
+    limits: PodLimits,
     features: Features,
-    pod_max_pids: Option<u64>,
     pulls: images::PullRecords,
-    streaming_idle_timeout: Duration,
 }
 
 /// What every part uses, and the stream of changed ConfigMaps and Secrets.
@@ -165,20 +130,26 @@ fn open_context(
     client: kube::Client,
     cri: Cri,
 ) -> Result<(Arc<NodeContext>, mpsc::UnboundedReceiver<ObjectKey>), NodeError> {
+    let (name, root, ips) = facts.node;
     let allocatable = Allocatable {
         cpu_milli: facts.capacity.cpus * 1000,
         memory: facts.capacity.allocatable_memory(),
         ephemeral_storage: facts.capacity.allocatable_disk(),
     };
+    let admission = Admission {
+        supplemental_groups_policy: facts.features.supplemental_groups_policy,
+        app_armor: register::machine::app_armor(),
+        unsafe_sysctls: UnsafeSysctls::new(facts.limits.allowed_unsafe_sysctls)?,
+    };
     let (changes_in, changes) = mpsc::unbounded_channel();
     let cache = objects::ObjectCache::new(client.clone(), changes_in);
-    let ips: Vec<String> = facts.ips.iter().map(ToString::to_string).collect();
-    let volumes = volumes::VolumeManager::open(facts.root, client.clone(), cache, allocatable, ips.clone())
-        .map_err(io("open volumes under", facts.root))?;
-    let (events, writer) = events::Recorder::new(client.clone(), facts.name);
+    let ips: Vec<String> = ips.iter().map(ToString::to_string).collect();
+    let volumes = volumes::VolumeManager::open(root, client.clone(), cache, allocatable, ips.clone())
+        .map_err(io("open volumes under", root))?;
+    let (events, writer) = events::Recorder::new(client.clone(), name);
     tokio::spawn(writer);
     let context = NodeContext {
-        node: facts.name.to_owned(),
+        node: name.to_owned(),
         client,
         cri,
         settings: facts.settings,
@@ -188,15 +159,15 @@ fn open_context(
         services: services::Services::default(),
         events,
         network: facts.network,
-        root: facts.root.to_path_buf(),
+        root: root.to_path_buf(),
         owners: Mutex::new(HashMap::new()),
         pods: Mutex::new(HashMap::new()),
         pod_changes: watch::Sender::new(0),
-        admission: facts.admission,
+        admission,
         features: facts.features,
-        pod_pids: cgroup::PodPids::new(facts.pod_max_pids),
+        pod_pids: cgroup::PodPids::new(facts.limits.max_pids),
         pulls: facts.pulls,
-        streaming_idle_timeout: facts.streaming_idle_timeout,
+        streaming_idle_timeout: facts.limits.streaming_idle_timeout,
         panics: AtomicU64::new(0),
     };
     Ok((Arc::new(context), changes))
@@ -252,24 +223,21 @@ fn prepare_root(root: &Path) -> Result<PathBuf, NodeError> {
     Ok(root)
 }
 
-/// What the runtime says that it can do; one that does not say can do nothing of it.
-async fn runtime_features(cri: &Cri) -> Features {
-    cri.features().await.unwrap_or_else(|error| {
-        tracing::warn!(%error, "read the runtime's features failed");
-        Features::default()
-    })
-}
-
-async fn wait_for_runtime(cri: &Cri, stop: &CancellationToken) {
+/// Waits for the runtime. Returns what it says that it can do; one that does not say can do nothing of it.
+async fn wait_for_runtime(cri: &Cri, stop: &CancellationToken) -> Features {
     const RETRY_INTERVAL: Duration = Duration::from_millis(250);
     let mut logged = false;
-    while let Err(error) = cri.version().await {
-        if !logged {
-            tracing::warn!(%error, "connect to container runtime failed; waiting for it");
-            logged = true;
+    loop {
+        match cri.features().await {
+            Ok(features) => return features,
+            Err(error) if !logged => {
+                tracing::warn!(%error, "connect to container runtime failed; waiting for it");
+                logged = true;
+            }
+            Err(_) => {}
         }
         tokio::select! {
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => return Features::default(),
             () = tokio::time::sleep(RETRY_INTERVAL) => {}
         }
     }

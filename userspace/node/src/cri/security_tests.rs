@@ -54,6 +54,12 @@ fn rows() -> Vec<(Value, Value, Change)> {
                 });
             },
         ),
+    ]
+}
+
+fn rows_of_confinement() -> Vec<(Value, Value, Change)> {
+    let none = || json!({});
+    vec![
         (none(), json!({"privileged": true}), |c| {
             c.privileged = true;
             c.masked_paths.clear();
@@ -104,7 +110,7 @@ fn rows() -> Vec<(Value, Value, Change)> {
 
 #[test]
 fn every_security_field_reaches_the_runtime() {
-    for (of_pod, own, change) in rows() {
+    for (of_pod, own, change) in rows().into_iter().chain(rows_of_confinement()) {
         let mut expected = asked(&json!({}), &json!({}), &node(false));
         change(&mut expected);
         assert_eq!(asked(&of_pod, &own, &node(false)), expected, "{of_pod} {own}");

@@ -160,6 +160,10 @@ impl VolumeManager {
             return Ok(None);
         }
         if let Some(source) = &volume.empty_dir {
+            // A disk would not keep what was asked of huge pages.
+            if !matches!(source.medium.as_deref(), None | Some("" | "Memory")) {
+                return Err(VolumeError::Unsupported { volume: name() });
+            }
             let group = owner(pod).group;
             return disk::make_empty_dir(&path, source, group)
                 .map(|()| None)

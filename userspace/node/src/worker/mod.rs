@@ -123,7 +123,7 @@ impl Worker {
     }
 
     /// Returns true when the pod is over, false when the agent stops.
-    async fn run(mut self, inbox: &mut mpsc::UnboundedReceiver<Message>, stop: &CancellationToken) -> bool {
+    async fn run(mut self, inbox: &mut mpsc::UnboundedReceiver<Message>, stop: CancellationToken) -> bool {
         loop {
             if self.observe_at.is_some_and(|at| at <= Instant::now()) {
                 self.observe().await;

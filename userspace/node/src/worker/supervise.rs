@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::FutureExt;
+use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -72,24 +73,39 @@ pub(crate) fn spawn(
 async fn supervise(
     context: &Arc<NodeContext>,
     shared: &Shared,
-    mut inbox: mpsc::UnboundedReceiver<Message>,
+    inbox: mpsc::UnboundedReceiver<Message>,
     stop: &CancellationToken,
 ) -> bool {
+    let panicked = |panic: &(dyn Any + Send)| {
+        report(context, &shared.known().pod, "the pod's worker", panic);
+    };
+    let over = keep_alive(inbox, stop, panicked, |inbox| {
+        let worker = Worker::new(context.clone(), shared.clone());
+        worker.run(inbox, stop.clone()).boxed()
+    });
+    over.await.unwrap_or(false)
+}
+
+/// Runs what `start` makes until it ends by itself; after a panic, makes another. `None` when `stop` comes first.
+async fn keep_alive<I, T>(
+    mut inbox: I,
+    stop: &CancellationToken,
+    mut panicked: impl FnMut(&(dyn Any + Send)),
+    mut start: impl for<'a> FnMut(&'a mut I) -> BoxFuture<'a, T>,
+) -> Option<T> {
     let mut delay = MIN_RESTART_DELAY;
     loop {
         let began = Instant::now();
-        let worker = Worker::new(context.clone(), shared.clone());
-        // A worker owns its state and its tasks: both end with it. The inbox and the shared state hold whole values.
-        let panic = match AssertUnwindSafe(worker.run(&mut inbox, stop)).catch_unwind().await {
-            Ok(over) => return over,
-            Err(panic) => panic,
-        };
-        report(context, &shared.known().pod, "the pod's worker", &*panic);
+        // A worker owns its state and its tasks: both end with it. The inbox holds whole messages.
+        match AssertUnwindSafe(start(&mut inbox)).catch_unwind().await {
+            Ok(ended) => return Some(ended),
+            Err(panic) => panicked(&*panic),
+        }
         if began.elapsed() > MAX_RESTART_DELAY {
             delay = MIN_RESTART_DELAY;
         }
         tokio::select! {
-            () = stop.cancelled() => return false,
+            () = stop.cancelled() => return None,
             () = tokio::time::sleep(delay) => {}
         }
         delay = (delay * 2).min(MAX_RESTART_DELAY);
@@ -105,4 +121,48 @@ pub(super) fn report(context: &NodeContext, pod: &Pod, part: &str, panic: &(dyn 
     tracing::error!(pod = crate::plan::status::pod_text(pod), part, text, "pod worker panicked");
     context.events.pod(pod, None, true, "FailedSync", format!("error syncing pod: {message}"));
     message
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_worker_that_panics_is_replaced_and_loses_no_message() {
+        let (messages, inbox) = mpsc::unbounded_channel();
+        for message in ["bad", "good", "last"] {
+            messages.send(message).expect("sent");
+        }
+        let mut panics = 0;
+        let stop = CancellationToken::new();
+        let worker = keep_alive(
+            inbox,
+            &stop,
+            |_| panics += 1,
+            |inbox| {
+                async move {
+                    let mut seen = Vec::new();
+                    while let Some(message) = inbox.recv().await {
+                        assert_ne!(message, "bad");
+                        seen.push(message);
+                        if message == "last" {
+                            break;
+                        }
+                    }
+                    seen
+                }
+                .boxed()
+            },
+        );
+        let ended = worker.await;
+        assert_eq!((ended, panics), (Some(vec!["good", "last"]), 1));
+    }
+
+    #[tokio::test]
+    async fn a_stop_ends_the_wait_for_the_next_worker() {
+        let stop = CancellationToken::new();
+        stop.cancel();
+        let ended = keep_alive((), &stop, |_| {}, |()| async { panic!("always") }.boxed());
+        assert_eq!(ended.await, None::<()>);
+    }
 }

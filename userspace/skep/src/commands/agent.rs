@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
 use skep_datapath::{Options, XdpMode};
 use skep_network::{Informers, KernelNetwork, NetworkConfig, NetworkState, Subscriptions};
-use skep_node::{AgentConfig, Inputs, ServingTls};
+use skep_node::{AgentConfig, Inputs, PodLimits, ServingTls};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -312,10 +312,12 @@ fn config(agent: &Agent, client: Client, tls: ServingTls) -> Result<AgentConfig>
     config.cluster_domain.clone_from(&agent.cluster_domain);
     config.lease_interval = agent.lease_interval;
     config.max_pods = agent.max_pods;
-    config.allowed_unsafe_sysctls.clone_from(&agent.allowed_unsafe_sysctls);
-    config.seccomp_default = agent.seccomp_default;
-    config.pod_max_pids = agent.pod_max_pids;
-    config.streaming_idle_timeout = agent.streaming_connection_idle_timeout;
+    config.limits = PodLimits {
+        allowed_unsafe_sysctls: agent.allowed_unsafe_sysctls.clone(),
+        seccomp_default: agent.seccomp_default,
+        max_pids: agent.pod_max_pids,
+        streaming_idle_timeout: agent.streaming_connection_idle_timeout,
+    };
     Ok(config)
 }
 
