@@ -65,6 +65,12 @@ impl InformerCache {
     }
 
     pub(crate) fn apply(&mut self, kind: Kind, event: WatchEvent, now: Timestamp) -> Vec<Change> {
+        let changes = self.apply_event(kind, event, now);
+        self.view.note_missing_nodes(&changes, now);
+        changes
+    }
+
+    fn apply_event(&mut self, kind: Kind, event: WatchEvent, now: Timestamp) -> Vec<Change> {
         match event {
             WatchEvent::Init => {
                 self.view.begin_list(kind);
@@ -76,6 +82,9 @@ impl InformerCache {
             WatchEvent::Delete(object) => self.view.deleted(&object).into_iter().collect(),
             WatchEvent::InitDone => {
                 self.unsynced.remove(&kind);
+                if kind == Kind::Node {
+                    self.view.note_listed_nodes(now);
+                }
                 let (changes, unconfirmed) = self.view.end_list(kind);
                 self.unconfirmed.extend(unconfirmed.into_iter().map(|key| (kind, key)));
                 changes
@@ -91,7 +100,9 @@ impl InformerCache {
             }
             Answer::Missing { kind, key } => self.view.missing(kind, &key),
         });
-        changes.collect()
+        let changes: Vec<Change> = changes.collect();
+        self.view.note_missing_nodes(&changes, now);
+        changes
     }
 
     /// Takes the objects that the server must be asked for; the answers come back through `absorb`.

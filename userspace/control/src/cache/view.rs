@@ -4,7 +4,7 @@
 //! watch that lags can make it neither create an object twice nor delete another one. Revisions decide which of two
 //! versions is newer. The uids of deleted objects are remembered, so that a late answer cannot revive one.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -57,11 +57,62 @@ impl DeletedUids {
     }
 }
 
+/// Since when nodes are missing, the latest few thousand.
+#[derive(Clone, Default)]
+struct MissingNodes {
+    order: VecDeque<(Key, Timestamp)>,
+    since: HashMap<Key, Timestamp>,
+    /// When the first list was complete.
+    listed: Option<Timestamp>,
+}
+
+impl MissingNodes {
+    const MAX: usize = 4096;
+
+    fn insert(&mut self, key: Key, now: Timestamp) {
+        self.order.push_back((key.clone(), now));
+        self.since.insert(key, now);
+        while self.order.len() > Self::MAX {
+            if let Some((key, since)) = self.order.pop_front()
+                && self.since.get(&key) == Some(&since)
+            {
+                self.since.remove(&key);
+            }
+        }
+    }
+}
+
+impl View {
+    /// Since when this process knows of no such node; `None` if there is one, or nodes were not listed yet.
+    pub fn node_missing_since(&self, key: &Key) -> Option<Timestamp> {
+        if self.nodes.get(key).is_some() {
+            return None;
+        }
+        self.missing_nodes.since.get(key).copied().or(self.missing_nodes.listed)
+    }
+
+    pub(super) fn note_missing_nodes(&mut self, changes: &[Change], now: Timestamp) {
+        for change in changes {
+            if let (Some(Object::Node(node)), None) = (&change.old, &change.new) {
+                self.missing_nodes.insert(Key::of(&node.metadata), now);
+            }
+        }
+    }
+
+    pub(super) fn note_listed_nodes(&mut self, now: Timestamp) {
+        self.missing_nodes.listed.get_or_insert(now);
+    }
+}
+
 macro_rules! view {
     ($({$variant:ident, $field:ident, $type:ty, $index:tt, $transform:tt})*) => {
         /// All tables.
         #[derive(Clone, Default)]
-        pub struct View { $(pub $field: Table<$type>,)* deleted_uids: DeletedUids }
+        pub struct View {
+            $(pub $field: Table<$type>,)*
+            deleted_uids: DeletedUids,
+            missing_nodes: MissingNodes,
+        }
 
         impl View {
             /// Stores a version that a watch showed.

@@ -13,6 +13,7 @@ pub mod job;
 pub mod load_balancer;
 pub mod node_ipam;
 pub mod node_lifecycle;
+mod node_zones;
 pub mod nodes;
 pub mod pod_gc;
 pub mod pods;
@@ -21,6 +22,7 @@ pub mod revisions;
 mod routing;
 pub mod service_account;
 pub mod service_cidr;
+pub mod stale_disruption;
 pub mod statefulset;
 pub mod taint_eviction;
 pub mod topology;
@@ -54,6 +56,7 @@ pub fn all(config: &Config) -> Vec<Box<dyn Controller>> {
         Box::new(pod_gc::PodGc { threshold: config.terminated_pod_threshold }),
         Box::new(service_account::ServiceAccounts { root_ca_pem: config.root_ca_pem.clone() }),
         Box::new(service_cidr::ServiceCidrs),
+        Box::new(stale_disruption::StaleDisruptions),
         Box::new(statefulset::StatefulSets),
         Box::new(taint_eviction::TaintEviction),
         Box::new(replicaset::ReplicaSets { kind: Kind::ReplicaSet }),

@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::{Node, NodeCondition, Pod, Taint};
 use serde_json::json;
 use skep_api::time;
 
+use super::node_zones::{Eviction, eviction, eviction_taint};
 use super::pods;
 use super::routing::own_key;
 use crate::action::{Action, Context, Controller};
@@ -37,7 +38,7 @@ impl Controller for NodeLifecycle {
                 keys.push(Key::cluster(meta::name(&lease.metadata)));
             }
             Some(Object::Node(_)) if readiness(change.old.as_ref()) != readiness(change.new.as_ref()) => {
-                // Whether evictions are safe depends on the number of ready nodes.
+                // The pace of evictions depends on the number of ready nodes.
                 keys.extend(
                     view.nodes.iter().filter(|(_, n)| ready_status(n) != "True").map(|(k, _)| k.clone()),
                 );
@@ -68,7 +69,8 @@ impl Controller for NodeLifecycle {
             // Taints are decided on the answer to this patch.
             return actions;
         }
-        actions.extend(taints(view, node, context.now));
+        let evicted = is_evicted(view, key, node, context.now, &mut actions);
+        actions.extend(taints(node, evicted, context.now));
         if ready_status(node) == "Unknown" {
             actions.extend(view.pods.indexed(&key.name).filter_map(|pod| unready(pod, context.now)));
         }
@@ -97,8 +99,12 @@ fn conditions(node: &Node) -> &[NodeCondition] {
     node.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default()
 }
 
+pub(super) fn condition<'a>(node: &'a Node, kind: &str) -> Option<&'a NodeCondition> {
+    conditions(node).iter().find(|c| c.type_ == kind)
+}
+
 fn condition_status<'a>(node: &'a Node, kind: &str) -> &'a str {
-    conditions(node).iter().find(|c| c.type_ == kind).map_or("", |c| c.status.as_str())
+    condition(node, kind).map_or("", |c| c.status.as_str())
 }
 
 /// "True", "False", "Unknown", or "" for a node without the condition.
@@ -155,8 +161,27 @@ const BY_CONDITION: [(&str, &str, &str); 6] = [
 ];
 const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
 
+/// Whether the node has, or gets, the taint that evicts its pods.
+fn is_evicted(view: &View, key: &Key, node: &Node, now: Timestamp, actions: &mut Vec<Action>) -> bool {
+    if !matches!(ready_status(node), "False" | "Unknown") {
+        return false;
+    }
+    let tainted = eviction_taint(node).is_some();
+    match eviction(view, key, node, now) {
+        Eviction::Undone => false,
+        Eviction::Now => true,
+        Eviction::Held => tainted,
+        Eviction::At(at) => {
+            if !tainted {
+                actions.push(Action::RequeueAt(at));
+            }
+            tainted
+        }
+    }
+}
+
 /// The patch that makes the taints follow the conditions, if they do not.
-fn taints(view: &View, node: &Arc<Node>, now: Timestamp) -> Option<Action> {
+fn taints(node: &Arc<Node>, evicted: bool, now: Timestamp) -> Option<Action> {
     let spec = node.spec.as_ref();
     let current = spec.and_then(|s| s.taints.clone()).unwrap_or_default();
     let mut wanted: Vec<(&str, &str)> = Vec::new();
@@ -165,7 +190,7 @@ fn taints(view: &View, node: &Arc<Node>, now: Timestamp) -> Option<Action> {
             || (status == "False" && ready_status(node).is_empty() && condition == "Ready")
         {
             wanted.push((key, "NoSchedule"));
-            if condition == "Ready" && evictions_are_safe(view) {
+            if condition == "Ready" && evicted {
                 wanted.push((key, "NoExecute"));
             }
         }
@@ -197,16 +222,6 @@ fn taints(view: &View, node: &Arc<Node>, now: Timestamp) -> Option<Action> {
         }),
         subresource: "",
     })
-}
-
-/// If no node is ready, the fault is more likely ours than theirs. If most of a small cluster is down (more than two
-/// nodes and at least 55 %), evictions would overload the rest.
-fn evictions_are_safe(view: &View) -> bool {
-    const SMALL_CLUSTER_NODES: usize = 50;
-    let all = view.nodes.len();
-    let down = view.nodes.iter().filter(|(_, n)| ready_status(n) != "True").count();
-    let mostly_down = down > 2 && down * 100 >= all * 55 && all <= SMALL_CLUSTER_NODES;
-    down < all && !mostly_down
 }
 
 /// Marks a pod of an unreachable node unready, so that no Service sends to it.

@@ -1,11 +1,16 @@
 //! Deletes pods that no other part deletes: those of nodes that are gone or out of service, terminating ones that were
 //! never bound, and the oldest of too many finished ones. PURE.
+//!
+//! A node may be registered again soon after its object was deleted, and its pods run on meanwhile: they are deleted only
+//! after a quarantine, as upstream's, and after a look at the server.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use serde_json::json;
+use skep_api::time;
 
 use super::node_lifecycle::ready_status;
 use super::routing::own_key;
@@ -15,6 +20,7 @@ use crate::cache::{Change, Key, Kind, Object, View};
 use crate::meta;
 
 const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
+const MISSING_NODE_QUARANTINE: Duration = Duration::from_secs(40);
 /// The key for counting finished pods. No pod has it, since pods have namespaces.
 const FINISHED: &str = "finished";
 
@@ -54,23 +60,33 @@ impl Controller for PodGc {
         let node_key = Key::cluster(pods::node_name(pod));
         let terminating = meta::terminating(&pod.metadata);
         if node_key.name.is_empty() {
-            return if terminating { vec![force_delete(pod)] } else { Vec::new() };
+            return if terminating { fail_and_delete(pod, None, context.now) } else { Vec::new() };
         }
         match view.nodes.get(&node_key) {
             None => {
+                let due = quarantine_end(view, &node_key, pod, context.now);
+                if due > context.now {
+                    return vec![Action::RequeueAt(due)];
+                }
                 let mut actions = vec![Action::EnsureMissing { kind: Kind::Node, key: node_key }];
-                actions.extend(fail(pod, context.now));
-                actions.push(force_delete(pod));
+                let why = ("DeletionByPodGC", "PodGC: node no longer exists");
+                actions.extend(fail_and_delete(pod, Some(why), context.now));
                 actions
             }
             Some(node) if terminating && ready_status(node) != "True" && out_of_service(node) => {
-                let mut actions = fail(pod, context.now);
-                actions.push(force_delete(pod));
-                actions
+                fail_and_delete(pod, None, context.now)
             }
             Some(_) => Vec::new(),
         }
     }
+}
+
+/// When a pod of a missing node may be deleted. The pod may have been bound after the node went.
+fn quarantine_end(view: &View, node: &Key, pod: &Pod, now: Timestamp) -> Timestamp {
+    let scheduled = pods::condition(pod, "PodScheduled").and_then(|c| c.last_transition_time.as_ref());
+    let bound = scheduled.map_or_else(|| meta::created(&pod.metadata), |time| time.0);
+    let since = view.node_missing_since(node).unwrap_or(now).max(bound.min(now));
+    time::after(since, MISSING_NODE_QUARANTINE)
 }
 
 impl PodGc {
@@ -85,7 +101,8 @@ impl PodGc {
         if surplus == 0 {
             return Vec::new();
         }
-        finished.sort_by_key(|p| meta::created(&p.metadata));
+        // Evicted pods first: nothing counts on them.
+        finished.sort_by_key(|p| (!is_evicted(p), meta::created(&p.metadata), p.metadata.name.clone()));
         finished.into_iter().take(surplus).map(force_delete).collect()
     }
 }
@@ -105,18 +122,22 @@ fn force_delete(pod: &Arc<Pod>) -> Action {
     })
 }
 
-/// Sets the phase of an unfinished pod to Failed first, so that its Job counts an outcome.
-fn fail(pod: &Arc<Pod>, now: Timestamp) -> Vec<Action> {
-    if pods::finished(pod) {
-        return Vec::new();
+fn is_evicted(pod: &Pod) -> bool {
+    pod.status
+        .as_ref()
+        .is_some_and(|s| s.phase.as_deref() == Some("Failed") && s.reason.as_deref() == Some("Evicted"))
+}
+
+/// Sets the phase of an unfinished pod to Failed before its deletion, so that its Job counts an outcome.
+fn fail_and_delete(pod: &Arc<Pod>, why: Option<(&str, &str)>, now: Timestamp) -> Vec<Action> {
+    let mut actions = Vec::new();
+    if !pods::finished(pod) {
+        let mut status = json!({"phase": "Failed"});
+        if let Some((reason, message)) = why {
+            status["conditions"] = json!(taint_eviction::disrupted(pod, reason, message, now));
+        }
+        actions.push(taint_eviction::patch_status(pod, &status));
     }
-    vec![
-        taint_eviction::disrupted(pod, "DeletionByPodGC", "PodGC: node no longer exists", now),
-        Action::Patch {
-            kind: Kind::Pod,
-            key: Key::of(&pod.metadata),
-            patch: json!({"metadata": {"uid": pod.metadata.uid}, "status": {"phase": "Failed"}}),
-            subresource: "status",
-        },
-    ]
+    actions.push(force_delete(pod));
+    actions
 }

@@ -2,7 +2,8 @@
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodCondition, Taint, Toleration};
-use serde_json::json;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde_json::{Value, json};
 use skep_api::time;
 
 use super::pods;
@@ -10,6 +11,8 @@ use super::routing::own_key;
 use crate::action::{Action, Context, Controller};
 use crate::cache::{Change, Key, Kind, Object, View};
 use crate::meta;
+
+pub(super) const DISRUPTION_TARGET: &str = "DisruptionTarget";
 
 pub struct TaintEviction;
 
@@ -40,13 +43,10 @@ impl Controller for TaintEviction {
             Some(_) => {
                 let object = Object::Pod(pod.clone());
                 let message = format!("Marking for deletion Pod {key}");
+                let why = "Taint manager: deleting due to NoExecute taint";
+                let conditions = disrupted(pod, "DeletionByTaintManager", why, context.now);
                 vec![
-                    disrupted(
-                        pod,
-                        "DeletionByTaintManager",
-                        "Taint manager: deleting due to NoExecute taint",
-                        context.now,
-                    ),
+                    patch_status(pod, &json!({"conditions": conditions})),
                     Action::record(&object, false, "TaintManagerEviction", message),
                     Action::delete(object),
                 ]
@@ -55,23 +55,31 @@ impl Controller for TaintEviction {
     }
 }
 
-/// Sets the condition DisruptionTarget, which says why the pod is deleted.
-pub(super) fn disrupted(pod: &Pod, reason: &str, message: &str, now: Timestamp) -> Action {
-    let status = pod.status.as_ref();
-    let mut conditions = status.and_then(|s| s.conditions.clone()).unwrap_or_default();
-    conditions.retain(|c| c.type_ != "DisruptionTarget");
+/// The pod's conditions with DisruptionTarget, which says why the pod is deleted.
+pub(super) fn disrupted(pod: &Pod, reason: &str, message: &str, now: Timestamp) -> Vec<PodCondition> {
+    let mut conditions = pod.status.as_ref().and_then(|s| s.conditions.clone()).unwrap_or_default();
+    let old = conditions.iter().find(|c| c.type_ == DISRUPTION_TARGET && c.status == "True");
+    let since = old.and_then(|c| c.last_transition_time.clone());
+    conditions.retain(|c| c.type_ != DISRUPTION_TARGET);
     conditions.push(PodCondition {
-        type_: "DisruptionTarget".into(),
+        type_: DISRUPTION_TARGET.into(),
         status: "True".into(),
         reason: Some(reason.into()),
         message: Some(message.into()),
-        last_transition_time: Some(meta::time(now)),
+        last_transition_time: since.or_else(|| Some(meta::time(now))),
+        observed_generation: pod.metadata.generation,
         ..Default::default()
     });
+    conditions
+}
+
+/// Patches fields of the pod's status. The version guards the lists in it against a report of the node at the same time.
+pub(super) fn patch_status(pod: &Pod, status: &Value) -> Action {
+    let ObjectMeta { uid, resource_version, .. } = &pod.metadata;
     Action::Patch {
         kind: Kind::Pod,
         key: Key::of(&pod.metadata),
-        patch: json!({"metadata": {"uid": pod.metadata.uid}, "status": {"conditions": conditions}}),
+        patch: json!({"metadata": {"uid": uid, "resourceVersion": resource_version}, "status": status}),
         subresource: "status",
     }
 }

@@ -1,6 +1,7 @@
 //! Stories and properties of controllers, on the simulated server.
 
 mod deployments;
+mod evictions;
 mod jobs;
 mod nodes;
 mod properties;

@@ -144,6 +144,8 @@ fn pods_of_a_deleted_node_go_and_networks_are_given_once() {
     sim.create(tolerating(300));
     pass(&mut sim, 3, &["n1", "n2", "n3"]);
     sim.remove(Kind::Node, &Key::cluster("n1"));
-    pass(&mut sim, 3, &["n2", "n3"]);
+    pass(&mut sim, 35, &["n2", "n3"]);
+    assert_eq!((sim.pods().len(), on_node(&sim, "n1")), (3, 1), "it may be registered again");
+    pass(&mut sim, 10, &["n2", "n3"]);
     assert_eq!((sim.pods().len(), on_node(&sim, "n1")), (3, 0));
 }
