@@ -16,11 +16,12 @@ use hyper::header::{CONNECTION, CONTENT_TYPE, UPGRADE};
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
+use skep_tests::api_server::Authority;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::broadcast;
 
 use crate::far_end::{Answer, own_address, serve, tls};
-use crate::harness::{Server, authority, leaf_for};
+use crate::harness::Server;
 
 const WELL: u8 = 0;
 /// Without aggregated discovery, as older servers are.
@@ -193,15 +194,15 @@ fn manifest(port: u16, trust: &str) -> String {
 }
 
 async fn far(server: &Server, things: &Arc<Things>) -> (u16, String) {
-    let (ca, ca_pem) = authority();
-    let pem = leaf_for(&ca, "far", "x", "far.default.svc");
+    let ca = Authority::new().unwrap();
+    let pem = ca.issue_for("far", "x", "far.default.svc").unwrap();
     let things = things.clone();
     let answer = move |request| {
         let things = things.clone();
         async move { things.answer(request).await }
     };
-    let address = serve(own_address(), tls(&pem, Some(&server.front_proxy_ca)), answer).await;
-    (address.port(), STANDARD.encode(ca_pem))
+    let address = serve(own_address(), tls(&pem, Some(server.front_proxy_ca())), answer).await;
+    (address.port(), STANDARD.encode(&ca.certificate))
 }
 
 const THING: &str = "apiVersion: far.example.com/v1\nkind: Thing\nmetadata: {name: moon}\nsize: 3\n";
@@ -305,7 +306,11 @@ fn must_be_trusted(server: &Server) {
     // A server with an unknown CA is not called, unless verification is off.
     let trust =
         |spec: &str| format!("patch apiservice v1.far.example.com --type=merge -p {{\"spec\":{spec}}}");
-    server.ok(&trust(&format!("{{\"caBundle\":\"{}\"}}", STANDARD.encode(authority().1))), "", "patched");
+    server.ok(
+        &trust(&format!("{{\"caBundle\":\"{}\"}}", STANDARD.encode(Authority::new().unwrap().certificate))),
+        "",
+        "patched",
+    );
     server.ok(&wait_for_reason("FailedDiscoveryCheck"), "", "condition met");
     server.ok(&trust("{\"caBundle\":null,\"insecureSkipTLSVerify\":true}"), "", "patched");
     server.ok(&wait_for_reason("Passed"), "", "condition met");
@@ -413,7 +418,7 @@ const POD: &str = "apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: defaul
 #[tokio::test(flavor = "multi_thread")]
 async fn a_proxied_service_is_reached_by_its_ports_and_its_links_stay_behind_the_proxy() {
     let server = Server::start().await;
-    let (ca, _) = authority();
+    let pem = Authority::new().unwrap().issue_for("far", "x", "nobody.example.com").unwrap();
     let answer = |request: Request<Incoming>| async move {
         let uri = request.uri().to_string();
         let mut answer = plain(StatusCode::OK, &json!({"uri": uri, "told": told(request.headers())}));
@@ -423,8 +428,7 @@ async fn a_proxied_service_is_reached_by_its_ports_and_its_links_stay_behind_the
         }
         answer
     };
-    let security = tls(&leaf_for(&ca, "far", "x", "nobody.example.com"), None);
-    let address = serve(own_address(), security, answer).await;
+    let address = serve(own_address(), tls(&pem, None), answer).await;
     tokio::task::spawn_blocking(move || {
         let all = manifest(address.port(), "insecureSkipTLSVerify: true");
         let (objects, _) = all.rsplit_once("---\n").unwrap();

@@ -12,10 +12,9 @@ use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
+use skep_tests::api_server::Pem;
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
-
-use crate::harness::Pem;
 
 pub(crate) type Answer = hyper::Response<BoxBody<Bytes, Infallible>>;
 

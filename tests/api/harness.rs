@@ -11,26 +11,20 @@ use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, PKCS_ECDSA_P256_SHA256};
 use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use skep_apiserver::{
-    AccessRules, ApiServer, Config, FrontProxy, Identity, NODE_PORTS, NodeTls, ServiceNetwork, TokenKeys,
-};
-use skep_store::embedded::EmbeddedStore;
+use skep_apiserver::Identity;
+use skep_tests::api_server::{Authority, Pem, TestApiServer};
 use tempfile::TempDir;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 /// A server with an administrator's kubeconfig in its folder.
 pub(crate) struct Server {
+    api: TestApiServer,
     folder: TempDir,
-    address: String,
-    ca: String,
     admin: Pem,
-    /// By which other servers know this one.
-    pub(crate) front_proxy_ca: String,
 }
 
 /// What a command said, on standard output and then on standard error.
@@ -39,91 +33,28 @@ pub(crate) struct Answer {
     pub(crate) exit: i32,
 }
 
-pub(crate) struct Pem {
-    pub(crate) certificate: String,
-    pub(crate) key: String,
-}
-
-pub(crate) fn authority() -> (Issuer<'static, KeyPair>, String) {
-    let key = KeyPair::generate().unwrap();
-    let mut params = CertificateParams::default();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.distinguished_name.push(DnType::CommonName, "test");
-    let certificate = params.self_signed(&key).unwrap().pem();
-    (Issuer::new(params, key), certificate)
-}
-
-pub(crate) fn leaf(ca: &Issuer<'_, KeyPair>, name: &str, group: &str) -> Pem {
-    leaf_for(ca, name, group, "127.0.0.1")
-}
-
-/// For a server under another name than its address.
-pub(crate) fn leaf_for(ca: &Issuer<'_, KeyPair>, name: &str, group: &str, host: &str) -> Pem {
-    let key = KeyPair::generate().unwrap();
-    let mut params = CertificateParams::new(vec![host.to_owned()]).unwrap();
-    params.distinguished_name.push(DnType::CommonName, name);
-    params.distinguished_name.push(DnType::OrganizationName, group);
-    Pem { certificate: params.signed_by(&key, ca).unwrap().pem(), key: key.serialize_pem() }
-}
-
-/// By a CA of its own, as it should be.
-fn front_proxy() -> FrontProxy {
-    let (ca, ca_pem) = authority();
-    let Pem { certificate, key } = leaf(&ca, "front-proxy", "x");
-    FrontProxy { certificate, key, ca: ca_pem, names: vec!["front-proxy".to_owned()] }
-}
-
 impl Server {
     /// Without anybody else who writes.
     pub(crate) async fn start() -> Server {
-        Server::start_as(false).await
+        let api = TestApiServer::listen(|_| {}).await.unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let admin = api.ca.issue("admin", "system:masters").unwrap();
+        write_kubeconfig(&folder, api.address().unwrap(), &api.ca.certificate, &admin);
+        write_files(&folder);
+        Server { api, folder, admin }
     }
 
     pub(crate) async fn with_controllers() -> Server {
-        Server::start_as(true).await
+        let server = Server::start().await;
+        let identity = Identity::new("system:kube-controller-manager", &["system:masters"]);
+        let client = server.api.client_of(identity);
+        tokio::spawn(skep_control::run(client, skep_control::Config::default()));
+        server
     }
 
-    async fn start_as(controllers: bool) -> Server {
-        let folder = tempfile::tempdir().unwrap();
-        let (ca, ca_pem) = authority();
-        let (serving, admin) = (leaf(&ca, "server", "x"), leaf(&ca, "admin", "system:masters"));
-        let front_proxy = front_proxy();
-        let front_proxy_ca = front_proxy.ca.clone();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let tokens = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
-        let config = Config {
-            store: Arc::new(EmbeddedStore::open(&folder.path().join("store.redb")).unwrap()),
-            services: ServiceNetwork { cidrs: vec!["10.96.0.0/12".parse().unwrap()], node_ports: NODE_PORTS },
-            advertise: address,
-            client_ca: ca_pem.clone(),
-            tokens: TokenKeys {
-                private: tokens.serialize_pem(),
-                public: vec![tokens.public_key_pem()],
-                issuer: "https://kubernetes.default.svc".to_owned(),
-            },
-            access: AccessRules::default(),
-            front_proxy,
-            node_tls: NodeTls {
-                certificate: admin.certificate.clone(),
-                key: admin.key.clone(),
-                ca: ca_pem.clone(),
-                client_ca: ca_pem.clone(),
-            },
-            audit: None,
-        };
-        let server = ApiServer::new(config).await.unwrap();
-        if controllers {
-            let identity = Identity::new("system:kube-controller-manager", &["system:masters"]);
-            let client = kube::Client::new(server.in_process(identity), "default");
-            tokio::spawn(skep_control::run(client, skep_control::Config::default()));
-        }
-        tokio::spawn(
-            async move { server.serve(&listener, &serving.certificate, &serving.key).await.unwrap() },
-        );
-        write_kubeconfig(&folder, address, &ca_pem, &admin);
-        write_files(&folder);
-        Server { folder, address: address.to_string(), ca: ca_pem, admin, front_proxy_ca }
+    /// By which other servers know this one.
+    pub(crate) fn front_proxy_ca(&self) -> &str {
+        &self.api.front_proxy_ca
     }
 
     pub(crate) fn kubeconfig(&self) -> std::path::PathBuf {
@@ -139,7 +70,8 @@ impl Server {
     /// A connection of the administrator's, HTTP/1.1.
     pub(crate) async fn connect(&self) -> SendRequest<Full<Bytes>> {
         let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(self.ca.as_bytes()).unwrap()).unwrap();
+        let ca = self.api.ca.certificate.as_bytes();
+        roots.add(CertificateDer::from_pem_slice(ca).unwrap()).unwrap();
         let chain = vec![CertificateDer::from_pem_slice(self.admin.certificate.as_bytes()).unwrap()];
         let key = PrivateKeyDer::from_pem_slice(self.admin.key.as_bytes()).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -149,7 +81,7 @@ impl Server {
             .with_root_certificates(roots)
             .with_client_auth_cert(chain, key)
             .unwrap();
-        let stream = TcpStream::connect(&self.address).await.unwrap();
+        let stream = TcpStream::connect(self.api.address().unwrap()).await.unwrap();
         let name = "127.0.0.1".try_into().unwrap();
         let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap();
         let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
@@ -159,7 +91,8 @@ impl Server {
 
     /// Runs a kubectl with standard input.
     pub(crate) fn run(&self, program: &Path, args: &[impl AsRef<OsStr>], input: &str) -> Answer {
-        let args = args.iter().map(|arg| arg.as_ref().to_string_lossy().replace("SERVER", &self.address));
+        let address = self.api.address().unwrap().to_string();
+        let args = args.iter().map(|arg| arg.as_ref().to_string_lossy().replace("SERVER", &address));
         let mut child = Command::new(program)
             .args(args)
             .current_dir(self.folder.path())
@@ -220,8 +153,7 @@ fn write_kubeconfig(folder: &TempDir, address: SocketAddr, ca: &str, admin: &Pem
 fn write_files(folder: &TempDir) {
     let files = Path::new(env!("CARGO_MANIFEST_DIR")).join("api/testdata/files");
     copy(&files, folder.path());
-    let (ca, _) = authority();
-    let tls = leaf(&ca, "example", "x");
+    let tls = Authority::new().unwrap().issue("example", "x").unwrap();
     std::fs::write(folder.path().join("tls.crt"), tls.certificate).unwrap();
     std::fs::write(folder.path().join("tls.key"), tls.key).unwrap();
 }

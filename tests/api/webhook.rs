@@ -8,9 +8,9 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use serde_json::{Value, json};
+use skep_tests::api_server::Authority;
 
 use crate::far_end::{self, serve, tls};
-use crate::harness::{authority, leaf};
 
 type Answer = Arc<dyn Fn(&str, &Value) -> Value + Send + Sync>;
 
@@ -23,11 +23,11 @@ pub(crate) struct Webhook {
 impl Webhook {
     pub(crate) async fn start(answer: impl Fn(&str, &Value) -> Value + Send + Sync + 'static) -> Webhook {
         let answer: Answer = Arc::new(answer);
-        let (ca, ca_pem) = authority();
-        let pem = leaf(&ca, "webhook", "x");
+        let ca = Authority::new().unwrap();
+        let pem = ca.issue("webhook", "x").unwrap();
         let serving = move |request| reply(request, answer.clone());
         let address = serve(Ipv4Addr::LOCALHOST.into(), tls(&pem, None), serving).await.to_string();
-        Webhook { address, bundle: STANDARD.encode(ca_pem) }
+        Webhook { address, bundle: STANDARD.encode(&ca.certificate) }
     }
 
     /// The `clientConfig` for a path.

@@ -1,10 +1,11 @@
-//! A real API server in the test's process: embedded store in a temporary folder, no TLS, no controllers.
+//! A real API server in the test's process: embedded store in a temporary folder, no controllers; with TLS if it listens.
 //!
 //! Out: clients of any identity, clients whose requests are recorded, and clients whose connection the test can cut.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
@@ -20,6 +21,7 @@ use skep_apiserver::{
 use skep_store::Store;
 use skep_store::embedded::EmbeddedStore;
 use tempfile::TempDir;
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 /// A certificate and its key, in PEM.
@@ -48,8 +50,13 @@ impl Authority {
 
     /// For a user in a group, and for a server on 127.0.0.1.
     pub fn issue(&self, user: &str, group: &str) -> Result<Pem> {
+        self.issue_for(user, group, "127.0.0.1")
+    }
+
+    /// For a server under another name than its address.
+    pub fn issue_for(&self, user: &str, group: &str, host: &str) -> Result<Pem> {
         let key = KeyPair::generate()?;
-        let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned()])?;
+        let mut params = CertificateParams::new(vec![host.to_owned()])?;
         params.distinguished_name.push(DnType::CommonName, user);
         params.distinguished_name.push(DnType::OrganizationName, group);
         Ok(Pem { certificate: params.signed_by(&key, &self.issuer)?.pem(), key: key.serialize_pem() })
@@ -59,7 +66,24 @@ impl Authority {
 /// Ends with its drop, like every connection to it.
 pub struct TestApiServer {
     server: ApiServer,
+    /// Signs clients, kubelets, and the server itself.
+    pub ca: Authority,
+    /// By which other servers know this one.
+    pub front_proxy_ca: String,
+    listening: Option<Listening>,
     _folder: Option<TempDir>,
+}
+
+/// Where it listens. Its drop ends the listener.
+struct Listening {
+    address: SocketAddr,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
 }
 
 impl TestApiServer {
@@ -69,24 +93,46 @@ impl TestApiServer {
 
     /// A server whose configuration `change` has changed.
     pub async fn start_with(change: impl FnOnce(&mut Config)) -> Result<TestApiServer> {
-        let folder = tempfile::tempdir()?;
-        let store = Arc::new(EmbeddedStore::open(&folder.path().join("store.redb"))?);
-        Ok(TestApiServer { _folder: Some(folder), ..TestApiServer::start_changed(store, change).await? })
+        TestApiServer::new(None, "127.0.0.1:6443".parse()?, change).await
     }
 
-    /// A server on a store that outlives it.
+    /// On a store of the test's.
     pub async fn start_on(store: Arc<dyn Store>) -> Result<TestApiServer> {
-        TestApiServer::start_changed(store, |_| {}).await
+        TestApiServer::new(Some(store), "127.0.0.1:6443".parse()?, |_| {}).await
     }
 
-    async fn start_changed(store: Arc<dyn Store>, change: impl FnOnce(&mut Config)) -> Result<TestApiServer> {
+    /// With TLS on a port of its own. `edit` changes the configuration.
+    pub async fn listen(edit: impl FnOnce(&mut Config)) -> Result<TestApiServer> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?;
+        let mut test = TestApiServer::new(None, address, edit).await?;
+        let (server, serving) = (test.server.clone(), test.ca.issue("server", "x")?);
+        let task = tokio::spawn(async move {
+            // The listener of a test does not fail; if it does, the test's requests do.
+            let _ = server.serve(&listener, &serving.certificate, &serving.key).await;
+        });
+        test.listening = Some(Listening { address, task });
+        Ok(test)
+    }
+
+    async fn new(
+        store: Option<Arc<dyn Store>>,
+        advertise: SocketAddr,
+        edit: impl FnOnce(&mut Config),
+    ) -> Result<TestApiServer> {
+        let folder = store.is_none().then(tempfile::tempdir).transpose()?;
+        let store: Arc<dyn Store> = match (store, &folder) {
+            (None, Some(folder)) => Arc::new(EmbeddedStore::open(&folder.path().join("store.redb"))?),
+            (store, _) => store.context("no store")?,
+        };
         let (ca, proxy_ca) = (Authority::new()?, Authority::new()?);
         let (nodes, proxy) = (ca.issue("admin", "system:masters")?, proxy_ca.issue("front-proxy", "x")?);
+        let front_proxy_ca = proxy_ca.certificate;
         let tokens = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
         let mut config = Config {
             store,
             services: ServiceNetwork { cidrs: vec!["10.96.0.0/12".parse()?], node_ports: NODE_PORTS },
-            advertise: "127.0.0.1:6443".parse()?,
+            advertise,
             client_ca: ca.certificate.clone(),
             tokens: TokenKeys {
                 private: tokens.serialize_pem(),
@@ -97,19 +143,30 @@ impl TestApiServer {
             front_proxy: FrontProxy {
                 certificate: proxy.certificate,
                 key: proxy.key,
-                ca: proxy_ca.certificate,
+                ca: front_proxy_ca.clone(),
                 names: vec!["front-proxy".to_owned()],
             },
             node_tls: NodeTls {
                 certificate: nodes.certificate,
                 key: nodes.key,
                 ca: ca.certificate.clone(),
-                client_ca: ca.certificate,
+                client_ca: ca.certificate.clone(),
             },
             audit: None,
         };
-        change(&mut config);
-        Ok(TestApiServer { server: ApiServer::new(config).await?, _folder: None })
+        edit(&mut config);
+        let server = ApiServer::new(config).await?;
+        Ok(TestApiServer { server, ca, front_proxy_ca, listening: None, _folder: folder })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> Result<SocketAddr> {
+        Ok(self.listening.as_ref().context("the server does not listen")?.address)
+    }
+
+    /// The API for a caller in this process.
+    pub fn in_process(&self, identity: Identity) -> Router {
+        self.server.in_process(identity)
     }
 
     /// A client that may do everything.

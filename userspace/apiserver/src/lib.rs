@@ -18,6 +18,8 @@ mod call;
 mod clock;
 mod coalesce;
 mod config;
+mod connection;
+mod connections;
 mod convert;
 mod definitions;
 mod deletion;
@@ -57,6 +59,7 @@ use aggregate::Aggregator;
 use allocate::Allocator;
 use authn::token::Tokens;
 use cache::Caches;
+use connections::{Connections, Limits};
 use metrics::Metrics;
 use state::{Inner, Peers};
 use stored::Storage;
@@ -91,8 +94,18 @@ impl ApiServer {
         let writer = Arc::new(Writer { storage: storage.clone(), admission, allocator });
         let reconcilers = reconcilers::start(&writer, &aggregator);
         let metrics = Metrics::default();
-        let inner =
-            Inner { config, storage, writer, tokens, peers, aggregator, metrics, _reconcilers: reconcilers };
+        let connections = Connections::new(Limits::of_this_process());
+        let inner = Inner {
+            config,
+            storage,
+            writer,
+            tokens,
+            peers,
+            aggregator,
+            metrics,
+            connections,
+            _reconcilers: reconcilers,
+        };
         Ok(ApiServer { inner: Arc::new(inner) })
     }
 

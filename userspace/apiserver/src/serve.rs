@@ -1,28 +1,20 @@
-//! The listener: TLS with optional client certificates, HTTP/1.1 and HTTP/2.
+//! The listener: accepts connections and gives them TLS with optional client certificates.
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
-use axum::extract::Request;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
+use rustix::io::Errno;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
-use crate::ApiServer;
-use crate::authn::PeerCertificate;
-use crate::coalesce::CoalescingStream;
-use crate::identity::PeerAddress;
+use crate::{ApiServer, connection};
 
-/// The time that a client has for the TLS handshake.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+const ACCEPT_RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Why the server cannot listen.
 #[derive(Debug, thiserror::Error)]
@@ -50,14 +42,15 @@ impl ApiServer {
         loop {
             let (stream, peer) = match listener.accept().await {
                 Ok(accepted) => accepted,
-                Err(error) if is_transient(&error) => {
+                Err(error) if is_fatal(&error) => return Err(error.into()),
+                Err(error) => {
                     tracing::warn!(%error, "accept connection failed");
-                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    tokio::time::sleep(ACCEPT_RETRY_INTERVAL).await;
                     continue;
                 }
-                Err(error) => return Err(error.into()),
             };
-            tokio::spawn(connection(acceptor.clone(), router.clone(), stream, peer));
+            let slot = self.inner.connections.enter(peer.ip());
+            tokio::spawn(connection::run(acceptor.clone(), router.clone(), stream, peer, slot));
         }
     }
 
@@ -84,42 +77,8 @@ impl ApiServer {
     }
 }
 
-/// Whether the listener is still usable: no descriptors are free, or the client went away.
-fn is_transient(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
-    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
-        || matches!(error.raw_os_error(), Some(23 | 24 | 105))
-}
-
-async fn connection(acceptor: TlsAcceptor, router: Router, stream: TcpStream, address: SocketAddr) {
-    let _ = stream.set_nodelay(true);
-    let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await else {
-        return;
-    };
-    let (_, session) = stream.get_ref();
-    let peer = session.peer_certificates().and_then(|chain| chain.first());
-    let peer = peer.map(|certificate| Arc::new(PeerCertificate::read(certificate)));
-    let service = hyper::service::service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
-        request.extensions_mut().insert(PeerAddress(address));
-        if let Some(peer) = &peer {
-            request.extensions_mut().insert(peer.clone());
-        }
-        let request: Request = request.map(axum::body::Body::new);
-        tower_call(router.clone(), request)
-    });
-    let mut server = auto::Builder::new(TokioExecutor::new());
-    server.http1().timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(30));
-    server.http2().timer(TokioTimer::new()).max_concurrent_streams(250);
-    // The end of a connection is not an error of the server.
-    let stream = CoalescingStream::new(stream);
-    let connection = server.serve_connection_with_upgrades(TokioIo::new(stream.clone()), service);
-    let _ = stream.drive(connection).await;
-}
-
-async fn tower_call(
-    mut router: Router,
-    request: Request,
-) -> Result<axum::response::Response, std::convert::Infallible> {
-    use tower_service::Service as _;
-    router.call(request).await
+/// Whether the listener itself is broken. Everything else passes: a client went away, or descriptors or memory are short.
+fn is_fatal(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::NotConnected)
+        || error.raw_os_error().is_some_and(|code| code == Errno::BADF.raw_os_error())
 }

@@ -8,6 +8,7 @@ use rustls::ClientConfig;
 use crate::aggregate::Aggregator;
 use crate::authn::token::Tokens;
 use crate::config::{Config, NodeTls};
+use crate::connections::Connections;
 use crate::metrics::Metrics;
 use crate::reconcilers::Running;
 use crate::stored::Storage;
@@ -22,6 +23,7 @@ pub(crate) struct Inner {
     pub(crate) peers: Peers,
     pub(crate) aggregator: Arc<Aggregator>,
     pub(crate) metrics: Metrics,
+    pub(crate) connections: Connections,
     pub(crate) _reconcilers: Running,
 }
 

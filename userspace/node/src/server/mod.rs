@@ -4,6 +4,7 @@
 //! context. Without the API server's certificate only /healthz is allowed.
 
 mod answer;
+mod connections;
 mod idle;
 mod logs;
 mod proxy;
@@ -21,6 +22,7 @@ use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -30,17 +32,25 @@ use crate::config::ServingTls;
 use crate::context::NodeContext;
 use crate::tls;
 use answer::{Body, json, text};
+use connections::{Connections, Slot};
 use query::Query;
 
 /// The common name in the API server's client certificate. The CA that signs it signs nothing else.
 const API_SERVER: &str = "kube-apiserver-kubelet-client";
 const ACCEPT_RETRY_INTERVAL: Duration = Duration::from_millis(100);
+/// The time that a client has for the TLS handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The time for a request's headers, and for which an idle connection stays open.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// The time of a connection without an allowed certificate, after its handshake.
+const UNKNOWN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A bound kubelet API.
 pub(crate) struct Server {
     listener: TcpListener,
     acceptor: TlsAcceptor,
     context: Arc<NodeContext>,
+    connections: Connections,
 }
 
 impl Server {
@@ -55,7 +65,7 @@ impl Server {
             path: address.to_string(),
             source,
         })?;
-        Ok(Server { listener, acceptor, context })
+        Ok(Server { listener, acceptor, context, connections: Connections::default() })
     }
 
     /// Serves until `stop`.
@@ -66,13 +76,14 @@ impl Server {
                 accepted = self.listener.accept() => accepted,
             };
             match accepted {
-                Ok((stream, _)) => {
+                Ok((stream, peer)) => {
                     let (acceptor, context) = (self.acceptor.clone(), self.context.clone());
-                    let stop = stop.clone();
+                    let (stop, slot) = (stop.clone(), self.connections.enter(peer.ip()));
                     tokio::spawn(async move {
                         tokio::select! {
                             () = stop.cancelled() => {}
-                            () = connection(stream, acceptor, context) => {}
+                            () = slot.evicted() => {}
+                            () = connection(stream, acceptor, context, &slot) => {}
                         }
                     });
                 }
@@ -86,26 +97,34 @@ impl Server {
     }
 }
 
-async fn connection(stream: TcpStream, acceptor: TlsAcceptor, context: Arc<NodeContext>) {
+async fn connection(stream: TcpStream, acceptor: TlsAcceptor, context: Arc<NodeContext>, slot: &Slot) {
     let _ = stream.set_nodelay(true);
-    let stream = match acceptor.accept(stream).await {
-        Ok(stream) => stream,
-        Err(error) => {
+    let stream = match timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
             tracing::debug!(%error, "TLS handshake failed");
             return;
         }
+        Err(_) => return,
     };
     let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
     let allowed = certificate.is_some_and(|c| is_api_server(c.as_ref()));
+    if allowed {
+        slot.allowed();
+    }
     let service = hyper::service::service_fn(move |request| {
         let context = context.clone();
         async move { Ok::<_, Infallible>(route(&context, allowed, request).await) }
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(hyper_util::rt::TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .keep_alive(allowed)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
-    if let Err(error) = connection.await {
+    // Others may ask for /healthz only, which takes no time.
+    let limit = if allowed { Duration::MAX } else { UNKNOWN_TIMEOUT };
+    if let Ok(Err(error)) = timeout(limit, connection).await {
         tracing::debug!(%error, "connection failed");
     }
 }

@@ -138,6 +138,7 @@ const RENEWAL_RETRY_INTERVAL: Duration = Duration::from_secs(3600);
 
 pub(crate) async fn run(agent: Agent) -> Result<()> {
     hide_token()?;
+    super::raise_descriptor_limit();
     let stop = CancellationToken::new();
     let on_signal = stop.clone();
     tokio::spawn(async move {

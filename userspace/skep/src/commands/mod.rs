@@ -18,6 +18,22 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     Duration::try_from(parsed).map_err(|_| "a duration must not be negative".to_owned())
 }
 
+/// Raises the soft limit of open files to the hard one, as the Go runtime does. Usual defaults are a thousand, which a
+/// server of many connections exceeds.
+pub(crate) fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current == maximum {
+        return;
+    }
+    match setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        Ok(()) => tracing::debug!(from = current, to = maximum, "raised the limit of open files"),
+        Err(error) => {
+            tracing::warn!(from = current, to = maximum, %error, "raise the limit of open files failed")
+        }
+    }
+}
+
 /// Returns when the process receives SIGTERM or SIGINT.
 pub(crate) async fn terminated() -> std::io::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
@@ -32,6 +48,13 @@ pub(crate) async fn terminated() -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn as_many_files_may_be_open_as_the_system_allows() {
+        raise_descriptor_limit();
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+        assert_eq!(limit.current, limit.maximum);
+    }
 
     #[test]
     fn durations_have_the_notation_of_kubernetes() {

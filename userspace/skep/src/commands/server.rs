@@ -136,6 +136,7 @@ pub(crate) async fn run(server: Server) -> Result<()> {
     if server.node_monitor_grace_period < Duration::from_secs(5) {
         bail!("--node-monitor-grace-period must be at least 5s");
     }
+    super::raise_descriptor_limit();
     let pki = Arc::new(Pki::open(&server.data_dir.join("pki"))?);
     private_folder(&server.data_dir)?;
     let (store, backups) = open_store(&server).await?;

@@ -1,0 +1,218 @@
+//! One connection of a client: TLS handshake, requests, and its end when nothing happens on it.
+
+use std::convert::Infallible;
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::Request;
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use crate::authn::PeerCertificate;
+use crate::coalesce::CoalescingStream;
+use crate::connections::Connection;
+use crate::identity::PeerAddress;
+
+/// The time that a client has for the TLS handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The time that an unknown client has from its handshake to its first request.
+const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// A connection without a request in progress is closed after this time, as upstream's. In HTTP/1.1 it includes the time
+/// for the headers of the next request.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
+/// HTTP/2 clients are asked for a sign of life after this time without one. A watch may be silent for half an hour.
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// The time for requests that arrive while an idle connection is closed.
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(5);
+const MAX_CONCURRENT_STREAMS: u32 = 250;
+
+/// Serves a connection until its end, or until it must make room for another.
+pub(crate) async fn run(
+    acceptor: TlsAcceptor,
+    router: Router,
+    stream: TcpStream,
+    address: SocketAddr,
+    slot: Arc<Connection>,
+) {
+    let _ = stream.set_nodelay(true);
+    let counted = CountedStream { stream, _slot: slot.clone() };
+    let served = async {
+        if let Ok(Ok(stream)) = timeout(HANDSHAKE_TIMEOUT, acceptor.accept(counted)).await {
+            requests(router, stream, address, &slot).await;
+        }
+    };
+    tokio::select! {
+        () = served => {}
+        () = slot.evicted() => {}
+    }
+}
+
+async fn requests(
+    router: Router,
+    stream: TlsStream<CountedStream>,
+    address: SocketAddr,
+    slot: &Arc<Connection>,
+) {
+    let (_, session) = stream.get_ref();
+    let peer = session.peer_certificates().and_then(|chain| chain.first());
+    let peer = peer.map(|certificate| Arc::new(PeerCertificate::read(certificate)));
+    let activity = Arc::new(Activity::default());
+    let service = hyper::service::service_fn(|mut request: hyper::Request<hyper::body::Incoming>| {
+        let open = activity.clone().begin();
+        request.extensions_mut().insert(PeerAddress(address));
+        request.extensions_mut().insert(slot.clone());
+        if let Some(peer) = &peer {
+            request.extensions_mut().insert(peer.clone());
+        }
+        let request: Request = request.map(Body::new);
+        let answered = tower_call(router.clone(), request);
+        async move { Ok::<_, Infallible>(answered.await?.map(|body| OpenBody { body, _open: open })) }
+    });
+    let mut server = auto::Builder::new(TokioExecutor::new());
+    server.http1().timer(TokioTimer::new()).header_read_timeout(IDLE_TIMEOUT);
+    server
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .max_concurrent_streams(MAX_CONCURRENT_STREAMS);
+    // The end of a connection is not an error of the server.
+    let stream = CoalescingStream::new(stream);
+    let mut connection = pin!(server.serve_connection_with_upgrades(TokioIo::new(stream.clone()), service));
+    tokio::select! {
+        _ = stream.drive(connection.as_mut()) => return,
+        () = activity.idle() => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    let _ = timeout(GOODBYE_TIMEOUT, stream.drive(connection)).await;
+}
+
+async fn tower_call(mut router: Router, request: Request) -> Result<axum::response::Response, Infallible> {
+    use tower_service::Service as _;
+    router.call(request).await
+}
+
+/// The requests of a connection that are in progress.
+#[derive(Default)]
+struct Activity {
+    open: AtomicUsize,
+    begun: AtomicUsize,
+}
+
+impl Activity {
+    /// A request is in progress until its response was sent, or its client went away.
+    fn begin(self: Arc<Activity>) -> InProgress {
+        self.open.fetch_add(1, Ordering::Relaxed);
+        self.begun.fetch_add(1, Ordering::Relaxed);
+        InProgress(self)
+    }
+
+    /// Returns when no request was in progress for the idle timeout. Wakes once in that time.
+    async fn idle(&self) {
+        let (mut seen, mut pause) = (0, FIRST_REQUEST_TIMEOUT);
+        loop {
+            let until = Instant::now() + pause;
+            tokio::time::sleep_until(until).await;
+            let begun = self.begun.load(Ordering::Relaxed);
+            if begun == seen && self.open.load(Ordering::Relaxed) == 0 {
+                return;
+            }
+            (seen, pause) = (begun, IDLE_TIMEOUT);
+        }
+    }
+}
+
+struct InProgress(Arc<Activity>);
+
+impl Drop for InProgress {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A response's body, in progress until it was sent.
+struct OpenBody {
+    body: Body,
+    _open: InProgress,
+}
+
+impl http_body::Body for OpenBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// A socket that counts as open until it is closed, also after a protocol switch.
+struct CountedStream {
+    stream: TcpStream,
+    _slot: Arc<Connection>,
+}
+
+impl AsyncRead for CountedStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for CountedStream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
