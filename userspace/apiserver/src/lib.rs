@@ -35,6 +35,7 @@ mod lock;
 mod metrics;
 mod negotiate;
 mod object;
+mod perishable;
 mod query;
 mod reconcilers;
 mod request_info;

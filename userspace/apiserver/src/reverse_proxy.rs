@@ -63,6 +63,10 @@ pub(crate) struct Destination {
     pub(crate) path_and_query: String,
 }
 
+/// Marks the answer of another server, in the extensions of a response: its body is passed on, never collected.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Forwarded;
+
 /// The headers to forward. Credentials are removed: the destination trusts this server, not its clients.
 pub(crate) fn forwarded_headers(headers: &HeaderMap) -> HeaderMap {
     let upgrading = headers.contains_key(UPGRADE);
@@ -110,6 +114,7 @@ pub(crate) async fn forward(
         return Ok(Response::from_parts(parts, Body::empty()));
     }
     let (mut parts, body) = answer.into_parts();
+    parts.extensions.insert(Forwarded);
     for hop in HOP_BY_HOP {
         parts.headers.remove(hop);
     }

@@ -27,7 +27,8 @@ use crate::tls;
 
 /// Upstream's default.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
-const MAX_ANSWER_BYTES: usize = 64 << 20;
+/// An answer is about as large as its question, which has the objects: this much more, and twice as much.
+const MIN_ANSWER_BYTES: usize = 4 << 20;
 /// Idle connections that are kept for one webhook.
 const MAX_IDLE: usize = 32;
 /// TLS configurations that are kept.
@@ -205,6 +206,7 @@ async fn exchange(
     target: &Target,
     body: Bytes,
 ) -> Result<(Answer, SendRequest<Body>), String> {
+    let max_answer_bytes = MIN_ANSWER_BYTES + 2 * body.len();
     let request = Request::post(&target.path)
         .header(HOST, format!("{}:{}", target.host, target.port))
         .header(CONTENT_TYPE, "application/json")
@@ -213,7 +215,7 @@ async fn exchange(
         .map_err(|error| error.to_string())?;
     let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
     let code = response.status();
-    let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await;
+    let body = Limited::new(response.into_body(), max_answer_bytes).collect().await;
     Ok(((code, body.map_err(|error| error.to_string())?.to_bytes()), sender))
 }
 

@@ -17,7 +17,7 @@ use axum::response::Response;
 use bytes::Bytes;
 use http::header::ACCEPT_ENCODING;
 use http::{HeaderMap, HeaderValue};
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use serde_json::Value;
 use skep_api::Status;
@@ -30,6 +30,7 @@ pub use log::LogOptions;
 pub use policy::AuditPolicy;
 
 use crate::request_info::RequestInfo;
+use crate::reverse_proxy::Forwarded;
 use event::Event;
 use log::Log;
 use policy::{Level, Stage};
@@ -95,6 +96,9 @@ pub(crate) async fn around<F: Future<Output = Response>>(
     complete_response(audit, event, response, whole && !is_stream(info)).await
 }
 
+/// As upstream's --audit-log-truncate-max-event-size: a larger object is left out of its event.
+const MAX_RESPONSE_BYTES: u64 = 10 << 20;
+
 /// The audit annotations of admission, in the extensions of the response.
 #[derive(Clone)]
 pub(crate) struct Annotations(pub(crate) BTreeMap<String, String>);
@@ -135,7 +139,10 @@ async fn complete_response(audit: &Audit, mut event: Event, response: Response, 
     let (mut parts, body) = response.into_parts();
     let failed = parts.status.is_client_error() || parts.status.is_server_error();
     let mut object = None;
-    let body = if whole || failed {
+    let is_short = body.size_hint().exact().is_some_and(|length| length <= MAX_RESPONSE_BYTES);
+    // Another server's answer may be without end, and is not shown upstream either.
+    let is_ours = parts.extensions.get::<Forwarded>().is_none();
+    let body = if (whole || failed) && is_short && is_ours {
         // The body is in memory already, so reading it cannot fail.
         let bytes = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
         object = serde_json::from_slice(&bytes).ok();

@@ -1,5 +1,6 @@
 //! A change of an object, serialised once for all watchers.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -43,10 +44,38 @@ impl Change {
         self.object.revision
     }
 
-    /// One line of a watch response.
-    pub(crate) fn line(&self, kind: ChangeKind) -> Bytes {
-        self.serialised[kind as usize].get_or_init(|| line(kind.name(), &self.object.bytes)).clone()
+    /// About the bytes that it keeps in memory, with its lines.
+    pub(crate) fn weight(&self) -> usize {
+        let bytes = self.object.bytes.len();
+        OVERHEAD_BYTES + if bytes > MAX_JOINED_BYTES { bytes } else { 2 * bytes }
     }
+
+    /// Adds its line to a watch response. The line of a large object is not kept beside it: its parts are shared instead.
+    pub(crate) fn push_line(&self, kind: ChangeKind, out: &mut VecDeque<Bytes>) {
+        let object = &self.object.bytes;
+        if object.len() <= MAX_JOINED_BYTES {
+            let joined = self.serialised[kind as usize].get_or_init(|| line(kind.name(), object));
+            out.push_back(joined.clone());
+        } else {
+            push_line(kind.name(), object.clone(), out);
+        }
+    }
+}
+
+/// Larger objects are sent from where they are.
+const MAX_JOINED_BYTES: usize = 16 << 10;
+/// Of a change without its object's bytes: keys, labels, the lines' heads.
+const OVERHEAD_BYTES: usize = 512;
+
+/// Adds a line in pieces, without a copy of a large object.
+pub(crate) fn push_line(kind: &str, object: Bytes, out: &mut VecDeque<Bytes>) {
+    if object.len() <= MAX_JOINED_BYTES {
+        out.push_back(line(kind, &object));
+        return;
+    }
+    out.push_back(Bytes::from(format!("{{\"type\":\"{kind}\",\"object\":")));
+    out.push_back(object);
+    out.push_back(Bytes::from_static(b"}\n"));
 }
 
 /// `{"type":...,"object":...}` and a newline.

@@ -1,6 +1,7 @@
 //! All objects in memory as bytes, fed by one watch of the store, so that reads and watches do not touch the disk.
 
 mod changes;
+mod queue;
 mod resource;
 mod table;
 #[cfg(test)]
@@ -16,9 +17,10 @@ use skep_api::{Kind, KindRef, Registry, Status, meta};
 use skep_store::{Entry, Event, Revision, Store, StoreError, WatchItem};
 use tokio::sync::watch;
 
-pub(crate) use changes::{Change, ChangeKind, line};
+pub(crate) use changes::{Change, ChangeKind, line, push_line};
+pub(crate) use queue::Changes;
 pub(crate) use resource::{Counts, Resource};
-pub(crate) use watchers::{Changes, Trigger};
+pub(crate) use watchers::Trigger;
 
 use crate::definitions;
 use crate::live_authorizer::{LiveAuthorizer, matters};

@@ -6,13 +6,17 @@ use std::sync::{Arc, RwLockReadGuard, RwLockWriteGuard};
 
 use skep_store::Revision;
 
+use super::queue::Changes;
 use super::watchers::Watchers;
-use super::{Change, ChangeKind, Changes, Trigger};
+use super::{Change, ChangeKind, Trigger};
 use crate::lock::RwLock;
 use crate::object::Object;
 
 /// Changes that are kept; a watch that starts further back gets 410.
 const MAX_CHANGES: usize = 2_048;
+/// Bytes of the changes that are kept, with their lines. Changes of usual size never reach it: 2,048 of 8 KiB each. Without
+/// it, 2,048 small patches of one large object would keep gigabytes.
+const MAX_CHANGE_BYTES: usize = 32 << 20;
 
 #[derive(Default)]
 pub(crate) struct Resource {
@@ -23,6 +27,8 @@ pub(crate) struct Resource {
 struct Inner {
     objects: BTreeMap<Arc<str>, Arc<Object>>,
     changes: VecDeque<Arc<Change>>,
+    /// Of the changes.
+    bytes: usize,
     /// Every change after this revision is in `changes`.
     complete_after: Revision,
     watchers: Watchers,
@@ -58,6 +64,7 @@ impl Resource {
         let mut inner = self.write();
         inner.objects = objects.into_iter().map(|object| (object.key.clone(), object)).collect();
         inner.changes.clear();
+        inner.bytes = 0;
         inner.complete_after = revision;
         // Watchers missed the changes of the gap: they are dropped, and list again.
         inner.watchers = Watchers::default();
@@ -86,6 +93,11 @@ impl Resource {
     pub(crate) fn changed(&self) -> Revision {
         let inner = self.read();
         inner.changes.back().map_or(inner.complete_after, |change| change.object.revision)
+    }
+
+    /// The number of objects.
+    pub(crate) fn len(&self) -> usize {
+        self.read().objects.len()
     }
 
     pub(crate) fn counts(&self) -> Counts {
@@ -156,13 +168,19 @@ impl Inner {
     fn publish(&mut self, change: Change) {
         self.published += 1;
         let change = Arc::new(change);
+        self.bytes += change.weight();
         self.changes.push_back(change.clone());
-        while self.changes.len() > MAX_CHANGES {
-            if let Some(oldest) = self.changes.pop_front() {
-                self.complete_after = oldest.revision();
+        self.watchers.publish(&change);
+        while self.changes.len() > MAX_CHANGES || self.bytes > MAX_CHANGE_BYTES {
+            let is_heavy = self.bytes > MAX_CHANGE_BYTES;
+            let Some(oldest) = self.changes.pop_front() else { return };
+            self.bytes -= oldest.weight();
+            self.complete_after = oldest.revision();
+            // A watcher that still has it would keep more than is kept for all.
+            if is_heavy && Arc::strong_count(&oldest) > 1 {
+                self.watchers.close_behind(&oldest);
             }
         }
-        self.watchers.publish(&change);
     }
 }
 
@@ -172,6 +190,7 @@ mod tests {
     use skep_store::Entry;
 
     use super::*;
+    use crate::cache::queue::NoChange;
 
     fn object(key: &str, revision: Revision) -> Arc<Object> {
         let kind = skep_api::find("", "v1", "configmaps").unwrap();
@@ -182,6 +201,45 @@ mod tests {
 
     fn seen(objects: &[Arc<Object>]) -> Vec<(String, Revision)> {
         objects.iter().map(|object| (object.key.to_string(), object.revision)).collect()
+    }
+
+    fn large(revision: Revision) -> Arc<Object> {
+        let kind = skep_api::find("", "v1", "configmaps").unwrap();
+        let value = format!("{{\"metadata\":{{\"name\":\"k\"}},\"data\":\"{}\"}}", "x".repeat(1 << 20));
+        let entry = Entry { key: "/n/k".into(), value: value.into(), created: 1, modified: revision };
+        Arc::new(Object::from_entry(kind, &entry))
+    }
+
+    #[test]
+    fn large_changes_are_kept_by_their_bytes_and_older_ones_are_gone() {
+        let resource = Resource::default();
+        let mut stalled = resource.subscribe();
+        for revision in 1..=200 {
+            resource.put(large(revision));
+        }
+        let inner = resource.read();
+        let kept: usize = inner.changes.iter().map(|change| change.object.bytes.len()).sum();
+        assert!(kept <= MAX_CHANGE_BYTES && kept > MAX_CHANGE_BYTES / 2, "{kept} bytes");
+        assert_eq!(inner.changes.back().map(|change| change.revision()), Some(200));
+        let complete_after = inner.complete_after;
+        drop(inner);
+        assert_eq!(
+            stalled.try_recv().unwrap_err(),
+            NoChange::Closed,
+            "a watcher keeps no more than the ring"
+        );
+        assert!(resource.watch(complete_after - 1, Trigger::Any).is_err());
+        assert!(resource.watch(complete_after, Trigger::Any).is_ok());
+    }
+
+    #[test]
+    fn a_watcher_that_follows_large_changes_stays_open() {
+        let resource = Resource::default();
+        let mut changes = resource.subscribe();
+        for revision in 1..=200 {
+            resource.put(large(revision));
+            assert_eq!(changes.try_recv().map(|change| change.revision()), Ok(revision));
+        }
     }
 
     proptest! {

@@ -8,21 +8,15 @@ use std::sync::Arc;
 
 use skep_api::Kind;
 use skep_api::selector::FieldSelector;
-use tokio::sync::mpsc;
 
 use super::Change;
+use super::queue::{Changes, Sender, queue};
 use crate::object::prefix;
 
-/// Changes that may wait for a slow watcher before it is dropped.
-const QUEUE_LENGTH: usize = 1_024;
 /// Fewer watchers than this are not searched for closed ones.
 const MIN_SWEEP: usize = 64;
 /// The field by which kubelets select their pods; no built-in kind but Pod can be selected by it.
 const NODE_NAME: &str = "spec.nodeName";
-
-/// The receiving end of a watcher: changes as they happen; closed if the watcher is too slow.
-pub(crate) type Changes = mpsc::Receiver<Arc<Change>>;
-type Sender = mpsc::Sender<Arc<Change>>;
 
 /// The narrowest condition of a selection that can be looked up. Every change that the selection can show meets it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,7 +71,7 @@ struct Index(HashMap<Box<str>, Vec<Sender>>);
 
 impl Watchers {
     pub(super) fn subscribe(&mut self, trigger: Trigger) -> Changes {
-        let (sender, receiver) = mpsc::channel(QUEUE_LENGTH);
+        let (sender, changes) = queue();
         // The number doubles between sweeps, so that a subscription stays cheap among many watchers.
         if self.registered >= self.sweep_at.max(MIN_SWEEP) {
             self.sweep();
@@ -91,26 +85,36 @@ impl Watchers {
             Trigger::Namespace(prefix) => self.of_namespaces.add(prefix, sender),
             Trigger::Any => self.of_any.push(sender),
         }
-        receiver
+        changes
     }
 
     /// Sends a change to those it may concern, and drops watchers that are closed or too slow.
     pub(super) fn publish(&mut self, change: &Arc<Change>) {
+        self.retain(change, |sender| sender.send(change));
+    }
+
+    /// Closes the watchers that have not taken a change that is no longer kept for others: only they hold its memory.
+    pub(super) fn close_behind(&mut self, change: &Change) {
+        self.retain(change, |sender| sender.close_if_behind(change.revision()));
+    }
+
+    /// Keeps those of the watchers that a change may concern.
+    fn retain(&mut self, change: &Change, keep: impl Fn(&Sender) -> bool) {
         let key = &*change.object.key;
         let name_at = key.rfind('/').map_or(0, |at| at + 1);
-        self.of_objects.send(key, change);
-        self.of_names.send(&key[name_at..], change);
-        self.of_namespaces.send(&key[..name_at], change);
+        self.of_objects.retain(key, &keep);
+        self.of_names.retain(&key[name_at..], &keep);
+        self.of_namespaces.retain(&key[..name_at], &keep);
         if !self.of_nodes.0.is_empty() {
             let now = change.object.selectable.field(NODE_NAME);
-            self.of_nodes.send(now, change);
+            self.of_nodes.retain(now, &keep);
             // Watchers of the old value get its deletion.
             let before = change.previous.as_ref().map(|previous| previous.selectable.field(NODE_NAME));
             if let Some(before) = before.filter(|before| *before != now) {
-                self.of_nodes.send(before, change);
+                self.of_nodes.retain(before, &keep);
             }
         }
-        send(&mut self.of_any, change);
+        self.of_any.retain(keep);
     }
 
     /// The number of open watchers.
@@ -144,17 +148,13 @@ impl Index {
         self.0.entry(value.into()).or_default().push(sender);
     }
 
-    fn send(&mut self, value: &str, change: &Arc<Change>) {
+    fn retain(&mut self, value: &str, keep: impl Fn(&Sender) -> bool) {
         let Some(senders) = self.0.get_mut(value) else { return };
-        send(senders, change);
+        senders.retain(keep);
         if senders.is_empty() {
             self.0.remove(value);
         }
     }
-}
-
-fn send(senders: &mut Vec<Sender>, change: &Arc<Change>) {
-    senders.retain(|sender| sender.try_send(change.clone()).is_ok());
 }
 
 #[cfg(test)]
@@ -164,6 +164,7 @@ mod tests {
     use skep_store::{Entry, Revision};
 
     use super::*;
+    use crate::cache::queue::{NoChange, QUEUE_LENGTH};
     use crate::cache::{ChangeKind, Resource};
     use crate::handlers::list::Selection;
     use crate::object::{Object, key};
@@ -273,11 +274,7 @@ mod tests {
             resource.put(pod("a", "x", "n", revision));
         }
         assert_eq!(resource.counts().watchers, 0);
-        let read = std::iter::from_fn(|| slow.try_recv().ok()).count();
-        assert_eq!(
-            (read, slow.try_recv().unwrap_err()),
-            (QUEUE_LENGTH, mpsc::error::TryRecvError::Disconnected)
-        );
+        assert_eq!(slow.try_recv().unwrap_err(), NoChange::Closed, "nothing is kept for it");
     }
 
     /// Few names, namespaces and nodes, so that watchers often match. A write without a node deletes the pod.

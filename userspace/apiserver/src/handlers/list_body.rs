@@ -2,7 +2,6 @@
 //!
 //! A list of any size needs the memory of one piece, and a thread for no longer than one piece takes.
 
-use std::convert::Infallible;
 use std::io::Write as _;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -18,13 +17,14 @@ use http_body::{Frame, SizeHint};
 
 use crate::negotiate::{accepts_gzip, as_gzip, respond};
 use crate::object::Object;
+use crate::perishable::Perishable;
 
 /// Bytes of one piece, before compression.
 const PIECE_BYTES: usize = 128 << 10;
 
 struct Items {
     head: String,
-    objects: std::vec::IntoIter<Arc<Object>>,
+    objects: Objects,
     first: bool,
     ended: bool,
     /// Bytes that are still to come, before compression.
@@ -34,13 +34,37 @@ struct Items {
     rested: bool,
 }
 
+/// The objects that are still to come.
+enum Objects {
+    Short(std::vec::IntoIter<Arc<Object>>),
+    /// Of more than one piece: a client that does not read must not keep them.
+    Long(Perishable<std::vec::IntoIter<Arc<Object>>>),
+}
+
+impl Objects {
+    fn next(&mut self) -> Result<Option<Arc<Object>>, Stalled> {
+        match self {
+            Objects::Short(objects) => Ok(objects.next()),
+            Objects::Long(objects) => objects.with(Iterator::next).ok_or(Stalled),
+        }
+    }
+}
+
+/// The client took nothing of a list for too long.
+#[derive(Debug, thiserror::Error)]
+#[error("the client is too slow")]
+struct Stalled;
+
 /// Answers with a list. `head` is its text up to the items, including the opening bracket.
 pub(super) fn respond_items(headers: &HeaderMap, head: String, objects: Vec<Arc<Object>>) -> Response {
     let bytes: usize = objects.iter().map(|object| object.bytes.len()).sum();
     let size = head.len() + bytes + objects.len().saturating_sub(1) + END.len();
     let gzip = accepts_gzip(headers, size).then(|| GzEncoder::new(Vec::new(), Compression::fast()));
     let compressed = gzip.is_some();
-    let objects = objects.into_iter();
+    let objects = match objects.into_iter() {
+        objects if size <= PIECE_BYTES => Objects::Short(objects),
+        objects => Objects::Long(Perishable::new(objects)),
+    };
     let items = Items { head, objects, first: true, ended: false, left: size as u64, gzip, rested: true };
     let mut response = respond(StatusCode::OK, Bytes::new());
     *response.body_mut() = Body::new(items);
@@ -51,26 +75,26 @@ const END: &[u8] = b"]}";
 
 impl Items {
     /// The next piece before compression.
-    fn join(&mut self) -> Vec<u8> {
+    fn join(&mut self) -> Result<Vec<u8>, Stalled> {
         let mut out = Vec::with_capacity(PIECE_BYTES + (PIECE_BYTES >> 3));
         out.append(&mut std::mem::take(&mut self.head).into_bytes());
         while out.len() < PIECE_BYTES {
-            let Some(object) = self.objects.next() else {
+            let Some(object) = self.objects.next()? else {
                 out.extend_from_slice(END);
                 self.ended = true;
-                return out;
+                return Ok(out);
             };
             if !std::mem::take(&mut self.first) {
                 out.push(b',');
             }
             out.extend_from_slice(&object.bytes);
         }
-        out
+        Ok(out)
     }
 
     fn piece(&mut self) -> std::io::Result<Vec<u8>> {
         loop {
-            let plain = self.join();
+            let plain = self.join().map_err(std::io::Error::other)?;
             self.left = self.left.saturating_sub(plain.len() as u64);
             let Some(encoder) = &mut self.gzip else { return Ok(plain) };
             encoder.write_all(&plain)?;
@@ -88,12 +112,12 @@ impl Items {
 
 impl http_body::Body for Items {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = std::io::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
         if self.ended {
             return Poll::Ready(None);
         }
@@ -102,9 +126,9 @@ impl http_body::Body for Items {
             return Poll::Pending;
         }
         self.rested = false;
-        // Writing into memory does not fail.
-        let piece = self.piece().unwrap_or_default();
-        Poll::Ready(Some(Ok(Frame::data(Bytes::from(piece)))))
+        let piece = self.piece();
+        self.ended |= piece.is_err();
+        Poll::Ready(Some(piece.map(|piece| Frame::data(Bytes::from(piece)))))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -13,15 +13,15 @@ use rand::Rng as _;
 use serde_json::{Value, json};
 use skep_api::{KindRef, Status, conversion};
 use skep_store::Revision;
-use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep};
 
 use super::list::{Selection, parse_number};
-use crate::cache::{Change, ChangeKind, Trigger};
+use crate::cache::{Change, ChangeKind, Changes, Trigger};
 use crate::call::Call;
 use crate::convert;
 use crate::negotiate::{View, render, table_of, view};
 use crate::object::Object;
+use crate::perishable::Perishable;
 use crate::stored::{Storage, store_error};
 
 /// The interval of bookmarks of an idle watch.
@@ -56,6 +56,7 @@ pub(crate) async fn handle(storage: &Storage, call: Call) -> Result<Response, St
         view,
         selection,
         waiting: VecDeque::new(),
+        earlier: None,
         changes: None,
         deadline: Instant::now() + Duration::from_secs(seconds),
         pause: Box::pin(tokio::time::sleep(BOOKMARK_INTERVAL.min(Duration::from_secs(seconds)))),
@@ -81,15 +82,43 @@ struct Stream {
     kind: KindRef,
     view: View,
     selection: Selection,
-    /// Lines to send before new changes.
+    /// Lines to send next, or parts of them.
     waiting: VecDeque<Bytes>,
-    changes: Option<mpsc::Receiver<Arc<Change>>>,
+    /// To send before new changes. Lines are made of it as the client takes them.
+    earlier: Option<Perishable<Earlier>>,
+    changes: Option<Changes>,
     deadline: Instant,
     /// Until the next bookmark or the deadline. Reused: a timer for each event would cost more than the event.
     pause: Pin<Box<Sleep>>,
     bookmarks: bool,
     columns_sent: bool,
     last: Revision,
+}
+
+/// What a watch sends before new changes.
+enum Earlier {
+    /// The objects at the start, and then a bookmark with their revision if the client wants it.
+    Objects(std::vec::IntoIter<Arc<Object>>, Option<Revision>),
+    /// The changes since the client's revision.
+    Changes(std::vec::IntoIter<Arc<Change>>),
+}
+
+enum Item {
+    Object(Arc<Object>),
+    Bookmark(Revision),
+    Change(Arc<Change>),
+}
+
+impl Earlier {
+    fn next(&mut self) -> Option<Item> {
+        match self {
+            Earlier::Objects(objects, bookmark) => match objects.next() {
+                Some(object) => Some(Item::Object(object)),
+                None => bookmark.take().map(Item::Bookmark),
+            },
+            Earlier::Changes(changes) => changes.next().map(Item::Change),
+        }
+    }
 }
 
 impl Stream {
@@ -105,8 +134,8 @@ impl Stream {
             Some(after) if after != 0 && !initial => match resource.watch(after, trigger) {
                 Ok((missed, changes)) => {
                     self.last = after;
-                    for change in missed {
-                        self.push(change).await?;
+                    if !missed.is_empty() {
+                        self.earlier = Some(Perishable::new(Earlier::Changes(missed.into_iter())));
                     }
                     self.changes = Some(changes);
                 }
@@ -121,50 +150,70 @@ impl Stream {
                 let (objects, changes) = resource.list_and_watch(&self.selection.prefix, trigger);
                 let objects = convert::all(&self.storage.webhooks, &self.kind, objects).await?;
                 self.last = revision;
-                for object in &objects {
-                    if !self.selection.selects(object) {
-                        continue;
-                    }
-                    let line = self.line(ChangeKind::Added.name(), object);
-                    self.waiting.push_back(line);
-                }
-                if initial && self.bookmarks {
-                    let annotations = json!({"k8s.io/initial-events-end": "true"});
-                    self.waiting.push_back(self.bookmark(revision, &annotations));
-                }
+                let selected = |object: &Arc<Object>| self.selection.selects(object);
+                let objects: Vec<_> = objects.into_iter().filter(selected).collect();
+                let bookmark = (initial && self.bookmarks).then_some(revision);
+                self.earlier = Some(Perishable::new(Earlier::Objects(objects.into_iter(), bookmark)));
                 self.changes = Some(changes);
             }
         }
         Ok(())
     }
 
-    /// The lines that are ready, at least one; `None` ends the response.
+    /// The lines that are ready, at least one; `None` ends the response. A large object is a piece of its own.
     async fn next_piece(&mut self) -> Option<Bytes> {
         let first = self.next().await?;
-        let mut next = self.next_ready().await;
-        if next.is_none() {
+        if first.len() >= PIECE_BYTES || !self.make_ready().await {
             return Some(first);
         }
         let mut piece = Vec::from(first);
-        while let Some(line) = next {
+        while piece.len() < PIECE_BYTES && self.make_ready().await {
+            let Some(line) = self.waiting.pop_front_if(|line| line.len() < PIECE_BYTES) else { break };
             piece.extend_from_slice(&line);
-            next = if piece.len() < PIECE_BYTES { self.next_ready().await } else { None };
         }
         Some(piece.into())
     }
 
-    /// The next line if it is ready.
-    async fn next_ready(&mut self) -> Option<Bytes> {
+    /// Makes lines of what is ready. Whether there are any.
+    async fn make_ready(&mut self) -> bool {
         while self.waiting.is_empty() {
-            let change = self.changes.as_mut()?.try_recv().ok()?;
+            if self.earlier.is_some() {
+                self.take_earlier().await;
+                continue;
+            }
+            let Some(change) = self.changes.as_mut().and_then(|changes| changes.try_recv().ok()) else {
+                return false;
+            };
             self.take(change).await;
         }
-        self.waiting.pop_front()
+        true
+    }
+
+    async fn take_earlier(&mut self) {
+        let Some(next) = self.earlier.as_ref().map(|earlier| earlier.with(Earlier::next)) else { return };
+        match next {
+            Some(Some(Item::Object(object))) => self.push_line(ChangeKind::Added.name(), &object),
+            Some(Some(Item::Change(change))) => self.take(change).await,
+            Some(Some(Item::Bookmark(revision))) => {
+                let annotations = json!({"k8s.io/initial-events-end": "true"});
+                let line = self.bookmark(revision, &annotations);
+                self.waiting.push_back(line);
+            }
+            Some(None) => self.earlier = None,
+            // The client was too slow.
+            None => {
+                (self.earlier, self.changes) = (None, None);
+                self.waiting.push_back(expired(self.last, self.last + 1));
+            }
+        }
     }
 
     /// The next line; `None` ends the response.
     async fn next(&mut self) -> Option<Bytes> {
         loop {
+            while self.waiting.is_empty() && self.earlier.is_some() {
+                self.take_earlier().await;
+            }
             if let Some(line) = self.waiting.pop_front() {
                 return Some(line);
             }
@@ -186,7 +235,7 @@ impl Stream {
                     if self.bookmarks {
                         // With an empty queue, everything up to this revision was sent.
                         let applied = self.storage.caches.applied();
-                        if self.changes.as_ref().is_some_and(mpsc::Receiver::is_empty) {
+                        if self.changes.as_ref().is_some_and(Changes::is_drained) {
                             self.last = self.last.max(applied);
                         }
                         self.waiting.push_back(self.bookmark(self.last, &Value::Null));
@@ -201,7 +250,7 @@ impl Stream {
 
     async fn take(&mut self, change: Arc<Change>) {
         if let Err(status) = self.push(change).await {
-            self.changes = None;
+            (self.earlier, self.changes) = (None, None);
             let error = status.to_value().to_string();
             self.waiting.push_back(crate::cache::line("ERROR", error.as_bytes()));
         }
@@ -218,15 +267,14 @@ impl Stream {
         }
         let change = convert::change(&self.storage.webhooks, &self.kind, change).await?;
         let Some(kind) = self.selection.event(&change) else { return Ok(()) };
-        let line = match self.view {
-            View::Whole if !conversion::is_needed(&self.kind) => change.line(kind),
-            _ => self.line(kind.name(), &change.object),
-        };
-        self.waiting.push_back(line);
+        match self.view {
+            View::Whole if !conversion::is_needed(&self.kind) => change.push_line(kind, &mut self.waiting),
+            _ => self.push_line(kind.name(), &change.object),
+        }
         Ok(())
     }
 
-    fn line(&mut self, kind: &str, object: &Object) -> Bytes {
+    fn push_line(&mut self, kind: &str, object: &Object) {
         let body = match self.view {
             View::Table(rows) => {
                 let columns = !std::mem::replace(&mut self.columns_sent, true);
@@ -236,7 +284,7 @@ impl Stream {
             }
             view => render(view, &self.kind, object),
         };
-        crate::cache::line(kind, &body)
+        crate::cache::push_line(kind, body, &mut self.waiting);
     }
 
     fn bookmark(&self, revision: Revision, annotations: &Value) -> Bytes {
