@@ -9,6 +9,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use serde_json::{Value, json};
 use skep_tests::api_server::{Pem, TestApiServer};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
@@ -106,5 +107,101 @@ async fn idle_connections_without_credentials_leave_room_for_others() -> Result<
     let mut admin = Dialer::new(&server, Some(&admin), b"http/1.1")?.dial(LOCALHOST).await?;
     ensure!(get(&mut admin, "/api/v1/namespaces").await?.starts_with("HTTP/1.1 200"));
     ensure!(get(&mut jane, "/version").await?.starts_with("HTTP/1.1 200"), "a known connection was closed");
+    Ok(())
+}
+
+/// Bytes of this process's resident memory.
+fn resident() -> Result<u64> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+    Ok(line.trim().trim_end_matches("kB").trim().parse::<u64>()? << 10)
+}
+
+/// What the memory of the process may grow by: pieces in flight, and what the allocator keeps.
+const MAX_GROWTH: u64 = 150 << 20;
+
+async fn send(client: &kube::Client, request: http::request::Builder, body: Value) -> Result<String> {
+    let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
+    Ok(client.request_text(request.body(body)?).await?)
+}
+
+async fn create_large(client: &kube::Client, name: &str) -> Result<()> {
+    let object = json!({
+        "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"x": "a".repeat(1_000_000)},
+    });
+    let request = http::Request::post("/api/v1/namespaces/default/configmaps");
+    send(client, request.header("content-type", "application/json"), object).await.map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn small_patches_of_a_large_object_do_not_fill_the_memory() -> Result<()> {
+    let server = TestApiServer::start().await?;
+    let client = server.client();
+    create_large(&client, "large").await?;
+    let path = "/api/v1/namespaces/default/configmaps/large";
+    let patch = async |at: u32| {
+        let request = http::Request::patch(path).header("content-type", "application/merge-patch+json");
+        send(&client, request, json!({"data": {"y": at.to_string()}})).await
+    };
+    for at in 0..20 {
+        patch(at).await?;
+    }
+    let before = resident()?;
+    for at in 0..200 {
+        patch(at).await?;
+    }
+    let growth = resident()?.saturating_sub(before);
+    ensure!(growth < MAX_GROWTH, "200 patches cost {} MiB", growth >> 20);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stalled_watches_of_many_large_objects_do_not_fill_the_memory() -> Result<()> {
+    let server = TestApiServer::listen(|_| {}).await?;
+    let client = server.client();
+    for at in 0..40 {
+        create_large(&client, &format!("large-{at}")).await?;
+    }
+    let admin = server.ca.issue("root", "system:masters")?;
+    let dialer = Dialer::new(&server, Some(&admin), b"http/1.1")?;
+    let before = resident()?;
+    let mut stalled = Vec::new();
+    for _ in 0..25 {
+        let mut stream = dialer.dial(LOCALHOST).await?;
+        let path = "/api/v1/configmaps?watch=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan\
+                    &allowWatchBookmarks=true";
+        // The head and the beginning of the first object, and no more.
+        ensure!(get(&mut stream, path).await?.starts_with("HTTP/1.1 200"));
+        stalled.push(stream);
+    }
+    let growth = resident()?.saturating_sub(before);
+    ensure!(growth < MAX_GROWTH, "25 stalled watches cost {} MiB", growth >> 20);
+    // Those who read get every object, and then the bookmark.
+    let path = "/api/v1/configmaps?watch=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan\
+                &allowWatchBookmarks=true&timeoutSeconds=1";
+    let text = send(&client, http::Request::get(path), Value::Null).await?;
+    let events: Vec<Value> = text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    let added = events.iter().filter(|event| event["object"]["data"]["x"].is_string()).count();
+    ensure!(added == 40, "{added} objects");
+    let is_end =
+        |event: &Value| event["object"]["metadata"]["annotations"]["k8s.io/initial-events-end"].is_string();
+    let first_bookmark = events.iter().position(|event| event["type"] == "BOOKMARK");
+    ensure!(first_bookmark.is_some_and(|at| at > 40 && is_end(&events[at])), "{first_bookmark:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_that_does_not_arrive_is_given_up() -> Result<()> {
+    let server = TestApiServer::listen(|_| {}).await?;
+    let admin = server.ca.issue("root", "system:masters")?;
+    let mut slow = Dialer::new(&server, Some(&admin), b"http/1.1")?.dial(LOCALHOST).await?;
+    let head =
+        "POST /api/v1/namespaces/default/configmaps HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{";
+    slow.write_all(head.as_bytes()).await?;
+    let mut answer = vec![0; 4 << 10];
+    let length = timeout(Duration::from_secs(30), slow.read(&mut answer)).await.context("no answer")??;
+    let answer = String::from_utf8_lossy(&answer[..length]);
+    ensure!(answer.starts_with("HTTP/1.1 504"), "{answer}");
+    ensure!(answer.contains("request did not complete within the allotted timeout"), "{answer}");
     Ok(())
 }

@@ -96,7 +96,7 @@ impl TestApiServer {
         TestApiServer::new(None, "127.0.0.1:6443".parse()?, change).await
     }
 
-    /// On a store of the test's.
+    /// A server on a store that outlives it.
     pub async fn start_on(store: Arc<dyn Store>) -> Result<TestApiServer> {
         TestApiServer::new(Some(store), "127.0.0.1:6443".parse()?, |_| {}).await
     }

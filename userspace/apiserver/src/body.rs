@@ -1,12 +1,16 @@
 //! Decodes request bodies: size limit, JSON, YAML or protobuf.
 
+use std::time::Duration;
+
 use axum::body::Body;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::Value;
 use skep_api::{Status, document};
+
+use crate::deadline;
 
 /// As upstream's MaxRequestBodyBytes.
 pub(crate) const MAX_BODY_BYTES: usize = 3 << 20;
@@ -14,12 +18,31 @@ pub(crate) const MAX_BODY_BYTES: usize = 3 << 20;
 /// The media type of upstream's protobuf encoding, for built-in kinds only.
 pub(crate) const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 
-/// Reads the body; 413 if it is over the limit.
+/// A body of which nothing arrives for this long is given up.
+const PROGRESS_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Reads the body; 413 if it is over the limit, 504 if it stops to arrive.
 pub(crate) async fn read(body: Body) -> Result<Bytes, Status> {
-    match Limited::new(body, MAX_BODY_BYTES).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(Status::too_large(MAX_BODY_BYTES)),
-        Err(error) => Err(Status::bad_request(format!("read the body: {error}"))),
+    let mut body = Limited::new(body, MAX_BODY_BYTES);
+    let (mut first, mut all) = (Bytes::new(), BytesMut::new());
+    loop {
+        let frame = tokio::time::timeout(PROGRESS_TIMEOUT, body.frame());
+        let data = match frame.await.map_err(|_| deadline::exceeded())? {
+            Some(Ok(frame)) => frame.into_data().unwrap_or_default(),
+            Some(Err(error)) if error.is::<LengthLimitError>() => {
+                return Err(Status::too_large(MAX_BODY_BYTES));
+            }
+            Some(Err(error)) => return Err(Status::bad_request(format!("read the body: {error}"))),
+            // Most bodies are one piece, which is not copied.
+            None if all.is_empty() => return Ok(first),
+            None => return Ok(all.freeze()),
+        };
+        if first.is_empty() && all.is_empty() {
+            first = data;
+        } else {
+            all.extend_from_slice(&std::mem::take(&mut first));
+            all.extend_from_slice(&data);
+        }
     }
 }
 

@@ -18,6 +18,7 @@ use crate::authz::SUPERUSERS;
 use crate::body::{self, PROTOBUF, media_type};
 use crate::call::Call;
 use crate::connections::Connection;
+use crate::deadline;
 use crate::handlers;
 use crate::identity::{AUTHENTICATED, Identity};
 use crate::metrics::{InProgress, Metrics, RequestLabels};
@@ -84,7 +85,7 @@ fn admit(requester: &Identity, connection: &Connection) {
 async fn serve(received: Received<'_>) -> Response {
     let (server, at) = (received.server, received.at);
     let (notes, mut counted) = (Arc::new(Notes::default()), None);
-    let mut response = match answer(received, &notes, &mut counted).await {
+    let mut response = match in_time(received, &notes, &mut counted).await {
         Ok(response) => response,
         Err(status) => respond_status(&status),
     };
@@ -96,6 +97,21 @@ async fn serve(received: Received<'_>) -> Response {
     match counted {
         Some((labels, open)) => server.metrics.record(labels, at.elapsed(), open, response),
         None => response,
+    }
+}
+
+/// Answers within the time that the request has.
+async fn in_time(
+    received: Received<'_>,
+    notes: &Arc<Notes>,
+    counted: &mut Option<(RequestLabels, InProgress)>,
+) -> Result<Response, Status> {
+    match deadline::limit(received.info, &received.query)? {
+        Some(limit) => {
+            let answered = tokio::time::timeout(limit, answer(received, notes, counted)).await;
+            answered.unwrap_or_else(|_| Err(deadline::exceeded()))
+        }
+        None => answer(received, notes, counted).await,
     }
 }
 

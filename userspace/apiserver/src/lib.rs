@@ -21,6 +21,7 @@ mod config;
 mod connection;
 mod connections;
 mod convert;
+mod deadline;
 mod definitions;
 mod deletion;
 mod dial;

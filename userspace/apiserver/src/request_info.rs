@@ -87,6 +87,12 @@ impl<'a> RequestInfo<'a> {
         }
     }
 
+    /// Whether the client decides how long the request stays open, as upstream decides it.
+    pub(crate) fn is_long_running(&self) -> bool {
+        self.verb == "watch"
+            || matches!(&*self.subresource, "exec" | "attach" | "portforward" | "proxy" | "log")
+    }
+
     /// The request as one for its path, if the server has no such resource.
     pub(crate) fn without_resource(&self, method: &Method) -> RequestInfo<'_> {
         RequestInfo { path: (*self.path).into(), verb: method_verb(method), ..RequestInfo::default() }

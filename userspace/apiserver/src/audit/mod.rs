@@ -210,3 +210,61 @@ impl http_body::Body for AuditedBody {
         self.inner.size_hint()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use bytes::Bytes;
+    use http::StatusCode;
+    use serde_json::json;
+
+    use super::*;
+
+    fn audit(folder: &Path) -> Audit {
+        let policy = json!({
+            "apiVersion": "audit.k8s.io/v1", "kind": "Policy", "rules": [{"level": "RequestResponse"}],
+        });
+        let path = folder.join("audit.log");
+        let options = LogOptions { path, max_age: 0, max_backups: 0, max_size: 0, compress: false };
+        Audit::new(AuditPolicy::parse(&policy.to_string()).unwrap(), options).unwrap()
+    }
+
+    async fn answered(path: &str, response: Response) -> Response {
+        let folder = tempfile::tempdir().unwrap();
+        let request = Request::get(path).body(Body::empty()).unwrap();
+        let info = RequestInfo::parse(&http::Method::GET, path, false);
+        let requester = Ok(Identity::new("jane", &[]));
+        around(&audit(folder.path()), &info, requester, request, |_, _| async { response }).await
+    }
+
+    /// As a server answers that wants to hurt.
+    fn endless() -> Response {
+        let pieces =
+            futures::stream::repeat_with(|| Ok::<_, std::io::Error>(Bytes::from(vec![b'x'; 1 << 16])));
+        let mut response = Response::new(Body::from_stream(pieces));
+        *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+        response
+    }
+
+    #[tokio::test]
+    async fn an_endless_answer_of_another_server_is_passed_on_and_not_collected() {
+        for path in ["/api/v1/namespaces/a/services/b/proxy/x", "/apis/metrics.k8s.io/v1beta1/nodes"] {
+            let mut response = endless();
+            response.extensions_mut().insert(Forwarded);
+            let mut body = answered(path, response).await.into_body();
+            assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap().len(), 1 << 16);
+            // Nor is one without a known length, whoever made it.
+            let mut body = answered(path, endless()).await.into_body();
+            assert!(body.frame().await.unwrap().is_ok());
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_of_this_server_reaches_both_the_log_and_the_client() {
+        let status = Status::not_found(skep_api::find("", "v1", "pods").unwrap(), "x");
+        let response = answered("/api/v1/namespaces/a/pods/x", respond_status(&status)).await;
+        let bytes = response.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(serde_json::from_slice::<Value>(&bytes).unwrap(), status.to_value());
+    }
+}
