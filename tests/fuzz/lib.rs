@@ -75,6 +75,7 @@ fn config(folder: &TempDir) -> Config {
     let pem = CertificateParams::default().self_signed(&ca).expect("a certificate").pem();
     Config {
         store: Arc::new(EmbeddedStore::open(&folder.path().join("store.redb")).expect("a store")),
+        shared_store: false,
         services: ServiceNetwork {
             cidrs: vec!["10.96.0.0/12".parse().expect("a network")],
             node_ports: NODE_PORTS,

@@ -131,6 +131,7 @@ impl TestApiServer {
         let tokens = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
         let mut config = Config {
             store,
+            shared_store: false,
             services: ServiceNetwork { cidrs: vec!["10.96.0.0/12".parse()?], node_ports: NODE_PORTS },
             advertise,
             client_ca: ca.certificate.clone(),

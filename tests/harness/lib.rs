@@ -5,6 +5,7 @@ pub mod bpffs;
 pub mod cgroup;
 pub mod churn;
 pub mod containerd;
+pub mod etcd;
 pub mod guest;
 pub mod linear;
 pub mod netns;

@@ -9,8 +9,9 @@ use crate::aggregate;
 use crate::allocate::Allocator;
 use crate::allocate::address::ensure_default_range;
 use crate::authz::{default_objects, reconciled};
-use crate::config::Config;
+use crate::config::{Config, FrontProxy, NodeTls};
 use crate::reconcilers::service_allocations::repair;
+use crate::server_endpoints;
 use crate::stored::{Storage, stamp};
 
 /// Default bindings of earlier versions, which gave more than they should.
@@ -40,22 +41,33 @@ pub(crate) async fn run(config: &Config, allocator: &Arc<Allocator>) -> Result<(
     }
     ensure_default_range(storage, &allocator.network).await?;
     repair(storage).await?;
-    ensure_fields(storage, aggregate::trust(config), &["data"]).await?;
-    ensure_fields(storage, authorities(config), &["data"]).await?;
-    kubernetes_service(config, allocator).await
+    publish(storage, &config.client_ca, &config.front_proxy, &config.node_tls).await?;
+    kubernetes_service(config, allocator).await?;
+    // Servers that share a store write all endpoints together.
+    if config.shared_store {
+        return Ok(());
+    }
+    server_endpoints::write(storage, &[config.advertise].into()).await
 }
 
-/// The ConfigMap by which nodes know which CA to trust for what.
-fn authorities(config: &Config) -> Value {
-    json!({
+/// Writes the ConfigMaps by which other API servers and nodes know which CA to trust for what.
+pub(crate) async fn publish(
+    storage: &Storage,
+    client_ca: &str,
+    front_proxy: &FrontProxy,
+    node_tls: &NodeTls,
+) -> Result<(), Status> {
+    let authorities = json!({
         "apiVersion": "v1", "kind": "ConfigMap",
         "metadata": {"name": "skep-certificate-authorities", "namespace": "kube-system"},
         "data": {
-            "cluster-ca.crt": config.client_ca,
-            "kubelet-client-ca.crt": config.node_tls.client_ca,
-            "kubelet-serving-ca.crt": config.node_tls.ca,
+            "cluster-ca.crt": client_ca,
+            "kubelet-client-ca.crt": node_tls.client_ca,
+            "kubelet-serving-ca.crt": node_tls.ca,
         },
-    })
+    });
+    ensure_fields(storage, aggregate::trust(client_ca, front_proxy), &["data"]).await?;
+    ensure_fields(storage, authorities, &["data"]).await
 }
 
 /// Creates the namespaces that every cluster has, as far as they are missing.
@@ -106,9 +118,8 @@ async fn insert(storage: &Storage, kind: &Kind, mut object: Value) -> Result<(),
     }
 }
 
-/// The Service by which pods reach the API, and its endpoint.
+/// The Service by which pods reach the API.
 async fn kubernetes_service(config: &Config, allocator: &Arc<Allocator>) -> Result<(), Status> {
-    let storage = &allocator.storage;
     let advertise = config.advertise;
     if let Some(first) = config.services.cidrs.first().and_then(|cidr| cidr.iter().nth(1)) {
         let service = json!({
@@ -119,21 +130,7 @@ async fn kubernetes_service(config: &Config, allocator: &Arc<Allocator>) -> Resu
         });
         ensure_service(allocator, service).await?;
     }
-    let port = json!({"name": "https", "port": advertise.port(), "protocol": "TCP"});
-    let slice = json!({
-        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
-        "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"kubernetes.io/service-name": "kubernetes"}},
-        "addressType": if advertise.is_ipv4() { "IPv4" } else { "IPv6" },
-        "endpoints": [{"addresses": [advertise.ip().to_string()], "conditions": {"ready": true}}],
-        "ports": [port],
-    });
-    ensure_fields(storage, slice, &["addressType", "endpoints", "ports"]).await?;
-    let endpoints = json!({
-        "apiVersion": "v1", "kind": "Endpoints",
-        "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}},
-        "subsets": [{"addresses": [{"ip": advertise.ip().to_string()}], "ports": [port]}],
-    });
-    ensure_fields(storage, endpoints, &["subsets"]).await
+    Ok(())
 }
 
 async fn ensure_service(allocator: &Arc<Allocator>, mut service: Value) -> Result<(), Status> {
@@ -159,7 +156,7 @@ async fn ensure_service(allocator: &Arc<Allocator>, mut service: Value) -> Resul
 }
 
 /// Creates the object, or sets these fields of it.
-async fn ensure_fields(storage: &Storage, wanted: Value, fields: &[&str]) -> Result<(), Status> {
+pub(crate) async fn ensure_fields(storage: &Storage, wanted: Value, fields: &[&str]) -> Result<(), Status> {
     let kind = kind_of(&wanted)?;
     let Ok(old) = storage.caches.get_or_404(kind, meta::namespace(&wanted), meta::name(&wanted)) else {
         return insert(storage, kind, wanted).await;

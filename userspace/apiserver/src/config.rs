@@ -13,6 +13,9 @@ use crate::audit::Audit;
 #[derive(Clone)]
 pub struct Config {
     pub store: Arc<dyn Store>,
+    /// Whether other servers may use the store too: then each keeps a lease, and all living ones are endpoints of the
+    /// `kubernetes` Service.
+    pub shared_store: bool,
     pub services: ServiceNetwork,
     /// The address at which clients reach the server; for discovery and the endpoint of the `kubernetes` Service.
     pub advertise: std::net::SocketAddr,
@@ -24,6 +27,15 @@ pub struct Config {
     pub front_proxy: FrontProxy,
     /// `None`: requests are not audited.
     pub audit: Option<Audit>,
+}
+
+/// What a running server can be given anew: renewed certificates, rotated CAs and keys.
+#[derive(Clone)]
+pub struct Credentials {
+    pub client_ca: String,
+    pub tokens: TokenKeys,
+    pub node_tls: NodeTls,
+    pub front_proxy: FrontProxy,
 }
 
 /// Addresses and ports of Services.

@@ -43,6 +43,7 @@ mod request_info;
 mod reverse_proxy;
 mod review;
 mod serve;
+mod server_endpoints;
 mod start_error;
 mod state;
 mod stored;
@@ -63,13 +64,16 @@ use authn::token::Tokens;
 use cache::Caches;
 use connections::{Connections, Limits};
 use metrics::Metrics;
-use state::{Inner, Peers};
+use server_endpoints::ServerLeases;
+use state::{Inner, LiveCredentials};
 use stored::Storage;
 use write::Writer;
 
 pub use admission::{OptionalPlugin, PluginError};
 pub use audit::{Audit, AuditPolicy, LogOptions};
-pub use config::{AccessRules, Config, FrontProxy, NODE_PORTS, NodeTls, ServiceNetwork, TokenKeys};
+pub use config::{
+    AccessRules, Config, Credentials, FrontProxy, NODE_PORTS, NodeTls, ServiceNetwork, TokenKeys,
+};
 pub use identity::Identity;
 pub use serve::ServeError;
 pub use start_error::StartError;
@@ -85,16 +89,22 @@ impl ApiServer {
     /// Loads the caches from the store and creates the objects of every cluster: namespaces, roles, the `kubernetes` Service.
     pub async fn new(config: Config) -> Result<ApiServer, StartError> {
         let storage = Storage::new(Caches::load(config.store.clone()).await?);
-        let peers = Peers::new(&config.node_tls)?;
+        let credentials = LiveCredentials::new(&config)?;
         let aggregator = Arc::new(Aggregator::new(&config.front_proxy)?);
         let allocator = Arc::new(Allocator { storage: storage.clone(), network: config.services.clone() });
         let tokens = Tokens::new(&config.tokens)?;
         let admission =
             Admission::new(storage.clone(), config.access.clone(), config.services.clone(), config.advertise);
         bootstrap::run(&config, &allocator).await?;
+        let leases =
+            config.shared_store.then(|| Arc::new(ServerLeases::new(storage.clone(), config.advertise)));
+        if let Some(leases) = &leases {
+            // Another server that writes them now is right as well; the next round follows.
+            leases.round().await.or_else(|error| if error.is_stale() { Ok(()) } else { Err(error) })?;
+        }
         aggregator.refresh(&storage.caches);
         let writer = Arc::new(Writer { storage: storage.clone(), admission, allocator });
-        let reconcilers = reconcilers::start(&writer, &aggregator);
+        let reconcilers = reconcilers::start(&writer, &aggregator, leases.clone());
         let metrics = Metrics::default();
         let connections = Connections::new(Limits::of_this_process());
         let inner = Inner {
@@ -102,13 +112,35 @@ impl ApiServer {
             storage,
             writer,
             tokens,
-            peers,
+            credentials,
             aggregator,
             metrics,
+            leases,
             connections,
             _reconcilers: reconcilers,
         };
         Ok(ApiServer { inner: Arc::new(inner) })
+    }
+
+    /// Uses renewed certificates and rotated CAs and keys from now on. Connections stay; [`ApiServer::serve`] takes the CA of
+    /// clients when it is called.
+    pub async fn reload(&self, new: &Credentials) -> Result<(), StartError> {
+        let inner = &self.inner;
+        inner.credentials.replace(new)?;
+        inner.tokens.set_keys(&new.tokens)?;
+        inner.aggregator.set_certificate(&new.front_proxy, &inner.storage.caches)?;
+        let published =
+            bootstrap::publish(&inner.storage, &new.client_ca, &new.front_proxy, &new.node_tls).await;
+        Ok(published?)
+    }
+
+    /// Takes this server out of the endpoints of the `kubernetes` Service, before it stops. Does nothing if no other server
+    /// can use the store.
+    pub async fn withdraw(&self) -> Result<(), StartError> {
+        match &self.inner.leases {
+            Some(leases) => Ok(leases.withdraw().await?),
+            None => Ok(()),
+        }
     }
 
     /// Replaces the keys of service account tokens. Tokens of a key that is not among them end at once.

@@ -56,7 +56,7 @@ impl ApiServer {
 
     fn tls(&self, certificate: &str, key: &str) -> Result<ServerConfig, ServeError> {
         let mut roots = RootCertStore::empty();
-        for ca in CertificateDer::pem_slice_iter(self.inner.config.client_ca.as_bytes()) {
+        for ca in CertificateDer::pem_slice_iter(self.inner.credentials.client_ca().as_bytes()) {
             roots.add(ca.map_err(|_| ServeError::Pem("the clients' CA"))?)?;
         }
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());

@@ -7,10 +7,12 @@ use rustls::ClientConfig;
 
 use crate::aggregate::Aggregator;
 use crate::authn::token::Tokens;
-use crate::config::{Config, NodeTls};
+use crate::config::{Config, Credentials, NodeTls};
 use crate::connections::Connections;
+use crate::lock::RwLock;
 use crate::metrics::Metrics;
 use crate::reconcilers::Running;
+use crate::server_endpoints::ServerLeases;
 use crate::stored::Storage;
 use crate::tls::{ClientCertificate, TlsError, Trust, client};
 use crate::write::Writer;
@@ -20,11 +22,43 @@ pub(crate) struct Inner {
     pub(crate) storage: Storage,
     pub(crate) writer: Arc<Writer>,
     pub(crate) tokens: Tokens,
-    pub(crate) peers: Peers,
+    pub(crate) credentials: LiveCredentials,
     pub(crate) aggregator: Arc<Aggregator>,
     pub(crate) metrics: Metrics,
     pub(crate) connections: Connections,
+    /// `None` if no other server can use the store.
+    pub(crate) leases: Option<Arc<ServerLeases>>,
     pub(crate) _reconcilers: Running,
+}
+
+/// The parts of the configuration that change while the server runs.
+pub(crate) struct LiveCredentials {
+    client_ca: RwLock<Arc<str>>,
+    peers: RwLock<Arc<Peers>>,
+}
+
+impl LiveCredentials {
+    pub(crate) fn new(config: &Config) -> Result<LiveCredentials, TlsError> {
+        Ok(LiveCredentials {
+            client_ca: RwLock::new(config.client_ca.as_str().into()),
+            peers: RwLock::new(Arc::new(Peers::new(&config.node_tls)?)),
+        })
+    }
+
+    pub(crate) fn replace(&self, new: &Credentials) -> Result<(), TlsError> {
+        *self.peers.write() = Arc::new(Peers::new(&new.node_tls)?);
+        *self.client_ca.write() = new.client_ca.as_str().into();
+        Ok(())
+    }
+
+    /// PEM of the CAs of client certificates.
+    pub(crate) fn client_ca(&self) -> Arc<str> {
+        self.client_ca.read().clone()
+    }
+
+    pub(crate) fn peers(&self) -> Arc<Peers> {
+        self.peers.read().clone()
+    }
 }
 
 /// TLS configurations for proxied requests.

@@ -153,6 +153,7 @@ pub(crate) fn store_error(error: StoreError) -> Status {
         }
         StoreError::FutureRevision { wanted, current } => Status::timeout(format!("Too large resource version: {wanted}, current: {current}"))
             .with_details(json!({"causes": [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}]})),
+        StoreError::TooLarge(_) => Status::new(Reason::RequestEntityTooLarge, error.to_string()),
         StoreError::Full(_) => Status::new(Reason::InternalError, error.to_string()).with_code(507),
         error => Status::internal(error),
     }

@@ -69,11 +69,25 @@ pub(crate) struct Candidate {
     api: Api<Lease>,
     config: LeaderElection,
     observed: Option<Observed>,
+    /// When the attempt began that last acquired or renewed the lease. Others count from its write, which came later.
+    renewed: Option<Instant>,
+}
+
+/// Gives the lease up if this candidate holds it, so that another need not wait until it expires.
+pub async fn release(client: &Client, config: &LeaderElection) -> kube::Result<()> {
+    let api: Api<Lease> = Api::namespaced(client.clone(), &config.namespace);
+    let Some(mut lease) = api.get_opt(&config.name).await? else { return Ok(()) };
+    let spec = lease.spec.get_or_insert_default();
+    if spec.holder_identity.as_deref() != Some(&config.identity) {
+        return Ok(());
+    }
+    spec.holder_identity = Some(String::new());
+    api.replace(&config.name, &PostParams::default(), &lease).await.map(drop)
 }
 
 impl Candidate {
     pub(crate) fn new(client: Client, config: LeaderElection) -> Self {
-        Candidate { api: Api::namespaced(client, &config.namespace), config, observed: None }
+        Candidate { api: Api::namespaced(client, &config.namespace), config, observed: None, renewed: None }
     }
 
     /// Waits until this process leads.
@@ -90,12 +104,14 @@ impl Candidate {
 
     /// Renews until the leadership is lost: taken by another, or not renewed within the deadline.
     pub(crate) async fn hold(&mut self) {
-        let mut renewed = Instant::now();
+        let mut renewed = self.renewed.unwrap_or_else(Instant::now);
         loop {
-            tokio::time::sleep(self.config.retry_period).await;
-            let left = self.config.renew_deadline.saturating_sub(renewed.elapsed());
+            let deadline = self.config.renew_deadline;
+            tokio::time::sleep(self.config.retry_period.min(deadline.saturating_sub(renewed.elapsed())))
+                .await;
+            let left = deadline.saturating_sub(renewed.elapsed());
             match tokio::time::timeout(left.max(Duration::from_millis(1)), self.attempt()).await {
-                Ok(Ok(true)) => renewed = Instant::now(),
+                Ok(Ok(true)) => renewed = self.renewed.unwrap_or(renewed),
                 Ok(Ok(false)) => {
                     return tracing::warn!(lease = self.config.name, "lease taken by another candidate");
                 }
@@ -113,6 +129,7 @@ impl Candidate {
 
     /// One attempt to acquire or renew the lease; false if another candidate holds it.
     async fn attempt(&mut self) -> kube::Result<bool> {
+        let began = Instant::now();
         let current = self.api.get_opt(&self.config.name).await?;
         self.observe(current);
         let sent = match next_action(&self.config, self.observed.as_ref(), Timestamp::now(), Instant::now()) {
@@ -125,6 +142,7 @@ impl Candidate {
         match sent {
             Ok(lease) => {
                 self.observe(Some(lease));
+                self.renewed = Some(began);
                 Ok(true)
             }
             // Another candidate wrote first.

@@ -32,6 +32,8 @@ use tokio::sync::mpsc;
 use cache::Kind;
 use hub::Hub;
 
+pub use leader::release;
+
 pub use config::{Config, LeaderElection, NODE_ADDRESSES, NodeNames, Parts, SignError, SignRequest, Signer};
 
 /// Why the parts cannot run. A lost leadership is not among the reasons: it restarts them.

@@ -1,6 +1,9 @@
 //! The `skep` binary: commands and wiring only.
 
+mod advertise;
+mod cluster_keys;
 mod commands;
+mod credentials;
 mod join;
 mod kubeconfig;
 mod pki;
@@ -13,7 +16,7 @@ use clap::Parser;
 use mimalloc::MiMalloc;
 use tracing_subscriber::EnvFilter;
 
-use commands::{agent, backup, restore, secrets, server, token};
+use commands::{agent, backup, certs, restore, secrets, server, token};
 
 /// Every request allocates many small objects; measured with `cargo xtask bench api`.
 #[global_allocator]
@@ -31,6 +34,9 @@ enum Command {
     Backup(backup::Backup),
     /// Make the data directory of a server from a backup
     Restore(restore::Restore),
+    /// Show the certificates, and rotate CAs and the key of tokens
+    #[command(subcommand)]
+    Certs(certs::Certs),
     /// Manage the keys that encrypt Secrets at rest
     #[command(subcommand)]
     Secrets(secrets::Secrets),
@@ -66,6 +72,7 @@ fn run(command: Command) -> Result<()> {
             Command::Agent(agent) => agent::run(*agent).await,
             Command::Backup(backup) => backup::run(backup).await,
             Command::Restore(restore) => restore::run(restore).await,
+            Command::Certs(certs) => certs::run(certs),
             Command::Secrets(secrets) => secrets::run(secrets),
             Command::Token(token) => token::run(token).await,
         }

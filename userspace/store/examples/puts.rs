@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use skep_store::embedded::EmbeddedStore;
-use skep_store::etcd::EtcdStore;
+use skep_store::etcd::{EtcdOptions, EtcdStore};
 use skep_store::{Expect, Store};
 
 #[derive(Clone)]
@@ -39,7 +39,7 @@ fn load(mut args: impl Iterator<Item = String>) -> Result<Load, String> {
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let load = load(std::env::args().skip(1))?;
     let store: Arc<dyn Store> = if load.store.starts_with("http") {
-        Arc::new(EtcdStore::connect(std::slice::from_ref(&load.store), None).await?)
+        Arc::new(EtcdStore::connect(std::slice::from_ref(&load.store), EtcdOptions::default()).await?)
     } else {
         Arc::new(EmbeddedStore::open(load.store.as_ref())?)
     };

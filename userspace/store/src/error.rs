@@ -24,6 +24,9 @@ pub enum StoreError {
     /// Nothing was written. Reads work, and writes work again once there is room.
     #[error("the store's disk is full; free some space, reads still work: {0}")]
     Full(String),
+    /// Nothing was written: the value is larger than the store takes.
+    #[error("the object is too large for the store: {0}")]
+    TooLarge(String),
     /// What was read does not match its checksum. The store never repairs it.
     #[error("the store is damaged and was not changed; restore a backup: {0}")]
     Corrupt(String),

@@ -2,7 +2,9 @@
 //!
 //! In and out: the [`Store`] interface, as etcd's gRPC API. etcd's errors become [`StoreError`]s.
 
+use std::borrow::Cow;
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -34,16 +36,66 @@ const MAX_MESSAGE_BYTES: usize = 512 << 20;
 const RAISING_KEY: &str = "/skep/restore";
 /// Bounds the writes at once that raise the revision.
 const MAX_RAISING_WRITES: u64 = 512;
+/// How to connect to an etcd cluster.
+#[derive(Clone, Default)]
+pub struct EtcdOptions {
+    /// With it the endpoints are `https://`.
+    pub tls: Option<TlsOptions>,
+    /// Name and password.
+    pub user: Option<(String, String)>,
+    /// Where the keys of `/registry` are in etcd; as upstream's `--etcd-prefix`. Empty: there.
+    pub prefix: String,
+}
 
 /// A client of an etcd cluster; compacts its history regularly.
 pub struct EtcdStore {
     client: Client,
+    keys: Keys,
     compaction: AbortHandle,
 }
 
+/// The prefix that callers use.
+const REGISTRY: &str = "/registry";
+
+/// Maps the keys of callers to those in etcd, and back.
+#[derive(Clone)]
+struct Keys(Arc<str>);
+
+impl Keys {
+    fn new(prefix: &str) -> Keys {
+        let trimmed = prefix.trim_matches('/');
+        Keys(if trimmed.is_empty() { REGISTRY.into() } else { format!("/{trimmed}").into() })
+    }
+
+    fn to_etcd<'a>(&self, key: &'a str) -> Cow<'a, str> {
+        match key.strip_prefix(REGISTRY) {
+            Some(rest) if *self.0 != *REGISTRY => Cow::Owned(format!("{}{rest}", self.0)),
+            _ => Cow::Borrowed(key),
+        }
+    }
+
+    fn from_etcd<'a>(&self, key: &'a str) -> Cow<'a, str> {
+        match key.strip_prefix(&*self.0) {
+            Some(rest) if *self.0 != *REGISTRY => Cow::Owned(format!("{REGISTRY}{rest}")),
+            _ => Cow::Borrowed(key),
+        }
+    }
+
+    fn entry(&self, kv: &KeyValue) -> Result<Entry> {
+        let key = kv.key_str().map_err(|_| StoreError::Corrupt("a key is not UTF-8".to_owned()))?;
+        Ok(Entry {
+            key: self.from_etcd(key).as_ref().into(),
+            value: Bytes::copy_from_slice(kv.value()),
+            created: kv.create_revision() as Revision,
+            modified: kv.mod_revision() as Revision,
+        })
+    }
+}
+
 impl EtcdStore {
-    /// Connects to any of the endpoints (`http://host:2379`); with `tls` the endpoints are `https://`.
-    pub async fn connect(endpoints: &[String], tls: Option<TlsOptions>) -> Result<EtcdStore> {
+    /// Connects to any of the endpoints (`http://host:2379`).
+    pub async fn connect(endpoints: &[String], options: EtcdOptions) -> Result<EtcdStore> {
+        let EtcdOptions { tls, user, prefix } = options;
         // Ends watches of a member that lost its cluster: it would send no more events.
         let mut options = ConnectOptions::new()
             .with_require_leader(true)
@@ -52,9 +104,12 @@ impl EtcdStore {
         if let Some(tls) = tls {
             options = options.with_tls(tls);
         }
+        if let Some((name, password)) = user {
+            options = options.with_user(name, password);
+        }
         let client = Client::connect(endpoints, Some(options)).await.map_err(store_error)?;
         let compaction = tokio::spawn(compact_regularly(client.clone())).abort_handle();
-        let store = EtcdStore { client, compaction };
+        let store = EtcdStore { client, keys: Keys::new(&prefix), compaction };
         // Connections are made lazily; this fails now if etcd cannot be reached.
         store.revision().await?;
         Ok(store)
@@ -218,21 +273,11 @@ fn compare(key: &str, expect: Expect) -> Vec<Compare> {
     }
 }
 
-fn entry(kv: &KeyValue) -> Result<Entry> {
-    let key = kv.key_str().map_err(|_| StoreError::Corrupt("a key is not UTF-8".to_owned()))?;
-    Ok(Entry {
-        key: key.into(),
-        value: Bytes::copy_from_slice(kv.value()),
-        created: kv.create_revision() as Revision,
-        modified: kv.mod_revision() as Revision,
-    })
-}
-
 /// The entry that the failed branch of a transaction read.
-fn found(responses: Vec<TxnOpResponse>) -> Result<Option<Entry>> {
+fn found(keys: &Keys, responses: Vec<TxnOpResponse>) -> Result<Option<Entry>> {
     for response in responses {
         if let TxnOpResponse::Get(get) = response {
-            return get.kvs().first().map(entry).transpose();
+            return get.kvs().first().map(|kv| keys.entry(kv)).transpose();
         }
     }
     Ok(None)
@@ -242,12 +287,12 @@ fn found(responses: Vec<TxnOpResponse>) -> Result<Option<Entry>> {
 impl Store for EtcdStore {
     async fn get(&self, key: &str, at: Option<Revision>) -> Result<(Option<Entry>, Revision)> {
         let options = at.map(|at| GetOptions::new().with_revision(at as i64));
-        let response = match with_timeout(self.kv().get(key, options)).await {
+        let response = match with_timeout(self.kv().get(&*self.keys.to_etcd(key), options)).await {
             Ok(response) => response,
             Err(error) => return Err(self.with_revisions(at_revision(error, at)).await),
         };
         let current = response.header().map_or(0, |header| header.revision() as Revision);
-        Ok((response.kvs().first().map(entry).transpose()?, at.unwrap_or(current)))
+        Ok((response.kvs().first().map(|kv| self.keys.entry(kv)).transpose()?, at.unwrap_or(current)))
     }
 
     async fn range(
@@ -257,7 +302,9 @@ impl Store for EtcdStore {
         limit: usize,
         at: Option<Revision>,
     ) -> Result<Range> {
-        let mut start = start_of(prefix, start_after);
+        let (prefix, start_after) =
+            (&*self.keys.to_etcd(prefix), start_after.map(|key| self.keys.to_etcd(key)));
+        let mut start = start_of(prefix, start_after.as_deref());
         let mut range = Range { entries: Vec::new(), revision: at.unwrap_or(0), more: false };
         let mut at = at;
         loop {
@@ -269,7 +316,7 @@ impl Store for EtcdStore {
                 at = Some(range.revision);
             }
             for kv in response.kvs() {
-                range.entries.push(entry(kv)?);
+                range.entries.push(self.keys.entry(kv)?);
             }
             range.more = response.more();
             match response.kvs().last() {
@@ -282,16 +329,20 @@ impl Store for EtcdStore {
     }
 
     async fn count(&self, prefix: &str, start_after: Option<&str>, at: Option<Revision>) -> Result<u64> {
+        let (prefix, start_after) =
+            (&*self.keys.to_etcd(prefix), start_after.map(|key| self.keys.to_etcd(key)));
+        let start_after = start_after.as_deref();
         let options = GetOptions::new().with_range(end_of(prefix)).with_count_only();
         Ok(self.get_range(start_of(prefix, start_after), options, at).await?.count() as u64)
     }
 
     async fn put(&self, key: &str, value: Bytes, expect: Expect) -> Result<Entry> {
-        let put = TxnOp::put(key, value.to_vec(), Some(PutOptions::new().with_prev_key()));
-        let txn = Txn::new().when(compare(key, expect)).and_then([put]).or_else([TxnOp::get(key, None)]);
+        let at = &*self.keys.to_etcd(key);
+        let put = TxnOp::put(at, value.to_vec(), Some(PutOptions::new().with_prev_key()));
+        let txn = Txn::new().when(compare(at, expect)).and_then([put]).or_else([TxnOp::get(at, None)]);
         let response = with_timeout(self.kv().txn(txn)).await?;
         if !response.succeeded() {
-            return Err(StoreError::Conflict { actual: found(response.op_responses())? });
+            return Err(StoreError::Conflict { actual: found(&self.keys, response.op_responses())? });
         }
         let modified = response.header().map_or(0, |header| header.revision() as Revision);
         let previous = response.op_responses().into_iter().find_map(|response| match response {
@@ -302,11 +353,12 @@ impl Store for EtcdStore {
     }
 
     async fn delete(&self, key: &str, expect: Expect) -> Result<(Entry, Revision)> {
-        let delete = TxnOp::delete(key, Some(DeleteOptions::new().with_prev_key()));
-        let txn = Txn::new().when(compare(key, expect)).and_then([delete]).or_else([TxnOp::get(key, None)]);
+        let at = &*self.keys.to_etcd(key);
+        let delete = TxnOp::delete(at, Some(DeleteOptions::new().with_prev_key()));
+        let txn = Txn::new().when(compare(at, expect)).and_then([delete]).or_else([TxnOp::get(at, None)]);
         let response = with_timeout(self.kv().txn(txn)).await?;
         if !response.succeeded() {
-            let actual = found(response.op_responses())?;
+            let actual = found(&self.keys, response.op_responses())?;
             return Err(
                 actual.map_or(StoreError::NotFound, |actual| StoreError::Conflict { actual: Some(actual) })
             );
@@ -316,7 +368,7 @@ impl Store for EtcdStore {
             if let TxnOpResponse::Delete(delete) = response
                 && let Some(kv) = delete.prev_kvs().first()
             {
-                return Ok((entry(kv)?, revision));
+                return Ok((self.keys.entry(kv)?, revision));
             }
         }
         Err(StoreError::NotFound)
@@ -335,7 +387,7 @@ impl Store for EtcdStore {
         let stream = with_timeout(client.watch("", Some(options))).await?;
         let (sender, watch) = Watch::channel();
         sender.offer(Ok(WatchItem::Progress(after)));
-        tokio::spawn(forward(stream, prefix.to_owned(), sender));
+        tokio::spawn(forward(stream, self.keys.clone(), prefix.to_owned(), sender));
         Ok(watch)
     }
 
@@ -352,14 +404,15 @@ impl Store for EtcdStore {
 }
 
 /// Sends etcd's responses to the watcher until either end is gone.
-async fn forward(mut stream: WatchStream, prefix: String, sender: WatchSender) {
+async fn forward(mut stream: WatchStream, keys: Keys, prefix: String, sender: WatchSender) {
+    let prefix = keys.to_etcd(&prefix).into_owned();
     loop {
         let response = tokio::select! {
             response = stream.message() => response,
             () = sender.closed() => return,
         };
         let item = match response {
-            Ok(Some(response)) => item(&response, &prefix),
+            Ok(Some(response)) => item(&keys, &response, &prefix),
             Ok(None) => Some(Err(StoreError::Unavailable("etcd ended the watch".to_owned()))),
             Err(error) => Some(Err(store_error(error))),
         };
@@ -372,7 +425,7 @@ async fn forward(mut stream: WatchStream, prefix: String, sender: WatchSender) {
 }
 
 /// The item for the watcher of a prefix; `None` if the response has nothing for it.
-fn item(response: &WatchResponse, prefix: &str) -> Option<Result<WatchItem>> {
+fn item(keys: &Keys, response: &WatchResponse, prefix: &str) -> Option<Result<WatchItem>> {
     if response.compact_revision() > 0 {
         return Some(Err(StoreError::Compacted { oldest: response.compact_revision() as Revision }));
     }
@@ -384,7 +437,7 @@ fn item(response: &WatchResponse, prefix: &str) -> Option<Result<WatchItem>> {
         .events()
         .iter()
         .filter(|event| event.kv().is_some_and(|kv| kv.key().starts_with(prefix.as_bytes())))
-        .filter_map(|e| event(e).transpose())
+        .filter_map(|e| event(keys, e).transpose())
         .collect::<Result<Vec<Event>>>();
     Some(matching.map(
         |events| {
@@ -393,11 +446,11 @@ fn item(response: &WatchResponse, prefix: &str) -> Option<Result<WatchItem>> {
     ))
 }
 
-fn event(event: &etcd_client::Event) -> Result<Option<Event>> {
+fn event(keys: &Keys, event: &etcd_client::Event) -> Result<Option<Event>> {
     let Some(kv) = event.kv() else { return Ok(None) };
-    let previous = event.prev_kv().map(entry).transpose()?;
+    let previous = event.prev_kv().map(|kv| keys.entry(kv)).transpose()?;
     Ok(match event.event_type() {
-        EventType::Put => Some(Event::Put { entry: entry(kv)?, previous }),
+        EventType::Put => Some(Event::Put { entry: keys.entry(kv)?, previous }),
         EventType::Delete => {
             previous.map(|previous| Event::Delete { previous, revision: kv.mod_revision() as Revision })
         }
@@ -416,6 +469,8 @@ fn store_error(error: etcd_client::Error) -> StoreError {
         StoreError::FutureRevision { wanted: 0, current: 0 }
     } else if message.contains("database space exceeded") {
         StoreError::Full(message.to_owned())
+    } else if message.contains("request is too large") || message.contains("message larger than max") {
+        StoreError::TooLarge(message.to_owned())
     } else if message.contains("data corruption") {
         StoreError::Corrupt(message.to_owned())
     } else {
@@ -430,5 +485,21 @@ fn at_revision(error: StoreError, at: Option<Revision>) -> StoreError {
             StoreError::FutureRevision { wanted: at.unwrap_or(0), current }
         }
         error => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_below_the_prefix_in_etcd_and_below_registry_for_callers() {
+        for (prefix, stored) in
+            [("", "/registry/pods/a/b"), ("registry", "/registry/pods/a/b"), ("/one/", "/one/pods/a/b")]
+        {
+            let keys = Keys::new(prefix);
+            assert_eq!(keys.to_etcd("/registry/pods/a/b"), stored, "{prefix}");
+            assert_eq!(keys.from_etcd(stored), "/registry/pods/a/b", "{prefix}");
+        }
     }
 }

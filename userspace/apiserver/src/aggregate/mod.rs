@@ -14,7 +14,7 @@ use skep_api::aggregate::Remote;
 use skep_api::{Kind, find, meta};
 
 use crate::cache::Caches;
-use crate::config::{Config, FrontProxy};
+use crate::config::FrontProxy;
 use crate::dial::RemoteAddress;
 use crate::endpoints::ready_endpoints;
 use crate::lock::RwLock;
@@ -39,7 +39,7 @@ pub(crate) fn kind() -> Option<&'static Kind> {
 /// The other API servers.
 pub(crate) struct Aggregator {
     /// The client certificate that this server presents to them.
-    certificate: ClientCertificate,
+    certificate: RwLock<Arc<ClientCertificate>>,
     table: RwLock<Arc<Table>>,
 }
 
@@ -67,9 +67,15 @@ pub(crate) struct Backend {
 
 impl Aggregator {
     pub(crate) fn new(config: &FrontProxy) -> Result<Aggregator, TlsError> {
-        let what = "the front proxy's certificate";
-        let certificate = ClientCertificate::read(&config.certificate, &config.key, what)?;
-        Ok(Aggregator { certificate, table: RwLock::default() })
+        Ok(Aggregator { certificate: RwLock::new(certificate(config)?), table: RwLock::default() })
+    }
+
+    /// Presents another certificate from now on.
+    pub(crate) fn set_certificate(&self, config: &FrontProxy, caches: &Caches) -> Result<(), TlsError> {
+        *self.certificate.write() = certificate(config)?;
+        let remotes = self.table().remotes.clone();
+        self.refresh_after(caches, &Table { backends: Vec::new(), remotes });
+        Ok(())
     }
 
     pub(crate) fn table(&self) -> Arc<Table> {
@@ -92,9 +98,13 @@ impl Aggregator {
 
     /// Reads the APIServices from the caches. Discovery documents of known servers stay.
     pub(crate) fn refresh(&self, caches: &Caches) {
+        self.refresh_after(caches, &self.table());
+    }
+
+    /// Keeps the TLS configurations and documents of an earlier table.
+    fn refresh_after(&self, caches: &Caches, before: &Table) {
         let Some(kind) = kind() else { return };
         let objects = caches.of(kind).map(|services| services.list(&prefix(kind))).unwrap_or_default();
-        let before = self.table();
         let mut table = Table::default();
         for api_service in objects.iter().map(|object| object.value()) {
             if !api_service["spec"]["service"].is_object() || api_service["spec"]["group"] == GROUP {
@@ -108,7 +118,7 @@ impl Aggregator {
                 remote.openapi.clone_from(&known.openapi);
                 remote.current = known.current;
             }
-            table.backends.push(Arc::new(self.backend(caches, &api_service, &before)));
+            table.backends.push(Arc::new(self.backend(caches, &api_service, before)));
             table.remotes.push(remote);
         }
         self.set(table);
@@ -141,11 +151,11 @@ impl Aggregator {
     }
 
     fn tls(&self, spec: &Value) -> Result<Arc<ClientConfig>, String> {
+        let certificate = self.certificate.read().clone();
         if spec["insecureSkipTLSVerify"] == true {
-            return tls::client(Trust::Unverified, Some(&self.certificate))
-                .map_err(|error| error.to_string());
+            return tls::client(Trust::Unverified, Some(&certificate)).map_err(|error| error.to_string());
         }
-        tls::of_bundle(spec["caBundle"].as_str().unwrap_or_default(), Some(&self.certificate))
+        tls::of_bundle(spec["caBundle"].as_str().unwrap_or_default(), Some(&certificate))
     }
 
     fn set(&self, table: Table) {
@@ -199,15 +209,20 @@ pub(crate) fn service_of(caches: &Caches, spec: &Value) -> Option<Value> {
     caches.get_or_404(kind, text("namespace"), text("name")).ok().map(|service| service.value())
 }
 
+fn certificate(config: &FrontProxy) -> Result<Arc<ClientCertificate>, TlsError> {
+    let what = "the front proxy's certificate";
+    ClientCertificate::read(&config.certificate, &config.key, what).map(Arc::new)
+}
+
 /// The ConfigMap by which other API servers authenticate this one as a front proxy, and its clients by their CA.
-pub(crate) fn trust(config: &Config) -> Value {
+pub(crate) fn trust(client_ca: &str, front_proxy: &FrontProxy) -> Value {
     let list = |names: &[&str]| json!(names).to_string();
-    let FrontProxy { ca, names, .. } = &config.front_proxy;
+    let FrontProxy { ca, names, .. } = front_proxy;
     json!({
         "apiVersion": "v1", "kind": "ConfigMap",
         "metadata": {"name": "extension-apiserver-authentication", "namespace": "kube-system"},
         "data": {
-            "client-ca-file": config.client_ca,
+            "client-ca-file": client_ca,
             "requestheader-allowed-names": json!(names).to_string(),
             "requestheader-client-ca-file": ca,
             "requestheader-extra-headers-prefix": list(&[EXTRA_PREFIX]),

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use tokio::task::JoinSet;
 
 use crate::aggregate::Aggregator;
+use crate::server_endpoints::ServerLeases;
 use crate::write::Writer;
 
 /// The tasks of all reconcilers; dropping it stops them.
@@ -22,7 +23,11 @@ pub(crate) struct Running {
 }
 
 /// Starts all reconcilers.
-pub(crate) fn start(writer: &Arc<Writer>, aggregator: &Arc<Aggregator>) -> Running {
+pub(crate) fn start(
+    writer: &Arc<Writer>,
+    aggregator: &Arc<Aggregator>,
+    leases: Option<Arc<ServerLeases>>,
+) -> Running {
     let mut tasks = JoinSet::new();
     let storage = &writer.storage;
     tasks.spawn(service_allocations::run(writer.allocator.clone()));
@@ -31,5 +36,8 @@ pub(crate) fn start(writer: &Arc<Writer>, aggregator: &Arc<Aggregator>) -> Runni
     tasks.spawn(local_api_services::run(storage.clone()));
     tasks.spawn(policy_status::run(storage.clone()));
     tasks.spawn(system_namespaces::run(storage.clone()));
+    if let Some(leases) = leases {
+        tasks.spawn(async move { leases.run().await });
+    }
     Running { _tasks: tasks }
 }

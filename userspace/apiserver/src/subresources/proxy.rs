@@ -201,7 +201,7 @@ fn kubelet(server: &Inner, node: &Value, path: &str, query: &str) -> Result<Dest
     })?;
     let address = allowed(server, address)?;
     Ok(Destination {
-        security: Security::of_address(server.peers.nodes.clone(), address),
+        security: Security::of_address(server.credentials.peers().nodes.clone(), address),
         address,
         path_and_query: joined(path, query),
     })
@@ -239,7 +239,7 @@ fn node(server: &Inner, call: &Call, node: &Value, query: &str) -> Result<Destin
 /// A pod or service; its certificate is not verified.
 fn unverified(server: &Inner, call: &Call, scheme: &str, address: RemoteAddress, query: &str) -> Destination {
     let security = match scheme {
-        "https" => Security::of_address(server.peers.unverified.clone(), address),
+        "https" => Security::of_address(server.credentials.peers().unverified.clone(), address),
         _ => Security::Plain,
     };
     Destination { security, address, path_and_query: joined(path(call), query) }

@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::duration;
-use crate::join::{Identity, IdentityFolder, Invitation};
+use crate::join::{Identity, IdentityFolder, Invitation, Trusted, fetch_trusted};
 use crate::kubeconfig::{Credentials, Impersonated, client, client_from_file};
 
 #[derive(clap::Args)]
@@ -133,6 +133,8 @@ struct Clients {
     informers: Client,
 }
 
+/// How often the node looks whether a CA was rotated.
+const AUTHORITIES_CHECK_INTERVAL: Duration = Duration::from_secs(60);
 /// Pause after a failed renewal of certificates.
 const RENEWAL_RETRY_INTERVAL: Duration = Duration::from_secs(3600);
 
@@ -223,22 +225,40 @@ async fn run_until_renewal(
         informers: client(server, &identity.trusted.cluster, credentials, Some(NETWORK_AGENT))?,
     };
     let until_renewal = stop.child_token();
-    if agent.network_only {
-        return network_only(agent, clients, until_renewal).await;
-    }
     let tls = ServingTls {
         certificate: identity.serving.certificate,
         key: identity.serving.key,
-        client_ca: identity.trusted.kubelet_client,
+        client_ca: identity.trusted.kubelet_client.clone(),
     };
-    let running = pods_and_network(agent, clients, tls, until_renewal.clone());
+    let of_authorities = clients.node.clone();
+    let running = async {
+        if agent.network_only {
+            return network_only(agent, clients, until_renewal.clone()).await;
+        }
+        pods_and_network(agent, clients, tls, until_renewal.clone()).await
+    };
     tokio::pin!(running);
     tokio::select! {
         ended = &mut running => return ended,
         () = tokio::time::sleep(due) => tracing::info!("renewing the certificates"),
+        () = other_authorities(of_authorities, &identity.trusted) => {
+            tracing::info!("the cluster's CAs changed; renewing what they certify");
+        }
     }
     until_renewal.cancel();
     running.await
+}
+
+/// Returns when the CAs that the server publishes are others than the known ones.
+async fn other_authorities(client: Client, known: &Trusted) {
+    loop {
+        tokio::time::sleep(AUTHORITIES_CHECK_INTERVAL).await;
+        match fetch_trusted(client.clone()).await {
+            Ok(found) if found != *known => return,
+            Ok(_) => {}
+            Err(error) => tracing::debug!(error = format!("{error:#}"), "read CAs failed"),
+        }
+    }
 }
 
 /// Runs pods and network over one set of informers until `stop`, or until one of them fails.

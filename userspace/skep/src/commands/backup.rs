@@ -12,7 +12,8 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::UnixStream;
 
 use super::backup_server::{KEYS, send, socket};
-use super::server::{EtcdTls, STORE_FILE, StoreChoice};
+use super::etcd::EtcdFlags;
+use super::server::{STORE_FILE, StoreChoice};
 
 #[derive(clap::Args)]
 pub(crate) struct Backup {
@@ -25,11 +26,11 @@ pub(crate) struct Backup {
     #[arg(long, default_value = "embedded")]
     store: StoreChoice,
     #[command(flatten)]
-    etcd_tls: EtcdTls,
+    etcd: EtcdFlags,
 }
 
 pub(crate) async fn run(backup: Backup) -> Result<()> {
-    let Backup { file, data_dir, store, etcd_tls } = &backup;
+    let Backup { file, data_dir, store, etcd: etcd_flags } = &backup;
     if file.exists() {
         bail!("{} exists already", file.display());
     }
@@ -41,7 +42,7 @@ pub(crate) async fn run(backup: Backup) -> Result<()> {
         match store {
             StoreChoice::Embedded => of_embedded(data_dir, &unfinished).await?,
             StoreChoice::Etcd(urls) => {
-                let store = EtcdStore::connect(urls, etcd_tls.options()?).await;
+                let store = EtcdStore::connect(urls, etcd_flags.options()?).await;
                 let store = store.with_context(|| format!("connect to etcd at {}", urls.join(",")))?;
                 let mut out = create(&unfinished)?;
                 send(&AtRevision::now(&store).await?, data_dir, &mut out).await?;

@@ -5,6 +5,8 @@ pub(crate) mod agent;
 mod audit;
 pub(crate) mod backup;
 mod backup_server;
+pub(crate) mod certs;
+mod etcd;
 pub(crate) mod restore;
 pub(crate) mod secrets;
 pub(crate) mod server;

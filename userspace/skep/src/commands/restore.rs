@@ -13,7 +13,8 @@ use skep_store::etcd::EtcdStore;
 use tokio::net::UnixStream;
 
 use super::backup_server::{KEYS, socket};
-use super::server::{EtcdTls, STORE_FILE, StoreChoice};
+use super::etcd::EtcdFlags;
+use super::server::{STORE_FILE, StoreChoice};
 use crate::pki::write_private;
 
 /// Writes that a cluster may have made between a backup and its loss. With etcd each costs a write.
@@ -31,7 +32,7 @@ pub(crate) struct Restore {
     #[arg(long, default_value = "embedded")]
     store: StoreChoice,
     #[command(flatten)]
-    etcd_tls: EtcdTls,
+    etcd: EtcdFlags,
     /// Restore into a data directory that has files; its store and keys are moved into a folder in it
     #[arg(long)]
     force: bool,
@@ -42,13 +43,13 @@ pub(crate) struct Restore {
 }
 
 pub(crate) async fn run(restore: Restore) -> Result<()> {
-    let Restore { file, data_dir, store, etcd_tls, force, bump_revision } = &restore;
+    let Restore { file, data_dir, store, etcd: etcd_flags, force, bump_revision } = &restore;
     // Before anything is changed.
     let Summary { manifest, files, .. } =
         verify(open(file)?).with_context(|| format!("verify {}", file.display()))?;
     let etcd = match store {
         StoreChoice::Embedded => None,
-        StoreChoice::Etcd(urls) => Some(empty_etcd(urls, etcd_tls).await?),
+        StoreChoice::Etcd(urls) => Some(empty_etcd(urls, etcd_flags).await?),
     };
     prepare(data_dir, *force).await?;
     restore_files(file, data_dir)?;
@@ -65,7 +66,7 @@ pub(crate) async fn run(restore: Restore) -> Result<()> {
     Ok(())
 }
 
-async fn empty_etcd(urls: &[String], tls: &EtcdTls) -> Result<EtcdStore> {
+async fn empty_etcd(urls: &[String], tls: &EtcdFlags) -> Result<EtcdStore> {
     let etcd = EtcdStore::connect(urls, tls.options()?).await;
     let etcd = etcd.with_context(|| format!("connect to etcd at {}", urls.join(",")))?;
     if etcd.count("/", None, None).await? > 0 {

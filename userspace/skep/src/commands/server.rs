@@ -9,35 +9,38 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use ipnetwork::IpNetwork;
-use rcgen::KeyPair;
-use skep_apiserver::{
-    ApiServer, Config, FrontProxy, Identity, NODE_PORTS, NodeTls, ServiceNetwork, TokenKeys,
-};
+use skep_apiserver::{ApiServer, Config, Credentials, Identity, NODE_PORTS, ServiceNetwork};
 use skep_control::{LeaderElection, NodeNames};
 use skep_store::Store;
 use skep_store::embedded::EmbeddedStore;
-use skep_store::etcd::{Certificate, EtcdStore, TlsOptions};
+use skep_store::etcd::EtcdStore;
 use skep_store::sealed::{Resealed, SealedStore, holds_sealed};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 
 use super::access::AccessFlags;
 use super::audit::AuditFlags;
+use super::etcd::EtcdFlags;
 use super::{backup_server, duration};
-use crate::kubeconfig;
-use crate::pki::{CLIENT, Leaf, Pki, SERVER, due};
+use crate::credentials::{Following, Loaded};
+use crate::pki::{CertifiedPem, Leaf, Pki, SERVER};
+use crate::{advertise, cluster_keys, credentials, kubeconfig};
 
 #[derive(clap::Args)]
 pub(crate) struct Server {
     /// Data directory: keys and the embedded store
     #[arg(long, default_value = "/var/lib/skep/server")]
     data_dir: PathBuf,
-    /// Address of the API; other nodes must be able to reach it
+    /// Address on which the API is served; other nodes must be able to reach it
     #[arg(long, default_value = "127.0.0.1:6443")]
     listen: SocketAddr,
+    /// Address at which nodes, pods and users reach the API [default: that of --listen, or of the default route]
+    #[arg(long)]
+    advertise_address: Option<IpAddr>,
     /// Additional DNS name or IP address in the API's certificate; may be repeated
     #[arg(long = "tls-san")]
     sans: Vec<String>,
@@ -45,7 +48,7 @@ pub(crate) struct Server {
     #[arg(long, default_value = "embedded")]
     store: StoreChoice,
     #[command(flatten)]
-    etcd_tls: EtcdTls,
+    etcd: EtcdFlags,
     /// Network of Services; may be repeated for IPv4 and IPv6
     #[arg(long = "service-cidr", default_value = "10.96.0.0/12")]
     service_cidrs: Vec<IpNetwork>,
@@ -62,38 +65,9 @@ pub(crate) struct Server {
     /// File for an administrator's kubeconfig, in addition to the default [default: DATA_DIR/admin.kubeconfig]
     #[arg(long)]
     write_kubeconfig: Option<PathBuf>,
-    /// Elect one of several servers with a shared etcd to run controllers
-    #[arg(long)]
+    /// Elect one of the servers that share an etcd to run controllers and scheduler. An embedded store has one server
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     leader_elect: bool,
-}
-
-/// PEM files.
-#[derive(clap::Args)]
-pub(super) struct EtcdTls {
-    /// CA of etcd's certificates
-    #[arg(long)]
-    etcd_cafile: Option<PathBuf>,
-    /// Client certificate for etcd
-    #[arg(long, requires = "etcd_keyfile")]
-    etcd_certfile: Option<PathBuf>,
-    /// Key of the client certificate
-    #[arg(long, requires = "etcd_certfile")]
-    etcd_keyfile: Option<PathBuf>,
-}
-
-impl EtcdTls {
-    pub(super) fn options(&self) -> Result<Option<TlsOptions>> {
-        let EtcdTls { etcd_cafile, etcd_certfile, etcd_keyfile } = self;
-        let read = |file: &PathBuf| std::fs::read(file).with_context(|| format!("read {}", file.display()));
-        let mut options = TlsOptions::new();
-        if let Some(ca) = etcd_cafile {
-            options = options.ca_certificate(Certificate::from_pem(read(ca)?));
-        }
-        if let (Some(certificate), Some(key)) = (etcd_certfile, etcd_keyfile) {
-            options = options.identity(skep_store::etcd::Identity::from_pem(read(certificate)?, read(key)?));
-        }
-        Ok((etcd_cafile.is_some() || etcd_certfile.is_some()).then_some(options))
-    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,19 +90,12 @@ impl FromStr for StoreChoice {
     }
 }
 
-/// Minimum time between checks of the serving certificate.
-const MIN_RENEWAL_INTERVAL: Duration = Duration::from_secs(3600);
 /// The embedded store's file in the data directory. The files of its log begin with the same name.
 pub(super) const STORE_FILE: &str = "store.redb";
+/// How long a stopping server tries to hand over.
+const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(3);
 /// Prefix of Secrets in the store.
 const SECRETS_PREFIX: &str = "/registry/secrets/";
-/// Common name of the client for aggregated API servers.
-const FRONT_PROXY_NAME: &str = "front-proxy-client";
-/// Subject of the client for kubelets. It has no rights in the API.
-const KUBELET_CLIENT_NAME: &str = "kube-apiserver-kubelet-client";
-const KUBELET_CLIENT_GROUP: &str = "skep:kubelet-clients";
-/// Issuer of service-account tokens.
-const ISSUER: &str = "https://kubernetes.default.svc";
 
 type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
@@ -137,25 +104,80 @@ pub(crate) async fn run(server: Server) -> Result<()> {
         bail!("--node-monitor-grace-period must be at least 5s");
     }
     super::raise_descriptor_limit();
-    let pki = Arc::new(Pki::open(&server.data_dir.join("pki"))?);
-    private_folder(&server.data_dir)?;
-    let (store, backups) = open_store(&server).await?;
+    let advertise = advertise::address(server.listen, server.advertise_address, &server.service_cidrs)?;
+    let server = Running { flags: server, advertise, identity: identity()? };
+    let serving = serving_leaf(&server);
+    let loaded = credentials::load(&server.flags.data_dir.join("pki"), &serving)?;
+    let (current, following) = watch::channel(Arc::new(loaded));
+    let pki = current.borrow().pki.clone();
+    private_folder(&server.flags.data_dir)?;
+    let (store, backups) = open_store(&server.flags).await?;
+    if server.is_shared() {
+        cluster_keys::check(&*store, &pki).await?;
+    }
     let store = seal_secrets(store, &pki).await?;
-    let api = ApiServer::new(api_config(&server, &pki, store)?).await.context("start the API server")?;
-    write_kubeconfig(&server, &pki)?;
-    let controllers = skep_control::run(
-        kube::Client::new(
-            api.in_process(Identity::new("system:kube-controller-manager", &["system:masters"])),
-            "default",
-        ),
-        control_config(&server, &pki)?,
+    let config = api_config(&server, current.borrow().api.clone(), store)?;
+    let api = ApiServer::new(config).await.context("start the API server")?;
+    write_kubeconfig(&server, &following.borrow().clone())?;
+    let client = kube::Client::new(
+        api.in_process(Identity::new("system:kube-controller-manager", &["system:masters"])),
+        "default",
     );
-    tracing::info!(listen = %server.listen, "serving");
-    tokio::select! {
-        served = serve(&server, &pki, &api) => served,
-        ended = controllers => ended.context("run the controllers"),
+    tracing::info!(listen = %server.flags.listen, advertise = %advertise, "serving");
+    let ended = tokio::select! {
+        served = serve(&server, following.clone(), &api) => served,
+        ended = control(&server, &client, following) => ended,
+        () = credentials::follow(&serving, &current) => Ok(()),
         asked = super::terminated() => asked.context("wait for a signal"),
         never = backups => match never {},
+    };
+    leave(&server, &api, &client).await;
+    ended
+}
+
+/// A server's flags, and what follows from them.
+struct Running {
+    flags: Server,
+    /// Where others reach the API.
+    advertise: SocketAddr,
+    /// Of this process among the servers of the cluster.
+    identity: String,
+}
+
+impl Running {
+    /// Whether other servers can use the store.
+    fn is_shared(&self) -> bool {
+        matches!(self.flags.store, StoreChoice::Etcd(_))
+    }
+
+    /// An embedded store has one server: there is nobody to elect.
+    fn election(&self) -> Option<LeaderElection> {
+        (self.flags.leader_elect && self.is_shared()).then(|| LeaderElection::new(&self.identity))
+    }
+}
+
+/// Host name and a random part: two processes are never the same candidate.
+fn identity() -> Result<String> {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let mut random = [0; 16];
+    if aws_lc_rs::rand::fill(&mut random).is_err() {
+        bail!("reading random numbers failed");
+    }
+    Ok(format!("{}_{}", host.trim(), crate::pki::to_hex(&random)))
+}
+
+/// Hands over to the other servers at once, rather than when the leases expire.
+async fn leave(server: &Running, api: &ApiServer, client: &kube::Client) {
+    let hand_over = async {
+        if let Some(election) = server.election() {
+            skep_control::release(client, &election).await.context("release the lease")?;
+        }
+        api.withdraw().await.context("withdraw the endpoint")
+    };
+    match tokio::time::timeout(HAND_OVER_TIMEOUT, hand_over).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(error = format!("{error:#}"), "hand over to other servers failed"),
+        Err(_) => tracing::warn!("hand over to other servers timed out"),
     }
 }
 
@@ -176,7 +198,7 @@ async fn open_store(server: &Server) -> Result<(Arc<dyn Store>, BoxFuture<Infall
             Ok((store, Box::pin(backups)))
         }
         StoreChoice::Etcd(urls) => {
-            let store = EtcdStore::connect(urls, server.etcd_tls.options()?).await;
+            let store = EtcdStore::connect(urls, server.etcd.options()?).await;
             let store = store.with_context(|| format!("connect to etcd at {}", urls.join(",")))?;
             Ok((Arc::new(store), Box::pin(std::future::pending())))
         }
@@ -212,55 +234,46 @@ async fn seal_secrets(store: Arc<dyn Store>, pki: &Pki) -> Result<Arc<dyn Store>
     Ok(Arc::new(store))
 }
 
-fn api_config(server: &Server, pki: &Pki, store: Arc<dyn Store>) -> Result<Config> {
-    let private = pki.service_account_key()?;
-    let public = KeyPair::from_pem(&private).context("read the service-account key")?.public_key_pem();
-    let kubelet = pki.leaf(
-        pki.kubelet_client(),
-        "kubelet-client",
-        &Leaf::new(KUBELET_CLIENT_NAME, &[KUBELET_CLIENT_GROUP]),
-    )?;
-    let front = pki.leaf(pki.front_proxy(), "front-proxy-client", &Leaf::new(FRONT_PROXY_NAME, &[]))?;
-    let names = vec![FRONT_PROXY_NAME.to_owned()];
+fn api_config(server: &Running, credentials: Credentials, store: Arc<dyn Store>) -> Result<Config> {
+    let Credentials { client_ca, tokens, node_tls, front_proxy } = credentials;
     Ok(Config {
         store,
-        services: ServiceNetwork { cidrs: server.service_cidrs.clone(), node_ports: NODE_PORTS },
-        advertise: server.listen,
-        client_ca: pki.authority().bundle().to_owned(),
-        tokens: TokenKeys { private, public: vec![public], issuer: ISSUER.to_owned() },
-        access: server.access.rules()?,
-        node_tls: NodeTls {
-            certificate: kubelet.certificate,
-            key: kubelet.key,
-            ca: pki.kubelet_serving().bundle().to_owned(),
-            client_ca: pki.kubelet_client().bundle().to_owned(),
-        },
-        front_proxy: FrontProxy {
-            certificate: front.certificate,
-            key: front.key,
-            ca: pki.front_proxy().bundle().to_owned(),
-            names,
-        },
-        audit: server.audit.open()?,
+        shared_store: server.is_shared(),
+        services: ServiceNetwork { cidrs: server.flags.service_cidrs.clone(), node_ports: NODE_PORTS },
+        advertise: server.advertise,
+        client_ca,
+        tokens,
+        access: server.flags.access.rules()?,
+        node_tls,
+        front_proxy,
+        audit: server.flags.audit.open()?,
     })
 }
 
-/// A client certificate of an administrator.
-fn admin_leaf(name: &str) -> Leaf {
-    Leaf { purpose: CLIENT, ..Leaf::new(name, &["system:masters"]) }
+/// Runs controllers and scheduler. They start again when the CA changes that pods trust: it is theirs to publish.
+async fn control(server: &Running, client: &kube::Client, following: Following) -> Result<()> {
+    loop {
+        let config = control_config(server, &following)?;
+        let root = config.root_ca_pem.clone();
+        let mut loaded = following.clone();
+        let other_root = loaded.wait_for(|loaded| loaded.pki.authority().bundle() != root);
+        tokio::select! {
+            ended = skep_control::run(client.clone(), config) => return ended.context("run the controllers"),
+            _ = other_root => tracing::info!("the cluster's CA changed; controllers start again to publish it"),
+        }
+    }
 }
 
-fn control_config(server: &Server, pki: &Arc<Pki>) -> Result<skep_control::Config> {
-    let elected =
-        server.leader_elect.then(|| LeaderElection::new(format!("{}-{}", server.listen, std::process::id())));
+fn control_config(server: &Running, following: &Following) -> Result<skep_control::Config> {
+    let pki = following.borrow().pki.clone();
     Ok(skep_control::Config {
-        leader_election: elected,
-        node_grace: server.node_monitor_grace_period,
-        cluster_cidrs: server.cluster_cidrs.clone(),
+        leader_election: server.election(),
+        node_grace: server.flags.node_monitor_grace_period,
+        cluster_cidrs: server.flags.cluster_cidrs.clone(),
         root_ca_pem: pki.authority().bundle().to_owned(),
-        signer: Some(Arc::new(CaSigner { pki: pki.clone() })),
+        signer: Some(Arc::new(CaSigner { following: following.clone() })),
         node_names: NodeNames {
-            service_cidrs: server.service_cidrs.clone(),
+            service_cidrs: server.flags.service_cidrs.clone(),
             servers: serving_leaf(server).names,
             recorded_since: Some(pki.recorded_since()?),
         },
@@ -271,61 +284,62 @@ fn control_config(server: &Server, pki: &Arc<Pki>) -> Result<skep_control::Confi
 /// Signs certificate requests: those for kubelets' serving certificates with the CA that only the API server trusts, and
 /// only for kubelets; all others with the CA of clients.
 struct CaSigner {
-    pki: Arc<Pki>,
+    following: Following,
 }
 
 impl skep_control::Signer for CaSigner {
     fn sign(&self, request: &skep_control::SignRequest) -> Result<String, skep_control::SignError> {
+        let pki = self.following.borrow().pki.clone();
         let authority = match request.signer_name.as_str() {
-            "kubernetes.io/kubelet-serving" => self.pki.kubelet_serving(),
-            _ => self.pki.authority(),
+            "kubernetes.io/kubelet-serving" => pki.kubelet_serving(),
+            _ => pki.authority(),
         };
         skep_control::Signer::sign(authority, request)
     }
 }
 
-fn write_kubeconfig(server: &Server, pki: &Pki) -> Result<()> {
-    let admin = pki.leaf(pki.authority(), "admin", &admin_leaf("kubernetes-admin"))?;
-    let url = format!("https://{}", server.listen);
-    let own = server.data_dir.join("admin.kubeconfig");
-    for file in [Some(&own), server.write_kubeconfig.as_ref()].into_iter().flatten() {
-        write_one(file, &url, pki, &admin)?;
+fn write_kubeconfig(server: &Running, loaded: &Loaded) -> Result<()> {
+    let url = format!("https://{}", server.advertise);
+    let own = server.flags.data_dir.join("admin.kubeconfig");
+    for file in [Some(&own), server.flags.write_kubeconfig.as_ref()].into_iter().flatten() {
+        kubeconfig::write(file, &url, &loaded.api.client_ca, &loaded.admin)?;
     }
     Ok(())
 }
 
-fn write_one(file: &Path, url: &str, pki: &Pki, admin: &crate::pki::CertifiedPem) -> Result<()> {
-    kubeconfig::write(file, url, pki.authority().bundle(), admin)
-}
-
-/// Serves the API. Switches to a renewed certificate without closing the listener.
-async fn serve(server: &Server, pki: &Pki, api: &ApiServer) -> Result<()> {
-    let listener = TcpListener::bind(server.listen).await;
-    let listener = Arc::new(listener.with_context(|| format!("listen on {}", server.listen))?);
+/// Serves the API. Switches to renewed certificates and rotated CAs without closing the listener.
+async fn serve(server: &Running, mut following: Following, api: &ApiServer) -> Result<()> {
+    let listener = TcpListener::bind(server.flags.listen).await;
+    let listener = Arc::new(listener.with_context(|| format!("listen on {}", server.flags.listen))?);
     loop {
-        let leaf = pki.leaf(pki.authority(), "server", &serving_leaf(server))?;
-        // The chain includes the CA: a joining machine knows only the CA's hash.
-        let chain = format!("{}{}", leaf.certificate, pki.authority().pem());
-        let renew = due(&leaf.certificate).and_then(|at| at.duration_since(SystemTime::now()).ok());
-        let renew = renew.unwrap_or(MIN_RENEWAL_INTERVAL).max(MIN_RENEWAL_INTERVAL);
+        let loaded = following.borrow_and_update().clone();
+        let CertifiedPem { certificate, key } = &loaded.serving;
         tokio::select! {
-            served = api.serve(&listener, &chain, &leaf.key) => return Ok(served?),
-            () = tokio::time::sleep(renew) => tracing::info!("renewing the serving certificate"),
+            served = api.serve(&listener, certificate, key) => return Ok(served?),
+            Ok(()) = following.changed() => {}
         }
+        let loaded = following.borrow().clone();
+        let reloaded = api.reload(&loaded.api).await.context("use new certificates and keys");
+        if let Err(error) = reloaded.and_then(|()| write_kubeconfig(server, &loaded)) {
+            tracing::error!(error = format!("{error:#}"), "reload failed");
+        }
+        tracing::info!("serving with the certificates and keys that were loaded");
     }
 }
 
-fn serving_leaf(server: &Server) -> Leaf {
-    let mut names: BTreeSet<String> = server.sans.iter().cloned().collect();
+fn serving_leaf(server: &Running) -> Leaf {
+    let Running { flags, advertise, .. } = server;
+    let mut names: BTreeSet<String> = flags.sans.iter().cloned().collect();
     names.extend(
         ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"].map(str::to_owned),
     );
     names.insert("kubernetes.default.svc.cluster.local".to_owned());
     names.insert("127.0.0.1".to_owned());
-    if !server.listen.ip().is_unspecified() {
-        names.insert(server.listen.ip().to_string());
+    names.insert(advertise.ip().to_string());
+    if !flags.listen.ip().is_unspecified() {
+        names.insert(flags.listen.ip().to_string());
     }
-    names.extend(server.service_cidrs.iter().filter_map(first_address).map(|ip| ip.to_string()));
+    names.extend(flags.service_cidrs.iter().filter_map(first_address).map(|ip| ip.to_string()));
     Leaf { purpose: SERVER, ..Leaf::new("kube-apiserver", &[]) }.with_names(names.into_iter().collect())
 }
 

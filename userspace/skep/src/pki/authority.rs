@@ -52,6 +52,8 @@ impl Authority {
         };
         let key_pair = KeyPair::from_pem(&key_pem).map_err(|e| invalid(key, &e))?;
         let issuer = Issuer::from_ca_cert_pem(&bundle, key_pair).map_err(|e| invalid(certificate, &e))?;
+        let next = read(&folder.join(format!("{stem}-next.crt")))?;
+        let bundle: String = certificates(&bundle).into_iter().chain(next).collect();
         let pem = certificates(&bundle).into_iter().next();
         let pem = pem.ok_or_else(|| invalid(certificate, &"it has no certificate"))?;
         Ok(Authority { pem, bundle, issuer })
@@ -100,6 +102,11 @@ pub(crate) fn hash_of_der(certificate: &[u8]) -> Option<String> {
     let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
     let hash = digest(&SHA256, certificate.public_key().raw);
     Some(format!("sha256:{}", to_hex(hash.as_ref())))
+}
+
+/// A new self-signed CA.
+pub(super) fn create_pem(name: &str) -> Result<CertifiedPem, PkiError> {
+    create(name, None, Path::new(""))
 }
 
 /// Creates a self-signed CA. Uses an existing key: an interrupted start may have written only the key.
@@ -162,7 +169,8 @@ impl Signer for Authority {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{CLIENT, Pki, request};
+    use super::super::leaf::CLIENT;
+    use super::super::{Pki, request};
     use super::*;
 
     #[test]

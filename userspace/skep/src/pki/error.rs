@@ -13,6 +13,8 @@ pub(crate) enum PkiError {
     Invalid { path: PathBuf, reason: String },
     #[error("{path}: {source}; restore it from a copy")]
     Keyring { path: PathBuf, source: BadKeyring },
+    #[error("rotate {name}: {reason}")]
+    Stage { name: String, reason: String },
     #[error("create {what}: {source}")]
     Create { what: &'static str, source: rcgen::Error },
 }

@@ -13,14 +13,17 @@ mod authority;
 mod error;
 mod files;
 mod leaf;
+mod rotation;
 mod sealing;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 pub(crate) use authority::{Authority, ca_hash, certificates, hash_of_der};
 pub(crate) use error::PkiError;
-pub(crate) use files::write_private;
-pub(crate) use leaf::{CLIENT, CertifiedPem, Leaf, SERVER, due, request};
+pub(crate) use files::{to_hex, write_private};
+pub(crate) use leaf::{CertifiedPem, Leaf, SERVER, due, request};
+pub(crate) use rotation::Stage;
 
 use jiff::Timestamp;
 use rcgen::KeyPair;
@@ -83,11 +86,56 @@ impl Pki {
             return Ok(CertifiedPem { certificate: found, key });
         }
         let issued = authority.issue(wanted)?;
+        tracing::info!(certificate = name, subject = wanted.common_name, "certificate issued");
         // The key first: a certificate on disk means that the pair is complete.
         let _ = std::fs::remove_file(&certificate);
         write_private(&key, issued.key.as_bytes())?;
         write_private(&certificate, issued.certificate.as_bytes())?;
         Ok(issued)
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The names of the CAs, as their files have them, and the CAs.
+    pub(crate) fn authorities(&self) -> [(&'static str, &Authority); 4] {
+        [
+            ("ca", &self.authority),
+            ("kubelet-serving-ca", &self.kubelet_serving),
+            ("kubelet-client-ca", &self.kubelet_client),
+            ("front-proxy-ca", &self.front_proxy),
+        ]
+    }
+
+    /// The files that all servers of a cluster have in common.
+    pub(crate) fn shared_files(&self) -> Vec<String> {
+        let cas = self
+            .authorities()
+            .into_iter()
+            .flat_map(|(name, _)| [format!("{name}.crt"), format!("{name}.key")]);
+        cas.chain(["service-account.key".to_owned(), "secrets.keys".to_owned()]).collect()
+    }
+
+    /// Hashes of the public keys that this server trusts, by the name of the key.
+    pub(crate) fn fingerprints(&self) -> Result<BTreeMap<String, BTreeSet<String>>, PkiError> {
+        let of_ca = |(name, ca): (&str, &Authority)| {
+            let all = certificates(ca.bundle());
+            (name.to_owned(), all.iter().filter_map(|pem| ca_hash(pem)).collect())
+        };
+        let mut all: BTreeMap<_, _> = self.authorities().into_iter().map(of_ca).collect();
+        let tokens = self.token_keys()?.public;
+        all.insert(TOKEN_KEY.to_owned(), tokens.iter().map(|pem| fingerprint(pem)).collect());
+        Ok(all)
+    }
+
+    /// Hashes of the public keys with which this server signs, by the name of the key.
+    pub(crate) fn signing_fingerprints(&self) -> Result<BTreeMap<String, String>, PkiError> {
+        let of_ca = |(name, ca): (&str, &Authority)| Some((name.to_owned(), ca_hash(ca.pem())?));
+        let mut all: BTreeMap<_, _> = self.authorities().into_iter().filter_map(of_ca).collect();
+        let tokens = self.token_keys()?.public;
+        all.extend(tokens.first().map(|pem| (TOKEN_KEY.to_owned(), fingerprint(pem))));
+        Ok(all)
     }
 
     /// Since when joins of nodes are recorded: the time of the first start of a version that does.
@@ -107,18 +155,44 @@ impl Pki {
         (self.folder.join(format!("{name}.crt")), self.folder.join(format!("{name}.key")))
     }
 
-    /// PEM of the private key that signs service-account tokens.
-    pub(crate) fn service_account_key(&self) -> Result<String, PkiError> {
-        let path = self.folder.join("service-account.key");
-        if let Some(found) = files::read(&path)? {
-            return Ok(found);
-        }
-        let key = KeyPair::generate()
-            .map_err(|source| PkiError::Create { what: "the service-account key", source })?
-            .serialize_pem();
-        write_private(&path, key.as_bytes())?;
-        Ok(key)
+    /// The keys of service-account tokens: the one that signs, and those whose tokens are valid.
+    pub(crate) fn token_keys(&self) -> Result<TokenKeyPems, PkiError> {
+        let path = self.folder.join(format!("{TOKEN_KEY}.key"));
+        let private = match files::read(&path)? {
+            Some(found) => found,
+            None => {
+                let key = KeyPair::generate()
+                    .map_err(|source| PkiError::Create { what: "the service-account key", source })?
+                    .serialize_pem();
+                write_private(&path, key.as_bytes())?;
+                key
+            }
+        };
+        let public = public_key(&path, &private)?;
+        let public = std::iter::once(public).chain(self.other_token_keys()?).collect();
+        Ok(TokenKeyPems { private, public })
     }
+}
+
+/// The stem of the token key's files.
+const TOKEN_KEY: &str = "service-account";
+
+/// PEM of the keys of service-account tokens.
+pub(crate) struct TokenKeyPems {
+    pub(crate) private: String,
+    /// That of `private` is the first.
+    pub(crate) public: Vec<String>,
+}
+
+fn public_key(path: &Path, private: &str) -> Result<String, PkiError> {
+    let key = KeyPair::from_pem(private)
+        .map_err(|error| PkiError::Invalid { path: path.to_owned(), reason: error.to_string() })?;
+    Ok(key.public_key_pem())
+}
+
+fn fingerprint(public_key: &str) -> String {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, public_key.trim().as_bytes());
+    format!("sha256:{}", to_hex(digest.as_ref()))
 }
 
 #[cfg(test)]
@@ -143,7 +217,7 @@ mod tests {
             second.leaf(second.authority(), "server", &serving(&["localhost", "10.0.0.1"])).unwrap(),
             leaf
         );
-        assert_eq!(second.service_account_key().unwrap(), first.service_account_key().unwrap());
+        assert_eq!(second.token_keys().unwrap().private, first.token_keys().unwrap().private);
     }
 
     #[test]
@@ -207,7 +281,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let pki = Pki::open(&folder.path().join("pki")).unwrap();
         pki.leaf(pki.authority(), "server", &serving(&["localhost"])).unwrap();
-        pki.service_account_key().unwrap();
+        pki.token_keys().unwrap();
         let folder = folder.path().join("pki");
         assert_eq!(std::fs::metadata(&folder).unwrap().permissions().mode() & 0o777, 0o700);
         for file in std::fs::read_dir(folder).unwrap() {

@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use skep_store::etcd::EtcdStore;
+use skep_store::etcd::{EtcdOptions, EtcdStore};
 use skep_store::{Event, StoreError, Watch, WatchItem};
 
 /// An etcd on loopback; stopped on drop.
@@ -23,7 +23,7 @@ impl Etcd {
         let mut etcd = Etcd { child: None, client: address(free_port()), peer: address(free_port()), data };
         etcd.run();
         let endpoints = [etcd.client.clone()];
-        let store = until_ok(|| EtcdStore::connect(&endpoints, None)).await;
+        let store = until_ok(|| EtcdStore::connect(&endpoints, EtcdOptions::default())).await;
         (etcd, store)
     }
 
