@@ -6,5 +6,6 @@ mod deletion;
 mod identities;
 mod overload;
 mod pods;
+mod registry;
 mod requests;
 mod store;

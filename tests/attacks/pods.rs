@@ -12,6 +12,8 @@ use rustix::mount::mount_bind;
 use serde_json::{Value, json};
 use skep_tests::node::{TestNode, container, phase};
 
+use crate::registry::Registry;
+
 fn statuses(pod: Option<&Value>) -> Vec<Value> {
     pod.and_then(|p| p["status"]["containerStatuses"].as_array()).cloned().unwrap_or_default()
 }
@@ -261,5 +263,40 @@ async fn a_pod_stays_within_the_limits_of_the_node() -> Result<()> {
     let pod = node.api.get(&filler).await?.unwrap_or_default();
     assert_eq!(pod["status"]["reason"], "Evicted");
     assert_eq!(pod["status"]["message"], "Usage of EmptyDir volume \"data\" exceeds the limit \"1Mi\". ");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_private_image_on_the_node_is_for_pods_with_credentials() -> Result<()> {
+    let node = TestNode::start("private").await?;
+    let registry = Registry::start().await?;
+    for name in ["first", "second"] {
+        node.api.create("/api/v1/namespaces/default/secrets", &registry.secret(name)).await?;
+    }
+    let spec = |secret: Option<&str>, policy: &str| {
+        let mut main = container("main", "exit 0");
+        main["image"] = json!(registry.image());
+        main["imagePullPolicy"] = json!(policy);
+        let secrets: Vec<Value> = secret.iter().map(|name| json!({"name": name})).collect();
+        json!({"restartPolicy": "Never", "containers": [main], "imagePullSecrets": secrets})
+    };
+    let rows = [
+        ("owner", Some("first"), "IfNotPresent", "Succeeded"),
+        ("again", Some("first"), "Never", "Succeeded"),
+        ("thief", None, "IfNotPresent", "ErrImagePull"),
+        ("quiet", None, "Never", "ErrImageNeverPull"),
+        // Its credentials have not pulled the image yet: the registry is asked.
+        ("other", Some("second"), "Never", "ErrImageNeverPull"),
+        ("asks", Some("second"), "IfNotPresent", "Succeeded"),
+        ("known", Some("second"), "Never", "Succeeded"),
+    ];
+    for (name, secret, policy, expected) in rows {
+        let path = node.run_pod(name, spec(secret, policy)).await?;
+        let reached = |p: Option<&Value>| {
+            let waiting = statuses(p).iter().any(|s| s["state"]["waiting"]["reason"] == expected);
+            phase(p) == expected || waiting
+        };
+        node.api.wait(&path, &format!("{name}: {expected}"), reached).await?;
+    }
     Ok(())
 }

@@ -13,6 +13,7 @@ use std::sync::{Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use super::normalize;
+use crate::cri::api;
 
 /// A pull Secret. The uid is empty while the API server cannot be reached.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -68,6 +69,11 @@ impl Records {
         !self.lost && !self.pulling.contains_key(image) && !self.interrupted.contains(image)
     }
 
+    /// Whether a pull from that repository is under way or was interrupted.
+    fn is_pulled_from(&self, from: &str) -> bool {
+        self.lost || self.pulling.keys().chain(&self.interrupted).any(|image| repository(image) == from)
+    }
+
     /// A pull begins. If the image is present and free, it stays so, however the pull ends.
     fn begin(&mut self, image: &str, present: Option<&str>) {
         let image = normalize(image);
@@ -87,11 +93,20 @@ impl Records {
         }
     }
 
-    fn pulled(&mut self, image: &str, id: &str, secret: Option<&SecretId>) {
+    /// The first pull of an id must not take the image from the pods that use it by other names: those of the
+    /// administrator stay free.
+    fn pulled(&mut self, image: &str, found: &api::Image, secret: Option<&SecretId>) {
         let image = normalize(image);
+        if !self.images.contains_key(&found.id) {
+            for name in found.repo_tags.iter().chain(&found.repo_digests).map(|name| normalize(name)) {
+                if repository(&name) != repository(&image) && !self.is_pulled_from(repository(&name)) {
+                    self.grant(&name, &found.id, None);
+                }
+            }
+        }
         self.end(&image);
         self.interrupted.remove(&image);
-        self.grant(&image, id, secret);
+        self.grant(&image, &found.id, secret);
     }
 
     fn grant(&mut self, image: &str, id: &str, secret: Option<&SecretId>) {
@@ -152,8 +167,13 @@ impl PullRecords {
     }
 
     /// Notes a pull that the registry allowed, with the Secret's credentials or without any.
-    pub(crate) fn pulled(&self, image: &str, id: &str, secret: Option<&SecretId>) -> io::Result<()> {
-        self.change(|records| records.pulled(image, id, secret))
+    pub(crate) fn pulled(
+        &self,
+        image: &str,
+        found: &api::Image,
+        secret: Option<&SecretId>,
+    ) -> io::Result<()> {
+        self.change(|records| records.pulled(image, found, secret))
     }
 
     /// Forgets images that are no longer present.
@@ -184,6 +204,23 @@ mod tests {
         SecretId { uid: uid.to_owned(), namespace: namespace.to_owned(), name: "pull".to_owned() }
     }
 
+    fn found(id: &str, names: &[&str]) -> api::Image {
+        let repo_tags = names.iter().map(|name| (*name).to_owned()).collect();
+        api::Image { id: id.to_owned(), repo_tags, ..Default::default() }
+    }
+
+    #[test]
+    fn a_copy_of_an_image_leaves_the_original_free() {
+        let folder = tempfile::tempdir().expect("folder");
+        let records = PullRecords::open(folder.path()).expect("opened");
+        let (original, copy) = ("localhost/app:1", "h.io/copy:1");
+        records.begin(copy, None).expect("noted");
+        let secret = secret("ours", "1");
+        records.pulled(copy, &found("sha256:a", &[original, copy]), Some(&secret)).expect("noted");
+        assert!(records.may_use(original, "sha256:a", &[]));
+        assert!(!records.may_use(copy, "sha256:a", &[]));
+    }
+
     #[test]
     fn a_private_image_is_for_pods_with_the_secret_that_pulled_it() {
         let folder = tempfile::tempdir().expect("folder");
@@ -194,7 +231,7 @@ mod tests {
         assert!(records.may_use(image, "sha256:a", &[]), "the administrator put it there");
         records.begin(image, None).expect("noted");
         assert!(!open().may_use(image, "sha256:a", &[]), "a pull was interrupted");
-        records.pulled(image, "sha256:a", Some(&ours)).expect("noted");
+        records.pulled(image, &found("sha256:a", &[image]), Some(&ours)).expect("noted");
         for records in [records, open()] {
             assert!(records.may_use(image, "sha256:a", &[theirs.clone(), ours.clone()]));
             assert!(records.may_use("h.io/private/app@sha256:x", "sha256:a", std::slice::from_ref(&ours)));
@@ -208,7 +245,7 @@ mod tests {
             assert!(!records.may_use("h.io/other/app:1", "sha256:a", std::slice::from_ref(&ours)));
         }
         let records = open();
-        records.pulled(image, "sha256:a", None).expect("noted");
+        records.pulled(image, &found("sha256:a", &[image]), None).expect("noted");
         assert!(records.may_use(image, "sha256:a", &[]), "the registry gives it to everyone");
         records.keep(&BTreeSet::new(), &BTreeSet::new()).expect("noted");
         assert!(open().may_use(image, "sha256:a", &[]));
@@ -237,7 +274,7 @@ mod tests {
         std::fs::write(folder.path().join("image-pulls.json"), "{").expect("written");
         let records = PullRecords::open(folder.path()).expect("opened");
         assert!(!records.may_use("h.io/a:1", "sha256:a", &[]));
-        records.pulled("h.io/a:1", "sha256:a", None).expect("noted");
+        records.pulled("h.io/a:1", &found("sha256:a", &[]), None).expect("noted");
         assert!(records.may_use("h.io/a:1", "sha256:a", &[]));
     }
 

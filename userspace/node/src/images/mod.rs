@@ -88,14 +88,14 @@ fn from_secret(
         let bare = bare.trim_end_matches('/').trim_end_matches("/v1").trim_end_matches("/v2");
         let bare = if bare == "index.docker.io" { "docker.io" } else { bare };
         let matches = full.strip_prefix(bare).is_some_and(|rest| rest.starts_with('/'));
-        matches.then(|| (bare.len(), registry.clone(), auth))
+        matches.then_some((bare.len(), auth))
     });
-    let (_, registry, auth) = best.max_by_key(|(length, ..)| *length)?;
+    let (_, auth) = best.max_by_key(|(length, _)| *length)?;
+    // containerd compares a server address with the host that it asks: Docker Hub's differs from the image's.
     Some(api::AuthConfig {
         username: auth.username,
         password: auth.password,
         auth: auth.auth,
-        server_address: registry,
         ..Default::default()
     })
 }

@@ -81,7 +81,7 @@ async fn pull(job: &Job, name: &str, image: &str, present: Option<&str>) -> Resu
     };
     let found = context.cri.image(image).await.map_err(|error| failed(error.to_string()))?;
     let found = found.ok_or_else(|| failed("the image vanished after its pull".to_owned()))?;
-    let recorded = context.pulls.pulled(image, &found.id, secret.as_ref());
+    let recorded = context.pulls.pulled(image, &found, secret.as_ref());
     recorded.map_err(|error| failed(error.to_string()))?;
     let took = began.elapsed();
     note(
