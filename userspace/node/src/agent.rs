@@ -154,9 +154,10 @@ impl Pods {
         match event {
             RuntimeEvent::Connected => self.send(|_| true, || Message::ExitsMissed),
             RuntimeEvent::Exited(id) => {
-                let owner = self.context.owner(&id).and_then(|uid| self.workers.get(&uid));
-                if let Some(handle) = owner {
-                    let _ = handle.messages.send(Message::Exited(id));
+                match self.context.owner(&id).and_then(|uid| self.workers.get(&uid)) {
+                    Some(handle) => drop(handle.messages.send(Message::Exited(id))),
+                    // It ended while its worker read a list from before it was made: one of them owns it.
+                    None => self.send(|_| true, || Message::Exited(id.clone())),
                 }
             }
         }
