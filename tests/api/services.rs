@@ -54,6 +54,7 @@ async fn server(store: &Arc<dyn Store>, cidrs: &[&str]) -> Client {
             client_ca: certificate,
         },
         audit: None,
+        neighbours: Vec::new(),
     };
     let server = ApiServer::new(config).await.unwrap();
     Client::new(server.in_process(Identity::new("admin", &["system:masters"])), "default")

@@ -15,7 +15,7 @@ const DEADLINE: Duration = Duration::from_secs(60);
 
 pub(crate) struct Cluster {
     pub(crate) client: Client,
-    server: TestApiServer,
+    pub(crate) server: TestApiServer,
 }
 
 /// Parts at work; they stop on drop.

@@ -101,6 +101,7 @@ fn config(folder: &TempDir) -> Config {
             client_ca: pem,
         },
         audit: None,
+        neighbours: Vec::new(),
     }
 }
 

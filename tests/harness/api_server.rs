@@ -66,6 +66,7 @@ impl Authority {
 /// Ends with its drop, like every connection to it.
 pub struct TestApiServer {
     server: ApiServer,
+    store: Arc<dyn Store>,
     /// Signs clients, kubelets, and the server itself.
     pub ca: Authority,
     /// By which other servers know this one.
@@ -130,7 +131,7 @@ impl TestApiServer {
         let front_proxy_ca = proxy_ca.certificate;
         let tokens = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
         let mut config = Config {
-            store,
+            store: store.clone(),
             shared_store: false,
             services: ServiceNetwork { cidrs: vec!["10.96.0.0/12".parse()?], node_ports: NODE_PORTS },
             advertise,
@@ -154,10 +155,16 @@ impl TestApiServer {
                 client_ca: ca.certificate.clone(),
             },
             audit: None,
+            neighbours: Vec::new(),
         };
         edit(&mut config);
         let server = ApiServer::new(config).await?;
-        Ok(TestApiServer { server, ca, front_proxy_ca, listening: None, _folder: folder })
+        Ok(TestApiServer { server, store, ca, front_proxy_ca, listening: None, _folder: folder })
+    }
+
+    /// The store beneath the server: nothing checks what is written here.
+    pub fn store(&self) -> &dyn Store {
+        &*self.store
     }
 
     /// Where it listens.

@@ -7,6 +7,7 @@ pub mod apply;
 pub mod cel;
 pub mod conversion;
 pub mod custom;
+pub mod decode;
 pub mod discovery;
 pub mod document;
 pub mod field;
@@ -25,6 +26,7 @@ pub mod status;
 pub mod table;
 pub mod time;
 mod value;
+pub mod watch;
 
 pub use field::{Errors, FieldError};
 pub use kinds::{Kind, KindRef, Registry, Scope, find, find_kind, kinds};

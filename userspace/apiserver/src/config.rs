@@ -27,6 +27,19 @@ pub struct Config {
     pub front_proxy: FrontProxy,
     /// `None`: requests are not audited.
     pub audit: Option<Audit>,
+    /// Other parts of the process.
+    pub neighbours: Vec<Arc<dyn Neighbour>>,
+}
+
+/// A part that runs in the process beside the API server, and that its health checks and metrics cover.
+pub trait Neighbour: Send + Sync {
+    /// The name of its check in `/readyz`.
+    fn check_name(&self) -> &'static str;
+
+    fn is_ready(&self) -> bool;
+
+    /// Samples in the Prometheus text format.
+    fn metrics(&self) -> String;
 }
 
 /// What a running server can be given anew: renewed certificates, rotated CAs and keys.

@@ -72,7 +72,7 @@ use write::Writer;
 pub use admission::{OptionalPlugin, PluginError};
 pub use audit::{Audit, AuditPolicy, LogOptions};
 pub use config::{
-    AccessRules, Config, Credentials, FrontProxy, NODE_PORTS, NodeTls, ServiceNetwork, TokenKeys,
+    AccessRules, Config, Credentials, FrontProxy, NODE_PORTS, Neighbour, NodeTls, ServiceNetwork, TokenKeys,
 };
 pub use identity::Identity;
 pub use serve::ServeError;

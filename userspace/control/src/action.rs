@@ -140,6 +140,8 @@ pub enum Failure {
     Refused { code: u16, reason: String, message: String },
     /// No answer: the write may or may not have happened.
     Unknown(String),
+    /// A fault of ours while the object was reconciled.
+    Panicked(String),
 }
 
 impl Failure {
@@ -147,7 +149,9 @@ impl Failure {
     pub fn message(&self) -> &str {
         match self {
             Failure::Conflict => "the object has been modified",
-            Failure::Refused { message, .. } | Failure::Unknown(message) => message,
+            Failure::Refused { message, .. } | Failure::Unknown(message) | Failure::Panicked(message) => {
+                message
+            }
         }
     }
 }
@@ -155,7 +159,10 @@ impl Failure {
 /// The input of a reconcile besides the view.
 #[derive(Clone, Copy, Debug)]
 pub struct Context<'a> {
+    /// On the wall clock, like the times of objects.
     pub now: Timestamp,
+    /// On the steady clock, like the times at which this process received objects. Steps of the wall clock do not move it.
+    pub steady: Timestamp,
     /// Names of new objects derive from it. It stays the same until the results of the last actions are known.
     pub seed: u64,
     /// Why the last task of this key failed, if it did.
@@ -168,6 +175,9 @@ pub struct Context<'a> {
 /// time, also one whose object does not exist, and returns no actions if nothing is left to do.
 pub trait Controller: Send + 'static {
     fn name(&self) -> &'static str;
+
+    /// The kinds that `reconcile` reads, those of its keys first. It is called once all of them are listed.
+    fn reads(&self) -> &'static [Kind];
 
     /// Adds the keys that must be reconciled because of `change`.
     fn route(&self, change: &Change, view: &View, keys: &mut Vec<Key>);

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use ipnetwork::IpNetwork;
 
+use crate::health::Health;
+
 /// Everything that `run` needs; there is no other source of settings (no environment, no files).
 #[derive(Clone)]
 pub struct Config {
@@ -32,6 +34,8 @@ pub struct Config {
     pub terminated_pod_threshold: usize,
     /// Which parts run in this process.
     pub parts: Parts,
+    /// Where the parts report whether they work.
+    pub health: Arc<Health>,
 }
 
 /// Parts that run in one process. Each selection works against any API server.
@@ -60,6 +64,7 @@ impl Default for Config {
             node_names: NodeNames::default(),
             terminated_pod_threshold: 12_500,
             parts: Parts::All,
+            health: Arc::default(),
         }
     }
 }

@@ -6,11 +6,14 @@
 
 pub mod action;
 pub mod cache;
+mod clock;
 pub mod config;
 pub mod controllers;
 mod discovery;
 mod events;
 mod garbage_collector;
+mod guard;
+pub mod health;
 mod hub;
 mod leader;
 pub mod meta;
@@ -20,10 +23,12 @@ mod quotas;
 mod requests;
 mod runner;
 pub mod scheduler;
+mod supervise;
 mod timer;
 mod transform;
 mod work_queue;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use kube::Client;
@@ -31,6 +36,9 @@ use tokio::sync::mpsc;
 
 use cache::Kind;
 use hub::Hub;
+use supervise::Supervisor;
+
+pub use health::Health;
 
 pub use leader::release;
 
@@ -44,9 +52,6 @@ pub enum Error {
 }
 
 const MIN_NODE_GRACE: Duration = Duration::from_secs(5);
-/// Pause before parts that ended by themselves start again.
-const RESTART_PAUSE: Duration = Duration::from_secs(1);
-
 /// Runs the selected parts until the future is dropped; returns only if the configuration cannot be used.
 pub async fn run(client: Client, config: Config) -> Result<(), Error> {
     if config.node_grace < MIN_NODE_GRACE {
@@ -56,61 +61,65 @@ pub async fn run(client: Client, config: Config) -> Result<(), Error> {
         return Err(Error::Config(format!("cluster CIDR {network} has host bits set")));
     }
     let Some(election) = config.leader_election.clone() else {
-        loop {
-            lead(&client, &config).await;
-            tokio::time::sleep(RESTART_PAUSE).await;
-        }
+        return Ok(lead(&client, &config).await);
     };
     let mut candidate = leader::Candidate::new(client.clone(), election);
     loop {
         candidate.acquire().await;
         tokio::select! {
             () = candidate.hold() => {}
-            () = lead(&client, &config) => tokio::time::sleep(RESTART_PAUSE).await,
+            () = lead(&client, &config) => {}
         }
+        config.health.stopped();
     }
 }
 
-/// Everything that only the leader does; dropping the future ends all of it. Returns when one part ends.
+/// Everything that only the leader does; dropping the future ends all of it. Each part is a task of its own, and starts
+/// again with what the hub knows when it fails.
 async fn lead(client: &Client, config: &Config) {
-    match config.parts {
-        Parts::All => {
-            let hub = Hub::new(Kind::ALL);
-            let scheduling = scheduler::run(client.clone(), hub.subscribe());
-            let controlling = control(client, config, &hub);
-            tokio::select! {
-                () = controlling => {}
-                () = scheduling => {}
-                () = hub.run(client.clone()) => {}
-            }
-        }
-        Parts::Controllers => {
-            let hub = Hub::new(Kind::ALL);
-            let controlling = control(client, config, &hub);
-            tokio::select! {
-                () = controlling => {}
-                () = hub.run(client.clone()) => {}
-            }
-        }
-        Parts::Scheduler => scheduler::run_alone(client.clone()).await,
+    let mut parts = Supervisor::new(config.health.clone());
+    let (controllers, scheduler) = match config.parts {
+        Parts::All => (true, true),
+        Parts::Controllers => (true, false),
+        Parts::Scheduler => (false, true),
+    };
+    let hub = Hub::new(if controllers { Kind::ALL } else { scheduler::KINDS }, config.health.clone());
+    if controllers {
+        control(client, config, &hub, &mut parts);
     }
-    tracing::error!(parts = ?config.parts, "a part ended unexpectedly; all of them restart");
+    if scheduler {
+        let (client, hub, health) = (client.clone(), hub.clone(), config.health.clone());
+        parts.run("scheduler", move || scheduler::run(client.clone(), hub.subscribe(), health.clone()));
+    }
+    let client = client.clone();
+    parts.run("informers", move || {
+        let (hub, client) = (hub.clone(), client.clone());
+        async move { hub.run(client).await }
+    });
+    parts.wait().await;
 }
 
-/// Runs the controllers, garbage collection, namespaces and quotas until one of them ends.
-fn control(client: &Client, config: &Config, hub: &Hub) -> impl Future<Output = ()> + use<> {
+/// Starts the controllers, garbage collection, namespaces and quotas.
+fn control(client: &Client, config: &Config, hub: &Hub, parts: &mut Supervisor) {
     // Quotas also count kinds that only the garbage collector watches.
     let (ended, ended_elsewhere) = mpsc::unbounded_channel();
-    let running = runner::run(client.clone(), hub.subscribe(), controllers::all(config));
-    let collecting = garbage_collector::run(client.clone(), hub.subscribe(), ended);
-    let emptying = namespaces::run(client.clone(), hub.subscribe());
-    let counting = quotas::run(client.clone(), hub.subscribe(), ended_elsewhere);
-    async move {
-        tokio::select! {
-            () = running => {}
-            () = collecting => {}
-            () = emptying => {}
-            () = counting => {}
-        }
-    }
+    // A part that starts again takes the channel over.
+    let ended_elsewhere = Arc::new(tokio::sync::Mutex::new(ended_elsewhere));
+    let (all, part_hub, part_client) = (config.clone(), hub.clone(), client.clone());
+    parts.run("controllers", move || {
+        let controllers = controllers::all(&all);
+        runner::run(part_client.clone(), part_hub.subscribe(), controllers, all.health.clone())
+    });
+    let (part_hub, part_client) = (hub.clone(), client.clone());
+    parts.run("garbage-collector", move || {
+        garbage_collector::run(part_client.clone(), part_hub.subscribe(), ended.clone())
+    });
+    let (part_hub, part_client) = (hub.clone(), client.clone());
+    parts.run("namespaces", move || namespaces::run(part_client.clone(), part_hub.subscribe()));
+    let (part_hub, part_client) = (hub.clone(), client.clone());
+    parts.run("quotas", move || {
+        let (client, subscription, ended) =
+            (part_client.clone(), part_hub.subscribe(), ended_elsewhere.clone());
+        async move { quotas::run(client, subscription, &mut *ended.lock().await).await }
+    });
 }

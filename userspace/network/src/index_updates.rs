@@ -9,7 +9,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
-use kube::runtime::watcher::Event;
+use skep_api::watch::WatchEvent;
 use skep_netplan::{Index, key_of};
 use tokio::sync::mpsc::Sender;
 use tokio::task::JoinSet;
@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::engine::Message;
 use crate::informers::{Events, Informers, Watched};
+use crate::lenient::identity;
 
 /// A kind that the index takes.
 trait Indexed: Watched {
@@ -84,15 +85,19 @@ async fn forward<K: Indexed>(mut events: Events<K>, to: Sender<Message>) {
     let mut listed_before = false;
     while let Some(event) = events.recv().await {
         let message = match event {
-            Event::Init => {
+            WatchEvent::Init => {
                 listed.clear();
                 continue;
             }
-            Event::InitApply(object) => {
+            WatchEvent::InitKeep(unreadable) => {
+                listed.insert(key_of(&identity(&unreadable)));
+                continue;
+            }
+            WatchEvent::InitApply(object) => {
                 listed.insert(key_of(object.meta()));
                 Message::index(move |index| object.apply(index))
             }
-            Event::InitDone => {
+            WatchEvent::InitDone => {
                 let listed = std::mem::take(&mut listed);
                 if to.send(Message::index(move |index| K::keep(&listed, index))).await.is_err() {
                     return;
@@ -102,8 +107,13 @@ async fn forward<K: Indexed>(mut events: Events<K>, to: Sender<Message>) {
                 }
                 Message::Listed
             }
-            Event::Apply(object) => Message::index(move |index| object.apply(index)),
-            Event::Delete(object) => Message::index(move |index| K::delete(&key_of(object.meta()), index)),
+            WatchEvent::Apply(object) => Message::index(move |index| object.apply(index)),
+            WatchEvent::Delete(object) => {
+                Message::index(move |index| K::delete(&key_of(object.meta()), index))
+            }
+            WatchEvent::DeleteUnreadable(unreadable) => {
+                Message::index(move |index| K::delete(&key_of(&identity(&unreadable)), index))
+            }
         };
         if to.send(message).await.is_err() {
             return;

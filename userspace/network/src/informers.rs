@@ -5,6 +5,7 @@
 //! Subscribe first, then [`Informers::run`]: a kind without subscribers is not watched, and no one can subscribe later.
 //! A list that starts again (first list, broken watch, 410 Gone) is `Init`, an `InitApply` per object, `InitDone`; the
 //! subscriber then removes what the list did not contain. Watches retry for ever with back-off; an outage is no event.
+//! An object that does not decode is skipped with a log line, and its last version that did stays in force.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -18,12 +19,16 @@ use kube::api::Api;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use serde::de::DeserializeOwned;
+use skep_api::decode::{Decoded, Unreadable};
+use skep_api::watch::WatchEvent;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::lenient::Lenient;
+
 /// A subscriber's end; it closes when the informers stop.
-pub type Events<K> = mpsc::Receiver<Event<Arc<K>>>;
+pub type Events<K> = mpsc::Receiver<WatchEvent<Arc<K>>>;
 
 /// Events that a subscriber has not taken yet. A full queue holds the kind's watch back, for its other subscribers too.
 const QUEUE_LENGTH: usize = 1024;
@@ -76,7 +81,7 @@ pub struct Informer<K> {
 
 struct Subscriber<K> {
     selects: Box<dyn Fn(&K) -> bool + Send + Sync>,
-    events: mpsc::Sender<Event<Arc<K>>>,
+    events: mpsc::Sender<WatchEvent<Arc<K>>>,
 }
 
 impl<K> Default for Informer<K> {
@@ -111,10 +116,10 @@ impl<K: Watched> Informer<K> {
         if let Some(selector) = &self.field_selector {
             config = config.fields(selector);
         }
-        self.publish_all(watcher(Api::<K>::all(client), config).default_backoff()).await;
+        self.publish_all(watcher(Api::<Lenient<K>>::all(client), config).default_backoff()).await;
     }
 
-    async fn publish_all(mut self, events: impl Stream<Item = watcher::Result<Event<K>>>) {
+    async fn publish_all(mut self, events: impl Stream<Item = watcher::Result<Event<Lenient<K>>>>) {
         let kind = K::kind(&()).into_owned();
         let mut failing = false;
         pin_mut!(events);
@@ -134,7 +139,9 @@ impl<K: Watched> Informer<K> {
             if !matches!(event, Event::Init) && std::mem::take(&mut failing) {
                 tracing::info!(kind, "watch works again");
             }
-            self.publish(event).await;
+            if let Some(event) = shared(event) {
+                self.publish(event).await;
+            }
             if self.subscribers.is_empty() {
                 return;
             }
@@ -142,15 +149,18 @@ impl<K: Watched> Informer<K> {
     }
 
     /// Hands the event to each subscriber that selects its object, and drops subscribers that are gone.
-    async fn publish(&mut self, event: Event<K>) {
-        let event = shared(event);
+    async fn publish(&mut self, event: WatchEvent<Arc<K>>) {
         let mut open = Vec::with_capacity(self.subscribers.len());
         for subscriber in self.subscribers.drain(..) {
             let selected = match &event {
-                Event::Init | Event::InitDone => true,
-                Event::InitApply(object) | Event::Apply(object) | Event::Delete(object) => {
+                WatchEvent::InitApply(object) | WatchEvent::Apply(object) | WatchEvent::Delete(object) => {
                     (subscriber.selects)(object)
                 }
+                // Whether a subscriber selects an object that does not decode is not known.
+                WatchEvent::Init
+                | WatchEvent::InitDone
+                | WatchEvent::InitKeep(_)
+                | WatchEvent::DeleteUnreadable(_) => true,
             };
             let gone = match selected {
                 true => subscriber.events.send(event.clone()).await.is_err(),
@@ -164,14 +174,35 @@ impl<K: Watched> Informer<K> {
     }
 }
 
-fn shared<K>(event: Event<K>) -> Event<Arc<K>> {
-    match event {
-        Event::Init => Event::Init,
-        Event::InitApply(object) => Event::InitApply(Arc::new(object)),
-        Event::InitDone => Event::InitDone,
-        Event::Apply(object) => Event::Apply(Arc::new(object)),
-        Event::Delete(object) => Event::Delete(Arc::new(object)),
-    }
+/// The event for subscribers; none for a change to a version that does not decode.
+fn shared<K: Watched>(event: Event<Lenient<K>>) -> Option<WatchEvent<Arc<K>>> {
+    Some(match event {
+        Event::Init => WatchEvent::Init,
+        Event::InitDone => WatchEvent::InitDone,
+        Event::InitApply(item) => match item.item {
+            Decoded::Object(object) => WatchEvent::InitApply(Arc::new(object)),
+            Decoded::Unreadable(unreadable) => {
+                log_skipped::<K>(&unreadable);
+                WatchEvent::InitKeep(*unreadable)
+            }
+        },
+        Event::Apply(item) => match item.item {
+            Decoded::Object(object) => WatchEvent::Apply(Arc::new(object)),
+            Decoded::Unreadable(unreadable) => {
+                log_skipped::<K>(&unreadable);
+                return None;
+            }
+        },
+        Event::Delete(item) => match item.item {
+            Decoded::Object(object) => WatchEvent::Delete(Arc::new(object)),
+            Decoded::Unreadable(unreadable) => WatchEvent::DeleteUnreadable(*unreadable),
+        },
+    })
+}
+
+fn log_skipped<K: Watched>(unreadable: &Unreadable) {
+    let Unreadable { namespace, name, error, .. } = unreadable;
+    tracing::warn!(kind = %K::kind(&()), namespace, name, error, "decode object failed; it is skipped");
 }
 
 #[cfg(test)]
@@ -185,11 +216,15 @@ mod tests {
         Pod { spec: Some(spec), ..Pod::default() }
     }
 
+    fn good(node: &str) -> Lenient<Pod> {
+        Decoded::Object(pod(node)).into()
+    }
+
     fn runs_on(pod: &Pod, node: &str) -> bool {
         pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) == Some(node)
     }
 
-    async fn drain(mut events: Events<Pod>) -> Vec<Event<Arc<Pod>>> {
+    async fn drain(mut events: Events<Pod>) -> Vec<WatchEvent<Arc<Pod>>> {
         let mut all = Vec::new();
         while let Some(event) = events.recv().await {
             all.push(event);
@@ -203,21 +238,22 @@ mod tests {
         let (all, own) = (informer.subscribe(), informer.subscribe_to(|pod| runs_on(pod, "a")));
         let events = [
             Event::Init,
-            Event::InitApply(pod("a")),
-            Event::InitApply(pod("b")),
+            Event::InitApply(good("a")),
+            Event::InitApply(good("b")),
             Event::InitDone,
-            Event::Delete(pod("b")),
-            Event::Apply(pod("a")),
+            Event::Delete(good("b")),
+            Event::Apply(good("a")),
         ];
         informer.publish_all(futures::stream::iter(events.map(Ok))).await;
         let (all, own) = (drain(all).await, drain(own).await);
         assert_eq!(all.len(), 6);
-        let [Event::Init, Event::InitApply(first), Event::InitDone, Event::Apply(second)] = own.as_slice()
+        let [WatchEvent::Init, WatchEvent::InitApply(first), WatchEvent::InitDone, WatchEvent::Apply(second)] =
+            own.as_slice()
         else {
             panic!("{own:?}");
         };
         assert!(runs_on(first, "a") && runs_on(second, "a"));
-        let Some(Event::InitApply(same)) = all.get(1) else { panic!("{all:?}") };
+        let Some(WatchEvent::InitApply(same)) = all.get(1) else { panic!("{all:?}") };
         assert!(Arc::ptr_eq(first, same));
     }
 
@@ -228,5 +264,36 @@ mod tests {
         drop(gone);
         informer.publish_all(futures::stream::iter([Event::Init, Event::InitDone].map(Ok))).await;
         assert_eq!(drain(stays).await.len(), 2);
+    }
+
+    #[tokio::test]
+    async fn an_object_that_does_not_decode_is_kept_and_holds_up_no_other() {
+        let bad = r#"{"metadata": {"name": "bad", "namespace": "n", "uid": "u"}, "spec": 7}"#;
+        let bad = || Lenient::<Pod>::from(Decoded::parse(bad));
+        let mut informer = Informer::<Pod>::default();
+        let events = informer.subscribe_to(|pod| runs_on(pod, "a"));
+        let sent = [
+            Event::Init,
+            Event::InitApply(bad()),
+            Event::InitApply(good("a")),
+            Event::InitDone,
+            Event::Apply(bad()),
+            Event::Apply(good("a")),
+            Event::Delete(bad()),
+        ];
+        informer.publish_all(futures::stream::iter(sent.map(Ok))).await;
+        let received = drain(events).await;
+        let [
+            WatchEvent::Init,
+            WatchEvent::InitKeep(kept),
+            WatchEvent::InitApply(_),
+            WatchEvent::InitDone,
+            WatchEvent::Apply(_),
+            WatchEvent::DeleteUnreadable(gone),
+        ] = received.as_slice()
+        else {
+            panic!("{received:?}");
+        };
+        assert_eq!((&*kept.name, &*gone.uid), ("bad", "u"));
     }
 }

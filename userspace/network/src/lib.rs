@@ -18,6 +18,7 @@ mod health;
 mod index_updates;
 pub mod informers;
 pub mod kernel;
+mod lenient;
 mod node_health;
 mod published;
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
-use kube::runtime::watcher::Event;
+use skep_api::watch::WatchEvent;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -90,20 +90,25 @@ impl Agent {
 }
 
 impl Pods {
-    async fn apply(&mut self, event: Event<Arc<Pod>>) {
+    async fn apply(&mut self, event: WatchEvent<Arc<Pod>>) {
         match event {
-            Event::Init => self.listed.clear(),
-            Event::InitApply(pod) => {
+            WatchEvent::Init => self.listed.clear(),
+            // The pod goes on as it was; after a start of the agent its checkpoint says how.
+            WatchEvent::InitKeep(unreadable) => drop(self.listed.insert(unreadable.uid)),
+            WatchEvent::InitApply(pod) => {
                 self.listed.insert(names::of(&pod).2);
                 self.update(pod).await;
             }
-            Event::InitDone => self.list_complete().await,
-            Event::Apply(pod) => self.update(pod).await,
-            Event::Delete(pod) => {
-                if let Some(handle) = self.workers.get(&names::of(&pod).2) {
-                    let _ = handle.messages.send(Message::Gone);
-                }
-            }
+            WatchEvent::InitDone => self.list_complete().await,
+            WatchEvent::Apply(pod) => self.update(pod).await,
+            WatchEvent::Delete(pod) => self.gone(&names::of(&pod).2),
+            WatchEvent::DeleteUnreadable(unreadable) => self.gone(&unreadable.uid),
+        }
+    }
+
+    fn gone(&self, uid: &str) {
+        if let Some(handle) = self.workers.get(uid) {
+            let _ = handle.messages.send(Message::Gone);
         }
     }
 
@@ -125,8 +130,8 @@ impl Pods {
         self.workers.insert(uid, handle);
     }
 
-    /// The list is complete: pods that it does not contain were deleted. Pods of the runtime and folders without a worker are
-    /// left over from an earlier agent.
+    /// The list is complete: pods that it does not contain were deleted. Pods of the runtime and folders that it does not
+    /// contain and that have no worker are left over from an earlier agent.
     async fn list_complete(&mut self) {
         for (uid, handle) in &self.workers {
             if !self.listed.contains(uid) {
@@ -134,7 +139,7 @@ impl Pods {
             }
         }
         for identity in self.context.cri.pods().await.unwrap_or_default() {
-            if !self.workers.contains_key(&identity.uid) {
+            if !self.workers.contains_key(&identity.uid) && !self.listed.contains(&identity.uid) {
                 self.spawn(Arc::new(worker::orphan(&identity)));
                 if let Some(handle) = self.workers.get(&identity.uid) {
                     let _ = handle.messages.send(Message::Gone);
@@ -143,6 +148,7 @@ impl Pods {
         }
         for uid in self.context.volumes.known_pods() {
             if !self.workers.contains_key(&uid)
+                && !self.listed.contains(&uid)
                 && let Err(error) = self.context.volumes.clean_up(&uid).await
             {
                 tracing::warn!(uid, %error, "remove left-over pod folder failed");

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Pod, Service};
-use kube::runtime::watcher::Event;
+use skep_api::watch::WatchEvent;
 use skep_cni::NetworkState;
 use tokio::sync::{mpsc, watch};
 
@@ -113,9 +113,9 @@ pub struct ServingTls {
     pub client_ca: String,
 }
 
-/// A subscription to a shared informer, as [`kube::runtime::watcher`] describes the order of events. The agent takes the
+/// A subscription to a shared informer. The agent takes the
 /// objects that a list did not contain for deleted.
-pub type Events<K> = mpsc::Receiver<Event<Arc<K>>>;
+pub type Events<K> = mpsc::Receiver<WatchEvent<Arc<K>>>;
 
 /// What the agent follows while it runs.
 pub struct Inputs {

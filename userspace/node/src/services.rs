@@ -7,7 +7,8 @@ use std::sync::{Arc, RwLock};
 
 use k8s_openapi::api::core::v1::{Pod, Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::runtime::watcher::Event;
+use skep_api::decode::Unreadable;
+use skep_api::watch::WatchEvent;
 use tokio::sync::watch;
 
 use crate::config::Events;
@@ -49,22 +50,31 @@ impl Services {
         }
     }
 
-    fn apply(&self, event: Event<Arc<Service>>, relisted: &mut HashMap<Key, Service>) {
+    fn apply(&self, event: WatchEvent<Arc<Service>>, relisted: &mut HashMap<Key, Service>) {
         let mut list = self.list.write().unwrap_or_else(std::sync::PoisonError::into_inner);
         match event {
-            Event::Init => relisted.clear(),
-            Event::InitApply(service) => {
+            WatchEvent::Init => relisted.clear(),
+            WatchEvent::InitKeep(Unreadable { namespace, name, .. }) => {
+                let key = (namespace, name);
+                if let Some(known) = list.get(&key) {
+                    relisted.insert(key, known.clone());
+                }
+            }
+            WatchEvent::InitApply(service) => {
                 relisted.insert(key(&service), reduce(&service));
             }
-            Event::InitDone => {
+            WatchEvent::InitDone => {
                 *list = std::mem::take(relisted);
                 self.synced.send_replace(true);
             }
-            Event::Apply(service) => {
+            WatchEvent::Apply(service) => {
                 list.insert(key(&service), reduce(&service));
             }
-            Event::Delete(service) => {
+            WatchEvent::Delete(service) => {
                 list.remove(&key(&service));
+            }
+            WatchEvent::DeleteUnreadable(Unreadable { namespace, name, .. }) => {
+                list.remove(&(namespace, name));
             }
         }
     }

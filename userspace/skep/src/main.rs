@@ -3,6 +3,7 @@
 mod advertise;
 mod cluster_keys;
 mod commands;
+mod controllers;
 mod credentials;
 mod join;
 mod kubeconfig;

@@ -14,18 +14,20 @@ const CHECKS: [&str; 4] = ["ping", "etcd", "poststarthook/rbac/bootstrap-roles",
 
 const KINDS: [&str; 3] = ["healthz", "livez", "readyz"];
 
-/// The other checks always pass: the server does not listen before its caches are filled and its roles exist.
+/// Of the server's own checks the others always pass: it does not listen before its caches are filled and its roles exist.
 async fn is_good(server: &Inner, check: &str) -> bool {
     match check {
         "etcd" => server.storage.caches.store().revision().await.is_ok(),
         "informer-sync" => server.storage.caches.applied() > 0,
-        _ => true,
+        name => server.config.neighbours.iter().all(|part| part.check_name() != name || part.is_ready()),
     }
 }
 
-/// Whether an endpoint has the check.
-fn is_of(which: &str, check: &str) -> bool {
-    which == "readyz" || check != "informer-sync"
+/// The checks of an endpoint.
+fn checks_of(server: &Inner, which: &str) -> Vec<&'static str> {
+    let neighbours = server.config.neighbours.iter().map(|part| part.check_name());
+    let only_ready = |name: &&str| which == "readyz" || CHECKS.contains(name) && *name != "informer-sync";
+    CHECKS.into_iter().chain(neighbours).filter(only_ready).collect()
 }
 
 /// Runs a check and records its result in the metrics.
@@ -38,7 +40,7 @@ async fn check(server: &Inner, which: &'static str, name: &'static str) -> bool 
 /// Runs every check, to update the metrics.
 pub(super) async fn check_all(server: &Inner) {
     for which in KINDS {
-        for name in CHECKS.into_iter().filter(|name| is_of(which, name)) {
+        for name in checks_of(server, which) {
             check(server, which, name).await;
         }
     }
@@ -47,8 +49,8 @@ pub(super) async fn check_all(server: &Inner) {
 /// The answer to `/<which>` or `/<which>/<check>`.
 pub(super) async fn handle(server: &Inner, query: &Query, which: &str, only: &str) -> Response {
     let kind = KINDS.into_iter().find(|kind| *kind == which).unwrap_or("healthz");
-    let all = CHECKS.into_iter().filter(|name| is_of(which, name));
-    let chosen: Vec<&'static str> = all.filter(|name| only.is_empty() || *name == only).collect();
+    let mut chosen = checks_of(server, which);
+    chosen.retain(|name| only.is_empty() || *name == only);
     if chosen.is_empty() {
         return text(StatusCode::NOT_FOUND, "404 page not found\n");
     }

@@ -72,7 +72,8 @@ pub(crate) async fn handle(
         }
         ["metrics"] => {
             let audit_errors = server.config.audit.as_ref().map(Audit::lost);
-            return Ok(server.metrics.respond(&server.storage.caches, audit_errors));
+            let neighbours: String = server.config.neighbours.iter().map(|part| part.metrics()).collect();
+            return Ok(server.metrics.respond(&server.storage.caches, audit_errors, &neighbours));
         }
         ["metrics", "slis"] => {
             health::check_all(server).await;

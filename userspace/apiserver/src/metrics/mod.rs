@@ -289,8 +289,8 @@ impl http_body::Body for CountedBody {
 
 impl Metrics {
     /// The response to `/metrics`. `audit_errors`: audit events that could not be written, if the server audits.
-    pub(crate) fn respond(&self, caches: &Caches, audit_errors: Option<u64>) -> Response {
-        let mut out = String::new();
+    pub(crate) fn respond(&self, caches: &Caches, audit_errors: Option<u64>, neighbours: &str) -> Response {
+        let mut out = neighbours.to_owned();
         storage(caches, &mut out);
         if let Some(errors) = audit_errors {
             let samples = [("{plugin=\"log\"}".to_owned(), errors as f64)].into_iter();

@@ -18,6 +18,10 @@ pub(crate) enum WatchEvent {
     InitDone,
     Apply(Object),
     Delete(Object),
+    /// A version of the object with this uid does not decode; the list or watch has shown its key.
+    Unreadable(Key, Option<String>),
+    /// An object was deleted whose last version does not decode.
+    DeleteUnreadable(Key, Option<String>),
 }
 
 /// What the server answered to a request of ours.
@@ -54,9 +58,9 @@ impl InformerCache {
         &self.view
     }
 
-    /// Whether the first list of every kind is complete.
-    pub(crate) fn synced(&self) -> bool {
-        self.unsynced.is_empty()
+    /// Whether the first list of the kind is complete.
+    pub(crate) fn listed(&self, kind: Kind) -> bool {
+        !self.unsynced.contains(&kind)
     }
 
     /// The server does not serve this kind: it counts as listed and empty.
@@ -80,6 +84,12 @@ impl InformerCache {
                 self.view.watched(object, now).into_iter().collect()
             }
             WatchEvent::Delete(object) => self.view.deleted(&object).into_iter().collect(),
+            WatchEvent::Unreadable(key, uid) => {
+                self.view.unreadable(kind, &key, uid.as_deref()).into_iter().collect()
+            }
+            WatchEvent::DeleteUnreadable(key, uid) => {
+                self.view.deleted_unreadable(kind, &key, uid.as_deref()).into_iter().collect()
+            }
             WatchEvent::InitDone => {
                 self.unsynced.remove(&kind);
                 if kind == Kind::Node {
@@ -108,5 +118,45 @@ impl InformerCache {
     /// Takes the objects that the server must be asked for; the answers come back through `absorb`.
     pub(crate) fn take_unconfirmed(&mut self) -> Vec<(Kind, Key)> {
         std::mem::take(&mut self.unconfirmed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn service(name: &str, uid: &str) -> Object {
+        let value =
+            json!({"metadata": {"name": name, "namespace": "ns", "uid": uid, "resourceVersion": "1"}});
+        serde_json::from_value::<k8s_openapi::api::core::v1::Service>(value).unwrap().into()
+    }
+
+    #[test]
+    fn the_last_version_that_decodes_stays_until_its_object_is_gone() {
+        let mut cache = InformerCache::new(&[Kind::Service]);
+        let mut apply = |event| cache.apply(Kind::Service, event, Timestamp::UNIX_EPOCH).len();
+        let key = |name: &str| Key::new("ns", name);
+        let bad = |name: &str, uid: &str| WatchEvent::Unreadable(key(name), Some(uid.to_owned()));
+        for name in ["a", "b", "c"] {
+            assert_eq!(apply(WatchEvent::Apply(service(name, name))), 1);
+        }
+        assert_eq!(apply(bad("a", "a")), 0);
+        assert_eq!(
+            apply(WatchEvent::Init) + apply(bad("a", "a")) + apply(bad("b", "other")),
+            1,
+            "b is another object"
+        );
+        assert_eq!(apply(WatchEvent::InitDone), 1, "c is gone");
+        assert_eq!(apply(WatchEvent::DeleteUnreadable(key("a"), Some("other".to_owned()))), 0);
+        assert_eq!(apply(bad("d", "d")), 0);
+        let services = &cache.view().services;
+        assert_eq!(services.iter().map(|(key, _)| &*key.name).collect::<Vec<_>>(), ["a"]);
+        assert!(services.is_unreadable(&key("b")) && services.is_unreadable(&key("d")));
+        let mut apply = |event| cache.apply(Kind::Service, event, Timestamp::UNIX_EPOCH).len();
+        assert_eq!(apply(WatchEvent::DeleteUnreadable(key("a"), Some("a".to_owned()))), 1);
+        assert_eq!(apply(WatchEvent::Apply(service("d", "d"))), 1);
+        assert!(!cache.view().services.is_unreadable(&key("d")));
     }
 }

@@ -13,7 +13,8 @@ use crate::meta::controller_of;
 #[derive(Clone, Debug)]
 struct Entry<K> {
     object: Arc<K>,
-    /// When this process first received this version. Clocks of other machines play no part in it.
+    /// When this process first received this version, on the steady clock. Other machines and steps of the wall clock
+    /// play no part in it.
     changed: Timestamp,
     revision: u64,
     /// Known only from the answer to a write; no watch event has shown it yet.
@@ -28,6 +29,8 @@ pub struct Table<K> {
     indexed: HashMap<Arc<str>, BTreeSet<Key>>,
     /// Keys that the relist under way has shown; `None` outside a relist.
     listed: Option<HashSet<Key>>,
+    /// Objects whose present version does not decode.
+    unreadable: HashSet<Key>,
 }
 
 /// Keys that a relist did not show.
@@ -40,7 +43,13 @@ pub(super) struct Unlisted {
 
 impl<K> Default for Table<K> {
     fn default() -> Self {
-        Table { entries: BTreeMap::new(), owned: HashMap::new(), indexed: HashMap::new(), listed: None }
+        Table {
+            entries: BTreeMap::new(),
+            owned: HashMap::new(),
+            indexed: HashMap::new(),
+            listed: None,
+            unreadable: HashSet::new(),
+        }
     }
 }
 
@@ -49,9 +58,14 @@ impl<K: Stored> Table<K> {
         self.entries.get(key).map(|e| &e.object)
     }
 
-    /// When this process first received the object's present version.
+    /// When this process first received the object's present version, on the steady clock.
     pub fn changed_at(&self, key: &Key) -> Option<Timestamp> {
         self.entries.get(key).map(|e| e.changed)
+    }
+
+    /// Whether the object exists, in a version that does not decode. The table may hold an earlier version.
+    pub fn is_unreadable(&self, key: &Key) -> bool {
+        self.unreadable.contains(key)
     }
 
     pub fn len(&self) -> usize {
@@ -101,6 +115,9 @@ impl<K: Stored> Table<K> {
         if let (true, Some(listed)) = (watched, &mut self.listed) {
             listed.insert(key.clone());
         }
+        if !self.unreadable.is_empty() {
+            self.unreadable.remove(&key);
+        }
         let revision = revision(object.metadata());
         if let Some(entry) = self.entries.get_mut(&key)
             && entry.revision >= revision
@@ -123,8 +140,23 @@ impl<K: Stored> Table<K> {
         Some(old)
     }
 
+    /// Notes that the object exists in a version that does not decode. Returns whether the table holds another object of
+    /// that name, which is gone.
+    pub(super) fn keep(&mut self, key: &Key, uid: Option<&str>) -> bool {
+        if let Some(listed) = &mut self.listed {
+            listed.insert(key.clone());
+        }
+        self.unreadable.insert(key.clone());
+        let Some(entry) = self.entries.get_mut(key) else { return false };
+        entry.unwatched = false;
+        uid.is_some() && entry.object.metadata().uid.as_deref() != uid
+    }
+
     /// Removes the object; with a uid, only the object that has it.
     pub(super) fn remove(&mut self, key: &Key, uid: Option<&str>) -> Option<Arc<K>> {
+        if !self.unreadable.is_empty() {
+            self.unreadable.remove(key);
+        }
         let found = self.entries.get(key)?;
         if uid.is_some() && found.object.metadata().uid.as_deref() != uid {
             return None;
@@ -166,6 +198,7 @@ impl<K: Stored> Table<K> {
 
     pub(super) fn end_list(&mut self) -> Unlisted {
         let listed = self.listed.take().unwrap_or_default();
+        self.unreadable.retain(|key| listed.contains(key));
         let unlisted = self.entries.iter().filter(|(k, _)| !listed.contains(*k));
         let (unconfirmed, gone): (Vec<_>, Vec<_>) = unlisted.partition(|(_, e)| e.unwatched);
         let keys = |list: Vec<(&Key, &Entry<K>)>| list.into_iter().map(|(k, _)| k.clone()).collect();

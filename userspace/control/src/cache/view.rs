@@ -145,6 +145,27 @@ macro_rules! view {
                 Some(Change { old: Some(old), new: None })
             }
 
+            /// A watch showed a version that does not decode. The last good version stays in force, unless it is of an
+            /// earlier object with the same name.
+            pub fn unreadable(&mut self, kind: Kind, key: &Key, uid: Option<&str>) -> Option<Change> {
+                let replaced = match kind {
+                    $(Kind::$variant => self.$field.keep(key, uid)),*
+                };
+                if !replaced { return None }
+                let change = self.missing(kind, key);
+                match kind { $(Kind::$variant => drop(self.$field.keep(key, uid))),* }
+                change
+            }
+
+            /// A watch showed that an object was deleted whose last version does not decode.
+            pub fn deleted_unreadable(&mut self, kind: Kind, key: &Key, uid: Option<&str>) -> Option<Change> {
+                self.deleted_uids.insert(uid);
+                let old = match kind {
+                    $(Kind::$variant => self.$field.remove(key, uid).map(Object::$variant)?),*
+                };
+                Some(Change { old: Some(old), new: None })
+            }
+
             /// The server answered that no such object exists.
             pub fn missing(&mut self, kind: Kind, key: &Key) -> Option<Change> {
                 let old = match kind {

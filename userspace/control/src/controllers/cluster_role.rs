@@ -14,6 +14,10 @@ impl Controller for ClusterRoles {
         "clusterrole-aggregation"
     }
 
+    fn reads(&self) -> &'static [Kind] {
+        &[Kind::ClusterRole]
+    }
+
     fn route(&self, change: &Change, view: &View, keys: &mut Vec<Key>) {
         if let Some(Object::ClusterRole(_)) = change.object() {
             own_key(change, Kind::ClusterRole, keys);

@@ -28,6 +28,10 @@ impl Controller for DaemonSets {
         "daemonset"
     }
 
+    fn reads(&self) -> &'static [Kind] {
+        &[Kind::DaemonSet, Kind::Pod, Kind::Node, Kind::ControllerRevision]
+    }
+
     fn route(&self, change: &Change, view: &View, keys: &mut Vec<Key>) {
         own_key(change, Kind::DaemonSet, keys);
         match change.object() {
@@ -164,13 +168,18 @@ impl<'a> DaemonSetSync<'a> {
                 surplus.extend(active.into_iter().skip(1));
             }
         }
-        let gone = on_node.iter().filter(|(n, _)| self.view.nodes.get(&Key::cluster(n)).is_none());
+        let is_gone = |name: &str| {
+            let key = Key::cluster(name);
+            self.view.nodes.get(&key).is_none() && !self.view.nodes.is_unreadable(&key)
+        };
+        let gone = on_node.iter().filter(|(name, _)| is_gone(name));
         surplus.extend(gone.flat_map(|(_, pods)| pods.iter().copied()).filter(|p| pods::active(p)));
         missing.truncate(MAX_BURST);
         (missing, surplus)
     }
 
-    fn create(&mut self, nodes: Vec<String>, hash: &str) {
+    fn create(&mut self, mut nodes: Vec<String>, hash: &str) {
+        nodes.truncate(pods::burst(&self.spec.template));
         let base = format!("{}-", meta::name(&self.set.metadata));
         for (number, node) in nodes.into_iter().enumerate() {
             let name = meta::generated_name(&base, self.context.seed, number);

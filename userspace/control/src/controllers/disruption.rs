@@ -26,6 +26,17 @@ impl Controller for Disruption {
         "disruption"
     }
 
+    fn reads(&self) -> &'static [Kind] {
+        &[
+            Kind::PodDisruptionBudget,
+            Kind::Pod,
+            Kind::ReplicaSet,
+            Kind::Deployment,
+            Kind::StatefulSet,
+            Kind::ReplicationController,
+        ]
+    }
+
     fn route(&self, change: &Change, view: &View, keys: &mut Vec<Key>) {
         own_key(change, Kind::PodDisruptionBudget, keys);
         let mut selecting = |namespace: &str, labels: Option<&meta::Labels>| {

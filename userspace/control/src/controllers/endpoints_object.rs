@@ -28,6 +28,10 @@ impl Controller for EndpointsObjects {
         "endpoints"
     }
 
+    fn reads(&self) -> &'static [Kind] {
+        &[Kind::Service, Kind::Pod, Kind::Endpoints]
+    }
+
     fn route(&self, change: &Change, view: &View, keys: &mut Vec<Key>) {
         endpoints::services_of(change, view, keys);
         own_key(change, Kind::Endpoints, keys);

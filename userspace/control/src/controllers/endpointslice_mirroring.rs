@@ -31,6 +31,10 @@ impl Controller for EndpointSliceMirroring {
         "endpointslice-mirroring"
     }
 
+    fn reads(&self) -> &'static [Kind] {
+        &[Kind::Endpoints, Kind::Service, Kind::EndpointSlice]
+    }
+
     fn route(&self, change: &Change, _: &View, keys: &mut Vec<Key>) {
         own_key(change, Kind::Endpoints, keys);
         own_key(change, Kind::Service, keys);
@@ -232,7 +236,8 @@ mod tests {
         let mut events = Vec::new();
         for round in 0.. {
             assert!(round < 5);
-            let context = Context { now: Timestamp::UNIX_EPOCH, seed: 1, failure: None };
+            let context =
+                Context { now: Timestamp::UNIX_EPOCH, steady: Timestamp::UNIX_EPOCH, seed: 1, failure: None };
             let mut quiet = true;
             for action in EndpointSliceMirroring.reconcile(view, &Key::new("ns", "db"), context) {
                 quiet &= matches!(action, Action::Record(_));

@@ -21,6 +21,10 @@ impl Controller for NodeIpam {
         "node-ipam"
     }
 
+    fn reads(&self) -> &'static [Kind] {
+        &[Kind::Node]
+    }
+
     fn route(&self, change: &Change, _: &View, keys: &mut Vec<Key>) {
         if let Some(Object::Node(node)) = change.object()
             && !self.networks.is_empty()
@@ -92,17 +96,17 @@ impl NodeIpam {
         taken.sort_unstable();
         let mut candidate = 0_u128;
         for (from, to) in taken {
-            let start = base + candidate * step;
+            let start = base.saturating_add(candidate.saturating_mul(step));
             if to < start {
                 continue;
             }
-            if from > start + (step - 1) {
+            if candidate >= count || from > start.saturating_add(step - 1) {
                 break;
             }
-            candidate = (to - base) / step + 1;
+            candidate = (to.saturating_sub(base) / step).saturating_add(1);
         }
         (candidate < count)
-            .then(|| address(base + candidate * step, network.is_ipv4()))
+            .then(|| address(base.saturating_add(candidate.saturating_mul(step)), network.is_ipv4()))
             .and_then(|a| IpNetwork::new(a, prefix).ok())
     }
 }

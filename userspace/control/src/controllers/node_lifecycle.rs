@@ -1,5 +1,6 @@
 //! Nodes whose Lease is not renewed: conditions become Unknown, taints follow the conditions, their pods become unready.
-//! PURE. The age of a Lease counts from when this process received its change, independent of the clocks of nodes.
+//! PURE. The age of a Lease counts from when this process received its change, on the steady clock: neither
+//! clocks of nodes nor steps of this machine's clock make a node unreachable.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,6 +31,10 @@ impl Controller for NodeLifecycle {
         "node-lifecycle"
     }
 
+    fn reads(&self) -> &'static [Kind] {
+        &[Kind::Node, Kind::Lease, Kind::Pod]
+    }
+
     fn route(&self, change: &Change, view: &View, keys: &mut Vec<Key>) {
         own_key(change, Kind::Node, keys);
         match change.object() {
@@ -58,9 +63,10 @@ impl Controller for NodeLifecycle {
             return Vec::new();
         };
         let mut actions = Vec::new();
-        let deadline = self.deadline(view, node, key);
-        if deadline > context.now {
-            actions.push(Action::RequeueAt(deadline));
+        let deadline = self.deadline(view, key);
+        if deadline > context.steady {
+            actions
+                .push(Action::RequeueAt(time::after(context.now, time::elapsed(context.steady, deadline))));
         } else if let Some(patch) = unreachable(node, context.now) {
             actions.push(patch);
             let object = Object::Node(node.clone());
@@ -79,11 +85,13 @@ impl Controller for NodeLifecycle {
 }
 
 impl NodeLifecycle {
-    /// When the node counts as unreachable, unless its Lease is renewed before.
-    fn deadline(&self, view: &View, node: &Node, key: &Key) -> Timestamp {
+    /// When the node counts as unreachable on the steady clock, unless its Lease is renewed before. A node without a Lease
+    /// counts from its last change.
+    fn deadline(&self, view: &View, key: &Key) -> Timestamp {
+        let changed = || view.nodes.changed_at(key).unwrap_or(Timestamp::MIN);
         match view.leases.changed_at(&Key::new(LEASES, &key.name)) {
             Some(renewed) => time::after(renewed, self.grace),
-            None => time::after(meta::created(&node.metadata), self.startup_grace),
+            None => time::after(changed(), self.startup_grace),
         }
     }
 }

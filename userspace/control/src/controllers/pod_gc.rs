@@ -33,6 +33,10 @@ impl Controller for PodGc {
         "pod-gc"
     }
 
+    fn reads(&self) -> &'static [Kind] {
+        &[Kind::Pod, Kind::Node]
+    }
+
     fn route(&self, change: &Change, view: &View, keys: &mut Vec<Key>) {
         match change.object() {
             Some(Object::Pod(pod)) if change.new.is_some() => {

@@ -93,6 +93,13 @@ pub fn from_template(template: &PodTemplateSpec, owner_kind: Kind, owner: &Objec
     }
 }
 
+/// The number of pods of a template that may be in memory for one reconcile.
+pub fn burst(template: &PodTemplateSpec) -> usize {
+    const MAX_BYTES: usize = 16 << 20;
+    let size = serde_json::to_vec(template).map_or(MAX_BYTES, |bytes| bytes.len());
+    (MAX_BYTES / size.max(1)).max(1)
+}
+
 /// The order in which surplus pods are deleted: first those whose loss costs least.
 /// Each pod comes with the number of related pods on its node.
 pub fn deletion_order(a: (&Pod, usize), b: (&Pod, usize), now: Timestamp) -> Ordering {

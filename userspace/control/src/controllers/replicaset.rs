@@ -42,6 +42,13 @@ impl Controller for ReplicaSets {
         if self.kind == Kind::ReplicaSet { "replicaset" } else { "replicationcontroller" }
     }
 
+    fn reads(&self) -> &'static [Kind] {
+        match self.kind {
+            Kind::ReplicaSet => &[Kind::ReplicaSet, Kind::Pod],
+            _ => &[Kind::ReplicationController, Kind::Pod, Kind::ReplicaSet],
+        }
+    }
+
     fn route(&self, change: &Change, view: &View, keys: &mut Vec<Key>) {
         own_key(change, self.kind, keys);
         let Some(Object::Pod(_)) = change.object() else { return };
@@ -156,6 +163,7 @@ impl Set<'_> {
     fn create(&self, view: &View, count: usize, context: Context<'_>, actions: &mut Vec<Action>) {
         let Some(template) = self.template else { return };
         let base = format!("{}-", meta::name(self.meta));
+        let count = count.min(pods::burst(template));
         let names: Vec<String> = (0..)
             .map(|i| meta::generated_name(&base, context.seed, i))
             .filter(|name| view.pods.get(&Key::new(meta::namespace(self.meta), name)).is_none())

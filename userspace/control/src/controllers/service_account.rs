@@ -19,6 +19,10 @@ impl Controller for ServiceAccounts {
         "serviceaccount"
     }
 
+    fn reads(&self) -> &'static [Kind] {
+        &[Kind::Namespace, Kind::ServiceAccount, Kind::ConfigMap]
+    }
+
     fn route(&self, change: &Change, _: &View, keys: &mut Vec<Key>) {
         own_key(change, Kind::Namespace, keys);
         match change.object() {

@@ -24,6 +24,10 @@ impl Controller for ServiceCidrs {
         "service-cidr"
     }
 
+    fn reads(&self) -> &'static [Kind] {
+        &[Kind::ServiceCIDR]
+    }
+
     fn route(&self, change: &Change, view: &View, keys: &mut Vec<Key>) {
         own_key(change, Kind::ServiceCIDR, keys);
         let frees = match change.object() {
@@ -125,7 +129,12 @@ mod tests {
     use super::*;
 
     fn at(second: i64) -> Context<'static> {
-        Context { now: Timestamp::from_second(second).unwrap(), seed: 1, failure: None }
+        Context {
+            now: Timestamp::from_second(second).unwrap(),
+            steady: Timestamp::from_second(second).unwrap(),
+            seed: 1,
+            failure: None,
+        }
     }
 
     fn put(view: &mut View, name: &str, cidr: &str, extra: Value) {

@@ -25,6 +25,10 @@ impl Controller for StaleDisruptions {
         "stale-disruption"
     }
 
+    fn reads(&self) -> &'static [Kind] {
+        &[Kind::Pod]
+    }
+
     fn route(&self, change: &Change, _view: &View, keys: &mut Vec<Key>) {
         if let Some(Object::Pod(pod)) = &change.new
             && due(pod).is_some()

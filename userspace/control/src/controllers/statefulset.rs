@@ -13,6 +13,8 @@ use crate::action::{Action, Context, Controller};
 use crate::cache::{Change, Key, Kind, Object, View};
 use crate::meta;
 
+/// Limit of pods that one reconcile creates.
+const MAX_BURST: usize = 500;
 const POD_NAME: &str = "statefulset.kubernetes.io/pod-name";
 const POD_INDEX: &str = "apps.kubernetes.io/pod-index";
 
@@ -21,6 +23,10 @@ pub struct StatefulSets;
 impl Controller for StatefulSets {
     fn name(&self) -> &'static str {
         "statefulset"
+    }
+
+    fn reads(&self) -> &'static [Kind] {
+        &[Kind::StatefulSet, Kind::Pod, Kind::ControllerRevision, Kind::PersistentVolumeClaim]
     }
 
     fn route(&self, change: &Change, view: &View, keys: &mut Vec<Key>) {
@@ -167,10 +173,16 @@ impl<'a> StatefulSetSync<'a> {
 
     /// Creates, deletes and updates pods; one at a time unless the policy is Parallel.
     fn sync_pods(&mut self, mine: &[(i32, &Arc<Pod>)]) {
-        let find = |ordinal: i32| mine.iter().find(|(o, _)| *o == ordinal).map(|(_, p)| *p);
+        let known: BTreeMap<i32, &Arc<Pod>> = mine.iter().copied().collect();
+        let mut room = if self.is_ordered() { 1 } else { pods::burst(&self.spec.template).min(MAX_BURST) };
         for ordinal in self.ordinals() {
-            let waits = match find(ordinal) {
-                None => self.create(ordinal),
+            let waits = match known.get(&ordinal).copied() {
+                // The answers to the creates bring the set back for the next ones.
+                None if room == 0 => break,
+                None => {
+                    room -= 1;
+                    self.create(ordinal)
+                }
                 Some(pod) if pods::finished(pod) && !meta::terminating(&pod.metadata) => {
                     self.actions.push(Action::delete(Object::Pod(pod.clone())));
                     true

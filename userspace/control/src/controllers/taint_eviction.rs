@@ -21,6 +21,10 @@ impl Controller for TaintEviction {
         "taint-eviction"
     }
 
+    fn reads(&self) -> &'static [Kind] {
+        &[Kind::Pod, Kind::Node]
+    }
+
     fn route(&self, change: &Change, view: &View, keys: &mut Vec<Key>) {
         match change.object() {
             Some(Object::Pod(pod)) if !pods::node_name(pod).is_empty() => own_key(change, Kind::Pod, keys),

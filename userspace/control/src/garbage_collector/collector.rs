@@ -1,6 +1,6 @@
 //! What the collector knows and works on: the graph, the resources and the queue.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -11,10 +11,11 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::graph::{GcDecision, GcObject, Graph, Uid};
-use super::perform::{CollectionResult, Ended, Jobs, Target};
+use super::perform::{CollectionResult, Ended, Jobs, Target, guarded};
 use super::resources::{Resources, Watching, is_in_hub};
 use super::watch::{DiscoverySchedule, Message};
-use crate::cache::{Change, Key};
+use crate::cache::{Change, Key, Kind};
+use crate::clock;
 use crate::discovery::Discovered;
 use crate::events::Recorder;
 use crate::hub::InformerEvent;
@@ -30,7 +31,8 @@ pub(super) struct Collector {
     resources: Resources,
     /// What the lists under way have shown.
     listed: HashMap<u32, HashSet<Uid>>,
-    hub_synced: bool,
+    /// Kinds that the hub has not listed.
+    hub_unlisted: BTreeSet<Kind>,
     /// `None` until the first discovery.
     discovered: Option<Arc<Discovered>>,
     discovery: DiscoverySchedule,
@@ -41,9 +43,13 @@ pub(super) struct Collector {
 }
 
 impl Collector {
+    pub(super) fn new() -> Self {
+        Collector { hub_unlisted: Kind::ALL.iter().copied().collect(), ..Collector::default() }
+    }
+
     /// Nothing is decided before everything was listed.
     fn may_decide(&self) -> bool {
-        self.hub_synced && self.discovered.is_some() && self.resources.may_decide()
+        self.hub_unlisted.is_empty() && self.discovered.is_some() && self.resources.may_decide()
     }
 
     fn enqueue(&mut self, uids: Vec<Uid>) {
@@ -87,7 +93,9 @@ impl Collector {
     pub(super) fn accept(&mut self, event: &InformerEvent) {
         match event {
             InformerEvent::Change(change) => self.change(change),
-            InformerEvent::Synced => self.hub_synced = true,
+            InformerEvent::Listed(kind) => {
+                self.hub_unlisted.remove(kind);
+            }
         }
     }
 
@@ -159,17 +167,17 @@ impl Collector {
     pub(super) fn start(&mut self, client: &Client, jobs: &mut JoinSet<CollectionResult>) {
         while self.may_decide() && self.active_jobs < MAX_ACTIVE_JOBS {
             let Some(discovered) = self.discovered.clone() else { return };
-            let Some((_, key)) = self.queue.take(Timestamp::now()) else { return };
+            let Some((_, key)) = self.queue.take(clock::steady()) else { return };
             let decision = self.graph.decide(&key.name);
             let target = self.target(&key.name).filter(|_| decision != GcDecision::Nothing);
             let Some(target) = target else {
-                self.queue.done(&(0, key), false, Timestamp::now());
+                self.queue.done(&(0, key), false, clock::steady());
                 continue;
             };
             let dependents = match &decision {
                 // A dependent that no list has shown yet would keep its reference, and be deleted for it.
                 GcDecision::Orphan(_) if !self.resources.all_synced() => {
-                    self.queue.done(&(0, key), true, Timestamp::now());
+                    self.queue.done(&(0, key), true, clock::steady());
                     continue;
                 }
                 GcDecision::Orphan(uids) => uids.iter().filter_map(|uid| self.target(uid)).collect(),
@@ -177,7 +185,8 @@ impl Collector {
             };
             self.active_jobs += 1;
             let job = Jobs { client: client.clone(), recorder: self.recorder.clone(), discovered };
-            jobs.spawn(job.perform(target, decision, dependents));
+            let uid = target.0.clone();
+            jobs.spawn(guarded(uid, job.perform(target, decision, dependents)));
         }
     }
 
@@ -206,6 +215,6 @@ impl Collector {
             }
             Ended::Failed => failed = true,
         }
-        self.queue.done(&(0, Key { namespace: "".into(), name: uid }), failed, Timestamp::now());
+        self.queue.done(&(0, Key { namespace: "".into(), name: uid }), failed, clock::steady());
     }
 }

@@ -33,7 +33,7 @@ pub(crate) async fn run(
     ended: mpsc::UnboundedSender<String>,
 ) {
     let (sender, mut messages) = mpsc::channel(MAX_QUEUED_MESSAGES);
-    let mut state = Collector::default();
+    let mut state = Collector::new();
     let mut watches = JoinSet::new();
     let mut jobs: JoinSet<CollectionResult> = JoinSet::new();
     loop {

@@ -15,6 +15,7 @@ use crate::action::Propagation;
 use crate::cache::Key;
 use crate::discovery::Discovered;
 use crate::events::{Recorder, Subject};
+use crate::guard::caught_async;
 
 /// How the work on one object ended.
 pub(super) enum Ended {
@@ -32,6 +33,14 @@ pub(super) enum Ended {
 pub(super) struct CollectionResult {
     pub(super) uid: Uid,
     pub(super) ended: Ended,
+}
+
+/// Runs the work on one object. A panic is a failure of that object's work, which backs off.
+pub(super) async fn guarded(uid: Uid, work: impl Future<Output = CollectionResult>) -> CollectionResult {
+    caught_async(work).await.unwrap_or_else(|error| {
+        tracing::error!(%uid, %error, "collect object failed; it is retried");
+        CollectionResult { uid, ended: Ended::Failed }
+    })
 }
 
 /// An object with its resource.

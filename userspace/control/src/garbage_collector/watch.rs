@@ -14,7 +14,9 @@ use kube::{Api, Client};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use crate::cache::Key;
 use crate::discovery::{Discovered, discover};
+use crate::hub::Lenient;
 
 const MIN_DISCOVERY_RETRY: Duration = Duration::from_millis(100);
 const MAX_DISCOVERY_RETRY: Duration = Duration::from_secs(30);
@@ -101,16 +103,16 @@ pub(super) async fn follow(
     api: Arc<ApiResource>,
     sender: mpsc::Sender<Message>,
 ) {
-    let objects: Api<PartialObjectMeta<DynamicObject>> = Api::all_with(client, api.as_ref());
+    let objects: Api<Lenient<PartialObjectMeta<DynamicObject>>> = Api::all_with(client, api.as_ref());
     let mut stream = pin!(watcher(objects, watcher::Config::default()).default_backoff());
     while let Some(step) = stream.next().await {
         let message = match step {
             Ok(watcher::Event::Init) => Message::Init(number),
             Ok(watcher::Event::InitDone) => Message::InitDone(number),
             Ok(watcher::Event::InitApply(o) | watcher::Event::Apply(o)) => {
-                Message::Apply(number, Box::new(o.metadata))
+                Message::Apply(number, metadata(o))
             }
-            Ok(watcher::Event::Delete(o)) => Message::Delete(number, Box::new(o.metadata)),
+            Ok(watcher::Event::Delete(o)) => Message::Delete(number, metadata(o)),
             Err(error) => {
                 tracing::debug!(kind = api.kind, %error, "metadata watch failed");
                 continue;
@@ -118,6 +120,17 @@ pub(super) async fn follow(
         };
         if sender.send(message).await.is_err() {
             return;
+        }
+    }
+}
+
+/// The metadata; of an object whose metadata does not decode only its identity, so that it still counts as an owner.
+fn metadata(object: Lenient<PartialObjectMeta<DynamicObject>>) -> Box<ObjectMeta> {
+    match object {
+        Lenient::Object(object) => Box::new(object.metadata),
+        Lenient::Unreadable { meta, error } => {
+            tracing::warn!(object = %Key::of(&meta), error, "decode metadata failed; the object is kept");
+            meta
         }
     }
 }

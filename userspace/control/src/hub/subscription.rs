@@ -1,5 +1,6 @@
 //! What the hub and its subscribers share: the cache, and the channel of each subscriber.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
@@ -10,33 +11,47 @@ use crate::cache::{Answer, Change, InformerCache, Key, Kind, View, WatchEvent};
 #[derive(Clone)]
 pub(crate) enum InformerEvent {
     Change(Change),
-    /// The first list of every kind is complete. Sent once.
-    Synced,
+    /// The first list of the kind is complete. Sent once for each kind.
+    Listed(Kind),
 }
 
 struct State {
     cache: InformerCache,
-    subscribers: Vec<mpsc::UnboundedSender<InformerEvent>>,
-    sync_published: bool,
+    kinds: Vec<Kind>,
+    /// By number. Those of parts that ended are removed.
+    subscribers: BTreeMap<usize, mpsc::UnboundedSender<InformerEvent>>,
+    next_number: usize,
+    /// Kinds whose first list is published as complete.
+    listed: BTreeSet<Kind>,
 }
 
 impl State {
     /// Publishes changes to every subscriber but one.
     fn publish(&mut self, changes: &[Change], except: Option<usize>) {
-        for (number, subscriber) in self.subscribers.iter().enumerate() {
-            if Some(number) == except {
-                continue;
-            }
-            for change in changes {
-                // A closed channel means that this run is ending.
-                let _ = subscriber.send(InformerEvent::Change(change.clone()));
+        self.subscribers.retain(|number, subscriber| {
+            let wanted = changes.iter().filter(|_| Some(*number) != except);
+            let mut events = wanted.map(|change| InformerEvent::Change(change.clone()));
+            // A closed channel means that its part has ended.
+            events.try_for_each(|event| subscriber.send(event)).is_ok()
+        });
+        if self.listed.len() == self.kinds.len() {
+            return;
+        }
+        let kinds = self.kinds.iter().filter(|kind| self.cache.listed(**kind));
+        let new: Vec<Kind> = kinds.filter(|kind| !self.listed.contains(*kind)).copied().collect();
+        for kind in new {
+            self.listed.insert(kind);
+            for subscriber in self.subscribers.values() {
+                let _ = subscriber.send(InformerEvent::Listed(kind));
             }
         }
-        if self.cache.synced() && !std::mem::replace(&mut self.sync_published, true) {
-            for subscriber in &self.subscribers {
-                let _ = subscriber.send(InformerEvent::Synced);
-            }
-        }
+    }
+
+    /// Events that lead to the present state.
+    fn replay(&self) -> impl Iterator<Item = InformerEvent> {
+        let objects = self.kinds.iter().flat_map(|kind| self.cache.view().all(*kind));
+        let changes = objects.map(|object| InformerEvent::Change(Change { old: None, new: Some(object) }));
+        changes.chain(self.listed.iter().copied().map(InformerEvent::Listed))
     }
 }
 
@@ -46,7 +61,13 @@ pub(super) struct Shared(Mutex<State>);
 impl Shared {
     pub(super) fn new(kinds: &[Kind]) -> Self {
         let cache = InformerCache::new(kinds);
-        Shared(Mutex::new(State { cache, subscribers: Vec::new(), sync_published: false }))
+        Shared(Mutex::new(State {
+            cache,
+            kinds: kinds.to_vec(),
+            subscribers: BTreeMap::new(),
+            next_number: 0,
+            listed: BTreeSet::new(),
+        }))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -56,8 +77,13 @@ impl Shared {
     pub(super) fn subscribe(self: &Arc<Self>) -> Subscription {
         let (sender, events) = mpsc::unbounded_channel();
         let mut state = self.lock();
-        state.subscribers.push(sender);
-        Subscription { number: state.subscribers.len() - 1, events, shared: self.clone() }
+        for event in state.replay() {
+            let _ = sender.send(event);
+        }
+        let number = state.next_number;
+        state.next_number += 1;
+        state.subscribers.insert(number, sender);
+        Subscription { number, events, shared: self.clone() }
     }
 
     pub(super) fn apply(&self, kind: Kind, event: WatchEvent, now: Timestamp) {

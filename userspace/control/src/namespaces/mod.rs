@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 
 use crate::cache::{Change, Object};
 use crate::discovery::{Resource, discover};
+use crate::guard::caught_async;
 use crate::hub::{InformerEvent, Subscription};
 use crate::meta;
 use conditions::{Remainder, Round, conditions, finalized, is_ending};
@@ -36,7 +37,7 @@ pub(crate) async fn run(client: Client, mut subscription: Subscription) {
         tokio::select! {
             event = subscription.next() => match event {
                 Some(InformerEvent::Change(change)) => emptier.accept(&change),
-                Some(InformerEvent::Synced) => {}
+                Some(InformerEvent::Listed(_)) => {}
                 None => return,
             },
             Some(done) = emptier.jobs.join_next() => match done {
@@ -63,7 +64,14 @@ impl Emptier {
             if !self.ending.contains_key(name) {
                 let wake = Arc::new(Notify::new());
                 self.ending.insert(name.to_owned(), wake.clone());
-                self.jobs.spawn(finish(self.client.clone(), name.to_owned(), wake));
+                let (client, name) = (self.client.clone(), name.to_owned());
+                self.jobs.spawn(async move {
+                    while let Err(error) = caught_async(finish(&client, &name, &wake)).await {
+                        tracing::error!(namespace = name, %error, "empty namespace failed; it is retried");
+                        tokio::time::sleep(MAX_CHECK_INTERVAL).await;
+                    }
+                    name
+                });
             }
         }
         if let (Some(old), None) = (&change.old, &change.new)
@@ -74,13 +82,13 @@ impl Emptier {
     }
 }
 
-/// Works until the namespace is gone; returns its name.
-async fn finish(client: Client, name: String, wake: Arc<Notify>) -> String {
+/// Works until the namespace is gone.
+async fn finish(client: &Client, name: &str, wake: &Notify) {
     let mut remaining: Option<Vec<String>> = None;
     let mut failure_pause = MIN_FAILURE_PAUSE;
     loop {
-        match step(&client, &name, remaining.as_deref()).await {
-            Ok(Progress::Gone) => return name,
+        match step(client, name, remaining.as_deref()).await {
+            Ok(Progress::Gone) => return,
             Ok(Progress::Remaining(resources)) => {
                 remaining = Some(resources).filter(|r| !r.is_empty());
                 failure_pause = MIN_FAILURE_PAUSE;

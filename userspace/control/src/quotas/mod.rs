@@ -12,14 +12,15 @@ use std::time::Duration;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Pod, ResourceQuota};
 use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Api, Client};
+use kube::{Api, Client, Resource as _};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
-use crate::cache::{Change, Object};
+use crate::cache::{Change, Key, Object};
 use crate::discovery::Discovered;
-use crate::hub::{InformerEvent, Subscription};
+use crate::guard::caught_async;
+use crate::hub::{InformerEvent, Lenient, Subscription};
 use crate::meta;
 use count::{CountJob, Version};
 use decide::is_behind;
@@ -27,6 +28,8 @@ use decide::is_behind;
 /// Objects are often deleted in bursts; one count answers a burst.
 const BURST_PAUSE: Duration = Duration::from_millis(50);
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+/// After a panic.
+const FAULT_RETRY_INTERVAL: Duration = Duration::from_secs(60);
 
 #[derive(Default)]
 struct QuotaNamespace {
@@ -55,9 +58,9 @@ struct CountResult {
 pub(crate) async fn run(
     client: Client,
     mut subscription: Subscription,
-    mut ended: mpsc::UnboundedReceiver<String>,
+    ended: &mut mpsc::UnboundedReceiver<String>,
 ) {
-    let quotas = Api::<ResourceQuota>::all(client.clone());
+    let quotas = Api::<Lenient<ResourceQuota>>::all(client.clone());
     let mut quotas = pin!(watcher(quotas, watcher::Config::default()).default_backoff());
     let (mut state, mut jobs) = (Quotas::default(), JoinSet::new());
     loop {
@@ -70,7 +73,7 @@ pub(crate) async fn run(
             },
             event = subscription.next() => match event {
                 Some(InformerEvent::Change(change)) => state.change(&change),
-                Some(InformerEvent::Synced) => {}
+                Some(InformerEvent::Listed(_)) => {}
                 None => return,
             },
             Some(namespace) = ended.recv() => state.count_after(&namespace, BURST_PAUSE),
@@ -84,12 +87,18 @@ pub(crate) async fn run(
 }
 
 impl Quotas {
-    fn quota(&mut self, event: watcher::Event<ResourceQuota>) {
+    fn quota(&mut self, event: watcher::Event<Lenient<ResourceQuota>>) {
         match event {
-            watcher::Event::Apply(quota) | watcher::Event::InitApply(quota) => self.quota_changed(&quota),
+            watcher::Event::Apply(Lenient::Object(quota))
+            | watcher::Event::InitApply(Lenient::Object(quota)) => self.quota_changed(&quota),
+            watcher::Event::Apply(Lenient::Unreadable { meta, error })
+            | watcher::Event::InitApply(Lenient::Unreadable { meta, error }) => {
+                tracing::warn!(kind = "ResourceQuota", object = %Key::of(&meta), error,
+                    "decode object failed; it is skipped");
+            }
             watcher::Event::Delete(quota) => {
-                if let Some(namespace) = self.namespaces.get_mut(meta::namespace(&quota.metadata)) {
-                    namespace.quotas.remove(meta::name(&quota.metadata));
+                if let Some(namespace) = self.namespaces.get_mut(meta::namespace(quota.meta())) {
+                    namespace.quotas.remove(meta::name(quota.meta()));
                 }
                 self.namespaces.retain(|_, namespace| !namespace.quotas.is_empty() || namespace.counting);
             }
@@ -149,10 +158,17 @@ impl Quotas {
             let mut job =
                 CountJob::new(client.clone(), name.clone(), namespace.quotas.clone(), self.resources.clone());
             jobs.spawn(async move {
-                let pause = job.count().await.unwrap_or_else(|error| {
-                    tracing::info!(namespace = job.namespace, %error, "count quotas failed; it is retried");
-                    RETRY_INTERVAL
-                });
+                let pause = match caught_async(job.count()).await {
+                    Ok(Ok(pause)) => pause,
+                    Ok(Err(error)) => {
+                        tracing::info!(namespace = job.namespace, %error, "count quotas failed; it is retried");
+                        RETRY_INTERVAL
+                    }
+                    Err(error) => {
+                        tracing::error!(namespace = job.namespace, %error, "count quotas failed; it is retried");
+                        FAULT_RETRY_INTERVAL
+                    }
+                };
                 CountResult { namespace: job.namespace, pause, resources: job.resources }
             });
         }

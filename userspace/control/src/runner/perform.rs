@@ -11,11 +11,22 @@ use super::core::{Outcome, Task};
 use crate::action::{Action, Delete, Failure};
 use crate::cache::{Answer, Key, Kind, Object};
 use crate::events::Recorder;
+use crate::guard::caught_async;
 use crate::requests;
 
 const MAX_CONCURRENT_WRITES: usize = 32;
 
+/// Performs a task. A panic on the way is a failure of the task: what its actions did is unknown.
 pub(crate) async fn perform(client: Client, recorder: Arc<Recorder>, task: Task) -> Outcome {
+    let (item, unsure) = (task.item.clone(), task.actions.iter().filter_map(Action::unsure).collect());
+    let performed = caught_async(perform_in_order(client, recorder, task)).await;
+    performed.unwrap_or_else(|fault| {
+        let failure = Some(Failure::Panicked(fault.0));
+        Outcome { item, answers: Vec::new(), failure, unsure }
+    })
+}
+
+async fn perform_in_order(client: Client, recorder: Arc<Recorder>, task: Task) -> Outcome {
     let mut answers = Vec::new();
     let (mut failure, mut unsure) = (None, Vec::new());
     let mut rest = task.actions.as_slice();
@@ -40,7 +51,7 @@ pub(crate) async fn perform(client: Client, recorder: Arc<Recorder>, task: Task)
         }
         rest = later;
     }
-    Outcome { item: task.item, answers, failure, unsure }
+    Outcome { item: task.item, answers, failure: task.failure.or(failure), unsure }
 }
 
 fn batchable(first: &Action, other: &Action) -> bool {

@@ -12,11 +12,15 @@ use super::core::{Core, Outcome, Task};
 use crate::action::{Action, Controller, Delete, Failure, Record};
 use crate::cache::kinds::{with_object, with_type};
 use crate::cache::{Answer, InformerCache, Key, Kind, Object, WatchEvent};
+use crate::clock::Now;
 
 pub(crate) struct Sim {
     core: Core,
     cache: InformerCache,
+    /// The steady clock.
     pub(crate) now: Timestamp,
+    /// How far the wall clock is ahead of it.
+    pub(crate) step: Duration,
     objects: BTreeMap<(Kind, Key), Value>,
     revision: u64,
     /// Watch events that are not delivered yet.
@@ -77,6 +81,7 @@ impl Sim {
             core: Core::new(controllers, 7),
             cache: InformerCache::new(Kind::ALL),
             now: Timestamp::from_second(1_800_000_000).expect("a time"),
+            step: Duration::ZERO,
             objects: BTreeMap::new(),
             revision: 0,
             lagging: VecDeque::new(),
@@ -88,6 +93,7 @@ impl Sim {
         for kind in Kind::ALL {
             sim.watched(*kind, WatchEvent::Init);
             sim.watched(*kind, WatchEvent::InitDone);
+            sim.core.listed(*kind);
         }
         sim
     }
@@ -174,12 +180,15 @@ impl Sim {
 
     fn watched(&mut self, kind: Kind, event: WatchEvent) {
         let changes = self.cache.apply(kind, event, self.now);
-        self.core.route(&changes, self.cache.view());
+        let faults = self.core.route(&changes, self.cache.view());
+        assert!(faults.is_empty(), "{faults:?}");
     }
 
     /// Lets the controllers decide on the present view.
     pub(crate) fn decide(&mut self) {
-        while let Some(task) = self.core.next_task(self.cache.view(), self.now) {
+        while let Some(task) =
+            self.core.next_task(self.cache.view(), Now { wall: self.now + self.step, steady: self.now })
+        {
             self.tasks.push_back(task);
         }
     }
@@ -187,7 +196,8 @@ impl Sim {
     /// Performs the oldest decided task.
     pub(crate) fn perform(&mut self, fate: Fate) {
         let Some(task) = self.tasks.pop_front() else { return };
-        let mut outcome = Outcome { item: task.item, answers: Vec::new(), failure: None, unsure: Vec::new() };
+        let (item, failure) = (task.item, task.failure);
+        let mut outcome = Outcome { item, answers: Vec::new(), failure, unsure: Vec::new() };
         if fate == Fate::NeverSent {
             outcome.failure = Some(Failure::Unknown("timeout".into()));
             outcome.unsure = task.actions.iter().filter_map(Action::unsure).collect();
@@ -214,7 +224,8 @@ impl Sim {
             }
         }
         let changes = self.cache.absorb(outcome.answers, self.now);
-        self.core.route(&changes, self.cache.view());
+        let faults = self.core.route(&changes, self.cache.view());
+        assert!(faults.is_empty(), "{faults:?}");
         self.core.finish(&outcome.item, outcome.failure, outcome.unsure, self.now);
     }
 

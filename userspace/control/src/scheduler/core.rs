@@ -14,7 +14,11 @@ use super::resources::requested;
 use super::snapshot::{Snapshot, priority};
 use crate::cache::{Change, Key, Object};
 use crate::controllers::pods::{finished, node_name};
+use crate::guard::{Panicked, caught};
 use crate::meta;
+
+/// Upstream's reason when the scheduler itself failed.
+pub(super) const FAULT: &str = "SchedulerError";
 
 /// What the scheduler decided about a pod.
 #[derive(Debug)]
@@ -144,9 +148,13 @@ impl Scheduler {
                 let message = "Scheduling is blocked due to non-empty scheduling gates".to_owned();
                 return Some(Decision::Refuse { pod, reason: "SchedulingGated", message, plan: None });
             }
-            self.decided += 1;
+            self.decided = self.decided.wrapping_add(1);
             let seed = seed.wrapping_add(self.decided);
-            let why = match decide::choose(&self.snapshot, &pod, &spec, seed) {
+            let chosen = match caught(|| decide::choose(&self.snapshot, &pod, &spec, seed)) {
+                Ok(chosen) => chosen,
+                Err(fault) => return Some(self.fault(pod, &fault, now)),
+            };
+            let why = match chosen {
                 Ok(node) => {
                     self.withdraw(&key, now);
                     self.snapshot.assume(&pod, &node);
@@ -156,9 +164,21 @@ impl Scheduler {
             };
             self.queue.attempt_failed(&key, uid, AttemptResult::Unschedulable(why.causes()), now);
             let mut message = why.to_string();
-            let plan = self.plan(&pod, &spec, seed, now, &mut message);
+            let plan = match caught(|| self.plan(&pod, &spec, seed, now, &mut message)) {
+                Ok(plan) => plan,
+                Err(fault) => return Some(self.fault(pod, &fault, now)),
+            };
             return Some(Decision::Refuse { pod, reason: "Unschedulable", message, plan });
         }
+    }
+
+    /// A fault of ours: the pod is tried again after a back-off, and the others go on.
+    fn fault(&mut self, pod: Arc<Pod>, fault: &Panicked, now: Timestamp) -> Decision {
+        let (key, uid) = (Key::of(&pod.metadata), meta::uid(&pod.metadata));
+        self.queue.attempt_failed(&key, uid, AttemptResult::Failed, now);
+        // If the attempt had already ended, the pod does not wait for a change of the cluster.
+        self.queue.add(&key, uid, priority(&pod), true, now);
+        Decision::Refuse { reason: FAULT, message: format!("the scheduler {fault}"), plan: None, pod }
     }
 
     /// Plans the removal of pods of lower priority. Without a plan, the reason is added to the message.

@@ -26,60 +26,60 @@ mod tests;
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
 use kube::Client;
 use tokio::task::JoinSet;
 
-use crate::cache::Kind;
+use crate::cache::{Key, Kind};
+use crate::clock;
 use crate::events::Recorder;
-use crate::hub::{Hub, InformerEvent, Subscription};
+use crate::guard::caught;
+use crate::health::{Counter, Health};
+use crate::hub::{InformerEvent, Subscription};
 use crate::timer::sleep_until;
 use perform::{WriteResult, perform};
 
+use core::FAULT;
 pub use core::{Decision, Scheduler};
 pub use preempt::Plan;
 
 /// The kinds that the scheduler reads.
-const KINDS: &[Kind] = &[Kind::Namespace, Kind::Node, Kind::Pod, Kind::PodDisruptionBudget];
+pub(crate) const KINDS: &[Kind] = &[Kind::Namespace, Kind::Node, Kind::Pod, Kind::PodDisruptionBudget];
 
 const MAX_ACTIVE_WRITES: usize = 64;
-
-/// Runs the scheduler with its own informers, without the controllers, until the future is dropped. Returns if a part of
-/// it ends unexpectedly.
-pub async fn run_alone(client: Client) {
-    let hub = Hub::new(KINDS);
-    let subscription = hub.subscribe();
-    tokio::select! {
-        () = hub.run(client.clone()) => {}
-        () = run(client, subscription) => {}
-    }
-}
+/// The name of this part in [`Health`].
+const PART: &str = "scheduler";
 
 /// Schedules until the future is dropped or the hub is gone.
-pub(crate) async fn run(client: Client, mut subscription: Subscription) {
+pub(crate) async fn run(client: Client, mut subscription: Subscription, health: Arc<Health>) {
+    health.unsynced(PART);
     let recorder = Arc::new(Recorder::default());
     let seed: u64 = rand::random();
     let mut scheduler = Scheduler::default();
     let mut writes: JoinSet<WriteResult> = JoinSet::new();
-    let mut synced = false;
+    let mut sync = Sync { unlisted: KINDS.to_vec(), health };
     loop {
-        while synced && writes.len() < MAX_ACTIVE_WRITES {
-            let Some(decision) = scheduler.next(Timestamp::now(), seed) else { break };
+        while sync.is_complete() && writes.len() < MAX_ACTIVE_WRITES {
+            let Some(decision) = scheduler.next(clock::steady(), seed) else { break };
+            if let Decision::Refuse { pod, reason: FAULT, message, .. } = &decision {
+                sync.health.count(Counter::Panics, PART);
+                let key = Key::of(&pod.metadata);
+                tracing::error!(pod = %key, error = message, "schedule pod failed; it is retried");
+            }
             writes.spawn(perform(client.clone(), recorder.clone(), decision));
         }
-        let due = scheduler.next_due().filter(|_| synced && writes.len() < MAX_ACTIVE_WRITES);
+        let due = scheduler.next_due().filter(|_| sync.is_complete() && writes.len() < MAX_ACTIVE_WRITES);
         tokio::select! {
             event = subscription.next() => {
                 let Some(event) = event else { return };
-                synced |= accept(&mut scheduler, event);
+                sync.accept(&mut scheduler, event);
                 // Apply all that has arrived: a decision is as good as what is known.
                 while let Some(event) = subscription.try_next() {
-                    synced |= accept(&mut scheduler, event);
+                    sync.accept(&mut scheduler, event);
                 }
             }
             Some(written) = writes.join_next() => match written {
-                Ok(WriteResult::BindingFailed { key, uid }) => scheduler.binding_failed(&key, &uid, Timestamp::now()),
-                Ok(WriteResult::PreemptionFailed { key, uid }) => scheduler.preemption_failed(&key, &uid, Timestamp::now()),
+                Ok(WriteResult::BindingFailed { key, uid }) => scheduler.binding_failed(&key, &uid, clock::steady()),
+                Ok(WriteResult::PreemptionFailed { key, uid }) => scheduler.preemption_failed(&key, &uid, clock::steady()),
                 Ok(WriteResult::Written) => {}
                 Err(error) => tracing::error!(%error, "write decision failed"),
             },
@@ -88,11 +88,32 @@ pub(crate) async fn run(client: Client, mut subscription: Subscription) {
     }
 }
 
-/// Applies a change. Returns whether the event was `Synced`.
-fn accept(scheduler: &mut Scheduler, event: InformerEvent) -> bool {
-    match event {
-        InformerEvent::Change(change) => scheduler.apply(&change, Timestamp::now()),
-        InformerEvent::Synced => return true,
+/// What the scheduler waits for.
+struct Sync {
+    unlisted: Vec<Kind>,
+    health: Arc<Health>,
+}
+
+impl Sync {
+    fn is_complete(&self) -> bool {
+        self.unlisted.is_empty()
     }
-    false
+
+    fn accept(&mut self, scheduler: &mut Scheduler, event: InformerEvent) {
+        match event {
+            InformerEvent::Change(change) => {
+                if let Err(error) = caught(|| scheduler.apply(&change, clock::steady())) {
+                    self.health.count(Counter::Panics, PART);
+                    let object = change.object().map(|object| Key::of(object.meta()));
+                    tracing::error!(?object, %error, "apply change failed; the scheduler misses it");
+                }
+            }
+            InformerEvent::Listed(kind) => {
+                self.unlisted.retain(|unlisted| *unlisted != kind);
+                if self.is_complete() {
+                    self.health.synced(PART);
+                }
+            }
+        }
+    }
 }

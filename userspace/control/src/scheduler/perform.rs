@@ -11,13 +11,14 @@ use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 
-use super::core::Decision;
+use super::core::{Decision, FAULT};
 use super::name::SCHEDULER_NAME;
 use super::preempt::{Plan, TARGET_REASON};
 use crate::action::Record;
 use crate::cache::{Key, Kind};
 use crate::controllers::pods::{condition, node_name};
 use crate::events::Recorder;
+use crate::guard::caught_async;
 use crate::meta;
 
 const MIN_CHECK_RETRY: Duration = Duration::from_millis(100);
@@ -38,7 +39,24 @@ pub(super) enum WriteResult {
     },
 }
 
+/// Writes a decision. A panic on the way counts as a failed write.
 pub(super) async fn perform(client: Client, recorder: Arc<Recorder>, decision: Decision) -> WriteResult {
+    let (pod, binds, plans) = match &decision {
+        Decision::Bind { pod, .. } => (pod.clone(), true, false),
+        Decision::Refuse { pod, plan, .. } => (pod.clone(), false, plan.is_some()),
+    };
+    caught_async(write(client, recorder, decision)).await.unwrap_or_else(|error| {
+        let (key, uid) = (Key::of(&pod.metadata), meta::uid(&pod.metadata).to_owned());
+        tracing::error!(pod = %key, %error, "write decision failed");
+        match (binds, plans) {
+            (true, _) => WriteResult::BindingFailed { key, uid },
+            (false, true) => WriteResult::PreemptionFailed { key, uid },
+            (false, false) => WriteResult::Written,
+        }
+    })
+}
+
+async fn write(client: Client, recorder: Arc<Recorder>, decision: Decision) -> WriteResult {
     let id = |pod: &Pod| (Key::of(&pod.metadata), meta::uid(&pod.metadata).to_owned());
     match decision {
         Decision::Bind { pod, node } => match bind(&client, &recorder, &pod, &node).await {
@@ -141,7 +159,7 @@ async fn refuse(
         }
         patch_status(client, pod, status).await;
     }
-    if reason == "Unschedulable" {
+    if matches!(reason, "Unschedulable" | FAULT) {
         recorder.record(client, &record(pod, true, "FailedScheduling", message)).await;
     }
 }

@@ -193,33 +193,52 @@ fn minimal_set(
     lower: &[Arc<Pod>],
     budgets: &Budgets,
 ) -> Option<(usize, Vec<Arc<Pod>>)> {
-    // Removed with their computed values, so that putting them back is cheap.
-    let mut removed: HashMap<Key, PlacedPod> = HashMap::new();
-    for key in lower.iter().map(|pod| Key::of(&pod.metadata)) {
-        removed.extend(run.remove_pod(&key).map(|placed| (key, placed)));
+    let mut without = WithoutPods { run, removed: HashMap::new() };
+    for pod in lower {
+        without.remove(Key::of(&pod.metadata));
     }
-    let mut found = None;
-    if run.fits() {
-        let (violating, others) = split_by_budget(lower, budgets);
-        let mut victims = |pods: Vec<Arc<Pod>>| -> Vec<Arc<Pod>> {
-            let mut can_stay = |pod: &Arc<Pod>| {
-                let key = Key::of(&pod.metadata);
-                let Some(placed) = removed.remove(&key) else { return true };
-                run.put_back(key.clone(), placed);
-                let fits = run.fits();
-                if !fits {
-                    removed.extend(run.remove_pod(&key).map(|placed| (key, placed)));
-                }
-                fits
-            };
-            pods.into_iter().filter(|pod| !can_stay(pod)).collect()
-        };
-        let (violating, others) = (victims(violating), victims(others));
-        let count = violating.len();
-        found = Some((count, violating.into_iter().chain(others).collect()));
+    if !without.run.fits() {
+        return None;
     }
-    removed.into_iter().for_each(|(key, placed)| run.put_back(key, placed));
-    found
+    let (violating, others) = split_by_budget(lower, budgets);
+    let mut victims = |pods: Vec<Arc<Pod>>| -> Vec<Arc<Pod>> {
+        pods.into_iter().filter(|pod| !without.can_stay(Key::of(&pod.metadata))).collect()
+    };
+    let (violating, others) = (victims(violating), victims(others));
+    let count = violating.len();
+    Some((count, violating.into_iter().chain(others).collect()))
+}
+
+/// Puts the removed pods back when it is dropped, also after a panic.
+struct WithoutPods<'r, R: DryRun> {
+    run: &'r mut R,
+    /// With their computed values, so that putting them back is cheap.
+    removed: HashMap<Key, PlacedPod>,
+}
+
+impl<R: DryRun> WithoutPods<'_, R> {
+    fn remove(&mut self, key: Key) {
+        self.removed.extend(self.run.remove_pod(&key).map(|placed| (key, placed)));
+    }
+
+    /// Puts the pod back if the incoming pod still fits then.
+    fn can_stay(&mut self, key: Key) -> bool {
+        let Some(placed) = self.removed.remove(&key) else { return true };
+        self.run.put_back(key.clone(), placed);
+        let fits = self.run.fits();
+        if !fits {
+            self.remove(key);
+        }
+        fits
+    }
+}
+
+impl<R: DryRun> Drop for WithoutPods<'_, R> {
+    fn drop(&mut self) {
+        for (key, placed) in self.removed.drain() {
+            self.run.put_back(key, placed);
+        }
+    }
 }
 
 /// Whether the pod would fit onto the node without other pods.
@@ -247,7 +266,7 @@ fn split_by_budget(pods: &[Arc<Pod>], budgets: &Budgets) -> (Vec<Arc<Pod>>, Vec<
                 continue;
             }
             let left = allowed.entry(key).or_default();
-            *left -= 1;
+            *left = left.saturating_sub(1);
             violates |= *left < 0;
         }
         violates

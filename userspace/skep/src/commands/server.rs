@@ -21,11 +21,13 @@ use skep_store::etcd::EtcdStore;
 use skep_store::sealed::{Resealed, SealedStore, holds_sealed};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use super::access::AccessFlags;
 use super::audit::AuditFlags;
 use super::etcd::EtcdFlags;
 use super::{backup_server, duration};
+use crate::controllers::Controllers;
 use crate::credentials::{Following, Loaded};
 use crate::pki::{CertifiedPem, Leaf, Pki, SERVER};
 use crate::{advertise, cluster_keys, credentials, kubeconfig};
@@ -94,6 +96,8 @@ impl FromStr for StoreChoice {
 pub(super) const STORE_FILE: &str = "store.redb";
 /// How long a stopping server tries to hand over.
 const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(3);
+/// Pause after a panic in the task that accepts connections.
+const RESTART_PAUSE: Duration = Duration::from_secs(1);
 /// Prefix of Secrets in the store.
 const SECRETS_PREFIX: &str = "/registry/secrets/";
 
@@ -116,7 +120,9 @@ pub(crate) async fn run(server: Server) -> Result<()> {
         cluster_keys::check(&*store, &pki).await?;
     }
     let store = seal_secrets(store, &pki).await?;
-    let config = api_config(&server, current.borrow().api.clone(), store)?;
+    let mut config = api_config(&server, current.borrow().api.clone(), store)?;
+    let controllers = Controllers::start().context("start the threads of the controllers")?;
+    config.neighbours.push(Arc::new(controllers.neighbour()));
     let api = ApiServer::new(config).await.context("start the API server")?;
     write_kubeconfig(&server, &following.borrow().clone())?;
     let client = kube::Client::new(
@@ -126,7 +132,7 @@ pub(crate) async fn run(server: Server) -> Result<()> {
     tracing::info!(listen = %server.flags.listen, advertise = %advertise, "serving");
     let ended = tokio::select! {
         served = serve(&server, following.clone(), &api) => served,
-        ended = control(&server, &client, following) => ended,
+        ended = control(&server, &client, following, &controllers) => ended,
         () = credentials::follow(&serving, &current) => Ok(()),
         asked = super::terminated() => asked.context("wait for a signal"),
         never = backups => match never {},
@@ -247,18 +253,24 @@ fn api_config(server: &Running, credentials: Credentials, store: Arc<dyn Store>)
         node_tls,
         front_proxy,
         audit: server.flags.audit.open()?,
+        neighbours: Vec::new(),
     })
 }
 
 /// Runs controllers and scheduler. They start again when the CA changes that pods trust: it is theirs to publish.
-async fn control(server: &Running, client: &kube::Client, following: Following) -> Result<()> {
+async fn control(
+    server: &Running,
+    client: &kube::Client,
+    following: Following,
+    controllers: &Controllers,
+) -> Result<()> {
     loop {
         let config = control_config(server, &following)?;
         let root = config.root_ca_pem.clone();
         let mut loaded = following.clone();
         let other_root = loaded.wait_for(|loaded| loaded.pki.authority().bundle() != root);
         tokio::select! {
-            ended = skep_control::run(client.clone(), config) => return ended.context("run the controllers"),
+            ended = controllers.run(client, config) => return ended.context("run the controllers"),
             _ = other_root => tracing::info!("the cluster's CA changed; controllers start again to publish it"),
         }
     }
@@ -313,9 +325,22 @@ async fn serve(server: &Running, mut following: Following, api: &ApiServer) -> R
     let listener = Arc::new(listener.with_context(|| format!("listen on {}", server.flags.listen))?);
     loop {
         let loaded = following.borrow_and_update().clone();
-        let CertifiedPem { certificate, key } = &loaded.serving;
+        // A task of its own: nothing else delays it, and its panic is only its own.
+        let (api_server, listener) = (api.clone(), listener.clone());
+        let mut accepting = JoinSet::new();
+        accepting.spawn(async move {
+            let CertifiedPem { certificate, key } = &loaded.serving;
+            api_server.serve(&listener, certificate, key).await
+        });
         tokio::select! {
-            served = api.serve(&listener, certificate, key) => return Ok(served?),
+            Some(served) = accepting.join_next() => match served {
+                Ok(served) => return Ok(served?),
+                Err(error) => {
+                    tracing::error!(%error, "accept connections failed; it starts again");
+                    tokio::time::sleep(RESTART_PAUSE).await;
+                    continue;
+                }
+            },
             Ok(()) = following.changed() => {}
         }
         let loaded = following.borrow().clone();

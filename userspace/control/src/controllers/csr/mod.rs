@@ -47,6 +47,10 @@ impl Controller for Csrs {
         "csr"
     }
 
+    fn reads(&self) -> &'static [Kind] {
+        &[Kind::CertificateSigningRequest, Kind::Node, Kind::ConfigMap]
+    }
+
     fn route(&self, change: &Change, view: &View, keys: &mut Vec<Key>) {
         own_key(change, Kind::CertificateSigningRequest, keys);
         // Requests of nodes wait for the record of the join; the record waits for the Node.

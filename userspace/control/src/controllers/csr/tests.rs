@@ -50,7 +50,8 @@ fn csrs() -> Csrs {
 }
 
 fn reconcile(view: &View) -> Vec<Action> {
-    let context = Context { now: Timestamp::UNIX_EPOCH, seed: 0, failure: None };
+    let context =
+        Context { now: Timestamp::UNIX_EPOCH, steady: Timestamp::UNIX_EPOCH, seed: 0, failure: None };
     let mut actions = csrs().reconcile(view, &Key::cluster("csr-1"), context);
     actions.retain(|a| !matches!(a, Action::RequeueAt(_)));
     actions
@@ -234,7 +235,7 @@ fn a_record_goes_with_its_node_or_when_the_machine_never_registers() {
     decided(&mut view);
     let reconcile = |view: &View, now: i64| {
         let now = Timestamp::from_second(now).unwrap();
-        csrs().reconcile(view, &join_record::key("n1"), Context { now, seed: 0, failure: None })
+        csrs().reconcile(view, &join_record::key("n1"), Context { now, steady: now, seed: 0, failure: None })
     };
     assert!(matches!(reconcile(&view, 60).as_slice(), [Action::RequeueAt(_)]));
     assert!(matches!(reconcile(&view, 90_000).as_slice(), [Action::Delete(_)]));

@@ -20,6 +20,10 @@ impl Controller for Deployments {
         "deployment"
     }
 
+    fn reads(&self) -> &'static [Kind] {
+        &[Kind::Deployment, Kind::ReplicaSet, Kind::Pod]
+    }
+
     fn route(&self, change: &Change, view: &View, keys: &mut Vec<Key>) {
         own_key(change, Kind::Deployment, keys);
         match change.object() {

@@ -36,6 +36,10 @@ impl Controller for EndpointSlices {
         "endpointslice"
     }
 
+    fn reads(&self) -> &'static [Kind] {
+        &[Kind::Service, Kind::Pod, Kind::Node, Kind::EndpointSlice]
+    }
+
     fn route(&self, change: &Change, view: &View, keys: &mut Vec<Key>) {
         endpoints::services_of(change, view, keys);
         topology::services_of(change, view, keys);

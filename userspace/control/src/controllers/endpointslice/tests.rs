@@ -7,7 +7,7 @@ use serde_json::json;
 use super::*;
 
 fn context() -> Context<'static> {
-    Context { now: Timestamp::UNIX_EPOCH, seed: 1, failure: None }
+    Context { now: Timestamp::UNIX_EPOCH, steady: Timestamp::UNIX_EPOCH, seed: 1, failure: None }
 }
 
 fn view(spec: serde_json::Value) -> View {

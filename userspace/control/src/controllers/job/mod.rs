@@ -40,6 +40,10 @@ impl Controller for Jobs {
         "job"
     }
 
+    fn reads(&self) -> &'static [Kind] {
+        &[Kind::Job, Kind::Pod]
+    }
+
     fn route(&self, change: &Change, _: &View, keys: &mut Vec<Key>) {
         own_key(change, Kind::Job, keys);
         if let Some(Object::Pod(pod)) = change.object() {
@@ -313,7 +317,7 @@ impl JobSync<'_> {
         {
             return self.actions.push(Action::RequeueAt(at));
         }
-        let take = usize::try_from(missing).unwrap_or(0);
+        let take = usize::try_from(missing).unwrap_or(0).min(pods::burst(&self.spec.template));
         let pods: Vec<Pod> = if indexed(self.spec) {
             let indexes = self.startable(outcomes, take);
             let numbered = indexes.into_iter().enumerate();

@@ -32,6 +32,10 @@ impl Controller for LoadBalancers {
         "load-balancer"
     }
 
+    fn reads(&self) -> &'static [Kind] {
+        &[Kind::Service, Kind::LoadBalancerPool]
+    }
+
     fn route(&self, change: &Change, _: &View, keys: &mut Vec<Key>) {
         let matters = |object: &Object| match object {
             Object::Service(service) => concerns(service),

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::*;
 
 fn context() -> Context<'static> {
-    Context { now: Timestamp::UNIX_EPOCH, seed: 1, failure: None }
+    Context { now: Timestamp::UNIX_EPOCH, steady: Timestamp::UNIX_EPOCH, seed: 1, failure: None }
 }
 
 fn pool(view: &mut View, name: &str, spec: Value) {

@@ -149,3 +149,19 @@ fn pods_of_a_deleted_node_go_and_networks_are_given_once() {
     pass(&mut sim, 10, &["n2", "n3"]);
     assert_eq!((sim.pods().len(), on_node(&sim, "n1")), (3, 0));
 }
+
+#[test]
+fn a_step_of_the_wall_clock_makes_no_node_unreachable() {
+    let mut sim = whole_cluster();
+    pass(&mut sim, 2, &["n1", "n2", "n3"]);
+    sim.step = Duration::from_secs(50);
+    work(&mut sim);
+    pass(&mut sim, 2, &[]);
+    for node in sim.all(Kind::Node) {
+        let Object::Node(node) = node else { panic!("{node:?}") };
+        assert_eq!(node_lifecycle::ready_status(&node), "True");
+    }
+    pass(&mut sim, 4, &["n1", "n2"]);
+    let Some(Object::Node(lost)) = sim.get(Kind::Node, &Key::cluster("n3")) else { panic!("n3") };
+    assert_eq!(node_lifecycle::ready_status(&lost), "Unknown");
+}
