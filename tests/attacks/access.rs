@@ -5,6 +5,7 @@ mod escalation;
 mod impersonation;
 mod nodes;
 mod plugins;
+mod token_secrets;
 mod tokens;
 
 use anyhow::Result;

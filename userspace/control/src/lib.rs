@@ -25,6 +25,7 @@ mod runner;
 pub mod scheduler;
 mod supervise;
 mod timer;
+mod token_secrets;
 mod transform;
 mod work_queue;
 
@@ -121,5 +122,9 @@ fn control(client: &Client, config: &Config, hub: &Hub, parts: &mut Supervisor) 
         let (client, subscription, ended) =
             (part_client.clone(), part_hub.subscribe(), ended_elsewhere.clone());
         async move { quotas::run(client, subscription, &mut *ended.lock().await).await }
+    });
+    let (part_hub, part_client, root_ca) = (hub.clone(), client.clone(), config.root_ca_pem.clone());
+    parts.run("token-secrets", move || {
+        token_secrets::run(part_client.clone(), part_hub.subscribe(), root_ca.clone())
     });
 }

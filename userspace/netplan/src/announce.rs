@@ -16,7 +16,7 @@ use crate::index::{Index, NodeFacts, ServiceFacts};
 pub fn compile(index: &Index) -> BTreeSet<IpAddr> {
     let mut services: BTreeMap<IpAddr, Vec<(&Arc<str>, &ServiceFacts)>> = BTreeMap::new();
     for (key, facts) in index.announced_services() {
-        for addr in facts.announced() {
+        for addr in index.without_taken(facts).announced() {
             services.entry(*addr).or_default().push((key, facts));
         }
     }
@@ -166,6 +166,34 @@ mod tests {
         assert_eq!(cluster.owner(&NAMES, "192.0.2.1"), None);
         cluster.endpoint("s", "bb", true);
         assert_eq!(cluster.owner(&NAMES, "192.0.2.1").as_deref(), Some("bb"));
+    }
+
+    #[test]
+    fn no_service_takes_the_address_of_a_node_a_pod_the_api_server_or_a_service() {
+        let mut index = Index::new("a");
+        let node = json!({
+            "metadata": {"name": "a"}, "spec": {"podCIDRs": ["10.1.0.0/24"]},
+            "status": {"addresses": [{"type": "InternalIP", "address": "10.0.0.1"}]},
+        });
+        index.apply_node(&serde_json::from_value::<Node>(node).unwrap());
+        let slice = json!({
+            "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"kubernetes.io/service-name": "kubernetes"}},
+            "addressType": "IPv4", "ports": [{"name": "https", "port": 6443}], "endpoints": [{"addresses": ["10.0.0.9"]}],
+        });
+        index.apply_slice(&serde_json::from_value::<EndpointSlice>(slice).unwrap());
+        let service = |name: &str, cluster_ip: &str, external: &[&str]| {
+            let service = json!({
+                "metadata": {"name": name, "namespace": "ns"},
+                "spec": {"clusterIP": cluster_ip, "clusterIPs": [cluster_ip], "externalIPs": external, "ports": [{"port": 80}]},
+            });
+            serde_json::from_value::<Service>(service).unwrap()
+        };
+        index.apply_service(&service("other", "10.96.0.7", &[]));
+        let external = ["10.0.0.1", "10.0.0.9", "10.1.0.5", "10.96.0.7", "192.0.2.1"];
+        index.apply_service(&service("s", "10.96.0.8", &external));
+        let kept = index.without_taken(&index.services["ns/s"]).external_ips.clone();
+        assert_eq!(*kept, ["192.0.2.1".parse::<IpAddr>().unwrap()]);
+        assert_eq!(compile(&index), BTreeSet::new(), "the node is not ready");
     }
 
     #[test]

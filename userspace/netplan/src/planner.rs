@@ -14,6 +14,7 @@ use crate::diff::Problem;
 use crate::diff::kernel::Kernel;
 use crate::diff::policy::PolicyState;
 use crate::diff::service::ServiceState;
+use crate::index::API_SERVER;
 use crate::index::{Changes, Index};
 use crate::routes::{self, Routes};
 use crate::service::NodeContext;
@@ -151,6 +152,10 @@ impl Planner {
             changes.services.extend(self.index.services.keys().cloned());
         }
         let mut writes = Vec::new();
+        if changes.nodes || changes.services.contains(API_SERVER) {
+            // An external IP may have become, or have been, the address of a node or of the API server.
+            changes.services.extend(self.index.with_external_ips().cloned());
+        }
         if changes.nodes {
             self.routes = routes::compile(&self.index.nodes, self.index.node_name(), self.overlay);
             writes.extend(routes::diff(&self.routes, &self.kernel.maps));

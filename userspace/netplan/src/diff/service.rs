@@ -84,7 +84,9 @@ impl ServiceState {
                 continue;
             }
             let facts = index.services.get(&key);
-            let plan = facts.map(|facts| compile(facts, index.slices_of(&key), node)).unwrap_or_default();
+            let plan = facts
+                .map(|facts| compile(&index.without_taken(facts), index.slices_of(&key), node))
+                .unwrap_or_default();
             for frontend in self.release(&key, &plan) {
                 queue.extend(self.waiting.remove(&frontend).into_iter().flatten());
                 released.insert(frontend);

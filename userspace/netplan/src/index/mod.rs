@@ -11,6 +11,7 @@ mod pod;
 mod service;
 mod slice;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -29,6 +30,8 @@ pub use pod::{EGRESS_BANDWIDTH, INGRESS_BANDWIDTH, PodFacts};
 pub use service::{Forwarding, PortFacts, ServiceFacts};
 pub use slice::{EndpointFacts, Hints, SliceFacts};
 
+/// The Service of the API servers.
+pub(crate) const API_SERVER: &str = "default/kubernetes";
 /// Suffixes of the keys of host ports' slices.
 const FAMILIES: [&str; 2] = ["v4", "v6"];
 
@@ -369,6 +372,35 @@ impl Index {
     pub(crate) fn other_addrs(&self) -> impl Iterator<Item = IpAddr> + '_ {
         let others = self.nodes.iter().filter(|(name, _)| ***name != *self.node);
         others.flat_map(|(_, node)| node.addrs())
+    }
+
+    /// The facts of a Service without external IPs that are another's: it would take the traffic of a node, a pod, the API
+    /// server or another Service. Host ports have the addresses of their node.
+    pub(crate) fn without_taken<'f>(&self, facts: &'f ServiceFacts) -> Cow<'f, ServiceFacts> {
+        let is_taken = |ip: &IpAddr| !facts.cluster_ips.is_empty() && self.is_taken(*ip);
+        if !facts.external_ips.iter().any(is_taken) {
+            return Cow::Borrowed(facts);
+        }
+        let external_ips = facts.external_ips.iter().filter(|ip| !is_taken(ip)).copied().collect();
+        Cow::Owned(ServiceFacts { external_ips, ..facts.clone() })
+    }
+
+    fn is_taken(&self, ip: IpAddr) -> bool {
+        let addr = Addr::from(ip);
+        let of_node = |node: &NodeFacts| {
+            node.addrs().any(|own| own == ip) || node.pod_cidrs.iter().any(|cidr| cidr.contains(ip))
+        };
+        let mut servers = self.slices_of(API_SERVER).flat_map(|slice| slice.endpoints.iter());
+        self.nodes.values().any(of_node)
+            || self.by_addr.contains_key(&addr)
+            || servers.any(|server| server.addr == addr)
+            || self.services.values().any(|service| service.cluster_ips.contains(&ip))
+    }
+
+    /// The Services that take external IPs.
+    pub(crate) fn with_external_ips(&self) -> impl Iterator<Item = &Arc<str>> {
+        let with = self.services.iter().filter(|(_, facts)| !facts.external_ips.is_empty());
+        with.map(|(key, _)| key)
     }
 
     pub(crate) fn node_name(&self) -> &str {
