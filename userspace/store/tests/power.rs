@@ -97,7 +97,7 @@ async fn check(
 
 /// The number of repetitions: a few by default, many with `SKEP_POWER_CUTS`.
 fn repetitions() -> u64 {
-    std::env::var("SKEP_POWER_CUTS").ok().and_then(|text| text.parse().ok()).unwrap_or(300)
+    std::env::var("SKEP_POWER_CUTS").ok().and_then(|text| text.parse().ok()).unwrap_or(120)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

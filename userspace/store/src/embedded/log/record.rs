@@ -79,11 +79,11 @@ impl<'a> Records<'a> {
         decode_event(record.revision, record.body).map_err(|_| self.torn_or_damaged(record.at, record.end()))
     }
 
-    /// Byte and revision of an append after the last record that was read, bad or not: the first one with a revision after
-    /// `last`. No value of a write can look like one: a header has zero bytes, which JSON and sealed values do not contrive.
+    /// Byte and revision of an append from here on, which is the bad record or the end of it: the first one with a revision
+    /// after `last`. No value of a write can look like one: a header has zero bytes, which JSON and sealed values do not contrive.
     pub(super) fn later_append(&self, last: Revision) -> Option<(usize, Revision)> {
-        let begin = (self.at / SECTOR_BYTES) * SECTOR_BYTES;
-        (begin..self.bytes.len()).step_by(SECTOR_BYTES).filter(|at| *at > self.at).find_map(|at| {
+        let begin = self.at.next_multiple_of(SECTOR_BYTES);
+        (begin..self.bytes.len()).step_by(SECTOR_BYTES).find_map(|at| {
             let record = self.record(at).ok().filter(|record| record.revision > last)?;
             begins_append(record.revision, record.body).then_some((at, record.revision))
         })

@@ -342,6 +342,31 @@ fn a_zeroed_sector_before_a_later_append_is_damage_that_names_file_and_byte() {
     }
 }
 
+/// Also one whose record ends where the next append begins.
+#[test]
+fn an_append_of_any_length_is_damage_once_another_follows() {
+    let sized = |length: usize| {
+        let entry = Entry { value: Bytes::from(vec![b'x'; length]), ..entry(1) };
+        vec![Event::Put { entry, previous: None }]
+    };
+    for length in 400..400 + 2 * record::SECTOR_BYTES {
+        let mut bytes = Vec::new();
+        record::write_append(&mut bytes, &sized(length));
+        let end = bytes.len();
+        let mut second = Vec::new();
+        record::write_append(&mut second, &events(2, 2));
+        bytes.extend_from_slice(&second);
+        for sector in (0..end).step_by(record::SECTOR_BYTES) {
+            let mut damaged = bytes.clone();
+            damaged[sector..sector + record::SECTOR_BYTES].fill(0);
+            let mut records = Records::new(&damaged);
+            let read = records.next().map(|record| record.map(|record| records.event(&record)));
+            assert!(!matches!(read, Ok(Some(Ok(_)))), "length {length}, sector {sector}");
+            assert_eq!(records.later_append(0), Some((end, 2)), "length {length}, sector {sector}");
+        }
+    }
+}
+
 #[test]
 fn a_log_of_the_former_format_is_read() {
     let folder = Folder::new();
@@ -451,7 +476,7 @@ fn a_log_cut_at_any_byte_has_every_record_before_it() {
     ten_appends(&folder, None);
     let whole = fs::read(folder.segment(1)).unwrap();
     for cut in 0..whole.len() {
-        if cut % 5 != 0 && cut % record::SECTOR_BYTES > 20 {
+        if cut % 13 != 0 && cut % record::SECTOR_BYTES > 20 {
             continue;
         }
         fs::write(folder.segment(1), &whole[..cut]).unwrap();
