@@ -32,8 +32,8 @@ const MAX_PAGE_ENTRIES: usize = 1_000;
 /// Pages and bursts of events exceed tonic's default of 4 MiB; etcd bounds them itself.
 const MAX_MESSAGE_BYTES: usize = 512 << 20;
 
-/// Written to raise the revision; not below a prefix that a server reads.
-const RAISING_KEY: &str = "/skep/restore";
+/// Written to raise the revision, then deleted; of no kind.
+const RAISING_KEY: &str = "/registry/skep.io/restore";
 /// Bounds the writes at once that raise the revision.
 const MAX_RAISING_WRITES: u64 = 512;
 /// How to connect to an etcd cluster.
@@ -146,8 +146,13 @@ impl EtcdStore {
 
     /// Writes entries in one transaction, whatever their keys hold.
     pub(crate) async fn put_all(&self, entries: Vec<Entry>) -> Result<()> {
-        let puts: Vec<TxnOp> =
-            entries.iter().map(|entry| TxnOp::put(&*entry.key, entry.value.to_vec(), None)).collect();
+        let puts: Vec<TxnOp> = entries
+            .iter()
+            .map(|entry| {
+                let key = self.keys.to_etcd(&entry.key);
+                TxnOp::put(&*key, entry.value.to_vec(), None)
+            })
+            .collect();
         if !puts.is_empty() {
             with_timeout(self.kv().txn(Txn::new().and_then(puts))).await?;
         }
@@ -156,20 +161,21 @@ impl EtcdStore {
 
     /// Writes until etcd's revision is at least `wanted`; etcd has no other way. The revision afterwards.
     pub(crate) async fn raise_revision(&self, wanted: Revision) -> Result<Revision> {
+        let key = self.keys.to_etcd(RAISING_KEY);
         let mut current = self.revision().await?;
         while current < wanted {
             let writes = (wanted - current).min(MAX_RAISING_WRITES);
             let mut tasks = tokio::task::JoinSet::new();
             for _ in 0..writes {
-                let mut kv = self.kv();
-                tasks.spawn(async move { with_timeout(kv.put(RAISING_KEY, "", None)).await.map(drop) });
+                let (mut kv, key) = (self.kv(), key.clone().into_owned());
+                tasks.spawn(async move { with_timeout(kv.put(key, "", None)).await.map(drop) });
             }
             while let Some(done) = tasks.join_next().await {
                 done.map_err(|_| StoreError::Closed)??;
             }
             current = self.revision().await?;
         }
-        with_timeout(self.kv().delete(RAISING_KEY, None)).await?;
+        with_timeout(self.kv().delete(&*key, None)).await?;
         self.revision().await
     }
 

@@ -69,8 +69,11 @@ pub(crate) async fn run(restore: Restore) -> Result<()> {
 async fn empty_etcd(urls: &[String], tls: &EtcdFlags) -> Result<EtcdStore> {
     let etcd = EtcdStore::connect(urls, tls.options()?).await;
     let etcd = etcd.with_context(|| format!("connect to etcd at {}", urls.join(",")))?;
-    if etcd.count("/", None, None).await? > 0 {
-        bail!("the etcd at {} has keys; restore into an empty one", urls.join(","));
+    if etcd.count("/registry/", None, None).await? > 0 {
+        bail!(
+            "the etcd at {} has objects; restore into an empty one, or below another --etcd-prefix",
+            urls.join(",")
+        );
     }
     Ok(etcd)
 }

@@ -67,21 +67,8 @@ async fn a_secret_is_sealed_on_disk_and_its_key_can_be_rotated() {
     assert_eq!(read(&server).await, SECRET);
     server.kill();
 
-    // A server whose keys are older than a Secret starts, and the Secret can be deleted.
     fs::write(&keys, &first).unwrap();
-    let server = Server::start(folder, &[]).await;
-    let id = second.split(' ').next().unwrap();
-    let log = server.log();
-    assert!(log.contains(&format!("sealed with key {id}")) && log.contains("secrets.keys"), "{log}");
-    let client = server.client().await;
-    assert!(Api::<ConfigMap>::namespaced(client.clone(), "default").get("public").await.is_ok());
-    Api::<Secret>::namespaced(client.clone(), "default")
-        .delete("sealed", &DeleteParams::default())
-        .await
-        .unwrap();
-    Api::<Secret>::namespaced(client, "default").create(&post, &secret).await.unwrap();
-    assert_eq!(read(&server).await, SECRET);
-    server.kill();
+    delete_with_older_keys(folder, second.split(' ').next().unwrap(), &secret).await;
     fs::remove_file(&keys).unwrap();
     let output_text = refusal(folder, &[]);
     assert!(
@@ -89,6 +76,20 @@ async fn a_secret_is_sealed_on_disk_and_its_key_can_be_rotated() {
         "{output_text}"
     );
     assert!(!keys.exists(), "no key is created in place of a missing one");
+}
+
+/// A server whose keys are older than a Secret starts, and the Secret can be deleted.
+async fn delete_with_older_keys(folder: &Path, id: &str, secret: &Secret) {
+    let server = Server::start(folder, &[]).await;
+    let log = server.log();
+    assert!(log.contains(&format!("sealed with key {id}")) && log.contains("secrets.keys"), "{log}");
+    let client = server.client().await;
+    assert!(Api::<ConfigMap>::namespaced(client.clone(), "default").get("public").await.is_ok());
+    let secrets: Api<Secret> = Api::namespaced(client, "default");
+    secrets.delete("sealed", &DeleteParams::default()).await.unwrap();
+    secrets.create(&PostParams::default(), secret).await.unwrap();
+    assert_eq!(read(&server).await, SECRET);
+    server.kill();
 }
 
 #[test]

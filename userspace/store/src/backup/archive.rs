@@ -7,9 +7,11 @@ use std::io::{self, Read};
 use aws_lc_rs::digest::{Context, SHA256, SHA256_OUTPUT_LEN};
 use bytes::Bytes;
 
-use super::BackupError;
+use super::error::BackupError;
 use crate::{Entry, Revision};
 
+/// All keys of a server have it.
+pub(super) const PREFIX: &str = "/registry/";
 const MARK: &[u8] = b"skep-backup-v1\n";
 const MANIFEST: u8 = b'M';
 const FILE: u8 = b'F';

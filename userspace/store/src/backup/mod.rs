@@ -5,39 +5,20 @@
 //! into either.
 
 mod archive;
+mod error;
 mod restore;
-
-use std::io;
 
 use async_trait::async_trait;
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 
-use self::archive::Encoder;
 pub use self::archive::{Decoder, File, Manifest, Part, Summary, verify};
+use self::archive::{Encoder, PREFIX};
+pub use self::error::BackupError;
 pub use self::restore::{Fill, restore_embedded, restore_etcd};
-use crate::{Range, Result, Revision, Store, StoreError};
+use crate::{Range, Result, Revision, Store};
 
 /// Entries of one page. They are in memory together.
 const PAGE_ENTRIES: usize = 500;
-
-/// Why a backup was not written, or cannot be restored.
-#[derive(Debug, thiserror::Error)]
-pub enum BackupError {
-    #[error("the file is not a backup")]
-    Foreign,
-    #[error("the backup ends early, after {entries} entries: it was never complete, or was cut")]
-    Truncated { entries: u64 },
-    #[error("the backup is damaged: the checksum of the part at byte {at} is wrong")]
-    Damaged { at: u64 },
-    #[error("the backup is damaged: the checksum of the whole file is wrong")]
-    WrongDigest,
-    #[error("{0}")]
-    Io(#[from] io::Error),
-    #[error("{0}")]
-    Store(#[from] StoreError),
-    #[error("a part of {0} bytes is too large for a backup")]
-    TooLarge(usize),
-}
 
 /// All entries at one revision, in pages.
 #[async_trait]
@@ -65,9 +46,6 @@ impl Pages for AtRevision<'_> {
         self.store.range(PREFIX, start_after, limit, Some(self.revision)).await
     }
 }
-
-/// All keys of a server have it.
-const PREFIX: &str = "/";
 
 /// Writes an archive; what it holds. Only with its end is it one: a reader refuses every other.
 pub async fn write(

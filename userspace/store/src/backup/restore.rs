@@ -3,8 +3,8 @@
 use std::io::Read;
 use std::path::Path;
 
-use super::archive::{Decoder, Part};
-use super::{BackupError, PREFIX};
+use super::archive::{Decoder, PREFIX, Part};
+use super::error::BackupError;
 use crate::embedded::Restoring;
 use crate::etcd::EtcdStore;
 use crate::{Entry, Revision, Store as _, StoreError};
