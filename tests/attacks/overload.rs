@@ -5,14 +5,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use axum::Router;
+use axum::body::Body;
+use bytes::Bytes;
+use hyper::service::Service as _;
+use hyper_util::service::TowerToHyperService;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
+use skep_apiserver::Identity;
 use skep_tests::api_server::{Pem, TestApiServer};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -204,4 +211,104 @@ async fn a_body_that_does_not_arrive_is_given_up() -> Result<()> {
     ensure!(answer.starts_with("HTTP/1.1 504"), "{answer}");
     ensure!(answer.contains("request did not complete within the allotted timeout"), "{answer}");
     Ok(())
+}
+
+async fn may_do_everything(client: &kube::Client, users: &[&str]) -> Result<()> {
+    let subjects: Vec<Value> = users
+        .iter()
+        .map(|user| json!({"kind": "User", "apiGroup": "rbac.authorization.k8s.io", "name": user}))
+        .collect();
+    let binding = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": {"name": "all"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},
+        "subjects": subjects,
+    });
+    let request = http::Request::post("/apis/rbac.authorization.k8s.io/v1/clusterrolebindings");
+    send(client, request.header("content-type", "application/json"), binding).await.map(drop)
+}
+
+/// A create whose body never arrives.
+async fn endless_create(router: Router) -> Result<http::Response<Body>> {
+    let body = Body::from_stream(futures::stream::pending::<Result<Bytes, std::io::Error>>());
+    let request = http::Request::post("/api/v1/namespaces/default/configmaps").body(body)?;
+    Ok(TowerToHyperService::new(router).call(request).await?)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_one_user_is_refused_and_does_not_delay_other_levels() -> Result<()> {
+    let server = TestApiServer::start().await?;
+    may_do_everything(&server.client(), &["mallory", "jane", "system:serviceaccount:a:b", "system:node:a"])
+        .await?;
+    let mallory = server.in_process(Identity::new("mallory", &[]));
+    let mut flood = JoinSet::new();
+    for _ in 0..1_500 {
+        flood.spawn(endless_create(mallory.clone()));
+    }
+    // What exceeds her seats and queues is refused at once, the rest when its body does not arrive.
+    let refused = flood.join_next().await.context("no flood")???;
+    ensure!(refused.status() == http::StatusCode::TOO_MANY_REQUESTS, "{}", refused.status());
+    let header =
+        |name: &str| refused.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    ensure!(header("retry-after") == "1", "{:?}", refused.headers());
+    ensure!(header("x-kubernetes-pf-flowschema-uid").len() == 36, "{:?}", refused.headers());
+    ensure!(header("x-kubernetes-pf-prioritylevel-uid").len() == 36, "{:?}", refused.headers());
+    let list = || http::Request::get("/api/v1/namespaces/default/configmaps");
+    for (user, group) in [
+        ("root", "system:masters"),
+        ("system:serviceaccount:a:b", "system:serviceaccounts"),
+        ("system:node:a", "system:nodes"),
+    ] {
+        let client = server.client_of(Identity::new(user, &[group]));
+        let answered = timeout(Duration::from_secs(3), send(&client, list(), Value::Null)).await;
+        answered.with_context(|| format!("{user} waits"))??;
+    }
+    // One of her own level waits for seats, and is then before the rest of the flood.
+    let jane = server.client_of(Identity::new("jane", &[]));
+    timeout(Duration::from_secs(15), send(&jane, list(), Value::Null)).await.context("jane waits")??;
+    let metrics = send(&server.client(), http::Request::get("/metrics"), Value::Null).await?;
+    let refused = "apiserver_flowcontrol_rejected_requests_total{priority_level=\"global-default\",\
+                   flow_schema=\"global-default\",reason=\"queue-full\"}";
+    ensure!(metrics.contains(refused), "{metrics}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn flow_schemas_and_levels_exist_and_are_kept() -> Result<()> {
+    let server = TestApiServer::start().await?;
+    let client = server.client();
+    let base = "/apis/flowcontrol.apiserver.k8s.io/v1";
+    let get = async |path: &str| -> Result<Value> {
+        let text = send(&client, http::Request::get(format!("{base}/{path}")), Value::Null).await?;
+        Ok(serde_json::from_str(&text)?)
+    };
+    ensure!(get("flowschemas").await?["items"].as_array().is_some_and(|items| items.len() == 13));
+    ensure!(
+        get("prioritylevelconfigurations").await?["items"].as_array().is_some_and(|items| items.len() == 8)
+    );
+    send(&client, http::Request::delete(format!("{base}/flowschemas/catch-all")), Value::Null).await?;
+    let patch = http::Request::patch(format!("{base}/prioritylevelconfigurations/system"));
+    let spec = json!({"spec": {"limited": {"nominalConcurrencyShares": 1}}});
+    send(&client, patch.header("content-type", "application/merge-patch+json"), spec).await?;
+    let dangling = json!({
+        "apiVersion": "flowcontrol.apiserver.k8s.io/v1", "kind": "FlowSchema", "metadata": {"name": "mine"},
+        "spec": {"priorityLevelConfiguration": {"name": "gone"}, "matchingPrecedence": 700},
+    });
+    let create =
+        http::Request::post(format!("{base}/flowschemas")).header("content-type", "application/json");
+    send(&client, create, dangling).await?;
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    loop {
+        let condition = get("flowschemas/mine").await?["status"]["conditions"][0].clone();
+        let system = get("prioritylevelconfigurations/system").await?;
+        let is_kept = get("flowschemas/catch-all").await.is_ok()
+            && system["spec"]["limited"]["nominalConcurrencyShares"] == 30
+            && condition["type"] == "Dangling"
+            && condition["status"] == "True"
+            && condition["reason"] == "NotFound";
+        if is_kept {
+            return Ok(());
+        }
+        ensure!(tokio::time::Instant::now() < deadline, "{condition} {system}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }

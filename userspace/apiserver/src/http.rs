@@ -19,6 +19,7 @@ use crate::body::{self, PROTOBUF, media_type};
 use crate::call::Call;
 use crate::connections::Connection;
 use crate::deadline;
+use crate::fairness::{Flow, Permit};
 use crate::handlers;
 use crate::identity::{AUTHENTICATED, Identity};
 use crate::metrics::{InProgress, Metrics, RequestLabels};
@@ -84,8 +85,8 @@ fn admit(requester: &Identity, connection: &Connection) {
 /// Answers, adds warnings and annotations, and counts.
 async fn serve(received: Received<'_>) -> Response {
     let (server, at) = (received.server, received.at);
-    let (notes, mut counted) = (Arc::new(Notes::default()), None);
-    let mut response = match in_time(received, &notes, &mut counted).await {
+    let (notes, mut seen) = (Arc::new(Notes::default()), Seen::default());
+    let mut response = match in_time(received, &notes, &mut seen).await {
         Ok(response) => response,
         Err(status) => respond_status(&status),
     };
@@ -94,40 +95,73 @@ async fn serve(received: Received<'_>) -> Response {
     if !annotations.is_empty() {
         response.extensions_mut().insert(audit::Annotations(annotations));
     }
-    match counted {
+    if let Some(flow) = seen.flow {
+        flow.add_headers(response.headers_mut());
+    }
+    match seen.counted {
         Some((labels, open)) => server.metrics.record(labels, at.elapsed(), open, response),
         None => response,
     }
 }
 
+/// What is known of a request, whatever becomes of it.
+#[derive(Default)]
+struct Seen {
+    /// The metrics' labels of the request, counted as open.
+    counted: Option<(RequestLabels, InProgress)>,
+    /// By which it was admitted or refused.
+    flow: Option<Arc<Flow>>,
+}
+
 /// Answers within the time that the request has.
-async fn in_time(
-    received: Received<'_>,
-    notes: &Arc<Notes>,
-    counted: &mut Option<(RequestLabels, InProgress)>,
-) -> Result<Response, Status> {
+async fn in_time(received: Received<'_>, notes: &Arc<Notes>, seen: &mut Seen) -> Result<Response, Status> {
     match deadline::limit(received.info, &received.query)? {
         Some(limit) => {
-            let answered = tokio::time::timeout(limit, answer(received, notes, counted)).await;
+            let answered = tokio::time::timeout(limit, answer(received, notes, seen)).await;
             answered.unwrap_or_else(|_| Err(deadline::exceeded()))
         }
-        None => answer(received, notes, counted).await,
+        None => answer(received, notes, seen).await,
     }
 }
 
-/// `counted` becomes the metrics' labels of the request, counted as open.
-async fn answer(
-    received: Received<'_>,
-    notes: &Arc<Notes>,
-    counted: &mut Option<(RequestLabels, InProgress)>,
-) -> Result<Response, Status> {
+/// The seats of a request, once it has them. Streams hold none, but a watch needs them to begin.
+async fn seats(
+    server: &Inner,
+    identity: &Identity,
+    info: &RequestInfo<'_>,
+    query: &Query,
+    seen: &mut Seen,
+) -> Result<Option<Permit>, Status> {
+    if info.is_long_running() && info.verb != "watch" {
+        return Ok(None);
+    }
+    let attributes = info.attributes(identity);
+    let Some(flow) = server.fairness.flow_of(&attributes) else { return Ok(None) };
+    let lists = info.verb == "list" || info.verb == "watch" && query.is_true("sendInitialEvents");
+    let width = if lists { flow.list_width(listed(server, info, query)) } else { 1 };
+    let flow = seen.flow.insert(flow);
+    server.fairness.admit(flow, &attributes, width).await.map(Some)
+}
+
+/// About how many objects a list reads: with a selector all, else at most its limit.
+fn listed(server: &Inner, info: &RequestInfo<'_>, query: &Query) -> usize {
+    let caches = &server.storage.caches;
+    let kind = caches.registry().find(&info.group, &info.version, &info.resource);
+    let objects = kind.and_then(|kind| caches.of(&kind)).map_or(0, |resource| resource.len());
+    let limit = query.get("limit").and_then(|limit| limit.parse().ok()).filter(|limit| *limit > 0);
+    let selects = query.get("labelSelector").is_some() || query.get("fieldSelector").is_some();
+    limit.filter(|_| !selects).map_or(objects, |limit: usize| limit.min(objects))
+}
+
+async fn answer(received: Received<'_>, notes: &Arc<Notes>, seen: &mut Seen) -> Result<Response, Status> {
     let Received { server, info, query, requester, mut request, .. } = received;
-    let mut begin = |labels: RequestLabels| {
-        let open = server.metrics.begin(&labels);
-        *counted = Some((labels, open));
-    };
     let caches = &server.storage.caches;
     let identity = authn::impersonated(caches, request.headers(), info, requester?)?;
+    let _permit = seats(server, &identity, info, &query, seen).await?;
+    let mut begin = |labels: RequestLabels| {
+        let open = server.metrics.begin(&labels);
+        seen.counted = Some((labels, open));
+    };
     if let Some(backend) = server.aggregator.backend_of(info) {
         begin(RequestLabels::remote(info));
         caches.authorizer().check(&info.attributes(&identity))?;

@@ -26,6 +26,7 @@ mod definitions;
 mod deletion;
 mod dial;
 mod endpoints;
+mod fairness;
 mod field_manager;
 mod generated_name;
 mod handlers;
@@ -63,6 +64,7 @@ use allocate::Allocator;
 use authn::token::Tokens;
 use cache::Caches;
 use connections::{Connections, Limits};
+use fairness::Fairness;
 use metrics::Metrics;
 use server_endpoints::ServerLeases;
 use state::{Inner, LiveCredentials};
@@ -104,8 +106,10 @@ impl ApiServer {
         }
         aggregator.refresh(&storage.caches);
         let writer = Arc::new(Writer { storage: storage.clone(), admission, allocator });
-        let reconcilers = reconcilers::start(&writer, &aggregator, leases.clone());
         let metrics = Metrics::default();
+        let fairness = Fairness::new(metrics.fairness.clone());
+        reconcilers::flow_control::start(&storage, &fairness).await?;
+        let reconcilers = reconcilers::start(&writer, &aggregator, &fairness, leases.clone());
         let connections = Connections::new(Limits::of_this_process());
         let inner = Inner {
             config,
@@ -117,6 +121,7 @@ impl ApiServer {
             metrics,
             leases,
             connections,
+            fairness,
             _reconcilers: reconcilers,
         };
         Ok(ApiServer { inner: Arc::new(inner) })

@@ -9,6 +9,7 @@ use crate::aggregate::Aggregator;
 use crate::authn::token::Tokens;
 use crate::config::{Config, Credentials, NodeTls};
 use crate::connections::Connections;
+use crate::fairness::Fairness;
 use crate::lock::RwLock;
 use crate::metrics::Metrics;
 use crate::reconcilers::Running;
@@ -26,6 +27,7 @@ pub(crate) struct Inner {
     pub(crate) aggregator: Arc<Aggregator>,
     pub(crate) metrics: Metrics,
     pub(crate) connections: Connections,
+    pub(crate) fairness: Fairness,
     /// `None` if no other server can use the store.
     pub(crate) leases: Option<Arc<ServerLeases>>,
     pub(crate) _reconcilers: Running,

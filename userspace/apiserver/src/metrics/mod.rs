@@ -26,6 +26,7 @@ use skep_api::KindRef;
 use skep_api::kinds::Name;
 
 use crate::cache::{Caches, Counts};
+use crate::fairness::FairnessMetrics;
 use crate::negotiate::text;
 use crate::object::prefix;
 use crate::request_info::{RequestInfo, Target};
@@ -98,6 +99,7 @@ pub(crate) struct Metrics {
     slis: Registry,
     health: Family<Check, Gauge>,
     checks: Family<CheckResult, Counter>,
+    pub(crate) fairness: FairnessMetrics,
 }
 
 impl Default for Metrics {
@@ -106,6 +108,7 @@ impl Default for Metrics {
         let durations: Durations = Family::new_with_constructor(|| Histogram::new(DURATION_BUCKETS));
         let (requests, long_running, inflight) = (Family::default(), Family::default(), Family::default());
         let (health, checks) = (Family::default(), Family::default());
+        let fairness = FairnessMetrics::register(&mut registry);
         registry.register(
             "apiserver_request",
             "Requests by resource, verb and response code",
@@ -113,7 +116,7 @@ impl Default for Metrics {
         );
         let help = "Seconds until the response began, without watches and other long requests";
         registry.register("apiserver_request_duration_seconds", help, durations.clone());
-        // No request queues before it is served, so both durations are the same.
+        // Time in a queue is part of both. It is zero unless the server is overloaded.
         registry.register("apiserver_request_sli_duration_seconds", help, durations.clone());
         registry.register(
             "apiserver_longrunning_requests",
@@ -125,7 +128,18 @@ impl Default for Metrics {
         registry.register("apiserver_request_panics", "Requests whose handling panicked", panics.clone());
         slis.register("kubernetes_healthcheck", "Whether the check passed at its last run", health.clone());
         slis.register("kubernetes_healthchecks", "Results of checks", checks.clone());
-        Metrics { registry, requests, durations, long_running, inflight, panics, slis, health, checks }
+        Metrics {
+            registry,
+            requests,
+            durations,
+            long_running,
+            inflight,
+            panics,
+            slis,
+            health,
+            checks,
+            fairness,
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 //! difference. They run until [`Running`] is dropped.
 
 mod crd;
+pub(crate) mod flow_control;
 mod local_api_services;
 mod policy_status;
 mod reconcile_loop;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 use tokio::task::JoinSet;
 
 use crate::aggregate::Aggregator;
+use crate::fairness::Fairness;
 use crate::server_endpoints::ServerLeases;
 use crate::write::Writer;
 
@@ -26,12 +28,14 @@ pub(crate) struct Running {
 pub(crate) fn start(
     writer: &Arc<Writer>,
     aggregator: &Arc<Aggregator>,
+    fairness: &Fairness,
     leases: Option<Arc<ServerLeases>>,
 ) -> Running {
     let mut tasks = JoinSet::new();
     let storage = &writer.storage;
     tasks.spawn(service_allocations::run(writer.allocator.clone()));
     tasks.spawn(crd::run(writer.clone()));
+    tasks.spawn(flow_control::run(storage.clone(), fairness.clone()));
     tasks.spawn(remote_api_services::run(storage.clone(), aggregator.clone()));
     tasks.spawn(local_api_services::run(storage.clone()));
     tasks.spawn(policy_status::run(storage.clone()));
