@@ -3,9 +3,10 @@
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 
+use super::later::later;
 use super::model::{Action, Failure, InFlight, Memory, Observed, Outcome, Stopping, Task, Volumes, specs};
 use super::restart::{Backoff, retry_delay};
-use super::{later, probe, spec_grace};
+use super::{probe, spec_grace};
 
 /// How often deletion is repeated while finalizers keep the object.
 const DELETE_RETRY_INTERVAL: SignedDuration = SignedDuration::from_secs(60);

@@ -6,6 +6,7 @@
 //! every change and at the deadline. Actions may run concurrently and may fail; the next plan decides about a retry.
 
 mod conditions;
+mod later;
 mod memory;
 pub mod model;
 pub mod probe;
@@ -17,6 +18,7 @@ mod stop;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 
+use later::later;
 pub use memory::{is_terminal, merge_reported};
 pub use model::{
     Action, Class, Container, ContainerState, Exit, Memory, Note, Observed, Outcome, ProbeKind, Sandbox,
@@ -96,11 +98,6 @@ impl Steps<'_> {
     fn any_container_running(&self) -> bool {
         self.observed.containers.iter().any(Container::is_running)
     }
-}
-
-/// `at` and `wait` later, at most the last time that there is: users write waits of any length.
-fn later(at: Timestamp, wait: SignedDuration) -> Timestamp {
-    skep_api::time::after(at, wait.max(SignedDuration::ZERO).unsigned_abs())
 }
 
 /// The grace period in the pod's spec, which a deletion may override.

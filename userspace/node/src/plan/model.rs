@@ -161,7 +161,7 @@ pub struct Failure {
 
 impl Failure {
     pub fn retry_at(&self) -> Timestamp {
-        super::later(self.at, self.delay)
+        super::later::later(self.at, self.delay)
     }
 }
 

@@ -3,7 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Probe;
 
-use super::later;
+use super::later::later;
 use super::model::{Container, ContainerState, Observed, ProbeKind, Spec, Task};
 
 /// The results of one probe of one container.

@@ -3,7 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, ContainerRestartRule, Pod};
 
-use super::later;
+use super::later::later;
 use super::model::Class;
 
 const MIN_DELAY: SignedDuration = SignedDuration::from_secs(10);

@@ -3,11 +3,12 @@
 
 use jiff::{SignedDuration, Timestamp};
 
+use super::later::later;
 use super::model::{
     Action, Class, Container, ContainerState, Note, ProbeKind, Sandbox, Spec, Task, Volumes, specs,
 };
 use super::restart::{Backoff, should_restart};
-use super::{Steps, later, probe, spec_grace, status};
+use super::{Steps, probe, spec_grace, status};
 
 pub(super) fn plan(steps: &mut Steps<'_>) {
     wake_at_deadline(steps);

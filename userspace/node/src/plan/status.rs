@@ -224,7 +224,7 @@ fn failed_start(failure: &super::model::Failure, now: Timestamp) -> core::Contai
     match &failure.image {
         Some(image)
             if failure.reason == "ErrImagePull"
-                && now >= super::later(failure.at, super::PULL_ERROR_SHOWN) =>
+                && now >= super::later::later(failure.at, super::PULL_ERROR_SHOWN) =>
         {
             let text = format!("Back-off pulling image \"{image}\": ErrImagePull: {}", failure.message);
             waiting("ImagePullBackOff", Some(text))

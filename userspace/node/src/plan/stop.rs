@@ -4,10 +4,11 @@
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::PodStatus;
 
+use super::later::later;
 use super::memory::is_terminal;
 use super::model::{Action, Class, Container, Task, specs};
 use super::run::main_containers_done;
-use super::{Steps, later, spec_grace};
+use super::{Steps, spec_grace};
 
 /// A kill in flight is repeated when it may last this much longer than the time that is left.
 const KILL_TOLERANCE: SignedDuration = SignedDuration::from_secs(1);
