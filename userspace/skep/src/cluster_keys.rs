@@ -14,10 +14,22 @@ const KEY: &str = "/registry/skep-cluster-keys";
 /// By the name of the key file: the fingerprints that servers of the cluster may have.
 type Fingerprints = BTreeMap<String, BTreeSet<String>>;
 
-/// Records the keys of the first server; refuses a server with others.
+/// Records the keys of the first server; refuses a server of whose keys the cluster knows none.
 pub(crate) async fn check(store: &dyn Store, pki: &Pki) -> Result<()> {
+    update(store, pki, |known, own| known.extend(own)).await
+}
+
+/// Records the keys of a running server after a rotation: those that it dropped are no longer the cluster's.
+pub(crate) async fn record(store: &dyn Store, pki: &Pki) -> Result<()> {
+    update(store, pki, |known, own| *known = own).await
+}
+
+async fn update(
+    store: &dyn Store,
+    pki: &Pki,
+    change: impl Fn(&mut BTreeSet<String>, BTreeSet<String>),
+) -> Result<()> {
     let own = pki.fingerprints()?;
-    let signing = pki.signing_fingerprints()?;
     loop {
         let (found, _) = store.get(KEY, None).await.context("read the fingerprints of the cluster's keys")?;
         let mut known: Fingerprints = match &found {
@@ -26,11 +38,7 @@ pub(crate) async fn check(store: &dyn Store, pki: &Pki) -> Result<()> {
             })?,
             None => own.clone(),
         };
-        let foreign: Vec<&str> = signing
-            .iter()
-            .filter(|(name, hash)| known.get(*name).is_some_and(|known| !known.contains(*hash)))
-            .map(|(name, _)| name.as_str())
-            .collect();
+        let foreign = foreign(&known, &own);
         if !foreign.is_empty() {
             bail!(
                 "{} differ from those of the servers that use this store: {}. Stop this server, copy {} from a running \
@@ -43,7 +51,7 @@ pub(crate) async fn check(store: &dyn Store, pki: &Pki) -> Result<()> {
         }
         let before = known.clone();
         for (name, hashes) in &own {
-            known.entry(name.clone()).or_default().extend(hashes.iter().cloned());
+            change(known.entry(name.clone()).or_default(), hashes.clone());
         }
         if found.is_some() && known == before {
             return Ok(());
@@ -55,5 +63,28 @@ pub(crate) async fn check(store: &dyn Store, pki: &Pki) -> Result<()> {
             Err(StoreError::Conflict { .. }) => {}
             Err(error) => return Err(error).context("record the fingerprints of the cluster's keys"),
         }
+    }
+}
+
+/// The names of keys of which the cluster knows none that this server has. A rotation in progress has both.
+fn foreign(known: &Fingerprints, own: &Fingerprints) -> Vec<String> {
+    let is_foreign = |(name, own): &(&String, &BTreeSet<String>)| {
+        known.get(*name).is_some_and(|known| known.is_disjoint(own))
+    };
+    own.iter().filter(is_foreign).map(|(name, _)| name.clone()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rotation_in_progress_is_the_cluster_and_other_keys_are_not() {
+        let keys = |hashes: &[&str]| {
+            Fingerprints::from([("ca".to_owned(), hashes.iter().map(|hash| (*hash).to_owned()).collect())])
+        };
+        assert!(foreign(&keys(&["old"]), &keys(&["old", "new"])).is_empty());
+        assert!(foreign(&keys(&["old", "new"]), &keys(&["new"])).is_empty());
+        assert_eq!(foreign(&keys(&["new"]), &keys(&["old"])), ["ca"]);
     }
 }

@@ -116,8 +116,9 @@ pub(crate) async fn run(server: Server) -> Result<()> {
     let pki = current.borrow().pki.clone();
     private_folder(&server.flags.data_dir)?;
     let (store, backups) = open_store(&server.flags).await?;
-    if server.is_shared() {
-        cluster_keys::check(&*store, &pki).await?;
+    let shared = server.is_shared().then(|| store.clone());
+    if let Some(store) = &shared {
+        cluster_keys::check(&**store, &pki).await?;
     }
     let store = seal_secrets(store, &pki).await?;
     let mut config = api_config(&server, current.borrow().api.clone(), store)?;
@@ -131,7 +132,7 @@ pub(crate) async fn run(server: Server) -> Result<()> {
     );
     tracing::info!(listen = %server.flags.listen, advertise = %advertise, "serving");
     let ended = tokio::select! {
-        served = serve(&server, following.clone(), &api) => served,
+        served = serve(&server, following.clone(), &api, shared) => served,
         ended = control(&server, &client, following, &controllers) => ended,
         () = credentials::follow(&serving, &current) => Ok(()),
         asked = super::terminated() => asked.context("wait for a signal"),
@@ -156,7 +157,7 @@ impl Running {
         matches!(self.flags.store, StoreChoice::Etcd(_))
     }
 
-    /// An embedded store has one server: there is nobody to elect.
+    /// An embedded store has one server, which needs no election.
     fn election(&self) -> Option<LeaderElection> {
         (self.flags.leader_elect && self.is_shared()).then(|| LeaderElection::new(&self.identity))
     }
@@ -320,7 +321,12 @@ fn write_kubeconfig(server: &Running, loaded: &Loaded) -> Result<()> {
 }
 
 /// Serves the API. Switches to renewed certificates and rotated CAs without closing the listener.
-async fn serve(server: &Running, mut following: Following, api: &ApiServer) -> Result<()> {
+async fn serve(
+    server: &Running,
+    mut following: Following,
+    api: &ApiServer,
+    shared: Option<Arc<dyn Store>>,
+) -> Result<()> {
     let listener = TcpListener::bind(server.flags.listen).await;
     let listener = Arc::new(listener.with_context(|| format!("listen on {}", server.flags.listen))?);
     loop {
@@ -347,6 +353,11 @@ async fn serve(server: &Running, mut following: Following, api: &ApiServer) -> R
         let reloaded = api.reload(&loaded.api).await.context("use new certificates and keys");
         if let Err(error) = reloaded.and_then(|()| write_kubeconfig(server, &loaded)) {
             tracing::error!(error = format!("{error:#}"), "reload failed");
+        }
+        if let Some(store) = &shared
+            && let Err(error) = cluster_keys::record(&**store, &loaded.pki).await
+        {
+            tracing::error!(error = format!("{error:#}"), "record the keys of the cluster failed");
         }
         tracing::info!("serving with the certificates and keys that were loaded");
     }

@@ -129,15 +129,6 @@ impl Pki {
         Ok(all)
     }
 
-    /// Hashes of the public keys with which this server signs, by the name of the key.
-    pub(crate) fn signing_fingerprints(&self) -> Result<BTreeMap<String, String>, PkiError> {
-        let of_ca = |(name, ca): (&str, &Authority)| Some((name.to_owned(), ca_hash(ca.pem())?));
-        let mut all: BTreeMap<_, _> = self.authorities().into_iter().filter_map(of_ca).collect();
-        let tokens = self.token_keys()?.public;
-        all.extend(tokens.first().map(|pem| (TOKEN_KEY.to_owned(), fingerprint(pem))));
-        Ok(all)
-    }
-
     /// Since when joins of nodes are recorded: the time of the first start of a version that does.
     pub(crate) fn recorded_since(&self) -> Result<Timestamp, PkiError> {
         let path = self.folder.join("joins-recorded-since");

@@ -24,7 +24,7 @@ use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, Pem, X509Certi
 use super::routing::own_key;
 use crate::action::{Action, Context, Controller};
 use crate::cache::{Change, Key, Kind, Object, View};
-use crate::config::{NODE_ADDRESSES, NodeNames, SignRequest, Signer};
+use crate::config::{NODE_ADDRESSES, NodeNames, SignError, SignRequest, Signer};
 use crate::meta;
 use join_record::{JoinRecord, check_address, check_free, check_name};
 
@@ -385,11 +385,11 @@ impl Csrs {
                 actions.extend(self.record_approved(view, csr, &requested));
                 self.certificate(signer.as_ref(), csr, &requested)
             }
-            None => Err("the request cannot be parsed or is not signed by its own key".to_owned()),
+            None => Err(SignError("the request cannot be parsed or is not signed by its own key".to_owned())),
         };
         match certificate {
             Ok(pem) => status.certificate = Some(ByteString(pem.into_bytes())),
-            Err(message) => {
+            Err(SignError(message)) => {
                 let failed = condition("Failed", "SignerValidationFailure", &message, now);
                 status.conditions.get_or_insert_default().push(failed);
             }
@@ -419,19 +419,21 @@ impl Csrs {
         signer: &dyn Signer,
         csr: &CertificateSigningRequest,
         requested: &Requested,
-    ) -> Result<String, String> {
+    ) -> Result<String, SignError> {
         let spec = &csr.spec;
         let lifetime = spec.expiration_seconds.and_then(|s| u64::try_from(s).ok()).map(Duration::from_secs);
         let csr_pem =
             String::from_utf8(spec.request.0.clone()).ok().filter(|_| self.allowed(spec, requested));
-        let csr_pem = csr_pem.ok_or("subject, names or usages are not what this signer certifies")?;
+        let csr_pem = csr_pem.ok_or_else(|| {
+            SignError("subject, names or usages are not what this signer certifies".to_owned())
+        })?;
         let request = SignRequest {
             csr_pem,
             signer_name: spec.signer_name.clone(),
             usages: spec.usages.clone().unwrap_or_default(),
             lifetime: lifetime.unwrap_or(MAX_LIFETIME).min(MAX_LIFETIME),
         };
-        signer.sign(&request).map_err(|error| error.to_string())
+        signer.sign(&request)
     }
 
     /// What each signer certifies, independent of the approval.

@@ -1,7 +1,6 @@
 //! Which certificate requests are approved, denied, signed or left.
 
 use super::*;
-use crate::config::SignError;
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, SanType};
 
 struct Echo;
