@@ -138,6 +138,17 @@ impl Cluster {
     }
 }
 
+impl Cluster {
+    /// Serves the kind of a definition, or not; `object` is an object of the kind.
+    async fn serve(&self, definition: &str, object: &str, served: bool) {
+        let path = format!("{DEFINITIONS}/{definition}");
+        let mut versions = self.get(&path).await.unwrap()["spec"]["versions"].clone();
+        versions[0]["served"] = served.into();
+        self.patch(&path, json!({"spec": {"versions": versions}})).await;
+        until("served or not", async || self.get(object).await.is_some() == served).await;
+    }
+}
+
 const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 
 /// Polls a condition until it holds or the deadline passes.
@@ -248,15 +259,7 @@ async fn a_dependent_outlives_the_time_in_which_its_owners_kind_is_not_served() 
     let secret = |name: &str| json!({"metadata": {"name": name, "ownerReferences": refs}});
     cluster.create(secrets, secret("before")).await;
     cluster.collector_passes("default", "first").await;
-    let definition = format!("{DEFINITIONS}/things.unserved.io");
-    let versions = cluster.get(&definition).await.unwrap()["spec"]["versions"].clone();
-    let serve = async |served: bool| {
-        let mut versions = versions.clone();
-        versions[0]["served"] = served.into();
-        cluster.patch(&definition, json!({"spec": {"versions": versions}})).await;
-        let path = format!("{things}/owner");
-        until("served or not", async || cluster.get(&path).await.is_some() == served).await;
-    };
+    let serve = async |served| cluster.serve("things.unserved.io", &format!("{things}/owner"), served).await;
     serve(false).await;
     // At once, while the collector still believes that the kind is served, and when it knows better.
     cluster.create(secrets, secret("at-once")).await;
@@ -276,6 +279,36 @@ async fn a_dependent_outlives_the_time_in_which_its_owners_kind_is_not_served() 
     for name in ["before", "at-once", "later"] {
         cluster.gone(&format!("{secrets}/{name}")).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_orphaning_owner_waits_for_dependents_whose_kind_is_not_served() {
+    let cluster = Cluster::with_controllers().await;
+    cluster.define("orphans.io", &[("Thing", "things", "v1")]).await;
+    let owner = "/api/v1/namespaces/default/configmaps/owner";
+    let made =
+        cluster.create("/api/v1/namespaces/default/configmaps", json!({"metadata": {"name": "owner"}})).await;
+    let refs = json!([reference(&made, "v1", "ConfigMap")]);
+    let things = "/apis/orphans.io/v1/namespaces/default/things";
+    let metadata = json!({"name": "dependent", "ownerReferences": refs});
+    let dependent = json!({"apiVersion": "orphans.io/v1", "kind": "Thing", "metadata": metadata});
+    cluster.create(things, dependent).await;
+    // The collector knows the kind when it has collected one of its objects.
+    let never = json!([{"apiVersion": "v1", "kind": "ConfigMap", "name": "never", "uid": "never"}]);
+    let metadata = json!({"name": "probe", "ownerReferences": never});
+    cluster
+        .create(things, json!({"apiVersion": "orphans.io/v1", "kind": "Thing", "metadata": metadata}))
+        .await;
+    cluster.gone(&format!("{things}/probe")).await;
+    let path = format!("{things}/dependent");
+    cluster.serve("things.orphans.io", &path, false).await;
+    cluster.delete(&format!("{owner}?propagationPolicy=Orphan")).await;
+    cluster.collector_passes("default", "second").await;
+    assert!(cluster.get(owner).await.is_some(), "its dependent cannot be freed now");
+    cluster.serve("things.orphans.io", &path, true).await;
+    cluster.gone(owner).await;
+    let freed = cluster.get(&path).await.expect("it was orphaned");
+    assert!(freed["metadata"]["ownerReferences"].as_array().is_none_or(Vec::is_empty));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -144,7 +144,7 @@ impl<'a> DaemonSetSync<'a> {
     fn belongs(&self, node: &Node) -> (bool, bool) {
         let Some(pod) = &self.spec.template.spec else { return (false, false) };
         let tolerations = tolerations(pod);
-        let admitted = nodes::admits(pod, node) && !meta::terminating(&node.metadata);
+        let admitted = nodes::admits(pod, node);
         let starts = nodes::tolerated(&tolerations, node, &["NoSchedule", "NoExecute"]);
         let stays = nodes::tolerated(&tolerations, node, &["NoExecute"]);
         (admitted && starts, admitted && stays)
@@ -173,7 +173,10 @@ impl<'a> DaemonSetSync<'a> {
             self.view.nodes.get(&key).is_none() && !self.view.nodes.is_unreadable(&key)
         };
         let gone = on_node.iter().filter(|(name, _)| is_gone(name));
-        surplus.extend(gone.flat_map(|(_, pods)| pods.iter().copied()).filter(|p| pods::active(p)));
+        // A node may be registered again: bound pods are the pod collector's, which waits.
+        let unbound =
+            gone.flat_map(|(_, pods)| pods.iter().copied()).filter(|p| pods::node_name(p).is_empty());
+        surplus.extend(unbound.filter(|p| pods::active(p)));
         missing.truncate(MAX_BURST);
         (missing, surplus)
     }

@@ -176,7 +176,7 @@ impl Collector {
             };
             let dependents = match &decision {
                 // A dependent that no list has shown yet would keep its reference, and be deleted for it.
-                GcDecision::Orphan(_) if !self.resources.all_synced() => {
+                GcDecision::Orphan(_) if self.discovery.is_stale() || !self.resources.all_synced() => {
                     self.queue.done(&(0, key), true, clock::steady());
                     continue;
                 }

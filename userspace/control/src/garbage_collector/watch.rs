@@ -34,11 +34,13 @@ pub(super) struct DiscoverySchedule {
     running: bool,
     /// What is served may have changed since the running discovery started.
     again: bool,
+    /// What is served may have changed since the last discovery that ended.
+    stale: bool,
 }
 
 impl Default for DiscoverySchedule {
     fn default() -> Self {
-        DiscoverySchedule { due: Instant::now(), running: false, again: false }
+        DiscoverySchedule { due: Instant::now(), running: false, again: false, stale: false }
     }
 }
 
@@ -56,7 +58,12 @@ impl DiscoverySchedule {
     /// What is served may have changed.
     pub(super) fn soon(&mut self) {
         self.again |= self.running;
+        self.stale = true;
         self.due = self.due.min(Instant::now() + DISCOVERY_PAUSE);
+    }
+
+    pub(super) fn is_stale(&self) -> bool {
+        self.stale
     }
 
     /// Something is not served that is needed.
@@ -70,7 +77,8 @@ impl DiscoverySchedule {
             (false, true) => RETRY_INTERVAL,
             (false, false) => REFRESH_INTERVAL,
         };
-        *self = DiscoverySchedule { due: Instant::now() + pause, running: false, again: false };
+        let stale = self.again;
+        *self = DiscoverySchedule { due: Instant::now() + pause, running: false, again: false, stale };
     }
 }
 

@@ -115,6 +115,35 @@ fn daemons_are_updated_one_node_at_a_time() {
     assert_eq!(sim.all(Kind::ControllerRevision).len(), 2);
 }
 
+#[test]
+fn daemons_outlive_the_deletion_of_their_node_object() {
+    let mut sim = sim();
+    for name in ["bound", "unbound", "terminating"] {
+        node(&mut sim, name, None);
+    }
+    let set = json!({
+        "metadata": {"name": "d", "namespace": "ns"},
+        "spec": {"selector": {"matchLabels": {"app": "x"}}, "template": template(1)},
+    });
+    sim.create(serde_json::from_value::<DaemonSet>(set).unwrap());
+    decide(&mut sim);
+    for pod in sim.pods().iter().filter(|p| pinned(p) != "unbound") {
+        sim.kubelet(&Key::of(&pod.metadata), &pinned(pod), true);
+    }
+    let mark =
+        json!({"metadata": {"deletionTimestamp": meta::time(sim.now), "finalizers": ["example.com/hold"]}});
+    sim.patch(Kind::Node, &Key::cluster("terminating"), mark);
+    sim.remove(Kind::Node, &Key::cluster("bound"));
+    sim.remove(Kind::Node, &Key::cluster("unbound"));
+    decide(&mut sim);
+    let mut living: Vec<String> = sim.pods().iter().filter(|p| pods::active(p)).map(pinned).collect();
+    living.sort();
+    assert_eq!(living, ["bound", "terminating"]);
+    node(&mut sim, "bound", None);
+    decide(&mut sim);
+    assert_eq!(sim.pods().iter().filter(|p| pods::active(p)).count(), 2, "no second one");
+}
+
 fn stateful(replicas: i32) -> StatefulSet {
     serde_json::from_value(json!({
         "metadata": {"name": "db", "namespace": "ns"},
