@@ -83,7 +83,7 @@ impl MissingNodes {
 }
 
 impl View {
-    /// Since when this process knows of no such node; `None` if there is one, or nodes were not listed yet.
+    /// Since when this process knows of no such node, on the steady clock; `None` if there is one, or nodes were not listed yet.
     pub fn node_missing_since(&self, key: &Key) -> Option<Timestamp> {
         if self.nodes.get(key).is_some() {
             return None;

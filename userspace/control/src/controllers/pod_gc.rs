@@ -68,7 +68,7 @@ impl Controller for PodGc {
         }
         match view.nodes.get(&node_key) {
             None => {
-                let due = quarantine_end(view, &node_key, pod, context.now);
+                let due = quarantine_end(view, &node_key, pod, context);
                 if due > context.now {
                     return vec![Action::RequeueAt(due)];
                 }
@@ -86,11 +86,13 @@ impl Controller for PodGc {
 }
 
 /// When a pod of a missing node may be deleted. The pod may have been bound after the node went.
-fn quarantine_end(view: &View, node: &Key, pod: &Pod, now: Timestamp) -> Timestamp {
+fn quarantine_end(view: &View, node: &Key, pod: &Pod, context: Context<'_>) -> Timestamp {
     let scheduled = pods::condition(pod, "PodScheduled").and_then(|c| c.last_transition_time.as_ref());
     let bound = scheduled.map_or_else(|| meta::created(&pod.metadata), |time| time.0);
-    let since = view.node_missing_since(node).unwrap_or(now).max(bound.min(now));
-    time::after(since, MISSING_NODE_QUARANTINE)
+    let missing_since = view.node_missing_since(node).unwrap_or(context.steady);
+    let missing_for = time::elapsed(missing_since, context.steady);
+    let by_node = time::after(context.now, MISSING_NODE_QUARANTINE.saturating_sub(missing_for));
+    time::after(bound.min(context.now), MISSING_NODE_QUARANTINE).max(by_node)
 }
 
 impl PodGc {
