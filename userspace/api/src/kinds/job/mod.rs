@@ -1,10 +1,11 @@
 //! Jobs.
 
+mod selector;
 mod success_policy;
 mod validate;
 
 use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::kinds::kind::Strategy;
 use crate::kinds::pod_template::columns::{CONTAINERS, IMAGES, SELECTOR};
@@ -60,28 +61,10 @@ fn default(object: &mut Value) {
     let policy = if spec["podFailurePolicy"].is_null() { "TerminatingOrFailed" } else { "Failed" };
     set_default(spec, "podReplacementPolicy", policy);
     if spec["manualSelector"] != true && !uid.is_empty() {
-        generate_selector(spec, &uid, &name);
+        selector::generate(spec, &uid, &name);
     }
     default_template(spec);
 }
-
-/// Adds what makes the selector unique, and keeps what the user wrote: validation refuses what conflicts.
-fn generate_selector(spec: &mut Value, uid: &str, name: &str) {
-    if spec["selector"].is_null() {
-        spec["selector"] = json!({});
-    }
-    if spec["selector"].is_object() {
-        set_default(&mut spec["selector"]["matchLabels"], GENERATED_LABELS[0], uid);
-    }
-    let labels = &mut spec["template"]["metadata"]["labels"];
-    for (label, value) in GENERATED_LABELS.into_iter().zip([uid, name, uid, name]) {
-        set_default(labels, label, value);
-    }
-}
-
-/// Labels of the pods of a Job with a generated selector: the Job's uid and name, twice.
-const GENERATED_LABELS: [&str; 4] =
-    ["batch.kubernetes.io/controller-uid", "batch.kubernetes.io/job-name", "controller-uid", "job-name"];
 
 /// Defaults of completions, parallelism and the backoff limit.
 fn default_spec(spec: &mut Value) {

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::GENERATED_LABELS;
+use super::selector;
 use super::success_policy::validate_success_policy;
 use crate::field::{Errors, Path};
 use crate::kinds::numbers::not_negative;
@@ -22,7 +22,7 @@ const MAX_EXIT_CODES: usize = 255;
 
 pub(super) fn validate(object: &Value, errors: &mut Errors) {
     let (spec, path) = (&object["spec"], Path::new("spec"));
-    validate_generated_selector(object, errors);
+    selector::validate(object, errors);
     validate_job_spec(spec, &path, errors);
     if spec["selector"].is_null() {
         errors.required(&path.child("selector"), "");
@@ -40,37 +40,6 @@ pub(super) fn validate(object: &Value, errors: &mut Errors) {
             let detail = format!("will not able to create pod with invalid DNS label: {last}");
             errors.invalid(&Path::new("metadata").child("name"), &object["metadata"]["name"], &detail);
         }
-    }
-}
-
-/// Without `manualSelector` the selector is the server's, so that no two Jobs have the same pods.
-fn validate_generated_selector(object: &Value, errors: &mut Errors) {
-    let spec = &object["spec"];
-    if spec["manualSelector"] == true || spec["selector"].is_null() {
-        return;
-    }
-    let (uid, name) = (meta::uid(object), meta::name(object));
-    if uid.is_empty() {
-        errors.required(&Path::new("metadata").child("uid"), "");
-    }
-    let labels = &spec["template"]["metadata"]["labels"];
-    let at = Path::new("spec").child("template").child("metadata").child("labels");
-    let mut expected = json!({});
-    for (label, value) in GENERATED_LABELS.into_iter().zip([uid, name, uid, name]) {
-        let detail = format!("must be '{value}'");
-        if labels[label].is_null() {
-            errors.required(&at.key(label), &detail);
-        }
-        if labels[label] != value {
-            errors.invalid(&at.key(label), labels, &detail);
-        }
-        expected[label] = value.into();
-    }
-    if let Ok(Some(selector)) = LabelSelector::from_object(&spec["selector"])
-        && !selector.matches(&expected)
-    {
-        let at = Path::new("spec").child("selector");
-        errors.invalid(&at, &spec["selector"], "`selector` not auto-generated");
     }
 }
 
