@@ -62,7 +62,8 @@ pub async fn run(client: Client, config: Config) -> Result<(), Error> {
         return Err(Error::Config(format!("cluster CIDR {network} has host bits set")));
     }
     let Some(election) = config.leader_election.clone() else {
-        return Ok(lead(&client, &config).await);
+        lead(&client, &config).await;
+        return Ok(());
     };
     let mut candidate = leader::Candidate::new(client.clone(), election);
     loop {

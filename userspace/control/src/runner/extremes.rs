@@ -29,7 +29,7 @@ impl Dice<'_> {
     }
 
     fn chance(&mut self) -> bool {
-        self.roll() % 2 == 0
+        self.roll().is_multiple_of(2)
     }
 
     fn i32(&mut self) -> i32 {
@@ -89,7 +89,7 @@ impl Dice<'_> {
                 "controller": true});
             meta["ownerReferences"] = json!([reference]);
         }
-        if self.roll() % 5 == 0 {
+        if self.roll().is_multiple_of(5) {
             meta["deletionTimestamp"] = json!(self.time());
             meta["deletionGracePeriodSeconds"] = json!(self.i64());
         }
@@ -190,7 +190,7 @@ impl Dice<'_> {
         json!({"metadata": self.meta("j", None), "status": status, "spec": {
             "activeDeadlineSeconds": self.i64(), "ttlSecondsAfterFinished": self.i32(), "backoffLimit": self.i32(),
             "parallelism": self.i32(), "completions": self.pick(&[json!(null), json!(i32::MAX), json!(3)]),
-            "completionMode": self.pick(&["Indexed", "NonIndexed"]), "suspend": self.roll() % 5 == 0,
+            "completionMode": self.pick(&["Indexed", "NonIndexed"]), "suspend": self.roll().is_multiple_of(5),
             "template": self.template(),
         }})
     }
@@ -206,8 +206,8 @@ where
 
 /// Objects of every kind that controllers read.
 fn objects(dice: &mut Dice<'_>) -> Vec<Object> {
-    use k8s_openapi::api::{apps::v1 as apps, batch::v1 as batch, coordination::v1 as coordination};
-    use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery, policy::v1 as policy};
+    use k8s_openapi::api::{apps::v1 as apps, batch::v1 as batch};
+    use k8s_openapi::api::{coordination::v1 as coordination, core::v1 as core};
     let mut all = vec![
         typed::<core::Node>(dice.node("n1")),
         typed::<core::Node>(dice.node("n2")),
@@ -225,7 +225,7 @@ fn objects(dice: &mut Dice<'_>) -> Vec<Object> {
     let mut deployment = dice.set("d", None);
     deployment["spec"]["progressDeadlineSeconds"] = json!(dice.i32());
     deployment["spec"]["revisionHistoryLimit"] = json!(dice.i32());
-    deployment["spec"]["paused"] = json!(dice.roll() % 5 == 0);
+    deployment["spec"]["paused"] = json!(dice.roll().is_multiple_of(5));
     deployment["spec"]["strategy"] = json!({"type": dice.pick(&["RollingUpdate", "Recreate"]), "rollingUpdate": {
         "maxSurge": dice.percent_or_number(), "maxUnavailable": dice.percent_or_number()}});
     all.push(typed::<apps::Deployment>(deployment));
@@ -253,26 +253,39 @@ fn objects(dice: &mut Dice<'_>) -> Vec<Object> {
     ] {
         all.push(typed::<core::Pod>(dice.pod(name, owner)));
     }
+    all.extend(around(dice));
+    all
+}
+
+/// What refers to workloads: a budget, a Service with its endpoints, a pool of addresses, a certificate request.
+fn around(dice: &mut Dice<'_>) -> Vec<Object> {
+    use k8s_openapi::api::{certificates::v1 as certificates, core::v1 as core};
+    use k8s_openapi::api::{discovery::v1 as discovery, policy::v1 as policy};
     let disrupted = json!({"rs-1": dice.time(), "gone": dice.time()});
     let key = dice.pick(&["minAvailable", "maxUnavailable"]);
     let budget = json!({"metadata": dice.meta("pdb", None),
         "spec": {"selector": {"matchLabels": {"app": "web"}}, key: dice.percent_or_number()},
         "status": {"disruptedPods": disrupted, "disruptionsAllowed": dice.i32(), "currentHealthy": dice.i32(),
             "desiredHealthy": dice.i32(), "expectedPods": dice.i32()}});
-    all.push(typed::<policy::PodDisruptionBudget>(budget));
     let service = json!({"metadata": dice.meta("s", None), "spec": {"selector": {"app": "web"}, "clusterIP": "10.96.0.9",
         "type": dice.pick(&["ClusterIP", "LoadBalancer"]), "ports": [{"port": dice.i32(), "targetPort": dice.i32()}]}});
-    all.push(typed::<core::Service>(service));
     let slice = json!({"metadata": dice.meta("s-x", Some(("Service", "s"))), "addressType": "IPv4",
         "endpoints": [{"addresses": ["10.244.0.9"]}], "ports": [{"port": dice.i32()}]});
-    all.push(typed::<discovery::EndpointSlice>(slice));
     let endpoints = json!({"metadata": dice.meta("s", None),
         "subsets": [{"addresses": [{"ip": "10.244.0.9"}], "ports": [{"port": dice.i32()}]}]});
-    all.push(typed::<core::Endpoints>(endpoints));
     let pool = json!({"metadata": {"name": "pool", "uid": "uid-pool", "resourceVersion": "7"},
         "spec": {"cidrs": [dice.pick(&["0.0.0.0/0", "::/0", "255.255.255.255/32", "nonsense", "10.0.0.0/31"])]}});
-    all.push(typed::<crate::pool::LoadBalancerPool>(pool));
-    all
+    let request = json!({"metadata": {"name": "r", "uid": "uid-r", "creationTimestamp": dice.time()}, "spec": {
+        "request": "YWJj", "signerName": "kubernetes.io/kube-apiserver-client-kubelet", "usages": [],
+        "expirationSeconds": dice.i32()}});
+    vec![
+        typed::<policy::PodDisruptionBudget>(budget),
+        typed::<core::Service>(service),
+        typed::<discovery::EndpointSlice>(slice),
+        typed::<core::Endpoints>(endpoints),
+        typed::<crate::pool::LoadBalancerPool>(pool),
+        typed::<certificates::CertificateSigningRequest>(request),
+    ]
 }
 
 /// Every controller, as the runner has them.
