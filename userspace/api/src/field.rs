@@ -1,38 +1,64 @@
 //! Errors that name a field, in upstream's words: `spec.ports[0].port: Invalid value: 0: must be ...`.
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde_json::Value;
 
-/// The path of a field: `spec.containers[0].name`.
+/// The path of a field: `spec.containers[0].name`. A child shares the path above it: keys of maps are the client's, and a
+/// long one would otherwise be copied for everything below it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Path(String);
+pub struct Path(Option<Arc<Part>>);
+
+#[derive(Debug, PartialEq, Eq)]
+struct Part {
+    above: Path,
+    name: Name,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Name {
+    Field(String),
+    Index(usize),
+    Key(String),
+}
 
 impl Path {
     /// The path of a top-level field; empty for the object itself.
     pub fn new(name: &str) -> Path {
-        Path(name.to_owned())
+        if name.is_empty() { Path(None) } else { Path(None).below(Name::Field(name.to_owned())) }
+    }
+
+    fn below(&self, name: Name) -> Path {
+        Path(Some(Arc::new(Part { above: self.clone(), name })))
     }
 
     /// The path of a field below this one.
     pub fn child(&self, name: &str) -> Path {
-        if self.0.is_empty() { Path(name.to_owned()) } else { Path(format!("{}.{name}", self.0)) }
+        self.below(Name::Field(name.to_owned()))
     }
 
     /// The path of a list item: `[0]`.
     pub fn index(&self, index: usize) -> Path {
-        Path(format!("{}[{index}]", self.0))
+        self.below(Name::Index(index))
     }
 
     /// The path of a map entry: `[key]`.
     pub fn key(&self, key: &str) -> Path {
-        Path(format!("{}[{key}]", self.0))
+        self.below(Name::Key(key.to_owned()))
     }
 }
 
 impl fmt::Display for Path {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        let Some(part) = &self.0 else { return Ok(()) };
+        part.above.fmt(f)?;
+        match &part.name {
+            Name::Field(name) if part.above.0.is_none() => f.write_str(name),
+            Name::Field(name) => write!(f, ".{name}"),
+            Name::Index(index) => write!(f, "[{index}]"),
+            Name::Key(key) => write!(f, "[{key}]"),
+        }
     }
 }
 
@@ -53,6 +79,9 @@ impl fmt::Display for FieldError {
     }
 }
 
+/// Errors of one object that are kept: each may be as long as a part of the body.
+const MAX_ERRORS: usize = 1_000;
+
 /// The errors of an object.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Errors(pub Vec<FieldError>);
@@ -65,7 +94,10 @@ impl Errors {
 
     /// Adds an error; the path of the object itself is `<nil>`, as in upstream.
     pub(crate) fn push(&mut self, path: &Path, reason: &'static str, message: String) {
-        let field = if path.0.is_empty() { "<nil>".to_owned() } else { path.to_string() };
+        if self.0.len() >= MAX_ERRORS {
+            return;
+        }
+        let field = if path.0.is_none() { "<nil>".to_owned() } else { path.to_string() };
         self.0.push(FieldError { field, reason, message });
     }
 

@@ -1,9 +1,12 @@
 //! ObjectMeta: reading and checking it.
 
+use std::collections::HashSet;
+
 use serde_json::{Map, Value};
 
 use crate::field::{Errors, Path};
 use crate::names::{NameForm, QUALIFIED_NAME, name_problem, qualified_name_problem, validate_labels};
+use crate::value::items;
 
 /// Size limit of all annotations of an object, in bytes (validation.TotalAnnotationSizeLimitB).
 const MAX_ANNOTATION_BYTES: usize = 256 << 10;
@@ -127,10 +130,9 @@ fn validate_finalizers_update(new: &Value, old: &Value, errors: &mut Errors) {
     if !old["deletionTimestamp"].is_string() {
         return;
     }
-    let of = |metadata: &Value| metadata["finalizers"].as_array().cloned().unwrap_or_default();
-    let before = of(old);
+    let before: HashSet<&Value> = items(old, "finalizers").collect();
     let mut added: Vec<String> =
-        of(new).iter().filter(|name| !before.contains(name)).map(ToString::to_string).collect();
+        items(new, "finalizers").filter(|name| !before.contains(name)).map(ToString::to_string).collect();
     if !added.is_empty() {
         added.sort_unstable();
         let detail = format!(

@@ -1,6 +1,6 @@
 //! The rules, selectors and conditions by which webhooks and admission policies choose requests.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use serde_json::{Value, json};
 
@@ -61,13 +61,15 @@ fn validate_resources(rule: &Value, path: &Path, errors: &mut Errors) {
     if all.is_empty() {
         errors.required(path, "");
     }
+    let mut before = HashSet::new();
     for (i, name) in all.iter().enumerate() {
+        before.insert(*name);
         if name.is_empty() {
             errors.required(&path.index(i), "");
         }
         let Some((resource, part)) = name.split_once('/') else { continue };
         for wide in [format!("{resource}/*"), format!("*/{part}")] {
-            if all[..i].contains(&wide.as_str()) {
+            if wide != *name && before.contains(wide.as_str()) {
                 let why = format!("if '{wide}' is present, must not specify {name}");
                 errors.invalid(&path.index(i), &json!(name), &why);
             }

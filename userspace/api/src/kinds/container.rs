@@ -1,12 +1,17 @@
 //! The containers of a Pod: defaults and validation.
 
+use std::collections::HashSet;
+
 use serde_json::{Value, json};
 
 use crate::field::{Errors, Path};
-use crate::kinds::port::validate_port_number;
+use crate::kinds::mount::validate_mounts;
+use crate::kinds::port::{is_port_name, validate_port_number};
+use crate::kinds::probe::validate_handlers;
+use crate::kinds::security_context::validate_container_context;
 use crate::names;
 use crate::resources::quantity;
-use crate::value::{items, items_mut, one_of, set_default};
+use crate::value::{items, items_mut, one_of, set_default, text};
 
 pub(super) fn default_container(container: &mut Value) {
     set_default(container, "resources", json!({}));
@@ -59,7 +64,12 @@ pub fn pulls_always(image: &str) -> bool {
     !image.contains('@') && name.split_once(':').is_none_or(|(_, tag)| tag == "latest")
 }
 
-pub(super) fn validate_container(container: &Value, path: &Path, volumes: &[&str], errors: &mut Errors) {
+pub(super) fn validate_container(
+    container: &Value,
+    path: &Path,
+    volumes: &HashSet<&str>,
+    errors: &mut Errors,
+) {
     match container["name"].as_str() {
         None | Some("") => errors.required(&path.child("name"), ""),
         Some(name) => {
@@ -80,17 +90,46 @@ pub(super) fn validate_container(container: &Value, path: &Path, volumes: &[&str
         Some(_) => {}
     }
     one_of(container, "imagePullPolicy", path, &["Always", "IfNotPresent", "Never"], errors);
+    one_of(container, "terminationMessagePolicy", path, &["File", "FallbackToLogsOnError"], errors);
+    validate_ports(container, path, errors);
+    validate_env(container, path, errors);
+    validate_mounts(container, path, volumes, errors);
+    validate_handlers(container, path, errors);
+    validate_container_context(container, path, errors);
+    validate_resources(&container["resources"], &path.child("resources"), errors);
+}
+
+fn validate_ports(container: &Value, path: &Path, errors: &mut Errors) {
+    let mut names = HashSet::new();
     for (i, port) in items(container, "ports").enumerate() {
         let at = path.child("ports").index(i);
         for (field, min) in [("containerPort", 1), ("hostPort", 0)] {
             validate_port_number(&port[field], min, &at.child(field), field == "containerPort", errors);
         }
         one_of(port, "protocol", &at, &["TCP", "UDP", "SCTP"], errors);
+        match text(&port["name"]) {
+            "" => {}
+            name if !is_port_name(name) => {
+                let detail = "must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)";
+                errors.invalid(&at.child("name"), &port["name"], detail);
+            }
+            name if !names.insert(name) => errors.duplicate(&at.child("name"), &port["name"]),
+            _ => {}
+        }
     }
+}
+
+/// Names may occur twice, as upstream: the last one counts.
+fn validate_env(container: &Value, path: &Path, errors: &mut Errors) {
     for (i, env) in items(container, "env").enumerate() {
         let at = path.child("env").index(i);
-        if env["name"].as_str().is_none_or(str::is_empty) {
-            errors.required(&at.child("name"), "");
+        match text(&env["name"]) {
+            "" => errors.required(&at.child("name"), ""),
+            name if name.bytes().any(|c| !matches!(c, b' '..=b'~') || c == b'=') => {
+                let detail = "a valid environment variable name must consist only of printable ASCII characters other than '='";
+                errors.invalid(&at.child("name"), &env["name"], detail);
+            }
+            _ => {}
         }
         if env["value"].as_str().is_some_and(|v| !v.is_empty()) && !env["valueFrom"].is_null() {
             errors.invalid(
@@ -100,21 +139,6 @@ pub(super) fn validate_container(container: &Value, path: &Path, volumes: &[&str
             );
         }
     }
-    for (i, mount) in items(container, "volumeMounts").enumerate() {
-        let at = path.child("volumeMounts").index(i);
-        let name = mount["name"].as_str().unwrap_or_default();
-        if !volumes.contains(&name) {
-            errors.0.push(crate::FieldError {
-                field: at.child("name").to_string(),
-                reason: "FieldValueNotFound",
-                message: format!("Not found: \"{name}\""),
-            });
-        }
-        if mount["mountPath"].as_str().is_none_or(str::is_empty) {
-            errors.required(&at.child("mountPath"), "");
-        }
-    }
-    validate_resources(&container["resources"], &path.child("resources"), errors);
 }
 
 fn validate_resources(resources: &Value, path: &Path, errors: &mut Errors) {

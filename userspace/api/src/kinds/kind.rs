@@ -91,6 +91,8 @@ pub(crate) struct Strategy {
     /// New object, old object: fields that an update of the main part leaves as they were.
     pub(crate) prepare_update: fn(&mut Value, &Value),
     pub(crate) validate: fn(&Value, &mut Errors),
+    /// Beyond `validate`, for a new object.
+    pub(crate) validate_create: fn(&Value, &mut Errors),
     /// New object, old object.
     pub(crate) validate_update: fn(&Value, &Value, &mut Errors),
     /// The whole object; only its status is new.
@@ -109,6 +111,7 @@ impl Strategy {
         prepare_create: |_| {},
         prepare_update: |_, _| {},
         validate: |_, _| {},
+        validate_create: |_, _| {},
         validate_update: |_, _, _| {},
         validate_status: |_, _| {},
         warnings: |_| Vec::new(),
@@ -122,7 +125,7 @@ pub enum Part {
     /// Everything but status.
     Main,
     Status,
-    /// Everything; for subresources with checks of their own.
+    /// Everything; for subresources that check themselves what of it changes.
     Whole,
 }
 
@@ -238,6 +241,7 @@ impl Kind {
         }
         schema::check_required(self.schema, object, &mut errors);
         (self.strategy.validate)(object, &mut errors);
+        (self.strategy.validate_create)(object, &mut errors);
         errors
     }
 
@@ -249,12 +253,13 @@ impl Kind {
             custom.validate(new, Some(old), &mut errors);
             return errors;
         }
-        if part == Part::Main {
+        if matches!(part, Part::Main | Part::Whole) {
             schema::check_required(self.schema, new, &mut errors);
             (self.strategy.validate)(new, &mut errors);
-            (self.strategy.validate_update)(new, old, &mut errors);
-        } else if part == Part::Status {
-            (self.strategy.validate_status)(new, &mut errors);
+        }
+        match part {
+            Part::Main => (self.strategy.validate_update)(new, old, &mut errors),
+            Part::Status | Part::Whole => (self.strategy.validate_status)(new, &mut errors),
         }
         errors
     }

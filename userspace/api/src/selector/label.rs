@@ -19,12 +19,30 @@ struct Requirement {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Operator {
-    In(Vec<String>),
-    NotIn(Vec<String>),
+    In(Values),
+    NotIn(Values),
     Exists,
     DoesNotExist,
     GreaterThan(i64),
     LessThan(i64),
+}
+
+/// Values of a requirement, sorted: a selector is evaluated for every object of a list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Values(Vec<String>);
+
+impl From<Vec<String>> for Values {
+    fn from(mut values: Vec<String>) -> Values {
+        values.sort_unstable();
+        values.dedup();
+        Values(values)
+    }
+}
+
+impl Values {
+    fn contains(&self, value: &str) -> bool {
+        self.0.binary_search_by(|known| known.as_str().cmp(value)).is_ok()
+    }
 }
 
 impl LabelSelector {
@@ -45,8 +63,10 @@ impl LabelSelector {
         let mut requirements = Vec::new();
         for (key, value) in selector["matchLabels"].as_object().into_iter().flatten() {
             let value = value.as_str().ok_or_else(|| BadSelector(format!("label {key} is not a string")))?;
-            requirements
-                .push(Requirement { key: key.clone(), operator: Operator::In(vec![value.to_owned()]) });
+            requirements.push(Requirement {
+                key: key.clone(),
+                operator: Operator::In(vec![value.to_owned()].into()),
+            });
         }
         for expression in selector["matchExpressions"].as_array().into_iter().flatten() {
             requirements.push(parse_expression(expression)?);
@@ -69,8 +89,8 @@ impl Operator {
     fn matches(&self, value: Option<&str>) -> bool {
         let number = || value.and_then(|value| value.parse::<i64>().ok());
         match self {
-            Operator::In(values) => value.is_some_and(|value| values.iter().any(|v| v == value)),
-            Operator::NotIn(values) => value.is_none_or(|value| values.iter().all(|v| v != value)),
+            Operator::In(values) => value.is_some_and(|value| values.contains(value)),
+            Operator::NotIn(values) => value.is_none_or(|value| !values.contains(value)),
             Operator::Exists => value.is_some(),
             Operator::DoesNotExist => value.is_none(),
             Operator::GreaterThan(than) => number().is_some_and(|n| n > *than),
@@ -93,8 +113,8 @@ fn parse_expression(expression: &Value) -> Result<Requirement, BadSelector> {
                 "values: Invalid value: []: for 'in', 'notin' operators, values set can't be empty".into(),
             ));
         }
-        "In" => Operator::In(values),
-        "NotIn" => Operator::NotIn(values),
+        "In" => Operator::In(values.into()),
+        "NotIn" => Operator::NotIn(values.into()),
         "Exists" | "DoesNotExist" if !values.is_empty() => {
             return Err(BadSelector(
                 "values: Invalid value: values set must be empty for exists and does not exist".into(),
@@ -136,7 +156,7 @@ fn parse_requirement(text: &str) -> Result<Requirement, BadSelector> {
             let values = vec![checked_value(value)?];
             return new_requirement(
                 key,
-                if negative { Operator::NotIn(values) } else { Operator::In(values) },
+                if negative { Operator::NotIn(values.into()) } else { Operator::In(values.into()) },
             );
         }
     }
@@ -168,7 +188,7 @@ fn parse_requirement(text: &str) -> Result<Requirement, BadSelector> {
     };
     let set = set.trim().strip_prefix('(').and_then(|set| set.strip_suffix(')')).ok_or_else(unable)?;
     let values: Vec<String> = set.split(',').map(checked_value).collect::<Result<_, _>>()?;
-    new_requirement(key, if negative { Operator::NotIn(values) } else { Operator::In(values) })
+    new_requirement(key, if negative { Operator::NotIn(values.into()) } else { Operator::In(values.into()) })
 }
 
 fn new_requirement(key: &str, operator: Operator) -> Result<Requirement, BadSelector> {

@@ -3,7 +3,7 @@
 use axum::extract::Request;
 use axum::response::Response;
 use serde_json::{Value, json};
-use skep_api::Status;
+use skep_api::{Kind, Status};
 
 use super::edit::part;
 use crate::call::Call;
@@ -13,7 +13,7 @@ pub(super) async fn handle(writer: &Writer, call: Call, request: Request) -> Res
     part(writer, call, request, take).await
 }
 
-fn take(object: &mut Value, from: &Value) -> Result<(), Status> {
+fn take(_: &Kind, object: &mut Value, from: &Value) -> Result<(), Status> {
     if !object["status"].is_object() {
         object["status"] = json!({});
     }

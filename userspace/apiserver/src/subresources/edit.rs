@@ -5,7 +5,7 @@ use axum::response::Response;
 use http::{Method, StatusCode};
 use serde_json::Value;
 use skep_api::kinds::Part;
-use skep_api::{Status, meta};
+use skep_api::{Kind, Status, meta};
 
 use crate::admission::Shape;
 use crate::body;
@@ -22,7 +22,7 @@ pub(super) async fn part(
     writer: &Writer,
     call: Call,
     request: Request,
-    change: fn(&mut Value, &Value) -> Result<(), Status>,
+    change: fn(&Kind, &mut Value, &Value) -> Result<(), Status>,
 ) -> Result<Response, Status> {
     let kind = &call.target.kind;
     let view = view(&call.headers, None)?;
@@ -45,7 +45,7 @@ pub(super) async fn part(
         check_kind(kind, &mut from)?;
         check_schema(kind, &mut from, None, &options)?;
         let mut new = old.clone();
-        change(&mut new, &from)?;
+        change(kind, &mut new, &from)?;
         if let Some(revision) = from["metadata"].get("resourceVersion") {
             meta::of_mut(&mut new).insert("resourceVersion".into(), revision.clone());
         }

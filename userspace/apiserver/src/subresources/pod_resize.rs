@@ -3,44 +3,33 @@
 use axum::extract::Request;
 use axum::response::Response;
 use serde_json::Value;
-use skep_api::Status;
+use skep_api::kinds::{add_ephemeral_containers, resize};
+use skep_api::{Errors, Kind, Status, meta};
 
 use super::edit::part;
 use crate::call::Call;
 use crate::write::Writer;
 
 pub(super) async fn handle(writer: &Writer, call: Call, request: Request) -> Result<Response, Status> {
-    let change = if call.target.subresource == "resize" { resize } else { add_containers };
+    let change = if call.target.subresource == "resize" { take_resources } else { take_containers };
     part(writer, call, request, change).await
 }
 
-fn add_containers(pod: &mut Value, from: &Value) -> Result<(), Status> {
-    let (old, new) = (&pod["spec"]["ephemeralContainers"], &from["spec"]["ephemeralContainers"]);
-    let unchanged = old
-        .as_array()
-        .into_iter()
-        .flatten()
-        .all(|container| new.as_array().is_some_and(|all| all.contains(container)));
-    if !unchanged {
-        return Err(Status::invalid_option(
-            "spec.ephemeralContainers",
-            "Forbidden: existing ephemeral containers may not be changed",
-        ));
-    }
-    pod["spec"]["ephemeralContainers"] = new.clone();
-    Ok(())
+fn take_containers(kind: &Kind, pod: &mut Value, from: &Value) -> Result<(), Status> {
+    // The client may leave defaults out of containers that the pod has with them.
+    let mut from = from.clone();
+    kind.default(&mut from);
+    let errors = add_ephemeral_containers(pod, &from);
+    refuse(kind, pod, &errors)
 }
 
-fn resize(pod: &mut Value, from: &Value) -> Result<(), Status> {
-    for container in pod["spec"]["containers"].as_array_mut().into_iter().flatten() {
-        let wanted = from["spec"]["containers"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .find(|c| c["name"] == container["name"]);
-        if let Some(wanted) = wanted {
-            container["resources"] = wanted["resources"].clone();
-        }
-    }
-    Ok(())
+fn take_resources(kind: &Kind, pod: &mut Value, from: &Value) -> Result<(), Status> {
+    let mut from = from.clone();
+    kind.default(&mut from);
+    let errors = resize(pod, &from);
+    refuse(kind, pod, &errors)
+}
+
+fn refuse(kind: &Kind, pod: &Value, errors: &Errors) -> Result<(), Status> {
+    if errors.is_empty() { Ok(()) } else { Err(Status::invalid(kind, meta::name(pod), errors)) }
 }

@@ -6,7 +6,7 @@ use super::selector;
 use super::success_policy::validate_success_policy;
 use crate::field::{Errors, Path};
 use crate::kinds::numbers::not_negative;
-use crate::kinds::pod_spec::validate_pod_spec;
+use crate::kinds::pod_template::validate_template_spec;
 use crate::meta;
 use crate::names;
 use crate::selector::LabelSelector;
@@ -99,7 +99,7 @@ pub(crate) fn validate_job_spec(spec: &Value, path: &Path, errors: &mut Errors) 
 fn validate_template(spec: &Value, path: &Path, errors: &mut Errors) {
     let (pod, at) = (&spec["template"]["spec"], path.child("template").child("spec"));
     let all = &["Always", "OnFailure", "Never"];
-    validate_pod_spec(pod, &at, all, errors);
+    validate_template_spec(pod, &at, all, errors);
     match pod["restartPolicy"].as_str() {
         None | Some("Always") => {
             errors.required(&at.child("restartPolicy"), "valid values: \"OnFailure\", \"Never\"");

@@ -1,7 +1,10 @@
 //! Pods. Their specification is in `pod_spec`, shared with the templates of workloads.
 
 mod columns;
+mod ephemeral;
 mod qos;
+mod resize;
+mod update;
 
 use serde_json::{Value, json};
 
@@ -9,10 +12,13 @@ use crate::field::{Errors, Path};
 use crate::kinds::kind::Strategy;
 use crate::kinds::pod_spec::{default_pod_spec, validate_pod_spec};
 use crate::kinds::row::Row;
-use crate::value::{items_mut, set_default};
+use crate::value::{items, items_mut, set_default};
 
 use columns::COLUMNS;
+pub use ephemeral::add_ephemeral_containers;
 pub(crate) use qos::qos_class;
+pub use resize::resize;
+use update::validate_update;
 
 pub(super) const ROW: Row = Row {
     kind: "Pod",
@@ -46,7 +52,14 @@ pub(super) const ROW: Row = Row {
         "status.nominatedNodeName",
     ],
     columns: COLUMNS,
-    strategy: Strategy { generation: true, default, validate, validate_update, ..Strategy::NONE },
+    strategy: Strategy {
+        generation: true,
+        default,
+        validate,
+        validate_create,
+        validate_update,
+        ..Strategy::NONE
+    },
     ..Row::NAMESPACED
 };
 
@@ -72,33 +85,11 @@ fn default(pod: &mut Value) {
 
 fn validate(pod: &Value, errors: &mut Errors) {
     validate_pod_spec(&pod["spec"], &Path::new("spec"), &["Always", "OnFailure", "Never"], errors);
+    ephemeral::validate(&pod["spec"], &Path::new("spec"), errors);
 }
 
-/// An update may change images, deadlines, tolerations (additions) and scheduling gates (removals).
-fn validate_update(new: &Value, old: &Value, errors: &mut Errors) {
-    let (mut new, old) = (new["spec"].clone(), &old["spec"]);
-    for list in ["containers", "initContainers"] {
-        for (i, container) in items_mut(&mut new, list).enumerate() {
-            container["image"] = old[list][i]["image"].clone();
-            if container["image"].is_null()
-                && let Some(fields) = container.as_object_mut()
-            {
-                fields.remove("image");
-            }
-        }
-    }
-    let Some(fields) = new.as_object_mut() else { return };
-    for field in ["activeDeadlineSeconds", "tolerations", "terminationGracePeriodSeconds", "schedulingGates"]
-    {
-        match old.get(field) {
-            Some(value) => drop(fields.insert(field.to_owned(), value.clone())),
-            None => drop(fields.remove(field)),
-        }
-    }
-    if new != *old {
-        errors.forbidden(
-            &Path::new("spec"),
-            "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)",
-        );
+fn validate_create(pod: &Value, errors: &mut Errors) {
+    if items(&pod["spec"], "ephemeralContainers").next().is_some() {
+        errors.forbidden(&Path::new("spec").child("ephemeralContainers"), "cannot be set on create");
     }
 }

@@ -12,7 +12,7 @@ use crate::names;
 use crate::selector::LabelSelector;
 use crate::table::cell::{container_images, container_names, labels_text, or_none};
 use crate::table::column::{Column, NAME};
-use crate::value::immutable;
+use crate::value::{immutable, items};
 
 pub(super) const ROW: Row = Row {
     kind: "PodTemplate",
@@ -20,7 +20,7 @@ pub(super) const ROW: Row = Row {
     singular: "podtemplate",
     schema: "api.core.v1.PodTemplate",
     columns: COLUMNS,
-    strategy: Strategy { default, ..Strategy::NONE },
+    strategy: Strategy { default, validate, ..Strategy::NONE },
     ..Row::NAMESPACED
 };
 
@@ -33,6 +33,11 @@ const COLUMNS: &[Column] = &[
 
 fn default(object: &mut Value) {
     default_pod_spec(&mut object["template"]["spec"]);
+}
+
+fn validate(object: &Value, errors: &mut Errors) {
+    let path = Path::new("template").child("spec");
+    validate_template_spec(&object["template"]["spec"], &path, &["Always", "OnFailure", "Never"], errors);
 }
 
 pub(super) fn default_template(spec: &mut Value) {
@@ -73,7 +78,16 @@ pub(super) fn validate_template_and_selector(object: &Value, errors: &mut Errors
     if spec["template"]["spec"].is_null() {
         errors.required(&template.child("spec").child("containers"), "");
     }
-    validate_pod_spec(&spec["template"]["spec"], &template.child("spec"), &["Always"], errors);
+    validate_template_spec(&spec["template"]["spec"], &template.child("spec"), &["Always"], errors);
+}
+
+/// Checks the specification of a template; `restart` lists the allowed restart policies.
+pub(super) fn validate_template_spec(spec: &Value, path: &Path, restart: &[&str], errors: &mut Errors) {
+    validate_pod_spec(spec, path, restart, errors);
+    if items(spec, "ephemeralContainers").next().is_some() {
+        let detail = "ephemeral containers not allowed in pod template";
+        errors.forbidden(&path.child("ephemeralContainers"), detail);
+    }
 }
 
 pub(super) fn validate_selector_update(new: &Value, old: &Value, errors: &mut Errors) {

@@ -3,6 +3,8 @@
 //! Many fields of a Service follow from others, and clients send back what they read earlier. So allocated values are
 //! restored where they are missing, and fields that the new type does not use are dropped unless the user changed them.
 
+use std::collections::HashSet;
+
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
@@ -91,7 +93,7 @@ pub(super) fn drop_of_type(service: &mut Value, old: &Value) {
         }
     }
     if needs_node_ports(old) && !needs_node_ports(spec) {
-        let known: Vec<u16> = items(old, "ports").filter_map(|port| number(&port["nodePort"])).collect();
+        let known: HashSet<u16> = items(old, "ports").filter_map(|port| number(&port["nodePort"])).collect();
         let new =
             items(spec, "ports").filter_map(|port| number(&port["nodePort"])).any(|n| !known.contains(&n));
         if !new {

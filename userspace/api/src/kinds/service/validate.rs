@@ -1,5 +1,6 @@
 //! What a Service must be: upstream's ValidateService, field by field.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 
 use serde_json::{Value, json};
@@ -75,7 +76,7 @@ fn validate_type(spec: &Value, path: &Path, errors: &mut Errors) {
 
 fn validate_ports(spec: &Value, path: &Path, errors: &mut Errors) {
     let several = items(spec, "ports").count() > 1;
-    let (mut names, mut numbers, mut node_ports) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut names, mut numbers, mut node_ports) = (HashSet::new(), HashSet::new(), HashSet::new());
     for (i, port) in items(spec, "ports").enumerate() {
         let at = path.index(i);
         validate_port(port, several, &mut names, &at, errors);
@@ -84,23 +85,21 @@ fn validate_ports(spec: &Value, path: &Path, errors: &mut Errors) {
                 errors.forbidden(&at.child("nodePort"), "may not be used when `type` is 'ClusterIP'");
             }
             let key = (&port["protocol"], number);
-            if node_ports.contains(&key) {
+            if !node_ports.insert(key) {
                 errors.duplicate(&at.child("nodePort"), &port["nodePort"]);
             }
-            node_ports.push(key);
         }
         let key = (&port["protocol"], &port["port"]);
-        if numbers.contains(&key) {
+        if !numbers.insert(key) {
             errors.duplicate(&at, &json!({"port": port["port"], "protocol": port["protocol"]}));
         }
-        numbers.push(key);
     }
 }
 
 fn validate_port<'a>(
     port: &'a Value,
     several: bool,
-    names: &mut Vec<&'a str>,
+    names: &mut HashSet<&'a str>,
     at: &Path,
     errors: &mut Errors,
 ) {
@@ -111,10 +110,9 @@ fn validate_port<'a>(
             if let Some(problem) = names::name_problem(name, names::NameForm::Label) {
                 errors.invalid(&at.child("name"), &port["name"], problem);
             }
-            if names.contains(&name) {
+            if !names.insert(name) {
                 errors.duplicate(&at.child("name"), &port["name"]);
             }
-            names.push(name);
         }
     }
     validate_port_number(&port["port"], 1, &at.child("port"), true, errors);

@@ -58,17 +58,19 @@ fn validate_pod(request: &Request<'_>, pod: &Value) -> Result<(), Status> {
     }
 }
 
-/// Whether a change of a pod changes images or adds a container.
+/// Whether a change of a pod changes images, or brings an ephemeral container that is not exactly one of before.
 fn is_significant(pod: &Value, old: &Value) -> bool {
     let images = |pod: &Value, list: &str| -> Vec<(Value, Value)> {
         let all = pod["spec"][list].as_array().into_iter().flatten();
         all.map(|container| (container["name"].clone(), container["image"].clone())).collect()
     };
     let differ = |list: &str| images(pod, list) != images(old, list);
-    let before = images(old, "ephemeralContainers");
+    let ephemeral =
+        |pod: &'_ Value| pod["spec"]["ephemeralContainers"].as_array().cloned().unwrap_or_default();
+    let before = ephemeral(old);
     differ("containers")
         || differ("initContainers")
-        || images(pod, "ephemeralContainers").iter().any(|container| !before.contains(container))
+        || ephemeral(pod).iter().any(|container| !before.contains(container))
 }
 
 /// Warns and annotates; returns the reason to refuse the pod, if any.
