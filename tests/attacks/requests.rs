@@ -1,11 +1,14 @@
 //! Bodies, patches and objects that are made to hurt: each is refused or bounded, and the server goes on.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::Request;
 use http_body_util::BodyExt as _;
 use kube::Client;
 use serde_json::{Value, json};
+use skep_store::embedded::EmbeddedStore;
+use skep_store::{Expect, Store as _};
 use skep_tests::api_server::TestApiServer;
 
 /// How long others may wait while the server works on a hostile request.
@@ -201,4 +204,108 @@ async fn numbers_and_types_at_their_ends_are_answered() {
         let (code, answer) = post(&client, &format!("{PODS}/a/{subresource}"), &body).await;
         assert_eq!(code, 400, "{answer}");
     }
+}
+
+/// A server that enforces a pod security standard in its default namespace, with one pod that conforms.
+async fn restricted() -> (TestApiServer, Client) {
+    let (server, client) = with_account().await;
+    let label = json!({"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "baseline"}}});
+    let namespace = "/api/v1/namespaces/default";
+    assert_eq!(send(&client, "PATCH", namespace, MERGE_PATCH, label.to_string()).await.0, 200);
+    let (code, answer) = post(&client, PODS, &pod("a", &json!({}))).await;
+    assert_eq!(code, 201, "{answer}");
+    (server, client)
+}
+
+async fn set_ephemeral(client: &Client, containers: Value) -> (u16, Value) {
+    let path = format!("{PODS}/a/ephemeralcontainers");
+    let patch = json!({"spec": {"ephemeralContainers": containers}});
+    send(client, "PATCH", &path, MERGE_PATCH, patch.to_string()).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn subresources_store_nothing_that_the_object_itself_could_not_have() {
+    let (_server, client) = restricted().await;
+    for (containers, wanted) in [
+        (json!(7), 400),
+        (json!([{"name": 7}]), 400),
+        (json!([{"name": "../../../../tmp/x", "image": "x"}]), 422),
+        (json!([{"name": "c", "image": "x"}]), 422),
+        (json!([{"name": "e", "image": "x"}, {"name": "e", "image": "y"}]), 422),
+        (json!([{"name": "e", "image": "x", "livenessProbe": {"exec": {"command": ["x"]}}}]), 422),
+    ] {
+        let (code, answer) = set_ephemeral(&client, containers.clone()).await;
+        assert_eq!(code, wanted, "{containers}: {answer}");
+    }
+    for resources in [json!("nonsense"), json!({"limits": 7}), json!({"limits": {"cpu": "much"}})] {
+        let patch = json!({"spec": {"containers": [{"name": "c", "image": "c:1", "resources": resources}]}});
+        let path = format!("{PODS}/a/resize");
+        let (code, answer) = send(&client, "PATCH", &path, MERGE_PATCH, patch.to_string()).await;
+        assert_eq!(code, 400, "{answer}");
+    }
+    let (_, pod) = get(&client, &format!("{PODS}/a")).await;
+    assert!(pod["spec"].get("ephemeralContainers").is_none(), "{pod}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pod_security_sees_every_ephemeral_container() {
+    let (_server, client) = restricted().await;
+    let privileged = json!({"name": "e", "image": "x", "securityContext": {"privileged": true}});
+    let harmless = json!({"name": "e", "image": "x"});
+    assert_eq!(set_ephemeral(&client, json!([privileged])).await.0, 403);
+    let (code, answer) = set_ephemeral(&client, json!([harmless])).await;
+    assert_eq!(code, 200, "{answer}");
+    for containers in
+        [json!([privileged, harmless]), json!([privileged]), json!([harmless, privileged]), json!([])]
+    {
+        let (code, answer) = set_ephemeral(&client, containers.clone()).await;
+        assert!(matches!(code, 403 | 422), "{containers}: {answer}");
+    }
+    let other = json!({"name": "f", "image": "x", "securityContext": {"privileged": true}});
+    assert_eq!(set_ephemeral(&client, json!([harmless, other])).await.0, 403);
+    let sound = json!({"name": "f", "image": "x"});
+    let (code, answer) = set_ephemeral(&client, json!([harmless, sound])).await;
+    assert_eq!(code, 200, "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stored_object_that_cannot_be_read_is_left_out_and_can_be_deleted() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Arc::new(EmbeddedStore::open(&folder.path().join("store.redb")).unwrap());
+    let put = async |name: &str, value: String| {
+        let key = format!("/registry/configmaps/default/{name}");
+        store.put(&key, value.into_bytes().into(), Expect::Absent).await.unwrap();
+    };
+    let deep = format!(r#"{{"metadata":{{"name":"deep"}},"x":{}1{}}}"#, "[".repeat(500), "]".repeat(500));
+    put("deep", deep).await;
+    let server = TestApiServer::start_on(store.clone()).await.unwrap();
+    let client = server.client();
+    put("torn", r#"{"metadata":{"name":"to"#.to_owned()).await;
+    assert_eq!(post(&client, CONFIG_MAPS, &json!({"metadata": {"name": "sound"}})).await.0, 201);
+    let names = async || -> Vec<String> {
+        let (_, list) = get(&client, CONFIG_MAPS).await;
+        let items = list["items"].as_array().cloned().unwrap_or_default();
+        items.iter().map(|item| item["metadata"]["name"].as_str().unwrap_or_default().to_owned()).collect()
+    };
+    assert_eq!(names().await, ["sound"]);
+    for name in ["deep", "torn"] {
+        let path = format!("{CONFIG_MAPS}/{name}");
+        let (code, answer) = get(&client, &path).await;
+        let names_it = answer["message"]
+            .as_str()
+            .is_some_and(|message| message.contains(&format!("/registry/configmaps/default/{name}")));
+        assert!(code == 500 && names_it, "{answer}");
+        let patch = json!({"data": {"a": "b"}}).to_string();
+        assert_eq!(send(&client, "PATCH", &path, MERGE_PATCH, patch).await.0, 500);
+    }
+    let request = Request::get("/metrics").body(Vec::new()).unwrap();
+    let metrics = client.request_text(request).await.unwrap();
+    assert!(metrics.contains("apiserver_unreadable_objects{resource=\"configmaps\"} 2"));
+    for name in ["deep", "torn"] {
+        let path = format!("{CONFIG_MAPS}/{name}");
+        let (code, answer) = send(&client, "DELETE", &path, JSON, String::new()).await;
+        assert_eq!(code, 200, "{answer}");
+        assert_eq!(post(&client, CONFIG_MAPS, &json!({"metadata": {"name": name}})).await.0, 201);
+    }
+    assert_eq!(names().await, ["deep", "sound", "torn"]);
 }

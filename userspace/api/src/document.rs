@@ -7,9 +7,33 @@ use serde_json::Value;
 /// difference is for what surrounds an object: a list, a watch event, a review, and the managed fields that mirror it.
 pub const MAX_DEPTH: usize = 100;
 
+/// Levels that serde_json parses.
+const MAX_PARSED_DEPTH: u32 = 127;
+
 /// Whether a value has more than [`MAX_DEPTH`] levels. Recurses no deeper than that.
 pub fn is_too_deep(value: &Value) -> bool {
     !fits(value, MAX_DEPTH)
+}
+
+/// Whether a JSON text has more levels than a JSON parser accepts (serde_json: 127). Brackets that do not match are not
+/// found.
+pub fn is_text_too_deep(json: &[u8]) -> bool {
+    let (mut levels, mut in_text, mut escaped) = (0u32, false, false);
+    for byte in json {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = in_text,
+            b'"' => in_text = !in_text,
+            _ if in_text => {}
+            b'{' | b'[' => levels += 1,
+            b'}' | b']' => levels = levels.saturating_sub(1),
+            _ => {}
+        }
+        if levels > MAX_PARSED_DEPTH {
+            return true;
+        }
+    }
+    false
 }
 
 /// Whether a value has at most `levels` levels of lists and objects.
@@ -44,6 +68,11 @@ mod tests {
         assert!(!is_too_deep(&nested(MAX_DEPTH)));
         assert!(is_too_deep(&nested(MAX_DEPTH + 1)));
         assert!(fits(&json!("x"), 0) && fits(&json!({}), 1) && !fits(&json!({"a": []}), 1));
+        let text = |levels: usize| format!("{}\"[\\\"[\"{}", "[".repeat(levels), "]".repeat(levels));
+        for levels in [1, 127, 128] {
+            let parsed = serde_json::from_str::<Value>(&text(levels)).is_ok();
+            assert_eq!(is_text_too_deep(text(levels).as_bytes()), !parsed, "{levels}");
+        }
         assert_eq!(count(&json!({"a": [1, 2], "b": {}})), 5);
     }
 }

@@ -123,7 +123,7 @@ impl Writer {
         let kind = &call.target.kind;
         let mut attempts = Attempts::default();
         loop {
-            let old = self.storage.latest(kind, namespace, name).await?;
+            let old = self.storage.latest_to_delete(kind, namespace, name).await?;
             // An eviction was admitted as such already.
             if call.target.subresource.is_empty() {
                 let value = old.value();
@@ -145,6 +145,10 @@ impl Writer {
     ) -> Result<Deleted, Status> {
         let mut new = old.value();
         options.check(kind, old, &new)?;
+        if old.unreadable.is_some() && !options.dry_run {
+            // Its finalizers and its grace period are lost.
+            return Ok(Deleted { object: self.storage.remove(kind, old).await?, is_gone: true });
+        }
         let grace = grace_seconds(kind, &new, options);
         set_propagation(&mut new, options);
         if definition::is_definition(kind) {

@@ -1,11 +1,14 @@
 //! The way of one request: identify the user, parse the request, authorise it, answer it.
 
 use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
 
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::Response;
+use bytes::Bytes;
 use futures::FutureExt as _;
 use http::Method;
 use skep_api::{Kind, Reason, Status};
@@ -194,7 +197,7 @@ async fn dispatch(server: &Inner, call: Call, verb: &str, request: Request) -> R
         return Err(Status::unsupported_media_type("application/json, application/yaml"));
     }
     if !target.subresource.is_empty() && target.subresource != "status" {
-        return subresources::handle(server, call, request).await;
+        return subresource(server, call, request).await;
     }
     let of_status = target.subresource == "status" && matches!(verb, "get" | "update" | "patch");
     if !of_status && !target.kind.verbs.contains(&verb) {
@@ -208,8 +211,25 @@ async fn dispatch(server: &Inner, call: Call, verb: &str, request: Request) -> R
     }
 }
 
+/// A subresource reads its body itself; streams and proxied requests never end up on a thread of their own.
+async fn subresource(server: &Inner, call: Call, request: Request) -> Result<Response, Status> {
+    if subresources::is_proxied(&call.target.subresource) {
+        return subresources::handle(server, call, request).await;
+    }
+    let (parts, body) = request.into_parts();
+    let bytes = body::read(body).await?;
+    let size = bytes.len().max(present_size(server, &call.target));
+    let request = Request::from_parts(parts, Body::from(bytes));
+    server.large_work.run(size, boxed(|| subresources::handle(server, call, request))).await
+}
+
 async fn write(server: &Inner, call: Call, verb: &str, request: Request) -> Result<Response, Status> {
     let bytes = body::read(request.into_body()).await?;
+    let size = bytes.len().max(present_size(server, &call.target));
+    server.large_work.run(size, boxed(|| write_body(server, call, verb, bytes))).await
+}
+
+async fn write_body(server: &Inner, call: Call, verb: &str, bytes: Bytes) -> Result<Response, Status> {
     match verb {
         "create" => handlers::create::handle(server, call, bytes).await,
         "update" => handlers::update::handle(&server.writer, call, bytes).await,
@@ -218,6 +238,18 @@ async fn write(server: &Inner, call: Call, verb: &str, request: Request) -> Resu
         "deletecollection" => handlers::delete::handle_collection(&server.writer, call, bytes).await,
         _ => Err(Status::method_not_supported(&call.target.kind, verb)),
     }
+}
+
+/// Makes a future on the heap. Inlined into its caller, it would take the caller's stack while it runs.
+#[inline(never)]
+fn boxed<F: Future>(make: impl FnOnce() -> F) -> Pin<Box<F>> {
+    Box::pin(make())
+}
+
+/// Bytes of the object that a request is about; 0 if there is none.
+fn present_size(server: &Inner, target: &Target) -> usize {
+    let object = server.storage.caches.get_or_404(&target.kind, &target.namespace, &target.name);
+    object.map_or(0, |object| object.bytes.len())
 }
 
 /// The error for a verb that the kind does not have, or lost with its definition.

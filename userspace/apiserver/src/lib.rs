@@ -62,6 +62,7 @@ use admission::Admission;
 use aggregate::Aggregator;
 use allocate::Allocator;
 use authn::token::Tokens;
+use blocking::LargeWork;
 use cache::Caches;
 use connections::{Connections, Limits};
 use fairness::Fairness;
@@ -106,7 +107,7 @@ impl ApiServer {
         }
         aggregator.refresh(&storage.caches);
         let writer = Arc::new(Writer { storage: storage.clone(), admission, allocator });
-        let metrics = Metrics::default();
+        let (metrics, large_work) = (Metrics::default(), LargeWork::default());
         let fairness = Fairness::new(metrics.fairness.clone());
         reconcilers::flow_control::start(&storage, &fairness).await?;
         let reconcilers = reconcilers::start(&writer, &aggregator, &fairness, leases.clone());
@@ -122,6 +123,7 @@ impl ApiServer {
             leases,
             connections,
             fairness,
+            large_work,
             _reconcilers: reconcilers,
         };
         Ok(ApiServer { inner: Arc::new(inner) })

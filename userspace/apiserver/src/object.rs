@@ -7,14 +7,11 @@ use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
-use skep_api::Kind;
 use skep_api::custom::Custom;
 use skep_api::kinds::Name;
 use skep_api::selector::Selectable;
+use skep_api::{Kind, Status, document};
 use skep_store::{Entry, Revision};
-
-/// Annotation of an object whose stored value does not open: the reason.
-pub(crate) const UNREADABLE: &str = "skep.io/unreadable";
 
 /// Bytes with their resourceVersion in place; immutable and shared.
 #[derive(Debug)]
@@ -27,35 +24,66 @@ pub(crate) struct Object {
     pub(crate) version: Name,
     /// The labels and fields that selectors read.
     pub(crate) selectable: Selectable,
+    /// Why the stored value cannot be read. The bytes then have the name only: it is in no list and no watch, it cannot be
+    /// changed, and it can be deleted.
+    pub(crate) unreadable: Option<Box<str>>,
 }
 
 impl Object {
     /// From a stored entry, whose value has no resourceVersion: the revision is it.
     pub(crate) fn from_entry(kind: &Kind, entry: &Entry) -> Object {
-        if let Some(reason) = entry.unreadable() {
-            return Object::unreadable(kind, entry, reason);
+        match Object::read(kind, entry) {
+            Ok(object) => object,
+            Err(reason) => Object::unreadable(kind, entry, reason),
         }
-        let Some(custom) = &kind.custom else {
-            return Object::of_built_in(entry, Selectable::read(kind.selectable_fields.iter(), &entry.value));
-        };
-        let mut value = serde_json::from_slice(&entry.value).unwrap_or(Value::Null);
-        custom.restore(&mut value);
-        Object::of_custom(custom, entry.key.clone(), entry.modified, &value)
     }
 
-    /// Stands for an object whose stored value does not open: it has its name and the reason, and no uid. It can be deleted.
+    /// Err: why the entry is no object.
+    fn read<'a>(kind: &Kind, entry: &'a Entry) -> Result<Object, &'a str> {
+        const NO_OBJECT: &str = "the stored value is no JSON object";
+        if let Some(reason) = entry.unreadable() {
+            return Err(reason);
+        }
+        if document::is_text_too_deep(&entry.value) {
+            return Err("the stored value exceeds the maximum depth of JSON");
+        }
+        let Some(custom) = &kind.custom else {
+            let selectable =
+                Selectable::read(kind.selectable_fields.iter(), &entry.value).ok_or(NO_OBJECT)?;
+            return Ok(Object::of_built_in(entry, selectable));
+        };
+        let value: Option<Value> = serde_json::from_slice(&entry.value).ok();
+        let mut value = value.filter(Value::is_object).ok_or(NO_OBJECT)?;
+        custom.restore(&mut value);
+        Ok(Object::of_custom(custom, entry.key.clone(), entry.modified, &value))
+    }
+
+    /// Stands for an object whose stored value cannot be read.
     fn unreadable(kind: &Kind, entry: &Entry, reason: &str) -> Object {
         let path = entry.key.strip_prefix(&*prefix(kind)).unwrap_or(&entry.key);
         let (namespace, name) = path.split_once('/').unwrap_or(("", path));
         let mut value = json!({
             "apiVersion": kind.api_version(),
             "kind": kind.kind,
-            "metadata": {"name": name, "annotations": {UNREADABLE: reason}},
+            "metadata": {"name": name},
         });
         if kind.namespaced() {
             value["metadata"]["namespace"] = namespace.into();
         }
-        Object::from_entry(kind, &Entry { value: to_stored(&value), ..entry.clone() })
+        tracing::warn!(key = %entry.key, revision = entry.modified, reason, "read of a stored object failed; lists and watches leave it out");
+        let written = Object::written(kind, &Entry { value: to_stored(&value), ..entry.clone() }, &value);
+        Object { unreadable: Some(reason.into()), ..written }
+    }
+
+    /// Refuses to go on with an object that cannot be read.
+    pub(crate) fn check_readable(&self) -> Result<(), Status> {
+        match &self.unreadable {
+            None => Ok(()),
+            Some(reason) => Err(Status::internal(format!(
+                "StorageError: corrupt object, Key: {}, ResourceVersion: {}, AdditionalErrorMsg: {reason}",
+                self.key, self.revision
+            ))),
+        }
     }
 
     /// A written object, in the version of the request.
@@ -73,7 +101,13 @@ impl Object {
             bytes: with_revision(&entry.value, entry.modified),
             version: Name::Static(""),
             selectable,
+            unreadable: None,
         }
+    }
+
+    /// The same object.
+    pub(crate) fn same(&self) -> Object {
+        self.with_bytes(self.bytes.clone())
     }
 
     /// The same object in another version.
@@ -91,6 +125,7 @@ impl Object {
             bytes: with_revision(&to_stored(value), revision),
             version: custom.version_of(value),
             selectable: Selectable::of(custom.selectable_of(value).iter(), value),
+            unreadable: None,
         }
     }
 
@@ -101,6 +136,7 @@ impl Object {
             bytes,
             version: self.version.clone(),
             selectable: self.selectable.clone(),
+            unreadable: self.unreadable.clone(),
         }
     }
 

@@ -7,6 +7,7 @@ use rustls::ClientConfig;
 
 use crate::aggregate::Aggregator;
 use crate::authn::token::Tokens;
+use crate::blocking::LargeWork;
 use crate::config::{Config, Credentials, NodeTls};
 use crate::connections::Connections;
 use crate::fairness::Fairness;
@@ -30,6 +31,7 @@ pub(crate) struct Inner {
     pub(crate) fairness: Fairness,
     /// `None` if no other server can use the store.
     pub(crate) leases: Option<Arc<ServerLeases>>,
+    pub(crate) large_work: LargeWork,
     pub(crate) _reconcilers: Running,
 }
 

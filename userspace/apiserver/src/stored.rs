@@ -13,7 +13,7 @@ use crate::body::MAX_BODY_BYTES;
 use crate::cache::Caches;
 use crate::clock::now;
 use crate::convert;
-use crate::object::{Object, UNREADABLE, key, to_stored};
+use crate::object::{Object, key, to_stored};
 use crate::webhook;
 
 /// Bytes of a stored object, managed fields included.
@@ -38,6 +38,18 @@ impl Storage {
         namespace: &str,
         name: &str,
     ) -> Result<Arc<Object>, Status> {
+        let object = self.latest_to_delete(kind, namespace, name).await?;
+        object.check_readable()?;
+        Ok(object)
+    }
+
+    /// As [`Self::latest`], with objects that cannot be read: only a deletion may go on with one.
+    pub(crate) async fn latest_to_delete(
+        &self,
+        kind: &Kind,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Arc<Object>, Status> {
         self.caches.catch_up().await.map_err(store_error)?;
         convert::one(&self.webhooks, kind, self.caches.get_or_404(kind, namespace, name)?).await
     }
@@ -57,23 +69,9 @@ impl Storage {
     /// Replaces `old` if it is still the stored version ([`Status::is_stale`] otherwise). An unchanged object is not
     /// written.
     pub(crate) async fn replace(&self, kind: &Kind, old: &Object, new: &Value) -> Result<Object, Status> {
-        let old_value = old.value();
-        let metadata = &old_value["metadata"];
-        if metadata.get("uid").is_none() && metadata["annotations"].get(UNREADABLE).is_some() {
-            // A write that began with what stands for it would lose the rest.
-            let key = &old.key;
-            return Err(Status::internal(format!(
-                "the stored object {key} cannot be read; it can be deleted"
-            )));
-        }
-        if is_same(new, &old_value) {
-            return Ok(Object {
-                key: old.key.clone(),
-                revision: old.revision,
-                bytes: old.bytes.clone(),
-                version: old.version.clone(),
-                selectable: old.selectable.clone(),
-            });
+        old.check_readable()?;
+        if is_same(new, &old.value()) {
+            return Ok(old.same());
         }
         let stored = convert::to_stored(&self.webhooks, kind, new).await?;
         check_size(new, &stored)?;

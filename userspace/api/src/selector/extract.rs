@@ -10,7 +10,8 @@ use serde_json::{Map, Value};
 /// An object with only the fields at these dotted paths. Null if the bytes are no JSON object.
 pub(super) fn extract(paths: &[&str], bytes: &[u8]) -> Value {
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    Paths(paths.to_vec()).deserialize(&mut deserializer).unwrap_or_default()
+    let found = Paths(paths.to_vec()).deserialize(&mut deserializer).unwrap_or_default();
+    if deserializer.end().is_ok() { found } else { Value::Null }
 }
 
 /// The wanted paths below the value that is being read.

@@ -51,10 +51,11 @@ impl Selectable {
         Selectable { bytes: bytes.into(), labels }
     }
 
-    /// Like [`Self::of`], from the object's JSON; empty if the bytes are no JSON object.
-    pub fn read<'a>(fields: impl Iterator<Item = &'a str> + Clone, json: &[u8]) -> Selectable {
+    /// Like [`Self::of`], from the object's JSON; `None` if the bytes are no JSON object.
+    pub fn read<'a>(fields: impl Iterator<Item = &'a str> + Clone, json: &[u8]) -> Option<Selectable> {
         let paths: Vec<&str> = std::iter::once(LABELS).chain(fields.clone()).collect();
-        Selectable::of(fields, &extract(&paths, json))
+        let found = extract(&paths, json);
+        found.is_object().then(|| Selectable::of(fields, &found))
     }
 
     /// A field by its dotted path; empty if absent.
@@ -137,14 +138,14 @@ mod tests {
         let fields = ["metadata.name", "status.phase", "status.count", "spec.hostNetwork", "spec.nodeName"];
         for selectable in [
             Selectable::of(fields.into_iter(), &object),
-            Selectable::read(fields.into_iter(), object.to_string().as_bytes()),
+            Selectable::read(fields.into_iter(), object.to_string().as_bytes()).unwrap(),
         ] {
             assert_eq!(selectable.label("status.phase"), Some("label"));
             assert_eq!(selectable.label("odd"), None);
             assert_eq!(fields.map(|field| selectable.field(field)), ["a", "Running", "7", "false", ""]);
             assert_eq!(selectable.field("metadata.labels"), "");
         }
-        assert_eq!(Selectable::read(["metadata.name"].into_iter(), b"nonsense"), Selectable::default());
+        assert_eq!(Selectable::read(["metadata.name"].into_iter(), b"nonsense"), None);
     }
 
     proptest! {

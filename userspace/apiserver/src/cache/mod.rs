@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use skep_api::custom::definition::is_definition;
-use skep_api::{Kind, KindRef, Registry, Status, meta};
+use skep_api::{Kind, KindRef, Registry, Status};
 use skep_store::{Entry, Event, Revision, Store, StoreError, WatchItem};
 use tokio::sync::watch;
 
@@ -131,7 +131,7 @@ impl Shared {
         let mut definitions = Vec::new();
         let of_definitions = definitions::kind().map(prefix).unwrap_or_default();
         let revision = each_page(store, &of_definitions, None, |entries| {
-            definitions.extend(entries.iter().map(value_of));
+            definitions.extend(entries.iter().filter_map(value_of));
         })
         .await?;
         let table = self.table().with_all(&definitions);
@@ -186,8 +186,15 @@ impl Shared {
     /// Rebuilds the kinds after a definition changed. Objects whose schema changed are read again.
     async fn redefine(&self, store: &dyn Store, table: &Table, event: &Event) -> Result<(), StoreError> {
         let (new, stale) = match event {
-            Event::Put { entry, .. } => table.with(&value_of(entry)),
-            Event::Delete { previous, .. } => (table.without(meta::name(&value_of(previous))), None),
+            // A definition that cannot be read changes nothing: its kind is served as before.
+            Event::Put { entry, .. } => match value_of(entry) {
+                Some(definition) => table.with(&definition),
+                None => return Ok(()),
+            },
+            Event::Delete { previous, .. } => {
+                let name = previous.key.rsplit('/').next().unwrap_or_default();
+                (table.without(name), None)
+            }
         };
         if let Some((prefix, cached)) = stale {
             let read = read(store, &prefix, &cached, Some(event.revision())).await;
@@ -225,8 +232,9 @@ async fn read(
     Ok(objects)
 }
 
-fn value_of(entry: &Entry) -> serde_json::Value {
-    serde_json::from_slice(&entry.value).unwrap_or_default()
+/// `None` if the entry cannot be read.
+fn value_of(entry: &Entry) -> Option<serde_json::Value> {
+    serde_json::from_slice(&entry.value).ok()
 }
 
 /// All entries below a prefix at one revision, page by page.

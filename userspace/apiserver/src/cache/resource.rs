@@ -39,6 +39,8 @@ struct Inner {
 /// The size and activity of a resource, for metrics.
 pub(crate) struct Counts {
     pub(crate) objects: usize,
+    /// Those of them that cannot be read.
+    pub(crate) unreadable: usize,
     pub(crate) watchers: usize,
     /// Changes since the server started.
     pub(crate) changes: u64,
@@ -73,6 +75,11 @@ impl Resource {
     pub(super) fn put(&self, object: Arc<Object>) {
         let mut inner = self.write();
         let previous = inner.objects.insert(object.key.clone(), object.clone());
+        if object.unreadable.is_some() {
+            // Watchers keep what they have: nothing says that the object is gone.
+            return;
+        }
+        let previous = previous.filter(|previous| previous.unreadable.is_none());
         let kind = if previous.is_some() { ChangeKind::Modified } else { ChangeKind::Added };
         inner.publish(Change::new(kind, object, previous));
     }
@@ -102,7 +109,18 @@ impl Resource {
 
     pub(crate) fn counts(&self) -> Counts {
         let inner = self.read();
-        Counts { objects: inner.objects.len(), watchers: inner.watchers.count(), changes: inner.published }
+        let unreadable = inner.objects.values().filter(|object| object.unreadable.is_some()).count();
+        Counts {
+            objects: inner.objects.len(),
+            unreadable,
+            watchers: inner.watchers.count(),
+            changes: inner.published,
+        }
+    }
+
+    /// As [`Self::list`], with the objects that cannot be read.
+    pub(crate) fn list_to_delete(&self, prefix: &str) -> Vec<Arc<Object>> {
+        self.read().all_with_prefix(prefix).cloned().collect()
     }
 
     /// Objects whose keys start with `prefix`, in key order.
@@ -160,9 +178,14 @@ impl Resource {
 }
 
 impl Inner {
+    /// Those that can be read.
     fn with_prefix(&self, prefix: &str) -> Vec<Arc<Object>> {
+        self.all_with_prefix(prefix).filter(|object| object.unreadable.is_none()).cloned().collect()
+    }
+
+    fn all_with_prefix(&self, prefix: &str) -> impl Iterator<Item = &Arc<Object>> {
         let range = self.objects.range::<str, _>((Bound::Included(prefix), Bound::Unbounded));
-        range.take_while(|(key, _)| key.starts_with(prefix)).map(|(_, object)| object.clone()).collect()
+        range.take_while(move |(key, _)| key.starts_with(prefix)).map(|(_, object)| object)
     }
 
     fn publish(&mut self, change: Change) {

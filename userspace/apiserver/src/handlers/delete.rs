@@ -37,7 +37,8 @@ pub(crate) async fn handle_collection(writer: &Writer, call: Call, bytes: Bytes)
     writer.storage.caches.catch_up().await.map_err(store_error)?;
     let resource = writer.storage.caches.of(kind).ok_or_else(Status::no_such_path)?;
     let mut deleted = Vec::new();
-    let objects = convert::all(&writer.storage.webhooks, kind, resource.list(&selection.prefix)).await?;
+    let objects =
+        convert::all(&writer.storage.webhooks, kind, resource.list_to_delete(&selection.prefix)).await?;
     for object in objects.iter().filter(|object| selection.selects(object)) {
         let value = object.value();
         match writer.delete(&call, meta::namespace(&value), meta::name(&value), &options).await {

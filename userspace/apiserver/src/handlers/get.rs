@@ -17,6 +17,7 @@ pub(crate) async fn handle(storage: &Storage, call: Call) -> Result<Response, St
         storage.caches.catch_up().await.map_err(store_error)?;
     }
     let object = storage.caches.get_or_404(kind, &call.target.namespace, &call.target.name)?;
+    object.check_readable()?;
     let object = convert::one(&storage.webhooks, kind, object).await?;
     Ok(respond(StatusCode::OK, render(view, kind, &object)))
 }

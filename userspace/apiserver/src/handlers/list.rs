@@ -22,6 +22,8 @@ use crate::stored::{Storage, store_error};
 
 /// Objects that are parsed on a thread of the runtime; it takes a few milliseconds. Pages of clients are not larger.
 const MAX_PARSED_INLINE: usize = 512;
+/// The same for their bytes: some objects have as many as a thousand others.
+const MAX_BYTES_PARSED_INLINE: usize = 1 << 20;
 
 /// The objects that a list, a watch or a `deletecollection` selects.
 pub(crate) struct Selection {
@@ -111,7 +113,8 @@ pub(crate) async fn handle(storage: &Storage, call: Call) -> Result<Response, St
         ));
     }
     let (headers, kind) = (call.headers, kind.clone());
-    if page.objects.len() <= MAX_PARSED_INLINE {
+    let bytes: usize = page.objects.iter().map(|object| object.bytes.len()).sum();
+    if page.objects.len() <= MAX_PARSED_INLINE && bytes <= MAX_BYTES_PARSED_INLINE {
         return Ok(respond_large(&headers, page.body(&kind, view)));
     }
     // These forms parse every object. A long list must not block the runtime's threads.
@@ -201,7 +204,8 @@ async fn stored_page(
             .await
             .map_err(store_error)?;
         after = range.entries.last().map(|entry| entry.key.to_string());
-        let found = range.entries.iter().map(|entry| Arc::new(Object::from_entry(kind, entry))).collect();
+        let found = range.entries.iter().map(|entry| Object::from_entry(kind, entry));
+        let found = found.filter(|object| object.unreadable.is_none()).map(Arc::new).collect();
         let found = convert::all(&storage.webhooks, kind, found).await?;
         objects.extend(found.into_iter().filter(|object| selection.selects(object)));
         if !range.more {

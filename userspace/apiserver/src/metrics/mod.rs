@@ -365,6 +365,12 @@ fn storage(caches: &Caches, out: &mut String) {
         .values()
         .map(|(kind, counts)| (format!("{{resource=\"{}\"}}", kind.group_resource()), counts.objects as f64));
     family(out, "apiserver_storage_objects", "gauge", help, objects);
+    let unreadable = all.values().filter(|(_, counts)| counts.unreadable > 0);
+    let unreadable = unreadable.map(|(kind, counts)| {
+        (format!("{{resource=\"{}\"}}", kind.group_resource()), counts.unreadable as f64)
+    });
+    let lost = "Stored objects that cannot be read and are left out of lists and watches";
+    family(out, "apiserver_unreadable_objects", "gauge", lost, unreadable);
     let changes = "Changes that the caches received";
     let watchers = "Open watches of a resource";
     type Value = fn(&Counts) -> f64;

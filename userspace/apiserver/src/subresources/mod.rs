@@ -17,6 +17,11 @@ use skep_api::Status;
 use crate::call::Call;
 use crate::state::Inner;
 
+/// Whether another process answers a request to this subresource.
+pub(crate) fn is_proxied(subresource: &str) -> bool {
+    matches!(subresource, "log" | "exec" | "attach" | "portforward" | "proxy")
+}
+
 pub(crate) async fn handle(server: &Inner, call: Call, request: Request) -> Result<Response, Status> {
     match call.target.subresource.as_str() {
         "scale" => scale::handle(&server.writer, call, request).await,
@@ -26,7 +31,7 @@ pub(crate) async fn handle(server: &Inner, call: Call, request: Request) -> Resu
         "finalize" => finalize::handle(&server.writer, call, request).await,
         "approval" => approval::handle(&server.writer, call, request).await,
         "ephemeralcontainers" | "resize" => pod_resize::handle(&server.writer, call, request).await,
-        "log" | "exec" | "attach" | "portforward" | "proxy" => proxy::handle(server, call, request).await,
+        name if is_proxied(name) => proxy::handle(server, call, request).await,
         _ => Err(Status::no_such_path()),
     }
 }
