@@ -2,6 +2,7 @@
 
 mod access;
 mod controllers;
+mod corpus;
 mod deletion;
 mod identities;
 mod overload;

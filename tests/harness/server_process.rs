@@ -61,7 +61,10 @@ impl ServerProcess {
     /// An administrator's client.
     pub async fn client(&self) -> Result<kube::Client> {
         let kubeconfig = Kubeconfig::read_from(self.data.join("admin.kubeconfig"))?;
-        let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+        let mut config =
+            kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+        // An answer is what the server said, not what a later attempt got.
+        config.default_retry = false;
         Ok(kube::Client::try_from(config)?)
     }
 
