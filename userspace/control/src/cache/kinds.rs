@@ -21,6 +21,7 @@ macro_rules! for_each_kind {
             {Endpoints, endpoints, k8s_openapi::api::core::v1::Endpoints, [], []}
             {EndpointSlice, slices, k8s_openapi::api::discovery::v1::EndpointSlice, [service_of_slice], []}
             {ConfigMap, config_maps, k8s_openapi::api::core::v1::ConfigMap, [], []}
+            {Secret, secrets, k8s_openapi::api::core::v1::Secret, [], []}
             {ServiceAccount, service_accounts, k8s_openapi::api::core::v1::ServiceAccount, [], []}
             {ReplicationController, replication_controllers, k8s_openapi::api::core::v1::ReplicationController, [], []}
             {ReplicaSet, replica_sets, k8s_openapi::api::apps::v1::ReplicaSet, [], []}

@@ -18,6 +18,7 @@ use super::lenient::Lenient;
 use crate::action::Record;
 use crate::cache::kinds::with_type;
 use crate::cache::{Key, Kind, Object, Stored, WatchEvent, transformed};
+use crate::controllers::csr::JOIN_RECORD_TYPE;
 use crate::health::{Counter, Health};
 
 /// How often the server is asked for a kind that it does not serve; the kind may come with its upgrade.
@@ -191,13 +192,14 @@ fn config(kind: Kind) -> watcher::Config {
     match kind {
         Kind::Lease => watcher::Config::default().fields("metadata.namespace=kube-node-lease"),
         Kind::ConfigMap => watcher::Config::default().fields("metadata.name=kube-root-ca.crt"),
+        Kind::Secret => watcher::Config::default().fields(&format!("type={JOIN_RECORD_TYPE}")),
         _ => watcher::Config::default(),
     }
 }
 
 /// Whether the informer of a kind holds only some of its objects.
 pub(crate) fn is_partial(kind: Kind) -> bool {
-    matches!(kind, Kind::Lease | Kind::ConfigMap)
+    matches!(kind, Kind::Lease | Kind::ConfigMap | Kind::Secret)
 }
 
 fn is_not_served(error: &watcher::Error) -> bool {

@@ -1,13 +1,14 @@
 //! What the join of a machine recorded: the key that it proved to have, and its addresses. PURE.
 //!
-//! The record of a node is a ConfigMap of kube-system, which nodes cannot write. It binds the node's name to the machine that
+//! The record of a node is a Secret of kube-system, which nodes cannot write. It binds the node's name to the machine that
 //! joined first, and it bounds the addresses that the node may be certified for: the Node object is the node's own word.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Node};
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::{Node, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use skep_api::time;
 
@@ -18,6 +19,8 @@ use crate::meta;
 
 const NAMESPACE: &str = "kube-system";
 const PREFIX: &str = "skep-node.";
+/// The type of the Secrets that are records; informers read only these.
+pub const JOIN_RECORD_TYPE: &str = "skep.io/join-record";
 const PUBLIC_KEY: &str = "public-key";
 const ADDRESSES: &str = "addresses";
 /// A machine that joined registers within this time, or its record goes.
@@ -51,11 +54,14 @@ pub(super) enum Refusal {
 
 impl JoinRecord {
     pub(super) fn of(view: &View, node: &str) -> Option<JoinRecord> {
-        view.config_maps.get(&key(node)).map(|map| JoinRecord::read(map))
+        view.secrets.get(&key(node)).map(|secret| JoinRecord::read(secret))
     }
 
-    fn read(map: &ConfigMap) -> JoinRecord {
-        let field = |name: &str| map.data.as_ref().and_then(|data| data.get(name)).map_or("", String::as_str);
+    fn read(secret: &Secret) -> JoinRecord {
+        let field = |name: &str| {
+            let value = secret.data.as_ref().and_then(|data| data.get(name));
+            value.and_then(|value| std::str::from_utf8(&value.0).ok()).unwrap_or_default()
+        };
         JoinRecord { public_key: field(PUBLIC_KEY).to_owned(), addresses: parse_addresses(field(ADDRESSES)) }
     }
 
@@ -64,17 +70,18 @@ impl JoinRecord {
         let joined =
             |all: &BTreeSet<IpAddr>| all.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
         let data = [(PUBLIC_KEY, self.public_key.clone()), (ADDRESSES, joined(&self.addresses))];
-        let data = Some(data.map(|(name, value)| (name.to_owned(), value)).into());
-        match view.config_maps.get(&key(node)) {
+        let data = Some(data.map(|(name, value)| (name.to_owned(), ByteString(value.into_bytes()))).into());
+        match view.secrets.get(&key(node)) {
             Some(old) if old.data == data => None,
-            Some(old) => Some(Action::update(ConfigMap { data, ..old.as_ref().clone() })),
+            Some(old) => Some(Action::update(Secret { data, ..old.as_ref().clone() })),
             None => {
                 let metadata = ObjectMeta {
                     name: Some(format!("{PREFIX}{node}")),
                     namespace: Some(NAMESPACE.to_owned()),
                     ..ObjectMeta::default()
                 };
-                Some(Action::Create(ConfigMap { metadata, data, ..ConfigMap::default() }.into()))
+                let type_ = Some(JOIN_RECORD_TYPE.to_owned());
+                Some(Action::Create(Secret { metadata, type_, data, ..Secret::default() }.into()))
             }
         }
     }
@@ -98,7 +105,7 @@ pub(super) fn node_of(key: &Key) -> Option<&str> {
 /// The record belongs to its Node, and the garbage collector removes it with the Node. A record whose machine never
 /// registered is deleted.
 pub(super) fn reconcile(view: &View, key: &Key, node: &str, context: Context<'_>) -> Vec<Action> {
-    let Some(record) = view.config_maps.get(key).filter(|map| !meta::terminating(&map.metadata)) else {
+    let Some(record) = view.secrets.get(key).filter(|record| !meta::terminating(&record.metadata)) else {
         return Vec::new();
     };
     let owners = record.metadata.owner_references.as_deref().unwrap_or_default();
@@ -184,9 +191,9 @@ pub(super) fn check_free(names: &NodeNames, view: &View, node: &str, address: Ip
     if names.servers.iter().any(|server| is_ours(server)) || endpoints.any(|server| is_ours(server)) {
         return Err(Refusal::ServerAddress(address));
     }
-    let other = view.config_maps.iter().find_map(|(key, map)| {
+    let other = view.secrets.iter().find_map(|(key, record)| {
         let other = node_of(key).filter(|other| *other != node)?;
-        JoinRecord::read(map).addresses.iter().any(|ip| ip.to_canonical() == plain).then_some(other)
+        JoinRecord::read(record).addresses.iter().any(|ip| ip.to_canonical() == plain).then_some(other)
     });
     other.map_or(Ok(()), |other| Err(Refusal::Taken { address, node: other.to_owned() }))
 }

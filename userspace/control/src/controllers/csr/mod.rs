@@ -26,6 +26,7 @@ use crate::action::{Action, Context, Controller};
 use crate::cache::{Change, Key, Kind, Object, View};
 use crate::config::{NODE_ADDRESSES, NodeNames, SignError, SignRequest, Signer};
 use crate::meta;
+pub use join_record::JOIN_RECORD_TYPE;
 use join_record::{JoinRecord, check_address, check_free, check_name};
 
 const CLIENT: &str = "kubernetes.io/kube-apiserver-client";
@@ -48,7 +49,7 @@ impl Controller for Csrs {
     }
 
     fn reads(&self) -> &'static [Kind] {
-        &[Kind::CertificateSigningRequest, Kind::Node, Kind::ConfigMap]
+        &[Kind::CertificateSigningRequest, Kind::Node, Kind::Secret]
     }
 
     fn route(&self, change: &Change, view: &View, keys: &mut Vec<Key>) {
@@ -58,8 +59,8 @@ impl Controller for Csrs {
             Some(Object::Node(node)) if change.old.is_none() || change.new.is_none() => {
                 keys.push(join_record::key(meta::name(&node.metadata)));
             }
-            Some(Object::ConfigMap(map)) => {
-                let record = Key::of(&map.metadata);
+            Some(Object::Secret(record)) => {
+                let record = Key::of(&record.metadata);
                 if join_record::node_of(&record).is_some() {
                     keys.push(record);
                     let open = view.csrs.iter().filter(|(_, csr)| CsrState::of(csr) == CsrState::Pending);

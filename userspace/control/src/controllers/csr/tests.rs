@@ -240,8 +240,8 @@ fn a_record_goes_with_its_node_or_when_the_machine_never_registers() {
     assert!(matches!(reconcile(&view, 90_000).as_slice(), [Action::Delete(_)]));
     view.watched(node("n1", 2000, "10.0.0.1").into(), Timestamp::UNIX_EPOCH);
     match reconcile(&view, 60).as_slice() {
-        [Action::Update { object: Object::ConfigMap(map), .. }] => {
-            let owners = map.metadata.owner_references.as_ref().unwrap();
+        [Action::Update { object: Object::Secret(record), .. }] => {
+            let owners = record.metadata.owner_references.as_ref().unwrap();
             assert_eq!((owners[0].kind.as_str(), owners[0].uid.as_str()), ("Node", "n1"));
         }
         other => panic!("{other:?}"),
