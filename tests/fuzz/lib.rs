@@ -46,7 +46,11 @@ const PATCHES: [&str; 4] = [
 
 impl Server {
     fn start() -> Server {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_stack_size(8 << 20)
+            .enable_all()
+            .build();
         let (runtime, folder) = (runtime.expect("a runtime"), tempfile::tempdir().expect("a folder"));
         let server = runtime.block_on(ApiServer::new(config(&folder))).expect("a server");
         let router = server.in_process(Identity::new("fuzz", &["system:masters"]));

@@ -9,6 +9,9 @@ use super::{World, get, send};
 const REVIEWS: &str = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
 const ACCOUNT: &str = "system:serviceaccount:kube-system:priv";
 
+/// The role that the requester has, headers, and the code of the answer.
+type Row<'a> = (&'a str, &'a [(&'a str, &'a str)], u16);
+
 /// Code, and the user info or the message.
 async fn who(client: &kube::Client, headers: &[(&str, &str)]) -> Result<(u16, Value)> {
     let review = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"});
@@ -44,7 +47,7 @@ async fn each_part_of_an_impersonated_user_needs_its_right() -> Result<()> {
     let (jane, priv_account) = (("impersonate-user", "jane"), ("impersonate-user", ACCOUNT));
     let (uid, scope) = (("impersonate-uid", "1"), ("impersonate-extra-scopes", "view"));
     let (dev, masters) = (("impersonate-group", "dev"), ("impersonate-group", "system:masters"));
-    let rows: &[(&str, &[(&str, &str)], u16)] = &[
+    let rows: &[Row] = &[
         ("of-users", &[jane], 201),
         ("of-users", &[priv_account], 403),
         ("of-accounts", &[priv_account], 201),

@@ -8,6 +8,7 @@ use skep_store::Store;
 
 use crate::admission::OptionalPlugin;
 use crate::audit::Audit;
+use crate::authn::TokenKeys;
 
 /// All settings; the server reads no flags, files or environment.
 #[derive(Clone)]
@@ -61,16 +62,6 @@ pub struct ServiceNetwork {
 
 /// Kubernetes' usual range of node ports.
 pub const NODE_PORTS: std::ops::RangeInclusive<u16> = 30_000..=32_767;
-
-/// Keys of service account tokens, in PEM.
-#[derive(Clone)]
-pub struct TokenKeys {
-    /// An EC P-256 key in PKCS#8, which signs.
-    pub private: String,
-    /// The public keys whose tokens are valid; that of `private` is the first.
-    pub public: Vec<String>,
-    pub issuer: String,
-}
 
 /// What an administrator allows or forbids for all users.
 #[derive(Clone, Debug)]

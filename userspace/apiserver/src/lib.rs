@@ -74,8 +74,9 @@ use write::Writer;
 
 pub use admission::{OptionalPlugin, PluginError};
 pub use audit::{Audit, AuditPolicy, LogOptions};
+pub use authn::TokenKeys;
 pub use config::{
-    AccessRules, Config, Credentials, FrontProxy, NODE_PORTS, Neighbour, NodeTls, ServiceNetwork, TokenKeys,
+    AccessRules, Config, Credentials, FrontProxy, NODE_PORTS, Neighbour, NodeTls, ServiceNetwork,
 };
 pub use identity::Identity;
 pub use serve::ServeError;

@@ -64,9 +64,13 @@ fn main() -> ExitCode {
     }
 }
 
+/// Of a worker thread. A nested object is handled by recursion, a hundred levels deep at most; a debug build needs 3 MiB.
+const STACK_BYTES: usize = 8 << 20;
+
 fn run(command: Command) -> Result<()> {
     // Two threads: one serves while the other waits for a disk.
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(2).thread_stack_size(STACK_BYTES).enable_all().build();
     runtime.context("start the runtime")?.block_on(async {
         match command {
             Command::Server(server) => server::run(*server).await,

@@ -74,7 +74,7 @@ impl Keys {
         }
     }
 
-    fn from_etcd<'a>(&self, key: &'a str) -> Cow<'a, str> {
+    fn ours<'a>(&self, key: &'a str) -> Cow<'a, str> {
         match key.strip_prefix(&*self.0) {
             Some(rest) if *self.0 != *REGISTRY => Cow::Owned(format!("{REGISTRY}{rest}")),
             _ => Cow::Borrowed(key),
@@ -84,7 +84,7 @@ impl Keys {
     fn entry(&self, kv: &KeyValue) -> Result<Entry> {
         let key = kv.key_str().map_err(|_| StoreError::Corrupt("a key is not UTF-8".to_owned()))?;
         Ok(Entry {
-            key: self.from_etcd(key).as_ref().into(),
+            key: self.ours(key).as_ref().into(),
             value: Bytes::copy_from_slice(kv.value()),
             created: kv.create_revision() as Revision,
             modified: kv.mod_revision() as Revision,
@@ -505,7 +505,7 @@ mod tests {
         {
             let keys = Keys::new(prefix);
             assert_eq!(keys.to_etcd("/registry/pods/a/b"), stored, "{prefix}");
-            assert_eq!(keys.from_etcd(stored), "/registry/pods/a/b", "{prefix}");
+            assert_eq!(keys.ours(stored), "/registry/pods/a/b", "{prefix}");
         }
     }
 }

@@ -115,7 +115,7 @@ fn quantity(value: &Value) -> Result<Option<Value>> {
 /// A time in UTC with the fraction of its form. Go's zero time is null.
 fn time(value: &Value, form: time_form::Form) -> Result<Option<Value>> {
     let Some(text) = value.as_str() else { return Err(Undecodable::Type) };
-    form.check(text).map_err(Undecodable::Form)?;
+    form.check(text).map_err(|problem| Undecodable::Form(problem.0))?;
     let refused = || {
         let message = "Time.MarshalJSON: year outside of range [0,9999]";
         Undecodable::Form(message.to_owned())

@@ -1,5 +1,9 @@
 //! The forms of times in the API: RFC 3339 as Go's `time.Parse` reads it. Out: its message for a text of another form.
 
+/// Go's message about a text that is no time of a form.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct NotATime(pub(super) String);
+
 /// A layout of Go's time package, and the form in which we write it.
 #[derive(Clone, Copy)]
 pub(super) struct Form {
@@ -21,7 +25,7 @@ pub(super) const MICROSECONDS: Form = Form {
 
 impl Form {
     /// Checks a text.
-    pub(super) fn check(self, text: &str) -> Result<(), String> {
+    pub(super) fn check(self, text: &str) -> Result<(), NotATime> {
         let rest = self.date_and_time(text)?;
         let rest = self.skip_fraction(text, rest)?;
         if rest == "Z" {
@@ -36,13 +40,15 @@ impl Form {
                 }
                 Ok(())
             }
-            _ if rest.starts_with('Z') => Err(format!("parsing time {text:?}: extra text: {:?}", &rest[1..])),
+            _ if rest.starts_with('Z') => {
+                Err(NotATime(format!("parsing time {text:?}: extra text: {:?}", &rest[1..])))
+            }
             _ => Err(self.unparsed(text, rest, "Z07:00")),
         }
     }
 
     /// The text behind the seconds.
-    fn date_and_time(self, text: &str) -> Result<&str, String> {
+    fn date_and_time(self, text: &str) -> Result<&str, NotATime> {
         let mut rest = text;
         for (element, separator, range, name) in [
             ("2006", "-", 0..=9999, "year"),
@@ -66,7 +72,7 @@ impl Form {
         Ok(rest)
     }
 
-    fn skip_fraction<'a>(self, text: &str, rest: &'a str) -> Result<&'a str, String> {
+    fn skip_fraction<'a>(self, text: &str, rest: &'a str) -> Result<&'a str, NotATime> {
         let fraction = rest.strip_prefix(['.', ',']);
         let digits = fraction.map_or(0, |all| all.bytes().take_while(u8::is_ascii_digit).count());
         match self.fraction {
@@ -78,11 +84,12 @@ impl Form {
         }
     }
 
-    fn unparsed(self, text: &str, rest: &str, element: &str) -> String {
-        format!("parsing time {text:?} as {:?}: cannot parse {rest:?} as {element:?}", self.layout)
+    fn unparsed(self, text: &str, rest: &str, element: &str) -> NotATime {
+        let layout = self.layout;
+        NotATime(format!("parsing time {text:?} as {layout:?}: cannot parse {rest:?} as {element:?}"))
     }
 
-    fn out_of_range(self, text: &str, name: &str) -> String {
-        format!("parsing time {text:?}: {name} out of range")
+    fn out_of_range(self, text: &str, name: &str) -> NotATime {
+        NotATime(format!("parsing time {text:?}: {name} out of range"))
     }
 }

@@ -8,6 +8,7 @@ mod always_pull_images;
 mod authorizer;
 mod certificate;
 mod event_rate;
+mod event_rates;
 mod expression;
 mod external_ips;
 mod hook_sources;

@@ -62,8 +62,10 @@ pub(super) fn part(request: &Request<'_>, object: &Value) -> Result<(), Status> 
         ("serviceaccounts", "token") => {
             let reference = &object["spec"]["boundObjectRef"];
             let pod = pod(reference["name"].as_str().unwrap_or_default());
-            let checked = check_token(node, reference, pod.as_ref());
-            checked.and_then(|pod| check_audience(request, object, pod)).err()
+            match check_token(node, reference, pod.as_ref()) {
+                Ok(pod) => return check_audience(request, object, pod),
+                Err(why) => Some(why),
+            }
         }
         _ => None,
     };
@@ -71,12 +73,12 @@ pub(super) fn part(request: &Request<'_>, object: &Value) -> Result<(), Status> 
 }
 
 /// A node gets tokens for the audiences that volumes of the pod ask for, or that it has a right to.
-fn check_audience(request: &Request<'_>, object: &Value, pod: &Value) -> Result<(), String> {
+fn check_audience(request: &Request<'_>, object: &Value, pod: &Value) -> Result<(), Status> {
     let audiences = object["spec"]["audiences"].as_array().map(Vec::as_slice).unwrap_or_default();
     let audience = match audiences {
         [] => "",
         [one] => one.as_str().unwrap_or_default(),
-        _ => return Err("node may only request 0 or 1 audiences".to_owned()),
+        _ => return Err(request.forbidden(object, "node may only request 0 or 1 audiences")),
     };
     let identity = &request.call.identity;
     let right = Attributes {
@@ -94,7 +96,7 @@ fn check_audience(request: &Request<'_>, object: &Value, pod: &Value) -> Result<
     if asks_for(pod, audience, driver) || !audience.is_empty() && authorizer.allows(&right) {
         return Ok(());
     }
-    Err(format!("audience \"{audience}\" not found in pod spec volume"))
+    Err(request.forbidden(object, format!("audience \"{audience}\" not found in pod spec volume")))
 }
 
 /// Whether a volume of the pod, or the driver of one, asks for tokens of the audience; the empty one is this server's.

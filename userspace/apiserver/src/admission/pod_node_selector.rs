@@ -18,7 +18,7 @@ pub(super) fn admit(request: &Request<'_>, object: &mut Value) -> Result<(), Sta
     let namespace = request.get("", "v1", "namespaces", "", request.namespace()).map(|found| found.value());
     let text = namespace.as_ref().and_then(|found| found["metadata"]["annotations"][ANNOTATION].as_str());
     let wanted = parse(text.unwrap_or_default());
-    let wanted = wanted.map_err(|why| request.forbidden(object, why))?;
+    let wanted = wanted.map_err(|bad| request.forbidden(object, bad.to_string()))?;
     let selector = &object["spec"]["nodeSelector"];
     if wanted.iter().any(|(key, value)| selector[key].as_str().is_some_and(|own| own != value)) {
         let why = "pod node label selector conflicts with its namespace node label selector";
@@ -30,11 +30,16 @@ pub(super) fn admit(request: &Request<'_>, object: &mut Value) -> Result<(), Sta
     Ok(())
 }
 
+/// A term that is no `key=value`.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("invalid selector: [{0}]")]
+struct BadTerm(String);
+
 /// `key=value` pairs, separated by commas.
-fn parse(text: &str) -> Result<BTreeMap<String, String>, String> {
+fn parse(text: &str) -> Result<BTreeMap<String, String>, BadTerm> {
     let terms = text.split(',').map(str::trim).filter(|term| !term.is_empty());
     let pair = |term: &str| {
-        let (key, value) = term.split_once('=').ok_or_else(|| format!("invalid selector: [{term}]"))?;
+        let (key, value) = term.split_once('=').ok_or_else(|| BadTerm(term.to_owned()))?;
         Ok((key.trim().to_owned(), value.trim_start_matches('=').trim().to_owned()))
     };
     terms.map(pair).collect()

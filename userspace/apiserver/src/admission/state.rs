@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use super::event_rate::EventRates;
+use super::event_rates::EventRates;
 use super::hook_sources::HookSources;
 use super::optional::OptionalPlugin;
 use super::quota_locks::QuotaLocks;

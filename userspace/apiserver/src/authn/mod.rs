@@ -18,7 +18,9 @@ use crate::state::Inner;
 use token::Tokens;
 
 pub(crate) use certificate::PeerCertificate;
+
 pub(crate) use impersonation::{impersonated, wanted_user};
+pub use token_keys::TokenKeys;
 
 /// The requester before impersonation.
 pub(crate) fn requester(server: &Inner, request: &Request) -> Result<Identity, Status> {

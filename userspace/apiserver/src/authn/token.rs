@@ -13,9 +13,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use skep_api::{find, meta};
 
-use super::token_keys::KeySet;
+use super::token_keys::{KeySet, TokenKeys};
 use crate::cache::Caches;
-use crate::config::TokenKeys;
 use crate::identity::{AUTHENTICATED, CREDENTIAL, Identity};
 use crate::lock::{Lock, RwLock};
 use crate::start_error::StartError;

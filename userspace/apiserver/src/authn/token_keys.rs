@@ -9,8 +9,17 @@ use rustls_pki_types::pem::PemObject as _;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::config::TokenKeys;
 use crate::start_error::StartError;
+
+/// Keys of service account tokens, in PEM.
+#[derive(Clone)]
+pub struct TokenKeys {
+    /// An EC P-256 key in PKCS#8, which signs.
+    pub private: String,
+    /// The public keys whose tokens are valid; that of `private` is the first.
+    pub public: Vec<String>,
+    pub issuer: String,
+}
 
 /// Length of an uncompressed point: a mark, x and y.
 const POINT_LENGTH: usize = 65;

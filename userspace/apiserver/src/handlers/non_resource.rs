@@ -61,12 +61,7 @@ pub(crate) async fn handle(
         [".well-known", "openid-configuration"] => {
             Some(token::discovery(&server.tokens, server.config.advertise))
         }
-        ["openid", "v1", "jwks"] => {
-            let mut answer = respond_value(StatusCode::OK, &server.tokens.jwks());
-            let kind = http::HeaderValue::from_static("application/jwk-set+json");
-            answer.headers_mut().insert(http::header::CONTENT_TYPE, kind);
-            return Ok(answer);
-        }
+        ["openid", "v1", "jwks"] => return Ok(key_set(server)),
         [which @ ("healthz" | "livez" | "readyz"), check @ ..] => {
             return Ok(health::handle(server, query, which, &check.join("/")).await);
         }
@@ -83,6 +78,14 @@ pub(crate) async fn handle(
     };
     let document = document.ok_or_else(Status::no_such_path)?;
     Ok(respond_large(request.headers(), document.to_string().into()))
+}
+
+/// The keys of tokens, as a JSON Web Key Set (RFC 7517).
+fn key_set(server: &Inner) -> Response {
+    let mut answer = respond_value(StatusCode::OK, &server.tokens.jwks());
+    let kind = http::HeaderValue::from_static("application/jwk-set+json");
+    answer.headers_mut().insert(http::header::CONTENT_TYPE, kind);
+    answer
 }
 
 fn aggregated_answer(registry: &Registry, remotes: &[Remote], core: bool) -> Response {

@@ -11,6 +11,7 @@ pub mod endpointslice;
 pub mod endpointslice_mirroring;
 pub mod job;
 pub mod load_balancer;
+pub(crate) mod node_conditions;
 pub mod node_ipam;
 pub mod node_lifecycle;
 mod node_zones;

@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::{Node, NodeCondition, Pod, Taint};
 use serde_json::json;
 use skep_api::time;
 
+use super::node_conditions::{NOT_READY, UNREACHABLE, condition_status, conditions, ready_status};
 use super::node_zones::{Eviction, eviction, eviction_taint};
 use super::pods;
 use super::routing::own_key;
@@ -17,8 +18,6 @@ use crate::action::{Action, Context, Controller};
 use crate::cache::{Change, Key, Kind, Object, View};
 use crate::meta;
 
-pub const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
-pub const NOT_READY: &str = "node.kubernetes.io/not-ready";
 pub const LEASES: &str = "kube-node-lease";
 
 pub struct NodeLifecycle {
@@ -101,23 +100,6 @@ fn readiness(object: Option<&Object>) -> Option<&str> {
         Some(Object::Node(node)) => Some(ready_status(node)),
         _ => None,
     }
-}
-
-fn conditions(node: &Node) -> &[NodeCondition] {
-    node.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default()
-}
-
-pub(super) fn condition<'a>(node: &'a Node, kind: &str) -> Option<&'a NodeCondition> {
-    conditions(node).iter().find(|c| c.type_ == kind)
-}
-
-fn condition_status<'a>(node: &'a Node, kind: &str) -> &'a str {
-    condition(node, kind).map_or("", |c| c.status.as_str())
-}
-
-/// "True", "False", "Unknown", or "" for a node without the condition.
-pub fn ready_status(node: &Node) -> &str {
-    condition_status(node, "Ready")
 }
 
 /// Sets the conditions that only the kubelet reports to Unknown; `None` if they are already.

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Taint};
 use skep_api::time;
 
-use super::node_lifecycle::{NOT_READY, UNREACHABLE, condition, ready_status};
+use super::node_conditions::{NOT_READY, UNREACHABLE, condition, ready_status};
 use crate::cache::{Key, View};
 use crate::meta;
 

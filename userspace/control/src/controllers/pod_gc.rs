@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use serde_json::json;
 use skep_api::time;
 
-use super::node_lifecycle::ready_status;
+use super::node_conditions::ready_status;
 use super::routing::own_key;
 use super::{pods, taint_eviction};
 use crate::action::{Action, Context, Controller, Delete};

@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointHints, ForZone};
 
 use super::endpoints::ZONE;
-use super::node_lifecycle::ready_status;
+use super::node_conditions::ready_status;
 use crate::cache::{Change, Key, Object, View};
 use crate::meta;
 

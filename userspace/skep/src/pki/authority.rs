@@ -12,7 +12,7 @@ use skep_control::{SignError, SignRequest, Signer};
 use x509_parser::pem::parse_x509_pem;
 
 use super::error::PkiError;
-use super::files::{read, to_hex, write_private};
+use super::files::{certificates, read, to_hex, write_private};
 use super::leaf::{CertifiedPem, Leaf};
 
 /// Validity of a CA's certificate.
@@ -80,14 +80,6 @@ impl Authority {
         };
         issue().map_err(|source| PkiError::Create { what: "a certificate", source })
     }
-}
-
-/// The certificates of a PEM text, each as PEM.
-pub(crate) fn certificates(pem: &str) -> Vec<String> {
-    let blocks = pem.split_inclusive("-----END CERTIFICATE-----");
-    let from =
-        |block: &str| block.find("-----BEGIN CERTIFICATE-----").map(|at| format!("{}\n", &block[at..]));
-    blocks.filter_map(from).collect()
 }
 
 /// SHA-256 of the subject public key info, in the form of kubeadm's `--discovery-token-ca-cert-hash`; `None` if the text

@@ -26,6 +26,14 @@ pub(super) fn read(path: &Path) -> Result<Option<String>, PkiError> {
     }
 }
 
+/// The certificates of a PEM text, each as PEM.
+pub(crate) fn certificates(pem: &str) -> Vec<String> {
+    let blocks = pem.split_inclusive("-----END CERTIFICATE-----");
+    let from =
+        |block: &str| block.find("-----BEGIN CERTIFICATE-----").map(|at| format!("{}\n", &block[at..]));
+    blocks.filter_map(from).collect()
+}
+
 /// Replaces a file durably by one with mode 0600.
 pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> Result<(), PkiError> {
     let new = path.with_extension("new");

@@ -19,9 +19,9 @@ mod sealing;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-pub(crate) use authority::{Authority, ca_hash, certificates, hash_of_der};
+pub(crate) use authority::{Authority, ca_hash, hash_of_der};
 pub(crate) use error::PkiError;
-pub(crate) use files::{to_hex, write_private};
+pub(crate) use files::{certificates, to_hex, write_private};
 pub(crate) use leaf::{CertifiedPem, Leaf, SERVER, due, request};
 pub(crate) use rotation::Stage;
 

@@ -6,8 +6,9 @@ use std::path::PathBuf;
 
 use rcgen::KeyPair;
 
-use super::authority::{certificates, create_pem};
+use super::authority::create_pem;
 use super::error::PkiError;
+use super::files::certificates;
 use super::files::{read, write_private};
 use super::{Pki, TOKEN_KEY, public_key};
 

@@ -13,15 +13,14 @@ const GENERATED_LABELS: [&str; 4] =
 
 /// Adds what makes the selector unique, and keeps what the user wrote: validation refuses what conflicts.
 pub(super) fn generate(spec: &mut Value, uid: &str, name: &str) {
-    if spec["selector"].is_null() {
-        spec["selector"] = json!({});
-    }
-    if spec["selector"].is_object() {
-        set_default(&mut spec["selector"]["matchLabels"], GENERATED_LABELS[0], uid);
-    }
-    let labels = &mut spec["template"]["metadata"]["labels"];
+    set_default(spec, "selector", json!({}));
+    set_default(&mut spec["selector"], "matchLabels", json!({}));
+    set_default(&mut spec["selector"]["matchLabels"], GENERATED_LABELS[0], uid);
+    let template = &mut spec["template"];
+    set_default(template, "metadata", json!({}));
+    set_default(&mut template["metadata"], "labels", json!({}));
     for (label, value) in GENERATED_LABELS.into_iter().zip([uid, name, uid, name]) {
-        set_default(labels, label, value);
+        set_default(&mut template["metadata"]["labels"], label, value);
     }
 }
 

@@ -55,10 +55,8 @@ fn validate(object: &Value, errors: &mut Errors) {
         }
     };
     match text(&object["type"]) {
-        ACCOUNT_TOKEN => {
-            if text(&object["metadata"]["annotations"][ACCOUNT_NAME]).is_empty() {
-                errors.required(&Path::new("metadata").child("annotations").key(ACCOUNT_NAME), "");
-            }
+        ACCOUNT_TOKEN if text(&object["metadata"]["annotations"][ACCOUNT_NAME]).is_empty() => {
+            errors.required(&Path::new("metadata").child("annotations").key(ACCOUNT_NAME), "");
         }
         "kubernetes.io/tls" => required(&["tls.crt", "tls.key"]),
         "kubernetes.io/dockercfg" => validate_json(data, ".dockercfg", errors),

@@ -12,7 +12,7 @@ use serde_json::json;
 use super::{deployment, work, work_once};
 use crate::Config;
 use crate::cache::{Key, Kind, Object};
-use crate::controllers::{self, node_lifecycle, pods};
+use crate::controllers::{self, node_conditions, node_lifecycle, pods};
 use crate::runner::sim::Sim;
 
 fn whole_cluster() -> Sim {
@@ -93,7 +93,7 @@ fn pods_of_a_silent_node_stop_serving_at_once_and_are_replaced_after_their_toler
     assert_eq!((on_node(&sim, "n1"), on_node(&sim, "n2"), on_node(&sim, "n3")), (1, 1, 1));
     pass(&mut sim, 7, &["n2", "n3"]);
     let Some(Object::Node(node)) = sim.get(Kind::Node, &Key::cluster("n1")) else { panic!("kept") };
-    assert_eq!(node_lifecycle::ready_status(&node), "Unknown");
+    assert_eq!(node_conditions::ready_status(&node), "Unknown");
     let taints = node.spec.as_ref().unwrap().taints.as_ref().unwrap();
     let effects: Vec<&str> = taints.iter().map(|t| t.effect.as_str()).collect();
     assert_eq!(effects, ["NoSchedule", "NoExecute"]);
@@ -159,9 +159,9 @@ fn a_step_of_the_wall_clock_makes_no_node_unreachable() {
     pass(&mut sim, 2, &[]);
     for node in sim.all(Kind::Node) {
         let Object::Node(node) = node else { panic!("{node:?}") };
-        assert_eq!(node_lifecycle::ready_status(&node), "True");
+        assert_eq!(node_conditions::ready_status(&node), "True");
     }
     pass(&mut sim, 4, &["n1", "n2"]);
     let Some(Object::Node(lost)) = sim.get(Kind::Node, &Key::cluster("n3")) else { panic!("n3") };
-    assert_eq!(node_lifecycle::ready_status(&lost), "Unknown");
+    assert_eq!(node_conditions::ready_status(&lost), "Unknown");
 }
