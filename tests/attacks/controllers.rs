@@ -114,8 +114,11 @@ async fn a_pod_that_tolerates_a_taint_for_longer_than_time_stays() {
     let node = parsed(json!({"metadata": {"name": "n"}, "spec": {"taints": [taint]}}));
     nodes.create(&PostParams::default(), &node).await.unwrap();
     for (name, tolerations) in [
-        ("long", json!([{"operator": "Exists", "tolerationSeconds": 9_000_000_000_000_i64}])),
-        ("longest", json!([{"operator": "Exists", "tolerationSeconds": i64::MAX}])),
+        (
+            "long",
+            json!([{"operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 9_000_000_000_000_i64}]),
+        ),
+        ("longest", json!([{"operator": "Exists", "effect": "NoExecute", "tolerationSeconds": i64::MAX}])),
         ("intolerant", json!([])),
     ] {
         cluster
