@@ -175,9 +175,9 @@ fn queries(namespace: &str) -> Vec<Hostile> {
     let texts = [
         "",
         "=",
-        "a in (",
+        "a%20in%20(",
         "!",
-        "a in (b),,",
+        "a%20in%20(b),,",
         "metadata.name=",
         "%00",
         "a=b=c",

@@ -108,8 +108,11 @@ impl JobSync<'_> {
         let result = status::result_of(self, &new, &outcomes);
         let suspended = self.spec.suspend == Some(true);
         let active: Vec<&Arc<Pod>> = self.pods.iter().copied().filter(|p| pods::active(p)).collect();
-        let surplus = if result.is_some() || suspended || meta::terminating(&self.job.metadata) {
+        let surplus = if result.is_some() || suspended {
             active.clone()
+        } else if meta::terminating(&self.job.metadata) {
+            // The garbage collector deletes the pods, or leaves them as orphans.
+            Vec::new()
         } else {
             self.surplus(&active, &outcomes)
         };

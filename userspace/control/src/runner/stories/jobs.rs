@@ -204,3 +204,16 @@ fn the_finalizer_of_a_pod_without_an_owner_is_removed() {
     let orphan = pods.iter().find(|pod| Key::of(&pod.metadata) == key).unwrap();
     assert!(orphan.metadata.finalizers.iter().flatten().next().is_none(), "{:?}", orphan.metadata);
 }
+
+#[test]
+fn the_deletion_of_a_job_leaves_its_pods_to_the_garbage_collector() {
+    let mut sim = jobs();
+    let mut job = job(json!({"completions": 1, "parallelism": 1, "backoffLimit": 6}));
+    job.metadata.finalizers = Some(vec!["orphan".into()]);
+    sim.create(job);
+    settle(&mut sim);
+    let deleted = json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}});
+    sim.patch(Kind::Job, &Key::new("ns", "j"), deleted);
+    settle(&mut sim);
+    assert_eq!(sim.pods().iter().filter(|p| p.metadata.deletion_timestamp.is_none()).count(), 1);
+}
