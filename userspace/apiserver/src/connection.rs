@@ -26,6 +26,7 @@ use crate::authn::PeerCertificate;
 use crate::coalesce::CoalescingStream;
 use crate::connections::Connection;
 use crate::identity::PeerAddress;
+use crate::request_body::observed;
 
 /// The time that a client has for the TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -79,9 +80,15 @@ async fn requests(
         if let Some(peer) = &peer {
             request.extensions_mut().insert(peer.clone());
         }
-        let request: Request = request.map(Body::new);
-        let answered = tower_call(router.clone(), request);
-        async move { Ok::<_, Infallible>(answered.await?.map(|body| OpenBody { body, _open: open })) }
+        let version = request.version();
+        let (parts, body) = request.into_parts();
+        let (body, end) = observed(body);
+        let answered = tower_call(router.clone(), Request::from_parts(parts, body));
+        async move {
+            let mut answer = answered.await?;
+            end.announce(version, &mut answer);
+            Ok::<_, Infallible>(answer.map(|body| OpenBody { body, _open: open }))
+        }
     });
     let mut server = auto::Builder::new(TokioExecutor::new());
     server.http1().timer(TokioTimer::new()).header_read_timeout(IDLE_TIMEOUT);

@@ -40,6 +40,7 @@ mod object;
 mod perishable;
 mod query;
 mod reconcilers;
+mod request_body;
 mod request_info;
 mod reverse_proxy;
 mod review;
