@@ -84,8 +84,13 @@ pub(crate) fn json_or_yaml(bytes: &[u8]) -> Result<Value, Status> {
     }
 }
 
+/// Events that aliases of a YAML body may repeat: a few hundred bytes of aliases to aliases can stand for any number.
+const MAX_ALIAS_EVENTS: usize = 50_000;
+
 fn yaml(bytes: &[u8]) -> Result<Value, Status> {
-    let value: Value = serde_saphyr::from_slice(bytes)
+    let limits = serde_saphyr::alias_limits! { max_total_replayed_events: MAX_ALIAS_EVENTS };
+    let options = serde_saphyr::options! { alias_limits: limits };
+    let value: Value = serde_saphyr::from_slice_with_options(bytes, options)
         .map_err(|error| Status::bad_request(format!("error converting YAML to JSON: {error}")))?;
     as_object(value)
 }
