@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, RwLockReadGuard, RwLockWriteGuard};
 
 use skep_store::Revision;
@@ -17,6 +18,14 @@ const MAX_CHANGES: usize = 2_048;
 /// Bytes of the changes that are kept, with their lines. Changes of usual size never reach it: 2,048 of 8 KiB each. Without
 /// it, 2,048 small patches of one large object would keep gigabytes.
 const MAX_CHANGE_BYTES: usize = 32 << 20;
+/// Bytes of the changes of all kinds. Beyond it a kind keeps [`MIN_CHANGE_BYTES`].
+const MAX_HISTORY_BYTES: usize = 64 << 20;
+/// Bytes of changes that a kind keeps whatever the others keep.
+const MIN_CHANGE_BYTES: usize = 1 << 20;
+
+/// Bytes of the changes that all kinds keep together.
+#[derive(Clone, Default)]
+pub(super) struct History(Arc<AtomicUsize>);
 
 #[derive(Default)]
 pub(crate) struct Resource {
@@ -29,6 +38,7 @@ struct Inner {
     changes: VecDeque<Arc<Change>>,
     /// Of the changes.
     bytes: usize,
+    history: History,
     /// Every change after this revision is in `changes`.
     complete_after: Revision,
     watchers: Watchers,
@@ -53,6 +63,12 @@ pub(crate) struct Gone {
 }
 
 impl Resource {
+    pub(super) fn with(history: &History) -> Resource {
+        let mut inner = Inner::default();
+        inner.history = history.clone();
+        Resource { inner: RwLock::new(inner) }
+    }
+
     /// Nothing that panics runs under the lock.
     fn read(&self) -> RwLockReadGuard<'_, Inner> {
         self.inner.read()
@@ -65,8 +81,7 @@ impl Resource {
     pub(super) fn reset(&self, objects: Vec<Arc<Object>>, revision: Revision) {
         let mut inner = self.write();
         inner.objects = objects.into_iter().map(|object| (object.key.clone(), object)).collect();
-        inner.changes.clear();
-        inner.bytes = 0;
+        inner.forget();
         inner.complete_after = revision;
         // Watchers missed the changes of the gap: they are dropped, and list again.
         inner.watchers = Watchers::default();
@@ -188,22 +203,44 @@ impl Inner {
         range.take_while(move |(key, _)| key.starts_with(prefix)).map(|(_, object)| object)
     }
 
+    /// Whether the changes take more memory than they may.
+    fn is_heavy(&self) -> bool {
+        let all = self.history.0.load(Ordering::Relaxed);
+        self.bytes > MAX_CHANGE_BYTES || all > MAX_HISTORY_BYTES && self.bytes > MIN_CHANGE_BYTES
+    }
+
+    /// Forgets the changes.
+    fn forget(&mut self) {
+        self.changes.clear();
+        self.history.0.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.bytes = 0;
+    }
+
     fn publish(&mut self, change: Change) {
         self.published += 1;
         let change = Arc::new(change);
         self.bytes += change.weight();
+        self.history.0.fetch_add(change.weight(), Ordering::Relaxed);
         self.changes.push_back(change.clone());
         self.watchers.publish(&change);
-        while self.changes.len() > MAX_CHANGES || self.bytes > MAX_CHANGE_BYTES {
-            let is_heavy = self.bytes > MAX_CHANGE_BYTES;
+        while self.changes.len() > MAX_CHANGES || self.is_heavy() {
+            let is_heavy = self.is_heavy();
             let Some(oldest) = self.changes.pop_front() else { return };
             self.bytes -= oldest.weight();
+            self.history.0.fetch_sub(oldest.weight(), Ordering::Relaxed);
             self.complete_after = oldest.revision();
             // A watcher that still has it would keep more than is kept for all.
             if is_heavy && Arc::strong_count(&oldest) > 1 {
                 self.watchers.close_behind(&oldest);
             }
         }
+    }
+}
+
+/// The kind of a definition that is gone.
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.forget();
     }
 }
 
@@ -253,6 +290,21 @@ mod tests {
         );
         assert!(resource.watch(complete_after - 1, Trigger::Any).is_err());
         assert!(resource.watch(complete_after, Trigger::Any).is_ok());
+    }
+
+    #[test]
+    fn many_kinds_with_large_changes_share_their_bytes() {
+        let history = History::default();
+        let kinds: Vec<Resource> = (0..8).map(|_| Resource::with(&history)).collect();
+        for (kind, revision) in kinds.iter().zip((1..).step_by(30)) {
+            (revision..revision + 30).for_each(|revision| kind.put(large(revision)));
+        }
+        let kept = |kind: &Resource| kind.read().bytes;
+        let all: usize = kinds.iter().map(kept).sum();
+        assert_eq!(all, history.0.load(Ordering::Relaxed));
+        assert!(all <= MAX_HISTORY_BYTES + kinds.len() * (MIN_CHANGE_BYTES + (2 << 20)), "{all} bytes");
+        drop(kinds);
+        assert_eq!(history.0.load(Ordering::Relaxed), 0);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use serde_json::Value;
 use skep_api::kinds::{DefinedKinds, defined_kinds};
 use skep_api::{Kind, KindRef, Registry, kinds, meta};
 
+use super::resource::History;
 use super::{ROOT, Resource};
 use crate::object::prefix;
 
@@ -23,19 +24,23 @@ pub(super) struct Table {
     pub(super) registry: Arc<Registry>,
     /// By the prefix of the keys: `/registry/pods/`.
     pub(super) cached_kinds: HashMap<String, CachedKind>,
+    /// Of the changes that the caches keep.
+    history: History,
     /// By the names of definitions.
     pub(super) made: BTreeMap<String, Arc<DefinedKinds>>,
 }
 
 impl Default for Table {
     fn default() -> Table {
-        let mut cached_kinds = HashMap::new();
+        let (mut cached_kinds, history) = (HashMap::new(), History::default());
         for kind in kinds() {
+            let resource = || Arc::new(Resource::with(&history));
             cached_kinds
                 .entry(prefix(kind))
-                .or_insert_with(|| CachedKind { kind: kind.into(), resource: Arc::default() });
+                .or_insert_with(|| CachedKind { kind: kind.into(), resource: resource() });
         }
-        Table { registry: Arc::new(Registry::with(Vec::new())), cached_kinds, made: BTreeMap::new() }
+        let registry = Arc::new(Registry::with(Vec::new()));
+        Table { registry, cached_kinds, history, made: BTreeMap::new() }
     }
 }
 
@@ -80,7 +85,7 @@ impl Table {
             // A definition never replaces a built-in kind.
             Some(cached) if cached.kind.custom.is_none() => return None,
             Some(cached) => cached.resource.clone(),
-            None => Arc::default(),
+            None => Arc::new(Resource::with(&self.history)),
         };
         let cached = CachedKind { kind: KindRef::Custom(kind.clone()), resource };
         self.cached_kinds.insert(at.clone(), cached.clone());
