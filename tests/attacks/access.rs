@@ -1,4 +1,4 @@
-//! Rights that nobody granted: escalation, impersonation, tokens, proxies.
+//! Rights that were not granted: escalation, impersonation, tokens, proxies.
 
 mod addresses;
 mod escalation;

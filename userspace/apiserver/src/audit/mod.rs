@@ -254,7 +254,7 @@ mod tests {
             response.extensions_mut().insert(Forwarded);
             let mut body = answered(path, response).await.into_body();
             assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap().len(), 1 << 16);
-            // Nor is one without a known length, whoever made it.
+            // Nor is one without a known length.
             let mut body = answered(path, endless()).await.into_body();
             assert!(body.frame().await.unwrap().is_ok());
         }
