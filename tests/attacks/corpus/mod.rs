@@ -32,7 +32,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Requests of others are answered within this time meanwhile.
 const OTHERS_TIMEOUT: Duration = Duration::from_secs(1);
 const PROBE_INTERVAL: Duration = Duration::from_millis(20);
-const MAX_GROWTH: u64 = 100 << 20;
+/// Bounded by what is kept by design: history, and the heaps of the threads that work on large bodies.
+const MAX_GROWTH: u64 = 256 << 20;
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(10);
 const RECONCILE_TIMEOUT: Duration = Duration::from_secs(30);
 
