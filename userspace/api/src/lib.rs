@@ -19,6 +19,7 @@ pub mod patch;
 pub mod protobuf;
 pub mod quantity;
 pub mod quota;
+pub mod regexp;
 pub mod resources;
 pub mod schema;
 pub mod selector;

@@ -8,9 +8,14 @@ use kube_cel::cel::common::ast::{CallExpr, Expr, IdedExpr};
 use kube_cel::cel::{Context, ExecutionError, Value};
 
 use super::budget::{CelError, PER_CALL};
+use super::expressions;
 use super::message::Message;
 
-static FUNCTIONS: LazyLock<Context<'static>> = LazyLock::new(|| Context::default().with_all());
+static FUNCTIONS: LazyLock<Context<'static>> = LazyLock::new(|| {
+    let mut functions = Context::default().with_all();
+    expressions::add(&mut functions);
+    functions
+});
 
 /// What a function is called on.
 pub(super) enum Target {

@@ -8,6 +8,7 @@ mod authorizer;
 mod budget;
 mod check;
 mod eval;
+mod expressions;
 mod functions;
 mod message;
 mod program;
@@ -79,6 +80,8 @@ mod tests {
             "self.spec.other == 1 || true",
             "(self.spec.replicas > 2 ? 'many' : 'few') == 'many'",
             "self.spec.name.matches('^w.b$')",
+            r"'٣'.matches('\\d') == false && 'a-_'.matches(r'^[\w-_]+$') && 'a&&b'.matches(r'[a&&]{4}') == false",
+            r"'abc 123'.find(r'\d+') == '123' && 'a1b2'.findAll(r'\d') == ['1', '2'] && 'a1b2'.findAll(r'\d', 1) == ['1']",
             "quantity('1Gi').isGreaterThan(quantity('1Mi'))",
             "self.spec.list.sum() == 6 && self.spec.list.isSorted()",
             "self.spec.list.exists_one(x, x == 1)",

@@ -1,12 +1,11 @@
 //! The string formats that upstream validates in schemas. An unknown format accepts every text.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::LazyLock;
 
 use base64::Engine as _;
-use regex::Regex;
 
 use crate::names::{self, NameForm};
+use crate::regexp::Regexp;
 
 const KNOWN: &[&str] = &[
     "bsonobjectid",
@@ -56,7 +55,7 @@ pub(super) fn accepts(format: &str, text: &str) -> bool {
     match normalize(format).as_str() {
         "creditcard" => {
             let digits: String = text.chars().filter(char::is_ascii_digit).collect();
-            CARD.as_ref().is_some_and(|card| card.is_match(&digits))
+            matches(CARD, &digits)
         }
         "byte" => base64::engine::general_purpose::STANDARD.decode(text).is_ok(),
         "date" => text.parse::<jiff::civil::Date>().is_ok() && text.len() == 10,
@@ -73,42 +72,40 @@ pub(super) fn accepts(format: &str, text: &str) -> bool {
         "isbn10" => is_isbn10(text),
         "isbn13" => is_isbn13(text),
         other => {
-            PATTERNS.iter().find(|(name, _)| *name == other).is_none_or(|(_, regex)| regex.is_match(text))
+            PATTERNS.iter().find(|(name, _)| *name == other).is_none_or(|(_, pattern)| matches(pattern, text))
         }
     }
 }
 
-static CARD: LazyLock<Option<Regex>> = LazyLock::new(|| {
-    Regex::new(r"^(?:4[0-9]{12}(?:[0-9]{3})?|5[1-5][0-9]{14}|6(?:011|5[0-9][0-9])[0-9]{12}|3[47][0-9]{13}|3(?:0[0-5]|[68][0-9])[0-9]{11}|(?:2131|1800|35\\d{3})\\d{11})$").ok()
-});
+const CARD: &str = r"^(?:4[0-9]{12}(?:[0-9]{3})?|5[1-5][0-9]{14}|6(?:011|5[0-9][0-9])[0-9]{12}|3[47][0-9]{13}|3(?:0[0-5]|[68][0-9])[0-9]{11}|(?:2131|1800|35\\d{3})\\d{11})$";
 
-static PATTERNS: LazyLock<Vec<(&'static str, Regex)>> = LazyLock::new(|| {
-    let all = [
-        ("bsonobjectid", "^[0-9a-fA-F]{24}$"),
-        ("hexcolor", "^#?([0-9a-fA-F]{3}|[0-9a-fA-F]{6})$"),
-        (
-            "rgbcolor",
-            r"^rgb\(\s*(\d{1,2}|1\d\d|2[0-4]\d|25[0-5])\s*,\s*(\d{1,2}|1\d\d|2[0-4]\d|25[0-5])\s*,\s*(\d{1,2}|1\d\d|2[0-4]\d|25[0-5])\s*\)$",
-        ),
-        ("ssn", r"^\d{3}[- ]?\d{2}[- ]?\d{4}$"),
-        ("mac", "^([0-9A-Fa-f]{2}[:-]){5,7}[0-9A-Fa-f]{2}$|^([0-9A-Fa-f]{4}\\.){2,3}[0-9A-Fa-f]{4}$"),
-        (
-            "hostname",
-            r"^([a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]{0,61}[a-zA-Z0-9])(\.([a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]{0,61}[a-zA-Z0-9]))*$",
-        ),
-        ("uuid", "(?i)^[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}$"),
-        ("uuid3", "(?i)^[0-9a-f]{8}-?[0-9a-f]{4}-?3[0-9a-f]{3}-?[0-9a-f]{4}-?[0-9a-f]{12}$"),
-        ("uuid4", "(?i)^[0-9a-f]{8}-?[0-9a-f]{4}-?4[0-9a-f]{3}-?[89ab][0-9a-f]{3}-?[0-9a-f]{12}$"),
-        ("uuid5", "(?i)^[0-9a-f]{8}-?[0-9a-f]{4}-?5[0-9a-f]{3}-?[89ab][0-9a-f]{3}-?[0-9a-f]{12}$"),
-    ];
-    all.into_iter().filter_map(|(name, pattern)| Some((name, Regex::new(pattern).ok()?))).collect()
-});
+const PATTERNS: [(&str, &str); 10] = [
+    ("bsonobjectid", "^[0-9a-fA-F]{24}$"),
+    ("hexcolor", "^#?([0-9a-fA-F]{3}|[0-9a-fA-F]{6})$"),
+    (
+        "rgbcolor",
+        r"^rgb\(\s*(\d{1,2}|1\d\d|2[0-4]\d|25[0-5])\s*,\s*(\d{1,2}|1\d\d|2[0-4]\d|25[0-5])\s*,\s*(\d{1,2}|1\d\d|2[0-4]\d|25[0-5])\s*\)$",
+    ),
+    ("ssn", r"^\d{3}[- ]?\d{2}[- ]?\d{4}$"),
+    ("mac", "^([0-9A-Fa-f]{2}[:-]){5,7}[0-9A-Fa-f]{2}$|^([0-9A-Fa-f]{4}\\.){2,3}[0-9A-Fa-f]{4}$"),
+    (
+        "hostname",
+        r"^([a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]{0,61}[a-zA-Z0-9])(\.([a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]{0,61}[a-zA-Z0-9]))*$",
+    ),
+    ("uuid", "(?i)^[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}$"),
+    ("uuid3", "(?i)^[0-9a-f]{8}-?[0-9a-f]{4}-?3[0-9a-f]{3}-?[0-9a-f]{4}-?[0-9a-f]{12}$"),
+    ("uuid4", "(?i)^[0-9a-f]{8}-?[0-9a-f]{4}-?4[0-9a-f]{3}-?[89ab][0-9a-f]{3}-?[0-9a-f]{12}$"),
+    ("uuid5", "(?i)^[0-9a-f]{8}-?[0-9a-f]{4}-?5[0-9a-f]{3}-?[89ab][0-9a-f]{3}-?[0-9a-f]{12}$"),
+];
+
+fn matches(pattern: &str, text: &str) -> bool {
+    Regexp::new(pattern).is_ok_and(|regexp| regexp.is_match(text))
+}
 
 /// Go's durations (`1h30m`), or a number and a unit in words (`22 ns`, `3 days`).
 fn is_duration(text: &str) -> bool {
-    static GO: LazyLock<Option<Regex>> =
-        LazyLock::new(|| Regex::new(r"^[-+]?(0|((\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h))+)$").ok());
-    static WORDS: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"^((\d+)\s*([A-Za-zµ]+))$").ok());
+    const GO: &str = r"^[-+]?(0|((\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h))+)$";
+    const WORDS: &str = r"^\d+\s*[A-Za-zµ]+$";
     let units = [
         "ns",
         "nano",
@@ -135,12 +132,10 @@ fn is_duration(text: &str) -> bool {
         "wk",
         "week",
     ];
-    let go = GO.as_ref().is_some_and(|go| go.is_match(text));
-    let words = WORDS.as_ref().and_then(|words| words.captures(text)).is_some_and(|parts| {
-        let unit = parts.get(3).map_or("", |unit| unit.as_str()).to_lowercase();
-        units.contains(&unit.as_str()) || units.contains(&unit.trim_end_matches('s'))
-    });
-    go || words
+    let unit =
+        text.trim_start_matches(|c: char| c.is_ascii_digit() || c.is_ascii_whitespace()).to_lowercase();
+    let known = units.contains(&unit.as_str()) || units.contains(&unit.trim_end_matches('s'));
+    matches(GO, text) || matches(WORDS, text) && known
 }
 
 fn is_cidr(text: &str) -> bool {

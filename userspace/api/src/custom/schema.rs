@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use regex::Regex;
 use serde_json::Value;
 
 use crate::cel::{CelError, Program};
@@ -92,7 +91,7 @@ pub struct Structural {
 pub struct Checks {
     pub required: Vec<String>,
     pub format: String,
-    pub pattern: Option<Arc<Regex>>,
+    pub pattern: Option<Arc<str>>,
     pub minimum: Option<Bound>,
     pub maximum: Option<Bound>,
     pub multiple_of: Option<f64>,
@@ -198,7 +197,7 @@ impl Checks {
         Checks {
             required: strings(&source["required"]),
             format: source["format"].as_str().unwrap_or_default().to_owned(),
-            pattern: pattern.and_then(|pattern| Regex::new(pattern).ok()).map(Arc::new),
+            pattern: pattern.map(Arc::from),
             minimum: bound("minimum", "exclusiveMinimum"),
             maximum: bound("maximum", "exclusiveMaximum"),
             multiple_of: source["multipleOf"].as_f64().filter(|factor| *factor > 0.0),

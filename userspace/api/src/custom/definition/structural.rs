@@ -4,6 +4,7 @@
 use serde_json::{Value, json};
 
 use crate::field::{Errors, Path};
+use crate::regexp::Regexp;
 use crate::value::{items, text};
 
 #[derive(Clone, Copy, PartialEq)]
@@ -160,7 +161,7 @@ fn validate_values(schema: &Value, skip_any: bool, skip_first: bool, path: &Path
         validate_nested(&schema["not"], false, &path.child("not"), errors);
     }
     if let Some(pattern) = schema["pattern"].as_str()
-        && let Err(error) = regex::Regex::new(pattern)
+        && let Err(error) = Regexp::check(pattern)
     {
         let why = format!("must be a valid regular expression, but isn't: {error}");
         errors.invalid(&path.child("pattern"), &schema["pattern"], &why);
