@@ -8,6 +8,7 @@ mod apply;
 mod conversion;
 mod custom;
 mod far_end;
+mod fidelity;
 mod harness;
 mod normal;
 mod operator;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use xtask::cluster::layout::{Layout, USUAL};
-use xtask::commands::{demo, down, fuzz, lint, soak, test, up};
+use xtask::commands::{demo, diff, down, fuzz, lint, soak, test, up};
 use xtask::{bench, build_ebpf, gen_api};
 
 #[derive(Parser)]
@@ -38,6 +38,8 @@ enum Command {
     Soak(soak::Arguments),
     /// Feed each parser of foreign bytes with what a fuzzer finds
     Fuzz(fuzz::Arguments),
+    /// Compare what Skep and another Kubernetes API server answer to the same manifests
+    Diff(diff::Arguments),
     /// Check the architecture and formatting, and run clippy
     Lint(lint::Arguments),
     /// Run every test, the cluster's included
@@ -56,6 +58,7 @@ fn main() -> ExitCode {
         Command::Bench(bench) => bench::run(bench),
         Command::Soak(arguments) => soak::run(arguments),
         Command::Fuzz(arguments) => fuzz::run(arguments),
+        Command::Diff(_) => diff::run(),
         Command::Lint(arguments) => lint::run(&arguments),
         Command::Test(arguments) => test::run(arguments),
     };

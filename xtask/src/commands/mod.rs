@@ -1,6 +1,7 @@
 //! One file a command.
 
 pub mod demo;
+pub mod diff;
 pub mod down;
 pub mod fuzz;
 pub mod lint;
