@@ -151,19 +151,23 @@ pub fn title(difference: &Difference) -> String {
 }
 
 static INDEX: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"\[[0-9]+\]").ok());
-static KEY: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"\[?[kv]:[^ ]*?[}\x22]\]").ok());
+static KEY: LazyLock<Option<Regex>> =
+    LazyLock::new(|| Regex::new(r#"\[k:\{[^\]]*\}\]|\[v:"[^\]]*"\]|\bk:\{[^}]*\}|\bv:"[^"]*""#).ok());
 static MAPS: LazyLock<Option<Regex>> = LazyLock::new(|| {
     let maps = "labels|annotations|matchLabels|nodeSelector|data|stringData|binaryData|limits|requests|hard|parameters";
     Regex::new(&format!(r"((?:^|[.:])(?:{maps}))(?:\.[^.\[]+|\[[^\]]+\])")).ok()
 });
 static QUOTED: LazyLock<Option<Regex>> =
     LazyLock::new(|| Regex::new(r#""(?:[^"\\]|\\.)*"|`[^`]*`|\\"(?:[^"\\])*\\""#).ok());
+/// What a message names: an object and its namespace, a kind.
+static NAMED: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"\([^ ();]*/[^ ();]+; [^)]*\)").ok());
+static KIND: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r#"[A-Za-z0-9.]+ "_" is invalid"#).ok());
 static NUMBER: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"[0-9]+").ok());
 
 /// A path without indexes, keys of lists and names within maps of strings.
 fn general(path: &str) -> String {
     let mut text = path.to_owned();
-    for (pattern, with) in [(&INDEX, "[]"), (&KEY, ".[key]"), (&MAPS, "$1{}")] {
+    for (pattern, with) in [(&INDEX, "[]"), (&KEY, "[key]"), (&MAPS, "$1{}")] {
         if let Some(pattern) = pattern.as_ref() {
             text = pattern.replace_all(&text, with).into_owned();
         }
@@ -174,7 +178,9 @@ fn general(path: &str) -> String {
 /// A text without what is quoted, and without numbers.
 fn skeleton(text: &str) -> String {
     let mut text: String = text.chars().take(1000).collect();
-    for (pattern, with) in [(&QUOTED, "\"_\""), (&INDEX, "[]"), (&NUMBER, "N")] {
+    for (pattern, with) in
+        [(&NAMED, "(_)"), (&QUOTED, "\"_\""), (&KIND, "_ is invalid"), (&INDEX, "[]"), (&NUMBER, "N")]
+    {
         if let Some(pattern) = pattern.as_ref() {
             text = pattern.replace_all(&text, with).into_owned();
         }

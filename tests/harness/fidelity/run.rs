@@ -20,6 +20,7 @@ use super::target::{Resource, Resources, Target};
 const ESTABLISHED_TIMEOUT: Duration = Duration::from_secs(60);
 /// Objects between two lines of progress.
 const PROGRESS_OBJECTS: usize = 500;
+const PROGRESS_DEFINITIONS: usize = 50;
 const APPLY: &str = "application/apply-patch+yaml";
 
 /// Objects that change what the server answers to others; they are sent by dry run only.
@@ -97,7 +98,11 @@ impl Pair {
 pub async fn run(pair: &Pair, manifests: Vec<Manifest>, options: &Options) -> Result<Outcomes> {
     let (definitions, objects): (Vec<_>, Vec<_>) = manifests.into_iter().partition(Manifest::is_definition);
     let mut outcomes = Outcomes::default();
-    define(pair, definitions, &mut outcomes).await?;
+    let used = objects.iter().map(|manifest| {
+        let group = manifest.text("apiVersion").split_once('/').map_or("", |(group, _)| group);
+        (group.to_owned(), manifest.text("kind").to_owned())
+    });
+    define(pair, definitions, &used.collect(), &mut outcomes).await?;
     let resources = Arc::new(pair.oracle.resources().await?);
     let namespaces = make_namespaces(pair, options.workers, &objects).await?;
     let objects = Arc::new(objects);
@@ -146,15 +151,24 @@ fn find<'a>(resources: &'a Resources, manifest: &Manifest) -> Option<&'a Resourc
     resources.get(&(manifest.text("apiVersion").to_owned(), manifest.text("kind").to_owned()))
 }
 
-/// A dry run of each, so that copies of one definition are all compared; then the first of each name for real.
-async fn define(pair: &Pair, definitions: Vec<Manifest>, outcomes: &mut Outcomes) -> Result<()> {
+/// A dry run of each, so that copies of one definition are all compared; then, for real, the first of each name whose kind
+/// (group and kind) is used.
+async fn define(
+    pair: &Pair,
+    definitions: Vec<Manifest>,
+    used: &BTreeSet<(String, String)>,
+    outcomes: &mut Outcomes,
+) -> Result<()> {
     let path =
         |manifest: &Manifest| format!("/apis/{}/customresourcedefinitions", manifest.text("apiVersion"));
     let current =
         definitions.iter().filter(|manifest| manifest.text("apiVersion") == "apiextensions.k8s.io/v1");
     let current: Vec<&Manifest> = current.collect();
     outcomes.unserved += definitions.len() - current.len();
-    for manifest in &current {
+    for (index, manifest) in current.iter().enumerate() {
+        if index.is_multiple_of(PROGRESS_DEFINITIONS) {
+            eprintln!("{index} of {} definitions", current.len());
+        }
         let (path, object) = (path(manifest), &manifest.object);
         let query = "?dryRun=All&fieldManager=fidelity-create&fieldValidation=Warn";
         let mut answers = pair.both(Method::POST, &format!("{path}{query}"), object).await?;
@@ -166,7 +180,10 @@ async fn define(pair: &Pair, definitions: Vec<Manifest>, outcomes: &mut Outcomes
     }
     let mut made = BTreeSet::new();
     for manifest in &current {
-        if made.contains(manifest.name()) {
+        let spec = &manifest.object["spec"];
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let kind = (text(&spec["group"]), text(&spec["names"]["kind"]));
+        if !used.contains(&kind) || made.contains(manifest.name()) {
             continue;
         }
         let query = "?fieldManager=fidelity-create";

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use crate::aggregate::{self, Remote};
 use crate::custom::publish;
 use crate::kinds::{Kind, KindRef, Registry};
-use crate::schema::{self, Field, Shape, Type, named};
+use crate::schema::{self, Field, Shape, Type, descriptions, named};
 
 /// The version of OpenAPI.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -196,7 +196,7 @@ fn definition(dialect: Dialect, schema: &'static Type) -> Value {
         None => {
             let fields = schema.fields.iter();
             let properties: Map<String, Value> =
-                fields.map(|field| (field.name.to_owned(), property(dialect, field))).collect();
+                fields.map(|field| (field.name.to_owned(), property(dialect, schema, field))).collect();
             let required: Vec<&str> = schema.fields.iter().filter(|f| f.required).map(|f| f.name).collect();
             let mut out = json!({"type": "object", "properties": properties});
             if !required.is_empty() {
@@ -205,6 +205,9 @@ fn definition(dialect: Dialect, schema: &'static Type) -> Value {
             out
         }
     };
+    if let Some(text) = descriptions::of_type(schema.name) {
+        out["description"] = text.into();
+    }
     if !schema.kinds.is_empty() {
         let kinds = schema.kinds.iter().filter_map(|kind| {
             let mut parts = kind.splitn(3, '/');
@@ -215,7 +218,7 @@ fn definition(dialect: Dialect, schema: &'static Type) -> Value {
     out
 }
 
-fn property(dialect: Dialect, field: &'static Field) -> Value {
+fn property(dialect: Dialect, schema: &Type, field: &'static Field) -> Value {
     let mut out = match (dialect, field.shape) {
         // A reference may have no siblings in OpenAPI 3.0.
         (Dialect::V3, Shape::Type(_)) => json!({"allOf": [shape_of(dialect, field.shape)]}),
@@ -239,14 +242,13 @@ fn property(dialect: Dialect, field: &'static Field) -> Value {
     if let Some(kind) = field.map_type() {
         out["x-kubernetes-map-type"] = kind.into();
     }
-    // The facts carry no descriptions. Tests of kubectl explain look for this one of upstream's.
-    if field.name == "creationTimestamp" {
-        out["description"] =
-            "CreationTimestamp is a timestamp of the server's clock when the object was made.".into();
+    if let Some(text) = descriptions::of_field(schema, field.name) {
+        out["description"] = text.into();
     }
-    let values: Vec<&str> = field.values().collect();
+    let values: Vec<&str> = descriptions::values(schema.name, field.name).collect();
     if !values.is_empty() {
-        out["enum"] = json!(values);
+        let listed = if matches!(field.shape, Shape::List(_)) { &mut out["items"] } else { &mut out };
+        listed["enum"] = json!(values);
     }
     out
 }

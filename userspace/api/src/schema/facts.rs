@@ -3,7 +3,7 @@
 //! The format. A type: `T name [=shape] [g=group/version/kind]... [a=map type]`, then its fields: `name shape [!] [key=value]...`. `!` marks
 //! required ones. Shapes: `s` string, `i` int32, `l` int64, `n` number, `b` boolean, `d` date-time, `B` base64,
 //! `q` quantity, `y` int or string, `o` any object, `x` anything, `@T` a type, `[S` a list, `{S` a map.
-//! Attributes: `l` list type, `k` list map keys, `m` merge key, `p` patch strategy, `a` map type, `e` enum,
+//! Attributes: `l` list type, `k` list map keys, `m` merge key, `p` patch strategy, `a` map type,
 //! `t` protobuf field number (a path `2.5` through a message that JSON does not show).
 
 use std::collections::HashMap;
@@ -110,11 +110,6 @@ impl Field {
     /// `atomic`, or nothing for a granular map.
     pub fn map_type(&self) -> Option<&'static str> {
         self.attribute("a")
-    }
-
-    /// The values of an enumeration; empty if any value is allowed.
-    pub fn values(&self) -> impl Iterator<Item = &'static str> {
-        self.attribute("e").into_iter().flat_map(|values| values.split(','))
     }
 }
 

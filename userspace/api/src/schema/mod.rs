@@ -1,6 +1,7 @@
 //! Schema facts of the built-in types, and checking JSON against them.
 
 mod check;
+pub(crate) mod descriptions;
 mod duplicates;
 mod facts;
 mod required;
