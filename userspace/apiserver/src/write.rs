@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use skep_api::kinds::Part;
-use skep_api::{Kind, Reason, Status, meta};
+use skep_api::{Kind, Reason, Status, apply, meta};
 
 use crate::admission::{self, Admission, Request};
 use crate::allocate::Allocator;
@@ -176,6 +176,7 @@ impl Writer {
             check_admitted(kind, &mut new)?;
             kind.prepare_update(&mut new, &before, part);
         }
+        apply::keep_times(&before, &mut new);
         let mut reservation = None;
         if part == Part::Main {
             reservation = self.allocator.reserve(kind, &mut new, Some(&before), options.dry_run).await?;

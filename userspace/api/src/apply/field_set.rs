@@ -1,16 +1,16 @@
 //! Sets of field paths, read from and written as `FieldsV1` (KEP-555; structured-merge-diff's `fieldpath.Set`).
-//!
-//! A path is a chain of elements in the notation of FieldsV1: `f:spec`, `k:{"name":"web"}`, `v:"x"`, `i:0`.
 
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-/// A tree of path elements. `member`: the path that ends here is in the set.
+use super::path_element::{BadElement, PathElement};
+
+/// A tree of path elements. `member`: the path that ends here is in the set. No node below the root is empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct FieldSet {
     pub(super) member: bool,
-    pub(super) children: BTreeMap<String, FieldSet>,
+    pub(super) children: BTreeMap<PathElement, FieldSet>,
 }
 
 impl FieldSet {
@@ -23,10 +23,19 @@ impl FieldSet {
     }
 
     /// Adds what `element` holds; an empty set is left out.
-    pub(super) fn insert(&mut self, element: String, part: FieldSet) {
+    pub(super) fn insert(&mut self, element: PathElement, part: FieldSet) {
         if !part.is_empty() {
             self.children.insert(element, part);
         }
+    }
+
+    /// Adds a path of fields.
+    pub(super) fn insert_path<'p>(&mut self, path: impl IntoIterator<Item = &'p str>) {
+        let mut node = self;
+        for name in path {
+            node = node.children.entry(PathElement::field(name)).or_default();
+        }
+        node.member = true;
     }
 
     /// Adds the members of the other set.
@@ -53,6 +62,20 @@ impl FieldSet {
         }
     }
 
+    /// Removes the members of the other set and all that is below them.
+    pub(super) fn subtract_recursively(&mut self, other: &FieldSet) {
+        for (element, theirs) in &other.children {
+            if theirs.member {
+                self.children.remove(element);
+            } else if let Some(ours) = self.children.get_mut(element) {
+                ours.subtract_recursively(theirs);
+                if ours.is_empty() {
+                    self.children.remove(element);
+                }
+            }
+        }
+    }
+
     /// The members of both sets.
     pub(super) fn intersection(&self, other: &FieldSet) -> FieldSet {
         let mut out = FieldSet { member: self.member && other.member, children: BTreeMap::new() };
@@ -64,7 +87,17 @@ impl FieldSet {
         out
     }
 
-    /// The paths in upstream's notation: `.spec.containers[name="web"].image`.
+    /// Whether all members are members of the other set.
+    pub(super) fn is_subset(&self, other: &FieldSet) -> bool {
+        (!self.member || other.member)
+            && self.children.iter().all(|(element, ours)| match other.children.get(element) {
+                Some(theirs) => ours.is_subset(theirs),
+                None => ours.is_empty(),
+            })
+    }
+
+    /// The paths in upstream's notation and order: `.spec.containers[name="web"].image`, the members of a level before
+    /// what is below them.
     pub(super) fn paths(&self) -> Vec<String> {
         let mut out = Vec::new();
         self.collect(&mut String::new(), &mut out);
@@ -72,32 +105,36 @@ impl FieldSet {
     }
 
     fn collect(&self, path: &mut String, out: &mut Vec<String>) {
-        if self.member {
-            out.push(path.clone());
-        }
-        for (element, part) in &self.children {
+        let members = self.children.iter().filter(|(_, part)| part.member);
+        out.extend(members.map(|(element, _)| format!("{path}{element}")));
+        for (element, part) in self.children.iter().filter(|(_, part)| !part.children.is_empty()) {
             let length = path.len();
-            path.push_str(&display(element));
+            path.push_str(&element.to_string());
             part.collect(path, out);
             path.truncate(length);
         }
     }
 
-    /// Reads `FieldsV1`. Err: what is wrong with it, for the API's message.
+    /// Reads `FieldsV1`; elements of an unknown form are skipped. Err: what is wrong with it, for the API's message.
     pub(super) fn decode(value: &Value) -> Result<FieldSet, String> {
         let Value::Object(fields) = value else {
             return Err("fieldsV1 must be an object".to_owned());
         };
         let mut out = FieldSet::default();
-        for (element, part) in fields {
-            if element == "." {
+        for (text, part) in fields {
+            if text == "." {
                 out.member = true;
                 continue;
             }
+            let element = match PathElement::parse(text) {
+                Ok(element) => element,
+                Err(BadElement::Unknown) => continue,
+                Err(BadElement::Malformed) => return Err(format!("{text:?} is no element of a path")),
+            };
             let mut child = FieldSet::decode(part)?;
             // An element with nothing below it is a member itself.
             child.member |= child.children.is_empty();
-            out.children.insert(canonical(element)?, child);
+            out.children.insert(element, child);
         }
         Ok(out)
     }
@@ -109,63 +146,9 @@ impl FieldSet {
             out.insert(".".to_owned(), json!({}));
         }
         for (element, part) in &self.children {
-            out.insert(element.clone(), part.encode());
+            out.insert(element.text(), part.encode());
         }
         Value::Object(out)
-    }
-}
-
-/// Checks an element and sorts the fields of a key, so that equal keys are equal texts.
-fn canonical(element: &str) -> Result<String, String> {
-    let bad = || format!("{element:?} is no element of a path");
-    let (form, rest) = element.split_once(':').ok_or_else(bad)?;
-    match form {
-        "f" => Ok(element.to_owned()),
-        "k" => match serde_json::from_str(rest).map_err(|_| bad())? {
-            Value::Object(keys) if !keys.is_empty() => Ok(key_element(keys)),
-            _ => Err(bad()),
-        },
-        "v" => Ok(value_element(&serde_json::from_str(rest).map_err(|_| bad())?)),
-        "i" => rest.parse::<i64>().map(|_| element.to_owned()).map_err(|_| bad()),
-        _ => Err(bad()),
-    }
-}
-
-pub(super) fn field_element(name: &str) -> String {
-    ["f:", name].concat()
-}
-
-/// The element of a list item that is identified by these fields.
-pub(super) fn key_element(fields: Map<String, Value>) -> String {
-    let sorted: BTreeMap<String, Value> = fields.into_iter().collect();
-    let mut out = String::from("k:{");
-    for (i, (name, value)) in sorted.iter().enumerate() {
-        out.push_str(if i == 0 { "" } else { "," });
-        out.push_str(&Value::from(name.as_str()).to_string());
-        out.push(':');
-        out.push_str(&value.to_string());
-    }
-    out.push('}');
-    out
-}
-
-/// The element of a set item, which is identified by its value.
-pub(super) fn value_element(value: &Value) -> String {
-    format!("v:{value}")
-}
-
-/// An element in the notation of messages.
-fn display(element: &str) -> String {
-    match element.split_once(':') {
-        Some(("f", name)) => format!(".{name}"),
-        Some(("v", value)) => format!("[={value}]"),
-        Some(("k", keys)) => {
-            let keys: BTreeMap<String, Value> = serde_json::from_str(keys).unwrap_or_default();
-            let parts: Vec<String> = keys.iter().map(|(name, value)| format!("{name}={value}")).collect();
-            format!("[{}]", parts.join(","))
-        }
-        Some((_, index)) => format!("[{index}]"),
-        None => element.to_owned(),
     }
 }
 
@@ -183,48 +166,50 @@ mod tests {
         })
     }
 
-    #[test]
-    fn encode_is_the_inverse_of_decode() {
-        assert_eq!(FieldSet::decode(&example()).unwrap().encode(), example());
+    fn decoded(value: Value) -> FieldSet {
+        FieldSet::decode(&value).unwrap()
     }
 
     #[test]
-    fn paths_have_upstreams_notation() {
+    fn encode_is_the_inverse_of_decode() {
+        assert_eq!(decoded(example()).encode(), example());
+    }
+
+    #[test]
+    fn paths_have_upstreams_notation_and_order() {
         assert_eq!(
-            FieldSet::decode(&example()).unwrap().paths(),
-            [
-                ".metadata.labels",
-                ".metadata.labels.app",
-                ".spec.containers[name=\"web\"]",
-                ".spec.containers[name=\"web\"].image",
-                ".spec.finalizers[=\"a\"]",
-            ]
+            decoded(json!({"f:a": {"f:x": {}}, "f:b": {}, "f:c": {"v:\"s\"": {}, "k:{\"n\":1}": {".": {}, "f:v": {}}}})).paths(),
+            [".b", ".a.x", ".c[n=1]", ".c[=\"s\"]", ".c[n=1].v"]
         );
     }
 
     #[test]
-    fn keys_are_equal_in_any_order() {
-        let one = FieldSet::decode(&json!({"k:{\"protocol\":\"TCP\",\"port\":80}": {}})).unwrap();
-        let two = FieldSet::decode(&json!({"k:{\"port\":80,\"protocol\":\"TCP\"}": {}})).unwrap();
-        assert_eq!(one, two);
-    }
-
-    #[test]
-    fn malformed_paths_are_refused() {
+    fn malformed_paths_are_refused_and_unknown_ones_are_skipped() {
         for bad in [json!({"x": {}}), json!({"k:1": {}}), json!({"i:a": {}}), json!({"f:a": 1}), json!([])] {
             assert!(FieldSet::decode(&bad).is_err(), "{bad}");
         }
+        assert_eq!(decoded(json!({"z:1": {}, "f:a": {}})).paths(), [".a"]);
     }
 
     #[test]
     fn subtracting_a_part_and_adding_it_again_restores_the_set() {
-        let whole = FieldSet::decode(&example()).unwrap();
-        let part = FieldSet::decode(&json!({"f:spec": {"f:finalizers": {"v:\"a\"": {}}}})).unwrap();
+        let whole = decoded(example());
+        let part = decoded(json!({"f:spec": {"f:finalizers": {"v:\"a\"": {}}}}));
         let mut rest = whole.clone();
         rest.subtract(&part);
         assert!(rest.intersection(&part).is_empty());
+        assert!(part.is_subset(&whole) && !whole.is_subset(&part));
         assert_eq!(whole.intersection(&part), part);
         rest.union(&part);
         assert_eq!(rest, whole);
+    }
+
+    #[test]
+    fn a_recursive_difference_removes_what_is_below() {
+        let mut set = decoded(example());
+        set.subtract_recursively(&decoded(
+            json!({"f:spec": {}, "f:metadata": {"f:labels": {"f:other": {}}}}),
+        ));
+        assert_eq!(set.paths(), [".metadata.labels", ".metadata.labels.app"]);
     }
 }

@@ -2,9 +2,12 @@
 
 use serde_json::{Value, json};
 
+use super::compare::compare;
 use super::field_set::FieldSet;
+use super::fields::fields_of;
 use super::merge_type::MergeType;
-use super::walk;
+use super::path_element::escape_html;
+use super::validate::validate;
 use crate::kinds::Kind;
 use crate::meta;
 
@@ -22,8 +25,11 @@ pub(super) fn unchanged_fields(kind: &Kind, live: &Value) -> FieldSet {
         return FieldSet::default();
     }
     let root = MergeType::root(kind);
-    let mut fields = walk::to_field_set(root, &applied);
-    let comparison = walk::compare(root, &applied, live);
+    if validate(root, &applied).is_err() {
+        return FieldSet::default();
+    }
+    let mut fields = fields_of(root, &applied);
+    let comparison = compare(root, Some(&applied), Some(live));
     fields.subtract(&comparison.changed);
     fields.subtract(&comparison.removed);
     fields
@@ -40,7 +46,7 @@ pub(super) fn update_annotation(object: &mut Value, config: &Value) {
     {
         annotations.remove(ANNOTATION);
     }
-    annotations.insert(ANNOTATION.into(), json!(format!("{config}\n")));
+    annotations.insert(ANNOTATION.into(), json!(escape_html(format!("{config}\n"))));
     let size: usize =
         annotations.iter().map(|(key, value)| key.len() + value.as_str().map_or(0, str::len)).sum();
     if size > MAX_ANNOTATION_BYTES {

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::field_set::FieldSet;
+use super::fields;
+use super::merge_type::MergeType;
 
 /// Number of update entries that are kept; the oldest ones beyond it are joined (upstream's DefaultMaxUpdateManagers).
 const MAX_UPDATE_MANAGERS: usize = 10;
@@ -90,12 +92,15 @@ impl Managers {
         (!list.is_empty()).then_some(Value::Array(list))
     }
 
-    /// Removes fields from all managers but `except`. Managers without fields are dropped.
-    pub(super) fn remove_fields(&mut self, except: Option<&ManagerId>, fields: &FieldSet) {
-        for (_, entry) in self.0.iter_mut().filter(|(id, _)| Some(*id) != except) {
-            entry.fields.subtract(fields);
-        }
+    /// Removes fields from all managers. Managers without fields are dropped.
+    pub(super) fn remove_fields(&mut self, fields: &FieldSet) {
+        self.0.values_mut().for_each(|entry| entry.fields.subtract(fields));
         self.0.retain(|_, entry| !entry.fields.is_empty());
+    }
+
+    /// Adjusts the fields to what has become atomic in the schema since they were recorded.
+    pub(super) fn reconcile(&mut self, root: MergeType<'_>) {
+        self.0.values_mut().for_each(|entry| fields::reconcile(root, &mut entry.fields));
     }
 
     /// Joins the oldest updates of the same version while there are more than [`MAX_UPDATE_MANAGERS`].

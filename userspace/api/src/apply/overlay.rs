@@ -4,8 +4,8 @@
 
 use serde_json::Value;
 
-use super::MergeType;
-use super::walk;
+use super::merge_type::{Atom, Declared, MergeType};
+use super::{merge, validate};
 use crate::kinds::Kind;
 use crate::schema;
 
@@ -19,10 +19,10 @@ pub fn overlay(
 ) -> Result<Value, String> {
     let root = match body {
         Some((group, version, name)) => schema::of_kind(&format!("{group}/{version}/{name}"))
-            .map_or(MergeType::Deduced, MergeType::Struct),
+            .map_or(MergeType::Deduced, |schema| MergeType::Struct { schema, atomic: schema.atomic }),
         None => MergeType::root(kind),
     };
-    walk::validate(root, change)
+    validate::validate(root, change)
         .map_err(|why| format!("failed to convert patch object to typed object: {why}"))?;
     let mut atomics = Vec::new();
     find_atomics(root, change, &mut String::new(), &mut atomics);
@@ -32,19 +32,19 @@ pub fn overlay(
             atomics.join(", ")
         ));
     }
-    Ok(walk::merge(root, object.clone(), change))
+    Ok(merge::merge(root, object.clone(), change))
 }
 
 /// Collects the paths of atomic lists and objects: merging one would drop the fields that the change does not name.
 fn find_atomics(ty: MergeType<'_>, change: &Value, path: &mut String, found: &mut Vec<String>) {
     match change {
         Value::Object(fields) => {
-            if !ty.is_object() {
+            if ty.atom(Some(change)) != (Atom::Map { atomic: false }) {
                 found.push(path.clone());
             }
             let length = path.len();
             for (name, value) in fields {
-                if let (inner, Some(_)) = ty.child(name) {
+                if let (inner, Declared::Field) = ty.child(name) {
                     path.push('.');
                     path.push_str(name);
                     find_atomics(inner, value, path, found);
@@ -53,7 +53,7 @@ fn find_atomics(ty: MergeType<'_>, change: &Value, path: &mut String, found: &mu
             }
         }
         Value::Array(items) => {
-            if !ty.is_list() {
+            if ty.atom(Some(change)) != (Atom::List { atomic: false }) {
                 found.push(path.clone());
             }
             let length = path.len();

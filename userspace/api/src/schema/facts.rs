@@ -88,7 +88,7 @@ impl Field {
     }
 
     /// The fields that identify the items of a list of type `map`.
-    pub fn list_map_keys(&self) -> impl Iterator<Item = &'static str> {
+    pub fn list_map_keys(&self) -> impl Iterator<Item = &'static str> + Clone {
         self.attribute("k").into_iter().flat_map(|keys| keys.split(','))
     }
 

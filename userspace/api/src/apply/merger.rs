@@ -1,0 +1,120 @@
+//! One write of an object: which manager owns which field afterwards (structured-merge-diff's `Updater`).
+
+use serde_json::Value;
+
+use super::Writer;
+use super::compare::{Comparison, compare};
+use super::conflict::Conflicts;
+use super::fields::fields_of;
+use super::managers::{Entry, ManagerId, Managers};
+use super::merge::merge;
+use super::merge_type::MergeType;
+use super::ownable::{Ownable, strip_system_fields};
+use super::path_element::equal;
+use super::prune::prune;
+use crate::kinds::Kind;
+
+/// The type of an object, the fields that the writer can own, and the version and time of its entry.
+pub(super) struct Merger<'a> {
+    pub(super) root: MergeType<'a>,
+    pub(super) ownable: Ownable,
+    pub(super) version: String,
+    pub(super) now: &'a str,
+}
+
+impl<'a> Merger<'a> {
+    pub(super) fn new(kind: &'a Kind, writer: &Writer<'a>) -> Merger<'a> {
+        Merger {
+            root: MergeType::root(kind),
+            ownable: Ownable::of(kind, writer.subresource),
+            version: kind.api_version(),
+            now: writer.now,
+        }
+    }
+
+    /// The managers after a write by `id` that changed `old` to `new`.
+    pub(super) fn record(
+        &self,
+        mut managers: Managers,
+        old: &Value,
+        new: &Value,
+        id: &ManagerId,
+    ) -> Managers {
+        managers.reconcile(self.root);
+        let Comparison { mut changed, removed } = self.difference(old, new);
+        if changed.is_empty() && removed.is_empty() {
+            return managers;
+        }
+        managers.remove_fields(&changed);
+        managers.remove_fields(&removed);
+        strip_system_fields(&mut changed);
+        if !changed.is_empty() {
+            let time = Some(self.now.to_owned());
+            match managers.0.get_mut(id) {
+                Some(entry) => {
+                    entry.fields.union(&changed);
+                    entry.time = time;
+                }
+                None => {
+                    let entry = Entry { version: self.version.clone(), time, fields: changed };
+                    managers.0.insert(id.clone(), entry);
+                }
+            }
+        }
+        managers.cap_updates();
+        managers
+    }
+
+    /// Merges the configuration of `id` into `live`. Err: the fields of other managers that this would change, unless
+    /// forced.
+    pub(super) fn merge(
+        &self,
+        mut managers: Managers,
+        live: &Value,
+        config: &Value,
+        id: ManagerId,
+        force: bool,
+    ) -> Result<(Value, Managers), Conflicts> {
+        managers.reconcile(self.root);
+        let mut new = merge(self.root, live.clone(), config);
+        let mut fields = fields_of(self.root, config);
+        self.ownable.retain(&mut fields);
+        let last = managers.0.remove(&id);
+        // Nothing is pruned if the last configuration had nothing else.
+        if let Some(last) = &last
+            && !last.fields.is_subset(&fields)
+        {
+            let mut owned = fields.clone();
+            managers.0.values().for_each(|other| owned.union(&other.fields));
+            new = prune(self.root, new, &last.fields, &owned);
+        }
+        let Comparison { changed, removed } = self.difference(live, &new);
+        let conflicts: Conflicts = managers
+            .0
+            .iter()
+            .map(|(other, entry)| (other.clone(), entry.fields.intersection(&changed)))
+            .filter(|(_, fields)| !fields.is_empty())
+            .collect();
+        if !force && !conflicts.is_empty() {
+            return Err(conflicts);
+        }
+        managers.remove_fields(&changed);
+        managers.remove_fields(&removed);
+        strip_system_fields(&mut fields);
+        if !fields.is_empty() {
+            // An applier that changes nothing keeps its time; a new one has none.
+            let now = || Some(self.now.to_owned());
+            let time = if equal(live, &new) { last.and_then(|last| last.time) } else { now() };
+            managers.0.insert(id, Entry { version: self.version.clone(), time, fields });
+        }
+        Ok((new, managers))
+    }
+
+    /// The fields in which two objects differ, without those that the writer cannot own.
+    fn difference(&self, old: &Value, new: &Value) -> Comparison {
+        let mut out = compare(self.root, Some(old), Some(new));
+        self.ownable.retain(&mut out.changed);
+        self.ownable.retain(&mut out.removed);
+        out
+    }
+}
