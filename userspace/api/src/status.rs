@@ -161,22 +161,23 @@ impl Status {
 
     /// The object has invalid fields; each is a cause.
     pub fn invalid(kind: &Kind, name: &str, errors: &Errors) -> Status {
+        Status::invalid_as(&kind.group, &kind.kind, name, errors)
+    }
+
+    /// As [`Self::invalid`], for what is no object of a served kind, such as options or a Scale.
+    pub fn invalid_as(group: &str, kind: &str, name: &str, errors: &Errors) -> Status {
         let all: Vec<String> = errors.0.iter().map(ToString::to_string).collect();
         let what = match all.as_slice() {
             [one] => one.clone(),
             many => format!("[{}]", many.join(", ")),
         };
-        let qualified = if kind.group.is_empty() {
-            kind.kind.to_string()
-        } else {
-            format!("{}.{}", kind.kind, kind.group)
-        };
+        let qualified = if group.is_empty() { kind.to_owned() } else { format!("{kind}.{group}") };
         let causes: Vec<Value> = errors
             .0
             .iter()
             .map(|e| json!({"reason": e.reason, "message": e.message, "field": e.field}))
             .collect();
-        let mut details = details(&kind.group, &kind.kind, name);
+        let mut details = details(group, kind, name);
         details["causes"] = causes.into();
         Status::new(Reason::Invalid, format!("{qualified} \"{name}\" is invalid: {what}"))
             .with_details(details)

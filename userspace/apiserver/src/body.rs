@@ -90,9 +90,35 @@ const MAX_ALIAS_EVENTS: usize = 50_000;
 fn yaml(bytes: &[u8]) -> Result<Value, Status> {
     let limits = serde_saphyr::alias_limits! { max_total_replayed_events: MAX_ALIAS_EVENTS };
     let options = serde_saphyr::options! { alias_limits: limits };
-    let value: Value = serde_saphyr::from_slice_with_options(bytes, options)
+    let value: Value = serde_saphyr::from_slice_with_options(first_document(bytes), options)
         .map_err(|error| Status::bad_request(format!("error converting YAML to JSON: {error}")))?;
     as_object(value)
+}
+
+/// The first document of a YAML stream: upstream reads no other. A marker at the start of a line ends a document, unless
+/// nothing but comments and directives precedes it.
+fn first_document(bytes: &[u8]) -> &[u8] {
+    let (mut at, mut begun) = (0, false);
+    for line in bytes.split_inclusive(|byte| *byte == b'\n') {
+        let is_marker = |marker: &[u8]| {
+            line.strip_prefix(marker).is_some_and(|rest| rest.first().is_none_or(u8::is_ascii_whitespace))
+        };
+        if begun && (is_marker(b"---") || is_marker(b"...")) {
+            return bytes.get(..at).unwrap_or(bytes);
+        }
+        let content = line.trim_ascii_start().first().copied();
+        begun |= match content {
+            None | Some(b'#') => false,
+            Some(b'%') => line.first() != Some(&b'%'),
+            // A marker may have content on its line.
+            Some(b'-') if is_marker(b"---") => {
+                !matches!(line[3..].trim_ascii_start().first(), None | Some(b'#'))
+            }
+            Some(_) => true,
+        };
+        at += line.len();
+    }
+    bytes
 }
 
 fn protobuf(bytes: &[u8]) -> Result<Value, Status> {
@@ -114,4 +140,25 @@ fn as_object(value: Value) -> Result<Value, Status> {
 /// An optional body, such as DeleteOptions; null if it is empty.
 pub(crate) fn decode_optional(headers: &HeaderMap, bytes: &Bytes) -> Result<Value, Status> {
     if bytes.is_empty() { Ok(Value::Null) } else { decode(headers, bytes) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_first_document_of_a_yaml_stream_is_read() {
+        for text in [
+            "a: 1\n---\n",
+            "---\na: 1\n---\nb: 2\n",
+            "# comment\n--- # the first\na: 1\n...\n",
+            "%YAML 1.2\n---\na: 1\n",
+            "--- {a: 1}\n--- {b: 2}\n",
+            "\n\na: 1",
+        ] {
+            assert_eq!(json_or_yaml(text.as_bytes()).unwrap(), serde_json::json!({"a": 1}), "{text:?}");
+        }
+        let text = "a: |\n  x\n  ---\n  y\n";
+        assert_eq!(json_or_yaml(text.as_bytes()).unwrap()["a"], "x\n---\ny\n");
+    }
 }

@@ -2,9 +2,9 @@
 
 use http::header::USER_AGENT;
 use serde_json::Value;
-use skep_api::Status;
+use skep_api::Errors;
 use skep_api::apply::{self, Writer};
-use skep_api::kinds::Part;
+use skep_api::field::Path;
 
 use crate::call::Call;
 use crate::clock::now;
@@ -13,22 +13,17 @@ use crate::query::Query;
 /// Bytes of a manager's name (validation.FieldManagerMaxLength).
 const MAX_NAME_BYTES: usize = 128;
 
-/// Refuses an invalid `fieldManager`.
-pub(crate) fn check_name(query: &Query) -> Result<(), Status> {
+/// Reports an invalid `fieldManager`.
+pub(crate) fn check_name(query: &Query, errors: &mut Errors) {
+    let path = Path::new("fieldManager");
     let name = query.get("fieldManager").unwrap_or_default();
     if name.len() > MAX_NAME_BYTES {
-        return Err(invalid(&format!("fieldManager: Too long: may not be more than {MAX_NAME_BYTES} bytes")));
+        errors.too_long(&path, MAX_NAME_BYTES);
     }
-    match name.char_indices().find(|(_, c)| c.is_control()) {
-        Some((at, c)) => Err(invalid(&format!(
-            "fieldManager: Invalid value: {name:?}: invalid character {c:?} (at position {at})"
-        ))),
-        None => Ok(()),
+    for (at, c) in name.char_indices().filter(|(_, c)| c.is_control()) {
+        let why = format!("invalid character U+{:04X} (at position {at})", u32::from(c));
+        errors.invalid(&path, &name.into(), &why);
     }
-}
-
-pub(crate) fn invalid(what: &str) -> Status {
-    Status::invalid_body("PatchOptions.meta.k8s.io", "", what)
 }
 
 /// The manager in the query, or the program in the User-Agent header.
@@ -41,12 +36,12 @@ pub(crate) fn name(call: &Call) -> String {
 }
 
 /// Calls `with` with the writer of the request.
-pub(crate) fn as_writer<T>(call: &Call, part: Part, with: impl FnOnce(&Writer<'_>) -> T) -> T {
+pub(crate) fn as_writer<T>(call: &Call, with: impl FnOnce(&Writer<'_>) -> T) -> T {
     let (manager, now) = (name(call), now());
-    with(&Writer { manager: &manager, subresource: &call.target.subresource, part, now: &now })
+    with(&Writer { manager: &manager, subresource: &call.target.subresource, now: &now })
 }
 
 /// Records the fields that the request changed in `old` (null for a new object).
-pub(crate) fn track(call: &Call, old: &Value, new: &mut Value, part: Part) {
-    as_writer(call, part, |writer| apply::track(&call.target.kind, old, new, writer));
+pub(crate) fn track(call: &Call, old: &Value, new: &mut Value) {
+    as_writer(call, |writer| apply::track(&call.target.kind, old, new, writer));
 }

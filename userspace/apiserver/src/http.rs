@@ -31,6 +31,7 @@ use crate::query::Query;
 use crate::request_info::{RequestInfo, Target};
 use crate::state::Inner;
 use crate::subresources;
+use crate::write_options::APPLY_MEDIA_TYPE;
 
 /// A request, with all that is found out once and used by several parts.
 struct Received<'a> {
@@ -178,7 +179,7 @@ async fn answer(received: Received<'_>, notes: &Arc<Notes>, seen: &mut Seen) -> 
         let request = Request::from_parts(parts, ());
         return handlers::non_resource::handle(server, &identity, &info, &query, &request).await;
     };
-    let applying = media_type(request.headers()) == handlers::apply::MEDIA_TYPE;
+    let applying = media_type(request.headers()) == APPLY_MEDIA_TYPE;
     begin(RequestLabels::resource(request.method(), &target, &info.verb, applying));
     let (method, headers) = (request.method().clone(), std::mem::take(request.headers_mut()));
     let call = Call { identity, target, method, headers, query, notes: notes.clone() };

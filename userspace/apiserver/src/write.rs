@@ -85,7 +85,7 @@ impl Writer {
         let kind = &call.target.kind;
         kind.prepare_create(&mut object);
         if !options.applied {
-            field_manager::track(call, &Value::Null, &mut object, Part::Main);
+            field_manager::track(call, &Value::Null, &mut object);
         }
         let request = Request::create(call, &self.admission, options.dry_run);
         if admission::mutate(&request, &mut object).await? {
@@ -169,7 +169,7 @@ impl Writer {
         keep_system_fields(&mut new, &before);
         kind.prepare_update(&mut new, &before, part);
         if !options.applied {
-            field_manager::track(call, &before, &mut new, part);
+            field_manager::track(call, &before, &mut new);
         }
         let request = Request::update(call, &self.admission, &before, options.dry_run);
         if admission::mutate(&request, &mut new).await? {

@@ -1,18 +1,54 @@
 //! Query options of a write.
 
-use skep_api::Status;
+use http::Method;
+use skep_api::field::Path;
+use skep_api::{Errors, Status};
 
+use crate::body::media_type;
+use crate::call::Call;
 use crate::field_manager;
 use crate::negotiate::Warnings;
-use crate::query::Query;
 
 /// Query options of a write.
 pub(crate) struct Options {
     pub(crate) dry_run: bool,
     validation: FieldValidation,
-    /// Server-side apply recorded the managed fields already.
+    /// The managed fields are recorded already, by server-side apply or a Scale.
     pub(crate) applied: bool,
 }
+
+/// The kinds of writes that have options.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Write {
+    Create,
+    Update,
+    Patch,
+    Apply,
+}
+
+impl Write {
+    /// The kind of the options, for messages.
+    fn options(self) -> &'static str {
+        match self {
+            Write::Create => "CreateOptions",
+            Write::Update => "UpdateOptions",
+            Write::Patch | Write::Apply => "PatchOptions",
+        }
+    }
+
+    /// The write of a request to an object or a part of it.
+    pub(crate) fn of(call: &Call) -> Write {
+        match call.method {
+            Method::POST => Write::Create,
+            Method::PATCH if media_type(&call.headers) == APPLY_MEDIA_TYPE => Write::Apply,
+            Method::PATCH => Write::Patch,
+            _ => Write::Update,
+        }
+    }
+}
+
+/// The media type of a server-side apply.
+pub(crate) const APPLY_MEDIA_TYPE: &str = "application/apply-patch+yaml";
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum FieldValidation {
@@ -22,25 +58,38 @@ enum FieldValidation {
 }
 
 impl Options {
-    pub(crate) fn parse(query: &Query) -> Result<Options, Status> {
-        let dry_run = match query.get("dryRun") {
-            None => false,
-            Some("All") => true,
-            Some(other) => {
-                return Err(Status::unsupported_option("dryRun", other, &["All"]));
+    /// Err: 422 that names every invalid option.
+    pub(crate) fn parse(call: &Call) -> Result<Options, Status> {
+        let (query, write) = (&call.query, Write::of(call));
+        let mut errors = Errors::default();
+        match write {
+            Write::Apply if query.get("fieldManager").is_none() => {
+                errors.required(&Path::new("fieldManager"), "is required for apply patch");
             }
-        };
+            Write::Patch if query.get("force").is_some() => {
+                errors.forbidden(&Path::new("force"), "may not be specified for non-apply patch");
+            }
+            _ => {}
+        }
+        field_manager::check_name(query, &mut errors);
+        let dry_run: Vec<&str> = query.all("dryRun").filter(|value| !value.is_empty()).collect();
+        if dry_run.iter().any(|value| *value != "All") {
+            errors.not_supported(&Path::new("dryRun"), &dry_run.clone().into(), &["All"]);
+        }
         let validation = match query.get("fieldValidation") {
             None | Some("Warn") => FieldValidation::Warn,
             Some("Ignore") => FieldValidation::Ignore,
             Some("Strict") => FieldValidation::Strict,
             Some(other) => {
-                let supported = ["Ignore", "Strict", "Warn"];
-                return Err(Status::unsupported_option("fieldValidation", other, &supported));
+                let supported = ["", "Ignore", "Strict", "Warn"];
+                errors.not_supported(&Path::new("fieldValidation"), &other.into(), &supported);
+                FieldValidation::Ignore
             }
         };
-        field_manager::check_name(query)?;
-        Ok(Options { dry_run, validation, applied: false })
+        if !errors.is_empty() {
+            return Err(Status::invalid_as("meta.k8s.io", write.options(), "", &errors));
+        }
+        Ok(Options { dry_run: !dry_run.is_empty(), validation, applied: write == Write::Apply })
     }
 
     /// Whether unknown and duplicate fields go without a warning.
@@ -48,8 +97,8 @@ impl Options {
         self.validation == FieldValidation::Ignore
     }
 
-    /// The same options for server-side apply.
-    pub(crate) fn of_apply(self) -> Options {
+    /// The same options for a write whose managed fields are recorded already.
+    pub(crate) fn recorded(self) -> Options {
         Options { applied: true, ..self }
     }
 

@@ -20,7 +20,8 @@ pub(super) fn empty_object(kind: &Kind) -> Value {
     object
 }
 
-fn zero_struct(schema: &Type) -> Value {
+/// A struct without any value.
+pub(super) fn zero_struct(schema: &Type) -> Value {
     let mut out = Map::new();
     for field in &schema.fields {
         if let Some(zero) = zero(field) {

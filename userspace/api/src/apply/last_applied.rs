@@ -5,10 +5,9 @@ use serde_json::{Value, json};
 use super::compare::compare;
 use super::field_set::FieldSet;
 use super::fields::fields_of;
-use super::merge_type::MergeType;
+use super::merger::Merger;
 use super::path_element::escape_html;
 use super::validate::validate;
-use crate::kinds::Kind;
 use crate::meta;
 
 /// The only manager that takes fields over from the annotation and keeps it up to date.
@@ -18,13 +17,13 @@ const ANNOTATION: &str = "kubectl.kubernetes.io/last-applied-configuration";
 const MAX_ANNOTATION_BYTES: usize = 256 << 10;
 
 /// Fields that the annotation set and that still have its values. kubectl owns them, so they cause no conflict.
-pub(super) fn unchanged_fields(kind: &Kind, live: &Value) -> FieldSet {
+pub(super) fn unchanged_fields(merger: &Merger<'_>, live: &Value) -> FieldSet {
     let text = live["metadata"]["annotations"][ANNOTATION].as_str().unwrap_or_default();
     let Ok(applied) = serde_json::from_str::<Value>(text) else { return FieldSet::default() };
-    if applied["apiVersion"] != kind.api_version() {
+    if applied["apiVersion"] != merger.version {
         return FieldSet::default();
     }
-    let root = MergeType::root(kind);
+    let root = merger.root;
     if validate(root, &applied).is_err() {
         return FieldSet::default();
     }

@@ -2,7 +2,6 @@
 
 use serde_json::Value;
 
-use super::Writer;
 use super::compare::{Comparison, compare};
 use super::conflict::Conflicts;
 use super::fields::fields_of;
@@ -12,7 +11,6 @@ use super::merge_type::MergeType;
 use super::ownable::{Ownable, strip_system_fields};
 use super::path_element::equal;
 use super::prune::prune;
-use crate::kinds::Kind;
 
 /// The type of an object, the fields that the writer can own, and the version and time of its entry.
 pub(super) struct Merger<'a> {
@@ -22,16 +20,7 @@ pub(super) struct Merger<'a> {
     pub(super) now: &'a str,
 }
 
-impl<'a> Merger<'a> {
-    pub(super) fn new(kind: &'a Kind, writer: &Writer<'a>) -> Merger<'a> {
-        Merger {
-            root: MergeType::root(kind),
-            ownable: Ownable::of(kind, writer.subresource),
-            version: kind.api_version(),
-            now: writer.now,
-        }
-    }
-
+impl Merger<'_> {
     /// The managers after a write by `id` that changed `old` to `new`.
     pub(super) fn record(
         &self,

@@ -17,8 +17,10 @@ mod overlay;
 mod ownable;
 mod path_element;
 mod prune;
+mod scale;
 #[cfg(test)]
 mod table_tests;
+mod target;
 #[cfg(test)]
 mod tests;
 mod times;
@@ -26,13 +28,12 @@ mod validate;
 
 use serde_json::{Value, json};
 
-use crate::kinds::{Kind, Part};
-use crate::{Reason, Status, meta};
-use empty::empty_object;
+use crate::kinds::Kind;
+use crate::{Status, meta};
 use managers::{ManagerId, Managers};
-use merge_type::MergeType;
-use merger::Merger;
 pub use overlay::overlay;
+pub use scale::{apply_scale, track_scale};
+use target::Target;
 pub use times::keep_times;
 
 /// The manager of a write, the subresource it goes through, and its time.
@@ -42,19 +43,17 @@ pub struct Writer<'a> {
     pub manager: &'a str,
     /// Empty for the object itself.
     pub subresource: &'a str,
-    /// The fields that the subresource can write.
-    pub part: Part,
     /// RFC 3339, in whole seconds.
     pub now: &'a str,
 }
 
 impl Writer<'_> {
-    fn id(&self, kind: &Kind, applies: bool) -> ManagerId {
+    fn id(&self, version: &str, applies: bool) -> ManagerId {
         let name = if self.manager.is_empty() { "unknown" } else { self.manager };
         ManagerId {
             name: name.to_owned(),
             applies,
-            version: if applies { String::new() } else { kind.api_version() },
+            version: if applies { String::new() } else { version.to_owned() },
             subresource: self.subresource.to_owned(),
         }
     }
@@ -65,22 +64,21 @@ const BEFORE_FIRST_APPLY: &str = "before-first-apply";
 
 /// Records in `new` the fields that its writer changed from `old` (null for a new object).
 pub fn track(kind: &Kind, old: &Value, new: &mut Value, writer: &Writer<'_>) {
+    track_in(&Target::of(kind, writer), old, new, writer);
+}
+
+fn track_in(target: &Target<'_>, old: &Value, new: &mut Value, writer: &Writer<'_>) {
     let managers = current_managers(old, new, writer);
     meta::of_mut(new).remove("managedFields");
     // An object without managers has not been tracked so far; its first apply begins to.
     if managers.0.is_empty() && !meta::uid(old).is_empty() {
         return;
     }
-    let merger = Merger::new(kind, writer);
-    let empty;
-    let old = match old {
-        Value::Object(_) => old,
-        _ => {
-            empty = empty_object(kind);
-            &empty
-        }
+    let id = writer.id(&target.merger.version, false);
+    let managers = match old {
+        Value::Object(_) => target.merger.record(managers, old, new, &id),
+        _ => target.merger.record(managers, &target.empty(), new, &id),
     };
-    let managers = merger.record(managers, old, new, &writer.id(kind, false));
     set_managers(new, &managers);
 }
 
@@ -123,21 +121,31 @@ pub fn apply(
     writer: &Writer<'_>,
     force: bool,
 ) -> Result<Value, Status> {
-    validate(kind, config)?;
-    let merger = Merger::new(kind, writer);
+    apply_to(&Target::of(kind, writer), live, config, writer, force)
+}
+
+fn apply_to(
+    target: &Target<'_>,
+    live: &Value,
+    config: &Value,
+    writer: &Writer<'_>,
+    force: bool,
+) -> Result<Value, Status> {
+    target.check(config)?;
+    let merger = &target.merger;
     let mut live = if live.is_object() { live.clone() } else { new_object(config) };
     let mut managers = Managers::decode(&live["metadata"]["managedFields"])
         .map_err(|why| Status::internal(format!("failed to decode managed fields: {why}")))?;
     meta::of_mut(&mut live).remove("managedFields");
     if managers.0.is_empty() && !meta::uid(&live).is_empty() {
-        let id = Writer { manager: BEFORE_FIRST_APPLY, ..*writer }.id(kind, false);
-        managers = merger.record(managers, &empty_object(kind), &live, &id);
+        let id = Writer { manager: BEFORE_FIRST_APPLY, ..*writer }.id(&merger.version, false);
+        managers = merger.record(managers, &target.empty(), &live, &id);
     }
-    let id = writer.id(kind, true);
+    let id = writer.id(&merger.version, true);
     let merge = |managers, force| merger.merge(managers, &live, config, id.clone(), force);
     let (mut object, managers) = match merge(managers.clone(), force) {
         Err(conflicts) if writer.manager == last_applied::MANAGER => {
-            let allowed = last_applied::unchanged_fields(kind, &live);
+            let allowed = last_applied::unchanged_fields(merger, &live);
             let rest = conflict::without(conflicts, &allowed);
             if !rest.is_empty() {
                 return Err(conflict::status(&rest));
@@ -156,26 +164,4 @@ pub fn apply(
 /// An object before its first configuration is merged.
 fn new_object(config: &Value) -> Value {
     json!({"apiVersion": config["apiVersion"], "kind": config["kind"], "metadata": {}})
-}
-
-fn validate(kind: &Kind, config: &Value) -> Result<(), Status> {
-    if config["apiVersion"] != kind.api_version() || config["kind"] != *kind.kind {
-        let version = config["apiVersion"].as_str().unwrap_or_default();
-        let slash = if version.contains('/') { "" } else { "/" };
-        let name = config["kind"].as_str().unwrap_or_default();
-        return Err(Status::bad_request(format!("invalid object type: {slash}{version}, Kind={name}")));
-    }
-    if !config["metadata"]["managedFields"].is_null() {
-        return Err(Status::bad_request("metadata.managedFields must be nil"));
-    }
-    validate::validate(MergeType::root(kind), config).map_err(|why| {
-        let (namespace, name) = (meta::namespace(config), meta::name(config));
-        Status::new(
-            Reason::Unknown,
-            format!(
-                "failed to create typed patch object ({namespace}/{name}; {}/{}, Kind={}): {why}",
-                kind.group, kind.version, kind.kind
-            ),
-        )
-    })
 }

@@ -4,13 +4,10 @@ use super::field_set::FieldSet;
 use super::path_element::PathElement;
 use crate::kinds::Kind;
 
-/// The fields that a write through one endpoint can own.
-#[derive(Debug)]
-pub(super) enum Ownable {
-    /// All but these and what is below them.
-    Except(FieldSet),
-    /// What is below one of these paths; `*` is any element.
-    Only(&'static [&'static [&'static str]]),
+/// The fields that a write through one endpoint can own: all but these and what is below them.
+#[derive(Debug, Default)]
+pub(super) struct Ownable {
+    reset: FieldSet,
 }
 
 /// Metadata that only the server sets; it has no owner.
@@ -39,19 +36,10 @@ const RESET_METADATA: [&str; 9] = [
     "PodGroup",
 ];
 
-const RESIZABLE: &[&[&str]] = &[
-    &["spec", "containers", "*", "resources"],
-    &["spec", "containers", "*", "resizePolicy"],
-    &["spec", "initContainers", "*", "resources"],
-    &["spec", "initContainers", "*", "resizePolicy"],
-];
-
 impl Ownable {
     /// The fields that a write to the subresource can own; an empty one is the object itself.
     pub(super) fn of(kind: &Kind, subresource: &str) -> Ownable {
         let reset: &[&[&str]] = match (&*kind.kind, subresource) {
-            ("Pod", "ephemeralcontainers") => return Ownable::Only(&[&["spec", "ephemeralContainers"]]),
-            ("Pod", "resize") => return Ownable::Only(RESIZABLE),
             ("CertificateSigningRequest", "") if kind.custom.is_none() => &[&["spec"], &["status"]],
             ("CertificateSigningRequest", "status") => &[&["spec"], &["status", "conditions"]],
             ("CertificateSigningRequest", "approval") => &[&["spec"], &["status", "certificate"]],
@@ -67,42 +55,15 @@ impl Ownable {
             (_, "") if kind.has_status() => &[&["status"]],
             _ => &[],
         };
-        let mut fields = FieldSet::default();
-        reset.iter().for_each(|path| fields.insert_path(path.iter().copied()));
-        Ownable::Except(fields)
+        let mut out = Ownable::default();
+        reset.iter().for_each(|path| out.reset.insert_path(path.iter().copied()));
+        out
     }
 
     /// Removes the fields that the endpoint resets.
     pub(super) fn retain(&self, fields: &mut FieldSet) {
-        match self {
-            Ownable::Except(reset) => fields.subtract_recursively(reset),
-            Ownable::Only(patterns) => *fields = matching(fields, patterns),
-        }
+        fields.subtract_recursively(&self.reset);
     }
-}
-
-/// The part of a set that is below one of the patterns, which are not empty.
-fn matching(fields: &FieldSet, patterns: &[&[&str]]) -> FieldSet {
-    let mut out = FieldSet::default();
-    for (element, part) in &fields.children {
-        let rest: Vec<&[&str]> = patterns
-            .iter()
-            .filter_map(|pattern| pattern.split_first())
-            .filter(|(first, _)| {
-                **first == "*" || matches!(element, PathElement::Field(name) if name == *first)
-            })
-            .map(|(_, rest)| rest)
-            .collect();
-        let mut inner = match rest.as_slice() {
-            [] => continue,
-            rest if rest.iter().any(|rest| rest.is_empty()) => part.clone(),
-            rest => matching(part, rest),
-        };
-        // A member that leads to a match is a match itself, as in upstream's matcher.
-        inner.member = part.member;
-        out.insert(element.clone(), inner);
-    }
-    out
 }
 
 /// Removes the fields that never have an owner.
@@ -140,10 +101,7 @@ mod tests {
         let all = json!({
             "f:apiVersion": {},
             "f:metadata": {".": {}, "f:name": {}, "f:labels": {".": {}, "f:a": {}}, "f:ownerReferences": {"k:{\"uid\":\"u\"}": {}}},
-            "f:spec": {
-                "f:containers": {"k:{\"name\":\"c\"}": {".": {}, "f:image": {}, "f:resources": {".": {}, "f:limits": {}}}},
-                "f:ephemeralContainers": {"k:{\"name\":\"e\"}": {".": {}}},
-            },
+            "f:spec": {"f:containers": {"k:{\"name\":\"c\"}": {".": {}, "f:image": {}}}},
             "f:status": {"f:phase": {}},
         });
         let labels = [".metadata.labels", ".metadata.labels.a"];
@@ -157,22 +115,9 @@ mod tests {
                     ".metadata.ownerReferences[uid=\"u\"]",
                     ".spec.containers[name=\"c\"]",
                     ".spec.containers[name=\"c\"].image",
-                    ".spec.containers[name=\"c\"].resources",
-                    ".spec.containers[name=\"c\"].resources.limits",
-                    ".spec.ephemeralContainers[name=\"e\"]",
                 ][..],
             ),
             ("pods", "status", &[labels[0], labels[1], ".status.phase"]),
-            ("pods", "ephemeralcontainers", &[".spec.ephemeralContainers[name=\"e\"]"]),
-            (
-                "pods",
-                "resize",
-                &[
-                    ".spec.containers[name=\"c\"]",
-                    ".spec.containers[name=\"c\"].resources",
-                    ".spec.containers[name=\"c\"].resources.limits",
-                ],
-            ),
             (
                 "nodes",
                 "status",

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::field_set::FieldSet;
 use super::managers::{ManagerId, Managers};
 use super::merge_type::MergeType;
 use super::merger::Merger;
@@ -31,7 +30,7 @@ struct Run<'a> {
 impl Run<'_> {
     /// What the table wants of a step: the object, `unchanged`, the conflicts or the error.
     fn step(&mut self, step: &Value, now: &str) -> Value {
-        let ownable = Ownable::Except(FieldSet::default());
+        let ownable = Ownable::default();
         let merger = Merger { root: self.root, ownable, version: "v1".to_owned(), now };
         let (operation, object) = (step["op"].as_str().unwrap_or_default(), &step["object"]);
         let applies = operation != "update";

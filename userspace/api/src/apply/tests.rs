@@ -11,7 +11,7 @@ use super::merge::merge;
 use super::merge_type::MergeType;
 use super::path_element::PathElement;
 use super::{Writer, apply, track};
-use crate::kinds::{Kind, Part};
+use crate::kinds::Kind;
 use crate::{Reason, Status, find};
 
 fn deployments() -> &'static Kind {
@@ -19,7 +19,7 @@ fn deployments() -> &'static Kind {
 }
 
 fn writer(manager: &str) -> Writer<'_> {
-    Writer { manager, subresource: "", part: Part::Main, now: "2026-01-01T00:00:00Z" }
+    Writer { manager, subresource: "", now: "2026-01-01T00:00:00Z" }
 }
 
 fn applied(live: &Value, config: &Value, manager: &str) -> Result<Value, Status> {
@@ -95,12 +95,7 @@ fn a_conflict_names_the_path_and_the_owner() {
     let mut live = stored(applied(&Value::Null, &config(json!({"replicas": 1})), "kubectl").unwrap());
     let old = live.clone();
     live["spec"]["replicas"] = 5.into();
-    track(
-        deployments(),
-        &old,
-        &mut live,
-        &Writer { subresource: "scale", part: Part::Whole, ..writer("hpa") },
-    );
+    track(deployments(), &old, &mut live, &Writer { subresource: "scale", ..writer("hpa") });
     assert_eq!(fields(&live, "hpa"), [".spec.replicas"]);
     assert_eq!(owners(&live), ["hpa:Update"]);
     let status = applied(&live, &config(json!({"replicas": 1})), "kubectl").unwrap_err();
@@ -205,7 +200,7 @@ fn status_is_applied_through_its_subresource_only() {
     });
     let live = stored(applied(&Value::Null, &with_status, "a").unwrap());
     assert_eq!(fields(&live, "a"), [".spec.replicas"]);
-    let by_status = Writer { subresource: "status", part: Part::Status, ..writer("c") };
+    let by_status = Writer { subresource: "status", ..writer("c") };
     let live = apply(deployments(), &live, &with_status, &by_status, false).unwrap();
     assert_eq!(fields(&live, "c"), [".status.replicas"]);
     assert_eq!(live["status"]["replicas"], 7);

@@ -133,6 +133,11 @@ impl Definition {
         self.versions.get(name)
     }
 
+    /// The versions, in no order.
+    pub(crate) fn versions(&self) -> impl Iterator<Item = &Version> {
+        self.versions.values().map(Arc::as_ref)
+    }
+
     /// Changes with the versions of the definition. For this process only.
     pub fn hash(&self) -> u64 {
         self.versions.values().fold(0, |all, version| all ^ version.hash)

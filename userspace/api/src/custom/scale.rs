@@ -54,6 +54,11 @@ impl Scale {
         format!(".{}", self.spec.join("."))
     }
 
+    /// The fields that lead to the replicas.
+    pub(crate) fn replicas(&self) -> &[String] {
+        &self.spec
+    }
+
     /// Sets the replicas of an object.
     pub fn set(&self, object: &mut Value, replicas: i64) {
         let mut target = object;

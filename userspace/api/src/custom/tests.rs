@@ -441,12 +441,7 @@ fn applied_lists_merge_by_the_keys_of_the_definition() {
             "set": {"type": "array", "x-kubernetes-list-type": "set", "items": {"type": "string"}},
         },
     })));
-    let writer = |manager| crate::apply::Writer {
-        manager,
-        subresource: "",
-        part: Part::Main,
-        now: "2026-01-01T00:00:00Z",
-    };
+    let writer = |manager| crate::apply::Writer { manager, subresource: "", now: "2026-01-01T00:00:00Z" };
     let first = instance(json!({"ports": [{"name": "http", "port": 80}], "atomic": ["a"], "set": ["x"]}));
     let mut live = crate::apply::apply(&kind, &Value::Null, &first, &writer("one"), false).unwrap();
     live["metadata"]["uid"] = "u".into();

@@ -9,22 +9,17 @@ use skep_api::{Reason, Status, apply, conversion, meta, schema};
 use crate::body;
 use crate::body_checks::{check_identity, check_kind, check_preconditions, check_schema};
 use crate::call::Call;
-use crate::field_manager::{as_writer, invalid};
+use crate::field_manager::as_writer;
 use crate::negotiate::{Warnings, respond_object, view};
 use crate::object::Object;
 use crate::write::{Attempts, Writer};
 use crate::write_options::Options;
 
-pub(crate) const MEDIA_TYPE: &str = "application/apply-patch+yaml";
-
 pub(crate) async fn handle(writer: &Writer, mut call: Call, bytes: Bytes) -> Result<Response, Status> {
     let requested = &call.target.kind.clone();
-    let options = Options::parse(&call.query)?.of_apply();
+    let options = Options::parse(&call)?;
     let view = view(&call.headers, None)?;
-    if call.query.get("fieldManager").is_none() {
-        return Err(invalid("fieldManager: Required value: is required for apply patch"));
-    }
-    let mut config = body::json_or_yaml(&bytes)?;
+    let mut config = configuration(&bytes)?;
     if conversion::is_needed(requested) {
         // Unknown fields have no stored form: the schema check removes them first.
         check_kind(requested, &mut config)?;
@@ -42,7 +37,13 @@ pub(crate) async fn handle(writer: &Writer, mut call: Call, bytes: Bytes) -> Res
     }
 }
 
-fn duplicates(bytes: &Bytes, options: &Options) -> Result<Warnings, Status> {
+/// The configuration in the body.
+pub(crate) fn configuration(bytes: &Bytes) -> Result<Value, Status> {
+    body::json_or_yaml(bytes)
+        .map_err(|status| Status::bad_request(format!("error decoding YAML: {}", status.message)))
+}
+
+pub(crate) fn duplicates(bytes: &Bytes, options: &Options) -> Result<Warnings, Status> {
     let found: Vec<String> =
         schema::duplicates(bytes).iter().map(|path| format!("duplicate field \"{path}\"")).collect();
     options.report_fields(found, |all| Status::bad_request(format!("error strict decoding YAML: {all}")))
@@ -91,7 +92,7 @@ async fn create(writer: &Writer, call: &Call, config: &Value, options: &Options)
 
 fn merged(call: &Call, live: &Value, config: &Value, options: &Options) -> Result<Value, Status> {
     let (kind, force) = (&call.target.kind, call.query.is_true("force"));
-    let mut new = as_writer(call, call.part(), |writer| apply::apply(kind, live, config, writer, force))?;
+    let mut new = as_writer(call, |writer| apply::apply(kind, live, config, writer, force))?;
     check_kind(kind, &mut new)?;
     check_schema(kind, &mut new, None, options)?;
     check_identity(call, &mut new)?;

@@ -18,7 +18,7 @@ pub(crate) async fn handle(server: &Inner, mut call: Call, bytes: Bytes) -> Resu
     if !call.target.name.is_empty() {
         return Err(Status::method_not_supported(kind, "POST"));
     }
-    let options = Options::parse(&call.query)?;
+    let options = Options::parse(&call)?;
     let view = view(&call.headers, None)?;
     let mut object = body::decode(&call.headers, &bytes)?;
     check_kind(kind, &mut object)?;

@@ -11,11 +11,10 @@ use super::apply;
 use crate::body::media_type;
 use crate::body_checks::{check_identity, check_kind, check_preconditions, check_schema};
 use crate::call::Call;
-use crate::field_manager;
 use crate::negotiate::{Warnings, respond_object, view};
 use crate::object::Object;
 use crate::write::Writer;
-use crate::write_options::Options;
+use crate::write_options::{Options, Write};
 
 #[derive(Clone, Copy)]
 pub(crate) enum Form {
@@ -70,13 +69,10 @@ pub(crate) fn decode(bytes: &Bytes) -> Result<Value, Status> {
 }
 
 pub(crate) async fn handle(writer: &Writer, mut call: Call, bytes: Bytes) -> Result<Response, Status> {
-    if media_type(&call.headers) == apply::MEDIA_TYPE {
+    if Write::of(&call) == Write::Apply {
         return apply::handle(writer, call, bytes).await;
     }
-    let options = Options::parse(&call.query)?;
-    if call.query.get("force").is_some() {
-        return Err(field_manager::invalid("force: Forbidden: may not be specified for non-apply patch"));
-    }
+    let options = Options::parse(&call)?;
     let (requested, view) = (&call.target.kind.clone(), view(&call.headers, None)?);
     let form = Form::of(&call)?;
     let patch = decode(&bytes)?;

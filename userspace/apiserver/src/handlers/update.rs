@@ -16,7 +16,7 @@ use crate::write_options::Options;
 
 pub(crate) async fn handle(writer: &Writer, mut call: Call, bytes: Bytes) -> Result<Response, Status> {
     let requested = &call.target.kind.clone();
-    let options = Options::parse(&call.query)?;
+    let options = Options::parse(&call)?;
     let view = view(&call.headers, None)?;
     let mut object = body::decode(&call.headers, &bytes)?;
     check_kind(requested, &mut object)?;

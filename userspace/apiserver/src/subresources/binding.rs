@@ -13,9 +13,10 @@ use crate::write::Writer;
 use crate::write_options::Options;
 
 pub(super) async fn handle(writer: &Writer, call: Call, request: Request) -> Result<Response, Status> {
-    let options = Options::parse(&call.query)?;
     let shape = ("", "v1", "Binding");
     let mut binding = posted(&call, request, shape).await?;
+    // As upstream, an assignment has no manager.
+    let options = Options::parse(&call)?.recorded();
     admission::part(&writer.admission, &call, Operation::Create, shape, &mut binding, None, options.dry_run)
         .await?;
     bind(writer, &call, &binding, &options).await

@@ -2,20 +2,23 @@
 
 use axum::extract::Request;
 use axum::response::Response;
+use bytes::Bytes;
 use http::{Method, StatusCode};
 use serde_json::Value;
 use skep_api::kinds::Part;
-use skep_api::{Kind, Status, meta};
+use skep_api::{Kind, Status, apply, meta};
 
 use crate::admission::Shape;
 use crate::body;
-use crate::body_checks::{check_kind, check_part, check_preconditions, check_schema};
+use crate::body_checks::{check_identity, check_kind, check_part, check_preconditions, check_schema};
 use crate::call::Call;
+use crate::field_manager::as_writer;
+use crate::handlers::apply::{configuration, duplicates};
 use crate::handlers::patch::{Form, decode};
-use crate::negotiate::{respond_object, respond_value, view};
+use crate::negotiate::{Warnings, respond_object, respond_value, view};
 use crate::object::Object;
 use crate::write::Writer;
-use crate::write_options::Options;
+use crate::write_options::{Options, Write};
 
 /// Get, update or patch of a subresource that is a part of its object. `change` copies the part into the object.
 pub(super) async fn part(
@@ -30,35 +33,72 @@ pub(super) async fn part(
         let object = writer.storage.latest(kind, &call.target.namespace, &call.target.name).await?;
         return Ok(respond_object(StatusCode::OK, view, kind, &object, &Vec::new()));
     }
-    let options = Options::parse(&call.query)?;
+    if !matches!(call.method, Method::PUT | Method::PATCH) {
+        return Err(Status::method_not_supported(kind, call.method.as_str()));
+    }
+    let options = Options::parse(&call)?;
     let bytes = body::read(request.into_body()).await?;
-    let wanted = match call.method {
-        Method::PUT => Wanted::Whole(body::decode(&call.headers, &bytes)?),
-        Method::PATCH => Wanted::Patch(Form::of(&call)?, decode(&bytes)?),
-        _ => return Err(Status::method_not_supported(kind, call.method.as_str())),
-    };
+    let wanted = Wanted::read(&call, &bytes)?;
+    let warnings = wanted.duplicates(&bytes, &options)?;
     let stored = edit(writer, &call, &options, |old| {
         let mut from = match &wanted {
             Wanted::Whole(object) => object.clone(),
             Wanted::Patch(form, patch) => form.apply(kind, old.clone(), patch)?,
+            Wanted::Apply(config) => {
+                let force = call.query.is_true("force");
+                as_writer(&call, |writer| apply::apply(kind, old, config, writer, force))?
+            }
         };
         check_kind(kind, &mut from)?;
         check_schema(kind, &mut from, None, &options)?;
+        check_identity(&call, &mut from)?;
         let mut new = old.clone();
         change(kind, &mut new, &from)?;
         if let Some(revision) = from["metadata"].get("resourceVersion") {
             meta::of_mut(&mut new).insert("resourceVersion".into(), revision.clone());
         }
+        if options.applied {
+            take_managers(&mut new, &mut from);
+        }
         Ok(new)
     })
     .await?;
-    Ok(respond_object(StatusCode::OK, view, kind, &stored, &Vec::new()))
+    Ok(respond_object(StatusCode::OK, view, kind, &stored, &warnings))
+}
+
+/// Moves the managers of one object to another.
+fn take_managers(new: &mut Value, from: &mut Value) {
+    match meta::of_mut(from).remove("managedFields") {
+        Some(managers) => drop(meta::of_mut(new).insert("managedFields".into(), managers)),
+        None => drop(meta::of_mut(new).remove("managedFields")),
+    }
 }
 
 /// The body of a write.
-enum Wanted {
+pub(super) enum Wanted {
     Whole(Value),
     Patch(Form, Value),
+    /// A configuration of server-side apply.
+    Apply(Value),
+}
+
+impl Wanted {
+    /// Reads the body of an update or patch.
+    pub(super) fn read(call: &Call, bytes: &Bytes) -> Result<Wanted, Status> {
+        Ok(match Write::of(call) {
+            Write::Apply => Wanted::Apply(configuration(bytes)?),
+            Write::Patch => Wanted::Patch(Form::of(call)?, decode(bytes)?),
+            _ => Wanted::Whole(body::decode(&call.headers, bytes)?),
+        })
+    }
+
+    /// Warnings for the fields that a configuration has twice.
+    pub(super) fn duplicates(&self, bytes: &Bytes, options: &Options) -> Result<Warnings, Status> {
+        match self {
+            Wanted::Apply(_) => duplicates(bytes, options),
+            _ => Ok(Vec::new()),
+        }
+    }
 }
 
 /// Changes the whole object behind a subresource, whatever part of it the change concerns.

@@ -2,6 +2,7 @@
 
 use axum::extract::Request;
 use axum::response::Response;
+use http::Method;
 use serde_json::Value;
 use skep_api::{Kind, Status};
 
@@ -10,6 +11,9 @@ use crate::call::Call;
 use crate::write::Writer;
 
 pub(super) async fn handle(writer: &Writer, call: Call, request: Request) -> Result<Response, Status> {
+    if call.method != Method::PUT {
+        return Err(Status::method_not_supported(&call.target.kind, call.method.as_str()));
+    }
     part(writer, call, request, take).await
 }
 

@@ -5,15 +5,16 @@ use axum::response::Response;
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 use skep_api::custom::Scale;
-use skep_api::{Kind, Status, meta};
+use skep_api::field::Path;
+use skep_api::{Errors, Kind, Status, apply, meta};
 
-use super::edit::edit;
+use super::edit::{Wanted, edit};
 use crate::admission::{self, Operation, Shape};
 use crate::body;
-use crate::body_checks::check_part;
+use crate::body_checks::{check_identity, check_part};
 use crate::call::Call;
-use crate::handlers::patch::{Form, decode};
-use crate::negotiate::respond_value;
+use crate::field_manager::as_writer;
+use crate::negotiate::{add_warnings, respond_value};
 use crate::write::Writer;
 use crate::write_options::Options;
 
@@ -25,59 +26,82 @@ pub(super) async fn handle(writer: &Writer, call: Call, request: Request) -> Res
         let object = writer.storage.latest(kind, &call.target.namespace, &call.target.name).await?;
         return Ok(respond_value(StatusCode::OK, &of(kind, &object.value())?));
     }
-    let options = Options::parse(&call.query)?;
+    if !matches!(call.method, Method::PUT | Method::PATCH) {
+        return Err(Status::method_not_supported(kind, call.method.as_str()));
+    }
+    let options = Options::parse(&call)?;
     let bytes = body::read(request.into_body()).await?;
-    let (whole, patch) = match call.method {
-        Method::PUT => (body::decode(&call.headers, &bytes)?, None),
-        Method::PATCH => (Value::Null, Some((Form::of(&call)?, decode(&bytes)?))),
-        _ => return Err(Status::method_not_supported(kind, call.method.as_str())),
-    };
-    let (whole, patch) = admitted(writer, &call, whole, patch, options.dry_run).await?;
-    let stored = edit(writer, &call, &options, |old| {
-        let mut scale = match &patch {
-            Some((form, patch)) => form.apply(kind, of(kind, old)?, patch)?,
-            None => whole.clone(),
-        };
+    let wanted = admitted(writer, &call, Wanted::read(&call, &bytes)?, options.dry_run).await?;
+    let warnings = wanted.duplicates(&bytes, &options)?;
+    let stored = edit(writer, &call, &options.recorded(), |old| {
+        let before = of(kind, old)?;
+        let (mut scale, applied) = scaled(&call, &wanted, old, &before)?;
         check_part(SHAPE, &mut scale)?;
+        check_identity(&call, &mut scale)?;
         let replicas = scale["spec"]["replicas"].as_i64().unwrap_or(0);
         if i32::try_from(replicas).is_err() || replicas < 0 {
-            let why = format!("spec.replicas: Invalid value: {replicas}: must be greater than or equal to 0");
-            return Err(Status::invalid_body("Scale.autoscaling", &call.target.name, &why));
+            let mut errors = Errors::default();
+            let path = Path::new("spec").child("replicas");
+            errors.invalid(&path, &replicas.into(), "must be greater than or equal to 0");
+            return Err(Status::invalid_as("autoscaling", "Scale", &call.target.name, &errors));
         }
+        let managers = match applied {
+            Some(managers) => managers,
+            None => as_writer(&call, |writer| apply::track_scale(kind, old, before, &scale, writer)),
+        };
         let mut new = old.clone();
         match custom(kind) {
             Some(scale) => scale.set(&mut new, replicas),
             None => new["spec"]["replicas"] = replicas.into(),
         }
+        let metadata = meta::of_mut(&mut new);
+        match managers {
+            Some(managers) => drop(metadata.insert("managedFields".into(), managers)),
+            None => drop(metadata.remove("managedFields")),
+        }
         if let Some(revision) = scale["metadata"].get("resourceVersion") {
-            meta::of_mut(&mut new).insert("resourceVersion".into(), revision.clone());
+            metadata.insert("resourceVersion".into(), revision.clone());
         }
         Ok(new)
     })
     .await?;
-    Ok(respond_value(StatusCode::OK, &of(kind, &stored.value())?))
+    let mut response = respond_value(StatusCode::OK, &of(kind, &stored.value())?);
+    add_warnings(response.headers_mut(), &warnings);
+    Ok(response)
 }
 
-/// Admits the requested Scale. If admission changes the result of a patch, the changed Scale replaces the patch.
-async fn admitted(
-    writer: &Writer,
+/// The Scale that a write wants, and after an apply the parent's managers.
+fn scaled(
     call: &Call,
-    whole: Value,
-    patch: Option<(Form, Value)>,
-    dry_run: bool,
-) -> Result<(Value, Option<(Form, Value)>), Status> {
+    wanted: &Wanted,
+    parent: &Value,
+    before: &Value,
+) -> Result<(Value, Option<Option<Value>>), Status> {
+    let kind = &call.target.kind;
+    match wanted {
+        Wanted::Whole(scale) => Ok((scale.clone(), None)),
+        Wanted::Patch(form, patch) => Ok((form.apply(kind, before.clone(), patch)?, None)),
+        Wanted::Apply(config) => {
+            let force = call.query.is_true("force");
+            let (scale, managers) = as_writer(call, |writer| {
+                apply::apply_scale(kind, parent, before.clone(), config, writer, force)
+            })?;
+            Ok((scale, Some(managers)))
+        }
+    }
+}
+
+/// Admits the requested Scale. If admission changes it, the changed Scale replaces the patch or configuration.
+async fn admitted(writer: &Writer, call: &Call, wanted: Wanted, dry_run: bool) -> Result<Wanted, Status> {
     let (kind, target) = (&call.target.kind, &call.target);
-    let old = writer.storage.latest(kind, &target.namespace, &target.name).await?;
-    let old = of(kind, &old.value())?;
-    let mut requested = match &patch {
-        Some((form, patch)) => form.apply(kind, old.clone(), patch)?,
-        None => whole.clone(),
-    };
+    let parent = writer.storage.latest(kind, &target.namespace, &target.name).await?.value();
+    let old = of(kind, &parent)?;
+    let (mut requested, _) = scaled(call, &wanted, &parent, &old)?;
     check_part(SHAPE, &mut requested)?;
     let mut admitted = requested.clone();
     admission::part(&writer.admission, call, Operation::Update, SHAPE, &mut admitted, Some(&old), dry_run)
         .await?;
-    Ok(if admitted == requested { (whole, patch) } else { (admitted, None) })
+    Ok(if admitted == requested { wanted } else { Wanted::Whole(admitted) })
 }
 
 /// The paths of a custom resource's replicas.
