@@ -205,8 +205,8 @@ impl<'a> MergeType<'a> {
         }
     }
 
-    /// The path element of an item of a list that merges by item. Err: why it has none, in upstream's words.
-    pub(super) fn path_element(self, item: &Value) -> Result<PathElement, String> {
+    /// The path element of an item of a list that merges by item.
+    pub(super) fn path_element(self, item: &Value) -> Result<PathElement, NoElement> {
         match self {
             MergeType::List { field: Some(field), .. } if field.list_type() == Some("map") => {
                 keyed(item, field.list_map_keys(), |key| built_in_default(self.item(), key))
@@ -249,11 +249,11 @@ fn keyed<'k>(
     item: &Value,
     names: impl Iterator<Item = &'k str> + Clone,
     default: impl Fn(&str) -> Option<Value>,
-) -> Result<PathElement, String> {
+) -> Result<PathElement, NoElement> {
     let fields = match item {
-        Value::Null => return Err("associative list with keys may not have a null element".to_owned()),
+        Value::Null => return Err(NoElement::KeyedNull),
         Value::Object(fields) => fields,
-        _ => return Err("associative list with keys may not have non-map elements".to_owned()),
+        _ => return Err(NoElement::KeyedOther),
     };
     let found = names.clone().filter_map(|name| {
         let value = fields.get(name).cloned().or_else(|| default(name))?;
@@ -262,21 +262,37 @@ fn keyed<'k>(
     let keys: Vec<(String, Value)> = found.collect();
     if keys.is_empty() {
         let names: Vec<String> = names.map(|name| format!("{name:?}")).collect();
-        return Err(format!(
-            "associative list with keys has an element that omits all key fields [{}] (and doesn't have default values for any key fields)",
-            names.join(" ")
-        ));
+        return Err(NoElement::WithoutKeys(names.join(" ")));
     }
     Ok(PathElement::key(keys))
 }
 
-fn set_element(item: &Value) -> Result<PathElement, String> {
+fn set_element(item: &Value) -> Result<PathElement, NoElement> {
     match item {
-        Value::Object(_) => Err("associative list without keys has an element that's a map type".to_owned()),
-        Value::Array(_) => Err("not supported: associative list with lists as elements".to_owned()),
-        Value::Null => Err("associative list without keys has an element that's an explicit null".to_owned()),
+        Value::Object(_) => Err(NoElement::SetMap),
+        Value::Array(_) => Err(NoElement::SetList),
+        Value::Null => Err(NoElement::SetNull),
         value => Ok(PathElement::Value(value.clone())),
     }
+}
+
+/// Why a list item has no path element, in upstream's words.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum NoElement {
+    #[error("associative list with keys may not have a null element")]
+    KeyedNull,
+    #[error("associative list with keys may not have non-map elements")]
+    KeyedOther,
+    #[error(
+        "associative list with keys has an element that omits all key fields [{0}] (and doesn't have default values for any key fields)"
+    )]
+    WithoutKeys(String),
+    #[error("associative list without keys has an element that's a map type")]
+    SetMap,
+    #[error("not supported: associative list with lists as elements")]
+    SetList,
+    #[error("associative list without keys has an element that's an explicit null")]
+    SetNull,
 }
 
 #[cfg(test)]
@@ -333,7 +349,7 @@ mod tests {
         assert_eq!(element(containers, json!({})).unwrap(), "k:{\"name\":\"\"}");
         let secrets = at("api.core.v1.ServiceAccount", &["secrets"]);
         assert_eq!(
-            element(secrets, json!({"kind": "x"})).unwrap_err(),
+            element(secrets, json!({"kind": "x"})).unwrap_err().to_string(),
             "associative list with keys has an element that omits all key fields [\"name\"] (and doesn't have default values for any key fields)"
         );
     }

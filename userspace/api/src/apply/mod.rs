@@ -25,39 +25,18 @@ mod target;
 mod tests;
 mod times;
 mod validate;
+mod writer;
 
 use serde_json::{Value, json};
 
 use crate::kinds::Kind;
 use crate::{Status, meta};
-use managers::{ManagerId, Managers};
+use managers::Managers;
 pub use overlay::overlay;
 pub use scale::{apply_scale, track_scale};
 use target::Target;
 pub use times::keep_times;
-
-/// The manager of a write, the subresource it goes through, and its time.
-#[derive(Clone, Copy, Debug)]
-pub struct Writer<'a> {
-    /// `fieldManager`, or the client's name; empty becomes `unknown`.
-    pub manager: &'a str,
-    /// Empty for the object itself.
-    pub subresource: &'a str,
-    /// RFC 3339, in whole seconds.
-    pub now: &'a str,
-}
-
-impl Writer<'_> {
-    fn id(&self, version: &str, applies: bool) -> ManagerId {
-        let name = if self.manager.is_empty() { "unknown" } else { self.manager };
-        ManagerId {
-            name: name.to_owned(),
-            applies,
-            version: if applies { String::new() } else { version.to_owned() },
-            subresource: self.subresource.to_owned(),
-        }
-    }
-}
+pub use writer::Writer;
 
 /// The manager of the fields that existed before anything was tracked.
 const BEFORE_FIRST_APPLY: &str = "before-first-apply";

@@ -10,7 +10,8 @@ use super::field_set::FieldSet;
 use super::managers::{Entry, ManagerId, Managers};
 use super::path_element::PathElement;
 use super::target::Target;
-use super::{Writer, apply_to, set_managers, track_in};
+use super::writer::Writer;
+use super::{apply_to, set_managers, track_in};
 use crate::kinds::Kind;
 use crate::{Status, meta};
 

@@ -2,12 +2,12 @@
 
 use serde_json::{Value, json};
 
-use super::Writer;
 use super::empty::{empty_object, zero_struct};
 use super::merge_type::MergeType;
 use super::merger::Merger;
 use super::ownable::Ownable;
 use super::validate::validate;
+use super::writer::Writer;
 use crate::kinds::Kind;
 use crate::{Reason, Status, meta, schema};
 
