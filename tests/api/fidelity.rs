@@ -107,7 +107,7 @@ fn equal_differences_have_one_title() {
     };
     assert_eq!(
         titles(&refused("a"), &none),
-        ["code differs: N Pod \"_\" is invalid: spec.a[]: Required vs N"],
+        ["code differs: N _ is invalid: spec.a[]: Required vs N"],
         "{:?}",
         titles(&refused("b"), &none)
     );

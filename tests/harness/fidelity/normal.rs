@@ -32,6 +32,7 @@ const FIELDS: &[Field] = &[
     field("status.conditions.*.lastTransitionTime", "time"),
     field("status.conditions.*.lastUpdateTime", "time"),
     field("status.startTime", "time"),
+    field("status.lastPhaseTransitionTime", "time"),
     // The history of each server's store.
     field("metadata.resourceVersion", "revision"),
     // Allocated out of ranges; an address or port that the input names is the same on both sides all the same.

@@ -266,7 +266,8 @@ impl One<'_> {
     /// Create, apply over it; then both of nothing, and apply again.
     async fn write(&self, manifest: &Manifest, path: &str, outcomes: &mut Outcomes) -> Result<()> {
         let created = self.create(manifest, path, "", outcomes).await?;
-        let name = created.0.body["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        let name = |answer: &Answer| answer.body["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        let name = Some(name(&created.0)).filter(|name| !name.is_empty()).unwrap_or_else(|| name(&created.1));
         if !created.0.succeeded() || !created.1.succeeded() {
             return self.delete(path, &name).await;
         }

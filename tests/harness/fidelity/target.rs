@@ -13,6 +13,8 @@ use serde_json::Value;
 use super::answer::{Answer, warning_text};
 
 const DISCOVERY: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+/// A server that does not answer within it gets the code 0.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Where objects of one kind are.
@@ -67,7 +69,7 @@ impl Target {
         Ok(Target::new(kube::Client::try_from(config)?))
     }
 
-    /// Sends a body of a media type.
+    /// Sends a body of a media type. No answer in time is an answer with the code 0.
     pub async fn send(&self, method: Method, path: &str, media_type: &str, body: Vec<u8>) -> Result<Answer> {
         let context = || format!("{method} {path}");
         let request = Request::builder()
@@ -77,12 +79,19 @@ impl Target {
             .header("Accept", "application/json")
             .header("User-Agent", "fidelity")
             .body(body.into())?;
-        let response = self.client.send(request).await.with_context(context)?;
-        let (parts, body) = response.into_parts();
+        let read = async {
+            let (parts, body) = self.client.send(request).await.with_context(context)?.into_parts();
+            let bytes = body.collect().await.with_context(context)?.to_bytes();
+            anyhow::Ok((parts, bytes))
+        };
+        let Ok(read) = tokio::time::timeout(ANSWER_TIMEOUT, read).await else {
+            eprintln!("no answer within {ANSWER_TIMEOUT:?}: {method} {path}");
+            return Ok(Answer::default());
+        };
+        let (parts, bytes) = read?;
         let warnings = parts.headers.get_all("Warning").iter();
         let warnings =
             warnings.map(|value| warning_text(&String::from_utf8_lossy(value.as_bytes()))).collect();
-        let bytes = body.collect().await.with_context(context)?.to_bytes();
         let body = serde_json::from_slice(&bytes)
             .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned()));
         Ok(Answer { code: parts.status.as_u16(), warnings, body, managers: Value::Null })

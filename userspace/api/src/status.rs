@@ -282,8 +282,12 @@ impl Status {
     pub fn to_value(&self) -> Value {
         let mut status = json!({
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-            "message": self.message, "reason": self.reason.as_str(),
+            "message": self.message,
         });
+        // The unknown reason has no text, and is left out.
+        if !self.reason.as_str().is_empty() {
+            status["reason"] = self.reason.as_str().into();
+        }
         if let Some(details) = &self.details {
             status["details"] = details.clone();
         }

@@ -31,6 +31,12 @@ pub(crate) struct Writer {
     pub(crate) allocator: Arc<Allocator>,
 }
 
+/// Whether an object names a version of itself. Zero and what is no number name none.
+fn states_version(object: &Value) -> bool {
+    let version = object["metadata"]["resourceVersion"].as_str();
+    version.and_then(|text| text.parse::<u64>().ok()).is_some_and(|version| version != 0)
+}
+
 /// Counts the attempts of a write that other writers may outrun.
 #[derive(Default)]
 pub(crate) struct Attempts(usize);
@@ -60,15 +66,16 @@ impl Writer {
         mut object: Value,
         options: &Options,
     ) -> Result<Object, Status> {
+        let versioned = !options.applied && states_version(&object);
         stamp(&mut object);
         let base = object["metadata"]["generateName"].as_str().unwrap_or_default().to_owned();
         if !meta::name(&object).is_empty() || base.is_empty() {
-            return self.create_named(call, object, options).await;
+            return self.create_named(call, object, versioned, options).await;
         }
         for attempt in 1.. {
             let mut new = object.clone();
             meta::of_mut(&mut new).insert("name".into(), generate_name(&base).into());
-            match self.create_named(call, new, options).await {
+            match self.create_named(call, new, versioned, options).await {
                 Err(status) if status.reason == Reason::AlreadyExists && attempt < MAX_GENERATED_NAMES => {}
                 result => return result,
             }
@@ -80,6 +87,7 @@ impl Writer {
         &self,
         call: &Call,
         mut object: Value,
+        versioned: bool,
         options: &Options,
     ) -> Result<Object, Status> {
         let kind = &call.target.kind;
@@ -93,15 +101,20 @@ impl Writer {
             kind.prepare_create(&mut object);
         }
         let reservation = self.allocator.reserve(kind, &mut object, None, options.dry_run).await?;
-        let stored = self.store_new(&request, &object).await;
+        let stored = self.store_new(&request, &object, versioned).await;
         if let Some(reservation) = reservation {
             reservation.end(stored.is_ok()).await;
         }
         stored
     }
 
-    /// Validates and stores a complete new object.
-    async fn store_new(&self, request: &Request<'_>, object: &Value) -> Result<Object, Status> {
+    /// Validates and stores a complete new object. A `versioned` one stated a resourceVersion, which only a dry run may.
+    async fn store_new(
+        &self,
+        request: &Request<'_>,
+        object: &Value,
+        versioned: bool,
+    ) -> Result<Object, Status> {
         let (call, kind) = (request.call, &request.call.target.kind);
         let errors = validate_maybe_slow(kind, || kind.validate_create(object));
         if !errors.is_empty() {
@@ -112,7 +125,11 @@ impl Writer {
         if request.dry_run {
             return self.dry_create(kind, object);
         }
-        let stored = self.storage.insert(kind, object).await;
+        let stored = if versioned {
+            Err(Status::new(Reason::Unknown, "resourceVersion should not be set on objects to be created"))
+        } else {
+            self.storage.insert(kind, object).await
+        };
         if stored.is_err() {
             charge.refund(&self.storage.caches).await;
         }

@@ -73,9 +73,11 @@ fn validate_webhook(hook: &Value, path: &Path, errors: &mut Errors) {
     let (versions, at) = (&hook["admissionReviewVersions"], path.child("admissionReviewVersions"));
     match items(hook, "admissionReviewVersions").next() {
         None => errors.required(&at, "must specify one of v1, v1beta1"),
-        // This server sends v1 only.
-        Some(_) if !items(hook, "admissionReviewVersions").any(|version| version == "v1") => {
-            errors.invalid(&at, versions, "must include at least one of v1");
+        Some(_)
+            if !items(hook, "admissionReviewVersions")
+                .any(|version| version == "v1" || version == "v1beta1") =>
+        {
+            errors.invalid(&at, versions, "must include at least one of v1, v1beta1");
         }
         Some(_) => {}
     }

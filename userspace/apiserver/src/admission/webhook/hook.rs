@@ -14,12 +14,39 @@ const DEFAULT_TIMEOUT_SECONDS: u64 = 10;
 pub(crate) struct Hook {
     pub(super) name: String,
     pub(super) client: Value,
+    pub(super) version: ReviewVersion,
     pub(super) rules: MatchRules,
     pub(super) conditions: Conditions,
     pub(super) ignores_failure: bool,
     pub(super) timeout: Duration,
     pub(super) allows_dry_run: bool,
     pub(super) reinvoke_if_needed: bool,
+}
+
+/// The version of AdmissionReview that a webhook gets: the first in its list that this server knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ReviewVersion {
+    V1,
+    /// Neither the kind nor the uid nor the patch's type of its answers is checked.
+    V1Beta1,
+}
+
+impl ReviewVersion {
+    fn of(versions: &Value) -> ReviewVersion {
+        let known = versions.as_array().into_iter().flatten().filter_map(|version| match version.as_str() {
+            Some("v1") => Some(ReviewVersion::V1),
+            Some("v1beta1") => Some(ReviewVersion::V1Beta1),
+            _ => None,
+        });
+        known.into_iter().next().unwrap_or(ReviewVersion::V1)
+    }
+
+    pub(super) fn api_version(self) -> &'static str {
+        match self {
+            ReviewVersion::V1 => "admission.k8s.io/v1",
+            ReviewVersion::V1Beta1 => "admission.k8s.io/v1beta1",
+        }
+    }
 }
 
 impl Hook {
@@ -34,6 +61,7 @@ impl Hook {
         Hook {
             name: hook["name"].as_str().unwrap_or_default().to_owned(),
             client: hook["clientConfig"].clone(),
+            version: ReviewVersion::of(&hook["admissionReviewVersions"]),
             rules: MatchRules::of_webhook(hook),
             conditions: Conditions::of(&hook["matchConditions"]),
             ignores_failure: hook["failurePolicy"] == "Ignore",

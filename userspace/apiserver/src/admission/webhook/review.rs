@@ -1,4 +1,4 @@
-//! AdmissionReview of `admission.k8s.io/v1`: the request, the response, and the checks of a response.
+//! AdmissionReview of `admission.k8s.io/v1` and `v1beta1`: the request, the response, and the checks of a response.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use skep_api::{Reason, Status, patch};
 
 use super::Hook;
+use super::hook::ReviewVersion;
 use crate::admission::request::{Operation, Request};
 use crate::admission::variables::request_fields;
 use crate::admission::versioned_attributes::VersionedAttributes;
@@ -35,12 +36,12 @@ pub(super) async fn call(
 ) -> Result<Answer, CallError> {
     let uid = uuid::Uuid::new_v4().to_string();
     let review = json!({
-        "kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1", "request": review_request(request, versioned, &uid),
+        "kind": "AdmissionReview", "apiVersion": hook.version.api_version(), "request": review_request(request, versioned, &uid),
     });
     let webhooks = &request.admission.storage.webhooks;
     let called = webhooks.post_review(&hook.client, &review, Some(hook.timeout)).await;
     let answer = called.map_err(|why| CallError::Call(why.to_string()))?;
-    read(&answer, &uid, &hook.name, mutating).map_err(CallError::InvalidResponse)
+    read(&answer, hook.version, &uid, &hook.name, mutating).map_err(CallError::InvalidResponse)
 }
 
 fn review_request(request: &Request<'_>, versioned: &VersionedAttributes, uid: &str) -> Value {
@@ -54,11 +55,17 @@ fn review_request(request: &Request<'_>, versioned: &VersionedAttributes, uid: &
     fields
 }
 
-fn read(answer: &Value, uid: &str, name: &str, mutating: bool) -> Result<Answer, String> {
-    let (kind, version) = (text(&answer["kind"]), text(&answer["apiVersion"]));
-    if kind != "AdmissionReview" || version != "admission.k8s.io/v1" {
+fn read(
+    answer: &Value,
+    version: ReviewVersion,
+    uid: &str,
+    name: &str,
+    mutating: bool,
+) -> Result<Answer, String> {
+    let (kind, found) = (text(&answer["kind"]), text(&answer["apiVersion"]));
+    if version == ReviewVersion::V1 && (kind != "AdmissionReview" || found != version.api_version()) {
         return Err(format!(
-            "received invalid webhook response: expected webhook response of admission.k8s.io/v1, Kind=AdmissionReview, got {version}, Kind={kind}"
+            "received invalid webhook response: expected webhook response of admission.k8s.io/v1, Kind=AdmissionReview, got {found}, Kind={kind}"
         ));
     }
     let response = &answer["response"];
@@ -66,12 +73,12 @@ fn read(answer: &Value, uid: &str, name: &str, mutating: bool) -> Result<Answer,
         return Err("received invalid webhook response: webhook response was absent".to_owned());
     }
     let found = text(&response["uid"]);
-    if found != uid {
+    if version == ReviewVersion::V1 && found != uid {
         return Err(format!(
             "received invalid webhook response: expected response.uid=\"{uid}\", got \"{found}\""
         ));
     }
-    let patch = if mutating { read_patch(response)? } else { None };
+    let patch = if mutating { read_patch(response, version)? } else { None };
     let warnings = response["warnings"].as_array().into_iter().flatten();
     let annotations = response["auditAnnotations"].as_object().into_iter().flatten();
     Ok(Answer {
@@ -86,10 +93,12 @@ fn text(value: &Value) -> String {
     value.as_str().unwrap_or_default().to_owned()
 }
 
-fn read_patch(response: &Value) -> Result<Option<Value>, String> {
+fn read_patch(response: &Value, version: ReviewVersion) -> Result<Option<Value>, String> {
     let (patch, form) = (text(&response["patch"]), &response["patchType"]);
     let invalid = |why: String| format!("received invalid webhook response: {why}");
     match (patch.is_empty(), form.as_str()) {
+        (true, _) if version == ReviewVersion::V1Beta1 => return Ok(None),
+        (false, _) if version == ReviewVersion::V1Beta1 => {}
         (true, None) => return Ok(None),
         (true, Some(_)) => {
             return Err(invalid("webhook returned response.patchType but not response.patch".to_owned()));
@@ -144,7 +153,7 @@ mod tests {
     fn answer(response: Value) -> Result<Answer, String> {
         let review =
             json!({"kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1", "response": response});
-        read(&review, "u", "w.example.com", true)
+        read(&review, ReviewVersion::V1, "u", "w.example.com", true)
     }
 
     #[test]
@@ -200,8 +209,16 @@ mod tests {
             let Err(why) = answer(response.clone()) else { panic!("{response}") };
             assert!(why.contains(wanted), "{response}: {why}");
         }
-        let other = read(&json!({"kind": "Status", "apiVersion": "v1"}), "u", "w", true);
+        let other = read(&json!({"kind": "Status", "apiVersion": "v1"}), ReviewVersion::V1, "u", "w", true);
         assert!(other.is_err_and(|why| why.contains("got v1, Kind=Status")));
+    }
+
+    #[test]
+    fn an_answer_of_v1beta1_needs_neither_version_nor_uid_nor_type_of_patch() {
+        let review = json!({"response": {"allowed": true, "patch": STANDARD.encode("[]")}});
+        let found = read(&review, ReviewVersion::V1Beta1, "u", "w", true).unwrap();
+        assert!(found.refusal.is_none() && found.patch == Some(json!([])));
+        assert!(read(&json!({}), ReviewVersion::V1Beta1, "u", "w", true).is_err());
     }
 
     #[test]
