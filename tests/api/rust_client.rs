@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures::{StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use kube::api::{
     Api, DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams, ResourceExt as _, WatchEvent,
     WatchParams,
@@ -178,4 +178,68 @@ async fn apply_patches_and_subresources() {
     assert_eq!(api.replace("web", &dry, &stale).await.unwrap().spec.unwrap().paused, Some(true));
     assert_eq!(api.get("web").await.unwrap().spec.unwrap().paused, None);
     api.delete("web", &DeleteParams::foreground()).await.unwrap();
+}
+
+/// Owners of a path, as `manager:operation:subresource`.
+fn owners(object: &impl kube::Resource, path: &[&str]) -> Vec<String> {
+    let managers = object.meta().managed_fields.iter().flatten();
+    let owns = |fields: &Value| path.iter().try_fold(fields, |fields, name| fields.get(*name)).is_some();
+    let found = managers.filter(|entry| entry.fields_v1.as_ref().is_some_and(|fields| owns(&fields.0)));
+    let shown = found.map(|entry| {
+        let text = |field: &Option<String>| field.clone().unwrap_or_default();
+        format!("{}:{}:{}", text(&entry.manager), text(&entry.operation), text(&entry.subresource))
+    });
+    shown.collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn subresources_are_applied() {
+    let server = Server::start().await;
+    let deployments: Api<Deployment> = Api::default_namespaced(server.client().await);
+    let (one, two) = (PatchParams::apply("one"), PatchParams::apply("two"));
+    deployments.patch("web", &one, &Patch::Apply(deployment(1, "i"))).await.unwrap();
+    let scale = |replicas: i32| {
+        Patch::Apply(json!({
+            "apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": {"name": "web"}, "spec": {"replicas": replicas},
+        }))
+    };
+    assert_eq!(code(deployments.patch_scale("web", &two, &scale(2)).await.unwrap_err()), 409);
+    let scaled = deployments.patch_scale("web", &two.clone().force(), &scale(2)).await.unwrap();
+    assert_eq!(scaled.spec.unwrap().replicas, Some(2));
+    let replicas = ["f:spec", "f:replicas"];
+    assert_eq!(owners(&deployments.get("web").await.unwrap(), &replicas), ["two:Apply:scale"]);
+    // As upstream: replicas that their only owner gives up have no owner and become zero.
+    let empty =
+        Patch::Apply(json!({"apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": {"name": "web"}}));
+    deployments.patch_scale("web", &two, &empty).await.unwrap();
+    let after = deployments.get("web").await.unwrap();
+    assert_eq!(owners(&after, &replicas), [""; 0]);
+    assert_eq!(after.spec.unwrap().replicas, Some(0));
+
+    let pods: Api<Pod> = Api::default_namespaced(server.client().await);
+    let pod: Pod = serde_json::from_value(json!({
+        "metadata": {"name": "p"},
+        "spec": {"containers": [{"name": "c", "image": "i", "resources": {"requests": {"cpu": "1"}}}]},
+    }))
+    .unwrap();
+    pods.create(&PostParams { field_manager: Some("maker".into()), ..PostParams::default() }, &pod)
+        .await
+        .unwrap();
+    let config = |spec: Value| {
+        Patch::Apply(json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": spec}))
+    };
+    let debug = config(json!({"ephemeralContainers": [{"name": "x", "image": "i"}]}));
+    let debugged = pods.patch_subresource("ephemeralcontainers", "p", &two, &debug).await.unwrap();
+    let container = ["f:spec", "f:ephemeralContainers", "k:{\"name\":\"x\"}", "f:image"];
+    assert_eq!(owners(&debugged, &container), ["two:Apply:ephemeralcontainers"]);
+    let resources = config(json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": "2"}}}]}));
+    assert_eq!(code(pods.patch_subresource("resize", "p", &two, &resources).await.unwrap_err()), 409);
+    let forced = two.clone().force();
+    let resized = pods.patch_subresource("resize", "p", &forced, &resources).await.unwrap();
+    let cpu = ["f:spec", "f:containers", "k:{\"name\":\"c\"}", "f:resources", "f:requests", "f:cpu"];
+    assert_eq!(owners(&resized, &cpu), ["two:Apply:resize"]);
+    for subresource in ["binding", "eviction"] {
+        let refused = pods.patch_subresource(subresource, "p", &two, &debug).await.unwrap_err();
+        assert_eq!(code(refused), 405, "{subresource}");
+    }
 }

@@ -16,15 +16,14 @@ pub(super) struct Comparison {
 }
 
 impl Comparison {
-    fn insert(&mut self, element: PathElement, part: Comparison) {
+    /// Adds the difference below an element.
+    fn insert(&mut self, element: impl Fn() -> PathElement, part: Comparison) {
         let Comparison { changed, removed } = part;
-        if changed.is_empty() {
-            self.removed.insert(element, removed);
-        } else if removed.is_empty() {
-            self.changed.insert(element, changed);
-        } else {
-            self.removed.insert(element.clone(), removed);
-            self.changed.insert(element, changed);
+        if !changed.is_empty() {
+            self.changed.insert(element(), changed);
+        }
+        if !removed.is_empty() {
+            self.removed.insert(element(), removed);
         }
     }
 }
@@ -92,6 +91,7 @@ fn items(value: Option<&Value>) -> &[Value] {
     value.and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 
+/// Most of two versions is equal: nothing is looked up or allocated for that.
 fn compare_entries(
     ty: MergeType<'_>,
     old: Option<&Map<String, Value>>,
@@ -100,11 +100,13 @@ fn compare_entries(
 ) {
     for (name, value) in new.into_iter().flatten() {
         let before = old.and_then(|old| old.get(name));
-        out.insert(PathElement::field(name), compare(ty.child(name).0, before, Some(value)));
+        if before != Some(value) {
+            out.insert(|| PathElement::field(name), compare(ty.child(name).0, before, Some(value)));
+        }
     }
     for (name, value) in old.into_iter().flatten() {
         if new.is_none_or(|new| !new.contains_key(name)) {
-            out.insert(PathElement::field(name), compare(ty.child(name).0, Some(value), None));
+            out.insert(|| PathElement::field(name), compare(ty.child(name).0, Some(value), None));
         }
     }
 }
@@ -114,11 +116,11 @@ fn compare_items(ty: MergeType<'_>, old: &[Value], new: &[Value], out: &mut Comp
     for (element, old) in before {
         let new = after.remove(&element).unwrap_or_default();
         let part = compare_item(ty, &old, &new);
-        out.insert(element, part);
+        out.insert(|| element.clone(), part);
     }
     for (element, new) in after {
         let part = compare_item(ty, &[], &new);
-        out.insert(element, part);
+        out.insert(|| element.clone(), part);
     }
 }
 
@@ -126,6 +128,7 @@ fn compare_items(ty: MergeType<'_>, old: &[Value], new: &[Value], out: &mut Comp
 fn compare_item(ty: MergeType<'_>, old: &[&Value], new: &[&Value]) -> Comparison {
     let mut out;
     match (old, new) {
+        ([old], [new]) if old == new => out = Comparison::default(),
         (old, new) if old.len() <= 1 && new.len() <= 1 => {
             out = compare(ty.item(), old.first().copied(), new.first().copied());
         }

@@ -1,6 +1,9 @@
 //! The object before its first write: the fields that upstream's types always have, at their zeros.
 
-use serde_json::{Map, Value, json};
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
+use serde_json::{Map, Value};
 
 use crate::kinds::Kind;
 use crate::schema::{Field, Scalar, Shape, Type, named};
@@ -9,15 +12,16 @@ use crate::schema::{Field, Scalar, Shape, Type, named};
 const EMBEDDED: [&str; 8] =
     ["metadata", "spec", "status", "template", "strategy", "updateStrategy", "jobTemplate", "names"];
 
-/// The object of a kind before its first write.
-pub(super) fn empty_object(kind: &Kind) -> Value {
-    let mut object = match &kind.custom {
-        Some(_) => json!({}),
-        None => named(kind.schema).map_or_else(|| json!({}), zero_struct),
-    };
-    object["apiVersion"] = kind.api_version().into();
-    object["kind"] = (&*kind.kind).into();
-    object
+/// The empty objects of the built-in kinds, by the names of their types.
+static EMPTY: LazyLock<HashMap<&'static str, Value>> = LazyLock::new(|| {
+    let schemas = crate::kinds().iter().filter_map(|kind| named(kind.schema));
+    schemas.map(|schema| (schema.name, zero_struct(schema))).collect()
+});
+static NOTHING: LazyLock<Value> = LazyLock::new(|| Value::Object(Map::new()));
+
+/// The object of a kind before its first write, without its version and kind.
+pub(super) fn empty_object(kind: &Kind) -> &'static Value {
+    EMPTY.get(kind.schema).unwrap_or(&NOTHING)
 }
 
 /// A struct without any value.

@@ -1,7 +1,5 @@
 //! The set of fields that a value has, and the adjusting of a stored set to the schema.
 
-use std::collections::BTreeSet;
-
 use serde_json::{Map, Value};
 
 use super::field_set::FieldSet;
@@ -24,18 +22,16 @@ pub(super) fn fields_of(ty: MergeType<'_>, value: &Value) -> FieldSet {
             }
         }
         (Atom::List { .. }, Value::Array(items)) => {
-            let elements: Vec<Option<PathElement>> =
-                items.iter().map(|item| ty.path_element(item).ok()).collect();
-            let mut seen = BTreeSet::new();
-            let repeated: BTreeSet<&PathElement> =
-                elements.iter().flatten().filter(|element| !seen.insert(*element)).collect();
-            for (item, element) in items.iter().zip(&elements) {
-                let Some(element) = element else { continue };
-                let mut part = FieldSet::leaf();
-                if !repeated.contains(element) {
-                    part.children = fields_of(ty.item(), item).children;
+            for item in items {
+                let Ok(element) = ty.path_element(item) else { continue };
+                match out.children.get_mut(&element) {
+                    None => {
+                        let mut part = fields_of(ty.item(), item);
+                        part.member = true;
+                        out.children.insert(element, part);
+                    }
+                    Some(repeated) => repeated.children.clear(),
                 }
-                out.children.insert(element.clone(), part);
             }
         }
         _ => {}

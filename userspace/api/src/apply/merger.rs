@@ -30,7 +30,9 @@ impl Merger<'_> {
         id: &ManagerId,
     ) -> Managers {
         managers.reconcile(self.root);
-        let Comparison { mut changed, removed } = self.difference(old, new);
+        let mut difference = compare(self.root, Some(old), Some(new));
+        self.retain_ownable(&mut difference);
+        let Comparison { mut changed, removed } = difference;
         if changed.is_empty() && removed.is_empty() {
             return managers;
         }
@@ -77,7 +79,10 @@ impl Merger<'_> {
             managers.0.values().for_each(|other| owned.union(&other.fields));
             new = prune(self.root, new, &last.fields, &owned);
         }
-        let Comparison { changed, removed } = self.difference(live, &new);
+        let mut difference = compare(self.root, Some(live), Some(&new));
+        let is_different = !difference.changed.is_empty() || !difference.removed.is_empty();
+        self.retain_ownable(&mut difference);
+        let Comparison { changed, removed } = difference;
         let conflicts: Conflicts = managers
             .0
             .iter()
@@ -93,17 +98,17 @@ impl Merger<'_> {
         if !fields.is_empty() {
             // An applier that changes nothing keeps its time; a new one has none.
             let now = || Some(self.now.to_owned());
-            let time = if equal(live, &new) { last.and_then(|last| last.time) } else { now() };
+            // The order of items is no difference of fields.
+            let is_same = !is_different && equal(live, &new);
+            let time = if is_same { last.and_then(|last| last.time) } else { now() };
             managers.0.insert(id, Entry { version: self.version.clone(), time, fields });
         }
         Ok((new, managers))
     }
 
-    /// The fields in which two objects differ, without those that the writer cannot own.
-    fn difference(&self, old: &Value, new: &Value) -> Comparison {
-        let mut out = compare(self.root, Some(old), Some(new));
-        self.ownable.retain(&mut out.changed);
-        self.ownable.retain(&mut out.removed);
-        out
+    /// Removes the fields that the writer cannot own.
+    fn retain_ownable(&self, difference: &mut Comparison) {
+        self.ownable.retain(&mut difference.changed);
+        self.ownable.retain(&mut difference.removed);
     }
 }

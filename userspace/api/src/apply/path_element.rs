@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn malformed_elements_are_refused_and_unknown_ones_are_told_apart() {
+    fn malformed_elements_are_refused_and_unknown_ones_are_named() {
         for text in ["", "x", "k:1", "k:{", "i:a", "v:", "ff:a"] {
             assert_eq!(PathElement::parse(text).unwrap_err(), BadElement::Malformed, "{text}");
         }

@@ -1,5 +1,7 @@
 //! What a write is applied to: the type of the objects, and their group, version and kind.
 
+use std::borrow::Cow;
+
 use serde_json::{Value, json};
 
 use super::empty::{empty_object, zero_struct};
@@ -45,11 +47,11 @@ impl<'a> Target<'a> {
     }
 
     /// The object before its first write.
-    pub(super) fn empty(&self) -> Value {
+    pub(super) fn empty(&self) -> Cow<'static, Value> {
         match (self.served, self.merger.root) {
-            (Some(kind), _) => empty_object(kind),
-            (None, MergeType::Struct { schema, .. }) => zero_struct(schema),
-            (None, _) => json!({}),
+            (Some(kind), _) => Cow::Borrowed(empty_object(kind)),
+            (None, MergeType::Struct { schema, .. }) => Cow::Owned(zero_struct(schema)),
+            (None, _) => Cow::Owned(json!({})),
         }
     }
 

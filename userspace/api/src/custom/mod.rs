@@ -204,6 +204,16 @@ impl Custom {
         problems
     }
 
+    /// The nulls of an applied object where the schema allows none and has no default. Other writes drop them.
+    pub fn misplaced_nulls(&self, object: &Value) -> Errors {
+        let mut errors = Errors::default();
+        let mut defaulted = object.clone();
+        defaults::apply(&self.version.schema, &mut defaulted);
+        validate::validate(&self.version.schema, &defaulted, None, &mut errors);
+        errors.0.retain(|error| error.message.starts_with("Invalid value: \"null\""));
+        errors
+    }
+
     /// Validates by the schema, its list types and its rules; values that an update does not change are not validated.
     pub fn validate(&self, object: &Value, old: Option<&Value>, errors: &mut Errors) {
         let schema = &self.version.schema;
