@@ -137,15 +137,19 @@ impl Errors {
         self.push(path, "FieldValueTooLong", format!("Too long: may not be more than {max} bytes"));
     }
 
+    /// The value names something that does not exist.
+    pub fn not_found(&mut self, path: &Path, value: &Value, detail: &str) {
+        self.push(path, "FieldValueNotFound", with_detail(&format!("Not found: {}", display(value)), detail));
+    }
+
     /// The value is invalid and too large to print.
     pub fn invalid_whole(&mut self, path: &Path, detail: &str) {
         self.push(path, "FieldValueInvalid", with_detail("Invalid value", detail));
     }
 
-    /// The value is none of the supported ones.
+    /// The value is none of the supported ones, which are shown in this order.
     pub fn not_supported(&mut self, path: &Path, value: &Value, supported: &[&str]) {
-        let mut supported: Vec<String> = supported.iter().map(|value| format!("\"{value}\"")).collect();
-        supported.sort();
+        let supported: Vec<String> = supported.iter().map(|value| format!("\"{value}\"")).collect();
         let message =
             format!("Unsupported value: {}: supported values: {}", display(value), supported.join(", "));
         self.push(path, "FieldValueNotSupported", message);

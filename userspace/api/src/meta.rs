@@ -5,11 +5,14 @@ use std::collections::HashSet;
 use serde_json::{Map, Value};
 
 use crate::field::{Errors, Path};
-use crate::names::{NameForm, QUALIFIED_NAME, name_problem, qualified_name_problem, validate_labels};
-use crate::value::items;
+use crate::names::{NameForm, name_problems, validate_labels, validate_name};
+use crate::value::{items, text};
 
 /// Size limit of all annotations of an object, in bytes (validation.TotalAnnotationSizeLimitB).
 const MAX_ANNOTATION_BYTES: usize = 256 << 10;
+/// The finalizers by which a deletion orphans dependents or waits for them.
+const ORPHAN: &str = "orphan";
+const FOREGROUND: &str = "foregroundDeletion";
 
 /// The metadata of an object; created if it is missing.
 pub fn of_mut(object: &mut Value) -> &mut Map<String, Value> {
@@ -23,6 +26,17 @@ pub fn of_mut(object: &mut Value) -> &mut Map<String, Value> {
     match metadata {
         Value::Object(fields) => fields,
         _ => unreachable!("the metadata is an object by now"),
+    }
+}
+
+/// Adds a finalizer that the object does not have.
+pub(crate) fn add_finalizer(object: &mut Value, name: &str) {
+    if items(&object["metadata"], "finalizers").any(|found| found == name) {
+        return;
+    }
+    match of_mut(object).entry("finalizers").or_insert_with(|| Value::Array(Vec::new())) {
+        Value::Array(all) => all.push(name.into()),
+        other => *other = Value::Array(vec![name.into()]),
     }
 }
 
@@ -72,46 +86,84 @@ pub(crate) fn validate_embedded(object: &Value, path: &Path, errors: &mut Errors
     validate_annotations(&object["metadata"]["annotations"], &path.child("annotations"), errors);
 }
 
-/// Checks the metadata of an object whose kind has names of this form.
-pub(crate) fn validate(object: &Value, namespaced: bool, form: NameForm, errors: &mut Errors) {
+/// Checks the metadata of an object whose kind has names of this form. `is_built_in` kinds know the finalizers without a domain.
+pub(crate) fn validate(
+    object: &Value,
+    namespaced: bool,
+    form: NameForm,
+    is_built_in: bool,
+    errors: &mut Errors,
+) {
     let metadata = &object["metadata"];
     let path = Path::new("metadata");
-    match metadata["name"].as_str() {
-        None | Some("") => errors.required(&path.child("name"), "name or generateName is required"),
-        Some(name) => {
-            if let Some(problem) = name_problem(name, form) {
-                errors.invalid(&path.child("name"), &metadata["name"], problem);
-            }
+    if let Some(base) = metadata["generateName"].as_str().filter(|base| !base.is_empty()) {
+        // What is appended replaces a last dash.
+        let masked = base.strip_suffix('-').filter(|rest| !rest.is_empty());
+        let shown = masked.map_or_else(|| base.to_owned(), |rest| format!("{rest}a"));
+        for problem in name_problems(&shown, form) {
+            errors.invalid(&path.child("generateName"), &metadata["generateName"], problem);
         }
     }
-    if namespaced && metadata["namespace"].as_str().is_none_or(str::is_empty) {
-        errors.required(&path.child("namespace"), "");
+    match metadata["name"].as_str() {
+        None | Some("") => errors.required(&path.child("name"), "name or generateName is required"),
+        Some(name) => validate_name(name, form, &path.child("name"), errors),
+    }
+    if namespaced {
+        match metadata["namespace"].as_str() {
+            None | Some("") => errors.required(&path.child("namespace"), ""),
+            Some(name) => validate_name(name, NameForm::Label, &path.child("namespace"), errors),
+        }
     }
     validate_labels(&metadata["labels"], &path.child("labels"), errors);
     validate_annotations(&metadata["annotations"], &path.child("annotations"), errors);
-    for (i, finalizer) in metadata["finalizers"].as_array().into_iter().flatten().enumerate() {
-        let at = path.child("finalizers").index(i);
-        match finalizer.as_str() {
-            Some(name) if qualified_name_problem(name).is_none() => {}
-            _ => errors.invalid(&at, finalizer, QUALIFIED_NAME),
+    validate_owners(&metadata["ownerReferences"], &path.child("ownerReferences"), errors);
+    validate_finalizers(&metadata["finalizers"], is_built_in, &path.child("finalizers"), errors);
+}
+
+fn validate_finalizers(finalizers: &Value, is_built_in: bool, path: &Path, errors: &mut Errors) {
+    let names = || finalizers.as_array().into_iter().flatten().map(text);
+    names().for_each(|name| validate_name(name, NameForm::LabelKey, path, errors));
+    if names().any(|name| name == ORPHAN) && names().any(|name| name == FOREGROUND) {
+        let detail = format!("finalizer {FOREGROUND} and {ORPHAN} cannot be both set");
+        errors.invalid(path, finalizers, &detail);
+    }
+    for (i, name) in names().enumerate().filter(|_| is_built_in) {
+        if !name.contains('/') && !["kubernetes", ORPHAN, FOREGROUND].contains(&name) {
+            let detail = "name is neither a standard finalizer name nor is it fully qualified";
+            errors.invalid(&path.index(i), &name.into(), detail);
         }
     }
-    validate_owners(&metadata["ownerReferences"], &path.child("ownerReferences"), errors);
 }
 
 fn validate_owners(owners: &Value, path: &Path, errors: &mut Errors) {
-    let mut controllers = 0;
-    for (i, owner) in owners.as_array().into_iter().flatten().enumerate() {
-        for field in ["apiVersion", "kind", "name", "uid"] {
-            if owner[field].as_str().is_none_or(str::is_empty) {
-                let at = path.index(i).child(field);
-                errors.invalid(&at, &owner[field], &format!("{field} must not be empty"));
+    let mut controller: Option<String> = None;
+    for owner in owners.as_array().into_iter().flatten() {
+        let api_version = text(&owner["apiVersion"]);
+        let version = api_version.split_once('/').map_or(api_version, |(_, version)| version);
+        if version.is_empty() || api_version.matches('/').count() > 1 {
+            errors.invalid(&path.child("apiVersion"), &api_version.into(), "version must not be empty");
+        }
+        for field in ["kind", "name", "uid"] {
+            if text(&owner[field]).is_empty() {
+                errors.invalid(&path.child(field), &"".into(), "must not be empty");
             }
         }
-        controllers += usize::from(owner["controller"] == true);
-    }
-    if controllers > 1 {
-        errors.invalid(path, owners, "Only one reference can have Controller set to true.");
+        if api_version == "v1" && owner["kind"] == "Event" {
+            errors.invalid(path, owner, "/v1, Kind=Event is disallowed from being an owner");
+        }
+        if owner["controller"] == true {
+            let found = format!("{}/{}", text(&owner["kind"]), text(&owner["name"]));
+            match &controller {
+                Some(first) => errors.invalid(
+                    path,
+                    owners,
+                    &format!(
+                        "Only one reference can have Controller set to true. Found \"true\" in references for {first} and {found}"
+                    ),
+                ),
+                None => controller = Some(found),
+            }
+        }
     }
 }
 
@@ -143,10 +195,10 @@ fn validate_finalizers_update(new: &Value, old: &Value, errors: &mut Errors) {
     }
 }
 
-fn validate_annotations(annotations: &Value, path: &Path, errors: &mut Errors) {
+pub(crate) fn validate_annotations(annotations: &Value, path: &Path, errors: &mut Errors) {
     let mut size = 0;
     for (key, value) in annotations.as_object().into_iter().flatten() {
-        if let Some(problem) = qualified_name_problem(&key.to_lowercase()) {
+        for problem in name_problems(&key.to_lowercase(), NameForm::LabelKey) {
             errors.invalid(path, &Value::from(key.as_str()), problem);
         }
         size += key.len() + value.as_str().map_or(0, str::len);

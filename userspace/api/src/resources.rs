@@ -12,7 +12,7 @@ use crate::value::items;
 pub struct Resources(pub BTreeMap<String, Quantity>);
 
 /// Whether a pod may request the resource itself, in place of its containers (KEP-2837).
-fn is_pod_level(name: &str) -> bool {
+pub(crate) fn is_pod_level(name: &str) -> bool {
     matches!(name, "cpu" | "memory") || name.starts_with("hugepages-")
 }
 
@@ -142,7 +142,12 @@ pub fn of_pod(pod: &Value, side: Side) -> Resources {
 
 /// The peak of a specification: init containers run one by one with the sidecars started so far, then all containers run
 /// together (KEP-753).
-fn peak(spec: &Value, side: Side, of: impl Fn(&Value) -> Resources) -> Resources {
+/// The peak demand of the containers, whatever the pod itself requests.
+pub(crate) fn of_containers(spec: &Value, side: Side) -> Resources {
+    containers_peak(spec, |container| Resources::of(&container["resources"][side.name()]))
+}
+
+fn containers_peak(spec: &Value, of: impl Fn(&Value) -> Resources) -> Resources {
     let mut total = Resources::default();
     items(spec, "containers").for_each(|container| total.add(&of(container)));
     let (mut sidecars, mut init_peak) = (Resources::default(), Resources::default());
@@ -157,6 +162,11 @@ fn peak(spec: &Value, side: Side, of: impl Fn(&Value) -> Resources) -> Resources
         init_peak.raise_to(&step);
     }
     total.raise_to(&init_peak);
+    total
+}
+
+fn peak(spec: &Value, side: Side, of: impl Fn(&Value) -> Resources) -> Resources {
+    let mut total = containers_peak(spec, of);
     for (name, amount) in Resources::of(&spec["resources"][side.name()]).0 {
         if is_pod_level(&name) {
             total.set(name, amount);

@@ -120,7 +120,7 @@ impl Writer {
         if !errors.is_empty() {
             return Err(Status::invalid(kind, meta::name(object), &errors));
         }
-        kind.warnings(object).into_iter().for_each(|warning| call.notes.warn(warning));
+        kind.warnings(object, None).into_iter().for_each(|warning| call.notes.warn(warning));
         let charge = admission::validate(request, object).await?;
         if request.dry_run {
             return self.dry_create(kind, object);
@@ -220,7 +220,7 @@ impl Writer {
             return Err(Status::invalid(kind, meta::name(new), &errors));
         }
         if part == Part::Main {
-            kind.warnings(new).into_iter().for_each(|warning| call.notes.warn(warning));
+            kind.warnings(new, Some(old_value)).into_iter().for_each(|warning| call.notes.warn(warning));
         }
         let charge = admission::validate(request, new).await?;
         if request.dry_run {

@@ -68,6 +68,14 @@ pub(super) fn parse_cidr(text: &str, path: &Path, errors: &mut Errors) -> Option
     None
 }
 
+/// Warns of an address that is valid and not in its canonical form (RFC 5952).
+pub(super) fn address_warning(text: &str, path: &Path) -> Option<String> {
+    let ip = text.parse::<IpAddr>().ok()?;
+    (ip.is_ipv6() && ip.to_string() != text).then(|| {
+        format!("{path}: IPv6 address {text:?} should be in RFC 5952 canonical format ({:?})", ip.to_string())
+    })
+}
+
 fn is_mapped(ip: Ipv6Addr) -> bool {
     ip.to_ipv4_mapped().is_some()
 }

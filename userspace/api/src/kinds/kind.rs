@@ -2,7 +2,7 @@
 //!
 //! In: an object as JSON, and the old one for an update. Out: the object as it is stored, or the errors.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Deref;
 use std::sync::Arc;
 
@@ -91,14 +91,16 @@ pub(crate) struct Strategy {
     /// New object, old object: fields that an update of the main part leaves as they were.
     pub(crate) prepare_update: fn(&mut Value, &Value),
     pub(crate) validate: fn(&Value, &mut Errors),
+    /// `validate` reports missing fields itself, in upstream's order; the schema's required fields are not checked.
+    pub(crate) own_required: bool,
     /// Beyond `validate`, for a new object.
     pub(crate) validate_create: fn(&Value, &mut Errors),
     /// New object, old object.
     pub(crate) validate_update: fn(&Value, &Value, &mut Errors),
     /// The whole object; only its status is new.
     pub(crate) validate_status: fn(&Value, &mut Errors),
-    /// Warnings for the author of a valid object.
-    pub(crate) warnings: fn(&Value) -> Vec<String>,
+    /// Warnings for the author of a valid object: the object, and the old one for an update.
+    pub(crate) warnings: fn(&Value, Option<&Value>) -> Vec<String>,
     /// The form of objects' names.
     pub(crate) name: NameForm,
 }
@@ -111,10 +113,11 @@ impl Strategy {
         prepare_create: |_| {},
         prepare_update: |_, _| {},
         validate: |_, _| {},
+        own_required: false,
         validate_create: |_, _| {},
         validate_update: |_, _, _| {},
         validate_status: |_, _| {},
-        warnings: |_| Vec::new(),
+        warnings: |_, _| Vec::new(),
         name: NameForm::Subdomain,
     };
 }
@@ -234,27 +237,33 @@ impl Kind {
 
     pub fn validate_create(&self, object: &Value) -> Errors {
         let mut errors = Errors::default();
-        meta::validate(object, self.namespaced(), self.strategy.name, &mut errors);
+        meta::validate(object, self.namespaced(), self.strategy.name, self.custom.is_none(), &mut errors);
         if let Some(custom) = &self.custom {
             custom.validate(object, None, &mut errors);
             return errors;
         }
-        schema::check_required(self.schema, object, &mut errors);
+        self.check_required(object, &mut errors);
         (self.strategy.validate)(object, &mut errors);
         (self.strategy.validate_create)(object, &mut errors);
         errors
     }
 
+    fn check_required(&self, object: &Value, errors: &mut Errors) {
+        if !self.strategy.own_required {
+            schema::check_required(self.schema, object, errors);
+        }
+    }
+
     pub fn validate_update(&self, new: &Value, old: &Value, part: Part) -> Errors {
         let mut errors = Errors::default();
-        meta::validate(new, self.namespaced(), self.strategy.name, &mut errors);
+        meta::validate(new, self.namespaced(), self.strategy.name, self.custom.is_none(), &mut errors);
         meta::validate_update(new, old, &mut errors);
         if let Some(custom) = &self.custom {
             custom.validate(new, Some(old), &mut errors);
             return errors;
         }
         if matches!(part, Part::Main | Part::Whole) {
-            schema::check_required(self.schema, new, &mut errors);
+            self.check_required(new, &mut errors);
             (self.strategy.validate)(new, &mut errors);
         }
         match part {
@@ -273,8 +282,11 @@ impl Kind {
     }
 
     /// Warns of fields that a valid object may carry and that have no effect, and of deprecated ones.
-    pub fn warnings(&self, object: &Value) -> Vec<String> {
-        (self.strategy.warnings)(object)
+    pub fn warnings(&self, object: &Value, old: Option<&Value>) -> Vec<String> {
+        let mut warnings = (self.strategy.warnings)(object, old);
+        let mut seen = HashSet::new();
+        warnings.retain(|warning| seen.insert(warning.clone()));
+        warnings
     }
 
     /// The fields whose changes the generation counts: all but metadata, and status where it is written separately.

@@ -3,10 +3,10 @@
 use serde_json::Value;
 
 use crate::field::{Errors, Path};
+use crate::names::{NameForm, name_problems};
 use crate::resources::quantity;
 
 const NOT_NEGATIVE: &str = "must be greater than or equal to 0";
-const PERCENT: &str = "a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')";
 
 /// Refuses negative numbers in these fields.
 pub(super) fn not_negative(object: &Value, fields: &[&str], path: &Path, errors: &mut Errors) {
@@ -17,22 +17,35 @@ pub(super) fn not_negative(object: &Value, fields: &[&str], path: &Path, errors:
     }
 }
 
-/// Checks a number of at least 0, or a percentage of at most 100 %.
+/// Checks a number of at least 0, or a percentage.
 pub(super) fn count_or_percent(value: &Value, path: &Path, errors: &mut Errors) {
     match value {
-        Value::String(text) => match text.strip_suffix('%').map(str::parse::<u64>) {
-            Some(Ok(percent)) if percent <= 100 => {}
-            Some(Ok(_)) => errors.invalid(path, value, "must not be greater than 100%"),
-            _ => errors.invalid(path, value, PERCENT),
-        },
+        Value::String(text) => {
+            for problem in name_problems(text, NameForm::Percent) {
+                errors.invalid(path, value, problem);
+            }
+        }
         value if value.as_i64().is_some_and(|number| number < 0) => errors.invalid(path, value, NOT_NEGATIVE),
         _ => {}
     }
 }
 
-/// Whether a number or percentage is 0.
-pub(super) fn is_zero(value: &Value) -> bool {
-    value == 0 || value == "0" || value == "0%"
+/// Refuses a percentage above 100 %.
+pub(super) fn at_most_all(value: &Value, path: &Path, errors: &mut Errors) {
+    if value.is_string() && count(value) > 100 {
+        errors.invalid(path, value, "must not be greater than 100%");
+    }
+}
+
+/// The number, or the number of percents; 0 for anything else.
+pub(super) fn count(value: &Value) -> i64 {
+    match value {
+        Value::String(text) => {
+            let digits = text.strip_suffix('%').unwrap_or(text);
+            digits.parse().unwrap_or_default()
+        }
+        value => value.as_i64().unwrap_or_default(),
+    }
 }
 
 /// Refuses negative quantities in a resource list.

@@ -3,24 +3,22 @@
 use serde_json::Value;
 
 use crate::field::{Errors, Path};
-use crate::names;
+use crate::names::{NameForm, validate_name};
 
-pub(super) const PROTOCOLS: [&str; 3] = ["TCP", "UDP", "SCTP"];
+pub(super) const PROTOCOLS: [&str; 3] = ["SCTP", "TCP", "UDP"];
 
-/// RFC 6335: a service name.
-pub(super) fn is_port_name(name: &str) -> bool {
-    name.len() <= 15
-        && names::is_label(name)
-        && !name.contains("--")
-        && name.bytes().any(|c| c.is_ascii_lowercase())
+/// Checks the number of a port; an absent one is 0.
+pub(super) fn validate_port_number(port: &Value, path: &Path, errors: &mut Errors) {
+    let number = port.as_i64().unwrap_or_default();
+    if !(1..=65535).contains(&number) {
+        errors.invalid(path, &number.into(), "must be between 1 and 65535, inclusive");
+    }
 }
 
-pub(super) fn validate_port_number(port: &Value, min: i64, path: &Path, required: bool, errors: &mut Errors) {
-    match port.as_i64() {
-        None if required => errors.required(path, ""),
-        Some(number) if !(min..=65535).contains(&number) => {
-            errors.invalid(path, port, "must be between 1 and 65535, inclusive");
-        }
-        _ => {}
+/// Checks the number or the name of a port.
+pub(super) fn validate_port(port: &Value, path: &Path, errors: &mut Errors) {
+    match port {
+        Value::String(name) => validate_name(name, NameForm::PortName, path, errors),
+        port => validate_port_number(port, path, errors),
     }
 }

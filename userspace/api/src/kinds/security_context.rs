@@ -1,55 +1,98 @@
 //! The security contexts of pods and containers.
 
-use serde_json::Value;
+use std::collections::HashSet;
+
+use serde_json::{Value, json};
 
 use crate::field::{Errors, Path};
 use crate::kinds::mount::validate_descending;
+use crate::kinds::windows::validate_windows_options;
 use crate::value::{items, one_of, text};
 
 const MAX_ID: i64 = i32::MAX as i64;
+const MAX_PROFILE_LENGTH: usize = 4_095;
 const PROFILES: [&str; 3] = ["Localhost", "RuntimeDefault", "Unconfined"];
+/// Kernel parameters of the network's namespace and of that for messages, by their beginnings.
+const NETWORK_SYSCTLS: [&str; 1] = ["net."];
+const MESSAGE_SYSCTLS: [&str; 4] = ["kernel.shm", "kernel.msg", "kernel.sem", "fs.mqueue."];
 
 /// Checks `spec.securityContext` of a pod.
 pub(super) fn validate_pod_context(spec: &Value, path: &Path, errors: &mut Errors) {
     let (context, path) = (&spec["securityContext"], path.child("securityContext"));
-    validate_ids(context, &["runAsUser", "runAsGroup", "fsGroup"], &path, errors);
+    if !context.is_object() {
+        return;
+    }
+    validate_ids(context, &["fsGroup", "runAsUser", "runAsGroup"], &path, errors);
     for (i, group) in items(context, "supplementalGroups").enumerate() {
         validate_id(group, &path.child("supplementalGroups").index(i), errors);
     }
-    one_of(context, "fsGroupChangePolicy", &path, &["OnRootMismatch", "Always"], errors);
-    validate_profiles(context, &path, errors);
-    let mut seen = std::collections::HashSet::new();
-    for (i, sysctl) in items(context, "sysctls").enumerate() {
-        let at = path.child("sysctls").index(i).child("name");
-        match text(&sysctl["name"]) {
-            "" => errors.required(&at, ""),
-            name if !is_sysctl(name) => {
-                let detail = "must have at most 253 characters and match regex ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$";
-                errors.invalid(&at, &sysctl["name"], detail);
-            }
-            name if !seen.insert(name.replace('/', ".")) => errors.duplicate(&at, &sysctl["name"]),
-            _ => {}
+    if spec["shareProcessNamespace"] == true && spec["hostPID"] == true {
+        let detail = "ShareProcessNamespace and HostPID cannot both be enabled";
+        errors.invalid(&path.child("shareProcessNamespace"), &true.into(), detail);
+    }
+    validate_sysctls(spec, &path.child("sysctls"), errors);
+    one_of(context, "fsGroupChangePolicy", &path, &["Always", "OnRootMismatch"], errors);
+    validate_seccomp(&context["seccompProfile"], &path.child("seccompProfile"), errors);
+    validate_windows_options(&context["windowsOptions"], &path.child("windowsOptions"), errors);
+    validate_app_armor(&context["appArmorProfile"], &path.child("appArmorProfile"), errors);
+    one_of(context, "supplementalGroupsPolicy", &path, &["Merge", "Strict"], errors);
+    one_of(context, "seLinuxChangePolicy", &path, &["Recursive"], errors);
+}
+
+fn validate_sysctls(spec: &Value, path: &Path, errors: &mut Errors) {
+    let mut seen = HashSet::new();
+    for (i, sysctl) in items(&spec["securityContext"], "sysctls").enumerate() {
+        let (at, name) = (path.index(i).child("name"), text(&sysctl["name"]));
+        if name.is_empty() {
+            errors.required(&at, "");
+        } else if !is_sysctl(name) {
+            let detail = "must have at most 253 characters and match regex ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$";
+            errors.invalid(&at, &name.into(), detail);
+        } else if seen.contains(name) {
+            errors.duplicate(&at, &name.into());
         }
+        let dotted = name.replace('/', ".");
+        let is_one_of = |all: &[&str]| all.iter().any(|begin| dotted.starts_with(begin));
+        if spec["hostNetwork"] == true && is_one_of(&NETWORK_SYSCTLS) {
+            errors.invalid(&at, &name.into(), "may not be specified when 'hostNetwork' is true");
+        } else if spec["hostIPC"] == true && is_one_of(&MESSAGE_SYSCTLS) {
+            errors.invalid(&at, &name.into(), "may not be specified when 'hostIPC' is true");
+        }
+        seen.insert(name);
     }
 }
 
-/// Checks `securityContext` of a container.
-pub(super) fn validate_container_context(container: &Value, path: &Path, errors: &mut Errors) {
+/// Checks `securityContext` of a container. `host_users` is whether the pod has the node's users.
+pub(super) fn validate_container_context(
+    container: &Value,
+    host_users: bool,
+    path: &Path,
+    errors: &mut Errors,
+) {
     let (context, path) = (&container["securityContext"], path.child("securityContext"));
+    if !context.is_object() {
+        return;
+    }
     validate_ids(context, &["runAsUser", "runAsGroup"], &path, errors);
     one_of(context, "procMount", &path, &["Default", "Unmasked"], errors);
-    validate_profiles(context, &path, errors);
+    if host_users && context["procMount"] == "Unmasked" {
+        let detail = "`hostUsers` must be false to use `Unmasked`";
+        errors.invalid(&path.child("procMount"), &context["procMount"], detail);
+    }
+    validate_seccomp(&context["seccompProfile"], &path.child("seccompProfile"), errors);
     if context["allowPrivilegeEscalation"] == false {
         if context["privileged"] == true {
             let detail = "cannot set `allowPrivilegeEscalation` to false and `privileged` to true";
-            errors.invalid_whole(&path, detail);
+            errors.invalid(&path, context, detail);
         }
-        if items(&context["capabilities"], "add").any(|name| name == "CAP_SYS_ADMIN") {
+        for _ in items(&context["capabilities"], "add").filter(|name| *name == "CAP_SYS_ADMIN") {
             let detail =
                 "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN";
-            errors.invalid_whole(&path, detail);
+            errors.invalid(&path, context, detail);
         }
     }
+    validate_windows_options(&context["windowsOptions"], &path.child("windowsOptions"), errors);
+    validate_app_armor(&context["appArmorProfile"], &path.child("appArmorProfile"), errors);
 }
 
 fn validate_ids(context: &Value, fields: &[&str], path: &Path, errors: &mut Errors) {
@@ -62,28 +105,55 @@ fn validate_id(id: &Value, path: &Path, errors: &mut Errors) {
     }
 }
 
-fn validate_profiles(context: &Value, path: &Path, errors: &mut Errors) {
-    for (field, name) in [("seccompProfile", "seccomp"), ("appArmorProfile", "AppArmor")] {
-        let (profile, at) = (&context[field], path.child(field));
-        if !profile.is_object() {
-            continue;
+fn validate_seccomp(profile: &Value, path: &Path, errors: &mut Errors) {
+    if !profile.is_object() {
+        return;
+    }
+    let (kind, local) = (text(&profile["type"]), &profile["localhostProfile"]);
+    if kind.is_empty() {
+        errors.required(&path.child("type"), "type is required when seccompProfile is set");
+    } else {
+        one_of(profile, "type", path, &PROFILES, errors);
+    }
+    let at = path.child("localhostProfile");
+    match (kind == "Localhost", local.is_null()) {
+        (true, true) => errors.required(&at, "must be set when seccomp type is Localhost"),
+        (true, false) => validate_descending(local, &at, errors),
+        (false, false) => {
+            // As upstream shows its internal type.
+            let shown = json!({"Type": kind, "LocalhostProfile": local});
+            errors.invalid(&at, &shown, "can only be set when seccomp type is Localhost");
         }
-        let local = &profile["localhostProfile"];
-        if profile["type"].is_null() {
-            errors.required(&at.child("type"), &format!("type is required when {field} is set"));
-        }
-        one_of(profile, "type", &at, &PROFILES, errors);
-        if profile["type"] == "Localhost" {
-            if text(local).is_empty() {
-                let detail = format!("must be set when {name} type is Localhost");
-                errors.required(&at.child("localhostProfile"), &detail);
-            } else if field == "seccompProfile" {
-                validate_descending(local, &at.child("localhostProfile"), errors);
+        (false, true) => {}
+    }
+}
+
+/// Checks an AppArmor profile: of a pod, of a container, or one that an annotation stands for.
+pub(super) fn validate_app_armor(profile: &Value, path: &Path, errors: &mut Errors) {
+    if !profile.is_object() {
+        return;
+    }
+    let (local, at) = (&profile["localhostProfile"], path.child("localhostProfile"));
+    match text(&profile["type"]) {
+        "Localhost" => {
+            let name = text(local);
+            if local.is_null() {
+                errors.required(&at, "must be set when AppArmor type is Localhost");
+            } else if name.trim() != name {
+                errors.invalid(&at, local, "must not be padded with whitespace");
+            } else if name.is_empty() {
+                errors.required(&at, "must be set when AppArmor type is Localhost");
             }
-        } else if !local.is_null() {
-            let detail = format!("can only be set when {name} type is Localhost");
-            errors.invalid(&at.child("localhostProfile"), local, &detail);
+            if name.len() > MAX_PROFILE_LENGTH {
+                errors.too_long(&at, MAX_PROFILE_LENGTH);
+            }
         }
+        "RuntimeDefault" | "Unconfined" if !local.is_null() => {
+            errors.invalid(&at, local, "can only be set when AppArmor type is Localhost");
+        }
+        "RuntimeDefault" | "Unconfined" => {}
+        "" => errors.required(&path.child("type"), "type is required when appArmorProfile is set"),
+        _ => one_of(profile, "type", path, &PROFILES, errors),
     }
 }
 

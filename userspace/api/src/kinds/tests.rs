@@ -135,7 +135,7 @@ fn refused_scaling() -> Vec<Refused> {
             "policy/v1/poddisruptionbudgets",
             json!({"spec": {"minAvailable": 1, "maxUnavailable": 1}}),
             &[
-                "spec: Invalid value: {\"minAvailable\":1,\"maxUnavailable\":1}: minAvailable and maxUnavailable cannot be both set",
+                "spec: Invalid value: {\"MinAvailable\":1,\"Selector\":null,\"MaxUnavailable\":1,\"UnhealthyPodEvictionPolicy\":null}: minAvailable and maxUnavailable cannot be both set",
             ],
         ),
         (
@@ -249,7 +249,7 @@ fn refused_workloads() -> Vec<Refused> {
             "apps/v1/statefulsets",
             workload(json!({"updateStrategy": {"type": "OnDelete", "rollingUpdate": {"partition": 1}}})),
             &[
-                "spec.updateStrategy.rollingUpdate: Invalid value: {\"partition\":1}: only allowed for updateStrategy 'RollingUpdate'",
+                "spec.updateStrategy.rollingUpdate: Invalid value: {\"Partition\":1,\"MaxUnavailable\":null}: only allowed for updateStrategy 'RollingUpdate'",
             ],
         ),
         (

@@ -1,103 +1,87 @@
-//! The volumes of a Pod: defaults and validation.
+//! The volumes of a Pod: each has a name and one source.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use serde_json::{Value, json};
 
 use crate::field::{Errors, Path};
-use crate::kinds::mount::{validate_file_path, validate_no_backsteps};
-use crate::names;
-use crate::value::{items, items_mut, one_of, set_default, text};
+use crate::kinds::volume_source::{Holder, SOURCES, default_source, has_source};
+use crate::names::{NameForm, name_problems, validate_optional_name};
+use crate::value::{items, require_text, text};
 
-const HOST_PATH_TYPES: [&str; 8] =
-    ["", "BlockDevice", "CharDevice", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket"];
+/// Bytes of `name:targetPortal` of an iSCSI volume with an initiator.
+const MAX_ISCSI_NAME_LENGTH: usize = 64;
 
+/// The valid volumes of a pod by their names.
+pub(super) type Volumes<'a> = HashMap<&'a str, &'a Value>;
+
+/// A volume without a source is an empty directory.
 pub(super) fn default_volume(volume: &mut Value) {
-    let has_source = volume.as_object().is_some_and(|fields| fields.keys().any(|key| key != "name"));
-    if !has_source {
-        set_default(volume, "emptyDir", json!({}));
+    if volume.is_object() && !has_source(volume) {
+        volume["emptyDir"] = json!({});
     }
-    for source in ["secret", "configMap", "downwardAPI", "projected"] {
-        if let Some(source) = volume.get_mut(source).filter(|source| source.is_object()) {
-            set_default(source, "defaultMode", 420);
-        }
-    }
-    if let Some(path) = volume.get_mut("hostPath").filter(|path| path.is_object()) {
-        set_default(path, "type", "");
-    }
-    for field in volume.get_mut("downwardAPI").into_iter().flat_map(|api| items_mut(api, "items")) {
-        default_field_ref(field);
-    }
-    for source in
-        volume.get_mut("projected").into_iter().flat_map(|projected| items_mut(projected, "sources"))
-    {
-        if let Some(token) = source.get_mut("serviceAccountToken") {
-            set_default(token, "expirationSeconds", 3600);
-        }
-        for field in source.get_mut("downwardAPI").into_iter().flat_map(|api| items_mut(api, "items")) {
-            default_field_ref(field);
-        }
-    }
+    default_source(volume);
 }
 
-fn default_field_ref(item: &mut Value) {
-    if let Some(field) = item.get_mut("fieldRef").filter(|field| field.is_object()) {
-        set_default(field, "apiVersion", "v1");
-    }
-}
-
-pub(super) fn validate_volumes(spec: &Value, path: &Path, errors: &mut Errors) {
-    let mut seen = HashSet::new();
+/// Checks the volumes of a pod specification. `pod` is the pod's metadata; null in a template.
+pub(super) fn validate_volumes<'a>(
+    spec: &'a Value,
+    pod: &Value,
+    path: &Path,
+    errors: &mut Errors,
+) -> Volumes<'a> {
+    let path = path.child("volumes");
+    let holder = if pod.is_object() { Holder::Pod } else { Holder::Template };
+    let pod = text(&pod["name"]);
+    let claims: Vec<String> = items(spec, "volumes")
+        .filter(|volume| !pod.is_empty() && volume["ephemeral"].is_object())
+        .map(|volume| format!("{pod}-{}", text(&volume["name"])))
+        .collect();
+    let mut volumes = Volumes::new();
     for (i, volume) in items(spec, "volumes").enumerate() {
-        let path = path.child("volumes").index(i);
-        let at = path.child("name");
-        match volume["name"].as_str() {
-            None | Some("") => errors.required(&at, ""),
-            Some(name) if seen.contains(name) => errors.duplicate(&at, &volume["name"]),
-            Some(name) => {
-                if let Some(problem) = names::name_problem(name, names::NameForm::Label) {
-                    errors.invalid(&at, &volume["name"], problem);
-                }
-                seen.insert(name);
-            }
+        let (at, before) = (path.index(i), errors.0.len());
+        validate_volume(volume, pod, holder, &at, errors);
+        let name = text(&volume["name"]);
+        if require_text(volume, "name", &at, errors) {
+            validate_optional_name(volume, "name", NameForm::Label, &at, errors);
         }
-        let mut sources = volume.as_object().into_iter().flatten().filter(|(name, _)| *name != "name");
-        sources.next();
-        if let Some((more, _)) = sources.next() {
-            errors.forbidden(&path.child(more), "may not specify more than 1 volume type");
+        if volumes.contains_key(name) {
+            errors.duplicate(&at.child("name"), &volume["name"]);
         }
-        validate_paths(volume, &path, errors);
+        if errors.0.len() == before {
+            volumes.insert(name, volume);
+        }
+        let claim = text(&volume["persistentVolumeClaim"]["claimName"]);
+        if claims.iter().any(|created| created == claim) {
+            let detail = "must not reference a PVC that gets created for an ephemeral volume";
+            errors.invalid(&at.child("persistentVolumeClaim").child("claimName"), &claim.into(), detail);
+        }
     }
+    volumes
 }
 
-/// Paths on the node and in the volume.
-fn validate_paths(volume: &Value, path: &Path, errors: &mut Errors) {
-    if volume["hostPath"].is_object() {
-        let (host, at) = (&volume["hostPath"], path.child("hostPath"));
-        if text(&host["path"]).is_empty() {
-            errors.required(&at.child("path"), "");
-        }
-        validate_no_backsteps(&host["path"], &at.child("path"), errors);
-        one_of(host, "type", &at, &HOST_PATH_TYPES, errors);
+fn validate_volume(volume: &Value, pod: &str, holder: Holder, path: &Path, errors: &mut Errors) {
+    let name = text(&volume["name"]);
+    let mut found = SOURCES.iter().filter(|source| volume[source.field].is_object());
+    let Some(first) = found.next() else {
+        return errors.required(path, "must specify a volume type");
+    };
+    first.check(&volume[first.field], holder, path, errors);
+    for more in found {
+        errors.forbidden(&path.child(more.forbidden_field()), "may not specify more than 1 volume type");
     }
-    for source in ["secret", "configMap", "downwardAPI"] {
-        validate_files(&volume[source], &path.child(source), errors);
+    let iscsi = &volume["iscsi"];
+    if iscsi["initiatorName"].is_string()
+        && name.len() + 1 + text(&iscsi["targetPortal"]).len() > MAX_ISCSI_NAME_LENGTH
+    {
+        let detail = "Total length of <volume name>:<iscsi.targetPortal> must be under 64 characters if iscsi.initiatorName is specified.";
+        errors.invalid(&path.child("name"), &name.into(), detail);
     }
-    for (i, source) in items(&volume["projected"], "sources").enumerate() {
-        let at = path.child("projected").child("sources").index(i);
-        for name in ["secret", "configMap", "downwardAPI"] {
-            validate_files(&source[name], &at.child(name), errors);
+    if first.field == "ephemeral" && !pod.is_empty() && !name.is_empty() {
+        let claim = format!("{pod}-{name}");
+        for problem in name_problems(&claim, NameForm::Subdomain) {
+            let detail = format!("PVC name {claim:?}: {problem}");
+            errors.invalid(&path.child("name"), &name.into(), &detail);
         }
-        for name in ["serviceAccountToken", "clusterTrustBundle"] {
-            if source[name].is_object() {
-                validate_file_path(&source[name]["path"], &at.child(name).child("path"), errors);
-            }
-        }
-    }
-}
-
-fn validate_files(source: &Value, path: &Path, errors: &mut Errors) {
-    for (i, item) in items(source, "items").enumerate() {
-        validate_file_path(&item["path"], &path.child("items").index(i).child("path"), errors);
     }
 }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::field::{Errors, Path};
 use crate::kinds::kind::Strategy;
 use crate::kinds::row::Row;
-use crate::names;
+use crate::kinds::signer_name::validate_signer_name;
 use crate::table::cell::{NONE, text_cell};
 use crate::table::column::{AGE, Column, NAME, short};
 use crate::value::{immutable, items};
@@ -84,7 +84,12 @@ fn validate(object: &Value, errors: &mut Errors) {
             errors.duplicate(&usages.index(i), usage);
         }
     }
-    validate_signer(&spec["signerName"], &path.child("signerName"), errors);
+    if spec["signerName"] == "kubernetes.io/legacy-unknown" {
+        let detail = "the legacy signerName is not allowed via this API version";
+        errors.invalid(&path.child("signerName"), &spec["signerName"], detail);
+    } else {
+        validate_signer_name(&spec["signerName"], &path.child("signerName"), errors);
+    }
     if spec["expirationSeconds"].as_i64().is_some_and(|seconds| seconds < MIN_EXPIRATION_SECONDS) {
         let detail = "may not specify a duration less than 600 seconds (10 minutes)";
         errors.invalid(&path.child("expirationSeconds"), &spec["expirationSeconds"], detail);
@@ -102,35 +107,6 @@ fn is_pem_request(request: &Value) -> bool {
         // A request is an ASN.1 SEQUENCE.
         STANDARD.decode(body).is_ok_and(|der| der.first() == Some(&0x30))
     })
-}
-
-/// `example.com/name`.
-fn validate_signer(signer: &Value, path: &Path, errors: &mut Errors) {
-    let name = signer.as_str().unwrap_or_default();
-    match name.split('/').collect::<Vec<_>>().as_slice() {
-        _ if name.is_empty() => errors.required(path, ""),
-        _ if name == "kubernetes.io/legacy-unknown" => {
-            errors.invalid(path, signer, "the legacy signerName is not allowed via this API version");
-        }
-        [domain, rest] => {
-            if let Some(problem) = names::name_problem(domain, names::NameForm::Subdomain) {
-                errors.invalid(path, signer, &format!("validating label \"{domain}\": {problem}"));
-            } else if !domain.contains('.') {
-                errors.invalid(
-                    path,
-                    signer,
-                    "should be a domain with at least two segments separated by dots",
-                );
-            }
-            if let Some(problem) = names::name_problem(rest, names::NameForm::Subdomain) {
-                errors.invalid(path, signer, &format!("validating label \"{rest}\": {problem}"));
-            }
-        }
-        _ => {
-            let detail = "must be a fully qualified domain and path of the form 'example.com/signer-name'";
-            errors.invalid(path, signer, detail);
-        }
-    }
 }
 
 fn validate_update(new: &Value, old: &Value, errors: &mut Errors) {

@@ -3,7 +3,7 @@
 mod schedule;
 
 use jiff::Timestamp;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::field::{Errors, Path};
 use crate::kinds::job;
@@ -29,7 +29,7 @@ pub(super) const ROW: Row = Row {
     subresources: &["status"],
     schema: "api.batch.v1.CronJob",
     columns: COLUMNS,
-    strategy: Strategy { generation: true, default, validate, ..Strategy::NONE },
+    strategy: Strategy { generation: true, default, validate, own_required: true, ..Strategy::NONE },
     ..Row::NAMESPACED
 };
 
@@ -51,10 +51,8 @@ const COLUMNS: &[Column] = &[
 ];
 
 fn default(object: &mut Value) {
+    set_default(object, "spec", json!({}));
     let spec = &mut object["spec"];
-    if !spec.is_object() {
-        return;
-    }
     set_default(spec, "concurrencyPolicy", "Allow");
     set_default(spec, "suspend", false);
     set_default(spec, "successfulJobsHistoryLimit", 3);

@@ -16,7 +16,7 @@ pub(super) const ROW: Row = Row {
     strategy: Strategy {
         generation: true,
         default: definition::default,
-        warnings: definition::warnings,
+        warnings: |object, _| definition::warnings(object),
         validate: definition::validate,
         validate_update: definition::validate_update,
         ..Strategy::NONE

@@ -4,15 +4,16 @@ use serde_json::{Value, json};
 
 use crate::field::{Errors, Path};
 use crate::kinds::kind::Strategy;
-use crate::kinds::numbers::{count_or_percent, is_zero, not_negative};
+use crate::kinds::numbers::{at_most_all, count, count_or_percent, not_negative};
 use crate::kinds::pod_template::columns::{CONTAINERS, IMAGES, READY_REPLICAS, SELECTOR};
 use crate::kinds::pod_template::{
-    default_template, validate_replicas_and_template, validate_selector_update,
+    Workload, default_template, validate_endless, validate_selected_template, validate_selector_update,
 };
+use crate::kinds::pod_warnings::template_warnings;
 use crate::kinds::row::Row;
 use crate::table::cell::number_cell;
 use crate::table::column::{AGE, Column, NAME};
-use crate::value::{one_of, set_default};
+use crate::value::{internal, set_default, set_zero_default, text};
 
 pub(super) const ROW: Row = Row {
     group: "apps",
@@ -28,6 +29,8 @@ pub(super) const ROW: Row = Row {
         generation: true,
         default,
         validate,
+        own_required: true,
+        warnings: template_warnings,
         validate_update: validate_selector_update,
         ..Strategy::NONE
     },
@@ -46,13 +49,11 @@ const COLUMNS: &[Column] = &[
 ];
 
 fn default(object: &mut Value) {
+    set_default(object, "spec", json!({}));
     let spec = &mut object["spec"];
-    if !spec.is_object() {
-        return;
-    }
     set_default(spec, "replicas", 1);
     set_default(spec, "strategy", json!({}));
-    set_default(&mut spec["strategy"], "type", "RollingUpdate");
+    set_zero_default(&mut spec["strategy"], "type", "RollingUpdate");
     if spec["strategy"]["type"] == "RollingUpdate" {
         set_default(&mut spec["strategy"], "rollingUpdate", json!({}));
         set_default(&mut spec["strategy"]["rollingUpdate"], "maxUnavailable", "25%");
@@ -63,37 +64,44 @@ fn default(object: &mut Value) {
     default_template(spec);
 }
 
+const WORKLOAD: Workload = Workload { kind: "deployment", unreadable: "invalid label selector" };
+
 fn validate(object: &Value, errors: &mut Errors) {
-    validate_replicas_and_template(object, errors);
-    let (strategy, path) = (&object["spec"]["strategy"], Path::new("spec").child("strategy"));
-    one_of(strategy, "type", &path, &["Recreate", "RollingUpdate"], errors);
-    if strategy["type"] == "Recreate" && !strategy["rollingUpdate"].is_null() {
-        errors.forbidden(
-            &path.child("rollingUpdate"),
-            "may not be specified when strategy `type` is 'Recreate'",
-        );
-    }
-    let (rolling, at) = (&strategy["rollingUpdate"], path.child("rollingUpdate"));
-    for field in ["maxUnavailable", "maxSurge"] {
-        // A surge above 100 % is allowed.
-        if field == "maxUnavailable" || !rolling[field].is_string() {
-            count_or_percent(&rolling[field], &at.child(field), errors);
-        }
-    }
-    if is_zero(&rolling["maxUnavailable"]) && is_zero(&rolling["maxSurge"]) {
-        let detail = "may not be 0 when `maxSurge` is 0";
-        errors.invalid(&at.child("maxUnavailable"), &rolling["maxUnavailable"], detail);
-    }
     let (spec, path) = (&object["spec"], Path::new("spec"));
-    not_negative(
-        spec,
-        &["minReadySeconds", "revisionHistoryLimit", "progressDeadlineSeconds"],
-        &path,
-        errors,
-    );
+    not_negative(spec, &["replicas"], &path, errors);
+    validate_selected_template(spec, &WORKLOAD, &path, errors);
+    validate_endless(spec, "ReplicaSet", &path, errors);
+    validate_strategy(&spec["strategy"], &path.child("strategy"), errors);
+    let numbers = ["minReadySeconds", "revisionHistoryLimit", "progressDeadlineSeconds"];
+    not_negative(spec, &numbers, &path, errors);
     let (deadline, ready) = (spec["progressDeadlineSeconds"].as_i64(), spec["minReadySeconds"].as_i64());
     if deadline.is_some_and(|deadline| deadline <= ready.unwrap_or(0)) {
         let at = path.child("progressDeadlineSeconds");
         errors.invalid(&at, &spec["progressDeadlineSeconds"], "must be greater than minReadySeconds");
+    }
+}
+
+fn validate_strategy(strategy: &Value, path: &Path, errors: &mut Errors) {
+    let (rolling, at) = (&strategy["rollingUpdate"], path.child("rollingUpdate"));
+    match text(&strategy["type"]) {
+        "Recreate" if rolling.is_object() => {
+            errors.forbidden(&at, "may not be specified when strategy `type` is 'Recreate'");
+        }
+        "RollingUpdate" => {
+            let (unavailable, surge) = (&rolling["maxUnavailable"], &rolling["maxSurge"]);
+            let (unavailable_at, surge_at) = (at.child("maxUnavailable"), at.child("maxSurge"));
+            count_or_percent(unavailable, &unavailable_at, errors);
+            count_or_percent(surge, &surge_at, errors);
+            if count(unavailable) == 0 && count(surge) == 0 {
+                errors.invalid(&unavailable_at, unavailable, "may not be 0 when `maxSurge` is 0");
+            }
+            at_most_all(unavailable, &unavailable_at, errors);
+        }
+        "Recreate" => {}
+        _ => {
+            // As upstream shows its internal type.
+            let shown = json!({"Type": text(&strategy["type"]), "RollingUpdate": internal(rolling, &["maxUnavailable", "maxSurge"])});
+            errors.not_supported(path, &shown, &["Recreate", "RollingUpdate"]);
+        }
     }
 }

@@ -75,7 +75,7 @@ fn validate_port(port: &Value, is_named: bool, at: &Path, errors: &mut Errors) {
             }
         }
     }
-    validate_port_number(&port["port"], 1, &at.child("port"), true, errors);
+    validate_port_number(&port["port"], &at.child("port"), errors);
     one_of(port, "protocol", at, &PROTOCOLS, errors);
     if let Some(problem) = port["appProtocol"].as_str().and_then(qualified_name_problem) {
         errors.invalid(&at.child("appProtocol"), &port["appProtocol"], problem);

@@ -176,7 +176,7 @@ fn validate_service(service: &Value, path: &Path, errors: &mut Errors) {
     match (named, port["number"].as_i64().unwrap_or(0) != 0) {
         (true, true) => errors.invalid(path, &json!(""), "cannot set both port name & port number"),
         (false, true) => {
-            validate_port_number(&port["number"], 1, &at.child("port").child("number"), false, errors);
+            validate_port_number(&port["number"], &at.child("port").child("number"), errors);
         }
         (false, false) => errors.required(path, "port name or number is required"),
         (true, false) => {}

@@ -5,7 +5,7 @@ mod success_policy;
 mod validate;
 
 use jiff::Timestamp;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::kinds::kind::Strategy;
 use crate::kinds::pod_template::columns::{CONTAINERS, IMAGES, SELECTOR};
@@ -28,7 +28,14 @@ pub(super) const ROW: Row = Row {
     schema: "api.batch.v1.Job",
     selectable_fields: &["metadata.name", "metadata.namespace", "status.successful"],
     columns: COLUMNS,
-    strategy: Strategy { generation: true, default, validate, validate_update, ..Strategy::NONE },
+    strategy: Strategy {
+        generation: true,
+        default,
+        validate,
+        own_required: true,
+        validate_update,
+        ..Strategy::NONE
+    },
     ..Row::NAMESPACED
 };
 
@@ -50,10 +57,8 @@ fn default(object: &mut Value) {
     if labels.is_object() && object["metadata"]["labels"].as_object().is_none_or(serde_json::Map::is_empty) {
         meta::of_mut(object).insert("labels".into(), labels);
     }
+    set_default(object, "spec", json!({}));
     let spec = &mut object["spec"];
-    if !spec.is_object() {
-        return;
-    }
     default_spec(spec);
     set_default(spec, "suspend", false);
     set_default(spec, "completionMode", "NonIndexed");

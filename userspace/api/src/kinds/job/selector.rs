@@ -37,12 +37,13 @@ pub(super) fn validate(object: &Value, errors: &mut Errors) {
     let labels = &spec["template"]["metadata"]["labels"];
     let at = Path::new("spec").child("template").child("metadata").child("labels");
     let mut expected = json!({});
-    for (label, value) in GENERATED_LABELS.into_iter().zip([uid, name, uid, name]) {
+    // As upstream, the older labels first.
+    for i in [2, 3, 0, 1] {
+        let (label, value) = (GENERATED_LABELS[i], [uid, name][i % 2]);
         let detail = format!("must be '{value}'");
         if labels[label].is_null() {
             errors.required(&at.key(label), &detail);
-        }
-        if labels[label] != value {
+        } else if labels[label] != value {
             errors.invalid(&at.key(label), labels, &detail);
         }
         expected[label] = value.into();

@@ -5,12 +5,13 @@ use serde_json::{Value, json};
 use super::selector;
 use super::success_policy::validate_success_policy;
 use crate::field::{Errors, Path};
+use crate::kinds::label_selector::validate_selector;
 use crate::kinds::numbers::not_negative;
-use crate::kinds::pod_template::validate_template_spec;
+use crate::kinds::pod_template::{validate_match, validate_template};
+use crate::kinds::prefixed_path::validate_prefixed_path;
 use crate::meta;
 use crate::names;
-use crate::selector::LabelSelector;
-use crate::value::{immutable, items, one_of};
+use crate::value::{immutable, items, one_of, text};
 
 /// Parallelism of an indexed Job.
 const MAX_PARALLELISM: i64 = 100_000;
@@ -19,19 +20,21 @@ const MANY_COMPLETIONS: i64 = 100_000;
 const MAX_PARALLELISM_OF_MANY: i64 = 10_000;
 const MAX_FAILURE_RULES: usize = 20;
 const MAX_EXIT_CODES: usize = 255;
+const MAX_CONDITIONS: usize = 20;
+const MAX_MANAGER_LENGTH: usize = 63;
 
 pub(super) fn validate(object: &Value, errors: &mut Errors) {
     let (spec, path) = (&object["spec"], Path::new("spec"));
     selector::validate(object, errors);
     validate_job_spec(spec, &path, errors);
+    let at = path.child("selector");
     if spec["selector"].is_null() {
-        errors.required(&path.child("selector"), "");
-    } else if let Ok(Some(selector)) = LabelSelector::from_object(&spec["selector"]) {
-        let labels = &spec["template"]["metadata"]["labels"];
-        if !selector.matches(labels) {
-            let at = path.child("template").child("metadata").child("labels");
-            errors.invalid(&at, labels, "`selector` does not match template `labels`");
-        }
+        errors.required(&at, "");
+    }
+    let before = errors.0.len();
+    validate_selector(&spec["selector"], &at, errors);
+    if errors.0.len() == before {
+        validate_match(spec, &path, errors);
     }
     let indexed = spec["completionMode"] == "Indexed";
     if let Some(count) = spec["completions"].as_i64().filter(|count| indexed && *count > 0) {
@@ -79,37 +82,50 @@ pub(crate) fn validate_job_spec(spec: &Value, path: &Path, errors: &mut Errors) 
     if !spec["maxFailedIndexes"].is_null() && spec["backoffLimitPerIndex"].is_null() {
         errors.required(&path.child("backoffLimitPerIndex"), "when maxFailedIndexes is specified");
     }
-    one_of(spec, "completionMode", path, &["Indexed", "NonIndexed"], errors);
-    if spec["completionMode"] == "Indexed" {
-        validate_indexed(spec, path, errors);
-    } else {
-        for field in ["backoffLimitPerIndex", "maxFailedIndexes", "successPolicy"] {
-            if !spec[field].is_null() {
-                errors.invalid(&path.child(field), &spec[field], "requires indexed completion mode");
-            }
+    if let Some(manager) = spec["managedBy"].as_str() {
+        let at = path.child("managedBy");
+        validate_prefixed_path(manager, &at, errors);
+        if manager.len() > MAX_MANAGER_LENGTH {
+            errors.too_long(&at, MAX_MANAGER_LENGTH);
         }
     }
+    one_of(spec, "completionMode", path, &["Indexed", "NonIndexed"], errors);
+    match spec["completionMode"].as_str() {
+        Some("Indexed") => validate_indexed(spec, path, errors),
+        None | Some("NonIndexed") => {
+            for field in ["backoffLimitPerIndex", "maxFailedIndexes"] {
+                if !spec[field].is_null() {
+                    errors.invalid(&path.child(field), &spec[field], "requires indexed completion mode");
+                }
+            }
+        }
+        Some(_) => {}
+    }
     validate_failure_policy(spec, &path.child("podFailurePolicy"), errors);
+    if spec["completionMode"] == "Indexed" {
+        validate_success_policy(spec, &path.child("successPolicy"), errors);
+    } else if spec["successPolicy"].is_object() {
+        let shown = json!({"Rules": spec["successPolicy"]["rules"]});
+        errors.invalid(&path.child("successPolicy"), &shown, "requires indexed completion mode");
+    }
     let replacement: &[&str] =
         if spec["podFailurePolicy"].is_null() { &["Failed", "TerminatingOrFailed"] } else { &["Failed"] };
     one_of(spec, "podReplacementPolicy", path, replacement, errors);
-    validate_template(spec, path, errors);
+    validate_template(&spec["template"], &path.child("template"), errors);
+    validate_restart(spec, &path.child("template").child("spec").child("restartPolicy"), errors);
 }
 
-fn validate_template(spec: &Value, path: &Path, errors: &mut Errors) {
-    let (pod, at) = (&spec["template"]["spec"], path.child("template").child("spec"));
-    let all = &["Always", "OnFailure", "Never"];
-    validate_template_spec(pod, &at, all, errors);
-    match pod["restartPolicy"].as_str() {
-        None | Some("Always") => {
-            errors.required(&at.child("restartPolicy"), "valid values: \"OnFailure\", \"Never\"");
+/// The pods of a Job end.
+fn validate_restart(spec: &Value, path: &Path, errors: &mut Errors) {
+    let policy = &spec["template"]["spec"]["restartPolicy"];
+    match policy.as_str() {
+        None | Some("" | "Always") => errors.required(path, "valid values: \"OnFailure\", \"Never\""),
+        Some("OnFailure") if !spec["podFailurePolicy"].is_null() => {
+            let detail = "only \"Never\" is supported when podFailurePolicy is specified";
+            errors.invalid(path, policy, detail);
         }
-        Some("OnFailure") if !spec["podFailurePolicy"].is_null() => errors.invalid(
-            &at.child("restartPolicy"),
-            &pod["restartPolicy"],
-            "only \"Never\" is supported when podFailurePolicy is specified",
-        ),
-        Some(_) => {}
+        Some("OnFailure" | "Never") => {}
+        Some(_) => errors.not_supported(path, policy, &["OnFailure", "Never"]),
     }
 }
 
@@ -143,7 +159,6 @@ fn validate_indexed(spec: &Value, path: &Path, errors: &mut Errors) {
             errors.invalid(&path.child(field), &spec[field], &detail);
         }
     }
-    validate_success_policy(spec, &path.child("successPolicy"), errors);
 }
 
 fn validate_failure_policy(spec: &Value, path: &Path, errors: &mut Errors) {
@@ -167,6 +182,10 @@ fn validate_failure_policy(spec: &Value, path: &Path, errors: &mut Errors) {
             Some(_) => one_of(rule, "action", &at, &["Count", "FailIndex", "FailJob", "Ignore"], errors),
         }
         let conditions = items(rule, "onPodConditions").next().is_some();
+        if rule["onExitCodes"].is_object() {
+            validate_exit_codes(spec, &rule["onExitCodes"], &at.child("onExitCodes"), errors);
+        }
+        validate_conditions(rule, &at.child("onPodConditions"), errors);
         match (rule["onExitCodes"].is_object(), conditions) {
             (true, true) => {
                 errors.invalid_whole(&at, "specifying both OnExitCodes and OnPodConditions is not supported");
@@ -176,8 +195,20 @@ fn validate_failure_policy(spec: &Value, path: &Path, errors: &mut Errors) {
             }
             _ => {}
         }
-        if rule["onExitCodes"].is_object() {
-            validate_exit_codes(spec, &rule["onExitCodes"], &at.child("onExitCodes"), errors);
+    }
+}
+
+fn validate_conditions(rule: &Value, path: &Path, errors: &mut Errors) {
+    let count = items(rule, "onPodConditions").count();
+    if count > MAX_CONDITIONS {
+        errors.too_many(path, count, MAX_CONDITIONS);
+    }
+    for (i, pattern) in items(rule, "onPodConditions").enumerate() {
+        let at = path.index(i);
+        names::validate_name(text(&pattern["type"]), names::NameForm::LabelKey, &at.child("type"), errors);
+        match text(&pattern["status"]) {
+            "" => errors.required(&at.child("status"), "valid values: [\"False\" \"True\" \"Unknown\"]"),
+            _ => one_of(pattern, "status", &at, &["False", "True", "Unknown"], errors),
         }
     }
 }

@@ -2,14 +2,16 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::field::{Errors, Path};
 use crate::kinds::kind::Strategy;
+use crate::kinds::resource_requirements::{Owner, validate_resource_name};
 use crate::kinds::row::Row;
+use crate::names::{NameForm, name_problem, validate_name};
 use crate::quantity::Quantity;
 use crate::resources::Resources;
-use crate::value::{items, items_mut, set_default};
+use crate::value::{items, items_mut, set_default, text};
 
 const LISTS: [&str; 5] = ["max", "min", "default", "defaultRequest", "maxLimitRequestRatio"];
 
@@ -19,7 +21,7 @@ pub(super) const ROW: Row = Row {
     singular: "limitrange",
     short_names: &["limits"],
     schema: "api.core.v1.LimitRange",
-    strategy: Strategy { default, validate, ..Strategy::NONE },
+    strategy: Strategy { default, validate, own_required: true, ..Strategy::NONE },
     ..Row::NAMESPACED
 };
 
@@ -40,16 +42,28 @@ fn validate(object: &Value, errors: &mut Errors) {
     let mut seen = BTreeSet::new();
     for (i, limit) in items(&object["spec"], "limits").enumerate() {
         let path = Path::new("spec").child("limits").index(i);
-        let kind = limit["type"].as_str().unwrap_or_default();
+        let kind = text(&limit["type"]);
+        validate_type(kind, &path.child("type"), errors);
+        let owner = if matches!(kind, "Pod" | "Container") { Owner::Container } else { Owner::Any };
+        let validate_names = |list: &str, errors: &mut Errors| {
+            for name in limit[list].as_object().into_iter().flat_map(Map::keys) {
+                validate_resource_name(name, owner, &path.child(list).key(name), errors);
+            }
+        };
         if !seen.insert(kind) {
-            errors.duplicate(&path.child("type"), &limit["type"]);
+            errors.duplicate(&path.child("type"), &kind.into());
         }
+        validate_names("max", errors);
+        validate_names("min", errors);
         if kind == "Pod" {
             for list in ["default", "defaultRequest"] {
                 if limit[list].as_object().is_some_and(|list| !list.is_empty()) {
                     errors.forbidden(&path.child(list), "may not be specified when `type` is 'Pod'");
                 }
             }
+        } else {
+            validate_names("default", errors);
+            validate_names("defaultRequest", errors);
         }
         if kind == "PersistentVolumeClaim"
             && limit["min"]["storage"].is_null()
@@ -58,11 +72,21 @@ fn validate(object: &Value, errors: &mut Errors) {
             let why = "either minimum or maximum storage value is required, but neither was provided";
             errors.required(&path.child("limits"), why);
         }
+        validate_names("maxLimitRequestRatio", errors);
         let lists = LISTS.map(|list| Resources::of(&limit[list]));
         let names: BTreeSet<&String> = lists.iter().flat_map(|list| list.0.keys()).collect();
         for name in names {
             validate_bounds(name, lists.each_ref().map(|list| list.get(name)), &path, errors);
         }
+    }
+}
+
+/// A standard type, or one with a domain.
+fn validate_type(kind: &str, path: &Path, errors: &mut Errors) {
+    validate_name(kind, NameForm::LabelKey, path, errors);
+    let is_standard = matches!(kind, "Pod" | "Container" | "PersistentVolumeClaim");
+    if name_problem(kind, NameForm::LabelKey).is_none() && !kind.contains('/') && !is_standard {
+        errors.invalid(path, &kind.into(), "must be a standard limit type or fully qualified");
     }
 }
 

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::field::{Errors, Path};
 use crate::kinds::kind::Strategy;
 use crate::kinds::label_selector::validate_selector;
-use crate::kinds::port::{PROTOCOLS, is_port_name, validate_port_number};
+use crate::kinds::port::{PROTOCOLS, validate_port, validate_port_number};
 use crate::kinds::row::Row;
 use crate::table::cell::{or_none, selector_text};
 use crate::table::column::{AGE, Column, NAME};
@@ -72,12 +72,8 @@ fn validate(object: &Value, errors: &mut Errors) {
 fn validate_policy_port(port: &Value, path: &Path, errors: &mut Errors) {
     one_of(port, "protocol", path, &PROTOCOLS, errors);
     let (first, last) = (&port["port"], &port["endPort"]);
-    match first {
-        Value::Number(_) => validate_port_number(first, 1, &path.child("port"), false, errors),
-        Value::String(name) if !is_port_name(name) => {
-            errors.invalid(&path.child("port"), first, "must be a valid port name");
-        }
-        _ => {}
+    if !first.is_null() {
+        validate_port(first, &path.child("port"), errors);
     }
     if last.is_null() {
         return;
@@ -87,7 +83,7 @@ fn validate_policy_port(port: &Value, path: &Path, errors: &mut Errors) {
         (Some(first), Some(last)) if last < first => {
             errors.invalid(&at, &json!(last), "must be greater than or equal to `port`");
         }
-        (Some(_), Some(_)) => validate_port_number(last, 1, &at, false, errors),
+        (Some(_), Some(_)) => validate_port_number(last, &at, errors),
         _ if first.is_string() => {
             errors.invalid(&at, last, "may not be specified when `port` is non-numeric")
         }

@@ -25,7 +25,7 @@ const OTHER_FIELDS: [&str; 9] = [
     "volumeMode",
 ];
 /// The class in the form that came before `storageClassName`.
-const CLASS_ANNOTATION: &str = "volume.beta.kubernetes.io/storage-class";
+pub(super) const CLASS_ANNOTATION: &str = "volume.beta.kubernetes.io/storage-class";
 
 pub(super) const ROW: Row = Row {
     kind: "PersistentVolume",

@@ -5,13 +5,18 @@ use serde_json::{Value, json};
 use crate::field::{Errors, Path};
 use crate::kinds::access_modes::{short_modes, validate_access_modes};
 use crate::kinds::kind::Strategy;
-use crate::kinds::persistent_volume::{ATTRIBUTES_CLASS, STATUS, STORAGE_CLASS, VOLUME_MODE};
+use crate::kinds::label_selector::validate_selector;
+use crate::kinds::persistent_volume::{
+    ATTRIBUTES_CLASS, CLASS_ANNOTATION, STATUS, STORAGE_CLASS, VOLUME_MODE,
+};
+use crate::kinds::pod_warnings::warn_of_fraction;
 use crate::kinds::row::Row;
-use crate::names::{self, NameForm};
+use crate::meta;
+use crate::names::{NameForm, validate_optional_name};
 use crate::resources::quantity;
 use crate::table::cell::{quantity_cell, text_cell};
 use crate::table::column::{AGE, Column, NAME};
-use crate::value::{items, one_of, set_default};
+use crate::value::{is_zero, items, one_of, require_text, set_default, set_zero_default, text};
 
 pub(super) const ROW: Row = Row {
     kind: "PersistentVolumeClaim",
@@ -21,7 +26,16 @@ pub(super) const ROW: Row = Row {
     subresources: &["status"],
     schema: "api.core.v1.PersistentVolumeClaim",
     columns: COLUMNS,
-    strategy: Strategy { default, validate, validate_update, ..Strategy::NONE },
+    strategy: Strategy {
+        default,
+        prepare_create,
+        prepare_update,
+        validate,
+        own_required: true,
+        warnings,
+        validate_update,
+        ..Strategy::NONE
+    },
     ..Row::NAMESPACED
 };
 
@@ -41,32 +55,143 @@ const COLUMNS: &[Column] = &[
     VOLUME_MODE,
 ];
 
-fn default(object: &mut Value) {
-    set_default(object, "status", json!({"phase": "Pending"}));
-    set_default(&mut object["spec"], "volumeMode", "Filesystem");
+/// Warns of sizes that are not whole bytes.
+pub(super) fn spec_warnings(spec: &Value, path: &Path) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for list in ["requests", "limits"] {
+        let at = path.child("resources").child(list);
+        warn_of_fraction(&spec["resources"][list], "storage", &at, &mut warnings);
+    }
+    warnings
+}
+
+fn warnings(claim: &Value, _: Option<&Value>) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if claim["metadata"]["annotations"][CLASS_ANNOTATION].is_string() {
+        let at = Path::new("metadata").child("annotations").key(CLASS_ANNOTATION);
+        warnings.push(format!("{at}: deprecated since v1.8; use \"storageClassName\" attribute instead"));
+    }
+    warnings.extend(spec_warnings(&claim["spec"], &Path::new("spec")));
+    warnings
+}
+
+/// Keeps a claim from removal while pods use it.
+const PROTECTION: &str = "kubernetes.io/pvc-protection";
+
+pub(super) fn default(object: &mut Value) {
+    set_default(object, "status", json!({}));
+    set_zero_default(&mut object["status"], "phase", "Pending");
+    set_default(object, "spec", json!({}));
+    default_spec(&mut object["spec"]);
+}
+
+/// Defaults of a specification: of a claim or of a template.
+pub(super) fn default_spec(spec: &mut Value) {
+    set_default(spec, "volumeMode", "Filesystem");
+    set_default(spec, "resources", json!({}));
+}
+
+fn prepare_create(object: &mut Value) {
+    normalize_sources(&mut object["spec"], &Value::Null);
+    meta::add_finalizer(object, PROTECTION);
+}
+
+fn prepare_update(new: &mut Value, old: &Value) {
+    normalize_sources(&mut new["spec"], &old["spec"]);
+}
+
+/// `dataSource` and `dataSourceRef` have one content (KEP-1495). Sources that the older field does not know are dropped from
+/// it, and those of other namespaces, whose feature is off by default.
+fn normalize_sources(spec: &mut Value, old: &Value) {
+    let Some(fields) = spec.as_object_mut() else { return };
+    let is_set = |value: Option<&Value>| value.is_some_and(|value| !value.is_null());
+    let is_elsewhere = |source: Option<&Value>| source.is_some_and(|source| !is_zero(&source["namespace"]));
+    if is_elsewhere(fields.get("dataSourceRef")) && old["dataSourceRef"].is_null() {
+        fields.remove("dataSourceRef");
+    }
+    let had_source = !old["dataSource"].is_null() || !old["dataSourceRef"].is_null();
+    if !had_source && !is_set(fields.get("dataSourceRef")) {
+        let is_known = |source: &Value| {
+            matches!(
+                (text(&source["apiGroup"]), text(&source["kind"])),
+                ("", "PersistentVolumeClaim") | ("snapshot.storage.k8s.io", "VolumeSnapshot")
+            )
+        };
+        if fields.get("dataSource").is_some_and(|source| !is_known(source)) {
+            fields.remove("dataSource");
+        }
+    }
+    match (fields.get("dataSource").cloned(), fields.get("dataSourceRef").cloned()) {
+        (Some(source), None) => drop(fields.insert("dataSourceRef".into(), source)),
+        (None, Some(mut source)) if is_zero(&source["namespace"]) => {
+            if let Some(source) = source.as_object_mut() {
+                source.remove("namespace");
+            }
+            fields.insert("dataSource".into(), source);
+        }
+        _ => {}
+    }
 }
 
 fn validate(object: &Value, errors: &mut Errors) {
-    let (spec, path) = (&object["spec"], Path::new("spec"));
+    validate_spec(&object["spec"], &Path::new("spec"), errors);
+}
+
+/// Checks a specification: of a claim or of a template.
+pub(super) fn validate_spec(spec: &Value, path: &Path, errors: &mut Errors) {
     if items(spec, "accessModes").next().is_none() {
         errors.required(&path.child("accessModes"), "at least 1 access mode is required");
     }
-    validate_access_modes(spec, &path, errors);
-    let (storage, at) = (&spec["resources"]["requests"]["storage"], path.child("resources").key("storage"));
-    match quantity(storage) {
+    validate_selector(&spec["selector"], &path.child("selector"), errors);
+    validate_access_modes(spec, path, errors);
+    let at = path.child("resources").key("storage");
+    match quantity(&spec["resources"]["requests"]["storage"]) {
         None => errors.required(&at, ""),
-        Some(quantity) if quantity.millis() <= 0 => errors.invalid(&at, storage, "must be greater than zero"),
+        Some(size) if size.millis() <= 0 => {
+            errors.invalid(&at, &size.to_string().into(), "must be greater than zero");
+        }
         Some(_) => {}
     }
-    if let Some(name) = spec["storageClassName"].as_str().filter(|name| !name.is_empty())
-        && let Some(problem) = names::name_problem(name, NameForm::Subdomain)
-    {
-        errors.invalid(&path.child("storageClassName"), &spec["storageClassName"], problem);
+    validate_optional_name(spec, "storageClassName", NameForm::Subdomain, path, errors);
+    one_of(spec, "volumeMode", path, &["Block", "Filesystem"], errors);
+    for field in ["dataSource", "dataSourceRef"] {
+        validate_source(&spec[field], &path.child(field), errors);
     }
-    one_of(spec, "volumeMode", &path, &["Block", "Filesystem"], errors);
+    validate_sources(spec, path, errors);
+    validate_optional_name(spec, "volumeAttributesClassName", NameForm::Subdomain, path, errors);
 }
 
-/// A bound claim may grow; an unbound one may get a volume and a class.
+fn validate_source(source: &Value, path: &Path, errors: &mut Errors) {
+    if !source.is_object() {
+        return;
+    }
+    require_text(source, "name", path, errors);
+    require_text(source, "kind", path, errors);
+    if is_zero(&source["apiGroup"]) && source["kind"] != "PersistentVolumeClaim" {
+        let detail = "must be 'PersistentVolumeClaim' when referencing the default apiGroup";
+        errors.invalid(path, &text(&source["kind"]).into(), detail);
+    }
+    validate_optional_name(source, "apiGroup", NameForm::Subdomain, path, errors);
+    validate_optional_name(source, "namespace", NameForm::Label, path, errors);
+}
+
+fn validate_sources(spec: &Value, path: &Path, errors: &mut Errors) {
+    let (source, reference) = (&spec["dataSource"], &spec["dataSourceRef"]);
+    if !source.is_object() || !reference.is_object() {
+        return;
+    }
+    let differs = ["apiGroup", "kind", "name"].iter().any(|field| source[*field] != reference[*field]);
+    let detail = if !is_zero(&reference["namespace"]) {
+        "may not be specified when dataSourceRef.namespace is specified"
+    } else if differs {
+        "must match dataSourceRef"
+    } else {
+        return;
+    };
+    // As upstream shows the path in place of the value.
+    errors.invalid(path, &json!({}), detail);
+}
+
 fn validate_update(new: &Value, old: &Value, errors: &mut Errors) {
     let path = Path::new("spec");
     let bound = old["status"]["phase"] == "Bound";

@@ -9,10 +9,17 @@ mod update;
 use serde_json::{Value, json};
 
 use crate::field::{Errors, Path};
+use crate::kinds::affinity::merge_label_keys;
+use crate::kinds::container::validate_image_text;
 use crate::kinds::kind::Strategy;
+use crate::kinds::pod_annotations::{
+    take_app_armor_annotations, validate_agreement, validate_pod_annotations,
+};
+use crate::kinds::pod_resources::default_pod_resources;
 use crate::kinds::pod_spec::{default_pod_spec, validate_pod_spec};
+use crate::kinds::pod_warnings::new_pod_warnings;
 use crate::kinds::row::Row;
-use crate::value::{items, items_mut, set_default};
+use crate::value::{items, items_mut, set_default, text};
 
 use columns::COLUMNS;
 pub use ephemeral::add_ephemeral_containers;
@@ -55,16 +62,23 @@ pub(super) const ROW: Row = Row {
     strategy: Strategy {
         generation: true,
         default,
+        prepare_create,
         validate,
+        own_required: true,
         validate_create,
         validate_update,
+        warnings: new_pod_warnings,
         ..Strategy::NONE
     },
     ..Row::NAMESPACED
 };
 
 fn default(pod: &mut Value) {
+    set_default(pod, "spec", json!({}));
     default_pod_spec(&mut pod["spec"]);
+    if pod["spec"]["terminationGracePeriodSeconds"].as_i64().is_some_and(|seconds| seconds < 0) {
+        pod["spec"]["terminationGracePeriodSeconds"] = 1.into();
+    }
     set_default(&mut pod["spec"], "enableServiceLinks", true);
     // Requests default to limits in a pod only, so that a template stays as its author wrote it.
     for list in ["initContainers", "containers"] {
@@ -78,18 +92,59 @@ fn default(pod: &mut Value) {
             }
         }
     }
+    default_pod_resources(&mut pod["spec"]);
     if pod.get("status").is_none() {
         pod["status"] = json!({"phase": "Pending", "qosClass": qos_class(&pod["spec"])});
     }
 }
 
+/// What a new pod has beside its author's fields: a condition while it is gated, selectors of label keys, profiles of annotations.
+fn prepare_create(pod: &mut Value) {
+    if items(&pod["spec"], "schedulingGates").next().is_some() && pod["status"]["conditions"].is_null() {
+        pod["status"]["conditions"] = json!([{
+            "type": "PodScheduled",
+            "status": "False",
+            "reason": "SchedulingGated",
+            "message": "Scheduling is blocked due to non-empty scheduling gates",
+            "lastProbeTime": null,
+            "lastTransitionTime": pod["metadata"]["creationTimestamp"],
+        }]);
+    }
+    merge_label_keys(pod);
+    take_app_armor_annotations(pod);
+}
+
 fn validate(pod: &Value, errors: &mut Errors) {
-    validate_pod_spec(&pod["spec"], &Path::new("spec"), &["Always", "OnFailure", "Never"], errors);
-    ephemeral::validate(&pod["spec"], &Path::new("spec"), errors);
+    let (spec, path) = (&pod["spec"], Path::new("spec"));
+    let annotations = Path::new("metadata").child("annotations");
+    validate_pod_annotations(pod, &path, &annotations, errors);
+    validate_pod_spec(spec, &pod["metadata"], &path, errors);
+    if text(&spec["serviceAccountName"]).is_empty() {
+        for (i, volume) in items(spec, "volumes").enumerate() {
+            for (j, source) in items(&volume["projected"], "sources").enumerate() {
+                if source["serviceAccountToken"].is_object() {
+                    let at = path.child("volumes").index(i).child("projected").child("sources").index(j);
+                    let detail = "must not be specified when serviceAccountName is not set";
+                    errors.forbidden(&at.child("serviceAccountToken"), detail);
+                }
+            }
+        }
+    }
+    for list in ["containers", "initContainers"] {
+        for (i, container) in items(spec, list).enumerate() {
+            validate_image_text(container, &path.child(list).index(i), errors);
+        }
+    }
 }
 
 fn validate_create(pod: &Value, errors: &mut Errors) {
-    if items(&pod["spec"], "ephemeralContainers").next().is_some() {
-        errors.forbidden(&Path::new("spec").child("ephemeralContainers"), "cannot be set on create");
+    let (spec, path) = (&pod["spec"], Path::new("spec"));
+    if items(spec, "ephemeralContainers").next().is_some() {
+        errors.forbidden(&path.child("ephemeralContainers"), "cannot be set on create");
     }
+    if !text(&spec["nodeName"]).is_empty() && items(spec, "schedulingGates").next().is_some() {
+        let detail = "cannot be set until all schedulingGates have been cleared";
+        errors.forbidden(&path.child("nodeName"), detail);
+    }
+    validate_agreement(pod, &path, errors);
 }

@@ -1,15 +1,15 @@
 //! PodDisruptionBudgets.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::field::{Errors, Path};
 use crate::kinds::kind::Strategy;
-use crate::kinds::numbers::count_or_percent;
+use crate::kinds::label_selector::validate_selector;
+use crate::kinds::numbers::{at_most_all, count_or_percent};
 use crate::kinds::row::Row;
-use crate::selector::LabelSelector;
 use crate::table::cell::{number_cell, text_cell};
 use crate::table::column::{AGE, Column, NAME};
-use crate::value::one_of;
+use crate::value::{internal, one_of, set_default};
 
 pub(super) const ROW: Row = Row {
     group: "policy",
@@ -20,7 +20,7 @@ pub(super) const ROW: Row = Row {
     subresources: &["status"],
     schema: "api.policy.v1.PodDisruptionBudget",
     columns: COLUMNS,
-    strategy: Strategy { generation: true, validate, ..Strategy::NONE },
+    strategy: Strategy { generation: true, default, validate, ..Strategy::NONE },
     ..Row::NAMESPACED
 };
 
@@ -35,15 +35,25 @@ const COLUMNS: &[Column] = &[
 fn validate(object: &Value, errors: &mut Errors) {
     let (spec, path) = (&object["spec"], Path::new("spec"));
     if !spec["minAvailable"].is_null() && !spec["maxUnavailable"].is_null() {
-        errors.invalid(&path, spec, "minAvailable and maxUnavailable cannot be both set");
+        let fields = ["minAvailable", "selector", "maxUnavailable", "unhealthyPodEvictionPolicy"];
+        let detail = "minAvailable and maxUnavailable cannot be both set";
+        errors.invalid(&path, &internal(spec, &fields), detail);
     }
     for field in ["minAvailable", "maxUnavailable"] {
         count_or_percent(&spec[field], &path.child(field), errors);
+        at_most_all(&spec[field], &path.child(field), errors);
     }
-    if let Err(bad) = LabelSelector::from_object(&spec["selector"]) {
-        errors.invalid(&path.child("selector"), &spec["selector"], &bad.0);
-    }
+    validate_selector(&spec["selector"], &path.child("selector"), errors);
     one_of(spec, "unhealthyPodEvictionPolicy", &path, &["AlwaysAllow", "IfHealthyBudget"], errors);
+}
+
+/// A new budget allows nothing until its controller has counted.
+fn default(object: &mut Value) {
+    set_default(object, "spec", json!({}));
+    set_default(object, "status", json!({}));
+    for field in ["disruptionsAllowed", "currentHealthy", "desiredHealthy", "expectedPods"] {
+        set_default(&mut object["status"], field, 0);
+    }
 }
 
 fn or_not_available(value: &Value) -> Value {

@@ -2,13 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::field::{Errors, Path};
 use crate::kinds::kind::Strategy;
+use crate::kinds::resource_requirements::{Owner, validate_amount, validate_resource_name};
 use crate::kinds::row::Row;
-use crate::quantity::Quantity;
-use crate::resources::quantity;
 use crate::table::cell::text_or;
 use crate::table::column::{AGE, Column, NAME};
 use crate::value::items;
@@ -61,16 +60,8 @@ fn validate(object: &Value, errors: &mut Errors) {
     let (spec, path) = (&object["spec"], Path::new("spec"));
     for (name, value) in spec["hard"].as_object().into_iter().flatten() {
         let at = path.child("hard").key(name);
-        if !name.contains('/') && !is_standard(name) {
-            errors.invalid(&at, &json!(name), "must be a standard resource for quota");
-        }
-        let Some(amount) = quantity(value) else { continue };
-        if amount < Quantity::default() {
-            errors.invalid(&at, value, "must be greater than or equal to 0");
-        }
-        if COUNTS.contains(&name.as_str()) && amount.millis() % 1000 != 0 {
-            errors.invalid(&at, value, "must be an integer");
-        }
+        validate_resource_name(name, Owner::Quota, &at, errors);
+        validate_amount(name, value, &at, errors);
     }
     let scopes: Vec<&str> = items(spec, "scopes").filter_map(Value::as_str).collect();
     for scope in &scopes {
@@ -168,6 +159,8 @@ fn usage(object: &Value, limits: bool) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::field::error_texts;
 
@@ -178,7 +171,7 @@ mod tests {
             (json!({"hard": {"pods": "1", "count/deployments.apps": "2", "example.com/x": "1"}}), ""),
             (
                 json!({"hard": {"nonsense": "1"}}),
-                "spec.hard[nonsense]: Invalid value: \"nonsense\": must be a standard resource for quota",
+                "spec.hard[nonsense]: Invalid value: \"nonsense\": must be a standard resource type or fully qualified; spec.hard[nonsense]: Invalid value: \"nonsense\": must be a standard resource for quota",
             ),
             (
                 json!({"hard": {"pods": "-1"}}),

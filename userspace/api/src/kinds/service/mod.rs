@@ -46,7 +46,7 @@ pub(super) const ROW: Row = Row {
         validate,
         validate_update,
         validate_status,
-        warnings,
+        warnings: |object, _| warnings(object),
         name: NameForm::Label,
         ..Strategy::NONE
     },

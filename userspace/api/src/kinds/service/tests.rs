@@ -299,7 +299,7 @@ fn a_status_names_addresses_of_load_balancers_only() {
 #[test]
 fn ignored_and_deprecated_fields_are_warned_of() {
     let kind = find("", "v1", "services").unwrap();
-    let warnings_of = |cluster, spec| kind.warnings(&create_in(cluster, spec).unwrap());
+    let warnings_of = |cluster, spec| kind.warnings(&create_in(cluster, spec).unwrap(), None);
     assert!(warnings_of(V4, json!({})).is_empty());
     let headless = json!({"clusterIP": "None", "sessionAffinity": "ClientIP", "loadBalancerIP": "192.0.2.1"});
     let ignored = [

@@ -12,14 +12,12 @@ use super::spec::{
 };
 use crate::field::{Errors, Path};
 use crate::kinds::ip::{parse_cidr, parse_ip, validate_non_special_ip};
-use crate::kinds::port::{PROTOCOLS, is_port_name, validate_port_number};
+use crate::kinds::port::{PROTOCOLS, validate_port, validate_port_number};
 use crate::names;
 use crate::value::{items, one_of};
 
 /// A day.
 const MAX_AFFINITY_SECONDS: i64 = 86_400;
-const PORT_NAME: &str =
-    "must contain at least one letter (a-z), and only a-z, 0-9 and '-', at most 15 characters";
 const SOURCE_RANGES: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
 
 pub(super) fn validate(object: &Value, errors: &mut Errors) {
@@ -79,7 +77,7 @@ fn validate_ports(spec: &Value, path: &Path, errors: &mut Errors) {
     let (mut names, mut numbers, mut node_ports) = (HashSet::new(), HashSet::new(), HashSet::new());
     for (i, port) in items(spec, "ports").enumerate() {
         let at = path.index(i);
-        validate_port(port, several, &mut names, &at, errors);
+        validate_service_port(port, several, &mut names, &at, errors);
         if let Some(number) = number(&port["nodePort"]) {
             if spec["type"] == "ClusterIP" {
                 errors.forbidden(&at.child("nodePort"), "may not be used when `type` is 'ClusterIP'");
@@ -96,7 +94,7 @@ fn validate_ports(spec: &Value, path: &Path, errors: &mut Errors) {
     }
 }
 
-fn validate_port<'a>(
+fn validate_service_port<'a>(
     port: &'a Value,
     several: bool,
     names: &mut HashSet<&'a str>,
@@ -115,15 +113,9 @@ fn validate_port<'a>(
             }
         }
     }
-    validate_port_number(&port["port"], 1, &at.child("port"), true, errors);
+    validate_port_number(&port["port"], &at.child("port"), errors);
     one_of(port, "protocol", at, &PROTOCOLS, errors);
-    match &port["targetPort"] {
-        number @ Value::Number(_) => validate_port_number(number, 1, &at.child("targetPort"), false, errors),
-        Value::String(name) if !is_port_name(name) => {
-            errors.invalid(&at.child("targetPort"), &port["targetPort"], PORT_NAME);
-        }
-        _ => {}
-    }
+    validate_port(&port["targetPort"], &at.child("targetPort"), errors);
     if let Some(problem) = port["appProtocol"].as_str().and_then(names::qualified_name_problem) {
         errors.invalid(&at.child("appProtocol"), &port["appProtocol"], problem);
     }
@@ -259,7 +251,7 @@ fn validate_external(spec: &Value, path: &Path, errors: &mut Errors) {
             errors.invalid(&at, port, detail);
         }
         (true, false) => errors.required(&at, ""),
-        _ if set => validate_port_number(port, 1, &at, false, errors),
+        _ if set => validate_port_number(port, &at, errors),
         _ => {}
     }
 }

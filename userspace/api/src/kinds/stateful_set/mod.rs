@@ -4,12 +4,15 @@ use serde_json::{Value, json};
 
 use crate::field::{Errors, Path};
 use crate::kinds::kind::Strategy;
-use crate::kinds::numbers::{count_or_percent, is_zero, not_negative};
+use crate::kinds::numbers::{at_most_all, count, count_or_percent, not_negative};
+use crate::kinds::persistent_volume_claim;
 use crate::kinds::pod_template::columns::{CONTAINERS, IMAGES, READY_REPLICAS};
-use crate::kinds::pod_template::{default_template, validate_replicas_and_template};
+use crate::kinds::pod_template::{Workload, default_template, validate_endless, validate_selected_template};
+use crate::kinds::pod_warnings::template_warnings;
 use crate::kinds::row::Row;
+use crate::names::{NameForm, validate_optional_name};
 use crate::table::column::{AGE, Column, NAME};
-use crate::value::{one_of, set_default};
+use crate::value::{internal, is_zero, items, items_mut, one_of, set_default, set_zero_default, text};
 
 /// Fields of the specification that an update may change.
 const CHANGEABLE: [&str; 7] = [
@@ -32,69 +35,128 @@ pub(super) const ROW: Row = Row {
     subresources: &["scale", "status"],
     schema: "api.apps.v1.StatefulSet",
     columns: COLUMNS,
-    strategy: Strategy { generation: true, default, validate, validate_update, ..Strategy::NONE },
+    strategy: Strategy {
+        generation: true,
+        default,
+        validate,
+        own_required: true,
+        warnings: template_warnings,
+        validate_update,
+        ..Strategy::NONE
+    },
     ..Row::NAMESPACED
 };
 
 const COLUMNS: &[Column] = &[NAME, READY_REPLICAS, AGE, CONTAINERS, IMAGES];
 
 fn default(object: &mut Value) {
+    set_default(object, "spec", json!({}));
     let spec = &mut object["spec"];
-    if !spec.is_object() {
-        return;
-    }
     set_default(spec, "replicas", 1);
-    set_default(spec, "podManagementPolicy", "OrderedReady");
+    set_zero_default(spec, "podManagementPolicy", "OrderedReady");
     set_default(spec, "updateStrategy", json!({}));
-    set_default(&mut spec["updateStrategy"], "type", "RollingUpdate");
-    if spec["updateStrategy"]["type"] == "RollingUpdate" {
-        set_default(&mut spec["updateStrategy"], "rollingUpdate", json!({}));
-        set_default(&mut spec["updateStrategy"]["rollingUpdate"], "partition", 0);
+    let strategy = &mut spec["updateStrategy"];
+    if is_zero(&strategy["type"]) {
+        set_zero_default(strategy, "type", "RollingUpdate");
+        set_default(strategy, "rollingUpdate", json!({}));
+    }
+    if strategy["type"] == "RollingUpdate" && strategy["rollingUpdate"].is_object() {
+        set_default(&mut strategy["rollingUpdate"], "partition", 0);
+        set_default(&mut strategy["rollingUpdate"], "maxUnavailable", 1);
     }
     set_default(spec, "revisionHistoryLimit", 10);
-    let retain = json!({"whenDeleted": "Retain", "whenScaled": "Retain"});
-    set_default(spec, "persistentVolumeClaimRetentionPolicy", retain);
+    set_default(spec, "persistentVolumeClaimRetentionPolicy", json!({}));
+    for field in ["whenDeleted", "whenScaled"] {
+        set_zero_default(&mut spec["persistentVolumeClaimRetentionPolicy"], field, "Retain");
+    }
     default_template(spec);
+    for claim in items_mut(spec, "volumeClaimTemplates") {
+        set_default(claim, "apiVersion", "v1");
+        set_default(claim, "kind", "PersistentVolumeClaim");
+        persistent_volume_claim::default(claim);
+    }
 }
 
+const WORKLOAD: Workload = Workload { kind: "statefulset", unreadable: "" };
+
 fn validate(object: &Value, errors: &mut Errors) {
-    validate_replicas_and_template(object, errors);
     let (spec, path) = (&object["spec"], Path::new("spec"));
-    let policy = &spec["podManagementPolicy"];
-    if !matches!(policy.as_str(), Some("OrderedReady" | "Parallel")) {
+    let policy = text(&spec["podManagementPolicy"]);
+    if !matches!(policy, "OrderedReady" | "Parallel") {
         let detail = "must be 'OrderedReady' or 'Parallel'";
-        errors.invalid(&path.child("podManagementPolicy"), policy, detail);
+        errors.invalid(&path.child("podManagementPolicy"), &policy.into(), detail);
     }
-    let (strategy, at) = (&spec["updateStrategy"], path.child("updateStrategy"));
-    match strategy["type"].as_str() {
-        Some("OnDelete") if !strategy["rollingUpdate"].is_null() => errors.invalid(
-            &at.child("rollingUpdate"),
-            &strategy["rollingUpdate"],
-            "only allowed for updateStrategy 'RollingUpdate'",
-        ),
-        Some("OnDelete") => {}
-        Some("RollingUpdate") => {
-            let (rolling, at) = (&strategy["rollingUpdate"], at.child("rollingUpdate"));
+    validate_strategy(&spec["updateStrategy"], &path.child("updateStrategy"), errors);
+    let (retention, at) =
+        ("persistentVolumeClaimRetentionPolicy", path.child("persistentVolumeClaimRetentionPolicy"));
+    for field in ["whenDeleted", "whenScaled"] {
+        one_of(&spec[retention], field, &at, &["Delete", "Retain"], errors);
+    }
+    for (i, claim) in items(spec, "volumeClaimTemplates").enumerate() {
+        let at = path.child("volumeClaimTemplates").index(i).child("spec");
+        persistent_volume_claim::validate_spec(&claim["spec"], &at, errors);
+    }
+    not_negative(spec, &["replicas", "minReadySeconds"], &path, errors);
+    not_negative(&spec["ordinals"], &["start"], &path.child("ordinals"), errors);
+    validate_optional_name(spec, "serviceName", NameForm::Label, &path, errors);
+    let filled = with_claims(spec);
+    validate_selected_template(filled.as_ref().unwrap_or(spec), &WORKLOAD, &path, errors);
+    validate_endless(spec, "StatefulSet", &path, errors);
+}
+
+/// The specification with the claims as volumes of its pods, and without the names that the controller sets; `None` if it has
+/// none of these.
+fn with_claims(spec: &Value) -> Option<Value> {
+    let claims: Vec<&Value> = items(spec, "volumeClaimTemplates").collect();
+    let pod = &spec["template"]["spec"];
+    let names = ["subdomain", "hostname"];
+    if claims.is_empty() && names.iter().all(|field| is_zero(&pod[*field])) {
+        return None;
+    }
+    let mut filled = json!({"selector": spec["selector"], "template": spec["template"]});
+    let pod = filled["template"]["spec"].as_object_mut()?;
+    names.iter().for_each(|field| drop(pod.remove(*field)));
+    let name = |claim: &Value| claim["metadata"]["name"].clone();
+    let mut volumes: Vec<Value> = claims
+        .iter()
+        .map(|claim| json!({"name": name(claim), "persistentVolumeClaim": {"claimName": name(claim)}}))
+        .collect();
+    let own = pod.remove("volumes").unwrap_or_default();
+    let is_claim = |volume: &Value| claims.iter().any(|claim| claim["metadata"]["name"] == volume["name"]);
+    volumes.extend(own.as_array().into_iter().flatten().filter(|volume| !is_claim(volume)).cloned());
+    if !volumes.is_empty() {
+        pod.insert("volumes".into(), volumes.into());
+    }
+    Some(filled)
+}
+
+fn validate_strategy(strategy: &Value, path: &Path, errors: &mut Errors) {
+    let (rolling, at) = (&strategy["rollingUpdate"], path.child("rollingUpdate"));
+    match text(&strategy["type"]) {
+        // As upstream shows its internal types.
+        "OnDelete" if rolling.is_object() => {
+            let partition = rolling["partition"].as_i64().unwrap_or_default();
+            let shown = json!({"Partition": partition, "MaxUnavailable": rolling["maxUnavailable"]});
+            errors.invalid(&at, &shown, "only allowed for updateStrategy 'RollingUpdate'");
+        }
+        "OnDelete" => {}
+        "RollingUpdate" => {
             not_negative(rolling, &["partition"], &at, errors);
-            count_or_percent(&rolling["maxUnavailable"], &at.child("maxUnavailable"), errors);
-            if is_zero(&rolling["maxUnavailable"]) {
-                errors.invalid(&at.child("maxUnavailable"), &rolling["maxUnavailable"], "cannot be 0");
+            let (unavailable, at) = (&rolling["maxUnavailable"], at.child("maxUnavailable"));
+            if !unavailable.is_null() {
+                count_or_percent(unavailable, &at, errors);
+                if count(unavailable) == 0 {
+                    errors.invalid(&at, unavailable, "cannot be 0");
+                }
+                at_most_all(unavailable, &at, errors);
             }
         }
-        _ => errors.invalid(&at, strategy, "must be 'RollingUpdate' or 'OnDelete'"),
+        kind => {
+            let rolling = internal(rolling, &["partition", "maxUnavailable"]);
+            let shown = json!({"Type": kind, "RollingUpdate": rolling});
+            errors.invalid(path, &shown, "must be 'RollingUpdate' or 'OnDelete'");
+        }
     }
-    let retention = path.child("persistentVolumeClaimRetentionPolicy");
-    for field in ["whenDeleted", "whenScaled"] {
-        one_of(
-            &spec["persistentVolumeClaimRetentionPolicy"],
-            field,
-            &retention,
-            &["Delete", "Retain"],
-            errors,
-        );
-    }
-    not_negative(spec, &["minReadySeconds", "revisionHistoryLimit"], &path, errors);
-    not_negative(&spec["ordinals"], &["start"], &path.child("ordinals"), errors);
 }
 
 fn validate_update(new: &Value, old: &Value, errors: &mut Errors) {
