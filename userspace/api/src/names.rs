@@ -76,80 +76,90 @@ pub fn name_problem(name: &str, form: NameForm) -> Option<&'static str> {
 
 /// All reasons why a name does not have the form.
 pub(crate) fn name_problems(name: &str, form: NameForm) -> Vec<&'static str> {
-    let mut found = Vec::new();
-    let mut refuse = |is_bad: bool, problem: &'static str| {
-        if is_bad {
-            found.push(problem);
-        }
-    };
-    match form {
+    let checks: &[(bool, &'static str)] = match form {
         NameForm::Subdomain => {
-            refuse(name.len() > 253, "must be no more than 253 characters");
-            refuse(!is_subdomain(name), SUBDOMAIN);
+            &[(name.len() > 253, "must be no more than 253 characters"), (!is_subdomain(name), SUBDOMAIN)]
         }
         NameForm::DeclaredSubdomain => {
-            refuse(name.len() > 253, "must be no more than 253 bytes");
-            refuse(!is_subdomain(name), SUBDOMAIN);
+            &[(name.len() > 253, "must be no more than 253 bytes"), (!is_subdomain(name), SUBDOMAIN)]
         }
-        NameForm::UnderscoredSubdomain => {
-            refuse(name.len() > 253, "must be no more than 253 characters");
-            refuse(!name.split('.').all(is_underscored_label), UNDERSCORED);
-        }
-        NameForm::WildcardSubdomain => {
-            refuse(name.len() > 253, "must be no more than 253 characters");
-            refuse(!name.strip_prefix("*.").is_some_and(is_subdomain), WILDCARD);
-        }
-        NameForm::Label => {
-            refuse(name.len() > 63, "must be no more than 63 characters");
-            let has_dots = is_subdomain(name);
-            refuse(!is_label(name), if has_dots { "must not contain dots" } else { LABEL });
-        }
-        NameForm::Label1035 => {
-            refuse(name.len() > 63, "must be no more than 63 characters");
-            refuse(!is_label(name) || name.starts_with(|c: char| c.is_ascii_digit()), LABEL_1035);
-        }
-        NameForm::PathSegment => {
-            refuse(name == ".", "may not be '.'");
-            refuse(name == "..", "may not be '..'");
-            refuse(name.contains('/'), "may not contain '/'");
-            refuse(name.contains('%'), "may not contain '%'");
-        }
-        NameForm::Address => match name.parse::<IpAddr>() {
-            Ok(ip) => refuse(ip.to_string() != name, "must be in canonical form"),
-            Err(_) => refuse(true, "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"),
-        },
-        NameForm::LabelKey => return label_key_problems(name),
+        NameForm::UnderscoredSubdomain => &[
+            (name.len() > 253, "must be no more than 253 characters"),
+            (!name.split('.').all(is_underscored_label), UNDERSCORED),
+        ],
+        NameForm::WildcardSubdomain => &[
+            (name.len() > 253, "must be no more than 253 characters"),
+            (!name.strip_prefix("*.").is_some_and(is_subdomain), WILDCARD),
+        ],
+        NameForm::Label => &[
+            (name.len() > 63, "must be no more than 63 characters"),
+            (!is_label(name), if is_subdomain(name) { "must not contain dots" } else { LABEL }),
+        ],
+        NameForm::Label1035 => &[
+            (name.len() > 63, "must be no more than 63 characters"),
+            (!is_label(name) || name.starts_with(|c: char| c.is_ascii_digit()), LABEL_1035),
+        ],
+        NameForm::PathSegment => &[
+            (name == ".", "may not be '.'"),
+            (name == "..", "may not be '..'"),
+            (name.contains('/'), "may not contain '/'"),
+            (name.contains('%'), "may not contain '%'"),
+        ],
         NameForm::LabelValue => {
-            refuse(name.len() > 63, "must be no more than 63 bytes");
-            refuse(!is_label_text(name), LABEL_VALUE);
+            &[(name.len() > 63, "must be no more than 63 bytes"), (!is_label_text(name), LABEL_VALUE)]
         }
-        NameForm::ConfigKey => {
-            refuse(name.len() > 253, "must be no more than 253 characters");
-            refuse(name.is_empty() || !name.bytes().all(is_label_byte), CONFIG_KEY);
-            refuse(name == ".", "must not be '.'");
-            refuse(name == "..", "must not be '..'");
-            refuse(name.starts_with("..") && name != "..", "must not start with '..'");
-        }
+        NameForm::Address => return address_problems(name),
+        NameForm::LabelKey => return label_key_problems(name),
         NameForm::PortName => return port_name_problems(name),
-        NameForm::Variable => {
-            refuse(name.is_empty(), "environment variable name must be non-empty");
-            refuse(name.bytes().any(|c| !matches!(c, b' '..=b'~') || c == b'='), VARIABLE);
+        NameForm::ConfigKey
+        | NameForm::Variable
+        | NameForm::Header
+        | NameForm::Identifier
+        | NameForm::Percent => {
+            return text_problems(name, form);
         }
-        NameForm::Header => {
-            let all = name.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'-');
-            refuse(name.is_empty() || !all, HEADER);
-        }
-        NameForm::Identifier => {
-            let all = name.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'_');
-            let first = name.bytes().next().is_some_and(|c| !c.is_ascii_digit());
-            refuse(!all || !first, IDENTIFIER);
-        }
-        NameForm::Percent => {
-            let digits = name.strip_suffix('%').unwrap_or_default();
-            refuse(digits.is_empty() || !digits.bytes().all(|c| c.is_ascii_digit()), PERCENT);
-        }
+    };
+    only_problems(checks)
+}
+
+fn only_problems(checks: &[(bool, &'static str)]) -> Vec<&'static str> {
+    checks.iter().filter(|(is_bad, _)| *is_bad).map(|(_, problem)| *problem).collect()
+}
+
+fn address_problems(name: &str) -> Vec<&'static str> {
+    match name.parse::<IpAddr>() {
+        Ok(ip) => only_problems(&[(ip.to_string() != name, "must be in canonical form")]),
+        Err(_) => vec!["must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"],
     }
-    found
+}
+
+/// Texts that are no names of objects.
+fn text_problems(name: &str, form: NameForm) -> Vec<&'static str> {
+    let all = |is_allowed: fn(u8) -> bool| name.bytes().all(is_allowed);
+    let checks: &[(bool, &'static str)] = match form {
+        NameForm::ConfigKey => &[
+            (name.len() > 253, "must be no more than 253 characters"),
+            (name.is_empty() || !all(is_label_byte), CONFIG_KEY),
+            (name == ".", "must not be '.'"),
+            (name == "..", "must not be '..'"),
+            (name.starts_with("..") && name != "..", "must not start with '..'"),
+        ],
+        NameForm::Variable => &[
+            (name.is_empty(), "environment variable name must be non-empty"),
+            (!all(|c| matches!(c, b' '..=b'~') && c != b'='), VARIABLE),
+        ],
+        NameForm::Header => &[(name.is_empty() || !all(|c| c.is_ascii_alphanumeric() || c == b'-'), HEADER)],
+        NameForm::Identifier => &[(
+            !all(|c| c.is_ascii_alphanumeric() || c == b'_')
+                || name.bytes().next().is_none_or(|c| c.is_ascii_digit()),
+            IDENTIFIER,
+        )],
+        _ => {
+            let digits = name.strip_suffix('%').unwrap_or_default();
+            &[(digits.is_empty() || !digits.bytes().all(|c| c.is_ascii_digit()), PERCENT)]
+        }
+    };
+    only_problems(checks)
 }
 
 fn port_name_problems(name: &str) -> Vec<&'static str> {

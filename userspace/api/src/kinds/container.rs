@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::field::{Errors, Path};
 use crate::kinds::env::{default_env, validate_env, validate_env_from};
-use crate::kinds::image_reference::pulls_always;
+use crate::kinds::image_reference::{pulls_always, validate_pull_policy};
 use crate::kinds::mount::{validate_devices, validate_mounts};
 use crate::kinds::port::{PROTOCOLS, validate_port_number};
 use crate::kinds::probe::{default_handlers, validate_handlers};
@@ -133,11 +133,6 @@ pub(super) fn validate_image_text(container: &Value, path: &Path, errors: &mut E
         let detail = "must not have leading or trailing whitespace";
         errors.invalid(&path.child("image"), &image.into(), detail);
     }
-}
-
-/// Checks a pull policy, of a container or of a volume.
-pub(super) fn validate_pull_policy(object: &Value, field: &str, path: &Path, errors: &mut Errors) {
-    require_one_of(object, field, path, &["Always", "IfNotPresent", "Never"], errors);
 }
 
 fn validate_ports(container: &Value, path: &Path, errors: &mut Errors) {

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::field::{Errors, Path};
-use crate::kinds::volume_source::Holder;
+use crate::kinds::volume_holder::Holder;
 use crate::names::{NameForm, name_problems, validate_optional_name};
 use crate::value::{require_text, text};
 

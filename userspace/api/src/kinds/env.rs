@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::field::{Errors, Path};
-use crate::kinds::mount::validate_no_backsteps;
+use crate::kinds::file_path::validate_no_backsteps;
 use crate::names::{NameForm, validate_name, validate_optional_name};
 use crate::resources::quantity;
 use crate::value::{items, items_mut, require_text, set_zero_default, text};

@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use crate::field::{Errors, Path};
 use crate::kinds::persistent_volume_claim::{default_spec, validate_spec};
-use crate::kinds::volume_source::Holder;
+use crate::kinds::volume_holder::Holder;
 use crate::meta::validate_annotations;
 use crate::names::validate_labels;
 

@@ -1,8 +1,12 @@
-//! References to images: `[domain/]path[:tag][@digest]`, as the distribution specification has them.
+//! References to images: `[domain/]path[:tag][@digest]`, as the distribution specification has them, and when they are pulled.
 
 use std::sync::LazyLock;
 
 use regex::Regex;
+use serde_json::Value;
+
+use crate::field::{Errors, Path};
+use crate::value::require_one_of;
 
 /// Bytes of a reference's name, without tag and digest.
 const MAX_NAME_LENGTH: usize = 255;
@@ -34,6 +38,11 @@ pub fn pulls_always(image: &str) -> bool {
         return false;
     }
     tag.map_or(digest.is_none(), |tag| tag.as_str() == "latest")
+}
+
+/// Checks a pull policy, of a container or of a volume.
+pub(super) fn validate_pull_policy(object: &Value, field: &str, path: &Path, errors: &mut Errors) {
+    require_one_of(object, field, path, &["Always", "IfNotPresent", "Never"], errors);
 }
 
 fn is_known_digest(digest: &str) -> bool {

@@ -56,3 +56,11 @@ pub(super) fn quantities(resources: &Value, path: &Path, errors: &mut Errors) {
         }
     }
 }
+
+/// Warns of an amount of bytes that is not whole.
+pub(super) fn warn_of_fraction(list: &Value, name: &str, path: &Path, warnings: &mut Vec<String>) {
+    if let Some(amount) = quantity(&list[name]).filter(|amount| amount.millis() % 1000 != 0) {
+        let (at, shown) = (path.key(name), amount.to_string());
+        warnings.push(format!("{at}: fractional byte value {shown:?} is invalid, must be an integer"));
+    }
+}

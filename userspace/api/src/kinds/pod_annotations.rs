@@ -3,9 +3,9 @@
 use serde_json::{Value, json};
 
 use crate::field::{Errors, Path};
-use crate::kinds::mount::validate_descending;
+use crate::kinds::container_lists::{CONTAINER_LISTS, containers};
+use crate::kinds::file_path::validate_descending;
 use crate::kinds::security_context::validate_app_armor;
-use crate::kinds::windows::containers;
 use crate::value::{items_mut, text};
 
 /// The mirror of a pod that a node runs from a file.
@@ -147,7 +147,7 @@ pub(super) fn take_app_armor_annotations(pod: &mut Value) {
         return;
     }
     let of_pod = pod["spec"]["securityContext"]["appArmorProfile"].clone();
-    for list in crate::kinds::pod_spec::CONTAINER_LISTS {
+    for list in CONTAINER_LISTS {
         for container in items_mut(&mut pod["spec"], list) {
             let annotation = &annotations[format!("{APP_ARMOR}{}", text(&container["name"]))];
             let Some(annotation) = annotation.as_str() else { continue };

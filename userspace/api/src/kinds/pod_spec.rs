@@ -9,6 +9,7 @@ use crate::kinds::affinity::{validate_affinity, validate_spread};
 use crate::kinds::container::{
     PodContext, default_container, validate_containers, validate_host_network_ports, validate_init_containers,
 };
+use crate::kinds::container_lists::{CONTAINER_LISTS, containers};
 use crate::kinds::dns_config::{validate_dns_config, validate_host_aliases};
 use crate::kinds::ephemeral_container;
 use crate::kinds::pod_annotations::MIRROR;
@@ -17,11 +18,10 @@ use crate::kinds::resource_requirements::{Owner, validate_requirements};
 use crate::kinds::security_context::validate_pod_context;
 use crate::kinds::toleration::validate_tolerations;
 use crate::kinds::volume::{Volumes, default_volume, validate_volumes};
-use crate::kinds::windows::{containers, validate_host_processes, validate_os};
+use crate::kinds::windows::{validate_host_processes, validate_os};
 use crate::names::{NameForm, validate_labels, validate_name, validate_optional_name};
 use crate::value::{items, items_mut, require_one_of, require_text, set_default, set_zero_default, text};
 
-pub(super) const CONTAINER_LISTS: [&str; 3] = ["initContainers", "containers", "ephemeralContainers"];
 const MAX_HOST_NAME_LENGTH: usize = 64;
 
 /// Defaults of a pod specification, in a pod or in a template.

@@ -5,13 +5,13 @@ use std::collections::{HashMap, HashSet};
 use serde_json::{Map, Value};
 
 use crate::field::Path;
+use crate::kinds::container_lists::containers;
 use crate::kinds::ip::address_warning;
 use crate::kinds::node_labels::{deprecation, warn_of_term};
+use crate::kinds::numbers::warn_of_fraction;
 use crate::kinds::persistent_volume_claim::spec_warnings;
 use crate::kinds::pod_annotations::{APP_ARMOR, SECCOMP_CONTAINER, SECCOMP_POD, app_armor_profile};
 use crate::kinds::volume_paths::overlap_warnings;
-use crate::kinds::windows::containers;
-use crate::resources::quantity;
 use crate::value::{is_zero, items, text};
 
 const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
@@ -152,14 +152,6 @@ fn warn_of_names(spec: &Value, path: &Path, warnings: &mut Vec<String>) {
 fn warn_of_fractions(list: &Value, path: &Path, warnings: &mut Vec<String>) {
     for name in ["memory", "ephemeral-storage"] {
         warn_of_fraction(list, name, path, warnings);
-    }
-}
-
-/// Warns of an amount of bytes that is not whole.
-pub(super) fn warn_of_fraction(list: &Value, name: &str, path: &Path, warnings: &mut Vec<String>) {
-    if let Some(amount) = quantity(&list[name]).filter(|amount| amount.millis() % 1000 != 0) {
-        let (at, shown) = (path.key(name), amount.to_string());
-        warnings.push(format!("{at}: fractional byte value {shown:?} is invalid, must be an integer"));
     }
 }
 

@@ -6,9 +6,9 @@ use serde_json::Value;
 
 use crate::field::{Errors, Path};
 use crate::kinds::env::{Use, default_references, validate_field_ref, validate_resource_ref};
-use crate::kinds::mount::validate_local_path;
+use crate::kinds::file_path::validate_local_path;
 use crate::kinds::signer_name::validate_signer_name;
-use crate::kinds::volume_source::Holder;
+use crate::kinds::volume_holder::Holder;
 use crate::names::{NameForm, name_problems};
 use crate::value::{items, items_mut, one_of, require_text, set_default, text};
 

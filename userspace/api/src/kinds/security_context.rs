@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use serde_json::{Value, json};
 
 use crate::field::{Errors, Path};
-use crate::kinds::mount::validate_descending;
+use crate::kinds::file_path::validate_descending;
 use crate::kinds::windows::validate_windows_options;
 use crate::value::{items, one_of, text};
 

@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use serde_json::{Value, json};
 
 use crate::field::{Errors, Path};
-use crate::kinds::volume_source::{Holder, SOURCES, default_source, has_source};
+use crate::kinds::volume_holder::Holder;
+use crate::kinds::volume_source::{SOURCES, default_source, has_source};
 use crate::names::{NameForm, name_problems, validate_optional_name};
 use crate::value::{items, require_text, text};
 

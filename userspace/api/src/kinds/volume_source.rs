@@ -3,20 +3,14 @@
 use serde_json::Value;
 
 use crate::field::{Errors, Path};
-use crate::kinds::mount::{validate_descending, validate_no_backsteps};
+use crate::kinds::file_path::{validate_descending, validate_no_backsteps};
+use crate::kinds::image_reference::{pulls_always, validate_pull_policy};
 use crate::kinds::projection::{
     default_files, default_projected, validate_field_files, validate_files, validate_projected,
 };
+use crate::kinds::volume_holder::Holder;
 use crate::names::{NameForm, validate_name, validate_optional_name};
 use crate::value::{items, one_of, require_text, set_default, set_zero_default, text};
-
-/// Whose a volume is: references to secrets differ in a PersistentVolume, and a template's image may be missing.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Holder {
-    Pod,
-    Template,
-    PersistentVolume,
-}
 
 /// A type of volume: its field, the fields that it must have, and what else upstream checks.
 pub(super) struct Source {
@@ -119,8 +113,7 @@ pub(super) fn default_source(volume: &mut Value) {
             "ephemeral" => super::ephemeral_claim::default(source),
             "image" => {
                 let reference = text(&source["reference"]);
-                let policy =
-                    if super::image_reference::pulls_always(reference) { "Always" } else { "IfNotPresent" };
+                let policy = if pulls_always(reference) { "Always" } else { "IfNotPresent" };
                 set_zero_default(source, "pullPolicy", policy);
             }
             _ => {}
@@ -360,7 +353,7 @@ fn validate_image(source: &Value, holder: Holder, path: &Path, errors: &mut Erro
     if holder == Holder::Pod {
         require_text(source, "reference", path, errors);
     }
-    super::container::validate_pull_policy(source, "pullPolicy", path, errors);
+    validate_pull_policy(source, "pullPolicy", path, errors);
 }
 
 /// Whether a volume has a source.

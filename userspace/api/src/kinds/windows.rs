@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use crate::field::{Errors, Path};
+use crate::kinds::container_lists::containers;
 use crate::names::{NameForm, validate_name};
-use crate::value::items;
 
 const MAX_SPECIFICATION_BYTES: usize = 64 << 10;
 const MAX_DOMAIN_LENGTH: usize = 256;
@@ -41,15 +41,6 @@ const CONTAINER_FIELDS: [&str; 10] = [
     "runAsUser",
     "runAsGroup",
 ];
-
-/// All containers of a pod with their paths, in upstream's order.
-pub(super) fn containers<'a>(spec: &'a Value, path: &Path) -> impl Iterator<Item = (&'a Value, Path)> {
-    let path = path.clone();
-    ["initContainers", "containers", "ephemeralContainers"].into_iter().flat_map(move |list| {
-        let at = path.child(list);
-        items(spec, list).enumerate().map(move |(i, container)| (container, at.index(i)))
-    })
-}
 
 /// Checks `windowsOptions`.
 pub(super) fn validate_windows_options(options: &Value, path: &Path, errors: &mut Errors) {

@@ -6,10 +6,10 @@ use crate::field::{Errors, Path};
 use crate::kinds::access_modes::{short_modes, validate_access_modes};
 use crate::kinds::kind::Strategy;
 use crate::kinds::label_selector::validate_selector;
+use crate::kinds::numbers::warn_of_fraction;
 use crate::kinds::persistent_volume::{
     ATTRIBUTES_CLASS, CLASS_ANNOTATION, STATUS, STORAGE_CLASS, VOLUME_MODE,
 };
-use crate::kinds::pod_warnings::warn_of_fraction;
 use crate::kinds::row::Row;
 use crate::meta;
 use crate::names::{NameForm, validate_optional_name};
