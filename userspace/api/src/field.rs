@@ -125,6 +125,12 @@ impl Errors {
         self.push(path, "FieldValueDuplicate", format!("Duplicate value: {}", display(value)));
     }
 
+    /// As [`Self::duplicate`], with what must be unique.
+    pub fn duplicate_with(&mut self, path: &Path, value: &Value, detail: &str) {
+        let message = with_detail(&format!("Duplicate value: {}", display(value)), detail);
+        self.push(path, "FieldValueDuplicate", message);
+    }
+
     /// The list has more than `max` items.
     pub fn too_many(&mut self, path: &Path, actual: usize, max: usize) {
         let items = if max == 1 { "item" } else { "items" };

@@ -29,17 +29,6 @@ pub fn of_mut(object: &mut Value) -> &mut Map<String, Value> {
     }
 }
 
-/// Adds a finalizer that the object does not have.
-pub(crate) fn add_finalizer(object: &mut Value, name: &str) {
-    if items(&object["metadata"], "finalizers").any(|found| found == name) {
-        return;
-    }
-    match of_mut(object).entry("finalizers").or_insert_with(|| Value::Array(Vec::new())) {
-        Value::Array(all) => all.push(name.into()),
-        other => *other = Value::Array(vec![name.into()]),
-    }
-}
-
 /// Drops empty lists and maps of the metadata, as Go's types omit them.
 pub(crate) fn omit_empty(object: &mut Value) {
     for field in ["labels", "annotations", "finalizers", "ownerReferences"] {

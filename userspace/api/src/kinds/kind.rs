@@ -85,6 +85,10 @@ impl From<&'static Kind> for KindRef {
 pub(crate) struct Strategy {
     /// `metadata.generation` counts changes of the specification.
     pub(crate) generation: bool,
+    /// The generation also counts changes of the annotations.
+    pub(crate) counts_annotations: bool,
+    /// The status of a new object is its author's.
+    pub(crate) keeps_status: bool,
     pub(crate) default: fn(&mut Value),
     /// What a new object always has, whatever its author wrote; after the defaults.
     pub(crate) prepare_create: fn(&mut Value),
@@ -109,6 +113,8 @@ impl Strategy {
     /// Accepts every object as it is.
     pub(crate) const NONE: Strategy = Strategy {
         generation: false,
+        counts_annotations: false,
+        keeps_status: false,
         default: |_| {},
         prepare_create: |_| {},
         prepare_update: |_, _| {},
@@ -178,6 +184,7 @@ impl Kind {
     /// Prepares a new object: drops the client's status and sets generation 1.
     pub fn prepare_create(&self, object: &mut Value) {
         if self.has_status()
+            && !self.strategy.keeps_status
             && let Some(fields) = object.as_object_mut()
         {
             fields.remove("status");
@@ -229,7 +236,10 @@ impl Kind {
         meta::omit_empty(new);
         self.default(new);
         if self.strategy.generation {
-            let changed = part != Part::Status && self.specification(new) != self.specification(old);
+            let annotated = self.strategy.counts_annotations
+                && new["metadata"]["annotations"] != old["metadata"]["annotations"];
+            let changed =
+                part != Part::Status && (annotated || self.specification(new) != self.specification(old));
             let generation = old["metadata"]["generation"].as_i64().unwrap_or(0) + i64::from(changed);
             meta::of_mut(new).insert("generation".into(), generation.into());
         }

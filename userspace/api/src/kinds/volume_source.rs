@@ -24,7 +24,7 @@ const fn source(field: &'static str, required: &'static [&'static str]) -> Sourc
 }
 
 /// In the order in which upstream checks them. A second one is refused.
-pub(super) const SOURCES: [Source; 30] = [
+pub(super) const SOURCES: [Source; 31] = [
     Source { validate: validate_empty_dir, ..source("emptyDir", &[]) },
     Source { validate: validate_host_path, ..source("hostPath", &["path"]) },
     Source {
@@ -54,6 +54,7 @@ pub(super) const SOURCES: [Source; 30] = [
     source("photonPersistentDisk", &["pdID"]),
     source("portworxVolume", &["volumeID"]),
     Source { validate: validate_azure_disk, ..source("azureDisk", &["diskName", "diskURI"]) },
+    Source { validate: validate_local, ..source("local", &["path"]) },
     Source { validate: validate_storage_os, ..source("storageos", &["volumeName"]) },
     Source { validate: validate_projected, ..source("projected", &[]) },
     source("scaleIO", &["gateway", "system", "volumeName"]),
@@ -80,7 +81,7 @@ impl Source {
         for field in self.required {
             missing |= !require_text(source, field, &at, errors);
         }
-        if !(missing && self.field == "hostPath") {
+        if !(missing && matches!(self.field, "hostPath" | "local")) {
             (self.validate)(source, holder, &at, errors);
         }
     }
@@ -133,6 +134,10 @@ fn validate_host_path(source: &Value, _: Holder, path: &Path, errors: &mut Error
         ["", "BlockDevice", "CharDevice", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket"];
     validate_no_backsteps(&source["path"], &path.child("path"), errors);
     one_of(source, "type", path, &TYPES, errors);
+}
+
+fn validate_local(source: &Value, _: Holder, path: &Path, errors: &mut Errors) {
+    validate_no_backsteps(&source["path"], &path.child("path"), errors);
 }
 
 fn validate_partition(source: &Value, _: Holder, path: &Path, errors: &mut Errors) {

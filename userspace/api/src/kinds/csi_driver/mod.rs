@@ -16,7 +16,7 @@ pub(super) const ROW: Row = Row {
     singular: "csidriver",
     schema: "api.storage.v1.CSIDriver",
     columns: COLUMNS,
-    strategy: Strategy { default, ..Strategy::NONE },
+    strategy: Strategy { default, own_required: true, ..Strategy::NONE },
     ..Row::CLUSTER
 };
 
@@ -32,6 +32,7 @@ const COLUMNS: &[Column] = &[
 ];
 
 fn default(object: &mut Value) {
+    set_default(object, "spec", json!({}));
     for (field, value) in [
         ("attachRequired", json!(true)),
         ("podInfoOnMount", json!(false)),

@@ -27,6 +27,7 @@ pub(super) const ROW: Row = Row {
     columns: COLUMNS,
     strategy: Strategy {
         generation: true,
+        counts_annotations: true,
         default,
         validate,
         own_required: true,

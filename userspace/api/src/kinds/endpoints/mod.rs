@@ -20,9 +20,17 @@ pub(super) const ROW: Row = Row {
     short_names: &["ep"],
     schema: "api.core.v1.Endpoints",
     columns: COLUMNS,
-    strategy: Strategy { default, validate, ..Strategy::NONE },
+    strategy: Strategy {
+        default,
+        validate,
+        own_required: true,
+        warnings: |_, _| vec![DEPRECATED.to_owned()],
+        ..Strategy::NONE
+    },
     ..Row::NAMESPACED
 };
+
+const DEPRECATED: &str = "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice";
 
 const COLUMNS: &[Column] = &[NAME, Column::text("Endpoints", endpoints), AGE];
 

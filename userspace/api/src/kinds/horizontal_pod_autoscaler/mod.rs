@@ -24,7 +24,7 @@ pub(super) const ROW: Row = Row {
     subresources: &["status"],
     schema: "api.autoscaling.v2.HorizontalPodAutoscaler",
     columns: COLUMNS,
-    strategy: Strategy { default, validate, ..Strategy::NONE },
+    strategy: Strategy { default, validate, own_required: true, ..Strategy::NONE },
     ..Row::NAMESPACED
 };
 

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::field::{Errors, Path};
 use crate::names;
 use crate::resources::quantity;
-use crate::value::{items, one_of};
+use crate::value::{items, one_of, text};
 
 const MAX_WINDOW_SECONDS: i64 = 3_600;
 const MAX_PERIOD_SECONDS: i64 = 1_800;
@@ -43,6 +43,7 @@ pub(super) fn validate(object: &Value, errors: &mut Errors) {
         errors.invalid(&path.child("maxReplicas"), &json!(max), detail);
     }
     validate_reference(&spec["scaleTargetRef"], &path.child("scaleTargetRef"), errors);
+    validate_group(&spec["scaleTargetRef"], &path.child("scaleTargetRef"), errors);
     for (i, metric) in items(spec, "metrics").enumerate() {
         validate_metric(metric, &path.child("metrics").index(i), errors);
     }
@@ -51,12 +52,23 @@ pub(super) fn validate(object: &Value, errors: &mut Errors) {
     }
 }
 
+/// What is scaled belongs to a group.
+fn validate_group(reference: &Value, path: &Path, errors: &mut Errors) {
+    let version = text(&reference["apiVersion"]);
+    let problem = match version.matches('/').count() {
+        1 if !version.starts_with('/') => return,
+        0 | 1 => "apiVersion must specify API group".to_owned(),
+        _ => format!("unexpected GroupVersion string: {version}"),
+    };
+    errors.invalid(&path.child("apiVersion"), &version.into(), &problem);
+}
+
 fn validate_reference(reference: &Value, path: &Path, errors: &mut Errors) {
     for field in ["kind", "name"] {
         match reference[field].as_str() {
             None | Some("") => errors.required(&path.child(field), ""),
-            Some(text) => {
-                if let Some(problem) = names::name_problem(text, names::NameForm::PathSegment) {
+            Some(name) => {
+                if let Some(problem) = names::name_problem(name, names::NameForm::PathSegment) {
                     errors.invalid(&path.child(field), &reference[field], problem);
                 }
             }

@@ -13,7 +13,7 @@ use crate::kinds::pod_template::default_template;
 use crate::kinds::row::Row;
 use crate::meta;
 use crate::table::column::{AGE, Column, NAME, short};
-use crate::value::{items, items_mut, set_default};
+use crate::value::{items, items_mut, set_default, set_zero_default};
 
 pub(super) use validate::validate_job_spec;
 use validate::{validate, validate_update};
@@ -53,10 +53,6 @@ const COLUMNS: &[Column] = &[
 /// A Job without a selector gets one with its own uid, so that it can never adopt another Job's pods.
 fn default(object: &mut Value) {
     let (uid, name) = (meta::uid(object).to_owned(), meta::name(object).to_owned());
-    let labels = object["spec"]["template"]["metadata"]["labels"].clone();
-    if labels.is_object() && object["metadata"]["labels"].as_object().is_none_or(serde_json::Map::is_empty) {
-        meta::of_mut(object).insert("labels".into(), labels);
-    }
     set_default(object, "spec", json!({}));
     let spec = &mut object["spec"];
     default_spec(spec);
@@ -69,6 +65,11 @@ fn default(object: &mut Value) {
         selector::generate(spec, &uid, &name);
     }
     default_template(spec);
+    // Upstream shares the map of the template's labels, with those of the generated selector.
+    let labels = object["spec"]["template"]["metadata"]["labels"].clone();
+    if labels.is_object() && object["metadata"]["labels"].as_object().is_none_or(serde_json::Map::is_empty) {
+        meta::of_mut(object).insert("labels".into(), labels);
+    }
 }
 
 /// Defaults of completions, parallelism and the backoff limit.
@@ -81,7 +82,8 @@ fn default_spec(spec: &mut Value) {
     set_default(spec, "backoffLimit", limit);
     if let Some(policy) = spec.get_mut("podFailurePolicy") {
         for rule in items_mut(policy, "rules") {
-            items_mut(rule, "onPodConditions").for_each(|pattern| set_default(pattern, "status", "True"));
+            items_mut(rule, "onPodConditions")
+                .for_each(|pattern| set_zero_default(pattern, "status", "True"));
         }
     }
 }

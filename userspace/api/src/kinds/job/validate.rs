@@ -11,7 +11,7 @@ use crate::kinds::pod_template::{validate_match, validate_template};
 use crate::kinds::prefixed_path::validate_prefixed_path;
 use crate::meta;
 use crate::names;
-use crate::value::{immutable, items, one_of, text};
+use crate::value::{immutable, internal, items, one_of, text};
 
 /// Parallelism of an indexed Job.
 const MAX_PARALLELISM: i64 = 100_000;
@@ -89,7 +89,7 @@ pub(crate) fn validate_job_spec(spec: &Value, path: &Path, errors: &mut Errors) 
             errors.too_long(&at, MAX_MANAGER_LENGTH);
         }
     }
-    one_of(spec, "completionMode", path, &["Indexed", "NonIndexed"], errors);
+    one_of(spec, "completionMode", path, &["NonIndexed", "Indexed"], errors);
     match spec["completionMode"].as_str() {
         Some("Indexed") => validate_indexed(spec, path, errors),
         None | Some("NonIndexed") => {
@@ -105,7 +105,7 @@ pub(crate) fn validate_job_spec(spec: &Value, path: &Path, errors: &mut Errors) 
     if spec["completionMode"] == "Indexed" {
         validate_success_policy(spec, &path.child("successPolicy"), errors);
     } else if spec["successPolicy"].is_object() {
-        let shown = json!({"Rules": spec["successPolicy"]["rules"]});
+        let shown = json!({"Rules": items(&spec["successPolicy"], "rules").map(|rule| internal(rule, &["succeededIndexes", "succeededCount"])).collect::<Vec<_>>()});
         errors.invalid(&path.child("successPolicy"), &shown, "requires indexed completion mode");
     }
     let replacement: &[&str] =

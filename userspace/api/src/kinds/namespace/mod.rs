@@ -2,13 +2,14 @@
 
 use serde_json::{Value, json};
 
+use crate::field::{Errors, Path};
 use crate::kinds::kind::Strategy;
 use crate::kinds::row::Row;
 use crate::meta;
-use crate::names::NameForm;
+use crate::names::{NameForm, validate_name};
 use crate::table::cell::text_cell;
 use crate::table::column::{AGE, Column, NAME};
-use crate::value::set_default;
+use crate::value::{items, set_default, text};
 
 pub(super) const ROW: Row = Row {
     kind: "Namespace",
@@ -20,7 +21,14 @@ pub(super) const ROW: Row = Row {
     schema: "api.core.v1.Namespace",
     selectable_fields: &["metadata.name", "status.phase"],
     columns: COLUMNS,
-    strategy: Strategy { default, prepare_create, prepare_update, name: NameForm::Label, ..Strategy::NONE },
+    strategy: Strategy {
+        default,
+        prepare_create,
+        prepare_update,
+        validate_create: validate,
+        name: NameForm::Label,
+        ..Strategy::NONE
+    },
     ..Row::CLUSTER
 };
 
@@ -47,6 +55,18 @@ fn prepare_create(object: &mut Value) {
         && !finalizers.iter().any(|finalizer| finalizer == FINALIZER)
     {
         finalizers.push(FINALIZER.into());
+    }
+}
+
+fn validate(object: &Value, errors: &mut Errors) {
+    let at = Path::new("spec").child("finalizers");
+    for finalizer in items(&object["spec"], "finalizers") {
+        let name = text(finalizer);
+        validate_name(name, NameForm::LabelKey, &at, errors);
+        if !name.contains('/') && !["kubernetes", "orphan", "foregroundDeletion"].contains(&name) {
+            let detail = "name is neither a standard finalizer name nor is it fully qualified";
+            errors.invalid(&at, &name.into(), detail);
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use crate::kinds::port::{PROTOCOLS, validate_port, validate_port_number};
 use crate::kinds::row::Row;
 use crate::table::cell::{or_none, selector_text};
 use crate::table::column::{AGE, Column, NAME};
-use crate::value::{items, items_mut, one_of, set_default};
+use crate::value::{items, items_mut, one_of, set_default, set_zero_default};
 
 pub(super) const ROW: Row = Row {
     group: "networking.k8s.io",
@@ -20,7 +20,7 @@ pub(super) const ROW: Row = Row {
     short_names: &["netpol"],
     schema: "api.networking.v1.NetworkPolicy",
     columns: COLUMNS,
-    strategy: Strategy { generation: true, default, validate, ..Strategy::NONE },
+    strategy: Strategy { generation: true, default, validate, own_required: true, ..Strategy::NONE },
     ..Row::NAMESPACED
 };
 
@@ -31,10 +31,9 @@ const COLUMNS: &[Column] = &[
 ];
 
 fn default(object: &mut Value) {
+    set_default(object, "spec", json!({}));
     let spec = &mut object["spec"];
-    if !spec.is_object() {
-        return;
-    }
+    set_default(spec, "podSelector", json!({}));
     if spec["policyTypes"].as_array().is_none_or(Vec::is_empty) {
         let egress = items(spec, "egress").next().is_some();
         spec["policyTypes"] = if egress { json!(["Ingress", "Egress"]) } else { json!(["Ingress"]) };
@@ -42,7 +41,7 @@ fn default(object: &mut Value) {
     for direction in ["ingress", "egress"] {
         for rule in items_mut(spec, direction) {
             for port in items_mut(rule, "ports") {
-                set_default(port, "protocol", "TCP");
+                set_zero_default(port, "protocol", "TCP");
             }
         }
     }

@@ -1,15 +1,35 @@
 //! Nodes: pod ranges and taints.
 
+use std::collections::HashSet;
+
 use ipnetwork::IpNetwork;
 use jiff::Timestamp;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::field::{Errors, Path};
+use crate::kinds::ip::parse_cidr;
 use crate::kinds::kind::Strategy;
+use crate::kinds::resource_requirements::validate_amount;
 use crate::kinds::row::Row;
+use crate::kinds::toleration::EFFECTS;
+use crate::names::{NameForm, name_problems, validate_name};
 use crate::table::cell::{joined, or_none, text_cell, text_or};
 use crate::table::column::{AGE, Column, NAME};
-use crate::value::items;
+use crate::value::{is_zero, items, require_one_of, set_default, set_zero_default, text};
+
+/// What upstream's type of a node always says of it.
+const NODE_INFO: [&str; 10] = [
+    "machineID",
+    "systemUUID",
+    "bootID",
+    "kernelVersion",
+    "osImage",
+    "containerRuntimeVersion",
+    "kubeletVersion",
+    "kubeProxyVersion",
+    "operatingSystem",
+    "architecture",
+];
 
 pub(super) const ROW: Row = Row {
     kind: "Node",
@@ -20,7 +40,7 @@ pub(super) const ROW: Row = Row {
     schema: "api.core.v1.Node",
     selectable_fields: &["metadata.name", "spec.unschedulable"],
     columns: COLUMNS,
-    strategy: Strategy { validate, ..Strategy::NONE },
+    strategy: Strategy { keeps_status: true, default, validate, ..Strategy::NONE },
     ..Row::CLUSTER
 };
 
@@ -37,16 +57,64 @@ const COLUMNS: &[Column] = &[
     Column::wide("Container-Runtime", |object, _| node_info(object, "containerRuntimeVersion")),
 ];
 
+/// `podCIDR` is the first of `podCIDRs`; what a node has is what its pods may use, if it says nothing else.
+fn default(object: &mut Value) {
+    set_default(object, "spec", json!({}));
+    let spec = &mut object["spec"];
+    let first = items(spec, "podCIDRs").next().cloned();
+    if let Some(first) = first {
+        set_zero_default(spec, "podCIDR", first);
+    } else if !is_zero(&spec["podCIDR"]) {
+        spec["podCIDRs"] = json!([spec["podCIDR"]]);
+    }
+    set_default(object, "status", json!({}));
+    let status = &mut object["status"];
+    let capacity = status["capacity"].clone();
+    if capacity.is_object() {
+        set_default(status, "allocatable", capacity);
+    }
+    set_default(status, "daemonEndpoints", json!({"kubeletEndpoint": {"Port": 0}}));
+    set_default(status, "nodeInfo", json!({}));
+    for field in NODE_INFO {
+        set_default(&mut status["nodeInfo"], field, "");
+    }
+}
+
 fn validate(object: &Value, errors: &mut Errors) {
-    for (i, cidr) in items(&object["spec"], "podCIDRs").enumerate() {
-        if cidr.as_str().is_none_or(|text| text.parse::<IpNetwork>().is_err()) {
-            errors.invalid(&Path::new("spec").child("podCIDRs").index(i), cidr, "must be a valid CIDR value");
+    validate_taints(object, errors);
+    for list in ["capacity", "allocatable"] {
+        for (name, amount) in object["status"][list].as_object().into_iter().flatten() {
+            let at = Path::new("status").child(list).child(name);
+            validate_amount(name, amount, &at, errors);
         }
     }
+    let at = Path::new("spec").child("podCIDRs");
+    let ranges: Vec<IpNetwork> = items(&object["spec"], "podCIDRs")
+        .enumerate()
+        .filter_map(|(i, range)| parse_cidr(text(range), &at.index(i), errors))
+        .collect();
+    let is_pair = matches!(ranges.as_slice(), [one, other] if one.is_ipv4() != other.is_ipv4());
+    if items(&object["spec"], "podCIDRs").count() > 1 && !is_pair {
+        let detail = "may specify no more than one CIDR for each IP family";
+        errors.invalid(&at, &object["spec"]["podCIDRs"], detail);
+    }
+}
+
+/// Taints are unique by key and effect. As upstream, they are reported below the metadata.
+fn validate_taints(object: &Value, errors: &mut Errors) {
+    let mut seen = HashSet::new();
     for (i, taint) in items(&object["spec"], "taints").enumerate() {
-        if !matches!(taint["effect"].as_str(), Some("NoSchedule" | "PreferNoSchedule" | "NoExecute")) {
-            let path = Path::new("spec").child("taints").index(i).child("effect");
-            errors.not_supported(&path, &taint["effect"], &["NoSchedule", "PreferNoSchedule", "NoExecute"]);
+        let at = Path::new("metadata").child("taints").index(i);
+        let (key, value, effect) = (text(&taint["key"]), text(&taint["value"]), text(&taint["effect"]));
+        validate_name(key, NameForm::LabelKey, &at.child("key"), errors);
+        let problems = name_problems(value, NameForm::LabelValue);
+        if !problems.is_empty() {
+            errors.invalid(&at.child("value"), &value.into(), &problems.join(";"));
+        }
+        require_one_of(taint, "effect", &at, &EFFECTS, errors);
+        if !seen.insert((key, effect)) {
+            let shown = json!({"Key": key, "Value": value, "Effect": effect, "TimeAdded": null});
+            errors.duplicate_with(&at, &shown, "taints must be unique by key and effect pair");
         }
     }
 }

@@ -11,7 +11,6 @@ use crate::kinds::persistent_volume::{
     ATTRIBUTES_CLASS, CLASS_ANNOTATION, STATUS, STORAGE_CLASS, VOLUME_MODE,
 };
 use crate::kinds::row::Row;
-use crate::meta;
 use crate::names::{NameForm, validate_optional_name};
 use crate::resources::quantity;
 use crate::table::cell::{quantity_cell, text_cell};
@@ -75,9 +74,6 @@ fn warnings(claim: &Value, _: Option<&Value>) -> Vec<String> {
     warnings
 }
 
-/// Keeps a claim from removal while pods use it.
-const PROTECTION: &str = "kubernetes.io/pvc-protection";
-
 pub(super) fn default(object: &mut Value) {
     set_default(object, "status", json!({}));
     set_zero_default(&mut object["status"], "phase", "Pending");
@@ -93,7 +89,6 @@ pub(super) fn default_spec(spec: &mut Value) {
 
 fn prepare_create(object: &mut Value) {
     normalize_sources(&mut object["spec"], &Value::Null);
-    meta::add_finalizer(object, PROTECTION);
 }
 
 fn prepare_update(new: &mut Value, old: &Value) {

@@ -1,14 +1,14 @@
 //! RoleBindings; ClusterRoleBindings follow the same rules.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::field::{Errors, Path};
 use crate::kinds::kind::Strategy;
 use crate::kinds::row::Row;
-use crate::names::NameForm;
+use crate::names::{NameForm, validate_optional_name};
 use crate::table::cell::text_or;
 use crate::table::column::{AGE, Column, NAME};
-use crate::value::{items, items_mut, set_default};
+use crate::value::{items, items_mut, one_of, require_text, set_default, set_zero_default, text};
 
 const GROUP: &str = "rbac.authorization.k8s.io";
 
@@ -19,7 +19,14 @@ pub(super) const ROW: Row = Row {
     singular: "rolebinding",
     schema: "api.rbac.v1.RoleBinding",
     columns: COLUMNS,
-    strategy: Strategy { default, validate, validate_update, name: NameForm::PathSegment, ..Strategy::NONE },
+    strategy: Strategy {
+        default,
+        validate,
+        own_required: true,
+        validate_update,
+        name: NameForm::PathSegment,
+        ..Strategy::NONE
+    },
     ..Row::NAMESPACED
 };
 
@@ -40,38 +47,49 @@ const COLUMNS: &[Column] = &[
 ];
 
 pub(super) fn default(object: &mut Value) {
-    if object["roleRef"].is_object() {
-        set_default(&mut object["roleRef"], "apiGroup", GROUP);
-    }
+    set_default(object, "roleRef", json!({}));
+    set_zero_default(&mut object["roleRef"], "apiGroup", GROUP);
     for subject in items_mut(object, "subjects") {
-        if subject["kind"] != "ServiceAccount" {
-            set_default(subject, "apiGroup", GROUP);
+        if matches!(text(&subject["kind"]), "User" | "Group") {
+            set_zero_default(subject, "apiGroup", GROUP);
         }
     }
 }
 
 pub(super) fn validate(object: &Value, errors: &mut Errors) {
-    let role = &object["roleRef"];
-    let kinds: &[&str] =
-        if object["metadata"]["namespace"].is_string() { &["Role", "ClusterRole"] } else { &["ClusterRole"] };
-    if !kinds.iter().any(|kind| role["kind"] == *kind) {
-        errors.not_supported(&Path::new("roleRef").child("kind"), &role["kind"], kinds);
+    let (role, path) = (&object["roleRef"], Path::new("roleRef"));
+    let is_namespaced = object["metadata"]["namespace"].is_string();
+    let kinds: &[&str] = if is_namespaced { &["Role", "ClusterRole"] } else { &["ClusterRole"] };
+    one_of(role, "apiGroup", &path, &[GROUP], errors);
+    let kind = text(&role["kind"]);
+    if !kinds.contains(&kind) {
+        errors.not_supported(&path.child("kind"), &kind.into(), kinds);
+    }
+    if require_text(role, "name", &path, errors) {
+        validate_optional_name(role, "name", NameForm::PathSegment, &path, errors);
     }
     for (i, subject) in items(object, "subjects").enumerate() {
-        let path = Path::new("subjects").index(i);
-        if subject["name"].as_str().is_none_or(str::is_empty) {
-            errors.required(&path.child("name"), "");
-        }
-        match subject["kind"].as_str() {
-            Some("ServiceAccount") if subject["namespace"].as_str().is_none_or(str::is_empty) => {
-                errors.required(&path.child("namespace"), "");
+        validate_subject(subject, is_namespaced, &Path::new("subjects").index(i), errors);
+    }
+}
+
+fn validate_subject(subject: &Value, is_namespaced: bool, path: &Path, errors: &mut Errors) {
+    require_text(subject, "name", path, errors);
+    let group = text(&subject["apiGroup"]);
+    match text(&subject["kind"]) {
+        "ServiceAccount" => {
+            validate_optional_name(subject, "name", NameForm::Subdomain, path, errors);
+            if !group.is_empty() {
+                errors.not_supported(&path.child("apiGroup"), &group.into(), &[""]);
             }
-            Some("ServiceAccount" | "User" | "Group") => {}
-            _ => errors.not_supported(
-                &path.child("kind"),
-                &subject["kind"],
-                &["ServiceAccount", "User", "Group"],
-            ),
+            if !is_namespaced {
+                require_text(subject, "namespace", path, errors);
+            }
+        }
+        "User" | "Group" => one_of(subject, "apiGroup", path, &[GROUP], errors),
+        kind => {
+            let kinds = ["ServiceAccount", "User", "Group"];
+            errors.not_supported(&path.child("kind"), &kind.into(), &kinds);
         }
     }
 }

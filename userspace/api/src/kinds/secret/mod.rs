@@ -10,7 +10,7 @@ use crate::kinds::kind::Strategy;
 use crate::kinds::row::Row;
 use crate::table::cell::{entry_count, text_cell};
 use crate::table::column::{AGE, Column, NAME};
-use crate::value::{immutable, set_default, text};
+use crate::value::{immutable, set_default, set_zero_default, text};
 
 pub(super) const ROW: Row = Row {
     kind: "Secret",
@@ -43,7 +43,7 @@ fn default(object: &mut Value) {
             object["data"][key] = STANDARD.encode(value.as_str().unwrap_or_default()).into();
         }
     }
-    set_default(object, "type", "Opaque");
+    set_zero_default(object, "type", "Opaque");
 }
 
 fn validate(object: &Value, errors: &mut Errors) {

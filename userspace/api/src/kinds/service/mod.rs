@@ -21,7 +21,7 @@ use crate::field::Errors;
 use crate::kinds::kind::Strategy;
 use crate::kinds::row::Row;
 use crate::names::NameForm;
-use crate::value::{items, items_mut, set_default};
+use crate::value::{items, items_mut, set_default, set_zero_default};
 
 use columns::COLUMNS;
 pub use family::{AddressWant, Family};
@@ -146,7 +146,7 @@ fn default(object: &mut Value) {
     if !spec.is_object() {
         return;
     }
-    set_default(spec, "sessionAffinity", "None");
+    set_zero_default(spec, "sessionAffinity", "None");
     if spec["sessionAffinity"] == "None" {
         remove(spec, "sessionAffinityConfig");
     }
@@ -155,15 +155,15 @@ fn default(object: &mut Value) {
     {
         spec["sessionAffinityConfig"] = json!({"clientIP": {"timeoutSeconds": AFFINITY_SECONDS}});
     }
-    set_default(spec, "type", "ClusterIP");
+    set_zero_default(spec, "type", "ClusterIP");
     for port in items_mut(spec, "ports") {
-        set_default(port, "protocol", "TCP");
+        set_zero_default(port, "protocol", "TCP");
         if port["targetPort"].is_null() || port["targetPort"] == "" || port["targetPort"] == 0 {
             port["targetPort"] = port["port"].clone();
         }
     }
     if externally_accessible(spec) {
-        set_default(spec, "externalTrafficPolicy", "Cluster");
+        set_zero_default(spec, "externalTrafficPolicy", "Cluster");
     }
     if spec["type"] != "ExternalName" {
         set_default(spec, "internalTrafficPolicy", "Cluster");

@@ -1,5 +1,7 @@
 //! StatefulSets.
 
+use std::collections::HashSet;
+
 use serde_json::{Value, json};
 
 use crate::field::{Errors, Path};
@@ -53,6 +55,7 @@ fn default(object: &mut Value) {
     set_default(object, "spec", json!({}));
     let spec = &mut object["spec"];
     set_default(spec, "replicas", 1);
+    set_default(spec, "serviceName", "");
     set_zero_default(spec, "podManagementPolicy", "OrderedReady");
     set_default(spec, "updateStrategy", json!({}));
     let strategy = &mut spec["updateStrategy"];
@@ -62,7 +65,6 @@ fn default(object: &mut Value) {
     }
     if strategy["type"] == "RollingUpdate" && strategy["rollingUpdate"].is_object() {
         set_default(&mut strategy["rollingUpdate"], "partition", 0);
-        set_default(&mut strategy["rollingUpdate"], "maxUnavailable", 1);
     }
     set_default(spec, "revisionHistoryLimit", 10);
     set_default(spec, "persistentVolumeClaimRetentionPolicy", json!({}));
@@ -70,6 +72,9 @@ fn default(object: &mut Value) {
         set_zero_default(&mut spec["persistentVolumeClaimRetentionPolicy"], field, "Retain");
     }
     default_template(spec);
+    set_default(object, "status", json!({}));
+    set_default(&mut object["status"], "availableReplicas", 0);
+    let spec = &mut object["spec"];
     for claim in items_mut(spec, "volumeClaimTemplates") {
         set_default(claim, "apiVersion", "v1");
         set_default(claim, "kind", "PersistentVolumeClaim");
@@ -90,7 +95,7 @@ fn validate(object: &Value, errors: &mut Errors) {
     let (retention, at) =
         ("persistentVolumeClaimRetentionPolicy", path.child("persistentVolumeClaimRetentionPolicy"));
     for field in ["whenDeleted", "whenScaled"] {
-        one_of(&spec[retention], field, &at, &["Delete", "Retain"], errors);
+        one_of(&spec[retention], field, &at, &["Retain", "Delete"], errors);
     }
     for (i, claim) in items(spec, "volumeClaimTemplates").enumerate() {
         let at = path.child("volumeClaimTemplates").index(i).child("spec");
@@ -117,8 +122,10 @@ fn with_claims(spec: &Value) -> Option<Value> {
     let pod = filled["template"]["spec"].as_object_mut()?;
     names.iter().for_each(|field| drop(pod.remove(*field)));
     let name = |claim: &Value| claim["metadata"]["name"].clone();
+    let mut seen = HashSet::new();
     let mut volumes: Vec<Value> = claims
         .iter()
+        .filter(|claim| seen.insert(text(&claim["metadata"]["name"])))
         .map(|claim| json!({"name": name(claim), "persistentVolumeClaim": {"claimName": name(claim)}}))
         .collect();
     let own = pod.remove("volumes").unwrap_or_default();
