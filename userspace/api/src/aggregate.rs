@@ -6,10 +6,10 @@ use std::cmp::Reverse;
 
 use serde_json::{Map, Value, json};
 
-use crate::kinds::registry::compare_versions;
 use crate::kinds::{Registry, api_service};
 use crate::meta;
 use crate::value::items;
+use crate::version_order::compare_versions;
 
 /// A version of a group that another server serves.
 #[derive(Clone, Debug, Default, PartialEq)]

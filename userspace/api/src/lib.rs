@@ -27,6 +27,7 @@ pub mod status;
 pub mod table;
 pub mod time;
 mod value;
+mod version_order;
 pub mod watch;
 
 pub use field::{Errors, FieldError};

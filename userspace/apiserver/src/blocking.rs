@@ -43,7 +43,7 @@ impl LargeWork {
 /// Validates an object. The rules of a custom resource may take a second, and so may a CustomResourceDefinition.
 pub(crate) fn validate_maybe_slow(kind: &Kind, validate: impl FnOnce() -> Errors) -> Errors {
     let slow =
-        is_definition(kind) || kind.custom.as_ref().is_some_and(|custom| custom.version.schema.has_rules());
+        is_definition(kind) || kind.custom.as_ref().is_some_and(|custom| custom.version.schema().has_rules());
     if slow { run_blocking(validate) } else { validate() }
 }
 

@@ -60,6 +60,11 @@ pub(crate) async fn change(
     Ok(Arc::new(Change::new(change.kind, object, previous)))
 }
 
+/// Whether objects of this kind are stored in another version.
+pub(crate) fn is_converted(kind: &Kind) -> bool {
+    kind.custom.as_ref().is_some_and(|custom| custom.definition.storage_version != kind.version)
+}
+
 /// The bytes to store, in the storage version.
 pub(crate) async fn to_stored(
     webhooks: &webhook::Client,
@@ -67,7 +72,7 @@ pub(crate) async fn to_stored(
     value: &Value,
 ) -> Result<Bytes, Status> {
     match &kind.custom {
-        Some(custom) if custom.definition.storage_version != kind.version => {
+        Some(custom) if is_converted(kind) => {
             let wanted = format!("{}/{}", kind.group, custom.definition.storage_version);
             let converted = values_to(webhooks, custom, &wanted, vec![value.clone()]).await?;
             Ok(object::to_stored(converted.first().unwrap_or(value)))

@@ -11,7 +11,6 @@ use crate::body;
 use crate::call::Call;
 use crate::clock::{now, timestamp};
 use crate::object::Object;
-use crate::stored::unstored;
 use crate::write::{Attempts, Writer};
 
 /// DeleteOptions, from the body and the query.
@@ -156,13 +155,14 @@ impl Writer {
         }
         let waits = has_finalizers(kind, &new) || grace > 0;
         if options.dry_run {
-            return Ok(Deleted { object: unstored(kind, old, &new), is_gone: !waits });
+            let object = self.storage.unstored(kind, old.key.clone(), old.revision, &new).await?;
+            return Ok(Deleted { object, is_gone: !waits });
         }
         if !waits {
             return Ok(Deleted { object: self.remove(kind, old).await?, is_gone: true });
         }
         if !mark(kind, &mut new, grace) {
-            return Ok(Deleted { object: unstored(kind, old, &old.value()), is_gone: false });
+            return Ok(Deleted { object: old.same(), is_gone: false });
         }
         Ok(Deleted { object: self.replace(kind, old, &new).await?, is_gone: false })
     }

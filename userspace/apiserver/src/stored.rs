@@ -7,13 +7,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 use skep_api::{Kind, Reason, Status, document, meta};
-use skep_store::{Expect, StoreError};
+use skep_store::{Entry, Expect, Revision, StoreError};
 
 use crate::body::MAX_BODY_BYTES;
 use crate::cache::Caches;
 use crate::clock::now;
 use crate::convert;
-use crate::object::{Object, key, to_stored};
+use crate::object::{Object, key};
 use crate::webhook;
 
 /// Bytes of a stored object, managed fields included.
@@ -60,7 +60,7 @@ impl Storage {
         let stored = convert::to_stored(&self.webhooks, kind, object).await?;
         check_size(object, &stored)?;
         match self.caches.store().put(&at, stored, Expect::Absent).await {
-            Ok(entry) => Ok(Object::written(kind, &entry, object)),
+            Ok(entry) => self.written(kind, &entry, object).await,
             Err(StoreError::Conflict { .. }) => Err(Status::already_exists(kind, meta::name(object))),
             Err(error) => Err(store_error(error)),
         }
@@ -76,10 +76,34 @@ impl Storage {
         let stored = convert::to_stored(&self.webhooks, kind, new).await?;
         check_size(new, &stored)?;
         match self.caches.store().put(&old.key, stored, Expect::Revision(old.revision)).await {
-            Ok(entry) => Ok(Object::written(kind, &entry, new)),
+            Ok(entry) => self.written(kind, &entry, new).await,
             Err(StoreError::Conflict { .. }) => Err(Status::stale(kind, meta::name(new))),
             Err(error) => Err(store_error(error)),
         }
+    }
+
+    /// The answer to a write. An object of a version that is not stored has the defaults of the stored version, and what
+    /// that version does not know is gone.
+    async fn written(&self, kind: &Kind, entry: &Entry, value: &Value) -> Result<Object, Status> {
+        if !convert::is_converted(kind) {
+            return Ok(Object::written(kind, entry, value));
+        }
+        let stored = Arc::new(Object::from_entry(kind, entry));
+        convert::one(&self.webhooks, kind, stored).await.map(|object| object.same())
+    }
+
+    /// The object that a dry run would have stored.
+    pub(crate) async fn unstored(
+        &self,
+        kind: &Kind,
+        key: Arc<str>,
+        revision: Revision,
+        value: &Value,
+    ) -> Result<Object, Status> {
+        let bytes = convert::to_stored(&self.webhooks, kind, value).await?;
+        let entry = Entry { key, value: bytes, created: revision, modified: revision };
+        let object = Arc::new(Object::from_entry(kind, &entry));
+        convert::one(&self.webhooks, kind, object).await.map(|object| object.same())
     }
 
     /// Removes an object; returns it as it was, at the revision of its deletion.
@@ -120,17 +144,6 @@ fn is_same(new: &Value, old: &Value) -> bool {
             "metadata" => same_metadata(value, &old["metadata"]),
             name => old.get(name) == Some(value),
         })
-}
-
-/// The object that a dry run would have stored.
-pub(crate) fn unstored(kind: &Kind, old: &Object, new: &Value) -> Object {
-    let entry = skep_store::Entry {
-        key: old.key.clone(),
-        value: to_stored(new),
-        created: old.revision,
-        modified: old.revision,
-    };
-    Object::from_entry(kind, &entry)
 }
 
 /// Sets the uid and the creation time of a new object, and removes the fields that only the server may set.

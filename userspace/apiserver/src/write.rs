@@ -15,8 +15,8 @@ use crate::body_checks::check_admitted;
 use crate::call::Call;
 use crate::field_manager;
 use crate::generated_name::generate_name;
-use crate::object::{Object, key, to_stored};
-use crate::stored::{Storage, stamp, unstored};
+use crate::object::{Object, key};
+use crate::stored::{Storage, stamp};
 use crate::write_options::Options;
 
 /// Generated names that are tried before the client gets an error.
@@ -123,7 +123,7 @@ impl Writer {
         kind.warnings(object, None).into_iter().for_each(|warning| call.notes.warn(warning));
         let charge = admission::validate(request, object).await?;
         if request.dry_run {
-            return self.dry_create(kind, object);
+            return self.dry_create(kind, object).await;
         }
         let stored = if versioned {
             Err(Status::new(Reason::Unknown, "resourceVersion should not be set on objects to be created"))
@@ -136,18 +136,12 @@ impl Writer {
         stored
     }
 
-    fn dry_create(&self, kind: &Kind, object: &Value) -> Result<Object, Status> {
+    async fn dry_create(&self, kind: &Kind, object: &Value) -> Result<Object, Status> {
         let (namespace, name) = (meta::namespace(object), meta::name(object));
         if self.storage.caches.get_or_404(kind, namespace, name).is_ok() {
             return Err(Status::already_exists(kind, name));
         }
-        let entry = skep_store::Entry {
-            key: key(kind, namespace, name).into(),
-            value: to_stored(object),
-            created: 0,
-            modified: 0,
-        };
-        Ok(Object::from_entry(kind, &entry))
+        self.storage.unstored(kind, key(kind, namespace, name).into(), 0, object).await
     }
 
     /// Reads the object that the call names in the version of `requested`, changes it and writes it. A write that another
@@ -224,7 +218,7 @@ impl Writer {
         }
         let charge = admission::validate(request, new).await?;
         if request.dry_run {
-            return Ok(unstored(kind, old, new));
+            return self.storage.unstored(kind, old.key.clone(), old.revision, new).await;
         }
         let stored = self.replace(kind, old, new).await;
         if stored.is_err() {

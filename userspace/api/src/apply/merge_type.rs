@@ -76,7 +76,7 @@ impl<'a> MergeType<'a> {
     pub(super) fn root(kind: &'a Kind) -> MergeType<'a> {
         match &kind.custom {
             Some(custom) => {
-                let schema = &custom.version.schema;
+                let schema = custom.version.schema();
                 MergeType::Custom { schema, resource: true, preserve: schema.preserve }
             }
             None => named(kind.schema)

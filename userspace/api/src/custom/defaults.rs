@@ -7,7 +7,7 @@ use super::schema::Structural;
 pub(super) fn apply(schema: &Structural, value: &mut Value) {
     match value {
         Value::Object(fields) => {
-            for (name, inner) in &schema.properties {
+            for (name, inner) in schema.properties.iter() {
                 let Some(default) = &inner.default else { continue };
                 let absent = match fields.get(name) {
                     None => true,
@@ -19,17 +19,33 @@ pub(super) fn apply(schema: &Structural, value: &mut Value) {
                 }
             }
             for (name, value) in fields.iter_mut() {
-                if let Some(inner) = schema.field(name) {
+                if let Some(inner) = schema.properties.get(name) {
+                    apply(inner, value);
+                } else if let Some(inner) = schema.additional.as_deref() {
+                    replace_null(inner, value);
                     apply(inner, value);
                 }
             }
         }
         Value::Array(items) => {
             if let Some(inner) = schema.items.as_deref() {
-                items.iter_mut().for_each(|item| apply(inner, item));
+                for item in items {
+                    replace_null(inner, item);
+                    apply(inner, item);
+                }
             }
         }
         _ => {}
+    }
+}
+
+/// An entry or item that is null where null is not allowed has the default.
+fn replace_null(schema: &Structural, value: &mut Value) {
+    if value.is_null()
+        && !schema.nullable
+        && let Some(default) = &schema.default
+    {
+        *value = default.clone();
     }
 }
 
@@ -38,12 +54,7 @@ pub(super) fn drop_nulls(schema: &Structural, value: &mut Value) {
     match value {
         Value::Object(fields) => {
             fields.retain(|name, value| {
-                let Some(inner) = schema.properties.get(name) else {
-                    if let Some(inner) = schema.additional.as_deref() {
-                        drop_nulls(inner, value);
-                    }
-                    return true;
-                };
+                let Some(inner) = schema.field(name) else { return true };
                 if value.is_null() && !inner.nullable && inner.default.is_none() {
                     return false;
                 }

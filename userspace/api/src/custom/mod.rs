@@ -8,7 +8,9 @@ mod defaults;
 pub mod definition;
 mod formats;
 mod jsonpath;
+mod lazy_schema;
 mod lists;
+mod numbers;
 mod prune;
 pub(crate) mod publish;
 mod rules;
@@ -22,7 +24,7 @@ mod tests;
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use serde_json::Value;
 
@@ -31,9 +33,11 @@ use crate::kinds::{Name, Names};
 use crate::meta;
 use crate::schema::SchemaProblem;
 use crate::value::{items, text};
+use crate::version_order::compare_versions;
 
 pub use columns::PrinterColumn;
 pub use jsonpath::JsonPath;
+use lazy_schema::LazySchema;
 pub use scale::Scale;
 pub use schema::{ListType, Shape, Structural};
 pub(crate) use typed::type_of_resource;
@@ -45,6 +49,8 @@ pub struct Custom {
     pub list_kind: Name,
     pub definition: Arc<Definition>,
     pub version: Arc<Version>,
+    /// The schema of the OpenAPI v2 document as JSON, once it was asked for.
+    pub(crate) published_v2: OnceLock<Box<str>>,
 }
 
 /// The part of a definition that its custom resources need.
@@ -63,9 +69,7 @@ pub struct Definition {
 #[derive(Debug)]
 pub struct Version {
     pub name: Name,
-    pub schema: Structural,
-    /// `openAPIV3Schema` as written, for publishing.
-    pub source: Value,
+    schema: LazySchema,
     /// Changes with the names, the version and the conversion of the definition. For this process only.
     pub hash: u64,
     pub columns: Vec<PrinterColumn>,
@@ -87,31 +91,41 @@ pub enum Conversion {
 
 impl Version {
     fn parse(spec: &Value, version: &Value) -> Version {
-        let source = version["schema"]["openAPIV3Schema"].clone();
-        let (group, name) = (text(&spec["group"]), Name::from(text(&version["name"])));
+        let source = version["schema"]["openAPIV3Schema"].to_string();
+        let name = Name::from(text(&version["name"]));
         let mut selectable = vec!["metadata.name"];
         if spec["scope"] == "Namespaced" {
             selectable.push("metadata.namespace");
         }
         let more = items(version, "selectableFields");
         selectable.extend(more.map(|field| text(&field["jsonPath"]).trim_start_matches('.')));
-        let kind = text(&spec["names"]["kind"]);
         let warning = (version["deprecated"] == true).then(|| match version["deprecationWarning"].as_str() {
             Some(text) => text.to_owned(),
-            None => format!("{group}/{name} {kind} is deprecated"),
+            None => deprecation(spec, &name),
         });
         let mut hasher = DefaultHasher::new();
-        (spec["names"].to_string(), version.to_string(), spec["conversion"].to_string()).hash(&mut hasher);
+        (spec["names"].to_string(), spec["conversion"].to_string(), &source).hash(&mut hasher);
+        let others = version.as_object().into_iter().flatten().filter(|(name, _)| *name != "schema");
+        others.for_each(|(name, value)| (name, value.to_string()).hash(&mut hasher));
         Version {
             name,
-            schema: Structural::parse(&source),
             hash: hasher.finish(),
-            source,
+            schema: LazySchema::new(source),
             columns: PrinterColumn::parse_all(&version["additionalPrinterColumns"]),
             selectable: selectable.into_iter().collect(),
             scale: Scale::parse(&version["subresources"]["scale"]),
             warning,
         }
+    }
+
+    /// The schema; parsed when it is first used.
+    pub fn schema(&self) -> &Structural {
+        self.schema.parsed()
+    }
+
+    /// `openAPIV3Schema` as written, for publishing.
+    pub(crate) fn source(&self) -> Value {
+        self.schema.source()
     }
 }
 
@@ -161,7 +175,7 @@ impl Conversion {
 impl Custom {
     /// The schema of an object's own version, or of this version if the definition lacks it.
     fn schema_of(&self, object: &Value) -> &Structural {
-        &self.known_version(object).unwrap_or(&self.version).schema
+        self.known_version(object).unwrap_or(&self.version).schema()
     }
 
     fn known_version(&self, object: &Value) -> Option<&Arc<Version>> {
@@ -186,6 +200,7 @@ impl Custom {
     /// Applies the defaults of the object's version.
     pub fn default(&self, object: &mut Value) {
         let schema = self.schema_of(object);
+        numbers::normalize(object);
         defaults::drop_nulls(schema, object);
         defaults::apply(schema, object);
     }
@@ -216,7 +231,7 @@ impl Custom {
 
     /// Validates by the schema, its list types and its rules; values that an update does not change are not validated.
     pub fn validate(&self, object: &Value, old: Option<&Value>, errors: &mut Errors) {
-        let schema = &self.version.schema;
+        let schema = self.version.schema();
         let start = errors.0.len();
         validate::validate(schema, object, old, errors);
         if let Some(scale) = &self.version.scale {
@@ -241,10 +256,27 @@ impl Custom {
     }
 }
 
+/// The warning of a deprecated version: names the newest version that is not deprecated, if it is newer.
+fn deprecation(spec: &Value, version: &str) -> String {
+    let (group, kind) = (text(&spec["group"]), text(&spec["names"]["kind"]));
+    let good = items(spec, "versions").filter(|other| other["served"] == true && other["deprecated"] != true);
+    let newer =
+        good.map(|other| text(&other["name"])).filter(|other| compare_versions(other, version).is_lt());
+    let replacement = match newer.min_by(|a, b| compare_versions(a, b)) {
+        Some(newest) => format!("; use {group}/{newest} {kind}"),
+        None => String::new(),
+    };
+    format!("{group}/{version} {kind} is deprecated{replacement}")
+}
+
 /// Whether rules cannot be evaluated on an object with this error.
 fn blocks_rules(error: &crate::FieldError) -> bool {
     matches!(
         error.reason,
-        "FieldValueRequired" | "FieldValueTooLong" | "FieldValueTooMany" | "FieldValueTypeInvalid"
+        "FieldValueNotSupported"
+            | "FieldValueRequired"
+            | "FieldValueTooLong"
+            | "FieldValueTooMany"
+            | "FieldValueTypeInvalid"
     )
 }

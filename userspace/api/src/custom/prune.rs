@@ -10,51 +10,68 @@ const OBJECT_META: &str = "apimachinery.pkg.apis.meta.v1.ObjectMeta";
 /// Drops unspecified fields and returns their paths. `resource`: the value is a whole object, where `apiVersion`, `kind` and
 /// `metadata` are implicitly specified.
 pub(super) fn prune(schema: &Structural, value: &mut Value, resource: bool) -> Vec<String> {
-    let mut dropped = Vec::new();
-    walk(schema, value, resource, &mut String::new(), &mut dropped);
-    dropped.sort();
-    dropped
+    let mut pruning = Pruning { path: String::new(), dropped: Vec::new() };
+    pruning.walk(Some(schema), value, resource, schema.preserve);
+    pruning.dropped.sort();
+    pruning.dropped
 }
 
-fn walk(
-    schema: &Structural,
-    value: &mut Value,
-    resource: bool,
-    path: &mut String,
-    dropped: &mut Vec<String>,
-) {
-    match value {
-        Value::Object(fields) => {
-            let keeps_all = schema.preserve || schema.additional.is_some() || schema.additional_allowed;
-            fields.retain(|name, value| {
+struct Pruning {
+    path: String,
+    dropped: Vec<String>,
+}
+
+impl Pruning {
+    /// `keeps`: fields that the schema does not specify are kept. An array hands it to its items; a field has its own.
+    fn walk(&mut self, schema: Option<&Structural>, value: &mut Value, resource: bool, keeps: bool) {
+        let length = self.path.len();
+        match value {
+            Value::Object(fields) => fields.retain(|name, value| {
                 if resource && matches!(name.as_str(), "apiVersion" | "kind" | "metadata") {
                     return true;
                 }
-                let length = path.len();
-                if !path.is_empty() {
-                    path.push('.');
+                if length > 0 {
+                    self.path.push('.');
                 }
-                path.push_str(name);
-                let inner = schema.field(name);
-                if let Some(inner) = inner {
-                    walk(inner, value, inner.embedded, path, dropped);
-                } else if !keeps_all {
-                    dropped.extend((dropped.len() < MAX_PROBLEMS).then(|| shown(path)));
+                self.path.push_str(name);
+                let kept = self.field(schema, name, value, keeps);
+                self.path.truncate(length);
+                kept
+            }),
+            Value::Array(items) => {
+                let inner = schema.and_then(|schema| schema.items.as_deref());
+                if keeps && inner.is_none() {
+                    return;
                 }
-                path.truncate(length);
-                inner.is_some() || keeps_all
-            });
+                for (index, item) in items.iter_mut().enumerate() {
+                    self.path.push_str(&format!("[{index}]"));
+                    let (embedded, own) =
+                        inner.map_or((false, false), |inner| (inner.embedded, inner.preserve));
+                    self.walk(inner, item, embedded, keeps || own);
+                    self.path.truncate(length);
+                }
+            }
+            _ => {}
         }
-        Value::Array(items) => {
-            let Some(inner) = schema.items.as_deref() else { return };
-            for (index, item) in items.iter_mut().enumerate() {
-                let length = path.len();
-                path.push_str(&format!("[{index}]"));
-                walk(inner, item, inner.embedded, path, dropped);
-                path.truncate(length);
+    }
+
+    /// Prunes the value of a field or entry. False: the schema does not specify it, and it is dropped.
+    fn field(&mut self, schema: Option<&Structural>, name: &str, value: &mut Value, keeps: bool) -> bool {
+        match schema.and_then(|schema| schema.field(name)) {
+            Some(inner) => self.walk(Some(inner), value, inner.embedded, inner.preserve),
+            // Entries of any type: nothing within them is specified.
+            None if schema.is_some_and(|schema| schema.additional_allowed) => {
+                self.walk(None, value, false, false);
+            }
+            None if keeps => {}
+            None => {
+                if self.dropped.len() < MAX_PROBLEMS {
+                    self.dropped.push(shown(&self.path));
+                }
+                return false;
             }
         }
-        _ => {}
+        true
     }
 }
 

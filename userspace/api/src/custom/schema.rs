@@ -1,6 +1,6 @@
 //! A structural schema (KEP-1979) and its rules, parsed once from `openAPIV3Schema`.
 
-use std::collections::BTreeMap;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -62,7 +62,7 @@ pub enum ListType {
 pub struct Structural {
     pub shape: Shape,
     pub nullable: bool,
-    pub properties: BTreeMap<String, Structural>,
+    pub properties: Properties,
     /// The schema of entries that `properties` does not name.
     pub additional: Option<Box<Structural>>,
     /// `additionalProperties: true`.
@@ -77,17 +77,62 @@ pub struct Structural {
     pub int_or_string: bool,
     pub list_type: ListType,
     /// `x-kubernetes-list-map-keys`.
-    pub list_keys: Vec<String>,
+    pub list_keys: Box<[String]>,
     /// `x-kubernetes-map-type: atomic`.
     pub atomic_map: bool,
-    pub checks: Checks,
+    pub checks: SharedChecks,
     pub rules: Rules,
     /// Whether this schema or one within it has rules.
     has_rules: bool,
 }
 
-/// The value validations of a schema.
+/// The schemas of fields by name.
 #[derive(Clone, Debug, Default)]
+pub struct Properties(Box<[(String, Structural)]>);
+
+impl Properties {
+    pub fn get(&self, name: &str) -> Option<&Structural> {
+        let at = self.0.binary_search_by(|(known, _)| known.as_str().cmp(name)).ok()?;
+        self.0.get(at).map(|(_, schema)| schema)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// In the order of the names.
+    pub fn iter(&self) -> impl Iterator<Item = (&String, &Structural)> {
+        self.0.iter().map(|(name, schema)| (name, schema))
+    }
+
+    pub fn values(&self) -> impl Iterator<Item = &Structural> {
+        self.0.iter().map(|(_, schema)| schema)
+    }
+}
+
+impl FromIterator<(String, Structural)> for Properties {
+    fn from_iter<I: IntoIterator<Item = (String, Structural)>>(fields: I) -> Properties {
+        let mut fields: Vec<_> = fields.into_iter().collect();
+        fields.sort_by(|(a, _), (b, _)| a.cmp(b));
+        Properties(fields.into())
+    }
+}
+
+/// The value validations of a schema. Most schemas have none, and take no memory for them.
+#[derive(Clone, Debug, Default)]
+pub struct SharedChecks(Option<Arc<Checks>>);
+
+impl Deref for SharedChecks {
+    type Target = Checks;
+
+    fn deref(&self) -> &Checks {
+        static NONE: Checks = Checks::NONE;
+        self.0.as_deref().unwrap_or(&NONE)
+    }
+}
+
+/// The value validations of a schema.
+#[derive(Clone, Debug)]
 pub struct Checks {
     pub required: Vec<String>,
     pub format: String,
@@ -119,7 +164,7 @@ pub struct Bound {
 
 /// The `x-kubernetes-validations` of a place, compiled once.
 #[derive(Clone, Debug, Default)]
-pub struct Rules(Arc<Vec<Rule>>);
+pub struct Rules(Option<Arc<[Rule]>>);
 
 #[derive(Debug)]
 pub(crate) struct Rule {
@@ -156,9 +201,9 @@ impl Structural {
                 Some("set") => ListType::Set,
                 _ => ListType::Atomic,
             },
-            list_keys: strings(&source["x-kubernetes-list-map-keys"]),
+            list_keys: strings(&source["x-kubernetes-list-map-keys"]).into(),
             atomic_map: source["x-kubernetes-map-type"] == "atomic",
-            checks: Checks::parse(source),
+            checks: SharedChecks::parse(source),
             rules: Rules::default(),
             has_rules: false,
         };
@@ -183,7 +228,42 @@ impl Structural {
     }
 }
 
+impl SharedChecks {
+    fn parse(source: &Value) -> SharedChecks {
+        let has_any = source.as_object().is_some_and(|fields| fields.keys().any(|name| Checks::has(name)));
+        SharedChecks(has_any.then(|| Arc::new(Checks::parse(source))))
+    }
+}
+
 impl Checks {
+    const NONE: Checks = Checks {
+        required: Vec::new(),
+        format: String::new(),
+        pattern: None,
+        minimum: None,
+        maximum: None,
+        multiple_of: None,
+        min_length: None,
+        max_length: None,
+        min_items: None,
+        max_items: None,
+        unique_items: false,
+        min_properties: None,
+        max_properties: None,
+        values: None,
+        all_of: Vec::new(),
+        any_of: Vec::new(),
+        one_of: Vec::new(),
+        not: None,
+    };
+
+    /// Whether a field of a schema is a value validation.
+    fn has(field: &str) -> bool {
+        let others =
+            ["type", "description", "properties", "items", "additionalProperties", "default", "nullable"];
+        !others.contains(&field) && !field.starts_with("x-")
+    }
+
     fn parse(source: &Value) -> Checks {
         let number = |name: &str| source[name].as_u64();
         let branches = |name: &str| {
@@ -219,15 +299,16 @@ impl Checks {
 
 impl Rules {
     pub(super) fn parse(rules: &Value) -> Rules {
-        Rules(Arc::new(rules.as_array().into_iter().flatten().map(Rule::parse).collect()))
+        let rules = rules.as_array().filter(|rules| !rules.is_empty());
+        Rules(rules.map(|rules| rules.iter().map(Rule::parse).collect()))
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.0.is_none()
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Rule> {
-        self.0.iter()
+        self.0.iter().flat_map(|rules| rules.iter())
     }
 }
 

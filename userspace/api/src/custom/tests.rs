@@ -2,8 +2,9 @@
 
 use serde_json::{Value, json};
 
-use super::definition::{self, Verdict, judge};
-use crate::kinds::{Kind, Part, defined_kinds};
+use super::definition::{self, AcceptedNames, Verdict, judge};
+use crate::kinds::{Kind, Part, Registry, defined_kinds};
+use crate::value::items;
 use crate::{Errors, find};
 
 fn definition(schema: Value) -> Value {
@@ -34,7 +35,7 @@ fn kind_of(mut object: Value) -> std::sync::Arc<Kind> {
     let crd = find("apiextensions.k8s.io", "v1", "customresourcedefinitions").unwrap();
     crd.prepare_create(&mut object);
     assert_eq!(crd.validate_create(&object).0, []);
-    let Verdict::Changed(new) = judge(&object, std::slice::from_ref(&object), "2026-01-01T00:00:00Z") else {
+    let Verdict::Changed(new) = judge(&object, [&AcceptedNames::of(&object)], "2026-01-01T00:00:00Z") else {
         panic!("it was not judged");
     };
     defined_kinds(&new).served[0].clone()
@@ -71,18 +72,20 @@ fn a_definition_is_defaulted_and_accepted() {
 fn names_of_another_definition_are_not_accepted() {
     let mut first = definition(of_spec(json!({"type": "object"})));
     definition::default(&mut first);
-    let Verdict::Changed(first) = judge(&first.clone(), &[], "t") else { panic!() };
+    let Verdict::Changed(first) = judge(&first.clone(), [], "t") else { panic!() };
     let mut second = definition(of_spec(json!({"type": "object"})));
     second["spec"]["names"]["plural"] = "others".into();
     second["metadata"]["name"] = "others.stable.example.com".into();
     definition::default(&mut second);
-    let Verdict::Changed(second) = judge(&second.clone(), &[(*first).clone()], "t") else { panic!() };
+    let Verdict::Changed(second) = judge(&second.clone(), [&AcceptedNames::of(&first)], "t") else {
+        panic!()
+    };
     let conditions = &second["status"]["conditions"];
     assert_eq!(conditions[0]["reason"], "ListKindConflict");
     assert_eq!(conditions[0]["message"], "\"CronTabList\" is already in use");
     assert_eq!(conditions[1]["reason"], "NotAccepted");
     assert!(defined_kinds(&second).served.is_empty());
-    assert_eq!(judge(&first, &[(*first).clone()], "later"), Verdict::Same);
+    assert_eq!(judge(&first, [&AcceptedNames::of(&first)], "later"), Verdict::Same);
 }
 
 /// Checks that each schema is refused with an error that begins with the text; reports every row that fails.
@@ -355,6 +358,138 @@ fn unknown_fields_are_pruned_and_reported_and_defaults_applied() {
     );
     kind.default(&mut object);
     assert_eq!(object["spec"], json!({"a": "x", "null": null, "list": [{"b": 7}], "free": {"z": 1}}));
+}
+
+fn preserving(mut schema: Value) -> Value {
+    schema["x-kubernetes-preserve-unknown-fields"] = true.into();
+    schema
+}
+
+/// Rows: the schema of the spec, the spec as sent, and as it is kept.
+#[test]
+fn pruning_keeps_what_a_schema_preserves_and_what_it_specifies() {
+    let (string, any) = (json!({"type": "string"}), json!({"x-kubernetes-preserve-unknown-fields": true}));
+    let object = |properties: Value| json!({"type": "object", "properties": properties});
+    let list = |items: Value| json!({"type": "array", "items": items});
+    let rows = [
+        (preserving(list(object(json!({})))), json!([{"x": {"y": 1}}]), json!([{"x": {"y": 1}}])),
+        (
+            preserving(list(object(json!({"a": object(json!({}))})))),
+            json!([{"a": {"x": 1}, "b": {"y": 1}}]),
+            json!([{"a": {}, "b": {"y": 1}}]),
+        ),
+        (preserving(list(list(object(json!({}))))), json!([[{"x": 1}]]), json!([[{"x": 1}]])),
+        (
+            list(preserving(object(json!({"a": object(json!({}))})))),
+            json!([{"a": {"x": 1}, "b": 1}]),
+            json!([{"a": {}, "b": 1}]),
+        ),
+        (
+            preserving(object(json!({"a": object(json!({}))}))),
+            json!({"a": {"x": 1}, "b": {"c": 1}}),
+            json!({"a": {}, "b": {"c": 1}}),
+        ),
+        (
+            json!({"type": "object", "additionalProperties": any}),
+            json!({"a": {"x": [{"y": 1}]}}),
+            json!({"a": {"x": [{"y": 1}]}}),
+        ),
+        (
+            json!({"type": "object", "additionalProperties": true}),
+            json!({"a": {"x": 1}, "b": 1}),
+            json!({"a": {}, "b": 1}),
+        ),
+        (
+            json!({"type": "object", "additionalProperties": object(json!({"s": string}))}),
+            json!({"a": {"s": "", "x": 1}}),
+            json!({"a": {"s": ""}}),
+        ),
+        (
+            json!({"type": "object", "additionalProperties": {"type": "integer", "default": 3}}),
+            json!({"a": null, "b": 1.0}),
+            json!({"a": 3, "b": 1}),
+        ),
+        (
+            json!({"type": "object", "additionalProperties": {"type": "integer"}}),
+            json!({"a": null, "b": 1}),
+            json!({"b": 1}),
+        ),
+        (list(json!({"type": "integer", "default": 3})), json!([null, 1]), json!([3, 1])),
+    ];
+    for (schema, sent, wanted) in rows {
+        let kind = kind(of_spec(object(json!({"f": schema.clone()}))));
+        let mut sent = instance(json!({"f": sent}));
+        kind.check_schema(&mut sent);
+        kind.default(&mut sent);
+        assert_eq!(sent["spec"]["f"], wanted, "{schema}");
+    }
+}
+
+#[test]
+fn the_warning_of_a_deprecated_version_names_the_newest_one() {
+    for (versions, wanted) in [
+        (
+            json!(["v1", "v1beta1!", "v2alpha1"]),
+            "stable.example.com/v1beta1 CronTab is deprecated; use stable.example.com/v1 CronTab",
+        ),
+        (json!(["v1!", "v1beta1"]), "stable.example.com/v1 CronTab is deprecated"),
+        (
+            json!(["v1!", "v2", "v3!", "v10"]),
+            "stable.example.com/v1 CronTab is deprecated; use stable.example.com/v10 CronTab",
+        ),
+    ] {
+        let mut object = definition(of_spec(json!({"type": "object"})));
+        let version = object["spec"]["versions"][0].clone();
+        let made = items(&json!({"v": versions}), "v")
+            .map(|name| {
+                let (name, mut version) = (name.as_str().unwrap(), version.clone());
+                version["name"] = name.trim_end_matches('!').into();
+                version["deprecated"] = name.ends_with('!').into();
+                version["storage"] = false.into();
+                version
+            })
+            .collect::<Vec<_>>();
+        object["spec"]["versions"] = made.into();
+        object["spec"]["versions"][0]["storage"] = true.into();
+        let deprecated = wanted.split([' ', '/']).nth(1).unwrap();
+        let kind = kind_of(object);
+        let custom = kind.custom.as_ref().unwrap();
+        assert_eq!(custom.definition.version(deprecated).unwrap().warning.as_deref(), Some(wanted));
+    }
+}
+
+/// What kubectl reads of v2: a list without items makes it refuse the whole document.
+#[test]
+fn published_schemas_are_what_clients_can_read() {
+    let kind = kind(of_spec(json!({
+        "type": "object", "required": ["n", "r"],
+        "properties": {
+            "l": {"type": "array", "x-kubernetes-preserve-unknown-fields": true, "items": {"type": "object"}},
+            "o": {"type": "object", "x-kubernetes-preserve-unknown-fields": true, "properties": {"a": {"type": "string"}}},
+            "n": {"type": "string", "nullable": true}, "r": {"type": "string", "default": ""},
+            "i": {"x-kubernetes-int-or-string": true},
+            "e": {"type": "object", "x-kubernetes-embedded-resource": true, "properties": {"spec": {"type": "object"}}},
+        },
+    })));
+    let registry = Registry::with(vec![kind]);
+    let v2: Value = serde_json::from_str(&crate::openapi::v2(&registry)).unwrap();
+    let spec = &v2["definitions"]["com.example.stable.v1.CronTab"]["properties"]["spec"];
+    assert_eq!(spec["required"], json!(["r"]));
+    let fields = &spec["properties"];
+    assert_eq!(fields["l"], json!({"x-kubernetes-preserve-unknown-fields": true}));
+    assert_eq!(fields["o"], json!({"x-kubernetes-preserve-unknown-fields": true}));
+    assert_eq!(fields["n"], json!({}));
+    assert_eq!(fields["i"], json!({"x-kubernetes-int-or-string": true}));
+    assert_eq!(fields["e"]["required"], json!(["kind", "apiVersion"]));
+    let list = &v2["definitions"]["com.example.stable.v1.CronTabList"];
+    assert_eq!(list["properties"]["items"]["items"]["$ref"], "#/definitions/com.example.stable.v1.CronTab");
+    let v3: Value =
+        serde_json::from_str(&crate::openapi::v3(&registry, "stable.example.com", "v1").unwrap()).unwrap();
+    let schemas = &v3["components"]["schemas"];
+    let fields = &schemas["com.example.stable.v1.CronTab"]["properties"]["spec"]["properties"];
+    assert_eq!(fields["i"]["anyOf"], json!([{"type": "integer"}, {"type": "string"}]));
+    assert_eq!(fields["r"]["default"], "");
+    assert_eq!(fields["n"]["nullable"], true);
 }
 
 #[test]

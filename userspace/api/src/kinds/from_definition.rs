@@ -1,6 +1,6 @@
 //! Custom kinds: a CustomResourceDefinition in, a [`Kind`] for each version that it serves out.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use serde_json::Value;
 
@@ -63,6 +63,7 @@ fn kind(spec: &Value, names: &Value, version: &Value, definition: &Arc<Definitio
             list_kind: name(&names["listKind"]),
             definition: definition.clone(),
             version: version_read,
+            published_v2: OnceLock::new(),
         })),
     })
 }

@@ -1,4 +1,4 @@
-//! Encodes the OpenAPI v2 document as protobuf (gnostic's `openapiv2.Document`), without paths. In: its JSON. Out: bytes.
+//! Encodes the OpenAPI v2 document as protobuf (gnostic's `openapiv2.Document`), without paths. In: schemas as JSON. Out: bytes.
 
 use serde_json::{Map, Value};
 
@@ -17,29 +17,46 @@ fn text(out: &mut Vec<u8>, number: u64, value: &Value) {
     }
 }
 
-/// Field numbers are those of gnostic's OpenAPIv2.proto.
-pub(super) fn document(json: &Value) -> Vec<u8> {
-    let (mut out, mut info) = (Vec::new(), Vec::new());
-    text(&mut info, 1, &json["info"]["title"]);
-    text(&mut info, 2, &json["info"]["version"]);
-    text(&mut out, 1, &json["swagger"]);
-    field(&mut out, 2, &info);
-    field(&mut out, 8, &[]);
-    if let Some(definitions) = json["definitions"].as_object() {
-        field(&mut out, 9, &named_schemas(definitions));
+/// A document while it is written. Field numbers are those of gnostic's OpenAPIv2.proto.
+pub(super) struct Document {
+    out: Vec<u8>,
+    definitions: Vec<u8>,
+}
+
+impl Document {
+    pub(super) fn new(title: &str, version: &str) -> Document {
+        let (mut out, mut info) = (Vec::new(), Vec::new());
+        field(&mut info, 1, title.as_bytes());
+        field(&mut info, 2, version.as_bytes());
+        field(&mut out, 1, b"2.0");
+        field(&mut out, 2, &info);
+        field(&mut out, 8, &[]);
+        Document { out, definitions: Vec::new() }
     }
-    out
+
+    pub(super) fn schema(&mut self, name: &str, value: &Value) {
+        field(&mut self.definitions, 1, &named_schema(name, value));
+    }
+
+    pub(super) fn finish(mut self) -> Vec<u8> {
+        field(&mut self.out, 9, &self.definitions);
+        self.out
+    }
 }
 
 fn named_schemas(schemas: &Map<String, Value>) -> Vec<u8> {
     let mut out = Vec::new();
     for (name, value) in schemas {
-        let mut named = Vec::new();
-        field(&mut named, 1, name.as_bytes());
-        field(&mut named, 2, &schema(value));
-        field(&mut out, 1, &named);
+        field(&mut out, 1, &named_schema(name, value));
     }
     out
+}
+
+fn named_schema(name: &str, value: &Value) -> Vec<u8> {
+    let mut named = Vec::new();
+    field(&mut named, 1, name.as_bytes());
+    field(&mut named, 2, &schema(value));
+    named
 }
 
 fn schema(json: &Value) -> Vec<u8> {

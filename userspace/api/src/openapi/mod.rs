@@ -1,15 +1,28 @@
 //! OpenAPI documents: v3 for one group and version, v2 for all. In: the registry of kinds. Out: JSON, or protobuf for v2.
+//!
+//! Documents are written schema by schema: with a thousand definitions a document as one value takes gigabytes.
 
 mod gnostic;
+mod writer;
 
 use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
 
 use crate::aggregate::{self, Remote};
-use crate::custom::publish;
+use crate::custom::Custom;
+use crate::custom::publish::{self, References};
 use crate::kinds::{Kind, KindRef, Registry};
 use crate::schema::{self, Field, Shape, Type, descriptions, named};
+use writer::ObjectWriter;
+
+/// Types that every document has.
+const META_TYPES: [&str; 4] = [
+    "apimachinery.pkg.apis.meta.v1.DeleteOptions",
+    "apimachinery.pkg.apis.meta.v1.ListMeta",
+    "apimachinery.pkg.apis.meta.v1.ObjectMeta",
+    "apimachinery.pkg.apis.meta.v1.Status",
+];
 
 /// The version of OpenAPI.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -19,16 +32,23 @@ enum Dialect {
 }
 
 impl Dialect {
+    fn folder(self) -> &'static str {
+        if self == Dialect::V2 { "#/definitions/" } else { "#/components/schemas/" }
+    }
+
     fn reference(self, name: &str) -> String {
-        let folder = if self == Dialect::V2 { "#/definitions" } else { "#/components/schemas" };
-        format!("{folder}/io.k8s.{name}")
+        format!("{}io.k8s.{name}", self.folder())
     }
 
     fn reference_to(self, kind: &Kind) -> String {
         match kind.custom {
-            Some(_) => self.reference("").replace("io.k8s.", &publish::name(kind)),
+            Some(_) => format!("{}{}", self.folder(), publish::name(kind)),
             None => self.reference(kind.schema),
         }
+    }
+
+    fn references(self) -> References {
+        References { folder: self.folder(), alone: self == Dialect::V3 }
     }
 }
 
@@ -62,29 +82,56 @@ fn root(kind: &Kind) -> String {
 }
 
 /// `/openapi/v3/apis/<group>/<version>`; `None` if there is no such version.
-pub fn v3(registry: &Registry, group: &str, version: &str) -> Option<Value> {
+pub fn v3(registry: &Registry, group: &str, version: &str) -> Option<String> {
     let rows: Vec<&KindRef> = registry.of(group, version).collect();
     if rows.is_empty() {
         return None;
     }
-    let schemas = schemas(Dialect::V3, &rows);
-    Some(json!({
-        "openapi": "3.0.0",
-        "info": {"title": "Kubernetes", "version": "v1.36.0"},
-        "paths": paths(Dialect::V3, &rows),
-        "components": {"schemas": schemas},
-    }))
+    let mut out = ObjectWriter::new();
+    out.value("openapi", &json!("3.0.0"));
+    out.value("info", &json!({"title": "Kubernetes", "version": "v1.36.0"}));
+    out.value("paths", &Value::Object(paths(Dialect::V3, &rows)));
+    let mut schemas = ObjectWriter::new();
+    built_in_schemas(Dialect::V3, &rows, |name, schema| schemas.value(name, &schema));
+    for (kind, custom) in custom_kinds(&rows) {
+        schemas.value(&publish::name(kind), &publish::v3(kind, custom, Dialect::V3.references()));
+        schemas.value(&publish::list_name(kind), &publish::list(kind, Dialect::V3.references()));
+    }
+    let mut components = ObjectWriter::new();
+    components.text("schemas", &schemas.finish());
+    out.text("components", &components.finish());
+    Some(out.finish())
 }
 
 /// `/openapi/v2`.
-pub fn v2(registry: &Registry) -> Value {
+pub fn v2(registry: &Registry) -> String {
     let rows: Vec<&KindRef> = registry.iter().collect();
-    json!({
-        "swagger": "2.0",
-        "info": {"title": "Kubernetes", "version": "v1.36.0"},
-        "paths": paths(Dialect::V2, &rows),
-        "definitions": schemas(Dialect::V2, &rows),
-    })
+    let mut out = ObjectWriter::new();
+    out.value("swagger", &json!("2.0"));
+    out.value("info", &json!({"title": "Kubernetes", "version": "v1.36.0"}));
+    let mut all_paths = ObjectWriter::new();
+    for kind in &rows {
+        paths(Dialect::V2, &[*kind]).iter().for_each(|(path, operations)| all_paths.value(path, operations));
+    }
+    out.text("paths", &all_paths.finish());
+    let mut definitions = ObjectWriter::new();
+    built_in_schemas(Dialect::V2, &rows, |name, schema| definitions.value(name, &schema));
+    for (kind, custom) in custom_kinds(&rows) {
+        definitions.text(&publish::name(kind), custom_v2(kind, custom));
+        definitions.value(&publish::list_name(kind), &publish::list(kind, Dialect::V2.references()));
+    }
+    out.text("definitions", &definitions.finish());
+    out.finish()
+}
+
+/// The v2 schema of a custom kind as JSON, made once.
+fn custom_v2<'a>(kind: &Kind, custom: &'a Custom) -> &'a str {
+    let make = || publish::v2(kind, custom, Dialect::V2.references()).to_string().into();
+    custom.published_v2.get_or_init(make)
+}
+
+fn custom_kinds<'a>(rows: &'a [&'a KindRef]) -> impl Iterator<Item = (&'a Kind, &'a Custom)> {
+    rows.iter().filter_map(|kind| Some((&***kind, kind.custom.as_deref()?)))
 }
 
 /// The media type of [`v2_protobuf`]. Clients write `@v1.0` in its place, which is no valid media type.
@@ -97,7 +144,15 @@ pub fn accepts_v2_protobuf(accept: &str) -> bool {
 
 /// [`v2`] as protobuf without the paths, for kubectl.
 pub fn v2_protobuf(registry: &Registry) -> Vec<u8> {
-    gnostic::document(&v2(registry))
+    let rows: Vec<&KindRef> = registry.iter().collect();
+    let mut document = gnostic::Document::new("Kubernetes", "v1.36.0");
+    built_in_schemas(Dialect::V2, &rows, |name, schema| document.schema(name, &schema));
+    for (kind, custom) in custom_kinds(&rows) {
+        let schema = serde_json::from_str(custom_v2(kind, custom)).unwrap_or(Value::Null);
+        document.schema(&publish::name(kind), &schema);
+        document.schema(&publish::list_name(kind), &publish::list(kind, Dialect::V2.references()));
+    }
+    document.finish()
 }
 
 fn paths(dialect: Dialect, rows: &[&KindRef]) -> Map<String, Value> {
@@ -156,20 +211,10 @@ fn operation(dialect: Dialect, kind: &Kind, action: &str) -> Value {
     })
 }
 
-/// The schemas of the kinds and of all types that they refer to.
-fn schemas(dialect: Dialect, rows: &[&KindRef]) -> Map<String, Value> {
-    let custom = rows.iter().filter_map(|kind| Some((kind, kind.custom.as_deref()?)));
-    let custom = custom.map(|(kind, custom)| {
-        let reference = |name: &str| dialect.reference(name);
-        let schema = match dialect {
-            Dialect::V2 => publish::v2(kind, custom, reference),
-            Dialect::V3 => publish::v3(kind, custom, reference),
-        };
-        (publish::name(kind), schema)
-    });
+/// The schemas of the built-in kinds among the rows, and of all types that any row refers to.
+fn built_in_schemas(dialect: Dialect, rows: &[&KindRef], mut write: impl FnMut(&str, Value)) {
     let mut wanted: Vec<&'static str> = rows.iter().map(|kind| kind.schema).collect();
-    wanted.push("apimachinery.pkg.apis.meta.v1.ObjectMeta");
-    wanted.extend(["apimachinery.pkg.apis.meta.v1.DeleteOptions", "apimachinery.pkg.apis.meta.v1.Status"]);
+    wanted.extend(META_TYPES);
     let mut done = BTreeSet::new();
     while let Some(name) = wanted.pop() {
         if done.insert(name)
@@ -178,8 +223,9 @@ fn schemas(dialect: Dialect, rows: &[&KindRef]) -> Map<String, Value> {
             found.fields.iter().for_each(|field| collect(field.shape, &mut wanted));
         }
     }
-    let found = done.into_iter().filter_map(named);
-    found.map(|found| (format!("io.k8s.{}", found.name), definition(dialect, found))).chain(custom).collect()
+    for found in done.into_iter().filter_map(named) {
+        write(&format!("io.k8s.{}", found.name), definition(dialect, found));
+    }
 }
 
 fn collect(shape: Shape, names: &mut Vec<&'static str>) {

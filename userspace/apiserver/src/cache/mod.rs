@@ -26,7 +26,7 @@ use crate::definitions;
 use crate::live_authorizer::{LiveAuthorizer, matters};
 use crate::lock::RwLock;
 use crate::object::{Object, key, prefix};
-use table::{CachedKind, Table};
+use table::{CachedKind, Defined, Table};
 
 const ROOT: &str = "/registry/";
 /// Entries read at once while the caches are filled: these are in memory twice, as stored and as sent.
@@ -131,10 +131,10 @@ impl Shared {
         let mut definitions = Vec::new();
         let of_definitions = definitions::kind().map(prefix).unwrap_or_default();
         let revision = each_page(store, &of_definitions, None, |entries| {
-            definitions.extend(entries.iter().filter_map(value_of));
+            definitions.extend(entries.iter().filter_map(|entry| Some(Defined::by(&value_of(entry)?))));
         })
         .await?;
-        let table = self.table().with_all(&definitions);
+        let table = self.table().with_all(definitions);
         let mut objects: HashMap<String, Vec<Arc<Object>>> = HashMap::new();
         each_page(store, ROOT, Some(revision), |entries| {
             for entry in entries {
@@ -188,7 +188,7 @@ impl Shared {
         let (new, stale) = match event {
             // A definition that cannot be read changes nothing: its kind is served as before.
             Event::Put { entry, .. } => match value_of(entry) {
-                Some(definition) => table.with(&definition),
+                Some(definition) => table.with(Defined::by(&definition)),
                 None => return Ok(()),
             },
             Event::Delete { previous, .. } => {

@@ -1,7 +1,7 @@
 //! The stored kinds and their caches. A change of definitions makes a new table that shares the unchanged caches with the
 //! old one.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -44,16 +44,28 @@ impl Default for Table {
     }
 }
 
+/// A definition's name and kinds.
+pub(super) struct Defined {
+    name: String,
+    kinds: DefinedKinds,
+}
+
+impl Defined {
+    pub(super) fn by(definition: &Value) -> Defined {
+        Defined { name: meta::name(definition).to_owned(), kinds: defined_kinds(definition) }
+    }
+}
+
 /// A kind whose objects must be read from the store again.
 type Stale = Option<(String, CachedKind)>;
 
 impl Table {
     /// A table with exactly these definitions.
-    pub(super) fn with_all(&self, definitions: &[Value]) -> Table {
-        let names: Vec<&str> = definitions.iter().map(meta::name).collect();
+    pub(super) fn with_all(&self, definitions: Vec<Defined>) -> Table {
+        let names: HashSet<&str> = definitions.iter().map(|defined| defined.name.as_str()).collect();
         let mut table = self.clone();
         let gone: Vec<String> =
-            table.made.keys().filter(|name| !names.contains(&name.as_str())).cloned().collect();
+            table.made.keys().filter(|name| !names.contains(name.as_str())).cloned().collect();
         gone.iter().for_each(|name| table.remove(name));
         for definition in definitions {
             table.put(definition);
@@ -62,7 +74,7 @@ impl Table {
         table
     }
 
-    pub(super) fn with(&self, definition: &Value) -> (Table, Stale) {
+    pub(super) fn with(&self, definition: Defined) -> (Table, Stale) {
         let mut table = self.clone();
         let stale = table.put(definition);
         table.register();
@@ -76,9 +88,8 @@ impl Table {
         table
     }
 
-    fn put(&mut self, definition: &Value) -> Stale {
-        let made = defined_kinds(definition);
-        let before = self.made.insert(meta::name(definition).to_owned(), Arc::new(made.clone()));
+    fn put(&mut self, Defined { name, kinds: made }: Defined) -> Stale {
+        let before = self.made.insert(name, Arc::new(made.clone()));
         let kind = made.stored?;
         let at = prefix(&kind);
         let resource = match self.cached_kinds.get(&at) {

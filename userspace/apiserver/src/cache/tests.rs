@@ -24,7 +24,7 @@ fn definition(properties: Value) -> Value {
         },
     });
     find("apiextensions.k8s.io", "v1", "customresourcedefinitions").unwrap().default(&mut object);
-    match judge(&object, &[], "2026-01-01T00:00:00Z") {
+    match judge(&object, [], "2026-01-01T00:00:00Z") {
         Verdict::Changed(judged) => *judged,
         Verdict::Same => panic!("it was not judged"),
     }

@@ -44,19 +44,19 @@ pub(crate) async fn handle(
         ["apis", group] => discovery::group(&registry, &remotes, group),
         ["apis", group, version] => discovery::resources(&registry, group, version),
         ["openapi", "v3"] => Some(openapi::v3_index(&registry, &remotes, SCHEMA_HASH)),
-        ["openapi", "v3", "api", version] => openapi::v3(&registry, "", version),
+        ["openapi", "v3", "api", version] => return schemas(request, openapi::v3(&registry, "", version)),
         ["openapi", "v3", "apis", group, version] => {
             if let Some(answer) =
                 aggregate::openapi(&server.aggregator, identity, group, version, request).await
             {
                 return answer;
             }
-            openapi::v3(&registry, group, version)
+            return schemas(request, openapi::v3(&registry, group, version));
         }
         ["openapi", "v2"] if openapi::accepts_v2_protobuf(accept) => {
             return Ok(openapi_v2_protobuf(&registry));
         }
-        ["openapi", "v2"] => Some(openapi::v2(&registry)),
+        ["openapi", "v2"] => return schemas(request, Some(openapi::v2(&registry))),
         ["version"] => Some(version()),
         [".well-known", "openid-configuration"] => {
             Some(token::discovery(&server.tokens, server.config.advertise))
@@ -76,8 +76,13 @@ pub(crate) async fn handle(
         }
         _ => None,
     };
+    let document = document.ok_or_else(Status::no_such_path)?.to_string();
+    Ok(respond_large(request.headers(), document.into()))
+}
+
+fn schemas(request: &Request<()>, document: Option<String>) -> Result<Response, Status> {
     let document = document.ok_or_else(Status::no_such_path)?;
-    Ok(respond_large(request.headers(), document.to_string().into()))
+    Ok(respond_large(request.headers(), document.into()))
 }
 
 /// The keys of tokens, as a JSON Web Key Set (RFC 7517).

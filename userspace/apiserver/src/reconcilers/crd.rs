@@ -1,13 +1,14 @@
 //! The lifecycle of CustomResourceDefinitions: accepts names, marks kinds established, and on deletion removes the
 //! instances first. `skep_api::custom::definition` decides; this file writes.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use http::{HeaderMap, Method};
 use serde_json::Value;
-use skep_api::custom::definition::{self, CLEANUP, Verdict};
+use skep_api::custom::definition::{self, AcceptedNames, CLEANUP, Verdict};
 use skep_api::{Kind, KindRef, Status, meta};
+use skep_store::Revision;
 use tokio::task::JoinSet;
 
 use super::reconcile_loop::{self, RETRY_INTERVAL};
@@ -26,34 +27,80 @@ use crate::write::Writer;
 
 pub(super) async fn run(writer: Arc<Writer>) {
     let Some(kind) = definitions::kind() else { return };
-    let removals = Removals::default();
-    reconcile_loop::run(&writer.storage.caches, kind, || round(&writer, kind, &removals)).await;
+    let (removals, known) = (Removals::default(), Lock::default());
+    reconcile_loop::run(&writer.storage.caches, kind, || round(&writer, kind, &removals, &known)).await;
 }
 
-/// Reconciles every definition; false if a write failed and must be repeated.
-async fn round(writer: &Arc<Writer>, kind: &Kind, removals: &Removals) -> bool {
+/// What a round remembers of a definition, so that the next one reads only those that changed.
+struct Known {
+    revision: Revision,
+    names: AcceptedNames,
+    /// Nothing is left to do, whatever the names of others are.
+    settled: bool,
+}
+
+impl Known {
+    fn of(object: &Object, definition: &Value) -> Known {
+        let settled = definition["metadata"]["deletionTimestamp"].is_null()
+            && definition::is_true(definition, "NamesAccepted")
+            && definition::judge(definition, [], &now()) == Verdict::Same;
+        Known { revision: object.revision, names: AcceptedNames::of(definition), settled }
+    }
+}
+
+type KnownDefinitions = HashMap<Arc<str>, Known>;
+
+/// Reconciles every definition that changed or is not settled; false if a write failed and must be repeated.
+async fn round(
+    writer: &Arc<Writer>,
+    kind: &Kind,
+    removals: &Removals,
+    memory: &Lock<KnownDefinitions>,
+) -> bool {
     let Some(resource) = writer.storage.caches.of(kind) else { return true };
     let objects = resource.list(&prefix(kind));
-    let mut all: Vec<Value> = objects.iter().map(|object| object.value()).collect();
+    let mut before = std::mem::take(&mut *memory.lock());
+    let mut known = KnownDefinitions::with_capacity(objects.len());
+    let mut pending = Vec::new();
+    for object in &objects {
+        let same = before.remove(&object.key).filter(|known| known.revision == object.revision);
+        let now_known = match same {
+            Some(same) if same.settled => same,
+            _ => {
+                let value = object.value();
+                let read = Known::of(object, &value);
+                if !read.settled {
+                    pending.push((object, value));
+                }
+                read
+            }
+        };
+        known.insert(object.key.clone(), now_known);
+    }
     let mut done = true;
-    for (at, old) in objects.iter().enumerate() {
-        let definition = &all[at];
+    for (old, definition) in pending {
         if definition["metadata"]["deletionTimestamp"].is_string() {
-            removals.start(writer, definition);
+            removals.start(writer, &definition);
             continue;
         }
-        let Verdict::Changed(new) = definition::judge(definition, &all, &now()) else { continue };
+        let verdict = definition::judge(&definition, known.values().map(|known| &known.names), &now());
+        let Verdict::Changed(new) = verdict else { continue };
         match writer.replace(kind, old, &new).await {
-            Ok(stored) => all[at] = stored.value(),
+            Ok(stored) => {
+                if let Some(known) = known.get_mut(&old.key) {
+                    known.names = AcceptedNames::of(&stored.value());
+                }
+            }
             // Another writer won; its event triggers the next round.
             Err(status) if matches!(status.code, 404 | 409) => {}
             Err(status) => {
-                let name = meta::name(definition);
+                let name = meta::name(&definition);
                 tracing::warn!(definition = name, error = %status, "write definition status failed");
                 done = false;
             }
         }
     }
+    *memory.lock() = known;
     done
 }
 

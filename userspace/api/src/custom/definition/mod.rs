@@ -2,6 +2,7 @@
 //! upstream reports its errors at the path of v1beta1: `spec.validation` instead of `spec.versions[0].schema`.
 
 mod approval;
+mod canonical;
 mod conversion;
 mod field_path;
 mod rules;
@@ -16,10 +17,12 @@ use crate::field::{Errors, Path};
 use crate::kinds::Kind;
 use crate::meta;
 use crate::names::{NameForm, name_problem};
-use crate::value::{immutable, items, set_default, text};
+use crate::value::{immutable, items, items_mut, set_default, text};
 
 use approval::{API_APPROVED, Approval, approval, is_protected};
-pub use status::{CLEANUP, Verdict, established, is_true, judge, mark_for_deletion, set_condition};
+pub use status::{
+    AcceptedNames, CLEANUP, Verdict, established, is_true, judge, mark_for_deletion, set_condition,
+};
 
 /// The API group of definitions.
 pub const GROUP: &str = "apiextensions.k8s.io";
@@ -39,6 +42,14 @@ pub(crate) fn default(object: &mut Value) {
         set_default(&mut spec["names"], "listKind", format!("{kind}List"));
     }
     set_default(spec, "conversion", json!({"strategy": "None"}));
+    if spec["preserveUnknownFields"] == false
+        && let Some(fields) = spec.as_object_mut()
+    {
+        fields.shift_remove("preserveUnknownFields");
+    }
+    for version in items_mut(spec, "versions") {
+        version.pointer_mut("/schema/openAPIV3Schema").into_iter().for_each(canonical::schema);
+    }
     let service =
         spec.pointer_mut("/conversion/webhook/clientConfig/service").filter(|service| service.is_object());
     if let Some(service) = service {

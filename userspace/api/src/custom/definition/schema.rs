@@ -285,7 +285,7 @@ fn validate_defaults(parsed: &Structural, path: &Path, errors: &mut Errors) {
             errors.push(&field, error.reason, error.message);
         }
     }
-    for (name, inner) in &parsed.properties {
+    for (name, inner) in parsed.properties.iter() {
         validate_defaults(inner, &path.child("properties").key(name), errors);
     }
     if let Some(inner) = parsed.items.as_deref() {

@@ -83,8 +83,32 @@ pub enum Verdict {
     Changed(Box<Value>),
 }
 
-/// Accepts or refuses the names of a definition, and establishes it once they are accepted.
-pub fn judge(definition: &Value, all: &[Value], now: &str) -> Verdict {
+/// The names that were accepted for a definition.
+#[derive(Clone, Debug)]
+pub struct AcceptedNames {
+    group: String,
+    /// Plural, singular, short names.
+    resources: Vec<String>,
+    /// The kind and its list's.
+    kinds: Vec<String>,
+}
+
+impl AcceptedNames {
+    pub fn of(definition: &Value) -> AcceptedNames {
+        let accepted = &definition["status"]["acceptedNames"];
+        let names = |fields: [&str; 2]| fields.map(|field| text(&accepted[field]).to_owned());
+        let mut resources = Vec::from(names(["plural", "singular"]));
+        resources.extend(items(accepted, "shortNames").map(|name| text(name).to_owned()));
+        AcceptedNames {
+            group: text(&definition["spec"]["group"]).to_owned(),
+            resources,
+            kinds: names(["kind", "listKind"]).into(),
+        }
+    }
+}
+
+/// Accepts or refuses the names of a definition, and establishes it once they are accepted. `all`: of every definition.
+pub fn judge<'a>(definition: &Value, all: impl IntoIterator<Item = &'a AcceptedNames>, now: &str) -> Verdict {
     let mut new = definition.clone();
     let wanted = &definition["spec"]["names"];
     if definition["status"]["acceptedNames"] != *wanted || condition(definition, "NamesAccepted").is_none() {
@@ -98,13 +122,16 @@ pub fn judge(definition: &Value, all: &[Value], now: &str) -> Verdict {
     if new == *definition { Verdict::Same } else { Verdict::Changed(Box::new(new)) }
 }
 
-fn accept(definition: &Value, all: &[Value], new: &mut Value, now: &str) {
+fn accept<'a>(
+    definition: &Value,
+    all: impl IntoIterator<Item = &'a AcceptedNames>,
+    new: &mut Value,
+    now: &str,
+) {
     let (mut resources, mut kinds) = (HashSet::new(), HashSet::new());
-    for other in all.iter().filter(|other| other["spec"]["group"] == definition["spec"]["group"]) {
-        let accepted = &other["status"]["acceptedNames"];
-        resources.extend([text(&accepted["plural"]), text(&accepted["singular"])]);
-        resources.extend(items(accepted, "shortNames").map(text));
-        kinds.extend([text(&accepted["kind"]), text(&accepted["listKind"])]);
+    for other in all.into_iter().filter(|other| definition["spec"]["group"] == *other.group) {
+        resources.extend(other.resources.iter().map(String::as_str));
+        kinds.extend(other.kinds.iter().map(String::as_str));
     }
     let (names, accepted_names) = (&definition["spec"]["names"], &definition["status"]["acceptedNames"]);
     let taken = |name: &Value, accepted: &Value, used: &HashSet<&str>| {

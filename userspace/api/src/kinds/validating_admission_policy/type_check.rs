@@ -89,7 +89,7 @@ fn named_kinds(matched: &Value, registry: &Registry) -> BTreeMap<[Name; 3], Kind
 fn type_of(kind: &Kind) -> Type {
     match &kind.custom {
         Some(custom) => {
-            let mut of = custom::type_of_resource(&custom.version.schema);
+            let mut of = custom::type_of_resource(custom.version.schema());
             if let Type::Object(fields) = &mut of {
                 fields.retain(|(name, _)| name != "metadata");
                 fields.push(("metadata".to_owned(), of_named(OBJECT_META, &mut Vec::new())));
