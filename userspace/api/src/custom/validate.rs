@@ -8,7 +8,7 @@ use super::lists::canonical;
 use super::schema::{Bound, ListType, Shape, Structural};
 use crate::field::{Errors, Path};
 use crate::meta;
-use crate::regexp::Regexp;
+use crate::regexp::matches;
 
 pub(super) fn validate(schema: &Structural, object: &Value, old: Option<&Value>, errors: &mut Errors) {
     value(schema, object, old, "", errors);
@@ -179,11 +179,6 @@ fn string(schema: &Structural, text: &str, path: &str, errors: &mut Errors) {
     if matches!(schema.shape, Shape::String | Shape::Any) && !formats::accepts(&checks.format, text) {
         invalid(path, &quoted, &format!("must be of type {}: {quoted}", checks.format), errors);
     }
-}
-
-/// Whether a text matches a valid pattern.
-fn matches(pattern: &str, text: &str) -> bool {
-    Regexp::new(pattern).is_ok_and(|regexp| regexp.is_match(text))
 }
 
 fn numeric(schema: &Structural, number: &Number, path: &str, errors: &mut Errors) {

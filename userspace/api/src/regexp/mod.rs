@@ -63,6 +63,11 @@ impl Regexp {
 /// A lighter expression always compiles.
 const MAX_UNCOMPILED_WEIGHT: u64 = 20_000;
 
+/// Whether a text matches a valid pattern.
+pub(crate) fn matches(pattern: &str, text: &str) -> bool {
+    Regexp::new(pattern).is_ok_and(|regexp| regexp.is_match(text))
+}
+
 fn compile(pattern: &str, translated: &translation::Translated) -> Result<Arc<regex::Regex>, RegexpError> {
     let built = regex::RegexBuilder::new(&translated.pattern())
         .size_limit(MAX_COMPILED_BYTES)

@@ -1,7 +1,6 @@
 //! The format `duration`: Go's durations (`1h30m`), or numbers with units in words (`22 ns`, `3 days`).
 
-use super::matches;
-use crate::regexp::Regexp;
+use crate::regexp::{Regexp, matches};
 
 const GO: &str = r"^[-+]?(0|((\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h))+)$";
 const PARTS: &str = r"\d+\s*[A-Za-zµ]+";

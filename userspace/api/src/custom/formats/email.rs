@@ -1,6 +1,6 @@
 //! The format `email`: one address of RFC 5322, alone or in angle brackets behind a name.
 
-use super::matches;
+use crate::regexp::matches;
 
 /// Characters of an atom: all but blanks, control characters and RFC 5322's specials.
 const ATOM: &str = r#"[^\x00-\x20\x7f()<>\[\]:;@\\,."]+"#;

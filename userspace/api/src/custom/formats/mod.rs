@@ -8,7 +8,7 @@ mod uri;
 use std::net::{IpAddr, Ipv4Addr};
 
 use crate::names::{self, NameForm};
-use crate::regexp::Regexp;
+use crate::regexp::matches;
 
 const KNOWN: &[&str] = &[
     "bsonobjectid",
@@ -99,10 +99,6 @@ const HOSTNAME: &str = r"^([a-zA-Z0-9\p{S}\p{L}](-?[a-zA-Z0-9\p{S}\p{L}]{0,62})?
 
 /// 6, 8 or 20 bytes in pairs of digits with one separator, or in groups of four with dots.
 const MAC: &str = r"^(?:[[:xdigit:]]{2}(?:(?::[[:xdigit:]]{2}){5}|(?::[[:xdigit:]]{2}){7}|(?::[[:xdigit:]]{2}){19}|(?:-[[:xdigit:]]{2}){5}|(?:-[[:xdigit:]]{2}){7}|(?:-[[:xdigit:]]{2}){19})|[[:xdigit:]]{4}(?:(?:\.[[:xdigit:]]{4}){2}|(?:\.[[:xdigit:]]{4}){3}|(?:\.[[:xdigit:]]{4}){9}))$";
-
-fn matches(pattern: &str, text: &str) -> bool {
-    Regexp::new(pattern).is_ok_and(|regexp| regexp.is_match(text))
-}
 
 fn is_date(text: &str) -> bool {
     matches(r"^\d{4}-\d{2}-\d{2}$", text) && text.parse::<jiff::civil::Date>().is_ok()

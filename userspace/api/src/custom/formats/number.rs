@@ -1,6 +1,6 @@
 //! Formats of numbers with a check digit: cards and books.
 
-use super::matches;
+use crate::regexp::matches;
 
 const CARD: &str = r"^(?:4[0-9]{12}(?:[0-9]{3})?|5[1-5][0-9]{14}|6(?:011|5[0-9][0-9])[0-9]{12}|3[47][0-9]{13}|3(?:0[0-5]|[68][0-9])[0-9]{11}|(?:2131|1800|35\d{3})\d{11})$";
 
