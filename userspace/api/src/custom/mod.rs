@@ -223,8 +223,8 @@ impl Custom {
     pub fn misplaced_nulls(&self, object: &Value) -> Errors {
         let mut errors = Errors::default();
         let mut defaulted = object.clone();
-        defaults::apply(&self.version.schema, &mut defaulted);
-        validate::validate(&self.version.schema, &defaulted, None, &mut errors);
+        defaults::apply(self.version.schema(), &mut defaulted);
+        validate::validate(self.version.schema(), &defaulted, None, &mut errors);
         errors.0.retain(|error| error.message.starts_with("Invalid value: \"null\""));
         errors
     }
