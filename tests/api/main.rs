@@ -19,6 +19,7 @@ mod rust_client;
 mod services;
 mod story;
 mod tools;
+mod upstream;
 mod webhook;
 
 use harness::Server;
