@@ -80,9 +80,21 @@ impl WorkQueue {
 
     /// Ends the work on a key. After a failure the key becomes ready again after its backoff.
     pub(crate) fn done(&mut self, item: &Item, failed: bool, now: Timestamp) {
+        if let Some(slot) = self.slots.get_mut(item) {
+            slot.failures = if failed { slot.failures.saturating_add(1) } else { 0 };
+            self.end(item, failed, now);
+        }
+    }
+
+    /// Ends work that only prepared the next one of the same key: the count of failures stays.
+    pub(crate) fn prepared(&mut self, item: &Item, now: Timestamp) {
+        self.add(item.clone());
+        self.end(item, false, now);
+    }
+
+    fn end(&mut self, item: &Item, failed: bool, now: Timestamp) {
         let Some(slot) = self.slots.get_mut(item) else { return };
         slot.working = false;
-        slot.failures = if failed { slot.failures.saturating_add(1) } else { 0 };
         let failures = slot.failures;
         if slot.ready {
             self.ready.push_back(item.clone());
@@ -162,6 +174,21 @@ mod tests {
         q.done(&item("a"), false, at(1));
         assert_eq!(q.next_due(), None);
         assert!(q.slots.is_empty(), "an idle key costs no memory");
+    }
+
+    #[test]
+    fn preparation_between_two_failures_does_not_begin_the_backoff_anew() {
+        let mut q = WorkQueue::default();
+        q.add(item("a"));
+        let mut now = 0;
+        for wanted in [5, 10, 20, 40] {
+            assert_eq!(q.take(at(now)), Some(item("a")));
+            q.prepared(&item("a"), at(now));
+            assert_eq!(q.take(at(now)), Some(item("a")), "the work follows at once");
+            q.done(&item("a"), true, at(now));
+            now += wanted;
+            assert_eq!(q.next_due(), Some(at(now)));
+        }
     }
 
     #[test]

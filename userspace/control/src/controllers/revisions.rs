@@ -20,7 +20,8 @@ pub const HASH: &str = "controller-revision-hash";
 pub struct History {
     /// Oldest first.
     pub all: Vec<Arc<ControllerRevision>>,
-    /// Name of the revision of the present template; its creation may be among the actions.
+    /// Name of the revision of the present template; its creation may be among the actions. Empty while revisions are
+    /// adopted.
     pub current: String,
 }
 
@@ -37,10 +38,12 @@ impl RevisionOwner<'_> {
     /// Finds the history; adds the writes that it needs (a new revision, a raised number, adoptions) to the actions.
     pub fn history(&self, view: &View, actions: &mut Vec<Action>) -> History {
         let mut all = Vec::new();
+        let mut adopts = false;
         for (_, revision) in view.revisions.in_namespace(meta::namespace(self.meta)) {
             match pods::claim(&revision.metadata, self.meta, self.selector) {
                 Claim::Mine => all.push(revision.clone()),
                 Claim::Adopt => {
+                    adopts = true;
                     let owner = meta::controlled_by(self.kind, self.meta);
                     actions.push(pods::set_controller(
                         Kind::ControllerRevision,
@@ -60,12 +63,18 @@ impl RevisionOwner<'_> {
             Some(revision) => {
                 if revision.revision < newest {
                     let mut raised = revision.as_ref().clone();
-                    raised.revision = newest + 1;
+                    raised.revision = newest.saturating_add(1);
                     actions.push(Action::update(raised));
                 }
                 meta::name(&revision.metadata).to_owned()
             }
-            None => self.create(data, newest + 1, actions),
+            // The revision may be among those that are adopted.
+            None if adopts => String::new(),
+            None => {
+                let (name, hash) = self.free_name(view, &data);
+                actions.push(self.create(name.clone(), hash, data, newest.saturating_add(1)));
+                name
+            }
         };
         History { all, current }
     }
@@ -79,15 +88,28 @@ impl RevisionOwner<'_> {
         json!({"spec": {"template": template}})
     }
 
-    fn create(&self, data: serde_json::Value, number: i64, actions: &mut Vec<Action>) -> String {
-        let bytes = serde_json::to_vec(&data).unwrap_or_default();
-        let hash = meta::short_code(meta::stable_hash(&[&bytes, &self.collisions.to_le_bytes()]), 10);
-        let name = format!("{}-{hash}", meta::name(self.meta));
+    /// A name that no other revision has, and its hash. An owner of another kind with the same name and template has
+    /// revisions of the same hash.
+    fn free_name(&self, view: &View, data: &serde_json::Value) -> (String, String) {
+        let bytes = serde_json::to_vec(data).unwrap_or_default();
+        let mut collisions = self.collisions;
+        loop {
+            let hash = meta::short_code(meta::stable_hash(&[&bytes, &collisions.to_le_bytes()]), 10);
+            let name = format!("{}-{hash}", meta::name(self.meta));
+            if view.revisions.get(&Key::new(meta::namespace(self.meta), &name)).is_none() {
+                return (name, hash);
+            }
+            // The names are finite, so the loop ends.
+            collisions = collisions.wrapping_add(1);
+        }
+    }
+
+    fn create(&self, name: String, hash: String, data: serde_json::Value, number: i64) -> Action {
         let mut labels = self.template.metadata.as_ref().and_then(|m| m.labels.clone()).unwrap_or_default();
         labels.insert(HASH.into(), hash);
         let revision = ControllerRevision {
             metadata: ObjectMeta {
-                name: Some(name.clone()),
+                name: Some(name),
                 namespace: self.meta.namespace.clone(),
                 labels: Some(labels),
                 annotations: self.meta.annotations.clone(),
@@ -97,8 +119,7 @@ impl RevisionOwner<'_> {
             data: Some(RawExtension(data)),
             revision: number,
         };
-        actions.push(Action::Create(revision.into()));
-        name
+        Action::Create(revision.into())
     }
 
     /// Deletes the oldest revisions beyond the limit that no pod uses.

@@ -1,7 +1,7 @@
 //! The pure core of the runner: queues and controllers, with no I/O. PURE.
 //! In: changes of the view and the outcomes of performed tasks. Out: [`Task`]s to perform and the next time to wake.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use jiff::Timestamp;
 
@@ -58,6 +58,8 @@ pub(crate) struct Core {
     next_seed: u64,
     /// Objects that a key's last actions may or may not have changed.
     unsure: HashMap<Item, Vec<(Kind, Key)>>,
+    /// Keys whose task asks the server about such objects.
+    confirming: HashSet<Item>,
     /// Tasks returned and not finished.
     active_tasks: usize,
     listed: BTreeSet<Kind>,
@@ -82,6 +84,7 @@ impl Core {
             seeds: HashMap::new(),
             next_seed: seed,
             unsure: HashMap::new(),
+            confirming: HashSet::new(),
             active_tasks: 0,
             listed: BTreeSet::new(),
             parked,
@@ -129,8 +132,7 @@ impl Core {
         while self.active_tasks < MAX_ACTIVE_TASKS {
             let item = self.queue.take(now.steady)?;
             if let Some(unsure) = self.unsure.remove(&item) {
-                // The key is reconciled after the answers, whatever they are.
-                self.queue.add(item.clone());
+                self.confirming.insert(item.clone());
                 self.active_tasks += 1;
                 let actions = unsure.into_iter().map(|(kind, key)| Action::Confirm { kind, key }).collect();
                 return Some(Task { item, actions, failure: None });
@@ -201,7 +203,12 @@ impl Core {
         if !matches!(failure, Some(Failure::Unknown(_))) && !self.unsure.contains_key(item) {
             self.seeds.remove(item);
         }
-        self.queue.done(item, failure.is_some(), now);
+        if self.confirming.remove(item) && failure.is_none() {
+            // The key is reconciled after the answers.
+            self.queue.prepared(item, now);
+        } else {
+            self.queue.done(item, failure.is_some(), now);
+        }
         match failure {
             Some(failure) => self.failures.insert(item.clone(), failure),
             None => self.failures.remove(item),

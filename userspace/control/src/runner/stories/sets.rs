@@ -282,3 +282,20 @@ fn a_budget_allows_what_exceeds_the_healthy_minimum() {
     decide(&mut sim);
     assert_eq!(allowed(&sim), Some(0));
 }
+
+#[test]
+fn sets_of_one_name_and_template_have_revisions_of_their_own() {
+    let mut sim = sim();
+    node(&mut sim, "n1", None);
+    let set = json!({
+        "metadata": {"name": "x", "namespace": "ns"},
+        "spec": {"selector": {"matchLabels": {"app": "x"}}, "serviceName": "x", "template": template(1)},
+    });
+    sim.create(serde_json::from_value::<StatefulSet>(set.clone()).unwrap());
+    sim.create(serde_json::from_value::<DaemonSet>(set).unwrap());
+    decide(&mut sim);
+    sim.advance(Duration::from_secs(1));
+    decide(&mut sim);
+    assert_eq!(sim.all(Kind::ControllerRevision).len(), 2);
+    assert_eq!(sim.pods().len(), 2, "{:?}", names(&sim));
+}
