@@ -46,9 +46,9 @@ impl Server {
 
     pub(crate) async fn with_controllers() -> Server {
         let server = Server::start().await;
-        let identity = Identity::new("system:kube-controller-manager", &["system:masters"]);
-        let client = server.api.client_of(identity);
-        tokio::spawn(skep_control::run(client, skep_control::Config::default()));
+        let (clients, _) = server.api.clients_by_user();
+        let clients = skep_control::Clients::new(clients);
+        tokio::spawn(skep_control::run(clients, skep_control::Config::default()));
         server
     }
 

@@ -57,7 +57,7 @@ async fn server(store: &Arc<dyn Store>, cidrs: &[&str]) -> Client {
         neighbours: Vec::new(),
     };
     let server = ApiServer::new(config).await.unwrap();
-    Client::new(server.in_process(Identity::new("admin", &["system:masters"])), "default")
+    Client::new(server.in_process(Identity::new("admin", &["system:masters"]), "skep-tests"), "default")
 }
 
 fn service(name: &str, spec: Value) -> Service {

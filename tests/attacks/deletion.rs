@@ -31,15 +31,15 @@ impl Drop for Cluster {
 impl Cluster {
     async fn with_controllers() -> Cluster {
         let mut cluster = Cluster::without_controllers().await;
-        let client =
-            cluster._server.client_of(Identity::new("system:kube-controller-manager", &["system:masters"]));
+        let (clients, _) = cluster._server.clients_by_user();
+        let clients = skep_control::Clients::new(clients);
         let config = skep_control::Config {
             root_ca_pem: "PEM".into(),
             node_startup_grace: Duration::from_secs(3600),
             ..Default::default()
         };
         cluster.controllers =
-            Some(tokio::spawn(async move { drop(skep_control::run(client, config).await) }));
+            Some(tokio::spawn(async move { drop(skep_control::run(clients, config).await) }));
         cluster
     }
 

@@ -75,7 +75,8 @@ fn condition_of(csr: &CertificateSigningRequest) -> String {
 async fn a_node_that_gives_itself_the_names_of_the_api_server_is_not_certified_for_them() -> Result<()> {
     let server = TestApiServer::start().await?;
     let config = skep_control::Config { signer: Some(Arc::new(Sign)), ..skep_control::Config::default() };
-    let running = tokio::spawn(skep_control::run(server.client(), config));
+    let running =
+        tokio::spawn(skep_control::run(skep_control::Clients::new(server.clients_by_user().0), config));
     let token = server.client_of(Identity::new("system:bootstrap:abcdef", &["system:bootstrappers"]));
     let evil = server.client_of(Identity::new("system:node:evil", &["system:nodes"]));
     let ask = async |client: &Client, mut csr: CertificateSigningRequest, addresses: &str| {

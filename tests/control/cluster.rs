@@ -62,9 +62,9 @@ impl Cluster {
 
     /// Starts the parts that the configuration selects.
     pub(crate) fn run(&self, config: skep_control::Config) -> Running {
-        let identity = Identity::new("system:kube-controller-manager", &["system:masters"]);
-        let (client, requests) = self.server.recording_client(identity);
-        let task = tokio::spawn(async move { drop(skep_control::run(client, config).await) });
+        let (clients, requests) = self.server.clients_by_user();
+        let clients = skep_control::Clients::new(clients);
+        let task = tokio::spawn(async move { drop(skep_control::run(clients, config).await) });
         Running { task, requests }
     }
 }

@@ -53,7 +53,7 @@ impl Server {
             .build();
         let (runtime, folder) = (runtime.expect("a runtime"), tempfile::tempdir().expect("a folder"));
         let server = runtime.block_on(ApiServer::new(config(&folder))).expect("a server");
-        let router = server.in_process(Identity::new("fuzz", &["system:masters"]));
+        let router = server.in_process(Identity::new("fuzz", &["system:masters"]), "skep-tests");
         let server = Server { runtime, router, _folder: folder };
         server.send(Method::POST, PLACES[1], "application/json", CONFIG_MAP.as_bytes());
         server.send(Method::POST, PLACES[2], "application/json", REVISION.as_bytes());

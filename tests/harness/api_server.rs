@@ -24,6 +24,9 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+/// The program that requests in this process come from.
+const AGENT: &str = "skep-tests";
+
 /// A certificate and its key, in PEM.
 #[derive(Clone)]
 pub struct Pem {
@@ -172,9 +175,9 @@ impl TestApiServer {
         Ok(self.listening.as_ref().context("the server does not listen")?.address)
     }
 
-    /// The API for a caller in this process.
+    /// The API for a caller in this process, under the name of a test's program.
     pub fn in_process(&self, identity: Identity) -> Router {
-        self.server.in_process(identity)
+        self.server.in_process(identity, AGENT)
     }
 
     /// A client that may do everything.
@@ -183,7 +186,7 @@ impl TestApiServer {
     }
 
     pub fn client_of(&self, identity: Identity) -> kube::Client {
-        kube::Client::new(self.server.in_process(identity), "default")
+        kube::Client::new(self.server.in_process(identity, AGENT), "default")
     }
 
     /// The running server.
@@ -202,27 +205,31 @@ impl TestApiServer {
         kube::Client::new(router, "default")
     }
 
-    /// A client whose requests are recorded.
-    pub fn recording_client(&self, identity: Identity) -> (kube::Client, Requests) {
+    /// Clients of users with the rights that the default roles give them; their requests are recorded.
+    pub fn clients_by_user(&self) -> (impl Fn(&str) -> kube::Client + Send + Sync + use<>, Requests) {
         let requests = Requests::default();
-        let recorded = requests.clone();
-        let router = self.server.in_process(identity).layer(from_fn(move |request: Request, next: Next| {
-            recorded.push(format!("{} {}", request.method(), request.uri().path()));
-            next.run(request)
-        }));
-        (kube::Client::new(router, "default"), requests)
+        let (server, recorded) = (self.server.clone(), requests.clone());
+        let client = move |user: &str| {
+            let recorded = recorded.clone();
+            let record = from_fn(move |request: Request, next: Next| {
+                recorded.push(format!("{} {}", request.method(), request.uri().path()));
+                next.run(request)
+            });
+            kube::Client::new(server.in_process(Identity::of_user(user), AGENT).layer(record), "default")
+        };
+        (client, requests)
     }
 
     /// A client that reaches the server only while `up` is true; watches end when it becomes false.
     pub fn cuttable_client(&self, identity: Identity, up: &watch::Receiver<bool>) -> kube::Client {
         let up = up.clone();
-        let router: Router = self.server.in_process(identity);
+        let router: Router = self.server.in_process(identity, AGENT);
         let router = router.layer(from_fn(move |request, next| pass_if(up.clone(), request, next)));
         kube::Client::new(router, "default")
     }
 }
 
-/// Method and path of each request of one client, in order.
+/// Method and path of each request of some clients, in order.
 #[derive(Clone, Default)]
 pub struct Requests(Arc<Mutex<Vec<String>>>);
 

@@ -37,7 +37,8 @@ async fn until(world: &World, name: &str, holds: impl Fn(u16, &Value) -> bool) -
 async fn a_token_secret_is_filled_and_its_token_lives_with_it() -> Result<()> {
     let world = World::start().await?;
     let config = skep_control::Config { root_ca_pem: "PEM".into(), ..skep_control::Config::default() };
-    let controllers = tokio::spawn(skep_control::run(world.server.client(), config));
+    let controllers =
+        tokio::spawn(skep_control::run(skep_control::Clients::new(world.server.clients_by_user().0), config));
     let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "robot"}});
     world.create(ACCOUNTS, account).await?;
     world.create(SECRETS, secret("t", "robot")).await?;

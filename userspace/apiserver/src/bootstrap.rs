@@ -14,6 +14,7 @@ use crate::reconcilers::service_allocations::repair;
 use crate::server_endpoints;
 use crate::stored::{Storage, stamp};
 
+const CONTROLLER_ROLES: &str = "system:controller:";
 /// Default bindings of earlier versions, which gave more than they should.
 const OBSOLETE_BINDINGS: [&str; 1] = ["skep:node-network"];
 
@@ -30,6 +31,9 @@ pub(crate) async fn run(config: &Config, allocator: &Arc<Allocator>) -> Result<(
         }
     }
     for object in default_objects() {
+        for account in controller_accounts(&object) {
+            ensure(storage, account).await?;
+        }
         ensure_role(storage, object).await?;
     }
     for (name, value) in [("system-cluster-critical", 2_000_000_000), ("system-node-critical", 2_000_001_000)]
@@ -76,6 +80,17 @@ pub(crate) async fn ensure_namespaces(storage: &Storage) -> Result<(), Status> {
         ensure(storage, json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})).await?;
     }
     Ok(())
+}
+
+/// The ServiceAccounts to which a role of upstream's controllers is bound.
+fn controller_accounts(binding: &Value) -> impl Iterator<Item = Value> + use<'_> {
+    let is_of_controller =
+        binding["kind"] == "ClusterRoleBinding" && meta::name(binding).starts_with(CONTROLLER_ROLES);
+    let subjects = binding["subjects"].as_array().filter(|_| is_of_controller);
+    subjects.into_iter().flatten().map(|subject| {
+        let metadata = json!({"name": subject["name"], "namespace": subject["namespace"]});
+        json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata})
+    })
 }
 
 /// Creates the object unless one of its name exists.

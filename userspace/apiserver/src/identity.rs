@@ -28,6 +28,18 @@ impl Identity {
         Identity { user: user.into(), groups, ..Identity::default() }
     }
 
+    /// A user in the groups that follow from the name: those of a service account, or none.
+    pub fn of_user(user: &str) -> Identity {
+        let account = user.strip_prefix("system:serviceaccount:").and_then(|account| account.split_once(':'));
+        match account {
+            Some((namespace, _)) => Identity::new(
+                user,
+                &["system:serviceaccounts", &format!("system:serviceaccounts:{namespace}")],
+            ),
+            None => Identity::new(user, &[]),
+        }
+    }
+
     pub(crate) fn anonymous() -> Identity {
         Identity { user: ANONYMOUS.into(), groups: vec![UNAUTHENTICATED.into()], ..Identity::default() }
     }

@@ -55,9 +55,14 @@ mod webhook;
 mod write;
 mod write_options;
 
+use std::future::ready;
 use std::sync::Arc;
 
+use ::http::HeaderValue;
+use ::http::header::USER_AGENT;
 use axum::Router;
+use axum::extract::Request;
+use axum::middleware::map_request;
 
 use admission::Admission;
 use aggregate::Aggregator;
@@ -162,8 +167,13 @@ impl ApiServer {
         Router::new().fallback(http::handle).with_state(self.inner.clone())
     }
 
-    /// The API for a caller in this process that acts as `identity`: the same code without TCP and TLS.
-    pub fn in_process(&self, identity: Identity) -> Router {
-        self.router().layer(axum::Extension(identity))
+    /// The API for a caller in this process that acts as `identity`: the same code without TCP and TLS. `agent` names its
+    /// program, as a User-Agent header does.
+    pub fn in_process(&self, identity: Identity, agent: &'static str) -> Router {
+        let name = map_request(move |mut request: Request| {
+            request.headers_mut().insert(USER_AGENT, HeaderValue::from_static(agent));
+            ready(request)
+        });
+        self.router().layer(axum::Extension(identity)).layer(name)
     }
 }

@@ -176,6 +176,9 @@ pub struct Context<'a> {
 pub trait Controller: Send + 'static {
     fn name(&self) -> &'static str;
 
+    /// The name of its ServiceAccount, as upstream's.
+    fn account(&self) -> &'static str;
+
     /// The kinds that `reconcile` reads, those of its keys first. It is called once all of them are listed.
     fn reads(&self) -> &'static [Kind];
 

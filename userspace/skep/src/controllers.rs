@@ -4,9 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use kube::Client;
 use skep_apiserver::Neighbour;
-use skep_control::{Config, Error, Health};
+use skep_control::{Clients, Config, Error, Health};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::task::JoinSet;
 
@@ -37,12 +36,12 @@ impl Controllers {
     }
 
     /// Runs the parts until the future is dropped; returns only if the configuration cannot be used.
-    pub(crate) async fn run(&self, client: &Client, config: Config) -> Result<(), Error> {
+    pub(crate) async fn run(&self, clients: &Clients, config: Config) -> Result<(), Error> {
         let config = Config { health: self.health.clone(), ..config };
         loop {
             // Dropped with this future: the parts end.
             let mut parts = JoinSet::new();
-            parts.spawn_on(skep_control::run(client.clone(), config.clone()), &self.handle);
+            parts.spawn_on(skep_control::run(clients.clone(), config.clone()), &self.handle);
             match parts.join_next().await {
                 Some(Ok(ended)) => return ended,
                 ended => tracing::error!(?ended, "controllers failed; they start again"),

@@ -14,6 +14,10 @@ impl Controller for ClusterRoles {
         "clusterrole-aggregation"
     }
 
+    fn account(&self) -> &'static str {
+        "clusterrole-aggregation-controller"
+    }
+
     fn reads(&self) -> &'static [Kind] {
         &[Kind::ClusterRole]
     }

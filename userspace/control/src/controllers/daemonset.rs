@@ -28,6 +28,10 @@ impl Controller for DaemonSets {
         "daemonset"
     }
 
+    fn account(&self) -> &'static str {
+        "daemon-set-controller"
+    }
+
     fn reads(&self) -> &'static [Kind] {
         &[Kind::DaemonSet, Kind::Pod, Kind::Node, Kind::ControllerRevision]
     }

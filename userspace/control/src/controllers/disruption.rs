@@ -26,6 +26,10 @@ impl Controller for Disruption {
         "disruption"
     }
 
+    fn account(&self) -> &'static str {
+        "disruption-controller"
+    }
+
     fn reads(&self) -> &'static [Kind] {
         &[
             Kind::PodDisruptionBudget,

@@ -28,6 +28,10 @@ impl Controller for EndpointsObjects {
         "endpoints"
     }
 
+    fn account(&self) -> &'static str {
+        "endpoint-controller"
+    }
+
     fn reads(&self) -> &'static [Kind] {
         &[Kind::Service, Kind::Pod, Kind::Endpoints]
     }

@@ -31,6 +31,10 @@ impl Controller for EndpointSliceMirroring {
         "endpointslice-mirroring"
     }
 
+    fn account(&self) -> &'static str {
+        "endpointslicemirroring-controller"
+    }
+
     fn reads(&self) -> &'static [Kind] {
         &[Kind::Endpoints, Kind::Service, Kind::EndpointSlice]
     }

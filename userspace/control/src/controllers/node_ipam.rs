@@ -21,6 +21,10 @@ impl Controller for NodeIpam {
         "node-ipam"
     }
 
+    fn account(&self) -> &'static str {
+        "node-controller"
+    }
+
     fn reads(&self) -> &'static [Kind] {
         &[Kind::Node]
     }

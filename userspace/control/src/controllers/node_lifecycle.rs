@@ -30,6 +30,10 @@ impl Controller for NodeLifecycle {
         "node-lifecycle"
     }
 
+    fn account(&self) -> &'static str {
+        "node-controller"
+    }
+
     fn reads(&self) -> &'static [Kind] {
         &[Kind::Node, Kind::Lease, Kind::Pod]
     }

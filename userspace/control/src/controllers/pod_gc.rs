@@ -33,6 +33,10 @@ impl Controller for PodGc {
         "pod-gc"
     }
 
+    fn account(&self) -> &'static str {
+        "pod-garbage-collector"
+    }
+
     fn reads(&self) -> &'static [Kind] {
         &[Kind::Pod, Kind::Node]
     }

@@ -42,6 +42,10 @@ impl Controller for ReplicaSets {
         if self.kind == Kind::ReplicaSet { "replicaset" } else { "replicationcontroller" }
     }
 
+    fn account(&self) -> &'static str {
+        if self.kind == Kind::ReplicaSet { "replicaset-controller" } else { "replication-controller" }
+    }
+
     fn reads(&self) -> &'static [Kind] {
         match self.kind {
             Kind::ReplicaSet => &[Kind::ReplicaSet, Kind::Pod],

@@ -19,6 +19,10 @@ impl Controller for ServiceAccounts {
         "serviceaccount"
     }
 
+    fn account(&self) -> &'static str {
+        "service-account-controller"
+    }
+
     fn reads(&self) -> &'static [Kind] {
         &[Kind::Namespace, Kind::ServiceAccount, Kind::ConfigMap]
     }

@@ -24,6 +24,10 @@ impl Controller for ServiceCidrs {
         "service-cidr"
     }
 
+    fn account(&self) -> &'static str {
+        "service-cidrs-controller"
+    }
+
     fn reads(&self) -> &'static [Kind] {
         &[Kind::ServiceCIDR]
     }

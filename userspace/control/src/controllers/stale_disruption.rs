@@ -25,6 +25,10 @@ impl Controller for StaleDisruptions {
         "stale-disruption"
     }
 
+    fn account(&self) -> &'static str {
+        "disruption-controller"
+    }
+
     fn reads(&self) -> &'static [Kind] {
         &[Kind::Pod]
     }

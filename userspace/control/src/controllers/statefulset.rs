@@ -25,6 +25,10 @@ impl Controller for StatefulSets {
         "statefulset"
     }
 
+    fn account(&self) -> &'static str {
+        "statefulset-controller"
+    }
+
     fn reads(&self) -> &'static [Kind] {
         &[Kind::StatefulSet, Kind::Pod, Kind::ControllerRevision, Kind::PersistentVolumeClaim]
     }

@@ -21,6 +21,10 @@ impl Controller for TaintEviction {
         "taint-eviction"
     }
 
+    fn account(&self) -> &'static str {
+        "node-controller"
+    }
+
     fn reads(&self) -> &'static [Kind] {
         &[Kind::Pod, Kind::Node]
     }

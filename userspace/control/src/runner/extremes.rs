@@ -370,6 +370,10 @@ fn view_time(view: &View, object: &Object) -> Timestamp {
 struct Faulty;
 
 impl Controller for Faulty {
+    fn account(&self) -> &'static str {
+        "faulty"
+    }
+
     fn name(&self) -> &'static str {
         "faulty"
     }

@@ -20,6 +20,7 @@ use tokio::task::{JoinError, JoinSet};
 use self::core::{Core, Outcome};
 use crate::action::{Controller, Failure};
 use crate::cache::Change;
+use crate::clients::Clients;
 use crate::clock::{self, Now};
 use crate::events::Recorder;
 use crate::health::{Counter, Health};
@@ -32,15 +33,25 @@ const WAITING_LOG_INTERVAL: Duration = Duration::from_secs(60);
 const PART: &str = "controllers";
 
 /// Runs the controllers until the future is dropped or the hub is gone.
-pub(crate) async fn run(
-    client: Client,
+pub(crate) fn run(
+    clients: &Clients,
+    subscription: Subscription,
+    controllers: Vec<Box<dyn Controller>>,
+    health: Arc<Health>,
+) -> impl Future<Output = ()> + use<> {
+    let clients = controllers.iter().map(|controller| clients.controller(controller.account())).collect();
+    drive(clients, subscription, controllers, health)
+}
+
+async fn drive(
+    clients: Vec<Client>,
     subscription: Subscription,
     controllers: Vec<Box<dyn Controller>>,
     health: Arc<Health>,
 ) {
     health.unsynced(PART);
     let core = Core::new(controllers, rand::random());
-    let mut runner = Runner { client, subscription, core, recorder: Arc::default(), synced: false, health };
+    let mut runner = Runner { clients, subscription, core, recorder: Arc::default(), synced: false, health };
     // Dropped with the future: no task outlives it.
     let mut tasks: JoinSet<Outcome> = JoinSet::new();
     let mut waiting = tokio::time::interval(WAITING_LOG_INTERVAL);
@@ -65,7 +76,8 @@ pub(crate) async fn run(
 }
 
 struct Runner {
-    client: Client,
+    /// Of the controllers, in their order.
+    clients: Vec<Client>,
     subscription: Subscription,
     core: Core,
     recorder: Arc<Recorder>,
@@ -108,7 +120,8 @@ impl Runner {
         while let Some(task) = self.subscription.with_view(|view| self.core.next_task(view, Now::read())) {
             let controller = self.core.controller_name(task.item.0);
             tracing::debug!(controller, key = %task.item.1, actions = task.actions.len(), "reconciled");
-            tasks.spawn(perform::perform(self.client.clone(), self.recorder.clone(), task));
+            let Some(client) = self.clients.get(task.item.0).cloned() else { continue };
+            tasks.spawn(perform::perform(client, self.recorder.clone(), task));
         }
     }
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use ipnetwork::IpNetwork;
 use skep_apiserver::{ApiServer, Config, Credentials, Identity, NODE_PORTS, ServiceNetwork};
-use skep_control::{LeaderElection, NodeNames};
+use skep_control::{Clients, LeaderElection, NodeNames};
 use skep_store::Store;
 use skep_store::embedded::EmbeddedStore;
 use skep_store::etcd::EtcdStore;
@@ -126,19 +126,16 @@ pub(crate) async fn run(server: Server) -> Result<()> {
     config.neighbours.push(Arc::new(controllers.neighbour()));
     let api = ApiServer::new(config).await.context("start the API server")?;
     write_kubeconfig(&server, &following.borrow().clone())?;
-    let client = kube::Client::new(
-        api.in_process(Identity::new("system:kube-controller-manager", &["system:masters"])),
-        "default",
-    );
+    let clients = clients(&api);
     tracing::info!(listen = %server.flags.listen, advertise = %advertise, "serving");
     let ended = tokio::select! {
         served = serve(&server, following.clone(), &api, shared) => served,
-        ended = control(&server, &client, following, &controllers) => ended,
+        ended = control(&server, &clients, following, &controllers) => ended,
         () = credentials::follow(&serving, &current) => Ok(()),
         asked = super::terminated() => asked.context("wait for a signal"),
         never = backups => match never {},
     };
-    leave(&server, &api, &client).await;
+    leave(&server, &api, &clients).await;
     ended
 }
 
@@ -163,6 +160,17 @@ impl Running {
     }
 }
 
+/// Clients without a network between: the users whose rights the default roles give, under the names of upstream's
+/// programs, which managed fields show.
+fn clients(api: &ApiServer) -> Clients {
+    let api = api.clone();
+    Clients::new(move |user| {
+        let agent =
+            if user == "system:kube-scheduler" { "kube-scheduler" } else { "kube-controller-manager" };
+        kube::Client::new(api.in_process(Identity::of_user(user), agent), "default")
+    })
+}
+
 /// Host name and a random part: two processes are never the same candidate.
 fn identity() -> Result<String> {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
@@ -174,10 +182,10 @@ fn identity() -> Result<String> {
 }
 
 /// Hands over to the other servers at once, rather than when the leases expire.
-async fn leave(server: &Running, api: &ApiServer, client: &kube::Client) {
+async fn leave(server: &Running, api: &ApiServer, clients: &Clients) {
     let hand_over = async {
         if let Some(election) = server.election() {
-            skep_control::release(client, &election).await.context("release the lease")?;
+            skep_control::release(&clients.manager(), &election).await.context("release the lease")?;
         }
         api.withdraw().await.context("withdraw the endpoint")
     };
@@ -261,7 +269,7 @@ fn api_config(server: &Running, credentials: Credentials, store: Arc<dyn Store>)
 /// Runs controllers and scheduler. They start again when the CA changes that pods trust: it is theirs to publish.
 async fn control(
     server: &Running,
-    client: &kube::Client,
+    clients: &Clients,
     following: Following,
     controllers: &Controllers,
 ) -> Result<()> {
@@ -271,7 +279,7 @@ async fn control(
         let mut loaded = following.clone();
         let other_root = loaded.wait_for(|loaded| loaded.pki.authority().bundle() != root);
         tokio::select! {
-            ended = controllers.run(client, config) => return ended.context("run the controllers"),
+            ended = controllers.run(clients, config) => return ended.context("run the controllers"),
             _ = other_root => tracing::info!("the cluster's CA changed; controllers start again to publish it"),
         }
     }

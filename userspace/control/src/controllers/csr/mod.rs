@@ -48,6 +48,10 @@ impl Controller for Csrs {
         "csr"
     }
 
+    fn account(&self) -> &'static str {
+        "certificate-controller"
+    }
+
     fn reads(&self) -> &'static [Kind] {
         &[Kind::CertificateSigningRequest, Kind::Node, Kind::Secret]
     }

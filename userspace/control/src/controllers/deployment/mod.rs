@@ -20,6 +20,10 @@ impl Controller for Deployments {
         "deployment"
     }
 
+    fn account(&self) -> &'static str {
+        "deployment-controller"
+    }
+
     fn reads(&self) -> &'static [Kind] {
         &[Kind::Deployment, Kind::ReplicaSet, Kind::Pod]
     }

@@ -36,6 +36,10 @@ impl Controller for EndpointSlices {
         "endpointslice"
     }
 
+    fn account(&self) -> &'static str {
+        "endpointslice-controller"
+    }
+
     fn reads(&self) -> &'static [Kind] {
         &[Kind::Service, Kind::Pod, Kind::Node, Kind::EndpointSlice]
     }

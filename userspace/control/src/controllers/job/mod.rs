@@ -40,6 +40,10 @@ impl Controller for Jobs {
         "job"
     }
 
+    fn account(&self) -> &'static str {
+        "job-controller"
+    }
+
     fn reads(&self) -> &'static [Kind] {
         &[Kind::Job, Kind::Pod]
     }

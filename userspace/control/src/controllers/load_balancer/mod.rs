@@ -32,6 +32,10 @@ impl Controller for LoadBalancers {
         "load-balancer"
     }
 
+    fn account(&self) -> &'static str {
+        "service-controller"
+    }
+
     fn reads(&self) -> &'static [Kind] {
         &[Kind::Service, Kind::LoadBalancerPool]
     }
