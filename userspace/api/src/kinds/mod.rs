@@ -99,6 +99,7 @@ mod service_cidr;
 mod signer_name;
 mod stateful_set;
 mod storage_class;
+mod storage_columns;
 mod subject_access_review;
 #[cfg(test)]
 mod tests;

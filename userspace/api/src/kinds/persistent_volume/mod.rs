@@ -11,11 +11,12 @@ use crate::kinds::affinity::validate_node_selector;
 use crate::kinds::kind::Strategy;
 use crate::kinds::node_labels::warn_of_term;
 use crate::kinds::row::Row;
+use crate::kinds::storage_columns::{ATTRIBUTES_CLASS, CLASS_ANNOTATION, STATUS, STORAGE_CLASS, VOLUME_MODE};
 use crate::kinds::volume_holder::Holder;
 use crate::kinds::volume_source::{SOURCES, default_source};
 use crate::names::{NameForm, validate_name, validate_optional_name};
 use crate::resources::quantity;
-use crate::table::cell::{UNSET, quantity_cell, text_cell, text_or};
+use crate::table::cell::{quantity_cell, text_cell, text_or};
 use crate::table::column::{AGE, Column, NAME};
 use crate::value::{immutable, items, one_of, set_default, set_zero_default};
 
@@ -31,8 +32,6 @@ const OTHER_FIELDS: [&str; 9] = [
     "volumeAttributesClassName",
     "volumeMode",
 ];
-/// The class in the form that came before `storageClassName`.
-pub(super) const CLASS_ANNOTATION: &str = "volume.beta.kubernetes.io/storage-class";
 
 pub(super) const ROW: Row = Row {
     kind: "PersistentVolume",
@@ -214,18 +213,3 @@ fn claim(object: &Value, _: Timestamp) -> Value {
         claim => format!("{}/{}", text_or(&claim["namespace"], ""), text_or(&claim["name"], "")).into(),
     }
 }
-
-pub(super) const STATUS: Column =
-    Column::text("Status", |object, _| match object["metadata"]["deletionTimestamp"].is_string() {
-        true => "Terminating".into(),
-        false => text_cell(&object["status"]["phase"]),
-    });
-pub(super) const STORAGE_CLASS: Column = Column::text("StorageClass", |object, _| {
-    let annotated = object["metadata"]["annotations"][CLASS_ANNOTATION].as_str();
-    annotated.unwrap_or(text_or(&object["spec"]["storageClassName"], "")).into()
-});
-pub(super) const ATTRIBUTES_CLASS: Column = Column::text("VolumeAttributesClass", |object, _| {
-    text_or(&object["spec"]["volumeAttributesClassName"], UNSET).into()
-});
-pub(super) const VOLUME_MODE: Column =
-    Column::wide("VolumeMode", |object, _| text_or(&object["spec"]["volumeMode"], UNSET).into());

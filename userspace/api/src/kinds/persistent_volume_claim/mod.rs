@@ -7,10 +7,8 @@ use crate::kinds::access_modes::{short_modes, validate_access_modes};
 use crate::kinds::kind::Strategy;
 use crate::kinds::label_selector::validate_selector;
 use crate::kinds::numbers::warn_of_fraction;
-use crate::kinds::persistent_volume::{
-    ATTRIBUTES_CLASS, CLASS_ANNOTATION, STATUS, STORAGE_CLASS, VOLUME_MODE,
-};
 use crate::kinds::row::Row;
+use crate::kinds::storage_columns::{ATTRIBUTES_CLASS, CLASS_ANNOTATION, STATUS, STORAGE_CLASS, VOLUME_MODE};
 use crate::names::{NameForm, validate_optional_name};
 use crate::resources::quantity;
 use crate::table::cell::{quantity_cell, text_cell};
