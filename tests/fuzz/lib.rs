@@ -7,7 +7,7 @@ use axum::Router;
 use axum::body::Body;
 use http::{Method, Request, StatusCode};
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
-use skep_api::cel::{self, Bindings, Budget, Program, Scope, Type};
+use skep_api::cel::{self, Bindings, Budget, Scope, Type};
 use skep_api::selector::{FieldSelector, LabelSelector, Selectable};
 use skep_apiserver::{
     AccessRules, ApiServer, Config, FrontProxy, Identity, NODE_PORTS, NodeTls, ServiceNetwork, TokenKeys,
@@ -180,9 +180,9 @@ pub fn selector(bytes: &[u8]) {
 /// Expressions: compiled, checked against a declared object, and evaluated within a budget.
 pub fn cel(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
-    let Ok(program) = Program::compile(&text) else { return };
-    // What a check finds wrong may still be evaluated: policies of an unknown kind are.
-    let _ = cel::check(&program, &Scope::from([("self", Type::Dyn)]));
+    let Ok(checked) = cel::compile(&text, &Scope::new().with("self", Type::Dyn)) else { return };
+    let _ = checked.max_cost(&Type::Dyn.into());
+    let program = checked.into_program();
     let object = serde_json::json!({
         "spec": {"replicas": 3, "name": "web", "list": [1, 2, 3], "map": {"a": 1, "b": 2}}, "none": null,
         "long": vec![1; 200], "big": "x".repeat(10_000),

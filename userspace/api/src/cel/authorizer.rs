@@ -3,14 +3,14 @@
 //! Each call adds to the check, as in upstream's `kubernetes.authz` library:
 //! `authorizer.group('').resource('pods').namespace('a').check('create').allowed()`. The server decides.
 
+use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 
-use kube_cel::cel::Value;
-use kube_cel::cel::objects::Opaque;
-
 use super::budget::CelError;
-use super::types::{REQUEST, Type};
+use super::functions::{Implementation, Table};
+use super::types::Type;
+use super::values::{Opaque, Value, no_overload};
 use crate::names::{NameForm, name_problem};
 
 /// An access check for the server to decide.
@@ -60,16 +60,14 @@ pub struct Authorizer {
 }
 
 pub(crate) const AUTHORIZER: &str = "kubernetes.authorization.Authorizer";
-const PATH: &str = "kubernetes.authorization.PathCheck";
-const GROUP: &str = "kubernetes.authorization.GroupCheck";
-const RESOURCE: &str = "kubernetes.authorization.ResourceCheck";
-const DECISION: &str = "kubernetes.authorization.Decision";
-/// Cost units of a check: a budget of [`PER_CALL`](super::PER_CALL) allows two (upstream's value).
-const CHECK_COST: u64 = 350_000;
+pub(super) const PATH: &str = "kubernetes.authorization.PathCheck";
+pub(super) const GROUP: &str = "kubernetes.authorization.GroupCheck";
+pub(super) const RESOURCE: &str = "kubernetes.authorization.ResourceCheck";
+pub(super) const DECISION: &str = "kubernetes.authorization.Decision";
 
 impl fmt::Debug for Authorizer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct(self.type_name()).field("check", &self.check).finish()
+        f.debug_struct(self.step_type()).field("check", &self.check).finish()
     }
 }
 
@@ -81,58 +79,92 @@ impl PartialEq for Authorizer {
 
 impl Eq for Authorizer {}
 
-impl Opaque for Authorizer {
-    fn runtime_type_name(&self) -> &str {
-        self.type_name()
+/// Name, overload, the type that it is called on, its parameters and result.
+type Function<'t> = (&'static str, &'static str, &'static str, &'t [Type], Type, Implementation);
+
+/// Declares the functions of checks.
+pub(super) fn declare(table: &mut Table) {
+    use Type::{Bool, String};
+    let texts = [String, String];
+    let functions: [Function<'_>; 15] = [
+        ("path", "authorizer_path", AUTHORIZER, &texts[..1], of(PATH), |args| step(args, "path")),
+        ("group", "authorizer_group", AUTHORIZER, &texts[..1], of(GROUP), |args| step(args, "group")),
+        ("serviceAccount", "authorizer_serviceaccount", AUTHORIZER, &texts, of(AUTHORIZER), |args| {
+            step(args, "serviceAccount")
+        }),
+        ("resource", "groupcheck_resource", GROUP, &texts[..1], of(RESOURCE), |args| step(args, "resource")),
+        ("subresource", "resourcecheck_subresource", RESOURCE, &texts[..1], of(RESOURCE), |args| {
+            step(args, "subresource")
+        }),
+        ("namespace", "resourcecheck_namespace", RESOURCE, &texts[..1], of(RESOURCE), |args| {
+            step(args, "namespace")
+        }),
+        ("name", "resourcecheck_name", RESOURCE, &texts[..1], of(RESOURCE), |args| step(args, "name")),
+        ("check", "pathcheck_check", PATH, &texts[..1], of(DECISION), |args| step(args, "check")),
+        ("check", "resourcecheck_check", RESOURCE, &texts[..1], of(DECISION), |args| step(args, "check")),
+        ("fieldSelector", "authorizer_fieldselector", RESOURCE, &texts[..1], of(RESOURCE), |args| {
+            step(args, "fieldSelector")
+        }),
+        ("labelSelector", "authorizer_labelselector", RESOURCE, &texts[..1], of(RESOURCE), |args| {
+            step(args, "labelSelector")
+        }),
+        ("allowed", "decision_allowed", DECISION, &[], Bool, |args| step(args, "allowed")),
+        ("errored", "decision_errored", DECISION, &[], Bool, |args| step(args, "errored")),
+        ("reason", "decision_reason", DECISION, &[], String, |args| step(args, "reason")),
+        ("error", "decision_error", DECISION, &[], String, |args| step(args, "error")),
+    ];
+    for (function, id, on, params, result, call) in functions {
+        let params: Vec<Type> = std::iter::once(of(on)).chain(params.iter().cloned()).collect();
+        table.member(function, id, params, result, call);
     }
 }
 
-/// The number of arguments and the result of a function; `None` if the type lacks the function.
-pub(super) fn function(type_name: &str, name: &str) -> Option<(usize, Type)> {
-    let of = |name: &str| Type::Message(name.to_owned());
-    Some(match (type_name, name) {
-        (AUTHORIZER, "path") => (1, of(PATH)),
-        (AUTHORIZER, "group") => (1, of(GROUP)),
-        (AUTHORIZER, "serviceAccount") => (2, of(AUTHORIZER)),
-        (GROUP, "resource") => (1, of(RESOURCE)),
-        (RESOURCE, "subresource" | "namespace" | "name" | "fieldSelector" | "labelSelector") => {
-            (1, of(RESOURCE))
-        }
-        (PATH | RESOURCE, "check") => (1, of(DECISION)),
-        (DECISION, "allowed" | "errored") => (0, Type::Bool),
-        (DECISION, "reason" | "error") => (0, Type::String(REQUEST)),
-        _ => return None,
-    })
+fn of(name: &'static str) -> Type {
+    Type::Library(name)
 }
 
-/// Whether a type name belongs to this library.
-pub(super) fn is_type(name: &str) -> bool {
-    name.starts_with("kubernetes.authorization.")
+fn step<'a>(args: &[Value<'a>], name: &str) -> Result<Value<'a>, CelError> {
+    match args {
+        [on, args @ ..] => match on.as_library::<Authorizer>() {
+            Some(authorizer) => authorizer.call(name, args),
+            None => no_overload(),
+        },
+        _ => no_overload(),
+    }
 }
 
+/// The type of a field of a type of this library.
 pub(super) fn field_type(type_name: &str, field: &str) -> Option<Type> {
-    (type_name == AUTHORIZER && field == "requestResource").then(|| Type::Message(RESOURCE.to_owned()))
+    (type_name == AUTHORIZER && field == "requestResource").then_some(of(RESOURCE))
 }
 
-pub(super) fn cost(name: &str) -> u64 {
-    if name == "check" { CHECK_COST } else { 1 }
+impl Opaque for Authorizer {
+    fn type_name(&self) -> &'static str {
+        self.step_type()
+    }
+
+    fn equals(&self, other: &dyn Opaque) -> bool {
+        other.as_any().downcast_ref() == Some(self)
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+
+    fn field(&self, name: &str) -> Option<Value<'static>> {
+        field_type(self.step_type(), name)?;
+        Some(self.next(Step::Resource, (*self.request).clone()))
+    }
 }
 
 impl Authorizer {
     /// The variable for an expression, with a check for `authorizer.requestResource`.
-    pub fn variable(server: Arc<dyn Authorize>, request: AccessCheck) -> Value {
+    pub fn variable(server: Arc<dyn Authorize>, request: AccessCheck) -> Value<'static> {
         let (request, check) = (Arc::new(request), AccessCheck::default());
-        Value::Opaque(Arc::new(Authorizer { server, request, step: Step::Authorizer, check }))
+        Value::library(Authorizer { server, request, step: Step::Authorizer, check })
     }
 
-    pub(super) fn of(value: &Value) -> Option<&Authorizer> {
-        match value {
-            Value::Opaque(opaque) => opaque.downcast_ref::<Authorizer>(),
-            _ => None,
-        }
-    }
-
-    fn type_name(&self) -> &'static str {
+    fn step_type(&self) -> &'static str {
         match self.step {
             Step::Authorizer => AUTHORIZER,
             Step::Path => PATH,
@@ -142,24 +174,14 @@ impl Authorizer {
         }
     }
 
-    pub(super) fn field(&self, name: &str) -> Option<Value> {
-        field_type(self.type_name(), name)?;
-        Some(self.next(Step::Resource, (*self.request).clone()))
+    fn next<'a>(&self, step: Step, check: AccessCheck) -> Value<'a> {
+        Value::library(Authorizer { step, check, ..self.clone() })
     }
 
-    fn next(&self, step: Step, check: AccessCheck) -> Value {
-        Value::Opaque(Arc::new(Authorizer { step, check, ..self.clone() }))
-    }
-
-    pub(super) fn call(&self, name: &str, args: &[Value]) -> Result<Value, CelError> {
+    fn call<'a>(&self, name: &str, args: &[Value<'_>]) -> Result<Value<'a>, CelError> {
         let failed = |why: &str| Err(CelError::Evaluation(why.to_owned()));
         let texts: Option<Vec<&str>> = args.iter().map(text).collect();
-        let (Some(texts), Some((count, _))) = (texts, function(self.type_name(), name)) else {
-            return failed("no such overload");
-        };
-        if texts.len() != count {
-            return failed("no such overload");
-        }
+        let Some(texts) = texts else { return no_overload() };
         let first = texts.first().copied().unwrap_or_default();
         let blank = first.trim().is_empty();
         let mut check = self.check.clone();
@@ -168,7 +190,7 @@ impl Authorizer {
             (_, "path") if blank => return failed("path must not be empty"),
             (_, "resource") if blank => return failed("resource must not be empty"),
             (_, "serviceAccount") => {
-                let (namespace, account) = (first, texts[1]);
+                let (namespace, account) = (first, texts.get(1).copied().unwrap_or_default());
                 if name_problem(account, NameForm::Subdomain).is_some() {
                     return failed("Invalid service account name");
                 }
@@ -201,16 +223,16 @@ impl Authorizer {
     }
 }
 
-fn field_of(decision: &AccessDecision, name: &str) -> Value {
+fn field_of<'a>(decision: &AccessDecision, name: &str) -> Value<'a> {
     match name {
         "allowed" => Value::Bool(decision.allowed),
-        "reason" => Value::String(Arc::new(decision.reason.clone())),
+        "reason" => Value::text(&decision.reason),
         "errored" => Value::Bool(false),
-        _ => Value::String(Arc::default()),
+        _ => Value::text(""),
     }
 }
 
-fn text(value: &Value) -> Option<&str> {
+fn text<'v>(value: &'v Value<'_>) -> Option<&'v str> {
     match value {
         Value::String(text) => Some(text),
         _ => None,
@@ -222,7 +244,7 @@ mod tests {
     use std::sync::Mutex;
 
     use super::*;
-    use crate::cel::{Bindings, Budget, PER_CALL, Program, evaluate};
+    use crate::cel::{Bindings, Budget, PER_CALL, RequestScope, compile, evaluate};
 
     /// Allows checks of a service account or of the path `/healthz`, and records all checks.
     #[derive(Default)]
@@ -236,12 +258,15 @@ mod tests {
         }
     }
 
-    fn evaluate_checks(source: &str) -> (Result<Value, CelError>, Vec<AccessCheck>) {
+    fn evaluate_checks(source: &str) -> (Result<Value<'static>, CelError>, Vec<AccessCheck>) {
         let server = Arc::new(Server::default());
         let about =
             AccessCheck { resource: "pods".to_owned(), name: "p".to_owned(), ..AccessCheck::default() };
         let bindings = Bindings::from([("authorizer", Authorizer::variable(server.clone(), about))]);
-        let program = Program::compile(source).unwrap();
+        let program = match compile(source, &RequestScope::default().scope()) {
+            Ok(checked) => checked.into_program(),
+            Err(error) => return (Err(error), Vec::new()),
+        };
         let value = evaluate(&program, &bindings, &mut Budget(PER_CALL));
         let checks = server.0.lock().unwrap().clone();
         (value, checks)
@@ -286,11 +311,14 @@ mod tests {
                 "authorizer.serviceAccount('a', 'c@').path('/x').check('get').allowed()",
                 Err("Invalid service account name"),
             ),
-            ("authorizer.check('get').allowed()", Err("no such overload")),
-            ("authorizer.other == 1", Err("no such key: other")),
+            ("authorizer.check('get').allowed()", Err("found no matching overload for 'check'")),
+            ("authorizer.other == 1", Err("undefined field 'other'")),
         ] {
-            let found = evaluate_checks(source).0.map_err(|error| error.to_string());
-            assert_eq!(found, wanted.map(Value::Bool).map_err(str::to_owned), "{source}");
+            match (evaluate_checks(source).0, wanted) {
+                (Ok(found), Ok(wanted)) => assert_eq!(found, Value::Bool(wanted), "{source}"),
+                (Err(error), Err(wanted)) => assert!(error.to_string().contains(wanted), "{source}: {error}"),
+                (found, wanted) => panic!("{source}: {found:?} {wanted:?}"),
+            }
         }
         let (_, checks) = evaluate_checks("authorizer.requestResource.check('update').allowed()");
         assert_eq!((checks[0].resource.as_str(), checks[0].name.as_str()), ("pods", "p"));

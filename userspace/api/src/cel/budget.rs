@@ -1,13 +1,11 @@
-//! Data that all parts of the evaluation share: the cost budget, the errors, and the values of names.
-
-use std::collections::BTreeMap;
-
-use kube_cel::cel::Value;
+//! Data that all parts of the evaluation share: the cost budget and the errors.
 
 /// Cost units that one evaluation may take (cel.PerCallLimit).
 pub const PER_CALL: u64 = 1_000_000;
 /// Cost units for all expressions of one object (cel.RuntimeCELCostBudget).
 pub const PER_OBJECT: u64 = 10_000_000;
+/// Cost units for all match conditions of a webhook or policy (cel.RuntimeCELCostBudgetMatchConditions).
+pub const PER_CONDITIONS: u64 = 2_500_000;
 
 /// Why an expression has no value, with upstream's message.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -15,6 +13,9 @@ pub enum CelError {
     /// The text is no valid expression: `ERROR: <input>:1:3: ...`.
     #[error("{0}")]
     Compile(String),
+    /// A conversion of a constant in the text fails.
+    #[error("{0}")]
+    Instantiation(String),
     /// The cost budget is spent.
     #[error("operation cancelled: actual cost limit exceeded")]
     Budget,
@@ -41,6 +42,3 @@ impl Budget {
         }
     }
 }
-
-/// The values of names.
-pub type Bindings<'a> = BTreeMap<&'a str, Value>;

@@ -1,489 +1,502 @@
-//! Evaluates expressions. Each step is charged to the budget before it runs.
+//! Evaluates expressions. Each step is charged to the budget as upstream's cost tracker charges it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use kube_cel::cel::Value;
-use kube_cel::cel::common::ast::operators as op;
-use kube_cel::cel::common::ast::{
-    CallExpr, ComprehensionExpr, EntryExpr, Expr, IdedExpr, LiteralValue, SelectExpr, StructExpr,
-};
-use kube_cel::cel::objects::{Key, Map, OptionalValue};
-
-use super::authorizer::{self, Authorizer};
-use super::budget::{Bindings, Budget, CelError};
-use super::functions::{self, Target, size, weight};
-use super::message::Message;
+use super::budget::{Budget, CelError};
+use super::cost::{self, LIST, MAP, MESSAGE, SELECT};
+use super::functions::Overload;
+use super::library::{MAX_ITEMS, is_index_error, item};
+use super::program::Program;
+use super::syntax::{Entry, Expr, Field, Fold, Id, op};
+use super::values::{Bindings, Key, List, Map, Message, Value, failed, no_overload};
 
 type Result<T> = std::result::Result<T, CelError>;
 
-pub(super) fn evaluate(expression: &IdedExpr, bindings: &Bindings<'_>, budget: &mut Budget) -> Result<Value> {
-    let scope = Scope::Root(bindings);
-    Eval { budget }.value(expression, &scope)
+/// Bytes of texts and lists that one evaluation may make.
+const MAX_MADE_BYTES: usize = 128 << 20;
+
+/// Evaluates a program and charges its cost to the budget.
+pub fn evaluate<'a>(program: &Program, bindings: &Bindings<'a>, budget: &mut Budget) -> Result<Value<'a>> {
+    let mut eval = Eval { program, bindings, budget, locals: Vec::new(), made_bytes: 0 };
+    eval.value(program.ast.root, false)
 }
 
-/// The values of names, the innermost first.
-enum Scope<'a> {
-    Root(&'a Bindings<'a>),
-    Inner { outer: &'a Scope<'a>, name: &'a str, value: &'a Value },
+/// A variable of a fold. The value may be an error: logic absorbs it where the other operand decides.
+struct Local<'p, 'a> {
+    name: &'p str,
+    value: Result<Value<'a>>,
 }
 
-impl Scope<'_> {
-    fn get(&self, wanted: &str) -> Option<&Value> {
-        match self {
-            Scope::Root(bindings) => bindings.get(wanted),
-            Scope::Inner { name, value, .. } if *name == wanted => Some(value),
-            Scope::Inner { outer, .. } => outer.get(wanted),
-        }
-    }
-}
-
-fn failed<T>(why: impl Into<String>) -> Result<T> {
-    Err(CelError::Evaluation(why.into()))
-}
-
-fn no_overload<T>() -> Result<T> {
-    failed("no such overload")
-}
-
-struct Eval<'b> {
+struct Eval<'p, 'b, 'a> {
+    program: &'p Program,
+    bindings: &'b Bindings<'a>,
     budget: &'b mut Budget,
+    locals: Vec<Local<'p, 'a>>,
+    made_bytes: usize,
 }
 
-impl Eval<'_> {
-    fn value(&mut self, expression: &IdedExpr, scope: &Scope<'_>) -> Result<Value> {
-        match &expression.expr {
-            Expr::Literal(literal) => Ok(of_literal(literal)),
-            Expr::Ident(name) => {
-                self.budget.charge(1)?;
-                match scope.get(name) {
-                    Some(value) => Ok(value.clone()),
-                    None => failed(format!("undeclared reference to '{name}' (in container '')")),
-                }
+impl<'p, 'a> Eval<'p, '_, 'a> {
+    fn expr(&self, id: Id) -> &'p Expr {
+        self.program.ast.expr(id)
+    }
+
+    /// The value of a node. `free` leaves out the cost of the name that a path begins with: upstream's tracker does not
+    /// observe it where a path is an index or a branch.
+    fn value(&mut self, id: Id, free: bool) -> Result<Value<'a>> {
+        if let Some(constant) = self.program.constants.get(&id) {
+            return Ok(constant.clone());
+        }
+        match self.expr(id) {
+            Expr::Literal(_) => no_overload(),
+            Expr::Ident(name) => self.ident(name, free),
+            Expr::Select { operand, field, test: true } => {
+                let operand = self.value(*operand, false)?;
+                has(&operand, field)
             }
-            Expr::Select(select) => self.select(select, scope),
-            Expr::Call(call) => self.call(call, scope),
-            Expr::Comprehension(comprehension) => self.comprehension(comprehension, scope),
-            Expr::List(list) => {
-                self.budget.charge(10)?;
-                let mut items = Vec::with_capacity(list.elements.len());
-                for (at, element) in list.elements.iter().enumerate() {
-                    let value = self.value(element, scope)?;
-                    match optional(&value).filter(|_| list.optional_indices.contains(&at)) {
-                        Some(inner) => items.extend(inner.value().cloned()),
-                        None => items.push(value),
-                    }
-                }
-                Ok(Value::List(Arc::new(items)))
+            Expr::Select { operand, field, .. } => {
+                let operand = self.operand(*operand, free)?;
+                self.select(&operand, field)
             }
-            Expr::Map(map) => {
-                self.budget.charge(30)?;
-                let mut out = HashMap::with_capacity(map.entries.len());
-                for entry in &map.entries {
-                    let EntryExpr::MapEntry(entry) = &entry.expr else { return no_overload() };
-                    let key = key(&self.value(&entry.key, scope)?)?;
-                    let value = self.value(&entry.value, scope)?;
-                    match optional(&value).filter(|_| entry.optional) {
-                        Some(inner) => out.extend(inner.value().map(|value| (key, value.clone()))),
-                        None => drop(out.insert(key, value)),
-                    }
-                }
-                Ok(Value::Map(Map { map: Arc::new(out) }))
-            }
-            Expr::Struct(made) => self.message(made, scope),
-            Expr::Unspecified => no_overload(),
+            Expr::Call { function, target, args } => self.call(id, function, *target, args, free),
+            Expr::List { items, optional } => self.list(items, optional),
+            Expr::Map(entries) => self.map(entries),
+            Expr::Message { name, fields } => self.message(name, fields),
+            Expr::Fold(fold) => self.fold(fold),
         }
     }
 
-    fn message(&mut self, made: &StructExpr, scope: &Scope<'_>) -> Result<Value> {
-        self.budget.charge(40)?;
-        let mut fields = BTreeMap::new();
-        for entry in &made.entries {
-            let EntryExpr::StructField(entry) = &entry.expr else { return no_overload() };
-            let value = self.value(&entry.value, scope)?;
-            match optional(&value).filter(|_| entry.optional) {
-                Some(inner) => fields.extend(inner.value().map(|value| (entry.field.clone(), value.clone()))),
-                None => drop(fields.insert(entry.field.clone(), value)),
-            }
+    fn ident(&mut self, name: &str, free: bool) -> Result<Value<'a>> {
+        if !free {
+            self.budget.charge(SELECT)?;
         }
-        Ok(Value::Opaque(Arc::new(Message::new(&made.type_name, fields)?)))
+        if let Some(local) = self.locals.iter().rev().find(|local| local.name == name) {
+            return local.value.clone();
+        }
+        match self.bindings.get(name) {
+            Some(value) => Ok(value.clone()),
+            None => failed(format!("no such attribute(s): {name}")),
+        }
     }
 
-    fn select(&mut self, select: &SelectExpr, scope: &Scope<'_>) -> Result<Value> {
-        let operand = self.value(&select.operand, scope)?;
-        self.budget.charge(1)?;
-        if select.test {
-            let found = match optional(&operand) {
-                Some(inner) => inner.value().is_some_and(|value| field(value, &select.field).is_ok()),
-                None => match &operand {
-                    Value::Map(_) | Value::Opaque(_) => field(&operand, &select.field).is_ok(),
+    /// Whether a node is a path from a name, as upstream plans it.
+    fn is_path(&self, id: Id) -> bool {
+        match self.expr(id) {
+            _ if self.program.constants.contains_key(&id) => false,
+            Expr::Ident(_) | Expr::Select { .. } => true,
+            Expr::Call { function, .. } => {
+                matches!(&**function, op::INDEX | op::OPTIONAL_INDEX | op::OPTIONAL_SELECT | op::CONDITIONAL)
+            }
+            _ => false,
+        }
+    }
+
+    /// The operand of a selection. A path that begins with no name costs one more.
+    fn operand(&mut self, id: Id, free: bool) -> Result<Value<'a>> {
+        if self.is_path(id) {
+            return self.value(id, free);
+        }
+        let value = self.value(id, false)?;
+        if !free {
+            self.budget.charge(SELECT)?;
+        }
+        Ok(value)
+    }
+
+    fn select(&mut self, operand: &Value<'a>, field: &str) -> Result<Value<'a>> {
+        let name = Value::text(field);
+        match operand {
+            Value::Optional(None) => Ok(Value::Optional(None)),
+            Value::Optional(Some(inner)) => self.present(inner, &name),
+            operand => {
+                self.budget.charge(SELECT)?;
+                item(operand, &name)
+            }
+        }
+    }
+
+    /// The optional value of a field or item; only one that is there has a cost.
+    fn present(&mut self, operand: &Value<'a>, at: &Value<'a>) -> Result<Value<'a>> {
+        match item(operand, at) {
+            Ok(found) => {
+                self.budget.charge(SELECT)?;
+                Ok(Value::some(found))
+            }
+            Err(error) if is_index_error(&error) => Ok(Value::Optional(None)),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn call(
+        &mut self,
+        id: Id,
+        function: &str,
+        target: Option<Id>,
+        args: &'p [Id],
+        free: bool,
+    ) -> Result<Value<'a>> {
+        match (function, target, args) {
+            (op::AND, None, [left, right]) => self.logical(*left, *right, false),
+            (op::OR, None, [left, right]) => self.logical(*left, *right, true),
+            (op::CONDITIONAL, None, [condition, yes, no]) => {
+                let branch = match self.value(*condition, false)? {
+                    Value::Bool(true) => *yes,
+                    Value::Bool(false) => *no,
                     _ => return no_overload(),
-                },
-            };
-            return Ok(Value::Bool(found));
-        }
-        match optional(&operand) {
-            Some(inner) => Ok(to_optional(inner.value().and_then(|value| field(value, &select.field).ok()))),
-            None => field(&operand, &select.field),
-        }
-    }
-
-    fn call(&mut self, call: &CallExpr, scope: &Scope<'_>) -> Result<Value> {
-        match (call.func_name.as_str(), call.args.as_slice(), &call.target) {
-            (op::LOGICAL_AND, [a, b], None) => self.logical(a, b, false, scope),
-            (op::LOGICAL_OR, [a, b], None) => self.logical(a, b, true, scope),
-            (op::CONDITIONAL, [condition, yes, no], None) => {
+                };
+                let is_path = self.is_path(branch);
+                self.value(branch, is_path)
+            }
+            (op::NOT_STRICTLY_FALSE, None, [arg]) => {
+                let value = self.value(*arg, false);
                 self.budget.charge(1)?;
-                match self.value(condition, scope)? {
-                    Value::Bool(true) => self.value(yes, scope),
-                    Value::Bool(false) => self.value(no, scope),
-                    _ => no_overload(),
+                match value {
+                    Err(CelError::Budget) => Err(CelError::Budget),
+                    Ok(Value::Bool(false)) => Ok(Value::Bool(false)),
+                    _ => Ok(Value::Bool(true)),
                 }
             }
-            (op::NOT_STRICTLY_FALSE, [a], None) => match self.value(a, scope) {
-                Err(CelError::Budget) => Err(CelError::Budget),
-                Ok(Value::Bool(false)) => Ok(Value::Bool(false)),
-                _ => Ok(Value::Bool(true)),
+            (op::OPTIONAL_SELECT | op::OPTIONAL_INDEX, None, [operand, at]) => {
+                self.index(*operand, *at, free, true)
+            }
+            (op::INDEX, None, [operand, at]) => self.index(*operand, *at, free, false),
+            ("or", Some(target), [other]) => match self.value(target, false)? {
+                Value::Optional(None) => self.value(*other, false),
+                value => Ok(value),
             },
-            (op::OPT_SELECT, [operand, name], None) => {
-                let (operand, name) = (self.value(operand, scope)?, self.value(name, scope)?);
-                self.index(&operand, &name, true)
-            }
-            (op::OPT_INDEX, [operand, at], None) => {
-                let (operand, at) = (self.value(operand, scope)?, self.value(at, scope)?);
-                self.index(&operand, &at, true)
-            }
-            (op::INDEX, [operand, at], None) => {
-                let (operand, at) = (self.value(operand, scope)?, self.value(at, scope)?);
-                self.index(&operand, &at, false)
-            }
-            (name, [a], None) if matches!(name, op::LOGICAL_NOT | op::NEGATE) => {
-                let value = self.value(a, scope)?;
-                self.budget.charge(1)?;
-                unary(name, value)
-            }
-            (name, [a, b], None) if name.starts_with('_') || name == op::IN => {
-                let (a, b) = (self.value(a, scope)?, self.value(b, scope)?);
-                self.binary(name, a, b)
-            }
-            _ => self.function(call, scope),
+            ("orValue", Some(target), [other]) => match self.value(target, false)? {
+                Value::Optional(None) => self.value(*other, false),
+                Value::Optional(Some(value)) => Ok((*value).clone()),
+                _ => no_overload(),
+            },
+            _ => self.function(id, function, target, args),
         }
     }
 
-    /// `&&` and `||`: one deciding side is enough, even if the other fails.
-    fn logical(&mut self, a: &IdedExpr, b: &IdedExpr, decides: bool, scope: &Scope<'_>) -> Result<Value> {
-        self.budget.charge(1)?;
-        let first = match self.value(a, scope) {
+    fn index(&mut self, operand: Id, at: Id, free: bool, optional: bool) -> Result<Value<'a>> {
+        let operand = self.operand(operand, free)?;
+        let is_path = self.is_path(at);
+        let at = self.value(at, is_path)?;
+        match &operand {
+            Value::Optional(None) => Ok(Value::Optional(None)),
+            Value::Optional(Some(inner)) => self.present(inner, &at),
+            operand if optional => self.present(operand, &at),
+            operand => {
+                self.budget.charge(SELECT)?;
+                item(operand, &at)
+            }
+        }
+    }
+
+    /// `&&` and `||`: one deciding operand is enough, even if the other fails.
+    fn logical(&mut self, left: Id, right: Id, decides: bool) -> Result<Value<'a>> {
+        let first = match self.value(left, false) {
             Err(CelError::Budget) => return Err(CelError::Budget),
             Ok(Value::Bool(value)) if value == decides => return Ok(Value::Bool(decides)),
             Ok(Value::Bool(_)) => None,
             Ok(_) => Some(CelError::Evaluation("no such overload".to_owned())),
             Err(error) => Some(error),
         };
-        match (self.value(b, scope), first) {
+        match (self.value(right, false), first) {
             (Ok(Value::Bool(value)), _) if value == decides => Ok(Value::Bool(decides)),
             (Err(CelError::Budget), _) => Err(CelError::Budget),
-            (_, Some(error)) => Err(error),
+            (_, Some(error)) | (Err(error), None) => Err(error),
             (Ok(Value::Bool(value)), None) => Ok(Value::Bool(value)),
             (Ok(_), None) => no_overload(),
-            (Err(error), None) => Err(error),
         }
     }
 
-    fn index(&mut self, operand: &Value, at: &Value, is_optional: bool) -> Result<Value> {
+    fn function(&mut self, id: Id, function: &str, target: Option<Id>, args: &'p [Id]) -> Result<Value<'a>> {
+        let (mut values, mut error) = (Vec::with_capacity(args.len() + 1), None);
+        for arg in target.iter().chain(args) {
+            match self.value(*arg, false) {
+                Ok(value) => values.push(value),
+                Err(CelError::Budget) => return Err(CelError::Budget),
+                // The other arguments are evaluated, too.
+                Err(why) => {
+                    values.push(Value::Null);
+                    error = error.or(Some(why));
+                }
+            }
+        }
+        let overloads = self.program.overloads.get(id).map_or(&[][..], Vec::as_slice);
+        let chosen = overloads.iter().find(|overload| overload.accepts(&values)).copied();
+        if let Some(error) = error {
+            let cost = |overload: &&Overload| cost::charge(overload, overloads.len() == 1, &values, None);
+            self.budget.charge(overloads.first().map_or(1, cost))?;
+            return Err(error);
+        }
+        let Some(overload) = chosen else {
+            self.budget.charge(1)?;
+            return no_such_overload(function, &values);
+        };
+        self.perform(id, overload, overloads.len() == 1, &values)
+    }
+
+    /// The cost is charged before the call wherever it does not depend on the result.
+    fn perform(
+        &mut self,
+        id: Id,
+        overload: &Overload,
+        resolved: bool,
+        values: &[Value<'a>],
+    ) -> Result<Value<'a>> {
+        if self.program.free_calls.contains(&id) {
+            return overload.call.map_or_else(no_overload, |call| call(values));
+        }
+        let by_result = matches!(overload.function, "join" | "slice" | "lists.range" | "reverse");
+        if !by_result {
+            self.budget.charge(cost::charge(overload, resolved, values, None))?;
+        }
+        let result = overload.call.map_or_else(no_overload, |call| call(values));
+        if by_result {
+            self.budget.charge(cost::charge(overload, resolved, values, result.as_ref().ok()))?;
+        }
+        self.count_made(&result)?;
+        result
+    }
+
+    /// Counts the memory of what calls make: their cost does not depend on it where types are known only now.
+    fn count_made(&mut self, result: &Result<Value<'a>>) -> Result<()> {
+        self.made_bytes = self.made_bytes.saturating_add(match result {
+            Ok(Value::String(text)) => text.len(),
+            Ok(Value::Bytes(bytes)) => bytes.len(),
+            Ok(Value::List(List::Owned(items))) => items.len() * size_of::<Value<'_>>(),
+            _ => 0,
+        });
+        if self.made_bytes > MAX_MADE_BYTES { Err(CelError::Budget) } else { Ok(()) }
+    }
+
+    fn list(&mut self, items: &'p [Id], optional: &[bool]) -> Result<Value<'a>> {
+        let mut out = Vec::with_capacity(items.len());
+        let mut failed = None;
+        for (item, optional) in items.iter().zip(optional) {
+            match self.value(*item, false) {
+                Ok(Value::Optional(inner)) if *optional => out.extend(inner.map(Arc::unwrap_or_clone)),
+                Ok(value) => out.push(value),
+                Err(error) => {
+                    failed = Some(error);
+                    break;
+                }
+            }
+        }
+        // A list that fails has its cost, too.
+        self.budget.charge(LIST)?;
+        failed.map_or_else(|| Ok(Value::list(out)), Err)
+    }
+
+    fn map(&mut self, entries: &'p [Entry]) -> Result<Value<'a>> {
+        let mut out = BTreeMap::new();
+        for entry in entries {
+            let key = Key::of(&self.value(entry.key, false)?)?;
+            match self.value(entry.value, false)? {
+                Value::Optional(inner) if entry.optional => {
+                    out.extend(inner.map(|value| (key, Arc::unwrap_or_clone(value))));
+                }
+                value => drop(out.insert(key, value)),
+            }
+        }
+        self.budget.charge(MAP)?;
+        Ok(Value::map(out))
+    }
+
+    fn message(&mut self, name: &Arc<str>, fields: &'p [Field]) -> Result<Value<'a>> {
+        let mut out = BTreeMap::new();
+        for field in fields {
+            match self.value(field.value, false)? {
+                Value::Optional(inner) if field.optional => {
+                    out.extend(inner.map(|value| (field.name.to_string(), Arc::unwrap_or_clone(value))));
+                }
+                value => drop(out.insert(field.name.to_string(), value)),
+            }
+        }
+        self.budget.charge(MESSAGE)?;
+        Ok(Value::Message(Arc::new(Message::new(name, out)?)))
+    }
+
+    fn fold(&mut self, fold: &'p Fold) -> Result<Value<'a>> {
+        let range = self.value(fold.range, false)?;
+        let init = self.value(fold.init, false);
+        let accumulator = self.locals.len();
+        self.locals.push(Local { name: &fold.accumulator, value: init });
+        let ended = self.iterate(fold, &range, accumulator);
+        let result = ended.and_then(|()| self.value(fold.result, false));
+        self.locals.truncate(accumulator);
+        result
+    }
+
+    fn iterate(&mut self, fold: &'p Fold, range: &Value<'a>, accumulator: usize) -> Result<()> {
+        match range {
+            Value::List(list) => {
+                for at in 0..list.len() {
+                    let item = list.get(at).unwrap_or_else(no_overload);
+                    let index = Value::Int(i64::try_from(at).unwrap_or(i64::MAX));
+                    let (first, second) = match fold.second {
+                        Some(_) => (Ok(index), Some(item)),
+                        None => (item, None),
+                    };
+                    if !self.turn(fold, first, second, accumulator)? {
+                        break;
+                    }
+                }
+                Ok(())
+            }
+            Value::Map(map) => {
+                for key in map.keys() {
+                    let key = key.value();
+                    let value = fold.second.as_ref().map(|_| map.get(&key).unwrap_or_else(no_overload));
+                    if !self.turn(fold, Ok(key), value, accumulator)? {
+                        break;
+                    }
+                }
+                Ok(())
+            }
+            _ => no_overload(),
+        }
+    }
+
+    /// One item; `false` ends the fold.
+    fn turn(
+        &mut self,
+        fold: &'p Fold,
+        first: Result<Value<'a>>,
+        second: Option<Result<Value<'a>>>,
+        accumulator: usize,
+    ) -> Result<bool> {
+        if matches!(self.value(fold.condition, false)?, Value::Bool(false)) {
+            return Ok(false);
+        }
+        self.locals.push(Local { name: &fold.first, value: first });
+        if let (Some(name), Some(value)) = (&fold.second, second) {
+            self.locals.push(Local { name, value });
+        }
+        let stepped = self.step(fold.step, accumulator);
+        self.locals.truncate(accumulator + 1);
+        match stepped {
+            Ok(()) => Ok(true),
+            Err(CelError::Budget) => Err(CelError::Budget),
+            Err(error) => {
+                self.locals[accumulator].value = Err(error);
+                Ok(true)
+            }
+        }
+    }
+
+    fn is_accumulator(&self, id: Id, accumulator: usize) -> bool {
+        matches!(self.expr(id), Expr::Ident(name) if **name == *self.locals[accumulator].name)
+    }
+
+    /// Computes the next value of the accumulator. What only adds to it changes it where it is, without a copy.
+    fn step(&mut self, id: Id, accumulator: usize) -> Result<()> {
+        if let Expr::Call { function, target: None, args } = self.expr(id) {
+            match (&**function, args.as_slice()) {
+                (op::CONDITIONAL, [condition, yes, no]) if self.is_accumulator(*no, accumulator) => {
+                    return match self.value(*condition, false)? {
+                        Value::Bool(true) => self.step(*yes, accumulator),
+                        Value::Bool(false) => Ok(()),
+                        _ => no_overload(),
+                    };
+                }
+                (op::ADD, [list, more])
+                    if self.is_accumulator(*list, accumulator)
+                        && matches!(self.expr(*more), Expr::List { .. })
+                        && matches!(&self.locals[accumulator].value, Ok(Value::List(List::Owned(_)))) =>
+                {
+                    return self.append(*more, accumulator);
+                }
+                (op::MAP_INSERT, [map, entry @ ..])
+                    if self.is_accumulator(*map, accumulator)
+                        && matches!(&self.locals[accumulator].value, Ok(Value::Map(Map::Owned(_)))) =>
+                {
+                    return self.insert(entry, accumulator);
+                }
+                _ => {}
+            }
+        }
+        let value = self.value(id, false)?;
+        self.locals[accumulator].value = Ok(value);
+        Ok(())
+    }
+
+    fn append(&mut self, more: Id, accumulator: usize) -> Result<()> {
+        self.budget.charge(SELECT)?;
+        let more = self.value(more, false);
         self.budget.charge(1)?;
-        let through = optional(operand);
-        let found = match through {
-            None => item(operand, at),
-            Some(inner) => match inner.value() {
-                Some(value) => item(value, at),
-                None => return Ok(to_optional(None)),
-            },
+        let Value::List(more) = more? else { return no_overload() };
+        let more = more.items()?;
+        let Ok(Value::List(List::Owned(items))) = &mut self.locals[accumulator].value else {
+            return no_overload();
         };
-        match found {
-            found if !is_optional && through.is_none() => found,
-            found => Ok(to_optional(found.ok())),
+        if items.len() + more.len() > MAX_ITEMS {
+            return Err(CelError::Budget);
         }
+        Arc::make_mut(items).extend(more);
+        Ok(())
     }
 
-    fn binary(&mut self, name: &str, a: Value, b: Value) -> Result<Value> {
-        let cost = match name {
-            op::ADD => 1 + size(&a).saturating_add(size(&b)) / 10,
-            op::EQUALS | op::NOT_EQUALS | op::LESS | op::LESS_EQUALS | op::GREATER | op::GREATER_EQUALS => {
-                1 + weight(&a).min(weight(&b)) / 10
+    fn insert(&mut self, entry: &'p [Id], accumulator: usize) -> Result<()> {
+        self.budget.charge(SELECT)?;
+        let mut made = Vec::new();
+        match entry {
+            [key, value] => {
+                let key = Key::of(&self.value(*key, false)?)?;
+                made.push((key, self.value(*value, false)?));
             }
-            op::IN => match &b {
-                Value::List(items) => 1 + items.len() as u64 * (1 + weight(&a) / 10),
-                _ => 1,
-            },
-            _ => 1,
-        };
-        self.budget.charge(cost)?;
-        let ordered = |test: fn(std::cmp::Ordering) -> bool| match (a.partial_cmp(&b), &a, &b) {
-            (Some(order), ..) => Ok(Value::Bool(test(order))),
-            (None, Value::Float(_), Value::Float(_)) => Ok(Value::Bool(false)),
-            _ => no_overload(),
-        };
-        match name {
-            op::EQUALS => Ok(Value::Bool(a == b)),
-            op::NOT_EQUALS => Ok(Value::Bool(a != b)),
-            op::LESS => ordered(std::cmp::Ordering::is_lt),
-            op::LESS_EQUALS => ordered(std::cmp::Ordering::is_le),
-            op::GREATER => ordered(std::cmp::Ordering::is_gt),
-            op::GREATER_EQUALS => ordered(std::cmp::Ordering::is_ge),
-            op::IN => match &b {
-                Value::List(items) => Ok(Value::Bool(items.contains(&a))),
-                Value::Map(map) => Ok(Value::Bool(key(&a).is_ok_and(|key| map.map.contains_key(&key)))),
-                _ => no_overload(),
-            },
-            op::ADD | op::SUBSTRACT | op::MULTIPLY | op::DIVIDE | op::MODULO => arithmetic(name, a, b),
-            _ => no_overload(),
-        }
-    }
-
-    fn function(&mut self, call: &CallExpr, scope: &Scope<'_>) -> Result<Value> {
-        let target = match &call.target {
-            None => None,
-            // `math.greatest` is a function of a namespace.
-            Some(target) => match &target.expr {
-                Expr::Ident(name) if scope.get(name).is_none() => Some(Target::Namespace(name.clone())),
-                _ => Some(Target::Value(self.value(target, scope)?)),
-            },
-        };
-        let args: Vec<Value> = call.args.iter().map(|arg| self.value(arg, scope)).collect::<Result<_>>()?;
-        let on = match &target {
-            Some(Target::Value(value)) => Some(value),
-            _ => None,
-        };
-        if let Some(authorizer) = on.and_then(Authorizer::of) {
-            self.budget.charge(authorizer::cost(&call.func_name))?;
-            return authorizer.call(&call.func_name, &args);
-        }
-        if let ("dyn", [_], None) = (call.func_name.as_str(), args.as_slice(), &target) {
-            self.budget.charge(1)?;
-            return args.into_iter().next().map_or_else(no_overload, Ok);
-        }
-        if let ("size", Some(value)) = (call.func_name.as_str(), on.or(args.first())) {
-            self.budget.charge(1)?;
-            return length(value);
-        }
-        self.budget.charge(functions::cost(&call.func_name, on, &args))?;
-        let result = functions::call(target, &call.func_name, args)?;
-        self.budget.charge(weight(&result) / 10)?;
-        Ok(result)
-    }
-
-    fn comprehension(&mut self, c: &ComprehensionExpr, scope: &Scope<'_>) -> Result<Value> {
-        let range = self.value(&c.iter_range, scope)?;
-        let pairs = pairs(&range)?;
-        let mut accu = self.value(&c.accu_init, scope)?;
-        self.budget.charge(1 + pairs.len() as u64)?;
-        for (first, second) in &pairs {
-            let with_accu = Scope::Inner { outer: scope, name: &c.accu_var, value: &accu };
-            if self.value(&c.loop_cond, &with_accu)? == Value::Bool(false) {
-                break;
-            }
-            let (one, two) = match &c.iter_var2 {
-                Some(_) => (first, second.as_ref()),
-                None => (second.as_ref().filter(|_| matches!(range, Value::List(_))).unwrap_or(first), None),
-            };
-            let with_one = Scope::Inner { outer: &with_accu, name: &c.iter_var, value: one };
-            let name = c.iter_var2.as_deref().unwrap_or("@unused");
-            let with_two = Scope::Inner { outer: &with_one, name, value: two.unwrap_or(one) };
-            match self.appended(&c.loop_step, &c.accu_var, &with_two)? {
-                Some(more) => append(&mut accu, more)?,
-                None => accu = self.value(&c.loop_step, &with_two)?,
-            }
-        }
-        let with_accu = Scope::Inner { outer: scope, name: &c.accu_var, value: &accu };
-        self.value(&c.result, &with_accu)
-    }
-
-    /// The items that a step appends to the accumulated list, if it does only that. Avoids copying the list each step.
-    fn appended(&mut self, step: &IdedExpr, accu: &str, scope: &Scope<'_>) -> Result<Option<Vec<Value>>> {
-        let is_accu = |expression: &IdedExpr| matches!(&expression.expr, Expr::Ident(name) if name == accu);
-        let is_append = |expression: &IdedExpr| match &expression.expr {
-            Expr::Call(call) => {
-                call.func_name == op::ADD
-                    && matches!(call.args.as_slice(), [list, more] if is_accu(list) && matches!(more.expr, Expr::List(_)))
-            }
-            _ => false,
-        };
-        let Expr::Call(call) = &step.expr else { return Ok(None) };
-        match (call.func_name.as_str(), call.args.as_slice()) {
-            (op::ADD, [_, more]) if is_append(step) => {
-                self.budget.charge(1)?;
-                match self.value(more, scope)? {
-                    Value::List(items) => Ok(Some(Arc::unwrap_or_clone(items))),
-                    _ => no_overload(),
+            [map] => {
+                let Value::Map(map) = self.value(*map, false)? else { return no_overload() };
+                for key in map.keys() {
+                    let value = map.get(&key.value()).unwrap_or_else(no_overload)?;
+                    made.push((key, value));
                 }
             }
-            (op::CONDITIONAL, [condition, yes, no]) if is_accu(no) && is_append(yes) => {
-                self.budget.charge(1)?;
-                match self.value(condition, scope)? {
-                    Value::Bool(false) => Ok(Some(Vec::new())),
-                    Value::Bool(true) => self.appended(yes, accu, scope),
-                    _ => no_overload(),
-                }
+            _ => return no_overload(),
+        }
+        self.budget.charge(1)?;
+        let Ok(Value::Map(Map::Owned(entries))) = &mut self.locals[accumulator].value else {
+            return no_overload();
+        };
+        let entries = Arc::make_mut(entries);
+        for (key, value) in made {
+            if entries.contains_key(&key) {
+                let shown = match key {
+                    Key::String(text) => text.to_string(),
+                    Key::Int(int) => int.to_string(),
+                    Key::Uint(uint) => uint.to_string(),
+                    Key::Bool(bool) => bool.to_string(),
+                };
+                return failed(format!("insert failed: key {shown} already exists"));
             }
-            _ => Ok(None),
+            entries.insert(key, value);
         }
+        Ok(())
     }
 }
 
-fn append(accu: &mut Value, more: Vec<Value>) -> Result<()> {
-    match accu {
-        Value::List(items) => Arc::make_mut(items).extend(more),
-        _ => return no_overload(),
-    }
-    Ok(())
-}
-
-/// Index and item of a list, key and value of a map.
-fn pairs(range: &Value) -> Result<Vec<(Value, Option<Value>)>> {
-    match range {
-        Value::List(items) => {
-            let numbered = items.iter().zip(0_i64..);
-            Ok(numbered.map(|(item, at)| (Value::Int(at), Some(item.clone()))).collect())
-        }
-        Value::Map(map) => {
-            let mut pairs: Vec<(Value, Option<Value>)> =
-                map.map.iter().map(|(key, value)| (Value::from(key), Some(value.clone()))).collect();
-            // Maps have no order; sorting makes the result reproducible.
-            pairs.sort_by(|(a, _), (b, _)| a.partial_cmp(b).unwrap_or(std::cmp::Ordering::Equal));
-            Ok(pairs)
-        }
-        _ => no_overload(),
-    }
-}
-
-fn of_literal(literal: &LiteralValue) -> Value {
-    match literal {
-        LiteralValue::Boolean(value) => Value::Bool(*value.inner()),
-        LiteralValue::Bytes(value) => Value::Bytes(Arc::new(value.inner().to_vec())),
-        LiteralValue::Double(value) => Value::Float(*value.inner()),
-        LiteralValue::Int(value) => Value::Int(*value.inner()),
-        LiteralValue::Null => Value::Null,
-        LiteralValue::String(value) => Value::String(Arc::new(value.inner().to_owned())),
-        LiteralValue::UInt(value) => Value::UInt(*value.inner()),
-    }
-}
-
-fn key(value: &Value) -> Result<Key> {
-    match value {
-        Value::String(text) => Ok(Key::String(text.clone())),
-        Value::Int(int) => Ok(Key::Int(*int)),
-        Value::UInt(uint) => Ok(Key::Uint(*uint)),
-        Value::Bool(bool) => Ok(Key::Bool(*bool)),
-        _ => failed("unsupported key type"),
-    }
-}
-
-fn field(value: &Value, name: &str) -> Result<Value> {
-    match value {
-        Value::Map(map) => match map.map.get(&Key::String(Arc::new(name.to_owned()))) {
-            Some(found) => Ok(found.clone()),
-            None => failed(format!("no such key: {name}")),
+fn has<'a>(operand: &Value<'a>, field: &str) -> Result<Value<'a>> {
+    let name = Value::text(field);
+    Ok(Value::Bool(match operand {
+        Value::Optional(None) => false,
+        Value::Optional(Some(inner)) => return has(inner, field),
+        Value::Map(map) => match map.get(&name) {
+            Some(found) => found.map(|_| true)?,
+            None => false,
         },
-        value => {
-            let found = match (Message::of(value), Authorizer::of(value)) {
-                (Some(message), _) => message.get(name),
-                (None, Some(authorizer)) => authorizer.field(name),
-                (None, None) => return no_overload(),
-            };
-            found.map_or_else(|| failed(format!("no such key: {name}")), Ok)
-        }
-    }
-}
-
-fn item(value: &Value, at: &Value) -> Result<Value> {
-    match (value, at) {
-        (Value::List(items), Value::Int(at)) => {
-            let found = usize::try_from(*at).ok().and_then(|at| items.get(at));
-            found.cloned().map_or_else(|| failed(format!("index out of bounds: {at}")), Ok)
-        }
-        (Value::Map(map), at) => {
-            let shown = match at {
-                Value::String(text) => text.to_string(),
-                other => format!("{other:?}"),
-            };
-            map.map.get(&key(at)?).cloned().map_or_else(|| failed(format!("no such key: {shown}")), Ok)
-        }
-        _ => no_overload(),
-    }
-}
-
-fn length(value: &Value) -> Result<Value> {
-    let length = match value {
-        Value::String(text) => text.chars().count(),
-        Value::Bytes(bytes) => bytes.len(),
-        Value::List(items) => items.len(),
-        Value::Map(map) => map.map.len(),
+        Value::Message(message) => message.fields().contains_key(field),
+        Value::Library(value) => value.field(field).is_some(),
         _ => return no_overload(),
-    };
-    Ok(Value::Int(i64::try_from(length).unwrap_or(i64::MAX)))
-}
-
-fn unary(name: &str, value: Value) -> Result<Value> {
-    match (name, value) {
-        (op::LOGICAL_NOT, Value::Bool(value)) => Ok(Value::Bool(!value)),
-        (op::NEGATE, Value::Int(value)) => {
-            value.checked_neg().map(Value::Int).map_or_else(|| failed("integer overflow"), Ok)
-        }
-        (op::NEGATE, Value::Float(value)) => Ok(Value::Float(-value)),
-        (op::NEGATE, Value::Duration(value)) => Ok(Value::Duration(-value)),
-        _ => no_overload(),
-    }
-}
-
-fn arithmetic(name: &str, a: Value, b: Value) -> Result<Value> {
-    let (kind_a, kind_b) = (std::mem::discriminant(&a), std::mem::discriminant(&b));
-    let times = matches!(
-        (&a, &b),
-        (Value::Timestamp(_) | Value::Duration(_), Value::Timestamp(_) | Value::Duration(_))
-    );
-    if kind_a != kind_b && !times {
-        return no_overload();
-    }
-    match (name, &a, &b) {
-        (op::DIVIDE, Value::Int(_), Value::Int(0)) | (op::DIVIDE, Value::UInt(_), Value::UInt(0)) => {
-            return failed("division by zero");
-        }
-        (op::MODULO, Value::Int(_), Value::Int(0)) | (op::MODULO, Value::UInt(_), Value::UInt(0)) => {
-            return failed("modulus by zero");
-        }
-        (op::DIVIDE, Value::Float(a), Value::Float(b)) => return Ok(Value::Float(a / b)),
-        _ => {}
-    }
-    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| match name {
-        op::ADD => a + b,
-        op::SUBSTRACT => a - b,
-        op::MULTIPLY => a * b,
-        op::DIVIDE => a / b,
-        _ => a % b,
-    }));
-    match result {
-        Ok(value) => value.map_err(|error| match functions::of_execution(error, name) {
-            CelError::Evaluation(why) if why.starts_with("Unsupported binary operator") => {
-                CelError::Evaluation("no such overload".to_owned())
-            }
-            error => error,
-        }),
-        Err(_) => failed("integer overflow"),
-    }
-}
-
-fn optional(value: &Value) -> Option<&OptionalValue> {
-    match value {
-        Value::Opaque(opaque) => opaque.downcast_ref::<OptionalValue>(),
-        _ => None,
-    }
-}
-
-/// `optional.of` or `optional.none`.
-pub(crate) fn to_optional(value: Option<Value>) -> Value {
-    Value::Opaque(Arc::new(match value {
-        Some(value) => OptionalValue::of(value),
-        None => OptionalValue::none(),
     }))
+}
+
+/// Upstream names the arguments of functions whose overloads it chooses by them.
+fn no_such_overload<T>(function: &str, values: &[Value<'_>]) -> Result<T> {
+    let plain = function.starts_with(['_', '@', '-', '!'])
+        || matches!(function, "contains" | "startsWith" | "endsWith" | "matches");
+    match function {
+        _ if plain => no_overload(),
+        "size" => failed("no such overload: size"),
+        function => {
+            let types: Vec<&str> = values.iter().map(Value::type_name).collect();
+            failed(format!("no such overload: {function}({})", types.join(", ")))
+        }
+    }
 }

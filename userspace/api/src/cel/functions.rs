@@ -1,139 +1,124 @@
-//! Calls functions of kube-cel and cel with values. Their cost is computed before they run.
+//! The table of functions: what the checker knows and what the evaluation calls. Operators are functions too.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::LazyLock;
+use std::collections::HashMap;
 
-use kube_cel::KubeCelExt as _;
-use kube_cel::cel::common::ast::{CallExpr, Expr, IdedExpr};
-use kube_cel::cel::{Context, ExecutionError, Value};
+use super::budget::CelError;
+use super::types::Type;
+use super::values::Value;
 
-use super::budget::{CelError, PER_CALL};
-use super::expressions;
-use super::message::Message;
+/// Computes the result of a call; the target of a method is the first argument.
+pub(super) type Implementation = for<'a> fn(&[Value<'a>]) -> Result<Value<'a>, CelError>;
 
-static FUNCTIONS: LazyLock<Context<'static>> = LazyLock::new(|| {
-    let mut functions = Context::default().with_all();
-    expressions::add(&mut functions);
-    functions
-});
-
-/// What a function is called on.
-pub(super) enum Target {
-    /// `value.function(...)`
-    Value(Value),
-    /// `math.function(...)`
-    Namespace(String),
+/// One signature of a function.
+#[derive(Debug)]
+pub(super) struct Overload {
+    pub id: &'static str,
+    pub function: &'static str,
+    /// Whether it is a method: called on its first parameter.
+    pub member: bool,
+    pub params: Vec<Type>,
+    pub result: Type,
+    /// The number of its type parameters.
+    pub variables: usize,
+    /// `None` for operators that the evaluation itself computes, because they do not need all operands.
+    pub call: Option<Implementation>,
+    /// Whether only expressions of mutations may call it.
+    pub mutation_only: bool,
 }
 
-/// Calls a function. A panic within it becomes an error of the expression.
-pub(super) fn call(on: Option<Target>, name: &str, args: Vec<Value>) -> Result<Value, CelError> {
-    let ident = |name: String| IdedExpr { id: 0, expr: Expr::Ident(name) };
-    let mut context = FUNCTIONS.new_inner_scope();
-    let target = match on {
-        None => None,
-        Some(Target::Namespace(name)) => Some(Box::new(ident(name))),
-        Some(Target::Value(value)) => {
-            context.add_variable_from_value("@on", value);
-            Some(Box::new(ident("@on".to_owned())))
-        }
-    };
-    let names: Vec<String> = (0..args.len()).map(|at| format!("@{at}")).collect();
-    for (name, value) in names.iter().zip(args) {
-        context.add_variable_from_value(name.clone(), value);
+/// All overloads by the name of their function.
+#[derive(Debug, Default)]
+pub(super) struct Table(HashMap<&'static str, Vec<Overload>>);
+
+impl Table {
+    /// The overloads of a function in the order of their declaration.
+    pub(super) fn get(&self, function: &str) -> Option<&[Overload]> {
+        self.0.get(function).map(Vec::as_slice)
     }
-    let args = names.into_iter().map(ident).collect();
-    let call = IdedExpr { id: 0, expr: Expr::Call(CallExpr { func_name: name.to_owned(), target, args }) };
-    match catch_unwind(AssertUnwindSafe(|| Value::resolve(&call, &context))) {
-        Ok(result) => result.map_err(|error| of_execution(error, name)),
-        Err(_) => Err(CelError::Evaluation(format!("the function '{name}' failed"))),
+
+    fn add(&mut self, overload: Overload) {
+        self.0.entry(overload.function).or_default().push(overload);
     }
-}
 
-/// Converts an error of cel to upstream's words.
-pub(super) fn of_execution(error: ExecutionError, function: &str) -> CelError {
-    CelError::Evaluation(match error {
-        ExecutionError::NoSuchKey(key) => format!("no such key: {key}"),
-        ExecutionError::NoSuchOverload
-        | ExecutionError::UnexpectedType { .. }
-        | ExecutionError::UnsupportedTargetType { .. }
-        | ExecutionError::NotSupportedAsMethod { .. }
-        | ExecutionError::InvalidArgumentCount { .. } => "no such overload".to_owned(),
-        ExecutionError::UndeclaredReference(_) => format!("undeclared reference to '{function}'"),
-        ExecutionError::DivisionByZero(_) => "division by zero".to_owned(),
-        ExecutionError::RemainderByZero(_) => "modulus by zero".to_owned(),
-        ExecutionError::Overflow(..) => "integer overflow".to_owned(),
-        ExecutionError::IndexOutOfBounds(_) => "index out of bounds".to_owned(),
-        ExecutionError::FunctionError { message, .. } => message,
-        other => other.to_string(),
-    })
-}
-
-/// The bytes of a text or items of a list or map; 1 for other values.
-pub(super) fn size(value: &Value) -> u64 {
-    match value {
-        Value::String(text) => text.len() as u64,
-        Value::Bytes(bytes) => bytes.len() as u64,
-        Value::List(items) => items.len() as u64,
-        Value::Map(map) => map.map.len() as u64,
-        _ => 1,
+    /// A function that is called by its name.
+    pub(super) fn global(
+        &mut self,
+        function: &'static str,
+        id: &'static str,
+        params: impl Into<Vec<Type>>,
+        result: Type,
+        call: Implementation,
+    ) {
+        self.declare(function, id, false, params, result, Some(call));
     }
-}
 
-/// Counting stops at this weight, which exceeds every budget: a shared value may occur in another exponentially often.
-const MAX_WEIGHT: u64 = 16 * PER_CALL;
+    /// A function that is called on a value.
+    pub(super) fn member(
+        &mut self,
+        function: &'static str,
+        id: &'static str,
+        params: impl Into<Vec<Type>>,
+        result: Type,
+        call: Implementation,
+    ) {
+        self.declare(function, id, true, params, result, Some(call));
+    }
 
-/// The size of a value with everything in it.
-pub(super) fn weight(value: &Value) -> u64 {
-    let mut left = MAX_WEIGHT;
-    weigh(value, &mut left);
-    MAX_WEIGHT - left
-}
+    /// A function that the evaluation itself computes.
+    pub(super) fn special(
+        &mut self,
+        function: &'static str,
+        id: &'static str,
+        member: bool,
+        params: impl Into<Vec<Type>>,
+        result: Type,
+    ) {
+        self.declare(function, id, member, params, result, None);
+    }
 
-fn weigh(value: &Value, left: &mut u64) {
-    let own = match value {
-        Value::List(_) | Value::Map(_) | Value::Opaque(_) => 1,
-        other => size(other),
-    };
-    *left = left.saturating_sub(own);
-    let mut below = |value: &Value| {
-        if *left > 0 {
-            weigh(value, left);
+    /// A function of expressions of mutations.
+    pub(super) fn of_mutations(
+        &mut self,
+        function: &'static str,
+        id: &'static str,
+        params: impl Into<Vec<Type>>,
+        result: Type,
+        call: Implementation,
+    ) {
+        self.declare(function, id, false, params, result, Some(call));
+        if let Some(overload) = self.0.get_mut(function).and_then(|all| all.last_mut()) {
+            overload.mutation_only = true;
         }
-    };
-    match value {
-        Value::List(items) => items.iter().for_each(&mut below),
-        Value::Map(map) => map.map.values().for_each(&mut below),
-        value => {
-            if let Some(message) = Message::of(value) {
-                message.fields().values().for_each(&mut below);
-            }
-        }
+    }
+
+    fn declare(
+        &mut self,
+        function: &'static str,
+        id: &'static str,
+        member: bool,
+        params: impl Into<Vec<Type>>,
+        result: Type,
+        call: Option<Implementation>,
+    ) {
+        let params: Vec<Type> = params.into();
+        let variables = params.iter().chain([&result]).map(count_variables).max().unwrap_or(0);
+        self.add(Overload { id, function, member, params, result, variables, call, mutation_only: false });
     }
 }
 
-/// The cost of a call. Values are copied into a call, so their weight counts.
-pub(super) fn cost(name: &str, on: Option<&Value>, args: &[Value]) -> u64 {
-    let all: u64 = on.into_iter().chain(args).map(weight).sum();
-    let text = on.map_or(0, size);
-    let more = match (name, args) {
-        ("contains" | "intersects" | "equivalent", [a, b]) if on.is_none() => {
-            weight(a).saturating_mul(weight(b))
-        }
-        ("replace", [from, to, ..]) => {
-            let times = match size(from) {
-                0 => text + 1,
-                length => text / length,
-            };
-            times.saturating_mul(size(to)) / 10
-        }
-        ("matches" | "find" | "findAll", [pattern, ..]) => {
-            (text / 10 + 1).saturating_mul(size(pattern) / 4 + 1)
-        }
-        ("indexOf" | "lastIndexOf" | "contains" | "split", [part, ..]) => {
-            (text / 10 + 1).saturating_mul(size(part) / 10 + 1)
-        }
-        ("distinct" | "sort", _) => text.saturating_mul(text),
+/// One more than the highest variable in a type.
+fn count_variables(of: &Type) -> usize {
+    match of {
+        Type::Variable(number) => number + 1,
+        Type::List(inner) | Type::Optional(inner) | Type::Type(inner) => count_variables(inner),
+        Type::Map(inner) => count_variables(&inner.0).max(count_variables(&inner.1)),
         _ => 0,
-    };
-    1 + all / 10 + more
+    }
+}
+
+impl Overload {
+    /// Whether the values are of the parameters' types.
+    pub(super) fn accepts(&self, args: &[Value<'_>]) -> bool {
+        self.params.len() == args.len() && self.params.iter().zip(args).all(|(of, value)| value.is_of(of))
+    }
 }

@@ -1,152 +1,166 @@
-//! A parsed expression of bounded depth that contains only what the evaluation supports. In: a text. Out: a [`Program`].
+//! A compiled expression. In: a text and the types of names. Out: a [`Program`], with its type and cost, or the errors.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
-use kube_cel::cel::common::ast::{EntryExpr, Expr, IdedExpr};
-use kube_cel::cel::parser::Parser;
+use std::collections::{HashMap, HashSet};
 
 use super::budget::CelError;
-use super::message;
+use super::check::{Facts, check};
+use super::cost::estimate;
+use super::functions::Overload;
+use super::literals;
+use super::scope::Scope;
+use super::syntax::{Ast, Expr, Id, Issue, Literal, parse, render};
+use super::types::{Declared, Type};
+use super::values::{List, Value};
+use crate::regexp::Regexp;
 
-/// Nesting of an expression.
-const MAX_DEPTH: usize = 150;
-/// Operators and brackets of an expression: each may be a level of recursion when it is parsed or dropped.
-const MAX_OPERATORS: usize = 1_000;
+/// Functions whose call with a constant is computed once.
+const CONVERSIONS: [&str; 10] =
+    ["bool", "bytes", "double", "duration", "dyn", "int", "string", "timestamp", "type", "uint"];
 
-/// A parsed expression.
-#[derive(Clone, Debug)]
+/// An expression that was checked and can be evaluated.
+#[derive(Debug)]
 pub struct Program {
-    source: String,
-    expression: IdedExpr,
+    pub(super) ast: Ast,
+    /// The overloads that each call may use.
+    pub(super) overloads: Vec<Vec<&'static Overload>>,
+    pub(super) constants: HashMap<Id, Value<'static>>,
+    /// Calls that upstream's plan makes a look-up without cost: `x in [constants]`.
+    pub(super) free_calls: HashSet<Id>,
 }
 
-impl Program {
-    /// Parses an expression.
-    pub fn compile(source: &str) -> Result<Program, CelError> {
-        Program::parse(source, |_| false)
+/// A program with what its check found out.
+#[derive(Debug)]
+pub struct Checked {
+    program: Program,
+    types: Vec<Type>,
+}
+
+/// Compiles an expression that may use the names of the scope.
+pub fn compile(source: &str, scope: &Scope<'_>) -> Result<Checked, CelError> {
+    let refuse = |issues: Vec<Issue>| CelError::Compile(render(source, &issues));
+    let mut ast = parse(source).map_err(refuse)?;
+    let facts = check(&mut ast, scope).map_err(refuse)?;
+    let issues = literals::check(&ast, &facts);
+    if !issues.is_empty() {
+        return Err(refuse(issues));
+    }
+    let Facts { types, overloads, type_names } = facts;
+    let constants = type_names.into_iter().map(|(id, name)| (id, Value::Type(name))).collect();
+    let mut program = Program { ast, overloads, constants, free_calls: HashSet::new() };
+    program.fold_constants()?;
+    Ok(Checked { program, types })
+}
+
+impl Checked {
+    /// The type of the expression's value.
+    pub fn of(&self) -> &Type {
+        &self.types[self.program.ast.root]
     }
 
-    /// Parses an expression that may build `Object{...}` and `JSONPatch{...}`.
-    pub fn compile_patch(source: &str) -> Result<Program, CelError> {
-        Program::parse(source, message::is_type)
-    }
-
-    fn parse(source: &str, is_type: fn(&str) -> bool) -> Result<Program, CelError> {
-        let deep =
-            || CelError::Compile("ERROR: <input>:-1:0: expression recursion limit exceeded".to_owned());
-        if operators(source) > MAX_OPERATORS || bracket_depth(source) > MAX_DEPTH / 2 {
-            return Err(deep());
-        }
-        let parse = || Parser::new().enable_optional_syntax(true).parse(source);
-        let parsed = catch_unwind(AssertUnwindSafe(parse))
-            .map_err(|_| CelError::Compile(syntax(source, (1, 1), "the expression cannot be parsed")))?;
-        let expression = parsed.map_err(|errors| {
-            let messages: Vec<String> =
-                errors.errors.iter().map(|error| syntax(source, error.pos, &error.msg)).collect();
-            CelError::Compile(messages.join("\n"))
-        })?;
-        let program = Program { source: source.to_owned(), expression };
-        let mut pending = vec![(&program.expression, 1)];
-        while let Some((expression, depth)) = pending.pop() {
-            if depth > MAX_DEPTH {
-                return Err(deep());
-            }
-            match &expression.expr {
-                Expr::Struct(made) if !is_type(&made.type_name) => {
-                    return Err(undeclared(source, &made.type_name));
-                }
-                Expr::Unspecified => return Err(CelError::Compile(syntax(source, (1, 1), "no expression"))),
-                _ => {}
-            }
-            pending.extend(children(expression).into_iter().map(|child| (child, depth + 1)));
-        }
-        Ok(program)
-    }
-
-    /// The text of the expression.
-    pub fn source(&self) -> &str {
-        &self.source
-    }
-
-    pub(super) fn expression(&self) -> &IdedExpr {
-        &self.expression
+    /// The largest cost of an evaluation, with the bounds of a declared type.
+    pub fn max_cost(&self, root: &Declared) -> u64 {
+        estimate(&self.program.ast, &self.types, &self.program.overloads, root)
     }
 
     /// Whether the expression refers to a variable of this name.
     pub fn refers_to(&self, name: &str) -> bool {
-        let mut pending = vec![&self.expression];
-        while let Some(expression) = pending.pop() {
-            if matches!(&expression.expr, Expr::Ident(found) if found == name) {
+        self.program.refers_to(name)
+    }
+
+    pub fn into_program(self) -> Program {
+        self.program
+    }
+}
+
+impl Program {
+    /// Whether the expression refers to a variable of this name.
+    pub fn refers_to(&self, name: &str) -> bool {
+        let mut pending = vec![self.ast.root];
+        while let Some(id) = pending.pop() {
+            if matches!(self.ast.expr(id), Expr::Ident(found) if **found == *name) {
                 return true;
             }
-            pending.extend(children(expression));
+            pending.extend(self.ast.children(id));
         }
         false
     }
-}
 
-/// An error in the format of upstream's compiler, with its position in the text.
-pub(super) fn format_error(source: &str, (line, column): (usize, usize), what: &str) -> String {
-    let text = source.lines().nth(line.saturating_sub(1)).unwrap_or_default();
-    let points = ".".repeat(column.saturating_sub(1));
-    format!("ERROR: <input>:{line}:{column}: {what}\n | {text}\n | {points}^")
-}
-
-fn undeclared(source: &str, type_name: &str) -> CelError {
-    let before = &source[..source.find(type_name).unwrap_or_default()];
-    let line = before.matches('\n').count() + 1;
-    let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
-    let what = format!("undeclared reference to '{type_name}' (in container '')");
-    CelError::Compile(format_error(source, (line, column), &what))
-}
-
-fn syntax(source: &str, pos: (isize, isize), message: &str) -> String {
-    let message = match message.strip_prefix("Syntax error: ") {
-        Some(_) => message.to_owned(),
-        None => format!("Syntax error: {message}"),
-    };
-    let position = |at: isize| usize::try_from(at).unwrap_or(0).max(1);
-    format_error(source, (position(pos.0), position(pos.1)), &message)
-}
-
-fn operators(source: &str) -> usize {
-    source.bytes().filter(|c| b"+-*/%&|<>=!?:.,([{".contains(c)).count()
-}
-
-/// The nesting depth of brackets.
-fn bracket_depth(source: &str) -> usize {
-    let (mut depth, mut deepest) = (0_usize, 0);
-    for c in source.bytes() {
-        match c {
-            b'(' | b'[' | b'{' => depth += 1,
-            b')' | b']' | b'}' => depth = depth.saturating_sub(1),
-            _ => {}
+    /// Computes what depends on nothing. A conversion of a constant that fails refuses the expression.
+    fn fold_constants(&mut self) -> Result<(), CelError> {
+        // A node comes after those below it.
+        for id in 0..self.ast.nodes.len() {
+            if let Some(value) = self.constant(id)? {
+                self.constants.insert(id, value);
+            }
         }
-        deepest = deepest.max(depth);
+        Ok(())
     }
-    deepest
-}
 
-fn children(expression: &IdedExpr) -> Vec<&IdedExpr> {
-    match &expression.expr {
-        Expr::Call(call) => call.target.as_deref().into_iter().chain(&call.args).collect(),
-        Expr::Comprehension(c) => {
-            vec![&c.iter_range, &c.accu_init, &c.loop_cond, &c.loop_step, &c.result]
-        }
-        Expr::List(list) => list.elements.iter().collect(),
-        Expr::Map(map) => {
-            let entries = map.entries.iter().flat_map(|entry| values(&entry.expr));
-            entries.collect()
-        }
-        Expr::Struct(made) => made.entries.iter().flat_map(|entry| values(&entry.expr)).collect(),
-        Expr::Select(select) => vec![&select.operand],
-        Expr::Ident(_) | Expr::Literal(_) | Expr::Unspecified => Vec::new(),
+    fn constant(&mut self, id: Id) -> Result<Option<Value<'static>>, CelError> {
+        let known = |id: &Id| self.constants.get(id).cloned();
+        Ok(match self.ast.expr(id) {
+            Expr::Literal(literal) => Some(value_of(literal)),
+            Expr::List { items, optional } if !optional.contains(&true) => {
+                items.iter().map(known).collect::<Option<Vec<_>>>().map(Value::list)
+            }
+            Expr::Map(entries) if entries.iter().all(|entry| !entry.optional) => {
+                let all = entries.iter().map(|entry| {
+                    let key = super::values::Key::of(&known(&entry.key)?).ok()?;
+                    Some((key, known(&entry.value)?))
+                });
+                all.collect::<Option<_>>().map(Value::map)
+            }
+            Expr::Call { function, target: None, args } if CONVERSIONS.contains(&&**function) => {
+                let [arg] = args.as_slice() else { return Ok(None) };
+                let Some(arg) = known(arg) else { return Ok(None) };
+                let found =
+                    self.overloads[id].iter().find(|overload| overload.accepts(std::slice::from_ref(&arg)));
+                let Some(call) = found.and_then(|overload| overload.call) else { return Ok(None) };
+                match call(&[arg]) {
+                    Ok(value) => Some(value),
+                    Err(error) => return Err(CelError::Instantiation(error.to_string())),
+                }
+            }
+            Expr::Call { function, target, args } => {
+                let pattern = match (&**function, target, args.as_slice()) {
+                    ("matches", None, [_, pattern])
+                    | ("matches" | "find" | "findAll", Some(_), [pattern, ..]) => Some(*pattern),
+                    _ => None,
+                };
+                if let Some(Value::String(pattern)) = pattern.and_then(|pattern| known(&pattern)) {
+                    if let Err(error) = Regexp::check(&pattern) {
+                        return Err(CelError::Instantiation(format!("Illegal regex: {error}")));
+                    }
+                } else if let [overload] = self.overloads[id].as_slice()
+                    && overload.id == "in_list"
+                    && let Some(Value::List(List::Owned(list))) = args.get(1).and_then(known)
+                {
+                    if list.is_empty() {
+                        return Ok(Some(Value::Bool(false)));
+                    }
+                    let is_primitive = |value: &Value<'_>| {
+                        use Value::{Bool, Double, Int, String, Uint};
+                        matches!(value, Bool(_) | Double(_) | Int(_) | String(_) | Uint(_))
+                    };
+                    if list.iter().all(is_primitive) {
+                        self.free_calls.insert(id);
+                    }
+                }
+                None
+            }
+            _ => None,
+        })
     }
 }
 
-fn values(entry: &EntryExpr) -> Vec<&IdedExpr> {
-    match entry {
-        EntryExpr::MapEntry(entry) => vec![&entry.key, &entry.value],
-        EntryExpr::StructField(field) => vec![&field.value],
+fn value_of(literal: &Literal) -> Value<'static> {
+    match literal {
+        Literal::Null => Value::Null,
+        Literal::Bool(value) => Value::Bool(*value),
+        Literal::Int(value) => Value::Int(*value),
+        Literal::Uint(value) => Value::Uint(*value),
+        Literal::Double(value) => Value::Double(*value),
+        Literal::String(text) => Value::String(super::values::Text::Shared(text.clone())),
+        Literal::Bytes(bytes) => Value::Bytes(bytes.clone()),
     }
 }

@@ -20,6 +20,8 @@ mod typed;
 mod validate;
 
 #[cfg(test)]
+mod expressions;
+#[cfg(test)]
 mod tests;
 
 use std::collections::HashMap;
@@ -40,7 +42,7 @@ pub use jsonpath::JsonPath;
 use lazy_schema::LazySchema;
 pub use scale::Scale;
 pub use schema::{ListType, Shape, Structural};
-pub(crate) use typed::type_of_resource;
+pub(crate) use typed::declared;
 
 /// The part of a served kind that comes from its definition: its version, and data that all versions share.
 #[derive(Debug)]

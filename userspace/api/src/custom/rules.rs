@@ -3,7 +3,6 @@
 use serde_json::Value;
 
 use super::schema::{Rule, Shape, Structural};
-use super::typed::value_of;
 use super::validate::same_item;
 use crate::cel::{self, Bindings, Budget, CelError, PER_CALL, PER_OBJECT, Program};
 use crate::field::{Errors, Path};
@@ -42,7 +41,7 @@ impl Walk<'_> {
         match value {
             Value::Object(fields) => {
                 for (name, value) in fields {
-                    let old = old.filter(|_| !schema.atomic_map).and_then(|old| old.get(name));
+                    let old = old.and_then(|old| old.get(name));
                     if let Some(inner) = schema.properties.get(name) {
                         self.value(inner, value, old, &path.child(name), inner.embedded);
                     } else if let Some(inner) = schema.additional.as_deref() {
@@ -72,8 +71,16 @@ impl Walk<'_> {
         if schema.rules.is_empty() {
             return;
         }
-        let bound = value_of(&visible(value, resource), schema);
-        let bound_old = old.map(|old| value_of(&visible(old, resource), schema));
+        let bound = cel::of_typed(value, schema, resource);
+        let bound_old = old.map(|old| cel::of_typed(old, schema, resource)).transpose();
+        let kind = Value::from(schema.shape.name());
+        let (bound, bound_old) = match (bound, bound_old) {
+            (Ok(bound), Ok(bound_old)) => (bound, bound_old),
+            (Err(error), _) | (_, Err(error)) => return self.errors.invalid(path, &kind, &error.to_string()),
+        };
+        if self.budget == 0 {
+            return self.exhausted(path, &kind);
+        }
         for rule in schema.rules.iter() {
             if self.ended || rule.uses_old && old.is_none() && !rule.optional_old {
                 continue;
@@ -107,12 +114,13 @@ impl Walk<'_> {
         match self.evaluate(program, bindings) {
             Ok(cel::Value::Bool(true)) => return,
             Ok(_) => {}
+            // The budget of the object is spent, or that of the call.
+            Err(CelError::Budget) if self.budget == 0 => return self.exhausted(path, &kind),
             Err(CelError::Budget) => {
-                let why = match self.budget {
-                    0 => "validation failed due to running out of cost budget, no further validation rules will be run"
-                        .to_owned(),
-                    _ => format!("'{}': no further validation rules will be run due to call cost exceeds limit for rule: {rule_name}", CelError::Budget),
-                };
+                let why = format!(
+                    "'{}': no further validation rules will be run due to call cost exceeds limit for rule: {rule_name}",
+                    CelError::Budget
+                );
                 self.ended = true;
                 return self.errors.invalid(path, &kind, &why);
             }
@@ -146,7 +154,18 @@ impl Walk<'_> {
         }
     }
 
-    fn evaluate(&mut self, program: &Program, bindings: &Bindings<'_>) -> Result<cel::Value, CelError> {
+    fn exhausted(&mut self, path: &Path, kind: &Value) {
+        self.ended = true;
+        let why =
+            "validation failed due to running out of cost budget, no further validation rules will be run";
+        self.errors.invalid(path, kind, why);
+    }
+
+    fn evaluate<'v>(
+        &mut self,
+        program: &Program,
+        bindings: &Bindings<'v>,
+    ) -> Result<cel::Value<'v>, CelError> {
         let allowed = self.budget.min(PER_CALL);
         let mut budget = Budget(allowed);
         let result = cel::evaluate(program, bindings, &mut budget);
@@ -168,13 +187,4 @@ impl Walk<'_> {
             said => said.to_owned(),
         }
     }
-}
-
-/// The part of a value that rules can read: of a resource's metadata only the names.
-fn visible(value: &Value, resource: bool) -> Value {
-    let mut value = value.clone();
-    if resource && let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) {
-        metadata.retain(|name, _| matches!(name.as_str(), "name" | "generateName"));
-    }
-    value
 }

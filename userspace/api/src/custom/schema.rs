@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use crate::cel::{CelError, Program};
+use super::typed::declared;
+use crate::cel::{CelError, Checked, Declared, Program, Scope, compile};
 use crate::value::text;
 
 /// The type of a value.
@@ -179,16 +180,26 @@ pub(crate) struct Rule {
 }
 
 impl Structural {
-    /// Parses a validated schema.
+    /// Parses a validated schema of a resource, and compiles its rules.
     pub fn parse(source: &Value) -> Structural {
-        let one =
-            |name: &str| source.get(name).filter(|v| v.is_object()).map(|v| Box::new(Structural::parse(v)));
+        let mut schema = Structural::parse_shape(source);
+        schema.compile_rules(source, true);
+        schema
+    }
+
+    /// Parses a schema without its rules.
+    pub(super) fn parse_shape(source: &Value) -> Structural {
+        let one = |name: &str| {
+            source.get(name).filter(|v| v.is_object()).map(|v| Box::new(Structural::parse_shape(v)))
+        };
         let is = |name: &str| source[name] == true;
         let properties = source["properties"].as_object().into_iter().flatten();
-        let mut schema = Structural {
+        Structural {
             shape: Shape::parse(source["type"].as_str().unwrap_or_default()),
             nullable: is("nullable"),
-            properties: properties.map(|(name, inner)| (name.clone(), Structural::parse(inner))).collect(),
+            properties: properties
+                .map(|(name, inner)| (name.clone(), Structural::parse_shape(inner)))
+                .collect(),
             additional: one("additionalProperties"),
             additional_allowed: is("additionalProperties"),
             items: one("items"),
@@ -206,15 +217,26 @@ impl Structural {
             checks: SharedChecks::parse(source),
             rules: Rules::default(),
             has_rules: false,
-        };
-        schema.rules = Rules::parse(&source["x-kubernetes-validations"]);
-        schema.has_rules = !schema.rules.is_empty() || schema.inner().any(|inner| inner.has_rules);
-        schema
+        }
     }
 
-    /// The schemas of the fields, entries and items.
-    fn inner(&self) -> impl Iterator<Item = &Structural> {
-        self.properties.values().chain(self.additional.as_deref()).chain(self.items.as_deref())
+    fn compile_rules(&mut self, source: &Value, resource: bool) {
+        let rules = source["x-kubernetes-validations"].as_array().map_or(&[][..], Vec::as_slice);
+        if !rules.is_empty() {
+            let of = declared(self, "selfType", resource);
+            self.rules = Rules(Some(rules.iter().map(|rule| Rule::parse(rule, of.as_ref())).collect()));
+        }
+        self.has_rules = !self.rules.is_empty();
+        for (name, inner) in &mut self.properties.0 {
+            inner.compile_rules(&source["properties"][&**name], inner.embedded);
+            self.has_rules |= inner.has_rules;
+        }
+        for (inner, name) in [(&mut self.items, "items"), (&mut self.additional, "additionalProperties")] {
+            if let Some(inner) = inner.as_deref_mut() {
+                inner.compile_rules(&source[name], inner.embedded);
+                self.has_rules |= inner.has_rules;
+            }
+        }
     }
 
     /// Whether this schema or one within it has rules.
@@ -267,7 +289,7 @@ impl Checks {
     fn parse(source: &Value) -> Checks {
         let number = |name: &str| source[name].as_u64();
         let branches = |name: &str| {
-            source[name].as_array().into_iter().flatten().map(Structural::parse).collect::<Vec<_>>()
+            source[name].as_array().into_iter().flatten().map(Structural::parse_shape).collect::<Vec<_>>()
         };
         let bound = |name: &str, exclusive: &str| {
             let value = source[name].as_number()?.clone();
@@ -292,17 +314,15 @@ impl Checks {
             all_of: branches("allOf"),
             any_of: branches("anyOf"),
             one_of: branches("oneOf"),
-            not: source.get("not").filter(|not| not.is_object()).map(|not| Box::new(Structural::parse(not))),
+            not: source
+                .get("not")
+                .filter(|not| not.is_object())
+                .map(|not| Box::new(Structural::parse_shape(not))),
         }
     }
 }
 
 impl Rules {
-    pub(super) fn parse(rules: &Value) -> Rules {
-        let rules = rules.as_array().filter(|rules| !rules.is_empty());
-        Rules(rules.map(|rules| rules.iter().map(Rule::parse).collect()))
-    }
-
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_none()
     }
@@ -312,19 +332,36 @@ impl Rules {
     }
 }
 
+/// The scope of a rule on values of a type.
+pub(super) fn scope_of_rule(of: &Declared, optional_old: bool) -> Scope<'_> {
+    let scope = Scope::new().with_borrowed("self", of);
+    if optional_old {
+        scope.with("oldSelf", of.clone().optional())
+    } else {
+        scope.with_borrowed("oldSelf", of)
+    }
+}
+
 impl Rule {
-    fn parse(rule: &Value) -> Rule {
-        let program = Program::compile(text(&rule["rule"]));
+    /// Compiles a rule on values of a type; `None` for values that expressions do not see.
+    fn parse(rule: &Value, of: Option<&Declared>) -> Rule {
+        let optional_old = rule["optionalOldSelf"] == true;
+        let compiled = |source: &str| match of {
+            Some(of) => compile(source, &scope_of_rule(of, optional_old)),
+            None => Err(CelError::Compile("the value has no type".to_owned())),
+        };
+        let program = compiled(text(&rule["rule"]));
         let message = text(&rule["messageExpression"]);
         Rule {
             source: text(&rule["rule"]).to_owned(),
             message: text(&rule["message"]).trim().to_owned(),
-            message_program: (!message.trim().is_empty()).then(|| Program::compile(message)),
+            message_program: (!message.trim().is_empty())
+                .then(|| compiled(message).map(Checked::into_program)),
             reason: text(&rule["reason"]).to_owned(),
             field_path: text(&rule["fieldPath"]).to_owned(),
-            optional_old: rule["optionalOldSelf"] == true,
+            optional_old,
             uses_old: program.as_ref().is_ok_and(|program| program.refers_to("oldSelf")),
-            program,
+            program: program.map(Checked::into_program),
         }
     }
 

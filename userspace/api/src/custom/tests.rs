@@ -501,7 +501,7 @@ fn rules_validate_objects_and_transitions() {
             "id": {"type": "string", "x-kubernetes-validations": [{"rule": "self == oldSelf", "message": "is immutable"}]},
         },
         "x-kubernetes-validations": [
-            {"rule": "self.min <= self.max", "messageExpression": "'min is more than ' + string(self.max)", "fieldPath": ".min", "reason": "FieldValueForbidden"},
+            {"rule": "self.min <= self.max", "messageExpression": "'min is more than %d'.format([self.max])", "fieldPath": ".min", "reason": "FieldValueForbidden"},
             {"rule": "!has(self.id) || size(self.id) < 9"},
         ],
     })));

@@ -1,102 +1,139 @@
-//! Maps a structural schema to CEL: its types, and JSON values converted with it.
+//! Maps a structural schema to CEL: its types with their bounds, and how JSON is read with it.
 
-use serde_json::Value as Json;
+use std::collections::BTreeMap;
 
-use super::schema::{Shape, Structural};
-use crate::cel::{REQUEST, Type, Value, escape, list, of_fields, of_format, of_json};
+use super::schema::{ListType, Shape, Structural};
+use crate::cel::{Declared, ItemIdentity, REQUEST, Schema, SchemaShape, Type, escape};
 
-/// The CEL type of a schema.
-pub(super) fn type_of(schema: &Structural) -> Type {
-    let base = base(schema);
-    if schema.nullable && !matches!(base, Type::Object(_) | Type::List(..) | Type::Map(..)) {
-        Type::Dyn
-    } else {
-        base
-    }
-}
+/// The longest duration, date and time in characters.
+const MAX_TIME: u64 = 32;
+const DATE: u64 = 12;
 
-fn base(schema: &Structural) -> Type {
+/// The CEL type of a schema; `None` if expressions do not see its values. A whole resource always has a kind and names.
+pub(crate) fn declared(schema: &Structural, name: &str, resource: bool) -> Option<Declared> {
     if schema.int_or_string {
-        return Type::Dyn;
+        let max = schema.checks.max_length.map_or(REQUEST - 2, |max| max.saturating_mul(4));
+        return Some(Declared::new(Type::Dyn, 1).with_max(max));
     }
+    let below = |inner: &Structural, part: &str| declared(inner, &format!("{name}.{part}"), inner.embedded);
     match schema.shape {
-        Shape::Any => Type::Dyn,
-        Shape::Boolean => Type::Bool,
-        Shape::Integer => Type::Int,
-        Shape::Number => Type::Double,
-        Shape::String => text(schema),
+        Shape::Any => None,
+        Shape::Boolean => Some(Declared::new(Type::Bool, 4)),
+        Shape::Integer => Some(Declared::new(Type::Int, 1)),
+        Shape::Number => Some(Declared::new(Type::Double, 1)),
+        Shape::String => Some(text(schema)),
         Shape::Array => {
-            let inner = schema.items.as_deref().map_or(Type::Dyn, type_of);
-            let most = schema.checks.max_items.unwrap_or_else(|| REQUEST / (inner.min_bytes() + 1));
-            Type::List(Box::new(inner), most)
+            let items = below(schema.items.as_deref()?, "@idx")?;
+            let max = schema.checks.max_items.unwrap_or((REQUEST - 2) / items.min_bytes.saturating_add(1));
+            Some(Declared::list(items, max))
         }
         Shape::Object => match schema.additional.as_deref() {
-            Some(inner) => {
-                let inner = type_of(inner);
-                let most = schema.checks.max_properties.unwrap_or_else(|| REQUEST / (inner.min_bytes() + 6));
-                Type::Map(Box::new(inner), most)
+            Some(inner) if !resource => {
+                let values = below(inner, "@elem")?;
+                let max = schema.checks.max_properties;
+                let max = max.unwrap_or((REQUEST - 2) / values.min_bytes.saturating_add(6));
+                Some(Declared::map(values, max))
             }
-            None if schema.preserve && schema.properties.is_empty() => Type::Dyn,
-            None => object(schema, schema.embedded),
+            _ => Some(object(schema, name, resource)),
         },
     }
 }
 
-/// The CEL type of a whole resource; only the names of its metadata are visible.
-pub(crate) fn type_of_resource(schema: &Structural) -> Type {
-    object(schema, true)
-}
-
-fn object(schema: &Structural, resource: bool) -> Type {
-    let named = |(name, inner): (&String, &Structural)| (escape(name), type_of(inner));
-    let mut fields: Vec<(String, Type)> = schema.properties.iter().map(named).collect();
-    if resource {
-        fields.retain(|(name, _)| !matches!(name.as_str(), "apiVersion" | "kind" | "metadata"));
-        let text = Type::String(REQUEST);
-        let metadata = vec![("name".to_owned(), text.clone()), ("generateName".to_owned(), text.clone())];
-        fields.push(("apiVersion".to_owned(), text.clone()));
-        fields.push(("kind".to_owned(), text));
-        fields.push(("metadata".to_owned(), Type::Object(metadata)));
+fn object(schema: &Structural, name: &str, resource: bool) -> Declared {
+    let mut fields = BTreeMap::new();
+    // An object is at least `{}` with its required fields.
+    let mut min_bytes: u64 = 2;
+    for (field, inner) in schema.properties.iter() {
+        if resource && matches!(field.as_str(), "apiVersion" | "kind" | "metadata") {
+            continue;
+        }
+        let path = format!("{name}.{}", escape(field).unwrap_or_default());
+        let Some(of) = declared(inner, &path, inner.embedded) else { continue };
+        if schema.checks.required.contains(field) && inner.default.is_none() {
+            min_bytes = min_bytes.saturating_add(field.len() as u64 + of.min_bytes + 4);
+        }
+        fields.extend(escape(field).map(|field| (field, of)));
     }
-    Type::Object(fields)
+    if resource {
+        let text = || Declared::new(Type::String, 2).with_max(REQUEST - 2);
+        let names = ["name", "generateName"].map(|name| (name.to_owned(), text()));
+        let metadata = Declared::object(&format!("{name}.metadata"), names.into(), 2);
+        for (field, of) in [("apiVersion", text()), ("kind", text()), ("metadata", metadata)] {
+            if schema.checks.required.iter().any(|required| required == field) {
+                min_bytes = min_bytes.saturating_add(field.len() as u64 + of.min_bytes + 4);
+            }
+            fields.insert(field.to_owned(), of);
+        }
+    }
+    Declared::object(name, fields, min_bytes)
 }
 
-fn text(schema: &Structural) -> Type {
+fn text(schema: &Structural) -> Declared {
     let checks = &schema.checks;
     match checks.format.as_str() {
-        "date-time" | "datetime" | "date" => Type::Timestamp,
-        "duration" => Type::Duration,
-        "byte" => Type::Bytes,
+        "date-time" => Declared::new(Type::Timestamp, 21).with_max(MAX_TIME),
+        "date" => Declared::new(Type::Timestamp, DATE).with_max(DATE),
+        "duration" => Declared::new(Type::Duration, 3).with_max(MAX_TIME),
+        "byte" => Declared::new(Type::Bytes, 2).with_max(checks.max_length.unwrap_or(REQUEST - 2)),
         _ => {
-            let longest =
-                checks.values.iter().flatten().filter_map(|value| Some(value.as_str()?.len() as u64)).max();
-            Type::String(longest.or(checks.max_length).unwrap_or(REQUEST))
+            let longest = || {
+                let values = checks.values.as_ref().filter(|values| !values.is_empty())?;
+                Some(values.iter().filter_map(|value| value.as_str()).map(str::len).max().unwrap_or(0) as u64)
+            };
+            // A character has up to four bytes.
+            let max = checks.max_length.map(|max| max.saturating_mul(4)).or_else(longest);
+            Declared::new(Type::String, 2).with_max(max.unwrap_or(REQUEST - 2))
         }
     }
 }
 
-/// Converts JSON with a schema: field names are escaped, map keys are not.
-pub(super) fn value_of(json: &Json, schema: &Structural) -> Value {
-    match json {
-        Json::Number(number) if schema.shape == Shape::Number => {
-            Value::Float(number.as_f64().unwrap_or(f64::NAN))
+impl Schema for Structural {
+    fn shape(&self) -> SchemaShape {
+        match self.shape {
+            _ if self.int_or_string => SchemaShape::IntOrString,
+            Shape::Any => SchemaShape::Any,
+            Shape::Object => SchemaShape::Object,
+            Shape::Array => SchemaShape::Array,
+            Shape::String => SchemaShape::String,
+            Shape::Integer => SchemaShape::Integer,
+            Shape::Number => SchemaShape::Number,
+            Shape::Boolean => SchemaShape::Boolean,
         }
-        Json::Number(number) if schema.shape == Shape::Integer && number.is_f64() => {
-            Value::Int(number.as_f64().unwrap_or(0.0) as i64)
+    }
+
+    fn format(&self) -> &str {
+        &self.checks.format
+    }
+
+    fn is_nullable(&self) -> bool {
+        self.nullable
+    }
+
+    fn is_resource(&self) -> bool {
+        self.embedded
+    }
+
+    fn has_fields(&self) -> bool {
+        !self.properties.is_empty()
+    }
+
+    fn field(&self, name: &str) -> Option<&dyn Schema> {
+        self.properties.get(name).map(|inner| inner as &dyn Schema)
+    }
+
+    fn entries(&self) -> Option<&dyn Schema> {
+        self.additional.as_deref().map(|inner| inner as &dyn Schema)
+    }
+
+    fn items(&self) -> Option<&dyn Schema> {
+        self.items.as_deref().map(|inner| inner as &dyn Schema)
+    }
+
+    fn identity(&self) -> ItemIdentity<'_> {
+        match self.list_type {
+            ListType::Atomic => ItemIdentity::Position,
+            ListType::Set => ItemIdentity::Value,
+            ListType::Map => ItemIdentity::Keys(&self.list_keys),
         }
-        Json::String(text) if schema.shape == Shape::String => of_format(text, &schema.checks.format),
-        Json::Array(items) => match schema.items.as_deref() {
-            Some(inner) => list(items.iter().map(|item| value_of(item, inner)).collect()),
-            None => of_json(json),
-        },
-        Json::Object(fields) => {
-            let is_map = schema.additional.is_some();
-            of_fields(fields.iter().map(|(name, value)| match schema.field(name) {
-                Some(inner) if is_map => (name.clone(), value_of(value, inner)),
-                Some(inner) => (escape(name), value_of(value, inner)),
-                None => (escape(name), of_json(value)),
-            }))
-        }
-        other => of_json(other),
     }
 }

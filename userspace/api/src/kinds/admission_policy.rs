@@ -40,16 +40,16 @@ pub(super) fn validate_policy(spec: &Value, path: &Path, errors: &mut Errors) ->
         }
         validate_matched(&spec["matchConstraints"], &at, errors);
     }
-    let mut environment = Environment::of_requests();
+    let mut environment = Environment::of_policies();
     if spec["paramKind"].is_object() {
-        environment = environment.with_params(Type::Dyn);
+        environment = environment.with_params(Type::Dyn.into());
         for field in ["apiVersion", "kind"] {
             if spec["paramKind"][field].as_str().is_none_or(str::is_empty) {
                 errors.required(&path.child("paramKind").child(field), "");
             }
         }
     }
-    validate_conditions(spec, path, &environment, errors);
+    validate_conditions(spec, path, &environment.without_variables(), errors);
     for (i, variable) in items(spec, "variables").enumerate() {
         let at = path.child("variables").index(i);
         let name = variable["name"].as_str().unwrap_or_default();

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::cel::{AUTHORIZER, CelError, Checked, JSON_PATCH, OBJECT, Program, Scope, Type, check};
+use crate::cel::{CelError, Checked, Declared, JSON_PATCH, OBJECT, RequestScope, Type, compile};
 use crate::field::{Errors, Path};
 
 /// The type that an expression must have.
@@ -19,25 +19,21 @@ pub(super) enum ExpectedType {
 }
 
 impl ExpectedType {
-    fn compile(self, source: &str) -> Result<Program, CelError> {
-        match self {
-            ExpectedType::Object | ExpectedType::Patch => Program::compile_patch(source),
-            _ => Program::compile(source),
-        }
+    /// Whether expressions may build objects and patches.
+    fn is_mutation(self) -> bool {
+        matches!(self, ExpectedType::Object | ExpectedType::Patch)
     }
 
     fn is_met_by(self, of: &Type) -> bool {
         match (self, of) {
-            (ExpectedType::Any, _) | (_, Type::Dyn) => true,
+            (ExpectedType::Any, _) => true,
             (ExpectedType::Bool, Type::Bool)
-            | (ExpectedType::Text | ExpectedType::TextOrNull, Type::String(_)) => true,
+            | (ExpectedType::Text | ExpectedType::TextOrNull, Type::String) => true,
             (ExpectedType::TextOrNull, Type::Null) => true,
-            (ExpectedType::Object, Type::Message(name)) => name == OBJECT,
-            (ExpectedType::Patch, Type::List(of, _)) => match &**of {
-                Type::Dyn => true,
-                Type::Message(name) => name == JSON_PATCH,
-                _ => false,
-            },
+            (ExpectedType::Object, Type::Message(name)) => **name == *OBJECT,
+            (ExpectedType::Patch, Type::List(of)) => {
+                matches!(&**of, Type::Message(name) if **name == *JSON_PATCH)
+            }
             _ => false,
         }
     }
@@ -55,46 +51,50 @@ impl ExpectedType {
 }
 
 /// The names that expressions may use, with their types.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Environment {
-    known: Vec<(&'static str, Type)>,
-    /// A policy's variables in their order: each may use those before it.
-    variables: Vec<(String, Type)>,
+    names: RequestScope,
+    /// Whether the expressions are those of a policy, which has variables.
+    policy: bool,
 }
 
 impl Environment {
     /// The names of every expression about a request.
     pub(super) fn of_requests() -> Environment {
-        let mut known: Vec<(&str, Type)> =
-            ["object", "oldObject", "request", "namespaceObject"].map(|name| (name, Type::Dyn)).to_vec();
-        known.push(("authorizer", Type::Message(AUTHORIZER.to_owned())));
-        Environment { known, variables: Vec::new() }
+        Environment::default()
     }
 
-    pub(super) fn with_params(mut self, of: Type) -> Environment {
-        self.known.push(("params", of));
+    /// The names of a policy's expressions.
+    pub(super) fn of_policies() -> Environment {
+        Environment { policy: true, ..Environment::default() }
+    }
+
+    pub(super) fn with_params(mut self, of: Declared) -> Environment {
+        self.names = self.names.with_params(of);
         self
     }
 
     /// Sets the type of `object` and `oldObject`.
-    pub(super) fn with_object(mut self, of: Type) -> Environment {
-        let objects = self.known.iter_mut().filter(|(name, _)| matches!(*name, "object" | "oldObject"));
-        objects.for_each(|(_, known)| *known = of.clone());
+    pub(super) fn with_object(mut self, of: &Declared) -> Environment {
+        self.names = self.names.with_object(of);
         self
     }
 
     /// For expressions that may not check authorization.
     pub(super) fn without_authorizer(&self) -> Environment {
-        let mut environment = self.clone();
-        environment.known.retain(|(name, _)| *name != "authorizer");
-        environment
+        Environment { names: self.names.without_authorizer(), policy: self.policy }
+    }
+
+    /// For expressions that may not use the policy's variables.
+    pub(super) fn without_variables(&self) -> Environment {
+        Environment { names: self.names.clone(), policy: false }
     }
 
     /// Adds a variable; one whose expression is invalid is dynamic to those after it.
     pub(super) fn add_checked(&mut self, variable: &Value, path: &Path, errors: &mut Errors) {
         let of = self.validate(&variable["expression"], &path.child("expression"), ExpectedType::Any, errors);
         let name = variable["name"].as_str().unwrap_or_default();
-        self.variables.push((name.to_owned(), of.unwrap_or(Type::Dyn)));
+        self.names.add_variable(name, of.unwrap_or(Type::Dyn));
     }
 
     /// Checks an expression; returns its type if it is valid.
@@ -110,21 +110,31 @@ impl Environment {
             return None;
         };
         match self.check(source, expected) {
+            Err(CelError::Instantiation(why)) => {
+                errors.invalid(path, expression, &format!("program instantiation failed: {why}"));
+            }
             Err(error) => errors.invalid(path, expression, &format!("compilation failed: {error}")),
-            Ok(Checked { of, .. }) if !expected.is_met_by(&of) => {
-                let why = format!("must evaluate to {} but got {}", expected.name(), of.name());
+            Ok(checked) if !expected.is_met_by(checked.of()) => {
+                let why = format!("must evaluate to {} but got {}", expected.name(), shown(checked.of()));
                 errors.invalid(path, expression, &why);
             }
-            Ok(Checked { of, .. }) => return Some(of),
+            Ok(checked) => return Some(checked.of().clone()),
         }
         None
     }
 
     pub(super) fn check(&self, source: &str, expected: ExpectedType) -> Result<Checked, CelError> {
-        let mut scope: Scope<'_> = self.known.iter().map(|(name, of)| (*name, of.clone())).collect();
-        if !self.variables.is_empty() {
-            scope.insert("variables", Type::Object(self.variables.clone()));
-        }
-        check(&expected.compile(source)?, &scope)
+        let scope = if self.policy { self.names.policy_scope() } else { self.names.scope() };
+        compile(source, &if expected.is_mutation() { scope.of_mutations() } else { scope })
+    }
+}
+
+/// The name of a type where only the type is named.
+fn shown(of: &Type) -> String {
+    match of {
+        Type::Null => "null_type".to_owned(),
+        Type::Timestamp => "google.protobuf.Timestamp".to_owned(),
+        Type::Duration => "google.protobuf.Duration".to_owned(),
+        other => other.to_string(),
     }
 }

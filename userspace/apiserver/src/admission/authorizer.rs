@@ -15,7 +15,7 @@ struct LiveAuthorizer {
 }
 
 /// The variable for a request; `name` is the object's name, for `authorizer.requestResource`.
-pub(super) fn variable(request: &Request<'_>, name: &str) -> Value {
+pub(super) fn variable(request: &Request<'_>, name: &str) -> Value<'static> {
     let authorizer = LiveAuthorizer {
         caches: request.admission.storage.caches.clone(),
         identity: request.call.identity.clone(),

@@ -1,7 +1,7 @@
 //! Expressions of webhooks and policies: compiled once, evaluated within a budget.
 
 use serde_json::Value;
-use skep_api::cel::{self, Bindings, Budget, CelError, PER_CALL, Program};
+use skep_api::cel::{self, Bindings, Budget, CelError, Checked, PER_CALL, Program, Scope, Type, compile};
 
 /// An expression. One that does not compile returns the compilation error from each evaluation.
 #[derive(Debug)]
@@ -11,37 +11,42 @@ pub(super) struct Expression {
 }
 
 impl Expression {
-    pub(super) fn of(source: &Value) -> Expression {
-        let source = source.as_str().unwrap_or_default().to_owned();
-        Expression { program: Program::compile(&source), source }
+    pub(super) fn of(source: &Value, scope: &Scope<'_>) -> Expression {
+        Expression::typed(source, scope).0
     }
 
-    /// An expression whose value is `Object{...}` or a list of `JSONPatch{...}`.
-    pub(super) fn of_patch(source: &Value) -> Expression {
-        let source = source.as_str().unwrap_or_default().to_owned();
-        Expression { program: Program::compile_patch(&source), source }
+    /// An expression with the type of its value.
+    pub(super) fn typed(source: &Value, scope: &Scope<'_>) -> (Expression, Type) {
+        let source = source.as_str().unwrap_or_default().trim().to_owned();
+        let checked = compile(&source, scope);
+        let of = checked.as_ref().map_or(Type::Dyn, |checked| checked.of().clone());
+        (Expression { source, program: checked.map(Checked::into_program) }, of)
     }
 
     /// Costs at most `PER_CALL` of the budget.
-    pub(super) fn evaluate(
+    pub(super) fn evaluate<'a>(
         &self,
-        bindings: &Bindings<'_>,
+        bindings: &Bindings<'a>,
         budget: &mut Budget,
-    ) -> Result<cel::Value, String> {
+    ) -> Result<cel::Value<'a>, String> {
         let message = |error: &CelError| match error {
-            CelError::Compile(_) => format!("compilation error: {error}"),
-            CelError::Budget => format!(
-                "expression '{}' resulted in error: {error}, no further validation rules will be run",
-                self.source
-            ),
-            CelError::Evaluation(_) => format!("expression '{}' resulted in error: {error}", self.source),
+            CelError::Compile(_) => format!("compilation error: compilation failed: {error}"),
+            CelError::Instantiation(_) => format!("compilation error: program instantiation failed: {error}"),
+            CelError::Budget | CelError::Evaluation(_) => {
+                format!("expression '{}' resulted in error: {error}", self.source)
+            }
         };
+        let exhausted =
+            "validation failed due to running out of cost budget, no further validation rules will be run";
         let program = self.program.as_ref().map_err(message)?;
         let mut share = Budget(budget.0.min(PER_CALL));
         let before = share.0;
         let value = cel::evaluate(program, bindings, &mut share);
         budget.0 -= before - share.0;
-        value.map_err(|error| message(&error))
+        match value {
+            Err(CelError::Budget) if budget.0 == 0 => Err(exhausted.to_owned()),
+            value => value.map_err(|error| message(&error)),
+        }
     }
 }
 
@@ -50,12 +55,12 @@ impl Expression {
 pub(super) struct Conditions(Vec<(String, Expression)>);
 
 impl Conditions {
-    pub(super) fn of(list: &Value) -> Conditions {
+    pub(super) fn of(list: &Value, scope: &Scope<'_>) -> Conditions {
         let all = list.as_array().into_iter().flatten();
         Conditions(
             all.map(|condition| {
                 let name = condition["name"].as_str().unwrap_or_default().to_owned();
-                (name, Expression::of(&condition["expression"]))
+                (name, Expression::of(&condition["expression"], scope))
             })
             .collect(),
         )
@@ -90,8 +95,10 @@ mod tests {
     use super::*;
 
     fn hold(conditions: Value) -> Result<bool, String> {
-        let bindings = Bindings::from([("object", cel::of_json(&json!({"a": 1})))]);
-        Conditions::of(&conditions).hold(&bindings, &mut Budget(PER_CALL))
+        let object = json!({"a": 1});
+        let bindings = Bindings::from([("object", cel::of_json(&object))]);
+        let conditions = Conditions::of(&conditions, &cel::RequestScope::default().scope());
+        conditions.hold(&bindings, &mut Budget(PER_CALL))
     }
 
     #[test]

@@ -9,11 +9,11 @@ use super::request::{Operation, Request};
 use super::versioned_attributes::VersionedAttributes;
 
 /// The variables of every expression: object, old object, request, and an authorizer for the requester.
-pub(super) fn bindings(request: &Request<'_>, versioned: &VersionedAttributes) -> Bindings<'static> {
+pub(super) fn bindings<'a>(request: &Request<'_>, versioned: &'a VersionedAttributes) -> Bindings<'a> {
     Bindings::from([
         ("object", cel::of_json(&versioned.object)),
         ("oldObject", cel::of_json(&versioned.old_object)),
-        ("request", cel::of_json(&request_fields(request, versioned))),
+        ("request", cel::of_owned_json(&request_fields(request, versioned))),
         ("namespaceObject", cel::Value::Null),
         ("authorizer", authorizer::variable(request, request.known_name(&versioned.object))),
     ])

@@ -3,9 +3,9 @@
 use serde_json::Value;
 
 use super::field_path::field_at;
-use crate::cel::{Scope, Type, check};
-use crate::custom::schema::{ListType, Rule, Shape, Structural};
-use crate::custom::typed::{type_of, type_of_resource};
+use crate::cel::{CelError, Checked, Declared, Type, compile};
+use crate::custom::schema::{ListType, Shape, Structural, scope_of_rule};
+use crate::custom::typed::declared;
 use crate::field::{Errors, Path};
 use crate::value::{items, text};
 
@@ -13,6 +13,8 @@ use crate::value::{items, text};
 const MAX_EXPRESSION_COST: u64 = 10_000_000;
 /// Cost limit of all expressions of a schema (validation.StaticEstimatedCRDCostLimit).
 const MAX_SCHEMA_COST: u64 = 100_000_000;
+/// Bytes of a request, which bound the number of values that it can have.
+const REQUEST: u64 = 3 << 20;
 const REASONS: [&str; 4] =
     ["FieldValueDuplicate", "FieldValueForbidden", "FieldValueInvalid", "FieldValueRequired"];
 
@@ -23,7 +25,7 @@ pub(super) fn validate(parsed: &Structural, source: &Value, path: &Path, errors:
         return;
     }
     let mut total = Total::default();
-    let context = Context { root: true, times: 1, uncorrelated: None };
+    let context = Context { root: true, times: Some(1), uncorrelated: None };
     validate_expressions(parsed, source, path, &context, &mut total, errors);
     if total.cost > MAX_SCHEMA_COST {
         for at in &total.most_expensive {
@@ -36,23 +38,26 @@ pub(super) fn validate(parsed: &Structural, source: &Value, path: &Path, errors:
     }
 }
 
-/// The schemas of fields, entries and items, each with its source, its path and the maximum number of its values.
+/// The schemas of fields, entries and items, each with its source, its path and the maximum number of its values, if the
+/// schema bounds it.
 fn inner_schemas<'a>(
     parsed: &'a Structural,
     source: &'a Value,
     path: &Path,
-) -> Vec<(&'a Structural, &'a Value, Path, u64)> {
+) -> Vec<(&'a Structural, &'a Value, Path, Option<u64>)> {
     let properties = parsed.properties.iter();
     let mut all: Vec<_> = properties
-        .map(|(name, inner)| (inner, &source["properties"][name], path.child("properties").key(name), 1))
+        .map(|(name, inner)| {
+            (inner, &source["properties"][name], path.child("properties").key(name), Some(1))
+        })
         .collect();
-    let most = |of: &Structural| match type_of(of) {
-        Type::List(_, most) | Type::Map(_, most) => most,
-        _ => 1,
-    };
-    for (inner, name) in [(&parsed.items, "items"), (&parsed.additional, "additionalProperties")] {
+    let checks = &parsed.checks;
+    for (inner, name, most) in [
+        (&parsed.items, "items", checks.max_items),
+        (&parsed.additional, "additionalProperties", checks.max_properties),
+    ] {
         if let Some(inner) = inner.as_deref() {
-            all.push((inner, &source[name], path.child(name), most(parsed)));
+            all.push((inner, &source[name], path.child(name), most));
         }
     }
     all
@@ -100,11 +105,14 @@ fn validate_rule_fields(parsed: &Structural, rule: &Value, path: &Path, errors: 
 
 struct Context {
     root: bool,
-    /// The maximum number of values of the schema in an object.
-    times: u64,
+    /// The maximum number of values of the schema in an object; `None` without a bound.
+    times: Option<u64>,
     /// The path below which old and new values cannot be correlated.
     uncorrelated: Option<Path>,
 }
+
+/// Expressions below this share of the schema's limit are not named when it is exceeded.
+const NAMED_COST: u64 = MAX_SCHEMA_COST / 100;
 
 #[derive(Default)]
 struct Total {
@@ -116,9 +124,11 @@ struct Total {
 impl Total {
     fn add(&mut self, cost: u64, path: Path) {
         self.cost = self.cost.saturating_add(cost);
-        self.most_expensive.push((cost, path));
-        self.most_expensive.sort_by_key(|(cost, _)| std::cmp::Reverse(*cost));
-        self.most_expensive.truncate(4);
+        if cost >= NAMED_COST {
+            self.most_expensive.push((cost, path));
+            self.most_expensive.sort_by_key(|(cost, _)| std::cmp::Reverse(*cost));
+            self.most_expensive.truncate(4);
+        }
     }
 }
 
@@ -130,79 +140,110 @@ fn validate_expressions(
     total: &mut Total,
     errors: &mut Errors,
 ) {
-    let of = if context.root || parsed.embedded { type_of_resource(parsed) } else { type_of(parsed) };
-    for (i, rule) in parsed.rules.iter().enumerate() {
-        let whole = &source["x-kubernetes-validations"][i];
-        let at = path.child("x-kubernetes-validations").index(i);
-        validate_expression(rule, whole, &of, &at, context, total, errors);
+    if !parsed.has_rules() {
+        return;
+    }
+    let rules = source["x-kubernetes-validations"].as_array().map_or(&[][..], Vec::as_slice);
+    if !rules.is_empty() {
+        let at = path.child("x-kubernetes-validations");
+        match declared(parsed, "selfType", context.root || parsed.embedded) {
+            Some(of) => {
+                for (i, rule) in rules.iter().enumerate() {
+                    RuleCheck { rule, of: &of, path: at.index(i), context, total, errors }.validate();
+                }
+            }
+            None => {
+                let why = "Internal error: internal error: failed to construct type information for x-kubernetes-validations rules: unable to convert structural schema to CEL declarations";
+                errors.push(&at, "InternalError", why.to_owned());
+            }
+        }
     }
     for (inner, source, at, most) in inner_schemas(parsed, source, path) {
-        let breaks = match parsed.shape {
-            Shape::Array => parsed.list_type != ListType::Map,
-            _ => parsed.atomic_map,
-        };
+        // Entries of maps have keys; items only of lists with keys.
+        let breaks = parsed.shape == Shape::Array && parsed.list_type != ListType::Map;
         let uncorrelated = context.uncorrelated.clone().or_else(|| breaks.then(|| path.clone()));
-        let context = Context { root: false, times: context.times.saturating_mul(most), uncorrelated };
+        let times = context.times.zip(most).map(|(times, most)| times.saturating_mul(most));
+        let context = Context { root: false, times, uncorrelated };
         validate_expressions(inner, source, &at, &context, total, errors);
     }
 }
 
-fn validate_expression(
-    rule: &Rule,
-    whole: &Value,
-    of: &Type,
-    path: &Path,
-    context: &Context,
-    total: &mut Total,
-    errors: &mut Errors,
-) {
-    let optional = whole["optionalOldSelf"] == true;
-    let old = if optional { Type::Optional(Box::new(of.clone())) } else { of.clone() };
-    let scope = Scope::from([("self", of.clone()), ("oldSelf", old)]);
-    let mut checked = |program: &Result<_, _>, at: Path, wanted: &Type, kind: &str, errors: &mut Errors| {
-        let name = if kind.is_empty() { "" } else { "messageExpression " };
-        let found = program.clone().and_then(|program| check(&program, &scope));
-        match found {
-            Err(error) => errors.invalid(&at, whole, &format!("{name}compilation failed: {error}")),
-            Ok(found) => {
-                if !matches!(
-                    (&found.of, wanted),
-                    (Type::Dyn, _) | (Type::Bool, Type::Bool) | (Type::String(_), Type::String(_))
-                ) {
-                    let why = match kind {
-                        "" => "cel expression must evaluate to a bool",
-                        _ => "messageExpression must evaluate to a string",
-                    };
-                    errors.invalid(&at, whole, why);
-                }
-                let cost = found.cost.saturating_mul(context.times);
-                if cost > MAX_EXPRESSION_COST {
-                    let name = if kind.is_empty() {
-                        "estimated rule cost"
-                    } else {
-                        "estimated messageExpression cost"
-                    };
-                    errors.forbidden(&at, &over_budget(name, cost, MAX_EXPRESSION_COST));
-                }
-                total.add(cost, at);
+struct RuleCheck<'r> {
+    rule: &'r Value,
+    of: &'r Declared,
+    path: Path,
+    context: &'r Context,
+    total: &'r mut Total,
+    errors: &'r mut Errors,
+}
+
+impl RuleCheck<'_> {
+    fn validate(&mut self) {
+        let at = self.path.child("rule");
+        let checked = self.compile("rule", "", &Type::Bool, "cel expression must evaluate to a bool");
+        let mut uses_old = false;
+        match checked {
+            Err(error) => self.errors.invalid(&at, self.rule, &error.to_string()),
+            Ok(checked) => {
+                uses_old = checked.refers_to("oldSelf");
+                // Without a bound, as many values as fit a request.
+                let times = self.context.times.unwrap_or(REQUEST / self.of.min_bytes.saturating_add(1));
+                let cost = checked.max_cost(self.of).saturating_mul(times);
+                self.charge("estimated rule cost", cost, at);
+                self.validate_message();
             }
         }
-    };
-    checked(&rule.program, path.child("rule"), &Type::Bool, "", errors);
-    if let Some(program) = &rule.message_program {
-        checked(program, path.child("messageExpression"), &Type::String(0), "message", errors);
+        self.validate_old(uses_old);
     }
-    match &context.uncorrelated {
-        Some(from) if rule.uses_old => {
-            let why =
-                format!("oldSelf cannot be used on the uncorrelatable portion of the schema within {from}");
-            errors.invalid(&path.child("rule"), &whole["rule"], &why);
+
+    fn compile(&self, field: &str, prefix: &str, wanted: &Type, mismatch: &str) -> Result<Checked, CelError> {
+        let scope = scope_of_rule(self.of, self.rule["optionalOldSelf"] == true);
+        match compile(text(&self.rule[field]), &scope) {
+            Ok(checked) if checked.of() == wanted => Ok(checked),
+            Ok(_) => Err(CelError::Compile(mismatch.to_owned())),
+            Err(CelError::Instantiation(why)) if prefix.is_empty() => {
+                Err(CelError::Compile(format!("program instantiation failed: {why}")))
+            }
+            Err(CelError::Instantiation(why)) => {
+                Err(CelError::Compile(format!("{prefix}instantiation failed: {why}")))
+            }
+            Err(error) => Err(CelError::Compile(format!("{prefix}compilation failed: {error}"))),
         }
-        _ if !rule.uses_old && !whole["optionalOldSelf"].is_null() => {
-            let why = "may not be set if oldSelf is not used in rule";
-            errors.invalid(&path.child("optionalOldSelf"), &whole["optionalOldSelf"], why);
+    }
+
+    fn validate_message(&mut self) {
+        if text(&self.rule["messageExpression"]).is_empty() {
+            return;
         }
-        _ => {}
+        let at = self.path.child("messageExpression");
+        let mismatch = "messageExpression must evaluate to a string";
+        match self.compile("messageExpression", "messageExpression ", &Type::String, mismatch) {
+            Err(error) => self.errors.invalid(&at, self.rule, &error.to_string()),
+            Ok(checked) => self.charge("estimated messageExpression cost", checked.max_cost(self.of), at),
+        }
+    }
+
+    fn charge(&mut self, name: &str, cost: u64, at: Path) {
+        if cost > MAX_EXPRESSION_COST {
+            self.errors.forbidden(&at, &over_budget(name, cost, MAX_EXPRESSION_COST));
+        }
+        self.total.add(cost, at);
+    }
+
+    fn validate_old(&mut self, uses_old: bool) {
+        match &self.context.uncorrelated {
+            Some(from) if uses_old => {
+                let why = format!(
+                    "oldSelf cannot be used on the uncorrelatable portion of the schema within {from}"
+                );
+                self.errors.invalid(&self.path.child("rule"), &self.rule["rule"], &why);
+            }
+            _ if !uses_old && !self.rule["optionalOldSelf"].is_null() => {
+                let why = "may not be set if oldSelf is not used in rule";
+                self.errors.invalid(&self.path.child("optionalOldSelf"), &self.rule["optionalOldSelf"], why);
+            }
+            _ => {}
+        }
     }
 }
 

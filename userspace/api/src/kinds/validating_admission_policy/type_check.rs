@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use crate::cel::{REQUEST, Type, escape};
+use crate::cel::{Declared, REQUEST, Type, escape};
 use crate::custom;
 use crate::field::{Errors, Path};
 use crate::kinds::expression::{Environment, ExpectedType};
@@ -22,12 +22,12 @@ const OBJECT_META: &str = "apimachinery.pkg.apis.meta.v1.ObjectMeta";
 pub fn type_warnings(policy: &Value, registry: &Registry) -> Vec<Value> {
     let spec = &policy["spec"];
     let kinds = named_kinds(&spec["matchConstraints"], registry);
-    let params = param_kind(&spec["paramKind"], registry).map_or(Type::Dyn, |kind| type_of(&kind));
+    let params = param_kind(&spec["paramKind"], registry).map_or(Type::Dyn.into(), |kind| type_of(&kind));
     let mut warnings = Vec::new();
     let environments: Vec<(String, Environment)> = kinds
         .values()
         .map(|kind| {
-            let mut environments = Environment::of_requests().with_object(type_of(kind));
+            let mut environments = Environment::of_policies().with_object(&type_of(kind));
             if spec["paramKind"].is_object() {
                 environments = environments.with_params(params.clone());
             }
@@ -86,49 +86,49 @@ fn named_kinds(matched: &Value, registry: &Registry) -> BTreeMap<[Name; 3], Kind
 }
 
 /// The CEL type of the kind's objects.
-fn type_of(kind: &Kind) -> Type {
+fn type_of(kind: &Kind) -> Declared {
     match &kind.custom {
         Some(custom) => {
-            let mut of = custom::type_of_resource(custom.version.schema());
-            if let Type::Object(fields) = &mut of {
-                fields.retain(|(name, _)| name != "metadata");
-                fields.push(("metadata".to_owned(), of_named(OBJECT_META, &mut Vec::new())));
-            }
-            of
+            let of = custom::declared(custom.version.schema(), &kind.kind, true).unwrap_or(Type::Dyn.into());
+            let Type::Object(object) = &of.of else { return of };
+            let mut fields = object.fields.clone();
+            fields.insert("metadata".to_owned(), of_named(OBJECT_META, &mut Vec::new()));
+            Declared::object(&object.name, fields, of.min_bytes)
         }
         None => of_named(kind.schema, &mut Vec::new()),
     }
 }
 
 /// A recursive type is dynamic where it contains itself.
-fn of_named(name: &'static str, above: &mut Vec<&'static str>) -> Type {
-    let Some(found) = schema::named(name).filter(|_| !above.contains(&name)) else { return Type::Dyn };
+fn of_named(name: &'static str, above: &mut Vec<&'static str>) -> Declared {
+    let Some(found) = schema::named(name).filter(|_| !above.contains(&name)) else { return Type::Dyn.into() };
     above.push(name);
     let of = match found.shape {
         Some(shape) => of_shape(shape, above),
         None => {
             let fields = found.fields.iter();
-            Type::Object(fields.map(|field| (escape(field.name), of_shape(field.shape, above))).collect())
+            let fields = fields.filter_map(|field| Some((escape(field.name)?, of_shape(field.shape, above))));
+            Declared::object(name, fields.collect(), 2)
         }
     };
     above.pop();
     of
 }
 
-fn of_shape(shape: Shape, above: &mut Vec<&'static str>) -> Type {
+fn of_shape(shape: Shape, above: &mut Vec<&'static str>) -> Declared {
     match shape {
         Shape::Type(name) => of_named(name, above),
-        Shape::List(inner) => Type::List(Box::new(of_shape(Shape::of(inner), above)), REQUEST),
-        Shape::Map(inner) => Type::Map(Box::new(of_shape(Shape::of(inner), above)), REQUEST),
-        Shape::Scalar(scalar) => match scalar {
-            Scalar::String => Type::String(REQUEST),
+        Shape::List(inner) => Declared::list(of_shape(Shape::of(inner), above), REQUEST),
+        Shape::Map(inner) => Declared::map(of_shape(Shape::of(inner), above), REQUEST),
+        Shape::Scalar(scalar) => Declared::from(match scalar {
+            Scalar::String => Type::String,
             Scalar::Int32 | Scalar::Int64 => Type::Int,
             Scalar::Number => Type::Double,
             Scalar::Boolean => Type::Bool,
             Scalar::Time => Type::Timestamp,
             Scalar::Base64 => Type::Bytes,
             Scalar::Quantity | Scalar::IntOrString | Scalar::Object | Scalar::Any => Type::Dyn,
-        },
+        }),
     }
 }
 

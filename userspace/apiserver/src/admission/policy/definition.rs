@@ -1,7 +1,9 @@
 //! Policies and bindings as read from their objects, with expressions compiled. What is absent: requests.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value;
-use skep_api::cel::{self, Bindings, Budget};
+use skep_api::cel::{self, Bindings, Budget, CelError, RequestScope, Scope, Type};
 use skep_api::meta;
 
 use super::validation::Validation;
@@ -21,30 +23,42 @@ pub(crate) struct AdmissionPolicy<T> {
 }
 
 impl<T> AdmissionPolicy<T> {
-    fn of(policy: &Value, body: T) -> AdmissionPolicy<T> {
+    fn of(policy: &Value, body: impl FnOnce(&Value, &RequestScope) -> T) -> AdmissionPolicy<T> {
         let spec = &policy["spec"];
         let kind = &spec["paramKind"];
+        let mut scope = RequestScope::default();
+        if kind.is_object() {
+            scope = scope.with_params(Type::Dyn.into());
+        }
+        let conditions = Conditions::of(&spec["matchConditions"], &scope.scope());
+        let mut variables = Vec::new();
+        for variable in spec["variables"].as_array().into_iter().flatten() {
+            let (expression, of) = Expression::typed(&variable["expression"], &scope.policy_scope());
+            let name = text(&variable["name"]);
+            scope.add_variable(&name, of);
+            variables.push((name, expression));
+        }
         AdmissionPolicy {
             name: meta::name(policy).to_owned(),
             rules: MatchRules::of_policy(&spec["matchConstraints"], false),
-            conditions: Conditions::of(&spec["matchConditions"]),
-            variables: named(&spec["variables"], "name", "expression"),
+            conditions,
+            variables,
             ignores_failure: spec["failurePolicy"] == "Ignore",
             params: kind.is_object().then(|| (text(&kind["apiVersion"]), text(&kind["kind"]))),
-            body,
+            body: body(spec, &scope),
         }
     }
 
-    /// Adds the policy's variables in order; each may use those before it. One that fails is absent, and an expression that
-    /// uses it fails.
-    pub(super) fn set_variables(&self, known: &mut Bindings<'static>, budget: &mut Budget) {
-        let mut values: Vec<(String, cel::Value)> = Vec::new();
-        known.insert("variables", cel::of_fields(std::iter::empty()));
+    /// Adds the policy's variables in order; each may use those before it. An expression that uses one that failed fails.
+    pub(super) fn set_variables(&self, known: &mut Bindings<'_>, budget: &mut Budget) {
+        let mut values = BTreeMap::new();
+        known.insert("variables", cel::of_results(BTreeMap::new()));
         for (name, expression) in &self.variables {
-            if let Ok(value) = expression.evaluate(known, budget) {
-                values.push((name.clone(), value));
-                known.insert("variables", cel::of_fields(values.iter().cloned()));
-            }
+            let value = expression.evaluate(known, budget).map_err(|why| {
+                CelError::Evaluation(format!("composited variable \"{name}\" fails to evaluate: {why}"))
+            });
+            values.insert(name.clone(), value);
+            known.insert("variables", cel::of_results(values.clone()));
         }
     }
 }
@@ -56,10 +70,14 @@ pub(crate) struct Mutating {
 
 impl Mutating {
     pub(in crate::admission) fn policy(policy: &Value) -> AdmissionPolicy<Mutating> {
-        let spec = &policy["spec"];
-        let mutations = spec["mutations"].as_array().into_iter().flatten().map(Mutation::of).collect();
-        let reinvoke_if_needed = spec["reinvocationPolicy"] == "IfNeeded";
-        AdmissionPolicy::of(policy, Mutating { mutations, reinvoke_if_needed })
+        AdmissionPolicy::of(policy, |spec, scope| {
+            let scope = scope.policy_scope().of_mutations();
+            let mutations = spec["mutations"].as_array().into_iter().flatten();
+            Mutating {
+                mutations: mutations.map(|mutation| Mutation::of(mutation, &scope)).collect(),
+                reinvoke_if_needed: spec["reinvocationPolicy"] == "IfNeeded",
+            }
+        })
     }
 }
 
@@ -71,10 +89,18 @@ pub(crate) struct Validating {
 
 impl Validating {
     pub(in crate::admission) fn policy(policy: &Value) -> AdmissionPolicy<Validating> {
-        let spec = &policy["spec"];
-        let validations = spec["validations"].as_array().into_iter().flatten().map(Validation::of).collect();
-        let annotations = named(&spec["auditAnnotations"], "key", "valueExpression");
-        AdmissionPolicy::of(policy, Validating { validations, annotations })
+        AdmissionPolicy::of(policy, |spec, scope| {
+            let without_authorizer = scope.without_authorizer();
+            let (scope, of_messages) = (scope.policy_scope(), without_authorizer.policy_scope());
+            let validations = spec["validations"].as_array().into_iter().flatten();
+            let annotations = spec["auditAnnotations"].as_array().into_iter().flatten();
+            Validating {
+                validations: validations.map(|one| Validation::of(one, &scope, &of_messages)).collect(),
+                annotations: annotations
+                    .map(|one| (text(&one["key"]), Expression::of(&one["valueExpression"], &scope)))
+                    .collect(),
+            }
+        })
     }
 }
 
@@ -87,10 +113,10 @@ pub(crate) enum Mutation {
 }
 
 impl Mutation {
-    pub(super) fn of(mutation: &Value) -> Mutation {
+    pub(super) fn of(mutation: &Value, scope: &Scope<'_>) -> Mutation {
         match mutation["patchType"].as_str() {
-            Some("JSONPatch") => Mutation::Patch(Expression::of_patch(&mutation["jsonPatch"]["expression"])),
-            _ => Mutation::Apply(Expression::of_patch(&mutation["applyConfiguration"]["expression"])),
+            Some("JSONPatch") => Mutation::Patch(Expression::of(&mutation["jsonPatch"]["expression"], scope)),
+            _ => Mutation::Apply(Expression::of(&mutation["applyConfiguration"]["expression"], scope)),
         }
     }
 }
@@ -121,10 +147,4 @@ impl PolicyBinding {
 
 fn text(value: &Value) -> String {
     value.as_str().unwrap_or_default().to_owned()
-}
-
-/// Expressions by their names.
-pub(super) fn named(list: &Value, name: &str, expression: &str) -> Vec<(String, Expression)> {
-    let all = list.as_array().into_iter().flatten();
-    all.map(|item| (text(&item[name]), Expression::of(&item[expression]))).collect()
 }

@@ -69,12 +69,12 @@ impl<T> PolicyInvocation<'_, T> {
     }
 
     /// The variables of the policy's expressions without those that it defines.
-    fn bindings(
+    fn bindings<'v>(
         &self,
         request: &Request<'_>,
-        versioned: &VersionedAttributes,
-        param: &Value,
-    ) -> Bindings<'static> {
+        versioned: &'v VersionedAttributes,
+        param: &'v Value,
+    ) -> Bindings<'v> {
         let mut bindings = bindings(request, versioned);
         bindings.insert("params", cel::of_json(param));
         bindings.insert("namespaceObject", namespace_object(request));
@@ -83,10 +83,10 @@ impl<T> PolicyInvocation<'_, T> {
 }
 
 /// The `namespaceObject` variable: null for a cluster-scoped request.
-fn namespace_object(request: &Request<'_>) -> cel::Value {
+fn namespace_object(request: &Request<'_>) -> cel::Value<'static> {
     if request.namespace().is_empty() {
         return cel::Value::Null;
     }
     let found = request.get("", "v1", "namespaces", "", request.namespace());
-    found.map_or(cel::Value::Null, |namespace| cel::of_json(&namespace.value()))
+    found.map_or(cel::Value::Null, |namespace| cel::of_owned_json(&namespace.value()))
 }

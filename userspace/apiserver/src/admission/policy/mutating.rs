@@ -1,7 +1,7 @@
 //! MutatingAdmissionPolicies: the policies in force change an object one after the other.
 
 use serde_json::{Value, json};
-use skep_api::cel::{Budget, PER_OBJECT};
+use skep_api::cel::{Budget, PER_CONDITIONS, PER_OBJECT};
 use skep_api::{Reason, Status, meta};
 
 use super::definition::Mutating;
@@ -79,7 +79,7 @@ impl PolicyInvocation<'_, Mutating> {
         if conditions.is_empty() {
             return Ok(true);
         }
-        conditions.hold(&self.bindings(request, versioned, param), &mut Budget(PER_OBJECT))
+        conditions.hold(&self.bindings(request, versioned, param), &mut Budget(PER_CONDITIONS))
     }
 
     /// The object after all mutations, and whether any was applied. A mutation that fails leaves the object to the next one.
@@ -103,7 +103,8 @@ impl PolicyInvocation<'_, Mutating> {
             let mut budget = Budget(PER_OBJECT);
             let mut known = self.bindings(request, &now, param);
             self.policy.set_variables(&mut known, &mut budget);
-            match mutation.apply(request, &now, &known, &mut budget) {
+            let mutated = mutation.apply(request, &now, &known, &mut budget);
+            match mutated {
                 Ok(new) => {
                     now.object = new;
                     applied = true;

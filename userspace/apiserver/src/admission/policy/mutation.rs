@@ -33,7 +33,7 @@ impl Mutation {
         &self,
         request: &Request<'_>,
         versioned: &VersionedAttributes,
-        known: &Bindings<'static>,
+        known: &Bindings<'_>,
         budget: &mut Budget,
     ) -> Result<Value, MutationError> {
         match self {
@@ -61,7 +61,7 @@ impl Mutation {
 fn merged(
     request: &Request<'_>,
     versioned: &VersionedAttributes,
-    value: &cel::Value,
+    value: &cel::Value<'_>,
     budget: &mut Budget,
 ) -> Result<Value, MutationError> {
     if Message::of(value).is_none_or(|message| !message.is_object()) {
@@ -78,11 +78,12 @@ fn merged(
 /// `None` if a `test` operation of the patch fails: then nothing is changed.
 fn patched(
     versioned: &VersionedAttributes,
-    value: &cel::Value,
+    value: &cel::Value<'_>,
     budget: &mut Budget,
 ) -> Result<Option<Value>, MutationError> {
     let mismatch = |of: &str| format!("type mismatch: JSONPatchType.expression should evaluate to {of}");
     let cel::Value::List(operations) = value else { return Err(mismatch("array").into()) };
+    let operations = operations.items().map_err(policy_error)?;
     if operations.iter().any(|operation| Message::of(operation).is_none_or(|message| !message.is_operation()))
     {
         return Err(mismatch("array of JSONPatch").into());

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use skep_api::Status;
-use skep_api::cel::{self, Bindings, Budget, PER_OBJECT};
+use skep_api::cel::{self, Bindings, Budget, PER_CONDITIONS, PER_OBJECT};
 
 use super::definition::{AdmissionPolicy, PolicyBinding, Validating};
 use super::validation::Violation;
@@ -45,7 +45,7 @@ impl AdmissionPolicy<Validating> {
         request: &Request<'_>,
         object: &Value,
         binding: &PolicyBinding,
-        known: Bindings<'static>,
+        known: Bindings<'_>,
     ) -> Option<Status> {
         let mut refusal = None;
         for (at, violation) in self.check(request, known) {
@@ -56,9 +56,9 @@ impl AdmissionPolicy<Validating> {
     }
 
     /// The violations against an object, each with the number of its validation.
-    fn check(&self, request: &Request<'_>, mut known: Bindings<'static>) -> Vec<(usize, Violation)> {
+    fn check(&self, request: &Request<'_>, mut known: Bindings<'_>) -> Vec<(usize, Violation)> {
         let mut budget = Budget(PER_OBJECT);
-        match self.conditions.hold(&known, &mut budget) {
+        match self.conditions.hold(&known, &mut Budget(PER_CONDITIONS)) {
             Ok(true) => {}
             Ok(false) => return Vec::new(),
             Err(_) if self.ignores_failure => return Vec::new(),
@@ -79,7 +79,7 @@ impl AdmissionPolicy<Validating> {
     }
 
     /// Notes for the audit log; what keeps one from being made counts as a failure.
-    fn annotate(&self, request: &Request<'_>, known: &Bindings<'static>) -> Vec<Violation> {
+    fn annotate(&self, request: &Request<'_>, known: &Bindings<'_>) -> Vec<Violation> {
         let mut failed = Vec::new();
         let mut budget = Budget(PER_OBJECT);
         for (key, expression) in &self.body.annotations {

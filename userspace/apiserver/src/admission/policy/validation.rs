@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 use skep_api::Reason;
-use skep_api::cel::{self, Bindings, Budget};
+use skep_api::cel::{self, Bindings, Budget, Scope};
 
 use crate::admission::expression::Expression;
 
@@ -30,12 +30,16 @@ impl Violation {
 }
 
 impl Validation {
-    pub(super) fn of(validation: &Value) -> Validation {
+    /// `of_messages`: the names of message expressions, which may not check authorization.
+    pub(super) fn of(validation: &Value, scope: &Scope<'_>, of_messages: &Scope<'_>) -> Validation {
         let made = &validation["messageExpression"];
         Validation {
-            expression: Expression::of(&validation["expression"]),
+            expression: Expression::of(&validation["expression"], scope),
             message: validation["message"].as_str().unwrap_or_default().trim().to_owned(),
-            message_expression: made.as_str().filter(|made| !made.is_empty()).map(|_| Expression::of(made)),
+            message_expression: made
+                .as_str()
+                .filter(|made| !made.is_empty())
+                .map(|_| Expression::of(made, of_messages)),
             reason: match validation["reason"].as_str() {
                 Some("Unauthorized") => Reason::Unauthorized,
                 Some("Forbidden") => Reason::Forbidden,
@@ -47,7 +51,7 @@ impl Validation {
 
     pub(super) fn check(
         &self,
-        known: &Bindings<'static>,
+        known: &Bindings<'_>,
         budget: &mut Budget,
     ) -> Result<Option<Violation>, String> {
         if matches!(self.expression.evaluate(known, budget)?, cel::Value::Bool(true)) {
@@ -77,8 +81,11 @@ mod tests {
     use super::*;
 
     fn check(validation: Value) -> Result<Option<(String, Reason)>, String> {
-        let known = Bindings::from([("object", cel::of_json(&json!({"spec": {"replicas": 7}})))]);
-        let checked = Validation::of(&validation).check(&known, &mut Budget(PER_OBJECT))?;
+        let object = json!({"spec": {"replicas": 7}});
+        let known = Bindings::from([("object", cel::of_json(&object))]);
+        let names = cel::RequestScope::default();
+        let checked = Validation::of(&validation, &names.scope(), &names.scope())
+            .check(&known, &mut Budget(PER_OBJECT))?;
         Ok(checked.map(|violation| (violation.message, violation.reason)))
     }
 

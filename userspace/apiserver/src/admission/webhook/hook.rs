@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde_json::Value;
+use skep_api::cel::RequestScope;
 
 use crate::admission::expression::Conditions;
 use crate::admission::rules::MatchRules;
@@ -63,7 +64,7 @@ impl Hook {
             client: hook["clientConfig"].clone(),
             version: ReviewVersion::of(&hook["admissionReviewVersions"]),
             rules: MatchRules::of_webhook(hook),
-            conditions: Conditions::of(&hook["matchConditions"]),
+            conditions: Conditions::of(&hook["matchConditions"], &RequestScope::default().scope()),
             ignores_failure: hook["failurePolicy"] == "Ignore",
             timeout: Duration::from_secs(seconds),
             allows_dry_run: matches!(hook["sideEffects"].as_str(), Some("None" | "NoneOnDryRun")),

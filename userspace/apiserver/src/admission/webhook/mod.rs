@@ -6,7 +6,7 @@ mod review;
 use futures::future::join_all;
 use serde_json::Value;
 use skep_api::Status;
-use skep_api::cel::{Budget, PER_OBJECT};
+use skep_api::cel::{Budget, PER_CONDITIONS};
 
 use super::reinvocation::Reinvocation;
 use super::request::Request;
@@ -45,7 +45,9 @@ impl Hook {
         if self.conditions.is_empty() {
             return Ok(Some(versioned));
         }
-        match run_blocking(|| self.conditions.hold(&bindings(request, &versioned), &mut Budget(PER_OBJECT))) {
+        match run_blocking(|| {
+            self.conditions.hold(&bindings(request, &versioned), &mut Budget(PER_CONDITIONS))
+        }) {
             Ok(holds) => Ok(Some(versioned).filter(|_| holds)),
             Err(_) if self.ignores_failure => Ok(None),
             Err(why) => Err(request.forbidden(object, why)),
