@@ -49,7 +49,7 @@ fn default(object: &mut Value) {
 
 fn validate(object: &Value, errors: &mut Errors) {
     let root = Path::new("");
-    let families = ["IPv4", "IPv6", "FQDN"];
+    let families = ["FQDN", "IPv4", "IPv6"];
     if object["addressType"].is_null() {
         errors.required(&Path::new("addressType"), "");
     }
