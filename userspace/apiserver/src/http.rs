@@ -1,7 +1,7 @@
 //! The way of one request: identify the user, parse the request, authorise it, answer it.
 
 use std::panic::AssertUnwindSafe;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -55,7 +55,8 @@ pub(crate) async fn handle(State(server): State<Arc<Inner>>, request: Request) -
     }
     let (server, info) = (&server, &info);
     let next = |request, requester| {
-        survive(&server.metrics, serve(Received { server, info, query, at, requester, request }))
+        let received = Received { server, info, query, at, requester, request };
+        survive(&server.metrics, serve(received))
     };
     match &server.config.audit {
         Some(audit) => audit::around(audit, info, requester, request, next).await,
@@ -64,10 +65,11 @@ pub(crate) async fn handle(State(server): State<Arc<Inner>>, request: Request) -
 }
 
 /// Answers 500 for a request whose handling panics: other requests, and the server, go on.
-async fn survive(metrics: &Metrics, answer: impl Future<Output = Response>) -> Response {
-    match AssertUnwindSafe(answer).catch_unwind().await {
-        Ok(response) => response,
-        Err(panic) => {
+///
+/// No async fn: that would hold `answer` twice, as its argument and as what it awaits.
+fn survive(metrics: &Metrics, answer: impl Future<Output = Response>) -> impl Future<Output = Response> {
+    AssertUnwindSafe(answer).catch_unwind().map(|answered| {
+        answered.unwrap_or_else(|panic| {
             let text = panic.downcast_ref::<String>().map(String::as_str);
             let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or_default();
             tracing::error!(panic = text, "handling of a request failed: panic");
@@ -75,8 +77,8 @@ async fn survive(metrics: &Metrics, answer: impl Future<Output = Response>) -> R
             respond_status(&Status::internal(
                 "This request caused apiserver to panic. Look in the logs for details.",
             ))
-        }
-    }
+        })
+    })
 }
 
 /// A connection whose client is known is kept when there are too many of unknown clients.
@@ -119,12 +121,14 @@ struct Seen {
 
 /// Answers within the time that the request has.
 async fn in_time(received: Received<'_>, notes: &Arc<Notes>, seen: &mut Seen) -> Result<Response, Status> {
-    match deadline::limit(received.info, &received.query)? {
+    let limit = deadline::limit(received.info, &received.query)?;
+    let answer = pin!(answer(received, notes, seen));
+    match limit {
         Some(limit) => {
-            let answered = tokio::time::timeout(limit, answer(received, notes, seen)).await;
+            let answered = tokio::time::timeout(limit, answer).await;
             answered.unwrap_or_else(|_| Err(deadline::exceeded()))
         }
-        None => answer(received, notes, seen).await,
+        None => answer.await,
     }
 }
 
@@ -169,7 +173,7 @@ async fn answer(received: Received<'_>, notes: &Arc<Notes>, seen: &mut Seen) -> 
     if let Some(backend) = server.aggregator.backend_of(info) {
         begin(RequestLabels::remote(info));
         caches.authorizer().check(&info.attributes(&identity))?;
-        return aggregate::handle(&identity, &backend, request).await;
+        return boxed(|| aggregate::handle(&identity, &backend, request)).await;
     }
     let Some(target) = Target::of(&caches.registry(), info) else {
         begin(RequestLabels::path(request.method()));
@@ -177,7 +181,8 @@ async fn answer(received: Received<'_>, notes: &Arc<Notes>, seen: &mut Seen) -> 
         caches.authorizer().check(&info.attributes(&identity))?;
         let (parts, _) = request.into_parts();
         let request = Request::from_parts(parts, ());
-        return handlers::non_resource::handle(server, &identity, &info, &query, &request).await;
+        let handle = || handlers::non_resource::handle(server, &identity, &info, &query, &request);
+        return boxed(handle).await;
     };
     let applying = media_type(request.headers()) == APPLY_MEDIA_TYPE;
     begin(RequestLabels::resource(request.method(), &target, &info.verb, applying));
@@ -198,7 +203,7 @@ async fn dispatch(server: &Inner, call: Call, verb: &str, request: Request) -> R
         return Err(Status::unsupported_media_type("application/json, application/yaml"));
     }
     if !target.subresource.is_empty() && target.subresource != "status" {
-        return subresource(server, call, request).await;
+        return boxed(|| subresource(server, call, request)).await;
     }
     let of_status = target.subresource == "status" && matches!(verb, "get" | "update" | "patch");
     if !of_status && !target.kind.verbs.contains(&verb) {
@@ -241,7 +246,8 @@ async fn write_body(server: &Inner, call: Call, verb: &str, bytes: Bytes) -> Res
     }
 }
 
-/// Makes a future on the heap. Inlined into its caller, it would take the caller's stack while it runs.
+/// Makes a future on the heap: one that is large and rare. A future within another adds to its size, and futures are moved
+/// on their way to the task that runs them.
 #[inline(never)]
 fn boxed<F: Future>(make: impl FnOnce() -> F) -> Pin<Box<F>> {
     Box::pin(make())
