@@ -14,7 +14,6 @@ use hyper_util::rt::TokioIo;
 use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use skep_apiserver::Identity;
 use skep_tests::api_server::{Authority, Pem, TestApiServer};
 use tempfile::TempDir;
 use tokio::net::TcpStream;

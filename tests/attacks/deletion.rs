@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use kube::Client;
 use serde_json::{Value, json};
-use skep_apiserver::Identity;
 use skep_tests::api_server::TestApiServer;
 use tokio::task::JoinHandle;
 

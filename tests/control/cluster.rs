@@ -5,7 +5,6 @@ use std::time::Duration;
 use kube::Client;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use skep_apiserver::Identity;
 use skep_tests::api_server::{Requests, TestApiServer};
 use tokio::task::JoinHandle;
 

@@ -33,7 +33,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 const OTHERS_TIMEOUT: Duration = Duration::from_secs(3);
 const PROBE_INTERVAL: Duration = Duration::from_millis(20);
 /// Bounded by what is kept by design: history, and the heaps of the threads that work on large bodies.
-const MAX_GROWTH: u64 = 256 << 20;
+const MAX_GROWTH: u64 = 160 << 20;
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(10);
 const RECONCILE_TIMEOUT: Duration = Duration::from_secs(30);
 

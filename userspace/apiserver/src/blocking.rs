@@ -16,7 +16,7 @@ pub(crate) fn run_blocking<T>(work: impl FnOnce() -> T) -> T {
 /// Bytes of a body or an object from which on the work on it is no work for a serving thread: about a millisecond.
 const LARGE_BYTES: usize = 64 << 10;
 /// Requests with large bodies or objects that are worked on at once; the others wait. Each has a thread of its own.
-const MAX_LARGE: usize = 16;
+const MAX_LARGE: usize = 8;
 
 /// Bounds the work on large bodies and objects.
 pub(crate) struct LargeWork(Semaphore);

@@ -17,9 +17,9 @@ use crate::object::Object;
 const MAX_CHANGES: usize = 2_048;
 /// Bytes of the changes that are kept, with their lines. Changes of usual size never reach it: 2,048 of 8 KiB each. Without
 /// it, 2,048 small patches of one large object would keep gigabytes.
-const MAX_CHANGE_BYTES: usize = 32 << 20;
+const MAX_CHANGE_BYTES: usize = 24 << 20;
 /// Bytes of the changes of all kinds. Beyond it a kind keeps [`MIN_CHANGE_BYTES`].
-const MAX_HISTORY_BYTES: usize = 64 << 20;
+const MAX_HISTORY_BYTES: usize = 32 << 20;
 /// Bytes of changes that a kind keeps whatever the others keep.
 const MIN_CHANGE_BYTES: usize = 1 << 20;
 
