@@ -46,7 +46,7 @@ fn the_table_has_every_line_understood() {
     let objects = default_objects();
     let count = |kind: &str| objects.iter().filter(|object| object["kind"] == kind).count();
     assert!(count("ClusterRole") > 30, "{}", count("ClusterRole"));
-    assert_eq!(count("RoleBinding"), 8);
+    assert_eq!(count("RoleBinding"), 9);
     for object in &objects {
         if let Some(rules) = object["rules"].as_array() {
             assert!(!rules.is_empty() || object.get("aggregationRule").is_some(), "{object}");
