@@ -119,7 +119,13 @@ async fn validating_webhooks_decide_on_the_requests_that_they_match() {
             &map("d", "asked", &json!({"ask": "x"})),
             "admission webhook \"asked.example.com\" denied the request without explanation",
         );
-        server.ok(create, &map("d", "asked", &json!({})), "created");
+        server.ok(create, &map("d", "asked", &json!({"other": "x"})), "created");
+        server.fails(
+            create,
+            &map("d2", "asked", &Value::Null),
+            "configmaps \"d2\" is forbidden: expression 'request.operation == 'CREATE' && \
+            has(object.data.ask)' resulted in error: no such key: data",
+        );
         server.fails(
             create,
             &map("e", "closed", &json!({})),

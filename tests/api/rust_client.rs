@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures::{StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, ServiceAccount};
 use kube::api::{
     Api, DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams, ResourceExt as _, WatchEvent,
     WatchParams,
@@ -216,6 +216,9 @@ async fn subresources_are_applied() {
     assert_eq!(owners(&after, &replicas), [""; 0]);
     assert_eq!(after.spec.unwrap().replicas, Some(0));
 
+    let accounts: Api<ServiceAccount> = Api::default_namespaced(server.client().await);
+    let account = serde_json::from_value(json!({"metadata": {"name": "default"}})).unwrap();
+    accounts.create(&PostParams::default(), &account).await.unwrap();
     let pods: Api<Pod> = Api::default_namespaced(server.client().await);
     let pod: Pod = serde_json::from_value(json!({
         "metadata": {"name": "p"},

@@ -52,32 +52,27 @@ impl Expression {
 
 /// `matchConditions`: a request must meet all of them.
 #[derive(Debug)]
-pub(super) struct Conditions(Vec<(String, Expression)>);
+pub(super) struct Conditions(Vec<Expression>);
 
 impl Conditions {
     pub(super) fn of(list: &Value, scope: &Scope<'_>) -> Conditions {
         let all = list.as_array().into_iter().flatten();
-        Conditions(
-            all.map(|condition| {
-                let name = condition["name"].as_str().unwrap_or_default().to_owned();
-                (name, Expression::of(&condition["expression"], scope))
-            })
-            .collect(),
-        )
+        Conditions(all.map(|condition| Expression::of(&condition["expression"], scope)).collect())
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// One condition that is false decides, even if others fail.
+    /// One condition that is false decides, even if others fail. Equal errors are reported once.
     pub(super) fn hold(&self, bindings: &Bindings<'_>, budget: &mut Budget) -> Result<bool, String> {
         let mut errors = Vec::new();
-        for (name, expression) in &self.0 {
+        for expression in &self.0 {
             match expression.evaluate(bindings, budget) {
                 Ok(cel::Value::Bool(true)) => {}
                 Ok(_) => return Ok(false),
-                Err(why) => errors.push(format!("match condition '{name}': {why}")),
+                Err(why) if errors.contains(&why) => {}
+                Err(why) => errors.push(why),
             }
         }
         match errors.as_slice() {
@@ -109,8 +104,7 @@ mod tests {
         assert_eq!(hold(json!([condition("object.b == 1"), condition("object.a == 2")])), Ok(false));
         assert_eq!(
             hold(json!([condition("object.b == 1")])),
-            Err("match condition 'c': expression 'object.b == 1' resulted in error: no such key: b"
-                .to_owned())
+            Err("expression 'object.b == 1' resulted in error: no such key: b".to_owned())
         );
         assert!(hold(json!([condition("object.")])).unwrap_err().contains("compilation error"));
     }
