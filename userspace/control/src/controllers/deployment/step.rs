@@ -157,7 +157,8 @@ impl<'a> DeploymentSync<'a> {
                 kind: Kind::Deployment,
                 key: Key::of(self.meta()),
                 patch: json!({"metadata": {"annotations": {REVISION: revision}}}),
-                subresource: "",
+                // As upstream: what the controller notes does not raise the generation.
+                subresource: "status",
             });
         }
     }
