@@ -83,10 +83,14 @@ impl Pair {
         media_type: &str,
         body: &[u8],
     ) -> Result<(Answer, Answer)> {
-        tokio::try_join!(
-            self.oracle.send(method.clone(), path, media_type, body.to_vec()),
-            self.skep.send(method, path, media_type, body.to_vec()),
-        )
+        // A task each: Skep may work in place, and must not delay the reading of the other answer.
+        let ask = |target: &Target| {
+            let (target, method, path) = (target.clone(), method.clone(), path.to_owned());
+            let (media_type, body) = (media_type.to_owned(), body.to_vec());
+            tokio::spawn(async move { target.send(method, &path, &media_type, body).await })
+        };
+        let (oracle, skep) = (ask(&self.oracle), ask(&self.skep));
+        Ok((oracle.await??, skep.await??))
     }
 
     async fn both(&self, method: Method, path: &str, body: &Value) -> Result<(Answer, Answer)> {
