@@ -1,25 +1,35 @@
 //! `cargo xtask gen-api`: public schema data of Kubernetes to the facts that `userspace/api` embeds.
 //!
-//! In: `_definitions.json` of the PyPI package `kubernetes-validate`, and the field numbers of the crate `k8s-pb`.
+//! In: `_definitions.json` of the PyPI package `kubernetes-validate`, the field numbers of the crate `k8s-pb`, and the struct
+//! tags of Kubernetes' Go types, from a checkout that the caller names.
 //! Out: one line a type and one a field, without prose; `userspace/api/src/schema/facts.rs` documents the form.
 
+mod go_types;
 mod numbers;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::workspace;
+use go_types::GoTypes;
 
 const PACKAGE: &str = "kubernetes-validate==1.37.0";
 const DEFINITIONS: &str = "kubernetes_validate/kubernetes-json-schema/v1.36.0-local/_definitions.json";
 const FACTS: &str = "userspace/api/schema/v1.36.facts";
 
-pub fn run() -> Result<()> {
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// The folder `staging/src/k8s.io` of a checkout of Kubernetes v1.36
+    #[arg(long, value_name = "DIR")]
+    go_types: PathBuf,
+}
+
+pub fn run(arguments: Arguments) -> Result<()> {
     let folder = workspace().join("target/gen-api");
     std::fs::create_dir_all(&folder).context("create target/gen-api")?;
     python(&folder, &["-m", "pip", "download", "--quiet", "--no-deps", "--dest", ".", PACKAGE])?;
@@ -34,7 +44,8 @@ pub fn run() -> Result<()> {
     let types = definitions["$defs"].as_object().context("the definitions have no $defs")?;
     let target = workspace().join(FACTS);
     std::fs::create_dir_all(target.parent().context("a folder")?)?;
-    std::fs::write(&target, facts(types, &numbers::read(&folder)?)?)
+    let go_types = GoTypes::new(arguments.go_types);
+    std::fs::write(&target, facts(types, &numbers::read(&folder)?, &go_types)?)
         .with_context(|| format!("write {FACTS}"))?;
     println!("{FACTS}: {} types", types.len());
     Ok(())
@@ -48,7 +59,11 @@ fn python(folder: &Path, args: &[&str]) -> Result<()> {
     Ok(())
 }
 
-fn facts(types: &serde_json::Map<String, Value>, numbers: &numbers::Numbers) -> Result<String> {
+fn facts(
+    types: &serde_json::Map<String, Value>,
+    numbers: &numbers::Numbers,
+    go_types: &GoTypes,
+) -> Result<String> {
     let mut out = String::new();
     for (name, definition) in types {
         let _ = write!(out, "T {}", short(name));
@@ -75,6 +90,11 @@ fn facts(types: &serde_json::Map<String, Value>, numbers: &numbers::Numbers) -> 
             }
             if let Some(number) = numbers.of(short(name), field) {
                 let _ = write!(out, " t={number}");
+            }
+            let zero = go_types.zero(short(name), field, is_go_struct(types, schema))?;
+            let zero = zero.with_context(|| format!("the Go types have no {}.{field}", short(name)))?;
+            if let Some(letter) = zero.letter() {
+                let _ = write!(out, " z={letter}");
             }
             out.push('\n');
         }
@@ -131,6 +151,16 @@ fn kind_of(schema: &Value) -> String {
         }
         Some("object") => "o".to_owned(),
         _ => "x".to_owned(),
+    }
+}
+
+/// Whether the field's Go type is a struct. Times, quantities and values of several types are.
+fn is_go_struct(types: &serde_json::Map<String, Value>, schema: &Value) -> bool {
+    let reference = schema["$ref"].as_str().map(|name| name.trim_start_matches("#/$defs/"));
+    match reference.and_then(|name| types.get(name)) {
+        Some(found) if found["properties"].is_object() => true,
+        Some(found) => is_go_struct(types, found),
+        None => matches!(kind_of(schema).as_bytes(), [b'd' | b'q' | b'y' | b'o' | b'x']),
     }
 }
 

@@ -23,7 +23,7 @@ enum Command {
     /// Build the BPF programs that the binary embeds
     BuildEbpf,
     /// Renew the schema facts of userspace/api from public data
-    GenApi,
+    GenApi(gen_api::Arguments),
     /// Start a cluster on this machine, with an example application in it
     Up(up::Arguments),
     /// Take the cluster away; nothing of it stays
@@ -51,7 +51,7 @@ fn main() -> ExitCode {
     let layout = Layout::development(&xtask::workspace(), arguments.number);
     let done = match arguments.command {
         Command::BuildEbpf => build_ebpf::run(),
-        Command::GenApi => gen_api::run(),
+        Command::GenApi(arguments) => gen_api::run(arguments),
         Command::Up(arguments) => up::run(layout, arguments),
         Command::Down => down::run(&layout),
         Command::Demo(demo) => demo::run(layout, demo),
