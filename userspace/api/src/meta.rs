@@ -29,20 +29,6 @@ pub fn of_mut(object: &mut Value) -> &mut Map<String, Value> {
     }
 }
 
-/// Drops empty lists and maps of the metadata, as Go's types omit them.
-pub(crate) fn omit_empty(object: &mut Value) {
-    for field in ["labels", "annotations", "finalizers", "ownerReferences"] {
-        let is_empty = match &object["metadata"][field] {
-            Value::Array(items) => items.is_empty(),
-            Value::Object(entries) => entries.is_empty(),
-            _ => false,
-        };
-        if is_empty {
-            of_mut(object).remove(field);
-        }
-    }
-}
-
 /// `metadata.name`; empty if absent.
 pub fn name(object: &Value) -> &str {
     object["metadata"]["name"].as_str().unwrap_or_default()

@@ -124,8 +124,12 @@ pub(crate) fn check_preconditions(kind: &Kind, object: &Value, old: &Object) -> 
     if !wanted.is_empty() && wanted != old.revision.to_string() {
         return Err(Status::stale(kind, meta::name(object)));
     }
-    let (uid, present) = (meta::uid(object).to_owned(), old.value());
-    if !uid.is_empty() && uid != meta::uid(&present) {
+    let uid = meta::uid(object);
+    if uid.is_empty() {
+        return Ok(());
+    }
+    let present = old.value();
+    if uid != meta::uid(&present) {
         let why = format!(
             "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
             meta::uid(&present)

@@ -151,6 +151,13 @@ impl Object {
         serde_json::from_slice(&self.bytes).unwrap_or(Value::Null)
     }
 
+    /// The object as a write starts from it: in the form of today, whichever version stored it.
+    pub(crate) fn restored(&self, kind: &Kind) -> Value {
+        let mut value = self.value();
+        kind.restore(&mut value);
+        value
+    }
+
     /// The text of `metadata` in the bytes.
     pub(crate) fn metadata(&self) -> &str {
         #[derive(serde::Deserialize)]

@@ -69,8 +69,19 @@ impl Storage {
     /// Replaces `old` if it is still the stored version ([`Status::is_stale`] otherwise). An unchanged object is not
     /// written.
     pub(crate) async fn replace(&self, kind: &Kind, old: &Object, new: &Value) -> Result<Object, Status> {
+        self.replace_from(kind, old, &old.value(), new).await
+    }
+
+    /// As [`Self::replace`], with the decoded `old`.
+    pub(crate) async fn replace_from(
+        &self,
+        kind: &Kind,
+        old: &Object,
+        before: &Value,
+        new: &Value,
+    ) -> Result<Object, Status> {
         old.check_readable()?;
-        if is_same(new, &old.value()) {
+        if is_same(new, before) {
             return Ok(old.same());
         }
         let stored = convert::to_stored(&self.webhooks, kind, new).await?;

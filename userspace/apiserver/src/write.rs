@@ -176,7 +176,7 @@ impl Writer {
         options: &Options,
     ) -> Result<Object, Status> {
         let kind = &call.target.kind;
-        let before = old.value();
+        let before = old.restored(kind);
         keep_system_fields(&mut new, &before);
         kind.prepare_update(&mut new, &before, part);
         if !options.applied {
@@ -220,7 +220,7 @@ impl Writer {
         if request.dry_run {
             return self.storage.unstored(kind, old.key.clone(), old.revision, new).await;
         }
-        let stored = self.replace(kind, old, new).await;
+        let stored = self.replace_from(kind, old, old_value, new).await;
         if stored.is_err() {
             charge.refund(&self.storage.caches).await;
         }
@@ -229,10 +229,21 @@ impl Writer {
 
     /// Replaces `old` in the store. An object whose last finalizer went is removed instead.
     pub(crate) async fn replace(&self, kind: &Kind, old: &Object, new: &Value) -> Result<Object, Status> {
+        self.replace_from(kind, old, &old.value(), new).await
+    }
+
+    /// As [`Self::replace`], with the decoded `old`.
+    async fn replace_from(
+        &self,
+        kind: &Kind,
+        old: &Object,
+        before: &Value,
+        new: &Value,
+    ) -> Result<Object, Status> {
         if is_finished(kind, new) {
             return self.remove(kind, old).await;
         }
-        self.storage.replace(kind, old, new).await
+        self.storage.replace_from(kind, old, before, new).await
     }
 
     /// Removes an object and releases what was allocated to it.

@@ -6,6 +6,7 @@ mod horizontal_pod_autoscaler;
 use serde_json::Value;
 
 use crate::kinds::{Kind, KindRef, find};
+use crate::schema;
 
 /// One kind that is stored as another of the same plural.
 struct Conversion {
@@ -61,7 +62,7 @@ pub fn to_storage_kind(kind: &mut KindRef, object: Value) -> Value {
 /// Converts an object of `kind` to its stored form.
 pub fn to_storage(kind: &Kind, object: Value) -> Value {
     match find_conversion(kind) {
-        Some(conversion) => (conversion.to_storage)(object),
+        Some(conversion) => canonical(storage_kind(kind), (conversion.to_storage)(object)),
         None => object,
     }
 }
@@ -69,7 +70,15 @@ pub fn to_storage(kind: &Kind, object: Value) -> Value {
 /// Converts a stored object to `kind`.
 pub fn from_storage(kind: &Kind, object: Value) -> Value {
     match find_conversion(kind) {
-        Some(conversion) => (conversion.from_storage)(object),
+        Some(conversion) => canonical(Some(kind), (conversion.from_storage)(object)),
         None => object,
     }
+}
+
+/// Adds and drops zeros as the other type does.
+fn canonical(kind: Option<&Kind>, mut object: Value) -> Value {
+    if let Some(kind) = kind {
+        schema::check(kind.schema, &mut object);
+    }
+    object
 }

@@ -14,7 +14,6 @@ use crate::field::Errors;
 use crate::names::NameForm;
 use crate::schema::SchemaProblem;
 use crate::table::column::Column;
-use crate::value::set_default;
 use crate::{meta, schema};
 
 /// The verbs of an ordinary resource.
@@ -192,20 +191,10 @@ impl Kind {
         if self.strategy.generation {
             meta::of_mut(object).insert("generation".into(), 1.into());
         }
-        meta::omit_empty(object);
         self.default(object);
         (self.strategy.prepare_create)(object);
-        if self.has_status() && self.custom.is_none() {
-            set_default(object, "status", Value::Object(serde_json::Map::new()));
-            self.fill_status(object);
-        }
-    }
-
-    /// Sets the numbers and booleans that upstream's types always write in a status: 0 and false.
-    fn fill_status(&self, object: &mut Value) {
-        let Some(status) = object.get_mut("status").filter(|status| status.is_object()) else { return };
-        for (field, zero) in schema::zeros(self.schema, "status") {
-            set_default(status, field, zero);
+        if self.custom.is_none() {
+            schema::complete_status(self.schema, object);
         }
     }
 
@@ -233,7 +222,6 @@ impl Kind {
         if part == Part::Main {
             (self.strategy.prepare_update)(new, old);
         }
-        meta::omit_empty(new);
         self.default(new);
         if self.strategy.generation {
             let annotated = self.strategy.counts_annotations
@@ -283,11 +271,19 @@ impl Kind {
         errors
     }
 
-    /// Checks a decoded object against the schema: drops nulls and unknown fields, reports them and wrong types.
+    /// Takes in a decoded object: makes it canonical, drops and reports unknown fields, reports what has a wrong type.
     pub fn check_schema(&self, object: &mut Value) -> Vec<SchemaProblem> {
         match &self.custom {
             Some(custom) => custom.check(object),
             None => schema::check(self.schema, object),
+        }
+    }
+
+    /// Brings an object that an older version stored into the form of today, as upstream's decoder does with what it stored.
+    pub fn restore(&self, object: &mut Value) {
+        if self.custom.is_none() {
+            schema::check(self.schema, object);
+            self.default(object);
         }
     }
 

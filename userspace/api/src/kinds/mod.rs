@@ -125,5 +125,6 @@ pub use kind::{Kind, KindRef, Part, Scope};
 pub use name::{Name, Names};
 pub(crate) use pod::qos_class;
 pub use pod::{add_ephemeral_containers, resize};
+pub use pod_template::restore_template;
 pub use registry::{Registry, find, find_kind, kinds};
 pub use validating_admission_policy::type_warnings;

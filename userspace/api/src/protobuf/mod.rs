@@ -4,22 +4,15 @@
 
 pub(crate) mod wire;
 
-use std::collections::HashSet;
-use std::sync::LazyLock;
-
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use serde_json::{Map, Number, Value};
 
 use crate::find_kind;
-use crate::schema::{Field, Scalar, Shape, Type, named};
+use crate::schema::{Field, Scalar, Shape, Type, Zero, named};
+use crate::value::is_zero;
 use wire::{Reader, Wire};
-
-/// Numbers and booleans that are no pointers in Go and that JSON omits when zero, as `type.field`. Protobuf always encodes
-/// them, so their zeros mean unset; a zero of any other field was set.
-static PLAIN_ZERO: LazyLock<HashSet<&'static str>> =
-    LazyLock::new(|| include_str!("../../schema/plain_zero.txt").lines().collect());
 
 const MAGIC: &[u8] = b"k8s\0";
 /// Nesting of messages; upstream's types need less than half of it.
@@ -91,7 +84,7 @@ fn read_message(
         let (number, wire) = item.ok_or(DecodeError::Malformed)?;
         let at = format!("{prefix}{number}");
         if let Some(field) = schema.fields.iter().find(|field| field.number() == Some(at.as_str())) {
-            read_field(schema, field, wire, out, depth)?;
+            read_field(field, wire, out, depth)?;
             continue;
         }
         let within = format!("{at}.");
@@ -104,7 +97,6 @@ fn read_message(
 }
 
 fn read_field(
-    schema: &'static Type,
     field: &'static Field,
     wire: Wire,
     out: &mut Map<String, Value>,
@@ -136,23 +128,13 @@ fn read_field(
         }
         shape => {
             let value = value(shape, wire, depth)?;
-            let is_unset = match &value {
-                Value::Null => true,
-                Value::String(text) => text.is_empty(),
-                Value::Bool(false) => omits_zero(schema, field),
-                Value::Number(number) => number.as_f64() == Some(0.0) && omits_zero(schema, field),
-                _ => false,
-            };
-            if !is_unset || field.required {
+            // Protobuf always encodes what is no pointer in Go.
+            if !(field.zero == Zero::Dropped && is_zero(&value)) {
                 out.insert(field.name.to_owned(), value);
             }
         }
     }
     Ok(())
-}
-
-fn omits_zero(schema: &Type, field: &Field) -> bool {
-    PLAIN_ZERO.contains(format!("{}.{}", schema.name, field.name).as_str())
 }
 
 fn read_entry(shape: Shape, entry: &[u8], depth: usize) -> Result<(String, Value), DecodeError> {

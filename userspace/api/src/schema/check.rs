@@ -1,12 +1,14 @@
-//! Checks an object against the schema facts, as decoding into upstream's types does. Out: the object with its values in
-//! the form that typed readers decode, unknown fields, and what cannot be decoded.
+//! Takes in an object as upstream's types decode it. Out: the object in the form that they encode, its unknown fields, and
+//! what cannot be decoded.
 
 use std::fmt;
 
 use serde_json::{Map, Value};
 
-use super::facts::{Scalar, Shape, Type, named};
+use super::facts::{Field, Scalar, Shape, Type, Zero, named};
 use super::scalar::{self, Undecodable};
+use super::zero;
+use crate::value::is_zero;
 
 /// Problems of one object that are kept (as upstream's decoder).
 pub(crate) const MAX_PROBLEMS: usize = 100;
@@ -38,8 +40,8 @@ impl fmt::Display for SchemaProblem {
     }
 }
 
-/// Checks an object of the named type. Drops nulls and unknown fields, and rewrites values that Go's decoder accepts in
-/// several forms: times, base64, quantities.
+/// Checks an object of the named type and makes it canonical, in one pass. Drops unknown fields; drops and adds zeros as
+/// upstream's encoder does; rewrites values that Go's decoder accepts in several forms: times, base64, quantities.
 pub fn check(type_name: &str, object: &mut Value) -> Vec<SchemaProblem> {
     check_at(type_name, &At::ROOT, object)
 }
@@ -49,12 +51,25 @@ pub(crate) fn check_type(type_name: &str, path: &str, value: &mut Value) -> Vec<
     check_at(type_name, &At::ROOT.field("", path), value)
 }
 
+/// Adds the status of an object of the named type, if it always has one, with the zeros that it always has.
+pub(crate) fn complete_status(type_name: &str, object: &mut Value) {
+    let Some(field) = named(type_name).and_then(|found| found.field("status")) else { return };
+    let Value::Object(fields) = object else { return };
+    if !fields.contains_key(field.name) {
+        let Some(zero) = zero::written(field, true) else { return };
+        fields.insert(field.name.to_owned(), zero);
+    }
+    if let Some(status) = fields.get_mut(field.name) {
+        Walk::default().field(field, &At::ROOT.field("", field.name), status);
+    }
+}
+
 fn check_at(type_name: &str, at: &At<'_>, value: &mut Value) -> Vec<SchemaProblem> {
-    let mut walk = Walk { unknown: Vec::new(), undecodable: None };
+    let mut walk = Walk::default();
     if let Some(schema) = named(type_name) {
         walk.named(schema, at, value);
     }
-    let Walk { unknown, undecodable } = walk;
+    let Walk { unknown, undecodable, .. } = walk;
     undecodable
         .map(SchemaProblem::Undecodable)
         .into_iter()
@@ -116,7 +131,10 @@ pub(crate) fn shown(path: &str) -> String {
     path[..path.floor_char_boundary(MAX_SHOWN_BYTES)].to_owned()
 }
 
+#[derive(Default)]
 struct Walk {
+    /// Within the status of the object.
+    is_status: bool,
     unknown: Vec<String>,
     /// The first message: upstream's decoder keeps no other.
     undecodable: Option<String>,
@@ -134,6 +152,15 @@ impl Walk {
                 let shape = Shape::of(inner);
                 for (i, item) in items.iter_mut().enumerate() {
                     self.item(shape, &at.index(i), item);
+                }
+            }
+            (Shape::Map(inner), Value::Object(fields)) if scalar::is_quantity(Shape::of(inner)) => {
+                for (key, item) in fields.iter_mut() {
+                    match scalar::canonical_resource(item) {
+                        Ok(None) => {}
+                        Ok(Some(canonical)) => *item = canonical,
+                        Err(why) => self.report(&at.key(key), Shape::of(inner), item, why),
+                    }
                 }
             }
             (Shape::Map(inner), Value::Object(fields)) => {
@@ -155,7 +182,7 @@ impl Walk {
     /// A null in a list or a map is the zero of its type in Go, and nothing else can decode it.
     fn item(&mut self, shape: Shape, at: &At<'_>, item: &mut Value) {
         if item.is_null() {
-            *item = zero(shape);
+            *item = zero::of_item(shape);
         }
         self.value(shape, at, item);
         // The canonical form of Go's zero time is null, which a field drops and an item cannot.
@@ -167,6 +194,7 @@ impl Walk {
     fn named(&mut self, schema: &'static Type, at: &At<'_>, value: &mut Value) {
         match schema.shape {
             None => self.fields(schema, at, value),
+            Some(_) if schema.name == JSON => scalar::whole_numbers(value),
             Some(_) if schema.name.starts_with(SCHEMA_OR) => self.schema_or(schema, at, value),
             Some(_) if schema.name.ends_with(".MicroTime") => match scalar::canonical_micro_time(value) {
                 Ok(None) => {}
@@ -185,19 +213,52 @@ impl Walk {
             return;
         };
         let owner = go_name(schema.name);
-        let mut unknown = false;
-        for (name, value) in fields.iter_mut() {
-            match schema.field(name) {
-                Some(field) => self.value(field.shape, &at.field(owner, name), value),
-                None => unknown = true,
+        fields.retain(|name, value| match schema.field(name) {
+            Some(field) => self.field(field, &at.field(owner, name), value),
+            None => {
+                if self.unknown.len() < MAX_PROBLEMS {
+                    self.unknown.push(shown(&at.field("", name).path(false)));
+                }
+                false
             }
-        }
-        if unknown {
-            self.report_unknown(schema, at, fields);
-        }
-        fields.retain(|name, value| !value.is_null() && schema.field(name).is_some());
+        });
+        self.add_zeros(schema, at, fields);
         if let (Some(_), [kind]) = (at.above, schema.kinds.as_slice()) {
             set_type(kind, fields);
+        }
+    }
+
+    /// Takes in the value of a field. Returns whether the field stays as it is.
+    fn field(&mut self, field: &'static Field, at: &At<'_>, value: &mut Value) -> bool {
+        let is_root_status = field.name == "status" && at.above.is_some_and(|above| above.above.is_none());
+        self.is_status |= is_root_status;
+        if !value.is_null() {
+            self.value(field.shape, at, value);
+        }
+        self.is_status &= !is_root_status;
+        match field.zero {
+            Zero::Kept | Zero::WrittenNull => !value.is_null(),
+            Zero::Dropped => !is_zero(value),
+            // Upstream's stored form does not tell an empty list from none.
+            Zero::Written => match value {
+                Value::Null => false,
+                Value::Array(items) => !items.is_empty(),
+                Value::Object(fields) => !fields.is_empty() || is_struct(field.shape),
+                _ => true,
+            },
+        }
+    }
+
+    /// Adds the fields that upstream always writes.
+    fn add_zeros(&mut self, schema: &'static Type, at: &At<'_>, fields: &mut Map<String, Value>) {
+        for field in schema.fields.iter().filter(|field| field.is_written()) {
+            if fields.contains_key(field.name) {
+                continue;
+            }
+            if let Some(mut zero) = zero::written(field, self.is_status || field.name == "status") {
+                self.field(field, &at.field("", field.name), &mut zero);
+                fields.insert(field.name.to_owned(), zero);
+            }
         }
     }
 
@@ -219,12 +280,6 @@ impl Walk {
             }
             _ => self.report(at, schemas, value, Undecodable::Type),
         }
-    }
-
-    fn report_unknown(&mut self, schema: &Type, at: &At<'_>, fields: &Map<String, Value>) {
-        let left = MAX_PROBLEMS.saturating_sub(self.unknown.len());
-        let unknown = fields.keys().filter(|name| schema.field(name).is_none()).take(left);
-        self.unknown.extend(unknown.map(|name| shown(&at.field("", name).path(false))));
     }
 
     fn report(&mut self, at: &At<'_>, shape: Shape, found: &Value, why: Undecodable) {
@@ -259,28 +314,14 @@ fn set_type(kind: &str, fields: &mut Map<String, Value>) {
     }
 }
 
+/// A value of any type, which upstream decodes and encodes again.
+const JSON: &str = "apiextensions-apiserver.pkg.apis.apiextensions.v1.JSON";
 /// Prefix of the types in a custom resource's schema that are a schema or something else.
 const SCHEMA_OR: &str = "apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaPropsOr";
 const SCHEMA: &str = "apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps";
 
-/// The zero of a type; null if null is a value of it.
-fn zero(shape: Shape) -> Value {
-    match shape {
-        Shape::Type(name) => match named(name) {
-            Some(Type { shape: None, .. }) => Value::Object(Map::new()),
-            Some(Type { shape: Some(shape), .. }) => zero(*shape),
-            None => Value::Null,
-        },
-        Shape::List(_) => Value::Array(Vec::new()),
-        Shape::Map(_) | Shape::Scalar(Scalar::Object) => Value::Object(Map::new()),
-        Shape::Scalar(scalar) => match scalar {
-            Scalar::String | Scalar::Base64 => "".into(),
-            Scalar::Int32 | Scalar::Int64 | Scalar::Number | Scalar::IntOrString => 0.into(),
-            Scalar::Boolean => false.into(),
-            Scalar::Quantity => "0".into(),
-            Scalar::Time | Scalar::Object | Scalar::Any => Value::Null,
-        },
-    }
+fn is_struct(shape: Shape) -> bool {
+    matches!(shape, Shape::Type(name) if named(name).is_some_and(|found| found.shape.is_none()))
 }
 
 /// `PodSpec` of `api.core.v1.PodSpec`.
@@ -334,9 +375,19 @@ mod tests {
         let shown: Vec<String> = problems.iter().map(ToString::to_string).collect();
         assert_eq!(
             shown,
-            ["unknown field \"spec.template.spec.containers[0].x\"", "unknown field \"spec.replcas\""]
+            ["unknown field \"spec.replcas\"", "unknown field \"spec.template.spec.containers[0].x\""]
         );
-        assert_eq!(object, json!({"spec": {"template": {"spec": {"containers": [{"name": "a"}]}}}}));
+        assert_eq!(
+            object,
+            json!({
+                "metadata": {},
+                "spec": {
+                    "strategy": {},
+                    "template": {"metadata": {}, "spec": {"containers": [{"name": "a", "resources": {}}]}},
+                },
+                "status": {},
+            })
+        );
     }
 
     #[test]

@@ -4,7 +4,8 @@
 //! required ones. Shapes: `s` string, `i` int32, `l` int64, `n` number, `b` boolean, `d` date-time, `B` base64,
 //! `q` quantity, `y` int or string, `o` any object, `x` anything, `@T` a type, `[S` a list, `{S` a map.
 //! Attributes: `l` list type, `k` list map keys, `m` merge key, `p` patch strategy, `a` map type,
-//! `t` protobuf field number (a path `2.5` through a message that JSON does not show).
+//! `t` protobuf field number (a path `2.5` through a message that JSON does not show), `z` what upstream's encoder does with
+//! the zero of the field: `d` drops it, `w` writes it, `n` writes null for an absent pointer; a pointer keeps what was set.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -68,16 +69,34 @@ impl Shape {
     }
 }
 
+/// What upstream's encoder does with the zero of a field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Zero {
+    /// The field is a pointer: only null is left out.
+    Kept,
+    Dropped,
+    /// An absent field is written as the zero of its type.
+    Written,
+    /// An absent field is written as null.
+    WrittenNull,
+}
+
 /// A field of a type.
 #[derive(Debug)]
 pub struct Field {
     pub name: &'static str,
     pub shape: Shape,
     pub required: bool,
+    pub zero: Zero,
     attributes: &'static str,
 }
 
 impl Field {
+    /// Whether the field is always written.
+    pub(crate) fn is_written(&self) -> bool {
+        matches!(self.zero, Zero::Written | Zero::WrittenNull)
+    }
+
     fn attribute(&self, key: &str) -> Option<&'static str> {
         self.attributes.split(' ').find_map(|pair| pair.strip_prefix(key)?.strip_prefix('='))
     }
@@ -119,6 +138,7 @@ pub struct Type {
     pub name: &'static str,
     /// Its shape if it is no struct.
     pub shape: Option<Shape>,
+    /// By name.
     pub fields: Vec<Field>,
     /// The kinds that have this type, as `group/version/kind`.
     pub kinds: Vec<&'static str>,
@@ -129,7 +149,7 @@ pub struct Type {
 impl Type {
     /// The field of this name.
     pub fn field(&self, name: &str) -> Option<&Field> {
-        self.fields.iter().find(|field| field.name == name)
+        self.fields.binary_search_by(|field| field.name.cmp(name)).ok().map(|at| &self.fields[at])
     }
 }
 
@@ -157,9 +177,14 @@ pub fn types() -> impl Iterator<Item = &'static Type> {
 fn parse(text: &'static str) -> HashMap<&'static str, Type> {
     let mut types = HashMap::new();
     let mut current: Option<Type> = None;
+    let mut add = |current: &mut Option<Type>| {
+        let mut done = current.take()?;
+        done.fields.sort_unstable_by_key(|field| field.name);
+        types.insert(done.name, done)
+    };
     for line in text.lines() {
         if let Some(rest) = line.strip_prefix("T ") {
-            types.extend(current.take().map(|done| (done.name, done)));
+            add(&mut current);
             let mut words = rest.split(' ');
             let name = words.next().unwrap_or_default();
             let mut new = Type { name, shape: None, fields: Vec::new(), kinds: Vec::new(), atomic: false };
@@ -176,10 +201,17 @@ fn parse(text: &'static str) -> HashMap<&'static str, Type> {
             let (shape, rest) = rest.split_once(' ').unwrap_or((rest, ""));
             let required = rest.starts_with('!');
             let attributes = rest.strip_prefix('!').unwrap_or(rest).trim_start();
-            current.fields.push(Field { name, shape: Shape::of(shape), required, attributes });
+            let mut field = Field { name, shape: Shape::of(shape), required, zero: Zero::Kept, attributes };
+            field.zero = match field.attribute("z") {
+                Some("d") => Zero::Dropped,
+                Some("w") => Zero::Written,
+                Some("n") => Zero::WrittenNull,
+                _ => Zero::Kept,
+            };
+            current.fields.push(field);
         }
     }
-    types.extend(current.map(|done| (done.name, done)));
+    add(&mut current);
     types
 }
 

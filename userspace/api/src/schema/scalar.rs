@@ -44,11 +44,11 @@ pub(super) fn canonical(scalar: Scalar, value: &Value) -> Result<Option<Value>> 
             Some(_) => Ok(None),
             None => negative_zero(value),
         },
-        Scalar::Number => unchanged_if(value.is_number()),
+        Scalar::Number => number(value),
         Scalar::Boolean => unchanged_if(value.is_boolean()),
         Scalar::Time => time(value, time_form::SECONDS),
         Scalar::Base64 => bytes(value),
-        Scalar::Quantity => quantity(value),
+        Scalar::Quantity => quantity(value, Quantity::canonical),
         Scalar::IntOrString if value.is_string() => Ok(None),
         Scalar::IntOrString => int32(value),
         Scalar::Object => unchanged_if(value.is_object()),
@@ -98,18 +98,59 @@ fn bytes(value: &Value) -> Result<Option<Value>> {
     }
 }
 
-/// A quantity as text; a number is one too.
-fn quantity(value: &Value) -> Result<Option<Value>> {
-    let text = match value {
-        Value::String(text) if text.parse::<Quantity>().is_ok() => return Ok(None),
-        Value::String(text) if text.trim().is_empty() => String::new(),
-        Value::String(text) => text.trim().to_owned(),
-        value => value.to_string(),
-    };
-    match text.parse::<Quantity>() {
-        Ok(quantity) => Ok(Some(quantity.to_string().into())),
-        Err(error @ BadQuantity) => Err(Undecodable::Form(error.to_string())),
+/// A double; Go writes a whole one without a fraction.
+fn number(value: &Value) -> Result<Option<Value>> {
+    /// Whole numbers up to here are exact.
+    const MAX_EXACT: f64 = 9_007_199_254_740_992.0;
+    let Some(number) = value.as_f64() else { return Err(Undecodable::Type) };
+    let is_whole = value.is_f64() && number.fract() == 0.0 && number.abs() <= MAX_EXACT;
+    // Zero may be negative, which no integer is.
+    Ok((is_whole && !(number == 0.0 && number.is_sign_negative())).then(|| Value::from(number as i64)))
+}
+
+/// Writes the whole numbers in a value without a fraction. The depth of a body is bounded.
+pub(super) fn whole_numbers(value: &mut Value) {
+    match value {
+        Value::Number(_) => {
+            if let Ok(Some(canonical)) = number(value) {
+                *value = canonical;
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(whole_numbers),
+        Value::Object(fields) => fields.values_mut().for_each(whole_numbers),
+        _ => {}
     }
+}
+
+/// As [`canonical`], for a quantity in a list of resources.
+pub(super) fn canonical_resource(value: &Value) -> Result<Option<Value>> {
+    if value.is_null() { Ok(Some("0".into())) } else { quantity(value, Quantity::canonical_resource) }
+}
+
+/// Whether values of this shape are quantities.
+pub(super) fn is_quantity(shape: Shape) -> bool {
+    match shape {
+        Shape::Type(name) => named(name).and_then(|found| found.shape).is_some_and(is_quantity),
+        shape => shape == Shape::Scalar(Scalar::Quantity),
+    }
+}
+
+/// A quantity as text; a number is one too.
+fn quantity(
+    value: &Value,
+    canonical: fn(&str) -> std::result::Result<Option<String>, BadQuantity>,
+) -> Result<Option<Value>> {
+    let number;
+    let text = match value {
+        Value::String(text) => text.trim(),
+        value => {
+            number = value.to_string();
+            &number
+        }
+    };
+    let canonical = canonical(text).map_err(|error| Undecodable::Form(error.to_string()))?;
+    let is_text = value.as_str() == Some(text);
+    Ok(canonical.or_else(|| (!is_text).then(|| text.to_owned())).map(Value::from))
 }
 
 /// A time in UTC with the fraction of its form. Go's zero time is null.
@@ -163,6 +204,8 @@ mod tests {
             (Scalar::Quantity, json!(0.5), json!("500m")),
             (Scalar::Quantity, json!(2), json!("2")),
             (Scalar::Quantity, json!(" 1Gi "), json!("1Gi")),
+            (Scalar::Quantity, json!("1024Mi"), json!("1Gi")),
+            (Scalar::Number, json!(2.0), json!(2)),
             (Scalar::Time, json!("2026-01-02T03:04:05.999+01:00"), json!("2026-01-02T02:04:05Z")),
             (Scalar::Time, json!("0001-01-01T00:00:00Z"), Value::Null),
         ] {
@@ -182,7 +225,7 @@ mod tests {
             (Scalar::Int64, vec![json!(30.0), json!(u64::MAX), json!(1e18), json!([1])]),
             (Scalar::IntOrString, vec![json!(2_147_483_648_i64), json!(1.5), json!({}), json!(true)]),
             (Scalar::Base64, vec![json!("QQ= ="), json!("QQ==\t"), json!("QQ"), json!("_-=="), json!(1)]),
-            (Scalar::Quantity, vec![json!(""), json!("x"), json!(true), json!({}), json!(1e300)]),
+            (Scalar::Quantity, vec![json!(""), json!("x"), json!(true), json!({}), json!("1K")]),
             (
                 Scalar::Time,
                 [

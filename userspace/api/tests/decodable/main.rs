@@ -1,5 +1,6 @@
 //! Whatever passes the schema check decodes into the type that controllers, the scheduler and nodes read it as.
 
+mod canonical;
 mod generate;
 mod types;
 

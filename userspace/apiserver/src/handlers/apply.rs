@@ -73,7 +73,7 @@ async fn change(
     config: &Value,
     options: &Options,
 ) -> Result<Object, Status> {
-    let new = merged(call, &old.value(), config, options)?;
+    let new = merged(call, &old.restored(&call.target.kind), config, options)?;
     check_preconditions(&call.target.kind, &new, old)?;
     writer.update(call, old, new, call.part(), options).await
 }

@@ -81,7 +81,7 @@ pub(crate) async fn handle(writer: &Writer, mut call: Call, bytes: Bytes) -> Res
     }
     let mut warnings = Warnings::new();
     let change = |old: &Object| {
-        let before = conversion::from_storage(requested, old.value());
+        let before = conversion::from_storage(requested, old.restored(&call.target.kind));
         let (new, found) = patched(&call, requested, form, &patch, before, &options)?;
         warnings = found;
         let new = conversion::to_storage(requested, new);

@@ -110,7 +110,7 @@ pub(super) async fn edit(
 ) -> Result<Object, Status> {
     let kind = &call.target.kind;
     let change = |old: &Object| {
-        let new = change(&old.value())?;
+        let new = change(&old.restored(kind))?;
         check_preconditions(kind, &new, old)?;
         Ok(new)
     };

@@ -58,7 +58,8 @@ impl RevisionOwner<'_> {
         all.sort_by_key(|r| r.revision);
         let data = self.data();
         let newest = all.last().map_or(0, |r| r.revision);
-        let found = all.iter().rev().find(|r| r.data.as_ref().is_some_and(|d| d.0 == data)).cloned();
+        let same = |r: &&Arc<ControllerRevision>| r.data.as_ref().is_some_and(|d| d.0 == data);
+        let found = all.iter().rev().find(same).or_else(|| self.find_restored(&all)).cloned();
         let current = match found {
             Some(revision) => {
                 if revision.revision < newest {
@@ -77,6 +78,12 @@ impl RevisionOwner<'_> {
             }
         };
         History { all, current }
+    }
+
+    /// The revision of the present template, if another version of the server stored one of both.
+    fn find_restored<'a>(&self, all: &'a [Arc<ControllerRevision>]) -> Option<&'a Arc<ControllerRevision>> {
+        let present = (!all.is_empty()).then(|| restored(self.template))?;
+        all.iter().rev().find(|revision| template_in(revision).is_some_and(|old| restored(&old) == present))
     }
 
     /// A strategic patch that restores the template, as `kubectl rollout undo` applies it.
@@ -150,7 +157,17 @@ pub fn hash_of<'a>(owner: &ObjectMeta, revision: &'a str) -> &'a str {
 
 /// The template in a revision.
 pub fn template_of(view: &View, namespace: &str, name: &str) -> Option<PodTemplateSpec> {
-    let revision = view.revisions.get(&Key::new(namespace, name))?;
+    template_in(view.revisions.get(&Key::new(namespace, name))?)
+}
+
+/// A template in the form in which a write of today stores it.
+pub fn restored(template: &PodTemplateSpec) -> serde_json::Value {
+    let mut value = serde_json::to_value(template).unwrap_or_default();
+    skep_api::kinds::restore_template(&mut value);
+    value
+}
+
+fn template_in(revision: &ControllerRevision) -> Option<PodTemplateSpec> {
     let mut template = revision.data.as_ref()?.0.get("spec")?.get("template")?.clone();
     template.as_object_mut()?.remove("$patch");
     serde_json::from_value(template).ok()

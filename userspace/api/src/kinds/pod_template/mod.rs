@@ -13,6 +13,7 @@ use crate::kinds::pod_warnings::pod_warnings;
 use crate::kinds::row::Row;
 use crate::meta::validate_annotations;
 use crate::names::validate_labels;
+use crate::schema;
 use crate::selector::LabelSelector;
 use crate::table::cell::{container_images, container_names, labels_text, or_none};
 use crate::table::column::{Column, NAME};
@@ -48,6 +49,12 @@ fn default(object: &mut Value) {
 
 fn validate(object: &Value, errors: &mut Errors) {
     validate_template(&object["template"], &Path::new("template"), errors);
+}
+
+/// Brings the template of an object that an older version stored into the form of today.
+pub fn restore_template(template: &mut Value) {
+    schema::check("api.core.v1.PodTemplateSpec", template);
+    default_pod_spec(&mut template["spec"]);
 }
 
 /// Defaults of the template of a workload. Upstream's type always has it.

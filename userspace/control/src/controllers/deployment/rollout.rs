@@ -6,6 +6,7 @@ use k8s_openapi::api::core::v1::PodTemplateSpec;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use crate::controllers::pods::scaled;
+use crate::controllers::revisions;
 use crate::meta;
 
 pub const HASH_LABEL: &str = "pod-template-hash";
@@ -118,6 +119,13 @@ pub fn same_template(deployment: &PodTemplateSpec, set: Option<&PodTemplateSpec>
     set.is_some_and(|t| without_hash(deployment) == without_hash(t))
 }
 
+/// As [`same_template`], with templates that different versions stored.
+pub fn same_restored(deployment: &PodTemplateSpec, set: Option<&PodTemplateSpec>) -> bool {
+    set.is_some_and(|set| {
+        revisions::restored(&without_hash(deployment)) == revisions::restored(&without_hash(set))
+    })
+}
+
 /// The hash in name and label of the ReplicaSet for a template.
 pub fn template_hash(template: &PodTemplateSpec, collisions: i32) -> String {
     // Maps are ordered and structs have their fields' order, so equal templates have equal bytes.
@@ -174,6 +182,7 @@ pub fn by_age(a: &ReplicaSet, b: &ReplicaSet) -> std::cmp::Ordering {
 mod tests {
     use k8s_openapi::api::apps::v1::{DeploymentStrategy, RollingUpdateDeployment};
     use proptest::prelude::*;
+    use serde_json::json;
 
     use super::*;
 
@@ -212,6 +221,19 @@ mod tests {
             prop_assert!(size <= n.max(new));
             prop_assert!(size - new + pods <= (n + Bounds::of(&spec).surge).max(pods));
         }
+    }
+
+    #[test]
+    fn a_template_that_an_older_version_stored_is_the_same() {
+        let template = |spec: serde_json::Value| serde_json::from_value(json!({"spec": spec})).unwrap();
+        let container =
+            json!({"name": "c", "image": "i", "env": [], "resources": {"requests": {"cpu": "1000m"}}});
+        let old = template(json!({"hostNetwork": false, "containers": [container]}));
+        let requests = json!({"name": "c", "image": "i", "resources": {"requests": {"cpu": "1"}}});
+        let new = template(json!({"containers": [requests]}));
+        assert!(!same_template(&new, Some(&old)) && same_restored(&new, Some(&old)));
+        let other = template(json!({"containers": [{"name": "c", "image": "j"}]}));
+        assert!(!same_restored(&new, Some(&other)));
     }
 
     #[test]

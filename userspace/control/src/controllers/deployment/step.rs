@@ -66,7 +66,10 @@ impl<'a> DeploymentSync<'a> {
         let same = |s: &&Arc<ReplicaSet>| {
             rollout::same_template(&spec.template, s.spec.as_ref().and_then(|s| s.template.as_ref()))
         };
-        step.new = step.sets.iter().find(same).cloned();
+        let restored = |s: &&Arc<ReplicaSet>| {
+            rollout::same_restored(&spec.template, s.spec.as_ref().and_then(|s| s.template.as_ref()))
+        };
+        step.new = step.sets.iter().find(same).or_else(|| step.sets.iter().find(restored)).cloned();
         step
     }
 
