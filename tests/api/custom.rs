@@ -142,6 +142,12 @@ async fn what_a_definition_does_not_allow_is_refused_as_upstream_refuses_it() {
             .replace("plural: crontabs", "plural: others")
             .replace("name: crontabs", "name: others");
         server.ok(create, &other, "created");
+        // A new definition has no conditions, and kubectl does not wait for one of none.
+        server.ok(
+            "wait --for=jsonpath={.status.conditions} crd/others.stable.example.com",
+            "",
+            "condition met",
+        );
         server.ok(
             "wait --for=condition=NamesAccepted=False crd/others.stable.example.com --timeout=30s",
             "",

@@ -240,16 +240,23 @@ impl Kind {
             custom.validate(object, None, &mut errors);
             return errors;
         }
-        self.check_required(object, &mut errors);
-        (self.strategy.validate)(object, &mut errors);
-        (self.strategy.validate_create)(object, &mut errors);
+        let mut own = Errors::default();
+        (self.strategy.validate)(object, &mut own);
+        (self.strategy.validate_create)(object, &mut own);
+        self.check_required(object, &own, &mut errors);
+        errors.0.append(&mut own.0);
         errors
     }
 
-    fn check_required(&self, object: &Value, errors: &mut Errors) {
-        if !self.strategy.own_required {
-            schema::check_required(self.schema, object, errors);
+    /// Reports required fields that are missing, and that the kind's own rules do not report.
+    fn check_required(&self, object: &Value, own: &Errors, errors: &mut Errors) {
+        if self.strategy.own_required {
+            return;
         }
+        let mut missing = Errors::default();
+        schema::check_required(self.schema, object, &mut missing);
+        missing.0.retain(|error| own.0.iter().all(|other| other.field != error.field));
+        errors.0.append(&mut missing.0);
     }
 
     pub fn validate_update(&self, new: &Value, old: &Value, part: Part) -> Errors {
@@ -261,8 +268,10 @@ impl Kind {
             return errors;
         }
         if matches!(part, Part::Main | Part::Whole) {
-            self.check_required(new, &mut errors);
-            (self.strategy.validate)(new, &mut errors);
+            let mut own = Errors::default();
+            (self.strategy.validate)(new, &mut own);
+            self.check_required(new, &own, &mut errors);
+            errors.0.append(&mut own.0);
         }
         match part {
             Part::Main => (self.strategy.validate_update)(new, old, &mut errors),

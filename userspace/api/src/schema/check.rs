@@ -237,10 +237,10 @@ impl Walk {
         }
         self.is_status &= !is_root_status;
         match field.zero {
-            Zero::Kept | Zero::WrittenNull => !value.is_null(),
+            Zero::Kept => !value.is_null(),
             Zero::Dropped => !is_zero(value),
             // Upstream's stored form does not tell an empty list from none.
-            Zero::Written => match value {
+            Zero::Written | Zero::WrittenNull => match value {
                 Value::Null => false,
                 Value::Array(items) => !items.is_empty(),
                 Value::Object(fields) => !fields.is_empty() || is_struct(field.shape),

@@ -62,13 +62,15 @@ pub(crate) fn default(object: &mut Value) {
 fn default_status(object: &mut Value, storage: Option<Value>) {
     set_default(object, "status", json!({}));
     let status = &mut object["status"];
-    set_default(status, "conditions", json!([]));
+    set_default(status, "conditions", Value::Null);
     set_default(status, "acceptedNames", json!({"plural": "", "kind": ""}));
-    set_default(status, "storedVersions", json!([]));
-    if let (Some(stored), Some(storage)) = (status["storedVersions"].as_array_mut(), storage)
-        && !stored.contains(&storage)
-    {
-        stored.push(storage);
+    set_default(status, "storedVersions", Value::Null);
+    if let Some(storage) = storage {
+        match status["storedVersions"].as_array_mut() {
+            Some(stored) if stored.contains(&storage) => {}
+            Some(stored) => stored.push(storage),
+            None => status["storedVersions"] = json!([storage]),
+        }
     }
 }
 

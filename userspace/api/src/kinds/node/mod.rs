@@ -62,7 +62,7 @@ fn default(object: &mut Value) {
     set_default(object, "spec", json!({}));
     let spec = &mut object["spec"];
     let first = items(spec, "podCIDRs").next().cloned();
-    if let Some(first) = first {
+    if let Some(first) = first.filter(|first| !is_zero(first)) {
         set_zero_default(spec, "podCIDR", first);
     } else if !is_zero(&spec["podCIDR"]) {
         spec["podCIDRs"] = json!([spec["podCIDR"]]);

@@ -61,10 +61,10 @@ pub fn restore_template(template: &mut Value) {
 pub(super) fn default_template(spec: &mut Value) {
     let template = &mut spec["template"];
     if template.is_null() {
-        *template = json!({});
+        *template = json!({"metadata": {}});
     }
     if template.is_object() {
-        set_default(template, "spec", json!({}));
+        set_default(template, "spec", json!({"containers": null}));
         default_pod_spec(&mut template["spec"]);
     }
 }

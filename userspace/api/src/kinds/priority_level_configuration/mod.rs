@@ -7,7 +7,7 @@ use crate::kinds::kind::Strategy;
 use crate::kinds::row::Row;
 use crate::table::cell::{NONE, text_cell};
 use crate::table::column::{AGE, Column, NAME};
-use crate::value::{one_of, set_default};
+use crate::value::{one_of, set_default, set_zero_default};
 
 pub(super) const ROW: Row = Row {
     group: "flowcontrol.apiserver.k8s.io",
@@ -57,7 +57,7 @@ fn default(object: &mut Value) {
         response.and_then(|response| response.get_mut("queuing")).filter(|queuing| queuing.is_object())
     {
         for (field, value) in [("queues", 64), ("handSize", 8), ("queueLengthLimit", 50)] {
-            set_default(queuing, field, value);
+            set_zero_default(queuing, field, value);
         }
     }
 }
