@@ -6,11 +6,14 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
 use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
+use k8s_openapi::api::core::v1::ServiceAccount;
+use kube::Api;
 use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -48,7 +51,16 @@ impl Server {
         let (clients, _) = server.api.clients_by_user();
         let clients = skep_control::Clients::new(clients);
         tokio::spawn(skep_control::run(clients, skep_control::Config::default()));
+        server.has_default_account().await;
         server
+    }
+
+    /// Waits for the ServiceAccount without which no pod is accepted.
+    async fn has_default_account(&self) {
+        let accounts: Api<ServiceAccount> = Api::default_namespaced(self.api.client());
+        while accounts.get_opt("default").await.unwrap().is_none() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// By which other servers know this one.
