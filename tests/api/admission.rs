@@ -120,12 +120,9 @@ async fn validating_webhooks_decide_on_the_requests_that_they_match() {
             "admission webhook \"asked.example.com\" denied the request without explanation",
         );
         server.ok(create, &map("d", "asked", &json!({"other": "x"})), "created");
-        server.fails(
-            create,
-            &map("d2", "asked", &Value::Null),
-            "configmaps \"d2\" is forbidden: expression 'request.operation == 'CREATE' && \
-            has(object.data.ask)' resulted in error: no such key: data",
-        );
+        let error = "expression 'request.operation == 'CREATE' && has(object.data.ask)' resulted in error: \
+            no such key: data";
+        server.fails(create, &map("d2", "asked", &Value::Null), error);
         server.fails(
             create,
             &map("e", "closed", &json!({})),
