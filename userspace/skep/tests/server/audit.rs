@@ -17,6 +17,7 @@ omitStages: [RequestReceived]
 omitManagedFields: true
 rules:
 - {level: None, users: ['system:kube-controller-manager']}
+- {level: None, userGroups: ['system:serviceaccounts:kube-system']}
 - {level: Metadata, verbs: [watch], resources: [{group: '', resources: [configmaps]}]}
 - {level: RequestResponse, namespaces: [default]}
 ";
