@@ -34,6 +34,8 @@ const OTHERS_TIMEOUT: Duration = Duration::from_secs(3);
 const PROBE_INTERVAL: Duration = Duration::from_millis(20);
 /// Bounded by what is kept by design: history, and the heaps of the threads that work on large bodies.
 const MAX_GROWTH: u64 = 160 << 20;
+/// In the message about an applied object that has a wrong type.
+const UNTYPED: &str = "failed to create typed patch object";
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(10);
 const RECONCILE_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -119,11 +121,12 @@ async fn play(client: &Client, request: &Hostile) -> Result<()> {
         Err(_) => bail!("no answer within {ANSWER_TIMEOUT:?}: {request}"),
         Ok(answer) => answer.with_context(|| format!("no answer: {request}"))?,
     };
-    // 501 and 504 are answers of their own; 500 is a fault that the server did not foresee.
+    // 501 and 504 are answers of their own; 500 is a fault that the server did not foresee, or upstream's answer to an
+    // applied object with a wrong type.
+    let text = String::from_utf8_lossy(&body);
     ensure!(
-        status != http::StatusCode::INTERNAL_SERVER_ERROR,
-        "500: {request}: {}",
-        String::from_utf8_lossy(&body)
+        status != http::StatusCode::INTERNAL_SERVER_ERROR || text.contains(UNTYPED),
+        "500: {request}: {text}"
     );
     if status == http::StatusCode::CREATED
         && let Some(collection) = &request.collection
