@@ -49,7 +49,8 @@ pub struct Flow {
     pub high_ifindex: u32,
     /// [`Flow::FROM_HIGH`] and the others.
     pub flags: u32,
-    /// TCP flags that packets from the low end had, or-ed; [`TCP_FIN`], [`TCP_SYN`], [`TCP_RST`], [`TCP_ACK`].
+    /// TCP flags that packets from the low end had, or-ed; [`TCP_FIN`], [`TCP_SYN`], [`TCP_RST`], [`TCP_ACK`]. In other
+    /// protocols what stands for them: [`crate::logic::signal`].
     pub tcp_flags_low: u8,
     /// TCP flags that packets from the high end had, or-ed.
     pub tcp_flags_high: u8,

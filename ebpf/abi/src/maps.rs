@@ -4,7 +4,8 @@
 pub const ABI_VERSION: u32 = 6;
 
 /// The pinned maps by name, each with the first ABI version whose layout and meaning are the present ones. In version 6
-/// the upper half of a flow's tick, always zero before, became [`crate::Flow::fin_ack`].
+/// the upper half of a flow's tick, always zero before, became [`crate::Flow::fin_ack`]. The TCP flags of flows of other
+/// protocols, always zero before, became [`crate::logic::signal`]s; a flow with zeros has not shown its state yet.
 pub const MAPS: [(&str, u32); 18] = [
     ("AFFINITY", 5),
     ("BACKENDS", 5),

@@ -1,7 +1,7 @@
 //! Flow entries: find, make, put, touch. One symmetric entry serves both directions.
 
 use aya_ebpf::bindings::BPF_ANY;
-use skep_abi::{DropReason, Flow, FlowKey, SocketAddr, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN};
+use skep_abi::{DropReason, Flow, FlowKey, Proto, SocketAddr, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN};
 
 use crate::clock::{now_ns, tick};
 use crate::maps::{CONNTRACK, FRESH};
@@ -11,6 +11,9 @@ use crate::packet::Packet;
 #[inline(always)]
 pub(crate) fn find(packet: &Packet) -> Option<&'static mut Flow> {
     let flow = entry(packet)?;
+    if is_foreign_request(packet, flow) {
+        return None;
+    }
     if reopens(packet, flow) {
         let _ = CONNTRACK.remove(&packet.key);
         return None;
@@ -31,7 +34,8 @@ pub(crate) fn entry(packet: &Packet) -> Option<&'static mut Flow> {
     Some(unsafe { &mut *flow })
 }
 
-/// Notes the packet's time and TCP flags.
+/// Notes the packet's time and TCP flags. A segment after a RST shows that the RST ended nothing, since nobody accepted it
+/// (RFC 5961, 3.2): then it does not count.
 #[inline(always)]
 pub(crate) fn touch(packet: &Packet, flow: &mut Flow) {
     let tick = tick();
@@ -43,6 +47,19 @@ pub(crate) fn touch(packet: &Packet, flow: &mut Flow) {
     if packet.tcp_flags & !*flags != 0 {
         *flags |= packet.tcp_flags;
     }
+    if (flow.tcp_flags_low | flow.tcp_flags_high) & TCP_RST != 0
+        && packet.tcp_flags & (TCP_ACK | TCP_RST | TCP_SYN) == TCP_ACK
+    {
+        flow.tcp_flags_low &= !TCP_RST;
+        flow.tcp_flags_high &= !TCP_RST;
+    }
+}
+
+/// Whether the packet is an echo request of the end that was pinged: it belongs to another flow, although that has the same
+/// identifier.
+#[inline(always)]
+fn is_foreign_request(packet: &Packet, flow: &Flow) -> bool {
+    matches!(packet.proto, Proto::ICMP | Proto::ICMPV6) && begins(packet) && !from_opener(flow, packet)
 }
 
 /// Whether the packet opens a new flow under the key of an old one: the old one is closed, or was opened from the other
@@ -52,7 +69,7 @@ pub(crate) fn reopens(packet: &Packet, flow: &Flow) -> bool {
     begins(packet) && (closed(flow) || is_plain(flow) && !from_opener(flow, packet))
 }
 
-/// Whether the packet is the first of a TCP connection.
+/// Whether the packet is the first of a TCP connection or an SCTP association, or an echo request.
 #[inline(always)]
 pub(crate) fn begins(packet: &Packet) -> bool {
     packet.tcp_flags & (TCP_SYN | TCP_ACK) == TCP_SYN
@@ -70,12 +87,12 @@ pub(crate) fn is_plain(flow: &Flow) -> bool {
     flow.flags & (Flow::SOURCE | Flow::DESTINATION | Flow::DSR) == 0
 }
 
-/// Whether the TCP connection is over: reset, or both ends sent a FIN.
+/// Whether the connection is over: reset, or both ends sent a FIN.
 #[inline(always)]
 fn closed(flow: &Flow) -> bool {
     let either = flow.tcp_flags_low | flow.tcp_flags_high;
     // Such an entry sees one direction only, so one FIN suffices.
-    let one_way = flow.flags & (Flow::TRANSIT | Flow::ALIAS | Flow::DSR) != 0;
+    let one_way = flow.flags & (Flow::TRANSIT | Flow::HAIRPIN | Flow::ALIAS | Flow::DSR) != 0;
     let both = if one_way { either } else { flow.tcp_flags_low & flow.tcp_flags_high };
     either & TCP_RST != 0 || both & TCP_FIN != 0
 }

@@ -5,6 +5,7 @@
 
 use aya_ebpf::programs::{TcContext, XdpContext};
 use skep_abi::logic::checksum::{addr_difference, updated};
+use skep_abi::logic::signal;
 use skep_abi::{Addr, Be16, Flow, Proto, SocketAddr};
 
 use crate::checksum::pseudo_header;
@@ -125,7 +126,7 @@ impl Frame {
                 self.reaches(at + TCP_SIZE)?;
                 self.load(at + 13)
             }
-            Proto::UDP => 0,
+            Proto::UDP => signal::DATAGRAM,
             _ => return None,
         };
         self.end::<IS_V4>(header.source, at, &mut packet.source);

@@ -35,6 +35,9 @@ pub(crate) fn set_source(ctx: &TcContext, packet: &mut Packet, to: &SocketAddr) 
     let offset = if packet.is_v4() { 12 } else { 8 };
     set(ctx, packet, offset, 0, &packet.source, to).map_err(|()| DropReason::Rewrite)?;
     packet.source = *to;
+    if is_echo(packet) {
+        packet.destination.port = to.port;
+    }
     Ok(())
 }
 
@@ -47,7 +50,16 @@ pub(crate) fn set_destination(
     let offset = if packet.is_v4() { 16 } else { 24 };
     set(ctx, packet, offset, 2, &packet.destination, to).map_err(|()| DropReason::Rewrite)?;
     packet.destination = *to;
+    if is_echo(packet) {
+        packet.source.port = to.port;
+    }
     Ok(())
+}
+
+/// Whether the packet has one identifier in place of two ports.
+#[inline(always)]
+fn is_echo(packet: &Packet) -> bool {
+    matches!(packet.proto, Proto::ICMP | Proto::ICMPV6)
 }
 
 /// Replaces the end `from` by `to`. `addr_at` is the offset of the address in the IP header, `port_at` that of the port
@@ -209,11 +221,9 @@ fn search(local: &SocketAddr, remote: &SocketAddr, proto: Proto, reverse: &mut F
     let start = unsafe { bpf_get_prandom_u32() };
     // The addresses differ, so the port does not decide which end is the higher one.
     let mut key = FlowKey::default();
-    // Answers come from the remote end: theirs is the rewritten direction.
-    reverse.flags &= !Flow::REWRITE_HIGH;
-    if key.locate(remote, local, proto) {
-        reverse.flags |= Flow::REWRITE_HIGH;
-    }
+    // Answers come from the remote end: theirs is the rewritten direction, and the other end opened the flow.
+    reverse.flags &= !(Flow::REWRITE_HIGH | Flow::FROM_HIGH);
+    reverse.flags |= if key.locate(remote, local, proto) { Flow::REWRITE_HIGH } else { Flow::FROM_HIGH };
     for i in 0..tries {
         let port = Be16::new(SNAT_PORT_MIN + (start.wrapping_add(i * 97) % range) as u16);
         // Computed in each round, since the callers leave little stack. An echo has one identifier in place of two ports.

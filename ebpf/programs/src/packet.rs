@@ -22,6 +22,7 @@ pub(crate) struct Packet {
     pub(crate) source: SocketAddr,
     pub(crate) destination: SocketAddr,
     pub(crate) proto: Proto,
+    /// TCP flags, or what stands for them in another protocol: [`skep_abi::logic::signal`].
     pub(crate) tcp_flags: u8,
     /// 1: IPv4, 0: IPv6.
     pub(crate) v4: u8,
@@ -129,6 +130,12 @@ pub(crate) fn is_echo(proto: Proto, kind: u8) -> bool {
         Proto::ICMP => kind == 8 || kind == 0,
         _ => kind == 128 || kind == 129,
     }
+}
+
+/// Whether an echo is a request.
+#[inline(always)]
+pub(crate) fn is_echo_request(proto: Proto, kind: u8) -> bool {
+    kind == if proto == Proto::ICMP { 8 } else { 128 }
 }
 
 /// Whether an ICMP message of type `kind` is an error. Redirects are for the sender's own routes and count as none.

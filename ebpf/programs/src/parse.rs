@@ -7,11 +7,14 @@
 
 use aya_ebpf::bindings::BPF_ANY;
 use aya_ebpf::programs::TcContext;
+use skep_abi::logic::signal;
 use skep_abi::{Addr, Be16, DropReason, FragmentKey, FragmentPorts, Proto, SocketAddr};
 
 use crate::frame::Frame;
 use crate::maps::{FRAGMENTS, scratch};
-use crate::packet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV6, Ipv4, Ipv6, L3, Packet, is_echo, is_icmp_error};
+use crate::packet::{
+    ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV6, Ipv4, Ipv6, L3, Packet, is_echo, is_echo_request, is_icmp_error,
+};
 use crate::{delay, icmp};
 
 /// Extension headers before a transport header; RFC 8200, 4.1 lists no more of them in use.
@@ -187,12 +190,19 @@ fn transport(ctx: &TcContext, packet: &mut Packet) -> Result<(), DropReason> {
             let header: [u16; 4] = read(ctx, l4).ok_or(DropReason::Malformed)?;
             packet.source.port = Be16(header[0]);
             packet.destination.port = Be16(header[1]);
+            packet.tcp_flags = match packet.proto {
+                Proto::UDP => signal::DATAGRAM,
+                // Type and flags of the first chunk; without one it says nothing.
+                _ => read::<[u8; 2]>(ctx, l4 + 12)
+                    .map_or(0, |[kind, _]| signal::sctp((header[2] | header[3]).into(), kind)),
+            };
         }
         Proto::ICMP | Proto::ICMPV6 => {
             let header: [u16; 4] = read(ctx, l4).ok_or(DropReason::Malformed)?;
             if is_echo(packet.proto, header[0] as u8) {
                 packet.source.port = Be16(header[2]);
                 packet.destination.port = Be16(header[2]);
+                packet.tcp_flags = signal::echo(is_echo_request(packet.proto, header[0] as u8));
             } else if is_icmp_error(packet.proto, header[0] as u8) && !packet.is_fragment() {
                 // The caller relates the error to its flow: here the stack would not suffice.
                 packet.error = 1;

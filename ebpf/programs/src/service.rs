@@ -119,7 +119,7 @@ fn affine(service: &ServiceValue, client: Addr, any: u32) -> Option<&'static Bac
 
 /// The backend, if it is still in the service's set. The set's slots are in order.
 #[inline(always)]
-fn member(service: &ServiceValue, wanted: &Backend) -> Option<&'static Backend> {
+pub(crate) fn member(service: &ServiceValue, wanted: &Backend) -> Option<&'static Backend> {
     let (mut base, mut size) = (0, service.count);
     for _ in 0..MAX_SEARCH_ROUNDS {
         if size <= 1 {

@@ -6,7 +6,7 @@
 
 use aya_ebpf::programs::TcContext;
 use skep_abi::logic::tcp_close::{self, Close, Connection, Segment};
-use skep_abi::{Flow, TCP_ACK, TCP_FIN};
+use skep_abi::{Flow, Proto, TCP_ACK, TCP_FIN};
 
 use crate::conntrack;
 use crate::maps::CONNTRACK;
@@ -22,7 +22,7 @@ pub(crate) fn may_close(packet: &Packet, flow: &Flow) -> bool {
 #[inline(never)]
 pub(crate) fn close(ctx: &TcContext, packet: &Packet, flow: &mut Flow) {
     let local = flow.low_ifindex != 0 && flow.high_ifindex != 0;
-    if !local || !conntrack::is_plain(flow) || packet.tcp_flags & TCP_ACK == 0 {
+    if packet.proto != Proto::TCP || !local || !conntrack::is_plain(flow) || packet.tcp_flags & TCP_ACK == 0 {
         return;
     }
     let Ok(words) = ctx.load::<[u32; 3]>(packet.l4 + 4) else { return };

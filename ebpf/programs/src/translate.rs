@@ -6,11 +6,11 @@
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::programs::TcContext;
-use skep_abi::{Be16, DropReason, Flow, NodeConfig, SocketAddr};
+use skep_abi::{Backend, Be16, DropReason, Flow, NodeConfig, Scope, SocketAddr};
 
 use crate::maps::CONNTRACK;
 use crate::packet::Packet;
-use crate::{bandwidth, cluster, conntrack, nat, reject, report};
+use crate::{bandwidth, cluster, conntrack, nat, reject, report, service};
 
 /// Turns the packet into the answer that rejects it, delivered by `back`, and counts a drop.
 #[inline(always)]
@@ -26,13 +26,28 @@ pub(crate) fn reject(
     Ok(back())
 }
 
-/// Whether the packet begins a connection and the alias is of an earlier one whose own entry is gone. Then the alias is
-/// removed, and the new connection may go to another backend.
+/// Of a packet that begins a connection: whether the entry leads an earlier one to a backend that the frontend no longer has,
+/// or is an alias whose flow's own entry is gone. Then the new connection may go to another backend.
 #[inline(never)]
-pub(crate) fn is_stale_alias(packet: &mut Packet, alias: &Flow) -> bool {
-    if !conntrack::begins(packet) {
+pub(crate) fn is_stale(packet: &mut Packet, flow: &Flow, from_outside: bool) -> bool {
+    let translates = flow.flags & (Flow::ALIAS | Flow::TRANSIT | Flow::HAIRPIN) != 0;
+    if !translates || !conntrack::rewrites(flow, packet) {
         return false;
     }
+    let addressed = &packet.destination;
+    let outside = if from_outside { service::find(addressed, packet.proto, Scope::EXTERNAL) } else { None };
+    let service = outside.or_else(|| service::find(addressed, packet.proto, Scope::INTERNAL));
+    let backend = Backend { addr: flow.destination.addr, port: flow.destination.port, reserved: 0 };
+    if service.and_then(|service| service::member(service, &backend)).is_none() {
+        let _ = CONNTRACK.remove(&packet.key);
+        return true;
+    }
+    flow.flags & Flow::ALIAS != 0 && is_alone(packet, flow)
+}
+
+/// Whether the alias leads to no entry; then it is removed.
+#[inline(always)]
+fn is_alone(packet: &mut Packet, alias: &Flow) -> bool {
     let (source, destination) = (packet.source, packet.destination);
     if alias.flags & Flow::SOURCE != 0 {
         packet.source = alias.source;

@@ -105,7 +105,9 @@ impl Frame {
                 (17, 6, [&ports, &length[..], &[0; 2], data].concat())
             }
             Body::Sctp(chunks) => {
-                let mut message = [&ports, &[0, 0, 0, 7][..], &[0; 4], chunks].concat();
+                // An INIT has no verification tag (RFC 9260, 8.5.1).
+                let tag = if chunks.first() == Some(&1) { 0 } else { 7 };
+                let mut message = [&ports, &[0, 0, 0, tag][..], &[0; 4], chunks].concat();
                 let check = crc32c(&message).to_le_bytes();
                 message[8..12].copy_from_slice(&check);
                 return (132, message);

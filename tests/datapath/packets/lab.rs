@@ -6,14 +6,16 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use aya::maps::{HashMap, Map, MapData};
 use skep_abi::{
-    Addr, Backend, BackendKey, Be16, Direction, DropReason, Pod, Proto, Scope, ServiceKey, ServiceValue,
-    Verdict as PolicyVerdict, VerdictKey, verdicts_index,
+    Addr, Backend, BackendKey, Be16, Direction, DropReason, Flow, FlowKey, Pod, Proto, Scope, ServiceKey,
+    ServiceValue, Verdict as PolicyVerdict, VerdictKey, verdicts_index,
 };
-use skep_netplan::{Observed, VerdictMapId, Write};
+use skep_datapath::Collected;
+use skep_netplan::{DatagramServices, VerdictMapId, Write};
 use skep_tests::netns::NetNs;
 
-use crate::node::Node;
+use crate::node::{Node, runtime};
 
 /// What a classifier said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -172,6 +174,36 @@ impl Lab {
         self.node.apply(&[Write::PutService(key(to), *value)])
     }
 
+    /// Gives a frontend what another one has, in all scopes.
+    pub(crate) fn copy_service_of(&mut self, from: SocketAddr, to: SocketAddr, proto: Proto) -> Result<()> {
+        let datapath = self.node.datapath.as_ref().context("no datapath")?;
+        let services = self.node.netns.run(|| datapath.observed())??.services;
+        let key = |end: SocketAddr, scope| ServiceKey {
+            addr: Addr::from(end.ip()),
+            port: Be16::new(end.port()),
+            proto,
+            scope,
+        };
+        let put =
+            |scope| services.get(&key(from, scope)).map(|value| Write::PutService(key(to, scope), *value));
+        let writes: Vec<Write> = [Scope::INTERNAL, Scope::EXTERNAL].into_iter().filter_map(put).collect();
+        self.node.apply(&writes)
+    }
+
+    /// Makes every entry older by that many seconds.
+    pub(crate) fn age(&self, seconds: u64) -> Result<()> {
+        let path = self.node.bpffs()?.join(format!("v{}/maps/CONNTRACK", skep_abi::ABI_VERSION));
+        let mut flows: HashMap<_, FlowKey, Flow> =
+            HashMap::try_from(Map::from_map_data(MapData::from_pin(path)?)?)?;
+        let entries: Vec<(FlowKey, Flow)> = flows.iter().collect::<Result<_, _>>()?;
+        for (key, flow) in entries {
+            let last_seen = flow.last_seen.saturating_sub(seconds * 1_000_000_000);
+            // The next packet renews an entry only in another tick.
+            flows.insert(key, Flow { last_seen, tick: 0, ..flow }, 0)?;
+        }
+        Ok(())
+    }
+
     /// Has `vip` refuse on the ports that it does not have.
     pub(crate) fn refuse_rest(&mut self, world: World) -> Result<()> {
         let value = ServiceValue { service: 1, flags: ServiceValue::REJECT, ..ServiceValue::default() };
@@ -180,15 +212,19 @@ impl Lab {
 
     /// How many flow entries there are.
     pub(crate) fn flows(&mut self) -> Result<usize> {
-        let datapath = self.node.datapath.as_mut().context("no datapath")?;
-        Ok(datapath.collect_flows(&Observed::default())?.live)
+        Ok(self.collect(DatagramServices::default())?.live)
     }
 
     /// Takes away the entries that the services, as they are now, have no use for; how many.
     pub(crate) fn tidy(&mut self) -> Result<usize> {
-        let datapath = self.node.datapath.as_mut().context("no datapath")?;
+        let datapath = self.node.datapath.as_ref().context("no datapath")?;
         let maps = self.node.netns.run(|| datapath.observed())??;
-        Ok(datapath.collect_flows(&maps)?.removed)
+        Ok(self.collect(DatagramServices::of(&maps))?.removed)
+    }
+
+    fn collect(&self, services: DatagramServices) -> Result<Collected> {
+        let datapath = self.node.datapath.as_ref().context("no datapath")?;
+        Ok(runtime().block_on(async { datapath.collect_flows(services).await })?)
     }
 }
 

@@ -5,6 +5,7 @@ pub(crate) mod fragments;
 pub(crate) mod frame;
 mod icmp;
 mod lab;
+mod lifetime;
 mod robust;
 mod service;
 mod table;

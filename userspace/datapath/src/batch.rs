@@ -1,6 +1,6 @@
 //! Many entries of a map in one system call.
 //!
-//! In: planned writes. Out: how many of them were done. After each change of a map of maps the kernel waits until every
+//! In: planned writes, or a map to read. Out: how many of the writes were done, or the entries. After each change of a map of maps the kernel waits until every
 //! running program has ended (`synchronize_rcu`, about 10 ms); for a batch it waits once. A change of policy writes an entry
 //! for every pod under a policy. At the start there are thousands of services, where a system call for each costs as much
 //! as the write.
@@ -14,6 +14,7 @@ use skep_netplan::{VerdictMapId, Write};
 
 use crate::maps::Maps;
 
+const BPF_MAP_LOOKUP_BATCH: libc::c_int = 24;
 const BPF_MAP_UPDATE_BATCH: libc::c_int = 26;
 const BPF_MAP_DELETE_BATCH: libc::c_int = 27;
 
@@ -77,6 +78,54 @@ impl Maps {
         let keys: Vec<u32> = opened.iter().map(|(index, _)| *index).collect();
         let values: Vec<i32> = opened.iter().map(|(_, map)| map.fd().as_fd().as_raw_fd()).collect();
         call(BPF_MAP_UPDATE_BATCH, &self.verdicts_data, &keys, &values)
+    }
+}
+
+/// Entries that [`read`] asks for in one call.
+const READ_BATCH: usize = 4_096;
+
+/// Calls `visit` with every entry of a hash map whose types are given. An entry that is put or removed meanwhile may be
+/// left out.
+pub(crate) fn read<K: Pod, V: Pod>(map: &MapData, mut visit: impl FnMut(&K, &V)) -> Result<(), MapError> {
+    let (mut position, mut next) = (0u32, 0u32);
+    let mut size = READ_BATCH;
+    let mut is_first = true;
+    loop {
+        // SAFETY: both types are plain bytes, for which zeros are values.
+        let (mut keys, mut values): (Vec<K>, Vec<V>) =
+            unsafe { (vec![std::mem::zeroed(); size], vec![std::mem::zeroed(); size]) };
+        let mut attributes = Attributes {
+            in_batch: if is_first { 0 } else { (&raw const position) as u64 },
+            out_batch: (&raw mut next) as u64,
+            keys: keys.as_mut_ptr() as u64,
+            values: values.as_mut_ptr() as u64,
+            count: size as u32,
+            map_fd: map.fd().as_fd().as_raw_fd() as u32,
+            elem_flags: 0,
+            flags: 0,
+        };
+        // SAFETY: the attributes are those of the command and live over the call; keys and values have room for `count`
+        // entries of the map's types, and the positions are numbers of four bytes, as those of hash maps are.
+        let result = unsafe {
+            libc::syscall(libc::SYS_bpf, BPF_MAP_LOOKUP_BATCH, &raw mut attributes, size_of::<Attributes>())
+        };
+        let error = std::io::Error::last_os_error();
+        let is_last = result < 0 && error.raw_os_error() == Some(libc::ENOENT);
+        if result < 0 && error.raw_os_error() == Some(libc::ENOSPC) {
+            // One bucket has more entries than that.
+            size *= 2;
+            continue;
+        }
+        if result < 0 && !is_last {
+            let call = "bpf_map_lookup_batch";
+            return Err(MapError::SyscallError(aya::sys::SyscallError { call, io_error: error }));
+        }
+        let count = attributes.count as usize;
+        keys.iter().zip(&values).take(count).for_each(|(key, value)| visit(key, value));
+        if is_last {
+            return Ok(());
+        }
+        (position, is_first) = (next, false);
     }
 }
 

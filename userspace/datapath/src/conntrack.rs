@@ -1,15 +1,20 @@
 //! Expiry of flow entries, so that LRU remains the last resort.
 //!
-//! In: the conntrack map, the clock, the services in force. Out: entries removed.
+//! In: the conntrack map, the clock, the datagram services in force. Out: entries removed. The walk reads the map in batches on
+//! a thread of its own, so that nothing waits for it.
 
-use aya::maps::MapError;
-use skep_abi::{Backend, Flow, FlowKey, Proto, TCP_ACK, TCP_FIN, TCP_RST};
-use skep_netplan::Observed;
+use std::path::{Path, PathBuf};
 
-use crate::Datapath;
+use aya::maps::{HashMap, IterableMap as _, Map, MapData, MapError};
+use skep_abi::logic::lifetime::{Kind, Life, Observed, State, state};
+use skep_abi::{Backend, Flow, FlowKey, Proto, SocketAddr};
+use skep_netplan::DatagramServices;
+
 use crate::error::DatapathError;
+use crate::{Datapath, batch, blocking, pins};
 
 const SECOND_NS: u64 = 1_000_000_000;
+const CONNTRACK: &str = "CONNTRACK";
 
 /// Result of one walk over the map.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -21,87 +26,109 @@ pub struct Collected {
 }
 
 impl Datapath {
-    /// Removes the expired entries, and those that send datagrams to a backend which the service in `maps` no longer has:
-    /// UDP clients would not notice. Rare calls suffice: an idle entry costs only memory.
-    pub fn collect_flows(&mut self, maps: &Observed) -> Result<Collected, DatapathError> {
-        let now = monotonic_ns();
-        let is_expired = |key: &FlowKey, flow: &Flow| {
-            now.saturating_sub(flow.last_seen) > timeout_ns(key, flow) || is_stale(key, flow, maps)
-        };
-        let mut expired = Vec::new();
-        let mut live = 0;
-        for entry in self.maps.conntrack.iter() {
-            match entry {
-                Ok((key, flow)) if is_expired(&key, &flow) => expired.push(key),
-                Ok(_) => live += 1,
-                Err(error) => return Err(DatapathError::map("CONNTRACK", "walk")(error)),
-            }
+    /// Removes the expired entries, and those that send datagrams to a backend which its service no longer has, or past a
+    /// service: their clients would not notice. The future needs nothing of this value. Rare calls suffice: an idle entry
+    /// costs only memory.
+    pub fn collect_flows(
+        &self,
+        services: DatagramServices,
+    ) -> impl Future<Output = Result<Collected, DatapathError>> + Send + 'static {
+        let folder = pins::maps(&self.bpffs);
+        blocking(move || collect(&folder, &services))
+    }
+}
+
+/// The map, opened again for a walk.
+struct Table {
+    flows: HashMap<MapData, FlowKey, Flow>,
+    now: u64,
+}
+
+fn collect(folder: &Path, services: &DatagramServices) -> Result<Collected, DatapathError> {
+    let mut table = Table::open(&folder.join(CONNTRACK))?;
+    let (mut candidates, mut seen) = (Vec::new(), 0usize);
+    let walk = |key: &FlowKey, flow: &Flow| {
+        seen += 1;
+        if table.may_be_over(key, flow) || is_stale(key, flow, services) {
+            candidates.push(*key);
         }
-        let mut removed = 0;
-        for key in &expired {
+    };
+    batch::read(table.flows.map(), walk).map_err(DatapathError::map(CONNTRACK, "walk"))?;
+    // In the order of flow, then what leads to it: both go in one walk.
+    let mut removed = 0;
+    for last in [false, true] {
+        for key in &candidates {
             // The client may have reused the port during the walk.
-            if self.maps.conntrack.get(key, 0).is_ok_and(|flow| !is_expired(key, &flow)) {
-                live += 1;
-                continue;
+            let Some(flow) = table.get(key) else { continue };
+            let due = Kind::of(flow.flags).needs_partner() == last;
+            if due && (table.is_over(key, &flow) || is_stale(key, &flow, services)) {
+                table.remove(key)?;
+                removed += 1;
             }
-            match self.maps.conntrack.remove(key) {
-                Ok(()) | Err(MapError::KeyNotFound) => {}
-                Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => {
-                }
-                Err(error) => return Err(DatapathError::map("CONNTRACK", "remove entry")(error)),
-            }
-            removed += 1;
         }
-        Ok(Collected { live, removed })
+    }
+    Ok(Collected { live: seen.saturating_sub(removed), removed })
+}
+
+impl Table {
+    fn open(path: &PathBuf) -> Result<Table, DatapathError> {
+        let opened = || HashMap::try_from(Map::from_map_data(MapData::from_pin(path)?)?);
+        Ok(Table { flows: opened().map_err(DatapathError::map(CONNTRACK, "open"))?, now: monotonic_ns() })
+    }
+
+    fn get(&self, key: &FlowKey) -> Option<Flow> {
+        self.flows.get(key, 0).ok()
+    }
+
+    /// Whether the entry is over if it needs no partner, or has none.
+    fn may_be_over(&self, key: &FlowKey, flow: &Flow) -> bool {
+        Life::of(flow, None).is_over(key.proto, self.now)
+    }
+
+    fn is_over(&self, key: &FlowKey, flow: &Flow) -> bool {
+        let partner = if Kind::of(flow.flags).needs_partner() { self.partner(key, flow) } else { None };
+        Life::of(flow, partner.as_ref()).is_over(key.proto, self.now)
+    }
+
+    fn partner(&self, key: &FlowKey, flow: &Flow) -> Option<Flow> {
+        let (source, destination) = flow.rewritten(key);
+        let mut other = FlowKey::default();
+        other.locate(&source, &destination, key.proto);
+        self.get(&other).filter(|partner| flow.is_partner(key, partner))
+    }
+
+    fn remove(&mut self, key: &FlowKey) -> Result<(), DatapathError> {
+        match self.flows.remove(key) {
+            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+            Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => {
+                Ok(())
+            }
+            Err(error) => Err(DatapathError::map(CONNTRACK, "remove entry")(error)),
+        }
     }
 }
 
 /// Whether the entry translates from a frontend to an address that is none of its backends, or was made before the address
-/// that it is to became a frontend.
-fn is_stale(key: &FlowKey, flow: &Flow, maps: &Observed) -> bool {
+/// that it is to became a frontend. An association that is established stays, as a TCP connection does.
+fn is_stale(key: &FlowKey, flow: &Flow, services: &DatagramServices) -> bool {
     let is = |flags| flow.flags & flags != 0;
     let translates =
         is(Flow::DESTINATION) && is(Flow::ALIAS | Flow::TRANSIT | Flow::HAIRPIN) || is(Flow::DSR);
     let bypasses = !is(Flow::SOURCE | Flow::DESTINATION) || is(Flow::MASQUERADE);
-    if key.proto != Proto::UDP || !translates && !bypasses {
+    let observed = Observed { one: flow.tcp_flags_low, other: flow.tcp_flags_high };
+    let established = key.proto == Proto::SCTP && state(Kind::of(flow.flags), observed) == State::Established;
+    if services.is_empty() || established || !translates && !bypasses {
         return false;
     }
     let to_low = if translates { is(Flow::REWRITE_HIGH) } else { is(Flow::FROM_HIGH) };
-    let (addr, port) = if to_low { (key.low, key.low_port) } else { (key.high, key.high_port) };
-    let backend = match translates {
-        true => Backend { addr: flow.destination.addr, port: flow.destination.port, reserved: 0 },
-        false => Backend { addr, port, reserved: 0 },
+    let to = if to_low {
+        SocketAddr::new(key.low, key.low_port)
+    } else {
+        SocketAddr::new(key.high, key.high_port)
     };
-    maps.serves(addr, port, key.proto, &backend) == Some(false)
-}
-
-/// Nanoseconds without a packet after which an entry expires. RFC 5382 asks for at least 2 h 4 min for established TCP, RFC
-/// 4787 for 2 min for UDP, RFC 5508 for 60 s for ICMP.
-fn timeout_ns(key: &FlowKey, flow: &Flow) -> u64 {
-    let seconds = match key.proto {
-        Proto::TCP => {
-            let flags = flow.tcp_flags_low | flow.tcp_flags_high;
-            // Each of the two entries of a forwarded flow sees one direction only.
-            let established_one_way =
-                flow.flags & (Flow::TRANSIT | Flow::DSR) != 0 && flags & TCP_ACK != 0 && flags & TCP_FIN == 0;
-            if flags & TCP_RST != 0
-                || flags & TCP_FIN != 0 && flow.tcp_flags_low & flow.tcp_flags_high & TCP_FIN != 0
-            {
-                10
-            } else if flow.tcp_flags_low & TCP_ACK != 0 && flow.tcp_flags_high & TCP_ACK != 0
-                || flow.flags & Flow::ALIAS != 0
-                || established_one_way
-            {
-                8_000
-            } else {
-                120
-            }
-        }
-        Proto::UDP => 180,
-        Proto::SCTP => 3_600,
-        _ => 60,
-    };
-    seconds * SECOND_NS
+    let end = if translates { flow.destination } else { to };
+    let backend = Backend { addr: end.addr, port: end.port, reserved: 0 };
+    services.serves(&to, key.proto, &backend) == Some(false)
 }
 
 /// The programs' clock, in nanoseconds.

@@ -32,7 +32,7 @@ mod verdicts;
 mod xdp;
 mod xdp_hook;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 pub use announce::Announcer;
 pub use apply::ApplyError;
@@ -52,6 +52,8 @@ use side_link::SideLink;
 
 /// The attached programs and their maps. They keep running in the kernel when this is dropped.
 pub struct Datapath {
+    /// The folder of the pins.
+    bpffs: PathBuf,
     ebpf: aya::Ebpf,
     maps: Maps,
     attachments: Attachments,
@@ -85,7 +87,7 @@ impl Datapath {
         }
         pod_link::accept_own_addresses()?;
         let pod_mtu = uplink_mtu.saturating_sub(overlay.overhead());
-        Ok(Datapath { ebpf, maps, attachments, overlay, pod_mtu, paces })
+        Ok(Datapath { bpffs: options.bpffs, ebpf, maps, attachments, overlay, pod_mtu, paces })
     }
 
     /// The largest packet that a pod can send to any other pod, in bytes: the uplink's MTU less the overlay's headers.

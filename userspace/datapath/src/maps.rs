@@ -12,8 +12,8 @@ use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, HashOfMaps, MapData, PerCpuArray};
 use skep_abi::{
-    Addr, Backend, BackendKey, Flow, FlowKey, MaglevKey, MaglevPage, NodeConfig, Pod, RangeKey, ServiceKey,
-    ServiceValue, SocketAddr, SocketKey, VERDICTS_MAX,
+    Addr, Backend, BackendKey, MaglevKey, MaglevPage, NodeConfig, Pod, RangeKey, ServiceKey, ServiceValue,
+    VERDICTS_MAX,
 };
 use skep_netplan::{VerdictEntry, VerdictMapId};
 
@@ -41,8 +41,6 @@ pub(crate) struct Maps {
     /// `VERDICTS` again, for batches.
     pub(crate) verdicts_data: MapData,
     pub(crate) verdict_maps: BTreeMap<VerdictMapId, VerdictMap>,
-    pub(crate) conntrack: HashMap<MapData, FlowKey, Flow>,
-    pub(crate) sockets: HashMap<MapData, SocketKey, SocketAddr>,
     pub(crate) drops: PerCpuArray<MapData, u64>,
     /// The folder of the pinned verdict maps.
     verdict_pins: PathBuf,
@@ -64,8 +62,6 @@ impl Maps {
             verdicts_data: MapData::from_pin(pins::maps(bpffs).join("VERDICTS"))
                 .map_err(DatapathError::map("VERDICTS", "open"))?,
             verdict_maps: pinned_verdict_maps(&verdict_pins)?,
-            conntrack: take(ebpf, "CONNTRACK")?,
-            sockets: take(ebpf, "SOCKETS")?,
             drops: take(ebpf, "DROPS")?,
             verdict_pins,
         })

@@ -1,6 +1,6 @@
 //! Aborting UDP sockets that a socket hook connected to a backend which is gone: all their datagrams would be lost.
 //!
-//! In: the maps' present content, the pods' namespaces. Out: such sockets fail with ECONNABORTED at the owner's next call,
+//! In: the datagram services in force, the pods' namespaces. Out: such sockets fail with ECONNABORTED at the owner's next call,
 //! and the owner connects again. The hook recorded each socket's cookie, so a socket that the application connected to the
 //! same address, or through another service, is not touched (sock_diag(7)).
 
@@ -10,15 +10,17 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use aya::maps::{HashMap, IterableMap as _, Map, MapData};
 use rustix::net::netlink::{SOCK_DIAG, SocketAddrNetlink};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketType};
-use skep_abi::{Addr, Backend, Proto, SocketKey};
-use skep_netplan::Observed;
+use skep_abi::{Addr, Backend, Proto, SocketAddr, SocketKey};
+use skep_netplan::DatagramServices;
 
 use crate::error::DatapathError;
 use crate::netlink::enter;
-use crate::{Datapath, blocking};
+use crate::{Datapath, batch, blocking, pins};
 
+const SOCKETS: &str = "SOCKETS";
 // include/uapi/linux/sock_diag.h, inet_diag.h, netlink.h
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const SOCK_DESTROY: u16 = 21;
@@ -41,33 +43,44 @@ const BUFFER_SIZE: usize = 64 << 10;
 type Target = (u64, Addr, u16);
 
 impl Datapath {
-    /// Aborts the stale sockets of this namespace and those given; returns their number.
-    pub async fn abort_stale_sockets(
-        &mut self,
-        maps: &Observed,
-        namespaces: &[PathBuf],
-    ) -> Result<usize, DatapathError> {
-        let mut stale: Vec<SocketKey> = Vec::new();
-        for entry in self.maps.sockets.iter() {
-            let (key, frontend) = entry.map_err(DatapathError::map("SOCKETS", "walk"))?;
-            let backend = Backend { addr: key.backend, port: key.port, reserved: 0 };
-            let served = maps.serves(frontend.addr, frontend.port, key.proto, &backend);
-            if key.proto == Proto::UDP && served == Some(false) {
-                stale.push(key);
-            }
-        }
-        if stale.is_empty() {
-            return Ok(0);
-        }
-        let targets = stale.iter().map(|key| (key.cookie, key.backend, key.port.get())).collect();
-        let namespaces: Vec<PathBuf> = namespaces.to_vec();
-        let aborted = blocking(move || abort_everywhere(&namespaces, &targets)).await?;
-        for key in &stale {
-            // LRU may have removed it meanwhile.
-            let _ = self.maps.sockets.remove(key);
-        }
-        Ok(aborted)
+    /// Aborts the stale sockets of this namespace and those given; returns their number. The future needs nothing of this
+    /// value.
+    pub fn abort_stale_sockets(
+        &self,
+        services: DatagramServices,
+        namespaces: Vec<PathBuf>,
+    ) -> impl Future<Output = Result<usize, DatapathError>> + Send + 'static {
+        let path = pins::maps(&self.bpffs).join(SOCKETS);
+        blocking(move || abort_stale(&path, &services, &namespaces))
     }
+}
+
+fn abort_stale(
+    path: &Path,
+    services: &DatagramServices,
+    namespaces: &[PathBuf],
+) -> Result<usize, DatapathError> {
+    let opened = || HashMap::try_from(Map::from_map_data(MapData::from_pin(path)?)?);
+    let mut sockets: HashMap<MapData, SocketKey, SocketAddr> =
+        opened().map_err(DatapathError::map(SOCKETS, "open"))?;
+    let mut stale: Vec<SocketKey> = Vec::new();
+    let walk = |key: &SocketKey, frontend: &SocketAddr| {
+        let backend = Backend { addr: key.backend, port: key.port, reserved: 0 };
+        if key.proto == Proto::UDP && services.serves(frontend, key.proto, &backend) == Some(false) {
+            stale.push(*key);
+        }
+    };
+    batch::read(sockets.map(), walk).map_err(DatapathError::map(SOCKETS, "walk"))?;
+    if stale.is_empty() {
+        return Ok(0);
+    }
+    let targets = stale.iter().map(|key| (key.cookie, key.backend, key.port.get())).collect();
+    let aborted = abort_everywhere(namespaces, &targets)?;
+    for key in &stale {
+        // LRU may have removed it meanwhile.
+        let _ = sockets.remove(key);
+    }
+    Ok(aborted)
 }
 
 fn abort_everywhere(namespaces: &[PathBuf], targets: &BTreeSet<Target>) -> Result<usize, DatapathError> {

@@ -15,6 +15,7 @@
 
 pub mod announce;
 mod attach;
+mod datagram_services;
 mod diff;
 pub mod health;
 pub mod index;
@@ -26,6 +27,7 @@ pub mod service;
 pub mod write;
 
 pub use attach::Owner;
+pub use datagram_services::DatagramServices;
 pub use diff::Problem;
 pub use index::{Index, key_of};
 pub use planner::{Plan, Planner};

@@ -6,10 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use skep_abi::{Addr, BackendKey, Pod, Proto, SLOTS_MAX};
+use skep_abi::{Addr, BackendKey, Pod, SLOTS_MAX};
 use skep_policy::PolicyKey;
 
 use crate::attach::{Attachments, Owner};
+use crate::datagram_services::may_strand_flows;
 use crate::diff::Problem;
 use crate::diff::kernel::Kernel;
 use crate::diff::policy::PolicyState;
@@ -71,12 +72,10 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Whether UDP frontends change: connected sockets of removed backends must then be closed.
-    pub fn changes_udp_services(&self) -> bool {
-        self.writes.iter().any(|write| match write {
-            Write::PutService(key, _) | Write::DeleteService(key) => key.proto == Proto::UDP,
-            _ => false,
-        })
+    /// Whether flows or sockets may be left with a backend that their UDP or SCTP service loses, or past a new one. `kernel`:
+    /// the maps before the plan.
+    pub fn may_strand_flows(&self, kernel: &Observed) -> bool {
+        may_strand_flows(&self.writes, kernel)
     }
 }
 

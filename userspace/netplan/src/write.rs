@@ -2,15 +2,12 @@
 //!
 //! [`Observed::apply`] defines the meaning of a write: the planner tracks the kernel with it, and tests use it as a model.
 
-use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
-use skep_abi::{
-    Addr, Backend, BackendKey, Be16, MaglevKey, MaglevPage, Pod, Proto, Scope, ServiceKey, ServiceValue,
-};
+use skep_abi::{Addr, Backend, BackendKey, MaglevKey, MaglevPage, Pod, ServiceKey, ServiceValue};
 pub use skep_policy::{Prefix, VerdictEntry, VerdictMapId};
 
 /// One change of one map, or of one route. All are idempotent: a put replaces, and deleting an absent entry succeeds.
@@ -142,28 +139,6 @@ impl Observed {
             Write::PutRoute { cidr, via } => drop(self.routes.insert(*cidr, *via)),
             Write::DeleteRoute { cidr } => drop(self.routes.remove(cidr)),
         }
-    }
-
-    /// Whether the frontend has the backend, in either scope; `None` if there is no such frontend.
-    pub fn serves(&self, addr: Addr, port: Be16, proto: Proto, backend: &Backend) -> Option<bool> {
-        let value = |scope| self.services.get(&ServiceKey { addr, port, proto, scope });
-        let (internal, external) = (value(Scope::INTERNAL), value(Scope::EXTERNAL));
-        internal.or(external)?;
-        Some(internal.into_iter().chain(external).any(|value| self.holds(value, backend)))
-    }
-
-    /// Binary search: the slots of a set are sorted by backend.
-    fn holds(&self, value: &ServiceValue, backend: &Backend) -> bool {
-        let (mut low, mut high) = (0, value.count);
-        while low < high {
-            let slot = low + (high - low) / 2;
-            match self.backends.get(&BackendKey { set: value.set, slot }).map(|found| found.cmp(backend)) {
-                Some(Ordering::Equal) => return true,
-                Some(Ordering::Less) => low = slot + 1,
-                _ => high = slot,
-            }
-        }
-        false
     }
 
     fn table_mut(&mut self, table: u8) -> &mut BTreeMap<Prefix, u32> {

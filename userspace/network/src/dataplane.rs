@@ -4,9 +4,10 @@ use std::error::Error;
 use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::pin::Pin;
 
 use async_trait::async_trait;
-use skep_netplan::{Observed, Write};
+use skep_netplan::{DatagramServices, Observed, Write};
 
 /// A pod's interface as it should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,6 +65,9 @@ pub struct PartlyApplied {
     pub error: DataplaneError,
 }
 
+/// The work of [`Dataplane::expire_flows`].
+pub type Expiry = Pin<Box<dyn Future<Output = Result<(), DataplaneError>> + Send>>;
+
 /// The engine decides nothing by these errors; it retries and reports them.
 #[async_trait]
 pub trait Dataplane: Send + 'static {
@@ -77,7 +81,7 @@ pub trait Dataplane: Send + 'static {
     async fn check_pod(&mut self, link: &Link) -> Result<Interface, DataplaneError>;
     /// Deleting what does not exist is no error.
     async fn delete_pod(&mut self, link: &Link) -> Result<(), DataplaneError>;
-    /// Removes expired flows, and ends the datagram sockets of pods (`namespaces`) and flows whose backend `maps` no
-    /// longer contain.
-    async fn expire_flows(&mut self, maps: &Observed, namespaces: &[PathBuf]) -> Result<(), DataplaneError>;
+    /// Removes expired flows, and ends the datagram sockets of pods (`namespaces`) and flows whose backend `services` no
+    /// longer contain. The work runs apart from this value, since a walk over a large table takes long.
+    fn expire_flows(&self, services: DatagramServices, namespaces: Vec<PathBuf>) -> Expiry;
 }

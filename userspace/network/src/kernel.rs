@@ -4,11 +4,11 @@ use std::path::PathBuf;
 
 use async_trait::async_trait;
 use skep_datapath::{ApplyError, Datapath, DatapathError, Options, PodInterface, PodLink};
-use skep_netplan::{Observed, Write};
+use skep_netplan::{DatagramServices, Observed, Write};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::dataplane::{Dataplane, DataplaneError, Interface, Link, PartlyApplied};
+use crate::dataplane::{Dataplane, DataplaneError, Expiry, Interface, Link, PartlyApplied};
 use crate::{NetworkConfig, NetworkError, NetworkState, Subscriptions};
 
 /// The network agent over the real datapath; `skep agent --network-only` is this and the informers.
@@ -83,12 +83,15 @@ impl Dataplane for Datapath {
         Datapath::delete_pod(self, &link.host_ifname).await.map_err(failed("delete a pod's interface"))
     }
 
-    async fn expire_flows(&mut self, maps: &Observed, namespaces: &[PathBuf]) -> Result<(), DataplaneError> {
-        let flows = self.collect_flows(maps).map_err(failed("expire flows"))?;
-        let sockets =
-            self.abort_stale_sockets(maps, namespaces).await.map_err(failed("end datagram sockets"))?;
-        tracing::debug!(live = flows.live, removed = flows.removed, sockets, "expired flows");
-        Ok(())
+    fn expire_flows(&self, services: DatagramServices, namespaces: Vec<PathBuf>) -> Expiry {
+        let (flows, sockets) =
+            (self.collect_flows(services.clone()), self.abort_stale_sockets(services, namespaces));
+        Box::pin(async move {
+            let flows = flows.await.map_err(failed("expire flows"))?;
+            let sockets = sockets.await.map_err(failed("end datagram sockets"))?;
+            tracing::debug!(live = flows.live, removed = flows.removed, sockets, "expired flows");
+            Ok(())
+        })
     }
 }
 

@@ -8,4 +8,6 @@ pub mod checksum;
 pub mod flow_key;
 pub mod gcra;
 pub mod hash;
+pub mod lifetime;
+pub mod signal;
 pub mod tcp_close;

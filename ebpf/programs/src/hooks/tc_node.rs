@@ -50,8 +50,7 @@ fn ingress(ctx: &TcContext) -> Result<i32, DropReason> {
     let Some(config) = maps::config() else { return Ok(PASS) };
     let Some(packet) = parse(ctx)? else { return Ok(PASS) };
     let known = conntrack::find(packet).filter(|flow| !conntrack::bypasses_translation(flow, packet));
-    let known =
-        known.filter(|flow| flow.flags & Flow::ALIAS == 0 || !translate::is_stale_alias(packet, flow));
+    let known = known.filter(|flow| !conntrack::begins(packet) || !translate::is_stale(packet, flow, true));
     let Some(flow) = known else { return open(ctx, config, packet) };
     let flags = flow.flags;
     if flags & (Flow::ALIAS | Flow::MASQUERADE | Flow::TRANSIT | Flow::DSR) == 0 {

@@ -36,14 +36,12 @@ fn egress(ctx: &TcContext) -> Result<i32, DropReason> {
         if let Some(action) = bandwidth::delay_egress(ctx, packet, flow.flags)? {
             return Ok(action);
         }
-        if flow.flags & Flow::ALIAS != 0 && conntrack::rewrites(flow, packet) {
-            if translate::is_stale_alias(packet, flow) {
-                found = None;
-            } else {
-                nat::apply(ctx, packet, flow)?;
-                packet.locate();
-                found = conntrack::find(packet);
-            }
+        if conntrack::begins(packet) && translate::is_stale(packet, flow, false) {
+            found = None;
+        } else if flow.flags & Flow::ALIAS != 0 && conntrack::rewrites(flow, packet) {
+            nat::apply(ctx, packet, flow)?;
+            packet.locate();
+            found = conntrack::find(packet);
         } else if conntrack::bypasses_translation(flow, packet)
             || conntrack::begins(packet) && predates_service(packet, flow)
         {

@@ -61,7 +61,11 @@ fn forward<const V4: bool>(ctx: &XdpContext) -> Option<()> {
     let now = clock::now_ns();
     let flow = match conntrack::entry(packet) {
         Some(flow) if !conntrack::reopens(packet, flow) => {
-            if flow.flags & Flow::TRANSIT == 0 || !conntrack::rewrites(flow, packet) {
+            // TC looks whether the frontend still has the backend that a connection which begins again went to.
+            if flow.flags & Flow::TRANSIT == 0
+                || !conntrack::rewrites(flow, packet)
+                || conntrack::begins(packet)
+            {
                 return None;
             }
             flow

@@ -13,8 +13,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use skep_netplan::ipam::Ipam;
-use skep_netplan::{Plan, Planner};
+use skep_netplan::{DatagramServices, Plan, Planner};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 
@@ -51,6 +52,8 @@ pub struct Engine<D> {
     garbage_at: Option<Instant>,
     flows_expired_at: Instant,
     expire_flows_at: Instant,
+    /// The last removal, which may still run.
+    expiry: Option<JoinHandle<()>>,
     /// The planner's problems that were logged.
     problems: BTreeSet<String>,
     published: watch::Sender<Published>,
@@ -89,6 +92,7 @@ impl<D: Dataplane> Engine<D> {
             garbage_at: None,
             flows_expired_at: Instant::now(),
             expire_flows_at: Instant::now() + FLOW_EXPIRY_INTERVAL,
+            expiry: None,
             problems: BTreeSet::new(),
             published: watch::Sender::default(),
         };
@@ -159,7 +163,7 @@ impl<D: Dataplane> Engine<D> {
             let _ = self.perform(plan).await;
         }
         if self.expire_flows_at <= now && self.planner.is_synced() {
-            self.expire_flows().await;
+            self.expire_flows();
         }
         if self.garbage_at.is_none() && self.planner.is_synced() && self.planner.has_garbage() {
             self.garbage_at = Some(Instant::now() + GARBAGE_INTERVAL);
@@ -182,13 +186,21 @@ impl<D: Dataplane> Engine<D> {
         result
     }
 
-    /// Removes flows that ended, and datagram flows whose backend is gone.
-    async fn expire_flows(&mut self) {
-        let namespaces: Vec<_> = self.allocations.iter().map(|allocation| allocation.netns.clone()).collect();
-        if let Err(error) = self.dataplane.expire_flows(self.planner.kernel(), &namespaces).await {
-            tracing::warn!(%error, "expire flows failed");
-        }
+    /// Removes flows that ended, and datagram flows whose backend is gone; in a task of its own, one at a time.
+    fn expire_flows(&mut self) {
         self.flows_expired_at = Instant::now();
+        if self.expiry.as_ref().is_some_and(|running| !running.is_finished()) {
+            self.expire_flows_at = self.flows_expired_at + MIN_FLOW_EXPIRY_INTERVAL;
+            return;
+        }
+        let namespaces = self.allocations.iter().map(|allocation| allocation.netns.clone()).collect();
+        let services = DatagramServices::of(self.planner.kernel());
+        let work = self.dataplane.expire_flows(services, namespaces);
+        self.expiry = Some(tokio::spawn(async move {
+            if let Err(error) = work.await {
+                tracing::warn!(%error, "expire flows failed");
+            }
+        }));
         self.expire_flows_at = self.flows_expired_at + FLOW_EXPIRY_INTERVAL;
     }
 
@@ -207,7 +219,7 @@ impl<D: Dataplane> Engine<D> {
             }
             tokio::task::yield_now().await;
         }
-        if plan.changes_udp_services() {
+        if plan.may_strand_flows(self.planner.kernel()) {
             // Once for a burst of changes.
             let soon = self.flows_expired_at + MIN_FLOW_EXPIRY_INTERVAL;
             self.expire_flows_at = self.expire_flows_at.min(soon);

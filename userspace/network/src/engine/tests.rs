@@ -8,11 +8,11 @@ use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use serde_json::{Value, json};
 use skep_abi::{Addr, verdicts_index};
-use skep_netplan::{Index, Observed, Owner, Write};
+use skep_netplan::{DatagramServices, Index, Observed, Owner, Write};
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::dataplane::{Interface, Link};
+use crate::dataplane::{Expiry, Interface, Link};
 
 /// Outlives the engine, like the kernel.
 #[derive(Clone, Default)]
@@ -78,9 +78,12 @@ impl Dataplane for Fake {
         Ok(())
     }
 
-    async fn expire_flows(&mut self, _: &Observed, _: &[PathBuf]) -> Result<(), DataplaneError> {
-        self.0.lock().unwrap().expiries += 1;
-        Ok(())
+    fn expire_flows(&self, _: DatagramServices, _: Vec<PathBuf>) -> Expiry {
+        let kernel = self.0.clone();
+        Box::pin(async move {
+            kernel.lock().unwrap().expiries += 1;
+            Ok(())
+        })
     }
 }
 
