@@ -142,6 +142,15 @@ impl Policy {
         };
         (policy, parser.problems)
     }
+
+    /// For an object that cannot be decoded. It may select any pod of its namespace and deny it anything, so it isolates all
+    /// of them in both directions.
+    pub fn unreadable(key: &PolicyKey, error: &str) -> (Policy, PolicyProblem) {
+        let policy =
+            Policy { pods: Selector::default(), ingress: Some(Vec::new()), egress: Some(Vec::new()) };
+        let reason = format!("it cannot be decoded, so all pods of its namespace are isolated: {error}");
+        (policy, PolicyProblem { policy: key.clone(), field: "object".to_owned(), reason })
+    }
 }
 
 struct Parser<'a> {

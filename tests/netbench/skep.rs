@@ -117,11 +117,11 @@ pub(crate) fn planner(services: u32, observed: Observed) -> Planner {
 /// Plans, writes and commits once; how long each took.
 pub(crate) fn write(planner: &mut Planner, datapath: &mut Datapath) -> Result<(Duration, Duration)> {
     let start = Instant::now();
-    let plan = planner.plan();
+    let mut plan = planner.plan();
     let planned = start.elapsed();
     datapath.apply(&plan.writes)?;
-    let count = plan.writes.len();
-    planner.commit(plan, count);
+    plan.done(plan.writes.len());
+    planner.commit(plan);
     Ok((planned, start.elapsed()))
 }
 
@@ -132,10 +132,10 @@ pub(crate) fn clear(planner: &mut Planner, datapath: &mut Datapath) -> Result<()
     write(planner, datapath)?;
     // What was garbage before is taken away by the call after.
     for _ in 0..2 {
-        let plan = planner.collect();
+        let mut plan = planner.collect();
         datapath.apply(&plan.writes)?;
-        let count = plan.writes.len();
-        planner.commit(plan, count);
+        plan.done(plan.writes.len());
+        planner.commit(plan);
     }
     Ok(())
 }

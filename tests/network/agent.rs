@@ -46,6 +46,10 @@ impl Machine {
         Ok(Machine { netns, _outside: outside, cgroup, folder: tempfile::tempdir()? })
     }
 
+    pub(crate) fn netns(&self) -> &NetNs {
+        &self.netns
+    }
+
     fn options(&self) -> Result<Options> {
         Ok(Options {
             bpffs: bpffs::folder(self.netns.name())?,

@@ -4,5 +4,6 @@ mod agent;
 mod announce;
 mod churn;
 mod datagrams;
+mod off_link;
 mod story;
 mod verdicts;

@@ -27,7 +27,7 @@ pub struct NodeConfig {
 }
 
 /// Entries of `CLUSTER`, an LPM trie of prefixes that are inside the cluster and not masqueraded: pod CIDRs and, without
-/// an overlay, node addresses.
-pub const CLUSTER_MAX: u32 = 16_384;
+/// an overlay, node addresses. An entry has memory only while it exists.
+pub const CLUSTER_MAX: u32 = 262_144;
 
 crate::layout::plain!(NodeConfig: 64);

@@ -84,6 +84,8 @@ impl Datapath {
             }
             Write::PutRoute { cidr, via } => return route::put(*cidr, *via, &self.overlay),
             Write::DeleteRoute { cidr } => return route::delete(*cidr, &self.overlay),
+            Write::PutUnreachable { cidr } => return route::put_unreachable(*cidr),
+            Write::DeleteUnreachable { cidr } => return route::delete_unreachable(*cidr),
         };
         done.map_err(DatapathError::map(map, "write"))
     }

@@ -85,7 +85,12 @@ impl Attachments {
         for ifindex in pods {
             match self.attach_pod(ebpf, ifindex) {
                 Err(DatapathError::NoInterface { .. }) => self.forget_pod(ifindex)?,
-                result => result?,
+                Err(error) => {
+                    // Its earlier programs stay in force; no other pod waits for it.
+                    let source = std::error::Error::source(&error);
+                    tracing::error!(ifindex, %error, ?source, "replace the programs of a pod failed");
+                }
+                Ok(()) => {}
             }
         }
         Ok(())

@@ -1,7 +1,10 @@
 //! Errors between this process and the kernel: the operation, the object and the kernel's own error as source.
 
 use std::io;
+use std::net::IpAddr;
 use std::path::PathBuf;
+
+use ipnetwork::IpNetwork;
 
 /// What failed, on which object.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +31,10 @@ pub enum DatapathError {
     NotAttached { ifindex: u32 },
     #[error("{name} was changed: {what}")]
     Changed { name: String, what: String },
+    #[error("node address {via} is on no link of this node, and no route but the default leads to {cidr}")]
+    OffLink { cidr: IpNetwork, via: IpAddr },
+    #[error("node address {via} is on no link of this node; {cidr} is left to the route that leads there")]
+    RoutedByOthers { cidr: IpNetwork, via: IpAddr },
     #[error("netlink: {operation} failed")]
     Netlink { operation: String, source: rtnetlink::Error },
     #[error("enter network namespace {path} failed")]

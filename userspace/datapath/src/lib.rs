@@ -14,6 +14,7 @@ mod conntrack;
 mod delay;
 mod error;
 mod flows;
+mod grow;
 mod inspect;
 mod interface;
 mod maps;

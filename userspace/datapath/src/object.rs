@@ -10,7 +10,7 @@ use skep_abi::MAPS;
 
 use crate::error::DatapathError;
 use crate::xdp_hook::XdpHook;
-use crate::{pins, verdicts};
+use crate::{grow, pins, verdicts};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SKEP_BPF_OBJECT"));
 
@@ -20,6 +20,7 @@ pub(crate) fn load(bpffs: &Path, pace: u32) -> Result<Ebpf, DatapathError> {
     std::fs::create_dir_all(folder.join("verdicts")).map_err(DatapathError::file("create", &folder))?;
     on_bpffs(&folder)?;
     verdicts::create(&folder.join("VERDICTS"))?;
+    grow::cluster(&folder)?;
     let mut loader = EbpfLoader::new();
     loader.override_global("PACE", &pace, true);
     for (name, _) in MAPS {

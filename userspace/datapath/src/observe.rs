@@ -19,6 +19,7 @@ impl Datapath {
     /// What the maps and routes hold.
     pub fn observed(&self) -> Result<Observed, DatapathError> {
         let maps = &self.maps;
+        let route::Ours { via: routes, unreachable } = route::ours(&self.overlay)?;
         let failed = |name| DatapathError::map(name, "read");
         let (verdict_maps, names) = self.verdict_maps()?;
         let mut verdicts = BTreeMap::new();
@@ -49,7 +50,8 @@ impl Datapath {
             verdict_maps,
             verdicts,
             generation: maps.config.get(&0, 0).map_err(failed("CONFIG"))?.generation,
-            routes: route::ours(&self.overlay)?,
+            routes,
+            unreachable,
         })
     }
 

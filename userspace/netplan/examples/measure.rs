@@ -20,10 +20,11 @@ fn main() {
         planner.index.apply_slice(&slice(n, endpoints, 0));
     }
     let start = Instant::now();
-    let plan = planner.plan();
+    let mut plan = planner.plan();
     let planned = start.elapsed();
     let writes = plan.writes.len();
-    planner.commit(plan, writes);
+    plan.done(writes);
+    planner.commit(plan);
     println!("{services} services, {endpoints} endpoints each: {writes} writes");
     println!("  compile and diff {planned:?}, with commit {:?}", start.elapsed());
     println!("  resident memory {} MB", resident_kib() / 1024);
@@ -33,9 +34,9 @@ fn main() {
             let changed = slice(round * 7 % services, endpoints, round as u8 % 100 + 1);
             let start = Instant::now();
             planner.index.apply_slice(&changed);
-            let plan = planner.plan();
-            let writes = plan.writes.len();
-            planner.commit(plan, writes);
+            let mut plan = planner.plan();
+            plan.done(plan.writes.len());
+            planner.commit(plan);
             start.elapsed()
         })
         .collect();

@@ -1,6 +1,7 @@
 //! The one stateful value of the crate: index, attachments and the kernel's content, to the next writes.
 //!
-//! In: API objects through [`Planner::index`], attachments of pods. Out: [`Plan`]s.
+//! In: API objects through [`Planner::index`], attachments of pods. Out: [`Plan`]s: services, then policies and pods, then
+//! routes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -10,13 +11,14 @@ use skep_abi::{Addr, BackendKey, Pod, SLOTS_MAX};
 use skep_policy::PolicyKey;
 
 use crate::attach::{Attachments, Owner};
-use crate::datagram_services::may_strand_flows;
 use crate::diff::Problem;
 use crate::diff::kernel::Kernel;
 use crate::diff::policy::PolicyState;
 use crate::diff::service::ServiceState;
+use crate::failure::{Cause, Failure, Failures, Unit, is_policy, own_unit};
 use crate::index::API_SERVER;
 use crate::index::{Changes, Index};
+use crate::plan::{Plan, PlanScope};
 use crate::routes::{self, Routes};
 use crate::service::NodeContext;
 use crate::write::{Observed, Write};
@@ -30,11 +32,11 @@ use crate::write::{Observed, Write};
 /// 2. [`Planner::synced`], once every kind was listed completely and every attachment of the previous agent was
 ///    restored. Until then [`Planner::plan`] is empty, so the maps of the previous agent stay in force after a restart.
 ///    Calling it again has no effect.
-/// 3. [`Planner::plan`] or [`Planner::collect`], then [`Planner::commit`]. The caller performs the writes of the plan in
-///    order, stops at the first error, and commits the plan with the number of writes that succeeded. Every plan must be
-///    committed, an unperformed one with 0, before the next `plan` or `collect`: a dropped plan loses its changes. After
-///    an error the next plan starts from what the kernel then has, and covers what is missing.
-/// 4. Queries: [`Planner::problems`], [`Planner::policies`], [`Planner::kernel`], [`Planner::has_garbage`].
+/// 3. [`Planner::plan`] or [`Planner::collect`], then [`Planner::commit`]. The caller performs the plan as [`Plan`] says, and
+///    commits it before the next `plan` or `collect`: a dropped plan loses its changes.
+/// 4. [`Planner::failures`] and [`Planner::retry`]. What failed is a [`Unit`] that waits until the caller has it retried,
+///    or until what it is made from changes; everything else goes on. Policies wait for `retry` alone.
+/// 5. Queries: [`Planner::problems`], [`Planner::policies`], [`Planner::kernel`], [`Planner::has_garbage`].
 ///
 /// While [`Planner::has_garbage`], call [`Planner::collect`] twice, some milliseconds apart: the first call notes what is
 /// unused, the second deletes what still is. A program that started before the first call has ended by then.
@@ -49,6 +51,9 @@ pub struct Planner {
     services: ServiceState,
     policy: PolicyState,
     routes: Routes,
+    /// The routes' writes must be planned again, from the same nodes.
+    diff_routes: bool,
+    failures: Failures,
     synced: bool,
     /// The kernel may have frontends without an owner: after a restart or a failed write.
     sweep: bool,
@@ -64,21 +69,6 @@ struct PendingGarbage {
     generation: Option<u32>,
 }
 
-/// Writes to perform in order, once; then hand the plan to [`Planner::commit`].
-#[derive(Debug, Default)]
-pub struct Plan {
-    pub writes: Vec<Write>,
-    changes: Changes,
-}
-
-impl Plan {
-    /// Whether flows or sockets may be left with a backend that their UDP or SCTP service loses, or past a new one. `kernel`:
-    /// the maps before the plan.
-    pub fn may_strand_flows(&self, kernel: &Observed) -> bool {
-        may_strand_flows(&self.writes, kernel)
-    }
-}
-
 impl Planner {
     /// `node_addrs`: addresses of this node in addition to those of its Node object. `observed`: the maps' content now.
     pub fn new(node: &str, node_addrs: Vec<IpAddr>, observed: Observed) -> Self {
@@ -91,6 +81,8 @@ impl Planner {
             services: ServiceState::default(),
             policy: PolicyState::default(),
             routes: Routes::default(),
+            diff_routes: false,
+            failures: Failures::default(),
             synced: false,
             sweep: true,
             pending_garbage: PendingGarbage::default(),
@@ -146,26 +138,40 @@ impl Planner {
         if !self.synced {
             return Plan::default();
         }
+        self.index.shrink();
         let mut changes = std::mem::take(&mut self.index.changes);
         if self.sweep {
             changes.services.extend(self.index.services.keys().cloned());
         }
+        if self.failures.is_held(&Unit::Policy) {
+            self.index.changes.policy = std::mem::take(&mut changes.policy);
+            self.index.changes.peers = std::mem::take(&mut changes.peers);
+        }
+        let scope = PlanScope {
+            all_services: self.sweep,
+            policy: changes.policy || !changes.peers.is_empty(),
+            garbage: false,
+        };
         let mut writes = Vec::new();
         if changes.nodes || changes.services.contains(API_SERVER) {
             // An external IP may have become, or have been, the address of a node or of the API server.
             changes.services.extend(self.index.with_external_ips().cloned());
         }
-        if changes.nodes {
-            self.routes = routes::compile(&self.index.nodes, self.index.node_name(), self.overlay);
-            writes.extend(routes::diff(&self.routes, &self.kernel.maps));
-        }
         if self.sweep || !changes.services.is_empty() {
             writes.extend(self.plan_services(&changes.services));
         }
-        if changes.policy || !changes.peers.is_empty() {
+        if scope.policy {
             writes.extend(self.plan_pods(&changes));
         }
-        Plan { writes, changes }
+        if changes.nodes {
+            self.routes = routes::compile(&self.index.nodes, self.index.node_name(), self.overlay);
+        }
+        if changes.nodes || std::mem::take(&mut self.diff_routes) {
+            let wanted = routes::diff(&self.routes, &self.kernel.maps);
+            self.failures.keep_wanted(&wanted);
+            writes.extend(wanted.into_iter().filter(|write| !self.failures.holds(write)));
+        }
+        Plan::new(writes, changes, scope)
     }
 
     fn plan_services(&mut self, changed: &BTreeSet<Arc<str>>) -> Vec<Write> {
@@ -201,27 +207,91 @@ impl Planner {
         writes
     }
 
-    /// The first `done` writes of the plan succeeded. The next plan covers the others.
-    pub fn commit(&mut self, plan: Plan, done: usize) {
-        let Plan { writes, changes } = plan;
-        let failed = done < writes.len();
-        for write in writes.iter().take(done) {
-            self.kernel.apply(write);
+    /// Takes the plan's results. What failed waits for [`Planner::retry`].
+    pub fn commit(&mut self, mut plan: Plan) {
+        plan.end();
+        plan.succeeded().for_each(|write| self.kernel.apply(write));
+        plan.succeeded().filter_map(own_unit).for_each(|unit| self.failures.succeeded(&unit));
+        let policy = plan.unmade().find(|(write, _)| is_policy(write)).map(|(_, cause)| cause.clone());
+        match policy {
+            Some(cause) if plan.scope.garbage => self.failures.failed(Unit::Garbage, &cause),
+            Some(cause) => {
+                self.failures.failed(Unit::Policy, &cause);
+                // The peers may have caused a new compilation; its verdicts are planned again only if policy changed.
+                self.index.changes.policy = true;
+                self.index.changes.peers.append(&mut plan.changes.peers);
+            }
+            None if plan.scope.policy => self.failures.succeeded(&Unit::Policy),
+            None => {}
         }
-        if failed {
-            let Changes { services, peers, policy, nodes } = changes;
-            let now = &mut self.index.changes;
-            now.services.extend(services);
-            // The peers may have caused a new compilation; its verdicts are planned again only if policy changed.
-            now.policy |= policy || !peers.is_empty();
-            now.peers.extend(peers);
-            now.nodes |= nodes;
-            self.sweep = true;
+        if plan.scope.garbage && plan.unmade().next().is_none() {
+            self.failures.succeeded(&Unit::Garbage);
+        }
+        self.commit_services(&plan);
+        for (write, cause) in plan.unmade() {
+            if let Some(unit) = own_unit(write) {
+                self.failures.failed(unit, cause);
+            }
+        }
+    }
+
+    /// A frontend's failure is that of its service. A set, table or list that failed alone belongs to no single service.
+    fn commit_services(&mut self, plan: &Plan) {
+        let mut services: BTreeMap<Arc<str>, Cause> = BTreeMap::new();
+        let mut other = None;
+        for (write, cause) in plan.unmade() {
+            let (Write::PutService(frontend, _) | Write::DeleteService(frontend)) = write else { continue };
+            match self.services.owner(frontend) {
+                Some(key) => drop(services.entry(key.clone()).or_insert_with(|| cause.clone())),
+                None => other = Some(cause),
+            }
+        }
+        let of_frontends = plan.causes_of_frontends();
+        for (position, cause) in plan.causes().filter(|(position, _)| !of_frontends.contains(position)) {
+            match plan.writes.get(position) {
+                Some(Write::PutBackend(..) | Write::PutMaglev(..) | Write::PutRange { .. }) => {
+                    other = Some(cause)
+                }
+                Some(Write::DeleteBackend(..) | Write::DeleteMaglev(..) | Write::DeleteRange { .. }) => {
+                    self.failures.failed(Unit::Garbage, cause);
+                }
+                _ => {}
+            }
+        }
+        let tried = |unit: &Unit| match unit {
+            Unit::Service(key) => plan.changes.services.contains(key),
+            Unit::Services => plan.scope.all_services,
+            _ => false,
+        };
+        self.failures.services(tried, services, other);
+    }
+
+    /// The last failure of the unit, if it has not succeeded since.
+    pub fn failure(&self, unit: &Unit) -> Option<&Failure> {
+        self.failures.get(unit)
+    }
+
+    /// What failed, each with its last failure.
+    pub fn failures(&self) -> impl Iterator<Item = (&Unit, &Failure)> {
+        self.failures.iter()
+    }
+
+    /// The next plan covers the unit again.
+    pub fn retry(&mut self, unit: &Unit) {
+        self.failures.release(unit);
+        match unit {
+            Unit::Service(key) => drop(self.index.changes.services.insert(key.clone())),
+            Unit::Services => self.sweep = true,
+            Unit::Policy | Unit::Garbage => {}
+            Unit::Cluster(_) | Unit::Route(_) | Unit::Unreachable(_) => self.diff_routes = true,
         }
     }
 
     /// Whether [`Planner::collect`] has something to delete, now or at its next call.
     pub fn has_garbage(&self) -> bool {
+        if self.failures.is_held(&Unit::Garbage) {
+            return false;
+        }
         let (sets, ranges) = (self.kernel.sets.idle(), self.kernel.ranges.idle());
         !sets.is_empty()
             || !self.kernel.tables.idle().is_empty()
@@ -260,7 +330,8 @@ impl Planner {
             let starved: Vec<Arc<str>> = self.services.starved().cloned().collect();
             self.index.changes.services.extend(starved);
         }
-        Plan { writes, changes: Changes::default() }
+        let scope = PlanScope { garbage: true, ..PlanScope::default() };
+        Plan::new(writes, Changes::default(), scope)
     }
 
     /// Everything that is wrong now.
@@ -269,6 +340,13 @@ impl Planner {
         problems.extend(self.policy.overflow().cloned().map(Problem::from));
         problems.extend(self.services.problems().cloned());
         problems.extend(self.routes.problems.iter().cloned().map(Problem::from));
+        let refused = self.failures.iter().filter(|(_, failure)| !failure.needless);
+        problems.extend(
+            refused.map(|(unit, failure)| Problem::Refused {
+                unit: unit.clone(),
+                reason: failure.reason.clone(),
+            }),
+        );
         problems
     }
 

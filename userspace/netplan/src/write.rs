@@ -82,6 +82,13 @@ pub enum Write {
     DeleteRoute {
         cidr: IpNetwork,
     },
+    /// A route that refuses packets, of the highest metric: pods' own routes and those of other plugins go before it.
+    PutUnreachable {
+        cidr: IpNetwork,
+    },
+    DeleteUnreachable {
+        cidr: IpNetwork,
+    },
 }
 
 /// The content of the kernel's maps and routes: read once at the start, then tracked write by write.
@@ -100,6 +107,8 @@ pub struct Observed {
     pub cluster: BTreeSet<Prefix>,
     /// Only the agent's own routes, recognised by their protocol number.
     pub routes: BTreeMap<IpNetwork, IpAddr>,
+    /// As `routes`, those that refuse.
+    pub unreachable: BTreeSet<IpNetwork>,
 }
 
 impl Observed {
@@ -138,6 +147,8 @@ impl Observed {
             Write::DeleteCluster { prefix_bits, addr } => drop(self.cluster.remove(&(*prefix_bits, *addr))),
             Write::PutRoute { cidr, via } => drop(self.routes.insert(*cidr, *via)),
             Write::DeleteRoute { cidr } => drop(self.routes.remove(cidr)),
+            Write::PutUnreachable { cidr } => drop(self.unreachable.insert(*cidr)),
+            Write::DeleteUnreachable { cidr } => drop(self.unreachable.remove(cidr)),
         }
     }
 

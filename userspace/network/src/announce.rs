@@ -102,7 +102,10 @@ async fn answer(
                 error = announcer.serve() => return Err(error),
                 () = sleep_until(at.unwrap_or_else(Instant::now)), if at.is_some() => {
                     for addr in schedule.take(Instant::now()) {
-                        announcer.announce(addr)?;
+                        // The next announcement of this address comes soon, and no other address waits for it.
+                        if let Err(error) = announcer.announce(addr) {
+                            tracing::warn!(%addr, %error, source = ?std::error::Error::source(&error), "announce address failed");
+                        }
                     }
                 }
             }

@@ -1,6 +1,8 @@
-//! The Node's condition NetworkUnavailable.
+//! The Node's conditions of the network: NetworkUnavailable keeps pods away; NetworkDegraded names what this node cannot
+//! serve while everything else works.
 //!
-//! In: the network's state. Out: a patch of the Node's status at each change, repeated until the API server accepts it.
+//! In: the network's state and its problems. Out: a patch of the Node's status at each change, repeated until the API
+//! server accepts it.
 
 use std::time::Duration;
 
@@ -13,54 +15,115 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::NetworkState;
+use crate::problems::Problems;
 
 const MIN_RETRY_INTERVAL: Duration = Duration::from_millis(500);
 const MAX_RETRY_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Runs until `stop` is cancelled or the state's sender is gone.
+/// Runs until `stop` is cancelled or the sender of the state or of the problems is gone.
 pub(crate) async fn report(
     client: kube::Client,
     node: String,
-    mut state: watch::Receiver<NetworkState>,
+    state: watch::Receiver<NetworkState>,
+    problems: watch::Receiver<Problems>,
     stop: CancellationToken,
 ) {
     let nodes: Api<Node> = Api::all(client);
-    let follow = async {
-        loop {
-            let now = state.borrow_and_update().clone();
-            let status = patch(&now, Timestamp::now());
+    let both = async {
+        tokio::select! {
+            () = follow(&nodes, &node, state, unavailable) => {}
+            () = follow(&nodes, &node, problems, degraded) => {}
+        }
+    };
+    stop.run_until_cancelled(both).await;
+}
+
+/// What a condition says; its times come when it is written.
+#[derive(Clone, Debug, PartialEq)]
+struct Statement {
+    condition: &'static str,
+    holds: bool,
+    reason: &'static str,
+    message: String,
+}
+
+fn unavailable(state: &NetworkState) -> Statement {
+    let condition = "NetworkUnavailable";
+    match state {
+        NetworkState::Ready => {
+            let message = "services, policy and routes are in the maps".to_owned();
+            Statement { condition, holds: false, reason: "SkepIsUp", message }
+        }
+        NetworkState::NotReady(why) => {
+            Statement { condition, holds: true, reason: "SkepIsNotReady", message: why.clone() }
+        }
+    }
+}
+
+fn degraded(problems: &Problems) -> Statement {
+    let condition = "NetworkDegraded";
+    match problems.of_node() {
+        None => {
+            let message = "everything is served as the API says".to_owned();
+            Statement { condition, holds: false, reason: "NoProblems", message }
+        }
+        Some(message) => Statement { condition, holds: true, reason: "Problems", message },
+    }
+}
+
+/// Writes the condition at each change, until the value's sender is gone.
+async fn follow<T>(
+    nodes: &Api<Node>,
+    node: &str,
+    mut value: watch::Receiver<T>,
+    state: impl Fn(&T) -> Statement,
+) {
+    let mut written: Option<Statement> = None;
+    let mut since = Timestamp::now();
+    loop {
+        let now = state(&value.borrow_and_update());
+        if written.as_ref() != Some(&now) {
+            if written.as_ref().is_none_or(|written| written.holds != now.holds) {
+                since = Timestamp::now();
+            }
+            let status = patch(&now, since, Timestamp::now());
             let mut wait = MIN_RETRY_INTERVAL;
             // The Node may not be registered yet, or the server may be away: only the latest state is repeated.
-            while let Err(error) =
-                nodes.patch_status(&node, &PatchParams::default(), &Patch::Strategic(&status)).await
-            {
-                tracing::debug!(node, %error, "write condition NetworkUnavailable failed");
+            loop {
+                let patched =
+                    nodes.patch_status(node, &PatchParams::default(), &Patch::Strategic(&status)).await;
+                let Err(error) = patched else {
+                    written = Some(now);
+                    break;
+                };
+                tracing::debug!(node, condition = now.condition, %error, "write condition failed");
                 tokio::select! {
-                    changed = state.changed() => if changed.is_err() { return } else { break },
+                    changed = value.changed() => {
+                        if changed.is_err() {
+                            return;
+                        }
+                        value.mark_changed();
+                        break;
+                    }
                     () = tokio::time::sleep(wait) => wait = (wait * 2).min(MAX_RETRY_INTERVAL),
                 }
             }
-            if *state.borrow() == now && state.changed().await.is_err() {
-                return;
-            }
         }
-    };
-    stop.run_until_cancelled(follow).await;
+        if value.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 /// Conditions merge by type, so the others stay.
-fn patch(state: &NetworkState, now: Timestamp) -> Value {
-    let (status, reason, message) = match state {
-        NetworkState::Ready => ("False", "SkepIsUp", "services, policy and routes are in the maps"),
-        NetworkState::NotReady(why) => ("True", "SkepIsNotReady", why.as_str()),
-    };
+fn patch(statement: &Statement, since: Timestamp, now: Timestamp) -> Value {
     let condition = NodeCondition {
-        type_: "NetworkUnavailable".to_owned(),
-        status: status.to_owned(),
-        reason: Some(reason.to_owned()),
-        message: Some(message.to_owned()),
+        type_: statement.condition.to_owned(),
+        status: if statement.holds { "True" } else { "False" }.to_owned(),
+        reason: Some(statement.reason.to_owned()),
+        message: Some(statement.message.clone()),
         last_heartbeat_time: Some(Time(now)),
-        last_transition_time: Some(Time(now)),
+        last_transition_time: Some(Time(since)),
     };
     json!({"status": {"conditions": [condition]}})
 }
@@ -71,9 +134,17 @@ mod tests {
 
     #[test]
     fn a_ready_network_is_not_unavailable() {
-        let patch = patch(&NetworkState::Ready, Timestamp::UNIX_EPOCH);
+        let patch = patch(&unavailable(&NetworkState::Ready), Timestamp::UNIX_EPOCH, Timestamp::now());
         let condition = &patch["status"]["conditions"][0];
-        assert_eq!(condition["status"], "False");
+        assert_eq!(
+            (&condition["type"], &condition["status"]),
+            (&json!("NetworkUnavailable"), &json!("False"))
+        );
         assert_eq!(condition["lastTransitionTime"], "1970-01-01T00:00:00Z");
+    }
+
+    #[test]
+    fn a_network_without_problems_is_not_degraded() {
+        assert!(!degraded(&Problems::default()).holds);
     }
 }

@@ -58,11 +58,13 @@ impl fmt::Display for DataplaneError {
 /// Has no source of its own: `Display` already contains all of them.
 impl Error for DataplaneError {}
 
-/// The first `done` writes are in force, those after them are not.
+/// The first `done` writes are in force; the one after them failed, and the others were not tried.
 #[derive(Debug)]
 pub struct PartlyApplied {
     pub done: usize,
     pub error: DataplaneError,
+    /// The network does by itself what the write is for; see [`skep_netplan::Plan::needless`].
+    pub needless: bool,
 }
 
 /// The work of [`Dataplane::expire_flows`].

@@ -1,7 +1,8 @@
 //! The informers' events as changes to the planner's index.
 //!
 //! In: events of each kind that the index takes. Out: the engine's [`Message`]s. At the end of a list the index drops
-//! what the list did not contain, so no object survives a deletion that the watch missed.
+//! what the list did not contain, so no object survives a deletion that the watch missed. Of an object that does not decode
+//! the last version that did stays in force; a NetworkPolicy instead isolates all pods that it could select.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
+use skep_api::decode::Unreadable;
 use skep_api::watch::WatchEvent;
 use skep_netplan::{Index, key_of};
 use tokio::sync::mpsc::Sender;
@@ -25,10 +27,12 @@ trait Indexed: Watched {
     fn delete(key: &str, index: &mut Index);
     /// Drops every object of the kind whose key is not in `listed`.
     fn keep(listed: &HashSet<Arc<str>>, index: &mut Index);
+    /// The change for an object that does not decode.
+    fn unreadable(unreadable: Unreadable) -> Option<Message>;
 }
 
 macro_rules! indexed {
-    ($($field:ident: $kind:ty, $apply:ident, $delete:ident, $keep:ident;)+) => {
+    ($($field:ident: $kind:ty, $apply:ident, $delete:ident, $keep:ident, $unreadable:expr;)+) => {
         /// How many kinds must be listed before the engine writes anything.
         pub const KINDS: usize = [$(stringify!($kind)),+].len();
 
@@ -63,17 +67,30 @@ macro_rules! indexed {
             fn keep(listed: &HashSet<Arc<str>>, index: &mut Index) {
                 index.$keep(listed);
             }
+            fn unreadable(unreadable: Unreadable) -> Option<Message> {
+                $unreadable(unreadable)
+            }
         })+
     };
 }
 
 indexed! {
-    services: Service, apply_service, delete_service, keep_services;
-    endpoint_slices: EndpointSlice, apply_slice, delete_slice, keep_slices;
-    pods: Pod, apply_pod, delete_pod, keep_pods;
-    nodes: Node, apply_node, delete_node, keep_nodes;
-    namespaces: Namespace, apply_namespace, delete_namespace, keep_namespaces;
-    network_policies: NetworkPolicy, apply_policy, delete_policy, keep_policies;
+    services: Service, apply_service, delete_service, keep_services, keep_last;
+    endpoint_slices: EndpointSlice, apply_slice, delete_slice, keep_slices, keep_last;
+    pods: Pod, apply_pod, delete_pod, keep_pods, keep_last;
+    nodes: Node, apply_node, delete_node, keep_nodes, keep_last;
+    namespaces: Namespace, apply_namespace, delete_namespace, keep_namespaces, keep_last;
+    network_policies: NetworkPolicy, apply_policy, delete_policy, keep_policies, isolate;
+}
+
+fn keep_last(_: Unreadable) -> Option<Message> {
+    None
+}
+
+/// Fails closed: what the policy denies is not known.
+fn isolate(unreadable: Unreadable) -> Option<Message> {
+    let meta = identity(&unreadable);
+    Some(Message::index(move |index| index.apply_unreadable_policy(&meta, &unreadable.error)))
 }
 
 async fn until(stop: CancellationToken, work: impl Future<Output = ()>) {
@@ -91,7 +108,10 @@ async fn forward<K: Indexed>(mut events: Events<K>, to: Sender<Message>) {
             }
             WatchEvent::InitKeep(unreadable) => {
                 listed.insert(key_of(&identity(&unreadable)));
-                continue;
+                match K::unreadable(unreadable) {
+                    Some(message) => message,
+                    None => continue,
+                }
             }
             WatchEvent::InitApply(object) => {
                 listed.insert(key_of(object.meta()));
@@ -117,6 +137,57 @@ async fn forward<K: Indexed>(mut events: Events<K>, to: Sender<Message>) {
         };
         if to.send(message).await.is_err() {
             return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    fn unreadable() -> Unreadable {
+        Unreadable {
+            namespace: "a".into(),
+            name: "p".into(),
+            error: "invalid type: integer `7`".into(),
+            ..Unreadable::default()
+        }
+    }
+
+    /// The index after the events, on an agent that has just started.
+    async fn index_after(events: Vec<WatchEvent<Arc<NetworkPolicy>>>) -> Index {
+        let (send, receive) = mpsc::channel(16);
+        let (to, mut messages) = mpsc::channel(16);
+        for event in events {
+            send.send(event).await.unwrap();
+        }
+        drop(send);
+        forward(receive, to).await;
+        let mut index = Index::new("node-a");
+        while let Some(message) = messages.recv().await {
+            if let Message::Index(update) = message {
+                update(&mut index);
+            }
+        }
+        index
+    }
+
+    #[tokio::test]
+    async fn a_policy_that_does_not_decode_is_a_problem_until_it_does_or_is_gone() {
+        let problems = |index: &Index| index.problems().map(ToString::to_string).collect::<Vec<_>>();
+        let first = || vec![WatchEvent::Init, WatchEvent::InitKeep(unreadable()), WatchEvent::InitDone];
+        let found = problems(&index_after(first()).await);
+        let [problem] = found.as_slice() else { panic!("{found:?}") };
+        assert!(problem.starts_with("NetworkPolicy a/p: object: it cannot be decoded"), "{problem}");
+
+        let readable = json!({"metadata": {"namespace": "a", "name": "p"}, "spec": {"podSelector": {}}});
+        let readable: NetworkPolicy = serde_json::from_value(readable).unwrap();
+        for solved in [WatchEvent::Apply(Arc::new(readable)), WatchEvent::DeleteUnreadable(unreadable())] {
+            let events = first().into_iter().chain([solved]).collect();
+            assert_eq!(problems(&index_after(events).await), Vec::<String>::new());
         }
     }
 }

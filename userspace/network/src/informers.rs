@@ -5,7 +5,8 @@
 //! Subscribe first, then [`Informers::run`]: a kind without subscribers is not watched, and no one can subscribe later.
 //! A list that starts again (first list, broken watch, 410 Gone) is `Init`, an `InitApply` per object, `InitDone`; the
 //! subscriber then removes what the list did not contain. Watches retry for ever with back-off; an outage is no event.
-//! An object that does not decode is skipped with a log line, and its last version that did stays in force.
+//! An object that does not decode is logged and becomes `InitKeep`, in a list and as a change: the subscriber decides what
+//! stands for it.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -139,9 +140,7 @@ impl<K: Watched> Informer<K> {
             if !matches!(event, Event::Init) && std::mem::take(&mut failing) {
                 tracing::info!(kind, "watch works again");
             }
-            if let Some(event) = shared(event) {
-                self.publish(event).await;
-            }
+            self.publish(shared(event)).await;
             if self.subscribers.is_empty() {
                 return;
             }
@@ -174,35 +173,35 @@ impl<K: Watched> Informer<K> {
     }
 }
 
-/// The event for subscribers; none for a change to a version that does not decode.
-fn shared<K: Watched>(event: Event<Lenient<K>>) -> Option<WatchEvent<Arc<K>>> {
-    Some(match event {
+/// The event for subscribers.
+fn shared<K: Watched>(event: Event<Lenient<K>>) -> WatchEvent<Arc<K>> {
+    match event {
         Event::Init => WatchEvent::Init,
         Event::InitDone => WatchEvent::InitDone,
         Event::InitApply(item) => match item.item {
             Decoded::Object(object) => WatchEvent::InitApply(Arc::new(object)),
             Decoded::Unreadable(unreadable) => {
-                log_skipped::<K>(&unreadable);
+                log_unreadable::<K>(&unreadable);
                 WatchEvent::InitKeep(*unreadable)
             }
         },
         Event::Apply(item) => match item.item {
             Decoded::Object(object) => WatchEvent::Apply(Arc::new(object)),
             Decoded::Unreadable(unreadable) => {
-                log_skipped::<K>(&unreadable);
-                return None;
+                log_unreadable::<K>(&unreadable);
+                WatchEvent::InitKeep(*unreadable)
             }
         },
         Event::Delete(item) => match item.item {
             Decoded::Object(object) => WatchEvent::Delete(Arc::new(object)),
             Decoded::Unreadable(unreadable) => WatchEvent::DeleteUnreadable(*unreadable),
         },
-    })
+    }
 }
 
-fn log_skipped<K: Watched>(unreadable: &Unreadable) {
+fn log_unreadable<K: Watched>(unreadable: &Unreadable) {
     let Unreadable { namespace, name, error, .. } = unreadable;
-    tracing::warn!(kind = %K::kind(&()), namespace, name, error, "decode object failed; it is skipped");
+    tracing::warn!(kind = %K::kind(&()), namespace, name, error, "decode object failed");
 }
 
 #[cfg(test)]
@@ -288,12 +287,13 @@ mod tests {
             WatchEvent::InitKeep(kept),
             WatchEvent::InitApply(_),
             WatchEvent::InitDone,
+            WatchEvent::InitKeep(changed),
             WatchEvent::Apply(_),
             WatchEvent::DeleteUnreadable(gone),
         ] = received.as_slice()
         else {
             panic!("{received:?}");
         };
-        assert_eq!((&*kept.name, &*gone.uid), ("bad", "u"));
+        assert_eq!((&*kept.name, &*changed.name, &*gone.uid), ("bad", "bad", "u"));
     }
 }

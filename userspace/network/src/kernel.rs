@@ -44,9 +44,13 @@ impl Dataplane for Datapath {
     }
 
     fn apply(&mut self, writes: &[Write]) -> Result<(), PartlyApplied> {
-        let partly = |error: ApplyError| PartlyApplied {
-            done: error.index,
-            error: DataplaneError::new("write the maps", error),
+        let partly = |error: ApplyError| {
+            tracing::debug!(write = ?error.write, "write failed");
+            PartlyApplied {
+                done: error.index,
+                needless: matches!(*error.source, DatapathError::RoutedByOthers { .. }),
+                error: DataplaneError::new("write", error.source),
+            }
         };
         Datapath::apply(self, writes).map_err(partly)
     }

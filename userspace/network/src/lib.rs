@@ -14,12 +14,14 @@ pub mod config;
 pub mod dataplane;
 pub mod engine;
 pub mod error;
+mod events;
 mod health;
 mod index_updates;
 pub mod informers;
 pub mod kernel;
 mod lenient;
 mod node_health;
+mod problems;
 mod published;
 
 use tokio::sync::{mpsc, watch};
@@ -57,11 +59,14 @@ pub async fn run<D: Dataplane>(
     let stop = stop.child_token();
     let _stop_all = stop.clone().drop_guard();
     let mut updates = subscriptions.forward(&sender, &stop);
-    let condition = tokio::spawn(condition::report(client, node, state.subscribe(), stop.clone()));
+    let events = events::report(client.clone(), node.clone(), engine.problems(), stop.clone());
+    let conditions = condition::report(client, node, state.subscribe(), engine.problems(), stop.clone());
+    let reports = tokio::spawn(async { tokio::join!(conditions, events) });
     let mut helpers = JoinSet::new();
     helpers.spawn(health::run(engine.published(), state.subscribe()));
     if health_port != 0 {
-        helpers.spawn(node_health::run(health_port, engine.published(), state.subscribe()));
+        let sources = node_health::Sources::new(engine.published(), state.subscribe(), engine.problems());
+        helpers.spawn(node_health::run(health_port, sources));
     }
     if let Some(uplink) = uplink {
         helpers.spawn(announce::run(uplink, engine.published()));
@@ -74,6 +79,6 @@ pub async fn run<D: Dataplane>(
     stop.cancel();
     updates.shutdown().await;
     helpers.shutdown().await;
-    condition.abort();
+    reports.abort();
     result
 }

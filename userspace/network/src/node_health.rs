@@ -1,7 +1,8 @@
 //! The node's health for load balancers, on kube-proxy's port 10256.
 //!
 //! In: [`Published`], the network's state. Out: `/livez`, whether the network is as the API says; `/healthz`, whether
-//! the node may also receive new traffic (KEP-3836). Codes, headers and fields are kube-proxy's.
+//! the node may also receive new traffic (KEP-3836). Codes, headers and fields are kube-proxy's. Also `/metrics`: the
+//! network's problems.
 
 use std::sync::{Arc, Mutex};
 
@@ -16,25 +17,33 @@ use tokio::sync::watch;
 
 use crate::NetworkState;
 use crate::health::{RETRY_INTERVAL, listen};
+use crate::problems::Problems;
 use crate::published::Published;
 
+/// What the answers are made of.
 #[derive(Clone)]
-struct Sources {
+pub(crate) struct Sources {
     published: watch::Receiver<Published>,
     state: watch::Receiver<NetworkState>,
+    problems: watch::Receiver<Problems>,
     /// When the network was last healthy.
     healthy_at: Arc<Mutex<Option<Timestamp>>>,
 }
 
+impl Sources {
+    pub(crate) fn new(
+        published: watch::Receiver<Published>,
+        state: watch::Receiver<NetworkState>,
+        problems: watch::Receiver<Problems>,
+    ) -> Self {
+        Sources { published, state, problems, healthy_at: Arc::default() }
+    }
+}
+
 /// Runs until it is dropped; a port that is taken is tried again.
-pub(crate) async fn run(
-    port: u16,
-    published: watch::Receiver<Published>,
-    state: watch::Receiver<NetworkState>,
-) {
-    let sources = Sources { published, state, healthy_at: Arc::default() };
-    let router =
-        Router::new().route("/healthz", get(healthz)).route("/livez", get(livez)).with_state(sources);
+pub(crate) async fn run(port: u16, sources: Sources) {
+    let router = Router::new().route("/healthz", get(healthz)).route("/livez", get(livez));
+    let router = router.route("/metrics", get(metrics)).with_state(sources);
     loop {
         let served = match listen(port).await {
             Ok(listener) => axum::serve(listener, router.clone()).await,
@@ -54,6 +63,11 @@ async fn healthz(State(sources): State<Sources>) -> Response {
 
 async fn livez(State(sources): State<Sources>) -> Response {
     answer(&sources, None)
+}
+
+async fn metrics(State(sources): State<Sources>) -> Response {
+    let text = sources.problems.borrow().metrics();
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }
 
 fn answer(sources: &Sources, eligible: Option<bool>) -> Response {
@@ -93,7 +107,8 @@ mod tests {
             false => NetworkState::NotReady("it failed".into()),
         };
         let (_, published) = watch::channel(Published::default());
-        let sources = Sources { published, state: watch::channel(state).1, healthy_at: Arc::default() };
+        let (_, problems) = watch::channel(Problems::default());
+        let sources = Sources::new(published, watch::channel(state).1, problems);
         answer(&sources, eligible).status().as_u16()
     }
 
@@ -107,7 +122,8 @@ mod tests {
     async fn the_answer_has_kube_proxys_fields() {
         let (publish, published) = watch::channel(Published { eligible: true, ..Published::default() });
         let (_network, state) = watch::channel(NetworkState::Ready);
-        let sources = Sources { published, state, healthy_at: Arc::default() };
+        let (_, problems) = watch::channel(Problems::default());
+        let sources = Sources::new(published, state, problems);
         let read = |response: Response| async {
             let bytes = axum::body::to_bytes(response.into_body(), 1 << 16).await.unwrap();
             serde_json::from_slice::<serde_json::Value>(&bytes).unwrap()

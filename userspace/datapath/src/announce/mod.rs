@@ -74,7 +74,8 @@ impl Announcer {
         gratuitous(addr, self.mac).iter().try_for_each(|frame| socket.send(frame))
     }
 
-    /// Answers until a socket fails, for example because the interface is gone.
+    /// Answers until no socket can receive any more, for example because the interface is gone. An answer that cannot be
+    /// sent is lost like a frame on the link: its sender asks again.
     pub async fn serve(&self) -> DatapathError {
         let ours = |ip: IpAddr| self.addrs.contains(&ip);
         let arp = self.answer(&self.arp, |frame| answer_arp(frame, self.mac, ours));
@@ -98,7 +99,7 @@ impl Announcer {
             };
             let answered = buffer.get(..length).and_then(&answer);
             if let Some(Err(error)) = answered.map(|frame| socket.send(&frame)) {
-                return error;
+                tracing::debug!(%error, source = ?std::error::Error::source(&error), "answer for an address failed");
             }
         }
     }

@@ -8,4 +8,4 @@ pub(crate) mod policy;
 mod problem;
 pub(crate) mod service;
 
-pub use problem::Problem;
+pub use problem::{Problem, Subject};

@@ -60,6 +60,11 @@ impl ServiceState {
         self.problems.values()
     }
 
+    /// The service that owns the frontend.
+    pub(crate) fn owner(&self, frontend: &ServiceKey) -> Option<&Arc<str>> {
+        self.owner.get(frontend)
+    }
+
     /// Services that did not fit into the maps; to be planned again once entries were deleted.
     pub(crate) fn starved(&self) -> impl Iterator<Item = &Arc<str>> {
         let full = |problem: &&Problem| matches!(problem, Problem::ServicesFull { .. });

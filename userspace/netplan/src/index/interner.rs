@@ -11,7 +11,12 @@ pub(crate) struct Interner {
     texts: HashSet<Arc<str>>,
     labels: HashSet<Arc<Labels>>,
     ports: HashSet<Arc<[NamedPort]>>,
+    /// Values left after the last shrink.
+    shrunk_to: usize,
 }
+
+/// Fewer values than these are not worth a shrink.
+const MIN_SHRINK: usize = 1_024;
 
 impl Interner {
     pub(crate) fn text(&mut self, text: &str) -> Arc<str> {
@@ -41,10 +46,41 @@ impl Interner {
         ports
     }
 
-    /// Drops values that nothing else refers to.
+    fn len(&self) -> usize {
+        self.texts.len() + self.labels.len() + self.ports.len()
+    }
+
+    /// Drops values that nothing else refers to, if their number has doubled since the last time: pods of unique labels
+    /// come and go for as long as the agent runs.
     pub(crate) fn shrink(&mut self) {
+        if self.len() < 2 * self.shrunk_to.max(MIN_SHRINK) {
+            return;
+        }
         self.texts.retain(|value| Arc::strong_count(value) > 1);
         self.labels.retain(|value| Arc::strong_count(value) > 1);
         self.ports.retain(|value| Arc::strong_count(value) > 1);
+        self.shrunk_to = self.len();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn labels_of_pods_that_are_gone_do_not_pile_up() {
+        let mut interner = Interner::default();
+        let stays = interner.text("namespace");
+        let mut most = 0;
+        for n in 0..20 * MIN_SHRINK {
+            let labels = BTreeMap::from([("job".to_owned(), n.to_string())]);
+            drop(interner.labels(Labels::from(&labels)));
+            interner.shrink();
+            most = most.max(interner.len());
+        }
+        assert!(most <= 2 * MIN_SHRINK, "{most} values");
+        assert!(Arc::ptr_eq(&stays, &interner.text("namespace")));
     }
 }

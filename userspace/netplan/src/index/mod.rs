@@ -269,6 +269,20 @@ impl Index {
             name: object.metadata.name.as_deref().unwrap_or_default().into(),
         };
         let (policy, problems) = Policy::parse(&key, object);
+        self.put_policy(key, policy, problems);
+    }
+
+    /// A policy of that name exists and cannot be decoded.
+    pub fn apply_unreadable_policy(&mut self, meta: &ObjectMeta, error: &str) {
+        let key = PolicyKey {
+            namespace: self.interner.text(meta.namespace.as_deref().unwrap_or_default()),
+            name: meta.name.as_deref().unwrap_or_default().into(),
+        };
+        let (policy, problem) = Policy::unreadable(&key, error);
+        self.put_policy(key, policy, vec![problem]);
+    }
+
+    fn put_policy(&mut self, key: PolicyKey, policy: Policy, problems: Vec<PolicyProblem>) {
         if problems.is_empty() {
             self.problems.remove(&key);
         } else {
@@ -353,8 +367,8 @@ impl Index {
         self.nodes.get(self.node.as_str())
     }
 
-    /// Drops shared values that no fact refers to any more.
-    pub fn shrink(&mut self) {
+    /// Drops shared values that no fact refers to any more, once they may be most of them.
+    pub(crate) fn shrink(&mut self) {
         self.interner.shrink();
     }
 

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 
 use ipnetwork::IpNetwork;
 use skep_abi::Pod;
-use skep_netplan::Owner;
 use skep_netplan::ipam::Ipam;
+use skep_netplan::{Owner, Unit};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -23,6 +23,8 @@ use crate::dataplane::{Dataplane, DataplaneError, Interface, Link};
 enum ConnectError {
     #[error(transparent)]
     Dataplane(#[from] DataplaneError),
+    #[error("its policies could not be written: {0}")]
+    Policy(String),
     #[error("all slots for pods of this node are taken")]
     NoFreeSlot,
 }
@@ -145,7 +147,11 @@ impl<D: Dataplane> Engine<D> {
     async fn connect(&mut self, key: &str, allocation: &Allocation) -> Result<Interface, ConnectError> {
         let interface = self.dataplane.add_pod(&allocation.link()).await?;
         self.plan_pod(key, allocation, interface)?;
-        self.write().await?;
+        self.planner.retry(&Unit::Policy);
+        self.write().await;
+        if let Some(failure) = self.planner.failure(&Unit::Policy) {
+            return Err(ConnectError::Policy(failure.reason.clone()));
+        }
         self.dataplane.attach_pod(interface.ifindex)?;
         Ok(interface)
     }
@@ -174,8 +180,8 @@ impl<D: Dataplane> Engine<D> {
             return Ok(self.dataplane.delete_pod(&link).await?);
         };
         self.planner.detach(&key);
-        // After a failure the planner's next plan removes the pod from the maps.
-        let _ = self.write().await;
+        // After a failure a later plan removes the pod from the maps.
+        self.write().await;
         self.dataplane.delete_pod(&allocation.link()).await?;
         self.allocations.remove(&key).map_err(|error| CallError::Failed(error.to_string()))?;
         self.release(&allocation);

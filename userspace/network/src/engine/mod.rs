@@ -1,31 +1,34 @@
 //! One task that owns planner, datapath and allocations, and performs one change after the other.
 //!
 //! In: [`Message`]s from the informers and from the CNI server. Out: writes, answers, the network's state. Changes that
-//! arrive close together are written together. After a failed write the engine plans again, with back-off, from what
-//! the kernel has by then.
+//! arrive close together are written together. What the kernel refuses is tried again alone, with back-off, and holds up
+//! nothing else.
 
 mod cni;
 mod message;
+mod retries;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use skep_netplan::ipam::Ipam;
-use skep_netplan::{DatagramServices, Plan, Planner};
+use skep_netplan::{DatagramServices, Plan, Planner, Problem, Unit};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::allocations::Allocations;
-use crate::dataplane::{Dataplane, DataplaneError, PartlyApplied};
+use crate::dataplane::{Dataplane, PartlyApplied};
 use crate::index_updates::KINDS;
+use crate::problems::Problems;
 use crate::published::Published;
 use crate::{NetworkConfig, NetworkError, NetworkState};
 
 pub use message::{Add, Added, Call, CallError, Check, Message};
+use retries::Retries;
 
 /// Longer than any run of a program: afterwards no program can still use an entry that became garbage.
 const GARBAGE_INTERVAL: Duration = Duration::from_millis(20);
@@ -33,8 +36,6 @@ const GARBAGE_INTERVAL: Duration = Duration::from_millis(20);
 const FLOW_EXPIRY_INTERVAL: Duration = Duration::from_secs(60);
 /// The least time between two removals, when a change may have taken backends of datagram flows.
 const MIN_FLOW_EXPIRY_INTERVAL: Duration = Duration::from_millis(250);
-const MIN_RETRY_INTERVAL: Duration = Duration::from_millis(100);
-const MAX_RETRY_INTERVAL: Duration = Duration::from_secs(10);
 /// Writes after which other tasks may run.
 const WRITES_PER_CHUNK: usize = 1024;
 
@@ -48,14 +49,14 @@ pub struct Engine<D> {
     /// Kinds listed so far.
     listed_kinds: usize,
     waiting: Vec<WaitingAdd>,
-    failure: Option<WriteFailure>,
+    retries: Retries,
     garbage_at: Option<Instant>,
     flows_expired_at: Instant,
     expire_flows_at: Instant,
     /// The last removal, which may still run.
     expiry: Option<JoinHandle<()>>,
     /// The planner's problems that were logged.
-    problems: BTreeSet<String>,
+    problems: watch::Sender<Problems>,
     published: watch::Sender<Published>,
 }
 
@@ -64,13 +65,6 @@ struct WaitingAdd {
     add: Add,
     answer: oneshot::Sender<Result<Added, CallError>>,
     deadline: Instant,
-}
-
-/// The last write's failure, until a write succeeds.
-struct WriteFailure {
-    reason: String,
-    retry_at: Instant,
-    wait: Duration,
 }
 
 impl<D: Dataplane> Engine<D> {
@@ -88,12 +82,12 @@ impl<D: Dataplane> Engine<D> {
             ipam: None,
             listed_kinds: 0,
             waiting: Vec::new(),
-            failure: None,
+            retries: Retries::default(),
             garbage_at: None,
             flows_expired_at: Instant::now(),
             expire_flows_at: Instant::now() + FLOW_EXPIRY_INTERVAL,
             expiry: None,
-            problems: BTreeSet::new(),
+            problems: watch::Sender::default(),
             published: watch::Sender::default(),
         };
         engine.restore().await;
@@ -102,6 +96,10 @@ impl<D: Dataplane> Engine<D> {
 
     pub(crate) fn published(&self) -> watch::Receiver<Published> {
         self.published.subscribe()
+    }
+
+    pub(crate) fn problems(&self) -> watch::Receiver<Problems> {
+        self.problems.subscribe()
     }
 
     /// Runs until `stop` is cancelled or every sender of messages is gone.
@@ -146,13 +144,12 @@ impl<D: Dataplane> Engine<D> {
     async fn step(&mut self) {
         if self.listed_kinds >= KINDS && !self.planner.is_synced() {
             self.planner.synced();
-            self.planner.index.shrink();
         }
         let now = Instant::now();
-        if self.failure.as_ref().is_none_or(|failure| failure.retry_at <= now) {
-            // `write` itself keeps and logs the failure.
-            let _ = self.write().await;
+        for unit in self.retries.due(now) {
+            self.planner.retry(&unit);
         }
+        self.write().await;
         if self.planner.is_synced() {
             Published::update(&self.planner.index, &self.published);
         }
@@ -160,7 +157,7 @@ impl<D: Dataplane> Engine<D> {
         if self.garbage_at.is_some_and(|at| at <= now) {
             self.garbage_at = None;
             let plan = self.planner.collect();
-            let _ = self.perform(plan).await;
+            self.perform(plan).await;
         }
         if self.expire_flows_at <= now && self.planner.is_synced() {
             self.expire_flows();
@@ -171,19 +168,15 @@ impl<D: Dataplane> Engine<D> {
     }
 
     /// Writes the difference between the kernel and the plan.
-    async fn write(&mut self) -> Result<(), DataplaneError> {
+    async fn write(&mut self) {
         let plan = self.planner.plan();
-        if plan.writes.is_empty() && self.failure.is_none() {
-            self.planner.commit(plan, 0);
-            return Ok(());
+        if plan.is_idle() {
+            return self.planner.commit(plan);
         }
         let (writes, start) = (plan.writes.len(), Instant::now());
-        let result = self.perform(plan).await;
-        if result.is_ok() {
-            tracing::debug!(writes, took = ?start.elapsed(), "maps written");
-        }
-        self.log_problems();
-        result
+        self.perform(plan).await;
+        tracing::debug!(writes, took = ?start.elapsed(), "maps written");
+        self.report_problems();
     }
 
     /// Removes flows that ended, and datagram flows whose backend is gone; in a task of its own, one at a time.
@@ -204,17 +197,22 @@ impl<D: Dataplane> Engine<D> {
         self.expire_flows_at = self.flows_expired_at + FLOW_EXPIRY_INTERVAL;
     }
 
-    /// Applies the plan as far as the kernel accepts it, and commits that part to the planner.
-    async fn perform(&mut self, plan: Plan) -> Result<(), DataplaneError> {
-        let mut done = 0;
-        let mut result = Ok(());
-        for chunk in plan.writes.chunks(WRITES_PER_CHUNK) {
-            match self.dataplane.apply(chunk) {
-                Ok(()) => done += chunk.len(),
-                Err(PartlyApplied { done: within, error }) => {
-                    done += within;
-                    result = Err(error);
-                    break;
+    /// Applies the plan, except for what the kernel refuses and what needs that.
+    async fn perform(&mut self, mut plan: Plan) {
+        loop {
+            let writes = plan.pending(WRITES_PER_CHUNK);
+            if writes.is_empty() {
+                break;
+            }
+            let count = writes.len();
+            match self.dataplane.apply(writes) {
+                Ok(()) => plan.done(count),
+                Err(PartlyApplied { done, error, needless }) => {
+                    plan.done(done);
+                    match needless {
+                        true => plan.needless(error.to_string()),
+                        false => plan.failed(error.to_string()),
+                    }
                 }
             }
             tokio::task::yield_now().await;
@@ -224,37 +222,24 @@ impl<D: Dataplane> Engine<D> {
             let soon = self.flows_expired_at + MIN_FLOW_EXPIRY_INTERVAL;
             self.expire_flows_at = self.expire_flows_at.min(soon);
         }
-        self.planner.commit(plan, done);
-        match &result {
-            Ok(()) => self.failure = None,
-            Err(error) => {
-                let before = self.failure.as_ref().map(|failure| failure.wait);
-                let wait = before.map_or(MIN_RETRY_INTERVAL, |wait| (wait * 2).min(MAX_RETRY_INTERVAL));
-                tracing::error!(%error, done, ?wait, "write maps failed; the last good state stays in force");
-                let (reason, retry_at) = (error.to_string(), Instant::now() + wait);
-                self.failure = Some(WriteFailure { reason, retry_at, wait });
-            }
-        }
-        result
+        self.planner.commit(plan);
+        self.retries.follow(self.planner.failures(), Instant::now());
     }
 
-    /// Logs each problem once when it appears and once when it is solved.
-    fn log_problems(&mut self) {
-        let now: BTreeSet<String> = self.planner.problems().iter().map(ToString::to_string).collect();
-        for problem in now.difference(&self.problems) {
-            tracing::warn!(problem, "an object cannot be served as the API says");
-        }
-        for problem in self.problems.difference(&now) {
-            tracing::info!(problem, "problem solved");
-        }
-        self.problems = now;
+    /// Logs each problem once when it appears and once when it is solved, and publishes them.
+    fn report_problems(&self) {
+        let problems = self.planner.problems().into_iter().map(|problem| (problem.to_string(), problem));
+        let now: BTreeMap<String, Problem> = problems.collect();
+        self.problems.send_if_modified(|last| last.replace(now));
     }
 
     fn state(&self) -> NetworkState {
         if !self.planner.is_synced() {
             return NetworkState::NotReady("waiting for the first lists from the API server".to_owned());
         }
-        if let Some(failure) = &self.failure {
+        // What fails for itself is a problem, and no reason to take the node's pods away.
+        let failure = [Unit::Policy, Unit::Services].iter().find_map(|unit| self.planner.failure(unit));
+        if let Some(failure) = failure {
             return NetworkState::NotReady(format!("writing the maps failed: {}", failure.reason));
         }
         match self.pod_cidrs().is_empty() {
@@ -277,8 +262,7 @@ impl<D: Dataplane> Engine<D> {
     /// When something is due without a message.
     fn next_alarm(&self) -> Option<Instant> {
         let waiting = self.waiting.iter().map(|waiting| waiting.deadline);
-        let retry = self.failure.as_ref().map(|failure| failure.retry_at);
         let expiry = self.planner.is_synced().then_some(self.expire_flows_at);
-        waiting.chain(retry).chain(self.garbage_at).chain(expiry).min()
+        waiting.chain(self.retries.next()).chain(self.garbage_at).chain(expiry).min()
     }
 }

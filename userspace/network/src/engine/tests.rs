@@ -12,7 +12,7 @@ use skep_netplan::{DatagramServices, Index, Observed, Owner, Write};
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::dataplane::{Expiry, Interface, Link};
+use crate::dataplane::{DataplaneError, Expiry, Interface, Link};
 
 /// Outlives the engine, like the kernel.
 #[derive(Clone, Default)]
@@ -25,8 +25,8 @@ struct Kernel {
     /// Maps as they were when programs were put on a pod.
     at_attach: Vec<Observed>,
     writes: usize,
-    /// Fail this many times, after one write each.
-    failures: usize,
+    /// Writes that fail while it is set.
+    refuses: Option<fn(&Write) -> bool>,
     refuse_link: bool,
     expiries: usize,
 }
@@ -40,9 +40,9 @@ impl Dataplane for Fake {
     fn apply(&mut self, writes: &[Write]) -> Result<(), PartlyApplied> {
         let mut kernel = self.0.lock().unwrap();
         for (done, write) in writes.iter().enumerate() {
-            if kernel.failures > 0 && done == 1 {
-                kernel.failures -= 1;
-                return Err(PartlyApplied { done, error: DataplaneError::new("write", "no space") });
+            if kernel.refuses.is_some_and(|refuses| refuses(write)) {
+                let error = DataplaneError::new("write", "no space");
+                return Err(PartlyApplied { done, error, needless: false });
             }
             kernel.maps.apply(write);
             kernel.writes += 1;
@@ -90,6 +90,7 @@ impl Dataplane for Fake {
 struct Running {
     to: mpsc::Sender<Message>,
     state: watch::Receiver<NetworkState>,
+    problems: watch::Receiver<Problems>,
     stop: CancellationToken,
     task: JoinHandle<()>,
 }
@@ -98,12 +99,12 @@ async fn start(folder: &Path, kernel: &Fake) -> Running {
     let mut config = NetworkConfig::new("node-a", folder.join("cni.sock"), folder.to_owned());
     config.pod_timeout = Duration::from_millis(200);
     let mut engine = Engine::open(config, kernel.clone()).await.unwrap();
-    let (to, messages) = mpsc::channel(64);
+    let (problems, (to, messages)) = (engine.problems(), mpsc::channel(64));
     let (sender, state) = watch::channel(NetworkState::NotReady(String::new()));
     let stop = CancellationToken::new();
     let stopped = stop.clone();
     let task = tokio::spawn(async move { engine.run(messages, sender, stopped).await });
-    Running { to, state, stop, task }
+    Running { to, state, problems, stop, task }
 }
 
 impl Running {
@@ -120,6 +121,16 @@ impl Running {
             self.to.send(Message::Listed).await.ok().unwrap();
         }
         self.state.wait_for(|state| *state == NetworkState::Ready).await.unwrap();
+    }
+
+    /// Waits until the problems' text contains this; `""` waits until there is none.
+    async fn problem(&mut self, text: &str) {
+        let has = |problems: &Problems| match text {
+            "" => problems.iter().next().is_none(),
+            text => problems.iter().any(|(problem, _)| problem.contains(text)),
+        };
+        let waiting = self.problems.wait_for(has);
+        tokio::time::timeout(Duration::from_secs(10), waiting).await.expect(text).unwrap();
     }
 
     async fn pod(&self, name: &str) {
@@ -322,21 +333,95 @@ async fn nothing_changes_until_every_kind_is_listed() {
 }
 
 #[tokio::test]
-async fn failed_write_is_reported_and_repeated() {
+async fn a_service_that_cannot_be_written_is_a_problem_and_is_repeated() {
     let (folder, kernel) = (tempfile::tempdir().unwrap(), Fake::default());
-    kernel.0.lock().unwrap().failures = 1;
+    kernel.0.lock().unwrap().refuses = Some(|write| matches!(write, Write::PutService(..)));
     let mut running = start(folder.path(), &kernel).await;
     running.index(|index| index.apply_service(&service("a"))).await;
-    let node: Node = object(json!({"metadata": {"name": "node-a"}, "spec": {"podCIDR": "10.244.0.0/24"}}));
-    running.index(move |index| index.apply_node(&node)).await;
-    for _ in 0..KINDS {
-        running.to.send(Message::Listed).await.ok().unwrap();
-    }
-    let failed =
-        |state: &NetworkState| matches!(state, NetworkState::NotReady(why) if why.contains("no space"));
-    running.state.wait_for(failed).await.unwrap();
-    running.state.wait_for(|state| *state == NetworkState::Ready).await.unwrap();
+    running.sync().await;
+    running.problem("service default/a: the kernel refused it").await;
+    assert_eq!(*running.state.borrow(), NetworkState::Ready);
+    kernel.0.lock().unwrap().refuses = None;
+    running.problem("").await;
     assert_eq!(kernel.0.lock().unwrap().maps.services.len(), 2);
+}
+
+#[tokio::test]
+async fn a_route_that_cannot_be_written_holds_up_neither_services_nor_pods_nor_policies() {
+    let (folder, kernel) = (tempfile::tempdir().unwrap(), Fake::default());
+    kernel.0.lock().unwrap().refuses = Some(|write| matches!(write, Write::PutRoute { .. }));
+    let mut running = start(folder.path(), &kernel).await;
+    let node: Node = object(json!({
+        "metadata": {"name": "node-b"}, "spec": {"podCIDR": "10.244.3.0/24"},
+        "status": {"addresses": [{"type": "InternalIP", "address": "192.168.77.5"}]},
+    }));
+    running.index(move |index| index.apply_node(&node)).await;
+    running.sync().await;
+    running.problem("route to pods 10.244.3.0/24: the kernel refused it").await;
+    running.index(|index| index.apply_service(&service("a"))).await;
+    running.index(|index| index.apply_policy(&deny_all())).await;
+    running.pod("web").await;
+    running.add("c1", "web").await.unwrap();
+    {
+        let kernel = kernel.0.lock().unwrap();
+        assert_eq!(
+            (kernel.maps.services.len(), kernel.maps.pods.len(), kernel.maps.verdicts.len()),
+            (2, 1, 1)
+        );
+        assert_eq!(*running.state.borrow(), NetworkState::Ready);
+    }
+    running.index(|index| index.delete_node("node-b")).await;
+    running.problem("").await;
+}
+
+#[tokio::test]
+async fn a_policy_that_does_not_decode_isolates_its_namespace_on_a_fresh_agent() {
+    let (folder, kernel) = (tempfile::tempdir().unwrap(), Fake::default());
+    let mut running = start(folder.path(), &kernel).await;
+    let meta = |namespace: &str| k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta {
+        namespace: Some(namespace.to_owned()),
+        name: Some("p".to_owned()),
+        ..Default::default()
+    };
+    let (here, elsewhere) = (meta("default"), meta("elsewhere"));
+    running.index(move |index| index.apply_unreadable_policy(&elsewhere, "no type")).await;
+    running.sync().await;
+    running.pod("web").await;
+    running.add("c1", "web").await.unwrap();
+    assert!(kernel.0.lock().unwrap().maps.verdicts.is_empty(), "another namespace's policy");
+    running.index(move |index| index.apply_unreadable_policy(&here, "no type")).await;
+    running.problem("NetworkPolicy default/p: object: it cannot be decoded").await;
+    {
+        let kernel = kernel.0.lock().unwrap();
+        let maps = &kernel.maps;
+        let map = maps.verdicts.values().next().unwrap();
+        let entries = &maps.verdict_maps[map];
+        assert_eq!(entries.len(), 2, "both directions: {entries:?}");
+        assert!(entries.iter().all(|(_, _, verdict)| verdict.allow == 0), "{entries:?}");
+    }
+    running.index(|index| index.delete_policy("elsewhere/p")).await;
+    running.index(|index| index.delete_policy("default/p")).await;
+    running.problem("").await;
+}
+
+#[tokio::test]
+async fn no_pod_starts_while_policies_cannot_be_written() {
+    let (folder, kernel) = (tempfile::tempdir().unwrap(), Fake::default());
+    let mut running = start(folder.path(), &kernel).await;
+    running.sync().await;
+    running.index(|index| index.apply_policy(&deny_all())).await;
+    running.pod("web").await;
+    kernel.0.lock().unwrap().refuses = Some(|write| matches!(write, Write::CreateVerdictMap { .. }));
+    let Err(CallError::Failed(why)) = running.add("c1", "web").await else { panic!("the pod got a network") };
+    assert!(why.contains("its policies could not be written"), "{why}");
+    assert!(kernel.0.lock().unwrap().at_attach.is_empty(), "the pod could have sent without its policies");
+    running.index(|index| index.apply_service(&service("a"))).await;
+    running.pod("other").await;
+    assert!(running.add("c2", "other").await.is_err());
+    assert_eq!(kernel.0.lock().unwrap().maps.services.len(), 2, "services do not wait for policies");
+    kernel.0.lock().unwrap().refuses = None;
+    running.add("c1", "web").await.unwrap();
+    running.problem("").await;
 }
 
 #[tokio::test]
