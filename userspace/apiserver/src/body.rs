@@ -89,7 +89,7 @@ const MAX_ALIAS_EVENTS: usize = 50_000;
 
 fn yaml(bytes: &[u8]) -> Result<Value, Status> {
     let limits = serde_saphyr::alias_limits! { max_total_replayed_events: MAX_ALIAS_EVENTS };
-    let options = serde_saphyr::options! { alias_limits: limits };
+    let options = serde_saphyr::options! { alias_limits: limits, legacy_octal_numbers: true };
     let value: Value = serde_saphyr::from_slice_with_options(first_document(bytes), options)
         .map_err(|error| Status::bad_request(format!("error converting YAML to JSON: {error}")))?;
     as_object(value)

@@ -2,33 +2,67 @@
 
 use serde_json::Value;
 use skep_api::schema::{self, SchemaProblem};
-use skep_api::{Kind, Status, meta};
+use skep_api::{Kind, Reason, Status, meta};
 
 use crate::admission::Shape;
 use crate::call::Call;
-use crate::negotiate::Warnings;
 use crate::object::Object;
 use crate::write_options::Options;
 
 /// Checks a decoded body by the kind's schema. Unknown fields are dropped, and warned of or refused; wrong types are refused.
 pub(crate) fn check_schema(
+    call: &Call,
     kind: &Kind,
     object: &mut Value,
     text: Option<&[u8]>,
     options: &Options,
-) -> Result<Warnings, Status> {
+) -> Result<(), Status> {
     let problems = kind.check_schema(object);
     refuse_undecodable(&problems, (&kind.kind, &kind.version))?;
     let mut found: Vec<String> = problems.iter().map(ToString::to_string).collect();
     if let Some(text) = text.filter(|_| !options.ignores_unknown_fields()) {
         found.extend(schema::duplicates(text).iter().map(|path| format!("duplicate field \"{path}\"")));
     }
-    options.report_fields(found, |all| {
+    options.report_fields(&call.notes, found, |all| {
         Status::bad_request(format!(
             "{} in version \"{}\" cannot be handled as a {}: strict decoding error: {all}",
             kind.kind, kind.version, kind.kind
         ))
     })
+}
+
+/// As [`check_schema`], for the result of an apply: upstream converts it from an untyped object, and says so when it cannot.
+pub(crate) fn check_applied(call: &Call, object: &mut Value, options: &Options) -> Result<(), Status> {
+    let kind = &call.target.kind;
+    let problems = kind.check_schema(object);
+    if let Some(wrong) = SchemaProblem::undecodable(&problems) {
+        let type_name = format!("{}, Kind={}", group_version(kind), kind.kind);
+        let (namespace, name) = (meta::namespace(object), meta::name(object));
+        let message = format!(
+            "failed to convert new object ({namespace}/{name}; {type_name}) to proper version: \
+             unable to convert unstructured object to {type_name}: {}",
+            conversion_failure(&wrong.to_string())
+        );
+        return Err(Status::new(Reason::Unknown, message));
+    }
+    let found = problems.iter().map(ToString::to_string).collect();
+    options.report_fields(&call.notes, found, |all| Status::bad_request(all))
+}
+
+/// `/v1` or `apps/v1`, as Go writes a GroupVersion in a type's name.
+fn group_version(kind: &Kind) -> String {
+    format!("{}/{}", kind.group, kind.version)
+}
+
+/// The failure of a decoder in the words of Go's converter.
+fn conversion_failure(why: &str) -> String {
+    if why.starts_with("illegal base64") {
+        return format!("error decoding from json: {why}");
+    }
+    match why.strip_prefix("json: cannot unmarshal number ").and_then(|rest| rest.rsplit_once(" of type ")) {
+        Some((_, wanted)) => format!("cannot convert float64 to {wanted}"),
+        None => why.to_owned(),
+    }
 }
 
 fn refuse_undecodable(problems: &[SchemaProblem], (kind, version): (&str, &str)) -> Result<(), Status> {

@@ -125,7 +125,7 @@ async fn ensure_role(storage: &Storage, wanted: Value) -> Result<(), Status> {
 
 async fn insert(storage: &Storage, kind: &Kind, mut object: Value) -> Result<(), Status> {
     stamp(&mut object);
-    kind.prepare_create(&mut object);
+    kind.complete_new(&mut object);
     match storage.insert(kind, &object).await {
         // Another server of the cluster created it first.
         Err(status) if status.reason != Reason::AlreadyExists => Err(status),
@@ -154,7 +154,7 @@ async fn ensure_service(allocator: &Arc<Allocator>, mut service: Value) -> Resul
     if storage.caches.get_or_404(kind, meta::namespace(&service), meta::name(&service)).is_ok() {
         return Ok(());
     }
-    kind.prepare_create(&mut service);
+    kind.complete_new(&mut service);
     stamp(&mut service);
     match allocator.reserve(kind, &mut service, None, false).await {
         Ok(reservation) => {

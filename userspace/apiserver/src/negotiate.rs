@@ -154,20 +154,9 @@ pub(crate) fn respond_status(status: &Status) -> Response {
     response
 }
 
-/// Warnings for the client, sent as headers.
-pub(crate) type Warnings = Vec<String>;
-
 /// The answer to a write.
-pub(crate) fn respond_object(
-    code: StatusCode,
-    view: View,
-    kind: &Kind,
-    object: &Object,
-    warnings: &Warnings,
-) -> Response {
-    let mut response = respond(code, render(view, kind, object));
-    add_warnings(response.headers_mut(), warnings);
-    response
+pub(crate) fn respond_object(code: StatusCode, view: View, kind: &Kind, object: &Object) -> Response {
+    respond(code, render(view, kind, object))
 }
 
 /// All warnings of an answer (upstream's truncateAtTotalRunes); beyond it each is cut, and the last ones are left out.
@@ -175,7 +164,8 @@ const MAX_WARNINGS_BYTES: usize = 4 << 10;
 /// One of too many warnings (truncateItemRunes).
 const MAX_WARNING_BYTES: usize = 256;
 
-pub(crate) fn add_warnings(headers: &mut HeaderMap, warnings: &Warnings) {
+/// Adds warnings for the client as headers.
+pub(crate) fn add_warnings(headers: &mut HeaderMap, warnings: &[String]) {
     let total: usize = warnings.iter().map(String::len).sum();
     let mut left = MAX_WARNINGS_BYTES;
     for warning in warnings {

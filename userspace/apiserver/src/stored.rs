@@ -157,14 +157,26 @@ fn is_same(new: &Value, old: &Value) -> bool {
         })
 }
 
-/// Sets the uid and the creation time of a new object, and removes the fields that only the server may set.
+/// Sets the uid and the creation time of a new object.
 pub(crate) fn stamp(object: &mut Value) {
     let metadata = meta::of_mut(object);
-    for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "resourceVersion", "selfLink"] {
-        metadata.remove(field);
-    }
     metadata.insert("uid".into(), uuid::Uuid::new_v4().to_string().into());
     metadata.insert("creationTimestamp".into(), now().into());
+}
+
+/// Removes the fields of a new object that only the server may set.
+pub(crate) fn drop_system_fields(object: &mut Value) {
+    let metadata = meta::of_mut(object);
+    for field in [
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "resourceVersion",
+        "selfLink",
+        "uid",
+        "creationTimestamp",
+    ] {
+        metadata.remove(field);
+    }
 }
 
 /// An error of the store as the API reports it.

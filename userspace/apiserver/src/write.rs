@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde_json::Value;
 use skep_api::kinds::Part;
 use skep_api::{Kind, Reason, Status, apply, meta};
+use skep_store::Revision;
 
 use crate::admission::{self, Admission, Request};
 use crate::allocate::Allocator;
@@ -16,7 +17,7 @@ use crate::call::Call;
 use crate::field_manager;
 use crate::generated_name::generate_name;
 use crate::object::{Object, key};
-use crate::stored::{Storage, stamp};
+use crate::stored::{Storage, drop_system_fields, stamp};
 use crate::write_options::Options;
 
 /// Generated names that are tried before the client gets an error.
@@ -31,10 +32,10 @@ pub(crate) struct Writer {
     pub(crate) allocator: Arc<Allocator>,
 }
 
-/// Whether an object names a version of itself. Zero and what is no number name none.
-fn states_version(object: &Value) -> bool {
+/// The version of itself that an object states; 0 if it states none.
+fn stated_version(object: &Value) -> Revision {
     let version = object["metadata"]["resourceVersion"].as_str();
-    version.and_then(|text| text.parse::<u64>().ok()).is_some_and(|version| version != 0)
+    version.and_then(|text| text.parse().ok()).unwrap_or(0)
 }
 
 /// Counts the attempts of a write that other writers may outrun.
@@ -66,16 +67,16 @@ impl Writer {
         mut object: Value,
         options: &Options,
     ) -> Result<Object, Status> {
-        let versioned = !options.applied && states_version(&object);
-        stamp(&mut object);
+        let version = if options.applied { 0 } else { stated_version(&object) };
+        drop_system_fields(&mut object);
         let base = object["metadata"]["generateName"].as_str().unwrap_or_default().to_owned();
         if !meta::name(&object).is_empty() || base.is_empty() {
-            return self.create_named(call, object, versioned, options).await;
+            return self.create_named(call, object, version, options).await;
         }
         for attempt in 1.. {
             let mut new = object.clone();
             meta::of_mut(&mut new).insert("name".into(), generate_name(&base).into());
-            match self.create_named(call, new, versioned, options).await {
+            match self.create_named(call, new, version, options).await {
                 Err(status) if status.reason == Reason::AlreadyExists && attempt < MAX_GENERATED_NAMES => {}
                 result => return result,
             }
@@ -87,33 +88,35 @@ impl Writer {
         &self,
         call: &Call,
         mut object: Value,
-        versioned: bool,
+        version: Revision,
         options: &Options,
     ) -> Result<Object, Status> {
         let kind = &call.target.kind;
-        kind.prepare_create(&mut object);
+        kind.default_new(&mut object);
         if !options.applied {
             field_manager::track(call, &Value::Null, &mut object);
         }
         let request = Request::create(call, &self.admission, options.dry_run);
         if admission::mutate(&request, &mut object).await? {
             check_admitted(kind, &mut object)?;
-            kind.prepare_create(&mut object);
+            kind.default_new(&mut object);
         }
+        stamp(&mut object);
+        kind.prepare_create(&mut object);
         let reservation = self.allocator.reserve(kind, &mut object, None, options.dry_run).await?;
-        let stored = self.store_new(&request, &object, versioned).await;
+        let stored = self.store_new(&request, &object, version).await;
         if let Some(reservation) = reservation {
             reservation.end(stored.is_ok()).await;
         }
         stored
     }
 
-    /// Validates and stores a complete new object. A `versioned` one stated a resourceVersion, which only a dry run may.
+    /// Validates and stores a complete new object. It states no `version` (0), or one in a dry run.
     async fn store_new(
         &self,
         request: &Request<'_>,
         object: &Value,
-        versioned: bool,
+        version: Revision,
     ) -> Result<Object, Status> {
         let (call, kind) = (request.call, &request.call.target.kind);
         let errors = validate_maybe_slow(kind, || kind.validate_create(object));
@@ -123,9 +126,9 @@ impl Writer {
         kind.warnings(object, None).into_iter().for_each(|warning| call.notes.warn(warning));
         let charge = admission::validate(request, object).await?;
         if request.dry_run {
-            return self.dry_create(kind, object).await;
+            return self.dry_create(kind, object, version).await;
         }
-        let stored = if versioned {
+        let stored = if version != 0 {
             Err(Status::new(Reason::Unknown, "resourceVersion should not be set on objects to be created"))
         } else {
             self.storage.insert(kind, object).await
@@ -136,12 +139,13 @@ impl Writer {
         stored
     }
 
-    async fn dry_create(&self, kind: &Kind, object: &Value) -> Result<Object, Status> {
+    /// Answers with the version that the author stated, as upstream.
+    async fn dry_create(&self, kind: &Kind, object: &Value, version: Revision) -> Result<Object, Status> {
         let (namespace, name) = (meta::namespace(object), meta::name(object));
         if self.storage.caches.get_or_404(kind, namespace, name).is_ok() {
             return Err(Status::already_exists(kind, name));
         }
-        self.storage.unstored(kind, key(kind, namespace, name).into(), 0, object).await
+        self.storage.unstored(kind, key(kind, namespace, name).into(), version, object).await
     }
 
     /// Reads the object that the call names in the version of `requested`, changes it and writes it. A write that another

@@ -4,10 +4,10 @@ use http::Method;
 use skep_api::field::Path;
 use skep_api::{Errors, Status};
 
+use crate::admission::Notes;
 use crate::body::media_type;
 use crate::call::Call;
 use crate::field_manager;
-use crate::negotiate::Warnings;
 
 /// Query options of a write.
 pub(crate) struct Options {
@@ -105,13 +105,15 @@ impl Options {
     /// Turns unknown and duplicate fields into nothing, warnings or `refusal`, as `fieldValidation` says.
     pub(crate) fn report_fields(
         &self,
+        notes: &Notes,
         found: Vec<String>,
         refusal: impl FnOnce(&str) -> Status,
-    ) -> Result<Warnings, Status> {
+    ) -> Result<(), Status> {
         match self.validation {
-            FieldValidation::Ignore => Ok(Vec::new()),
-            FieldValidation::Strict if !found.is_empty() => Err(refusal(&found.join(", "))),
-            FieldValidation::Warn | FieldValidation::Strict => Ok(found),
+            FieldValidation::Strict if !found.is_empty() => return Err(refusal(&found.join(", "))),
+            FieldValidation::Warn => found.into_iter().for_each(|warning| notes.warn(warning)),
+            FieldValidation::Ignore | FieldValidation::Strict => {}
         }
+        Ok(())
     }
 }

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use serde_json::{Value, json};
 
-use super::empty::{empty_object, zero_struct};
+use super::empty::empty_object;
 use super::merge_type::MergeType;
 use super::merger::Merger;
 use super::ownable::Ownable;
@@ -50,7 +50,7 @@ impl<'a> Target<'a> {
     pub(super) fn empty(&self) -> Cow<'static, Value> {
         match (self.served, self.merger.root) {
             (Some(kind), _) => Cow::Borrowed(empty_object(kind)),
-            (None, MergeType::Struct { schema, .. }) => Cow::Owned(zero_struct(schema)),
+            (None, MergeType::Struct { schema, .. }) => Cow::Owned(schema::zero::of_struct(schema)),
             (None, _) => Cow::Owned(json!({})),
         }
     }

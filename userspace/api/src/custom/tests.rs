@@ -23,7 +23,7 @@ fn judged(mut object: Value) -> Vec<String> {
     let kind = find("apiextensions.k8s.io", "v1", "customresourcedefinitions").unwrap();
     let problems = kind.check_schema(&mut object);
     assert!(problems.is_empty(), "{problems:?}");
-    kind.prepare_create(&mut object);
+    kind.complete_new(&mut object);
     kind.validate_create(&object).0.iter().map(ToString::to_string).collect()
 }
 
@@ -33,7 +33,7 @@ fn refusals(schema: Value) -> Vec<String> {
 
 fn kind_of(mut object: Value) -> std::sync::Arc<Kind> {
     let crd = find("apiextensions.k8s.io", "v1", "customresourcedefinitions").unwrap();
-    crd.prepare_create(&mut object);
+    crd.complete_new(&mut object);
     assert_eq!(crd.validate_create(&object).0, []);
     let Verdict::Changed(new) = judge(&object, [&AcceptedNames::of(&object)], "2026-01-01T00:00:00Z") else {
         panic!("it was not judged");

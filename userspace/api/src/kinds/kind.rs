@@ -89,7 +89,7 @@ pub(crate) struct Strategy {
     /// The status of a new object is its author's.
     pub(crate) keeps_status: bool,
     pub(crate) default: fn(&mut Value),
-    /// What a new object always has, whatever its author wrote; after the defaults.
+    /// What the server gives a new object, after defaults and admission.
     pub(crate) prepare_create: fn(&mut Value),
     /// New object, old object: fields that an update of the main part leaves as they were.
     pub(crate) prepare_update: fn(&mut Value, &Value),
@@ -180,22 +180,32 @@ impl Kind {
         }
     }
 
-    /// Prepares a new object: drops the client's status and sets generation 1.
-    pub fn prepare_create(&self, object: &mut Value) {
+    /// Takes in what the author of a new object says: without its status, with the defaults. Its fields have this author.
+    pub fn default_new(&self, object: &mut Value) {
         if self.has_status()
             && !self.strategy.keeps_status
             && let Some(fields) = object.as_object_mut()
         {
             fields.remove("status");
         }
+        self.default(object);
+    }
+
+    /// Adds what the server gives a new object, after defaults and admission; these fields have no author.
+    pub fn prepare_create(&self, object: &mut Value) {
         if self.strategy.generation {
             meta::of_mut(object).insert("generation".into(), 1.into());
         }
-        self.default(object);
         (self.strategy.prepare_create)(object);
         if self.custom.is_none() {
             schema::complete_status(self.schema, object);
         }
+    }
+
+    /// Both steps, for an object that passes no admission.
+    pub fn complete_new(&self, object: &mut Value) {
+        self.default_new(object);
+        self.prepare_create(object);
     }
 
     /// Prepares an update: the other part of the object stays as it was; the generation follows the specification.

@@ -45,17 +45,6 @@ pub(super) fn default_pod_spec(spec: &mut Value) {
         items_mut(spec, list).for_each(default_container);
     }
     items_mut(spec, "volumes").for_each(default_volume);
-    if spec["hostNetwork"] == true {
-        // The port of a container is one of the node.
-        for list in ["initContainers", "containers"] {
-            for port in items_mut(spec, list).flat_map(|container| items_mut(container, "ports")) {
-                let number = port["containerPort"].clone();
-                if !number.is_null() {
-                    set_zero_default(port, "hostPort", number);
-                }
-            }
-        }
-    }
 }
 
 /// Validates a pod specification. `pod` is the metadata of the pod; null in a template.

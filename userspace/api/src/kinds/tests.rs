@@ -24,7 +24,7 @@ fn object(kind: &Kind, rest: &Value) -> Value {
     for (field, value) in rest.as_object().into_iter().flatten() {
         object[field] = value.clone();
     }
-    kind.default(&mut object);
+    kind.complete_new(&mut object);
     object
 }
 
@@ -354,7 +354,7 @@ fn immutable_fields_are_refused() {
 fn a_status_has_the_numbers_that_its_type_always_has() {
     let kind = kind("apps/v1/daemonsets");
     let mut made = object(kind, &json!({}));
-    kind.prepare_create(&mut made);
+    kind.complete_new(&mut made);
     let wanted = json!({"currentNumberScheduled": 0, "numberMisscheduled": 0, "desiredNumberScheduled": 0, "numberReady": 0});
     assert_eq!(made["status"], wanted);
 }

@@ -102,7 +102,7 @@ fn difference(row: &Row) -> Option<String> {
     }
     object["metadata"]["uid"] = json!("u");
     object["metadata"]["creationTimestamp"] = json!("2026-01-01T00:00:00Z");
-    kind.prepare_create(&mut object);
+    kind.complete_new(&mut object);
     let found: Vec<String> = kind
         .validate_create(&object)
         .0

@@ -7,10 +7,11 @@ mod facts;
 mod required;
 mod scalar;
 mod time_form;
-mod zero;
+pub(crate) mod zero;
 
 pub(crate) use check::{MAX_PROBLEMS, check_type, complete_status, shown};
 pub use check::{SchemaProblem, check};
 pub use duplicates::duplicates;
 pub use facts::{Field, Scalar, Shape, Type, Zero, named, of_kind, types};
 pub(crate) use required::check_required;
+pub use scalar::whole_numbers;

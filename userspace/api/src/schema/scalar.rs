@@ -109,7 +109,7 @@ fn number(value: &Value) -> Result<Option<Value>> {
 }
 
 /// Writes the whole numbers in a value without a fraction. The depth of a body is bounded.
-pub(super) fn whole_numbers(value: &mut Value) {
+pub fn whole_numbers(value: &mut Value) {
     match value {
         Value::Number(_) => {
             if let Ok(Some(canonical)) = number(value) {

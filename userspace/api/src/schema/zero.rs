@@ -38,6 +38,22 @@ pub(super) fn written(field: &Field, is_status: bool) -> Option<Value> {
     }
 }
 
+/// A struct without any value, as it is encoded.
+pub(crate) fn of_struct(schema: &Type) -> Value {
+    let mut out = Map::new();
+    for field in schema.fields.iter().filter(|field| field.is_written()) {
+        let zero = match field.shape {
+            Shape::Type(name) => match named(name) {
+                Some(inner) if inner.shape.is_none() => of_struct(inner),
+                _ => of_field(field.shape),
+            },
+            shape => of_field(shape),
+        };
+        out.insert(field.name.to_owned(), zero);
+    }
+    Value::Object(out)
+}
+
 fn of_field(shape: Shape) -> Value {
     match shape {
         Shape::Type(name) => match named(name) {

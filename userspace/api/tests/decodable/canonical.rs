@@ -10,7 +10,7 @@ use crate::{accepted, fill_type};
 /// The object as a create prepares it.
 fn prepared(kind: &Kind, mut object: Value) -> Value {
     fill_type(&mut object, &kind.api_version(), &kind.kind);
-    kind.prepare_create(&mut object);
+    kind.complete_new(&mut object);
     object
 }
 

@@ -64,7 +64,7 @@ fn what_is_prepared_for_the_store_decodes() {
         let Some(decode) = decoder(kind.schema) else { panic!("no type for {}", kind.schema) };
         for (sent, mut prepared) in accepted(kind.schema) {
             fill_type(&mut prepared, &kind.api_version(), &kind.kind);
-            kind.prepare_create(&mut prepared);
+            kind.complete_new(&mut prepared);
             if let (true, Err(error)) = (kind.validate_create(&prepared).is_empty(), decode(&prepared)) {
                 failures.push(format!("{}: {error}\n  sent {sent}\n  prepared {prepared}", kind.schema));
                 break;

@@ -16,6 +16,7 @@ mod ingress_class;
 mod limit_range;
 mod namespace;
 mod node;
+mod node_taint;
 mod notes;
 mod optional;
 mod pod_node_selector;
@@ -86,16 +87,13 @@ async fn run_plugins(request: &Request<'_>, object: &mut Value) -> Result<(), St
     limit_range::admit(request, object)?;
     service_account::admit(request, object).await?;
     node::admit(request, object)?;
+    node_taint::admit(request, object);
     priority::admit(request, object).await?;
     tolerations::admit(request, object);
     storage::admit(request, object);
     runtime_class::admit(request, object).await?;
     ingress_class::admit(request, object);
     pod_node_selector::admit(request, object)?;
-    if request.is("", "pods") && request.operation == Operation::Create {
-        // The plugins changed resources, which decide the quality of service.
-        request.kind().prepare_create(object);
-    }
     Ok(())
 }
 

@@ -103,7 +103,7 @@ pub(crate) async fn hold(storage: &Storage, ip: IpAddr, owner: Option<&Owner>) -
         "spec": {"parentRef": {"resource": "services", "namespace": owner.namespace, "name": owner.name}},
     });
     stamp(&mut object);
-    addresses.prepare_create(&mut object);
+    addresses.complete_new(&mut object);
     match storage.insert(addresses, &object).await {
         Ok(_) => Ok(true),
         Err(status) if status.reason == Reason::AlreadyExists => Ok(false),
@@ -199,7 +199,7 @@ pub(crate) async fn ensure_default_range(storage: &Storage, network: &ServiceNet
             "spec": {"cidrs": cidrs},
         });
         stamp(&mut object);
-        ranges.prepare_create(&mut object);
+        ranges.complete_new(&mut object);
         object["status"] = json!({"conditions": ready});
         return match storage.insert(ranges, &object).await {
             // Another server of the cluster created it first.

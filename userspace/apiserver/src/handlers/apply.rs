@@ -7,10 +7,10 @@ use serde_json::Value;
 use skep_api::{Reason, Status, apply, conversion, meta, schema};
 
 use crate::body;
-use crate::body_checks::{check_identity, check_kind, check_preconditions, check_schema};
+use crate::body_checks::{check_applied, check_identity, check_kind, check_preconditions, check_schema};
 use crate::call::Call;
 use crate::field_manager::as_writer;
-use crate::negotiate::{Warnings, respond_object, view};
+use crate::negotiate::{respond_object, view};
 use crate::object::Object;
 use crate::write::{Attempts, Writer};
 use crate::write_options::Options;
@@ -23,30 +23,36 @@ pub(crate) async fn handle(writer: &Writer, mut call: Call, bytes: Bytes) -> Res
     if conversion::is_needed(requested) {
         // Unknown fields have no stored form: the schema check removes them first.
         check_kind(requested, &mut config)?;
-        check_schema(requested, &mut config, None, &options)?;
+        check_schema(&call, requested, &mut config, None, &options)?;
         config = conversion::to_storage_kind(&mut call.target.kind, config);
     }
-    let warnings = duplicates(&bytes, &options)?;
+    report_duplicates(&call, &bytes, &options)?;
     let mut attempts = Attempts::default();
     loop {
         let (code, result) = once(writer, &call, &config, &options).await;
         // A create that lost against another one becomes an update.
         if !attempts.retry_if(&result, |status| status.is_stale() || status.reason == Reason::AlreadyExists) {
-            return Ok(respond_object(code, view, requested, &result?, &warnings));
+            return Ok(respond_object(code, view, requested, &result?));
         }
     }
 }
 
 /// The configuration in the body.
 pub(crate) fn configuration(bytes: &Bytes) -> Result<Value, Status> {
-    body::json_or_yaml(bytes)
-        .map_err(|status| Status::bad_request(format!("error decoding YAML: {}", status.message)))
+    let mut config = body::json_or_yaml(bytes)
+        .map_err(|status| Status::bad_request(format!("error decoding YAML: {}", status.message)))?;
+    // In an untyped object `1.0` is the integer 1.
+    schema::whole_numbers(&mut config);
+    Ok(config)
 }
 
-pub(crate) fn duplicates(bytes: &Bytes, options: &Options) -> Result<Warnings, Status> {
+/// Reports the fields that a configuration has twice.
+pub(crate) fn report_duplicates(call: &Call, bytes: &Bytes, options: &Options) -> Result<(), Status> {
     let found: Vec<String> =
         schema::duplicates(bytes).iter().map(|path| format!("duplicate field \"{path}\"")).collect();
-    options.report_fields(found, |all| Status::bad_request(format!("error strict decoding YAML: {all}")))
+    options.report_fields(&call.notes, found, |all| {
+        Status::bad_request(format!("error strict decoding YAML: {all}"))
+    })
 }
 
 /// One attempt: changes the object if it exists, else creates it.
@@ -81,13 +87,14 @@ async fn change(
 async fn create(writer: &Writer, call: &Call, config: &Value, options: &Options) -> Result<Object, Status> {
     writer.storage.caches.authorizer().check(&call.attributes("create"))?;
     let (kind, uid) = (&call.target.kind, meta::uid(config));
+    let new = merged(call, &Value::Null, config, options)?;
     if !uid.is_empty() {
         let why = format!(
             "uid mismatch: the provided object specified uid {uid}, and no existing object was found"
         );
         return Err(Status::conflict(kind, &call.target.name, &why));
     }
-    writer.create(call, merged(call, &Value::Null, config, options)?, options).await
+    writer.create(call, new, options).await
 }
 
 fn merged(call: &Call, live: &Value, config: &Value, options: &Options) -> Result<Value, Status> {
@@ -100,7 +107,7 @@ fn merged(call: &Call, live: &Value, config: &Value, options: &Options) -> Resul
         }
     }
     check_kind(kind, &mut new)?;
-    check_schema(kind, &mut new, None, options)?;
+    check_applied(call, &mut new, options)?;
     check_identity(call, &mut new)?;
     Ok(new)
 }

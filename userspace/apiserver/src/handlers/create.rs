@@ -22,12 +22,12 @@ pub(crate) async fn handle(server: &Inner, mut call: Call, bytes: Bytes) -> Resu
     let view = view(&call.headers, None)?;
     let mut object = body::decode(&call.headers, &bytes)?;
     check_kind(kind, &mut object)?;
-    let warnings = check_schema(kind, &mut object, body::text(&call.headers, &bytes), &options)?;
+    check_schema(&call, kind, &mut object, body::text(&call.headers, &bytes), &options)?;
     if let Some(answer) = review::answer(server, &call, &object)? {
         return Ok(answer);
     }
     check_identity(&call, &mut object)?;
     object = conversion::to_storage_kind(&mut call.target.kind, object);
     let stored = server.writer.create(&call, object, &options).await?;
-    Ok(respond_object(StatusCode::CREATED, view, kind, &stored, &warnings))
+    Ok(respond_object(StatusCode::CREATED, view, kind, &stored))
 }

@@ -11,7 +11,7 @@ use super::apply;
 use crate::body::media_type;
 use crate::body_checks::{check_identity, check_kind, check_preconditions, check_schema};
 use crate::call::Call;
-use crate::negotiate::{Warnings, respond_object, view};
+use crate::negotiate::{respond_object, view};
 use crate::object::Object;
 use crate::write::Writer;
 use crate::write_options::{Options, Write};
@@ -79,17 +79,15 @@ pub(crate) async fn handle(writer: &Writer, mut call: Call, bytes: Bytes) -> Res
     if let Some(stored) = conversion::storage_kind(requested) {
         call.target.kind = stored.into();
     }
-    let mut warnings = Warnings::new();
     let change = |old: &Object| {
         let before = conversion::from_storage(requested, old.restored(&call.target.kind));
-        let (new, found) = patched(&call, requested, form, &patch, before, &options)?;
-        warnings = found;
+        let new = patched(&call, requested, form, &patch, before, &options)?;
         let new = conversion::to_storage(requested, new);
         check_preconditions(requested, &new, old)?;
         Ok(new)
     };
     let stored = writer.guaranteed_update(&call, requested, call.part(), &options, change).await?;
-    Ok(respond_object(StatusCode::OK, view, requested, &stored, &warnings))
+    Ok(respond_object(StatusCode::OK, view, requested, &stored))
 }
 
 fn patched(
@@ -99,10 +97,10 @@ fn patched(
     change: &Value,
     old: Value,
     options: &Options,
-) -> Result<(Value, Warnings), Status> {
+) -> Result<Value, Status> {
     let mut new = form.apply(kind, old, change)?;
     check_kind(kind, &mut new)?;
-    let warnings = check_schema(kind, &mut new, None, options)?;
+    check_schema(call, kind, &mut new, None, options)?;
     check_identity(call, &mut new)?;
-    Ok((new, warnings))
+    Ok(new)
 }

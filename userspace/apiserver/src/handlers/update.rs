@@ -20,7 +20,7 @@ pub(crate) async fn handle(writer: &Writer, mut call: Call, bytes: Bytes) -> Res
     let view = view(&call.headers, None)?;
     let mut object = body::decode(&call.headers, &bytes)?;
     check_kind(requested, &mut object)?;
-    let warnings = check_schema(requested, &mut object, body::text(&call.headers, &bytes), &options)?;
+    check_schema(&call, requested, &mut object, body::text(&call.headers, &bytes), &options)?;
     check_identity(&call, &mut object)?;
     object = conversion::to_storage_kind(&mut call.target.kind, object);
     let kind = &call.target.kind;
@@ -35,5 +35,5 @@ pub(crate) async fn handle(writer: &Writer, mut call: Call, bytes: Bytes) -> Res
         Ok(object.clone())
     };
     let stored = writer.guaranteed_update(&call, kind, call.part(), &options, change).await?;
-    Ok(respond_object(StatusCode::OK, view, requested, &stored, &warnings))
+    Ok(respond_object(StatusCode::OK, view, requested, &stored))
 }

@@ -79,7 +79,7 @@ async fn ensure_all(storage: &Storage) -> Result<(), Status> {
 
 /// Creates an object, or gives it its spec again if that is the server's to keep.
 async fn ensure(storage: &Storage, kind: &Kind, mut wanted: Value, is_mandatory: bool) -> Result<(), Status> {
-    kind.prepare_create(&mut wanted);
+    kind.complete_new(&mut wanted);
     let Ok(old) = storage.caches.get_or_404(kind, "", meta::name(&wanted)) else {
         stamp(&mut wanted);
         return storage.insert(kind, &wanted).await.map(drop);

@@ -13,9 +13,9 @@ use crate::body;
 use crate::body_checks::{check_identity, check_kind, check_part, check_preconditions, check_schema};
 use crate::call::Call;
 use crate::field_manager::as_writer;
-use crate::handlers::apply::{configuration, duplicates};
+use crate::handlers::apply::{configuration, report_duplicates};
 use crate::handlers::patch::{Form, decode};
-use crate::negotiate::{Warnings, respond_object, respond_value, view};
+use crate::negotiate::{respond_object, respond_value, view};
 use crate::object::Object;
 use crate::write::Writer;
 use crate::write_options::{Options, Write};
@@ -31,7 +31,7 @@ pub(super) async fn part(
     let view = view(&call.headers, None)?;
     if call.method == Method::GET {
         let object = writer.storage.latest(kind, &call.target.namespace, &call.target.name).await?;
-        return Ok(respond_object(StatusCode::OK, view, kind, &object, &Vec::new()));
+        return Ok(respond_object(StatusCode::OK, view, kind, &object));
     }
     if !matches!(call.method, Method::PUT | Method::PATCH) {
         return Err(Status::method_not_supported(kind, call.method.as_str()));
@@ -39,7 +39,7 @@ pub(super) async fn part(
     let options = Options::parse(&call)?;
     let bytes = body::read(request.into_body()).await?;
     let wanted = Wanted::read(&call, &bytes)?;
-    let warnings = wanted.duplicates(&bytes, &options)?;
+    wanted.report_duplicates(&call, &bytes, &options)?;
     let stored = edit(writer, &call, &options, |old| {
         let mut from = match &wanted {
             Wanted::Whole(object) => object.clone(),
@@ -50,7 +50,7 @@ pub(super) async fn part(
             }
         };
         check_kind(kind, &mut from)?;
-        check_schema(kind, &mut from, None, &options)?;
+        check_schema(&call, kind, &mut from, None, &options)?;
         check_identity(&call, &mut from)?;
         let mut new = old.clone();
         change(kind, &mut new, &from)?;
@@ -63,7 +63,7 @@ pub(super) async fn part(
         Ok(new)
     })
     .await?;
-    Ok(respond_object(StatusCode::OK, view, kind, &stored, &warnings))
+    Ok(respond_object(StatusCode::OK, view, kind, &stored))
 }
 
 /// Moves the managers of one object to another.
@@ -92,11 +92,16 @@ impl Wanted {
         })
     }
 
-    /// Warnings for the fields that a configuration has twice.
-    pub(super) fn duplicates(&self, bytes: &Bytes, options: &Options) -> Result<Warnings, Status> {
+    /// Reports the fields that a configuration has twice.
+    pub(super) fn report_duplicates(
+        &self,
+        call: &Call,
+        bytes: &Bytes,
+        options: &Options,
+    ) -> Result<(), Status> {
         match self {
-            Wanted::Apply(_) => duplicates(bytes, options),
-            _ => Ok(Vec::new()),
+            Wanted::Apply(_) => report_duplicates(call, bytes, options),
+            _ => Ok(()),
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::body;
 use crate::body_checks::{check_identity, check_part};
 use crate::call::Call;
 use crate::field_manager::as_writer;
-use crate::negotiate::{add_warnings, respond_value};
+use crate::negotiate::respond_value;
 use crate::write::Writer;
 use crate::write_options::Options;
 
@@ -32,7 +32,7 @@ pub(super) async fn handle(writer: &Writer, call: Call, request: Request) -> Res
     let options = Options::parse(&call)?;
     let bytes = body::read(request.into_body()).await?;
     let wanted = admitted(writer, &call, Wanted::read(&call, &bytes)?, options.dry_run).await?;
-    let warnings = wanted.duplicates(&bytes, &options)?;
+    wanted.report_duplicates(&call, &bytes, &options)?;
     let stored = edit(writer, &call, &options.recorded(), |old| {
         let before = of(kind, old)?;
         let (mut scale, applied) = scaled(&call, &wanted, old, &before)?;
@@ -65,9 +65,7 @@ pub(super) async fn handle(writer: &Writer, call: Call, request: Request) -> Res
         Ok(new)
     })
     .await?;
-    let mut response = respond_value(StatusCode::OK, &of(kind, &stored.value())?);
-    add_warnings(response.headers_mut(), &warnings);
-    Ok(response)
+    Ok(respond_value(StatusCode::OK, &of(kind, &stored.value())?))
 }
 
 /// The Scale that a write wants, and after an apply the parent's managers.

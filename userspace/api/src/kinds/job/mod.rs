@@ -31,6 +31,7 @@ pub(super) const ROW: Row = Row {
     strategy: Strategy {
         generation: true,
         default,
+        prepare_create,
         validate,
         own_required: true,
         validate_update,
@@ -50,9 +51,8 @@ const COLUMNS: &[Column] = &[
     SELECTOR,
 ];
 
-/// A Job without a selector gets one with its own uid, so that it can never adopt another Job's pods.
+/// A Job without labels has those of its template.
 fn default(object: &mut Value) {
-    let (uid, name) = (meta::uid(object).to_owned(), meta::name(object).to_owned());
     set_default(object, "spec", json!({}));
     let spec = &mut object["spec"];
     default_spec(spec);
@@ -61,13 +61,25 @@ fn default(object: &mut Value) {
     set_default(spec, "manualSelector", false);
     let policy = if spec["podFailurePolicy"].is_null() { "TerminatingOrFailed" } else { "Failed" };
     set_default(spec, "podReplacementPolicy", policy);
-    if spec["manualSelector"] != true && !uid.is_empty() {
-        selector::generate(spec, &uid, &name);
-    }
     default_template(spec);
-    // Upstream shares the map of the template's labels, with those of the generated selector.
     let labels = object["spec"]["template"]["metadata"]["labels"].clone();
     if labels.is_object() && object["metadata"]["labels"].as_object().is_none_or(serde_json::Map::is_empty) {
+        meta::of_mut(object).insert("labels".into(), labels);
+    }
+}
+
+/// A Job without a selector gets one with its own uid, so that it can never adopt another Job's pods.
+fn prepare_create(object: &mut Value) {
+    let (uid, name) = (meta::uid(object).to_owned(), meta::name(object).to_owned());
+    if object["spec"]["manualSelector"] == true || uid.is_empty() {
+        return;
+    }
+    let template = |object: &Value| object["spec"]["template"]["metadata"]["labels"].clone();
+    // As upstream, where labels that a Job has from its template are one map with those.
+    let is_shared = object["metadata"]["labels"] == template(object);
+    selector::generate(&mut object["spec"], &uid, &name);
+    if is_shared {
+        let labels = template(object);
         meta::of_mut(object).insert("labels".into(), labels);
     }
 }

@@ -103,7 +103,7 @@ mod tests {
         ];
         for (mut new, wanted) in rows {
             new["metadata"] = json!({"name": "n"});
-            kind.prepare_create(&mut new);
+            kind.complete_new(&mut new);
             assert_eq!(finalizers(&new), &wanted);
         }
     }

@@ -19,7 +19,7 @@ use crate::kinds::pod_resources::default_pod_resources;
 use crate::kinds::pod_spec::{default_pod_spec, validate_pod_spec};
 use crate::kinds::pod_warnings::new_pod_warnings;
 use crate::kinds::row::Row;
-use crate::value::{items, items_mut, set_default, text};
+use crate::value::{items, items_mut, set_default, set_zero_default, text};
 
 use columns::COLUMNS;
 pub use ephemeral::add_ephemeral_containers;
@@ -80,6 +80,9 @@ fn default(pod: &mut Value) {
         pod["spec"]["terminationGracePeriodSeconds"] = 1.into();
     }
     set_default(&mut pod["spec"], "enableServiceLinks", true);
+    if pod["spec"]["hostNetwork"] == true {
+        default_host_ports(&mut pod["spec"]);
+    }
     // Requests default to limits in a pod only, so that a template stays as its author wrote it.
     for list in ["initContainers", "containers"] {
         for container in items_mut(&mut pod["spec"], list) {
@@ -93,14 +96,25 @@ fn default(pod: &mut Value) {
         }
     }
     default_pod_resources(&mut pod["spec"]);
-    if pod.get("status").is_none() {
-        pod["status"] = json!({"phase": "Pending", "qosClass": qos_class(&pod["spec"])});
+}
+
+/// The port of a container is one of the node.
+fn default_host_ports(spec: &mut Value) {
+    for list in ["initContainers", "containers"] {
+        for port in items_mut(spec, list).flat_map(|container| items_mut(container, "ports")) {
+            let number = port["containerPort"].clone();
+            if !number.is_null() {
+                set_zero_default(port, "hostPort", number);
+            }
+        }
     }
 }
 
-/// What a new pod has beside its author's fields: a condition while it is gated, selectors of label keys, profiles of annotations.
+/// What a new pod has beside its author's fields: a status, a condition while it is gated, selectors of label keys, profiles of
+/// annotations.
 fn prepare_create(pod: &mut Value) {
-    if items(&pod["spec"], "schedulingGates").next().is_some() && pod["status"]["conditions"].is_null() {
+    pod["status"] = json!({"phase": "Pending", "qosClass": qos_class(&pod["spec"])});
+    if items(&pod["spec"], "schedulingGates").next().is_some() {
         pod["status"]["conditions"] = json!([{
             "type": "PodScheduled",
             "status": "False",

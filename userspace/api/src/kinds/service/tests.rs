@@ -31,7 +31,7 @@ fn allocate(service: &mut Value, wants: &Wants) {
 fn create_in(cluster: &[Family], spec: Value) -> Result<Value, Errors> {
     let kind = find("", "v1", "services").unwrap();
     let mut service = service(spec);
-    kind.prepare_create(&mut service);
+    kind.complete_new(&mut service);
     let wants = plan(&mut service, None, cluster)?;
     allocate(&mut service, &wants);
     let errors = kind.validate_create(&service);
