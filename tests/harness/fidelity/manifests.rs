@@ -78,7 +78,9 @@ pub fn parse(file: &Path, text: &str, found: &mut Manifests) {
         if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
             continue;
         }
-        match serde_saphyr::from_str::<Value>(&text) {
+        // As kubectl reads it: YAML 1.1's octal numbers.
+        let options = serde_saphyr::options! { legacy_octal_numbers: true };
+        match serde_saphyr::from_str_with_options::<Value>(&text, options) {
             Ok(value) if value.is_object() => add(file, document, value, found),
             _ => found.unreadable += 1,
         }

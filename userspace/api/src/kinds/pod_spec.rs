@@ -36,6 +36,8 @@ pub(super) fn default_pod_spec(spec: &mut Value) {
     }
     set_default(spec, "terminationGracePeriodSeconds", 30);
     set_default(spec, "securityContext", json!({}));
+    // A value is always written.
+    items_mut(&mut spec["securityContext"], "sysctls").for_each(|sysctl| set_default(sysctl, "value", ""));
     let account = ["serviceAccountName", "serviceAccount"].map(|field| text(&spec[field]).to_owned());
     if let Some(account) = account.into_iter().find(|account| !account.is_empty()) {
         spec["serviceAccountName"] = account.as_str().into();

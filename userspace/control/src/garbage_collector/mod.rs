@@ -7,6 +7,7 @@
 mod collector;
 mod graph;
 mod perform;
+mod references;
 mod resources;
 mod verdict;
 mod watch;

@@ -6,14 +6,13 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::api::DynamicObject;
-use kube::core::PartialObjectMeta;
 use kube::core::discovery::ApiResource;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::references::References;
 use crate::cache::Key;
 use crate::discovery::{Discovered, discover};
 use crate::hub::Lenient;
@@ -82,6 +81,11 @@ impl DiscoverySchedule {
     }
 }
 
+/// Events of a busy kind gather for this long: each wake of the collector costs more than an event.
+const GATHER_TIME: Duration = Duration::from_millis(5);
+/// Events that are taken together.
+const MAX_GATHERED: usize = 256;
+
 /// The number is the collector's own for the resource.
 pub(super) enum Message {
     Init(u32),
@@ -111,31 +115,42 @@ pub(super) async fn follow(
     api: Arc<ApiResource>,
     sender: mpsc::Sender<Message>,
 ) {
-    let objects: Api<Lenient<PartialObjectMeta<DynamicObject>>> = Api::all_with(client, api.as_ref());
-    let mut stream = pin!(watcher(objects, watcher::Config::default()).default_backoff());
-    while let Some(step) = stream.next().await {
-        let message = match step {
-            Ok(watcher::Event::Init) => Message::Init(number),
-            Ok(watcher::Event::InitDone) => Message::InitDone(number),
-            Ok(watcher::Event::InitApply(o) | watcher::Event::Apply(o)) => {
-                Message::Apply(number, metadata(o))
+    let objects: Api<Lenient<References>> = Api::all_with(client, api.as_ref());
+    let steps = watcher(objects, watcher::Config::default()).default_backoff();
+    let mut gathered = pin!(steps.ready_chunks(MAX_GATHERED));
+    while let Some(steps) = gathered.next().await {
+        let is_all = steps.len() < MAX_GATHERED;
+        for step in steps {
+            let message = match step {
+                Ok(event) => message(number, event),
+                Err(error) => {
+                    tracing::debug!(kind = api.kind, %error, "metadata watch failed");
+                    continue;
+                }
+            };
+            if sender.send(message).await.is_err() {
+                return;
             }
-            Ok(watcher::Event::Delete(o)) => Message::Delete(number, metadata(o)),
-            Err(error) => {
-                tracing::debug!(kind = api.kind, %error, "metadata watch failed");
-                continue;
-            }
-        };
-        if sender.send(message).await.is_err() {
-            return;
+        }
+        if is_all {
+            tokio::time::sleep(GATHER_TIME).await;
         }
     }
 }
 
+fn message(number: u32, event: watcher::Event<Lenient<References>>) -> Message {
+    match event {
+        watcher::Event::Init => Message::Init(number),
+        watcher::Event::InitDone => Message::InitDone(number),
+        watcher::Event::InitApply(o) | watcher::Event::Apply(o) => Message::Apply(number, metadata(o)),
+        watcher::Event::Delete(o) => Message::Delete(number, metadata(o)),
+    }
+}
+
 /// The metadata; of an object whose metadata does not decode only its identity, so that it still counts as an owner.
-fn metadata(object: Lenient<PartialObjectMeta<DynamicObject>>) -> Box<ObjectMeta> {
+fn metadata(object: Lenient<References>) -> Box<ObjectMeta> {
     match object {
-        Lenient::Object(object) => Box::new(object.metadata),
+        Lenient::Object(References(metadata)) => metadata,
         Lenient::Unreadable { meta, error } => {
             tracing::warn!(object = %Key::of(&meta), error, "decode metadata failed; the object is kept");
             meta

@@ -1,5 +1,6 @@
 //! DeviceClasses.
 
+use crate::kinds::kind::Strategy;
 use crate::kinds::row::Row;
 use crate::table::column::{AGE, Column, NAME};
 
@@ -10,6 +11,7 @@ pub(super) const ROW: Row = Row {
     singular: "deviceclass",
     schema: "api.resource.v1.DeviceClass",
     columns: COLUMNS,
+    strategy: Strategy { generation: true, ..Strategy::NONE },
     ..Row::CLUSTER
 };
 
