@@ -182,15 +182,16 @@ impl Writer {
         let kind = &call.target.kind;
         let before = old.restored(kind);
         keep_system_fields(&mut new, &before);
-        kind.prepare_update(&mut new, &before, part);
+        kind.default(&mut new);
         if !options.applied {
             field_manager::track(call, &before, &mut new);
         }
         let request = Request::update(call, &self.admission, &before, options.dry_run);
         if admission::mutate(&request, &mut new).await? {
             check_admitted(kind, &mut new)?;
-            kind.prepare_update(&mut new, &before, part);
+            kind.default(&mut new);
         }
+        kind.prepare_update(&mut new, &before, part);
         apply::keep_times(&before, &mut new);
         let mut reservation = None;
         if part == Part::Main {

@@ -208,7 +208,8 @@ impl Kind {
         self.prepare_create(object);
     }
 
-    /// Prepares an update: the other part of the object stays as it was; the generation follows the specification.
+    /// Prepares an update, after defaults and admission: the other part of the object stays as it was; the generation follows
+    /// the specification.
     pub fn prepare_update(&self, new: &mut Value, old: &Value, part: Part) {
         match part {
             Part::Main if self.has_status() => copy(new, old, "status"),
@@ -232,7 +233,6 @@ impl Kind {
         if part == Part::Main {
             (self.strategy.prepare_update)(new, old);
         }
-        self.default(new);
         if self.strategy.generation {
             let annotated = self.strategy.counts_annotations
                 && new["metadata"]["annotations"] != old["metadata"]["annotations"];

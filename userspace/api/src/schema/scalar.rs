@@ -91,7 +91,8 @@ fn bytes(value: &Value) -> Result<Option<Value>> {
         Err(error) => {
             let at = match error {
                 base64::DecodeError::InvalidByte(at, _) | base64::DecodeError::InvalidLastSymbol(at, _) => at,
-                _ => compact.len(),
+                // Go names the beginning of the incomplete group.
+                _ => compact.len() - compact.len() % 4,
             };
             Err(Undecodable::Form(format!("illegal base64 data at input byte {at}")))
         }

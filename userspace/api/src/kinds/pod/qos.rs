@@ -1,24 +1,84 @@
 //! The quality-of-service class of a Pod.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value;
 
+use crate::quantity::Quantity;
 use crate::resources::quantity;
 use crate::value::items;
 
-/// `Guaranteed`, `Burstable` or `BestEffort`, from the resources of the containers.
+/// The resources that decide the class.
+const COMPUTE: [&str; 2] = ["cpu", "memory"];
+
+/// Sums of compute resources; zero amounts do not count.
+type Amounts = BTreeMap<&'static str, Quantity>;
+
+/// `Guaranteed`, `Burstable` or `BestEffort`: from the resources of the pod if it states any, else of its containers.
 pub(crate) fn qos_class(spec: &Value) -> &'static str {
-    let containers: Vec<&Value> = items(spec, "containers").chain(items(spec, "initContainers")).collect();
-    let set = |container: &Value, list: &str| {
-        ["cpu", "memory"].iter().any(|name| !container["resources"][list][*name].is_null())
+    let (mut requests, mut limits, mut is_limited) = (Amounts::new(), Amounts::new(), true);
+    let mut add = |resources: &Value| {
+        add_to(&mut requests, &resources["requests"]);
+        is_limited &= add_to(&mut limits, &resources["limits"]) == COMPUTE.len();
     };
-    if !containers.iter().any(|c| set(c, "requests") || set(c, "limits")) {
-        return "BestEffort";
+    if has_compute(&spec["resources"]) {
+        add(&spec["resources"]);
+    } else {
+        let containers = items(spec, "containers").chain(items(spec, "initContainers"));
+        containers.for_each(|container| add(&container["resources"]));
     }
-    let guaranteed = |container: &Value| {
-        ["cpu", "memory"].iter().all(|name| {
-            let amount = |list: &str| quantity(&container["resources"][list][*name]);
-            matches!((amount("limits"), amount("requests")), (Some(limit), Some(request)) if limit == request)
-        })
-    };
-    if containers.iter().all(|c| guaranteed(c)) { "Guaranteed" } else { "Burstable" }
+    if requests.is_empty() && limits.is_empty() {
+        "BestEffort"
+    } else if is_limited && requests == limits {
+        "Guaranteed"
+    } else {
+        "Burstable"
+    }
+}
+
+/// Returns how many of the compute resources the list has.
+fn add_to(sums: &mut Amounts, list: &Value) -> usize {
+    let mut found = 0;
+    for name in COMPUTE {
+        let Some(amount) = quantity(&list[name]).filter(|amount| !amount.is_zero()) else { continue };
+        found += 1;
+        let sum = sums.get(name).map_or(amount, |sum| sum.saturating_add(amount));
+        sums.insert(name, sum);
+    }
+    found
+}
+
+fn has_compute(resources: &Value) -> bool {
+    let is_compute = |name: &str| COMPUTE.contains(&name) || name.starts_with("hugepages-");
+    ["requests", "limits"]
+        .iter()
+        .any(|list| resources[*list].as_object().is_some_and(|all| all.keys().any(|name| is_compute(name))))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_class_is_upstreams() {
+        let pod = |containers: Value| json!({"containers": containers});
+        let both = |cpu: &str, memory: &str| json!({"cpu": cpu, "memory": memory});
+        let equal = json!({"resources": {"requests": both("1", "1Gi"), "limits": both("1000m", "1024Mi")}});
+        let rows = [
+            (pod(json!([{}])), "BestEffort"),
+            (pod(json!([{"resources": {"requests": {"cpu": "0"}, "limits": {"cpu": "0"}}}])), "BestEffort"),
+            (pod(json!([{"resources": {"requests": {"example.com/gpu": "1"}}}])), "BestEffort"),
+            (pod(json!([equal])), "Guaranteed"),
+            (pod(json!([equal, {}])), "Burstable"),
+            (pod(json!([{"resources": {"limits": both("1", "1Gi")}}])), "Burstable"),
+            (pod(json!([{"resources": {"requests": {"cpu": "1"}, "limits": {"cpu": "1"}}}])), "Burstable"),
+            (json!({"containers": [{}], "resources": equal["resources"]}), "Guaranteed"),
+            (json!({"containers": [equal], "resources": {"requests": {"cpu": "1"}}}), "Burstable"),
+        ];
+        for (spec, wanted) in rows {
+            assert_eq!(qos_class(&spec), wanted, "{spec}");
+        }
+    }
 }

@@ -41,6 +41,7 @@ fn create_in(cluster: &[Family], spec: Value) -> Result<Value, Errors> {
 fn update_in(cluster: &[Family], old: &Value, spec: Value) -> Result<(Value, Wants), Errors> {
     let kind = find("", "v1", "services").unwrap();
     let mut service = service(spec);
+    kind.default(&mut service);
     kind.prepare_update(&mut service, old, crate::kinds::Part::Main);
     let wants = plan(&mut service, Some(old), cluster)?;
     allocate(&mut service, &wants);
@@ -242,7 +243,7 @@ fn invalid_services_are_refused_in_upstreams_words() {
         ),
         (
             json!({"trafficDistribution": "Near"}),
-            "supported values: \"PreferClose\", \"PreferSameNode\", \"PreferSameZone\"",
+            "supported values: \"PreferClose\", \"PreferSameZone\", \"PreferSameNode\"",
         ),
         (
             json!({"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 86401}}}),

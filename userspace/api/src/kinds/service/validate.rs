@@ -42,7 +42,7 @@ pub(super) fn validate(object: &Value, errors: &mut Errors) {
     validate_balancer(object, &path, errors);
     validate_external(spec, &path, errors);
     one_of(spec, "internalTrafficPolicy", &path, &["Cluster", "Local"], errors);
-    one_of(spec, "trafficDistribution", &path, &["PreferClose", "PreferSameNode", "PreferSameZone"], errors);
+    one_of(spec, "trafficDistribution", &path, &["PreferClose", "PreferSameZone", "PreferSameNode"], errors);
 }
 
 fn validate_type(spec: &Value, path: &Path, errors: &mut Errors) {

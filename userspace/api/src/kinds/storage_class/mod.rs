@@ -10,7 +10,7 @@ use crate::meta;
 use crate::names;
 use crate::table::cell::{text_cell, text_or};
 use crate::table::column::{AGE, Column};
-use crate::value::{immutable, one_of, set_default};
+use crate::value::{immutable, one_of, set_default, text};
 
 const MAX_PARAMETERS: usize = 512;
 const MAX_PARAMETER_BYTES: usize = 256 << 10;
@@ -54,7 +54,9 @@ fn validate(object: &Value, errors: &mut Errors) {
         }
     }
     validate_parameters(&object["parameters"], errors);
-    one_of(object, "reclaimPolicy", &root, &["Delete", "Retain"], errors);
+    if !text(&object["reclaimPolicy"]).is_empty() {
+        one_of(object, "reclaimPolicy", &root, &["Delete", "Retain"], errors);
+    }
     one_of(object, "volumeBindingMode", &root, &["Immediate", "WaitForFirstConsumer"], errors);
 }
 
