@@ -174,6 +174,10 @@ async fn the_scheduler_runs_alone_and_reads_only_its_own_kinds() {
     accounts.create(&PostParams::default(), &account).await.unwrap();
     let running = cluster.run(Config { parts: Parts::Scheduler, ..cluster::config() });
     cluster.node("n1", "2").await;
+    // No controller runs that takes the taint of a new node away.
+    let untaint = kube::api::Patch::Merge(json!({"spec": {"taints": null}}));
+    let nodes: Api<Node> = Api::all(cluster.client.clone());
+    nodes.patch("n1", &Default::default(), &untaint).await.unwrap();
     cluster.pod("web", "100m", json!({})).await;
     same(cluster.bound("web").await, "n1".into());
     same(cluster.event("web", "Scheduled").await, "Successfully assigned default/web to n1".into());

@@ -1,8 +1,9 @@
-//! Storage: DefaultStorageClass sets the class of claims; PersistentVolumeClaimResize refuses to grow what cannot.
+//! Storage: DefaultStorageClass sets the class of claims; PersistentVolumeClaimResize refuses to grow what cannot;
+//! StorageObjectInUseProtection adds the finalizers that keep what is in use.
 
-use serde_json::Value;
-use skep_api::Status;
+use serde_json::{Value, json};
 use skep_api::resources::quantity;
+use skep_api::{Status, meta};
 
 use super::request::{Operation, Request};
 
@@ -10,8 +11,30 @@ const BETA_CLASS: &str = "volume.beta.kubernetes.io/storage-class";
 const DEFAULTS: [&str; 2] =
     ["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"];
 
+pub(super) fn admit(request: &Request<'_>, object: &mut Value) {
+    protect(request, object);
+    set_class(request, object);
+}
+
+/// StorageObjectInUseProtection. The controllers of the same names remove the finalizers.
+fn protect(request: &Request<'_>, object: &mut Value) {
+    const PROTECTED: [(&str, &str, &str); 3] = [
+        ("", "persistentvolumes", "kubernetes.io/pv-protection"),
+        ("", "persistentvolumeclaims", "kubernetes.io/pvc-protection"),
+        ("storage.k8s.io", "volumeattributesclasses", "kubernetes.io/vac-protection"),
+    ];
+    let row = PROTECTED.iter().find(|(group, plural, _)| request.creates(group, plural));
+    let Some((_, _, finalizer)) = row else { return };
+    let finalizers = meta::of_mut(object).entry("finalizers").or_insert_with(|| json!([]));
+    if let Some(finalizers) = finalizers.as_array_mut()
+        && !finalizers.iter().any(|other| other == finalizer)
+    {
+        finalizers.push((*finalizer).into());
+    }
+}
+
 /// DefaultStorageClass.
-pub(super) fn admit(request: &Request<'_>, claim: &mut Value) {
+fn set_class(request: &Request<'_>, claim: &mut Value) {
     let beta = &claim["metadata"]["annotations"][BETA_CLASS];
     if !request.creates("", "persistentvolumeclaims")
         || beta.is_string()
@@ -68,8 +91,6 @@ fn class_of(claim: &Value) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]

@@ -30,6 +30,8 @@ macro_rules! for_each_kind {
             {StatefulSet, stateful_sets, k8s_openapi::api::apps::v1::StatefulSet, [], []}
             {ControllerRevision, revisions, k8s_openapi::api::apps::v1::ControllerRevision, [], []}
             {PersistentVolumeClaim, claims, k8s_openapi::api::core::v1::PersistentVolumeClaim, [], []}
+            {PersistentVolume, volumes, k8s_openapi::api::core::v1::PersistentVolume, [], []}
+            {VolumeAttributesClass, volume_attributes_classes, k8s_openapi::api::storage::v1::VolumeAttributesClass, [], []}
             {Job, jobs, k8s_openapi::api::batch::v1::Job, [], []}
             {CertificateSigningRequest, csrs, k8s_openapi::api::certificates::v1::CertificateSigningRequest, [], []}
             {PodDisruptionBudget, budgets, k8s_openapi::api::policy::v1::PodDisruptionBudget, [], []}

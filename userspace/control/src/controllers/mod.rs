@@ -27,6 +27,7 @@ pub mod stale_disruption;
 pub mod statefulset;
 pub mod taint_eviction;
 pub mod topology;
+pub mod volume_protection;
 
 use crate::action::Controller;
 use crate::cache::Kind;
@@ -62,5 +63,8 @@ pub fn all(config: &Config) -> Vec<Box<dyn Controller>> {
         Box::new(taint_eviction::TaintEviction),
         Box::new(replicaset::ReplicaSets { kind: Kind::ReplicaSet }),
         Box::new(replicaset::ReplicaSets { kind: Kind::ReplicationController }),
+        Box::new(volume_protection::VolumeProtection { kind: Kind::PersistentVolumeClaim }),
+        Box::new(volume_protection::VolumeProtection { kind: Kind::PersistentVolume }),
+        Box::new(volume_protection::VolumeProtection { kind: Kind::VolumeAttributesClass }),
     ]
 }

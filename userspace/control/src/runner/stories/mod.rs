@@ -6,6 +6,7 @@ mod jobs;
 mod nodes;
 mod properties;
 mod sets;
+mod volumes;
 
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use serde_json::{Value, json};
