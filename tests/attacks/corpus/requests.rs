@@ -40,14 +40,7 @@ pub(super) struct Hostile {
     pub(super) endless: bool,
 }
 
-/// Bytes of a body that the server reads.
-const MAX_BODY: usize = 3 << 20;
-
 impl Hostile {
-    pub(super) fn is_oversized(&self) -> bool {
-        self.body.len() > MAX_BODY
-    }
-
     fn new(method: &'static str, path: impl Into<String>) -> Hostile {
         Hostile {
             method,

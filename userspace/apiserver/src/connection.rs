@@ -5,7 +5,7 @@ use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsAcceptor;
@@ -41,6 +41,9 @@ const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// The time for requests that arrive while an idle connection is closed.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_CONCURRENT_STREAMS: u32 = 250;
+/// The time and the bytes in which a client has to end a request that was refused before its end.
+const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
+const MAX_LINGER_BYTES: u64 = 32 << 20;
 
 /// Serves a connection until its end, or until it must make room for another.
 pub(crate) async fn run(
@@ -86,7 +89,9 @@ async fn requests(
         let answered = tower_call(router.clone(), Request::from_parts(parts, body));
         async move {
             let mut answer = answered.await?;
-            end.announce(version, &mut answer);
+            if end.announce(version, &mut answer) {
+                open.0.leaves_body.store(true, Ordering::Relaxed);
+            }
             Ok::<_, Infallible>(answer.map(|body| OpenBody { body, _open: open }))
         }
     });
@@ -102,11 +107,22 @@ async fn requests(
     let stream = CoalescingStream::new(stream);
     let mut connection = pin!(server.serve_connection_with_upgrades(TokioIo::new(stream.clone()), service));
     tokio::select! {
-        _ = stream.drive(connection.as_mut()) => return,
+        _ = stream.drive(connection.as_mut()) => {
+            if activity.leaves_body.load(Ordering::Relaxed) {
+                let _ = timeout(LINGER_TIMEOUT, linger(stream)).await;
+            }
+            return;
+        }
         () = activity.idle() => {}
     }
     connection.as_mut().graceful_shutdown();
     let _ = timeout(GOODBYE_TIMEOUT, stream.drive(connection)).await;
+}
+
+/// Takes in what the client still sends after an answer to a part of it. A socket that is closed with unread data is reset,
+/// and a client that is reset loses the answer (RFC 9112, 9.6).
+async fn linger(stream: impl AsyncRead) {
+    let _ = tokio::io::copy(&mut pin!(stream.take(MAX_LINGER_BYTES)), &mut tokio::io::sink()).await;
 }
 
 async fn tower_call(mut router: Router, request: Request) -> Result<axum::response::Response, Infallible> {
@@ -119,6 +135,8 @@ async fn tower_call(mut router: Router, request: Request) -> Result<axum::respon
 struct Activity {
     open: AtomicUsize,
     begun: AtomicUsize,
+    /// The last request was answered, and not read to its end.
+    leaves_body: AtomicBool,
 }
 
 impl Activity {

@@ -19,14 +19,15 @@ use hyper::body::Incoming;
 pub(crate) struct BodyEnd(Option<Arc<AtomicBool>>);
 
 impl BodyEnd {
-    /// Adds `Connection: close` to an HTTP/1 answer whose request was not read to its end.
-    pub(crate) fn announce(&self, version: Version, answer: &mut Response) {
+    /// Adds `Connection: close` to an HTTP/1 answer whose request was not read to its end. Returns whether it did.
+    pub(crate) fn announce(&self, version: Version, answer: &mut Response) -> bool {
         let unread = self.0.as_ref().is_some_and(|read| !read.load(Ordering::Relaxed));
         let closes =
             unread && version < Version::HTTP_2 && answer.status() != StatusCode::SWITCHING_PROTOCOLS;
         if closes {
             answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
+        closes
     }
 }
 
