@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use serde_json::Value;
+use skep_api::custom::definition::is_definition;
 use skep_api::kinds::Part;
 use skep_api::{Kind, Reason, Status, apply, meta};
 use skep_store::Revision;
@@ -14,6 +15,7 @@ use crate::allocate::Allocator;
 use crate::blocking::validate_maybe_slow;
 use crate::body_checks::check_admitted;
 use crate::call::Call;
+use crate::definitions;
 use crate::field_manager;
 use crate::generated_name::generate_name;
 use crate::object::{Object, key};
@@ -133,8 +135,12 @@ impl Writer {
         } else {
             self.storage.insert(kind, object).await
         };
-        if stored.is_err() {
-            charge.refund(&self.storage.caches).await;
+        match &stored {
+            Ok(_) if is_definition(kind) => {
+                definitions::decided(&self.storage.caches, meta::name(object)).await;
+            }
+            Ok(_) => {}
+            Err(_) => charge.refund(&self.storage.caches).await,
         }
         stored
     }

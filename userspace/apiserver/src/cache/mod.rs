@@ -102,6 +102,12 @@ impl Caches {
         }
     }
 
+    /// Waits until the caches hold what the condition asks for. It is evaluated after each change.
+    pub(crate) async fn until(&self, mut is_so: impl FnMut() -> bool) {
+        let mut applied = self.shared.applied.subscribe();
+        while !is_so() && applied.changed().await.is_ok() {}
+    }
+
     /// Authorisation as of the caches' revision.
     pub(crate) fn authorizer(&self) -> &LiveAuthorizer {
         &self.shared.authorizer

@@ -21,7 +21,8 @@ use crate::value::{immutable, items, items_mut, set_default, text};
 
 use approval::{API_APPROVED, Approval, approval, is_protected};
 pub use status::{
-    AcceptedNames, CLEANUP, Verdict, established, is_true, judge, mark_for_deletion, set_condition,
+    AcceptedNames, CLEANUP, Verdict, established, is_decided, is_true, judge, mark_for_deletion,
+    set_condition,
 };
 
 /// The API group of definitions.

@@ -107,6 +107,12 @@ impl AcceptedNames {
     }
 }
 
+/// Whether the names of a definition were accepted and its kind is established, or they were refused.
+pub fn is_decided(definition: &Value) -> bool {
+    established(definition)
+        || condition(definition, "NamesAccepted").is_some_and(|found| found["status"] == "False")
+}
+
 /// Accepts or refuses the names of a definition, and establishes it once they are accepted. `all`: of every definition.
 pub fn judge<'a>(definition: &Value, all: impl IntoIterator<Item = &'a AcceptedNames>, now: &str) -> Verdict {
     let mut new = definition.clone();
