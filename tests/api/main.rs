@@ -21,6 +21,7 @@ mod story;
 mod tools;
 mod upstream;
 mod webhook;
+mod write_back;
 
 use harness::Server;
 

@@ -22,7 +22,8 @@ use super::normal::normalise;
 use super::run::{delete, escaped};
 use super::target::{Resource, Resources, Target};
 
-const NAMESPACE: &str = "fidelity";
+/// The namespace of the cases.
+pub const NAMESPACE: &str = "fidelity";
 const MANAGER: &str = "fidelity";
 const ABSENT: &str = "<absent>";
 const ESTABLISHED_TIMEOUT: Duration = Duration::from_secs(30);
@@ -114,8 +115,34 @@ impl Group {
         entries.iter().map(|entry| read_played(&entry["answers"])).collect()
     }
 
+    /// The objects of the cases that are no flow and no text.
+    pub fn objects(&self) -> Result<Vec<Value>> {
+        let mut found = Vec::new();
+        for case in &self.cases {
+            let case = case.as_object().context("a case is a mapping")?;
+            if !case.contains_key("flow")
+                && let Body::Object(object) = self.body(case)?
+            {
+                found.push(object);
+            }
+        }
+        Ok(found)
+    }
+
     /// The answers to all steps of all cases.
     pub async fn play(&self, target: &Target) -> Result<Vec<Vec<Played>>> {
+        self.prepare(target).await?;
+        let resources = target.resources().await?;
+        let mut played = Vec::new();
+        for case in &self.cases {
+            let context = || format!("{}: {case}", self.name);
+            played.push(self.play_case(target, &resources, case).await.with_context(context)?);
+        }
+        Ok(played)
+    }
+
+    /// Makes what the cases need: a namespace with its account, and the custom kinds.
+    pub async fn prepare(&self, target: &Target) -> Result<()> {
         let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}});
         target.send_json(Method::POST, "/api/v1/namespaces", &namespace).await?;
         let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
@@ -124,13 +151,7 @@ impl Group {
         for definition in &self.definitions {
             define(target, definition).await?;
         }
-        let resources = target.resources().await?;
-        let mut played = Vec::new();
-        for case in &self.cases {
-            let context = || format!("{}: {case}", self.name);
-            played.push(self.play_case(target, &resources, case).await.with_context(context)?);
-        }
-        Ok(played)
+        Ok(())
     }
 
     async fn play_case(&self, target: &Target, resources: &Resources, case: &Value) -> Result<Vec<Played>> {
@@ -286,7 +307,8 @@ async fn define(target: &Target, definition: &Value) -> Result<()> {
     Ok(())
 }
 
-fn resource(resources: &Resources, object: &Value) -> Result<Resource> {
+/// Where the objects of this kind are.
+pub fn resource(resources: &Resources, object: &Value) -> Result<Resource> {
     let text = |field: &str| object[field].as_str().unwrap_or_default().to_owned();
     let found = resources.get(&(text("apiVersion"), text("kind")));
     found.cloned().with_context(|| format!("{} {} is not served", text("apiVersion"), text("kind")))

@@ -21,7 +21,8 @@ pub(crate) async fn decided(caches: &Caches, name: &str) {
     let Some(kind) = kind() else { return };
     let is_decided = || match caches.get_or_404(kind, "", name) {
         Ok(object) => definition::is_decided(&object.value()),
-        Err(_) => true,
+        // The cache is behind.
+        Err(_) => false,
     };
     // The time-out is no failure of the create: a busy server may serve the kind later.
     let _ = tokio::time::timeout(DECISION_TIMEOUT, caches.until(is_decided)).await;

@@ -103,11 +103,20 @@ const SECRETS_PREFIX: &str = "/registry/secrets/";
 
 type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
+/// The allocator returns memory in pieces of 64 KiB. With huge pages the kernel clears 2 MiB for each that is used again: a
+/// twentieth of the server's processor time, and a tenth of its memory, when objects are created as fast as it can.
+fn use_small_pages() {
+    if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
+        tracing::debug!(%error, "disable huge pages failed");
+    }
+}
+
 pub(crate) async fn run(server: Server) -> Result<()> {
     if server.node_monitor_grace_period < Duration::from_secs(5) {
         bail!("--node-monitor-grace-period must be at least 5s");
     }
     super::raise_descriptor_limit();
+    use_small_pages();
     let advertise = advertise::address(server.listen, server.advertise_address, &server.service_cidrs)?;
     let server = Running { flags: server, advertise, identity: identity()? };
     let serving = serving_leaf(&server);
