@@ -36,6 +36,7 @@ mod live_authorizer;
 mod lock;
 mod metrics;
 mod negotiate;
+mod new_definition;
 mod object;
 mod perishable;
 mod query;

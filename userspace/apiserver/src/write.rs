@@ -15,9 +15,9 @@ use crate::allocate::Allocator;
 use crate::blocking::validate_maybe_slow;
 use crate::body_checks::check_admitted;
 use crate::call::Call;
-use crate::definitions;
 use crate::field_manager;
 use crate::generated_name::generate_name;
+use crate::new_definition;
 use crate::object::{Object, key};
 use crate::stored::{Storage, drop_system_fields, stamp};
 use crate::write_options::Options;
@@ -137,7 +137,7 @@ impl Writer {
         };
         match &stored {
             Ok(_) if is_definition(kind) => {
-                definitions::decided(&self.storage.caches, meta::name(object)).await;
+                new_definition::decided(&self.storage.caches, meta::name(object)).await;
             }
             Ok(_) => {}
             Err(_) => charge.refund(&self.storage.caches).await,
