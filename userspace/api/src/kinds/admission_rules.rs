@@ -100,9 +100,7 @@ pub(super) fn validate_conditions(owner: &Value, path: &Path, known: &Environmen
         match condition["name"].as_str() {
             None | Some("") => errors.required(&at.child("name"), ""),
             Some(name) => {
-                if let Some(problem) = names::qualified_name_problem(name) {
-                    errors.invalid(&at.child("name"), &condition["name"], problem);
-                }
+                names::validate_name(name, names::NameForm::LabelKey, &at.child("name"), errors);
                 if !seen.insert(name) {
                     errors.duplicate(&at.child("name"), &condition["name"]);
                 }

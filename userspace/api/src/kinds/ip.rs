@@ -49,6 +49,16 @@ pub(super) fn validate_non_special_ip(ip: IpAddr, path: &Path, errors: &mut Erro
     }
 }
 
+/// As [`parse_ip`], for new fields: the address has to be in its canonical form too.
+pub(super) fn parse_canonical_ip(value: &Value, path: &Path, errors: &mut Errors) -> Option<IpAddr> {
+    let ip = parse_ip(value, path, errors)?;
+    if value.as_str() == Some(ip.to_string().as_str()) {
+        return Some(ip);
+    }
+    errors.invalid(path, value, &format!("must be in canonical form (\"{ip}\")"));
+    None
+}
+
 /// Parses a range strictly: as [`parse_ip`], and no bits set beyond the prefix.
 pub(super) fn parse_cidr(text: &str, path: &Path, errors: &mut Errors) -> Option<IpNetwork> {
     let parsed = text.contains('/').then(|| text.parse::<IpNetwork>().ok()).flatten();
@@ -73,6 +83,22 @@ pub(super) fn address_warning(text: &str, path: &Path) -> Option<String> {
     let ip = text.parse::<IpAddr>().ok()?;
     (ip.is_ipv6() && ip.to_string() != text).then(|| {
         format!("{path}: IPv6 address {text:?} should be in RFC 5952 canonical format ({:?})", ip.to_string())
+    })
+}
+
+/// Warns of a range that is valid, or stored already, and not in its canonical form.
+pub(super) fn cidr_warning(text: &str, path: &Path) -> Option<String> {
+    let cidr = text.contains('/').then(|| text.parse::<IpNetwork>().ok())??;
+    let network = format!("{}/{}", cidr.network(), cidr.prefix());
+    if cidr.ip() != cidr.network() {
+        let all = if cidr.is_ipv4() { 32 } else { 128 };
+        let single = format!("{}/{all}", cidr.ip());
+        return Some(format!(
+            "{path}: CIDR value {text:?} is ambiguous in this context (should be {network:?} or {single:?}?)"
+        ));
+    }
+    (cidr.is_ipv6() && network != text).then(|| {
+        format!("{path}: IPv6 CIDR value {text:?} should be in RFC 5952 canonical format ({network:?})")
     })
 }
 

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::field::{Errors, Path};
 use crate::kinds::file_path::validate_descending;
 use crate::kinds::windows::validate_windows_options;
-use crate::value::{items, one_of, text};
+use crate::value::{internal, items, one_of, text};
 
 const MAX_ID: i64 = i32::MAX as i64;
 const MAX_PROFILE_LENGTH: usize = 4_095;
@@ -81,18 +81,60 @@ pub(super) fn validate_container_context(
     }
     validate_seccomp(&context["seccompProfile"], &path.child("seccompProfile"), errors);
     if context["allowPrivilegeEscalation"] == false {
+        let shown = internal_context(context);
         if context["privileged"] == true {
             let detail = "cannot set `allowPrivilegeEscalation` to false and `privileged` to true";
-            errors.invalid(&path, context, detail);
+            errors.invalid(&path, &shown, detail);
         }
         for _ in items(&context["capabilities"], "add").filter(|name| *name == "CAP_SYS_ADMIN") {
             let detail =
                 "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN";
-            errors.invalid(&path, context, detail);
+            errors.invalid(&path, &shown, detail);
         }
     }
     validate_windows_options(&context["windowsOptions"], &path.child("windowsOptions"), errors);
     validate_app_armor(&context["appArmorProfile"], &path.child("appArmorProfile"), errors);
+}
+
+/// A container's context as upstream shows its internal type.
+fn internal_context(context: &Value) -> Value {
+    let profile = |field: &str| internal(&context[field], &["type", "localhostProfile"]);
+    let linux = &context["seLinuxOptions"];
+    let linux = if linux.is_object() {
+        json!({
+            "User": text(&linux["user"]),
+            "Role": text(&linux["role"]),
+            "Type": text(&linux["type"]),
+            "Level": text(&linux["level"]),
+        })
+    } else {
+        Value::Null
+    };
+    let windows = &context["windowsOptions"];
+    let windows = if windows.is_object() {
+        json!({
+            "GMSACredentialSpecName": windows["gmsaCredentialSpecName"],
+            "GMSACredentialSpec": windows["gmsaCredentialSpec"],
+            "RunAsUserName": windows["runAsUserName"],
+            "HostProcess": windows["hostProcess"],
+        })
+    } else {
+        Value::Null
+    };
+    json!({
+        "Capabilities": internal(&context["capabilities"], &["add", "drop"]),
+        "Privileged": context["privileged"],
+        "SELinuxOptions": linux,
+        "WindowsOptions": windows,
+        "RunAsUser": context["runAsUser"],
+        "RunAsGroup": context["runAsGroup"],
+        "RunAsNonRoot": context["runAsNonRoot"],
+        "ReadOnlyRootFilesystem": context["readOnlyRootFilesystem"],
+        "AllowPrivilegeEscalation": context["allowPrivilegeEscalation"],
+        "ProcMount": context["procMount"],
+        "SeccompProfile": profile("seccompProfile"),
+        "AppArmorProfile": profile("appArmorProfile"),
+    })
 }
 
 fn validate_ids(context: &Value, fields: &[&str], path: &Path, errors: &mut Errors) {

@@ -217,7 +217,7 @@ fn refused_cluster_settings() -> Vec<Refused> {
             "scheduling.k8s.io/v1/priorityclasses",
             json!({"value": 1, "preemptionPolicy": "Ask"}),
             &[
-                "preemptionPolicy: Unsupported value: \"Ask\": supported values: \"Never\", \"PreemptLowerPriority\"",
+                "preemptionPolicy: Unsupported value: \"Ask\": supported values: \"PreemptLowerPriority\", \"Never\"",
             ],
         ),
         (

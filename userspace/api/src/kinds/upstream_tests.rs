@@ -62,7 +62,7 @@ fn parse(text: &str) -> Vec<Row> {
                 match head {
                     "=" => {
                         let (pointer, value) = rest.split_once(' ').unwrap();
-                        *object.pointer_mut(pointer).unwrap() = serde_json::from_str(value).unwrap();
+                        set(&mut object, pointer, serde_json::from_str(value).unwrap());
                     }
                     "-" => remove(&mut object, rest),
                     _ => {}
@@ -81,6 +81,17 @@ fn parse(text: &str) -> Vec<Row> {
         }
     }
     rows
+}
+
+/// Sets a field of an object, or an item of a list.
+fn set(object: &mut Value, pointer: &str, value: Value) {
+    let (above, name) = pointer.rsplit_once('/').unwrap();
+    let name = name.replace("~1", "/").replace("~0", "~");
+    match object.pointer_mut(above).unwrap() {
+        Value::Object(fields) => drop(fields.insert(name, value)),
+        Value::Array(items) => items[name.parse::<usize>().unwrap()] = value,
+        _ => panic!("{pointer}"),
+    }
 }
 
 fn remove(object: &mut Value, pointer: &str) {

@@ -49,11 +49,7 @@ fn validate_webhook(hook: &Value, path: &Path, errors: &mut Errors) {
             let why = "should be a domain with at least three segments separated by dots";
             errors.invalid(&path.child("name"), &hook["name"], why);
         }
-        name => {
-            if let Some(problem) = names::name_problem(name, names::NameForm::Subdomain) {
-                errors.invalid(&path.child("name"), &hook["name"], problem);
-            }
-        }
+        name => names::validate_name(name, names::NameForm::Subdomain, &path.child("name"), errors),
     }
     validate_rules(hook, "rules", path, errors);
     one_of(hook, "failurePolicy", path, &FAILURE_POLICIES, errors);

@@ -238,7 +238,7 @@ impl Walk {
         self.is_status &= !is_root_status;
         match field.zero {
             Zero::Kept => !value.is_null(),
-            Zero::Dropped => !is_zero(value),
+            Zero::Dropped => !is_zero(value) || !value.is_null() && is_refused_empty(at),
             // Upstream's stored form does not tell an empty list from none.
             Zero::Written | Zero::WrittenNull => match value {
                 Value::Null => false,
@@ -319,6 +319,18 @@ const JSON: &str = "apiextensions-apiserver.pkg.apis.apiextensions.v1.JSON";
 /// Prefix of the types in a custom resource's schema that are a schema or something else.
 const SCHEMA_OR: &str = "apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaPropsOr";
 const SCHEMA: &str = "apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps";
+
+/// Lists and maps that validation refuses if they are empty, and that have a default or another message if they are absent:
+/// their type, and their path. They are never stored empty.
+const REFUSED_EMPTY: [(&str, &str); 3] = [
+    ("HPAScalingRules", "spec.behavior.scaleDown.policies"),
+    ("HPAScalingRules", "spec.behavior.scaleUp.policies"),
+    ("PersistentVolumeSpec", "spec.capacity"),
+];
+
+fn is_refused_empty(at: &At<'_>) -> bool {
+    REFUSED_EMPTY.iter().any(|(owner, path)| *owner == at.owner && *path == at.path(true))
+}
 
 fn is_struct(shape: Shape) -> bool {
     matches!(shape, Shape::Type(name) if named(name).is_some_and(|found| found.shape.is_none()))

@@ -115,9 +115,14 @@ fn respell(shape: Shape, value: &mut Value, choices: &mut Choices) {
     }
 }
 
+/// An empty value of these means something else than none: it is refused.
+const REFUSED_EMPTY: [(&str, &str); 2] =
+    [("api.autoscaling.v2.HPAScalingRules", "policies"), ("api.core.v1.PersistentVolumeSpec", "capacity")];
+
 fn respell_fields(schema: &'static Type, fields: &mut Map<String, Value>, choices: &mut Choices) {
     for field in &schema.fields {
         match fields.get_mut(field.name) {
+            None if REFUSED_EMPTY.contains(&(schema.name, field.name)) => {}
             None if choices.once_in(3) => {
                 if let Some(nothing) = nothing(field, choices) {
                     fields.insert(field.name.to_owned(), nothing);

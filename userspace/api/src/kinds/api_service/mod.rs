@@ -50,12 +50,8 @@ fn validate(object: &Value, errors: &mut Errors) {
         let why = "only v1 may have an empty group and it better be legacy kube";
         errors.required(&path.child("group"), why);
     }
-    if let Some(why) = names::name_problem(group, NameForm::Subdomain).filter(|_| !group.is_empty()) {
-        errors.invalid(&path.child("group"), &spec["group"], why);
-    }
-    if let Some(why) = names::name_problem(version, NameForm::Label1035) {
-        errors.invalid(&path.child("version"), &json!(version), why);
-    }
+    names::validate_optional_name(spec, "group", NameForm::Subdomain, &path, errors);
+    names::validate_name(version, NameForm::Label1035, &path.child("version"), errors);
     for (field, max) in [("groupPriorityMinimum", 20_000), ("versionPriority", 1_000)] {
         if !(1..=max).contains(&spec[field].as_i64().unwrap_or(0)) {
             let why = format!("must be positive and less than {max}");

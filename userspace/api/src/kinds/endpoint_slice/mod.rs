@@ -1,20 +1,19 @@
 //! EndpointSlices.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 
 use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::field::{Errors, Path};
-use crate::kinds::ip::validate_non_special_ip;
+use crate::kinds::ip::{address_warning, parse_canonical_ip, parse_ip, validate_non_special_ip};
 use crate::kinds::kind::Strategy;
 use crate::kinds::port::PROTOCOLS;
 use crate::kinds::row::Row;
-use crate::names::{NameForm, name_problem, qualified_name_problem};
+use crate::names::{NameForm, name_problems, validate_name, validate_optional_name};
 use crate::table::cell::{first_three, text_cell};
 use crate::table::column::{AGE, Column, NAME};
-use crate::value::{immutable, items, items_mut, one_of, set_default, text};
+use crate::value::{immutable, items, items_mut, one_of, require_text, set_default, text};
 
 pub(super) const ROW: Row = Row {
     group: "discovery.k8s.io",
@@ -23,7 +22,17 @@ pub(super) const ROW: Row = Row {
     singular: "endpointslice",
     schema: "api.discovery.v1.EndpointSlice",
     columns: COLUMNS,
-    strategy: Strategy { generation: true, default, validate, validate_update, ..Strategy::NONE },
+    strategy: Strategy {
+        generation: true,
+        default,
+        prepare_create: drop_topology,
+        prepare_update,
+        own_required: true,
+        validate_create: validate,
+        validate_update,
+        warnings,
+        ..Strategy::NONE
+    },
     ..Row::NAMESPACED
 };
 
@@ -39,6 +48,8 @@ const MAX_ENDPOINTS: usize = 1_000;
 /// Of one endpoint.
 const MAX_ADDRESSES: usize = 100;
 const MAX_PORTS: usize = 20_000;
+/// Of one endpoint: zones, and nodes.
+const MAX_HINTS: usize = 8;
 
 fn default(object: &mut Value) {
     for port in items_mut(object, "ports") {
@@ -47,13 +58,34 @@ fn default(object: &mut Value) {
     }
 }
 
-fn validate(object: &Value, errors: &mut Errors) {
-    let root = Path::new("");
-    let families = ["FQDN", "IPv4", "IPv6"];
-    if object["addressType"].is_null() {
-        errors.required(&Path::new("addressType"), "");
+/// `deprecatedTopology` was a field of v1beta1; v1 does not write it.
+fn drop_topology(object: &mut Value) {
+    for endpoint in items_mut(object, "endpoints") {
+        if let Some(fields) = endpoint.as_object_mut() {
+            fields.remove("deprecatedTopology");
+        }
     }
-    one_of(object, "addressType", &root, &families, errors);
+}
+
+fn prepare_update(new: &mut Value, old: &Value) {
+    if new["endpoints"] != old["endpoints"] {
+        drop_topology(new);
+    }
+}
+
+fn validate(object: &Value, errors: &mut Errors) {
+    validate_all(object, None, errors);
+}
+
+/// `old` is the slice before an update: endpoints that it has already are not checked again.
+fn validate_all(object: &Value, old: Option<&Value>, errors: &mut Errors) {
+    if require_text(object, "addressType", &Path::new(""), errors) {
+        one_of(object, "addressType", &Path::new(""), &["FQDN", "IPv4", "IPv6"], errors);
+    }
+    validate_ports(object, errors);
+    if old.is_some_and(|old| old["endpoints"] == object["endpoints"]) {
+        return;
+    }
     let (at, count) = (Path::new("endpoints"), items(object, "endpoints").count());
     if count > MAX_ENDPOINTS {
         errors.too_many(&at, count, MAX_ENDPOINTS);
@@ -62,7 +94,6 @@ fn validate(object: &Value, errors: &mut Errors) {
     for (i, endpoint) in items(object, "endpoints").enumerate() {
         validate_endpoint(endpoint, text(&object["addressType"]), &at.index(i), errors);
     }
-    validate_ports(object, errors);
 }
 
 fn validate_endpoint(endpoint: &Value, family: &str, at: &Path, errors: &mut Errors) {
@@ -73,36 +104,68 @@ fn validate_endpoint(endpoint: &Value, family: &str, at: &Path, errors: &mut Err
         _ => errors.too_many(&addresses, count, MAX_ADDRESSES),
     }
     for (i, address) in items(endpoint, "addresses").enumerate() {
-        let at = addresses.index(i);
-        let ip = text(address).parse::<IpAddr>().ok();
-        match (family, ip) {
-            ("IPv4", Some(ip @ IpAddr::V4(_))) => validate_non_special_ip(ip, &at, errors),
-            ("IPv6", Some(ip @ IpAddr::V6(_))) if ip.to_canonical() == ip => {
-                validate_non_special_ip(ip, &at, errors);
-            }
-            ("IPv4" | "IPv6", _) => {
-                errors.invalid(&at, address, &format!("must be a valid {family} address"));
-            }
-            ("FQDN", _) => {
-                let name = text(address).trim_end_matches('.');
-                match name_problem(name, NameForm::Subdomain) {
-                    Some(problem) => errors.invalid(&at, address, problem),
-                    None if !name.contains('.') => {
-                        errors.invalid(
-                            &at,
-                            address,
-                            "should be a domain with at least two segments separated by dots",
-                        );
-                    }
-                    None => {}
-                }
-            }
+        let item = addresses.index(i);
+        match family {
+            "IPv4" | "IPv6" => validate_address(address, family == "IPv6", (&addresses, &item), errors),
+            "FQDN" => validate_domain(text(address), &item, errors),
             _ => {}
         }
     }
-    for (field, form) in [("nodeName", NameForm::Subdomain), ("hostname", NameForm::Label)] {
-        if let Some(problem) = endpoint[field].as_str().and_then(|name| name_problem(name, form)) {
-            errors.invalid(&at.child(field), &endpoint[field], problem);
+    if let Some(name) = endpoint["nodeName"].as_str() {
+        validate_name(name, NameForm::Subdomain, &at.child("nodeName"), errors);
+    }
+    if let Some(name) = endpoint["hostname"].as_str() {
+        validate_name(name, NameForm::Label, &at.child("hostname"), errors);
+    }
+    validate_hints(&endpoint["hints"], &at.child("hints"), errors);
+}
+
+/// Checks an address of a family. As upstream, one of the other family is an error of the whole list.
+fn validate_address(address: &Value, is_v6: bool, (list, item): (&Path, &Path), errors: &mut Errors) {
+    let ip = if is_v6 { parse_canonical_ip(address, item, errors) } else { parse_ip(address, item, errors) };
+    let Some(ip) = ip else { return };
+    if ip.is_ipv6() != is_v6 {
+        let detail = if is_v6 { "must be an IPv6 address" } else { "must be an IPv4 address" };
+        errors.invalid(list, address, detail);
+    }
+    validate_non_special_ip(ip, item, errors);
+}
+
+/// Checks a fully qualified domain name; the dot at its end may be left out.
+fn validate_domain(name: &str, path: &Path, errors: &mut Errors) {
+    if name.is_empty() {
+        return errors.required(path, "");
+    }
+    let name = name.strip_suffix('.').unwrap_or(name);
+    let problems = name_problems(name, NameForm::Subdomain);
+    if !problems.is_empty() {
+        return errors.invalid(path, &name.into(), &problems.join(","));
+    }
+    if !name.contains('.') {
+        let detail = "should be a domain with at least two segments separated by dots";
+        return errors.invalid(path, &name.into(), detail);
+    }
+    for label in name.split('.') {
+        let problems = name_problems(label, NameForm::Label);
+        if !problems.is_empty() {
+            return errors.invalid(path, &label.into(), &problems.join(","));
+        }
+    }
+}
+
+fn validate_hints(hints: &Value, path: &Path, errors: &mut Errors) {
+    for (list, form) in [("forZones", NameForm::LabelValue), ("forNodes", NameForm::Subdomain)] {
+        let (at, count) = (path.child(list), items(hints, list).count());
+        if count > MAX_HINTS {
+            return errors.too_many(&at, count, MAX_HINTS);
+        }
+        let mut names = BTreeSet::new();
+        for (i, hint) in items(hints, list).enumerate() {
+            let (at, name) = (at.index(i).child("name"), text(&hint["name"]));
+            if !names.insert(name) {
+                errors.duplicate(&at, &name.into());
+            }
+            validate_name(name, form, &at, errors);
         }
     }
 }
@@ -116,22 +179,42 @@ fn validate_ports(object: &Value, errors: &mut Errors) {
     let mut names = BTreeSet::new();
     for (i, port) in items(object, "ports").enumerate() {
         let (at, name) = (at.index(i), text(&port["name"]));
-        let problem = name_problem(name, NameForm::Label).filter(|_| !name.is_empty());
-        if let Some(problem) = problem {
-            errors.invalid(&at.child("name"), &port["name"], problem);
-        }
+        validate_optional_name(port, "name", NameForm::Label, &at, errors);
         if !names.insert(name) {
             errors.duplicate(&at.child("name"), &name.into());
         }
         one_of(port, "protocol", &at, &PROTOCOLS, errors);
-        if let Some(problem) = port["appProtocol"].as_str().and_then(qualified_name_problem) {
-            errors.invalid(&at.child("appProtocol"), &port["appProtocol"], problem);
+        if let Some(name) = port["appProtocol"].as_str() {
+            validate_name(name, NameForm::LabelKey, &at.child("appProtocol"), errors);
         }
     }
 }
 
 fn validate_update(new: &Value, old: &Value, errors: &mut Errors) {
+    validate_all(new, Some(old), errors);
     immutable(&new["addressType"], &old["addressType"], &Path::new("addressType"), errors);
+}
+
+/// Controllers write addresses in their canonical form.
+const CONTROLLERS: [&str; 2] =
+    ["endpointslice-controller.k8s.io", "endpointslicemirroring-controller.k8s.io"];
+
+fn warnings(object: &Value, old: Option<&Value>) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if old.is_none() && object["addressType"] == "FQDN" {
+        warnings.push("spec.addressType: FQDN endpoints are deprecated".to_owned());
+    }
+    let manager = text(&object["metadata"]["labels"]["endpointslice.kubernetes.io/managed-by"]);
+    if CONTROLLERS.contains(&manager) {
+        return warnings;
+    }
+    for (i, endpoint) in items(object, "endpoints").enumerate() {
+        let at = Path::new("endpoints").index(i).child("addresses");
+        for (j, address) in items(endpoint, "addresses").enumerate() {
+            warnings.extend(address_warning(text(address), &at.index(j)));
+        }
+    }
+    warnings
 }
 
 fn slice_ports(object: &Value, _: Timestamp) -> Value {
@@ -168,8 +251,8 @@ mod tests {
             ("IPv4", "224.0.0.1", json!([]), "multicast range"),
             ("IPv4", "0.0.0.0", json!([]), "may not be unspecified"),
             ("IPv6", "::1", json!([]), "loopback range"),
-            ("IPv6", "::ffff:127.0.0.1", json!([]), "must be a valid IPv6 address"),
-            ("IPv4", "::1", json!([]), "must be a valid IPv4 address"),
+            ("IPv6", "::ffff:127.0.0.1", json!([]), "IPv4-mapped IPv6 address"),
+            ("IPv4", "::1", json!([]), "must be an IPv4 address"),
             ("FQDN", "localhost", json!([]), "at least two segments"),
             (
                 "IPv4",

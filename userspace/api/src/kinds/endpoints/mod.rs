@@ -8,7 +8,7 @@ use crate::kinds::ip::{parse_ip, validate_non_special_ip};
 use crate::kinds::kind::Strategy;
 use crate::kinds::port::{PROTOCOLS, validate_port_number};
 use crate::kinds::row::Row;
-use crate::names::{NameForm, name_problem, qualified_name_problem};
+use crate::names::{NameForm, validate_name, validate_optional_name};
 use crate::table::cell::{first_three, or_none};
 use crate::table::column::{AGE, Column, NAME};
 use crate::value::{items, items_mut, one_of, set_default};
@@ -66,10 +66,7 @@ fn validate_address(address: &Value, at: &Path, errors: &mut Errors) {
         validate_non_special_ip(ip, &at.child("ip"), errors);
     }
     for (field, form) in [("hostname", NameForm::Label), ("nodeName", NameForm::Subdomain)] {
-        let name = address[field].as_str().filter(|name| !name.is_empty());
-        if let Some(problem) = name.and_then(|name| name_problem(name, form)) {
-            errors.invalid(&at.child(field), &address[field], problem);
-        }
+        validate_optional_name(address, field, form, at, errors);
     }
 }
 
@@ -77,16 +74,12 @@ fn validate_port(port: &Value, is_named: bool, at: &Path, errors: &mut Errors) {
     match port["name"].as_str().filter(|name| !name.is_empty()) {
         None if is_named => errors.required(&at.child("name"), ""),
         None => {}
-        Some(name) => {
-            if let Some(problem) = name_problem(name, NameForm::Label) {
-                errors.invalid(&at.child("name"), &port["name"], problem);
-            }
-        }
+        Some(name) => validate_name(name, NameForm::Label, &at.child("name"), errors),
     }
     validate_port_number(&port["port"], &at.child("port"), errors);
     one_of(port, "protocol", at, &PROTOCOLS, errors);
-    if let Some(problem) = port["appProtocol"].as_str().and_then(qualified_name_problem) {
-        errors.invalid(&at.child("appProtocol"), &port["appProtocol"], problem);
+    if let Some(name) = port["appProtocol"].as_str() {
+        validate_name(name, NameForm::LabelKey, &at.child("appProtocol"), errors);
     }
 }
 

@@ -9,12 +9,13 @@ use crate::value::{items, one_of, text};
 
 const MAX_WINDOW_SECONDS: i64 = 3_600;
 const MAX_PERIOD_SECONDS: i64 = 1_800;
+/// Types of metrics and their fields, in the order of upstream's checks.
 const SOURCES: [(&str, &str); 5] = [
-    ("ContainerResource", "containerResource"),
-    ("External", "external"),
     ("Object", "object"),
+    ("External", "external"),
     ("Pods", "pods"),
     ("Resource", "resource"),
+    ("ContainerResource", "containerResource"),
 ];
 
 pub(super) fn validate(object: &Value, errors: &mut Errors) {
@@ -44,11 +45,22 @@ pub(super) fn validate(object: &Value, errors: &mut Errors) {
     }
     validate_reference(&spec["scaleTargetRef"], &path.child("scaleTargetRef"), errors);
     validate_group(&spec["scaleTargetRef"], &path.child("scaleTargetRef"), errors);
-    for (i, metric) in items(spec, "metrics").enumerate() {
-        validate_metric(metric, &path.child("metrics").index(i), errors);
-    }
+    validate_metrics(spec, min, &path.child("metrics"), errors);
     for direction in ["scaleUp", "scaleDown"] {
         validate_rules(&spec["behavior"][direction], &path.child("behavior").child(direction), errors);
+    }
+}
+
+fn validate_metrics(spec: &Value, min: Option<i64>, path: &Path, errors: &mut Errors) {
+    for (i, metric) in items(spec, "metrics").enumerate() {
+        validate_metric(metric, &path.index(i), errors);
+    }
+    // Without pods there is nothing to measure but what is outside of them.
+    let is_outside = |metric: &Value| metric["type"] == "Object" || metric["type"] == "External";
+    if min == Some(0) && !items(spec, "metrics").any(is_outside) {
+        let detail =
+            "must specify at least one Object or External metric to support scaling to zero replicas";
+        errors.forbidden(path, detail);
     }
 }
 
@@ -68,31 +80,38 @@ fn validate_reference(reference: &Value, path: &Path, errors: &mut Errors) {
         match reference[field].as_str() {
             None | Some("") => errors.required(&path.child(field), ""),
             Some(name) => {
-                if let Some(problem) = names::name_problem(name, names::NameForm::PathSegment) {
-                    errors.invalid(&path.child(field), &reference[field], problem);
-                }
+                names::validate_name(name, names::NameForm::PathSegment, &path.child(field), errors);
             }
         }
     }
 }
 
 fn validate_metric(metric: &Value, path: &Path, errors: &mut Errors) {
-    let kinds = SOURCES.map(|(kind, _)| kind);
-    let Some((_, source_field)) = SOURCES.iter().find(|(kind, _)| metric["type"] == *kind) else {
-        if metric["type"].as_str().is_none_or(str::is_empty) {
-            errors.required(&path.child("type"), "must specify a metric source type");
-        }
-        errors.not_supported(&path.child("type"), &metric["type"], &kinds);
-        return;
-    };
-    let (source, at) = (&metric[*source_field], path.child(source_field));
-    if source.is_null() {
-        errors.required(&at, "must populate information for the given metric source");
-    } else {
-        validate_source(source_field, source, &at, errors);
+    let (kind, at) = (text(&metric["type"]), path.child("type"));
+    let mut kinds = SOURCES.map(|(kind, _)| kind);
+    kinds.sort_unstable();
+    if kind.is_empty() {
+        errors.required(&at, "must specify a metric source type");
     }
-    for (_, other) in SOURCES.iter().filter(|(_, field)| field != source_field) {
-        if !metric[*other].is_null() {
+    let wanted = SOURCES.iter().find(|(known, _)| *known == kind).map(|(_, field)| *field);
+    if wanted.is_none() {
+        errors.not_supported(&at, &kind.into(), &kinds);
+    }
+    let present: Vec<&str> =
+        SOURCES.iter().map(|(_, field)| *field).filter(|field| !metric[*field].is_null()).collect();
+    if let Some(first) = present.first() {
+        validate_source(first, &metric[*first], &path.child(first), errors);
+    }
+    match wanted {
+        Some(field) if metric[field].is_null() => {
+            errors.required(&path.child(field), "must populate information for the given metric source");
+        }
+        Some(_) => {}
+        // As upstream, which reports it twice.
+        None => errors.not_supported(&at, &kind.into(), &kinds),
+    }
+    if present.len() > 1 {
+        for other in present.into_iter().filter(|field| Some(*field) != wanted) {
             errors.forbidden(&path.child(other), "must populate the given metric source only");
         }
     }
@@ -106,15 +125,17 @@ fn validate_source(field: &str, source: &Value, path: &Path, errors: &mut Errors
     } else {
         (&source["metric"]["name"], path.child("metric").child("name"))
     };
-    if name.0.as_str().is_none_or(str::is_empty) {
-        let what = if of_resource { "must specify a resource name" } else { "must specify a metric name" };
-        errors.required(&name.1, what);
+    if field == "object" {
+        validate_reference(&source["describedObject"], &path.child("describedObject"), errors);
+    }
+    match text(name.0) {
+        "" if of_resource => errors.required(&name.1, "must specify a resource name"),
+        "" => errors.required(&name.1, "must specify a metric name"),
+        metric if !of_resource => names::validate_name(metric, names::NameForm::PathSegment, &name.1, errors),
+        _ => {}
     }
     if field == "containerResource" && source["container"].as_str().is_none_or(str::is_empty) {
         errors.required(&path.child("container"), "must specify a container");
-    }
-    if field == "object" {
-        validate_reference(&source["describedObject"], &path.child("describedObject"), errors);
     }
     validate_target(target, &at, errors);
     let has = |field: &str| !target[field].is_null();
@@ -193,5 +214,9 @@ fn validate_rules(rules: &Value, path: &Path, errors: &mut Errors) {
             let detail = format!("must be less than or equal to {MAX_PERIOD_SECONDS}");
             errors.invalid(&at.child("periodSeconds"), &policy["periodSeconds"], &detail);
         }
+    }
+    if quantity(&rules["tolerance"]).is_some_and(|tolerance| tolerance.millis() < 0) {
+        let at = path.child("tolerance");
+        errors.invalid(&at, &rules["tolerance"], "must be greater than or equal to 0");
     }
 }

@@ -26,7 +26,7 @@ pub(super) const ROW: Row = Row {
     subresources: &["status"],
     schema: "api.networking.v1.Ingress",
     columns: COLUMNS,
-    strategy: Strategy { generation: true, default, validate, ..Strategy::NONE },
+    strategy: Strategy { generation: true, default, validate, warnings, ..Strategy::NONE },
     ..Row::NAMESPACED
 };
 
@@ -72,16 +72,10 @@ fn validate(object: &Value, errors: &mut Errors) {
         for (j, host) in items(tls, "hosts").enumerate() {
             validate_name(host, &at.child("hosts").index(j), errors);
         }
-        if let Some(name) = tls["secretName"].as_str().filter(|name| !name.is_empty())
-            && let Some(problem) = names::name_problem(name, NameForm::Subdomain)
-        {
-            errors.invalid(&at.child("secretName"), &tls["secretName"], problem);
-        }
+        names::validate_optional_name(tls, "secretName", NameForm::Subdomain, &at, errors);
     }
-    if let Some(name) = spec["ingressClassName"].as_str()
-        && let Some(problem) = names::name_problem(name, NameForm::Subdomain)
-    {
-        errors.invalid(&path.child("ingressClassName"), &spec["ingressClassName"], problem);
+    if let Some(name) = spec["ingressClassName"].as_str() {
+        names::validate_name(name, NameForm::Subdomain, &path.child("ingressClassName"), errors);
     }
 }
 
@@ -100,8 +94,8 @@ fn validate_name(host: &Value, path: &Path, errors: &mut Errors) {
         if !name.strip_prefix("*.").is_some_and(names::is_subdomain) {
             errors.invalid(path, host, WILDCARD);
         }
-    } else if let Some(problem) = names::name_problem(name, NameForm::Subdomain) {
-        errors.invalid(path, host, problem);
+    } else {
+        names::validate_name(name, NameForm::Subdomain, path, errors);
     }
 }
 
@@ -155,7 +149,7 @@ fn validate_backend(backend: &Value, path: &Path, errors: &mut Errors) {
     let (service, resource) = (&backend["service"], &backend["resource"]);
     match (service.is_object(), resource.is_object()) {
         (true, true) => errors.invalid(path, &json!(""), "cannot set both resource and service backends"),
-        (false, false) => errors.required(path, "cannot use empty backend"),
+        (false, false) => errors.invalid(path, &json!(""), "resource or service backend is required"),
         (false, true) => validate_reference(resource, &path.child("resource"), errors),
         (true, false) => validate_service(service, path, errors),
     }
@@ -165,11 +159,7 @@ fn validate_service(service: &Value, path: &Path, errors: &mut Errors) {
     let at = path.child("service");
     match service["name"].as_str() {
         None | Some("") => errors.required(&at.child("name"), ""),
-        Some(name) => {
-            if let Some(problem) = names::name_problem(name, NameForm::Label1035) {
-                errors.invalid(&at.child("name"), &service["name"], problem);
-            }
-        }
+        Some(name) => names::validate_name(name, NameForm::Label, &at.child("name"), errors),
     }
     let port = &service["port"];
     let named = port["name"].as_str().is_some_and(|name| !name.is_empty());
@@ -179,27 +169,32 @@ fn validate_service(service: &Value, path: &Path, errors: &mut Errors) {
             validate_port_number(&port["number"], &at.child("port").child("number"), errors);
         }
         (false, false) => errors.required(path, "port name or number is required"),
-        (true, false) => {}
+        (true, false) => {
+            let at = at.child("port").child("name");
+            names::validate_name(port["name"].as_str().unwrap_or_default(), NameForm::PortName, &at, errors);
+        }
     }
 }
 
 /// Checks a reference by group, kind and name.
 pub(super) fn validate_reference(reference: &Value, path: &Path, errors: &mut Errors) {
-    if let Some(group) = reference["apiGroup"].as_str()
-        && let Some(problem) = names::name_problem(group, NameForm::Subdomain)
-    {
-        errors.invalid(&path.child("apiGroup"), &reference["apiGroup"], problem);
+    if let Some(group) = reference["apiGroup"].as_str() {
+        names::validate_name(group, NameForm::Subdomain, &path.child("apiGroup"), errors);
     }
     for field in ["kind", "name"] {
         match reference[field].as_str() {
             None | Some("") => errors.required(&path.child(field), ""),
-            Some(text) => {
-                if let Some(problem) = names::name_problem(text, NameForm::PathSegment) {
-                    errors.invalid(&path.child(field), &reference[field], problem);
-                }
-            }
+            Some(text) => names::validate_name(text, NameForm::PathSegment, &path.child(field), errors),
         }
     }
+}
+
+fn warnings(object: &Value, old: Option<&Value>) -> Vec<String> {
+    let class = &object["metadata"]["annotations"][CLASS_ANNOTATION];
+    if old.is_some() || class.is_null() || !object["spec"]["ingressClassName"].is_null() {
+        return Vec::new();
+    }
+    vec![format!("annotation {CLASS_ANNOTATION:?} is deprecated, please use 'spec.ingressClassName' instead")]
 }
 
 fn hosts(object: &Value, _: Timestamp) -> Value {

@@ -29,21 +29,13 @@ fn validate(object: &Value, errors: &mut Errors) {
     if !parent.is_object() {
         return errors.required(&path, "");
     }
-    let group = parent["group"].as_str().unwrap_or_default();
-    if let Some(problem) = Some(group)
-        .filter(|group| !group.is_empty())
-        .and_then(|g| names::name_problem(g, names::NameForm::Subdomain))
-    {
-        errors.invalid(&path.child("group"), &parent["group"], problem);
-    }
+    names::validate_optional_name(parent, "group", names::NameForm::Subdomain, &path, errors);
     for (field, required) in [("resource", true), ("name", true), ("namespace", false)] {
         match parent[field].as_str() {
             None | Some("") if required => errors.required(&path.child(field), ""),
             None | Some("") => {}
             Some(name) => {
-                if let Some(problem) = names::name_problem(name, names::NameForm::PathSegment) {
-                    errors.invalid(&path.child(field), &parent[field], problem);
-                }
+                names::validate_name(name, names::NameForm::PathSegment, &path.child(field), errors);
             }
         }
     }

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::field::{Errors, Path};
-use crate::kinds::ip::parse_cidr;
+use crate::kinds::ip::{cidr_warning, parse_cidr};
 use crate::kinds::kind::Strategy;
 use crate::kinds::resource_requirements::validate_amount;
 use crate::kinds::row::Row;
@@ -40,7 +40,19 @@ pub(super) const ROW: Row = Row {
     schema: "api.core.v1.Node",
     selectable_fields: &["metadata.name", "spec.unschedulable"],
     columns: COLUMNS,
-    strategy: Strategy { keeps_status: true, default, validate, ..Strategy::NONE },
+    strategy: Strategy {
+        keeps_status: true,
+        default,
+        prepare_create: drop_config_source,
+        prepare_update: |new, old| {
+            if old["spec"]["configSource"].is_null() {
+                drop_config_source(new);
+            }
+        },
+        validate,
+        warnings,
+        ..Strategy::NONE
+    },
     ..Row::CLUSTER
 };
 
@@ -77,6 +89,13 @@ fn default(object: &mut Value) {
     set_default(status, "nodeInfo", json!({}));
     for field in NODE_INFO {
         set_default(&mut status["nodeInfo"], field, "");
+    }
+}
+
+/// Upstream no longer takes this field.
+fn drop_config_source(object: &mut Value) {
+    if let Some(spec) = object["spec"].as_object_mut() {
+        spec.remove("configSource");
     }
 }
 
@@ -117,6 +136,21 @@ fn validate_taints(object: &Value, errors: &mut Errors) {
             errors.duplicate_with(&at, &shown, "taints must be unique by key and effect pair");
         }
     }
+}
+
+fn warnings(object: &Value, _: Option<&Value>) -> Vec<String> {
+    let spec = &object["spec"];
+    let mut warnings = Vec::new();
+    if spec["configSource"].is_object() {
+        warnings.push("spec.configSource: the feature is removed".to_owned());
+    }
+    if !is_zero(&spec["externalID"]) {
+        warnings.push("spec.externalID: this field is deprecated, and is unused by Kubernetes".to_owned());
+    }
+    let at = Path::new("spec").child("podCIDRs");
+    let ranges = items(spec, "podCIDRs").enumerate();
+    warnings.extend(ranges.filter_map(|(i, range)| cidr_warning(text(range), &at.index(i))));
+    warnings
 }
 
 fn node_state(node: &Value) -> String {

@@ -8,12 +8,14 @@ use crate::kinds::row::Row;
 use crate::meta;
 use crate::table::cell::{number_cell, text_cell};
 use crate::table::column::{AGE, Column, NAME};
-use crate::value::{immutable, one_of, set_default};
+use crate::value::{immutable, require_one_of, set_default};
 
 /// Higher values are reserved for the system.
 const MAX_USER_PRIORITY: i64 = 1_000_000_000;
 const SYSTEM_CLASSES: [(&str, i64); 2] =
     [("system-cluster-critical", 2_000_000_000), ("system-node-critical", 2_000_001_000)];
+
+const PREEMPTION_POLICIES: [&str; 2] = ["PreemptLowerPriority", "Never"];
 
 pub(super) const ROW: Row = Row {
     group: "scheduling.k8s.io",
@@ -44,7 +46,7 @@ fn validate(object: &Value, errors: &mut Errors) {
     if name.starts_with("system-") {
         let known = SYSTEM_CLASSES.iter().find(|(system, _)| *system == name);
         let problem = match known {
-            None => "not a known system priority class".to_owned(),
+            None => format!("{name} is not a known system priority class"),
             Some((_, required)) if *required != value => {
                 format!("value of {name} PriorityClass must be {required}")
             }
@@ -61,7 +63,9 @@ fn validate(object: &Value, errors: &mut Errors) {
         let detail = format!("maximum allowed value of a user defined priority is {MAX_USER_PRIORITY}");
         errors.forbidden(&Path::new("value"), &detail);
     }
-    one_of(object, "preemptionPolicy", &Path::new(""), &["Never", "PreemptLowerPriority"], errors);
+    if object["preemptionPolicy"].is_string() {
+        require_one_of(object, "preemptionPolicy", &Path::new(""), &PREEMPTION_POLICIES, errors);
+    }
 }
 
 fn validate_update(new: &Value, old: &Value, errors: &mut Errors) {

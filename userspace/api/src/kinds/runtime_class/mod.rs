@@ -27,11 +27,7 @@ const COLUMNS: &[Column] = &[NAME, Column::text("Handler", |object, _| text_cell
 fn validate(object: &Value, errors: &mut Errors) {
     match object["handler"].as_str() {
         None | Some("") => errors.required(&Path::new("handler"), ""),
-        Some(handler) => {
-            if let Some(problem) = names::name_problem(handler, NameForm::Label) {
-                errors.invalid(&Path::new("handler"), &object["handler"], problem);
-            }
-        }
+        Some(handler) => names::validate_name(handler, NameForm::Label, &Path::new("handler"), errors),
     }
     let (scheduling, path) = (&object["scheduling"], Path::new("scheduling"));
     names::validate_labels(&scheduling["nodeSelector"], &path.child("nodeSelector"), errors);

@@ -1,5 +1,7 @@
 //! Secrets: their keys and sizes, and the keys that each type must have.
 
+mod pem;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value};
@@ -19,7 +21,7 @@ pub(super) const ROW: Row = Row {
     schema: "api.core.v1.Secret",
     selectable_fields: &["metadata.name", "metadata.namespace", "type"],
     columns: COLUMNS,
-    strategy: Strategy { default, validate, validate_update, ..Strategy::NONE },
+    strategy: Strategy { default, validate, validate_update, warnings, ..Strategy::NONE },
     ..Row::NAMESPACED
 };
 
@@ -79,6 +81,14 @@ fn validate_json(data: &Value, key: &str, errors: &mut Errors) {
     if let Err(error) = serde_json::from_slice::<Map<String, Value>>(&bytes) {
         errors.invalid(&at, &"<secret contents redacted>".into(), &error.to_string());
     }
+}
+
+fn warnings(object: &Value, _: Option<&Value>) -> Vec<String> {
+    if object["type"] != "kubernetes.io/tls" {
+        return Vec::new();
+    }
+    let part = |key: &str| STANDARD.decode(text(&object["data"][key])).unwrap_or_default();
+    pem::pair_problem(&part("tls.crt"), &part("tls.key")).into_iter().collect()
 }
 
 fn validate_update(new: &Value, old: &Value, errors: &mut Errors) {

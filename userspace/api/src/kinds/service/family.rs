@@ -58,7 +58,7 @@ fn set_families(spec: &mut Value, families: &[Family]) {
 }
 
 fn policy(spec: &Value) -> Option<&str> {
-    spec["ipFamilyPolicy"].as_str().filter(|policy| !policy.is_empty())
+    spec["ipFamilyPolicy"].as_str()
 }
 
 fn same_list(new: &Value, old: &Value, field: &str) -> bool {

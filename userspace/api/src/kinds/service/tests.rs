@@ -279,6 +279,7 @@ fn a_status_names_addresses_of_load_balancers_only() {
         let old = create_in(V4, json!({"type": kind_of})).unwrap();
         let mut new = old.clone();
         new["status"] = json!({"loadBalancer": {"ingress": [ingress]}});
+        kind.default(&mut new);
         kind.prepare_update(&mut new, &old, crate::kinds::Part::Status);
         error_text(kind.validate_update(&new, &old, crate::kinds::Part::Status))
     };

@@ -64,11 +64,7 @@ fn validate_type(spec: &Value, path: &Path, errors: &mut Errors) {
     let at = path.child("externalName");
     match name.strip_suffix('.').unwrap_or(name) {
         "" => errors.required(&at, ""),
-        name => {
-            if let Some(problem) = names::name_problem(name, names::NameForm::Subdomain) {
-                errors.invalid(&at, &json!(name), problem);
-            }
-        }
+        name => names::validate_name(name, names::NameForm::Subdomain, &at, errors),
     }
 }
 
@@ -89,7 +85,15 @@ fn validate_ports(spec: &Value, path: &Path, errors: &mut Errors) {
         }
         let key = (&port["protocol"], &port["port"]);
         if !numbers.insert(key) {
-            errors.duplicate(&at, &json!({"port": port["port"], "protocol": port["protocol"]}));
+            let shown = json!({
+                "Name": "",
+                "Protocol": port["protocol"],
+                "AppProtocol": null,
+                "Port": port["port"],
+                "TargetPort": 0,
+                "NodePort": 0,
+            });
+            errors.duplicate(&at, &shown);
         }
     }
 }
@@ -105,9 +109,7 @@ fn validate_service_port<'a>(
         None | Some("") if several => errors.required(&at.child("name"), ""),
         None | Some("") => {}
         Some(name) => {
-            if let Some(problem) = names::name_problem(name, names::NameForm::Label) {
-                errors.invalid(&at.child("name"), &port["name"], problem);
-            }
+            names::validate_name(name, names::NameForm::Label, &at.child("name"), errors);
             if !names.insert(name) {
                 errors.duplicate(&at.child("name"), &port["name"]);
             }
@@ -116,8 +118,8 @@ fn validate_service_port<'a>(
     validate_port_number(&port["port"], &at.child("port"), errors);
     one_of(port, "protocol", at, &PROTOCOLS, errors);
     validate_port(&port["targetPort"], &at.child("targetPort"), errors);
-    if let Some(problem) = port["appProtocol"].as_str().and_then(names::qualified_name_problem) {
-        errors.invalid(&at.child("appProtocol"), &port["appProtocol"], problem);
+    if let Some(name) = port["appProtocol"].as_str() {
+        names::validate_name(name, names::NameForm::LabelKey, &at.child("appProtocol"), errors);
     }
 }
 
@@ -225,10 +227,8 @@ fn validate_balancer(object: &Value, path: &Path, errors: &mut Errors) {
             errors.forbidden(&path.child(field), only);
         }
     }
-    if let Some(problem) =
-        spec["loadBalancerClass"].as_str().filter(|_| balanced).and_then(names::qualified_name_problem)
-    {
-        errors.invalid(&path.child("loadBalancerClass"), &spec["loadBalancerClass"], problem);
+    if let Some(class) = spec["loadBalancerClass"].as_str().filter(|_| balanced) {
+        names::validate_name(class, names::NameForm::LabelKey, &path.child("loadBalancerClass"), errors);
     }
 }
 
@@ -277,9 +277,7 @@ pub(super) fn validate_status(new: &Value, errors: &mut Errors) {
             _ => one_of(ingress, "ipMode", &at, &["Proxy", "VIP"], errors),
         }
         if let Some(name) = ingress["hostname"].as_str().filter(|name| !name.is_empty()) {
-            if let Some(problem) = names::name_problem(name, names::NameForm::Subdomain) {
-                errors.invalid(&at.child("hostname"), &ingress["hostname"], problem);
-            }
+            names::validate_name(name, names::NameForm::Subdomain, &at.child("hostname"), errors);
             if name.parse::<IpAddr>().is_ok() {
                 let detail = "must be a DNS name, not an IP address";
                 errors.invalid(&at.child("hostname"), &ingress["hostname"], detail);

@@ -1,11 +1,10 @@
 //! Warnings for the author of a Service: fields without effect, and deprecated ones.
 
-use std::net::IpAddr;
-
 use serde_json::Value;
 
 use super::spec::{is_empty, is_headless, strings};
 use crate::field::Path;
+use crate::kinds::ip::{address_warning, cidr_warning};
 use crate::value::items;
 
 const TOPOLOGY_HINTS: &str = "service.kubernetes.io/topology-aware-hints";
@@ -19,11 +18,14 @@ pub(super) fn warnings(object: &Value) -> Vec<String> {
     }
     for field in ["clusterIPs", "externalIPs"] {
         let each = strings(spec, field).enumerate();
-        warnings.extend(each.filter_map(|(i, ip)| not_canonical(ip, &path.child(field).index(i))));
+        warnings.extend(each.filter_map(|(i, ip)| address_warning(ip, &path.child(field).index(i))));
     }
     warnings.extend(
-        spec["loadBalancerIP"].as_str().and_then(|ip| not_canonical(ip, &path.child("loadBalancerIP"))),
+        spec["loadBalancerIP"].as_str().and_then(|ip| address_warning(ip, &path.child("loadBalancerIP"))),
     );
+    for (i, range) in strings(spec, "loadBalancerSourceRanges").enumerate() {
+        warnings.extend(cidr_warning(range, &path.child("loadBalancerSourceRanges").index(i)));
+    }
     let (external, headless) = (items(spec, "externalIPs").next().is_some(), is_headless(spec));
     if headless {
         let ignored = [
@@ -51,9 +53,4 @@ pub(super) fn warnings(object: &Value) -> Vec<String> {
         );
     }
     warnings
-}
-
-fn not_canonical(text: &str, path: &Path) -> Option<String> {
-    let ip = text.parse::<IpAddr>().ok().filter(|ip| ip.is_ipv6() && ip.to_string() != text)?;
-    Some(format!("{path}: IPv6 address {text:?} should be in RFC 5952 canonical format (\"{ip}\")"))
 }

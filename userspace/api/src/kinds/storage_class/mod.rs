@@ -48,7 +48,7 @@ fn validate(object: &Value, errors: &mut Errors) {
     match object["provisioner"].as_str() {
         None | Some("") => errors.required(&Path::new("provisioner"), ""),
         Some(name) => {
-            if let Some(problem) = names::qualified_name_problem(&name.to_lowercase()) {
+            for problem in names::name_problems(&name.to_lowercase(), names::NameForm::LabelKey) {
                 errors.invalid(&Path::new("provisioner"), &object["provisioner"], problem);
             }
         }
