@@ -10,6 +10,7 @@ use crate::allocate::Allocator;
 use crate::allocate::address::ensure_default_range;
 use crate::authz::{default_objects, reconciled};
 use crate::config::{Config, FrontProxy, NodeTls};
+use crate::field_manager::{SERVER, track_own};
 use crate::reconcilers::service_allocations::repair;
 use crate::server_endpoints;
 use crate::stored::{Storage, stamp};
@@ -115,7 +116,8 @@ async fn ensure_role(storage: &Storage, wanted: Value) -> Result<(), Status> {
         storage.remove(kind, &old).await?;
         return insert(storage, kind, wanted).await;
     }
-    let Some(new) = reconciled(&old_value, &wanted) else { return Ok(()) };
+    let Some(mut new) = reconciled(&old_value, &wanted) else { return Ok(()) };
+    track_own(kind, SERVER, &old_value, &mut new);
     match storage.replace(kind, &old, &new).await {
         // Another server of the cluster does the same.
         Err(status) if !status.is_stale() => Err(status),
@@ -124,13 +126,20 @@ async fn ensure_role(storage: &Storage, wanted: Value) -> Result<(), Status> {
 }
 
 async fn insert(storage: &Storage, kind: &Kind, mut object: Value) -> Result<(), Status> {
-    stamp(&mut object);
-    kind.complete_new(&mut object);
+    complete(kind, &mut object);
     match storage.insert(kind, &object).await {
         // Another server of the cluster created it first.
         Err(status) if status.reason != Reason::AlreadyExists => Err(status),
         _ => Ok(()),
     }
+}
+
+/// A new object of the server's own, as its client would have created it.
+fn complete(kind: &Kind, object: &mut Value) {
+    kind.default_new(object);
+    track_own(kind, SERVER, &Value::Null, object);
+    stamp(object);
+    kind.prepare_create(object);
 }
 
 /// The Service by which pods reach the API.
@@ -154,8 +163,7 @@ async fn ensure_service(allocator: &Arc<Allocator>, mut service: Value) -> Resul
     if storage.caches.get_or_404(kind, meta::namespace(&service), meta::name(&service)).is_ok() {
         return Ok(());
     }
-    kind.complete_new(&mut service);
-    stamp(&mut service);
+    complete(kind, &mut service);
     match allocator.reserve(kind, &mut service, None, false).await {
         Ok(reservation) => {
             let created = storage.insert(kind, &service).await;

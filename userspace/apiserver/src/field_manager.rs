@@ -2,9 +2,9 @@
 
 use http::header::USER_AGENT;
 use serde_json::Value;
-use skep_api::Errors;
 use skep_api::apply::{self, Writer};
 use skep_api::field::Path;
+use skep_api::{Errors, Kind};
 
 use crate::call::Call;
 use crate::clock::now;
@@ -39,6 +39,14 @@ pub(crate) fn name(call: &Call) -> String {
 pub(crate) fn as_writer<T>(call: &Call, with: impl FnOnce(&Writer<'_>) -> T) -> T {
     let (manager, now) = (name(call), now());
     with(&Writer { manager: &manager, subresource: &call.target.subresource, now: &now })
+}
+
+/// The manager of what the server writes of its own accord, as upstream.
+pub(crate) const SERVER: &str = "kube-apiserver";
+
+/// Records the fields that the server changed in `old` (null for a new object).
+pub(crate) fn track_own(kind: &Kind, manager: &str, old: &Value, new: &mut Value) {
+    apply::track(kind, old, new, &Writer { manager, subresource: "", now: &now() });
 }
 
 /// Records the fields that the request changed in `old` (null for a new object).

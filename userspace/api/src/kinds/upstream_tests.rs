@@ -111,9 +111,10 @@ fn difference(row: &Row) -> Option<String> {
     if kind.namespaced() {
         object["metadata"]["namespace"] = json!("default");
     }
+    kind.default_new(&mut object);
     object["metadata"]["uid"] = json!("u");
     object["metadata"]["creationTimestamp"] = json!("2026-01-01T00:00:00Z");
-    kind.complete_new(&mut object);
+    kind.prepare_create(&mut object);
     let found: Vec<String> = kind
         .validate_create(&object)
         .0

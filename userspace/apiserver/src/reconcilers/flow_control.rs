@@ -10,6 +10,7 @@ use super::reconcile_loop::RETRY_INTERVAL;
 use crate::cache::Caches;
 use crate::clock::now;
 use crate::fairness::{Fairness, defaults};
+use crate::field_manager::track_own;
 use crate::object::{Object, prefix};
 use crate::stored::{Storage, stamp, store_error};
 
@@ -67,6 +68,9 @@ fn configure(caches: &Caches, fairness: &Fairness) {
     fairness.configure(&values("flowschemas"), &values("prioritylevelconfigurations"));
 }
 
+/// The field manager, as upstream.
+const MANAGER: &str = "api-priority-and-fairness-config-producer-v1";
+
 async fn ensure_all(storage: &Storage) -> Result<(), Status> {
     for defaults::Default { object, is_mandatory } in defaults::all() {
         let Some(kind) = find_kind(GROUP, "v1", object["kind"].as_str().unwrap_or_default()) else {
@@ -79,9 +83,11 @@ async fn ensure_all(storage: &Storage) -> Result<(), Status> {
 
 /// Creates an object, or gives it its spec again if that is the server's to keep.
 async fn ensure(storage: &Storage, kind: &Kind, mut wanted: Value, is_mandatory: bool) -> Result<(), Status> {
-    kind.complete_new(&mut wanted);
+    kind.default_new(&mut wanted);
     let Ok(old) = storage.caches.get_or_404(kind, "", meta::name(&wanted)) else {
+        track_own(kind, MANAGER, &Value::Null, &mut wanted);
         stamp(&mut wanted);
+        kind.prepare_create(&mut wanted);
         return storage.insert(kind, &wanted).await.map(drop);
     };
     let mut new = old.value();

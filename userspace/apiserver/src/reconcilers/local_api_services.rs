@@ -14,6 +14,7 @@ use super::reconcile_loop::RETRY_INTERVAL;
 use crate::aggregate::{self, GROUP};
 use crate::clock::now;
 use crate::definitions;
+use crate::field_manager::{SERVER, track_own};
 use crate::object::{Object, prefix};
 use crate::stored::{Storage, stamp};
 
@@ -106,6 +107,7 @@ async fn ensure(
         set_condition(object, "Available", true, reason, &now())
     };
     let Some((object, mut value)) = found else {
+        track_own(kind, SERVER, &Value::Null, &mut wanted);
         stamp(&mut wanted);
         set_available(&mut wanted);
         return storage.insert(kind, &wanted).await.map(drop);

@@ -73,16 +73,24 @@ fn default(object: &mut Value) {
     }
     set_default(spec, "revisionHistoryLimit", 10);
     default_template(spec);
+    // The annotation is how this version writes a field.
+    if generation_of(object).is_none() {
+        set_template_generation(object, 1);
+    }
+}
+
+fn generation_of(object: &Value) -> Option<i64> {
+    object["metadata"]["annotations"][TEMPLATE_GENERATION].as_str()?.parse().ok()
 }
 
 fn prepare_create(object: &mut Value) {
-    set_template_generation(object, 1);
+    let generation = generation_of(object).unwrap_or_default().max(1);
+    set_template_generation(object, generation);
 }
 
 /// The generation of the template follows the template; it is no field that a client sets.
 fn prepare_update(new: &mut Value, old: &Value) {
-    let before = old["metadata"]["annotations"][TEMPLATE_GENERATION].as_str();
-    let generation = before.and_then(|text| text.parse::<i64>().ok()).unwrap_or_default();
+    let generation = generation_of(old).unwrap_or_default();
     let changed = new["spec"]["template"] != old["spec"]["template"];
     set_template_generation(new, generation.saturating_add(i64::from(changed)));
 }

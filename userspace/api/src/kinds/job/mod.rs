@@ -62,6 +62,13 @@ fn default(object: &mut Value) {
     let policy = if spec["podFailurePolicy"].is_null() { "TerminatingOrFailed" } else { "Failed" };
     set_default(spec, "podReplacementPolicy", policy);
     default_template(spec);
+    // A new Job gets them with those of its selector.
+    if !meta::uid(object).is_empty() {
+        copy_labels(object);
+    }
+}
+
+fn copy_labels(object: &mut Value) {
     let labels = object["spec"]["template"]["metadata"]["labels"].clone();
     if labels.is_object() && object["metadata"]["labels"].as_object().is_none_or(serde_json::Map::is_empty) {
         meta::of_mut(object).insert("labels".into(), labels);
@@ -71,17 +78,10 @@ fn default(object: &mut Value) {
 /// A Job without a selector gets one with its own uid, so that it can never adopt another Job's pods.
 fn prepare_create(object: &mut Value) {
     let (uid, name) = (meta::uid(object).to_owned(), meta::name(object).to_owned());
-    if object["spec"]["manualSelector"] == true || uid.is_empty() {
-        return;
+    if object["spec"]["manualSelector"] != true && !uid.is_empty() {
+        selector::generate(&mut object["spec"], &uid, &name);
     }
-    let template = |object: &Value| object["spec"]["template"]["metadata"]["labels"].clone();
-    // As upstream, where labels that a Job has from its template are one map with those.
-    let is_shared = object["metadata"]["labels"] == template(object);
-    selector::generate(&mut object["spec"], &uid, &name);
-    if is_shared {
-        let labels = template(object);
-        meta::of_mut(object).insert("labels".into(), labels);
-    }
+    copy_labels(object);
 }
 
 /// Defaults of completions, parallelism and the backoff limit.
