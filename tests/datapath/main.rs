@@ -5,6 +5,7 @@ mod cost;
 mod dsr;
 mod fragments;
 mod kernels;
+mod link;
 mod namespaces;
 mod node;
 mod overlay;

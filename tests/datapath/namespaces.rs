@@ -16,7 +16,7 @@ use skep_tests::netns::NetNs;
 
 use crate::node::Node;
 
-const A: Ipv4Addr = Ipv4Addr::new(10, 77, 1, 2);
+pub(crate) const A: Ipv4Addr = Ipv4Addr::new(10, 77, 1, 2);
 pub(crate) const B: Ipv4Addr = Ipv4Addr::new(10, 77, 1, 3);
 const NODE: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 1);
 const OUTSIDE: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 254);
@@ -103,7 +103,7 @@ pub(crate) fn dial(
 }
 
 pub(crate) struct World {
-    outside: NetNs,
+    pub(crate) outside: NetNs,
     pub(crate) node: Node,
     pub(crate) a: NetNs,
     pub(crate) b: NetNs,

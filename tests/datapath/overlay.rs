@@ -40,6 +40,7 @@ fn world(name: &str) -> Result<World> {
             .map(|third| Addr::from(IpAddr::from([10, 80, third, 0])))
             .map(|addr| Write::PutCluster { prefix_bits: 96 + 24, addr })
             .into();
+        writes.push(Write::PutNode(IpAddr::from(NODES[other]).into()));
         writes.push(Write::PutRoute { cidr: network(other as u8 + 1)?, via: NODES[other].into() });
         node.apply(&writes)?;
     }

@@ -12,7 +12,8 @@ impl Addr {
     pub const UNSPECIFIED: Addr = Addr([0; 4]);
     /// Bits before the address proper in an IPv4-mapped prefix: `10.0.0.0/8` is `::ffff:10.0.0.0/104`.
     pub const V4_PREFIX_BITS: u32 = 96;
-    const V4_MARK: u32 = 0x0000_ffff_u32.to_be();
+    /// The third word of an IPv4 address in its mapped form.
+    pub const V4_MARK: u32 = 0x0000_ffff_u32.to_be();
 
     /// `word` holds the four bytes in network order, as read from an IPv4 header.
     #[inline(always)]
@@ -136,6 +137,10 @@ impl Proto {
     pub const ICMPV6: Proto = Proto(58);
     /// RFC 9260.
     pub const SCTP: Proto = Proto(132);
+    /// RFC 4340.
+    pub const DCCP: Proto = Proto(33);
+    /// RFC 3828.
+    pub const UDP_LITE: Proto = Proto(136);
 }
 
 crate::layout::plain!(Addr: 16, SocketAddr: 20, Be16: 2, Proto: 1);

@@ -30,4 +30,10 @@ pub struct NodeConfig {
 /// an overlay, node addresses. An entry has memory only while it exists.
 pub const CLUSTER_MAX: u32 = 262_144;
 
+/// Entries of `NODES`, a hash of the nodes' addresses, which alone may send to the overlay's port. Values are unused.
+pub const NODES_MAX: u32 = 32_768;
+
+/// UDP port of the overlay, assigned by IANA to VXLAN (RFC 7348, 8).
+pub const OVERLAY_PORT: u16 = 4789;
+
 crate::layout::plain!(NodeConfig: 64);

@@ -123,7 +123,7 @@ pub const SNAT_PORT_MAX: u16 = 65_535;
 /// the first one carries.
 pub const FRAGMENTS_MAX: u32 = 8_192;
 
-/// A fragmented datagram.
+/// A fragmented datagram. In IPv6 the protocol is not part of it (RFC 8200, 4.5), and 0.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct FragmentKey {
@@ -133,13 +133,13 @@ pub struct FragmentKey {
     pub destination: Addr,
     /// The IP identification, as the header has it.
     pub id: u32,
-    /// The datagram's protocol.
+    /// Of IPv4 the protocol, or else 0.
     pub proto: Proto,
     /// Always 0.
     pub reserved: [u8; 3],
 }
 
-/// The ports of a fragmented datagram.
+/// The protocol and the ports of a fragmented datagram.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct FragmentPorts {
@@ -147,6 +147,12 @@ pub struct FragmentPorts {
     pub source: Be16,
     /// The destination port.
     pub destination: Be16,
+    /// The protocol behind all extension headers.
+    pub proto: Proto,
+    /// The ICMP type; of other protocols 0.
+    pub kind: u8,
+    /// Always 0.
+    pub reserved: u16,
 }
 
-crate::layout::plain!(FlowKey: 40, Flow: 96, FragmentKey: 40, FragmentPorts: 4);
+crate::layout::plain!(FlowKey: 40, Flow: 96, FragmentKey: 40, FragmentPorts: 8);

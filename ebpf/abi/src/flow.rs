@@ -62,11 +62,17 @@ pub enum DropReason {
     Unrelated = 10,
     /// The packet exceeds a pod's bandwidth.
     Bandwidth = 11,
+    /// Addressed to the overlay's port, and not from one node to another.
+    Overlay = 12,
+    /// A pod's frame that has a VLAN tag, or is none of IPv4, IPv6 and ARP.
+    Frame = 13,
+    /// A pod's router advertisement or redirect.
+    Router = 14,
 }
 
 impl DropReason {
     /// Number of reasons, [`DropReason::None`] included.
-    pub const COUNT: u32 = 12;
+    pub const COUNT: u32 = 15;
 
     /// The reason in words, for the flow log and metrics.
     pub const fn name(self) -> &'static str {
@@ -83,6 +89,9 @@ impl DropReason {
             DropReason::SourceRange => "source range",
             DropReason::Unrelated => "unrelated error",
             DropReason::Bandwidth => "bandwidth",
+            DropReason::Overlay => "overlay port",
+            DropReason::Frame => "frame type",
+            DropReason::Router => "router message",
         }
     }
 
@@ -101,6 +110,9 @@ impl DropReason {
             9 => DropReason::SourceRange,
             10 => DropReason::Unrelated,
             11 => DropReason::Bandwidth,
+            12 => DropReason::Overlay,
+            13 => DropReason::Frame,
+            14 => DropReason::Router,
             _ => return None,
         })
     }

@@ -1,12 +1,13 @@
 //! The version of the ABI, and the maps that outlive the agent.
 
 /// Version of everything in this crate. Maps are pinned below a folder of this number.
-pub const ABI_VERSION: u32 = 6;
+pub const ABI_VERSION: u32 = 7;
 
 /// The pinned maps by name, each with the first ABI version whose layout and meaning are the present ones. In version 6
 /// the upper half of a flow's tick, always zero before, became [`crate::Flow::fin_ack`]. The TCP flags of flows of other
-/// protocols, always zero before, became [`crate::logic::signal`]s; a flow with zeros has not shown its state yet.
-pub const MAPS: [(&str, u32); 18] = [
+/// protocols, always zero before, became [`crate::logic::signal`]s; a flow with zeros has not shown its state yet. In
+/// version 7 there are more reasons for drops, and the entry of a fragmented datagram has its protocol.
+pub const MAPS: [(&str, u32); 19] = [
     ("AFFINITY", 5),
     ("BACKENDS", 5),
     ("BUCKETS", 5),
@@ -16,10 +17,11 @@ pub const MAPS: [(&str, u32); 18] = [
     ("CONFIG", 5),
     ("CONNECTED", 6),
     ("CONNTRACK", 5),
-    ("DROPS", 5),
+    ("DROPS", 7),
     ("FLOWS", 5),
-    ("FRAGMENTS", 5),
+    ("FRAGMENTS", 7),
     ("MAGLEV", 5),
+    ("NODES", 7),
     ("PODS", 5),
     ("RANGES", 5),
     ("SERVICES", 5),

@@ -1,13 +1,13 @@
 //! The benchmark's own programs; Skep does not load them.
 //!
-//! Empty programs, the least program that joins two pods, a source and a sink of packets, and a program that restores the
-//! packet before it calls the measured one.
+//! Empty programs, the least program that joins two pods, a source and a sink of packets, a program that restores the packet
+//! before it calls the measured one, and one that tags frames.
 #![no_std]
 #![no_main]
 
 use aya_ebpf::bindings::{TC_ACT_OK, xdp_action};
 use aya_ebpf::btf_maps::ProgramArray;
-use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_redirect, bpf_redirect_peer};
+use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_redirect, bpf_redirect_peer, bpf_skb_vlan_push};
 use aya_ebpf::macros::{btf_map, classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
 
@@ -15,6 +15,9 @@ use aya_ebpf::programs::{TcContext, XdpContext};
 const HEADERS: usize = 42;
 /// Offset of the UDP source port.
 const SOURCE_PORT: usize = 34;
+/// IEEE 802.1Q.
+const ETHERTYPE_VLAN: u16 = 0x8100;
+const VLAN: u16 = 100;
 /// Flows that [`send_xdp`] makes, by source port.
 const FLOWS: u32 = 64;
 const FIRST_PORT: u32 = 20_000;
@@ -48,6 +51,14 @@ pub fn empty_tc(_ctx: TcContext) -> i32 {
 pub fn join_tc(_ctx: TcContext) -> i32 {
     // SAFETY: the helper checks the index; the global is set before the program is loaded.
     unsafe { bpf_redirect_peer(core::ptr::read_volatile(&raw const DEVICE), 0) as i32 }
+}
+
+/// Gives every frame the tag of VLAN 100, for tests of what a pod may send.
+#[classifier]
+pub fn tag_tc(ctx: TcContext) -> i32 {
+    // SAFETY: the helper checks everything.
+    unsafe { bpf_skb_vlan_push(ctx.skb.skb, ETHERTYPE_VLAN.to_be(), VLAN) };
+    TC_ACT_OK as i32
 }
 
 #[xdp(frags)]

@@ -3,7 +3,7 @@
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use skep_abi::{Addr, Be16, NodeConfig, Pod, SocketAddr};
 
-use crate::maps::{CLUSTER, PODS};
+use crate::maps::{CLUSTER, NODES, PODS};
 use crate::packet::Packet;
 
 /// The pod of this node with the address.
@@ -13,10 +13,16 @@ pub(crate) fn pod(addr: &Addr) -> Option<&'static Pod> {
     unsafe { PODS.get(addr) }
 }
 
-/// Whether the address is this node's own.
+/// Whether the address is this node's own. A node without an address of a family has the unspecified one there.
 #[inline(always)]
 pub(crate) fn is_node(config: &NodeConfig, addr: &Addr) -> bool {
-    *addr == config.node_v4 || *addr == config.node_v6
+    (*addr == config.node_v4 || *addr == config.node_v6) && *addr != Addr::UNSPECIFIED
+}
+
+/// Whether the address is another node's.
+#[inline(always)]
+pub(crate) fn is_other_node(addr: &Addr) -> bool {
+    NODES.get_ptr(addr).is_some()
 }
 
 /// Whether the address is inside the cluster; see [`skep_abi::CLUSTER_MAX`].

@@ -10,7 +10,13 @@ use crate::packet::Packet;
 /// The entry of the packet's flow, touched. An entry that the packet [`reopens`] is removed and not found.
 #[inline(always)]
 pub(crate) fn find(packet: &Packet) -> Option<&'static mut Flow> {
-    let flow = entry(packet)?;
+    advance(packet, entry(packet)?)
+}
+
+/// As [`find`], with the [`entry`] of the packet's flow. Where a packet arrives its source is checked in between: one that
+/// will be dropped changes nothing.
+#[inline(always)]
+pub(crate) fn advance(packet: &Packet, flow: &'static mut Flow) -> Option<&'static mut Flow> {
     if is_foreign_request(packet, flow) {
         return None;
     }

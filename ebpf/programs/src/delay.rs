@@ -11,7 +11,7 @@ use aya_ebpf::helpers::generated::bpf_redirect;
 use aya_ebpf::programs::TcContext;
 use skep_abi::DropReason;
 
-use crate::{clock, maps};
+use crate::{clock, interface, maps};
 
 /// The mark of a waiting packet. Bits 0 to 22: index of the interface that it came from.
 const IFINDEX_MASK: u32 = (1 << 23) - 1;
@@ -35,7 +35,7 @@ pub(crate) fn early_fragment(ctx: &TcContext, result: Result<i32, DropReason>) -
 #[inline(always)]
 fn hold(ctx: &TcContext) -> Option<i32> {
     let delay = maps::config()?.delay;
-    let (mark, from) = (mark(ctx), ifindex(ctx));
+    let (mark, from) = (mark(ctx), interface::here(ctx));
     let time = (clock::now_ns() >> TIME_UNIT_SHIFT) as u32;
     // Another program's mark is not overwritten: that program needs it.
     let waited = if mark == 0 { 0 } else { time.wrapping_sub(mark >> TIME_BIT) & (u32::MAX >> TIME_BIT) };
@@ -61,7 +61,7 @@ pub(crate) fn return_packet(ctx: &TcContext) -> i32 {
 #[inline(always)]
 pub(crate) fn end(ctx: &TcContext) {
     let mark = mark(ctx);
-    if mark != 0 && mark & (IFINDEX_MASK | FOR_RATE) == ifindex(ctx) {
+    if mark != 0 && mark & (IFINDEX_MASK | FOR_RATE) == interface::here(ctx) {
         set_mark(ctx, 0);
     }
 }
@@ -69,7 +69,7 @@ pub(crate) fn end(ctx: &TcContext) {
 /// Marks a packet that is to wait for its rate; false: it has another program's mark and cannot wait.
 #[inline(always)]
 pub(crate) fn mark_for_rate(ctx: &TcContext) -> bool {
-    let from = ifindex(ctx);
+    let from = interface::here(ctx);
     let free = from <= IFINDEX_MASK && mark(ctx) == 0;
     if free {
         set_mark(ctx, FOR_RATE | from);
@@ -80,7 +80,7 @@ pub(crate) fn mark_for_rate(ctx: &TcContext) -> bool {
 /// Whether the packet has waited for its rate; the mark is then removed.
 #[inline(always)]
 pub(crate) fn take_rate_mark(ctx: &TcContext) -> bool {
-    let waited = mark(ctx) & (IFINDEX_MASK | FOR_RATE) == FOR_RATE | ifindex(ctx);
+    let waited = mark(ctx) & (IFINDEX_MASK | FOR_RATE) == FOR_RATE | interface::here(ctx);
     if waited {
         set_mark(ctx, 0);
     }
@@ -97,10 +97,4 @@ fn mark(ctx: &TcContext) -> u32 {
 fn set_mark(ctx: &TcContext, mark: u32) {
     // SAFETY: as in `mark`; every classifier may write it.
     unsafe { core::ptr::write_volatile(&raw mut (*ctx.skb.skb).mark, mark) }
-}
-
-#[inline(always)]
-fn ifindex(ctx: &TcContext) -> u32 {
-    // SAFETY: as in `mark`.
-    unsafe { (*ctx.skb.skb).ifindex }
 }

@@ -10,7 +10,7 @@ use aya_ebpf::programs::TcContext;
 use skep_abi::{Addr, DropReason, NodeConfig};
 
 use crate::packet::Packet;
-use crate::report;
+use crate::{interface, report};
 
 /// Index of the loopback interface, in every network namespace.
 const LOOPBACK_IFINDEX: u32 = 1;
@@ -81,8 +81,7 @@ pub(crate) fn to_next_hop(ifindex: u32, packet: &Packet, to: &Addr) -> i32 {
 #[inline(always)]
 pub(crate) fn came_by_overlay(ctx: &TcContext, config: &NodeConfig, packet: &Packet) -> bool {
     let overlay = overlay(config, packet);
-    // SAFETY: the context is the kernel's; `ifindex` is a field that every classifier may read.
-    overlay != 0 && unsafe { (*ctx.skb.skb).ifindex } == overlay
+    overlay != 0 && interface::here(ctx) == overlay
 }
 
 /// Index of the overlay device for the packet's family; 0: none.

@@ -15,7 +15,7 @@ use skep_abi::{Addr, DropReason, Flow, NodeConfig, SocketAddr};
 use crate::deliver::{self, AF_INET, AF_INET6, overlay};
 use crate::maps::CONNTRACK;
 use crate::packet::{L3, Packet};
-use crate::{cluster, conntrack};
+use crate::{cluster, conntrack, interface};
 
 /// Result of [`send`], none of the kernel's actions: no next hop to the backend's node is known that forwards packets for
 /// a frontend's address.
@@ -69,8 +69,7 @@ fn send(ctx: &TcContext, config: &NodeConfig, packet: &Packet, flow: &Flow) -> i
     let backend = &flow.destination.addr;
     // SAFETY: integers and unions of them, for which zeros are values.
     let mut route: bpf_fib_lookup = unsafe { core::mem::zeroed() };
-    // SAFETY: the context is the kernel's; `ifindex` is a field that every classifier may read.
-    route.ifindex = unsafe { (*ctx.skb.skb).ifindex };
+    route.ifindex = interface::here(ctx);
     route.l4_protocol = packet.proto.0;
     if packet.is_v4() {
         route.family = AF_INET as u8;

@@ -37,6 +37,22 @@ const V4_CHECK: usize = ETHERNET + 10;
 const TCP_SIZE: usize = 20;
 const UDP_SIZE: usize = 8;
 
+const VLAN_ID_MASK: u32 = 0xfff;
+const ETHERTYPE_ARP: u16 = 0x0806_u16.to_be();
+
+/// The number of the VLAN whose tag the frame has, which the kernel keeps beside it; 0: the tag is for the priority only.
+#[inline(always)]
+pub(crate) fn vlan(ctx: &TcContext) -> Option<u32> {
+    // SAFETY: the context is the kernel's; every classifier may read both fields.
+    unsafe { ((*ctx.skb.skb).vlan_present != 0).then(|| (*ctx.skb.skb).vlan_tci & VLAN_ID_MASK) }
+}
+
+/// Whether the frame is of the address resolution protocol.
+#[inline(always)]
+pub(crate) fn is_arp(ctx: &TcContext) -> bool {
+    ctx.load::<u16>(12).is_ok_and(|kind| kind == ETHERTYPE_ARP)
+}
+
 const fn header(v4: bool) -> Header {
     if v4 { V4 } else { V6 }
 }
@@ -115,7 +131,12 @@ impl Frame {
         let plain = match IS_V4 {
             // Without options; neither "more fragments" nor an offset.
             true => version == 0x45 && self.load::<u16>(V4_FRAGMENT) & 0x3fff_u16.to_be() == 0,
-            false => version >> 4 == 6,
+            // An IPv4 address in its mapped form is on no wire (RFC 4038, 4.2). The parser looks at all of the address.
+            false => {
+                version >> 4 == 6
+                    && self.load::<u32>(ETHERNET + 16) != Addr::V4_MARK
+                    && self.load::<u32>(ETHERNET + 32) != Addr::V4_MARK
+            }
         };
         if !plain {
             return None;
@@ -133,7 +154,7 @@ impl Frame {
         self.end::<IS_V4>(header.destination, at + 2, &mut packet.destination);
         packet.v4 = IS_V4 as u8;
         packet.transport = 1;
-        (packet.fragment, packet.error) = (0, 0);
+        (packet.plain, packet.fragment, packet.error) = (1, 0, 0);
         packet.l4 = at;
         Some(())
     }

@@ -10,7 +10,7 @@ use skep_abi::{DropReason, Flow, NodeConfig, Proto, Scope, SocketAddr};
 use crate::conntrack;
 use crate::deliver::{self, PASS};
 use crate::packet::Packet;
-use crate::{bandwidth, cluster, icmp, nat, service, translate};
+use crate::{bandwidth, cluster, icmp, interface, nat, overlay, service, translate};
 
 /// A new flow from outside to a process of this node, which sees the client's own address. The flow's entry is filled and
 /// not yet put: see [`conntrack::last_fresh`].
@@ -37,7 +37,8 @@ fn to_backend(
     backend: &SocketAddr,
     service: u32,
 ) -> Result<(), DropReason> {
-    translate::put_alias(config, packet, backend, 0)?;
+    overlay::refuse(config, packet.proto, backend)?;
+    translate::put_alias(packet, backend, 0)?;
     nat::set_destination(ctx, packet, backend)?;
     packet.locate();
     let pod = cluster::pod(&backend.addr);
@@ -45,7 +46,7 @@ fn to_backend(
     let pod = pod.map_or(0, |pod| pod.ifindex);
     let high = packet.from_high();
     let flow = conntrack::fresh(Flow::NODE | limited | if high { Flow::FROM_HIGH } else { 0 })?;
-    flow.generation = Flow::stamp(config.generation, limited);
+    flow.generation = Flow::stamp(packet.generation, limited);
     flow.service = service;
     (flow.low_ifindex, flow.high_ifindex) = if high { (pod, 0) } else { (0, pod) };
     Ok(())
@@ -54,8 +55,8 @@ fn to_backend(
 /// A packet from the node's own address on its way out.
 #[inline(always)]
 pub(crate) fn send(ctx: &TcContext, config: &NodeConfig, packet: &mut Packet) -> Result<i32, DropReason> {
-    // SAFETY: the context is the kernel's; every classifier may read the field. Not 0: another host sent the packet.
-    if unsafe { (*ctx.skb.skb).ingress_ifindex } != 0 {
+    // Another host sent the packet.
+    if interface::came_by(ctx) != 0 {
         return Ok(PASS);
     }
     let Some(flow) = conntrack::find(packet) else {

@@ -13,7 +13,7 @@ use skep_abi::{Addr, Be16, DropReason, Flow, Proto, SocketAddr};
 use crate::buffers::QUOTE_WINDOW;
 use crate::checksum;
 use crate::maps::{CONNTRACK, QUOTE};
-use crate::packet::{Ipv4, Ipv6, L3, Packet, is_echo};
+use crate::packet::{Ipv4, Ipv6, L3, Packet, is_query};
 
 /// Offset of the checksum in an ICMP message.
 const CHECK_AT: usize = 2;
@@ -27,15 +27,16 @@ pub(crate) fn relate(ctx: &TcContext, packet: &mut Packet) -> bool {
     packet.outer_source = packet.source.addr;
     packet.outer_destination = packet.destination.addr;
     packet.quoted_l3 = packet.l4 + 8;
-    let own = packet.proto;
-    if quoted(ctx, packet).is_some() {
+    let (own, kind) = (packet.proto, packet.kind);
+    // An error goes to the source of the packet that it quotes.
+    if quoted(ctx, packet).is_some() && packet.destination.addr == packet.outer_destination {
         packet.locate();
         if CONNTRACK.get_ptr(&packet.key).is_some() {
             return true;
         }
     }
     packet.error = 0;
-    packet.proto = own;
+    (packet.proto, packet.kind) = (own, kind);
     packet.source = SocketAddr::new(packet.outer_source, Be16(0));
     packet.destination = SocketAddr::new(packet.outer_destination, Be16(0));
     false
@@ -77,7 +78,10 @@ fn quoted(ctx: &TcContext, packet: &mut Packet) -> Option<()> {
     let words: [u16; 4] = ctx.load(packet.quoted_l4).ok()?;
     let (from, to) = match packet.proto {
         Proto::TCP | Proto::UDP | Proto::SCTP => (words[0], words[1]),
-        Proto::ICMP | Proto::ICMPV6 if is_echo(packet.proto, words[0] as u8) => (words[2], words[2]),
+        Proto::ICMP | Proto::ICMPV6 if is_query(packet.proto, words[0] as u8) => {
+            packet.kind = words[0] as u8;
+            (words[2], words[2])
+        }
         _ => return None,
     };
     (packet.source.port, packet.destination.port) = (Be16(to), Be16(from));

@@ -24,6 +24,10 @@ pub(crate) struct Packet {
     pub(crate) proto: Proto,
     /// TCP flags, or what stands for them in another protocol: [`skep_abi::logic::signal`].
     pub(crate) tcp_flags: u8,
+    /// The ICMP type, of ICMP only.
+    pub(crate) kind: u8,
+    /// 1: TCP or UDP behind an IP header without options or extension headers, and no fragment; see [`crate::frame`].
+    pub(crate) plain: u8,
     /// 1: IPv4, 0: IPv6.
     pub(crate) v4: u8,
     /// 1: this packet has the transport header; 0: it is a later fragment.
@@ -34,6 +38,10 @@ pub(crate) struct Packet {
     pub(crate) error: u8,
     /// 1: the packet comes from the high end of `key`.
     pub(crate) high: u8,
+    /// The generation of policy under which this packet is decided on: read once, since a change may come meanwhile.
+    pub(crate) generation: u32,
+    /// Of a fragment only: its identification.
+    pub(crate) fragment_id: u32,
     /// Offset of the transport header.
     pub(crate) l4: usize,
     /// Slots of the Maglev table that [`crate::maglev`] looks at.
@@ -61,6 +69,16 @@ impl Packet {
     #[inline(always)]
     pub(crate) fn is_fragment(&self) -> bool {
         self.fragment != 0
+    }
+
+    #[inline(always)]
+    pub(crate) fn is_plain(&self) -> bool {
+        self.plain != 0
+    }
+
+    #[inline(always)]
+    pub(crate) fn is_icmp(&self) -> bool {
+        self.proto == Proto::ICMP || self.proto == Proto::ICMPV6
     }
 
     #[inline(always)]
@@ -123,19 +141,32 @@ pub(crate) struct Ipv6 {
     pub(crate) destination: [u32; 4],
 }
 
-/// Whether an ICMP message of type `kind` is an echo request or reply: those have an identifier.
+/// Whether an ICMP message of type `kind` is a query or its answer (RFC 5508, 3.1): those have an identifier.
 #[inline(always)]
-pub(crate) fn is_echo(proto: Proto, kind: u8) -> bool {
+pub(crate) fn is_query(proto: Proto, kind: u8) -> bool {
     match proto {
-        Proto::ICMP => kind == 8 || kind == 0,
+        // Echo; timestamp, information and address mask.
+        Proto::ICMP => kind == 8 || kind == 0 || matches!(kind, 13..=18),
         _ => kind == 128 || kind == 129,
     }
 }
 
-/// Whether an echo is a request.
+/// Whether a query is a request.
 #[inline(always)]
-pub(crate) fn is_echo_request(proto: Proto, kind: u8) -> bool {
-    kind == if proto == Proto::ICMP { 8 } else { 128 }
+pub(crate) fn is_request(proto: Proto, kind: u8) -> bool {
+    match proto {
+        Proto::ICMP => matches!(kind, 8 | 13 | 15 | 17),
+        _ => kind == 128,
+    }
+}
+
+/// Whether an ICMP message of type `kind` is a router's: an advertisement or a redirect.
+#[inline(always)]
+pub(crate) fn is_of_router(proto: Proto, kind: u8) -> bool {
+    match proto {
+        Proto::ICMP => kind == 5 || kind == 9,
+        _ => kind == 134 || kind == 137,
+    }
 }
 
 /// Whether an ICMP message of type `kind` is an error. Redirects are for the sender's own routes and count as none.

@@ -1,21 +1,21 @@
 //! An skb's headers to a [`Packet`].
 //!
 //! In: any bytes; every access is checked. Out: both families in one form, later fragments with the first one's ports.
+//! Nothing is written but the packet: its source is not yet known to be right.
 //!
 //! The packet is in a per-CPU map, not on the stack. The verifier tracks no values there, so the many paths through the
 //! headers join after the parser, and what follows is verified once.
 
-use aya_ebpf::bindings::BPF_ANY;
 use aya_ebpf::programs::TcContext;
 use skep_abi::logic::signal;
-use skep_abi::{Addr, Be16, DropReason, FragmentKey, FragmentPorts, Proto, SocketAddr};
+use skep_abi::{Addr, Be16, DropReason, NodeConfig, Proto, SocketAddr};
 
 use crate::frame::Frame;
-use crate::maps::{FRAGMENTS, scratch};
+use crate::maps::scratch;
 use crate::packet::{
-    ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV6, Ipv4, Ipv6, L3, Packet, is_echo, is_echo_request, is_icmp_error,
+    ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV6, Ipv4, Ipv6, L3, Packet, is_icmp_error, is_query, is_request,
 };
-use crate::{delay, icmp};
+use crate::{delay, fragments, icmp};
 
 /// Extension headers before a transport header; RFC 8200, 4.1 lists no more of them in use.
 const MAX_EXTENSION_HEADERS: usize = 4;
@@ -25,8 +25,10 @@ const MAX_L4: usize = 255;
 
 /// Reads the packet. `Ok(None)`: it is neither IPv4 nor IPv6.
 #[inline(always)]
-pub(crate) fn parse(ctx: &TcContext) -> Result<Option<&'static mut Packet>, DropReason> {
+pub(crate) fn parse(ctx: &TcContext, config: &NodeConfig) -> Result<Option<&'static mut Packet>, DropReason> {
     let Some(packet) = scratch() else { return Ok(None) };
+    // SAFETY: a read through a valid reference; volatile keeps the compiler from reading it again later.
+    packet.generation = unsafe { core::ptr::read_volatile(&raw const config.generation) };
     let frame = Frame::of(ctx);
     match frame.is_v4() {
         // One call for each family: the key then costs only what that family needs.
@@ -49,7 +51,7 @@ pub(crate) fn parse(ctx: &TcContext) -> Result<Option<&'static mut Packet>, Drop
 /// Reads the headers of a packet that is not plain; see [`crate::frame`]. An `l4` of 0: it is not IP.
 #[inline(never)]
 fn read_any(ctx: &TcContext, packet: &mut Packet) -> DropReason {
-    packet.l4 = 0;
+    (packet.l4, packet.plain, packet.kind) = (0, 0, 0);
     let read = match read(ctx, 12) {
         Some(ETHERTYPE_IPV4) => ipv4(ctx, packet),
         Some(ETHERTYPE_IPV6) => ipv6(ctx, packet),
@@ -90,7 +92,8 @@ fn ipv4(ctx: &TcContext, packet: &mut Packet) -> Result<(), DropReason> {
     packet.v4 = 1;
     packet.transport = (fragment & 0x1fff == 0) as u8;
     packet.l4 = L3 + words * 4;
-    finish(ctx, packet, fragment & 0x3fff != 0, ip.id as u32)
+    packet.fragment_id = ip.id as u32;
+    finish(ctx, packet, fragment & 0x3fff != 0)
 }
 
 #[inline(always)]
@@ -101,12 +104,16 @@ fn ipv6(ctx: &TcContext, packet: &mut Packet) -> Result<(), DropReason> {
     }
     packet.source = SocketAddr::new(Addr(ip.source), Be16(0));
     packet.destination = SocketAddr::new(Addr(ip.destination), Be16(0));
+    // The form of an IPv4 address that the maps use: on no wire (RFC 4038, 4.2).
+    if packet.source.addr.is_v4() || packet.destination.addr.is_v4() {
+        return Err(DropReason::Malformed);
+    }
     packet.proto = Proto(ip.next);
     packet.tcp_flags = 0;
     packet.v4 = 0;
     packet.transport = 1;
     packet.l4 = L3 + IPV6;
-    let (mut fragmented, mut id) = (false, 0);
+    let mut fragmented = false;
     for _ in 0..MAX_EXTENSION_HEADERS {
         // Read from the map, so that the verifier does not multiply the rounds of this loop.
         let (proto, l4) = read_back(packet);
@@ -123,12 +130,26 @@ fn ipv6(ctx: &TcContext, packet: &mut Packet) -> Result<(), DropReason> {
                 packet.proto = Proto((first >> 24) as u8);
                 packet.transport = (first & 0xfff8 == 0) as u8;
                 packet.l4 = l4 + 8;
-                (fragmented, id) = (true, header[1]);
+                (fragmented, packet.fragment_id) = (true, header[1]);
+                // What follows in a later fragment is data.
+                if !packet.has_transport() {
+                    break;
+                }
             }
             _ => break,
         }
     }
-    finish(ctx, packet, fragmented, id)
+    // More of them would hide the transport header from policy.
+    if packet.has_transport() && is_extension(read_back(packet).0) {
+        return Err(DropReason::Malformed);
+    }
+    finish(ctx, packet, fragmented)
+}
+
+/// Whether the parser reads on behind such a header.
+#[inline(always)]
+fn is_extension(proto: u8) -> bool {
+    matches!(proto, 0 | 43 | 44 | 60)
 }
 
 /// The packet's protocol and transport offset, as values that the verifier knows nothing about.
@@ -142,32 +163,13 @@ fn read_back(packet: &Packet) -> (u8, usize) {
 
 /// Fills in the ports: from the transport header, or for a later fragment from the entry that the first one made.
 #[inline(always)]
-fn finish(ctx: &TcContext, packet: &mut Packet, fragmented: bool, id: u32) -> Result<(), DropReason> {
+fn finish(ctx: &TcContext, packet: &mut Packet, fragmented: bool) -> Result<(), DropReason> {
     packet.fragment = fragmented as u8;
     packet.error = 0;
     if packet.has_transport() {
-        transport(ctx, packet)?;
+        return transport(ctx, packet);
     }
-    if !fragmented {
-        return Ok(());
-    }
-    let key = FragmentKey {
-        source: packet.source.addr,
-        destination: packet.destination.addr,
-        id,
-        proto: packet.proto,
-        reserved: [0; 3],
-    };
-    if packet.has_transport() {
-        let ports = FragmentPorts { source: packet.source.port, destination: packet.destination.port };
-        // Without an entry the later fragments are dropped.
-        let _ = FRAGMENTS.insert(key, ports, BPF_ANY as u64);
-        return Ok(());
-    }
-    // SAFETY: the value is copied at once; a concurrent replacement can at worst mix two datagrams of one id.
-    let ports = unsafe { FRAGMENTS.get(key) }.ok_or(DropReason::Fragment)?;
-    packet.source.port = ports.source;
-    packet.destination.port = ports.destination;
+    fragments::complete(packet)?;
     delay::end(ctx);
     Ok(())
 }
@@ -186,24 +188,25 @@ fn transport(ctx: &TcContext, packet: &mut Packet) -> Result<(), DropReason> {
             packet.destination.port = Be16(ports[1]);
             packet.tcp_flags = offset_flags[1];
         }
-        Proto::UDP | Proto::SCTP => {
+        Proto::UDP | Proto::SCTP | Proto::UDP_LITE | Proto::DCCP => {
             let header: [u16; 4] = read(ctx, l4).ok_or(DropReason::Malformed)?;
             packet.source.port = Be16(header[0]);
             packet.destination.port = Be16(header[1]);
             packet.tcp_flags = match packet.proto {
-                Proto::UDP => signal::DATAGRAM,
                 // Type and flags of the first chunk; without one it says nothing.
-                _ => read::<[u8; 2]>(ctx, l4 + 12)
+                Proto::SCTP => read::<[u8; 2]>(ctx, l4 + 12)
                     .map_or(0, |[kind, _]| signal::sctp((header[2] | header[3]).into(), kind)),
+                _ => signal::DATAGRAM,
             };
         }
         Proto::ICMP | Proto::ICMPV6 => {
             let header: [u16; 4] = read(ctx, l4).ok_or(DropReason::Malformed)?;
-            if is_echo(packet.proto, header[0] as u8) {
+            packet.kind = header[0] as u8;
+            if is_query(packet.proto, packet.kind) {
                 packet.source.port = Be16(header[2]);
                 packet.destination.port = Be16(header[2]);
-                packet.tcp_flags = signal::echo(is_echo_request(packet.proto, header[0] as u8));
-            } else if is_icmp_error(packet.proto, header[0] as u8) && !packet.is_fragment() {
+                packet.tcp_flags = signal::echo(is_request(packet.proto, packet.kind));
+            } else if is_icmp_error(packet.proto, packet.kind) && !packet.is_fragment() {
                 // The caller relates the error to its flow: here the stack would not suffice.
                 packet.error = 1;
             }

@@ -5,13 +5,13 @@
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::programs::TcContext;
 use skep_abi::{
-    Addr, Be16, CLASS_OTHER, Direction, DropReason, Flow, NodeConfig, Pod, Proto, SocketAddr, VerdictKey,
-    table_of, verdicts_index,
+    Addr, Be16, CLASS_OTHER, Direction, DropReason, Flow, NodeConfig, Pod, VerdictKey, table_of,
+    verdicts_index,
 };
 
 use crate::cluster::{self, is_node, pod};
 use crate::conntrack;
-use crate::maps::{CLASSES_EVEN, CLASSES_ODD, VERDICTS};
+use crate::maps::{self, CLASSES_EVEN, CLASSES_ODD, VERDICTS};
 use crate::packet::Packet;
 use crate::{bandwidth, report};
 
@@ -28,14 +28,11 @@ pub(crate) struct Decision {
     pub(crate) flags: u32,
 }
 
-/// Decides on a flow that `opener` opens to `target`.
+/// Decides on the flow that the packet's sender opened, or with `to_opener` its receiver, under the packet's generation.
 #[inline(never)]
-pub(crate) fn decide(
-    config: &NodeConfig,
-    opener: &SocketAddr,
-    target: &SocketAddr,
-    proto: Proto,
-) -> Decision {
+pub(crate) fn decide(packet: &Packet, to_opener: bool) -> Decision {
+    let (source, destination) = (&packet.source, &packet.destination);
+    let (opener, target) = if to_opener { (destination, source) } else { (source, destination) };
     let (from, to) = (pod(&opener.addr), pod(&target.addr));
     let mut decision = Decision {
         reason: DropReason::None,
@@ -45,7 +42,9 @@ pub(crate) fn decide(
         flags: bandwidth::flag(from, to),
     };
     // NetworkPolicy never denies traffic between a pod and its own node,
-    if is_node(config, &opener.addr) || is_node(config, &target.addr) {
+    // Looked up here: a function of BPF has five arguments, and the decision is one.
+    let is_own = |addr| maps::config().is_some_and(|config| is_node(config, addr));
+    if is_own(&opener.addr) || is_own(&target.addr) {
         decision.flags |= Flow::NODE;
         return decision;
     }
@@ -60,7 +59,7 @@ pub(crate) fn decide(
         }
     }
     if let Some(pod) = from {
-        let (allow, policy) = verdict(config, pod, Direction::EGRESS, &target.addr, proto, target.port);
+        let (allow, policy) = verdict(packet, pod, Direction::EGRESS, &target.addr, target.port);
         decision.policy = policy;
         if !allow {
             decision.reason = DropReason::PolicyEgress;
@@ -68,7 +67,7 @@ pub(crate) fn decide(
         }
     }
     if let Some(pod) = to {
-        let (allow, policy) = verdict(config, pod, Direction::INGRESS, &opener.addr, proto, target.port);
+        let (allow, policy) = verdict(packet, pod, Direction::INGRESS, &opener.addr, target.port);
         if policy != 0 {
             decision.policy = policy;
         }
@@ -88,30 +87,26 @@ pub(crate) fn revalidate(
     flow: &mut Flow,
     packet: &Packet,
 ) -> Result<(), DropReason> {
-    if flow.generation == config.generation {
+    if flow.generation == packet.generation {
         return Ok(());
     }
-    if flow.generation == !config.generation {
+    if flow.generation == !packet.generation {
         return bandwidth::charge(ctx, packet, flow.flags);
     }
     if flow.flags & Flow::HAIRPIN != 0 {
         let ifindex = pod(&packet.source.addr).map_or(0, |pod| pod.ifindex);
         (flow.low_ifindex, flow.high_ifindex) = (ifindex, ifindex);
-        flow.generation = Flow::stamp(config.generation, flow.flags);
+        flow.generation = Flow::stamp(packet.generation, flow.flags);
         return bandwidth::charge(ctx, packet, flow.flags);
     }
     let from_high = flow.flags & Flow::FROM_HIGH != 0;
     // The verdict depends on which end opened the flow, not on this packet's direction.
-    let decision = if from_high == packet.from_high() {
-        decide(config, &packet.source, &packet.destination, packet.proto)
-    } else {
-        decide(config, &packet.destination, &packet.source, packet.proto)
-    };
+    let decision = decide(packet, from_high != packet.from_high());
     if decision.reason != DropReason::None && flow.flags & Flow::NODE == 0 {
         report::decided(config, packet, decision.reason, decision.policy, flow.service);
         return Err(decision.reason);
     }
-    set_decision(config, flow, &decision, from_high);
+    set_decision(packet, flow, &decision, from_high);
     bandwidth::charge(ctx, packet, flow.flags)
 }
 
@@ -119,7 +114,6 @@ pub(crate) fn revalidate(
 #[inline(always)]
 pub(crate) fn open(
     ctx: &TcContext,
-    config: &NodeConfig,
     packet: &Packet,
     decision: &Decision,
 ) -> Result<&'static mut Flow, DropReason> {
@@ -128,38 +122,31 @@ pub(crate) fn open(
     }
     bandwidth::charge_first(ctx, packet, decision.flags)?;
     let flow = conntrack::fresh(if packet.from_high() { Flow::FROM_HIGH } else { 0 })?;
-    set_decision(config, flow, decision, packet.from_high());
+    set_decision(packet, flow, decision, packet.from_high());
     Ok(flow)
 }
 
 /// Writes the decision into the entry.
 #[inline(always)]
-fn set_decision(config: &NodeConfig, flow: &mut Flow, decision: &Decision, from_high: bool) {
+fn set_decision(packet: &Packet, flow: &mut Flow, decision: &Decision, from_high: bool) {
     let (opener, target) = (decision.opener_ifindex, decision.target_ifindex);
     (flow.low_ifindex, flow.high_ifindex) = if from_high { (target, opener) } else { (opener, target) };
     flow.flags = flow.flags & !(Flow::REMOTE | Flow::LIMITED) | decision.flags;
-    flow.generation = Flow::stamp(config.generation, flow.flags);
+    flow.generation = Flow::stamp(packet.generation, flow.flags);
 }
 
 /// Whether the pod's policies allow the flow, and the policy that decided.
 #[inline(always)]
-fn verdict(
-    config: &NodeConfig,
-    pod: &Pod,
-    direction: Direction,
-    peer: &Addr,
-    proto: Proto,
-    port: Be16,
-) -> (bool, u32) {
+fn verdict(packet: &Packet, pod: &Pod, direction: Direction, peer: &Addr, port: Be16) -> (bool, u32) {
     // SAFETY: the inner map stays valid until the program ends.
-    let Some(verdicts) = (unsafe { VERDICTS.get(&verdicts_index(pod.slot, config.generation)) }) else {
+    let Some(verdicts) = (unsafe { VERDICTS.get(&verdicts_index(pod.slot, packet.generation)) }) else {
         return (true, 0);
     };
     let address = Key::new(128, *peer);
     let class =
-        if table_of(config.generation) == 0 { CLASSES_EVEN.get(&address) } else { CLASSES_ODD.get(&address) };
+        if table_of(packet.generation) == 0 { CLASSES_EVEN.get(&address) } else { CLASSES_ODD.get(&address) };
     let class = class.map_or(CLASS_OTHER, |class| *class);
-    let key = Key::new(VerdictKey::PORT_BITS, VerdictKey::new(direction, class, proto, port));
+    let key = Key::new(VerdictKey::PORT_BITS, VerdictKey::new(direction, class, packet.proto, port));
     // A verdict map always has the direction's default; without one the flow is denied.
     verdicts.get(&key).map_or((false, 0), |verdict| (verdict.allow != 0, verdict.policy))
 }

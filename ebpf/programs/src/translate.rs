@@ -6,7 +6,7 @@
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::programs::TcContext;
-use skep_abi::{Backend, Be16, DropReason, Flow, NodeConfig, Scope, SocketAddr};
+use skep_abi::{Backend, Be16, DropReason, Flow, Scope, SocketAddr};
 
 use crate::maps::CONNTRACK;
 use crate::packet::Packet;
@@ -65,15 +65,10 @@ fn is_alone(packet: &mut Packet, alias: &Flow) -> bool {
 
 /// Puts the alias. `sender` is the host-side interface of the client if it is a pod of this node, or else 0.
 #[inline(always)]
-pub(crate) fn put_alias(
-    config: &NodeConfig,
-    packet: &Packet,
-    to: &SocketAddr,
-    sender: u32,
-) -> Result<(), DropReason> {
+pub(crate) fn put_alias(packet: &Packet, to: &SocketAddr, sender: u32) -> Result<(), DropReason> {
     let limited = if sender == 0 { 0 } else { bandwidth::flag(cluster::pod(&packet.source.addr), None) };
     let alias = conntrack::fresh(Flow::ALIAS | Flow::DESTINATION | limited)?;
-    alias.generation = config.generation;
+    alias.generation = packet.generation;
     alias.destination = *to;
     if packet.from_high() {
         alias.flags |= Flow::FROM_HIGH | Flow::REWRITE_HIGH;

@@ -2,16 +2,17 @@
 //!
 //! A test run comes from the loopback interface, number 1: every pod of the world is behind it but one.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use aya::maps::{HashMap, Map, MapData};
 use skep_abi::{
-    Addr, Backend, BackendKey, Be16, Direction, DropReason, Flow, FlowKey, Pod, Proto, Scope, ServiceKey,
-    ServiceValue, Verdict as PolicyVerdict, VerdictKey, verdicts_index,
+    ABI_VERSION, Addr, Backend, BackendKey, Be16, Direction, DropReason, Flow, FlowKey, Pod, Proto, Scope,
+    ServiceKey, ServiceValue, Verdict as PolicyVerdict, VerdictKey, verdicts_index,
 };
-use skep_datapath::Collected;
+use skep_datapath::{At, Collected};
 use skep_netplan::{DatagramServices, VerdictMapId, Write};
 use skep_tests::netns::NetNs;
 
@@ -93,6 +94,11 @@ impl World {
         self.at(97, 1)
     }
 
+    /// Another node.
+    pub(crate) fn other_node(self) -> IpAddr {
+        self.at(78, 2)
+    }
+
     pub(crate) fn client(self) -> IpAddr {
         self.at(200, 1)
     }
@@ -134,22 +140,51 @@ pub(crate) const AFFINITY_SECONDS: u32 = 100;
 
 pub(crate) struct Lab {
     pub(crate) node: Node,
+    /// Where classifiers run.
+    pub(crate) at: At,
     _outside: NetNs,
 }
 
 impl Lab {
     pub(crate) fn new(name: &str) -> Result<Lab> {
+        Lab::of(name, &World::ALL, false)
+    }
+
+    /// A node with addresses of these families, perhaps with an overlay.
+    pub(crate) fn of(name: &str, families: &[World], overlay: bool) -> Result<Lab> {
         let outside = NetNs::new(&format!("sk{name}o"))?;
-        let addrs = World::ALL.map(|world| (world.node(), world.at(78, 254)));
-        let mut node = Node::new(&format!("sk{name}n"), &outside, &addrs)?;
+        let addrs: Vec<(IpAddr, IpAddr)> =
+            families.iter().map(|world| (world.node(), world.at(78, 254))).collect();
+        let start = if overlay { Node::with_overlay } else { Node::new };
+        let mut node = start(&format!("sk{name}n"), &outside, &addrs)?;
         node.apply(&writes())?;
-        Ok(Lab { node, _outside: outside })
+        Ok(Lab { node, at: At::default(), _outside: outside })
+    }
+
+    /// Index of an interface of the node.
+    pub(crate) fn interface(&self, name: &str) -> Result<u32> {
+        let found = self.node.netns.run(|| {
+            let socket = std::net::UdpSocket::bind("127.0.0.1:0")?;
+            Ok::<u32, std::io::Error>(rustix::net::netdevice::name_to_index(&socket, name)?)
+        })?;
+        found.with_context(|| format!("interface {name}"))
+    }
+
+    /// Every flow entry.
+    pub(crate) fn flow_entries(&self) -> Result<BTreeMap<FlowKey, Flow>> {
+        Ok(self.conntrack()?.iter().collect::<Result<_, _>>()?)
+    }
+
+    fn conntrack(&self) -> Result<HashMap<MapData, FlowKey, Flow>> {
+        let path = self.node.bpffs()?.join(format!("v{ABI_VERSION}/maps/CONNTRACK"));
+        Ok(Map::from_map_data(MapData::from_pin(path)?)?.try_into()?)
     }
 
     pub(crate) fn run(&mut self, program: &str, packet: &[u8]) -> Result<(Verdict, Vec<u8>)> {
         let datapath = self.node.datapath.as_mut().context("no datapath")?;
         let before = datapath.drops()?;
-        let (action, out, _) = self.node.netns.run(|| datapath.test_run(program, packet, 1))??;
+        let (action, out, _) =
+            self.node.netns.run(|| datapath.test_run_at(program, packet, self.at, 1))??;
         let after = datapath.drops()?;
         let reason = before.iter().zip(&after).find(|(b, a)| a.packets > b.packets).map(|(_, a)| a.reason);
         let verdict = match action {
@@ -192,9 +227,7 @@ impl Lab {
 
     /// Makes every entry older by that many seconds.
     pub(crate) fn age(&self, seconds: u64) -> Result<()> {
-        let path = self.node.bpffs()?.join(format!("v{}/maps/CONNTRACK", skep_abi::ABI_VERSION));
-        let mut flows: HashMap<_, FlowKey, Flow> =
-            HashMap::try_from(Map::from_map_data(MapData::from_pin(path)?)?)?;
+        let mut flows = self.conntrack()?;
         let entries: Vec<(FlowKey, Flow)> = flows.iter().collect::<Result<_, _>>()?;
         for (key, flow) in entries {
             let last_seen = flow.last_seen.saturating_sub(seconds * 1_000_000_000);

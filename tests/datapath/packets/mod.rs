@@ -8,5 +8,6 @@ mod lab;
 mod lifetime;
 mod robust;
 mod service;
+mod source;
 mod table;
 mod tcp_close;

@@ -38,7 +38,11 @@ pub(crate) struct Table {
 
 impl Table {
     pub(crate) fn new(name: &str) -> Result<Table> {
-        Ok(Table { lab: Lab::new(name)?, rows: 0 })
+        Ok(Table::with(Lab::new(name)?))
+    }
+
+    pub(crate) fn with(lab: Lab) -> Table {
+        Table { lab, rows: 0 }
     }
 
     pub(crate) fn row(&mut self, program: &str, packet: &Frame, verdict: Verdict, out: &Frame) -> Result<()> {

@@ -71,6 +71,8 @@ impl Datapath {
             Write::DeleteCluster { prefix_bits, addr } => {
                 ("CLUSTER", ignore_absent(maps.cluster.remove(&Key::new(*prefix_bits, *addr))))
             }
+            Write::PutNode(addr) => ("NODES", maps.nodes.insert(addr, 1, 0)),
+            Write::DeleteNode(addr) => ("NODES", ignore_absent(maps.nodes.remove(addr))),
             Write::CreateVerdictMap { id, entries } => return maps.create_verdict_map(*id, entries),
             Write::DropVerdictMap { id } => return maps.drop_verdict_map(*id),
             Write::PutVerdicts { index, map } => match maps.verdict_maps.get(map) {

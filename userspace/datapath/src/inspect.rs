@@ -29,6 +29,23 @@ impl fmt::Display for Verified {
     }
 }
 
+/// Where a classifier runs, by interface indexes; 0: the loopback interface's program, and the node's own packet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct At {
+    /// The interface that the program is on.
+    pub interface: u32,
+    /// The interface by which the packet came to the node.
+    pub came_by: u32,
+}
+
+impl At {
+    /// The start of `struct __sk_buff`: `ingress_ifindex` and `ifindex` are its tenth and eleventh word.
+    fn context(self) -> Vec<u8> {
+        let words = [0, 0, 0, 0, 0, 0, 0, 0, 0, self.came_by, self.interface];
+        words.map(u32::to_ne_bytes).concat()
+    }
+}
+
 impl Datapath {
     /// Every program by name, with this kernel's figures. Linux before 5.16 reports no numbers: they are 0.
     pub fn verified(&self) -> Result<Vec<Verified>, DatapathError> {
@@ -63,6 +80,18 @@ impl Datapath {
         packet: &[u8],
         repeat: u32,
     ) -> Result<(u32, Vec<u8>, u64), DatapathError> {
+        self.test_run_at(program, packet, At::default(), repeat)
+    }
+
+    /// As [`Datapath::test_run`], with the interfaces that a classifier finds. The calling thread's network namespace has
+    /// them.
+    pub fn test_run_at(
+        &mut self,
+        program: &str,
+        packet: &[u8],
+        at: At,
+        repeat: u32,
+    ) -> Result<(u32, Vec<u8>, u64), DatapathError> {
         let name = static_name(program);
         let failed = |source| DatapathError::Program { name, operation: "test run", source };
         let mut out = vec![0; packet.len() + 256];
@@ -74,7 +103,8 @@ impl Datapath {
             let context = words.map(u32::to_ne_bytes).concat();
             run(xdp_program(&mut self.ebpf, hook)?, packet, Some(&context), &mut out, repeat)
         } else {
-            run(classifier(&mut self.ebpf, name)?, packet, None, &mut out, repeat)
+            let context = at.context();
+            run(classifier(&mut self.ebpf, name)?, packet, Some(&context), &mut out, repeat)
         };
         let result = result.map_err(failed)?;
         out.truncate(result.data_size_out as usize);

@@ -41,7 +41,7 @@ pub use config::{Options, UnknownXdpMode, XdpMode};
 pub use conntrack::Collected;
 pub use error::DatapathError;
 pub use flows::{DropCount, Flows};
-pub use inspect::Verified;
+pub use inspect::{At, Verified};
 pub use pod_link::{PodInterface, PodLink};
 pub use xdp_hook::XdpHook;
 

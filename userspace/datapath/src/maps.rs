@@ -36,6 +36,7 @@ pub(crate) struct Maps {
     pub(crate) maglev: HashMap<MapData, MaglevKey, MaglevPage>,
     pub(crate) pods: HashMap<MapData, Addr, Pod>,
     pub(crate) cluster: LpmTrie<MapData, Addr, u32>,
+    pub(crate) nodes: HashMap<MapData, Addr, u32>,
     pub(crate) classes: [LpmTrie<MapData, Addr, u32>; 2],
     pub(crate) verdicts: HashOfMaps<MapData, u32, VerdictMap>,
     /// `VERDICTS` again, for batches.
@@ -57,6 +58,7 @@ impl Maps {
             maglev: take(ebpf, "MAGLEV")?,
             pods: take(ebpf, "PODS")?,
             cluster: take(ebpf, "CLUSTER")?,
+            nodes: take(ebpf, "NODES")?,
             classes: [take(ebpf, "CLASSES_EVEN")?, take(ebpf, "CLASSES_ODD")?],
             verdicts: take(ebpf, "VERDICTS")?,
             verdicts_data: MapData::from_pin(pins::maps(bpffs).join("VERDICTS"))

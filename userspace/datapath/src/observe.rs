@@ -47,6 +47,7 @@ impl Datapath {
                 prefixes(odd).map_err(failed("CLASSES_ODD"))?,
             ],
             cluster: prefixes(&maps.cluster).map_err(failed("CLUSTER"))?.into_keys().collect(),
+            nodes: maps.nodes.keys().collect::<Result<_, _>>().map_err(failed("NODES"))?,
             verdict_maps,
             verdicts,
             generation: maps.config.get(&0, 0).map_err(failed("CONFIG"))?.generation,

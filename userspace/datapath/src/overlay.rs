@@ -13,14 +13,13 @@ use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
 use rtnetlink::{Handle, LinkUnspec, LinkVxlan};
+use skep_abi::OVERLAY_PORT;
 
 use crate::error::DatapathError;
 use crate::netlink::{get_link, is_errno, remove_link, run};
 
 /// VXLAN network identifier, the same on all of a cluster's nodes.
 const VNI: u32 = 83;
-/// UDP port assigned by IANA (RFC 7348, 8).
-const PORT: u16 = 4789;
 
 /// Bytes added to a pod's packet: inner Ethernet, VXLAN, UDP and the outer IP header.
 const fn overhead(v4: bool) -> u32 {
@@ -94,8 +93,12 @@ async fn add(handle: &Handle, local: IpAddr, mtu: u32) -> Result<Device, Datapat
         }
         remove_link(handle, name).await?;
     }
-    let device =
-        LinkVxlan::new(name, VNI).port(PORT).learning(false).mtu(mtu).address(mac(local).to_vec()).up();
+    let device = LinkVxlan::new(name, VNI)
+        .port(OVERLAY_PORT)
+        .learning(false)
+        .mtu(mtu)
+        .address(mac(local).to_vec())
+        .up();
     let device = match local {
         IpAddr::V4(addr) => device.local(addr),
         IpAddr::V6(addr) => device.local6(addr),
@@ -123,7 +126,9 @@ fn is_ours(link: &LinkMessage, local: IpAddr) -> bool {
             InfoVxlan::Local6(addr) => *addr == local,
             _ => false,
         };
-        data.contains(&InfoVxlan::Id(VNI)) && data.contains(&InfoVxlan::Port(PORT)) && data.iter().any(of)
+        data.contains(&InfoVxlan::Id(VNI))
+            && data.contains(&InfoVxlan::Port(OVERLAY_PORT))
+            && data.iter().any(of)
     })
 }
 

@@ -54,7 +54,7 @@ pub(crate) fn add(link: &PodLink) -> Result<PodInterface, DatapathError> {
     let spec = link.clone();
     let mac =
         run(Some(&link.netns), move |handle| async move { set_pod_side(&handle, &spec, host.mac).await })?;
-    host_sysctls(&link.host_ifname)?;
+    host_sysctls(link)?;
     let spec = link.clone();
     run(None, move |handle| async move { add_host_routes(&handle, &spec, host.index, mac).await })?;
     Ok(PodInterface { ifindex: host.index, mac, host_mac: host.mac })
@@ -280,9 +280,21 @@ pub(crate) fn accept_own_addresses() -> Result<(), DatapathError> {
     sysctl(Path::new("net/ipv4/conf/lo/accept_local"), "1")
 }
 
-/// The programs check sources. The kernel's own check would drop packets of flows whose answers bypass the stack.
-fn host_sysctls(name: &str) -> Result<(), DatapathError> {
-    sysctl(&Path::new("net/ipv4/conf").join(name).join("rp_filter"), "0")
+/// The programs check sources. The kernel's own check would drop packets of flows whose answers bypass the stack. A pod is no
+/// router of its node, and without an IPv6 address it has no use for the family.
+fn host_sysctls(link: &PodLink) -> Result<(), DatapathError> {
+    let name = &link.host_ifname;
+    let v4 = Path::new("net/ipv4/conf").join(name);
+    sysctl(&v4.join("rp_filter"), "0")?;
+    sysctl(&v4.join("accept_redirects"), "0")?;
+    let v6 = Path::new("net/ipv6/conf").join(name);
+    if !Path::new("/proc/sys").join(&v6).exists() {
+        // The kernel runs without IPv6.
+        return Ok(());
+    }
+    sysctl(&v6.join("accept_ra"), "0")?;
+    sysctl(&v6.join("accept_redirects"), "0")?;
+    if link.addrs.iter().any(IpAddr::is_ipv6) { Ok(()) } else { sysctl(&v6.join("disable_ipv6"), "1") }
 }
 
 /// Writes a sysctl, unless it has the value; `name` is a path below /proc/sys.

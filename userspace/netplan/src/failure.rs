@@ -28,6 +28,8 @@ pub enum Unit {
     Policy,
     /// A prefix inside the cluster.
     Cluster(Prefix),
+    /// Another node's address.
+    Node(Addr),
     /// The route to another node's pods.
     Route(IpNetwork),
     /// The route that refuses packets to this node's pods that do not exist.
@@ -47,6 +49,7 @@ impl fmt::Display for Unit {
                 let family_bits = if addr.is_ipv4() { Addr::V4_PREFIX_BITS } else { 0 };
                 write!(f, "prefix {addr}/{} of the cluster", bits.saturating_sub(family_bits))
             }
+            Unit::Node(addr) => write!(f, "node {}", IpAddr::from(*addr)),
             Unit::Route(cidr) => write!(f, "route to pods {cidr}"),
             Unit::Unreachable(cidr) => write!(f, "unreachable route for pods {cidr}"),
             Unit::Garbage => f.write_str("unused entries"),
@@ -102,7 +105,7 @@ impl Failures {
     pub(crate) fn keep_wanted(&mut self, wanted: &[Write]) {
         let wanted: BTreeSet<Unit> = wanted.iter().filter_map(own_unit).collect();
         let has_own_write =
-            |unit: &Unit| matches!(unit, Unit::Cluster(_) | Unit::Route(_) | Unit::Unreachable(_));
+            |unit: &Unit| matches!(unit, Unit::Cluster(_) | Unit::Node(_) | Unit::Route(_) | Unit::Unreachable(_));
         self.0.retain(|unit, _| !has_own_write(unit) || wanted.contains(unit));
     }
 
@@ -150,6 +153,7 @@ pub(crate) fn own_unit(write: &Write) -> Option<Unit> {
         Write::PutCluster { prefix_bits, addr } | Write::DeleteCluster { prefix_bits, addr } => {
             Some(Unit::Cluster((*prefix_bits, *addr)))
         }
+        Write::PutNode(addr) | Write::DeleteNode(addr) => Some(Unit::Node(*addr)),
         Write::PutRoute { cidr, .. } | Write::DeleteRoute { cidr } => Some(Unit::Route(*cidr)),
         Write::PutUnreachable { cidr } | Write::DeleteUnreachable { cidr } => Some(Unit::Unreachable(*cidr)),
         _ => None,

@@ -36,6 +36,8 @@ pub struct Routes {
     pub unreachable: BTreeSet<IpNetwork>,
     /// The content of `CLUSTER`.
     pub cluster: BTreeSet<Prefix>,
+    /// The content of `NODES`: the InternalIPs of other nodes.
+    pub nodes: BTreeSet<Addr>,
     pub problems: Vec<RouteProblem>,
 }
 
@@ -52,6 +54,9 @@ pub fn compile(nodes: &BTreeMap<Arc<str>, NodeFacts>, this: &str, overlay: bool)
     for (name, node) in own.chain(others) {
         for ip in node.internal_ips.iter().chain(&node.external_ips).filter(|_| !overlay) {
             node_addrs.insert((128, Addr::from(*ip)));
+        }
+        if **name != *this {
+            wanted.nodes.extend(node.internal_ips.iter().map(|ip| Addr::from(*ip)));
         }
         for cidr in &node.pod_cidrs {
             let prefix = prefix_of(cidr);
@@ -107,12 +112,14 @@ pub(crate) fn diff(wanted: &Routes, kernel: &Observed) -> Vec<Write> {
     writes.extend(late.into_iter().map(delete));
     let new = wanted.unreachable.difference(&kernel.unreachable);
     writes.extend(new.map(|cidr| Write::PutUnreachable { cidr: *cidr }));
+    writes.extend(wanted.nodes.difference(&kernel.nodes).map(|addr| Write::PutNode(*addr)));
     let changed = wanted.routes.iter().filter(|(cidr, via)| kernel.routes.get(*cidr) != Some(*via));
     writes.extend(changed.map(|(cidr, via)| Write::PutRoute { cidr: *cidr, via: *via }));
     let gone = kernel.routes.keys().filter(|cidr| !wanted.routes.contains_key(*cidr));
     writes.extend(gone.map(|cidr| Write::DeleteRoute { cidr: *cidr }));
     let gone = kernel.unreachable.difference(&wanted.unreachable);
     writes.extend(gone.map(|cidr| Write::DeleteUnreachable { cidr: *cidr }));
+    writes.extend(kernel.nodes.difference(&wanted.nodes).map(|addr| Write::DeleteNode(*addr)));
     writes
 }
 
@@ -154,6 +161,8 @@ mod tests {
         let expected = BTreeMap::from([("10.244.1.0/24".parse().unwrap(), "10.86.0.12".parse().unwrap())]);
         assert_eq!(routes.routes, expected);
         assert_eq!(routes.cluster.len(), 4);
+        let other: std::net::IpAddr = "10.86.0.12".parse().unwrap();
+        assert_eq!(routes.nodes, [Addr::from(other)].into());
         assert_eq!(routes.problems, vec![]);
     }
 
@@ -238,7 +247,7 @@ mod tests {
         let routes = compile(&nodes, "b", false);
         let mut kernel = Observed::default();
         diff(&routes, &kernel).iter().for_each(|write| kernel.apply(write));
-        assert_eq!(kernel.routes, routes.routes);
+        assert_eq!((&kernel.routes, &kernel.nodes), (&routes.routes, &routes.nodes));
         assert_eq!(diff(&routes, &kernel), vec![]);
     }
 }

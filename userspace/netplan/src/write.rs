@@ -75,6 +75,8 @@ pub enum Write {
         prefix_bits: u32,
         addr: Addr,
     },
+    PutNode(Addr),
+    DeleteNode(Addr),
     PutRoute {
         cidr: IpNetwork,
         via: IpAddr,
@@ -105,6 +107,7 @@ pub struct Observed {
     pub generation: u32,
     pub pods: BTreeMap<Addr, Pod>,
     pub cluster: BTreeSet<Prefix>,
+    pub nodes: BTreeSet<Addr>,
     /// Only the agent's own routes, recognised by their protocol number.
     pub routes: BTreeMap<IpNetwork, IpAddr>,
     /// As `routes`, those that refuse.
@@ -145,6 +148,8 @@ impl Observed {
             Write::DeletePod(addr) => drop(self.pods.remove(addr)),
             Write::PutCluster { prefix_bits, addr } => drop(self.cluster.insert((*prefix_bits, *addr))),
             Write::DeleteCluster { prefix_bits, addr } => drop(self.cluster.remove(&(*prefix_bits, *addr))),
+            Write::PutNode(addr) => drop(self.nodes.insert(*addr)),
+            Write::DeleteNode(addr) => drop(self.nodes.remove(addr)),
             Write::PutRoute { cidr, via } => drop(self.routes.insert(*cidr, *via)),
             Write::DeleteRoute { cidr } => drop(self.routes.remove(cidr)),
             Write::PutUnreachable { cidr } => drop(self.unreachable.insert(*cidr)),

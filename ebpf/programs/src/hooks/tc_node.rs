@@ -13,7 +13,10 @@ use crate::deliver::{self, PASS};
 use crate::nat::FullNat;
 use crate::packet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, L3, Packet};
 use crate::parse::parse;
-use crate::{cluster, delay, dsr, host, icmp, maglev, maps, nat, policy, report, service, translate};
+use crate::{
+    cluster, delay, dsr, fragments, frame, host, icmp, maglev, maps, nat, overlay, policy, report, service,
+    source, translate,
+};
 
 #[classifier]
 pub(crate) fn tc_node_ingress(ctx: TcContext) -> i32 {
@@ -48,8 +51,19 @@ fn is_sctp(ctx: &TcContext) -> bool {
 #[inline(always)]
 fn ingress(ctx: &TcContext) -> Result<i32, DropReason> {
     let Some(config) = maps::config() else { return Ok(PASS) };
-    let Some(packet) = parse(ctx)? else { return Ok(PASS) };
-    let known = conntrack::find(packet).filter(|flow| !conntrack::bypasses_translation(flow, packet));
+    // Another interface of this node is on that VLAN.
+    if frame::vlan(ctx).is_some_and(|id| id != 0) {
+        return Ok(PASS);
+    }
+    let Some(packet) = parse(ctx, config)? else { return Ok(PASS) };
+    let tunnelled = overlay::is_port(config, packet.proto, &packet.destination);
+    if tunnelled && cluster::is_node(config, &packet.destination.addr) {
+        return to_stack(config, packet);
+    }
+    let known = conntrack::entry(packet);
+    source::of_network(config, packet, known.as_deref())?;
+    let known = known.and_then(|flow| conntrack::advance(packet, flow));
+    let known = known.filter(|flow| !conntrack::bypasses_translation(flow, packet));
     let known = known.filter(|flow| !conntrack::begins(packet) || !translate::is_stale(packet, flow, true));
     let Some(flow) = known else { return open(ctx, config, packet) };
     let flags = flow.flags;
@@ -57,7 +71,10 @@ fn ingress(ctx: &TcContext) -> Result<i32, DropReason> {
         return receive(ctx, config, packet, flow);
     }
     if !conntrack::rewrites(flow, packet) {
-        return if flags & Flow::DSR == 0 { Ok(PASS) } else { dsr::forward(ctx, config, packet, flow) };
+        return match flags & Flow::DSR {
+            0 => to_stack(config, packet),
+            _ => dsr::forward(ctx, config, packet, flow),
+        };
     }
     nat::apply(ctx, packet, flow)?;
     if flags & Flow::TRANSIT != 0 {
@@ -89,7 +106,15 @@ fn receive(
     }
     // The kernel would drop an answer from a node port of this node to its own process as a martian on the uplink.
     let own = translated && cluster::is_node(config, &packet.source.addr);
-    Ok(if own { deliver::to_host(ctx) } else { PASS })
+    if own { Ok(deliver::to_host(ctx)) } else { to_stack(config, packet) }
+}
+
+/// On to the node's stack. A fragment of another node's tunnelled packet has its entry made here.
+#[inline(always)]
+fn to_stack(config: &NodeConfig, packet: &Packet) -> Result<i32, DropReason> {
+    overlay::admit(config, packet)?;
+    fragments::keep(packet);
+    Ok(PASS)
 }
 
 /// A packet of a new flow from outside this node.
@@ -97,7 +122,9 @@ fn receive(
 fn open(ctx: &TcContext, config: &NodeConfig, packet: &mut Packet) -> Result<i32, DropReason> {
     icmp::unrelated(packet)?;
     let addressed = packet.destination;
-    let Some(service) = addressed_service(packet) else {
+    let service = addressed_service(packet);
+    check_inner_source(ctx, config, packet, service)?;
+    let Some(service) = service else {
         return to_local(ctx, config, packet, None);
     };
     let chance = maglev::slot(service, packet);
@@ -120,7 +147,7 @@ fn open(ctx: &TcContext, config: &NodeConfig, packet: &mut Packet) -> Result<i32
         }
         return transit(ctx, config, packet, &backend);
     }
-    translate::put_alias(config, packet, &backend, 0)?;
+    translate::put_alias(packet, &backend, 0)?;
     nat::set_destination(ctx, packet, &backend)?;
     packet.locate();
     to_local(ctx, config, packet, Some((addressed, service.service)))
@@ -134,6 +161,26 @@ fn addressed_service(packet: &Packet) -> Option<&'static ServiceValue> {
     service::find(to, proto, Scope::EXTERNAL).or_else(|| service::find(to, proto, Scope::INTERNAL))
 }
 
+/// Through the overlay come packets of other nodes and their pods, and under direct server return those of clients.
+#[inline(always)]
+fn check_inner_source(
+    ctx: &TcContext,
+    config: &NodeConfig,
+    packet: &Packet,
+    service: Option<&ServiceValue>,
+) -> Result<(), DropReason> {
+    let source = &packet.source.addr;
+    let direct = service.is_some_and(|service| service.flags & ServiceValue::DSR != 0);
+    if direct
+        || !deliver::came_by_overlay(ctx, config, packet)
+        || cluster::contains(source)
+        || cluster::is_other_node(source)
+    {
+        return Ok(());
+    }
+    Err(DropReason::Spoofed)
+}
+
 /// A new flow to a pod of this node, or else to the node's stack.
 #[inline(always)]
 fn to_local(
@@ -143,13 +190,13 @@ fn to_local(
     addressed: Option<(SocketAddr, u32)>,
 ) -> Result<i32, DropReason> {
     if cluster::pod(&packet.destination.addr).is_none() {
-        return Ok(PASS);
+        return to_stack(config, packet);
     }
     icmp::unrelated(packet)?;
-    let decision = policy::decide(config, &packet.source, &packet.destination, packet.proto);
+    let decision = policy::decide(packet, false);
     let id = addressed.map_or(0, |(_, service)| service);
     report::decided(config, packet, decision.reason, decision.policy, id);
-    let opened = policy::open(ctx, config, packet, &decision);
+    let opened = policy::open(ctx, packet, &decision);
     if let (Err(_), Some((addressed, _))) = (&opened, &addressed) {
         translate::remove_alias(packet, addressed);
     }
@@ -176,6 +223,7 @@ fn transit(
     packet: &mut Packet,
     backend: &SocketAddr,
 ) -> Result<i32, DropReason> {
+    overlay::refuse(config, packet.proto, backend)?;
     let node = cluster::node_addr(config, packet).ok_or(DropReason::NoPort)?;
     let forward_flags = if cluster::contains(&backend.addr) { Flow::REMOTE } else { 0 };
     let nat = FullNat {
@@ -201,7 +249,8 @@ fn send_out(config: &NodeConfig, packet: &Packet, flags: u32) -> i32 {
 #[inline(always)]
 fn egress(ctx: &TcContext) -> Result<i32, DropReason> {
     let Some(config) = maps::config() else { return Ok(PASS) };
-    let Some(packet) = parse(ctx)? else { return Ok(PASS) };
+    let Some(packet) = parse(ctx, config)? else { return Ok(PASS) };
+    fragments::keep(packet);
     if cluster::is_node(config, &packet.source.addr) {
         return host::send(ctx, config, packet);
     }

@@ -5,14 +5,17 @@
 
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use skep_abi::{Addr, DropReason, Flow, NodeConfig, Proto, SocketAddr};
+use skep_abi::{DropReason, Flow, NodeConfig, SocketAddr};
 
 use crate::conntrack;
 use crate::deliver::{self, PASS};
 use crate::nat::FullNat;
 use crate::packet::Packet;
 use crate::parse::parse;
-use crate::{bandwidth, cluster, delay, icmp, maps, nat, policy, report, service, tcp_close, translate};
+use crate::{
+    bandwidth, cluster, delay, frame, icmp, interface, maps, nat, overlay, policy, report, service, source,
+    tcp_close, translate,
+};
 
 /// Ingress hook of the host side: packets that the pod sends.
 #[classifier]
@@ -29,10 +32,16 @@ pub(crate) fn tc_pod_ingress(ctx: TcContext) -> i32 {
 #[inline(always)]
 fn egress(ctx: &TcContext) -> Result<i32, DropReason> {
     let Some(config) = maps::config() else { return Ok(PASS) };
-    let Some(packet) = parse(ctx)? else { return Ok(PASS) };
-    let mut found = conntrack::find(packet);
+    if frame::vlan(ctx).is_some() {
+        return Err(DropReason::Frame);
+    }
+    let Some(packet) = parse(ctx, config)? else {
+        return if frame::is_arp(ctx) { Ok(PASS) } else { Err(DropReason::Frame) };
+    };
+    let mut found = conntrack::entry(packet);
+    source::of_pod(ctx, packet, found.as_deref())?;
+    found = found.and_then(|flow| conntrack::advance(packet, flow));
     if let Some(flow) = &found {
-        check_source(ctx, flow, config, packet)?;
         if let Some(action) = bandwidth::delay_egress(ctx, packet, flow.flags)? {
             return Ok(action);
         }
@@ -54,38 +63,6 @@ fn egress(ctx: &TcContext) -> Result<i32, DropReason> {
     }
 }
 
-/// A pod may send only from its own address. An entry of the generation in force says that the check was made.
-#[inline(always)]
-fn check_source(
-    ctx: &TcContext,
-    flow: &Flow,
-    config: &NodeConfig,
-    packet: &Packet,
-) -> Result<(), DropReason> {
-    let ifindex = interface(ctx);
-    let known = flow.generation == config.generation && conntrack::sender(flow, packet) == ifindex;
-    if known && !packet.is_error() {
-        return Ok(());
-    }
-    owns(ifindex, packet)
-}
-
-/// The check itself: the interface's pod has the packet's source address.
-#[inline(always)]
-fn owns(ifindex: u32, packet: &Packet) -> Result<(), DropReason> {
-    match cluster::pod(packet.sender_addr()) {
-        Some(pod) if pod.ifindex == ifindex => Ok(()),
-        _ => Err(DropReason::Spoofed),
-    }
-}
-
-/// The host-side interface that this program runs on.
-#[inline(always)]
-fn interface(ctx: &TcContext) -> u32 {
-    // SAFETY: the context is the kernel's; `ifindex` is a field that every classifier may read.
-    unsafe { (*ctx.skb.skb).ifindex }
-}
-
 /// A packet of a known flow: verdict under this generation, rewriting, delivery.
 #[inline(always)]
 fn forward(
@@ -102,7 +79,7 @@ fn forward(
     } else if tcp_close::may_close(packet, flow) {
         tcp_close::close(ctx, packet, flow);
     }
-    Ok(onward(ctx, config, packet, receiver, flags, translated))
+    onward(ctx, config, packet, receiver, flags, translated)
 }
 
 /// The shortest path to the other end.
@@ -114,53 +91,53 @@ fn onward(
     receiver: u32,
     flags: u32,
     translated: bool,
-) -> i32 {
+) -> Result<i32, DropReason> {
     if receiver != 0 {
-        return deliver::to_pod(receiver);
+        return Ok(deliver::to_pod(receiver));
     }
+    overlay::refuse(config, packet.proto, &packet.destination)?;
     if flags & Flow::OVERLAY != 0 {
-        return deliver::to_node(config, packet);
+        return Ok(deliver::to_node(config, packet));
     }
     if config.uplink != 0 && flags & Flow::REMOTE != 0 {
-        return deliver::to_remote(config, packet);
+        return Ok(deliver::to_remote(config, packet));
     }
     if config.uplink != 0 && translated {
         if flags & Flow::NODE == 0 {
-            return deliver::to_uplink(config);
+            return Ok(deliver::to_uplink(config));
         }
         // The node's stack would drop a source address of its own as a martian.
         if cluster::is_node(config, &packet.source.addr) {
-            return deliver::to_host(ctx);
+            return Ok(deliver::to_host(ctx));
         }
     }
-    PASS
+    Ok(PASS)
 }
 
 /// A packet of a new flow that the pod opens.
 #[inline(always)]
 fn open(ctx: &TcContext, config: &NodeConfig, packet: &mut Packet) -> Result<i32, DropReason> {
-    if is_neighbour_discovery(packet) {
+    if source::is_link_control(ctx, packet) {
         return Ok(PASS);
     }
-    owns(interface(ctx), packet)?;
     icmp::unrelated(packet)?;
     let addressed = packet.destination;
     let service = service::find_any(&addressed, packet.proto);
     if let Some(service) = service {
         let Some(backend) = service::resolve(config, packet, service, service::random())? else {
-            return translate::reject(ctx, packet, || deliver::to_pod(interface(ctx)));
+            return translate::reject(ctx, packet, || deliver::to_pod(interface::here(ctx)));
         };
         if backend.addr == packet.source.addr {
-            return hairpin(ctx, config, packet, &backend);
+            return hairpin(ctx, packet, &backend);
         }
-        translate::put_alias(config, packet, &backend, interface(ctx))?;
+        translate::put_alias(packet, &backend, interface::here(ctx))?;
         nat::set_destination(ctx, packet, &backend)?;
         packet.locate();
     }
     let id = service.map_or(0, |service| service.service);
-    let decision = policy::decide(config, &packet.source, &packet.destination, packet.proto);
+    let decision = policy::decide(packet, false);
     report::decided(config, packet, decision.reason, decision.policy, id);
-    let opened = policy::open(ctx, config, packet, &decision);
+    let opened = policy::open(ctx, packet, &decision);
     if service.is_some() && opened.is_err() {
         translate::remove_alias(packet, &addressed);
     }
@@ -173,19 +150,14 @@ fn open(ctx: &TcContext, config: &NodeConfig, packet: &mut Packet) -> Result<i32
     }
     // A flow that was just opened is rewritten in the other direction only.
     let (receiver, flags) = (conntrack::receiver(flow, packet), flow.flags);
-    Ok(onward(ctx, config, packet, receiver, flags, false))
+    onward(ctx, config, packet, receiver, flags, false)
 }
 
 /// A pod reaches itself through a service. It sees the frontend as its peer, since its stack drops packets from its own
 /// address.
 #[inline(always)]
-fn hairpin(
-    ctx: &TcContext,
-    config: &NodeConfig,
-    packet: &mut Packet,
-    backend: &SocketAddr,
-) -> Result<i32, DropReason> {
-    let ifindex = interface(ctx);
+fn hairpin(ctx: &TcContext, packet: &mut Packet, backend: &SocketAddr) -> Result<i32, DropReason> {
+    let ifindex = interface::here(ctx);
     let flags = Flow::HAIRPIN | bandwidth::flag(cluster::pod(&backend.addr), None);
     bandwidth::charge_first(ctx, packet, flags)?;
     let nat = FullNat {
@@ -194,7 +166,7 @@ fn hairpin(
         flags,
         forward_flags: 0,
         ifindex,
-        generation: Flow::stamp(config.generation, flags),
+        generation: Flow::stamp(packet.generation, flags),
     };
     match nat::open_and_rewrite(ctx, packet, &nat) {
         DropReason::None => Ok(deliver::to_pod(ifindex)),
@@ -209,19 +181,14 @@ fn predates_service(packet: &Packet, flow: &Flow) -> bool {
         && service::find_any(&packet.destination, packet.proto).is_some()
 }
 
-/// Router and neighbour discovery (RFC 4861) with the node: its source addresses are link-local or unspecified.
-#[inline(always)]
-fn is_neighbour_discovery(packet: &Packet) -> bool {
-    let source = packet.source.addr.0;
-    let link_local = source[0] & 0xffc0_0000_u32.to_be() == 0xfe80_0000_u32.to_be();
-    packet.proto == Proto::ICMPV6 && (link_local || packet.source.addr == Addr::UNSPECIFIED)
-}
-
 #[inline(always)]
 fn ingress(ctx: &TcContext) -> Result<i32, DropReason> {
     let Some(config) = maps::config() else { return Ok(PASS) };
-    let Some(packet) = parse(ctx)? else { return Ok(PASS) };
-    let Some(flow) = conntrack::find(packet) else { return admit(ctx, config, packet) };
+    let Some(packet) = parse(ctx, config)? else { return Ok(PASS) };
+    let found = conntrack::entry(packet);
+    source::of_forwarded(ctx, config, packet, found.as_deref())?;
+    let found = found.and_then(|flow| conntrack::advance(packet, flow));
+    let Some(flow) = found else { return admit(ctx, config, packet) };
     policy::revalidate(ctx, config, flow, packet)?;
     if conntrack::rewrites(flow, packet) && flow.flags & Flow::MASQUERADE == 0 {
         nat::apply(ctx, packet, flow)?;
@@ -233,14 +200,13 @@ fn ingress(ctx: &TcContext) -> Result<i32, DropReason> {
 #[inline(always)]
 fn admit(ctx: &TcContext, config: &NodeConfig, packet: &Packet) -> Result<i32, DropReason> {
     icmp::unrelated(packet)?;
-    let mut decision = policy::decide(config, &packet.source, &packet.destination, packet.proto);
-    // SAFETY: as in `interface`. 0: the packet came from no interface, so the node itself sent it.
-    if unsafe { (*ctx.skb.skb).ingress_ifindex } == 0 {
+    let mut decision = policy::decide(packet, false);
+    if interface::came_by(ctx) == 0 {
         decision.flags |= Flow::NODE;
         decision.reason = DropReason::None;
     }
     report::decided(config, packet, decision.reason, decision.policy, 0);
-    let flow = policy::open(ctx, config, packet, &decision)?;
+    let flow = policy::open(ctx, packet, &decision)?;
     conntrack::replace(packet, flow);
     Ok(PASS)
 }
