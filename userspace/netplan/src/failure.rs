@@ -104,8 +104,9 @@ impl Failures {
     /// Forgets routes and prefixes whose writes are no longer wanted.
     pub(crate) fn keep_wanted(&mut self, wanted: &[Write]) {
         let wanted: BTreeSet<Unit> = wanted.iter().filter_map(own_unit).collect();
-        let has_own_write =
-            |unit: &Unit| matches!(unit, Unit::Cluster(_) | Unit::Node(_) | Unit::Route(_) | Unit::Unreachable(_));
+        let has_own_write = |unit: &Unit| {
+            matches!(unit, Unit::Cluster(_) | Unit::Node(_) | Unit::Route(_) | Unit::Unreachable(_))
+        };
         self.0.retain(|unit, _| !has_own_write(unit) || wanted.contains(unit));
     }
 

@@ -283,7 +283,9 @@ impl Planner {
             Unit::Service(key) => drop(self.index.changes.services.insert(key.clone())),
             Unit::Services => self.sweep = true,
             Unit::Policy | Unit::Garbage => {}
-            Unit::Cluster(_) | Unit::Node(_) | Unit::Route(_) | Unit::Unreachable(_) => self.diff_routes = true,
+            Unit::Cluster(_) | Unit::Node(_) | Unit::Route(_) | Unit::Unreachable(_) => {
+                self.diff_routes = true
+            }
         }
     }
 

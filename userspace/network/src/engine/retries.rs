@@ -35,7 +35,9 @@ impl Retries {
                 Some(retry) if retry.attempts == failure.attempts => retry,
                 earlier => {
                     let longest = match unit {
-                        Unit::Route(_) | Unit::Unreachable(_) | Unit::Cluster(_) | Unit::Node(_) => MAX_ROUTE_RETRY_INTERVAL,
+                        Unit::Route(_) | Unit::Unreachable(_) | Unit::Cluster(_) | Unit::Node(_) => {
+                            MAX_ROUTE_RETRY_INTERVAL
+                        }
                         _ => MAX_RETRY_INTERVAL,
                     };
                     let wait = earlier.map_or(MIN_RETRY_INTERVAL, |retry| (retry.wait * 2).min(longest));
