@@ -17,10 +17,10 @@ use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use skep_tests::api_server::Authority;
+use skep_tests::far_end::{Answer, own_address, serve, tls};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::broadcast;
 
-use crate::far_end::{Answer, own_address, serve, tls};
 use crate::harness::Server;
 
 const WELL: u8 = 0;

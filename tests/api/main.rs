@@ -7,7 +7,6 @@ mod aggregation;
 mod apply;
 mod conversion;
 mod custom;
-mod far_end;
 mod fidelity;
 mod harness;
 mod normal;

@@ -9,8 +9,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use serde_json::{Value, json};
 use skep_tests::api_server::Authority;
-
-use crate::far_end::{self, serve, tls};
+use skep_tests::far_end::{self, serve, tls};
 
 type Answer = Arc<dyn Fn(&str, &Value) -> Value + Send + Sync>;
 

@@ -1,11 +1,15 @@
 //! Rights that were not granted: escalation, impersonation, tokens, proxies.
 
 mod addresses;
+mod authorizers;
 mod escalation;
 mod impersonation;
+mod issuers;
 mod nodes;
 mod plugins;
+mod reviewer;
 mod token_secrets;
+mod token_webhook;
 mod tokens;
 
 use anyhow::Result;

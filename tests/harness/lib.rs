@@ -6,6 +6,7 @@ pub mod cgroup;
 pub mod churn;
 pub mod containerd;
 pub mod etcd;
+pub mod far_end;
 pub mod fidelity;
 pub mod guest;
 pub mod linear;

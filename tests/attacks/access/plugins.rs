@@ -51,7 +51,7 @@ async fn anonymous_requests_can_be_refused() -> Result<()> {
     let open = World::start().await?;
     assert_eq!(get(&open.server.client_by_token(None), "/livez").await?.0, 200);
     assert_eq!(get(&open.server.client_by_token(None), "/api/v1/pods").await?.0, 403);
-    let closed = World::start_with(|config| config.access.anonymous = false).await?;
+    let closed = World::start_with(|config| config.access.anonymous = Some(false)).await?;
     assert_eq!(get(&closed.server.client_by_token(None), "/livez").await?.0, 401);
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! Work that may take a second without waiting for I/O.
 
+use futures::FutureExt as _;
 use skep_api::custom::definition::is_definition;
 use skep_api::{Errors, Kind};
 use tokio::runtime::{Handle, RuntimeFlavor};
@@ -10,6 +11,22 @@ pub(crate) fn run_blocking<T>(work: impl FnOnce() -> T) -> T {
     match Handle::current().runtime_flavor() {
         RuntimeFlavor::MultiThread => tokio::task::block_in_place(work),
         _ => work(),
+    }
+}
+
+/// Waits on this thread for work that waits for I/O; the runtime moves other tasks to other threads meanwhile. `None` if it is not
+/// done at once on a runtime of one thread, which could not drive the I/O.
+pub(crate) fn wait_for<T>(work: impl Future<Output = T>) -> Option<T> {
+    let handle = Handle::current();
+    match handle.runtime_flavor() {
+        RuntimeFlavor::MultiThread => {
+            let mut work = std::pin::pin!(work);
+            match work.as_mut().now_or_never() {
+                Some(done) => Some(done),
+                None => Some(tokio::task::block_in_place(|| handle.block_on(work))),
+            }
+        }
+        _ => work.now_or_never(),
     }
 }
 

@@ -34,8 +34,9 @@ impl Call {
             return attributes;
         }
         let field_selector = self.query.get("fieldSelector").unwrap_or_default();
+        let label_selector = self.query.get("labelSelector").unwrap_or_default();
         let name = if attributes.name.is_empty() { self.selected_name() } else { attributes.name };
-        Attributes { name, field_selector, ..attributes }
+        Attributes { name, field_selector, label_selector, ..attributes }
     }
 
     /// A collection request whose field selector names one object is authorised for that object, as upstream.
@@ -51,16 +52,14 @@ impl<'a> Attributes<'a> {
         // A Namespace is in the namespace of its own name, so that a Role there applies to it.
         let own = target.kind.group.is_empty() && target.kind.kind == "Namespace";
         Attributes {
-            user: &identity.user,
-            groups: &identity.groups,
             verb,
             group: &target.kind.group,
+            version: &target.kind.version,
             resource: &target.kind.plural,
             subresource: &target.subresource,
             name: &target.name,
             namespace: if own { &target.name } else { &target.namespace },
-            path: "",
-            field_selector: "",
+            ..Attributes::of(identity)
         }
     }
 }

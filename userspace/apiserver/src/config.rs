@@ -1,6 +1,7 @@
 //! The configuration of the API server.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
@@ -8,9 +9,9 @@ use skep_store::Store;
 
 use crate::admission::OptionalPlugin;
 use crate::audit::Audit;
-use crate::authn::TokenKeys;
+use crate::authn::{TokenKeys, TokenWebhookOptions};
 
-/// All settings; the server reads no flags, files or environment.
+/// All settings; the server reads no flags and no environment, and only the files that are named here.
 #[derive(Clone)]
 pub struct Config {
     pub store: Arc<dyn Store>,
@@ -64,20 +65,32 @@ pub struct ServiceNetwork {
 pub const NODE_PORTS: std::ops::RangeInclusive<u16> = 30_000..=32_767;
 
 /// What an administrator allows or forbids for all users.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct AccessRules {
-    /// Whether requests without a credential have an identity, `system:anonymous`; they are refused otherwise.
-    pub anonymous: bool,
+    /// Whether requests without a credential have an identity, `system:anonymous`; they are refused otherwise. `None`: as the
+    /// authentication configuration says, or they have it.
+    pub anonymous: Option<bool>,
     /// Optional admission plugins that run.
     pub plugins: BTreeSet<OptionalPlugin>,
     /// Ranges from which Services may take external IPs, beside those of LoadBalancerPools.
     pub external_ips: Vec<IpNetwork>,
+    pub issuers: IssuerSource,
+    /// `None`: no webhook is asked who a token's user is.
+    pub token_webhook: Option<TokenWebhookOptions>,
+    /// An AuthorizationConfiguration, which is followed. `None`: Node, then RBAC.
+    pub authorization: Option<PathBuf>,
 }
 
-impl Default for AccessRules {
-    fn default() -> AccessRules {
-        AccessRules { anonymous: true, plugins: BTreeSet::new(), external_ips: Vec::new() }
-    }
+/// Where it stands which issuers' tokens are accepted.
+#[derive(Clone, Debug, Default)]
+pub enum IssuerSource {
+    /// Only the cluster's own.
+    #[default]
+    None,
+    /// An AuthenticationConfiguration, which is followed.
+    File(PathBuf),
+    /// An AuthenticationConfiguration that flags stand for, and the algorithms that tokens may be signed with.
+    Flags { config: String, algorithms: Vec<String> },
 }
 
 /// The client certificate with which the server acts as a front proxy of other API servers, and its CA.

@@ -16,7 +16,7 @@ use skep_api::{Kind, Reason, Status};
 use crate::admission::Notes;
 use crate::aggregate;
 use crate::audit;
-use crate::authn;
+use crate::authn::{self, Credential};
 use crate::authz::SUPERUSERS;
 use crate::body::{self, PROTOBUF, media_type};
 use crate::call::Call;
@@ -49,7 +49,12 @@ pub(crate) async fn handle(State(server): State<Arc<Inner>>, request: Request) -
     let (at, uri) = (Instant::now(), request.uri().clone());
     let query = Query::parse(&uri);
     let info = RequestInfo::parse(request.method(), uri.path(), query.is_true("watch"));
-    let requester = authn::requester(&server, &request);
+    let credential = authn::requester(&server, &request);
+    let requester = match credential {
+        Credential::Known(requester) => requester,
+        // On the heap: most requests need no other server.
+        Credential::Token(token) => Box::pin(authn::by_token(&server, &token)).await,
+    };
     if let (Ok(requester), Some(connection)) = (&requester, request.extensions().get::<Arc<Connection>>()) {
         admit(requester, connection);
     }
@@ -164,7 +169,7 @@ fn listed(server: &Inner, info: &RequestInfo<'_>, query: &Query) -> usize {
 async fn answer(received: Received<'_>, notes: &Arc<Notes>, seen: &mut Seen) -> Result<Response, Status> {
     let Received { server, info, query, requester, mut request, .. } = received;
     let caches = &server.storage.caches;
-    let identity = authn::impersonated(caches, request.headers(), info, requester?)?;
+    let identity = authn::impersonated(caches, request.headers(), info, requester?).await?;
     let _permit = seats(server, &identity, info, &query, seen).await?;
     let mut begin = |labels: RequestLabels| {
         let open = server.metrics.begin(&labels);
@@ -172,13 +177,13 @@ async fn answer(received: Received<'_>, notes: &Arc<Notes>, seen: &mut Seen) -> 
     };
     if let Some(backend) = server.aggregator.backend_of(info) {
         begin(RequestLabels::remote(info));
-        caches.authorizer().check(&info.attributes(&identity))?;
+        caches.authorizer().check(&info.attributes(&identity)).await?;
         return boxed(|| aggregate::handle(&identity, &backend, request)).await;
     }
     let Some(target) = Target::of(&caches.registry(), info) else {
         begin(RequestLabels::path(request.method()));
         let info = info.without_resource(request.method());
-        caches.authorizer().check(&info.attributes(&identity))?;
+        caches.authorizer().check(&info.attributes(&identity)).await?;
         let (parts, _) = request.into_parts();
         let request = Request::from_parts(parts, ());
         let handle = || handlers::non_resource::handle(server, &identity, &info, &query, &request);
@@ -188,7 +193,7 @@ async fn answer(received: Received<'_>, notes: &Arc<Notes>, seen: &mut Seen) -> 
     begin(RequestLabels::resource(request.method(), &target, &info.verb, applying));
     let (method, headers) = (request.method().clone(), std::mem::take(request.headers_mut()));
     let call = Call { identity, target, method, headers, query, notes: notes.clone() };
-    caches.authorizer().check(&call.attributes(&info.verb))?;
+    caches.authorizer().check(&call.attributes(&info.verb)).await?;
     if let Some(custom) = &call.target.kind.custom {
         custom.version.warning.iter().for_each(|warning| call.notes.warn(warning.clone()));
     }

@@ -7,7 +7,9 @@ mod admission;
 mod aggregate;
 mod allocate;
 mod audit;
+mod auth_config;
 mod authn;
+mod authorizers;
 mod authz;
 mod blocking;
 mod body;
@@ -26,12 +28,15 @@ mod definitions;
 mod deletion;
 mod dial;
 mod endpoints;
+mod expiring;
 mod fairness;
 mod field_manager;
 mod generated_name;
 mod handlers;
 mod http;
+mod https;
 mod identity;
+mod kubeconfig;
 mod live_authorizer;
 mod lock;
 mod metrics;
@@ -52,7 +57,9 @@ mod state;
 mod stored;
 mod subresources;
 mod tls;
+mod watched_file;
 mod webhook;
+mod webhook_call;
 mod write;
 mod write_options;
 
@@ -64,11 +71,15 @@ use ::http::header::USER_AGENT;
 use axum::Router;
 use axum::extract::Request;
 use axum::middleware::map_request;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 
 use admission::Admission;
 use aggregate::Aggregator;
 use allocate::Allocator;
+use authn::Authentication;
 use authn::token::Tokens;
+use authorizers::AuthorizationFile;
 use blocking::LargeWork;
 use cache::Caches;
 use connections::{Connections, Limits};
@@ -81,11 +92,15 @@ use write::Writer;
 
 pub use admission::{OptionalPlugin, PluginError};
 pub use audit::{Audit, AuditPolicy, LogOptions};
-pub use authn::TokenKeys;
+pub use auth_config::ConfigError;
+pub use authn::{AuthenticationError, TokenKeys, TokenWebhookOptions};
+pub use authorizers::AuthorizationError;
 pub use config::{
-    AccessRules, Config, Credentials, FrontProxy, NODE_PORTS, Neighbour, NodeTls, ServiceNetwork,
+    AccessRules, Config, Credentials, FrontProxy, IssuerSource, NODE_PORTS, Neighbour, NodeTls,
+    ServiceNetwork,
 };
 pub use identity::Identity;
+pub use kubeconfig::KubeconfigError;
 pub use serve::ServeError;
 pub use start_error::StartError;
 pub use tls::TlsError;
@@ -99,6 +114,13 @@ pub struct ApiServer {
 impl ApiServer {
     /// Loads the caches from the store and creates the objects of every cluster: namespaces, roles, the `kubernetes` Service.
     pub async fn new(config: Config) -> Result<ApiServer, StartError> {
+        let metrics = Metrics::default();
+        // Before the store is read: what the files say is wrong is said at once.
+        let authentication =
+            Authentication::start(&config.access, &config.tokens.issuer, &metrics.authentication)?;
+        let authorization = config.access.authorization.as_deref();
+        let authorization =
+            authorization.map(|path| AuthorizationFile::open(path, &metrics.authorization)).transpose()?;
         let storage = Storage::new(Caches::load(config.store.clone()).await?);
         let credentials = LiveCredentials::new(&config)?;
         let aggregator = Arc::new(Aggregator::new(&config.front_proxy)?);
@@ -115,16 +137,25 @@ impl ApiServer {
         }
         aggregator.refresh(&storage.caches);
         let writer = Arc::new(Writer { storage: storage.clone(), admission, allocator });
-        let (metrics, large_work) = (Metrics::default(), LargeWork::default());
+        let large_work = LargeWork::default();
         let fairness = Fairness::new(metrics.fairness.clone());
         reconcilers::flow_control::start(&storage, &fairness).await?;
-        let reconcilers = reconcilers::start(&writer, &aggregator, &fairness, leases.clone());
+        let Authentication { anonymous, remote: remote_tokens, file } = authentication;
+        let mut files: Vec<BoxFuture<'static, ()>> = Vec::new();
+        files.extend(file.map(|file| file.follow(remote_tokens.clone()).boxed()));
+        if let Some((file, chain)) = authorization {
+            storage.caches.authorizer().set_chain(chain);
+            files.push(file.follow(storage.caches.clone()).boxed());
+        }
+        let reconcilers = reconcilers::start(&writer, &aggregator, &fairness, leases.clone(), files);
         let connections = Connections::new(Limits::of_this_process());
         let inner = Inner {
             config,
             storage,
             writer,
             tokens,
+            remote_tokens,
+            anonymous,
             credentials,
             aggregator,
             metrics,

@@ -74,16 +74,15 @@ impl<'a> RequestInfo<'a> {
     pub(crate) fn attributes(&'a self, identity: &'a Identity) -> Attributes<'a> {
         let is_resource = !self.resource.is_empty();
         Attributes {
-            user: &identity.user,
-            groups: &identity.groups,
             verb: &self.verb,
             group: if is_resource { &self.group } else { "" },
+            version: if is_resource { &self.version } else { "" },
             resource: &self.resource,
             subresource: &self.subresource,
             name: &self.name,
             namespace: &self.namespace,
             path: if is_resource { "" } else { &self.path },
-            field_selector: "",
+            ..Attributes::of(identity)
         }
     }
 

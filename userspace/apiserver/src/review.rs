@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use skep_api::Status;
 
 use crate::authn::by_token_for;
-use crate::authz::Attributes;
+use crate::authz::{Attributes, Decision};
 use crate::cache::Caches;
 use crate::call::Call;
 use crate::identity::Identity;
@@ -14,16 +14,16 @@ use crate::negotiate::respond_value;
 use crate::state::Inner;
 
 /// The answer, if the kind is a review.
-pub(crate) fn answer(server: &Inner, call: &Call, object: &Value) -> Result<Option<Response>, Status> {
+pub(crate) async fn answer(server: &Inner, call: &Call, object: &Value) -> Result<Option<Response>, Status> {
     let caches = &server.storage.caches;
     let status = match (&*call.target.kind.group, &*call.target.kind.kind) {
-        ("authentication.k8s.io", "TokenReview") => token(server, object),
+        ("authentication.k8s.io", "TokenReview") => token(server, object).await,
         ("authentication.k8s.io", "SelfSubjectReview") => json!({"userInfo": user_info(&call.identity)}),
         ("authorization.k8s.io", "SelfSubjectAccessReview") => {
-            access(caches, &call.identity, &object["spec"])?
+            access(caches, &call.identity, &object["spec"]).await?
         }
         ("authorization.k8s.io", "SubjectAccessReview" | "LocalSubjectAccessReview") => {
-            access(caches, &subject(&object["spec"]), &object["spec"])?
+            access(caches, &subject(&object["spec"]), &object["spec"]).await?
         }
         ("authorization.k8s.io", "SelfSubjectRulesReview") => rules(caches, call, object),
         _ => return Ok(None),
@@ -45,11 +45,11 @@ fn user_info(identity: &Identity) -> Value {
     info
 }
 
-fn token(server: &Inner, object: &Value) -> Value {
+async fn token(server: &Inner, object: &Value) -> Value {
     let token = object["spec"]["token"].as_str().unwrap_or_default();
     let audiences = object["spec"]["audiences"].as_array().into_iter().flatten();
     let audiences: Vec<String> = audiences.filter_map(Value::as_str).map(str::to_owned).collect();
-    match by_token_for(&server.storage.caches, &server.tokens, token, &audiences) {
+    match by_token_for(server, token, &audiences).await {
         Some((identity, audiences)) => {
             json!({"authenticated": true, "user": user_info(&identity), "audiences": audiences})
         }
@@ -62,11 +62,12 @@ fn subject(spec: &Value) -> Identity {
     Identity {
         user: spec["user"].as_str().unwrap_or_default().to_owned(),
         groups: groups.filter_map(|group| group.as_str().map(str::to_owned)).collect(),
-        ..Identity::default()
+        uid: spec["uid"].as_str().unwrap_or_default().to_owned(),
+        extra: serde_json::from_value(spec["extra"].clone()).unwrap_or_default(),
     }
 }
 
-fn access(caches: &Caches, identity: &Identity, spec: &Value) -> Result<Value, Status> {
+async fn access(caches: &Caches, identity: &Identity, spec: &Value) -> Result<Value, Status> {
     let (resource, path) = (&spec["resourceAttributes"], &spec["nonResourceAttributes"]);
     if resource.is_null() == path.is_null() {
         return Err(Status::invalid_option(
@@ -77,42 +78,53 @@ fn access(caches: &Caches, identity: &Identity, spec: &Value) -> Result<Value, S
     let text = |value: &'_ Value| value.as_str().unwrap_or_default().to_owned();
     if !path.is_null() {
         let (verb, path) = (text(&path["verb"]), text(&path["path"]));
-        return Ok(decision(
-            caches,
-            identity,
-            &Attributes { verb: &verb, path: &path, ..Attributes::default() },
-            true,
-        ));
+        let attributes = Attributes { verb: &verb, path: &path, ..Attributes::of(identity) };
+        return Ok(decision(caches, &attributes, true).await);
     }
     let fields = resource;
     let (verb, group, plural) = (text(&fields["verb"]), text(&fields["group"]), text(&fields["resource"]));
+    let version = text(&fields["version"]);
     let (subresource, name, namespace) =
         (text(&fields["subresource"]), text(&fields["name"]), text(&fields["namespace"]));
     let field_selector = selector_text(&fields["fieldSelector"], "spec.resourceAttributes.fieldSelector")?;
-    selector_text(&fields["labelSelector"], "spec.resourceAttributes.labelSelector")?;
+    let label_selector = selector_text(&fields["labelSelector"], "spec.resourceAttributes.labelSelector")?;
     let attributes = Attributes {
         verb: &verb,
         group: &group,
+        version: &version,
         resource: &plural,
         subresource: &subresource,
         name: &name,
         namespace: &namespace,
         field_selector: &field_selector,
-        ..Attributes::default()
+        label_selector: &label_selector,
+        ..Attributes::of(identity)
     };
-    Ok(decision(caches, identity, &attributes, false))
+    Ok(decision(caches, &attributes, false).await)
 }
 
 /// The status of a review. A request for a path is one even if the path is empty, which no rule names.
-fn decision(caches: &Caches, identity: &Identity, attributes: &Attributes<'_>, of_path: bool) -> Value {
-    let path = if of_path && attributes.path.is_empty() { NO_PATH } else { attributes.path };
-    let attributes =
-        Attributes { user: &identity.user, groups: &identity.groups, path, ..attributes.clone() };
-    json!({"allowed": caches.authorizer().allows(&attributes)})
+async fn decision(caches: &Caches, attributes: &Attributes<'_>, of_path: bool) -> Value {
+    let path = if of_path && attributes.path.is_empty() { Attributes::NO_PATH } else { attributes.path };
+    let attributes = Attributes { path, ..attributes.clone() };
+    let decision = caches.authorizer().decide(&attributes).await;
+    let mut status = json!({"allowed": decision.allowed()});
+    let reason = match decision {
+        Decision::Allow(reason) | Decision::NoOpinion(reason) => reason,
+        Decision::Deny(reason) => {
+            status["denied"] = true.into();
+            reason
+        }
+        Decision::Failed(why) => {
+            status["evaluationError"] = why.into();
+            String::new()
+        }
+    };
+    if !reason.is_empty() {
+        status["reason"] = reason.into();
+    }
+    status
 }
-
-/// A path that is none: only `*` covers it.
-const NO_PATH: &str = "\0";
 
 /// A selector of a review as a query has it: of its requirements with one value, which are those that can narrow a right.
 fn selector_text(selector: &Value, field: &str) -> Result<String, Status> {
@@ -142,6 +154,12 @@ fn selector_text(selector: &Value, field: &str) -> Result<String, Status> {
 
 fn rules(caches: &Caches, call: &Call, object: &Value) -> Value {
     let namespace = object["spec"]["namespace"].as_str().unwrap_or_default();
-    let (resources, paths) = caches.authorizer().rules_of(&call.identity, namespace);
-    json!({"resourceRules": resources, "nonResourceRules": paths, "incomplete": false})
+    let rules = caches.authorizer().rules_of(&call.identity, namespace);
+    let mut status = json!({
+        "resourceRules": rules.resources, "nonResourceRules": rules.paths, "incomplete": !rules.incomplete.is_empty(),
+    });
+    if !rules.incomplete.is_empty() {
+        status["evaluationError"] = rules.incomplete.into();
+    }
+    status
 }

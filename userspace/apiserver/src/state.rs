@@ -6,6 +6,8 @@ use std::sync::Arc;
 use rustls::ClientConfig;
 
 use crate::aggregate::Aggregator;
+use crate::auth_config::Anonymous;
+use crate::authn::RemoteTokens;
 use crate::authn::token::Tokens;
 use crate::blocking::LargeWork;
 use crate::config::{Config, Credentials, NodeTls};
@@ -24,6 +26,8 @@ pub(crate) struct Inner {
     pub(crate) storage: Storage,
     pub(crate) writer: Arc<Writer>,
     pub(crate) tokens: Tokens,
+    pub(crate) remote_tokens: Arc<RemoteTokens>,
+    pub(crate) anonymous: Anonymous,
     pub(crate) credentials: LiveCredentials,
     pub(crate) aggregator: Arc<Aggregator>,
     pub(crate) metrics: Metrics,

@@ -11,17 +11,15 @@ use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HOST};
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
-use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper_util::rt::TokioIo;
+use hyper::client::conn::http1::SendRequest;
 use rustls::ClientConfig;
-use rustls::pki_types::ServerName;
 use serde_json::Value;
 use skep_api::find;
-use tokio_rustls::TlsConnector;
 
 use crate::cache::Caches;
 use crate::dial::RemoteAddress;
 use crate::endpoints::ready_endpoints;
+use crate::https;
 use crate::lock::Lock;
 use crate::tls;
 
@@ -63,9 +61,7 @@ async fn by_url(url: &str) -> Result<Target, String> {
     let uri: http::Uri = url.parse().map_err(|_| format!("{url:?} is no URL"))?;
     let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
     let port = uri.port_u16().unwrap_or(443);
-    let found = tokio::net::lookup_host((host.as_str(), port)).await;
-    let found = found.map_err(|error| format!("lookup {host}: {error}"))?;
-    let addresses = found.map(RemoteAddress::of_webhook_url).collect();
+    let addresses = https::lookup(&host, port).await.map_err(|error| error.to_string())?;
     let path = uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
     Ok(Target { host, port, path, addresses })
 }
@@ -162,17 +158,8 @@ impl Client {
 }
 
 async fn connect(server: &Client, peer: &Peer) -> Result<SendRequest<Body>, String> {
-    let stream = peer.address.connect().await;
-    let stream = stream.map_err(|error| format!("dial tcp {}: {error}", peer.address))?;
-    let name = ServerName::try_from(peer.host.clone()).map_err(|error| error.to_string())?;
-    let stream = TlsConnector::from(server.tls(&peer.bundle)?).connect(name, stream).await;
-    let stream = stream.map_err(|error| format!("tls: {error}"))?;
-    let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
-    tokio::spawn(async move {
-        // The sender reports the end of the connection.
-        let _ = connection.await;
-    });
-    Ok(sender)
+    let opened = https::open(peer.address, &peer.host, server.tls(&peer.bundle)?).await;
+    opened.map_err(|error| error.to_string())
 }
 
 async fn post(server: &Client, target: &Target, client: &Value, review: &Value) -> Result<Value, String> {

@@ -33,6 +33,8 @@ pub struct AccessCheck {
 pub struct AccessDecision {
     pub allowed: bool,
     pub reason: String,
+    /// Why the check failed; empty unless it did.
+    pub error: String,
 }
 
 /// The authorizer behind the variable.
@@ -227,8 +229,8 @@ fn field_of<'a>(decision: &AccessDecision, name: &str) -> Value<'a> {
     match name {
         "allowed" => Value::Bool(decision.allowed),
         "reason" => Value::text(&decision.reason),
-        "errored" => Value::Bool(false),
-        _ => Value::text(""),
+        "errored" => Value::Bool(!decision.error.is_empty()),
+        _ => Value::text(&decision.error),
     }
 }
 
@@ -254,7 +256,7 @@ mod tests {
         fn decide(&self, check: &AccessCheck) -> AccessDecision {
             self.0.lock().unwrap().push(check.clone());
             let allowed = check.account.is_some() || check.path == "/healthz";
-            AccessDecision { allowed, reason: "because".to_owned() }
+            AccessDecision { allowed, reason: "because".to_owned(), error: String::new() }
         }
     }
 

@@ -32,6 +32,7 @@ pub use budget::{Budget, CelError, PER_CALL, PER_CONDITIONS, PER_OBJECT};
 pub use eval::evaluate;
 pub(crate) use json::of_typed;
 pub use json::{ItemIdentity, Schema, SchemaShape, of_json, of_owned_json, of_results, to_json};
+pub use moment::parse_duration;
 pub(crate) use names::{escape, is_identifier};
 pub use program::{Checked, Program, compile};
 pub use request::RequestScope;

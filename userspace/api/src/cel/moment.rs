@@ -99,8 +99,8 @@ impl fmt::Display for Moment {
     }
 }
 
-/// Parses a duration as Go does: numbers with units from `h` to `ns`.
-pub(super) fn parse_duration(text: &str) -> Option<i64> {
+/// Parses a duration as Go does: numbers with units from `h` to `ns`. In nanoseconds.
+pub fn parse_duration(text: &str) -> Option<i64> {
     let (negative, mut rest) = match text.strip_prefix(['-', '+']) {
         Some(rest) => (text.starts_with('-'), rest),
         None => (false, text),

@@ -8,7 +8,7 @@ use super::cost::estimate;
 use super::functions::Overload;
 use super::literals;
 use super::scope::Scope;
-use super::syntax::{Ast, Expr, Id, Issue, Literal, parse, render};
+use super::syntax::{Ast, Expr, Id, Issue, Literal, op, parse, render};
 use super::types::{Declared, Type};
 use super::values::{List, Value};
 use crate::regexp::Regexp;
@@ -65,6 +65,34 @@ impl Checked {
     /// Whether the expression refers to a variable of this name.
     pub fn refers_to(&self, name: &str) -> bool {
         self.program.refers_to(name)
+    }
+
+    /// Whether the expression reads this field of a variable of this name: `name.field` or `name.?field`.
+    pub fn selects(&self, name: &str, field: &str) -> bool {
+        let ast = &self.program.ast;
+        let is_variable = |id: Id| matches!(ast.expr(id), Expr::Ident(found) if **found == *name);
+        let is_field = |id: Id| match ast.expr(id) {
+            Expr::Literal(Literal::String(found)) => **found == *field,
+            _ => false,
+        };
+        let mut pending = vec![ast.root];
+        while let Some(id) = pending.pop() {
+            let found = match ast.expr(id) {
+                Expr::Select { operand, field: found, .. } => **found == *field && is_variable(*operand),
+                Expr::Call { function, target: None, args } => match args.as_slice() {
+                    [operand, name] if **function == *op::OPTIONAL_SELECT => {
+                        is_variable(*operand) && is_field(*name)
+                    }
+                    _ => false,
+                },
+                _ => false,
+            };
+            if found {
+                return true;
+            }
+            pending.extend(ast.children(id));
+        }
+        false
     }
 
     pub fn into_program(self) -> Program {

@@ -71,7 +71,7 @@ mod pod_spec;
 mod pod_template;
 mod pod_warnings;
 mod port;
-mod prefixed_path;
+pub mod prefixed_path;
 mod priority_class;
 mod priority_level_configuration;
 mod probe;

@@ -4,7 +4,7 @@ use crate::field::{Errors, Path};
 use crate::names::{NameForm, validate_name};
 
 /// Checks a path below a domain.
-pub(super) fn validate_prefixed_path(value: &str, path: &Path, errors: &mut Errors) {
+pub fn validate_prefixed_path(value: &str, path: &Path, errors: &mut Errors) {
     if value.is_empty() {
         return errors.required(path, "");
     }

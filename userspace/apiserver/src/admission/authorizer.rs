@@ -41,20 +41,21 @@ impl Authorize for LiveAuthorizer {
         });
         let identity = account.as_ref().unwrap_or(&self.identity);
         let attributes = Attributes {
-            user: &identity.user,
-            groups: &identity.groups,
             verb: &check.verb,
             group: &check.group,
+            version: if check.path.is_empty() { "*" } else { "" },
             resource: &check.resource,
             subresource: &check.subresource,
             name: &check.name,
             namespace: &check.namespace,
             path: &check.path,
-            field_selector: "",
+            ..Attributes::of(identity)
         };
-        match self.caches.authorizer().decide(&attributes) {
-            Decision::Allow(reason) => AccessDecision { allowed: true, reason },
-            Decision::NoOpinion(reason) => AccessDecision { allowed: false, reason },
-        }
+        let (allowed, reason, error) = match self.caches.authorizer().decide_now(&attributes) {
+            Decision::Allow(reason) => (true, reason, String::new()),
+            Decision::Deny(reason) | Decision::NoOpinion(reason) => (false, reason, String::new()),
+            Decision::Failed(error) => (false, String::new(), error),
+        };
+        AccessDecision { allowed, reason, error }
     }
 }

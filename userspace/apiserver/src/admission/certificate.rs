@@ -34,14 +34,14 @@ pub(super) fn admit(request: &Request<'_>, object: &mut Value) {
     }
 }
 
-pub(super) fn validate(request: &Request<'_>, object: &Value) -> Result<(), Status> {
+pub(super) async fn validate(request: &Request<'_>, object: &Value) -> Result<(), Status> {
     if !request.is_resource(GROUP, PLURAL) {
         return Ok(());
     }
     let why = match (request.subresource(), request.operation, request.old) {
         ("", Operation::Create, _) => check_subject(object).err(),
-        ("approval", _, Some(old)) => refused(request, "approve", old, "approve"),
-        ("status", _, Some(old)) if is_signed(object, old) => refused(request, "sign", old, "sign"),
+        ("approval", _, Some(old)) => refused(request, "approve", old, "approve").await,
+        ("status", _, Some(old)) if is_signed(object, old) => refused(request, "sign", old, "sign").await,
         _ => None,
     };
     why.map_or(Ok(()), |why| Err(request.forbidden(object, why)))
@@ -57,24 +57,21 @@ fn is_signed(new: &Value, old: &Value) -> bool {
 }
 
 /// The refusal of a user who may act neither for the signer nor for all signers of its domain.
-fn refused(request: &Request<'_>, verb: &str, old: &Value, word: &str) -> Option<String> {
+async fn refused(request: &Request<'_>, verb: &str, old: &Value, word: &str) -> Option<String> {
     let signer = old["spec"]["signerName"].as_str().unwrap_or_default();
     let domain = format!("{}/*", signer.split('/').next().unwrap_or_default());
-    let identity = &request.call.identity;
-    let may = |name: &str| {
+    for name in [signer, &domain] {
         let attributes = Attributes {
-            user: &identity.user,
-            groups: &identity.groups,
             verb,
             group: GROUP,
+            version: "*",
             resource: "signers",
             name,
-            ..Attributes::default()
+            ..Attributes::of(&request.call.identity)
         };
-        request.admission.storage.caches.authorizer().allows(&attributes)
-    };
-    if may(signer) || may(&domain) {
-        return None;
+        if request.admission.storage.caches.authorizer().allows(&attributes).await {
+            return None;
+        }
     }
     Some(format!("user not permitted to {word} requests with signerName \"{signer}\""))
 }

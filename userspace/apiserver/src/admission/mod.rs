@@ -68,7 +68,7 @@ pub(crate) async fn mutate(request: &Request<'_>, object: &mut Value) -> Result<
     }
     let verb = if request.operation == Operation::Create { "create" } else { "update" };
     let authorizer = request.admission.storage.caches.authorizer();
-    authorizer.check_grant(&request.call.attributes(verb), request.kind(), object, request.old)?;
+    authorizer.check_grant(&request.call.attributes(verb), request.kind(), object, request.old).await?;
     Ok(policies.has_changed() || webhooks.has_changed())
 }
 
@@ -105,7 +105,7 @@ pub(crate) async fn validate(request: &Request<'_>, object: &Value) -> Result<Ch
     priority::validate(request, object)?;
     storage::validate(request, object)?;
     runtime_class::validate(request, object).await?;
-    certificate::validate(request, object)?;
+    certificate::validate(request, object).await?;
     external_ips::validate(request, object)?;
     if request.is_hooked() {
         policy::validate(request, object).await?;
@@ -142,6 +142,6 @@ pub(crate) async fn part(
     dry_run: bool,
 ) -> Result<(), Status> {
     let request = Request::subresource_object(call, admission, operation, shape, old, dry_run);
-    node::part(&request, object)?;
+    node::part(&request, object).await?;
     run_hooks(&request, object).await
 }

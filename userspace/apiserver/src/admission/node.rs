@@ -51,7 +51,7 @@ pub(super) fn delete(request: &Request<'_>, old: &Value) -> Result<(), Status> {
 }
 
 /// A node may evict its own pods, and create tokens that are bound to them.
-pub(super) fn part(request: &Request<'_>, object: &Value) -> Result<(), Status> {
+pub(super) async fn part(request: &Request<'_>, object: &Value) -> Result<(), Status> {
     let Some(node) = node(request) else { return Ok(()) };
     let pod = |name: &str| request.get("", "v1", "pods", request.namespace(), name).map(|pod| pod.value());
     let why = match (&*request.kind().plural, request.subresource()) {
@@ -63,7 +63,7 @@ pub(super) fn part(request: &Request<'_>, object: &Value) -> Result<(), Status> 
             let reference = &object["spec"]["boundObjectRef"];
             let pod = pod(reference["name"].as_str().unwrap_or_default());
             match check_token(node, reference, pod.as_ref()) {
-                Ok(pod) => return check_audience(request, object, pod),
+                Ok(pod) => return check_audience(request, object, pod).await,
                 Err(why) => Some(why),
             }
         }
@@ -73,7 +73,7 @@ pub(super) fn part(request: &Request<'_>, object: &Value) -> Result<(), Status> 
 }
 
 /// A node gets tokens for the audiences that volumes of the pod ask for, or that it has a right to.
-fn check_audience(request: &Request<'_>, object: &Value, pod: &Value) -> Result<(), Status> {
+async fn check_audience(request: &Request<'_>, object: &Value, pod: &Value) -> Result<(), Status> {
     let audiences = object["spec"]["audiences"].as_array().map(Vec::as_slice).unwrap_or_default();
     let audience = match audiences {
         [] => "",
@@ -82,18 +82,16 @@ fn check_audience(request: &Request<'_>, object: &Value, pod: &Value) -> Result<
     };
     let identity = &request.call.identity;
     let right = Attributes {
-        user: &identity.user,
-        groups: &identity.groups,
         verb: "request-serviceaccounts-token-audience",
         resource: audience,
         namespace: request.namespace(),
         name: &request.call.target.name,
-        ..Attributes::default()
+        ..Attributes::of(identity)
     };
     let driver =
         |name: &str| request.get("storage.k8s.io", "v1", "csidrivers", "", name).map(|it| it.value());
     let authorizer = request.admission.storage.caches.authorizer();
-    if asks_for(pod, audience, driver) || !audience.is_empty() && authorizer.allows(&right) {
+    if asks_for(pod, audience, driver) || !audience.is_empty() && authorizer.allows(&right).await {
         return Ok(());
     }
     Err(request.forbidden(object, format!("audience \"{audience}\" not found in pod spec volume")))

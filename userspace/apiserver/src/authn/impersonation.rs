@@ -52,7 +52,7 @@ pub(crate) fn wanted_user(headers: &HeaderMap) -> Result<Option<Identity>, Statu
 }
 
 /// The user as whom the request is handled: the requester, or the one whom he may impersonate.
-pub(crate) fn impersonated(
+pub(crate) async fn impersonated(
     caches: &Caches,
     headers: &HeaderMap,
     info: &RequestInfo<'_>,
@@ -60,7 +60,8 @@ pub(crate) fn impersonated(
 ) -> Result<Identity, Status> {
     let Some(wanted) = wanted_user(headers)? else { return Ok(requester) };
     let check = Check { authorizer: caches.authorizer(), requester: &requester };
-    check.constrained(&wanted, info).unwrap_or_else(|| check.whole_user(&wanted, Mode::Legacy))
+    // On the heap: few requests impersonate.
+    Box::pin(check.user(&wanted, info)).await
 }
 
 /// Kinds of users with rights of their own. Each constrained mode but `user-info` allows a name and nothing else.
@@ -116,20 +117,30 @@ struct Check<'a> {
 }
 
 impl Check<'_> {
+    async fn user(&self, wanted: &Identity, info: &RequestInfo<'_>) -> Result<Identity, Status> {
+        match self.constrained(wanted, info).await {
+            Some(user) => Ok(user),
+            None => self.whole_user(wanted, Mode::Legacy).await,
+        }
+    }
+
     /// The user in the first constrained mode that allows it.
-    fn constrained(&self, wanted: &Identity, info: &RequestInfo<'_>) -> Option<Result<Identity, Status>> {
+    async fn constrained(&self, wanted: &Identity, info: &RequestInfo<'_>) -> Option<Identity> {
         let modes = [Mode::AssociatedNode, Mode::ArbitraryNode, Mode::ServiceAccount, Mode::UserInfo];
-        let mut modes = modes.into_iter().filter(|mode| mode.applies(wanted, self.requester));
-        modes.find_map(|mode| {
+        for mode in modes.into_iter().filter(|mode| mode.applies(wanted, self.requester)) {
             let verb = format!("impersonate-on:{}:{}", mode.name(), info.verb);
             let on = Attributes { verb: &verb, ..info.attributes(self.requester) };
-            let allowed = self.authorizer.allows(&on).then(|| self.whole_user(wanted, mode).ok());
-            allowed.flatten().map(Ok)
-        })
+            if self.authorizer.allows(&on).await
+                && let Ok(user) = self.whole_user(wanted, mode).await
+            {
+                return Some(user);
+            }
+        }
+        None
     }
 
     /// Authorises each part of the user; completes its groups.
-    fn whole_user(&self, wanted: &Identity, mode: Mode) -> Result<Identity, Status> {
+    async fn whole_user(&self, wanted: &Identity, mode: Mode) -> Result<Identity, Status> {
         let (verb, mut actual) = (mode.verb(), wanted.clone());
         // Names and groups were of the core group, before there was another.
         let legacy_group = if mode == Mode::Legacy { "" } else { GROUP };
@@ -151,9 +162,9 @@ impl Check<'_> {
             }
             _ => part(legacy_group, "users", &wanted.user),
         };
-        self.authorizer.check(&named)?;
+        self.authorizer.check(&named).await?;
         if !wanted.uid.is_empty() {
-            self.authorizer.check(&part(GROUP, "uids", &wanted.uid))?;
+            self.authorizer.check(&part(GROUP, "uids", &wanted.uid)).await?;
         }
         for group in &wanted.groups {
             let attributes = part(legacy_group, "groups", group.as_str());
@@ -161,7 +172,7 @@ impl Check<'_> {
                 let why = format!("impersonating the {group} group is not allowed");
                 return Err(forbidden(&attributes, &why));
             }
-            self.authorizer.check(&attributes)?;
+            self.authorizer.check(&attributes).await?;
         }
         for (key, values) in &wanted.extra {
             for value in values {
@@ -172,7 +183,7 @@ impl Check<'_> {
                         "impersonating an empty string in extra is not allowed",
                     ));
                 }
-                self.authorizer.check(&attributes)?;
+                self.authorizer.check(&attributes).await?;
             }
         }
         complete_groups(&mut actual);
@@ -180,7 +191,7 @@ impl Check<'_> {
     }
 
     fn attributes(&self) -> Attributes<'_> {
-        Attributes { user: &self.requester.user, groups: &self.requester.groups, ..Attributes::default() }
+        Attributes { version: "v1", ..Attributes::of(self.requester) }
     }
 }
 

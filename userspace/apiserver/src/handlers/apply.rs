@@ -85,7 +85,7 @@ async fn change(
 }
 
 async fn create(writer: &Writer, call: &Call, config: &Value, options: &Options) -> Result<Object, Status> {
-    writer.storage.caches.authorizer().check(&call.attributes("create"))?;
+    writer.storage.caches.authorizer().check(&call.attributes("create")).await?;
     let (kind, uid) = (&call.target.kind, meta::uid(config));
     let new = merged(call, &Value::Null, config, options)?;
     if !uid.is_empty() {

@@ -23,7 +23,7 @@ pub(crate) async fn handle(server: &Inner, mut call: Call, bytes: Bytes) -> Resu
     let mut object = body::decode(&call.headers, &bytes)?;
     check_kind(kind, &mut object)?;
     check_schema(&call, kind, &mut object, body::text(&call.headers, &bytes), &options)?;
-    if let Some(answer) = review::answer(server, &call, &object)? {
+    if let Some(answer) = review::answer(server, &call, &object).await? {
         return Ok(answer);
     }
     check_identity(&call, &mut object)?;

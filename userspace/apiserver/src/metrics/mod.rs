@@ -25,11 +25,13 @@ use prometheus_client::registry::Registry;
 use skep_api::KindRef;
 use skep_api::kinds::Name;
 
+use crate::authorizers::AuthorizationMetrics;
 use crate::cache::{Caches, Counts};
 use crate::fairness::FairnessMetrics;
 use crate::negotiate::text;
 use crate::object::prefix;
 use crate::request_info::{RequestInfo, Target};
+use crate::watched_file::ReloadMetrics;
 use family::family;
 
 /// Upstream's labels of a request.
@@ -100,6 +102,9 @@ pub(crate) struct Metrics {
     health: Family<Check, Gauge>,
     checks: Family<CheckResult, Counter>,
     pub(crate) fairness: FairnessMetrics,
+    pub(crate) authorization: AuthorizationMetrics,
+    /// Of the authentication configuration.
+    pub(crate) authentication: ReloadMetrics,
 }
 
 impl Default for Metrics {
@@ -109,6 +114,9 @@ impl Default for Metrics {
         let (requests, long_running, inflight) = (Family::default(), Family::default(), Family::default());
         let (health, checks) = (Family::default(), Family::default());
         let fairness = FairnessMetrics::register(&mut registry);
+        let authorization = AuthorizationMetrics::register(&mut registry);
+        let authentication =
+            ReloadMetrics::register(&mut registry, "apiserver_authentication_config_controller");
         registry.register(
             "apiserver_request",
             "Requests by resource, verb and response code",
@@ -139,6 +147,8 @@ impl Default for Metrics {
             health,
             checks,
             fairness,
+            authorization,
+            authentication,
         }
     }
 }

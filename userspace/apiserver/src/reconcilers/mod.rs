@@ -12,6 +12,7 @@ mod system_namespaces;
 
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
 use tokio::task::JoinSet;
 
 use crate::aggregate::Aggregator;
@@ -24,12 +25,13 @@ pub(crate) struct Running {
     _tasks: JoinSet<()>,
 }
 
-/// Starts all reconcilers.
+/// Starts all reconcilers, and the followers of files.
 pub(crate) fn start(
     writer: &Arc<Writer>,
     aggregator: &Arc<Aggregator>,
     fairness: &Fairness,
     leases: Option<Arc<ServerLeases>>,
+    files: Vec<BoxFuture<'static, ()>>,
 ) -> Running {
     let mut tasks = JoinSet::new();
     let storage = &writer.storage;
@@ -42,6 +44,9 @@ pub(crate) fn start(
     tasks.spawn(system_namespaces::run(storage.clone()));
     if let Some(leases) = leases {
         tasks.spawn(async move { leases.run().await });
+    }
+    for file in files {
+        tasks.spawn(file);
     }
     Running { _tasks: tasks }
 }

@@ -22,7 +22,7 @@ pub(super) async fn handle(server: &Inner, call: Call, request: Request) -> Resu
     let query = request.uri().query().unwrap_or_default().to_owned();
     if matches!(call.target.subresource.as_str(), "exec" | "attach" | "portforward") {
         // A WebSocket begins as a GET, which is authorised as `get`. It does what a POST does.
-        server.storage.caches.authorizer().check(&call.attributes("create"))?;
+        server.storage.caches.authorizer().check(&call.attributes("create")).await?;
     }
     let is_proxy = call.target.subresource == "proxy";
     let (_, name, _) = if is_proxy { parts(&call.target)? } else { ("", call.target.name.as_str(), "") };

@@ -3,6 +3,7 @@
 mod access;
 pub(crate) mod agent;
 mod audit;
+mod authentication;
 pub(crate) mod backup;
 mod backup_server;
 pub(crate) mod certs;

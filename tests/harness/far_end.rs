@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 
+use crate::api_server::Pem;
 use http_body_util::combinators::BoxBody;
 use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
@@ -12,14 +13,13 @@ use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
-use skep_tests::api_server::Pem;
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
-pub(crate) type Answer = hyper::Response<BoxBody<Bytes, Infallible>>;
+pub type Answer = hyper::Response<BoxBody<Bytes, Infallible>>;
 
 /// The server's configuration; with a CA, only clients that it certifies are served.
-pub(crate) fn tls(pem: &Pem, clients: Option<&str>) -> rustls::ServerConfig {
+pub fn tls(pem: &Pem, clients: Option<&str>) -> rustls::ServerConfig {
     let chain = CertificateDer::pem_slice_iter(pem.certificate.as_bytes()).map(Result::unwrap).collect();
     let key = PrivateKeyDer::from_pem_slice(pem.key.as_bytes()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -39,14 +39,14 @@ pub(crate) fn tls(pem: &Pem, clients: Option<&str>) -> rustls::ServerConfig {
 }
 
 /// An address of this machine that an endpoint may have. The connection of a datagram socket sends nothing.
-pub(crate) fn own_address() -> IpAddr {
+pub fn own_address() -> IpAddr {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
     socket.connect((Ipv4Addr::new(198, 51, 100, 1), 9)).expect("a route");
     socket.local_addr().unwrap().ip()
 }
 
 /// Answers on a port of its own for as long as the test runs.
-pub(crate) async fn serve<F>(
+pub async fn serve<F>(
     ip: IpAddr,
     config: rustls::ServerConfig,
     answer: impl Fn(hyper::Request<Incoming>) -> F + Clone + Send + 'static,
