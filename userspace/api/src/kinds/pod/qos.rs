@@ -14,14 +14,14 @@ const COMPUTE: [&str; 2] = ["cpu", "memory"];
 /// Sums of compute resources; zero amounts do not count.
 type Amounts = BTreeMap<&'static str, Quantity>;
 
-/// `Guaranteed`, `Burstable` or `BestEffort`: from the resources of the pod if it states any, else of its containers.
+/// `Guaranteed`, `Burstable` or `BestEffort`: from the resources of the pod if it states them, else of its containers.
 pub(crate) fn qos_class(spec: &Value) -> &'static str {
     let (mut requests, mut limits, mut is_limited) = (Amounts::new(), Amounts::new(), true);
     let mut add = |resources: &Value| {
         add_to(&mut requests, &resources["requests"]);
         is_limited &= add_to(&mut limits, &resources["limits"]) == COMPUTE.len();
     };
-    if has_compute(&spec["resources"]) {
+    if spec["resources"].is_object() {
         add(&spec["resources"]);
     } else {
         let containers = items(spec, "containers").chain(items(spec, "initContainers"));
@@ -46,13 +46,6 @@ fn add_to(sums: &mut Amounts, list: &Value) -> usize {
         sums.insert(name, sum);
     }
     found
-}
-
-fn has_compute(resources: &Value) -> bool {
-    let is_compute = |name: &str| COMPUTE.contains(&name) || name.starts_with("hugepages-");
-    ["requests", "limits"]
-        .iter()
-        .any(|list| resources[*list].as_object().is_some_and(|all| all.keys().any(|name| is_compute(name))))
 }
 
 #[cfg(test)]
