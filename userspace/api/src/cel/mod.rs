@@ -9,6 +9,7 @@ mod authorizer;
 mod budget;
 mod check;
 mod cost;
+mod device;
 mod eval;
 mod functions;
 mod json;
@@ -29,6 +30,7 @@ mod values;
 
 pub use authorizer::{AccessCheck, AccessDecision, Authorize, Authorizer};
 pub use budget::{Budget, CelError, PER_CALL, PER_CONDITIONS, PER_OBJECT};
+pub(crate) use device::device_scope;
 pub use eval::evaluate;
 pub(crate) use json::of_typed;
 pub use json::{ItemIdentity, Schema, SchemaShape, of_json, of_owned_json, of_results, to_json};

@@ -100,8 +100,8 @@ pub(crate) struct Strategy {
     pub(crate) validate_create: fn(&Value, &mut Errors),
     /// New object, old object.
     pub(crate) validate_update: fn(&Value, &Value, &mut Errors),
-    /// The whole object; only its status is new.
-    pub(crate) validate_status: fn(&Value, &mut Errors),
+    /// New object, old object: the whole ones, of which only the status differs.
+    pub(crate) validate_status: fn(&Value, &Value, &mut Errors),
     /// Warnings for the author of a valid object: the object, and the old one for an update.
     pub(crate) warnings: fn(&Value, Option<&Value>) -> Vec<String>,
     /// The form of objects' names.
@@ -121,7 +121,7 @@ impl Strategy {
         own_required: false,
         validate_create: |_, _| {},
         validate_update: |_, _, _| {},
-        validate_status: |_, _| {},
+        validate_status: |_, _, _| {},
         warnings: |_, _| Vec::new(),
         name: NameForm::Subdomain,
     };
@@ -285,7 +285,7 @@ impl Kind {
         }
         match part {
             Part::Main => (self.strategy.validate_update)(new, old, &mut errors),
-            Part::Status | Part::Whole => (self.strategy.validate_status)(new, &mut errors),
+            Part::Status | Part::Whole => (self.strategy.validate_status)(new, old, &mut errors),
         }
         errors
     }

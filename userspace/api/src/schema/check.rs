@@ -239,6 +239,8 @@ impl Walk {
         match field.zero {
             Zero::Kept => !value.is_null(),
             Zero::Dropped => !is_zero(value) || !value.is_null() && is_refused_empty(at),
+            // Upstream keeps what only others read as it is written.
+            Zero::Written | Zero::WrittenNull if is_raw(field.shape) => !value.is_null(),
             // Upstream's stored form does not tell an empty list from none.
             Zero::Written | Zero::WrittenNull => match value {
                 Value::Null => false,
@@ -330,6 +332,15 @@ const REFUSED_EMPTY: [(&str, &str); 3] = [
 
 fn is_refused_empty(at: &At<'_>) -> bool {
     REFUSED_EMPTY.iter().any(|(owner, path)| *owner == at.owner && *path == at.path(true))
+}
+
+/// Whether a value is of any form: upstream's RawExtension.
+fn is_raw(shape: Shape) -> bool {
+    let shape = match shape {
+        Shape::Type(name) => named(name).and_then(|found| found.shape),
+        shape => Some(shape),
+    };
+    matches!(shape, Some(Shape::Scalar(Scalar::Object)))
 }
 
 fn is_struct(shape: Shape) -> bool {

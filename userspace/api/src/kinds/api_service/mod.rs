@@ -90,7 +90,7 @@ fn validate_service(spec: &Value, path: &Path, errors: &mut Errors) {
     }
 }
 
-fn validate_status(object: &Value, errors: &mut Errors) {
+fn validate_status(object: &Value, _: &Value, errors: &mut Errors) {
     let path = Path::new("status").child("conditions");
     let known = ["True", "False", "Unknown"];
     for (at, condition) in items(&object["status"], "conditions").enumerate() {

@@ -1,12 +1,16 @@
 //! ResourceClaims: requests for devices.
 
+mod status;
+
 use jiff::Timestamp;
 use serde_json::Value;
 
+use crate::field::{Errors, Path};
+use crate::kinds::device_claim::{default_devices, validate_device_claim};
 use crate::kinds::kind::Strategy;
 use crate::kinds::row::Row;
 use crate::table::column::{AGE, Column, NAME};
-use crate::value::{items, items_mut, set_default};
+use crate::value::{immutable, items};
 
 pub(super) const ROW: Row = Row {
     group: "resource.k8s.io",
@@ -18,6 +22,10 @@ pub(super) const ROW: Row = Row {
     columns: COLUMNS,
     strategy: Strategy {
         default: |claim| default_devices(claim.pointer_mut("/spec/devices")),
+        own_required: true,
+        validate_create,
+        validate_update,
+        validate_status: status::validate,
         ..Strategy::NONE
     },
     ..Row::NAMESPACED
@@ -25,22 +33,13 @@ pub(super) const ROW: Row = Row {
 
 const COLUMNS: &[Column] = &[NAME, Column::text("State", claim_state), AGE];
 
-/// Each request of a claim is for one device, unless it says otherwise.
-pub(super) fn default_devices(devices: Option<&mut Value>) {
-    let Some(devices) = devices else { return };
-    for request in items_mut(devices, "requests") {
-        if let Some(exactly) = request.get_mut("exactly") {
-            default_count(exactly);
-        }
-        items_mut(request, "firstAvailable").for_each(default_count);
-    }
+fn validate_create(claim: &Value, errors: &mut Errors) {
+    validate_device_claim(&claim["spec"]["devices"], &Path::new("spec").child("devices"), errors);
 }
 
-fn default_count(request: &mut Value) {
-    set_default(request, "allocationMode", "ExactCount");
-    if request["allocationMode"] == "ExactCount" {
-        set_default(request, "count", 1);
-    }
+/// A claim does not change, so an update says nothing else of it.
+fn validate_update(new: &Value, old: &Value, errors: &mut Errors) {
+    immutable(&new["spec"], &old["spec"], &Path::new("spec"), errors);
 }
 
 fn claim_state(object: &Value, _: Timestamp) -> Value {

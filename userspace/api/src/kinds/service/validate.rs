@@ -257,7 +257,7 @@ fn validate_external(spec: &Value, path: &Path, errors: &mut Errors) {
 }
 
 /// Checks the status that a load balancer reports.
-pub(super) fn validate_status(new: &Value, errors: &mut Errors) {
+pub(super) fn validate_status(new: &Value, _: &Value, errors: &mut Errors) {
     let path = Path::new("status").child("loadBalancer").child("ingress");
     let balancer = &new["status"]["loadBalancer"];
     if new["spec"]["type"] != "LoadBalancer" && items(balancer, "ingress").next().is_some() {
