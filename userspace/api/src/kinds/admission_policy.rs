@@ -8,7 +8,8 @@ use crate::kinds::admission_rules::{
     FAILURE_POLICIES, MATCH_POLICIES, default_match, validate_conditions, validate_rules, validate_selectors,
 };
 use crate::kinds::expression::Environment;
-use crate::value::{items, items_mut, one_of, set_default};
+use crate::names::{NameForm, name_problems};
+use crate::value::{items, items_mut, one_of, set_default, text};
 
 /// Operations that a mutating policy may match; a deletion has no object to change.
 const MUTABLE_OPERATIONS: [&str; 4] = ["*", "CONNECT", "CREATE", "UPDATE"];
@@ -43,11 +44,7 @@ pub(super) fn validate_policy(spec: &Value, path: &Path, errors: &mut Errors) ->
     let mut environment = Environment::of_policies();
     if spec["paramKind"].is_object() {
         environment = environment.with_params(Type::Dyn.into());
-        for field in ["apiVersion", "kind"] {
-            if spec["paramKind"][field].as_str().is_none_or(str::is_empty) {
-                errors.required(&path.child("paramKind").child(field), "");
-            }
-        }
+        validate_param_kind(&spec["paramKind"], &path.child("paramKind"), errors);
     }
     validate_conditions(spec, path, &environment.without_variables(), errors);
     for (i, variable) in items(spec, "variables").enumerate() {
@@ -61,6 +58,38 @@ pub(super) fn validate_policy(spec: &Value, path: &Path, errors: &mut Errors) ->
         environment.add_checked(variable, &at, errors);
     }
     environment
+}
+
+fn validate_param_kind(kind: &Value, path: &Path, errors: &mut Errors) {
+    let (whole, at) = (text(&kind["apiVersion"]), path.child("apiVersion"));
+    let mut invalid = |value: &str, problems: Vec<&str>| {
+        if !problems.is_empty() {
+            errors.invalid(&at, &value.into(), &problems.join(","));
+        }
+    };
+    match whole.split('/').collect::<Vec<&str>>().as_slice() {
+        [""] => errors.required(&at, ""),
+        [version] => invalid(version, name_problems(version, NameForm::Label1035)),
+        [group, version] => {
+            if !group.is_empty() {
+                invalid(group, name_problems(group, NameForm::Subdomain));
+            }
+            if version.is_empty() {
+                invalid(whole, vec!["version must be specified"]);
+            } else {
+                invalid(version, name_problems(version, NameForm::Label1035));
+            }
+        }
+        _ => errors.invalid(&at, &whole.into(), &format!("unexpected GroupVersion string: {whole}")),
+    }
+    let (name, at) = (text(&kind["kind"]), path.child("kind"));
+    let problems = name_problems(&name.to_lowercase(), NameForm::Label1035);
+    if name.is_empty() {
+        errors.required(&at, "");
+    } else if !problems.is_empty() {
+        let detail = format!("may have mixed case, but should otherwise match: {}", problems.join(","));
+        errors.invalid(&at, &name.into(), &detail);
+    }
 }
 
 pub(super) fn validate_changeable(matched: &Value, path: &Path, errors: &mut Errors) {

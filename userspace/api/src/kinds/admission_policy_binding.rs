@@ -5,9 +5,11 @@ use serde_json::Value;
 
 use crate::field::{Errors, Path};
 use crate::kinds::admission_policy::{default_resources, validate_matched};
+use crate::kinds::label_selector::validate_selector;
+use crate::names::{NameForm, validate_optional_name};
 use crate::table::cell::{UNSET, selector_text, text_cell};
 use crate::table::column::{AGE, Column, NAME};
-use crate::value::one_of;
+use crate::value::{is_zero, require_one_of, require_text};
 
 pub(super) const COLUMNS: &[Column] = &[
     NAME,
@@ -22,25 +24,32 @@ pub(super) fn default(object: &mut Value) {
 
 pub(super) fn validate(object: &Value, errors: &mut Errors) {
     let (spec, path) = (&object["spec"], Path::new("spec"));
-    if spec["policyName"].as_str().is_none_or(str::is_empty) {
-        errors.required(&path.child("policyName"), "");
+    if require_text(spec, "policyName", &path, errors) {
+        validate_optional_name(spec, "policyName", NameForm::Subdomain, &path, errors);
     }
     let (reference, at) = (&spec["paramRef"], path.child("paramRef"));
     if reference.is_object() {
-        let named = reference["name"].as_str().is_some_and(|name| !name.is_empty());
-        match (named, reference["selector"].is_object()) {
-            (true, true) => errors.forbidden(&at.child("name"), "name and selector are mutually exclusive"),
-            (false, false) => errors.required(&at, "one of name or selector must be specified"),
-            _ => {}
-        }
-        match reference["parameterNotFoundAction"].as_str() {
-            None => errors.required(&at.child("parameterNotFoundAction"), ""),
-            Some(_) => one_of(reference, "parameterNotFoundAction", &at, &["Allow", "Deny"], errors),
-        }
+        validate_reference(reference, &at, errors);
     }
     if spec["matchResources"].is_object() {
         validate_matched(&spec["matchResources"], &path.child("matchResources"), errors);
     }
+}
+
+fn validate_reference(reference: &Value, path: &Path, errors: &mut Errors) {
+    validate_optional_name(reference, "name", NameForm::PathSegment, path, errors);
+    let (is_named, selects) = (!is_zero(&reference["name"]), reference["selector"].is_object());
+    if is_named && selects {
+        errors.forbidden(&path.child("name"), "name and selector are mutually exclusive");
+    }
+    validate_selector(&reference["selector"], &path.child("selector"), errors);
+    if is_named && selects {
+        errors.forbidden(&path.child("selector"), "name and selector are mutually exclusive");
+    }
+    if !is_named && !selects {
+        errors.required(path, "one of name or selector must be specified");
+    }
+    require_one_of(reference, "parameterNotFoundAction", path, &["Deny", "Allow"], errors);
 }
 
 fn param(object: &Value, _: Timestamp) -> Value {

@@ -8,11 +8,11 @@ use crate::field::{Errors, Path};
 use crate::kinds::expression::{Environment, ExpectedType};
 use crate::names;
 use crate::selector::LabelSelector;
-use crate::value::{items, items_mut, one_of, set_default};
+use crate::value::{items, items_mut, one_of, set_default, text};
 
 pub(super) const FAILURE_POLICIES: [&str; 2] = ["Fail", "Ignore"];
 pub(super) const MATCH_POLICIES: [&str; 2] = ["Equivalent", "Exact"];
-const OPERATIONS: [&str; 5] = ["*", "CREATE", "UPDATE", "DELETE", "CONNECT"];
+const OPERATIONS: [&str; 5] = ["*", "CONNECT", "CREATE", "DELETE", "UPDATE"];
 /// Match conditions of one webhook or policy.
 const MAX_CONDITIONS: usize = 64;
 
@@ -34,6 +34,7 @@ pub(super) fn validate_selectors(matched: &Value, path: &Path, errors: &mut Erro
 pub(super) fn validate_rules(owner: &Value, field: &str, path: &Path, errors: &mut Errors) {
     for (i, rule) in items(owner, field).enumerate() {
         let at = path.child(field).index(i);
+        validate_names(rule, &at.child("resourceNames"), errors);
         for (list, what) in
             [("operations", "operations"), ("apiGroups", "API groups"), ("apiVersions", "API versions")]
         {
@@ -53,6 +54,17 @@ pub(super) fn validate_rules(owner: &Value, field: &str, path: &Path, errors: &m
         }
         validate_resources(rule, &at.child("resources"), errors);
         one_of(rule, "scope", &at, &["*", "Cluster", "Namespaced"], errors);
+    }
+}
+
+/// Checks the names of objects; the rules of webhooks have none.
+fn validate_names(rule: &Value, path: &Path, errors: &mut Errors) {
+    let mut seen = HashSet::new();
+    for (i, name) in items(rule, "resourceNames").enumerate() {
+        names::validate_name(text(name), names::NameForm::PathSegment, &path.index(i), errors);
+        if !seen.insert(text(name)) {
+            errors.duplicate(&path.index(i), name);
+        }
     }
 }
 

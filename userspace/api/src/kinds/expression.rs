@@ -92,9 +92,26 @@ impl Environment {
 
     /// Adds a variable; one whose expression is invalid is dynamic to those after it.
     pub(super) fn add_checked(&mut self, variable: &Value, path: &Path, errors: &mut Errors) {
-        let of = self.validate(&variable["expression"], &path.child("expression"), ExpectedType::Any, errors);
+        let of = self.validate_field(variable, "expression", path, ExpectedType::Any, errors);
         let name = variable["name"].as_str().unwrap_or_default();
         self.names.add_variable(name, of.unwrap_or(Type::Dyn));
+    }
+
+    /// As [`Self::validate`]; a missing expression is reported by the name of its field.
+    pub(super) fn validate_field(
+        &self,
+        owner: &Value,
+        field: &str,
+        path: &Path,
+        expected: ExpectedType,
+        errors: &mut Errors,
+    ) -> Option<Type> {
+        let at = path.child(field);
+        if owner[field].as_str().is_none_or(|source| source.trim().is_empty()) {
+            errors.required(&at, &format!("{field} is not specified"));
+            return None;
+        }
+        self.validate(&owner[field], &at, expected, errors)
     }
 
     /// Checks an expression; returns its type if it is valid.

@@ -1,14 +1,20 @@
 //! FlowSchemas: the priority level of matching requests.
 
+mod rules;
+
 use jiff::Timestamp;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::field::{Errors, Path};
 use crate::kinds::kind::Strategy;
 use crate::kinds::row::Row;
+use crate::meta;
+use crate::names::{NameForm, validate_name};
 use crate::table::cell::{NONE, number_cell, text_cell, text_or};
 use crate::table::column::{AGE, Column, NAME};
-use crate::value::{items, one_of};
+use crate::value::{items, text};
+
+use rules::validate_rule;
 
 pub(super) const ROW: Row = Row {
     group: "flowcontrol.apiserver.k8s.io",
@@ -18,7 +24,7 @@ pub(super) const ROW: Row = Row {
     subresources: &["status"],
     schema: "api.flowcontrol.v1.FlowSchema",
     columns: COLUMNS,
-    strategy: Strategy { generation: true, default, validate, ..Strategy::NONE },
+    strategy: Strategy { generation: true, default, validate, own_required: true, ..Strategy::NONE },
     ..Row::CLUSTER
 };
 
@@ -35,43 +41,45 @@ const COLUMNS: &[Column] = &[
     Column::text("MissingPL", dangling),
 ];
 
+const METHODS: [&str; 2] = ["ByNamespace", "ByUser"];
+
 fn default(object: &mut Value) {
     if object["spec"]["matchingPrecedence"].as_i64().unwrap_or(0) == 0 && object["spec"].is_object() {
         object["spec"]["matchingPrecedence"] = 1000.into();
     }
 }
 
+/// The schema of requests that never wait.
+const EXEMPT: &str = "exempt";
+const MAX_PRECEDENCE: i64 = 10_000;
+
 fn validate(object: &Value, errors: &mut Errors) {
     let (spec, path) = (&object["spec"], Path::new("spec"));
-    let precedence = &spec["matchingPrecedence"];
-    if !(1..=10_000).contains(&precedence.as_i64().unwrap_or(0)) {
-        let at = path.child("matchingPrecedence");
-        let detail = if precedence.as_i64().unwrap_or(0) <= 0 {
-            "must be a positive value"
-        } else {
-            "must not be greater than 10000"
-        };
-        errors.invalid(&at, precedence, detail);
+    let (precedence, at) =
+        (spec["matchingPrecedence"].as_i64().unwrap_or(0), path.child("matchingPrecedence"));
+    if precedence <= 0 {
+        errors.invalid(&at, &precedence.into(), "must be a positive value");
     }
-    if spec["priorityLevelConfiguration"]["name"].as_str().is_none_or(str::is_empty) {
-        let at = path.child("priorityLevelConfiguration").child("name");
-        errors.required(&at, "must reference a priority level");
+    if precedence > MAX_PRECEDENCE {
+        errors.invalid(&at, &precedence.into(), &format!("must not be greater than {MAX_PRECEDENCE}"));
     }
-    one_of(
-        &spec["distinguisherMethod"],
-        "type",
-        &path.child("distinguisherMethod"),
-        &["ByNamespace", "ByUser"],
-        errors,
-    );
+    if precedence == 1 && meta::name(object) != EXEMPT {
+        let detail = "only the schema named 'exempt' may have matchingPrecedence 1";
+        errors.invalid(&at, &precedence.into(), detail);
+    }
+    let method = &spec["distinguisherMethod"];
+    if method.is_object() && !METHODS.contains(&text(&method["type"])) {
+        // As upstream shows its internal type.
+        let shown = json!({"Type": text(&method["type"])});
+        errors.not_supported(&path.child("distinguisherMethod").child("type"), &shown, &METHODS);
+    }
+    let at = path.child("priorityLevelConfiguration").child("name");
+    match text(&spec["priorityLevelConfiguration"]["name"]) {
+        "" => errors.required(&at, "must reference a priority level"),
+        name => validate_name(name, NameForm::Subdomain, &at, errors),
+    }
     for (i, rule) in items(spec, "rules").enumerate() {
-        let at = path.child("rules").index(i);
-        if items(rule, "subjects").next().is_none() {
-            errors.required(&at.child("subjects"), "subjects must contain at least one value");
-        }
-        if items(rule, "resourceRules").next().is_none() && items(rule, "nonResourceRules").next().is_none() {
-            errors.required(&at, "at least one of resourceRules and nonResourceRules has to be non-empty");
-        }
+        validate_rule(rule, &path.child("rules").index(i), errors);
     }
 }
 

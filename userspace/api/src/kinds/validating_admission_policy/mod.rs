@@ -20,7 +20,7 @@ use crate::value::{items, one_of};
 
 pub use type_check::type_warnings;
 
-const REASONS: [&str; 4] = ["Forbidden", "Invalid", "RequestEntityTooLarge", "Unauthorized"];
+const REASONS: [&str; 3] = ["Forbidden", "Invalid", "RequestEntityTooLarge"];
 /// Audit annotations of one policy.
 const MAX_AUDIT_ANNOTATIONS: usize = 20;
 
@@ -64,21 +64,18 @@ fn validate(object: &Value, errors: &mut Errors) {
     }
     for (i, annotation) in items(spec, "auditAnnotations").enumerate() {
         let (at, key) = (at.index(i), annotation["key"].as_str().unwrap_or_default());
-        if key.is_empty() {
-            errors.required(&at.child("key"), "");
-        } else if let Some(problem) = names::qualified_name_problem(&format!("{}/{key}", meta::name(object)))
-        {
-            errors.invalid(&at.child("key"), &annotation["key"], problem);
-        } else if !seen.insert(key) {
+        // The key of the audit event's annotation.
+        let whole = format!("{}/{key}", meta::name(object));
+        names::validate_name(&whole, names::NameForm::LabelKey, &at.child("key"), errors);
+        if !seen.insert(key) {
             errors.duplicate(&at.child("key"), &annotation["key"]);
         }
-        let value = &annotation["valueExpression"];
-        environment.validate(value, &at.child("valueExpression"), ExpectedType::TextOrNull, errors);
+        environment.validate_field(annotation, "valueExpression", &at, ExpectedType::TextOrNull, errors);
     }
 }
 
 fn validate_validation(validation: &Value, path: &Path, environment: &Environment, errors: &mut Errors) {
-    environment.validate(&validation["expression"], &path.child("expression"), ExpectedType::Bool, errors);
+    environment.validate_field(validation, "expression", path, ExpectedType::Bool, errors);
     if validation["messageExpression"].as_str().is_some_and(|source| !source.is_empty()) {
         let (expression, at) = (&validation["messageExpression"], path.child("messageExpression"));
         environment.without_authorizer().validate(expression, &at, ExpectedType::Text, errors);
