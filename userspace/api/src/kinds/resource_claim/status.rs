@@ -23,8 +23,7 @@ pub(super) fn validate(claim: &Value, old: &Value, errors: &mut Errors) {
     let (status, path) = (&claim["status"], Path::new("status"));
     validate_reserved(status, &path, errors);
     let allocation = &status["allocation"];
-    let allocated: HashSet<[&str; 4]> =
-        items(&allocation["devices"], "results").map(|result| identity(result)).collect();
+    let allocated: HashSet<[&str; 4]> = items(&allocation["devices"], "results").map(identity).collect();
     for (i, device) in items(status, "devices").enumerate() {
         validate_device(device, &allocated, &path.child("devices").index(i), errors);
     }
