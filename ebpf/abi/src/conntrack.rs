@@ -96,6 +96,10 @@ impl Flow {
     /// backend. See [`crate::ServiceValue::DSR`].
     pub const DSR: u32 = 1 << 12;
 
+    /// A pod's flow through a service to an endpoint outside the cluster, which sees the node's address. The pod's own is
+    /// `destination`.
+    pub const OUTSIDE: u32 = 1 << 16;
+
     /// The value of [`Flow::generation`] for a flow with `flags` that is allowed under `generation`. Under
     /// [`Flow::LIMITED`] it is the complement, which never equals the generation in force.
     #[inline(always)]

@@ -31,6 +31,12 @@ pub(crate) fn contains(addr: &Addr) -> bool {
     CLUSTER.get(&Key::new(128, *addr)).is_some()
 }
 
+/// Whether pods speak to the address as the node: it is neither inside the cluster nor on this node.
+#[inline(always)]
+pub(crate) fn is_outside(config: &NodeConfig, addr: &Addr) -> bool {
+    !is_node(config, addr) && pod(addr).is_none() && !contains(addr)
+}
+
 /// The node's address of the packet's family, with port 0; `None` if it has none.
 #[inline(always)]
 pub(crate) fn node_addr(config: &NodeConfig, packet: &Packet) -> Option<SocketAddr> {

@@ -40,6 +40,16 @@ pub(crate) fn entry(packet: &Packet) -> Option<&'static mut Flow> {
     Some(unsafe { &mut *flow })
 }
 
+/// An error if the entry is no longer that of the packet's flow. The kernel reuses the memory of a removed entry at once, so
+/// this is asked before anything but a packet's time and flags is written.
+#[inline(always)]
+pub(crate) fn confirm(packet: &Packet, flow: &Flow) -> Result<(), DropReason> {
+    match CONNTRACK.get_ptr(&packet.key) {
+        Some(present) if core::ptr::eq(present, flow) => Ok(()),
+        _ => Err(DropReason::Rewrite),
+    }
+}
+
 /// Notes the packet's time and TCP flags. A segment after a RST shows that the RST ended nothing, since nobody accepted it
 /// (RFC 5961, 3.2): then it does not count.
 #[inline(always)]

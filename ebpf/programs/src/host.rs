@@ -9,6 +9,7 @@ use skep_abi::{DropReason, Flow, NodeConfig, Proto, Scope, SocketAddr};
 
 use crate::conntrack;
 use crate::deliver::{self, PASS};
+use crate::maps::CONNTRACK;
 use crate::packet::Packet;
 use crate::{bandwidth, cluster, icmp, interface, nat, overlay, service, translate};
 
@@ -63,6 +64,11 @@ pub(crate) fn send(ctx: &TcContext, config: &NodeConfig, packet: &mut Packet) ->
         return if packet.proto == Proto::SCTP { open(ctx, config, packet) } else { Ok(PASS) };
     };
     let flags = flow.flags;
+    // Without ports nothing tells the node's flow from the one that a pod has under the node's address.
+    if flags & Flow::MASQUERADE != 0 && !packet.has_ports() {
+        let _ = CONNTRACK.remove(&packet.key);
+        return Ok(PASS);
+    }
     if flags & (Flow::TRANSIT | Flow::MASQUERADE) != 0 || !conntrack::rewrites(flow, packet) {
         return Ok(PASS);
     }

@@ -3,12 +3,15 @@
 //! In: a packet and what its entry says. Out: the rewritten packet; entries for both directions of a flow whose two ends
 //! are rewritten.
 
-use aya_ebpf::bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_NOEXIST};
+use aya_ebpf::bindings::{
+    BPF_ANY, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM, BPF_NOEXIST,
+};
 use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
 use aya_ebpf::programs::TcContext;
 use skep_abi::{Be16, DropReason, Flow, FlowKey, Proto, SNAT_PORT_MAX, SNAT_PORT_MIN, SocketAddr};
 
 use crate::conntrack::{self, put};
+use crate::maps::CONNTRACK;
 use crate::packet::{L3, Packet};
 use crate::{checksum, icmp, sctp};
 
@@ -89,7 +92,8 @@ fn set(
             let difference = checksum::difference(&from.addr, &to.addr);
             ctx.l4_csum_replace(check, 0, difference, flags | BPF_F_PSEUDO_HDR as u64).map_err(drop)?;
         }
-        ctx.store(L3 + addr_at, &to.addr, 0).map_err(drop)?;
+        // No checksum of the IP header balances the change of the sum over the whole packet (CHECKSUM_COMPLETE).
+        ctx.store(L3 + addr_at, &to.addr, BPF_F_RECOMPUTE_CSUM as u64).map_err(drop)?;
     }
     set_port(ctx, packet, port_at, check, flags, from.port, to.port)
 }
@@ -133,7 +137,7 @@ fn checksum_at(packet: &Packet) -> Option<usize> {
     }
     match packet.proto {
         Proto::TCP => Some(packet.l4 + 16),
-        Proto::UDP => Some(packet.l4 + 6),
+        Proto::UDP | Proto::UDP_LITE | Proto::DCCP => Some(packet.l4 + 6),
         Proto::ICMP | Proto::ICMPV6 => Some(packet.l4 + 2),
         _ => None,
     }
@@ -211,6 +215,25 @@ pub(crate) fn claim(
 ) -> Option<Be16> {
     let port = Be16(search(local, remote, proto, reverse, tries));
     (port.0 != 0).then_some(port)
+}
+
+/// As [`claim`], for a protocol without ports. False: another pod has such a flow to the remote end.
+#[inline(never)]
+pub(crate) fn claim_address(
+    local: &SocketAddr,
+    remote: &SocketAddr,
+    proto: Proto,
+    reverse: &mut Flow,
+) -> bool {
+    let mut key = FlowKey::default();
+    reverse.flags |= if key.locate(remote, local, proto) { Flow::REWRITE_HIGH } else { Flow::FROM_HIGH };
+    if put(&key, reverse, BPF_NOEXIST) {
+        return true;
+    }
+    let Some(taken) = CONNTRACK.get_ptr(&key) else { return false };
+    // SAFETY: the kernel keeps the element valid until the program ends, and its fields are integers.
+    let same = unsafe { (*taken).destination.addr == reverse.destination.addr };
+    same && put(&key, reverse, BPF_ANY)
 }
 
 /// The port, or 0: an `Option` would be a sixth argument, and BPF functions have five.

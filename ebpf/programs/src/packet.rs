@@ -81,6 +81,16 @@ impl Packet {
         self.proto == Proto::ICMP || self.proto == Proto::ICMPV6
     }
 
+    /// Whether the transport header has ports, or an identifier in their place.
+    #[inline(always)]
+    pub(crate) fn has_ports(&self) -> bool {
+        match self.proto {
+            Proto::TCP | Proto::UDP | Proto::SCTP | Proto::UDP_LITE | Proto::DCCP => true,
+            Proto::ICMP | Proto::ICMPV6 => is_query(self.proto, self.kind),
+            _ => false,
+        }
+    }
+
     #[inline(always)]
     pub(crate) fn is_error(&self) -> bool {
         self.error != 0

@@ -5,7 +5,7 @@
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::programs::TcContext;
 use skep_abi::{
-    Addr, Be16, CLASS_OTHER, Direction, DropReason, Flow, NodeConfig, Pod, VerdictKey, table_of,
+    Addr, Be16, CLASS_OTHER, Direction, DropReason, Flow, NodeConfig, Pod, SocketAddr, VerdictKey, table_of,
     verdicts_index,
 };
 
@@ -28,11 +28,9 @@ pub(crate) struct Decision {
     pub(crate) flags: u32,
 }
 
-/// Decides on the flow that the packet's sender opened, or with `to_opener` its receiver, under the packet's generation.
+/// Decides on a flow that `opener` opens to `target`, under the packet's generation.
 #[inline(never)]
-pub(crate) fn decide(packet: &Packet, to_opener: bool) -> Decision {
-    let (source, destination) = (&packet.source, &packet.destination);
-    let (opener, target) = if to_opener { (destination, source) } else { (source, destination) };
+pub(crate) fn decide(packet: &Packet, opener: &SocketAddr, target: &SocketAddr) -> Decision {
     let (from, to) = (pod(&opener.addr), pod(&target.addr));
     let mut decision = Decision {
         reason: DropReason::None,
@@ -101,11 +99,19 @@ pub(crate) fn revalidate(
     }
     let from_high = flow.flags & Flow::FROM_HIGH != 0;
     // The verdict depends on which end opened the flow, not on this packet's direction.
-    let decision = decide(packet, from_high != packet.from_high());
+    let (opener, target) = if from_high == packet.from_high() {
+        (&packet.source, &packet.destination)
+    } else {
+        (&packet.destination, &packet.source)
+    };
+    // Behind the node's address there is a pod, to which the answers go.
+    let opener = if flow.flags & Flow::OUTSIDE != 0 { &flow.destination } else { opener };
+    let decision = decide(packet, opener, target);
     if decision.reason != DropReason::None && flow.flags & Flow::NODE == 0 {
         report::decided(config, packet, decision.reason, decision.policy, flow.service);
         return Err(decision.reason);
     }
+    conntrack::confirm(packet, flow)?;
     set_decision(packet, flow, &decision, from_high);
     bandwidth::charge(ctx, packet, flow.flags)
 }

@@ -6,7 +6,8 @@
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::programs::TcContext;
-use skep_abi::{Backend, Be16, DropReason, Flow, Scope, SocketAddr};
+use skep_abi::logic::flow_key::is_higher;
+use skep_abi::{Backend, DropReason, Flow, NodeConfig, Scope, SocketAddr};
 
 use crate::maps::CONNTRACK;
 use crate::packet::Packet;
@@ -127,35 +128,68 @@ fn put_colliding(
             return DropReason::None;
         }
     }
-    let Some(port) = claim_source_port(packet, flow, addressed) else {
+    let client = packet.source;
+    let Some(source) = claim_source_port(packet, flow, addressed, &client) else {
         remove_alias(packet, addressed);
         return DropReason::NoPort;
     };
-    if let Err(reason) = nat::set_source(ctx, packet, &SocketAddr { port, ..packet.source }) {
+    if let Err(reason) = nat::set_source(ctx, packet, &source) {
         return reason;
     }
     packet.locate();
     DropReason::None
 }
 
-/// Claims a source port of the client's address for the flow. A client may use one port for connections to two services;
-/// if both have the same backend, the second connection needs another port there. Netfilter does the same.
+/// Puts the entry of a pod's flow to an endpoint outside the cluster, under the node's address and a port of it, and makes the
+/// alias rewrite both ends.
 #[inline(always)]
-fn claim_source_port(packet: &mut Packet, flow: &mut Flow, addressed: &SocketAddr) -> Option<Be16> {
-    flow.destination = packet.source;
-    flow.flags |= Flow::DESTINATION;
-    let port = nat::claim(&packet.source, &packet.destination, packet.proto, flow, nat::MAX_PORT_TRIES)?;
-    redirect_alias(packet, addressed, port);
-    Some(port)
+pub(crate) fn put_outside(
+    ctx: &TcContext,
+    config: &NodeConfig,
+    packet: &mut Packet,
+    flow: &mut Flow,
+    addressed: &SocketAddr,
+) -> Result<(), DropReason> {
+    let node = cluster::node_addr(config, packet).ok_or(DropReason::NoPort)?;
+    flow.source = *addressed;
+    flow.flags |= Flow::SOURCE | Flow::OUTSIDE;
+    if is_higher(&node, &packet.destination) != packet.from_high() {
+        (flow.low_ifindex, flow.high_ifindex) = (flow.high_ifindex, flow.low_ifindex);
+    }
+    let Some(source) = claim_source_port(packet, flow, addressed, &node) else {
+        remove_alias(packet, addressed);
+        return Err(DropReason::NoPort);
+    };
+    nat::set_source(ctx, packet, &source)?;
+    packet.locate();
+    Ok(())
 }
 
-/// Makes the alias rewrite the source of further packets to the claimed port.
+/// Claims a port of the `local` address as the source of the flow: the client's own address, or the node's. A client may use
+/// one port for connections to two services; if both have the same backend, the second connection needs another port there.
+/// Netfilter does the same.
+#[inline(always)]
+fn claim_source_port(
+    packet: &mut Packet,
+    flow: &mut Flow,
+    addressed: &SocketAddr,
+    local: &SocketAddr,
+) -> Option<SocketAddr> {
+    flow.destination = packet.source;
+    flow.flags |= Flow::DESTINATION;
+    let port = nat::claim(local, &packet.destination, packet.proto, flow, nat::MAX_PORT_TRIES)?;
+    let source = SocketAddr { port, ..*local };
+    redirect_alias(packet, addressed, &source);
+    Some(source)
+}
+
+/// Makes the alias rewrite the source of further packets too.
 #[inline(never)]
-fn redirect_alias(packet: &mut Packet, addressed: &SocketAddr, port: Be16) {
+fn redirect_alias(packet: &mut Packet, addressed: &SocketAddr, source: &SocketAddr) {
     packet.destination = *addressed;
     packet.locate();
     if let Some(alias) = conntrack::entry(packet) {
-        alias.source = SocketAddr { port, ..packet.source };
+        alias.source = *source;
         alias.flags |= Flow::SOURCE;
         packet.destination = alias.destination;
     }

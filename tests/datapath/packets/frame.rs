@@ -23,6 +23,12 @@ pub(crate) enum Body {
         data: Vec<u8>,
     },
     Udp(Vec<u8>),
+    UdpLite(Vec<u8>),
+    /// Of a protocol without ports.
+    Raw {
+        proto: u8,
+        message: Vec<u8>,
+    },
     /// An INIT chunk or whatever else.
     Sctp(Vec<u8>),
     /// Echo request or answer; the identifier is the source's port.
@@ -104,6 +110,9 @@ impl Frame {
                 let length = (8 + data.len() as u16).to_be_bytes();
                 (17, 6, [&ports, &length[..], &[0; 2], data].concat())
             }
+            // A coverage of zero is all of the datagram (RFC 3828, 3.1).
+            Body::UdpLite(data) => (136, 6, [&ports, &[0; 4][..], data].concat()),
+            Body::Raw { proto, message } => return (*proto, message.clone()),
             Body::Sctp(chunks) => {
                 // An INIT has no verification tag (RFC 9260, 8.5.1).
                 let tag = if chunks.first() == Some(&1) { 0 } else { 7 };

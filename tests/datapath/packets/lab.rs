@@ -175,6 +175,13 @@ impl Lab {
         Ok(self.conntrack()?.iter().collect::<Result<_, _>>()?)
     }
 
+    /// Removes every flow entry, as the kernel does when it has no room.
+    pub(crate) fn forget_flows(&self) -> Result<()> {
+        let mut map = self.conntrack()?;
+        let keys: Vec<FlowKey> = map.keys().collect::<Result<_, _>>()?;
+        Ok(keys.iter().try_for_each(|key| map.remove(key))?)
+    }
+
     fn conntrack(&self) -> Result<HashMap<MapData, FlowKey, Flow>> {
         let path = self.node.bpffs()?.join(format!("v{ABI_VERSION}/maps/CONNTRACK"));
         Ok(Map::from_map_data(MapData::from_pin(path)?)?.try_into()?)

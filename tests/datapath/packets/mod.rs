@@ -3,9 +3,11 @@
 mod bandwidth;
 pub(crate) mod fragments;
 pub(crate) mod frame;
+mod generation;
 mod icmp;
 mod lab;
 mod lifetime;
+mod outside;
 mod robust;
 mod service;
 mod source;

@@ -5,6 +5,7 @@
 use std::path::Path;
 
 use aya::programs::{CgroupSockAddr, Program, SchedClassifier, Xdp};
+use aya::util::KernelVersion;
 use aya::{Ebpf, EbpfLoader};
 use skep_abi::MAPS;
 
@@ -23,6 +24,10 @@ pub(crate) fn load(bpffs: &Path, pace: u32) -> Result<Ebpf, DatapathError> {
     grow::cluster(&folder)?;
     let mut loader = EbpfLoader::new();
     loader.override_global("PACE", &pace, true);
+    // `bpf_set_retval` is of Linux 5.18; without it a refused connect fails with EPERM.
+    let set_retval = KernelVersion::current().is_ok_and(|kernel| kernel >= KernelVersion::new(5, 18, 0));
+    let set_retval = u32::from(set_retval);
+    loader.override_global("SET_RETVAL", &set_retval, true);
     for (name, _) in MAPS {
         loader.map_pin_path(name, folder.join(name));
     }

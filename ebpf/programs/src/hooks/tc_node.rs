@@ -6,7 +6,7 @@
 
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use skep_abi::{DropReason, Flow, NodeConfig, Proto, Scope, ServiceValue, SocketAddr};
+use skep_abi::{Be16, DropReason, Flow, NodeConfig, Proto, Scope, ServiceValue, SocketAddr};
 
 use crate::conntrack;
 use crate::deliver::{self, PASS};
@@ -193,7 +193,7 @@ fn to_local(
         return to_stack(config, packet);
     }
     icmp::unrelated(packet)?;
-    let decision = policy::decide(packet, false);
+    let decision = policy::decide(packet, &packet.source, &packet.destination);
     let id = addressed.map_or(0, |(_, service)| service);
     report::decided(config, packet, decision.reason, decision.policy, id);
     let opened = policy::open(ctx, packet, &decision);
@@ -254,8 +254,7 @@ fn egress(ctx: &TcContext) -> Result<i32, DropReason> {
     if cluster::is_node(config, &packet.source.addr) {
         return host::send(ctx, config, packet);
     }
-    // The pod's own hook has made an entry for every packet of a pod.
-    let Some(flow) = conntrack::find(packet) else { return Ok(PASS) };
+    let Some(flow) = conntrack::find(packet) else { return leave_without_entry(packet) };
     if conntrack::sender(flow, packet) == 0 || flow.flags & Flow::REMOTE != 0 {
         return Ok(PASS);
     }
@@ -271,6 +270,14 @@ fn egress(ctx: &TcContext) -> Result<i32, DropReason> {
     Ok(PASS)
 }
 
+/// A packet that the node forwards to the network without an entry. The hook of a pod has made one for each of its packets: if
+/// that is gone, the pod's own address stays inside all the same.
+#[inline(always)]
+fn leave_without_entry(packet: &Packet) -> Result<i32, DropReason> {
+    let inside = cluster::contains(&packet.destination.addr) || cluster::pod(packet.sender_addr()).is_none();
+    if inside { Ok(PASS) } else { Err(DropReason::NoPort) }
+}
+
 /// Gives the flow a source address of the node, and puts the entry that rewrites the answers.
 #[inline(always)]
 fn masquerade(config: &NodeConfig, packet: &Packet, flow: &mut Flow) -> Result<(), DropReason> {
@@ -280,14 +287,29 @@ fn masquerade(config: &NodeConfig, packet: &Packet, flow: &mut Flow) -> Result<(
     }
     icmp::unrelated(packet)?;
     let node = cluster::node_addr(config, packet).ok_or(DropReason::NoPort)?;
-    let answers = conntrack::fresh(Flow::MASQUERADE | Flow::DESTINATION)?;
-    answers.destination = packet.source;
-    let port = nat::claim(&node, &packet.destination, packet.proto, answers, nat::MAX_PORT_TRIES)
-        .ok_or(DropReason::NoPort)?;
+    let port = claim(packet, &node)?;
+    conntrack::confirm(packet, flow)?;
     flow.source = SocketAddr { port, ..node };
     flow.flags |= Flow::MASQUERADE | Flow::SOURCE;
     if packet.from_high() {
         flow.flags |= Flow::REWRITE_HIGH;
     }
     Ok(())
+}
+
+/// Claims the node's end of a flow of a pod. A protocol without ports has one flow of all pods to a remote end. ICMP messages
+/// that are no queries have no answers: a claim would take from the node what is about its own flows.
+#[inline(always)]
+fn claim(packet: &Packet, node: &SocketAddr) -> Result<Be16, DropReason> {
+    if packet.is_icmp() && !packet.has_ports() {
+        return Ok(packet.source.port);
+    }
+    let answers = conntrack::fresh(Flow::MASQUERADE | Flow::DESTINATION)?;
+    answers.destination = packet.source;
+    if !packet.has_ports() {
+        let claimed = nat::claim_address(node, &packet.destination, packet.proto, answers);
+        return if claimed { Ok(packet.source.port) } else { Err(DropReason::NoPort) };
+    }
+    nat::claim(node, &packet.destination, packet.proto, answers, nat::MAX_PORT_TRIES)
+        .ok_or(DropReason::NoPort)
 }

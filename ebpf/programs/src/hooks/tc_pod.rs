@@ -102,7 +102,7 @@ fn onward(
     if config.uplink != 0 && flags & Flow::REMOTE != 0 {
         return Ok(deliver::to_remote(config, packet));
     }
-    if config.uplink != 0 && translated {
+    if config.uplink != 0 && (translated || flags & Flow::OUTSIDE != 0) {
         if flags & Flow::NODE == 0 {
             return Ok(deliver::to_uplink(config));
         }
@@ -135,7 +135,7 @@ fn open(ctx: &TcContext, config: &NodeConfig, packet: &mut Packet) -> Result<i32
         packet.locate();
     }
     let id = service.map_or(0, |service| service.service);
-    let decision = policy::decide(packet, false);
+    let decision = policy::decide(packet, &packet.source, &packet.destination);
     report::decided(config, packet, decision.reason, decision.policy, id);
     let opened = policy::open(ctx, packet, &decision);
     if service.is_some() && opened.is_err() {
@@ -143,10 +143,12 @@ fn open(ctx: &TcContext, config: &NodeConfig, packet: &mut Packet) -> Result<i32
     }
     let flow = opened?;
     flow.service = id;
-    if service.is_some() {
-        translate::put_translated(ctx, packet, flow, &addressed)?;
-    } else {
+    if service.is_none() {
         conntrack::replace(packet, flow);
+    } else if cluster::is_outside(config, &packet.destination.addr) {
+        translate::put_outside(ctx, config, packet, flow, &addressed)?;
+    } else {
+        translate::put_translated(ctx, packet, flow, &addressed)?;
     }
     // A flow that was just opened is rewritten in the other direction only.
     let (receiver, flags) = (conntrack::receiver(flow, packet), flow.flags);
@@ -200,7 +202,7 @@ fn ingress(ctx: &TcContext) -> Result<i32, DropReason> {
 #[inline(always)]
 fn admit(ctx: &TcContext, config: &NodeConfig, packet: &Packet) -> Result<i32, DropReason> {
     icmp::unrelated(packet)?;
-    let mut decision = policy::decide(packet, false);
+    let mut decision = policy::decide(packet, &packet.source, &packet.destination);
     if interface::came_by(ctx) == 0 {
         decision.flags |= Flow::NODE;
         decision.reason = DropReason::None;
