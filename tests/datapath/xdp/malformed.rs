@@ -160,7 +160,7 @@ fn what_tc_does_goes_up() -> Result<()> {
         wire.destination.set_port(NARROW);
         wire.payload = vec![0; 1_300];
         goes_up(&mut uplink, "more than the route takes", &wire.bytes()?)?;
-        wire.payload = vec![0; 500];
+        (wire.payload, wire.syn) = (vec![0; 500], false);
         ensure!(uplink.run(&wire.bytes()?)?.0 == TX, "what the route takes");
         let mut wire = Wire::new(family, transport, 7_007);
         wire.source.set_ip(family.node());
