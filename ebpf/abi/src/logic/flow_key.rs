@@ -14,7 +14,11 @@ impl FlowKey {
         } else {
             self.join(source, destination)
         }
-        (self.proto, self.reserved) = (proto, [0; 3]);
+        self.proto = proto;
+        // One by one: three bytes together are a call of memset, with a frame on a stack that has no room for it.
+        for byte in &mut self.reserved {
+            *byte = 0;
+        }
         from_high
     }
 

@@ -18,7 +18,9 @@ use crate::{
     source, translate,
 };
 
+// A function of its own would need a frame of the stack, which Linux 6.1 limits to 512 bytes for the deepest calls.
 #[classifier]
+#[inline(always)]
 pub(crate) fn tc_node_ingress(ctx: TcContext) -> i32 {
     deliver::verdict(delay::early_fragment(&ctx, ingress(&ctx)))
 }
