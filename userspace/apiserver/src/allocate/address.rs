@@ -38,11 +38,33 @@ pub(crate) async fn take(
     owner: Option<&Owner>,
     errors: &mut Errors,
 ) -> Result<Option<IpAddr>, Status> {
-    let ranges = ranges(&storage.caches, want.family)?;
+    let known = ranges(&storage.caches, want.family)?;
     match want.asked {
-        Some(ip) => take_this(storage, service, ip, &ranges, owner, errors).await,
-        None => take_any(storage, service, &ranges, owner).await.map(Some),
+        Some(ip) if known.iter().any(|range| range.contains(ip)) => {
+            take_this(storage, service, ip, &known, owner, errors).await
+        }
+        Some(ip) => {
+            take_this(storage, service, ip, &latest_ranges(storage, want.family).await?, owner, errors).await
+        }
+        None => {
+            let mut found = take_any(storage, &known, owner).await?;
+            if found.is_none() {
+                found = take_any(storage, &latest_ranges(storage, want.family).await?, owner).await?;
+            }
+            found.map(Some).ok_or_else(|| full(service))
+        }
     }
+}
+
+/// The ranges with all that was acknowledged before: a range may have become ready a moment ago.
+async fn latest_ranges(storage: &Storage, family: Family) -> Result<Vec<IpNetwork>, Status> {
+    storage.caches.catch_up().await.map_err(store_error)?;
+    ranges(&storage.caches, family)
+}
+
+fn full(service: &Value) -> Status {
+    let name = meta::name(service);
+    Status::internal(format!("failed to allocate a serviceIP for Service \"{name}\": range is full"))
 }
 
 async fn take_this(
@@ -68,20 +90,18 @@ async fn take_this(
 
 async fn take_any(
     storage: &Storage,
-    service: &Value,
     ranges: &[IpNetwork],
     owner: Option<&Owner>,
-) -> Result<IpAddr, Status> {
+) -> Result<Option<IpAddr>, Status> {
     for range in ranges {
         let start = rand::rng().random();
         for ip in Span::of(range).candidates(start) {
             if !is_held(&storage.caches, ip)? && hold(storage, ip, owner).await? {
-                return Ok(ip);
+                return Ok(Some(ip));
             }
         }
     }
-    let name = meta::name(service);
-    Err(Status::internal(format!("failed to allocate a serviceIP for Service \"{name}\": range is full")))
+    Ok(None)
 }
 
 fn is_held(caches: &Caches, ip: IpAddr) -> Result<bool, Status> {
