@@ -50,7 +50,7 @@ pub(crate) fn confirm(packet: &Packet, flow: &Flow) -> Result<(), DropReason> {
     }
 }
 
-/// Notes the packet's time and TCP flags. A segment after a RST shows that the RST ended nothing, since nobody accepted it
+/// Notes the packet's time and TCP flags. A segment after a RST shows that the RST ended nothing: neither end accepted it
 /// (RFC 5961, 3.2): then it does not count.
 #[inline(always)]
 pub(crate) fn touch(packet: &Packet, flow: &mut Flow) {

@@ -1,4 +1,4 @@
-//! Who sent a packet: nobody speaks as somebody else.
+//! Who sent a packet: a source address belongs to its sender.
 //!
 //! In: a packet, the interface that it came from, its flow if that is known. Out: a reason to drop it. Nothing but
 //! [`crate::fragments`] changes here, so a packet that is dropped leaves no trace.
@@ -49,7 +49,7 @@ fn examine_pod(ctx: &TcContext, packet: &Packet, ifindex: u32) -> DropReason {
 }
 
 /// Router and neighbour solicitation, neighbour advertisement (RFC 4861) and multicast listener discovery (RFC 3810) of a
-/// pod with its node: their source addresses are link-local or unspecified, and nobody forwards them.
+/// pod with its node: their source addresses are link-local or unspecified, and no router forwards them.
 #[inline(always)]
 pub(crate) fn is_link_control(ctx: &TcContext, packet: &Packet) -> bool {
     let source = packet.source.addr.0;

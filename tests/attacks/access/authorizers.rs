@@ -203,7 +203,7 @@ async fn a_failure_without_a_denying_policy_leaves_the_others_to_decide() -> Res
         .grant("granted", json!([{"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]}]))
         .await?;
     assert_eq!(world.code("granted", PODS).await?, 200);
-    assert_eq!(world.code("nobody", PODS).await?, 500, "whether he may is not known");
+    assert_eq!(world.code("nobody", PODS).await?, 500, "whether the user may is not known");
     world
         .has_metric(
             "apiserver_authorization_webhook_evaluations_fail_open_total{name=\"policy\",result=\"error\"} 2",

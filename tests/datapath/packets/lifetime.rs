@@ -165,7 +165,7 @@ fn a_reset_that_nobody_accepted_ends_nothing() -> Result<()> {
     Ok(())
 }
 
-/// `shy` may open flows, and nobody may open one to it.
+/// `shy` may open flows, and no pod may open one to it.
 #[test]
 fn the_end_that_was_pinged_may_not_ping_back_with_the_same_identifier() -> Result<()> {
     let mut table = Table::new("pkl6")?;

@@ -128,7 +128,7 @@ fn icmp_queries_find_back_and_other_messages_stay_as_they_are() -> Result<()> {
             let back = message(outside, a, 14, [0x12, 0x34, 0, 1]);
             table.row(FROM_OUTSIDE, &answer, Verdict::Redirect, &back)?;
         }
-        // About a flow that nobody knows: the MTU stays what it is.
+        // About an unknown flow: the MTU stays what it is.
         let kind = if world.is_v4() { 3 } else { 2 };
         let unknown = message(a, outside, kind, [0, 0, 5, 0]);
         table.row(POD, &unknown, Verdict::Pass, &unknown)?;

@@ -1,4 +1,4 @@
-//! Sources: nobody speaks as somebody else, and a packet that is dropped for its source leaves no trace.
+//! Sources: a source address belongs to its sender, and a packet that is dropped for its source leaves no trace.
 
 use anyhow::{Context, Result, ensure};
 use skep_abi::{

@@ -2,7 +2,7 @@
 //!
 //! In: a pod CIDR and the node that has it. Out: a route with our own protocol number, over the overlay if there is one.
 //! Without an overlay a node that is not on a link of ours gets none: the network between the nodes routes its pods, by
-//! routes that are not ours, or nobody does.
+//! routes that are not ours, or no route does.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

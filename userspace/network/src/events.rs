@@ -64,7 +64,7 @@ async fn create(client: &kube::Client, event: &Event) -> kube::Result<()> {
     match events.create(&PostParams::default(), event).await {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
-        // The object or its namespace is gone: nobody reads the Event.
+        // The object or its namespace is gone, and the Event has no reader.
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
         Err(error) => Err(error),
     }

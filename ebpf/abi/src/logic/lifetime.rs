@@ -1,6 +1,6 @@
 //! How long a flow's entries live without a packet.
 //!
-//! In: what an entry and its partner have seen. Out: the flow's state, and two times: after the first the entry expires,
+//! In: the signals of an entry and its partner. Out: the flow's state, and two times: after the first the entry expires,
 //! after the second another flow may take its source port when no port is free. Programs and agent use the same function,
 //! so the entries of one flow end together.
 
