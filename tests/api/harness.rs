@@ -21,6 +21,7 @@ use skep_tests::api_server::{Authority, Pem, TestApiServer};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 /// A server with an administrator's kubeconfig in its folder.
 pub(crate) struct Server {
@@ -80,6 +81,14 @@ impl Server {
 
     /// A connection of the administrator's, HTTP/1.1.
     pub(crate) async fn connect(&self) -> SendRequest<Full<Bytes>> {
+        let stream = TokioIo::new(self.stream().await);
+        let (sender, connection) = hyper::client::conn::http1::handshake(stream).await.unwrap();
+        tokio::spawn(connection.with_upgrades());
+        sender
+    }
+
+    /// A TLS session of the administrator's.
+    pub(crate) async fn stream(&self) -> TlsStream<TcpStream> {
         let mut roots = RootCertStore::empty();
         let ca = self.api.ca.certificate.as_bytes();
         roots.add(CertificateDer::from_pem_slice(ca).unwrap()).unwrap();
@@ -94,10 +103,7 @@ impl Server {
             .unwrap();
         let stream = TcpStream::connect(self.api.address().unwrap()).await.unwrap();
         let name = "127.0.0.1".try_into().unwrap();
-        let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap();
-        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
-        tokio::spawn(connection.with_upgrades());
-        sender
+        TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap()
     }
 
     /// Runs a kubectl with standard input.

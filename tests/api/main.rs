@@ -9,6 +9,7 @@ mod conversion;
 mod custom;
 mod fidelity;
 mod harness;
+mod head;
 mod normal;
 mod operator;
 mod policies;

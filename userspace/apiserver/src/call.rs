@@ -13,7 +13,7 @@ use crate::request_info::Target;
 
 /// An authorised request to a resource.
 pub(crate) struct Call {
-    pub(crate) identity: Identity,
+    pub(crate) identity: Arc<Identity>,
     pub(crate) target: Target,
     pub(crate) method: Method,
     pub(crate) headers: HeaderMap,

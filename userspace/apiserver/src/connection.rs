@@ -9,9 +9,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::Router;
+use ::http::Method;
+use ::http::header::CONTENT_LENGTH;
 use axum::body::Body;
 use axum::extract::Request;
+use axum::response::Response;
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -25,8 +27,10 @@ use tokio_rustls::server::TlsStream;
 use crate::authn::PeerCertificate;
 use crate::coalesce::CoalescingStream;
 use crate::connections::Connection;
+use crate::http;
 use crate::identity::PeerAddress;
 use crate::request_body::observed;
+use crate::state::Inner;
 
 /// The time that a client has for the TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -48,7 +52,7 @@ const MAX_LINGER_BYTES: u64 = 32 << 20;
 /// Serves a connection until its end, or until it must make room for another.
 pub(crate) async fn run(
     acceptor: TlsAcceptor,
-    router: Router,
+    server: Arc<Inner>,
     stream: TcpStream,
     address: SocketAddr,
     slot: Arc<Connection>,
@@ -57,7 +61,7 @@ pub(crate) async fn run(
     let counted = CountedStream { stream, _slot: slot.clone() };
     let served = async {
         if let Ok(Ok(stream)) = timeout(HANDSHAKE_TIMEOUT, acceptor.accept(counted)).await {
-            requests(router, stream, address, &slot).await;
+            requests(server, stream, address, &slot).await;
         }
     };
     tokio::select! {
@@ -67,7 +71,7 @@ pub(crate) async fn run(
 }
 
 async fn requests(
-    router: Router,
+    server: Arc<Inner>,
     stream: TlsStream<CountedStream>,
     address: SocketAddr,
     slot: &Arc<Connection>,
@@ -83,12 +87,15 @@ async fn requests(
         if let Some(peer) = &peer {
             request.extensions_mut().insert(peer.clone());
         }
-        let version = request.version();
+        let (version, is_head) = (request.version(), request.method() == Method::HEAD);
         let (parts, body) = request.into_parts();
         let (body, end) = observed(body);
-        let answered = tower_call(router.clone(), Request::from_parts(parts, body));
+        let answered = http::handle(server.clone(), Request::from_parts(parts, body));
         async move {
-            let mut answer = answered.await?;
+            let mut answer = answered.await;
+            if is_head {
+                answer = without_body(answer);
+            }
             if end.announce(version, &mut answer) {
                 open.0.leaves_body.store(true, Ordering::Relaxed);
             }
@@ -125,9 +132,12 @@ async fn linger(stream: impl AsyncRead) {
     let _ = tokio::io::copy(&mut pin!(stream.take(MAX_LINGER_BYTES)), &mut tokio::io::sink()).await;
 }
 
-async fn tower_call(mut router: Router, request: Request) -> Result<axum::response::Response, Infallible> {
-    use tower_service::Service as _;
-    router.call(request).await
+/// The answer to HEAD: its length is that of the body that GET would have (RFC 9110, 9.3.2).
+fn without_body(mut answer: Response) -> Response {
+    if let Some(length) = http_body::Body::size_hint(answer.body()).exact() {
+        answer.headers_mut().entry(CONTENT_LENGTH).or_insert(length.into());
+    }
+    answer.map(|_| Body::empty())
 }
 
 /// The requests of a connection that are in progress.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::response::Response;
 use bytes::Bytes;
 use futures::FutureExt as _;
@@ -40,12 +40,12 @@ struct Received<'a> {
     query: Query,
     at: Instant,
     /// The user who sent it, not the one whom he impersonates.
-    requester: Result<Identity, Status>,
+    requester: Result<Arc<Identity>, Status>,
     request: Request,
 }
 
 /// Answers a request; audits it if the server has an audit policy.
-pub(crate) async fn handle(State(server): State<Arc<Inner>>, request: Request) -> Response {
+pub(crate) async fn handle(server: Arc<Inner>, request: Request) -> Response {
     let (at, uri) = (Instant::now(), request.uri().clone());
     let query = Query::parse(&uri);
     let info = RequestInfo::parse(request.method(), uri.path(), query.is_true("watch"));

@@ -194,9 +194,10 @@ impl ApiServer {
         self.inner.tokens.set_keys(keys)
     }
 
-    /// The API as a tower service. A request with an [`Identity`] in its extensions counts as authenticated.
+    /// The API as a tower service. A request with an `Arc` of an [`Identity`] in its extensions counts as authenticated.
     pub fn router(&self) -> Router {
-        Router::new().fallback(http::handle).with_state(self.inner.clone())
+        let server = self.inner.clone();
+        Router::new().fallback(move |request| http::handle(server.clone(), request))
     }
 
     /// The API for a caller in this process that acts as `identity`: the same code without TCP and TLS. `agent` names its
@@ -206,6 +207,6 @@ impl ApiServer {
             request.headers_mut().insert(USER_AGENT, HeaderValue::from_static(agent));
             ready(request)
         });
-        self.router().layer(axum::Extension(identity)).layer(name)
+        self.router().layer(axum::Extension(Arc::new(identity))).layer(name)
     }
 }

@@ -38,7 +38,6 @@ impl ApiServer {
         key: &str,
     ) -> Result<(), ServeError> {
         let acceptor = TlsAcceptor::from(Arc::new(self.tls(certificate, key)?));
-        let router = self.router();
         loop {
             let (stream, peer) = match listener.accept().await {
                 Ok(accepted) => accepted,
@@ -50,7 +49,7 @@ impl ApiServer {
                 }
             };
             let slot = self.inner.connections.enter(peer.ip());
-            tokio::spawn(connection::run(acceptor.clone(), router.clone(), stream, peer, slot));
+            tokio::spawn(connection::run(acceptor.clone(), self.inner.clone(), stream, peer, slot));
         }
     }
 

@@ -11,7 +11,7 @@ use crate::identity::Identity;
 
 struct LiveAuthorizer {
     caches: Caches,
-    identity: Identity,
+    identity: Arc<Identity>,
 }
 
 /// The variable for a request; `name` is the object's name, for `authorizer.requestResource`.

@@ -64,12 +64,12 @@ impl Audit {
 pub(crate) async fn around<F: Future<Output = Response>>(
     audit: &Audit,
     info: &RequestInfo<'_>,
-    requester: Result<Identity, Status>,
+    requester: Result<Arc<Identity>, Status>,
     mut request: Request,
-    next: impl FnOnce(Request, Result<Identity, Status>) -> F,
+    next: impl FnOnce(Request, Result<Arc<Identity>, Status>) -> F,
 ) -> Response {
     let unknown = Identity::default();
-    let user = requester.as_ref().unwrap_or(&unknown);
+    let user = requester.as_ref().map_or(&unknown, |requester| &**requester);
     let scope = audit.policy.evaluate(user, info);
     if scope.level == Level::None {
         return next(request, requester).await;
@@ -234,7 +234,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let request = Request::get(path).body(Body::empty()).unwrap();
         let info = RequestInfo::parse(&http::Method::GET, path, false);
-        let requester = Ok(Identity::new("jane", &[]));
+        let requester = Ok(Arc::new(Identity::new("jane", &[])));
         around(&audit(folder.path()), &info, requester, request, |_, _| async { response }).await
     }
 

@@ -1,5 +1,7 @@
 //! A client certificate's subject: the common name is the user, organisations are the groups.
 
+use std::sync::Arc;
+
 use aws_lc_rs::digest::{SHA256, digest};
 use jiff::Timestamp;
 use rustls_pki_types::CertificateDer;
@@ -11,7 +13,7 @@ use crate::identity::{AUTHENTICATED, CREDENTIAL, Identity};
 #[derive(Clone, Debug)]
 pub(crate) struct PeerCertificate {
     /// `None` if the subject names no user.
-    identity: Option<Identity>,
+    identity: Option<Arc<Identity>>,
     /// Seconds since 1970.
     valid: std::ops::RangeInclusive<i64>,
 }
@@ -22,14 +24,14 @@ impl PeerCertificate {
             Ok((_, parsed)) => {
                 let validity = parsed.validity();
                 let valid = validity.not_before.timestamp()..=validity.not_after.timestamp();
-                PeerCertificate { identity: subject(&parsed, certificate), valid }
+                PeerCertificate { identity: subject(&parsed, certificate).map(Arc::new), valid }
             }
             Err(_) => PeerCertificate { identity: None, valid: 0..=0 },
         }
     }
 
     /// `None` once the certificate has expired: a connection may live longer than its certificate.
-    pub(super) fn identity(&self) -> Option<&Identity> {
+    pub(super) fn identity(&self) -> Option<&Arc<Identity>> {
         self.identity.as_ref().filter(|_| self.valid.contains(&Timestamp::now().as_second()))
     }
 }

@@ -4,6 +4,7 @@
 //! request. Legacy: `impersonate` on the user, for all requests. Every header is authorised; none is ignored.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use http::HeaderMap;
 use skep_api::Status;
@@ -56,12 +57,12 @@ pub(crate) async fn impersonated(
     caches: &Caches,
     headers: &HeaderMap,
     info: &RequestInfo<'_>,
-    requester: Identity,
-) -> Result<Identity, Status> {
+    requester: Arc<Identity>,
+) -> Result<Arc<Identity>, Status> {
     let Some(wanted) = wanted_user(headers)? else { return Ok(requester) };
     let check = Check { authorizer: caches.authorizer(), requester: &requester };
     // On the heap: few requests impersonate.
-    Box::pin(check.user(&wanted, info)).await
+    Box::pin(check.user(&wanted, info)).await.map(Arc::new)
 }
 
 /// Kinds of users with rights of their own. Each constrained mode but `user-info` allows a name and nothing else.

@@ -38,14 +38,14 @@ const MAX_WAIT: Duration = Duration::from_secs(30);
 /// What a request proves its requester with.
 pub(crate) enum Credential {
     /// Nothing that another server must be asked about.
-    Known(Result<Identity, Status>),
+    Known(Result<Arc<Identity>, Status>),
     /// A token that this server did not issue.
     Token(String),
 }
 
 /// The requester before impersonation.
 pub(crate) fn requester(server: &Inner, request: &Request) -> Credential {
-    match request.extensions().get::<Identity>() {
+    match request.extensions().get::<Arc<Identity>>() {
         Some(identity) => Credential::Known(Ok(identity.clone())),
         None => from_credentials(server, request),
     }
@@ -62,20 +62,20 @@ fn from_credentials(server: &Inner, request: &Request) -> Credential {
         let token = header.to_str().ok().and_then(|text| text.strip_prefix("Bearer ")).map(str::trim);
         let Some(token) = token else { return Credential::Known(Err(Status::unauthorized())) };
         return match by_own_token(&server.storage.caches, &server.tokens, token, &[]) {
-            Some((identity, _)) => Credential::Known(Ok(identity)),
+            Some((identity, _)) => Credential::Known(Ok(Arc::new(identity))),
             None if server.remote_tokens.is_empty() => Credential::Known(Err(Status::unauthorized())),
             None => Credential::Token(token.to_owned()),
         };
     }
     let allowed = certificate.is_none() && server.anonymous.allows(request.uri().path());
-    Credential::Known(if allowed { Ok(Identity::anonymous()) } else { Err(Status::unauthorized()) })
+    Credential::Known(if allowed { Ok(Arc::new(Identity::anonymous())) } else { Err(Status::unauthorized()) })
 }
 
 /// The requester by a token that this server did not issue.
-pub(crate) async fn by_token(server: &Inner, token: &str) -> Result<Identity, Status> {
+pub(crate) async fn by_token(server: &Inner, token: &str) -> Result<Arc<Identity>, Status> {
     let issuer = server.tokens.issuer();
     let found = tokio::time::timeout(MAX_WAIT, server.remote_tokens.identity(token, &[], &issuer)).await;
-    found.ok().flatten().map(|(identity, _)| identity).ok_or_else(Status::unauthorized)
+    found.ok().flatten().map(|(identity, _)| Arc::new(identity)).ok_or_else(Status::unauthorized)
 }
 
 /// The identity of a token, and those of the audiences that it is for; without audiences, it must be for this server. Own tokens

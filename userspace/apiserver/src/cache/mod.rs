@@ -1,6 +1,7 @@
 //! All objects in memory as bytes, fed by one watch of the store, so that reads and watches do not touch the disk.
 
 mod changes;
+mod objects;
 mod queue;
 mod resource;
 mod table;

@@ -1,12 +1,12 @@
 //! One kind's objects and their latest changes.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::ops::Bound;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, RwLockReadGuard, RwLockWriteGuard};
 
 use skep_store::Revision;
 
+use super::objects::Objects;
 use super::queue::Changes;
 use super::watchers::Watchers;
 use super::{Change, ChangeKind, Trigger};
@@ -34,7 +34,7 @@ pub(crate) struct Resource {
 
 #[derive(Default)]
 struct Inner {
-    objects: BTreeMap<Arc<str>, Arc<Object>>,
+    objects: Objects,
     changes: VecDeque<Arc<Change>>,
     /// Of the changes.
     bytes: usize,
@@ -80,7 +80,7 @@ impl Resource {
 
     pub(super) fn reset(&self, objects: Vec<Arc<Object>>, revision: Revision) {
         let mut inner = self.write();
-        inner.objects = objects.into_iter().map(|object| (object.key.clone(), object)).collect();
+        inner.objects = objects.into_iter().collect();
         inner.forget();
         inner.complete_after = revision;
         // Watchers missed the changes of the gap: they are dropped, and list again.
@@ -89,7 +89,7 @@ impl Resource {
 
     pub(super) fn put(&self, object: Arc<Object>) {
         let mut inner = self.write();
-        let previous = inner.objects.insert(object.key.clone(), object.clone());
+        let previous = inner.objects.insert(object.clone());
         if object.unreadable.is_some() {
             // Watchers keep what they have: nothing says that the object is gone.
             return;
@@ -135,7 +135,7 @@ impl Resource {
 
     /// As [`Self::list`], with the objects that cannot be read.
     pub(crate) fn list_to_delete(&self, prefix: &str) -> Vec<Arc<Object>> {
-        self.read().all_with_prefix(prefix).cloned().collect()
+        self.read().objects.with_prefix(prefix).cloned().collect()
     }
 
     /// Objects whose keys start with `prefix`, in key order.
@@ -195,12 +195,7 @@ impl Resource {
 impl Inner {
     /// Those that can be read.
     fn with_prefix(&self, prefix: &str) -> Vec<Arc<Object>> {
-        self.all_with_prefix(prefix).filter(|object| object.unreadable.is_none()).cloned().collect()
-    }
-
-    fn all_with_prefix(&self, prefix: &str) -> impl Iterator<Item = &Arc<Object>> {
-        let range = self.objects.range::<str, _>((Bound::Included(prefix), Bound::Unbounded));
-        range.take_while(move |(key, _)| key.starts_with(prefix)).map(|(_, object)| object)
+        self.objects.with_prefix(prefix).filter(|object| object.unreadable.is_none()).cloned().collect()
     }
 
     /// Whether the changes take more memory than they may.

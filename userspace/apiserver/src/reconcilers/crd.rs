@@ -188,7 +188,7 @@ async fn delete_all(writer: &Writer, kind: &KindRef) -> Result<usize, Status> {
     let caches = &writer.storage.caches;
     let list = || caches.of(kind).map(|resource| resource.list(&prefix(kind))).unwrap_or_default();
     let call = Call {
-        identity: Identity::new("system:apiserver", &[SUPERUSERS]),
+        identity: Arc::new(Identity::new("system:apiserver", &[SUPERUSERS])),
         target: Target::collection(kind.clone()),
         method: Method::DELETE,
         headers: HeaderMap::new(),
