@@ -1,6 +1,6 @@
 //! ObjectMeta: reading and checking it.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use serde_json::{Map, Value};
 
@@ -10,6 +10,8 @@ use crate::value::{items, text};
 
 /// Size limit of all annotations of an object, in bytes (validation.TotalAnnotationSizeLimitB).
 const MAX_ANNOTATION_BYTES: usize = 256 << 10;
+/// Finalizers without a domain that mean the same everywhere.
+const STANDARD: [&str; 3] = ["kubernetes", ORPHAN, FOREGROUND];
 /// The finalizers by which a deletion orphans dependents or waits for them.
 const ORPHAN: &str = "orphan";
 const FOREGROUND: &str = "foregroundDeletion";
@@ -103,11 +105,33 @@ fn validate_finalizers(finalizers: &Value, is_built_in: bool, path: &Path, error
         errors.invalid(path, finalizers, &detail);
     }
     for (i, name) in names().enumerate().filter(|_| is_built_in) {
-        if !name.contains('/') && !["kubernetes", ORPHAN, FOREGROUND].contains(&name) {
+        if !name.contains('/') && !STANDARD.contains(&name) {
             let detail = "name is neither a standard finalizer name nor is it fully qualified";
             errors.invalid(&path.index(i), &name.into(), detail);
         }
     }
+}
+
+/// Warns of new finalizers of a custom resource without a domain or a path: two writers could mean different things by one.
+pub(crate) fn finalizer_warnings(object: &Value, old: Option<&Value>) -> Vec<String> {
+    let names = |object: &Value| -> BTreeSet<String> {
+        object["metadata"]["finalizers"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|name| text(name).to_owned())
+            .collect()
+    };
+    let (new, known) = (names(object), old.map(names).unwrap_or_default());
+    let plain =
+        new.difference(&known).filter(|name| !name.contains('/') && !STANDARD.contains(&name.as_str()));
+    let warn = |name: &String| {
+        let with = if name.contains('.') { "name including a path (/)" } else { "name" };
+        format!(
+            "metadata.finalizers: {name:?}: prefer a domain-qualified finalizer {with} to avoid accidental conflicts with other finalizer writers"
+        )
+    };
+    plain.map(warn).collect()
 }
 
 fn validate_owners(owners: &Value, path: &Path, errors: &mut Errors) {

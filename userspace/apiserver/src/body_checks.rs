@@ -34,7 +34,7 @@ pub(crate) fn check_schema(
 /// As [`check_schema`], for the result of an apply: upstream converts it from an untyped object, and says so when it cannot.
 pub(crate) fn check_applied(call: &Call, object: &mut Value, options: &Options) -> Result<(), Status> {
     let kind = &call.target.kind;
-    let problems = kind.check_schema(object);
+    let problems = kind.check_applied(object);
     if let Some(wrong) = SchemaProblem::undecodable(&problems) {
         let type_name = format!("{}, Kind={}", group_version(kind), kind.kind);
         let (namespace, name) = (meta::namespace(object), meta::name(object));

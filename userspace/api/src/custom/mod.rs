@@ -201,34 +201,35 @@ impl Custom {
 
     /// Applies the defaults of the object's version.
     pub fn default(&self, object: &mut Value) {
-        let schema = self.schema_of(object);
-        numbers::normalize(object);
-        defaults::drop_nulls(schema, object);
-        defaults::apply(schema, object);
+        defaults::apply(self.schema_of(object), object);
     }
 
     /// Prunes and defaults a stored object before it is served.
     pub fn restore(&self, object: &mut Value) {
         self.prune(object);
+        numbers::normalize(object);
+        defaults::drop_nulls(self.schema_of(object), object);
         self.default(object);
     }
 
-    /// Drops and reports fields that the schema does not know; refuses wrong metadata.
+    /// Takes in a decoded object: drops and reports fields that the schema does not know; refuses wrong metadata. Nulls where
+    /// the schema allows none and has no default are absent fields.
     pub fn check(&self, object: &mut Value) -> Vec<SchemaProblem> {
-        let mut problems = prune::metadata(self.schema_of(object), object);
-        let unknown = prune::prune(self.schema_of(object), object, true);
-        problems.extend(unknown.into_iter().map(SchemaProblem::UnknownField));
+        let schema = self.schema_of(object);
+        let mut problems = prune::metadata(schema, object);
+        problems.extend(prune::prune(schema, object, true).into_iter().map(SchemaProblem::UnknownField));
+        numbers::normalize(object);
+        defaults::drop_nulls(schema, object);
         problems
     }
 
-    /// The nulls of an applied object where the schema allows none and has no default. Other writes drop them.
-    pub fn misplaced_nulls(&self, object: &Value) -> Errors {
-        let mut errors = Errors::default();
-        let mut defaulted = object.clone();
-        defaults::apply(self.version.schema(), &mut defaulted);
-        validate::validate(self.version.schema(), &defaulted, None, &mut errors);
-        errors.0.retain(|error| error.message.starts_with("Invalid value: \"null\""));
-        errors
+    /// As [`Self::check`], for the result of an apply, as upstream: unknown fields that its merge took are dropped without a
+    /// word, nulls stay for validation to refuse.
+    pub fn check_applied(&self, object: &mut Value) -> Vec<SchemaProblem> {
+        let problems = prune::metadata(self.schema_of(object), object);
+        self.prune(object);
+        numbers::normalize(object);
+        problems
     }
 
     /// Validates by the schema, its list types and its rules; values that an update does not change are not validated.

@@ -55,12 +55,11 @@ fn value(schema: &Structural, value: &Value, old: Option<&Value>, path: &str, er
         let message = format!("{path} in body must be of type {wanted}: \"{found}\"");
         let message = format!("Invalid value: \"{found}\": {message}");
         errors.push(&Path::new(path), "FieldValueTypeInvalid", message);
-        return;
     }
-    if value.is_null() {
-        return;
+    // A value of a wrong type is still held against what its own type can break.
+    if !value.is_null() {
+        junctors(schema, value, path, errors);
     }
-    junctors(schema, value, path, errors);
     match value {
         Value::Object(_) => object(schema, value, old, path, errors),
         Value::Array(items) => array(schema, items, old, path, errors),
@@ -185,6 +184,7 @@ fn numeric(schema: &Structural, number: &Number, path: &str, errors: &mut Errors
     let checks = &schema.checks;
     let value_json = Value::Number(number.clone());
     let value = number.as_f64().unwrap_or(f64::NAN);
+    range(schema, number, "Checked", path, errors);
     if let Some(factor) = checks.multiple_of
         && !is_multiple(value, factor)
     {
@@ -194,14 +194,43 @@ fn numeric(schema: &Structural, number: &Number, path: &str, errors: &mut Errors
         let limit = bound.value.as_f64().unwrap_or(f64::NAN);
         over(value, limit) || bound.exclusive && value == limit
     };
-    if let Some(max) = checks.maximum.as_ref().filter(|max| beyond(max, |value, limit| value > limit)) {
-        let or_equal = if max.exclusive { "" } else { " or equal to" };
-        invalid(path, &value_json, &format!("should be less than{or_equal} {}", max.value), errors);
+    if let Some(min) = &checks.minimum {
+        range(schema, &min.value, "Minimum boundary", path, errors);
     }
     if let Some(min) = checks.minimum.as_ref().filter(|min| beyond(min, |value, limit| value < limit)) {
         let or_equal = if min.exclusive { "" } else { " or equal to" };
         invalid(path, &value_json, &format!("should be greater than{or_equal} {}", min.value), errors);
     }
+    if let Some(max) = &checks.maximum {
+        range(schema, &max.value, "Maximum boundary", path, errors);
+    }
+    if let Some(max) = checks.maximum.as_ref().filter(|max| beyond(max, |value, limit| value > limit)) {
+        let or_equal = if max.exclusive { "" } else { " or equal to" };
+        invalid(path, &value_json, &format!("should be less than{or_equal} {}", max.value), errors);
+    }
+}
+
+/// As upstream, a bound beyond the range of the schema's type refuses every number.
+fn range(schema: &Structural, number: &Number, what: &str, path: &str, errors: &mut Errors) {
+    let format = schema.checks.format.as_str();
+    let fits = match (schema.shape, format) {
+        (Shape::Integer, "int32") => whole(number).is_some_and(|number| i32::try_from(number).is_ok()),
+        (Shape::Integer, _) => whole(number).is_some_and(|number| i64::try_from(number).is_ok()),
+        (_, "float") => number.as_f64().is_some_and(|number| number.abs() <= f64::from(f32::MAX)),
+        _ => true,
+    };
+    if !fits {
+        let name = type_name(schema);
+        let of =
+            if format.is_empty() { "(default format)".to_owned() } else { format!("with format {format}") };
+        without_path(format!("{what} value must be of type {name} {of} in {path}"), errors);
+    }
+}
+
+/// A number without a fraction.
+fn whole(number: &Number) -> Option<i128> {
+    let of_float = || number.as_f64().filter(|float| float.fract() == 0.0).map(|float| float as i128);
+    number.as_i128().or_else(of_float)
 }
 
 fn is_multiple(value: f64, factor: f64) -> bool {

@@ -298,6 +298,14 @@ impl Kind {
         }
     }
 
+    /// As [`Self::check_schema`], for the result of an apply.
+    pub fn check_applied(&self, object: &mut Value) -> Vec<SchemaProblem> {
+        match &self.custom {
+            Some(custom) => custom.check_applied(object),
+            None => schema::check(self.schema, object),
+        }
+    }
+
     /// Brings an object that an older version stored into the form of today, as upstream's decoder does with what it stored.
     pub fn restore(&self, object: &mut Value) {
         if self.custom.is_none() {
@@ -309,6 +317,9 @@ impl Kind {
     /// Warns of fields that a valid object may carry and that have no effect, and of deprecated ones.
     pub fn warnings(&self, object: &Value, old: Option<&Value>) -> Vec<String> {
         let mut warnings = (self.strategy.warnings)(object, old);
+        if self.custom.is_some() {
+            warnings.extend(meta::finalizer_warnings(object, old));
+        }
         let mut seen = HashSet::new();
         warnings.retain(|warning| seen.insert(warning.clone()));
         warnings

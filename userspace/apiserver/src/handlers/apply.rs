@@ -100,23 +100,8 @@ async fn create(writer: &Writer, call: &Call, config: &Value, options: &Options)
 fn merged(call: &Call, live: &Value, config: &Value, options: &Options) -> Result<Value, Status> {
     let (kind, force) = (&call.target.kind, call.query.is_true("force"));
     let mut new = as_writer(call, |writer| apply::apply(kind, live, config, writer, force))?;
-    if let Some(custom) = kind.custom.as_ref().filter(|_| has_null(config)) {
-        let errors = custom.misplaced_nulls(&new);
-        if !errors.is_empty() {
-            return Err(Status::invalid(kind, &call.target.name, &errors));
-        }
-    }
     check_kind(kind, &mut new)?;
     check_applied(call, &mut new, options)?;
     check_identity(call, &mut new)?;
     Ok(new)
-}
-
-fn has_null(value: &Value) -> bool {
-    match value {
-        Value::Null => true,
-        Value::Array(items) => items.iter().any(has_null),
-        Value::Object(fields) => fields.values().any(has_null),
-        _ => false,
-    }
 }

@@ -1,5 +1,7 @@
 //! Definitions and custom resources, validated as upstream does.
 
+mod values;
+
 use serde_json::{Value, json};
 
 use super::definition::{self, AcceptedNames, Verdict, judge};
@@ -250,88 +252,6 @@ fn paths_conversion_and_approval_are_checked() {
 }
 
 /// A kind with a field for each kind of validation.
-fn validated_kind() -> std::sync::Arc<Kind> {
-    kind(of_spec(json!({
-        "type": "object", "required": ["cron"],
-        "properties": {
-            "cron": {"type": "string", "pattern": "^\\d+$", "maxLength": 4},
-            "replicas": {"type": "integer", "minimum": 1, "maximum": 10, "multipleOf": 2},
-            "color": {"type": "string", "enum": ["red", "blue"]},
-            "list": {"type": "array", "maxItems": 1, "x-kubernetes-list-type": "set", "items": {"type": "string"}},
-            "port": {"x-kubernetes-int-or-string": true},
-            "map": {"type": "object", "additionalProperties": {"type": "integer"}},
-            "one": {"type": "object", "properties": {"a": {"type": "string"}, "b": {"type": "string"}}, "oneOf": [{"required": ["a"]}, {"required": ["b"]}]},
-        },
-    })))
-}
-
-#[test]
-fn custom_resources_are_validated_in_upstreams_words() {
-    let kind = validated_kind();
-    let mut failures = Vec::new();
-    for (spec, wanted) in [
-        (json!({}), "spec.cron: Required value"),
-        (
-            json!({"cron": 1}),
-            "spec.cron: Invalid value: \"integer\": spec.cron in body must be of type string: \"integer\"",
-        ),
-        (json!({"cron": "x"}), "spec.cron: Invalid value: \"x\": spec.cron in body should match '^\\d+$'"),
-        (json!({"cron": "12345"}), "spec.cron: Too long: may not be more than 4 bytes"),
-        (
-            json!({"cron": "1", "replicas": 12}),
-            "spec.replicas: Invalid value: 12: spec.replicas in body should be less than or equal to 10",
-        ),
-        (
-            json!({"cron": "1", "replicas": 3}),
-            "spec.replicas: Invalid value: 3: spec.replicas in body should be a multiple of 2",
-        ),
-        (
-            json!({"cron": "1", "replicas": "2"}),
-            "spec.replicas: Invalid value: \"string\": spec.replicas in body must be of type integer: \"string\"",
-        ),
-        (
-            json!({"cron": "1", "color": "green"}),
-            "spec.color: Unsupported value: \"green\": supported values: \"red\", \"blue\"",
-        ),
-        (json!({"cron": "1", "list": ["a", "b"]}), "spec.list: Too many: 2: must have at most 1 item"),
-        (
-            json!({"cron": "1", "port": true}),
-            "spec.port: Invalid value: \"boolean\": spec.port in body must be of type integer,string: \"boolean\"",
-        ),
-        (
-            json!({"cron": "1", "map": {"k": "v"}}),
-            "spec.map.k: Invalid value: \"string\": spec.map.k in body must be of type integer: \"string\"",
-        ),
-        (
-            json!({"cron": "1", "one": {}}),
-            "<nil>: Invalid value: \"\": \"spec.one\" must validate one and only one schema (oneOf). Found none valid",
-        ),
-    ] {
-        let found = error_texts(kind.validate_create(&instance(spec.clone())));
-        if !found.iter().any(|error| error == wanted) {
-            failures.push(format!("{spec}: wanted {wanted}\ngot {found:#?}"));
-        }
-    }
-    assert!(failures.is_empty(), "{}", failures.join("\n"));
-    let good = json!({"cron": "1", "replicas": 2.0, "color": "red", "port": "http", "map": {"k": 1}, "one": {"a": "x"}});
-    assert_eq!(error_texts(kind.validate_create(&instance(good))), [""; 0]);
-}
-
-#[test]
-fn an_update_may_keep_invalid_values() {
-    let kind = kind(of_spec(
-        json!({"type": "object", "properties": {"a": {"type": "string", "maxLength": 1}, "b": {"type": "string", "maxLength": 1}}}),
-    ));
-    let old = instance(json!({"a": "long", "b": "x"}));
-    let new = instance(json!({"a": "long", "b": "y"}));
-    assert_eq!(error_texts(kind.validate_update(&new, &old, Part::Main)), [""; 0]);
-    let worse = instance(json!({"a": "longer", "b": "x"}));
-    assert_eq!(
-        error_texts(kind.validate_update(&worse, &old, Part::Main)),
-        ["spec.a: Too long: may not be more than 1 bytes"]
-    );
-}
-
 #[test]
 fn unknown_fields_are_pruned_and_reported_and_defaults_applied() {
     let kind = kind(of_spec(json!({
