@@ -14,6 +14,7 @@ use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Node, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::jiff::Timestamp;
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, SanType};
@@ -25,6 +26,7 @@ use skep_control::{SignError, SignRequest, Signer};
 use skep_tests::api_server::TestApiServer;
 use skep_tests::etcd::{Etcd, Pipe};
 use skep_tests::server_process::ServerProcess;
+use skep_tests::stepped_clock::SteppedClock;
 
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 const DEADLINE: Duration = Duration::from_secs(90);
@@ -266,6 +268,82 @@ async fn a_leader_cut_off_from_the_store_stops_before_another_begins() -> Result
     let began = logged_at(b.path(), "leading").context("the second server leads")?;
     ensure!(ended < began, "two leaders: one until {ended}, the other from {began}");
     drop((first, second));
+    Ok(())
+}
+
+/// A node whose lease is renewed by the true clock until it is stopped.
+async fn living_node(client: Client, name: &'static str, stop: Arc<AtomicBool>) -> Result<()> {
+    let nodes: Api<Node> = Api::all(client.clone());
+    nodes
+        .create(&PostParams::default(), &serde_json::from_value(json!({"metadata": {"name": name}}))?)
+        .await?;
+    let ready = json!({"status": {"conditions": [{
+        "type": "Ready", "status": "True", "lastHeartbeatTime": Timestamp::now(),
+    }]}});
+    nodes.patch_status(name, &PatchParams::default(), &Patch::Merge(ready)).await?;
+    let leases: Api<Lease> = Api::namespaced(client, "kube-node-lease");
+    tokio::spawn(async move {
+        while !stop.load(Ordering::Relaxed) {
+            let time = format!("{:.6}", Timestamp::now());
+            let lease = json!({
+                "apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": name},
+                "spec": {"holderIdentity": name, "leaseDurationSeconds": 40, "renewTime": time},
+            });
+            let _ = leases.patch(name, &PatchParams::apply("node").force(), &Patch::Apply(lease)).await;
+            tokio::time::sleep(Duration::from_secs(2)).await;
+        }
+    });
+    Ok(())
+}
+
+/// Whether a node is ready, and its taints.
+async fn state(client: &Client, name: &str) -> Result<(bool, Vec<String>)> {
+    let node = Api::<Node>::all(client.clone()).get(name).await?;
+    let conditions = node.status.and_then(|status| status.conditions).unwrap_or_default();
+    let ready = conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True");
+    let taints = node.spec.and_then(|spec| spec.taints).unwrap_or_default();
+    Ok((ready, taints.into_iter().map(|taint| taint.key).collect()))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_step_of_the_leader_moves_no_lease_and_marks_no_node() -> Result<()> {
+    let (etcd, clock) = (Etcd::start().await?, SteppedClock::new()?);
+    let store = format!("--store=etcd=http://{}", etcd.address());
+    let (a, b) = (tempfile::tempdir()?, tempfile::tempdir()?);
+    let first = ServerProcess::start_with(a.path(), &[&store], clock.environment()?).await?;
+    let of_first = first.client().await?;
+    until("the first server leads", || async { Ok(!holder(&of_first).await?.0.is_empty()) }).await?;
+    copy_keys(a.path(), b.path())?;
+    let second = ServerProcess::start(b.path(), &[&store]).await?;
+    let client = second.client().await?;
+    let both = BTreeSet::from([first.address(), second.address()].map(|address| address.to_string()));
+    until("both are endpoints", || async { Ok(endpoints(&client).await? == both) }).await?;
+    let stop = Arc::new(AtomicBool::new(false));
+    living_node(client.clone(), "n", stop.clone()).await?;
+    let well = (true, Vec::new());
+    until("the node is ready", || async { Ok(state(&client, "n").await? == well) }).await?;
+
+    let before = holder(&client).await?;
+    let maps: Api<ConfigMap> = Api::default_namespaced(of_first);
+    for (number, seconds) in [3_600, 0, 86_400, 0].into_iter().enumerate() {
+        clock.step_to(seconds)?;
+        let written: ConfigMap =
+            serde_json::from_value(json!({"metadata": {"name": format!("at-{number}")}}))?;
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let created = maps.create(&PostParams::default(), &written).await?.metadata.creation_timestamp;
+        let ahead = created.context("a time of creation")?.0.as_second() - Timestamp::now().as_second();
+        ensure!((ahead - seconds).abs() < 30, "the clock was not stepped: {ahead} s ahead, not {seconds}");
+        // Longer than a lease of a server and the time between two looks at the nodes.
+        let until = Instant::now() + Duration::from_secs(16);
+        while Instant::now() < until {
+            ensure!(holder(&client).await? == before, "the lease of the controllers moved");
+            ensure!(endpoints(&client).await? == both, "a living server is no endpoint");
+            let now = state(&client, "n").await?;
+            ensure!(now == well, "the node was marked: {now:?}");
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+    }
+    stop.store(true, Ordering::Relaxed);
     Ok(())
 }
 

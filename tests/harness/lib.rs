@@ -13,5 +13,6 @@ pub mod linear;
 pub mod netns;
 pub mod node;
 pub mod server_process;
+pub mod stepped_clock;
 
 pub use xtask::image;

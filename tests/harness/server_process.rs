@@ -1,5 +1,6 @@
 //! The built `skep server` as a process of its own, with controllers, scheduler and an embedded store.
 
+use std::ffi::OsString;
 use std::fs::{File, read_to_string};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -23,6 +24,15 @@ pub struct ServerProcess {
 impl ServerProcess {
     /// Starts a server and waits until it is ready. `arguments` are added to the command line.
     pub async fn start(data: &Path, arguments: &[&str]) -> Result<ServerProcess> {
+        ServerProcess::start_with(data, arguments, Vec::new()).await
+    }
+
+    /// As [`ServerProcess::start`], with variables added to its environment.
+    pub async fn start_with(
+        data: &Path,
+        arguments: &[&str],
+        environment: Vec<(&'static str, OsString)>,
+    ) -> Result<ServerProcess> {
         let address = free_address()?;
         let log = File::options().create(true).append(true).open(data.join("log"))?;
         let child = Command::new(binaries::built(Profile::Dev)?.skep)
@@ -31,6 +41,7 @@ impl ServerProcess {
             .arg("--data-dir")
             .arg(data)
             .args(arguments)
+            .envs(environment)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)

@@ -100,8 +100,8 @@ const NET: [Package; 4] = [
     Package { name: "ethtool", why: "has interfaces take frames", present: Present::Program("ethtool") },
 ];
 
-/// For tests that prove the absence of rules and tracked flows.
-const TEST: [Package; 2] = [
+/// For tests that prove the absence of rules and tracked flows, and that step a process's clock.
+const TEST: [Package; 3] = [
     Package {
         name: "conntrack",
         why: "shows that the kernel tracks none of our connections",
@@ -112,6 +112,7 @@ const TEST: [Package; 2] = [
         why: "shows that there is no packet filter rule",
         present: Present::Program("nft"),
     },
+    Package { name: "faketime", why: "steps a server's clock", present: Present::Program("faketime") },
 ];
 
 /// To boot another kernel.
