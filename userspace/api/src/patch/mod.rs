@@ -136,6 +136,36 @@ mod tests {
         }
     }
 
+    /// Recorded from a kube-apiserver of v1.36.
+    #[test]
+    fn items_may_be_counted_from_the_end_of_a_list() {
+        let rows = [
+            (json!({"op": "remove", "path": "/l/-1"}), Some("ab")),
+            (json!({"op": "test", "path": "/l/-3", "value": "a"}), Some("abc")),
+            (json!({"op": "add", "path": "/l/-1", "value": "x"}), Some("abcx")),
+            (json!({"op": "add", "path": "/l/-2", "value": "x"}), Some("abxc")),
+            (json!({"op": "replace", "path": "/l/-1", "value": "x"}), Some("abx")),
+            (json!({"op": "copy", "from": "/l/-1", "path": "/l/0"}), Some("cabc")),
+            (json!({"op": "move", "from": "/l/-1", "path": "/l/0"}), Some("cab")),
+            (json!({"op": "move", "from": "/l/0", "path": "/l/-1"}), Some("bca")),
+            (json!({"op": "move", "from": "/l/0", "path": "/l/-2"}), Some("bac")),
+            (json!({"op": "remove", "path": "/l/01"}), Some("ac")),
+            (json!({"op": "add", "path": "/l/+1", "value": "x"}), Some("axbc")),
+            (json!({"op": "remove", "path": "/l/-4"}), None),
+            (json!({"op": "add", "path": "/l/-5", "value": "x"}), None),
+            (json!({"op": "remove", "path": "/l/-"}), None),
+            (json!({"op": "replace", "path": "/l/-", "value": "x"}), None),
+            (json!({"op": "move", "from": "/l/3", "path": "/l/0"}), None),
+        ];
+        for (operation, wanted) in rows {
+            let mut object = json!({"l": ["a", "b", "c"]});
+            let result = super::json(&mut object, json!([operation]));
+            let letters: String = object["l"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+            assert_eq!(result.is_ok().then_some(letters.as_str()), wanted, "{operation}");
+            assert!(result.is_ok() || letters == "abc", "{operation} changed the object and failed");
+        }
+    }
+
     #[test]
     fn a_failed_test_is_another_error_than_a_failed_operation() {
         let found = |patch: Value| json(&mut json!({"a": 1}), Value::Array(vec![patch])).unwrap_err();

@@ -12,7 +12,7 @@ use super::nodes;
 use super::pods::{self, Availability, Claim};
 use super::revisions::{self, HASH, RevisionOwner};
 use super::routing::{own_key, owner_keys};
-use crate::action::{Action, Context, Controller};
+use crate::action::{Action, Context, Controller, Failure};
 use crate::cache::{Change, Key, Kind, Object, View};
 use crate::meta;
 
@@ -118,7 +118,7 @@ impl<'a> DaemonSetSync<'a> {
         let (missing, surplus) = self.differences(&on_node);
         let idle = missing.is_empty() && surplus.is_empty();
         self.create(missing, &hash);
-        self.actions.extend(surplus.into_iter().map(|p| Action::delete(Object::Pod(p.clone()))));
+        self.delete(surplus);
         if idle && self.spec.update_strategy.as_ref().and_then(|s| s.type_.as_deref()) != Some("OnDelete") {
             self.roll(&on_node, &hash);
         }
@@ -186,10 +186,17 @@ impl<'a> DaemonSetSync<'a> {
     }
 
     fn create(&mut self, mut nodes: Vec<String>, hash: &str) {
+        if let Some(Failure::Refused { message, .. }) = self.context.failure
+            && !nodes.is_empty()
+        {
+            self.record(true, "FailedCreate", format!("Error creating: {message}"));
+        }
         nodes.truncate(pods::burst(&self.spec.template));
         let base = format!("{}-", meta::name(&self.set.metadata));
+        let mut messages = Vec::new();
         for (number, node) in nodes.into_iter().enumerate() {
             let name = meta::generated_name(&base, self.context.seed, number);
+            messages.push(format!("Created pod: {name}"));
             let mut pod = pods::from_template(&self.spec.template, Kind::DaemonSet, &self.set.metadata, name);
             let labels = pod.metadata.labels.get_or_insert_default();
             labels.insert(HASH.into(), hash.into());
@@ -202,6 +209,7 @@ impl<'a> DaemonSetSync<'a> {
             }
             self.actions.push(Action::Create(pod.into()));
         }
+        messages.into_iter().for_each(|message| self.record(false, "SuccessfulCreate", message));
     }
 
     /// Deletes pods of older templates, within the allowed number of unavailable nodes.
@@ -228,7 +236,20 @@ impl<'a> DaemonSetSync<'a> {
                 deleted.push(pod);
             }
         }
-        self.actions.extend(deleted.into_iter().map(|p| Action::delete(Object::Pod(p.clone()))));
+        self.delete(deleted);
+    }
+
+    fn delete(&mut self, surplus: Vec<&Arc<Pod>>) {
+        // Neighbouring deletes are sent together.
+        self.actions.extend(surplus.iter().map(|pod| Action::delete(Object::Pod((*pod).clone()))));
+        for pod in surplus {
+            self.record(false, "SuccessfulDelete", format!("Deleted pod: {}", meta::name(&pod.metadata)));
+        }
+    }
+
+    fn record(&mut self, warning: bool, reason: &'static str, message: String) {
+        let set = Object::DaemonSet(self.set.clone());
+        self.actions.push(Action::record(&set, warning, reason, message));
     }
 
     fn available(&self, pod: &Pod) -> bool {

@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{PersistentVolumeClaim, PersistentVolumeClaimVol
 use super::pods::{self, Availability, Claim};
 use super::revisions::{self, HASH, History, RevisionOwner};
 use super::routing::{own_key, owner_keys};
-use crate::action::{Action, Context, Controller};
+use crate::action::{Action, Context, Controller, Failure};
 use crate::cache::{Change, Key, Kind, Object, View};
 use crate::meta;
 
@@ -178,6 +178,7 @@ impl<'a> StatefulSetSync<'a> {
     /// Creates, deletes and updates pods; one at a time unless the policy is Parallel.
     fn sync_pods(&mut self, mine: &[(i32, &Arc<Pod>)]) {
         let known: BTreeMap<i32, &Arc<Pod>> = mine.iter().copied().collect();
+        self.report_failure(&known);
         let mut room = if self.is_ordered() { 1 } else { pods::burst(&self.spec.template).min(MAX_BURST) };
         for ordinal in self.ordinals() {
             let waits = match known.get(&ordinal).copied() {
@@ -188,7 +189,7 @@ impl<'a> StatefulSetSync<'a> {
                     self.create(ordinal)
                 }
                 Some(pod) if pods::finished(pod) && !meta::terminating(&pod.metadata) => {
-                    self.actions.push(Action::delete(Object::Pod(pod.clone())));
+                    self.delete(pod);
                     true
                 }
                 Some(pod) => !self.healthy(pod),
@@ -200,7 +201,7 @@ impl<'a> StatefulSetSync<'a> {
         let range = self.ordinals();
         for (_, pod) in mine.iter().rev().filter(|(o, _)| !range.contains(o)) {
             if !meta::terminating(&pod.metadata) {
-                self.actions.push(Action::delete(Object::Pod((*pod).clone())));
+                self.delete(pod);
             }
             if self.is_ordered() {
                 return;
@@ -218,7 +219,7 @@ impl<'a> StatefulSetSync<'a> {
             let Some(pod) = known.get(&ordinal) else { return };
             if Self::revision_of(pod) != self.update {
                 if !meta::terminating(&pod.metadata) {
-                    self.actions.push(Action::delete(Object::Pod((*pod).clone())));
+                    self.delete(pod);
                 }
                 return;
             }
@@ -262,13 +263,44 @@ impl<'a> StatefulSetSync<'a> {
             }
             spec.volumes = spec.volumes.take().filter(|v| !v.is_empty());
         }
+        let subject = self.subject(ordinal);
         for (_, claim) in claims {
             if self.view.claims.get(&Key::of(&claim.metadata)).is_none() {
+                let message = format!("create Claim {} {subject} success", meta::name(&claim.metadata));
                 self.actions.push(Action::Create(claim.into()));
+                self.record(false, "SuccessfulCreate", message);
             }
         }
         self.actions.push(Action::Create(pod.into()));
+        self.record(false, "SuccessfulCreate", format!("create {subject} successful"));
         true
+    }
+
+    fn delete(&mut self, pod: &Arc<Pod>) {
+        let (name, set) = (meta::name(&pod.metadata), meta::name(&self.set.metadata));
+        let message = format!("delete Pod {name} in StatefulSet {set} successful");
+        self.actions.push(Action::delete(Object::Pod(pod.clone())));
+        self.record(false, "SuccessfulDelete", message);
+    }
+
+    /// Reports a create that the server refused: that of the first pod that is still missing.
+    fn report_failure(&mut self, known: &BTreeMap<i32, &Arc<Pod>>) {
+        let Some(Failure::Refused { message, .. }) = self.context.failure else { return };
+        if let Some(missing) = self.ordinals().find(|ordinal| !known.contains_key(ordinal)) {
+            let message = format!("create {} failed error: {message}", self.subject(missing));
+            self.record(true, "FailedCreate", message);
+        }
+    }
+
+    /// A pod of the set in upstream's words.
+    fn subject(&self, ordinal: i32) -> String {
+        let set = meta::name(&self.set.metadata);
+        format!("Pod {set}-{ordinal} in StatefulSet {set}")
+    }
+
+    fn record(&mut self, warning: bool, reason: &'static str, message: String) {
+        let set = Object::StatefulSet(self.set.clone());
+        self.actions.push(Action::record(&set, warning, reason, message));
     }
 
     /// The claims of one pod, by volume name.

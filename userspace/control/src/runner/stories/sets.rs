@@ -299,3 +299,53 @@ fn sets_of_one_name_and_template_have_revisions_of_their_own() {
     assert_eq!(sim.all(Kind::ControllerRevision).len(), 2);
     assert_eq!(sim.pods().len(), 2, "{:?}", names(&sim));
 }
+
+#[test]
+fn refused_and_created_pods_are_events_of_their_set() {
+    let mut sim = sim();
+    node(&mut sim, "n1", None);
+    sim.refused = Some(Kind::Pod);
+    sim.create(stateful(1));
+    let daemons = json!({
+        "metadata": {"name": "agent", "namespace": "default"},
+        "spec": {"selector": {"matchLabels": {"app": "x"}}, "template": template(1)},
+    });
+    sim.create(serde_json::from_value::<DaemonSet>(daemons).unwrap());
+    for _ in 0..20 {
+        work_once(&mut sim);
+        sim.advance(Duration::from_millis(400));
+    }
+    let of = |sim: &Sim, kind: Kind, warning: bool| -> Vec<(&'static str, String)> {
+        let records = sim.records.iter().filter(|r| r.kind == kind && r.warning == warning);
+        records.map(|r| (r.reason, r.message.clone())).collect()
+    };
+    let refused = of(&sim, Kind::StatefulSet, true);
+    assert!(!refused.is_empty(), "no event of the StatefulSet");
+    assert!(
+        refused.iter().all(|(reason, message)| {
+            *reason == "FailedCreate"
+                && message.starts_with("create Pod db-0 in StatefulSet db failed error: ")
+        }),
+        "{refused:?}"
+    );
+    let refused = of(&sim, Kind::DaemonSet, true);
+    assert!(!refused.is_empty(), "no event of the DaemonSet");
+    assert!(
+        refused.iter().all(|(reason, message)| {
+            *reason == "FailedCreate" && message.starts_with("Error creating: ")
+        }),
+        "{refused:?}"
+    );
+
+    sim.refused = None;
+    sim.advance(Duration::from_secs(2000));
+    decide(&mut sim);
+    let created = of(&sim, Kind::StatefulSet, false);
+    assert!(
+        created.contains(&("SuccessfulCreate", "create Pod db-0 in StatefulSet db successful".into())),
+        "{created:?}"
+    );
+    let created = of(&sim, Kind::DaemonSet, false);
+    let pod = names(&sim).into_iter().find(|name| name.starts_with("agent-")).unwrap();
+    assert!(created.contains(&("SuccessfulCreate", format!("Created pod: {pod}"))), "{created:?}");
+}
