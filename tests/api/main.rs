@@ -4,12 +4,13 @@
 
 mod admission;
 mod aggregation;
+mod answers;
 mod apply;
 mod conversion;
 mod custom;
 mod fidelity;
 mod harness;
-mod head;
+
 mod normal;
 mod operator;
 mod policies;

@@ -32,6 +32,7 @@ use crate::request_info::{RequestInfo, Target};
 use crate::state::Inner;
 use crate::subresources;
 use crate::write_options::APPLY_MEDIA_TYPE;
+use crate::yaml_answer::Form;
 
 /// A request, with all that is found out once and used by several parts.
 struct Received<'a> {
@@ -96,11 +97,13 @@ fn admit(requester: &Identity, connection: &Connection) {
 /// Answers, adds warnings and annotations, and counts.
 async fn serve(received: Received<'_>) -> Response {
     let (server, at) = (received.server, received.at);
+    let form = Form::of(received.request.headers());
     let (notes, mut seen) = (Arc::new(Notes::default()), Seen::default());
     let mut response = match in_time(received, &notes, &mut seen).await {
         Ok(response) => response,
         Err(status) => respond_status(&status),
     };
+    response = form.of_answer(response).await;
     let (warnings, annotations) = notes.take();
     add_warnings(response.headers_mut(), &warnings);
     if !annotations.is_empty() {

@@ -62,6 +62,7 @@ mod webhook;
 mod webhook_call;
 mod write;
 mod write_options;
+mod yaml_answer;
 
 use std::future::ready;
 use std::sync::Arc;

@@ -33,7 +33,7 @@ pub(crate) fn view(headers: &HeaderMap, include_object: Option<&str>) -> Result<
     for alternative in accept.split(',') {
         let mut parts = alternative.split(';').map(str::trim);
         let media = parts.next().unwrap_or_default();
-        if !matches!(media, "application/json" | "*/*" | "application/*" | "") {
+        if !matches!(media, "application/json" | YAML | "*/*" | "application/*" | "") {
             continue;
         }
         let (mut kind, mut group, mut version) = ("", "", "");
@@ -60,6 +60,17 @@ pub(crate) fn view(headers: &HeaderMap, include_object: Option<&str>) -> Result<
         }
     }
     Err(Status::not_acceptable("application/json, application/yaml, application/vnd.kubernetes.protobuf"))
+}
+
+const YAML: &str = "application/yaml";
+
+/// Whether YAML is the first alternative that can be served.
+pub(crate) fn is_yaml_preferred(headers: &HeaderMap) -> bool {
+    let accept = headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let medias =
+        accept.split(',').map(|alternative| alternative.split(';').next().unwrap_or_default().trim());
+    medias.into_iter().find(|media| matches!(*media, "application/json" | YAML | "*/*" | "application/*"))
+        == Some(YAML)
 }
 
 /// An object in the wanted form.

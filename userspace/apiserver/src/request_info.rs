@@ -31,6 +31,7 @@ pub(crate) struct RequestInfo<'a> {
     pub(crate) rest: &'a str,
 }
 
+const WATCH: &str = "watch";
 /// Subresources of a Namespace. Any other name after a namespace is a resource in it.
 const OF_NAMESPACES: [&str; 2] = ["status", "finalize"];
 
@@ -38,17 +39,18 @@ impl<'a> RequestInfo<'a> {
     /// `watching`: whether the query asks for a watch.
     pub(crate) fn parse(method: &Method, path: &'a str, watching: bool) -> RequestInfo<'a> {
         // No name contains a slash: with an encoded one, the path is not for a resource.
-        let mut info = RequestInfo::parse_resource(path).unwrap_or_default();
+        let mut info = RequestInfo::parse_resource(method, path).unwrap_or_default();
         info.path = decode(path);
         info.verb = match info.resource.is_empty() {
             true => method_verb(method),
+            false if info.verb == WATCH => WATCH.into(),
             false => resource_verb(method, info.name.is_empty(), watching).into(),
         };
         info
     }
 
-    /// Everything but path and verb.
-    fn parse_resource(path: &'a str) -> Result<RequestInfo<'a>, EncodedSlash> {
+    /// Everything but path and verb. The verb is `watch` if the path says so, as those of clients before 1.11 do.
+    fn parse_resource(method: &Method, path: &'a str) -> Result<RequestInfo<'a>, EncodedSlash> {
         let (mut segments, mut info) = (Segments(path), RequestInfo::default());
         match &*segments.next()? {
             "api" => {}
@@ -56,7 +58,12 @@ impl<'a> RequestInfo<'a> {
             _ => return Ok(info),
         }
         info.version = segments.next()?;
-        let (first, second, third) = (segments.next()?, segments.next()?, segments.next()?);
+        let mut first = segments.next()?;
+        if first == WATCH && method == Method::GET {
+            info.verb = WATCH.into();
+            first = segments.next()?;
+        }
+        let (second, third) = (segments.next()?, segments.next()?);
         if first != "namespaces" {
             (info.resource, info.name, info.subresource) = (first, second, third);
         } else if third.is_empty() || OF_NAMESPACES.contains(&&*third) {
@@ -228,6 +235,15 @@ mod tests {
             (Method::GET, "/api/v1/namespaces", false, "list v1  namespaces  "),
             (Method::GET, "/apis/example.com/v1/things/x", false, "get example.com/v1  things x "),
             (Method::GET, "/apis/apps/v1", false, "get     "),
+            (Method::GET, "/api/v1/watch/pods", false, "watch v1  pods  "),
+            (
+                Method::GET,
+                "/apis/apps/v1/watch/namespaces/a/deployments/b",
+                false,
+                "watch apps/v1 a deployments b ",
+            ),
+            (Method::GET, "/api/v1/watch/namespaces", false, "watch v1  namespaces  "),
+            (Method::POST, "/api/v1/watch/pods", false, "create v1  watch pods "),
             (Method::POST, "/healthz", false, "post     "),
         ] {
             assert_eq!(shown(&RequestInfo::parse(&method, path, watching)), wanted, "{path}");

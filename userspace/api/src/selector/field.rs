@@ -32,6 +32,11 @@ impl FieldSelector {
         Ok(FieldSelector { requirements })
     }
 
+    /// Adds the requirement that a field has a value.
+    pub fn require(&mut self, field: &str, value: &str) {
+        self.requirements.push((field.to_owned(), true, value.to_owned()));
+    }
+
     /// Whether it selects everything.
     pub fn is_empty(&self) -> bool {
         self.requirements.is_empty()

@@ -45,6 +45,14 @@ impl Selection {
         Ok(Selection { prefix, labels, fields })
     }
 
+    /// Those of them with a name; an empty name selects all.
+    pub(crate) fn named(mut self, name: &str) -> Selection {
+        if !name.is_empty() {
+            self.fields.require("metadata.name", name);
+        }
+        self
+    }
+
     /// The index under which a watch of these objects is registered.
     pub(crate) fn trigger(&self, kind: &Kind, namespace: &str) -> Trigger {
         Trigger::of(kind, namespace, &self.fields)

@@ -19,7 +19,7 @@ use super::list::{Selection, parse_number};
 use crate::cache::{Change, ChangeKind, Changes, Trigger};
 use crate::call::Call;
 use crate::convert;
-use crate::negotiate::{View, render, table_of, view};
+use crate::negotiate::{View, is_yaml_preferred, render, table_of, view};
 use crate::object::Object;
 use crate::perishable::Perishable;
 use crate::stored::{Storage, store_error};
@@ -36,7 +36,10 @@ const PIECE_BYTES: usize = 16 << 10;
 pub(crate) async fn handle(storage: &Storage, call: Call) -> Result<Response, Status> {
     let kind = &call.target.kind;
     let view = view(&call.headers, call.query.get("includeObject"))?;
-    let selection = Selection::of(kind, &call.target.namespace, &call.query)?;
+    if is_yaml_preferred(&call.headers) {
+        return Err(Status::not_acceptable("application/json"));
+    }
+    let selection = Selection::of(kind, &call.target.namespace, &call.query)?.named(&call.target.name);
     let trigger = selection.trigger(kind, &call.target.namespace);
     let seconds = parse_number(&call.query, "timeoutSeconds")?
         .unwrap_or_else(|| MIN_TIMEOUT_SECONDS + rand::rng().random_range(0..MIN_TIMEOUT_SECONDS))
