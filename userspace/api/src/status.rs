@@ -129,7 +129,7 @@ impl Status {
 
     /// No object of this name.
     pub fn not_found(kind: &Kind, name: &str) -> Status {
-        Status::new(Reason::NotFound, format!("{} \"{name}\" not found", kind.group_resource()))
+        Status::new(Reason::NotFound, format!("{} {name:?} not found", kind.group_resource()))
             .about(kind, name)
     }
 
@@ -141,14 +141,14 @@ impl Status {
 
     /// An object of this name exists.
     pub fn already_exists(kind: &Kind, name: &str) -> Status {
-        Status::new(Reason::AlreadyExists, format!("{} \"{name}\" already exists", kind.group_resource()))
+        Status::new(Reason::AlreadyExists, format!("{} {name:?} already exists", kind.group_resource()))
             .about(kind, name)
     }
 
     /// The write conflicts with the object's state.
     pub fn conflict(kind: &Kind, name: &str, why: &str) -> Status {
         let what = kind.group_resource();
-        Status::new(Reason::Conflict, format!("Operation cannot be fulfilled on {what} \"{name}\": {why}"))
+        Status::new(Reason::Conflict, format!("Operation cannot be fulfilled on {what} {name:?}: {why}"))
             .about(kind, name)
     }
 
@@ -179,13 +179,12 @@ impl Status {
             .collect();
         let mut details = details(group, kind, name);
         details["causes"] = causes.into();
-        Status::new(Reason::Invalid, format!("{qualified} \"{name}\" is invalid: {what}"))
-            .with_details(details)
+        Status::new(Reason::Invalid, format!("{qualified} {name:?} is invalid: {what}")).with_details(details)
     }
 
     /// `<kind> "<name>" is invalid: <why>`, for a body that is no object of a served kind. Without details.
     pub fn invalid_body(kind: &str, name: &str, why: &str) -> Status {
-        Status::new(Reason::Invalid, format!("{kind} \"{name}\" is invalid: {why}"))
+        Status::new(Reason::Invalid, format!("{kind} {name:?} is invalid: {why}"))
     }
 
     /// `<field>: <why>`, for an option of a request or a field of a subresource. Without details.
@@ -216,7 +215,7 @@ impl Status {
     /// The requester lacks permission; `message` is the authorizer's.
     pub fn forbidden(group: &str, plural: &str, name: &str, message: impl Into<String>) -> Status {
         let qualified = if group.is_empty() { plural.to_owned() } else { format!("{plural}.{group}") };
-        let what = if name.is_empty() { qualified } else { format!("{qualified} \"{name}\"") };
+        let what = if name.is_empty() { qualified } else { format!("{qualified} {name:?}") };
         Status::new(Reason::Forbidden, format!("{what} is forbidden: {}", message.into()))
             .with_details(details(group, plural, name))
     }

@@ -271,7 +271,8 @@ impl Kind {
 
     pub fn validate_update(&self, new: &Value, old: &Value, part: Part) -> Errors {
         let mut errors = Errors::default();
-        meta::validate(new, self.namespaced(), self.strategy.name, self.custom.is_none(), &mut errors);
+        // A name cannot change; an older version may have taken it by another rule.
+        meta::validate(new, self.namespaced(), NameForm::PathSegment, self.custom.is_none(), &mut errors);
         meta::validate_update(new, old, &mut errors);
         if let Some(custom) = &self.custom {
             custom.validate(new, Some(old), &mut errors);

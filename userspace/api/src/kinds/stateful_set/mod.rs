@@ -38,6 +38,7 @@ pub(super) const ROW: Row = Row {
     schema: "api.apps.v1.StatefulSet",
     columns: COLUMNS,
     strategy: Strategy {
+        name: NameForm::Label,
         generation: true,
         default,
         validate,
