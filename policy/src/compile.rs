@@ -1,13 +1,15 @@
 //! Policies to map entries, for the local pods of one node.
 //!
 //! In: valid policies, namespaces, all endpoints, the local ones with their slots. Out: [`Entries`]: prefix to class,
-//! verdict maps (one for each distinct rule set), slot to verdict map. Entries that do not fit into the maps are an
-//! [`Overflow`]: the caller keeps the generation in force.
+//! verdict maps (one for each distinct rule set), slot to verdict map. Verdicts of a pod that do not fit into its map are an
+//! [`Overflow`] of that pod alone. Classes that do not fit are one of the node: the caller keeps the generation in force.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use skep_abi::{Be16, CLASSES_MAX, Direction, Proto, SLOTS_MAX, VERDICTS_MAX, Verdict, VerdictKey};
+use skep_abi::{
+    Be16, CLASS_ANY, CLASSES_MAX, Direction, Proto, SLOTS_MAX, VERDICTS_MAX, Verdict, VerdictKey,
+};
 
 use crate::classify::{Classifier, Signature};
 use crate::entries::{Entries, Prefix, VerdictEntry, VerdictMapId};
@@ -39,10 +41,30 @@ pub struct Local<'a> {
 pub struct Compiled {
     pub entries: Entries,
     pub classifier: Classifier,
+    /// The verdict maps by the rules that they are made of.
+    pub known: BTreeMap<RuleSet, Option<VerdictMapId>>,
+    /// Pods, by slot, whose verdicts do not fit. `entries` has no map for them.
+    pub overflows: BTreeMap<u32, Overflow>,
 }
 
-/// The inputs of a pod's verdicts: indices of its policies, and its named ports.
-type RuleSet<'a> = (&'a [usize], &'a Arc<[NamedPort]>);
+/// What a pod's verdicts are made of: the keys of the policies that select it, and its named ports.
+pub type RuleSet = (Vec<PolicyKey>, Arc<[NamedPort]>);
+
+/// The rules that apply to the endpoint.
+pub fn rule_set(policies: &BTreeMap<PolicyKey, Policy>, endpoint: &Endpoint) -> RuleSet {
+    let selecting =
+        of_namespace(policies, &endpoint.namespace).filter(|(_, p)| p.pods.matches(&endpoint.labels));
+    (selecting.map(|(key, _)| key.clone()).collect(), endpoint.ports.clone())
+}
+
+fn of_namespace<'p>(
+    policies: &'p BTreeMap<PolicyKey, Policy>,
+    namespace: &Arc<str>,
+) -> impl Iterator<Item = (&'p PolicyKey, &'p Policy)> {
+    let first = PolicyKey { namespace: namespace.clone(), name: "".into() };
+    let namespace = namespace.clone();
+    policies.range(first..).take_while(move |(key, _)| key.namespace == namespace)
+}
 
 /// If several of `peers` have one address, the last of them counts.
 pub fn compile<'a>(
@@ -55,52 +77,55 @@ pub fn compile<'a>(
     let mut classifier = Classifier::new(selected.policies.iter().map(|(_, policy)| *policy));
     let classes = classes(&mut classifier, namespaces, peers)?;
     let rules = selected.resolve(&classifier);
-    let mut entries = Entries { classes, policies: selected.numbers(), ..Entries::default() };
-    let mut map_of: HashMap<RuleSet<'_>, Option<VerdictMapId>> = HashMap::new();
+    let entries = Entries { classes, policies: selected.numbers(), ..Entries::default() };
+    let mut compiled = Compiled { entries, classifier, ..Compiled::default() };
+    // Of rule sets that do not fit.
+    let mut overflows: BTreeMap<&RuleSet, Overflow> = BTreeMap::new();
     for (local, of_pod) in local.iter().zip(&selected.of_local) {
-        if local.slot >= SLOTS_MAX {
-            return Err(Overflow::Slots { slot: local.slot });
+        let slot = local.slot;
+        if slot >= SLOTS_MAX {
+            compiled.overflows.insert(slot, Overflow::Slots { slot });
+            continue;
         }
-        let key = (of_pod.as_slice(), &local.endpoint.ports);
-        let map = match map_of.get(&key) {
+        if let Some(overflow) = overflows.get(of_pod) {
+            compiled.overflows.insert(slot, overflow.clone());
+            continue;
+        }
+        let map = match compiled.known.get(of_pod) {
             Some(map) => *map,
             None => {
-                let of_pod = of_pod.iter().filter_map(|n| rules.get(*n));
-                let verdicts = verdicts(of_pod, local.endpoint, &classifier)?;
-                let map = verdicts.map(|verdicts| intern(&mut entries.maps, verdicts));
-                map_of.insert(key, map);
-                map
+                let of_pod_rules = of_pod.0.iter().filter_map(|key| rules.get(key));
+                match verdicts(of_pod_rules, local.endpoint, &compiled.classifier) {
+                    Ok(verdicts) => {
+                        let map = verdicts.map(|verdicts| intern(&mut compiled.entries.maps, verdicts));
+                        compiled.known.insert(of_pod.clone(), map);
+                        map
+                    }
+                    Err(overflow) => {
+                        overflows.insert(of_pod, overflow.clone());
+                        compiled.overflows.insert(slot, overflow);
+                        continue;
+                    }
+                }
             }
         };
-        entries.slots.extend(map.map(|map| (local.slot, map)));
+        compiled.entries.slots.extend(map.map(|map| (slot, map)));
     }
-    Ok(Compiled { entries, classifier })
+    Ok(compiled)
 }
 
-/// Policies that select a local pod, in the order of their keys, and for each local pod the indices of its policies.
+/// Policies that select a local pod, in the order of their keys, and for each local pod its rules.
 struct Selected<'a> {
     policies: Vec<(&'a PolicyKey, &'a Policy)>,
-    of_local: Vec<Vec<usize>>,
+    of_local: Vec<RuleSet>,
 }
 
 impl<'a> Selected<'a> {
     fn new(policies: &'a BTreeMap<PolicyKey, Policy>, local: &[Local<'_>]) -> Self {
-        let mut selected = Selected { policies: Vec::new(), of_local: vec![Vec::new(); local.len()] };
-        for (key, policy) in policies {
-            let index = selected.policies.len();
-            let mut selects = false;
-            for (local, of_pod) in local.iter().zip(&mut selected.of_local) {
-                let endpoint = local.endpoint;
-                if endpoint.namespace == key.namespace && policy.pods.matches(&endpoint.labels) {
-                    of_pod.push(index);
-                    selects = true;
-                }
-            }
-            if selects {
-                selected.policies.push((key, policy));
-            }
-        }
-        selected
+        let of_local: Vec<RuleSet> = local.iter().map(|local| rule_set(policies, local.endpoint)).collect();
+        let keys: BTreeSet<&PolicyKey> = of_local.iter().flat_map(|(keys, _)| keys).collect();
+        let selected = keys.into_iter().filter_map(|key| policies.get_key_value(key)).collect();
+        Selected { policies: selected, of_local }
     }
 
     /// Numbers for the flow log, made from the keys, so that a restart does not change them.
@@ -116,7 +141,7 @@ impl<'a> Selected<'a> {
         numbers
     }
 
-    fn resolve(&self, classifier: &Classifier) -> Vec<Resolved<'a>> {
+    fn resolve(&self, classifier: &Classifier) -> BTreeMap<&'a PolicyKey, Resolved<'a>> {
         let by_key: BTreeMap<PolicyKey, u32> = self.numbers().into_iter().map(|(n, key)| (key, n)).collect();
         let side = |rules: &'a Option<Vec<Rule>>| {
             let rules = rules.as_ref()?.iter();
@@ -124,16 +149,15 @@ impl<'a> Selected<'a> {
         };
         let policies = self.policies.iter();
         policies
-            .map(|(key, policy)| Resolved {
-                number: by_key.get(key).copied().unwrap_or_default(),
-                ingress: side(&policy.ingress),
-                egress: side(&policy.egress),
+            .map(|(key, policy)| {
+                let number = by_key.get(*key).copied().unwrap_or_default();
+                (*key, Resolved { number, ingress: side(&policy.ingress), egress: side(&policy.egress) })
             })
             .collect()
     }
 }
 
-/// A policy whose peers are atoms of the classifier.
+/// A policy whose rules name their peers by number.
 struct Resolved<'a> {
     number: u32,
     ingress: Option<Vec<ResolvedRule<'a>>>,
@@ -141,24 +165,20 @@ struct Resolved<'a> {
 }
 
 struct ResolvedRule<'a> {
-    atoms: Option<BTreeSet<u32>>,
+    /// The set of peers; `None`: all.
+    set: Option<u32>,
     ports: Option<&'a [PortMatch]>,
 }
 
 impl<'a> ResolvedRule<'a> {
     fn new(rule: &'a Rule, classifier: &Classifier) -> Self {
-        let peers = rule.peers.as_ref();
-        ResolvedRule {
-            atoms: peers.map(|peers| peers.iter().filter_map(|peer| classifier.atom(peer)).collect()),
-            ports: rule.ports.as_deref(),
-        }
+        // A set without a number has no class, so the rule would allow nothing.
+        let set = rule.peers.as_ref().map(|_| classifier.set_of(rule).unwrap_or(u32::MAX));
+        ResolvedRule { set, ports: rule.ports.as_deref() }
     }
 
-    fn matches(&self, class: &Signature) -> bool {
-        match &self.atoms {
-            None => true,
-            Some(atoms) => class.atoms.iter().any(|atom| atoms.contains(atom)),
-        }
+    fn names(&self, class: &Signature) -> bool {
+        self.set.is_some_and(|set| class.sets.binary_search(&set).is_ok())
     }
 }
 
@@ -176,9 +196,9 @@ fn classes<'a>(
     let mut signatures = BTreeMap::new();
     for endpoint in peers {
         let key = (endpoint.namespace.as_ptr(), Arc::as_ptr(&endpoint.labels));
-        let atoms = known.entry(key).or_insert_with(|| classifier.pod_atoms(endpoint, namespaces));
+        let sets = known.entry(key).or_insert_with(|| classifier.pod_sets(endpoint, namespaces));
         for addr in endpoint.addrs.iter() {
-            signatures.insert(*addr, classifier.signature(atoms, endpoint, *addr));
+            signatures.insert(*addr, classifier.signature(sets, endpoint, *addr));
         }
     }
     classifier.assign_ids(signatures.values().cloned().collect());
@@ -238,7 +258,7 @@ impl Side<'_> {
         let (any_proto, any_port) = (Proto(0), Be16::default());
         let isolated = policies.clone().next().is_some();
         let rules = policies.flat_map(|(number, rules)| rules.iter().map(move |rule| (number, rule)));
-        let open = rules.clone().find(|(_, rule)| rule.atoms.is_none() && rule.ports.is_none());
+        let open = rules.clone().find(|(_, rule)| rule.set.is_none() && rule.ports.is_none());
         let default = match (isolated, open) {
             (false, _) => Verdict { allow: 1, policy: 0 },
             (true, Some((policy, _))) => Verdict { allow: 1, policy },
@@ -249,29 +269,54 @@ impl Side<'_> {
         if default.allow == 1 {
             return;
         }
+        // Rules for all peers stand once, and not in each class. Only where the peer's own port counts they must.
+        let is_of_peer =
+            |port: &PortMatch| direction == Direction::EGRESS && matches!(port.ports, Ports::Named(_));
+        let anyone = Signature::default();
+        for (policy, rule) in rules.clone().filter(|(_, rule)| rule.set.is_none()) {
+            let ports = rule.ports.into_iter().flatten().filter(|port| !is_of_peer(port));
+            self.allow(direction, CLASS_ANY, policy, ports, |port, name| named(&anyone, port, name));
+        }
         for (signature, class) in &self.classifier.ids {
-            let matching = rules.clone().filter(|(_, rule)| rule.matches(signature));
+            let matching = rules.clone().filter(|(_, rule)| rule.names(signature));
             if let Some((policy, _)) = matching.clone().find(|(_, rule)| rule.ports.is_none()) {
                 let key = VerdictKey::new(direction, *class, any_proto, any_port);
                 self.entries.insert((VerdictKey::CLASS_BITS, key), Verdict { allow: 1, policy });
                 continue;
             }
             for (policy, rule) in matching {
-                for port in rule.ports.into_iter().flatten() {
-                    let verdict = Verdict { allow: 1, policy };
-                    let (first, last) = match &port.ports {
-                        Ports::All => (0, u16::MAX),
-                        Ports::Range(first, last) => (*first, *last),
-                        Ports::Named(name) => match named(signature, port, name) {
-                            Some(number) => (number, number),
-                            None => continue,
-                        },
-                    };
-                    for (start, bits) in port_prefixes(first, last) {
-                        let key = VerdictKey::new(direction, *class, port.proto, Be16::new(start));
-                        self.entries.entry((VerdictKey::PROTO_BITS + bits, key)).or_insert(verdict);
-                    }
-                }
+                let ports = rule.ports.into_iter().flatten();
+                self.allow(direction, *class, policy, ports, |port, name| named(signature, port, name));
+            }
+            for (policy, rule) in rules.clone().filter(|(_, rule)| rule.set.is_none()) {
+                let ports = rule.ports.into_iter().flatten().filter(|port| is_of_peer(port));
+                self.allow(direction, *class, policy, ports, |port, name| named(signature, port, name));
+            }
+        }
+    }
+
+    /// Allows the ports to the class; `named` resolves a port's name.
+    fn allow<'p>(
+        &mut self,
+        direction: Direction,
+        class: u32,
+        policy: u32,
+        ports: impl Iterator<Item = &'p PortMatch>,
+        named: impl Fn(&PortMatch, &str) -> Option<u16>,
+    ) {
+        for port in ports {
+            let (first, last) = match &port.ports {
+                Ports::All => (0, u16::MAX),
+                Ports::Range(first, last) => (*first, *last),
+                Ports::Named(name) => match named(port, name) {
+                    Some(number) => (number, number),
+                    None => continue,
+                },
+            };
+            for (start, bits) in port_prefixes(first, last) {
+                let key = VerdictKey::new(direction, class, port.proto, Be16::new(start));
+                let verdict = Verdict { allow: 1, policy };
+                self.entries.entry((VerdictKey::PROTO_BITS + bits, key)).or_insert(verdict);
             }
         }
     }

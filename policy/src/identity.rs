@@ -13,7 +13,7 @@ pub(crate) fn policy_hash(key: &PolicyKey) -> u64 {
     StableHasher::new().text(&key.namespace).text(&key.name).finish()
 }
 
-pub(crate) fn peer_hash(peer: &Peer) -> u64 {
+fn peer_hash(peer: &Peer) -> u64 {
     let hasher = StableHasher::new();
     match peer {
         Peer::Pods { namespace, pods } => pods.hash_into(hasher.u8(0).text(namespace)),
@@ -28,9 +28,19 @@ pub(crate) fn peer_hash(peer: &Peer) -> u64 {
     .finish()
 }
 
-/// Of a class: the hashes of its atoms, then name, protocol and number of its named ports.
-pub(crate) fn class_hash(atoms: &[u64], ports: &[(&str, Proto, u16)]) -> u64 {
-    let hasher = atoms.iter().fold(StableHasher::new().u64(atoms.len() as u64), |h, atom| h.u64(*atom));
+/// Of a rule's peers, in any order.
+pub(crate) fn peers_hash(peers: &[Peer]) -> u64 {
+    let mut hashes: Vec<u64> = peers.iter().map(peer_hash).collect();
+    hashes.sort_unstable();
+    hashes
+        .iter()
+        .fold(StableHasher::new().u64(hashes.len() as u64), |hasher, peer| hasher.u64(*peer))
+        .finish()
+}
+
+/// Of a class: the sorted hashes of its sets of peers, then name, protocol and number of its named ports.
+pub(crate) fn class_hash(sets: &[u64], ports: &[(&str, Proto, u16)]) -> u64 {
+    let hasher = sets.iter().fold(StableHasher::new().u64(sets.len() as u64), |h, set| h.u64(*set));
     ports.iter().fold(hasher, |h, (name, proto, port)| h.text(name).u8(proto.0).u16(*port)).finish()
 }
 

@@ -16,11 +16,12 @@ mod entries;
 pub mod evaluate;
 mod identity;
 mod model;
+mod networks;
 mod ports;
 mod select;
 
 pub use classify::{Classifier, Unclassified};
-pub use compile::{Compiled, Local, Overflow, compile};
+pub use compile::{Compiled, Local, Overflow, RuleSet, compile, rule_set};
 pub use entries::{Entries, Prefix, VerdictEntry, VerdictMapId, prefix_of};
 pub use model::{
     Endpoint, IpBlock, NamedPort, Peer, Policy, PolicyKey, PolicyProblem, PortMatch, Ports, Rule,

@@ -10,7 +10,7 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 use serde_json::{Value, json};
-use skep_abi::{Addr, Be16, CLASS_OTHER, Direction, Proto, VerdictKey};
+use skep_abi::{Addr, Be16, CLASS_ANY, CLASS_OTHER, Direction, Proto, VERDICTS_MAX, VerdictKey};
 use skep_policy::evaluate::{LabelMap, Packet, Pod, World, allows};
 use skep_policy::{
     Compiled, Endpoint, Labels, Local, NamedPort, Policy, PolicyKey, Prefix, VerdictEntry, compile,
@@ -211,8 +211,9 @@ fn lookup(map: &[VerdictEntry], key: VerdictKey) -> bool {
 fn verdict(compiled: &Compiled, slot: u32, packet: Packet) -> bool {
     let Some(map) = compiled.entries.slots.get(&slot) else { return true };
     let class = class_of(&compiled.entries.classes, Addr::from(packet.peer));
-    let key = VerdictKey::new(packet.direction, class, packet.proto, Be16::new(packet.port));
-    lookup(&compiled.entries.maps[map], key)
+    let key = |class| VerdictKey::new(packet.direction, class, packet.proto, Be16::new(packet.port));
+    let map = &compiled.entries.maps[map];
+    lookup(map, key(class)) || lookup(map, key(CLASS_ANY))
 }
 
 proptest! {
@@ -375,24 +376,86 @@ fn verdict_map_is_shared_by_pods_with_equal_rules() {
     assert_eq!(compiled.entries.maps.len(), 1);
 }
 
+/// One pod for each of these policies, in namespace `a`; pod n is selected by policy n alone.
+fn pods_under(specs: &[Value]) -> (BTreeMap<PolicyKey, Policy>, Vec<Endpoint>) {
+    let policy = |(n, spec): (usize, &Value)| {
+        let mut spec = spec.clone();
+        spec["podSelector"] = json!({"matchLabels": {"n": n.to_string()}});
+        let object: NetworkPolicy =
+            serde_json::from_value(json!({"metadata": {"namespace": "a"}, "spec": spec})).unwrap();
+        let key = PolicyKey { namespace: "a".into(), name: format!("p{n}").into() };
+        let (policy, problems) = Policy::parse(&key, &object);
+        assert_eq!(problems, vec![]);
+        (key, policy)
+    };
+    let endpoint = |n: usize| Endpoint {
+        namespace: "a".into(),
+        labels: Arc::new(Labels::from(&BTreeMap::from([("n".to_owned(), n.to_string())]))),
+        ports: Arc::new([]),
+        addrs: Arc::new([Addr::from(IpAddr::from([10, 0, 0, n as u8]))]),
+    };
+    (specs.iter().enumerate().map(policy).collect(), (0..specs.len()).map(endpoint).collect())
+}
+
+fn compile_pods(specs: &[Value]) -> Compiled {
+    let (policies, endpoints) = pods_under(specs);
+    let local: Vec<Local<'_>> =
+        endpoints.iter().zip(0..).map(|(endpoint, slot)| Local { slot, endpoint }).collect();
+    compile(&policies, &BTreeMap::new(), endpoints.iter(), &local).unwrap()
+}
+
 #[test]
-fn too_many_verdicts_are_an_overflow_not_a_truncation() {
+fn too_many_verdicts_are_an_overflow_of_their_pod_alone() {
     let port = |n: u16| json!({"port": 2 * n + 1});
     let ports: Vec<Value> = (0..30_000).map(port).collect();
     let from = |n: u8| json!({"ipBlock": {"cidr": format!("10.{n}.0.0/16")}});
-    let object: NetworkPolicy = serde_json::from_value(json!({"metadata": {"namespace": "a"}, "spec": {
-        "podSelector": {},
-        "ingress": (0..3).map(|n| json!({"from": [from(n)], "ports": ports})).collect::<Vec<_>>(),
-    }}))
-    .unwrap();
-    let key = PolicyKey { namespace: "a".into(), name: "p".into() };
-    let (policy, _) = Policy::parse(&key, &object);
-    let endpoint =
-        Endpoint { namespace: "a".into(), labels: Arc::default(), ports: Arc::new([]), addrs: Arc::new([]) };
-    let local = [Local { slot: 0, endpoint: &endpoint }];
-    let result = compile(&BTreeMap::from([(key, policy)]), &BTreeMap::new(), std::iter::empty(), &local);
-    assert_eq!(
-        result.unwrap_err(),
-        skep_policy::Overflow::Verdicts { namespace: "a".into(), wanted: 90_002 }
-    );
+    let rules = (0..3).map(|n| json!({"from": [from(n)], "ports": ports})).collect::<Vec<_>>();
+    let compiled = compile_pods(&[json!({"ingress": rules}), json!({"ingress": [{"from": [from(1)]}]})]);
+    let overflow = skep_policy::Overflow::Verdicts { namespace: "a".into(), wanted: 90_002 };
+    assert_eq!(compiled.overflows, BTreeMap::from([(0, overflow)]));
+    assert_eq!(compiled.entries.slots.keys().collect::<Vec<_>>(), [&1]);
+    let packet = |peer: &str| Packet {
+        direction: Direction::INGRESS,
+        peer: peer.parse().unwrap(),
+        proto: Proto::TCP,
+        port: 80,
+    };
+    assert!(verdict(&compiled, 1, packet("10.1.2.3")) && !verdict(&compiled, 1, packet("10.2.2.3")));
+}
+
+/// As the address lists of clouds: 8,000 networks, port ranges, two protocols.
+#[test]
+fn networks_of_one_rule_are_one_class_and_its_ports_stand_once() {
+    let cidr = |n: u32| json!({"ipBlock": {"cidr": format!("{}.{}.{}.0/25", 11 + n / 4096, n / 16 % 256, n % 16 * 16)}});
+    let peers: Vec<Value> = (0..8_000).map(cidr).collect();
+    let ports = json!([
+        {"protocol": "TCP", "port": 1024, "endPort": 65535},
+        {"protocol": "UDP", "port": 1024, "endPort": 65535},
+        {"protocol": "TCP", "port": 443},
+    ]);
+    let compiled =
+        compile_pods(&[json!({"policyTypes": ["Egress"], "egress": [{"to": peers, "ports": ports}]})]);
+    assert_eq!(compiled.entries.classes.len(), 8_000);
+    let classes: std::collections::BTreeSet<u32> = compiled.entries.classes.values().copied().collect();
+    assert_eq!(classes.len(), 1);
+    let map = &compiled.entries.maps[&compiled.entries.slots[&0]];
+    // A default for each direction, six prefixes of the range for each protocol, one port.
+    assert_eq!(map.len(), 2 + 2 * 6 + 1);
+}
+
+/// Rules for everybody and many classes: the ports of the first are not repeated for each of the second.
+#[test]
+fn ports_for_all_peers_are_not_repeated_for_each_class() {
+    let rules = |n: usize| {
+        let own = json!({"from": [{"ipBlock": {"cidr": format!("10.{}.{}.0/24", n / 200, n % 200)}}]});
+        let ports: Vec<Value> = (0..40).map(|n| json!({"port": 1001 + 2 * n})).collect();
+        json!({"ingress": [own, {"ports": ports}]})
+    };
+    let specs: Vec<Value> = (0..200).map(rules).collect();
+    let compiled = compile_pods(&specs);
+    for map in compiled.entries.maps.values() {
+        assert_eq!(map.len(), 2 + 1 + 40, "two defaults, the own class, the ports");
+        assert!(map.len() < VERDICTS_MAX as usize);
+    }
+    assert_eq!(compiled.entries.maps.len(), 200);
 }

@@ -6,7 +6,9 @@ pub const ABI_VERSION: u32 = 7;
 /// The pinned maps by name, each with the first ABI version whose layout and meaning are the present ones. In version 6
 /// the upper half of a flow's tick, always zero before, became [`crate::Flow::fin_ack`]. The TCP flags of flows of other
 /// protocols, always zero before, became [`crate::logic::signal`]s; a flow with zeros has not shown its state yet. In
-/// version 7 there are more reasons for drops, and the entry of a fragmented datagram has its protocol.
+/// version 7 there are more reasons for drops, and the entry of a fragmented datagram has its protocol; the word before a
+/// pod's rates, always zero before, became [`crate::Pod::isolated`], and verdict maps may have entries of
+/// [`crate::CLASS_ANY`].
 pub const MAPS: [(&str, u32); 19] = [
     ("AFFINITY", 5),
     ("BACKENDS", 5),

@@ -14,6 +14,8 @@ pub const VERDICTS_MAX: u32 = 65_536;
 
 /// The class of an address that no prefix matches.
 pub const CLASS_OTHER: u32 = 0;
+/// Stands for every class, in verdict maps only: what the address's own class does not allow, this may.
+pub const CLASS_ANY: u32 = u32::MAX;
 
 /// The table in force under `generation`: 0 (even) or 1 (odd).
 #[inline(always)]
@@ -21,7 +23,14 @@ pub const fn table_of(generation: u32) -> u32 {
     generation & 1
 }
 
-/// Key in `VERDICTS`, a hash of maps, of a pod's verdict map. A pod without a map there is under no policy.
+/// The bit of [`crate::Pod::isolated`] for the table of `generation`.
+#[inline(always)]
+pub const fn isolated_bit(generation: u32) -> u32 {
+    1 << table_of(generation)
+}
+
+/// Key in `VERDICTS`, a hash of maps, of a pod's verdict map. A pod without a map there is under no policy, or closed if
+/// [`crate::Pod::isolated`] says that it has one.
 #[inline(always)]
 pub const fn verdicts_index(slot: u32, generation: u32) -> u32 {
     slot * 2 + table_of(generation)
@@ -30,7 +39,8 @@ pub const fn verdicts_index(slot: u32, generation: u32) -> u32 {
 /// Key of a verdict map. The fields are in the order in which a prefix may stop: direction, class, protocol, port.
 ///
 /// An entry of [`VerdictKey::DIRECTION_BITS`] is the direction's default: deny when a policy isolates the pod in
-/// that direction, allow when none does.
+/// that direction, allow when none does. All other entries allow. A flow is allowed if the look-up with the class of its
+/// peer allows it, or the one with [`CLASS_ANY`].
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct VerdictKey {

@@ -5,8 +5,8 @@
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::programs::TcContext;
 use skep_abi::{
-    Addr, Be16, CLASS_OTHER, Direction, DropReason, Flow, NodeConfig, Pod, SocketAddr, VerdictKey, table_of,
-    verdicts_index,
+    Addr, Be16, CLASS_ANY, CLASS_OTHER, Direction, DropReason, Flow, NodeConfig, Pod, SocketAddr, VerdictKey,
+    isolated_bit, table_of, verdicts_index,
 };
 
 use crate::cluster::{self, is_node, pod};
@@ -146,13 +146,19 @@ fn set_decision(packet: &Packet, flow: &mut Flow, decision: &Decision, from_high
 fn verdict(packet: &Packet, pod: &Pod, direction: Direction, peer: &Addr, port: Be16) -> (bool, u32) {
     // SAFETY: the inner map stays valid until the program ends.
     let Some(verdicts) = (unsafe { VERDICTS.get(&verdicts_index(pod.slot, packet.generation)) }) else {
-        return (true, 0);
+        return (pod.isolated & isolated_bit(packet.generation) == 0, 0);
     };
     let address = Key::new(128, *peer);
     let class =
         if table_of(packet.generation) == 0 { CLASSES_EVEN.get(&address) } else { CLASSES_ODD.get(&address) };
     let class = class.map_or(CLASS_OTHER, |class| *class);
-    let key = Key::new(VerdictKey::PORT_BITS, VerdictKey::new(direction, class, packet.proto, port));
+    let mut key = Key::new(VerdictKey::PORT_BITS, VerdictKey::new(direction, class, packet.proto, port));
     // A verdict map always has the direction's default; without one the flow is denied.
+    if let Some(verdict) = verdicts.get(&key)
+        && verdict.allow != 0
+    {
+        return (true, verdict.policy);
+    }
+    key = Key::new(VerdictKey::PORT_BITS, VerdictKey::new(direction, CLASS_ANY, packet.proto, port));
     verdicts.get(&key).map_or((false, 0), |verdict| (verdict.allow != 0, verdict.policy))
 }

@@ -135,7 +135,7 @@ pub(crate) mod port {
 }
 
 const RANGES: u32 = 5;
-const GENERATION: u32 = 3;
+pub(crate) const GENERATION: u32 = 3;
 pub(crate) const AFFINITY_SECONDS: u32 = 100;
 
 pub(crate) struct Lab {

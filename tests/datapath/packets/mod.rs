@@ -8,6 +8,7 @@ mod icmp;
 mod lab;
 mod lifetime;
 mod outside;
+mod policy;
 mod robust;
 mod service;
 mod source;

@@ -46,6 +46,14 @@ impl Maps {
                     if let Write::PutService(key, value) = write { Some((*key, *value)) } else { None }
                 })
             }
+            [Write::PutMaglev(..), Write::PutMaglev(..), ..] => update(self.maglev.map(), writes, |write| {
+                if let Write::PutMaglev(key, page) = write { Some((*key, **page)) } else { None }
+            }),
+            [Write::DeleteMaglev(_), Write::DeleteMaglev(_), ..] => {
+                delete(self.maglev.map(), writes, |write| {
+                    if let Write::DeleteMaglev(key) = write { Some(*key) } else { None }
+                })
+            }
             [Write::DeleteBackend(_), Write::DeleteBackend(_), ..] => {
                 delete(self.backends.map(), writes, |write| {
                     if let Write::DeleteBackend(key) = write { Some(*key) } else { None }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use skep_abi::{Addr, BackendKey, Pod, SLOTS_MAX};
+use skep_abi::{Addr, BackendKey, Pod, SLOTS_MAX, isolated_bit};
 use skep_policy::PolicyKey;
 
 use crate::attach::{Attachments, Owner};
@@ -120,12 +120,12 @@ impl Planner {
     pub fn attach(&mut self, sandbox: &str, owner: &Owner, addrs: &[IpAddr], pod: Pod) {
         let addrs: Vec<Addr> = addrs.iter().copied().map(Addr::from).collect();
         self.attachments.put(sandbox, owner, &addrs, pod, &self.index);
-        self.index.changes.policy = true;
+        self.index.changes.locals = true;
     }
 
     /// The sandbox is gone. The next plan deletes its entries; an unknown sandbox has no effect.
     pub fn detach(&mut self, sandbox: &str) {
-        self.index.changes.policy |= self.attachments.remove(sandbox);
+        self.index.changes.locals |= self.attachments.remove(sandbox);
     }
 
     /// The attached sandbox's entry in `PODS`.
@@ -144,14 +144,11 @@ impl Planner {
             changes.services.extend(self.index.services.keys().cloned());
         }
         if self.failures.is_held(&Unit::Policy) {
-            self.index.changes.policy = std::mem::take(&mut changes.policy);
-            self.index.changes.peers = std::mem::take(&mut changes.peers);
+            // What they were made of has changed by then: they are compiled as a whole.
+            self.index.changes.policy = true;
+            changes.clear_policy();
         }
-        let scope = PlanScope {
-            all_services: self.sweep,
-            policy: changes.policy || !changes.peers.is_empty(),
-            garbage: false,
-        };
+        let scope = PlanScope { all_services: self.sweep, policy: changes.concern_policy(), garbage: false };
         let mut writes = Vec::new();
         if changes.nodes || changes.services.contains(API_SERVER) {
             // An external IP may have become, or have been, the address of a node or of the API server.
@@ -192,18 +189,29 @@ impl Planner {
 
     /// A detached pod leaves `PODS` first; a new one enters it last, after its verdicts.
     fn plan_pods(&mut self, changes: &Changes) -> Vec<Write> {
-        if changes.policy {
-            self.attachments.refresh(&self.index);
-        }
+        self.attachments.refresh(&self.index);
         let now = &self.kernel.maps.pods;
         let wanted = self.attachments.pods();
         // An address that moved to another sandbox is a new pod: another slot has its verdicts.
         let stays = |addr: &Addr, pod: &Pod| wanted.get(addr).is_some_and(|wanted| wanted.slot == pod.slot);
         let gone = now.iter().filter(|(addr, pod)| !stays(addr, pod));
         let mut writes: Vec<Write> = gone.map(|(addr, _)| Write::DeletePod(*addr)).collect();
-        writes.extend(self.policy.plan(changes, &self.index, &self.attachments, &self.kernel));
-        let new = wanted.iter().filter(|(addr, pod)| now.get(*addr) != Some(*pod));
-        writes.extend(new.map(|(addr, pod)| Write::PutPod(*addr, *pod)));
+        let policy = self.policy.plan(changes, &self.index, &self.attachments, &self.kernel);
+        let generation = policy.generation.unwrap_or(self.kernel.maps.generation);
+        writes.extend(policy.writes);
+        let with_policy = |(addr, pod): (&Addr, &Pod)| {
+            let before = now.get(addr).filter(|before| before.slot == pod.slot);
+            let others = before.map_or(0, |before| before.isolated) & !isolated_bit(generation);
+            let own = if self.policy.isolates(pod.slot) { isolated_bit(generation) } else { 0 };
+            (*addr, Pod { isolated: others | own, ..*pod })
+        };
+        let changed = wanted.iter().map(with_policy).filter(|(addr, pod)| now.get(addr) != Some(pod));
+        // Pods that have traffic are marked under the next generation before it is in force.
+        let is_known = |addr: &Addr, pod: &Pod| now.get(addr).is_some_and(|before| before.slot == pod.slot);
+        let (known, new): (Vec<_>, Vec<_>) = changed.partition(|(addr, pod)| is_known(addr, pod));
+        writes.extend(known.into_iter().map(|(addr, pod)| Write::PutPod(addr, pod)));
+        writes.extend(policy.generation.map(Write::SetGeneration));
+        writes.extend(new.into_iter().map(|(addr, pod)| Write::PutPod(addr, pod)));
         writes
     }
 
@@ -217,9 +225,7 @@ impl Planner {
             Some(cause) if plan.scope.garbage => self.failures.failed(Unit::Garbage, &cause),
             Some(cause) => {
                 self.failures.failed(Unit::Policy, &cause);
-                // The peers may have caused a new compilation; its verdicts are planned again only if policy changed.
                 self.index.changes.policy = true;
-                self.index.changes.peers.append(&mut plan.changes.peers);
             }
             None if plan.scope.policy => self.failures.succeeded(&Unit::Policy),
             None => {}
@@ -339,7 +345,7 @@ impl Planner {
     /// Everything that is wrong now.
     pub fn problems(&self) -> Vec<Problem> {
         let mut problems: Vec<Problem> = self.index.problems().cloned().map(Problem::from).collect();
-        problems.extend(self.policy.overflow().cloned().map(Problem::from));
+        problems.extend(self.policy.overflows().cloned().map(Problem::from));
         problems.extend(self.services.problems().cloned());
         problems.extend(self.routes.problems.iter().cloned().map(Problem::from));
         let refused = self.failures.iter().filter(|(_, failure)| !failure.needless);

@@ -1,19 +1,21 @@
 //! Policies to writes: a new generation in the other table, or single addresses in the table in force.
 //!
 //! In: the index, the attachments, the kernel. Out: writes; after each of them every lookup has the answer of the old or of
-//! the new generation. If the maps would overflow, the previous generation stays in force, and new pods that a policy
-//! selects are denied all traffic.
+//! the new generation. Nothing is compiled for a policy that selects no local pod, nor for a pod whose rules are known. A pod
+//! whose verdicts do not fit keeps its last ones; if the classes do not fit, the previous generation stays in force. New
+//! pods that a policy selects are then denied all traffic.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use skep_abi::{Addr, Be16, Direction, Proto, Verdict, VerdictKey, table_of, verdicts_index};
 use skep_policy::{
-    Compiled, Endpoint, Entries, Local, Overflow, Prefix, VerdictEntry, VerdictMapId, compile,
+    Compiled, Endpoint, Entries, Local, Overflow, Prefix, RuleSet, VerdictEntry, VerdictMapId, compile,
+    rule_set,
 };
 
 use super::kernel::Kernel;
-use crate::attach::Attachments;
+use crate::attach::{Attachment, Attachments};
 use crate::index::{Changes, Index};
 use crate::write::Write;
 
@@ -21,18 +23,49 @@ use crate::write::Write;
 #[derive(Debug, Default)]
 pub(crate) struct PolicyState {
     compiled: Compiled,
-    /// Sandboxes that are part of `compiled`, by slot.
-    known: BTreeMap<u32, Arc<str>>,
-    overflow: Option<Overflow>,
+    /// The pods that are part of `compiled`, by slot.
+    pods: BTreeMap<u32, Policed>,
+    overflows: Vec<Overflow>,
+    /// The classes did not fit: `compiled` is of an earlier state.
+    is_stale: bool,
+}
+
+/// A pod and what it was compiled for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Policed {
+    sandbox: Arc<str>,
+    rules: RuleSet,
+    endpoint: Endpoint,
+}
+
+/// Writes to be followed by one that puts the generation in force.
+#[derive(Debug, Default)]
+pub(crate) struct GenerationWrites {
+    pub(crate) writes: Vec<Write>,
+    /// The generation in force after them; `None`: that of before.
+    pub(crate) generation: Option<u32>,
+}
+
+/// What changed for pods of this node, where nothing had to be compiled.
+#[derive(Default)]
+struct Admitted {
+    addrs: BTreeSet<Addr>,
+    /// A pod that has traffic already has other verdicts now.
+    is_live: bool,
 }
 
 impl PolicyState {
-    pub(crate) fn overflow(&self) -> Option<&Overflow> {
-        self.overflow.as_ref()
+    pub(crate) fn overflows(&self) -> impl Iterator<Item = &Overflow> {
+        self.overflows.iter()
     }
 
     pub(crate) fn entries(&self) -> &Entries {
         &self.compiled.entries
+    }
+
+    /// Whether the pod of the slot is under a policy.
+    pub(crate) fn isolates(&self, slot: u32) -> bool {
+        self.entries().slots.contains_key(&slot)
     }
 
     pub(crate) fn plan(
@@ -41,16 +74,75 @@ impl PolicyState {
         index: &Index,
         attachments: &Attachments,
         kernel: &Kernel,
-    ) -> Vec<Write> {
-        if !changes.policy && self.reclassify(&changes.peers, index, attachments, false) {
-            return self.write_addresses(&changes.peers, kernel);
+    ) -> GenerationWrites {
+        let is_local = |namespace: &Arc<str>| {
+            attachments.iter().any(|(_, attachment)| attachment.endpoint.namespace == *namespace)
+        };
+        let must_compile = changes.policy
+            || self.is_stale
+            || changes.policies.iter().any(is_local)
+            || (changes.namespaces && self.compiled.classifier.reads_namespaces());
+        // A pod of that namespace that comes later is compiled then.
+        let of_changed =
+            |(keys, _): &RuleSet| keys.iter().any(|key| changes.policies.contains(&key.namespace));
+        self.compiled.known.retain(|rules, _| !of_changed(rules));
+        let admitted = match must_compile {
+            true => None,
+            false if changes.locals => self.admit(index, attachments, kernel),
+            false => Some(Admitted::default()),
+        };
+        if let Some(Admitted { mut addrs, is_live }) = admitted {
+            addrs.extend(&changes.peers);
+            if self.reclassify(&addrs, index, attachments, false) {
+                return match is_live {
+                    true => self.write_generation(attachments, kernel),
+                    false => self.write_addresses(&addrs, attachments, kernel),
+                };
+            }
         }
-        self.compile(&changes.peers, index, attachments);
+        self.compile(&changes.peers, index, attachments, kernel);
         self.resolve_id_clashes(kernel);
+        self.write_generation(attachments, kernel)
+    }
+
+    fn write_generation(&self, attachments: &Attachments, kernel: &Kernel) -> GenerationWrites {
         match self.fits_in_force(attachments, kernel) {
             true => self.in_place(attachments, kernel),
             false => self.flip(attachments, kernel),
         }
+    }
+
+    /// Gives pods that came or changed the verdicts of their rules, if these are known; `None`: compile.
+    fn admit(&mut self, index: &Index, attachments: &Attachments, kernel: &Kernel) -> Option<Admitted> {
+        let mut admitted = Admitted::default();
+        let mut pods = BTreeMap::new();
+        for (sandbox, attachment) in attachments.iter() {
+            let (slot, endpoint) = (attachment.pod.slot, attachment.endpoint.clone());
+            let pod =
+                Policed { sandbox: sandbox.clone(), rules: rule_set(&index.policies, &endpoint), endpoint };
+            let before = self.pods.get(&slot);
+            if before != Some(&pod) {
+                let of_both = before.into_iter().chain([&pod]).flat_map(|pod| pod.endpoint.addrs.iter());
+                admitted.addrs.extend(of_both.copied());
+                let map = self.compiled.known.get(&pod.rules).copied();
+                let slots = &mut self.compiled.entries.slots;
+                let was = slots.get(&slot).copied();
+                match map? {
+                    Some(map) => drop(slots.insert(slot, map)),
+                    None => drop(slots.remove(&slot)),
+                }
+                admitted.is_live |= slots.get(&slot).copied() != was && attachment.is_live(&kernel.maps);
+            }
+            pods.insert(slot, pod);
+        }
+        for (slot, gone) in self.pods.iter().filter(|(slot, _)| !pods.contains_key(*slot)) {
+            admitted.addrs.extend(gone.endpoint.addrs.iter().copied());
+            self.compiled.entries.slots.remove(slot);
+        }
+        self.pods = pods;
+        // Without a pod under policies there are no classes to keep.
+        let is_unused = self.compiled.entries.slots.is_empty() && !self.compiled.classifier.is_trivial();
+        (!is_unused).then_some(admitted)
     }
 
     /// Sets the classes of these addresses; `false` if one needs a new class. With `force` such an address counts as
@@ -62,7 +154,7 @@ impl PolicyState {
         attachments: &Attachments,
         force: bool,
     ) -> bool {
-        let Compiled { entries, classifier } = &mut self.compiled;
+        let Compiled { entries, classifier, .. } = &mut self.compiled;
         if classifier.is_trivial() {
             return true;
         }
@@ -84,7 +176,7 @@ impl PolicyState {
         true
     }
 
-    fn compile(&mut self, peers: &BTreeSet<Addr>, index: &Index, attachments: &Attachments) {
+    fn compile(&mut self, peers: &BTreeSet<Addr>, index: &Index, attachments: &Attachments, kernel: &Kernel) {
         let local: Vec<Local<'_>> =
             attachments.iter().map(|(_, a)| Local { slot: a.pod.slot, endpoint: &a.endpoint }).collect();
         // The last endpoint of an address counts: pods being deleted come first, then others, then attachments.
@@ -96,39 +188,70 @@ impl PolicyState {
         match compile(&index.policies, &index.namespaces, endpoints, &local) {
             Ok(compiled) => {
                 self.compiled = compiled;
-                self.overflow = None;
-                self.known = attachments.iter().map(|(id, a)| (a.pod.slot, id.clone())).collect();
+                self.is_stale = false;
+                self.overflows = self.compiled.overflows.values().cloned().collect();
+                self.overflows.dedup();
+                self.keep_last_verdicts(attachments, kernel);
+                self.pods = attachments
+                    .iter()
+                    .filter(|(_, a)| !self.compiled.overflows.contains_key(&a.pod.slot))
+                    .map(|(sandbox, a)| {
+                        let rules = rule_set(&index.policies, &a.endpoint);
+                        let pod = Policed { sandbox: sandbox.clone(), rules, endpoint: a.endpoint.clone() };
+                        (a.pod.slot, pod)
+                    })
+                    .collect();
             }
             Err(overflow) => {
-                self.overflow = Some(overflow);
+                self.overflows = vec![overflow];
+                self.is_stale = true;
                 self.reclassify(peers, index, attachments, true);
                 self.deny_unknown(index, attachments);
             }
         }
     }
 
+    /// A pod whose verdicts do not fit keeps those in the kernel; a new one is denied all traffic.
+    fn keep_last_verdicts(&mut self, attachments: &Attachments, kernel: &Kernel) {
+        let Compiled { entries, overflows, .. } = &mut self.compiled;
+        for (_, Attachment { pod, .. }) in attachments.iter().filter(|(_, a)| !a.is_live(&kernel.maps)) {
+            if overflows.contains_key(&pod.slot) {
+                entries.maps.insert(DENY_ALL, deny_all());
+                entries.slots.insert(pod.slot, DENY_ALL);
+            }
+        }
+        for (_, Attachment { pod, .. }) in attachments.iter().filter(|(_, a)| a.is_live(&kernel.maps)) {
+            let index = verdicts_index(pod.slot, kernel.maps.generation);
+            if overflows.contains_key(&pod.slot)
+                && let Some(map) = kernel.maps.verdicts.get(&index)
+                && let Some(verdicts) = kernel.maps.verdict_maps.get(map)
+            {
+                entries.maps.insert(*map, verdicts.clone());
+                entries.slots.insert(pod.slot, *map);
+            }
+        }
+    }
+
     /// Denies all traffic of pods that are not part of `compiled`, if a policy selects them.
     fn deny_unknown(&mut self, index: &Index, attachments: &Attachments) {
-        let deny_all = deny_all();
-        let deny_all_id = VerdictMapId(0);
         for (id, attachment) in attachments.iter() {
             let slot = attachment.pod.slot;
-            if self.known.get(&slot) == Some(id) {
+            if self.pods.get(&slot).is_some_and(|pod| pod.sandbox == *id) {
                 continue;
             }
             let entries = &mut self.compiled.entries;
-            if selected(&attachment.endpoint, index) {
-                entries.maps.insert(deny_all_id, deny_all.clone());
-                entries.slots.insert(slot, deny_all_id);
-            } else {
+            if rule_set(&index.policies, &attachment.endpoint).0.is_empty() {
                 entries.slots.remove(&slot);
+            } else {
+                entries.maps.insert(DENY_ALL, deny_all());
+                entries.slots.insert(slot, DENY_ALL);
             }
         }
     }
 
     /// Gives maps another id if the kernel uses theirs for another content.
     fn resolve_id_clashes(&mut self, kernel: &Kernel) {
-        let Entries { maps, slots, .. } = &mut self.compiled.entries;
+        let Compiled { entries: Entries { maps, slots, .. }, known, .. } = &mut self.compiled;
         let taken = |id: &VerdictMapId, entries: &Arc<[VerdictEntry]>| {
             kernel.maps.verdict_maps.get(id).is_some_and(|other| other != entries)
         };
@@ -141,7 +264,8 @@ impl PolicyState {
                 new = VerdictMapId(new.0.wrapping_add(1));
             }
             maps.insert(new, entries);
-            slots.values_mut().filter(|id| **id == old).for_each(|id| *id = new);
+            let names = slots.values_mut().chain(known.values_mut().flatten());
+            names.filter(|id| **id == old).for_each(|id| *id = new);
         }
     }
 
@@ -161,34 +285,22 @@ impl PolicyState {
     }
 
     /// Writes into the table in force.
-    fn in_place(&self, attachments: &Attachments, kernel: &Kernel) -> Vec<Write> {
-        let generation = kernel.maps.generation;
-        let mut writes = self.create_maps(attachments, kernel);
-        writes.extend(self.verdicts(attachments, kernel, generation));
-        let classes = self.classes(kernel, generation);
-        let arrives = attachments.iter().any(|(_, a)| !a.is_live(&kernel.maps));
-        let raise = !classes.is_empty() || arrives;
-        writes.extend(classes);
-        if raise {
-            writes.push(Write::SetGeneration(generation.wrapping_add(2)));
-        }
-        writes
+    fn in_place(&self, attachments: &Attachments, kernel: &Kernel) -> GenerationWrites {
+        let classes = self.classes(kernel, kernel.maps.generation);
+        self.with_classes(classes, attachments, kernel)
     }
 
-    fn flip(&self, attachments: &Attachments, kernel: &Kernel) -> Vec<Write> {
-        let next = kernel.maps.generation.wrapping_add(1);
-        let mut writes = self.create_maps(attachments, kernel);
-        writes.extend(self.verdicts(attachments, kernel, next));
-        writes.extend(self.classes(kernel, next));
-        writes.push(Write::SetGeneration(next));
-        writes
-    }
-
-    /// Writes the classes of these addresses into the table in force.
-    fn write_addresses(&self, addrs: &BTreeSet<Addr>, kernel: &Kernel) -> Vec<Write> {
-        let generation = kernel.maps.generation;
-        let table = table_of(generation);
-        let Some(classes) = kernel.maps.classes.get(table as usize) else { return Vec::new() };
+    /// Writes the classes of these addresses, and the verdicts of pods without traffic yet, into the table in force.
+    fn write_addresses(
+        &self,
+        addrs: &BTreeSet<Addr>,
+        attachments: &Attachments,
+        kernel: &Kernel,
+    ) -> GenerationWrites {
+        let table = table_of(kernel.maps.generation);
+        let Some(classes) = kernel.maps.classes.get(table as usize) else {
+            return GenerationWrites::default();
+        };
         let changed = addrs.iter().filter_map(|addr| {
             let prefix = (128, *addr);
             match (classes.get(&prefix), self.entries().classes.get(&prefix)) {
@@ -197,11 +309,30 @@ impl PolicyState {
                 (_, None) => Some(delete_class(table, prefix)),
             }
         });
-        let mut writes: Vec<Write> = changed.collect();
-        if !writes.is_empty() {
-            writes.push(Write::SetGeneration(generation.wrapping_add(2)));
-        }
-        writes
+        self.with_classes(changed.collect(), attachments, kernel)
+    }
+
+    fn with_classes(
+        &self,
+        classes: Vec<Write>,
+        attachments: &Attachments,
+        kernel: &Kernel,
+    ) -> GenerationWrites {
+        let generation = kernel.maps.generation;
+        let mut writes = self.create_maps(attachments, kernel);
+        writes.extend(self.verdicts(attachments, kernel, generation));
+        let arrives = attachments.iter().any(|(_, a)| !a.is_live(&kernel.maps));
+        let raise = !classes.is_empty() || arrives;
+        writes.extend(classes);
+        GenerationWrites { writes, generation: raise.then(|| generation.wrapping_add(2)) }
+    }
+
+    fn flip(&self, attachments: &Attachments, kernel: &Kernel) -> GenerationWrites {
+        let next = kernel.maps.generation.wrapping_add(1);
+        let mut writes = self.create_maps(attachments, kernel);
+        writes.extend(self.verdicts(attachments, kernel, next));
+        writes.extend(self.classes(kernel, next));
+        GenerationWrites { writes, generation: Some(next) }
     }
 
     fn create_maps(&self, attachments: &Attachments, kernel: &Kernel) -> Vec<Write> {
@@ -269,11 +400,8 @@ fn delete_class(table: u32, (prefix_bits, addr): Prefix) -> Write {
     Write::DeleteClass { table: table as u8, prefix_bits, addr }
 }
 
-/// Whether any policy selects the endpoint.
-fn selected(endpoint: &Endpoint, index: &Index) -> bool {
-    let mut policies = index.policies.iter();
-    policies.any(|(key, p)| key.namespace == endpoint.namespace && p.pods.matches(&endpoint.labels))
-}
+/// The name of [`deny_all`].
+const DENY_ALL: VerdictMapId = VerdictMapId(0);
 
 /// Denies both directions.
 fn deny_all() -> Arc<[VerdictEntry]> {

@@ -42,8 +42,14 @@ pub struct Changes {
     pub services: BTreeSet<Arc<str>>,
     /// Addresses whose pod appeared, disappeared or changed.
     pub peers: BTreeSet<Addr>,
-    /// Policies, namespaces or pods of this node changed.
+    /// All policies must be compiled again.
     pub policy: bool,
+    /// Namespaces whose policies changed.
+    pub policies: BTreeSet<Arc<str>>,
+    /// Labels of a namespace changed.
+    pub namespaces: bool,
+    /// Pods of this node came, went, or changed in what policies read of them.
+    pub locals: bool,
     /// Any node changed.
     pub nodes: bool,
 }
@@ -68,6 +74,10 @@ pub struct Index {
     problems: BTreeMap<PolicyKey, Vec<PolicyProblem>>,
     interner: Interner,
     pub(crate) changes: Changes,
+    /// Services with external IPs.
+    with_external_ips: BTreeSet<Arc<str>>,
+    /// See [`Index::published_version`].
+    published_version: u64,
 }
 
 /// `namespace/name`, or the name alone for objects without a namespace.
@@ -76,6 +86,21 @@ pub fn key_of(meta: &ObjectMeta) -> Arc<str> {
     match meta.namespace.as_deref() {
         Some(namespace) => format!("{namespace}/{name}").into(),
         None => name.into(),
+    }
+}
+
+impl Changes {
+    /// Whether verdicts or classes may change.
+    pub(crate) fn concern_policy(&self) -> bool {
+        self.policy || self.namespaces || self.locals || !self.policies.is_empty() || !self.peers.is_empty()
+    }
+
+    /// Forgets what may change verdicts and classes.
+    pub(crate) fn clear_policy(&mut self) {
+        let Changes { policy, policies, namespaces, locals, peers, services: _, nodes: _ } = self;
+        (*policy, *namespaces, *locals) = (false, false, false);
+        policies.clear();
+        peers.clear();
     }
 }
 
@@ -98,18 +123,32 @@ impl Index {
             return;
         }
         self.changes.services.insert(key.clone());
-        if !host_port::is_host_port(&key)
-            && (facts.health_check_port != 0 || facts.announced().next().is_some())
-        {
-            self.announced.insert(key.clone());
-        } else {
-            self.announced.remove(&key);
-        }
+        self.note_published(&key);
+        let is_announced = facts.health_check_port != 0 || facts.announced().next().is_some();
+        set_member(&mut self.announced, &key, is_announced && !host_port::is_host_port(&key));
+        // Host ports have no cluster IP: their addresses are those of the node anyway.
+        let has_external_ips = !facts.external_ips.is_empty() && !facts.cluster_ips.is_empty();
+        set_member(&mut self.with_external_ips, &key, has_external_ips);
+        self.note_published(&key);
         self.services.insert(key, facts);
     }
 
+    /// Notes that what is published may change with this service: it is announced, or its addresses may be an external IP.
+    fn note_published(&mut self, service: &str) {
+        if self.announced.contains(service) || !self.with_external_ips.is_empty() {
+            self.published_version += 1;
+        }
+    }
+
+    /// Grows when anything changes of which announcements and health checks are made.
+    pub fn published_version(&self) -> u64 {
+        self.published_version
+    }
+
     pub fn delete_service(&mut self, key: &str) {
+        self.note_published(key);
         self.announced.remove(key);
+        self.with_external_ips.remove(key);
         if let Some((key, _)) = self.services.remove_entry(key) {
             self.changes.services.insert(key);
         }
@@ -131,6 +170,7 @@ impl Index {
             return;
         }
         self.delete_slice(&key);
+        self.note_published(&facts.service);
         self.changes.services.insert(facts.service.clone());
         self.by_service.entry(facts.service.clone()).or_default().insert(key.clone());
         self.slices.insert(key, facts);
@@ -144,6 +184,7 @@ impl Index {
                 self.by_service.remove(&facts.service);
             }
         }
+        self.note_published(&facts.service);
         self.changes.services.insert(facts.service);
     }
 
@@ -164,12 +205,13 @@ impl Index {
             (endpoint.labels.clone(), endpoint.ports.clone(), facts.uid.clone())
         };
         let before = self.pods.get(&key).map(policy_of);
-        self.changes.policy |= facts.on_this_node && before != Some(policy_of(&facts));
+        self.changes.locals |= facts.on_this_node && before != Some(policy_of(&facts));
         self.unlink_addrs(&key);
         for addr in facts.endpoint.addrs.iter() {
             self.by_addr.entry(*addr).or_default().push(key.clone());
             self.changes.peers.insert(*addr);
         }
+        self.note_published(&key);
         self.pods.insert(key, facts);
     }
 
@@ -198,8 +240,9 @@ impl Index {
     pub fn delete_pod(&mut self, key: &str) {
         self.put_host_ports(&key.into(), Vec::new());
         self.unlink_addrs(key);
+        self.note_published(key);
         if let Some(facts) = self.pods.remove(key) {
-            self.changes.policy |= facts.on_this_node;
+            self.changes.locals |= facts.on_this_node;
         }
     }
 
@@ -224,6 +267,7 @@ impl Index {
             return;
         }
         self.changes.nodes = true;
+        self.published_version += 1;
         let of_services =
             |facts: &NodeFacts| (facts.internal_ips.clone(), facts.external_ips.clone(), facts.zone.clone());
         // Node ports use this node's addresses, and hints name its zone.
@@ -246,6 +290,7 @@ impl Index {
         // This node keeps its addresses even if its Node object is deleted.
         if *key != *self.node && self.nodes.remove(key).is_some() {
             self.changes.nodes = true;
+            self.published_version += 1;
             self.mark_services_of(key);
         }
     }
@@ -254,13 +299,13 @@ impl Index {
         let name = self.interner.text(&key_of(&namespace.metadata));
         let labels = self.interner.labels(Labels::from(namespace.metadata.labels.as_ref()));
         if self.namespaces.get(&name) != Some(&labels) {
-            self.changes.policy = true;
+            self.changes.namespaces = true;
             self.namespaces.insert(name, labels);
         }
     }
 
     pub fn delete_namespace(&mut self, key: &str) {
-        self.changes.policy |= self.namespaces.remove(key).is_some();
+        self.changes.namespaces |= self.namespaces.remove(key).is_some();
     }
 
     pub fn apply_policy(&mut self, object: &NetworkPolicy) {
@@ -289,7 +334,7 @@ impl Index {
             self.problems.insert(key.clone(), problems);
         }
         if self.policies.get(&key) != Some(&policy) {
-            self.changes.policy = true;
+            self.changes.policies.insert(key.namespace.clone());
             self.policies.insert(key, policy);
         }
     }
@@ -298,7 +343,9 @@ impl Index {
         let Some((namespace, name)) = key.split_once('/') else { return };
         let key = PolicyKey { namespace: namespace.into(), name: name.into() };
         self.problems.remove(&key);
-        self.changes.policy |= self.policies.remove(&key).is_some();
+        if self.policies.remove(&key).is_some() {
+            self.changes.policies.insert(key.namespace);
+        }
     }
 
     /// What is wrong in the policies.
@@ -413,12 +460,18 @@ impl Index {
 
     /// The Services that take external IPs.
     pub(crate) fn with_external_ips(&self) -> impl Iterator<Item = &Arc<str>> {
-        let with = self.services.iter().filter(|(_, facts)| !facts.external_ips.is_empty());
-        with.map(|(key, _)| key)
+        self.with_external_ips.iter()
     }
 
     pub(crate) fn node_name(&self) -> &str {
         &self.node
+    }
+}
+
+fn set_member(set: &mut BTreeSet<Arc<str>>, key: &Arc<str>, is_member: bool) {
+    match is_member {
+        true => drop(set.insert(key.clone())),
+        false => drop(set.remove(key)),
     }
 }
 

@@ -12,8 +12,8 @@ use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 use serde_json::{Value, json};
 use skep_abi::{
-    Addr, Backend, BackendKey, Be16, CLASS_OTHER, Direction, MAGLEV_SLOTS, MaglevKey, MaglevPage, Pod, Proto,
-    Scope, ServiceKey, VerdictKey, maglev_size, table_of, verdicts_index,
+    Addr, Backend, BackendKey, Be16, CLASS_ANY, CLASS_OTHER, Direction, MAGLEV_SLOTS, MaglevKey, MaglevPage,
+    Pod, Proto, Scope, ServiceKey, VerdictKey, isolated_bit, maglev_size, table_of, verdicts_index,
 };
 use skep_netplan::{Observed, Owner, Planner, Prefix, Unit, VerdictEntry, VerdictMapId, Write, maglev};
 
@@ -70,6 +70,8 @@ fn event() -> impl Strategy<Value = Event> {
         json!({"namespaceSelector": {"matchLabels": {"team": "red"}}}),
         json!({"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.0.0.0/28"]}}),
         json!({"ipBlock": {"cidr": "10.0.0.3/32"}}),
+        // Anyone.
+        json!(null),
     ]);
     let ranges = select(vec![
         &[][..],
@@ -133,9 +135,13 @@ fn perform(planner: &mut Planner, event: &Event) {
         Event::Detach(n) => planner.detach(&format!("sandbox-{n}")),
         Event::Policy { name, app, from, port } => {
             let selector = app.map_or(json!({}), |app| json!({"matchLabels": {"app": app}}));
+            let mut rule = json!({"ports": [{"port": port}]});
+            if !from.is_null() {
+                rule["from"] = json!([from]);
+            }
             index.apply_policy(&object(json!({
                 "metadata": {"namespace": "ns", "name": format!("p{name}")},
-                "spec": {"podSelector": selector, "ingress": [{"from": [from], "ports": [{"port": port}]}]},
+                "spec": {"podSelector": selector, "ingress": [rule]},
             })));
         }
         Event::DeletePolicy(name) => index.delete_policy(&format!("ns/p{name}")),
@@ -268,11 +274,17 @@ fn lookup(map: &[VerdictEntry], key: VerdictKey) -> Option<u32> {
 /// `None`: the address is not a pod's of this node. `Some(None)`: an entry is missing in the maps.
 fn verdict(maps: &Observed, pod: Addr, peer: Addr, port: u16) -> Option<Option<u32>> {
     let pod = maps.pods.get(&pod)?;
+    let is_isolated = pod.isolated & isolated_bit(maps.generation) != 0;
     let Some(id) = maps.verdicts.get(&verdicts_index(pod.slot, maps.generation)) else {
-        return Some(Some(1));
+        return Some((!is_isolated).then_some(1));
     };
-    let key = VerdictKey::new(Direction::INGRESS, class_of(maps, peer), Proto::TCP, Be16::new(port));
-    Some(maps.verdict_maps.get(id).and_then(|map| lookup(map, key)))
+    if !is_isolated {
+        return Some(None);
+    }
+    let key = |class| VerdictKey::new(Direction::INGRESS, class, Proto::TCP, Be16::new(port));
+    let answer = |class| maps.verdict_maps.get(id).and_then(|map| lookup(map, key(class)));
+    let of_class = answer(class_of(maps, peer));
+    Some(if of_class == Some(0) { answer(CLASS_ANY) } else { of_class })
 }
 
 type Services = BTreeMap<ServiceKey, Option<Resolved>>;
@@ -488,9 +500,15 @@ fn predecessor(events: &[Event]) -> Planner {
         carry_out(&mut first, usize::MAX, |_, _| {});
     }
     // A successor compiles from scratch. So does the first planner, once, to drop classes that only history has.
-    apply_last_namespace(&mut first);
-    carry_out(&mut first, usize::MAX, |_, _| {});
+    for port in [1, 2] {
+        perform(&mut first, &last_policy(port));
+        carry_out(&mut first, usize::MAX, |_, _| {});
+    }
     first
+}
+
+fn last_policy(port: u16) -> Event {
+    Event::Policy { name: 9, app: Some("none"), from: json!({"podSelector": {}}), port }
 }
 
 /// A planner that starts with the maps, the objects and the attachments of the first one; not synced.
@@ -502,7 +520,7 @@ fn successor(first: &Planner, observed: Observed, events: &[Event]) -> Planner {
             _ => perform(&mut second, event),
         }
     }
-    apply_last_namespace(&mut second);
+    perform(&mut second, &last_policy(2));
     for n in 0..3 {
         if let Some(pod) = first.kernel().pods.get(&Addr::from(local_addr(n))) {
             attach(&mut second, n, *pod);
@@ -511,15 +529,13 @@ fn successor(first: &Planner, observed: Observed, events: &[Event]) -> Planner {
     second
 }
 
-fn apply_last_namespace(planner: &mut Planner) {
-    let namespace = json!({"metadata": {"name": "ns", "labels": {"team": "red", "n": "1"}}});
-    planner.index.apply_namespace(&object(namespace));
-}
-
 /// The same maps with other numbers for services, classes and verdict maps.
 fn with_other_identities(maps: &Observed) -> Observed {
     let mut maps = maps.clone();
-    let other_class = |class: u32| if class == CLASS_OTHER { class } else { class ^ 0x5a5a_5a5a };
+    let other_class = |class: u32| match class {
+        CLASS_OTHER | CLASS_ANY => class,
+        class => class ^ 0x5a5a_5a5a,
+    };
     let other_id = |id: VerdictMapId| VerdictMapId(id.0 ^ 1 << 40);
     maps.services.values_mut().for_each(|value| value.service ^= 0x5a5a_5a5a);
     maps.classes

@@ -167,7 +167,7 @@ impl<D: Dataplane> Engine<D> {
         let slot = slot.ok_or(ConnectError::NoFreeSlot)?;
         let Interface { ifindex, mac, host_mac } = interface;
         let Bandwidth { ingress: ingress_rate, egress: egress_rate } = allocation.bandwidth;
-        let pod = Pod { ifindex, slot, mac, host_mac, reserved: 0, ingress_rate, egress_rate };
+        let pod = Pod { ifindex, slot, mac, host_mac, isolated: 0, ingress_rate, egress_rate };
         self.planner.attach(key, &allocation.owner(), &allocation.addrs, pod);
         Ok(())
     }

@@ -58,6 +58,8 @@ pub struct Engine<D> {
     /// The planner's problems that were logged.
     problems: watch::Sender<Problems>,
     published: watch::Sender<Published>,
+    /// The index's version that was published last.
+    published_version: Option<u64>,
 }
 
 /// An ADD whose pod the informer has not delivered yet.
@@ -89,6 +91,7 @@ impl<D: Dataplane> Engine<D> {
             expiry: None,
             problems: watch::Sender::default(),
             published: watch::Sender::default(),
+            published_version: None,
         };
         engine.restore().await;
         Ok(engine)
@@ -151,7 +154,7 @@ impl<D: Dataplane> Engine<D> {
         }
         self.write().await;
         if self.planner.is_synced() {
-            Published::update(&self.planner.index, &self.published);
+            self.publish();
         }
         self.serve_waiting().await;
         if self.garbage_at.is_some_and(|at| at <= now) {
@@ -224,6 +227,15 @@ impl<D: Dataplane> Engine<D> {
         }
         self.planner.commit(plan);
         self.retries.follow(self.planner.failures(), Instant::now());
+    }
+
+    /// Publishes the index's state if something changed of which it is made: that is more work than a small plan.
+    fn publish(&mut self) {
+        let version = self.planner.index.published_version();
+        if self.published_version != Some(version) {
+            self.published_version = Some(version);
+            Published::update(&self.planner.index, &self.published);
+        }
     }
 
     /// Logs each problem once when it appears and once when it is solved, and publishes them.
