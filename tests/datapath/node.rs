@@ -22,6 +22,8 @@ pub(crate) struct Node {
     overlay: bool,
     /// Of the next [`Node::open`].
     pub(crate) xdp: XdpMode,
+    /// As `xdp`.
+    pub(crate) conntrack_max: u32,
 }
 
 impl Node {
@@ -76,6 +78,7 @@ impl Node {
             slots: 0,
             overlay,
             xdp: XdpMode::Auto,
+            conntrack_max: 0,
         };
         node.open()?;
         Ok(node)
@@ -95,6 +98,7 @@ impl Node {
             xdp: self.xdp,
             node_addrs: self.addrs.clone(),
             overlay: self.overlay,
+            conntrack_max: self.conntrack_max,
         };
         let opened = self.netns.run(move || runtime().block_on(Datapath::open(options)))?;
         self.datapath = Some(opened.context("open the datapath")?);

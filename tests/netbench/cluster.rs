@@ -177,6 +177,21 @@ fn policies() -> [NetworkPolicy; 2] {
     ]
 }
 
+/// A guarded pod may also send to these networks: two protocols, a range of ports.
+pub(crate) fn networks_policy(count: u32) -> NetworkPolicy {
+    let network = |n: u32| Ipv4Addr::from((11 << 24) + (n << 12));
+    let peers: Vec<Value> =
+        (0..count).map(|n| json!({"ipBlock": {"cidr": format!("{}/25", network(n))}})).collect();
+    object(json!({
+        "metadata": {"namespace": "default", "name": "to-networks"},
+        "spec": {"podSelector": {"matchLabels": {"app": GUARDED.client.0}}, "policyTypes": ["Egress"],
+                 "egress": [{"to": peers, "ports": [
+                     {"protocol": "TCP", "port": 1024, "endPort": 65535},
+                     {"protocol": "UDP", "port": 1024, "endPort": 65535},
+                 ]}]},
+    }))
+}
+
 impl Service {
     pub(crate) fn object(&self) -> ServiceObject {
         let ports: Vec<Value> = self.ports.iter().map(Port::object).collect();

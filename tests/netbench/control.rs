@@ -38,8 +38,13 @@ pub(crate) fn program_all(sizes: &[u32], rounds: u32, samples: &mut Samples) -> 
 /// What the kernel says that all pinned maps of the node take.
 pub(crate) fn map_memory(machine: &Machine, services: u32, samples: &mut Samples) -> Result<()> {
     let subject = Subject { name: "skep", services: Some(services), policy: None };
-    samples.put("map_memory", "MB", subject, folder(&maps(&machine.pins()?))? as f64 / 1e6);
+    samples.put("map_memory", "MB", subject, map_bytes(machine)? as f64 / 1e6);
     Ok(())
+}
+
+/// Bytes of all pinned maps.
+pub(crate) fn map_bytes(machine: &Machine) -> Result<u64> {
+    folder(&maps(&machine.pins()?))
 }
 
 fn folder(path: &Path) -> Result<u64> {

@@ -11,6 +11,7 @@ mod control;
 mod forward;
 mod joined;
 mod placement;
+mod policy;
 mod programs;
 mod requests;
 mod rules;

@@ -13,7 +13,7 @@ use crate::samples::Samples;
 use crate::skep::Skep;
 use crate::source::Source;
 use crate::world::{Loopback, Routed, Subject, Veth, Way};
-use crate::{agent, control, forward, programs, targets};
+use crate::{agent, control, forward, policy, programs, targets};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -39,6 +39,7 @@ enum Part {
     Requests,
     NodePort,
     Programs,
+    Policy,
     Control,
     Agent,
 }
@@ -53,6 +54,8 @@ struct Scale {
     all: Vec<u32>,
     /// Services behind throughput, node ports and the agent.
     usual: u32,
+    /// Networks of one policy.
+    networks: u32,
     packets: Duration,
     repeat: u32,
     changes: u32,
@@ -71,6 +74,7 @@ impl Scale {
                 skep: vec![20],
                 all: vec![20],
                 usual: 20,
+                networks: 100,
                 packets,
                 repeat: 1_000,
                 changes: 5,
@@ -81,6 +85,7 @@ impl Scale {
                 skep: vec![1, 1_000, 10_000, 100_000],
                 all: vec![10_000, 100_000],
                 usual: 10_000,
+                networks: 8_000,
                 packets,
                 repeat: 1_000_000,
                 changes: 500,
@@ -115,6 +120,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     if is_wanted(Part::Programs) {
         programs::measure(scale.effort.rounds, scale.repeat, &mut samples)?;
         forward::measure(scale.effort.rounds, scale.repeat, &mut samples)?;
+    }
+    if is_wanted(Part::Policy) {
+        policy::measure(scale.networks, scale.effort.rounds, &mut samples)?;
     }
     if is_wanted(Part::Control) {
         control::program_all(&scale.all, scale.effort.rounds, &mut samples)?;

@@ -89,6 +89,7 @@ pub(crate) fn options(bpffs: PathBuf, cgroup: PathBuf) -> Options {
         xdp: XdpMode::Driver,
         node_addrs: vec![NODE_ADDR.into()],
         overlay: false,
+        conntrack_max: 0,
     }
 }
 
@@ -191,11 +192,20 @@ fn attach(
         datapath.attach_pod(interface.ifindex)?;
         Ok(interface)
     })?;
-    let slot = planner.free_slot().context("no free slot")?;
     let PodInterface { ifindex, mac, host_mac } = interface;
-    let pod = Pod { ifindex, slot, mac, host_mac, ..Pod::default() };
+    let pod = Pod { ifindex, mac, host_mac, ..Pod::default() };
+    record(planner, netns.name(), name, addr, pod)
+}
+
+/// As [`attach`], of a pod without an interface.
+pub(crate) fn attach_value(planner: &mut Planner, name: &str, addr: Ipv4Addr) -> Result<()> {
+    record(planner, name, name, addr, Pod::default())
+}
+
+fn record(planner: &mut Planner, sandbox: &str, name: &str, addr: Ipv4Addr, pod: Pod) -> Result<()> {
+    let slot = planner.free_slot().context("no free slot")?;
     let owner = Owner { namespace: "default".into(), name: name.into(), uid: String::new() };
-    planner.attach(netns.name(), &owner, &[addr.into()], pod);
+    planner.attach(sandbox, &owner, &[addr.into()], Pod { slot, ..pod });
     Ok(())
 }
 

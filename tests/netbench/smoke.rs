@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 /// Measure, and who is measured by it.
-const EXPECTED: [(&str, &[&str]); 10] = [
+const EXPECTED: [(&str, &[&str]); 12] = [
     ("rr", &["loopback", "veth", "redirect", "routed", "nftables", "iptables", "skep"]),
     ("crr", &["loopback", "veth", "redirect", "routed", "nftables", "iptables", "skep"]),
     ("iperf_tcp", &["skep"]),
@@ -17,6 +17,8 @@ const EXPECTED: [(&str, &[&str]); 10] = [
         "prog_ns",
         &["tc_pod_egress", "tc_pod_ingress", "tc_node_ingress", "tc_node_egress", "xdp_node", "xdp_node_v6"],
     ),
+    ("policy_networks", &["skep"]),
+    ("policy_networks_memory", &["skep"]),
     ("program_all", &["skep"]),
     ("endpoint_change", &["skep"]),
     ("agent_rss", &["skep"]),

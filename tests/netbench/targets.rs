@@ -6,13 +6,15 @@ use crate::samples::{Samples, row};
 use crate::world::Subject;
 
 /// Figures that are compared as they are.
-const GOALS: [(&str, &str, Option<u32>, Goal); 10] = [
+const GOALS: [(&str, &str, Option<u32>, Goal); 12] = [
     ("prog_ns", "tc_pod_egress", None, Goal::AtMost(80.0)),
     ("prog_ns", "tc_pod_ingress", None, Goal::AtMost(80.0)),
     ("prog_ns", "tc_node_ingress", None, Goal::AtMost(80.0)),
     ("prog_ns", "tc_node_egress", None, Goal::AtMost(80.0)),
     ("prog_ns", "xdp_node", None, Goal::AtMost(120.0)),
     ("prog_ns", "xdp_node_v6", None, Goal::AtMost(120.0)),
+    ("policy_networks", "skep", None, Goal::AtMost(100.0)),
+    ("policy_networks_memory", "skep", None, Goal::AtMost(5.0)),
     ("program_all", "skep", Some(10_000), Goal::AtMost(300.0)),
     ("program_all", "skep", Some(100_000), Goal::AtMost(3_000.0)),
     ("endpoint_change_p99", "skep", Some(10_000), Goal::AtMost(5.0)),

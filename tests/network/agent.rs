@@ -58,6 +58,7 @@ impl Machine {
             xdp: XdpMode::Auto,
             node_addrs: vec![NODE_ADDR.parse::<IpAddr>()?],
             overlay: false,
+            conntrack_max: 0,
         })
     }
 

@@ -6,8 +6,14 @@
 
 use crate::{Addr, Be16, Proto, SocketAddr};
 
-/// Entries of `CONNTRACK`, an LRU hash of [`FlowKey`] to [`Flow`]. Entries expire by time; LRU is the last resort.
+/// Entries of `CONNTRACK`, an LRU hash of [`FlowKey`] to [`Flow`], unless the agent makes it of another size. Entries expire by
+/// time; those of flows that are not [`Flow::KEPT`] also make room for newer ones ([`crate::logic::openers`]); LRU is the last
+/// resort.
 pub const CONNTRACK_MAX: u32 = 262_144;
+
+/// Entries of `HELD`, a hash of a pod's host-side interface, 0 for the outside, to the number of its flows that are
+/// [`Flow::KEPT`]. The agent counts them again whenever it walks over `CONNTRACK`.
+pub const HELD_MAX: u32 = 4_096;
 
 /// The two ends of a flow, the lower one first ([`crate::logic::flow_key`]), so that both directions have the same key.
 /// ICMP echo has its identifier as both ports.
@@ -99,6 +105,8 @@ impl Flow {
     /// A pod's flow through a service to an endpoint outside the cluster, which sees the node's address. The pod's own is
     /// `destination`.
     pub const OUTSIDE: u32 = 1 << 16;
+    /// Both ends have accepted the flow: its entries make no room for those of newer flows.
+    pub const KEPT: u32 = 1 << 17;
 
     /// The value of [`Flow::generation`] for a flow with `flags` that is allowed under `generation`. Under
     /// [`Flow::LIMITED`] it is the complement, which never equals the generation in force.
@@ -117,9 +125,9 @@ pub const TCP_RST: u8 = 0x04;
 /// TCP's ACK flag.
 pub const TCP_ACK: u8 = 0x10;
 
-/// The first of the source ports that masquerading allocates, for each destination separately: they lie above the
-/// kernel's own ephemeral ports.
-pub const SNAT_PORT_MIN: u16 = 61_000;
+/// The first of the source ports that masquerading allocates, for each destination separately, unless the node's own sockets
+/// need it: the agent keeps the kernel from using those ports for them.
+pub const SNAT_PORT_MIN: u16 = 32_768;
 /// The last of the source ports that masquerading allocates.
 pub const SNAT_PORT_MAX: u16 = 65_535;
 

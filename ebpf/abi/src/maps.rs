@@ -8,8 +8,8 @@ pub const ABI_VERSION: u32 = 7;
 /// protocols, always zero before, became [`crate::logic::signal`]s; a flow with zeros has not shown its state yet. In
 /// version 7 there are more reasons for drops, and the entry of a fragmented datagram has its protocol; the word before a
 /// pod's rates, always zero before, became [`crate::Pod::isolated`], and verdict maps may have entries of
-/// [`crate::CLASS_ANY`].
-pub const MAPS: [(&str, u32); 19] = [
+/// [`crate::CLASS_ANY`]; flows have [`crate::Flow::KEPT`], and those without it that an earlier version put expire by time alone.
+pub const MAPS: [(&str, u32); 21] = [
     ("AFFINITY", 5),
     ("BACKENDS", 5),
     ("BUCKETS", 5),
@@ -20,8 +20,10 @@ pub const MAPS: [(&str, u32); 19] = [
     ("CONNECTED", 6),
     ("CONNTRACK", 5),
     ("DROPS", 7),
+    ("EVICTIONS", 7),
     ("FLOWS", 5),
     ("FRAGMENTS", 7),
+    ("HELD", 7),
     ("MAGLEV", 5),
     ("NODES", 7),
     ("PODS", 5),

@@ -4,7 +4,8 @@ use aya_ebpf::bindings::BPF_ANY;
 use skep_abi::{DropReason, Flow, FlowKey, Proto, SocketAddr, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN};
 
 use crate::clock::{now_ns, tick};
-use crate::maps::{CONNTRACK, FRESH};
+use crate::maps::{self, CONNTRACK, FRESH};
+use crate::openers;
 use crate::packet::Packet;
 
 /// The entry of the packet's flow, touched. An entry that the packet [`reopens`] is removed and not found.
@@ -34,10 +35,7 @@ pub(crate) fn advance(packet: &Packet, flow: &'static mut Flow) -> Option<&'stat
 /// The entry under the packet's key, not touched.
 #[inline(always)]
 pub(crate) fn entry(packet: &Packet) -> Option<&'static mut Flow> {
-    let flow = CONNTRACK.get_ptr_mut(&packet.key)?;
-    // SAFETY: the kernel keeps the element valid until the program ends. Concurrent writers exist; every field is
-    // written whole and a lost update costs at most a counter.
-    Some(unsafe { &mut *flow })
+    maps::flow(&packet.key)
 }
 
 /// An error if the entry is no longer that of the packet's flow. The kernel reuses the memory of a removed entry at once, so
@@ -62,6 +60,9 @@ pub(crate) fn touch(packet: &Packet, flow: &mut Flow) {
     let flags = if packet.from_high() { &mut flow.tcp_flags_high } else { &mut flow.tcp_flags_low };
     if packet.tcp_flags & !*flags != 0 {
         *flags |= packet.tcp_flags;
+        if flow.flags & Flow::KEPT == 0 {
+            openers::settle(packet, flow);
+        }
     }
     if (flow.tcp_flags_low | flow.tcp_flags_high) & TCP_RST != 0
         && packet.tcp_flags & (TCP_ACK | TCP_RST | TCP_SYN) == TCP_ACK
@@ -123,6 +124,17 @@ pub(crate) fn bypasses_translation(flow: &Flow, packet: &Packet) -> bool {
         && !packet.is_error()
 }
 
+/// The entry, unless the packet [`bypasses_translation`]. Then it is removed: what the node's own process answers makes no entry that
+/// would replace it.
+#[inline(always)]
+pub(crate) fn unless_bypassed(packet: &Packet, flow: &'static mut Flow) -> Option<&'static mut Flow> {
+    if !bypasses_translation(flow, packet) {
+        return Some(flow);
+    }
+    let _ = CONNTRACK.remove(&packet.key);
+    None
+}
+
 /// Whether the entry is of an open flow to a frontend other than `addressed`.
 #[inline(always)]
 pub(crate) fn is_of_other_frontend(flow: &Flow, packet: &Packet, addressed: &SocketAddr) -> bool {
@@ -133,7 +145,11 @@ pub(crate) fn is_of_other_frontend(flow: &Flow, packet: &Packet, addressed: &Soc
 /// Puts an entry. False: the map is full or, under the flag BPF_NOEXIST, the key is taken.
 #[inline(always)]
 pub(crate) fn put(key: &FlowKey, flow: &Flow, flags: u32) -> bool {
-    CONNTRACK.insert(key, flow, flags as u64).is_ok()
+    let done = CONNTRACK.insert(key, flow, flags as u64).is_ok();
+    if done {
+        openers::note(key);
+    }
+    done
 }
 
 /// An empty entry to fill and put. It is this CPU's, in a map to spare the stack; only the last one is valid.

@@ -6,12 +6,12 @@ use aya_ebpf::macros::btf_map;
 use skep_abi::{
     AFFINITY_MAX, Addr, Affinity, AffinityKey, BACKENDS_MAX, BUCKETS_MAX, Backend, BackendKey, Bucket,
     CLASSES_MAX, CLUSTER_MAX, CONNTRACK_MAX, ClassKey, Connected, DropReason, FLOWS_BYTES, FRAGMENTS_MAX,
-    Flow, FlowEvent, FlowKey, FragmentKey, FragmentPorts, MAGLEV_MAX, MaglevKey, MaglevPage, NODES_MAX,
-    NodeConfig, PODS_MAX, Pod, RANGES_MAX, RangeKey, SERVICES_MAX, SLOTS_MAX, SOCKETS_MAX, ServiceKey,
-    ServiceValue, SocketAddr, SocketKey, VERDICTS_MAX, Verdict, VerdictKey,
+    Flow, FlowEvent, FlowKey, FragmentKey, FragmentPorts, HELD_MAX, MAGLEV_MAX, MaglevKey, MaglevPage,
+    NODES_MAX, NodeConfig, PODS_MAX, Pod, RANGES_MAX, RangeKey, SERVICES_MAX, SLOTS_MAX, SOCKETS_MAX,
+    ServiceKey, ServiceValue, SocketAddr, SocketKey, VERDICTS_MAX, Verdict, VerdictKey,
 };
 
-use crate::buffers::{Quote, Reply};
+use crate::buffers::{Quote, Reply, Search};
 use crate::packet::Packet;
 
 /// Memory is allocated as entries come: sizes are limits, not reservations.
@@ -84,6 +84,21 @@ pub(crate) static DROPS: PerCpuArray<u64, { DropReason::COUNT as usize }> = PerC
 #[btf_map]
 pub(crate) static FLOWS: RingBuf<FlowEvent, { FLOWS_BYTES as usize }> = RingBuf::new();
 
+/// The keys of the entries that this CPU put last, a ring; the agent sets its length. See [`crate::openers`].
+#[btf_map]
+pub(crate) static OPENERS: PerCpuArray<FlowKey, 1> = PerCpuArray::new();
+
+/// Where this CPU's ring continues.
+#[btf_map]
+pub(crate) static CURSOR: PerCpuArray<u32, 1> = PerCpuArray::new();
+
+#[btf_map]
+pub(crate) static HELD: HashMap<u32, u32, { HELD_MAX as usize }, NO_PREALLOC> = HashMap::new();
+
+/// Entries that made room for newer ones.
+#[btf_map]
+pub(crate) static EVICTIONS: PerCpuArray<u64, 1> = PerCpuArray::new();
+
 /// The packet that this CPU processes.
 #[btf_map]
 pub(crate) static SCRATCH: PerCpuArray<Packet, 1> = PerCpuArray::new();
@@ -92,6 +107,20 @@ pub(crate) static SCRATCH: PerCpuArray<Packet, 1> = PerCpuArray::new();
 #[btf_map]
 pub(crate) static FRESH: PerCpuArray<Flow, 1> = PerCpuArray::new();
 
+/// The search for a source port of this CPU.
+#[btf_map]
+pub(crate) static SEARCH: PerCpuArray<Search, 1> = PerCpuArray::new();
+
+#[inline(always)]
+pub(crate) fn search() -> Option<&'static mut Search> {
+    // SAFETY: the element is this CPU's, programs do not nest on one CPU, and any bytes are a Search.
+    SEARCH.get_ptr_mut(0).map(|search| unsafe { &mut *search })
+}
+
+/// Remote ends towards which no source port was free, with the tick in which that was so.
+#[btf_map]
+pub(crate) static EXHAUSTED: LruHashMap<FlowKey, u32, 1024> = LruHashMap::new();
+
 /// The answer by which this CPU rejects a packet.
 #[btf_map]
 pub(crate) static REPLY: PerCpuArray<Reply, 1> = PerCpuArray::new();
@@ -99,6 +128,15 @@ pub(crate) static REPLY: PerCpuArray<Reply, 1> = PerCpuArray::new();
 /// The ICMP error that this CPU rewrites.
 #[btf_map]
 pub(crate) static QUOTE: PerCpuArray<Quote, 1> = PerCpuArray::new();
+
+/// The entry under the key.
+#[inline(always)]
+pub(crate) fn flow(key: &FlowKey) -> Option<&'static mut Flow> {
+    let flow = CONNTRACK.get_ptr_mut(key)?;
+    // SAFETY: the kernel keeps the element valid until the program ends. Concurrent writers exist; every field is
+    // written whole and a lost update costs at most a counter.
+    Some(unsafe { &mut *flow })
+}
 
 /// The node's configuration.
 #[inline(always)]

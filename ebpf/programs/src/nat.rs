@@ -1,22 +1,15 @@
-//! Rewriting a packet's ends with its checksums, and claiming a source port.
+//! Rewriting a packet's ends with its checksums.
 //!
 //! In: a packet and what its entry says. Out: the rewritten packet; entries for both directions of a flow whose two ends
 //! are rewritten.
 
-use aya_ebpf::bindings::{
-    BPF_ANY, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM, BPF_NOEXIST,
-};
-use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
+use aya_ebpf::bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM};
 use aya_ebpf::programs::TcContext;
-use skep_abi::{Be16, DropReason, Flow, FlowKey, Proto, SNAT_PORT_MAX, SNAT_PORT_MIN, SocketAddr};
+use skep_abi::{Be16, DropReason, Flow, Proto, SocketAddr};
 
-use crate::conntrack::{self, put};
-use crate::maps::CONNTRACK;
 use crate::packet::{L3, Packet};
-use crate::{checksum, icmp, sctp};
-
-/// Ports that are tried for one flow; each try is one insertion.
-pub(crate) const MAX_PORT_TRIES: u32 = 48;
+use crate::ports::{self, PORT_TRIES};
+use crate::{checksum, conntrack, icmp, sctp};
 
 /// Rewrites a packet of the entry's rewritten direction.
 #[inline(always)]
@@ -146,7 +139,7 @@ fn checksum_at(packet: &Packet) -> Option<usize> {
 /// A flow whose two ends are rewritten: the backend answers to `source`, and the client gets the answers from what it
 /// addressed.
 pub(crate) struct FullNat {
-    /// What replaces the client's address; its port is claimed.
+    /// What replaces the client's address; the port is claimed.
     pub(crate) source: SocketAddr,
     pub(crate) backend: SocketAddr,
     /// [`Flow`] flags of both entries.
@@ -160,19 +153,24 @@ pub(crate) struct FullNat {
 }
 
 /// Makes both entries and rewrites the packet that opens the flow.
-#[inline(never)]
-pub(crate) fn open_and_rewrite(ctx: &TcContext, packet: &mut Packet, nat: &FullNat) -> DropReason {
-    match try_open_and_rewrite(ctx, packet, nat) {
-        Ok(()) => DropReason::None,
-        Err(reason) => reason,
+#[inline(always)]
+pub(crate) fn open_and_rewrite(
+    ctx: &TcContext,
+    packet: &mut Packet,
+    nat: &FullNat,
+) -> Result<(), DropReason> {
+    let flow = open(packet, nat, PORT_TRIES)?;
+    match set_both(ctx, packet, flow) {
+        DropReason::None => Ok(()),
+        reason => Err(reason),
     }
 }
 
-#[inline(always)]
-fn try_open_and_rewrite(ctx: &TcContext, packet: &mut Packet, nat: &FullNat) -> Result<(), DropReason> {
-    let flow = open(packet, nat, MAX_PORT_TRIES)?;
-    set_source(ctx, packet, &flow.source)?;
-    set_destination(ctx, packet, &flow.destination)
+#[inline(never)]
+fn set_both(ctx: &TcContext, packet: &mut Packet, flow: &Flow) -> DropReason {
+    let done =
+        set_source(ctx, packet, &flow.source).and_then(|()| set_destination(ctx, packet, &flow.destination));
+    done.err().unwrap_or(DropReason::None)
 }
 
 /// Makes both entries, trying `tries` ports. Returns the entry of the packet's direction, valid until the next
@@ -182,13 +180,15 @@ pub(crate) fn open(packet: &Packet, nat: &FullNat, tries: u32) -> Result<&'stati
     let answers = entry(nat)?;
     answers.source = packet.destination;
     answers.destination = packet.source;
-    let port = claim(&nat.source, &nat.backend, packet.proto, answers, tries).ok_or(DropReason::NoPort)?;
+    let own = packet.source.port;
+    let source = ports::claim(own, &nat.source, &nat.backend, packet.proto, answers, tries)
+        .ok_or(DropReason::NoPort)?;
     let flow = entry(nat)?;
     flow.flags |= nat.forward_flags;
     if packet.from_high() {
         flow.flags |= Flow::REWRITE_HIGH | Flow::FROM_HIGH;
     }
-    flow.source = SocketAddr { port, ..nat.source };
+    flow.source = *source;
     flow.destination = nat.backend;
     conntrack::replace(packet, flow);
     Ok(flow)
@@ -201,66 +201,4 @@ fn entry(nat: &FullNat) -> Result<&'static mut Flow, DropReason> {
     flow.generation = nat.generation;
     (flow.low_ifindex, flow.high_ifindex) = (nat.ifindex, nat.ifindex);
     Ok(flow)
-}
-
-/// Claims a source port of `local` towards `remote` by putting `reverse` under the ends that answers will have. Ports are
-/// claimed for each remote end separately, so flows to different ones share them. At most `tries` ports are tried.
-#[inline(always)]
-pub(crate) fn claim(
-    local: &SocketAddr,
-    remote: &SocketAddr,
-    proto: Proto,
-    reverse: &mut Flow,
-    tries: u32,
-) -> Option<Be16> {
-    let port = Be16(search(local, remote, proto, reverse, tries));
-    (port.0 != 0).then_some(port)
-}
-
-/// As [`claim`], for a protocol without ports. False: another pod has such a flow to the remote end.
-#[inline(never)]
-pub(crate) fn claim_address(
-    local: &SocketAddr,
-    remote: &SocketAddr,
-    proto: Proto,
-    reverse: &mut Flow,
-) -> bool {
-    let mut key = FlowKey::default();
-    reverse.flags |= if key.locate(remote, local, proto) { Flow::REWRITE_HIGH } else { Flow::FROM_HIGH };
-    if put(&key, reverse, BPF_NOEXIST) {
-        return true;
-    }
-    let Some(taken) = CONNTRACK.get_ptr(&key) else { return false };
-    // SAFETY: the kernel keeps the element valid until the program ends, and its fields are integers.
-    let same = unsafe { (*taken).destination.addr == reverse.destination.addr };
-    same && put(&key, reverse, BPF_ANY)
-}
-
-/// The port, or 0: an `Option` would be a sixth argument, and BPF functions have five.
-#[inline(never)]
-fn search(local: &SocketAddr, remote: &SocketAddr, proto: Proto, reverse: &mut Flow, tries: u32) -> u16 {
-    let range = (SNAT_PORT_MAX - SNAT_PORT_MIN) as u32 + 1;
-    // SAFETY: the helper has no preconditions.
-    let start = unsafe { bpf_get_prandom_u32() };
-    // The addresses differ, so the port does not decide which end is the higher one.
-    let mut key = FlowKey::default();
-    // Answers come from the remote end: theirs is the rewritten direction, and the other end opened the flow.
-    reverse.flags &= !(Flow::REWRITE_HIGH | Flow::FROM_HIGH);
-    reverse.flags |= if key.locate(remote, local, proto) { Flow::REWRITE_HIGH } else { Flow::FROM_HIGH };
-    for i in 0..tries {
-        let port = Be16::new(SNAT_PORT_MIN + (start.wrapping_add(i * 97) % range) as u16);
-        // Computed in each round, since the callers leave little stack. An echo has one identifier in place of two ports.
-        let from_high = reverse.flags & Flow::REWRITE_HIGH != 0;
-        let both = key.proto == Proto::ICMP || key.proto == Proto::ICMPV6;
-        if from_high || both {
-            key.low_port = port;
-        }
-        if !from_high || both {
-            key.high_port = port;
-        }
-        if put(&key, reverse, BPF_NOEXIST) {
-            return port.0;
-        }
-    }
-    0
 }

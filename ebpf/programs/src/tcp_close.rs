@@ -8,9 +8,9 @@ use aya_ebpf::programs::TcContext;
 use skep_abi::logic::tcp_close::{self, Close, Connection, Segment};
 use skep_abi::{Flow, Proto, TCP_ACK, TCP_FIN};
 
-use crate::conntrack;
 use crate::maps::CONNTRACK;
 use crate::packet::Packet;
+use crate::{conntrack, openers};
 
 /// Whether the packet may end the connection, so that [`close`] is called.
 #[inline(always)]
@@ -37,6 +37,7 @@ pub(crate) fn close(ctx: &TcContext, packet: &Packet, flow: &mut Flow) {
         Close::Nothing => {}
         Close::Expect(number) => flow.fin_ack = number,
         Close::Done => {
+            openers::release(flow);
             let _ = CONNTRACK.remove(&packet.key);
         }
     }

@@ -7,10 +7,12 @@
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::programs::TcContext;
 use skep_abi::logic::flow_key::is_higher;
+use skep_abi::logic::lifetime::copy;
 use skep_abi::{Backend, DropReason, Flow, NodeConfig, Scope, SocketAddr};
 
 use crate::maps::CONNTRACK;
 use crate::packet::Packet;
+use crate::ports::{self, PORT_TRIES};
 use crate::{bandwidth, cluster, conntrack, nat, reject, report, service};
 
 /// Turns the packet into the answer that rejects it, delivered by `back`, and counts a drop.
@@ -103,41 +105,24 @@ pub(crate) fn put_translated(
     if !packet.from_high() {
         flow.flags |= Flow::REWRITE_HIGH;
     }
-    if conntrack::put(&packet.key, flow, BPF_NOEXIST) {
+    if conntrack::put(&packet.key, flow, BPF_NOEXIST) || displaces(packet, flow, addressed) {
         return Ok(());
     }
-    match put_colliding(ctx, packet, flow, addressed) {
-        DropReason::None => Ok(()),
-        reason => Err(reason),
-    }
+    // A client may use one port for connections to two services; if both have the same backend, the second connection needs
+    // another port there. Netfilter does the same.
+    let client = packet.source;
+    claim_source(ctx, packet, flow, addressed, &client)
 }
 
-/// Puts the entry under a key that is taken. It replaces the old entry, unless that is of an open flow to another frontend:
-/// then this flow gets another source port.
+/// Puts the entry under a key that is taken by none or by an old flow. False: it is that of an open flow to another frontend.
 #[inline(never)]
-fn put_colliding(
-    ctx: &TcContext,
-    packet: &mut Packet,
-    flow: &mut Flow,
-    addressed: &SocketAddr,
-) -> DropReason {
-    match conntrack::entry(packet) {
-        Some(other) if conntrack::is_of_other_frontend(other, packet, addressed) => {}
-        _ => {
-            conntrack::replace(packet, flow);
-            return DropReason::None;
-        }
+fn displaces(packet: &Packet, flow: &Flow, addressed: &SocketAddr) -> bool {
+    if conntrack::entry(packet).is_some_and(|other| conntrack::is_of_other_frontend(other, packet, addressed))
+    {
+        return false;
     }
-    let client = packet.source;
-    let Some(source) = claim_source_port(packet, flow, addressed, &client) else {
-        remove_alias(packet, addressed);
-        return DropReason::NoPort;
-    };
-    if let Err(reason) = nat::set_source(ctx, packet, &source) {
-        return reason;
-    }
-    packet.locate();
-    DropReason::None
+    conntrack::replace(packet, flow);
+    true
 }
 
 /// Puts the entry of a pod's flow to an endpoint outside the cluster, under the node's address and a port of it, and makes the
@@ -156,41 +141,50 @@ pub(crate) fn put_outside(
     if is_higher(&node, &packet.destination) != packet.from_high() {
         (flow.low_ifindex, flow.high_ifindex) = (flow.high_ifindex, flow.low_ifindex);
     }
-    let Some(source) = claim_source_port(packet, flow, addressed, &node) else {
-        remove_alias(packet, addressed);
-        return Err(DropReason::NoPort);
-    };
-    nat::set_source(ctx, packet, &source)?;
-    packet.locate();
-    Ok(())
+    claim_source(ctx, packet, flow, addressed, &node)
 }
 
-/// Claims a port of the `local` address as the source of the flow: the client's own address, or the node's. A client may use
-/// one port for connections to two services; if both have the same backend, the second connection needs another port there.
-/// Netfilter does the same.
+/// Claims a port of the `local` address as the source of the flow, the client's own address or the node's, and gives the packet
+/// that source.
 #[inline(always)]
-fn claim_source_port(
+fn claim_source(
+    ctx: &TcContext,
     packet: &mut Packet,
     flow: &mut Flow,
     addressed: &SocketAddr,
     local: &SocketAddr,
-) -> Option<SocketAddr> {
+) -> Result<(), DropReason> {
     flow.destination = packet.source;
     flow.flags |= Flow::DESTINATION;
-    let port = nat::claim(local, &packet.destination, packet.proto, flow, nat::MAX_PORT_TRIES)?;
-    let source = SocketAddr { port, ..*local };
-    redirect_alias(packet, addressed, &source);
-    Some(source)
+    let own = packet.source.port;
+    let Some(source) = ports::claim(own, local, &packet.destination, packet.proto, flow, PORT_TRIES) else {
+        remove_alias(packet, addressed);
+        return Err(DropReason::NoPort);
+    };
+    match set_source(ctx, packet, addressed, source) {
+        DropReason::None => Ok(()),
+        reason => Err(reason),
+    }
 }
 
-/// Makes the alias rewrite the source of further packets too.
+/// Makes the alias rewrite the source of further packets too, and rewrites that of this packet.
 #[inline(never)]
-fn redirect_alias(packet: &mut Packet, addressed: &SocketAddr, source: &SocketAddr) {
-    packet.destination = *addressed;
+fn set_source(
+    ctx: &TcContext,
+    packet: &mut Packet,
+    addressed: &SocketAddr,
+    source: &SocketAddr,
+) -> DropReason {
+    copy(&mut packet.destination, &addressed.addr, addressed.port);
     packet.locate();
     if let Some(alias) = conntrack::entry(packet) {
-        alias.source = *source;
+        copy(&mut alias.source, &source.addr, source.port);
         alias.flags |= Flow::SOURCE;
-        packet.destination = alias.destination;
+        copy(&mut packet.destination, &alias.destination.addr, alias.destination.port);
     }
+    if let Err(reason) = nat::set_source(ctx, packet, source) {
+        return reason;
+    }
+    packet.locate();
+    DropReason::None
 }

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
@@ -161,6 +162,23 @@ impl Lab {
         Ok(Lab { node, at: At::default(), _outside: outside })
     }
 
+    /// Opens the datapath anew, with an empty table of so many flows.
+    pub(crate) fn set_conntrack_max(&mut self, entries: u32) -> Result<()> {
+        self.node.conntrack_max = entries;
+        self.node.datapath = None;
+        std::fs::remove_file(self.conntrack_pin()?)?;
+        self.node.open()
+    }
+
+    /// Entries that made room for newer ones.
+    pub(crate) fn evictions(&self) -> Result<u64> {
+        Ok(self.node.datapath.as_ref().context("no datapath")?.evictions()?)
+    }
+
+    fn conntrack_pin(&self) -> Result<PathBuf> {
+        Ok(self.node.bpffs()?.join(format!("v{ABI_VERSION}/maps/CONNTRACK")))
+    }
+
     /// Index of an interface of the node.
     pub(crate) fn interface(&self, name: &str) -> Result<u32> {
         let found = self.node.netns.run(|| {
@@ -183,8 +201,7 @@ impl Lab {
     }
 
     fn conntrack(&self) -> Result<HashMap<MapData, FlowKey, Flow>> {
-        let path = self.node.bpffs()?.join(format!("v{ABI_VERSION}/maps/CONNTRACK"));
-        Ok(Map::from_map_data(MapData::from_pin(path)?)?.try_into()?)
+        Ok(Map::from_map_data(MapData::from_pin(self.conntrack_pin()?)?)?.try_into()?)
     }
 
     pub(crate) fn run(&mut self, program: &str, packet: &[u8]) -> Result<(Verdict, Vec<u8>)> {
@@ -216,6 +233,21 @@ impl Lab {
         self.node.apply(&[Write::PutService(key(to), *value)])
     }
 
+    /// Runs many packets without leaving the node's namespace: `work` gets a function from program and packet to the kernel's
+    /// action and the packet out.
+    pub(crate) fn session<T: Send>(
+        &mut self,
+        work: impl FnOnce(&mut dyn FnMut(&str, &[u8]) -> Result<(u32, Vec<u8>)>) -> Result<T> + Send,
+    ) -> Result<T> {
+        let datapath = self.node.datapath.as_mut().context("no datapath")?;
+        self.node.netns.run(|| {
+            work(&mut |program, packet| {
+                let (action, out, _) = datapath.test_run(program, packet, 1)?;
+                Ok((action, out))
+            })
+        })?
+    }
+
     /// Gives a frontend what another one has, in all scopes.
     pub(crate) fn copy_service_of(&mut self, from: SocketAddr, to: SocketAddr, proto: Proto) -> Result<()> {
         let datapath = self.node.datapath.as_ref().context("no datapath")?;
@@ -234,10 +266,20 @@ impl Lab {
 
     /// Makes every entry older by that many seconds.
     pub(crate) fn age(&self, seconds: u64) -> Result<()> {
+        self.set_last_seen(|last_seen| last_seen.saturating_sub(seconds * 1_000_000_000))
+    }
+
+    /// Makes every entry one that has just been met.
+    pub(crate) fn renew(&self) -> Result<()> {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        self.set_last_seen(|_| now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64)
+    }
+
+    fn set_last_seen(&self, change: impl Fn(u64) -> u64) -> Result<()> {
         let mut flows = self.conntrack()?;
         let entries: Vec<(FlowKey, Flow)> = flows.iter().collect::<Result<_, _>>()?;
         for (key, flow) in entries {
-            let last_seen = flow.last_seen.saturating_sub(seconds * 1_000_000_000);
+            let last_seen = change(flow.last_seen);
             // The next packet renews an entry only in another tick.
             flows.insert(key, Flow { last_seen, tick: 0, ..flow }, 0)?;
         }

@@ -283,7 +283,7 @@ fn a_pod_reaches_itself_through_its_service() -> Result<()> {
 
 #[test]
 fn a_backend_elsewhere_is_reached_through_this_node() -> Result<()> {
-    let mut table = Table::new("pktr")?;
+    let mut table = Table::new("pkt7")?;
     each(|world, proto, number| {
         let (client, node) = (at(world.client(), number), at(world.node(), port::NODE + port::REMOTE));
         let question = Frame::new(client, node, opening(proto));

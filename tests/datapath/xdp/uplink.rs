@@ -72,6 +72,7 @@ impl Uplink {
             xdp: XdpMode::Off,
             node_addrs: vec![Family::V4.node(), Family::V6.node()],
             overlay: false,
+            conntrack_max: 0,
         };
         let opened = netns.run(move || runtime().block_on(Datapath::open(options)))?;
         let datapath = opened.context("open the datapath")?;

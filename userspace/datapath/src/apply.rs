@@ -8,6 +8,7 @@ use skep_abi::{Addr, RangeKey, SLOTS_MAX};
 use skep_netplan::Write;
 
 use crate::error::DatapathError;
+use crate::maps::ignore_absent;
 use crate::{Datapath, route};
 
 /// A write that failed. Those before it are done, those after it are not.
@@ -95,14 +96,6 @@ impl Datapath {
 
 fn range(list: u32, prefix_bits: u32, addr: Addr) -> Key<RangeKey> {
     Key::new(RangeKey::LIST_BITS + prefix_bits, RangeKey::new(list, addr))
-}
-
-fn ignore_absent(result: Result<(), MapError>) -> Result<(), MapError> {
-    match result {
-        Err(MapError::KeyNotFound) => Ok(()),
-        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
-        result => result,
-    }
 }
 
 fn clear(trie: &mut aya::maps::lpm_trie::LpmTrie<aya::maps::MapData, Addr, u32>) -> Result<(), MapError> {

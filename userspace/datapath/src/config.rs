@@ -20,6 +20,8 @@ pub struct Options {
     pub node_addrs: Vec<IpAddr>,
     /// Whether packets to pods of other nodes go in VXLAN. If not, the network between the nodes routes pods' addresses.
     pub overlay: bool,
+    /// Entries of the table of flows; 0: by the machine's memory. A pinned table keeps its size.
+    pub conntrack_max: u32,
 }
 
 /// Where `xdp_node` is to run on the uplink.

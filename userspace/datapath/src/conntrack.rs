@@ -3,18 +3,22 @@
 //! In: the conntrack map, the clock, the datagram services in force. Out: entries removed. The walk reads the map in batches on
 //! a thread of its own, so that nothing waits for it.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use aya::maps::{HashMap, IterableMap as _, Map, MapData, MapError};
+use aya::maps::{HashMap, IterableMap as _, Map, MapData};
 use skep_abi::logic::lifetime::{Kind, Life, Observed, State, state};
+use skep_abi::logic::openers;
 use skep_abi::{Backend, Flow, FlowKey, Proto, SocketAddr};
 use skep_netplan::DatagramServices;
 
 use crate::error::DatapathError;
+use crate::maps::ignore_absent;
 use crate::{Datapath, batch, blocking, pins};
 
 const SECOND_NS: u64 = 1_000_000_000;
 const CONNTRACK: &str = "CONNTRACK";
+const HELD: &str = "HELD";
 
 /// Result of one walk over the map.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -23,6 +27,8 @@ pub struct Collected {
     pub live: usize,
     /// Entries that were removed.
     pub removed: usize,
+    /// Entries that the table has room for.
+    pub size: usize,
 }
 
 impl Datapath {
@@ -46,9 +52,12 @@ struct Table {
 
 fn collect(folder: &Path, services: &DatagramServices) -> Result<Collected, DatapathError> {
     let mut table = Table::open(&folder.join(CONNTRACK))?;
-    let (mut candidates, mut seen) = (Vec::new(), 0usize);
+    let (mut candidates, mut seen, mut held) = (Vec::new(), 0usize, BTreeMap::<u32, u32>::new());
     let walk = |key: &FlowKey, flow: &Flow| {
         seen += 1;
+        if let Some(holder) = held_by(flow) {
+            *held.entry(holder).or_default() += 1;
+        }
         if table.may_be_over(key, flow) || is_stale(key, flow, services) {
             candidates.push(*key);
         }
@@ -64,10 +73,36 @@ fn collect(folder: &Path, services: &DatagramServices) -> Result<Collected, Data
             if due && (table.is_over(key, &flow) || is_stale(key, &flow, services)) {
                 table.remove(key)?;
                 removed += 1;
+                if let Some(count) = held_by(&flow).and_then(|holder| held.get_mut(&holder)) {
+                    *count = count.saturating_sub(1);
+                }
             }
         }
     }
-    Ok(Collected { live: seen.saturating_sub(removed), removed })
+    let size = table.flows.map().info().map_err(DatapathError::map(CONNTRACK, "read size"))?.max_entries();
+    write_held(folder, held)?;
+    Ok(Collected { live: seen.saturating_sub(removed), removed, size: size as usize })
+}
+
+/// Who holds the flow; `None`: nobody, or another entry counts.
+fn held_by(flow: &Flow) -> Option<u32> {
+    if flow.flags & Flow::KEPT != 0 { openers::holder(flow) } else { None }
+}
+
+/// Writes how many flows each pod holds. The programs count too, but do not see entries that expire.
+fn write_held(folder: &Path, mut counts: BTreeMap<u32, u32>) -> Result<(), DatapathError> {
+    let failed = |operation| DatapathError::map(HELD, operation);
+    let opened = MapData::from_pin(folder.join(HELD)).and_then(|data| Map::from_map_data(data)?.try_into());
+    let mut held: HashMap<MapData, u32, u32> = opened.map_err(failed("open"))?;
+    counts.retain(|_, count| *count != 0);
+    let known: Vec<u32> = held.keys().collect::<Result<_, _>>().map_err(failed("read"))?;
+    for holder in known.into_iter().filter(|holder| !counts.contains_key(holder)) {
+        ignore_absent(held.remove(&holder)).map_err(failed("remove entry"))?;
+    }
+    for (holder, count) in counts {
+        held.insert(holder, count, 0).map_err(failed("write"))?;
+    }
+    Ok(())
 }
 
 impl Table {
@@ -91,20 +126,15 @@ impl Table {
     }
 
     fn partner(&self, key: &FlowKey, flow: &Flow) -> Option<Flow> {
-        let (source, destination) = flow.rewritten(key);
+        let (mut source, mut destination) = (SocketAddr::default(), SocketAddr::default());
+        flow.rewrite(key, &mut source, &mut destination);
         let mut other = FlowKey::default();
         other.locate(&source, &destination, key.proto);
         self.get(&other).filter(|partner| flow.is_partner(key, partner))
     }
 
     fn remove(&mut self, key: &FlowKey) -> Result<(), DatapathError> {
-        match self.flows.remove(key) {
-            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
-            Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => {
-                Ok(())
-            }
-            Err(error) => Err(DatapathError::map(CONNTRACK, "remove entry")(error)),
-        }
+        ignore_absent(self.flows.remove(key)).map_err(DatapathError::map(CONNTRACK, "remove entry"))
     }
 }
 

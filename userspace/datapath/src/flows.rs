@@ -62,6 +62,12 @@ impl Datapath {
         self.maps.set_config(|config| config.observe = 0).map_err(DatapathError::map("CONFIG", "write"))
     }
 
+    /// Entries of flows that made room for newer ones, since the maps were made; over all CPUs.
+    pub fn evictions(&self) -> Result<u64, DatapathError> {
+        let per_cpu = self.maps.evictions.get(&0, 0).map_err(DatapathError::map("EVICTIONS", "read"))?;
+        Ok(per_cpu.iter().sum())
+    }
+
     /// Drops for each reason, also for those with none.
     pub fn drops(&self) -> Result<Vec<DropCount>, DatapathError> {
         let mut counts = Vec::new();

@@ -13,6 +13,7 @@ mod config;
 mod conntrack;
 mod delay;
 mod error;
+mod flow_table;
 mod flows;
 mod grow;
 mod inspect;
@@ -27,6 +28,7 @@ mod pins;
 mod pod_link;
 mod route;
 mod side_link;
+mod source_ports;
 mod stale_sockets;
 mod syscall;
 mod verdicts;
@@ -46,8 +48,10 @@ pub use pod_link::{PodInterface, PodLink};
 pub use xdp_hook::XdpHook;
 
 use attach::Attachments;
+use flow_table::FlowTable;
 use maps::Maps;
 use netlink::link_mtu;
+use object::{Constants, Helpers};
 use overlay::Overlay;
 use side_link::SideLink;
 
@@ -71,7 +75,13 @@ impl Datapath {
         adopt::adopt(&options.bpffs)?;
         let pace = blocking(pace::set_up).await?;
         let near_index = |link: &Option<SideLink>| link.as_ref().map_or(0, |link| link.near);
-        let mut ebpf = object::load(&options.bpffs, near_index(&pace))?;
+        let constants = Constants {
+            pace: near_index(&pace),
+            first_port: source_ports::reserve()?,
+            flows: FlowTable::of(&pins::maps(&options.bpffs), options.conntrack_max)?,
+            helpers: Helpers::of_kernel(),
+        };
+        let mut ebpf = object::load(&options.bpffs, constants)?;
         let mut maps = Maps::take(&mut ebpf, &options.bpffs)?;
         let (enabled, addrs) = (options.overlay, options.node_addrs.clone());
         let uplink_mtu = link_mtu(&options.uplink)?;

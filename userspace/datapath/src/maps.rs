@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, HashMap, HashOfMaps, MapData, PerCpuArray};
+use aya::maps::{Array, HashMap, HashOfMaps, MapData, MapError, PerCpuArray};
 use skep_abi::{
     Addr, Backend, BackendKey, MaglevKey, MaglevPage, NodeConfig, Pod, RangeKey, ServiceKey, ServiceValue,
     VERDICTS_MAX,
@@ -43,6 +43,7 @@ pub(crate) struct Maps {
     pub(crate) verdicts_data: MapData,
     pub(crate) verdict_maps: BTreeMap<VerdictMapId, VerdictMap>,
     pub(crate) drops: PerCpuArray<MapData, u64>,
+    pub(crate) evictions: PerCpuArray<MapData, u64>,
     /// The folder of the pinned verdict maps.
     verdict_pins: PathBuf,
 }
@@ -65,6 +66,7 @@ impl Maps {
                 .map_err(DatapathError::map("VERDICTS", "open"))?,
             verdict_maps: pinned_verdict_maps(&verdict_pins)?,
             drops: take(ebpf, "DROPS")?,
+            evictions: take(ebpf, "EVICTIONS")?,
             verdict_pins,
         })
     }
@@ -140,6 +142,15 @@ where
 {
     let map = ebpf.take_map(name).ok_or(DatapathError::Missing { what: "map", name })?;
     T::try_from(map).map_err(DatapathError::map(name, "open"))
+}
+
+/// The result of a removal that is idempotent.
+pub(crate) fn ignore_absent(removed: Result<(), MapError>) -> Result<(), MapError> {
+    match removed {
+        Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        removed => removed,
+    }
 }
 
 fn open_verdict_map(path: &Path) -> Result<VerdictMap, aya::maps::MapError> {

@@ -7,31 +7,74 @@ use std::path::Path;
 use aya::programs::{CgroupSockAddr, Program, SchedClassifier, Xdp};
 use aya::util::KernelVersion;
 use aya::{Ebpf, EbpfLoader};
-use skep_abi::MAPS;
+use skep_abi::{MAPS, SNAT_PORT_MAX};
 
 use crate::error::DatapathError;
+use crate::flow_table::FlowTable;
 use crate::xdp_hook::XdpHook;
 use crate::{grow, pins, verdicts};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SKEP_BPF_OBJECT"));
 
-/// Loads the object. `pace` is the index of the pace link's near end, or 0.
-pub(crate) fn load(bpffs: &Path, pace: u32) -> Result<Ebpf, DatapathError> {
+/// Helpers of the kernel that not every supported version has. Without one, the code that calls it is dead when the verifier
+/// looks at the programs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Helpers {
+    /// `bpf_loop` is of Linux 5.17; without it few source ports are tried for a flow.
+    has_loop: bool,
+    /// `bpf_set_retval` is of Linux 5.18; without it a refused connect fails with EPERM.
+    has_set_retval: bool,
+}
+
+impl Helpers {
+    pub(crate) fn of_kernel() -> Helpers {
+        let since =
+            |minor| KernelVersion::current().is_ok_and(|kernel| kernel >= KernelVersion::new(5, minor, 0));
+        Helpers { has_loop: since(17), has_set_retval: since(18) }
+    }
+}
+
+/// What the programs know from the start.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Constants {
+    /// Index of the pace link's near end, or 0.
+    pub(crate) pace: u32,
+    /// The first source port for masquerading.
+    pub(crate) first_port: u16,
+    pub(crate) flows: FlowTable,
+    pub(crate) helpers: Helpers,
+}
+
+/// Loads the object.
+pub(crate) fn load(bpffs: &Path, constants: Constants) -> Result<Ebpf, DatapathError> {
+    load_object(OBJECT, bpffs, constants)
+}
+
+fn load_object(object: &[u8], bpffs: &Path, constants: Constants) -> Result<Ebpf, DatapathError> {
+    let Constants { pace, first_port, flows, helpers } = constants;
+    let FlowTable { entries, openers, pod_share, outside_share } = flows;
     let folder = pins::maps(bpffs);
     std::fs::create_dir_all(folder.join("verdicts")).map_err(DatapathError::file("create", &folder))?;
     on_bpffs(&folder)?;
     verdicts::create(&folder.join("VERDICTS"))?;
     grow::cluster(&folder)?;
+    let Helpers { has_loop, has_set_retval } = helpers;
+    let (has_loop, has_set_retval) = (u32::from(has_loop), u32::from(has_set_retval));
+    let ports = u32::from(first_port) << 16 | u32::from(SNAT_PORT_MAX);
     let mut loader = EbpfLoader::new();
     loader.override_global("PACE", &pace, true);
-    // `bpf_set_retval` is of Linux 5.18; without it a refused connect fails with EPERM.
-    let set_retval = KernelVersion::current().is_ok_and(|kernel| kernel >= KernelVersion::new(5, 18, 0));
-    let set_retval = u32::from(set_retval);
-    loader.override_global("SET_RETVAL", &set_retval, true);
+    loader.override_global("HAS_LOOP", &has_loop, true);
+    loader.override_global("SET_RETVAL", &has_set_retval, true);
+    loader.override_global("SNAT_PORTS", &ports, true);
+    loader.override_global("OPENERS_LEN", &openers, true);
+    loader.override_global("POD_SHARE", &pod_share, true);
+    loader.override_global("OUTSIDE_SHARE", &outside_share, true);
+    loader.map_max_entries("CONNTRACK", entries);
+    loader.map_max_entries("OPENERS", openers);
     for (name, _) in MAPS {
         loader.map_pin_path(name, folder.join(name));
     }
-    let mut ebpf = loader.load(OBJECT)?;
+    let mut ebpf = loader.load(object)?;
     for (name, program) in ebpf.programs_mut() {
         let loaded = match program {
             Program::SchedClassifier(program) => program.load(),
@@ -110,4 +153,75 @@ pub(crate) fn xdp_program(ebpf: &mut Ebpf, hook: XdpHook) -> Result<&mut Xdp, Da
     let name = hook.program();
     let program = ebpf.program_mut(name).ok_or(DatapathError::Missing { what: "program", name })?;
     program.try_into().map_err(|source| DatapathError::Program { name, operation: "find", source })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::fs;
+
+    use aya::programs::ProgramError;
+
+    use super::*;
+
+    /// The last one of Linux 5.15, `bpf_task_pt_regs`.
+    const LAST_HELPER: i32 = 175;
+    /// No kernel has a helper with this number.
+    const NO_HELPER: i32 = i32::MAX;
+    const SHF_EXECINSTR: u64 = 4;
+    /// The first bytes of an instruction that calls a helper: BPF_JMP | BPF_CALL, no registers, no offset.
+    const CALL: [u8; 4] = [0x85, 0, 0, 0];
+
+    fn number<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+        bytes[at..at + N].try_into().unwrap()
+    }
+
+    /// Gives each call of a newer helper a number that the verifier does not know; returns the helpers.
+    fn take_newer_helpers(object: &mut [u8]) -> BTreeSet<i32> {
+        let mut taken = BTreeSet::new();
+        // Fields of the ELF header and of section headers.
+        let sections = u64::from_le_bytes(number(object, 40)) as usize;
+        let (size, count) = (
+            u16::from_le_bytes(number(object, 58)) as usize,
+            u16::from_le_bytes(number(object, 60)) as usize,
+        );
+        for header in (0..count).map(|i| sections + i * size) {
+            let field = |at| u64::from_le_bytes(number(object, header + at));
+            if field(8) & SHF_EXECINSTR == 0 {
+                continue;
+            }
+            let (start, len) = (field(24) as usize, field(32) as usize);
+            for instruction in object[start..start + len].chunks_exact_mut(8) {
+                let helper = i32::from_le_bytes(number(instruction, 4));
+                if instruction[..4] == CALL && helper > LAST_HELPER {
+                    taken.insert(helper);
+                    instruction[4..].copy_from_slice(&NO_HELPER.to_le_bytes());
+                }
+            }
+        }
+        taken
+    }
+
+    #[test]
+    fn the_programs_load_where_no_helper_is_newer_than_linux_5_15() {
+        let mut object = OBJECT.to_vec();
+        // bpf_loop, bpf_set_retval, bpf_skb_set_tstamp.
+        assert_eq!(take_newer_helpers(&mut object), BTreeSet::from([181, 187, 192]));
+        let folder = Path::new("/sys/fs/bpf").join(format!("skep-helpers-{}", std::process::id()));
+        let load = |pace, helpers| {
+            let flows = FlowTable::of(&folder, 65_536).unwrap();
+            let constants = Constants { pace, first_port: SNAT_PORT_MAX - 1, flows, helpers };
+            let loaded = load_object(&object, &folder, constants);
+            drop(fs::remove_dir_all(&folder));
+            loaded
+        };
+        let loaded = load(0, Helpers { has_loop: false, has_set_retval: false }).unwrap();
+        for (name, program) in loaded.programs() {
+            assert!(!matches!(program.info(), Err(ProgramError::NotLoaded)), "{name}");
+        }
+        // The verifier does meet the calls when they are not dead.
+        for (pace, has_loop, has_set_retval) in [(1, false, false), (0, true, false), (0, false, true)] {
+            assert!(load(pace, Helpers { has_loop, has_set_retval }).is_err());
+        }
+    }
 }

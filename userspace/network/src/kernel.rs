@@ -94,6 +94,14 @@ impl Dataplane for Datapath {
             let flows = flows.await.map_err(failed("expire flows"))?;
             let sockets = sockets.await.map_err(failed("end datagram sockets"))?;
             tracing::debug!(live = flows.live, removed = flows.removed, sockets, "expired flows");
+            if flows.live >= flows.size / 10 * 9 {
+                let (live, size) = (flows.live, flows.size);
+                tracing::warn!(
+                    live,
+                    size,
+                    "the table of flows is almost full; a larger --conntrack-max helps"
+                );
+            }
             Ok(())
         })
     }

@@ -22,6 +22,16 @@ impl FlowKey {
         from_high
     }
 
+    /// Copies word by word: a whole structure would go through the stack, or a call of memcpy.
+    #[inline(always)]
+    pub fn copy(&mut self, from: &FlowKey) {
+        let (to, from) = ((&raw mut *self).cast::<u32>(), words(from));
+        for i in 0..WORDS {
+            // SAFETY: a key is that many words; volatile keeps them apart.
+            unsafe { core::ptr::write_volatile(to.add(i), core::ptr::read_volatile(from.add(i))) };
+        }
+    }
+
     /// Reads each word again: whole structures, or words kept since the comparison, would go through the stack.
     #[inline(always)]
     fn join(&mut self, low: &SocketAddr, high: &SocketAddr) {
@@ -33,6 +43,27 @@ impl FlowKey {
         }
         (self.low_port, self.high_port) = (low.port, high.port);
     }
+}
+
+/// A key as words of memory.
+const WORDS: usize = size_of::<FlowKey>() / 4;
+
+#[inline(always)]
+fn words(key: &FlowKey) -> *const u32 {
+    (&raw const *key).cast()
+}
+
+/// Whether the keys are equal, compared word by word as in [`FlowKey::copy`].
+#[inline(always)]
+pub fn is_same(a: &FlowKey, b: &FlowKey) -> bool {
+    let (a, b) = (words(a), words(b));
+    for i in 0..WORDS {
+        // SAFETY: a key is that many words.
+        if unsafe { core::ptr::read_volatile(a.add(i)) != core::ptr::read_volatile(b.add(i)) } {
+            return false;
+        }
+    }
+    true
 }
 
 /// Whether `a` is the higher end. The order is of words as memory holds them: any total order serves.
@@ -91,6 +122,16 @@ mod tests {
             prop_assert_eq!((key.low, key.low_port), (low.addr, low.port));
             prop_assert_eq!((key.high, key.high_port), (high.addr, high.port));
             prop_assert_eq!((key.proto, key.reserved), (Proto::TCP, [0; 3]));
+        }
+
+        #[test]
+        fn a_copy_is_the_same(a in socket_addr(), b in socket_addr(), c in socket_addr()) {
+            let ((key, _), (other, _)) = (key(&a, &b), key(&a, &c));
+            let mut copy = FlowKey::default();
+            copy.copy(&key);
+            prop_assert_eq!(copy, key);
+            prop_assert!(is_same(&copy, &key));
+            prop_assert_eq!(is_same(&key, &other), key == other);
         }
 
         #[test]

@@ -4,7 +4,7 @@
 //! after the second another flow may take its source port when no port is free. Programs and agent use the same function,
 //! so the entries of one flow end together.
 
-use crate::{Flow, FlowKey, Proto, SocketAddr, TCP_ACK, TCP_FIN, TCP_RST};
+use crate::{Addr, Be16, Flow, FlowKey, Proto, SocketAddr, TCP_ACK, TCP_FIN, TCP_RST};
 
 const SECOND_NS: u64 = 1_000_000_000;
 
@@ -171,39 +171,51 @@ const fn later(a: &Flow, b: &Flow) -> u64 {
 }
 
 impl Flow {
-    /// The ends of a packet of the rewritten direction, before it is rewritten.
+    /// Writes the ends of a packet of the rewritten direction after it is rewritten, which are the ends of the partner. An echo
+    /// has one identifier in place of two ports.
     #[inline(always)]
-    pub const fn addressed(&self, key: &FlowKey) -> (SocketAddr, SocketAddr) {
-        let (low, high) = (SocketAddr::new(key.low, key.low_port), SocketAddr::new(key.high, key.high_port));
-        if self.flags & Flow::REWRITE_HIGH != 0 { (high, low) } else { (low, high) }
-    }
-
-    /// The same ends after rewriting, which are the ends of the partner. An echo has one identifier in place of two ports.
-    #[inline(always)]
-    pub const fn rewritten(&self, key: &FlowKey) -> (SocketAddr, SocketAddr) {
-        let (mut source, mut destination) = self.addressed(key);
+    pub fn rewrite(&self, key: &FlowKey, source: &mut SocketAddr, destination: &mut SocketAddr) {
+        if self.flags & Flow::REWRITE_HIGH != 0 {
+            copy(source, &key.high, key.high_port);
+            copy(destination, &key.low, key.low_port);
+        } else {
+            copy(source, &key.low, key.low_port);
+            copy(destination, &key.high, key.high_port);
+        }
         let is_echo = matches!(key.proto, Proto::ICMP | Proto::ICMPV6);
         if self.flags & Flow::SOURCE != 0 {
-            source = self.source;
+            copy(source, &self.source.addr, self.source.port);
             if is_echo {
                 destination.port = source.port;
             }
         }
         if self.flags & Flow::DESTINATION != 0 {
-            destination = self.destination;
+            copy(destination, &self.destination.addr, self.destination.port);
             if is_echo {
                 source.port = destination.port;
             }
         }
-        (source, destination)
     }
 
     /// Whether `other`, found under the rewritten ends, is the partner of the entry under `key`: it leads back.
     #[inline(always)]
     pub fn is_partner(&self, key: &FlowKey, other: &Flow) -> bool {
-        let (_, destination) = self.addressed(key);
-        other.flags & Flow::SOURCE != 0 && other.source == destination
+        let to_low = self.flags & Flow::REWRITE_HIGH != 0;
+        let (addr, port) = if to_low { (&key.low, key.low_port) } else { (&key.high, key.high_port) };
+        other.flags & Flow::SOURCE != 0 && other.source.addr == *addr && other.source.port == port
     }
+}
+
+/// Copies word by word: a whole structure would go through the programs' stack.
+#[inline(always)]
+pub fn copy(to: &mut SocketAddr, addr: &Addr, port: Be16) {
+    for i in 0..4 {
+        // SAFETY: reads and writes through valid references; volatile only keeps the words apart.
+        unsafe {
+            core::ptr::write_volatile(&raw mut to.addr.0[i], core::ptr::read_volatile(&raw const addr.0[i]))
+        };
+    }
+    (to.port, to.reserved) = (port, 0);
 }
 
 #[cfg(test)]
@@ -216,7 +228,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{Addr, Be16, TCP_SYN};
+    use crate::TCP_SYN;
 
     const TABLE: &str = include_str!("lifetime.txt");
 
@@ -343,8 +355,14 @@ mod tests {
             };
             let (key, forward) = entry(client, frontend, node, backend);
             let (back_key, back) = entry(backend, node, frontend, client);
-            prop_assert_eq!(forward.rewritten(&key), (node, backend));
-            prop_assert_eq!(back.rewritten(&back_key), (frontend, client));
+            let rewritten = |flow: &Flow, key: &FlowKey| {
+                let mut ends = [SocketAddr::default(); 2];
+                let [source, destination] = &mut ends;
+                flow.rewrite(key, source, destination);
+                ends
+            };
+            prop_assert_eq!(rewritten(&forward, &key), [node, backend]);
+            prop_assert_eq!(rewritten(&back, &back_key), [frontend, client]);
             prop_assert!(forward.is_partner(&key, &back) && back.is_partner(&back_key, &forward));
         }
     }

@@ -9,5 +9,6 @@ pub mod flow_key;
 pub mod gcra;
 pub mod hash;
 pub mod lifetime;
+pub mod openers;
 pub mod signal;
 pub mod tcp_close;

@@ -13,6 +13,7 @@ use crate::deliver::{self, PASS};
 use crate::nat::FullNat;
 use crate::packet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, L3, Packet};
 use crate::parse::parse;
+use crate::ports::{self, PORT_TRIES};
 use crate::{
     cluster, delay, dsr, fragments, frame, host, icmp, maglev, maps, nat, overlay, policy, report, service,
     source, translate,
@@ -65,7 +66,7 @@ fn ingress(ctx: &TcContext) -> Result<i32, DropReason> {
     let known = conntrack::entry(packet);
     source::of_network(config, packet, known.as_deref())?;
     let known = known.and_then(|flow| conntrack::advance(packet, flow));
-    let known = known.filter(|flow| !conntrack::bypasses_translation(flow, packet));
+    let known = known.and_then(|flow| conntrack::unless_bypassed(packet, flow));
     let known = known.filter(|flow| !conntrack::begins(packet) || !translate::is_stale(packet, flow, true));
     let Some(flow) = known else { return open(ctx, config, packet) };
     let flags = flow.flags;
@@ -236,10 +237,8 @@ fn transit(
         ifindex: 0,
         generation: 0,
     };
-    match nat::open_and_rewrite(ctx, packet, &nat) {
-        DropReason::None => Ok(send_out(config, packet, forward_flags)),
-        reason => Err(reason),
-    }
+    nat::open_and_rewrite(ctx, packet, &nat)?;
+    Ok(send_out(config, packet, forward_flags))
 }
 
 /// Forwards a packet in transit: to another node's pod, or back to the client.
@@ -309,9 +308,10 @@ fn claim(packet: &Packet, node: &SocketAddr) -> Result<Be16, DropReason> {
     let answers = conntrack::fresh(Flow::MASQUERADE | Flow::DESTINATION)?;
     answers.destination = packet.source;
     if !packet.has_ports() {
-        let claimed = nat::claim_address(node, &packet.destination, packet.proto, answers);
+        let claimed = ports::claim_address(node, &packet.destination, packet.proto, answers);
         return if claimed { Ok(packet.source.port) } else { Err(DropReason::NoPort) };
     }
-    nat::claim(node, &packet.destination, packet.proto, answers, nat::MAX_PORT_TRIES)
-        .ok_or(DropReason::NoPort)
+    let own = packet.source.port;
+    let claimed = ports::claim(own, node, &packet.destination, packet.proto, answers, PORT_TRIES);
+    claimed.map(|source| source.port).ok_or(DropReason::NoPort)
 }

@@ -170,10 +170,8 @@ fn hairpin(ctx: &TcContext, packet: &mut Packet, backend: &SocketAddr) -> Result
         ifindex,
         generation: Flow::stamp(packet.generation, flags),
     };
-    match nat::open_and_rewrite(ctx, packet, &nat) {
-        DropReason::None => Ok(deliver::to_pod(ifindex)),
-        reason => Err(reason),
-    }
+    nat::open_and_rewrite(ctx, packet, &nat)?;
+    Ok(deliver::to_pod(ifindex))
 }
 
 /// Whether the flow was opened before the address that it is to became a frontend.

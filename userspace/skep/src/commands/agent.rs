@@ -84,6 +84,10 @@ pub(crate) struct Agent {
     /// How packets reach pods of other nodes: unencapsulated, or in VXLAN if the network routes only node addresses
     #[arg(long, value_enum, default_value = "none")]
     tunnel: Tunnel,
+    /// Entries of the table of flows, at least 4096; a table that is there already keeps its size until the node is rebooted
+    /// [default: one for each 64 KiB of memory, 65536 to 2097152]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(4_096..))]
+    conntrack_max: Option<u32>,
     /// Label of the Node, as key=value; may be repeated
     #[arg(long = "node-label", value_parser = label)]
     labels: Vec<(String, String)>,
@@ -360,6 +364,7 @@ fn network(agent: &Agent) -> Result<KernelNetwork> {
         xdp: agent.xdp,
         node_addrs: agent.node_ips.clone(),
         overlay: agent.tunnel == Tunnel::Vxlan,
+        conntrack_max: agent.conntrack_max.unwrap_or(0),
     };
     Ok(KernelNetwork { config, datapath })
 }

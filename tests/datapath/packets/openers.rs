@@ -1,0 +1,153 @@
+//! Flows that nobody has answered, and pods that have many: what they take from others.
+
+use std::net::SocketAddr;
+
+use anyhow::{Result, ensure};
+use skep_abi::{Addr, Flow, Pod, Proto};
+use skep_netplan::Write;
+
+use super::frame::{ACK, Body, Frame, SYN};
+use super::lab::{Lab, Verdict, World, at, port};
+use super::table::{FROM_OUTSIDE, POD, TO_OUTSIDE, data};
+
+/// Entries of the lab's table of flows: an eighth is for flows that nobody has answered, a quarter for one pod's.
+const ENTRIES: u32 = 8_192;
+/// Connections that are there before.
+const KEPT: u16 = 200;
+/// New flows: more than the table has room for.
+const FLOOD: u32 = 20_000;
+
+fn lab(name: &str) -> Result<Lab> {
+    let mut lab = Lab::new(name)?;
+    lab.set_conntrack_max(ENTRIES)?;
+    Ok(lab)
+}
+
+fn segment(flags: u8) -> Body {
+    Body::Tcp { flags, sequence: 7, acknowledged: 0, window: 9, data: vec![] }
+}
+
+/// Runs the packet; the packet that goes on.
+fn goes_on(lab: &mut Lab, program: &str, packet: &Frame) -> Result<Vec<u8>> {
+    let (verdict, out) = lab.run(program, &packet.bytes())?;
+    ensure!(matches!(verdict, Verdict::Pass | Verdict::Redirect), "{program}: {verdict:?} for {packet:?}");
+    Ok(out)
+}
+
+/// Opens a connection from a pod to the outside and has it established; the end that the outside sees.
+fn connect(lab: &mut Lab, client: SocketAddr, outside: SocketAddr) -> Result<SocketAddr> {
+    let syn = Frame::new(client, outside, segment(SYN));
+    goes_on(lab, POD, &syn)?;
+    let ours = Frame::ends(&goes_on(lab, TO_OUTSIDE, &syn)?)?.0;
+    goes_on(lab, FROM_OUTSIDE, &Frame::new(outside, ours, segment(SYN | ACK)))?;
+    let ack = Frame::new(client, outside, segment(ACK));
+    goes_on(lab, POD, &ack)?;
+    goes_on(lab, TO_OUTSIDE, &ack)?;
+    Ok(ours)
+}
+
+fn connections(
+    lab: &mut Lab,
+    pod: std::net::IpAddr,
+    outside: SocketAddr,
+) -> Result<Vec<(SocketAddr, SocketAddr)>> {
+    let one = |number| {
+        let client = at(pod, 40_000 + number);
+        Ok((client, connect(lab, client, outside)?))
+    };
+    (0..KEPT).map(one).collect()
+}
+
+/// How many of the connections no longer bring an answer to their pod.
+fn broken(lab: &mut Lab, connections: &[(SocketAddr, SocketAddr)], outside: SocketAddr) -> Result<usize> {
+    let mut broken = 0;
+    for (client, ours) in connections {
+        let (_, out) = lab.run(FROM_OUTSIDE, &Frame::new(outside, *ours, segment(ACK)).bytes())?;
+        broken += usize::from(Frame::ends(&out)?.1 != *client);
+    }
+    Ok(broken)
+}
+
+#[test]
+fn a_flood_that_nobody_answers_breaks_no_connection() -> Result<()> {
+    let mut lab = lab("pkp1")?;
+    for world in World::ALL {
+        lab.forget_flows()?;
+        let outside = at(world.client(), 443);
+        let kept = connections(&mut lab, world.a(), outside)?;
+        let before = lab.evictions()?;
+        for number in 0..FLOOD {
+            let from = at(world.b(), 10_000 + (number % 50_000) as u16);
+            let datagram = Frame::new(from, at(world.client(), 53), data(Proto::UDP));
+            goes_on(&mut lab, POD, &datagram)?;
+            lab.run(TO_OUTSIDE, &datagram.bytes())?;
+        }
+        let broken = broken(&mut lab, &kept, outside)?;
+        ensure!(broken == 0, "{broken} of {KEPT} connections broke");
+        ensure!(lab.evictions()? > before, "nothing was evicted");
+    }
+    Ok(())
+}
+
+/// Clients whose addresses are not theirs never acknowledge.
+#[test]
+fn connections_that_outsiders_leave_half_open_break_no_other() -> Result<()> {
+    let mut lab = lab("pkp2")?;
+    let world = World::ALL[0];
+    let outside = at(world.client(), 443);
+    let kept = connections(&mut lab, world.a(), outside)?;
+    let frontend = at(world.node(), port::NODE + port::LOCAL);
+    for number in 0..FLOOD {
+        let client = at(world.outside((number % 250) as u8), 1_024 + (number / 250) as u16);
+        goes_on(&mut lab, FROM_OUTSIDE, &Frame::new(client, frontend, segment(SYN)))?;
+        let answer = Frame::new(at(world.b(), port::BACKEND), client, segment(SYN | ACK));
+        goes_on(&mut lab, POD, &answer)?;
+    }
+    let broken = broken(&mut lab, &kept, outside)?;
+    ensure!(broken == 0, "{broken} of {KEPT} connections broke");
+    Ok(())
+}
+
+#[test]
+fn a_pod_with_many_answered_flows_takes_no_more_than_its_share() -> Result<()> {
+    let mut lab = lab("pkp3")?;
+    let world = World::ALL[0];
+    let outside = at(world.client(), 443);
+    let interface = lab.interface("up0")?;
+    let pod = Pod { ifindex: interface, slot: 3, ..Pod::default() };
+    lab.node.apply(&[Write::PutPod(Addr::from(world.elsewhere()), pod)])?;
+    lab.at.interface = interface;
+    let kept = connections(&mut lab, world.elsewhere(), outside)?;
+    lab.at.interface = 0;
+    let server = at(world.client(), 53);
+    let ask = |lab: &mut Lab, number: u32| -> Result<()> {
+        let from = at(world.b(), 10_000 + (number % 50_000) as u16);
+        let question = Frame::new(from, server, data(Proto::UDP));
+        goes_on(lab, POD, &question)?;
+        let (verdict, out) = lab.run(TO_OUTSIDE, &question.bytes())?;
+        ensure!(verdict == Verdict::Pass, "{verdict:?}");
+        goes_on(lab, FROM_OUTSIDE, &Frame::new(server, Frame::ends(&out)?.0, data(Proto::UDP)))?;
+        Ok(())
+    };
+    for number in 0..FLOOD {
+        ask(&mut lab, number)?;
+    }
+    let share = ENTRIES as usize / 8;
+    let held = |lab: &Lab| -> Result<usize> {
+        let flows = lab.flow_entries()?;
+        let is_held =
+            |flow: &&Flow| flow.flags & Flow::KEPT != 0 && flow.low_ifindex.max(flow.high_ifindex) == 1;
+        Ok(flows.values().filter(is_held).count())
+    };
+    let at_most = held(&lab)?;
+    ensure!(at_most <= share && at_most > share / 2, "{at_most} flows are kept, and the share is {share}");
+    let broken = broken(&mut lab, &kept, outside)?;
+    ensure!(broken == 0, "{broken} of {KEPT} connections broke");
+    // Those that expire make room in the share.
+    lab.age(200)?;
+    lab.tidy()?;
+    ensure!(held(&lab)? == 0, "datagrams' flows live longer than 200 s");
+    ask(&mut lab, 1)?;
+    ensure!(held(&lab)? == 1, "a new flow is not kept");
+    Ok(())
+}
