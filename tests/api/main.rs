@@ -20,6 +20,7 @@ mod rust_client;
 mod services;
 mod story;
 mod tools;
+mod tunnels;
 mod upstream;
 mod webhook;
 mod write_back;

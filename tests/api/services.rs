@@ -32,7 +32,7 @@ async fn server(store: &Arc<dyn Store>, cidrs: &[&str]) -> Client {
     let config = Config {
         store: store.clone(),
         shared_store: false,
-        services: ServiceNetwork { cidrs, node_ports: 30_000..=30_019 },
+        services: ServiceNetwork { cidrs, pod_cidrs: Vec::new(), node_ports: 30_000..=30_019 },
         advertise: "127.0.0.1:6443".parse().unwrap(),
         client_ca: certificate.clone(),
         tokens: TokenKeys {

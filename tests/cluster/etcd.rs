@@ -31,7 +31,10 @@ fn a_cluster_over_etcd_does_the_same_and_etcdctl_shows_its_objects() -> Result<(
     ensure!(total(&proof.cluster_ip) == 300 && proof.cluster_ip.len() == 3);
     ensure!(total(&proof.node_port) == 300 && proof.node_port.len() == 3);
     ensure!(proof.tried == 3 && proof.let_in == 0, "{} of {} were let in", proof.let_in, proof.tried);
-    let keys = Command::new("etcdctl")
+    // The store listens on loopback of the server's namespace.
+    let keys = Command::new("nsenter")
+        .arg(format!("--net={}", layout.server_netns_path().display()))
+        .args(["--", "etcdctl"])
         .env("ETCDCTL_API", "3")
         .args(["--endpoints", &cluster.etcd_url(), "get", "/", "--prefix", "--keys-only"])
         .output()

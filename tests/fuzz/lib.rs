@@ -1,7 +1,12 @@
-//! What foreign bytes meet in the API server, one function a fuzz target. In: any bytes. Out: nothing; a panic, an overflow
+//! What foreign bytes meet in the API server and in tunnels, one function a fuzz target. In: any bytes. Out: nothing; a panic, an overflow
 //! or an answer that blames the server is a find.
 
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::{Arc, LazyLock};
+use std::task::{Context, Poll};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -13,7 +18,9 @@ use skep_apiserver::{
     AccessRules, ApiServer, Config, FrontProxy, Identity, NODE_PORTS, NodeTls, ServiceNetwork, TokenKeys,
 };
 use skep_store::embedded::EmbeddedStore;
+use skep_tunnel::{Reach, Tunnels};
 use tempfile::TempDir;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::runtime::Runtime;
 use tower_service::Service as _;
 
@@ -82,6 +89,7 @@ fn config(folder: &TempDir) -> Config {
         shared_store: false,
         services: ServiceNetwork {
             cidrs: vec!["10.96.0.0/12".parse().expect("a network")],
+            pod_cidrs: Vec::new(),
             node_ports: NODE_PORTS,
         },
         advertise: ([127, 0, 0, 1], 6443).into(),
@@ -220,4 +228,73 @@ pub fn query(bytes: &[u8]) {
         "application/json",
         CONFIG_MAP.as_bytes(),
     );
+}
+
+/// A peer that has said everything is gone: the tunnel ends at once.
+const END_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Reads what a peer sent, and takes whatever is written.
+struct Sent<'a>(&'a [u8]);
+
+impl AsyncRead for Sent<'_> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Sent<'_> {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+struct Nothing;
+
+impl Reach for Nothing {
+    fn permits(&self, _: SocketAddr) -> bool {
+        false
+    }
+}
+
+/// An agent's end of a tunnel, to which a server sends these bytes.
+pub fn tunnel_agent(bytes: &[u8]) {
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    for bytes in [bytes.to_vec(), [preface, bytes].concat()] {
+        let served = async {
+            tokio::time::timeout(END_TIMEOUT, skep_tunnel::serve(Sent(&bytes), Arc::new(Nothing))).await
+        };
+        // An end without an error is as good.
+        let _ = SERVER.runtime.block_on(served).expect("an end");
+    }
+}
+
+/// A server's end of a tunnel, to which an agent sends these bytes, while a connection is asked for.
+pub fn tunnel_server(bytes: &[u8]) {
+    let settings = b"\0\0\0\x04\0\0\0\0\0";
+    for bytes in [bytes.to_vec(), [settings, bytes].concat()] {
+        let tunnels = Tunnels::default();
+        let ended = async {
+            let served = async {
+                let _ = tunnels.serve("a", Sent(&bytes), None).await;
+            };
+            let dialled = tunnels.dial("a", ([192, 0, 2, 1], 80).into());
+            tokio::select! {
+                () = served => {}
+                _ = dialled => {}
+            }
+        };
+        SERVER.runtime.block_on(async { tokio::time::timeout(END_TIMEOUT, ended).await }).expect("an end");
+    }
 }

@@ -136,7 +136,11 @@ impl TestApiServer {
         let mut config = Config {
             store: store.clone(),
             shared_store: false,
-            services: ServiceNetwork { cidrs: vec!["10.96.0.0/12".parse()?], node_ports: NODE_PORTS },
+            services: ServiceNetwork {
+                cidrs: vec!["10.96.0.0/12".parse()?],
+                pod_cidrs: vec!["10.244.0.0/16".parse()?],
+                node_ports: NODE_PORTS,
+            },
             advertise,
             client_ca: ca.certificate.clone(),
             tokens: TokenKeys {

@@ -54,7 +54,19 @@ pub async fn serve<F>(
 where
     F: Future<Output = Answer> + Send,
 {
-    let listener = TcpListener::bind((ip, 0)).await.unwrap();
+    serve_on(SocketAddr::new(ip, 0), config, answer).await
+}
+
+/// As [`serve`], on this port.
+pub async fn serve_on<F>(
+    address: SocketAddr,
+    config: rustls::ServerConfig,
+    answer: impl Fn(hyper::Request<Incoming>) -> F + Clone + Send + 'static,
+) -> SocketAddr
+where
+    F: Future<Output = Answer> + Send,
+{
+    let listener = TcpListener::bind(address).await.unwrap();
     let address = listener.local_addr().unwrap();
     let acceptor = TlsAcceptor::from(Arc::new(config));
     tokio::spawn(async move {

@@ -106,3 +106,50 @@ async fn the_server_says_who_asks_for_a_certificate() -> Result<()> {
     assert!(spec["uid"].is_null() && spec["extra"].is_null(), "{spec}");
     Ok(())
 }
+
+#[tokio::test]
+async fn a_tunnel_is_only_that_of_the_node_itself() -> Result<()> {
+    let world = World::start().await?;
+    world.create_node("a").await?;
+    let all = json!([{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}]);
+    world.grant("mighty", all).await?;
+    let switch = [("connection", "Upgrade"), ("upgrade", "skep-tunnel")];
+    for (client, node, wanted) in [
+        (world.node("a"), "b", 403),
+        (world.node("a"), "a", 101),
+        (world.user("jane"), "a", 403),
+        (world.user("mighty"), "a", 403),
+        (world.user("system:node:a"), "a", 403),
+        (world.admin.clone(), "a", 403),
+        (world.server.client_by_token(None), "a", 403),
+    ] {
+        let path = format!("/apis/tunnel.skep.io/v1/tunnels/{node}");
+        let (code, answer) = send(&client, Method::POST, &path, &switch, None).await?;
+        assert_eq!(code, wanted, "{node} {answer}");
+    }
+    let node = world.node("a");
+    for (method, path, headers, wanted) in [
+        (Method::POST, "/apis/tunnel.skep.io/v1/tunnels/a", &[][..], 400),
+        (Method::POST, "/apis/tunnel.skep.io/v1/tunnels/a", &[("upgrade", "websocket")][..], 400),
+        (Method::GET, "/apis/tunnel.skep.io/v1/tunnels/a", &switch[..], 403),
+        (Method::POST, "/apis/tunnel.skep.io/v1/tunnels/a/x", &switch[..], 403),
+        (Method::POST, "/apis/tunnel.skep.io/v2/tunnels/a", &switch[..], 404),
+    ] {
+        let (code, answer) = send(&node, method, path, headers, None).await?;
+        assert_eq!(code, wanted, "{path} {headers:?} {answer}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_pod_is_never_reached_but_through_its_nodes_tunnel() -> Result<()> {
+    let world = World::start().await?;
+    world.create_node("a").await?;
+    world.create_pod("p", "a", Some("10.244.1.5")).await?;
+    let (code, answer) = get(&world.admin, &format!("{PODS}/p:80/proxy/")).await?;
+    let why = "error trying to reach service: dial tcp 10.244.1.5:80: node a has no tunnel to this server";
+    assert_eq!((code, &answer["message"]), (503, &json!(why)));
+    let (code, answer) = get(&world.admin, &format!("{PODS}/p/log")).await?;
+    assert_eq!(code, 503, "{answer}");
+    Ok(())
+}

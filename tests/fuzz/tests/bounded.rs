@@ -127,6 +127,22 @@ const WORDS: [&str; 44] = [
     ".substring(",
 ];
 
+/// A frame of HTTP/2 (RFC 9113, 4.1): any kind and flags, few streams, and a length that is usually right.
+fn frame() -> impl Strategy<Value = Vec<u8>> {
+    let payload = prop_oneof![
+        prop::collection::vec(any::<u8>(), 0..60),
+        // The head of a CONNECT request to 10.0.0.1:80 and of an answer, without Huffman codes or indexing.
+        Just(b"\x02\x07CONNECT\x01\x0b10.0.0.1:80".to_vec()),
+        Just(vec![0x88]),
+    ];
+    let is_right = prop::bool::weighted(0.9);
+    (payload, 0u8..11, any::<u8>(), 0u8..5, is_right).prop_map(|(payload, kind, flags, stream, is_right)| {
+        let length = payload.len() + usize::from(!is_right);
+        let length = u8::try_from(length).unwrap_or(u8::MAX);
+        [&[0, 0, length, kind, flags, 0, 0, 0, stream], payload.as_slice()].concat()
+    })
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -146,6 +162,14 @@ proptest! {
         skep_fuzz::patch(value.to_string().as_bytes());
         skep_fuzz::patch(operations.to_string().as_bytes());
         skep_fuzz::patch(&raw);
+    }
+
+    #[test]
+    fn tunnels(frames in prop::collection::vec(frame(), 0..12), raw: Vec<u8>) {
+        skep_fuzz::tunnel_agent(&frames.concat());
+        skep_fuzz::tunnel_agent(&raw);
+        skep_fuzz::tunnel_server(&frames.concat());
+        skep_fuzz::tunnel_server(&raw);
     }
 
     #[test]

@@ -186,6 +186,7 @@ impl TestNode {
         let inputs = Inputs {
             pods: informers.pods.subscribe(),
             services: informers.services.subscribe(),
+            tunnels: None,
             network: None,
         };
         tokio::spawn(informers.run(self.api.node_client(), stop.clone()));

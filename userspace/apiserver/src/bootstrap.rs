@@ -1,5 +1,6 @@
 //! The objects of every cluster: namespaces, roles, priority classes, the `kubernetes` Service. Missing ones are created.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -12,7 +13,6 @@ use crate::authz::{default_objects, reconciled};
 use crate::config::{Config, FrontProxy, NodeTls};
 use crate::field_manager::{SERVER, track_own};
 use crate::reconcilers::service_allocations::repair;
-use crate::server_endpoints;
 use crate::stored::{Storage, stamp};
 
 const CONTROLLER_ROLES: &str = "system:controller:";
@@ -47,12 +47,7 @@ pub(crate) async fn run(config: &Config, allocator: &Arc<Allocator>) -> Result<(
     ensure_default_range(storage, &allocator.network).await?;
     repair(storage).await?;
     publish(storage, &config.client_ca, &config.front_proxy, &config.node_tls).await?;
-    kubernetes_service(config, allocator).await?;
-    // Servers that share a store write all endpoints together.
-    if config.shared_store {
-        return Ok(());
-    }
-    server_endpoints::write(storage, &[config.advertise].into()).await
+    kubernetes_service(allocator, config.advertise).await
 }
 
 /// Writes the ConfigMaps by which other API servers and nodes know which CA to trust for what.
@@ -142,15 +137,14 @@ fn complete(kind: &Kind, object: &mut Value) {
     kind.prepare_create(object);
 }
 
-/// The Service by which pods reach the API.
-async fn kubernetes_service(config: &Config, allocator: &Arc<Allocator>) -> Result<(), Status> {
-    let advertise = config.advertise;
-    if let Some(first) = config.services.cidrs.first().and_then(|cidr| cidr.iter().nth(1)) {
+/// The Service by which pods reach the API, unless it exists. `own`: the address of this server.
+pub(crate) async fn kubernetes_service(allocator: &Arc<Allocator>, own: SocketAddr) -> Result<(), Status> {
+    if let Some(first) = allocator.network.cidrs.first().and_then(|cidr| cidr.iter().nth(1)) {
         let service = json!({
             "apiVersion": "v1", "kind": "Service",
             "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"component": "apiserver", "provider": "kubernetes"}},
             "spec": {"type": "ClusterIP", "clusterIP": first.to_string(), "clusterIPs": [first.to_string()],
-                "ports": [{"name": "https", "port": 443, "targetPort": advertise.port(), "protocol": "TCP"}]},
+                "ports": [{"name": "https", "port": 443, "targetPort": own.port(), "protocol": "TCP"}]},
         });
         ensure_service(allocator, service).await?;
     }

@@ -53,11 +53,13 @@ pub struct Credentials {
     pub front_proxy: FrontProxy,
 }
 
-/// Addresses and ports of Services.
+/// Addresses and ports of Services, and addresses of pods.
 #[derive(Clone, Debug)]
 pub struct ServiceNetwork {
     /// At most one of each family; the first is the default family.
     pub cidrs: Vec<IpNetwork>,
+    /// The networks of pods, of which every node has a part. Their addresses are reached through the nodes' tunnels only.
+    pub pod_cidrs: Vec<IpNetwork>,
     pub node_ports: std::ops::RangeInclusive<u16>,
 }
 

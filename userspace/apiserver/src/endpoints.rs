@@ -10,8 +10,9 @@ use skep_api::selector::Labels as _;
 use skep_api::{find, meta};
 
 use crate::cache::Caches;
-use crate::dial::RemoteAddress;
+use crate::dial::Directory;
 use crate::object::{Object, prefix};
+use crate::remote_address::RemoteAddress;
 
 /// The EndpointSlices of a Service.
 pub(crate) fn slices_of(caches: &Caches, namespace: &str, service: &str) -> Vec<Arc<Object>> {
@@ -49,8 +50,7 @@ pub(crate) fn is_address_of_pod(caches: &Caches, pod: &Value, ip: IpAddr) -> boo
     let node = find("", "v1", "nodes").zip(pod["spec"]["nodeName"].as_str());
     let node = node.and_then(|(kind, name)| caches.get_or_404(kind, "", name).ok());
     let Some(node) = node.map(|node| node.value()) else { return true };
-    let ranges = node["spec"]["podCIDRs"].as_array().into_iter().flatten();
-    let mut ranges = ranges.filter_map(|range| range.as_str()?.parse::<IpNetwork>().ok()).peekable();
+    let mut ranges = pod_ranges(&node).peekable();
     let mut own = node["status"]["addresses"].as_array().into_iter().flatten();
     ranges.peek().is_none() || ranges.any(|range| range.contains(ip)) || own.any(|own| is(&own["address"]))
 }
@@ -72,11 +72,54 @@ fn endpoints_of(
         let Some(port) = number_of(&slice, port["name"].as_str()) else { continue };
         let ready = |endpoint: &&Value| endpoint["conditions"]["ready"] != false && is_allowed(endpoint);
         let endpoints = slice["endpoints"].as_array().into_iter().flatten().filter(ready);
-        let addresses = endpoints.filter_map(address_of).map(|ip| SocketAddr::new(ip, port));
-        found.extend(addresses.filter_map(|address| RemoteAddress::new(address).ok()));
+        found.extend(endpoints.filter_map(|endpoint| {
+            let address = SocketAddr::new(address_of(endpoint)?, port);
+            let node = node_of(caches, endpoint, meta::namespace(&slice));
+            Some(RemoteAddress::new(address).ok()?.of_node(&node))
+        }));
     }
     found.shuffle(&mut rand::rng());
     found
+}
+
+/// The node of an endpoint; empty if it is outside of the cluster, as far as is said.
+fn node_of(caches: &Caches, endpoint: &Value, namespace: &str) -> String {
+    if let Some(node) = endpoint["nodeName"].as_str() {
+        return node.to_owned();
+    }
+    let target = &endpoint["targetRef"];
+    let name = target["name"].as_str().filter(|_| target["kind"] == "Pod");
+    let pod = find("", "v1", "pods").zip(name);
+    let pod = pod.and_then(|(kind, name)| caches.get_or_404(kind, namespace, name).ok());
+    pod.and_then(|pod| pod.value()["spec"]["nodeName"].as_str().map(str::to_owned)).unwrap_or_default()
+}
+
+/// What the caches say about addresses for which no object names a node.
+impl Directory for Caches {
+    fn node_of(&self, ip: IpAddr) -> Option<Arc<str>> {
+        let kind = find("", "v1", "nodes")?;
+        let nodes = self.of(kind)?.list(&prefix(kind));
+        let mut nodes = nodes.iter().map(|node| node.value());
+        let node = nodes.find(|node| pod_ranges(node).any(|range| range.contains(ip)))?;
+        Some(meta::name(&node).into())
+    }
+
+    fn endpoint_of(&self, service: SocketAddr) -> Option<RemoteAddress> {
+        let kind = find("", "v1", "services")?;
+        let services = self.of(kind)?.list(&prefix(kind));
+        let ip = service.ip().to_string();
+        let mut services = services.iter().map(|service| service.value());
+        let found = services.find(|found| {
+            let mut all = found["spec"]["clusterIPs"].as_array().into_iter().flatten();
+            all.any(|one| *one == ip)
+        })?;
+        ready_endpoints(self, &found, &service.port().to_string()).into_iter().next()
+    }
+}
+
+fn pod_ranges(node: &Value) -> impl Iterator<Item = IpNetwork> {
+    let ranges = node["spec"]["podCIDRs"].as_array().into_iter().flatten();
+    ranges.filter_map(|range| range.as_str()?.parse::<IpNetwork>().ok())
 }
 
 /// The number of a named port.

@@ -178,10 +178,15 @@ async fn answer(received: Received<'_>, notes: &Arc<Notes>, seen: &mut Seen) -> 
         let open = server.metrics.begin(&labels);
         seen.counted = Some((labels, open));
     };
+    if info.group == skep_tunnel::GROUP {
+        begin(RequestLabels::path(request.method()));
+        caches.authorizer().check(&info.attributes(&identity)).await?;
+        return handlers::tunnel::handle(server.dialer.tunnels(), &identity, info, request);
+    }
     if let Some(backend) = server.aggregator.backend_of(info) {
         begin(RequestLabels::remote(info));
         caches.authorizer().check(&info.attributes(&identity)).await?;
-        return boxed(|| aggregate::handle(&identity, &backend, request)).await;
+        return boxed(|| aggregate::handle(&server.aggregator.dialer, &identity, &backend, request)).await;
     }
     let Some(target) = Target::of(&caches.registry(), info) else {
         begin(RequestLabels::path(request.method()));

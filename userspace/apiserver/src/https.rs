@@ -15,8 +15,9 @@ use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio_rustls::TlsConnector;
 
-use crate::dial::RemoteAddress;
+use crate::dial::Dialer;
 use crate::lock::Lock;
+use crate::remote_address::RemoteAddress;
 
 const DEFAULT_PORT: u16 = 443;
 /// Idle connections that are kept for one server.
@@ -80,6 +81,7 @@ pub(crate) struct Answer {
 }
 
 pub(crate) struct HttpsClient {
+    dialer: Dialer,
     tls: Arc<ClientConfig>,
     /// The name of the certificate, if it is not the host's.
     server_name: Option<String>,
@@ -88,8 +90,8 @@ pub(crate) struct HttpsClient {
 }
 
 impl HttpsClient {
-    pub(crate) fn new(tls: Arc<ClientConfig>, server_name: Option<String>) -> HttpsClient {
-        HttpsClient { tls, server_name, idle: Lock::default() }
+    pub(crate) fn new(dialer: Dialer, tls: Arc<ClientConfig>, server_name: Option<String>) -> HttpsClient {
+        HttpsClient { dialer, tls, server_name, idle: Lock::default() }
     }
 
     pub(crate) async fn get(&self, url: &Url) -> Result<Answer, HttpsError> {
@@ -154,7 +156,7 @@ impl HttpsClient {
         let name = self.server_name.as_deref().unwrap_or(&url.host);
         let mut last = HttpsError::Connect(format!("no address for {}", url.host));
         for address in addresses {
-            match open(address, name, self.tls.clone()).await {
+            match open(&self.dialer, &address, name, self.tls.clone()).await {
                 Ok(sender) => return Ok(sender),
                 Err(error) => last = error,
             }
@@ -191,12 +193,13 @@ pub(crate) async fn lookup(host: &str, port: u16) -> Result<Vec<RemoteAddress>, 
 
 /// Opens a connection and verifies the server's certificate for the name.
 pub(crate) async fn open(
-    address: RemoteAddress,
+    dialer: &Dialer,
+    address: &RemoteAddress,
     name: &str,
     tls: Arc<ClientConfig>,
 ) -> Result<SendRequest<Body>, HttpsError> {
     let failed = |why: String| HttpsError::Connect(why);
-    let stream = address.connect().await;
+    let stream = dialer.dial(address).await;
     let stream = stream.map_err(|error| failed(format!("dial tcp {address}: {error}")))?;
     let name = ServerName::try_from(name.to_owned()).map_err(|error| failed(error.to_string()))?;
     let stream = TlsConnector::from(tls).connect(name, stream).await;

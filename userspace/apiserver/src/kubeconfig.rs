@@ -14,6 +14,7 @@ use rustls::ClientConfig;
 use serde::Deserialize;
 
 use crate::body;
+use crate::dial::Dialer;
 use crate::https::{Answer, HttpsClient, HttpsError, Url};
 use crate::tls::{self, ClientCertificate, Trust};
 
@@ -108,13 +109,13 @@ struct User {
 
 impl RemoteServer {
     /// The server of the current context. Paths are relative to the file.
-    pub(crate) fn read(path: &Path) -> Result<RemoteServer, KubeconfigError> {
+    pub(crate) fn read(path: &Path, dialer: &Dialer) -> Result<RemoteServer, KubeconfigError> {
         let text = read(path)?;
         let invalid = |why: String| KubeconfigError::Invalid { path: path.to_owned(), why };
         let value = body::json_or_yaml(text.as_bytes()).map_err(|status| invalid(status.message))?;
         let config: Kubeconfig = serde_json::from_value(value).map_err(|error| invalid(error.to_string()))?;
         let folder = path.parent().unwrap_or(Path::new("/"));
-        config.into_server(folder, &invalid)
+        config.into_server(folder, dialer, &invalid)
     }
 
     /// Posts JSON to the server's URL.
@@ -143,6 +144,7 @@ impl Kubeconfig {
     fn into_server(
         self,
         folder: &Path,
+        dialer: &Dialer,
         invalid: &dyn Fn(String) -> KubeconfigError,
     ) -> Result<RemoteServer, KubeconfigError> {
         let Kubeconfig { current_context, contexts, clusters, users } = self;
@@ -172,7 +174,7 @@ impl Kubeconfig {
         let tls = tls_of(&cluster, &user, folder, invalid)?;
         let credential =
             credential(user, folder).ok_or_else(|| invalid("the token is not valid".to_owned()))?;
-        Ok(RemoteServer { url, client: HttpsClient::new(tls, name), credential })
+        Ok(RemoteServer { url, client: HttpsClient::new(dialer.clone(), tls, name), credential })
     }
 }
 

@@ -46,6 +46,7 @@ mod object;
 mod perishable;
 mod query;
 mod reconcilers;
+mod remote_address;
 mod request_body;
 mod request_info;
 mod reverse_proxy;
@@ -56,6 +57,7 @@ mod start_error;
 mod state;
 mod stored;
 mod subresources;
+mod switched;
 mod tls;
 mod watched_file;
 mod webhook;
@@ -84,9 +86,10 @@ use authorizers::AuthorizationFile;
 use blocking::LargeWork;
 use cache::Caches;
 use connections::{Connections, Limits};
+use dial::Dialer;
 use fairness::Fairness;
 use metrics::Metrics;
-use server_endpoints::ServerLeases;
+use server_endpoints::ServerEndpoints;
 use state::{Inner, LiveCredentials};
 use stored::Storage;
 use write::Writer;
@@ -117,25 +120,26 @@ impl ApiServer {
     pub async fn new(config: Config) -> Result<ApiServer, StartError> {
         let metrics = Metrics::default();
         // Before the store is read: what the files say is wrong is said at once.
+        let dialer = Dialer::new(&config.services.pod_cidrs, &config.services.cidrs);
         let authentication =
-            Authentication::start(&config.access, &config.tokens.issuer, &metrics.authentication)?;
+            Authentication::start(&config.access, &config.tokens.issuer, &metrics.authentication, &dialer)?;
         let authorization = config.access.authorization.as_deref();
-        let authorization =
-            authorization.map(|path| AuthorizationFile::open(path, &metrics.authorization)).transpose()?;
-        let storage = Storage::new(Caches::load(config.store.clone()).await?);
+        let authorization = authorization
+            .map(|path| AuthorizationFile::open(path, &metrics.authorization, &dialer))
+            .transpose()?;
+        let storage = Storage::new(Caches::load(config.store.clone()).await?, dialer.clone());
+        dialer.set_directory(storage.caches.clone());
         let credentials = LiveCredentials::new(&config)?;
-        let aggregator = Arc::new(Aggregator::new(&config.front_proxy)?);
+        let aggregator = Arc::new(Aggregator::new(&config.front_proxy, dialer.clone())?);
         let allocator = Arc::new(Allocator { storage: storage.clone(), network: config.services.clone() });
         let tokens = Tokens::new(&config.tokens)?;
         let admission =
             Admission::new(storage.clone(), config.access.clone(), config.services.clone(), config.advertise);
         bootstrap::run(&config, &allocator).await?;
-        let leases =
-            config.shared_store.then(|| Arc::new(ServerLeases::new(storage.clone(), config.advertise)));
-        if let Some(leases) = &leases {
-            // Another server that writes them now is right as well; the next round follows.
-            leases.round().await.or_else(|error| if error.is_stale() { Ok(()) } else { Err(error) })?;
-        }
+        let endpoints = ServerEndpoints::new(storage.clone(), config.advertise, config.shared_store);
+        let endpoints = Arc::new(endpoints);
+        // Another server that writes them now is right as well; the next round follows.
+        endpoints.round().await.or_else(|error| if error.is_stale() { Ok(()) } else { Err(error) })?;
         aggregator.refresh(&storage.caches);
         let writer = Arc::new(Writer { storage: storage.clone(), admission, allocator });
         let large_work = LargeWork::default();
@@ -148,7 +152,7 @@ impl ApiServer {
             storage.caches.authorizer().set_chain(chain);
             files.push(file.follow(storage.caches.clone()).boxed());
         }
-        let reconcilers = reconcilers::start(&writer, &aggregator, &fairness, leases.clone(), files);
+        let reconcilers = reconcilers::start(&writer, &aggregator, &fairness, endpoints.clone(), files);
         let connections = Connections::new(Limits::of_this_process());
         let inner = Inner {
             config,
@@ -158,9 +162,10 @@ impl ApiServer {
             remote_tokens,
             anonymous,
             credentials,
+            dialer,
             aggregator,
             metrics,
-            leases,
+            endpoints,
             connections,
             fairness,
             large_work,
@@ -184,10 +189,7 @@ impl ApiServer {
     /// Takes this server out of the endpoints of the `kubernetes` Service, before it stops. Does nothing if no other server
     /// can use the store.
     pub async fn withdraw(&self) -> Result<(), StartError> {
-        match &self.inner.leases {
-            Some(leases) => Ok(leases.withdraw().await?),
-            None => Ok(()),
-        }
+        Ok(self.inner.endpoints.withdraw().await?)
     }
 
     /// Replaces the keys of service account tokens. Tokens of a key that is not among them end at once.

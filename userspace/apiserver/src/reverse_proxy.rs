@@ -16,8 +16,10 @@ use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio_rustls::TlsConnector;
 
-use crate::dial::RemoteAddress;
+use crate::dial::Dialer;
 use crate::identity::PeerAddress;
+use crate::remote_address::RemoteAddress;
+use crate::switched;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -51,7 +53,7 @@ pub(crate) enum Security {
 
 impl Security {
     /// TLS with a certificate for the address.
-    pub(crate) fn of_address(config: Arc<ClientConfig>, address: RemoteAddress) -> Security {
+    pub(crate) fn of_address(config: Arc<ClientConfig>, address: &RemoteAddress) -> Security {
         Security::Tls { config, name: ServerName::IpAddress(address.get().ip().into()) }
     }
 }
@@ -83,6 +85,7 @@ pub(crate) fn forwarded_headers(headers: &HeaderMap) -> HeaderMap {
 
 /// Forwards a request with these headers and returns its answer.
 pub(crate) async fn forward(
+    dialer: &Dialer,
     to: Destination,
     mut headers: HeaderMap,
     mut request: Request,
@@ -100,17 +103,12 @@ pub(crate) async fn forward(
     *onward.method_mut() = parts.method;
     *onward.uri_mut() = uri;
     *onward.headers_mut() = headers;
-    let mut answer = send(&to.security, to.address, onward).await?;
+    let mut answer = send(dialer, &to.security, &to.address, onward).await?;
     if let (StatusCode::SWITCHING_PROTOCOLS, Some(client)) = (answer.status(), client) {
         let backend = hyper::upgrade::on(&mut answer);
-        tokio::spawn(async move {
-            if let (Ok(client), Ok(backend)) = (client.await, backend.await) {
-                // The pipe ends when either end closes. No request is left to report an error to.
-                let _ = tokio::io::copy_bidirectional(&mut TokioIo::new(client), &mut TokioIo::new(backend))
-                    .await;
-            }
-        });
         let (parts, _) = answer.into_parts();
+        let switch = parts.headers.clone();
+        tokio::spawn(async move { switched::pipe(client, backend, &switch).await });
         return Ok(Response::from_parts(parts, Body::empty()));
     }
     let (mut parts, body) = answer.into_parts();
@@ -123,23 +121,24 @@ pub(crate) async fn forward(
 
 /// Sends a request with the address as its Host header; the response's body streams.
 pub(crate) async fn send(
+    dialer: &Dialer,
     security: &Security,
-    address: RemoteAddress,
+    address: &RemoteAddress,
     mut request: http::Request<Body>,
 ) -> Result<http::Response<Incoming>, ForwardError> {
     if let Ok(host) = HeaderValue::from_str(&address.to_string()) {
         request.headers_mut().insert(HOST, host);
     }
-    let connect = tokio::time::timeout(CONNECT_TIMEOUT, address.connect());
-    let stream = connect.await.map_err(|_| ForwardError::DialTimeout(address))?;
-    let stream = stream.map_err(|error| ForwardError::Dial(address, error))?;
+    let connect = tokio::time::timeout(CONNECT_TIMEOUT, dialer.dial(address));
+    let stream = connect.await.map_err(|_| ForwardError::DialTimeout(address.clone()))?;
+    let stream = stream.map_err(|error| ForwardError::Dial(address.clone(), error))?;
     match security {
         Security::Plain => exchange(TokioIo::new(stream), request).await,
         Security::Tls { config, name } => {
             let connect = TlsConnector::from(config.clone()).connect(name.clone(), stream);
             let stream = tokio::time::timeout(CONNECT_TIMEOUT, connect).await;
-            let stream = stream.map_err(|_| ForwardError::TlsTimeout(address))?;
-            let stream = stream.map_err(|error| ForwardError::Tls(address, error))?;
+            let stream = stream.map_err(|_| ForwardError::TlsTimeout(address.clone()))?;
+            let stream = stream.map_err(|error| ForwardError::Tls(address.clone(), error))?;
             exchange(TokioIo::new(stream), request).await
         }
     }

@@ -1,5 +1,7 @@
 //! The endpoints of the `kubernetes` Service: the servers that share the store and live.
 //!
+//! A store of one server's own has no leases: that server is the endpoint.
+//!
 //! As upstream's lease reconciler: each server renews a key of its own below `/registry/masterleases/`, which the API does
 //! not serve. A server is dead when its key did not change for [`LEASE_DURATION`] by the clock of the server that looks.
 
@@ -24,10 +26,12 @@ const RENEWAL_INTERVAL: Duration = Duration::from_secs(5);
 const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 const MANAGER: &str = "skep-apiserver";
 
-/// This server's lease, and what it saw of the others'.
-pub(crate) struct ServerLeases {
+/// This server's endpoint, its lease, and what it saw of the others'.
+pub(crate) struct ServerEndpoints {
     storage: Storage,
     own: SocketAddr,
+    /// Whether there may be other servers.
+    is_shared: bool,
     seen: Mutex<HashMap<String, Seen>>,
 }
 
@@ -38,24 +42,26 @@ struct Seen {
     since: Instant,
 }
 
-impl ServerLeases {
-    pub(crate) fn new(storage: Storage, own: SocketAddr) -> ServerLeases {
-        ServerLeases { storage, own, seen: Mutex::default() }
+impl ServerEndpoints {
+    pub(crate) fn new(storage: Storage, own: SocketAddr, is_shared: bool) -> ServerEndpoints {
+        ServerEndpoints { storage, own, is_shared, seen: Mutex::default() }
     }
 
-    /// Renews the lease and writes the endpoints until the future is dropped.
-    pub(crate) async fn run(&self) {
-        loop {
-            tokio::time::sleep(RENEWAL_INTERVAL).await;
-            if let Err(error) = self.round().await
-                && !error.is_stale()
-            {
-                tracing::warn!(%error, "reconcile the API server's endpoints failed");
-            }
-        }
+    /// The address of this server.
+    pub(crate) fn own(&self) -> SocketAddr {
+        self.own
     }
 
+    /// Between two rounds without a cause.
+    pub(crate) fn interval(&self) -> Duration {
+        if self.is_shared { RENEWAL_INTERVAL } else { Duration::MAX }
+    }
+
+    /// Renews the lease, and writes the endpoints if they are others.
     pub(crate) async fn round(&self) -> Result<(), Status> {
+        if !self.is_shared {
+            return write(&self.storage, &[self.own].into()).await;
+        }
         let value = json!({"address": self.own.to_string(), "renewed": now()});
         let (store, key) = (self.storage.caches.store(), self.key());
         store.put(&key, Bytes::from(value.to_string()), Expect::Any).await.map_err(store_error)?;
@@ -63,8 +69,11 @@ impl ServerLeases {
         write(&self.storage, &live).await
     }
 
-    /// Removes this server from the endpoints; at its end.
+    /// Removes this server from the endpoints, at its end, if there may be others.
     pub(crate) async fn withdraw(&self) -> Result<(), Status> {
+        if !self.is_shared {
+            return Ok(());
+        }
         let removed = self.storage.caches.store().delete(&self.key(), Expect::Any).await;
         removed.map_err(store_error)?;
         let mut live = self.living(&self.leases().await?, Instant::now()).await;
@@ -107,7 +116,7 @@ impl ServerLeases {
 }
 
 /// Writes the Endpoints and EndpointSlices of the `kubernetes` Service. A slice has one family and one port.
-pub(crate) async fn write(storage: &Storage, servers: &BTreeSet<SocketAddr>) -> Result<(), Status> {
+async fn write(storage: &Storage, servers: &BTreeSet<SocketAddr>) -> Result<(), Status> {
     let mut groups: BTreeMap<(bool, u16), Vec<String>> = BTreeMap::new();
     for server in servers {
         groups.entry((server.is_ipv6(), server.port())).or_default().push(server.ip().to_string());

@@ -12,11 +12,12 @@ use crate::authn::token::Tokens;
 use crate::blocking::LargeWork;
 use crate::config::{Config, Credentials, NodeTls};
 use crate::connections::Connections;
+use crate::dial::Dialer;
 use crate::fairness::Fairness;
 use crate::lock::RwLock;
 use crate::metrics::Metrics;
 use crate::reconcilers::Running;
-use crate::server_endpoints::ServerLeases;
+use crate::server_endpoints::ServerEndpoints;
 use crate::stored::Storage;
 use crate::tls::{ClientCertificate, TlsError, Trust, client};
 use crate::write::Writer;
@@ -29,12 +30,12 @@ pub(crate) struct Inner {
     pub(crate) remote_tokens: Arc<RemoteTokens>,
     pub(crate) anonymous: Anonymous,
     pub(crate) credentials: LiveCredentials,
+    pub(crate) dialer: Dialer,
     pub(crate) aggregator: Arc<Aggregator>,
     pub(crate) metrics: Metrics,
     pub(crate) connections: Connections,
     pub(crate) fairness: Fairness,
-    /// `None` if no other server can use the store.
-    pub(crate) leases: Option<Arc<ServerLeases>>,
+    pub(crate) endpoints: Arc<ServerEndpoints>,
     pub(crate) large_work: LargeWork,
     pub(crate) _reconcilers: Running,
 }

@@ -13,6 +13,7 @@ use crate::body::MAX_BODY_BYTES;
 use crate::cache::Caches;
 use crate::clock::now;
 use crate::convert;
+use crate::dial::Dialer;
 use crate::object::{Object, key};
 use crate::webhook;
 
@@ -27,8 +28,8 @@ pub(crate) struct Storage {
 }
 
 impl Storage {
-    pub(crate) fn new(caches: Caches) -> Storage {
-        Storage { webhooks: Arc::new(webhook::Client::new(caches.clone())), caches }
+    pub(crate) fn new(caches: Caches, dialer: Dialer) -> Storage {
+        Storage { webhooks: Arc::new(webhook::Client::new(caches.clone(), dialer)), caches }
     }
 
     /// The object in the kind's version, at least as new as every write acknowledged before this call; 404 if missing.

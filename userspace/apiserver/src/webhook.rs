@@ -17,10 +17,11 @@ use serde_json::Value;
 use skep_api::find;
 
 use crate::cache::Caches;
-use crate::dial::RemoteAddress;
+use crate::dial::Dialer;
 use crate::endpoints::ready_endpoints;
 use crate::https;
 use crate::lock::Lock;
+use crate::remote_address::RemoteAddress;
 use crate::tls;
 
 /// Upstream's default.
@@ -36,6 +37,7 @@ const MAX_TLS_CONFIGS: usize = 256;
 pub(crate) struct Client {
     /// To find the endpoints of Services.
     caches: Caches,
+    dialer: Dialer,
     idle: Lock<HashMap<Peer, Vec<SendRequest<Body>>>>,
     tls: Lock<HashMap<String, Arc<ClientConfig>>>,
 }
@@ -67,8 +69,8 @@ async fn by_url(url: &str) -> Result<Target, String> {
 }
 
 impl Client {
-    pub(crate) fn new(caches: Caches) -> Client {
-        Client { caches, idle: Lock::default(), tls: Lock::default() }
+    pub(crate) fn new(caches: Caches, dialer: Dialer) -> Client {
+        Client { caches, dialer, idle: Lock::default(), tls: Lock::default() }
     }
 
     /// Posts a review to the webhook of a `clientConfig` and returns its answer. A webhook with a timeout of its own gets
@@ -158,7 +160,7 @@ impl Client {
 }
 
 async fn connect(server: &Client, peer: &Peer) -> Result<SendRequest<Body>, String> {
-    let opened = https::open(peer.address, &peer.host, server.tls(&peer.bundle)?).await;
+    let opened = https::open(&server.dialer, &peer.address, &peer.host, server.tls(&peer.bundle)?).await;
     opened.map_err(|error| error.to_string())
 }
 
@@ -167,7 +169,7 @@ async fn post(server: &Client, target: &Target, client: &Value, review: &Value) 
     let body = Bytes::from(review.to_string());
     let mut last = format!("no address for {}", target.host);
     for address in &target.addresses {
-        let peer = Peer { address: *address, host: target.host.clone(), bundle: bundle.clone() };
+        let peer = Peer { address: address.clone(), host: target.host.clone(), bundle: bundle.clone() };
         // An idle connection may be closed just now. Then a new one is opened.
         if let Some(sender) = server.take_idle(&peer).await
             && let Ok((answer, sender)) = exchange(sender, target, body.clone()).await

@@ -7,8 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use skep_api::watch::WatchEvent;
 use skep_cni::NetworkState;
+use skep_tunnel::Keeper;
 use tokio::sync::{mpsc, watch};
 
 /// Everything the agent needs. Use [`AgentConfig::new`] for the usual values and change what differs.
@@ -113,6 +115,13 @@ pub struct ServingTls {
     pub client_ca: String,
 }
 
+/// The tunnels to API servers, and where these are.
+pub struct ServerTunnels {
+    pub keeper: Keeper,
+    /// Those of the `kubernetes` Service.
+    pub slices: Events<EndpointSlice>,
+}
+
 /// A subscription to a shared informer. The agent takes the
 /// objects that a list did not contain for deleted.
 pub type Events<K> = mpsc::Receiver<WatchEvent<Arc<K>>>;
@@ -123,6 +132,8 @@ pub struct Inputs {
     pub pods: Events<Pod>,
     /// All Services of the cluster.
     pub services: Events<Service>,
+    /// `None`: API servers reach neither the kubelet API nor pods.
+    pub tunnels: Option<ServerTunnels>,
     /// Whether pods can have a network. `None`: the node is ready when containerd reports that its CNI is.
     pub network: Option<watch::Receiver<NetworkState>>,
 }

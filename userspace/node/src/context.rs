@@ -23,6 +23,7 @@ use crate::plan::NodeView;
 use crate::services::Services;
 use crate::volumes::VolumeManager;
 use skep_cni::NetworkState;
+use skep_tunnel::Keeper;
 
 /// Shared by the main loop, the workers and the kubelet API.
 pub(crate) struct NodeContext {
@@ -53,6 +54,8 @@ pub(crate) struct NodeContext {
     /// Which pods may use which images.
     pub(crate) pulls: PullRecords,
     pub(crate) streaming_idle_timeout: Duration,
+    /// The tunnels to API servers, for their counts.
+    pub(crate) tunnels: Option<Keeper>,
     /// Panics of pods' workers and their actions.
     pub(crate) panics: AtomicU64,
 }
@@ -95,6 +98,11 @@ impl NodeContext {
 
     pub(crate) fn pods(&self) -> Vec<Pod> {
         lock(&self.pods).values().cloned().collect()
+    }
+
+    /// Whether one of the pods is such.
+    pub(crate) fn has_pod(&self, is_such: impl FnMut(&Pod) -> bool) -> bool {
+        lock(&self.pods).values().any(is_such)
     }
 
     /// The pod of that name, as its worker sees it.

@@ -26,6 +26,7 @@ pub mod resources;
 mod server;
 pub mod services;
 mod tls;
+mod tunnels;
 pub mod volumes;
 mod worker;
 
@@ -42,7 +43,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use admit::{Admission, UnsafeSysctls};
-pub use config::{AgentConfig, Events, Inputs, PodLimits, ServingTls};
+pub use config::{AgentConfig, Events, Inputs, PodLimits, ServerTunnels, ServingTls};
 use context::NodeContext;
 use cri::Cri;
 use cri::client::Features;
@@ -53,6 +54,8 @@ use objects::ObjectKey;
 use register::machine::Capacity;
 use register::{Identity, LeaseTimes};
 use skep_cni::NetworkState;
+use skep_tunnel::Keeper;
+pub use tunnels::names_servers;
 
 /// Runs the agent until `stop` is cancelled. Pods keep running after it returns: the next agent adopts them.
 pub async fn run(config: AgentConfig, inputs: Inputs, stop: CancellationToken) -> Result<(), NodeError> {
@@ -79,7 +82,7 @@ pub async fn run(config: AgentConfig, inputs: Inputs, stop: CancellationToken) -
         log_max_files,
         limits,
     } = config;
-    let Inputs { pods, services, network } = inputs;
+    let Inputs { pods, services, tunnels, network } = inputs;
     let root = prepare_root(&root_dir)?;
     let cri = connect(&containerd_socket)?;
     let features = wait_for_runtime(&cri, &stop).await;
@@ -90,7 +93,8 @@ pub async fn run(config: AgentConfig, inputs: Inputs, stop: CancellationToken) -
     settings.seccomp_default = limits.seccomp_default;
     let pulls = pull_records(&cri, &root).await.map_err(io("open records of image pulls under", &root))?;
     let node = (name.as_str(), root.as_path(), node_ips.as_slice());
-    let facts = Facts { node, capacity, settings, network: network.clone(), limits, features, pulls };
+    let keeper = tunnels.as_ref().map(|tunnels| tunnels.keeper.clone());
+    let facts = Facts { node, keeper, capacity, settings, network: network.clone(), limits, features, pulls };
     let (context, changes) = open_context(facts, client.clone(), cri.clone())?;
     context.events.node(&name, false, "Starting", "Starting kubelet.");
     let (ips, port) = (node_ips, listen.port());
@@ -104,6 +108,9 @@ pub async fn run(config: AgentConfig, inputs: Inputs, stop: CancellationToken) -
     tasks.spawn(keep_lease);
     tasks.spawn(context.services.clone().follow(services));
     tasks.spawn(server.run(stop.clone()));
+    if let Some(tunnels) = tunnels {
+        tasks.spawn(tunnels::run(tunnels, context.clone(), port, stop.clone()));
+    }
     tasks.spawn(logs::rotate::run(context.clone(), log_max_size, log_max_files, stop.clone()));
     let (evict, evictions) = mpsc::channel(16);
     tasks.spawn(eviction::run(context.clone(), evict, stop.clone()));
@@ -116,6 +123,7 @@ pub async fn run(config: AgentConfig, inputs: Inputs, stop: CancellationToken) -
 struct Facts<'a> {
     /// Its name, the agent's folder, its addresses.
     node: (&'a str, &'a Path, &'a [IpAddr]),
+    keeper: Option<Keeper>,
     capacity: Capacity,
     settings: NodeSettings,
     network: watch::Receiver<NetworkState>,
@@ -168,6 +176,7 @@ fn open_context(
         pod_pids: cgroup::PodPids::new(facts.limits.max_pids),
         pulls: facts.pulls,
         streaming_idle_timeout: facts.limits.streaming_idle_timeout,
+        tunnels: facts.keeper,
         panics: AtomicU64::new(0),
     };
     Ok((Arc::new(context), changes))

@@ -8,6 +8,7 @@ mod credentials;
 mod join;
 mod kubeconfig;
 mod pki;
+mod tunnel;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;

@@ -1,6 +1,7 @@
 //! The machine under the cluster: links, namespaces, cgroups and mounts, made and found.
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -19,32 +20,44 @@ pub fn ip(args: &[&str]) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// The bridge between the nodes, with the server's address on it.
+/// The bridge between the nodes and the server, with an address of this machine on it.
 pub fn make_bridge(layout: &Layout) -> Result<()> {
     let bridge = layout.bridge();
     if !link_exists(&bridge) {
         ip(&["link", "add", &bridge, "type", "bridge"])?;
     }
-    let address = format!("{}/24", layout.server_addr());
+    let address = format!("{}/24", layout.gateway_addr());
     ip(&["addr", "replace", &address, "dev", &bridge])?;
     ip(&["link", "set", &bridge, "up"])?;
     Ok(())
 }
 
+/// The server's namespace. It has no default route and none to pods: the server reaches them through tunnels, or not at all.
+pub fn make_server_network(layout: &Layout) -> Result<()> {
+    join_bridge(layout, &layout.server_netns(), &layout.server_port(), layout.server_addr())
+}
+
 /// The node's namespace and its uplink to the bridge.
 pub fn make_node_network(layout: &Layout, node: &NodeLayout) -> Result<()> {
-    if !node.netns_path().exists() {
-        ip(&["netns", "add", &node.netns])?;
-    }
+    join_bridge(layout, &node.netns, &node.port, node.addr)?;
     let inside = |args: &[&str]| ip(&[&["-n", &node.netns], args].concat());
-    inside(&["link", "set", "lo", "up"])?;
-    if !link_exists(&node.port) {
-        ip(&["link", "add", &node.port, "type", "veth", "peer", "name", UPLINK, "netns", &node.netns])?;
+    inside(&["route", "replace", "default", "via", &layout.gateway_addr().to_string()])?;
+    Ok(())
+}
+
+/// A namespace with an address on the bridge's network.
+fn join_bridge(layout: &Layout, netns: &str, port: &str, addr: Ipv4Addr) -> Result<()> {
+    if !Path::new("/run/netns").join(netns).exists() {
+        ip(&["netns", "add", netns])?;
     }
-    ip(&["link", "set", &node.port, "master", &layout.bridge(), "up"])?;
-    inside(&["addr", "replace", &format!("{}/24", node.addr), "dev", UPLINK])?;
+    let inside = |args: &[&str]| ip(&[&["-n", netns], args].concat());
+    inside(&["link", "set", "lo", "up"])?;
+    if !link_exists(port) {
+        ip(&["link", "add", port, "type", "veth", "peer", "name", UPLINK, "netns", netns])?;
+    }
+    ip(&["link", "set", port, "master", &layout.bridge(), "up"])?;
+    inside(&["addr", "replace", &format!("{addr}/24"), "dev", UPLINK])?;
     inside(&["link", "set", UPLINK, "up"])?;
-    inside(&["route", "replace", "default", "via", &layout.server_addr().to_string()])?;
     Ok(())
 }
 

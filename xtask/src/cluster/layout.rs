@@ -67,8 +67,27 @@ impl Layout {
         format!("{}0", self.name)
     }
 
-    pub fn server_addr(&self) -> Ipv4Addr {
+    /// The machine's own address on the bridge, and the nodes' way out.
+    pub fn gateway_addr(&self) -> Ipv4Addr {
         self.addr(1)
+    }
+
+    pub fn server_addr(&self) -> Ipv4Addr {
+        self.addr(2)
+    }
+
+    /// The server's namespace. Its only route is to the nodes' network.
+    pub fn server_netns(&self) -> String {
+        format!("{}-server", self.name)
+    }
+
+    pub fn server_netns_path(&self) -> PathBuf {
+        Path::new("/run/netns").join(self.server_netns())
+    }
+
+    /// The bridge's end of the server's link.
+    pub fn server_port(&self) -> String {
+        format!("{}-s", self.name)
     }
 
     pub fn server_url(&self) -> String {
@@ -169,6 +188,7 @@ mod tests {
         assert_ne!(a.bridge(), b.bridge());
         assert_ne!(a.server_addr(), b.server_addr());
         assert_ne!(a.pod_cidr(), b.pod_cidr());
+        assert_ne!((a.server_netns(), a.server_port()), (b.server_netns(), b.server_port()));
         let (a, b) = (a.node(1), b.node(1));
         assert_ne!((a.netns, a.port, a.cgroup), (b.netns, b.port, b.cgroup));
     }

@@ -101,6 +101,7 @@ impl Cluster {
             .with_context(|| format!("create {}", self.layout.state.display()))?;
         fs::write(self.layout.state.join("options.json"), serde_json::to_vec(options)?)?;
         host::make_bridge(&self.layout)?;
+        host::make_server_network(&self.layout)?;
         if options.store == Store::Etcd {
             self.processes.converge(&self.etcd()?)?;
         }
@@ -142,7 +143,7 @@ impl Cluster {
             program: self.binaries.skep.clone(),
             args: words,
             env: Vec::new(),
-            netns: None,
+            netns: Some(self.layout.server_netns_path()),
             cgroup: None,
             log: layout.logs().join("server.log"),
         }
@@ -165,13 +166,13 @@ impl Cluster {
             program: crate::deps::program("etcd").context("no etcd (Debian: apt-get install etcd-server)")?,
             args: words,
             env: vec![("ETCD_UNSUPPORTED_ARCH".into(), std::env::consts::ARCH.into())],
-            netns: None,
+            netns: Some(self.layout.server_netns_path()),
             cgroup: None,
             log: self.layout.logs().join("etcd.log"),
         })
     }
 
-    /// On loopback, because it authenticates no one.
+    /// On loopback of the server's namespace, because it authenticates no one.
     pub fn etcd_url(&self) -> String {
         let port = 12_000 + u16::from(self.layout.server_addr().octets()[1]);
         format!("http://127.0.0.1:{port}")

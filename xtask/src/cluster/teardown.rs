@@ -52,7 +52,7 @@ pub(super) fn cluster(layout: &Layout) -> Result<Vec<String>> {
     report.note(remove_shim_sockets(&layout.run()));
     let folders = [layout.run(), layout.state.clone()];
     report.note(unmount(&folders));
-    for name in host::namespaces(&format!("{}-node-", layout.name)) {
+    for name in namespaces(layout) {
         report.note(host::ip(&["netns", "del", &name]).map(|_| Some(format!("namespace {name}"))));
     }
     for link in links(layout) {
@@ -88,8 +88,7 @@ pub(super) fn node(processes: &Processes, node: &NodeLayout) -> Result<()> {
 
 pub(super) fn leftovers(layout: &Layout) -> Result<Vec<String>> {
     let mut left: Vec<String> = processes_of(layout).into_iter().map(|p| format!("process {p}")).collect();
-    let namespaces = host::namespaces(&format!("{}-node-", layout.name));
-    left.extend(namespaces.into_iter().map(|name| format!("namespace {name}")));
+    left.extend(namespaces(layout).into_iter().map(|name| format!("namespace {name}")));
     left.extend(links(layout).into_iter().map(|name| format!("link {name}")));
     let mounts = host::mounts_below(&[layout.run(), layout.state.clone()])?;
     left.extend(mounts.into_iter().map(|path| format!("mount {}", path.display())));
@@ -99,9 +98,17 @@ pub(super) fn leftovers(layout: &Layout) -> Result<Vec<String>> {
     Ok(left)
 }
 
+/// The namespaces of the cluster's nodes and of its server.
+fn namespaces(layout: &Layout) -> Vec<String> {
+    let mut all = host::namespaces(&format!("{}-node-", layout.name));
+    all.extend(Some(layout.server_netns()).filter(|_| layout.server_netns_path().exists()));
+    all
+}
+
 /// The cluster's links: its bridge and the bridge's ports.
 fn links(layout: &Layout) -> Vec<String> {
     let mut links = host::links(&format!("{}-n", layout.name));
+    links.extend(Some(layout.server_port()).filter(|port| host::link_exists(port)));
     links.extend(Some(layout.bridge()).filter(|bridge| host::link_exists(bridge)));
     links
 }

@@ -15,10 +15,11 @@ use skep_api::{Kind, find, meta};
 
 use crate::cache::Caches;
 use crate::config::FrontProxy;
-use crate::dial::RemoteAddress;
+use crate::dial::Dialer;
 use crate::endpoints::ready_endpoints;
 use crate::lock::RwLock;
 use crate::object::prefix;
+use crate::remote_address::RemoteAddress;
 use crate::request_info::RequestInfo;
 use crate::reverse_proxy::Security;
 use crate::tls::{self, ClientCertificate, TlsError, Trust};
@@ -38,6 +39,7 @@ pub(crate) fn kind() -> Option<&'static Kind> {
 
 /// The other API servers.
 pub(crate) struct Aggregator {
+    pub(crate) dialer: Dialer,
     /// The client certificate that this server presents to them.
     certificate: RwLock<Arc<ClientCertificate>>,
     table: RwLock<Arc<Table>>,
@@ -66,8 +68,8 @@ pub(crate) struct Backend {
 }
 
 impl Aggregator {
-    pub(crate) fn new(config: &FrontProxy) -> Result<Aggregator, TlsError> {
-        Ok(Aggregator { certificate: RwLock::new(certificate(config)?), table: RwLock::default() })
+    pub(crate) fn new(config: &FrontProxy, dialer: Dialer) -> Result<Aggregator, TlsError> {
+        Ok(Aggregator { dialer, certificate: RwLock::new(certificate(config)?), table: RwLock::default() })
     }
 
     /// Presents another certificate from now on.

@@ -7,6 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use skep_api::{Reason, Status};
 
 use super::{Aggregator, Backend, EXTRA_PREFIX, GROUP_HEADER, UID_HEADER, USER_HEADER};
+use crate::dial::Dialer;
 use crate::identity::Identity;
 use crate::reverse_proxy::{Destination, forward, forwarded_headers};
 
@@ -20,11 +21,15 @@ pub(crate) async fn openapi(
 ) -> Option<Result<Response, Status>> {
     let backend = aggregator.table().of(group, version)?;
     let (parts, ()) = request.clone().into_parts();
-    Some(handle(identity, &backend, Request::from_parts(parts, axum::body::Body::empty())).await)
+    Some(
+        handle(&aggregator.dialer, identity, &backend, Request::from_parts(parts, axum::body::Body::empty()))
+            .await,
+    )
 }
 
 /// Forwards a request, in the name of the user, to a backend that is available.
 pub(crate) async fn handle(
+    dialer: &Dialer,
     identity: &Identity,
     backend: &Backend,
     request: Request,
@@ -36,12 +41,13 @@ pub(crate) async fn handle(
         ))
     };
     backend.available.as_ref().map_err(|why| unavailable(why))?;
-    let address = *backend.addresses.first().ok_or_else(|| unavailable("its service has no endpoints"))?;
+    let address =
+        backend.addresses.first().ok_or_else(|| unavailable("its service has no endpoints"))?.clone();
     let security = backend.security.clone().map_err(Status::internal)?;
     let path_and_query = request.uri().path_and_query().map_or("/", |path| path.as_str()).to_owned();
     let mut headers = forwarded_headers(request.headers());
     set_user_headers(identity, &mut headers);
-    let answer = forward(Destination { security, address, path_and_query }, headers, request).await;
+    let answer = forward(dialer, Destination { security, address, path_and_query }, headers, request).await;
     let answer = answer.map_err(|why| unavailable(&format!("error trying to reach service: {why}")))?;
     if answer.status().is_redirection() && answer.headers().contains_key(LOCATION) {
         let why = "the backend attempted to redirect this request, which is not permitted";

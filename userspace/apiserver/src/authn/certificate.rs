@@ -30,6 +30,11 @@ impl PeerCertificate {
         }
     }
 
+    /// Seconds since 1970.
+    pub(crate) fn expiry(&self) -> i64 {
+        *self.valid.end()
+    }
+
     /// `None` once the certificate has expired: a connection may live longer than its certificate.
     pub(super) fn identity(&self) -> Option<&Arc<Identity>> {
         self.identity.as_ref().filter(|_| self.valid.contains(&Timestamp::now().as_second()))

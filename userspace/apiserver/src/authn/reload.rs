@@ -11,6 +11,7 @@ use super::remote::RemoteTokens;
 use super::token_webhook::TokenWebhook;
 use crate::auth_config::{Anonymous, AuthenticationConfig};
 use crate::config::{AccessRules, IssuerSource};
+use crate::dial::Dialer;
 use crate::watched_file::{ReloadMetrics, WatchedFile};
 
 /// How long new issuers have to answer before the configuration that names them is given up until the next look, as upstream.
@@ -29,6 +30,7 @@ pub(crate) struct AuthenticationFile {
     metrics: ReloadMetrics,
     /// The issuer of own tokens.
     reserved: String,
+    dialer: Dialer,
     /// As the file said at the start; it cannot change, as upstream.
     anonymous: Option<Anonymous>,
 }
@@ -39,8 +41,9 @@ impl Authentication {
         access: &AccessRules,
         reserved: &str,
         metrics: &ReloadMetrics,
+        dialer: &Dialer,
     ) -> Result<Authentication, AuthenticationError> {
-        let webhook = access.token_webhook.as_ref().map(TokenWebhook::new).transpose()?;
+        let webhook = access.token_webhook.as_ref().map(|it| TokenWebhook::new(it, dialer)).transpose()?;
         let all = ALGORITHMS.map(str::to_owned);
         let (mut file, mut anonymous) = (None, None);
         let issuers = match &access.issuers {
@@ -49,13 +52,13 @@ impl Authentication {
                 if let Some(bad) = algorithms.iter().find(|name| !all.contains(name)) {
                     return Err(AuthenticationError::Algorithm(bad.clone()));
                 }
-                Issuers::start(AuthenticationConfig::parse(config, reserved)?, algorithms)?
+                Issuers::start(AuthenticationConfig::parse(config, reserved)?, algorithms, dialer)?
             }
             IssuerSource::File(path) => {
-                let (opened, config) = AuthenticationFile::open(path, reserved, metrics)?;
+                let (opened, config) = AuthenticationFile::open(path, reserved, metrics, dialer)?;
                 anonymous = config.anonymous.clone();
                 file = Some(opened);
-                Issuers::start(config, &all)?
+                Issuers::start(config, &all, dialer)?
             }
         };
         let anonymous = match (anonymous, access.anonymous) {
@@ -76,13 +79,14 @@ impl AuthenticationFile {
         path: &Path,
         reserved: &str,
         metrics: &ReloadMetrics,
+        dialer: &Dialer,
     ) -> Result<(AuthenticationFile, AuthenticationConfig), AuthenticationError> {
         let file = WatchedFile::open(path)
             .map_err(|error| AuthenticationError::Read { path: path.to_owned(), error })?;
         let config = AuthenticationConfig::parse(file.text(), reserved)?;
         metrics.set_config(file.text());
-        let (reserved, anonymous) = (reserved.to_owned(), config.anonymous.clone());
-        Ok((AuthenticationFile { file, metrics: metrics.clone(), reserved, anonymous }, config))
+        let (reserved, anonymous, dialer) = (reserved.to_owned(), config.anonymous.clone(), dialer.clone());
+        Ok((AuthenticationFile { file, metrics: metrics.clone(), reserved, dialer, anonymous }, config))
     }
 
     /// Uses each new text of the file. Never ends.
@@ -128,7 +132,7 @@ impl AuthenticationFile {
         if config.anonymous != self.anonymous {
             return Err(AuthenticationError::Anonymous("changed from initial configuration file"));
         }
-        let issuers = Issuers::start(config, &ALGORITHMS.map(str::to_owned))?;
+        let issuers = Issuers::start(config, &ALGORITHMS.map(str::to_owned), &self.dialer)?;
         let ready = issuers.ready(READY_TIMEOUT).await;
         ready.map_err(|error| AuthenticationError::NotReady(error.to_string()))?;
         Ok(issuers)

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use serde_json::{Value, json};
 
+use crate::dial::Dialer;
 use crate::expiring::{Expiring, key_of};
 use crate::identity::Identity;
 use crate::kubeconfig::{KubeconfigError, RemoteServer};
@@ -37,9 +38,12 @@ pub(super) struct TokenWebhook {
 }
 
 impl TokenWebhook {
-    pub(super) fn new(options: &TokenWebhookOptions) -> Result<TokenWebhook, KubeconfigError> {
+    pub(super) fn new(
+        options: &TokenWebhookOptions,
+        dialer: &Dialer,
+    ) -> Result<TokenWebhook, KubeconfigError> {
         Ok(TokenWebhook {
-            server: RemoteServer::read(&options.kubeconfig)?,
+            server: RemoteServer::read(&options.kubeconfig, dialer)?,
             api_version: format!("{GROUP}/{}", options.version),
             cache_ttl: options.cache_ttl,
             answers: Expiring::new(MAX_ANSWERS),

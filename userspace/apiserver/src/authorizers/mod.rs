@@ -10,6 +10,7 @@ use std::path::PathBuf;
 
 use crate::auth_config::{AuthorizationConfig, AuthorizerKind, ConfigError};
 use crate::authz::{Attributes, Authorizer, Decision, OwnAuthorizer};
+use crate::dial::Dialer;
 use crate::kubeconfig::KubeconfigError;
 pub(crate) use metrics::AuthorizationMetrics;
 use metrics::Decisions;
@@ -77,6 +78,7 @@ impl Chain {
     pub(crate) fn new(
         config: AuthorizationConfig,
         metrics: &AuthorizationMetrics,
+        dialer: &Dialer,
     ) -> Result<Chain, AuthorizationError> {
         let links = config.0.into_iter().map(|authorizer| {
             let (name, kind) = (authorizer.name, authorizer.kind);
@@ -84,10 +86,12 @@ impl Chain {
             let kind = match kind {
                 AuthorizerKind::Node => LinkKind::Own(OwnAuthorizer::Node),
                 AuthorizerKind::Rbac => LinkKind::Own(OwnAuthorizer::Rbac),
-                AuthorizerKind::Webhook(config) => match WebhookAuthorizer::new(&name, *config, metrics) {
-                    Ok(webhook) => LinkKind::Webhook(Box::new(webhook)),
-                    Err(error) => return Err(AuthorizationError::Kubeconfig { name, error }),
-                },
+                AuthorizerKind::Webhook(config) => {
+                    match WebhookAuthorizer::new(&name, *config, metrics, dialer) {
+                        Ok(webhook) => LinkKind::Webhook(Box::new(webhook)),
+                        Err(error) => return Err(AuthorizationError::Kubeconfig { name, error }),
+                    }
+                }
             };
             Ok(Link { kind, decisions })
         });

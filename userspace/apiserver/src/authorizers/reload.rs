@@ -6,11 +6,13 @@ use std::path::Path;
 use super::{AuthorizationError, AuthorizationMetrics, Chain};
 use crate::auth_config::{AuthorizationConfig, ConfigError};
 use crate::cache::Caches;
+use crate::dial::Dialer;
 use crate::watched_file::WatchedFile;
 
 pub(crate) struct AuthorizationFile {
     file: WatchedFile,
     metrics: AuthorizationMetrics,
+    dialer: Dialer,
     /// The server's own authorizers at its start. They stay: leaving one out would change who may what by accident.
     required: BTreeSet<&'static str>,
 }
@@ -20,14 +22,15 @@ impl AuthorizationFile {
     pub(crate) fn open(
         path: &Path,
         metrics: &AuthorizationMetrics,
+        dialer: &Dialer,
     ) -> Result<(AuthorizationFile, Chain), AuthorizationError> {
         let file = WatchedFile::open(path)
             .map_err(|error| AuthorizationError::Read { path: path.to_owned(), error })?;
         let config = AuthorizationConfig::parse(file.text())?;
         let required = config.own_types();
-        let chain = Chain::new(config, metrics)?;
+        let chain = Chain::new(config, metrics, dialer)?;
         metrics.reloads.set_config(file.text());
-        Ok((AuthorizationFile { file, metrics: metrics.clone(), required }, chain))
+        Ok((AuthorizationFile { file, metrics: metrics.clone(), dialer: dialer.clone(), required }, chain))
     }
 
     /// Uses each new text of the file. Never ends.
@@ -71,6 +74,6 @@ impl AuthorizationFile {
             );
             return Err(ConfigError::new(why).into());
         }
-        Chain::new(config, &self.metrics)
+        Chain::new(config, &self.metrics, &self.dialer)
     }
 }

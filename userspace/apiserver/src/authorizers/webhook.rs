@@ -10,6 +10,7 @@ use super::metrics::{AuthorizationMetrics, WebhookMetrics};
 use super::review_spec;
 use crate::auth_config::{ExpressionError, FailurePolicy, REQUEST, WebhookConfig};
 use crate::authz::Attributes;
+use crate::dial::Dialer;
 use crate::expiring::{Expiring, key_of};
 use crate::kubeconfig::{KubeconfigError, RemoteServer};
 use crate::webhook_call::{CallError, post_review};
@@ -65,10 +66,11 @@ impl WebhookAuthorizer {
         name: &str,
         config: WebhookConfig,
         metrics: &AuthorizationMetrics,
+        dialer: &Dialer,
     ) -> Result<WebhookAuthorizer, KubeconfigError> {
         Ok(WebhookAuthorizer {
             name: name.to_owned(),
-            server: RemoteServer::read(&config.kubeconfig)?,
+            server: RemoteServer::read(&config.kubeconfig, dialer)?,
             config,
             answers: Expiring::new(MAX_ANSWERS),
             metrics: metrics.of_webhook(name),

@@ -108,6 +108,7 @@ impl NodeGraph {
             ("storage.k8s.io", "csinodes", _) => {
                 no("can only access CSINode with the same name as the requesting node")
             }
+            (skep_tunnel::GROUP, skep_tunnel::RESOURCE, "") => own_tunnel(node, request),
             ("", "nodes", subresource) => own_node(node, subresource, request),
             ("", "pods", subresource) => self.own_pods(node, subresource, request),
             _ => match rules.role("ClusterRole", "", "system:node") {
@@ -183,6 +184,13 @@ fn own_node(node: &str, subresource: &str, request: &Attributes<'_>) -> Decision
         }
         _ => Decision::NoOpinion(String::new()),
     }
+}
+
+fn own_tunnel(node: &str, request: &Attributes<'_>) -> Decision {
+    if request.verb == "create" && request.name == node {
+        return Decision::Allow(String::new());
+    }
+    Decision::NoOpinion(format!("node '{node}' can only open its own tunnel"))
 }
 
 fn own_lease(node: &str, request: &Attributes<'_>) -> Decision {

@@ -188,7 +188,12 @@ impl Resource {
 
     /// All changes from here on.
     pub(crate) fn subscribe(&self) -> Changes {
-        self.write().watchers.subscribe(Trigger::Any)
+        self.subscribe_to(Trigger::Any)
+    }
+
+    /// The changes from here on that meet a trigger.
+    pub(crate) fn subscribe_to(&self, trigger: Trigger) -> Changes {
+        self.write().watchers.subscribe(trigger)
     }
 }
 

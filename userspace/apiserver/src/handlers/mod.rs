@@ -9,5 +9,6 @@ pub(crate) mod list;
 mod list_body;
 pub(crate) mod non_resource;
 pub(crate) mod patch;
+pub(crate) mod tunnel;
 pub(crate) mod update;
 pub(crate) mod watch;

@@ -65,11 +65,7 @@ pub(crate) async fn handle(
         [which @ ("healthz" | "livez" | "readyz"), check @ ..] => {
             return Ok(health::handle(server, query, which, &check.join("/")).await);
         }
-        ["metrics"] => {
-            let audit_errors = server.config.audit.as_ref().map(Audit::lost);
-            let neighbours: String = server.config.neighbours.iter().map(|part| part.metrics()).collect();
-            return Ok(server.metrics.respond(&server.storage.caches, audit_errors, &neighbours));
-        }
+        ["metrics"] => return Ok(metrics(server)),
         ["metrics", "slis"] => {
             health::check_all(server).await;
             return Ok(server.metrics.respond_slis());
@@ -78,6 +74,12 @@ pub(crate) async fn handle(
     };
     let document = document.ok_or_else(Status::no_such_path)?.to_string();
     Ok(respond_large(request.headers(), document.into()))
+}
+
+fn metrics(server: &Inner) -> Response {
+    let audit_errors = server.config.audit.as_ref().map(Audit::lost);
+    let neighbours: String = server.config.neighbours.iter().map(|part| part.metrics()).collect();
+    server.metrics.respond(&server.storage.caches, &server.dialer, audit_errors, &neighbours)
 }
 
 fn schemas(request: &Request<()>, document: Option<String>) -> Result<Response, Status> {

@@ -3,6 +3,7 @@
 
 mod family;
 mod process;
+mod tunnels;
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -27,6 +28,7 @@ use skep_api::kinds::Name;
 
 use crate::authorizers::AuthorizationMetrics;
 use crate::cache::{Caches, Counts};
+use crate::dial::Dialer;
 use crate::fairness::FairnessMetrics;
 use crate::negotiate::text;
 use crate::object::prefix;
@@ -313,9 +315,16 @@ impl http_body::Body for CountedBody {
 
 impl Metrics {
     /// The response to `/metrics`. `audit_errors`: audit events that could not be written, if the server audits.
-    pub(crate) fn respond(&self, caches: &Caches, audit_errors: Option<u64>, neighbours: &str) -> Response {
+    pub(crate) fn respond(
+        &self,
+        caches: &Caches,
+        dialer: &Dialer,
+        audit_errors: Option<u64>,
+        neighbours: &str,
+    ) -> Response {
         let mut out = neighbours.to_owned();
         storage(caches, &mut out);
+        tunnels::write(&dialer.tunnels().counts(), &mut out);
         if let Some(errors) = audit_errors {
             let samples = [("{plugin=\"log\"}".to_owned(), errors as f64)].into_iter();
             let help = "Events that could not be written";

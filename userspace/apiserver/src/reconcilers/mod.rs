@@ -3,6 +3,7 @@
 
 mod crd;
 pub(crate) mod flow_control;
+mod kubernetes_service;
 mod local_api_services;
 mod policy_status;
 mod reconcile_loop;
@@ -17,7 +18,7 @@ use tokio::task::JoinSet;
 
 use crate::aggregate::Aggregator;
 use crate::fairness::Fairness;
-use crate::server_endpoints::ServerLeases;
+use crate::server_endpoints::ServerEndpoints;
 use crate::write::Writer;
 
 /// The tasks of all reconcilers; dropping it stops them.
@@ -30,7 +31,7 @@ pub(crate) fn start(
     writer: &Arc<Writer>,
     aggregator: &Arc<Aggregator>,
     fairness: &Fairness,
-    leases: Option<Arc<ServerLeases>>,
+    endpoints: Arc<ServerEndpoints>,
     files: Vec<BoxFuture<'static, ()>>,
 ) -> Running {
     let mut tasks = JoinSet::new();
@@ -42,9 +43,7 @@ pub(crate) fn start(
     tasks.spawn(local_api_services::run(storage.clone()));
     tasks.spawn(policy_status::run(storage.clone()));
     tasks.spawn(system_namespaces::run(storage.clone()));
-    if let Some(leases) = leases {
-        tasks.spawn(async move { leases.run().await });
-    }
+    tasks.spawn(kubernetes_service::run(writer.clone(), endpoints));
     for file in files {
         tasks.spawn(file);
     }

@@ -22,10 +22,11 @@ use crate::aggregate::{self, Aggregator, Backend, service_of, set_user_headers};
 use crate::authz::SUPERUSERS;
 use crate::cache::{Caches, Changes};
 use crate::clock::now;
-use crate::dial::RemoteAddress;
+use crate::dial::Dialer;
 use crate::endpoints::slices_of;
 use crate::identity::Identity;
 use crate::object::Object;
+use crate::remote_address::RemoteAddress;
 use crate::reverse_proxy::send;
 use crate::stored::Storage;
 
@@ -183,9 +184,9 @@ async fn check(storage: &Storage, aggregator: &Aggregator, backend: &Backend) ->
     api::check_reachable(&json!({"spec": backend.spec}), service.as_ref(), &slices)?;
     let mut last = "no endpoints available for its service".to_owned();
     for address in backend.addresses.iter().take(MAX_ENDPOINTS) {
-        match get_resources(backend, *address).await {
+        match get_resources(&aggregator.dialer, backend, address).await {
             Ok(list) => {
-                learn(aggregator, backend, *address, &list).await;
+                learn(aggregator, backend, address, &list).await;
                 return Ok(());
             }
             Err(why) => last = why,
@@ -195,11 +196,12 @@ async fn check(storage: &Storage, aggregator: &Aggregator, backend: &Backend) ->
 }
 
 /// The APIResourceList, which every server has for its versions.
-async fn get_resources(backend: &Backend, address: RemoteAddress) -> Result<Value, String> {
+async fn get_resources(dialer: &Dialer, backend: &Backend, address: &RemoteAddress) -> Result<Value, String> {
     let path = format!("/apis/{}/{}", backend.group, backend.version);
     let url = format!("https://{address}{path}");
     let failed = |why: String| format!("failing or missing response from {url}: {why}");
-    let (code, _, document) = get(backend, address, &path, "application/json").await.map_err(failed)?;
+    let (code, _, document) =
+        get(dialer, backend, address, &path, "application/json").await.map_err(failed)?;
     match code {
         code if code.is_success() => Ok(document),
         code => Err(failed(format!("bad status from {url}: {}", code.as_u16()))),
@@ -207,16 +209,16 @@ async fn get_resources(backend: &Backend, address: RemoteAddress) -> Result<Valu
 }
 
 /// Reads the server's documents for discovery and schemas.
-async fn learn(aggregator: &Aggregator, backend: &Backend, address: RemoteAddress, list: &Value) {
+async fn learn(aggregator: &Aggregator, backend: &Backend, address: &RemoteAddress, list: &Value) {
     let (group, version) = (&backend.group, &backend.version);
-    let aggregated = match get(backend, address, "/apis", AGGREGATED).await {
+    let aggregated = match get(&aggregator.dialer, backend, address, "/apis", AGGREGATED).await {
         Ok((StatusCode::OK, kind, document)) if kind.contains("as=APIGroupDiscoveryList") => {
             Some(api::from_aggregated(&document, group, version).unwrap_or_default())
         }
         _ => None,
     };
     let resources = aggregated.unwrap_or_else(|| api::from_legacy(list, group, version));
-    let openapi = match get(backend, address, "/openapi/v3", "application/json").await {
+    let openapi = match get(&aggregator.dialer, backend, address, "/openapi/v3", "application/json").await {
         Ok((StatusCode::OK, _, index)) => api::openapi_of(&index, group, version),
         _ => None,
     };
@@ -227,8 +229,9 @@ async fn learn(aggregator: &Aggregator, backend: &Backend, address: RemoteAddres
 
 /// Status code, content type and body of an answer. A body that is not JSON becomes null.
 async fn get(
+    dialer: &Dialer,
     backend: &Backend,
-    address: RemoteAddress,
+    address: &RemoteAddress,
     path: &str,
     accept: &str,
 ) -> Result<(StatusCode, String, Value), String> {
@@ -239,7 +242,7 @@ async fn get(
     *request.headers_mut() = headers;
     let security = backend.security.clone()?;
     let answer_in_time = tokio::time::timeout(REQUEST_TIMEOUT, async {
-        let answer = send(&security, address, request).await.map_err(|error| error.to_string())?;
+        let answer = send(dialer, &security, address, request).await.map_err(|error| error.to_string())?;
         let (parts, body) = answer.into_parts();
         let body =
             Limited::new(body, MAX_DOCUMENT_BYTES).collect().await.map_err(|error| error.to_string())?;

@@ -12,8 +12,8 @@ use skep_api::{Status, find, meta};
 
 use crate::admission::{self, Operation};
 use crate::call::Call;
-use crate::dial::{AddressNotAllowed, RemoteAddress};
 use crate::endpoints::{is_address_of_pod, ready_pods};
+use crate::remote_address::{AddressNotAllowed, RemoteAddress};
 use crate::request_info::Target;
 use crate::reverse_proxy::{Destination, Security, forward, forwarded_headers};
 use crate::state::Inner;
@@ -44,7 +44,7 @@ pub(super) async fn handle(server: &Inner, call: Call, request: Request) -> Resu
     let headers = forwarded_headers(&call.headers);
     if !is_proxy {
         let to = container(server, &call, &object, &query)?;
-        let answered = forward(to, headers, request).await;
+        let answered = forward(&server.dialer, to, headers, request).await;
         return answered.map_err(|error| Status::internal(format!("error dialing backend: {error}")));
     }
     if call.target.rest.is_empty() && matches!(call.method, Method::GET | Method::HEAD) {
@@ -55,8 +55,9 @@ pub(super) async fn handle(server: &Inner, call: Call, request: Request) -> Resu
         "Service" => service(server, &call, &object, &query)?,
         _ => pod(server, &call, &object, &query)?,
     };
-    let (address, prefix) = (to.address, prefix_of(request.uri().path(), &call.target.rest).to_owned());
-    let answered = forward(to, headers, request).await;
+    let (address, prefix) =
+        (to.address.clone(), prefix_of(request.uri().path(), &call.target.rest).to_owned());
+    let answered = forward(&server.dialer, to, headers, request).await;
     let mut answer =
         answered.map_err(|error| Status::unavailable(format!("error trying to reach service: {error}")))?;
     relocate(answer.headers_mut(), address.get(), &prefix);
@@ -199,9 +200,9 @@ fn kubelet(server: &Inner, node: &Value, path: &str, query: &str) -> Result<Dest
     let address = address_of(node).ok_or_else(|| {
         Status::unavailable(format!("no preferred addresses found; known addresses of node {name}: none"))
     })?;
-    let address = allowed(server, address)?;
+    let address = allowed(server, address)?.of_node(name);
     Ok(Destination {
-        security: Security::of_address(server.credentials.peers().nodes.clone(), address),
+        security: Security::of_address(server.credentials.peers().nodes.clone(), &address),
         address,
         path_and_query: joined(path, query),
     })
@@ -227,6 +228,7 @@ fn node(server: &Inner, call: &Call, node: &Value, query: &str) -> Result<Destin
     match port.parse() {
         Ok(port) if port != to.address.get().port() => {
             let address = allowed(server, SocketAddr::new(to.address.get().ip(), port))?;
+            let address = address.of_node(meta::name(node));
             Ok(unverified(server, call, scheme, address, query))
         }
         Err(_) if !port.is_empty() => {
@@ -239,7 +241,7 @@ fn node(server: &Inner, call: &Call, node: &Value, query: &str) -> Result<Destin
 /// A pod or service; its certificate is not verified.
 fn unverified(server: &Inner, call: &Call, scheme: &str, address: RemoteAddress, query: &str) -> Destination {
     let security = match scheme {
-        "https" => Security::of_address(server.credentials.peers().unverified.clone(), address),
+        "https" => Security::of_address(server.credentials.peers().unverified.clone(), &address),
         _ => Security::Plain,
     };
     Destination { security, address, path_and_query: joined(path(call), query) }
@@ -285,6 +287,7 @@ fn pod(server: &Inner, call: &Call, pod: &Value, query: &str) -> Result<Destinat
         return Err(not_allowed(AddressNotAllowed));
     }
     let address = RemoteAddress::new(SocketAddr::new(ip, port)).map_err(not_allowed)?;
+    let address = address.of_node(pod["spec"]["nodeName"].as_str().unwrap_or_default());
     Ok(unverified(server, call, scheme, address, query))
 }
 

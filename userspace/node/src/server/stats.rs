@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http::{Response, StatusCode};
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use skep_tunnel::AgentCounts;
 
 use super::answer::{Body, answer, full, json as json_answer, text};
 use crate::context::NodeContext;
@@ -34,7 +35,36 @@ pub(super) fn metrics(context: &Arc<NodeContext>) -> Response<Body> {
     let name = "skep_agent_pod_worker_panics_total";
     let help = "Panics of pods' workers and their actions";
     let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} counter\n{name} {panics}");
+    if let Some(keeper) = &context.tunnels {
+        write_tunnels(&keeper.counts(), &mut out);
+    }
     answer(StatusCode::OK, "text/plain; version=0.0.4", full(Bytes::from(out)))
+}
+
+fn write_tunnels(counts: &AgentCounts, out: &mut String) {
+    let AgentCounts { open, opened, streams, dialled, failed, refused, sent, received } = *counts;
+    for (name, kind, help, value) in [
+        ("skep_agent_tunnels_open", "gauge", "Tunnels to API servers that are open", open),
+        ("skep_agent_tunnels_opened_total", "counter", "Tunnels that were opened", opened),
+        ("skep_agent_tunnel_streams", "gauge", "Connections for API servers that are open", streams),
+        ("skep_agent_tunnel_dials_total", "counter", "Connections that were opened for API servers", dialled),
+        (
+            "skep_agent_tunnel_dial_failures_total",
+            "counter",
+            "Connections for API servers that failed",
+            failed,
+        ),
+        (
+            "skep_agent_tunnel_refusals_total",
+            "counter",
+            "Connections to addresses that are not the node's",
+            refused,
+        ),
+        ("skep_agent_tunnel_sent_bytes_total", "counter", "Bytes sent to API servers", sent),
+        ("skep_agent_tunnel_received_bytes_total", "counter", "Bytes received from API servers", received),
+    ] {
+        let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
+    }
 }
 
 fn own_memory() -> i64 {

@@ -12,7 +12,8 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
 use skep_datapath::{Options, XdpMode};
 use skep_network::{Informers, KernelNetwork, NetworkConfig, NetworkState, Subscriptions};
-use skep_node::{AgentConfig, Inputs, PodLimits, ServingTls};
+use skep_node::{AgentConfig, Inputs, PodLimits, ServerTunnels, ServingTls};
+use skep_tunnel::Keeper;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -20,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::duration;
 use crate::join::{Identity, IdentityFolder, Invitation, Trusted, fetch_trusted};
 use crate::kubeconfig::{Credentials, Impersonated, client, client_from_file};
+use crate::tunnel;
 
 #[derive(clap::Args)]
 pub(crate) struct Agent {
@@ -229,6 +231,7 @@ async fn run_until_renewal(
         informers: client(server, &identity.trusted.cluster, credentials, Some(NETWORK_AGENT))?,
     };
     let until_renewal = stop.child_token();
+    let keeper = tunnel::keeper(&agent.node, server, &identity)?;
     let tls = ServingTls {
         certificate: identity.serving.certificate,
         key: identity.serving.key,
@@ -239,7 +242,7 @@ async fn run_until_renewal(
         if agent.network_only {
             return network_only(agent, clients, until_renewal.clone()).await;
         }
-        pods_and_network(agent, clients, tls, until_renewal.clone()).await
+        pods_and_network(agent, clients, tls, keeper, until_renewal.clone()).await
     };
     tokio::pin!(running);
     tokio::select! {
@@ -270,6 +273,7 @@ async fn pods_and_network(
     agent: &Agent,
     clients: Clients,
     tls: ServingTls,
+    keeper: Keeper,
     stop: CancellationToken,
 ) -> Result<()> {
     let (state_in, state) = starting();
@@ -278,6 +282,10 @@ async fn pods_and_network(
     let inputs = Inputs {
         pods: informers.pods.subscribe_to(move |pod| node_of(pod) == Some(name.as_str())),
         services: informers.services.subscribe(),
+        tunnels: Some(ServerTunnels {
+            keeper,
+            slices: informers.endpoint_slices.subscribe_to(skep_node::names_servers),
+        }),
         network: Some(state),
     };
     let config = config(agent, clients.node.clone(), tls)?;

@@ -263,7 +263,11 @@ fn api_config(server: &Running, credentials: Credentials, store: Arc<dyn Store>)
     Ok(Config {
         store,
         shared_store: server.is_shared(),
-        services: ServiceNetwork { cidrs: server.flags.service_cidrs.clone(), node_ports: NODE_PORTS },
+        services: ServiceNetwork {
+            cidrs: server.flags.service_cidrs.clone(),
+            pod_cidrs: server.flags.cluster_cidrs.clone(),
+            node_ports: NODE_PORTS,
+        },
         advertise: server.advertise,
         client_ca,
         tokens,

@@ -15,6 +15,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use crate::auth_config::{AuthenticationConfig, IssuerConfig};
+use crate::dial::Dialer;
 use crate::https::HttpsClient;
 use crate::identity::Identity;
 use crate::tls::{self, TlsError, Trust};
@@ -46,12 +47,16 @@ pub(crate) struct Verified {
 
 impl Issuers {
     /// Starts to fetch keys of all issuers; waits for none. `algorithms`: names among [`ALGORITHMS`].
-    pub(crate) fn start(config: AuthenticationConfig, algorithms: &[String]) -> Result<Issuers, TlsError> {
+    pub(crate) fn start(
+        config: AuthenticationConfig,
+        algorithms: &[String],
+        dialer: &Dialer,
+    ) -> Result<Issuers, TlsError> {
         let algorithms: Vec<Algorithm> = algorithms.iter().filter_map(|name| Algorithm::of(name)).collect();
         let issuers = config.issuers.into_iter().map(|config| {
             let ca = config.certificate_authority.as_bytes();
             let trust = if ca.is_empty() { Trust::System } else { Trust::Bundle(ca, "an issuer's CA") };
-            let client = HttpsClient::new(tls::client(trust, None)?, None);
+            let client = HttpsClient::new(dialer.clone(), tls::client(trust, None)?, None);
             let keys = IssuerKeys::start(config.url.clone(), config.discovery_url.clone(), client);
             Ok((config.url.clone(), Issuer { config, algorithms: algorithms.clone(), keys }))
         });

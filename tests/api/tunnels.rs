@@ -1,0 +1,209 @@
+//! Real agents' ends of tunnels against a server with TLS; and what names the server: the `kubernetes` Service.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Bytes;
+use k8s_openapi::api::core::v1::{Endpoints, Node, Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
+use kube::client::Body;
+use kube::{Client, Resource};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore};
+use serde::de::DeserializeOwned;
+use serde_json::json;
+use skep_tests::api_server::{Pem, TestApiServer};
+use skep_tests::far_end::{self, own_address, serve, tls};
+use skep_tunnel::{Keeper, Reach, ServerAddress};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// One address: that of the node's only pod.
+struct OnePod(SocketAddr);
+
+impl Reach for OnePod {
+    fn permits(&self, address: SocketAddr) -> bool {
+        address == self.0
+    }
+}
+
+/// The tunnel of a node; it ends with the token.
+fn keep(
+    node: &str,
+    server: SocketAddr,
+    ca: &str,
+    certificate: &Pem,
+    reach: OnePod,
+) -> (Keeper, CancellationToken) {
+    let mut roots = RootCertStore::empty();
+    for ca in CertificateDer::pem_slice_iter(ca.as_bytes()) {
+        roots.add(ca.unwrap()).unwrap();
+    }
+    let chain =
+        CertificateDer::pem_slice_iter(certificate.certificate.as_bytes()).map(Result::unwrap).collect();
+    let key = PrivateKeyDer::from_pem_slice(certificate.key.as_bytes()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_client_auth_cert(chain, key)
+        .unwrap();
+    let first = ServerAddress { host: server.ip().to_string(), port: server.port() };
+    let keeper = Keeper::new(node, Arc::new(config), first);
+    let stop = CancellationToken::new();
+    let (known, servers) = watch::channel(BTreeSet::new());
+    let (running, ended) = (keeper.clone(), stop.clone());
+    tokio::spawn(async move {
+        running.run(servers, Arc::new(reach), ended).await;
+        drop(known);
+    });
+    (keeper, stop)
+}
+
+async fn until(what: &str, done: impl Fn() -> bool) {
+    let deadline = Instant::now() + LIMIT;
+    while !done() {
+        assert!(Instant::now() < deadline, "{what} did not come");
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+async fn get(client: &Client, path: &str) -> (u16, String) {
+    let answer = client.send(http::Request::get(path).body(Body::empty()).unwrap()).await.unwrap();
+    let code = answer.status().as_u16();
+    (code, String::from_utf8_lossy(&answer.into_body().collect().await.unwrap().to_bytes()).into_owned())
+}
+
+/// A node with a pod that has this address.
+async fn create_pod(client: &Client, address: SocketAddr) {
+    let node: Node = serde_json::from_value(json!({"metadata": {"name": "a"}})).unwrap();
+    Api::all(client.clone()).create(&PostParams::default(), &node).await.unwrap();
+    let account = serde_json::from_value(json!({"metadata": {"name": "default"}})).unwrap();
+    let accounts: Api<k8s_openapi::api::core::v1::ServiceAccount> = Api::default_namespaced(client.clone());
+    accounts.create(&PostParams::default(), &account).await.unwrap();
+    let pods: Api<Pod> = Api::default_namespaced(client.clone());
+    let pod = json!({"metadata": {"name": "p"}, "spec": {"nodeName": "a", "containers": [{"name": "c", "image": "i"}]}});
+    pods.create(&PostParams::default(), &serde_json::from_value(pod).unwrap()).await.unwrap();
+    let ip = address.ip().to_string();
+    let status = Patch::Merge(json!({"status": {"podIP": ip, "podIPs": [{"ip": ip}]}}));
+    pods.patch_status("p", &PatchParams::default(), &status).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_is_reached_through_the_tunnel_and_only_while_it_stands() {
+    let server = TestApiServer::listen(|_| {}).await.unwrap();
+    let client = server.client();
+    let serving = server.ca.issue("pod", "x").unwrap();
+    let answer = |_| async { far_end::Answer::new(Full::new(Bytes::from_static(b"from the pod")).boxed()) };
+    let pod = serve(own_address(), tls(&serving, None), answer).await;
+    create_pod(&client, pod).await;
+    let path = format!("/api/v1/namespaces/default/pods/https:p:{}/proxy/", pod.port());
+    let certificate = server.ca.issue("system:node:a", "system:nodes").unwrap();
+    let address = server.address().unwrap();
+    let (keeper, stop) = keep("a", address, &server.ca.certificate, &certificate, OnePod(pod));
+    // The server waits for the tunnel.
+    assert_eq!(get(&client, &path).await, (200, "from the pod".to_owned()));
+    assert_eq!((keeper.counts().open, keeper.counts().dialled, keeper.counts().refused), (1, 1, 0));
+    // Another port of the pod is not what this node permits.
+    let other = format!("/api/v1/namespaces/default/pods/p:{}/proxy/", pod.port() ^ 1);
+    let (code, text) = get(&client, &other).await;
+    assert!(code == 503 && text.contains("node a refused: "), "{code} {text}");
+    let (_, metrics) = get(&client, "/metrics").await;
+    for line in ["skep_tunnels_open 1", "skep_tunnel_dials_total 1", "skep_tunnel_dial_failures_total 1"] {
+        assert!(metrics.lines().any(|found| found == line), "no {line}");
+    }
+    stop.cancel();
+    until("the tunnel's end", || keeper.counts().open == 0).await;
+    let (code, text) = get(&client, &path).await;
+    assert!(code == 503 && text.contains("node a has no tunnel to this server"), "{code} {text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_without_a_right_certificate_opens_no_tunnel() {
+    let server = TestApiServer::listen(|_| {}).await.unwrap();
+    let address = server.address().unwrap();
+    let reach = || OnePod(([192, 0, 2, 1], 80).into());
+    let other = server.ca.issue("system:node:b", "system:nodes").unwrap();
+    let user = server.ca.issue("system:node:a", "jane").unwrap();
+    let foreign =
+        skep_tests::api_server::Authority::new().unwrap().issue("system:node:a", "system:nodes").unwrap();
+    let right = server.ca.issue("system:node:a", "system:nodes").unwrap();
+    let refused: Vec<_> = [other, user, foreign]
+        .iter()
+        .map(|certificate| keep("a", address, &server.ca.certificate, certificate, reach()))
+        .collect();
+    let (keeper, _stop) = keep("a", address, &server.ca.certificate, &right, reach());
+    until("the right tunnel", || keeper.counts().open == 1).await;
+    sleep(Duration::from_millis(500)).await;
+    assert!(refused.iter().all(|(keeper, _)| keeper.counts().opened == 0));
+}
+
+/// The uid of the object `kubernetes`, once it is another.
+async fn other_than<K>(client: &Client, before: &str, deadline: Instant) -> String
+where
+    K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
+        + Clone
+        + std::fmt::Debug
+        + DeserializeOwned,
+{
+    let api: Api<K> = Api::namespaced(client.clone(), "default");
+    loop {
+        let uid = api.get_opt("kubernetes").await.unwrap().and_then(|object| object.meta().uid.clone());
+        if let Some(uid) = uid.filter(|uid| uid != before) {
+            return uid;
+        }
+        assert!(Instant::now() < deadline, "{} did not come back", K::kind(&()));
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn made_again<K>(client: &Client)
+where
+    K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
+        + Clone
+        + std::fmt::Debug
+        + DeserializeOwned,
+{
+    let deadline = Instant::now() + Duration::from_secs(5);
+    // The deletion of a Service takes its Endpoints along.
+    let first = other_than::<K>(client, "", deadline).await;
+    let api: Api<K> = Api::namespaced(client.clone(), "default");
+    api.delete("kubernetes", &DeleteParams::default()).await.unwrap();
+    other_than::<K>(client, &first, deadline).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_kubernetes_service_and_its_endpoints_are_made_again() {
+    let server = TestApiServer::start().await.unwrap();
+    let client = server.client();
+    let ip = |service: &Service| service.spec.as_ref().and_then(|spec| spec.cluster_ip.clone());
+    let services: Api<Service> = Api::namespaced(client.clone(), "default");
+    let before = ip(&services.get("kubernetes").await.unwrap());
+    made_again::<Service>(&client).await;
+    made_again::<Endpoints>(&client).await;
+    made_again::<EndpointSlice>(&client).await;
+    assert_eq!(ip(&services.get("kubernetes").await.unwrap()), before);
+    // One that says something else is set right.
+    let slices: Api<EndpointSlice> = Api::namespaced(client.clone(), "default");
+    let wrong = Patch::Merge(json!({"endpoints": [{"addresses": ["192.0.2.66"]}]}));
+    slices.patch("kubernetes", &PatchParams::default(), &wrong).await.unwrap();
+    let deadline = Instant::now() + Duration::from_secs(5);
+    loop {
+        let slice = slices.get("kubernetes").await.unwrap();
+        let addresses = slice.endpoints.into_iter().flatten().flat_map(|endpoint| endpoint.addresses);
+        if addresses.collect::<Vec<_>>() == ["127.0.0.1"] {
+            return;
+        }
+        assert!(Instant::now() < deadline, "the wrong server stays");
+        sleep(Duration::from_millis(20)).await;
+    }
+}

@@ -1,0 +1,230 @@
+//! The tunnels of an API server, by node.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::RecvStream;
+use h2::client::SendRequest;
+use http::{Method, Request, StatusCode, Uri};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, timeout_at};
+
+use crate::counts::{Counters, ServerCounts, add, read};
+use crate::stream::TunnelStream;
+use crate::{http2, keepalive};
+
+/// Agents are back within this time after a tunnel or the server itself ended. Connections wait for them as long.
+const RETURN_TIMEOUT: Duration = Duration::from_secs(5);
+/// Tunnels of one node: more than one while an agent moves to another. Beyond it the oldest ends.
+const MAX_OF_NODE: usize = 4;
+/// Bytes of an agent's reason for an error.
+const MAX_REASON_BYTES: usize = 512;
+
+/// Why a connection through a tunnel could not be opened.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DialError {
+    #[error("node {0} has no tunnel to this server")]
+    NoTunnel(Arc<str>),
+    #[error("the tunnel to node {0} broke: {1}")]
+    Broken(Arc<str>, String),
+    /// The address is not the node's.
+    #[error("node {0} refused: {1}")]
+    Refused(Arc<str>, String),
+    /// The node's own error.
+    #[error("node {0}: {1}")]
+    Far(Arc<str>, String),
+}
+
+/// The open tunnels. Cheap to clone; clones share them.
+#[derive(Clone)]
+pub struct Tunnels(Arc<Shared>);
+
+struct Shared {
+    nodes: Mutex<HashMap<Arc<str>, Node>>,
+    /// Changes with every tunnel that opens.
+    opened: watch::Sender<u64>,
+    counters: Arc<Counters>,
+    started: Instant,
+}
+
+#[derive(Default)]
+struct Node {
+    /// The newest last.
+    open: Vec<Tunnel>,
+    /// When the last one ended.
+    ended: Option<Instant>,
+}
+
+struct Tunnel {
+    id: u64,
+    requests: SendRequest<Bytes>,
+    /// Asks for a ping.
+    probe: Arc<Notify>,
+    /// Ends it.
+    end: Arc<Notify>,
+}
+
+impl Default for Tunnels {
+    fn default() -> Tunnels {
+        Tunnels(Arc::new(Shared {
+            nodes: Mutex::default(),
+            opened: watch::Sender::new(0),
+            counters: Arc::default(),
+            started: Instant::now(),
+        }))
+    }
+}
+
+impl Tunnels {
+    /// Serves a node's tunnel on its upgraded connection until one end closes it, the peer is silent, or `expiry`.
+    pub async fn serve<T>(&self, node: &str, connection: T, expiry: Option<Instant>) -> io::Result<()>
+    where
+        T: AsyncRead + AsyncWrite + Unpin,
+    {
+        let opened = http2::client().handshake(connection).await.map_err(io::Error::other)?;
+        let (requests, mut connection) = opened;
+        let pings = connection.ping_pong();
+        let entry = self.enter(node, requests);
+        let expired = async {
+            match expiry {
+                Some(expiry) => tokio::time::sleep_until(expiry).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            ended = connection => ended.map_err(io::Error::other),
+            () = keepalive::unanswered(pings, &entry.probe) => Err(io::ErrorKind::TimedOut.into()),
+            () = entry.end.notified() => Ok(()),
+            () = expired => Err(io::Error::other("the node's certificate has expired")),
+        }
+    }
+
+    /// Opens a connection to an address of a node. Waits for a node that lost its tunnel just now.
+    pub async fn dial(&self, node: &str, address: SocketAddr) -> Result<TunnelStream, DialError> {
+        let node: Arc<str> = node.into();
+        let dialled = self.connect(&node, address).await;
+        if dialled.is_err() {
+            add(&self.0.counters.failed, 1);
+        }
+        dialled
+    }
+
+    async fn connect(&self, node: &Arc<str>, address: SocketAddr) -> Result<TunnelStream, DialError> {
+        let broken = |error: &h2::Error| DialError::Broken(node.clone(), error.to_string());
+        let mut requests = self.ready(node).await?;
+        let uri = Uri::builder().authority(address.to_string()).build();
+        let uri = uri.map_err(|error| DialError::Far(node.clone(), error.to_string()))?;
+        let mut request = Request::new(());
+        (*request.method_mut(), *request.uri_mut()) = (Method::CONNECT, uri);
+        let sent = requests.send_request(request, false);
+        let (answer, send) = sent.map_err(|error| broken(&error))?;
+        let (head, body) = answer.await.map_err(|error| broken(&error))?.into_parts();
+        match head.status {
+            StatusCode::OK => Ok(TunnelStream::new(node.clone(), send, body, self.0.counters.stream())),
+            StatusCode::FORBIDDEN => Err(DialError::Refused(node.clone(), reason(body).await)),
+            _ => Err(DialError::Far(node.clone(), reason(body).await)),
+        }
+    }
+
+    /// The newest tunnel of a node that takes requests.
+    async fn ready(&self, node: &Arc<str>) -> Result<SendRequest<Bytes>, DialError> {
+        let mut opened = self.0.opened.subscribe();
+        loop {
+            let newest = self.nodes().get(node).and_then(|node| Some(node.open.last()?.requests.clone()));
+            if let Some(requests) = newest
+                && let Ok(requests) = requests.ready().await
+            {
+                return Ok(requests);
+            }
+            let ended = self.nodes().get(node).and_then(|node| node.ended);
+            let until = ended.unwrap_or(self.0.started).max(self.0.started) + RETURN_TIMEOUT;
+            if timeout_at(until, opened.changed()).await.is_err() {
+                return Err(DialError::NoTunnel(node.clone()));
+            }
+        }
+    }
+
+    /// Whether a node has a tunnel now.
+    pub fn has(&self, node: &str) -> bool {
+        self.nodes().get(node).is_some_and(|node| !node.open.is_empty())
+    }
+
+    pub fn counts(&self) -> ServerCounts {
+        let counters = &self.0.counters;
+        ServerCounts {
+            nodes: self.nodes().values().filter(|node| !node.open.is_empty()).count() as u64,
+            open: read(&counters.open),
+            opened: read(&counters.opened),
+            streams: read(&counters.streams),
+            dialled: read(&counters.dialled),
+            failed: read(&counters.failed),
+            sent: read(&counters.sent),
+            received: read(&counters.received),
+        }
+    }
+
+    fn enter(&self, node: &str, requests: SendRequest<Bytes>) -> Entry {
+        let name: Arc<str> = node.into();
+        let open = self.0.counters.tunnel();
+        let (probe, end) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let mut nodes = self.nodes();
+        nodes.retain(|_, node| node.is_of_interest());
+        let id = read(&self.0.counters.opened);
+        let node = nodes.entry(name.clone()).or_default();
+        // Why is it here again? If the older ones are dead, their streams should know.
+        node.open.iter().for_each(|older| older.probe.notify_one());
+        if node.open.len() >= MAX_OF_NODE {
+            node.open.remove(0).end.notify_one();
+        }
+        node.open.push(Tunnel { id, requests, probe: probe.clone(), end: end.clone() });
+        drop(nodes);
+        self.0.opened.send_modify(|count| *count = count.wrapping_add(1));
+        Entry { tunnels: self.clone(), node: name, id, probe, end, _open: open }
+    }
+
+    fn nodes(&self) -> MutexGuard<'_, HashMap<Arc<str>, Node>> {
+        self.0.nodes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Node {
+    fn is_of_interest(&self) -> bool {
+        !self.open.is_empty() || self.ended.is_some_and(|ended| ended.elapsed() < RETURN_TIMEOUT)
+    }
+}
+
+/// A tunnel's entry in the table; its drop removes it.
+struct Entry {
+    tunnels: Tunnels,
+    node: Arc<str>,
+    id: u64,
+    probe: Arc<Notify>,
+    end: Arc<Notify>,
+    _open: crate::counts::Open,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        if let Some(node) = self.tunnels.nodes().get_mut(&self.node) {
+            node.open.retain(|tunnel| tunnel.id != self.id);
+            node.ended = Some(Instant::now());
+        }
+    }
+}
+
+/// The text of an agent's answer.
+async fn reason(mut body: RecvStream) -> String {
+    let mut text = Vec::new();
+    while text.len() < MAX_REASON_BYTES
+        && let Some(Ok(data)) = body.data().await
+    {
+        let count = data.len().min(MAX_REASON_BYTES - text.len());
+        text.extend_from_slice(&data[..count]);
+    }
+    String::from_utf8_lossy(&text).trim().to_owned()
+}
