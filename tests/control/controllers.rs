@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Secret, ServiceAccount};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
@@ -94,6 +95,26 @@ async fn a_deployment_gets_its_pods_and_takes_them_along() {
     cluster.delete_web(DeleteParams::background()).await;
     until("no pods", async || cluster.count::<Pod>().await == 0 && cluster.count::<ReplicaSet>().await == 0)
         .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cron_job_starts_jobs_and_says_which() {
+    let cluster = Cluster::new().await;
+    cluster.create_ns().await;
+    let pod = json!({"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "x"}]}});
+    let spec = json!({"schedule": "@every 1s", "jobTemplate": {"spec": {"template": pod}}});
+    cluster.create::<CronJob>(json!({"metadata": {"name": "tick"}, "spec": spec})).await;
+    let _running = cluster.run(config());
+    until("a Job that is active in the status", async || {
+        let jobs = cluster.list::<Job>().await;
+        let cron = cluster.list::<CronJob>().await.remove(0);
+        let status = cron.status.unwrap_or_default();
+        let active = status.active.unwrap_or_default();
+        status.last_schedule_time.is_some()
+            && jobs.iter().any(|job| active.iter().any(|one| one.uid == job.metadata.uid))
+    })
+    .await;
+    until("a pod of the Job", async || cluster.count::<Pod>().await > 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,6 +6,7 @@ pub mod aggregate;
 pub mod apply;
 pub mod cel;
 pub mod conversion;
+pub mod cron;
 pub mod custom;
 pub mod decode;
 pub mod discovery;

@@ -33,6 +33,7 @@ macro_rules! for_each_kind {
             {PersistentVolume, volumes, k8s_openapi::api::core::v1::PersistentVolume, [], []}
             {VolumeAttributesClass, volume_attributes_classes, k8s_openapi::api::storage::v1::VolumeAttributesClass, [], []}
             {Job, jobs, k8s_openapi::api::batch::v1::Job, [], []}
+            {CronJob, cron_jobs, k8s_openapi::api::batch::v1::CronJob, [], []}
             {CertificateSigningRequest, csrs, k8s_openapi::api::certificates::v1::CertificateSigningRequest, [], []}
             {PodDisruptionBudget, budgets, k8s_openapi::api::policy::v1::PodDisruptionBudget, [], []}
             {ClusterRole, cluster_roles, k8s_openapi::api::rbac::v1::ClusterRole, [], []}

@@ -1,6 +1,7 @@
 //! The controllers, each in a pure file: from a change to the keys that it concerns, and from a key to actions.
 
 pub mod cluster_role;
+pub mod cron_job;
 pub mod csr;
 pub mod daemonset;
 pub mod deployment;
@@ -37,6 +38,7 @@ use crate::config::Config;
 pub fn all(config: &Config) -> Vec<Box<dyn Controller>> {
     vec![
         Box::new(cluster_role::ClusterRoles),
+        Box::new(cron_job::CronJobs),
         Box::new(csr::Csrs { signer: config.signer.clone(), names: config.node_names.clone() }),
         Box::new(daemonset::DaemonSets),
         Box::new(deployment::Deployments),

@@ -187,11 +187,26 @@ impl Dice<'_> {
             status["conditions"] =
                 json!([{"type": kind, "status": "True", "lastTransitionTime": self.time()}]);
         }
-        json!({"metadata": self.meta("j", None), "status": status, "spec": {
+        let owner = self.chance().then_some(("CronJob", "c"));
+        json!({"metadata": self.meta("j", owner), "status": status, "spec": {
             "activeDeadlineSeconds": self.i64(), "ttlSecondsAfterFinished": self.i32(), "backoffLimit": self.i32(),
             "parallelism": self.i32(), "completions": self.pick(&[json!(null), json!(i32::MAX), json!(3)]),
             "completionMode": self.pick(&["Indexed", "NonIndexed"]), "suspend": self.roll().is_multiple_of(5),
             "template": self.template(),
+        }})
+    }
+}
+
+impl Dice<'_> {
+    fn cron_job(&mut self) -> Value {
+        let schedules =
+            ["* * * * *", "* * 1 1 *", "0 0 29 2 MON", "@every 1s", "@every 2562047h", "0 0 30 2 *", "x", ""];
+        json!({"metadata": self.meta("c", None), "status": {"lastScheduleTime": self.time()}, "spec": {
+            "schedule": self.pick(&schedules), "timeZone": self.pick(&["America/Santiago", "Etc/UTC", "Nowhere/At_All"]),
+            "startingDeadlineSeconds": self.i64(), "suspend": self.roll().is_multiple_of(5),
+            "successfulJobsHistoryLimit": self.i32(), "failedJobsHistoryLimit": self.i32(),
+            "concurrencyPolicy": self.pick(&["Allow", "Forbid", "Replace"]),
+            "jobTemplate": {"spec": {"template": self.template()}},
         }})
     }
 }
@@ -215,6 +230,7 @@ fn objects(dice: &mut Dice<'_>) -> Vec<Object> {
         typed::<apps::ReplicaSet>(dice.set("rs", Some(("Deployment", "d")))),
         typed::<apps::ReplicaSet>(dice.set("old", Some(("Deployment", "d")))),
         typed::<batch::Job>(dice.job()),
+        typed::<batch::CronJob>(dice.cron_job()),
     ];
     let lease = json!({"metadata": {"name": "n1", "namespace": "kube-node-lease", "resourceVersion": "7"},
         "spec": {"leaseDurationSeconds": dice.i32()}});

@@ -1,10 +1,9 @@
 //! CronJobs.
 
-mod schedule;
-
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use crate::cron::Schedule;
 use crate::field::{Errors, Path};
 use crate::kinds::job;
 use crate::kinds::kind::Strategy;
@@ -71,7 +70,7 @@ fn validate(object: &Value, errors: &mut Errors) {
     let schedule = spec["schedule"].as_str().unwrap_or_default();
     if schedule.is_empty() {
         errors.required(&path.child("schedule"), "");
-    } else if let Some(problem) = schedule::problem(schedule) {
+    } else if let Err(problem) = Schedule::parse(schedule) {
         errors.invalid(&path.child("schedule"), &spec["schedule"], &problem);
     } else if schedule.contains("TZ") {
         let detail = "cannot use TZ or CRON_TZ in schedule, use timeZone field instead";

@@ -1,5 +1,6 @@
 //! Stories and properties of controllers, on the simulated server.
 
+mod cron_jobs;
 mod deployments;
 mod evictions;
 mod jobs;
