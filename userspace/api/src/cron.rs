@@ -36,6 +36,11 @@ struct Bounds {
     names: &'static [&'static str],
 }
 
+/// Why a text is no schedule, in upstream's words.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct BadSchedule(String);
+
 /// When a CronJob runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Schedule {
@@ -64,10 +69,9 @@ struct Fields {
 }
 
 impl Schedule {
-    /// Err: upstream's words.
-    pub fn parse(text: &str) -> Result<Schedule, String> {
+    pub fn parse(text: &str) -> Result<Schedule, BadSchedule> {
         if text.is_empty() {
-            return Err("empty spec string".to_owned());
+            return Err(BadSchedule("empty spec string".to_owned()));
         }
         let (zone, spec) = match text.split_once(' ') {
             Some((zone, rest)) if zone.starts_with("TZ=") || zone.starts_with("CRON_TZ=") => {
@@ -77,11 +81,13 @@ impl Schedule {
         };
         let times = match spec.strip_prefix("@every ") {
             Some(span) => Times::Every(
-                duration(span).map_err(|why| format!("failed to parse duration {spec}: time: {why}"))?,
+                duration(span)
+                    .map_err(|why| BadSchedule(format!("failed to parse duration {spec}: time: {why}")))?,
             ),
             None if spec.starts_with('@') => {
                 let known = DESCRIPTORS.iter().find(|(name, _)| *name == spec);
-                let (_, fields) = known.ok_or_else(|| format!("unrecognized descriptor: {spec}"))?;
+                let (_, fields) =
+                    known.ok_or_else(|| BadSchedule(format!("unrecognized descriptor: {spec}")))?;
                 Times::At(Fields::parse(fields)?)
             }
             None => Times::At(Fields::parse(spec)?),
@@ -109,10 +115,14 @@ impl Schedule {
 }
 
 impl Fields {
-    fn parse(spec: &str) -> Result<Fields, String> {
+    fn parse(spec: &str) -> Result<Fields, BadSchedule> {
         let texts: Vec<&str> = spec.split_whitespace().collect();
         if texts.len() != FIELDS.len() {
-            return Err(format!("expected exactly 5 fields, found {}: [{}]", texts.len(), texts.join(" ")));
+            return Err(BadSchedule(format!(
+                "expected exactly 5 fields, found {}: [{}]",
+                texts.len(),
+                texts.join(" ")
+            )));
         }
         let mut parsed = [(0, false); FIELDS.len()];
         for ((text, bounds), field) in texts.iter().zip(&FIELDS).zip(&mut parsed) {
@@ -143,9 +153,7 @@ impl Fields {
             } else if !has(self.hours, at.hour()) {
                 // An hour of the time line, not of the clock: a skipped hour is never met.
                 at = start_of(&at, Unit::Hour)?.checked_add(Span::new().hours(1)).ok()?;
-            } else if !has(self.minutes, at.minute()) {
-                at = start_of(&at, Unit::Minute)?.checked_add(Span::new().minutes(1)).ok()?;
-            } else if at.second() != 0 {
+            } else if !has(self.minutes, at.minute()) || at.second() != 0 {
                 at = start_of(&at, Unit::Minute)?.checked_add(Span::new().minutes(1)).ok()?;
             } else {
                 return Some(at);
@@ -174,7 +182,7 @@ fn start_of(at: &Zoned, unit: Unit) -> Option<Zoned> {
 }
 
 /// The numbers of a part of a field, and whether it is a star without steps.
-fn range(part: &str, bounds: &Bounds) -> Result<(u64, bool), String> {
+fn range(part: &str, bounds: &Bounds) -> Result<(u64, bool), BadSchedule> {
     let (spans, steps): (Vec<&str>, Vec<&str>) =
         (part.split('/').next().unwrap_or_default().split('-').collect(), part.split('/').collect());
     let first = spans.first().copied().unwrap_or_default();
@@ -186,7 +194,7 @@ fn range(part: &str, bounds: &Bounds) -> Result<(u64, bool), String> {
         match spans.as_slice() {
             [_] => (start, start),
             [_, end] => (start, number(end, bounds)?),
-            _ => return Err(format!("too many hyphens: {part}")),
+            _ => return Err(BadSchedule(format!("too many hyphens: {part}"))),
         }
     };
     let step = match steps.as_slice() {
@@ -197,45 +205,47 @@ fn range(part: &str, bounds: &Bounds) -> Result<(u64, bool), String> {
             }
             integer(step)?
         }
-        _ => return Err(format!("too many slashes: {part}")),
+        _ => return Err(BadSchedule(format!("too many slashes: {part}"))),
     };
     let (min, max) = (bounds.min, bounds.max);
     if start < min {
-        return Err(format!("beginning of range ({start}) below minimum ({min}): {part}"));
+        return Err(BadSchedule(format!("beginning of range ({start}) below minimum ({min}): {part}")));
     }
     if end > max {
-        return Err(format!("end of range ({end}) above maximum ({max}): {part}"));
+        return Err(BadSchedule(format!("end of range ({end}) above maximum ({max}): {part}")));
     }
     if start > end {
-        return Err(format!("beginning of range ({start}) beyond end of range ({end}): {part}"));
+        return Err(BadSchedule(format!("beginning of range ({start}) beyond end of range ({end}): {part}")));
     }
     if step == 0 {
-        return Err(format!("step of range should be a positive number: {part}"));
+        return Err(BadSchedule(format!("step of range should be a positive number: {part}")));
     }
     let numbers = (start..=end).step_by(usize::try_from(step).unwrap_or(usize::MAX));
     Ok((numbers.fold(0, |bits, number| bits | 1 << number), is_star && step == 1))
 }
 
-fn number(text: &str, bounds: &Bounds) -> Result<u32, String> {
+fn number(text: &str, bounds: &Bounds) -> Result<u32, BadSchedule> {
     match (bounds.min..).zip(bounds.names).find(|(_, name)| text.eq_ignore_ascii_case(name)) {
         Some((number, _)) => Ok(number),
         None => integer(text),
     }
 }
 
-fn integer(text: &str) -> Result<u32, String> {
+fn integer(text: &str) -> Result<u32, BadSchedule> {
     match text.parse::<i64>() {
-        Ok(number) if number < 0 => Err(format!("negative number ({number}) not allowed: {text}")),
-        Ok(number) => Ok(u32::try_from(number).unwrap_or(u32::MAX)),
-        Err(_) => {
-            Err(format!("failed to parse int from {text}: strconv.Atoi: parsing \"{text}\": invalid syntax"))
+        Ok(number) if number < 0 => {
+            Err(BadSchedule(format!("negative number ({number}) not allowed: {text}")))
         }
+        Ok(number) => Ok(u32::try_from(number).unwrap_or(u32::MAX)),
+        Err(_) => Err(BadSchedule(format!(
+            "failed to parse int from {text}: strconv.Atoi: parsing \"{text}\": invalid syntax"
+        ))),
     }
 }
 
 /// Go's durations, such as `1h30m` or `1.5s`; less than a second is a second.
-fn duration(text: &str) -> Result<Duration, String> {
-    let invalid = || format!("invalid duration {text:?}");
+fn duration(text: &str) -> Result<Duration, BadSchedule> {
+    let invalid = || BadSchedule(format!("invalid duration {text:?}"));
     let (negative, mut rest) = match text.strip_prefix('-') {
         Some(rest) => (true, rest),
         None => (false, text.strip_prefix('+').unwrap_or(text)),
@@ -259,8 +269,8 @@ fn duration(text: &str) -> Result<Duration, String> {
                 "m" => 60.0,
                 "h" => 3600.0,
                 "" if text.trim_start_matches(['+', '-']) == "0" => 0.0,
-                "" => return Err(format!("missing unit in duration {text:?}")),
-                other => return Err(format!("unknown unit {other:?} in duration {text:?}")),
+                "" => return Err(BadSchedule(format!("missing unit in duration {text:?}"))),
+                other => return Err(BadSchedule(format!("unknown unit {other:?} in duration {text:?}"))),
             };
         rest = after;
     }
@@ -308,7 +318,7 @@ mod tests {
             ("@every 5", "failed to parse duration @every 5: time: missing unit in duration \"5\""),
             ("@every 5x", "failed to parse duration @every 5x: time: unknown unit \"x\" in duration \"5x\""),
         ] {
-            let found = Schedule::parse(bad).err();
+            let found = Schedule::parse(bad).err().map(|error| error.to_string());
             if found.as_deref() != Some(wanted) {
                 failed.push(format!("{bad}: wanted {wanted}, found {found:?}"));
             }

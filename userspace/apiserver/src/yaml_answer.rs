@@ -45,13 +45,22 @@ async fn converted(response: Response) -> Response {
     parts.headers.remove(CONTENT_LENGTH);
     match text {
         Ok(text) => Response::from_parts(parts, Body::from(text)),
-        Err(why) => respond_status(&Status::internal(format!("write the answer as YAML: {why}"))),
+        Err(why) => respond_status(&Status::internal(why.to_string())),
     }
 }
 
-fn yaml(json: &Bytes) -> Result<String, String> {
-    let value: Value = serde_json::from_slice(json).map_err(|error| error.to_string())?;
-    serde_saphyr::to_string(&value).map_err(|error| error.to_string())
+/// Why an answer has no YAML form.
+#[derive(Debug, thiserror::Error)]
+enum ConvertError {
+    #[error("the answer is not JSON: {0}")]
+    Read(#[from] serde_json::Error),
+    #[error("write YAML: {0}")]
+    Write(#[from] serde_saphyr::ser::Error),
+}
+
+fn yaml(json: &Bytes) -> Result<String, ConvertError> {
+    let value: Value = serde_json::from_slice(json)?;
+    Ok(serde_saphyr::to_string(&value)?)
 }
 
 #[cfg(test)]

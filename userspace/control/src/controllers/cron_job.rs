@@ -135,16 +135,12 @@ impl CronJobSync<'_> {
     fn follow_schedule(&mut self) {
         let Some((schedule, zone)) = self.schedule() else { return };
         let now = self.context.now;
-        match missed(&schedule, &zone, self.earliest(), now) {
-            Ok(None) => {}
-            Ok(Some(missed)) => {
-                if missed.count > MANY_MISSED {
-                    let why = "too many missed start times. Set or decrease .spec.startingDeadlineSeconds or check clock skew";
-                    self.record(true, "TooManyMissedTimes", why.to_owned());
-                }
-                self.start(missed.latest, &zone);
+        if let Some(missed) = missed(&schedule, &zone, self.earliest(), now) {
+            if missed.count > MANY_MISSED {
+                let why = "too many missed start times. Set or decrease .spec.startingDeadlineSeconds or check clock skew";
+                self.record(true, "TooManyMissedTimes", why.to_owned());
             }
-            Err(why) => self.record(true, "InvalidSchedule", why),
+            self.start(missed.latest, &zone);
         }
         if let Some(next) = schedule.next(now, &zone) {
             self.actions.push(Action::RequeueAt(next));
@@ -282,20 +278,13 @@ fn reference(job: &Job) -> ObjectReference {
 
 /// The latest time after `earliest` that is not after `now`. It is found from `now` backwards, in steps that double: a
 /// schedule may have missed years.
-fn missed(
-    schedule: &Schedule,
-    zone: &TimeZone,
-    earliest: Timestamp,
-    now: Timestamp,
-) -> Result<Option<Missed>, String> {
-    let Some(first) = schedule.next(earliest, zone).filter(|first| *first <= now) else { return Ok(None) };
+fn missed(schedule: &Schedule, zone: &TimeZone, earliest: Timestamp, now: Timestamp) -> Option<Missed> {
+    let first = schedule.next(earliest, zone).filter(|first| *first <= now)?;
     let Some(second) = schedule.next(first, zone).filter(|second| *second <= now) else {
-        return Ok(Some(Missed { latest: first, count: 1 }));
+        return Some(Missed { latest: first, count: 1 });
     };
-    let between = second.as_second() - first.as_second();
-    if between < 1 {
-        return Err("time difference between two schedules is less than 1 second".to_owned());
-    }
+    // Times are whole seconds.
+    let between = (second.as_second() - first.as_second()).max(1);
     let count = (now.as_second() - first.as_second()) / between + 1;
     let mut span = Duration::from_secs(between.unsigned_abs()).saturating_mul(2);
     loop {
@@ -307,10 +296,10 @@ fn missed(
             next = schedule.next(at, zone);
         }
         if let Some(latest) = latest {
-            return Ok(Some(Missed { latest, count }));
+            return Some(Missed { latest, count });
         }
         if start == first {
-            return Ok(Some(Missed { latest: first, count }));
+            return Some(Missed { latest: first, count });
         }
         span = span.saturating_mul(2);
     }
@@ -323,7 +312,7 @@ mod tests {
     fn latest(schedule: &str, earliest: &str, now: &str) -> Option<(String, i64)> {
         let schedule = Schedule::parse(schedule).unwrap();
         let (earliest, now) = (earliest.parse().unwrap(), now.parse().unwrap());
-        let missed = missed(&schedule, &TimeZone::UTC, earliest, now).unwrap()?;
+        let missed = missed(&schedule, &TimeZone::UTC, earliest, now)?;
         Some((missed.latest.to_string(), missed.count))
     }
 

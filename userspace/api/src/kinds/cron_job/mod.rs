@@ -71,7 +71,7 @@ fn validate(object: &Value, errors: &mut Errors) {
     if schedule.is_empty() {
         errors.required(&path.child("schedule"), "");
     } else if let Err(problem) = Schedule::parse(schedule) {
-        errors.invalid(&path.child("schedule"), &spec["schedule"], &problem);
+        errors.invalid(&path.child("schedule"), &spec["schedule"], &problem.to_string());
     } else if schedule.contains("TZ") {
         let detail = "cannot use TZ or CRON_TZ in schedule, use timeZone field instead";
         errors.invalid(&path.child("schedule"), &spec["schedule"], detail);
