@@ -6,11 +6,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use aya::maps::{Array, Map, MapData};
 use aya::programs::{SchedClassifier, TcAttachType};
 use skep_abi::{
-    Addr, Backend, BackendKey, Be16, Direction, Proto, Scope, ServiceKey, ServiceValue, Verdict, VerdictKey,
-    verdicts_index,
+    Addr, Backend, BackendKey, Be16, Direction, NodeConfig, Proto, Scope, ServiceKey, ServiceValue, Verdict,
+    VerdictKey, verdicts_index,
 };
+use skep_datapath::SocketLb;
 use skep_netplan::{Observed, VerdictMapId, Write};
 use skep_tests::netns::NetNs;
 
@@ -179,6 +181,50 @@ fn a_socket_is_refused_at_once_on_a_port_that_the_cluster_address_does_not_have(
         ensure!(socket.recv(&mut [0]).is_err_and(|e| e.kind() == ErrorKind::ConnectionRefused));
         Ok(())
     })?
+}
+
+/// Whether a connection of the calling thread's namespace has that end.
+fn is_connected_to(ip: Ipv4Addr, port: u16) -> Result<bool> {
+    let end = format!("{:08X}:{port:04X}", u32::from_ne_bytes(ip.octets()));
+    let connections = std::fs::read_to_string("/proc/thread-self/net/tcp")?;
+    Ok(connections.lines().any(|line| line.split_whitespace().nth(2) == Some(&end)))
+}
+
+#[test]
+fn sockets_of_pods_keep_the_cluster_address_if_only_the_nodes_are_translated() -> Result<()> {
+    let mut world = world("slb")?;
+    serve(&world.b, SocketAddr::from((B, 8080)), b'b')?;
+    world.node.cgroup.make_threaded()?;
+    for (number, mode) in (1..).zip([SocketLb::Host, SocketLb::All]) {
+        world.node.socket_lb = mode;
+        world.node.datapath = None;
+        world.node.open()?;
+        world.node.apply(&service((VIP, 80), Proto::TCP, Scope::INTERNAL, number, &[(B, 8080)]))?;
+        for (netns, is_translated) in [(&world.a, mode == SocketLb::All), (&world.node.netns, true)] {
+            netns.run(|| {
+                world.node.cgroup.enter()?;
+                let mut stream = TcpStream::connect_timeout(&SocketAddr::from((VIP, 80)), ANSWER_TIMEOUT)?;
+                ensure!(ask(&mut stream)? == b'b' && stream.peer_addr()? == SocketAddr::from((VIP, 80)));
+                let (ip, port) = if is_translated { (B, 8080) } else { (VIP, 80) };
+                ensure!(is_connected_to(ip, port)?, "{mode:?}: no connection to {ip}:{port}");
+                Ok(())
+            })??;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_new_process_switches_off_events_that_an_earlier_one_left_on() -> Result<()> {
+    let mut world = world("obs")?;
+    let path = world.node.bpffs()?.join(format!("v{}/maps/CONFIG", skep_abi::ABI_VERSION));
+    let mut config: Array<MapData, NodeConfig> = Map::from_map_data(MapData::from_pin(path)?)?.try_into()?;
+    let read = config.get(&0, 0)?;
+    config.set(0, NodeConfig { observe: 1, ..read }, 0)?;
+    world.node.datapath = None;
+    world.node.open()?;
+    ensure!(config.get(&0, 0)? == NodeConfig { observe: 0, ..read });
+    Ok(())
 }
 
 #[test]

@@ -4,8 +4,9 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
+use ipnetwork::IpNetwork;
 use skep_abi::{Addr, Pod};
-use skep_datapath::{Datapath, Options, PodInterface, PodLink, XdpMode};
+use skep_datapath::{Datapath, Options, PodInterface, PodLink, SocketLb, XdpMode};
 use skep_netplan::Write;
 use skep_tests::bpffs;
 use skep_tests::cgroup::Cgroup;
@@ -24,6 +25,8 @@ pub(crate) struct Node {
     pub(crate) xdp: XdpMode,
     /// As `xdp`.
     pub(crate) conntrack_max: u32,
+    pub(crate) socket_lb: SocketLb,
+    pub(crate) service_cidrs: Vec<IpNetwork>,
 }
 
 impl Node {
@@ -79,6 +82,8 @@ impl Node {
             overlay,
             xdp: XdpMode::Auto,
             conntrack_max: 0,
+            socket_lb: SocketLb::All,
+            service_cidrs: Vec::new(),
         };
         node.open()?;
         Ok(node)
@@ -99,6 +104,8 @@ impl Node {
             node_addrs: self.addrs.clone(),
             overlay: self.overlay,
             conntrack_max: self.conntrack_max,
+            socket_lb: self.socket_lb,
+            service_cidrs: self.service_cidrs.clone(),
         };
         let opened = self.netns.run(move || runtime().block_on(Datapath::open(options)))?;
         self.datapath = Some(opened.context("open the datapath")?);

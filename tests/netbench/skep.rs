@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use skep_abi::Pod;
-use skep_datapath::{Datapath, Options, PodInterface, PodLink, XdpMode};
+use skep_datapath::{Datapath, Options, PodInterface, PodLink, SocketLb, XdpMode};
 use skep_netplan::{Observed, Owner, Planner};
 use skep_tests::bpffs;
 use skep_tests::cgroup::Cgroup;
@@ -90,6 +90,8 @@ pub(crate) fn options(bpffs: PathBuf, cgroup: PathBuf) -> Options {
         node_addrs: vec![NODE_ADDR.into()],
         overlay: false,
         conntrack_max: 0,
+        socket_lb: SocketLb::All,
+        service_cidrs: Vec::new(),
     }
 }
 

@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
-use skep_datapath::{Datapath, Options, XdpMode};
+use skep_datapath::{Datapath, Options, SocketLb, XdpMode};
 use skep_netplan::{Index, Observed};
 use skep_network::engine::{Engine, Message};
 use skep_network::{KINDS, NetworkConfig, NetworkState};
@@ -59,6 +59,8 @@ impl Machine {
             node_addrs: vec![NODE_ADDR.parse::<IpAddr>()?],
             overlay: false,
             conntrack_max: 0,
+            socket_lb: SocketLb::All,
+            service_cidrs: Vec::new(),
         })
     }
 

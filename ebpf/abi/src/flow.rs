@@ -68,11 +68,13 @@ pub enum DropReason {
     Frame = 13,
     /// A pod's router advertisement or redirect.
     Router = 14,
+    /// Addressed to the network of cluster addresses, at one that no service has.
+    NoService = 15,
 }
 
 impl DropReason {
     /// Number of reasons, [`DropReason::None`] included.
-    pub const COUNT: u32 = 15;
+    pub const COUNT: u32 = 16;
 
     /// The reason in words, for the flow log and metrics.
     pub const fn name(self) -> &'static str {
@@ -92,6 +94,7 @@ impl DropReason {
             DropReason::Overlay => "overlay port",
             DropReason::Frame => "frame type",
             DropReason::Router => "router message",
+            DropReason::NoService => "no service",
         }
     }
 
@@ -113,6 +116,7 @@ impl DropReason {
             12 => DropReason::Overlay,
             13 => DropReason::Frame,
             14 => DropReason::Router,
+            15 => DropReason::NoService,
             _ => return None,
         })
     }

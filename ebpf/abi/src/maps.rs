@@ -1,14 +1,14 @@
 //! The version of the ABI, and the maps that outlive the agent.
 
 /// Version of everything in this crate. Maps are pinned below a folder of this number.
-pub const ABI_VERSION: u32 = 7;
+pub const ABI_VERSION: u32 = 8;
 
 /// The pinned maps by name, each with the first ABI version whose layout and meaning are the present ones. In version 6
 /// the upper half of a flow's tick, always zero before, became [`crate::Flow::fin_ack`]. The TCP flags of flows of other
 /// protocols, always zero before, became [`crate::logic::signal`]s; a flow with zeros has not shown its state yet. In
 /// version 7 there are more reasons for drops, and the entry of a fragmented datagram has its protocol; the word before a
 /// pod's rates, always zero before, became [`crate::Pod::isolated`], and verdict maps may have entries of
-/// [`crate::CLASS_ANY`]; flows have [`crate::Flow::KEPT`], and those without it that an earlier version put expire by time alone.
+/// [`crate::CLASS_ANY`]; flows have [`crate::Flow::KEPT`], and those without it that an earlier version put expire by time alone. In version 8 there is one more reason for drops.
 pub const MAPS: [(&str, u32); 21] = [
     ("AFFINITY", 5),
     ("BACKENDS", 5),
@@ -19,7 +19,7 @@ pub const MAPS: [(&str, u32); 21] = [
     ("CONFIG", 5),
     ("CONNECTED", 6),
     ("CONNTRACK", 5),
-    ("DROPS", 7),
+    ("DROPS", 8),
     ("EVICTIONS", 7),
     ("FLOWS", 5),
     ("FRAGMENTS", 7),

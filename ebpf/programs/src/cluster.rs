@@ -31,6 +31,25 @@ pub(crate) fn contains(addr: &Addr) -> bool {
     CLUSTER.get(&Key::new(128, *addr)).is_some()
 }
 
+/// The networks of cluster addresses, one of each family: words of the address, then of the mask. The agent sets them before it loads
+/// the programs; without a mask no address is in it.
+#[unsafe(no_mangle)]
+static SERVICE_NETS: [[u32; 8]; 2] = [[1, 0, 0, 0, 0, 0, 0, 0]; 2];
+
+/// Whether the address is one that only services have.
+#[inline(always)]
+pub(crate) fn is_of_services(addr: &Addr) -> bool {
+    (0..2).any(|net| {
+        // SAFETY: reads of a static that is set before the program is loaded and never written.
+        let word = |i: usize| unsafe { core::ptr::read_volatile(&raw const SERVICE_NETS[net][i]) };
+        let mut difference = 0;
+        for i in 0..4 {
+            difference |= addr.0[i] & word(4 + i) ^ word(i);
+        }
+        difference == 0
+    })
+}
+
 /// Whether pods speak to the address as the node: it is neither inside the cluster nor on this node.
 #[inline(always)]
 pub(crate) fn is_outside(config: &NodeConfig, addr: &Addr) -> bool {

@@ -61,6 +61,10 @@ pub(crate) fn send(ctx: &TcContext, config: &NodeConfig, packet: &mut Packet) ->
         return Ok(PASS);
     }
     let Some(flow) = conntrack::find(packet) else {
+        // The socket hooks have translated what addresses a service.
+        if packet.proto != Proto::SCTP && cluster::is_of_services(&packet.destination.addr) {
+            return Err(DropReason::NoService);
+        }
         return if packet.proto == Proto::SCTP { open(ctx, config, packet) } else { Ok(PASS) };
     };
     let flags = flow.flags;

@@ -129,6 +129,16 @@ pub(crate) static REPLY: PerCpuArray<Reply, 1> = PerCpuArray::new();
 #[btf_map]
 pub(crate) static QUOTE: PerCpuArray<Quote, 1> = PerCpuArray::new();
 
+/// The service that this CPU found last.
+#[btf_map]
+pub(crate) static FOUND: PerCpuArray<ServiceValue, 1> = PerCpuArray::new();
+
+#[inline(always)]
+pub(crate) fn found() -> Option<&'static mut ServiceValue> {
+    // SAFETY: the element is this CPU's, programs on packets do not nest on one CPU, and any bytes are a value.
+    FOUND.get_ptr_mut(0).map(|found| unsafe { &mut *found })
+}
+
 /// The entry under the key.
 #[inline(always)]
 pub(crate) fn flow(key: &FlowKey) -> Option<&'static mut Flow> {

@@ -11,7 +11,7 @@ use skep_abi::{
     ServiceKey, ServiceValue, SocketAddr,
 };
 
-use crate::maps::{AFFINITY, BACKENDS, RANGES, SERVICES};
+use crate::maps::{self, AFFINITY, BACKENDS, RANGES, SERVICES};
 use crate::packet::Packet;
 use crate::{clock, report};
 
@@ -20,25 +20,71 @@ const SECOND_NS: u64 = 1_000_000_000;
 const MAX_SEARCH_ROUNDS: u32 = 20;
 const _: () = assert!(skep_abi::BACKENDS_MAX <= 1 << MAX_SEARCH_ROUNDS);
 
-/// The frontend that was addressed, looked up twice before it counts as absent: the kernel replaces an element by inserting
-/// the new one at the front of its bucket and removing the old one, and a reader between the two finds neither. A flow that
-/// was opened past its service would never be translated.
+/// The frontend that was addressed, copied for this CPU; valid until the next call. For programs on packets, which do not nest on
+/// one CPU.
 #[inline(always)]
 pub(crate) fn find(to: &SocketAddr, proto: Proto, scope: Scope) -> Option<&'static ServiceValue> {
     let key = ServiceKey { addr: to.addr, port: to.port, proto, scope };
-    get(&key).or_else(|| get(&key))
+    let copy = maps::found()?;
+    copy_of(&key, copy).then_some(&*copy)
 }
 
 /// As [`find`] from inside, where a cluster IP's other ports have a frontend too, [`ServiceKey::any_port`].
 #[inline(always)]
 pub(crate) fn find_any(to: &SocketAddr, proto: Proto) -> Option<&'static ServiceValue> {
-    find(to, proto, Scope::INTERNAL).or_else(|| get(&ServiceKey::any_port(to.addr)))
+    find(to, proto, Scope::INTERNAL).or_else(|| {
+        let copy = maps::found()?;
+        copy_of(&ServiceKey::any_port(to.addr), copy).then_some(&*copy)
+    })
+}
+
+/// Copies the frontend's value. False: there is none.
+///
+/// The value is looked up again, and the copy counts if it is still the frontend's: the kernel reuses the memory of a replaced
+/// element at once, and it may be another service's by the time that it is read. A frontend counts as absent after two look-ups: the
+/// kernel inserts the new element at the front of its bucket and then removes the old one, and a reader between the two finds
+/// neither.
+#[inline(always)]
+pub(crate) fn copy_of(key: &ServiceKey, copy: &mut ServiceValue) -> bool {
+    let Some(found) = get(key) else { return false };
+    assign(copy, found);
+    let Some(again) = get(key) else { return false };
+    if is_same(copy, again) {
+        return true;
+    }
+    // It changed meanwhile, which does not happen twice within nanoseconds.
+    assign(copy, again);
+    true
 }
 
 #[inline(always)]
 fn get(key: &ServiceKey) -> Option<&'static ServiceValue> {
     // SAFETY: read-only use within the program's run; the agent replaces values whole.
-    unsafe { SERVICES.get(key) }
+    unsafe { SERVICES.get(key).or_else(|| SERVICES.get(key)) }
+}
+
+/// A value as words of memory.
+const WORDS: usize = size_of::<ServiceValue>() / 4;
+
+/// Word by word: for a whole structure the compiler may emit a call.
+#[inline(always)]
+fn assign(to: &mut ServiceValue, from: &ServiceValue) {
+    let (to, from) = ((&raw mut *to).cast::<u32>(), (&raw const *from).cast::<u32>());
+    for i in 0..WORDS {
+        // SAFETY: a value is that many words; volatile keeps them apart, and has them read once.
+        unsafe { core::ptr::write_volatile(to.add(i), core::ptr::read_volatile(from.add(i))) };
+    }
+}
+
+#[inline(always)]
+fn is_same(a: &ServiceValue, b: &ServiceValue) -> bool {
+    let (a, b) = ((&raw const *a).cast::<u32>(), (&raw const *b).cast::<u32>());
+    let mut difference = 0;
+    for i in 0..WORDS {
+        // SAFETY: as in `assign`.
+        difference |= unsafe { core::ptr::read_volatile(a.add(i)) ^ core::ptr::read_volatile(b.add(i)) };
+    }
+    difference == 0
 }
 
 /// The backend for the client that sent the packet, `chance` as in [`pick`]; `None`: there is none, and the packet is to

@@ -170,6 +170,13 @@ impl Lab {
         self.node.open()
     }
 
+    /// Opens the datapath anew, knowing the networks of cluster addresses.
+    pub(crate) fn set_service_cidrs(&mut self, cidrs: &[&str]) -> Result<()> {
+        self.node.service_cidrs = cidrs.iter().map(|cidr| cidr.parse()).collect::<Result<_, _>>()?;
+        self.node.datapath = None;
+        self.node.open()
+    }
+
     /// Entries that made room for newer ones.
     pub(crate) fn evictions(&self) -> Result<u64> {
         Ok(self.node.datapath.as_ref().context("no datapath")?.evictions()?)

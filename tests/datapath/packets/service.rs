@@ -376,3 +376,29 @@ fn an_echo_passes_and_its_answer_finds_back() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn a_cluster_address_that_no_service_has_is_dropped_at_once() -> Result<()> {
+    let mut table = Table::new("pktu")?;
+    each(|world, proto, number| {
+        let unassigned: std::net::IpAddr =
+            if world.is_v4() { [10, 96, 0, 77].into() } else { "fd00:60::77".parse()? };
+        let packet = |from| Frame::new(at(from, number), at(unassigned, 80), opening(proto));
+        // Without the flag nothing is known of such addresses.
+        table.lab.set_service_cidrs(&[])?;
+        table.row(POD, &packet(world.a()), Verdict::Pass, &packet(world.a()))?;
+        table.lab.forget_flows()?;
+        table.lab.set_service_cidrs(&["10.96.0.0/16", "fd00:60::/64"])?;
+        table.dropped(POD, &packet(world.a()), DropReason::NoService)?;
+        table.dropped(FROM_OUTSIDE, &packet(world.client()), DropReason::NoService)?;
+        if proto != Proto::SCTP {
+            table.dropped(TO_OUTSIDE, &packet(world.node()), DropReason::NoService)?;
+        }
+        // Others have their service, or are none of these.
+        let served = Frame::new(at(world.a(), number), at(world.vip(), port::LOCAL), opening(proto));
+        let backend = served.to(at(world.b(), port::BACKEND));
+        table.row(POD, &served, Verdict::Redirect, &backend)?;
+        let outside = Frame::new(at(world.a(), number), at(world.client(), 80), opening(proto));
+        table.row(POD, &outside, Verdict::Pass, &outside)
+    })
+}

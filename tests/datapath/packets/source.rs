@@ -236,10 +236,12 @@ fn a_node_without_ipv6_is_not_the_unspecified_address() -> Result<()> {
     let mut table = Table::with(Lab::of("pks8", &[v4], false)?);
     let packet = udp(at(std::net::Ipv6Addr::UNSPECIFIED.into(), 9), at(v6.closed(), 80));
     table.dropped(FROM_OUTSIDE, &packet, DropReason::PolicyIngress)?;
-    table.dropped(TO_POD, &packet, DropReason::PolicyIngress).or_else(|_| {
-        // What no interface brought is the node's own.
-        table.row(TO_POD, &packet, Verdict::Pass, &packet)
-    })
+    // What no interface brought is the node's own; what came by the uplink is not.
+    let uplink = table.lab.interface("up0")?;
+    table.lab.at = At { interface: 0, came_by: uplink };
+    table.dropped(TO_POD, &packet, DropReason::PolicyIngress)?;
+    table.lab.at = At::default();
+    table.row(TO_POD, &packet, Verdict::Pass, &packet)
 }
 
 /// The lab with an overlay and another node.

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::{Context, Result, ensure};
 use skep_abi::{Addr, Backend, BackendKey, Be16, Pod, Proto, Scope, ServiceKey, ServiceValue};
-use skep_datapath::{Datapath, Options, XdpMode};
+use skep_datapath::{Datapath, Options, SocketLb, XdpMode};
 use skep_netplan::Write;
 use skep_tests::bpffs;
 use skep_tests::cgroup::Cgroup;
@@ -73,6 +73,8 @@ impl Uplink {
             node_addrs: vec![Family::V4.node(), Family::V6.node()],
             overlay: false,
             conntrack_max: 0,
+            socket_lb: SocketLb::All,
+            service_cidrs: Vec::new(),
         };
         let opened = netns.run(move || runtime().block_on(Datapath::open(options)))?;
         let datapath = opened.context("open the datapath")?;

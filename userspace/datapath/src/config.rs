@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use ipnetwork::IpNetwork;
+
 /// The node that the datapath runs for.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -22,6 +24,21 @@ pub struct Options {
     pub overlay: bool,
     /// Entries of the table of flows; 0: by the machine's memory. A pinned table keeps its size.
     pub conntrack_max: u32,
+    /// Whose sockets are translated.
+    pub socket_lb: SocketLb,
+    /// The networks of cluster addresses, at most one of each family; packets to an address of theirs that no service has are
+    /// dropped.
+    pub service_cidrs: Vec<IpNetwork>,
+}
+
+/// Whose sockets have service translation at `connect`; those of others are translated by packet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SocketLb {
+    /// Those of all processes in the cgroup.
+    #[default]
+    All,
+    /// The node's own only. For pods with a proxy that must see what its application addressed, or with a virtual machine.
+    Host,
 }
 
 /// Where `xdp_node` is to run on the uplink.

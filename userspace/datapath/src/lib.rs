@@ -39,7 +39,7 @@ use std::path::{Path, PathBuf};
 
 pub use announce::Announcer;
 pub use apply::ApplyError;
-pub use config::{Options, UnknownXdpMode, XdpMode};
+pub use config::{Options, SocketLb, UnknownXdpMode, XdpMode};
 pub use conntrack::Collected;
 pub use error::DatapathError;
 pub use flows::{DropCount, Flows};
@@ -51,7 +51,7 @@ use attach::Attachments;
 use flow_table::FlowTable;
 use maps::Maps;
 use netlink::link_mtu;
-use object::{Constants, Helpers};
+use object::{Constants, Helpers, service_nets};
 use overlay::Overlay;
 use side_link::SideLink;
 
@@ -80,6 +80,8 @@ impl Datapath {
             first_port: source_ports::reserve()?,
             flows: FlowTable::of(&pins::maps(&options.bpffs), options.conntrack_max)?,
             helpers: Helpers::of_kernel(),
+            socket_lb: options.socket_lb,
+            service_nets: service_nets(&options.service_cidrs),
         };
         let mut ebpf = object::load(&options.bpffs, constants)?;
         let mut maps = Maps::take(&mut ebpf, &options.bpffs)?;

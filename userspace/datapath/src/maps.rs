@@ -83,6 +83,8 @@ impl Maps {
         config.uplink = interface_index(&options.uplink)?;
         (config.overlay_v4, config.overlay_v6) = (overlay.index(true), overlay.index(false));
         config.delay = delay;
+        // A reader that ended without a word.
+        config.observe = 0;
         config.netns_cookie = netns_cookie()?;
         (config.node_v4, config.node_v6) = (Addr::UNSPECIFIED, Addr::UNSPECIFIED);
         for ip in &options.node_addrs {

@@ -7,8 +7,10 @@ use std::path::Path;
 use aya::programs::{CgroupSockAddr, Program, SchedClassifier, Xdp};
 use aya::util::KernelVersion;
 use aya::{Ebpf, EbpfLoader};
-use skep_abi::{MAPS, SNAT_PORT_MAX};
+use ipnetwork::IpNetwork;
+use skep_abi::{Addr, MAPS, SNAT_PORT_MAX};
 
+use crate::config::SocketLb;
 use crate::error::DatapathError;
 use crate::flow_table::FlowTable;
 use crate::xdp_hook::XdpHook;
@@ -43,6 +45,30 @@ pub(crate) struct Constants {
     pub(crate) first_port: u16,
     pub(crate) flows: FlowTable,
     pub(crate) helpers: Helpers,
+    pub(crate) socket_lb: SocketLb,
+    pub(crate) service_nets: ServiceNets,
+}
+
+/// Of each family the words of the network's address, then of its mask, as the programs compare them.
+pub(crate) type ServiceNets = [[u32; 8]; 2];
+
+/// Without a mask no address is in it.
+const NO_NET: [u32; 8] = [1, 0, 0, 0, 0, 0, 0, 0];
+
+/// The last network of each family counts.
+pub(crate) fn service_nets(cidrs: &[IpNetwork]) -> ServiceNets {
+    let mut nets = [NO_NET; 2];
+    for cidr in cidrs {
+        let bits = u32::from(cidr.prefix()) + if cidr.is_ipv4() { 96 } else { 0 };
+        let mask = u128::MAX.checked_shl(128 - bits).unwrap_or(0).to_be_bytes();
+        let mut words = [0; 8];
+        for (word, bytes) in words[4..].iter_mut().zip(mask.chunks_exact(4)) {
+            *word = bytes.try_into().map_or(0, u32::from_ne_bytes);
+        }
+        words[..4].copy_from_slice(&Addr::from(cidr.network()).0);
+        nets[usize::from(cidr.is_ipv4())] = words;
+    }
+    nets
 }
 
 /// Loads the object.
@@ -51,7 +77,8 @@ pub(crate) fn load(bpffs: &Path, constants: Constants) -> Result<Ebpf, DatapathE
 }
 
 fn load_object(object: &[u8], bpffs: &Path, constants: Constants) -> Result<Ebpf, DatapathError> {
-    let Constants { pace, first_port, flows, helpers } = constants;
+    let Constants { pace, first_port, flows, helpers, socket_lb, service_nets } = constants;
+    let host_only = u32::from(socket_lb == SocketLb::Host);
     let FlowTable { entries, openers, pod_share, outside_share } = flows;
     let folder = pins::maps(bpffs);
     std::fs::create_dir_all(folder.join("verdicts")).map_err(DatapathError::file("create", &folder))?;
@@ -65,6 +92,9 @@ fn load_object(object: &[u8], bpffs: &Path, constants: Constants) -> Result<Ebpf
     loader.override_global("PACE", &pace, true);
     loader.override_global("HAS_LOOP", &has_loop, true);
     loader.override_global("SET_RETVAL", &has_set_retval, true);
+    let service_nets = service_nets.concat();
+    loader.override_global("SERVICE_NETS", &service_nets[..], true);
+    loader.override_global("HOST_ONLY", &host_only, true);
     loader.override_global("SNAT_PORTS", &ports, true);
     loader.override_global("OPENERS_LEN", &openers, true);
     loader.override_global("POD_SHARE", &pod_share, true);
@@ -210,7 +240,15 @@ mod tests {
         let folder = Path::new("/sys/fs/bpf").join(format!("skep-helpers-{}", std::process::id()));
         let load = |pace, helpers| {
             let flows = FlowTable::of(&folder, 65_536).unwrap();
-            let constants = Constants { pace, first_port: SNAT_PORT_MAX - 1, flows, helpers };
+            let socket_lb = SocketLb::All;
+            let constants = Constants {
+                pace,
+                first_port: SNAT_PORT_MAX - 1,
+                flows,
+                helpers,
+                socket_lb,
+                service_nets: service_nets(&[]),
+            };
             let loaded = load_object(&object, &folder, constants);
             drop(fs::remove_dir_all(&folder));
             loaded

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnetwork::IpNetwork;
 use skep_abi::{Addr, BackendKey, Pod, SLOTS_MAX, isolated_bit};
 use skep_policy::PolicyKey;
 
@@ -45,6 +46,8 @@ pub struct Planner {
     /// Takes the API objects.
     pub index: Index,
     node_addrs: Vec<IpAddr>,
+    /// Networks of the node's addresses that have node ports; empty: all have.
+    node_port_networks: Vec<IpNetwork>,
     overlay: bool,
     attachments: Attachments,
     kernel: Kernel,
@@ -75,6 +78,7 @@ impl Planner {
         Planner {
             index: Index::new(node),
             node_addrs,
+            node_port_networks: Vec::new(),
             overlay: false,
             attachments: Attachments::default(),
             kernel: Kernel::new(observed),
@@ -92,6 +96,11 @@ impl Planner {
     /// Whether an overlay carries packets to other nodes' pods.
     pub fn with_overlay(self, overlay: bool) -> Self {
         Planner { overlay, ..self }
+    }
+
+    /// Has node ports listen only on addresses in these networks; on all if there are none.
+    pub fn with_node_port_networks(self, node_port_networks: Vec<IpNetwork>) -> Self {
+        Planner { node_port_networks, ..self }
     }
 
     /// Enables planning: all kinds were listed completely, and all attachments were restored.
@@ -176,8 +185,13 @@ impl Planner {
         addrs.sort_unstable();
         addrs.dedup();
         let zone = self.index.this_node().map(|node| node.zone.clone()).unwrap_or_default();
-        let other_nodes = self.index.other_addrs().filter(|addr| !addrs.contains(addr)).collect();
-        let node = NodeContext { zone, addrs, other_nodes };
+        let networks = &self.node_port_networks;
+        let has_node_ports =
+            |addr: &IpAddr| networks.is_empty() || networks.iter().any(|network| network.contains(*addr));
+        let node_port_addrs = addrs.iter().copied().filter(has_node_ports).collect();
+        let others = self.index.other_addrs().filter(|addr| !addrs.contains(addr) && has_node_ports(addr));
+        let other_nodes = others.collect();
+        let node = NodeContext { zone, addrs, node_port_addrs, other_nodes };
         let writes = self.services.plan(changed, &self.index, &node, &self.kernel, self.sweep);
         self.sweep = false;
         let mut all = writes.backends;

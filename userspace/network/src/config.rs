@@ -16,6 +16,8 @@ pub struct NetworkConfig {
     pub node: String,
     /// The node's addresses in addition to those of its Node object; node ports are open on all of them.
     pub node_addrs: Vec<IpAddr>,
+    /// Networks of the node's addresses on which node ports are open; empty: all addresses.
+    pub node_port_networks: Vec<IpNetwork>,
     /// Where pods' addresses come from. Empty: the podCIDRs of the Node object.
     pub pod_cidrs: Vec<IpNetwork>,
     /// The unix socket on which `skep-cni` calls the agent.
@@ -41,6 +43,7 @@ impl NetworkConfig {
         NetworkConfig {
             node: node.into(),
             node_addrs: Vec::new(),
+            node_port_networks: Vec::new(),
             pod_cidrs: Vec::new(),
             cni_socket,
             state_dir,

@@ -9,7 +9,8 @@ use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, 
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use skep_abi::{
-    Addr, AffinityKey, Backend, Be16, Connected, Proto, Scope, ServiceValue, SocketAddr, SocketKey,
+    Addr, AffinityKey, Backend, Be16, Connected, Proto, Scope, ServiceKey, ServiceValue, SocketAddr,
+    SocketKey,
 };
 
 use crate::maps::{self, CONNECTED, SOCKETS};
@@ -135,7 +136,11 @@ impl Family<'_> {
 #[inline(always)]
 fn translate(socket: &Family, chance: impl Fn(&Family) -> u32) -> i32 {
     let addressed = socket.peer();
-    let Some(service) = find(socket, &addressed) else { return ALLOW };
+    let mut copy = ServiceValue::default();
+    if !find(socket, &addressed, &mut copy) || is_left_to_packets(socket) {
+        return ALLOW;
+    }
+    let service = &copy;
     if service.affinity_seconds | service.ranges | service.flags & ServiceValue::DROP != 0 {
         return translate_for(socket, service, &addressed, chance(socket));
     }
@@ -144,12 +149,30 @@ fn translate(socket: &Family, chance: impl Fn(&Family) -> u32) -> i32 {
 
 /// The frontend that was addressed. Applications also connect a datagram socket to learn their own address (RFC 6724, 5), so
 /// a port that a cluster IP does not serve fails only for TCP.
+///
+/// The copy is this call's own: another task may run a program of this CPU meanwhile.
 #[inline(always)]
-fn find(socket: &Family, addressed: &SocketAddr) -> Option<&'static ServiceValue> {
-    match socket.proto() {
-        Proto::TCP => service::find_any(addressed, Proto::TCP),
-        proto => service::find(addressed, proto, Scope::INTERNAL),
+fn find(socket: &Family, addressed: &SocketAddr, copy: &mut ServiceValue) -> bool {
+    let proto = socket.proto();
+    let key = ServiceKey { addr: addressed.addr, port: addressed.port, proto, scope: Scope::INTERNAL };
+    service::copy_of(&key, copy)
+        || proto == Proto::TCP && service::copy_of(&ServiceKey::any_port(addressed.addr), copy)
+}
+
+/// 1: only the node's own sockets are translated, and those of pods by packet: another proxy in the pod sees what its application
+/// addressed. It is set before the programs are loaded.
+#[unsafe(no_mangle)]
+static HOST_ONLY: u32 = 0;
+
+#[inline(always)]
+fn is_left_to_packets(socket: &Family) -> bool {
+    // SAFETY: a global that is set before the program is loaded and never written.
+    if unsafe { core::ptr::read_volatile(&raw const HOST_ONLY) } == 0 {
+        return false;
     }
+    // SAFETY: the context is the kernel's.
+    let cookie = unsafe { bpf_get_netns_cookie(socket.context().as_ptr()) };
+    maps::config().is_some_and(|config| config.netns_cookie != cookie)
 }
 
 /// Translation for a service whose backend depends on the client.

@@ -128,6 +128,9 @@ fn open(ctx: &TcContext, config: &NodeConfig, packet: &mut Packet) -> Result<i32
     let service = addressed_service(packet);
     check_inner_source(ctx, config, packet, service)?;
     let Some(service) = service else {
+        if cluster::is_of_services(&addressed.addr) {
+            return Err(DropReason::NoService);
+        }
         return to_local(ctx, config, packet, None);
     };
     let chance = maglev::slot(service, packet);

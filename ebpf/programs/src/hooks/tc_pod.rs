@@ -134,6 +134,9 @@ fn open(ctx: &TcContext, config: &NodeConfig, packet: &mut Packet) -> Result<i32
         nat::set_destination(ctx, packet, &backend)?;
         packet.locate();
     }
+    if service.is_none() && cluster::is_of_services(&addressed.addr) {
+        return Err(DropReason::NoService);
+    }
     let id = service.map_or(0, |service| service.service);
     let decision = policy::decide(packet, &packet.source, &packet.destination);
     report::decided(config, packet, decision.reason, decision.policy, id);

@@ -19,8 +19,10 @@ use crate::index::{EndpointFacts, PortFacts, ServiceFacts, SliceFacts};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeContext {
     pub zone: Box<str>,
-    /// This node's addresses: node ports listen on them.
+    /// This node's addresses: host ports listen on them.
     pub addrs: Vec<IpAddr>,
+    /// Those of them on which node ports listen.
+    pub node_port_addrs: Vec<IpAddr>,
     /// Other nodes' addresses: packets to their node ports arrive here if those nodes forward them unchanged (dsr).
     pub other_nodes: Vec<IpAddr>,
 }
@@ -86,7 +88,10 @@ pub fn compile<'a>(
             adder.ranges = &[];
             adder.external(service.external_ips.iter().filter(family), port.port);
             if port.node_port != 0 {
-                adder.external(node.addrs.iter().filter(family), port.node_port);
+                // A host port is no Service's, and has no cluster IP.
+                let is_host_port = service.cluster_ips.is_empty();
+                let addrs = if is_host_port { &node.addrs } else { &node.node_port_addrs };
+                adder.external(addrs.iter().filter(family), port.node_port);
                 if service.is_direct() {
                     adder.forwarded(node.other_nodes.iter().filter(family), port.node_port);
                 }

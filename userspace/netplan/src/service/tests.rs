@@ -40,7 +40,12 @@ fn raw_slice(family: &str, endpoints: Value) -> SliceFacts {
 
 fn node() -> NodeContext {
     let addrs = ["192.0.2.11", "2001:db8::11"].map(|addr| addr.parse().unwrap()).to_vec();
-    NodeContext { zone: "z1".into(), addrs, other_nodes: vec!["192.0.2.12".parse().unwrap()] }
+    NodeContext {
+        zone: "z1".into(),
+        node_port_addrs: addrs.clone(),
+        addrs,
+        other_nodes: vec!["192.0.2.12".parse().unwrap()],
+    }
 }
 
 struct Planned(ServicePlan);

@@ -76,6 +76,7 @@ impl<D: Dataplane> Engine<D> {
         let allocations = Allocations::load(&config.state_dir)?;
         let planner = Planner::new(&config.node, config.node_addrs.clone(), observed);
         let planner = planner.with_overlay(config.overlay);
+        let planner = planner.with_node_port_networks(config.node_port_networks.clone());
         let mut engine = Engine {
             config,
             dataplane,

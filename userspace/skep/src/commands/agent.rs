@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use ipnetwork::IpNetwork;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
-use skep_datapath::{Options, XdpMode};
+use skep_datapath::{Options, SocketLb, XdpMode};
 use skep_network::{Informers, KernelNetwork, NetworkConfig, NetworkState, Subscriptions};
 use skep_node::{AgentConfig, Inputs, PodLimits, ServerTunnels, ServingTls};
 use skep_tunnel::Keeper;
@@ -80,6 +80,13 @@ pub(crate) struct Agent {
     /// Networks of the pods' addresses [default: the Node's podCIDRs]
     #[arg(long)]
     pod_cidr: Vec<IpNetwork>,
+    /// Network of the services' cluster addresses, once for IPv4 and once for IPv6; packets to an address that no service has are
+    /// dropped [default: they are routed]
+    #[arg(long)]
+    service_cidr: Vec<IpNetwork>,
+    /// Network of those addresses of the node on which node ports are open; may be repeated [default: all addresses]
+    #[arg(long, value_delimiter = ',')]
+    nodeport_addresses: Vec<IpNetwork>,
     /// MTU of pod interfaces [default: the uplink's, minus the overhead of the tunnel]
     #[arg(long, default_value_t = 0, hide_default_value = true)]
     mtu: u32,
@@ -90,6 +97,10 @@ pub(crate) struct Agent {
     /// [default: one for each 64 KiB of memory, 65536 to 2097152]
     #[arg(long, value_parser = clap::value_parser!(u32).range(4_096..))]
     conntrack_max: Option<u32>,
+    /// Whose sockets are translated at connect; the packets of others are translated one by one. `host` leaves out pods, for those
+    /// with a service mesh's proxy or a virtual machine
+    #[arg(long, value_enum, default_value = "all")]
+    socket_lb: SocketLbArgument,
     /// Label of the Node, as key=value; may be repeated
     #[arg(long = "node-label", value_parser = label)]
     labels: Vec<(String, String)>,
@@ -120,6 +131,12 @@ pub(crate) struct Agent {
     /// Close a stream of exec, attach or port-forward that carries nothing for this long
     #[arg(long, default_value = "4h", value_parser = duration)]
     streaming_connection_idle_timeout: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum SocketLbArgument {
+    All,
+    Host,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -363,6 +380,7 @@ fn network(agent: &Agent) -> Result<KernelNetwork> {
         NetworkConfig::new(&agent.node, agent.cni_socket.clone(), agent.data_dir.join("network"));
     config.node_addrs.clone_from(&agent.node_ips);
     config.pod_cidrs.clone_from(&agent.pod_cidr);
+    config.node_port_networks.clone_from(&agent.nodeport_addresses);
     config.uplink = Some(agent.uplink.clone());
     config.mtu = agent.mtu;
     let datapath = Options {
@@ -372,6 +390,11 @@ fn network(agent: &Agent) -> Result<KernelNetwork> {
         xdp: agent.xdp,
         node_addrs: agent.node_ips.clone(),
         overlay: agent.tunnel == Tunnel::Vxlan,
+        socket_lb: match agent.socket_lb {
+            SocketLbArgument::All => SocketLb::All,
+            SocketLbArgument::Host => SocketLb::Host,
+        },
+        service_cidrs: agent.service_cidr.clone(),
         conntrack_max: agent.conntrack_max.unwrap_or(0),
     };
     Ok(KernelNetwork { config, datapath })
