@@ -27,6 +27,7 @@ pub(crate) struct Node {
     pub(crate) conntrack_max: u32,
     pub(crate) socket_lb: SocketLb,
     pub(crate) service_cidrs: Vec<IpNetwork>,
+    pub(crate) masquerade_exemptions: Vec<IpNetwork>,
 }
 
 impl Node {
@@ -84,6 +85,7 @@ impl Node {
             conntrack_max: 0,
             socket_lb: SocketLb::All,
             service_cidrs: Vec::new(),
+            masquerade_exemptions: Vec::new(),
         };
         node.open()?;
         Ok(node)
@@ -106,6 +108,7 @@ impl Node {
             conntrack_max: self.conntrack_max,
             socket_lb: self.socket_lb,
             service_cidrs: self.service_cidrs.clone(),
+            masquerade_exemptions: self.masquerade_exemptions.clone(),
         };
         let opened = self.netns.run(move || runtime().block_on(Datapath::open(options)))?;
         self.datapath = Some(opened.context("open the datapath")?);

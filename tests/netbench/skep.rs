@@ -92,6 +92,7 @@ pub(crate) fn options(bpffs: PathBuf, cgroup: PathBuf) -> Options {
         conntrack_max: 0,
         socket_lb: SocketLb::All,
         service_cidrs: Vec::new(),
+        masquerade_exemptions: Vec::new(),
     }
 }
 

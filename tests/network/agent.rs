@@ -61,6 +61,7 @@ impl Machine {
             conntrack_max: 0,
             socket_lb: SocketLb::All,
             service_cidrs: Vec::new(),
+            masquerade_exemptions: Vec::new(),
         })
     }
 

@@ -30,6 +30,10 @@ pub struct NodeConfig {
 /// an overlay, node addresses. An entry has memory only while it exists.
 pub const CLUSTER_MAX: u32 = 262_144;
 
+/// Entries of `EXEMPTIONS`, an LPM trie of networks outside the cluster to which pods speak with their own addresses. Values are
+/// unused.
+pub const EXEMPTIONS_MAX: u32 = 1_024;
+
 /// Entries of `NODES`, a hash of the nodes' addresses, which alone may send to the overlay's port. Values are unused.
 pub const NODES_MAX: u32 = 32_768;
 

@@ -9,7 +9,7 @@ pub const ABI_VERSION: u32 = 8;
 /// version 7 there are more reasons for drops, and the entry of a fragmented datagram has its protocol; the word before a
 /// pod's rates, always zero before, became [`crate::Pod::isolated`], and verdict maps may have entries of
 /// [`crate::CLASS_ANY`]; flows have [`crate::Flow::KEPT`], and those without it that an earlier version put expire by time alone. In version 8 there is one more reason for drops.
-pub const MAPS: [(&str, u32); 21] = [
+pub const MAPS: [(&str, u32); 22] = [
     ("AFFINITY", 5),
     ("BACKENDS", 5),
     ("BUCKETS", 5),
@@ -21,6 +21,7 @@ pub const MAPS: [(&str, u32); 21] = [
     ("CONNTRACK", 5),
     ("DROPS", 8),
     ("EVICTIONS", 7),
+    ("EXEMPTIONS", 8),
     ("FLOWS", 5),
     ("FRAGMENTS", 7),
     ("HELD", 7),

@@ -3,7 +3,7 @@
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use skep_abi::{Addr, Be16, NodeConfig, Pod, SocketAddr};
 
-use crate::maps::{CLUSTER, NODES, PODS};
+use crate::maps::{CLUSTER, EXEMPTIONS, NODES, PODS};
 use crate::packet::Packet;
 
 /// The pod of this node with the address.
@@ -50,10 +50,22 @@ pub(crate) fn is_of_services(addr: &Addr) -> bool {
     })
 }
 
-/// Whether pods speak to the address as the node: it is neither inside the cluster nor on this node.
+/// Whether pods speak to the address as the node: it is neither inside the cluster nor on this node, nor exempt.
 #[inline(always)]
 pub(crate) fn is_outside(config: &NodeConfig, addr: &Addr) -> bool {
-    !is_node(config, addr) && pod(addr).is_none() && !contains(addr)
+    !is_node(config, addr) && pod(addr).is_none() && !keeps_source(addr)
+}
+
+/// 1: `EXEMPTIONS` has entries. The agent sets it before it loads the programs.
+#[unsafe(no_mangle)]
+static HAS_EXEMPTIONS: u32 = 0;
+
+/// Whether what pods send to the address keeps its source on the way out.
+#[inline(always)]
+pub(crate) fn keeps_source(addr: &Addr) -> bool {
+    // SAFETY: a global that is set before the program is loaded and never written.
+    let has_exemptions = unsafe { core::ptr::read_volatile(&raw const HAS_EXEMPTIONS) } != 0;
+    contains(addr) || has_exemptions && EXEMPTIONS.get(&Key::new(128, *addr)).is_some()
 }
 
 /// The node's address of the packet's family, with port 0; `None` if it has none.

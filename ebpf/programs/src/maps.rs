@@ -5,10 +5,10 @@ use aya_ebpf::btf_maps::{Array, HashMap, HashOfMaps, LpmTrie, LruHashMap, PerCpu
 use aya_ebpf::macros::btf_map;
 use skep_abi::{
     AFFINITY_MAX, Addr, Affinity, AffinityKey, BACKENDS_MAX, BUCKETS_MAX, Backend, BackendKey, Bucket,
-    CLASSES_MAX, CLUSTER_MAX, CONNTRACK_MAX, ClassKey, Connected, DropReason, FLOWS_BYTES, FRAGMENTS_MAX,
-    Flow, FlowEvent, FlowKey, FragmentKey, FragmentPorts, HELD_MAX, MAGLEV_MAX, MaglevKey, MaglevPage,
-    NODES_MAX, NodeConfig, PODS_MAX, Pod, RANGES_MAX, RangeKey, SERVICES_MAX, SLOTS_MAX, SOCKETS_MAX,
-    ServiceKey, ServiceValue, SocketAddr, SocketKey, VERDICTS_MAX, Verdict, VerdictKey,
+    CLASSES_MAX, CLUSTER_MAX, CONNTRACK_MAX, ClassKey, Connected, DropReason, EXEMPTIONS_MAX, FLOWS_BYTES,
+    FRAGMENTS_MAX, Flow, FlowEvent, FlowKey, FragmentKey, FragmentPorts, HELD_MAX, MAGLEV_MAX, MaglevKey,
+    MaglevPage, NODES_MAX, NodeConfig, PODS_MAX, Pod, RANGES_MAX, RangeKey, SERVICES_MAX, SLOTS_MAX,
+    SOCKETS_MAX, ServiceKey, ServiceValue, SocketAddr, SocketKey, VERDICTS_MAX, Verdict, VerdictKey,
 };
 
 use crate::buffers::{Quote, Reply, Search};
@@ -46,6 +46,9 @@ pub(crate) static BUCKETS: Array<Bucket, { BUCKETS_MAX as usize }> = Array::new(
 
 #[btf_map]
 pub(crate) static CLUSTER: LpmTrie<Addr, u32, { CLUSTER_MAX as usize }, NO_PREALLOC> = LpmTrie::new();
+
+#[btf_map]
+pub(crate) static EXEMPTIONS: LpmTrie<Addr, u32, { EXEMPTIONS_MAX as usize }, NO_PREALLOC> = LpmTrie::new();
 
 #[btf_map]
 pub(crate) static NODES: HashMap<Addr, u32, { NODES_MAX as usize }, NO_PREALLOC> = HashMap::new();

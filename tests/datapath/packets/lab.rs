@@ -177,6 +177,14 @@ impl Lab {
         self.node.open()
     }
 
+    /// Opens the datapath anew, with networks to which pods keep their addresses.
+    pub(crate) fn set_masquerade_exemptions(&mut self, networks: &[&str]) -> Result<()> {
+        self.node.masquerade_exemptions =
+            networks.iter().map(|network| network.parse()).collect::<Result<_, _>>()?;
+        self.node.datapath = None;
+        self.node.open()
+    }
+
     /// Entries that made room for newer ones.
     pub(crate) fn evictions(&self) -> Result<u64> {
         Ok(self.node.datapath.as_ref().context("no datapath")?.evictions()?)

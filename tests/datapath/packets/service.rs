@@ -402,3 +402,24 @@ fn a_cluster_address_that_no_service_has_is_dropped_at_once() -> Result<()> {
         table.row(POD, &outside, Verdict::Pass, &outside)
     })
 }
+
+#[test]
+fn pods_keep_their_addresses_towards_networks_that_are_exempt() -> Result<()> {
+    let mut table = Table::new("pktv")?;
+    for (number, exempt) in (500..).zip([&["10.200.0.0/24", "fd00:c8::/64"][..], &["10.201.0.0/16"], &[]]) {
+        table.lab.set_masquerade_exemptions(exempt)?;
+        for world in World::ALL {
+            for to in [world.client(), world.stranger()] {
+                let packet = Frame::new(at(world.a(), number), at(to, 53), data(Proto::UDP));
+                table.row(POD, &packet, Verdict::Pass, &packet)?;
+                let is_exempt = exempt
+                    .iter()
+                    .any(|network| network.parse().is_ok_and(|n: ipnetwork::IpNetwork| n.contains(to)));
+                let (verdict, out) = table.run(TO_OUTSIDE, &packet)?;
+                let source = if is_exempt { world.a() } else { world.node() };
+                ensure!(verdict == Verdict::Pass && Frame::ends(&out)?.0.ip() == source, "{exempt:?} {to}");
+            }
+        }
+    }
+    Ok(())
+}

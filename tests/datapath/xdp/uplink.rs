@@ -75,6 +75,7 @@ impl Uplink {
             conntrack_max: 0,
             socket_lb: SocketLb::All,
             service_cidrs: Vec::new(),
+            masquerade_exemptions: Vec::new(),
         };
         let opened = netns.run(move || runtime().block_on(Datapath::open(options)))?;
         let datapath = opened.context("open the datapath")?;

@@ -29,6 +29,8 @@ pub struct Options {
     /// The networks of cluster addresses, at most one of each family; packets to an address of theirs that no service has are
     /// dropped.
     pub service_cidrs: Vec<IpNetwork>,
+    /// Networks outside the cluster to which pods speak with their own addresses, at most [`skep_abi::EXEMPTIONS_MAX`].
+    pub masquerade_exemptions: Vec<IpNetwork>,
 }
 
 /// Whose sockets have service translation at `connect`; those of others are translated by packet.

@@ -82,9 +82,11 @@ impl Datapath {
             helpers: Helpers::of_kernel(),
             socket_lb: options.socket_lb,
             service_nets: service_nets(&options.service_cidrs),
+            has_exemptions: !options.masquerade_exemptions.is_empty(),
         };
         let mut ebpf = object::load(&options.bpffs, constants)?;
         let mut maps = Maps::take(&mut ebpf, &options.bpffs)?;
+        maps.set_exemptions(&options.masquerade_exemptions)?;
         let (enabled, addrs) = (options.overlay, options.node_addrs.clone());
         let uplink_mtu = link_mtu(&options.uplink)?;
         let overlay = blocking(move || overlay::set_up(enabled, &addrs, uplink_mtu)).await?;

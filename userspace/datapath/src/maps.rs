@@ -3,14 +3,15 @@
 //! In: the loaded object and the pinned verdict maps. Out: a handle for each map; the node's configuration and the verdict
 //! maps are written here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, HashMap, HashOfMaps, MapData, MapError, PerCpuArray};
+use aya::maps::{Array, HashMap, HashOfMaps, IterableMap as _, MapData, MapError, PerCpuArray};
+use ipnetwork::IpNetwork;
 use skep_abi::{
     Addr, Backend, BackendKey, MaglevKey, MaglevPage, NodeConfig, Pod, RangeKey, ServiceKey, ServiceValue,
     VERDICTS_MAX,
@@ -37,6 +38,7 @@ pub(crate) struct Maps {
     pub(crate) pods: HashMap<MapData, Addr, Pod>,
     pub(crate) cluster: LpmTrie<MapData, Addr, u32>,
     pub(crate) nodes: HashMap<MapData, Addr, u32>,
+    exemptions: LpmTrie<MapData, Addr, u32>,
     pub(crate) classes: [LpmTrie<MapData, Addr, u32>; 2],
     pub(crate) verdicts: HashOfMaps<MapData, u32, VerdictMap>,
     /// `VERDICTS` again, for batches.
@@ -60,6 +62,7 @@ impl Maps {
             pods: take(ebpf, "PODS")?,
             cluster: take(ebpf, "CLUSTER")?,
             nodes: take(ebpf, "NODES")?,
+            exemptions: take(ebpf, "EXEMPTIONS")?,
             classes: [take(ebpf, "CLASSES_EVEN")?, take(ebpf, "CLASSES_ODD")?],
             verdicts: take(ebpf, "VERDICTS")?,
             verdicts_data: MapData::from_pin(pins::maps(bpffs).join("VERDICTS"))
@@ -92,6 +95,25 @@ impl Maps {
             *slot = Addr::from(*ip);
         }
         self.config.set(0, config, 0).map_err(failed)
+    }
+
+    /// Makes `EXEMPTIONS` these networks.
+    pub(crate) fn set_exemptions(&mut self, networks: &[IpNetwork]) -> Result<(), DatapathError> {
+        let failed = |operation| DatapathError::map("EXEMPTIONS", operation);
+        let key = |network: &IpNetwork| {
+            let family_bits = if network.is_ipv4() { 96 } else { 0 };
+            (family_bits + u32::from(network.prefix()), Addr::from(network.network()))
+        };
+        let wanted: BTreeSet<(u32, Addr)> = networks.iter().map(key).collect();
+        let present: Vec<Key<Addr>> =
+            self.exemptions.keys().collect::<Result<_, _>>().map_err(failed("read"))?;
+        for key in present.iter().filter(|key| !wanted.contains(&(key.prefix_len(), key.data()))) {
+            ignore_absent(self.exemptions.remove(key)).map_err(failed("remove entry"))?;
+        }
+        for (bits, addr) in wanted {
+            self.exemptions.insert(&Key::new(bits, addr), 1, 0).map_err(failed("write"))?;
+        }
+        Ok(())
     }
 
     /// Changes fields of the configuration.

@@ -47,6 +47,8 @@ pub(crate) struct Constants {
     pub(crate) helpers: Helpers,
     pub(crate) socket_lb: SocketLb,
     pub(crate) service_nets: ServiceNets,
+    /// Whether `EXEMPTIONS` has entries.
+    pub(crate) has_exemptions: bool,
 }
 
 /// Of each family the words of the network's address, then of its mask, as the programs compare them.
@@ -77,7 +79,8 @@ pub(crate) fn load(bpffs: &Path, constants: Constants) -> Result<Ebpf, DatapathE
 }
 
 fn load_object(object: &[u8], bpffs: &Path, constants: Constants) -> Result<Ebpf, DatapathError> {
-    let Constants { pace, first_port, flows, helpers, socket_lb, service_nets } = constants;
+    let Constants { pace, first_port, flows, helpers, socket_lb, service_nets, has_exemptions } = constants;
+    let has_exemptions = u32::from(has_exemptions);
     let host_only = u32::from(socket_lb == SocketLb::Host);
     let FlowTable { entries, openers, pod_share, outside_share } = flows;
     let folder = pins::maps(bpffs);
@@ -94,6 +97,7 @@ fn load_object(object: &[u8], bpffs: &Path, constants: Constants) -> Result<Ebpf
     loader.override_global("SET_RETVAL", &has_set_retval, true);
     let service_nets = service_nets.concat();
     loader.override_global("SERVICE_NETS", &service_nets[..], true);
+    loader.override_global("HAS_EXEMPTIONS", &has_exemptions, true);
     loader.override_global("HOST_ONLY", &host_only, true);
     loader.override_global("SNAT_PORTS", &ports, true);
     loader.override_global("OPENERS_LEN", &openers, true);
@@ -248,6 +252,7 @@ mod tests {
                 helpers,
                 socket_lb,
                 service_nets: service_nets(&[]),
+                has_exemptions: true,
             };
             let loaded = load_object(&object, &folder, constants);
             drop(fs::remove_dir_all(&folder));

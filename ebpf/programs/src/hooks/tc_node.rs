@@ -263,7 +263,7 @@ fn egress(ctx: &TcContext) -> Result<i32, DropReason> {
         return Ok(PASS);
     }
     if flow.flags & Flow::MASQUERADE == 0 {
-        if cluster::contains(&packet.destination.addr) {
+        if cluster::keeps_source(&packet.destination.addr) {
             return Ok(PASS);
         }
         masquerade(config, packet, flow)?;
@@ -278,7 +278,8 @@ fn egress(ctx: &TcContext) -> Result<i32, DropReason> {
 /// that is gone, the pod's own address stays inside all the same.
 #[inline(always)]
 fn leave_without_entry(packet: &Packet) -> Result<i32, DropReason> {
-    let inside = cluster::contains(&packet.destination.addr) || cluster::pod(packet.sender_addr()).is_none();
+    let inside =
+        cluster::keeps_source(&packet.destination.addr) || cluster::pod(packet.sender_addr()).is_none();
     if inside { Ok(PASS) } else { Err(DropReason::NoPort) }
 }
 

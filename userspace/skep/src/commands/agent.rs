@@ -87,6 +87,10 @@ pub(crate) struct Agent {
     /// Network of those addresses of the node on which node ports are open; may be repeated [default: all addresses]
     #[arg(long, value_delimiter = ',')]
     nodeport_addresses: Vec<IpNetwork>,
+    /// Network outside the cluster to which pods speak with their own addresses; may be repeated [default: none; pods speak to the
+    /// outside as the node]
+    #[arg(long, value_delimiter = ',')]
+    non_masquerade_cidr: Vec<IpNetwork>,
     /// MTU of pod interfaces [default: the uplink's, minus the overhead of the tunnel]
     #[arg(long, default_value_t = 0, hide_default_value = true)]
     mtu: u32,
@@ -395,6 +399,7 @@ fn network(agent: &Agent) -> Result<KernelNetwork> {
             SocketLbArgument::Host => SocketLb::Host,
         },
         service_cidrs: agent.service_cidr.clone(),
+        masquerade_exemptions: agent.non_masquerade_cidr.clone(),
         conntrack_max: agent.conntrack_max.unwrap_or(0),
     };
     Ok(KernelNetwork { config, datapath })
