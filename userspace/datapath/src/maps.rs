@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, HashMap, HashOfMaps, IterableMap as _, MapData, MapError, PerCpuArray};
+use aya::maps::{Array, HashMap, HashOfMaps, MapData, MapError, PerCpuArray};
 use ipnetwork::IpNetwork;
 use skep_abi::{
     Addr, Backend, BackendKey, MaglevKey, MaglevPage, NodeConfig, Pod, RangeKey, ServiceKey, ServiceValue,
