@@ -19,6 +19,7 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 use skep_tests::api_server::{Pem, TestApiServer};
 use skep_tests::far_end::{self, own_address, serve, tls};
+use skep_tests::server_process::ServerProcess;
 use skep_tunnel::{Keeper, Reach, ServerAddress};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
@@ -145,6 +146,45 @@ async fn a_node_without_a_right_certificate_opens_no_tunnel() {
     until("the right tunnel", || keeper.counts().open == 1).await;
     sleep(Duration::from_millis(500)).await;
     assert!(refused.iter().all(|(keeper, _)| keeper.counts().opened == 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_idle_tunnels_cost_the_server_less_than_20_megabytes() {
+    const TUNNELS: usize = 1_000;
+    let limit = rustix::process::Rlimit { current: Some(8_192), maximum: Some(8_192) };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, limit).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let server = ServerProcess::start(folder.path(), &[]).await.unwrap();
+    let read = |name: &str| std::fs::read_to_string(folder.path().join("pki").join(name)).unwrap();
+    let (ca, key) = (read("ca.crt"), read("ca.key"));
+    let issuer = rcgen::Issuer::from_ca_cert_pem(&ca, rcgen::KeyPair::from_pem(&key).unwrap()).unwrap();
+    let certificate = |node: &str| {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::default();
+        params.distinguished_name.push(rcgen::DnType::CommonName, format!("system:node:{node}"));
+        params.distinguished_name.push(rcgen::DnType::OrganizationName, "system:nodes");
+        let certificate = params.signed_by(&key, &issuer).unwrap().pem();
+        Pem { certificate, key: key.serialize_pem() }
+    };
+    let open = |at: usize| {
+        let node = format!("node-{at}");
+        let reach = OnePod(([192, 0, 2, 1], 80).into());
+        keep(&node, server.address(), &ca, &certificate(&node), reach).0
+    };
+    let all_open = async |keepers: &[Keeper]| {
+        until("the tunnels", || keepers.iter().all(|keeper| keeper.counts().open == 1)).await;
+        // What handshakes left behind is returned by then.
+        sleep(Duration::from_secs(3)).await;
+    };
+    // What the first connections cost, the server has in any case.
+    let mut keepers: Vec<Keeper> = (0..50).map(open).collect();
+    all_open(&keepers).await;
+    let before = server.resident().unwrap();
+    keepers.extend((50..50 + TUNNELS).map(open));
+    all_open(&keepers).await;
+    let cost = server.resident().unwrap().saturating_sub(before);
+    println!("{TUNNELS} idle tunnels: {} KiB", cost / 1024);
+    assert!(cost < 20 << 20, "{cost} bytes");
 }
 
 /// The uid of the object `kubernetes`, once it is another.

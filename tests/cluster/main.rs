@@ -12,4 +12,5 @@ mod input;
 mod machine;
 mod policy;
 mod services;
+mod tunnels;
 mod workloads;

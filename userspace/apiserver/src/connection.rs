@@ -58,6 +58,8 @@ pub(crate) async fn run(
     slot: Arc<Connection>,
 ) {
     let _ = stream.set_nodelay(true);
+    // A tunnel may be silent for as long as nobody uses it.
+    let _ = skep_tunnel::probe_silence(&stream);
     let counted = CountedStream { stream, _slot: slot.clone() };
     let served = async {
         if let Ok(Ok(stream)) = timeout(HANDSHAKE_TIMEOUT, acceptor.accept(counted)).await {

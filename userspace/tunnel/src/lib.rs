@@ -20,6 +20,7 @@ mod stream;
 pub use address::is_dialable;
 pub use agent::{Keeper, Reach, ServerAddress, serve};
 pub use counts::{AgentCounts, ServerCounts};
+pub use keepalive::probe_silence;
 pub use server::{DialError, Tunnels};
 pub use stream::TunnelStream;
 

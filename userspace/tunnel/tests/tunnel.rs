@@ -240,3 +240,18 @@ async fn a_tunnel_ends_with_the_nodes_certificate() {
     assert_eq!(ended.unwrap_err().to_string(), "the node's certificate has expired");
     assert!(timeout(LIMIT, agent).await.unwrap().is_ok());
 }
+
+#[tokio::test]
+async fn a_parked_tunnel_ends_with_its_agent_and_with_one_that_says_too_much() {
+    let world = World::start().await;
+    assert!(world.tunnels.has("a"));
+    world.agent.abort();
+    assert!(timeout(LIMIT, world.server).await.unwrap().unwrap().is_err());
+    assert!(!world.tunnels.has("a"));
+    let (near, mut far) = duplex(64 << 10);
+    let serving = world.tunnels.clone();
+    let server = tokio::spawn(async move { serving.serve("a", near, None).await });
+    far.write_all(&[7; 10_000]).await.unwrap();
+    let ended = timeout(LIMIT, server).await.unwrap().unwrap();
+    assert_eq!(ended.unwrap_err().to_string(), "the agent sent more than its settings");
+}

@@ -44,7 +44,12 @@ pub(super) async fn run<T>(
 where
     T: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut connection = http2::server().handshake(connection).await.map_err(io::Error::other)?;
+    // The server may never speak: then this waits.
+    let opening = Box::pin(http2::server().handshake(connection));
+    let mut connection = tokio::select! {
+        opened = opening => opened.map_err(io::Error::other)?,
+        () = leave.notified() => return Ok(()),
+    };
     let (pings, at_once) = (connection.ping_pong(), Notify::new());
     let mut silent = std::pin::pin!(keepalive::unanswered(pings, &at_once));
     // They end with the tunnel.

@@ -16,6 +16,8 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
+use crate::keepalive::probe_silence;
+
 /// The time for connecting, the TLS handshake and the answer.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of a refusal that are logged.
@@ -68,6 +70,7 @@ async fn switch(
     let stream = TcpStream::connect((server.host.as_str(), server.port)).await.map_err(OpenError::Connect)?;
     // Only latency depends on it.
     let _ = stream.set_nodelay(true);
+    probe_silence(&stream).map_err(OpenError::Connect)?;
     let bad_name = || OpenError::Name(server.to_string());
     let name = ServerName::try_from(server.host.clone()).map_err(|_| bad_name())?;
     let stream = TlsConnector::from(tls.clone()).connect(name, stream).await.map_err(OpenError::Tls)?;
