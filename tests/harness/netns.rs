@@ -47,10 +47,7 @@ impl NetNs {
         let path = self.path();
         std::thread::scope(|scope| {
             let thread = scope.spawn(move || -> Result<T> {
-                let file = File::open(&path).with_context(|| format!("open {}", path.display()))?;
-                let kind = Some(rustix::thread::LinkNameSpaceType::Network);
-                rustix::thread::move_into_link_name_space(file.as_fd(), kind)
-                    .context("enter the namespace")?;
+                enter(&path)?;
                 Ok(work())
             });
             match thread.join() {
@@ -59,6 +56,13 @@ impl NetNs {
             }
         })
     }
+}
+
+/// Moves this thread into the namespace at the path, for good.
+pub fn enter(path: &Path) -> Result<()> {
+    let file = File::open(path).with_context(|| format!("open {}", path.display()))?;
+    let kind = Some(rustix::thread::LinkNameSpaceType::Network);
+    rustix::thread::move_into_link_name_space(file.as_fd(), kind).context("enter the namespace")
 }
 
 impl Drop for NetNs {

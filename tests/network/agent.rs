@@ -1,7 +1,7 @@
 //! A node's network engine on a thread in the node's namespace, fed by the test instead of by watches.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 
 use anyhow::{Context, Result, bail};
@@ -50,7 +50,7 @@ impl Machine {
         &self.netns
     }
 
-    fn options(&self) -> Result<Options> {
+    pub(crate) fn options(&self) -> Result<Options> {
         Ok(Options {
             bpffs: bpffs::folder(self.netns.name())?,
             cgroup: self.cgroup.path().to_owned(),
@@ -87,9 +87,7 @@ impl Machine {
         let stop = CancellationToken::new();
         let (sender, stopped) = (to.clone(), stop.clone());
         let thread = std::thread::spawn(move || -> Result<()> {
-            let file = std::fs::File::open(path)?;
-            let kind = Some(rustix::thread::LinkNameSpaceType::Network);
-            rustix::thread::move_into_link_name_space(std::os::fd::AsFd::as_fd(&file), kind)?;
+            skep_tests::netns::enter(&path)?;
             runtime()?.block_on(async move {
                 let listener = skep_network::cni::listen(&config.cni_socket)?;
                 let mut engine = Engine::open(config, Datapath::open(options).await?).await?;
@@ -130,21 +128,7 @@ impl Agent {
 
     /// The plugin's call, as containerd makes it.
     pub(crate) fn cni(&self, command: &str, pod: &str, netns: &NetNs) -> Result<Value> {
-        let config =
-            json!({"cniVersion": "1.0.0", "name": "skep", "type": "skep-cni", "agentSocket": self.socket});
-        let environment = skep_cni::Environment {
-            command: Some(command.into()),
-            container_id: Some(format!("sandbox-{pod}")),
-            netns: Some(netns.path().display().to_string()),
-            ifname: Some("eth0".into()),
-            args: Some(format!("IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={pod}")),
-        };
-        let config = config.to_string();
-        let outcome = self.runtime.block_on(skep_cni::run(&environment, config.as_bytes()));
-        match outcome.failed {
-            true => bail!("{command} {pod}: {:?}", outcome.stdout),
-            false => Ok(outcome.stdout.unwrap_or_default()),
-        }
+        self.runtime.block_on(call_plugin(&self.socket, command, pod, netns))
     }
 
     pub(crate) fn end(mut self) -> Result<()> {
@@ -153,6 +137,23 @@ impl Agent {
             Some(Ok(result)) => result,
             _ => bail!("the engine panicked"),
         }
+    }
+}
+
+/// A call of the plugin that reaches the agent at `socket`.
+pub(crate) async fn call_plugin(socket: &Path, command: &str, pod: &str, netns: &NetNs) -> Result<Value> {
+    let config = json!({"cniVersion": "1.0.0", "name": "skep", "type": "skep-cni", "agentSocket": socket});
+    let environment = skep_cni::Environment {
+        command: Some(command.into()),
+        container_id: Some(format!("sandbox-{pod}")),
+        netns: Some(netns.path().display().to_string()),
+        ifname: Some("eth0".into()),
+        args: Some(format!("IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={pod}")),
+    };
+    let outcome = skep_cni::run(&environment, config.to_string().as_bytes()).await;
+    match outcome.failed {
+        true => bail!("{command} {pod}: {:?}", outcome.stdout),
+        false => Ok(outcome.stdout.unwrap_or_default()),
     }
 }
 

@@ -4,6 +4,7 @@ mod agent;
 mod announce;
 mod churn;
 mod datagrams;
+mod dns;
 mod off_link;
 mod story;
 mod verdicts;

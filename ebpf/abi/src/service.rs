@@ -77,6 +77,9 @@ impl ServiceValue {
     /// Direct server return: the backend's own node answers the client, and the backend sees the client's address.
     /// Every node has every such frontend, also those of other nodes' addresses.
     pub const DSR: u32 = 1 << 3;
+    /// The node itself serves the frontend, at this very address, for its own pods and processes: packets are neither
+    /// translated nor do they have an entry; each gets the verdict of the sender's policies.
+    pub const NODE: u32 = 1 << 4;
 }
 
 /// A slot of a backend set.

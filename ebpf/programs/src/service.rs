@@ -57,6 +57,12 @@ pub(crate) fn copy_of(key: &ServiceKey, copy: &mut ServiceValue) -> bool {
     true
 }
 
+/// Whether the node itself serves at the address.
+#[inline(always)]
+pub(crate) fn is_of_node(addr: &SocketAddr, proto: Proto) -> bool {
+    find(addr, proto, Scope::INTERNAL).is_some_and(|service| service.flags & ServiceValue::NODE != 0)
+}
+
 #[inline(always)]
 fn get(key: &ServiceKey) -> Option<&'static ServiceValue> {
     // SAFETY: read-only use within the program's run; the agent replaces values whole.

@@ -188,6 +188,7 @@ impl TestNode {
             services: informers.services.subscribe(),
             tunnels: None,
             network: None,
+            metrics: Vec::new(),
         };
         tokio::spawn(informers.run(self.api.node_client(), stop.clone()));
         let task = tokio::spawn(async move {

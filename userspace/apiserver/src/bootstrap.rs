@@ -90,7 +90,7 @@ fn controller_accounts(binding: &Value) -> impl Iterator<Item = Value> + use<'_>
 }
 
 /// Creates the object unless one of its name exists.
-async fn ensure(storage: &Storage, object: Value) -> Result<(), Status> {
+pub(crate) async fn ensure(storage: &Storage, object: Value) -> Result<(), Status> {
     let kind = kind_of(&object)?;
     if storage.caches.get_or_404(kind, meta::namespace(&object), meta::name(&object)).is_ok() {
         return Ok(());
@@ -151,7 +151,7 @@ pub(crate) async fn kubernetes_service(allocator: &Arc<Allocator>, own: SocketAd
     Ok(())
 }
 
-async fn ensure_service(allocator: &Arc<Allocator>, mut service: Value) -> Result<(), Status> {
+pub(crate) async fn ensure_service(allocator: &Arc<Allocator>, mut service: Value) -> Result<(), Status> {
     let Some(kind) = find("", "v1", "services") else { return Ok(()) };
     let storage = &allocator.storage;
     if storage.caches.get_or_404(kind, meta::namespace(&service), meta::name(&service)).is_ok() {

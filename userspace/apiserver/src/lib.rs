@@ -136,6 +136,7 @@ impl ApiServer {
         let admission =
             Admission::new(storage.clone(), config.access.clone(), config.services.clone(), config.advertise);
         bootstrap::run(&config, &allocator).await?;
+        reconcilers::cluster_dns::ensure_cluster_dns(&allocator).await?;
         let endpoints = ServerEndpoints::new(storage.clone(), config.advertise, config.shared_store);
         let endpoints = Arc::new(endpoints);
         // Another server that writes them now is right as well; the next round follows.

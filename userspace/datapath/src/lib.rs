@@ -18,6 +18,7 @@ mod flows;
 mod grow;
 mod inspect;
 mod interface;
+mod local_address;
 mod maps;
 mod netlink;
 mod object;
@@ -44,6 +45,7 @@ pub use conntrack::Collected;
 pub use error::DatapathError;
 pub use flows::{DropCount, Flows};
 pub use inspect::{At, Verified};
+pub use local_address::set_local_addresses;
 pub use pod_link::{PodInterface, PodLink};
 pub use xdp_hook::XdpHook;
 

@@ -1,12 +1,9 @@
-//! Names and addresses that the settings give, as /etc/hosts has them.
+//! PURE. Names and addresses that the settings give, as /etc/hosts has them.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use hickory_proto::rr::{Name, RecordType};
-
-use crate::zone::address::records;
-use crate::zone::Lookup;
+use hickory_proto::rr::Name;
 
 /// TTL of such records in seconds, as CoreDNS's.
 const TTL: u32 = 3600;
@@ -30,11 +27,10 @@ impl Hosts {
     }
 
     /// `None`: the name is none of them.
-    pub(crate) fn lookup(&self, name: &Name, kind: RecordType) -> Option<Lookup> {
+    pub(crate) fn get(&self, name: &Name) -> Option<&[IpAddr]> {
         if self.by_name.is_empty() {
             return None;
         }
-        let ips = self.by_name.get(&name.to_lowercase())?;
-        Some(records(kind, name, ips.iter().copied(), self.ttl))
+        self.by_name.get(&name.to_lowercase()).map(Vec::as_slice)
     }
 }

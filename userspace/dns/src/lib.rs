@@ -2,15 +2,23 @@
 //!
 //! In: packets, API objects, settings. Out: answers. [`query`], [`resolution`], [`reply`], [`zone`] and [`index`] are PURE.
 
+pub mod corefile;
+mod forward;
 pub mod hosts;
 pub mod index;
+mod metrics;
 mod name;
 pub mod query;
+pub mod question;
 pub mod reply;
 pub mod resolution;
+pub mod resolv_conf;
 pub mod rewrite;
+pub mod server;
 pub mod settings;
+pub mod tls;
 mod zone;
 
 pub use index::Index;
+pub use server::{Dns, Serving, Sockets};
 pub use settings::Settings;

@@ -1,35 +1,13 @@
 //! A packet to a question: what is well-formed and answerable, what is refused, what gets no answer.
 
-use hickory_proto::op::{Edns, Message, MessageType, OpCode, ResponseCode};
-use hickory_proto::rr::{DNSClass, Name, RecordType};
+use hickory_proto::op::{Message, OpCode, ResponseCode};
+use hickory_proto::rr::{DNSClass, RecordType};
+
+use crate::question::{ClientEdns, MAX_UDP_BYTES, Query, own_edns};
+use crate::reply::Reply;
 
 /// Bytes of a header.
 const HEADER_BYTES: usize = 12;
-/// Bytes of a UDP answer to a client that does not say more (RFC 1035, 4.2.1).
-const MIN_UDP_BYTES: u16 = 512;
-/// Bytes of the largest UDP answer: it is never fragmented (DNS Flag Day 2020).
-pub(crate) const MAX_UDP_BYTES: u16 = 1232;
-
-/// A question that may be answered.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Query {
-    pub id: u16,
-    /// As it was asked, in its case.
-    pub name: Name,
-    pub kind: RecordType,
-    pub recursion_desired: bool,
-    pub checking_disabled: bool,
-    pub edns: Option<ClientEdns>,
-}
-
-/// What a client says of itself (RFC 6891).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ClientEdns {
-    /// Bytes of UDP answers that it takes.
-    pub payload: u16,
-    pub dnssec_ok: bool,
-}
-
 /// What to do with a packet.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Parsed {
@@ -66,13 +44,13 @@ pub fn parse(packet: &[u8]) -> Parsed {
         kind: question.query_type,
         recursion_desired: message.metadata.recursion_desired,
         checking_disabled: message.metadata.checking_disabled,
-        edns: message.edns.as_ref().map(|edns| ClientEdns {
-            payload: edns.max_payload(),
-            dnssec_ok: edns.flags().dnssec_ok,
-        }),
+        edns: message
+            .edns
+            .as_ref()
+            .map(|edns| ClientEdns { payload: edns.max_payload(), dnssec_ok: edns.flags().dnssec_ok }),
     };
     if message.edns.as_ref().is_some_and(|edns| edns.version() != 0) {
-        return Parsed::Refuse(query.refusal(ResponseCode::BADVERS));
+        return Parsed::Refuse(Reply::of(ResponseCode::BADVERS).encode(&query, MAX_UDP_BYTES.into()));
     }
     if question.query_class != DNSClass::IN
         || matches!(query.kind, RecordType::AXFR | RecordType::IXFR | RecordType::OPT | RecordType::TSIG)
@@ -94,34 +72,4 @@ fn refuse_question(message: &Message) -> Vec<u8> {
     response.queries.clone_from(&message.queries);
     response.edns = message.edns.as_ref().map(|_| own_edns(false));
     response.to_vec().unwrap_or_default()
-}
-
-impl Query {
-    fn refusal(&self, code: ResponseCode) -> Vec<u8> {
-        let reply = crate::reply::Reply::of(code);
-        reply.encode(self, MAX_UDP_BYTES.into())
-    }
-
-    /// Bytes that an answer over UDP may have.
-    pub fn udp_limit(&self) -> usize {
-        let payload = self.edns.map_or(MIN_UDP_BYTES, |edns| edns.payload);
-        payload.clamp(MIN_UDP_BYTES, MAX_UDP_BYTES).into()
-    }
-
-    pub(crate) fn start_of_reply(&self) -> Message {
-        let mut message = Message::new(self.id, MessageType::Response, OpCode::Query);
-        message.metadata.recursion_desired = self.recursion_desired;
-        message.metadata.recursion_available = true;
-        message.metadata.checking_disabled = self.checking_disabled;
-        message.add_query(hickory_proto::op::Query::query(self.name.clone(), self.kind));
-        message.edns = self.edns.map(|edns| own_edns(edns.dnssec_ok));
-        message
-    }
-}
-
-/// What this server says of itself.
-fn own_edns(dnssec_ok: bool) -> Edns {
-    let mut edns = Edns::new();
-    edns.set_max_payload(MAX_UDP_BYTES).set_dnssec_ok(dnssec_ok);
-    edns
 }

@@ -3,7 +3,7 @@
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::{Name, Record, RecordType};
 
-use crate::query::Query;
+use crate::question::Query;
 
 /// What is answered to a question.
 #[derive(Clone, Debug, PartialEq)]

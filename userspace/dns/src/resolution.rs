@@ -11,7 +11,7 @@ use hickory_proto::rr::{Name, RData, Record, RecordType};
 
 use crate::index::{Client, Index};
 use crate::name::{self, Labels};
-use crate::query::Query;
+use crate::question::Query;
 use crate::reply::Reply;
 use crate::rewrite;
 use crate::settings::Settings;
@@ -175,7 +175,10 @@ impl Resolution {
 }
 
 fn find(index: &Index, settings: &Settings, name: &Name, kind: RecordType) -> Lookup {
-    settings.hosts.lookup(name, kind).unwrap_or_else(|| zone::lookup(index, settings, name, kind))
+    match settings.hosts.get(name) {
+        Some(ips) => zone::addresses(kind, name, ips.iter().copied(), settings.hosts.ttl),
+        None => zone::lookup(index, settings, name, kind),
+    }
 }
 
 fn alias(from: &Name, to: &Name, ttl: u32) -> Record {

@@ -21,14 +21,34 @@ use crate::engine::Message;
 use crate::informers::{Events, Informers, Watched};
 use crate::lenient::identity;
 
-/// A kind that the index takes.
-trait Indexed: Watched {
-    fn apply(&self, index: &mut Index);
-    fn delete(key: &str, index: &mut Index);
+/// A change of an index.
+pub(crate) type Change<I> = Box<dyn FnOnce(&mut I) + Send>;
+
+/// A kind that an index takes.
+pub(crate) trait Indexed<I>: Watched {
+    fn apply(&self, index: &mut I);
+    fn delete(key: &str, index: &mut I);
     /// Drops every object of the kind whose key is not in `listed`.
-    fn keep(listed: &HashSet<Arc<str>>, index: &mut Index);
-    /// The change for an object that does not decode.
-    fn unreadable(unreadable: Unreadable) -> Option<Message>;
+    fn keep(listed: &HashSet<Arc<str>>, index: &mut I);
+    /// The change for an object that does not decode; `None`: its last version stays.
+    fn unreadable(unreadable: Unreadable) -> Option<Change<I>>;
+}
+
+/// Who performs the changes of an index. Each answers whether it still does.
+pub(crate) trait Performer<I>: Send {
+    fn change(&self, change: Change<I>) -> impl Future<Output = bool> + Send;
+    /// One more kind was listed completely.
+    fn listed(&self) -> impl Future<Output = bool> + Send;
+}
+
+impl Performer<Index> for Sender<Message> {
+    async fn change(&self, change: Change<Index>) -> bool {
+        self.send(Message::Index(change)).await.is_ok()
+    }
+
+    async fn listed(&self) -> bool {
+        self.send(Message::Listed).await.is_ok()
+    }
 }
 
 macro_rules! indexed {
@@ -57,7 +77,7 @@ macro_rules! indexed {
             }
         }
 
-        $(impl Indexed for $kind {
+        $(impl Indexed<Index> for $kind {
             fn apply(&self, index: &mut Index) {
                 index.$apply(self);
             }
@@ -67,7 +87,7 @@ macro_rules! indexed {
             fn keep(listed: &HashSet<Arc<str>>, index: &mut Index) {
                 index.$keep(listed);
             }
-            fn unreadable(unreadable: Unreadable) -> Option<Message> {
+            fn unreadable(unreadable: Unreadable) -> Option<Change<Index>> {
                 $unreadable(unreadable)
             }
         })+
@@ -83,25 +103,26 @@ indexed! {
     network_policies: NetworkPolicy, apply_policy, delete_policy, keep_policies, isolate;
 }
 
-fn keep_last(_: Unreadable) -> Option<Message> {
+fn keep_last(_: Unreadable) -> Option<Change<Index>> {
     None
 }
 
 /// Fails closed: what the policy denies is not known.
-fn isolate(unreadable: Unreadable) -> Option<Message> {
+fn isolate(unreadable: Unreadable) -> Option<Change<Index>> {
     let meta = identity(&unreadable);
-    Some(Message::index(move |index| index.apply_unreadable_policy(&meta, &unreadable.error)))
+    Some(Box::new(move |index: &mut Index| index.apply_unreadable_policy(&meta, &unreadable.error)))
 }
 
-async fn until(stop: CancellationToken, work: impl Future<Output = ()>) {
+pub(crate) async fn until(stop: CancellationToken, work: impl Future<Output = ()>) {
     stop.run_until_cancelled(work).await.unwrap_or_default()
 }
 
-async fn forward<K: Indexed>(mut events: Events<K>, to: Sender<Message>) {
+/// Hands the changes to the performer until the events end or it is gone.
+pub(crate) async fn forward<I: 'static, K: Indexed<I>>(mut events: Events<K>, to: impl Performer<I>) {
     let mut listed = HashSet::new();
     let mut listed_before = false;
     while let Some(event) = events.recv().await {
-        let message = match event {
+        let change: Change<I> = match event {
             WatchEvent::Init => {
                 listed.clear();
                 continue;
@@ -109,33 +130,31 @@ async fn forward<K: Indexed>(mut events: Events<K>, to: Sender<Message>) {
             WatchEvent::InitKeep(unreadable) => {
                 listed.insert(key_of(&identity(&unreadable)));
                 match K::unreadable(unreadable) {
-                    Some(message) => message,
+                    Some(change) => change,
                     None => continue,
                 }
             }
             WatchEvent::InitApply(object) => {
                 listed.insert(key_of(object.meta()));
-                Message::index(move |index| object.apply(index))
+                Box::new(move |index| object.apply(index))
             }
             WatchEvent::InitDone => {
                 let listed = std::mem::take(&mut listed);
-                if to.send(Message::index(move |index| K::keep(&listed, index))).await.is_err() {
+                if !to.change(Box::new(move |index| K::keep(&listed, index))).await {
                     return;
                 }
-                if std::mem::replace(&mut listed_before, true) {
-                    continue;
+                if !std::mem::replace(&mut listed_before, true) && !to.listed().await {
+                    return;
                 }
-                Message::Listed
+                continue;
             }
-            WatchEvent::Apply(object) => Message::index(move |index| object.apply(index)),
-            WatchEvent::Delete(object) => {
-                Message::index(move |index| K::delete(&key_of(object.meta()), index))
-            }
+            WatchEvent::Apply(object) => Box::new(move |index| object.apply(index)),
+            WatchEvent::Delete(object) => Box::new(move |index| K::delete(&key_of(object.meta()), index)),
             WatchEvent::DeleteUnreadable(unreadable) => {
-                Message::index(move |index| K::delete(&key_of(&identity(&unreadable)), index))
+                Box::new(move |index| K::delete(&key_of(&identity(&unreadable)), index))
             }
         };
-        if to.send(message).await.is_err() {
+        if !to.change(change).await {
             return;
         }
     }

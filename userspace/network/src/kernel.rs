@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::dataplane::{Dataplane, DataplaneError, Expiry, Interface, Link, PartlyApplied};
-use crate::{NetworkConfig, NetworkError, NetworkState, Subscriptions};
+use crate::{NetworkConfig, NetworkError, NetworkState, NodeDns, Subscriptions};
 
 /// The network agent over the real datapath; `skep agent --network-only` is this and the informers.
 #[derive(Clone, Debug)]
@@ -24,6 +24,7 @@ impl KernelNetwork {
         self,
         client: kube::Client,
         subscriptions: Subscriptions,
+        dns: Option<NodeDns>,
         state: watch::Sender<NetworkState>,
         stop: CancellationToken,
     ) -> Result<(), NetworkError> {
@@ -33,7 +34,7 @@ impl KernelNetwork {
         if config.mtu == 0 {
             config.mtu = datapath.pod_mtu();
         }
-        crate::run(config, datapath, client, subscriptions, state, stop).await
+        crate::run(config, datapath, client, subscriptions, dns, state, stop).await
     }
 }
 

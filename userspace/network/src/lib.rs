@@ -12,6 +12,7 @@ pub mod cni;
 mod condition;
 pub mod config;
 pub mod dataplane;
+mod dns;
 pub mod engine;
 pub mod error;
 mod events;
@@ -29,6 +30,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub use config::NetworkConfig;
+pub use dns::{DnsSubscriptions, Holder, NodeDns, StartHolder};
 pub use error::NetworkError;
 pub use index_updates::{KINDS, Subscriptions};
 pub use informers::Informers;
@@ -48,6 +50,7 @@ pub async fn run<D: Dataplane>(
     dataplane: D,
     client: kube::Client,
     subscriptions: Subscriptions,
+    dns: Option<NodeDns>,
     state: watch::Sender<NetworkState>,
     stop: CancellationToken,
 ) -> Result<(), NetworkError> {
@@ -67,6 +70,9 @@ pub async fn run<D: Dataplane>(
     if health_port != 0 {
         let sources = node_health::Sources::new(engine.published(), state.subscribe(), engine.problems());
         helpers.spawn(node_health::run(health_port, sources));
+    }
+    if let Some(dns) = dns {
+        helpers.spawn(dns.run(engine.published(), stop.clone()));
     }
     if let Some(uplink) = uplink {
         helpers.spawn(announce::run(uplink, engine.published()));

@@ -16,6 +16,8 @@ pub(crate) struct Published {
     pub(crate) health: BTreeMap<u16, ServiceHealth>,
     /// Whether balancers may send this node new traffic.
     pub(crate) eligible: bool,
+    /// Where this node itself serves DNS.
+    pub(crate) dns: BTreeSet<IpAddr>,
 }
 
 impl Published {
@@ -24,6 +26,7 @@ impl Published {
             announced: announce::compile(index),
             health: health::compile(index),
             eligible: health::eligible(index),
+            dns: index.dns_addrs().collect(),
         }
     }
 

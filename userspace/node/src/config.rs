@@ -35,7 +35,8 @@ pub struct AgentConfig {
     /// Where the kubelet API listens.
     pub listen: SocketAddr,
     pub tls: ServingTls,
-    /// Name servers and domain for pods with `dnsPolicy: ClusterFirst`; without servers such pods get the node's resolv.conf.
+    /// Name servers and domain for pods with `dnsPolicy: ClusterFirst`. Without servers such pods get the addresses of the Service
+    /// `kube-system/kube-dns`, or else the node's resolv.conf.
     pub cluster_dns: Vec<IpAddr>,
     pub cluster_domain: String,
     pub max_pods: u32,
@@ -136,4 +137,9 @@ pub struct Inputs {
     pub tunnels: Option<ServerTunnels>,
     /// Whether pods can have a network. `None`: the node is ready when containerd reports that its CNI is.
     pub network: Option<watch::Receiver<NetworkState>>,
+    /// Adds the metrics of the agent's other parts to `/metrics`, in Prometheus' text format.
+    pub metrics: Vec<MetricsSource>,
 }
+
+/// Appends lines.
+pub type MetricsSource = Arc<dyn Fn(&mut String) + Send + Sync>;

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use crate::admit::Admission;
 use crate::cgroup::PodPids;
+use crate::config::MetricsSource;
 use crate::cri::Cri;
 use crate::cri::client::Features;
 use crate::cri::sandbox::NodeSettings;
@@ -58,6 +59,8 @@ pub(crate) struct NodeContext {
     pub(crate) tunnels: Option<Keeper>,
     /// Panics of pods' workers and their actions.
     pub(crate) panics: AtomicU64,
+    /// Metrics of the agent's other parts.
+    pub(crate) other_metrics: Vec<MetricsSource>,
 }
 
 impl NodeContext {

@@ -43,7 +43,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use admit::{Admission, UnsafeSysctls};
-pub use config::{AgentConfig, Events, Inputs, PodLimits, ServerTunnels, ServingTls};
+pub use config::{AgentConfig, Events, Inputs, MetricsSource, PodLimits, ServerTunnels, ServingTls};
 use context::NodeContext;
 use cri::Cri;
 use cri::client::Features;
@@ -82,7 +82,7 @@ pub async fn run(config: AgentConfig, inputs: Inputs, stop: CancellationToken) -
         log_max_files,
         limits,
     } = config;
-    let Inputs { pods, services, tunnels, network } = inputs;
+    let Inputs { pods, services, tunnels, network, metrics } = inputs;
     let root = prepare_root(&root_dir)?;
     let cri = connect(&containerd_socket)?;
     let features = wait_for_runtime(&cri, &stop).await;
@@ -94,7 +94,9 @@ pub async fn run(config: AgentConfig, inputs: Inputs, stop: CancellationToken) -
     let pulls = pull_records(&cri, &root).await.map_err(io("open records of image pulls under", &root))?;
     let node = (name.as_str(), root.as_path(), node_ips.as_slice());
     let keeper = tunnels.as_ref().map(|tunnels| tunnels.keeper.clone());
-    let facts = Facts { node, keeper, capacity, settings, network: network.clone(), limits, features, pulls };
+    let network_state = network.clone();
+    let facts =
+        Facts { node, keeper, capacity, settings, network: network_state, limits, features, pulls, metrics };
     let (context, changes) = open_context(facts, client.clone(), cri.clone())?;
     context.events.node(&name, false, "Starting", "Starting kubelet.");
     let (ips, port) = (node_ips, listen.port());
@@ -130,6 +132,7 @@ struct Facts<'a> {
     limits: PodLimits,
     features: Features,
     pulls: images::PullRecords,
+    metrics: Vec<config::MetricsSource>,
 }
 
 /// What every part uses, and the stream of changed ConfigMaps and Secrets.
@@ -178,6 +181,7 @@ fn open_context(
         streaming_idle_timeout: facts.limits.streaming_idle_timeout,
         tunnels: facts.keeper,
         panics: AtomicU64::new(0),
+        other_metrics: facts.metrics,
     };
     Ok((Arc::new(context), changes))
 }

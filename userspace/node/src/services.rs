@@ -1,9 +1,10 @@
 //! The cluster's Services, reduced to the fields that containers' environments name.
 //!
-//! In: the informer's events. Out: the service variables of a pod's environment.
+//! In: the informer's events. Out: the service variables of a pod's environment, and the cluster's name servers.
 
 use std::collections::HashMap;
 use std::sync::{Arc, RwLock};
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Pod, Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -13,6 +14,11 @@ use tokio::sync::watch;
 
 use crate::config::Events;
 use crate::env;
+
+/// How long a pod's start waits for the list.
+const LIST_TIMEOUT: Duration = Duration::from_secs(5);
+/// Namespace and name of the Service at whose addresses the cluster's DNS answers.
+const DNS: (&str, &str) = ("kube-system", "kube-dns");
 
 /// Namespace and name.
 type Key = (String, String);
@@ -37,9 +43,19 @@ impl Services {
         env::of_services(pod, list.values())
     }
 
-    /// True as soon as the first list is complete.
-    pub fn synced(&self) -> watch::Receiver<bool> {
-        self.synced.subscribe()
+    /// The addresses of the cluster's DNS; empty: there is none.
+    pub fn name_servers(&self) -> Vec<String> {
+        let list = self.list.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let spec = list.get(&(DNS.0.to_owned(), DNS.1.to_owned())).and_then(|service| service.spec.as_ref());
+        let all = spec.and_then(|spec| spec.cluster_ips.clone()).filter(|ips| !ips.is_empty());
+        let ips = all.or_else(|| spec?.cluster_ip.clone().map(|ip| vec![ip]));
+        ips.unwrap_or_default().into_iter().filter(|ip| ip.parse::<std::net::IpAddr>().is_ok()).collect()
+    }
+
+    /// Right after the agent's start the list may be incomplete. Without an API server pods start without it.
+    pub async fn wait_until_listed(&self) {
+        let mut synced = self.synced.subscribe();
+        let _ = tokio::time::timeout(LIST_TIMEOUT, synced.wait_for(|synced| *synced)).await;
     }
 
     /// Keeps the list up to date until the informer ends.
@@ -101,6 +117,7 @@ fn reduce(service: &Service) -> Service {
         },
         spec: Some(ServiceSpec {
             cluster_ip: spec.and_then(|spec| spec.cluster_ip.clone()),
+            cluster_ips: spec.and_then(|spec| spec.cluster_ips.clone()),
             ports: Some(ports.collect()),
             ..Default::default()
         }),

@@ -18,7 +18,7 @@ use clap::Parser;
 use mimalloc::MiMalloc;
 use tracing_subscriber::EnvFilter;
 
-use commands::{agent, backup, certs, restore, secrets, server, token};
+use commands::{agent, backup, certs, hold_sockets, restore, secrets, server, token};
 
 /// Every request allocates many small objects; measured with `cargo xtask bench api`.
 #[global_allocator]
@@ -45,6 +45,9 @@ enum Command {
     /// Manage the tokens with which machines join
     #[command(subcommand)]
     Token(token::Token),
+    /// Keep the sockets of an agent's DNS while the agent is replaced
+    #[command(hide = true)]
+    HoldSockets(hold_sockets::HoldSockets),
 }
 
 fn main() -> ExitCode {
@@ -81,6 +84,7 @@ fn run(command: Command) -> Result<()> {
             Command::Certs(certs) => certs::run(certs),
             Command::Secrets(secrets) => secrets::run(secrets),
             Command::Token(token) => token::run(token).await,
+            Command::HoldSockets(arguments) => hold_sockets::run(&arguments),
         }
     })
 }

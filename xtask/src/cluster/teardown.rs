@@ -48,6 +48,7 @@ pub(super) fn cluster(layout: &Layout) -> Result<Vec<String>> {
         let ended = processes.end(&name, END_TIMEOUT);
         report.note(ended.map(|ended| ended.then(|| format!("process {name}"))));
     }
+    report.note(end_holders(&layout.run()));
     kill_cgroup(&layout.name, &mut report);
     report.note(remove_shim_sockets(&layout.run()));
     let folders = [layout.run(), layout.state.clone()];
@@ -74,6 +75,7 @@ pub(super) fn node(processes: &Processes, node: &NodeLayout) -> Result<()> {
     for name in [format!("agent-{}", node.name), format!("containerd-{}", node.name)] {
         report.note(processes.end(&name, END_TIMEOUT).map(|_| None));
     }
+    report.note(end_holders(&node.run));
     kill_cgroup(&node.cgroup, &mut report);
     report.note(remove_shim_sockets(&node.run));
     report.note(unmount(&[node.run.clone(), node.state.clone()]));
@@ -143,6 +145,24 @@ fn processes_of(layout: &Layout) -> Vec<String> {
         }
     }
     found
+}
+
+/// Ends the processes that hold sockets for agents below the folder: no agent comes any more.
+fn end_holders(run: &Path) -> Result<Option<String>> {
+    let folder = format!("{}/", run.display());
+    let mut ended = 0;
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let Some(pid) = name.parse::<i32>().ok().and_then(rustix::process::Pid::from_raw) else { continue };
+        let words = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let words = String::from_utf8_lossy(&words).replace('\0', " ");
+        if words.contains(" hold-sockets ") && words.contains(&folder) {
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL)
+                .with_context(|| format!("end process {name}"))?;
+            ended += 1;
+        }
+    }
+    Ok((ended > 0).then(|| format!("{ended} holders of sockets")))
 }
 
 /// Kills what runs in the cgroup and below it, pods and shims included, and waits until it is empty.

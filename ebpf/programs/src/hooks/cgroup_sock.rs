@@ -141,7 +141,9 @@ fn translate(socket: &Family, chance: impl Fn(&Family) -> u32) -> i32 {
         return ALLOW;
     }
     let service = &copy;
-    if service.affinity_seconds | service.ranges | service.flags & ServiceValue::DROP != 0 {
+    if service.affinity_seconds | service.ranges | service.flags & (ServiceValue::DROP | ServiceValue::NODE)
+        != 0
+    {
         return translate_for(socket, service, &addressed, chance(socket));
     }
     finish(socket, service::pick(service, Addr::UNSPECIFIED, chance(socket)), &addressed)
@@ -175,9 +177,13 @@ fn is_left_to_packets(socket: &Family) -> bool {
     maps::config().is_some_and(|config| config.netns_cookie != cookie)
 }
 
-/// Translation for a service whose backend depends on the client.
+/// Translation for a service whose backend depends on the client, or is the node itself.
 #[inline(always)]
 fn translate_for(socket: &Family, service: &ServiceValue, addressed: &SocketAddr, chance: u32) -> i32 {
+    // The address is on a link of the node.
+    if service.flags & ServiceValue::NODE != 0 {
+        return ALLOW;
+    }
     let Some(config) = maps::config() else { return ALLOW };
     // SAFETY: the context is the kernel's.
     let cookie = unsafe { bpf_get_netns_cookie(socket.context().as_ptr()) };

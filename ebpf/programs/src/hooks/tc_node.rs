@@ -133,6 +133,11 @@ fn open(ctx: &TcContext, config: &NodeConfig, packet: &mut Packet) -> Result<i32
         }
         return to_local(ctx, config, packet, None);
     };
+    // Each node serves its own pods; a name server for others would be an open one.
+    if service.flags & ServiceValue::NODE != 0 {
+        report::decided(config, packet, DropReason::NoBackend, 0, service.service);
+        return Err(DropReason::NoBackend);
+    }
     let chance = maglev::slot(service, packet);
     let Some(backend) = service::resolve(config, packet, service, chance)? else {
         return translate::reject(ctx, packet, || deliver::to_uplink(config));

@@ -5,7 +5,7 @@
 
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use skep_abi::{DropReason, Flow, NodeConfig, SocketAddr};
+use skep_abi::{DropReason, Flow, NodeConfig, ServiceValue, SocketAddr};
 
 use crate::conntrack;
 use crate::deliver::{self, PASS};
@@ -124,6 +124,9 @@ fn open(ctx: &TcContext, config: &NodeConfig, packet: &mut Packet) -> Result<i32
     let addressed = packet.destination;
     let service = service::find_any(&addressed, packet.proto);
     if let Some(service) = service {
+        if service.flags & ServiceValue::NODE != 0 {
+            return to_node(config, packet, service);
+        }
         let Some(backend) = service::resolve(config, packet, service, service::random())? else {
             return translate::reject(ctx, packet, || deliver::to_pod(interface::here(ctx)));
         };
@@ -156,6 +159,18 @@ fn open(ctx: &TcContext, config: &NodeConfig, packet: &mut Packet) -> Result<i32
     // A flow that was just opened is rewritten in the other direction only.
     let (receiver, flags) = (conntrack::receiver(flow, packet), flow.flags);
     onward(ctx, config, packet, receiver, flags, false)
+}
+
+/// A packet to a service of the node itself. Policies treat its address as that of a pod: the planner gives it the labels of
+/// the Service. Nothing is kept of the packet, so each one is decided.
+#[inline(always)]
+fn to_node(config: &NodeConfig, packet: &Packet, service: &ServiceValue) -> Result<i32, DropReason> {
+    let decision = policy::decide(packet, &packet.source, &packet.destination);
+    if decision.reason != DropReason::None {
+        report::decided(config, packet, decision.reason, decision.policy, service.service);
+        return Err(decision.reason);
+    }
+    Ok(PASS)
 }
 
 /// A pod reaches itself through a service. It sees the frontend as its peer, since its stack drops packets from its own
@@ -203,6 +218,9 @@ fn ingress(ctx: &TcContext) -> Result<i32, DropReason> {
 #[inline(always)]
 fn admit(ctx: &TcContext, config: &NodeConfig, packet: &Packet) -> Result<i32, DropReason> {
     icmp::unrelated(packet)?;
+    if interface::came_by(ctx) == 0 && service::is_of_node(&packet.source, packet.proto) {
+        return Ok(PASS);
+    }
     let mut decision = policy::decide(packet, &packet.source, &packet.destination);
     if interface::came_by(ctx) == 0 {
         decision.flags |= Flow::NODE;

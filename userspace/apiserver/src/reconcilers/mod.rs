@@ -1,6 +1,7 @@
 //! Reconcilers that need the server's own stores: each compares objects with what they should be, and writes the
 //! difference. They run until [`Running`] is dropped.
 
+pub(crate) mod cluster_dns;
 mod crd;
 pub(crate) mod flow_control;
 mod kubernetes_service;
@@ -37,6 +38,7 @@ pub(crate) fn start(
     let mut tasks = JoinSet::new();
     let storage = &writer.storage;
     tasks.spawn(service_allocations::run(writer.allocator.clone()));
+    tasks.spawn(cluster_dns::run(writer.allocator.clone()));
     tasks.spawn(crd::run(writer.clone()));
     tasks.spawn(flow_control::run(storage.clone(), fairness.clone()));
     tasks.spawn(remote_api_services::run(storage.clone(), aggregator.clone()));

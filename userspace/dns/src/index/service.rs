@@ -56,9 +56,10 @@ impl ServiceFacts {
             }
             ServiceKind::Cluster(ips)
         };
-        let ports = spec.ports.iter().flatten().filter_map(|port| {
-            PortFacts::extract(port.name.as_deref(), port.protocol.as_deref(), port.port)
-        });
+        let ports =
+            spec.ports.iter().flatten().filter_map(|port| {
+                PortFacts::extract(port.name.as_deref(), port.protocol.as_deref(), port.port)
+            });
         Some(ServiceFacts { kind, ports: ports.collect() })
     }
 

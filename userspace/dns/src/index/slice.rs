@@ -37,8 +37,9 @@ impl SliceFacts {
             return None;
         }
         let ports = slice.ports.iter().flatten();
-        let ports = ports
-            .filter_map(|port| PortFacts::extract(port.name.as_deref(), port.protocol.as_deref(), port.port?));
+        let ports = ports.filter_map(|port| {
+            PortFacts::extract(port.name.as_deref(), port.protocol.as_deref(), port.port?)
+        });
         Some(SliceFacts {
             service: format!("{namespace}/{service}").into(),
             ports: ports.collect(),

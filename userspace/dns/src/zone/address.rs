@@ -4,10 +4,10 @@ use std::net::IpAddr;
 
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 
-use super::{Asked, Lookup};
+use super::found::{Asked, Lookup};
 use crate::settings::PodNames;
 
-pub(crate) fn record(name: &Name, ip: IpAddr, ttl: u32) -> Record {
+pub(super) fn record(name: &Name, ip: IpAddr, ttl: u32) -> Record {
     let data = match ip {
         IpAddr::V4(ip) => RData::A(ip.into()),
         IpAddr::V6(ip) => RData::AAAA(ip.into()),
@@ -34,11 +34,16 @@ pub(crate) fn records(
     })
 }
 
+/// Those of the addresses that were asked for.
+pub(super) fn of(asked: &Asked, ips: &[IpAddr]) -> Lookup {
+    records(asked.kind, asked.name, ips.iter().copied(), asked.ttl())
+}
+
 /// `1-2-3-4.namespace.pod`: the address that the label spells, as CoreDNS with `pods insecure`.
 pub(super) fn of_pod(asked: &Asked, label: &str, namespace: &str) -> Lookup {
     let ip = parse_dashed(label).filter(|_| asked.index.has_namespace(namespace));
     match (ip, asked.settings.pod_names) {
-        (Some(ip), PodNames::Spelled) => asked.addresses(&[ip]),
+        (Some(ip), PodNames::Spelled) => of(asked, &[ip]),
         _ => Lookup::Absent,
     }
 }

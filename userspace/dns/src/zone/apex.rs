@@ -4,7 +4,7 @@ use hickory_proto::rr::rdata::{NS, SOA, TXT};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 
 use super::address::record;
-use super::{Asked, Lookup};
+use super::found::{Asked, Lookup};
 use crate::settings::Settings;
 
 /// Version of the Kubernetes DNS specification.

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use hickory_proto::rr::rdata::PTR;
 use hickory_proto::rr::{RData, Record, RecordType};
 
-use super::{Asked, Lookup};
+use super::found::{Asked, Lookup};
 use crate::index::split;
 
 pub(super) fn lookup(asked: &Asked, labels: &[String]) -> Lookup {
@@ -34,7 +34,7 @@ fn names(asked: &Asked, ip: &IpAddr) -> Vec<Record> {
             records.extend(relative(format!("{hostname}.{service}.{namespace}.svc"), asked));
         }
     }
-    records.sort_by(|a, b| a.data.to_string().cmp(&b.data.to_string()));
+    records.sort_by_key(|record| record.data.to_string());
     records.dedup();
     records
 }

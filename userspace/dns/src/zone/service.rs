@@ -7,8 +7,8 @@ use std::sync::Arc;
 use hickory_proto::rr::rdata::SRV;
 use hickory_proto::rr::{Name, RData, RecordType};
 
-use super::address::{record, records};
-use super::{Asked, Lookup};
+use super::address::{of, record, records};
+use super::found::{Asked, Lookup};
 use crate::index::{EndpointFacts, PortFacts, ServiceFacts, ServiceKind};
 
 /// `below` are the labels before the service's name.
@@ -39,7 +39,7 @@ impl<'a> Named<'a> {
             }
             ServiceKind::Cluster(ips) => match self.asked.kind {
                 RecordType::SRV => self.servers(self.facts.ports.iter()),
-                _ => self.asked.addresses(ips),
+                _ => of(self.asked, ips),
             },
             ServiceKind::Headless { .. } => {
                 let ips = distinct(self.endpoints().map(|(_, endpoint)| endpoint.ip));
@@ -67,7 +67,8 @@ impl<'a> Named<'a> {
         let (Some(port), Some(protocol)) = (port.strip_prefix('_'), protocol.strip_prefix('_')) else {
             return Lookup::Absent;
         };
-        let matches = |facts: &PortFacts| *facts.protocol == *protocol && facts.name.eq_ignore_ascii_case(port);
+        let matches =
+            |facts: &PortFacts| *facts.protocol == *protocol && facts.name.eq_ignore_ascii_case(port);
         let exists = self.ports().iter().any(|port| matches(port));
         match (&self.facts.kind, self.asked.kind) {
             _ if !exists => Lookup::Absent,

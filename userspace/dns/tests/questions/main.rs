@@ -56,7 +56,10 @@ impl World {
         settings.hosts.insert(&name("printer.office.example."), "192.0.2.50".parse().unwrap());
         settings.hosts.insert(&name("printer.office.example."), "2001:db8::50".parse().unwrap());
         settings.rewrites = vec![
-            Rewrite { matches: Match::Exact("db.legacy.example.".into()), to: "single.shop.svc.cluster.local.".into() },
+            Rewrite {
+                matches: Match::Exact("db.legacy.example.".into()),
+                to: "single.shop.svc.cluster.local.".into(),
+            },
             Rewrite { matches: Match::Suffix(".old.example.".into()), to: ".shop.svc.cluster.local.".into() },
         ];
         let mut upstream = BTreeMap::new();
@@ -136,8 +139,11 @@ fn show(response: &Message, text: &mut String) {
     let flags = [(response.metadata.authoritative, " aa"), (response.metadata.truncation, " tc")];
     let flags: String = flags.iter().filter(|(set, _)| *set).map(|(_, name)| *name).collect();
     writeln!(text, "{code}{flags}").unwrap();
-    let sections =
-        [("", &response.answers), ("authority ", &response.authorities), ("additional ", &response.additionals)];
+    let sections = [
+        ("", &response.answers),
+        ("authority ", &response.authorities),
+        ("additional ", &response.additionals),
+    ];
     for (section, records) in sections {
         for record in records {
             let Record { name, ttl, data, .. } = record;

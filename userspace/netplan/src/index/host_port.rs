@@ -108,6 +108,7 @@ fn host_ports(
         health_check_port: 0,
         addresses_from_pool: false,
         forwarding: Forwarding::Translated,
+        of_node: false,
     };
     HostPorts { key, service, slices }
 }

@@ -7,6 +7,7 @@
 mod host_port;
 mod interner;
 mod node;
+mod node_service;
 mod pod;
 mod service;
 mod slice;
@@ -113,7 +114,13 @@ impl Index {
     pub fn apply_service(&mut self, service: &Service) {
         let key = key_of(&service.metadata);
         match ServiceFacts::extract(service) {
-            Some(facts) => self.put_service(key, facts),
+            Some(facts) => {
+                match node_service::peer(service, &facts, &mut self.interner) {
+                    Some(peer) => self.put_pod(node_service::peer_key(&key), peer),
+                    None => self.remove_pod(&node_service::peer_key(&key)),
+                }
+                self.put_service(key, facts);
+            }
             None => self.delete_service(&key),
         }
     }
@@ -133,9 +140,11 @@ impl Index {
         self.services.insert(key, facts);
     }
 
-    /// Notes that what is published may change with this service: it is announced, or its addresses may be an external IP.
-    fn note_published(&mut self, service: &str) {
-        if self.announced.contains(service) || !self.with_external_ips.is_empty() {
+    /// Notes that what is published may change with this service: it is announced, its addresses may be an external IP, or it is
+    /// DNS.
+    fn note_published(&mut self, key: &str) {
+        let is_published = self.announced.contains(key) || key == service::DNS;
+        if is_published || !self.with_external_ips.is_empty() {
             self.published_version += 1;
         }
     }
@@ -149,6 +158,7 @@ impl Index {
         self.note_published(key);
         self.announced.remove(key);
         self.with_external_ips.remove(key);
+        self.remove_pod(&node_service::peer_key(key));
         if let Some((key, _)) = self.services.remove_entry(key) {
             self.changes.services.insert(key);
         }
@@ -196,6 +206,10 @@ impl Index {
             false => Vec::new(),
         };
         self.put_host_ports(&key, ports);
+        self.put_pod(key, facts);
+    }
+
+    fn put_pod(&mut self, key: Arc<str>, facts: PodFacts) {
         if self.pods.get(&key) == Some(&facts) {
             return;
         }
@@ -239,6 +253,10 @@ impl Index {
 
     pub fn delete_pod(&mut self, key: &str) {
         self.put_host_ports(&key.into(), Vec::new());
+        self.remove_pod(key);
+    }
+
+    fn remove_pod(&mut self, key: &str) {
         self.unlink_addrs(key);
         self.note_published(key);
         if let Some(facts) = self.pods.remove(key) {
@@ -365,7 +383,8 @@ impl Index {
     }
 
     pub fn keep_pods(&mut self, listed: &HashSet<Arc<str>>) {
-        missing(self.pods.keys(), listed).iter().for_each(|key| self.delete_pod(key));
+        let pods = self.pods.keys().filter(|key| !node_service::is_peer(key));
+        missing(pods, listed).iter().for_each(|key| self.delete_pod(key));
     }
 
     pub fn keep_nodes(&mut self, listed: &HashSet<Arc<str>>) {
@@ -461,6 +480,12 @@ impl Index {
     /// The Services that take external IPs.
     pub(crate) fn with_external_ips(&self) -> impl Iterator<Item = &Arc<str>> {
         self.with_external_ips.iter()
+    }
+
+    /// The addresses at which this node itself serves DNS.
+    pub fn dns_addrs(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        let service = self.services.get(service::DNS).filter(|facts| facts.of_node);
+        service.into_iter().flat_map(|facts| facts.cluster_ips.iter().copied())
     }
 
     pub(crate) fn node_name(&self) -> &str {

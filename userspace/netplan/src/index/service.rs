@@ -17,6 +17,12 @@ const FORWARDING: &str = "skep.io/forwarding";
 /// The API's default timeout of ClientIP affinity.
 const DEFAULT_AFFINITY_SECONDS: u32 = 10_800;
 
+/// The only Service that nodes can serve themselves.
+pub(crate) const DNS: &str = "kube-system/kube-dns";
+/// The annotation that asks for it.
+const SERVED_BY: &str = "skep.io/served-by";
+const NODE: &str = "node";
+
 /// What the planner keeps of a Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceFacts {
@@ -39,6 +45,8 @@ pub struct ServiceFacts {
     /// The `balancer_ips` are from a pool of this cluster.
     pub addresses_from_pool: bool,
     pub forwarding: Forwarding,
+    /// Each node serves it itself, at its cluster IPs; see [`DNS`].
+    pub of_node: bool,
 }
 
 /// How packets from outside reach backends on other nodes, by the Service's annotation.
@@ -101,6 +109,7 @@ impl ServiceFacts {
             health_check_port: health_check_port(kind, spec),
             addresses_from_pool: kind == "LoadBalancer" && has_pool_address(service),
             forwarding: forwarding(service),
+            of_node: is_of_node(service),
         })
     }
 
@@ -153,6 +162,17 @@ fn forwarding(service: &Service) -> Forwarding {
         Some("dsr") => Forwarding::Direct,
         Some(_) => Forwarding::Unknown,
     }
+}
+
+/// A Service with a selector is served by the pods that it selects, whatever its annotation says.
+fn is_of_node(service: &Service) -> bool {
+    let meta = &service.metadata;
+    let key = (meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default());
+    let annotation = meta.annotations.as_ref().and_then(|annotations| annotations.get(SERVED_BY));
+    let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
+    DNS.split_once('/') == Some(key)
+        && annotation.is_some_and(|value| value == NODE)
+        && selector.is_none_or(|selector| selector.is_empty())
 }
 
 fn has_pool_address(service: &Service) -> bool {

@@ -40,7 +40,7 @@ pub struct ServicePlan {
 /// What one frontend does with packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frontend {
-    /// Index into [`ServicePlan::sets`]; `None`: no backend, and `flags` has REJECT or DROP.
+    /// Index into [`ServicePlan::sets`]; `None`: no backend, and `flags` has REJECT, DROP or NODE.
     pub set: Option<usize>,
     /// Index into [`ServicePlan::ranges`]; `None`: all sources are allowed.
     pub ranges: Option<usize>,
@@ -82,6 +82,9 @@ pub fn compile<'a>(
                 Adder { plan: &mut plan, service, number, port, endpoints: &endpoints, ranges: &[] };
             let family = |ip: &&IpAddr| ip.is_ipv4() == v4;
             adder.cluster(service.cluster_ips.iter().filter(family));
+            if service.of_node {
+                continue;
+            }
             // The balancer's addresses come first: if one is an external address too, it stays restricted.
             adder.ranges = if v4 { &service.ranges_v4 } else { &service.ranges_v6 };
             adder.external(service.balancer_ips.iter().filter(family), port.port);
@@ -197,6 +200,13 @@ struct Adder<'p, 's> {
 
 impl Adder<'_, '_> {
     fn cluster<'i>(&mut self, addrs: impl Iterator<Item = &'i IpAddr>) {
+        if self.service.of_node {
+            for addr in addrs {
+                let key = key(*addr, self.port.port, self.port.proto, Scope::INTERNAL);
+                self.insert(key, None, ServiceValue::NODE);
+            }
+            return;
+        }
         let policy = if self.service.internal_local { TrafficPolicy::Local } else { TrafficPolicy::Cluster };
         for addr in addrs {
             self.add(key(*addr, self.port.port, self.port.proto, Scope::INTERNAL), policy, 0);

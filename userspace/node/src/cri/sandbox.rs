@@ -14,6 +14,7 @@ pub struct NodeSettings {
     pub cgroup_parent: String,
     /// Folder under which each pod has its own log folder.
     pub log_root: String,
+    /// Name servers of pods with `dnsPolicy: ClusterFirst`; empty: those of the cluster's DNS Service.
     pub cluster_dns: Vec<String>,
     pub cluster_domain: String,
     /// The node's resolv.conf.
@@ -24,8 +25,13 @@ pub struct NodeSettings {
     pub seccomp_default: bool,
 }
 
-/// The configuration of the pod's sandbox number `attempt`.
-pub fn config(pod: &Pod, attempt: u32, node: &NodeSettings) -> api::PodSandboxConfig {
+/// The configuration of the pod's sandbox number `attempt`. `name_servers`: the addresses of the cluster's DNS Service.
+pub fn config(
+    pod: &Pod,
+    attempt: u32,
+    node: &NodeSettings,
+    name_servers: Vec<String>,
+) -> api::PodSandboxConfig {
     let default = PodSpec::default();
     let spec = pod.spec.as_ref().unwrap_or(&default);
     let meta = &pod.metadata;
@@ -47,7 +53,7 @@ pub fn config(pod: &Pod, attempt: u32, node: &NodeSettings) -> api::PodSandboxCo
         // A pod in the host's network shares its host name, and runc does not allow setting it.
         hostname: if host_network { String::new() } else { hostname(pod) },
         log_directory: format!("{}/{}", node.log_root, names::log_folder(pod)),
-        dns_config: Some(dns(&namespace, spec, node)),
+        dns_config: Some(dns(&namespace, spec, node, name_servers)),
         port_mappings: if host_network { Vec::new() } else { port_mappings(spec) },
         labels,
         annotations,
@@ -161,18 +167,19 @@ fn port_mappings(spec: &PodSpec) -> Vec<api::PortMapping> {
         .collect()
 }
 
-fn dns(namespace: &str, spec: &PodSpec, node: &NodeSettings) -> api::DnsConfig {
+fn dns(namespace: &str, spec: &PodSpec, node: &NodeSettings, of_service: Vec<String>) -> api::DnsConfig {
+    let servers = if node.cluster_dns.is_empty() { of_service } else { node.cluster_dns.clone() };
     let host_network = spec.host_network == Some(true);
     let mut config = match spec.dns_policy.as_deref().unwrap_or("ClusterFirst") {
         "None" => api::DnsConfig::default(),
         "Default" => node.host_dns.clone(),
         "ClusterFirst" if host_network => node.host_dns.clone(),
-        _ if node.cluster_dns.is_empty() => node.host_dns.clone(),
+        _ if servers.is_empty() => node.host_dns.clone(),
         _ => {
             let domain = &node.cluster_domain;
             let own = [format!("{namespace}.svc.{domain}"), format!("svc.{domain}"), domain.clone()];
             let searches = own.into_iter().chain(node.host_dns.searches.iter().cloned()).collect();
-            api::DnsConfig { servers: node.cluster_dns.clone(), searches, options: vec!["ndots:5".into()] }
+            api::DnsConfig { servers, searches, options: vec!["ndots:5".into()] }
         }
     };
     if let Some(extra) = &spec.dns_config {

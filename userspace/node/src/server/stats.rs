@@ -38,6 +38,7 @@ pub(super) fn metrics(context: &Arc<NodeContext>) -> Response<Body> {
     if let Some(keeper) = &context.tunnels {
         write_tunnels(&keeper.counts(), &mut out);
     }
+    context.other_metrics.iter().for_each(|write| write(&mut out));
     answer(StatusCode::OK, "text/plain; version=0.0.4", full(Bytes::from(out)))
 }
 

@@ -82,6 +82,8 @@ async fn create_sandbox(job: &Job, attempt: u32) -> Outcome {
         let message = "Pod sandbox changed, it will be killed and re-created.";
         context.events.pod(&job.pod, None, false, "SandboxChanged", message);
     }
+    // The pod's resolv.conf names the cluster's DNS Service.
+    context.services.wait_until_listed().await;
     let config = match sandbox_config(job, attempt) {
         Ok(config) => config,
         Err(error) => return failed("FailedCreatePodSandBox", error),
@@ -111,7 +113,8 @@ async fn create_sandbox(job: &Job, attempt: u32) -> Outcome {
 /// The sandbox's configuration, after the pod's cgroup was made.
 pub(super) fn sandbox_config(job: &Job, attempt: u32) -> std::io::Result<cri::api::PodSandboxConfig> {
     let context = &job.context;
-    let mut config = cri::sandbox::config(&job.pod, attempt, &context.settings);
+    let name_servers = context.services.name_servers();
+    let mut config = cri::sandbox::config(&job.pod, attempt, &context.settings, name_servers);
     if let Some(linux) = &mut config.linux {
         linux.cgroup_parent = context.pod_pids.prepare(&linux.cgroup_parent, &job.uid)?;
     }

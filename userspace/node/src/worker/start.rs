@@ -14,9 +14,6 @@ use crate::prober::{self, Target};
 use crate::volumes::payload;
 use crate::volumes::sub_path::SubPathMounts;
 
-/// How long a start waits for the first list of Services.
-const SERVICES_TIMEOUT: Duration = Duration::from_secs(5);
-
 /// A failed start: the reason that the API shows, and the message.
 pub(super) struct Failed {
     pub(super) reason: &'static str,
@@ -137,9 +134,7 @@ async fn prepare(
     } else {
         context.volumes.fetch(&keys).await.map_err(|e| config_error(&e))?
     };
-    // Right after the agent's start the list may be incomplete. Without an API server the start continues without it.
-    let mut synced = context.services.synced();
-    let _ = tokio::time::timeout(SERVICES_TIMEOUT, synced.wait_for(|synced| *synced)).await;
+    context.services.wait_until_listed().await;
     let services = context.services.variables(&job.pod);
     let ips: Vec<String> = if job.ips.is_empty() {
         context.node_view.ips.clone()

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
@@ -11,14 +12,18 @@ use ipnetwork::IpNetwork;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
 use skep_datapath::{Options, SocketLb, XdpMode};
-use skep_network::{Informers, KernelNetwork, NetworkConfig, NetworkState, Subscriptions};
+use skep_dns::resolv_conf::ResolvConf;
+use skep_dns::{Dns, Settings};
+use skep_network::{
+    DnsSubscriptions, Holder, Informers, KernelNetwork, NetworkConfig, NetworkState, NodeDns, Subscriptions,
+};
 use skep_node::{AgentConfig, Inputs, PodLimits, ServerTunnels, ServingTls};
 use skep_tunnel::Keeper;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::duration;
+use super::{duration, hold_sockets};
 use crate::join::{Identity, IdentityFolder, Invitation, Trusted, fetch_trusted};
 use crate::kubeconfig::{Credentials, Impersonated, client, client_from_file};
 use crate::tunnel;
@@ -111,7 +116,7 @@ pub(crate) struct Agent {
     /// Taint of the Node at registration, as key=value:Effect; may be repeated
     #[arg(long = "register-with-taint")]
     taints: Vec<String>,
-    /// Name servers of pods
+    /// Name servers of pods [default: the addresses of the Service kube-system/kube-dns]
     #[arg(long)]
     cluster_dns: Vec<IpAddr>,
     /// Domain of services
@@ -160,6 +165,8 @@ struct Clients {
     informers: Client,
 }
 
+/// The node's own resolver configuration.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// How often the node looks whether a CA was rotated.
 const AUTHORITIES_CHECK_INTERVAL: Duration = Duration::from_secs(60);
 /// Pause after a failed renewal of certificates.
@@ -300,6 +307,8 @@ async fn pods_and_network(
     let (state_in, state) = starting();
     let mut informers = Informers::default();
     let name = agent.node.clone();
+    let dns = dns(agent)?;
+    let of_dns = dns.clone();
     let inputs = Inputs {
         pods: informers.pods.subscribe_to(move |pod| node_of(pod) == Some(name.as_str())),
         services: informers.services.subscribe(),
@@ -308,9 +317,10 @@ async fn pods_and_network(
             slices: informers.endpoint_slices.subscribe_to(skep_node::names_servers),
         }),
         network: Some(state),
+        metrics: vec![Arc::new(move |out| of_dns.write_metrics(out))],
     };
     let config = config(agent, clients.node.clone(), tls)?;
-    let network = spawn_network(agent, informers, clients, state_in, stop.clone())?;
+    let network = spawn_network(agent, informers, dns, clients, state_in, stop.clone())?;
     let node = async { skep_node::run(config, inputs, stop).await.map_err(anyhow::Error::from) };
     tokio::try_join!(node, first_failure(network)).map(drop)
 }
@@ -327,12 +337,17 @@ fn starting() -> (watch::Sender<NetworkState>, watch::Receiver<NetworkState>) {
 fn spawn_network(
     agent: &Agent,
     mut informers: Informers,
+    dns: Dns,
     clients: Clients,
     state: watch::Sender<NetworkState>,
     stop: CancellationToken,
 ) -> Result<JoinSet<Result<()>>> {
     let subscriptions = Subscriptions::new(&mut informers);
-    let network = network(agent)?.run(clients.node, subscriptions, state, stop.clone());
+    let holder =
+        Holder { path: agent.cni_socket.with_file_name("dns.sock"), start: Box::new(hold_sockets::start) };
+    let subscriptions_of_dns = DnsSubscriptions::new(&mut informers, &agent.node);
+    let dns = NodeDns { dns, subscriptions: subscriptions_of_dns, holder: Some(holder) };
+    let network = network(agent)?.run(clients.node, subscriptions, Some(dns), state, stop.clone());
     let mut tasks = JoinSet::new();
     tasks.spawn(async move { network.await.context("network") });
     tasks.spawn(async move {
@@ -375,6 +390,14 @@ fn config(agent: &Agent, client: Client, tls: ServingTls) -> Result<AgentConfig>
     Ok(config)
 }
 
+/// Names of other zones are the node's name servers' to answer.
+fn dns(agent: &Agent) -> Result<Dns> {
+    let text = std::fs::read_to_string(RESOLV_CONF).unwrap_or_default();
+    let settings = Settings::of_node(&agent.cluster_domain, &ResolvConf::parse(&text))?;
+    let tls = skep_dns::tls::client_config().context("set up TLS for DNS")?;
+    Ok(Dns::new(settings, tls, tokio::runtime::Handle::current()))
+}
+
 fn network(agent: &Agent) -> Result<KernelNetwork> {
     let cgroup = match &agent.cgroup {
         Some(cgroup) => cgroup.clone(),
@@ -412,7 +435,9 @@ async fn network_only(agent: &Agent, clients: Clients, stop: CancellationToken) 
             tracing::info!(state = ?*state.borrow_and_update(), "network state changed");
         }
     });
-    let ended = first_failure(spawn_network(agent, Informers::default(), clients, state_in, stop)?).await;
+    let ended =
+        first_failure(spawn_network(agent, Informers::default(), dns(agent)?, clients, state_in, stop)?)
+            .await;
     log.abort();
     ended
 }

@@ -1,0 +1,142 @@
+//! The node's DNS: serves the addresses of the `kube-dns` Service on this node.
+//!
+//! In: informers' events, the addresses that the planner found. Out: the addresses are on loopback, with sockets that answer.
+
+mod updates;
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use skep_dns::server::holder;
+use skep_dns::{Dns, Serving, Sockets};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+pub use updates::DnsSubscriptions;
+
+use crate::published::Published;
+
+const PORT: u16 = 53;
+/// Pause after a failure.
+const RETRY_INTERVAL: Duration = Duration::from_secs(2);
+/// How long a new holder has until it answers.
+const START_TIMEOUT: Duration = Duration::from_secs(5);
+const START_CHECK_INTERVAL: Duration = Duration::from_millis(5);
+
+/// A node's DNS before it runs.
+pub struct NodeDns {
+    pub dns: Dns,
+    pub subscriptions: DnsSubscriptions,
+    /// Keeps the sockets while the agent is replaced. `None`: questions of that time get no answer.
+    pub holder: Option<Holder>,
+}
+
+/// Starts a holder that listens at the path.
+pub type StartHolder = Box<dyn Fn(&Path) -> std::io::Result<()> + Send + Sync>;
+
+/// A process that keeps sockets; see [`skep_dns::server::holder`].
+pub struct Holder {
+    /// Its unix socket.
+    pub path: PathBuf,
+    /// Starts it.
+    pub start: StartHolder,
+}
+
+impl Holder {
+    /// The sockets of an earlier agent.
+    fn fetch(&self) -> Sockets {
+        // Without a holder there are none.
+        Sockets::adopt(holder::fetch(&self.path).unwrap_or_default())
+    }
+
+    /// Lets it hold these sockets.
+    async fn keep(&self, sockets: &Sockets) -> std::io::Result<()> {
+        if holder::replace(&self.path, &sockets.descriptors()).is_ok() {
+            return Ok(());
+        }
+        (self.start)(&self.path)?;
+        let end = Instant::now() + START_TIMEOUT;
+        loop {
+            match holder::replace(&self.path, &sockets.descriptors()) {
+                Err(_) if Instant::now() < end => sleep(START_CHECK_INTERVAL).await,
+                result => return result,
+            }
+        }
+    }
+}
+
+impl NodeDns {
+    /// Serves until `stop` is cancelled.
+    pub(crate) async fn run(self, mut published: watch::Receiver<Published>, stop: CancellationToken) {
+        let NodeDns { dns, subscriptions, holder } = self;
+        let _updates = subscriptions.forward(&dns, &stop);
+        let mut addrs = BTreeSet::new();
+        let mut serving: Option<Serving> = None;
+        loop {
+            let wanted = published.borrow_and_update().dns.clone();
+            let changed = wanted != addrs;
+            if changed || serving.is_none() && !wanted.is_empty() {
+                match serve(&dns, holder.as_ref(), wanted.clone()).await {
+                    Ok(new) => {
+                        tracing::info!(addrs = ?wanted, "DNS is served");
+                        (serving, addrs) = (new, wanted);
+                    }
+                    Err(error) => {
+                        tracing::warn!(addrs = ?wanted, %error, "serve DNS failed");
+                        if stop.run_until_cancelled(sleep(RETRY_INTERVAL)).await.is_none() {
+                            return;
+                        }
+                        continue;
+                    }
+                }
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                changed = published.changed() => if changed.is_err() {
+                    return;
+                },
+            }
+        }
+    }
+}
+
+/// Why the addresses are not served.
+#[derive(Debug, thiserror::Error)]
+enum ServeError {
+    #[error(transparent)]
+    Address(#[from] skep_datapath::DatapathError),
+    #[error(transparent)]
+    Bind(#[from] skep_dns::server::BindError),
+    #[error("start the server: {0}")]
+    Start(#[from] std::io::Error),
+}
+
+async fn serve(
+    dns: &Dns,
+    holder: Option<&Holder>,
+    addrs: BTreeSet<IpAddr>,
+) -> Result<Option<Serving>, ServeError> {
+    // Netlink's and the holder's answers take a fraction of a millisecond.
+    skep_datapath::set_local_addresses(addrs.clone())?;
+    let mut held = holder.map(Holder::fetch).unwrap_or_default();
+    let mut sockets = Sockets::default();
+    for ip in &addrs {
+        let kept = held.take(*ip);
+        match kept.is_complete() {
+            true => sockets.append(kept),
+            false => sockets.append(Sockets::bind([SocketAddr::new(*ip, PORT)])?),
+        }
+    }
+    if let Some(holder) = holder.filter(|_| !addrs.is_empty() || !held.is_empty())
+        && let Err(error) = holder.keep(&sockets).await
+    {
+        tracing::warn!(%error, "hold DNS sockets failed; questions during a restart of the agent will be lost");
+    }
+    match addrs.is_empty() {
+        true => Ok(None),
+        false => Ok(Some(dns.serve(sockets)?)),
+    }
+}

@@ -1,0 +1,34 @@
+//! `skep hold-sockets`: keeps the sockets of an agent's DNS while the agent is replaced. The agent starts it.
+
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result};
+use skep_dns::server::holder;
+
+#[derive(clap::Args)]
+pub(crate) struct HoldSockets {
+    /// Where agents give and take them
+    #[arg(long)]
+    socket: PathBuf,
+}
+
+pub(crate) fn run(arguments: &HoldSockets) -> Result<()> {
+    let socket = &arguments.socket;
+    let listener = holder::listen(socket).with_context(|| format!("listen on {}", socket.display()))?;
+    holder::hold(&listener, socket);
+    Ok(())
+}
+
+/// Starts this program as the holder, in a process group of its own: a signal to the agent's group does not end it.
+pub(super) fn start(socket: &Path) -> io::Result<()> {
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0("skep").arg("hold-sockets").arg("--socket").arg(socket).process_group(0).env_clear();
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = command.spawn()?;
+    // Reaped when it ends; it usually outlives the agent.
+    std::thread::Builder::new().name("holder".to_owned()).spawn(move || child.wait())?;
+    Ok(())
+}
