@@ -110,9 +110,7 @@ pub async fn run(config: AgentConfig, inputs: Inputs, stop: CancellationToken) -
     tasks.spawn(keep_lease);
     tasks.spawn(context.services.clone().follow(services));
     tasks.spawn(server.run(stop.clone()));
-    if let Some(tunnels) = tunnels {
-        tasks.spawn(tunnels::run(tunnels, context.clone(), port, stop.clone()));
-    }
+    tunnels.map(|tunnels| tasks.spawn(tunnels::run(tunnels, context.clone(), port, stop.clone())));
     tasks.spawn(logs::rotate::run(context.clone(), log_max_size, log_max_files, stop.clone()));
     let (evict, evictions) = mpsc::channel(16);
     tasks.spawn(eviction::run(context.clone(), evict, stop.clone()));
