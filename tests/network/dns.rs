@@ -12,13 +12,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use aya::maps::{HashMap, Map, MapData};
 use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
-use hickory_proto::rr::{Name, RecordType};
+use hickory_proto::rr::{Name, RData, Record, RecordType};
 use serde_json::{Value, json};
 use skep_abi::{ABI_VERSION, Flow, FlowKey};
+use skep_dns::Dns;
 use skep_dns::server::holder;
-use skep_dns::{Dns, Settings};
 use skep_network::{
-    DnsSubscriptions, Holder, Informers, KernelNetwork, NetworkConfig, NetworkState, NodeDns, Subscriptions,
+    DnsSubscriptions, Holder, Informers, KernelNetwork, NetworkConfig, NetworkState, NodeDns, SettingsSource,
+    Subscriptions,
 };
 use skep_tests::api_server::TestApiServer;
 use skep_tests::netns::NetNs;
@@ -49,19 +50,21 @@ impl Agent {
         let mut config = NetworkConfig::new(NODE, folder.join("cni.sock"), folder.to_owned());
         config.health_port = 0;
         let network = KernelNetwork { config, datapath: machine.options()? };
-        let path = folder.join("dns.sock");
+        let (path, resolv_conf) = (folder.join("dns.sock"), folder.join("resolv.conf"));
         let (netns, stopped) = (machine.netns().path(), stop.clone());
         let thread = std::thread::spawn(move || -> Result<()> {
             skep_tests::netns::enter(&netns)?;
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(async move {
                 let tls = skep_dns::tls::client_config()?;
-                let dns = Dns::new(Settings::new(DOMAIN)?, tls, tokio::runtime::Handle::current());
                 let mut informers = Informers::default();
+                let settings = SettingsSource::new(&mut informers, DOMAIN, resolv_conf);
+                let dns = Dns::new(settings.defaults()?, tls, tokio::runtime::Handle::current());
                 let subscriptions = Subscriptions::new(&mut informers);
                 let holder = Holder { path, start: Box::new(start_holder) };
                 let dns = NodeDns {
                     dns,
+                    settings,
                     subscriptions: DnsSubscriptions::new(&mut informers, NODE),
                     holder: Some(holder),
                 };
@@ -188,6 +191,7 @@ impl World {
 
 fn question(id: u16, name: &str, kind: RecordType) -> Vec<u8> {
     let mut message = Message::new(id, MessageType::Query, OpCode::Query);
+    message.metadata.recursion_desired = true;
     message.add_query(Query::query(Name::from_ascii(name).expect("a name"), kind));
     message.to_vec().expect("a packet")
 }
@@ -402,6 +406,101 @@ async fn policies_treat_the_address_as_name_servers_in_pods() -> Result<()> {
     for (what, rules, wanted) in steps {
         world.request("PATCH", &format!("{path}/{object}"), &egress_policy(rules)).await?;
         tokio::task::block_in_place(|| becomes(wanted, what))?;
+    }
+    tokio::task::block_in_place(|| agent.end())
+}
+
+/// A name server on the node that answers every question about an address, after two lies about it: one with another id, one
+/// for another name.
+struct Upstream {
+    address: SocketAddr,
+    asked: Arc<AtomicUsize>,
+}
+
+impl Upstream {
+    fn start(netns: &NetNs) -> Result<Upstream> {
+        let socket = netns.run(|| UdpSocket::bind("127.0.0.1:0"))??;
+        let (address, asked) = (socket.local_addr()?, Arc::new(AtomicUsize::new(0)));
+        let count = asked.clone();
+        std::thread::spawn(move || {
+            let mut buffer = [0; 2048];
+            while let Ok((length, from)) = socket.recv_from(&mut buffer) {
+                let Ok(question) = Message::from_vec(&buffer[..length]) else { continue };
+                count.fetch_add(1, Ordering::Relaxed);
+                let other = Query::query(Name::from_ascii("bank.example.").expect("a name"), RecordType::A);
+                let asked = question.queries[0].clone();
+                let id = question.metadata.id;
+                for (id, query, ip) in [
+                    (id.wrapping_add(1), asked.clone(), [6, 6, 6, 6]),
+                    (id, other, [6, 6, 6, 7]),
+                    (id, asked, [203, 0, 113, 9]),
+                ] {
+                    let mut answer = Message::new(id, MessageType::Response, OpCode::Query);
+                    let data = RData::A(std::net::Ipv4Addr::from(ip).into());
+                    answer.add_answer(Record::from_rdata(query.name().clone(), 300, data));
+                    answer.add_query(query);
+                    let _ = socket.send_to(&answer.to_vec().expect("a packet"), from);
+                }
+            }
+        });
+        Ok(Upstream { address, asked })
+    }
+}
+
+/// The addresses in an answer.
+fn addresses(socket: &UdpSocket, id: u16, name: &str) -> Result<Vec<String>> {
+    let answer = by_udp(socket, id, name, RecordType::A)?;
+    Ok(answer
+        .answers
+        .iter()
+        .filter_map(|record| match &record.data {
+            RData::A(address) => Some(address.to_string()),
+            _ => None,
+        })
+        .collect())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_cluster_s_settings_are_in_force_at_once_and_a_lying_upstream_is_not_believed() -> Result<()> {
+    let world = World::named("np-dns-conf").await?;
+    let upstream = Upstream::start(world.machine.netns())?;
+    let mut agent = world.start()?;
+    agent.ready().await?;
+    call_plugin(&world.cni_socket(), "ADD", "client", &world.pod).await?;
+    let socket = socket_to(&world.pod, world.servers().await?[0])?;
+    let corefile = format!(
+        ".:53 {{\n kubernetes {DOMAIN}\n hosts {{\n  192.0.2.7 printer.example\n  fallthrough\n }}\n forward . {}\n cache 30\n}}\n",
+        upstream.address
+    );
+    let map = "/api/v1/namespaces/kube-system/configmaps/skep-dns";
+    world.request("PATCH", map, &json!({"data": {"Corefile": corefile}})).await?;
+    let written = Instant::now();
+    let mut id = 0;
+    while tokio::task::block_in_place(|| addresses(&socket, id, "printer.example."))? != ["192.0.2.7"] {
+        ensure!(written.elapsed() < DEADLINE, "the host of the Corefile has no address");
+        id += 1;
+    }
+    println!("settings were in force after {:?}", written.elapsed());
+    let asked = upstream.asked.load(Ordering::Relaxed);
+    for round in 0..3 {
+        let found = tokio::task::block_in_place(|| addresses(&socket, 1_000 + round, "www.example."))?;
+        let questions = upstream.asked.load(Ordering::Relaxed) - asked;
+        ensure!(found == ["203.0.113.9"], "{found:?} after {questions} questions to the upstream");
+    }
+    let more = upstream.asked.load(Ordering::Relaxed) - asked;
+    ensure!(more == 1, "the upstream was asked {more} times for one name");
+    let kubernetes = format!("kubernetes.default.svc.{DOMAIN}.");
+    let found = tokio::task::block_in_place(|| addresses(&socket, 2_000, &kubernetes))?;
+    ensure!(found == ["10.96.0.1"], "{found:?}");
+
+    // What is deleted is made again, with the settings of a new cluster.
+    world.request("DELETE", map, &Value::Null).await?;
+    let deleted = Instant::now();
+    while world.request("GET", map, &Value::Null).await.is_err()
+        || tokio::task::block_in_place(|| addresses(&socket, 3_000, "printer.example."))? == ["192.0.2.7"]
+    {
+        ensure!(deleted.elapsed() < DEADLINE, "the settings of a new cluster are not in force");
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
     tokio::task::block_in_place(|| agent.end())
 }

@@ -21,4 +21,4 @@ mod zone;
 
 pub use index::Index;
 pub use server::{Dns, Serving, Sockets};
-pub use settings::Settings;
+pub use settings::{DomainError, Settings};

@@ -12,7 +12,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use futures::{Stream, StreamExt, pin_mut};
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::Resource;
@@ -54,19 +54,22 @@ pub struct Informers {
     pub nodes: Informer<Node>,
     pub namespaces: Informer<Namespace>,
     pub network_policies: Informer<NetworkPolicy>,
+    pub config_maps: Informer<ConfigMap>,
 }
 
 impl Informers {
     /// Watches every kind that has a subscriber, until `stop` is cancelled or every subscriber is gone.
     pub async fn run(self, client: kube::Client, stop: CancellationToken) {
-        let Informers { services, endpoint_slices, pods, nodes, namespaces, network_policies } = self;
+        let Informers { services, endpoint_slices, pods, nodes, namespaces, network_policies, config_maps } =
+            self;
         let mut watches = JoinSet::new();
         watches.spawn(services.run(client.clone()));
         watches.spawn(endpoint_slices.run(client.clone()));
         watches.spawn(pods.run(client.clone()));
         watches.spawn(nodes.run(client.clone()));
         watches.spawn(namespaces.run(client.clone()));
-        watches.spawn(network_policies.run(client));
+        watches.spawn(network_policies.run(client.clone()));
+        watches.spawn(config_maps.run(client));
         let all_ended = async { while watches.join_next().await.is_some() {} };
         if stop.run_until_cancelled(all_ended).await.is_none() {
             watches.shutdown().await;

@@ -30,7 +30,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub use config::NetworkConfig;
-pub use dns::{DnsSubscriptions, Holder, NodeDns, StartHolder};
+pub use dns::{DnsSubscriptions, Holder, NodeDns, SettingsSource, StartHolder};
 pub use error::NetworkError;
 pub use index_updates::{KINDS, Subscriptions};
 pub use informers::Informers;

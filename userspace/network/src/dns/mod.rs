@@ -2,6 +2,7 @@
 //!
 //! In: informers' events, the addresses that the planner found. Out: the addresses are on loopback, with sockets that answer.
 
+mod settings;
 mod updates;
 
 use std::collections::BTreeSet;
@@ -15,8 +16,10 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
+pub use settings::SettingsSource;
 pub use updates::DnsSubscriptions;
 
+use crate::index_updates::until;
 use crate::published::Published;
 
 const PORT: u16 = 53;
@@ -30,6 +33,7 @@ const START_CHECK_INTERVAL: Duration = Duration::from_millis(5);
 pub struct NodeDns {
     pub dns: Dns,
     pub subscriptions: DnsSubscriptions,
+    pub settings: SettingsSource,
     /// Keeps the sockets while the agent is replaced. `None`: questions of that time get no answer.
     pub holder: Option<Holder>,
 }
@@ -71,8 +75,9 @@ impl Holder {
 impl NodeDns {
     /// Serves until `stop` is cancelled.
     pub(crate) async fn run(self, mut published: watch::Receiver<Published>, stop: CancellationToken) {
-        let NodeDns { dns, subscriptions, holder } = self;
-        let _updates = subscriptions.forward(&dns, &stop);
+        let NodeDns { dns, subscriptions, settings, holder } = self;
+        let mut updates = subscriptions.forward(&dns, &stop);
+        updates.spawn(until(stop.clone(), settings.follow(dns.clone(), published.clone())));
         let mut addrs = BTreeSet::new();
         let mut serving: Option<Serving> = None;
         loop {

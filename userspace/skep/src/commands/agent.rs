@@ -12,10 +12,10 @@ use ipnetwork::IpNetwork;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
 use skep_datapath::{Options, SocketLb, XdpMode};
-use skep_dns::resolv_conf::ResolvConf;
-use skep_dns::{Dns, Settings};
+use skep_dns::Dns;
 use skep_network::{
-    DnsSubscriptions, Holder, Informers, KernelNetwork, NetworkConfig, NetworkState, NodeDns, Subscriptions,
+    DnsSubscriptions, Holder, Informers, KernelNetwork, NetworkConfig, NetworkState, NodeDns, SettingsSource,
+    Subscriptions,
 };
 use skep_node::{AgentConfig, Inputs, PodLimits, ServerTunnels, ServingTls};
 use skep_tunnel::Keeper;
@@ -307,8 +307,8 @@ async fn pods_and_network(
     let (state_in, state) = starting();
     let mut informers = Informers::default();
     let name = agent.node.clone();
-    let dns = dns(agent)?;
-    let of_dns = dns.clone();
+    let dns = dns(agent, &mut informers)?;
+    let of_dns = dns.dns.clone();
     let inputs = Inputs {
         pods: informers.pods.subscribe_to(move |pod| node_of(pod) == Some(name.as_str())),
         services: informers.services.subscribe(),
@@ -337,16 +337,12 @@ fn starting() -> (watch::Sender<NetworkState>, watch::Receiver<NetworkState>) {
 fn spawn_network(
     agent: &Agent,
     mut informers: Informers,
-    dns: Dns,
+    dns: NodeDns,
     clients: Clients,
     state: watch::Sender<NetworkState>,
     stop: CancellationToken,
 ) -> Result<JoinSet<Result<()>>> {
     let subscriptions = Subscriptions::new(&mut informers);
-    let holder =
-        Holder { path: agent.cni_socket.with_file_name("dns.sock"), start: Box::new(hold_sockets::start) };
-    let subscriptions_of_dns = DnsSubscriptions::new(&mut informers, &agent.node);
-    let dns = NodeDns { dns, subscriptions: subscriptions_of_dns, holder: Some(holder) };
     let network = network(agent)?.run(clients.node, subscriptions, Some(dns), state, stop.clone());
     let mut tasks = JoinSet::new();
     tasks.spawn(async move { network.await.context("network") });
@@ -390,12 +386,15 @@ fn config(agent: &Agent, client: Client, tls: ServingTls) -> Result<AgentConfig>
     Ok(config)
 }
 
-/// Names of other zones are the node's name servers' to answer.
-fn dns(agent: &Agent) -> Result<Dns> {
-    let text = std::fs::read_to_string(RESOLV_CONF).unwrap_or_default();
-    let settings = Settings::of_node(&agent.cluster_domain, &ResolvConf::parse(&text))?;
+/// The node's DNS. Names of other zones are the node's name servers' to answer, unless the cluster's settings say otherwise.
+fn dns(agent: &Agent, informers: &mut Informers) -> Result<NodeDns> {
+    let settings = SettingsSource::new(informers, &agent.cluster_domain, RESOLV_CONF);
     let tls = skep_dns::tls::client_config().context("set up TLS for DNS")?;
-    Ok(Dns::new(settings, tls, tokio::runtime::Handle::current()))
+    let dns = Dns::new(settings.defaults()?, tls, tokio::runtime::Handle::current());
+    let holder =
+        Holder { path: agent.cni_socket.with_file_name("dns.sock"), start: Box::new(hold_sockets::start) };
+    let subscriptions = DnsSubscriptions::new(informers, &agent.node);
+    Ok(NodeDns { dns, subscriptions, settings, holder: Some(holder) })
 }
 
 fn network(agent: &Agent) -> Result<KernelNetwork> {
@@ -435,9 +434,9 @@ async fn network_only(agent: &Agent, clients: Clients, stop: CancellationToken) 
             tracing::info!(state = ?*state.borrow_and_update(), "network state changed");
         }
     });
-    let ended =
-        first_failure(spawn_network(agent, Informers::default(), dns(agent)?, clients, state_in, stop)?)
-            .await;
+    let mut informers = Informers::default();
+    let dns = dns(agent, &mut informers)?;
+    let ended = first_failure(spawn_network(agent, informers, dns, clients, state_in, stop)?).await;
     log.abort();
     ended
 }
