@@ -167,8 +167,8 @@ async fn metrics_have_the_names_that_dashboards_use() {
                 1",
             "apiserver_current_inflight_requests{request_kind=\"readOnly\"} 1",
             "apiserver_current_inflight_requests{request_kind=\"mutating\"} 0",
-            "apiserver_resource_objects{group=\"\",resource=\"configmaps\"} 3",
-            "apiserver_watch_cache_events_received_total{group=\"\",resource=\"configmaps\"} 3",
+            "apiserver_resource_objects{group=\"\",resource=\"configmaps\"} 4",
+            "apiserver_watch_cache_events_received_total{group=\"\",resource=\"configmaps\"} 4",
         ] {
             assert!(metrics.lines().any(|found| found == line), "no {line} in\n{metrics}");
         }
