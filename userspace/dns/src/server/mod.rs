@@ -4,6 +4,7 @@
 //! that thread; one that upstreams must be asked for waits on the agent's runtime.
 
 pub mod holder;
+mod seats;
 mod shared;
 mod sockets;
 mod tcp;
@@ -16,7 +17,6 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use rustls::ClientConfig;
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 pub use sockets::{BindError, Sockets};
@@ -25,7 +25,8 @@ use crate::forward::Forwarder;
 use crate::index::Index;
 use crate::metrics::Metrics;
 use crate::settings::Settings;
-use shared::{MAX_WAITING, Shared, View};
+use seats::Seats;
+use shared::{MAX_WAITING, MAX_WAITING_OF_CLIENT, Shared, View};
 
 /// A node's DNS; cheap to clone.
 #[derive(Clone)]
@@ -49,7 +50,7 @@ impl Dns {
             view: RwLock::new(View { index: Index::default(), settings: Arc::new(settings) }),
             listed: AtomicBool::new(false),
             forwarder,
-            waiting: Arc::new(Semaphore::new(MAX_WAITING)),
+            waiting: Seats::new(MAX_WAITING, MAX_WAITING_OF_CLIENT),
             runtime,
             metrics,
             // The first address of an answer shall not be the same on all nodes.
@@ -95,7 +96,7 @@ impl Dns {
                 for socket in sockets.udp {
                     tasks.spawn(udp::serve(Arc::new(socket), shared.clone()));
                 }
-                let connections = tcp::Connections::default();
+                let connections = tcp::seats();
                 for listener in sockets.tcp {
                     tasks.spawn(tcp::serve(listener, connections.clone(), shared.clone()));
                 }

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::{Name, RecordType};
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
 
+use super::seats::{Seat, Seats};
 use crate::forward::{Asked, Forwarder, Start};
 use crate::index::Index;
 use crate::metrics::Metrics;
@@ -19,8 +19,10 @@ use crate::reply::Reply;
 use crate::resolution::{Next, Resolution};
 use crate::settings::Settings;
 
-/// Questions that wait for upstreams; more get SERVFAIL at once.
+/// Questions of all clients, and of one, that wait for upstreams; more get SERVFAIL at once. The limit of one is far below the number
+/// of questions that upstreams are asked at once: a client that asks for many names leaves room for others.
 pub(super) const MAX_WAITING: usize = 8192;
+pub(super) const MAX_WAITING_OF_CLIENT: usize = 512;
 /// How long a new server leaves packets in the sockets until it knows the cluster.
 const LISTING_TIMEOUT: Duration = Duration::from_secs(5);
 const LISTING_CHECK_INTERVAL: Duration = Duration::from_millis(5);
@@ -31,7 +33,7 @@ pub(super) struct Shared {
     /// Every kind of the index was listed.
     pub(super) listed: AtomicBool,
     pub(super) forwarder: Forwarder,
-    pub(super) waiting: Arc<Semaphore>,
+    pub(super) waiting: Seats,
     pub(super) runtime: Handle,
     pub(super) metrics: Arc<Metrics>,
     pub(super) seed: AtomicU32,
@@ -57,6 +59,8 @@ pub(super) struct Pending {
     pub(super) settings: Arc<Settings>,
     pub(super) begun: Instant,
     pub(super) limit: usize,
+    /// Freed with the answer.
+    pub(super) seat: Seat,
 }
 
 /// How a packet came; it bounds the answer.
@@ -103,6 +107,7 @@ impl Shared {
         let seed = self.seed.fetch_add(1, Ordering::Relaxed);
         let mut resolution = Resolution::new(&query, client, &view.index, settings, seed);
         let mut next = resolution.next(&view.index, settings);
+        let mut seat = None;
         loop {
             match next {
                 Next::Done(reply) => return Answer::Now(self.finish(&query, reply, begun, limit)),
@@ -111,8 +116,17 @@ impl Shared {
                         let reply = Reply::of(ResponseCode::Refused);
                         return Answer::Now(self.finish(&query, reply, begun, limit));
                     }
+                    // Before an upstream is asked: a client without a seat opens no question there.
+                    let Some(taken) = seat.take().or_else(|| self.waiting.take(from)) else {
+                        self.metrics.overloaded();
+                        let reply = Reply::of(ResponseCode::ServFail);
+                        return Answer::Now(self.finish(&query, reply, begun, limit));
+                    };
                     match self.forwarder.start(asked(&query, &name), settings) {
-                        Start::Known(said) => next = resolution.forwarded(said, &view.index, settings),
+                        Start::Known(said) => {
+                            seat = Some(taken);
+                            next = resolution.forwarded(said, &view.index, settings);
+                        }
                         start => {
                             let settings = settings.clone();
                             return Answer::Later(Box::new(Pending {
@@ -122,6 +136,7 @@ impl Shared {
                                 settings,
                                 begun,
                                 limit,
+                                seat: taken,
                             }));
                         }
                     }
@@ -132,7 +147,7 @@ impl Shared {
 
     /// The answer, once upstreams have answered.
     pub(super) async fn resolve(&self, pending: Box<Pending>) -> Vec<u8> {
-        let Pending { query, mut resolution, mut start, settings, begun, limit } = *pending;
+        let Pending { query, mut resolution, mut start, settings, begun, limit, seat: _seat } = *pending;
         loop {
             let said = match start {
                 Start::Known(said) => said,

@@ -1,9 +1,8 @@
 //! Questions by TCP (RFC 7766): any number on a connection, answered in order.
 
-use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -11,6 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use super::seats::Seats;
 use super::shared::{Answer, Protocol, Shared};
 
 /// Connections of all clients, and of one.
@@ -23,45 +23,12 @@ const MAX_QUESTION_BYTES: usize = 4096;
 /// Pause after a failed accept: the process has no free descriptor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Open connections by client.
-#[derive(Clone, Default)]
-pub(super) struct Connections(Arc<Mutex<HashMap<IpAddr, usize>>>);
-
-/// A connection's share of the bounds.
-struct Seat {
-    connections: Connections,
-    client: IpAddr,
+/// For the connections of all listeners.
+pub(super) fn seats() -> Seats {
+    Seats::new(MAX_CONNECTIONS, MAX_CONNECTIONS_OF_CLIENT)
 }
 
-impl Connections {
-    fn seat(&self, client: IpAddr) -> Option<Seat> {
-        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let all: usize = open.values().sum();
-        let own = open.entry(client).or_default();
-        if all >= MAX_CONNECTIONS || *own >= MAX_CONNECTIONS_OF_CLIENT {
-            if *own == 0 {
-                open.remove(&client);
-            }
-            return None;
-        }
-        *own += 1;
-        Some(Seat { connections: self.clone(), client })
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        let mut open = self.connections.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = open.get_mut(&self.client) {
-            *count -= 1;
-            if *count == 0 {
-                open.remove(&self.client);
-            }
-        }
-    }
-}
-
-pub(super) async fn serve(listener: TcpListener, connections: Connections, shared: Arc<Shared>) {
+pub(super) async fn serve(listener: TcpListener, connections: Seats, shared: Arc<Shared>) {
     let mut open = JoinSet::new();
     loop {
         let accepted = listener.accept().await;
@@ -71,7 +38,7 @@ pub(super) async fn serve(listener: TcpListener, connections: Connections, share
             continue;
         };
         // A connection beyond the bounds is closed at once.
-        let Some(seat) = connections.seat(client.ip()) else { continue };
+        let Some(seat) = connections.take(client.ip()) else { continue };
         let shared = shared.clone();
         open.spawn(async move {
             let _seat = seat;
