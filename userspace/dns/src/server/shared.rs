@@ -70,6 +70,16 @@ pub(super) enum Protocol {
     Tcp,
 }
 
+impl Protocol {
+    /// Bytes of an answer.
+    fn limit(self, query: &Query) -> usize {
+        match self {
+            Protocol::Udp => query.udp_limit(),
+            Protocol::Tcp => u16::MAX.into(),
+        }
+    }
+}
+
 impl Shared {
     /// Leaves questions where they are for as long as the answer would be that nothing is known.
     pub(super) async fn wait_until_listed(&self) {
@@ -94,10 +104,7 @@ impl Shared {
             }
             Parsed::Ask(query) => query,
         };
-        let limit = match protocol {
-            Protocol::Udp => query.udp_limit(),
-            Protocol::Tcp => u16::MAX.into(),
-        };
+        let limit = protocol.limit(&query);
         let view = self.view.read().unwrap_or_else(PoisonError::into_inner);
         let settings = &view.settings;
         if settings.log {
@@ -118,9 +125,7 @@ impl Shared {
                     }
                     // Before an upstream is asked: a client without a seat opens no question there.
                     let Some(taken) = seat.take().or_else(|| self.waiting.take(from)) else {
-                        self.metrics.overloaded();
-                        let reply = Reply::of(ResponseCode::ServFail);
-                        return Answer::Now(self.finish(&query, reply, begun, limit));
+                        return self.overloaded(&query, begun, limit);
                     };
                     match self.forwarder.start(asked(&query, &name), settings) {
                         Start::Known(said) => {
@@ -143,6 +148,11 @@ impl Shared {
                 }
             }
         }
+    }
+
+    fn overloaded(&self, query: &Query, begun: Instant, limit: usize) -> Answer {
+        self.metrics.overloaded();
+        Answer::Now(self.finish(query, Reply::of(ResponseCode::ServFail), begun, limit))
     }
 
     /// The answer, once upstreams have answered.
