@@ -2,8 +2,8 @@
 //!
 //! In: keys under which entries were put, and packets that change what a flow has shown. Out: [`Flow::KEPT`]; entries that are
 //! removed. Each CPU has a ring of the keys that it put last. A key that leaves the ring loses its entry unless the flow is kept,
-//! so a flood of flows that nobody answers has the length of the rings and no more. One pod keeps no more flows than its share;
-//! those beyond it work, and lose their entries as if nobody had answered.
+//! so a flood of unanswered flows has the length of the rings and no more. One pod keeps no more flows than its share;
+//! those beyond it work, and lose their entries like unanswered ones.
 
 use skep_abi::logic::flow_key::is_same;
 use skep_abi::logic::openers::{holder, is_settled};
@@ -61,7 +61,7 @@ pub(crate) fn settle(packet: &Packet, flow: &mut Flow) {
         return;
     }
     let holder = holder(flow).or_else(|| holder(partner.as_deref()?)).unwrap_or(0);
-    // An entry that was made anew has a partner that is counted already.
+    // An entry that was made again has a partner that is counted already.
     let counted = partner.as_ref().is_some_and(|partner| partner.flags & Flow::KEPT != 0);
     if !counted && !hold(holder) {
         return;

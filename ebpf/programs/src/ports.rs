@@ -135,7 +135,7 @@ fn note_last() {
     }
 }
 
-/// The search is taken anew after each try: a reference that is held over the tries would promise that they change nothing.
+/// The search is taken again after each try: a reference that is held over the tries would promise that they change nothing.
 #[inline(always)]
 fn is_claimed() -> bool {
     search().is_some_and(|search| search.claimed != 0)

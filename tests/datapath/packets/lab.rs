@@ -162,7 +162,7 @@ impl Lab {
         Ok(Lab { node, at: At::default(), _outside: outside })
     }
 
-    /// Opens the datapath anew, with an empty table of so many flows.
+    /// Opens the datapath again, with an empty table of so many flows.
     pub(crate) fn set_conntrack_max(&mut self, entries: u32) -> Result<()> {
         self.node.conntrack_max = entries;
         self.node.datapath = None;
@@ -170,14 +170,14 @@ impl Lab {
         self.node.open()
     }
 
-    /// Opens the datapath anew, knowing the networks of cluster addresses.
+    /// Opens the datapath again, knowing the networks of cluster addresses.
     pub(crate) fn set_service_cidrs(&mut self, cidrs: &[&str]) -> Result<()> {
         self.node.service_cidrs = cidrs.iter().map(|cidr| cidr.parse()).collect::<Result<_, _>>()?;
         self.node.datapath = None;
         self.node.open()
     }
 
-    /// Opens the datapath anew, with networks to which pods keep their addresses.
+    /// Opens the datapath again, with networks to which pods keep their addresses.
     pub(crate) fn set_masquerade_exemptions(&mut self, networks: &[&str]) -> Result<()> {
         self.node.masquerade_exemptions =
             networks.iter().map(|network| network.parse()).collect::<Result<_, _>>()?;

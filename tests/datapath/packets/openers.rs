@@ -1,4 +1,4 @@
-//! Flows that nobody has answered, and pods that have many: what they take from others.
+//! Unanswered flows, and pods with many flows: what they take from others.
 
 use std::net::SocketAddr;
 
@@ -10,7 +10,7 @@ use super::frame::{ACK, Body, Frame, SYN};
 use super::lab::{Lab, Verdict, World, at, port};
 use super::table::{FROM_OUTSIDE, POD, TO_OUTSIDE, data};
 
-/// Entries of the lab's table of flows: an eighth is for flows that nobody has answered, a quarter for one pod's.
+/// Entries of the lab's table of flows: an eighth is for unanswered flows, a quarter for one pod's.
 const ENTRIES: u32 = 8_192;
 /// Connections that are there before.
 const KEPT: u16 = 200;

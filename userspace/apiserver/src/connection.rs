@@ -58,7 +58,7 @@ pub(crate) async fn run(
     slot: Arc<Connection>,
 ) {
     let _ = stream.set_nodelay(true);
-    // A tunnel may be silent for as long as nobody uses it.
+    // A tunnel may be silent for as long as it is not used.
     let _ = skep_tunnel::probe_silence(&stream);
     let counted = CountedStream { stream, _slot: slot.clone() };
     let served = async {

@@ -186,7 +186,7 @@ impl Tunnels {
         nodes.retain(|_, node| node.is_of_interest());
         let id = read(&self.0.counters.opened);
         let node = nodes.entry(name.clone()).or_default();
-        // Why is it here again? If the older ones are dead, their streams should know.
+        // A second tunnel of a node often means that the first is dead: a ping finds out.
         node.open.iter().for_each(|older| older.probe.notify_one());
         if node.open.len() >= MAX_OF_NODE {
             node.open.remove(0).end.notify_one();

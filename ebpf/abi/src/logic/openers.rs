@@ -7,7 +7,7 @@ use super::lifetime::Kind;
 use crate::{Flow, Proto, TCP_ACK};
 
 /// Of the entries, the flows that no pod can take: so many per cent of `CONNTRACK` may be flows that pods and clients opened and
-/// that nobody has answered.
+/// without an answer yet.
 const OPENERS_SHARE: u32 = 8;
 /// What one CPU has at least.
 const OPENERS_MIN: u32 = 4_096;

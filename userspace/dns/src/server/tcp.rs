@@ -42,7 +42,7 @@ pub(super) async fn serve(listener: TcpListener, connections: Seats, shared: Arc
         let shared = shared.clone();
         open.spawn(async move {
             let _seat = seat;
-            // Ends with the client's connection; there is nobody to tell.
+            // The client closed its connection: an error has no receiver.
             drop(converse(stream, client.ip(), &shared).await);
         });
     }
