@@ -52,11 +52,12 @@ mod tests {
     use aya::maps::lpm_trie::Key;
 
     use super::*;
+    use crate::test_bpffs::TestBpffs;
 
     #[test]
     fn a_map_of_another_size_is_replaced_with_its_entries() {
-        let folder = Path::new("/sys/fs/bpf").join(format!("skep-grow-{}", std::process::id()));
-        fs::create_dir_all(&folder).unwrap();
+        let bpffs = TestBpffs::mount("grow");
+        let folder = bpffs.path();
         let key = Key::new(96 + 24, Addr::from(IpAddr::from([10, 244, 1, 0])));
         let mut old = LpmTrie::<MapData, Addr, u32>::create(16, BPF_F_NO_PREALLOC).unwrap();
         old.insert(&key, 1, 0).unwrap();
@@ -66,11 +67,10 @@ mod tests {
             LpmTrie::<MapData, Addr, u32>::try_from(map).unwrap()
         };
         for _ in 0..2 {
-            resize(&folder, 64).unwrap();
+            resize(folder, 64).unwrap();
             let map = open();
             assert_eq!(map.map().info().unwrap().max_entries(), 64);
             assert_eq!(map.get(&key, 0).unwrap(), 1);
         }
-        drop(fs::remove_dir_all(&folder));
     }
 }

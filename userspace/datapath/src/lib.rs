@@ -32,6 +32,8 @@ mod side_link;
 mod source_ports;
 mod stale_sockets;
 mod syscall;
+#[cfg(test)]
+mod test_bpffs;
 mod verdicts;
 mod xdp;
 mod xdp_hook;

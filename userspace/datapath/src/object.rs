@@ -192,11 +192,11 @@ pub(crate) fn xdp_program(ebpf: &mut Ebpf, hook: XdpHook) -> Result<&mut Xdp, Da
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
-    use std::fs;
 
     use aya::programs::ProgramError;
 
     use super::*;
+    use crate::test_bpffs::TestBpffs;
 
     /// The last one of Linux 5.15, `bpf_task_pt_regs`.
     const LAST_HELPER: i32 = 175;
@@ -241,9 +241,9 @@ mod tests {
         let mut object = OBJECT.to_vec();
         // bpf_loop, bpf_set_retval, bpf_skb_set_tstamp.
         assert_eq!(take_newer_helpers(&mut object), BTreeSet::from([181, 187, 192]));
-        let folder = Path::new("/sys/fs/bpf").join(format!("skep-helpers-{}", std::process::id()));
         let load = |pace, helpers| {
-            let flows = FlowTable::of(&folder, 65_536).unwrap();
+            let bpffs = TestBpffs::mount("helpers");
+            let flows = FlowTable::of(bpffs.path(), 65_536).unwrap();
             let socket_lb = SocketLb::All;
             let constants = Constants {
                 pace,
@@ -254,9 +254,7 @@ mod tests {
                 service_nets: service_nets(&[]),
                 has_exemptions: true,
             };
-            let loaded = load_object(&object, &folder, constants);
-            drop(fs::remove_dir_all(&folder));
-            loaded
+            load_object(&object, bpffs.path(), constants)
         };
         let loaded = load(0, Helpers { has_loop: false, has_set_retval: false }).unwrap();
         for (name, program) in loaded.programs() {

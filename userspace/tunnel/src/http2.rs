@@ -3,6 +3,8 @@
 //! A stream whose reader is slow holds what its window admits. The connection's window is that of all streams together, so
 //! that slow readers never hold up the others.
 
+use std::io::ErrorKind;
+
 use h2::{client, server};
 
 /// Bytes on their way in one direction of a stream.
@@ -40,4 +42,13 @@ pub(crate) fn server() -> server::Builder {
         .max_concurrent_streams(MAX_STREAMS)
         .max_pending_accept_reset_streams(MAX_UNSEEN_RESETS);
     builder
+}
+
+/// Why a tunnel broke, for the user of a connection through it.
+pub(crate) fn reason(error: &h2::Error) -> String {
+    match error.get_io().map(std::io::Error::kind) {
+        // What TLS says of a process that ended is of no help.
+        Some(ErrorKind::UnexpectedEof) => "the agent closed its connection".to_owned(),
+        _ => error.to_string(),
+    }
 }

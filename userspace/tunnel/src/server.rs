@@ -111,7 +111,11 @@ impl Tunnels {
     /// Opens a connection to an address of a node. Waits for a node that lost its tunnel just now.
     pub async fn dial(&self, node: &str, address: SocketAddr) -> Result<TunnelStream, DialError> {
         let node: Arc<str> = node.into();
-        let dialled = self.connect(&node, address).await;
+        let mut dialled = self.connect(&node, address).await;
+        if let Err(DialError::Broken(..)) = dialled {
+            // Nothing was sent to the address yet, and agents come back at once.
+            dialled = self.connect(&node, address).await;
+        }
         if dialled.is_err() {
             add(&self.0.counters.failed, 1);
         }
@@ -119,7 +123,7 @@ impl Tunnels {
     }
 
     async fn connect(&self, node: &Arc<str>, address: SocketAddr) -> Result<TunnelStream, DialError> {
-        let broken = |error: &h2::Error| DialError::Broken(node.clone(), error.to_string());
+        let broken = |error: &h2::Error| DialError::Broken(node.clone(), http2::reason(error));
         let mut requests = self.ready(node).await?;
         let uri = Uri::builder().authority(address.to_string()).build();
         let uri = uri.map_err(|error| DialError::Far(node.clone(), error.to_string()))?;

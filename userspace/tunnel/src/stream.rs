@@ -10,6 +10,7 @@ use h2::{RecvStream, SendStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::counts::{Open, add};
+use crate::http2;
 
 /// The largest piece that is copied at once.
 const MAX_PIECE_BYTES: usize = 16 << 10;
@@ -40,7 +41,10 @@ impl TunnelStream {
         let (kind, why) = if error.is_reset() {
             (io::ErrorKind::ConnectionReset, "connection reset by peer".to_owned())
         } else {
-            (io::ErrorKind::BrokenPipe, format!("the tunnel to node {} broke: {error}", self.node))
+            (
+                io::ErrorKind::BrokenPipe,
+                format!("the tunnel to node {} broke: {}", self.node, http2::reason(error)),
+            )
         };
         io::Error::new(kind, why)
     }

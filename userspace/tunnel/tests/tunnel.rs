@@ -212,6 +212,19 @@ async fn a_dial_waits_for_an_agent_that_comes_back_and_no_longer_for_others() {
 }
 
 #[tokio::test]
+async fn a_dial_that_meets_a_dying_tunnel_takes_the_next_one() {
+    let world = World::start().await;
+    // The first connection opens the parked tunnel.
+    drop(world.connected().await);
+    let (_listener, address) = world.listen().await;
+    world.agent.abort();
+    let back = join(&world.tunnels, "a", world.reach.clone());
+    let (dialled, _ends) =
+        timeout(LIMIT, async { tokio::join!(world.tunnels.dial("a", address), back) }).await.unwrap();
+    dialled.unwrap();
+}
+
+#[tokio::test]
 async fn the_newest_tunnel_is_used_and_the_older_ones_keep_their_streams() {
     let world = World::start().await;
     let (mut near, mut far) = world.connected().await;
