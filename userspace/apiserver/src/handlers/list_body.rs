@@ -42,10 +42,14 @@ enum Objects {
 }
 
 impl Objects {
-    fn next(&mut self) -> Result<Option<Arc<Object>>, Stalled> {
+    /// Uses them for one piece.
+    fn with<R>(
+        &mut self,
+        usage: impl FnOnce(&mut std::vec::IntoIter<Arc<Object>>) -> R,
+    ) -> Result<R, Stalled> {
         match self {
-            Objects::Short(objects) => Ok(objects.next()),
-            Objects::Long(objects) => objects.with(Iterator::next).ok_or(Stalled),
+            Objects::Short(objects) => Ok(usage(objects)),
+            Objects::Long(objects) => objects.with(usage).ok_or(Stalled),
         }
     }
 }
@@ -78,17 +82,20 @@ impl Items {
     fn join(&mut self) -> Result<Vec<u8>, Stalled> {
         let mut out = Vec::with_capacity(PIECE_BYTES + (PIECE_BYTES >> 3));
         out.append(&mut std::mem::take(&mut self.head).into_bytes());
-        while out.len() < PIECE_BYTES {
-            let Some(object) = self.objects.next()? else {
-                out.extend_from_slice(END);
-                self.ended = true;
-                return Ok(out);
-            };
-            if !std::mem::take(&mut self.first) {
-                out.push(b',');
+        let (first, ended) = (&mut self.first, &mut self.ended);
+        self.objects.with(|objects| {
+            while out.len() < PIECE_BYTES {
+                let Some(object) = objects.next() else {
+                    out.extend_from_slice(END);
+                    *ended = true;
+                    return;
+                };
+                if !std::mem::take(first) {
+                    out.push(b',');
+                }
+                out.extend_from_slice(&object.bytes);
             }
-            out.extend_from_slice(&object.bytes);
-        }
+        })?;
         Ok(out)
     }
 
