@@ -1,4 +1,4 @@
-//! What foreign bytes meet in the API server and in tunnels, one function a fuzz target. In: any bytes. Out: nothing; a panic, an overflow
+//! What foreign bytes meet in the API server, in tunnels and in the gateway, one function a fuzz target. In: any bytes. Out: nothing; a panic, an overflow
 //! or an answer that blames the server is a find.
 
 use std::io;
@@ -16,6 +16,9 @@ use skep_api::cel::{self, Bindings, Budget, Scope, Type};
 use skep_api::selector::{FieldSelector, LabelSelector, Selectable};
 use skep_apiserver::{
     AccessRules, ApiServer, Config, FrontProxy, Identity, NODE_PORTS, NodeTls, ServiceNetwork, TokenKeys,
+};
+use skep_gateway::routing::{
+    Conditions, HostPattern, PathMatch, RouteTable, Rule, Target, host_of, normalise,
 };
 use skep_store::embedded::EmbeddedStore;
 use skep_tunnel::{Reach, Tunnels};
@@ -297,4 +300,33 @@ pub fn tunnel_server(bytes: &[u8]) {
         };
         SERVER.runtime.block_on(async { tokio::time::timeout(END_TIMEOUT, ended).await }).expect("an end");
     }
+}
+
+/// A request's host, target and method, each in a line: what is accepted has one form, and a route or none.
+pub fn route(bytes: &[u8]) {
+    static TABLE: LazyLock<RouteTable<u8>> = LazyLock::new(|| {
+        let hosts = [HostPattern::Any, HostPattern::of_ingress("a.b"), HostPattern::of_ingress("*.b")];
+        let paths =
+            [PathMatch::Prefix("/".into()), PathMatch::Prefix("/a/b".into()), PathMatch::Exact("/a/".into())];
+        let pairs = hosts.iter().flat_map(|host| paths.iter().map(move |path| (host.clone(), path.clone())));
+        let query = vec![("a".to_owned(), "b".to_owned())];
+        let conditions = Conditions { query, ..Conditions::default() };
+        let rules = pairs.zip(0..).map(|((host, path), target)| {
+            let conditions = if target % 2 == 0 { Conditions::default() } else { conditions.clone() };
+            Rule { host, path, conditions, target }
+        });
+        RouteTable::compile(rules, [])
+    });
+    let mut lines = bytes.splitn(3, |byte| *byte == b'\n');
+    let mut line = || lines.next().unwrap_or_default();
+    let (host, uri, method) = (line(), line(), line());
+    let request = Request::builder().method(method).uri(uri).header("host", host);
+    let Ok((head, ())) = request.body(()).map(Request::into_parts) else { return };
+    let Ok(target) = Target::read(&head) else { return };
+    assert_eq!(host_of(&target.host).as_deref(), Ok(&*target.host));
+    let again = normalise(&target.path.sent).expect("a path that was sent");
+    assert_eq!(again, target.path);
+    assert!(!target.path.matched.split('/').any(|segment| segment == ".."));
+    // Some rule has every host and path.
+    assert!(TABLE.find(&target.head(&head)).is_ok());
 }

@@ -179,6 +179,12 @@ proptest! {
     }
 
     #[test]
+    fn routes(host in "[a-b.*:\\[\\]]{0,6}", path in "(/|\\.|%2[ef]|%5c|;|a|b|[^ ]){0,12}", query in "(\\?[ab=&%+]{0,6})?", raw: Vec<u8>) {
+        skep_fuzz::route(format!("{host}\n/{path}{query}\nGET").as_bytes());
+        skep_fuzz::route(&raw);
+    }
+
+    #[test]
     fn expressions(words in prop::collection::vec(0..WORDS.len(), 0..20), raw: Vec<u8>) {
         let text: String = words.into_iter().map(|at| WORDS[at]).collect();
         skep_fuzz::cel(text.as_bytes());

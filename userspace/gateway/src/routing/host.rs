@@ -1,0 +1,185 @@
+//! Hosts: as requests name them, and as rules match them.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::iter::successors;
+use std::net::Ipv6Addr;
+
+/// Bytes of a DNS name in text form (RFC 1035, 2.3.4).
+const MAX_NAME_BYTES: usize = 253;
+
+/// Why a Host header or an authority is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HostError {
+    #[error("the host is not a DNS name or an address")]
+    Name,
+    #[error("the port is not a number up to 65535")]
+    Port,
+}
+
+/// The host of an authority (RFC 9110, 7.2) in its one form: lower case, without port and without the root's dot.
+pub fn host_of(authority: &str) -> Result<Cow<'_, str>, HostError> {
+    let (host, port) = split(authority)?;
+    if !port.is_empty() && (port.len() > 5 || port.parse::<u16>().is_err()) {
+        return Err(HostError::Port);
+    }
+    if let Some(address) = host.strip_prefix('[') {
+        let address: Ipv6Addr = address.parse().map_err(|_| HostError::Name)?;
+        return Ok(Cow::Owned(format!("[{address}]")));
+    }
+    let name = host.strip_suffix('.').unwrap_or(host);
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    let has_empty_label = name.starts_with('.') || name.ends_with('.') || name.contains("..");
+    if name.is_empty() || name.len() > MAX_NAME_BYTES || has_empty_label || !name.bytes().all(is_allowed) {
+        return Err(HostError::Name);
+    }
+    match name.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        true => Ok(Cow::Owned(name.to_ascii_lowercase())),
+        false => Ok(Cow::Borrowed(name)),
+    }
+}
+
+/// The host, an address of IPv6 without its last bracket, and the digits of the port.
+fn split(authority: &str) -> Result<(&str, &str), HostError> {
+    let (host, rest) = match authority.starts_with('[') {
+        true => authority.split_once(']').ok_or(HostError::Name)?,
+        false => authority.split_at(authority.find(':').unwrap_or(authority.len())),
+    };
+    match rest.strip_prefix(':') {
+        Some(port) if port.bytes().all(|byte| byte.is_ascii_digit()) => Ok((host, port)),
+        Some(_) => Err(HostError::Port),
+        None if rest.is_empty() => Ok((host, "")),
+        None => Err(HostError::Name),
+    }
+}
+
+/// Hosts that a rule is for. Names are in lower case.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum HostPattern {
+    Exact(Box<str>),
+    /// Names with exactly one label before this suffix, as an Ingress' `*.suffix`.
+    OneLabel(Box<str>),
+    /// Names with at least one label before this suffix, as a Gateway's `*.suffix`.
+    Suffix(Box<str>),
+    Any,
+}
+
+impl HostPattern {
+    /// An Ingress' host: empty is any host.
+    pub fn of_ingress(host: &str) -> HostPattern {
+        let host = host.to_ascii_lowercase();
+        match host.strip_prefix("*.") {
+            Some(suffix) => HostPattern::OneLabel(suffix.into()),
+            None if host.is_empty() => HostPattern::Any,
+            None => HostPattern::Exact(host.into()),
+        }
+    }
+}
+
+/// Values by host pattern.
+#[derive(Clone, Debug)]
+pub struct HostTable<T> {
+    exact: HashMap<Box<str>, T>,
+    one_label: HashMap<Box<str>, T>,
+    suffix: HashMap<Box<str>, T>,
+    any: Option<T>,
+}
+
+impl<T> Default for HostTable<T> {
+    fn default() -> Self {
+        HostTable { exact: HashMap::new(), one_label: HashMap::new(), suffix: HashMap::new(), any: None }
+    }
+}
+
+impl<T> HostTable<T> {
+    /// The pattern's value, made by `new` if there is none.
+    pub fn entry(&mut self, pattern: HostPattern, new: impl FnOnce() -> T) -> &mut T {
+        match pattern {
+            HostPattern::Exact(name) => self.exact.entry(name).or_insert_with(new),
+            HostPattern::OneLabel(suffix) => self.one_label.entry(suffix).or_insert_with(new),
+            HostPattern::Suffix(suffix) => self.suffix.entry(suffix).or_insert_with(new),
+            HostPattern::Any => self.any.get_or_insert_with(new),
+        }
+    }
+
+    /// The values of the patterns that match a host, the most specific first. Costs one look-up a label, whatever the number of
+    /// patterns.
+    pub fn find<'t, 'h>(&'t self, host: &'h str) -> impl Iterator<Item = &'t T> + use<'t, 'h, T> {
+        let above = |name: &'h str| name.split_once('.').map(|(_, suffix)| suffix);
+        let parent = above(host);
+        let one_label = parent.and_then(|suffix| self.one_label.get(suffix));
+        let suffixes = successors(parent.filter(|_| !self.suffix.is_empty()), move |name| above(name));
+        self.exact
+            .get(host)
+            .into_iter()
+            .chain(one_label)
+            .chain(suffixes.filter_map(|suffix| self.suffix.get(suffix)))
+            .chain(&self.any)
+    }
+
+    pub fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        let suffixes = self.one_label.values_mut().chain(self.suffix.values_mut());
+        self.exact.values_mut().chain(suffixes).chain(&mut self.any)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.exact.is_empty() && self.one_label.is_empty() && self.suffix.is_empty() && self.any.is_none()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_has_one_form() {
+        for (authority, host) in [
+            ("example.com", Ok("example.com")),
+            ("Example.COM:8080", Ok("example.com")),
+            ("example.com.", Ok("example.com")),
+            ("example.com.:80", Ok("example.com")),
+            ("example.com:", Ok("example.com")),
+            ("my_host", Ok("my_host")),
+            ("192.0.2.1:80", Ok("192.0.2.1")),
+            ("[2001:DB8::1]:80", Ok("[2001:db8::1]")),
+            ("[2001:db8:0::1]", Ok("[2001:db8::1]")),
+            ("", Err(HostError::Name)),
+            (".", Err(HostError::Name)),
+            (".example.com", Err(HostError::Name)),
+            ("a..b", Err(HostError::Name)),
+            ("a/b", Err(HostError::Name)),
+            ("user@example.com", Err(HostError::Name)),
+            ("a b", Err(HostError::Name)),
+            ("*.example.com", Err(HostError::Name)),
+            ("[::1", Err(HostError::Name)),
+            ("[::1]x", Err(HostError::Name)),
+            ("[example.com]", Err(HostError::Name)),
+            ("2001:db8::1", Err(HostError::Port)),
+            ("example.com:65536", Err(HostError::Port)),
+            ("example.com:+80", Err(HostError::Port)),
+            ("example.com:80:80", Err(HostError::Port)),
+        ] {
+            assert_eq!(host_of(authority).as_deref(), host.as_deref(), "{authority}");
+        }
+    }
+
+    #[test]
+    fn the_most_specific_pattern_comes_first() {
+        let mut table = HostTable::default();
+        for (pattern, value) in [
+            (HostPattern::Any, 0),
+            (HostPattern::Suffix("com".into()), 1),
+            (HostPattern::Suffix("b.com".into()), 2),
+            (HostPattern::of_ingress("*.b.com"), 3),
+            (HostPattern::of_ingress("A.b.com"), 4),
+        ] {
+            table.entry(pattern, || value);
+        }
+        let of = |host| table.find(host).copied().collect::<Vec<_>>();
+        assert_eq!(of("a.b.com"), [4, 3, 2, 1, 0]);
+        assert_eq!(of("x.b.com"), [3, 2, 1, 0]);
+        assert_eq!(of("x.a.b.com"), [2, 1, 0]);
+        assert_eq!(of("b.com"), [1, 0]);
+        assert_eq!(of("com"), [0]);
+    }
+}

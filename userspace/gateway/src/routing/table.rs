@@ -1,0 +1,79 @@
+//! The compiled rules. PURE.
+
+use http::{HeaderMap, Method};
+
+use super::host::{HostPattern, HostTable};
+use super::path_table::PathTable;
+use super::rule::{Conditions, Rule};
+
+/// What a route is found by.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestHead<'a> {
+    pub method: &'a Method,
+    /// In the form of [`super::host::host_of`]. Empty for a request of HTTP/1.0 that names none.
+    pub host: &'a str,
+    /// [`super::RequestPath::matched`].
+    pub path: &'a str,
+    pub query: Option<&'a str>,
+    pub headers: &'a HeaderMap,
+}
+
+/// No rule matches a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no route")]
+pub struct Unroutable;
+
+/// All rules of a listener. The cost of a look-up depends on the request's host and path, and on how many rules have the same host
+/// and path; not on how many rules there are.
+///
+/// The most specific host comes first, then the most specific path, then the most conditions, then the first rule. If no rule of a
+/// host matches, those of less specific hosts are tried.
+#[derive(Clone, Debug)]
+pub struct RouteTable<T> {
+    hosts: HostTable<PathTable<Entry<T>>>,
+    /// For requests that no rule matches.
+    defaults: HostTable<T>,
+}
+
+#[derive(Clone, Debug)]
+struct Entry<T> {
+    conditions: Conditions,
+    target: T,
+}
+
+impl<T> Default for RouteTable<T> {
+    fn default() -> Self {
+        RouteTable { hosts: HostTable::default(), defaults: HostTable::default() }
+    }
+}
+
+impl<T> RouteTable<T> {
+    /// Of rules that are equal, and of defaults of the same hosts, the first is in force: the oldest comes first.
+    pub fn compile(
+        rules: impl IntoIterator<Item = Rule<T>>,
+        defaults: impl IntoIterator<Item = (HostPattern, T)>,
+    ) -> RouteTable<T> {
+        let mut hosts: HostTable<PathTable<Entry<T>>> = HostTable::default();
+        for Rule { host, path, conditions, target } in rules {
+            hosts.entry(host, PathTable::default).insert(&path, Entry { conditions, target });
+        }
+        hosts.values_mut().for_each(|paths| paths.link(|entry| entry.conditions.order()));
+        let mut by_host = HostTable::default();
+        for (host, target) in defaults {
+            by_host.entry(host, || target);
+        }
+        RouteTable { hosts, defaults: by_host }
+    }
+
+    /// Where a request goes.
+    pub fn find(&self, request: &RequestHead<'_>) -> Result<&T, Unroutable> {
+        let RequestHead { method, host, path, query, headers } = *request;
+        for paths in self.hosts.find(host) {
+            let found = paths.find(path).find(|entry| entry.conditions.hold(method, headers, query));
+            if let Some(entry) = found {
+                return Ok(&entry.target);
+            }
+        }
+        self.defaults.find(host).next().ok_or(Unroutable)
+    }
+}
