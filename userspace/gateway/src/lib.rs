@@ -1,6 +1,16 @@
 //! The way into the cluster for HTTP: one data plane for the APIs that describe routes.
 //!
 //! [`routing`] is PURE: rules compile to a table that finds a request's route at a cost that does not depend on how many
-//! rules there are.
+//! rules there are. [`config`] is what an API is translated to; [`Gateway`] puts it in force.
 
+pub mod certificate;
+pub mod config;
+pub mod counters;
+mod headers;
+mod health;
+mod limits;
+mod proxy;
 pub mod routing;
+
+pub use limits::Limits;
+pub use proxy::{AccessLog, Gateway, ListenError};

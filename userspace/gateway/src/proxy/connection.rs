@@ -1,0 +1,202 @@
+//! One connection of a client: handshake, requests, and its end.
+
+use std::convert::Infallible;
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::{Request, Version};
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use rustix::net::sockopt;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+use super::activity::{Activity, End};
+use super::seats::Seat;
+use super::{Gateway, Shared, forward};
+use crate::counters::add;
+use crate::limits::Limits;
+
+/// HTTP/2 clients are asked for a sign of life after this time without one.
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+/// Data that a client does not acknowledge for this long ends its connection (RFC 5482).
+const UNACKNOWLEDGED_MS: u32 = 60_000;
+/// Streams of HTTP/2 that a client may reset before the gateway looks at them (CVE-2023-44487).
+const MAX_UNSEEN_RESETS: usize = 64;
+const MAX_LOCAL_RESETS: usize = 256;
+
+/// Who is at the other end, and how it got here.
+pub(super) struct Client {
+    pub(super) peer: SocketAddr,
+    /// The listener's key in the configuration.
+    pub(super) port: u16,
+    pub(super) local_port: u16,
+    pub(super) is_tls: bool,
+    /// The name in the TLS handshake, in lower case.
+    pub(super) server_name: Option<Box<str>>,
+}
+
+/// A connection that was accepted.
+pub(super) struct Accepted {
+    pub(super) stream: TcpStream,
+    pub(super) peer: SocketAddr,
+    pub(super) port: u16,
+    pub(super) seat: Seat,
+    /// `Some`: the port speaks TLS.
+    pub(super) acceptor: Option<TlsAcceptor>,
+}
+
+/// Serves a connection until its end; after `stop` until its requests are answered.
+pub(super) async fn serve(gateway: Gateway, accepted: Accepted, stop: CancellationToken) {
+    let Accepted { stream, peer, port, seat, acceptor } = accepted;
+    let _seat = seat;
+    let _count = Counted::new(&gateway.0);
+    // Without these the connection works too.
+    let _ = stream.set_nodelay(true);
+    let _ = sockopt::set_tcp_user_timeout(&stream, UNACKNOWLEDGED_MS);
+    let local_port = stream.local_addr().map_or(port, |address| address.port());
+    let activity = Arc::new(Activity::default());
+    let stream = ReadStream { stream, activity: activity.clone() };
+    let mut client = Client { peer, port, local_port, is_tls: acceptor.is_some(), server_name: None };
+    let Some(acceptor) = acceptor else {
+        return requests(gateway, stream, client, activity, stop).await;
+    };
+    match timeout(gateway.0.limits.handshake_timeout, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => {
+            let (_, session) = stream.get_ref();
+            client.server_name = session.server_name().map(|name| name.to_ascii_lowercase().into());
+            requests(gateway, stream, client, activity, stop).await;
+        }
+        Ok(Err(_)) | Err(_) => add(&gateway.0.counters.failed_handshakes),
+    }
+}
+
+async fn requests<S>(
+    gateway: Gateway,
+    stream: S,
+    client: Client,
+    activity: Arc<Activity>,
+    stop: CancellationToken,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let shared = gateway.0.clone();
+    let limits = &shared.limits;
+    let (client, of_requests) = (Arc::new(client), activity.clone());
+    let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+        let is_http_2 = request.version() == Version::HTTP_2;
+        let open = of_requests.begin(is_http_2, gateway.0.limits.max_aborted);
+        let answered = forward::answer(gateway.clone(), client.clone(), request, open);
+        async move { Ok::<_, Infallible>(answered.await) }
+    });
+    let server = builder(limits);
+    let mut connection = pin!(server.serve_connection_with_upgrades(TokioIo::new(stream), service));
+    tokio::select! {
+        // The end of a connection is not an error of the gateway.
+        _ = connection.as_mut() => return,
+        end = activity.end(limits) => if end == End::Abuse {
+            return add(&shared.counters.abuses);
+        },
+        () = stop.cancelled() => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    let _ = timeout(limits.drain_timeout, connection).await;
+}
+
+fn builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        // The activity of the connection is watched instead: this time would include that between requests.
+        .header_read_timeout(None)
+        .max_headers(limits.max_headers)
+        .max_buf_size(limits.max_head_bytes);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(PING_INTERVAL)
+        .max_header_list_size(u32::try_from(limits.max_head_bytes).unwrap_or(u32::MAX))
+        .max_concurrent_streams(limits.max_streams)
+        .max_pending_accept_reset_streams(MAX_UNSEEN_RESETS)
+        .max_local_error_reset_streams(MAX_LOCAL_RESETS);
+    builder
+}
+
+/// An open connection in the metrics.
+struct Counted(Arc<Shared>);
+
+impl Counted {
+    fn new(shared: &Arc<Shared>) -> Counted {
+        add(&shared.counters.connections);
+        shared.counters.open_connections.fetch_add(1, Ordering::Relaxed);
+        Counted(shared.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let open: &AtomicUsize = &self.0.counters.open_connections;
+        open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A socket that says when something was read.
+struct ReadStream {
+    stream: TcpStream,
+    activity: Arc<Activity>,
+}
+
+impl AsyncRead for ReadStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if buffer.filled().len() > before {
+            self.activity.read();
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for ReadStream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}

@@ -1,0 +1,111 @@
+//! A configuration with what runs on it: endpoints keep connections and health from one configuration to the next.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::upstream::{Janitor, Upstream};
+use crate::config::{Backend, Config, Listener, Route};
+use crate::counters::RouteCounters;
+use crate::health::RetryBudget;
+
+#[derive(Default)]
+pub(super) struct Snapshot {
+    pub(super) listeners: BTreeMap<u16, Listener>,
+    pub(super) counters: Vec<Arc<RouteCounters>>,
+    clusters: Vec<Arc<Cluster>>,
+    upstreams: HashMap<SocketAddr, Arc<Upstream>>,
+}
+
+/// A backend's endpoints at work.
+pub(super) struct Cluster {
+    pub(super) backend: Arc<Backend>,
+    pub(super) budget: RetryBudget,
+    upstreams: Vec<Arc<Upstream>>,
+    /// Which one is next.
+    turn: AtomicUsize,
+}
+
+impl Snapshot {
+    /// The snapshot that follows this one.
+    pub(super) fn next(&self, config: &Config, janitor: &Arc<Janitor>) -> Snapshot {
+        let Config { listeners, backends, counters } = config;
+        let known: HashMap<&str, &Arc<Cluster>> =
+            self.clusters.iter().map(|cluster| (&*cluster.backend.name, cluster)).collect();
+        let mut upstreams = HashMap::new();
+        let clusters = backends.iter().map(|backend| {
+            let of_cluster = backend.endpoints.iter().map(|address| {
+                let new = || match self.upstreams.get(address) {
+                    Some(upstream) => upstream.clone(),
+                    None => Arc::new(Upstream::new(*address, janitor.clone())),
+                };
+                upstreams.entry(*address).or_insert_with(new).clone()
+            });
+            let of_cluster = of_cluster.collect();
+            match known.get(&*backend.name) {
+                Some(cluster) if cluster.backend == *backend => Arc::clone(cluster),
+                _ => Arc::new(Cluster::new(backend.clone(), of_cluster)),
+            }
+        });
+        let clusters = clusters.collect();
+        Snapshot { listeners: listeners.clone(), counters: counters.clone(), clusters, upstreams }
+    }
+
+    /// Closes idle connections to endpoints that the new snapshot does not have. Requests on others go on.
+    pub(super) fn retire(&self, new: &Snapshot) {
+        for (address, upstream) in &self.upstreams {
+            if !new.upstreams.contains_key(address) {
+                upstream.retire();
+            }
+        }
+    }
+
+    /// The cluster for a request of a route, by weight. `None`: the route leads nowhere.
+    pub(super) fn cluster(&self, route: &Route) -> Option<Arc<Cluster>> {
+        let index = match route.backends.as_slice() {
+            [] => None,
+            [(only, _)] => Some(*only),
+            many => {
+                let total: u64 = many.iter().map(|(_, weight)| u64::from(*weight)).sum();
+                let mut drawn = if total == 0 { return None } else { rand::random_range(0..total) };
+                many.iter().find_map(|(index, weight)| match drawn.checked_sub(u64::from(*weight)) {
+                    Some(left) => {
+                        drawn = left;
+                        None
+                    }
+                    None => Some(*index),
+                })
+            }
+        };
+        self.clusters.get(index?).cloned()
+    }
+}
+
+impl Cluster {
+    fn new(backend: Arc<Backend>, upstreams: Vec<Arc<Upstream>>) -> Cluster {
+        // Every node has a gateway: they should not all begin with the same endpoint.
+        Cluster {
+            backend,
+            budget: RetryBudget::default(),
+            upstreams,
+            turn: AtomicUsize::new(rand::random_range(0..1 << 20)),
+        }
+    }
+
+    /// An endpoint for a request, in turn; of two that are available the one with less to do. `tried` ones come last, before them those
+    /// that are ejected.
+    pub(super) fn choose(&self, tried: &[SocketAddr], now_ms: u64) -> Option<Arc<Upstream>> {
+        let count = self.upstreams.len();
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let in_turn = || (0..count).map(|step| &self.upstreams[turn.wrapping_add(step) % count]);
+        let untried = || in_turn().filter(|upstream| !tried.contains(&upstream.address));
+        let mut available = untried().filter(|upstream| upstream.health.is_available(now_ms));
+        let chosen = match (available.next(), available.next()) {
+            (Some(first), Some(second)) if second.in_flight() < first.in_flight() => Some(second),
+            (Some(first), _) => Some(first),
+            (None, _) => untried().next().or_else(|| in_turn().next()),
+        };
+        chosen.cloned()
+    }
+}

@@ -1,0 +1,42 @@
+//! TLS towards clients: the certificate follows the name that the client asks for, by the configuration of the moment.
+
+use std::fmt;
+use std::sync::Arc;
+
+use rustls::ServerConfig;
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+
+use super::Shared;
+
+/// The configuration for a port. It stays the same while certificates change.
+pub(super) fn server_config(shared: &Arc<Shared>, port: u16) -> Result<ServerConfig, rustls::Error> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(Resolver { shared: shared.clone(), port }));
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
+    Ok(config)
+}
+
+struct Resolver {
+    shared: Arc<Shared>,
+    port: u16,
+}
+
+impl fmt::Debug for Resolver {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Resolver").field("port", &self.port).finish_non_exhaustive()
+    }
+}
+
+impl ResolvesServerCert for Resolver {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let snapshot = self.shared.snapshot.load();
+        let certificates = snapshot.listeners.get(&self.port)?.certificates.as_ref()?;
+        let name = hello.server_name().unwrap_or_default().to_ascii_lowercase();
+        Some(certificates.find(&name).next()?.key.clone())
+    }
+}

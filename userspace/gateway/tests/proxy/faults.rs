@@ -1,0 +1,112 @@
+//! Endpoints that close early, lie about length, stall, or answer before the body.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Request;
+use http_body_util::Full;
+use skep_gateway::Limits;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::endpoint::Endpoint;
+use crate::harness::{Http1, Routes, TestGateway, get, limits, raw};
+
+/// An endpoint that reads once, writes this, and closes.
+async fn says(bytes: &'static [u8]) -> Endpoint {
+    Endpoint::of(move |mut stream| async move {
+        let mut buffer = [0; 4096];
+        let _ = stream.read(&mut buffer).await;
+        let _ = stream.write_all(bytes).await;
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_response_that_is_cut_is_not_taken_for_a_whole_one() {
+    for cut in [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nshort".as_slice(),
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nshort\r\n",
+    ] {
+        let endpoint = says(cut).await;
+        let gateway = TestGateway::start(&Routes::to(&[endpoint.address])).await;
+        assert!(Http1::connect(gateway.http).await.get("a", "/").await.is_err());
+    }
+}
+
+#[tokio::test]
+async fn an_endpoint_that_speaks_something_else_is_a_bad_gateway() {
+    for bytes in [
+        b"".as_slice(),
+        b"SSH-2.0-OpenSSH\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+        b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n",
+    ] {
+        let endpoint = says(bytes).await;
+        let gateway = TestGateway::start(&Routes::to(&[endpoint.address])).await;
+        assert_eq!(get(gateway.http, "a", "/").await.status, 502, "{}", String::from_utf8_lossy(bytes));
+    }
+}
+
+#[tokio::test]
+async fn an_endpoint_that_stalls_is_waited_for_a_time_only() {
+    let silent = Endpoint::of(|stream| async move {
+        let _open = stream;
+        std::future::pending().await
+    })
+    .await;
+    let limits = Limits { response_timeout: Duration::from_millis(200), ..limits() };
+    let gateway = TestGateway::start_with(&Routes::to(&[silent.address]), limits).await;
+    assert_eq!(get(gateway.http, "a", "/").await.status, 504);
+    assert_eq!(gateway.counter("retries_total"), 0, "it may have seen the request");
+}
+
+#[tokio::test]
+async fn a_body_that_stalls_ends_its_connection() {
+    let stalls = Endpoint::of(|mut stream: TcpStream| async move {
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nshort").await;
+        std::future::pending().await
+    })
+    .await;
+    let limits = Limits { stream_timeout: Duration::from_millis(200), ..limits() };
+    let gateway = TestGateway::start_with(&Routes::to(&[stalls.address]), limits).await;
+    assert!(Http1::connect(gateway.http).await.get("a", "/").await.is_err());
+}
+
+/// The time for a response begins when the body is there.
+#[tokio::test]
+async fn a_long_upload_is_no_stall() {
+    let endpoint = Endpoint::start("a").await;
+    let limits = Limits { response_timeout: Duration::from_millis(300), ..limits() };
+    let gateway = TestGateway::start_with(&Routes::to(&[endpoint.address]), limits).await;
+    let mut stream = TcpStream::connect(gateway.http).await.unwrap();
+    stream
+        .write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 12\r\nConnection: close\r\n\r\n")
+        .await
+        .unwrap();
+    for _ in 0..12 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        stream.write_all(b"x").await.unwrap();
+    }
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.contains("\"bytes\":12"), "{answer}");
+}
+
+#[tokio::test]
+async fn an_answer_before_the_body_reaches_the_client() {
+    let early = says(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno").await;
+    let gateway = TestGateway::start(&Routes::to(&[early.address])).await;
+    let head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\nxxxx";
+    let answer = raw(gateway.http, head).await;
+    assert!(answer.starts_with("HTTP/1.1 401") && answer.ends_with("no"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_request_with_a_body_is_not_sent_twice() {
+    let endpoint = says(b"").await;
+    let gateway = TestGateway::start(&Routes::to(&[endpoint.address])).await;
+    let request = Request::post("/").header("host", "a").body(Full::new(Bytes::from_static(b"x"))).unwrap();
+    assert_eq!(Http1::connect(gateway.http).await.send(request).await.unwrap().status, 502);
+    assert_eq!(gateway.counter("retries_total"), 0);
+}

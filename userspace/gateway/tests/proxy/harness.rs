@@ -1,0 +1,220 @@
+//! A gateway on loopback, its configuration, and clients.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rcgen::{CertificateParams, KeyPair};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use skep_gateway::certificate::Certificate;
+use skep_gateway::config::{Backend, Config, Listener, Protocol, Route};
+use skep_gateway::counters::RouteCounters;
+use skep_gateway::routing::{Conditions, HostPattern, HostTable, PathMatch, RouteTable, Rule};
+use skep_gateway::{Gateway, Limits};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+pub const HTTP: u16 = 80;
+pub const HTTPS: u16 = 443;
+pub const TIMEOUT: Duration = Duration::from_secs(20);
+
+pub struct TestGateway {
+    pub gateway: Gateway,
+    pub http: SocketAddr,
+    pub https: SocketAddr,
+    _stop: DropGuard,
+}
+
+/// Routes by host, path prefix and endpoints.
+#[derive(Clone, Default)]
+pub struct Routes {
+    rules: Vec<(String, String, Protocol, Vec<SocketAddr>)>,
+    certificates: Vec<(String, Arc<Certificate>)>,
+}
+
+/// A certificate that signs itself, and its PEM.
+pub fn certificate(host: &str) -> (Arc<Certificate>, String) {
+    let key = KeyPair::generate().unwrap();
+    let chain = CertificateParams::new(vec![host.to_owned()]).unwrap().self_signed(&key).unwrap().pem();
+    let parsed = Certificate::parse(chain.as_bytes(), key.serialize_pem().as_bytes()).unwrap();
+    (Arc::new(parsed), chain)
+}
+
+impl Routes {
+    pub fn to(endpoints: &[SocketAddr]) -> Routes {
+        Routes::default().rule("", "/", Protocol::Http1, endpoints)
+    }
+
+    pub fn rule(mut self, host: &str, path: &str, protocol: Protocol, endpoints: &[SocketAddr]) -> Routes {
+        self.rules.push((host.to_owned(), path.to_owned(), protocol, endpoints.to_vec()));
+        self
+    }
+
+    pub fn certificate(mut self, host: &str, certificate: &Arc<Certificate>) -> Routes {
+        self.certificates.push((host.to_owned(), certificate.clone()));
+        self
+    }
+
+    pub fn config(&self) -> Config {
+        let counters: Vec<_> =
+            (0..self.rules.len()).map(|at| Arc::new(RouteCounters::new(format!("test/{at}")))).collect();
+        let rules = self.rules.iter().enumerate().map(|(at, (host, path, _, _))| Rule {
+            host: HostPattern::of_ingress(host),
+            path: PathMatch::Prefix(path.as_str().into()),
+            conditions: Conditions::default(),
+            target: Arc::new(Route { counters: counters[at].clone(), backends: vec![(at, 1)] }),
+        });
+        let routes = Arc::new(RouteTable::compile(rules, []));
+        let backends = self.rules.iter().enumerate().map(|(at, (_, _, protocol, endpoints))| {
+            Arc::new(Backend {
+                name: format!("test/{at}").into(),
+                protocol: *protocol,
+                endpoints: endpoints.clone(),
+            })
+        });
+        let mut certificates = HostTable::default();
+        for (host, certificate) in &self.certificates {
+            certificates.entry(HostPattern::of_ingress(host), || certificate.clone());
+        }
+        let plain = Listener { routes: routes.clone(), certificates: None };
+        let secure = Listener { routes, certificates: Some(Arc::new(certificates)) };
+        let backends = backends.collect();
+        Config { listeners: BTreeMap::from([(HTTP, plain), (HTTPS, secure)]), backends, counters }
+    }
+}
+
+pub fn limits() -> Limits {
+    Limits::of_descriptors(4_096)
+}
+
+impl TestGateway {
+    pub async fn start(routes: &Routes) -> TestGateway {
+        TestGateway::start_with(routes, limits()).await
+    }
+
+    pub async fn start_with(routes: &Routes, limits: Limits) -> TestGateway {
+        let gateway = Gateway::new(limits, None);
+        gateway.apply(&routes.config());
+        let stop = CancellationToken::new();
+        let mut addresses = Vec::new();
+        for port in [HTTP, HTTPS] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            addresses.push(listener.local_addr().unwrap());
+            let (gateway, stop) = (gateway.clone(), stop.clone());
+            tokio::spawn(async move { gateway.serve(listener, port, stop).await.unwrap() });
+        }
+        TestGateway { gateway, http: addresses[0], https: addresses[1], _stop: stop.drop_guard() }
+    }
+
+    pub fn metrics(&self) -> String {
+        let mut out = String::new();
+        self.gateway.write_metrics(&mut out);
+        out
+    }
+
+    /// A counter without labels.
+    pub fn counter(&self, name: &str) -> u64 {
+        let metrics = self.metrics();
+        let line = metrics.lines().find_map(|line| line.strip_prefix(&format!("skep_gateway_{name} ")));
+        line.unwrap().parse().unwrap()
+    }
+}
+
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub text: String,
+    pub trailers: HeaderMap,
+}
+
+pub async fn read(response: Response<hyper::body::Incoming>) -> Result<Answer, hyper::Error> {
+    let (head, body) = response.into_parts();
+    let collected = body.collect().await?;
+    let trailers = collected.trailers().cloned().unwrap_or_default();
+    let text = String::from_utf8_lossy(&collected.to_bytes()).into_owned();
+    Ok(Answer { status: head.status, headers: head.headers, text, trailers })
+}
+
+/// A client that keeps one connection of HTTP/1.1.
+pub struct Http1(http1::SendRequest<Full<Bytes>>);
+
+impl Http1 {
+    pub async fn connect(address: SocketAddr) -> Http1 {
+        let stream = TokioIo::new(TcpStream::connect(address).await.unwrap());
+        let (sender, connection) = http1::handshake(stream).await.unwrap();
+        tokio::spawn(connection);
+        Http1(sender)
+    }
+
+    pub async fn send(&mut self, request: Request<Full<Bytes>>) -> Result<Answer, hyper::Error> {
+        self.0.ready().await?;
+        let response = tokio::time::timeout(TIMEOUT, self.0.send_request(request))
+            .await
+            .expect("no response in time")?;
+        read(response).await
+    }
+
+    pub async fn get(&mut self, host: &str, path: &str) -> Result<Answer, hyper::Error> {
+        let request = Request::get(path).header("host", host).body(Full::default()).unwrap();
+        self.send(request).await
+    }
+}
+
+/// One request on a connection of its own.
+pub async fn get(address: SocketAddr, host: &str, path: &str) -> Answer {
+    Http1::connect(address).await.get(host, path).await.unwrap()
+}
+
+/// Sends bytes, and returns all that comes back until the end or until nothing comes for a time.
+pub async fn raw(address: SocketAddr, bytes: &[u8]) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(bytes).await.unwrap();
+    let mut all = Vec::new();
+    let mut buffer = [0; 4096];
+    while let Ok(Ok(count)) = tokio::time::timeout(Duration::from_secs(2), stream.read(&mut buffer)).await {
+        if count == 0 {
+            break;
+        }
+        all.extend_from_slice(&buffer[..count]);
+    }
+    String::from_utf8_lossy(&all).into_owned()
+}
+
+pub async fn tls(
+    address: SocketAddr,
+    name: &str,
+    trusted: &str,
+    alpn: &[u8],
+) -> std::io::Result<TlsStream<TcpStream>> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(trusted.as_bytes()).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder =
+        ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let mut config = builder.with_root_certificates(roots).with_no_client_auth();
+    config.alpn_protocols = vec![alpn.to_vec()];
+    let stream = TcpStream::connect(address).await?;
+    let name = ServerName::try_from(name.to_owned()).unwrap();
+    TlsConnector::from(Arc::new(config)).connect(name, stream).await
+}
+
+/// A client of HTTP/2 over any stream.
+pub async fn http_2<S>(stream: S) -> http2::SendRequest<Full<Bytes>>
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+{
+    let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    sender
+}

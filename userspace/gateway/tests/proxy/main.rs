@@ -1,0 +1,9 @@
+//! The data plane with real sockets: clients, the gateway, endpoints.
+
+mod abuse;
+mod changes;
+mod endpoint;
+mod faults;
+mod harness;
+mod protocols;
+mod requests;
