@@ -1,13 +1,15 @@
 //! The way into the cluster for HTTP: one data plane for the APIs that describe routes.
 //!
 //! [`routing`] is PURE: rules compile to a table that finds a request's route at a cost that does not depend on how many
-//! rules there are. [`config`] is what an API is translated to; [`Gateway`] puts it in force.
+//! rules there are. [`config`] is what an API is translated to, [`ingress`] translates Ingress v1, and [`Gateway`]
+//! puts it in force.
 
 pub mod certificate;
 pub mod config;
 pub mod counters;
 mod headers;
 mod health;
+pub mod ingress;
 mod limits;
 mod proxy;
 pub mod routing;

@@ -20,14 +20,14 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 /// A server that echoes what it gets as JSON. HTTP/1.1, and HTTP/2 without TLS.
-pub struct Endpoint {
-    pub address: SocketAddr,
-    pub requests: Arc<AtomicUsize>,
+pub(crate) struct Endpoint {
+    pub(crate) address: SocketAddr,
+    pub(crate) requests: Arc<AtomicUsize>,
     _tasks: JoinSet<()>,
 }
 
 impl Endpoint {
-    pub async fn start(name: &'static str) -> Endpoint {
+    pub(crate) async fn start(name: &'static str) -> Endpoint {
         let requests = Arc::new(AtomicUsize::new(0));
         let counted = requests.clone();
         let mut endpoint = Endpoint::of(move |stream| serve(stream, name, counted.clone())).await;
@@ -36,7 +36,7 @@ impl Endpoint {
     }
 
     /// A server that does with each connection what `serve` does.
-    pub async fn of<F: Future<Output = ()> + Send + 'static>(
+    pub(crate) async fn of<F: Future<Output = ()> + Send + 'static>(
         serve: impl Fn(TcpStream) -> F + Send + 'static,
     ) -> Endpoint {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -51,7 +51,7 @@ impl Endpoint {
         Endpoint { address, requests: Arc::default(), _tasks: tasks }
     }
 
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.requests.load(Ordering::Relaxed)
     }
 }
@@ -105,7 +105,7 @@ fn trailers() -> Response<BoxBody<Bytes, Infallible>> {
 }
 
 /// The value of a header in an echo.
-pub fn echoed(text: &str, name: &str) -> Option<String> {
+pub(crate) fn echoed(text: &str, name: &str) -> Option<String> {
     let echo: Value = serde_json::from_str(text).unwrap();
     let mut all = echo["headers"].as_array()?.iter().filter(|pair| pair[0] == name);
     let first = all.next()?[1].as_str()?.to_owned();
@@ -113,7 +113,7 @@ pub fn echoed(text: &str, name: &str) -> Option<String> {
     Some(first)
 }
 
-pub fn field(text: &str, name: &str) -> String {
+pub(crate) fn field(text: &str, name: &str) -> String {
     let echo: Value = serde_json::from_str(text).unwrap();
     echo[name].as_str().map_or_else(|| echo[name].to_string(), str::to_owned)
 }

@@ -25,26 +25,26 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-pub const HTTP: u16 = 80;
-pub const HTTPS: u16 = 443;
-pub const TIMEOUT: Duration = Duration::from_secs(20);
+pub(crate) const HTTP: u16 = 80;
+pub(crate) const HTTPS: u16 = 443;
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(20);
 
-pub struct TestGateway {
-    pub gateway: Gateway,
-    pub http: SocketAddr,
-    pub https: SocketAddr,
+pub(crate) struct TestGateway {
+    pub(crate) gateway: Gateway,
+    pub(crate) http: SocketAddr,
+    pub(crate) https: SocketAddr,
     _stop: DropGuard,
 }
 
 /// Routes by host, path prefix and endpoints.
 #[derive(Clone, Default)]
-pub struct Routes {
+pub(crate) struct Routes {
     rules: Vec<(String, String, Protocol, Vec<SocketAddr>)>,
     certificates: Vec<(String, Arc<Certificate>)>,
 }
 
 /// A certificate that signs itself, and its PEM.
-pub fn certificate(host: &str) -> (Arc<Certificate>, String) {
+pub(crate) fn certificate(host: &str) -> (Arc<Certificate>, String) {
     let key = KeyPair::generate().unwrap();
     let chain = CertificateParams::new(vec![host.to_owned()]).unwrap().self_signed(&key).unwrap().pem();
     let parsed = Certificate::parse(chain.as_bytes(), key.serialize_pem().as_bytes()).unwrap();
@@ -52,21 +52,27 @@ pub fn certificate(host: &str) -> (Arc<Certificate>, String) {
 }
 
 impl Routes {
-    pub fn to(endpoints: &[SocketAddr]) -> Routes {
+    pub(crate) fn to(endpoints: &[SocketAddr]) -> Routes {
         Routes::default().rule("", "/", Protocol::Http1, endpoints)
     }
 
-    pub fn rule(mut self, host: &str, path: &str, protocol: Protocol, endpoints: &[SocketAddr]) -> Routes {
+    pub(crate) fn rule(
+        mut self,
+        host: &str,
+        path: &str,
+        protocol: Protocol,
+        endpoints: &[SocketAddr],
+    ) -> Routes {
         self.rules.push((host.to_owned(), path.to_owned(), protocol, endpoints.to_vec()));
         self
     }
 
-    pub fn certificate(mut self, host: &str, certificate: &Arc<Certificate>) -> Routes {
+    pub(crate) fn certificate(mut self, host: &str, certificate: &Arc<Certificate>) -> Routes {
         self.certificates.push((host.to_owned(), certificate.clone()));
         self
     }
 
-    pub fn config(&self) -> Config {
+    pub(crate) fn config(&self) -> Config {
         let counters: Vec<_> =
             (0..self.rules.len()).map(|at| Arc::new(RouteCounters::new(format!("test/{at}")))).collect();
         let rules = self.rules.iter().enumerate().map(|(at, (host, path, _, _))| Rule {
@@ -94,16 +100,16 @@ impl Routes {
     }
 }
 
-pub fn limits() -> Limits {
+pub(crate) fn limits() -> Limits {
     Limits::of_descriptors(4_096)
 }
 
 impl TestGateway {
-    pub async fn start(routes: &Routes) -> TestGateway {
+    pub(crate) async fn start(routes: &Routes) -> TestGateway {
         TestGateway::start_with(routes, limits()).await
     }
 
-    pub async fn start_with(routes: &Routes, limits: Limits) -> TestGateway {
+    pub(crate) async fn start_with(routes: &Routes, limits: Limits) -> TestGateway {
         let gateway = Gateway::new(limits, None);
         gateway.apply(&routes.config());
         let stop = CancellationToken::new();
@@ -117,28 +123,28 @@ impl TestGateway {
         TestGateway { gateway, http: addresses[0], https: addresses[1], _stop: stop.drop_guard() }
     }
 
-    pub fn metrics(&self) -> String {
+    pub(crate) fn metrics(&self) -> String {
         let mut out = String::new();
         self.gateway.write_metrics(&mut out);
         out
     }
 
     /// A counter without labels.
-    pub fn counter(&self, name: &str) -> u64 {
+    pub(crate) fn counter(&self, name: &str) -> u64 {
         let metrics = self.metrics();
         let line = metrics.lines().find_map(|line| line.strip_prefix(&format!("skep_gateway_{name} ")));
         line.unwrap().parse().unwrap()
     }
 }
 
-pub struct Answer {
-    pub status: StatusCode,
-    pub headers: HeaderMap,
-    pub text: String,
-    pub trailers: HeaderMap,
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) text: String,
+    pub(crate) trailers: HeaderMap,
 }
 
-pub async fn read(response: Response<hyper::body::Incoming>) -> Result<Answer, hyper::Error> {
+pub(crate) async fn read(response: Response<hyper::body::Incoming>) -> Result<Answer, hyper::Error> {
     let (head, body) = response.into_parts();
     let collected = body.collect().await?;
     let trailers = collected.trailers().cloned().unwrap_or_default();
@@ -147,17 +153,17 @@ pub async fn read(response: Response<hyper::body::Incoming>) -> Result<Answer, h
 }
 
 /// A client that keeps one connection of HTTP/1.1.
-pub struct Http1(http1::SendRequest<Full<Bytes>>);
+pub(crate) struct Http1(http1::SendRequest<Full<Bytes>>);
 
 impl Http1 {
-    pub async fn connect(address: SocketAddr) -> Http1 {
+    pub(crate) async fn connect(address: SocketAddr) -> Http1 {
         let stream = TokioIo::new(TcpStream::connect(address).await.unwrap());
         let (sender, connection) = http1::handshake(stream).await.unwrap();
         tokio::spawn(connection);
         Http1(sender)
     }
 
-    pub async fn send(&mut self, request: Request<Full<Bytes>>) -> Result<Answer, hyper::Error> {
+    pub(crate) async fn send(&mut self, request: Request<Full<Bytes>>) -> Result<Answer, hyper::Error> {
         self.0.ready().await?;
         let response = tokio::time::timeout(TIMEOUT, self.0.send_request(request))
             .await
@@ -165,19 +171,19 @@ impl Http1 {
         read(response).await
     }
 
-    pub async fn get(&mut self, host: &str, path: &str) -> Result<Answer, hyper::Error> {
+    pub(crate) async fn get(&mut self, host: &str, path: &str) -> Result<Answer, hyper::Error> {
         let request = Request::get(path).header("host", host).body(Full::default()).unwrap();
         self.send(request).await
     }
 }
 
 /// One request on a connection of its own.
-pub async fn get(address: SocketAddr, host: &str, path: &str) -> Answer {
+pub(crate) async fn get(address: SocketAddr, host: &str, path: &str) -> Answer {
     Http1::connect(address).await.get(host, path).await.unwrap()
 }
 
 /// Sends bytes, and returns all that comes back until the end or until nothing comes for a time.
-pub async fn raw(address: SocketAddr, bytes: &[u8]) -> String {
+pub(crate) async fn raw(address: SocketAddr, bytes: &[u8]) -> String {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(bytes).await.unwrap();
     let mut all = Vec::new();
@@ -191,7 +197,7 @@ pub async fn raw(address: SocketAddr, bytes: &[u8]) -> String {
     String::from_utf8_lossy(&all).into_owned()
 }
 
-pub async fn tls(
+pub(crate) async fn tls(
     address: SocketAddr,
     name: &str,
     trusted: &str,
@@ -210,7 +216,7 @@ pub async fn tls(
 }
 
 /// A client of HTTP/2 over any stream.
-pub async fn http_2<S>(stream: S) -> http2::SendRequest<Full<Bytes>>
+pub(crate) async fn http_2<S>(stream: S) -> http2::SendRequest<Full<Bytes>>
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
 {

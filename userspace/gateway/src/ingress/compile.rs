@@ -1,0 +1,164 @@
+//! The gateway's Ingresses to listeners and backends.
+
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::sync::Arc;
+
+use super::facts::{BackendFacts, IngressFacts, PortName, RuleFacts};
+use super::problem::Problem;
+use super::{Index, Ports, SecretState};
+use crate::certificate::Certificate;
+use crate::config::{Backend, Listener, Protocol, Route};
+use crate::counters::RouteCounters;
+use crate::routing::{Conditions, HostPattern, HostTable, PathMatch, RouteTable, Rule};
+
+/// What does not depend on Services and their endpoints.
+pub(super) struct Routing {
+    pub(super) listeners: BTreeMap<u16, Listener>,
+    pub(super) counters: Vec<Arc<RouteCounters>>,
+    pub(super) problems: Vec<Problem>,
+    /// In the order of the routes' indexes: Service, port, and an Ingress that names them.
+    backends: Vec<(Arc<str>, PortName, Arc<str>)>,
+}
+
+/// Compiles Ingress by Ingress, the oldest first.
+#[derive(Default)]
+struct Builder {
+    rules: Vec<Rule<Arc<Route>>>,
+    defaults: Vec<(HostPattern, Arc<Route>)>,
+    certificates: HostTable<Arc<Certificate>>,
+    backends: Vec<(Arc<str>, PortName, Arc<str>)>,
+    index_of: HashMap<(Arc<str>, PortName), usize>,
+    /// Which Ingress a rule is of.
+    owners: HashMap<(HostPattern, PathMatch), Arc<str>>,
+    problems: Vec<Problem>,
+}
+
+impl Routing {
+    pub(super) fn compile(index: &Index) -> Routing {
+        let mut claimed: Vec<_> = index.claimed().collect();
+        claimed.sort_by_key(|(key, facts)| (facts.created, *key));
+        let mut builder = Builder::default();
+        for (key, facts) in &claimed {
+            builder.add(index, key, facts);
+        }
+        let has_tls = claimed.iter().any(|(_, facts)| !facts.tls.is_empty());
+        let counters = claimed.iter().map(|(_, facts)| facts.counters.clone()).collect();
+        let routes = Arc::new(RouteTable::compile(builder.rules, builder.defaults));
+        let certificates = Arc::new(builder.certificates);
+        let Ports { http, https } = index.ports;
+        let mut listeners = BTreeMap::new();
+        if let Some(port) = http.filter(|_| !claimed.is_empty()) {
+            listeners.insert(port, Listener { routes: routes.clone(), certificates: None });
+        }
+        if let Some(port) = https.filter(|_| has_tls) {
+            listeners.insert(port, Listener { routes, certificates: Some(certificates) });
+        }
+        Routing { listeners, counters, problems: builder.problems, backends: builder.backends }
+    }
+
+    /// The backends with the endpoints of now.
+    pub(super) fn backends(&self, index: &Index) -> (Vec<Arc<Backend>>, Vec<Problem>) {
+        let mut problems = Vec::new();
+        let backends = self.backends.iter().map(|(service, port, ingress)| {
+            let name: Arc<str> = format!("{service}:{port}").into();
+            let nothing = |problem| (Protocol::Http1, Vec::new(), Some(problem));
+            let (protocol, endpoints, problem) = match index.services.get(service) {
+                None => nothing(Problem::no_service(ingress, service)),
+                Some(facts) if facts.is_external_name => nothing(Problem::external_name(ingress, service)),
+                Some(facts) => match facts.port(port) {
+                    None => nothing(Problem::no_port(ingress, service, port)),
+                    Some(port) => (port.protocol, facts.endpoints(port, index.slices.get(service)), None),
+                },
+            };
+            problems.extend(problem);
+            Arc::new(Backend { name, protocol, endpoints })
+        });
+        (backends.collect(), problems)
+    }
+}
+
+impl Builder {
+    fn add(&mut self, index: &Index, key: &Arc<str>, facts: &IngressFacts) {
+        self.problems.extend(facts.problems.iter().cloned());
+        for RuleFacts { host, path, backend } in &facts.rules {
+            match self.owners.entry((host.clone(), path.clone())) {
+                Entry::Occupied(older) => {
+                    let rule = rule_text(host, path);
+                    self.problems.push(Problem::duplicate(key, rule, older.get()));
+                    continue;
+                }
+                Entry::Vacant(free) => drop(free.insert(key.clone())),
+            }
+            let target = self.route(key, facts, backend);
+            let (host, path) = (host.clone(), path.clone());
+            self.rules.push(Rule { host, path, conditions: Conditions::default(), target });
+        }
+        if let Some(backend) = &facts.default {
+            let route = self.route(key, facts, backend);
+            // Its own hosts come before the default of all others.
+            for rule in &facts.rules {
+                self.defaults.push((rule.host.clone(), route.clone()));
+            }
+            self.defaults.push((HostPattern::Any, route));
+        }
+        self.add_certificates(index, key, facts);
+    }
+
+    fn route(&mut self, key: &Arc<str>, facts: &IngressFacts, backend: &BackendFacts) -> Arc<Route> {
+        let backends = match backend {
+            BackendFacts::Nothing => Vec::new(),
+            BackendFacts::Service(service, port) => {
+                let next = self.backends.len();
+                let at = *self.index_of.entry((service.clone(), port.clone())).or_insert(next);
+                if at == next {
+                    self.backends.push((service.clone(), port.clone(), key.clone()));
+                }
+                vec![(at, 1)]
+            }
+        };
+        Arc::new(Route { counters: facts.counters.clone(), backends })
+    }
+
+    fn add_certificates(&mut self, index: &Index, key: &Arc<str>, facts: &IngressFacts) {
+        for tls in &facts.tls {
+            let Some(secret) = &tls.secret else { continue };
+            let certificate = match index.secrets.get(secret) {
+                Some(SecretState::Good(certificate)) => Some(certificate),
+                Some(SecretState::Bad(error, last)) => {
+                    self.problems.push(Problem::bad_secret(key, secret, error));
+                    last.as_ref()
+                }
+                Some(SecretState::Missing) => {
+                    self.problems.push(Problem::no_secret(key, secret));
+                    None
+                }
+                // It was not looked for yet.
+                None => None,
+            };
+            let Some(certificate) = certificate else { continue };
+            for host in &tls.hosts {
+                self.certificates.entry(host.clone(), || certificate.clone());
+            }
+        }
+    }
+}
+
+fn rule_text(host: &HostPattern, path: &PathMatch) -> String {
+    let (PathMatch::Exact(path) | PathMatch::Prefix(path)) = path;
+    match host {
+        HostPattern::Exact(name) => format!("{name}{path}"),
+        HostPattern::OneLabel(suffix) | HostPattern::Suffix(suffix) => format!("*.{suffix}{path}"),
+        HostPattern::Any => path.to_string(),
+    }
+}
+
+impl fmt::Display for PortName {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PortName::Number(number) => write!(out, "{number}"),
+            PortName::Name(name) => out.write_str(name),
+        }
+    }
+}

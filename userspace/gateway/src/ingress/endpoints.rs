@@ -1,0 +1,127 @@
+//! Services and their EndpointSlices to the addresses of a backend.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+
+use super::facts::PortName;
+use crate::config::Protocol;
+
+/// The names of HTTP/2 without TLS and of gRPC in a port's `appProtocol` (KEP-3726).
+const H2C: [&str; 3] = ["kubernetes.io/h2c", "grpc", "kubernetes.io/grpc"];
+
+pub(super) struct ServiceFacts {
+    pub(super) is_external_name: bool,
+    is_ipv6: bool,
+    ports: Vec<PortFacts>,
+}
+
+pub(super) struct PortFacts {
+    number: i32,
+    /// Empty for the only port of a Service.
+    pub(super) name: Box<str>,
+    pub(super) protocol: Protocol,
+}
+
+/// The endpoints of one slice.
+pub(super) struct SliceFacts {
+    is_ipv6: bool,
+    ports: Vec<(Box<str>, u16)>,
+    ready: Vec<IpAddr>,
+    /// They end, and still serve.
+    ending: Vec<IpAddr>,
+}
+
+impl ServiceFacts {
+    pub(super) fn parse(service: &Service) -> ServiceFacts {
+        let Some(spec) = &service.spec else {
+            return ServiceFacts { is_external_name: false, is_ipv6: false, ports: Vec::new() };
+        };
+        let is_tcp = |protocol: Option<&str>| matches!(protocol, None | Some("" | "TCP"));
+        let ports = spec.ports.iter().flatten().filter(|port| is_tcp(port.protocol.as_deref()));
+        let ports = ports.map(|port| PortFacts {
+            number: port.port,
+            name: port.name.as_deref().unwrap_or_default().into(),
+            protocol: match port.app_protocol.as_deref() {
+                Some(name) if H2C.contains(&name) => Protocol::H2c,
+                _ => Protocol::Http1,
+            },
+        });
+        ServiceFacts {
+            is_external_name: spec.type_.as_deref() == Some("ExternalName"),
+            is_ipv6: spec
+                .ip_families
+                .as_ref()
+                .and_then(|all| all.first())
+                .is_some_and(|first| first == "IPv6"),
+            ports: ports.collect(),
+        }
+    }
+
+    pub(super) fn port(&self, wanted: &PortName) -> Option<&PortFacts> {
+        self.ports.iter().find(|port| match wanted {
+            PortName::Number(number) => port.number == *number,
+            PortName::Name(name) => port.name == *name,
+        })
+    }
+
+    /// The endpoints that get requests: those that are ready; if there are none, those that end and still serve (KEP-1669). A Service
+    /// of both families is reached by its first one.
+    pub(super) fn endpoints(
+        &self,
+        port: &PortFacts,
+        slices: Option<&BTreeMap<Arc<str>, SliceFacts>>,
+    ) -> Vec<SocketAddr> {
+        let slices =
+            || slices.into_iter().flat_map(BTreeMap::values).filter(|slice| slice.is_ipv6 == self.is_ipv6);
+        let of = |addresses: fn(&SliceFacts) -> &[IpAddr]| {
+            let mut found = BTreeSet::new();
+            for slice in slices() {
+                for (_, number) in slice.ports.iter().filter(|(name, _)| *name == port.name) {
+                    found.extend(addresses(slice).iter().map(|ip| SocketAddr::new(*ip, *number)));
+                }
+            }
+            found
+        };
+        let ready = of(|slice| &slice.ready);
+        let chosen = if ready.is_empty() { of(|slice| &slice.ending) } else { ready };
+        chosen.into_iter().collect()
+    }
+}
+
+impl SliceFacts {
+    /// `None`: the slice has names, not addresses.
+    pub(super) fn parse(slice: &EndpointSlice) -> Option<SliceFacts> {
+        let is_ipv6 = match slice.address_type.as_str() {
+            "IPv4" => false,
+            "IPv6" => true,
+            _ => return None,
+        };
+        let ports = slice
+            .ports
+            .iter()
+            .flatten()
+            .filter(|port| matches!(port.protocol.as_deref(), None | Some("" | "TCP")));
+        let ports = ports.filter_map(|port| {
+            let number = u16::try_from(port.port?).ok()?;
+            Some((port.name.as_deref().unwrap_or_default().into(), number))
+        });
+        let (mut ready, mut ending) = (Vec::new(), Vec::new());
+        for endpoint in slice.endpoints.iter().flatten() {
+            // All addresses of an endpoint are the same.
+            let Some(ip) = endpoint.addresses.first().and_then(|ip| ip.parse().ok()) else { continue };
+            let conditions = endpoint.conditions.as_ref();
+            let is_ready = conditions.and_then(|all| all.ready).unwrap_or(true);
+            let serves = conditions.and_then(|all| all.serving).unwrap_or(is_ready);
+            if is_ready {
+                ready.push(ip);
+            } else if serves && conditions.and_then(|all| all.terminating) == Some(true) {
+                ending.push(ip);
+            }
+        }
+        Some(SliceFacts { is_ipv6, ports: ports.collect(), ready, ending })
+    }
+}

@@ -1,0 +1,147 @@
+//! What of an Ingress matters to the gateway.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use k8s_openapi::api::networking::v1::{HTTPIngressPath, Ingress, IngressBackend, IngressTLS};
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+
+use super::problem::Problem;
+use crate::counters::RouteCounters;
+use crate::routing::{HostPattern, PathMatch, normalise};
+
+const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
+/// What a path of an Ingress may have, and one of a request has only escaped.
+const ESCAPED: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'<').add(b'>').add(b'`').add(b'#').add(b'?');
+
+pub(super) struct IngressFacts {
+    /// Seconds since 1970.
+    pub(super) created: i64,
+    pub(super) class: Option<Arc<str>>,
+    pub(super) rules: Vec<RuleFacts>,
+    pub(super) default: Option<BackendFacts>,
+    pub(super) tls: Vec<TlsFacts>,
+    /// Found while parsing.
+    pub(super) problems: Vec<Problem>,
+    pub(super) status: BTreeSet<IpAddr>,
+    pub(super) counters: Arc<RouteCounters>,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct RuleFacts {
+    pub(super) host: HostPattern,
+    pub(super) path: PathMatch,
+    pub(super) backend: BackendFacts,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub(super) enum BackendFacts {
+    /// Key and port.
+    Service(Arc<str>, PortName),
+    /// A resource, which is not served.
+    Nothing,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub(super) enum PortName {
+    Number(i32),
+    Name(Box<str>),
+}
+
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct TlsFacts {
+    pub(super) hosts: Vec<HostPattern>,
+    /// Without one the hosts use what other Ingresses have for them.
+    pub(super) secret: Option<Arc<str>>,
+}
+
+impl IngressFacts {
+    /// `counters`: those of its earlier version.
+    pub(super) fn parse(
+        key: &Arc<str>,
+        ingress: &Ingress,
+        counters: Option<Arc<RouteCounters>>,
+    ) -> IngressFacts {
+        let meta = &ingress.metadata;
+        let annotation = || meta.annotations.as_ref()?.get(CLASS_ANNOTATION);
+        let spec = ingress.spec.as_ref();
+        let class = spec.and_then(|spec| spec.ingress_class_name.as_ref()).or_else(annotation);
+        let mut facts = IngressFacts {
+            created: meta.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second()),
+            class: class.map(|class| class.as_str().into()),
+            rules: Vec::new(),
+            default: None,
+            tls: Vec::new(),
+            problems: Vec::new(),
+            status: status(ingress),
+            counters: counters.unwrap_or_else(|| Arc::new(RouteCounters::new(format!("ingress/{key}")))),
+        };
+        let Some(spec) = spec else { return facts };
+        let namespace = meta.namespace.as_deref().unwrap_or_default();
+        facts.default = spec.default_backend.as_ref().map(|backend| facts.backend(key, namespace, backend));
+        for rule in spec.rules.iter().flatten() {
+            let host = HostPattern::of_ingress(rule.host.as_deref().unwrap_or_default());
+            for path in rule.http.iter().flat_map(|http| &http.paths) {
+                facts.add_rule(key, namespace, &host, path);
+            }
+        }
+        let of_tls = |tls: &IngressTLS| TlsFacts {
+            hosts: match tls.hosts.as_deref().unwrap_or_default() {
+                [] => vec![HostPattern::Any],
+                hosts => hosts.iter().map(|host| HostPattern::of_ingress(host)).collect(),
+            },
+            secret: tls
+                .secret_name
+                .as_ref()
+                .filter(|name| !name.is_empty())
+                .map(|name| format!("{namespace}/{name}").into()),
+        };
+        facts.tls = spec.tls.iter().flatten().map(of_tls).collect();
+        facts
+    }
+
+    fn add_rule(&mut self, key: &Arc<str>, namespace: &str, host: &HostPattern, path: &HTTPIngressPath) {
+        let text = path.path.as_deref().filter(|path| !path.is_empty()).unwrap_or("/");
+        let escaped = utf8_percent_encode(text, ESCAPED).to_string();
+        let normal = match normalise(&escaped) {
+            Ok(path) => path.matched.into_owned().into_boxed_str(),
+            Err(error) => return self.problems.push(Problem::bad_path(key, text, error)),
+        };
+        let path_match =
+            if path.path_type == "Exact" { PathMatch::Exact(normal) } else { PathMatch::Prefix(normal) };
+        let backend = self.backend(key, namespace, &path.backend);
+        self.rules.push(RuleFacts { host: host.clone(), path: path_match, backend });
+    }
+
+    fn backend(&mut self, key: &Arc<str>, namespace: &str, backend: &IngressBackend) -> BackendFacts {
+        let Some(service) = &backend.service else {
+            self.problems.push(Problem::resource_backend(key));
+            return BackendFacts::Nothing;
+        };
+        let port = service.port.as_ref();
+        let name = port.and_then(|port| port.name.as_deref()).filter(|name| !name.is_empty());
+        let port = match name {
+            Some(name) => PortName::Name(name.into()),
+            None => PortName::Number(port.and_then(|port| port.number).unwrap_or_default()),
+        };
+        BackendFacts::Service(format!("{namespace}/{}", service.name).into(), port)
+    }
+
+    /// Whether both lead requests to the same Services.
+    pub(super) fn has_equal_rules(&self, other: &IngressFacts) -> bool {
+        let IngressFacts { created, class, rules, default, tls, problems, status: _, counters: _ } = self;
+        *created == other.created
+            && *class == other.class
+            && *rules == other.rules
+            && *default == other.default
+            && *tls == other.tls
+            && *problems == other.problems
+    }
+}
+
+fn status(ingress: &Ingress) -> BTreeSet<IpAddr> {
+    let balancer = ingress.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+    let entries = balancer.iter().flat_map(|balancer| balancer.ingress.iter().flatten());
+    entries.filter_map(|entry| entry.ip.as_deref()?.parse().ok()).collect()
+}

@@ -1,0 +1,232 @@
+//! Ingress v1 to a [`Config`]. PURE. In: Ingresses, IngressClasses, Services, EndpointSlices and the Secrets that Ingresses name, as they
+//! change. Out: the configuration, what of it cannot be served, and which Secrets are needed.
+//!
+//! Rules follow the API's documentation. `ImplementationSpecific` is `Prefix`. A rule whose backend cannot be served answers 503, so
+//! that its requests do not go to a less specific rule. Of two equal rules, and of two certificates for a name, the older Ingress'
+//! is in force.
+
+mod compile;
+mod endpoints;
+mod facts;
+mod problem;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{Secret, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+pub use problem::Problem;
+
+use crate::certificate::{Certificate, CertificateError};
+use crate::config::Config;
+use compile::Routing;
+use endpoints::{ServiceFacts, SliceFacts};
+use facts::IngressFacts;
+
+/// The `spec.controller` of the classes that the gateway serves.
+pub const CONTROLLER: &str = "skep.io/ingress";
+const SERVICE_LABEL: &str = "kubernetes.io/service-name";
+
+/// Where the gateway listens for Ingresses; `None`: not at all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ports {
+    pub http: Option<u16>,
+    pub https: Option<u16>,
+}
+
+/// What is known of the cluster. Keys are NAMESPACE/NAME, of classes NAME.
+pub struct Index {
+    ports: Ports,
+    ingresses: BTreeMap<Arc<str>, IngressFacts>,
+    /// Classes whose controller this is.
+    classes: BTreeSet<Arc<str>>,
+    services: HashMap<Arc<str>, ServiceFacts>,
+    /// By service, then by slice.
+    slices: HashMap<Arc<str>, BTreeMap<Arc<str>, SliceFacts>>,
+    service_of_slice: HashMap<Arc<str>, Arc<str>>,
+    secrets: HashMap<Arc<str>, SecretState>,
+    /// Compiled rules, until an object that they depend on changes.
+    routing: Option<Routing>,
+}
+
+/// A Secret that was looked for.
+enum SecretState {
+    Missing,
+    Good(Arc<Certificate>),
+    /// The last certificate that parsed stays in force.
+    Bad(CertificateError, Option<Arc<Certificate>>),
+}
+
+/// What [`Index::compile`] makes.
+#[derive(Debug)]
+pub struct Compiled {
+    pub config: Config,
+    pub problems: Vec<Problem>,
+}
+
+impl Index {
+    pub fn new(ports: Ports) -> Index {
+        Index {
+            ports,
+            ingresses: BTreeMap::new(),
+            classes: BTreeSet::new(),
+            services: HashMap::new(),
+            slices: HashMap::new(),
+            service_of_slice: HashMap::new(),
+            secrets: HashMap::new(),
+            routing: None,
+        }
+    }
+
+    pub fn apply_ingress(&mut self, ingress: &Ingress) {
+        let key = key_of(&ingress.metadata);
+        let old = self.ingresses.get(&key);
+        let facts = IngressFacts::parse(&key, ingress, old.map(|old| old.counters.clone()));
+        // A status is written by the gateway itself, and changes no rule.
+        if old.is_none_or(|old| !old.has_equal_rules(&facts)) {
+            self.routing = None;
+        }
+        self.ingresses.insert(key, facts);
+    }
+
+    pub fn delete_ingress(&mut self, key: &str) {
+        if self.ingresses.remove(key).is_some() {
+            self.routing = None;
+        }
+    }
+
+    pub fn keep_ingresses(&mut self, listed: &HashSet<Arc<str>>) {
+        self.ingresses.retain(|key, _| listed.contains(key));
+        self.routing = None;
+    }
+
+    pub fn apply_class(&mut self, class: &IngressClass) {
+        let name = key_of(&class.metadata);
+        let is_ours = class.spec.as_ref().is_some_and(|spec| spec.controller.as_deref() == Some(CONTROLLER));
+        let changed = if is_ours { self.classes.insert(name) } else { self.classes.remove(&name) };
+        if changed {
+            self.routing = None;
+        }
+    }
+
+    pub fn delete_class(&mut self, name: &str) {
+        if self.classes.remove(name) {
+            self.routing = None;
+        }
+    }
+
+    pub fn keep_classes(&mut self, listed: &HashSet<Arc<str>>) {
+        self.classes.retain(|name| listed.contains(name));
+        self.routing = None;
+    }
+
+    pub fn apply_service(&mut self, service: &Service) {
+        self.services.insert(key_of(&service.metadata), ServiceFacts::parse(service));
+    }
+
+    pub fn delete_service(&mut self, key: &str) {
+        self.services.remove(key);
+    }
+
+    pub fn keep_services(&mut self, listed: &HashSet<Arc<str>>) {
+        self.services.retain(|key, _| listed.contains(key));
+    }
+
+    pub fn apply_slice(&mut self, slice: &EndpointSlice) {
+        let key = key_of(&slice.metadata);
+        let name = slice.metadata.labels.as_ref().and_then(|labels| labels.get(SERVICE_LABEL));
+        let namespace = slice.metadata.namespace.as_deref().unwrap_or_default();
+        let service: Option<Arc<str>> = name.map(|name| format!("{namespace}/{name}").into());
+        if self.service_of_slice.get(&key) != service.as_ref() {
+            self.delete_slice(&key);
+        }
+        let (Some(service), Some(facts)) = (service, SliceFacts::parse(slice)) else { return };
+        self.service_of_slice.insert(key.clone(), service.clone());
+        self.slices.entry(service).or_default().insert(key, facts);
+    }
+
+    pub fn delete_slice(&mut self, key: &str) {
+        let Some(service) = self.service_of_slice.remove(key) else { return };
+        if let Some(slices) = self.slices.get_mut(&service) {
+            slices.remove(key);
+            if slices.is_empty() {
+                self.slices.remove(&service);
+            }
+        }
+    }
+
+    pub fn keep_slices(&mut self, listed: &HashSet<Arc<str>>) {
+        let gone: Vec<_> =
+            self.service_of_slice.keys().filter(|key| !listed.contains(*key)).cloned().collect();
+        gone.iter().for_each(|key| self.delete_slice(key));
+    }
+
+    /// What was found of a Secret of [`Index::secrets`]; `None`: there is none.
+    pub fn apply_secret(&mut self, key: &Arc<str>, secret: Option<&Secret>) {
+        let old = match self.secrets.remove(key) {
+            Some(SecretState::Good(last) | SecretState::Bad(_, Some(last))) => Some(last),
+            _ => None,
+        };
+        let state = secret.map_or(SecretState::Missing, |secret| {
+            let data = |name| secret.data.as_ref().and_then(|data| data.get(name));
+            let bytes = |name| data(name).map(|bytes| bytes.0.as_slice()).unwrap_or_default();
+            match Certificate::parse(bytes("tls.crt"), bytes("tls.key")) {
+                Ok(certificate) => SecretState::Good(Arc::new(certificate)),
+                Err(error) => SecretState::Bad(error, old),
+            }
+        });
+        self.secrets.insert(key.clone(), state);
+        self.routing = None;
+    }
+
+    /// The Secrets that the gateway's Ingresses name. Others are forgotten.
+    pub fn secrets(&mut self) -> BTreeSet<Arc<str>> {
+        let named =
+            self.claimed().flat_map(|(_, facts)| facts.tls.iter().filter_map(|tls| tls.secret.clone()));
+        let named: BTreeSet<_> = named.collect();
+        self.secrets.retain(|key, _| named.contains(key));
+        named
+    }
+
+    /// The Ingresses that the gateway serves, and the addresses that their status has.
+    pub fn statuses(&self) -> impl Iterator<Item = (&Arc<str>, &BTreeSet<IpAddr>)> {
+        self.claimed().map(|(key, facts)| (key, &facts.status))
+    }
+
+    /// The configuration of now.
+    pub fn compile(&mut self) -> Compiled {
+        let routing = match self.routing.take() {
+            Some(routing) => routing,
+            None => Routing::compile(self),
+        };
+        let (backends, mut problems) = routing.backends(self);
+        problems.extend(routing.problems.iter().cloned());
+        problems.sort();
+        problems.dedup();
+        let config =
+            Config { listeners: routing.listeners.clone(), backends, counters: routing.counters.clone() };
+        self.routing = Some(routing);
+        Compiled { config, problems }
+    }
+
+    fn claimed(&self) -> impl Iterator<Item = (&Arc<str>, &IngressFacts)> {
+        let is_ours =
+            |facts: &IngressFacts| facts.class.as_ref().is_some_and(|class| self.classes.contains(class));
+        self.ingresses.iter().filter(move |(_, facts)| is_ours(facts))
+    }
+}
+
+/// NAMESPACE/NAME, or the name of an object without a namespace.
+fn key_of(meta: &ObjectMeta) -> Arc<str> {
+    let name = meta.name.as_deref().unwrap_or_default();
+    match meta.namespace.as_deref() {
+        Some(namespace) => format!("{namespace}/{name}").into(),
+        None => name.into(),
+    }
+}

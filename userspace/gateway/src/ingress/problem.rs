@@ -1,0 +1,112 @@
+//! What of an Ingress cannot be served.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::certificate::CertificateError;
+use crate::routing::PathError;
+
+/// A part of an Ingress that has no effect, or answers 503.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Problem {
+    /// NAMESPACE/NAME of the Ingress.
+    pub ingress: Arc<str>,
+    kind: Kind,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    ResourceBackend,
+    NoService(Arc<str>),
+    NoPort(Arc<str>, Box<str>),
+    ExternalName(Arc<str>),
+    NoSecret(Arc<str>),
+    BadSecret(Arc<str>, String),
+    BadPath(Box<str>, String),
+    Duplicate(Box<str>, Arc<str>),
+}
+
+impl Problem {
+    fn new(ingress: &Arc<str>, kind: Kind) -> Problem {
+        Problem { ingress: ingress.clone(), kind }
+    }
+
+    pub(super) fn resource_backend(ingress: &Arc<str>) -> Problem {
+        Problem::new(ingress, Kind::ResourceBackend)
+    }
+
+    pub(super) fn no_service(ingress: &Arc<str>, service: &Arc<str>) -> Problem {
+        Problem::new(ingress, Kind::NoService(service.clone()))
+    }
+
+    pub(super) fn no_port(ingress: &Arc<str>, service: &Arc<str>, port: impl fmt::Display) -> Problem {
+        Problem::new(ingress, Kind::NoPort(service.clone(), port.to_string().into()))
+    }
+
+    pub(super) fn external_name(ingress: &Arc<str>, service: &Arc<str>) -> Problem {
+        Problem::new(ingress, Kind::ExternalName(service.clone()))
+    }
+
+    pub(super) fn no_secret(ingress: &Arc<str>, secret: &Arc<str>) -> Problem {
+        Problem::new(ingress, Kind::NoSecret(secret.clone()))
+    }
+
+    pub(super) fn bad_secret(ingress: &Arc<str>, secret: &Arc<str>, error: &CertificateError) -> Problem {
+        Problem::new(ingress, Kind::BadSecret(secret.clone(), error.to_string()))
+    }
+
+    pub(super) fn bad_path(ingress: &Arc<str>, path: &str, error: PathError) -> Problem {
+        Problem::new(ingress, Kind::BadPath(path.into(), error.to_string()))
+    }
+
+    pub(super) fn duplicate(ingress: &Arc<str>, rule: String, older: &Arc<str>) -> Problem {
+        Problem::new(ingress, Kind::Duplicate(rule.into(), older.clone()))
+    }
+
+    /// In one word, as Events have it.
+    pub fn reason(&self) -> &'static str {
+        match self.kind {
+            Kind::ResourceBackend => "ResourceBackend",
+            Kind::NoService(_) => "ServiceNotFound",
+            Kind::NoPort(..) => "ServicePortNotFound",
+            Kind::ExternalName(_) => "ExternalNameService",
+            Kind::NoSecret(_) => "SecretNotFound",
+            Kind::BadSecret(..) => "InvalidCertificate",
+            Kind::BadPath(..) => "InvalidPath",
+            Kind::Duplicate(..) => "DuplicateRule",
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "Ingress {}: ", self.ingress)?;
+        match &self.kind {
+            Kind::ResourceBackend => {
+                out.write_str("a backend is a resource; only Services are served, requests for it get 503")
+            }
+            Kind::NoService(service) => {
+                write!(out, "Service {service} does not exist; requests for it get 503")
+            }
+            Kind::NoPort(service, port) => {
+                write!(out, "Service {service} has no TCP port {port}; requests for it get 503")
+            }
+            Kind::ExternalName(service) => {
+                write!(
+                    out,
+                    "Service {service} is an ExternalName, which is not served; requests for it get 503"
+                )
+            }
+            Kind::NoSecret(secret) => {
+                write!(out, "Secret {secret} does not exist; its hosts have no certificate")
+            }
+            Kind::BadSecret(secret, error) => {
+                write!(out, "Secret {secret}: {error}; the last certificate that was valid stays in force")
+            }
+            Kind::BadPath(path, error) => write!(out, "path {path} matches no request: {error}"),
+            Kind::Duplicate(rule, older) => {
+                write!(out, "the rule {rule} has no effect; Ingress {older} is older")
+            }
+        }
+    }
+}
