@@ -43,6 +43,10 @@ fn every_example_is_applied_and_does_what_it_shows() -> Result<()> {
     let address = text(&service, "/spec/clusterIP").to_owned();
     let script = format!("for i in $(seq 10); do timeout 5 wget -q -O - http://{address}/ || exit 1; done");
     space.run(&["exec", "client", "--", "sh", "-c", &script])?;
+    let ranged = text(&space.get(&["service", "web-ports"])?, "/spec/clusterIP").to_owned();
+    let script =
+        format!("for port in 80 8080; do timeout 5 wget -q -O - http://{ranged}:$port/ || exit 1; done");
+    space.run(&["exec", "client", "--", "sh", "-c", &script])?;
     let refused = format!("timeout 2 wget -q -O - http://{address}/");
     space.refused(&["exec", "limited", "--", "sh", "-c", &refused])?;
 

@@ -6,6 +6,7 @@ mod dsr;
 mod fragments;
 mod kernels;
 mod link;
+mod loopback;
 mod namespaces;
 mod node;
 mod overlay;

@@ -33,6 +33,22 @@ impl Addr {
         self.0[3]
     }
 
+    /// `127.0.0.1`, for which all of 127.0.0.0/8 stands here.
+    pub const LOOPBACK_V4: Addr = Addr([0, 0, Self::V4_MARK, 0x7f00_0001_u32.to_be()]);
+    /// `::1`.
+    pub const LOOPBACK_V6: Addr = Addr([0, 0, 0, 1_u32.to_be()]);
+
+    /// The loopback address of the family, if this is a loopback address (RFC 1122, 3.2.1.3; RFC 4291, 2.5.3).
+    #[inline(always)]
+    pub const fn loopback(&self) -> Option<Addr> {
+        if self.is_v4() {
+            let is_loopback = self.0[3] & 0xff00_0000_u32.to_be() == 0x7f00_0000_u32.to_be();
+            return if is_loopback { Some(Self::LOOPBACK_V4) } else { None };
+        }
+        let [a, b, c, d] = self.0;
+        if a | b | c == 0 && d == 1_u32.to_be() { Some(Self::LOOPBACK_V6) } else { None }
+    }
+
     /// From the 16 bytes in network order.
     pub const fn from_octets(b: [u8; 16]) -> Self {
         Addr([

@@ -9,7 +9,8 @@ pub const ABI_VERSION: u32 = 8;
 /// version 7 there are more reasons for drops, and the entry of a fragmented datagram has its protocol; the word before a
 /// pod's rates, always zero before, became [`crate::Pod::isolated`], and verdict maps may have entries of
 /// [`crate::CLASS_ANY`]; flows have [`crate::Flow::KEPT`], and those without it that an earlier version put expire by time alone. In version 8 there is one more reason for drops. A
-/// frontend's flag [`crate::ServiceValue::NODE`] was always zero before it had a meaning.
+/// frontend's flags [`crate::ServiceValue::NODE`], `BLOCKS` and `SAME_PORT`, and the levels and LOOPBACK of its scope, were always zero before
+/// they had a meaning.
 pub const MAPS: [(&str, u32); 22] = [
     ("AFFINITY", 5),
     ("BACKENDS", 5),

@@ -18,9 +18,10 @@ pub const AFFINITY_MAX: u32 = 65_536;
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct ServiceKey {
-    /// The cluster IP, external IP, load balancer's address or, for node ports and host ports, the node's address.
+    /// The cluster IP, external IP, load balancer's address or, for node ports and host ports, the node's address or
+    /// [`Addr::loopback`].
     pub addr: Addr,
-    /// The port; 0 in [`ServiceKey::any_port`].
+    /// The port, or the first of a block of ports; 0 in [`ServiceKey::any_port`].
     pub port: Be16,
     /// The protocol; 0 in [`ServiceKey::any_port`].
     pub proto: Proto,
@@ -35,9 +36,23 @@ impl ServiceKey {
     pub const fn any_port(addr: Addr) -> ServiceKey {
         ServiceKey { addr, port: Be16(0), proto: Proto(0), scope: Scope::INTERNAL }
     }
+
+    /// The frontend of the aligned block of 16^`level` ports that `port` is in; level 0 is the port alone.
+    #[inline(always)]
+    pub const fn block(addr: Addr, port: Be16, proto: Proto, scope: Scope, level: u8) -> ServiceKey {
+        ServiceKey { addr, port: Self::first_of_block(port, level), proto, scope: scope.at(level) }
+    }
+
+    /// The first port of that block.
+    #[inline(always)]
+    pub const fn first_of_block(port: Be16, level: u8) -> Be16 {
+        let mask = (u16::MAX as u32) << (level as u32 * Scope::LEVEL_BITS);
+        Be16(port.0 & (mask as u16).to_be())
+    }
 }
 
-/// Where a look-up of a frontend comes from. Traffic policies make the answers differ.
+/// Where a look-up of a frontend comes from, in the lower half of the byte; traffic policies make the answers differ. The upper half
+/// is the level of a block of ports, see [`ServiceKey::block`].
 #[repr(transparent)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Scope(pub u8);
@@ -47,6 +62,31 @@ impl Scope {
     pub const INTERNAL: Scope = Scope(0);
     /// From packets that arrive on the uplink.
     pub const EXTERNAL: Scope = Scope(1);
+    /// From the node's own sockets to a loopback address. Pods have loopback addresses of their own.
+    pub const LOOPBACK: Scope = Scope(2);
+
+    /// Levels of blocks of several ports: 1 to this one, which is all ports.
+    pub const LEVELS: u8 = 4;
+    /// Bits of a port that a level adds.
+    pub const LEVEL_BITS: u32 = 4;
+
+    /// The scope for blocks of that level.
+    #[inline(always)]
+    pub const fn at(self, level: u8) -> Scope {
+        Scope(self.0 & 15 | level << 4)
+    }
+
+    /// The level of the block.
+    #[inline(always)]
+    pub const fn level(self) -> u8 {
+        self.0 >> 4
+    }
+
+    /// Whether it is [`Scope::EXTERNAL`], for a block of any level.
+    #[inline(always)]
+    pub const fn is_external(self) -> bool {
+        self.0 & 15 == Scope::EXTERNAL.0
+    }
 }
 
 /// Where a frontend's flows go.
@@ -80,6 +120,11 @@ impl ServiceValue {
     /// The node itself serves the frontend, at this very address, for its own pods and processes: packets are neither
     /// translated nor do they have an entry; each gets the verdict of the sender's policies.
     pub const NODE: u32 = 1 << 4;
+    /// Of [`ServiceKey::any_port`]: the address may have frontends of blocks of ports. Without REJECT there is nothing else here, and
+    /// a port in no block is not a frontend's.
+    pub const BLOCKS: u32 = 1 << 5;
+    /// Backends serve at the port that the client addressed: those of the set have port 0.
+    pub const SAME_PORT: u32 = 1 << 6;
 }
 
 /// A slot of a backend set.
@@ -98,7 +143,7 @@ pub struct BackendKey {
 pub struct Backend {
     /// The address.
     pub addr: Addr,
-    /// The target port.
+    /// The target port; 0 under [`ServiceValue::SAME_PORT`].
     pub port: Be16,
     /// Always 0.
     pub reserved: u16,

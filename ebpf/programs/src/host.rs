@@ -5,7 +5,7 @@
 //! hook.
 
 use aya_ebpf::programs::TcContext;
-use skep_abi::{DropReason, Flow, NodeConfig, Proto, Scope, SocketAddr};
+use skep_abi::{DropReason, Flow, NodeConfig, Proto, SocketAddr};
 
 use crate::conntrack;
 use crate::deliver::{self, PASS};
@@ -85,7 +85,7 @@ pub(crate) fn send(ctx: &TcContext, config: &NodeConfig, packet: &mut Packet) ->
 fn open(ctx: &TcContext, config: &NodeConfig, packet: &mut Packet) -> Result<i32, DropReason> {
     icmp::unrelated(packet)?;
     let addressed = packet.destination;
-    let Some(service) = service::find(&packet.destination, packet.proto, Scope::INTERNAL) else {
+    let Some(service) = service::find_any(&packet.destination, packet.proto) else {
         return Ok(PASS);
     };
     let Some(backend) = service::resolve(config, packet, service, service::random())? else {

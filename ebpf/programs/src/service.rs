@@ -7,7 +7,7 @@ use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
 use skep_abi::logic::flow_key::comes_after;
 use skep_abi::{
-    Addr, Affinity, AffinityKey, Backend, BackendKey, DropReason, NodeConfig, Proto, RangeKey, Scope,
+    Addr, Affinity, AffinityKey, Backend, BackendKey, Be16, DropReason, NodeConfig, Proto, RangeKey, Scope,
     ServiceKey, ServiceValue, SocketAddr,
 };
 
@@ -29,13 +29,59 @@ pub(crate) fn find(to: &SocketAddr, proto: Proto, scope: Scope) -> Option<&'stat
     copy_of(&key, copy).then_some(&*copy)
 }
 
-/// As [`find`] from inside, where a cluster IP's other ports have a frontend too, [`ServiceKey::any_port`].
+/// As [`find`] from inside, where ports without a frontend of their own may have that of [`copy_of_others`].
 #[inline(always)]
 pub(crate) fn find_any(to: &SocketAddr, proto: Proto) -> Option<&'static ServiceValue> {
-    find(to, proto, Scope::INTERNAL).or_else(|| {
-        let copy = maps::found()?;
-        copy_of(&ServiceKey::any_port(to.addr), copy).then_some(&*copy)
-    })
+    find(to, proto, Scope::INTERNAL).or_else(|| find_others(to, proto, Scope::INTERNAL))
+}
+
+/// The frontend that a packet from outside addresses. Cluster IPs are for inside, but a network may route them here; kube-proxy
+/// serves them too.
+#[inline(always)]
+pub(crate) fn find_from_outside(to: &SocketAddr, proto: Proto) -> Option<&'static ServiceValue> {
+    find(to, proto, Scope::EXTERNAL)
+        .or_else(|| find(to, proto, Scope::INTERNAL))
+        .or_else(|| find_others(to, proto, Scope::EXTERNAL))
+}
+
+#[inline(always)]
+fn find_others(to: &SocketAddr, proto: Proto, scope: Scope) -> Option<&'static ServiceValue> {
+    let copy = maps::found()?;
+    copy_of_others(to, proto, scope, copy).then_some(&*copy)
+}
+
+/// Copies the value of the frontend that the port shares with others: of the smallest block of ports that it is in, or of all
+/// ports that a cluster IP does not serve, which refuses; that one is for inside alone. False: there is none.
+///
+/// A function of its own with one key, to spare the stack.
+#[inline(never)]
+pub(crate) fn copy_of_others(to: &SocketAddr, proto: Proto, scope: Scope, copy: &mut ServiceValue) -> bool {
+    let mut key = ServiceKey::any_port(to.addr);
+    if !copy_of(&key, copy) {
+        return false;
+    }
+    let is_inside = scope == Scope::INTERNAL;
+    if copy.flags & ServiceValue::BLOCKS == 0 {
+        return is_inside;
+    }
+    let refuses = is_inside && copy.flags & ServiceValue::REJECT != 0;
+    key.proto = proto;
+    let mut level = 1;
+    while level <= Scope::LEVELS {
+        key.port = ServiceKey::first_of_block(to.port, level);
+        key.scope = scope.at(level);
+        if copy_of(&key, copy) {
+            return true;
+        }
+        // A network may route cluster IPs here.
+        key.scope = Scope::INTERNAL.at(level);
+        if !is_inside && copy_of(&key, copy) {
+            return true;
+        }
+        level += 1;
+    }
+    (key.port, key.proto, key.scope) = (Be16(0), Proto(0), Scope::INTERNAL);
+    refuses && copy_of(&key, copy)
 }
 
 /// Copies the frontend's value. False: there is none.
@@ -103,18 +149,32 @@ pub(crate) fn resolve(
     chance: u32,
 ) -> Result<Option<SocketAddr>, DropReason> {
     let client = packet.source.addr;
+    let addressed = packet.destination.port;
     if !admits(service, &client) {
         report::decided(config, packet, DropReason::SourceRange, 0, service.service);
         return Err(DropReason::SourceRange);
     }
     if let Some(backend) = pick(service, client, chance) {
-        return Ok(Some(SocketAddr::new(backend.addr, backend.port)));
+        return Ok(Some(end(backend, addressed)));
     }
     report::decided(config, packet, DropReason::NoBackend, 0, service.service);
     if service.flags & ServiceValue::DROP != 0 {
         return Err(DropReason::NoBackend);
     }
     Ok(None)
+}
+
+/// Where the backend serves a client that addressed the port.
+#[inline(always)]
+pub(crate) fn end(backend: &Backend, addressed: Be16) -> SocketAddr {
+    SocketAddr::new(backend.addr, if backend.port.0 == 0 { addressed } else { backend.port })
+}
+
+/// The backend with that end, as the sets of the service have it.
+#[inline(always)]
+pub(crate) fn backend_of(service: &ServiceValue, end: &SocketAddr) -> Backend {
+    let port = if service.flags & ServiceValue::SAME_PORT != 0 { Be16(0) } else { end.port };
+    Backend { addr: end.addr, port, reserved: 0 }
 }
 
 /// Whether the client is in the frontend's source ranges.

@@ -8,7 +8,7 @@ use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::programs::TcContext;
 use skep_abi::logic::flow_key::is_higher;
 use skep_abi::logic::lifetime::copy;
-use skep_abi::{Backend, DropReason, Flow, NodeConfig, Scope, SocketAddr};
+use skep_abi::{DropReason, Flow, NodeConfig, ServiceValue, SocketAddr};
 
 use crate::maps::CONNTRACK;
 use crate::packet::Packet;
@@ -31,17 +31,25 @@ pub(crate) fn reject(
 
 /// Of a packet that begins a connection: whether the entry leads an earlier one to a backend that the frontend no longer has,
 /// or is an alias whose flow's own entry is gone. Then the new connection may go to another backend.
-#[inline(never)]
+#[inline(always)]
 pub(crate) fn is_stale(packet: &mut Packet, flow: &Flow, from_outside: bool) -> bool {
     let translates = flow.flags & (Flow::ALIAS | Flow::TRANSIT | Flow::HAIRPIN) != 0;
     if !translates || !conntrack::rewrites(flow, packet) {
         return false;
     }
     let addressed = &packet.destination;
-    let outside = if from_outside { service::find(addressed, packet.proto, Scope::EXTERNAL) } else { None };
-    let service = outside.or_else(|| service::find(addressed, packet.proto, Scope::INTERNAL));
-    let backend = Backend { addr: flow.destination.addr, port: flow.destination.port, reserved: 0 };
-    if service.and_then(|service| service::member(service, &backend)).is_none() {
+    let service = match from_outside {
+        true => service::find_from_outside(addressed, packet.proto),
+        false => service::find_any(addressed, packet.proto),
+    };
+    leads_nowhere(packet, flow, service)
+}
+
+/// Whether the frontend has lost the entry's backend, or the alias its entry.
+#[inline(never)]
+fn leads_nowhere(packet: &mut Packet, flow: &Flow, service: Option<&ServiceValue>) -> bool {
+    let backend = |service| service::member(service, &service::backend_of(service, &flow.destination));
+    if service.and_then(backend).is_none() {
         let _ = CONNTRACK.remove(&packet.key);
         return true;
     }

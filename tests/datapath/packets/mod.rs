@@ -10,6 +10,7 @@ mod lifetime;
 mod openers;
 mod outside;
 mod policy;
+mod port_ranges;
 mod robust;
 mod service;
 mod source;

@@ -11,7 +11,7 @@ use super::lab::{Verdict, World, at, port};
 use super::table::{FROM_OUTSIDE, POD, TO_OUTSIDE, TO_POD, Table, data, each, opening};
 
 /// The translated packet, its answer, and one more each way.
-fn conversation(
+pub(super) fn conversation(
     table: &mut Table,
     proto: Proto,
     client: (&str, SocketAddr),
@@ -192,7 +192,7 @@ fn a_cluster_address_refuses_on_the_ports_that_it_does_not_have() -> Result<()> 
 }
 
 /// What refuses the packet (RFC 9293 3.10.7.1, RFC 792, RFC 4443).
-fn refusal(question: &Frame) -> Frame {
+pub(super) fn refusal(question: &Frame) -> Frame {
     let body = match &question.body {
         Body::Tcp { flags, sequence, acknowledged, data, .. } => {
             let (sequence, acknowledged, flags) = match flags & ACK {

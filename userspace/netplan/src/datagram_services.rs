@@ -5,12 +5,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use skep_abi::{Addr, Backend, BackendKey, Be16, Proto, ServiceKey, ServiceValue, SocketAddr};
+use skep_abi::{Addr, Backend, BackendKey, Be16, Proto, Scope, ServiceKey, ServiceValue, SocketAddr};
 
 use crate::{Observed, Write};
 
-/// Address, port and protocol of a frontend.
-type Frontend = (Addr, Be16, Proto);
+/// Address, port or first port of a block, protocol and level of a frontend.
+type Frontend = (Addr, Be16, Proto, u8);
 
 /// The UDP and SCTP frontends with their backends.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,7 +21,10 @@ impl DatagramServices {
     pub fn of(maps: &Observed) -> Self {
         let mut services: BTreeMap<Frontend, BTreeSet<Backend>> = BTreeMap::new();
         for (key, value) in maps.services.iter().filter(|(key, _)| is_datagram(key)) {
-            services.entry((key.addr, key.port, key.proto)).or_default().extend(backends(maps, value));
+            services
+                .entry((key.addr, key.port, key.proto, key.scope.level()))
+                .or_default()
+                .extend(backends(maps, value));
         }
         DatagramServices(services)
     }
@@ -33,7 +36,15 @@ impl DatagramServices {
 
     /// Whether the frontend has the backend, in either scope; `None` if there is no such frontend.
     pub fn serves(&self, frontend: &SocketAddr, proto: Proto, backend: &Backend) -> Option<bool> {
-        self.0.get(&(frontend.addr, frontend.port, proto)).map(|backends| backends.contains(backend))
+        let addr = frontend.addr.loopback().unwrap_or(frontend.addr);
+        let of_level = |level| {
+            let key = ServiceKey::block(addr, frontend.port, proto, Scope::INTERNAL, level);
+            self.0.get(&(key.addr, key.port, proto, level))
+        };
+        let backends = (0..=Scope::LEVELS).find_map(of_level)?;
+        let same_port = Backend { port: Be16(0), ..*backend };
+        let serves_same_port = backend.port == frontend.port && backends.contains(&same_port);
+        Some(serves_same_port || backends.contains(backend))
     }
 }
 
@@ -69,8 +80,6 @@ fn backends(maps: &Observed, value: &ServiceValue) -> impl Iterator<Item = Backe
 
 #[cfg(test)]
 mod tests {
-    use skep_abi::Scope;
-
     use super::*;
 
     const fn backend(last: u32) -> Backend {
@@ -131,5 +140,21 @@ mod tests {
         assert_eq!([1, 2, 3, 4].map(|last| serves(frontend, last)), [true, true, true, false].map(Some));
         assert_eq!(serves(SocketAddr::new(Addr([9; 4]), Be16::new(54)), 1), None);
         assert!(DatagramServices::of(&world(Proto::TCP)).is_empty());
+    }
+
+    #[test]
+    fn a_backend_of_a_block_serves_at_the_port_that_was_addressed() {
+        let mut maps = Observed::default();
+        let same_port = Backend { port: Be16(0), ..backend(1) };
+        maps.apply(&Write::PutBackend(BackendKey { set: 1, slot: 0 }, same_port));
+        let block = ServiceKey::block(Addr([9; 4]), Be16::new(40_000), Proto::UDP, Scope::EXTERNAL, 2);
+        maps.apply(&Write::PutService(block, ServiceValue { set: 1, count: 1, ..ServiceValue::default() }));
+        let services = DatagramServices::of(&maps);
+        let serves = |port, at| {
+            let backend = Backend { port: Be16::new(at), ..backend(1) };
+            services.serves(&SocketAddr::new(Addr([9; 4]), Be16::new(port)), Proto::UDP, &backend)
+        };
+        assert_eq!([serves(40_001, 40_001), serves(40_001, 40_002)], [Some(true), Some(false)]);
+        assert_eq!(serves(41_000, 41_000), None);
     }
 }

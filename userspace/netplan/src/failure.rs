@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
-use skep_abi::{Addr, Scope};
+use skep_abi::Addr;
 use skep_policy::Prefix;
 
 use crate::write::Write;
@@ -228,7 +228,7 @@ impl Incomplete {
             Write::PutRange { list, .. } => self.lists.get(list).copied(),
             Write::PutService(key, value) => {
                 let set = self.sets.get(&value.set).filter(|_| value.count > 0);
-                let table = self.tables.get(&value.set).filter(|_| key.scope == Scope::EXTERNAL);
+                let table = self.tables.get(&value.set).filter(|_| key.scope.is_external());
                 set.or(table).or_else(|| self.lists.get(&value.ranges)).copied()
             }
             // The addresses of a prefix that could not be written would leave the cluster.

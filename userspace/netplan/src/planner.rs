@@ -4,7 +4,7 @@
 //! routes.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
@@ -23,6 +23,9 @@ use crate::plan::{Plan, PlanScope};
 use crate::routes::{self, Routes};
 use crate::service::NodeContext;
 use crate::write::{Observed, Write};
+
+/// Node ports and host ports are open there for the node's own processes.
+const LOOPBACK: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
 
 /// Plans the writes that bring the kernel's maps to the state that the API objects describe.
 ///
@@ -182,6 +185,7 @@ impl Planner {
 
     fn plan_services(&mut self, changed: &BTreeSet<Arc<str>>) -> Vec<Write> {
         let mut addrs: Vec<IpAddr> = self.node_addrs.iter().copied().chain(self.index.node_addrs()).collect();
+        addrs.extend(LOOPBACK);
         addrs.sort_unstable();
         addrs.dedup();
         let zone = self.index.this_node().map(|node| node.zone.clone()).unwrap_or_default();

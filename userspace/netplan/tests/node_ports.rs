@@ -1,4 +1,4 @@
-//! On which of the node's addresses node ports are open.
+//! On which of the node's addresses node ports are open, loopback addresses included.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -7,6 +7,7 @@ use serde_json::json;
 use skep_netplan::{Observed, Planner, Write};
 
 const ADDRS: [&str; 3] = ["10.1.0.1", "10.2.0.1", "2001:db8::1"];
+const LOOPBACK: [&str; 2] = ["127.0.0.1", "::1"];
 const NODE_PORT: u16 = 30_080;
 
 /// The addresses that have the node port.
@@ -31,7 +32,8 @@ fn open_at(networks: &[&str]) -> BTreeSet<IpAddr> {
 #[test]
 fn node_ports_are_open_on_all_addresses_or_on_those_of_the_given_networks() {
     let addrs = |addrs: &[&str]| addrs.iter().map(|addr| addr.parse().unwrap()).collect::<BTreeSet<IpAddr>>();
-    assert_eq!(open_at(&[]), addrs(&ADDRS));
+    assert_eq!(open_at(&[]), addrs(&[&ADDRS[..], &LOOPBACK[..]].concat()));
+    assert_eq!(open_at(&["127.0.0.0/8", "::1/128"]), addrs(&LOOPBACK));
     assert_eq!(open_at(&["10.1.0.0/16"]), addrs(&["10.1.0.1"]));
     assert_eq!(open_at(&["10.2.0.1/32", "2001:db8::/32"]), addrs(&["10.2.0.1", "2001:db8::1"]));
     assert_eq!(open_at(&["192.0.2.0/24"]), addrs(&[]));

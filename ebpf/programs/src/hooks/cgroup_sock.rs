@@ -150,15 +150,28 @@ fn translate(socket: &Family, chance: impl Fn(&Family) -> u32) -> i32 {
 }
 
 /// The frontend that was addressed. Applications also connect a datagram socket to learn their own address (RFC 6724, 5), so
-/// a port that a cluster IP does not serve fails only for TCP.
+/// a port that a cluster IP does not serve fails only for TCP. At a loopback address the node has its node ports and host ports.
 ///
 /// The copy is this call's own: another task may run a program of this CPU meanwhile.
 #[inline(always)]
 fn find(socket: &Family, addressed: &SocketAddr, copy: &mut ServiceValue) -> bool {
-    let proto = socket.proto();
-    let key = ServiceKey { addr: addressed.addr, port: addressed.port, proto, scope: Scope::INTERNAL };
+    let (proto, port) = (socket.proto(), addressed.port);
+    if let Some(addr) = addressed.addr.loopback() {
+        let key = ServiceKey { addr, port, proto, scope: Scope::LOOPBACK };
+        return is_of_node(socket) && service::copy_of(&key, copy);
+    }
+    let key = ServiceKey { addr: addressed.addr, port, proto, scope: Scope::INTERNAL };
     service::copy_of(&key, copy)
-        || proto == Proto::TCP && service::copy_of(&ServiceKey::any_port(addressed.addr), copy)
+        || service::copy_of_others(addressed, proto, Scope::INTERNAL, copy)
+            && (proto == Proto::TCP || copy.flags & ServiceValue::SAME_PORT != 0)
+}
+
+/// Whether it is a socket of the node's own network namespace.
+#[inline(always)]
+fn is_of_node(socket: &Family) -> bool {
+    // SAFETY: the context is the kernel's.
+    let cookie = unsafe { bpf_get_netns_cookie(socket.context().as_ptr()) };
+    maps::config().is_some_and(|config| config.netns_cookie == cookie)
 }
 
 /// 1: only the node's own sockets are translated, and those of pods by packet: another proxy in the pod sees what its application
@@ -172,9 +185,7 @@ fn is_left_to_packets(socket: &Family) -> bool {
     if unsafe { core::ptr::read_volatile(&raw const HOST_ONLY) } == 0 {
         return false;
     }
-    // SAFETY: the context is the kernel's.
-    let cookie = unsafe { bpf_get_netns_cookie(socket.context().as_ptr()) };
-    maps::config().is_some_and(|config| config.netns_cookie != cookie)
+    !is_of_node(socket)
 }
 
 /// Translation for a service whose backend depends on the client, or is the node itself.
@@ -210,7 +221,7 @@ fn translate_for(socket: &Family, service: &ServiceValue, addressed: &SocketAddr
 #[inline(always)]
 fn finish(socket: &Family, backend: Option<&Backend>, addressed: &SocketAddr) -> i32 {
     let Some(backend) = backend else { return fail(ECONNREFUSED) };
-    let to = SocketAddr::new(backend.addr, backend.port);
+    let to = service::end(backend, addressed.port);
     store_frontend(socket, &to, addressed);
     socket.set_peer(&to);
     ALLOW

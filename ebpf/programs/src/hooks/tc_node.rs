@@ -6,7 +6,7 @@
 
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use skep_abi::{Be16, DropReason, Flow, NodeConfig, Proto, Scope, ServiceValue, SocketAddr};
+use skep_abi::{Be16, DropReason, Flow, NodeConfig, Proto, ServiceValue, SocketAddr};
 
 use crate::conntrack;
 use crate::deliver::{self, PASS};
@@ -125,7 +125,7 @@ fn to_stack(config: &NodeConfig, packet: &Packet) -> Result<i32, DropReason> {
 fn open(ctx: &TcContext, config: &NodeConfig, packet: &mut Packet) -> Result<i32, DropReason> {
     icmp::unrelated(packet)?;
     let addressed = packet.destination;
-    let service = addressed_service(packet);
+    let service = service::find_from_outside(&addressed, packet.proto);
     check_inner_source(ctx, config, packet, service)?;
     let Some(service) = service else {
         if cluster::is_of_services(&addressed.addr) {
@@ -162,14 +162,6 @@ fn open(ctx: &TcContext, config: &NodeConfig, packet: &mut Packet) -> Result<i32
     nat::set_destination(ctx, packet, &backend)?;
     packet.locate();
     to_local(ctx, config, packet, Some((addressed, service.service)))
-}
-
-/// The frontend that was addressed. Cluster IPs are for inside, but a network may route them here; kube-proxy serves them
-/// too.
-#[inline(always)]
-fn addressed_service(packet: &Packet) -> Option<&'static ServiceValue> {
-    let (to, proto) = (&packet.destination, packet.proto);
-    service::find(to, proto, Scope::EXTERNAL).or_else(|| service::find(to, proto, Scope::INTERNAL))
 }
 
 /// Through the overlay come packets of other nodes and their pods, and under direct server return those of clients.

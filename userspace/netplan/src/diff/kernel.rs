@@ -6,9 +6,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use skep_abi::{
-    Addr, Backend, BackendKey, MaglevKey, MaglevPage, Scope, ServiceKey, ServiceValue, maglev_size,
-};
+use skep_abi::{Addr, Backend, BackendKey, MaglevKey, MaglevPage, ServiceKey, ServiceValue, maglev_size};
 
 use crate::write::{Observed, Prefix, Write};
 
@@ -153,5 +151,5 @@ impl Kernel {
 
 /// Whether the frontend chooses backends by the Maglev table of its set.
 fn uses_table(key: &ServiceKey, value: &ServiceValue) -> bool {
-    key.scope == Scope::EXTERNAL && maglev_size(value.count) > 0
+    key.scope.is_external() && maglev_size(value.count) > 0
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use skep_api::kinds::service::PortRangesError;
 use skep_policy::{Overflow, PolicyKey, PolicyProblem};
 
 use crate::failure::Unit;
@@ -20,6 +21,8 @@ pub enum Problem {
     Forwarding { service: Arc<str> },
     #[error("service {service}: dsr does not work with ClientIP affinity; snat is used")]
     DirectAffinity { service: Arc<str> },
+    #[error("service {service}: skep.io/ports: {error}; it is ignored")]
+    PortRanges { service: Arc<str>, error: PortRangesError },
     #[error("service {service} does not fit into the maps; its previous frontends stay in force")]
     ServicesFull { service: Arc<str> },
     #[error(
@@ -50,6 +53,7 @@ impl Problem {
             Problem::FrontendTaken { service, .. }
             | Problem::Forwarding { service }
             | Problem::DirectAffinity { service }
+            | Problem::PortRanges { service, .. }
             | Problem::ServicesFull { service }
             | Problem::MaglevFull { service }
             | Problem::Refused { unit: Unit::Service(service), .. } => Subject::Service(service.clone()),
@@ -73,7 +77,8 @@ impl Problem {
             Problem::Policy(_)
             | Problem::FrontendTaken { .. }
             | Problem::Forwarding { .. }
-            | Problem::DirectAffinity { .. } => false,
+            | Problem::DirectAffinity { .. }
+            | Problem::PortRanges { .. } => false,
         }
     }
 
@@ -85,6 +90,7 @@ impl Problem {
             Problem::FrontendTaken { .. } => "FrontendTaken",
             Problem::Forwarding { .. } => "UnknownForwarding",
             Problem::DirectAffinity { .. } => "AffinityWithoutDSR",
+            Problem::PortRanges { .. } => "InvalidPorts",
             Problem::ServicesFull { .. } => "ServicesFull",
             Problem::MaglevFull { .. } => "MaglevFull",
             Problem::Route(RouteProblem::Full { .. }) => "ClusterFull",

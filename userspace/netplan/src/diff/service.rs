@@ -10,8 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use skep_abi::{
-    BACKENDS_MAX, Backend, BackendKey, RANGES_MAX, SERVICES_MAX, Scope, ServiceKey, ServiceValue,
-    StableHasher,
+    BACKENDS_MAX, Backend, BackendKey, RANGES_MAX, SERVICES_MAX, ServiceKey, ServiceValue, StableHasher,
 };
 
 use super::backend_set::{SetIndex, plan_table};
@@ -147,7 +146,12 @@ impl ServiceState {
         kernel: &Kernel,
         writes: &mut ServiceWrites,
     ) {
-        plan.frontends.retain(|frontend, _| {
+        plan.frontends.retain(|frontend, wanted| {
+            let others = ServiceKey::any_port(frontend.addr);
+            // The ports of an address that are in ranges are one service's: without the first key of the address, it has none of them.
+            if wanted.flags & ServiceValue::SAME_PORT != 0 && self.owner.get(&others) != Some(key) {
+                return false;
+            }
             let owner = self.owner.entry(*frontend).or_insert_with(|| key.clone());
             if owner == key {
                 return true;
@@ -161,8 +165,11 @@ impl ServiceState {
             self.problems.insert(key.clone(), Problem::Forwarding { service: key.clone() });
         } else if facts.forwarding == Forwarding::Direct && facts.affinity != 0 {
             self.problems.insert(key.clone(), Problem::DirectAffinity { service: key.clone() });
+        } else if let Err(error) = &facts.port_ranges {
+            let problem = Problem::PortRanges { service: key.clone(), error: error.clone() };
+            self.problems.insert(key.clone(), problem);
         }
-        let identities = self.identities(key, &facts.ports);
+        let identities = self.identities(key, facts);
         let frontends = plan.frontends.keys().copied().collect();
         self.write(key, &plan, &identities, kernel, writes);
         self.owned.insert(key.clone(), Owned { frontends, identities });
@@ -204,7 +211,11 @@ impl ServiceState {
         for (number, ranges) in numbers.ranges.iter_mut().zip(&plan.ranges) {
             number.get_or_insert_with(|| self.write_list(ranges, kernel, writes));
         }
-        for (frontend, wanted) in &plan.frontends {
+        // The other ports of an address come last: before its ports have their frontends, nothing may refuse them.
+        let is_other_ports = |key: &ServiceKey| *key == ServiceKey::any_port(key.addr);
+        let (others, own): (Vec<_>, Vec<_>) =
+            plan.frontends.iter().partition(|(frontend, _)| is_other_ports(frontend));
+        for (frontend, wanted) in own.into_iter().chain(others) {
             let service = identities.get(wanted.port).copied().unwrap_or_default();
             let value = numbers.value(plan, wanted, service);
             if kernel.maps.services.get(frontend) != Some(&value) {
@@ -222,7 +233,7 @@ impl ServiceState {
         kernel: &Kernel,
         writes: &mut ServiceWrites,
     ) {
-        let external = plan.frontends.iter().filter(|(key, _)| key.scope == Scope::EXTERNAL);
+        let external = plan.frontends.iter().filter(|(key, _)| key.scope.is_external());
         let indices: BTreeSet<usize> = external.filter_map(|(_, frontend)| frontend.set).collect();
         for index in indices {
             if let (Some(Some(set)), Some(backends)) = (numbers.sets.get(index), plan.sets.get(index))
@@ -273,8 +284,8 @@ impl ServiceState {
         list
     }
 
-    /// One for each port, made from its name, so that affinity and flow log recognise it after a restart.
-    fn identities(&mut self, key: &Arc<str>, ports: &[PortFacts]) -> Box<[u32]> {
+    /// One for each port and shared port, made from its name, so that affinity and flow log recognise it after a restart.
+    fn identities(&mut self, key: &Arc<str>, facts: &ServiceFacts) -> Box<[u32]> {
         let before = self.owned.get(key).map(|owned| owned.identities.clone()).unwrap_or_default();
         for identity in &before {
             self.identities.remove(identity);
@@ -288,7 +299,8 @@ impl ServiceState {
             self.identities.insert(identity, hash);
             identity
         };
-        ports.iter().map(&mut identity).collect()
+        let shared = facts.shared_ports();
+        facts.ports.iter().cloned().chain(shared).map(|port| identity(&port)).collect()
     }
 }
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{ContainerPort, Pod};
 use skep_abi::{Addr, Proto};
+use skep_api::kinds::service::PortRanges;
 
 use super::service::{Forwarding, PortFacts, ServiceFacts, proto};
 use super::slice::{EndpointFacts, SliceFacts};
@@ -105,6 +106,7 @@ fn host_ports(
         external_ips: host.into_iter().collect(),
         balancer_ips: Box::default(),
         ports: facts.collect(),
+        port_ranges: Ok(PortRanges::default()),
         health_check_port: 0,
         addresses_from_pool: false,
         forwarding: Forwarding::Translated,

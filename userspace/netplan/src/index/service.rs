@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 use k8s_openapi::api::core::v1::{Service, ServiceSpec};
 use skep_abi::{Addr, Proto};
+use skep_api::kinds::service::{PORT_RANGES, PortRanges, PortRangesError};
 use skep_policy::{Prefix, prefix_of};
 
 /// Another proxy serves services with this label, as with kube-proxy.
@@ -16,6 +17,9 @@ const POOL_ADDRESS_CONDITION: &str = "skep.io/LoadBalancerAddress";
 const FORWARDING: &str = "skep.io/forwarding";
 /// The API's default timeout of ClientIP affinity.
 const DEFAULT_AFFINITY_SECONDS: u32 = 10_800;
+
+/// The name of the [`ServiceFacts::shared_ports`]; no port of a Service has it.
+const SHARED: &str = ":";
 
 /// The only Service that nodes can serve themselves.
 pub(crate) const DNS: &str = "kube-system/kube-dns";
@@ -40,6 +44,8 @@ pub struct ServiceFacts {
     pub external_ips: Box<[IpAddr]>,
     pub balancer_ips: Box<[IpAddr]>,
     pub ports: Box<[PortFacts]>,
+    /// Ports beside those of the list. An annotation that is none counts as absent, and is reported.
+    pub port_ranges: Result<PortRanges, PortRangesError>,
     /// healthCheckNodePort; 0: none.
     pub health_check_port: u16,
     /// The `balancer_ips` are from a pool of this cluster.
@@ -106,6 +112,7 @@ impl ServiceFacts {
             external_ips: addresses(spec.external_ips.iter().flatten().map(String::as_str)),
             balancer_ips: if kind == "LoadBalancer" { balancer_ips(service) } else { Box::default() },
             ports: spec.ports.iter().flatten().filter_map(PortFacts::extract).collect(),
+            port_ranges: port_ranges(service),
             health_check_port: health_check_port(kind, spec),
             addresses_from_pool: kind == "LoadBalancer" && has_pool_address(service),
             forwarding: forwarding(service),
@@ -117,6 +124,14 @@ impl ServiceFacts {
     pub fn announced(&self) -> impl Iterator<Item = &IpAddr> {
         let balancer = self.balancer_ips.iter().filter(|_| self.addresses_from_pool);
         self.external_ips.iter().chain(balancer)
+    }
+
+    /// For each protocol of the Service the port that stands for those of `port_ranges`: they have one identity and one affinity.
+    pub(crate) fn shared_ports(&self) -> impl Iterator<Item = PortFacts> {
+        let has_ranges = !self.of_node && self.port_ranges.as_ref().is_ok_and(|ranges| !ranges.is_empty());
+        let ports = self.ports.iter().filter(|_| has_ranges);
+        let protos: BTreeSet<Proto> = ports.map(|port| port.proto).collect();
+        protos.into_iter().map(|proto| PortFacts { name: SHARED.into(), proto, port: 0, node_port: 0 })
     }
 
     /// Whether packets go to other nodes with the client's address. Under a Local policy none goes to another node, and
@@ -147,6 +162,12 @@ fn source_ranges(spec: &ServiceSpec, v4: bool) -> Box<[Prefix]> {
         return Box::default();
     }
     ranges.into_iter().collect()
+}
+
+fn port_ranges(service: &Service) -> Result<PortRanges, PortRangesError> {
+    let annotations = service.metadata.annotations.as_ref();
+    let text = annotations.and_then(|annotations| annotations.get(PORT_RANGES));
+    text.map_or(Ok(PortRanges::default()), |text| text.parse())
 }
 
 fn health_check_port(kind: &str, spec: &ServiceSpec) -> u16 {

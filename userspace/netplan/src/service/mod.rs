@@ -4,6 +4,7 @@
 //! numbers. Endpoints are chosen as kube-proxy does: ready ones, else those that serve while they terminate (KEP-1669),
 //! separately for the Cluster and the Local policy; topology hints as in KEP-2433 and KEP-3015.
 
+mod block;
 #[cfg(test)]
 mod tests;
 
@@ -14,6 +15,7 @@ use skep_abi::{Addr, Backend, Be16, Proto, Scope, ServiceKey, ServiceValue};
 use skep_policy::Prefix;
 
 use crate::index::{EndpointFacts, PortFacts, ServiceFacts, SliceFacts};
+use block::Block;
 
 /// This node, as far as frontends depend on it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,7 +23,7 @@ pub struct NodeContext {
     pub zone: Box<str>,
     /// This node's addresses: host ports listen on them.
     pub addrs: Vec<IpAddr>,
-    /// Those of them on which node ports listen.
+    /// Those of them on which node ports listen, and the loopback addresses if they do there.
     pub node_port_addrs: Vec<IpAddr>,
     /// Other nodes' addresses: packets to their node ports arrive here if those nodes forward them unchanged (dsr).
     pub other_nodes: Vec<IpAddr>,
@@ -44,7 +46,7 @@ pub struct Frontend {
     pub set: Option<usize>,
     /// Index into [`ServicePlan::ranges`]; `None`: all sources are allowed.
     pub ranges: Option<usize>,
-    /// Index into [`ServiceFacts::ports`].
+    /// Index into [`ServiceFacts::ports`], continued by [`ServiceFacts::shared_ports`].
     pub port: usize,
     /// As [`ServiceFacts::affinity`].
     pub affinity: u32,
@@ -66,7 +68,8 @@ pub fn compile<'a>(
     node: &NodeContext,
 ) -> ServicePlan {
     let mut plan = ServicePlan::default();
-    for (number, port) in service.ports.iter().enumerate() {
+    let shared: Vec<PortFacts> = service.shared_ports().collect();
+    for (number, port) in service.ports.iter().chain(&shared).enumerate() {
         for v4 in [true, false] {
             // A service has the families of its cluster IPs; addresses of another family are no frontends of it. Host
             // ports have no cluster IP, and the families of their endpoint.
@@ -78,35 +81,30 @@ pub fn compile<'a>(
                 continue;
             }
             let endpoints = Endpoints::collect(port, slices.clone().filter(|slice| slice.v4 == v4), node);
-            let mut adder =
-                Adder { plan: &mut plan, service, number, port, endpoints: &endpoints, ranges: &[] };
-            let family = |ip: &&IpAddr| ip.is_ipv4() == v4;
-            adder.cluster(service.cluster_ips.iter().filter(family));
-            if service.of_node {
-                continue;
-            }
-            // The balancer's addresses come first: if one is an external address too, it stays restricted.
-            adder.ranges = if v4 { &service.ranges_v4 } else { &service.ranges_v6 };
-            adder.external(service.balancer_ips.iter().filter(family), port.port);
-            adder.ranges = &[];
-            adder.external(service.external_ips.iter().filter(family), port.port);
-            if port.node_port != 0 {
-                // A host port is no Service's, and has no cluster IP.
-                let is_host_port = service.cluster_ips.is_empty();
-                let addrs = if is_host_port { &node.addrs } else { &node.node_port_addrs };
-                adder.external(addrs.iter().filter(family), port.node_port);
-                if service.is_direct() {
-                    adder.forwarded(node.other_nodes.iter().filter(family), port.node_port);
-                }
-            }
+            let mut adder = Adder::new(&mut plan, service, (number, port), &endpoints);
+            adder.service(v4);
+            // A host port is no Service's, and has no cluster IP.
+            let is_host_port = service.cluster_ips.is_empty();
+            let addrs = if is_host_port { &node.addrs } else { &node.node_port_addrs };
+            adder.node(addrs.iter().filter(|ip| ip.is_ipv4() == v4));
+            adder.forwarded(node.other_nodes.iter().filter(|ip| ip.is_ipv4() == v4));
         }
     }
-    if !service.ports.is_empty() {
-        let refused = Frontend { set: None, ranges: None, port: 0, affinity: 0, flags: ServiceValue::REJECT };
-        let other_ports = service.cluster_ips.iter().map(|ip| (ServiceKey::any_port((*ip).into()), refused));
-        plan.frontends.extend(other_ports);
-    }
+    plan.frontends.extend(other_ports(service, !shared.is_empty()));
     plan
+}
+
+/// What the addresses do with ports that are in no list of the Service: a cluster IP refuses them; `blocks`: some are in blocks.
+fn other_ports(service: &ServiceFacts, blocks: bool) -> impl Iterator<Item = (ServiceKey, Frontend)> + '_ {
+    let blocks = if blocks { ServiceValue::BLOCKS } else { 0 };
+    let frontend = move |ip: &IpAddr, flags| {
+        let frontend = Frontend { set: None, ranges: None, port: 0, affinity: 0, flags };
+        (ServiceKey::any_port((*ip).into()), frontend)
+    };
+    let others = service.external_ips.iter().chain(&service.balancer_ips).filter(move |_| blocks != 0);
+    let own = service.cluster_ips.iter().filter(|_| !service.ports.is_empty());
+    let others = others.map(move |ip| frontend(ip, blocks));
+    others.chain(own.map(move |ip| frontend(ip, ServiceValue::REJECT | blocks)))
 }
 
 /// Backends of one port and family, by traffic policy.
@@ -127,10 +125,12 @@ impl Endpoints {
         let mut all: BTreeMap<(Addr, u16), &EndpointFacts> = BTreeMap::new();
         for slice in slices {
             let ports = slice.ports.iter();
-            for (_, _, number) in ports.filter(|(name, proto, _)| *name == port.name && *proto == port.proto)
-            {
+            let ports = ports.filter(|(name, proto, _)| *name == port.name && *proto == port.proto);
+            // Ports in ranges are the same at every endpoint, whatever ports its slice names.
+            let same = (port.port == 0).then_some(0);
+            for number in ports.map(|(_, _, number)| *number).chain(same) {
                 for endpoint in &slice.endpoints {
-                    let known = all.entry((endpoint.addr, *number)).or_insert(endpoint);
+                    let known = all.entry((endpoint.addr, number)).or_insert(endpoint);
                     if endpoint.ready && !known.ready {
                         *known = endpoint;
                     }
@@ -194,43 +194,96 @@ struct Adder<'p, 's> {
     number: usize,
     port: &'s PortFacts,
     endpoints: &'s Endpoints,
+    /// The ports of the Service's addresses.
+    blocks: Vec<Block>,
+    /// Flags of all frontends of the port.
+    flags: u32,
     /// Allowed sources of the frontends that are added, internal and external ones alike; empty: all.
     ranges: &'s [Prefix],
 }
 
+impl<'p, 's> Adder<'p, 's> {
+    fn new(
+        plan: &'p mut ServicePlan,
+        service: &'s ServiceFacts,
+        (number, port): (usize, &'s PortFacts),
+        endpoints: &'s Endpoints,
+    ) -> Self {
+        let ranges = service.port_ranges.iter().flat_map(|ranges| ranges.iter());
+        let (blocks, flags) = match port.port {
+            0 => (ranges.flat_map(Block::of_range).collect(), ServiceValue::SAME_PORT),
+            port => (vec![Block::of_port(port)], 0),
+        };
+        Adder { plan, service, number, port, endpoints, blocks, flags, ranges: &[] }
+    }
+}
+
 impl Adder<'_, '_> {
-    fn cluster<'i>(&mut self, addrs: impl Iterator<Item = &'i IpAddr>) {
-        if self.service.of_node {
-            for addr in addrs {
-                let key = key(*addr, self.port.port, self.port.proto, Scope::INTERNAL);
-                self.insert(key, None, ServiceValue::NODE);
+    /// The Service's own addresses of a family.
+    fn service(&mut self, v4: bool) {
+        let service = self.service;
+        let family = |ip: &&IpAddr| ip.is_ipv4() == v4;
+        for block in self.blocks.clone() {
+            for addr in service.cluster_ips.iter().filter(family) {
+                self.cluster(addr, block);
             }
-            return;
-        }
-        let policy = if self.service.internal_local { TrafficPolicy::Local } else { TrafficPolicy::Cluster };
-        for addr in addrs {
-            self.add(key(*addr, self.port.port, self.port.proto, Scope::INTERNAL), policy, 0);
+            if service.of_node {
+                continue;
+            }
+            // The balancer's addresses come first: if one is an external address too, it stays restricted.
+            self.ranges = if v4 { &service.ranges_v4 } else { &service.ranges_v6 };
+            for addr in service.balancer_ips.iter().filter(family) {
+                self.external(addr, block);
+            }
+            self.ranges = &[];
+            for addr in service.external_ips.iter().filter(family) {
+                self.external(addr, block);
+            }
         }
     }
 
+    fn cluster(&mut self, addr: &IpAddr, block: Block) {
+        let key = block.key(*addr, self.port.proto, Scope::INTERNAL);
+        if self.service.of_node {
+            return self.insert(key, None, ServiceValue::NODE);
+        }
+        let policy = if self.service.internal_local { TrafficPolicy::Local } else { TrafficPolicy::Cluster };
+        self.add(key, policy, 0);
+    }
+
     /// From within the cluster an external address reaches all endpoints, whatever its traffic policy.
-    fn external<'i>(&mut self, addrs: impl Iterator<Item = &'i IpAddr>, port: u16) {
+    fn external(&mut self, addr: &IpAddr, block: Block) {
+        let proto = self.port.proto;
+        if let Some(loopback) = Addr::from(*addr).loopback() {
+            // SCTP has no socket hook, and a packet with a loopback address never leaves the node.
+            if proto != Proto::SCTP {
+                let key = block.key(loopback.into(), proto, Scope::LOOPBACK);
+                self.add(key, TrafficPolicy::Cluster, 0);
+            }
+            return;
+        }
         let (policy, flags) = match self.service.external_local {
             true => (TrafficPolicy::Local, ServiceValue::KEEP_SOURCE),
             false if self.service.is_direct() => (TrafficPolicy::Cluster, ServiceValue::DSR),
             false => (TrafficPolicy::Cluster, 0),
         };
-        for addr in addrs {
-            let proto = self.port.proto;
-            self.add(key(*addr, port, proto, Scope::INTERNAL), TrafficPolicy::Cluster, 0);
-            self.add(key(*addr, port, proto, Scope::EXTERNAL), policy, flags);
+        self.add(block.key(*addr, proto, Scope::INTERNAL), TrafficPolicy::Cluster, 0);
+        self.add(block.key(*addr, proto, Scope::EXTERNAL), policy, flags);
+    }
+
+    /// The node port at this node's addresses.
+    fn node<'i>(&mut self, addrs: impl Iterator<Item = &'i IpAddr>) {
+        let port = self.port.node_port;
+        for addr in addrs.filter(|_| port != 0 && !self.service.of_node) {
+            self.external(addr, Block::of_port(port));
         }
     }
 
-    /// Node ports of other nodes, which forward packets with the client's address (dsr).
-    fn forwarded<'i>(&mut self, addrs: impl Iterator<Item = &'i IpAddr>, port: u16) {
-        for addr in addrs {
-            let key = key(*addr, port, self.port.proto, Scope::EXTERNAL);
+    /// The node port of other nodes, which forward packets with the client's address (dsr).
+    fn forwarded<'i>(&mut self, addrs: impl Iterator<Item = &'i IpAddr>) {
+        let port = self.port.node_port;
+        for addr in addrs.filter(|_| port != 0 && self.service.is_direct()) {
+            let key = Block::of_port(port).key(*addr, self.port.proto, Scope::EXTERNAL);
             self.add(key, TrafficPolicy::Cluster, ServiceValue::DSR);
         }
     }
@@ -252,7 +305,7 @@ impl Adder<'_, '_> {
     fn insert(&mut self, key: ServiceKey, set: Option<usize>, flags: u32) {
         let affinity = self.service.affinity;
         let ranges = (!self.ranges.is_empty()).then(|| intern(&mut self.plan.ranges, self.ranges));
-        let frontend = Frontend { set, ranges, port: self.number, affinity, flags };
+        let frontend = Frontend { set, ranges, port: self.number, affinity, flags: self.flags | flags };
         // The API refuses two ports of one service on one frontend; the first counts.
         self.plan.frontends.entry(key).or_insert(frontend);
     }
@@ -268,8 +321,4 @@ where
         lists.push(list.into());
         lists.len() - 1
     })
-}
-
-fn key(addr: IpAddr, port: u16, proto: Proto, scope: Scope) -> ServiceKey {
-    ServiceKey { addr: addr.into(), port: Be16::new(port), proto, scope }
 }

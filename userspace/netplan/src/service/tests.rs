@@ -8,6 +8,10 @@ use super::*;
 
 const NODE: &str = "node-a";
 
+fn key(addr: IpAddr, port: u16, proto: Proto, scope: Scope) -> ServiceKey {
+    Block::of_port(port).key(addr, proto, scope)
+}
+
 fn facts(spec: Value, status: Value) -> Option<ServiceFacts> {
     let object = json!({"metadata": {"namespace": "ns", "name": "s"}, "spec": spec, "status": status});
     let service: Service = serde_json::from_value(object).unwrap();
@@ -301,4 +305,64 @@ fn headless_and_external_name_have_no_frontend() {
     assert_eq!(facts(spec(json!({"clusterIP": "None"})), json!({})), None);
     assert_eq!(facts(spec(json!({"clusterIP": ""})), json!({})), None);
     assert_eq!(facts(spec(json!({"type": "ExternalName", "externalName": "a.example"})), json!({})), None);
+}
+
+#[test]
+fn node_ports_on_loopback_reach_all_endpoints_whatever_the_policies() {
+    let mut node = node();
+    node.node_port_addrs.extend(["127.0.0.1", "::1"].map(|ip| ip.parse::<IpAddr>().unwrap()));
+    let policies = json!({"externalTrafficPolicy": "Local", "internalTrafficPolicy": "Local",
+        "ports": [{"name": "http", "port": 80, "nodePort": 30080},
+                  {"name": "dns", "port": 53, "nodePort": 30053, "protocol": "UDP"},
+                  {"name": "assoc", "port": 54, "nodePort": 30054, "protocol": "SCTP"}]});
+    let facts = facts(node_port(policies), json!({})).unwrap();
+    let plan = Planned(compile(&facts, [slice(&[HERE, THERE])].iter(), &node));
+    assert_eq!(plan.at("127.0.0.1", 30080, Scope::LOOPBACK), "10.0.0.1:8080 10.0.1.1:8080");
+    assert_eq!(plan.at_proto("127.0.0.1", 30053, Proto::UDP, Scope::LOOPBACK), "10.0.0.1:5353 10.0.1.1:5353");
+    assert_eq!(plan.at_proto("127.0.0.1", 30054, Proto::SCTP, Scope::LOOPBACK), "absent", "no hook");
+    assert_eq!(plan.at("::1", 30080, Scope::LOOPBACK), "absent", "the service has one family");
+    for scope in [Scope::INTERNAL, Scope::EXTERNAL] {
+        assert_eq!(plan.at("127.0.0.1", 30080, scope), "absent", "pods and the network have none there");
+    }
+}
+
+/// What the frontends of a Service with the annotation do at some ports; the programs' look-up is in the tests of transitions.
+#[test]
+fn ranges_of_ports_are_blocks_that_reach_the_same_port_of_every_endpoint() {
+    let compiled = |ports: &str, more: Value| {
+        let mut object = json!({"metadata": {"namespace": "ns", "name": "s", "annotations": {"skep.io/ports": ports}},
+            "spec": spec(more)});
+        object["spec"]["externalIPs"] = json!(["198.51.100.7"]);
+        let facts = ServiceFacts::extract(&serde_json::from_value(object).unwrap()).unwrap();
+        Planned(compile(&facts, [slice(&[HERE, THERE])].iter(), &node()))
+    };
+    let plan = compiled("80-95,256-511", json!({}));
+    let block = |plan: &Planned, ip: &str, port, level, proto, scope| {
+        let key =
+            ServiceKey::block(ip.parse::<IpAddr>().unwrap().into(), Be16::new(port), proto, scope, level);
+        plan.0
+            .frontends
+            .get(&key)
+            .map(|frontend| (frontend.set.map(|set| plan.0.sets[set].clone()), frontend.flags))
+    };
+    let same = ["10.0.0.1", "10.0.1.1"]
+        .map(|ip| Backend { addr: ip.parse::<IpAddr>().unwrap().into(), ..Backend::default() });
+    let wanted = Some((Some(same.to_vec()), ServiceValue::SAME_PORT));
+    for (ip, scope) in
+        [("10.96.0.1", Scope::INTERNAL), ("198.51.100.7", Scope::INTERNAL), ("198.51.100.7", Scope::EXTERNAL)]
+    {
+        assert_eq!(block(&plan, ip, 85, 1, Proto::TCP, scope), wanted, "{ip}");
+        assert_eq!(block(&plan, ip, 300, 2, Proto::TCP, scope), wanted, "{ip}");
+        assert_eq!(block(&plan, ip, 300, 2, Proto::UDP, scope), None, "the Service has no UDP port");
+    }
+    assert_eq!(plan.at("10.96.0.1", 80, Scope::INTERNAL), "10.0.0.1:8080 10.0.1.1:8080", "its own target");
+    let others =
+        |plan: &Planned, ip: &str| block(plan, ip, 0, 0, Proto(0), Scope::INTERNAL).map(|(_, flags)| flags);
+    assert_eq!(others(&plan, "10.96.0.1"), Some(ServiceValue::REJECT | ServiceValue::BLOCKS));
+    assert_eq!(others(&plan, "198.51.100.7"), Some(ServiceValue::BLOCKS));
+    let local = compiled("all", json!({"externalTrafficPolicy": "Local"}));
+    let here = Some((Some(same[..1].to_vec()), ServiceValue::SAME_PORT | ServiceValue::KEEP_SOURCE));
+    assert_eq!(block(&local, "198.51.100.7", 9, 4, Proto::TCP, Scope::EXTERNAL), here);
+    let bad = compiled("all of them", json!({}));
+    assert_eq!((others(&bad, "198.51.100.7"), others(&bad, "10.96.0.1")), (None, Some(ServiceValue::REJECT)));
 }

@@ -1,21 +1,22 @@
 //! Random changes, in any order and interrupted anywhere: after every single write each lookup has the complete answer of
 //! the old or of the new state, and in the end the maps are those of a fresh start.
 
+mod frontend;
 mod refused;
 
-use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use frontend::{Resolved, pages_in_use, resolve};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 use serde_json::{Value, json};
 use skep_abi::{
-    Addr, Backend, BackendKey, Be16, CLASS_ANY, CLASS_OTHER, Direction, MAGLEV_SLOTS, MaglevKey, MaglevPage,
-    Pod, Proto, Scope, ServiceKey, VerdictKey, isolated_bit, maglev_size, table_of, verdicts_index,
+    Addr, Be16, CLASS_ANY, CLASS_OTHER, Direction, Pod, Proto, Scope, ServiceKey, VerdictKey, isolated_bit,
+    table_of, verdicts_index,
 };
-use skep_netplan::{Observed, Owner, Planner, Prefix, Unit, VerdictEntry, VerdictMapId, Write, maglev};
+use skep_netplan::{Observed, Owner, Planner, Unit, VerdictEntry, VerdictMapId, Write};
 
 const NODE: &str = "node-a";
 
@@ -28,6 +29,8 @@ enum Event {
         local: bool,
         ip: u8,
         ranges: &'static [&'static str],
+        /// The annotation for further ports; empty: none.
+        ports: &'static str,
     },
     DeleteService(usize),
     Slice {
@@ -80,12 +83,13 @@ fn event() -> impl Strategy<Value = Event> {
         &["10.0.0.0/8", "0.0.0.0/0"],
         &["2001:db8::/32"],
     ]);
+    let ports = select(vec!["", "", "8000-8033", "8016-8300,80", "all", "no ports"]);
     let endpoint = subsequence((0u8..6).collect::<Vec<_>>(), 0..4)
         .prop_flat_map(|ns| ns.into_iter().map(|n| (Just(n), any::<bool>())).collect::<Vec<_>>());
     prop_oneof![
-        3 => (0usize..3, any::<(bool, bool, bool)>(), 0u8..3, ranges)
-            .prop_map(|(name, (affinity, node_port, local), ip, ranges)| {
-                Event::Service { name, affinity, node_port, local, ip, ranges }
+        3 => (0usize..3, any::<(bool, bool, bool)>(), 0u8..3, ranges, ports)
+            .prop_map(|(name, (affinity, node_port, local), ip, ranges, ports)| {
+                Event::Service { name, affinity, node_port, local, ip, ranges, ports }
             }),
         1 => (0usize..3).prop_map(Event::DeleteService),
         4 => (0usize..3, endpoint).prop_map(|(service, endpoints)| Event::Slice { service, endpoints }),
@@ -158,15 +162,16 @@ fn perform(planner: &mut Planner, event: &Event) {
 }
 
 fn service(event: &Event) -> Value {
-    let Event::Service { name, affinity, node_port, local, ip, ranges } = event else {
+    let Event::Service { name, affinity, node_port, local, ip, ranges, ports } = event else {
         panic!("not a service: {event:?}")
     };
+    // With dsr a service has node ports at other nodes' addresses too.
+    let mut annotations = json!({"skep.io/forwarding": if ip % 2 == 0 { "snat" } else { "dsr" }});
+    if !ports.is_empty() {
+        annotations["skep.io/ports"] = json!(ports);
+    }
     json!({
-        "metadata": {
-            "namespace": "ns", "name": format!("s{name}"),
-            // With dsr a service has node ports at other nodes' addresses too.
-            "annotations": {"skep.io/forwarding": if ip % 2 == 0 { "snat" } else { "dsr" }},
-        },
+        "metadata": {"namespace": "ns", "name": format!("s{name}"), "annotations": annotations},
         "spec": {
             "type": if *node_port { "LoadBalancer" } else { "ClusterIP" },
             "loadBalancerSourceRanges": ranges,
@@ -203,48 +208,6 @@ fn attach(planner: &mut Planner, n: u8, pod: Pod) {
 
 fn local_addr(n: u8) -> IpAddr {
     IpAddr::from([10, 0, 2, n])
-}
-
-/// What a frontend does with a packet.
-#[derive(Clone, Debug, PartialEq)]
-struct Resolved {
-    affinity: u32,
-    flags: u32,
-    backends: Vec<Backend>,
-    /// Its Maglev table is complete, if it needs one.
-    has_whole_table: bool,
-    /// Allowed sources; `None`: all.
-    ranges: Option<BTreeSet<Prefix>>,
-}
-
-/// `None`: there is no such frontend.
-fn resolve(maps: &Observed, key: &ServiceKey) -> Option<Resolved> {
-    let value = maps.services.get(key)?;
-    let slots = (0..value.count).map(|slot| BackendKey { set: value.set, slot });
-    // A missing slot loses packets; it becomes an address that neither state has.
-    let backends: Vec<Backend> =
-        slots.map(|key| maps.backends.get(&key).copied().unwrap_or_default()).collect();
-    let has_whole_table = key.scope != Scope::EXTERNAL || table_is_whole(maps, value.set, &backends);
-    let listed = maps.ranges.iter().filter(|(list, _)| *list == value.ranges);
-    let ranges = (value.ranges != 0).then(|| listed.map(|(_, prefix)| *prefix).collect());
-    Some(Resolved { affinity: value.affinity_seconds, flags: value.flags, backends, has_whole_table, ranges })
-}
-
-fn table_is_whole(maps: &Observed, set: u32, backends: &[Backend]) -> bool {
-    // Cached, since it is checked after every write, and the events lead to few distinct sets.
-    thread_local!(static TABLES: RefCell<BTreeMap<Vec<Backend>, Vec<MaglevPage>>> = RefCell::default());
-    TABLES.with_borrow_mut(|tables| {
-        let pages = tables.entry(backends.to_vec()).or_insert_with(|| maglev::pages(backends));
-        let key = |page| MaglevKey { set, page };
-        pages.iter().zip(0..).all(|(page, n)| maps.maglev.get(&key(n)).is_some_and(|held| **held == *page))
-    })
-}
-
-/// Pages of the tables of all sets that external frontends use.
-fn pages_in_use(maps: &Observed) -> usize {
-    let external = maps.services.iter().filter(|(key, _)| key.scope == Scope::EXTERNAL);
-    let sets: BTreeSet<(u32, u32)> = external.map(|(_, value)| (value.set, value.count)).collect();
-    sets.iter().map(|(_, count)| maglev_size(*count).div_ceil(MAGLEV_SLOTS) as usize).sum()
 }
 
 fn class_of(maps: &Observed, addr: Addr) -> u32 {
@@ -319,8 +282,10 @@ fn frontends() -> BTreeSet<ServiceKey> {
         }
     };
     for n in 0..3u8 {
-        add([10, 96, 0, n + 1], 80);
-        add([192, 0, 2, n], 80);
+        for port in [80, 8000, 8020, 8033, 8200, 9000] {
+            add([10, 96, 0, n + 1], port);
+            add([192, 0, 2, n], port);
+        }
         add([10, 86, 0, 100], 30000 + u16::from(n));
     }
     keys

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use skep_abi::{Addr, Backend, Scope, ServiceKey};
+use skep_abi::{Addr, Backend, ServiceKey};
 use skep_netplan::{Observed, Write};
 
 use crate::{
@@ -74,7 +74,7 @@ impl Refused {
         match self {
             Refused::Backend(n) => is_backend(n),
             Refused::Frontend(n) => key.addr == Addr::from(IpAddr::from([10, 96, 0, n + 1])),
-            Refused::Maglev => key.scope == Scope::EXTERNAL,
+            Refused::Maglev => key.scope.is_external(),
             Refused::Ranges => wanted.ranges.is_some(),
             _ => false,
         }

@@ -6,6 +6,7 @@
 
 mod columns;
 mod family;
+mod port_ranges;
 mod ports;
 mod spec;
 mod update;
@@ -25,6 +26,7 @@ use crate::value::{items, items_mut, set_default, set_zero_default};
 
 use columns::COLUMNS;
 pub use family::{AddressWant, Family};
+pub use port_ranges::{PORT_RANGES, PortRanges, PortRangesError};
 pub use ports::{PortPlace, PortWant};
 use spec::{externally_accessible, is_empty, remove, strings};
 use update::validate_update;

@@ -319,3 +319,17 @@ fn ignored_and_deprecated_fields_are_warned_of() {
         ["spec.clusterIPs[0]: IPv6 address \"FD00::9\" should be in RFC 5952 canonical format (\"fd00::9\")"]
     );
 }
+
+#[test]
+fn an_annotation_for_ports_is_checked_and_named() {
+    let kind = find("", "v1", "services").unwrap();
+    let errors = |ports: &str| {
+        let mut object = create_in(V4, json!({})).unwrap();
+        object["metadata"]["annotations"] = json!({"skep.io/ports": ports});
+        error_text(kind.validate_create(&object))
+    };
+    assert_eq!(errors("all"), "");
+    assert_eq!(errors("30000-30100, 80"), "");
+    let wanted = "metadata.annotations[skep.io/ports]: Invalid value: \"9-1\": \"9-1\": the first port must not be greater than the last";
+    assert_eq!(errors("9-1"), wanted);
+}

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use serde_json::{Value, json};
 
+use super::port_ranges::validate_port_ranges;
 use super::ports::number;
 use super::spec::{
     externally_accessible, is_empty, is_family_policy, is_headless, needs_cluster_ip, needs_health_check,
@@ -28,6 +29,7 @@ pub(super) fn validate(object: &Value, errors: &mut Errors) {
     }
     validate_type(spec, &path, errors);
     validate_ports(spec, &path.child("ports"), errors);
+    validate_port_ranges(object, errors);
     names::validate_labels(&spec["selector"], &path.child("selector"), errors);
     validate_affinity(spec, &path, errors);
     if needs_cluster_ip(spec) {
