@@ -18,8 +18,9 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout_at};
 
 use crate::counts::{Counters, ServerCounts, add, read};
+use crate::http2;
+use crate::keepalive::{self, Activity};
 use crate::stream::TunnelStream;
-use crate::{http2, keepalive};
 
 /// Agents are back within this time after a tunnel or the server itself ended. Connections wait for them as long.
 const RETURN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -71,8 +72,7 @@ struct Tunnel {
     requests: watch::Receiver<Option<SendRequest<Bytes>>>,
     /// Asks for the end of its parking.
     wake: Arc<Notify>,
-    /// Asks for a ping.
-    probe: Arc<Notify>,
+    activity: Arc<Activity>,
     /// Ends it.
     end: Arc<Notify>,
 }
@@ -124,7 +124,8 @@ impl Tunnels {
 
     async fn connect(&self, node: &Arc<str>, address: SocketAddr) -> Result<TunnelStream, DialError> {
         let broken = |error: &h2::Error| DialError::Broken(node.clone(), http2::reason(error));
-        let mut requests = self.ready(node).await?;
+        let (mut requests, activity) = self.ready(node).await?;
+        let active = activity.stream();
         let uri = Uri::builder().authority(address.to_string()).build();
         let uri = uri.map_err(|error| DialError::Far(node.clone(), error.to_string()))?;
         let mut request = Request::new(());
@@ -133,24 +134,26 @@ impl Tunnels {
         let (answer, send) = sent.map_err(|error| broken(&error))?;
         let (head, body) = answer.await.map_err(|error| broken(&error))?.into_parts();
         match head.status {
-            StatusCode::OK => Ok(TunnelStream::new(node.clone(), send, body, self.0.counters.stream())),
+            StatusCode::OK => {
+                Ok(TunnelStream::new(node.clone(), (send, body), self.0.counters.stream(), active))
+            }
             StatusCode::FORBIDDEN => Err(DialError::Refused(node.clone(), reason(body).await)),
             _ => Err(DialError::Far(node.clone(), reason(body).await)),
         }
     }
 
     /// The newest tunnel of a node that takes requests.
-    async fn ready(&self, node: &Arc<str>) -> Result<SendRequest<Bytes>, DialError> {
+    async fn ready(&self, node: &Arc<str>) -> Result<(SendRequest<Bytes>, Arc<Activity>), DialError> {
         let mut opened = self.0.opened.subscribe();
         loop {
             let newest = self.nodes().get(node).and_then(|node| node.open.last().map(Tunnel::wake));
-            if let Some(mut requests) = newest {
+            if let Some((mut requests, activity)) = newest {
                 // An error: the tunnel ended meanwhile.
                 let open = requests.wait_for(Option::is_some).await.ok().and_then(|open| open.clone());
                 if let Some(open) = open
                     && let Ok(open) = open.ready().await
                 {
-                    return Ok(open);
+                    return Ok((open, activity));
                 }
             }
             let ended = self.nodes().get(node).and_then(|node| node.ended);
@@ -185,13 +188,13 @@ impl Tunnels {
         let requests = watch::Sender::new(None);
         let wake = Arc::new(Notify::new());
         let open = self.0.counters.tunnel();
-        let (probe, end) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (activity, end) = (Arc::new(Activity::default()), Arc::new(Notify::new()));
         let mut nodes = self.nodes();
         nodes.retain(|_, node| node.is_of_interest());
         let id = read(&self.0.counters.opened);
         let node = nodes.entry(name.clone()).or_default();
         // A second tunnel of a node often means that the first is dead: a ping finds out.
-        node.open.iter().for_each(|older| older.probe.notify_one());
+        node.open.iter().for_each(|older| older.activity.probe());
         if node.open.len() >= MAX_OF_NODE {
             node.open.remove(0).end.notify_one();
         }
@@ -200,12 +203,12 @@ impl Tunnels {
             id,
             requests: receiver,
             wake: waker,
-            probe: probe.clone(),
+            activity: activity.clone(),
             end: end.clone(),
         });
         drop(nodes);
         self.0.opened.send_modify(|count| *count = count.wrapping_add(1));
-        Entry { tunnels: self.clone(), node: name, id, requests, wake, probe, end, _open: open }
+        Entry { tunnels: self.clone(), node: name, id, requests, wake, activity, end, _open: open }
     }
 
     fn nodes(&self) -> MutexGuard<'_, HashMap<Arc<str>, Node>> {
@@ -226,7 +229,7 @@ struct Entry {
     id: u64,
     requests: watch::Sender<Option<SendRequest<Bytes>>>,
     wake: Arc<Notify>,
-    probe: Arc<Notify>,
+    activity: Arc<Activity>,
     end: Arc<Notify>,
     _open: crate::counts::Open,
 }
@@ -256,16 +259,16 @@ impl Entry {
         self.requests.send_replace(Some(requests));
         tokio::select! {
             ended = &mut connection => ended.map_err(io::Error::other),
-            () = keepalive::unanswered(pings, &self.probe) => Err(io::ErrorKind::TimedOut.into()),
+            () = keepalive::unanswered(pings, &self.activity) => Err(io::ErrorKind::TimedOut.into()),
         }
     }
 }
 
 impl Tunnel {
     /// Its requests, soon.
-    fn wake(&self) -> watch::Receiver<Option<SendRequest<Bytes>>> {
+    fn wake(&self) -> (watch::Receiver<Option<SendRequest<Bytes>>>, Arc<Activity>) {
         self.wake.notify_one();
-        self.requests.clone()
+        (self.requests.clone(), self.activity.clone())
     }
 }
 

@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::counts::{Open, add};
 use crate::http2;
+use crate::keepalive::ActiveStream;
 
 /// The largest piece that is copied at once.
 const MAX_PIECE_BYTES: usize = 16 << 10;
@@ -25,16 +26,17 @@ pub struct TunnelStream {
     rest: Bytes,
     is_shut: bool,
     open: Open,
+    _active: ActiveStream,
 }
 
 impl TunnelStream {
     pub(crate) fn new(
         node: Arc<str>,
-        send: SendStream<Bytes>,
-        receive: RecvStream,
+        (send, receive): (SendStream<Bytes>, RecvStream),
         open: Open,
+        active: ActiveStream,
     ) -> TunnelStream {
-        TunnelStream { node, send, receive, rest: Bytes::new(), is_shut: false, open }
+        TunnelStream { node, send, receive, rest: Bytes::new(), is_shut: false, open, _active: active }
     }
 
     fn broken(&self, error: &h2::Error) -> io::Error {

@@ -268,3 +268,36 @@ async fn a_parked_tunnel_ends_with_its_agent_and_with_one_that_says_too_much() {
     let ended = timeout(LIMIT, server).await.unwrap().unwrap();
     assert_eq!(ended.unwrap_err().to_string(), "the agent sent more than its settings");
 }
+
+/// Passes bytes until it is frozen; then both connections stay open and silent, as when a cable is pulled.
+async fn relay(mut a: DuplexStream, mut b: DuplexStream, frozen: tokio::sync::oneshot::Receiver<()>) {
+    tokio::select! {
+        _ = tokio::io::copy_bidirectional(&mut a, &mut b) => {}
+        _ = frozen => std::future::pending().await,
+    }
+}
+
+#[tokio::test]
+async fn a_peer_that_falls_silent_ends_the_streams_of_a_tunnel_within_seconds() {
+    let (tunnels, reach) = (Tunnels::default(), Arc::new(Addresses::default()));
+    let ((near, a), (b, far)) = (duplex(64 << 10), duplex(64 << 10));
+    let (freeze, frozen) = tokio::sync::oneshot::channel();
+    tokio::spawn(relay(a, b, frozen));
+    let agent = tokio::spawn(serve(far, reach.clone()));
+    let serving = tunnels.clone();
+    let server = tokio::spawn(async move { serving.serve("a", near, None).await });
+    let world = World { tunnels, reach, agent, server };
+    let (listener, address) = world.listen().await;
+    let (near, far) = tokio::join!(world.tunnels.dial("a", address), listener.accept());
+    let (mut near, mut far) = (near.unwrap(), far.unwrap().0);
+    near.write_all(b"there").await.unwrap();
+    far.read_exact(&mut [0; 5]).await.unwrap();
+    freeze.send(()).unwrap();
+    let began = Instant::now();
+    let error = timeout(LIMIT, near.read(&mut [0])).await.unwrap().unwrap_err();
+    assert!(error.to_string().starts_with("the tunnel to node a broke: "), "{error}");
+    // The other end gives up too, and closes what it opened for the server.
+    assert!(timeout(LIMIT, far.read(&mut [0])).await.unwrap().map_or(true, |count| count == 0));
+    assert!(began.elapsed() < Duration::from_secs(9), "{:?}", began.elapsed());
+    assert!(timeout(LIMIT, world.server).await.unwrap().unwrap().is_err());
+}

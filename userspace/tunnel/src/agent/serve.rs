@@ -19,7 +19,8 @@ use tokio::time::timeout;
 use super::Reach;
 use crate::address::{is_dialable, target};
 use crate::counts::{Counters, Open, add};
-use crate::{http2, keepalive};
+use crate::http2;
+use crate::keepalive::{self, Activity};
 
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 /// The largest piece that is read at once, and the smallest buffer for it.
@@ -50,8 +51,8 @@ where
         opened = opening => opened.map_err(io::Error::other)?,
         () = leave.notified() => return Ok(()),
     };
-    let (pings, at_once) = (connection.ping_pong(), Notify::new());
-    let mut silent = std::pin::pin!(keepalive::unanswered(pings, &at_once));
+    let (pings, activity) = (connection.ping_pong(), Arc::new(Activity::default()));
+    let mut silent = std::pin::pin!(keepalive::unanswered(pings, &activity));
     // They end with the tunnel.
     let mut streams = JoinSet::new();
     loop {
@@ -68,7 +69,12 @@ where
             None => return Ok(()),
             Some(Err(error)) => return Err(io::Error::other(error)),
             Some(Ok((request, respond))) => {
-                streams.spawn(connect(request, respond, reach.clone(), counters.clone()));
+                let active = activity.stream();
+                let connected = connect(request, respond, reach.clone(), counters.clone());
+                streams.spawn(async move {
+                    connected.await;
+                    drop(active);
+                });
             }
         }
     }
