@@ -1,0 +1,36 @@
+//! Sockets that a holder keeps: what is asked while nobody serves is answered by the next server.
+
+use std::time::Duration;
+
+use skep_dns::Sockets;
+use skep_dns::server::holder;
+
+use crate::node::{Node, SERVICE, SERVICE_IP, addresses};
+
+#[test]
+fn questions_between_two_servers_wait_in_the_held_sockets() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("dns.sock");
+    let listener = holder::listen(&path).unwrap();
+    let at = path.clone();
+    let holding = std::thread::spawn(move || holder::hold(&listener, &at));
+    let mut node = Node::new(Vec::new());
+    let sockets = Sockets::bind([node.addr]).unwrap();
+    holder::replace(&path, &sockets.descriptors()).unwrap();
+    node.serve(sockets);
+    let mut client = node.client();
+    assert_eq!(addresses(&client.ask(SERVICE)), [SERVICE_IP]);
+    for _ in 0..3 {
+        // The server ends; its sockets stay open in the holder alone.
+        node.serve(Sockets::default());
+        client.send(SERVICE);
+        std::thread::sleep(Duration::from_millis(20));
+        let held = Sockets::adopt(holder::fetch(&path).unwrap());
+        assert!(held.is_complete());
+        node.serve(held);
+        assert_eq!(addresses(&client.receive().expect("the question waited")), [SERVICE_IP]);
+    }
+    // Without sockets the holder has nothing to do.
+    holder::replace(&path, &[]).unwrap();
+    holding.join().unwrap();
+}
