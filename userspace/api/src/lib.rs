@@ -13,6 +13,7 @@ pub mod discovery;
 pub mod document;
 pub mod field;
 pub mod kinds;
+pub mod local_path;
 pub mod meta;
 pub mod names;
 pub mod openapi;

@@ -29,8 +29,9 @@ macro_rules! for_each_kind {
             {DaemonSet, daemon_sets, k8s_openapi::api::apps::v1::DaemonSet, [], []}
             {StatefulSet, stateful_sets, k8s_openapi::api::apps::v1::StatefulSet, [], []}
             {ControllerRevision, revisions, k8s_openapi::api::apps::v1::ControllerRevision, [], []}
-            {PersistentVolumeClaim, claims, k8s_openapi::api::core::v1::PersistentVolumeClaim, [], []}
-            {PersistentVolume, volumes, k8s_openapi::api::core::v1::PersistentVolume, [], []}
+            {PersistentVolumeClaim, claims, k8s_openapi::api::core::v1::PersistentVolumeClaim, [volume_of_claim], []}
+            {PersistentVolume, volumes, k8s_openapi::api::core::v1::PersistentVolume, [claim_of_volume], []}
+            {StorageClass, storage_classes, k8s_openapi::api::storage::v1::StorageClass, [], []}
             {VolumeAttributesClass, volume_attributes_classes, k8s_openapi::api::storage::v1::VolumeAttributesClass, [], []}
             {Job, jobs, k8s_openapi::api::batch::v1::Job, [], []}
             {CronJob, cron_jobs, k8s_openapi::api::batch::v1::CronJob, [], []}

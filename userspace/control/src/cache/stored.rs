@@ -1,7 +1,7 @@
 //! The requirements on a cached type: metadata, at most one index of its own, and the fields dropped on arrival.
 
 use k8s_openapi::Metadata;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
@@ -42,6 +42,16 @@ fn node_of_pod(pod: &Pod) -> Option<&str> {
 /// EndpointSlices are found by the name of their Service, in any namespace.
 fn service_of_slice(slice: &EndpointSlice) -> Option<&str> {
     slice.metadata.labels.as_ref()?.get("kubernetes.io/service-name").map(String::as_str)
+}
+
+/// Claims are found by the name of their volume.
+fn volume_of_claim(claim: &PersistentVolumeClaim) -> Option<&str> {
+    claim.spec.as_ref()?.volume_name.as_deref().filter(|name| !name.is_empty())
+}
+
+/// Volumes are found by the uid of their claim.
+fn claim_of_volume(volume: &PersistentVolume) -> Option<&str> {
+    volume.spec.as_ref()?.claim_ref.as_ref()?.uid.as_deref()
 }
 
 /// An object as it is kept, in no more memory than it needs. Answers are decoded with room for four items in every

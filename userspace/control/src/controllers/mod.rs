@@ -10,6 +10,7 @@ pub mod endpoints;
 pub mod endpoints_object;
 pub mod endpointslice;
 pub mod endpointslice_mirroring;
+pub mod ephemeral_volume;
 pub mod job;
 pub mod load_balancer;
 pub(crate) mod node_conditions;
@@ -17,6 +18,7 @@ pub mod node_ipam;
 pub mod node_lifecycle;
 mod node_zones;
 pub mod nodes;
+pub mod persistent_volume;
 pub mod pod_gc;
 pub mod pods;
 pub mod replicaset;
@@ -26,8 +28,10 @@ pub mod service_account;
 pub mod service_cidr;
 pub mod stale_disruption;
 pub mod statefulset;
+mod statefulset_claims;
 pub mod taint_eviction;
 pub mod topology;
+pub(crate) mod volume_claims;
 pub mod volume_protection;
 
 use crate::action::Controller;
@@ -46,6 +50,7 @@ pub fn all(config: &Config) -> Vec<Box<dyn Controller>> {
         Box::new(endpointslice::EndpointSlices),
         Box::new(endpointslice_mirroring::EndpointSliceMirroring),
         Box::new(endpoints_object::EndpointsObjects),
+        Box::new(ephemeral_volume::EphemeralVolumes),
         Box::new(job::Jobs),
         Box::new(load_balancer::LoadBalancers),
         Box::new(node_ipam::NodeIpam {
@@ -57,6 +62,7 @@ pub fn all(config: &Config) -> Vec<Box<dyn Controller>> {
             grace: config.node_grace,
             startup_grace: config.node_startup_grace,
         }),
+        Box::new(persistent_volume::PersistentVolumes),
         Box::new(pod_gc::PodGc { threshold: config.terminated_pod_threshold }),
         Box::new(service_account::ServiceAccounts { root_ca_pem: config.root_ca_pem.clone() }),
         Box::new(service_cidr::ServiceCidrs),

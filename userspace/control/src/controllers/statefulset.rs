@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::{PersistentVolumeClaim, PersistentVolumeClaimVol
 use super::pods::{self, Availability, Claim};
 use super::revisions::{self, HASH, History, RevisionOwner};
 use super::routing::{own_key, owner_keys};
+use super::statefulset_claims::Retention;
 use crate::action::{Action, Context, Controller, Failure};
 use crate::cache::{Change, Key, Kind, Object, View};
 use crate::meta;
@@ -47,6 +48,12 @@ impl Controller for StatefulSets {
                 }
             }
             Some(Object::ControllerRevision(_)) => owner_keys(change, Kind::StatefulSet, keys),
+            // A pod may wait for the name of a claim that is gone.
+            Some(Object::PersistentVolumeClaim(claim)) if change.new.is_none() => {
+                let (namespace, name) = (meta::namespace(&claim.metadata), meta::name(&claim.metadata));
+                let sets = view.stateful_sets.in_namespace(namespace);
+                keys.extend(sets.filter(|(_, set)| is_claim_of(set, name)).map(|(key, _)| key.clone()));
+            }
             _ => {}
         }
     }
@@ -179,6 +186,8 @@ impl<'a> StatefulSetSync<'a> {
     fn sync_pods(&mut self, mine: &[(i32, &Arc<Pod>)]) {
         let known: BTreeMap<i32, &Arc<Pod>> = mine.iter().copied().collect();
         self.report_failure(&known);
+        // Before a pod is deleted, its claims have the owner that decides about them.
+        self.own_claims(mine);
         let mut room = if self.is_ordered() { 1 } else { pods::burst(&self.spec.template).min(MAX_BURST) };
         for ordinal in self.ordinals() {
             let waits = match known.get(&ordinal).copied() {
@@ -246,6 +255,11 @@ impl<'a> StatefulSetSync<'a> {
         labels.insert(POD_INDEX.into(), ordinal.to_string());
         labels.insert(HASH.into(), revision.clone());
         let claims = self.claims(ordinal);
+        let retention = Retention::of(self.set);
+        let known = |claim: &PersistentVolumeClaim| self.view.claims.get(&Key::of(&claim.metadata));
+        if claims.iter().filter_map(|(_, claim)| known(claim)).any(|claim| retention.is_stale(&name, claim)) {
+            return true;
+        }
         if let Some(spec) = &mut pod.spec {
             spec.hostname = Some(name);
             spec.subdomain = self.spec.service_name.clone();
@@ -274,6 +288,18 @@ impl<'a> StatefulSetSync<'a> {
         self.actions.push(Action::Create(pod.into()));
         self.record(false, "SuccessfulCreate", format!("create {subject} successful"));
         true
+    }
+
+    /// Gives the claims of existing pods the owners that the retention policy wants.
+    fn own_claims(&mut self, mine: &[(i32, &Arc<Pod>)]) {
+        let (retention, range) = (Retention::of(self.set), self.ordinals());
+        for (ordinal, pod) in mine {
+            for (_, claim) in self.claims(*ordinal) {
+                let Some(claim) = self.view.claims.get(&Key::of(&claim.metadata)) else { continue };
+                let corrected = retention.corrected(self.set, pod, range.contains(ordinal), claim);
+                self.actions.extend(corrected.map(Action::update));
+            }
+        }
     }
 
     fn delete(&mut self, pod: &Arc<Pod>) {
@@ -315,6 +341,7 @@ impl<'a> StatefulSetSync<'a> {
                 let labels = claim.metadata.labels.get_or_insert_default();
                 labels.extend(self.spec.selector.match_labels.clone().unwrap_or_default());
                 claim.status = None;
+                Retention::of(self.set).own(self.set, &mut claim);
                 (volume, claim)
             })
             .collect()
@@ -360,4 +387,14 @@ impl<'a> StatefulSetSync<'a> {
             self.actions.push(Action::patch_status(Kind::StatefulSet, key, old, &new));
         }
     }
+}
+
+/// Whether a claim's name is one that the set gives.
+fn is_claim_of(set: &StatefulSet, claim: &str) -> bool {
+    let templates = set.spec.iter().flat_map(|spec| spec.volume_claim_templates.iter().flatten());
+    let ordinal = |template: &PersistentVolumeClaim| {
+        let rest = claim.strip_prefix(meta::name(&template.metadata))?.strip_prefix('-')?;
+        rest.strip_prefix(meta::name(&set.metadata))?.strip_prefix('-')?.parse::<u32>().ok()
+    };
+    templates.into_iter().any(|template| ordinal(template).is_some())
 }

@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::routing::{own_key, versions};
+use super::volume_claims::{claim_names, is_owned_by};
 use crate::action::{Action, Context, Controller};
 use crate::cache::{Change, Key, Kind, Object, View};
 use crate::meta;
@@ -128,17 +129,6 @@ fn set_finalizer(meta: &mut ObjectMeta, finalizer: &str, is_wanted: bool) {
     meta.finalizers = Some(finalizers).filter(|all| !all.is_empty());
 }
 
-/// The names of the claims that a pod mounts, those of its ephemeral volumes among them.
-fn claim_names(pod: &Pod) -> impl Iterator<Item = String> {
-    let name = meta::name(&pod.metadata);
-    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
-    volumes.filter_map(move |volume| match (&volume.persistent_volume_claim, &volume.ephemeral) {
-        (Some(source), _) => Some(source.claim_name.clone()),
-        (None, Some(_)) => Some(format!("{name}-{}", volume.name)),
-        (None, None) => None,
-    })
-}
-
 /// Whether a pod uses the claim. A pod without a node does not: a node starts no pod whose claim is being deleted.
 fn uses(pod: &Pod, claim: &PersistentVolumeClaim) -> bool {
     let Some(spec) = &pod.spec else { return false };
@@ -151,8 +141,7 @@ fn uses(pod: &Pod, claim: &PersistentVolumeClaim) -> bool {
         (None, Some(_)) => {
             !has_ended(pod)
                 && format!("{}-{}", meta::name(&pod.metadata), volume.name) == name
-                && meta::controller_of(&claim.metadata)
-                    .is_some_and(|owner| Some(&owner.uid) == pod.metadata.uid.as_ref())
+                && is_owned_by(claim, pod)
         }
         (None, None) => false,
     })

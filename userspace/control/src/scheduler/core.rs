@@ -6,13 +6,15 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod, PodSpec};
 
-use super::decide;
+use super::decide::{self, Choice};
 use super::name::SCHEDULER_NAME;
 use super::preempt::{self, Budgets, NoPlan, Plan};
 use super::queue::{AttemptResult, ClusterChange, Queue};
 use super::resources::requested;
 use super::snapshot::{Snapshot, priority};
-use crate::cache::{Change, Key, Object};
+use super::volumes::{Progress, VolumePlan};
+use super::waiting::WaitingPods;
+use crate::cache::{Change, Key, Kind, Object};
 use crate::controllers::pods::{finished, node_name};
 use crate::guard::{Panicked, caught};
 use crate::meta;
@@ -26,6 +28,12 @@ pub enum Decision {
     Bind {
         pod: Arc<Pod>,
         node: Arc<str>,
+    },
+    /// The node is chosen; before the pod is bound, its volumes are.
+    PrepareVolumes {
+        pod: Arc<Pod>,
+        node: Arc<str>,
+        plan: VolumePlan,
     },
     /// `plan`: the pods to remove so that it fits.
     Refuse {
@@ -43,8 +51,9 @@ pub enum Decision {
 /// 2. `next`, once every object was listed, until it returns `None`. A decided pod is not returned again before step 3; its
 ///    room is taken from the decision on.
 /// 3. Each decision is written. On success nothing is called: the change of the pod comes through `apply`. If the server
-///    did not accept a binding, `binding_failed`; if a victim of a plan could not be removed, `preemption_failed`. Both may
-///    come late or twice: a uid that is no longer current is ignored.
+///    did not accept a binding, `binding_failed`; if a victim of a plan could not be removed, `preemption_failed`. After the
+///    volumes of a pod were written, `volumes_written`, and `next` binds the pod when its claims are bound; if they could not
+///    be, `volumes_failed`. All may come late or twice: a uid that is no longer current is ignored.
 ///
 /// `next_due` is the time at which to call `next` again without a change.
 #[derive(Default)]
@@ -54,11 +63,12 @@ pub struct Scheduler {
     /// Pods that wait for this scheduler.
     pods: HashMap<Key, Arc<Pod>>,
     budgets: Budgets,
+    waiting: WaitingPods,
     decided: u64,
 }
 
 impl Scheduler {
-    /// Stores a change of a pod, a node, a namespace or a disruption budget; others are ignored.
+    /// Stores a change of a kind that the scheduler reads; others are ignored.
     pub fn apply(&mut self, change: &Change, now: Timestamp) {
         self.snapshot.apply(change);
         match (&change.old, &change.new) {
@@ -87,13 +97,18 @@ impl Scheduler {
             (Some(Object::PodDisruptionBudget(budget)), None) => {
                 self.budgets.remove(&Key::of(&budget.metadata));
             }
-            _ => {}
+            (old, new) => {
+                if let Some(object) = new.as_ref().or(old.as_ref()).filter(|object| is_of_storage(object)) {
+                    self.waiting.changed(object);
+                    self.queue.cluster_changed(ClusterChange::Volumes, now);
+                }
+            }
         }
     }
 
     /// When a pod becomes ready by itself; `None` if none does.
     pub fn next_due(&self) -> Option<Timestamp> {
-        self.queue.next_due()
+        [self.queue.next_due(), self.waiting.next_due()].into_iter().flatten().min()
     }
 
     fn node_changed(&mut self, old: &Node, node: &Node, now: Timestamp) {
@@ -121,6 +136,10 @@ impl Scheduler {
     fn remove_pod(&mut self, key: &Key, now: Timestamp) {
         self.pods.remove(key);
         self.queue.remove(key);
+        if let Some(waiting) = self.waiting.remove(key) {
+            self.snapshot.volumes.finish(&waiting.plan);
+            self.snapshot.release_assumed(key, meta::uid(&waiting.pod.metadata));
+        }
         self.withdraw(key, now);
     }
 
@@ -133,6 +152,9 @@ impl Scheduler {
 
     /// Decides about the next ready pod; its room is taken from now on. `None` if no pod is ready.
     pub fn next(&mut self, now: Timestamp, seed: u64) -> Option<Decision> {
+        if let Some(decision) = self.next_waiting(now) {
+            return Some(decision);
+        }
         loop {
             let (key, _) = self.queue.take(now)?;
             let Some((pod, spec)) =
@@ -155,10 +177,16 @@ impl Scheduler {
                 Err(fault) => return Some(self.fault(pod, &fault, now)),
             };
             let why = match chosen {
-                Ok(node) => {
+                Ok(Choice { node, volumes }) => {
                     self.withdraw(&key, now);
                     self.snapshot.assume(&pod, &node);
-                    return Some(Decision::Bind { pod, node });
+                    match volumes {
+                        None => return Some(Decision::Bind { pod, node }),
+                        Some(plan) => match self.prepare_volumes(&pod, &node, plan, now) {
+                            Some(decision) => return Some(decision),
+                            None => continue,
+                        },
+                    }
                 }
                 Err(why) => why,
             };
@@ -169,6 +197,69 @@ impl Scheduler {
                 Err(fault) => return Some(self.fault(pod, &fault, now)),
             };
             return Some(Decision::Refuse { pod, reason: "Unschedulable", message, plan });
+        }
+    }
+
+    /// The pod waits for its volumes; the decision to write what they need, if that is anything.
+    fn prepare_volumes(
+        &mut self,
+        pod: &Arc<Pod>,
+        node: &Arc<str>,
+        plan: VolumePlan,
+        now: Timestamp,
+    ) -> Option<Decision> {
+        self.snapshot.volumes.begin(&plan, node);
+        self.waiting.insert(pod, node, plan.clone(), now);
+        if plan.volumes.is_empty() && plan.claims.is_empty() {
+            // Everything was written before, perhaps by an earlier scheduler.
+            return self.next_waiting(now);
+        }
+        Some(Decision::PrepareVolumes { pod: pod.clone(), node: node.clone(), plan })
+    }
+
+    /// The next pod whose volumes are bound, or will not be.
+    fn next_waiting(&mut self, now: Timestamp) -> Option<Decision> {
+        loop {
+            let (key, expired) = self.waiting.take_due(now)?;
+            let Some(waiting) = self.waiting.get(&key) else { continue };
+            let node = self.snapshot.known_node(&waiting.node);
+            let progress = match node {
+                _ if expired => Progress::Failed("binding volumes: context deadline exceeded".to_owned()),
+                Some((_, node)) => self.snapshot.volumes.progress(&waiting.pod, node),
+                None => Progress::Failed(format!("node {:?} not found", waiting.node)),
+            };
+            if progress == Progress::Waiting {
+                continue;
+            }
+            let Some(waiting) = self.waiting.remove(&key) else { continue };
+            self.snapshot.volumes.finish(&waiting.plan);
+            let (pod, node) = (waiting.pod, waiting.node);
+            let Progress::Failed(why) = progress else { return Some(Decision::Bind { pod, node }) };
+            self.binding_failed(&key, meta::uid(&pod.metadata), now);
+            let message = format!("running PreBind plugin \"VolumeBinding\": {why}");
+            return Some(Decision::Refuse { pod, reason: FAULT, message, plan: None });
+        }
+    }
+
+    /// The volumes of a pod were written, with these versions as the result.
+    pub(super) fn volumes_written(&mut self, key: &Key, uid: &str, written: Vec<Object>, now: Timestamp) {
+        for object in written {
+            self.apply(&Change { old: None, new: Some(object) }, now);
+        }
+        let plan = self.waiting.written(key, uid);
+        self.snapshot.volumes.finish(&plan);
+    }
+
+    /// They could not be written: the pod is tried again.
+    pub(super) fn volumes_failed(&mut self, key: &Key, uid: &str, written: Vec<Object>, now: Timestamp) {
+        for object in written {
+            self.apply(&Change { old: None, new: Some(object) }, now);
+        }
+        if self.waiting.get(key).is_some_and(|waiting| meta::uid(&waiting.pod.metadata) == uid)
+            && let Some(waiting) = self.waiting.remove(key)
+        {
+            self.snapshot.volumes.finish(&waiting.plan);
+            self.binding_failed(key, uid, now);
         }
     }
 
@@ -223,6 +314,10 @@ impl Scheduler {
             self.queue.cluster_changed(ClusterChange::PodGone, now);
         }
     }
+}
+
+fn is_of_storage(object: &Object) -> bool {
+    matches!(object.kind(), Kind::PersistentVolumeClaim | Kind::PersistentVolume | Kind::StorageClass)
 }
 
 fn as_pod(object: &Object) -> Option<&Arc<Pod>> {

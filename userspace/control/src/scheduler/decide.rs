@@ -14,17 +14,23 @@ use super::resources::weight;
 use super::score::{FeasibleNode, best, image_bytes};
 use super::snapshot::{NodeInfo, Snapshot, with_tag};
 use super::spread::Spread;
+use super::volumes::VolumePlan;
 
 /// No node can take the pod: the number of nodes, and for how many of them each reason holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Unschedulable {
     pub(super) nodes: usize,
     pub(super) reasons: BTreeMap<Reason, usize>,
+    /// Why no node at all can take it; then no node was asked.
+    pub(super) of_pod: Option<String>,
 }
 
 impl Unschedulable {
     /// What must change before another attempt is worthwhile. Without nodes: a node.
     pub(super) fn causes(&self) -> BTreeSet<Cause> {
+        if self.of_pod.is_some() {
+            return BTreeSet::from([Cause::Volumes]);
+        }
         let causes = self.reasons.keys().map(Reason::cause);
         if self.reasons.is_empty() { BTreeSet::from([Cause::Node]) } else { causes.collect() }
     }
@@ -32,9 +38,10 @@ impl Unschedulable {
 
 impl fmt::Display for Unschedulable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.nodes {
-            0 => f.write_str("no nodes available to schedule pods"),
-            nodes => f.write_str(&tally(nodes, &self.reasons)),
+        match (self.nodes, &self.of_pod) {
+            (0, _) => f.write_str("no nodes available to schedule pods"),
+            (nodes, Some(why)) => write!(f, "0/{nodes} nodes are available: {why}."),
+            (nodes, None) => f.write_str(&tally(nodes, &self.reasons)),
         }
     }
 }
@@ -82,6 +89,9 @@ impl<'a> Filters<'a> {
             Some(fuller) => filter::check(self.requirements, &fuller, node)?,
             None => filter::check(self.requirements, info, node)?,
         }
+        if snapshot.volumes.is_in_use(&self.requirements.volumes.exclusive) {
+            return Err(vec![Reason::ClaimInUse]);
+        }
         self.spread.check(node).map_err(|reason| vec![reason])?;
         self.affinities.check(node).map_err(|reason| vec![reason])
     }
@@ -98,17 +108,39 @@ fn images(spec: &PodSpec) -> impl Iterator<Item = &str> {
     containers.filter_map(|container| container.image.as_deref())
 }
 
+/// A node for a pod; with the plan of its volumes unless they are bound.
+#[derive(Debug)]
+pub(super) struct Choice {
+    pub(super) node: Arc<str>,
+    pub(super) volumes: Option<VolumePlan>,
+}
+
+impl Choice {
+    fn new(snapshot: &Snapshot, requirements: &Requirements<'_>, node: Arc<str>) -> Option<Choice> {
+        let volumes = match requirements.volumes.are_bound() {
+            true => None,
+            false => Some(requirements.volumes.plan(snapshot.known_node(&node)?.1)?),
+        };
+        Some(Choice { node, volumes })
+    }
+}
+
 /// The best node. `seed` selects the first node to check, and one of nodes with equal scores.
 pub(super) fn choose(
     snapshot: &Snapshot,
     pod: &Pod,
     spec: &PodSpec,
     seed: u64,
-) -> Result<Arc<str>, Unschedulable> {
-    let requirements = Requirements::of(pod, spec);
+) -> Result<Choice, Unschedulable> {
+    let requirements = Requirements::of(snapshot, pod, spec).map_err(|why| Unschedulable {
+        nodes: snapshot.known().count(),
+        reasons: BTreeMap::new(),
+        of_pod: Some(why),
+    })?;
     // Its nominated node is not compared with others.
-    if let Some(name) = snapshot.nomination(pod).filter(|name| fits(snapshot, &requirements, name)) {
-        return Ok(name.clone());
+    let nominated = snapshot.nomination(pod).filter(|name| fits(snapshot, &requirements, name));
+    if let Some(choice) = nominated.and_then(|name| Choice::new(snapshot, &requirements, name.clone())) {
+        return Ok(choice);
     }
     let filters = Filters::new(snapshot, &requirements);
     let nodes: Vec<(&Arc<str>, &NodeInfo, &Arc<Node>)> = snapshot.known().collect();
@@ -133,5 +165,7 @@ pub(super) fn choose(
             break;
         }
     }
-    best(&candidates, spec, &weight(pod), seed).ok_or(Unschedulable { nodes: nodes.len(), reasons })
+    best(&candidates, spec, &weight(pod), seed)
+        .and_then(|node| Choice::new(snapshot, &requirements, node))
+        .ok_or(Unschedulable { nodes: nodes.len(), reasons, of_pod: None })
 }

@@ -4,7 +4,8 @@ use k8s_openapi::api::core::v1::{Node, Pod, PodSpec, Taint, Toleration};
 
 use super::reason::Reason;
 use super::resources::{Resources, requested};
-use super::snapshot::{HostPort, NodeInfo, host_ports};
+use super::snapshot::{HostPort, NodeInfo, Snapshot, host_ports};
+use super::volumes::PodVolumes;
 use crate::controllers::nodes::{admits, tolerated};
 use crate::controllers::taint_eviction::tolerates;
 
@@ -14,15 +15,18 @@ pub(super) struct Requirements<'a> {
     pub(super) spec: &'a PodSpec,
     pub(super) requested: Resources,
     pub(super) ports: Vec<HostPort>,
+    pub(super) volumes: PodVolumes,
 }
 
 impl<'a> Requirements<'a> {
-    pub(super) fn of(pod: &'a Pod, spec: &'a PodSpec) -> Self {
-        Requirements { pod, spec, requested: requested(pod), ports: host_ports(pod) }
+    /// Err: why no node can take the pod.
+    pub(super) fn of(snapshot: &Snapshot, pod: &'a Pod, spec: &'a PodSpec) -> Result<Self, String> {
+        let volumes = snapshot.volumes.of_pod(pod)?;
+        Ok(Requirements { pod, spec, requested: requested(pod), ports: host_ports(pod), volumes })
     }
 }
 
-/// The first reason why the pod cannot run there; all missing resources.
+/// The first reason why the pod cannot run there; all missing resources, and all that is against its volumes.
 pub(super) fn check(
     requirements: &Requirements<'_>,
     info: &NodeInfo,
@@ -33,7 +37,11 @@ pub(super) fn check(
         return Err(vec![Reason::Ports]);
     }
     let missing = missing_resources(requirements, info);
-    if missing.is_empty() { Ok(()) } else { Err(missing) }
+    if !missing.is_empty() {
+        return Err(missing);
+    }
+    let reasons = requirements.volumes.check(node);
+    if reasons.is_empty() { Ok(()) } else { Err(reasons) }
 }
 
 /// The checks whose result does not depend on other pods.

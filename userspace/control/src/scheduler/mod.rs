@@ -1,7 +1,8 @@
 //! The scheduler: finds nodes for pods. Deciding is pure ([`Scheduler`], over an incremental [`snapshot`]); [`perform`]
 //! writes.
 //!
-//! In: changes of pods, nodes, namespaces and disruption budgets. Out: bindings; for pods that fit nowhere the condition
+//! In: changes of pods, nodes, namespaces, disruption budgets, claims and volumes. Out: bindings, and the volumes that they
+//! need; for pods that fit nowhere the condition
 //! `PodScheduled`, an event, and the removal of pods of lower priority where that helps. A decided pod holds its room from
 //! the decision on, while the binding is in flight.
 
@@ -23,6 +24,10 @@ mod snapshot;
 mod spread;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod volume_tests;
+mod volumes;
+mod waiting;
 
 use std::sync::Arc;
 
@@ -41,9 +46,18 @@ use perform::{WriteResult, perform};
 use core::FAULT;
 pub use core::{Decision, Scheduler};
 pub use preempt::Plan;
+pub use volumes::VolumePlan;
 
 /// The kinds that the scheduler reads.
-pub(crate) const KINDS: &[Kind] = &[Kind::Namespace, Kind::Node, Kind::Pod, Kind::PodDisruptionBudget];
+pub(crate) const KINDS: &[Kind] = &[
+    Kind::Namespace,
+    Kind::Node,
+    Kind::Pod,
+    Kind::PodDisruptionBudget,
+    Kind::PersistentVolumeClaim,
+    Kind::PersistentVolume,
+    Kind::StorageClass,
+];
 
 const MAX_ACTIVE_WRITES: usize = 64;
 /// The name of this part in [`Health`].
@@ -80,6 +94,12 @@ pub(crate) async fn run(client: Client, mut subscription: Subscription, health: 
             Some(written) = writes.join_next() => match written {
                 Ok(WriteResult::BindingFailed { key, uid }) => scheduler.binding_failed(&key, &uid, clock::steady()),
                 Ok(WriteResult::PreemptionFailed { key, uid }) => scheduler.preemption_failed(&key, &uid, clock::steady()),
+                Ok(WriteResult::VolumesWritten { key, uid, written }) => {
+                    scheduler.volumes_written(&key, &uid, written, clock::steady());
+                }
+                Ok(WriteResult::VolumesFailed { key, uid, written }) => {
+                    scheduler.volumes_failed(&key, &uid, written, clock::steady());
+                }
                 Ok(WriteResult::Written) => {}
                 Err(error) => tracing::error!(%error, "write decision failed"),
             },

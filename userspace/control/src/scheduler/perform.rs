@@ -14,12 +14,14 @@ use serde_json::{Value, json};
 use super::core::{Decision, FAULT};
 use super::name::SCHEDULER_NAME;
 use super::preempt::{Plan, TARGET_REASON};
+use super::volumes::VolumePlan;
 use crate::action::Record;
-use crate::cache::{Key, Kind};
+use crate::cache::{Key, Kind, Object};
 use crate::controllers::pods::{condition, node_name};
 use crate::events::Recorder;
 use crate::guard::caught_async;
 use crate::meta;
+use crate::requests;
 
 const MIN_CHECK_RETRY: Duration = Duration::from_millis(100);
 const MAX_CHECK_RETRY: Duration = Duration::from_secs(10);
@@ -32,6 +34,18 @@ pub(super) enum WriteResult {
         key: Key,
         uid: String,
     },
+    /// The binder has what it needs for the pod's volumes.
+    VolumesWritten {
+        key: Key,
+        uid: String,
+        written: Vec<Object>,
+    },
+    /// Not everything could be written.
+    VolumesFailed {
+        key: Key,
+        uid: String,
+        written: Vec<Object>,
+    },
     /// Not every victim could be removed.
     PreemptionFailed {
         key: Key,
@@ -41,19 +55,30 @@ pub(super) enum WriteResult {
 
 /// Writes a decision. A panic on the way counts as a failed write.
 pub(super) async fn perform(client: Client, recorder: Arc<Recorder>, decision: Decision) -> WriteResult {
-    let (pod, binds, plans) = match &decision {
-        Decision::Bind { pod, .. } => (pod.clone(), true, false),
-        Decision::Refuse { pod, plan, .. } => (pod.clone(), false, plan.is_some()),
+    let (pod, failed) = match &decision {
+        Decision::Bind { pod, .. } => (pod.clone(), Undone::Binding),
+        Decision::PrepareVolumes { pod, .. } => (pod.clone(), Undone::Volumes),
+        Decision::Refuse { pod, plan: Some(_), .. } => (pod.clone(), Undone::Preemption),
+        Decision::Refuse { pod, .. } => (pod.clone(), Undone::Report),
     };
     caught_async(write(client, recorder, decision)).await.unwrap_or_else(|error| {
         let (key, uid) = (Key::of(&pod.metadata), meta::uid(&pod.metadata).to_owned());
         tracing::error!(pod = %key, %error, "write decision failed");
-        match (binds, plans) {
-            (true, _) => WriteResult::BindingFailed { key, uid },
-            (false, true) => WriteResult::PreemptionFailed { key, uid },
-            (false, false) => WriteResult::Written,
+        match failed {
+            Undone::Binding => WriteResult::BindingFailed { key, uid },
+            Undone::Volumes => WriteResult::VolumesFailed { key, uid, written: Vec::new() },
+            Undone::Preemption => WriteResult::PreemptionFailed { key, uid },
+            Undone::Report => WriteResult::Written,
         }
     })
+}
+
+/// What a panic on the way leaves undone.
+enum Undone {
+    Binding,
+    Volumes,
+    Preemption,
+    Report,
 }
 
 async fn write(client: Client, recorder: Arc<Recorder>, decision: Decision) -> WriteResult {
@@ -66,6 +91,14 @@ async fn write(client: Client, recorder: Arc<Recorder>, decision: Decision) -> W
                 WriteResult::BindingFailed { key, uid }
             }
         },
+        Decision::PrepareVolumes { pod, plan, .. } => {
+            let (key, uid) = id(&pod);
+            let (written, complete) = prepare_volumes(&client, &key, plan).await;
+            match complete {
+                true => WriteResult::VolumesWritten { key, uid, written },
+                false => WriteResult::VolumesFailed { key, uid, written },
+            }
+        }
         Decision::Refuse { pod, reason, message, plan } => {
             let preempted = match &plan {
                 Some(plan) => preempt(&client, &recorder, &pod, plan).await,
@@ -117,6 +150,23 @@ async fn bind(client: &Client, recorder: &Recorder, pod: &Pod, node: &str) -> bo
             has_node(&pods, &key, meta::uid(&pod.metadata)).await
         }
     }
+}
+
+/// Reserves volumes and selects the node of claims, each guarded by its version: the versions written, and whether all are.
+async fn prepare_volumes(client: &Client, pod: &Key, plan: VolumePlan) -> (Vec<Object>, bool) {
+    let volumes = plan.volumes.into_iter().map(Object::from);
+    let mut written = Vec::new();
+    for object in volumes.chain(plan.claims.into_iter().map(Object::from)) {
+        match requests::update(client, &object, "").await {
+            Ok(object) => written.push(object),
+            Err(error) => {
+                let object = Key::of(object.meta());
+                tracing::info!(%pod, %object, %error, "prepare volume failed; the pod is tried again");
+                return (written, false);
+            }
+        }
+    }
+    (written, true)
 }
 
 /// Asks until the server answers whether the pod has a node: before that its room may not be given to another pod.

@@ -52,6 +52,8 @@ impl fmt::Display for NoPlan {
 /// As upstream, a tenth of the nodes is compared, and at least this many.
 const MIN_CANDIDATE_NODES: usize = 100;
 
+const NO_HELP: &str = "Preemption is not helpful for scheduling";
+
 type NodeRank = (usize, i32, i64, usize, Reverse<Timestamp>);
 
 pub(super) fn plan(
@@ -67,13 +69,16 @@ pub(super) fn plan(
     if snapshot.nomination(pod).is_some_and(|node| has_terminating_victims(snapshot, pod, node)) {
         return Err(NoPlan::InProgress);
     }
-    let requirements = Requirements::of(pod, spec);
     let names: Vec<Arc<str>> = snapshot.known().map(|(name, ..)| name.clone()).collect();
     let (mut reasons, mut found) = (BTreeMap::<&str, usize>::new(), Vec::new());
+    let Ok(requirements) = Requirements::of(snapshot, pod, spec) else {
+        return Err(NoPlan::Useless(tally(names.len(), &BTreeMap::from([(NO_HELP, names.len())]))));
+    };
     let limit = (names.len() / 10).max(MIN_CANDIDATE_NODES);
     let start = usize::try_from(seed).unwrap_or(0) % names.len().max(1);
     // Otherwise other nodes do not matter, and a copy of the one node is enough.
     let depends_on_pods = !spec.topology_spread_constraints.as_ref().is_none_or(Vec::is_empty)
+        || !requirements.volumes.exclusive.is_empty()
         || !Affinities::new(snapshot, pod, spec).allows_everything();
     for name in names.iter().cycle().skip(start).take(names.len()) {
         match victims(snapshot, &requirements, name, budgets, depends_on_pods) {
@@ -160,10 +165,12 @@ fn victims(
     budgets: &Budgets,
     depends_on_pods: bool,
 ) -> Result<(usize, Vec<Arc<Pod>>), &'static str> {
-    const NO_HELP: &str = "Preemption is not helpful for scheduling";
     const NO_VICTIMS: &str = "No preemption victims found for incoming pod";
     let Some((info, node)) = snapshot.known_node(name) else { return Err(NO_HELP) };
-    if admits_statically(requirements, node).is_err() || !fits_empty_node(requirements, info) {
+    if admits_statically(requirements, node).is_err()
+        || !fits_empty_node(requirements, info)
+        || !requirements.volumes.check(node).is_empty()
+    {
         return Err(NO_HELP);
     }
     if !info.has_lower_priority(priority(requirements.pod)) {

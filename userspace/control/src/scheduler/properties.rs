@@ -241,6 +241,7 @@ impl World {
                 }
             }
             Some(Decision::Refuse { .. }) => {}
+            Some(Decision::PrepareVolumes { .. }) => prop_assert!(false, "no pod has a claim"),
         }
         Ok(true)
     }

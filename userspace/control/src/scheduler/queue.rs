@@ -26,6 +26,8 @@ pub(super) enum Cause {
     Room,
     /// Affinity to, anti-affinity to or spreading over other pods.
     Pods,
+    /// Claims that are missing or not bound, or volumes of other nodes.
+    Volumes,
 }
 
 /// A change of the cluster that may help a pod.
@@ -42,6 +44,8 @@ pub(super) enum ClusterChange {
     PodGone,
     /// Labels of a namespace.
     Namespace,
+    /// A claim, a volume or a class of storage.
+    Volumes,
 }
 
 impl ClusterChange {
@@ -49,7 +53,8 @@ impl ClusterChange {
     pub(super) fn helps(self, cause: Cause) -> bool {
         match (self, cause) {
             (ClusterChange::NodeAdded, _) => true,
-            (ClusterChange::NodeTraits, Cause::Node | Cause::Pods) => true,
+            (ClusterChange::NodeTraits, Cause::Node | Cause::Pods | Cause::Volumes) => true,
+            (ClusterChange::Volumes, Cause::Volumes) => true,
             (ClusterChange::NodeAllocatable | ClusterChange::PodGone, Cause::Room) => true,
             // A domain that vanishes can raise the least count of a spread constraint.
             (
@@ -361,7 +366,7 @@ mod tests {
             (0..6u8).prop_map(Op::Remove),
             Just(Op::Take),
             (0..6u8, any::<bool>()).prop_map(|(k, f)| Op::Settle(k, f)),
-            (0..7u8).prop_map(Op::Change),
+            (0..8u8).prop_map(Op::Change),
             (0..4000u16).prop_map(Op::Wait),
         ]
     }
@@ -395,7 +400,7 @@ mod tests {
                     }
                     Op::Change(c) => {
                         let all = [ClusterChange::NodeAdded, ClusterChange::NodeTraits, ClusterChange::NodeAllocatable, ClusterChange::NodeGone,
-                            ClusterChange::PodPlaced, ClusterChange::PodGone, ClusterChange::Namespace];
+                            ClusterChange::PodPlaced, ClusterChange::PodGone, ClusterChange::Namespace, ClusterChange::Volumes];
                         q.cluster_changed(all[usize::from(c)], at(now));
                     }
                     Op::Wait(ms) => now += i64::from(ms),

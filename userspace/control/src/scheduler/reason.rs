@@ -17,6 +17,12 @@ pub(super) enum Reason {
     PodAffinity,
     PodAntiAffinity,
     GuardedByPods,
+    /// Another pod uses a claim that only one may use.
+    ClaimInUse,
+    NoVolume,
+    VolumeNode,
+    VolumeGone,
+    VolumeZone,
 }
 
 impl Reason {
@@ -24,7 +30,8 @@ impl Reason {
     pub(super) fn cause(&self) -> Cause {
         match self {
             Reason::Unschedulable | Reason::Taint | Reason::NodeAffinity | Reason::SpreadLabel => Cause::Node,
-            Reason::Ports | Reason::TooManyPods | Reason::Insufficient(_) => Cause::Room,
+            Reason::Ports | Reason::TooManyPods | Reason::Insufficient(_) | Reason::ClaimInUse => Cause::Room,
+            Reason::NoVolume | Reason::VolumeNode | Reason::VolumeGone | Reason::VolumeZone => Cause::Volumes,
             Reason::Spread | Reason::PodAffinity | Reason::PodAntiAffinity | Reason::GuardedByPods => {
                 Cause::Pods
             }
@@ -48,6 +55,14 @@ impl fmt::Display for Reason {
             Reason::PodAffinity => "node(s) didn't match pod affinity rules",
             Reason::PodAntiAffinity => "node(s) didn't match pod anti-affinity rules",
             Reason::GuardedByPods => "node(s) didn't satisfy existing pods anti-affinity rules",
+            Reason::ClaimInUse => {
+                "node(s) unavailable due to PersistentVolumeClaim with ReadWriteOncePod access mode already in-use by \
+                 another pod"
+            }
+            Reason::NoVolume => "node(s) didn't find available persistent volumes to bind",
+            Reason::VolumeNode => "node(s) didn't match PersistentVolume's node affinity",
+            Reason::VolumeGone => "node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)",
+            Reason::VolumeZone => "node(s) had no available volume zone",
         })
     }
 }

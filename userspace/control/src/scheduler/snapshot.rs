@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 
 use super::classes::{ClassKey, Classes};
 use super::resources::{Resources, allocatable, requested, weight};
+use super::volumes::Volumes;
 use crate::cache::{Change, Key, Object};
 use crate::controllers::pods::{finished, node_name};
 use crate::meta::{self, Labels};
@@ -59,6 +60,7 @@ pub(super) struct Snapshot {
     nominations: HashMap<Key, (Arc<Pod>, Arc<str>)>,
     /// Their keys, by node.
     nominated: HashMap<Arc<str>, BTreeSet<Key>>,
+    pub(super) volumes: Volumes,
 }
 
 impl PlacedPod {
@@ -115,7 +117,7 @@ impl NodeInfo {
 }
 
 impl Snapshot {
-    /// Applies a change of a node, a pod or a namespace; others are ignored.
+    /// Applies a change of a node, a pod, a namespace, a claim, a volume or a class; others are ignored.
     pub(super) fn apply(&mut self, change: &Change) {
         match (&change.new, &change.old) {
             (Some(Object::Node(node)), _) => self.put_node(node.clone()),
@@ -126,7 +128,7 @@ impl Snapshot {
             (None, Some(Object::Namespace(namespace))) => {
                 self.namespaces.remove(meta::name(&namespace.metadata));
             }
-            _ => {}
+            _ => drop(self.volumes.apply(change)),
         }
     }
 
@@ -183,6 +185,7 @@ impl Snapshot {
             self.owners.entry(owner.to_owned()).or_default().insert(name.clone());
         }
         self.classes.insert(&placed.class, &placed.pod, &name);
+        self.volumes.pod_placed(&placed.pod);
         self.nodes.entry(name.clone()).or_default().insert(key.clone(), placed);
         self.node_of.insert(key, name);
     }
@@ -202,6 +205,7 @@ impl Snapshot {
         let info = self.nodes.get_mut(&name)?;
         let placed = info.remove(key)?;
         self.classes.remove(&placed.class, &placed.pod, &name);
+        self.volumes.pod_gone(&placed.pod);
         if let Some(owner) = owner_of(&placed.pod).filter(|owner| !info.owners.contains_key(*owner))
             && let Some(nodes) = self.owners.get_mut(owner)
         {
@@ -277,6 +281,14 @@ impl Snapshot {
             fuller.insert(key.clone(), PlacedPod::new(pod.clone()));
         }
         fuller
+    }
+
+    /// Frees the room of the pod with this uid, unless it was bound.
+    pub(super) fn release_assumed(&mut self, key: &Key, uid: &str) {
+        let placed = self.node_of.get(key).and_then(|name| self.nodes.get(name)?.pods.get(key));
+        if placed.is_some_and(|placed| node_name(&placed.pod).is_empty()) {
+            self.release(key, uid);
+        }
     }
 
     /// Frees the room of the pod with this uid, not of a later one of the same name.

@@ -63,7 +63,7 @@ fn snapshot(nodes: &[Value], pods: &[Arc<Pod>]) -> Snapshot {
 
 fn choice(snapshot: &Snapshot, pod: &Pod) -> Result<String, String> {
     let chosen = choose(snapshot, pod, pod.spec.as_ref().unwrap(), 1);
-    chosen.map(|name| name.to_string()).map_err(|why| why.to_string())
+    chosen.map(|choice| choice.node.to_string()).map_err(|why| why.to_string())
 }
 
 fn three() -> Vec<Value> {

@@ -5,6 +5,7 @@ mod deployments;
 mod evictions;
 mod jobs;
 mod nodes;
+mod persistent_volumes;
 mod properties;
 mod sets;
 mod volumes;

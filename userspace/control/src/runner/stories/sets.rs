@@ -198,6 +198,48 @@ fn stateful_pods_come_in_order_and_go_in_reverse_and_leave_their_claims() {
     assert_eq!(sim.all(Kind::PersistentVolumeClaim).len(), 3);
 }
 
+/// The kind of the owner of each claim, by its name.
+fn claim_owners(sim: &Sim) -> Vec<(String, String)> {
+    let owner = |object: &Object| {
+        let owners = object.meta().owner_references.iter().flatten().map(|owner| owner.kind.clone());
+        (meta::name(object.meta()).to_owned(), owners.collect::<Vec<_>>().join(","))
+    };
+    sim.all(Kind::PersistentVolumeClaim).iter().map(owner).collect()
+}
+
+#[test]
+fn claims_go_with_the_set_or_with_the_pod_that_is_scaled_away_as_the_policy_says() {
+    let (mut sim, set) = (sim(), Key::new("ns", "db"));
+    sim.create(stateful(2));
+    for _ in 0..3 {
+        decide(&mut sim);
+        run_pods(&mut sim);
+    }
+    let owned = |zero: &str, one: &str| {
+        vec![("data-db-0".to_owned(), zero.to_owned()), ("data-db-1".to_owned(), one.to_owned())]
+    };
+    assert_eq!(claim_owners(&sim), owned("", ""));
+    let policy = |deleted: &str, scaled: &str| json!({"spec": {"persistentVolumeClaimRetentionPolicy": {"whenDeleted": deleted, "whenScaled": scaled}}});
+    sim.patch(Kind::StatefulSet, &set, policy("Delete", "Retain"));
+    decide(&mut sim);
+    assert_eq!(claim_owners(&sim), owned("StatefulSet", "StatefulSet"));
+    sim.patch(Kind::StatefulSet, &set, policy("Delete", "Delete"));
+    sim.patch(Kind::StatefulSet, &set, json!({"spec": {"replicas": 1}}));
+    decide(&mut sim);
+    assert_eq!(claim_owners(&sim), owned("StatefulSet", "Pod"));
+    run_pods(&mut sim);
+    sim.patch(Kind::StatefulSet, &set, json!({"spec": {"replicas": 2}}));
+    decide(&mut sim);
+    assert_eq!(names(&sim), ["db-0"], "the claim goes with the earlier pod");
+    sim.remove(Kind::PersistentVolumeClaim, &Key::new("ns", "data-db-1"));
+    decide(&mut sim);
+    assert_eq!(names(&sim), ["db-0", "db-1"]);
+    assert_eq!(claim_owners(&sim), owned("StatefulSet", "StatefulSet"));
+    sim.patch(Kind::StatefulSet, &set, policy("Retain", "Retain"));
+    decide(&mut sim);
+    assert_eq!(claim_owners(&sim), owned("", ""));
+}
+
 #[test]
 fn stateful_pods_are_updated_from_the_last_to_the_partition() {
     let mut sim = sim();
