@@ -43,7 +43,11 @@ async fn compare(arguments: Arguments) -> Result<bool> {
     let mut scratch = None;
     let skep = match &arguments.skep {
         Some(file) => Target::of_kubeconfig(file).await?,
-        None => Target::new(scratch.insert(TestApiServer::start().await?).client()),
+        None => {
+            let target = Target::new(scratch.insert(TestApiServer::start().await?).client());
+            target.remove_default_class().await?;
+            target
+        }
     };
     let found = manifests::read(&arguments.folders)?;
     let options = Options { real: arguments.real, workers: arguments.workers };

@@ -105,6 +105,14 @@ impl Target {
         self.send(Method::GET, path, "application/json", Vec::new()).await
     }
 
+    /// Removes what a new server of Skep has and the reference has not: a default StorageClass, which claims would get.
+    pub async fn remove_default_class(&self) -> Result<()> {
+        let path = "/apis/storage.k8s.io/v1/storageclasses/local-path";
+        let answer = self.send(Method::DELETE, path, "application/json", Vec::new()).await?;
+        ensure!(answer.succeeded(), "delete {path}: {}", answer.body);
+        Ok(())
+    }
+
     /// Every kind that the server serves.
     pub async fn resources(&self) -> Result<Resources> {
         let mut resources = Resources::new();

@@ -4,14 +4,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use skep_api::{Kind, Reason, Status, find, find_kind, meta};
+use skep_api::{Kind, Reason, Status, find, find_kind, local_path, meta};
 
+use crate::admission::storage::{DEFAULT_CLASS, newest_default};
 use crate::aggregate;
 use crate::allocate::Allocator;
 use crate::allocate::address::ensure_default_range;
 use crate::authz::{default_objects, reconciled};
 use crate::config::{Config, FrontProxy, NodeTls};
 use crate::field_manager::{SERVER, track_own};
+use crate::object::prefix;
 use crate::reconcilers::service_allocations::repair;
 use crate::stored::{Storage, stamp};
 
@@ -44,10 +46,26 @@ pub(crate) async fn run(config: &Config, allocator: &Arc<Allocator>) -> Result<(
         });
         ensure(storage, class).await?;
     }
+    ensure_storage_class(storage).await?;
     ensure_default_range(storage, &allocator.network).await?;
     repair(storage).await?;
     publish(storage, &config.client_ca, &config.front_proxy, &config.node_tls).await?;
     kubernetes_service(allocator, config.advertise).await
+}
+
+/// The class of the built-in provisioner; the cluster's default, unless an administrator has chosen another.
+async fn ensure_storage_class(storage: &Storage) -> Result<(), Status> {
+    let kind = find("storage.k8s.io", "v1", "storageclasses");
+    let classes =
+        kind.and_then(|kind| Some(storage.caches.of(kind)?.list(&prefix(kind)))).unwrap_or_default();
+    let is_default = newest_default(classes.iter().map(|class| class.value()), &DEFAULT_CLASS).is_none();
+    let class = json!({
+        "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass",
+        "metadata": {"name": local_path::CLASS, "annotations": {DEFAULT_CLASS[0]: is_default.to_string()}},
+        "provisioner": local_path::PROVISIONER,
+        "reclaimPolicy": "Delete", "volumeBindingMode": "WaitForFirstConsumer", "allowVolumeExpansion": true,
+    });
+    ensure(storage, class).await
 }
 
 /// Writes the ConfigMaps by which other API servers and nodes know which CA to trust for what.

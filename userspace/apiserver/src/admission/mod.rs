@@ -32,7 +32,7 @@ mod rules;
 mod runtime_class;
 mod service_account;
 mod state;
-mod storage;
+pub(crate) mod storage;
 mod tolerations;
 mod variables;
 mod versioned_attributes;

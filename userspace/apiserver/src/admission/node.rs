@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use serde_json::Value;
+use skep_api::local_path::{FINALIZER, NODE_LABEL, PROVISIONED_BY, PROVISIONER};
 use skep_api::{Status, meta};
 
 use super::request::{Operation, Request};
@@ -143,6 +144,8 @@ fn check(request: &Request<'_>, node: &str, object: &Value) -> Result<(), String
         ("", "nodes", _, old) => check_node(node, object, old),
         ("", "persistentvolumeclaims", "status", Some(old)) => check_claim_status(node, object, old),
         ("", "persistentvolumeclaims", ..) => Err("may only update PVC status".to_owned()),
+        ("", "persistentvolumes", "", Some(old)) => check_volume(node, object, old),
+        ("", "persistentvolumes", ..) => Err(format!("node \"{node}\" may only update persistentvolumes")),
         ("coordination.k8s.io", "leases", ..) => check_lease(request, node, object),
         ("storage.k8s.io", "csinodes", ..) if meta::name(object) != node => {
             Err("can only access CSINode with the same name as the requesting node".to_owned())
@@ -311,6 +314,35 @@ fn may_set(label: &str) -> bool {
     !of_kubernetes || OWN_LABELS.contains(&label) || OWN_DOMAINS.iter().any(|own| within(own))
 }
 
+/// A node says whether the folder of one of its volumes exists: by a finalizer, and by nothing else.
+fn check_volume(node: &str, volume: &Value, old: &Value) -> Result<(), String> {
+    let is_own = old["metadata"]["labels"][NODE_LABEL] == node
+        && old["metadata"]["annotations"][PROVISIONED_BY] == PROVISIONER;
+    if !is_own {
+        return Err(format!("node \"{node}\" can only update volumes that are folders of its own"));
+    }
+    let rest = |volume: &Value| {
+        let mut rest = volume.clone();
+        if let Some(metadata) = rest["metadata"].as_object_mut() {
+            ["resourceVersion", "managedFields"].iter().for_each(|field| drop(metadata.remove(*field)));
+            let finalizers = metadata.remove("finalizers").unwrap_or_default();
+            let others: Vec<Value> = finalizers
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter(|name| *name != FINALIZER)
+                .cloned()
+                .collect();
+            metadata.insert("finalizers".to_owned(), others.into());
+        }
+        rest
+    };
+    if rest(volume) == rest(old) {
+        return Ok(());
+    }
+    Err(format!("node \"{node}\" is not allowed to update fields other than the finalizer {FINALIZER}"))
+}
+
 fn check_claim_status(node: &str, claim: &Value, old: &Value) -> Result<(), String> {
     let rest = |claim: &Value| {
         let mut rest = claim.clone();
@@ -406,6 +438,24 @@ mod tests {
             |size: &str, phase: &str| json!({"metadata": {}, "status": {"capacity": size, "phase": phase}});
         assert_eq!(check_claim_status("n", &claim("2", "Bound"), &claim("1", "Bound")), Ok(()));
         assert!(check_claim_status("n", &claim("1", "Lost"), &claim("1", "Bound")).is_err());
+    }
+
+    #[test]
+    fn a_node_changes_only_the_finalizer_of_its_own_volumes() {
+        let volume = |node: &str, finalizers: &[&str], path: &str| {
+            json!({"metadata": {"labels": {NODE_LABEL: node}, "annotations": {PROVISIONED_BY: PROVISIONER},
+                "finalizers": finalizers}, "spec": {"local": {"path": path}}})
+        };
+        let old = volume("n", &["kubernetes.io/pv-protection"], "/v");
+        let both = ["kubernetes.io/pv-protection", FINALIZER];
+        assert_eq!(check_volume("n", &volume("n", &both, "/v"), &old), Ok(()));
+        assert_eq!(check_volume("n", &old, &volume("n", &both, "/v")), Ok(()));
+        assert!(check_volume("m", &volume("n", &both, "/v"), &old).is_err(), "another node");
+        assert!(check_volume("n", &volume("n", &[FINALIZER], "/v"), &old).is_err(), "another finalizer");
+        assert!(check_volume("n", &volume("n", &both, "/etc"), &old).is_err(), "another field");
+        let mut by_hand = old.clone();
+        by_hand["metadata"]["annotations"] = json!({});
+        assert!(check_volume("n", &by_hand, &by_hand).is_err(), "a volume of an administrator");
     }
 
     #[test]

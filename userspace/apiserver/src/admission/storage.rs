@@ -8,7 +8,8 @@ use skep_api::{Status, meta};
 use super::request::{Operation, Request};
 
 const BETA_CLASS: &str = "volume.beta.kubernetes.io/storage-class";
-const DEFAULTS: [&str; 2] =
+/// The marks of the default class, the present one first.
+pub(crate) const DEFAULT_CLASS: [&str; 2] =
     ["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"];
 
 pub(super) fn admit(request: &Request<'_>, object: &mut Value) {
@@ -43,13 +44,13 @@ fn set_class(request: &Request<'_>, claim: &mut Value) {
         return;
     }
     let classes = request.list("storage.k8s.io", "v1", "storageclasses", "");
-    if let Some(name) = newest_default(classes.iter().map(|class| class.value()), &DEFAULTS) {
+    if let Some(name) = newest_default(classes.iter().map(|class| class.value()), &DEFAULT_CLASS) {
         claim["spec"]["storageClassName"] = name.into();
     }
 }
 
 /// The newest class with the default annotation; the first by name among classes of the same age.
-pub(super) fn newest_default(classes: impl Iterator<Item = Value>, marks: &[&str]) -> Option<String> {
+pub(crate) fn newest_default(classes: impl Iterator<Item = Value>, marks: &[&str]) -> Option<String> {
     let marked =
         classes.filter(|class| marks.iter().any(|mark| class["metadata"]["annotations"][*mark] == "true"));
     let text = |class: &Value, field: &str| class["metadata"][field].as_str().unwrap_or_default().to_owned();
@@ -95,14 +96,14 @@ mod tests {
 
     #[test]
     fn the_newest_default_class_is_taken() {
-        let class = |name: &str, made: &str, mark: &str| json!({"metadata": {"name": name, "creationTimestamp": made, "annotations": {DEFAULTS[0]: mark}}});
+        let class = |name: &str, made: &str, mark: &str| json!({"metadata": {"name": name, "creationTimestamp": made, "annotations": {DEFAULT_CLASS[0]: mark}}});
         let all = [
             class("old", "2026-01-01T00:00:00Z", "true"),
             class("b", "2026-01-02T00:00:00Z", "true"),
             class("a", "2026-01-02T00:00:00Z", "true"),
             class("not", "2026-01-03T00:00:00Z", "false"),
         ];
-        assert_eq!(newest_default(all.into_iter(), &DEFAULTS).as_deref(), Some("a"));
-        assert_eq!(newest_default(std::iter::empty(), &DEFAULTS), None);
+        assert_eq!(newest_default(all.into_iter(), &DEFAULT_CLASS).as_deref(), Some("a"));
+        assert_eq!(newest_default(std::iter::empty(), &DEFAULT_CLASS), None);
     }
 }

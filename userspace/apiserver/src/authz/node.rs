@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use serde_json::Value;
+use skep_api::local_path::NODE_LABEL;
 
 use super::attributes::{Attributes, Decision};
 use super::rbac::RbacRules;
@@ -98,6 +99,7 @@ impl NodeGraph {
                 self.refers(node, ReferenceKind::Claim, request)
             }
             ("", "persistentvolumeclaims", _) => no("can only get individual resources of this type"),
+            ("", "persistentvolumes", "") if request.verb != "get" => own_volumes(node, request),
             ("", "serviceaccounts", "") if read => self.refers(node, ReferenceKind::ServiceAccount, request),
             ("", "serviceaccounts", "token") if request.verb == "create" => {
                 self.refers(node, ReferenceKind::ServiceAccount, request)
@@ -184,6 +186,25 @@ fn own_node(node: &str, subresource: &str, request: &Attributes<'_>) -> Decision
         }
         _ => Decision::NoOpinion(String::new()),
     }
+}
+
+/// A node follows the volumes that are folders of its own. NodeRestriction looks at what it writes.
+fn own_volumes(node: &str, request: &Attributes<'_>) -> Decision {
+    match request.verb {
+        "list" | "watch" if selects_volumes(request.label_selector, node) => Decision::Allow(String::new()),
+        "list" | "watch" => {
+            let why = format!("can only list/watch persistentvolumes with {NODE_LABEL} label selector");
+            Decision::NoOpinion(why)
+        }
+        "patch" if !request.name.is_empty() => Decision::Allow(String::new()),
+        _ => Decision::NoOpinion(String::new()),
+    }
+}
+
+/// Whether a label selector is one equality that admits only the volumes of a node.
+fn selects_volumes(selector: &str, node: &str) -> bool {
+    let value = selector.strip_prefix(NODE_LABEL).and_then(|rest| rest.strip_prefix('='));
+    value.is_some_and(|value| value.strip_prefix('=').unwrap_or(value) == node)
 }
 
 fn own_tunnel(node: &str, request: &Attributes<'_>) -> Decision {

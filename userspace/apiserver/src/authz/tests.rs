@@ -244,6 +244,24 @@ fn a_node_reads_itself_and_its_pods_only() {
         let allowed = decide(&authorizer, &request).allowed();
         assert_eq!(allowed, wanted, "{verb} {what} {name:?} {field_selector:?}");
     }
+    for (verb, name, label_selector, wanted) in [
+        ("get", "v", "", true),
+        ("list", "", "", false),
+        ("list", "", "skep.io/local-path-node=n1", true),
+        ("watch", "", "skep.io/local-path-node==n1", true),
+        ("list", "", "skep.io/local-path-node=n2", false),
+        ("list", "", "skep.io/local-path-node!=n1", false),
+        ("list", "", "skep.io/local-path-node in (n1,n2)", false),
+        ("list", "", "skep.io/local-path-node=n1,a=b", false),
+        ("patch", "v", "", true),
+        ("update", "v", "", false),
+        ("create", "", "", false),
+        ("delete", "v", "", false),
+    ] {
+        let request = request("system:node:n1", &nodes, verb, "persistentvolumes");
+        let request = Attributes { name, label_selector, ..request };
+        assert_eq!(decide(&authorizer, &request).allowed(), wanted, "{verb} {name:?} {label_selector:?}");
+    }
     let network = groups(&["skep:network-agents"]);
     assert!(decide(&authorizer, &request("skep:network-agent", &network, "list", "pods")).allowed());
 }
