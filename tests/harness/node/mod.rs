@@ -64,6 +64,11 @@ impl Api {
         self.server.cuttable_client(identity, &self.up.subscribe())
     }
 
+    /// A client for each user, as the controllers have.
+    pub fn clients_by_user(&self) -> impl Fn(&str) -> kube::Client + Send + Sync + use<> {
+        self.server.clients_by_user().0
+    }
+
     pub fn set_up(&self, up: bool) {
         self.up.send_replace(up);
     }

@@ -22,7 +22,7 @@ pub struct AgentConfig {
     pub client: kube::Client,
     /// containerd's gRPC socket, which serves CRI v1.
     pub containerd_socket: PathBuf,
-    /// The agent's own folder: `pods/` (volumes, checkpoints), `images/*.tar` (imported at start), `logs/`.
+    /// The agent's own folder: `pods/` (volumes, checkpoints), `volumes/` (local-path volumes), `images/*.tar` (imported at start), `logs/`.
     pub root_dir: PathBuf,
     /// Parent cgroup of every pod sandbox, such as `/skep/NODE`. Empty means containerd's default.
     pub cgroup_parent: String,

@@ -64,6 +64,12 @@ pub(crate) struct NodeContext {
 }
 
 impl NodeContext {
+    /// Whether the pod with this uid has ended, as its worker sees it.
+    pub(crate) fn has_ended(&self, uid: &str) -> bool {
+        let pods = self.pods.lock().unwrap_or_else(PoisonError::into_inner);
+        pods.get(uid).is_some_and(crate::plan::is_terminal)
+    }
+
     /// Records the pod of a sandbox or container, so that the runtime's events reach its worker.
     pub(crate) fn set_owner(&self, id: &str, uid: &str) {
         lock(&self.owners).insert(id.to_owned(), uid.to_owned());

@@ -94,12 +94,10 @@ pub async fn run(config: AgentConfig, inputs: Inputs, stop: CancellationToken) -
     let pulls = pull_records(&cri, &root).await.map_err(io("open records of image pulls under", &root))?;
     let node = (name.as_str(), root.as_path(), node_ips.as_slice());
     let keeper = tunnels.as_ref().map(|tunnels| tunnels.keeper.clone());
-    let network_state = network.clone();
-    let facts =
-        Facts { node, keeper, capacity, settings, network: network_state, limits, features, pulls, metrics };
+    let facts = Facts { node, keeper, capacity, settings, network, limits, features, pulls, metrics };
     let (context, changes) = open_context(facts, client.clone(), cri.clone())?;
     context.events.node(&name, false, "Starting", "Starting kubelet.");
-    let (ips, port) = (node_ips, listen.port());
+    let (ips, port, network) = (node_ips, listen.port(), context.network.clone());
     let identity =
         Identity { name, ips, labels, taints, port, max_pods, capacity, root, status_interval, features };
     let lease = LeaseTimes { interval: lease_interval, duration: lease_duration };
@@ -112,6 +110,7 @@ pub async fn run(config: AgentConfig, inputs: Inputs, stop: CancellationToken) -
     tasks.spawn(server.run(stop.clone()));
     tunnels.map(|tunnels| tasks.spawn(tunnels::run(tunnels, context.clone(), port, stop.clone())));
     tasks.spawn(logs::rotate::run(context.clone(), log_max_size, log_max_files, stop.clone()));
+    tasks.spawn(context.volumes.follow(stop.clone()));
     let (evict, evictions) = mpsc::channel(16);
     tasks.spawn(eviction::run(context.clone(), evict, stop.clone()));
     tasks.spawn(agent::Agent { context, pods, changes, evictions, stop: stop.clone() }.run());
@@ -153,7 +152,7 @@ fn open_context(
     let (changes_in, changes) = mpsc::unbounded_channel();
     let cache = objects::ObjectCache::new(client.clone(), changes_in);
     let ips: Vec<String> = ips.iter().map(ToString::to_string).collect();
-    let volumes = volumes::VolumeManager::open(root, client.clone(), cache, allocatable, ips.clone())
+    let volumes = volumes::VolumeManager::open(name, root, client.clone(), cache, allocatable, ips.clone())
         .map_err(io("open volumes under", root))?;
     let (events, writer) = events::Recorder::new(client.clone(), name);
     tokio::spawn(writer);
@@ -226,7 +225,7 @@ fn io(operation: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> No
 /// reaches its volumes by mounts of their own, not by this path.
 fn prepare_root(root: &Path) -> Result<PathBuf, NodeError> {
     let root = std::path::absolute(root).map_err(io("resolve", root))?;
-    for folder in ["", "images", "logs", "pods"] {
+    for folder in ["", "images", "logs", "pods", "volumes"] {
         let folder = if folder.is_empty() { root.clone() } else { root.join(folder) };
         std::fs::create_dir_all(&folder).map_err(io("create", &folder))?;
         std::fs::set_permissions(&folder, PermissionsExt::from_mode(0o700)).map_err(io("chmod", &folder))?;

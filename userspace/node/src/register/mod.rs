@@ -27,6 +27,7 @@ use crate::cri::Cri;
 use crate::cri::client::Features;
 use crate::plan::status::seconds;
 use machine::{Capacity, Pressure};
+use skep_api::local_path::FOLDER_ANNOTATION;
 use skep_cni::NetworkState;
 
 pub use lease::LeaseTimes;
@@ -145,7 +146,7 @@ impl Registration {
     async fn send(&self, runtime: &str, health: &Health) -> Result<Node, kube::Error> {
         let api: Api<Node> = Api::all(self.client.clone());
         let node = match api.get_opt(&self.identity.name).await? {
-            Some(node) => self.update_labels(&api, node).await?,
+            Some(node) => self.update_metadata(&api, node).await?,
             None => api.create(&PostParams::default(), &self.new_node()).await?,
         };
         let old = node.status.clone().unwrap_or_default();
@@ -168,12 +169,19 @@ impl Registration {
         labels
     }
 
+    /// Where the node's local-path volumes are.
+    fn annotations(&self) -> BTreeMap<String, String> {
+        let folder = crate::volumes::local_path::folder(&self.identity.root);
+        BTreeMap::from([(FOLDER_ANNOTATION.to_owned(), folder.display().to_string())])
+    }
+
     fn new_node(&self) -> Node {
         let taints: Vec<Taint> = self.identity.taints.iter().filter_map(|text| parse_taint(text)).collect();
         Node {
             metadata: ObjectMeta {
                 name: Some(self.identity.name.clone()),
                 labels: Some(self.labels()),
+                annotations: Some(self.annotations()),
                 ..Default::default()
             },
             spec: Some(NodeSpec { taints: (!taints.is_empty()).then_some(taints), ..Default::default() }),
@@ -181,15 +189,15 @@ impl Registration {
         }
     }
 
-    async fn update_labels(&self, api: &Api<Node>, node: Node) -> Result<Node, kube::Error> {
-        let labels = self.labels();
-        let has = |(key, value): (&String, &String)| {
-            node.metadata.labels.as_ref().and_then(|l| l.get(key)) == Some(value)
+    async fn update_metadata(&self, api: &Api<Node>, node: Node) -> Result<Node, kube::Error> {
+        let (labels, annotations) = (self.labels(), self.annotations());
+        let has = |present: &Option<BTreeMap<String, String>>, wanted: &BTreeMap<String, String>| {
+            wanted.iter().all(|(key, value)| present.as_ref().and_then(|all| all.get(key)) == Some(value))
         };
-        if labels.iter().all(has) {
+        if has(&node.metadata.labels, &labels) && has(&node.metadata.annotations, &annotations) {
             return Ok(node);
         }
-        let patch = serde_json::json!({"metadata": {"labels": labels}});
+        let patch = serde_json::json!({"metadata": {"labels": labels, "annotations": annotations}});
         api.patch(&self.identity.name, &Default::default(), &kube::api::Patch::Merge(patch)).await
     }
 

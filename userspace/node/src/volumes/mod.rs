@@ -1,12 +1,15 @@
 //! A pod's volumes on this node.
 //!
-//! In: the pod's spec, ConfigMaps, Secrets, tokens. Out: folders and mounts, made before the pod's containers, refreshed
+//! In: the pod's spec, ConfigMaps, Secrets, tokens, claims. Out: folders and mounts, made before the pod's containers, refreshed
 //! while it runs and removed after it. They are under `pods/UID/` of the agent's folder; secret contents are on one tmpfs,
 //! `secrets/`.
 
 pub mod atomic;
+mod claims;
 mod disk;
+pub(crate) mod local_path;
 pub mod mounts;
+mod ownership;
 pub mod payload;
 mod remove;
 pub mod sub_path;
@@ -19,12 +22,14 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, Volume};
 use kube::Client;
+use tokio_util::sync::CancellationToken;
 
 use crate::downward::{Allocatable, PodFacts};
 use crate::env::Objects;
 use crate::names;
 use crate::objects::{Object, ObjectCache, ObjectKey, WatchGuard};
 use atomic::Owner;
+use local_path::LocalPaths;
 use tokens::TokenStore;
 
 /// How soon volumes are refreshed again while the API server is away.
@@ -43,6 +48,13 @@ pub enum VolumeError {
     HostPath { volume: String, path: String, expected: String },
     #[error("MountVolume.SetUp failed for volume {volume:?} : {source}")]
     Api { volume: String, source: Box<kube::Error> },
+    #[error(
+        "Unable to attach or mount volumes: unmounted volumes=[{volume}], unattached volumes=[], failed to process \
+         volumes=[{volume}]: error processing PVC {claim}: {source}"
+    )]
+    Claim { volume: String, claim: String, source: claims::ClaimError },
+    #[error("MountVolume.SetUp failed for volume {volume:?} : {source}")]
+    Mount { volume: String, source: claims::ClaimError },
     #[error("volume {volume:?} is of a kind that this node does not support")]
     Unsupported { volume: String },
 }
@@ -66,8 +78,10 @@ pub struct VolumeWatch {
 
 /// Makes, refreshes and removes the volumes of all pods.
 pub struct VolumeManager {
+    client: Client,
     pods: PathBuf,
     secrets: PathBuf,
+    local_paths: Arc<LocalPaths>,
     cache: ObjectCache,
     tokens: TokenStore,
     allocatable: Allocatable,
@@ -77,6 +91,7 @@ pub struct VolumeManager {
 impl VolumeManager {
     /// Mounts the tmpfs for secret contents, unless an earlier agent has done so.
     pub fn open(
+        node: &str,
         root: &Path,
         client: Client,
         cache: ObjectCache,
@@ -93,7 +108,15 @@ impl VolumeManager {
         for folder in [&pods, &secrets] {
             std::fs::set_permissions(folder, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
         }
-        Ok(Self { pods, secrets, cache, tokens: TokenStore::new(client), allocatable, host_ips })
+        let local_paths = Arc::new(LocalPaths::new(client.clone(), node, root));
+        let tokens = TokenStore::new(client.clone());
+        Ok(Self { client, pods, secrets, local_paths, cache, tokens, allocatable, host_ips })
+    }
+
+    /// Follows the node's local-path volumes until the stop.
+    pub(crate) fn follow(&self, stop: CancellationToken) -> impl Future<Output = ()> + Send + use<> {
+        let local_paths = self.local_paths.clone();
+        async move { local_paths.run(stop).await }
     }
 
     /// The pod's folder.
@@ -107,7 +130,7 @@ impl VolumeManager {
         entries.map(|e| e.file_name().to_string_lossy().into_owned()).collect()
     }
 
-    /// The volume's path on the host; `None` for kinds that are not supported.
+    /// The volume's path on the host; `None` for kinds that are not supported, and for claims until they are prepared.
     pub fn host_path(&self, pod: &Pod, volume: &Volume) -> Option<PathBuf> {
         let (_, _, uid) = names::of(pod);
         let base = |secret: bool, kind: &str| {
@@ -124,17 +147,27 @@ impl VolumeManager {
             base(true, "kubernetes.io~projected")
         } else if volume.downward_api.is_some() {
             base(false, "kubernetes.io~downward-api")
+        } else if claims::claim_name(pod, volume).is_some() {
+            self.claim_path(&uid, &volume.name)
         } else {
             volume.host_path.as_ref().map(|h| PathBuf::from(&h.path))
         }
     }
 
-    /// Makes or refreshes every volume of the pod.
-    pub async fn prepare(&self, pod: &Pod) -> Result<VolumeWatch, VolumeError> {
+    /// Makes or refreshes every volume of the pod. `has_ended`: whether the pod of a uid uses its volumes no more.
+    pub async fn prepare(
+        &self,
+        pod: &Pod,
+        has_ended: &(dyn Fn(&str) -> bool + Sync),
+    ) -> Result<VolumeWatch, VolumeError> {
         let keys: BTreeSet<ObjectKey> = payload::references(pod).into_iter().collect();
         let guards = keys.iter().map(|key| self.cache.follow(key)).collect();
         let mut watch = VolumeWatch { refresh_at: None, guards, keys };
         for volume in pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()) {
+            if claims::claim_name(pod, volume).is_some() {
+                self.prepare_claim(pod, volume, has_ended).await?;
+                continue;
+            }
             let refresh = match self.prepare_one(pod, volume).await {
                 // While the API server is away, the pod runs with the volumes that exist.
                 Err(error) if error.is_api_unreachable() && self.exists(pod, volume) => {

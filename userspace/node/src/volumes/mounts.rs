@@ -157,10 +157,12 @@ fn compile(mount: &VolumeMount, volume: &Volume, host_path: &Path) -> api::Mount
         || volume.secret.is_some()
         || volume.projected.is_some()
         || volume.downward_api.is_some();
+    let claim = volume.persistent_volume_claim.as_ref();
+    let read_only_claim = claim.is_some_and(|source| source.read_only == Some(true));
     api::Mount {
         container_path: absolute(&mount.mount_path),
         host_path: host_path.display().to_string(),
-        readonly: own || mount.read_only == Some(true),
+        readonly: own || read_only_claim || mount.read_only == Some(true),
         propagation: propagation as i32,
         ..Default::default()
     }

@@ -64,7 +64,8 @@ pub(super) async fn perform(
 }
 
 async fn prepare_volumes(job: &Job, volume_watch: &mut Option<VolumeWatch>) -> Outcome {
-    match job.context.volumes.prepare(&job.pod).await {
+    let has_ended = |uid: &str| job.context.has_ended(uid);
+    match job.context.volumes.prepare(&job.pod, &has_ended).await {
         Ok(watch) => {
             *volume_watch = Some(watch);
             Outcome::Done
