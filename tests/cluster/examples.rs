@@ -53,6 +53,15 @@ fn every_example_is_applied_and_does_what_it_shows() -> Result<()> {
     let balanced = space.get(&["service", "web-lan"])?;
     let given = text(&balanced, "/status/loadBalancer/ingress/0/ip").to_owned();
     ensure!(given.starts_with("192.0.2."), "web-lan has no address of the pool: {balanced}");
+    space.run(&["rollout", "status", "--timeout=60s", "statefulset/journal"])?;
+    let starts = || space.run(&["exec", "journal-0", "--", "cat", "/data/starts"]);
+    ensure!(starts()?.lines().count() == 1);
+    space.run(&["delete", "pod", "journal-0"])?;
+    space.run(&["rollout", "status", "--timeout=60s", "statefulset/journal"])?;
+    ensure!(starts()?.lines().count() == 2, "the pod finds its data: {}", starts()?);
+    space.run(&["delete", "statefulset", "journal"])?;
+    let deleted = "--for=delete";
+    space.run(&["wait", deleted, "persistentvolumeclaim/data-journal-0", "--timeout=60s"])?;
     space.run(&["wait", "--for=condition=Complete", "job/report", "--timeout=60s"])?;
     ensure!(space.run(&["logs", "job/report"])?.trim() == "done");
     kubectl.run(&["delete", "loadbalancerpool", "shop"])?;
