@@ -92,7 +92,8 @@ async fn requests(
         let (version, is_head) = (request.version(), request.method() == Method::HEAD);
         let (parts, body) = request.into_parts();
         let (body, end) = observed(body);
-        let answered = http::handle(server.clone(), Request::from_parts(parts, body));
+        // On the heap, its state is gone when the answer begins. A watch's stream keeps room for whatever its future held.
+        let answered = Box::pin(http::handle(server.clone(), Request::from_parts(parts, body)));
         async move {
             let mut answer = answered.await;
             if is_head {

@@ -31,7 +31,8 @@ pub struct Arguments {
 }
 
 /// What is measured, its unit, and its goal with the embedded store.
-const MEASURES: [(&str, &str, Goal); 7] = [
+const MEASURES: [(&str, &str, Goal); 8] = [
+    ("idle_watch", "KB", Goal::AtMost(8.0)),
     ("create", "1/s", Goal::AtLeast(8_000.0)),
     ("create_p99", "ms", Goal::AtMost(20.0)),
     ("get", "1/s", Goal::AtLeast(30_000.0)),
@@ -50,6 +51,8 @@ const PEER: [(&str, &str, f64); 4] = [
     ("list_5000_pods", "1/s", 5.9),
     ("rss", "MB", 1_091.0),
 ];
+
+const WATCHERS: u32 = 1_000;
 
 /// Time for the controllers to settle after a start.
 const SETTLE: Duration = Duration::from_secs(4);
@@ -123,11 +126,15 @@ fn measure(
     };
     let seconds = format!("seconds={seconds}");
     load("ready", &[])?;
+    load("create", &["count=100"])?;
+    let without = server.resident()?;
+    load("watch", &["seconds=2", &format!("watchers={WATCHERS}"), "rate=1"])?;
+    let idle = server.resident()?.saturating_sub(without);
     let created = load("create", &["count=20000"])?;
     load("pods", &["count=5000"])?;
     let got = load("get", &[&seconds, "count=20000"])?;
     let listed = load("list", &[&seconds])?;
-    let watched = load("watch", &[&seconds, "watchers=1000", "rate=200"])?;
+    let watched = load("watch", &[&seconds, &format!("watchers={WATCHERS}"), "rate=200"])?;
     let resident = server.resident()?;
     step.say("cold start");
     server.stop()?;
@@ -140,6 +147,7 @@ fn measure(
     std::thread::sleep(SETTLE);
     let resident = resident.max(server.resident()?);
     Ok([
+        idle as f64 * 1024.0 / 1e3 / f64::from(WATCHERS),
         number(&created, "rate")?,
         number(&created, "p99")?,
         number(&got, "rate")?,
