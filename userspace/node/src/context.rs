@@ -22,6 +22,7 @@ use crate::events::Recorder;
 use crate::images::PullRecords;
 use crate::plan::NodeView;
 use crate::services::Services;
+use crate::stats::Stats;
 use crate::volumes::VolumeManager;
 use skep_cni::NetworkState;
 use skep_tunnel::Keeper;
@@ -50,6 +51,8 @@ pub(crate) struct NodeContext {
     pub(crate) admission: Admission,
     /// What the runtime can do.
     pub(crate) features: Features,
+    /// What the node and its pods use.
+    pub(crate) stats: Stats,
     /// Limits the processes of pods.
     pub(crate) pod_pids: PodPids,
     /// Which pods may use which images.

@@ -25,6 +25,7 @@ pub mod register;
 pub mod resources;
 mod server;
 pub mod services;
+mod stats;
 mod tls;
 mod tunnels;
 pub mod volumes;
@@ -89,8 +90,7 @@ pub async fn run(config: AgentConfig, inputs: Inputs, stop: CancellationToken) -
     import_images(&cri, &root).await;
     let network = network.unwrap_or_else(|| watch::channel(NetworkState::Ready).1);
     let capacity = Capacity::read(&root);
-    let mut settings = sandbox_settings(cgroup_parent, &root, &cluster_dns, cluster_domain);
-    settings.seccomp_default = limits.seccomp_default;
+    let settings = sandbox_settings(cgroup_parent, &root, &cluster_dns, cluster_domain, &limits);
     let pulls = pull_records(&cri, &root).await.map_err(io("open records of image pulls under", &root))?;
     let node = (name.as_str(), root.as_path(), node_ips.as_slice());
     let keeper = tunnels.as_ref().map(|tunnels| tunnels.keeper.clone());
@@ -112,6 +112,7 @@ pub async fn run(config: AgentConfig, inputs: Inputs, stop: CancellationToken) -
     tasks.spawn(logs::rotate::run(context.clone(), log_max_size, log_max_files, stop.clone()));
     tasks.spawn(context.volumes.follow(stop.clone()));
     let (evict, evictions) = mpsc::channel(16);
+    tasks.spawn(stats::Stats::run(context.clone(), stop.clone()));
     tasks.spawn(eviction::run(context.clone(), evict, stop.clone()));
     tasks.spawn(agent::Agent { context, pods, changes, evictions, stop: stop.clone() }.run());
     until_stopped(tasks, &stop).await;
@@ -173,6 +174,7 @@ fn open_context(
         pod_changes: watch::Sender::new(0),
         admission,
         features: facts.features,
+        stats: stats::Stats::new(),
         pod_pids: cgroup::PodPids::new(facts.limits.max_pids),
         pulls: facts.pulls,
         streaming_idle_timeout: facts.limits.streaming_idle_timeout,
@@ -188,6 +190,7 @@ fn sandbox_settings(
     root: &Path,
     cluster_dns: &[IpAddr],
     cluster_domain: String,
+    limits: &PodLimits,
 ) -> NodeSettings {
     NodeSettings {
         cgroup_parent,
@@ -196,7 +199,7 @@ fn sandbox_settings(
         cluster_domain,
         host_dns: parse_resolv_conf(&std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default()),
         seccomp_root: root.join("seccomp").display().to_string(),
-        seccomp_default: false,
+        seccomp_default: limits.seccomp_default,
     }
 }
 

@@ -238,6 +238,19 @@ impl Cri {
         }
     }
 
+    /// The first process of a running container; `None` if there is none.
+    pub async fn container_pid(&self, id: &str) -> Result<Option<u32>, CriError> {
+        let request = api::ContainerStatusRequest { container_id: id.to_owned(), verbose: true };
+        let response = match call!(self.runtime, container_status, request) {
+            Ok(response) => response,
+            Err(error) if error.is_not_found() => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let info = response.info.get("info").map_or("", String::as_str);
+        let info: serde_json::Value = serde_json::from_str(info).unwrap_or_default();
+        Ok(info["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid > 0))
+    }
+
     async fn sandbox(&self, id: &str) -> Result<Option<Sandbox>, CriError> {
         let request = api::PodSandboxStatusRequest { pod_sandbox_id: id.to_owned(), verbose: false };
         let status = match call!(self.runtime, pod_sandbox_status, request) {

@@ -90,7 +90,7 @@ fn usage_of(context: &NodeContext, pod: &Pod, layers: &Layers) -> Usage {
     let folder = context.volumes.pod_folder(&uid);
     let mut usage = Usage { own: usage::of_file(&folder.join("etc-hosts")), ..Default::default() };
     // Termination messages: the containers write them, too.
-    usage.own = usage.own.saturating_add(size(&folder.join("containers")));
+    usage.own = usage.own.saturating_add(folder_bytes(&folder.join("containers")));
     let limited = limits::limits_containers(pod);
     for volume in pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()) {
         let Some(source) = &volume.empty_dir else { continue };
@@ -99,7 +99,7 @@ fn usage_of(context: &NodeContext, pod: &Pod, layers: &Layers) -> Usage {
             continue;
         }
         let path = context.volumes.host_path(pod, volume);
-        usage.volumes.insert(volume.name.clone(), path.as_deref().map_or(0, size));
+        usage.volumes.insert(volume.name.clone(), path.as_deref().map_or(0, folder_bytes));
     }
     if limited {
         let logs = PathBuf::from(&context.settings.log_root).join(names::log_folder(pod));
@@ -107,14 +107,15 @@ fn usage_of(context: &NodeContext, pod: &Pod, layers: &Layers) -> Usage {
             pod.spec.iter().flat_map(|s| s.containers.iter().chain(s.init_containers.iter().flatten()))
         {
             let layer = layers.get(&(uid.clone(), container.name.clone())).copied().unwrap_or(0);
-            let logged = size(&logs.join(&container.name));
+            let logged = folder_bytes(&logs.join(&container.name));
             usage.containers.insert(container.name.clone(), layer.saturating_add(logged));
         }
     }
     usage
 }
 
-fn size(folder: &Path) -> u64 {
+/// The bytes that a folder takes; 0 if they cannot be measured.
+pub(crate) fn folder_bytes(folder: &Path) -> u64 {
     usage::of_folder(folder).unwrap_or_else(|error| {
         tracing::debug!(path = %folder.display(), %error, "measure folder failed");
         0

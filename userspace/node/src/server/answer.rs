@@ -19,6 +19,11 @@ pub(super) fn json(value: &serde_json::Value) -> Response<Body> {
     answer(StatusCode::OK, "application/json", full(Bytes::from(value.to_string())))
 }
 
+/// Metrics in Prometheus' text format.
+pub(super) fn exposition(text: String) -> Response<Body> {
+    answer(StatusCode::OK, "text/plain; version=0.0.4", full(Bytes::from(text)))
+}
+
 pub(super) fn answer(status: StatusCode, kind: &'static str, body: Body) -> Response<Body> {
     let mut response = Response::new(body);
     *response.status_mut() = status;

@@ -4,13 +4,17 @@
 //! context. Without the API server's certificate only /healthz is allowed.
 
 mod answer;
+mod cadvisor;
 mod connections;
+mod exposition;
 mod idle;
 mod logs;
+mod metrics;
 mod proxy;
 mod query;
+mod resource_metrics;
 mod spdy;
-mod stats;
+mod summary;
 mod websocket;
 
 use std::convert::Infallible;
@@ -149,8 +153,10 @@ async fn route(context: &Arc<NodeContext>, allowed: bool, request: Request<Incom
         ["pods"] => json(&serde_json::json!({
             "kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": context.pods(),
         })),
-        ["metrics"] => stats::metrics(context),
-        ["stats", "summary"] => stats::summary(context).await,
+        ["metrics"] => metrics::metrics(context),
+        ["metrics", "resource"] => resource_metrics::serve(context).await,
+        ["metrics", "cadvisor"] => cadvisor::serve(context).await,
+        ["stats", "summary"] => summary::serve(context, &query).await,
         ["containerLogs", namespace, pod, container] => match context.pod(namespace, pod) {
             Some(pod) => logs::serve(context, &pod, container, &query).await,
             None => no_pod(namespace, pod),

@@ -1,19 +1,13 @@
-//! /metrics and /stats/summary: resource usage of the node and its containers.
+//! /metrics: how the agent does.
 
-use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use http::{Response, StatusCode};
-use jiff::Timestamp;
-use serde_json::{Value, json};
+use http::Response;
 use skep_tunnel::AgentCounts;
 
-use super::answer::{Body, answer, full, json as json_answer, text};
+use super::answer::{Body, exposition};
 use crate::context::NodeContext;
-use crate::cri::{CONTAINER_NAME, POD_NAME, POD_NAMESPACE, POD_UID, api};
-use crate::register::machine;
 
 /// The agent's metrics in Prometheus' text format.
 pub(super) fn metrics(context: &Arc<NodeContext>) -> Response<Body> {
@@ -39,7 +33,7 @@ pub(super) fn metrics(context: &Arc<NodeContext>) -> Response<Body> {
         write_tunnels(&keeper.counts(), &mut out);
     }
     context.other_metrics.iter().for_each(|write| write(&mut out));
-    answer(StatusCode::OK, "text/plain; version=0.0.4", full(Bytes::from(out)))
+    exposition(out)
 }
 
 fn write_tunnels(counts: &AgentCounts, out: &mut String) {
@@ -73,53 +67,4 @@ fn own_memory() -> i64 {
     let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"));
     let kilobytes = line.and_then(|l| l.split_whitespace().next()).and_then(|n| n.parse::<i64>().ok());
     kilobytes.unwrap_or(0).saturating_mul(1024)
-}
-
-/// The summary API, by pod and container.
-pub(super) async fn summary(context: &Arc<NodeContext>) -> Response<Body> {
-    let stats = match context.cri.container_stats().await {
-        Ok(stats) => stats,
-        Err(error) => return text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
-    };
-    let mut pods: BTreeMap<String, (Value, Vec<Value>)> = BTreeMap::new();
-    for stat in &stats {
-        let Some(attributes) = &stat.attributes else { continue };
-        let label = |key: &str| attributes.labels.get(key).cloned().unwrap_or_default();
-        let reference =
-            json!({"name": label(POD_NAME), "namespace": label(POD_NAMESPACE), "uid": label(POD_UID)});
-        let (_, containers) = pods.entry(label(POD_UID)).or_insert((reference, Vec::new()));
-        containers.push(container(stat, &label(CONTAINER_NAME)));
-    }
-    let pods: Vec<Value> = pods
-        .into_values()
-        .map(|(reference, containers)| json!({"podRef": reference, "containers": containers}))
-        .collect();
-    let disk = machine::disk(&context.root).map(|(total, free)| {
-        json!({"time": now(), "capacityBytes": total, "availableBytes": free, "usedBytes": total - free})
-    });
-    json_answer(&json!({
-        "node": {"nodeName": context.node, "fs": disk, "memory": {"time": now(),
-            "availableBytes": context.allocatable.memory}},
-        "pods": pods,
-    }))
-}
-
-fn container(stat: &api::ContainerStats, name: &str) -> Value {
-    let value = |v: &Option<api::UInt64Value>| v.as_ref().map(|v| v.value);
-    let cpu = stat.cpu.as_ref().map(|cpu| {
-        json!({"time": time(cpu.timestamp), "usageCoreNanoSeconds": value(&cpu.usage_core_nano_seconds),
-            "usageNanoCores": value(&cpu.usage_nano_cores)})
-    });
-    let memory = stat.memory.as_ref().map(
-        |memory| json!({"time": time(memory.timestamp), "workingSetBytes": value(&memory.working_set_bytes)}),
-    );
-    json!({"name": name, "cpu": cpu, "memory": memory})
-}
-
-fn now() -> String {
-    crate::plan::status::seconds(Timestamp::now()).0.to_string()
-}
-
-fn time(nanoseconds: i64) -> String {
-    Timestamp::from_nanosecond(nanoseconds.into()).unwrap_or(Timestamp::UNIX_EPOCH).to_string()
 }
