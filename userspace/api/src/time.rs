@@ -44,6 +44,32 @@ pub fn elapsed(from: Timestamp, to: Timestamp) -> Duration {
     Duration::try_from(to.duration_since(from)).unwrap_or(Duration::ZERO)
 }
 
+/// Nanoseconds as Go writes a duration: `1m31s`, `10.5s`, `2.5ms`.
+#[must_use]
+pub fn go_duration(nanoseconds: i64) -> String {
+    let (sign, all) = (if nanoseconds < 0 { "-" } else { "" }, nanoseconds.unsigned_abs());
+    let decimal = |value: u64, unit: u64, width: usize| match value % unit {
+        0 => (value / unit).to_string(),
+        rest => format!("{}.{}", value / unit, format!("{rest:0width$}").trim_end_matches('0')),
+    };
+    match all {
+        0 => return "0s".to_owned(),
+        1..1_000 => return format!("{sign}{all}ns"),
+        1_000..1_000_000 => return format!("{sign}{}µs", decimal(all, 1_000, 3)),
+        1_000_000..NANOSECONDS_IN_SECOND => return format!("{sign}{}ms", decimal(all, 1_000_000, 6)),
+        _ => {}
+    }
+    let minutes = all / NANOSECONDS_IN_SECOND / 60;
+    let seconds = decimal(all - minutes * 60 * NANOSECONDS_IN_SECOND, NANOSECONDS_IN_SECOND, 9);
+    match (minutes / 60, minutes % 60) {
+        (0, 0) => format!("{sign}{seconds}s"),
+        (0, minutes) => format!("{sign}{minutes}m{seconds}s"),
+        (hours, minutes) => format!("{sign}{hours}h{minutes}m{seconds}s"),
+    }
+}
+
+const NANOSECONDS_IN_SECOND: u64 = 1_000_000_000;
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -84,5 +110,21 @@ mod tests {
         assert_eq!(before(Timestamp::UNIX_EPOCH, Duration::MAX), Timestamp::MIN);
         assert_eq!(after_seconds(Timestamp::UNIX_EPOCH, -5), Timestamp::UNIX_EPOCH);
         assert_eq!(after_seconds(Timestamp::UNIX_EPOCH, 5_i32), Timestamp::from_second(5).unwrap());
+    }
+
+    #[test]
+    fn durations_are_written_as_go_does() {
+        for (nanoseconds, text) in [
+            (0, "0s"),
+            (15, "15ns"),
+            (2_500, "2.5µs"),
+            (100_000_000, "100ms"),
+            (10_000_000_000, "10s"),
+            (10_250_000_000, "10.25s"),
+            (60_000_000_000, "1m0s"),
+            (-3_661_000_000_000, "-1h1m1s"),
+        ] {
+            assert_eq!(go_duration(nanoseconds), text);
+        }
     }
 }

@@ -29,6 +29,7 @@ use crate::metrics::{InProgress, Metrics, RequestLabels};
 use crate::negotiate::{add_warnings, respond_status};
 use crate::query::Query;
 use crate::request_info::{RequestInfo, Target};
+use crate::resource_metrics;
 use crate::state::Inner;
 use crate::subresources;
 use crate::write_options::APPLY_MEDIA_TYPE;
@@ -221,6 +222,9 @@ async fn dispatch(server: &Inner, call: Call, verb: &str, request: Request) -> R
     let of_status = target.subresource == "status" && matches!(verb, "get" | "update" | "patch");
     if !of_status && !target.kind.verbs.contains(&verb) {
         return Err(not_allowed(&target.kind, verb));
+    }
+    if resource_metrics::serves(&target.kind) {
+        return boxed(|| resource_metrics::handle(server, call)).await;
     }
     match verb {
         "watch" => handlers::watch::handle(&server.storage, call).await,

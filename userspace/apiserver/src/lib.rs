@@ -49,6 +49,7 @@ mod reconcilers;
 mod remote_address;
 mod request_body;
 mod request_info;
+mod resource_metrics;
 mod reverse_proxy;
 mod review;
 mod serve;
@@ -89,6 +90,7 @@ use connections::{Connections, Limits};
 use dial::Dialer;
 use fairness::Fairness;
 use metrics::Metrics;
+use resource_metrics::collect::UsageCache;
 use server_endpoints::ServerEndpoints;
 use state::{Inner, LiveCredentials};
 use stored::Storage;
@@ -170,6 +172,7 @@ impl ApiServer {
             connections,
             fairness,
             large_work,
+            usage: UsageCache::default(),
             _reconcilers: reconcilers,
         };
         Ok(ApiServer { inner: Arc::new(inner) })

@@ -17,6 +17,7 @@ use crate::fairness::Fairness;
 use crate::lock::RwLock;
 use crate::metrics::Metrics;
 use crate::reconcilers::Running;
+use crate::resource_metrics::collect::UsageCache;
 use crate::server_endpoints::ServerEndpoints;
 use crate::stored::Storage;
 use crate::tls::{ClientCertificate, TlsError, Trust, client};
@@ -37,6 +38,7 @@ pub(crate) struct Inner {
     pub(crate) fairness: Fairness,
     pub(crate) endpoints: Arc<ServerEndpoints>,
     pub(crate) large_work: LargeWork,
+    pub(crate) usage: UsageCache,
     pub(crate) _reconcilers: Running,
 }
 

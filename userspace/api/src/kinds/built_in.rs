@@ -72,4 +72,6 @@ pub(super) const ROWS: &[Row] = &[
     super::flow_schema::ROW,
     super::priority_level_configuration::ROW,
     super::load_balancer_pool::ROW,
+    super::node_metrics::ROW,
+    super::pod_metrics::ROW,
 ];

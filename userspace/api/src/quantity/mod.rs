@@ -54,9 +54,24 @@ impl Quantity {
         Quantity { nanos: millis.saturating_mul(NANOS_IN_MILLI), notation: Notation::Decimal }
     }
 
+    /// A quantity of billionths, in decimal notation.
+    pub fn from_nanos(nanos: i128) -> Quantity {
+        Quantity { nanos, notation: Notation::Decimal }
+    }
+
+    /// A quantity of bytes, in binary notation.
+    pub fn from_bytes(bytes: i128) -> Quantity {
+        Quantity { nanos: bytes.saturating_mul(NANOS_IN_ONE), notation: Notation::Binary }
+    }
+
     /// Thousandths, rounded away from zero as upstream's `MilliValue()`.
     pub fn millis(self) -> i128 {
         div_away_from_zero(self.nanos, NANOS_IN_MILLI)
+    }
+
+    /// The nearest number of this type.
+    pub fn to_f64(self) -> f64 {
+        self.nanos as f64 / NANOS_IN_ONE as f64
     }
 
     /// Whole units, rounded away from zero as upstream's `Value()`.

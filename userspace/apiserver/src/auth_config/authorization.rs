@@ -7,6 +7,7 @@ use std::time::Duration;
 use skep_api::Errors;
 use skep_api::field::Path;
 use skep_api::names::{NameForm, name_problem};
+use skep_api::time;
 
 use super::expressions::{ConfigExpression, compile_predicate};
 use super::fields::{Fields, Problems};
@@ -230,7 +231,7 @@ fn read_timeout(timeout: i64, path: &Path, errors: &mut Errors) -> Option<Durati
     if timeout == 0 {
         errors.required(path, "");
     } else if !(0..=MAX_TIMEOUT).contains(&timeout) {
-        errors.invalid(path, &go_duration(timeout).into(), "must be > 0s and <= 30s");
+        errors.invalid(path, &time::go_duration(timeout).into(), "must be > 0s and <= 30s");
     }
     u64::try_from(timeout).ok().map(Duration::from_nanos)
 }
@@ -245,7 +246,7 @@ fn read_ttl(
 ) -> Option<Duration> {
     let (ttl, is_on) = (fields.duration(name), fields.flag(is_on).unwrap_or(true));
     if ttl < 0 {
-        errors.invalid(&path.child(name), &go_duration(ttl).into(), "must be > 0s");
+        errors.invalid(&path.child(name), &time::go_duration(ttl).into(), "must be > 0s");
     }
     let ttl = if ttl == 0 { default } else { ttl };
     u64::try_from(ttl).ok().filter(|_| is_on).map(Duration::from_nanos)
@@ -292,17 +293,4 @@ fn read_conditions(list: Vec<Fields<'_>>, path: &Path, errors: &mut Errors) -> V
         }
     }
     conditions
-}
-
-/// Nanoseconds as Go writes a duration of whole seconds: `1m31s`.
-fn go_duration(nanoseconds: i64) -> String {
-    let (sign, all) = (if nanoseconds < 0 { "-" } else { "" }, nanoseconds.unsigned_abs());
-    let (seconds, rest) = (all / SECOND.unsigned_abs(), all % SECOND.unsigned_abs());
-    let fraction =
-        if rest == 0 { String::new() } else { format!(".{rest:09}").trim_end_matches('0').to_owned() };
-    match (seconds / 3_600, seconds / 60 % 60, seconds % 60) {
-        (0, 0, seconds) => format!("{sign}{seconds}{fraction}s"),
-        (0, minutes, seconds) => format!("{sign}{minutes}m{seconds}{fraction}s"),
-        (hours, minutes, seconds) => format!("{sign}{hours}h{minutes}m{seconds}{fraction}s"),
-    }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use skep_api::custom::definition::set_condition;
+use skep_api::kinds::METRICS_GROUP;
 use skep_api::kinds::api_service::{MANAGED, local};
 use skep_api::{KindRef, Status, meta};
 
@@ -83,7 +84,12 @@ fn served(storage: &Storage) -> Vec<Value> {
     let registry = storage.caches.registry();
     let mut wanted: Vec<Value> = Vec::new();
     for kind in registry.iter().filter(|kind| kind.group != GROUP) {
-        let managed = if matches!(kind, KindRef::Custom(_)) { ALWAYS } else { ON_START };
+        let managed = match kind {
+            KindRef::Custom(_) => Some(ALWAYS),
+            // Metrics-server may take it over; it is served here again when that is removed.
+            KindRef::BuiltIn(kind) if kind.group == *METRICS_GROUP => None,
+            KindRef::BuiltIn(_) => Some(ON_START),
+        };
         let one = local(&kind.group, &kind.version, managed);
         if wanted.last().is_none_or(|last| last["metadata"]["name"] != one["metadata"]["name"]) {
             wanted.push(one);

@@ -208,6 +208,11 @@ fn kubelet(server: &Inner, node: &Value, path: &str, query: &str) -> Result<Dest
     })
 }
 
+/// A path at the kubelet of a node.
+pub(crate) fn kubelet_of(server: &Inner, node: &str, path: &str, query: &str) -> Result<Destination, Status> {
+    kubelet(server, &node_named(server, node)?, path, query)
+}
+
 /// The address of a node, as its own report has it: never this server's, nor a Service's, which may lead to this server.
 fn allowed(server: &Inner, address: SocketAddr) -> Result<RemoteAddress, Status> {
     let is_service = server.config.services.cidrs.iter().any(|cidr| cidr.contains(address.ip()));

@@ -128,6 +128,8 @@ pub fn priorities(group: &str, version: &str) -> (i64, i64) {
         "node.k8s.io" => 16_300,
         "discovery.k8s.io" | "resource.k8s.io" => 16_200,
         "flowcontrol.apiserver.k8s.io" => 16_100,
+        // As the manifest of metrics-server has it.
+        "metrics.k8s.io" => return (100, 100),
         // Custom resources.
         _ => return (1_000, 100),
     };
@@ -140,8 +142,8 @@ pub fn priorities(group: &str, version: &str) -> (i64, i64) {
     (of_group, of_version)
 }
 
-/// The APIService of a group and version that this server serves itself.
-pub fn local(group: &str, version: &str, managed: &str) -> Value {
+/// The APIService of a group and version that this server serves itself. Without `managed` it is a user's to change.
+pub fn local(group: &str, version: &str, managed: Option<&str>) -> Value {
     let (group_priority, version_priority) = priorities(group, version);
     let mut spec = json!({
         "version": version, "groupPriorityMinimum": group_priority, "versionPriority": version_priority,
@@ -149,9 +151,13 @@ pub fn local(group: &str, version: &str, managed: &str) -> Value {
     if !group.is_empty() {
         spec["group"] = group.into();
     }
+    let mut metadata = json!({"name": name_of(group, version)});
+    if let Some(managed) = managed {
+        metadata["labels"] = json!({MANAGED: managed});
+    }
     json!({
         "apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService",
-        "metadata": {"name": name_of(group, version), "labels": {MANAGED: managed}},
+        "metadata": metadata,
         "spec": spec,
     })
 }
@@ -237,7 +243,7 @@ mod tests {
         for (group, version) in
             [("", "v1"), ("apps", "v1"), ("autoscaling", "v2"), ("example.com", "v1beta1")]
         {
-            assert_eq!(error_texts(validate, &local(group, version, "onstart")), "");
+            assert_eq!(error_texts(validate, &local(group, version, Some("onstart"))), "");
         }
     }
 }
