@@ -207,16 +207,28 @@ impl<'a> StatefulSetSync<'a> {
                 return;
             }
         }
+        if self.remove_surplus(mine) {
+            return;
+        }
+        self.roll(mine);
+    }
+
+    /// Deletes pods beyond the wanted ordinals, the highest first; true if the others wait for one. An ordered set stops at
+    /// an unhealthy pod, unless it is the lowest unhealthy one.
+    fn remove_surplus(&mut self, mine: &[(i32, &Arc<Pod>)]) -> bool {
         let range = self.ordinals();
-        for (_, pod) in mine.iter().rev().filter(|(o, _)| !range.contains(o)) {
-            if !meta::terminating(&pod.metadata) {
+        let surplus: Vec<_> = mine.iter().filter(|(ordinal, _)| !range.contains(ordinal)).collect();
+        let unhealthy = surplus.iter().find(|(_, pod)| !self.healthy(pod)).map(|(ordinal, _)| *ordinal);
+        for (ordinal, pod) in surplus.into_iter().rev() {
+            let halts = self.is_ordered() && !self.healthy(pod) && unhealthy != Some(*ordinal);
+            if !meta::terminating(&pod.metadata) && !halts {
                 self.delete(pod);
             }
             if self.is_ordered() {
-                return;
+                return true;
             }
         }
-        self.roll(mine);
+        false
     }
 
     /// Updates the highest ordinal first and waits for it to be healthy again: Parallel is about scaling, not about updates.

@@ -2,6 +2,7 @@
 //! Every pod has a finalizer until its outcome is in the Job's status: first its uid is written to
 //! `uncountedTerminatedPods`, then the finalizer is removed, then the uid is counted.
 
+mod claims;
 mod indexes;
 mod policy;
 mod status;
@@ -17,6 +18,7 @@ use k8s_openapi::api::core::v1::{EnvVar, EnvVarSource, ObjectFieldSelector, Pod}
 use serde_json::json;
 use skep_api::time;
 
+use self::claims::FINALIZER;
 use self::indexes::Indexes;
 use self::policy::{FailureAction, fails_index, failure_action, failures_after};
 use self::sync::{JobSync, Outcomes, index_count, indexed, limit_per_index};
@@ -26,7 +28,6 @@ use crate::action::{Action, Context, Controller, Delete, Propagation};
 use crate::cache::{Change, Key, Kind, Object, View};
 use crate::meta;
 
-const FINALIZER: &str = "batch.kubernetes.io/job-tracking";
 pub(crate) const INDEX: &str = "batch.kubernetes.io/job-completion-index";
 const MIN_BACKOFF: Duration = Duration::from_secs(10);
 const MAX_BACKOFF: Duration = Duration::from_secs(600);
@@ -48,10 +49,11 @@ impl Controller for Jobs {
         &[Kind::Job, Kind::Pod]
     }
 
-    fn route(&self, change: &Change, _: &View, keys: &mut Vec<Key>) {
+    fn route(&self, change: &Change, view: &View, keys: &mut Vec<Key>) {
         own_key(change, Kind::Job, keys);
         if let Some(Object::Pod(pod)) = change.object() {
             owner_keys(change, Kind::Job, keys);
+            keys.extend(claims::adopters(view, pod).map(|job| Key::of(&job.metadata)));
             // The finalizer of a pod whose Job is gone must still be removed, as that of a pod without an owner.
             if has_finalizer(pod) {
                 own_key(change, Kind::Pod, keys);
@@ -64,14 +66,19 @@ impl Controller for Jobs {
             return orphan(view, key).into_iter().collect();
         };
         let Some(spec) = job.spec.as_ref().filter(|s| s.managed_by.is_none()) else { return Vec::new() };
-        let pods: Vec<&Arc<Pod>> = view.pods.owned_by(meta::uid(&job.metadata)).collect();
+        let mut claims = Vec::new();
+        let pods = claims::claim(view, job, &mut claims);
+        if !claims.is_empty() {
+            // Count when the claims are answered.
+            return claims;
+        }
         let mut step = JobSync { job, spec, pods, context, actions: Vec::new() };
         step.decide();
         step.actions
     }
 }
 
-/// Removes the finalizer of a pod that no Job controls. The key is the pod's.
+/// Removes the finalizer of a pod that no Job controls or will adopt. The key is the pod's.
 fn orphan(view: &View, key: &Key) -> Option<Action> {
     let pod = view.pods.get(key).filter(|p| has_finalizer(p))?;
     let owner = meta::controller_of(&pod.metadata).filter(|owner| owner.kind == "Job");
@@ -79,7 +86,8 @@ fn orphan(view: &View, key: &Key) -> Option<Action> {
         let job = view.jobs.get(&Key::new(&key.namespace, &owner.name))?;
         (meta::uid(&job.metadata) == owner.uid).then_some(job)
     });
-    job.is_none().then(|| release(pod))
+    let is_adopted = claims::adopters(view, pod).next().is_some();
+    (job.is_none() && !is_adopted).then(|| release(pod))
 }
 
 fn has_finalizer(pod: &Pod) -> bool {

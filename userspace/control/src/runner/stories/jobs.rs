@@ -217,3 +217,36 @@ fn the_deletion_of_a_job_leaves_its_pods_to_the_garbage_collector() {
     settle(&mut sim);
     assert_eq!(sim.pods().iter().filter(|p| p.metadata.deletion_timestamp.is_none()).count(), 1);
 }
+
+#[test]
+fn a_job_adopts_matching_orphans_and_releases_what_no_longer_matches() {
+    let mut sim = jobs();
+    let mut job = job(json!({"completions": 2, "parallelism": 1, "selector": {"matchLabels": {"job": "j"}}}));
+    let template = job.spec.as_mut().unwrap().template.metadata.get_or_insert_default();
+    template.labels = Some([("job".to_owned(), "j".to_owned())].into());
+    let Object::Job(job) = sim.create(job) else { panic!() };
+    let decide = |sim: &mut Sim| (0..10).for_each(|_| work_once(sim));
+    decide(&mut sim);
+    let only = |sim: &Sim| -> Pod {
+        let pods = sim.pods();
+        assert_eq!(pods.len(), 1, "{pods:?}");
+        pods[0].clone()
+    };
+    let controlled = |pod: &Pod| {
+        let owner =
+            meta::controller_of(&pod.metadata).is_some_and(|owner| owner.uid == meta::uid(&job.metadata));
+        let held = pod.metadata.finalizers.iter().flatten().count() == 1;
+        (owner, held)
+    };
+    let key = Key::of(&only(&sim).metadata);
+    sim.patch(Kind::Pod, &key, json!({"metadata": {"ownerReferences": null}}));
+    decide(&mut sim);
+    assert_eq!(controlled(&only(&sim)), (true, true), "adopted");
+
+    sim.patch(Kind::Pod, &key, json!({"metadata": {"labels": {"job": "other"}}}));
+    decide(&mut sim);
+    let pods = sim.pods();
+    let (released, own): (Vec<_>, Vec<_>) = pods.into_iter().partition(|pod| Key::of(&pod.metadata) == key);
+    assert_eq!(controlled(&released[0]), (false, false), "nothing keeps it any more");
+    assert_eq!((own.len(), controlled(&own[0])), (1, (true, true)), "replaced");
+}

@@ -241,6 +241,34 @@ fn claims_go_with_the_set_or_with_the_pod_that_is_scaled_away_as_the_policy_says
 }
 
 #[test]
+fn an_ordered_set_does_not_shrink_while_pods_are_unhealthy() {
+    let mut sim = sim();
+    sim.create(stateful(3));
+    for _ in 0..4 {
+        decide(&mut sim);
+        run_pods(&mut sim);
+    }
+    let set = Key::new("ns", "db");
+    let pod = |ordinal: i32| Key::new("ns", &format!("db-{ordinal}"));
+    (0..3).for_each(|ordinal| sim.kubelet(&pod(ordinal), "n1", false));
+    sim.patch(Kind::StatefulSet, &set, json!({"spec": {"replicas": 0}}));
+    let going = |sim: &mut Sim| {
+        decide(sim);
+        sim.pods().iter().filter(|p| p.metadata.deletion_timestamp.is_some()).count()
+    };
+    assert_eq!(going(&mut sim), 0, "the last one is not the lowest unhealthy one");
+    sim.kubelet(&pod(2), "n1", true);
+    assert_eq!(going(&mut sim), 1);
+    // It goes; the next one waits again, until only the lowest is unhealthy.
+    sim.kubelet(&pod(2), "n1", true);
+    assert_eq!(going(&mut sim), 0);
+    sim.kubelet(&pod(1), "n1", true);
+    assert_eq!(going(&mut sim), 1);
+    sim.kubelet(&pod(1), "n1", true);
+    assert_eq!(going(&mut sim), 1, "the lowest unhealthy pod does not wait for itself");
+}
+
+#[test]
 fn stateful_pods_are_updated_from_the_last_to_the_partition() {
     let mut sim = sim();
     sim.create(stateful(3));
