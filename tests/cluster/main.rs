@@ -11,6 +11,7 @@ mod idle;
 mod input;
 mod machine;
 mod policy;
+mod scaling;
 mod services;
 mod tunnels;
 mod workloads;

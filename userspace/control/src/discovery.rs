@@ -24,6 +24,13 @@ impl Resource {
         verbs.iter().all(|verb| self.verbs.iter().any(|v| v == verb))
     }
 
+    /// The path of its objects in a namespace.
+    pub(crate) fn path_in(&self, namespace: &str) -> String {
+        let (version, plural) = (&self.api.api_version, &self.api.plural);
+        let root = if self.api.group.is_empty() { "api" } else { "apis" };
+        format!("/{root}/{version}/namespaces/{namespace}/{plural}")
+    }
+
     /// "pods." or "deployments.apps", as upstream spells it in conditions.
     pub(crate) fn title(&self) -> String {
         format!("{}.{}", self.api.plural, self.api.group)
@@ -56,6 +63,11 @@ impl Discovered {
     /// The resource of a kind in exactly this version.
     pub(crate) fn resolve(&self, api_version: &str, kind: &str) -> Option<&Resource> {
         self.all.iter().find(|r| r.api.api_version == api_version && r.api.kind == kind)
+    }
+
+    /// The resources of a kind, in every version of the group.
+    pub(crate) fn of_kind(&self, group: &str, kind: &str) -> impl Iterator<Item = &Resource> {
+        self.all.iter().filter(move |r| r.api.group == group && r.api.kind == kind)
     }
 
     pub(crate) fn has_failed(&self, group: &str) -> bool {

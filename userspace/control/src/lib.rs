@@ -6,6 +6,7 @@
 //! [`Parts`] selects which of them run in this process.
 
 pub mod action;
+mod autoscaling;
 pub mod cache;
 mod clients;
 mod clock;
@@ -104,7 +105,7 @@ async fn lead(clients: &Clients, config: &Config) {
     parts.wait().await;
 }
 
-/// Starts the controllers, garbage collection, namespaces and quotas.
+/// Starts the controllers, garbage collection, namespaces, quotas and autoscaling.
 fn control(clients: &Clients, config: &Config, hub: &Hub, parts: &mut Supervisor) {
     // Quotas also count kinds that only the garbage collector watches.
     let (ended, ended_elsewhere) = mpsc::unbounded_channel();
@@ -127,6 +128,8 @@ fn control(clients: &Clients, config: &Config, hub: &Hub, parts: &mut Supervisor
             (part_client.clone(), part_hub.subscribe(), ended_elsewhere.clone());
         async move { quotas::run(client, subscription, &mut *ended.lock().await).await }
     });
+    let (part_hub, part_client) = (hub.clone(), clients.controller("horizontal-pod-autoscaler"));
+    parts.run("autoscaling", move || autoscaling::run(part_client.clone(), part_hub.subscribe()));
     let (part_hub, part_client, root_ca) = (hub.clone(), clients.manager(), config.root_ca_pem.clone());
     parts.run("token-secrets", move || {
         token_secrets::run(part_client.clone(), part_hub.subscribe(), root_ca.clone())

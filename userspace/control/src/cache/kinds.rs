@@ -34,6 +34,7 @@ macro_rules! for_each_kind {
             {StorageClass, storage_classes, k8s_openapi::api::storage::v1::StorageClass, [], []}
             {VolumeAttributesClass, volume_attributes_classes, k8s_openapi::api::storage::v1::VolumeAttributesClass, [], []}
             {Job, jobs, k8s_openapi::api::batch::v1::Job, [], []}
+            {HorizontalPodAutoscaler, autoscalers, k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler, [], []}
             {CronJob, cron_jobs, k8s_openapi::api::batch::v1::CronJob, [], []}
             {CertificateSigningRequest, csrs, k8s_openapi::api::certificates::v1::CertificateSigningRequest, [], []}
             {PodDisruptionBudget, budgets, k8s_openapi::api::policy::v1::PodDisruptionBudget, [], []}

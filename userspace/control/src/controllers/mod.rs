@@ -11,6 +11,7 @@ pub mod endpoints_object;
 pub mod endpointslice;
 pub mod endpointslice_mirroring;
 pub mod ephemeral_volume;
+pub(crate) mod horizontal_pod_autoscaler;
 pub mod job;
 pub mod load_balancer;
 pub(crate) mod node_conditions;

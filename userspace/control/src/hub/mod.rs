@@ -28,7 +28,7 @@ use subscription::Shared;
 
 pub(crate) use informer::is_partial;
 pub(crate) use lenient::Lenient;
-pub(crate) use subscription::{InformerEvent, Subscription};
+pub(crate) use subscription::{InformerEvent, Subscription, ViewReader};
 
 /// Watch events that informers may be ahead of the hub.
 const MAX_QUEUED_NOTICES: usize = 1024;

@@ -116,7 +116,21 @@ pub(crate) struct Subscription {
     shared: Arc<Shared>,
 }
 
+/// Reads the view, from any task.
+pub(crate) struct ViewReader(Arc<Shared>);
+
+impl ViewReader {
+    /// As [`Subscription::with_view`].
+    pub(crate) fn with_view<T>(&self, read: impl FnOnce(&View) -> T) -> T {
+        read(self.0.lock().cache.view())
+    }
+}
+
 impl Subscription {
+    pub(crate) fn reader(&self) -> ViewReader {
+        ViewReader(self.shared.clone())
+    }
+
     /// The next event; `None` when the hub is gone. Cancel-safe.
     pub(crate) async fn next(&mut self) -> Option<InformerEvent> {
         self.events.recv().await
