@@ -1,6 +1,8 @@
 //! What foreign bytes meet in the API server, in tunnels and in the gateway, one function a fuzz target. In: any bytes. Out: nothing; a panic, an overflow
 //! or an answer that blames the server is a find.
 
+mod dns;
+
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -26,6 +28,8 @@ use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::runtime::Runtime;
 use tower_service::Service as _;
+
+pub use dns::{dns_answer, dns_question, dns_settings};
 
 /// A server in this process, and what keeps it alive.
 struct Server {

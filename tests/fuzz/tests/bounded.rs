@@ -143,6 +143,61 @@ fn frame() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
+/// What Corefiles are made of.
+const COREFILE: [&str; 24] = [
+    ".:53 ",
+    "example.org:1053 ",
+    "{\n",
+    "}\n",
+    "\n",
+    " ",
+    "kubernetes cluster.local ",
+    "forward . ",
+    "10.0.0.1 ",
+    "tls://10.0.0.1 ",
+    "/etc/resolv.conf ",
+    "cache 30 ",
+    "hosts ",
+    "192.0.2.7 web",
+    "fallthrough",
+    "rewrite name ",
+    "exact ",
+    "suffix ",
+    "web. ",
+    "example.org ",
+    "pods insecure",
+    "autopath @kubernetes",
+    "nameserver ",
+    "#",
+];
+
+/// A name, type and class, and sometimes TTL and data, as in a packet (RFC 1035, 3.2.1): labels and pointers, mostly right.
+fn dns_record() -> impl Strategy<Value = Vec<u8>> {
+    let label = prop_oneof![
+        4 => "[a-z]{1,9}".prop_map(|text| [&[text.len() as u8], text.as_bytes()].concat()),
+        1 => any::<[u8; 3]>().prop_map(|bytes| [&[3], &bytes[..]].concat()),
+    ];
+    let end = prop_oneof![
+        3 => Just(vec![0]),
+        2 => (0u8..80).prop_map(|at| vec![0xc0, at]),
+        1 => any::<[u8; 2]>().prop_map(Vec::from),
+    ];
+    let name =
+        (prop::collection::vec(label, 0..5), end).prop_map(|(labels, end)| [labels.concat(), end].concat());
+    let kind =
+        prop::sample::select(vec![1u8, 2, 5, 6, 12, 15, 16, 28, 33, 39, 41, 46, 64, 65, 251, 252, 255]);
+    let class = prop::sample::select(vec![1u8, 3, 254, 255]);
+    let data =
+        prop_oneof![Just(vec![10, 0, 0, 1]), Just(vec![0xc0, 12]), prop::collection::vec(any::<u8>(), 0..40)];
+    (name, kind, class, prop::option::of(data)).prop_map(|(name, kind, class, data)| {
+        let head = [&name[..], &[0, kind, 0, class]].concat();
+        match data {
+            Some(data) => [&head[..], &[0, 0, 0, 30, 0, data.len() as u8], &data].concat(),
+            None => head,
+        }
+    })
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -170,6 +225,34 @@ proptest! {
         skep_fuzz::tunnel_agent(&raw);
         skep_fuzz::tunnel_server(&frames.concat());
         skep_fuzz::tunnel_server(&raw);
+    }
+
+    #[test]
+    fn dns_questions(
+        header in any::<[u8; 4]>(),
+        question in dns_record(),
+        more in prop::collection::vec(dns_record(), 0..3),
+        raw: Vec<u8>,
+    ) {
+        // One question, and the rest as additional records.
+        let counts = [0, 1, 0, 0, 0, 0, 0, more.len() as u8];
+        for header in [header, [0, 7, 1, 0]] {
+            skep_fuzz::dns_question(&[&header[..], &counts, &question, &more.concat()].concat());
+        }
+        skep_fuzz::dns_question(&raw);
+    }
+
+    #[test]
+    fn dns_answers(counts in any::<[u8; 6]>(), records in prop::collection::vec(dns_record(), 0..6), raw: Vec<u8>) {
+        skep_fuzz::dns_answer(&[&counts[..], &records.concat()].concat());
+        skep_fuzz::dns_answer(&raw);
+    }
+
+    #[test]
+    fn dns_settings(words in prop::collection::vec(0..COREFILE.len(), 0..30), raw: Vec<u8>) {
+        let text: String = words.into_iter().map(|at| COREFILE[at]).collect();
+        skep_fuzz::dns_settings(text.as_bytes());
+        skep_fuzz::dns_settings(&raw);
     }
 
     #[test]

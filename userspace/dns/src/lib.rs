@@ -1,9 +1,10 @@
 //! DNS of a node: the cluster's names from an index, all other names from upstream servers.
 //!
-//! In: packets, API objects, settings. Out: answers. [`query`], [`resolution`], [`reply`], [`zone`] and [`index`] are PURE.
+//! In: packets, API objects, settings. Out: answers. [`query`], [`resolution`], [`reply`], `zone`, [`index`] and
+//! [`forward::accept`] are PURE.
 
 pub mod corefile;
-mod forward;
+pub mod forward;
 pub mod hosts;
 pub mod index;
 mod metrics;

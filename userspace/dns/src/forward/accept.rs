@@ -12,7 +12,7 @@ use crate::reply::Reply;
 
 /// What was asked.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Asked {
+pub struct Asked {
     /// In lower case.
     pub name: Name,
     pub kind: RecordType,
@@ -23,7 +23,7 @@ pub(crate) struct Asked {
 
 /// What a packet is.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Verdict {
+pub enum Verdict {
     Answer(Reply),
     /// The answer did not fit; TCP has all of it.
     Truncated,
@@ -33,7 +33,8 @@ pub(crate) enum Verdict {
     Foreign,
 }
 
-pub(crate) fn accept(packet: &[u8], id: u16, asked: &Asked) -> Verdict {
+/// Never panics, whatever the bytes are.
+pub fn accept(packet: &[u8], id: u16, asked: &Asked) -> Verdict {
     let Ok(message) = Message::from_vec(packet) else { return Verdict::Foreign };
     let question = match message.queries.as_slice() {
         [question] => question,

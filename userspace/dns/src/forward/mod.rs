@@ -3,7 +3,7 @@
 //! In: a question. Out: what is known or what the upstreams say. One question is asked once, whatever the number of clients
 //! that wait for it; questions that are being asked are bounded, and so is the cache.
 
-mod accept;
+pub mod accept;
 mod cache;
 mod exchange;
 mod health;
