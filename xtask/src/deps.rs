@@ -100,6 +100,16 @@ const NET: [Package; 4] = [
     Package { name: "ethtool", why: "has interfaces take frames", present: Present::Program("ethtool") },
 ];
 
+/// To measure DNS.
+const DNS: [Package; 2] = [
+    Package { name: "dnsperf", why: "asks questions", present: Present::Program("dnsperf") },
+    Package {
+        name: "dnsmasq-base",
+        why: "is the name server that Skep is compared with",
+        present: Present::Program("dnsmasq"),
+    },
+];
+
 /// For tests that prove the absence of rules and tracked flows, and that step a process's clock.
 const TEST: [Package; 3] = [
     Package {
@@ -135,6 +145,7 @@ pub enum Need {
     Run,
     Etcd,
     Net,
+    Dns,
     Test,
     Guest,
     Fuzz,
@@ -150,6 +161,7 @@ pub fn ensure(needs: &[Need]) -> Result<()> {
             Need::Run => wanted.extend(&RUN),
             Need::Etcd => wanted.extend(&ETCD),
             Need::Net => wanted.extend(&NET),
+            Need::Dns => wanted.extend(&DNS),
             Need::Test => wanted.extend(&TEST),
             Need::Guest => wanted.extend(&GUEST),
             Need::Fuzz => {}

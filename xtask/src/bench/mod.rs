@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: measurements that repeat, one module each.
 
 pub mod api;
+pub mod dns;
 pub mod idle;
 pub mod net;
 pub mod report;
@@ -9,6 +10,8 @@ pub mod report;
 pub enum Bench {
     /// Measure the API server over TLS, with each store
     Api(api::Arguments),
+    /// Measure a node's DNS under dnsperf, beside dnsmasq
+    Dns(dns::Arguments),
     /// Measure what server and agents cost while nothing happens
     Idle(idle::Arguments),
     /// Measure services and policy in the kernel, beside plain routing and kube-proxy's rules
@@ -18,6 +21,7 @@ pub enum Bench {
 pub fn run(bench: Bench) -> anyhow::Result<()> {
     match bench {
         Bench::Api(arguments) => api::run(arguments),
+        Bench::Dns(arguments) => dns::run(&arguments),
         Bench::Idle(arguments) => idle::run(arguments),
         Bench::Net(arguments) => net::run(&arguments),
     }

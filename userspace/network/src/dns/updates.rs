@@ -40,7 +40,8 @@ impl DnsSubscriptions {
         }
     }
 
-    pub(super) fn forward(self, dns: &Dns, stop: &CancellationToken) -> JoinSet<()> {
+    /// Has the server's index follow them until `stop` is cancelled.
+    pub fn forward(self, dns: &Dns, stop: &CancellationToken) -> JoinSet<()> {
         let DnsSubscriptions { services, endpoint_slices, pods, namespaces } = self;
         let to = Names { dns: dns.clone(), unlisted: Arc::new(AtomicUsize::new(KINDS)) };
         let mut tasks = JoinSet::new();
