@@ -144,7 +144,7 @@ fn check(request: &Request<'_>, node: &str, object: &Value) -> Result<(), String
         ("", "nodes", _, old) => check_node(node, object, old),
         ("", "persistentvolumeclaims", "status", Some(old)) => check_claim_status(node, object, old),
         ("", "persistentvolumeclaims", ..) => Err("may only update PVC status".to_owned()),
-        ("", "persistentvolumes", "", Some(old)) => check_volume(node, object, old),
+        ("", "persistentvolumes", "", Some(old)) => volume_problem(node, object, old).map_or(Ok(()), Err),
         ("", "persistentvolumes", ..) => Err(format!("node \"{node}\" may only update persistentvolumes")),
         ("coordination.k8s.io", "leases", ..) => check_lease(request, node, object),
         ("storage.k8s.io", "csinodes", ..) if meta::name(object) != node => {
@@ -315,11 +315,11 @@ fn may_set(label: &str) -> bool {
 }
 
 /// A node says whether the folder of one of its volumes exists: by a finalizer, and by nothing else.
-fn check_volume(node: &str, volume: &Value, old: &Value) -> Result<(), String> {
+fn volume_problem(node: &str, volume: &Value, old: &Value) -> Option<String> {
     let is_own = old["metadata"]["labels"][NODE_LABEL] == node
         && old["metadata"]["annotations"][PROVISIONED_BY] == PROVISIONER;
     if !is_own {
-        return Err(format!("node \"{node}\" can only update volumes that are folders of its own"));
+        return Some(format!("node \"{node}\" can only update volumes that are folders of its own"));
     }
     let rest = |volume: &Value| {
         let mut rest = volume.clone();
@@ -338,9 +338,9 @@ fn check_volume(node: &str, volume: &Value, old: &Value) -> Result<(), String> {
         rest
     };
     if rest(volume) == rest(old) {
-        return Ok(());
+        return None;
     }
-    Err(format!("node \"{node}\" is not allowed to update fields other than the finalizer {FINALIZER}"))
+    Some(format!("node \"{node}\" is not allowed to update fields other than the finalizer {FINALIZER}"))
 }
 
 fn check_claim_status(node: &str, claim: &Value, old: &Value) -> Result<(), String> {
@@ -448,14 +448,14 @@ mod tests {
         };
         let old = volume("n", &["kubernetes.io/pv-protection"], "/v");
         let both = ["kubernetes.io/pv-protection", FINALIZER];
-        assert_eq!(check_volume("n", &volume("n", &both, "/v"), &old), Ok(()));
-        assert_eq!(check_volume("n", &old, &volume("n", &both, "/v")), Ok(()));
-        assert!(check_volume("m", &volume("n", &both, "/v"), &old).is_err(), "another node");
-        assert!(check_volume("n", &volume("n", &[FINALIZER], "/v"), &old).is_err(), "another finalizer");
-        assert!(check_volume("n", &volume("n", &both, "/etc"), &old).is_err(), "another field");
+        assert_eq!(volume_problem("n", &volume("n", &both, "/v"), &old), None);
+        assert_eq!(volume_problem("n", &old, &volume("n", &both, "/v")), None);
+        assert!(volume_problem("m", &volume("n", &both, "/v"), &old).is_some(), "another node");
+        assert!(volume_problem("n", &volume("n", &[FINALIZER], "/v"), &old).is_some(), "another finalizer");
+        assert!(volume_problem("n", &volume("n", &both, "/etc"), &old).is_some(), "another field");
         let mut by_hand = old.clone();
         by_hand["metadata"]["annotations"] = json!({});
-        assert!(check_volume("n", &by_hand, &by_hand).is_err(), "a volume of an administrator");
+        assert!(volume_problem("n", &by_hand, &by_hand).is_some(), "a volume of an administrator");
     }
 
     #[test]

@@ -135,7 +135,7 @@ pub(super) fn choose(
     let requirements = Requirements::of(snapshot, pod, spec).map_err(|why| Unschedulable {
         nodes: snapshot.known().count(),
         reasons: BTreeMap::new(),
-        of_pod: Some(why),
+        of_pod: Some(why.to_string()),
     })?;
     // Its nominated node is not compared with others.
     let nominated = snapshot.nomination(pod).filter(|name| fits(snapshot, &requirements, name));

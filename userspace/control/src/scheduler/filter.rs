@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::{Node, Pod, PodSpec, Taint, Toleration};
 use super::reason::Reason;
 use super::resources::{Resources, requested};
 use super::snapshot::{HostPort, NodeInfo, Snapshot, host_ports};
-use super::volumes::PodVolumes;
+use super::volumes::{ClaimProblem, PodVolumes};
 use crate::controllers::nodes::{admits, tolerated};
 use crate::controllers::taint_eviction::tolerates;
 
@@ -20,7 +20,7 @@ pub(super) struct Requirements<'a> {
 
 impl<'a> Requirements<'a> {
     /// Err: why no node can take the pod.
-    pub(super) fn of(snapshot: &Snapshot, pod: &'a Pod, spec: &'a PodSpec) -> Result<Self, String> {
+    pub(super) fn of(snapshot: &Snapshot, pod: &'a Pod, spec: &'a PodSpec) -> Result<Self, ClaimProblem> {
         let volumes = snapshot.volumes.of_pod(pod)?;
         Ok(Requirements { pod, spec, requested: requested(pod), ports: host_ports(pod), volumes })
     }

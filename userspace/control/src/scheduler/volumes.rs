@@ -30,6 +30,23 @@ pub struct VolumePlan {
     pub claims: Vec<PersistentVolumeClaim>,
 }
 
+/// Why no node can take a pod, in upstream's words.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum ClaimProblem {
+    #[error("persistentvolumeclaim {0:?} not found")]
+    Missing(String),
+    #[error("waiting for ephemeral volume controller to create the persistentvolumeclaim {0:?}")]
+    NotMade(String),
+    #[error("{0}")]
+    NotOwner(String),
+    #[error("persistentvolumeclaim {claim:?} bound to non-existent persistentvolume {volume:?}")]
+    Lost { claim: String, volume: String },
+    #[error("persistentvolumeclaim {0:?} is being deleted")]
+    Terminating(String),
+    #[error("pod has unbound immediate PersistentVolumeClaims")]
+    Unbound,
+}
+
 /// How far the volumes of a pod with a chosen node are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Progress {
@@ -170,8 +187,8 @@ impl Volumes {
         exclusive.iter().any(|key| self.users.contains_key(key))
     }
 
-    /// The volumes of a pod; Err: why no node can take it, in upstream's words.
-    pub(super) fn of_pod(&self, pod: &Pod) -> Result<PodVolumes, String> {
+    /// The volumes of a pod, unless a claim keeps it from every node.
+    pub(super) fn of_pod(&self, pod: &Pod) -> Result<PodVolumes, ClaimProblem> {
         let mut found = PodVolumes::default();
         let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
         let mut immediate = false;
@@ -181,10 +198,8 @@ impl Volumes {
             let is_ephemeral = volume.persistent_volume_claim.is_none();
             let Some(claim) = self.claims.get(&key) else {
                 return Err(match is_ephemeral {
-                    true => format!(
-                        "waiting for ephemeral volume controller to create the persistentvolumeclaim {name:?}"
-                    ),
-                    false => format!("persistentvolumeclaim {name:?} not found"),
+                    true => ClaimProblem::NotMade(name),
+                    false => ClaimProblem::Missing(name),
                 });
             };
             check_claim(pod, claim, is_ephemeral)?;
@@ -202,7 +217,7 @@ impl Volumes {
             }
         }
         if immediate {
-            return Err("pod has unbound immediate PersistentVolumeClaims".to_owned());
+            return Err(ClaimProblem::Unbound);
         }
         if !found.waiting.is_empty() {
             found.taken.clone_from(&self.taken);
@@ -249,7 +264,7 @@ impl Volumes {
     pub(super) fn progress(&self, pod: &Pod, node: &Node) -> Progress {
         let volumes = match self.of_pod(pod) {
             Ok(volumes) => volumes,
-            Err(why) => return Progress::Failed(why),
+            Err(why) => return Progress::Failed(why.to_string()),
         };
         // The event of a new volume may come after that of its claim.
         if volumes.bound.iter().any(Option::is_none) {
@@ -277,19 +292,17 @@ fn uid_of_claim(volume: &PersistentVolume) -> Option<&str> {
     claim_ref(volume)?.uid.as_deref().filter(|uid| !uid.is_empty())
 }
 
-fn check_claim(pod: &Pod, claim: &PersistentVolumeClaim, is_ephemeral: bool) -> Result<(), String> {
+fn check_claim(pod: &Pod, claim: &PersistentVolumeClaim, is_ephemeral: bool) -> Result<(), ClaimProblem> {
     let name = meta::name(&claim.metadata);
     if claim.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Lost") {
-        let volume = volume_name(claim);
-        return Err(format!(
-            "persistentvolumeclaim {name:?} bound to non-existent persistentvolume {volume:?}"
-        ));
+        let volume = volume_name(claim).to_owned();
+        return Err(ClaimProblem::Lost { claim: name.to_owned(), volume });
     }
     if meta::terminating(&claim.metadata) {
-        return Err(format!("persistentvolumeclaim {name:?} is being deleted"));
+        return Err(ClaimProblem::Terminating(name.to_owned()));
     }
     if is_ephemeral && !is_owned_by(claim, pod) {
-        return Err(not_owner(pod, name));
+        return Err(ClaimProblem::NotOwner(not_owner(pod, name)));
     }
     Ok(())
 }

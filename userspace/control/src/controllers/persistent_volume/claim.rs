@@ -10,7 +10,8 @@ use super::matching::{
     class_of_claim, is_bound, is_delayed, is_reserved_for, mismatch, requested, reserve, volume_name,
     wants_default_class,
 };
-use super::{claim_event, provision, volume};
+use super::record::claim_event;
+use super::{provision, volume};
 use crate::action::{Action, Context};
 use crate::cache::{Key, Kind, View};
 use crate::controllers::pods::{finished, node_name};

@@ -8,11 +8,10 @@
 mod claim;
 pub(crate) mod matching;
 mod provision;
+mod record;
 mod volume;
 
-use std::sync::Arc;
-
-use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod};
 
 use super::pods::{finished, node_name};
 use super::routing::{own_key, versions};
@@ -116,22 +115,4 @@ fn node_changed(change: &Change, node: &Node, view: &View, keys: &mut Vec<Key>) 
         |claim: &PersistentVolumeClaim| meta::annotation(&claim.metadata, SELECTED_NODE) == Some(name);
     let waiting = view.claims.iter().filter(|(_, claim)| !is_bound(claim) && selects(claim));
     keys.extend(waiting.map(|(key, _)| key.clone()));
-}
-
-fn claim_event(
-    claim: &Arc<PersistentVolumeClaim>,
-    warning: bool,
-    reason: &'static str,
-    message: impl Into<String>,
-) -> Action {
-    Action::record(&Object::PersistentVolumeClaim(claim.clone()), warning, reason, message.into())
-}
-
-fn volume_event(
-    volume: &Arc<PersistentVolume>,
-    warning: bool,
-    reason: &'static str,
-    message: impl Into<String>,
-) -> Action {
-    Action::record(&Object::PersistentVolume(volume.clone()), warning, reason, message.into())
 }

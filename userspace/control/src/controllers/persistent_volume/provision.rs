@@ -14,8 +14,8 @@ use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use skep_api::local_path::{FOLDER_ANNOTATION, NODE_LABEL, PROVISIONED_BY, PROVISIONER};
 
-use super::claim_event;
 use super::matching::{BOUND_BY_CONTROLLER, SELECTED_NODE, class_of_claim, reference};
+use super::record::claim_event;
 use crate::action::Action;
 use crate::cache::{Key, View};
 use crate::meta;
@@ -99,7 +99,7 @@ fn local_volume(
     class: &StorageClass,
 ) -> Result<PersistentVolume, Refusal> {
     let spec = claim.spec.clone().unwrap_or_default();
-    check(&spec, class).map_err(Refusal::Final)?;
+    check(&spec, class)?;
     let selected = meta::annotation(&claim.metadata, SELECTED_NODE);
     let Some(selected) = selected else {
         let why =
@@ -145,33 +145,34 @@ fn local_volume(
 }
 
 /// What a folder of one node cannot be.
-fn check(spec: &PersistentVolumeClaimSpec, class: &StorageClass) -> Result<(), String> {
+fn check(spec: &PersistentVolumeClaimSpec, class: &StorageClass) -> Result<(), Refusal> {
+    let refuse = |why: String| Err(Refusal::Final(why));
     let modes = spec.access_modes.as_deref().unwrap_or_default();
     if let Some(mode) =
         modes.iter().find(|mode| !matches!(mode.as_str(), "ReadWriteOnce" | "ReadWriteOncePod"))
     {
-        return Err(format!(
+        return refuse(format!(
             "access mode {mode} is not supported: only ReadWriteOnce and ReadWriteOncePod are"
         ));
     }
     if spec.volume_mode.as_deref() == Some("Block") {
-        return Err("block volumes are not supported".to_owned());
+        return refuse("block volumes are not supported".to_owned());
     }
     if spec.data_source.is_some() || spec.data_source_ref.is_some() {
-        return Err("only CSI drivers can provision a claim with a data source".to_owned());
+        return refuse("only CSI drivers can provision a claim with a data source".to_owned());
     }
     if spec.selector.is_some() {
-        return Err("claim.spec.selector is not supported".to_owned());
+        return refuse("claim.spec.selector is not supported".to_owned());
     }
     let options = class.mount_options.as_deref().unwrap_or_default();
     if !options.is_empty() {
-        return Err(format!(
+        return refuse(format!(
             "Mount options are not supported by the provisioner but StorageClass {:?} has mount options {options:?}",
             meta::name(&class.metadata)
         ));
     }
     match class.parameters.iter().flatten().next() {
-        Some((name, _)) => Err(format!("unknown parameter {name:?}")),
+        Some((name, _)) => refuse(format!("unknown parameter {name:?}")),
         None => Ok(()),
     }
 }

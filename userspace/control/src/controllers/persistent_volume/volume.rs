@@ -7,9 +7,10 @@ use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Persis
 use skep_api::local_path::PROVISIONED_BY;
 
 use super::matching::{BOUND_BY_CONTROLLER, claim_ref, modes_differ, phase, volume_name};
-use super::{claim_event, provision, volume_event};
+use super::provision;
+use super::record::{claim_event, volume_event};
 use crate::action::{Action, Context};
-use crate::cache::{Key, Kind, View};
+use crate::cache::{Key, Kind, Object, View};
 use crate::meta;
 
 pub(super) fn sync(view: &View, volume: &Arc<PersistentVolume>, context: Context<'_>) -> Vec<Action> {
@@ -106,7 +107,7 @@ fn delete(volume: &Arc<PersistentVolume>, context: Context<'_>) -> Vec<Action> {
         return Vec::new();
     }
     if provision::is_ours(volume) {
-        return vec![Action::delete(crate::cache::Object::PersistentVolume(volume.clone()))];
+        return vec![Action::delete(Object::PersistentVolume(volume.clone()))];
     }
     if meta::annotation(&volume.metadata, PROVISIONED_BY).is_some() {
         return Vec::new();
