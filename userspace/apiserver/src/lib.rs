@@ -54,6 +54,7 @@ mod reverse_proxy;
 mod review;
 mod serve;
 mod server_endpoints;
+mod spdy_frames;
 mod start_error;
 mod state;
 mod stored;

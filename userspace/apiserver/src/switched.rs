@@ -1,19 +1,24 @@
 //! A connection after its protocol was switched: a pipe between a client and another server.
 //!
 //! A pipe that breaks on the other side ends with a reason where the protocol has room for one: a WebSocket is closed with
-//! it (RFC 6455, 7.4.1), and the channels of exec and attach get a Status before (KEP-4006).
+//! it (RFC 6455, 7.4.1), and the channels of exec and attach get a Status before (KEP-4006). Exec and attach over SPDY get it on
+//! their stream of errors: without one, kubectl takes the end of the connection for success.
 
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use http::HeaderMap;
 use http::header::{SEC_WEBSOCKET_PROTOCOL, UPGRADE};
+use http::{HeaderMap, HeaderName};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use skep_api::Status;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf, copy_bidirectional};
 
+use crate::spdy_frames::{SpdyFrames, last_data};
+
+/// Names the version of the protocol of exec and attach over SPDY.
+const STREAM_PROTOCOL: HeaderName = HeaderName::from_static("x-stream-protocol-version");
 /// The channel of errors, in all versions of the protocol that have one.
 const ERROR_CHANNEL: u8 = 3;
 const BINARY_FRAME: u8 = 0x82;
@@ -29,6 +34,8 @@ enum Protocol {
     /// exec and attach over WebSocket.
     Channels,
     WebSocket,
+    /// exec and attach over SPDY.
+    Spdy,
     Other,
 }
 
@@ -36,13 +43,16 @@ enum Protocol {
 pub(crate) async fn pipe(client: OnUpgrade, backend: OnUpgrade, answer: &HeaderMap) {
     let protocol = protocol(answer);
     let (Ok(client), Ok(backend)) = (client.await, backend.await) else { return };
-    let mut client = Client { stream: TokioIo::new(client), frames: Frames::default() };
+    let mut client = Client::new(client, protocol);
     let ended = copy_bidirectional(&mut client, &mut TokioIo::new(backend)).await;
     // No request is left to report an error to.
     if let Err(error) = ended
         && !client.frames.is_closed
     {
-        let last = last_words(protocol, &client.frames, &error.to_string());
+        let last = match protocol {
+            Protocol::Spdy => last_of_spdy(&client.opened, &client.spdy, &error.to_string()),
+            _ => last_words(protocol, &client.frames, &error.to_string()),
+        };
         let _ = client.stream.write_all(&last).await;
         let _ = client.stream.shutdown().await;
     }
@@ -50,6 +60,9 @@ pub(crate) async fn pipe(client: OnUpgrade, backend: OnUpgrade, answer: &HeaderM
 
 fn protocol(answer: &HeaderMap) -> Protocol {
     let text = |name| answer.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if text(UPGRADE).eq_ignore_ascii_case("spdy/3.1") {
+        return if text(STREAM_PROTOCOL) == "v4.channel.k8s.io" { Protocol::Spdy } else { Protocol::Other };
+    }
     if !text(UPGRADE).eq_ignore_ascii_case("websocket") {
         return Protocol::Other;
     }
@@ -62,7 +75,7 @@ fn protocol(answer: &HeaderMap) -> Protocol {
 /// The bytes that end a stream for this reason; none within a frame.
 fn last_words(protocol: Protocol, frames: &Frames, why: &str) -> Vec<u8> {
     let mut out = Vec::new();
-    if protocol == Protocol::Other || !frames.is_between() {
+    if !matches!(protocol, Protocol::Channels | Protocol::WebSocket) || !frames.is_between() {
         return out;
     }
     if protocol == Protocol::Channels && !frames.is_within_message {
@@ -77,6 +90,13 @@ fn last_words(protocol: Protocol, frames: &Frames, why: &str) -> Vec<u8> {
     }
     push_frame(CLOSE_FRAME, &[&INTERNAL_ERROR.to_be_bytes(), reason.as_bytes()].concat(), &mut out);
     out
+}
+
+/// The Status on the first stream that the client opened; nothing within a frame to the client.
+fn last_of_spdy(opened: &SpdyFrames, passed: &SpdyFrames, why: &str) -> Vec<u8> {
+    let stream = opened.first_stream().filter(|_| passed.is_between());
+    let status = Status::internal(why).to_value().to_string();
+    stream.map_or_else(Vec::new, |stream| last_data(stream, status.as_bytes()))
 }
 
 fn push_frame(head: u8, payload: &[u8], out: &mut Vec<u8>) {
@@ -95,10 +115,21 @@ fn push_frame(head: u8, payload: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(payload);
 }
 
-/// The client's end. Notes where the frames end that pass to the client.
+/// The client's end. Notes where the frames end that pass to the client, and the first stream that the client opens.
 struct Client {
     stream: TokioIo<Upgraded>,
+    protocol: Protocol,
     frames: Frames,
+    opened: SpdyFrames,
+    spdy: SpdyFrames,
+}
+
+impl Client {
+    fn new(client: Upgraded, protocol: Protocol) -> Client {
+        let stream = TokioIo::new(client);
+        let (opened, spdy) = (SpdyFrames::default(), SpdyFrames::default());
+        Client { stream, protocol, frames: Frames::default(), opened, spdy }
+    }
 }
 
 impl AsyncRead for Client {
@@ -107,7 +138,12 @@ impl AsyncRead for Client {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if self.protocol == Protocol::Spdy && self.opened.first_stream().is_none() {
+            self.opened.pass(&buffer.filled()[before..]);
+        }
+        polled
     }
 }
 
@@ -119,7 +155,10 @@ impl AsyncWrite for Client {
     ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write(context, bytes);
         if let Poll::Ready(Ok(count)) = polled {
-            self.frames.pass(&bytes[..count]);
+            match self.protocol {
+                Protocol::Spdy => self.spdy.pass(&bytes[..count]),
+                _ => self.frames.pass(&bytes[..count]),
+            }
         }
         polled
     }
@@ -227,6 +266,18 @@ mod tests {
         assert_eq!(words(&frames, Protocol::Channels), status);
         frames.pass(&frame(CLOSE_FRAME, &[]));
         assert!(frames.is_closed && words(&frames, Protocol::Channels).is_empty());
+    }
+
+    #[test]
+    fn exec_by_spdy_gets_a_status_on_its_first_stream() {
+        let (mut opened, mut passed) = (SpdyFrames::default(), SpdyFrames::default());
+        assert!(last_of_spdy(&opened, &passed, "why").is_empty(), "no stream is open");
+        opened.pass(&[0x80, 3, 0, 1, 0, 0, 0, 10, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
+        let last = last_of_spdy(&opened, &passed, "why");
+        assert_eq!(last[..5], [0, 0, 0, 1, 1]);
+        assert!(String::from_utf8_lossy(&last).contains(r#""status":"Failure""#));
+        passed.pass(&last_data(3, b"output")[..10]);
+        assert!(last_of_spdy(&opened, &passed, "why").is_empty(), "within a frame");
     }
 
     #[test]
