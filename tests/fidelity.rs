@@ -45,7 +45,7 @@ async fn compare(arguments: Arguments) -> Result<bool> {
         Some(file) => Target::of_kubeconfig(file).await?,
         None => {
             let target = Target::new(scratch.insert(TestApiServer::start().await?).client());
-            target.remove_default_class().await?;
+            target.remove_default_classes().await?;
             target
         }
     };

@@ -9,7 +9,7 @@ use skep_tests::fidelity::target::Target;
 async fn every_case_is_answered_as_upstream_answers_it() {
     let server = TestApiServer::start().await.unwrap();
     let target = Target::new(server.client());
-    target.remove_default_class().await.unwrap();
+    target.remove_default_classes().await.unwrap();
     let mut found = Vec::new();
     for group in cases::groups().unwrap() {
         let (wanted, played) = (group.recorded().unwrap(), group.play(&target).await.unwrap());

@@ -105,11 +105,15 @@ impl Target {
         self.send(Method::GET, path, "application/json", Vec::new()).await
     }
 
-    /// Removes what a new server of Skep has and the reference has not: a default StorageClass, which claims would get.
-    pub async fn remove_default_class(&self) -> Result<()> {
-        let path = "/apis/storage.k8s.io/v1/storageclasses/local-path";
-        let answer = self.send(Method::DELETE, path, "application/json", Vec::new()).await?;
-        ensure!(answer.succeeded(), "delete {path}: {}", answer.body);
+    /// Removes what a new server of Skep has and the reference has not: default classes, which claims and Ingresses would get.
+    pub async fn remove_default_classes(&self) -> Result<()> {
+        for path in [
+            "/apis/storage.k8s.io/v1/storageclasses/local-path",
+            "/apis/networking.k8s.io/v1/ingressclasses/skep",
+        ] {
+            let answer = self.send(Method::DELETE, path, "application/json", Vec::new()).await?;
+            ensure!(answer.succeeded(), "delete {path}: {}", answer.body);
+        }
         Ok(())
     }
 

@@ -1,4 +1,4 @@
-//! The objects of every cluster: namespaces, roles, priority classes, the `kubernetes` Service. Missing ones are created.
+//! The objects of every cluster: namespaces, roles, priority classes, the Ingress class, the `kubernetes` Service. Missing ones are created.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -47,6 +47,7 @@ pub(crate) async fn run(config: &Config, allocator: &Arc<Allocator>) -> Result<(
         ensure(storage, class).await?;
     }
     ensure_storage_class(storage).await?;
+    ensure_ingress_class(storage).await?;
     ensure_default_range(storage, &allocator.network).await?;
     repair(storage).await?;
     publish(storage, &config.client_ca, &config.front_proxy, &config.node_tls).await?;
@@ -64,6 +65,16 @@ async fn ensure_storage_class(storage: &Storage) -> Result<(), Status> {
         "metadata": {"name": local_path::CLASS, "annotations": {DEFAULT_CLASS[0]: is_default.to_string()}},
         "provisioner": local_path::PROVISIONER,
         "reclaimPolicy": "Delete", "volumeBindingMode": "WaitForFirstConsumer", "allowVolumeExpansion": true,
+    });
+    ensure(storage, class).await
+}
+
+/// The class that nodes serve. It is the default, and stays as an administrator changes it.
+async fn ensure_ingress_class(storage: &Storage) -> Result<(), Status> {
+    let class = json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "IngressClass",
+        "metadata": {"name": "skep", "annotations": {"ingressclass.kubernetes.io/is-default-class": "true"}},
+        "spec": {"controller": "skep.io/ingress"},
     });
     ensure(storage, class).await
 }

@@ -32,7 +32,12 @@ pub(crate) struct UserRules {
 
 /// Whether decisions depend on objects of this kind.
 pub(crate) fn matters(kind: &Kind) -> bool {
-    kind.group == RBAC || kind.group.is_empty() && kind.kind == "Pod"
+    match kind.group.as_ref() {
+        RBAC => true,
+        "" => kind.kind == "Pod",
+        "networking.k8s.io" => kind.kind == "Ingress" || kind.kind == "IngressClass",
+        _ => false,
+    }
 }
 
 impl LiveAuthorizer {

@@ -40,11 +40,11 @@ pub(crate) async fn report(
 
 /// What a condition says; its times come when it is written.
 #[derive(Clone, Debug, PartialEq)]
-struct Statement {
-    condition: &'static str,
-    holds: bool,
-    reason: &'static str,
-    message: String,
+pub(crate) struct Statement {
+    pub(crate) condition: &'static str,
+    pub(crate) holds: bool,
+    pub(crate) reason: &'static str,
+    pub(crate) message: String,
 }
 
 fn unavailable(state: &NetworkState) -> Statement {
@@ -72,7 +72,7 @@ fn degraded(problems: &Problems) -> Statement {
 }
 
 /// Writes the condition at each change, until the value's sender is gone.
-async fn follow<T>(
+pub(crate) async fn follow<T>(
     nodes: &Api<Node>,
     node: &str,
     mut value: watch::Receiver<T>,

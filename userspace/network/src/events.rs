@@ -1,9 +1,9 @@
 //! Events about problems, on the objects that they are about.
 //!
-//! In: [`Problems`]. Out: one Event for each problem when it appears. A problem that lies in an object exists on every node:
+//! In: [`Report`]s, by their text. Out: one Event for each when it appears. A problem that lies in an object exists on every node:
 //! its Event's name is made from its content, so the cluster has it once.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -17,29 +17,46 @@ use tokio_util::sync::CancellationToken;
 
 use crate::problems::Problems;
 
-const COMPONENT: &str = "skep-network";
 /// Where Events about objects without a namespace are.
 const DEFAULT_NAMESPACE: &str = "default";
 const RETRY_INTERVAL: Duration = Duration::from_secs(10);
 /// Events of one round; the others follow a [`RETRY_INTERVAL`] later.
 const MAX_EVENTS: usize = 50;
 
-/// Runs until `stop` is cancelled or the engine has ended.
-pub(crate) async fn report(
+/// What is said about an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Report {
+    /// Who says it.
+    pub(crate) component: &'static str,
+    pub(crate) api_version: &'static str,
+    pub(crate) kind: &'static str,
+    /// Empty: the object has none.
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+    pub(crate) reason: &'static str,
+    pub(crate) message: String,
+    /// Other nodes do not have it.
+    pub(crate) is_of_node: bool,
+}
+
+/// Runs until `stop` is cancelled or the sender is gone. `reports` gives those of a value by their text.
+pub(crate) async fn report<T: Clone>(
     client: kube::Client,
     node: String,
-    mut problems: watch::Receiver<Problems>,
+    mut values: watch::Receiver<T>,
+    reports: impl Fn(&T, &str) -> BTreeMap<String, Report>,
     stop: CancellationToken,
 ) {
     let follow = async {
         let mut sent: BTreeSet<String> = BTreeSet::new();
         loop {
-            let now = problems.borrow_and_update().clone();
-            sent.retain(|text| now.iter().any(|(problem, _)| problem == text));
+            let value = values.borrow_and_update().clone();
+            let now = reports(&value, &node);
+            sent.retain(|text| now.contains_key(text));
             let new: Vec<_> = now.iter().filter(|(text, _)| !sent.contains(*text)).collect();
             let mut complete = new.len() <= MAX_EVENTS;
-            for (text, problem) in new.into_iter().take(MAX_EVENTS) {
-                match create(&client, &event(problem, &node, Timestamp::now())).await {
+            for (text, report) in new.into_iter().take(MAX_EVENTS) {
+                match create(&client, &event(report, &node, Timestamp::now())).await {
                     Ok(()) => drop(sent.insert(text.clone())),
                     Err(error) => {
                         tracing::debug!(problem = text, %error, "create event failed");
@@ -49,7 +66,7 @@ pub(crate) async fn report(
                 }
             }
             tokio::select! {
-                changed = problems.changed() => if changed.is_err() { return },
+                changed = values.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep(RETRY_INTERVAL), if !complete => {}
             }
         }
@@ -70,25 +87,32 @@ async fn create(client: &kube::Client, event: &Event) -> kube::Result<()> {
     }
 }
 
-fn event(problem: &Problem, node: &str, now: Timestamp) -> Event {
-    let subject = match problem.subject() {
-        Subject::ThisNode => Subject::Node(node.into()),
-        subject => subject,
-    };
-    let (api_version, kind, namespace, name) = match &subject {
-        Subject::ThisNode => ("v1", "Node", None, node),
-        Subject::Node(name) => ("v1", "Node", None, name.as_ref()),
+/// The network's problems.
+pub(crate) fn of_problems(problems: &Problems, node: &str) -> BTreeMap<String, Report> {
+    problems.iter().map(|(text, problem)| (text.clone(), of_problem(problem, node))).collect()
+}
+
+fn of_problem(problem: &Problem, node: &str) -> Report {
+    let (api_version, kind, namespace, name) = match problem.subject() {
+        Subject::ThisNode => ("v1", "Node", String::new(), node.to_owned()),
+        Subject::Node(name) => ("v1", "Node", String::new(), name.to_string()),
         Subject::Service(key) => match key.split_once('/') {
-            Some((namespace, name)) => ("v1", "Service", Some(namespace), name),
-            None => ("v1", "Service", None, key.as_ref()),
+            Some((namespace, name)) => ("v1", "Service", namespace.to_owned(), name.to_owned()),
+            None => ("v1", "Service", String::new(), key.to_string()),
         },
         Subject::Policy(key) => {
-            ("networking.k8s.io/v1", "NetworkPolicy", Some(key.namespace.as_ref()), key.name.as_ref())
+            ("networking.k8s.io/v1", "NetworkPolicy", key.namespace.to_string(), key.name.to_string())
         }
     };
-    let message = problem.to_string();
-    let author = if problem.is_of_node() { node } else { "" };
-    let hash = StableHasher::new().text(&message).text(author).finish();
+    let (reason, message, is_of_node) = (problem.reason(), problem.to_string(), problem.is_of_node());
+    Report { component: "skep-network", api_version, kind, namespace, name, reason, message, is_of_node }
+}
+
+fn event(report: &Report, node: &str, now: Timestamp) -> Event {
+    let Report { component, api_version, kind, namespace, name, reason, message, is_of_node } = report;
+    let namespace = Some(namespace.as_str()).filter(|namespace| !namespace.is_empty());
+    let author = if *is_of_node { node } else { "" };
+    let hash = StableHasher::new().text(message).text(author).finish();
     Event {
         metadata: ObjectMeta {
             name: Some(format!("{name}.{hash:016x}")),
@@ -96,19 +120,19 @@ fn event(problem: &Problem, node: &str, now: Timestamp) -> Event {
             ..ObjectMeta::default()
         },
         involved_object: ObjectReference {
-            api_version: Some(api_version.to_owned()),
-            kind: Some(kind.to_owned()),
+            api_version: Some((*api_version).to_owned()),
+            kind: Some((*kind).to_owned()),
             namespace: namespace.map(str::to_owned),
-            name: Some(name.to_owned()),
+            name: Some(name.clone()),
             // kubectl finds a node's Events by its name in this field.
-            uid: namespace.is_none().then(|| name.to_owned()),
+            uid: namespace.is_none().then(|| name.clone()),
             ..ObjectReference::default()
         },
         type_: Some("Warning".to_owned()),
-        reason: Some(problem.reason().to_owned()),
-        message: Some(message),
-        source: Some(EventSource { component: Some(COMPONENT.to_owned()), host: Some(node.to_owned()) }),
-        reporting_component: Some(COMPONENT.to_owned()),
+        reason: Some((*reason).to_owned()),
+        message: Some(message.clone()),
+        source: Some(EventSource { component: Some((*component).to_owned()), host: Some(node.to_owned()) }),
+        reporting_component: Some((*component).to_owned()),
         reporting_instance: Some(node.to_owned()),
         first_timestamp: Some(Time(now)),
         last_timestamp: Some(Time(now)),
@@ -124,7 +148,8 @@ mod tests {
     #[test]
     fn a_problem_of_an_object_has_one_event_in_the_cluster_and_one_of_a_node_has_its_own() {
         let in_object = Problem::Forwarding { service: "ns/web".into() };
-        let event_of = |problem: &Problem, node: &str| event(problem, node, Timestamp::UNIX_EPOCH);
+        let event_of =
+            |problem: &Problem, node: &str| event(&of_problem(problem, node), node, Timestamp::UNIX_EPOCH);
         let names = |problem: &Problem| ["a", "b"].map(|node| event_of(problem, node).metadata.name);
         let [first, second] = names(&in_object);
         assert_eq!(first, second);

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use futures::{Stream, StreamExt, pin_mut};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::networking::v1::{Ingress, IngressClass, NetworkPolicy};
 use kube::Resource;
 use kube::api::Api;
 use kube::runtime::WatchStreamExt;
@@ -55,13 +55,24 @@ pub struct Informers {
     pub namespaces: Informer<Namespace>,
     pub network_policies: Informer<NetworkPolicy>,
     pub config_maps: Informer<ConfigMap>,
+    pub ingresses: Informer<Ingress>,
+    pub ingress_classes: Informer<IngressClass>,
 }
 
 impl Informers {
     /// Watches every kind that has a subscriber, until `stop` is cancelled or every subscriber is gone.
     pub async fn run(self, client: kube::Client, stop: CancellationToken) {
-        let Informers { services, endpoint_slices, pods, nodes, namespaces, network_policies, config_maps } =
-            self;
+        let Informers {
+            services,
+            endpoint_slices,
+            pods,
+            nodes,
+            namespaces,
+            network_policies,
+            config_maps,
+            ingresses,
+            ingress_classes,
+        } = self;
         let mut watches = JoinSet::new();
         watches.spawn(services.run(client.clone()));
         watches.spawn(endpoint_slices.run(client.clone()));
@@ -69,7 +80,9 @@ impl Informers {
         watches.spawn(nodes.run(client.clone()));
         watches.spawn(namespaces.run(client.clone()));
         watches.spawn(network_policies.run(client.clone()));
-        watches.spawn(config_maps.run(client));
+        watches.spawn(config_maps.run(client.clone()));
+        watches.spawn(ingresses.run(client.clone()));
+        watches.spawn(ingress_classes.run(client));
         let all_ended = async { while watches.join_next().await.is_some() {} };
         if stop.run_until_cancelled(all_ended).await.is_none() {
             watches.shutdown().await;

@@ -16,6 +16,7 @@ mod dns;
 pub mod engine;
 pub mod error;
 mod events;
+mod gateway;
 mod health;
 mod index_updates;
 pub mod informers;
@@ -32,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 pub use config::NetworkConfig;
 pub use dns::{DnsSubscriptions, Holder, NodeDns, SettingsSource, StartHolder};
 pub use error::NetworkError;
+pub use gateway::{GatewaySubscriptions, NodeGateway};
 pub use index_updates::{KINDS, Subscriptions};
 pub use informers::Informers;
 pub use kernel::KernelNetwork;
@@ -62,7 +64,8 @@ pub async fn run<D: Dataplane>(
     let stop = stop.child_token();
     let _stop_all = stop.clone().drop_guard();
     let mut updates = subscriptions.forward(&sender, &stop);
-    let events = events::report(client.clone(), node.clone(), engine.problems(), stop.clone());
+    let events =
+        events::report(client.clone(), node.clone(), engine.problems(), events::of_problems, stop.clone());
     let conditions = condition::report(client, node, state.subscribe(), engine.problems(), stop.clone());
     let reports = tokio::spawn(async { tokio::join!(conditions, events) });
     let mut helpers = JoinSet::new();

@@ -4,6 +4,7 @@
 
 mod attributes;
 mod default_roles;
+mod ingress;
 mod node;
 mod rbac;
 #[cfg(test)]
@@ -52,21 +53,23 @@ pub(crate) struct Authorizer {
 }
 
 impl Authorizer {
-    /// Adds or replaces a Role, ClusterRole, RoleBinding, ClusterRoleBinding or Pod; ignores other kinds.
+    /// Adds or replaces a Role, ClusterRole, RoleBinding, ClusterRoleBinding, Pod, Ingress or IngressClass; ignores other kinds.
     pub(crate) fn apply(&mut self, object: &Value) {
-        if object.get("kind").and_then(Value::as_str) == Some("Pod") {
-            self.nodes.apply_pod(object);
-        } else {
-            self.rules.apply(object);
+        match object.get("kind").and_then(Value::as_str) {
+            Some("Pod") => self.nodes.apply_pod(object),
+            Some("Ingress") => self.nodes.ingresses.apply_ingress(object),
+            Some("IngressClass") => self.nodes.ingresses.apply_class(object),
+            _ => self.rules.apply(object),
         }
     }
 
     /// Removes an object.
     pub(crate) fn delete(&mut self, kind: &str, namespace: &str, name: &str) {
-        if kind == "Pod" {
-            self.nodes.delete_pod(namespace, name);
-        } else {
-            self.rules.delete(kind, namespace, name);
+        match kind {
+            "Pod" => self.nodes.delete_pod(namespace, name),
+            "Ingress" => self.nodes.ingresses.delete_ingress(namespace, name),
+            "IngressClass" => self.nodes.ingresses.delete_class(name),
+            _ => self.rules.delete(kind, namespace, name),
         }
     }
 

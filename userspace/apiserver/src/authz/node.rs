@@ -1,4 +1,5 @@
-//! The node authorizer: a node may read secrets, config maps, claims and accounts that its pods refer to, and its own objects.
+//! The node authorizer: a node may read secrets, config maps, claims and accounts that its pods refer to, the secrets of Ingresses
+//! that it may serve, and its own objects.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -6,6 +7,7 @@ use serde_json::Value;
 use skep_api::local_path::NODE_LABEL;
 
 use super::attributes::{Attributes, Decision};
+use super::ingress::IngressGraph;
 use super::rbac::RbacRules;
 
 const USER_PREFIX: &str = "system:node:";
@@ -29,13 +31,14 @@ enum ReferenceKind {
 /// ReferenceKind, namespace and name.
 type Reference = (ReferenceKind, String, String);
 
-/// The objects that the pods of each node refer to.
+/// The objects that the pods of each node refer to, and those that Ingresses do.
 #[derive(Debug, Default)]
 pub(super) struct NodeGraph {
     /// By namespace and name: the node and the references of a pod.
     pods: HashMap<(String, String), (String, BTreeSet<Reference>)>,
     /// By node: the number of pods that refer to each object.
     nodes: HashMap<String, HashMap<Reference, usize>>,
+    pub(super) ingresses: IngressGraph,
 }
 
 impl NodeGraph {
@@ -150,6 +153,9 @@ impl NodeGraph {
         }
         let reference = (kind, request.namespace.to_owned(), request.name.to_owned());
         if self.nodes.get(node).is_some_and(|counts| counts.contains_key(&reference)) {
+            return Decision::Allow(String::new());
+        }
+        if kind == ReferenceKind::Secret && self.ingresses.names(request.namespace, request.name) {
             return Decision::Allow(String::new());
         }
         Decision::NoOpinion(unrelated(node))

@@ -267,6 +267,43 @@ fn a_node_reads_itself_and_its_pods_only() {
 }
 
 #[test]
+fn a_node_reads_the_secrets_that_its_ingresses_name() {
+    let class = |name: &str, controller: &str| json!({"kind": "IngressClass", "metadata": {"name": name}, "spec": {"controller": controller}});
+    let ingress = |name: &str, class: &str, secret: &str| {
+        json!({"kind": "Ingress", "metadata": {"name": name, "namespace": "default"},
+            "spec": {"ingressClassName": class, "tls": [{"secretName": secret}]}})
+    };
+    let mut authorizer = authorizer(&[
+        class("skep", "skep.io/ingress"),
+        class("other", "example.com/other"),
+        ingress("mine", "skep", "served"),
+        ingress("twin", "skep", "served"),
+        ingress("foreign", "other", "foreign"),
+    ]);
+    let nodes = groups(&["system:nodes"]);
+    let may = |authorizer: &Authorizer, verb: &str, namespace: &str, name: &str| {
+        let request = request("system:node:n1", &nodes, verb, "secrets");
+        decide(authorizer, &Attributes { namespace, name, ..request }).allowed()
+    };
+    for (verb, namespace, name, wanted) in [
+        ("get", "default", "served", true),
+        ("watch", "default", "served", true),
+        ("update", "default", "served", false),
+        ("get", "other", "served", false),
+        ("get", "default", "foreign", false),
+        ("list", "default", "", false),
+    ] {
+        assert_eq!(may(&authorizer, verb, namespace, name), wanted, "{verb} {namespace}/{name}");
+    }
+    authorizer.delete("Ingress", "default", "mine");
+    assert!(may(&authorizer, "get", "default", "served"), "another names it");
+    authorizer.apply(&ingress("twin", "skep", "new"));
+    assert!(!may(&authorizer, "get", "default", "served") && may(&authorizer, "get", "default", "new"));
+    authorizer.delete("IngressClass", "", "skep");
+    assert!(!may(&authorizer, "get", "default", "new"));
+}
+
+#[test]
 fn a_default_role_gets_what_it_lacks_and_keeps_what_it_has() {
     let rule =
         |resource: &str, verbs: &[&str]| json!({"apiGroups": [""], "resources": [resource], "verbs": verbs});

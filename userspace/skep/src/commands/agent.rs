@@ -17,12 +17,13 @@ use skep_network::{
     DnsSubscriptions, Holder, Informers, KernelNetwork, NetworkConfig, NetworkState, NodeDns, SettingsSource,
     Subscriptions,
 };
-use skep_node::{AgentConfig, Inputs, PodLimits, ServerTunnels, ServingTls};
+use skep_node::{AgentConfig, Inputs, MetricsSource, PodLimits, ServerTunnels, ServingTls};
 use skep_tunnel::Keeper;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::agent_gateway::{DataPlane, IngressArguments};
 use super::{duration, hold_sockets};
 use crate::join::{Identity, IdentityFolder, Invitation, Trusted, fetch_trusted};
 use crate::kubeconfig::{Credentials, Impersonated, client, client_from_file};
@@ -137,6 +138,8 @@ pub(crate) struct Agent {
     /// Maximum number of processes and threads of a pod [default: no limit]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     pod_max_pids: Option<u64>,
+    #[command(flatten)]
+    ingress: IngressArguments,
     /// Close a stream of exec, attach or port-forward that carries nothing for this long
     #[arg(long, default_value = "4h", value_parser = duration)]
     streaming_connection_idle_timeout: Duration,
@@ -183,14 +186,28 @@ pub(crate) async fn run(agent: Agent) -> Result<()> {
             on_signal.cancel();
         }
     });
+    let data_plane = agent.ingress.start(!agent.network_only, &agent.node_ips, &stop)?;
+    let ended = run_until_stop(&agent, data_plane.as_ref(), &stop).await;
+    stop.cancel();
+    if let Some(data_plane) = data_plane {
+        data_plane.ended().await;
+    }
+    ended
+}
+
+async fn run_until_stop(
+    agent: &Agent,
+    data_plane: Option<&DataPlane>,
+    stop: &CancellationToken,
+) -> Result<()> {
     if let Some(file) = &agent.kubeconfig {
         let (_, client) = client_from_file(file).await?;
         let clients = Clients { node: client.clone(), informers: client };
-        return network_only(&agent, clients, stop).await;
+        return network_only(agent, data_plane, clients, stop.clone()).await;
     }
     let invitation = Invitation {
         server: agent.server.clone().context("--server is missing")?,
-        token: token(&agent)?,
+        token: token(agent)?,
         ca_hash: agent.ca_hash.clone(),
     };
     let folder = IdentityFolder::new(agent.data_dir.join("pki"), &agent.node, &agent.node_ips);
@@ -199,7 +216,7 @@ pub(crate) async fn run(agent: Agent) -> Result<()> {
             identity = folder.identity(&invitation) => identity?,
             () = stop.cancelled() => return Ok(()),
         };
-        run_until_renewal(&agent, &invitation.server, identity, &stop).await?;
+        run_until_renewal(agent, data_plane, &invitation.server, identity, stop).await?;
     }
     Ok(())
 }
@@ -247,6 +264,7 @@ fn hide_token() -> Result<()> {
 /// Runs the node until it is stopped or a certificate should be renewed; pods keep running in both cases.
 async fn run_until_renewal(
     agent: &Agent,
+    data_plane: Option<&DataPlane>,
     server: &str,
     identity: Identity,
     stop: &CancellationToken,
@@ -268,9 +286,9 @@ async fn run_until_renewal(
     let of_authorities = clients.node.clone();
     let running = async {
         if agent.network_only {
-            return network_only(agent, clients, until_renewal.clone()).await;
+            return network_only(agent, data_plane, clients, until_renewal.clone()).await;
         }
-        pods_and_network(agent, clients, tls, keeper, until_renewal.clone()).await
+        pods_and_network(agent, data_plane, clients, tls, keeper, until_renewal.clone()).await
     };
     tokio::pin!(running);
     tokio::select! {
@@ -299,6 +317,7 @@ async fn other_authorities(client: Client, known: &Trusted) {
 /// Runs pods and network over one set of informers until `stop`, or until one of them fails.
 async fn pods_and_network(
     agent: &Agent,
+    data_plane: Option<&DataPlane>,
     clients: Clients,
     tls: ServingTls,
     keeper: Keeper,
@@ -309,6 +328,8 @@ async fn pods_and_network(
     let name = agent.node.clone();
     let dns = dns(agent, &mut informers)?;
     let of_dns = dns.dns.clone();
+    let mut metrics: Vec<MetricsSource> = vec![Arc::new(move |out| of_dns.write_metrics(out))];
+    metrics.extend(data_plane.map(DataPlane::metrics));
     let inputs = Inputs {
         pods: informers.pods.subscribe_to(move |pod| node_of(pod) == Some(name.as_str())),
         services: informers.services.subscribe(),
@@ -317,10 +338,10 @@ async fn pods_and_network(
             slices: informers.endpoint_slices.subscribe_to(skep_node::names_servers),
         }),
         network: Some(state),
-        metrics: vec![Arc::new(move |out| of_dns.write_metrics(out))],
+        metrics,
     };
     let config = config(agent, clients.node.clone(), tls)?;
-    let network = spawn_network(agent, informers, dns, clients, state_in, stop.clone())?;
+    let network = spawn_network(agent, data_plane, informers, dns, clients, state_in, stop.clone())?;
     let node = async { skep_node::run(config, inputs, stop).await.map_err(anyhow::Error::from) };
     tokio::try_join!(node, first_failure(network)).map(drop)
 }
@@ -336,6 +357,7 @@ fn starting() -> (watch::Sender<NetworkState>, watch::Receiver<NetworkState>) {
 /// The network and the informers, each as a task that runs until `stop`.
 fn spawn_network(
     agent: &Agent,
+    data_plane: Option<&DataPlane>,
     mut informers: Informers,
     dns: NodeDns,
     clients: Clients,
@@ -343,8 +365,15 @@ fn spawn_network(
     stop: CancellationToken,
 ) -> Result<JoinSet<Result<()>>> {
     let subscriptions = Subscriptions::new(&mut informers);
-    let network = network(agent)?.run(clients.node, subscriptions, Some(dns), state, stop.clone());
     let mut tasks = JoinSet::new();
+    if let Some(gateway) = data_plane.map(|data_plane| data_plane.gateway(&agent.node, &mut informers)) {
+        let run = gateway.run(clients.node.clone(), clients.informers.clone(), stop.clone());
+        tasks.spawn(async move {
+            run.await;
+            Ok(())
+        });
+    }
+    let network = network(agent)?.run(clients.node, subscriptions, Some(dns), state, stop.clone());
     tasks.spawn(async move { network.await.context("network") });
     tasks.spawn(async move {
         informers.run(clients.informers, stop).await;
@@ -427,7 +456,12 @@ fn network(agent: &Agent) -> Result<KernelNetwork> {
     Ok(KernelNetwork { config, datapath })
 }
 
-async fn network_only(agent: &Agent, clients: Clients, stop: CancellationToken) -> Result<()> {
+async fn network_only(
+    agent: &Agent,
+    data_plane: Option<&DataPlane>,
+    clients: Clients,
+    stop: CancellationToken,
+) -> Result<()> {
     let (state_in, mut state) = starting();
     let log = tokio::spawn(async move {
         while state.changed().await.is_ok() {
@@ -436,7 +470,8 @@ async fn network_only(agent: &Agent, clients: Clients, stop: CancellationToken) 
     });
     let mut informers = Informers::default();
     let dns = dns(agent, &mut informers)?;
-    let ended = first_failure(spawn_network(agent, informers, dns, clients, state_in, stop)?).await;
+    let ended =
+        first_failure(spawn_network(agent, data_plane, informers, dns, clients, state_in, stop)?).await;
     log.abort();
     ended
 }

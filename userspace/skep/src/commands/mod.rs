@@ -2,6 +2,7 @@
 
 mod access;
 pub(crate) mod agent;
+mod agent_gateway;
 mod audit;
 mod authentication;
 pub(crate) mod backup;

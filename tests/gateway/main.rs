@@ -1,0 +1,5 @@
+//! Ingresses on a real API server, served by a node's gateway with the node's own rights to endpoints with sockets.
+
+mod conformance;
+mod story;
+mod world;
