@@ -46,6 +46,7 @@ fn merge_object(
         let kept: HashSet<&str> = kept.iter().filter_map(Value::as_str).collect();
         fields.retain(|name, _| kept.contains(name.as_str()));
     }
+    let before = orders(schema, fields, patch);
     for (name, value) in patch {
         if name == DIRECTIVE || name == RETAIN_KEYS || name.starts_with(SET_ELEMENT_ORDER) {
             continue;
@@ -62,9 +63,9 @@ fn merge_object(
     for (name, order) in
         patch.iter().filter_map(|(name, order)| Some((name.strip_prefix(SET_ELEMENT_ORDER)?, order)))
     {
-        let field = schema.and_then(|schema| schema.field(name));
+        let key = schema.and_then(|schema| schema.field(name)).and_then(Field::merge_key);
         if let (Some(Value::Array(items)), Value::Array(order)) = (fields.get_mut(name), order) {
-            reorder(field, items, order);
+            arrange(key, items, order, before.get(name).unwrap_or(&Positions::new()));
         }
     }
     Ok(())
@@ -118,13 +119,14 @@ fn merge_list(field: &'static Field, current: &mut Vec<Value>, patch: &[Value]) 
         *current = kept.cloned().collect();
         return Ok(());
     }
-    match field.merge_key() {
-        Some(key) => merge_by_key(field, key, current, patch),
-        None => {
-            add_missing(current, patch);
-            Ok(())
-        }
+    let key = field.merge_key();
+    let before = positions(key, current);
+    match key {
+        Some(key) => merge_by_key(field, key, current, patch)?,
+        None => add_missing(current, patch),
     }
+    arrange(key, current, patch, &before);
+    Ok(())
 }
 
 /// Scalars: a set.
@@ -173,28 +175,69 @@ fn merge_by_key(
     Ok(())
 }
 
-/// Puts the items that the patch names in its order; the others keep their positions.
-fn reorder(field: Option<&'static Field>, items: &mut Vec<Value>, order: &[Value]) {
-    let key = field.and_then(Field::merge_key);
-    let identity = |item: &Value| key.map_or_else(|| item.clone(), |key| item[key].clone());
-    let mut positions: HashMap<Value, usize> = HashMap::new();
-    for (at, wanted) in order.iter().enumerate() {
-        positions.entry(identity(wanted)).or_insert(at);
+/// What identifies an item of a list: its merge key, or itself.
+fn identity(key: Option<&str>, item: &Value) -> Value {
+    key.map_or_else(|| item.clone(), |key| item[key].clone())
+}
+
+/// The first position of each item.
+type Positions = HashMap<Value, usize>;
+
+fn positions(key: Option<&str>, items: &[Value]) -> Positions {
+    let mut positions = Positions::new();
+    for (at, item) in items.iter().enumerate() {
+        positions.entry(identity(key, item)).or_insert(at);
     }
-    let mut named: Vec<(usize, Value)> = Vec::new();
-    let mut slots = Vec::new();
-    for item in std::mem::take(items) {
-        match positions.get(&identity(&item)) {
-            Some(at) => {
-                named.push((*at, item));
-                slots.push(None);
-            }
-            None => slots.push(Some(item)),
+    positions
+}
+
+/// The order before the patch of each list for which the patch sets one.
+fn orders<'a>(
+    schema: Option<&'static Type>,
+    fields: &Map<String, Value>,
+    patch: &'a Map<String, Value>,
+) -> HashMap<&'a str, Positions> {
+    let lists = patch.keys().filter_map(|name| name.strip_prefix(SET_ELEMENT_ORDER));
+    let order = |name: &'a str| {
+        let key = schema.and_then(|schema| schema.field(name)).and_then(Field::merge_key);
+        Some((name, positions(key, fields.get(name)?.as_array()?)))
+    };
+    lists.filter_map(order).collect()
+}
+
+/// Puts the items that the patch names in its order, and merges the others into them as they were. An item that is new goes
+/// before those that the patch does not name (upstream's mergeSortedSlice).
+fn arrange(key: Option<&str>, items: &mut Vec<Value>, order: &[Value], before: &Positions) {
+    let wanted = positions(key, order);
+    let mut named: Vec<(usize, Option<usize>, Value)> = Vec::new();
+    let mut others: Vec<(usize, Value)> = Vec::new();
+    for item in items.drain(..) {
+        let name = identity(key, &item);
+        let known = before.get(&name).copied();
+        match wanted.get(&name) {
+            Some(at) => named.push((*at, known, item)),
+            None => others.push((known.unwrap_or(usize::MAX), item)),
         }
     }
-    named.sort_by_key(|(at, _)| *at);
-    let mut named = named.into_iter().map(|(_, item)| item);
-    items.extend(slots.into_iter().filter_map(|slot| slot.or_else(|| named.next())));
+    named.sort_by_key(|(at, ..)| *at);
+    others.sort_by_key(|(at, _)| *at);
+    let (mut named, mut others) = (named.into_iter().peekable(), others.into_iter().peekable());
+    loop {
+        let other_is_first = match (others.peek(), named.peek()) {
+            (Some((other, _)), Some((_, Some(known), _))) => other < known,
+            (Some(_), None) => true,
+            _ => false,
+        };
+        let next = if other_is_first {
+            others.next().map(|(_, item)| item)
+        } else {
+            named.next().map(|(.., item)| item)
+        };
+        match next {
+            Some(item) => items.push(item),
+            None => return,
+        }
+    }
 }
 
 fn without_directives(patch: &Map<String, Value>) -> Map<String, Value> {
@@ -258,6 +301,38 @@ mod tests {
             .map(|c| &c["name"])
             .collect();
         assert_eq!(names, ["b", "a"]);
+    }
+
+    #[test]
+    fn a_new_item_goes_before_items_that_the_patch_does_not_name() {
+        let names = |object: &Value| -> String {
+            let containers = object["spec"]["template"]["spec"]["containers"].as_array();
+            containers.into_iter().flatten().filter_map(|c| c["name"].as_str()).collect()
+        };
+        let spec = |order: &[&str], containers: &[&str]| {
+            let items = |names: &[&str]| -> Vec<Value> { names.iter().map(|n| json!({"name": n})).collect() };
+            let mut spec = json!({"containers": items(containers)});
+            if !order.is_empty() {
+                spec["$setElementOrder/containers"] = items(order).into();
+            }
+            json!({"spec": {"template": {"spec": spec}}})
+        };
+        for (order, containers, expected) in [
+            (&[][..], &["n"][..], "nab"),
+            (&[], &["n", "b"], "nab"),
+            (&[], &["b", "n"], "abn"),
+            (&["a", "n"], &["n"], "anb"),
+            (&["n", "a"], &["n"], "nab"),
+            (&["b", "n"], &["n"], "abn"),
+        ] {
+            let new = patched(deployment(), spec(order, containers));
+            assert_eq!(names(&new), expected, "{order:?} {containers:?}");
+        }
+        let new = patched(
+            json!({"metadata": {"finalizers": ["x/1"]}}),
+            json!({"metadata": {"finalizers": ["x/2"]}}),
+        );
+        assert_eq!(new["metadata"]["finalizers"], json!(["x/2", "x/1"]));
     }
 
     #[test]
