@@ -179,6 +179,32 @@ async fn a_namespace_is_furnished_and_at_its_end_emptied() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn pods_of_an_ending_namespace_go_before_what_they_use() {
+    let cluster = Cluster::new().await;
+    let _running = cluster.run(config());
+    cluster.create_ns().await;
+    until("account", async || cluster.count::<ServiceAccount>().await == 1).await;
+    cluster.create::<Secret>(json!({"metadata": {"name": "used"}})).await;
+    let spec = json!({"containers": [{"name": "c", "image": "i"}]});
+    let held = json!({"metadata": {"name": "p", "finalizers": ["example.com/hold"]}, "spec": spec});
+    cluster.create::<Pod>(held).await;
+    let namespaces: Api<Namespace> = Api::all(cluster.client.clone());
+    namespaces.delete("ns", &DeleteParams::background()).await.unwrap();
+    until("the condition names the pod", async || {
+        let namespace = namespaces.get("ns").await.unwrap();
+        let mut conditions = namespace.status.iter().flat_map(|status| status.conditions.iter().flatten());
+        let names = |message: &str| message == "Some resources are remaining: pods. has 1 resource instances";
+        conditions.any(|c| c.type_ == "NamespaceContentRemaining" && c.message.as_deref().is_some_and(names))
+    })
+    .await;
+    assert_eq!(cluster.count::<Secret>().await, 1, "while a pod remains, nothing else is deleted");
+    let patch = Patch::Merge(json!({"metadata": {"finalizers": null}}));
+    cluster.in_ns::<Pod>().patch("p", &PatchParams::default(), &patch).await.unwrap();
+    until("the namespace is gone", async || namespaces.get_opt("ns").await.unwrap().is_none()).await;
+    assert_eq!(cluster.count::<Secret>().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn one_of_two_candidates_leads_and_the_other_follows_when_it_ends() {
     let cluster = Cluster::new().await;
     let candidate = |name: &str| Config {

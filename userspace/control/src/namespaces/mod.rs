@@ -150,7 +150,10 @@ async fn step(client: &Client, name: &str, only: Option<&[String]>) -> kube::Res
     }
 }
 
-/// Deletes the content of every namespaced resource and counts what remains.
+/// Pods go first, so that none runs without the NetworkPolicies and Secrets of its namespace (KEP-5080).
+const PODS: &str = "pods.";
+
+/// Deletes the content of every namespaced resource and counts what remains. While pods remain, nothing else is deleted.
 async fn delete_content(client: &Client, name: &str, only: Option<&[String]>) -> Round {
     let discovered = match discover(client).await {
         Ok(discovered) => discovered,
@@ -162,16 +165,23 @@ async fn delete_content(client: &Client, name: &str, only: Option<&[String]>) ->
         .filter(|r| only.is_none_or(|only| only.contains(&r.title())))
         .cloned()
         .collect();
-    let results: Vec<Result<Option<Remainder>, DeleteFailure>> = stream::iter(deletable)
-        .map(|r| delete_resource(client, name, r))
-        .buffer_unordered(MAX_CONCURRENT_RESOURCES)
-        .collect()
-        .await;
+    let (pods, others): (Vec<Resource>, Vec<Resource>) =
+        deletable.into_iter().partition(|r| r.title() == PODS);
     let mut round = Round { discovery_failure: discovered.failure_message(), ..Default::default() };
-    for result in results {
-        match result {
-            Ok(remainder) => round.remainders.extend(remainder),
-            Err(failure) => round.delete_failures.push(failure.to_string()),
+    for resources in [pods, others] {
+        let results: Vec<Result<Option<Remainder>, DeleteFailure>> = stream::iter(resources)
+            .map(|r| delete_resource(client, name, r))
+            .buffer_unordered(MAX_CONCURRENT_RESOURCES)
+            .collect()
+            .await;
+        for result in results {
+            match result {
+                Ok(remainder) => round.remainders.extend(remainder),
+                Err(failure) => round.delete_failures.push(failure.to_string()),
+            }
+        }
+        if round.remainders.iter().any(|r| r.resource == PODS) {
+            break;
         }
     }
     round.remainders.sort_by(|a, b| a.resource.cmp(&b.resource));
