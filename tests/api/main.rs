@@ -6,6 +6,7 @@ mod admission;
 mod aggregation;
 mod answers;
 mod apply;
+mod conformance;
 mod conversion;
 mod custom;
 mod fidelity;

@@ -78,6 +78,8 @@ pub struct Status {
     pub reason: Reason,
     pub message: String,
     details: Option<Value>,
+    /// Where a list that has expired can go on.
+    continue_token: Option<String>,
     stale: bool,
 }
 
@@ -92,12 +94,25 @@ impl std::error::Error for Status {}
 impl Status {
     /// A failure with the HTTP status of its reason and without details.
     pub fn new(reason: Reason, message: impl Into<String>) -> Status {
-        Status { code: reason.code(), reason, message: message.into(), details: None, stale: false }
+        Status {
+            code: reason.code(),
+            reason,
+            message: message.into(),
+            details: None,
+            continue_token: None,
+            stale: false,
+        }
     }
 
     /// Replaces the HTTP status.
     pub fn with_code(mut self, code: u16) -> Status {
         self.code = code;
+        self
+    }
+
+    /// Adds the token with which an expired list can go on at the present revision.
+    pub fn with_continue(mut self, token: String) -> Status {
+        self.continue_token = Some(token);
         self
     }
 
@@ -289,6 +304,9 @@ impl Status {
         }
         if let Some(details) = &self.details {
             status["details"] = details.clone();
+        }
+        if let Some(token) = &self.continue_token {
+            status["metadata"]["continue"] = token.as_str().into();
         }
         status["code"] = self.code.into();
         status

@@ -8,12 +8,16 @@ use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::Value;
-use skep_api::{Status, document};
+use skep_api::{Status, document, schema};
 
 use crate::deadline;
+use crate::write_options::Options;
+use crate::yaml_duplicates::duplicate_keys;
 
 /// As upstream's MaxRequestBodyBytes.
 pub(crate) const MAX_BODY_BYTES: usize = 3 << 20;
+
+const YAML: &str = "application/yaml";
 
 /// The media type of upstream's protobuf encoding, for built-in kinds only.
 pub(crate) const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
@@ -56,7 +60,7 @@ pub(crate) fn media_type(headers: &HeaderMap) -> &str {
 pub(crate) fn decode(headers: &HeaderMap, bytes: &Bytes) -> Result<Value, Status> {
     match media_type(headers) {
         "" | "application/json" | "*/*" => json(bytes),
-        "application/yaml" | "text/yaml" => yaml(bytes),
+        YAML | "text/yaml" => yaml(bytes),
         PROTOBUF => protobuf(bytes),
         _ => Err(Status::unsupported_media_type(
             "application/json, application/yaml, application/vnd.kubernetes.protobuf",
@@ -64,9 +68,18 @@ pub(crate) fn decode(headers: &HeaderMap, bytes: &Bytes) -> Result<Value, Status
     }
 }
 
-/// The body if it is JSON text: only there can a field occur twice.
-pub(crate) fn text<'a>(headers: &HeaderMap, bytes: &'a Bytes) -> Option<&'a [u8]> {
-    matches!(media_type(headers), "" | "application/json").then_some(bytes)
+/// The fields that a body has twice, in upstream's words.
+pub(crate) fn duplicates(headers: &HeaderMap, bytes: &Bytes, options: &Options) -> Vec<String> {
+    if options.ignores_unknown_fields() {
+        return Vec::new();
+    }
+    match media_type(headers) {
+        "" | "application/json" => {
+            schema::duplicates(bytes).iter().map(|path| format!("duplicate field \"{path}\"")).collect()
+        }
+        YAML | "text/yaml" => options.as_yaml_errors("", duplicate_keys(bytes)),
+        _ => Vec::new(),
+    }
 }
 
 pub(crate) fn json(bytes: &[u8]) -> Result<Value, Status> {
@@ -89,7 +102,9 @@ const MAX_ALIAS_EVENTS: usize = 50_000;
 
 fn yaml(bytes: &[u8]) -> Result<Value, Status> {
     let limits = serde_saphyr::alias_limits! { max_total_replayed_events: MAX_ALIAS_EVENTS };
-    let options = serde_saphyr::options! { alias_limits: limits, legacy_octal_numbers: true };
+    let options = serde_saphyr::options! { alias_limits: limits, legacy_octal_numbers: true,
+    // Upstream reports duplicates apart, and takes the last value.
+    duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins };
     let value: Value = serde_saphyr::from_slice_with_options(first_document(bytes), options)
         .map_err(|error| Status::bad_request(format!("error converting YAML to JSON: {error}")))?;
     as_object(value)

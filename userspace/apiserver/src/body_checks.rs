@@ -9,20 +9,18 @@ use crate::call::Call;
 use crate::object::Object;
 use crate::write_options::Options;
 
-/// Checks a decoded body by the kind's schema. Unknown fields are dropped, and warned of or refused; wrong types are refused.
+/// Checks a decoded body by the kind's schema; `duplicates` are fields that its text has twice. Unknown fields are dropped, and warned of or refused; wrong types are refused.
 pub(crate) fn check_schema(
     call: &Call,
     kind: &Kind,
     object: &mut Value,
-    text: Option<&[u8]>,
+    duplicates: Vec<String>,
     options: &Options,
 ) -> Result<(), Status> {
     let problems = kind.check_schema(object);
     refuse_undecodable(&problems, (&kind.kind, &kind.version))?;
     let mut found: Vec<String> = problems.iter().map(ToString::to_string).collect();
-    if let Some(text) = text.filter(|_| !options.ignores_unknown_fields()) {
-        found.extend(schema::duplicates(text).iter().map(|path| format!("duplicate field \"{path}\"")));
-    }
+    found.extend(duplicates);
     options.report_fields(&call.notes, found, |all| {
         Status::bad_request(format!(
             "{} in version \"{}\" cannot be handled as a {}: strict decoding error: {all}",

@@ -59,7 +59,12 @@ pub(crate) fn view(headers: &HeaderMap, include_object: Option<&str>) -> Result<
             _ => {}
         }
     }
-    Err(Status::not_acceptable("application/json, application/yaml, application/vnd.kubernetes.protobuf"))
+    Err(not_served())
+}
+
+/// 406: the object has no form that the client accepts.
+pub(crate) fn not_served() -> Status {
+    Status::not_acceptable("application/json, application/yaml, application/vnd.kubernetes.protobuf")
 }
 
 const YAML: &str = "application/yaml";

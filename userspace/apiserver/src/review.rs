@@ -10,11 +10,16 @@ use crate::authz::{Attributes, Decision};
 use crate::cache::Caches;
 use crate::call::Call;
 use crate::identity::Identity;
-use crate::negotiate::respond_value;
+use crate::negotiate::{View, not_served, respond_value};
 use crate::state::Inner;
 
 /// The answer, if the kind is a review.
-pub(crate) async fn answer(server: &Inner, call: &Call, object: &Value) -> Result<Option<Response>, Status> {
+pub(crate) async fn answer(
+    server: &Inner,
+    call: &Call,
+    view: View,
+    object: &Value,
+) -> Result<Option<Response>, Status> {
     let caches = &server.storage.caches;
     let status = match (&*call.target.kind.group, &*call.target.kind.kind) {
         ("authentication.k8s.io", "TokenReview") => token(server, object).await,
@@ -28,6 +33,10 @@ pub(crate) async fn answer(server: &Inner, call: &Call, object: &Value) -> Resul
         ("authorization.k8s.io", "SelfSubjectRulesReview") => rules(caches, call, object),
         _ => return Ok(None),
     };
+    // Upstream's reviews have no table and no metadata to show.
+    if view != View::Whole {
+        return Err(not_served());
+    }
     let mut answer = object.clone();
     answer["metadata"]["creationTimestamp"] = Value::Null;
     answer["status"] = status;

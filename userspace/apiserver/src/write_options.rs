@@ -97,6 +97,17 @@ impl Options {
         self.validation == FieldValidation::Ignore
     }
 
+    /// Errors of a YAML parser: one text if they refuse the body, a text each if they are warnings (upstream's
+    /// parseYAMLWarnings). `by`: who converts it.
+    pub(crate) fn as_yaml_errors(&self, by: &str, lines: Vec<String>) -> Vec<String> {
+        match self.validation {
+            FieldValidation::Strict if !lines.is_empty() => {
+                vec![format!("{by}yaml: unmarshal errors:\n  {}", lines.join("\n  "))]
+            }
+            _ => lines,
+        }
+    }
+
     /// The same options for a write whose managed fields are recorded already.
     pub(crate) fn recorded(self) -> Options {
         Options { applied: true, ..self }

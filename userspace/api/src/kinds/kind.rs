@@ -135,6 +135,8 @@ pub enum Part {
     Status,
     /// Everything; for subresources that check themselves what of it changes.
     Whole,
+    /// As `Whole`; the generation stays, since the writer only records a decision of the system (KEP-5067).
+    Assignment,
 }
 
 impl Kind {
@@ -228,7 +230,7 @@ impl Kind {
                 }
                 *new = kept;
             }
-            Part::Main | Part::Whole => {}
+            Part::Main | Part::Whole | Part::Assignment => {}
         }
         if part == Part::Main {
             (self.strategy.prepare_update)(new, old);
@@ -236,8 +238,8 @@ impl Kind {
         if self.strategy.generation {
             let annotated = self.strategy.counts_annotations
                 && new["metadata"]["annotations"] != old["metadata"]["annotations"];
-            let changed =
-                part != Part::Status && (annotated || self.specification(new) != self.specification(old));
+            let changed = matches!(part, Part::Main | Part::Whole)
+                && (annotated || self.specification(new) != self.specification(old));
             let generation = old["metadata"]["generation"].as_i64().unwrap_or(0) + i64::from(changed);
             meta::of_mut(new).insert("generation".into(), generation.into());
         }
@@ -278,7 +280,7 @@ impl Kind {
             custom.validate(new, Some(old), &mut errors);
             return errors;
         }
-        if matches!(part, Part::Main | Part::Whole) {
+        if part != Part::Status {
             let mut own = Errors::default();
             (self.strategy.validate)(new, &mut own);
             self.check_required(new, &own, &mut errors);
@@ -286,7 +288,9 @@ impl Kind {
         }
         match part {
             Part::Main => (self.strategy.validate_update)(new, old, &mut errors),
-            Part::Status | Part::Whole => (self.strategy.validate_status)(new, old, &mut errors),
+            Part::Status | Part::Whole | Part::Assignment => {
+                (self.strategy.validate_status)(new, old, &mut errors)
+            }
         }
         errors
     }

@@ -3,6 +3,7 @@
 use axum::response::Response;
 use bytes::Bytes;
 use http::StatusCode;
+use serde::de::IgnoredAny;
 use serde_json::Value;
 use skep_api::{Reason, Status, apply, conversion, meta, schema};
 
@@ -14,6 +15,7 @@ use crate::negotiate::{respond_object, view};
 use crate::object::Object;
 use crate::write::{Attempts, Writer};
 use crate::write_options::Options;
+use crate::yaml_duplicates::duplicate_keys;
 
 pub(crate) async fn handle(writer: &Writer, mut call: Call, bytes: Bytes) -> Result<Response, Status> {
     let requested = &call.target.kind.clone();
@@ -23,7 +25,7 @@ pub(crate) async fn handle(writer: &Writer, mut call: Call, bytes: Bytes) -> Res
     if conversion::is_needed(requested) {
         // Unknown fields have no stored form: the schema check removes them first.
         check_kind(requested, &mut config)?;
-        check_schema(&call, requested, &mut config, None, &options)?;
+        check_schema(&call, requested, &mut config, Vec::new(), &options)?;
         config = conversion::to_storage_kind(&mut call.target.kind, config);
     }
     report_duplicates(&call, &bytes, &options)?;
@@ -48,8 +50,11 @@ pub(crate) fn configuration(bytes: &Bytes) -> Result<Value, Status> {
 
 /// Reports the fields that a configuration has twice.
 pub(crate) fn report_duplicates(call: &Call, bytes: &Bytes, options: &Options) -> Result<(), Status> {
-    let found: Vec<String> =
-        schema::duplicates(bytes).iter().map(|path| format!("duplicate field \"{path}\"")).collect();
+    // A configuration is YAML, also in the form of JSON; most are JSON without duplicates, which is faster to see.
+    let is_clean =
+        serde_json::from_slice::<IgnoredAny>(bytes).is_ok() && schema::duplicates(bytes).is_empty();
+    let lines = if is_clean || options.ignores_unknown_fields() { Vec::new() } else { duplicate_keys(bytes) };
+    let found = options.as_yaml_errors("error converting YAML to JSON: ", lines);
     options.report_fields(&call.notes, found, |all| {
         Status::bad_request(format!("error strict decoding YAML: {all}"))
     })

@@ -22,8 +22,9 @@ pub(crate) async fn handle(server: &Inner, mut call: Call, bytes: Bytes) -> Resu
     let view = view(&call.headers, None)?;
     let mut object = body::decode(&call.headers, &bytes)?;
     check_kind(kind, &mut object)?;
-    check_schema(&call, kind, &mut object, body::text(&call.headers, &bytes), &options)?;
-    if let Some(answer) = review::answer(server, &call, &object).await? {
+    let duplicates = body::duplicates(&call.headers, &bytes, &options);
+    check_schema(&call, kind, &mut object, duplicates, &options)?;
+    if let Some(answer) = review::answer(server, &call, view, &object).await? {
         return Ok(answer);
     }
     check_identity(&call, &mut object)?;

@@ -8,7 +8,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use serde_json::{Value, json};
 use skep_api::selector::{FieldSelector, LabelSelector};
-use skep_api::{Kind, Status, conversion};
+use skep_api::{Kind, Reason, Status, conversion};
 use skep_store::Revision;
 
 use super::list_body::respond_items;
@@ -85,9 +85,18 @@ impl Selection {
 
 /// The position of the next page: its revision, and the last key before it.
 struct Continue {
-    revision: Revision,
+    /// `None`: the present one. The list is inconsistent then: its earlier pages are of a revision that has expired.
+    revision: Option<Revision>,
     after: String,
 }
+
+/// The `rv` of a token without a revision.
+const PRESENT: i64 = -1;
+/// Upstream's text (inconsistentContinue).
+const INCONSISTENT: &str = "The provided continue parameter is too old to display a consistent list result. You can start \
+     a new list without the continue parameter, or use the continue token in this response to retrieve the remainder of the \
+     results. Continuing with the provided token results in an inconsistent list - objects that were created, modified, or \
+     deleted between the time the first chunk was returned and now may show up in the list.";
 
 impl Continue {
     fn parse(token: &str) -> Result<Continue, Status> {
@@ -95,12 +104,15 @@ impl Continue {
         let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|_| bad())?;
         let value: Value = serde_json::from_slice(&bytes).map_err(|_| bad())?;
         let after = value["start"].as_str().ok_or_else(bad)?.to_owned();
-        Ok(Continue { revision: value["rv"].as_u64().ok_or_else(bad)?, after })
+        let revision =
+            if value["rv"] == PRESENT { None } else { Some(value["rv"].as_u64().ok_or_else(bad)?) };
+        Ok(Continue { revision, after })
     }
 
     fn token(&self) -> String {
+        let revision = self.revision.map_or(json!(PRESENT), Into::into);
         URL_SAFE_NO_PAD
-            .encode(json!({"v": "meta.k8s.io/v1", "rv": self.revision, "start": self.after}).to_string())
+            .encode(json!({"v": "meta.k8s.io/v1", "rv": revision, "start": self.after}).to_string())
     }
 }
 
@@ -110,7 +122,7 @@ pub(crate) async fn handle(storage: &Storage, call: Call) -> Result<Response, St
     let selection = Selection::of(kind, &call.target.namespace, &call.query)?;
     let limit: usize = parse_number(&call.query, "limit")?.unwrap_or(0) as usize;
     let page = match call.query.get("continue") {
-        Some(token) => past_page(storage, &call, &selection, limit, Continue::parse(token)?).await?,
+        Some(token) => continued_page(storage, &call, &selection, limit, Continue::parse(token)?).await?,
         None => present_page(storage, &call, &selection, limit).await?,
     };
     if view == View::Whole && !conversion::is_needed(kind) {
@@ -155,8 +167,7 @@ async fn present_page(
     let revision = match wanted {
         Some(0) => caches.applied(),
         Some(at) if exact => {
-            let from_start = Continue { revision: at, after: String::new() };
-            return past_page(storage, call, selection, limit, from_start).await;
+            return past_page(storage, call, selection, limit, at, "").await;
         }
         Some(at) => {
             let now = caches.catch_up().await.map_err(store_error)?;
@@ -173,24 +184,47 @@ async fn present_page(
     Page::cut(storage, call, resource.list(&selection.prefix), selection, limit, revision).await
 }
 
-/// A page at an older revision: from the cache if it has all changes since then, else from the store.
-async fn past_page(
+/// The page after another one. Err: 410 when its revision has expired, with a token that goes on at the present one.
+async fn continued_page(
     storage: &Storage,
     call: &Call,
     selection: &Selection,
     limit: usize,
     from: Continue,
 ) -> Result<Page, Status> {
+    let revision = match from.revision {
+        Some(revision) => revision,
+        None => storage.caches.catch_up().await.map_err(store_error)?,
+    };
+    let page = past_page(storage, call, selection, limit, revision, &from.after).await;
+    page.map_err(|status| match status.reason {
+        Reason::Expired => {
+            let rest = Continue { revision: None, after: from.after };
+            Status::expired(INCONSISTENT).with_continue(rest.token())
+        }
+        _ => status,
+    })
+}
+
+/// A page at an older revision: from the cache if it has all changes since then, else from the store.
+async fn past_page(
+    storage: &Storage,
+    call: &Call,
+    selection: &Selection,
+    limit: usize,
+    revision: Revision,
+    after: &str,
+) -> Result<Page, Status> {
     let caches = &storage.caches;
     let resource = caches.of(&call.target.kind).ok_or_else(Status::no_such_path)?;
-    if from.revision <= caches.catch_up().await.map_err(store_error)?
-        && let Some(mut objects) = resource.list_at(&selection.prefix, from.revision)
+    if revision <= caches.catch_up().await.map_err(store_error)?
+        && let Some(mut objects) = resource.list_at(&selection.prefix, revision)
     {
-        let done = objects.partition_point(|object| *object.key <= *from.after);
+        let done = objects.partition_point(|object| &*object.key <= after);
         objects.drain(..done);
-        return Page::cut(storage, call, objects, selection, limit, from.revision).await;
+        return Page::cut(storage, call, objects, selection, limit, revision).await;
     }
-    stored_page(storage, call, selection, limit, from).await
+    stored_page(storage, call, selection, limit, revision, after).await
 }
 
 /// A page at an older revision, from the store.
@@ -199,16 +233,17 @@ async fn stored_page(
     call: &Call,
     selection: &Selection,
     limit: usize,
-    from: Continue,
+    revision: Revision,
+    after: &str,
 ) -> Result<Page, Status> {
     let kind = &call.target.kind;
-    let mut after = (!from.after.is_empty()).then_some(from.after);
+    let mut after = (!after.is_empty()).then(|| after.to_owned());
     let (mut objects, mut remaining) = (Vec::new(), None);
     loop {
         let range = storage
             .caches
             .store()
-            .range(&selection.prefix, after.as_deref(), limit, Some(from.revision))
+            .range(&selection.prefix, after.as_deref(), limit, Some(revision))
             .await
             .map_err(store_error)?;
         after = range.entries.last().map(|entry| entry.key.to_string());
@@ -217,19 +252,19 @@ async fn stored_page(
         let found = convert::all(&storage.webhooks, kind, found).await?;
         objects.extend(found.into_iter().filter(|object| selection.selects(object)));
         if !range.more {
-            return Ok(Page { objects, revision: from.revision, next: None, remaining: None });
+            return Ok(Page { objects, revision, next: None, remaining: None });
         }
         if limit != 0 && objects.len() >= limit {
             if selection.is_everything() {
                 let store = storage.caches.store();
-                let count = store.count(&selection.prefix, after.as_deref(), Some(from.revision)).await;
+                let count = store.count(&selection.prefix, after.as_deref(), Some(revision)).await;
                 remaining = Some(count.map_err(store_error)?);
             }
             break;
         }
     }
-    let next = Some(Continue { revision: from.revision, after: after.unwrap_or_default() });
-    Ok(Page { objects, revision: from.revision, next, remaining })
+    let next = Some(Continue { revision: Some(revision), after: after.unwrap_or_default() });
+    Ok(Page { objects, revision, next, remaining })
 }
 
 impl Page {
@@ -251,7 +286,7 @@ impl Page {
             remaining = selection.is_everything().then_some((objects.len() - limit) as u64);
             objects.truncate(limit);
             let after = objects.last().map(|object| object.key.to_string()).unwrap_or_default();
-            next = Some(Continue { revision, after });
+            next = Some(Continue { revision: Some(revision), after });
         }
         let objects = convert::all(&storage.webhooks, &call.target.kind, objects).await?;
         Ok(Page { objects, revision, next, remaining })

@@ -100,7 +100,7 @@ fn patched(
 ) -> Result<Value, Status> {
     let mut new = form.apply(kind, old, change)?;
     check_kind(kind, &mut new)?;
-    check_schema(call, kind, &mut new, None, options)?;
+    check_schema(call, kind, &mut new, Vec::new(), options)?;
     check_identity(call, &mut new)?;
     Ok(new)
 }

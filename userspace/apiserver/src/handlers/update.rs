@@ -20,7 +20,8 @@ pub(crate) async fn handle(writer: &Writer, mut call: Call, bytes: Bytes) -> Res
     let view = view(&call.headers, None)?;
     let mut object = body::decode(&call.headers, &bytes)?;
     check_kind(requested, &mut object)?;
-    check_schema(&call, requested, &mut object, body::text(&call.headers, &bytes), &options)?;
+    let duplicates = body::duplicates(&call.headers, &bytes, &options);
+    check_schema(&call, requested, &mut object, duplicates, &options)?;
     check_identity(&call, &mut object)?;
     object = conversion::to_storage_kind(&mut call.target.kind, object);
     let kind = &call.target.kind;

@@ -3,7 +3,7 @@
 use axum::extract::Request;
 use axum::response::Response;
 use serde_json::{Value, json};
-use skep_api::{Kind, Status};
+use skep_api::{Kind, Status, meta};
 
 use super::edit::part;
 use crate::call::Call;
@@ -18,5 +18,13 @@ fn take(_: &Kind, object: &mut Value, from: &Value) -> Result<(), Status> {
         object["status"] = json!({});
     }
     object["status"]["conditions"] = from["status"]["conditions"].clone();
+    // As upstream: the requester may change the metadata with it.
+    for field in ["annotations", "labels", "finalizers", "ownerReferences"] {
+        let metadata = meta::of_mut(object);
+        match from["metadata"].get(field) {
+            Some(value) => drop(metadata.insert(field.to_owned(), value.clone())),
+            None => drop(metadata.remove(field)),
+        }
+    }
     Ok(())
 }

@@ -3,6 +3,7 @@
 use axum::extract::Request;
 use axum::response::Response;
 use serde_json::{Value, json};
+use skep_api::kinds::Part;
 use skep_api::{Status, meta};
 
 use super::edit::{edit, posted, success};
@@ -28,7 +29,7 @@ async fn bind(writer: &Writer, call: &Call, binding: &Value, options: &Options) 
     if node.is_empty() {
         return Err(Status::invalid_body("Binding", &call.target.name, "target.name: Required value"));
     }
-    edit(writer, call, options, |old| {
+    edit(writer, call, Part::Assignment, options, |old| {
         let refuse = |why: &str| Err(Status::conflict(kind, meta::name(old), why));
         if !meta::uid(binding).is_empty() && meta::uid(binding) != meta::uid(old) {
             return refuse("Precondition failed: UID in precondition does not match UID in object meta");

@@ -40,7 +40,7 @@ pub(super) async fn part(
     let bytes = body::read(request.into_body()).await?;
     let wanted = Wanted::read(&call, &bytes)?;
     wanted.report_duplicates(&call, &bytes, &options)?;
-    let stored = edit(writer, &call, &options, |old| {
+    let stored = edit(writer, &call, Part::Whole, &options, |old| {
         let mut from = match &wanted {
             Wanted::Whole(object) => object.clone(),
             Wanted::Patch(form, patch) => form.apply(kind, old.clone(), patch)?,
@@ -50,7 +50,7 @@ pub(super) async fn part(
             }
         };
         check_kind(kind, &mut from)?;
-        check_schema(&call, kind, &mut from, None, &options)?;
+        check_schema(&call, kind, &mut from, Vec::new(), &options)?;
         check_identity(&call, &mut from)?;
         let mut new = old.clone();
         change(kind, &mut new, &from)?;
@@ -110,6 +110,7 @@ impl Wanted {
 pub(super) async fn edit(
     writer: &Writer,
     call: &Call,
+    part: Part,
     options: &Options,
     change: impl Fn(&Value) -> Result<Value, Status> + Send + Sync,
 ) -> Result<Object, Status> {
@@ -119,7 +120,7 @@ pub(super) async fn edit(
         check_preconditions(kind, &new, old)?;
         Ok(new)
     };
-    writer.guaranteed_update(call, kind, Part::Whole, options, change).await
+    writer.guaranteed_update(call, kind, part, options, change).await
 }
 
 /// The answer to a posted subresource.

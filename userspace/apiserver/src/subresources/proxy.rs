@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::Response;
-use http::header::LOCATION;
+use http::header::{CONNECTION, HOST, LOCATION, UPGRADE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use serde_json::{Value, json};
 use skep_api::{Status, find, meta};
@@ -13,6 +13,8 @@ use skep_api::{Status, find, meta};
 use crate::admission::{self, Operation};
 use crate::call::Call;
 use crate::endpoints::{is_address_of_pod, ready_pods};
+use crate::log_socket::Handshake;
+use crate::proxied_html::{Links, rewritten};
 use crate::remote_address::{AddressNotAllowed, RemoteAddress};
 use crate::request_info::Target;
 use crate::reverse_proxy::{Destination, Security, forward, forwarded_headers};
@@ -42,6 +44,9 @@ pub(super) async fn handle(server: &Inner, call: Call, request: Request) -> Resu
         .await?;
     }
     let headers = forwarded_headers(&call.headers);
+    if call.target.subresource == "log" {
+        return log(server, &call, &object, &query, headers, request).await;
+    }
     if !is_proxy {
         let to = container(server, &call, &object, &query)?;
         let answered = forward(&server.dialer, to, headers, request).await;
@@ -55,13 +60,41 @@ pub(super) async fn handle(server: &Inner, call: Call, request: Request) -> Resu
         "Service" => service(server, &call, &object, &query)?,
         _ => pod(server, &call, &object, &query)?,
     };
-    let (address, prefix) =
-        (to.address.clone(), prefix_of(request.uri().path(), &call.target.rest).to_owned());
+    let host = call.headers.get(HOST).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let links = Links {
+        hosts: vec![to.address.get().to_string(), host.to_owned()],
+        prefix: prefix_of(request.uri().path(), &call.target.rest).to_owned(),
+    };
     let answered = forward(&server.dialer, to, headers, request).await;
     let mut answer =
         answered.map_err(|error| Status::unavailable(format!("error trying to reach service: {error}")))?;
-    relocate(answer.headers_mut(), address.get(), &prefix);
-    Ok(answer)
+    relocate(answer.headers_mut(), &links);
+    Ok(rewritten(answer, links))
+}
+
+/// A container's log; over a WebSocket if the client asks for one.
+async fn log(
+    server: &Inner,
+    call: &Call,
+    pod: &Value,
+    query: &str,
+    mut headers: HeaderMap,
+    mut request: Request,
+) -> Result<Response, Status> {
+    let to = container(server, call, pod, query)?;
+    let handshake = Handshake::of(&call.headers)?;
+    let client = handshake.is_some().then(|| hyper::upgrade::on(&mut request));
+    // The node serves the log to this server without a WebSocket.
+    headers.remove(UPGRADE);
+    headers.remove(CONNECTION);
+    let answered = forward(&server.dialer, to, headers, request).await;
+    let answer = answered.map_err(|error| Status::internal(format!("error dialing backend: {error}")))?;
+    match (handshake, client) {
+        (Some(handshake), Some(client)) if answer.status() == StatusCode::OK => {
+            Ok(handshake.answer(client, answer.into_body()))
+        }
+        _ => Ok(answer),
+    }
 }
 
 /// A redirection to the path with a slash, so that relative links of the proxied server work.
@@ -78,12 +111,10 @@ fn prefix_of<'a>(path: &'a str, rest: &str) -> &'a str {
 }
 
 /// Rewrites a redirection within the proxied server, so that it stays below the proxy's path.
-fn relocate(headers: &mut HeaderMap, address: SocketAddr, prefix: &str) {
-    let Some(location) = headers.get(LOCATION).and_then(|value| value.to_str().ok()) else { return };
-    let origins = [format!("http://{address}"), format!("https://{address}")];
-    let within = origins.iter().find_map(|origin| location.strip_prefix(origin.as_str())).unwrap_or(location);
-    let is_path = within.starts_with('/') && !within.starts_with("//") && !within.starts_with(prefix);
-    if let Some(value) = is_path.then(|| HeaderValue::from_str(&format!("{prefix}{within}")).ok()).flatten() {
+fn relocate(headers: &mut HeaderMap, links: &Links) {
+    let location = headers.get(LOCATION).and_then(|value| value.to_str().ok());
+    let moved = location.and_then(|location| links.moved(location));
+    if let Some(value) = moved.and_then(|moved| HeaderValue::from_str(&moved).ok()) {
         headers.insert(LOCATION, value);
     }
 }
@@ -349,7 +380,8 @@ mod tests {
             ("x", "x"),
         ] {
             let mut headers = HeaderMap::from_iter([(LOCATION, HeaderValue::from_static(location))]);
-            relocate(&mut headers, "10.0.0.1:80".parse().unwrap(), "/p/proxy");
+            let links = Links { hosts: vec!["10.0.0.1:80".into()], prefix: "/p/proxy".into() };
+            relocate(&mut headers, &links);
             assert_eq!(headers[LOCATION], wanted, "{location}");
         }
         assert_eq!(prefix_of("/p/proxy/a/b", "/a/b"), "/p/proxy");

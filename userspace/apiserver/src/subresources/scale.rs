@@ -6,6 +6,7 @@ use http::{Method, StatusCode};
 use serde_json::{Value, json};
 use skep_api::custom::Scale;
 use skep_api::field::Path;
+use skep_api::kinds::Part;
 use skep_api::{Errors, Kind, Status, apply, meta};
 
 use super::edit::{Wanted, edit};
@@ -33,7 +34,7 @@ pub(super) async fn handle(writer: &Writer, call: Call, request: Request) -> Res
     let bytes = body::read(request.into_body()).await?;
     let wanted = admitted(writer, &call, Wanted::read(&call, &bytes)?, options.dry_run).await?;
     wanted.report_duplicates(&call, &bytes, &options)?;
-    let stored = edit(writer, &call, &options.recorded(), |old| {
+    let stored = edit(writer, &call, Part::Whole, &options.recorded(), |old| {
         let before = of(kind, old)?;
         let (mut scale, applied) = scaled(&call, &wanted, old, &before)?;
         check_part(SHAPE, &mut scale)?;
