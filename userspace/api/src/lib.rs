@@ -12,6 +12,7 @@ pub mod decode;
 pub mod discovery;
 pub mod document;
 pub mod field;
+pub mod fit;
 pub mod kinds;
 pub mod local_path;
 pub mod meta;

@@ -7,8 +7,8 @@ use k8s_openapi::api::apps::v1::{DaemonSet, DaemonSetSpec, DaemonSetStatus};
 use k8s_openapi::api::core::v1::{
     Node, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodSpec, Toleration,
 };
+use skep_api::fit;
 
-use super::nodes;
 use super::pods::{self, Availability, Claim};
 use super::revisions::{self, HASH, RevisionOwner};
 use super::routing::{own_key, owner_keys};
@@ -148,9 +148,9 @@ impl<'a> DaemonSetSync<'a> {
     fn belongs(&self, node: &Node) -> (bool, bool) {
         let Some(pod) = &self.spec.template.spec else { return (false, false) };
         let tolerations = tolerations(pod);
-        let admitted = nodes::admits(pod, node);
-        let starts = nodes::tolerated(&tolerations, node, &["NoSchedule", "NoExecute"]);
-        let stays = nodes::tolerated(&tolerations, node, &["NoExecute"]);
+        let admitted = fit::admits(pod, node);
+        let starts = fit::tolerated(&tolerations, node, &["NoSchedule", "NoExecute"]);
+        let stays = fit::tolerated(&tolerations, node, &["NoExecute"]);
         (admitted && starts, admitted && stays)
     }
 

@@ -18,7 +18,6 @@ pub(crate) mod node_conditions;
 pub mod node_ipam;
 pub mod node_lifecycle;
 mod node_zones;
-pub mod nodes;
 pub mod persistent_volume;
 pub mod pod_gc;
 pub mod pods;

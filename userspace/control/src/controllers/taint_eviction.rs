@@ -1,9 +1,10 @@
 //! Pods on nodes with NoExecute taints: deleted at once, after their tolerationSeconds, or never. PURE.
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, PodCondition, Taint, Toleration};
+use k8s_openapi::api::core::v1::{Pod, PodCondition, Taint};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::{Value, json};
+use skep_api::fit::tolerates;
 use skep_api::time;
 
 use super::pods;
@@ -128,23 +129,9 @@ pub fn eviction_time(pod: &Pod, taints: &[Taint], now: Timestamp) -> Option<Time
         .min()
 }
 
-/// Whether a toleration covers a taint.
-pub fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
-    let effect = toleration.effect.as_deref().unwrap_or_default();
-    let key = toleration.key.as_deref().unwrap_or_default();
-    let value = |v: &Option<String>| v.clone().unwrap_or_default();
-    (effect.is_empty() || effect == taint.effect)
-        && (key.is_empty() || key == taint.key)
-        && match toleration.operator.as_deref().unwrap_or_default() {
-            "" | "Equal" => !key.is_empty() && value(&toleration.value) == value(&taint.value),
-            "Exists" => true,
-            _ => false,
-        }
-}
-
 #[cfg(test)]
 mod tests {
-    use k8s_openapi::api::core::v1::PodSpec;
+    use k8s_openapi::api::core::v1::{PodSpec, Toleration};
 
     use super::*;
 

@@ -5,12 +5,12 @@ use std::fmt;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, Pod, PodSpec};
+use skep_api::fit::weight;
 
 use super::affinity::Affinities;
 use super::filter::{self, Requirements};
 use super::queue::Cause;
 use super::reason::Reason;
-use super::resources::weight;
 use super::score::{FeasibleNode, best, image_bytes};
 use super::snapshot::{NodeInfo, Snapshot, with_tag};
 use super::spread::Spread;

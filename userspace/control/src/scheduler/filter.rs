@@ -1,19 +1,17 @@
 //! Whether a pod can run on a node, looking at that node alone. PURE.
 
 use k8s_openapi::api::core::v1::{Node, Pod, PodSpec, Taint, Toleration};
+use skep_api::fit::{Amounts, HostPort, admits, conflicts, host_ports, requested, tolerated, tolerates};
 
 use super::reason::Reason;
-use super::resources::{Resources, requested};
-use super::snapshot::{HostPort, NodeInfo, Snapshot, host_ports};
+use super::snapshot::{NodeInfo, Snapshot};
 use super::volumes::{ClaimProblem, PodVolumes};
-use crate::controllers::nodes::{admits, tolerated};
-use crate::controllers::taint_eviction::tolerates;
 
 /// What the filters compare with a node, computed once for a pod.
 pub(super) struct Requirements<'a> {
     pub(super) pod: &'a Pod,
     pub(super) spec: &'a PodSpec,
-    pub(super) requested: Resources,
+    pub(super) requested: Amounts,
     pub(super) ports: Vec<HostPort>,
     pub(super) volumes: PodVolumes,
 }
@@ -68,11 +66,6 @@ fn is_unschedulable(node: &Node, tolerations: &[Toleration]) -> bool {
         && !tolerations.iter().any(|toleration| tolerates(toleration, &taint))
 }
 
-/// The empty address stands for every address.
-fn conflicts(a: &HostPort, b: &HostPort) -> bool {
-    a.0 == b.0 && a.2 == b.2 && (a.1 == b.1 || a.1.is_empty() || b.1.is_empty())
-}
-
 fn missing_resources(requirements: &Requirements<'_>, info: &NodeInfo) -> Vec<Reason> {
     let mut missing = Vec::new();
     if info.pods.len() as i64 + 1 > info.max_pods {
@@ -88,7 +81,7 @@ fn missing_resources(requirements: &Requirements<'_>, info: &NodeInfo) -> Vec<Re
     need("memory", requested.memory, has.memory, used.memory);
     need("ephemeral-storage", requested.storage, has.storage, used.storage);
     for (name, amount) in &requested.others {
-        let of = |resources: &Resources| resources.others.get(name).copied().unwrap_or(0);
+        let of = |resources: &Amounts| resources.others.get(name).copied().unwrap_or(0);
         need(name, *amount, of(has), of(used));
     }
     missing

@@ -18,7 +18,6 @@ mod preempt;
 mod properties;
 mod queue;
 mod reason;
-mod resources;
 mod score;
 mod snapshot;
 mod spread;

@@ -3,11 +3,9 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, NodeSelectorTerm, PodSpec};
+use skep_api::fit::{Amounts, term_admits, tolerates};
 
-use super::resources::Resources;
 use super::snapshot::{NodeInfo, Snapshot};
-use crate::controllers::nodes::term_admits;
-use crate::controllers::taint_eviction::tolerates;
 
 /// A feasible node.
 pub(super) struct FeasibleNode<'a> {
@@ -41,7 +39,7 @@ const MAX_IMAGE_BYTES: f64 = 1000.0 * 1024.0 * 1024.0;
 pub(super) fn best(
     candidates: &[FeasibleNode<'_>],
     spec: &PodSpec,
-    weight: &Resources,
+    weight: &Amounts,
     seed: u64,
 ) -> Option<Arc<str>> {
     let of = |f: &dyn Fn(&FeasibleNode<'_>) -> f64| -> Vec<f64> { candidates.iter().map(f).collect() };
@@ -95,7 +93,7 @@ fn node_preference(spec: &PodSpec, node: &Node) -> f64 {
 }
 
 /// Scores for the free share of the node, and for the even use of its resources.
-fn resource_scores(info: &NodeInfo, weight: &Resources) -> (f64, f64) {
+fn resource_scores(info: &NodeInfo, weight: &Amounts) -> (f64, f64) {
     let used = |used: i64, more: i64, of: i64| {
         if of <= 0 { 1.0 } else { ((used.saturating_add(more)) as f64 / of as f64).min(1.0) }
     };

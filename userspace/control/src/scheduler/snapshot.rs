@@ -4,24 +4,21 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use skep_api::fit::{Amounts, HostPort, allocatable, host_ports, requested, weight};
 
 use super::classes::{ClassKey, Classes};
-use super::resources::{Resources, allocatable, requested, weight};
 use super::volumes::Volumes;
 use crate::cache::{Change, Key, Object};
 use crate::controllers::pods::{finished, node_name};
 use crate::meta::{self, Labels};
-
-/// A host port in use: protocol, address (empty: all of them), number.
-pub(super) type HostPort = (String, String, i32);
 
 /// A pod on a node, with values computed once.
 #[derive(Clone, Debug)]
 pub(super) struct PlacedPod {
     pub(super) pod: Arc<Pod>,
     class: Arc<ClassKey>,
-    requested: Resources,
-    weight: Resources,
+    requested: Amounts,
+    weight: Amounts,
     ports: Vec<HostPort>,
 }
 
@@ -30,11 +27,11 @@ pub(super) struct PlacedPod {
 pub(super) struct NodeInfo {
     /// `None` if pods are bound to a node that is not known yet.
     pub(super) node: Option<Arc<Node>>,
-    pub(super) allocatable: Resources,
+    pub(super) allocatable: Amounts,
     pub(super) max_pods: i64,
     pub(super) pods: BTreeMap<Key, PlacedPod>,
-    pub(super) requested: Resources,
-    pub(super) weight: Resources,
+    pub(super) requested: Amounts,
+    pub(super) weight: Amounts,
     pub(super) ports: BTreeSet<HostPort>,
     /// Number of pods of each controller, by its uid, without terminating ones.
     pub(super) owners: HashMap<String, usize>,
@@ -332,24 +329,6 @@ fn decrement(counts: &mut HashMap<String, usize>, of: &str) {
 
 pub(super) fn priority(pod: &Pod) -> i32 {
     pod.spec.as_ref().and_then(|spec| spec.priority).unwrap_or(0)
-}
-
-/// The node's ports that the pod's containers use.
-pub(super) fn host_ports(pod: &Pod) -> Vec<HostPort> {
-    let Some(spec) = &pod.spec else { return Vec::new() };
-    let sidecars = spec.init_containers.iter().flatten();
-    let sidecars = sidecars.filter(|container| container.restart_policy.as_deref() == Some("Always"));
-    let ports = spec.containers.iter().chain(sidecars).flat_map(|container| container.ports.iter().flatten());
-    ports
-        .filter_map(|port| {
-            // With host networking a container port is a port of the node.
-            let on_host = spec.host_network == Some(true);
-            let number = port.host_port.filter(|n| *n > 0).or(on_host.then_some(port.container_port))?;
-            let protocol = port.protocol.clone().unwrap_or_else(|| "TCP".to_owned());
-            let ip = port.host_ip.clone().filter(|ip| ip != "0.0.0.0").unwrap_or_default();
-            Some((protocol, ip, number))
-        })
-        .collect()
 }
 
 /// The uid of the controller whose pods are spread. A terminating pod does not count: its successor may go to its node.

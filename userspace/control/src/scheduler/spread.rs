@@ -4,11 +4,11 @@
 use std::collections::HashMap;
 
 use k8s_openapi::api::core::v1::{Node, Pod, PodSpec, TopologySpreadConstraint};
+use skep_api::fit::{admits, tolerated};
 
 use super::affinity::has_same_values;
 use super::reason::Reason;
 use super::snapshot::{NodeInfo, Snapshot};
-use crate::controllers::nodes::{admits, tolerated};
 use crate::meta;
 
 const ZONE: &str = "topology.kubernetes.io/zone";

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Node, ObjectReference, PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
+use skep_api::fit::term_admits;
 use skep_api::quantity::Quantity;
 
 use crate::cache::Table;
 use crate::cache::{Key, Kind};
-use crate::controllers::nodes::term_admits;
 use crate::meta;
 
 pub(crate) const BIND_COMPLETED: &str = "pv.kubernetes.io/bind-completed";

@@ -1,37 +1,44 @@
-//! Which nodes a pod may run on, by selector, affinity and taints. PURE.
+//! Which nodes a pod may run on, by selector, affinity and taints.
 
-use k8s_openapi::api::core::v1::{Node, NodeSelectorRequirement, NodeSelectorTerm, PodSpec, Toleration};
+use k8s_openapi::api::core::v1::{
+    Node, NodeSelectorRequirement, NodeSelectorTerm, PodSpec, Taint, Toleration,
+};
 
-use super::taint_eviction::tolerates;
-use crate::meta;
+fn name(node: &Node) -> &str {
+    node.metadata.name.as_deref().unwrap_or_default()
+}
 
-/// Whether the pod's node selector and required node affinity admit the node.
+fn label<'a>(node: &'a Node, key: &str) -> Option<&'a str> {
+    node.metadata.labels.as_ref()?.get(key).map(String::as_str)
+}
+
+/// Whether the pod's node selector and required node affinity select the node, and `nodeName` names it or none.
 pub fn admits(pod: &PodSpec, node: &Node) -> bool {
-    let selected = pod
-        .node_selector
-        .as_ref()
-        .is_none_or(|wanted| meta::contains_all(wanted, node.metadata.labels.as_ref()));
+    selects(pod, node)
+        && pod.node_name.as_deref().is_none_or(|wanted| wanted.is_empty() || wanted == name(node))
+}
+
+/// Whether the pod's node selector and required node affinity select the node.
+pub fn selects(pod: &PodSpec, node: &Node) -> bool {
+    let selected =
+        pod.node_selector.iter().flatten().all(|(key, value)| label(node, key) == Some(value.as_str()));
     let required = pod
         .affinity
         .as_ref()
         .and_then(|a| a.node_affinity.as_ref())
         .and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
-    let named = pod.node_name.as_deref().is_none_or(|n| n.is_empty() || n == meta::name(&node.metadata));
-    selected && named && required.is_none_or(|r| r.node_selector_terms.iter().any(|t| term_admits(t, node)))
+    selected && required.is_none_or(|r| r.node_selector_terms.iter().any(|t| term_admits(t, node)))
 }
 
 /// One term of an affinity must match; of a term, every requirement. An empty term admits no node.
 pub fn term_admits(term: &NodeSelectorTerm, node: &Node) -> bool {
     let (expressions, fields) = (term.match_expressions.as_deref(), term.match_fields.as_deref());
     let some = expressions.is_some_and(|e| !e.is_empty()) || fields.is_some_and(|f| !f.is_empty());
-    some && expressions
-        .unwrap_or_default()
-        .iter()
-        .all(|e| requirement(e, meta::label(&node.metadata, &e.key)))
+    some && expressions.unwrap_or_default().iter().all(|e| requirement(e, label(node, &e.key)))
         && fields
             .unwrap_or_default()
             .iter()
-            .all(|f| f.key == "metadata.name" && requirement(f, Some(meta::name(&node.metadata))))
+            .all(|f| f.key == "metadata.name" && requirement(f, Some(name(node))))
 }
 
 fn requirement(requirement: &NodeSelectorRequirement, value: Option<&str>) -> bool {
@@ -57,6 +64,20 @@ pub fn tolerated(tolerations: &[Toleration], node: &Node, effects: &[&str]) -> b
     let taints = node.spec.iter().flat_map(|s| s.taints.iter().flatten());
     let mut hard = taints.filter(|t| effects.contains(&t.effect.as_str()));
     hard.all(|taint| tolerations.iter().any(|t| tolerates(t, taint)))
+}
+
+/// Whether a toleration covers a taint.
+pub fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
+    let effect = toleration.effect.as_deref().unwrap_or_default();
+    let key = toleration.key.as_deref().unwrap_or_default();
+    let value = |v: &Option<String>| v.clone().unwrap_or_default();
+    (effect.is_empty() || effect == taint.effect)
+        && (key.is_empty() || key == taint.key)
+        && match toleration.operator.as_deref().unwrap_or_default() {
+            "" | "Equal" => !key.is_empty() && value(&toleration.value) == value(&taint.value),
+            "Exists" => true,
+            _ => false,
+        }
 }
 
 #[cfg(test)]
