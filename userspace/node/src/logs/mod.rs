@@ -45,26 +45,46 @@ pub(crate) async fn tail_bytes(path: &Path, limit: usize) -> std::io::Result<Str
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// The texts of the last lines of a log file, at most `limit` bytes.
+/// The texts of the last lines of a log file, at most `limit` bytes. A line that the runtime split has no newline until its
+/// last part.
 pub(crate) async fn tail_text(path: &Path, lines: usize, limit: usize) -> String {
     let raw = tail_bytes(path, limit.saturating_mul(4)).await.unwrap_or_default();
-    let mut texts = Vec::new();
-    for line in raw.lines().rev().take(lines) {
-        if let Some(line) = parse(line.as_bytes()) {
-            texts.push(String::from_utf8_lossy(line.text).into_owned());
+    let mut parts = Vec::new();
+    let mut whole = 0;
+    for line in raw.lines().rev().filter_map(|line| parse(line.as_bytes())) {
+        whole += usize::from(!line.partial);
+        if whole > lines {
+            break;
         }
+        parts.push((String::from_utf8_lossy(line.text).into_owned(), line.partial));
     }
-    texts.reverse();
-    let mut text: String = texts.into_iter().map(|t| t + "\n").collect();
-    while text.len() > limit {
-        text.remove(0);
-    }
+    let joined = |(text, partial): (String, bool)| if partial { text } else { text + "\n" };
+    let mut text: String = parts.into_iter().rev().map(joined).collect();
+    let start = text.ceil_char_boundary(text.len().saturating_sub(limit));
+    text.drain(..start);
     text
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn the_end_of_a_log_has_a_newline_only_after_whole_lines() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("0.log");
+        let line = |tag: &str, text: &str| format!("2024-01-01T00:00:00Z stdout {tag} {text}\n");
+        for (log, lines, limit, expected) in [
+            (line("P", "DONE"), 80, 2048, "DONE"),
+            (line("F", "DONE"), 80, 2048, "DONE\n"),
+            (line("F", "a") + &line("P", "b") + &line("F", "c"), 80, 2048, "a\nbc\n"),
+            (line("F", "a") + &line("P", "b") + &line("F", "c"), 1, 2048, "bc\n"),
+            (line("F", "aéé"), 80, 4, "é\n"),
+        ] {
+            std::fs::write(&path, &log).expect("log");
+            assert_eq!(tail_text(&path, lines, limit).await, expected, "{log:?}");
+        }
+    }
 
     #[test]
     fn lines_split_into_their_parts() {
