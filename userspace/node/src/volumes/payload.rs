@@ -87,6 +87,14 @@ pub fn compile(
     Ok(Some(payload))
 }
 
+/// Whether a volume of the pod has files with fields of the pod itself.
+pub fn shows_fields(pod: &Pod) -> bool {
+    pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()).any(|volume| {
+        let mut parts = volume.projected.iter().flat_map(|p| p.sources.iter().flatten());
+        volume.downward_api.is_some() || parts.any(|part| part.downward_api.is_some())
+    })
+}
+
 fn config_map(
     payload: &mut Payload,
     objects: &Objects,

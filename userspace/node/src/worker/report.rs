@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use kube::Api;
 use kube::api::{Patch, PatchParams};
@@ -11,6 +12,8 @@ use tokio::time::Instant;
 use super::{Done, Worker};
 use crate::names;
 use crate::plan::merge_reported;
+use crate::plan::model::Volumes;
+use crate::volumes::payload;
 
 pub(super) const MIN_RETRY_DELAY: Duration = Duration::from_millis(500);
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(15);
@@ -86,8 +89,18 @@ impl Worker {
         }
     }
 
+    /// Files of the downward API follow the pod's labels and annotations.
+    pub(super) fn refresh_fields(&mut self, pod: &Pod) {
+        let (old, new) = (&self.pod.metadata, &pod.metadata);
+        let same = old.labels == new.labels && old.annotations == new.annotations;
+        if !same && payload::shows_fields(pod) && self.observed.memory.volumes == Volumes::Ready {
+            self.volume_watch.refresh_at = Some(Timestamp::now());
+        }
+    }
+
     fn adopt(&mut self, pod: Pod) {
         if super::version(&pod) >= super::version(&self.pod) {
+            self.refresh_fields(&pod);
             self.pod = Arc::new(merge_reported(pod, self.observed.memory.reported.as_ref()));
         }
     }
