@@ -46,7 +46,7 @@ async fn an_expired_list_goes_on_behind_the_last_key_that_was_sent() {
     let token = first["metadata"]["continue"].as_str().unwrap();
     // More changes than a cache remembers, and then the store forgets them too.
     let noise = format!("{path}/t-9");
-    for number in 0..2_000 {
+    for number in 0..2_100 {
         let patch = json!({"metadata": {"annotations": {"n": number.to_string()}}}).to_string();
         let request = Request::patch(&noise).header(CONTENT_TYPE, "application/merge-patch+json");
         assert_eq!(send(&client, request, &patch).await.0, 200);

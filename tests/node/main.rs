@@ -1,5 +1,8 @@
 //! The pod agent against a real containerd and the real API server, both in or below this process.
 
+mod admission;
+mod eviction;
 mod pods;
+mod resize;
 mod stats;
 mod volumes;

@@ -97,6 +97,13 @@ impl Api {
         self.request(Request::put(path), object).await.with_context(|| format!("replace {path}"))
     }
 
+    /// A strategic merge patch.
+    pub async fn patch(&self, path: &str, patch: &Value) -> Result<Value> {
+        let request = Request::patch(path).header("content-type", "application/strategic-merge-patch+json");
+        let request = request.body(serde_json::to_vec(patch)?)?;
+        self.client.request(request).await.with_context(|| format!("patch {path}"))
+    }
+
     /// Deletes as a user does; with a grace of 0 the object is gone at once.
     pub async fn delete(&self, path: &str, grace_seconds: i64) -> Result<()> {
         let options =
@@ -167,6 +174,11 @@ impl TestNode {
         Ok(node)
     }
 
+    /// The folder of the pods' cgroups, in every hierarchy.
+    pub fn cgroup(&self) -> &str {
+        &self.cgroup.0
+    }
+
     /// The agent's folder.
     pub fn root(&self) -> &Path {
         self.root.path()
@@ -183,6 +195,9 @@ impl TestNode {
         config.containerd_socket = self.containerd.socket();
         config.cgroup_parent = format!("/{}", self.cgroup.0);
         config.lease_interval = Duration::from_secs(2);
+        // The machine of the tests may be nearly full.
+        config.eviction.thresholds.clear();
+        config.images.high_percent = 100;
         (self.configure)(&mut config);
         let stop = CancellationToken::new();
         let own = stop.clone();

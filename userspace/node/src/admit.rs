@@ -3,13 +3,22 @@
 //! In: the pod, and what the node's kernel, runtime and administrator allow. Out: a [`Rejection`], which becomes the pod's
 //! status: phase Failed. A field that narrows what a pod may do is served or refused, and never ignored.
 
-use k8s_openapi::api::core::v1::{AppArmorProfile, Container, Pod, PodSpec};
+use std::collections::BTreeSet;
 
-use crate::plan::specs;
+use k8s_openapi::api::core::v1::{AppArmorProfile, Container, Pod, PodSpec, Taint};
+use skep_api::fit::tolerates;
+
+use crate::eviction::rank;
+use crate::eviction::signals::Shortage;
+use crate::plan::{EVICTED, specs};
+use crate::rejection::{Rejection, reject};
+use crate::resources;
 
 /// What the node can enforce, and what its administrator allows.
 #[derive(Debug, Clone, Default)]
 pub struct Admission {
+    /// The Node's name.
+    pub node: String,
     /// The runtime serves `supplementalGroupsPolicy: Strict`.
     pub supplemental_groups_policy: bool,
     /// The kernel has AppArmor.
@@ -17,13 +26,7 @@ pub struct Admission {
     pub unsafe_sysctls: UnsafeSysctls,
 }
 
-/// Why the node does not run a pod.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{message}")]
-pub struct Rejection {
-    pub reason: &'static str,
-    pub message: String,
-}
+const OS: &str = "linux";
 
 /// The sysctls that are safe: they belong to the pod's namespaces, are accounted to the pod, and harm no other pod.
 const SAFE_SYSCTLS: [&str; 12] = [
@@ -101,6 +104,7 @@ impl Admission {
     /// Refuses a pod that the node cannot run as its spec says.
     pub fn check(&self, pod: &Pod) -> Result<(), Rejection> {
         let Some(spec) = &pod.spec else { return Ok(()) };
+        self.place(pod, spec)?;
         self.sysctls(spec)?;
         if spec.host_users == Some(false) {
             return Err(reject(
@@ -115,6 +119,49 @@ impl Admission {
         }
         for spec in specs(pod) {
             self.container(pod, &spec.container)?;
+        }
+        Ok(())
+    }
+
+    /// Refuses new pods for which a node that runs short has no room.
+    pub fn check_pressure(pod: &Pod, shortages: &BTreeSet<Shortage>) -> Result<(), Rejection> {
+        if shortages.is_empty() || rank::is_critical(pod) {
+            return Ok(());
+        }
+        let taint = Taint {
+            key: "node.kubernetes.io/memory-pressure".to_owned(),
+            effect: "NoSchedule".to_owned(),
+            ..Taint::default()
+        };
+        let tolerations = pod.spec.as_ref().and_then(|s| s.tolerations.as_deref()).unwrap_or_default();
+        let is_tolerant =
+            resources::qos_class(pod) != "BestEffort" || tolerations.iter().any(|t| tolerates(t, &taint));
+        if is_tolerant && shortages.iter().eq([&Shortage::Memory]) {
+            return Ok(());
+        }
+        let names = shortages.iter().map(|shortage| match shortage {
+            Shortage::Memory => "MemoryPressure",
+            Shortage::Disk => "DiskPressure",
+            Shortage::Pids => "PIDPressure",
+        });
+        let names = names.collect::<Vec<_>>().join(" ");
+        Err(reject(EVICTED, format!("The node had condition: [{names}]. ")))
+    }
+
+    /// Whether the pod is for this node and its operating system.
+    fn place(&self, pod: &Pod, spec: &PodSpec) -> Result<(), Rejection> {
+        let label = pod.metadata.labels.as_ref().and_then(|labels| labels.get("kubernetes.io/os"));
+        if label.is_some_and(|os| os != OS) {
+            let message = "Failed to admit pod as the `kubernetes.io/os` label doesn't match node label";
+            return Err(reject("PodOSSelectorNodeLabelDoesNotMatch", message));
+        }
+        if spec.os.as_ref().is_some_and(|os| os.name != OS) {
+            let message = "Failed to admit pod as the OS field doesn't match node OS";
+            return Err(reject("PodOSNotSupported", message));
+        }
+        if spec.node_name.as_deref().is_some_and(|name| !name.is_empty() && name != self.node) {
+            let message = "Predicate NodeName failed: node(s) didn't match the requested node name";
+            return Err(reject("NodeName", message));
         }
         Ok(())
     }
@@ -156,10 +203,6 @@ impl Admission {
         }
         Ok(())
     }
-}
-
-fn reject(reason: &'static str, message: impl Into<String>) -> Rejection {
-    Rejection { reason, message: message.into() }
 }
 
 /// The container's AppArmor profile: its own, the pod's, or that of the annotation that older manifests carry.
@@ -212,6 +255,9 @@ mod tests {
         for (spec, reason) in [
             (json!({}), ""),
             (json!({"hostUsers": true}), ""),
+            (json!({"os": {"name": "linux"}}), ""),
+            (json!({"os": {"name": "windows"}}), "PodOSNotSupported"),
+            (json!({"nodeName": "other"}), "NodeName"),
             (json!({"hostUsers": false}), "UserNamespacesNotSupported"),
             (pod_level(json!({"supplementalGroupsPolicy": "Merge"})), ""),
             (
@@ -236,7 +282,7 @@ mod tests {
             (sysctl("kernel.shm_rmid_forced", json!({"hostNetwork": true})), ""),
         ] {
             let found = Admission::default().check(&pod(spec.clone()));
-            assert_eq!(found.map_or_else(|r| r.reason, |()| ""), reason, "{spec}");
+            assert_eq!(found.map_or_else(|r| r.reason, |()| "".into()), reason, "{spec}");
         }
     }
 
@@ -244,7 +290,12 @@ mod tests {
     fn what_the_node_can_keep_is_admitted() {
         let patterns = vec!["net.core.*".to_owned(), "kernel/msgmax".to_owned()];
         let unsafe_sysctls = UnsafeSysctls::new(patterns).expect("namespaced");
-        let node = Admission { supplemental_groups_policy: true, app_armor: true, unsafe_sysctls };
+        let node = Admission {
+            supplemental_groups_policy: true,
+            app_armor: true,
+            unsafe_sysctls,
+            ..Default::default()
+        };
         for spec in [
             json!({"securityContext": {"supplementalGroupsPolicy": "Strict"}}),
             with(json!({"appArmorProfile": {"type": "RuntimeDefault"}})),
@@ -254,6 +305,32 @@ mod tests {
             assert_eq!(node.check(&pod(spec.clone())), Ok(()), "{spec}");
         }
         assert!(node.check(&pod(sysctl("net.coredump", json!({})))).is_err());
+    }
+
+    #[test]
+    fn a_node_that_runs_short_takes_what_has_a_claim_to_it() {
+        let requests = json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": "1"}}}]});
+        let tolerant =
+            json!({"tolerations": [{"key": "node.kubernetes.io/memory-pressure", "operator": "Exists"}]});
+        let critical = json!({"priority": 2_000_001_000});
+        let memory = BTreeSet::from([Shortage::Memory]);
+        let both = BTreeSet::from([Shortage::Memory, Shortage::Disk]);
+        for (spec, of_memory, of_both) in [
+            (
+                json!({}),
+                "The node had condition: [MemoryPressure]. ",
+                "The node had condition: [MemoryPressure DiskPressure]. ",
+            ),
+            (requests, "", "The node had condition: [MemoryPressure DiskPressure]. "),
+            (tolerant, "", "The node had condition: [MemoryPressure DiskPressure]. "),
+            (critical, "", ""),
+        ] {
+            let pod = pod(spec);
+            for (shortages, expected) in [(&BTreeSet::new(), ""), (&memory, of_memory), (&both, of_both)] {
+                let found = Admission::check_pressure(&pod, shortages);
+                assert_eq!(found.map_or_else(|r| r.message, |()| String::new()), expected, "{shortages:?}");
+            }
+        }
     }
 
     #[test]
@@ -268,6 +345,6 @@ mod tests {
         let mut pod = pod(json!({}));
         let key = "container.apparmor.security.beta.kubernetes.io/main".to_owned();
         pod.metadata.annotations = Some([(key, "localhost/mine".to_owned())].into());
-        assert_eq!(Admission::default().check(&pod).map_err(|r| r.reason), Err("AppArmor"));
+        assert_eq!(Admission::default().check(&pod).map_err(|r| r.reason), Err("AppArmor".into()));
     }
 }

@@ -208,6 +208,10 @@ impl Pods {
             let Ok(bytes) = tokio::fs::read(self.checkpoint_file(&uid)).await else { continue };
             match serde_json::from_slice::<Pod>(&bytes) {
                 Ok(pod) if names::of(&pod).2 == uid => {
+                    // Before new pods come: what these have is not theirs to take.
+                    if let Some(grant) = worker::recorded(&self.context.volumes.pod_folder(&uid)).await {
+                        self.context.allocations.adopt(&uid, &pod, Some(grant));
+                    }
                     self.checkpoints.insert(uid, pod.metadata.generation);
                     self.spawn(Arc::new(pod));
                 }

@@ -13,6 +13,9 @@ use skep_cni::NetworkState;
 use skep_tunnel::Keeper;
 use tokio::sync::{mpsc, watch};
 
+use crate::eviction::EvictionSettings;
+use crate::images::ImageSettings;
+
 /// Everything the agent needs. Use [`AgentConfig::new`] for the usual values and change what differs.
 #[derive(Clone)]
 pub struct AgentConfig {
@@ -49,6 +52,10 @@ pub struct AgentConfig {
     pub log_max_size: u64,
     pub log_max_files: u32,
     pub limits: PodLimits,
+    /// When pods are evicted because the node runs short.
+    pub eviction: EvictionSettings,
+    /// When unused images are removed.
+    pub images: ImageSettings,
 }
 
 /// What every pod may do.
@@ -104,6 +111,8 @@ impl AgentConfig {
             log_max_size: 10 << 20,
             log_max_files: 5,
             limits: PodLimits::default(),
+            eviction: EvictionSettings::default(),
+            images: ImageSettings::default(),
         }
     }
 }

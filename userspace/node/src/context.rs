@@ -1,24 +1,26 @@
 //! What every part of the agent uses: the runtime, the API client, volumes, events, facts of the node, and the pods as
 //! the workers see them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::Client;
 use tokio::sync::watch;
 
 use crate::admit::Admission;
-use crate::cgroup::PodPids;
+use crate::allocation::Allocations;
+use crate::cgroup::PodCgroups;
 use crate::config::MetricsSource;
 use crate::cri::Cri;
 use crate::cri::client::Features;
 use crate::cri::sandbox::NodeSettings;
 use crate::downward::Allocatable;
 use crate::events::Recorder;
+use crate::eviction::signals::Shortage;
 use crate::images::PullRecords;
 use crate::plan::NodeView;
 use crate::services::Services;
@@ -49,12 +51,17 @@ pub(crate) struct NodeContext {
     pub(crate) pod_changes: watch::Sender<u64>,
     /// Which pods the node runs.
     pub(crate) admission: Admission,
+    /// What the node runs short of.
+    pub(crate) shortages: watch::Receiver<BTreeSet<Shortage>>,
+    /// What the pods have of the node.
+    pub(crate) allocations: Allocations,
+    /// The Node object as this node last wrote it; `None` until then.
+    pub(crate) node_object: watch::Receiver<Option<Node>>,
     /// What the runtime can do.
     pub(crate) features: Features,
     /// What the node and its pods use.
     pub(crate) stats: Stats,
-    /// Limits the processes of pods.
-    pub(crate) pod_pids: PodPids,
+    pub(crate) pod_cgroups: PodCgroups,
     /// Which pods may use which images.
     pub(crate) pulls: PullRecords,
     pub(crate) streaming_idle_timeout: Duration,

@@ -6,6 +6,7 @@
 
 pub mod admit;
 mod agent;
+pub mod allocation;
 mod cgroup;
 pub mod config;
 mod context;
@@ -14,7 +15,7 @@ pub mod downward;
 pub mod env;
 pub mod error;
 pub mod events;
-mod eviction;
+pub mod eviction;
 pub mod images;
 mod logs;
 pub mod names;
@@ -22,6 +23,7 @@ pub mod objects;
 pub mod plan;
 mod prober;
 pub mod register;
+pub mod rejection;
 pub mod resources;
 mod server;
 pub mod services;
@@ -31,7 +33,7 @@ mod tunnels;
 pub mod volumes;
 mod worker;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -39,6 +41,8 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::{Node, Pod};
+use skep_api::fit::Amounts;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -51,6 +55,8 @@ use cri::client::Features;
 use cri::sandbox::{NodeSettings, parse_resolv_conf};
 use downward::Allocatable;
 pub use error::NodeError;
+use eviction::EvictionSettings;
+use eviction::signals::Shortage;
 use objects::ObjectKey;
 use register::machine::Capacity;
 use register::{Identity, LeaseTimes};
@@ -82,26 +88,33 @@ pub async fn run(config: AgentConfig, inputs: Inputs, stop: CancellationToken) -
         log_max_size,
         log_max_files,
         limits,
+        eviction,
+        images,
     } = config;
     let Inputs { pods, services, tunnels, network, metrics } = inputs;
     let root = prepare_root(&root_dir)?;
     let cri = connect(&containerd_socket)?;
     let features = wait_for_runtime(&cri, &stop).await;
-    import_images(&cri, &root).await;
+    let collector = images::ImageCollector::new(images, import_images(&cri, &root).await);
     let network = network.unwrap_or_else(|| watch::channel(NetworkState::Ready).1);
     let capacity = Capacity::read(&root);
-    let settings = sandbox_settings(cgroup_parent, &root, &cluster_dns, cluster_domain, &limits);
+    let settings = sandbox_settings(cgroup_parent, &root, (&cluster_dns, cluster_domain), &limits);
     let pulls = pull_records(&cri, &root).await.map_err(io("open records of image pulls under", &root))?;
     let node = (name.as_str(), root.as_path(), node_ips.as_slice());
     let keeper = tunnels.as_ref().map(|tunnels| tunnels.keeper.clone());
-    let facts = Facts { node, keeper, capacity, settings, network, limits, features, pulls, metrics };
-    let (context, changes) = open_context(facts, client.clone(), cri.clone())?;
-    context.events.node(&name, false, "Starting", "Starting kubelet.");
+    let facts =
+        Facts { node, keeper, capacity, max_pods, settings, network, limits, features, pulls, metrics };
+    let Opened { context, changes, registered, shortages } =
+        open_context(facts, client.clone(), cri.clone())?;
     let (ips, port, network) = (node_ips, listen.port(), context.network.clone());
     let identity =
         Identity { name, ips, labels, taints, port, max_pods, capacity, root, status_interval, features };
-    let lease = LeaseTimes { interval: lease_interval, duration: lease_duration };
-    let (registration, keep_lease) = register::new(client, cri, identity, network, lease, stop.clone());
+    let (seen, times) = (
+        (network, context.shortages.clone()),
+        LeaseTimes { interval: lease_interval, duration: lease_duration },
+    );
+    let (registration, keep_lease) =
+        register::new(client, cri, identity, seen, registered, times, stop.clone());
     let server = server::Server::bind(listen, &tls, context.clone()).await?;
     let mut tasks = JoinSet::new();
     tasks.spawn(registration.run(stop.clone()));
@@ -111,12 +124,28 @@ pub async fn run(config: AgentConfig, inputs: Inputs, stop: CancellationToken) -
     tunnels.map(|tunnels| tasks.spawn(tunnels::run(tunnels, context.clone(), port, stop.clone())));
     tasks.spawn(logs::rotate::run(context.clone(), log_max_size, log_max_files, stop.clone()));
     tasks.spawn(context.volumes.follow(stop.clone()));
-    let (evict, evictions) = mpsc::channel(16);
     tasks.spawn(stats::Stats::run(context.clone(), stop.clone()));
-    tasks.spawn(eviction::run(context.clone(), evict, stop.clone()));
-    tasks.spawn(agent::Agent { context, pods, changes, evictions, stop: stop.clone() }.run());
+    spawn_pods(&mut tasks, context, (pods, changes), (eviction, collector, shortages), &stop);
     until_stopped(tasks, &stop).await;
     Ok(())
+}
+
+/// The pods' workers, and who ends pods that use too much.
+fn spawn_pods(
+    tasks: &mut JoinSet<()>,
+    context: Arc<NodeContext>,
+    (pods, changes): (Events<Pod>, mpsc::UnboundedReceiver<ObjectKey>),
+    (eviction, images, shortages): (
+        EvictionSettings,
+        images::ImageCollector,
+        watch::Sender<BTreeSet<Shortage>>,
+    ),
+    stop: &CancellationToken,
+) {
+    let (evicted, evictions) = mpsc::channel(16);
+    let evictor = eviction::Evictor::new((context.clone(), eviction, images), shortages, evicted);
+    tasks.spawn(evictor.run(stop.clone()));
+    tasks.spawn(agent::Agent { context, pods, changes, evictions, stop: stop.clone() }.run());
 }
 
 /// What the agent's parts know of the node.
@@ -125,6 +154,7 @@ struct Facts<'a> {
     node: (&'a str, &'a Path, &'a [IpAddr]),
     keeper: Option<Keeper>,
     capacity: Capacity,
+    max_pods: u32,
     settings: NodeSettings,
     network: watch::Receiver<NetworkState>,
     limits: PodLimits,
@@ -133,12 +163,26 @@ struct Facts<'a> {
     metrics: Vec<config::MetricsSource>,
 }
 
-/// What every part uses, and the stream of changed ConfigMaps and Secrets.
-fn open_context(
-    facts: Facts<'_>,
-    client: kube::Client,
-    cri: Cri,
-) -> Result<(Arc<NodeContext>, mpsc::UnboundedReceiver<ObjectKey>), NodeError> {
+/// What every part uses, and what single parts write or read.
+struct Opened {
+    context: Arc<NodeContext>,
+    /// ConfigMaps and Secrets that changed.
+    changes: mpsc::UnboundedReceiver<ObjectKey>,
+    registered: watch::Sender<Option<Node>>,
+    shortages: watch::Sender<BTreeSet<Shortage>>,
+}
+
+fn room(allocatable: Allocatable, max_pods: u32) -> allocation::Room {
+    let amounts = Amounts {
+        cpu: allocatable.cpu_milli,
+        memory: allocatable.memory,
+        storage: allocatable.ephemeral_storage,
+        ..Amounts::default()
+    };
+    allocation::Room { amounts, pods: max_pods.into() }
+}
+
+fn open_context(facts: Facts<'_>, client: kube::Client, cri: Cri) -> Result<Opened, NodeError> {
     let (name, root, ips) = facts.node;
     let allocatable = Allocatable {
         cpu_milli: facts.capacity.cpus * 1000,
@@ -146,17 +190,21 @@ fn open_context(
         ephemeral_storage: facts.capacity.allocatable_disk(),
     };
     let admission = Admission {
+        node: name.to_owned(),
         supplemental_groups_policy: facts.features.supplemental_groups_policy,
         app_armor: register::machine::app_armor(),
         unsafe_sysctls: UnsafeSysctls::new(facts.limits.allowed_unsafe_sysctls)?,
     };
     let (changes_in, changes) = mpsc::unbounded_channel();
+    let (registered, node_object) = watch::channel(None);
+    let (shortages, shortages_out) = watch::channel(BTreeSet::new());
     let cache = objects::ObjectCache::new(client.clone(), changes_in);
     let ips: Vec<String> = ips.iter().map(ToString::to_string).collect();
     let volumes = volumes::VolumeManager::open(name, root, client.clone(), cache, allocatable, ips.clone())
         .map_err(io("open volumes under", root))?;
     let (events, writer) = events::Recorder::new(client.clone(), name);
     tokio::spawn(writer);
+    events.node(name, false, "Starting", "Starting kubelet.");
     let context = NodeContext {
         node: name.to_owned(),
         client,
@@ -173,23 +221,25 @@ fn open_context(
         pods: Mutex::new(HashMap::new()),
         pod_changes: watch::Sender::new(0),
         admission,
+        allocations: allocation::Allocations::new(room(allocatable, facts.max_pods)),
+        node_object,
+        shortages: shortages_out,
         features: facts.features,
         stats: stats::Stats::new(),
-        pod_pids: cgroup::PodPids::new(facts.limits.max_pids),
+        pod_cgroups: cgroup::PodCgroups::new(facts.limits.max_pids),
         pulls: facts.pulls,
         streaming_idle_timeout: facts.limits.streaming_idle_timeout,
         tunnels: facts.keeper,
         panics: AtomicU64::new(0),
         other_metrics: facts.metrics,
     };
-    Ok((Arc::new(context), changes))
+    Ok(Opened { context: Arc::new(context), changes, registered, shortages })
 }
 
 fn sandbox_settings(
     cgroup_parent: String,
     root: &Path,
-    cluster_dns: &[IpAddr],
-    cluster_domain: String,
+    (cluster_dns, cluster_domain): (&[IpAddr], String),
     limits: &PodLimits,
 ) -> NodeSettings {
     NodeSettings {
@@ -270,12 +320,15 @@ async fn pull_records(cri: &Cri, root: &Path) -> std::io::Result<images::PullRec
     Ok(records)
 }
 
-async fn import_images(cri: &Cri, root: &Path) {
+/// Imports the archives of the node's own folder. Returns the names of the images that stay: these, and that of sandboxes.
+async fn import_images(cri: &Cri, root: &Path) -> BTreeSet<String> {
     let (names, errors) = images::import_folder(cri, &root.join("images")).await;
-    for name in names {
+    for name in &names {
         tracing::info!(image = name, "image imported");
     }
     for error in errors {
         tracing::warn!(%error, "import image failed");
     }
+    let of_sandboxes = cri.sandbox_image().await.ok().flatten();
+    names.iter().chain(&of_sandboxes).map(|name| images::normalize(name)).collect()
 }

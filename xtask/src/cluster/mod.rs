@@ -228,6 +228,9 @@ impl Cluster {
             format!("--uplink={UPLINK}"),
             format!("--cgroup-parent=/{}", node.cgroup),
             "--lease-interval=2s".to_owned(),
+            // The disk is the developer's, and may be nearly full.
+            "--eviction-hard=memory.available<100Mi,nodefs.available<2%,imagefs.available<2%".to_owned(),
+            "--image-gc-high-threshold=100".to_owned(),
         ]);
         for (flag, path) in [
             ("--data-dir", node.agent_root()),

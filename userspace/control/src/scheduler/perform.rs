@@ -201,6 +201,7 @@ async fn refuse(
         let since = old.filter(|old| old.status == "False").and_then(|old| old.last_transition_time.clone());
         let condition = json!({
             "type": "PodScheduled", "status": "False", "reason": reason, "message": message,
+            "observedGeneration": pod.metadata.generation,
             "lastTransitionTime": since.unwrap_or_else(|| meta::time(Timestamp::now())),
         });
         let mut status = json!({"conditions": [condition]});

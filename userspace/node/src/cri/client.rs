@@ -1,6 +1,6 @@
 //! The CRI client. Each method is one or a few calls; an error carries the call and the runtime's message.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 use std::time::Duration;
 
@@ -12,8 +12,11 @@ use tonic::transport::{Channel, Endpoint, Uri};
 use super::api::{
     self, image_service_client::ImageServiceClient, runtime_service_client::RuntimeServiceClient,
 };
-use super::{CriError, GRACE, MESSAGE_FILE, MESSAGE_POLICY, POD_NAME, POD_NAMESPACE, POD_UID, PodIdentity};
+use super::{
+    CriError, GRACE, MESSAGE_FILE, MESSAGE_POLICY, POD_NAME, POD_NAMESPACE, POD_UID, PodIdentity, SPEC_IMAGE,
+};
 use crate::plan::{Container, ContainerState, Exit, Sandbox};
+use crate::resources::Cgroup;
 
 /// The largest accepted message: the output of an ExecSync can reach 16 MiB.
 const MAX_MESSAGE_BYTES: usize = 20 << 20;
@@ -139,6 +142,20 @@ impl Cri {
         absent_is_fine(call!(self.runtime, remove_container, request).map(drop))
     }
 
+    /// Changes the cgroup of a running container.
+    pub async fn update_container(
+        &self,
+        id: &str,
+        resources: api::LinuxContainerResources,
+    ) -> Result<(), CriError> {
+        let request = api::UpdateContainerResourcesRequest {
+            container_id: id.to_owned(),
+            linux: Some(resources),
+            ..Default::default()
+        };
+        call!(self.runtime, update_container_resources, request).map(drop)
+    }
+
     pub async fn reopen_log(&self, id: &str) -> Result<(), CriError> {
         let request = api::ReopenContainerLogRequest { container_id: id.to_owned() };
         call!(self.runtime, reopen_container_log, request).map(drop)
@@ -172,6 +189,32 @@ impl Cri {
     pub async fn image(&self, image: &str) -> Result<Option<api::Image>, CriError> {
         let request = api::ImageStatusRequest { image: Some(image_spec(image)), verbose: false };
         Ok(call!(self.images, image_status, request)?.image)
+    }
+
+    /// The images of all containers: ids and references.
+    pub async fn used_images(&self) -> Result<BTreeSet<String>, CriError> {
+        let list = call!(self.runtime, list_containers, api::ListContainersRequest::default())?.containers;
+        let names = |c: api::Container| [c.image_ref, c.image.map(|i| i.image).unwrap_or_default()];
+        Ok(list.into_iter().flat_map(names).filter(|name| !name.is_empty()).collect())
+    }
+
+    pub async fn remove_image(&self, id: &str) -> Result<(), CriError> {
+        let request = api::RemoveImageRequest { image: Some(image_spec(id)) };
+        absent_is_fine(call!(self.images, remove_image, request).map(drop))
+    }
+
+    /// The image of sandboxes, as the runtime is configured.
+    pub async fn sandbox_image(&self) -> Result<Option<String>, CriError> {
+        let response = call!(self.runtime, status, api::StatusRequest { verbose: true })?;
+        let config = response.info.get("config");
+        let config = config.and_then(|text| serde_json::from_str::<serde_json::Value>(text).ok());
+        Ok(config.and_then(|config| Some(config["sandboxImage"].as_str()?.to_owned())))
+    }
+
+    /// The folder on whose file system the runtime keeps images.
+    pub async fn image_folder(&self) -> Result<Option<String>, CriError> {
+        let found = call!(self.images, image_fs_info, api::ImageFsInfoRequest::default())?;
+        Ok(found.image_filesystems.into_iter().find_map(|fs| fs.fs_id).map(|id| id.mountpoint))
     }
 
     pub async fn images(&self) -> Result<Vec<api::Image>, CriError> {
@@ -323,6 +366,10 @@ async fn container(status: api::ContainerStatus, sandbox: String) -> Container {
         image_id: status.image_ref,
         created: nanoseconds(status.created_at),
         state,
+        spec_image: status.annotations.get(SPEC_IMAGE).cloned(),
+        cgroup: status.resources.and_then(|r| r.linux).map(|linux| {
+            Cgroup::normal(linux.cpu_shares, linux.cpu_quota, linux.cpu_period, linux.memory_limit_in_bytes)
+        }),
     }
 }
 

@@ -7,8 +7,9 @@ use k8s_openapi::api::core::v1::{AppArmorProfile, Container, Pod, PodSpec, Secco
 use super::api;
 use super::api::security_profile::ProfileType;
 use super::sandbox::{NodeSettings, groups, groups_policy, namespaces, se_linux};
-use super::{CONTAINER_NAME, MESSAGE_FILE, MESSAGE_POLICY, POD_NAME, POD_NAMESPACE, POD_UID};
+use super::{CONTAINER_NAME, MESSAGE_FILE, MESSAGE_POLICY, POD_NAME, POD_NAMESPACE, POD_UID, SPEC_IMAGE};
 use crate::admit::app_armor;
+use crate::resources::Cgroup;
 use crate::{env, names, resources};
 
 /// What the agent has prepared for the container.
@@ -61,7 +62,11 @@ pub fn config(
         (CONTAINER_NAME, container.name.clone()),
     ];
     let policy = container.termination_message_policy.clone().unwrap_or_default();
-    let annotations = [(MESSAGE_FILE, prepared.message_file.clone()), (MESSAGE_POLICY, policy)];
+    let annotations = [
+        (MESSAGE_FILE, prepared.message_file.clone()),
+        (MESSAGE_POLICY, policy),
+        (SPEC_IMAGE, container.image.clone().unwrap_or_default()),
+    ];
     let expand = |list: &Option<Vec<String>>| -> Vec<String> {
         list.iter().flatten().map(|text| env::expand(text, &prepared.env)).collect()
     };
@@ -100,13 +105,19 @@ fn owned<const N: usize>(pairs: [(&str, String); N]) -> HashMap<String, String> 
 }
 
 fn linux_resources(pod: &Pod, container: &Container, node_memory: i64) -> api::LinuxContainerResources {
-    let cgroup = resources::cgroup(container);
+    api::LinuxContainerResources {
+        oom_score_adj: resources::oom_score_adj(pod, container, node_memory),
+        ..cgroup_resources(&resources::cgroup(container))
+    }
+}
+
+/// A cgroup's settings as the CRI has them.
+pub(crate) fn cgroup_resources(cgroup: &Cgroup) -> api::LinuxContainerResources {
     api::LinuxContainerResources {
         cpu_shares: cgroup.cpu_shares,
         cpu_quota: cgroup.cpu_quota,
         cpu_period: cgroup.cpu_period,
         memory_limit_in_bytes: cgroup.memory_limit,
-        oom_score_adj: resources::oom_score_adj(pod, container, node_memory),
         ..Default::default()
     }
 }

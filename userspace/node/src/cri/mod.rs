@@ -16,6 +16,8 @@ pub const POD_NAME: &str = "io.kubernetes.pod.name";
 pub const POD_NAMESPACE: &str = "io.kubernetes.pod.namespace";
 pub const POD_UID: &str = "io.kubernetes.pod.uid";
 pub const CONTAINER_NAME: &str = "io.kubernetes.container.name";
+/// Annotation: the image of the container's spec.
+pub const SPEC_IMAGE: &str = "io.kubernetes.container.image";
 /// Annotation: the grace period in seconds, for a pod whose API object is gone.
 pub const GRACE: &str = "io.kubernetes.pod.terminationGracePeriod";
 /// Annotations: the termination message's file on the host, and the policy when that file is empty.

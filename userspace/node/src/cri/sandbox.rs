@@ -71,6 +71,28 @@ pub fn hostname(pod: &Pod) -> String {
     cut.trim_end_matches(['-', '.']).to_owned()
 }
 
+/// The kernel takes no longer host name.
+const MAX_KERNEL_HOSTNAME_BYTES: usize = 64;
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "Failed to construct FQDN from Pod hostname and cluster domain, FQDN {0} is too long ({MAX_KERNEL_HOSTNAME_BYTES} characters is the max, {length} characters requested)",
+    length = .0.len()
+)]
+pub struct HostnameTooLong(String);
+
+/// The host name that the kernel gets: with the pod's domain if the pod asks for it (KEP-1797).
+pub fn kernel_hostname(pod: &Pod, cluster_domain: &str) -> Result<String, HostnameTooLong> {
+    let short = hostname(pod);
+    let Some(spec) = pod.spec.as_ref().filter(|s| s.set_hostname_as_fqdn == Some(true)) else {
+        return Ok(short);
+    };
+    let Some(subdomain) = spec.subdomain.as_ref().filter(|name| !name.is_empty()) else { return Ok(short) };
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+    let full = format!("{short}.{subdomain}.{namespace}.svc.{cluster_domain}");
+    if full.len() > MAX_KERNEL_HOSTNAME_BYTES { Err(HostnameTooLong(full)) } else { Ok(full) }
+}
+
 fn linux(spec: &PodSpec, node: &NodeSettings) -> api::LinuxPodSandboxConfig {
     let context = spec.security_context.clone().unwrap_or_default();
     let sysctls = context.sysctls.iter().flatten().map(|s| (s.name.clone(), s.value.clone())).collect();
@@ -216,4 +238,35 @@ pub fn parse_resolv_conf(text: &str) -> api::DnsConfig {
         }
     }
     config
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_pod_may_have_its_full_name_as_host_name() {
+        let long = "a".repeat(50);
+        for (spec, expected) in [
+            (json!({}), Ok("p".to_owned())),
+            (json!({"subdomain": "web", "hostname": "h"}), Ok("h".to_owned())),
+            (json!({"setHostnameAsFQDN": true}), Ok("p".to_owned())),
+            (
+                json!({"subdomain": "web", "hostname": "h", "setHostnameAsFQDN": true}),
+                Ok("h.web.ns.svc.cluster.local".to_owned()),
+            ),
+            (
+                json!({"subdomain": long, "setHostnameAsFQDN": true}),
+                Err(HostnameTooLong(format!("p.{long}.ns.svc.cluster.local"))),
+            ),
+        ] {
+            let mut spec = spec;
+            spec["containers"] = json!([]);
+            let pod = json!({"metadata": {"name": "p", "namespace": "ns"}, "spec": spec});
+            let pod = serde_json::from_value(pod).expect("a pod");
+            assert_eq!(kernel_hostname(&pod, "cluster.local"), expected);
+        }
+    }
 }

@@ -2,11 +2,15 @@
 
 mod access;
 mod archive;
+mod collect;
 mod import;
+mod settings;
 
 pub(crate) use access::{PullRecords, SecretId};
 pub use archive::ArchiveError;
+pub(crate) use collect::ImageCollector;
 pub use import::{ImportError, import_folder};
+pub use settings::ImageSettings;
 
 use std::collections::HashMap;
 

@@ -3,12 +3,24 @@
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition, PodStatus};
 
-use super::model::{Class, Observed, specs};
+use super::model::{Class, Observed, Task, specs};
+use super::run::resizes;
 use super::status::{find, seconds};
 
 /// The conditions that this node writes.
-pub(super) const OWNED: [&str; 5] =
-    ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
+pub(super) const OWNED: [&str; 7] = [
+    "PodReadyToStartContainers",
+    "Initialized",
+    "Ready",
+    "ContainersReady",
+    "PodScheduled",
+    RESIZE_PENDING,
+    RESIZE_IN_PROGRESS,
+];
+/// Others write it too.
+pub(super) const DISRUPTION_TARGET: &str = "DisruptionTarget";
+const RESIZE_PENDING: &str = "PodResizePending";
+const RESIZE_IN_PROGRESS: &str = "PodResizeInProgress";
 
 struct OwnCondition {
     type_: &'static str,
@@ -48,11 +60,55 @@ pub(super) fn compute(
         OwnCondition::yes("PodScheduled"),
     ];
     let mut conditions: Vec<PodCondition> =
-        old.iter().filter(|c| ours.iter().all(|own| own.type_ != c.type_)).cloned().collect();
+        old.iter().filter(|c| !OWNED.contains(&c.type_.as_str())).cloned().collect();
+    if disruption(observed).is_some() {
+        conditions.retain(|c| c.type_ != DISRUPTION_TARGET);
+    }
     for own in ours {
         conditions.push(condition(pod, old, own, now));
     }
+    conditions.extend(disruption(observed).map(|own| condition(pod, old, own, now)));
+    conditions.extend(resize_pending(observed).map(|own| condition(pod, old, own, now)));
+    conditions.extend(resize_in_progress(pod, observed, old).map(|(own, generation)| PodCondition {
+        observed_generation: generation,
+        ..condition(pod, old, own, now)
+    }));
     conditions
+}
+
+/// Why an evicted pod ended, for its controller.
+fn disruption(observed: &Observed) -> Option<OwnCondition> {
+    let (reason, message) = observed.memory.failed_by_node.as_ref()?;
+    let (reason, message) =
+        ((reason == super::EVICTED).then_some("TerminationByKubelet")?, Some(message.clone()));
+    Some(OwnCondition { type_: DISRUPTION_TARGET, status: true, reason: Some(reason), message })
+}
+
+fn resize_pending(observed: &Observed) -> Option<OwnCondition> {
+    let deferral = observed.memory.deferral.as_ref()?;
+    let (reason, message) = (Some(deferral.reason), Some(deferral.message.clone()));
+    Some(OwnCondition { type_: RESIZE_PENDING, status: true, reason, message })
+}
+
+/// While a container has other resources than it was granted. The generation is that of the pod when they were granted.
+fn resize_in_progress(
+    pod: &Pod,
+    observed: &Observed,
+    old: &[PodCondition],
+) -> Option<(OwnCondition, Option<i64>)> {
+    let specs = specs(pod);
+    let mut containers = specs.iter().filter_map(|spec| Some((spec, observed.newest(&spec.container.name)?)));
+    let resized = containers.find(|(spec, container)| resizes(observed, spec, container).is_some())?.1;
+    let failure = observed.memory.retries.get(&Task::Resize(resized.id.clone()));
+    let before = old.iter().find(|c| c.type_ == RESIZE_IN_PROGRESS).and_then(|c| c.observed_generation);
+    let generation = observed.memory.resizing.or(before).or(pod.metadata.generation);
+    let own = OwnCondition {
+        type_: RESIZE_IN_PROGRESS,
+        status: true,
+        reason: failure.map(|_| "Error"),
+        message: failure.map(|failure| failure.message.clone()),
+    };
+    Some((own, generation))
 }
 
 fn condition(pod: &Pod, old: &[PodCondition], own: OwnCondition, now: Timestamp) -> PodCondition {

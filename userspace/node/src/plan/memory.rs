@@ -3,6 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 
+use super::conditions::{DISRUPTION_TARGET, OWNED};
 use super::later::later;
 use super::model::{Action, Failure, InFlight, Memory, Observed, Outcome, Stopping, Task, Volumes, specs};
 use super::restart::{Backoff, retry_delay};
@@ -33,11 +34,15 @@ impl Observed {
                 if let Some(exited) = self.newest(name).filter(|c| c.exit().is_some()) {
                     let id = exited.id.clone();
                     self.memory.killed_by_probe.remove(&id);
-                    let backoff = Backoff::next(self.memory.backoff.get(name).copied(), now);
-                    self.memory.backoff.insert(name.clone(), backoff);
+                    // A changed container did not crash.
+                    if !self.memory.replaced.contains(&id) {
+                        let backoff = Backoff::next(self.memory.backoff.get(name).copied(), now);
+                        self.memory.backoff.insert(name.clone(), backoff);
+                    }
                 }
             }
             // A kill while the pod should run comes from a probe: the container restarts whatever its exit code.
+            Action::Kill { id, replace: true, .. } => drop(self.memory.replaced.insert(id.clone())),
             Action::Kill { id, .. } if self.memory.stopping.is_none() => {
                 self.memory.killed_by_probe.insert(id.clone());
             }
@@ -81,6 +86,10 @@ impl Observed {
             }
             (Action::Probe { name, id, kind }, Outcome::Probed { success, .. }) => {
                 self.probed(pod, name, id, *kind, *success, now);
+            }
+            (Action::Resize { id, to, .. }, Outcome::Done) => {
+                self.memory.cgroups.insert(id.clone(), *to);
+                self.update_retry(action, outcome, now);
             }
             (Action::CleanUp, Outcome::Done) => {
                 self.memory.retries.remove(&Task::CleanUp);
@@ -181,10 +190,14 @@ impl Observed {
         self.memory.probes.retain(|(id, _), _| known(id));
         let sandbox = |id: &String| self.sandboxes.iter().any(|s| &s.id == id);
         self.memory.retries.retain(|task, _| match task {
-            Task::Kill(id) | Task::Remove(id) | Task::StopSandbox(id) => known(id) || sandbox(id),
+            Task::Kill(id) | Task::Resize(id) | Task::Remove(id) | Task::StopSandbox(id) => {
+                known(id) || sandbox(id)
+            }
             _ => true,
         });
         self.memory.killed_by_probe.retain(known);
+        self.memory.replaced.retain(known);
+        self.memory.cgroups.retain(|id, _| known(id));
         self.memory.adopted.retain(known);
     }
 }
@@ -195,7 +208,8 @@ pub fn merge_reported(mut pod: Pod, reported: Option<&PodStatus>) -> Pod {
     let foreign = pod.status.as_ref().and_then(|s| s.conditions.clone()).unwrap_or_default();
     let mut status = reported.clone();
     let ours = status.conditions.take().unwrap_or_default();
-    let owned = |type_: &str| super::conditions::OWNED.contains(&type_);
+    let is_disrupted = ours.iter().any(|c| c.type_ == DISRUPTION_TARGET);
+    let owned = |type_: &str| OWNED.contains(&type_) || (is_disrupted && type_ == DISRUPTION_TARGET);
     let merged = foreign.into_iter().filter(|c| !owned(&c.type_));
     status.conditions = Some(merged.chain(ours.into_iter().filter(|c| owned(&c.type_))).collect());
     pod.status = Some(status);

@@ -8,6 +8,8 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{self as core, Pod, PodStatus};
 
 use super::restart::Backoff;
+use crate::allocation::Deferral;
+use crate::resources::Cgroup;
 
 /// A sandbox as the runtime reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +34,10 @@ pub struct Container {
     pub image_id: String,
     pub created: Timestamp,
     pub state: ContainerState,
+    /// The image of the spec when it was made; `None` for a container of an older agent.
+    pub spec_image: Option<String>,
+    /// `None` if the runtime does not say.
+    pub cgroup: Option<Cgroup>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,6 +96,11 @@ impl Observed {
             .max_by_key(|c| (c.attempt, c.created))
     }
 
+    /// Whether the newest container of that name was killed because its spec changed.
+    pub fn is_replaced(&self, name: &str) -> bool {
+        self.newest(name).is_some_and(|container| self.memory.replaced.contains(&container.id))
+    }
+
     pub fn is_running(&self, task: &Task) -> bool {
         self.memory.in_flight.contains_key(task)
     }
@@ -112,6 +123,14 @@ pub struct Memory {
     pub probes: BTreeMap<ProbeKey, super::probe::ProbeState>,
     /// Ids of containers that a probe killed: they restart whatever their exit code.
     pub killed_by_probe: BTreeSet<String>,
+    /// Ids of containers that were killed because their spec changed: they restart whatever the restart policy.
+    pub replaced: BTreeSet<String>,
+    /// What running containers were given, by id; for runtimes that do not say.
+    pub cgroups: BTreeMap<String, Cgroup>,
+    /// Why the resources of the spec are not granted.
+    pub deferral: Option<Deferral>,
+    /// The generation of the resize that is being applied.
+    pub resizing: Option<i64>,
     /// Ids of containers that an earlier agent started; their postStart hooks have run.
     pub adopted: BTreeSet<String>,
     /// When the agent first saw the pod.
@@ -213,7 +232,15 @@ pub enum Action {
         id: String,
         grace: SignedDuration,
         pre_stop: bool,
+        /// The spec changed: another container takes its place.
+        replace: bool,
         message: String,
+    },
+    /// Changes the cgroup of a running container.
+    Resize {
+        name: String,
+        id: String,
+        to: Cgroup,
     },
     Probe {
         name: String,
@@ -254,6 +281,7 @@ pub enum Task {
     Sandbox,
     Start(String),
     Kill(String),
+    Resize(String),
     Probe(String, ProbeKind),
     StopSandbox(String),
     Remove(String),
@@ -268,6 +296,7 @@ impl Action {
             Action::CreateSandbox { .. } => Task::Sandbox,
             Action::Start { name, .. } => Task::Start(name.clone()),
             Action::Kill { id, .. } => Task::Kill(id.clone()),
+            Action::Resize { id, .. } => Task::Resize(id.clone()),
             Action::Probe { id, kind, .. } => Task::Probe(id.clone(), *kind),
             Action::StopSandbox { id } => Task::StopSandbox(id.clone()),
             Action::RemoveContainer { id } | Action::RemoveSandbox { id } => Task::Remove(id.clone()),

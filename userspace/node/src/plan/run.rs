@@ -5,10 +5,11 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::later::later;
 use super::model::{
-    Action, Class, Container, ContainerState, Note, ProbeKind, Sandbox, Spec, Task, Volumes, specs,
+    Action, Class, Container, ContainerState, Note, Observed, ProbeKind, Sandbox, Spec, Task, Volumes, specs,
 };
 use super::restart::{Backoff, should_restart};
 use super::{Steps, probe, spec_grace, status};
+use crate::resources::{self, Cgroup};
 
 pub(super) fn plan(steps: &mut Steps<'_>) {
     wake_at_deadline(steps);
@@ -57,17 +58,23 @@ fn volumes_ready(steps: &mut Steps<'_>) -> bool {
 
 /// Every main container has ended and none restarts: the sidecars can stop.
 pub(super) fn main_containers_done(steps: &Steps<'_>) -> bool {
-    let never = steps.pod.spec.as_ref().and_then(|s| s.restart_policy.as_deref()) == Some("Never");
     let specs = specs(steps.pod);
     let mut mains = specs.iter().filter(|s| s.class == Class::Main).peekable();
     mains.peek().is_some()
         && mains.all(|spec| {
             let newest = steps.observed.newest(&spec.container.name);
             newest.and_then(|c| Some((c, c.exit()?))).is_some_and(|(container, exit)| {
-                let killed_by_probe = !never && steps.observed.memory.killed_by_probe.contains(&container.id);
-                !killed_by_probe && !should_restart(steps.pod, spec.class, &spec.container, exit.code)
+                !killed_to_restart(steps, container)
+                    && !should_restart(steps.pod, spec.class, &spec.container, exit.code)
             })
         })
+}
+
+/// Whether the node killed the container so that another one takes its place.
+fn killed_to_restart(steps: &Steps<'_>, container: &Container) -> bool {
+    let memory = &steps.observed.memory;
+    let never = steps.pod.spec.as_ref().and_then(|s| s.restart_policy.as_deref()) == Some("Never");
+    memory.replaced.contains(&container.id) || (!never && memory.killed_by_probe.contains(&container.id))
 }
 
 /// The sandbox to run in. If there is none, adds the actions that make one.
@@ -127,7 +134,7 @@ fn init_step(steps: &mut Steps<'_>, spec: &Spec<'_>, sandbox: &Sandbox) -> bool 
     };
     match (&container.state, spec.class) {
         (ContainerState::Running { .. }, Class::Sidecar) => {
-            probe_running(steps, spec, &container);
+            keep_running(steps, spec, &container);
             probe::started(steps.observed, spec, &container, was_ready(steps, spec))
         }
         (ContainerState::Exited(exit), Class::Init) if exit.code == 0 => true,
@@ -153,7 +160,7 @@ fn main_step(steps: &mut Steps<'_>, spec: &Spec<'_>, sandbox: &Sandbox) {
         return;
     };
     match &container.state {
-        ContainerState::Running { .. } => probe_running(steps, spec, &container),
+        ContainerState::Running { .. } => keep_running(steps, spec, &container),
         ContainerState::Exited(exit) => {
             restart(steps, spec, sandbox, exit.code, exit.finished, &container);
         }
@@ -201,10 +208,11 @@ fn restart(
     finished: Timestamp,
     container: &Container,
 ) {
-    let killed_by_probe = steps.observed.memory.killed_by_probe.contains(&container.id)
-        && steps.pod.spec.as_ref().and_then(|s| s.restart_policy.as_deref()) != Some("Never");
-    if !killed_by_probe && !should_restart(steps.pod, spec.class, &spec.container, code) {
+    if !killed_to_restart(steps, container) && !should_restart(steps.pod, spec.class, &spec.container, code) {
         return;
+    }
+    if steps.observed.memory.replaced.contains(&container.id) {
+        return start(steps, spec, sandbox);
     }
     let name = &spec.container.name;
     let backoff = steps.observed.memory.backoff.get(name);
@@ -233,11 +241,66 @@ fn restart_stuck(steps: &mut Steps<'_>, spec: &Spec<'_>, container: &Container) 
     }
 }
 
-/// Runs the due probes of a running container, and kills it when one has failed.
-fn probe_running(steps: &mut Steps<'_>, spec: &Spec<'_>, container: &Container) {
+/// Replaces, resizes and probes a running container as its spec says now.
+fn keep_running(steps: &mut Steps<'_>, spec: &Spec<'_>, container: &Container) {
     if steps.observed.is_running(&Task::Start(container.name.clone())) {
         return;
     }
+    let name = &container.name;
+    let changed = match (&container.spec_image, &spec.container.image) {
+        (Some(before), Some(now)) => before != now,
+        _ => false,
+    };
+    let why = if changed {
+        Some(format!("Container {name} definition changed, will be restarted"))
+    } else {
+        resize(steps, spec, container)
+    };
+    match why {
+        Some(message) => steps.act(Action::Kill {
+            name: name.clone(),
+            id: container.id.clone(),
+            grace: spec_grace(steps.pod),
+            pre_stop: true,
+            replace: true,
+            message,
+        }),
+        None => probe_running(steps, spec, container),
+    }
+}
+
+/// Gives the container the resources of its spec. Returns why it must restart for them.
+fn resize(steps: &mut Steps<'_>, spec: &Spec<'_>, container: &Container) -> Option<String> {
+    let (present, wanted) = resizes(steps.observed, spec, container)?;
+    let policies = spec.container.resize_policy.as_deref().unwrap_or_default();
+    let restarts = |resource: &str| {
+        policies.iter().any(|p| p.resource_name == resource && p.restart_policy == "RestartContainer")
+    };
+    let cpu = (present.cpu_shares, present.cpu_quota) != (wanted.cpu_shares, wanted.cpu_quota);
+    let memory = present.memory_limit != wanted.memory_limit;
+    if (cpu && restarts("cpu")) || (memory && restarts("memory")) {
+        return Some(format!("Container {} resize requires restart", container.name));
+    }
+    steps.act(Action::Resize { name: container.name.clone(), id: container.id.clone(), to: wanted });
+    None
+}
+
+/// What a running container has and what it should have, if they differ.
+pub(super) fn resizes(
+    observed: &Observed,
+    spec: &Spec<'_>,
+    container: &Container,
+) -> Option<(Cgroup, Cgroup)> {
+    if !container.is_running() || !matches!(spec.class, Class::Main | Class::Sidecar) {
+        return None;
+    }
+    let present = container.cgroup.or_else(|| observed.memory.cgroups.get(&container.id).copied())?;
+    let wanted = resources::cgroup(&spec.container);
+    (present != wanted).then_some((present, wanted))
+}
+
+/// Runs the due probes of a running container, and kills it when one has failed.
+fn probe_running(steps: &mut Steps<'_>, spec: &Spec<'_>, container: &Container) {
     if let Some(kind) = probe::failed_probe(steps.observed, spec, container) {
         let own = kind.of(&spec.container).and_then(|p| p.termination_grace_period_seconds);
         let grace = own.map_or_else(|| spec_grace(steps.pod), |s| SignedDuration::from_secs(s.max(0)));
@@ -246,6 +309,7 @@ fn probe_running(steps: &mut Steps<'_>, spec: &Spec<'_>, container: &Container) 
             id: container.id.clone(),
             grace,
             pre_stop: true,
+            replace: false,
             message: format!(
                 "Container {} failed {} probe, will be restarted",
                 container.name,

@@ -1,13 +1,17 @@
 //! A pod's status in the API: container states, phase, addresses.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::conditions;
 use super::model::{Class, Container, ContainerState, Exit, Observed, Spec, Task, specs};
 use super::probe;
 use super::restart::{Backoff, should_restart};
+use crate::resources::{self, Cgroup};
 
 /// The facts of the node that a pod's status contains.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -115,9 +119,29 @@ fn container_status(
         ready,
         restart_count: restart_count(container),
         started: Some(probe::started(observed, spec, container, was_ready)),
+        resources: shown_resources(spec, container.cgroup.filter(|_| container.is_running())),
+        allocated_resources: allocated(spec),
         state: Some(state),
         ..Default::default()
     }
+}
+
+/// The requests that the node has granted (KEP-1287).
+fn allocated(spec: &Spec<'_>) -> Option<BTreeMap<String, Quantity>> {
+    spec.container.resources.as_ref().filter(|_| spec.class != Class::Ephemeral)?.requests.clone()
+}
+
+/// The granted resources; of a running container those that it has.
+fn shown_resources(spec: &Spec<'_>, has: Option<Cgroup>) -> Option<core::ResourceRequirements> {
+    if spec.class == Class::Ephemeral {
+        return None;
+    }
+    let mut shown = spec.container.resources.clone().unwrap_or_default();
+    shown.claims = None;
+    if let Some(has) = has {
+        resources::show(has, &resources::cgroup(&spec.container), &mut shown);
+    }
+    Some(shown)
 }
 
 fn container_state(
@@ -140,7 +164,7 @@ fn container_state(
                 core::ContainerState { terminated: Some(terminated(container, exit)), ..Default::default() }
             })
         }
-        _ => initial_state(pod, spec),
+        _ => initial_state(pod),
     }
 }
 
@@ -190,7 +214,7 @@ fn absent_status(
     }
     let state = match (observed.memory.failures.get(name), observed.is_running(&Task::Start(name.clone()))) {
         (Some(failure), _) => failed_start(failure, now),
-        (None, _) => initial_state(pod, spec),
+        (None, _) => initial_state(pod),
     };
     core::ContainerStatus {
         name: name.clone(),
@@ -198,6 +222,8 @@ fn absent_status(
         last_state: Some(known.and_then(|k| k.last_state.clone()).unwrap_or_default()),
         restart_count: known.map_or(0, |k| k.restart_count),
         started: Some(false),
+        resources: shown_resources(spec, None),
+        allocated_resources: allocated(spec),
         state: Some(state),
         ..Default::default()
     }
@@ -214,9 +240,10 @@ fn waiting(reason: &str, message: Option<String>) -> core::ContainerState {
     }
 }
 
-fn initial_state(pod: &core::Pod, spec: &Spec<'_>) -> core::ContainerState {
+/// As upstream, all containers of a pod with init containers wait for these, the init containers too.
+fn initial_state(pod: &core::Pod) -> core::ContainerState {
     let has_init = pod.spec.as_ref().and_then(|s| s.init_containers.as_ref()).is_some_and(|i| !i.is_empty());
-    waiting(if has_init && spec.class == Class::Main { "PodInitializing" } else { "ContainerCreating" }, None)
+    waiting(if has_init { "PodInitializing" } else { "ContainerCreating" }, None)
 }
 
 /// A failed pull first shows its error, then that it waits for the retry.
@@ -335,7 +362,8 @@ fn phase(
         return ("Failed".into(), Some(reason.clone()), Some(message.clone()));
     }
     let statuses: Vec<core::ContainerStatus> = init.iter().chain(main).cloned().collect();
-    let phase = Counts::of(pod, specs, &statuses).phase(ended, conditions::initialized_before(main));
+    let phase =
+        Counts::of(pod, observed, specs, &statuses).phase(ended, conditions::initialized_before(main));
     (phase.to_owned(), None, None)
 }
 
@@ -353,13 +381,19 @@ struct Counts {
 }
 
 impl Counts {
-    fn of(pod: &core::Pod, specs: &[Spec<'_>], statuses: &[core::ContainerStatus]) -> Counts {
+    fn of(
+        pod: &core::Pod,
+        observed: &Observed,
+        specs: &[Spec<'_>],
+        statuses: &[core::ContainerStatus],
+    ) -> Counts {
         let mut counts = Counts::default();
         for spec in specs.iter().filter(|s| s.class != Class::Ephemeral) {
             let Some(status) = find(statuses, &spec.container.name) else { continue };
             let state = status.state.clone().unwrap_or_default();
             let last = status.last_state.clone().and_then(|s| s.terminated);
-            let restarts = |code: i32| should_restart(pod, spec.class, &spec.container, code);
+            let is_replaced = observed.is_replaced(&spec.container.name);
+            let restarts = |code: i32| is_replaced || should_restart(pod, spec.class, &spec.container, code);
             match spec.class {
                 Class::Init => counts.add_init(&state, last.map(|t| t.exit_code), restarts),
                 Class::Sidecar => counts.add_sidecar(&state, last.is_some(), status.started == Some(true)),

@@ -110,6 +110,7 @@ fn kill(steps: &mut Steps<'_>, container: &Container, grace: SignedDuration) {
         id: container.id.clone(),
         grace,
         pre_stop: grace > SignedDuration::ZERO,
+        replace: false,
         message,
     };
     match steps.observed.memory.in_flight.get(&task) {

@@ -41,25 +41,16 @@ pub fn app_armor() -> bool {
     read("/sys/module/apparmor/parameters/enabled").trim() == "Y"
 }
 
-/// The resources that run short.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Pressure {
-    pub memory: bool,
-    pub disk: bool,
-    pub pids: bool,
+/// All and available bytes of memory.
+pub fn memory() -> Option<(i64, i64)> {
+    Some((meminfo("MemTotal")?, meminfo("MemAvailable")?))
 }
 
-impl Pressure {
-    pub fn read(root: &Path) -> Pressure {
-        let number = |path: &str| read(path).trim().parse::<i64>().ok();
-        let tasks = read("/proc/loadavg").split(['/', ' ']).nth(4).and_then(|n| n.parse::<i64>().ok());
-        let pids = tasks.zip(number("/proc/sys/kernel/pid_max"));
-        Pressure {
-            memory: meminfo("MemAvailable").is_some_and(|free| free < MEMORY_RESERVE_BYTES),
-            disk: disk(root).is_some_and(|(total, free)| free < total / 100 * 5),
-            pids: pids.is_some_and(|(used, limit)| used > limit / 100 * 95),
-        }
-    }
+/// All and free numbers of processes and threads.
+pub fn process_numbers() -> Option<(i64, i64)> {
+    let limit: i64 = read("/proc/sys/kernel/pid_max").trim().parse().ok()?;
+    let used: i64 = read("/proc/loadavg").split(['/', ' ']).nth(4)?.parse().ok()?;
+    Some((limit, limit.saturating_sub(used)))
 }
 
 fn read(path: &str) -> String {
@@ -77,6 +68,13 @@ pub fn disk(path: &Path) -> Option<(i64, i64)> {
     let stat = rustix::fs::statvfs(path).ok()?;
     let bytes = |blocks: u64| i64::try_from(blocks.saturating_mul(stat.f_frsize)).ok();
     Some((bytes(stat.f_blocks)?, bytes(stat.f_bavail)?))
+}
+
+/// All and free inodes of the file system at `path`; `None` for one that does not count them.
+pub fn inodes(path: &Path) -> Option<(i64, i64)> {
+    let stat = rustix::fs::statvfs(path).ok()?;
+    let (all, free) = (i64::try_from(stat.f_files).ok()?, i64::try_from(stat.f_favail).ok()?);
+    (all > 0).then_some((all, free))
 }
 
 /// The nodeInfo of the Node's status.

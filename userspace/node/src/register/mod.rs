@@ -5,7 +5,7 @@
 mod lease;
 pub mod machine;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -25,8 +25,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cri::Cri;
 use crate::cri::client::Features;
+use crate::eviction::signals::Shortage;
 use crate::plan::status::seconds;
-use machine::{Capacity, Pressure};
+use machine::Capacity;
 use skep_api::local_path::FOLDER_ANNOTATION;
 use skep_cni::NetworkState;
 
@@ -53,25 +54,29 @@ pub struct Registration {
     cri: Cri,
     identity: Identity,
     network: watch::Receiver<NetworkState>,
+    /// What the node runs short of.
+    shortages: watch::Receiver<BTreeSet<Shortage>>,
     /// Set once the Node exists.
     registered: watch::Sender<Option<Node>>,
     /// Changes when the API server can be reached again: it may have marked the node as unreachable meanwhile.
     reconnected: watch::Receiver<()>,
 }
 
-/// The registration, and the task that keeps the Lease. Both run until `stop`.
+/// The registration, and the task that keeps the Lease. Both run until `stop`. `registered` gets the Node whenever it was
+/// written.
 pub fn new(
     client: Client,
     cri: Cri,
     identity: Identity,
-    network: watch::Receiver<NetworkState>,
+    (network, shortages): (watch::Receiver<NetworkState>, watch::Receiver<BTreeSet<Shortage>>),
+    registered: watch::Sender<Option<Node>>,
     times: LeaseTimes,
     stop: CancellationToken,
 ) -> (Registration, impl Future<Output = ()> + Send + use<>) {
-    let (registered, node) = watch::channel(None);
+    let node = registered.subscribe();
     let (reconnected_in, reconnected) = watch::channel(());
     let lease = lease::keep(client.clone(), identity.name.clone(), node, times, reconnected_in, stop);
-    (Registration { client, cri, identity, network, registered, reconnected }, lease)
+    (Registration { client, cri, identity, network, shortages, registered, reconnected }, lease)
 }
 
 /// How often the machine's state is checked.
@@ -81,7 +86,7 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Health {
     problem: Option<String>,
-    pressure: Pressure,
+    shortages: BTreeSet<Shortage>,
 }
 
 impl Registration {
@@ -119,6 +124,7 @@ impl Registration {
             tokio::select! {
                 () = stop.cancelled() => return,
                 Ok(()) = self.network.changed() => {}
+                Ok(()) = self.shortages.changed() => {}
                 Ok(()) = self.reconnected.changed() => sent = None,
                 () = tokio::time::sleep(wait) => {}
             }
@@ -140,7 +146,7 @@ impl Registration {
             NetworkState::NotReady(why) => Some(format!("network is not ready: {why}")),
             NetworkState::Ready => None,
         };
-        Health { problem: problem.or(network), pressure: Pressure::read(&self.identity.root) }
+        Health { problem: problem.or(network), shortages: self.shortages.borrow().clone() }
     }
 
     async fn send(&self, runtime: &str, health: &Health) -> Result<Node, kube::Error> {
@@ -278,9 +284,9 @@ fn conditions(old: &NodeStatus, health: &Health, now: Timestamp) -> Vec<NodeCond
         Some(problem) => make("Ready", false, "KubeletNotReady", problem),
     };
     let ours = [
-        pressure("MemoryPressure", health.pressure.memory, "InsufficientMemory"),
-        pressure("DiskPressure", health.pressure.disk, "DiskPressure"),
-        pressure("PIDPressure", health.pressure.pids, "InsufficientPID"),
+        pressure("MemoryPressure", health.shortages.contains(&Shortage::Memory), "InsufficientMemory"),
+        pressure("DiskPressure", health.shortages.contains(&Shortage::Disk), "DiskPressure"),
+        pressure("PIDPressure", health.shortages.contains(&Shortage::Pids), "InsufficientPID"),
         ready,
     ];
     let others = before.iter().filter(|c| ours.iter().all(|o| o.type_ != c.type_)).cloned();

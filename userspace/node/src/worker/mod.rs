@@ -3,6 +3,7 @@
 //! In: [`Message`]s, the ends of its own actions. Out: actions, status reports. It sleeps until the API object, the
 //! runtime or a mounted object changes, an action ends, or the plan's deadline comes.
 
+mod allocate;
 mod image;
 mod job;
 mod kill;
@@ -19,7 +20,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -29,6 +30,7 @@ use crate::names;
 use crate::objects::ObjectKey;
 use crate::plan::{self, Action, ContainerState, Observed, Outcome, Plan, Task, merge_reported};
 use crate::volumes::VolumeWatch;
+pub(crate) use allocate::recorded;
 use job::Job;
 pub(crate) use supervise::spawn;
 use supervise::{Known, Shared};
@@ -72,7 +74,14 @@ enum Done {
 struct Worker {
     context: Arc<NodeContext>,
     uid: String,
+    /// The API object.
     pod: Arc<Pod>,
+    /// The same with the resources that the node granted; what is run.
+    granted: Arc<Pod>,
+    /// The pod is in the node's ledger.
+    admitted: bool,
+    /// Changes when resources of the node were given back.
+    returns: watch::Receiver<u64>,
     observed: Observed,
     /// The runtime has answered at least once.
     observed_once: bool,
@@ -104,9 +113,12 @@ impl Worker {
         let mut observed = Observed::default();
         observed.memory.gone = gone;
         Worker {
+            returns: context.allocations.returns(),
             context,
             uid: names::of(&pod).2,
+            granted: pod.clone(),
             pod,
+            admitted: false,
             observed,
             observed_once: false,
             observe_at: Some(Instant::now()),
@@ -129,11 +141,11 @@ impl Worker {
                 self.observe().await;
             }
             let deadline = if self.observed_once {
-                let now = Timestamp::now();
-                let pod = self.pod.clone();
-                self.admit(&pod);
+                self.allocate().await;
+                let (now, pod) = (Timestamp::now(), self.granted.clone());
                 self.observed.observe_pod(&pod, now);
                 let plan = plan::plan(&pod, &self.observed, &self.context.node_view, now);
+                self.settle(&plan.status);
                 if plan.finished {
                     self.context.show_pod(&self.uid, None);
                     self.context.set_owned(&self.uid, std::iter::empty());
@@ -151,6 +163,7 @@ impl Worker {
                     None => return false,
                 },
                 Some(done) = self.tasks.join_next() => self.finished(done),
+                Ok(()) = self.returns.changed(), if self.observed.memory.deferral.is_some() => {}
                 () = sleep_until(wake) => {}
             }
             while let Ok(message) = inbox.try_recv() {
@@ -159,26 +172,12 @@ impl Worker {
         }
     }
 
-    /// Ends a pod that the node cannot run as its spec says.
-    fn admit(&mut self, pod: &Pod) {
-        let memory = &mut self.observed.memory;
-        if memory.failed_by_node.is_some() || memory.gone || pod.metadata.deletion_timestamp.is_some() {
-            return;
-        }
-        if plan::is_terminal(pod) {
-            return;
-        }
-        let Err(rejection) = self.context.admission.check(pod) else { return };
-        let message = format!("Pod was rejected: {rejection}");
-        memory.failed_by_node = Some((rejection.reason.to_owned(), message));
-        self.context.events.pod(pod, None, true, rejection.reason, rejection.message);
-    }
-
     fn take(&mut self, message: Message) {
         match message {
             Message::Pod(pod) => {
                 if version(&pod) >= version(&self.pod) {
                     self.resend_if_overruled(&pod);
+                    self.refresh_fields(&pod);
                     self.shared.update(|known| known.pod = pod.clone());
                     self.pod = Arc::new(merge_reported(
                         Arc::unwrap_or_clone(pod),
@@ -289,7 +288,7 @@ impl Worker {
         let host = self.pod.spec.as_ref().and_then(|s| s.host_network) == Some(true);
         let job = Job {
             context: self.context.clone(),
-            pod: self.pod.clone(),
+            pod: self.granted.clone(),
             uid: self.uid.clone(),
             ips: if host {
                 self.context.node_view.ips.iter().filter_map(|ip| ip.parse().ok()).collect()
@@ -322,7 +321,7 @@ impl Worker {
                 if let Some(task) = action.task() {
                     self.cancels.remove(&task);
                 }
-                let pod = self.pod.clone();
+                let pod = self.granted.clone();
                 self.observed.finish(&pod, &action, &outcome, Timestamp::now());
                 if action == Action::PrepareVolumes && outcome != Outcome::Done {
                     self.volume_watch.refresh_at = Some(Timestamp::now() + REFRESH_RETRY_INTERVAL);

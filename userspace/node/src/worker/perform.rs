@@ -15,6 +15,7 @@ use crate::cri;
 use crate::names;
 use crate::plan::{Action, Outcome, specs};
 use crate::prober::{self, ProbeResult, Target};
+use crate::resources;
 use crate::volumes::VolumeWatch;
 use skep_cni::NetworkState;
 
@@ -31,8 +32,11 @@ pub(super) async fn perform(
         Action::Start { name, attempt, sandbox } => {
             super::start::start(job, name, *attempt, sandbox, cancel).await
         }
-        Action::Kill { name, id, grace, pre_stop, message } => {
+        Action::Kill { name, id, grace, pre_stop, message, replace: _ } => {
             kill(job, name, id, grace.unsigned_abs(), *pre_stop, message).await
+        }
+        Action::Resize { id, to, .. } => {
+            of_cri(job.context.cri.update_container(id, cri::container::cgroup_resources(to)).await)
         }
         Action::Probe { name, id, kind } => probe(job, name, id, *kind).await,
         Action::StopSandbox { id } => of_cri(job.context.cri.stop_sandbox(id).await),
@@ -116,8 +120,13 @@ pub(super) fn sandbox_config(job: &Job, attempt: u32) -> std::io::Result<cri::ap
     let context = &job.context;
     let name_servers = context.services.name_servers();
     let mut config = cri::sandbox::config(&job.pod, attempt, &context.settings, name_servers);
+    if !config.hostname.is_empty() {
+        config.hostname = cri::sandbox::kernel_hostname(&job.pod, &context.settings.cluster_domain)
+            .map_err(std::io::Error::other)?;
+    }
     if let Some(linux) = &mut config.linux {
-        linux.cgroup_parent = context.pod_pids.prepare(&linux.cgroup_parent, &job.uid)?;
+        linux.cgroup_parent =
+            context.pod_cgroups.prepare(&linux.cgroup_parent, &job.uid, resources::pod_cgroup(&job.pod))?;
     }
     Ok(config)
 }
@@ -171,7 +180,7 @@ async fn probe(job: &Job, name: &str, id: &str, kind: crate::plan::ProbeKind) ->
 async fn clean_up(job: &Job) -> Outcome {
     let settings = &job.context.settings;
     let logs = format!("{}/{}", settings.log_root, names::log_folder(&job.pod));
-    if let Err(error) = job.context.pod_pids.remove(&settings.cgroup_parent, &job.uid) {
+    if let Err(error) = job.context.pod_cgroups.remove(&settings.cgroup_parent, &job.uid) {
         return failed("CleanUp", error);
     }
     if let Err(error) = job.context.volumes.clean_up(&job.uid).await {

@@ -17,6 +17,7 @@ use skep_network::{
     DnsSubscriptions, Holder, Informers, KernelNetwork, NetworkConfig, NetworkState, NodeDns, SettingsSource,
     Subscriptions,
 };
+use skep_node::eviction::{EvictionSettings, signals};
 use skep_node::{AgentConfig, Inputs, MetricsSource, PodLimits, ServerTunnels, ServingTls};
 use skep_tunnel::Keeper;
 use tokio::sync::watch;
@@ -138,6 +139,25 @@ pub(crate) struct Agent {
     /// Maximum number of processes and threads of a pod [default: no limit]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     pod_max_pids: Option<u64>,
+    /// Evict pods when the node has less than this, as memory.available<100Mi or nodefs.available<10%; may be repeated
+    /// [default: memory.available<100Mi,nodefs.available<10%,nodefs.inodesFree<5%,imagefs.available<15%,imagefs.inodesFree<5%]
+    #[arg(long, value_delimiter = ',')]
+    eviction_hard: Vec<String>,
+    /// The same, when it lasts longer than the signal's --eviction-soft-grace-period
+    #[arg(long, value_delimiter = ',')]
+    eviction_soft: Vec<String>,
+    /// Seconds, as memory.available=90
+    #[arg(long, value_delimiter = ',')]
+    eviction_soft_grace_period: Vec<String>,
+    /// How long the node stays under pressure after it ran short
+    #[arg(long, default_value = "5m", value_parser = duration)]
+    eviction_pressure_transition_period: Duration,
+    /// Remove unused images when their disk is fuller than this, in percent; 100: never
+    #[arg(long, default_value_t = 85, value_parser = clap::value_parser!(u8).range(1..=100))]
+    image_gc_high_threshold: u8,
+    /// Remove them until it is as full as this
+    #[arg(long, default_value_t = 80, value_parser = clap::value_parser!(u8).range(0..=100))]
+    image_gc_low_threshold: u8,
     #[command(flatten)]
     ingress: IngressArguments,
     /// Close a stream of exec, attach or port-forward that carries nothing for this long
@@ -412,7 +432,19 @@ fn config(agent: &Agent, client: Client, tls: ServingTls) -> Result<AgentConfig>
         max_pids: agent.pod_max_pids,
         streaming_idle_timeout: agent.streaming_connection_idle_timeout,
     };
+    config.eviction = eviction(agent)?;
+    config.images.high_percent = agent.image_gc_high_threshold;
+    config.images.low_percent = agent.image_gc_low_threshold.min(agent.image_gc_high_threshold);
     Ok(config)
+}
+
+fn eviction(agent: &Agent) -> Result<EvictionSettings> {
+    let hard: Result<Vec<_>, _> = agent.eviction_hard.iter().map(|text| signals::parse(text)).collect();
+    let mut thresholds = if agent.eviction_hard.is_empty() { signals::defaults() } else { hard? };
+    thresholds.extend(signals::soft(&agent.eviction_soft, &agent.eviction_soft_grace_period)?);
+    let transition =
+        agent.eviction_pressure_transition_period.try_into().context("the period is too long")?;
+    Ok(EvictionSettings { thresholds, transition })
 }
 
 /// The node's DNS. Names of other zones are the node's name servers' to answer, unless the cluster's settings say otherwise.

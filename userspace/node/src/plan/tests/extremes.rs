@@ -106,6 +106,8 @@ prop_compose! {
             sandbox: "s".to_owned(),
             image: String::new(),
             image_id: String::new(),
+            spec_image: None,
+            cgroup: None,
             created,
             state,
         });

@@ -1,5 +1,6 @@
 //! Stories of pods in simulated time.
 
+mod change;
 mod extremes;
 mod world;
 

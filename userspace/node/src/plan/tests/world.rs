@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::plan::model::{ContainerState, Exit};
 use crate::plan::*;
+use crate::resources::Cgroup;
 
 /// What the next container of a name does.
 #[derive(Debug, Clone)]
@@ -42,6 +43,7 @@ pub(super) struct World {
     pub(super) held_back: bool,
     /// Statuses reach the API.
     pub(super) api_up: bool,
+    pub(super) resize_fails: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -71,6 +73,7 @@ impl World {
             stop_failures: 0,
             held_back: false,
             api_up: true,
+            resize_fails: false,
         }
     }
 
@@ -181,7 +184,7 @@ impl World {
         let (takes, outcome) = match &action {
             Action::Start { name, attempt, .. } => {
                 self.record(format!("start {name}"));
-                self.started(name.clone(), *attempt)
+                self.started(name, *attempt)
             }
             Action::CreateSandbox { attempt } => {
                 self.record(format!("sandbox {attempt}"));
@@ -198,6 +201,13 @@ impl World {
             Action::Probe { name, kind, .. } => {
                 let success = *self.probes.get(&(name.clone(), *kind)).unwrap_or(&true);
                 (0, Outcome::Probed { success, output: String::new() })
+            }
+            Action::Resize { name, to, .. } => {
+                let Cgroup { cpu_shares, cpu_quota, memory_limit, .. } = to;
+                self.record(format!("resize {name} {cpu_shares} {cpu_quota} {memory_limit}"));
+                let failed =
+                    Outcome::Failed { reason: "no".into(), message: "too small".into(), image: None };
+                (1, if self.resize_fails { failed } else { Outcome::Done })
             }
             Action::StopSandbox { .. } => {
                 self.record("stop sandbox".into());
@@ -220,8 +230,20 @@ impl World {
         self.agenda.push((self.now + SignedDuration::from_secs(takes), Event::Done(action, outcome)));
     }
 
-    fn started(&mut self, name: String, attempt: u32) -> (i64, Outcome) {
-        let lives = self.lives.entry(name.clone()).or_default();
+    /// A fact of the present spec of a container.
+    fn spec_of<T>(
+        &self,
+        name: &str,
+        fact: impl Fn(&k8s_openapi::api::core::v1::Container) -> Option<T>,
+    ) -> Option<T> {
+        specs(&self.pod)
+            .iter()
+            .find(|spec| spec.container.name == name)
+            .and_then(|spec| fact(&spec.container))
+    }
+
+    fn started(&mut self, name: &str, attempt: u32) -> (i64, Outcome) {
+        let lives = self.lives.entry(name.to_owned()).or_default();
         let life = if lives.len() > 1 { lives.pop_front() } else { lives.front().cloned() };
         let life = life.unwrap_or(Life::Serves { stops_after: 0 });
         if let Life::Fails { reason, image } = life {
@@ -238,13 +260,15 @@ impl World {
         let sandbox = self.observed.sandboxes.first().map(|s| s.id.clone()).unwrap_or_default();
         let container = Container {
             id,
-            name,
+            name: name.to_owned(),
             attempt,
             sandbox,
             image: "img".into(),
             image_id: "sha256:1".into(),
             created: self.now,
             state: ContainerState::Running { started: self.now },
+            spec_image: self.spec_of(name, |container| container.image.clone()),
+            cgroup: self.spec_of(name, |container| Some(crate::resources::cgroup(container))),
         };
         self.observed.containers.insert(0, container);
         (0, Outcome::Done)
@@ -312,6 +336,13 @@ impl World {
                     .collect();
                 dead.iter().for_each(|id| self.exit(id, 137));
                 self.observed.sandboxes.iter_mut().filter(|s| &s.id == id).for_each(|s| s.ready = false);
+            }
+            Action::Resize { id, to, .. } if outcome == Outcome::Done => {
+                self.observed
+                    .containers
+                    .iter_mut()
+                    .filter(|c| &c.id == id)
+                    .for_each(|c| c.cgroup = Some(*to));
             }
             Action::RemoveContainer { id } => self.observed.containers.retain(|c| &c.id != id),
             Action::RemoveSandbox { id } => {
