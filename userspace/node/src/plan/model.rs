@@ -96,9 +96,13 @@ impl Observed {
             .max_by_key(|c| (c.attempt, c.created))
     }
 
-    /// Whether the newest container of that name was killed because its spec changed.
+    /// Whether the last exit of that name comes from a change of its spec, so that it says nothing of the pod's end.
     pub fn is_replaced(&self, name: &str) -> bool {
-        self.newest(name).is_some_and(|container| self.memory.replaced.contains(&container.id))
+        let replaced = |container: &Container| self.memory.replaced.contains(&container.id);
+        self.newest(name).is_some_and(|newest| match newest.exit() {
+            Some(_) => replaced(newest),
+            None => self.containers.iter().any(|c| c.name == name && replaced(c)),
+        })
     }
 
     pub fn is_running(&self, task: &Task) -> bool {
