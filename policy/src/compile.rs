@@ -12,8 +12,8 @@ use skep_abi::{
 };
 
 use crate::classify::{Classifier, Signature};
-use crate::entries::{Entries, Prefix, VerdictEntry, VerdictMapId};
-use crate::identity::{policy_hash, verdicts_hash};
+use crate::entries::{Entries, Prefix, RuleId, VerdictEntry, VerdictMapId};
+use crate::identity::{rule_hash, verdicts_hash};
 use crate::model::{Endpoint, NamedPort, Policy, PolicyKey, PortMatch, Ports, Rule};
 use crate::ports::port_prefixes;
 use crate::select::Labels;
@@ -76,8 +76,9 @@ pub fn compile<'a>(
     let selected = Selected::new(policies, local);
     let mut classifier = Classifier::new(selected.policies.iter().map(|(_, policy)| *policy));
     let classes = classes(&mut classifier, namespaces, peers)?;
-    let rules = selected.resolve(&classifier);
-    let entries = Entries { classes, policies: selected.numbers(), ..Entries::default() };
+    let numbers = selected.numbers();
+    let rules = selected.resolve(&classifier, &numbers);
+    let entries = Entries { classes, rules: numbers, ..Entries::default() };
     let mut compiled = Compiled { entries, classifier, ..Compiled::default() };
     // Of rule sets that do not fit.
     let mut overflows: BTreeMap<&RuleSet, Overflow> = BTreeMap::new();
@@ -128,30 +129,43 @@ impl<'a> Selected<'a> {
         Selected { policies: selected, of_local }
     }
 
-    /// Numbers for the flow log, made from the keys, so that a restart does not change them.
-    fn numbers(&self) -> BTreeMap<u32, PolicyKey> {
+    /// Numbers for the flow log, made from the rules' names, so that a restart does not change them.
+    fn numbers(&self) -> BTreeMap<u32, RuleId> {
         let mut numbers = BTreeMap::new();
-        for (key, _) in &self.policies {
-            let mut number = (policy_hash(key) as u32).max(1);
-            while numbers.contains_key(&number) {
-                number = number.checked_add(1).unwrap_or(1);
+        for (key, policy) in &self.policies {
+            for (direction, rules) in policy.sides() {
+                for index in 0..rules.len() {
+                    let rule = RuleId { policy: (*key).clone(), direction, index };
+                    let mut number = (rule_hash(&rule) as u32).max(1);
+                    while numbers.contains_key(&number) {
+                        number = number.checked_add(1).unwrap_or(1);
+                    }
+                    numbers.insert(number, rule);
+                }
             }
-            numbers.insert(number, (*key).clone());
         }
         numbers
     }
 
-    fn resolve(&self, classifier: &Classifier) -> BTreeMap<&'a PolicyKey, Resolved<'a>> {
-        let by_key: BTreeMap<PolicyKey, u32> = self.numbers().into_iter().map(|(n, key)| (key, n)).collect();
-        let side = |rules: &'a Option<Vec<Rule>>| {
-            let rules = rules.as_ref()?.iter();
-            Some(rules.map(|rule| ResolvedRule::new(rule, classifier)).collect())
+    fn resolve(
+        &self,
+        classifier: &Classifier,
+        numbers: &BTreeMap<u32, RuleId>,
+    ) -> BTreeMap<&'a PolicyKey, Resolved<'a>> {
+        let by_rule: BTreeMap<&RuleId, u32> = numbers.iter().map(|(number, rule)| (rule, *number)).collect();
+        let side = |key: &PolicyKey, direction, rules: &'a Option<Vec<Rule>>| {
+            let rules = rules.as_ref()?.iter().enumerate();
+            let resolved = rules.map(|(index, rule)| {
+                let id = RuleId { policy: key.clone(), direction, index };
+                ResolvedRule::new(by_rule.get(&id).copied().unwrap_or_default(), rule, classifier)
+            });
+            Some(resolved.collect())
         };
         let policies = self.policies.iter();
         policies
             .map(|(key, policy)| {
-                let number = by_key.get(*key).copied().unwrap_or_default();
-                (*key, Resolved { number, ingress: side(&policy.ingress), egress: side(&policy.egress) })
+                let ingress = side(key, Direction::INGRESS, &policy.ingress);
+                (*key, Resolved { ingress, egress: side(key, Direction::EGRESS, &policy.egress) })
             })
             .collect()
     }
@@ -159,22 +173,23 @@ impl<'a> Selected<'a> {
 
 /// A policy whose rules name their peers by number.
 struct Resolved<'a> {
-    number: u32,
     ingress: Option<Vec<ResolvedRule<'a>>>,
     egress: Option<Vec<ResolvedRule<'a>>>,
 }
 
 struct ResolvedRule<'a> {
+    /// See [`Verdict::rule`].
+    number: u32,
     /// The set of peers; `None`: all.
     set: Option<u32>,
     ports: Option<&'a [PortMatch]>,
 }
 
 impl<'a> ResolvedRule<'a> {
-    fn new(rule: &'a Rule, classifier: &Classifier) -> Self {
+    fn new(number: u32, rule: &'a Rule, classifier: &Classifier) -> Self {
         // A set without a number has no class, so the rule would allow nothing.
         let set = rule.peers.as_ref().map(|_| classifier.set_of(rule).unwrap_or(u32::MAX));
-        ResolvedRule { set, ports: rule.ports.as_deref() }
+        ResolvedRule { number, set, ports: rule.ports.as_deref() }
     }
 
     fn names(&self, class: &Signature) -> bool {
@@ -222,8 +237,8 @@ fn verdicts<'r>(
     endpoint: &Endpoint,
     classifier: &Classifier,
 ) -> Result<Option<Arc<[VerdictEntry]>>, Overflow> {
-    let ingress = policies.clone().filter_map(|p| Some((p.number, p.ingress.as_deref()?)));
-    let egress = policies.filter_map(|p| Some((p.number, p.egress.as_deref()?)));
+    let ingress = policies.clone().filter_map(|p| p.ingress.as_deref());
+    let egress = policies.filter_map(|p| p.egress.as_deref());
     if ingress.clone().next().is_none() && egress.clone().next().is_none() {
         return Ok(None);
     }
@@ -252,17 +267,17 @@ impl Side<'_> {
     fn compile<'r>(
         &mut self,
         direction: Direction,
-        policies: impl Iterator<Item = (u32, &'r [ResolvedRule<'r>])> + Clone,
+        policies: impl Iterator<Item = &'r [ResolvedRule<'r>]> + Clone,
         named: impl Fn(&Signature, &PortMatch, &str) -> Option<u16>,
     ) {
         let (any_proto, any_port) = (Proto(0), Be16::default());
         let isolated = policies.clone().next().is_some();
-        let rules = policies.flat_map(|(number, rules)| rules.iter().map(move |rule| (number, rule)));
-        let open = rules.clone().find(|(_, rule)| rule.set.is_none() && rule.ports.is_none());
+        let rules = policies.flatten();
+        let open = rules.clone().find(|rule| rule.set.is_none() && rule.ports.is_none());
         let default = match (isolated, open) {
-            (false, _) => Verdict { allow: 1, policy: 0 },
-            (true, Some((policy, _))) => Verdict { allow: 1, policy },
-            (true, None) => Verdict { allow: 0, policy: 0 },
+            (false, _) => Verdict { allow: 1, rule: 0 },
+            (true, Some(rule)) => Verdict { allow: 1, rule: rule.number },
+            (true, None) => Verdict { allow: 0, rule: 0 },
         };
         let key = VerdictKey::new(direction, 0, any_proto, any_port);
         self.entries.insert((VerdictKey::DIRECTION_BITS, key), default);
@@ -273,24 +288,24 @@ impl Side<'_> {
         let is_of_peer =
             |port: &PortMatch| direction == Direction::EGRESS && matches!(port.ports, Ports::Named(_));
         let anyone = Signature::default();
-        for (policy, rule) in rules.clone().filter(|(_, rule)| rule.set.is_none()) {
+        for rule in rules.clone().filter(|rule| rule.set.is_none()) {
             let ports = rule.ports.into_iter().flatten().filter(|port| !is_of_peer(port));
-            self.allow(direction, CLASS_ANY, policy, ports, |port, name| named(&anyone, port, name));
+            self.allow(direction, CLASS_ANY, rule.number, ports, |port, name| named(&anyone, port, name));
         }
         for (signature, class) in &self.classifier.ids {
-            let matching = rules.clone().filter(|(_, rule)| rule.names(signature));
-            if let Some((policy, _)) = matching.clone().find(|(_, rule)| rule.ports.is_none()) {
+            let matching = rules.clone().filter(|rule| rule.names(signature));
+            if let Some(rule) = matching.clone().find(|rule| rule.ports.is_none()) {
                 let key = VerdictKey::new(direction, *class, any_proto, any_port);
-                self.entries.insert((VerdictKey::CLASS_BITS, key), Verdict { allow: 1, policy });
+                self.entries.insert((VerdictKey::CLASS_BITS, key), Verdict { allow: 1, rule: rule.number });
                 continue;
             }
-            for (policy, rule) in matching {
+            for rule in matching {
                 let ports = rule.ports.into_iter().flatten();
-                self.allow(direction, *class, policy, ports, |port, name| named(signature, port, name));
+                self.allow(direction, *class, rule.number, ports, |port, name| named(signature, port, name));
             }
-            for (policy, rule) in rules.clone().filter(|(_, rule)| rule.set.is_none()) {
+            for rule in rules.clone().filter(|rule| rule.set.is_none()) {
                 let ports = rule.ports.into_iter().flatten().filter(|port| is_of_peer(port));
-                self.allow(direction, *class, policy, ports, |port, name| named(signature, port, name));
+                self.allow(direction, *class, rule.number, ports, |port, name| named(signature, port, name));
             }
         }
     }
@@ -300,7 +315,7 @@ impl Side<'_> {
         &mut self,
         direction: Direction,
         class: u32,
-        policy: u32,
+        rule: u32,
         ports: impl Iterator<Item = &'p PortMatch>,
         named: impl Fn(&PortMatch, &str) -> Option<u16>,
     ) {
@@ -315,7 +330,7 @@ impl Side<'_> {
             };
             for (start, bits) in port_prefixes(first, last) {
                 let key = VerdictKey::new(direction, class, port.proto, Be16::new(start));
-                let verdict = Verdict { allow: 1, policy };
+                let verdict = Verdict { allow: 1, rule };
                 self.entries.entry((VerdictKey::PROTO_BITS + bits, key)).or_insert(verdict);
             }
         }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
-use skep_abi::{Addr, Verdict, VerdictKey};
+use skep_abi::{Addr, Direction, Verdict, VerdictKey};
 
 use crate::model::PolicyKey;
 
@@ -32,8 +32,24 @@ pub struct Entries {
     pub maps: BTreeMap<VerdictMapId, Arc<[VerdictEntry]>>,
     /// Verdict maps by pod slot; a pod that no policy selects is absent.
     pub slots: BTreeMap<u32, VerdictMapId>,
-    /// The policies behind [`Verdict::policy`].
-    pub policies: BTreeMap<u32, PolicyKey>,
+    /// The rules behind [`Verdict::rule`].
+    pub rules: BTreeMap<u32, RuleId>,
+}
+
+/// A rule by its position in the object of its policy.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RuleId {
+    pub policy: PolicyKey,
+    pub direction: Direction,
+    pub index: usize,
+}
+
+impl RuleId {
+    /// The field of the object: `spec.ingress[0]`.
+    pub fn field(&self) -> String {
+        let list = if self.direction == Direction::EGRESS { "egress" } else { "ingress" };
+        format!("spec.{list}[{}]", self.index)
+    }
 }
 
 /// The network as an LPM key; an IPv4 /24 has 120 bits.

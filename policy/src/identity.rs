@@ -6,11 +6,13 @@
 
 use skep_abi::{Proto, StableHasher};
 
-use crate::entries::VerdictEntry;
-use crate::model::{Peer, PolicyKey};
+use crate::entries::{RuleId, VerdictEntry};
+use crate::model::Peer;
 
-pub(crate) fn policy_hash(key: &PolicyKey) -> u64 {
-    StableHasher::new().text(&key.namespace).text(&key.name).finish()
+pub(crate) fn rule_hash(rule: &RuleId) -> u64 {
+    let RuleId { policy, direction, index } = rule;
+    let hasher = StableHasher::new().text(&policy.namespace).text(&policy.name);
+    hasher.u8(direction.0).u64(*index as u64).finish()
 }
 
 fn peer_hash(peer: &Peer) -> u64 {
@@ -50,7 +52,7 @@ pub(crate) fn verdicts_hash(entries: &[VerdictEntry]) -> u64 {
         .iter()
         .fold(StableHasher::new(), |hasher, (bits, key, verdict)| {
             let hasher = hasher.u32(*bits).u8(key.direction.0).bytes(&key.class);
-            hasher.u8(key.proto.0).u16(key.port.get()).u32(verdict.allow).u32(verdict.policy)
+            hasher.u8(key.proto.0).u16(key.port.get()).u32(verdict.allow).u32(verdict.rule)
         })
         .finish()
 }
@@ -62,7 +64,7 @@ mod tests {
     use skep_abi::{Be16, Direction, Verdict, VerdictKey};
 
     use super::*;
-    use crate::model::IpBlock;
+    use crate::model::{IpBlock, PolicyKey};
     use crate::select::Selector;
 
     fn selector(value: Value) -> Selector {
@@ -83,15 +85,19 @@ mod tests {
         };
         let key = VerdictKey::new(Direction::EGRESS, 7, Proto::TCP, Be16::new(443));
         let hashes = [
-            policy_hash(&PolicyKey { namespace: "ns".into(), name: "allow-web".into() }),
+            rule_hash(&RuleId {
+                policy: PolicyKey { namespace: "ns".into(), name: "allow-web".into() },
+                direction: Direction::EGRESS,
+                index: 2,
+            }),
             peer_hash(&Peer::Pods { namespace: "ns".into(), pods: app() }),
             peer_hash(&Peer::Namespaces { namespaces: expressions, pods: app() }),
             peer_hash(&Peer::Block(block)),
             class_hash(&[1, 2], &[("http", Proto::TCP, 8080)]),
-            verdicts_hash(&[(VerdictKey::PORT_BITS, key, Verdict { allow: 1, policy: 9 })]),
+            verdicts_hash(&[(VerdictKey::PORT_BITS, key, Verdict { allow: 1, rule: 9 })]),
         ];
         let expected = [
-            0xf701_91aa_b04c_063c,
+            0xb41b_eafa_332f_6ea6,
             0x9634_2055_6738_5de5,
             0x8cbd_3ac2_c57f_cd64,
             0xddda_83c2_9c5e_3a65,

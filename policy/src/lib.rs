@@ -22,7 +22,7 @@ mod select;
 
 pub use classify::{Classifier, Unclassified};
 pub use compile::{Compiled, Local, Overflow, RuleSet, compile, rule_set};
-pub use entries::{Entries, Prefix, VerdictEntry, VerdictMapId, prefix_of};
+pub use entries::{Entries, Prefix, RuleId, VerdictEntry, VerdictMapId, prefix_of};
 pub use model::{
     Endpoint, IpBlock, NamedPort, Peer, Policy, PolicyKey, PolicyProblem, PortMatch, Ports, Rule,
 };

@@ -13,7 +13,7 @@ use k8s_openapi::api::networking::v1::{
     IPBlock, NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort, NetworkPolicySpec,
 };
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use skep_abi::{Addr, Proto};
+use skep_abi::{Addr, Direction, Proto};
 
 use crate::select::{Labels, Selector};
 
@@ -131,6 +131,12 @@ impl Peer {
 }
 
 impl Policy {
+    /// The rules of the directions in which the policy isolates.
+    pub fn sides(&self) -> impl Iterator<Item = (Direction, &[Rule])> {
+        let sides = [(Direction::INGRESS, &self.ingress), (Direction::EGRESS, &self.egress)];
+        sides.into_iter().filter_map(|(direction, rules)| Some((direction, rules.as_deref()?)))
+    }
+
     /// Never fails: an invalid part becomes a problem and allows nothing.
     pub fn parse(key: &PolicyKey, object: &NetworkPolicy) -> (Policy, Vec<PolicyProblem>) {
         let mut parser = Parser { key, problems: Vec::new() };

@@ -16,6 +16,11 @@ impl Labels {
         let at = self.0.binary_search_by(|(k, _)| k.as_ref().cmp(key)).ok()?;
         self.0.get(at).map(|(_, value)| value.as_ref())
     }
+
+    /// Keys and values, by key.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(key, value)| (key.as_ref(), value.as_ref()))
+    }
 }
 
 impl From<&BTreeMap<String, String>> for Labels {

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Bytes;
-use k8s_openapi::api::core::v1::{Endpoints, Node, Pod, Service};
+use k8s_openapi::api::core::v1::{Endpoints, Namespace, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::rbac::v1::RoleBinding;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use kube::client::Body;
 use kube::{Client, Resource};
@@ -17,6 +18,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 use serde::de::DeserializeOwned;
 use serde_json::json;
+use skep_apiserver::Identity;
 use skep_tests::api_server::{Pem, TestApiServer};
 use skep_tests::far_end::{self, own_address, serve, tls};
 use skep_tests::server_process::ServerProcess;
@@ -126,6 +128,51 @@ async fn a_pod_is_reached_through_the_tunnel_and_only_while_it_stands() {
     until("the tunnel's end", || keeper.counts().open == 0).await;
     let (code, text) = get(&client, &path).await;
     assert!(code == 503 && text.contains("node a has no tunnel to this server"), "{code} {text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_nodes_flow_log_is_read_through_its_tunnel_by_those_who_may() {
+    let server = TestApiServer::listen(|_| {}).await.unwrap();
+    let client = server.client();
+    let own = own_address();
+    let serving = server.ca.issue_for("system:node:a", "system:nodes", &own.to_string()).unwrap();
+    // What the agent was asked.
+    let answer = |request: hyper::Request<hyper::body::Incoming>| async move {
+        far_end::Answer::new(Full::new(Bytes::from(request.uri().to_string())).boxed())
+    };
+    let kubelet = serve(own, tls(&serving, Some(&server.ca.certificate)), answer).await;
+    let node: Node = serde_json::from_value(json!({"metadata": {"name": "a"}})).unwrap();
+    let nodes: Api<Node> = Api::all(client.clone());
+    nodes.create(&PostParams::default(), &node).await.unwrap();
+    let status = Patch::Merge(json!({"status": {
+        "addresses": [{"type": "InternalIP", "address": own.to_string()}],
+        "daemonEndpoints": {"kubeletEndpoint": {"Port": kubelet.port()}},
+    }}));
+    nodes.patch_status("a", &PatchParams::default(), &status).await.unwrap();
+    let certificate = server.ca.issue("system:node:a", "system:nodes").unwrap();
+    let address = server.address().unwrap();
+    let (_keeper, _stop) = keep("a", address, &server.ca.certificate, &certificate, OnePod(kubelet));
+    let all = skep_api::flow_log::path("a", None);
+    let asked = get(&client, &format!("{all}?last=3&follow=true")).await;
+    assert_eq!(asked, (200, "/flows?last=3&follow=true".to_owned()));
+    assert_eq!(get(&client, &format!("{all}?colour=red")).await.0, 400);
+    assert_eq!(get(&client, &skep_api::flow_log::path("b", None)).await.0, 404);
+    // Rights in one namespace are rights to its flows alone.
+    let role = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
+        "metadata": {"name": "flows", "namespace": "shop"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "skep:flows-reader"},
+        "subjects": [{"kind": "User", "name": "jane", "apiGroup": "rbac.authorization.k8s.io"}]});
+    let binding: RoleBinding = serde_json::from_value(role).unwrap();
+    let namespace: Namespace = serde_json::from_value(json!({"metadata": {"name": "shop"}})).unwrap();
+    Api::all(client.clone()).create(&PostParams::default(), &namespace).await.unwrap();
+    let bindings: Api<RoleBinding> = Api::namespaced(client.clone(), "shop");
+    bindings.create(&PostParams::default(), &binding).await.unwrap();
+    let jane = server.client_of(Identity::new("jane", &[]));
+    let own = skep_api::flow_log::path("a", Some("shop"));
+    let asked = get(&jane, &format!("{own}?namespace=other&port=80")).await;
+    assert_eq!(asked, (200, "/flows?last=100&follow=false&namespace=shop&port=80".to_owned()));
+    assert_eq!(get(&jane, &all).await.0, 403);
+    assert_eq!(get(&jane, &skep_api::flow_log::path("a", Some("other"))).await.0, 403);
 }
 
 #[tokio::test(flavor = "multi_thread")]

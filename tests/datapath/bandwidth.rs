@@ -109,7 +109,7 @@ impl World {
 
     fn over(&self) -> Result<u64> {
         let datapath = self.node.datapath.as_ref().context("no datapath")?;
-        let drops = self.node.netns.run(|| datapath.drops())??;
+        let drops = datapath.counters()?.drops()?;
         Ok(drops.iter().filter(|drop| drop.reason == DropReason::Bandwidth).map(|drop| drop.packets).sum())
     }
 }

@@ -98,7 +98,7 @@ impl World {
 
     fn dropped(&self) -> Result<u64> {
         let datapath = self.node.datapath.as_ref().context("no datapath")?;
-        let drops = self.node.netns.run(|| datapath.drops())??;
+        let drops = datapath.counters()?.drops()?;
         Ok(drops.iter().filter(|drop| drop.reason == DropReason::Fragment).map(|drop| drop.packets).sum())
     }
 }

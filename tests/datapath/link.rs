@@ -34,7 +34,7 @@ fn a_frame_with_a_vlan_tag_leaves_no_pod() -> Result<()> {
     for _ in 0..TAGGED {
         client.send_to(&[7; 1000], (REMOTE, 9))?;
     }
-    let drops = world.node.datapath.as_ref().context("no datapath")?.drops()?;
+    let drops = world.node.datapath.as_ref().context("no datapath")?.counters()?.drops()?;
     let counted = drops.iter().find(|drop| drop.reason == DropReason::Frame).map(|drop| drop.packets);
     ensure!(counted.is_some_and(|packets| packets >= TAGGED), "{drops:?}");
     let bytes = received(&world.outside, "to-skvlnn")? - before;

@@ -56,8 +56,8 @@ fn ingress(slot: u32, generation: u32, allow: bool) -> Vec<Write> {
     let id = VerdictMapId(u64::from(generation) << 32 | u64::from(slot));
     let key = |direction| VerdictKey::new(direction, 0, Proto(0), Be16::new(0));
     let entries = vec![
-        (VerdictKey::DIRECTION_BITS, key(Direction::INGRESS), Verdict { allow: allow.into(), policy: 1 }),
-        (VerdictKey::DIRECTION_BITS, key(Direction::EGRESS), Verdict { allow: 1, policy: 0 }),
+        (VerdictKey::DIRECTION_BITS, key(Direction::INGRESS), Verdict { allow: allow.into(), rule: 1 }),
+        (VerdictKey::DIRECTION_BITS, key(Direction::EGRESS), Verdict { allow: 1, rule: 0 }),
     ];
     vec![
         Write::CreateVerdictMap { id, entries: Arc::from(entries) },

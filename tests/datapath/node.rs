@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use ipnetwork::IpNetwork;
 use skep_abi::{Addr, Pod};
-use skep_datapath::{Datapath, Options, PodInterface, PodLink, SocketLb, XdpMode};
+use skep_datapath::{Datapath, Options, PodInterface, PodLink, ProgramLogLevel, SocketLb, XdpMode};
 use skep_netplan::Write;
 use skep_tests::bpffs;
 use skep_tests::cgroup::Cgroup;
@@ -28,6 +28,7 @@ pub(crate) struct Node {
     pub(crate) socket_lb: SocketLb,
     pub(crate) service_cidrs: Vec<IpNetwork>,
     pub(crate) masquerade_exemptions: Vec<IpNetwork>,
+    pub(crate) program_log: ProgramLogLevel,
 }
 
 impl Node {
@@ -86,6 +87,7 @@ impl Node {
             socket_lb: SocketLb::All,
             service_cidrs: Vec::new(),
             masquerade_exemptions: Vec::new(),
+            program_log: ProgramLogLevel::Off,
         };
         node.open()?;
         Ok(node)
@@ -109,6 +111,7 @@ impl Node {
             socket_lb: self.socket_lb,
             service_cidrs: self.service_cidrs.clone(),
             masquerade_exemptions: self.masquerade_exemptions.clone(),
+            program_log: self.program_log,
         };
         let opened = self.netns.run(move || runtime().block_on(Datapath::open(options)))?;
         self.datapath = Some(opened.context("open the datapath")?);

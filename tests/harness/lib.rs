@@ -12,6 +12,7 @@ pub mod guest;
 pub mod linear;
 pub mod netns;
 pub mod node;
+pub mod random_policies;
 pub mod server_process;
 pub mod stepped_clock;
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use skep_abi::Pod;
-use skep_datapath::{Datapath, Options, PodInterface, PodLink, SocketLb, XdpMode};
+use skep_datapath::{Datapath, Options, PodInterface, PodLink, ProgramLogLevel, SocketLb, XdpMode};
 use skep_netplan::{Observed, Owner, Planner};
 use skep_tests::bpffs;
 use skep_tests::cgroup::Cgroup;
@@ -93,6 +93,7 @@ pub(crate) fn options(bpffs: PathBuf, cgroup: PathBuf) -> Options {
         socket_lb: SocketLb::All,
         service_cidrs: Vec::new(),
         masquerade_exemptions: Vec::new(),
+        program_log: ProgramLogLevel::Off,
     }
 }
 

@@ -1,15 +1,18 @@
 //! A node's network engine on a thread in the node's namespace, fed by the test instead of by watches.
 
+use std::io::{BufRead, BufReader, Write};
 use std::net::IpAddr;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use serde_json::{Value, json};
-use skep_datapath::{Datapath, Options, SocketLb, XdpMode};
+use skep_api::flow_log::{FlowQuery, FlowRecord, Line};
+use skep_datapath::{Counters, Datapath, Options, ProgramLogLevel, SocketLb, XdpMode};
 use skep_netplan::{Index, Observed};
 use skep_network::engine::{Engine, Message};
-use skep_network::{KINDS, NetworkConfig, NetworkState};
+use skep_network::{FlowLog, FlowLogLevel, KINDS, NetworkConfig, NetworkState, flows};
 use skep_tests::bpffs;
 use skep_tests::cgroup::Cgroup;
 use skep_tests::netns::{NetNs, connect};
@@ -33,6 +36,7 @@ pub(crate) struct Agent {
     stop: CancellationToken,
     thread: Option<JoinHandle<Result<()>>>,
     socket: PathBuf,
+    counters: Counters,
     runtime: Runtime,
 }
 
@@ -62,6 +66,7 @@ impl Machine {
             socket_lb: SocketLb::All,
             service_cidrs: Vec::new(),
             masquerade_exemptions: Vec::new(),
+            program_log: ProgramLogLevel::Off,
         })
     }
 
@@ -86,18 +91,50 @@ impl Machine {
         let (state_in, state) = watch::channel(NetworkState::NotReady("starting".into()));
         let stop = CancellationToken::new();
         let (sender, stopped) = (to.clone(), stop.clone());
+        let (flows_socket, node) = (self.flows_socket(), config.node.clone());
+        let (counters_in, counters) = std::sync::mpsc::channel();
         let thread = std::thread::spawn(move || -> Result<()> {
             skep_tests::netns::enter(&path)?;
             runtime()?.block_on(async move {
                 let listener = skep_network::cni::listen(&config.cni_socket)?;
-                let mut engine = Engine::open(config, Datapath::open(options).await?).await?;
+                let mut datapath = Datapath::open(options).await?;
+                counters_in.send(datapath.counters()?)?;
+                let (events, log) =
+                    (datapath.flows()?.context("the events are read already")?, FlowLog::default());
+                let reading = flows::serve(skep_network::cni::listen(&flows_socket)?, log.clone());
+                let filling = flows::run(node, events, log, FlowLogLevel::Drops, sender.clone());
+                let mut engine = Engine::open(config, datapath).await?;
                 tokio::select! {
+                    () = filling => bail!("the flow log has ended"),
+                    () = reading => bail!("nobody serves the flow log"),
                     () = engine.run(messages, state_in, stopped.clone()) => Ok(()),
                     served = skep_network::cni::serve(listener, sender, stopped) => Ok(served?),
                 }
             })
         });
-        Ok(Agent { to, state, stop, thread: Some(thread), socket, runtime: runtime()? })
+        let Ok(counters) = counters.recv() else {
+            thread.join().map_err(|_| anyhow!("the agent panicked"))??;
+            bail!("the agent ended");
+        };
+        Ok(Agent { to, state, stop, thread: Some(thread), socket, counters, runtime: runtime()? })
+    }
+
+    /// Where the flow log is read.
+    pub(crate) fn flows_socket(&self) -> PathBuf {
+        self.folder.path().join("flows.sock")
+    }
+
+    /// What the flow log remembers.
+    pub(crate) fn past(&self, query: &FlowQuery) -> Result<Vec<FlowRecord>> {
+        let mut stream = UnixStream::connect(self.flows_socket())?;
+        writeln!(stream, "{query}")?;
+        let mut records = Vec::new();
+        for line in BufReader::new(stream).lines() {
+            if let Line::Flow(record) = serde_json::from_str(&line?)? {
+                records.push(*record);
+            }
+        }
+        Ok(records)
     }
 }
 
@@ -124,6 +161,11 @@ impl Agent {
         runtime
             .block_on(async { tokio::time::timeout(std::time::Duration::from_secs(10), ready).await })??;
         Ok(())
+    }
+
+    /// The programs' counters.
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.counters
     }
 
     /// The plugin's call, as containerd makes it.

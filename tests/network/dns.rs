@@ -18,8 +18,8 @@ use skep_abi::{ABI_VERSION, Flow, FlowKey};
 use skep_dns::Dns;
 use skep_dns::server::holder;
 use skep_network::{
-    DnsSubscriptions, Holder, Informers, KernelNetwork, NetworkConfig, NetworkState, NodeDns, SettingsSource,
-    Subscriptions,
+    DnsSubscriptions, Holder, Informers, KernelNetwork, NetworkConfig, NetworkState, NodeDns, Parts,
+    SettingsSource, Subscriptions, Telemetry,
 };
 use skep_tests::api_server::TestApiServer;
 use skep_tests::netns::NetNs;
@@ -69,7 +69,8 @@ impl Agent {
                     holder: Some(holder),
                 };
                 let informing = tokio::spawn(informers.run(client.clone(), stopped.clone()));
-                let ran = network.run(client, subscriptions, Some(dns), state_in, stopped).await;
+                let parts = Parts { dns: Some(dns), telemetry: Telemetry::default(), state: state_in };
+                let ran = network.run(client, subscriptions, parts, stopped).await;
                 informing.await?;
                 Ok(ran?)
             })

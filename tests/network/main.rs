@@ -5,6 +5,7 @@ mod announce;
 mod churn;
 mod datagrams;
 mod dns;
+mod flows;
 mod node_ports;
 mod off_link;
 mod story;

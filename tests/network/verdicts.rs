@@ -18,7 +18,7 @@ fn verdicts_of_a_hundred_pods_cost_one_wait_of_the_kernel() -> Result<()> {
     let key = VerdictKey::new(Direction::INGRESS, 0, Proto(0), Be16::new(0));
     let map = |n: u32| VerdictMapId(u64::from(n));
     let create = |n: u32| {
-        let entry = (VerdictKey::DIRECTION_BITS, key, Verdict { allow: 0, policy: n });
+        let entry = (VerdictKey::DIRECTION_BITS, key, Verdict { allow: 0, rule: n });
         Write::CreateVerdictMap { id: map(n), entries: Arc::new([entry]) }
     };
     let creates: Vec<Write> = (0..PODS).map(create).collect();

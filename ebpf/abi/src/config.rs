@@ -16,7 +16,7 @@ pub struct NodeConfig {
     pub node_v6: Addr,
     /// Cookie of the node's own network namespace. The socket hooks distinguish the node's processes from pods by it.
     pub netns_cookie: u64,
-    /// 1 while the agent reads `FLOWS`; 0 spares the programs the events.
+    /// Which events the programs send to `FLOWS`: [`crate::OBSERVE_DROPS`] and the others.
     pub observe: u32,
     /// Index of the overlay device for IPv4, inner and outer; 0: the uplink reaches other nodes' pods.
     pub overlay_v4: u32,

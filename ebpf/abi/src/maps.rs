@@ -1,7 +1,7 @@
 //! The version of the ABI, and the maps that outlive the agent.
 
 /// Version of everything in this crate. Maps are pinned below a folder of this number.
-pub const ABI_VERSION: u32 = 8;
+pub const ABI_VERSION: u32 = 9;
 
 /// The pinned maps by name, each with the first ABI version whose layout and meaning are the present ones. In version 6
 /// the upper half of a flow's tick, always zero before, became [`crate::Flow::fin_ack`]. The TCP flags of flows of other
@@ -10,8 +10,9 @@ pub const ABI_VERSION: u32 = 8;
 /// pod's rates, always zero before, became [`crate::Pod::isolated`], and verdict maps may have entries of
 /// [`crate::CLASS_ANY`]; flows have [`crate::Flow::KEPT`], and those without it that an earlier version put expire by time alone. In version 8 there is one more reason for drops. A
 /// frontend's flags [`crate::ServiceValue::NODE`], `BLOCKS` and `SAME_PORT`, and the levels and LOOPBACK of its scope, were always zero before
-/// they had a meaning.
-pub const MAPS: [(&str, u32); 22] = [
+/// they had a meaning. In version 9 drops are counted by hook too, flow events have their hook, and the
+/// number in a verdict, which only the flow log reads, is that of a rule; earlier it was that of a policy.
+pub const MAPS: [(&str, u32); 23] = [
     ("AFFINITY", 5),
     ("BACKENDS", 5),
     ("BUCKETS", 5),
@@ -21,16 +22,17 @@ pub const MAPS: [(&str, u32); 22] = [
     ("CONFIG", 5),
     ("CONNECTED", 6),
     ("CONNTRACK", 5),
-    ("DROPS", 8),
+    ("DROPS", 9),
     ("EVICTIONS", 7),
     ("EXEMPTIONS", 8),
-    ("FLOWS", 5),
+    ("FLOWS", 9),
     ("FRAGMENTS", 7),
     ("HELD", 7),
     ("MAGLEV", 5),
     ("NODES", 7),
     ("PODS", 5),
     ("RANGES", 5),
+    ("REPORTS", 9),
     ("SERVICES", 5),
     ("SOCKETS", 5),
     ("VERDICTS", 5),

@@ -93,8 +93,8 @@ impl Direction {
 pub struct Verdict {
     /// 1 allows, 0 denies.
     pub allow: u32,
-    /// The policy that decided, for the flow log: an index into the agent's list; 0: a default.
-    pub policy: u32,
+    /// The rule that decided, for the flow log: a number in the agent's list; 0: a default.
+    pub rule: u32,
 }
 
 /// Key of `CLASSES_EVEN` and `CLASSES_ODD`, after the trie's prefix length.

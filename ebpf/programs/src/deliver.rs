@@ -7,7 +7,7 @@ use aya_ebpf::bindings::{
 };
 use aya_ebpf::helpers::generated::{bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer};
 use aya_ebpf::programs::TcContext;
-use skep_abi::{Addr, DropReason, NodeConfig};
+use skep_abi::{Addr, DropReason, Hook, NodeConfig};
 
 use crate::packet::Packet;
 use crate::{interface, report};
@@ -90,13 +90,17 @@ pub(crate) fn overlay(config: &NodeConfig, packet: &Packet) -> u32 {
     if packet.is_v4() { config.overlay_v4 } else { config.overlay_v6 }
 }
 
-/// The action of a program; a drop is counted.
+/// The action of a program; a drop is counted and reported.
 #[inline(always)]
-pub(crate) fn verdict(result: Result<i32, DropReason>) -> i32 {
+pub(crate) fn verdict(ctx: &TcContext, hook: Hook, result: Result<i32, DropReason>) -> i32 {
     match result {
-        Ok(action) => action,
+        Ok(action) => {
+            report::note_action(ctx, hook, action);
+            action
+        }
         Err(reason) => {
-            report::dropped(reason);
+            report::dropped(ctx, hook, reason);
+            report::note_drop(ctx, hook, reason);
             TC_ACT_SHOT as i32
         }
     }

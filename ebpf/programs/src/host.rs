@@ -5,13 +5,13 @@
 //! hook.
 
 use aya_ebpf::programs::TcContext;
-use skep_abi::{DropReason, Flow, NodeConfig, Proto, SocketAddr};
+use skep_abi::{DropReason, Flow, Hook, NodeConfig, Proto, SocketAddr};
 
 use crate::conntrack;
 use crate::deliver::{self, PASS};
 use crate::maps::CONNTRACK;
 use crate::packet::Packet;
-use crate::{bandwidth, cluster, icmp, interface, nat, overlay, service, translate};
+use crate::{bandwidth, cluster, icmp, interface, nat, overlay, report, service, translate};
 
 /// A new flow from outside to a process of this node, which sees the client's own address. The flow's entry is filled and
 /// not yet put: see [`conntrack::last_fresh`].
@@ -55,7 +55,12 @@ fn to_backend(
 
 /// A packet from the node's own address on its way out.
 #[inline(always)]
-pub(crate) fn send(ctx: &TcContext, config: &NodeConfig, packet: &mut Packet) -> Result<i32, DropReason> {
+pub(crate) fn send(
+    ctx: &TcContext,
+    hook: Hook,
+    config: &NodeConfig,
+    packet: &mut Packet,
+) -> Result<i32, DropReason> {
     // Another host sent the packet.
     if interface::came_by(ctx) != 0 {
         return Ok(PASS);
@@ -65,7 +70,7 @@ pub(crate) fn send(ctx: &TcContext, config: &NodeConfig, packet: &mut Packet) ->
         if packet.proto != Proto::SCTP && cluster::is_of_services(&packet.destination.addr) {
             return Err(DropReason::NoService);
         }
-        return if packet.proto == Proto::SCTP { open(ctx, config, packet) } else { Ok(PASS) };
+        return if packet.proto == Proto::SCTP { open(ctx, hook, config, packet) } else { Ok(PASS) };
     };
     let flags = flow.flags;
     // Without ports nothing tells the node's flow from the one that a pod has under the node's address.
@@ -82,17 +87,18 @@ pub(crate) fn send(ctx: &TcContext, config: &NodeConfig, packet: &mut Packet) ->
 
 /// A packet of a new flow; it may address a service.
 #[inline(always)]
-fn open(ctx: &TcContext, config: &NodeConfig, packet: &mut Packet) -> Result<i32, DropReason> {
+fn open(ctx: &TcContext, hook: Hook, config: &NodeConfig, packet: &mut Packet) -> Result<i32, DropReason> {
     icmp::unrelated(packet)?;
     let addressed = packet.destination;
     let Some(service) = service::find_any(&packet.destination, packet.proto) else {
         return Ok(PASS);
     };
-    let Some(backend) = service::resolve(config, packet, service, service::random())? else {
-        return translate::reject(ctx, packet, || deliver::to_host(ctx));
+    let Some(backend) = service::resolve(packet, service, service::random())? else {
+        return translate::reject(ctx, hook, packet, || deliver::to_host(ctx));
     };
     to_backend(ctx, config, packet, &backend, service.service)?;
     translate::put_translated(ctx, packet, conntrack::last_fresh()?, &addressed)?;
+    report::opened(ctx, hook);
     Ok(onward(ctx, config, packet))
 }
 

@@ -5,10 +5,11 @@ use aya_ebpf::btf_maps::{Array, HashMap, HashOfMaps, LpmTrie, LruHashMap, PerCpu
 use aya_ebpf::macros::btf_map;
 use skep_abi::{
     AFFINITY_MAX, Addr, Affinity, AffinityKey, BACKENDS_MAX, BUCKETS_MAX, Backend, BackendKey, Bucket,
-    CLASSES_MAX, CLUSTER_MAX, CONNTRACK_MAX, ClassKey, Connected, DropReason, EXEMPTIONS_MAX, FLOWS_BYTES,
-    FRAGMENTS_MAX, Flow, FlowEvent, FlowKey, FragmentKey, FragmentPorts, HELD_MAX, MAGLEV_MAX, MaglevKey,
-    MaglevPage, NODES_MAX, NodeConfig, PODS_MAX, Pod, RANGES_MAX, RangeKey, SERVICES_MAX, SLOTS_MAX,
-    SOCKETS_MAX, ServiceKey, ServiceValue, SocketAddr, SocketKey, VERDICTS_MAX, Verdict, VerdictKey,
+    CLASSES_MAX, CLUSTER_MAX, CONNTRACK_MAX, ClassKey, Connected, DROPS_LEN, EXEMPTIONS_MAX, EventAccount,
+    EventKind, FLOWS_BYTES, FRAGMENTS_MAX, Flow, FlowEvent, FlowKey, FragmentKey, FragmentPorts, HELD_MAX,
+    MAGLEV_MAX, MaglevKey, MaglevPage, NODES_MAX, NodeConfig, PODS_MAX, Pod, RANGES_MAX, RangeKey,
+    SERVICES_MAX, SLOTS_MAX, SOCKETS_MAX, ServiceKey, ServiceValue, SocketAddr, SocketKey, VERDICTS_MAX,
+    Verdict, VerdictKey,
 };
 
 use crate::buffers::{Quote, Reply, Search};
@@ -82,10 +83,14 @@ pub(crate) static CONNECTED: SkStorage<Connected> = SkStorage::new();
 pub(crate) static SOCKETS: LruHashMap<SocketKey, SocketAddr, { SOCKETS_MAX as usize }> = LruHashMap::new();
 
 #[btf_map]
-pub(crate) static DROPS: PerCpuArray<u64, { DropReason::COUNT as usize }> = PerCpuArray::new();
+pub(crate) static DROPS: PerCpuArray<u64, { DROPS_LEN as usize }> = PerCpuArray::new();
 
 #[btf_map]
 pub(crate) static FLOWS: RingBuf<FlowEvent, { FLOWS_BYTES as usize }> = RingBuf::new();
+
+/// What became of each kind of events.
+#[btf_map]
+pub(crate) static REPORTS: PerCpuArray<EventAccount, { EventKind::ALL.len() }> = PerCpuArray::new();
 
 /// The keys of the entries that this CPU put last, a ring; the agent sets its length. See [`crate::openers`].
 #[btf_map]

@@ -40,6 +40,10 @@ pub(crate) struct Packet {
     pub(crate) high: u8,
     /// The generation of policy under which this packet is decided on: read once, since a change may come meanwhile.
     pub(crate) generation: u32,
+    /// For the flow log: the rule that decided ([`skep_abi::Verdict::rule`]), and the service
+    /// ([`skep_abi::ServiceValue::service`]); 0: none.
+    pub(crate) rule: u32,
+    pub(crate) service: u32,
     /// Of a fragment only: its identification.
     pub(crate) fragment_id: u32,
     /// Offset of the transport header.

@@ -29,6 +29,7 @@ pub(crate) fn parse(ctx: &TcContext, config: &NodeConfig) -> Result<Option<&'sta
     let Some(packet) = scratch() else { return Ok(None) };
     // SAFETY: a read through a valid reference; volatile keeps the compiler from reading it again later.
     packet.generation = unsafe { core::ptr::read_volatile(&raw const config.generation) };
+    (packet.rule, packet.service) = (0, 0);
     let frame = Frame::of(ctx);
     match frame.is_v4() {
         // One call for each family: the key then costs only what that family needs.

@@ -5,22 +5,22 @@
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::programs::TcContext;
 use skep_abi::{
-    Addr, Be16, CLASS_ANY, CLASS_OTHER, Direction, DropReason, Flow, NodeConfig, Pod, SocketAddr, VerdictKey,
+    Addr, Be16, CLASS_ANY, CLASS_OTHER, Direction, DropReason, Flow, Pod, SocketAddr, VerdictKey,
     isolated_bit, table_of, verdicts_index,
 };
 
+use crate::bandwidth;
 use crate::cluster::{self, is_node, pod};
 use crate::conntrack;
 use crate::maps::{self, CLASSES_EVEN, CLASSES_ODD, VERDICTS};
 use crate::packet::Packet;
-use crate::{bandwidth, report};
 
 /// The decision about a flow.
 pub(crate) struct Decision {
     /// [`DropReason::None`]: allowed.
     pub(crate) reason: DropReason,
-    /// The policy that decided; see [`skep_abi::Verdict::policy`].
-    pub(crate) policy: u32,
+    /// The rule that decided; see [`skep_abi::Verdict::rule`].
+    pub(crate) rule: u32,
     /// Host-side interfaces of the ends that are pods of this node, or 0.
     pub(crate) opener_ifindex: u32,
     pub(crate) target_ifindex: u32,
@@ -34,7 +34,7 @@ pub(crate) fn decide(packet: &Packet, opener: &SocketAddr, target: &SocketAddr) 
     let (from, to) = (pod(&opener.addr), pod(&target.addr));
     let mut decision = Decision {
         reason: DropReason::None,
-        policy: 0,
+        rule: 0,
         opener_ifindex: from.map_or(0, |pod| pod.ifindex),
         target_ifindex: to.map_or(0, |pod| pod.ifindex),
         flags: bandwidth::flag(from, to),
@@ -57,17 +57,17 @@ pub(crate) fn decide(packet: &Packet, opener: &SocketAddr, target: &SocketAddr) 
         }
     }
     if let Some(pod) = from {
-        let (allow, policy) = verdict(packet, pod, Direction::EGRESS, &target.addr, target.port);
-        decision.policy = policy;
+        let (allow, rule) = verdict(packet, pod, Direction::EGRESS, &target.addr, target.port);
+        decision.rule = rule;
         if !allow {
             decision.reason = DropReason::PolicyEgress;
             return decision;
         }
     }
     if let Some(pod) = to {
-        let (allow, policy) = verdict(packet, pod, Direction::INGRESS, &opener.addr, target.port);
-        if policy != 0 {
-            decision.policy = policy;
+        let (allow, rule) = verdict(packet, pod, Direction::INGRESS, &opener.addr, target.port);
+        if rule != 0 {
+            decision.rule = rule;
         }
         if !allow {
             decision.reason = DropReason::PolicyIngress;
@@ -79,12 +79,7 @@ pub(crate) fn decide(packet: &Packet, opener: &SocketAddr, target: &SocketAddr) 
 /// Makes the flow's verdict one of the generation in force, and charges the packet to limited pods; an error if the flow is
 /// no longer allowed.
 #[inline(always)]
-pub(crate) fn revalidate(
-    ctx: &TcContext,
-    config: &NodeConfig,
-    flow: &mut Flow,
-    packet: &Packet,
-) -> Result<(), DropReason> {
+pub(crate) fn revalidate(ctx: &TcContext, flow: &mut Flow, packet: &mut Packet) -> Result<(), DropReason> {
     if flow.generation == packet.generation {
         return Ok(());
     }
@@ -108,7 +103,7 @@ pub(crate) fn revalidate(
     let opener = if flow.flags & Flow::OUTSIDE != 0 { &flow.destination } else { opener };
     let decision = decide(packet, opener, target);
     if decision.reason != DropReason::None && flow.flags & Flow::NODE == 0 {
-        report::decided(config, packet, decision.reason, decision.policy, flow.service);
+        (packet.rule, packet.service) = (decision.rule, flow.service);
         return Err(decision.reason);
     }
     conntrack::confirm(packet, flow)?;
@@ -120,9 +115,10 @@ pub(crate) fn revalidate(
 #[inline(always)]
 pub(crate) fn open(
     ctx: &TcContext,
-    packet: &Packet,
+    packet: &mut Packet,
     decision: &Decision,
 ) -> Result<&'static mut Flow, DropReason> {
+    packet.rule = decision.rule;
     if decision.reason != DropReason::None {
         return Err(decision.reason);
     }
@@ -141,7 +137,7 @@ fn set_decision(packet: &Packet, flow: &mut Flow, decision: &Decision, from_high
     flow.generation = Flow::stamp(packet.generation, flow.flags);
 }
 
-/// Whether the pod's policies allow the flow, and the policy that decided.
+/// Whether the pod's policies allow the flow, and the rule that decided.
 #[inline(always)]
 fn verdict(packet: &Packet, pod: &Pod, direction: Direction, peer: &Addr, port: Be16) -> (bool, u32) {
     // SAFETY: the inner map stays valid until the program ends.
@@ -157,8 +153,8 @@ fn verdict(packet: &Packet, pod: &Pod, direction: Direction, peer: &Addr, port: 
     if let Some(verdict) = verdicts.get(&key)
         && verdict.allow != 0
     {
-        return (true, verdict.policy);
+        return (true, verdict.rule);
     }
     key = Key::new(VerdictKey::PORT_BITS, VerdictKey::new(direction, CLASS_ANY, packet.proto, port));
-    verdicts.get(&key).map_or((false, 0), |verdict| (verdict.allow != 0, verdict.policy))
+    verdicts.get(&key).map_or((false, 0), |verdict| (verdict.allow != 0, verdict.rule))
 }

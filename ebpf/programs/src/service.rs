@@ -7,13 +7,13 @@ use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
 use skep_abi::logic::flow_key::comes_after;
 use skep_abi::{
-    Addr, Affinity, AffinityKey, Backend, BackendKey, Be16, DropReason, NodeConfig, Proto, RangeKey, Scope,
-    ServiceKey, ServiceValue, SocketAddr,
+    Addr, Affinity, AffinityKey, Backend, BackendKey, Be16, DropReason, Proto, RangeKey, Scope, ServiceKey,
+    ServiceValue, SocketAddr,
 };
 
+use crate::clock;
 use crate::maps::{self, AFFINITY, BACKENDS, RANGES, SERVICES};
 use crate::packet::Packet;
-use crate::{clock, report};
 
 const SECOND_NS: u64 = 1_000_000_000;
 /// Rounds of a binary search in a set: no set has more than 2^20 slots.
@@ -143,21 +143,19 @@ fn is_same(a: &ServiceValue, b: &ServiceValue) -> bool {
 /// be rejected.
 #[inline(always)]
 pub(crate) fn resolve(
-    config: &NodeConfig,
-    packet: &Packet,
+    packet: &mut Packet,
     service: &ServiceValue,
     chance: u32,
 ) -> Result<Option<SocketAddr>, DropReason> {
+    packet.service = service.service;
     let client = packet.source.addr;
     let addressed = packet.destination.port;
     if !admits(service, &client) {
-        report::decided(config, packet, DropReason::SourceRange, 0, service.service);
         return Err(DropReason::SourceRange);
     }
     if let Some(backend) = pick(service, client, chance) {
         return Ok(Some(end(backend, addressed)));
     }
-    report::decided(config, packet, DropReason::NoBackend, 0, service.service);
     if service.flags & ServiceValue::DROP != 0 {
         return Err(DropReason::NoBackend);
     }

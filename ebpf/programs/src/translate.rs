@@ -8,24 +8,25 @@ use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::programs::TcContext;
 use skep_abi::logic::flow_key::is_higher;
 use skep_abi::logic::lifetime::copy;
-use skep_abi::{DropReason, Flow, NodeConfig, ServiceValue, SocketAddr};
+use skep_abi::{DropReason, Flow, Hook, NodeConfig, ServiceValue, SocketAddr};
 
 use crate::maps::CONNTRACK;
 use crate::packet::Packet;
 use crate::ports::{self, PORT_TRIES};
 use crate::{bandwidth, cluster, conntrack, nat, reject, report, service};
 
-/// Turns the packet into the answer that rejects it, delivered by `back`, and counts a drop.
+/// Turns the packet into the answer that rejects it, delivered by `back`, and counts and reports a drop.
 #[inline(always)]
 pub(crate) fn reject(
     ctx: &TcContext,
+    hook: Hook,
     packet: &Packet,
     back: impl FnOnce() -> i32,
 ) -> Result<i32, DropReason> {
     if !reject::answer(ctx, packet) {
         return Err(DropReason::NoBackend);
     }
-    report::dropped(DropReason::NoBackend);
+    report::dropped(ctx, hook, DropReason::NoBackend);
     Ok(back())
 }
 
@@ -95,9 +96,11 @@ pub(crate) fn put_alias(packet: &Packet, to: &SocketAddr, sender: u32) -> Result
 /// opened as one to what it addressed.
 #[inline(never)]
 pub(crate) fn remove_alias(packet: &mut Packet, addressed: &SocketAddr) {
+    let backend = packet.destination;
     packet.destination = *addressed;
     packet.locate();
     let _ = CONNTRACK.remove(&packet.key);
+    packet.destination = backend;
 }
 
 /// Puts the flow's own entry: its answers come from what the client addressed.

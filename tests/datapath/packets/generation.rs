@@ -24,7 +24,7 @@ fn a_flow_opened_during_a_change_is_under_one_generation() -> Result<()> {
     let id = VerdictMapId(99);
     let deny = [Direction::INGRESS, Direction::EGRESS].map(|direction| {
         let key = VerdictKey::new(direction, 0, Proto(0), skep_abi::Be16::new(0));
-        (VerdictKey::DIRECTION_BITS, key, PolicyVerdict { allow: 0, policy: 1 })
+        (VerdictKey::DIRECTION_BITS, key, PolicyVerdict { allow: 0, rule: 1 })
     });
     let mut writes = vec![Write::CreateVerdictMap { id, entries: deny.to_vec().into() }];
     writes.extend(SLOTS.map(|slot| Write::PutVerdicts { index: verdicts_index(slot, 1), map: id }));

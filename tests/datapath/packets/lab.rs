@@ -187,7 +187,7 @@ impl Lab {
 
     /// Entries that made room for newer ones.
     pub(crate) fn evictions(&self) -> Result<u64> {
-        Ok(self.node.datapath.as_ref().context("no datapath")?.evictions()?)
+        Ok(self.node.datapath.as_ref().context("no datapath")?.counters()?.evictions()?)
     }
 
     fn conntrack_pin(&self) -> Result<PathBuf> {
@@ -221,10 +221,11 @@ impl Lab {
 
     pub(crate) fn run(&mut self, program: &str, packet: &[u8]) -> Result<(Verdict, Vec<u8>)> {
         let datapath = self.node.datapath.as_mut().context("no datapath")?;
-        let before = datapath.drops()?;
+        let counters = datapath.counters()?;
+        let before = counters.drops()?;
         let (action, out, _) =
             self.node.netns.run(|| datapath.test_run_at(program, packet, self.at, 1))??;
-        let after = datapath.drops()?;
+        let after = counters.drops()?;
         let reason = before.iter().zip(&after).find(|(b, a)| a.packets > b.packets).map(|(_, a)| a.reason);
         let verdict = match action {
             0 => Verdict::Pass,
@@ -413,7 +414,7 @@ fn policy(slot: u32, egress: bool) -> Vec<Write> {
     let id = VerdictMapId(slot.into());
     let entries = [(Direction::INGRESS, false), (Direction::EGRESS, egress)].map(|(direction, allow)| {
         let key = VerdictKey::new(direction, 0, Proto(0), Be16::new(0));
-        (VerdictKey::DIRECTION_BITS, key, PolicyVerdict { allow: allow.into(), policy: 1 })
+        (VerdictKey::DIRECTION_BITS, key, PolicyVerdict { allow: allow.into(), rule: 1 })
     });
     vec![
         Write::CreateVerdictMap { id, entries: Arc::from(entries.to_vec()) },

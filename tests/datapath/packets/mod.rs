@@ -11,6 +11,8 @@ mod openers;
 mod outside;
 mod policy;
 mod port_ranges;
+mod program_log;
+mod reference;
 mod robust;
 mod service;
 mod source;

@@ -45,7 +45,7 @@ fn a_pod_under_policy_is_closed_while_its_map_is_missing() -> Result<()> {
 fn what_all_peers_may_do_is_allowed_whatever_the_peers_class() -> Result<()> {
     let mut table = Table::new("pany")?;
     let key = |class, proto, port| VerdictKey::new(Direction::INGRESS, class, proto, Be16::new(port));
-    let verdict = |allow, policy| PolicyVerdict { allow, policy };
+    let verdict = |allow, rule| PolicyVerdict { allow, rule };
     let class = 7;
     let entries = [
         (VerdictKey::DIRECTION_BITS, key(0, Proto(0), 0), verdict(0, 0)),

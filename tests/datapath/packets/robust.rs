@@ -3,6 +3,8 @@
 use anyhow::{Result, ensure};
 use skep_abi::DropReason;
 
+use skep_tests::random_policies::Random;
+
 use super::frame::{Body, Frame};
 use super::lab::{Verdict, World, at, port};
 use super::table::{FROM_OUTSIDE, POD, TO_OUTSIDE, TO_POD, Table, each, opening};
@@ -67,26 +69,14 @@ fn bent_ip_headers_are_dropped() -> Result<()> {
     })
 }
 
-/// A small generator (xorshift): the run is the same each time.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self, below: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 16) as usize % below
-    }
-}
-
 #[test]
 fn whatever_is_bent_nothing_reaches_a_closed_pod_or_leaves_under_a_foreign_address() -> Result<()> {
     let mut table = Table::new("pkr3")?;
     let mut random = Random(0x5eed);
     let mut passed = 0;
     for _ in 0..ROUNDS {
-        let world = World::ALL[random.next(2)];
-        let proto = super::lab::PROTOS[random.next(3)];
+        let world = World::ALL[random.below(2)];
+        let proto = super::lab::PROTOS[random.below(3)];
         let sources = [world.a(), world.closed(), world.elsewhere(), world.client(), world.remote()];
         let targets = [
             at(world.closed(), 80),
@@ -95,15 +85,15 @@ fn whatever_is_bent_nothing_reaches_a_closed_pod_or_leaves_under_a_foreign_addre
             at(world.node(), port::NODE + port::CLOSED),
             at(world.b(), 80),
         ];
-        let (source, target) = (sources[random.next(5)], targets[random.next(5)]);
-        let packet = Frame::new(at(source, 50_000 + random.next(9) as u16), target, opening(proto));
+        let (source, target) = (sources[random.below(5)], targets[random.below(5)]);
+        let packet = Frame::new(at(source, 50_000 + random.below(9) as u16), target, opening(proto));
         let mut bytes = packet.bytes();
-        for _ in 0..random.next(4) {
-            let place = ETHERNET + random.next(bytes.len() - ETHERNET);
-            bytes[place] = random.next(256) as u8;
+        for _ in 0..random.below(4) {
+            let place = ETHERNET + random.below(bytes.len() - ETHERNET);
+            bytes[place] = random.below(256) as u8;
         }
-        bytes.truncate(least(&packet) + random.next(2 * bytes.len()));
-        let program = [POD, FROM_OUTSIDE][random.next(2)];
+        bytes.truncate(least(&packet) + random.below(2 * bytes.len()));
+        let program = [POD, FROM_OUTSIDE][random.below(2)];
         let (verdict, out) = table.lab.run(program, &bytes)?;
         if matches!(verdict, Verdict::Drop(_) | Verdict::Wait) {
             continue;

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::{Context, Result, ensure};
 use skep_abi::{Addr, Backend, BackendKey, Be16, Pod, Proto, Scope, ServiceKey, ServiceValue};
-use skep_datapath::{Datapath, Options, SocketLb, XdpMode};
+use skep_datapath::{Datapath, Options, ProgramLogLevel, SocketLb, XdpMode};
 use skep_netplan::Write;
 use skep_tests::bpffs;
 use skep_tests::cgroup::Cgroup;
@@ -76,6 +76,7 @@ impl Uplink {
             socket_lb: SocketLb::All,
             service_cidrs: Vec::new(),
             masquerade_exemptions: Vec::new(),
+            program_log: ProgramLogLevel::Off,
         };
         let opened = netns.run(move || runtime().block_on(Datapath::open(options)))?;
         let datapath = opened.context("open the datapath")?;

@@ -13,7 +13,7 @@ use http::Request;
 use serde_json::{Value, json};
 use skep_apiserver::Identity;
 use skep_network::Informers;
-use skep_node::{AgentConfig, Inputs, ServingTls};
+use skep_node::{AgentConfig, Inputs, OtherParts, ServingTls};
 use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -208,7 +208,7 @@ impl TestNode {
             services: informers.services.subscribe(),
             tunnels: None,
             network: None,
-            metrics: Vec::new(),
+            others: OtherParts::default(),
         };
         tokio::spawn(informers.run(self.api.node_client(), stop.clone()));
         let task = tokio::spawn(async move {

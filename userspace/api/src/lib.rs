@@ -13,6 +13,7 @@ pub mod discovery;
 pub mod document;
 pub mod field;
 pub mod fit;
+pub mod flow_log;
 pub mod kinds;
 pub mod local_path;
 pub mod meta;

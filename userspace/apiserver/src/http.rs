@@ -11,7 +11,7 @@ use axum::response::Response;
 use bytes::Bytes;
 use futures::FutureExt as _;
 use http::Method;
-use skep_api::{Kind, Reason, Status};
+use skep_api::{Kind, Reason, Status, flow_log};
 
 use crate::admission::Notes;
 use crate::aggregate;
@@ -183,6 +183,11 @@ async fn answer(received: Received<'_>, notes: &Arc<Notes>, seen: &mut Seen) -> 
         begin(RequestLabels::path(request.method()));
         caches.authorizer().check(&info.attributes(&identity)).await?;
         return handlers::tunnel::handle(server.dialer.tunnels(), &identity, info, request);
+    }
+    if info.group == flow_log::GROUP {
+        begin(RequestLabels::path(request.method()));
+        caches.authorizer().check(&info.attributes(&identity)).await?;
+        return boxed(|| handlers::flows::handle(server, info, request)).await;
     }
     if let Some(backend) = server.aggregator.backend_of(info) {
         begin(RequestLabels::remote(info));

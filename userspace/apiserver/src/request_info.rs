@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 
 use http::Method;
-use skep_api::{KindRef, Registry};
+use skep_api::{KindRef, Registry, flow_log};
 
 use crate::authz::Attributes;
 use crate::identity::Identity;
@@ -93,9 +93,10 @@ impl<'a> RequestInfo<'a> {
         }
     }
 
-    /// Whether the client decides how long the request stays open, as upstream decides it.
+    /// Whether the client decides how long the request stays open, as upstream decides it; a flow log is read as long as it likes.
     pub(crate) fn is_long_running(&self) -> bool {
         self.verb == "watch"
+            || self.group == flow_log::GROUP
             || matches!(&*self.subresource, "exec" | "attach" | "portforward" | "proxy" | "log")
     }
 

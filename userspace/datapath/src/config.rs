@@ -31,6 +31,8 @@ pub struct Options {
     pub service_cidrs: Vec<IpNetwork>,
     /// Networks outside the cluster to which pods speak with their own addresses, at most [`skep_abi::EXEMPTIONS_MAX`].
     pub masquerade_exemptions: Vec<IpNetwork>,
+    /// What the programs log.
+    pub program_log: ProgramLogLevel,
 }
 
 /// Whose sockets have service translation at `connect`; those of others are translated by packet.
@@ -41,6 +43,32 @@ pub enum SocketLb {
     All,
     /// The node's own only. For pods with a proxy that must see what its application addressed, or with a virtual machine.
     Host,
+}
+
+/// What the programs log. What they do not is dead code when they are loaded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ProgramLogLevel {
+    /// Nothing.
+    #[default]
+    Off,
+    /// Packets that are dropped.
+    Info,
+    /// Also flows that open.
+    Debug,
+    /// Every packet.
+    Trace,
+}
+
+impl ProgramLogLevel {
+    /// As `aya_log::Level` numbers them.
+    pub(crate) fn code(self) -> u8 {
+        match self {
+            ProgramLogLevel::Off => 0,
+            ProgramLogLevel::Info => aya_log::Level::Info.into(),
+            ProgramLogLevel::Debug => aya_log::Level::Debug.into(),
+            ProgramLogLevel::Trace => aya_log::Level::Trace.into(),
+        }
+    }
 }
 
 /// Where `xdp_node` is to run on the uplink.

@@ -1,27 +1,46 @@
-//! Flow events and drop counters.
+//! Flow events.
 //!
-//! In: the ring buffer and the per-CPU counters that the programs write. Out: typed events and sums.
+//! In: the ring buffer that the programs write. Out: typed events in batches.
 
 use aya::maps::{MapData, RingBuf};
-use skep_abi::{DropReason, FlowEvent};
+use skep_abi::{FlowEvent, OBSERVE_ALL, OBSERVE_DROPS, OBSERVE_NOTHING};
 use tokio::io::unix::AsyncFd;
 
 use crate::Datapath;
 use crate::error::DatapathError;
 
-/// Flow events in the order of arrival, for one reader. After dropping it, call [`Datapath::stop_flows`].
+/// Which events the programs send. What nobody wants costs them one comparison for each new flow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Observation {
+    /// None.
+    #[default]
+    Nothing,
+    /// Drops.
+    Drops,
+    /// Drops, and flows that open.
+    All,
+}
+
+/// Flow events in the order of arrival, for one reader.
 pub struct Flows {
     ring: AsyncFd<RingBuf<MapData>>,
 }
 
 impl Flows {
-    /// Waits for the next event, without polling.
-    pub async fn next(&mut self) -> Result<FlowEvent, DatapathError> {
+    /// Waits until there are events, without polling, and takes at most `max` of them.
+    pub async fn next(&mut self, max: usize) -> Result<Vec<FlowEvent>, DatapathError> {
         loop {
             let mut ready =
                 self.ring.readable_mut().await.map_err(DatapathError::file("wait for", "FLOWS"))?;
-            if let Some(event) = ready.get_inner_mut().next().and_then(|bytes| parse(&bytes)) {
-                return Ok(event);
+            let ring = ready.get_inner_mut();
+            let mut events = Vec::new();
+            while events.len() < max
+                && let Some(bytes) = ring.next()
+            {
+                events.extend(parse(&bytes));
+            }
+            if !events.is_empty() {
+                return Ok(events);
             }
             ready.clear_ready();
         }
@@ -36,47 +55,25 @@ fn parse(bytes: &[u8]) -> Option<FlowEvent> {
     Some(unsafe { std::ptr::read_unaligned(bytes.as_ptr().cast()) })
 }
 
-/// Packets dropped for one reason since the maps were made, over all CPUs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DropCount {
-    /// Why.
-    pub reason: DropReason,
-    /// How many.
-    pub packets: u64,
-}
-
 impl Datapath {
-    /// Opens the ring of flow events and makes the programs send; `None`: it was opened before.
+    /// Opens the ring of flow events; `None`: it was opened before. The programs send what [`Datapath::observe`] says.
     pub fn flows(&mut self) -> Result<Option<Flows>, DatapathError> {
         let Some(map) = self.ebpf.take_map("FLOWS") else { return Ok(None) };
         let ring = RingBuf::try_from(map).map_err(DatapathError::map("FLOWS", "open"))?;
         // SAFETY: the ring owns its descriptor and returns the same one for as long as it lives.
         let ring = unsafe { AsyncFd::register(ring) };
         let ring = ring.map_err(|error| DatapathError::file("watch", "FLOWS")(error.into_parts().1))?;
-        self.maps.set_config(|config| config.observe = 1).map_err(DatapathError::map("CONFIG", "write"))?;
         Ok(Some(Flows { ring }))
     }
 
-    /// Makes the programs stop sending events.
-    pub fn stop_flows(&mut self) -> Result<(), DatapathError> {
-        self.maps.set_config(|config| config.observe = 0).map_err(DatapathError::map("CONFIG", "write"))
-    }
-
-    /// Entries of flows that made room for newer ones, since the maps were made; over all CPUs.
-    pub fn evictions(&self) -> Result<u64, DatapathError> {
-        let per_cpu = self.maps.evictions.get(&0, 0).map_err(DatapathError::map("EVICTIONS", "read"))?;
-        Ok(per_cpu.iter().sum())
-    }
-
-    /// Drops for each reason, also for those with none.
-    pub fn drops(&self) -> Result<Vec<DropCount>, DatapathError> {
-        let mut counts = Vec::new();
-        for code in 1..DropReason::COUNT as u16 {
-            let Some(reason) = DropReason::from_code(code) else { continue };
-            let per_cpu =
-                self.maps.drops.get(&u32::from(code), 0).map_err(DatapathError::map("DROPS", "read"))?;
-            counts.push(DropCount { reason, packets: per_cpu.iter().sum() });
-        }
-        Ok(counts)
+    /// Has the programs send these events.
+    pub fn observe(&mut self, observation: Observation) -> Result<(), DatapathError> {
+        let level = match observation {
+            Observation::Nothing => OBSERVE_NOTHING,
+            Observation::Drops => OBSERVE_DROPS,
+            Observation::All => OBSERVE_ALL,
+        };
+        let written = self.maps.set_config(|config| config.observe = level);
+        written.map_err(DatapathError::map("CONFIG", "write"))
     }
 }

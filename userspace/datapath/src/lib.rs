@@ -11,6 +11,7 @@ mod attach;
 mod batch;
 mod config;
 mod conntrack;
+mod counters;
 mod delay;
 mod error;
 mod flow_table;
@@ -27,6 +28,7 @@ mod overlay;
 mod pace;
 mod pins;
 mod pod_link;
+mod program_log;
 mod route;
 mod side_link;
 mod source_ports;
@@ -42,13 +44,15 @@ use std::path::{Path, PathBuf};
 
 pub use announce::Announcer;
 pub use apply::ApplyError;
-pub use config::{Options, SocketLb, UnknownXdpMode, XdpMode};
+pub use config::{Options, ProgramLogLevel, SocketLb, UnknownXdpMode, XdpMode};
 pub use conntrack::Collected;
+pub use counters::{Counters, DropCount, EventCount};
 pub use error::DatapathError;
-pub use flows::{DropCount, Flows};
+pub use flows::{Flows, Observation};
 pub use inspect::{At, Verified};
 pub use local_address::set_local_addresses;
 pub use pod_link::{PodInterface, PodLink};
+pub use program_log::ProgramLog;
 pub use xdp_hook::XdpHook;
 
 use attach::Attachments;
@@ -87,6 +91,7 @@ impl Datapath {
             socket_lb: options.socket_lb,
             service_nets: service_nets(&options.service_cidrs),
             has_exemptions: !options.masquerade_exemptions.is_empty(),
+            program_log: options.program_log,
         };
         let mut ebpf = object::load(&options.bpffs, constants)?;
         let mut maps = Maps::take(&mut ebpf, &options.bpffs)?;

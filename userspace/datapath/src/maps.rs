@@ -10,11 +10,11 @@ use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, HashMap, HashOfMaps, MapData, MapError, PerCpuArray};
+use aya::maps::{Array, HashMap, HashOfMaps, MapData, MapError};
 use ipnetwork::IpNetwork;
 use skep_abi::{
-    Addr, Backend, BackendKey, MaglevKey, MaglevPage, NodeConfig, Pod, RangeKey, ServiceKey, ServiceValue,
-    VERDICTS_MAX,
+    Addr, Backend, BackendKey, MaglevKey, MaglevPage, NodeConfig, OBSERVE_NOTHING, Pod, RangeKey, ServiceKey,
+    ServiceValue, VERDICTS_MAX,
 };
 use skep_netplan::{VerdictEntry, VerdictMapId};
 
@@ -44,8 +44,6 @@ pub(crate) struct Maps {
     /// `VERDICTS` again, for batches.
     pub(crate) verdicts_data: MapData,
     pub(crate) verdict_maps: BTreeMap<VerdictMapId, VerdictMap>,
-    pub(crate) drops: PerCpuArray<MapData, u64>,
-    pub(crate) evictions: PerCpuArray<MapData, u64>,
     /// The folder of the pinned verdict maps.
     verdict_pins: PathBuf,
 }
@@ -68,8 +66,6 @@ impl Maps {
             verdicts_data: MapData::from_pin(pins::maps(bpffs).join("VERDICTS"))
                 .map_err(DatapathError::map("VERDICTS", "open"))?,
             verdict_maps: pinned_verdict_maps(&verdict_pins)?,
-            drops: take(ebpf, "DROPS")?,
-            evictions: take(ebpf, "EVICTIONS")?,
             verdict_pins,
         })
     }
@@ -86,8 +82,8 @@ impl Maps {
         config.uplink = interface_index(&options.uplink)?;
         (config.overlay_v4, config.overlay_v6) = (overlay.index(true), overlay.index(false));
         config.delay = delay;
-        // A reader that ended without a word.
-        config.observe = 0;
+        // An earlier process' reader is gone.
+        config.observe = OBSERVE_NOTHING;
         config.netns_cookie = netns_cookie()?;
         (config.node_v4, config.node_v6) = (Addr::UNSPECIFIED, Addr::UNSPECIFIED);
         for ip in &options.node_addrs {

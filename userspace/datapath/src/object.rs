@@ -10,7 +10,7 @@ use aya::{Ebpf, EbpfLoader};
 use ipnetwork::IpNetwork;
 use skep_abi::{Addr, MAPS, SNAT_PORT_MAX};
 
-use crate::config::SocketLb;
+use crate::config::{ProgramLogLevel, SocketLb};
 use crate::error::DatapathError;
 use crate::flow_table::FlowTable;
 use crate::xdp_hook::XdpHook;
@@ -49,6 +49,7 @@ pub(crate) struct Constants {
     pub(crate) service_nets: ServiceNets,
     /// Whether `EXEMPTIONS` has entries.
     pub(crate) has_exemptions: bool,
+    pub(crate) program_log: ProgramLogLevel,
 }
 
 /// Of each family the words of the network's address, then of its mask, as the programs compare them.
@@ -79,7 +80,8 @@ pub(crate) fn load(bpffs: &Path, constants: Constants) -> Result<Ebpf, DatapathE
 }
 
 fn load_object(object: &[u8], bpffs: &Path, constants: Constants) -> Result<Ebpf, DatapathError> {
-    let Constants { pace, first_port, flows, helpers, socket_lb, service_nets, has_exemptions } = constants;
+    let Constants { pace, first_port, flows, helpers, socket_lb, service_nets, has_exemptions, program_log } =
+        constants;
     let has_exemptions = u32::from(has_exemptions);
     let host_only = u32::from(socket_lb == SocketLb::Host);
     let FlowTable { entries, openers, pod_share, outside_share } = flows;
@@ -92,6 +94,8 @@ fn load_object(object: &[u8], bpffs: &Path, constants: Constants) -> Result<Ebpf
     let (has_loop, has_set_retval) = (u32::from(has_loop), u32::from(has_set_retval));
     let ports = u32::from(first_port) << 16 | u32::from(SNAT_PORT_MAX);
     let mut loader = EbpfLoader::new();
+    let log_level = program_log.code();
+    loader.override_global(aya_log::LEVEL, &log_level, true);
     loader.override_global("PACE", &pace, true);
     loader.override_global("HAS_LOOP", &has_loop, true);
     loader.override_global("SET_RETVAL", &has_set_retval, true);
@@ -253,6 +257,7 @@ mod tests {
                 socket_lb,
                 service_nets: service_nets(&[]),
                 has_exemptions: true,
+                program_log: ProgramLogLevel::Off,
             };
             load_object(&object, bpffs.path(), constants)
         };

@@ -91,6 +91,18 @@ impl Attachments {
         self.by_sandbox.get(self.by_addr.get(&addr)?).map(|attachment| &attachment.endpoint)
     }
 
+    /// `namespace/name` and endpoint of the pod with the address.
+    pub(crate) fn pod_at(&self, addr: Addr) -> Option<(&Arc<str>, &Endpoint)> {
+        let attachment = self.by_sandbox.get(self.by_addr.get(&addr)?)?;
+        Some((&attachment.key, &attachment.endpoint))
+    }
+
+    /// `namespace/name` of the pod behind the host-side interface.
+    pub(crate) fn behind(&self, ifindex: u32) -> Option<&Arc<str>> {
+        let found = self.by_sandbox.values().find(|attachment| attachment.pod.ifindex == ifindex);
+        found.map(|attachment| &attachment.key)
+    }
+
     pub(crate) fn get(&self, sandbox: &str) -> Option<&Attachment> {
         self.by_sandbox.get(sandbox)
     }

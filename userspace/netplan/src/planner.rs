@@ -8,8 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
-use skep_abi::{Addr, BackendKey, Pod, SLOTS_MAX, isolated_bit};
-use skep_policy::PolicyKey;
+use skep_abi::{Addr, BackendKey, FlowEvent, Pod, SLOTS_MAX, isolated_bit};
 
 use crate::attach::{Attachments, Owner};
 use crate::diff::Problem;
@@ -17,6 +16,7 @@ use crate::diff::kernel::Kernel;
 use crate::diff::policy::PolicyState;
 use crate::diff::service::ServiceState;
 use crate::failure::{Cause, Failure, Failures, Unit, is_policy, own_unit};
+use crate::flow_names::{FlowNames, Names};
 use crate::index::API_SERVER;
 use crate::index::{Changes, Index};
 use crate::plan::{Plan, PlanScope};
@@ -40,7 +40,7 @@ const LOOPBACK: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6A
 ///    commits it before the next `plan` or `collect`: a dropped plan loses its changes.
 /// 4. [`Planner::failures`] and [`Planner::retry`]. What failed is a [`Unit`] that waits until the caller has it retried,
 ///    or until what it is made from changes; everything else goes on. Policies wait for `retry` alone.
-/// 5. Queries: [`Planner::problems`], [`Planner::policies`], [`Planner::kernel`], [`Planner::has_garbage`].
+/// 5. Queries: [`Planner::problems`], [`Planner::names`], [`Planner::kernel`], [`Planner::has_garbage`].
 ///
 /// While [`Planner::has_garbage`], call [`Planner::collect`] twice, some milliseconds apart: the first call notes what is
 /// unused, the second deletes what still is. A program that started before the first call has ended by then.
@@ -376,9 +376,11 @@ impl Planner {
         problems
     }
 
-    /// The policies by their numbers in the flow log.
-    pub fn policies(&self) -> &BTreeMap<u32, PolicyKey> {
-        &self.policy.entries().policies
+    /// Names what a flow event has as numbers. Of another state of the API than the event's own, a name may be missing.
+    pub fn names(&self, event: &FlowEvent) -> FlowNames {
+        let names = Names { index: &self.index, attachments: &self.attachments };
+        let rule = self.policy.entries().rules.get(&event.rule);
+        names.of(event, rule, self.services.port(event.service))
     }
 
     /// The kernel's content, by the commits so far.

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use ipnetwork::IpNetwork;
 
+use crate::flows::FlowLogLevel;
+
 /// kube-proxy's health port.
 const HEALTH_PORT: u16 = 10_256;
 
@@ -32,6 +34,10 @@ pub struct NetworkConfig {
     pub overlay: bool,
     /// Port of the node's own health check for load balancers; 0: none.
     pub health_port: u16,
+    /// The unix socket on which the flow log is read; `None`: it is read by the kubelet API only.
+    pub flows_socket: Option<PathBuf>,
+    /// Which flow events the programs send while nobody reads the flow log.
+    pub flow_log: FlowLogLevel,
     /// How long changes are collected before they are written together.
     pub coalesce_window: Duration,
     /// How long an ADD waits until the API server's pod is known.
@@ -51,6 +57,8 @@ impl NetworkConfig {
             mtu: 1500,
             overlay: false,
             health_port: HEALTH_PORT,
+            flows_socket: None,
+            flow_log: FlowLogLevel::default(),
             coalesce_window: Duration::from_millis(2),
             pod_timeout: Duration::from_secs(20),
         }

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::pin::Pin;
 
 use async_trait::async_trait;
+use skep_datapath::Observation;
 use skep_netplan::{DatagramServices, Observed, Write};
 
 /// A pod's interface as it should be.
@@ -68,7 +69,18 @@ pub struct PartlyApplied {
 }
 
 /// The work of [`Dataplane::expire_flows`].
-pub type Expiry = Pin<Box<dyn Future<Output = Result<(), DataplaneError>> + Send>>;
+pub type Expiry = Pin<Box<dyn Future<Output = Result<FlowTableState, DataplaneError>> + Send>>;
+
+/// The table of flows after a walk over it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FlowTableState {
+    /// Entries that remain.
+    pub live: usize,
+    /// Entries that the walk removed.
+    pub removed: usize,
+    /// Entries that there is room for.
+    pub size: usize,
+}
 
 /// The engine decides nothing by these errors; it retries and reports them.
 #[async_trait]
@@ -86,4 +98,6 @@ pub trait Dataplane: Send + 'static {
     /// Removes expired flows, and ends the datagram sockets of pods (`namespaces`) and flows whose backend `services` no
     /// longer contain. The work runs apart from this value, since a walk over a large table takes long.
     fn expire_flows(&self, services: DatagramServices, namespaces: Vec<PathBuf>) -> Expiry;
+    /// Has the programs send these flow events.
+    fn observe(&mut self, observation: Observation) -> Result<(), DataplaneError>;
 }

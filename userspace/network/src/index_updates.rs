@@ -43,7 +43,7 @@ pub(crate) trait Performer<I>: Send {
 
 impl Performer<Index> for Sender<Message> {
     async fn change(&self, change: Change<Index>) -> bool {
-        self.send(Message::Index(change)).await.is_ok()
+        self.send(Message::index(change)).await.is_ok()
     }
 
     async fn listed(&self) -> bool {
@@ -187,7 +187,7 @@ mod tests {
         forward(receive, to).await;
         let mut index = Index::new("node-a");
         while let Some(message) = messages.recv().await {
-            if let Message::Index(update) = message {
+            if let Message::Index(update, _) = message {
                 update(&mut index);
             }
         }

@@ -3,13 +3,15 @@
 use std::path::PathBuf;
 
 use async_trait::async_trait;
-use skep_datapath::{ApplyError, Datapath, DatapathError, Options, PodInterface, PodLink};
+use skep_datapath::{
+    ApplyError, Datapath, DatapathError, Observation, Options, PodInterface, PodLink, ProgramLogLevel,
+};
 use skep_netplan::{DatagramServices, Observed, Write};
-use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::dataplane::{Dataplane, DataplaneError, Expiry, Interface, Link, PartlyApplied};
-use crate::{NetworkConfig, NetworkError, NetworkState, NodeDns, Subscriptions};
+use crate::dataplane::{Dataplane, DataplaneError, Expiry, FlowTableState, Interface, Link, PartlyApplied};
+use crate::{NetworkConfig, NetworkError, Parts, Subscriptions};
 
 /// The network agent over the real datapath; `skep agent --network-only` is this and the informers.
 #[derive(Clone, Debug)]
@@ -24,17 +26,25 @@ impl KernelNetwork {
         self,
         client: kube::Client,
         subscriptions: Subscriptions,
-        dns: Option<NodeDns>,
-        state: watch::Sender<NetworkState>,
+        parts: Parts,
         stop: CancellationToken,
     ) -> Result<(), NetworkError> {
         let KernelNetwork { mut config, datapath: options } = self;
+        let logs = options.program_log != ProgramLogLevel::Off;
         config.overlay = options.overlay;
-        let datapath = Datapath::open(options).await.map_err(NetworkError::Open)?;
+        let mut datapath = Datapath::open(options).await.map_err(NetworkError::Open)?;
+        parts.telemetry.metrics.set_counters(datapath.counters().map_err(NetworkError::Open)?);
+        let events = datapath.flows().map_err(NetworkError::Open)?;
+        let mut logging = JoinSet::new();
+        if logs && let Some(log) = datapath.program_log().map_err(NetworkError::Open)? {
+            logging.spawn(log.run());
+        }
         if config.mtu == 0 {
             config.mtu = datapath.pod_mtu();
         }
-        crate::run(config, datapath, client, subscriptions, dns, state, stop).await
+        let ended = crate::run(config, (datapath, events), client, subscriptions, parts, stop).await;
+        logging.shutdown().await;
+        ended
     }
 }
 
@@ -103,8 +113,13 @@ impl Dataplane for Datapath {
                     "the table of flows is almost full; a larger --conntrack-max helps"
                 );
             }
-            Ok(())
+            let skep_datapath::Collected { live, removed, size } = flows;
+            Ok(FlowTableState { live, removed, size })
         })
+    }
+
+    fn observe(&mut self, observation: Observation) -> Result<(), DataplaneError> {
+        Datapath::observe(self, observation).map_err(failed("say which flow events are wanted"))
     }
 }
 

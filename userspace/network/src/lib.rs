@@ -16,12 +16,14 @@ mod dns;
 pub mod engine;
 pub mod error;
 mod events;
+pub mod flows;
 mod gateway;
 mod health;
 mod index_updates;
 pub mod informers;
 pub mod kernel;
 mod lenient;
+pub mod metrics;
 mod node_health;
 mod problems;
 mod published;
@@ -33,6 +35,7 @@ use tokio_util::sync::CancellationToken;
 pub use config::NetworkConfig;
 pub use dns::{DnsSubscriptions, Holder, NodeDns, SettingsSource, StartHolder};
 pub use error::NetworkError;
+pub use flows::{FlowLog, FlowLogLevel};
 pub use gateway::{GatewaySubscriptions, NodeGateway};
 pub use index_updates::{KINDS, Subscriptions};
 pub use informers::Informers;
@@ -41,24 +44,41 @@ pub use skep_cni::NetworkState;
 
 use dataplane::Dataplane;
 use engine::Engine;
+use metrics::Metrics;
+use skep_datapath::Flows;
+
+/// What the network shows of itself; clones show the same.
+#[derive(Clone, Default)]
+pub struct Telemetry {
+    pub flows: FlowLog,
+    pub metrics: Metrics,
+}
+
+/// What runs beside the engine, and where it reports.
+pub struct Parts {
+    pub dns: Option<NodeDns>,
+    pub telemetry: Telemetry,
+    /// Receives whether pods can have a network.
+    pub state: watch::Sender<NetworkState>,
+}
 
 /// Messages to the engine that it has not taken yet.
 const QUEUE_LENGTH: usize = 1024;
 
-/// Runs until `stop` is cancelled; after that the kernel continues with what was written. `state` receives whether pods
-/// can have a network.
+/// Runs until `stop` is cancelled; after that the kernel continues with what was written. Beside the dataplane are its flow
+/// events; without them there is no flow log.
 pub async fn run<D: Dataplane>(
     config: NetworkConfig,
-    dataplane: D,
+    (dataplane, flow_events): (D, Option<Flows>),
     client: kube::Client,
     subscriptions: Subscriptions,
-    dns: Option<NodeDns>,
-    state: watch::Sender<NetworkState>,
+    parts: Parts,
     stop: CancellationToken,
 ) -> Result<(), NetworkError> {
+    let Parts { dns, telemetry, state } = parts;
     let (sender, messages) = mpsc::channel(QUEUE_LENGTH);
-    let NetworkConfig { node, uplink, health_port, cni_socket, .. } = config.clone();
-    let mut engine = Engine::open(config, dataplane).await?;
+    let NetworkConfig { node, uplink, health_port, cni_socket, flows_socket, flow_log, .. } = config.clone();
+    let mut engine = Engine::open(config, dataplane).await?.with_metrics(telemetry.metrics.clone());
     let listener = cni::listen(&cni_socket)?;
     // When one part ends, the others end with it.
     let stop = stop.child_token();
@@ -66,12 +86,15 @@ pub async fn run<D: Dataplane>(
     let mut updates = subscriptions.forward(&sender, &stop);
     let events =
         events::report(client.clone(), node.clone(), engine.problems(), events::of_problems, stop.clone());
-    let conditions = condition::report(client, node, state.subscribe(), engine.problems(), stop.clone());
+    let conditions =
+        condition::report(client, node.clone(), state.subscribe(), engine.problems(), stop.clone());
     let reports = tokio::spawn(async { tokio::join!(conditions, events) });
     let mut helpers = JoinSet::new();
     helpers.spawn(health::run(engine.published(), state.subscribe()));
     if health_port != 0 {
-        let sources = node_health::Sources::new(engine.published(), state.subscribe(), engine.problems());
+        let metrics = telemetry.metrics.clone();
+        let sources =
+            node_health::Sources::new(engine.published(), state.subscribe(), engine.problems(), metrics);
         helpers.spawn(node_health::run(health_port, sources));
     }
     if let Some(dns) = dns {
@@ -79,6 +102,12 @@ pub async fn run<D: Dataplane>(
     }
     if let Some(uplink) = uplink {
         helpers.spawn(announce::run(uplink, engine.published()));
+    }
+    if let Some(events) = flow_events {
+        helpers.spawn(flows::run(node, events, telemetry.flows.clone(), flow_log, sender.clone()));
+    }
+    if let Some(path) = flows_socket {
+        helpers.spawn(flows::serve(cni::listen(&path)?, telemetry.flows));
     }
     let serve = cni::serve(listener, sender, stop.clone());
     let result = tokio::select! {

@@ -2,7 +2,7 @@
 //!
 //! In: [`Published`], the network's state. Out: `/livez`, whether the network is as the API says; `/healthz`, whether
 //! the node may also receive new traffic (KEP-3836). Codes, headers and fields are kube-proxy's. Also `/metrics`: the
-//! network's problems.
+//! network's problems, and its other metrics.
 
 use std::sync::{Arc, Mutex};
 
@@ -17,6 +17,7 @@ use tokio::sync::watch;
 
 use crate::NetworkState;
 use crate::health::{RETRY_INTERVAL, listen};
+use crate::metrics::Metrics;
 use crate::problems::Problems;
 use crate::published::Published;
 
@@ -26,6 +27,7 @@ pub(crate) struct Sources {
     published: watch::Receiver<Published>,
     state: watch::Receiver<NetworkState>,
     problems: watch::Receiver<Problems>,
+    metrics: Metrics,
     /// When the network was last healthy.
     healthy_at: Arc<Mutex<Option<Timestamp>>>,
 }
@@ -35,8 +37,9 @@ impl Sources {
         published: watch::Receiver<Published>,
         state: watch::Receiver<NetworkState>,
         problems: watch::Receiver<Problems>,
+        metrics: Metrics,
     ) -> Self {
-        Sources { published, state, problems, healthy_at: Arc::default() }
+        Sources { published, state, problems, metrics, healthy_at: Arc::default() }
     }
 }
 
@@ -66,7 +69,8 @@ async fn livez(State(sources): State<Sources>) -> Response {
 }
 
 async fn metrics(State(sources): State<Sources>) -> Response {
-    let text = sources.problems.borrow().metrics();
+    let mut text = sources.problems.borrow().metrics();
+    sources.metrics.write(&mut text);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }
 
@@ -108,7 +112,7 @@ mod tests {
         };
         let (_, published) = watch::channel(Published::default());
         let (_, problems) = watch::channel(Problems::default());
-        let sources = Sources::new(published, watch::channel(state).1, problems);
+        let sources = Sources::new(published, watch::channel(state).1, problems, Metrics::default());
         answer(&sources, eligible).status().as_u16()
     }
 
@@ -123,7 +127,7 @@ mod tests {
         let (publish, published) = watch::channel(Published { eligible: true, ..Published::default() });
         let (_network, state) = watch::channel(NetworkState::Ready);
         let (_, problems) = watch::channel(Problems::default());
-        let sources = Sources::new(published, state, problems);
+        let sources = Sources::new(published, state, problems, Metrics::default());
         let read = |response: Response| async {
             let bytes = axum::body::to_bytes(response.into_body(), 1 << 16).await.unwrap();
             serde_json::from_slice::<serde_json::Value>(&bytes).unwrap()

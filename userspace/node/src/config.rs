@@ -3,11 +3,14 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::Stream;
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use skep_api::flow_log::QueryError;
 use skep_api::watch::WatchEvent;
 use skep_cni::NetworkState;
 use skep_tunnel::Keeper;
@@ -146,9 +149,23 @@ pub struct Inputs {
     pub tunnels: Option<ServerTunnels>,
     /// Whether pods can have a network. `None`: the node is ready when containerd reports that its CNI is.
     pub network: Option<watch::Receiver<NetworkState>>,
-    /// Adds the metrics of the agent's other parts to `/metrics`, in Prometheus' text format.
-    pub metrics: Vec<MetricsSource>,
+    pub others: OtherParts,
 }
+
+/// What the kubelet API shows of the agent's other parts.
+#[derive(Default)]
+pub struct OtherParts {
+    /// Adds their metrics to `/metrics`, in Prometheus' text format.
+    pub metrics: Vec<MetricsSource>,
+    /// The network's flow log; `None`: there is none.
+    pub flows: Option<FlowSource>,
+}
+
+/// Answers a query with lines of JSON.
+pub type FlowSource = Arc<dyn Fn(&str) -> Result<FlowLines, QueryError> + Send + Sync>;
+
+/// Lines of JSON as they come.
+pub type FlowLines = Pin<Box<dyn Stream<Item = String> + Send + Sync>>;
 
 /// Appends lines.
 pub type MetricsSource = Arc<dyn Fn(&mut String) + Send + Sync>;

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use crate::admit::Admission;
 use crate::allocation::Allocations;
 use crate::cgroup::PodCgroups;
-use crate::config::MetricsSource;
+use crate::config::OtherParts;
 use crate::cri::Cri;
 use crate::cri::client::Features;
 use crate::cri::sandbox::NodeSettings;
@@ -69,8 +69,7 @@ pub(crate) struct NodeContext {
     pub(crate) tunnels: Option<Keeper>,
     /// Panics of pods' workers and their actions.
     pub(crate) panics: AtomicU64,
-    /// Metrics of the agent's other parts.
-    pub(crate) other_metrics: Vec<MetricsSource>,
+    pub(crate) others: OtherParts,
 }
 
 impl NodeContext {

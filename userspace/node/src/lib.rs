@@ -48,7 +48,9 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use admit::{Admission, UnsafeSysctls};
-pub use config::{AgentConfig, Events, Inputs, MetricsSource, PodLimits, ServerTunnels, ServingTls};
+pub use config::{
+    AgentConfig, Events, FlowSource, Inputs, MetricsSource, OtherParts, PodLimits, ServerTunnels, ServingTls,
+};
 use context::NodeContext;
 use cri::Cri;
 use cri::client::Features;
@@ -91,7 +93,7 @@ pub async fn run(config: AgentConfig, inputs: Inputs, stop: CancellationToken) -
         eviction,
         images,
     } = config;
-    let Inputs { pods, services, tunnels, network, metrics } = inputs;
+    let Inputs { pods, services, tunnels, network, others } = inputs;
     let root = prepare_root(&root_dir)?;
     let cri = connect(&containerd_socket)?;
     let features = wait_for_runtime(&cri, &stop).await;
@@ -103,7 +105,7 @@ pub async fn run(config: AgentConfig, inputs: Inputs, stop: CancellationToken) -
     let node = (name.as_str(), root.as_path(), node_ips.as_slice());
     let keeper = tunnels.as_ref().map(|tunnels| tunnels.keeper.clone());
     let facts =
-        Facts { node, keeper, capacity, max_pods, settings, network, limits, features, pulls, metrics };
+        Facts { node, keeper, capacity, max_pods, settings, network, limits, features, pulls, others };
     let Opened { context, changes, registered, shortages } =
         open_context(facts, client.clone(), cri.clone())?;
     let (ips, port, network) = (node_ips, listen.port(), context.network.clone());
@@ -160,7 +162,7 @@ struct Facts<'a> {
     limits: PodLimits,
     features: Features,
     pulls: images::PullRecords,
-    metrics: Vec<config::MetricsSource>,
+    others: OtherParts,
 }
 
 /// What every part uses, and what single parts write or read.
@@ -231,7 +233,7 @@ fn open_context(facts: Facts<'_>, client: kube::Client, cri: Cri) -> Result<Open
         streaming_idle_timeout: facts.limits.streaming_idle_timeout,
         tunnels: facts.keeper,
         panics: AtomicU64::new(0),
-        other_metrics: facts.metrics,
+        others: facts.others,
     };
     Ok(Opened { context: Arc::new(context), changes, registered, shortages })
 }

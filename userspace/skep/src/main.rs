@@ -18,7 +18,7 @@ use clap::Parser;
 use mimalloc::MiMalloc;
 use tracing_subscriber::EnvFilter;
 
-use commands::{agent, backup, certs, hold_sockets, restore, secrets, server, token};
+use commands::{agent, backup, certs, flows, hold_sockets, restore, secrets, server, token};
 
 /// Every request allocates many small objects; measured with `cargo xtask bench api`.
 #[global_allocator]
@@ -32,6 +32,10 @@ enum Command {
     Server(Box<server::Server>),
     /// Run a node
     Agent(Box<agent::Agent>),
+    /// Show flows that opened and packets that were dropped, with the policy rule that decided
+    Flows(flows::Flows),
+    /// Show packets that were dropped, with the reason
+    Drops(flows::Drops),
     /// Write the store and the keys of a server into one file, while it runs or not
     Backup(backup::Backup),
     /// Make the data directory of a server from a backup
@@ -79,6 +83,8 @@ fn run(command: Command) -> Result<()> {
         match command {
             Command::Server(server) => server::run(*server).await,
             Command::Agent(agent) => agent::run(*agent).await,
+            Command::Flows(arguments) => flows::flows(arguments).await,
+            Command::Drops(arguments) => flows::drops(arguments).await,
             Command::Backup(backup) => backup::run(backup).await,
             Command::Restore(restore) => restore::run(restore).await,
             Command::Certs(certs) => certs::run(certs),

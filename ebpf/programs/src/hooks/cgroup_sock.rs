@@ -9,12 +9,12 @@ use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, 
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use skep_abi::{
-    Addr, AffinityKey, Backend, Be16, Connected, Proto, Scope, ServiceKey, ServiceValue, SocketAddr,
-    SocketKey,
+    Addr, AffinityKey, Backend, Be16, Connected, DropReason, Proto, Scope, ServiceKey, ServiceValue,
+    SocketAddr, SocketKey,
 };
 
 use crate::maps::{self, CONNECTED, SOCKETS};
-use crate::service;
+use crate::{report, service};
 
 /// Results of the programs: the system call goes on, or fails.
 const ALLOW: i32 = 1;
@@ -146,7 +146,7 @@ fn translate(socket: &Family, chance: impl Fn(&Family) -> u32) -> i32 {
     {
         return translate_for(socket, service, &addressed, chance(socket));
     }
-    finish(socket, service::pick(service, Addr::UNSPECIFIED, chance(socket)), &addressed)
+    finish(socket, service, service::pick(service, Addr::UNSPECIFIED, chance(socket)), &addressed)
 }
 
 /// The frontend that was addressed. Applications also connect a datagram socket to learn their own address (RFC 6724, 5), so
@@ -206,21 +206,29 @@ fn translate_for(socket: &Family, service: &ServiceValue, addressed: &SocketAddr
             return ALLOW;
         }
         if !service::admits(service, node) {
+            report::refused(DropReason::SourceRange, addressed, socket.proto(), service.service);
             return fail(EPERM);
         }
     }
     // The frontend drops. A pod's connect succeeds and its packets are dropped at its hook; the node's own call fails with
     // EPERM, as under netfilter.
     if service.count == 0 && service.flags & ServiceValue::DROP != 0 {
-        return if is_node { fail(EPERM) } else { ALLOW };
+        if !is_node {
+            return ALLOW;
+        }
+        report::refused(DropReason::NoBackend, addressed, socket.proto(), service.service);
+        return fail(EPERM);
     }
     let client = AffinityKey::namespace(cookie, addressed.addr.is_v4());
-    finish(socket, service::pick(service, client, chance), addressed)
+    finish(socket, service, service::pick(service, client, chance), addressed)
 }
 
 #[inline(always)]
-fn finish(socket: &Family, backend: Option<&Backend>, addressed: &SocketAddr) -> i32 {
-    let Some(backend) = backend else { return fail(ECONNREFUSED) };
+fn finish(socket: &Family, service: &ServiceValue, backend: Option<&Backend>, addressed: &SocketAddr) -> i32 {
+    let Some(backend) = backend else {
+        report::refused(DropReason::NoBackend, addressed, socket.proto(), service.service);
+        return fail(ECONNREFUSED);
+    };
     let to = service::end(backend, addressed.port);
     store_frontend(socket, &to, addressed);
     socket.set_peer(&to);

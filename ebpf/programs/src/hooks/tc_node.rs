@@ -6,7 +6,7 @@
 
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use skep_abi::{Be16, DropReason, Flow, NodeConfig, Proto, ServiceValue, SocketAddr};
+use skep_abi::{Be16, DropReason, Flow, Hook, NodeConfig, Proto, ServiceValue, SocketAddr};
 
 use crate::conntrack;
 use crate::deliver::{self, PASS};
@@ -23,12 +23,12 @@ use crate::{
 #[classifier]
 #[inline(always)]
 pub(crate) fn tc_node_ingress(ctx: TcContext) -> i32 {
-    deliver::verdict(delay::early_fragment(&ctx, ingress(&ctx)))
+    deliver::verdict(&ctx, Hook::FROM_NETWORK, delay::early_fragment(&ctx, ingress(&ctx)))
 }
 
 #[classifier]
 pub(crate) fn tc_node_egress(ctx: TcContext) -> i32 {
-    deliver::verdict(egress(&ctx))
+    deliver::verdict(&ctx, Hook::TO_NETWORK, egress(&ctx, Hook::TO_NETWORK))
 }
 
 /// On loopback, where the node's own packets to its node ports pass. Only SCTP needs it, as it has no socket hook.
@@ -37,7 +37,7 @@ pub(crate) fn tc_host_egress(ctx: TcContext) -> i32 {
     if !is_sctp(&ctx) {
         return PASS;
     }
-    deliver::verdict(egress(&ctx))
+    deliver::verdict(&ctx, Hook::LOOPBACK, egress(&ctx, Hook::LOOPBACK))
 }
 
 /// Whether it is SCTP, whose packets have no IP options or extension headers.
@@ -98,7 +98,7 @@ fn receive(
     packet: &mut Packet,
     flow: &mut Flow,
 ) -> Result<i32, DropReason> {
-    policy::revalidate(ctx, config, flow, packet)?;
+    policy::revalidate(ctx, flow, packet)?;
     let receiver = conntrack::receiver(flow, packet);
     let translated = conntrack::rewrites(flow, packet) && flow.flags & Flow::MASQUERADE == 0;
     if translated {
@@ -135,17 +135,19 @@ fn open(ctx: &TcContext, config: &NodeConfig, packet: &mut Packet) -> Result<i32
     };
     // Each node serves its own pods; a name server for others would be an open one.
     if service.flags & ServiceValue::NODE != 0 {
-        report::decided(config, packet, DropReason::NoBackend, 0, service.service);
+        packet.service = service.service;
         return Err(DropReason::NoBackend);
     }
     let chance = maglev::slot(service, packet);
-    let Some(backend) = service::resolve(config, packet, service, chance)? else {
-        return translate::reject(ctx, packet, || deliver::to_uplink(config));
+    let Some(backend) = service::resolve(packet, service, chance)? else {
+        return translate::reject(ctx, Hook::FROM_NETWORK, packet, || deliver::to_uplink(config));
     };
     if cluster::is_node(config, &backend.addr) {
         return match host::receive(ctx, config, packet, &backend, service.service) {
             DropReason::None => {
-                translate::put_translated(ctx, packet, conntrack::last_fresh()?, &addressed).map(|()| PASS)
+                translate::put_translated(ctx, packet, conntrack::last_fresh()?, &addressed)?;
+                report::opened(ctx, Hook::FROM_NETWORK);
+                Ok(PASS)
             }
             reason => Err(reason),
         };
@@ -154,6 +156,7 @@ fn open(ctx: &TcContext, config: &NodeConfig, packet: &mut Packet) -> Result<i32
         if service.flags & ServiceValue::DSR != 0
             && let Some(action) = dsr::open(ctx, config, packet, &backend)?
         {
+            report::opened(ctx, Hook::FROM_NETWORK);
             return Ok(action);
         }
         return transit(ctx, config, packet, &backend);
@@ -197,8 +200,6 @@ fn to_local(
     }
     icmp::unrelated(packet)?;
     let decision = policy::decide(packet, &packet.source, &packet.destination);
-    let id = addressed.map_or(0, |(_, service)| service);
-    report::decided(config, packet, decision.reason, decision.policy, id);
     let opened = policy::open(ctx, packet, &decision);
     if let (Err(_), Some((addressed, _))) = (&opened, &addressed) {
         translate::remove_alias(packet, addressed);
@@ -215,6 +216,7 @@ fn to_local(
     } else {
         conntrack::replace(packet, flow);
     }
+    report::opened(ctx, Hook::FROM_NETWORK);
     Ok(deliver::to_pod(decision.target_ifindex))
 }
 
@@ -238,6 +240,7 @@ fn transit(
         generation: 0,
     };
     nat::open_and_rewrite(ctx, packet, &nat)?;
+    report::opened(ctx, Hook::FROM_NETWORK);
     Ok(send_out(config, packet, forward_flags))
 }
 
@@ -248,12 +251,12 @@ fn send_out(config: &NodeConfig, packet: &Packet, flags: u32) -> i32 {
 }
 
 #[inline(always)]
-fn egress(ctx: &TcContext) -> Result<i32, DropReason> {
+fn egress(ctx: &TcContext, hook: Hook) -> Result<i32, DropReason> {
     let Some(config) = maps::config() else { return Ok(PASS) };
     let Some(packet) = parse(ctx, config)? else { return Ok(PASS) };
     fragments::keep(packet);
     if cluster::is_node(config, &packet.source.addr) {
-        return host::send(ctx, config, packet);
+        return host::send(ctx, hook, config, packet);
     }
     let Some(flow) = conntrack::find(packet) else { return leave_without_entry(packet) };
     if conntrack::sender(flow, packet) == 0 || flow.flags & Flow::REMOTE != 0 {

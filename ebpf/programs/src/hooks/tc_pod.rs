@@ -5,7 +5,7 @@
 
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use skep_abi::{DropReason, Flow, NodeConfig, ServiceValue, SocketAddr};
+use skep_abi::{DropReason, Flow, Hook, NodeConfig, ServiceValue, SocketAddr};
 
 use crate::conntrack;
 use crate::deliver::{self, PASS};
@@ -20,13 +20,13 @@ use crate::{
 /// Ingress hook of the host side: packets that the pod sends.
 #[classifier]
 pub(crate) fn tc_pod_egress(ctx: TcContext) -> i32 {
-    deliver::verdict(delay::early_fragment(&ctx, egress(&ctx)))
+    deliver::verdict(&ctx, Hook::FROM_POD, delay::early_fragment(&ctx, egress(&ctx)))
 }
 
 /// Egress hook of the host side: packets that the node's stack sends to the pod.
 #[classifier]
 pub(crate) fn tc_pod_ingress(ctx: TcContext) -> i32 {
-    deliver::verdict(ingress(&ctx))
+    deliver::verdict(&ctx, Hook::TO_POD, ingress(&ctx))
 }
 
 #[inline(always)]
@@ -71,7 +71,7 @@ fn forward(
     packet: &mut Packet,
     flow: &mut Flow,
 ) -> Result<i32, DropReason> {
-    policy::revalidate(ctx, config, flow, packet)?;
+    policy::revalidate(ctx, flow, packet)?;
     let translated = conntrack::rewrites(flow, packet) && flow.flags & Flow::MASQUERADE == 0;
     let (receiver, flags) = (conntrack::receiver(flow, packet), flow.flags);
     if translated {
@@ -125,10 +125,10 @@ fn open(ctx: &TcContext, config: &NodeConfig, packet: &mut Packet) -> Result<i32
     let service = service::find_any(&addressed, packet.proto);
     if let Some(service) = service {
         if service.flags & ServiceValue::NODE != 0 {
-            return to_node(config, packet, service);
+            return to_node(packet, service);
         }
-        let Some(backend) = service::resolve(config, packet, service, service::random())? else {
-            return translate::reject(ctx, packet, || deliver::to_pod(interface::here(ctx)));
+        let Some(backend) = service::resolve(packet, service, service::random())? else {
+            return translate::reject(ctx, Hook::FROM_POD, packet, || deliver::to_pod(interface::here(ctx)));
         };
         if backend.addr == packet.source.addr {
             return hairpin(ctx, packet, &backend);
@@ -142,7 +142,6 @@ fn open(ctx: &TcContext, config: &NodeConfig, packet: &mut Packet) -> Result<i32
     }
     let id = service.map_or(0, |service| service.service);
     let decision = policy::decide(packet, &packet.source, &packet.destination);
-    report::decided(config, packet, decision.reason, decision.policy, id);
     let opened = policy::open(ctx, packet, &decision);
     if service.is_some() && opened.is_err() {
         translate::remove_alias(packet, &addressed);
@@ -156,6 +155,7 @@ fn open(ctx: &TcContext, config: &NodeConfig, packet: &mut Packet) -> Result<i32
     } else {
         translate::put_translated(ctx, packet, flow, &addressed)?;
     }
+    report::opened(ctx, Hook::FROM_POD);
     // A flow that was just opened is rewritten in the other direction only.
     let (receiver, flags) = (conntrack::receiver(flow, packet), flow.flags);
     onward(ctx, config, packet, receiver, flags, false)
@@ -164,10 +164,10 @@ fn open(ctx: &TcContext, config: &NodeConfig, packet: &mut Packet) -> Result<i32
 /// A packet to a service of the node itself. Policies treat its address as that of a pod: the planner gives it the labels of
 /// the Service. Nothing is kept of the packet, so each one is decided.
 #[inline(always)]
-fn to_node(config: &NodeConfig, packet: &Packet, service: &ServiceValue) -> Result<i32, DropReason> {
+fn to_node(packet: &mut Packet, service: &ServiceValue) -> Result<i32, DropReason> {
     let decision = policy::decide(packet, &packet.source, &packet.destination);
     if decision.reason != DropReason::None {
-        report::decided(config, packet, decision.reason, decision.policy, service.service);
+        (packet.rule, packet.service) = (decision.rule, service.service);
         return Err(decision.reason);
     }
     Ok(PASS)
@@ -189,6 +189,7 @@ fn hairpin(ctx: &TcContext, packet: &mut Packet, backend: &SocketAddr) -> Result
         generation: Flow::stamp(packet.generation, flags),
     };
     nat::open_and_rewrite(ctx, packet, &nat)?;
+    report::opened(ctx, Hook::FROM_POD);
     Ok(deliver::to_pod(ifindex))
 }
 
@@ -206,8 +207,8 @@ fn ingress(ctx: &TcContext) -> Result<i32, DropReason> {
     let found = conntrack::entry(packet);
     source::of_forwarded(ctx, config, packet, found.as_deref())?;
     let found = found.and_then(|flow| conntrack::advance(packet, flow));
-    let Some(flow) = found else { return admit(ctx, config, packet) };
-    policy::revalidate(ctx, config, flow, packet)?;
+    let Some(flow) = found else { return admit(ctx, packet) };
+    policy::revalidate(ctx, flow, packet)?;
     if conntrack::rewrites(flow, packet) && flow.flags & Flow::MASQUERADE == 0 {
         nat::apply(ctx, packet, flow)?;
     }
@@ -216,7 +217,7 @@ fn ingress(ctx: &TcContext) -> Result<i32, DropReason> {
 
 /// A new flow towards the pod through the node's stack.
 #[inline(always)]
-fn admit(ctx: &TcContext, config: &NodeConfig, packet: &Packet) -> Result<i32, DropReason> {
+fn admit(ctx: &TcContext, packet: &mut Packet) -> Result<i32, DropReason> {
     icmp::unrelated(packet)?;
     if interface::came_by(ctx) == 0 && service::is_of_node(&packet.source, packet.proto) {
         return Ok(PASS);
@@ -226,8 +227,8 @@ fn admit(ctx: &TcContext, config: &NodeConfig, packet: &Packet) -> Result<i32, D
         decision.flags |= Flow::NODE;
         decision.reason = DropReason::None;
     }
-    report::decided(config, packet, decision.reason, decision.policy, 0);
     let flow = policy::open(ctx, packet, &decision)?;
     conntrack::replace(packet, flow);
+    report::opened(ctx, Hook::TO_POD);
     Ok(PASS)
 }

@@ -3,6 +3,7 @@
 pub(crate) mod apply;
 pub(crate) mod create;
 pub(crate) mod delete;
+pub(crate) mod flows;
 pub(crate) mod get;
 mod health;
 pub(crate) mod list;

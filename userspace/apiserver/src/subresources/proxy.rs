@@ -213,7 +213,7 @@ fn kubelet_query(query: &str) -> String {
     renamed.collect::<Vec<_>>().join("&")
 }
 
-fn node_named(server: &Inner, name: &str) -> Result<Value, Status> {
+pub(crate) fn node_named(server: &Inner, name: &str) -> Result<Value, Status> {
     let kind = find("", "v1", "nodes").ok_or_else(Status::no_such_path)?;
     server.storage.caches.get_or_404(kind, "", name).map(|node| node.value())
 }
@@ -226,7 +226,8 @@ fn address_of(node: &Value) -> Option<SocketAddr> {
     Some(SocketAddr::new(ip, port))
 }
 
-fn kubelet(server: &Inner, node: &Value, path: &str, query: &str) -> Result<Destination, Status> {
+/// The kubelet of the node, at a path of its API.
+pub(crate) fn kubelet(server: &Inner, node: &Value, path: &str, query: &str) -> Result<Destination, Status> {
     let name = meta::name(node);
     let address = address_of(node).ok_or_else(|| {
         Status::unavailable(format!("no preferred addresses found; known addresses of node {name}: none"))

@@ -405,7 +405,7 @@ const DENY_ALL: VerdictMapId = VerdictMapId(0);
 
 /// Denies both directions.
 fn deny_all() -> Arc<[VerdictEntry]> {
-    let deny = Verdict { allow: 0, policy: 0 };
+    let deny = Verdict { allow: 0, rule: 0 };
     let key = |direction| VerdictKey::new(direction, 0, Proto(0), Be16::default());
     [Direction::INGRESS, Direction::EGRESS].map(|d| (VerdictKey::DIRECTION_BITS, key(d), deny)).into()
 }

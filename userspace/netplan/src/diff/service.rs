@@ -27,12 +27,20 @@ pub(crate) struct ServiceState {
     owner: HashMap<ServiceKey, Arc<str>>,
     /// Services that want a frontend of another service.
     waiting: BTreeMap<ServiceKey, BTreeSet<Arc<str>>>,
-    /// Identity of a service port to the hash from which it was made.
-    identities: HashMap<u32, u64>,
+    /// The service ports by identity.
+    identities: HashMap<u32, PortIdentity>,
     next_set: u32,
     next_list: u32,
     sets: SetIndex,
     problems: BTreeMap<Arc<str>, Problem>,
+}
+
+/// A service port, and the hash from which its identity was made.
+#[derive(Debug)]
+struct PortIdentity {
+    hash: u64,
+    service: Arc<str>,
+    port: u16,
 }
 
 #[derive(Debug, Default)]
@@ -62,6 +70,11 @@ impl ServiceState {
     /// The service that owns the frontend.
     pub(crate) fn owner(&self, frontend: &ServiceKey) -> Option<&Arc<str>> {
         self.owner.get(frontend)
+    }
+
+    /// Key and port of the service with the identity.
+    pub(crate) fn port(&self, identity: u32) -> Option<(&Arc<str>, u16)> {
+        self.identities.get(&identity).map(|known| (&known.service, known.port))
     }
 
     /// Services that did not fit into the maps; to be planned again once entries were deleted.
@@ -293,10 +306,11 @@ impl ServiceState {
         let mut identity = |port: &PortFacts| {
             let hash = identity_hash(key, port);
             let mut identity = (hash as u32).max(1);
-            while self.identities.get(&identity).is_some_and(|other| *other != hash) {
+            while self.identities.get(&identity).is_some_and(|other| other.hash != hash) {
                 identity = identity.wrapping_add(1).max(1);
             }
-            self.identities.insert(identity, hash);
+            let known = PortIdentity { hash, service: key.clone(), port: port.port };
+            self.identities.insert(identity, known);
             identity
         };
         let shared = facts.shared_ports();

@@ -7,7 +7,7 @@
 mod host_port;
 mod interner;
 mod node;
-mod node_service;
+pub(crate) mod node_service;
 mod pod;
 mod service;
 mod slice;
@@ -407,8 +407,19 @@ impl Index {
 
     /// The pod that has the address; while two have it, the one that is not being deleted.
     pub(crate) fn pod_at(&self, addr: Addr) -> Option<&PodFacts> {
+        self.keyed_pod_at(addr).map(|(_, facts)| facts)
+    }
+
+    /// As [`Index::pod_at`], with the pod's key.
+    pub(crate) fn keyed_pod_at(&self, addr: Addr) -> Option<(&Arc<str>, &PodFacts)> {
         let pods = self.by_addr.get(&addr)?.iter().filter_map(|key| Some((key, self.pods.get(key)?)));
-        pods.max_by_key(|(key, facts)| (!facts.deleting, *key)).map(|(_, facts)| facts)
+        pods.max_by_key(|(key, facts)| (!facts.deleting, *key))
+    }
+
+    /// The name of the node with the address.
+    pub(crate) fn node_at(&self, addr: Addr) -> Option<&Arc<str>> {
+        let mut nodes = self.nodes.iter();
+        nodes.find(|(_, node)| node.addrs().any(|own| Addr::from(own) == addr)).map(|(name, _)| name)
     }
 
     pub(crate) fn slices_of(&self, service: &str) -> impl Iterator<Item = &SliceFacts> + Clone {

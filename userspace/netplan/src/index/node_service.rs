@@ -23,6 +23,11 @@ pub(crate) fn is_peer(key: &str) -> bool {
     key.starts_with(KEY_PREFIX)
 }
 
+/// The key of the Service that such a peer stands for.
+pub(crate) fn service_of_peer(key: &str) -> Option<&str> {
+    key.strip_prefix(KEY_PREFIX)
+}
+
 pub(crate) fn peer(service: &Service, facts: &ServiceFacts, interner: &mut Interner) -> Option<PodFacts> {
     if !facts.of_node {
         return None;

@@ -4,8 +4,11 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use skep_netplan::{Index, Owner};
+use skep_abi::FlowEvent;
+use skep_datapath::Observation;
+use skep_netplan::{FlowNames, Index, Owner};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use crate::dataplane::DataplaneError;
 
@@ -13,15 +16,20 @@ type IndexUpdate = Box<dyn FnOnce(&mut Index) + Send>;
 
 /// What the engine's task receives.
 pub enum Message {
-    Index(IndexUpdate),
+    /// With the time of its arrival.
+    Index(IndexUpdate, Instant),
     /// One more kind has been listed completely.
     Listed,
     Cni(Call),
+    /// Asks for the names of flow events, in their order.
+    Names(Vec<FlowEvent>, oneshot::Sender<Vec<FlowNames>>),
+    /// Which flow events are wanted from now on.
+    Observe(Observation),
 }
 
 impl Message {
     pub fn index(update: impl FnOnce(&mut Index) + Send + 'static) -> Self {
-        Message::Index(Box::new(update))
+        Message::Index(Box::new(update), Instant::now())
     }
 }
 

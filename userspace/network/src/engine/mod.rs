@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::allocations::Allocations;
 use crate::dataplane::{Dataplane, PartlyApplied};
 use crate::index_updates::KINDS;
+use crate::metrics::Metrics;
 use crate::problems::Problems;
 use crate::published::Published;
 use crate::{NetworkConfig, NetworkError, NetworkState};
@@ -60,6 +61,9 @@ pub struct Engine<D> {
     published: watch::Sender<Published>,
     /// The index's version that was published last.
     published_version: Option<u64>,
+    metrics: Metrics,
+    /// When the first event came that is not in the kernel yet.
+    oldest_event: Option<Instant>,
 }
 
 /// An ADD whose pod the informer has not delivered yet.
@@ -93,9 +97,16 @@ impl<D: Dataplane> Engine<D> {
             problems: watch::Sender::default(),
             published: watch::Sender::default(),
             published_version: None,
+            metrics: Metrics::default(),
+            oldest_event: None,
         };
         engine.restore().await;
         Ok(engine)
+    }
+
+    /// Has the engine count its work there.
+    pub fn with_metrics(self, metrics: Metrics) -> Self {
+        Engine { metrics, ..self }
     }
 
     pub(crate) fn published(&self) -> watch::Receiver<Published> {
@@ -136,9 +147,22 @@ impl<D: Dataplane> Engine<D> {
         let mut next = Some(first);
         while let Some(message) = next {
             match message {
-                Message::Index(update) => update(&mut self.planner.index),
+                Message::Index(update, at) => {
+                    self.oldest_event.get_or_insert(at);
+                    update(&mut self.planner.index);
+                }
                 Message::Listed => self.listed_kinds += 1,
                 Message::Cni(call) => return self.call(call).await,
+                Message::Names(events, answer) => {
+                    let names = events.iter().map(|event| self.planner.names(event)).collect();
+                    // Nobody waits any more.
+                    let _ = answer.send(names);
+                }
+                Message::Observe(observation) => {
+                    if let Err(error) = self.dataplane.observe(observation) {
+                        tracing::warn!(%error, "change the observation of flows failed");
+                    }
+                }
             }
             next = timeout_at(until, messages.recv()).await.ok().flatten();
         }
@@ -173,13 +197,17 @@ impl<D: Dataplane> Engine<D> {
 
     /// Writes the difference between the kernel and the plan.
     async fn write(&mut self) {
+        let begin = Instant::now();
         let plan = self.planner.plan();
+        let event_at = self.oldest_event.take_if(|_| self.planner.is_synced());
         if plan.is_idle() {
             return self.planner.commit(plan);
         }
         let (writes, start) = (plan.writes.len(), Instant::now());
         self.perform(plan).await;
-        tracing::debug!(writes, took = ?start.elapsed(), "maps written");
+        let took = start.elapsed();
+        self.metrics.applied(start - begin, took, event_at.map(|at| at.elapsed()), self.planner.kernel());
+        tracing::debug!(writes, ?took, "maps written");
         self.report_problems();
     }
 
@@ -193,9 +221,11 @@ impl<D: Dataplane> Engine<D> {
         let namespaces = self.allocations.iter().map(|allocation| allocation.netns.clone()).collect();
         let services = DatagramServices::of(self.planner.kernel());
         let work = self.dataplane.expire_flows(services, namespaces);
+        let metrics = self.metrics.clone();
         self.expiry = Some(tokio::spawn(async move {
-            if let Err(error) = work.await {
-                tracing::warn!(%error, "expire flows failed");
+            match work.await {
+                Ok(table) => metrics.expired(table),
+                Err(error) => tracing::warn!(%error, "expire flows failed"),
             }
         }));
         self.expire_flows_at = self.flows_expired_at + FLOW_EXPIRY_INTERVAL;
@@ -213,6 +243,7 @@ impl<D: Dataplane> Engine<D> {
                 Ok(()) => plan.done(count),
                 Err(PartlyApplied { done, error, needless }) => {
                     plan.done(done);
+                    self.metrics.write_failed();
                     match needless {
                         true => plan.needless(error.to_string()),
                         false => plan.failed(error.to_string()),

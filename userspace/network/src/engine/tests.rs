@@ -8,11 +8,12 @@ use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use serde_json::{Value, json};
 use skep_abi::{Addr, verdicts_index};
+use skep_datapath::Observation;
 use skep_netplan::{DatagramServices, Index, Observed, Owner, Write};
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::dataplane::{DataplaneError, Expiry, Interface, Link};
+use crate::dataplane::{DataplaneError, Expiry, FlowTableState, Interface, Link};
 
 /// Outlives the engine, like the kernel.
 #[derive(Clone, Default)]
@@ -82,8 +83,12 @@ impl Dataplane for Fake {
         let kernel = self.0.clone();
         Box::pin(async move {
             kernel.lock().unwrap().expiries += 1;
-            Ok(())
+            Ok(FlowTableState::default())
         })
+    }
+
+    fn observe(&mut self, _: Observation) -> Result<(), DataplaneError> {
+        Ok(())
     }
 }
 

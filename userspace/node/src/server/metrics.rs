@@ -32,7 +32,7 @@ pub(super) fn metrics(context: &Arc<NodeContext>) -> Response<Body> {
     if let Some(keeper) = &context.tunnels {
         write_tunnels(&keeper.counts(), &mut out);
     }
-    context.other_metrics.iter().for_each(|write| write(&mut out));
+    context.others.metrics.iter().for_each(|write| write(&mut out));
     exposition(out)
 }
 

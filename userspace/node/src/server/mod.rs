@@ -1,12 +1,13 @@
 //! The kubelet API over TLS, which the API server calls.
 //!
-//! In: requests for logs, exec, attach, port-forward, pods and statistics. Out: answers from the runtime and the agent's
+//! In: requests for logs, exec, attach, port-forward, pods, statistics and flows. Out: answers from the runtime and the agent's
 //! context. Without the API server's certificate only /healthz is allowed.
 
 mod answer;
 mod cadvisor;
 mod connections;
 mod exposition;
+mod flows;
 mod idle;
 mod logs;
 mod metrics;
@@ -156,6 +157,7 @@ async fn route(context: &Arc<NodeContext>, allowed: bool, request: Request<Incom
         ["metrics"] => metrics::metrics(context),
         ["metrics", "resource"] => resource_metrics::serve(context).await,
         ["metrics", "cadvisor"] => cadvisor::serve(context).await,
+        ["flows"] => flows::serve(context, request.uri().query().unwrap_or_default()),
         ["stats", "summary"] => summary::serve(context, &query).await,
         ["containerLogs", namespace, pod, container] => match context.pod(namespace, pod) {
             Some(pod) => logs::serve(context, &pod, container, &query).await,

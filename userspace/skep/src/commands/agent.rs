@@ -11,14 +11,16 @@ use anyhow::{Context, Result};
 use ipnetwork::IpNetwork;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
-use skep_datapath::{Options, SocketLb, XdpMode};
+use skep_datapath::{Options, ProgramLogLevel, SocketLb, XdpMode};
 use skep_dns::Dns;
 use skep_network::{
-    DnsSubscriptions, Holder, Informers, KernelNetwork, NetworkConfig, NetworkState, NodeDns, SettingsSource,
-    Subscriptions,
+    DnsSubscriptions, FlowLog, FlowLogLevel, Holder, Informers, KernelNetwork, NetworkConfig, NetworkState,
+    NodeDns, Parts, SettingsSource, Subscriptions, Telemetry,
 };
 use skep_node::eviction::{EvictionSettings, signals};
-use skep_node::{AgentConfig, Inputs, MetricsSource, PodLimits, ServerTunnels, ServingTls};
+use skep_node::{
+    AgentConfig, FlowSource, Inputs, MetricsSource, OtherParts, PodLimits, ServerTunnels, ServingTls,
+};
 use skep_tunnel::Keeper;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -112,6 +114,12 @@ pub(crate) struct Agent {
     /// with a service mesh's proxy or a virtual machine
     #[arg(long, value_enum, default_value = "all")]
     socket_lb: SocketLbArgument,
+    /// Which flow events are recorded while nobody reads them; readers of `skep flows --follow` always get all
+    #[arg(long, value_enum, default_value = "drops")]
+    flow_log: FlowLogArgument,
+    /// What the BPF programs log about packets; the agent's log has the lines, under the target bpf
+    #[arg(long, value_enum, default_value = "off")]
+    bpf_log: BpfLogArgument,
     /// Label of the Node, as key=value; may be repeated
     #[arg(long = "node-label", value_parser = label)]
     labels: Vec<(String, String)>,
@@ -169,6 +177,28 @@ pub(crate) struct Agent {
 enum SocketLbArgument {
     All,
     Host,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum FlowLogArgument {
+    /// None; there is no flow log
+    Off,
+    /// Packets that are dropped
+    Drops,
+    /// Also flows that open
+    All,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum BpfLogArgument {
+    /// Nothing; the code for it is not loaded
+    Off,
+    /// Packets that are dropped
+    Info,
+    /// Also flows that open
+    Debug,
+    /// Every packet
+    Trace,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -350,6 +380,9 @@ async fn pods_and_network(
     let of_dns = dns.dns.clone();
     let mut metrics: Vec<MetricsSource> = vec![Arc::new(move |out| of_dns.write_metrics(out))];
     metrics.extend(data_plane.map(DataPlane::metrics));
+    let telemetry = Telemetry::default();
+    let of_network = telemetry.metrics.clone();
+    metrics.push(Arc::new(move |out| of_network.write(out)));
     let inputs = Inputs {
         pods: informers.pods.subscribe_to(move |pod| node_of(pod) == Some(name.as_str())),
         services: informers.services.subscribe(),
@@ -358,12 +391,21 @@ async fn pods_and_network(
             slices: informers.endpoint_slices.subscribe_to(skep_node::names_servers),
         }),
         network: Some(state),
-        metrics,
+        others: OtherParts {
+            metrics,
+            flows: (agent.flow_log != FlowLogArgument::Off).then(|| flow_source(telemetry.flows.clone())),
+        },
     };
     let config = config(agent, clients.node.clone(), tls)?;
-    let network = spawn_network(agent, data_plane, informers, dns, clients, state_in, stop.clone())?;
+    let parts = Parts { dns: Some(dns), telemetry, state: state_in };
+    let network = spawn_network(agent, data_plane, informers, parts, clients, stop.clone())?;
     let node = async { skep_node::run(config, inputs, stop).await.map_err(anyhow::Error::from) };
     tokio::try_join!(node, first_failure(network)).map(drop)
+}
+
+/// The flow log as the kubelet API serves it.
+fn flow_source(log: FlowLog) -> FlowSource {
+    Arc::new(move |query| Ok(Box::pin(log.read(query)?)))
 }
 
 fn node_of(pod: &Pod) -> Option<&str> {
@@ -379,9 +421,8 @@ fn spawn_network(
     agent: &Agent,
     data_plane: Option<&DataPlane>,
     mut informers: Informers,
-    dns: NodeDns,
+    parts: Parts,
     clients: Clients,
-    state: watch::Sender<NetworkState>,
     stop: CancellationToken,
 ) -> Result<JoinSet<Result<()>>> {
     let subscriptions = Subscriptions::new(&mut informers);
@@ -393,7 +434,7 @@ fn spawn_network(
             Ok(())
         });
     }
-    let network = network(agent)?.run(clients.node, subscriptions, Some(dns), state, stop.clone());
+    let network = network(agent)?.run(clients.node, subscriptions, parts, stop.clone());
     tasks.spawn(async move { network.await.context("network") });
     tasks.spawn(async move {
         informers.run(clients.informers, stop).await;
@@ -470,6 +511,13 @@ fn network(agent: &Agent) -> Result<KernelNetwork> {
     config.node_port_networks.clone_from(&agent.nodeport_addresses);
     config.uplink = Some(agent.uplink.clone());
     config.mtu = agent.mtu;
+    config.flow_log = match agent.flow_log {
+        FlowLogArgument::Off => FlowLogLevel::Off,
+        FlowLogArgument::Drops => FlowLogLevel::Drops,
+        FlowLogArgument::All => FlowLogLevel::All,
+    };
+    config.flows_socket =
+        (agent.flow_log != FlowLogArgument::Off).then(|| agent.cni_socket.with_file_name("flows.sock"));
     let datapath = Options {
         bpffs: agent.bpffs.clone(),
         cgroup,
@@ -483,6 +531,12 @@ fn network(agent: &Agent) -> Result<KernelNetwork> {
         },
         service_cidrs: agent.service_cidr.clone(),
         masquerade_exemptions: agent.non_masquerade_cidr.clone(),
+        program_log: match agent.bpf_log {
+            BpfLogArgument::Off => ProgramLogLevel::Off,
+            BpfLogArgument::Info => ProgramLogLevel::Info,
+            BpfLogArgument::Debug => ProgramLogLevel::Debug,
+            BpfLogArgument::Trace => ProgramLogLevel::Trace,
+        },
         conntrack_max: agent.conntrack_max.unwrap_or(0),
     };
     Ok(KernelNetwork { config, datapath })
@@ -501,9 +555,9 @@ async fn network_only(
         }
     });
     let mut informers = Informers::default();
-    let dns = dns(agent, &mut informers)?;
-    let ended =
-        first_failure(spawn_network(agent, data_plane, informers, dns, clients, state_in, stop)?).await;
+    let dns = Some(dns(agent, &mut informers)?);
+    let parts = Parts { dns, telemetry: Telemetry::default(), state: state_in };
+    let ended = first_failure(spawn_network(agent, data_plane, informers, parts, clients, stop)?).await;
     log.abort();
     ended
 }

@@ -9,6 +9,7 @@ pub(crate) mod backup;
 mod backup_server;
 pub(crate) mod certs;
 mod etcd;
+pub(crate) mod flows;
 pub(crate) mod hold_sockets;
 pub(crate) mod restore;
 pub(crate) mod secrets;
