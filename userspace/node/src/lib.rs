@@ -106,17 +106,15 @@ pub async fn run(config: AgentConfig, inputs: Inputs, stop: CancellationToken) -
     let keeper = tunnels.as_ref().map(|tunnels| tunnels.keeper.clone());
     let facts =
         Facts { node, keeper, capacity, max_pods, settings, network, limits, features, pulls, others };
-    let Opened { context, changes, registered, shortages } =
-        open_context(facts, client.clone(), cri.clone())?;
+    let opened = open_context(facts, client.clone(), cri.clone())?;
+    let Opened { context, changes, registered, shortages } = opened;
     let (ips, port, network) = (node_ips, listen.port(), context.network.clone());
     let identity =
         Identity { name, ips, labels, taints, port, max_pods, capacity, root, status_interval, features };
-    let (seen, times) = (
-        (network, context.shortages.clone()),
-        LeaseTimes { interval: lease_interval, duration: lease_duration },
-    );
+    let reported = (network, context.shortages.clone());
+    let times = LeaseTimes { interval: lease_interval, duration: lease_duration };
     let (registration, keep_lease) =
-        register::new(client, cri, identity, seen, registered, times, stop.clone());
+        register::new(client, cri, identity, reported, registered, times, stop.clone());
     let server = server::Server::bind(listen, &tls, context.clone()).await?;
     let mut tasks = JoinSet::new();
     tasks.spawn(registration.run(stop.clone()));
@@ -125,14 +123,12 @@ pub async fn run(config: AgentConfig, inputs: Inputs, stop: CancellationToken) -
     tasks.spawn(server.run(stop.clone()));
     tunnels.map(|tunnels| tasks.spawn(tunnels::run(tunnels, context.clone(), port, stop.clone())));
     tasks.spawn(logs::rotate::run(context.clone(), log_max_size, log_max_files, stop.clone()));
-    tasks.spawn(context.volumes.follow(stop.clone()));
-    tasks.spawn(stats::Stats::run(context.clone(), stop.clone()));
     spawn_pods(&mut tasks, context, (pods, changes), (eviction, collector, shortages), &stop);
     until_stopped(tasks, &stop).await;
     Ok(())
 }
 
-/// The pods' workers, and who ends pods that use too much.
+/// The pods' workers, their volumes and figures, and the end of pods that use too much.
 fn spawn_pods(
     tasks: &mut JoinSet<()>,
     context: Arc<NodeContext>,
@@ -144,6 +140,8 @@ fn spawn_pods(
     ),
     stop: &CancellationToken,
 ) {
+    tasks.spawn(context.volumes.follow(stop.clone()));
+    tasks.spawn(stats::Stats::run(context.clone(), stop.clone()));
     let (evicted, evictions) = mpsc::channel(16);
     let evictor = eviction::Evictor::new((context.clone(), eviction, images), shortages, evicted);
     tasks.spawn(evictor.run(stop.clone()));
