@@ -94,7 +94,7 @@ impl World {
         let ports = Ports { http: Some(80), https: Some(443) };
         let of_node =
             NodeGateway { node: NODE.to_owned(), gateway: gateway.clone(), ports, subscriptions, bound };
-        let as_node = server.client_of(Identity::new(&format!("system:node:{NODE}"), &["system:nodes"]));
+        let as_node = server.client_of(Identity::new(format!("system:node:{NODE}"), &["system:nodes"]));
         let as_agent = server.client_of(Identity::new("skep:network-agent", &["skep:network-agents"]));
         tokio::spawn(of_node.run(as_node, as_agent.clone(), stop.clone()));
         tokio::spawn(informers.run(as_agent, stop.clone()));

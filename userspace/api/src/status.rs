@@ -79,7 +79,7 @@ pub struct Status {
     pub message: String,
     details: Option<Value>,
     /// Where a list that has expired can go on.
-    continue_token: Option<String>,
+    continue_token: Option<Box<str>>,
     stale: bool,
 }
 
@@ -112,7 +112,7 @@ impl Status {
 
     /// Adds the token with which an expired list can go on at the present revision.
     pub fn with_continue(mut self, token: String) -> Status {
-        self.continue_token = Some(token);
+        self.continue_token = Some(token.into());
         self
     }
 
@@ -306,7 +306,7 @@ impl Status {
             status["details"] = details.clone();
         }
         if let Some(token) = &self.continue_token {
-            status["metadata"]["continue"] = token.as_str().into();
+            status["metadata"]["continue"] = (**token).into();
         }
         status["code"] = self.code.into();
         status

@@ -108,16 +108,24 @@ pub(crate) fn rewritten(answer: Response, links: Links) -> Response {
     Response::from_parts(parts, Body::from_stream(pieces))
 }
 
+/// Compressed bytes that are unpacked at once. A byte may stand for a thousand.
+const MAX_COMPRESSED_BYTES: usize = 1 << 10;
+
 /// A body's encoding, undone before and done again after the rewriting.
 enum Coding {
     Identity,
-    Gzip { from: flate2::write::GzDecoder<Vec<u8>>, to: flate2::write::GzEncoder<Vec<u8>> },
+    Gzip(Box<Gzip>),
+}
+
+struct Gzip {
+    from: flate2::write::GzDecoder<Vec<u8>>,
+    to: flate2::write::GzEncoder<Vec<u8>>,
 }
 
 impl Coding {
     fn gzip() -> Coding {
         let to = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-        Coding::Gzip { from: flate2::write::GzDecoder::new(Vec::new()), to }
+        Coding::Gzip(Box::new(Gzip { from: flate2::write::GzDecoder::new(Vec::new()), to }))
     }
 }
 
@@ -130,11 +138,13 @@ impl Page {
     fn feed(&mut self, piece: &[u8]) -> std::io::Result<Bytes> {
         match &mut self.coding {
             Coding::Identity => Ok(self.rewriter.feed(piece).into()),
-            Coding::Gzip { from, to } => {
-                from.write_all(piece)?;
-                let plain = std::mem::take(from.get_mut());
-                to.write_all(&self.rewriter.feed(&plain))?;
-                Ok(std::mem::take(to.get_mut()).into())
+            Coding::Gzip(gzip) => {
+                for part in piece.chunks(MAX_COMPRESSED_BYTES) {
+                    gzip.from.write_all(part)?;
+                    let plain = std::mem::take(gzip.from.get_mut());
+                    gzip.to.write_all(&self.rewriter.feed(&plain))?;
+                }
+                Ok(std::mem::take(gzip.to.get_mut()).into())
             }
         }
     }
@@ -142,7 +152,8 @@ impl Page {
     fn finish(self) -> std::io::Result<Bytes> {
         match self.coding {
             Coding::Identity => Ok(self.rewriter.finish().into()),
-            Coding::Gzip { mut from, mut to } => {
+            Coding::Gzip(gzip) => {
+                let Gzip { mut from, mut to } = *gzip;
                 from.try_finish()?;
                 let mut rewriter = self.rewriter;
                 to.write_all(&rewriter.feed(from.get_ref()))?;

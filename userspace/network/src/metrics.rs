@@ -33,8 +33,11 @@ struct State {
     latency: Histogram,
 }
 
+/// The number of a map's entries.
+type Entries = fn(&Observed) -> usize;
+
 /// Maps that the agent fills, each with its number of entries and its limit.
-const MAPS: [(&str, fn(&Observed) -> usize, u32); 7] = [
+const MAPS: [(&str, Entries, u32); 7] = [
     ("SERVICES", |maps| maps.services.len(), SERVICES_MAX),
     ("BACKENDS", |maps| maps.backends.len(), BACKENDS_MAX),
     ("MAGLEV", |maps| maps.maglev.len(), MAGLEV_MAX),
