@@ -199,7 +199,10 @@ async fn the_scheduler_runs_alone_and_reads_only_its_own_kinds() {
     let expected = [
         "GET /api/v1/namespaces",
         "GET /api/v1/nodes",
+        "GET /api/v1/persistentvolumeclaims",
+        "GET /api/v1/persistentvolumes",
         "GET /api/v1/pods",
+        "GET /apis/storage.k8s.io/v1/storageclasses",
         "GET /apis/policy/v1/poddisruptionbudgets",
         "POST /api/v1/namespaces/default/events",
         "POST /api/v1/namespaces/default/pods/web/binding",

@@ -22,7 +22,7 @@ async fn expect(world: &World, rows: &[(&str, &str, Result<&str, u16>)]) -> Resu
         match wanted {
             Ok(service) => {
                 ensure!(answer.status == 200 && answer.service() == *service, "{host}{path}: {answer:?}");
-                ensure!(answer.seen["host"] == **host, "{host}{path}: {answer:?}");
+                ensure!(answer.received["host"] == **host, "{host}{path}: {answer:?}");
             }
             Err(status) => ensure!(answer.status == *status, "{host}{path}: {answer:?}"),
         }
@@ -67,7 +67,7 @@ fn default_backend() -> Result<()> {
                 ("proto", "HTTP/1.1"),
                 ("user_agent", "Go-http-client/1.1"),
             ] {
-                ensure!(answer.seen[field] == *value, "{field}: {answer:?}");
+                ensure!(answer.received[field] == *value, "{field}: {answer:?}");
             }
         }
         Ok(())
@@ -148,7 +148,7 @@ fn load_balancing() -> Result<()> {
         for _ in 0..100 {
             let answer = world.get("load-balancing", "/").await?;
             ensure!(answer.status == 200, "{answer:?}");
-            pods.insert(answer.seen["pod"].to_string());
+            pods.insert(answer.received["pod"].to_string());
         }
         ensure!(pods.len() == 10, "{pods:?}");
         Ok(())

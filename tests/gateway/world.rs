@@ -63,13 +63,13 @@ pub(crate) struct World {
 pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) headers: http::HeaderMap,
-    pub(crate) seen: Value,
+    pub(crate) received: Value,
 }
 
 impl Answer {
     /// The name of the Service's endpoint that answered.
     pub(crate) fn service(&self) -> &str {
-        self.seen["service"].as_str().unwrap_or_default()
+        self.received["service"].as_str().unwrap_or_default()
     }
 }
 
@@ -125,13 +125,13 @@ impl World {
         let listener = TcpListener::bind((ip, 8080)).await?;
         let service = service.to_owned();
         let answer = move |request: Request| {
-            let seen = json!({
+            let received = json!({
                 "service": service, "pod": ip, "method": request.method().as_str(),
                 "path": request.uri().path(), "proto": format!("{:?}", request.version()),
                 "host": request.headers().get("host").and_then(|host| host.to_str().ok()),
                 "user_agent": request.headers().get("user-agent").and_then(|agent| agent.to_str().ok()),
             });
-            std::future::ready(Json(seen))
+            std::future::ready(Json(received))
         };
         self.endpoints
             .spawn(async move { axum::serve(listener, axum::Router::new().fallback(answer)).await.unwrap() });
@@ -230,6 +230,6 @@ where
     let request = request.header("user-agent", "Go-http-client/1.1").body(Empty::<bytes::Bytes>::new())?;
     let (head, body) = tokio::time::timeout(DEADLINE, sender.send_request(request)).await??.into_parts();
     let body = body.collect().await?.to_bytes();
-    let seen = serde_json::from_slice(&body).unwrap_or_default();
-    Ok(Answer { status: head.status.as_u16(), headers: head.headers, seen })
+    let received = serde_json::from_slice(&body).unwrap_or_default();
+    Ok(Answer { status: head.status.as_u16(), headers: head.headers, received })
 }

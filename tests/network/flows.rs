@@ -346,7 +346,7 @@ fn every_drop_and_every_flow_is_in_the_log_with_its_reason_and_rule() -> Result<
     ];
     println!("denied, spoofed, without backend, allowed: {counts:?}");
     ensure!(counts.iter().all(|count| *count > 0), "{counts:?}: the run shows little");
-    // The drops of the past are there for whoever comes later, and only they.
+    // A reader that comes later gets the drops of the past, and no flows of the past.
     let past =
         machine.past(&FlowQuery { verdict: Some(Verdict::Dropped), last: 1_000, ..FlowQuery::default() })?;
     let ports: BTreeSet<u16> = past.iter().filter_map(|record| record.source.port).collect();

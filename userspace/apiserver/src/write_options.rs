@@ -8,6 +8,7 @@ use crate::admission::Notes;
 use crate::body::media_type;
 use crate::call::Call;
 use crate::field_manager;
+use crate::yaml_duplicates::unmarshal_errors;
 
 /// Query options of a write.
 pub(crate) struct Options {
@@ -102,7 +103,7 @@ impl Options {
     pub(crate) fn as_yaml_errors(&self, by: &str, lines: Vec<String>) -> Vec<String> {
         match self.validation {
             FieldValidation::Strict if !lines.is_empty() => {
-                vec![format!("{by}yaml: unmarshal errors:\n  {}", lines.join("\n  "))]
+                vec![format!("{by}{}", unmarshal_errors(&lines))]
             }
             _ => lines,
         }

@@ -30,6 +30,11 @@ pub(crate) fn duplicate_keys(text: &[u8]) -> Vec<String> {
     walk.found
 }
 
+/// The error of a strict reader about such keys.
+pub(crate) fn unmarshal_errors(lines: &[String]) -> String {
+    format!("yaml: unmarshal errors:\n  {}", lines.join("\n  "))
+}
+
 #[derive(Default)]
 struct Mapping {
     keys: HashSet<String>,

@@ -20,10 +20,11 @@ pub struct Kubectl {
 impl Kubectl {
     pub fn command<S: AsRef<OsStr>>(&self, args: &[S]) -> Command {
         let mut command = Command::new(&self.program);
-        command.arg("--kubeconfig").arg(&self.kubeconfig).args(args).stdin(Stdio::null());
         // Discovery is cached by address, and an address may be another cluster's today.
         let cache = self.kubeconfig.with_file_name("kubectl-cache");
-        command.arg("--cache-dir").arg(cache);
+        command.arg("--kubeconfig").arg(&self.kubeconfig).arg("--cache-dir").arg(cache);
+        // What follows `--` is a container's.
+        command.args(args).stdin(Stdio::null());
         command
     }
 

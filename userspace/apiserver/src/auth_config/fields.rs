@@ -8,6 +8,7 @@ use skep_api::cel::parse_duration;
 
 use super::ConfigError;
 use crate::body;
+use crate::yaml_duplicates::{duplicate_keys, unmarshal_errors};
 
 /// What is wrong with the form of a file.
 #[derive(Default)]
@@ -53,6 +54,10 @@ impl<'a> Fields<'a> {
         problems: &'a Problems,
     ) -> Result<Fields<'a>, ConfigError> {
         let value = body::json_or_yaml(text.as_bytes()).map_err(|status| ConfigError::new(status.message))?;
+        let twice = duplicate_keys(text.as_bytes());
+        if !twice.is_empty() {
+            problems.add(unmarshal_errors(&twice));
+        }
         let Value::Object(left) = value else { return Err(ConfigError::new("the file is no object")) };
         let mut fields = Fields { path: String::new(), left, problems };
         let (found, version) = (fields.text("kind"), fields.text("apiVersion"));

@@ -97,7 +97,10 @@ fn files_about_authentication_are_refused_in_upstreams_words() {
     assert_eq!(AuthenticationConfig::parse("", RESERVED).unwrap_err().to_string(), "empty config data");
     let twice =
         "apiVersion: apiserver.config.k8s.io/v1\nkind: AuthenticationConfiguration\njwt: []\njwt: []\n";
-    assert!(AuthenticationConfig::parse(twice, RESERVED).is_err(), "a field occurs twice");
+    assert_eq!(
+        AuthenticationConfig::parse(twice, RESERVED).unwrap_err().to_string(),
+        "strict decoding error: yaml: unmarshal errors:\n  line 4: key \"jwt\" already set in map"
+    );
 }
 
 #[test]

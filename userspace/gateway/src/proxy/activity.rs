@@ -55,13 +55,13 @@ impl Activity {
 
     async fn watch(&self, limits: &Limits) -> End {
         self.has_read.store(false, Ordering::Relaxed);
-        let (mut seen, mut idle_since, mut was_reading) = (0, Instant::now(), false);
+        let (mut known, mut idle_since, mut was_reading) = (0, Instant::now(), false);
         loop {
             sleep(limits.head_timeout.min(limits.idle_timeout)).await;
             let begun = self.begun.load(Ordering::Relaxed);
             let has_read = self.has_read.swap(false, Ordering::Relaxed);
-            if begun != seen || self.open.load(Ordering::Relaxed) > 0 {
-                (seen, idle_since, was_reading) = (begun, Instant::now(), false);
+            if begun != known || self.open.load(Ordering::Relaxed) > 0 {
+                (known, idle_since, was_reading) = (begun, Instant::now(), false);
                 continue;
             }
             // In HTTP/2 bytes without a request are pings, and a head that does not end is bounded by the idle time.

@@ -20,7 +20,7 @@ use crate::counters::{RouteCounters, add};
 /// Endpoints that a request is sent to until one answers.
 const MAX_ATTEMPTS: usize = 3;
 
-/// Sends a request to endpoints until one answers. A request that no endpoint has seen is sent again; one that may have been seen only if
+/// Sends a request to endpoints until one answers. A request of which no endpoint received anything is sent again; another only if
 /// its method is idempotent (RFC 9110, 9.2.2) and it has no body.
 pub(super) async fn send(
     gateway: &Shared,

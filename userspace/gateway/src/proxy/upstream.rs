@@ -51,7 +51,7 @@ impl SendError {
 /// A request that was not answered.
 pub(super) struct Unanswered {
     pub(super) error: SendError,
-    /// The endpoint has seen nothing of it.
+    /// The endpoint received nothing of it.
     pub(super) unsent: Option<Request<RequestBody>>,
 }
 

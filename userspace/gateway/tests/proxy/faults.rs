@@ -58,7 +58,7 @@ async fn an_endpoint_that_stalls_is_waited_for_a_time_only() {
     let limits = Limits { response_timeout: Duration::from_millis(200), ..limits() };
     let gateway = TestGateway::start_with(&Routes::to(&[silent.address]), limits).await;
     assert_eq!(get(gateway.http, "a", "/").await.status, 504);
-    assert_eq!(gateway.counter("retries_total"), 0, "it may have seen the request");
+    assert_eq!(gateway.counter("retries_total"), 0, "it may have received the request");
 }
 
 #[tokio::test]

@@ -117,7 +117,7 @@ impl Evictor {
         if threshold.signal.shortage() == Shortage::Disk {
             self.images.collect_all(&self.context, now).await;
             let again = observe::observe(&self.context).await;
-            if again.get(&threshold.signal).is_some_and(|seen| !threshold.is_met(seen)) {
+            if again.get(&threshold.signal).is_some_and(|observed| !threshold.is_met(observed)) {
                 return;
             }
         }

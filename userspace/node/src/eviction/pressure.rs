@@ -38,7 +38,8 @@ impl Pressures {
     pub fn observe(&mut self, observations: &Observations, now: Timestamp) -> Verdict {
         let mut starved: Option<Threshold> = None;
         for (index, threshold) in self.thresholds.iter().enumerate() {
-            let is_met = observations.get(&threshold.signal).is_some_and(|seen| threshold.is_met(seen));
+            let is_met =
+                observations.get(&threshold.signal).is_some_and(|observed| threshold.is_met(observed));
             if !is_met {
                 self.met_since.remove(&index);
                 continue;
@@ -69,7 +70,7 @@ mod tests {
         Timestamp::from_second(1_000_000 + seconds).expect("in range")
     }
 
-    fn seen(signal: Signal, available: i64) -> Observations {
+    fn observed(signal: Signal, available: i64) -> Observations {
         Observations::from([(signal, Observation { available, capacity: 1000 })])
     }
 
@@ -78,7 +79,7 @@ mod tests {
         let hard = parse("memory.available<100").expect("a threshold");
         let mut pressures = Pressures::new(vec![hard], TRANSITION_PERIOD);
         let mut observe =
-            |available, seconds| pressures.observe(&seen(Signal::Memory, available), at(seconds));
+            |available, seconds| pressures.observe(&observed(Signal::Memory, available), at(seconds));
         assert_eq!(observe(100, 0), Verdict { shortages: BTreeSet::new(), starved: None });
         let short = BTreeSet::from([Shortage::Memory]);
         assert_eq!(observe(99, 10), Verdict { shortages: short.clone(), starved: Some(hard) });
@@ -94,14 +95,14 @@ mod tests {
         };
         let hard = parse("memory.available<100").expect("a threshold");
         let mut pressures = Pressures::new(vec![soft, hard], TRANSITION_PERIOD);
-        let mut both = seen(Signal::NodeFs, 400);
+        let mut both = observed(Signal::NodeFs, 400);
         assert_eq!(pressures.observe(&both, at(0)).starved, None);
         assert_eq!(pressures.observe(&both, at(59)).starved, None);
         assert_eq!(pressures.observe(&both, at(60)).starved, Some(soft));
-        both.extend(seen(Signal::Memory, 1));
+        both.extend(observed(Signal::Memory, 1));
         assert_eq!(pressures.observe(&both, at(61)).starved, Some(hard));
         // Enough for a moment: the grace begins again.
-        pressures.observe(&seen(Signal::NodeFs, 600), at(62));
-        assert_eq!(pressures.observe(&seen(Signal::NodeFs, 400), at(63)).starved, None);
+        pressures.observe(&observed(Signal::NodeFs, 600), at(62));
+        assert_eq!(pressures.observe(&observed(Signal::NodeFs, 400), at(63)).starved, None);
     }
 }

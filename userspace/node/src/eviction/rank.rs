@@ -63,8 +63,8 @@ pub fn message(victim: &Candidate, threshold: &Threshold, observations: &Observa
     let signal = threshold.signal;
     let resource = signal.resource();
     let mut message = format!("The node was low on resource: {resource}. ");
-    if let Some(seen) = observations.get(&signal) {
-        let (level, available) = (amount(threshold.level.of(seen.capacity)), amount(seen.available));
+    if let Some(observed) = observations.get(&signal) {
+        let (level, available) = (amount(threshold.level.of(observed.capacity)), amount(observed.available));
         message.push_str(&format!("Threshold quantity: {level}, available: {available}. "));
     }
     if !matches!(signal, Signal::Memory | Signal::NodeFs | Signal::ImageFs) {

@@ -92,8 +92,8 @@ pub struct Observation {
 }
 
 impl Threshold {
-    pub fn is_met(&self, seen: &Observation) -> bool {
-        seen.available < self.level.of(seen.capacity)
+    pub fn is_met(&self, observed: &Observation) -> bool {
+        observed.available < self.level.of(observed.capacity)
     }
 }
 
@@ -171,17 +171,17 @@ mod tests {
 
     #[test]
     fn thresholds_have_the_kubelets_form() {
-        let seen = |available, capacity| Observation { available, capacity };
+        let observed = |available, capacity| Observation { available, capacity };
         for (text, met, unmet) in [
-            ("memory.available<1Ki", seen(1023, 0), seen(1024, 0)),
-            ("nodefs.available<10%", seen(9, 100), seen(10, 100)),
-            ("imagefs.inodesFree<5.5%", seen(54, 1000), seen(55, 1000)),
+            ("memory.available<1Ki", observed(1023, 0), observed(1024, 0)),
+            ("nodefs.available<10%", observed(9, 100), observed(10, 100)),
+            ("imagefs.inodesFree<5.5%", observed(54, 1000), observed(55, 1000)),
         ] {
             let threshold = parse(text).expect(text);
             assert!(threshold.is_met(&met) && !threshold.is_met(&unmet), "{text}");
         }
         let off = parse("pid.available<100%").expect("a threshold");
-        assert!(!off.is_met(&seen(0, 100)));
+        assert!(!off.is_met(&observed(0, 100)));
         for bad in ["memory.available", "memory.available<x", "memory<1", "memory.available<1x%"] {
             assert!(parse(bad).is_err(), "{bad}");
         }

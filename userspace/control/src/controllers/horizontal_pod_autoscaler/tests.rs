@@ -191,7 +191,7 @@ fn used(pods: usize, millis: i64) -> Answer {
     Ok(Measured::Containers((0..pods).map(usage).collect()))
 }
 
-/// The rounds of one autoscaler, whose target does as it is told.
+/// The rounds of one autoscaler, whose target always takes the size that it is given.
 struct Story {
     object: HorizontalPodAutoscaler,
     replicas: i32,
