@@ -134,9 +134,19 @@ impl Drop for Cgroup {
         let root = Path::new("/sys/fs/cgroup");
         let hierarchies = std::fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path());
         for hierarchy in hierarchies.chain([root.to_path_buf()]) {
-            let _ = std::fs::remove_dir(hierarchy.join(&self.0));
+            remove_cgroup(&hierarchy.join(&self.0));
         }
     }
+}
+
+/// Pods that were there when the agent ended have left theirs.
+fn remove_cgroup(path: &Path) {
+    for child in std::fs::read_dir(path).into_iter().flatten().flatten() {
+        if child.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_cgroup(&child.path());
+        }
+    }
+    let _ = std::fs::remove_dir(path);
 }
 
 impl TestNode {
