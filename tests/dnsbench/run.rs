@@ -194,7 +194,7 @@ fn until_it_answers(server: &Server) -> Result<()> {
     }
 }
 
-/// A port of loopback that nobody has.
+/// A port of loopback that is free.
 fn free_addr() -> Result<SocketAddr> {
     Ok(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
 }

@@ -106,7 +106,7 @@ impl Machine {
                 let mut engine = Engine::open(config, datapath).await?;
                 tokio::select! {
                     () = filling => bail!("the flow log has ended"),
-                    () = reading => bail!("nobody serves the flow log"),
+                    () = reading => bail!("no agent serves the flow log"),
                     () = engine.run(messages, state_in, stopped.clone()) => Ok(()),
                     served = skep_network::cni::serve(listener, sender, stopped) => Ok(served?),
                 }

@@ -9,7 +9,7 @@ use tokio::io::unix::AsyncFd;
 use crate::Datapath;
 use crate::error::DatapathError;
 
-/// Which events the programs send. What nobody wants costs them one comparison for each new flow.
+/// Which events the programs send. Events that are not wanted cost them one comparison for each new flow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Observation {
     /// None.

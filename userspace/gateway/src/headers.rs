@@ -20,7 +20,7 @@ const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 /// They belong to one connection (RFC 9110, 7.6.1).
 const HOP_BY_HOP: [HeaderName; 6] =
     [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, TE, TRANSFER_ENCODING, UPGRADE];
-/// Nobody but this gateway says who the client is.
+/// Only this gateway says who the client is.
 const OWN: [HeaderName; 6] =
     [FORWARDED, FORWARDED_FOR, FORWARDED_PROTO, FORWARDED_HOST, FORWARDED_PORT, REAL_IP];
 const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");

@@ -36,7 +36,7 @@ pub struct NetworkConfig {
     pub health_port: u16,
     /// The unix socket on which the flow log is read; `None`: it is read by the kubelet API only.
     pub flows_socket: Option<PathBuf>,
-    /// Which flow events the programs send while nobody reads the flow log.
+    /// Which flow events the programs send while the flow log has no reader.
     pub flow_log: FlowLogLevel,
     /// How long changes are collected before they are written together.
     pub coalesce_window: Duration,

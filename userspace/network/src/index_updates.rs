@@ -51,6 +51,29 @@ impl Performer<Index> for Sender<Message> {
     }
 }
 
+/// Implements [`Indexed`] for kinds by the methods of their index.
+macro_rules! indexes {
+    ($index:ty: $($kind:ty, $apply:ident, $delete:ident, $keep:ident, $unreadable:expr;)+) => {
+        $(impl $crate::index_updates::Indexed<$index> for $kind {
+            fn apply(&self, index: &mut $index) {
+                index.$apply(self);
+            }
+            fn delete(key: &str, index: &mut $index) {
+                index.$delete(key);
+            }
+            fn keep(listed: &std::collections::HashSet<std::sync::Arc<str>>, index: &mut $index) {
+                index.$keep(listed);
+            }
+            fn unreadable(
+                unreadable: skep_api::decode::Unreadable,
+            ) -> Option<$crate::index_updates::Change<$index>> {
+                $unreadable(unreadable)
+            }
+        })+
+    };
+}
+pub(crate) use indexes;
+
 macro_rules! indexed {
     ($($field:ident: $kind:ty, $apply:ident, $delete:ident, $keep:ident, $unreadable:expr;)+) => {
         /// How many kinds must be listed before the engine writes anything.
@@ -77,20 +100,7 @@ macro_rules! indexed {
             }
         }
 
-        $(impl Indexed<Index> for $kind {
-            fn apply(&self, index: &mut Index) {
-                index.$apply(self);
-            }
-            fn delete(key: &str, index: &mut Index) {
-                index.$delete(key);
-            }
-            fn keep(listed: &HashSet<Arc<str>>, index: &mut Index) {
-                index.$keep(listed);
-            }
-            fn unreadable(unreadable: Unreadable) -> Option<Change<Index>> {
-                $unreadable(unreadable)
-            }
-        })+
+        indexes! { Index: $($kind, $apply, $delete, $keep, $unreadable;)+ }
     };
 }
 
@@ -103,7 +113,8 @@ indexed! {
     network_policies: NetworkPolicy, apply_policy, delete_policy, keep_policies, isolate;
 }
 
-fn keep_last(_: Unreadable) -> Option<Change<Index>> {
+/// The last version that decoded stays.
+pub(crate) fn keep_last<I>(_: Unreadable) -> Option<Change<I>> {
     None
 }
 

@@ -31,7 +31,7 @@ fn a_dead_or_silent_upstream_does_not_keep_an_answer_from_its_neighbour() {
         for round in 0..8 {
             assert_eq!(addresses(&client.ask(&format!("n{round}.example."))), [RIGHT], "question {round}");
         }
-        // Once it counts as down nobody waits for it.
+        // Once it counts as down no question waits for it.
         let begun = Instant::now();
         client.ask("late.example.");
         assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());

@@ -1,4 +1,4 @@
-//! Sockets that a holder keeps: what is asked while nobody serves is answered by the next server.
+//! Sockets that a holder keeps: what is asked while no server runs is answered by the next server.
 
 use std::time::Duration;
 

@@ -1,17 +1,15 @@
 //! The informers' events as changes to the index of names.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use skep_api::decode::Unreadable;
 use skep_dns::{Dns, Index};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::index_updates::{Change, Indexed, Performer, forward, until};
+use crate::index_updates::{Change, Performer, forward, indexes, keep_last, until};
 use crate::informers::{Events, Informers};
 
 /// What names are made from.
@@ -75,28 +73,10 @@ impl Performer<Index> for Names {
     }
 }
 
-macro_rules! named {
-    ($($kind:ty, $apply:ident, $delete:ident, $keep:ident;)+) => {
-        $(impl Indexed<Index> for $kind {
-            fn apply(&self, index: &mut Index) {
-                index.$apply(self);
-            }
-            fn delete(key: &str, index: &mut Index) {
-                index.$delete(key);
-            }
-            fn keep(listed: &HashSet<Arc<str>>, index: &mut Index) {
-                index.$keep(listed);
-            }
-            fn unreadable(_: Unreadable) -> Option<Change<Index>> {
-                None
-            }
-        })+
-    };
-}
-
-named! {
-    Service, apply_service, delete_service, keep_services;
-    EndpointSlice, apply_slice, delete_slice, keep_slices;
-    Pod, apply_pod, delete_pod, keep_pods;
-    Namespace, apply_namespace, delete_namespace, keep_namespaces;
+indexes! {
+    Index:
+    Service, apply_service, delete_service, keep_services, keep_last;
+    EndpointSlice, apply_slice, delete_slice, keep_slices, keep_last;
+    Pod, apply_pod, delete_pod, keep_pods, keep_last;
+    Namespace, apply_namespace, delete_namespace, keep_namespaces, keep_last;
 }

@@ -24,7 +24,7 @@ const BATCH: usize = 256;
 /// The reader sleeps so long after each batch, so that a flood wakes it seldom.
 const BATCH_INTERVAL: Duration = Duration::from_millis(20);
 
-/// What an agent observes while nobody reads.
+/// What an agent observes without a reader.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum FlowLogLevel {
     Off,

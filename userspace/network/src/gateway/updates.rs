@@ -1,18 +1,14 @@
 //! The informers' events as changes to the index of Ingresses.
 
-use std::collections::HashSet;
-use std::sync::Arc;
-
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
-use skep_api::decode::Unreadable;
 use skep_gateway::ingress::Index;
 use tokio::sync::mpsc::Sender;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::index_updates::{Change, Indexed, Performer, forward, until};
+use crate::index_updates::{Change, Performer, forward, indexes, keep_last, until};
 use crate::informers::{Events, Informers};
 
 /// What routes are made from.
@@ -71,29 +67,10 @@ impl Performer<Index> for Sender<Message> {
     }
 }
 
-macro_rules! indexed {
-    ($($kind:ty, $apply:ident, $delete:ident, $keep:ident;)+) => {
-        $(impl Indexed<Index> for $kind {
-            fn apply(&self, index: &mut Index) {
-                index.$apply(self);
-            }
-            fn delete(key: &str, index: &mut Index) {
-                index.$delete(key);
-            }
-            fn keep(listed: &HashSet<Arc<str>>, index: &mut Index) {
-                index.$keep(listed);
-            }
-            /// The last version that decoded stays.
-            fn unreadable(_: Unreadable) -> Option<Change<Index>> {
-                None
-            }
-        })+
-    };
-}
-
-indexed! {
-    Ingress, apply_ingress, delete_ingress, keep_ingresses;
-    IngressClass, apply_class, delete_class, keep_classes;
-    Service, apply_service, delete_service, keep_services;
-    EndpointSlice, apply_slice, delete_slice, keep_slices;
+indexes! {
+    Index:
+    Ingress, apply_ingress, delete_ingress, keep_ingresses, keep_last;
+    IngressClass, apply_class, delete_class, keep_classes, keep_last;
+    Service, apply_service, delete_service, keep_services, keep_last;
+    EndpointSlice, apply_slice, delete_slice, keep_slices, keep_last;
 }

@@ -114,7 +114,7 @@ pub(crate) struct Agent {
     /// with a service mesh's proxy or a virtual machine
     #[arg(long, value_enum, default_value = "all")]
     socket_lb: SocketLbArgument,
-    /// Which flow events are recorded while nobody reads them; readers of `skep flows --follow` always get all
+    /// Which flow events are recorded without a reader; readers of `skep flows --follow` always get all
     #[arg(long, value_enum, default_value = "drops")]
     flow_log: FlowLogArgument,
     /// What the BPF programs log about packets; the agent's log has the lines, under the target bpf

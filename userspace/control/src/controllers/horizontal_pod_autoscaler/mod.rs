@@ -70,7 +70,7 @@ type Combined = Result<(i32, String), AutoscalerError>;
 
 /// What decides whether the metrics are looked at.
 enum Course {
-    /// The target has no replicas: nobody scales it.
+    /// The target has no replicas: it is not scaled.
     Disabled,
     /// The number is out of its bounds.
     Bounded(i32, &'static str),
