@@ -7,7 +7,7 @@ use std::time::Duration;
 pub struct Limits {
     /// For a TLS handshake.
     pub handshake_timeout: Duration,
-    /// For the head of a request, from its first byte; up to twice as long, as it is looked at in this interval.
+    /// For the head of a request, from its first byte to its last.
     pub head_timeout: Duration,
     /// For a connection of a client without a request.
     pub idle_timeout: Duration,
@@ -36,6 +36,8 @@ pub struct Limits {
     /// Requests of a connection that its client ended before the response, beyond which the connection ends, if they are the
     /// greater part of all its requests.
     pub max_aborted: usize,
+    /// Frames of HTTP/2 that belong to no request and no body, in bytes since the last that did. More than a window of flow control.
+    pub max_idle_bytes: usize,
 }
 
 impl Limits {
@@ -59,6 +61,7 @@ impl Limits {
             max_connections_of_address: max_connections / 2,
             max_streams: 128,
             max_aborted: 200,
+            max_idle_bytes: 2 << 20,
         }
     }
 }

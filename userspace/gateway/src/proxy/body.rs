@@ -11,7 +11,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
-use super::activity::InProgress;
+use super::activity::{Activity, InProgress};
 use super::exchange::Record;
 use super::upstream::Lease;
 
@@ -47,6 +47,7 @@ pub(super) struct StreamedBody {
     left: Option<u64>,
     timer: IdleTimer,
     state: Arc<BodyState>,
+    activity: Arc<Activity>,
 }
 
 impl RequestBody {
@@ -54,13 +55,15 @@ impl RequestBody {
         body: Incoming,
         max_bytes: Option<u64>,
         timeout: Duration,
+        activity: &Arc<Activity>,
     ) -> (RequestBody, Arc<BodyState>) {
         let state = Arc::new(BodyState::default());
         if body.is_end_stream() {
             return (RequestBody::Empty, state);
         }
         let timer = IdleTimer::new(timeout);
-        let streamed = StreamedBody { body, left: max_bytes, timer, state: state.clone() };
+        let (left, activity) = (max_bytes, activity.clone());
+        let streamed = StreamedBody { body, left, timer, state: state.clone(), activity };
         (RequestBody::Streamed(Box::new(streamed)), state)
     }
 }
@@ -115,6 +118,10 @@ impl Body for RequestBody {
 impl StreamedBody {
     fn checked(&mut self, frame: Frame<Bytes>) -> Result<Frame<Bytes>, BodyError> {
         self.state.passed.fetch_add(1, Ordering::Relaxed);
+        // A frame without data is no progress.
+        if frame.data_ref().is_none_or(|data| !data.is_empty()) {
+            self.activity.goes_on();
+        }
         if let (Some(left), Some(data)) = (&mut self.left, frame.data_ref()) {
             let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
             match left.checked_sub(length) {
@@ -133,7 +140,7 @@ impl StreamedBody {
 pub(super) struct ResponseBody {
     source: Source,
     record: Option<Record>,
-    _open: InProgress,
+    open: InProgress,
 }
 
 enum Source {
@@ -144,7 +151,7 @@ enum Source {
 impl ResponseBody {
     pub(super) fn text(text: &'static str, record: Option<Record>, open: InProgress) -> ResponseBody {
         let text = Some(Bytes::from_static(text.as_bytes())).filter(|text| !text.is_empty());
-        ResponseBody { source: Source::Text(text), record, _open: open }
+        ResponseBody { source: Source::Text(text), record, open }
     }
 
     pub(super) fn endpoint(
@@ -155,7 +162,7 @@ impl ResponseBody {
         open: InProgress,
     ) -> ResponseBody {
         let timer = IdleTimer::new(timeout);
-        ResponseBody { source: Source::Endpoint { body, lease, timer, ended: false }, record, _open: open }
+        ResponseBody { source: Source::Endpoint { body, lease, timer, ended: false }, record, open }
     }
 }
 
@@ -182,6 +189,9 @@ impl Body for ResponseBody {
                 }
             },
         };
+        if frame.is_some() {
+            this.open.activity().goes_on();
+        }
         if let (Some(record), Some(frame)) = (&mut this.record, &frame) {
             match frame {
                 Ok(frame) => record.sent(frame.data_ref().map_or(0, Bytes::len)),

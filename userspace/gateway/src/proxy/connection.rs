@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::{Request, Version};
+use http::Request;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -21,6 +21,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::activity::{Activity, End};
+use super::head_scan::HeadScan;
 use super::seats::Seat;
 use super::{Gateway, Shared, forward};
 use crate::counters::add;
@@ -33,6 +34,10 @@ const UNACKNOWLEDGED_MS: u32 = 60_000;
 /// Streams of HTTP/2 that a client may reset before the gateway looks at them (CVE-2023-44487).
 const MAX_UNSEEN_RESETS: usize = 64;
 const MAX_LOCAL_RESETS: usize = 256;
+/// What a client may send of bodies that nobody reads yet, on a stream and on a connection of HTTP/2.
+const WINDOW_BYTES: u32 = 1 << 20;
+/// What is kept for a stream of HTTP/2 whose client does not read.
+const MAX_SEND_BYTES: usize = 256 << 10;
 
 /// Who is at the other end, and how it got here.
 pub(super) struct Client {
@@ -64,37 +69,32 @@ pub(super) async fn serve(gateway: Gateway, accepted: Accepted, stop: Cancellati
     let _ = stream.set_nodelay(true);
     let _ = sockopt::set_tcp_user_timeout(&stream, UNACKNOWLEDGED_MS);
     let local_port = stream.local_addr().map_or(port, |address| address.port());
-    let activity = Arc::new(Activity::default());
-    let stream = ReadStream { stream, activity: activity.clone() };
     let mut client = Client { peer, port, local_port, is_tls: acceptor.is_some(), server_name: None };
     let Some(acceptor) = acceptor else {
-        return requests(gateway, stream, client, activity, stop).await;
+        return requests(gateway, stream, client, false, stop).await;
     };
     match timeout(gateway.0.limits.handshake_timeout, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => {
             let (_, session) = stream.get_ref();
             client.server_name = session.server_name().map(|name| name.to_ascii_lowercase().into());
-            requests(gateway, stream, client, activity, stop).await;
+            let is_http_2 = session.alpn_protocol() == Some(b"h2");
+            requests(gateway, stream, client, is_http_2, stop).await;
         }
         Ok(Err(_)) | Err(_) => add(&gateway.0.counters.failed_handshakes),
     }
 }
 
-async fn requests<S>(
-    gateway: Gateway,
-    stream: S,
-    client: Client,
-    activity: Arc<Activity>,
-    stop: CancellationToken,
-) where
+async fn requests<S>(gateway: Gateway, stream: S, client: Client, is_http_2: bool, stop: CancellationToken)
+where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let shared = gateway.0.clone();
     let limits = &shared.limits;
+    let activity = Arc::new(Activity::new(is_http_2));
+    let stream = ReadStream::new(stream, activity.clone(), shared.clone());
     let (client, of_requests) = (Arc::new(client), activity.clone());
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
-        let is_http_2 = request.version() == Version::HTTP_2;
-        let open = of_requests.begin(is_http_2, gateway.0.limits.max_aborted);
+        let open = of_requests.begin(gateway.0.limits.max_aborted);
         let answered = forward::answer(gateway.clone(), client.clone(), request, open);
         async move { Ok::<_, Infallible>(answered.await) }
     });
@@ -127,6 +127,9 @@ fn builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
         .keep_alive_interval(PING_INTERVAL)
         .max_header_list_size(u32::try_from(limits.max_head_bytes).unwrap_or(u32::MAX))
         .max_concurrent_streams(limits.max_streams)
+        .initial_stream_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(WINDOW_BYTES)
+        .max_send_buf_size(MAX_SEND_BYTES)
         .max_pending_accept_reset_streams(MAX_UNSEEN_RESETS)
         .max_local_error_reset_streams(MAX_LOCAL_RESETS);
     builder
@@ -150,13 +153,40 @@ impl Drop for Counted {
     }
 }
 
-/// A socket that says when something was read.
-struct ReadStream {
-    stream: TcpStream,
+/// A stream that says what was read.
+struct ReadStream<S> {
+    stream: S,
     activity: Arc<Activity>,
+    shared: Arc<Shared>,
+    scan: HeadScan,
+    /// The requests that had begun when the head that is scanned did.
+    scanned: usize,
+    has_read: bool,
 }
 
-impl AsyncRead for ReadStream {
+impl<S> ReadStream<S> {
+    fn new(stream: S, activity: Arc<Activity>, shared: Arc<Shared>) -> ReadStream<S> {
+        ReadStream { stream, activity, shared, scan: HeadScan::default(), scanned: 0, has_read: false }
+    }
+
+    fn read(&mut self, bytes: &[u8]) {
+        // The preface of HTTP/2, when no TLS said so before (RFC 9113, 3.4).
+        if !std::mem::replace(&mut self.has_read, true) && bytes.starts_with(b"PRI") {
+            self.activity.set_http_2();
+        }
+        if self.activity.is_in_head() {
+            let begun = self.activity.begun();
+            if std::mem::replace(&mut self.scanned, begun) != begun {
+                self.scan.restart();
+            }
+            self.scan.scan(bytes);
+            self.activity.set_length(self.scan.has_length());
+        }
+        self.activity.read(bytes.len(), &self.shared.limits);
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for ReadStream<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -164,14 +194,15 @@ impl AsyncRead for ReadStream {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
-        if buffer.filled().len() > before {
-            self.activity.read();
+        let read = buffer.filled().get(before..).unwrap_or_default();
+        if !read.is_empty() {
+            self.read(read);
         }
         polled
     }
 }
 
-impl AsyncWrite for ReadStream {
+impl<S: AsyncWrite + Unpin> AsyncWrite for ReadStream<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -189,7 +220,7 @@ impl AsyncWrite for ReadStream {
     }
 
     fn is_write_vectored(&self) -> bool {
-        true
+        self.stream.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

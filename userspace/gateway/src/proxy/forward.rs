@@ -30,6 +30,9 @@ const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 enum Refusal {
     #[error(transparent)]
     Target(#[from] TargetError),
+    /// RFC 9112, 6.1.
+    #[error("the body has a length and is chunked")]
+    TwoLengths,
     /// RFC 9110, 15.5.20.
     #[error("the connection is for another host")]
     Misdirected,
@@ -51,7 +54,7 @@ impl Refusal {
     fn status(&self) -> StatusCode {
         match self {
             Refusal::Target(TargetError::Method) => StatusCode::METHOD_NOT_ALLOWED,
-            Refusal::Target(_) => StatusCode::BAD_REQUEST,
+            Refusal::Target(_) | Refusal::TwoLengths => StatusCode::BAD_REQUEST,
             Refusal::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Refusal::NoRoute => StatusCode::NOT_FOUND,
             Refusal::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -96,12 +99,18 @@ pub(super) async fn answer(
     let switched = request.headers().contains_key(UPGRADE).then(|| hyper::upgrade::on(&mut request));
     let (mut head, body) = request.into_parts();
     let version = head.version;
-    // What follows a body whose length two headers give is never taken for a request (RFC 9112, 6.1).
+    // What follows a body that is chunked is never taken for a request: another length may have been given (RFC 9112, 6.1).
     let closes = version == Version::HTTP_11 && head.headers.contains_key(TRANSFER_ENCODING);
     let line = shared.access_log.as_ref().and_then(|log| log.sample(client.peer.ip(), &head));
     let mut record = Record::new(&gateway, line);
-    let (body, state) = RequestBody::new(body, shared.limits.max_body_bytes, shared.limits.body_timeout);
-    let answered = match route(&shared, &client, &mut head, &mut record) {
+    let limits = &shared.limits;
+    let (body, state) = RequestBody::new(body, limits.max_body_bytes, limits.body_timeout, open.activity());
+    let has_two_lengths = closes && open.has_length;
+    let routed = match has_two_lengths {
+        true => Err(Refusal::TwoLengths),
+        false => route(&shared, &client, &mut head, &mut record),
+    };
+    let answered = match routed {
         Ok(onward) => send(&shared, onward, head, body, switched, &state).await,
         Err(refusal) => Err(refusal),
     };
@@ -226,7 +235,8 @@ fn refuse(refusal: &Refusal, mut record: Record, open: InProgress) -> Response<R
     let mut response = Response::new(ResponseBody::text(text, Some(record), open));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, TEXT);
-    if matches!(refusal, Refusal::Target(_) | Refusal::TooLarge | Refusal::BodyTimeout) {
+    if matches!(refusal, Refusal::Target(_) | Refusal::TwoLengths | Refusal::TooLarge | Refusal::BodyTimeout)
+    {
         response.headers_mut().insert(CONNECTION, CLOSE);
     }
     response

@@ -8,6 +8,7 @@ mod body;
 mod connection;
 mod exchange;
 mod forward;
+mod head_scan;
 mod listener;
 mod seats;
 mod snapshot;

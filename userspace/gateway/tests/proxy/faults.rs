@@ -110,3 +110,33 @@ async fn a_request_with_a_body_is_not_sent_twice() {
     assert_eq!(Http1::connect(gateway.http).await.send(request).await.unwrap().status, 502);
     assert_eq!(gateway.counter("retries_total"), 0);
 }
+
+/// What an endpoint sends after a response is never taken for the next one.
+#[tokio::test]
+async fn a_response_that_hides_another_one_poisons_no_request() {
+    let hidden = "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nhidden";
+    for first in [
+        format!("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok{hidden}"),
+        format!(
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n{hidden}"
+        ),
+        format!("HTTP/1.1 204 No Content\r\nContent-Length: 2\r\n\r\n{hidden}"),
+        format!("HTTP/1.1 304 Not Modified\r\nContent-Length: 2\r\n\r\n{hidden}"),
+    ] {
+        let bytes: &'static [u8] = first.clone().leak().as_bytes();
+        let endpoint = Endpoint::of(move |mut stream: TcpStream| async move {
+            let mut buffer = [0; 4096];
+            while stream.read(&mut buffer).await.is_ok_and(|count| count > 0) {
+                let _ = stream.write_all(bytes).await;
+            }
+        })
+        .await;
+        let gateway = TestGateway::start(&Routes::to(&[endpoint.address])).await;
+        let mut client = Http1::connect(gateway.http).await;
+        for _ in 0..5 {
+            if let Ok(answer) = client.get("a", "/").await {
+                assert!(answer.text != "hidden", "{first:?}");
+            }
+        }
+    }
+}
