@@ -4,17 +4,21 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
 
 use crate::certificate::Certificate;
 use crate::counters::RouteCounters;
+use crate::filters::{Cors, Filters, Redirect};
 use crate::routing::{HostTable, RouteTable};
 
 /// All listeners, and where their routes lead.
 #[derive(Clone, Debug, Default)]
 pub struct Config {
-    /// By port.
+    /// By port of the node.
     pub listeners: BTreeMap<u16, Listener>,
-    /// [`Route::backends`] are indexes of it.
+    /// [`RouteBackend::backend`] is an index of it.
     pub backends: Vec<Arc<Backend>>,
     /// Of all routes, for `/metrics`.
     pub counters: Vec<Arc<RouteCounters>>,
@@ -23,18 +27,84 @@ pub struct Config {
 /// The requests at one port.
 #[derive(Clone, Debug)]
 pub struct Listener {
-    pub routes: Arc<RouteTable<Arc<Route>>>,
-    /// `Some`: the port speaks TLS. A name without a certificate gets no handshake.
-    pub certificates: Option<Arc<HostTable<Arc<Certificate>>>>,
+    /// The port that clients connect to. It is another one if a Service leads to this port.
+    pub public_port: u16,
+    /// Routes by the host of a request. Only those of the most specific host count.
+    pub hosts: Arc<HostTable<Arc<Routes>>>,
+    /// `Some`: the port speaks TLS. A name without a server gets no handshake.
+    pub tls: Option<Arc<HostTable<Arc<TlsServer>>>>,
+}
+
+/// The routes of a host.
+pub type Routes = RouteTable<Arc<Route>>;
+
+/// Who answers a TLS handshake. A connection that was opened for a name of one server serves no name of another one.
+#[derive(Clone, Debug)]
+pub struct TlsServer {
+    /// The first one that the client can check is presented.
+    pub certificates: Vec<Arc<Certificate>>,
 }
 
 /// Where requests of a rule go.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Route {
     /// They name the route.
     pub counters: Arc<RouteCounters>,
-    /// Index and weight.
-    pub backends: Vec<(usize, u32)>,
+    /// None at all: 500 or 503, see [`Route::unserved`].
+    pub backends: Vec<RouteBackend>,
+    pub filters: Filters,
+    /// Requests get this answer and go nowhere.
+    pub redirect: Option<Redirect>,
+    pub cors: Option<Cors>,
+    pub mirrors: Vec<Mirror>,
+    pub timeouts: Timeouts,
+    pub retry: Option<Retry>,
+    /// The answer for requests without a backend; 503 if `None`.
+    pub unserved: Option<StatusCode>,
+}
+
+/// A part of a route's requests.
+#[derive(Clone, Debug, Default)]
+pub struct RouteBackend {
+    /// `None`: a reference that leads nowhere.
+    pub backend: Option<usize>,
+    pub weight: u32,
+    /// Applied after those of the route.
+    pub filters: Filters,
+}
+
+/// A backend that gets copies of requests; its responses go nowhere. `numerator` of `denominator` requests are copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mirror {
+    pub backend: usize,
+    pub numerator: u32,
+    pub denominator: u32,
+}
+
+/// `None`: the gateway's own limits count. Zero: no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timeouts {
+    /// From the request's head to the response's head, with all attempts.
+    pub request: Option<Duration>,
+    /// The same of one attempt.
+    pub attempt: Option<Duration>,
+}
+
+/// When a request is sent once more, beside what is always safe: after these statuses, a failed connection, and an attempt's timeout.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Retry {
+    pub statuses: Vec<StatusCode>,
+    /// After the first one.
+    pub attempts: usize,
+    pub backoff: Duration,
+}
+
+impl Route {
+    /// All requests to one backend.
+    pub fn to(counters: Arc<RouteCounters>, backend: usize) -> Route {
+        let backends = vec![RouteBackend { backend: Some(backend), weight: 1, filters: Filters::default() }];
+        Route { counters, backends, ..Route::default() }
+    }
 }
 
 /// The endpoints of a Service's port.

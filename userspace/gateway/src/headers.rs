@@ -51,7 +51,7 @@ pub(crate) fn is_grpc(version: Version, headers: &HeaderMap) -> bool {
         && headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
 }
 
-/// Turns the headers of a client's request to those for an endpoint.
+/// Turns the headers of a client's request to those for an endpoint, without a host.
 pub(crate) fn to_endpoint(
     headers: &mut HeaderMap,
     origin: &Origin<'_>,
@@ -68,13 +68,7 @@ pub(crate) fn to_endpoint(
     if takes_trailers && protocol == Protocol::H2c {
         headers.insert(TE, TRAILERS);
     }
-    match protocol {
-        // It has the pseudo-header `:authority`.
-        Protocol::H2c => drop(headers.remove(HOST)),
-        Protocol::Http1 => {
-            drop(HeaderValue::from_str(origin.authority).map(|host| headers.insert(HOST, host)))
-        }
-    }
+    headers.remove(HOST);
     if let Some(switch) = switch {
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(UPGRADE, switch);
@@ -195,7 +189,6 @@ mod tests {
             names,
             [
                 "forwarded",
-                "host",
                 "x-forwarded-for",
                 "x-forwarded-host",
                 "x-forwarded-port",

@@ -7,6 +7,7 @@
 pub mod certificate;
 pub mod config;
 pub mod counters;
+pub mod filters;
 mod headers;
 mod health;
 pub mod ingress;

@@ -8,8 +8,7 @@ use std::sync::Arc;
 use super::facts::{BackendFacts, IngressFacts, PortName, RuleFacts};
 use super::problem::Problem;
 use super::{Index, Ports, SecretState};
-use crate::certificate::Certificate;
-use crate::config::{Backend, Listener, Protocol, Route};
+use crate::config::{Backend, Listener, Protocol, Route, TlsServer};
 use crate::counters::RouteCounters;
 use crate::routing::{Conditions, HostPattern, HostTable, PathMatch, RouteTable, Rule};
 
@@ -27,7 +26,9 @@ pub(super) struct Routing {
 struct Builder {
     rules: Vec<Rule<Arc<Route>>>,
     defaults: Vec<(HostPattern, Arc<Route>)>,
-    certificates: HostTable<Arc<Certificate>>,
+    tls: HostTable<Arc<TlsServer>>,
+    /// By Secret.
+    servers: HashMap<Arc<str>, Arc<TlsServer>>,
     backends: Vec<(Arc<str>, PortName, Arc<str>)>,
     index_of: HashMap<(Arc<str>, PortName), usize>,
     /// Which Ingress a rule is of.
@@ -46,14 +47,15 @@ impl Routing {
         let has_tls = claimed.iter().any(|(_, facts)| !facts.tls.is_empty());
         let counters = claimed.iter().map(|(_, facts)| facts.counters.clone()).collect();
         let routes = Arc::new(RouteTable::compile(builder.rules, builder.defaults));
-        let certificates = Arc::new(builder.certificates);
+        let hosts = Arc::new(HostTable::of_any(routes));
+        let tls = Arc::new(builder.tls);
         let Ports { http, https } = index.ports;
         let mut listeners = BTreeMap::new();
         if let Some(port) = http.filter(|_| !claimed.is_empty()) {
-            listeners.insert(port, Listener { routes: routes.clone(), certificates: None });
+            listeners.insert(port, Listener { public_port: port, hosts: hosts.clone(), tls: None });
         }
         if let Some(port) = https.filter(|_| has_tls) {
-            listeners.insert(port, Listener { routes, certificates: Some(certificates) });
+            listeners.insert(port, Listener { public_port: port, hosts, tls: Some(tls) });
         }
         Routing { listeners, counters, problems: builder.problems, backends: builder.backends }
     }
@@ -107,18 +109,18 @@ impl Builder {
     }
 
     fn route(&mut self, key: &Arc<str>, facts: &IngressFacts, backend: &BackendFacts) -> Arc<Route> {
-        let backends = match backend {
-            BackendFacts::Nothing => Vec::new(),
+        let counters = facts.counters.clone();
+        Arc::new(match backend {
+            BackendFacts::Nothing => Route { counters, ..Route::default() },
             BackendFacts::Service(service, port) => {
                 let next = self.backends.len();
                 let at = *self.index_of.entry((service.clone(), port.clone())).or_insert(next);
                 if at == next {
                     self.backends.push((service.clone(), port.clone(), key.clone()));
                 }
-                vec![(at, 1)]
+                Route::to(counters, at)
             }
-        };
-        Arc::new(Route { counters: facts.counters.clone(), backends })
+        })
     }
 
     fn add_certificates(&mut self, index: &Index, key: &Arc<str>, facts: &IngressFacts) {
@@ -138,8 +140,10 @@ impl Builder {
                 None => None,
             };
             let Some(certificate) = certificate else { continue };
+            let new = || Arc::new(TlsServer { certificates: vec![certificate.clone()] });
+            let server = self.servers.entry(secret.clone()).or_insert_with(new);
             for host in &tls.hosts {
-                self.certificates.entry(host.clone(), || certificate.clone());
+                self.tls.entry(host.clone(), || server.clone());
             }
         }
     }

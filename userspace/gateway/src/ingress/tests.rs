@@ -59,8 +59,8 @@ fn slice(index: &mut Index, name: &str, service: &str, endpoints: Value) {
 /// The backend of a request; `None`: no route.
 fn found(config: &Config, host: &str, path: &str) -> Option<Arc<Backend>> {
     let head = RequestHead { method: &Method::GET, host, path, query: None, headers: &HeaderMap::new() };
-    let route = config.listeners.get(&80)?.routes.find(&head).ok()?;
-    Some(config.backends[route.backends.first()?.0].clone())
+    let route = config.listeners.get(&80)?.hosts.find(host).next()?.find(&head).ok()?;
+    Some(config.backends[route.backends.first()?.backend?].clone())
 }
 
 fn name(config: &Config, host: &str, path: &str) -> Option<String> {
@@ -250,8 +250,9 @@ fn a_certificate_that_does_not_parse_leaves_the_last_one_in_force() {
     assert_eq!(wanted.iter().map(|key| &**key).collect::<Vec<_>>(), ["ns/cert"]);
     let certificate = |index: &mut Index, host: &str| {
         let compiled = index.compile();
-        let table = compiled.config.listeners[&443].certificates.clone().unwrap();
-        (table.find(host).next().map(|found| Arc::as_ptr(found) as usize), reasons(&compiled))
+        let table = compiled.config.listeners[&443].tls.clone().unwrap();
+        let found = table.find(host).next().map(|server| Arc::as_ptr(&server.certificates[0]) as usize);
+        (found, reasons(&compiled))
     };
     assert_eq!(certificate(&mut index, "a.com"), (None, vec![]));
     let key: Arc<str> = "ns/cert".into();
@@ -277,7 +278,7 @@ fn a_status_changes_no_route() {
     let mut index = index();
     let mut object = ingress("one", "2026-01-01T00:00:00Z", json!({"defaultBackend": backend("web")}));
     index.apply_ingress(&object);
-    let routes = |index: &mut Index| Arc::as_ptr(&index.compile().config.listeners[&80].routes) as usize;
+    let routes = |index: &mut Index| Arc::as_ptr(&index.compile().config.listeners[&80].hosts) as usize;
     let first = routes(&mut index);
     object.status = serde_json::from_value(
         json!({"loadBalancer": {"ingress": [{"ip": "192.0.2.7"}, {"hostname": "x"}]}}),

@@ -1,5 +1,6 @@
 //! Bodies that pass, with what is known of them at their end.
 
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -9,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep};
 
 use super::activity::{Activity, InProgress};
@@ -24,6 +26,8 @@ pub(super) enum BodyError {
     Timeout,
     #[error("the body is too large")]
     TooLarge,
+    #[error("the copy fell behind its original")]
+    Behind,
 }
 
 /// What is known of a request's body while it is on its way.
@@ -35,10 +39,17 @@ pub(super) struct BodyState {
     pub(super) passed: AtomicUsize,
 }
 
+/// Pieces of a body that a copy of it may be behind.
+const MAX_BEHIND: usize = 64;
+
 /// A request's body on its way to an endpoint.
 pub(super) enum RequestBody {
     Empty,
+    /// It was read whole, so that it can be sent again.
+    Whole(Option<Bytes>),
     Streamed(Box<StreamedBody>),
+    /// Of a streamed one. `None` is the end.
+    Copy(mpsc::Receiver<Option<Bytes>>),
 }
 
 pub(super) struct StreamedBody {
@@ -48,6 +59,7 @@ pub(super) struct StreamedBody {
     timer: IdleTimer,
     state: Arc<BodyState>,
     activity: Arc<Activity>,
+    copies: Vec<mpsc::Sender<Option<Bytes>>>,
 }
 
 impl RequestBody {
@@ -63,7 +75,7 @@ impl RequestBody {
         }
         let timer = IdleTimer::new(timeout);
         let (left, activity) = (max_bytes, activity.clone());
-        let streamed = StreamedBody { body, left, timer, state: state.clone(), activity };
+        let streamed = StreamedBody { body, left, timer, state: state.clone(), activity, copies: Vec::new() };
         (RequestBody::Streamed(Box::new(streamed)), state)
     }
 }
@@ -72,9 +84,43 @@ impl RequestBody {
     /// Pieces that were passed on.
     pub(super) fn state(&self) -> Option<Arc<BodyState>> {
         match self {
-            RequestBody::Empty => None,
+            RequestBody::Empty | RequestBody::Whole(_) | RequestBody::Copy(_) => None,
             RequestBody::Streamed(streamed) => Some(streamed.state.clone()),
         }
+    }
+
+    /// Reads a body that says that it is this small, so that it can be sent again. Others stay as they are.
+    pub(super) async fn whole(mut self, max_bytes: usize) -> Result<RequestBody, BodyError> {
+        let is_small = |upper: u64| usize::try_from(upper).is_ok_and(|upper| upper <= max_bytes);
+        if !matches!(self, RequestBody::Streamed(_)) || !self.size_hint().upper().is_some_and(is_small) {
+            return Ok(self);
+        }
+        let mut read = Vec::new();
+        while let Some(frame) = poll_fn(|context| Pin::new(&mut self).poll_frame(context)).await {
+            if let Ok(data) = frame?.into_data() {
+                read.extend_from_slice(&data);
+            }
+        }
+        Ok(RequestBody::Whole(Some(read.into())))
+    }
+
+    /// The same body once more; `None` if it is not here as a whole.
+    pub(super) fn again(&self) -> Option<RequestBody> {
+        match self {
+            RequestBody::Empty => Some(RequestBody::Empty),
+            RequestBody::Whole(bytes) => Some(RequestBody::Whole(bytes.clone())),
+            RequestBody::Streamed(_) | RequestBody::Copy(_) => None,
+        }
+    }
+
+    /// A body that gets what this one passes on.
+    pub(super) fn copy(&mut self) -> RequestBody {
+        let RequestBody::Streamed(streamed) = self else {
+            return self.again().unwrap_or(RequestBody::Empty);
+        };
+        let (copy, pieces) = mpsc::channel(MAX_BEHIND);
+        streamed.copies.push(copy);
+        RequestBody::Copy(pieces)
     }
 }
 
@@ -86,11 +132,26 @@ impl Body for RequestBody {
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let RequestBody::Streamed(streamed) = self.get_mut() else { return Poll::Ready(None) };
+        let streamed = match self.get_mut() {
+            RequestBody::Empty => return Poll::Ready(None),
+            RequestBody::Whole(bytes) => {
+                return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes))));
+            }
+            RequestBody::Copy(pieces) => {
+                return Poll::Ready(match ready!(pieces.poll_recv(context)) {
+                    Some(Some(bytes)) => Some(Ok(Frame::data(bytes))),
+                    Some(None) => None,
+                    None => Some(Err(BodyError::Behind)),
+                });
+            }
+            RequestBody::Streamed(streamed) => streamed,
+        };
         match Pin::new(&mut streamed.body).poll_frame(context) {
             Poll::Ready(frame) => {
                 streamed.timer.stop();
-                Poll::Ready(frame.map(|frame| streamed.checked(frame?)))
+                let frame = frame.map(|frame| streamed.checked(frame?));
+                streamed.pass_on(frame.as_ref());
+                Poll::Ready(frame)
             }
             Poll::Pending => {
                 ready!(streamed.timer.poll(context));
@@ -103,19 +164,40 @@ impl Body for RequestBody {
     fn is_end_stream(&self) -> bool {
         match self {
             RequestBody::Empty => true,
+            RequestBody::Whole(bytes) => bytes.is_none(),
             RequestBody::Streamed(streamed) => streamed.body.is_end_stream(),
+            RequestBody::Copy(_) => false,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             RequestBody::Empty => SizeHint::with_exact(0),
+            RequestBody::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
+            RequestBody::Copy(_) => SizeHint::default(),
             RequestBody::Streamed(streamed) => streamed.body.size_hint(),
         }
     }
 }
 
 impl StreamedBody {
+    /// Hands the piece to the copies. One that has no room for it is given up.
+    fn pass_on(&mut self, frame: Option<&Result<Frame<Bytes>, BodyError>>) {
+        let piece = match frame {
+            Some(Ok(frame)) => match frame.data_ref() {
+                Some(data) => Some(data.clone()),
+                None => return,
+            },
+            Some(Err(_)) => return self.copies.clear(),
+            None => None,
+        };
+        self.copies.retain(|copy| copy.try_send(piece.clone()).is_ok());
+        // hyper does not ask for the end of a body that says that it has ended.
+        if piece.is_some() && self.body.is_end_stream() {
+            self.copies.retain(|copy| copy.try_send(None).is_ok());
+        }
+    }
+
     fn checked(&mut self, frame: Frame<Bytes>) -> Result<Frame<Bytes>, BodyError> {
         self.state.passed.fetch_add(1, Ordering::Relaxed);
         // A frame without data is no progress.

@@ -44,7 +44,6 @@ pub(super) struct Client {
     pub(super) peer: SocketAddr,
     /// The listener's key in the configuration.
     pub(super) port: u16,
-    pub(super) local_port: u16,
     pub(super) is_tls: bool,
     /// The name in the TLS handshake, in lower case.
     pub(super) server_name: Option<Box<str>>,
@@ -68,8 +67,7 @@ pub(super) async fn serve(gateway: Gateway, accepted: Accepted, stop: Cancellati
     // Without these the connection works too.
     let _ = stream.set_nodelay(true);
     let _ = sockopt::set_tcp_user_timeout(&stream, UNACKNOWLEDGED_MS);
-    let local_port = stream.local_addr().map_or(port, |address| address.port());
-    let mut client = Client { peer, port, local_port, is_tls: acceptor.is_some(), server_name: None };
+    let mut client = Client { peer, port, is_tls: acceptor.is_some(), server_name: None };
     let Some(acceptor) = acceptor else {
         return requests(gateway, stream, client, false, stop).await;
     };

@@ -3,79 +3,151 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, StatusCode};
 use http_body::Body;
 use hyper::body::Incoming;
+use tokio::time::timeout;
 
 use super::access_log::Line;
 use super::body::RequestBody;
 use super::snapshot::Cluster;
-use super::upstream::{Lease, SendError, Unanswered};
+use super::upstream::{Lease, SendError, Unanswered, Upstream, Wait};
 use super::{Gateway, Shared};
-use crate::config::Protocol;
+use crate::config::{Protocol, Retry, Timeouts};
 use crate::counters::{RouteCounters, add};
+use crate::limits::Limits;
 
 /// Endpoints that a request is sent to until one answers.
 const MAX_ATTEMPTS: usize = 3;
 
-/// Sends a request to endpoints until one answers. A request of which no endpoint received anything is sent again; another only if
-/// its method is idempotent (RFC 9110, 9.2.2) and it has no body.
+/// The longest pause before an attempt.
+const MAX_BACKOFF: Duration = Duration::from_secs(5);
+/// A limit that is off.
+const NO_LIMIT: Duration = Duration::from_secs(86_400);
+
+/// What a route says about attempts.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Terms {
+    pub(super) timeouts: Timeouts,
+    pub(super) retry: Option<Retry>,
+}
+
+impl Terms {
+    fn wait(&self, limits: &Limits) -> Wait {
+        let own = self.timeouts.attempt.or(self.timeouts.request);
+        let response = own.map(|limit| if limit.is_zero() { NO_LIMIT } else { limit });
+        Wait {
+            connect: limits.connect_timeout,
+            response: response.unwrap_or(limits.response_timeout),
+            extends: own.is_none(),
+        }
+    }
+
+    fn retries(&self, status: StatusCode) -> bool {
+        self.retry.as_ref().is_some_and(|retry| retry.statuses.contains(&status))
+    }
+
+    async fn pause(&self, attempt: usize) {
+        if let Some(Retry { backoff, .. }) = &self.retry
+            && !backoff.is_zero()
+        {
+            let factor = u32::try_from(attempt).unwrap_or(u32::MAX);
+            tokio::time::sleep(backoff.saturating_mul(factor).min(MAX_BACKOFF)).await;
+        }
+    }
+}
+
+/// Sends a request to endpoints until one answers, within the route's time for all attempts.
 pub(super) async fn send(
     gateway: &Shared,
     cluster: &Cluster,
     protocol: Protocol,
-    mut request: Request<RequestBody>,
+    request: Request<RequestBody>,
+    terms: &Terms,
 ) -> Result<(Response<Incoming>, Lease), SendError> {
-    let is_repeatable = is_idempotent(request.method()) && request.body().is_end_stream();
+    let attempts = attempts(gateway, cluster, protocol, request, terms);
+    match terms.timeouts.request.filter(|limit| !limit.is_zero()) {
+        Some(limit) => timeout(limit, attempts).await.unwrap_or(Err(SendError::ResponseTimeout)),
+        None => attempts.await,
+    }
+}
+
+/// A request of which no endpoint received anything is sent again; another only if its method is idempotent (RFC 9110, 9.2.2) and it has
+/// no body, or if the route says so and the body is here as a whole.
+async fn attempts(
+    gateway: &Shared,
+    cluster: &Cluster,
+    protocol: Protocol,
+    mut request: Request<RequestBody>,
+    terms: &Terms,
+) -> Result<(Response<Incoming>, Lease), SendError> {
+    let retry = terms.retry.as_ref();
+    let is_repeatable = retry.is_some() || is_idempotent(request.method()) && request.body().is_end_stream();
+    let max_attempts = retry.map_or(MAX_ATTEMPTS, |retry| retry.attempts.saturating_add(1));
+    let may_spend = || retry.is_some() || cluster.budget.spend();
+    let wait = terms.wait(&gateway.limits);
     let (mut tried, mut last): (Vec<SocketAddr>, _) = (Vec::new(), SendError::NoEndpoint);
     cluster.budget.earn();
-    for attempt in 1..=MAX_ATTEMPTS {
+    for attempt in 1..=max_attempts {
         let now = gateway.now_ms();
         let Some(upstream) = cluster.choose(&tried, now) else { break };
-        let copy = is_repeatable.then(|| copy_of(&request));
-        let sent = upstream.send(request, protocol, !tried.is_empty(), &gateway.limits).await;
-        let Unanswered { error, unsent } = match sent {
-            Ok(answered) => {
-                upstream.health.succeeded();
-                return Ok(answered);
-            }
-            Err(unanswered) => unanswered,
-        };
-        if !error.is_of_request() {
-            add(&gateway.counters.upstream_failures);
-            if upstream.health.failed(now) {
-                add(&gateway.counters.ejections);
-                tracing::warn!(backend = %cluster.backend.name, endpoint = %upstream.address, %error, "endpoint failed; it gets no requests for a time");
-            }
-        }
+        let copy = if is_repeatable { copy_of(&request) } else { None };
+        let Unanswered { error, unsent } =
+            match upstream.send(request, protocol, !tried.is_empty(), &wait).await {
+                Ok((response, lease)) => {
+                    upstream.health.succeeded();
+                    match copy.filter(|_| attempt < max_attempts && terms.retries(response.status())) {
+                        Some(again) => request = again,
+                        None => return Ok((response, lease)),
+                    }
+                    add(&gateway.counters.retries);
+                    tried.push(upstream.address);
+                    terms.pause(attempt).await;
+                    continue;
+                }
+                Err(unanswered) => unanswered,
+            };
+        failed(gateway, cluster, &upstream, &error, now);
         let again = match error {
-            SendError::ResponseTimeout => None,
+            SendError::ResponseTimeout if retry.is_none() => None,
             _ => unsent.or(copy),
         };
         last = error;
         match again {
-            Some(again) if attempt < MAX_ATTEMPTS && cluster.budget.spend() => request = again,
+            Some(again) if attempt < max_attempts && may_spend() => request = again,
             _ => break,
         }
         add(&gateway.counters.retries);
         tried.push(upstream.address);
+        terms.pause(attempt).await;
     }
     Err(last)
+}
+
+fn failed(gateway: &Shared, cluster: &Cluster, upstream: &Upstream, error: &SendError, now_ms: u64) {
+    if error.is_of_request() {
+        return;
+    }
+    add(&gateway.counters.upstream_failures);
+    if upstream.health.failed(now_ms) {
+        add(&gateway.counters.ejections);
+        tracing::warn!(backend = %cluster.backend.name, endpoint = %upstream.address, %error, "endpoint failed; it gets no requests for a time");
+    }
 }
 
 fn is_idempotent(method: &Method) -> bool {
     method.is_safe() || *method == Method::PUT || *method == Method::DELETE
 }
 
-fn copy_of(request: &Request<RequestBody>) -> Request<RequestBody> {
-    let mut copy = Request::new(RequestBody::Empty);
+fn copy_of(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
+    let mut copy = Request::new(request.body().again()?);
     *copy.method_mut() = request.method().clone();
     *copy.uri_mut() = request.uri().clone();
     *copy.version_mut() = request.version();
     *copy.headers_mut() = request.headers().clone();
-    copy
+    Some(copy)
 }
 
 /// What is counted and logged of a request when it ends.

@@ -1,28 +1,35 @@
 //! The way of one request: target, route, endpoint, response.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, TRANSFER_ENCODING, UPGRADE};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, LOCATION, TRANSFER_ENCODING,
+    UPGRADE,
+};
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{Request, Response, StatusCode, Uri, Version};
+use http::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 
 use super::activity::InProgress;
-use super::body::{BodyState, RequestBody, ResponseBody};
+use super::body::{BodyError, BodyState, RequestBody, ResponseBody};
 use super::connection::Client;
-use super::exchange::{self, Record};
-use super::snapshot::Cluster;
-use super::switched;
+use super::exchange::{self, Record, Terms};
+use super::snapshot::{Cluster, Snapshot};
 use super::upstream::{Lease, SendError};
 use super::{Gateway, Shared};
-use crate::config::{Listener, Protocol};
+use super::{mirror, switched};
+use crate::config::{Listener, Protocol, Route};
+use crate::filters::{Cors, Filters, Rewrite};
 use crate::headers::{self, Origin};
 use crate::routing::{Target, TargetError};
 
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
+/// Of a body that is read whole, so that the route can send it again.
+const MAX_REPEATED_BYTES: usize = 64 << 10;
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
 /// Why the gateway itself answers.
@@ -44,6 +51,9 @@ enum Refusal {
     BodyTimeout,
     #[error("no endpoint")]
     NoEndpoint,
+    /// The configuration has no backend for the request.
+    #[error("no backend")]
+    NoBackend(StatusCode),
     #[error("the endpoint does not answer in time")]
     ResponseTimeout,
     #[error("the endpoint does not answer")]
@@ -60,8 +70,16 @@ impl Refusal {
             Refusal::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Refusal::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
             Refusal::NoEndpoint => StatusCode::SERVICE_UNAVAILABLE,
+            Refusal::NoBackend(status) => *status,
             Refusal::ResponseTimeout => StatusCode::GATEWAY_TIMEOUT,
             Refusal::BadGateway => StatusCode::BAD_GATEWAY,
+        }
+    }
+
+    fn of_body(error: &BodyError) -> Refusal {
+        match error {
+            BodyError::TooLarge => Refusal::TooLarge,
+            BodyError::Timeout | BodyError::Http(_) | BodyError::Behind => Refusal::BodyTimeout,
         }
     }
 
@@ -80,12 +98,58 @@ impl Refusal {
     }
 }
 
+/// What becomes of a request.
+enum Decision {
+    /// The gateway answers: a redirect, or whether another origin is allowed.
+    Own(StatusCode, HeaderMap),
+    Onward(Box<Onward>),
+}
+
 /// Where a request goes.
 struct Onward {
+    route: Arc<Route>,
+    /// Of the backend that was drawn.
+    filters: Filters,
     cluster: Arc<Cluster>,
     protocol: Protocol,
-    uri: Uri,
+    outgoing: Outgoing,
     switch: Option<HeaderValue>,
+    /// An origin whose pages may read the response.
+    origin: Option<HeaderValue>,
+    mirrors: Vec<Arc<Cluster>>,
+}
+
+/// A request as endpoints get it.
+pub(super) struct Outgoing {
+    method: Method,
+    authority: String,
+    path: PathAndQuery,
+    headers: HeaderMap,
+    pub(super) is_grpc: bool,
+}
+
+impl Outgoing {
+    /// In the form of a protocol: HTTP/1.1 has the host in a header, HTTP/2 in the target. `None`: the host cannot be one.
+    pub(super) fn request(&self, protocol: Protocol, body: RequestBody) -> Option<Request<RequestBody>> {
+        let mut request = Request::new(body);
+        *request.method_mut() = self.method.clone();
+        *request.headers_mut() = self.headers.clone();
+        let mut parts = http::uri::Parts::default();
+        parts.path_and_query = Some(self.path.clone());
+        match protocol {
+            Protocol::H2c => {
+                parts.scheme = Some(Scheme::HTTP);
+                let authority = if self.authority.is_empty() { "localhost" } else { &self.authority };
+                parts.authority = Some(Authority::try_from(authority).ok()?);
+                *request.version_mut() = Version::HTTP_2;
+            }
+            Protocol::Http1 => {
+                request.headers_mut().entry(HOST).or_insert(HeaderValue::from_str(&self.authority).ok()?);
+            }
+        }
+        *request.uri_mut() = Uri::from_parts(parts).ok()?;
+        Some(request)
+    }
 }
 
 /// Answers a request.
@@ -106,23 +170,34 @@ pub(super) async fn answer(
     let limits = &shared.limits;
     let (body, state) = RequestBody::new(body, limits.max_body_bytes, limits.body_timeout, open.activity());
     let has_two_lengths = closes && open.has_length;
-    let routed = match has_two_lengths {
+    let decided = match has_two_lengths {
         true => Err(Refusal::TwoLengths),
-        false => route(&shared, &client, &mut head, &mut record),
+        false => decide(&shared, &client, &mut head, &mut record),
     };
-    let answered = match routed {
-        Ok(onward) => send(&shared, onward, head, body, switched, &state).await,
+    let answered = match decided {
+        Ok(Decision::Own(status, headers)) => Ok(Answered::Own(status, headers)),
+        Ok(Decision::Onward(onward)) => send(&shared, &onward, body, switched, &state)
+            .await
+            .map(|(response, lease)| Answered::Endpoint(response, lease, onward)),
         Err(refusal) => Err(refusal),
     };
     open.answered();
     let mut response = match answered {
-        Ok((response, lease)) => {
+        Ok(Answered::Endpoint(response, lease, onward)) => {
             record.answered(response.status().as_u16(), Some(lease.upstream.address));
             let (mut head, body) = response.into_parts();
             let is_switch = head.status == StatusCode::SWITCHING_PROTOCOLS;
             headers::to_client(&mut head.headers, version, is_switch);
+            onward.filter_response(&mut head.headers);
             let timeout = shared.limits.stream_timeout;
             Response::from_parts(head, ResponseBody::endpoint(body, lease, timeout, Some(record), open))
+        }
+        Ok(Answered::Own(status, headers)) => {
+            record.answered(status.as_u16(), None);
+            let mut response = Response::new(ResponseBody::text("", Some(record), open));
+            *response.status_mut() = status;
+            *response.headers_mut() = headers;
+            response
         }
         Err(refusal) => refuse(&refusal, record, open),
     };
@@ -132,38 +207,94 @@ pub(super) async fn answer(
     response
 }
 
+enum Answered {
+    Own(StatusCode, HeaderMap),
+    Endpoint(Response<Incoming>, Lease, Box<Onward>),
+}
+
+impl Onward {
+    fn filter_response(&self, headers: &mut HeaderMap) {
+        self.filters.response.apply(headers);
+        self.route.filters.response.apply(headers);
+        if let (Some(cors), Some(origin)) = (&self.route.cors, &self.origin) {
+            cors.add(origin, headers);
+        }
+    }
+}
+
 /// Finds the route, and turns the head to the endpoint's.
-fn route(shared: &Shared, client: &Client, head: &mut Parts, record: &mut Record) -> Result<Onward, Refusal> {
+fn decide(
+    shared: &Shared,
+    client: &Client,
+    head: &mut Parts,
+    record: &mut Record,
+) -> Result<Decision, Refusal> {
     let snapshot = shared.snapshot.load();
     let listener = snapshot.listeners.get(&client.port).ok_or(Refusal::NoRoute)?;
     let target = Target::read(head)?;
-    check_certificate(listener, client, &target.host)?;
-    let route = listener.routes.find(&target.head(head)).map_err(|_| Refusal::NoRoute)?.clone();
+    check_server(listener, client, &target.host)?;
+    let routes = listener.hosts.find(&target.host).next().ok_or(Refusal::NoRoute)?;
+    let route = routes.find(&target.head(head)).map_err(|_| Refusal::NoRoute)?.clone();
     record.routed(&route.counters);
     check_length(shared, head)?;
-    let cluster = snapshot.cluster(&route).ok_or(Refusal::NoEndpoint)?;
+    if let Some(own) = own_answer(&route, client, listener.public_port, &target, head) {
+        return Ok(own);
+    }
+    let no_backend = Refusal::NoBackend(route.unserved.unwrap_or(StatusCode::SERVICE_UNAVAILABLE));
+    let drawn = Snapshot::draw(&route).ok_or(no_backend)?;
+    let backend = drawn.backend.ok_or(Refusal::NoBackend(StatusCode::INTERNAL_SERVER_ERROR))?;
+    let cluster = snapshot.cluster(backend).ok_or(Refusal::NoEndpoint)?;
     let is_grpc = headers::is_grpc(head.version, &head.headers);
     let protocol = if is_grpc { Protocol::H2c } else { cluster.backend.protocol };
-    let path = path_and_query(&target)?;
-    let authority = target.authority.to_owned();
+    let filters = drawn.filters.clone();
+    let rewrites = [&route.filters.rewrite, &filters.rewrite];
+    let path = path_and_query(&target, rewrites)?;
+    let client_authority = target.authority.to_owned();
+    let authority = rewrites.iter().rev().find_map(|rewrite| rewrite.host.as_deref());
+    let authority = authority.unwrap_or(&client_authority).to_owned();
     let switch = headers::switch_of(head.version, &head.headers).filter(|_| protocol == Protocol::Http1);
-    let origin = Origin {
+    let origin = route.cors.as_ref().and_then(|cors| cors.allowed(&head.headers));
+    let sender = Origin {
         client: client.peer.ip(),
-        port: client.local_port,
+        port: listener.public_port,
         is_tls: client.is_tls,
-        authority: &authority,
+        authority: &client_authority,
     };
-    headers::to_endpoint(&mut head.headers, &origin, protocol, switch.clone());
-    let uri = uri(protocol, &authority, path)?;
-    Ok(Onward { cluster, protocol, uri, switch })
+    headers::to_endpoint(&mut head.headers, &sender, protocol, switch.clone());
+    route.filters.request.apply(&mut head.headers);
+    filters.request.apply(&mut head.headers);
+    let (method, headers) = (head.method.clone(), std::mem::take(&mut head.headers));
+    let outgoing = Outgoing { method, authority, path, headers, is_grpc };
+    let mirrors = mirror::draw(&snapshot, &route.mirrors);
+    let onward = Onward { route, filters, cluster, protocol, outgoing, switch, origin, mirrors };
+    Ok(Decision::Onward(Box::new(onward)))
 }
 
-/// A connection that was opened for one name serves only names with the same certificate.
-fn check_certificate(listener: &Listener, client: &Client, host: &str) -> Result<(), Refusal> {
-    let (Some(certificates), Some(name)) = (&listener.certificates, &client.server_name) else {
+/// A redirect, or the answer to a preflight.
+fn own_answer(
+    route: &Route,
+    client: &Client,
+    port: u16,
+    target: &Target<'_>,
+    head: &Parts,
+) -> Option<Decision> {
+    if let Some(cors) = route.cors.as_ref().filter(|_| Cors::is_preflight(&head.method, &head.headers)) {
+        return Some(Decision::Own(StatusCode::NO_CONTENT, cors.preflight(&head.headers)));
+    }
+    let redirect = route.redirect.as_ref()?;
+    let location = redirect.location(client.is_tls, &target.host, port, &target.path.matched, target.query);
+    let mut headers = HeaderMap::new();
+    headers.insert(LOCATION, HeaderValue::from_str(&location).ok()?);
+    route.filters.response.apply(&mut headers);
+    Some(Decision::Own(redirect.status, headers))
+}
+
+/// A connection that was opened for one name serves only names of the same server.
+fn check_server(listener: &Listener, client: &Client, host: &str) -> Result<(), Refusal> {
+    let (Some(servers), Some(name)) = (&listener.tls, &client.server_name) else {
         return Ok(());
     };
-    let of = |name| certificates.find(name).next().map(Arc::as_ptr);
+    let of = |name| servers.find(name).next().map(Arc::as_ptr);
     match **name == *host || of(name) == of(host) {
         true => Ok(()),
         false => Err(Refusal::Misdirected),
@@ -180,43 +311,38 @@ fn check_length(shared: &Shared, head: &Parts) -> Result<(), Refusal> {
     }
 }
 
-fn path_and_query(target: &Target<'_>) -> Result<PathAndQuery, Refusal> {
+fn path_and_query(target: &Target<'_>, rewrites: [&Rewrite; 2]) -> Result<PathAndQuery, Refusal> {
+    let mut path = Cow::Borrowed(&*target.path.sent);
+    let mut rewrites = rewrites.iter().filter_map(|rewrite| rewrite.path.as_ref());
+    if let Some(first) = rewrites.next() {
+        let once = first.apply(&target.path.matched);
+        path = Cow::Owned(rewrites.fold(once, |path, rewrite| rewrite.apply(&path)));
+    }
     let parsed = match target.query {
-        Some(query) => PathAndQuery::try_from(format!("{}?{query}", target.path.sent)),
-        None => PathAndQuery::try_from(&*target.path.sent),
+        Some(query) => PathAndQuery::try_from(format!("{path}?{query}")),
+        None => PathAndQuery::try_from(&*path),
     };
     parsed.map_err(|_| Refusal::BadGateway)
 }
 
-/// HTTP/1.1 has the host in a header, HTTP/2 in the target.
-fn uri(protocol: Protocol, authority: &str, path: PathAndQuery) -> Result<Uri, Refusal> {
-    let mut parts = http::uri::Parts::default();
-    parts.path_and_query = Some(path);
-    if protocol == Protocol::H2c {
-        parts.scheme = Some(Scheme::HTTP);
-        let authority = if authority.is_empty() { "localhost" } else { authority };
-        parts.authority = Some(Authority::try_from(authority).map_err(|_| Refusal::BadGateway)?);
-    }
-    Uri::from_parts(parts).map_err(|_| Refusal::BadGateway)
-}
-
 async fn send(
     shared: &Arc<Shared>,
-    onward: Onward,
-    head: Parts,
-    body: RequestBody,
+    onward: &Onward,
+    mut body: RequestBody,
     client: Option<OnUpgrade>,
     state: &BodyState,
 ) -> Result<(Response<Incoming>, Lease), Refusal> {
-    let Onward { cluster, protocol, uri, switch } = onward;
-    let mut request = Request::new(body);
-    *request.method_mut() = head.method;
-    *request.uri_mut() = uri;
-    *request.headers_mut() = head.headers;
-    if protocol == Protocol::H2c {
-        *request.version_mut() = Version::HTTP_2;
+    let Onward { route, cluster, protocol, outgoing, switch, mirrors, .. } = onward;
+    if route.retry.is_some() {
+        let whole = body.whole(MAX_REPEATED_BYTES).await;
+        body = whole.map_err(|error| Refusal::of_body(&error))?;
     }
-    let sent = exchange::send(shared, &cluster, protocol, request).await;
+    for mirror in mirrors {
+        mirror::send(shared, mirror.clone(), outgoing, &mut body);
+    }
+    let request = outgoing.request(*protocol, body).ok_or(Refusal::BadGateway)?;
+    let terms = Terms { timeouts: route.timeouts, retry: route.retry.clone() };
+    let sent = exchange::send(shared, cluster, *protocol, request, &terms).await;
     let (mut response, lease) = sent.map_err(|error| Refusal::of(&error, state))?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         // An endpoint that switches without being asked would speak past the gateway.

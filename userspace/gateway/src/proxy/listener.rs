@@ -112,7 +112,7 @@ impl Gateway {
                 add(&self.0.counters.refused_connections);
                 continue;
             };
-            let acceptor = listener.certificates.as_ref().map(|_| acceptor.clone());
+            let acceptor = listener.tls.as_ref().map(|_| acceptor.clone());
             let accepted = Accepted { stream, peer, port, seat, acceptor };
             connections.spawn(connection::serve(self.clone(), accepted, stop.clone()));
         }

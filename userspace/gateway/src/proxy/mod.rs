@@ -10,6 +10,7 @@ mod exchange;
 mod forward;
 mod head_scan;
 mod listener;
+mod mirror;
 mod seats;
 mod snapshot;
 mod switched;

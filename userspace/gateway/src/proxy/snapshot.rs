@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::upstream::{Janitor, Upstream};
-use crate::config::{Backend, Config, Listener, Route};
+use crate::config::{Backend, Config, Listener, Route, RouteBackend};
 use crate::counters::RouteCounters;
 use crate::health::RetryBudget;
 
@@ -61,24 +61,27 @@ impl Snapshot {
         }
     }
 
-    /// The cluster for a request of a route, by weight. `None`: the route leads nowhere.
-    pub(super) fn cluster(&self, route: &Route) -> Option<Arc<Cluster>> {
-        let index = match route.backends.as_slice() {
+    /// The backend for a request of a route, by weight. `None`: the route has none.
+    pub(super) fn draw(route: &Route) -> Option<&RouteBackend> {
+        match route.backends.as_slice() {
             [] => None,
-            [(only, _)] => Some(*only),
+            [only] => Some(only).filter(|only| only.weight > 0),
             many => {
-                let total: u64 = many.iter().map(|(_, weight)| u64::from(*weight)).sum();
+                let total: u64 = many.iter().map(|backend| u64::from(backend.weight)).sum();
                 let mut drawn = if total == 0 { return None } else { rand::random_range(0..total) };
-                many.iter().find_map(|(index, weight)| match drawn.checked_sub(u64::from(*weight)) {
+                many.iter().find(|backend| match drawn.checked_sub(u64::from(backend.weight)) {
                     Some(left) => {
                         drawn = left;
-                        None
+                        false
                     }
-                    None => Some(*index),
+                    None => true,
                 })
             }
-        };
-        self.clusters.get(index?).cloned()
+        }
+    }
+
+    pub(super) fn cluster(&self, backend: usize) -> Option<Arc<Cluster>> {
+        self.clusters.get(backend).cloned()
     }
 }
 

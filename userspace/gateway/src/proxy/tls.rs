@@ -35,8 +35,11 @@ impl fmt::Debug for Resolver {
 impl ResolvesServerCert for Resolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let snapshot = self.shared.snapshot.load();
-        let certificates = snapshot.listeners.get(&self.port)?.certificates.as_ref()?;
+        let servers = snapshot.listeners.get(&self.port)?.tls.as_ref()?;
         let name = hello.server_name().unwrap_or_default().to_ascii_lowercase();
-        Some(certificates.find(&name).next()?.key.clone())
+        let certificates = &servers.find(&name).next()?.certificates;
+        let serves = |key: &Arc<CertifiedKey>| key.key.choose_scheme(hello.signature_schemes()).is_some();
+        let mut keys = certificates.iter().map(|certificate| &certificate.key);
+        keys.clone().find(|key| serves(key)).or_else(|| keys.next()).cloned()
     }
 }

@@ -15,7 +15,6 @@ use tokio::time::timeout;
 use super::body::{BodyState, RequestBody};
 use crate::config::Protocol;
 use crate::health::Health;
-use crate::limits::Limits;
 
 /// Idle connections to an endpoint that are kept.
 const MAX_IDLE: usize = 512;
@@ -46,6 +45,16 @@ impl SendError {
     pub(super) fn is_of_request(&self) -> bool {
         matches!(self, SendError::Http(error) if error.is_user())
     }
+}
+
+/// How long an attempt may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wait {
+    pub(super) connect: Duration,
+    /// From the request to the head of the response.
+    pub(super) response: Duration,
+    /// The time begins again with each piece of the request's body that the endpoint takes.
+    pub(super) extends: bool,
 }
 
 /// A request that was not answered.
@@ -131,13 +140,13 @@ impl Upstream {
         request: Request<RequestBody>,
         protocol: Protocol,
         fresh: bool,
-        limits: &Limits,
+        wait: &Wait,
     ) -> Result<(Response<Incoming>, Lease), Unanswered> {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         let lease = Lease { upstream: self.clone(), connection: None };
         match protocol {
-            Protocol::Http1 => self.send_http_1(request, fresh, limits, lease).await,
-            Protocol::H2c => self.send_http_2(request, fresh, limits, lease).await,
+            Protocol::Http1 => self.send_http_1(request, fresh, wait, lease).await,
+            Protocol::H2c => self.send_http_2(request, fresh, wait, lease).await,
         }
     }
 
@@ -145,7 +154,7 @@ impl Upstream {
         self: &Arc<Self>,
         mut request: Request<RequestBody>,
         fresh: bool,
-        limits: &Limits,
+        wait: &Wait,
         mut lease: Lease,
     ) -> Result<(Response<Incoming>, Lease), Unanswered> {
         loop {
@@ -153,13 +162,13 @@ impl Upstream {
             let is_kept = kept.is_some();
             let mut sender = match kept {
                 Some(sender) => sender,
-                None => match self.connect_http_1(limits).await {
+                None => match self.connect_http_1(wait).await {
                     Ok(sender) => sender,
                     Err(error) => return Err(Unanswered { error, unsent: Some(request) }),
                 },
             };
-            let state = request.body().state();
-            let answered = in_time(sender.try_send_request(request), state, limits.response_timeout).await;
+            let state = request.body().state().filter(|_| wait.extends);
+            let answered = in_time(sender.try_send_request(request), state, wait.response).await;
             match answered {
                 Some(Ok(response)) => {
                     lease.connection = Some(sender);
@@ -175,16 +184,16 @@ impl Upstream {
         }
     }
 
-    async fn connect(&self, limits: &Limits) -> Result<TokioIo<TcpStream>, SendError> {
-        let connected = timeout(limits.connect_timeout, TcpStream::connect(self.address)).await;
+    async fn connect(&self, wait: &Wait) -> Result<TokioIo<TcpStream>, SendError> {
+        let connected = timeout(wait.connect, TcpStream::connect(self.address)).await;
         let stream = connected.map_err(|_| SendError::ConnectTimeout)?.map_err(SendError::Connect)?;
         // Without it the connection works too, only slower.
         let _ = stream.set_nodelay(true);
         Ok(TokioIo::new(stream))
     }
 
-    async fn connect_http_1(&self, limits: &Limits) -> Result<http1::SendRequest<RequestBody>, SendError> {
-        let stream = self.connect(limits).await?;
+    async fn connect_http_1(&self, wait: &Wait) -> Result<http1::SendRequest<RequestBody>, SendError> {
+        let stream = self.connect(wait).await?;
         let mut builder = http1::Builder::new();
         builder.max_buf_size(MAX_RESPONSE_HEAD_BYTES);
         let (sender, connection) = builder.handshake(stream).await?;
@@ -199,15 +208,15 @@ impl Upstream {
         self: &Arc<Self>,
         request: Request<RequestBody>,
         fresh: bool,
-        limits: &Limits,
+        wait: &Wait,
         lease: Lease,
     ) -> Result<(Response<Incoming>, Lease), Unanswered> {
-        let mut sender = match self.http_2_sender(fresh, limits).await {
+        let mut sender = match self.http_2_sender(fresh, wait).await {
             Ok(sender) => sender,
             Err(error) => return Err(Unanswered { error, unsent: Some(request) }),
         };
-        let state = request.body().state();
-        match in_time(sender.try_send_request(request), state, limits.response_timeout).await {
+        let state = request.body().state().filter(|_| wait.extends);
+        match in_time(sender.try_send_request(request), state, wait.response).await {
             Some(Ok(response)) => Ok((response, lease)),
             Some(Err(mut failed)) => {
                 let unsent = failed.take_message();
@@ -220,13 +229,13 @@ impl Upstream {
     async fn http_2_sender(
         &self,
         fresh: bool,
-        limits: &Limits,
+        wait: &Wait,
     ) -> Result<http2::SendRequest<RequestBody>, SendError> {
         let mut shared = self.http_2.lock().await;
         if let Some(sender) = shared.as_ref().filter(|sender| !fresh && !sender.is_closed()) {
             return Ok(sender.clone());
         }
-        let stream = self.connect(limits).await?;
+        let stream = self.connect(wait).await?;
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder
             .timer(TokioTimer::new())

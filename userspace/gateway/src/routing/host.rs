@@ -92,6 +92,11 @@ impl<T> Default for HostTable<T> {
 }
 
 impl<T> HostTable<T> {
+    /// One value for every host.
+    pub fn of_any(value: T) -> HostTable<T> {
+        HostTable { any: Some(value), ..HostTable::default() }
+    }
+
     /// The pattern's value, made by `new` if there is none.
     pub fn entry(&mut self, pattern: HostPattern, new: impl FnOnce() -> T) -> &mut T {
         match pattern {

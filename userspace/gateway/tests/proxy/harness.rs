@@ -15,7 +15,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use skep_gateway::certificate::Certificate;
-use skep_gateway::config::{Backend, Config, Listener, Protocol, Route};
+use skep_gateway::config::{Backend, Config, Listener, Protocol, Route, TlsServer};
 use skep_gateway::counters::RouteCounters;
 use skep_gateway::routing::{Conditions, HostPattern, HostTable, PathMatch, RouteTable, Rule};
 use skep_gateway::{Gateway, Limits};
@@ -79,9 +79,9 @@ impl Routes {
             host: HostPattern::of_ingress(host),
             path: PathMatch::Prefix(path.as_str().into()),
             conditions: Conditions::default(),
-            target: Arc::new(Route { counters: counters[at].clone(), backends: vec![(at, 1)] }),
+            target: Arc::new(Route::to(counters[at].clone(), at)),
         });
-        let routes = Arc::new(RouteTable::compile(rules, []));
+        let hosts = Arc::new(HostTable::of_any(Arc::new(RouteTable::compile(rules, []))));
         let backends = self.rules.iter().enumerate().map(|(at, (_, _, protocol, endpoints))| {
             Arc::new(Backend {
                 name: format!("test/{at}").into(),
@@ -89,12 +89,13 @@ impl Routes {
                 endpoints: endpoints.clone(),
             })
         });
-        let mut certificates = HostTable::default();
+        let mut tls = HostTable::default();
         for (host, certificate) in &self.certificates {
-            certificates.entry(HostPattern::of_ingress(host), || certificate.clone());
+            let server = || Arc::new(TlsServer { certificates: vec![certificate.clone()] });
+            tls.entry(HostPattern::of_ingress(host), server);
         }
-        let plain = Listener { routes: routes.clone(), certificates: None };
-        let secure = Listener { routes, certificates: Some(Arc::new(certificates)) };
+        let plain = Listener { public_port: HTTP, hosts: hosts.clone(), tls: None };
+        let secure = Listener { public_port: HTTPS, hosts, tls: Some(Arc::new(tls)) };
         let backends = backends.collect();
         Config { listeners: BTreeMap::from([(HTTP, plain), (HTTPS, secure)]), backends, counters }
     }
@@ -110,8 +111,12 @@ impl TestGateway {
     }
 
     pub(crate) async fn start_with(routes: &Routes, limits: Limits) -> TestGateway {
+        TestGateway::of(&routes.config(), limits).await
+    }
+
+    pub(crate) async fn of(config: &Config, limits: Limits) -> TestGateway {
         let gateway = Gateway::new(limits, None);
-        gateway.apply(&routes.config());
+        gateway.apply(config);
         let stop = CancellationToken::new();
         let mut addresses = Vec::new();
         for port in [HTTP, HTTPS] {

@@ -4,6 +4,7 @@ mod abuse;
 mod changes;
 mod endpoint;
 mod faults;
+mod filters;
 mod frames;
 mod harness;
 mod protocols;

@@ -1,0 +1,33 @@
+//! Copies of requests for backends whose responses go nowhere.
+
+use std::sync::Arc;
+
+use super::Shared;
+use super::body::RequestBody;
+use super::exchange::{self, Terms};
+use super::forward::Outgoing;
+use super::snapshot::{Cluster, Snapshot};
+use crate::config::Mirror;
+
+/// The clusters that get a copy of this request.
+pub(super) fn draw(snapshot: &Snapshot, mirrors: &[Mirror]) -> Vec<Arc<Cluster>> {
+    let drawn = mirrors.iter().filter(|mirror| {
+        let Mirror { numerator, denominator, .. } = **mirror;
+        numerator >= denominator || rand::random_range(0..denominator) < numerator
+    });
+    drawn.filter_map(|mirror| snapshot.cluster(mirror.backend)).collect()
+}
+
+/// Sends a copy. The request itself does not wait for it: a copy that is slower than the body is given up.
+pub(super) fn send(shared: &Arc<Shared>, cluster: Arc<Cluster>, outgoing: &Outgoing, body: &mut RequestBody) {
+    let protocol = match outgoing.is_grpc {
+        true => crate::config::Protocol::H2c,
+        false => cluster.backend.protocol,
+    };
+    let Some(request) = outgoing.request(protocol, body.copy()) else { return };
+    let shared = shared.clone();
+    tokio::spawn(async move {
+        // Its response is read by nobody, and what fails here is counted as a failure of the endpoint.
+        let _ = exchange::send(&shared, &cluster, protocol, request, &Terms::default()).await;
+    });
+}
