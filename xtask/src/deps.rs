@@ -110,6 +110,18 @@ const DNS: [Package; 2] = [
     },
 ];
 
+/// To measure the gateway.
+const GATEWAY: [Package; 4] = [
+    Package { name: "wrk", why: "sends requests", present: Present::Program("wrk") },
+    Package { name: "nghttp2-client", why: "sends them over HTTP/2", present: Present::Program("h2load") },
+    Package {
+        name: "nginx-light",
+        why: "is what Skep is compared with, and the endpoint",
+        present: Present::Program("nginx"),
+    },
+    Package { name: "haproxy", why: "is compared too", present: Present::Program("haproxy") },
+];
+
 /// For tests that prove the absence of rules and tracked flows, and that step a process's clock.
 const TEST: [Package; 3] = [
     Package {
@@ -146,6 +158,7 @@ pub enum Need {
     Etcd,
     Net,
     Dns,
+    Gateway,
     Test,
     Guest,
     Fuzz,
@@ -162,6 +175,7 @@ pub fn ensure(needs: &[Need]) -> Result<()> {
             Need::Etcd => wanted.extend(&ETCD),
             Need::Net => wanted.extend(&NET),
             Need::Dns => wanted.extend(&DNS),
+            Need::Gateway => wanted.extend(&GATEWAY),
             Need::Test => wanted.extend(&TEST),
             Need::Guest => wanted.extend(&GUEST),
             Need::Fuzz => {}

@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod dns;
+pub mod gateway;
 pub mod idle;
 pub mod net;
 pub mod report;
@@ -12,6 +13,8 @@ pub enum Bench {
     Api(api::Arguments),
     /// Measure a node's DNS under dnsperf, beside dnsmasq
     Dns(dns::Arguments),
+    /// Measure the gateway under wrk and h2load, beside nginx and haproxy
+    Gateway(gateway::Arguments),
     /// Measure what server and agents cost while nothing happens
     Idle(idle::Arguments),
     /// Measure services and policy in the kernel, beside plain routing and kube-proxy's rules
@@ -22,6 +25,7 @@ pub fn run(bench: Bench) -> anyhow::Result<()> {
     match bench {
         Bench::Api(arguments) => api::run(arguments),
         Bench::Dns(arguments) => dns::run(&arguments),
+        Bench::Gateway(arguments) => gateway::run(&arguments),
         Bench::Idle(arguments) => idle::run(arguments),
         Bench::Net(arguments) => net::run(&arguments),
     }

@@ -25,7 +25,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     deps::require_root("test")?;
     let layout = Layout::test(&crate::workspace());
     let _turn = turn(&layout)?;
-    deps::ensure(&[Need::Build, Need::Run, Need::Etcd, Need::Net, Need::Dns, Need::Test])?;
+    deps::ensure(&[Need::Build, Need::Run, Need::Etcd, Need::Net, Need::Dns, Need::Gateway, Need::Test])?;
     deps::kubectl(&layout.state.join("tools"))?;
     for version in deps::KUBECTLS {
         deps::pinned_kubectl(version)?;
