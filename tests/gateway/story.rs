@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::json;
 
-use crate::world::{World, run};
+use crate::world::{NODE_IP, World, run};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 /// From a write to its first effect; the fastest of some writes keeps it on a machine that does other work too.
@@ -102,6 +102,25 @@ fn a_certificate_is_replaced_and_what_cannot_be_served_is_said() -> Result<()> {
             ensure!(start.elapsed() < DEADLINE, "the port is still open");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+        Ok(())
+    })
+}
+
+#[test]
+fn a_port_that_another_program_has_is_said_on_the_node_until_it_is_free() -> Result<()> {
+    run("gw-bind", || async {
+        let mut world = World::new().await?;
+        let other = tokio::net::TcpListener::bind((NODE_IP, 80)).await?;
+        world.service("web", 1).await?;
+        let backend = json!({"service": {"name": "web", "port": {"number": 8080}}});
+        world.secret("cert", "a.com").await?;
+        let spec = json!({"defaultBackend": backend, "tls": [{"hosts": ["a.com"], "secretName": "cert"}]});
+        world.ingress("web", spec).await?;
+        world.condition("ListenFailedInPart", "listen on 10.251.0.1:80").await?;
+        ensure!(world.get_tls("a.com", "/").await?.0.service() == "web");
+        drop(other);
+        world.condition("Listening", "10.251.0.1:80").await?;
+        ensure!(world.get("a.com", "/").await?.service() == "web");
         Ok(())
     })
 }

@@ -21,7 +21,7 @@ use rustls::{ClientConfig, RootCertStore};
 use serde_json::{Value, json};
 use skep_apiserver::Identity;
 use skep_gateway::ingress::Ports;
-use skep_gateway::{Gateway, Limits};
+use skep_gateway::{Bound, Gateway, Limits};
 use skep_network::{GatewaySubscriptions, Informers, NodeGateway};
 use skep_tests::api_server::{Authority, TestApiServer};
 use skep_tests::netns::NetNs;
@@ -31,7 +31,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub(crate) const NODE: &str = "gateway-node";
-const NODE_IP: &str = "10.251.0.1";
+pub(crate) const NODE_IP: &str = "10.251.0.1";
 const NAMESPACE: &str = "default";
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -84,7 +84,7 @@ impl World {
             .await?;
         let gateway = Gateway::new(Limits::of_descriptors(4_096), None);
         let stop = CancellationToken::new();
-        let (bound_in, bound) = watch::channel(BTreeSet::new());
+        let (bound_in, bound) = watch::channel(Bound::default());
         let (running, stopped) = (gateway.clone(), stop.clone());
         tokio::spawn(
             async move { running.run(&[NODE_IP.parse::<IpAddr>().unwrap()], bound_in, stopped).await },
@@ -185,6 +185,24 @@ impl World {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         Ok(())
+    }
+
+    /// Waits until the Node's condition has this reason and says this.
+    pub(crate) async fn condition(&self, reason: &str, text: &str) -> Result<()> {
+        let (nodes, end): (Api<Node>, _) = (Api::all(self.server.client()), Instant::now() + DEADLINE);
+        loop {
+            let conditions = nodes.get(NODE).await?.status.and_then(|status| status.conditions);
+            let ready = conditions.into_iter().flatten().find(|condition| condition.type_ == "GatewayReady");
+            let matches = ready.as_ref().is_some_and(|ready| {
+                ready.reason.as_deref() == Some(reason)
+                    && ready.message.as_ref().is_some_and(|message| message.contains(text))
+            });
+            if matches {
+                return Ok(());
+            }
+            ensure!(Instant::now() < end, "the condition is {ready:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// Reasons of the Events about an Ingress.

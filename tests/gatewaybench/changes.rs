@@ -1,6 +1,5 @@
 //! Changes of routes through the API: API server, watch, gateway and data plane in one process, with wrk beside it.
 
-use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -17,7 +16,7 @@ use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::json;
 use skep_gateway::ingress::Ports;
-use skep_gateway::{Gateway, Limits};
+use skep_gateway::{Bound, Gateway, Limits};
 use skep_network::{GatewaySubscriptions, Informers, NodeGateway};
 use skep_tests::api_server::TestApiServer;
 use tokio::net::{TcpListener, TcpStream};
@@ -184,7 +183,7 @@ async fn create(client: &kube::Client, number: usize) -> Result<()> {
 
 fn start_gateway(client: &kube::Client, at: SocketAddr, stop: &CancellationToken) {
     let gateway = Gateway::new(Limits::of_descriptors(65_536), None);
-    let (bound_in, bound) = watch::channel(BTreeSet::new());
+    let (bound_in, bound) = watch::channel(Bound::default());
     let (running, stopped, address): (_, _, IpAddr) = (gateway.clone(), stop.clone(), at.ip());
     tokio::spawn(async move { running.run(&[address], bound_in, stopped).await });
     let mut informers = Informers::default();

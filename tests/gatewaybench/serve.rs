@@ -2,7 +2,6 @@
 //!
 //! Out: a line with the bytes of memory of the configuration and of the process before any request.
 
-use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -10,7 +9,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use serde_json::Value;
 use skep_gateway::ingress::{Index, Ports};
-use skep_gateway::{Gateway, Limits};
+use skep_gateway::{Bound, Gateway, Limits};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -39,22 +38,23 @@ const DESCRIPTORS: u64 = 65_536;
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let gateway = Gateway::new(Limits::of_descriptors(DESCRIPTORS), None);
-    let (bound_in, mut bound) = watch::channel(BTreeSet::new());
+    let (bound_in, mut bound) = watch::channel(Bound::default());
     let (running, stop) = (gateway.clone(), CancellationToken::new());
     let address = [IpAddr::V4(Ipv4Addr::LOCALHOST)];
     runtime.spawn(async move { running.run(&address, bound_in, stop).await });
     let before = process::resident(std::process::id())?;
-    let mut index = index(arguments)?;
-    gateway.apply(&index.compile().config);
-    runtime.block_on(bound.wait_for(|bound| bound.len() == 2)).context("the gateway ended")?;
-    let now = process::resident(std::process::id())?;
-    println!("{} {now}", now.saturating_sub(before));
+    let now = jiff::Timestamp::now().as_second();
+    let mut index = index(arguments, now)?;
+    gateway.apply(&index.compile(now).config);
+    runtime.block_on(bound.wait_for(|bound| bound.open.len() == 2)).context("the gateway ended")?;
+    let all = process::resident(std::process::id())?;
+    println!("{} {all}", all.saturating_sub(before));
     std::io::stdout().flush()?;
     std::io::stdin().read_to_end(&mut Vec::new())?;
     Ok(())
 }
 
-fn index(arguments: &Arguments) -> Result<Index> {
+fn index(arguments: &Arguments, now: i64) -> Result<Index> {
     let Arguments { http, https, routes, upstream, certificate, key } = arguments;
     let mut index = Index::new(Ports { http: Some(*http), https: Some(*https) });
     index.apply_class(&serde_json::from_value(objects::class())?);
@@ -69,7 +69,7 @@ fn index(arguments: &Arguments) -> Result<Index> {
     let bytes = |bytes: Vec<u8>| serde_json::to_value(k8s_openapi::ByteString(bytes));
     secret["data"] = serde_json::json!({"tls.crt": bytes(pem(certificate)?)?, "tls.key": bytes(pem(key)?)?});
     for name in index.secrets() {
-        index.apply_secret(&name, Some(&serde_json::from_value(secret.clone())?));
+        index.apply_secret(&name, Some(&serde_json::from_value(secret.clone())?), now);
     }
     Ok(index)
 }

@@ -19,6 +19,8 @@ pub enum CertificateError {
     Leaf,
     #[error("tls.key does not serve: {0}")]
     Pair(#[from] rustls::Error),
+    #[error("the certificate of tls.crt expired at {}", jiff::Timestamp::from_second(*.0).unwrap_or_default())]
+    Expired(i64),
 }
 
 /// A chain with its key.

@@ -16,4 +16,4 @@ mod proxy;
 pub mod routing;
 
 pub use limits::Limits;
-pub use proxy::{AccessLog, Gateway, ListenError};
+pub use proxy::{AccessLog, Bound, Gateway, ListenError};

@@ -17,6 +17,8 @@ pub(super) struct Routing {
     pub(super) listeners: BTreeMap<u16, Listener>,
     pub(super) counters: Vec<Arc<RouteCounters>>,
     pub(super) problems: Vec<Problem>,
+    /// When the next certificate expires, in seconds since 1970.
+    pub(super) next_expiry: Option<i64>,
     /// In the order of the routes' indexes: Service, port, and an Ingress that names them.
     backends: Vec<(Arc<str>, PortName, Arc<str>)>,
 }
@@ -34,21 +36,26 @@ struct Builder {
     /// Which Ingress a rule is of.
     owners: HashMap<(HostPattern, PathMatch), Arc<str>>,
     problems: Vec<Problem>,
+    now: i64,
+    next_expiry: Option<i64>,
 }
 
 impl Routing {
-    pub(super) fn compile(index: &Index) -> Routing {
+    pub(super) fn compile(index: &Index, now: i64) -> Routing {
         let mut claimed: Vec<_> = index.claimed().collect();
         claimed.sort_by_key(|(key, facts)| (facts.created, *key));
-        let mut builder = Builder::default();
+        let mut builder = Builder { now, ..Builder::default() };
         for (key, facts) in &claimed {
             builder.add(index, key, facts);
         }
         let has_tls = claimed.iter().any(|(_, facts)| !facts.tls.is_empty());
         let counters = claimed.iter().map(|(_, facts)| facts.counters.clone()).collect();
-        let routes = Arc::new(RouteTable::compile(builder.rules, builder.defaults));
+        let routes = Arc::new(RouteTable::compile(
+            std::mem::take(&mut builder.rules),
+            std::mem::take(&mut builder.defaults),
+        ));
         let hosts = Arc::new(HostTable::of_any(routes));
-        let tls = Arc::new(builder.tls);
+        let tls = Arc::new(std::mem::take(&mut builder.tls));
         let Ports { http, https } = index.ports;
         let mut listeners = BTreeMap::new();
         if let Some(port) = http.filter(|_| !claimed.is_empty()) {
@@ -57,7 +64,8 @@ impl Routing {
         if let Some(port) = https.filter(|_| has_tls) {
             listeners.insert(port, Listener { public_port: port, hosts, tls: Some(tls) });
         }
-        Routing { listeners, counters, problems: builder.problems, backends: builder.backends }
+        let Builder { problems, backends, next_expiry, .. } = builder;
+        Routing { listeners, counters, problems, next_expiry, backends }
     }
 
     /// The backends with the endpoints of now.
@@ -140,6 +148,10 @@ impl Builder {
                 None => None,
             };
             let Some(certificate) = certificate else { continue };
+            match certificate.not_after {
+                at if at <= self.now => self.problems.push(Problem::expired(key, secret, at)),
+                at => self.next_expiry = Some(self.next_expiry.map_or(at, |next| next.min(at))),
+            }
             let new = || Arc::new(TlsServer { certificates: vec![certificate.clone()] });
             let server = self.servers.entry(secret.clone()).or_insert_with(new);
             for host in &tls.hosts {

@@ -53,13 +53,15 @@ pub struct Index {
     secrets: HashMap<Arc<str>, SecretState>,
     /// Compiled rules, until an object that they depend on changes.
     routing: Option<Routing>,
+    /// When the next certificate in force expires, in seconds since 1970: it is said then.
+    next_expiry: Option<i64>,
 }
 
 /// A Secret that was looked for.
 enum SecretState {
     Missing,
     Good(Arc<Certificate>),
-    /// The last certificate that parsed stays in force.
+    /// The last certificate that was valid stays in force.
     Bad(CertificateError, Option<Arc<Certificate>>),
 }
 
@@ -68,6 +70,8 @@ enum SecretState {
 pub struct Compiled {
     pub config: Config,
     pub problems: Vec<Problem>,
+    /// When a certificate in force expires, in seconds since 1970. What is compiled then says so.
+    pub next_expiry: Option<i64>,
 }
 
 impl Index {
@@ -81,6 +85,7 @@ impl Index {
             service_of_slice: HashMap::new(),
             secrets: HashMap::new(),
             routing: None,
+            next_expiry: None,
         }
     }
 
@@ -167,8 +172,8 @@ impl Index {
         gone.iter().for_each(|key| self.delete_slice(key));
     }
 
-    /// What was found of a Secret of [`Index::secrets`]; `None`: there is none.
-    pub fn apply_secret(&mut self, key: &Arc<str>, secret: Option<&Secret>) {
+    /// What was found of a Secret of [`Index::secrets`] at `now`, in seconds since 1970; `None`: there is none.
+    pub fn apply_secret(&mut self, key: &Arc<str>, secret: Option<&Secret>, now: i64) {
         let old = match self.secrets.remove(key) {
             Some(SecretState::Good(last) | SecretState::Bad(_, Some(last))) => Some(last),
             _ => None,
@@ -177,7 +182,14 @@ impl Index {
             let data = |name| secret.data.as_ref().and_then(|data| data.get(name));
             let bytes = |name| data(name).map(|bytes| bytes.0.as_slice()).unwrap_or_default();
             match Certificate::parse(bytes("tls.crt"), bytes("tls.key")) {
-                Ok(certificate) => SecretState::Good(Arc::new(certificate)),
+                Ok(certificate) => {
+                    match old.filter(|old| certificate.not_after <= now && old.not_after > now) {
+                        Some(old) => {
+                            SecretState::Bad(CertificateError::Expired(certificate.not_after), Some(old))
+                        }
+                        None => SecretState::Good(Arc::new(certificate)),
+                    }
+                }
                 Err(error) => SecretState::Bad(error, old),
             }
         });
@@ -199,12 +211,14 @@ impl Index {
         self.claimed().map(|(key, facts)| (key, &facts.status))
     }
 
-    /// The configuration of now.
-    pub fn compile(&mut self) -> Compiled {
+    /// The configuration of `now`, in seconds since 1970.
+    pub fn compile(&mut self, now: i64) -> Compiled {
+        let expires = self.next_expiry.is_some_and(|at| at <= now);
         let routing = match self.routing.take() {
-            Some(routing) => routing,
-            None => Routing::compile(self),
+            Some(routing) if !expires => routing,
+            _ => Routing::compile(self, now),
         };
+        self.next_expiry = routing.next_expiry;
         let (backends, mut problems) = routing.backends(self);
         problems.extend(routing.problems.iter().cloned());
         problems.sort();
@@ -212,7 +226,7 @@ impl Index {
         let config =
             Config { listeners: routing.listeners.clone(), backends, counters: routing.counters.clone() };
         self.routing = Some(routing);
-        Compiled { config, problems }
+        Compiled { config, problems, next_expiry: self.next_expiry }
     }
 
     fn claimed(&self) -> impl Iterator<Item = (&Arc<str>, &IngressFacts)> {

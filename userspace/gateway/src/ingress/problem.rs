@@ -22,6 +22,7 @@ enum Kind {
     ExternalName(Arc<str>),
     NoSecret(Arc<str>),
     BadSecret(Arc<str>, String),
+    Expired(Arc<str>, String),
     BadPath(Box<str>, String),
     Duplicate(Box<str>, Arc<str>),
 }
@@ -55,6 +56,10 @@ impl Problem {
         Problem::new(ingress, Kind::BadSecret(secret.clone(), error.to_string()))
     }
 
+    pub(super) fn expired(ingress: &Arc<str>, secret: &Arc<str>, at: i64) -> Problem {
+        Problem::new(ingress, Kind::Expired(secret.clone(), CertificateError::Expired(at).to_string()))
+    }
+
     pub(super) fn bad_path(ingress: &Arc<str>, path: &str, error: PathError) -> Problem {
         Problem::new(ingress, Kind::BadPath(path.into(), error.to_string()))
     }
@@ -72,6 +77,7 @@ impl Problem {
             Kind::ExternalName(_) => "ExternalNameService",
             Kind::NoSecret(_) => "SecretNotFound",
             Kind::BadSecret(..) => "InvalidCertificate",
+            Kind::Expired(..) => "CertificateExpired",
             Kind::BadPath(..) => "InvalidPath",
             Kind::Duplicate(..) => "DuplicateRule",
         }
@@ -102,6 +108,9 @@ impl fmt::Display for Problem {
             }
             Kind::BadSecret(secret, error) => {
                 write!(out, "Secret {secret}: {error}; the last certificate that was valid stays in force")
+            }
+            Kind::Expired(secret, error) => {
+                write!(out, "Secret {secret}: {error}; it is presented until the Secret has another one")
             }
             Kind::BadPath(path, error) => write!(out, "path {path} matches no request: {error}"),
             Kind::Duplicate(rule, older) => {

@@ -9,6 +9,9 @@ use super::*;
 use crate::config::Backend;
 use crate::routing::RequestHead;
 
+/// 2027-01-15.
+const NOW: i64 = 1_800_000_000;
+const DAY: i64 = 86_400;
 const PORTS: Ports = Ports { http: Some(80), https: Some(443) };
 
 fn index() -> Index {
@@ -81,7 +84,7 @@ fn only_ingresses_of_own_classes_are_served() {
         spec["ingressClassName"] = json!(class);
         index.apply_ingress(&ingress(class, "2026-01-01T00:00:00Z", spec));
     }
-    let compiled = index.compile();
+    let compiled = index.compile(NOW);
     assert!(
         compiled.config.listeners.is_empty()
             && compiled.problems.is_empty()
@@ -92,9 +95,9 @@ fn only_ingresses_of_own_classes_are_served() {
     by_annotation.metadata.annotations =
         Some(BTreeMap::from([("kubernetes.io/ingress.class".into(), "skep".into())]));
     index.apply_ingress(&by_annotation);
-    assert_eq!(name(&index.compile().config, "any", "/").as_deref(), Some("ns/web:80"));
+    assert_eq!(name(&index.compile(NOW).config, "any", "/").as_deref(), Some("ns/web:80"));
     index.delete_class("skep");
-    assert!(index.compile().config.listeners.is_empty());
+    assert!(index.compile(NOW).config.listeners.is_empty());
 }
 
 #[test]
@@ -115,7 +118,7 @@ fn hosts_paths_and_defaults_lead_to_their_services() {
         "2026-01-02T00:00:00Z",
         json!({"rules": own, "defaultBackend": backend("e")}),
     ));
-    let compiled = index.compile();
+    let compiled = index.compile(NOW);
     for (host, path, wanted) in [
         ("a.com", "/", "a"),
         ("a.com", "/b", "b"),
@@ -144,7 +147,7 @@ fn the_older_of_two_equal_rules_is_in_force() {
     service(&mut index, "old", &[]);
     index.apply_ingress(&ingress("a", "2026-01-02T00:00:00Z", spec("new")));
     index.apply_ingress(&ingress("z", "2026-01-01T00:00:00Z", spec("old")));
-    let compiled = index.compile();
+    let compiled = index.compile(NOW);
     assert_eq!(name(&compiled.config, "a.com", "/").as_deref(), Some("ns/old:80"));
     assert_eq!(reasons(&compiled), ["DuplicateRule"]);
     assert_eq!(
@@ -152,7 +155,7 @@ fn the_older_of_two_equal_rules_is_in_force() {
         "Ingress ns/a: the rule a.com/ has no effect; Ingress ns/z is older"
     );
     index.delete_ingress("ns/z");
-    assert_eq!(name(&index.compile().config, "a.com", "/").as_deref(), Some("ns/new:80"));
+    assert_eq!(name(&index.compile(NOW).config, "a.com", "/").as_deref(), Some("ns/new:80"));
 }
 
 #[test]
@@ -162,7 +165,7 @@ fn endpoints_follow_ports_and_conditions() {
     let by_name = json!({"service": {"name": "web", "port": {"name": "rpc"}}});
     index.apply_ingress(&ingress("one", "2026-01-01T00:00:00Z", json!({"defaultBackend": by_name})));
     let endpoints = |index: &mut Index| {
-        let backend = found(&index.compile().config, "", "/").unwrap();
+        let backend = found(&index.compile(NOW).config, "", "/").unwrap();
         assert_eq!(backend.protocol, crate::config::Protocol::H2c);
         backend.endpoints.iter().map(ToString::to_string).collect::<Vec<_>>()
     };
@@ -216,7 +219,7 @@ fn what_cannot_be_served_is_said_and_takes_no_other_rule() {
         "2026-01-01T00:00:00Z",
         json!({"rules": [{"http": {"paths": paths}}]}),
     ));
-    let compiled = index.compile();
+    let compiled = index.compile(NOW);
     assert_eq!(
         reasons(&compiled),
         ["ResourceBackend", "ServiceNotFound", "ServicePortNotFound", "ExternalNameService", "InvalidPath"]
@@ -228,9 +231,14 @@ fn what_cannot_be_served_is_said_and_takes_no_other_rule() {
     assert_eq!(name(&compiled.config, "", "/x").as_deref(), Some("ns/web:80"));
 }
 
-fn secret(host: &str) -> Secret {
+/// `not_after`: in seconds since 1970.
+fn secret(host: &str, not_after: i64) -> Secret {
     let key = KeyPair::generate().unwrap();
-    let chain = CertificateParams::new(vec![host.to_owned()]).unwrap().self_signed(&key).unwrap().pem();
+    let mut params = CertificateParams::new(vec![host.to_owned()]).unwrap();
+    let day = jiff::Timestamp::from_second(not_after).unwrap().to_zoned(jiff::tz::TimeZone::UTC).date();
+    params.not_after =
+        rcgen::date_time_ymd(day.year().into(), day.month().unsigned_abs(), day.day().unsigned_abs());
+    let chain = params.self_signed(&key).unwrap().pem();
     let data = [("tls.crt", chain), ("tls.key", key.serialize_pem())];
     let data = data.map(|(name, text)| (name.to_owned(), ByteString(text.into_bytes())));
     Secret { data: Some(data.into()), ..Secret::default() }
@@ -249,28 +257,52 @@ fn a_certificate_that_does_not_parse_leaves_the_last_one_in_force() {
     let wanted = index.secrets();
     assert_eq!(wanted.iter().map(|key| &**key).collect::<Vec<_>>(), ["ns/cert"]);
     let certificate = |index: &mut Index, host: &str| {
-        let compiled = index.compile();
+        let compiled = index.compile(NOW);
         let table = compiled.config.listeners[&443].tls.clone().unwrap();
         let found = table.find(host).next().map(|server| Arc::as_ptr(&server.certificates[0]) as usize);
         (found, reasons(&compiled))
     };
     assert_eq!(certificate(&mut index, "a.com"), (None, vec![]));
     let key: Arc<str> = "ns/cert".into();
-    index.apply_secret(&key, None);
+    index.apply_secret(&key, None, NOW);
     assert_eq!(certificate(&mut index, "a.com"), (None, vec!["SecretNotFound"]));
-    index.apply_secret(&key, Some(&secret("a.com")));
+    index.apply_secret(&key, Some(&secret("a.com", NOW + 10 * DAY)), NOW);
     let (first, problems) = certificate(&mut index, "a.com");
     assert!(first.is_some() && problems.is_empty());
     assert_eq!(certificate(&mut index, "x.b.com").0, first);
     assert_eq!(certificate(&mut index, "c.com").0, None);
     for _ in 0..2 {
-        index.apply_secret(&key, Some(&Secret::default()));
+        index.apply_secret(&key, Some(&Secret::default()), NOW);
         assert_eq!(certificate(&mut index, "a.com"), (first, vec!["InvalidCertificate"]));
     }
-    index.apply_secret(&key, Some(&secret("a.com")));
+    // So does one that has expired.
+    index.apply_secret(&key, Some(&secret("a.com", NOW - 2 * DAY)), NOW);
+    assert_eq!(certificate(&mut index, "a.com"), (first, vec!["InvalidCertificate"]));
+    index.apply_secret(&key, Some(&secret("a.com", NOW + 10 * DAY)), NOW);
     assert_ne!(certificate(&mut index, "a.com").0, first);
     index.delete_ingress("ns/one");
     assert!(index.secrets().is_empty() && index.secrets.is_empty());
+}
+
+/// The certificate stays, as clients may accept it; the problem appears when it expires, and goes with the next certificate.
+#[test]
+fn a_certificate_that_expires_is_said() {
+    let mut index = index();
+    service(&mut index, "web", &["192.0.2.1"]);
+    let tls = json!([{"hosts": ["a.com"], "secretName": "cert"}]);
+    let spec = json!({"defaultBackend": backend("web"), "tls": tls});
+    index.apply_ingress(&ingress("one", "2026-01-01T00:00:00Z", spec));
+    let key: Arc<str> = "ns/cert".into();
+    index.apply_secret(&key, Some(&secret("a.com", NOW + 2 * DAY)), NOW);
+    let compiled = index.compile(NOW);
+    let at = compiled.next_expiry.unwrap();
+    assert!(compiled.problems.is_empty() && (NOW..=NOW + 2 * DAY).contains(&at));
+    assert!(index.compile(at - 1).problems.is_empty());
+    let expired = index.compile(at);
+    assert_eq!((reasons(&expired), expired.next_expiry), (vec!["CertificateExpired"], None));
+    assert!(expired.config.listeners[&443].tls.as_ref().unwrap().find("a.com").next().is_some());
+    index.apply_secret(&key, Some(&secret("a.com", NOW + 90 * DAY)), at);
+    assert!(index.compile(at).problems.is_empty());
 }
 
 #[test]
@@ -278,7 +310,7 @@ fn a_status_changes_no_route() {
     let mut index = index();
     let mut object = ingress("one", "2026-01-01T00:00:00Z", json!({"defaultBackend": backend("web")}));
     index.apply_ingress(&object);
-    let routes = |index: &mut Index| Arc::as_ptr(&index.compile().config.listeners[&80].hosts) as usize;
+    let routes = |index: &mut Index| Arc::as_ptr(&index.compile(NOW).config.listeners[&80].hosts) as usize;
     let first = routes(&mut index);
     object.status = serde_json::from_value(
         json!({"loadBalancer": {"ingress": [{"ip": "192.0.2.7"}, {"hostname": "x"}]}}),

@@ -31,20 +31,23 @@ pub enum ListenError {
     Tls(u16, #[source] rustls::Error),
 }
 
+/// Where the gateway listens, and where it should and cannot.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Bound {
+    pub open: BTreeSet<SocketAddr>,
+    /// Why not. It is tried again.
+    pub failed: BTreeMap<SocketAddr, String>,
+}
+
 impl Gateway {
     /// Listens on each address at each port of the configuration, as it changes, until `stop`. `bound` receives where it listens. Returns
     /// when the last connections have ended.
-    pub async fn run(
-        &self,
-        addresses: &[IpAddr],
-        bound: watch::Sender<BTreeSet<SocketAddr>>,
-        stop: CancellationToken,
-    ) {
+    pub async fn run(&self, addresses: &[IpAddr], bound: watch::Sender<Bound>, stop: CancellationToken) {
         let connections = TaskTracker::new();
         let janitor = self.0.janitor.clone();
         let janitor = tokio::spawn(async move { janitor.run().await });
         let mut sockets =
-            Sockets { open: BTreeMap::new(), failed: BTreeSet::new(), connections: connections.clone() };
+            Sockets { open: BTreeMap::new(), failed: BTreeMap::new(), connections: connections.clone() };
         let mut applied = self.0.applied.subscribe();
         while !stop.is_cancelled() {
             applied.mark_unchanged();
@@ -53,9 +56,10 @@ impl Gateway {
                 addresses.iter().flat_map(|ip| ports.iter().map(move |port| SocketAddr::new(*ip, *port)));
             let complete = sockets.follow(self, &wanted.collect(), &stop);
             let open = sockets.open.keys().copied().collect();
+            let now = Bound { open, failed: sockets.failed.clone() };
             bound.send_if_modified(|bound| {
-                let changed = *bound != open;
-                *bound = open;
+                let changed = *bound != now;
+                *bound = now;
                 changed
             });
             tokio::select! {
@@ -122,8 +126,8 @@ impl Gateway {
 /// The sockets of a node.
 struct Sockets {
     open: BTreeMap<SocketAddr, Open>,
-    /// Those whose failure was logged.
-    failed: BTreeSet<SocketAddr>,
+    /// Those that cannot be opened, and why.
+    failed: BTreeMap<SocketAddr, String>,
     connections: TaskTracker,
 }
 
@@ -144,7 +148,7 @@ impl Sockets {
     /// Opens and closes sockets until those that are wanted are open; whether they are.
     fn follow(&mut self, gateway: &Gateway, wanted: &BTreeSet<SocketAddr>, stop: &CancellationToken) -> bool {
         self.open.retain(|address, open| wanted.contains(address) && !open.task.is_finished());
-        self.failed.retain(|address| wanted.contains(address));
+        self.failed.retain(|address, _| wanted.contains(address));
         for address in wanted {
             if self.open.contains_key(address) {
                 continue;
@@ -156,7 +160,7 @@ impl Sockets {
                     self.open.insert(*address, self.start(gateway, listener, address.port(), stop));
                 }
                 Err(error) => {
-                    if self.failed.insert(*address) {
+                    if self.failed.insert(*address, error.to_string()).is_none() {
                         tracing::warn!(%error, "gateway failed to listen; it is retried");
                     }
                 }

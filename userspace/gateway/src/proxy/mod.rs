@@ -24,7 +24,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 pub use access_log::AccessLog;
-pub use listener::ListenError;
+pub use listener::{Bound, ListenError};
 
 use crate::config::Config;
 use crate::counters::{Counters, add};

@@ -7,14 +7,14 @@ mod secrets;
 mod status;
 mod updates;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node;
 use kube::Api;
-use skep_gateway::Gateway;
 use skep_gateway::ingress::{Index, Ports, Problem};
+use skep_gateway::{Bound, Gateway};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -31,6 +31,9 @@ const QUEUE_LENGTH: usize = 1024;
 const APPLY_INTERVAL: Duration = Duration::from_millis(5);
 /// How long the first configuration waits for Secrets.
 const FIRST_SECRETS_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the expiry of a certificate is waited for at once: the clock may be set meanwhile.
+const MIN_EXPIRY_WAIT: Duration = Duration::from_secs(1);
+const MAX_EXPIRY_WAIT: Duration = Duration::from_secs(3_600);
 /// The condition of a Node whose gateway listens.
 const CONDITION: &str = "GatewayReady";
 
@@ -41,8 +44,8 @@ pub struct NodeGateway {
     pub gateway: Gateway,
     pub ports: Ports,
     pub subscriptions: GatewaySubscriptions,
-    /// Where the data plane listens.
-    pub bound: watch::Receiver<BTreeSet<SocketAddr>>,
+    /// Where the data plane listens, and where it cannot.
+    pub bound: watch::Receiver<Bound>,
 }
 
 impl NodeGateway {
@@ -63,6 +66,7 @@ impl NodeGateway {
             secrets: Secrets::new(node.clone(), found_in),
             unlisted: updates::KINDS,
             is_applied: false,
+            next_expiry: None,
             problems: problems_in,
             statuses: statuses_in,
         };
@@ -86,6 +90,8 @@ struct Engine {
     /// Kinds that have not been listed yet.
     unlisted: usize,
     is_applied: bool,
+    /// When a certificate expires, in seconds since 1970.
+    next_expiry: Option<i64>,
     problems: watch::Sender<Vec<Problem>>,
     statuses: watch::Sender<status::Statuses>,
 }
@@ -101,7 +107,8 @@ impl Engine {
                     Some(message) => self.take(message),
                     None => return,
                 },
-                Some(found) = found.recv() => self.take_secret(found),
+                Some(found) = found.recv() => self.take_secret(found, seconds_now()),
+                () = until(self.next_expiry), if self.next_expiry.is_some() => {}
                 () = sleep_until(due.unwrap_or(last)), if due.is_some() => {
                     (due, last) = (None, Instant::now());
                     if !self.is_applied {
@@ -120,7 +127,7 @@ impl Engine {
                 self.take(message);
             }
             while let Ok(found) = found.try_recv() {
-                self.take_secret(found);
+                self.take_secret(found, seconds_now());
             }
             if self.unlisted == 0 {
                 // A first configuration that waits for Secrets goes on when they are there.
@@ -137,15 +144,16 @@ impl Engine {
         }
     }
 
-    fn take_secret(&mut self, found: Found) {
+    fn take_secret(&mut self, found: Found, now: i64) {
         if self.secrets.take(&found) {
-            self.index.apply_secret(&found.key, found.secret.as_ref());
+            self.index.apply_secret(&found.key, found.secret.as_ref(), now);
         }
     }
 
     fn apply(&mut self) {
         self.secrets.follow(&self.index.secrets());
-        let compiled = self.index.compile();
+        let compiled = self.index.compile(seconds_now());
+        self.next_expiry = compiled.next_expiry;
         self.gateway.apply(&compiled.config);
         self.is_applied = true;
         self.problems.send_if_modified(|problems| {
@@ -163,31 +171,42 @@ impl Engine {
 }
 
 /// Says on the Node that its gateway listens, from the first time on.
-async fn condition_of(client: kube::Client, node: String, mut bound: watch::Receiver<BTreeSet<SocketAddr>>) {
+async fn condition_of(client: kube::Client, node: String, mut bound: watch::Receiver<Bound>) {
     let nodes: Api<Node> = Api::all(client);
-    if bound.wait_for(|bound| !bound.is_empty()).await.is_ok() {
+    if bound.wait_for(|bound| *bound != Bound::default()).await.is_ok() {
         condition::follow(&nodes, &node, bound, statement).await;
     }
     // The data plane ends later than this.
     std::future::pending().await
 }
 
-fn statement(bound: &BTreeSet<SocketAddr>) -> Statement {
-    let addresses: Vec<String> = bound.iter().map(ToString::to_string).collect();
-    match bound.is_empty() {
-        true => Statement {
-            condition: CONDITION,
-            holds: false,
-            reason: "NothingToServe",
-            message: "no Ingress is served".to_owned(),
-        },
-        false => Statement {
-            condition: CONDITION,
-            holds: true,
-            reason: "Listening",
-            message: format!("Ingresses are served at {}", addresses.join(", ")),
-        },
+fn statement(bound: &Bound) -> Statement {
+    let Bound { open, failed } = bound;
+    let addresses: Vec<String> = open.iter().map(ToString::to_string).collect();
+    let failures: Vec<&str> = failed.values().map(String::as_str).collect();
+    let (holds, reason, mut message) = match (open.is_empty(), failed.is_empty()) {
+        (true, true) => (false, "NothingToServe", "no Ingress is served".to_owned()),
+        (true, false) => (false, "ListenFailed", "no Ingress is served".to_owned()),
+        (false, is_complete) => {
+            let reason = if is_complete { "Listening" } else { "ListenFailedInPart" };
+            (true, reason, format!("Ingresses are served at {}", addresses.join(", ")))
+        }
+    };
+    if !failures.is_empty() {
+        message = format!("{message}; failed: {}", failures.join("; "));
     }
+    Statement { condition: CONDITION, holds, reason, message }
+}
+
+fn seconds_now() -> i64 {
+    Timestamp::now().as_second()
+}
+
+/// Returns at a time in seconds since 1970, or some time before it.
+async fn until(at: Option<i64>) {
+    let seconds = at.map_or(0, |at| at.saturating_sub(seconds_now())).max(0);
+    let wait = Duration::from_secs(u64::try_from(seconds).unwrap_or_default());
+    tokio::time::sleep(wait.clamp(MIN_EXPIRY_WAIT, MAX_EXPIRY_WAIT)).await;
 }
 
 fn of_problems(problems: &[Problem]) -> BTreeMap<String, Report> {

@@ -1,15 +1,14 @@
 //! The agent's gateway: its flags, and its data plane, which outlives renewals of the node's certificates.
 
-use std::collections::BTreeSet;
 use std::fs::OpenOptions;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use rustix::process::{Resource, getrlimit};
 use skep_gateway::ingress::Ports;
-use skep_gateway::{AccessLog, Gateway, Limits};
+use skep_gateway::{AccessLog, Bound, Gateway, Limits};
 use skep_network::{GatewaySubscriptions, Informers, NodeGateway};
 use skep_node::MetricsSource;
 use tokio::sync::watch;
@@ -39,7 +38,7 @@ pub(super) struct IngressArguments {
 pub(super) struct DataPlane {
     gateway: Gateway,
     ports: Ports,
-    bound: watch::Receiver<BTreeSet<SocketAddr>>,
+    bound: watch::Receiver<Bound>,
     task: JoinHandle<()>,
 }
 
@@ -67,7 +66,7 @@ impl IngressArguments {
         let mut runtime = tokio::runtime::Builder::new_multi_thread();
         let runtime =
             runtime.thread_name("gateway").enable_all().build().context("start the gateway's runtime")?;
-        let (bound_in, bound) = watch::channel(BTreeSet::new());
+        let (bound_in, bound) = watch::channel(Bound::default());
         let (running, addresses, stop) = (gateway.clone(), addresses.to_vec(), stop.clone());
         let task = tokio::task::spawn_blocking(move || {
             runtime.block_on(async {
