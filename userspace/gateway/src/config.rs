@@ -11,6 +11,7 @@ use http::StatusCode;
 use crate::certificate::Certificate;
 use crate::counters::RouteCounters;
 use crate::filters::{Cors, Filters, Redirect};
+use crate::policy::Policy;
 use crate::routing::{HostTable, RouteTable};
 
 /// All listeners, and where their routes lead.
@@ -61,6 +62,7 @@ pub struct Route {
     pub retry: Option<Retry>,
     /// The answer for requests without a backend; 503 if `None`.
     pub unserved: Option<StatusCode>,
+    pub policy: Option<Arc<Policy>>,
 }
 
 /// A part of a route's requests.

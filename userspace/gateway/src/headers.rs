@@ -90,7 +90,7 @@ pub(crate) fn to_client(headers: &mut HeaderMap, version: Version, switched: boo
     }
 }
 
-fn remove_hop_by_hop(headers: &mut HeaderMap) {
+pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
     if headers.contains_key(CONNECTION) {
         let named: Vec<HeaderName> = headers
             .get_all(CONNECTION)

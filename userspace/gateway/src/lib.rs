@@ -12,6 +12,7 @@ mod headers;
 mod health;
 pub mod ingress;
 mod limits;
+pub mod policy;
 mod proxy;
 pub mod routing;
 

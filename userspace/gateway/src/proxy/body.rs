@@ -81,6 +81,13 @@ impl RequestBody {
 }
 
 impl RequestBody {
+    /// It may have no more than this many bytes.
+    pub(super) fn limit(&mut self, max_bytes: u64) {
+        if let RequestBody::Streamed(streamed) = self {
+            streamed.left = Some(streamed.left.map_or(max_bytes, |left| left.min(max_bytes)));
+        }
+    }
+
     /// Pieces that were passed on.
     pub(super) fn state(&self) -> Option<Arc<BodyState>> {
         match self {

@@ -18,6 +18,7 @@ use super::{Gateway, Shared};
 use crate::config::{Protocol, Retry, Timeouts};
 use crate::counters::{RouteCounters, add};
 use crate::limits::Limits;
+use crate::policy::{Admitted, Preference};
 
 /// Endpoints that a request is sent to until one answers.
 const MAX_ATTEMPTS: usize = 3;
@@ -32,6 +33,7 @@ const NO_LIMIT: Duration = Duration::from_secs(86_400);
 pub(super) struct Terms {
     pub(super) timeouts: Timeouts,
     pub(super) retry: Option<Retry>,
+    pub(super) preference: Preference,
 }
 
 impl Terms {
@@ -92,7 +94,7 @@ async fn attempts(
     cluster.budget.earn();
     for attempt in 1..=max_attempts {
         let now = gateway.now_ms();
-        let Some(upstream) = cluster.choose(&tried, now) else { break };
+        let Some(upstream) = cluster.prefer(terms.preference, &tried, now) else { break };
         let copy = if is_repeatable { copy_of(&request) } else { None };
         let Unanswered { error, unsent } =
             match upstream.send(request, protocol, !tried.is_empty(), &wait).await {
@@ -159,15 +161,34 @@ pub(super) struct Record {
     status: u16,
     bytes: u64,
     line: Option<Box<Line>>,
+    /// The client has one request less at once when this one ends.
+    admitted: Option<Admitted>,
 }
 
 impl Record {
     pub(super) fn new(gateway: &Gateway, line: Option<Box<Line>>) -> Record {
-        Record { gateway: gateway.clone(), route: None, began: Instant::now(), status: 0, bytes: 0, line }
+        Record {
+            gateway: gateway.clone(),
+            route: None,
+            began: Instant::now(),
+            status: 0,
+            bytes: 0,
+            line,
+            admitted: None,
+        }
     }
 
     pub(super) fn routed(&mut self, route: &Arc<RouteCounters>) {
         self.route = Some(route.clone());
+    }
+
+    pub(super) fn hold(&mut self, admitted: Option<Admitted>) {
+        self.admitted = admitted;
+    }
+
+    /// Its line is not written.
+    pub(super) fn unlogged(&mut self) {
+        self.line = None;
     }
 
     pub(super) fn answered(&mut self, status: u16, endpoint: Option<SocketAddr>) {

@@ -18,6 +18,7 @@ use super::activity::InProgress;
 use super::body::{BodyError, BodyState, RequestBody, ResponseBody};
 use super::connection::Client;
 use super::exchange::{self, Record, Terms};
+use super::policy::{self, Denied, Prepared, Verdict};
 use super::snapshot::{Cluster, Snapshot};
 use super::upstream::{Lease, SendError};
 use super::{Gateway, Shared};
@@ -25,6 +26,7 @@ use super::{mirror, switched};
 use crate::config::{Listener, Protocol, Route};
 use crate::filters::{Cors, Filters, Rewrite};
 use crate::headers::{self, Origin};
+use crate::policy::Values;
 use crate::routing::{Target, TargetError};
 
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
@@ -54,6 +56,12 @@ enum Refusal {
     /// The configuration has no backend for the request.
     #[error("no backend")]
     NoBackend(StatusCode),
+    #[error("the client's address is not allowed")]
+    Forbidden,
+    #[error("the client sends too many requests")]
+    TooMany,
+    #[error("the authentication does not answer")]
+    Authentication,
     #[error("the endpoint does not answer in time")]
     ResponseTimeout,
     #[error("the endpoint does not answer")]
@@ -71,6 +79,9 @@ impl Refusal {
             Refusal::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
             Refusal::NoEndpoint => StatusCode::SERVICE_UNAVAILABLE,
             Refusal::NoBackend(status) => *status,
+            Refusal::Forbidden => StatusCode::FORBIDDEN,
+            Refusal::TooMany => StatusCode::SERVICE_UNAVAILABLE,
+            Refusal::Authentication => StatusCode::INTERNAL_SERVER_ERROR,
             Refusal::ResponseTimeout => StatusCode::GATEWAY_TIMEOUT,
             Refusal::BadGateway => StatusCode::BAD_GATEWAY,
         }
@@ -98,6 +109,16 @@ impl Refusal {
     }
 }
 
+impl From<Denied> for Refusal {
+    fn from(denied: Denied) -> Self {
+        match denied {
+            Denied::Address => Refusal::Forbidden,
+            Denied::Rate => Refusal::TooMany,
+            Denied::Authentication => Refusal::Authentication,
+        }
+    }
+}
+
 /// What becomes of a request.
 enum Decision {
     /// The gateway answers: a redirect, or whether another origin is allowed.
@@ -117,6 +138,7 @@ struct Onward {
     /// An origin whose pages may read the response.
     origin: Option<HeaderValue>,
     mirrors: Vec<Arc<Cluster>>,
+    policy: Option<Box<Prepared>>,
 }
 
 /// A request as endpoints get it.
@@ -176,9 +198,7 @@ pub(super) async fn answer(
     };
     let answered = match decided {
         Ok(Decision::Own(status, headers)) => Ok(Answered::Own(status, headers)),
-        Ok(Decision::Onward(onward)) => send(&shared, &onward, body, switched, &state)
-            .await
-            .map(|(response, lease)| Answered::Endpoint(response, lease, onward)),
+        Ok(Decision::Onward(onward)) => go_on(&shared, onward, body, switched, &state).await,
         Err(refusal) => Err(refusal),
     };
     open.answered();
@@ -188,7 +208,7 @@ pub(super) async fn answer(
             let (mut head, body) = response.into_parts();
             let is_switch = head.status == StatusCode::SWITCHING_PROTOCOLS;
             headers::to_client(&mut head.headers, version, is_switch);
-            onward.filter_response(&mut head.headers);
+            onward.filter_response(head.status, lease.upstream.id, &mut head.headers);
             let timeout = shared.limits.stream_timeout;
             Response::from_parts(head, ResponseBody::endpoint(body, lease, timeout, Some(record), open))
         }
@@ -213,7 +233,10 @@ enum Answered {
 }
 
 impl Onward {
-    fn filter_response(&self, headers: &mut HeaderMap) {
+    fn filter_response(&self, status: StatusCode, endpoint: u64, headers: &mut HeaderMap) {
+        if let Some(policy) = &self.policy {
+            policy.respond(status, &self.cluster, endpoint, headers);
+        }
         self.filters.response.apply(headers);
         self.route.filters.response.apply(headers);
         if let (Some(cors), Some(origin)) = (&self.route.cors, &self.origin) {
@@ -236,19 +259,55 @@ fn decide(
     let routes = listener.hosts.find(&target.host).next().ok_or(Refusal::NoRoute)?;
     let route = routes.find(&target.head(head)).map_err(|_| Refusal::NoRoute)?.clone();
     record.routed(&route.counters);
-    check_length(shared, head)?;
+    let values = Values {
+        method: &head.method,
+        is_tls: client.is_tls,
+        client: client.peer.ip(),
+        port: listener.public_port,
+        host: &target.host,
+        authority: target.authority,
+        path: &target.path.sent,
+        query: target.query,
+        headers: &head.headers,
+    };
+    let prepared =
+        route.policy.as_ref().map(|policy| policy::prepare(policy, &snapshot, &values, shared.now_ms()));
+    let mut policy = match prepared.transpose()? {
+        Some(Verdict::Own(status, headers)) => return Ok(Decision::Own(status, headers)),
+        Some(Verdict::On(prepared)) => Some(prepared),
+        None => None,
+    };
+    if let Some(prepared) = &mut policy {
+        record.hold(prepared.admitted.take());
+        if prepared.policy.is_unlogged {
+            record.unlogged();
+        }
+    }
+    check_length(shared, route.policy.as_deref(), head)?;
     if let Some(own) = own_answer(&route, client, listener.public_port, &target, head) {
         return Ok(own);
     }
     let no_backend = Refusal::NoBackend(route.unserved.unwrap_or(StatusCode::SERVICE_UNAVAILABLE));
     let drawn = Snapshot::draw(&route).ok_or(no_backend)?;
-    let backend = drawn.backend.ok_or(Refusal::NoBackend(StatusCode::INTERNAL_SERVER_ERROR))?;
-    let cluster = snapshot.cluster(backend).ok_or(Refusal::NoEndpoint)?;
+    let canary = policy.as_ref().and_then(|policy| policy.canary());
+    let backend = canary.or(drawn.backend).ok_or(Refusal::NoBackend(StatusCode::INTERNAL_SERVER_ERROR))?;
+    let mut cluster = snapshot.cluster(backend).ok_or(Refusal::NoEndpoint)?;
+    let fallback = route.policy.as_ref().and_then(|policy| policy.fallback).filter(|_| cluster.is_empty());
+    if let Some(fallback) = fallback.and_then(|fallback| snapshot.cluster(fallback)) {
+        cluster = fallback;
+    }
     let is_grpc = headers::is_grpc(head.version, &head.headers);
     let protocol = if is_grpc { Protocol::H2c } else { cluster.backend.protocol };
     let filters = drawn.filters.clone();
     let rewrites = [&route.filters.rewrite, &filters.rewrite];
-    let path = path_and_query(&target, rewrites)?;
+    let captures = route.policy.as_ref().and_then(|policy| policy.rewrite.as_ref());
+    let path = match captures {
+        Some(captures) => {
+            let (path, query) = captures.apply(&target.path.matched, target.query);
+            join(&path, query.as_deref())?
+        }
+        None => path_and_query(&target, rewrites)?,
+    };
     let client_authority = target.authority.to_owned();
     let authority = rewrites.iter().rev().find_map(|rewrite| rewrite.host.as_deref());
     let authority = authority.unwrap_or(&client_authority).to_owned();
@@ -266,7 +325,7 @@ fn decide(
     let (method, headers) = (head.method.clone(), std::mem::take(&mut head.headers));
     let outgoing = Outgoing { method, authority, path, headers, is_grpc };
     let mirrors = mirror::draw(&snapshot, &route.mirrors);
-    let onward = Onward { route, filters, cluster, protocol, outgoing, switch, origin, mirrors };
+    let onward = Onward { route, filters, cluster, protocol, outgoing, switch, origin, mirrors, policy };
     Ok(Decision::Onward(Box::new(onward)))
 }
 
@@ -302,10 +361,15 @@ fn check_server(listener: &Listener, client: &Client, host: &str) -> Result<(), 
 }
 
 /// A body that says how large it is does not begin.
-fn check_length(shared: &Shared, head: &Parts) -> Result<(), Refusal> {
+fn check_length(
+    shared: &Shared,
+    policy: Option<&crate::policy::Policy>,
+    head: &Parts,
+) -> Result<(), Refusal> {
     let length =
         head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    match (length, shared.limits.max_body_bytes) {
+    let own = policy.and_then(|policy| policy.max_body_bytes);
+    match (length, own.or(shared.limits.max_body_bytes)) {
         (Some(length), Some(max)) if length > max => Err(Refusal::TooLarge),
         _ => Ok(()),
     }
@@ -318,11 +382,49 @@ fn path_and_query(target: &Target<'_>, rewrites: [&Rewrite; 2]) -> Result<PathAn
         let once = first.apply(&target.path.matched);
         path = Cow::Owned(rewrites.fold(once, |path, rewrite| rewrite.apply(&path)));
     }
-    let parsed = match target.query {
+    join(&path, target.query)
+}
+
+fn join(path: &str, query: Option<&str>) -> Result<PathAndQuery, Refusal> {
+    let parsed = match query {
         Some(query) => PathAndQuery::try_from(format!("{path}?{query}")),
-        None => PathAndQuery::try_from(&*path),
+        None => PathAndQuery::try_from(path),
     };
     parsed.map_err(|_| Refusal::BadGateway)
+}
+
+/// Authenticates the client, and sends the request.
+async fn go_on(
+    shared: &Arc<Shared>,
+    mut onward: Box<Onward>,
+    mut body: RequestBody,
+    switched: Option<OnUpgrade>,
+    state: &BodyState,
+) -> Result<Answered, Refusal> {
+    if let Some(mut policy) = onward.policy.take() {
+        let own = policy.authenticate(shared, &mut onward.outgoing.headers).await?;
+        if let Some((status, headers)) = own {
+            return Ok(Answered::Own(status, headers));
+        }
+        if let Some(max) = policy.policy.max_body_bytes {
+            body.limit(max);
+        }
+        onward.policy = Some(policy);
+    }
+    let sent = send(shared, &onward, body, switched, state).await;
+    let status = match &sent {
+        Ok((response, _)) => response.status(),
+        Err(refusal) => refusal.status(),
+    };
+    let page = match &onward.policy {
+        Some(policy) => policy.error_page(shared, status).await,
+        None => None,
+    };
+    let (response, lease) = match page {
+        Some(page) => page,
+        None => sent?,
+    };
+    Ok(Answered::Endpoint(response, lease, onward))
 }
 
 async fn send(
@@ -341,7 +443,11 @@ async fn send(
         mirror::send(shared, mirror.clone(), outgoing, &mut body);
     }
     let request = outgoing.request(*protocol, body).ok_or(Refusal::BadGateway)?;
-    let terms = Terms { timeouts: route.timeouts, retry: route.retry.clone() };
+    let terms = Terms {
+        timeouts: route.timeouts,
+        retry: route.retry.clone(),
+        preference: onward.policy.as_ref().map(|policy| policy.preference).unwrap_or_default(),
+    };
     let sent = exchange::send(shared, cluster, *protocol, request, &terms).await;
     let (mut response, lease) = sent.map_err(|error| Refusal::of(&error, state))?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {

@@ -11,6 +11,7 @@ mod forward;
 mod head_scan;
 mod listener;
 mod mirror;
+mod policy;
 mod seats;
 mod snapshot;
 mod switched;

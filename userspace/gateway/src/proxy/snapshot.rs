@@ -9,6 +9,7 @@ use super::upstream::{Janitor, Upstream};
 use crate::config::{Backend, Config, Listener, Route, RouteBackend};
 use crate::counters::RouteCounters;
 use crate::health::RetryBudget;
+use crate::policy::{Preference, weight};
 
 #[derive(Default)]
 pub(super) struct Snapshot {
@@ -96,9 +97,38 @@ impl Cluster {
         }
     }
 
+    /// Whether it has no endpoint.
+    pub(super) fn is_empty(&self) -> bool {
+        self.upstreams.is_empty()
+    }
+
+    /// Whether it has the endpoint of a session.
+    pub(super) fn has(&self, id: u64) -> bool {
+        self.upstreams.iter().any(|upstream| upstream.id == id)
+    }
+
+    /// The endpoint that a request prefers, if it can be had; another one as [`Cluster::choose`] has it.
+    pub(super) fn prefer(
+        &self,
+        preference: Preference,
+        tried: &[SocketAddr],
+        now_ms: u64,
+    ) -> Option<Arc<Upstream>> {
+        let available = || {
+            let untried = self.upstreams.iter().filter(|upstream| !tried.contains(&upstream.address));
+            untried.filter(|upstream| upstream.health.is_available(now_ms))
+        };
+        let preferred = match preference {
+            Preference::Turns => None,
+            Preference::Key(key) => available().max_by_key(|upstream| weight(key, upstream.id)),
+            Preference::Endpoint(id) => available().find(|upstream| upstream.id == id),
+        };
+        preferred.cloned().or_else(|| self.choose(tried, now_ms))
+    }
+
     /// An endpoint for a request, in turn; of two that are available the one with less to do. `tried` ones come last, before them those
     /// that are ejected.
-    pub(super) fn choose(&self, tried: &[SocketAddr], now_ms: u64) -> Option<Arc<Upstream>> {
+    fn choose(&self, tried: &[SocketAddr], now_ms: u64) -> Option<Arc<Upstream>> {
         let count = self.upstreams.len();
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let in_turn = || (0..count).map(|step| &self.upstreams[turn.wrapping_add(step) % count]);

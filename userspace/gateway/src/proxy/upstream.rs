@@ -66,6 +66,8 @@ pub(super) struct Unanswered {
 
 pub(super) struct Upstream {
     pub(super) address: SocketAddr,
+    /// Of the address; the same on every node.
+    pub(super) id: u64,
     pub(super) health: Health,
     idle: Mutex<Vec<Idle>>,
     /// All requests of HTTP/2 share a connection.
@@ -112,6 +114,7 @@ impl Upstream {
     pub(super) fn new(address: SocketAddr, janitor: Arc<Janitor>) -> Upstream {
         Upstream {
             address,
+            id: crate::policy::hash(&address.to_string()),
             health: Health::default(),
             idle: Mutex::default(),
             http_2: tokio::sync::Mutex::default(),

@@ -1,0 +1,295 @@
+//! A route's policy on one request: what is decided before its endpoint is chosen, and the questions that others must answer first.
+
+use std::sync::Arc;
+
+use http::header::{
+    ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, LOCATION,
+    SET_COOKIE, TRANSFER_ENCODING, USER_AGENT, WWW_AUTHENTICATE,
+};
+use http::uri::PathAndQuery;
+use http::{Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+
+use super::Shared;
+use super::body::RequestBody;
+use super::exchange::{self, Terms};
+use super::snapshot::{Cluster, Snapshot};
+use super::upstream::{Lease, SendError};
+use crate::config::Protocol;
+use crate::policy::{Admitted, BasicAuth, ErrorPages, ExternalAuth, Policy, Preference, Values};
+
+const X_CODE: HeaderName = HeaderName::from_static("x-code");
+const X_FORMAT: HeaderName = HeaderName::from_static("x-format");
+const X_ORIGINAL_URI: HeaderName = HeaderName::from_static("x-original-uri");
+const X_ORIGINAL_URL: HeaderName = HeaderName::from_static("x-original-url");
+const X_ORIGINAL_METHOD: HeaderName = HeaderName::from_static("x-original-method");
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+const X_AUTH_REQUEST_REDIRECT: HeaderName = HeaderName::from_static("x-auth-request-redirect");
+/// Statuses of responses that carry the cookies of an authentication; others only if the route says so.
+const COOKIE_STATUSES: [u16; 10] = [200, 201, 204, 206, 301, 302, 303, 304, 307, 308];
+
+/// Why a policy refuses a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Denied {
+    Address,
+    Rate,
+    /// The service that authenticates does not answer as it should.
+    Authentication,
+}
+
+/// What becomes of a request.
+pub(super) enum Verdict {
+    /// The gateway answers.
+    Own(StatusCode, HeaderMap),
+    On(Box<Prepared>),
+}
+
+/// What is known of a request that goes on.
+pub(super) struct Prepared {
+    pub(super) policy: Arc<Policy>,
+    pub(super) preference: Preference,
+    pub(super) admitted: Option<Admitted>,
+    is_canary: bool,
+    must_authenticate: bool,
+    question: Option<Question>,
+    error_pages: Option<(Arc<Cluster>, ErrorRequest)>,
+    user_agent: Option<HeaderValue>,
+    /// Of the authentication, for the client.
+    cookies: Vec<HeaderValue>,
+}
+
+/// To the service that authenticates.
+struct Question {
+    cluster: Arc<Cluster>,
+    path: PathAndQuery,
+    headers: HeaderMap,
+    sign_in: Option<HeaderValue>,
+}
+
+struct ErrorRequest {
+    format: Option<HeaderValue>,
+    uri: Option<HeaderValue>,
+}
+
+/// Decides what needs nobody else.
+pub(super) fn prepare(
+    policy: &Arc<Policy>,
+    snapshot: &Snapshot,
+    values: &Values<'_>,
+    now_ms: u64,
+) -> Result<Verdict, Denied> {
+    if let Some((status, location)) = redirect(policy, values) {
+        let headers = HeaderValue::from_str(&location).map(|value| HeaderMap::from_iter([(LOCATION, value)]));
+        return Ok(Verdict::Own(status, headers.unwrap_or_default()));
+    }
+    let is_in_range = policy.ranges.admit(values.client);
+    let has_authentication = policy.basic.is_some() || policy.external.is_some();
+    if !is_in_range && !(policy.any_satisfies && has_authentication) {
+        return Err(Denied::Address);
+    }
+    let admitted = policy.rate.as_ref().map(|rate| rate.admit(values.client, now_ms).ok_or(Denied::Rate));
+    let must_authenticate = has_authentication && !(policy.any_satisfies && is_in_range);
+    let external = policy.external.as_ref().filter(|_| must_authenticate);
+    let error_pages = policy.errors.as_ref().and_then(|pages| {
+        let uri = HeaderValue::from_str(&request_uri(values)).ok();
+        let request = ErrorRequest { format: values.headers.get(ACCEPT).cloned(), uri };
+        Some((snapshot.cluster(pages.backend)?, request))
+    });
+    Ok(Verdict::On(Box::new(Prepared {
+        preference: policy.balance.preference(values),
+        admitted: admitted.transpose()?,
+        is_canary: policy
+            .canary
+            .as_ref()
+            .is_some_and(|canary| canary.takes(values.headers, |total| rand::random_range(0..total))),
+        must_authenticate,
+        question: external.map(|external| question(external, snapshot, values)).transpose()?,
+        error_pages,
+        user_agent: values.headers.get(USER_AGENT).cloned(),
+        cookies: Vec::new(),
+        policy: policy.clone(),
+    })))
+}
+
+fn redirect(policy: &Policy, values: &Values<'_>) -> Option<(StatusCode, String)> {
+    if let Some(redirect) = &policy.redirect {
+        return Some((redirect.status, redirect.to.fill(values)));
+    }
+    let port = policy.https_port.filter(|_| !values.is_tls)?;
+    let port = if port == 443 { String::new() } else { format!(":{port}") };
+    let location = format!("https://{}{port}{}", values.host, request_uri(values));
+    Some((StatusCode::PERMANENT_REDIRECT, location))
+}
+
+fn request_uri(values: &Values<'_>) -> String {
+    match values.query {
+        Some(query) => format!("{}?{query}", values.path),
+        None => values.path.to_owned(),
+    }
+}
+
+fn question(external: &ExternalAuth, snapshot: &Snapshot, values: &Values<'_>) -> Result<Question, Denied> {
+    let cluster = snapshot.cluster(external.backend).ok_or(Denied::Authentication)?;
+    let path = PathAndQuery::try_from(external.path.fill(values)).map_err(|_| Denied::Authentication)?;
+    let scheme = if values.is_tls { "https" } else { "http" };
+    let url = format!("{scheme}://{}{}", values.authority, request_uri(values));
+    let mut headers = values.headers.clone();
+    // Its body stays here.
+    for name in [CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING, HOST] {
+        headers.remove(name);
+    }
+    crate::headers::remove_hop_by_hop(&mut headers);
+    let back = external.request_redirect.as_ref().map(|redirect| redirect.fill(values));
+    let client = values.client.to_canonical().to_string();
+    for (name, text) in [
+        (HOST, &*external.host),
+        (X_ORIGINAL_URL, &url),
+        (X_ORIGINAL_METHOD, values.method.as_str()),
+        (X_REAL_IP, &client),
+        (X_FORWARDED_FOR, &client),
+        (X_AUTH_REQUEST_REDIRECT, &back.unwrap_or_else(|| request_uri(values))),
+    ] {
+        drop(HeaderValue::from_str(text).map(|value| headers.insert(name, value)));
+    }
+    let sign_in = external.sign_in.as_ref().and_then(|sign_in| {
+        let mut location = sign_in.fill(values);
+        let parameter = &external.sign_in_parameter;
+        if !location.contains(&format!("{parameter}=")) {
+            let mark = if location.contains('?') { '&' } else { '?' };
+            location.push_str(&format!("{mark}{parameter}={}", utf8_percent_encode(&url, NON_ALPHANUMERIC)));
+        }
+        HeaderValue::from_str(&location).ok()
+    });
+    Ok(Question { cluster, path, headers, sign_in })
+}
+
+impl Prepared {
+    /// Where the request goes instead of the backend that was drawn.
+    pub(super) fn canary(&self) -> Option<usize> {
+        self.policy.canary.as_ref().filter(|_| self.is_canary).map(|canary| canary.backend)
+    }
+
+    /// Asks who the client is; `Some` is the answer to a request that does not go on. `headers`: those for the endpoint.
+    pub(super) async fn authenticate(
+        &mut self,
+        shared: &Shared,
+        headers: &mut HeaderMap,
+    ) -> Result<Option<(StatusCode, HeaderMap)>, Denied> {
+        if !self.must_authenticate {
+            return Ok(None);
+        }
+        if let Some(basic) = self.policy.basic.clone()
+            && !is_known(&basic, headers.get(AUTHORIZATION)).await
+        {
+            let challenge = HeaderMap::from_iter([(WWW_AUTHENTICATE, basic.challenge.clone())]);
+            return Ok(Some((StatusCode::UNAUTHORIZED, challenge)));
+        }
+        let (Some(question), Some(external)) = (self.question.take(), self.policy.external.clone()) else {
+            return Ok(None);
+        };
+        let Question { cluster, path, headers: asked, sign_in } = question;
+        let answer = ask(shared, &cluster, external.method.clone(), path, asked).await;
+        let (response, mut lease) = answer.map_err(|_| Denied::Authentication)?;
+        let (head, body) = response.into_parts();
+        if hyper::body::Body::is_end_stream(&body) {
+            lease.finish();
+        }
+        match head.status {
+            status if status.is_success() => {}
+            StatusCode::UNAUTHORIZED if sign_in.is_some() => {
+                let mut headers = HeaderMap::from_iter(sign_in.map(|sign_in| (LOCATION, sign_in)));
+                copy(&head.headers, &SET_COOKIE, &mut headers);
+                return Ok(Some((StatusCode::FOUND, headers)));
+            }
+            status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
+                let mut headers = HeaderMap::new();
+                copy(&head.headers, &WWW_AUTHENTICATE, &mut headers);
+                copy(&head.headers, &SET_COOKIE, &mut headers);
+                return Ok(Some((status, headers)));
+            }
+            _ => return Err(Denied::Authentication),
+        }
+        for name in &external.response_headers {
+            headers.remove(name);
+            copy(&head.headers, name, headers);
+        }
+        self.cookies = head.headers.get_all(SET_COOKIE).iter().cloned().collect();
+        Ok(None)
+    }
+
+    /// The response of the route's backend for errors, instead of one with this status.
+    pub(super) async fn error_page(
+        &self,
+        shared: &Shared,
+        status: StatusCode,
+    ) -> Option<(Response<Incoming>, Lease)> {
+        let pages = self.policy.errors.as_ref().filter(|pages| pages.statuses.contains(&status))?;
+        let (cluster, request) = self.error_pages.as_ref()?;
+        let ErrorPages { about, .. } = pages;
+        let mut headers: HeaderMap = about.iter().cloned().collect();
+        headers.insert(X_CODE, HeaderValue::from(status.as_u16()));
+        for (name, value) in [(X_FORMAT, &request.format), (X_ORIGINAL_URI, &request.uri)] {
+            if let Some(value) = value {
+                headers.insert(name, value.clone());
+            }
+        }
+        headers.insert(HOST, HeaderValue::from_static("localhost"));
+        let path = PathAndQuery::from_static("/");
+        ask(shared, cluster, None, path, headers).await.ok()
+    }
+
+    /// Changes a response on its way to the client.
+    pub(super) fn respond(
+        &self,
+        status: StatusCode,
+        cluster: &Cluster,
+        endpoint: u64,
+        headers: &mut HeaderMap,
+    ) {
+        let Policy { responses, balance, external, .. } = &*self.policy;
+        responses.apply(headers);
+        if let crate::policy::Balance::Cookie(session) = balance {
+            let exists = |endpoint| cluster.has(endpoint);
+            let cookie = session.set(self.preference, endpoint, exists, self.user_agent.as_ref());
+            headers.extend(cookie.map(|cookie| (SET_COOKIE, cookie)));
+        }
+        let is_always = external.as_ref().is_some_and(|external| external.always_sets_cookies);
+        if is_always || COOKIE_STATUSES.contains(&status.as_u16()) {
+            for cookie in &self.cookies {
+                headers.append(SET_COOKIE, cookie.clone());
+            }
+        }
+    }
+}
+
+/// Hashes are slow on purpose, and hold up no other request.
+async fn is_known(basic: &Arc<BasicAuth>, authorization: Option<&HeaderValue>) -> bool {
+    if let Some(known) = basic.known(authorization) {
+        return known;
+    }
+    let (basic, Some(authorization)) = (basic.clone(), authorization.cloned()) else { return false };
+    tokio::task::spawn_blocking(move || basic.verify(&authorization)).await.unwrap_or_default()
+}
+
+fn copy(from: &HeaderMap, name: &HeaderName, to: &mut HeaderMap) {
+    for value in from.get_all(name) {
+        to.append(name.clone(), value.clone());
+    }
+}
+
+/// A request of the gateway's own.
+async fn ask(
+    shared: &Shared,
+    cluster: &Cluster,
+    method: Option<Method>,
+    path: PathAndQuery,
+    headers: HeaderMap,
+) -> Result<(Response<Incoming>, Lease), SendError> {
+    let mut request = Request::new(RequestBody::Empty);
+    *request.method_mut() = method.unwrap_or(Method::GET);
+    *request.uri_mut() = path.into();
+    *request.headers_mut() = headers;
+    exchange::send(shared, cluster, Protocol::Http1, request, &Terms::default()).await
+}
