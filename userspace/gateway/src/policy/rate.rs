@@ -8,7 +8,6 @@ use super::ranges::Range;
 
 /// Clients that are remembered. Beyond it those that have not come for a time are forgotten.
 const MAX_CLIENTS: usize = 65_536;
-const MS: u64 = 1_000;
 
 /// The bounds of a client's requests.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -36,7 +35,7 @@ pub struct RateLimit {
 
 #[derive(Clone, Debug, Default)]
 struct Client {
-    /// What is left of each rate, in thousandths of a request, and when that was.
+    /// What is left of each rate, and when that was. A request costs as much as its period has milliseconds.
     left: Vec<u64>,
     at_ms: u64,
     at_once: u32,
@@ -50,12 +49,11 @@ pub(crate) struct Admitted {
 
 impl Rate {
     fn capacity(&self) -> u64 {
-        (u64::from(self.burst) + 1) * MS
+        (u64::from(self.burst) + 1) * self.period_ms
     }
 
-    /// Thousandths that are earned in a time.
     fn earned(&self, ms: u64) -> u64 {
-        ms.saturating_mul(u64::from(self.count) * MS) / self.period_ms.max(1)
+        ms.saturating_mul(u64::from(self.count))
     }
 }
 
@@ -90,20 +88,17 @@ impl RateLimit {
         }
         client.at_ms = now_ms;
         let is_free = self.rates.at_once.is_none_or(|most| client.at_once < most);
-        if !is_free || client.left.iter().any(|left| *left < MS) {
+        if !is_free || rates.iter().zip(&client.left).any(|(rate, left)| *left < rate.period_ms) {
             return None;
         }
-        client.left.iter_mut().for_each(|left| *left -= MS);
+        rates.iter().zip(&mut client.left).for_each(|(rate, left)| *left -= rate.period_ms);
         client.at_once += 1;
         Some(Admitted { of: Some((self.clone(), key)) })
     }
 
     /// Forgets clients that have earned all back, or all idle ones if there are none.
     fn forget(&self, clients: &mut HashMap<IpAddr, Client>, now_ms: u64) {
-        let longest = self.rates.requests.iter().map(|rate| {
-            let count = u64::from(rate.count.max(1)) * MS;
-            rate.capacity().saturating_mul(rate.period_ms) / count
-        });
+        let longest = self.rates.requests.iter().map(|rate| rate.capacity() / u64::from(rate.count.max(1)));
         let longest = longest.max().unwrap_or_default();
         clients.retain(|_, client| client.at_once > 0 || now_ms.saturating_sub(client.at_ms) <= longest);
         if clients.len() >= MAX_CLIENTS {
