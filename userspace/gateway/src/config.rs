@@ -119,7 +119,7 @@ pub struct Backend {
 }
 
 /// What an endpoint speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Protocol {
     /// HTTP/1.1; calls of gRPC go over HTTP/2 also here.
     Http1,

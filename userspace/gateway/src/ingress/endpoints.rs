@@ -17,6 +17,8 @@ pub(super) struct ServiceFacts {
     pub(super) is_external_name: bool,
     is_ipv6: bool,
     ports: Vec<PortFacts>,
+    /// The Service's own address.
+    ip: Option<IpAddr>,
 }
 
 pub(super) struct PortFacts {
@@ -38,7 +40,7 @@ pub(super) struct SliceFacts {
 impl ServiceFacts {
     pub(super) fn parse(service: &Service) -> ServiceFacts {
         let Some(spec) = &service.spec else {
-            return ServiceFacts { is_external_name: false, is_ipv6: false, ports: Vec::new() };
+            return ServiceFacts { is_external_name: false, is_ipv6: false, ports: Vec::new(), ip: None };
         };
         let is_tcp = |protocol: Option<&str>| matches!(protocol, None | Some("" | "TCP"));
         let ports = spec.ports.iter().flatten().filter(|port| is_tcp(port.protocol.as_deref()));
@@ -58,13 +60,21 @@ impl ServiceFacts {
                 .and_then(|all| all.first())
                 .is_some_and(|first| first == "IPv6"),
             ports: ports.collect(),
+            ip: spec.cluster_ip.as_deref().and_then(|ip| ip.parse().ok()),
         }
+    }
+
+    /// The Service itself as the only endpoint; none if it is headless.
+    pub(super) fn own(&self, port: &PortFacts) -> Vec<SocketAddr> {
+        let number = u16::try_from(port.number).ok();
+        self.ip.zip(number).map(|(ip, port)| SocketAddr::new(ip, port)).into_iter().collect()
     }
 
     pub(super) fn port(&self, wanted: &PortName) -> Option<&PortFacts> {
         self.ports.iter().find(|port| match wanted {
             PortName::Number(number) => port.number == *number,
             PortName::Name(name) => port.name == *name,
+            PortName::First => true,
         })
     }
 

@@ -1,14 +1,16 @@
 //! What of an Ingress matters to the gateway.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use k8s_openapi::api::networking::v1::{HTTPIngressPath, Ingress, IngressBackend, IngressTLS};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
+use super::annotations::{PREFIX, Settings, pattern};
 use super::problem::Problem;
 use crate::counters::RouteCounters;
+use crate::policy::RateLimit;
 use crate::routing::{HostPattern, PathMatch, normalise};
 
 const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
@@ -26,12 +28,19 @@ pub(super) struct IngressFacts {
     pub(super) problems: Vec<Problem>,
     pub(super) status: BTreeSet<IpAddr>,
     pub(super) counters: Arc<RouteCounters>,
+    pub(super) settings: Settings,
+    /// Of the settings, and at work since the Ingress had them first.
+    pub(super) rate: Option<Arc<RateLimit>>,
+    /// Those that the settings are made from.
+    annotations: BTreeMap<String, String>,
 }
 
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct RuleFacts {
     pub(super) host: HostPattern,
     pub(super) path: PathMatch,
+    /// As the Ingress has it.
+    pub(super) text: Box<str>,
     pub(super) backend: BackendFacts,
 }
 
@@ -47,6 +56,8 @@ pub(super) enum BackendFacts {
 pub(super) enum PortName {
     Number(i32),
     Name(Box<str>),
+    /// The first one, whatever its name.
+    First,
 }
 
 #[derive(Clone, PartialEq, Eq)]
@@ -57,29 +68,39 @@ pub(super) struct TlsFacts {
 }
 
 impl IngressFacts {
-    /// `counters`: those of its earlier version.
-    pub(super) fn parse(
-        key: &Arc<str>,
-        ingress: &Ingress,
-        counters: Option<Arc<RouteCounters>>,
-    ) -> IngressFacts {
+    /// `old`: its earlier version, whose counters go on.
+    pub(super) fn parse(key: &Arc<str>, ingress: &Ingress, old: Option<&IngressFacts>) -> IngressFacts {
         let meta = &ingress.metadata;
         let annotation = || meta.annotations.as_ref()?.get(CLASS_ANNOTATION);
         let spec = ingress.spec.as_ref();
         let class = spec.and_then(|spec| spec.ingress_class_name.as_ref()).or_else(annotation);
+        let (settings, findings) = Settings::parse(meta.annotations.as_ref());
+        let rates = settings.rates();
+        let kept = old.and_then(|old| old.rate.clone()).filter(|kept| Some(kept.rates()) == rates.as_ref());
+        let is_own = |(name, _): &(&String, &String)| name.starts_with(PREFIX);
+        let annotations = meta.annotations.iter().flatten().filter(is_own);
         let mut facts = IngressFacts {
             created: meta.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second()),
             class: class.map(|class| class.as_str().into()),
             rules: Vec::new(),
             default: None,
             tls: Vec::new(),
-            problems: Vec::new(),
+            problems: findings.into_iter().map(|finding| Problem::annotation(key, finding)).collect(),
             status: status(ingress),
-            counters: counters.unwrap_or_else(|| Arc::new(RouteCounters::new(format!("ingress/{key}")))),
+            counters: match old {
+                Some(old) => old.counters.clone(),
+                None => Arc::new(RouteCounters::new(format!("ingress/{key}"))),
+            },
+            rate: kept.or_else(|| rates.map(|rates| Arc::new(RateLimit::new(rates)))),
+            annotations: annotations.map(|(name, value)| (name.clone(), value.clone())).collect(),
+            settings,
         };
         let Some(spec) = spec else { return facts };
         let namespace = meta.namespace.as_deref().unwrap_or_default();
-        facts.default = spec.default_backend.as_ref().map(|backend| facts.backend(key, namespace, backend));
+        facts.default = spec.default_backend.as_ref().map(|backend| match facts.settings.is_denied {
+            true => BackendFacts::Nothing,
+            false => facts.backend(key, namespace, backend),
+        });
         for rule in spec.rules.iter().flatten() {
             let host = HostPattern::of_ingress(rule.host.as_deref().unwrap_or_default());
             for path in rule.http.iter().flat_map(|http| &http.paths) {
@@ -103,15 +124,37 @@ impl IngressFacts {
 
     fn add_rule(&mut self, key: &Arc<str>, namespace: &str, host: &HostPattern, path: &HTTPIngressPath) {
         let text = path.path.as_deref().filter(|path| !path.is_empty()).unwrap_or("/");
+        let is_exact = path.path_type == "Exact";
+        if !is_exact && (self.settings.uses_patterns || self.settings.rewrite_target.is_some()) {
+            let from_begin = format!("(?i)^{text}");
+            if let Err(error) = pattern(&from_begin) {
+                return self.problems.push(Problem::bad_pattern(key, text, error));
+            }
+            return self.push_rule(key, namespace, host, PathMatch::Pattern(from_begin.into()), path);
+        }
         let escaped = utf8_percent_encode(text, ESCAPED).to_string();
         let normal = match normalise(&escaped) {
             Ok(path) => path.matched.into_owned().into_boxed_str(),
             Err(error) => return self.problems.push(Problem::bad_path(key, text, error)),
         };
-        let path_match =
-            if path.path_type == "Exact" { PathMatch::Exact(normal) } else { PathMatch::Prefix(normal) };
-        let backend = self.backend(key, namespace, &path.backend);
-        self.rules.push(RuleFacts { host: host.clone(), path: path_match, backend });
+        let path_match = if is_exact { PathMatch::Exact(normal) } else { PathMatch::Prefix(normal) };
+        self.push_rule(key, namespace, host, path_match, path);
+    }
+
+    fn push_rule(
+        &mut self,
+        key: &Arc<str>,
+        namespace: &str,
+        host: &HostPattern,
+        path_match: PathMatch,
+        path: &HTTPIngressPath,
+    ) {
+        let backend = match self.settings.is_denied {
+            true => BackendFacts::Nothing,
+            false => self.backend(key, namespace, &path.backend),
+        };
+        let text = path.path.as_deref().unwrap_or_default().into();
+        self.rules.push(RuleFacts { host: host.clone(), path: path_match, text, backend });
     }
 
     fn backend(&mut self, key: &Arc<str>, namespace: &str, backend: &IngressBackend) -> BackendFacts {
@@ -130,8 +173,9 @@ impl IngressFacts {
 
     /// Whether both lead requests to the same Services.
     pub(super) fn has_equal_rules(&self, other: &IngressFacts) -> bool {
-        let IngressFacts { created, class, rules, default, tls, problems, status: _, counters: _ } = self;
-        *created == other.created
+        let IngressFacts { created, class, rules, default, tls, problems, annotations, .. } = self;
+        *annotations == other.annotations
+            && *created == other.created
             && *class == other.class
             && *rules == other.rules
             && *default == other.default

@@ -5,12 +5,15 @@
 //! that its requests do not go to a less specific rule. Of two equal rules, and of two certificates for a name, the older Ingress'
 //! is in force.
 
+pub mod annotations;
 mod compile;
 mod endpoints;
 mod facts;
+mod policies;
 mod problem;
 #[cfg(test)]
 mod tests;
+mod users;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
@@ -28,6 +31,7 @@ use crate::config::Config;
 use compile::Routing;
 use endpoints::{ServiceFacts, SliceFacts};
 use facts::IngressFacts;
+use users::Users;
 
 /// The `spec.controller` of the classes that the gateway serves.
 pub const CONTROLLER: &str = "skep.io/ingress";
@@ -51,6 +55,8 @@ pub struct Index {
     slices: HashMap<Arc<str>, BTreeMap<Arc<str>, SliceFacts>>,
     service_of_slice: HashMap<Arc<str>, Arc<str>>,
     secrets: HashMap<Arc<str>, SecretState>,
+    /// Secrets of users.
+    users: HashMap<Arc<str>, Users>,
     /// Compiled rules, until an object that they depend on changes.
     routing: Option<Routing>,
     /// When the next certificate in force expires, in seconds since 1970: it is said then.
@@ -84,6 +90,7 @@ impl Index {
             slices: HashMap::new(),
             service_of_slice: HashMap::new(),
             secrets: HashMap::new(),
+            users: HashMap::new(),
             routing: None,
             next_expiry: None,
         }
@@ -92,7 +99,7 @@ impl Index {
     pub fn apply_ingress(&mut self, ingress: &Ingress) {
         let key = key_of(&ingress.metadata);
         let old = self.ingresses.get(&key);
-        let facts = IngressFacts::parse(&key, ingress, old.map(|old| old.counters.clone()));
+        let facts = IngressFacts::parse(&key, ingress, old);
         // A status is written by the gateway itself, and changes no rule.
         if old.is_none_or(|old| !old.has_equal_rules(&facts)) {
             self.routing = None;
@@ -193,16 +200,25 @@ impl Index {
                 Err(error) => SecretState::Bad(error, old),
             }
         });
+        match secret.and_then(|secret| secret.data.clone()) {
+            Some(data) if !data.contains_key("tls.crt") => {
+                drop(self.users.insert(key.clone(), Users::new(data)))
+            }
+            _ => drop(self.users.remove(key)),
+        }
         self.secrets.insert(key.clone(), state);
         self.routing = None;
     }
 
     /// The Secrets that the gateway's Ingresses name. Others are forgotten.
     pub fn secrets(&mut self) -> BTreeSet<Arc<str>> {
-        let named =
-            self.claimed().flat_map(|(_, facts)| facts.tls.iter().filter_map(|tls| tls.secret.clone()));
+        let named = self.claimed().flat_map(|(key, facts)| {
+            let users = facts.settings.users_of(key);
+            facts.tls.iter().filter_map(|tls| tls.secret.clone()).chain(users.ok().flatten())
+        });
         let named: BTreeSet<_> = named.collect();
         self.secrets.retain(|key, _| named.contains(key));
+        self.users.retain(|key, _| named.contains(key));
         named
     }
 

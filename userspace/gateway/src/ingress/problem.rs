@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::annotations::Finding;
 use crate::certificate::CertificateError;
 use crate::routing::PathError;
 
@@ -25,6 +26,11 @@ enum Kind {
     Expired(Arc<str>, String),
     BadPath(Box<str>, String),
     Duplicate(Box<str>, Arc<str>),
+    Annotation(Finding),
+    /// A canary without an Ingress that it is a part of.
+    LoneCanary(Box<str>),
+    /// The Secret of the users, and why it cannot be used.
+    BadUsers(Arc<str>, String),
 }
 
 impl Problem {
@@ -64,13 +70,29 @@ impl Problem {
         Problem::new(ingress, Kind::BadPath(path.into(), error.to_string()))
     }
 
+    pub(super) fn bad_pattern(ingress: &Arc<str>, path: &str, error: impl fmt::Display) -> Problem {
+        Problem::new(ingress, Kind::BadPath(path.into(), error.to_string()))
+    }
+
+    pub(super) fn annotation(ingress: &Arc<str>, finding: Finding) -> Problem {
+        Problem::new(ingress, Kind::Annotation(finding))
+    }
+
+    pub(super) fn lone_canary(ingress: &Arc<str>, rule: String) -> Problem {
+        Problem::new(ingress, Kind::LoneCanary(rule.into()))
+    }
+
+    pub(super) fn bad_users(ingress: &Arc<str>, secret: &Arc<str>, error: impl fmt::Display) -> Problem {
+        Problem::new(ingress, Kind::BadUsers(secret.clone(), error.to_string()))
+    }
+
     pub(super) fn duplicate(ingress: &Arc<str>, rule: String, older: &Arc<str>) -> Problem {
         Problem::new(ingress, Kind::Duplicate(rule.into(), older.clone()))
     }
 
     /// In one word, as Events have it.
     pub fn reason(&self) -> &'static str {
-        match self.kind {
+        match &self.kind {
             Kind::ResourceBackend => "ResourceBackend",
             Kind::NoService(_) => "ServiceNotFound",
             Kind::NoPort(..) => "ServicePortNotFound",
@@ -80,6 +102,9 @@ impl Problem {
             Kind::Expired(..) => "CertificateExpired",
             Kind::BadPath(..) => "InvalidPath",
             Kind::Duplicate(..) => "DuplicateRule",
+            Kind::Annotation(finding) => finding.reason(),
+            Kind::LoneCanary(_) => "LoneCanary",
+            Kind::BadUsers(..) => "InvalidUsers",
         }
     }
 }
@@ -113,6 +138,13 @@ impl fmt::Display for Problem {
                 write!(out, "Secret {secret}: {error}; it is presented until the Secret has another one")
             }
             Kind::BadPath(path, error) => write!(out, "path {path} matches no request: {error}"),
+            Kind::Annotation(finding) => finding.fmt(out),
+            Kind::LoneCanary(rule) => {
+                write!(out, "the rule {rule} is of a canary, and no other Ingress has that host and path")
+            }
+            Kind::BadUsers(secret, error) => {
+                write!(out, "the users in Secret {secret}: {error}; requests for the Ingress get 503")
+            }
             Kind::Duplicate(rule, older) => {
                 write!(out, "the rule {rule} has no effect; Ingress {older} is older")
             }

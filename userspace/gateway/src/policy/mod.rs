@@ -12,6 +12,7 @@ mod responses;
 mod template;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{HeaderName, Method, StatusCode};
 
@@ -50,6 +51,18 @@ pub struct Policy {
     pub fallback: Option<usize>,
     /// Requests are not in the access log.
     pub is_unlogged: bool,
+    /// For a connection to an endpoint.
+    pub connect_timeout: Option<Duration>,
+    /// For the head of a response, after the request was sent.
+    pub response_timeout: Option<Duration>,
+    /// Between two pieces of a request's body.
+    pub body_timeout: Option<Duration>,
+    /// Between two pieces of a response's body.
+    pub stream_timeout: Option<Duration>,
+    /// A request that an endpoint may have received is sent again only if its method is idempotent.
+    pub repeats_only_idempotent: bool,
+    /// After this time no other endpoint is tried.
+    pub repeats_within: Option<Duration>,
 }
 
 /// Requests get this answer and go nowhere.

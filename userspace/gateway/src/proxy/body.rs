@@ -88,6 +88,13 @@ impl RequestBody {
         }
     }
 
+    /// The time between two of its pieces.
+    pub(super) fn wait(&mut self, timeout: Duration) {
+        if let RequestBody::Streamed(streamed) = self {
+            streamed.timer = IdleTimer::new(timeout);
+        }
+    }
+
     /// Pieces that were passed on.
     pub(super) fn state(&self) -> Option<Arc<BodyState>> {
         match self {

@@ -34,6 +34,13 @@ pub(super) struct Terms {
     pub(super) timeouts: Timeouts,
     pub(super) retry: Option<Retry>,
     pub(super) preference: Preference,
+    /// For a connection; `None`: the gateway's own limit.
+    pub(super) connect: Option<Duration>,
+    /// For the head of a response, after the request was sent; `None`: the gateway's own limit.
+    pub(super) response: Option<Duration>,
+    pub(super) repeats_only_idempotent: bool,
+    /// After this time no other endpoint is tried.
+    pub(super) repeats_within: Option<Duration>,
 }
 
 impl Terms {
@@ -41,8 +48,8 @@ impl Terms {
         let own = self.timeouts.attempt.or(self.timeouts.request);
         let response = own.map(|limit| if limit.is_zero() { NO_LIMIT } else { limit });
         Wait {
-            connect: limits.connect_timeout,
-            response: response.unwrap_or(limits.response_timeout),
+            connect: self.connect.unwrap_or(limits.connect_timeout),
+            response: response.or(self.response).unwrap_or(limits.response_timeout),
             extends: own.is_none(),
         }
     }
@@ -86,9 +93,13 @@ async fn attempts(
     terms: &Terms,
 ) -> Result<(Response<Incoming>, Lease), SendError> {
     let retry = terms.retry.as_ref();
-    let is_repeatable = retry.is_some() || is_idempotent(request.method()) && request.body().is_end_stream();
+    let repeats_all = retry.is_some() && !terms.repeats_only_idempotent;
+    let has_repeatable_body = retry.is_some() || request.body().is_end_stream();
+    let is_repeatable = repeats_all || is_idempotent(request.method()) && has_repeatable_body;
     let max_attempts = retry.map_or(MAX_ATTEMPTS, |retry| retry.attempts.saturating_add(1));
-    let may_spend = || retry.is_some() || cluster.budget.spend();
+    let began = Instant::now();
+    let is_in_time = || terms.repeats_within.is_none_or(|limit| began.elapsed() < limit);
+    let may_spend = || is_in_time() && (retry.is_some() || cluster.budget.spend());
     let wait = terms.wait(&gateway.limits);
     let (mut tried, mut last): (Vec<SocketAddr>, _) = (Vec::new(), SendError::NoEndpoint);
     cluster.budget.earn();
@@ -100,7 +111,9 @@ async fn attempts(
             match upstream.send(request, protocol, !tried.is_empty(), &wait).await {
                 Ok((response, lease)) => {
                     upstream.health.succeeded();
-                    match copy.filter(|_| attempt < max_attempts && terms.retries(response.status())) {
+                    match copy.filter(|_| {
+                        attempt < max_attempts && is_in_time() && terms.retries(response.status())
+                    }) {
                         Some(again) => request = again,
                         None => return Ok((response, lease)),
                     }

@@ -209,7 +209,8 @@ pub(super) async fn answer(
             let is_switch = head.status == StatusCode::SWITCHING_PROTOCOLS;
             headers::to_client(&mut head.headers, version, is_switch);
             onward.filter_response(head.status, lease.upstream.id, &mut head.headers);
-            let timeout = shared.limits.stream_timeout;
+            let own = onward.policy.as_ref().and_then(|policy| policy.policy.stream_timeout);
+            let timeout = own.unwrap_or(shared.limits.stream_timeout);
             Response::from_parts(head, ResponseBody::endpoint(body, lease, timeout, Some(record), open))
         }
         Ok(Answered::Own(status, headers)) => {
@@ -409,6 +410,9 @@ async fn go_on(
         if let Some(max) = policy.policy.max_body_bytes {
             body.limit(max);
         }
+        if let Some(timeout) = policy.policy.body_timeout {
+            body.wait(timeout);
+        }
         onward.policy = Some(policy);
     }
     let sent = send(shared, &onward, body, switched, state).await;
@@ -446,7 +450,7 @@ async fn send(
     let terms = Terms {
         timeouts: route.timeouts,
         retry: route.retry.clone(),
-        preference: onward.policy.as_ref().map(|policy| policy.preference).unwrap_or_default(),
+        ..onward.policy.as_ref().map(|policy| policy.terms()).unwrap_or_default()
     };
     let sent = exchange::send(shared, cluster, *protocol, request, &terms).await;
     let (mut response, lease) = sent.map_err(|error| Refusal::of(&error, state))?;

@@ -171,6 +171,18 @@ impl Prepared {
         self.policy.canary.as_ref().filter(|_| self.is_canary).map(|canary| canary.backend)
     }
 
+    /// What it says about attempts.
+    pub(super) fn terms(&self) -> Terms {
+        Terms {
+            preference: self.preference,
+            connect: self.policy.connect_timeout,
+            response: self.policy.response_timeout,
+            repeats_only_idempotent: self.policy.repeats_only_idempotent,
+            repeats_within: self.policy.repeats_within,
+            ..Terms::default()
+        }
+    }
+
     /// Asks who the client is; `Some` is the answer to a request that does not go on. `headers`: those for the endpoint.
     pub(super) async fn authenticate(
         &mut self,

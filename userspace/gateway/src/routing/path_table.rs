@@ -1,7 +1,10 @@
 //! Rules by path: a tree of path elements. A look-up walks the request's path once, and then up through the rules' prefixes.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::iter::successors;
+
+use regex::Regex;
 
 use super::rule::PathMatch;
 
@@ -10,6 +13,7 @@ use super::rule::PathMatch;
 pub(super) struct PathTable<T> {
     /// The root is the first node.
     nodes: Vec<Node<T>>,
+    patterns: Vec<(Regex, T)>,
 }
 
 #[derive(Clone, Debug)]
@@ -31,7 +35,7 @@ impl<T> Default for Node<T> {
 
 impl<T> Default for PathTable<T> {
     fn default() -> Self {
-        PathTable { nodes: vec![Node::default()] }
+        PathTable { nodes: vec![Node::default()], patterns: Vec::new() }
     }
 }
 
@@ -46,6 +50,11 @@ impl<T> PathTable<T> {
                 let at = self.node(path.strip_suffix('/').unwrap_or(path));
                 self.nodes[at].prefix.push(value);
             }
+            PathMatch::Pattern(text) => match Regex::new(text) {
+                Ok(pattern) => self.patterns.push((pattern, value)),
+                // One that does not compile matches nothing; who makes rules says so.
+                Err(_) => {}
+            },
         }
     }
 
@@ -63,6 +72,7 @@ impl<T> PathTable<T> {
 
     /// Completes the table after the last insertion: the values of each path in the order of `key`.
     pub(super) fn link<K: Ord>(&mut self, key: impl Fn(&T) -> K) {
+        self.patterns.sort_by_key(|(pattern, value)| (Reverse(pattern.as_str().len()), key(value)));
         // A node's children come after it.
         for at in 0..self.nodes.len() {
             let node = &mut self.nodes[at];
@@ -76,8 +86,9 @@ impl<T> PathTable<T> {
         }
     }
 
-    /// The values of the paths that match, the most specific path first: exact, then from the longest prefix to the shortest.
-    pub(super) fn find(&self, path: &str) -> impl Iterator<Item = &T> + use<'_, T> {
+    /// The values of the paths that match, the most specific path first: exact, then patterns, then from the longest prefix to the
+    /// shortest.
+    pub(super) fn find<'t, 'p>(&'t self, path: &'p str) -> impl Iterator<Item = &'t T> + use<'t, 'p, T> {
         let (mut at, mut whole) = (0, true);
         for element in elements(path) {
             match self.nodes[at].children.get(element) {
@@ -90,7 +101,8 @@ impl<T> PathTable<T> {
         }
         let exact = self.nodes[at].exact.iter().filter(move |_| whole);
         let above = successors(Some(at), |at| self.nodes[*at].up);
-        exact.chain(above.flat_map(|at| &self.nodes[at].prefix))
+        let by_pattern = self.patterns.iter().filter(|(pattern, _)| pattern.is_match(path));
+        exact.chain(by_pattern.map(|(_, value)| value)).chain(above.flat_map(|at| &self.nodes[at].prefix))
     }
 }
 

@@ -22,6 +22,9 @@ pub enum PathMatch {
     Exact(Box<str>),
     /// Paths whose first elements are these. A slash at the end has no effect.
     Prefix(Box<str>),
+    /// A regular expression. It comes after exact paths and before prefixes, the longest expression first; the cost of a look-up grows
+    /// with the expressions of a host.
+    Pattern(Box<str>),
 }
 
 /// What else must hold of a request. All of it must.

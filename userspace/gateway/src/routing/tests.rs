@@ -24,13 +24,16 @@ fn host_rank(pattern: &HostPattern, host: &str) -> Option<(u8, usize)> {
     }
 }
 
-fn path_rank(pattern: &PathMatch, path: &str) -> Option<(bool, usize)> {
+fn path_rank(pattern: &PathMatch, path: &str) -> Option<(u8, usize)> {
     match pattern {
-        PathMatch::Exact(exact) => (**exact == *path).then_some((true, 0)),
+        PathMatch::Exact(exact) => (**exact == *path).then_some((2, 0)),
+        PathMatch::Pattern(text) => {
+            regex::Regex::new(text).unwrap().is_match(path).then_some((1, text.len()))
+        }
         PathMatch::Prefix(prefix) => {
             let prefix = prefix.strip_suffix('/').unwrap_or(prefix);
             let rest = path.strip_prefix(prefix)?;
-            (rest.is_empty() || rest.starts_with('/')).then_some((false, prefix.len()))
+            (rest.is_empty() || rest.starts_with('/')).then_some((0, prefix.len()))
         }
     }
 }
@@ -93,10 +96,11 @@ fn conditions() -> impl Strategy<Value = Conditions> {
 }
 
 fn rules() -> impl Strategy<Value = Vec<Rule<usize>>> {
-    let path = (any::<bool>(), path()).prop_map(|(exact, path)| match exact {
-        true => PathMatch::Exact(path.into()),
-        false => PathMatch::Prefix(path.into()),
-    });
+    let path = prop_oneof![
+        2 => path().prop_map(|path| PathMatch::Exact(path.into())),
+        2 => path().prop_map(|path| PathMatch::Prefix(path.into())),
+        1 => path().prop_map(|path| PathMatch::Pattern(format!("^{}", path.replace("ab", "[ab]+")).into())),
+    ];
     let conditions = prop_oneof![2 => Just(Conditions::default()), 1 => conditions()];
     prop::collection::vec((pattern(), path, conditions), 0..40).prop_map(|rules| {
         let numbered = rules.into_iter().enumerate();
