@@ -1,16 +1,19 @@
 //! Packets between namespaces: delivery, services, policy.
 
 use std::io::{ErrorKind, Read, Write as _};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use aya::maps::{Array, Map, MapData};
 use aya::programs::{SchedClassifier, TcAttachType};
+use rustix::net::sockopt::socket_cookie;
+use rustix::net::{AddressFamily, SocketType};
 use skep_abi::{
-    Addr, Backend, BackendKey, Be16, Direction, NodeConfig, Proto, Scope, ServiceKey, ServiceValue, Verdict,
-    VerdictKey, verdicts_index,
+    Addr, Backend, BackendKey, Be16, CONNECTED_MAX, Direction, NodeConfig, Proto, Scope, ServiceKey,
+    ServiceValue, Verdict, VerdictKey, connected_index, verdicts_index,
 };
 use skep_datapath::SocketLb;
 use skep_netplan::{Observed, VerdictMapId, Write};
@@ -179,6 +182,55 @@ fn a_socket_is_refused_at_once_on_a_port_that_the_cluster_address_does_not_have(
         socket.set_read_timeout(Some(ANSWER_TIMEOUT))?;
         socket.send(b"question")?;
         ensure!(socket.recv(&mut [0]).is_err_and(|e| e.kind() == ErrorKind::ConnectionRefused));
+        Ok(())
+    })?
+}
+
+/// Wraps of the array of connected sockets within which a socket gets the element of another.
+const MAX_WRAPS: u32 = 20;
+
+/// A TCP socket with the same element of `CONNECTED` as the one with the cookie.
+fn with_same_element(cookie: u64) -> Result<OwnedFd> {
+    for _ in 0..MAX_WRAPS * CONNECTED_MAX {
+        let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None)?;
+        if connected_index(socket_cookie(&socket)?) == connected_index(cookie) {
+            return Ok(socket);
+        }
+    }
+    bail!("no socket has the element of {cookie}")
+}
+
+#[test]
+fn a_socket_knows_what_it_addressed_when_a_newer_one_has_its_element() -> Result<()> {
+    let mut world = world("dis")?;
+    serve(&world.b, SocketAddr::from((B, 8080)), b'b')?;
+    let frontends = [80, 81, 82].map(|port| SocketAddr::from((VIP, port)));
+    for (set, frontend) in (1..).zip(frontends) {
+        let writes = service((VIP, frontend.port()), Proto::TCP, Scope::INTERNAL, set, &[(B, 8080)]);
+        world.node.apply(&writes)?;
+    }
+    world.node.cgroup.make_threaded()?;
+    world.a.run(|| {
+        world.node.cgroup.enter()?;
+        let mut open = vec![TcpStream::connect_timeout(&frontends[0], ANSWER_TIMEOUT)?];
+        let cookie = socket_cookie(&open[0])?;
+        for frontend in &frontends[1..] {
+            let socket = with_same_element(cookie)?;
+            rustix::net::connect(&socket, frontend)?;
+            open.push(TcpStream::from(socket));
+        }
+        // The newest is closed first, then the oldest.
+        for (gone, left) in [(None, &[0, 1, 2][..]), (Some(2), &[0, 1]), (Some(0), &[1])] {
+            if let Some(gone) = gone {
+                open[gone].shutdown(Shutdown::Both)?;
+                open[gone] = TcpStream::connect_timeout(&SocketAddr::from((B, 8080)), ANSWER_TIMEOUT)?;
+                ensure!(open[gone].peer_addr()? == SocketAddr::from((B, 8080)));
+            }
+            for socket in left {
+                let peer = open[*socket].peer_addr()?;
+                ensure!(peer == frontends[*socket], "without {gone:?}, {socket}: {peer}");
+            }
+        }
         Ok(())
     })?
 }

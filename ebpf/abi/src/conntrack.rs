@@ -43,8 +43,9 @@ pub struct Flow {
     /// When `last_seen` was written, in units of 64 jiffies. A packet in another unit renews both.
     pub tick: u32,
     /// Of a connection between two pods of this node: the acknowledgement number that covers the later FIN so far; 0:
-    /// none.
-    pub fin_ack: u32,
+    /// none. Of a flow in transit: [`crate::logic::checksum::Differences`] of its rewriting, valid with `hop`; 0: not
+    /// known.
+    pub extra: u32,
     /// The generation under which the flow was allowed, as [`Flow::stamp`] puts it.
     pub generation: u32,
     /// Identity of the service port, 0: none; see [`crate::ServiceValue::service`].

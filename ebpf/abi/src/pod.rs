@@ -24,7 +24,8 @@ pub struct Pod {
     pub mac: [u8; 6],
     /// MAC of the host side.
     pub host_mac: [u8; 6],
-    /// The tables in which the pod has a verdict map, see [`crate::isolated_bit`]: without its map it is closed.
+    /// The tables in which the pod has a verdict map, see [`crate::isolated_bit`]: without its map it is closed. Also the
+    /// directions in which no policy is about it, see [`crate::open_bit`].
     pub isolated: u32,
     /// Limit of what is sent to the pod, in bits a second; 0: none.
     pub ingress_rate: u64,

@@ -29,6 +29,21 @@ pub const fn isolated_bit(generation: u32) -> u32 {
     1 << table_of(generation)
 }
 
+/// The bit of [`crate::Pod::isolated`] that says that no policy is about the direction under the table of `generation`: the flow
+/// is allowed, and by no rule. Without the bit the verdict map says so.
+#[inline(always)]
+pub const fn open_bit(generation: u32, direction: Direction) -> u32 {
+    4 << (table_of(generation) + 2 * direction.0 as u32)
+}
+
+/// The bits of [`crate::Pod::isolated`] that are about the table of `generation`.
+#[inline(always)]
+pub const fn isolation_bits(generation: u32) -> u32 {
+    isolated_bit(generation)
+        | open_bit(generation, Direction::INGRESS)
+        | open_bit(generation, Direction::EGRESS)
+}
+
 /// Key in `VERDICTS`, a hash of maps, of a pod's verdict map. A pod without a map there is under no policy, or closed if
 /// [`crate::Pod::isolated`] says that it has one.
 #[inline(always)]
@@ -47,11 +62,13 @@ pub struct VerdictKey {
     /// As seen from the pod.
     pub direction: Direction,
     /// Always 0.
-    pub reserved: [u8; 3],
+    pub reserved: u8,
+    /// Always 0. One by one: three bytes together are a call of memset in the programs.
+    pub reserved2: u16,
     /// Big-endian bytes, as an LPM trie compares from the first bit.
     pub class: [u8; 4],
     /// Always 0.
-    pub reserved2: u8,
+    pub reserved3: u8,
     /// The flow's protocol.
     pub proto: Proto,
     /// The port that the flow's opener addressed.
@@ -71,7 +88,15 @@ impl VerdictKey {
     /// The key of one port; an entry's prefix length says how much of it counts.
     #[inline(always)]
     pub const fn new(direction: Direction, class: u32, proto: Proto, port: Be16) -> Self {
-        VerdictKey { direction, reserved: [0; 3], class: class.to_be_bytes(), reserved2: 0, proto, port }
+        VerdictKey {
+            direction,
+            reserved: 0,
+            reserved2: 0,
+            class: class.to_be_bytes(),
+            reserved3: 0,
+            proto,
+            port,
+        }
     }
 }
 

@@ -5,8 +5,8 @@
 #![no_std]
 #![no_main]
 
-use aya_ebpf::bindings::{TC_ACT_OK, xdp_action};
-use aya_ebpf::btf_maps::ProgramArray;
+use aya_ebpf::bindings::{TC_ACT_OK, TC_ACT_SHOT, xdp_action};
+use aya_ebpf::btf_maps::{Array, ProgramArray};
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_redirect, bpf_redirect_peer, bpf_skb_vlan_push};
 use aya_ebpf::macros::{btf_map, classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
@@ -59,6 +59,28 @@ pub fn tag_tc(ctx: TcContext) -> i32 {
     // SAFETY: the helper checks everything.
     unsafe { bpf_skb_vlan_push(ctx.skb.skb, ETHERTYPE_VLAN.to_be(), VLAN) };
     TC_ACT_OK as i32
+}
+
+/// The program that [`fresh_tc`] calls.
+#[btf_map]
+static MEASURED_TC: ProgramArray<1> = ProgramArray::new();
+
+/// The source port of the last run.
+#[btf_map]
+static PORT: Array<u32, 1> = Array::new();
+
+/// Gives the TCP or UDP packet over IPv4 another source port in each run, so that it opens a flow. The checksum is not corrected:
+/// no program looks at it.
+#[classifier]
+pub fn fresh_tc(ctx: TcContext) -> i32 {
+    let Some(port) = PORT.get_ptr_mut(0) else { return TC_ACT_SHOT as i32 };
+    // SAFETY: the element is a number, and one test run at a time uses it; a tail call has no precondition.
+    unsafe {
+        *port += 1;
+        let _ = ctx.store(SOURCE_PORT, &(*port as u16).to_be(), 0);
+        MEASURED_TC.tail_call(&ctx, 0);
+    }
+    TC_ACT_SHOT as i32
 }
 
 #[xdp(frags)]

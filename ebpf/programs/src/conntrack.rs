@@ -1,5 +1,7 @@
 //! Flow entries: find, make, put, touch. One symmetric entry serves both directions.
 
+use core::hint::cold_path;
+
 use aya_ebpf::bindings::BPF_ANY;
 use skep_abi::{DropReason, Flow, FlowKey, Proto, SocketAddr, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN};
 
@@ -19,9 +21,11 @@ pub(crate) fn find(packet: &Packet) -> Option<&'static mut Flow> {
 #[inline(always)]
 pub(crate) fn advance(packet: &Packet, flow: &'static mut Flow) -> Option<&'static mut Flow> {
     if is_foreign_request(packet, flow) {
+        cold_path();
         return None;
     }
     if reopens(packet, flow) {
+        cold_path();
         let _ = CONNTRACK.remove(&packet.key);
         return None;
     }
@@ -52,8 +56,14 @@ pub(crate) fn confirm(packet: &Packet, flow: &Flow) -> Result<(), DropReason> {
 /// (RFC 5961, 3.2): then it does not count.
 #[inline(always)]
 pub(crate) fn touch(packet: &Packet, flow: &mut Flow) {
-    let tick = tick();
+    touch_in(packet, flow, tick());
+}
+
+/// As [`touch`], in a [`tick`] that is known.
+#[inline(always)]
+pub(crate) fn touch_in(packet: &Packet, flow: &mut Flow, tick: u32) {
     if flow.tick != tick {
+        cold_path();
         (flow.tick, flow.last_seen) = (tick, now_ns());
     }
     // Written only when it changes: another CPU may work on the other direction.
@@ -67,6 +77,7 @@ pub(crate) fn touch(packet: &Packet, flow: &mut Flow) {
     if (flow.tcp_flags_low | flow.tcp_flags_high) & TCP_RST != 0
         && packet.tcp_flags & (TCP_ACK | TCP_RST | TCP_SYN) == TCP_ACK
     {
+        cold_path();
         flow.tcp_flags_low &= !TCP_RST;
         flow.tcp_flags_high &= !TCP_RST;
     }

@@ -6,6 +6,8 @@
 //! The delay link has a rate and a queue limit and drops what exceeds them. So a flood of early fragments costs no more
 //! than that; it only takes from other early fragments a chance that they did not have without the link.
 
+use core::hint::cold_path;
+
 use aya_ebpf::bindings::BPF_F_INGRESS;
 use aya_ebpf::helpers::generated::bpf_redirect;
 use aya_ebpf::programs::TcContext;
@@ -27,7 +29,10 @@ const MAX_WAIT_UNITS: u32 = 12;
 #[inline(always)]
 pub(crate) fn early_fragment(ctx: &TcContext, result: Result<i32, DropReason>) -> Result<i32, DropReason> {
     match result {
-        Err(DropReason::Fragment) => hold(ctx).ok_or(DropReason::Fragment),
+        Err(DropReason::Fragment) => {
+            cold_path();
+            hold(ctx).ok_or(DropReason::Fragment)
+        }
         result => result,
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! In: a packet and the interface, pod or node that it is for. Out: the kernel's action.
 
+use core::hint::cold_path;
+
 use aya_ebpf::bindings::{
     BPF_F_INGRESS, TC_ACT_OK, TC_ACT_SHOT, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1 as NextHop,
 };
@@ -99,6 +101,7 @@ pub(crate) fn verdict(ctx: &TcContext, hook: Hook, result: Result<i32, DropReaso
             action
         }
         Err(reason) => {
+            cold_path();
             report::dropped(ctx, hook, reason);
             report::note_drop(ctx, hook, reason);
             TC_ACT_SHOT as i32

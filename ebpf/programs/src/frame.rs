@@ -4,7 +4,7 @@
 //! [`crate::parse`] and the TC hooks take all other frames, so nothing here drops.
 
 use aya_ebpf::programs::{TcContext, XdpContext};
-use skep_abi::logic::checksum::{addr_difference, updated};
+use skep_abi::logic::checksum::{Differences, updated};
 use skep_abi::logic::signal;
 use skep_abi::{Addr, Be16, Flow, Proto, SocketAddr};
 
@@ -90,6 +90,16 @@ impl Frame {
     fn store<T>(&self, offset: usize, value: T) {
         // SAFETY: as in `load`; there is no reference into the frame.
         unsafe { *((self.start + offset) as *mut T) = value }
+    }
+
+    /// Stores the address in two words of eight bytes.
+    #[inline(always)]
+    fn store_pairs(&self, offset: usize, addr: &Addr) {
+        let words: *const u64 = (&raw const *addr).cast();
+        // SAFETY: an address is two such words; as to alignment, see `load`. One after the other, or it were a call of memmove.
+        let (first, second) = unsafe { (*words, *words.add(1)) };
+        self.store(offset, first);
+        self.store(offset + 8, second);
     }
 
     /// IPv4 or IPv6; `None`: neither.
@@ -182,7 +192,7 @@ impl Frame {
         {
             return None;
         }
-        packet.locate();
+        packet.locate_in::<IS_V4>();
         Some(packet)
     }
 
@@ -205,18 +215,15 @@ impl Frame {
     #[inline(always)]
     pub(crate) fn rewrite<const IS_V4: bool>(&self, packet: &Packet, flow: &Flow) -> Option<()> {
         let (header, at) = (header(IS_V4), transport_at(IS_V4));
-        let addresses = addr_difference(&packet.source.addr, &flow.source.addr)
-            + addr_difference(&packet.destination.addr, &flow.destination.addr);
-        let ports = word(!packet.source.port.0, !packet.destination.port.0)
-            + word(flow.source.port.0, flow.destination.port.0);
+        let Differences { addresses, ends } = Differences::of_word(flow.extra);
         if packet.proto == Proto::TCP {
             self.reaches(at + TCP_SIZE)?;
-            self.store(at + 16, updated(self.load(at + 16), addresses + ports));
+            self.store(at + 16, updated(self.load(at + 16), ends as u64));
         } else {
             let check: u16 = self.load(at + 6);
             // 0 means no checksum: it stays, and no computed checksum becomes 0.
             if check != 0 {
-                let new = updated(check, addresses + ports);
+                let new = updated(check, ends as u64);
                 self.store(at + 6, if new == 0 { u16::MAX } else { new });
             }
         }
@@ -226,21 +233,19 @@ impl Frame {
         self.store(ETHERNET + header.ttl, ttl - 1);
         if IS_V4 {
             // The TTL is the first byte of its 16-bit word.
-            let check = updated(self.load(V4_CHECK), addresses + !0x0100_u16.to_be() as u64);
+            let check = updated(self.load(V4_CHECK), addresses as u64 + !0x0100_u16.to_be() as u64);
             self.store(V4_CHECK, check);
             self.store(ETHERNET + header.source, flow.source.addr.v4_word());
             self.store(ETHERNET + header.destination, flow.destination.addr.v4_word());
         } else {
-            self.store(ETHERNET + header.source, flow.source.addr.0);
-            self.store(ETHERNET + header.destination, flow.destination.addr.0);
+            self.store_pairs(ETHERNET + header.source, &flow.source.addr);
+            self.store_pairs(ETHERNET + header.destination, &flow.destination.addr);
         }
-        self.store(0, flow.hop);
+        let hop: *const u64 = flow.hop.as_ptr().cast();
+        // SAFETY: the MACs are twelve bytes; otherwise as in `store_pairs`.
+        let (first, second) = unsafe { (*hop, *hop.add(1).cast::<u32>()) };
+        self.store(0, first);
+        self.store(8, second);
         Some(())
     }
-}
-
-/// The sum of two 16-bit words.
-#[inline(always)]
-fn word(first: u16, second: u16) -> u64 {
-    first as u64 + second as u64
 }

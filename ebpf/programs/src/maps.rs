@@ -1,15 +1,15 @@
 //! Every map, by the name under which it is pinned, and the maps of one element that stand in for variables. Keys, values
 //! and sizes are `skep_abi`'s.
 
-use aya_ebpf::btf_maps::{Array, HashMap, HashOfMaps, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SkStorage};
+use aya_ebpf::btf_maps::{Array, HashMap, HashOfMaps, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::macros::btf_map;
 use skep_abi::{
     AFFINITY_MAX, Addr, Affinity, AffinityKey, BACKENDS_MAX, BUCKETS_MAX, Backend, BackendKey, Bucket,
-    CLASSES_MAX, CLUSTER_MAX, CONNTRACK_MAX, ClassKey, Connected, DROPS_LEN, EXEMPTIONS_MAX, EventAccount,
-    EventKind, FLOWS_BYTES, FRAGMENTS_MAX, Flow, FlowEvent, FlowKey, FragmentKey, FragmentPorts, HELD_MAX,
-    MAGLEV_MAX, MaglevKey, MaglevPage, NODES_MAX, NodeConfig, PODS_MAX, Pod, RANGES_MAX, RangeKey,
-    SERVICES_MAX, SLOTS_MAX, SOCKETS_MAX, ServiceKey, ServiceValue, SocketAddr, SocketKey, VERDICTS_MAX,
-    Verdict, VerdictKey,
+    CLASSES_MAX, CLUSTER_MAX, CONNECTED_MAX, CONNTRACK_MAX, ClassKey, Connected, DISPLACED_MAX, DROPS_LEN,
+    EXEMPTIONS_MAX, EventAccount, EventKind, FLOWS_BYTES, FRAGMENTS_MAX, Flow, FlowEvent, FlowKey,
+    FragmentKey, FragmentPorts, HELD_MAX, MAGLEV_MAX, MaglevKey, MaglevPage, NODES_MAX, NodeConfig, PODS_MAX,
+    Pod, RANGES_MAX, RangeKey, SERVICES_MAX, SLOTS_MAX, SOCKETS_MAX, ServiceKey, ServiceValue, SocketAddr,
+    SocketKey, VERDICTS_MAX, Verdict, VerdictKey,
 };
 
 use crate::buffers::{Quote, Reply, Search};
@@ -77,7 +77,11 @@ pub(crate) static FRAGMENTS: LruHashMap<FragmentKey, FragmentPorts, { FRAGMENTS_
     LruHashMap::new();
 
 #[btf_map]
-pub(crate) static CONNECTED: SkStorage<Connected> = SkStorage::new();
+pub(crate) static CONNECTED: Array<Connected, { CONNECTED_MAX as usize }> = Array::new();
+
+#[btf_map]
+pub(crate) static DISPLACED: HashMap<u64, Connected, { DISPLACED_MAX as usize }, NO_PREALLOC> =
+    HashMap::new();
 
 #[btf_map]
 pub(crate) static SOCKETS: LruHashMap<SocketKey, SocketAddr, { SOCKETS_MAX as usize }> = LruHashMap::new();

@@ -5,6 +5,7 @@
 
 use aya_ebpf::bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM};
 use aya_ebpf::programs::TcContext;
+use skep_abi::logic::lifetime::copy;
 use skep_abi::{Be16, DropReason, Flow, Proto, SocketAddr};
 
 use crate::packet::{L3, Packet};
@@ -30,7 +31,7 @@ pub(crate) fn apply(ctx: &TcContext, packet: &mut Packet, flow: &Flow) -> Result
 pub(crate) fn set_source(ctx: &TcContext, packet: &mut Packet, to: &SocketAddr) -> Result<(), DropReason> {
     let offset = if packet.is_v4() { 12 } else { 8 };
     set(ctx, packet, offset, 0, &packet.source, to).map_err(|()| DropReason::Rewrite)?;
-    packet.source = *to;
+    copy(&mut packet.source, &to.addr, to.port);
     if is_echo(packet) {
         packet.destination.port = to.port;
     }
@@ -45,7 +46,7 @@ pub(crate) fn set_destination(
 ) -> Result<(), DropReason> {
     let offset = if packet.is_v4() { 16 } else { 24 };
     set(ctx, packet, offset, 2, &packet.destination, to).map_err(|()| DropReason::Rewrite)?;
-    packet.destination = *to;
+    copy(&mut packet.destination, &to.addr, to.port);
     if is_echo(packet) {
         packet.source.port = to.port;
     }
@@ -178,8 +179,8 @@ fn set_both(ctx: &TcContext, packet: &mut Packet, flow: &Flow) -> DropReason {
 #[inline(always)]
 pub(crate) fn open(packet: &Packet, nat: &FullNat, tries: u32) -> Result<&'static mut Flow, DropReason> {
     let answers = entry(nat)?;
-    answers.source = packet.destination;
-    answers.destination = packet.source;
+    copy(&mut answers.source, &packet.destination.addr, packet.destination.port);
+    copy(&mut answers.destination, &packet.source.addr, packet.source.port);
     let own = packet.source.port;
     let source = ports::claim(own, &nat.source, &nat.backend, packet.proto, answers, tries)
         .ok_or(DropReason::NoPort)?;
@@ -188,8 +189,8 @@ pub(crate) fn open(packet: &Packet, nat: &FullNat, tries: u32) -> Result<&'stati
     if packet.from_high() {
         flow.flags |= Flow::REWRITE_HIGH | Flow::FROM_HIGH;
     }
-    flow.source = *source;
-    flow.destination = nat.backend;
+    copy(&mut flow.source, &source.addr, source.port);
+    copy(&mut flow.destination, &nat.backend.addr, nat.backend.port);
     conntrack::replace(packet, flow);
     Ok(flow)
 }

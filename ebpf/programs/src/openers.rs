@@ -7,9 +7,10 @@
 
 use skep_abi::logic::flow_key::is_same;
 use skep_abi::logic::openers::{holder, is_settled};
-use skep_abi::{Flow, FlowKey};
+use skep_abi::{Flow, FlowKey, Omission};
 
 use crate::maps::{self, CONNTRACK, CURSOR, EVICTIONS, HELD, OPENERS};
+use crate::omission::omits;
 use crate::packet::Packet;
 
 /// Keys in a ring, and the shares of a pod and of the outside. The agent sets them before it loads the programs.
@@ -29,6 +30,9 @@ fn value(global: &u32) -> u32 {
 /// Notes that an entry was put under the key.
 #[inline(never)]
 pub(crate) fn note(key: &FlowKey) {
+    if omits(Omission::OPENERS) {
+        return;
+    }
     // SAFETY: per-CPU elements, and programs do not nest on one CPU; any bytes are a key.
     let Some(cursor) = CURSOR.get_ptr_mut(0).map(|cursor| unsafe { &mut *cursor }) else { return };
     let at = *cursor;
@@ -49,6 +53,9 @@ pub(crate) fn note(key: &FlowKey) {
 /// Keeps the flow if it is settled and its holder has not too many. `flow` has the packet's key.
 #[inline(never)]
 pub(crate) fn settle(packet: &Packet, flow: &mut Flow) {
+    if omits(Omission::OPENERS) {
+        return;
+    }
     let mut partner = None;
     if flow.flags & (Flow::SOURCE | Flow::DESTINATION) != 0 {
         let Some(search) = maps::search() else { return };

@@ -120,6 +120,16 @@ impl Packet {
         if end > ctx.len() { None } else { end.checked_sub(self.l4 as u32) }
     }
 
+    /// As [`Packet::locate`], where the family is known at compile time.
+    #[inline(always)]
+    pub(crate) fn locate_in<const IS_V4: bool>(&mut self) {
+        if IS_V4 {
+            self.high = self.key.locate_v4(&self.source, &self.destination, self.proto) as u8;
+        } else {
+            self.locate();
+        }
+    }
+
     /// Makes the key that of the present ends.
     #[inline(always)]
     pub(crate) fn locate(&mut self) {

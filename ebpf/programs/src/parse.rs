@@ -6,6 +6,8 @@
 //! The packet is in a per-CPU map, not on the stack. The verifier tracks no values there, so the many paths through the
 //! headers join after the parser, and what follows is verified once.
 
+use core::hint::cold_path;
+
 use aya_ebpf::programs::TcContext;
 use skep_abi::logic::signal;
 use skep_abi::{Addr, Be16, DropReason, NodeConfig, Proto, SocketAddr};
@@ -33,18 +35,21 @@ pub(crate) fn parse(ctx: &TcContext, config: &NodeConfig) -> Result<Option<&'sta
     let frame = Frame::of(ctx);
     match frame.is_v4() {
         // One call for each family: the key then costs only what that family needs.
-        Some(true) if frame.read::<true>(packet) => packet.locate(),
+        Some(true) if frame.read::<true>(packet) => packet.locate_in::<true>(),
         Some(false) if frame.read::<false>(packet) => packet.locate(),
-        _ => match read_any(ctx, packet) {
-            DropReason::None if packet.l4 == 0 => return Ok(None),
-            DropReason::None => {
-                if packet.is_error() {
-                    icmp::relate(ctx, packet);
+        _ => {
+            cold_path();
+            match read_any(ctx, packet) {
+                DropReason::None if packet.l4 == 0 => return Ok(None),
+                DropReason::None => {
+                    if packet.is_error() {
+                        icmp::relate(ctx, packet);
+                    }
+                    packet.locate();
                 }
-                packet.locate();
+                reason => return Err(reason),
             }
-            reason => return Err(reason),
-        },
+        }
     }
     Ok(Some(packet))
 }

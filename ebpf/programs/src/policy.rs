@@ -2,17 +2,20 @@
 //!
 //! In: a flow's ends. Out: a [`Decision`], and an entry that is valid under the generation in force.
 
+use core::hint::cold_path;
+
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::programs::TcContext;
 use skep_abi::{
-    Addr, Be16, CLASS_ANY, CLASS_OTHER, Direction, DropReason, Flow, Pod, SocketAddr, VerdictKey,
-    isolated_bit, table_of, verdicts_index,
+    Addr, Be16, CLASS_ANY, CLASS_OTHER, Direction, DropReason, Flow, Omission, Pod, SocketAddr, VerdictKey,
+    isolated_bit, open_bit, table_of, verdicts_index,
 };
 
 use crate::bandwidth;
 use crate::cluster::{self, is_node, pod};
 use crate::conntrack;
 use crate::maps::{self, CLASSES_EVEN, CLASSES_ODD, VERDICTS};
+use crate::omission::omits;
 use crate::packet::Packet;
 
 /// The decision about a flow.
@@ -39,6 +42,9 @@ pub(crate) fn decide(packet: &Packet, opener: &SocketAddr, target: &SocketAddr) 
         target_ifindex: to.map_or(0, |pod| pod.ifindex),
         flags: bandwidth::flag(from, to),
     };
+    if omits(Omission::POLICY) {
+        return decision;
+    }
     // NetworkPolicy never denies traffic between a pod and its own node,
     // Looked up here: a function of BPF has five arguments, and the decision is one.
     let is_own = |addr| maps::config().is_some_and(|config| is_node(config, addr));
@@ -83,6 +89,7 @@ pub(crate) fn revalidate(ctx: &TcContext, flow: &mut Flow, packet: &mut Packet) 
     if flow.generation == packet.generation {
         return Ok(());
     }
+    cold_path();
     if flow.generation == !packet.generation {
         return bandwidth::charge(ctx, packet, flow.flags);
     }
@@ -140,6 +147,9 @@ fn set_decision(packet: &Packet, flow: &mut Flow, decision: &Decision, from_high
 /// Whether the pod's policies allow the flow, and the rule that decided.
 #[inline(always)]
 fn verdict(packet: &Packet, pod: &Pod, direction: Direction, peer: &Addr, port: Be16) -> (bool, u32) {
+    if pod.isolated & open_bit(packet.generation, direction) != 0 {
+        return (true, 0);
+    }
     // SAFETY: the inner map stays valid until the program ends.
     let Some(verdicts) = (unsafe { VERDICTS.get(&verdicts_index(pod.slot, packet.generation)) }) else {
         return (pod.isolated & isolated_bit(packet.generation) == 0, 0);

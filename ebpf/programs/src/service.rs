@@ -2,6 +2,8 @@
 //!
 //! In: what a client addressed. Out: the frontend, whether the client may use it, and the client's backend.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::bindings::BPF_ANY;
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
@@ -117,6 +119,18 @@ fn get(key: &ServiceKey) -> Option<&'static ServiceValue> {
 
 /// A value as words of memory.
 const WORDS: usize = size_of::<ServiceValue>() / 4;
+
+/// Zeros, to be copied over. For a whole structure they would be a call of memset, byte by byte.
+#[inline(always)]
+pub(crate) fn clear(value: &mut MaybeUninit<ServiceValue>) -> &mut ServiceValue {
+    let words = value.as_mut_ptr().cast::<u32>();
+    for i in 0..WORDS {
+        // SAFETY: a value is that many words; volatile keeps them apart.
+        unsafe { core::ptr::write_volatile(words.add(i), 0) };
+    }
+    // SAFETY: every word is written.
+    unsafe { value.assume_init_mut() }
+}
 
 /// Word by word: for a whole structure the compiler may emit a call.
 #[inline(always)]

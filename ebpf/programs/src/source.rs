@@ -3,6 +3,8 @@
 //! In: a packet, the interface that it came from, its flow if that is known. Out: a reason to drop it. Nothing but
 //! [`crate::fragments`] changes here, so a packet that is dropped leaves no trace.
 
+use core::hint::cold_path;
+
 use aya_ebpf::programs::TcContext;
 use skep_abi::{Addr, DropReason, Flow, NodeConfig, Proto};
 
@@ -27,6 +29,7 @@ pub(crate) fn of_pod(ctx: &TcContext, packet: &Packet, flow: Option<&Flow>) -> R
     if known && packet.is_plain() {
         return Ok(());
     }
+    cold_path();
     result(examine_pod(ctx, packet, ifindex))
 }
 
@@ -76,6 +79,7 @@ pub(crate) fn of_network(
     if known && packet.is_plain() && !cluster::is_node(config, &packet.source.addr) {
         return Ok(());
     }
+    cold_path();
     result(examine_network(config, packet))
 }
 
@@ -110,6 +114,7 @@ pub(crate) fn of_forwarded(
         fragments::keep(packet);
         return Ok(());
     }
+    cold_path();
     result(examine_forwarded(config, packet, ifindex))
 }
 

@@ -6,16 +6,17 @@
 
 use aya_ebpf::programs::TcContext;
 use skep_abi::logic::tcp_close::{self, Close, Connection, Segment};
-use skep_abi::{Flow, Proto, TCP_ACK, TCP_FIN};
+use skep_abi::{Flow, Omission, Proto, TCP_ACK, TCP_FIN};
 
 use crate::maps::CONNTRACK;
+use crate::omission::omits;
 use crate::packet::Packet;
 use crate::{conntrack, openers};
 
 /// Whether the packet may end the connection, so that [`close`] is called.
 #[inline(always)]
 pub(crate) fn may_close(packet: &Packet, flow: &Flow) -> bool {
-    packet.tcp_flags & TCP_FIN != 0 || flow.fin_ack != 0
+    !omits(Omission::CLOSE) && (packet.tcp_flags & TCP_FIN != 0 || flow.extra != 0)
 }
 
 /// Updates the entry, or removes it when the connection is closed; see [`skep_abi::logic::tcp_close`].
@@ -32,10 +33,10 @@ pub(crate) fn close(ctx: &TcContext, packet: &Packet, flow: &mut Flow) {
     let segment = Segment { flags: packet.tcp_flags, sequence, acknowledged, payload };
     let (low, high) = (flow.tcp_flags_low, flow.tcp_flags_high);
     let (sender_flags, receiver_flags) = if packet.from_high() { (high, low) } else { (low, high) };
-    let connection = Connection { fin_ack: flow.fin_ack, sender_flags, receiver_flags };
+    let connection = Connection { fin_ack: flow.extra, sender_flags, receiver_flags };
     match tcp_close::close(connection, segment) {
         Close::Nothing => {}
-        Close::Expect(number) => flow.fin_ack = number,
+        Close::Expect(number) => flow.extra = number,
         Close::Done => {
             openers::release(flow);
             let _ = CONNTRACK.remove(&packet.key);

@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
-use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::links::{FdLink, LinkError, PinnedLink};
 use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle};
 use aya::programs::{CgroupAttachMode, LinkOrder, TcAttachType, tc};
 use aya::util::KernelVersion;
@@ -16,7 +16,7 @@ use aya::util::KernelVersion;
 use crate::config::Options;
 use crate::error::DatapathError;
 use crate::interface::interface_name;
-use crate::object::{SOCKET_HOOKS, classifier, socket_hook};
+use crate::object::{RELEASE_HOOK, SOCKET_HOOKS, classifier, release_hook, socket_hook};
 use crate::overlay::Overlay;
 use crate::pins;
 use crate::side_link::SideLink;
@@ -70,7 +70,7 @@ impl Attachments {
         for name in SOCKET_HOOKS {
             self.attach_socket_hook(ebpf, name, &cgroup)?;
         }
-        Ok(())
+        self.attach_release_hook(ebpf, &cgroup)
     }
 
     /// Updates the links that an earlier process pinned for pods to this process's programs.
@@ -159,7 +159,21 @@ impl Attachments {
         let program = socket_hook(ebpf, name)?;
         let id = program.attach(cgroup, CgroupAttachMode::Single).map_err(failed)?;
         let link = program.take_link(id).map_err(failed)?;
-        let link = FdLink::try_from(link).map_err(|source| DatapathError::Link { name, source })?;
+        self.replace_pin(name, FdLink::try_from(link))
+    }
+
+    /// As [`Attachments::attach_socket_hook`]; while both programs are attached, the second has nothing to remove.
+    fn attach_release_hook(&self, ebpf: &mut Ebpf, cgroup: &File) -> Result<(), DatapathError> {
+        let name = RELEASE_HOOK;
+        let failed = |source| DatapathError::Program { name, operation: "attach", source };
+        let program = release_hook(ebpf)?;
+        let id = program.attach(cgroup, CgroupAttachMode::Single).map_err(failed)?;
+        let link = program.take_link(id).map_err(failed)?;
+        self.replace_pin(name, FdLink::try_from(link))
+    }
+
+    fn replace_pin(&self, name: &'static str, link: Result<FdLink, LinkError>) -> Result<(), DatapathError> {
+        let link = link.map_err(|source| DatapathError::Link { name, source })?;
         let path = self.folder.join(name);
         pins::remove(&path)?;
         pins::pin_link(link, &path)

@@ -35,6 +35,15 @@ pub struct Options {
     pub program_log: ProgramLogLevel,
 }
 
+/// Programs other than those that an agent runs.
+#[derive(Clone, Debug, Default)]
+pub struct Trial {
+    /// The object that has them, of this ABI version; `None`: the agent's own.
+    pub object: Option<Vec<u8>>,
+    /// Bits of [`skep_abi::Omission`]: what the programs leave out.
+    pub omitted: u32,
+}
+
 /// Whose sockets have service translation at `connect`; those of others are translated by packet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SocketLb {

@@ -44,7 +44,7 @@ use std::path::{Path, PathBuf};
 
 pub use announce::Announcer;
 pub use apply::ApplyError;
-pub use config::{Options, ProgramLogLevel, SocketLb, UnknownXdpMode, XdpMode};
+pub use config::{Options, ProgramLogLevel, SocketLb, Trial, UnknownXdpMode, XdpMode};
 pub use conntrack::Collected;
 pub use counters::{Counters, DropCount, EventCount};
 pub use error::DatapathError;
@@ -80,6 +80,11 @@ pub struct Datapath {
 impl Datapath {
     /// Loads the programs and attaches them, or adopts the maps of an earlier process and replaces its programs.
     pub async fn open(options: Options) -> Result<Datapath, DatapathError> {
+        Datapath::open_trial(options, Trial::default()).await
+    }
+
+    /// As [`Datapath::open`] with other programs, for benchmarks.
+    pub async fn open_trial(options: Options, trial: Trial) -> Result<Datapath, DatapathError> {
         adopt::adopt(&options.bpffs)?;
         let pace = blocking(pace::set_up).await?;
         let near_index = |link: &Option<SideLink>| link.as_ref().map_or(0, |link| link.near);
@@ -92,8 +97,9 @@ impl Datapath {
             service_nets: service_nets(&options.service_cidrs),
             has_exemptions: !options.masquerade_exemptions.is_empty(),
             program_log: options.program_log,
+            omitted: trial.omitted,
         };
-        let mut ebpf = object::load(&options.bpffs, constants)?;
+        let mut ebpf = object::load(trial.object.as_deref(), &options.bpffs, constants)?;
         let mut maps = Maps::take(&mut ebpf, &options.bpffs)?;
         maps.set_exemptions(&options.masquerade_exemptions)?;
         let (enabled, addrs) = (options.overlay, options.node_addrs.clone());

@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use aya::programs::{CgroupSockAddr, Program, SchedClassifier, Xdp};
+use aya::programs::{CgroupSock, CgroupSockAddr, Program, SchedClassifier, Xdp};
 use aya::util::KernelVersion;
 use aya::{Ebpf, EbpfLoader};
 use ipnetwork::IpNetwork;
@@ -50,6 +50,8 @@ pub(crate) struct Constants {
     /// Whether `EXEMPTIONS` has entries.
     pub(crate) has_exemptions: bool,
     pub(crate) program_log: ProgramLogLevel,
+    /// See [`skep_abi::Omission`].
+    pub(crate) omitted: u32,
 }
 
 /// Of each family the words of the network's address, then of its mask, as the programs compare them.
@@ -74,14 +76,23 @@ pub(crate) fn service_nets(cidrs: &[IpNetwork]) -> ServiceNets {
     nets
 }
 
-/// Loads the object.
-pub(crate) fn load(bpffs: &Path, constants: Constants) -> Result<Ebpf, DatapathError> {
-    load_object(OBJECT, bpffs, constants)
+/// Loads the object; `None`: the embedded one.
+pub(crate) fn load(object: Option<&[u8]>, bpffs: &Path, constants: Constants) -> Result<Ebpf, DatapathError> {
+    load_object(object.unwrap_or(OBJECT), bpffs, constants)
 }
 
 fn load_object(object: &[u8], bpffs: &Path, constants: Constants) -> Result<Ebpf, DatapathError> {
-    let Constants { pace, first_port, flows, helpers, socket_lb, service_nets, has_exemptions, program_log } =
-        constants;
+    let Constants {
+        pace,
+        first_port,
+        flows,
+        helpers,
+        socket_lb,
+        service_nets,
+        has_exemptions,
+        program_log,
+        omitted,
+    } = constants;
     let has_exemptions = u32::from(has_exemptions);
     let host_only = u32::from(socket_lb == SocketLb::Host);
     let FlowTable { entries, openers, pod_share, outside_share } = flows;
@@ -97,6 +108,7 @@ fn load_object(object: &[u8], bpffs: &Path, constants: Constants) -> Result<Ebpf
     let log_level = program_log.code();
     loader.override_global(aya_log::LEVEL, &log_level, true);
     loader.override_global("PACE", &pace, true);
+    loader.override_global("OMITTED", &omitted, true);
     loader.override_global("HAS_LOOP", &has_loop, true);
     loader.override_global("SET_RETVAL", &has_set_retval, true);
     let service_nets = service_nets.concat();
@@ -113,10 +125,16 @@ fn load_object(object: &[u8], bpffs: &Path, constants: Constants) -> Result<Ebpf
         loader.map_pin_path(name, folder.join(name));
     }
     let mut ebpf = loader.load(object)?;
+    load_programs(&mut ebpf)?;
+    Ok(ebpf)
+}
+
+fn load_programs(ebpf: &mut Ebpf) -> Result<(), DatapathError> {
     for (name, program) in ebpf.programs_mut() {
         let loaded = match program {
             Program::SchedClassifier(program) => program.load(),
             Program::CgroupSockAddr(program) => program.load(),
+            Program::CgroupSock(program) => program.load(),
             // Before Linux 5.18 there is no XDP for multi-buffer frames, so none in the driver.
             Program::Xdp(program) => {
                 if let Err(error) = program.load() {
@@ -134,7 +152,7 @@ fn load_object(object: &[u8], bpffs: &Path, constants: Constants) -> Result<Ebpf
             source,
         })?;
     }
-    Ok(ebpf)
+    Ok(())
 }
 
 fn on_bpffs(folder: &Path) -> Result<(), DatapathError> {
@@ -160,11 +178,15 @@ pub(crate) const SOCKET_HOOKS: [&str; 8] = [
     "cgroup_getpeer6",
 ];
 
+/// The program of sockets that are closed.
+pub(crate) const RELEASE_HOOK: &str = "cgroup_release";
+
 /// The program's name for errors, which carry a static one.
 pub(crate) fn static_name(name: &str) -> &'static str {
     CLASSIFIERS
         .iter()
         .chain(&SOCKET_HOOKS)
+        .chain(&[RELEASE_HOOK])
         .chain(&XdpHook::ALL.map(XdpHook::program))
         .find(|known| **known == name)
         .copied()
@@ -187,6 +209,12 @@ pub(crate) fn socket_hook<'a>(
     program.try_into().map_err(|source| DatapathError::Program { name, operation: "find", source })
 }
 
+pub(crate) fn release_hook(ebpf: &mut Ebpf) -> Result<&mut CgroupSock, DatapathError> {
+    let name = RELEASE_HOOK;
+    let program = ebpf.program_mut(name).ok_or(DatapathError::Missing { what: "program", name })?;
+    program.try_into().map_err(|source| DatapathError::Program { name, operation: "find", source })
+}
+
 pub(crate) fn xdp_program(ebpf: &mut Ebpf, hook: XdpHook) -> Result<&mut Xdp, DatapathError> {
     let name = hook.program();
     let program = ebpf.program_mut(name).ok_or(DatapathError::Missing { what: "program", name })?;
@@ -198,6 +226,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use aya::programs::ProgramError;
+    use skep_abi::Omission;
 
     use super::*;
     use crate::test_bpffs::TestBpffs;
@@ -258,6 +287,7 @@ mod tests {
                 service_nets: service_nets(&[]),
                 has_exemptions: true,
                 program_log: ProgramLogLevel::Off,
+                omitted: Omission::NOTHING,
             };
             load_object(&object, bpffs.path(), constants)
         };

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
-use skep_abi::{Addr, BackendKey, FlowEvent, Pod, SLOTS_MAX, isolated_bit};
+use skep_abi::{Addr, BackendKey, FlowEvent, Pod, SLOTS_MAX, isolation_bits};
 
 use crate::attach::{Attachments, Owner};
 use crate::diff::Problem;
@@ -219,8 +219,8 @@ impl Planner {
         writes.extend(policy.writes);
         let with_policy = |(addr, pod): (&Addr, &Pod)| {
             let before = now.get(addr).filter(|before| before.slot == pod.slot);
-            let others = before.map_or(0, |before| before.isolated) & !isolated_bit(generation);
-            let own = if self.policy.isolates(pod.slot) { isolated_bit(generation) } else { 0 };
+            let others = before.map_or(0, |before| before.isolated) & !isolation_bits(generation);
+            let own = self.policy.isolation(pod.slot, generation);
             (*addr, Pod { isolated: others | own, ..*pod })
         };
         let changed = wanted.iter().map(with_policy).filter(|(addr, pod)| now.get(addr) != Some(pod));

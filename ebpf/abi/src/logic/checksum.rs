@@ -3,7 +3,7 @@
 //! Sums are of 16-bit words as memory holds them: one's complement addition does not depend on the byte order (RFC 1071,
 //! 2 B). A sum may also be of 32-bit words, which fold to the same.
 
-use crate::Addr;
+use crate::{Addr, SocketAddr};
 
 /// A one's complement sum in 16 bits.
 #[inline(always)]
@@ -37,6 +37,43 @@ pub fn addr_difference(old: &Addr, new: &Addr) -> u64 {
     sum
 }
 
+/// What the rewriting of both ends adds to the sums of a packet's headers, each folded. None of them is 0, since equal words add
+/// 0xffff.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Differences {
+    /// Of the addresses: to that of an IPv4 header.
+    pub addresses: u16,
+    /// Of addresses and ports: to that of the transport.
+    pub ends: u16,
+}
+
+impl Differences {
+    /// Of a packet whose ends, the first of each pair, become the second.
+    #[inline(always)]
+    pub fn of(source: [&SocketAddr; 2], destination: [&SocketAddr; 2]) -> Self {
+        let ([old_source, new_source], [old_destination, new_destination]) = (source, destination);
+        let addresses = addr_difference(&old_source.addr, &new_source.addr)
+            + addr_difference(&old_destination.addr, &new_destination.addr);
+        let ports = !old_source.port.0 as u64
+            + new_source.port.0 as u64
+            + !old_destination.port.0 as u64
+            + new_destination.port.0 as u64;
+        Differences { addresses: fold(addresses), ends: fold(addresses + ports) }
+    }
+
+    /// Both in one word, as [`crate::Flow::extra`] has them.
+    #[inline(always)]
+    pub const fn word(self) -> u32 {
+        (self.addresses as u32) << 16 | self.ends as u32
+    }
+
+    /// From that word.
+    #[inline(always)]
+    pub const fn of_word(word: u32) -> Self {
+        Differences { addresses: (word >> 16) as u16, ends: word as u16 }
+    }
+}
+
 /// The checksum after a change whose [`difference`]s add up to `difference`.
 #[inline(always)]
 pub const fn updated(check: u16, difference: u64) -> u16 {
@@ -52,6 +89,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::Be16;
 
     /// RFC 1071, 4.1, word by word.
     fn reference(words: &[u16]) -> u16 {
@@ -101,6 +139,23 @@ mod tests {
             let (old, new) = (Addr(old), Addr(new));
             let of = |addr: &Addr| !reference(&[&words(addr)[..], &rest].concat());
             prop_assert!(same(updated(of(&old), addr_difference(&old, &new)), of(&new)));
+        }
+
+        #[test]
+        fn differences_are_those_of_the_words(old: [[u32; 4]; 2], new: [[u32; 4]; 2], ports: [[u16; 2]; 2], check: u16) {
+            let end = |addr: [u32; 4], port| SocketAddr::new(Addr(addr), Be16(port));
+            let from = [end(old[0], ports[0][0]), end(old[1], ports[0][1])];
+            let to = [end(new[0], ports[1][0]), end(new[1], ports[1][1])];
+            let differences = Differences::of([&from[0], &to[0]], [&from[1], &to[1]]);
+            prop_assert!(differences.addresses != 0 && differences.ends != 0);
+            prop_assert_eq!(Differences::of_word(differences.word()), differences);
+            let addresses = addr_difference(&from[0].addr, &to[0].addr) + addr_difference(&from[1].addr, &to[1].addr);
+            let mut ends = addresses;
+            for i in 0..2 {
+                ends += u64::from(!from[i].port.0) + u64::from(to[i].port.0);
+            }
+            prop_assert!(same(updated(check, differences.addresses.into()), updated(check, addresses)));
+            prop_assert!(same(updated(check, differences.ends.into()), updated(check, ends)));
         }
 
         #[test]

@@ -2,19 +2,23 @@
 //!
 //! `connect` and `sendmsg`: the address of a frontend becomes that of a backend, so the packets need no translation.
 //! `recvmsg` and `getpeername`: the application gets the address that it used.
+//! `sock_release`: what is known of the socket ends with it.
+
+use core::mem::MaybeUninit;
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{BPF_ANY, bpf_sock_addr};
 use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval};
-use aya_ebpf::macros::cgroup_sock_addr;
-use aya_ebpf::programs::SockAddrContext;
+use aya_ebpf::macros::{cgroup_sock, cgroup_sock_addr};
+use aya_ebpf::programs::{SockAddrContext, SockContext};
 use skep_abi::{
-    Addr, AffinityKey, Backend, Be16, Connected, DropReason, Proto, Scope, ServiceKey, ServiceValue,
+    Addr, AffinityKey, Backend, Be16, DropReason, Omission, Proto, Scope, ServiceKey, ServiceValue,
     SocketAddr, SocketKey,
 };
 
-use crate::maps::{self, CONNECTED, SOCKETS};
-use crate::{report, service};
+use crate::maps::{self, SOCKETS};
+use crate::omission::omits;
+use crate::{connected, report, service};
 
 /// Results of the programs: the system call goes on, or fails.
 const ALLOW: i32 = 1;
@@ -60,6 +64,24 @@ pub(crate) fn cgroup_getpeer4(ctx: SockAddrContext) -> i32 {
 #[cgroup_sock_addr(getpeername6)]
 pub(crate) fn cgroup_getpeer6(ctx: SockAddrContext) -> i32 {
     restore(&Family::V6(&ctx))
+}
+
+/// A socket is closed. Those that no `connect` translated have no entry.
+#[cgroup_sock(sock_release)]
+pub(crate) fn cgroup_release(ctx: SockContext) -> i32 {
+    // SAFETY: the context is the kernel's; the field is readable at this hook.
+    let proto = Proto(unsafe { core::ptr::read_volatile(&raw const (*ctx.sock).protocol) } as u8);
+    if proto == Proto::TCP {
+        connected::forget(cookie(&ctx));
+    }
+    ALLOW
+}
+
+/// The kernel's number of the socket, which no other socket gets.
+#[inline(always)]
+fn cookie(ctx: &impl EbpfContext) -> u64 {
+    // SAFETY: the context is the kernel's.
+    unsafe { bpf_get_socket_cookie(ctx.as_ptr()) }
 }
 
 /// Which fields of the context hold the peer. The verifier accepts only accesses of one word.
@@ -127,20 +149,30 @@ impl Family<'_> {
 
     #[inline(always)]
     fn socket(&self, backend: &SocketAddr) -> SocketKey {
-        // SAFETY: the context is the kernel's.
-        let cookie = unsafe { bpf_get_socket_cookie(self.context().as_ptr()) };
-        SocketKey { cookie, backend: backend.addr, port: backend.port, proto: self.proto(), reserved: [0; 5] }
+        let cookie = cookie(self.context());
+        SocketKey {
+            cookie,
+            backend: backend.addr,
+            port: backend.port,
+            proto: self.proto(),
+            reserved: 0,
+            reserved2: 0,
+        }
     }
 }
 
 #[inline(always)]
 fn translate(socket: &Family, chance: impl Fn(&Family) -> u32) -> i32 {
-    let addressed = socket.peer();
-    let mut copy = ServiceValue::default();
-    if !find(socket, &addressed, &mut copy) || is_left_to_packets(socket) {
+    if omits(Omission::SOCKETS) {
         return ALLOW;
     }
-    let service = &copy;
+    let addressed = socket.peer();
+    let mut copy = MaybeUninit::uninit();
+    let copy = service::clear(&mut copy);
+    if !find(socket, &addressed, copy) || is_left_to_packets(socket) {
+        return ALLOW;
+    }
+    let service = &*copy;
     if service.affinity_seconds | service.ranges | service.flags & (ServiceValue::DROP | ServiceValue::NODE)
         != 0
     {
@@ -235,20 +267,17 @@ fn finish(socket: &Family, service: &ServiceValue, backend: Option<&Backend>, ad
     ALLOW
 }
 
-/// Stores what the application addressed. If the map is full, `getpeername` shows the backend; the connection works.
+/// Stores what the application addressed. If the maps are full, `getpeername` shows the backend; the connection works.
 #[inline(always)]
 fn store_frontend(socket: &Family, backend: &SocketAddr, frontend: &SocketAddr) {
+    if omits(Omission::FRONTEND) {
+        return;
+    }
     if socket.proto() != Proto::TCP {
         let _ = SOCKETS.insert(socket.socket(backend), *frontend, BPF_ANY as u64);
         return;
     }
-    let mut connected = Connected { backend: *backend, frontend: *frontend };
-    // SAFETY: the context is the kernel's, and so is its socket.
-    let kept = unsafe { CONNECTED.get_or_insert_ptr_mut(socket.context(), Some(&mut connected)) };
-    if !kept.is_null() {
-        // SAFETY: the kernel keeps the value valid until the program ends; only this socket's owner uses it.
-        unsafe { *kept = connected };
-    }
+    connected::store(cookie(socket.context()), backend, frontend);
 }
 
 /// What the application addressed when the socket got `peer`.
@@ -258,9 +287,7 @@ fn frontend<'a>(socket: &Family, peer: &SocketAddr) -> Option<&'a SocketAddr> {
         // SAFETY: the value is read at once; the entry belongs to this socket.
         return unsafe { SOCKETS.get(socket.socket(peer)) };
     }
-    // SAFETY: as in `store_frontend`.
-    let connected = unsafe { CONNECTED.get_ptr_mut(socket.context()).as_ref() }?;
-    (connected.backend == *peer).then_some(&connected.frontend)
+    connected::find(cookie(socket.context()), peer)
 }
 
 /// 1: the kernel has `bpf_set_retval`. It is set before the programs are loaded: Linux before 5.18 rejects a program that
@@ -288,13 +315,14 @@ fn random_chance(_: &Family) -> u32 {
 /// Datagrams of one socket go to one backend while the set is the same, as under a connection-tracking proxy.
 #[inline(always)]
 fn socket_chance(socket: &Family) -> u32 {
-    // SAFETY: the context is the kernel's.
-    let cookie = unsafe { bpf_get_socket_cookie(socket.context().as_ptr()) };
-    (cookie.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32
+    (cookie(socket.context()).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32
 }
 
 #[inline(always)]
 fn restore(socket: &Family) -> i32 {
+    if omits(Omission::SOCKETS) {
+        return ALLOW;
+    }
     if let Some(frontend) = frontend(socket, &socket.peer()) {
         socket.set_peer(frontend);
     }

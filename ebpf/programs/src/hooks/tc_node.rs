@@ -4,6 +4,8 @@
 //! `tc_node_egress`: masquerade of pods' flows to the outside, and answers of the node's own processes.
 //! `tc_host_egress`: the same as egress, on loopback.
 
+use core::hint::cold_path;
+
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use skep_abi::{Be16, DropReason, Flow, Hook, NodeConfig, Proto, ServiceValue, SocketAddr};
@@ -68,7 +70,10 @@ fn ingress(ctx: &TcContext) -> Result<i32, DropReason> {
     let known = known.and_then(|flow| conntrack::advance(packet, flow));
     let known = known.and_then(|flow| conntrack::unless_bypassed(packet, flow));
     let known = known.filter(|flow| !conntrack::begins(packet) || !translate::is_stale(packet, flow, true));
-    let Some(flow) = known else { return open(ctx, config, packet) };
+    let Some(flow) = known else {
+        cold_path();
+        return open(ctx, config, packet);
+    };
     let flags = flow.flags;
     if flags & (Flow::ALIAS | Flow::MASQUERADE | Flow::TRANSIT | Flow::DSR) == 0 {
         return receive(ctx, config, packet, flow);
@@ -258,11 +263,15 @@ fn egress(ctx: &TcContext, hook: Hook) -> Result<i32, DropReason> {
     if cluster::is_node(config, &packet.source.addr) {
         return host::send(ctx, hook, config, packet);
     }
-    let Some(flow) = conntrack::find(packet) else { return leave_without_entry(packet) };
+    let Some(flow) = conntrack::find(packet) else {
+        cold_path();
+        return leave_without_entry(packet);
+    };
     if conntrack::sender(flow, packet) == 0 || flow.flags & Flow::REMOTE != 0 {
         return Ok(PASS);
     }
     if flow.flags & Flow::MASQUERADE == 0 {
+        cold_path();
         if cluster::keeps_source(&packet.destination.addr) {
             return Ok(PASS);
         }

@@ -3,13 +3,16 @@
 //! `tc_pod_egress`: packets that the pod sends: source check, policy, services, delivery past the node's stack.
 //! `tc_pod_ingress`: packets from the node's stack to the pod: policy, and the translation of answers.
 
+use core::hint::cold_path;
+
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use skep_abi::{DropReason, Flow, Hook, NodeConfig, ServiceValue, SocketAddr};
+use skep_abi::{DropReason, Flow, Hook, NodeConfig, Omission, ServiceValue, SocketAddr};
 
 use crate::conntrack;
 use crate::deliver::{self, PASS};
 use crate::nat::FullNat;
+use crate::omission::omits;
 use crate::packet::Packet;
 use crate::parse::parse;
 use crate::{
@@ -33,11 +36,16 @@ pub(crate) fn tc_pod_ingress(ctx: TcContext) -> i32 {
 fn egress(ctx: &TcContext) -> Result<i32, DropReason> {
     let Some(config) = maps::config() else { return Ok(PASS) };
     if frame::vlan(ctx).is_some() {
+        cold_path();
         return Err(DropReason::Frame);
     }
     let Some(packet) = parse(ctx, config)? else {
         return if frame::is_arp(ctx) { Ok(PASS) } else { Err(DropReason::Frame) };
     };
+    if omits(Omission::ENTRIES) {
+        let receiver = cluster::pod(&packet.destination.addr).map_or(0, |pod| pod.ifindex);
+        return Ok(deliver::to_pod(receiver));
+    }
     let mut found = conntrack::entry(packet);
     source::of_pod(ctx, packet, found.as_deref())?;
     found = found.and_then(|flow| conntrack::advance(packet, flow));
@@ -59,7 +67,10 @@ fn egress(ctx: &TcContext) -> Result<i32, DropReason> {
     }
     match found {
         Some(flow) => forward(ctx, config, packet, flow),
-        None => open(ctx, config, packet),
+        None => {
+            cold_path();
+            open(ctx, config, packet)
+        }
     }
 }
 
@@ -122,7 +133,7 @@ fn open(ctx: &TcContext, config: &NodeConfig, packet: &mut Packet) -> Result<i32
     }
     icmp::unrelated(packet)?;
     let addressed = packet.destination;
-    let service = service::find_any(&addressed, packet.proto);
+    let service = if omits(Omission::SERVICES) { None } else { service::find_any(&addressed, packet.proto) };
     if let Some(service) = service {
         if service.flags & ServiceValue::NODE != 0 {
             return to_node(packet, service);
@@ -207,7 +218,10 @@ fn ingress(ctx: &TcContext) -> Result<i32, DropReason> {
     let found = conntrack::entry(packet);
     source::of_forwarded(ctx, config, packet, found.as_deref())?;
     let found = found.and_then(|flow| conntrack::advance(packet, flow));
-    let Some(flow) = found else { return admit(ctx, packet) };
+    let Some(flow) = found else {
+        cold_path();
+        return admit(ctx, packet);
+    };
     policy::revalidate(ctx, flow, packet)?;
     if conntrack::rewrites(flow, packet) && flow.flags & Flow::MASQUERADE == 0 {
         nat::apply(ctx, packet, flow)?;

@@ -8,6 +8,7 @@ use aya_ebpf::bindings::{BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup, xdp_action};
 use aya_ebpf::helpers::generated::bpf_fib_lookup as find_route;
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
+use skep_abi::logic::checksum::Differences;
 use skep_abi::{Addr, Flow, Scope, SocketAddr};
 
 use crate::frame::Frame;
@@ -58,7 +59,6 @@ fn forward<const V4: bool>(ctx: &XdpContext) -> Option<()> {
         return None;
     }
     let packet = frame.packet::<V4>()?;
-    let now = clock::now_ns();
     let flow = match conntrack::entry(packet) {
         Some(flow) if !conntrack::reopens(packet, flow) => {
             // TC looks whether the frontend still has the backend that a connection which begins again went to.
@@ -72,8 +72,12 @@ fn forward<const V4: bool>(ctx: &XdpContext) -> Option<()> {
         }
         _ => open(packet)?,
     };
-    ensure_hop::<V4>(ctx, frame, packet, flow, now)?;
-    conntrack::touch(packet, flow);
+    let tick = clock::tick();
+    if flow.tick != tick || flow.mtu == 0 || flow.extra == 0 {
+        ensure_hop::<V4>(ctx, frame.ip_len::<V4>(), packet, flow)?;
+    }
+    (frame.ip_len::<V4>() <= flow.mtu && frame.destination_mac() == flow.hop[1]).then_some(())?;
+    conntrack::touch_in(packet, flow, tick);
     frame.rewrite::<V4>(packet, flow)
 }
 
@@ -98,34 +102,32 @@ fn open(packet: &mut Packet) -> Option<&'static mut Flow> {
     nat::open(packet, &nat, MAX_PORT_TRIES).ok()
 }
 
-/// Looks up the flow's next hop unless that was done within [`MAX_HOP_AGE`]. `None`: there is no next hop, the packet is
-/// too large for it, or the packet's destination MAC is not this node's.
+/// Looks up the flow's next hop unless that was done within [`MAX_HOP_AGE`]. `None`: there is no next hop, or the packet is
+/// too large for it. In one tick it is called once.
 ///
 /// The first packet after a pause goes up instead, which cannot reorder the flow. TC sends it by the neighbour table, so
 /// that the kernel probes a stale neighbour; nothing here does that.
-#[inline(always)]
-fn ensure_hop<const V4: bool>(
-    ctx: &XdpContext,
-    frame: &Frame,
-    packet: &Packet,
-    flow: &mut Flow,
-    now: u64,
-) -> Option<()> {
+#[inline(never)]
+fn ensure_hop<const V4: bool>(ctx: &XdpContext, length: u16, packet: &Packet, flow: &mut Flow) -> Option<()> {
+    let now = clock::now_ns();
     let time = (now >> HOP_TIME_SHIFT) as u32;
-    if flow.mtu == 0 || time.wrapping_sub(flow.hop_time) > MAX_HOP_AGE {
+    if flow.mtu == 0 || flow.extra == 0 || time.wrapping_sub(flow.hop_time) > MAX_HOP_AGE {
         if now.saturating_sub(flow.last_seen) >> HOP_TIME_SHIFT > MAX_HOP_AGE as u64 {
-            flow.last_seen = now;
+            (flow.last_seen, flow.mtu) = (now, 0);
             return None;
         }
-        find_hop::<V4>(ctx, frame.ip_len::<V4>(), packet, flow)?;
+        find_hop::<V4>(ctx, length, packet, flow)?;
+        let (source, destination) =
+            ([&packet.source, &flow.source], [&packet.destination, &flow.destination]);
+        flow.extra = Differences::of(source, destination).word();
         flow.hop_time = time;
     }
-    (frame.ip_len::<V4>() <= flow.mtu && frame.destination_mac() == flow.hop[1]).then_some(())
+    Some(())
 }
 
 /// Looks up the next hop in the node's routes and neighbours. `None`: no route, no neighbour yet, another interface, or the
 /// packet is too large.
-#[inline(never)]
+#[inline(always)]
 fn find_hop<const V4: bool>(ctx: &XdpContext, length: u16, packet: &Packet, flow: &mut Flow) -> Option<()> {
     // SAFETY: integers and unions of them, for which zeros are values.
     let mut route: bpf_fib_lookup = unsafe { core::mem::zeroed() };

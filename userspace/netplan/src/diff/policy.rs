@@ -8,7 +8,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use skep_abi::{Addr, Be16, Direction, Proto, Verdict, VerdictKey, table_of, verdicts_index};
+use skep_abi::{
+    Addr, Be16, Direction, Proto, Verdict, VerdictKey, isolated_bit, open_bit, table_of, verdicts_index,
+};
 use skep_policy::{
     Compiled, Endpoint, Entries, Local, Overflow, Prefix, RuleSet, VerdictEntry, VerdictMapId, compile,
     rule_set,
@@ -63,9 +65,17 @@ impl PolicyState {
         &self.compiled.entries
     }
 
-    /// Whether the pod of the slot is under a policy.
-    pub(crate) fn isolates(&self, slot: u32) -> bool {
-        self.entries().slots.contains_key(&slot)
+    /// The bits of [`skep_abi::Pod::isolated`] for the pod of the slot under the generation.
+    pub(crate) fn isolation(&self, slot: u32, generation: u32) -> u32 {
+        let Entries { slots, maps, .. } = self.entries();
+        let isolated = slots.get(&slot);
+        let is_open = |direction: Direction| match isolated {
+            None => true,
+            Some(id) => maps.get(id).is_some_and(|entries| allows_all(entries, direction)),
+        };
+        let open = |direction| if is_open(direction) { open_bit(generation, direction) } else { 0 };
+        let own = if isolated.is_some() { isolated_bit(generation) } else { 0 };
+        own | open(Direction::INGRESS) | open(Direction::EGRESS)
     }
 
     pub(crate) fn plan(
@@ -408,4 +418,13 @@ fn deny_all() -> Arc<[VerdictEntry]> {
     let deny = Verdict { allow: 0, rule: 0 };
     let key = |direction| VerdictKey::new(direction, 0, Proto(0), Be16::default());
     [Direction::INGRESS, Direction::EGRESS].map(|d| (VerdictKey::DIRECTION_BITS, key(d), deny)).into()
+}
+
+/// Whether no rule decides in the direction: its default allows, and no rule's number is to be reported.
+fn allows_all(entries: &[VerdictEntry], direction: Direction) -> bool {
+    entries.iter().any(|(bits, key, verdict)| {
+        *bits == VerdictKey::DIRECTION_BITS
+            && key.direction == direction
+            && *verdict == Verdict { allow: 1, rule: 0 }
+    })
 }

@@ -14,7 +14,7 @@ use proptest::sample::{select, subsequence};
 use serde_json::{Value, json};
 use skep_abi::{
     Addr, Be16, CLASS_ANY, CLASS_OTHER, Direction, Pod, Proto, Scope, ServiceKey, VerdictKey, isolated_bit,
-    table_of, verdicts_index,
+    open_bit, table_of, verdicts_index,
 };
 use skep_netplan::{Observed, Owner, Planner, Unit, VerdictEntry, VerdictMapId, Write};
 
@@ -238,11 +238,15 @@ fn lookup(map: &[VerdictEntry], key: VerdictKey) -> Option<u32> {
 fn verdict(maps: &Observed, pod: Addr, peer: Addr, port: u16) -> Option<Option<u32>> {
     let pod = maps.pods.get(&pod)?;
     let is_isolated = pod.isolated & isolated_bit(maps.generation) != 0;
+    let is_open = pod.isolated & open_bit(maps.generation, Direction::INGRESS) != 0;
     let Some(id) = maps.verdicts.get(&verdicts_index(pod.slot, maps.generation)) else {
-        return Some((!is_isolated).then_some(1));
+        return Some((!is_isolated && is_open).then_some(1));
     };
     if !is_isolated {
         return Some(None);
+    }
+    if is_open {
+        return Some(Some(1));
     }
     let key = |class| VerdictKey::new(Direction::INGRESS, class, Proto::TCP, Be16::new(port));
     let answer = |class| maps.verdict_maps.get(id).and_then(|map| lookup(map, key(class)));
