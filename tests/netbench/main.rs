@@ -4,12 +4,14 @@
 //! Out: a table, `net.json` and `net.svg`. Everything stands in namespaces whose names begin with `nb-`, and is gone
 //! at the end. The program starts itself again for clients, servers and the agent.
 
+mod ablation;
 mod agent;
 mod client;
 mod cluster;
 mod control;
 mod forward;
 mod joined;
+mod new_flow;
 mod placement;
 mod policy;
 mod programs;

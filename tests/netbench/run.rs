@@ -13,7 +13,7 @@ use crate::samples::Samples;
 use crate::skep::Skep;
 use crate::source::Source;
 use crate::world::{Loopback, Routed, Subject, Veth, Way};
-use crate::{agent, control, forward, policy, programs, targets};
+use crate::{ablation, agent, control, forward, new_flow, policy, programs, targets};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -26,6 +26,9 @@ pub(crate) struct Arguments {
     /// Requests only of these subjects, such as `veth` or `skep`; may be repeated
     #[arg(long)]
     subject: Vec<String>,
+    /// Programs of this object beside those that are built in, for the ablation; may be repeated
+    #[arg(long)]
+    object: Vec<PathBuf>,
     /// How often everything is measured
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: Option<u32>,
@@ -42,6 +45,8 @@ enum Part {
     Policy,
     Control,
     Agent,
+    /// Only if it is asked for
+    Ablation,
 }
 
 /// How much is measured.
@@ -120,6 +125,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     if is_wanted(Part::Programs) {
         programs::measure(scale.effort.rounds, scale.repeat, &mut samples)?;
         forward::measure(scale.effort.rounds, scale.repeat, &mut samples)?;
+        new_flow::measure(scale.effort.rounds, &mut samples)?;
     }
     if is_wanted(Part::Policy) {
         policy::measure(scale.networks, scale.effort.rounds, &mut samples)?;
@@ -129,6 +135,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     }
     if is_wanted(Part::Agent) {
         agent::measure(scale.usual, scale.changes, scale.effort.rounds, &mut samples)?;
+    }
+    if arguments.only.contains(&Part::Ablation) {
+        ablation::measure(
+            scale.effort,
+            |name| is_asked(&arguments.subject, name),
+            &arguments.object,
+            &mut samples,
+        )?;
     }
     let rows = targets::rows(&samples);
     Report { name: "net", headline: targets::headline(&rows), rows: &rows }.publish(&arguments.folder)

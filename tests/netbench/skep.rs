@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use skep_abi::Pod;
-use skep_datapath::{Datapath, Options, PodInterface, PodLink, ProgramLogLevel, SocketLb, XdpMode};
+use skep_datapath::{Datapath, Options, PodInterface, PodLink, ProgramLogLevel, SocketLb, Trial, XdpMode};
 use skep_netplan::{Observed, Owner, Planner};
 use skep_tests::bpffs;
 use skep_tests::cgroup::Cgroup;
 use skep_tests::netns::NetNs;
 
-use crate::cluster::{GUARDED, NODE, NODE_ADDR, OPEN, Pair};
+use crate::cluster::{GUARDED, NODE, NODE_ADDR, OPEN, Pair, REQUESTS};
 use crate::world::{self, Subject, UPLINK, Uplink, Way};
 use crate::{cluster, placement::Placement};
 
@@ -38,14 +38,19 @@ impl Machine {
     }
 
     pub(crate) fn new(name: &str) -> Result<Machine> {
-        Machine::with_addrs(name, &[NODE_ADDR.into()])
+        Machine::open(name, &[NODE_ADDR.into()], Trial::default())
     }
 
     /// A node of these addresses.
     pub(crate) fn with_addrs(name: &str, addrs: &[IpAddr]) -> Result<Machine> {
+        Machine::open(name, addrs, Trial::default())
+    }
+
+    /// As [`Machine::with_addrs`], with other programs than an agent's.
+    pub(crate) fn open(name: &str, addrs: &[IpAddr], trial: Trial) -> Result<Machine> {
         let mut machine = Machine::bare(name)?;
         let options = Options { node_addrs: addrs.to_vec(), ..machine.options()? };
-        let opened = machine.node.run(|| runtime()?.block_on(open(options)))?;
+        let opened = machine.node.run(|| runtime()?.block_on(open_trial(options, trial)))?;
         machine.datapath = Some(opened.context("open the datapath")?);
         Ok(machine)
     }
@@ -106,6 +111,10 @@ pub(crate) async fn open(options: Options) -> Result<Datapath> {
     Ok(Datapath::open(options).await?)
 }
 
+async fn open_trial(options: Options, trial: Trial) -> Result<Datapath> {
+    Ok(Datapath::open_trial(options, trial).await?)
+}
+
 /// Of the calling thread's own, since the thread is what lives in a namespace.
 pub(crate) fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()
@@ -154,7 +163,12 @@ pub(crate) struct Skep {
 
 impl Skep {
     pub(crate) fn new(name: &str, services: u32) -> Result<Skep> {
-        let mut machine = Machine::new(name)?;
+        Skep::trial(name, services, Trial::default())
+    }
+
+    /// With other programs than an agent's.
+    pub(crate) fn trial(name: &str, services: u32, trial: Trial) -> Result<Skep> {
+        let mut machine = Machine::open(name, &[NODE_ADDR.into()], trial)?;
         let mut planner = planner(services, Observed::default());
         let mut pods = Vec::new();
         for (number, (pod, addr)) in
@@ -175,6 +189,16 @@ impl Skep {
             _ => None,
         });
         ends.map(|(client, server, pair)| self.way(client, server, pair)).collect()
+    }
+
+    /// To the pod under policy, under a name of its own, by its service or straight to it.
+    pub(crate) fn way_to_guarded(&self, name: &'static str, by_service: bool) -> Option<Way> {
+        let mut way = self.ways().into_iter().find(|way| way.subject.policy == Some(true))?;
+        way.subject = Subject::plain(name);
+        if !by_service {
+            way.requests = (way.listen, REQUESTS.target).into();
+        }
+        Some(way)
     }
 
     fn way(&self, client: &NetNs, server: &NetNs, pair: &Pair) -> Way {
