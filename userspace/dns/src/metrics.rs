@@ -42,6 +42,7 @@ pub(crate) struct Metrics {
     cache_misses: AtomicU64,
     upstream_failures: AtomicU64,
     overloads: AtomicU64,
+    drops: AtomicU64,
 }
 
 impl Metrics {
@@ -73,6 +74,10 @@ impl Metrics {
 
     pub(crate) fn overloaded(&self) {
         add(&self.overloads);
+    }
+
+    pub(crate) fn dropped(&self) {
+        add(&self.drops);
     }
 
     /// `cache`: bytes and answers.
@@ -124,6 +129,7 @@ impl Metrics {
                 &self.upstream_failures,
             ),
             ("skep_dns_overloads_total", "Questions not asked: too many were open", &self.overloads),
+            ("skep_dns_dropped_packets_total", "Packets of clients that had too many waiting", &self.drops),
         ];
         for (name, help, counter) in counters {
             writeln!(out, "# HELP {name} {help}\n# TYPE {name} counter\n{name} {}", load(counter))?;

@@ -8,6 +8,7 @@ mod seats;
 mod shared;
 mod sockets;
 mod tcp;
+mod turns;
 mod udp;
 
 use std::collections::hash_map::RandomState;

@@ -5,4 +5,5 @@ mod hold;
 mod node;
 mod storm;
 mod tls;
+mod turns;
 mod upstream;

@@ -11,7 +11,7 @@ use crate::node::{Client, Node, SERVICE, SERVICE_IP, addresses, question};
 use crate::upstream::Server;
 
 const NAMES_A_MILLISECOND: u64 = 20;
-const STORM: Duration = Duration::from_secs(2);
+const NAMES: u64 = 40_000;
 const CACHE_BYTES: usize = 1 << 20;
 /// What 8,192 open questions and the packets in buffers may take, and the allocator on top.
 const MAX_GROWTH_BYTES: usize = 64 << 20;
@@ -25,22 +25,23 @@ fn resident_bytes() -> usize {
     statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
 }
 
-/// Sends different names at the rate, and reads no answer; how many.
+/// Sends different names, at the rate where the machine can, and reads no answer; how many.
 fn storm(from: Ipv4Addr, node: &Node, round: usize) -> u64 {
     let client = Client::from(from, node.addr);
     client.socket.set_nonblocking(true).unwrap();
+    let packets: Vec<Vec<u8>> =
+        (0..NAMES).map(|at| question(at as u16, &format!("n{at}-{round}.example."))).collect();
     let begun = Instant::now();
-    let (mut sent, mut buffer) = (0, [0; 2048]);
-    while begun.elapsed() < STORM {
-        while sent < begun.elapsed().as_millis() as u64 * NAMES_A_MILLISECOND {
-            sent += 1;
-            // A full buffer loses it, as on a network.
-            let _ = client.socket.send(&question(sent as u16, &format!("n{sent}-{round}.example.")));
+    let mut buffer = [0; 2048];
+    for (at, packet) in (0..).zip(&packets) {
+        while begun.elapsed().as_millis() as u64 * NAMES_A_MILLISECOND < at {
+            std::thread::sleep(Duration::from_micros(200));
+            while client.socket.recv(&mut buffer).is_ok() {}
         }
-        while client.socket.recv(&mut buffer).is_ok() {}
-        std::thread::sleep(Duration::from_micros(200));
+        // A full buffer loses it, as on a network.
+        let _ = client.socket.send(packet);
     }
-    sent
+    NAMES
 }
 
 /// Asks for a name of the cluster as a resolver does, until the end; the longest wait, and how often it asked.
@@ -81,7 +82,6 @@ fn a_storm_of_names_stays_within_bounds_and_starves_no_name_of_the_cluster() {
         println!(
             "{sent} names; {asked} questions about the cluster, the longest {longest:?}; {growth} bytes more"
         );
-        assert!(sent > 60_000, "the storm had {sent} names");
         // Each was answered; how many there were depends on the machine.
         assert!(asked >= 3, "{asked} questions");
         assert!(node.metric("skep_dns_cache_bytes") <= CACHE_BYTES as u64);
