@@ -16,6 +16,7 @@ fn main() -> ExitCode {
         duration: Duration::from_secs(60) * minutes,
         connections: 2_000,
         changes_per_second: 100,
+        questions_per_second: 500,
         agent_life: Duration::from_secs(15),
     };
     match run(&options) {
@@ -30,6 +31,10 @@ fn main() -> ExitCode {
             println!(
                 "{} requests over {} standing connections, {} new connections",
                 report.requests, options.connections, report.dialled
+            );
+            println!(
+                "{} questions for names, the slowest answer after {:?}",
+                report.questions, report.slowest_answer
             );
             report.broken.iter().for_each(|what| println!("broke: {what}"));
             println!("{} broke", report.broken.len());

@@ -13,6 +13,7 @@ fn no_connection_breaks_while_services_change_and_agents_die() -> Result<()> {
         duration: Duration::from_secs(20),
         connections: 200,
         changes_per_second: 40,
+        questions_per_second: 500,
         agent_life: Duration::from_secs(6),
     };
     let report = run(&options)?;

@@ -1,10 +1,11 @@
 //! Churn: Services and EndpointSlices change all the time and the agent is restarted and killed, while connections stay open
-//! that must not break.
+//! that must not break, and names are asked for.
 //!
 //! In: how long, how many connections, how many changes a second. Out: what was done, and every connection that broke.
 //! Server and agent are real processes; pods are namespaces with interfaces by the CNI plugin's own code.
 
 mod changes;
+mod questions;
 mod traffic;
 mod world;
 
@@ -25,6 +26,8 @@ pub struct Options {
     /// Half of them to the cluster address from a pod, half to the node port from outside.
     pub connections: usize,
     pub changes_per_second: u32,
+    /// To the cluster's DNS, from a pod.
+    pub questions_per_second: u32,
     /// Between two ends of the agent, by turns asked for and by force.
     pub agent_life: Duration,
 }
@@ -37,6 +40,9 @@ pub struct Report {
     /// Requests over standing connections, and over new ones.
     pub requests: usize,
     pub dialled: usize,
+    /// Questions to the cluster's DNS, and the longest time until an answer.
+    pub questions: usize,
+    pub slowest_answer: Duration,
     pub broken: Vec<String>,
 }
 
@@ -47,6 +53,7 @@ pub fn run(options: &Options) -> Result<Report> {
     let mut world = World::new(options.profile, &runtime)?;
     let stop = Arc::new(AtomicBool::new(false));
     let traffic = Traffic::start(&world, options.connections, &runtime, &stop)?;
+    let questions = questions::start(&world, options.questions_per_second, &runtime, &stop)?;
     let changes = changes::start(&world, options.changes_per_second, &runtime, &stop)?;
     let mut report = Report::default();
     let end = Instant::now() + options.duration;
@@ -65,7 +72,11 @@ pub fn run(options: &Options) -> Result<Report> {
     // The agent that came last has caught up when what is made now is served.
     let caught_up = world.serves_a_new_service(&runtime);
     traffic.finish(&runtime, &mut report)?;
+    questions.finish(&runtime, &mut report)?;
     caught_up.context("after the churn")?;
-    ensure!(report.requests > 0 && report.changes > 0, "nothing happened: {report:?}");
+    ensure!(
+        report.requests > 0 && report.changes > 0 && report.questions > 0,
+        "nothing happened: {report:?}"
+    );
     Ok(report)
 }

@@ -113,6 +113,20 @@ impl World {
         Ok(())
     }
 
+    /// Where pods ask for names; the server makes that Service at its start.
+    pub(super) async fn dns_addr(&self) -> Result<SocketAddr> {
+        let services: Api<Service> = Api::namespaced(self.client.clone(), "kube-system");
+        let deadline = Instant::now() + READY_TIMEOUT;
+        loop {
+            let service = services.get_opt("kube-dns").await?;
+            if let Some(addr) = service.and_then(|service| service.spec?.cluster_ip) {
+                return Ok(SocketAddr::from((addr.parse::<Ipv4Addr>()?, 53)));
+            }
+            ensure!(Instant::now() < deadline, "there is no Service kube-dns");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
     /// Whether a Service made now is served soon.
     pub(super) fn serves_a_new_service(&self, runtime: &Runtime) -> Result<()> {
         let vip = runtime.block_on(async {
