@@ -179,6 +179,11 @@ pub trait Controller: Send + 'static {
     /// The name of its ServiceAccount, as upstream's.
     fn account(&self) -> &'static str;
 
+    /// The component that its Events name, as upstream's.
+    fn event_source(&self) -> &'static str {
+        self.account()
+    }
+
     /// The kinds that `reconcile` reads, those of its keys first. It is called once all of them are listed.
     fn reads(&self) -> &'static [Kind];
 

@@ -32,9 +32,11 @@ pub(crate) struct Recorder {
     sent: Mutex<HashMap<u64, Sent>>,
 }
 
-/// The object that an Event is about; of any kind.
+/// What an Event is about, of any kind, and who records it.
 #[derive(Clone, Copy)]
 pub(crate) struct Subject<'a> {
+    /// The component that the Event names, as upstream's: `kubectl describe` shows it.
+    pub(crate) source: &'static str,
     pub(crate) api_version: &'a str,
     pub(crate) kind: &'a str,
     pub(crate) key: &'a Key,
@@ -48,8 +50,10 @@ enum EventWrite {
 }
 
 impl Recorder {
-    pub(crate) async fn record(&self, client: &Client, record: &Record) {
+    /// `source`: the component that the Event names.
+    pub(crate) async fn record(&self, client: &Client, source: &'static str, record: &Record) {
         let subject = Subject {
+            source,
             api_version: record.kind.api_version(),
             kind: record.kind.name(),
             key: &record.key,
@@ -115,7 +119,6 @@ impl Recorder {
 
 /// An Event without its reason, message and type.
 fn event(subject: Subject<'_>, metadata: ObjectMeta, now: Timestamp) -> Event {
-    const COMPONENT: &str = "skep-controller-manager";
     let at: Time = meta::time(now);
     Event {
         metadata,
@@ -130,8 +133,8 @@ fn event(subject: Subject<'_>, metadata: ObjectMeta, now: Timestamp) -> Event {
         count: Some(1),
         first_timestamp: Some(at.clone()),
         last_timestamp: Some(at),
-        source: Some(EventSource { component: Some(COMPONENT.into()), host: None }),
-        reporting_component: Some(COMPONENT.into()),
+        source: Some(EventSource { component: Some(subject.source.into()), host: None }),
+        reporting_component: Some(subject.source.into()),
         ..Default::default()
     }
 }

@@ -174,7 +174,7 @@ impl Round {
         for AutoscalerEvent { warning, reason, message } in events {
             let uid = meta::uid(&object.metadata).to_owned();
             let record = Record { kind, key: self.key.clone(), uid, warning, reason, message };
-            self.shared.recorder.record(client, &record).await;
+            self.shared.recorder.record(client, "horizontal-pod-autoscaler", &record).await;
         }
     }
 }

@@ -32,6 +32,10 @@ impl Controller for DaemonSets {
         "daemon-set-controller"
     }
 
+    fn event_source(&self) -> &'static str {
+        "daemonset-controller"
+    }
+
     fn reads(&self) -> &'static [Kind] {
         &[Kind::DaemonSet, Kind::Pod, Kind::Node, Kind::ControllerRevision]
     }

@@ -30,6 +30,10 @@ impl Controller for Disruption {
         "disruption-controller"
     }
 
+    fn event_source(&self) -> &'static str {
+        "controllermanager"
+    }
+
     fn reads(&self) -> &'static [Kind] {
         &[
             Kind::PodDisruptionBudget,

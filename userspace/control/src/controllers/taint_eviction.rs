@@ -26,6 +26,10 @@ impl Controller for TaintEviction {
         "node-controller"
     }
 
+    fn event_source(&self) -> &'static str {
+        "taint-eviction-controller"
+    }
+
     fn reads(&self) -> &'static [Kind] {
         &[Kind::Pod, Kind::Node]
     }

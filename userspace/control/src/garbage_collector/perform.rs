@@ -184,7 +184,13 @@ impl Jobs {
     }
 
     async fn report_foreign(&self, api: &ApiResource, key: &Key, uid: &Uid, owner: &Owner) {
-        let subject = Subject { api_version: &api.api_version, kind: &api.kind, key, uid };
+        let subject = Subject {
+            source: "garbage-collector-controller",
+            api_version: &api.api_version,
+            kind: &api.kind,
+            key,
+            uid,
+        };
         let namespace = &key.namespace;
         let message = format!(
             "ownerRef [{}/{}, namespace: {namespace}, name: {}, uid: {}] does not exist in namespace \"{namespace}\"",

@@ -33,6 +33,8 @@ pub(crate) use subscription::{InformerEvent, Subscription, ViewReader};
 /// Watch events that informers may be ahead of the hub.
 const MAX_QUEUED_NOTICES: usize = 1024;
 
+/// The component that Events about unreadable objects name.
+const EVENT_SOURCE: &str = "skep-controller-manager";
 /// Events about unreadable objects under way; more are only logged.
 const MAX_ACTIVE_RECORDS: usize = 32;
 
@@ -77,7 +79,7 @@ impl Hub {
                     for record in arrived.filter_map(|notice| self.accept(notice)) {
                         if records.len() < MAX_ACTIVE_RECORDS {
                             let (client, recorder) = (client.clone(), recorder.clone());
-                            records.spawn(async move { recorder.record(&client, &record).await });
+                            records.spawn(async move { recorder.record(&client, EVENT_SOURCE, &record).await });
                         }
                     }
                 }

@@ -222,4 +222,8 @@ impl Core {
     pub(crate) fn controller_name(&self, number: usize) -> &'static str {
         self.controllers.get(number).map_or("", |c| c.name())
     }
+
+    pub(crate) fn event_source(&self, number: usize) -> &'static str {
+        self.controllers.get(number).map_or("", |c| c.event_source())
+    }
 }

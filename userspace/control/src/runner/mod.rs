@@ -121,7 +121,9 @@ impl Runner {
             let controller = self.core.controller_name(task.item.0);
             tracing::debug!(controller, key = %task.item.1, actions = task.actions.len(), "reconciled");
             let Some(client) = self.clients.get(task.item.0).cloned() else { continue };
-            tasks.spawn(perform::perform(client, self.recorder.clone(), task));
+            let source = self.core.event_source(task.item.0);
+            let events = perform::Events { recorder: self.recorder.clone(), source };
+            tasks.spawn(perform::perform(client, events, task));
         }
     }
 

@@ -16,17 +16,23 @@ use crate::requests;
 
 const MAX_CONCURRENT_WRITES: usize = 32;
 
+/// The writer of a controller's Events, and the component that they name.
+pub(crate) struct Events {
+    pub(crate) recorder: Arc<Recorder>,
+    pub(crate) source: &'static str,
+}
+
 /// Performs a task. A panic on the way is a failure of the task: what its actions did is unknown.
-pub(crate) async fn perform(client: Client, recorder: Arc<Recorder>, task: Task) -> Outcome {
+pub(crate) async fn perform(client: Client, events: Events, task: Task) -> Outcome {
     let (item, unsure) = (task.item.clone(), task.actions.iter().filter_map(Action::unsure).collect());
-    let performed = caught_async(perform_in_order(client, recorder, task)).await;
+    let performed = caught_async(perform_in_order(client, events, task)).await;
     performed.unwrap_or_else(|fault| {
         let failure = Some(Failure::Panicked(fault.0));
         Outcome { item, answers: Vec::new(), failure, unsure }
     })
 }
 
-async fn perform_in_order(client: Client, recorder: Arc<Recorder>, task: Task) -> Outcome {
+async fn perform_in_order(client: Client, events: Events, task: Task) -> Outcome {
     let mut answers = Vec::new();
     let (mut failure, mut unsure) = (None, Vec::new());
     let mut rest = task.actions.as_slice();
@@ -41,7 +47,7 @@ async fn perform_in_order(client: Client, recorder: Arc<Recorder>, task: Task) -
         };
         batch = if matches!(first, Action::Create(_)) { batch * 2 } else { 1 };
         let (now, later) = rest.split_at(size);
-        let results = join_all(now.iter().map(|a| one(&client, &recorder, a))).await;
+        let results = join_all(now.iter().map(|a| one(&client, &events, a))).await;
         for (action, (answer, failed)) in now.iter().zip(results) {
             answers.extend(answer);
             if matches!(failed, Some(Failure::Unknown(_) | Failure::Conflict)) {
@@ -58,7 +64,7 @@ fn batchable(first: &Action, other: &Action) -> bool {
     matches!((first, other), (Action::Create(_), Action::Create(_)) | (Action::Delete(_), Action::Delete(_)))
 }
 
-async fn one(client: &Client, recorder: &Recorder, action: &Action) -> (Option<Answer>, Option<Failure>) {
+async fn one(client: &Client, events: &Events, action: &Action) -> (Option<Answer>, Option<Failure>) {
     match action {
         Action::Create(object) => match requests::create(client, object).await {
             Ok(object) => (Some(Answer::Written(object)), None),
@@ -86,7 +92,7 @@ async fn one(client: &Client, recorder: &Recorder, action: &Action) -> (Option<A
             Err(error) => (None, Some(Failure::Unknown(error.to_string()))),
         },
         Action::Record(record) => {
-            recorder.record(client, record).await;
+            events.recorder.record(client, events.source, record).await;
             (None, None)
         }
         Action::RequeueAt(_) => (None, None),

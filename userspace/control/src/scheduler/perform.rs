@@ -137,7 +137,7 @@ async fn bind(client: &Client, recorder: &Recorder, pod: &Pod, node: &str) -> bo
     match bound {
         Ok(_) => {
             let message = format!("Successfully assigned {key} to {node}");
-            recorder.record(client, &record(pod, false, "Scheduled", message)).await;
+            recorder.record(client, SCHEDULER_NAME, &record(pod, false, "Scheduled", message)).await;
             true
         }
         Err(kube::Error::Api(status)) if (400..500).contains(&status.code) && status.code != 409 => {
@@ -211,7 +211,7 @@ async fn refuse(
         patch_status(client, pod, status).await;
     }
     if matches!(reason, "Unschedulable" | FAULT) {
-        recorder.record(client, &record(pod, true, "FailedScheduling", message)).await;
+        recorder.record(client, SCHEDULER_NAME, &record(pod, true, "FailedScheduling", message)).await;
     }
 }
 
@@ -238,7 +238,7 @@ async fn remove(client: &Client, recorder: &Recorder, pod: &Pod, victim: &Pod, n
     match pods.delete(&key.name, &DeleteParams { preconditions, ..DeleteParams::default() }).await {
         Ok(_) => {
             let message = format!("Preempted by pod {} on node {node}", meta::uid(&pod.metadata));
-            recorder.record(client, &record(victim, false, "Preempted", message)).await;
+            recorder.record(client, SCHEDULER_NAME, &record(victim, false, "Preempted", message)).await;
             true
         }
         // Already gone, or another pod of the same name.

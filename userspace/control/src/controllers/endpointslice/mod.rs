@@ -40,6 +40,10 @@ impl Controller for EndpointSlices {
         "endpointslice-controller"
     }
 
+    fn event_source(&self) -> &'static str {
+        "endpoint-slice-controller"
+    }
+
     fn reads(&self) -> &'static [Kind] {
         &[Kind::Service, Kind::Pod, Kind::Node, Kind::EndpointSlice]
     }

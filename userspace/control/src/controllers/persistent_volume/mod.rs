@@ -32,6 +32,10 @@ impl Controller for PersistentVolumes {
         "persistent-volume-binder"
     }
 
+    fn event_source(&self) -> &'static str {
+        "persistentvolume-controller"
+    }
+
     fn reads(&self) -> &'static [Kind] {
         &[Kind::PersistentVolumeClaim, Kind::PersistentVolume, Kind::StorageClass, Kind::Pod, Kind::Node]
     }
