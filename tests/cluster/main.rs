@@ -3,14 +3,17 @@
 //! The cluster is started by the first test that needs it and stays for the next; `cargo xtask test` takes it away, and
 //! fails if anything of it is left. Tests take turns, each in a namespace of its own.
 
+mod agent_kills;
 mod etcd;
 mod examples;
 mod failures;
 mod fixture;
 mod idle;
 mod input;
+mod kubectl_commands;
 mod machine;
 mod policy;
+mod running;
 mod scaling;
 mod services;
 mod tunnels;

@@ -1,9 +1,7 @@
 //! The server reaches kubelets, pods and Services through tunnels, and no other way. Its namespace has no route to pods.
 
-use std::io::{BufRead, BufReader, Read};
 use std::net::{IpAddr, SocketAddr};
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::channel;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -20,8 +18,7 @@ use xtask::cluster::layout::{Layout, UPLINK};
 use xtask::example::http_get;
 
 use crate::fixture::{Shared, Space, in_pod, options, shared};
-
-const LIMIT: Duration = Duration::from_secs(20);
+use crate::running::{LIMIT, Running};
 
 /// Packets of the server's namespace to pods and Services: counted, and dropped. Its drop removes what it made.
 struct Counter {
@@ -61,46 +58,6 @@ impl Drop for Counter {
     fn drop(&mut self) {
         let _ = self.run(&["ip", "route", "del", "default"]);
         let _ = self.run(&["nft", "delete", "table", "ip", "skep_test"]);
-    }
-}
-
-/// A running kubectl, ended when dropped.
-struct Running(Child);
-
-impl Running {
-    fn start(space: &Space<'_>, args: &[&str]) -> Result<Running> {
-        let mut command = space.kubectl.command(&[&["--namespace", &space.name], args].concat());
-        Ok(Running(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?))
-    }
-
-    /// Lines of its output, as they come.
-    fn lines(&mut self) -> Result<std::sync::mpsc::Receiver<String>> {
-        let output = self.0.stdout.take().context("no output")?;
-        let (sender, lines) = channel();
-        std::thread::spawn(move || {
-            BufReader::new(output).lines().map_while(Result::ok).for_each(|line| drop(sender.send(line)));
-        });
-        Ok(lines)
-    }
-
-    /// Waits for its end; its error output.
-    fn failed(&mut self) -> Result<String> {
-        let deadline = Instant::now() + LIMIT;
-        while self.0.try_wait()?.is_none() {
-            ensure!(Instant::now() < deadline, "kubectl goes on");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        ensure!(!self.0.wait()?.success(), "kubectl succeeded");
-        let mut said = String::new();
-        self.0.stderr.take().context("no error output")?.read_to_string(&mut said)?;
-        Ok(said)
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 
