@@ -1,68 +1,62 @@
-//! Measures the scheduler's scheduler alone, without a server: `decisions [nodes] [pods] [case]...`.
+//! Measures the scheduler alone, without a server: `decisions NODES PODS TEMPLATE`.
 //!
-//! Prints for each case how many pods a second get a node. Cases: `owned` (replicas of controllers, spread by default),
-//! `spread` (a hard zone constraint), `apart` (never two of an app on a node), `near` (with their app, by zone), `full`
-//! (no room anywhere), `preempt` (room only in place of lesser pods).
+//! TEMPLATE is a file with a Pod in JSON; `@NAME` and `@APP` in it become the names of the pod and of its application, one for each
+//! 50 pods. All pods wait behind a scheduling gate and are let go at once, on nodes of 32 cores with thirty small pods each. Prints one
+//! line of JSON: decisions a second, from the removal of the gates on, and how many of them were bindings.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{Node, Pod, PodSchedulingGate};
 use serde_json::{Value, json};
 use skep_control::cache::{Change, Object};
 use skep_control::scheduler::{Decision, Scheduler};
 
-const REPLICAS: usize = 50;
-const CASES: [&str; 6] = ["owned", "spread", "apart", "near", "full", "preempt"];
+type Failure = Box<dyn std::error::Error>;
 
-fn node(i: usize) -> Node {
-    let name = format!("node-{i:05}");
-    parse(json!({
+const REPLICAS: usize = 50;
+const PODS_OF_NODE: usize = 30;
+const SEED: u64 = 7;
+
+fn node(number: usize) -> serde_json::Result<Node> {
+    let name = format!("node-{number:05}");
+    serde_json::from_value(json!({
         "metadata": {"name": name, "labels": {
-            "kubernetes.io/hostname": name, "topology.kubernetes.io/zone": format!("zone-{}", i % 3),
+            "kubernetes.io/hostname": name, "topology.kubernetes.io/zone": format!("zone-{}", number % 3),
         }},
         "spec": {},
         "status": {"allocatable": {"cpu": "32", "memory": "128Gi", "pods": "110"}},
     }))
 }
 
-fn parse<T: serde::de::DeserializeOwned>(value: Value) -> T {
-    serde_json::from_value(value).expect("an object of this program's own")
+/// A pod that runs already.
+fn small(number: usize, nodes: usize) -> serde_json::Result<Pod> {
+    let name = format!("old-{number:06}");
+    serde_json::from_value(json!({
+        "metadata": {"name": name, "namespace": "bench", "uid": name, "labels": {"app": "old"}},
+        "spec": {"nodeName": format!("node-{:05}", number % nodes),
+            "containers": [{"name": "main", "resources": {"requests": {"cpu": "100m", "memory": "64Mi"}}}]},
+    }))
 }
 
-fn pod(case: &str, prefix: &str, i: usize) -> Pod {
-    let (name, app) = (format!("{prefix}-{i:06}"), format!("{prefix}-app-{}", i / REPLICAS));
-    let mut pod = json!({
-        "metadata": {"name": name, "namespace": format!("ns-{}", i / REPLICAS % 20), "uid": name,
-            "labels": {"app": app},
-            "ownerReferences": [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": app, "uid": app,
-                "controller": true}]},
-        "spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": "100m", "memory": "64Mi"}}}]},
-    });
-    let selector = json!({"matchLabels": {"app": app}});
-    let term = |key: &str| json!({"requiredDuringSchedulingIgnoredDuringExecution": [{"topologyKey": key, "labelSelector": selector}]});
-    match case {
-        "spread" => {
-            pod["spec"]["topologySpreadConstraints"] = json!([{
-                "maxSkew": 1, "topologyKey": "topology.kubernetes.io/zone",
-                "whenUnsatisfiable": "DoNotSchedule", "labelSelector": selector,
-            }]);
-        }
-        "apart" => pod["spec"]["affinity"]["podAntiAffinity"] = term("kubernetes.io/hostname"),
-        "near" => pod["spec"]["affinity"]["podAffinity"] = term("topology.kubernetes.io/zone"),
-        "full" => pod["spec"]["containers"][0]["resources"]["requests"]["cpu"] = json!("100"),
-        "preempt" => {
-            pod["spec"]["priority"] = json!(1000);
-            pod["spec"]["containers"][0]["resources"]["requests"]["cpu"] = json!("31900m");
-        }
-        _ => {}
-    }
-    parse(pod)
+fn waiting(template: &str, number: usize) -> serde_json::Result<Pod> {
+    let name = format!("new-{number:06}");
+    let text = template.replace("@NAME", &name).replace("@APP", &format!("app-{}", number / REPLICAS));
+    let mut pod: Pod = serde_json::from_str(&text)?;
+    pod.metadata.uid = Some(name);
+    Ok(pod)
 }
 
 fn put(scheduler: &mut Scheduler, old: Option<Arc<Pod>>, new: Arc<Pod>, now: Timestamp) {
     scheduler.apply(&Change { old: old.map(Object::Pod), new: Some(Object::Pod(new)) }, now);
+}
+
+fn gated(pod: &Pod) -> Arc<Pod> {
+    let mut pod = pod.clone();
+    let gate = PodSchedulingGate { name: "bench.example/start".into() };
+    pod.spec.get_or_insert_default().scheduling_gates = Some(vec![gate]);
+    Arc::new(pod)
 }
 
 fn bound(pod: &Arc<Pod>, node: &str) -> Arc<Pod> {
@@ -71,49 +65,52 @@ fn bound(pod: &Arc<Pod>, node: &str) -> Arc<Pod> {
     Arc::new(bound)
 }
 
-/// A cluster with thirty pods on each node.
-fn cluster(nodes: usize, now: Timestamp) -> Scheduler {
+fn cluster(nodes: usize, now: Timestamp) -> serde_json::Result<Scheduler> {
     let mut scheduler = Scheduler::default();
-    for i in 0..nodes {
-        scheduler.apply(&Change { old: None, new: Some(Object::Node(Arc::new(node(i)))) }, now);
+    for number in 0..nodes {
+        let node = Object::Node(Arc::new(node(number)?));
+        scheduler.apply(&Change { old: None, new: Some(node) }, now);
     }
-    for i in 0..nodes * 30 {
-        let pod = bound(&Arc::new(pod("owned", "old", i)), &format!("node-{:05}", i % nodes));
-        put(&mut scheduler, None, pod, now);
+    for number in 0..nodes * PODS_OF_NODE {
+        put(&mut scheduler, None, Arc::new(small(number, nodes)?), now);
     }
-    scheduler
+    Ok(scheduler)
 }
 
-/// Decisions a second, and how many were bindings.
-fn measure(case: &str, nodes: usize, pods: usize) -> (f64, usize) {
+fn measure(template: &str, nodes: usize, pods: usize) -> serde_json::Result<Value> {
     let now = Timestamp::UNIX_EPOCH;
-    let mut scheduler = cluster(nodes, now);
-    let waiting: Vec<Arc<Pod>> = (0..pods).map(|i| Arc::new(pod(case, "new", i))).collect();
-    let (mut spent, mut count, mut bindings) = (Duration::ZERO, 0, 0);
-    for pod in waiting {
-        let start = Instant::now();
-        put(&mut scheduler, None, pod.clone(), now);
-        let decision = scheduler.next(now, 7);
-        spent += start.elapsed();
-        count += usize::from(decision.is_some());
-        if let Some(Decision::Bind { pod, node }) = decision {
+    let mut scheduler = cluster(nodes, now)?;
+    let mut changes = Vec::new();
+    for number in 0..pods {
+        let pod = waiting(template, number)?;
+        let gated = gated(&pod);
+        put(&mut scheduler, None, gated.clone(), now);
+        changes.push((gated, Arc::new(pod)));
+    }
+    let (mut decisions, mut bindings, start) = (0, 0, Instant::now());
+    for (gated, open) in changes {
+        put(&mut scheduler, Some(gated), open, now);
+    }
+    while decisions < pods
+        && let Some(decision) = scheduler.next(now, SEED)
+    {
+        decisions += 1;
+        if let Decision::Bind { pod, node } = decision {
             bindings += 1;
             let bound = bound(&pod, &node);
-            let start = Instant::now();
             put(&mut scheduler, Some(pod), bound, now);
-            spent += start.elapsed();
         }
     }
-    (count as f64 / spent.as_secs_f64(), bindings)
+    let seconds = start.elapsed().as_secs_f64();
+    Ok(json!({"rate": f64::from(decisions as u32) / seconds, "decisions": decisions, "bindings": bindings}))
 }
 
-fn main() {
-    let mut args = std::env::args().skip(1);
-    let mut number = |default| args.next().and_then(|arg| arg.parse().ok()).unwrap_or(default);
-    let (nodes, pods) = (number(1_000), number(1_000));
-    let chosen: Vec<String> = args.collect();
-    for case in CASES.into_iter().filter(|case| chosen.is_empty() || chosen.iter().any(|c| c == case)) {
-        let (rate, bindings) = measure(case, nodes, pods);
-        println!("{case}: {rate:.0} decisions a second with {nodes} nodes; {bindings} of {pods} pods bound");
-    }
+fn main() -> Result<(), Failure> {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let [nodes, pods, template] = words.as_slice() else {
+        return Err("decisions NODES PODS TEMPLATE".into());
+    };
+    let template = std::fs::read_to_string(template).map_err(|error| format!("read {template}: {error}"))?;
+    println!("{}", measure(&template, nodes.parse()?, pods.parse()?)?);
+    Ok(())
 }

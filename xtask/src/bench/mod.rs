@@ -5,7 +5,10 @@ pub mod dns;
 pub mod gateway;
 pub mod idle;
 pub mod net;
+pub mod pods;
 pub mod report;
+pub mod scheduler;
+mod server;
 
 #[derive(clap::Subcommand)]
 pub enum Bench {
@@ -19,6 +22,10 @@ pub enum Bench {
     Idle(idle::Arguments),
     /// Measure services and policy in the kernel, beside plain routing and kube-proxy's rules
     Net(net::Arguments),
+    /// Measure how a node starts, runs and ends pods
+    Pods(pods::Arguments),
+    /// Measure the scheduler alone, and through the API
+    Scheduler(scheduler::Arguments),
 }
 
 pub fn run(bench: Bench) -> anyhow::Result<()> {
@@ -28,5 +35,7 @@ pub fn run(bench: Bench) -> anyhow::Result<()> {
         Bench::Gateway(arguments) => gateway::run(&arguments),
         Bench::Idle(arguments) => idle::run(arguments),
         Bench::Net(arguments) => net::run(&arguments),
+        Bench::Pods(arguments) => pods::run(&arguments),
+        Bench::Scheduler(arguments) => scheduler::run(&arguments),
     }
 }

@@ -80,8 +80,9 @@ impl Connection {
     }
 
     pub(crate) async fn send(&mut self, method: &str, path: &str, body: &str) -> Result<Answer, Failure> {
+        let kind = if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
         let request = format!(
-            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: load/1\r\nContent-Type: application/json\r\n\
+            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: load/1\r\nContent-Type: {kind}\r\n\
              Content-Length: {}\r\n\r\n{body}",
             body.len()
         );

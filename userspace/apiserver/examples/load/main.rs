@@ -1,11 +1,15 @@
-//! Loads an API server over TLS and measures it: what `cargo xtask bench api` runs beside `skep server`.
+//! Loads an API server over TLS and measures it: what `cargo xtask bench api`,
+//! `bench scheduler` and `bench pods` run beside `skep server`.
 //!
 //! `load ADDRESS PKI COMMAND [key=value...]`, where PKI is the server's folder of keys. Prints one line of JSON.
-//! Commands: `ready`, `create`, `pods`, `get`, `list`, `watch`.
+//! Commands: `ready`, `create`, `pods`, `get`, `list`, `watch`; of the scheduler `nodes`, `gated`, `open`, `schedule`; of nodes
+//! `run`, `run-together`.
 
 mod connection;
 mod objects;
+mod pods;
 mod samples;
+mod scheduling;
 mod watch;
 
 use std::error::Error;
@@ -37,6 +41,12 @@ impl Arguments {
             Some(value) => value.parse().map_err(|_| format!("{name} wants a number, not {value}").into()),
             None => Ok(default),
         }
+    }
+
+    fn template(&self) -> Result<String, Failure> {
+        let path = self.0.iter().find_map(|argument| argument.strip_prefix("template="));
+        let path = path.ok_or("template=FILE is missing")?;
+        std::fs::read_to_string(path).map_err(|error| format!("read {path}: {error}").into())
     }
 
     fn seconds(&self) -> Result<Duration, Failure> {
@@ -73,6 +83,26 @@ async fn main() -> Result<(), Failure> {
         "watch" => {
             let (watchers, rate) = (arguments.number("watchers", 1_000)?, arguments.number("rate", 200)?);
             watch::measure(target, watchers, rate, arguments.seconds()?).await?
+        }
+        "nodes" => {
+            make_namespace(&target).await?;
+            scheduling::nodes(target, arguments.number("count", 1_000)?).await?
+        }
+        "gated" => {
+            let count = arguments.number("count", 30_000)?;
+            scheduling::create(target, count, arguments.template()?, true).await?
+        }
+        "open" => scheduling::open(target, arguments.number("count", 30_000)?).await?,
+        "schedule" => {
+            let count = arguments.number("count", 15_000)?;
+            scheduling::create_and_bind(target, count, arguments.template()?).await?
+        }
+        "run" => {
+            make_namespace(&target).await?;
+            pods::one_at_a_time(target, arguments.number("count", 20)?, arguments.template()?).await?
+        }
+        "run-together" => {
+            pods::together(target, arguments.number("count", 60)?, arguments.template()?).await?
         }
         other => return Err(format!("no such command: {other}").into()),
     };
@@ -126,7 +156,7 @@ async fn create(
     let path = format!("/api/v1/namespaces/{NAMESPACE}/{plural}");
     repeat(target, move || {
         let at = next.fetch_add(1, Ordering::Relaxed);
-        (at < count).then(|| Request { method: "POST", path: path.clone(), body: body(&name(at)), code: 201 })
+        (at < count).then(|| Request::post(path.clone(), body(&name(at))))
     })
     .await
 }
@@ -139,13 +169,12 @@ async fn read(
     let (next, start) = (AtomicUsize::new(0), Instant::now());
     repeat(target, move || {
         let at = next.fetch_add(1, Ordering::Relaxed).wrapping_mul(7_919);
-        let request = || Request { method: "GET", path: path(at), body: String::new(), code: 200 };
-        (start.elapsed() < time).then(request)
+        (start.elapsed() < time).then(|| Request::get(path(at)))
     })
     .await
 }
 
-struct Request {
+pub(crate) struct Request {
     method: &'static str,
     path: String,
     body: String,
@@ -153,8 +182,22 @@ struct Request {
     code: u16,
 }
 
+impl Request {
+    pub(crate) fn post(path: String, body: String) -> Request {
+        Request { method: "POST", path, body, code: 201 }
+    }
+
+    pub(crate) fn merge_patch(path: String, body: String) -> Request {
+        Request { method: "PATCH", path, body, code: 200 }
+    }
+
+    fn get(path: String) -> Request {
+        Request { method: "GET", path, body: String::new(), code: 200 }
+    }
+}
+
 /// Sends the requests of `next` on every connection, one after the other, until `next` returns none.
-async fn repeat(
+pub(crate) async fn repeat(
     target: Arc<Target>,
     next: impl Fn() -> Option<Request> + Send + Sync + 'static,
 ) -> Result<Value, Failure> {

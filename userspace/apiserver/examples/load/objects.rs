@@ -17,6 +17,22 @@ pub(crate) fn configmap(name: &str) -> String {
     object(1024 - object(0).len())
 }
 
+/// A ready node of 32 cores.
+pub(crate) fn node(at: usize) -> String {
+    let name = format!("node-{at:05}");
+    json!({
+        "apiVersion": "v1", "kind": "Node",
+        "metadata": {"name": name, "labels": {
+            "kubernetes.io/hostname": name, "topology.kubernetes.io/zone": format!("zone-{}", at % 3),
+        }},
+        "status": {
+            "allocatable": {"cpu": "32", "memory": "128Gi", "pods": "110"},
+            "conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady"}],
+        },
+    })
+    .to_string()
+}
+
 /// Its scheduler does not exist: only the API server is measured.
 pub(crate) fn pod(name: &str) -> String {
     json!({

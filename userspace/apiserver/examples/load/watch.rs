@@ -38,10 +38,11 @@ pub(crate) async fn measure(
         let body = stamped(at, base);
         Connection::open(&target).await?.expect(&[201, 409], "POST", &path, &body).await?;
     }
-    let revision = revision(&target).await?;
+    let path = format!("/api/v1/namespaces/{NAMESPACE}/configmaps");
+    let revision = revision(&target, &path).await?;
     let mut tasks = JoinSet::new();
     for at in 0..watchers {
-        let body = watch(connections[at % CONNECTIONS].clone(), &target.address, &revision).await?;
+        let body = watch(connections[at % CONNECTIONS].clone(), &target.address, &path, &revision).await?;
         tasks.spawn(follow(body, writes, base));
     }
     let writing = write(target, writes, rate, base).await?;
@@ -60,15 +61,16 @@ fn stamped(at: usize, base: Instant) -> String {
     objects::stamped(&format!("watched-{at}"), base.elapsed().as_nanos())
 }
 
-async fn revision(target: &Target) -> Result<String, Failure> {
-    let path = format!("/api/v1/namespaces/{NAMESPACE}/configmaps?limit=1");
+/// The revision of the list at the path.
+pub(crate) async fn revision(target: &Target, path: &str) -> Result<String, Failure> {
+    let path = format!("{path}?limit=1");
     let answer = Connection::open(target).await?.expect(&[200], "GET", &path, "").await?;
     let list = answer.body.split("\"metadata\":{").nth(1).unwrap_or_default();
     let number = list.split("\"resourceVersion\":\"").nth(1).and_then(|rest| rest.split('"').next());
     Ok(number.ok_or("a list without a resourceVersion")?.to_owned())
 }
 
-async fn connect(target: &Target) -> Result<SendRequest<Empty<Bytes>>, Failure> {
+pub(crate) async fn connect(target: &Target) -> Result<SendRequest<Empty<Bytes>>, Failure> {
     let stream = TokioIo::new(target.connect("h2").await?);
     let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
     // As client-go's window: room for bursts.
@@ -78,14 +80,13 @@ async fn connect(target: &Target) -> Result<SendRequest<Empty<Bytes>>, Failure> 
     Ok(sender)
 }
 
-async fn watch(
+pub(crate) async fn watch(
     mut connection: SendRequest<Empty<Bytes>>,
     address: &str,
+    path: &str,
     revision: &str,
 ) -> Result<Incoming, Failure> {
-    let uri = format!(
-        "https://{address}/api/v1/namespaces/{NAMESPACE}/configmaps?watch=1&allowWatchBookmarks=true&resourceVersion={revision}"
-    );
+    let uri = format!("https://{address}{path}?watch=1&allowWatchBookmarks=true&resourceVersion={revision}");
     connection.ready().await?;
     let response = connection.send_request(Request::get(uri).body(Empty::new())?).await?;
     if !response.status().is_success() {
@@ -94,32 +95,55 @@ async fn watch(
     Ok(response.into_body())
 }
 
+/// The lines of a watch.
+pub(crate) struct Lines {
+    body: Incoming,
+    bytes: Vec<u8>,
+    /// Where the next line begins.
+    from: usize,
+    count: usize,
+}
+
+impl Lines {
+    pub(crate) fn new(body: Incoming) -> Lines {
+        Lines { body, bytes: Vec::new(), from: 0, count: 0 }
+    }
+
+    pub(crate) async fn next(&mut self) -> Result<&str, Failure> {
+        let end = loop {
+            if let Some(at) = self.bytes[self.from..].iter().position(|byte| *byte == b'\n') {
+                break self.from + at;
+            }
+            self.bytes.drain(..self.from);
+            self.from = 0;
+            let frame = self.body.frame().await;
+            let frame = frame.ok_or_else(|| format!("a watch ended after {} events", self.count))??;
+            self.bytes.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
+        };
+        let line = std::str::from_utf8(&self.bytes[self.from..end])?;
+        self.from = end + 1;
+        self.count += 1;
+        Ok(line)
+    }
+}
+
 /// Reads as many events as there are writes.
-async fn follow(mut body: Incoming, writes: usize, base: Instant) -> Result<Samples, Failure> {
-    let (mut samples, mut rest, mut last) = (Samples::default(), Vec::new(), 0u64);
+async fn follow(body: Incoming, writes: usize, base: Instant) -> Result<Samples, Failure> {
+    let (mut samples, mut lines, mut last) = (Samples::default(), Lines::new(body), 0u64);
     while samples.len() < writes {
-        let frame = tokio::time::timeout(PATIENCE, body.frame()).await;
-        let frame = frame.map_err(|_| format!("{} of {writes} events came", samples.len()))?;
-        let frame =
-            frame.ok_or_else(|| format!("a watch ended after {} of {writes} events", samples.len()))??;
+        let line = tokio::time::timeout(PATIENCE, lines.next()).await;
+        let line = line.map_err(|_| format!("{} of {writes} events came", samples.len()))??;
         let now = base.elapsed();
-        rest.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
-        let mut from = 0;
-        while let Some(end) = rest[from..].iter().position(|byte| *byte == b'\n') {
-            let line = std::str::from_utf8(&rest[from..from + end])?;
-            from += end + 1;
-            if line.starts_with("{\"type\":\"BOOKMARK\"") {
-                continue;
-            }
-            let revision = between(line, "\"resourceVersion\":\"").ok_or("an event without a revision")?;
-            let sent = between(line, "\"sent\":\"").ok_or_else(|| format!("an odd event: {line}"))?;
-            if revision <= last {
-                return Err(format!("revision {revision} came after {last}").into());
-            }
-            last = revision;
-            samples.add(now.saturating_sub(Duration::from_nanos(sent)));
+        if line.starts_with("{\"type\":\"BOOKMARK\"") {
+            continue;
         }
-        rest.drain(..from);
+        let revision = between(line, "\"resourceVersion\":\"").ok_or("an event without a revision")?;
+        let sent = between(line, "\"sent\":\"").ok_or_else(|| format!("an odd event: {line}"))?;
+        if revision <= last {
+            return Err(format!("revision {revision} came after {last}").into());
+        }
+        last = revision;
+        samples.add(now.saturating_sub(Duration::from_nanos(sent)));
     }
     Ok(samples)
 }

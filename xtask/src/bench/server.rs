@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use super::Programs;
+use crate::binaries::{self, Profile};
 use crate::cluster::Store;
 use crate::cluster::process::{tail, usage};
 
@@ -18,8 +18,29 @@ const ETCD: &str = "http://127.0.0.1:12379";
 const ETCD_PEERS: &str = "http://127.0.0.1:12380";
 const START_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// Release builds of the server and of the load.
+pub(super) struct Programs {
+    skep: PathBuf,
+    pub(super) load: PathBuf,
+    /// Where examples are.
+    pub(super) examples: PathBuf,
+}
+
+impl Programs {
+    /// `also`: more to build, as words of cargo.
+    pub(super) fn build(also: &[&str]) -> Result<Programs> {
+        crate::build_ebpf::run()?;
+        let words = ["--package=skep", "--package=skep-apiserver", "--bin=skep", "--example=load"];
+        let release = binaries::cargo_build(Profile::Release, &[&words, also].concat())?;
+        let examples = release.join("examples");
+        Ok(Programs { skep: release.join("skep"), load: examples.join("load"), examples })
+    }
+}
+
 pub(super) struct Server {
     skep: PathBuf,
+    load: PathBuf,
+    args: Vec<String>,
     folder: PathBuf,
     store: Store,
     server: Option<Running>,
@@ -44,15 +65,16 @@ fn spawn(command: &mut Command, log: &Path) -> Result<Running> {
 }
 
 impl Server {
-    /// With nothing in its store.
-    pub(super) fn start(programs: &Programs, store: Store, folder: &Path) -> Result<Server> {
+    /// With nothing in its store; `args` are more arguments of the server.
+    pub(super) fn start(programs: &Programs, store: Store, folder: &Path, args: &[&str]) -> Result<Server> {
         if folder.exists() {
             fs::remove_dir_all(folder).with_context(|| format!("remove {}", folder.display()))?;
         }
         fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
         let etcd = if store == Store::Etcd { Some(start_etcd(folder)?) } else { None };
-        let (skep, folder) = (programs.skep.clone(), folder.to_owned());
-        let mut server = Server { skep, folder, store, server: None, _etcd: etcd };
+        let (skep, load, folder) = (programs.skep.clone(), programs.load.clone(), folder.to_owned());
+        let args = args.iter().map(|&arg| arg.to_owned()).collect();
+        let mut server = Server { skep, load, args, folder, store, server: None, _etcd: etcd };
         server.restart()?;
         // The last file that a first start makes; the load needs the keys in it.
         let made = server.folder.join("admin.kubeconfig");
@@ -66,7 +88,7 @@ impl Server {
 
     pub(super) fn restart(&mut self) -> Result<()> {
         let mut command = Command::new(&self.skep);
-        command.args(["server", "--listen", ADDRESS, "--data-dir"]).arg(&self.folder);
+        command.args(["server", "--listen", ADDRESS, "--data-dir"]).arg(&self.folder).args(&self.args);
         if self.store == Store::Etcd {
             command.arg(format!("--store=etcd={ETCD}"));
         }
@@ -76,9 +98,19 @@ impl Server {
 
     /// Resident memory in KiB.
     pub(super) fn resident(&self) -> Result<u64> {
+        Ok(self.usage()?.0)
+    }
+
+    /// Resident memory in KiB, and the processor time used so far in seconds.
+    pub(super) fn usage(&self) -> Result<(u64, f64)> {
         let pid = self.server.as_ref().context("the server does not run")?.0.id();
-        let (resident, _) = usage(pid).context("the server has ended")?;
-        Ok(resident)
+        usage(pid).context("the server has ended")
+    }
+
+    /// Runs the load and returns what it measured.
+    pub(super) fn load(&self, command: &str, words: &[&str]) -> Result<Value> {
+        load(&self.load, ADDRESS, &self.folder.join("pki"), command, words)
+            .with_context(|| format!("the server: {}", tail(&self.log(), 5)))
     }
 
     pub(super) fn stop(&mut self) -> Result<()> {
@@ -113,19 +145,19 @@ fn start_etcd(folder: &Path) -> Result<Running> {
     Ok(etcd)
 }
 
-/// Runs the load and returns what it measured.
-pub(super) fn load(programs: &Programs, folder: &Path, command: &str, words: &[&str]) -> Result<Value> {
-    let output = Command::new(&programs.load)
-        .arg(ADDRESS)
-        .arg(folder.join("pki"))
-        .arg(command)
-        .args(words)
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("run {}", programs.load.display()))?;
+/// Runs the load on a server with its folder of keys.
+pub(super) fn load(
+    program: &Path,
+    address: &str,
+    pki: &Path,
+    command: &str,
+    words: &[&str],
+) -> Result<Value> {
+    let mut load = Command::new(program);
+    load.arg(address).arg(pki).arg(command).args(words).stdin(Stdio::null());
+    let output = load.output().with_context(|| format!("run {}", program.display()))?;
     if !output.status.success() {
-        let why = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-        bail!("{command}: {why}\nthe server: {}", tail(&folder.join("server.log"), 5));
+        bail!("{command}: {}", String::from_utf8_lossy(&output.stderr).trim());
     }
     serde_json::from_slice(&output.stdout).with_context(|| format!("{command} printed no JSON"))
 }

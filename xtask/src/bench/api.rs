@@ -2,20 +2,17 @@
 //!
 //! Server and load share the machine's cores, as they did for the recorded figures of the peer.
 
-mod server;
-
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use serde_json::Value;
 
 use super::report::{Goal, Report, Row, median};
-use crate::binaries::{self, Profile};
+use super::server::{Programs, Server};
 use crate::cluster::Store;
 use crate::deps::{self, Need};
 use crate::progress::Step;
-use server::Server;
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -66,7 +63,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     }
     deps::ensure(&needs)?;
     let step = Step::new("release build");
-    let programs = Programs::build()?;
+    let programs = Programs::build(&[])?;
     step.done("built");
     let mut rows = Vec::new();
     let folder = crate::workspace().join("target/bench");
@@ -97,20 +94,6 @@ pub fn run(arguments: Arguments) -> Result<()> {
     Report { name: "api", headline, rows: &rows }.publish(&folder)
 }
 
-struct Programs {
-    skep: PathBuf,
-    load: PathBuf,
-}
-
-impl Programs {
-    fn build() -> Result<Programs> {
-        crate::build_ebpf::run()?;
-        let words = ["--package=skep", "--package=skep-apiserver", "--bin=skep", "--example=load"];
-        let release = binaries::cargo_build(Profile::Release, &words)?;
-        Ok(Programs { skep: release.join("skep"), load: release.join("examples/load") })
-    }
-}
-
 /// One round: values in the order of [`MEASURES`].
 fn measure(
     programs: &Programs,
@@ -119,28 +102,28 @@ fn measure(
     seconds: u16,
     step: &Step,
 ) -> Result<[f64; MEASURES.len()]> {
-    let mut server = Server::start(programs, store, folder)?;
-    let load = |command: &str, words: &[&str]| -> Result<Value> {
+    let mut server = Server::start(programs, store, folder, &[])?;
+    let load = |server: &Server, command: &str, words: &[&str]| -> Result<Value> {
         step.say(command);
-        server::load(programs, folder, command, words)
+        server.load(command, words)
     };
     let seconds = format!("seconds={seconds}");
-    load("ready", &[])?;
-    load("create", &["count=100"])?;
+    load(&server, "ready", &[])?;
+    load(&server, "create", &["count=100"])?;
     let without = server.resident()?;
-    load("watch", &["seconds=2", &format!("watchers={WATCHERS}"), "rate=1"])?;
+    load(&server, "watch", &["seconds=2", &format!("watchers={WATCHERS}"), "rate=1"])?;
     let idle = server.resident()?.saturating_sub(without);
-    let created = load("create", &["count=20000"])?;
-    load("pods", &["count=5000"])?;
-    let got = load("get", &[&seconds, "count=20000"])?;
-    let listed = load("list", &[&seconds])?;
-    let watched = load("watch", &[&seconds, &format!("watchers={WATCHERS}"), "rate=200"])?;
+    let created = load(&server, "create", &["count=20000"])?;
+    load(&server, "pods", &["count=5000"])?;
+    let got = load(&server, "get", &[&seconds, "count=20000"])?;
+    let listed = load(&server, "list", &[&seconds])?;
+    let watched = load(&server, "watch", &[&seconds, &format!("watchers={WATCHERS}"), "rate=200"])?;
     let resident = server.resident()?;
     step.say("cold start");
     server.stop()?;
     let start = Instant::now();
     server.restart()?;
-    load("ready", &[])?;
+    load(&server, "ready", &[])?;
     let cold = start.elapsed();
     // The controllers read everything again after a start: the larger figure counts.
     step.say("settling");
