@@ -30,10 +30,17 @@ const NAME: HeaderValue = HeaderValue::from_static("skep");
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Origin<'a> {
     pub(crate) client: IpAddr,
+    /// Its text, see [`address_of`].
+    pub(crate) address: &'a HeaderValue,
     pub(crate) port: u16,
     pub(crate) is_tls: bool,
     /// Host and port as the client wrote them.
     pub(crate) authority: &'a str,
+}
+
+/// A client's address as headers have it.
+pub(crate) fn address_of(client: IpAddr) -> HeaderValue {
+    HeaderValue::try_from(client.to_canonical().to_string()).unwrap_or(HeaderValue::from_static("unknown"))
 }
 
 /// The protocol that a request switches to. A switch to h2c is not passed on: an endpoint that takes it would answer requests past the
@@ -130,20 +137,28 @@ fn join_cookies(headers: &mut HeaderMap) {
 }
 
 fn set_origin(headers: &mut HeaderMap, origin: &Origin<'_>) {
-    let Origin { client, port, is_tls, authority } = *origin;
-    let (client, proto) = (client.to_canonical(), if is_tls { "https" } else { "http" });
-    let mut set = |name: HeaderName, value: &str| match HeaderValue::from_str(value) {
-        Ok(value) => drop(headers.insert(name, value)),
-        Err(_) => drop(headers.remove(name)),
+    let Origin { client, address, port, is_tls, authority } = *origin;
+    let proto = if is_tls { "https" } else { "http" };
+    // Usually the request has it already.
+    let host = match headers.get(HOST).filter(|host| host.as_bytes() == authority.as_bytes()) {
+        Some(host) => Some(host.clone()),
+        None => HeaderValue::from_str(authority).ok(),
     };
-    let text = client.to_string();
-    set(FORWARDED_FOR, &text);
-    set(REAL_IP, &text);
-    set(FORWARDED_PROTO, proto);
-    set(FORWARDED_HOST, authority);
-    set(FORWARDED_PORT, &port.to_string());
-    let node = if client.is_ipv6() { format!("\"[{text}]\"") } else { text };
-    set(FORWARDED, &format!("for={node};host=\"{authority}\";proto={proto}"));
+    match host {
+        Some(host) => drop(headers.insert(FORWARDED_HOST, host)),
+        None => drop(headers.remove(FORWARDED_HOST)),
+    }
+    headers.insert(FORWARDED_FOR, address.clone());
+    headers.insert(REAL_IP, address.clone());
+    headers.insert(FORWARDED_PROTO, HeaderValue::from_static(proto));
+    headers.insert(FORWARDED_PORT, HeaderValue::from(port));
+    let text = address.to_str().unwrap_or_default();
+    let is_ipv6 = client.to_canonical().is_ipv6();
+    let (open, close) = if is_ipv6 { ("\"[", "]\"") } else { ("", "") };
+    match HeaderValue::try_from(format!("for={open}{text}{close};host=\"{authority}\";proto={proto}")) {
+        Ok(forwarded) => drop(headers.insert(FORWARDED, forwarded)),
+        Err(_) => drop(headers.remove(FORWARDED)),
+    }
 }
 
 /// The members of a list, in lower case.
@@ -163,12 +178,12 @@ mod tests {
         pairs.iter().map(parse).collect()
     }
 
-    const ORIGIN: Origin<'static> = Origin {
-        client: IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1)),
-        port: 443,
-        is_tls: true,
-        authority: "a.com:8443",
-    };
+    fn to_endpoint_from(headers: &mut HeaderMap, client: &str, protocol: Protocol) {
+        let client = client.parse().unwrap();
+        let address = address_of(client);
+        let origin = Origin { client, address: &address, port: 443, is_tls: true, authority: "a.com:8443" };
+        to_endpoint(headers, &origin, protocol, None);
+    }
 
     #[test]
     fn what_belongs_to_a_connection_stays_there() {
@@ -182,7 +197,7 @@ mod tests {
             ("expect", "100-continue"),
             ("x-kept", "1"),
         ]);
-        to_endpoint(&mut headers, &ORIGIN, Protocol::Http1, None);
+        to_endpoint_from(&mut headers, "192.0.2.1", Protocol::Http1);
         let mut names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
         assert_eq!(
@@ -207,11 +222,10 @@ mod tests {
             ("forwarded", "for=10.0.0.1"),
             ("x-real-ip", "10.0.0.1"),
         ]);
-        to_endpoint(&mut headers, &ORIGIN, Protocol::Http1, None);
+        to_endpoint_from(&mut headers, "192.0.2.1", Protocol::Http1);
         assert!(headers.values().all(|value| value != "10.0.0.1" && value != "for=10.0.0.1"), "{headers:?}");
         assert_eq!(headers["forwarded"], "for=192.0.2.1;host=\"a.com:8443\";proto=https");
-        let of_ipv6 = Origin { client: "2001:db8::1".parse().unwrap(), ..ORIGIN };
-        to_endpoint(&mut headers, &of_ipv6, Protocol::Http1, None);
+        to_endpoint_from(&mut headers, "2001:db8::1", Protocol::Http1);
         assert_eq!(headers["forwarded"], "for=\"[2001:db8::1]\";host=\"a.com:8443\";proto=https");
     }
 
@@ -219,7 +233,7 @@ mod tests {
     fn http_2_has_no_host_and_keeps_trailers() {
         let mut headers =
             map(&[("host", "a.com"), ("te", "trailers, deflate"), ("cookie", "a=1"), ("cookie", "b=2")]);
-        to_endpoint(&mut headers, &ORIGIN, Protocol::H2c, None);
+        to_endpoint_from(&mut headers, "192.0.2.1", Protocol::H2c);
         assert_eq!(
             (headers.get("host"), &headers["te"], &headers["cookie"]),
             (None, &TRAILERS, &HeaderValue::from_static("a=1; b=2"))

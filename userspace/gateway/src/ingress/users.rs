@@ -13,8 +13,10 @@ const FILE_KEY: &str = "auth";
 /// The data of a Secret, and what was made of it: whether it has a key for each user, and the realm.
 pub(super) struct Users {
     data: BTreeMap<String, ByteString>,
-    made: Mutex<HashMap<(bool, Box<str>), Arc<BasicAuth>>>,
+    made: Mutex<Made>,
 }
+
+type Made = HashMap<(bool, Box<str>), Arc<BasicAuth>>;
 
 impl Users {
     pub(super) fn new(data: BTreeMap<String, ByteString>) -> Users {

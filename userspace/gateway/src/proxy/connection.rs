@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::Request;
+use http::{HeaderValue, Request};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -25,6 +25,7 @@ use super::head_scan::HeadScan;
 use super::seats::Seat;
 use super::{Gateway, Shared, forward};
 use crate::counters::add;
+use crate::headers;
 use crate::limits::Limits;
 
 /// HTTP/2 clients are asked for a sign of life after this time without one.
@@ -42,6 +43,8 @@ const MAX_SEND_BYTES: usize = 256 << 10;
 /// Who is at the other end, and how it got here.
 pub(super) struct Client {
     pub(super) peer: SocketAddr,
+    /// Its address as endpoints get it.
+    pub(super) address: HeaderValue,
     /// The listener's key in the configuration.
     pub(super) port: u16,
     pub(super) is_tls: bool,
@@ -67,7 +70,8 @@ pub(super) async fn serve(gateway: Gateway, accepted: Accepted, stop: Cancellati
     // Without these the connection works too.
     let _ = stream.set_nodelay(true);
     let _ = sockopt::set_tcp_user_timeout(&stream, UNACKNOWLEDGED_MS);
-    let mut client = Client { peer, port, is_tls: acceptor.is_some(), server_name: None };
+    let address = headers::address_of(peer.ip());
+    let mut client = Client { peer, address, port, is_tls: acceptor.is_some(), server_name: None };
     let Some(acceptor) = acceptor else {
         return requests(gateway, stream, client, false, stop).await;
     };

@@ -12,6 +12,7 @@ use tokio::time::timeout;
 
 use super::access_log::Line;
 use super::body::RequestBody;
+use super::policy::Prepared;
 use super::snapshot::Cluster;
 use super::upstream::{Lease, SendError, Unanswered, Upstream, Wait};
 use super::{Gateway, Shared};
@@ -195,13 +196,12 @@ impl Record {
         self.route = Some(route.clone());
     }
 
-    pub(super) fn hold(&mut self, admitted: Option<Admitted>) {
-        self.admitted = admitted;
-    }
-
-    /// Its line is not written.
-    pub(super) fn unlogged(&mut self) {
-        self.line = None;
+    /// What the route's policy says of it.
+    pub(super) fn policy(&mut self, prepared: &mut Prepared) {
+        self.admitted = prepared.admitted.take();
+        if prepared.policy.is_unlogged {
+            self.line = None;
+        }
     }
 
     pub(super) fn answered(&mut self, status: u16, endpoint: Option<SocketAddr>) {

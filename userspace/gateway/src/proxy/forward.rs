@@ -153,9 +153,24 @@ pub(super) struct Outgoing {
 impl Outgoing {
     /// In the form of a protocol: HTTP/1.1 has the host in a header, HTTP/2 in the target. `None`: the host cannot be one.
     pub(super) fn request(&self, protocol: Protocol, body: RequestBody) -> Option<Request<RequestBody>> {
+        self.request_with(self.headers.clone(), protocol, body)
+    }
+
+    /// The same, when no other request follows: the headers are in it.
+    fn last_request(&mut self, protocol: Protocol, body: RequestBody) -> Option<Request<RequestBody>> {
+        let headers = std::mem::take(&mut self.headers);
+        self.request_with(headers, protocol, body)
+    }
+
+    fn request_with(
+        &self,
+        headers: HeaderMap,
+        protocol: Protocol,
+        body: RequestBody,
+    ) -> Option<Request<RequestBody>> {
         let mut request = Request::new(body);
         *request.method_mut() = self.method.clone();
-        *request.headers_mut() = self.headers.clone();
+        *request.headers_mut() = headers;
         let mut parts = http::uri::Parts::default();
         parts.path_and_query = Some(self.path.clone());
         match protocol {
@@ -260,30 +275,14 @@ fn decide(
     let routes = listener.hosts.find(&target.host).next().ok_or(Refusal::NoRoute)?;
     let route = routes.find(&target.head(head)).map_err(|_| Refusal::NoRoute)?.clone();
     record.routed(&route.counters);
-    let values = Values {
-        method: &head.method,
-        is_tls: client.is_tls,
-        client: client.peer.ip(),
-        port: listener.public_port,
-        host: &target.host,
-        authority: target.authority,
-        path: &target.path.sent,
-        query: target.query,
-        headers: &head.headers,
-    };
-    let prepared =
-        route.policy.as_ref().map(|policy| policy::prepare(policy, &snapshot, &values, shared.now_ms()));
-    let mut policy = match prepared.transpose()? {
+    let policy = match prepare(shared, &snapshot, (client, listener.public_port), &route, &target, head)? {
         Some(Verdict::Own(status, headers)) => return Ok(Decision::Own(status, headers)),
-        Some(Verdict::On(prepared)) => Some(prepared),
+        Some(Verdict::On(mut prepared)) => {
+            record.policy(&mut prepared);
+            Some(prepared)
+        }
         None => None,
     };
-    if let Some(prepared) = &mut policy {
-        record.hold(prepared.admitted.take());
-        if prepared.policy.is_unlogged {
-            record.unlogged();
-        }
-    }
     check_length(shared, route.policy.as_deref(), head)?;
     if let Some(own) = own_answer(&route, client, listener.public_port, &target, head) {
         return Ok(own);
@@ -301,14 +300,7 @@ fn decide(
     let protocol = if is_grpc { Protocol::H2c } else { cluster.backend.protocol };
     let filters = drawn.filters.clone();
     let rewrites = [&route.filters.rewrite, &filters.rewrite];
-    let captures = route.policy.as_ref().and_then(|policy| policy.rewrite.as_ref());
-    let path = match captures {
-        Some(captures) => {
-            let (path, query) = captures.apply(&target.path.matched, target.query);
-            join(&path, query.as_deref())?
-        }
-        None => path_and_query(&target, rewrites)?,
-    };
+    let path = outgoing_path(&target, &route, rewrites)?;
     let client_authority = target.authority.to_owned();
     let authority = rewrites.iter().rev().find_map(|rewrite| rewrite.host.as_deref());
     let authority = authority.unwrap_or(&client_authority).to_owned();
@@ -316,6 +308,7 @@ fn decide(
     let origin = route.cors.as_ref().and_then(|cors| cors.allowed(&head.headers));
     let sender = Origin {
         client: client.peer.ip(),
+        address: &client.address,
         port: listener.public_port,
         is_tls: client.is_tls,
         authority: &client_authority,
@@ -328,6 +321,30 @@ fn decide(
     let mirrors = mirror::draw(&snapshot, &route.mirrors);
     let onward = Onward { route, filters, cluster, protocol, outgoing, switch, origin, mirrors, policy };
     Ok(Decision::Onward(Box::new(onward)))
+}
+
+/// What the route's policy says of a request. `client`: with the port that it connected to.
+fn prepare(
+    shared: &Shared,
+    snapshot: &Snapshot,
+    (client, port): (&Client, u16),
+    route: &Route,
+    target: &Target<'_>,
+    head: &Parts,
+) -> Result<Option<Verdict>, Denied> {
+    let Some(policy) = &route.policy else { return Ok(None) };
+    let values = Values {
+        method: &head.method,
+        is_tls: client.is_tls,
+        client: client.peer.ip(),
+        port,
+        host: &target.host,
+        authority: target.authority,
+        path: &target.path.sent,
+        query: target.query,
+        headers: &head.headers,
+    };
+    policy::prepare(policy, snapshot, &values, shared.now_ms()).map(Some)
 }
 
 /// A redirect, or the answer to a preflight.
@@ -376,6 +393,20 @@ fn check_length(
     }
 }
 
+fn outgoing_path(
+    target: &Target<'_>,
+    route: &Route,
+    rewrites: [&Rewrite; 2],
+) -> Result<PathAndQuery, Refusal> {
+    match route.policy.as_ref().and_then(|policy| policy.rewrite.as_ref()) {
+        Some(captures) => {
+            let (path, query) = captures.apply(&target.path.matched, target.query);
+            join(&path, query.as_deref())
+        }
+        None => path_and_query(target, rewrites),
+    }
+}
+
 fn path_and_query(target: &Target<'_>, rewrites: [&Rewrite; 2]) -> Result<PathAndQuery, Refusal> {
     let mut path = Cow::Borrowed(&*target.path.sent);
     let mut rewrites = rewrites.iter().filter_map(|rewrite| rewrite.path.as_ref());
@@ -415,7 +446,7 @@ async fn go_on(
         }
         onward.policy = Some(policy);
     }
-    let sent = send(shared, &onward, body, switched, state).await;
+    let sent = send(shared, &mut onward, body, switched, state).await;
     let status = match &sent {
         Ok((response, _)) => response.status(),
         Err(refusal) => refusal.status(),
@@ -433,7 +464,7 @@ async fn go_on(
 
 async fn send(
     shared: &Arc<Shared>,
-    onward: &Onward,
+    onward: &mut Onward,
     mut body: RequestBody,
     client: Option<OnUpgrade>,
     state: &BodyState,
@@ -446,7 +477,7 @@ async fn send(
     for mirror in mirrors {
         mirror::send(shared, mirror.clone(), outgoing, &mut body);
     }
-    let request = outgoing.request(*protocol, body).ok_or(Refusal::BadGateway)?;
+    let request = outgoing.last_request(*protocol, body).ok_or(Refusal::BadGateway)?;
     let terms = Terms {
         timeouts: route.timeouts,
         retry: route.retry.clone(),

@@ -86,7 +86,8 @@ pub(super) fn prepare(
     }
     let is_in_range = policy.ranges.admit(values.client);
     let has_authentication = policy.basic.is_some() || policy.external.is_some();
-    if !is_in_range && !(policy.any_satisfies && has_authentication) {
+    let may_authenticate = policy.any_satisfies && has_authentication;
+    if !is_in_range && !may_authenticate {
         return Err(Denied::Address);
     }
     let admitted = policy.rate.as_ref().map(|rate| rate.admit(values.client, now_ms).ok_or(Denied::Rate));

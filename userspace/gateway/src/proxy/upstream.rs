@@ -258,9 +258,17 @@ impl Upstream {
     /// The connection that was used last and can take a request.
     fn take_idle(&self) -> Option<http1::SendRequest<RequestBody>> {
         let mut idle = self.idle();
-        idle.retain(|kept| !kept.sender.is_closed());
-        let at = idle.iter().rposition(|kept| kept.sender.is_ready())?;
-        Some(idle.remove(at).sender)
+        // The last ones are those that were used last: usually the first that is looked at.
+        let mut at = idle.len();
+        while at > 0 {
+            at -= 1;
+            if idle[at].sender.is_closed() {
+                idle.remove(at);
+            } else if idle[at].sender.is_ready() {
+                return Some(idle.remove(at).sender);
+            }
+        }
+        None
     }
 
     fn keep(self: &Arc<Self>, sender: http1::SendRequest<RequestBody>) {

@@ -50,11 +50,12 @@ impl<T> PathTable<T> {
                 let at = self.node(path.strip_suffix('/').unwrap_or(path));
                 self.nodes[at].prefix.push(value);
             }
-            PathMatch::Pattern(text) => match Regex::new(text) {
-                Ok(pattern) => self.patterns.push((pattern, value)),
+            PathMatch::Pattern(text) => {
                 // One that does not compile matches nothing; who makes rules says so.
-                Err(_) => {}
-            },
+                if let Ok(pattern) = Regex::new(text) {
+                    self.patterns.push((pattern, value));
+                }
+            }
         }
     }
 

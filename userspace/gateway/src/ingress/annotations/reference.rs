@@ -16,7 +16,7 @@ requests out that would come in without it. The same holds for invalid values of
 Variables are those of a request: `$host`, `$http_host`, `$request_uri`, `$escaped_request_uri`, `$uri`, `$args`, `$scheme`,
 `$request_method`, `$remote_addr`, `$server_port`, `$http_NAME`, `$cookie_NAME` and `$arg_NAME`. Services are named by their DNS names.
 
-This page is made from `userspace/gateway/src/ingress/annotations/table.rs` (`SKEP_REWRITE=1 cargo nextest run -p skep-gateway reference`).
+This page is made from `userspace/gateway/src/ingress/annotations/table` (`SKEP_REWRITE=1 cargo nextest run -p skep-gateway reference`).
 ";
 
 /// In Markdown. All names have the prefix [`PREFIX`].

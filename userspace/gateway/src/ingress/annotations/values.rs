@@ -152,8 +152,11 @@ pub(super) fn one_of<T: Copy>(text: &str, words: &[(&str, T)]) -> Result<T, Inva
     )
 }
 
-/// `off`, or two texts: what is replaced, and by what.
-pub(super) fn replacement(text: &str) -> Result<Option<(Box<str>, Box<str>)>, Invalid> {
+/// What is replaced, and by what.
+type Replacement = (Box<str>, Box<str>);
+
+/// `off`, or two texts.
+pub(super) fn replacement(text: &str) -> Result<Option<Replacement>, Invalid> {
     let mut words = text.split_whitespace();
     match (words.next(), words.next(), words.next()) {
         (Some("off"), None, _) => Ok(None),
@@ -182,11 +185,7 @@ impl ServiceAddress {
         let (authority, path) = rest.split_at(at);
         let (host, port) = authority.split_once(':').unwrap_or((authority, "80"));
         let labels: Vec<&str> = host.split('.').collect();
-        let is_service = match &labels[..] {
-            [_] | [_, _] => true,
-            [_, _, "svc", ..] => true,
-            _ => false,
-        };
+        let is_service = matches!(&labels[..], [_] | [_, _] | [_, _, "svc", ..]);
         let is_label = |label: &&str| {
             let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
             !label.is_empty()
