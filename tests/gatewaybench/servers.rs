@@ -139,7 +139,7 @@ fn nginx(
 pub(crate) fn haproxy(folder: &Path, upstream: SocketAddr, pem: &Pem) -> Result<Server> {
     let ports = free_addrs()?;
     let config = format!(
-        "global\n maxconn 16384\n nbthread 1\n
+        "global\n maxconn 4096\n nbthread 1\n
          defaults\n mode http\n timeout connect 3s\n timeout client 75s\n timeout server 60s\n http-reuse always\n option forwardfor\n
          frontend web\n bind {http} backlog 4096\n bind {https} ssl crt {both} alpn h2,http/1.1\n
          http-request set-header X-Forwarded-Proto http\n http-request set-header X-Real-IP %[src]\n default_backend endpoints\n
