@@ -18,7 +18,7 @@ use clap::Parser;
 use mimalloc::MiMalloc;
 use tracing_subscriber::EnvFilter;
 
-use commands::{agent, backup, certs, flows, hold_sockets, restore, secrets, server, token};
+use commands::{agent, backup, certs, flows, hold_sockets, ingress, restore, secrets, server, token};
 
 /// Every request allocates many small objects; measured with `cargo xtask bench api`.
 #[global_allocator]
@@ -36,6 +36,9 @@ enum Command {
     Flows(flows::Flows),
     /// Show packets that were dropped, with the reason
     Drops(flows::Drops),
+    /// Look at Ingresses before they move here
+    #[command(subcommand)]
+    Ingress(ingress::Command),
     /// Write the store and the keys of a server into one file, while it runs or not
     Backup(backup::Backup),
     /// Make the data directory of a server from a backup
@@ -85,6 +88,7 @@ fn run(command: Command) -> Result<()> {
             Command::Agent(agent) => agent::run(*agent).await,
             Command::Flows(arguments) => flows::flows(arguments).await,
             Command::Drops(arguments) => flows::drops(arguments).await,
+            Command::Ingress(command) => ingress::run(command).await,
             Command::Backup(backup) => backup::run(backup).await,
             Command::Restore(restore) => restore::run(restore).await,
             Command::Certs(certs) => certs::run(certs),

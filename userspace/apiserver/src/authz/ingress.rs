@@ -7,6 +7,8 @@ use serde_json::Value;
 /// The `spec.controller` of the classes that nodes serve.
 const CONTROLLER: &str = "skep.io/ingress";
 const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
+/// The Secret of users for basic authentication.
+const USERS_ANNOTATION: &str = "nginx.ingress.kubernetes.io/auth-secret";
 
 /// Namespace and name.
 type Key = (String, String);
@@ -47,6 +49,7 @@ impl IngressGraph {
         let class = ingress["spec"]["ingressClassName"].as_str().or_else(annotation).unwrap_or_default();
         let tls = ingress["spec"]["tls"].as_array().into_iter().flatten();
         let names = tls.filter_map(|tls| tls["secretName"].as_str()).filter(|name| !name.is_empty());
+        let names = names.chain(users(ingress, namespace));
         let secrets: BTreeSet<Key> = names.map(|secret| (namespace.to_owned(), secret.to_owned())).collect();
         if secrets.is_empty() {
             return;
@@ -76,6 +79,15 @@ impl IngressGraph {
         let by = self.by_secret.get(&(namespace.to_owned(), secret.to_owned()));
         let mut named = by.into_iter().flatten().filter_map(|key| self.ingresses.get(key));
         named.any(|ingress| self.classes.contains(&ingress.class))
+    }
+}
+
+/// The name of the Secret of users, if it is in the Ingress' own namespace.
+fn users<'a>(ingress: &'a Value, namespace: &str) -> Option<&'a str> {
+    let name = ingress["metadata"]["annotations"][USERS_ANNOTATION].as_str().map(str::trim)?;
+    match name.split_once('/') {
+        Some((other, name)) => Some(name).filter(|_| other == namespace),
+        None => Some(name),
     }
 }
 

@@ -273,12 +273,19 @@ fn a_node_reads_the_secrets_that_its_ingresses_name() {
         json!({"kind": "Ingress", "metadata": {"name": name, "namespace": "default"},
             "spec": {"ingressClassName": class, "tls": [{"secretName": secret}]}})
     };
+    let with_users = |name: &str, secret: &str| {
+        let annotations = json!({"nginx.ingress.kubernetes.io/auth-secret": secret});
+        json!({"kind": "Ingress", "metadata": {"name": name, "namespace": "default", "annotations": annotations},
+            "spec": {"ingressClassName": "skep"}})
+    };
     let mut authorizer = authorizer(&[
         class("skep", "skep.io/ingress"),
         class("other", "example.com/other"),
         ingress("mine", "skep", "served"),
         ingress("twin", "skep", "served"),
         ingress("foreign", "other", "foreign"),
+        with_users("users", "default/users"),
+        with_users("others", "other/users"),
     ]);
     let nodes = groups(&["system:nodes"]);
     let may = |authorizer: &Authorizer, verb: &str, namespace: &str, name: &str| {
@@ -290,6 +297,8 @@ fn a_node_reads_the_secrets_that_its_ingresses_name() {
         ("watch", "default", "served", true),
         ("update", "default", "served", false),
         ("get", "other", "served", false),
+        ("get", "default", "users", true),
+        ("get", "other", "users", false),
         ("get", "default", "foreign", false),
         ("list", "default", "", false),
     ] {

@@ -11,6 +11,7 @@ pub(crate) mod certs;
 mod etcd;
 pub(crate) mod flows;
 pub(crate) mod hold_sockets;
+pub(crate) mod ingress;
 pub(crate) mod restore;
 pub(crate) mod secrets;
 pub(crate) mod server;
