@@ -14,7 +14,7 @@ use crate::entries::Prefix;
 use crate::identity::{class_hash, peers_hash};
 use crate::model::{Endpoint, IpBlock, Peer, Policy, Ports, Rule};
 use crate::networks::Networks;
-use crate::select::Labels;
+use crate::select::{Labels, Selector};
 
 /// No class has the address's signature: a new generation must be compiled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,20 +113,28 @@ impl Classifier {
             .collect();
     }
 
-    /// The sets that contain the endpoint by its labels; sorted, each once.
-    pub(crate) fn pod_sets(
-        &self,
-        endpoint: &Endpoint,
+    /// The selectors that may select pods of the namespace, with the sets that have them.
+    pub(crate) fn selectors_of<'c>(
+        &'c self,
+        namespace: &Arc<str>,
         namespaces: &BTreeMap<Arc<str>, Arc<Labels>>,
-    ) -> Vec<u32> {
-        let matching = self.selectors.iter().filter(|(peer, _)| peer.matches_pod(endpoint, namespaces));
-        let sets: BTreeSet<u32> = matching.flat_map(|(_, sets)| sets).copied().collect();
-        sets.into_iter().collect()
+    ) -> Vec<(&'c Selector, &'c [u32])> {
+        let labels = namespaces.get(namespace).map(Arc::as_ref);
+        let of =
+            |(peer, sets): &'c (Peer, Vec<u32>)| Some((peer.pods_of(namespace, labels)?, sets.as_slice()));
+        self.selectors.iter().filter_map(of).collect()
     }
 
-    pub(crate) fn signature(&self, pod_sets: &[u32], endpoint: &Endpoint, addr: Addr) -> Signature {
-        let mut sets = pod_sets.to_vec();
-        sets.extend_from_slice(self.networks.sets(addr));
+    /// Of an endpoint at an address in the network. `selectors` are those of its namespace.
+    pub(crate) fn signature(
+        &self,
+        selectors: &[(&Selector, &[u32])],
+        endpoint: &Endpoint,
+        network: Option<u32>,
+    ) -> Signature {
+        let matching = selectors.iter().filter(|(selector, _)| selector.matches(&endpoint.labels));
+        let mut sets: Vec<u32> = matching.flat_map(|(_, sets)| *sets).copied().collect();
+        sets.extend_from_slice(self.networks.sets(network));
         sets.sort_unstable();
         sets.dedup();
         let mut ports = Vec::new();
@@ -171,15 +179,14 @@ impl Classifier {
         self.ids.get(&of_network(sets)).copied().unwrap_or(CLASS_OTHER)
     }
 
-    /// Prefixes whose class differs from that of the surrounding prefix.
-    pub(crate) fn prefix_entries(&self) -> BTreeMap<Prefix, u32> {
-        self.networks.iter().map(|(prefix, sets)| (prefix, self.class_of_network(sets))).collect()
+    /// The networks, by which addresses are found.
+    pub(crate) fn networks(&self) -> &Networks {
+        &self.networks
     }
 
-    /// The class to write for this address of an endpoint; `None` if shorter prefixes already give it.
-    pub(crate) fn entry(&self, signature: &Signature, addr: Addr) -> Result<Option<u32>, Unclassified> {
-        let class = *self.ids.get(signature).ok_or(Unclassified)?;
-        Ok((class != self.class_of_network(self.networks.sets_around(addr))).then_some(class))
+    /// Prefixes whose class differs from that of the surrounding prefix, in the order of [`Networks::iter`].
+    pub(crate) fn prefix_entries(&self) -> Vec<(Prefix, u32)> {
+        self.networks.iter().map(|(prefix, sets)| (prefix, self.class_of_network(sets))).collect()
     }
 
     /// The class to write for this address of the endpoint; `None` if shorter prefixes already give it.
@@ -189,8 +196,11 @@ impl Classifier {
         addr: Addr,
         namespaces: &BTreeMap<Arc<str>, Arc<Labels>>,
     ) -> Result<Option<u32>, Unclassified> {
-        let sets = self.pod_sets(endpoint, namespaces);
-        self.entry(&self.signature(&sets, endpoint, addr), addr)
+        let selectors = self.selectors_of(&endpoint.namespace, namespaces);
+        let signature = self.signature(&selectors, endpoint, self.networks.at(addr));
+        let class = *self.ids.get(&signature).ok_or(Unclassified)?;
+        let around = self.class_of_network(self.networks.sets(self.networks.around(addr)));
+        Ok((class != around).then_some(class))
     }
 
     /// The class to write for this address while no endpoint has it; `None` if there is nothing to write.

@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use skep_abi::{
-    Be16, CLASS_ANY, CLASSES_MAX, Direction, Proto, SLOTS_MAX, VERDICTS_MAX, Verdict, VerdictKey,
+    Addr, Be16, CLASS_ANY, CLASS_OTHER, CLASSES_MAX, Direction, Proto, SLOTS_MAX, VERDICTS_MAX, Verdict,
+    VerdictKey,
 };
 
 use crate::classify::{Classifier, Signature};
@@ -78,8 +79,9 @@ pub fn compile<'a>(
     let classes = classes(&mut classifier, namespaces, peers)?;
     let numbers = selected.numbers();
     let rules = selected.resolve(&classifier, &numbers);
+    let by_set = ClassesBySet::new(&classifier);
     let entries = Entries { classes, rules: numbers, ..Entries::default() };
-    let mut compiled = Compiled { entries, classifier, ..Compiled::default() };
+    let mut compiled = Compiled { entries, ..Compiled::default() };
     // Of rule sets that do not fit.
     let mut overflows: BTreeMap<&RuleSet, Overflow> = BTreeMap::new();
     for (local, of_pod) in local.iter().zip(&selected.of_local) {
@@ -96,7 +98,7 @@ pub fn compile<'a>(
             Some(map) => *map,
             None => {
                 let of_pod_rules = of_pod.0.iter().filter_map(|key| rules.get(key));
-                match verdicts(of_pod_rules, local.endpoint, &compiled.classifier) {
+                match verdicts(of_pod_rules, local.endpoint, &classifier, &by_set) {
                     Ok(verdicts) => {
                         let map = verdicts.map(|verdicts| intern(&mut compiled.entries.maps, verdicts));
                         compiled.known.insert(of_pod.clone(), map);
@@ -112,7 +114,7 @@ pub fn compile<'a>(
         };
         compiled.entries.slots.extend(map.map(|map| (slot, map)));
     }
-    Ok(compiled)
+    Ok(Compiled { classifier, ..compiled })
 }
 
 /// Policies that select a local pod, in the order of their keys, and for each local pod its rules.
@@ -191,10 +193,6 @@ impl<'a> ResolvedRule<'a> {
         let set = rule.peers.as_ref().map(|_| classifier.set_of(rule).unwrap_or(u32::MAX));
         ResolvedRule { number, set, ports: rule.ports.as_deref() }
     }
-
-    fn names(&self, class: &Signature) -> bool {
-        self.set.is_some_and(|set| class.sets.binary_search(&set).is_ok())
-    }
 }
 
 fn classes<'a>(
@@ -206,28 +204,84 @@ fn classes<'a>(
         classifier.assign_ids(BTreeSet::new());
         return Ok(BTreeMap::new());
     }
-    // Pods of one template share their labels: match them once.
-    let mut known: HashMap<(*const u8, *const Labels), Vec<u32>> = HashMap::new();
-    let mut signatures = BTreeMap::new();
-    for endpoint in peers {
-        let key = (endpoint.namespace.as_ptr(), Arc::as_ptr(&endpoint.labels));
-        let sets = known.entry(key).or_insert_with(|| classifier.pod_sets(endpoint, namespaces));
-        for addr in endpoint.addrs.iter() {
-            signatures.insert(*addr, classifier.signature(sets, endpoint, *addr));
-        }
-    }
-    classifier.assign_ids(signatures.values().cloned().collect());
-    let mut entries = classifier.prefix_entries();
-    for (addr, signature) in &signatures {
-        match classifier.entry(signature, *addr) {
-            Ok(Some(class)) => drop(entries.insert((128, *addr), class)),
-            // The surrounding network has the same class: an entry of a /32 block of this address must not override it.
-            Ok(None) | Err(_) => drop(entries.remove(&(128, *addr))),
-        }
-    }
+    let signed = Signed::new(classifier, namespaces, peers);
+    classifier.assign_ids(signed.used());
+    let entries = signed.entries(classifier);
     match entries.len() {
         wanted if wanted > CLASSES_MAX as usize => Err(Overflow::Classes { wanted }),
         _ => Ok(entries),
+    }
+}
+
+/// Every address of an endpoint with its signature. A cluster has few signatures: those of the pods of one template are equal, but
+/// for addresses that rules name.
+#[derive(Default)]
+struct Signed {
+    signatures: Vec<Signature>,
+    /// Sorted by address, with the position of the signature.
+    addrs: Vec<(Addr, u32)>,
+}
+
+impl Signed {
+    fn new<'a>(
+        classifier: &Classifier,
+        namespaces: &BTreeMap<Arc<str>, Arc<Labels>>,
+        peers: impl Iterator<Item = &'a Endpoint>,
+    ) -> Signed {
+        let mut selectors = HashMap::new();
+        // Endpoints share equal values, so that pointers stand for them.
+        let mut by_template: HashMap<(*const u8, *const Labels, *const NamedPort, Option<u32>), u32> =
+            HashMap::new();
+        let mut numbers: HashMap<Signature, u32> = HashMap::new();
+        let mut addrs: Vec<(Addr, u32)> = Vec::new();
+        for endpoint in peers {
+            let Endpoint { namespace, labels, ports, addrs: own } = endpoint;
+            for addr in own.iter() {
+                let network = classifier.networks().at(*addr);
+                let template = (namespace.as_ptr(), Arc::as_ptr(labels), ports.as_ptr(), network);
+                let number = *by_template.entry(template).or_insert_with(|| {
+                    let selectors = selectors
+                        .entry(namespace.as_ptr())
+                        .or_insert_with(|| classifier.selectors_of(namespace, namespaces));
+                    let next = numbers.len() as u32;
+                    *numbers.entry(classifier.signature(selectors, endpoint, network)).or_insert(next)
+                });
+                addrs.push((*addr, number));
+            }
+        }
+        // The last endpoint of an address counts.
+        addrs.reverse();
+        addrs.sort_by_key(|(addr, _)| *addr);
+        addrs.dedup_by_key(|(addr, _)| *addr);
+        let mut numbered: Vec<(Signature, u32)> = numbers.into_iter().collect();
+        numbered.sort_unstable_by_key(|(_, number)| *number);
+        Signed { signatures: numbered.into_iter().map(|(signature, _)| signature).collect(), addrs }
+    }
+
+    fn used(&self) -> BTreeSet<Signature> {
+        let numbers: BTreeSet<u32> = self.addrs.iter().map(|(_, number)| *number).collect();
+        numbers.into_iter().filter_map(|number| self.signatures.get(number as usize)).cloned().collect()
+    }
+
+    /// Prefix to class, where shorter prefixes do not give the same. All signatures have their class.
+    fn entries(&self, classifier: &Classifier) -> BTreeMap<Prefix, u32> {
+        let classes: Vec<Option<u32>> =
+            self.signatures.iter().map(|signature| classifier.ids.get(signature).copied()).collect();
+        let networks = classifier.prefix_entries();
+        let around = |addr: Addr| match classifier.networks().around(addr) {
+            Some(network) => networks.get(network as usize).map(|(_, class)| *class),
+            None => Some(CLASS_OTHER),
+        };
+        let pods = self.addrs.iter().filter_map(|(addr, number)| {
+            let class = *classes.get(*number as usize)?;
+            (class != around(*addr)).then_some(((128, *addr), class?))
+        });
+        let mut entries: BTreeMap<Prefix, u32> = pods.collect();
+        // A network of one address does not override what the pod with that address is.
+        let is_pod = |addr: &Addr| self.addrs.binary_search_by_key(addr, |(addr, _)| *addr).is_ok();
+        let others = networks.iter().filter(|((bits, addr), _)| *bits < 128 || !is_pod(addr));
+        entries.extend(others.copied());
+        entries
     }
 }
 
@@ -236,13 +290,14 @@ fn verdicts<'r>(
     policies: impl Iterator<Item = &'r Resolved<'r>> + Clone,
     endpoint: &Endpoint,
     classifier: &Classifier,
+    by_set: &ClassesBySet<'_>,
 ) -> Result<Option<Arc<[VerdictEntry]>>, Overflow> {
     let ingress = policies.clone().filter_map(|p| p.ingress.as_deref());
     let egress = policies.filter_map(|p| p.egress.as_deref());
     if ingress.clone().next().is_none() && egress.clone().next().is_none() {
         return Ok(None);
     }
-    let mut side = Side { classifier, entries: BTreeMap::new() };
+    let mut side = Side { classes: by_set, entries: BTreeMap::new() };
     // The receiving pod resolves named ports: this pod for ingress, the peer for egress.
     let own = |_: &Signature, port: &PortMatch, name: &str| endpoint.named_port(name, port.proto);
     side.compile(Direction::INGRESS, ingress, own);
@@ -258,8 +313,43 @@ fn verdicts<'r>(
     Ok(Some(side.entries.into_iter().map(|((bits, key), verdict)| (bits, key, verdict)).collect()))
 }
 
+/// The classes of each set of peers, so that a rule meets its own ones only.
+struct ClassesBySet<'c> {
+    all: Vec<(&'c Signature, u32)>,
+    /// Positions in `all`.
+    by_set: HashMap<u32, Vec<usize>>,
+}
+
+impl<'c> ClassesBySet<'c> {
+    fn new(classifier: &'c Classifier) -> Self {
+        let all: Vec<(&Signature, u32)> =
+            classifier.ids.iter().map(|(signature, class)| (signature, *class)).collect();
+        let mut by_set: HashMap<u32, Vec<usize>> = HashMap::new();
+        for (position, (signature, _)) in all.iter().enumerate() {
+            signature.sets.iter().for_each(|set| by_set.entry(*set).or_default().push(position));
+        }
+        ClassesBySet { all, by_set }
+    }
+
+    /// Classes with the rules that name them, both in their order.
+    fn with_rules<'r>(
+        &self,
+        rules: impl Iterator<Item = &'r ResolvedRule<'r>>,
+    ) -> impl Iterator<Item = (&'c Signature, u32, Vec<&'r ResolvedRule<'r>>)> {
+        let mut matching: BTreeMap<usize, Vec<&ResolvedRule<'_>>> = BTreeMap::new();
+        for rule in rules {
+            let positions = rule.set.and_then(|set| self.by_set.get(&set)).into_iter().flatten();
+            positions.for_each(|position| matching.entry(*position).or_default().push(rule));
+        }
+        matching.into_iter().filter_map(|(position, rules)| {
+            let (signature, class) = *self.all.get(position)?;
+            Some((signature, class, rules))
+        })
+    }
+}
+
 struct Side<'c> {
-    classifier: &'c Classifier,
+    classes: &'c ClassesBySet<'c>,
     entries: BTreeMap<(u32, VerdictKey), Verdict>,
 }
 
@@ -292,20 +382,30 @@ impl Side<'_> {
             let ports = rule.ports.into_iter().flatten().filter(|port| !is_of_peer(port));
             self.allow(direction, CLASS_ANY, rule.number, ports, |port, name| named(&anyone, port, name));
         }
-        for (signature, class) in &self.classifier.ids {
-            let matching = rules.clone().filter(|rule| rule.names(signature));
-            if let Some(rule) = matching.clone().find(|rule| rule.ports.is_none()) {
-                let key = VerdictKey::new(direction, *class, any_proto, any_port);
+        let classes = self.classes;
+        for (signature, class, matching) in classes.with_rules(rules.clone()) {
+            if let Some(rule) = matching.iter().find(|rule| rule.ports.is_none()) {
+                let key = VerdictKey::new(direction, class, any_proto, any_port);
                 self.entries.insert((VerdictKey::CLASS_BITS, key), Verdict { allow: 1, rule: rule.number });
                 continue;
             }
             for rule in matching {
                 let ports = rule.ports.into_iter().flatten();
-                self.allow(direction, *class, rule.number, ports, |port, name| named(signature, port, name));
+                self.allow(direction, class, rule.number, ports, |port, name| named(signature, port, name));
             }
-            for rule in rules.clone().filter(|rule| rule.set.is_none()) {
-                let ports = rule.ports.into_iter().flatten().filter(|port| is_of_peer(port));
-                self.allow(direction, *class, rule.number, ports, |port, name| named(signature, port, name));
+        }
+        for rule in rules.filter(|rule| rule.set.is_none()) {
+            let ports = || rule.ports.into_iter().flatten().filter(|port| is_of_peer(port));
+            if ports().next().is_none() {
+                continue;
+            }
+            for (signature, class) in &classes.all {
+                let whole = (VerdictKey::CLASS_BITS, VerdictKey::new(direction, *class, any_proto, any_port));
+                if !self.entries.contains_key(&whole) {
+                    self.allow(direction, *class, rule.number, ports(), |port, name| {
+                        named(signature, port, name)
+                    });
+                }
             }
         }
     }

@@ -3,7 +3,6 @@
 //! In: the API's object. Out: [`Policy`] and its [`PolicyProblem`]s. Fails closed: a rule that cannot be understood
 //! allows nothing, and a pod selector that cannot be understood isolates the whole namespace.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -115,17 +114,15 @@ impl Endpoint {
 }
 
 impl Peer {
-    /// Whether the peer selects the pod; an ipBlock matches addresses, so never a pod as such.
-    pub fn matches_pod(&self, endpoint: &Endpoint, namespaces: &BTreeMap<Arc<str>, Arc<Labels>>) -> bool {
+    /// What the peer selects of the pods in a namespace with these labels, if the namespace is known; an ipBlock matches addresses,
+    /// so never a pod as such.
+    pub(crate) fn pods_of(&self, namespace: &str, labels: Option<&Labels>) -> Option<&Selector> {
         match self {
-            Peer::Pods { namespace, pods } => {
-                *namespace == endpoint.namespace && pods.matches(&endpoint.labels)
+            Peer::Pods { namespace: own, pods } => (**own == *namespace).then_some(pods),
+            Peer::Namespaces { namespaces, pods } => {
+                labels.is_some_and(|labels| namespaces.matches(labels)).then_some(pods)
             }
-            Peer::Namespaces { namespaces: selector, pods } => {
-                let labels = namespaces.get(&endpoint.namespace);
-                labels.is_some_and(|labels| selector.matches(labels)) && pods.matches(&endpoint.labels)
-            }
-            Peer::Block(_) => false,
+            Peer::Block(_) => None,
         }
     }
 }

@@ -46,14 +46,20 @@ impl Networks {
         self.networks.iter().map(|network| (network.prefix, network.sets.as_slice()))
     }
 
-    /// The sets of peers that contain the address.
-    pub(crate) fn sets(&self, addr: Addr) -> &[u32] {
-        self.at(&self.all, addr)
+    /// The innermost network that contains the address, by its position in [`Networks::iter`].
+    pub(crate) fn at(&self, addr: Addr) -> Option<u32> {
+        self.all.at(bits(addr))
     }
 
-    /// As [`Networks::sets`], as if there were no network of this one address.
-    pub(crate) fn sets_around(&self, addr: Addr) -> &[u32] {
-        self.at(&self.wide, addr)
+    /// As [`Networks::at`], as if there were no network of this one address.
+    pub(crate) fn around(&self, addr: Addr) -> Option<u32> {
+        self.wide.at(bits(addr))
+    }
+
+    /// The sets of peers that contain the network; none outside of all.
+    pub(crate) fn sets(&self, network: Option<u32>) -> &[u32] {
+        let network = network.and_then(|network| self.networks.get(network as usize));
+        network.map(|network| network.sets.as_slice()).unwrap_or_default()
     }
 
     /// The sets of peers of the network of this one address, if it differs from what is around it.
@@ -62,11 +68,6 @@ impl Networks {
             .networks
             .binary_search_by_key(&(bits(addr), 128), |network| (bits(network.prefix.1), network.prefix.0));
         Some(self.networks.get(found.ok()?)?.sets.as_slice())
-    }
-
-    fn at(&self, runs: &Runs, addr: Addr) -> &[u32] {
-        let network = runs.at(bits(addr)).and_then(|network| self.networks.get(network as usize));
-        network.map(|network| network.sets.as_slice()).unwrap_or_default()
     }
 }
 
@@ -230,11 +231,12 @@ mod tests {
                 let mut expected: Vec<u32> = containing.flat_map(|(_, sets)| sets).copied().collect();
                 expected.sort_unstable();
                 expected.dedup();
-                prop_assert_eq!(networks.sets(Addr::from(ip)), expected.as_slice(), "{}", ip);
                 let addr = Addr::from(ip);
+                prop_assert_eq!(networks.sets(networks.at(addr)), expected.as_slice(), "{}", ip);
+                let around = networks.sets(networks.around(addr));
                 match networks.single(addr) {
-                    Some(sets) => prop_assert!(sets == expected.as_slice() && networks.sets_around(addr) != sets),
-                    None => prop_assert_eq!(networks.sets_around(addr), expected.as_slice()),
+                    Some(sets) => prop_assert!(sets == expected.as_slice() && around != sets),
+                    None => prop_assert_eq!(around, expected.as_slice()),
                 }
             }
         }
