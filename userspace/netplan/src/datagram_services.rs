@@ -1,32 +1,39 @@
 //! The frontends of protocols whose clients do not notice that a backend is gone.
 //!
-//! In: the content of the maps. Out: the backends of each such frontend, a value of its own for a thread that looks for flows
-//! and sockets without their backend.
+//! In: the content of the maps, then each write. Out: the backends of each such frontend, a value of its own for a thread that looks for
+//! flows and sockets without their backend.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
-use skep_abi::{Addr, Backend, BackendKey, Be16, Proto, Scope, ServiceKey, ServiceValue, SocketAddr};
+use skep_abi::{Backend, BackendKey, Be16, Proto, Scope, ServiceKey, ServiceValue, SocketAddr};
 
 use crate::{Observed, Write};
 
-/// Address, port or first port of a block, protocol and level of a frontend.
-type Frontend = (Addr, Be16, Proto, u8);
+/// The scopes in which a frontend may be.
+const SCOPES: [Scope; 3] = [Scope::INTERNAL, Scope::EXTERNAL, Scope::LOOPBACK];
 
-/// The UDP and SCTP frontends with their backends.
+/// The UDP and SCTP frontends with their backends. A clone is cheap, and is the state of its time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct DatagramServices(BTreeMap<Frontend, BTreeSet<Backend>>);
+pub struct DatagramServices(Arc<HashMap<ServiceKey, Arc<[Backend]>>>);
 
 impl DatagramServices {
     /// Those of the maps.
     pub fn of(maps: &Observed) -> Self {
-        let mut services: BTreeMap<Frontend, BTreeSet<Backend>> = BTreeMap::new();
-        for (key, value) in maps.services.iter().filter(|(key, _)| is_datagram(key)) {
-            services
-                .entry((key.addr, key.port, key.proto, key.scope.level()))
-                .or_default()
-                .extend(backends(maps, value));
+        let datagram = maps.services.iter().filter(|(key, _)| is_datagram(key));
+        let services = datagram.map(|(key, value)| (*key, backends(maps, value).collect()));
+        DatagramServices(Arc::new(services.collect()))
+    }
+
+    /// Follows a write that the maps have now.
+    pub(crate) fn apply(&mut self, write: &Write, maps: &Observed) {
+        match write {
+            Write::PutService(key, value) if is_datagram(key) => {
+                Arc::make_mut(&mut self.0).insert(*key, backends(maps, value).collect());
+            }
+            Write::DeleteService(key) if is_datagram(key) => drop(Arc::make_mut(&mut self.0).remove(key)),
+            _ => {}
         }
-        DatagramServices(services)
     }
 
     /// Whether there is none.
@@ -37,14 +44,16 @@ impl DatagramServices {
     /// Whether the frontend has the backend, in either scope; `None` if there is no such frontend.
     pub fn serves(&self, frontend: &SocketAddr, proto: Proto, backend: &Backend) -> Option<bool> {
         let addr = frontend.addr.loopback().unwrap_or(frontend.addr);
-        let of_level = |level| {
-            let key = ServiceKey::block(addr, frontend.port, proto, Scope::INTERNAL, level);
-            self.0.get(&(key.addr, key.port, proto, level))
-        };
-        let backends = (0..=Scope::LEVELS).find_map(of_level)?;
         let same_port = Backend { port: Be16(0), ..*backend };
-        let serves_same_port = backend.port == frontend.port && backends.contains(&same_port);
-        Some(serves_same_port || backends.contains(backend))
+        let has = |backends: &Arc<[Backend]>| {
+            backends.contains(backend) || backend.port == frontend.port && backends.contains(&same_port)
+        };
+        let of_level = |level| {
+            let keys = SCOPES.map(|scope| ServiceKey::block(addr, frontend.port, proto, scope, level));
+            let found = keys.iter().filter_map(|key| self.0.get(key));
+            found.map(has).reduce(|one, other| one || other)
+        };
+        (0..=Scope::LEVELS).find_map(of_level)
     }
 }
 
@@ -80,6 +89,8 @@ fn backends(maps: &Observed, value: &ServiceValue) -> impl Iterator<Item = Backe
 
 #[cfg(test)]
 mod tests {
+    use skep_abi::Addr;
+
     use super::*;
 
     const fn backend(last: u32) -> Backend {

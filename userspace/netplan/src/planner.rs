@@ -11,6 +11,7 @@ use ipnetwork::IpNetwork;
 use skep_abi::{Addr, BackendKey, FlowEvent, Pod, SLOTS_MAX, isolation_bits};
 
 use crate::attach::{Attachments, Owner};
+use crate::datagram_services::DatagramServices;
 use crate::diff::Problem;
 use crate::diff::kernel::Kernel;
 use crate::diff::policy::PolicyState;
@@ -252,6 +253,10 @@ impl Planner {
             self.failures.succeeded(&Unit::Garbage);
         }
         self.commit_services(&plan);
+        if plan.scope.all_services {
+            self.index.compact();
+            self.kernel.compact();
+        }
         for (write, cause) in plan.unmade() {
             if let Some(unit) = own_unit(write) {
                 self.failures.failed(unit, cause);
@@ -381,6 +386,11 @@ impl Planner {
         let names = Names { index: &self.index, attachments: &self.attachments };
         let rule = self.policy.entries().rules.get(&event.rule);
         names.of(event, rule, self.services.port(event.service))
+    }
+
+    /// The frontends whose clients do not notice that a backend is gone.
+    pub fn datagram_services(&self) -> DatagramServices {
+        self.kernel.datagrams.clone()
     }
 
     /// The kernel's content, by the commits so far.

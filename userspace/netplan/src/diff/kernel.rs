@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use skep_abi::{Addr, Backend, BackendKey, MaglevKey, MaglevPage, ServiceKey, ServiceValue, maglev_size};
 
+use crate::datagram_services::DatagramServices;
+use crate::index::compact;
 use crate::write::{Observed, Prefix, Write};
 
 /// The maps, with use counts.
@@ -20,6 +22,7 @@ pub(crate) struct Kernel {
     pub(crate) ranges: UseCounts,
     /// Maglev tables, by the number of their set.
     pub(crate) tables: UseCounts,
+    pub(crate) datagrams: DatagramServices,
 }
 
 /// Frontends that use each number.
@@ -64,6 +67,7 @@ impl Kernel {
         observed.backends.keys().for_each(|key| kernel.sets.filled(key.set));
         observed.maglev.keys().for_each(|key| kernel.tables.filled(key.set));
         observed.ranges.iter().for_each(|(list, _)| kernel.ranges.filled(*list));
+        kernel.datagrams = DatagramServices::of(&observed);
         kernel.maps = observed;
         kernel
     }
@@ -78,6 +82,7 @@ impl Kernel {
             _ => {}
         }
         self.maps.apply(write);
+        self.datagrams.apply(write, &self.maps);
         match write {
             Write::PutBackend(key, _) => self.sets.filled(key.set),
             Write::DeleteBackend(key) if self.set(key.set).next().is_none() => {
@@ -93,6 +98,14 @@ impl Kernel {
             }
             _ => {}
         }
+    }
+
+    /// Takes less memory for the same content: maps that grew have half-empty nodes.
+    pub(crate) fn compact(&mut self) {
+        let Observed { services, backends, classes, .. } = &mut self.maps;
+        compact(services);
+        compact(backends);
+        classes.iter_mut().for_each(compact);
     }
 
     fn acquire(&mut self, key: &ServiceKey, value: &ServiceValue) {

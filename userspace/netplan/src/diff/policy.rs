@@ -374,12 +374,18 @@ impl PolicyState {
     fn classes(&self, kernel: &Kernel, generation: u32) -> Vec<Write> {
         let table = table_of(generation);
         let Some(now) = kernel.maps.classes.get(table as usize) else { return Vec::new() };
-        let wanted = &self.entries().classes;
-        let puts = wanted.iter().filter(|(prefix, class)| now.get(*prefix) != Some(*class));
-        let mut writes: Vec<Write> = puts.map(|(prefix, class)| put_class(table, *prefix, *class)).collect();
-        let extra = now.keys().filter(|prefix| !wanted.contains_key(*prefix));
-        writes.extend(extra.map(|prefix| delete_class(table, *prefix)));
-        writes
+        let (mut now, mut puts, mut deletes) = (now.iter().peekable(), Vec::new(), Vec::new());
+        for (prefix, class) in &self.entries().classes {
+            while let Some((extra, _)) = now.next_if(|(known, _)| *known < prefix) {
+                deletes.push(delete_class(table, *extra));
+            }
+            if now.next_if(|(known, _)| *known == prefix).map(|(_, known)| known) != Some(class) {
+                puts.push(put_class(table, *prefix, *class));
+            }
+        }
+        deletes.extend(now.map(|(extra, _)| delete_class(table, *extra)));
+        puts.extend(deletes);
+        puts
     }
 
     /// Deletes what neither the table in force nor an attached pod needs.
@@ -387,7 +393,9 @@ impl PolicyState {
         let generation = kernel.maps.generation;
         let other = table_of(generation.wrapping_add(1));
         let mut writes = Vec::new();
-        if kernel.maps.classes.get(other as usize).is_some_and(|classes| !classes.is_empty()) {
+        // While there are classes the other table stays: the next generation then writes only what differs from the one before last.
+        let count = |table: u32| kernel.maps.classes.get(table as usize).map_or(0, BTreeMap::len);
+        if count(other) > 0 && count(table_of(generation)) == 0 {
             writes.push(Write::ClearClasses { table: other as u8 });
         }
         let needed: BTreeSet<u32> =

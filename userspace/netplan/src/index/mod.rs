@@ -62,7 +62,8 @@ pub struct Index {
     node: String,
     pub(crate) services: BTreeMap<Arc<str>, ServiceFacts>,
     slices: HashMap<Arc<str>, SliceFacts>,
-    by_service: HashMap<Arc<str>, BTreeSet<Arc<str>>>,
+    /// Keys of a service's slices, sorted.
+    by_service: HashMap<Arc<str>, Vec<Arc<str>>>,
     /// Services that need more than map entries: their addresses are announced, or their health is served.
     announced: BTreeSet<Arc<str>>,
     /// By a pod's key: the keys of the Services of its hostPorts.
@@ -75,8 +76,9 @@ pub struct Index {
     problems: BTreeMap<PolicyKey, Vec<PolicyProblem>>,
     interner: Interner,
     pub(crate) changes: Changes,
-    /// Services with external IPs.
+    /// Services with external IPs, and how many have each.
     with_external_ips: BTreeSet<Arc<str>>,
+    external_ips: HashMap<Addr, usize>,
     /// See [`Index::published_version`].
     published_version: u64,
 }
@@ -129,24 +131,71 @@ impl Index {
         if self.services.get(&key) == Some(&facts) {
             return;
         }
+        let key = self.known_key(key);
         self.changes.services.insert(key.clone());
-        self.note_published(&key);
+        self.unlink_service(&key);
         let is_announced = facts.health_check_port != 0 || facts.announced().next().is_some();
         set_member(&mut self.announced, &key, is_announced && !host_port::is_host_port(&key));
         // Host ports have no cluster IP: their addresses are those of the node anyway.
         let has_external_ips = !facts.external_ips.is_empty() && !facts.cluster_ips.is_empty();
         set_member(&mut self.with_external_ips, &key, has_external_ips);
-        self.note_published(&key);
+        if has_external_ips {
+            let addrs = facts.external_ips.iter().map(|ip| Addr::from(*ip));
+            addrs.for_each(|addr| *self.external_ips.entry(addr).or_default() += 1);
+        }
+        self.note_service(&key, &facts);
         self.services.insert(key, facts);
     }
 
-    /// Notes that what is published may change with this service: it is announced, its addresses may be an external IP, or it is
-    /// DNS.
-    fn note_published(&mut self, key: &str) {
+    /// Takes back what the service's present facts brought.
+    fn unlink_service(&mut self, key: &str) {
+        let Some(facts) = self.services.remove(key) else { return };
+        self.note_service(key, &facts);
+        self.announced.remove(key);
+        if self.with_external_ips.remove(key) {
+            for addr in facts.external_ips.iter().map(|ip| Addr::from(*ip)) {
+                match self.external_ips.get_mut(&addr) {
+                    Some(count) if *count > 1 => *count -= 1,
+                    _ => drop(self.external_ips.remove(&addr)),
+                }
+            }
+        }
+    }
+
+    /// Notes that what is published may change with this service: it is announced, it is DNS, or it has the address of another's
+    /// external IP.
+    fn note_service(&mut self, key: &str, facts: &ServiceFacts) {
         let is_published = self.announced.contains(key) || key == service::DNS;
-        if is_published || !self.with_external_ips.is_empty() {
+        let takes = || facts.cluster_ips.iter().any(|ip| self.external_ips.contains_key(&Addr::from(*ip)));
+        if is_published || takes() {
             self.published_version += 1;
         }
+    }
+
+    /// As [`Index::note_service`], of a slice of the service.
+    fn note_slice(&mut self, service: &str) {
+        let counts_endpoints = |facts: &ServiceFacts| facts.external_local || facts.health_check_port != 0;
+        let is_published =
+            self.announced.contains(service) && self.services.get(service).is_some_and(counts_endpoints);
+        if is_published || service == API_SERVER && !self.external_ips.is_empty() {
+            self.published_version += 1;
+        }
+    }
+
+    /// As [`Index::note_service`], of a pod's address.
+    fn note_addr(&mut self, addr: Addr) {
+        if self.external_ips.contains_key(&addr) {
+            self.published_version += 1;
+        }
+    }
+
+    /// One allocation for a service's key, wherever it is kept.
+    fn known_key(&self, key: Arc<str>) -> Arc<str> {
+        let of_service = self.services.get_key_value(&key).map(|(known, _)| known);
+        of_service
+            .or_else(|| self.by_service.get_key_value(&key).map(|(known, _)| known))
+            .cloned()
+            .unwrap_or(key)
     }
 
     /// Grows when anything changes of which announcements and health checks are made.
@@ -155,12 +204,10 @@ impl Index {
     }
 
     pub fn delete_service(&mut self, key: &str) {
-        self.note_published(key);
-        self.announced.remove(key);
-        self.with_external_ips.remove(key);
         self.remove_pod(&node_service::peer_key(key));
-        if let Some((key, _)) = self.services.remove_entry(key) {
-            self.changes.services.insert(key);
+        if let Some((known, _)) = self.services.get_key_value(key) {
+            self.changes.services.insert(known.clone());
+            self.unlink_service(key);
         }
     }
 
@@ -175,26 +222,30 @@ impl Index {
         }
     }
 
-    fn put_slice(&mut self, key: Arc<str>, facts: SliceFacts) {
+    fn put_slice(&mut self, key: Arc<str>, mut facts: SliceFacts) {
         if self.slices.get(&key) == Some(&facts) {
             return;
         }
         self.delete_slice(&key);
-        self.note_published(&facts.service);
+        facts.service = self.known_key(facts.service);
+        self.note_slice(&facts.service);
         self.changes.services.insert(facts.service.clone());
-        self.by_service.entry(facts.service.clone()).or_default().insert(key.clone());
+        match self.by_service.get_mut(&facts.service) {
+            Some(slices) => slices.insert(slices.partition_point(|other| *other < key), key.clone()),
+            None => drop(self.by_service.insert(facts.service.clone(), vec![key.clone()])),
+        }
         self.slices.insert(key, facts);
     }
 
     pub fn delete_slice(&mut self, key: &str) {
         let Some(facts) = self.slices.remove(key) else { return };
         if let Some(slices) = self.by_service.get_mut(&facts.service) {
-            slices.remove(key);
+            slices.retain(|other| **other != *key);
             if slices.is_empty() {
                 self.by_service.remove(&facts.service);
             }
         }
-        self.note_published(&facts.service);
+        self.note_slice(&facts.service);
         self.changes.services.insert(facts.service);
     }
 
@@ -222,10 +273,13 @@ impl Index {
         self.changes.locals |= facts.on_this_node && before != Some(policy_of(&facts));
         self.unlink_addrs(&key);
         for addr in facts.endpoint.addrs.iter() {
-            self.by_addr.entry(*addr).or_default().push(key.clone());
+            match self.by_addr.get_mut(addr) {
+                Some(keys) => keys.push(key.clone()),
+                None => drop(self.by_addr.insert(*addr, vec![key.clone()])),
+            }
             self.changes.peers.insert(*addr);
+            self.note_addr(*addr);
         }
-        self.note_published(&key);
         self.pods.insert(key, facts);
     }
 
@@ -258,16 +312,16 @@ impl Index {
 
     fn remove_pod(&mut self, key: &str) {
         self.unlink_addrs(key);
-        self.note_published(key);
         if let Some(facts) = self.pods.remove(key) {
             self.changes.locals |= facts.on_this_node;
         }
     }
 
     fn unlink_addrs(&mut self, key: &str) {
-        let Some(facts) = self.pods.get(key) else { return };
-        for addr in facts.endpoint.addrs.iter() {
+        let Some(addrs) = self.pods.get(key).map(|facts| facts.endpoint.addrs.clone()) else { return };
+        for addr in addrs.iter() {
             self.changes.peers.insert(*addr);
+            self.note_addr(*addr);
             if let Some(keys) = self.by_addr.get_mut(addr) {
                 keys.retain(|other| other.as_ref() != key);
                 if keys.is_empty() {
@@ -444,6 +498,15 @@ impl Index {
         self.nodes.get(self.node.as_str())
     }
 
+    /// Takes less memory for the same content: maps that grew have half-empty nodes.
+    pub(crate) fn compact(&mut self) {
+        compact(&mut self.services);
+        compact(&mut self.pods);
+        self.slices.shrink_to_fit();
+        self.by_service.shrink_to_fit();
+        self.by_addr.shrink_to_fit();
+    }
+
     /// Drops shared values that no fact refers to any more, once they may be most of them.
     pub(crate) fn shrink(&mut self) {
         self.interner.shrink();
@@ -502,6 +565,11 @@ impl Index {
     pub(crate) fn node_name(&self) -> &str {
         &self.node
     }
+}
+
+/// The same map of full nodes.
+pub(crate) fn compact<K: Ord, V>(map: &mut BTreeMap<K, V>) {
+    *map = std::mem::take(map).into_iter().collect();
 }
 
 fn set_member(set: &mut BTreeSet<Arc<str>>, key: &Arc<str>, is_member: bool) {

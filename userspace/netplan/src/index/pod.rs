@@ -18,6 +18,7 @@ pub const EGRESS_BANDWIDTH: &str = "kubernetes.io/egress-bandwidth";
 pub struct PodFacts {
     /// Without addresses if the pod has none yet, has ended, or uses the host network.
     pub endpoint: Endpoint,
+    /// Empty of pods of other nodes, of which nothing is asked by it.
     pub uid: Box<str>,
     pub on_this_node: bool,
     pub deleting: bool,
@@ -37,7 +38,9 @@ impl PodFacts {
             false => pod_addrs(pod).collect(),
         };
         let labels = Labels::from(pod.metadata.labels.as_ref());
-        let on_this_node = spec.and_then(|s| s.node_name.as_deref()) == Some(node);
+        let node_name = spec.and_then(|s| s.node_name.as_deref());
+        let on_this_node = node_name == Some(node);
+        let uid = pod.metadata.uid.as_deref().filter(|_| node_name.is_none() || on_this_node);
         let annotations = pod.metadata.annotations.as_ref().filter(|_| on_this_node);
         let annotation = |name| annotations?.get(name).map(|text| text.as_str().into());
         PodFacts {
@@ -47,7 +50,7 @@ impl PodFacts {
                 ports: interner.ports(named_ports(pod)),
                 addrs,
             },
-            uid: pod.metadata.uid.as_deref().unwrap_or_default().into(),
+            uid: uid.unwrap_or_default().into(),
             on_this_node,
             deleting: pod.metadata.deletion_timestamp.is_some(),
             ingress_bandwidth: annotation(INGRESS_BANDWIDTH),

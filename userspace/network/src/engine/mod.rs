@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use skep_netplan::ipam::Ipam;
-use skep_netplan::{DatagramServices, Plan, Planner, Problem, Unit};
+use skep_netplan::{Plan, Planner, Problem, Unit};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout_at};
@@ -219,7 +219,7 @@ impl<D: Dataplane> Engine<D> {
             return;
         }
         let namespaces = self.allocations.iter().map(|allocation| allocation.netns.clone()).collect();
-        let services = DatagramServices::of(self.planner.kernel());
+        let services = self.planner.datagram_services();
         let work = self.dataplane.expire_flows(services, namespaces);
         let metrics = self.metrics.clone();
         self.expiry = Some(tokio::spawn(async move {
