@@ -2,14 +2,14 @@
 //!
 //! In: writes in the order in which they must happen. Out: the kernel's maps and routes, or the first error.
 
-use aya::maps::MapError;
 use aya::maps::lpm_trie::Key;
+use aya::maps::{IterableMap as _, MapError};
 use skep_abi::{Addr, RangeKey, SLOTS_MAX};
 use skep_netplan::Write;
 
 use crate::error::DatapathError;
 use crate::maps::ignore_absent;
-use crate::{Datapath, route};
+use crate::{Datapath, batch, route};
 
 /// A write that failed. Those before it are done, those after it are not.
 #[derive(Debug, thiserror::Error)]
@@ -65,7 +65,9 @@ impl Datapath {
                 let removed = maps.classes[(table & 1) as usize].remove(&Key::new(*prefix_bits, *addr));
                 ("CLASSES", ignore_absent(removed))
             }
-            Write::ClearClasses { table } => ("CLASSES", clear(&mut maps.classes[(table & 1) as usize])),
+            Write::ClearClasses { table } => {
+                ("CLASSES", batch::clear::<Key<Addr>, u32>(maps.classes_of(*table).map()))
+            }
             Write::PutCluster { prefix_bits, addr } => {
                 ("CLUSTER", maps.cluster.insert(&Key::new(*prefix_bits, *addr), 1, 0))
             }
@@ -96,12 +98,4 @@ impl Datapath {
 
 fn range(list: u32, prefix_bits: u32, addr: Addr) -> Key<RangeKey> {
     Key::new(RangeKey::LIST_BITS + prefix_bits, RangeKey::new(list, addr))
-}
-
-fn clear(trie: &mut aya::maps::lpm_trie::LpmTrie<aya::maps::MapData, Addr, u32>) -> Result<(), MapError> {
-    let keys: Vec<Key<Addr>> = trie.keys().collect::<Result<_, _>>()?;
-    for key in keys {
-        ignore_absent(trie.remove(&key))?;
-    }
-    Ok(())
 }

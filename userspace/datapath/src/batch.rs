@@ -8,6 +8,7 @@
 use std::os::fd::{AsFd, AsRawFd};
 
 use aya::Pod;
+use aya::maps::lpm_trie::Key;
 use aya::maps::{IterableMap as _, MapData, MapError};
 use skep_abi::SLOTS_MAX;
 use skep_netplan::{VerdictMapId, Write};
@@ -64,6 +65,22 @@ impl Maps {
                     if let Write::DeleteService(key) = write { Some(*key) } else { None }
                 })
             }
+            [Write::PutClass { table, .. }, Write::PutClass { .. }, ..] => {
+                update(self.classes_of(*table).map(), writes, |write| match write {
+                    Write::PutClass { table: other, prefix_bits, addr, class } if other == table => {
+                        Some((Key::new(*prefix_bits, *addr), *class))
+                    }
+                    _ => None,
+                })
+            }
+            [Write::DeleteClass { table, .. }, Write::DeleteClass { .. }, ..] => {
+                delete(self.classes_of(*table).map(), writes, |write| match write {
+                    Write::DeleteClass { table: other, prefix_bits, addr } if other == table => {
+                        Some(Key::new(*prefix_bits, *addr))
+                    }
+                    _ => None,
+                })
+            }
             [Write::PutVerdicts { .. }, Write::PutVerdicts { .. }, ..] => self.put_verdicts(writes),
             [Write::DeleteVerdicts { .. }, Write::DeleteVerdicts { .. }, ..] => {
                 delete(&self.verdicts_data, writes, |write| {
@@ -92,10 +109,34 @@ impl Maps {
 /// Entries that [`read`] asks for in one call.
 const READ_BATCH: usize = 4_096;
 
-/// Calls `visit` with every entry of a hash map whose types are given. An entry that is put or removed meanwhile may be
-/// left out.
+/// Room for a position: a number of four bytes in hash maps, a key in tries.
+type Position = [u64; 8];
+
+/// Every entry of a map whose types are given.
+pub(crate) fn entries<K: Pod, V: Pod, C: FromIterator<(K, V)>>(map: &MapData) -> Result<C, MapError> {
+    let mut entries = Vec::new();
+    read(map, |key: &K, value: &V| entries.push((*key, *value)))?;
+    Ok(entries.into_iter().collect())
+}
+
+/// Removes every entry of a map whose types are given.
+pub(crate) fn clear<K: Pod, V: Pod>(map: &MapData) -> Result<(), MapError> {
+    let mut keys = Vec::new();
+    read(map, |key: &K, _: &V| keys.push(*key))?;
+    let mut rest = keys.as_slice();
+    while !rest.is_empty() {
+        // A key that is gone ends a batch.
+        let done = call::<K, u8>(BPF_MAP_DELETE_BATCH, map, rest, &[]);
+        rest = rest.get(done.max(1)..).unwrap_or_default();
+    }
+    Ok(())
+}
+
+/// Calls `visit` with every entry of a hash map or trie whose types are given. An entry that is put or removed meanwhile may
+/// be left out.
 pub(crate) fn read<K: Pod, V: Pod>(map: &MapData, mut visit: impl FnMut(&K, &V)) -> Result<(), MapError> {
-    let (mut position, mut next) = (0u32, 0u32);
+    const { assert!(size_of::<K>() <= size_of::<Position>()) };
+    let (mut position, mut next): (Position, Position) = Default::default();
     let mut size = READ_BATCH;
     let mut is_first = true;
     loop {
@@ -113,7 +154,7 @@ pub(crate) fn read<K: Pod, V: Pod>(map: &MapData, mut visit: impl FnMut(&K, &V))
             flags: 0,
         };
         // SAFETY: the attributes are those of the command and live over the call; keys and values have room for `count`
-        // entries of the map's types, and the positions are numbers of four bytes, as those of hash maps are.
+        // entries of the map's types, and so have the positions, a number or a key.
         let result = unsafe {
             libc::syscall(libc::SYS_bpf, BPF_MAP_LOOKUP_BATCH, &raw mut attributes, size_of::<Attributes>())
         };

@@ -8,8 +8,8 @@ use std::path::Path;
 
 use aya::maps::MapData;
 use aya::util::nr_cpus;
-use skep_abi::CONNTRACK_MAX;
 use skep_abi::logic::openers;
+use skep_abi::{CONNTRACK_MAX, SOCKETS_MAX};
 
 use crate::error::DatapathError;
 
@@ -19,6 +19,9 @@ const MEMORY_PER_ENTRY: u64 = 64 << 10;
 const MIN_ENTRIES: u64 = 65_536;
 const MAX_ENTRIES: u64 = 2_097_152;
 
+/// Of the flows, so many are those of datagram sockets that the socket hooks translate.
+const SOCKETS_SHARE: u32 = 4;
+
 /// What the programs and the loader need to know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FlowTable {
@@ -26,6 +29,8 @@ pub(crate) struct FlowTable {
     pub(crate) entries: u32,
     /// Keys in a CPU's ring of openers.
     pub(crate) openers: u32,
+    /// Entries of `SOCKETS`.
+    pub(crate) sockets: u32,
     /// Flows that are kept for one pod.
     pub(crate) pod_share: u32,
     /// Flows that are kept and that no pod opened.
@@ -37,6 +42,7 @@ impl FlowTable {
         FlowTable {
             entries,
             openers: openers::ring_len(entries, cpus),
+            sockets: (entries / SOCKETS_SHARE).min(SOCKETS_MAX),
             pod_share: openers::pod_share(entries),
             outside_share: openers::outside_share(entries),
         }

@@ -150,6 +150,12 @@ impl Maps {
         pins::remove(&self.verdict_pin(id))
     }
 
+    /// The class table of the number.
+    pub(crate) fn classes_of(&self, table: u8) -> &LpmTrie<MapData, Addr, u32> {
+        let [even, odd] = &self.classes;
+        if table & 1 == 0 { even } else { odd }
+    }
+
     /// The path of the verdict map's pin.
     pub(crate) fn verdict_pin(&self, id: VerdictMapId) -> PathBuf {
         self.verdict_pins.join(id.to_string())

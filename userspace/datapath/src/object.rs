@@ -95,7 +95,7 @@ fn load_object(object: &[u8], bpffs: &Path, constants: Constants) -> Result<Ebpf
     } = constants;
     let has_exemptions = u32::from(has_exemptions);
     let host_only = u32::from(socket_lb == SocketLb::Host);
-    let FlowTable { entries, openers, pod_share, outside_share } = flows;
+    let FlowTable { entries, openers, sockets, pod_share, outside_share } = flows;
     let folder = pins::maps(bpffs);
     std::fs::create_dir_all(folder.join("verdicts")).map_err(DatapathError::file("create", &folder))?;
     on_bpffs(&folder)?;
@@ -121,6 +121,7 @@ fn load_object(object: &[u8], bpffs: &Path, constants: Constants) -> Result<Ebpf
     loader.override_global("OUTSIDE_SHARE", &outside_share, true);
     loader.map_max_entries("CONNTRACK", entries);
     loader.map_max_entries("OPENERS", openers);
+    loader.map_max_entries("SOCKETS", sockets);
     for (name, _) in MAPS {
         loader.map_pin_path(name, folder.join(name));
     }

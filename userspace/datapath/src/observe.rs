@@ -6,14 +6,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use aya::maps::MapError;
-use aya::maps::lpm_trie::LpmTrie;
+use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{IterableMap, MapData};
-use skep_abi::{Addr, RangeKey};
+use skep_abi::{Addr, MaglevKey, MaglevPage, RangeKey, Verdict, VerdictKey};
 use skep_netplan::{Observed, Prefix, VerdictEntry, VerdictMapId};
 
 use crate::error::DatapathError;
 use crate::verdicts::VerdictMap;
-use crate::{Datapath, route};
+use crate::{Datapath, batch, route};
 
 impl Datapath {
     /// What the maps and routes hold.
@@ -32,16 +32,15 @@ impl Datapath {
         }
         let [even, odd] = &maps.classes;
         Ok(Observed {
-            services: maps.services.iter().collect::<Result<_, _>>().map_err(failed("SERVICES"))?,
-            backends: maps.backends.iter().collect::<Result<_, _>>().map_err(failed("BACKENDS"))?,
+            services: batch::entries(maps.services.map()).map_err(failed("SERVICES"))?,
+            backends: batch::entries(maps.backends.map()).map_err(failed("BACKENDS"))?,
             ranges: self.ranges()?,
-            maglev: maps
-                .maglev
-                .iter()
-                .map(|entry| entry.map(|(key, page)| (key, Arc::new(page))))
-                .collect::<Result<_, _>>()
-                .map_err(failed("MAGLEV"))?,
-            pods: maps.pods.iter().collect::<Result<_, _>>().map_err(failed("PODS"))?,
+            maglev: batch::entries::<MaglevKey, MaglevPage, Vec<_>>(maps.maglev.map())
+                .map_err(failed("MAGLEV"))?
+                .into_iter()
+                .map(|(key, page)| (key, Arc::new(page)))
+                .collect(),
+            pods: batch::entries(maps.pods.map()).map_err(failed("PODS"))?,
             classes: [
                 prefixes(even).map_err(failed("CLASSES_EVEN"))?,
                 prefixes(odd).map_err(failed("CLASSES_ODD"))?,
@@ -77,10 +76,10 @@ impl Datapath {
         let (mut contents, mut names) = (BTreeMap::new(), BTreeMap::new());
         for (name, map) in &self.maps.verdict_maps {
             let mut entries = Vec::new();
-            for entry in map.iter() {
-                let (key, verdict) = entry.map_err(failed())?;
-                entries.push((key.prefix_len(), key.data(), verdict));
-            }
+            let add = |key: &Key<VerdictKey>, verdict: &Verdict| {
+                entries.push((key.prefix_len(), key.data(), *verdict));
+            };
+            batch::read(map.map(), add).map_err(failed())?;
             entries.sort_by_key(|a| (a.0, a.1));
             contents.insert(*name, Arc::from(entries));
             names.insert(map_id(map).map_err(failed())?, *name);
@@ -94,5 +93,9 @@ fn map_id(map: &VerdictMap) -> Result<u32, MapError> {
 }
 
 fn prefixes(trie: &LpmTrie<MapData, Addr, u32>) -> Result<BTreeMap<(u32, Addr), u32>, MapError> {
-    trie.iter().map(|entry| entry.map(|(key, value)| ((key.prefix_len(), key.data()), value))).collect()
+    let mut prefixes = Vec::new();
+    batch::read(trie.map(), |key: &Key<Addr>, value: &u32| {
+        prefixes.push(((key.prefix_len(), key.data()), *value));
+    })?;
+    Ok(prefixes.into_iter().collect())
 }
