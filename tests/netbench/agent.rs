@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use aya::maps::{HashMap, Map, MapData, MapError};
 use serde::{Deserialize, Serialize};
 use skep_abi::{Be16, Proto, Scope, ServiceKey, ServiceValue};
+use skep_datapath::Options;
 use skep_network::engine::{Engine, Message};
 use skep_network::{KINDS, NetworkConfig, NetworkState};
 use tokio::sync::{mpsc, watch};
@@ -76,7 +77,7 @@ pub(crate) fn measure(services: u32, changes: u32, rounds: u32, samples: &mut Sa
 pub(crate) fn run(arguments: Arguments) -> Result<()> {
     let Arguments { pins, cgroup, state, services, changes } = arguments;
     come_first()?;
-    let agent = Agent::start(&pins, cgroup, state)?;
+    let agent = Agent::start(Node { options: skep::options(pins.clone(), cgroup), state })?;
     agent.list(services)?;
     let kernel = skep::maps(&pins).join("SERVICES");
     let kernel: HashMap<MapData, ServiceKey, ServiceValue> =
@@ -91,7 +92,15 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
     Ok(())
 }
 
-struct Agent {
+/// What an agent is started with.
+pub(crate) struct Node {
+    pub(crate) options: Options,
+    /// The folder of its allocations.
+    pub(crate) state: PathBuf,
+}
+
+/// The engine on a thread of its own, as an agent runs it.
+pub(crate) struct Agent {
     to: mpsc::Sender<Message>,
     state: watch::Receiver<NetworkState>,
     stop: CancellationToken,
@@ -99,8 +108,8 @@ struct Agent {
 }
 
 impl Agent {
-    fn start(pins: &std::path::Path, cgroup: PathBuf, folder: PathBuf) -> Result<Agent> {
-        let options = skep::options(pins.to_owned(), cgroup);
+    pub(crate) fn start(node: Node) -> Result<Agent> {
+        let Node { options, state: folder } = node;
         let config = NetworkConfig::new(NODE, folder.join("cni.sock"), folder);
         let (to, messages) = mpsc::channel(1024);
         let (state_in, state) = watch::channel(NetworkState::NotReady("starting".into()));
@@ -116,7 +125,7 @@ impl Agent {
         Ok(Agent { to, state, stop, thread })
     }
 
-    fn send(&self, message: Message) -> Result<()> {
+    pub(crate) fn send(&self, message: Message) -> Result<()> {
         self.to.blocking_send(message).ok().context("the engine has ended")
     }
 
@@ -128,10 +137,15 @@ impl Agent {
             self.send(Message::index(move |index| index.apply_service(&object)))?;
             self.send(Message::index(move |index| index.apply_slice(&slice)))?;
         }
+        self.listed(PROGRAMMING_TIMEOUT)
+    }
+
+    /// Says that all lists are complete, and waits until everything is in the kernel.
+    pub(crate) fn listed(&self, timeout: Duration) -> Result<()> {
         (0..KINDS).try_for_each(|_| self.send(Message::Listed))?;
         let mut state = self.state.clone();
         let ready = state.wait_for(|state| *state == NetworkState::Ready);
-        runtime()?.block_on(async { tokio::time::timeout(PROGRAMMING_TIMEOUT, ready).await })??;
+        runtime()?.block_on(async { tokio::time::timeout(timeout, ready).await })??;
         Ok(())
     }
 
@@ -169,13 +183,13 @@ impl Agent {
         Ok(start.elapsed().as_secs_f64() * 1e3)
     }
 
-    fn end(self) -> Result<()> {
+    pub(crate) fn end(self) -> Result<()> {
         self.stop.cancel();
         self.thread.join().ok().context("the engine panicked")?
     }
 }
 
-fn resident() -> Result<u64> {
+pub(crate) fn resident() -> Result<u64> {
     let (resident, _) =
         xtask::cluster::process::usage(std::process::id()).context("no usage of this process")?;
     Ok(resident)

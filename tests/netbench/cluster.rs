@@ -141,7 +141,7 @@ pub(crate) fn apply(index: &mut Index, count: u32) {
     }
 }
 
-fn object<T: DeserializeOwned>(value: Value) -> T {
+pub(crate) fn object<T: DeserializeOwned>(value: Value) -> T {
     serde_json::from_value(value).expect("an API object")
 }
 
@@ -179,12 +179,17 @@ fn policies() -> [NetworkPolicy; 2] {
 
 /// A guarded pod may also send to these networks: two protocols, a range of ports.
 pub(crate) fn networks_policy(count: u32) -> NetworkPolicy {
+    networks_policy_of("default", GUARDED.client.0, count)
+}
+
+/// The same for the pods of an app.
+pub(crate) fn networks_policy_of(namespace: &str, app: &str, count: u32) -> NetworkPolicy {
     let network = |n: u32| Ipv4Addr::from((11 << 24) + (n << 12));
     let peers: Vec<Value> =
         (0..count).map(|n| json!({"ipBlock": {"cidr": format!("{}/25", network(n))}})).collect();
     object(json!({
-        "metadata": {"namespace": "default", "name": "to-networks"},
-        "spec": {"podSelector": {"matchLabels": {"app": GUARDED.client.0}}, "policyTypes": ["Egress"],
+        "metadata": {"namespace": namespace, "name": "to-networks"},
+        "spec": {"podSelector": {"matchLabels": {"app": app}}, "policyTypes": ["Egress"],
                  "egress": [{"to": peers, "ports": [
                      {"protocol": "TCP", "port": 1024, "endPort": 65535},
                      {"protocol": "UDP", "port": 1024, "endPort": 65535},

@@ -44,15 +44,16 @@ pub(crate) fn map_memory(machine: &Machine, services: u32, samples: &mut Samples
 
 /// Bytes of all pinned maps.
 pub(crate) fn map_bytes(machine: &Machine) -> Result<u64> {
-    folder(&maps(&machine.pins()?))
+    folder_bytes(&maps(&machine.pins()?))
 }
 
-fn folder(path: &Path) -> Result<u64> {
+/// Bytes of the maps that are pinned in the folder.
+pub(crate) fn folder_bytes(path: &Path) -> Result<u64> {
     let mut sum = 0;
     for entry in std::fs::read_dir(path).with_context(|| format!("list {}", path.display()))? {
         let path = entry?.path();
         if path.is_dir() {
-            sum += folder(&path)?;
+            sum += folder_bytes(&path)?;
         } else {
             sum += memory(&MapData::from_pin(&path)?)?;
         }

@@ -1,5 +1,5 @@
 //! The packet-level benchmark behind `cargo xtask bench net`: Skep beside loopback, veth, plain routing and kube-proxy's
-//! rules, in one run on one core.
+//! rules, in one run on one core; and `cargo xtask bench scale`, see [`scale`].
 //!
 //! Out: a table, `net.json` and `net.svg`. Everything stands in namespaces whose names begin with `nb-`, and is gone
 //! at the end. The program starts itself again for clients, servers and the agent.
@@ -19,6 +19,7 @@ mod requests;
 mod rules;
 mod run;
 mod samples;
+mod scale;
 mod skep;
 mod source;
 mod targets;
@@ -27,6 +28,11 @@ mod world;
 use std::net::SocketAddr;
 
 use clap::Parser;
+use mimalloc::MiMalloc;
+
+/// That of the `skep` binary: the agent's memory is measured.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 #[derive(Parser)]
 enum Command {
@@ -40,6 +46,10 @@ enum Command {
     Client(client::Client),
     /// Be a node's agent
     Agent(agent::Arguments),
+    /// Measure a node of a large cluster
+    Scale(scale::Arguments),
+    /// Be the agent of a node of a large cluster
+    ScaleAgent(scale::AgentArguments),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -49,5 +59,7 @@ fn main() -> anyhow::Result<()> {
         Command::Serve { listen } => client::serve(listen),
         Command::Client(client) => client::measure(&client),
         Command::Agent(arguments) => agent::run(arguments),
+        Command::Scale(arguments) => scale::run(&arguments),
+        Command::ScaleAgent(arguments) => scale::run_agent(arguments),
     }
 }

@@ -7,6 +7,7 @@ pub mod idle;
 pub mod net;
 pub mod pods;
 pub mod report;
+pub mod scale;
 pub mod scheduler;
 mod server;
 
@@ -24,6 +25,8 @@ pub enum Bench {
     Net(net::Arguments),
     /// Measure how a node starts, runs and ends pods
     Pods(pods::Arguments),
+    /// Measure a node of a cluster of 100,000 services and 50,000 pods
+    Scale(scale::Arguments),
     /// Measure the scheduler alone, and through the API
     Scheduler(scheduler::Arguments),
 }
@@ -36,6 +39,7 @@ pub fn run(bench: Bench) -> anyhow::Result<()> {
         Bench::Idle(arguments) => idle::run(arguments),
         Bench::Net(arguments) => net::run(&arguments),
         Bench::Pods(arguments) => pods::run(&arguments),
+        Bench::Scale(arguments) => scale::run(&arguments),
         Bench::Scheduler(arguments) => scheduler::run(&arguments),
     }
 }

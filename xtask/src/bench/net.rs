@@ -19,12 +19,17 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Result<()> {
     deps::require_root("bench net")?;
     deps::ensure(&[Need::Build, Need::Net])?;
+    start("run", &arguments.netbench)
+}
+
+/// Builds `tests/netbench` and runs a command of it.
+pub(super) fn start(name: &str, arguments: &[String]) -> Result<()> {
     let step = Step::new("release build");
     let program = build()?;
     step.done("built");
     let folder = crate::workspace().join("target/bench");
     let mut command = Command::new(program);
-    command.arg("run").arg("--folder").arg(folder).args(&arguments.netbench);
+    command.arg(name).arg("--folder").arg(folder).args(arguments);
     let status = command.status().with_context(|| format!("run {command:?}"))?;
     if !status.success() {
         bail!("the benchmark failed: {status}");
