@@ -209,4 +209,47 @@ mod tests {
         cluster.objects.push(("service", external));
         assert_eq!(cluster.owner(&["a"], "192.0.2.2").as_deref(), Some("a"));
     }
+
+    /// Whether the change makes a new version of what is published.
+    fn is_published(index: &mut Index, change: impl FnOnce(&mut Index)) -> bool {
+        let before = index.published_version();
+        change(index);
+        index.published_version() != before
+    }
+
+    #[test]
+    fn only_what_announcements_are_made_of_is_published_again() {
+        let service = |name: &str, ip: &str, external: &[&str], policy: &str| -> Service {
+            serde_json::from_value(json!({
+                "metadata": {"name": name, "namespace": "ns"},
+                "spec": {"clusterIP": ip, "externalIPs": external, "externalTrafficPolicy": policy,
+                         "ports": [{"port": 80}]},
+            }))
+            .unwrap()
+        };
+        let slice = |service: &str, addr: &str| -> EndpointSlice {
+            serde_json::from_value(json!({
+                "metadata": {"name": service, "namespace": "ns", "labels": {"kubernetes.io/service-name": service}},
+                "addressType": "IPv4", "ports": [{"name": "", "port": 80}], "endpoints": [{"addresses": [addr]}],
+            }))
+            .unwrap()
+        };
+        let mut index = Index::new("n1");
+        let mut put = |s: Service| is_published(&mut index, |index| index.apply_service(&s));
+        assert!(put(service("all", "10.96.0.1", &["192.0.2.1"], "Cluster")));
+        assert!(put(service("own", "10.96.0.2", &["192.0.2.2"], "Local")));
+        assert!(!put(service("plain", "10.96.0.3", &[], "Cluster")));
+        // It takes the external IP of another.
+        assert!(put(service("taker", "192.0.2.1", &[], "Cluster")));
+        for (name, published) in [("all", false), ("own", true), ("plain", false), ("taker", false)] {
+            let slice = slice(name, "10.1.0.1");
+            assert_eq!(is_published(&mut index, |index| index.apply_slice(&slice)), published, "{name}");
+        }
+        assert!(!is_published(&mut index, |index| index.delete_service("ns/plain")));
+        assert!(is_published(&mut index, |index| index.delete_service("ns/taker")));
+        assert!(is_published(&mut index, |index| index.delete_service("ns/all")));
+        // Nobody has its external IP any more.
+        let taker = service("taker", "192.0.2.1", &[], "Cluster");
+        assert!(!is_published(&mut index, |index| index.apply_service(&taker)));
+    }
 }

@@ -154,6 +154,25 @@ mod tests {
     }
 
     #[test]
+    fn what_followed_every_write_is_what_the_maps_have() {
+        let mut maps = Observed::default();
+        let mut followed = DatagramServices::of(&maps);
+        let writes = [
+            puts(1, &[1, 2]),
+            vec![to(1, 2, Proto::UDP), to(1, 2, Proto::TCP), to(1, 2, Proto::SCTP)],
+            puts(2, &[3]),
+            vec![to(2, 1, Proto::UDP), Write::DeleteService(key(Proto::SCTP, Scope::INTERNAL))],
+        ];
+        let before = followed.clone();
+        for write in writes.concat() {
+            maps.apply(&write);
+            followed.apply(&write, &maps);
+            assert_eq!(followed, DatagramServices::of(&maps), "{write:?}");
+        }
+        assert!(before.is_empty() && !followed.is_empty(), "a clone is the state of its time");
+    }
+
+    #[test]
     fn a_backend_of_a_block_serves_at_the_port_that_was_addressed() {
         let mut maps = Observed::default();
         let same_port = Backend { port: Be16(0), ..backend(1) };
